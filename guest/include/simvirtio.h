@@ -1,0 +1,136 @@
+/*
+ * SIMVIRTIO for guests in C, with the names of the SO2 assignment. Freestanding; no library needed.
+ *
+ * The assignment's own `device_t` and its configuration table disagree; the table is what the device
+ * has (docs/abi.md), so `device_t` here follows the table.
+ */
+#ifndef SIMVIRTIO_H
+#define SIMVIRTIO_H
+
+#include <stdint.h>
+
+#define MAGIC_VALUE 0x74726976
+
+#define DEVICE_RESET 0x0
+#define DEVICE_CONFIG 0x2
+#define DEVICE_READY 0x4
+#define DEVICE_BROKEN 0x40
+
+#define DRIVER_ACK 0x0
+#define DRIVER 0x2
+#define DRIVER_OK 0x4
+
+/* Where things are in guest memory. */
+#define SIMVIRTIO_RESULT 0x400
+#define SIMVIRTIO_DEVICE_TABLE 0x1000A
+#define SIMVIRTIO_TX_BUFFER 0x11000
+#define SIMVIRTIO_RX_BUFFER 0x12000
+#define SIMVIRTIO_WINDOW 0x100000
+#define SIMVIRTIO_TX_CONTROL (SIMVIRTIO_WINDOW + 0x10)
+#define SIMVIRTIO_RX_CONTROL (SIMVIRTIO_WINDOW + 0x18)
+
+typedef uint8_t q_elem_t;
+
+typedef struct queue_control {
+	/* Index of the next free slot; the producer's. */
+	uint32_t head;
+	/* Index of the next element to take; the consumer's. */
+	uint32_t tail;
+} queue_control_t;
+
+typedef struct simqueue {
+	volatile queue_control_t *q_ctrl;
+	/* Length of the buffer, in elements; it holds one less. */
+	unsigned maxlen;
+	q_elem_t *buffer;
+} simqueue_t;
+
+typedef struct __attribute__((packed)) device {
+	uint32_t magic;
+	uint16_t max_queue_len;
+	uint8_t device_status;
+	uint8_t driver_status;
+	uint8_t queue_selector;
+	uint8_t q0_ctl;
+	uint8_t q1_ctl;
+} device_t;
+
+typedef struct device_table {
+	uint16_t count;
+	uint64_t device_addresses[10];
+} device_table_t;
+
+_Static_assert(sizeof(device_t) == 11, "device_t is the configuration table, byte for byte");
+_Static_assert(sizeof(queue_control_t) == 8, "a queue control is two words");
+#ifdef __x86_64__
+_Static_assert(__builtin_offsetof(device_table_t, device_addresses) == 8, "the addresses start at +8");
+#endif
+
+/* The device's configuration table. The table is unaligned for no field; x86 would not mind. */
+static inline volatile device_t *simvirtio_device(void)
+{
+	return (volatile device_t *)SIMVIRTIO_WINDOW;
+}
+
+/* The table of configured devices, which is unaligned: hence packed access through memory. */
+static inline uint16_t simvirtio_device_count(void)
+{
+	return *(volatile uint16_t *)SIMVIRTIO_DEVICE_TABLE;
+}
+
+/* Address of configured device number `i`, which must be below the count. */
+static inline uint64_t simvirtio_device_address(unsigned i)
+{
+	const volatile uint8_t *entry = (const volatile uint8_t *)(SIMVIRTIO_DEVICE_TABLE + 8 + 8 * i);
+	uint64_t address = 0;
+
+	for (int byte = 7; byte >= 0; --byte)
+		address = address << 8 | entry[byte];
+	return address;
+}
+
+/* Queue 0: from the driver to the device. */
+static inline simqueue_t simvirtio_tx(unsigned maxlen)
+{
+	simqueue_t q = { (volatile queue_control_t *)SIMVIRTIO_TX_CONTROL, maxlen,
+			 (q_elem_t *)SIMVIRTIO_TX_BUFFER };
+	return q;
+}
+
+/* Queue 1: from the device to the driver. */
+static inline simqueue_t simvirtio_rx(unsigned maxlen)
+{
+	simqueue_t q = { (volatile queue_control_t *)SIMVIRTIO_RX_CONTROL, maxlen,
+			 (q_elem_t *)SIMVIRTIO_RX_BUFFER };
+	return q;
+}
+
+/* Puts `data` in. Returns 0, or -1 where the queue is full. */
+static inline int circ_bbuf_push(simqueue_t *q, q_elem_t data)
+{
+	uint32_t head = q->q_ctrl->head;
+	uint32_t next = head + 1 == q->maxlen ? 0 : head + 1;
+
+	if (next == q->q_ctrl->tail)
+		return -1;
+	((volatile q_elem_t *)q->buffer)[head] = data;
+	/* The data must be there before the head that covers it: x86 keeps the order of stores. */
+	__asm__ volatile("" : : : "memory");
+	q->q_ctrl->head = next;
+	return 0;
+}
+
+/* Takes the next element out into `data`. Returns 0, or -1 where the queue is empty. */
+static inline int circ_bbuf_pop(simqueue_t *q, q_elem_t *data)
+{
+	uint32_t tail = q->q_ctrl->tail;
+
+	if (tail == q->q_ctrl->head)
+		return -1;
+	*data = ((volatile q_elem_t *)q->buffer)[tail];
+	__asm__ volatile("" : : : "memory");
+	q->q_ctrl->tail = tail + 1 == q->maxlen ? 0 : tail + 1;
+	return 0;
+}
+
+#endif

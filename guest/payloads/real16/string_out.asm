@@ -1,0 +1,13 @@
+; "Hello, world!" with one `rep outsb`: 14 elements, in as many exits as the host likes.
+bits 16
+section .start exec
+    cld
+    mov si, message
+    mov cx, message_end - message
+    mov dx, 0xE9
+    rep outsb
+    mov ax, 42
+    mov [0x400], ax
+    hlt
+message: db "Hello, world!", 10
+message_end:

@@ -1,0 +1,324 @@
+//! The guests that the VMM carries in itself: one small guest per behaviour.
+//!
+//! Each [`Guest`] holds its image, linked by one of the scripts in `linker/`, and says what it should do:
+//! what it prints, how it ends, what it leaves behind and how many exits it makes. The tests, the grade and
+//! `vmm guests` all read this one list.
+
+/// The CPU mode in which a guest is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// 16-bit real mode, cs = 0.
+    Real,
+    /// 32-bit protected mode, flat segments, no paging.
+    Protected,
+    /// 64-bit long mode, identity-mapped.
+    Long,
+}
+
+/// The memory map that a guest is written for (`docs/abi.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Map {
+    /// RAM of 1 MiB with the SIMVIRTIO window above it.
+    So2,
+    /// RAM only, as much as asked for.
+    Plain,
+}
+
+/// How a guest's run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With HLT, leaving 42 in RAX (EAX, AX) and at 0x400.
+    FortyTwo,
+    /// With HLT, promising nothing about its result.
+    Halts,
+    /// With HLT, leaving another value than the 42 that it should.
+    WrongResult,
+    /// By writing this code to the exit port.
+    ExitCode(u8),
+    /// With a triple fault.
+    TripleFault,
+    /// With an error of the SIMVIRTIO protocol.
+    ProtocolError,
+    /// Never by itself.
+    Never,
+}
+
+/// How many VM exits a guest makes, where that does not depend on speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exits {
+    /// So many.
+    Exactly(u64),
+    /// String I/O: so many elements, in as many exits as the host likes.
+    Elements(u64),
+    /// As many as it happens to make before it is stopped.
+    Unspecified,
+}
+
+/// What a guest is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Shows a way of running or of talking to the VMM.
+    Example,
+    /// Does something wrong, or odd, for the tests.
+    Test,
+}
+
+/// An embedded guest and what is expected of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Its flat image.
+    pub image: &'static [u8],
+    /// Guest physical address of the image's first byte, which is also the entry point.
+    pub load_at: u64,
+    /// The mode that it is entered in.
+    pub mode: Mode,
+    /// The memory map that it is written for.
+    pub map: Map,
+    /// Whether it reads CPUID or changes the CPU's mode by itself, so that the vCPU needs KVM_SET_CPUID2.
+    pub cpuid: bool,
+    /// All that it prints.
+    pub output: &'static str,
+    /// How it ends.
+    pub end: End,
+    /// Its exits over the exit transport.
+    pub exits: Exits,
+    /// Its exits over the polling transport; `None` where it has nothing to do with SIMVIRTIO.
+    pub polling_exits: Option<Exits>,
+    /// What it is there for.
+    pub part: Part,
+}
+
+/// The embedded guest of this name.
+pub fn find(name: &str) -> Option<&'static Guest> {
+    GUESTS.iter().find(|guest| guest.name == name)
+}
+
+macro_rules! image {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bin"))
+    };
+}
+
+/// What most guests have in common.
+const BASE: Guest = Guest {
+    name: "",
+    about: "",
+    image: &[],
+    load_at: 0x1000,
+    mode: Mode::Long,
+    map: Map::So2,
+    cpuid: false,
+    output: "",
+    end: End::FortyTwo,
+    exits: Exits::Exactly(1),
+    polling_exits: None,
+    part: Part::Example,
+};
+
+const REAL: Guest = Guest { mode: Mode::Real, ..BASE };
+const PROTECTED: Guest = Guest { mode: Mode::Protected, ..BASE };
+const TEST: Guest = Guest { part: Part::Test, ..BASE };
+
+/// All embedded guests.
+pub const GUESTS: &[Guest] = &[
+    Guest {
+        name: "real16-42",
+        about: "16-bit assembly: 42 in AX and at 0x400, then hlt",
+        image: image!("real16-42"),
+        ..REAL
+    },
+    Guest {
+        name: "real16-hello",
+        about: "16-bit assembly: \"Hello, world!\" on port 0xE9, a byte an exit",
+        image: image!("real16-hello"),
+        output: "Hello, world!\n",
+        exits: Exits::Exactly(15),
+        ..REAL
+    },
+    Guest {
+        name: "real16-in",
+        about: "16-bit assembly: reads a port that answers and one that nobody has",
+        image: image!("real16-in"),
+        exits: Exits::Exactly(3),
+        ..REAL
+    },
+    Guest {
+        name: "real16-outsb",
+        about: "16-bit assembly: \"Hello, world!\" with one `rep outsb`",
+        image: image!("real16-outsb"),
+        output: "Hello, world!\n",
+        exits: Exits::Elements(15),
+        ..REAL
+    },
+    Guest {
+        name: "real16-insb",
+        about: "16-bit assembly: 16 bytes from a port with one `rep insb`",
+        image: image!("real16-insb"),
+        exits: Exits::Elements(17),
+        ..REAL
+    },
+    Guest {
+        name: "prot32-hello",
+        about: "32-bit C in protected mode: \"Hello, world!\" on port 0xE9",
+        image: image!("prot32-hello"),
+        output: "Hello, world!\n",
+        exits: Exits::Exactly(15),
+        ..PROTECTED
+    },
+    Guest {
+        name: "long64-hello",
+        about: "64-bit Rust in long mode: \"Hello, world!\" on port 0xE9",
+        image: image!("long64-hello"),
+        output: "Hello, world!\n",
+        exits: Exits::Exactly(15),
+        ..BASE
+    },
+    Guest {
+        name: "modes",
+        about: "assembly: walks from real to protected to long mode, and reports from each",
+        image: image!("modes"),
+        cpuid: true,
+        output: "real mode\nprotected mode\nlong mode\n",
+        exits: Exits::Exactly(36),
+        ..REAL
+    },
+    Guest {
+        name: "hello-kvm",
+        about: "64-bit assembly at 1 MiB: \"Hello, KVM!\" on the serial port",
+        image: image!("hello-kvm"),
+        load_at: 0x10_0000,
+        map: Map::Plain,
+        output: "Hello, KVM!",
+        end: End::Halts,
+        exits: Exits::Exactly(12),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio",
+        about: "64-bit Rust: the SIMVIRTIO driver, sends \"Ana are mere\"",
+        image: image!("simvirtio"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(40),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-c",
+        about: "64-bit C: the same driver over simvirtio.h, with the assignment's names",
+        image: image!("simvirtio-c"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(53),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-skeleton",
+        about: "64-bit C: the same, but writes the magic to port 0xE9 first",
+        image: image!("simvirtio-skeleton"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(54),
+        polling_exits: Some(Exits::Exactly(2)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-twice",
+        about: "64-bit Rust: resets the device in the middle of a message",
+        image: image!("simvirtio-twice"),
+        output: "Ana are mere, RC\n",
+        exits: Exits::Exactly(64),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "simvirtio-config-first",
+        about: "breaks the protocol: 'C' before 'R'",
+        image: image!("simvirtio-config-first"),
+        end: End::ProtocolError,
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "simvirtio-broken-wait",
+        about: "breaks the protocol, then waits for ever",
+        image: image!("simvirtio-broken-wait"),
+        end: End::ProtocolError,
+        polling_exits: Some(Exits::Exactly(0)),
+        ..TEST
+    },
+    Guest {
+        name: "real16-wrong-result",
+        about: "leaves 41",
+        image: image!("real16-wrong-result"),
+        mode: Mode::Real,
+        end: End::WrongResult,
+        ..TEST
+    },
+    Guest {
+        name: "long64-exit-code",
+        about: "ends with code 7 on the exit port",
+        image: image!("long64-exit-code"),
+        end: End::ExitCode(7),
+        ..TEST
+    },
+    Guest {
+        name: "long64-triple-fault",
+        about: "an undefined instruction, and no interrupt table",
+        image: image!("long64-triple-fault"),
+        end: End::TripleFault,
+        ..TEST
+    },
+    Guest {
+        name: "prot32-triple-fault",
+        about: "an undefined instruction, and no interrupt table",
+        image: image!("prot32-triple-fault"),
+        mode: Mode::Protected,
+        end: End::TripleFault,
+        ..TEST
+    },
+    Guest {
+        name: "real16-endless",
+        about: "jumps to itself with interrupts off",
+        image: image!("real16-endless"),
+        mode: Mode::Real,
+        end: End::Never,
+        exits: Exits::Exactly(0),
+        ..TEST
+    },
+    Guest {
+        name: "long64-endless",
+        about: "jumps to itself with interrupts off",
+        image: image!("long64-endless"),
+        end: End::Never,
+        exits: Exits::Exactly(0),
+        ..TEST
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_images_are_there() {
+        for (i, guest) in GUESTS.iter().enumerate() {
+            assert!(!guest.image.is_empty(), "{} has no image", guest.name);
+            assert!(!guest.about.is_empty() && guest.about.len() < 80, "{}: {}", guest.name, guest.about);
+            assert!(
+                GUESTS[..i].iter().all(|other| other.name != guest.name),
+                "{} is there twice",
+                guest.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_payload_of_the_build_is_in_the_catalogue() {
+        let built = include_str!("../../build.rs").matches("payload(\"").count()
+            + include_str!("../../build.rs").matches("name: \"").count();
+        assert_eq!(built, GUESTS.len());
+    }
+}

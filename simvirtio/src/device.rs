@@ -1,0 +1,372 @@
+//! The device: one state machine for every transport.
+//!
+//! ```text
+//!            'R'             'C'                driver_status = DRIVER_OK
+//! Initial ---------> Reset ---------> Config ----------------------------> Ready
+//!    ^                 ^  <-- 'R' ---   |                                    |
+//!    |                                                driver_status = ACK,   |
+//!    +---------------------------------------------------- TX empty ---------+
+//! ```
+//!
+//! Before READY each byte on the TX queue is a command; in READY each byte is data. Anything else is a
+//! [`Violation`]: the device is then broken and answers no more. The transports only decide *when*
+//! [`Device::advance`] runs: at each trapped store, or over and over in a polling thread.
+
+use crate::ring::{Consumer, Ring, WildIndex};
+use crate::{Memory, abi, table};
+use core::fmt;
+
+/// Where the device stands in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Powered on, or reset by its driver from READY. Shows RESET.
+    Initial,
+    /// Got `R`. Shows RESET.
+    Reset,
+    /// Got `C`, and is in the device table. Shows CONFIG.
+    Config,
+    /// Saw DRIVER_OK: TX carries data. Shows READY.
+    Ready,
+    /// The driver broke the protocol. Shows BROKEN.
+    Broken,
+}
+
+impl State {
+    /// What the device status field shows in this state.
+    pub const fn status(self) -> u8 {
+        match self {
+            Self::Initial | Self::Reset => abi::device_status::RESET,
+            Self::Config => abi::device_status::CONFIG,
+            Self::Ready => abi::device_status::READY,
+            Self::Broken => abi::device_status::BROKEN,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Initial => "Initial",
+            Self::Reset => "Reset",
+            Self::Config => "Config",
+            Self::Ready => "Ready",
+            Self::Broken => "Broken",
+        })
+    }
+}
+
+/// How the driver broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A byte on the TX queue that is no command of this state.
+    Command {
+        /// The device's state when the byte came.
+        state: State,
+        /// The byte.
+        byte: u8,
+    },
+    /// `C` came before the driver had written DRIVER_ACK.
+    NotAcknowledged {
+        /// What the driver status field held.
+        driver_status: u8,
+    },
+    /// The driver status field holds a value that is none of the protocol's.
+    DriverStatus {
+        /// The device's state when it was seen.
+        state: State,
+        /// The value.
+        value: u8,
+    },
+    /// The queue selector names a queue that does not exist.
+    Selector {
+        /// The value.
+        value: u8,
+    },
+    /// The TX queue's head is no index.
+    WildIndex(WildIndex),
+    /// The device table's count says that the table is full, or more than full.
+    Table {
+        /// The count.
+        count: u16,
+    },
+    /// An access to the window that is not allowed. Seen by the exit transport only.
+    Access {
+        /// Offset in the window, in bytes.
+        offset: u64,
+        /// Width of the access, in bytes.
+        size: u8,
+        /// Whether it was a store.
+        store: bool,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Command { state, byte } => {
+                let expected = match state {
+                    State::Initial => "'R' (0x52)",
+                    State::Reset => "'R' (0x52) or 'C' (0x43)",
+                    _ => "DRIVER_OK (0x04) in driver_status before any data",
+                };
+                write!(
+                    f,
+                    "in state {state} the device expected {expected}, and the TX queue held {byte:#04x}"
+                )?;
+                if byte.is_ascii_graphic() { write!(f, " ('{}')", char::from(byte)) } else { Ok(()) }
+            }
+            Self::NotAcknowledged { driver_status } => write!(
+                f,
+                "in state Reset the device expected DRIVER_ACK (0x00) in driver_status before 'C', and found \
+                 {driver_status:#04x}"
+            ),
+            Self::DriverStatus { state, value } => write!(
+                f,
+                "in state {state} the device expected DRIVER_ACK (0x00), DRIVER (0x02) or DRIVER_OK (0x04) in \
+                 driver_status, and found {value:#04x}"
+            ),
+            Self::Selector { value } => {
+                write!(f, "queue_selector is {value}, and there are only queue 0 (TX) and queue 1 (RX)")
+            }
+            Self::WildIndex(wild) => write!(f, "the TX queue's {wild}"),
+            Self::Table { count } => write!(
+                f,
+                "the device table at {:#x} says that it has {count} entries, and it has room for {}: was it \
+                 overwritten?",
+                abi::DEVICE_TABLE,
+                abi::TABLE_LEN
+            ),
+            Self::Access { offset, size, store } => write!(
+                f,
+                "a {size}-byte {} at offset {offset:#x} of the device window: queue controls (0x10 to 0x1f) take \
+                 aligned 4-byte accesses only",
+                if store { "store" } else { "load" }
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Violation {}
+
+/// The queue length asked for is not one that the protocol allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadQueueLen(pub u16);
+
+impl fmt::Display for BadQueueLen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a queue length of {} is not possible: {} to {} bytes are",
+            self.0,
+            abi::MIN_QUEUE_LEN,
+            abi::MAX_QUEUE_LEN
+        )
+    }
+}
+
+impl core::error::Error for BadQueueLen {}
+
+/// What the device has been through; evidence that a handshake took place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Times that it took an `R`.
+    pub resets: u64,
+    /// Times that it took a `C`.
+    pub configs: u64,
+    /// Times that it became READY.
+    pub readies: u64,
+    /// Bytes of data received in READY.
+    pub bytes: u64,
+    /// Stores to read-only fields: swallowed where they are trapped, put right again where they are not.
+    pub ignored_stores: u64,
+}
+
+/// The device's private side: nothing in here can be reached by the guest.
+#[derive(Debug)]
+pub struct Device {
+    state: State,
+    tx: Consumer,
+    max_queue_len: u16,
+    history: History,
+}
+
+impl Device {
+    /// A device that is powered on, with queues of `max_queue_len` bytes; publishes the config table.
+    ///
+    /// # Errors
+    /// The length is not from [`abi::MIN_QUEUE_LEN`] to [`abi::MAX_QUEUE_LEN`].
+    pub fn power_on(max_queue_len: u16, memory: &impl Memory) -> Result<Self, BadQueueLen> {
+        if !(abi::MIN_QUEUE_LEN..=abi::MAX_QUEUE_LEN).contains(&max_queue_len) {
+            return Err(BadQueueLen(max_queue_len));
+        }
+        let mut device = Self {
+            state: State::Initial,
+            tx: Consumer::new(Ring::tx(max_queue_len)),
+            max_queue_len,
+            history: History::default(),
+        };
+        device.repair(memory);
+        device.history.ignored_stores = 0;
+        Ok(device)
+    }
+
+    /// Where the device stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What the device has been through.
+    pub fn history(&self) -> History {
+        self.history
+    }
+
+    /// Does all that is to be done now: follows driver_status and takes the TX queue's bytes, giving the
+    /// data among them to `transmit`. Returns whether anything was done.
+    ///
+    /// Of each round the head is loaded first and driver_status second, so that a status which the driver
+    /// wrote before a byte is never missed when that byte is judged. A byte's effect is published before
+    /// the tail that covers it.
+    ///
+    /// # Errors
+    /// The driver broke the protocol. The device is [`State::Broken`] from then on, and does nothing.
+    pub fn advance(
+        &mut self,
+        memory: &impl Memory,
+        transmit: &mut impl FnMut(u8),
+    ) -> Result<bool, Violation> {
+        let mut progress = false;
+        while self.state != State::Broken {
+            match self.round(memory, transmit) {
+                Ok(true) => progress = true,
+                Ok(false) => break,
+                Err(violation) => return Err(self.violated(memory, violation)),
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Breaks the device: for a violation that only the transport can see.
+    pub fn violated(&mut self, memory: &impl Memory, violation: Violation) -> Violation {
+        self.enter(State::Broken, memory);
+        violation
+    }
+
+    /// Counts a store to a read-only field that the transport has swallowed.
+    pub fn ignored_store(&mut self) {
+        self.history.ignored_stores = self.history.ignored_stores.saturating_add(1);
+    }
+
+    /// Puts read-only fields right that the driver has overwritten, and counts them. For a window that is
+    /// shared RAM; where stores are trapped they never arrive.
+    pub fn repair(&mut self, memory: &impl Memory) {
+        use abi::offset::{DEVICE_STATUS, MAGIC, MAX_QUEUE_LEN, RX_HEAD, TX_TAIL};
+        let mut repairs: u64 = 0;
+        for (offset, right) in [(MAGIC, abi::MAGIC), (TX_TAIL, self.tx.tail()), (RX_HEAD, 0)] {
+            if memory.load_u32(window(offset)) != right {
+                memory.store_u32(window(offset), right);
+                repairs = repairs.saturating_add(1);
+            }
+        }
+        let [low, high] = self.max_queue_len.to_le_bytes();
+        for (offset, right) in [
+            (MAX_QUEUE_LEN, low),
+            (MAX_QUEUE_LEN.saturating_add(1), high),
+            (DEVICE_STATUS, self.state.status()),
+        ] {
+            if memory.load_u8(window(offset)) != right {
+                memory.store_u8(window(offset), right);
+                repairs = repairs.saturating_add(1);
+            }
+        }
+        self.history.ignored_stores = self.history.ignored_stores.saturating_add(repairs);
+    }
+
+    /// One byte of the TX queue, or one change of driver_status; `false` where there was neither.
+    fn round(&mut self, memory: &impl Memory, transmit: &mut impl FnMut(u8)) -> Result<bool, Violation> {
+        let byte = self.tx.peek(memory).map_err(Violation::WildIndex)?;
+        let driver_status = self.driver_status(memory)?;
+        let moved = self.follow(driver_status, byte.is_none(), memory);
+        let Some(byte) = byte else { return Ok(moved) };
+        self.take(byte, driver_status, memory, transmit)?;
+        self.tx.release(memory);
+        Ok(true)
+    }
+
+    /// The driver's writable fields, checked.
+    fn driver_status(&self, memory: &impl Memory) -> Result<u8, Violation> {
+        use abi::driver_status::{ACK, DRIVER, DRIVER_OK};
+        let selector = memory.load_u8(window(abi::offset::QUEUE_SELECTOR));
+        if selector > 1 {
+            return Err(Violation::Selector { value: selector });
+        }
+        match memory.load_u8(window(abi::offset::DRIVER_STATUS)) {
+            status @ (ACK | DRIVER | DRIVER_OK) => Ok(status),
+            value => Err(Violation::DriverStatus { state: self.state, value }),
+        }
+    }
+
+    /// The state changes that driver_status causes by itself. Returns whether there was one.
+    fn follow(&mut self, driver_status: u8, drained: bool, memory: &impl Memory) -> bool {
+        match (self.state, driver_status) {
+            (State::Config, abi::driver_status::DRIVER_OK) => {
+                self.history.readies = self.history.readies.saturating_add(1);
+                self.enter(State::Ready, memory);
+                true
+            }
+            // Bytes that are still in the queue were pushed before the driver could see this reset: data.
+            (State::Ready, abi::driver_status::ACK) if drained => {
+                self.enter(State::Initial, memory);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What a byte on the TX queue does.
+    fn take(
+        &mut self,
+        byte: u8,
+        driver_status: u8,
+        memory: &impl Memory,
+        transmit: &mut impl FnMut(u8),
+    ) -> Result<(), Violation> {
+        use abi::command;
+        match (self.state, byte) {
+            (State::Ready, data) => {
+                self.history.bytes = self.history.bytes.saturating_add(1);
+                transmit(data);
+            }
+            (State::Initial | State::Reset | State::Config, command::RESET) => {
+                self.history.resets = self.history.resets.saturating_add(1);
+                self.enter(State::Reset, memory);
+            }
+            (State::Reset, command::CONFIG) => {
+                if driver_status != abi::driver_status::ACK {
+                    return Err(Violation::NotAcknowledged { driver_status });
+                }
+                table::enter(memory, abi::WINDOW)
+                    .map_err(|table::BadCount(count)| Violation::Table { count })?;
+                self.history.configs = self.history.configs.saturating_add(1);
+                self.enter(State::Config, memory);
+            }
+            (State::Config, command::CONFIG) => {
+                self.history.configs = self.history.configs.saturating_add(1);
+            }
+            (state, byte) => return Err(Violation::Command { state, byte }),
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, state: State, memory: &impl Memory) {
+        self.state = state;
+        memory.store_u8(window(abi::offset::DEVICE_STATUS), state.status());
+    }
+}
+
+/// GPA of the byte at `offset` in the window.
+fn window(offset: u64) -> u64 {
+    abi::WINDOW.saturating_add(offset)
+}
+
+#[cfg(test)]
+mod tests;

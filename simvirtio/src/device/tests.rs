@@ -1,0 +1,341 @@
+//! The device through every step of the protocol, in any order.
+#![allow(clippy::arithmetic_side_effects)]
+
+use super::*;
+use crate::ring::{End, Producer, PushError};
+use crate::testing::Flat;
+use proptest::prelude::*;
+use std::vec::Vec;
+
+/// A device, its memory, what it received, and a driver's hands.
+struct Bench {
+    memory: Flat,
+    device: Device,
+    tx: Producer,
+    message: Vec<u8>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let memory = Flat::new();
+        let device = Device::power_on(8, &memory).unwrap();
+        let tx = Producer::attach(Ring::tx(8), &memory).unwrap();
+        Self { memory, device, tx, message: Vec::new() }
+    }
+
+    fn advance(&mut self) -> Result<bool, Violation> {
+        self.device.advance(&self.memory, &mut |byte| self.message.push(byte))
+    }
+
+    fn push(&mut self, byte: u8) -> Result<bool, Violation> {
+        self.tx.push(&self.memory, byte).unwrap();
+        self.advance()
+    }
+
+    fn set_driver(&mut self, status: u8) -> Result<bool, Violation> {
+        self.memory.store_u8(window(abi::offset::DRIVER_STATUS), status);
+        self.advance()
+    }
+
+    fn shown(&self) -> u8 {
+        self.memory.load_u8(window(abi::offset::DEVICE_STATUS))
+    }
+
+    fn table(&self) -> (u8, u64) {
+        let address = core::array::from_fn(|i| self.memory.load_u8(abi::DEVICE_TABLE + 8 + i as u64));
+        (self.memory.load_u8(abi::DEVICE_TABLE), u64::from_le_bytes(address))
+    }
+
+    fn ready() -> Self {
+        let mut bench = Self::new();
+        bench.push(b'R').unwrap();
+        bench.push(b'C').unwrap();
+        bench.set_driver(abi::driver_status::DRIVER_OK).unwrap();
+        assert_eq!(bench.device.state(), State::Ready);
+        bench
+    }
+}
+
+#[test]
+fn power_on_publishes_the_config_table_of_the_assignment() {
+    let bench = Bench::new();
+    let table: Vec<u8> = (0..11).map(|i| bench.memory.load_u8(window(i))).collect();
+    assert_eq!(table, [0x76, 0x69, 0x72, 0x74, 8, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_thirteen_steps_in_order() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.push(b'R'), Ok(true));
+    assert_eq!((bench.device.state(), bench.shown()), (State::Reset, 0));
+    assert_eq!(bench.set_driver(abi::driver_status::ACK), Ok(false));
+    assert_eq!(bench.table(), (0, 0));
+    assert_eq!(bench.push(b'C'), Ok(true));
+    assert_eq!((bench.device.state(), bench.shown()), (State::Config, 2));
+    assert_eq!(bench.table(), (1, abi::WINDOW));
+    assert_eq!(bench.set_driver(abi::driver_status::DRIVER), Ok(false));
+    assert_eq!(bench.set_driver(abi::driver_status::DRIVER_OK), Ok(true));
+    assert_eq!((bench.device.state(), bench.shown()), (State::Ready, 4));
+    for byte in *b"Ana are mere" {
+        bench.push(byte).unwrap();
+    }
+    assert_eq!(bench.message, b"Ana are mere");
+    let history = bench.device.history();
+    assert_eq!((history.resets, history.configs, history.readies, history.bytes), (1, 1, 1, 12));
+}
+
+#[test]
+fn in_ready_every_byte_is_data() {
+    let mut bench = Bench::ready();
+    for byte in *b"RCR\0\xff" {
+        bench.push(byte).unwrap();
+    }
+    assert_eq!(bench.message, b"RCR\0\xff");
+}
+
+#[test]
+fn data_pushed_after_driver_ok_without_waiting_is_accepted() {
+    let mut bench = Bench::new();
+    bench.push(b'R').unwrap();
+    bench.push(b'C').unwrap();
+    bench.memory.store_u8(window(abi::offset::DRIVER_STATUS), abi::driver_status::DRIVER_OK);
+    bench.tx.push(&bench.memory, b'R').unwrap();
+    assert_eq!(bench.advance(), Ok(true));
+    assert_eq!(bench.message, b"R");
+}
+
+#[test]
+fn the_effect_of_a_byte_is_published_before_the_tail_that_covers_it() {
+    let mut bench = Bench::new();
+    bench.push(b'R').unwrap();
+    bench.memory.forget();
+    bench.push(b'C').unwrap();
+    let stores = bench.memory.stores();
+    let at = |gpa| stores.iter().position(|&store| store == gpa).unwrap();
+    let (entry, count) = (at(abi::DEVICE_TABLE + 8), at(abi::DEVICE_TABLE));
+    let (status, tail) = (at(window(abi::offset::DEVICE_STATUS)), at(window(abi::offset::TX_TAIL)));
+    assert!(entry < count && count < status && status < tail, "{stores:x?}");
+}
+
+#[test]
+fn the_head_is_loaded_before_driver_status() {
+    let mut bench = Bench::new();
+    bench.memory.forget();
+    bench.advance().unwrap();
+    let accesses = bench.memory.accesses();
+    let at = |offset| accesses.iter().position(|&gpa| gpa == window(offset)).unwrap();
+    assert!(at(abi::offset::TX_HEAD) < at(abi::offset::DRIVER_STATUS));
+}
+
+#[test]
+fn a_second_config_adds_no_second_entry() {
+    let mut bench = Bench::new();
+    bench.push(b'R').unwrap();
+    bench.push(b'C').unwrap();
+    bench.push(b'C').unwrap();
+    assert_eq!((bench.device.state(), bench.table()), (State::Config, (1, abi::WINDOW)));
+}
+
+#[test]
+fn a_reset_from_ready_starts_the_handshake_anew() {
+    let mut bench = Bench::ready();
+    bench.push(b'x').unwrap();
+    assert_eq!(bench.set_driver(abi::driver_status::ACK), Ok(true));
+    assert_eq!((bench.device.state(), bench.shown()), (State::Initial, 0));
+    bench.push(b'R').unwrap();
+    bench.push(b'C').unwrap();
+    bench.set_driver(abi::driver_status::DRIVER_OK).unwrap();
+    bench.push(b'y').unwrap();
+    assert_eq!(bench.message, b"xy");
+    assert_eq!(bench.table(), (1, abi::WINDOW), "the same device entered twice");
+}
+
+#[test]
+fn a_reset_from_ready_waits_for_what_is_in_the_queue() {
+    let mut bench = Bench::ready();
+    bench.tx.push(&bench.memory, b'x').unwrap();
+    bench.set_driver(abi::driver_status::ACK).unwrap();
+    assert_eq!((bench.device.state(), bench.message.as_slice()), (State::Initial, b"x".as_slice()));
+}
+
+#[test]
+fn a_reset_during_the_handshake_goes_back_to_reset() {
+    let mut bench = Bench::new();
+    bench.push(b'R').unwrap();
+    bench.push(b'R').unwrap();
+    assert_eq!(bench.device.state(), State::Reset);
+    bench.push(b'C').unwrap();
+    bench.push(b'R').unwrap();
+    assert_eq!((bench.device.state(), bench.shown()), (State::Reset, 0));
+}
+
+#[test]
+fn a_reset_never_rewinds_the_ring() {
+    let mut bench = Bench::ready();
+    bench.set_driver(abi::driver_status::ACK).unwrap();
+    bench.push(b'R').unwrap();
+    assert_eq!(bench.memory.load_u32(window(abi::offset::TX_TAIL)), 3);
+}
+
+#[test]
+fn every_wrong_byte_in_every_state_breaks_the_device() {
+    for byte in 0..=255 {
+        for (prefix, state, allowed) in [
+            (&b""[..], State::Initial, &b"R"[..]),
+            (b"R", State::Reset, b"RC"),
+            (b"RC", State::Config, b"RC"),
+        ] {
+            let mut bench = Bench::new();
+            for &command in prefix {
+                bench.push(command).unwrap();
+            }
+            assert_eq!(bench.device.state(), state);
+            let answer = bench.push(byte);
+            if allowed.contains(&byte) {
+                assert_eq!(answer, Ok(true), "{state} {byte:#x}");
+            } else {
+                assert_eq!(answer, Err(Violation::Command { state, byte }));
+                assert_eq!((bench.device.state(), bench.shown()), (State::Broken, 0x40));
+            }
+        }
+    }
+}
+
+#[test]
+fn config_without_ack_is_refused() {
+    let mut bench = Bench::new();
+    bench.push(b'R').unwrap();
+    bench.set_driver(abi::driver_status::DRIVER_OK).unwrap();
+    assert_eq!(bench.push(b'C'), Err(Violation::NotAcknowledged { driver_status: 4 }));
+    assert_eq!(bench.table().0, 0);
+}
+
+#[test]
+fn every_driver_status_but_three_is_refused() {
+    for value in 0..=255 {
+        let answer = Bench::new().set_driver(value);
+        if [0, 2, 4].contains(&value) {
+            assert_eq!(answer, Ok(false));
+        } else {
+            assert_eq!(answer, Err(Violation::DriverStatus { state: State::Initial, value }));
+        }
+    }
+}
+
+#[test]
+fn a_selector_above_one_is_refused() {
+    for value in 0..=255 {
+        let mut bench = Bench::new();
+        bench.memory.store_u8(window(abi::offset::QUEUE_SELECTOR), value);
+        let expected = if value <= 1 { Ok(false) } else { Err(Violation::Selector { value }) };
+        assert_eq!(bench.advance(), expected);
+    }
+}
+
+#[test]
+fn a_wild_head_breaks_the_device() {
+    let mut bench = Bench::ready();
+    bench.memory.store_u32(window(abi::offset::TX_HEAD), 8);
+    let wild = WildIndex { end: End::Head, index: 8, len: 8 };
+    assert_eq!(bench.advance(), Err(Violation::WildIndex(wild)));
+    assert_eq!(bench.advance(), Ok(false), "a broken device does nothing");
+}
+
+#[test]
+fn a_full_or_overwritten_table_is_refused() {
+    for count in [10, 11, 255] {
+        let mut bench = Bench::new();
+        bench.memory.store_u8(abi::DEVICE_TABLE, count);
+        bench.push(b'R').unwrap();
+        assert_eq!(bench.push(b'C'), Err(Violation::Table { count: count.into() }));
+    }
+    let mut bench = Bench::new();
+    bench.memory.store_u8(abi::DEVICE_TABLE + 1, 1);
+    bench.push(b'R').unwrap();
+    assert_eq!(bench.push(b'C'), Err(Violation::Table { count: 256 }));
+}
+
+#[test]
+fn a_table_with_other_devices_gets_one_more_entry() {
+    let mut bench = Bench::new();
+    bench.memory.store_u8(abi::DEVICE_TABLE, 9);
+    bench.push(b'R').unwrap();
+    bench.push(b'C').unwrap();
+    assert_eq!(bench.table().0, 10);
+    let last = core::array::from_fn(|i| bench.memory.load_u8(abi::DEVICE_TABLE + 8 + 72 + i as u64));
+    assert_eq!(u64::from_le_bytes(last), abi::WINDOW);
+}
+
+#[test]
+fn overwritten_read_only_fields_are_put_right_and_counted() {
+    let mut bench = Bench::ready();
+    for offset in [0, 4, 6] {
+        bench.memory.store_u8(window(offset), 0xee);
+    }
+    bench.memory.store_u32(window(abi::offset::TX_TAIL), 0);
+    bench.memory.store_u32(window(abi::offset::RX_HEAD), 9);
+    bench.device.repair(&bench.memory);
+    assert_eq!(bench.device.history().ignored_stores, 5);
+    assert_eq!(bench.memory.load_u32(window(0)), abi::MAGIC);
+    assert_eq!(bench.memory.load_u8(window(4)), 8);
+    assert_eq!(bench.shown(), abi::device_status::READY);
+    assert_eq!(bench.memory.load_u32(window(abi::offset::TX_TAIL)), 2);
+    assert_eq!(bench.memory.load_u32(window(abi::offset::RX_HEAD)), 0);
+    bench.device.repair(&bench.memory);
+    assert_eq!(bench.device.history().ignored_stores, 5, "nothing was left to repair");
+}
+
+#[test]
+fn queue_lengths_outside_the_protocol_are_refused() {
+    for len in [0, 1, 4097, u16::MAX] {
+        assert_eq!(Device::power_on(len, &Flat::new()).err(), Some(BadQueueLen(len)));
+    }
+    for len in [2, 256, 4096] {
+        assert!(Device::power_on(len, &Flat::new()).is_ok());
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Push(u8),
+    Driver(u8),
+    Head(u32),
+    Selector(u8),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        8 => prop_oneof![Just(b'R'), Just(b'C'), any::<u8>()].prop_map(Act::Push),
+        6 => prop_oneof![Just(0u8), Just(2), Just(4), any::<u8>()].prop_map(Act::Driver),
+        1 => (0u32..10).prop_map(Act::Head),
+        1 => (0u8..3).prop_map(Act::Selector),
+    ]
+}
+
+proptest! {
+    /// Any acts in any order: the status shown is the state's, the table has one entry at most, the
+    /// tail is an index, and only a device that was READY has received data.
+    #[test]
+    fn any_order_of_acts_keeps_the_invariants(acts in prop::collection::vec(act(), 0..60)) {
+        let mut bench = Bench::new();
+        for act in acts {
+            match act {
+                Act::Push(byte) => match bench.tx.push(&bench.memory, byte) {
+                    Ok(()) | Err(PushError::Full | PushError::Wild(_)) => {}
+                },
+                Act::Driver(status) => bench.memory.store_u8(window(abi::offset::DRIVER_STATUS), status),
+                Act::Head(head) => bench.memory.store_u32(window(abi::offset::TX_HEAD), head),
+                Act::Selector(value) => bench.memory.store_u8(window(abi::offset::QUEUE_SELECTOR), value),
+            }
+            let before = bench.device.state();
+            let answer = bench.advance();
+            prop_assert_eq!(answer.is_err(), before != State::Broken && bench.device.state() == State::Broken);
+            prop_assert_eq!(bench.shown(), bench.device.state().status());
+            prop_assert!(bench.table().0 <= 1);
+            prop_assert!(bench.memory.load_u32(window(abi::offset::TX_TAIL)) < 8);
+            let history = bench.device.history();
+            prop_assert!(bench.message.is_empty() || history.readies > 0);
+            prop_assert!(history.readies <= history.configs && history.configs == 0 || history.resets > 0);
+        }
+    }
+}

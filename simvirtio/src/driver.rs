@@ -1,0 +1,204 @@
+//! The driver's side of the handshake: steps 5 to 11 of the assignment.
+//!
+//! Generic over [`Memory`], so that a guest runs it over volatile accesses and a test runs it against the
+//! device in one process. Every wait is a loop over a load that the device answers: in the exit transport
+//! the first load is already the answer, in the polling transport the device's thread needs a moment.
+
+use crate::ring::{Producer, PushError, Ring, WildIndex};
+use crate::{Memory, abi, table};
+
+/// Why the driver gave up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverError {
+    /// The window does not start with the magic value.
+    NoDevice {
+        /// What it starts with.
+        magic: u32,
+    },
+    /// The device offers queues of a length that no queue has.
+    QueueLen(u16),
+    /// The device says CONFIG and is not in the device table.
+    NotInTable,
+    /// The device says that the protocol was broken.
+    Broken,
+    /// The device published an index that is none.
+    WildIndex(WildIndex),
+}
+
+impl From<WildIndex> for DriverError {
+    fn from(wild: WildIndex) -> Self {
+        Self::WildIndex(wild)
+    }
+}
+
+/// A driver whose device is READY.
+#[derive(Debug)]
+pub struct Driver<M> {
+    memory: M,
+    tx: Producer,
+}
+
+impl<M: Memory> Driver<M> {
+    /// Finds the device at its window and takes it through the handshake.
+    ///
+    /// # Errors
+    /// There is no device, or it does not answer as the protocol says.
+    pub fn connect(memory: M) -> Result<Self, DriverError> {
+        let magic = memory.load_u32(window(abi::offset::MAGIC));
+        if magic != abi::MAGIC {
+            return Err(DriverError::NoDevice { magic });
+        }
+        let max_queue_len = u16::from_le_bytes([
+            memory.load_u8(window(abi::offset::MAX_QUEUE_LEN)),
+            memory.load_u8(window(abi::offset::MAX_QUEUE_LEN.saturating_add(1))),
+        ]);
+        if !(abi::MIN_QUEUE_LEN..=abi::MAX_QUEUE_LEN).contains(&max_queue_len) {
+            return Err(DriverError::QueueLen(max_queue_len));
+        }
+        let tx = Producer::attach(Ring::tx(max_queue_len), &memory)?;
+        let mut driver = Self { memory, tx };
+        driver.handshake()?;
+        Ok(driver)
+    }
+
+    fn handshake(&mut self) -> Result<(), DriverError> {
+        self.push(abi::command::RESET)?;
+        while !self.tx.is_drained(&self.memory)? {
+            core::hint::spin_loop();
+        }
+        self.wait_for(abi::device_status::RESET)?;
+        self.tell(abi::driver_status::ACK);
+
+        self.push(abi::command::CONFIG)?;
+        self.wait_for(abi::device_status::CONFIG)?;
+        if !table::holds(&self.memory, abi::WINDOW) {
+            return Err(DriverError::NotInTable);
+        }
+        self.tell(abi::driver_status::DRIVER);
+
+        self.tell(abi::driver_status::DRIVER_OK);
+        self.wait_for(abi::device_status::READY)
+    }
+
+    /// Sends `bytes`, waiting where the queue is full.
+    ///
+    /// # Errors
+    /// The device broke off, or published an index that is none.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
+        bytes.iter().try_for_each(|&byte| self.push(byte))
+    }
+
+    /// Resets a READY device and takes it through the handshake again.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn reconnect(&mut self) -> Result<(), DriverError> {
+        while !self.tx.is_drained(&self.memory)? {
+            core::hint::spin_loop();
+        }
+        self.tell(abi::driver_status::ACK);
+        self.wait_for(abi::device_status::RESET)?;
+        self.handshake()
+    }
+
+    fn push(&mut self, byte: u8) -> Result<(), DriverError> {
+        loop {
+            match self.tx.push(&self.memory, byte) {
+                Ok(()) => return Ok(()),
+                Err(PushError::Wild(wild)) => return Err(wild.into()),
+                Err(PushError::Full) => core::hint::spin_loop(),
+            }
+        }
+    }
+
+    fn wait_for(&self, status: u8) -> Result<(), DriverError> {
+        loop {
+            match self.memory.load_u8(window(abi::offset::DEVICE_STATUS)) {
+                shown if shown == status => return Ok(()),
+                abi::device_status::BROKEN => return Err(DriverError::Broken),
+                _ => core::hint::spin_loop(),
+            }
+        }
+    }
+
+    fn tell(&self, status: u8) {
+        self.memory.store_u8(window(abi::offset::DRIVER_STATUS), status);
+    }
+}
+
+/// GPA of the byte at `offset` in the window.
+fn window(offset: u64) -> u64 {
+    abi::WINDOW.saturating_add(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Device, State};
+    use crate::testing::Flat;
+    use std::cell::RefCell;
+    use std::vec::Vec;
+
+    /// The exit transport in small: the device runs at each store of the driver's.
+    struct Trapping {
+        flat: Flat,
+        device: RefCell<Device>,
+        message: RefCell<Vec<u8>>,
+    }
+
+    impl Trapping {
+        fn new(queue_len: u16) -> Self {
+            let flat = Flat::new();
+            let device = RefCell::new(Device::power_on(queue_len, &flat).unwrap());
+            Self { flat, device, message: RefCell::default() }
+        }
+        fn run_device(&self) {
+            let mut device = self.device.borrow_mut();
+            device.advance(&self.flat, &mut |byte| self.message.borrow_mut().push(byte)).unwrap();
+        }
+    }
+
+    impl Memory for Trapping {
+        fn load_u8(&self, gpa: u64) -> u8 {
+            self.flat.load_u8(gpa)
+        }
+        fn store_u8(&self, gpa: u64, value: u8) {
+            self.flat.store_u8(gpa, value);
+            self.run_device();
+        }
+        fn load_u32(&self, gpa: u64) -> u32 {
+            self.flat.load_u32(gpa)
+        }
+        fn store_u32(&self, gpa: u64, value: u32) {
+            self.flat.store_u32(gpa, value);
+            self.run_device();
+        }
+    }
+
+    #[test]
+    fn driver_and_device_agree_at_every_queue_length() {
+        for queue_len in [2, 3, 12, 13, 256, 4096] {
+            let memory = Trapping::new(queue_len);
+            let mut driver = Driver::connect(&memory).unwrap();
+            driver.send(b"Ana are mere").unwrap();
+            assert_eq!(*memory.message.borrow(), b"Ana are mere");
+            assert_eq!(memory.device.borrow().state(), State::Ready);
+        }
+    }
+
+    #[test]
+    fn a_reset_device_takes_more_data() {
+        let memory = Trapping::new(16);
+        let mut driver = Driver::connect(&memory).unwrap();
+        driver.send(b"Ana ").unwrap();
+        driver.reconnect().unwrap();
+        driver.send(b"are mere").unwrap();
+        assert_eq!(*memory.message.borrow(), b"Ana are mere");
+        assert_eq!(memory.device.borrow().history().readies, 2);
+    }
+
+    #[test]
+    fn without_the_magic_there_is_no_device() {
+        assert_eq!(Driver::connect(Flat::new()).err(), Some(DriverError::NoDevice { magic: 0 }));
+    }
+}

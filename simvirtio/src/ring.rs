@@ -1,0 +1,324 @@
+//! The queues: rings of bytes with one producer and one consumer.
+//!
+//! A ring of length `len` holds at most `len - 1` bytes: it is empty when head equals tail and full when
+//! the slot after head is tail. The producer owns head, the consumer owns tail. Each side keeps its own
+//! index in private memory and publishes it; it checks the other side's index before each use, since the
+//! other side may be hostile.
+
+use crate::{Memory, abi};
+use core::fmt;
+
+/// Where a ring is: its two indices, its buffer and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    head: u64,
+    tail: u64,
+    buffer: u64,
+    len: u32,
+}
+
+impl Ring {
+    /// Queue 0: from the driver to the device. `len` is in bytes.
+    pub const fn tx(len: u16) -> Self {
+        Self {
+            head: abi::WINDOW.saturating_add(abi::offset::TX_HEAD),
+            tail: abi::WINDOW.saturating_add(abi::offset::TX_TAIL),
+            buffer: abi::TX_BUFFER,
+            len: len as u32,
+        }
+    }
+
+    /// Queue 1: from the device to the driver. `len` is in bytes.
+    pub const fn rx(len: u16) -> Self {
+        Self {
+            head: abi::WINDOW.saturating_add(abi::offset::RX_HEAD),
+            tail: abi::WINDOW.saturating_add(abi::offset::RX_TAIL),
+            buffer: abi::RX_BUFFER,
+            len: len as u32,
+        }
+    }
+
+    /// The index after `index`.
+    fn after(&self, index: u32) -> u32 {
+        match index.saturating_add(1) {
+            next if next >= self.len => 0,
+            next => next,
+        }
+    }
+
+    /// GPA of the slot at `index`.
+    fn slot(&self, index: u32) -> u64 {
+        self.buffer.saturating_add(u64::from(index))
+    }
+
+    /// The other side's head, checked.
+    fn load_head(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
+        let index = memory.load_u32(self.head);
+        if index < self.len { Ok(index) } else { Err(WildIndex { end: End::Head, index, len: self.len }) }
+    }
+
+    /// The other side's tail, checked.
+    fn load_tail(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
+        let index = memory.load_u32(self.tail);
+        if index < self.len { Ok(index) } else { Err(WildIndex { end: End::Tail, index, len: self.len }) }
+    }
+}
+
+/// Which of a ring's two indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The producer's index.
+    Head,
+    /// The consumer's index.
+    Tail,
+}
+
+/// The other side published an index that is not below the ring's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WildIndex {
+    /// Which index.
+    pub end: End,
+    /// Its value.
+    pub index: u32,
+    /// The ring's length, in bytes.
+    pub len: u32,
+}
+
+impl fmt::Display for WildIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = match self.end {
+            End::Head => "head",
+            End::Tail => "tail",
+        };
+        write!(f, "{end} is {:#x}, and an index must be below the queue's length, {}", self.index, self.len)
+    }
+}
+
+impl core::error::Error for WildIndex {}
+
+/// Why a byte could not be pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// The ring is full; the byte was not stored.
+    Full,
+    /// The consumer's index is wild.
+    Wild(WildIndex),
+}
+
+/// The side that puts bytes in.
+#[derive(Debug)]
+pub struct Producer {
+    ring: Ring,
+    head: u32,
+}
+
+impl Producer {
+    /// Takes the ring up where its head stands: at zero in a new machine.
+    ///
+    /// # Errors
+    /// The head is not an index of this ring.
+    pub fn attach(ring: Ring, memory: &impl Memory) -> Result<Self, WildIndex> {
+        Ok(Self { ring, head: ring.load_head(memory)? })
+    }
+
+    /// Puts `byte` in, then publishes the new head: one load of tail, one store to head.
+    ///
+    /// # Errors
+    /// The ring is full, or the consumer's index is wild.
+    pub fn push(&mut self, memory: &impl Memory, byte: u8) -> Result<(), PushError> {
+        let tail = self.ring.load_tail(memory).map_err(PushError::Wild)?;
+        let next = self.ring.after(self.head);
+        if next == tail {
+            return Err(PushError::Full);
+        }
+        memory.store_u8(self.ring.slot(self.head), byte);
+        memory.store_u32(self.ring.head, next);
+        self.head = next;
+        Ok(())
+    }
+
+    /// Whether the consumer has taken everything: one load of tail.
+    ///
+    /// # Errors
+    /// The consumer's index is wild.
+    pub fn is_drained(&self, memory: &impl Memory) -> Result<bool, WildIndex> {
+        Ok(self.ring.load_tail(memory)? == self.head)
+    }
+}
+
+/// The side that takes bytes out.
+#[derive(Debug)]
+pub struct Consumer {
+    ring: Ring,
+    tail: u32,
+}
+
+impl Consumer {
+    /// The consumer of a new ring, whose indices are zero.
+    pub const fn new(ring: Ring) -> Self {
+        Self { ring, tail: 0 }
+    }
+
+    /// The next byte, if there is one: one load of head. The byte stays in the ring until
+    /// [`release`](Self::release), so that its effect can be made visible before the tail covers it.
+    ///
+    /// # Errors
+    /// The producer's index is wild.
+    pub fn peek(&self, memory: &impl Memory) -> Result<Option<u8>, WildIndex> {
+        let head = self.ring.load_head(memory)?;
+        Ok((head != self.tail).then(|| memory.load_u8(self.ring.slot(self.tail))))
+    }
+
+    /// Gives the slot of the byte that [`peek`](Self::peek) showed back: one store to tail.
+    pub fn release(&mut self, memory: &impl Memory) {
+        self.tail = self.ring.after(self.tail);
+        memory.store_u32(self.ring.tail, self.tail);
+    }
+
+    /// The tail as it should stand in shared memory.
+    pub(crate) fn tail(&self) -> u32 {
+        self.tail
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use crate::testing::Flat;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::vec::Vec;
+
+    fn pair(len: u16) -> (Flat, Producer, Consumer) {
+        let memory = Flat::new();
+        let ring = Ring::tx(len);
+        let producer = Producer::attach(ring, &memory).unwrap();
+        (memory, producer, Consumer::new(ring))
+    }
+
+    #[test]
+    fn a_new_ring_is_empty_and_drained() {
+        let (memory, producer, consumer) = pair(4);
+        assert_eq!(consumer.peek(&memory), Ok(None));
+        assert_eq!(producer.is_drained(&memory), Ok(true));
+    }
+
+    #[test]
+    fn one_slot_is_always_lost() {
+        let (memory, mut producer, consumer) = pair(4);
+        for byte in 0..3 {
+            producer.push(&memory, byte).unwrap();
+        }
+        assert_eq!(producer.push(&memory, 3), Err(PushError::Full));
+        assert_eq!(consumer.peek(&memory), Ok(Some(0)));
+        assert_eq!(producer.is_drained(&memory), Ok(false));
+    }
+
+    #[test]
+    fn the_shortest_ring_wraps_at_each_byte() {
+        let (memory, mut producer, mut consumer) = pair(abi::MIN_QUEUE_LEN);
+        for byte in 0..=255 {
+            producer.push(&memory, byte).unwrap();
+            assert_eq!(producer.push(&memory, byte), Err(PushError::Full));
+            assert_eq!(consumer.peek(&memory), Ok(Some(byte)));
+            consumer.release(&memory);
+        }
+    }
+
+    #[test]
+    fn the_longest_ring_stays_in_its_page() {
+        let (memory, mut producer, mut consumer) = pair(abi::MAX_QUEUE_LEN);
+        for round in 0..2 * u32::from(abi::MAX_QUEUE_LEN) {
+            producer.push(&memory, round as u8).unwrap();
+            assert_eq!(consumer.peek(&memory), Ok(Some(round as u8)));
+            consumer.release(&memory);
+        }
+        assert_eq!(memory.load_u8(abi::RX_BUFFER), 0, "a byte went past the buffer");
+    }
+
+    #[test]
+    fn the_byte_is_in_the_buffer_before_the_head_covers_it() {
+        let (memory, mut producer, _) = pair(4);
+        producer.push(&memory, 7).unwrap();
+        let stores = memory.stores();
+        assert_eq!(stores, [abi::TX_BUFFER, abi::WINDOW + abi::offset::TX_HEAD]);
+    }
+
+    #[test]
+    fn a_wild_head_is_refused() {
+        let (memory, _, consumer) = pair(4);
+        for index in [4, 5, u32::MAX] {
+            memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, index);
+            assert_eq!(consumer.peek(&memory), Err(WildIndex { end: End::Head, index, len: 4 }));
+        }
+    }
+
+    #[test]
+    fn a_wild_tail_is_refused() {
+        let (memory, mut producer, _) = pair(4);
+        memory.store_u32(abi::WINDOW + abi::offset::TX_TAIL, 4);
+        let wild = WildIndex { end: End::Tail, index: 4, len: 4 };
+        assert_eq!(producer.push(&memory, 1), Err(PushError::Wild(wild)));
+        assert_eq!(producer.is_drained(&memory), Err(wild));
+    }
+
+    #[test]
+    fn a_lying_consumer_cannot_move_the_producers_own_index() {
+        let (memory, mut producer, consumer) = pair(4);
+        producer.push(&memory, 1).unwrap();
+        memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, 3);
+        producer.push(&memory, 2).unwrap();
+        assert_eq!(memory.load_u32(abi::WINDOW + abi::offset::TX_HEAD), 2);
+        assert_eq!(consumer.peek(&memory), Ok(Some(1)));
+    }
+
+    proptest! {
+        /// Whatever order of pushes and pops, the ring is a bounded first-in, first-out queue.
+        #[test]
+        fn behaves_like_a_bounded_queue(len in 2u16..40, steps in prop::collection::vec(any::<Option<u8>>(), 0..400)) {
+            let (memory, mut producer, mut consumer) = pair(len);
+            let mut model = VecDeque::new();
+            for step in steps {
+                match step {
+                    Some(byte) => {
+                        let pushed = producer.push(&memory, byte);
+                        if model.len() + 1 < usize::from(len) {
+                            prop_assert_eq!(pushed, Ok(()));
+                            model.push_back(byte);
+                        } else {
+                            prop_assert_eq!(pushed, Err(PushError::Full));
+                        }
+                    }
+                    None => {
+                        let byte = consumer.peek(&memory).unwrap();
+                        prop_assert_eq!(byte, model.pop_front());
+                        if byte.is_some() {
+                            consumer.release(&memory);
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Whatever the other side writes into the indices, no access leaves the queue's own memory.
+        #[test]
+        fn a_lying_peer_never_causes_an_access_outside(len in 2u16..=4096, lies in prop::collection::vec(any::<(u32, u32)>(), 0..60)) {
+            let (memory, mut producer, mut consumer) = pair(len);
+            for (head, tail) in lies {
+                memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, head % (2 * u32::from(len)));
+                memory.store_u32(abi::WINDOW + abi::offset::TX_TAIL, tail % (2 * u32::from(len)));
+                memory.forget();
+                let _ = producer.push(&memory, 1);
+                if let Ok(Some(_)) = consumer.peek(&memory) {
+                    consumer.release(&memory);
+                }
+                let control = abi::WINDOW + abi::offset::TX_HEAD..abi::WINDOW + abi::offset::RX_HEAD;
+                let buffer = abi::TX_BUFFER..abi::TX_BUFFER + u64::from(len);
+                let outside: Vec<u64> =
+                    memory.accesses().into_iter().filter(|gpa| !control.contains(gpa) && !buffer.contains(gpa)).collect();
+                prop_assert!(outside.is_empty(), "accesses outside: {:x?}", outside);
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The device table in guest RAM: how a driver finds the devices that the VMM has configured.
+//!
+//! `{ u16 count; u64 addresses[10]; }` in C's layout at [`abi::DEVICE_TABLE`]. An address is stored
+//! before the count that covers it. The guest can write there too, so each value is checked.
+
+use crate::{Memory, abi};
+
+/// The table's count is above what it has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadCount(pub(crate) u16);
+
+/// How many entries the table has.
+fn count(memory: &impl Memory) -> Result<u16, BadCount> {
+    let count = u16::from_le_bytes([
+        memory.load_u8(abi::DEVICE_TABLE),
+        memory.load_u8(abi::DEVICE_TABLE.saturating_add(1)),
+    ]);
+    if count <= abi::TABLE_LEN { Ok(count) } else { Err(BadCount(count)) }
+}
+
+/// GPA of byte `byte` of entry `index`.
+fn place(index: u16, byte: u64) -> u64 {
+    abi::DEVICE_TABLE
+        .saturating_add(abi::TABLE_ADDRESSES)
+        .saturating_add(u64::from(index).saturating_mul(8))
+        .saturating_add(byte)
+}
+
+/// Adds `address` at the end, unless it is there already.
+///
+/// The high byte of the count is always zero (there are ten entries at most), so one byte store
+/// publishes the entry.
+pub(crate) fn enter(memory: &impl Memory, address: u64) -> Result<(), BadCount> {
+    let count = count(memory)?;
+    if holds_among(memory, count, address) {
+        return Ok(());
+    }
+    if count == abi::TABLE_LEN {
+        return Err(BadCount(count));
+    }
+    for (offset, byte) in (0..).zip(address.to_le_bytes()) {
+        memory.store_u8(place(count, offset), byte);
+    }
+    let [low, _] = count.saturating_add(1).to_le_bytes();
+    memory.store_u8(abi::DEVICE_TABLE, low);
+    Ok(())
+}
+
+/// Whether the table holds `address`.
+pub(crate) fn holds(memory: &impl Memory, address: u64) -> bool {
+    count(memory).is_ok_and(|count| holds_among(memory, count, address))
+}
+
+fn holds_among(memory: &impl Memory, count: u16, address: u64) -> bool {
+    (0..count).any(|index| {
+        (0..).zip(address.to_le_bytes()).all(|(offset, byte)| memory.load_u8(place(index, offset)) == byte)
+    })
+}

@@ -1,0 +1,62 @@
+//! A memory for the unit tests: one flat array that remembers what was accessed.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use crate::{Memory, abi};
+use std::cell::RefCell;
+use std::vec;
+use std::vec::Vec;
+
+/// RAM, window and doorbell page of the SO2 map, as one array.
+pub(crate) struct Flat {
+    bytes: RefCell<Vec<u8>>,
+    log: RefCell<Vec<(u64, bool)>>,
+}
+
+impl Flat {
+    pub(crate) fn new() -> Self {
+        let size = (abi::DOORBELL + 0x1000) as usize;
+        Self { bytes: RefCell::new(vec![0; size]), log: RefCell::default() }
+    }
+
+    /// The addresses of all stores so far, in order.
+    pub(crate) fn stores(&self) -> Vec<u64> {
+        self.log.borrow().iter().filter(|(_, store)| *store).map(|(gpa, _)| *gpa).collect()
+    }
+
+    /// The addresses of all accesses so far, in order.
+    pub(crate) fn accesses(&self) -> Vec<u64> {
+        self.log.borrow().iter().map(|(gpa, _)| *gpa).collect()
+    }
+
+    /// Forgets the accesses so far.
+    pub(crate) fn forget(&self) {
+        self.log.borrow_mut().clear();
+    }
+
+    fn note(&self, gpa: u64, store: bool) {
+        self.log.borrow_mut().push((gpa, store));
+    }
+}
+
+impl Memory for Flat {
+    fn load_u8(&self, gpa: u64) -> u8 {
+        self.note(gpa, false);
+        self.bytes.borrow()[gpa as usize]
+    }
+    fn store_u8(&self, gpa: u64, value: u8) {
+        self.note(gpa, true);
+        self.bytes.borrow_mut()[gpa as usize] = value;
+    }
+    fn load_u32(&self, gpa: u64) -> u32 {
+        assert_eq!(gpa % 4, 0);
+        self.note(gpa, false);
+        u32::from_le_bytes(core::array::from_fn(|i| self.bytes.borrow()[gpa as usize + i]))
+    }
+    fn store_u32(&self, gpa: u64, value: u32) {
+        assert_eq!(gpa % 4, 0);
+        self.note(gpa, true);
+        for (i, byte) in value.to_le_bytes().into_iter().enumerate() {
+            self.bytes.borrow_mut()[gpa as usize + i] = byte;
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Hand-made ELF files, whole and broken.
+#![allow(clippy::arithmetic_side_effects)]
+
+use super::*;
+use proptest::prelude::*;
+
+const PT_LOAD: u32 = 1;
+const PT_INTERP: u32 = 3;
+
+/// One program header: type, file offset, virtual and physical address, size in file and in memory.
+#[derive(Clone, Copy)]
+struct Header(u32, u64, u64, u64, u64, u64);
+
+/// An ELF64 executable with these program headers and 0x100 bytes of content behind them.
+fn elf(entry: u64, headers: &[Header]) -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend(2u16.to_le_bytes());
+    file.extend(62u16.to_le_bytes());
+    file.extend(1u32.to_le_bytes());
+    for word in [entry, 64, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(0u32.to_le_bytes());
+    for half in [64, 56, headers.len() as u16, 64, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    for &Header(kind, offset, virt, phys, in_file, size) in headers {
+        file.extend(kind.to_le_bytes());
+        file.extend(7u32.to_le_bytes());
+        for word in [offset, virt, phys, in_file, size, 0x1000] {
+            file.extend(word.to_le_bytes());
+        }
+    }
+    file.resize(file.len().max(0x200), 0);
+    file.extend([0xf4; 0x100]);
+    file
+}
+
+const CODE: Header = Header(PT_LOAD, 0x200, 0x1000, 0x1000, 0x100, 0x180);
+
+fn refusal(file: Vec<u8>) -> String {
+    match image(file) {
+        Err(error) => error.to_string(),
+        Ok(image) => panic!("taken: {:?}", image.segments()),
+    }
+}
+
+#[test]
+fn a_plain_executable() {
+    let image = image(elf(0x1010, &[CODE])).unwrap();
+    assert_eq!((image.entry(), image.mode(), image.end()), (Gpa(0x1010), Mode::Long, 0x1180));
+    assert_eq!(image.segments(), [Segment { start: Gpa(0x1000), file: 0x200..0x300, size: 0x180 }]);
+}
+
+#[test]
+fn the_entry_point_may_be_virtual_or_physical() {
+    let high = Header(PT_LOAD, 0x200, 0xffff_ffff_8100_0000, 0x2000, 0x100, 0x100);
+    assert_eq!(image(elf(0xffff_ffff_8100_0004, &[high])).unwrap().entry(), Gpa(0x2004));
+    assert_eq!(image(elf(0x2004, &[high])).unwrap().entry(), Gpa(0x2004));
+}
+
+#[test]
+fn empty_and_foreign_segments_are_passed_over() {
+    let empty = Header(PT_LOAD, u64::MAX, 0, u64::MAX, 0, 0);
+    let note = Header(4, u64::MAX, 0, 0, u64::MAX, 0);
+    assert_eq!(image(elf(0x1000, &[empty, note, CODE])).unwrap().segments().len(), 1);
+}
+
+#[test]
+fn wrong_kinds_of_file_are_named() {
+    let mut file = elf(0x1000, &[CODE]);
+    file[4] = 1;
+    assert!(refusal(file.clone()).contains("is for 32 bits"));
+    (file[4], file[5]) = (2, 2);
+    assert!(refusal(file.clone()).contains("is not little-endian"));
+    (file[5], file[18]) = (1, 40);
+    assert!(refusal(file.clone()).contains("is for another processor"));
+    (file[18], file[16]) = (62, 3);
+    assert!(refusal(file).contains("link it with -static -no-pie"));
+    assert!(refusal(elf(0x1000, &[CODE, Header(PT_INTERP, 0, 0, 0, 0, 0)])).contains("dynamic linker"));
+}
+
+#[test]
+fn wrong_segments_are_named() {
+    let refused = |header| refusal(elf(0x1000, &[header]));
+    assert!(
+        refused(Header(PT_LOAD, 0x200, 0x1000, 0x1000, 0x101, 0x200)).contains("past the end of the file")
+    );
+    assert!(refused(Header(PT_LOAD, u64::MAX, 0x1000, 0x1000, 2, 2)).contains("past the end of the file"));
+    assert!(refused(Header(PT_LOAD, 0x200, 0x1000, 0x1000, 0x100, 0xff)).contains("larger in the file"));
+    assert!(refused(Header(PT_LOAD, 0x200, 0x1000, u64::MAX, 1, 2)).contains("past the last address"));
+    assert!(refusal(elf(0x1180, &[CODE])).contains("entry point outside every segment"));
+    assert!(refusal(elf(0xfff, &[CODE])).contains("entry point outside every segment"));
+    assert!(refusal(elf(0x1000, &[])).contains("no segment to load"));
+    let overlap = Header(PT_LOAD, 0x200, 0x117f, 0x117f, 1, 1);
+    assert!(
+        refusal(elf(0x1000, &[overlap, CODE])).contains("overlap, at physical addresses 0x1000 and 0x117f")
+    );
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let file = elf(0x1000, &[CODE]);
+    for len in 4..file.len() {
+        refusal(file[..len].to_vec());
+    }
+}
+
+#[test]
+fn the_most_program_headers_are_read_in_no_time() {
+    let mut headers = vec![Header(PT_LOAD, 0x200, 0x1000, 0x1000, 1, 1); 65_534];
+    for (place, header) in (0..).zip(&mut headers) {
+        header.3 = 0x1000 + place;
+    }
+    assert_eq!(image(elf(0x1000, &headers)).unwrap().segments().len(), 65_534);
+}
+
+proptest! {
+    /// Any bytes, and any change to a good file, give an image or a sentence.
+    #[test]
+    fn no_file_is_too_strange(noise in prop::collection::vec(any::<u8>(), 0..200), changes in prop::collection::vec((0usize..0x300, any::<u8>()), 0..12)) {
+        let _ = image(noise.clone());
+        let mut file = elf(0x1000, &[CODE, Header(PT_LOAD, 0x200, 0x4000, 0x4000, 1, 1)]);
+        for (place, byte) in changes {
+            file[place] = byte;
+        }
+        if let Ok(image) = image(file) {
+            let memory = crate::memory::GuestMemory::new(&[(Gpa(0), 0x8000)]).unwrap();
+            let _ = image.load(&memory, 0x8000);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! From a file, or an embedded guest, to an [`Image`]: what to copy where, and where to begin.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+pub mod elf;
+pub mod flat;
+
+use crate::memory::{Gpa, GuestMemory, MAX_RAM};
+use crate::modes::Mode;
+use std::borrow::Cow;
+use std::fs;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::Path;
+
+/// Why an image cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file is a directory, a device, a pipe.
+    #[error("{path} is no regular file: give the file that holds the guest")]
+    NotAFile {
+        /// The file.
+        path: String,
+    },
+    /// There is nothing in it.
+    #[error("the image is empty: give a flat binary or an ELF64 file")]
+    Empty,
+    /// It is larger than any guest's memory.
+    #[error(
+        "the image has more than {limit} bytes, which is more memory than a guest can have: give a smaller one"
+    )]
+    TooLarge {
+        /// The most that is possible, in bytes.
+        limit: u64,
+    },
+    /// It is an ELF file, but not one that this VMM can run.
+    #[error("the ELF file {0}")]
+    Elf(String),
+    /// It does not fit where it is to be loaded.
+    #[error(
+        "the image would take [{start:#x}, {end:#x}), and the guest's memory is [0x0, {ram:#x}): load it lower \
+         (@ADDR, --load-at) or give the guest more memory (--mem)"
+    )]
+    OutsideRam {
+        /// First address.
+        start: u64,
+        /// Address after the last.
+        end: u64,
+        /// Size of the guest's memory, in bytes.
+        ram: u64,
+    },
+    /// A real-mode guest cannot be entered above 64 KiB.
+    #[error(
+        "a real-mode guest begins below 0x10000, since its cs is 0, and not at {0:#x}: load it lower, or choose another --mode"
+    )]
+    BeyondRealMode(u64),
+    /// A 32-bit guest cannot be entered above 4 GiB.
+    #[error("a {mode:?}-mode guest cannot begin at {entry:#x}: load it lower")]
+    BeyondMode {
+        /// The mode.
+        mode: Mode,
+        /// The entry point.
+        entry: u64,
+    },
+    /// Its own bytes are where the result is checked.
+    #[error(
+        "the image has bytes of its own at 0x400 to 0x407, where the result is verified: link it elsewhere, \
+         such as at 0x1000 (FILE@0x1000), or run it without --verify"
+    )]
+    CoversResult,
+}
+
+/// A part of an image: bytes of the file, and zeroes after them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it goes.
+    pub start: Gpa,
+    /// Its bytes in the file.
+    pub file: Range<usize>,
+    /// Its size in memory, in bytes: at least that in the file.
+    pub size: u64,
+}
+
+impl Segment {
+    /// The address after its last, or the last address of all.
+    pub fn end(&self) -> u64 {
+        self.start.0.saturating_add(self.size)
+    }
+}
+
+/// What to load, where, and how to begin.
+#[derive(Clone, Debug)]
+pub struct Image {
+    bytes: Cow<'static, [u8]>,
+    segments: Vec<Segment>,
+    entry: Gpa,
+    mode: Mode,
+}
+
+impl Image {
+    /// What to copy where.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Where the guest begins.
+    pub fn entry(&self) -> Gpa {
+        self.entry
+    }
+
+    /// The mode that it begins in.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The address after the last that it takes.
+    pub fn end(&self) -> u64 {
+        self.segments.iter().map(Segment::end).max().unwrap_or(0)
+    }
+
+    /// Whether it takes any of `[start, end)`.
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.segments.iter().any(|segment| segment.start.0 < end && start < segment.end())
+    }
+
+    /// Whether one of its own bytes in `[start, end)` is not zero.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        self.segments.iter().any(|segment| {
+            let bytes = self.bytes.get(segment.file.clone()).unwrap_or_default();
+            let index = |gpa: u64| {
+                let offset = usize::try_from(gpa.saturating_sub(segment.start.0)).unwrap_or(usize::MAX);
+                offset.min(bytes.len())
+            };
+            bytes.get(index(start)..index(end)).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0))
+        })
+    }
+
+    /// Copies it into RAM of `ram` bytes.
+    ///
+    /// # Errors
+    /// It does not fit, or cannot be entered in its mode.
+    pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
+        match self.mode {
+            Mode::Real if self.entry.0 > 0xffff => return Err(ImageError::BeyondRealMode(self.entry.0)),
+            Mode::Protected | Mode::Long if self.entry.0 > 0xffff_ffff => {
+                return Err(ImageError::BeyondMode { mode: self.mode, entry: self.entry.0 });
+            }
+            _ => {}
+        }
+        for segment in &self.segments {
+            let outside = ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram };
+            let fits = segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
+            let data = self.bytes.get(segment.file.clone()).unwrap_or_default();
+            // RAM is new, hence zero: what the file does not fill needs no clearing.
+            if !fits || memory.write(segment.start, data).is_err() {
+                return Err(outside);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file that holds an image.
+///
+/// # Errors
+/// It cannot be read, is no regular file, is empty, or is larger than any guest's memory.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let name = || path.display().to_string();
+    let failed = |source| ImageError::Read { path: name(), source };
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(ImageError::NotAFile { path: name() });
+    }
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(MAX_RAM.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 {
+        0 => Err(ImageError::Empty),
+        size if size > MAX_RAM => Err(ImageError::TooLarge { limit: MAX_RAM }),
+        _ => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        assert!(matches!(read_file(Path::new("/")), Err(ImageError::NotAFile { .. })));
+        assert!(matches!(read_file(Path::new("/dev/zero")), Err(ImageError::NotAFile { .. })));
+        assert!(matches!(read_file(Path::new("/no/such/file")), Err(ImageError::Read { .. })));
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(read_file(file.path()), Err(ImageError::Empty)));
+        file.write_all(b"x").unwrap();
+        assert_eq!(read_file(file.path()).unwrap(), b"x");
+        file.as_file().set_len(MAX_RAM + 1).unwrap();
+        assert!(matches!(read_file(file.path()), Err(ImageError::TooLarge { .. })));
+    }
+
+    fn memory() -> GuestMemory {
+        GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap()
+    }
+
+    #[test]
+    fn an_image_must_fit_into_ram() {
+        for (address, fits) in [(0, true), (0x1ffe, true), (0x1fff, false), (u64::MAX, false)] {
+            let image = flat::image(&[1, 2][..], Mode::Long, Gpa(address)).unwrap();
+            let loaded = image.load(&memory(), 0x2000);
+            assert_eq!(loaded.is_ok(), fits, "{address:#x}: {loaded:?}");
+        }
+    }
+
+    #[test]
+    fn only_bytes_of_its_own_cover_a_place() {
+        let image = flat::image(&[1, 0, 0, 2][..], Mode::Long, Gpa(0x3ff)).unwrap();
+        let covered = [(0, 0x3ff), (0x3ff, 0x400), (0x400, 0x402), (0x400, 0x408), (0x403, u64::MAX)];
+        assert_eq!(covered.map(|(start, end)| image.covers(start, end)), [false, true, false, true, false]);
+        assert!(image.overlaps(0x400, 0x402) && !image.overlaps(0x403, 0x500));
+    }
+
+    #[test]
+    fn an_image_must_begin_where_its_mode_can() {
+        let ram = 0x2_0000;
+        let memory = GuestMemory::new(&[(Gpa(0), ram)]).unwrap();
+        let load = |mode, at| flat::image(&[1][..], mode, Gpa(at)).unwrap().load(&memory, ram);
+        assert!(load(Mode::Real, 0xffff).is_ok());
+        assert!(matches!(load(Mode::Real, 0x1_0000), Err(ImageError::BeyondRealMode(0x1_0000))));
+        assert!(load(Mode::Protected, 0x1_0000).is_ok());
+        assert!(matches!(load(Mode::Long, 1 << 32), Err(ImageError::BeyondMode { .. })));
+    }
+}

@@ -1,0 +1,346 @@
+//! `vmm grade`: the five tasks of the SO2 assignment, each with its points and its evidence.
+//!
+//! A student's image takes the place of the built-in guests of its task. The last task is about this
+//! program's own counting, and always runs the built-in guests.
+
+use super::report::{ending, plural};
+use super::target::Target;
+use super::{Timeout, complain, status};
+use clap::Args;
+use guest::{End, Exits, GUESTS, Guest};
+use simvirtio::abi;
+use simvirtio::device::State;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use vmm::device::simvirtio::{SimvirtioReport, Transport};
+use vmm::exit::Stop;
+use vmm::modes::Mode;
+use vmm::profile::Reason;
+use vmm::{Error, Machine, Output, Report};
+
+/// The text that the driver of the assignment sends.
+const MESSAGE: &str = "Ana are mere";
+/// The text that the extended guest prints.
+const GREETING: &str = "Hello, world!";
+/// A driver that speaks the protocol by exits makes more than this many.
+const FEW_EXITS: u64 = 20;
+
+/// Options of `vmm grade`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "An image is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with mode real, \
+protected or long.\nExit status: 0 for 100 of 100 points, 111 for less, 115 where KVM cannot be used."
+)]
+pub struct GradeArgs {
+    /// The image for the real-mode task [default mode: real]
+    #[arg(long, value_name = "IMAGE")]
+    guest16: Option<OsString>,
+
+    /// The image for the 32/64-bit task; it must print "Hello, world!" [default mode: long]
+    #[arg(long, value_name = "IMAGE")]
+    guest64: Option<OsString>,
+
+    /// The image for the SIMVIRTIO and polling tasks; it must send a text that contains "Ana are mere"
+    /// [default mode: long]
+    #[arg(long, value_name = "IMAGE")]
+    simvirtio: Option<OsString>,
+
+    /// Seconds that each run of a guest may take, 0 for no limit
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::parse_timeout)]
+    timeout: Timeout,
+}
+
+/// A task's title, its points, and what speaks for or against them.
+struct Task {
+    title: &'static str,
+    points: u32,
+    evidence: Vec<Evidence>,
+}
+
+/// One thing that was looked at.
+struct Evidence {
+    right: bool,
+    text: String,
+}
+
+impl Task {
+    fn earned(&self) -> u32 {
+        let right = !self.evidence.is_empty() && self.evidence.iter().all(|evidence| evidence.right);
+        if right { self.points } else { 0 }
+    }
+}
+
+/// Grades, prints, and answers with the exit status.
+pub fn main(arguments: &GradeArgs) -> u8 {
+    // Without KVM there is nothing to grade; any guest shows it.
+    if let Some(Err(error)) = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.timeout)) {
+        eprintln!("vmm: nothing can be graded");
+        return complain(&error);
+    }
+    let tasks = [
+        Task { title: "a 16-bit guest in real mode", points: 30, evidence: real_mode(arguments) },
+        Task { title: "a 32-bit and a 64-bit guest", points: 20, evidence: wide_modes(arguments) },
+        Task { title: "SIMVIRTIO", points: 30, evidence: simvirtio(arguments) },
+        Task { title: "polling instead of exits", points: 10, evidence: polling(arguments) },
+        Task { title: "exits counted", points: 10, evidence: counting(arguments) },
+    ];
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for task in &tasks {
+        let _ = writeln!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
+        for evidence in &task.evidence {
+            let _ = writeln!(text, "        {} {}", if evidence.right { "+" } else { "-" }, evidence.text);
+        }
+    }
+    let (earned, points) =
+        tasks.iter().fold((0, 0), |sum, task| (sum.0 + task.earned(), sum.1 + task.points));
+    let _ = writeln!(text, "{earned:>3}/{points}");
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) => complain(&Error::Host { operation: "printing the grade", source: error }),
+        Ok(()) if earned == points => status::OK,
+        Ok(()) => status::WRONG_RESULT,
+    }
+}
+
+/// A guest that was run, and what it printed.
+struct Run {
+    name: String,
+    report: Report,
+    output: Vec<u8>,
+}
+
+impl Run {
+    fn new(target: &Target, transport: Option<Transport>, timeout: Timeout) -> Result<Self, Error> {
+        let (output, captured) = Output::captured();
+        let report = Machine::builder(target.image.clone())
+            .transport(transport)
+            .cpuid(target.embedded.is_none_or(|guest| guest.cpuid))
+            .timeout(timeout.0)
+            .verify(true)
+            .kernel_counters(true)
+            .output(output)
+            .build()?
+            .run()?;
+        Ok(Self { name: target.name.clone(), report, output: captured.bytes() })
+    }
+
+    fn embedded(
+        guest: &'static Guest,
+        transport: Option<Transport>,
+        timeout: Timeout,
+    ) -> Result<Self, Error> {
+        Self::new(&Target::embedded(guest)?, transport, timeout)
+    }
+
+    /// Whether it halted with 42 in both places.
+    fn passed(&self) -> bool {
+        matches!(self.report.stop, Stop::Halted)
+            && self.report.verdict.is_some_and(|verdict| verdict.passed())
+    }
+
+    fn exits(&self) -> u64 {
+        self.report.profile.as_ref().map_or(0, |profile| profile.total().exits)
+    }
+
+    /// Exits at SIMVIRTIO's window.
+    fn window_exits(&self) -> u64 {
+        let sites = self.report.profile.iter().flat_map(|profile| profile.sites());
+        let at_window = sites.filter(|(site, _)| {
+            let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
+            matches!(site.reason, Reason::MmioRead | Reason::MmioWrite)
+                && site.place.is_some_and(|(address, _)| window.contains(&address))
+        });
+        at_window.map(|(_, count)| count.exits).sum()
+    }
+
+    fn ending(&self) -> String {
+        format!("{}: {}", self.name, ending(&self.report))
+    }
+}
+
+fn wrong(text: impl Into<String>) -> Evidence {
+    Evidence { right: false, text: text.into() }
+}
+
+/// Whether `text` is somewhere in `bytes`.
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// The student's image, or the built-in guests of a task.
+fn targets(image: Option<&OsString>, mode: Mode, builtin: &[&str]) -> Vec<Result<Target, Error>> {
+    match image {
+        Some(image) => vec![Target::find_file(image, mode)],
+        None => builtin.iter().filter_map(|name| guest::find(name)).map(Target::embedded).collect(),
+    }
+}
+
+/// Evidence from one run of each target; a failure is evidence against.
+fn judge_each(
+    targets: Vec<Result<Target, Error>>,
+    judge: impl Fn(&Target) -> Result<Evidence, Error>,
+) -> Vec<Evidence> {
+    let judged = targets.into_iter().map(|target| judge(&target?));
+    judged.map(|evidence| evidence.unwrap_or_else(|error| wrong(error.to_string()))).collect()
+}
+
+fn real_mode(arguments: &GradeArgs) -> Vec<Evidence> {
+    let targets = targets(arguments.guest16.as_ref(), Mode::Real, &["real16-42", "real16-hello"]);
+    judge_each(targets, |target| {
+        let run = Run::new(target, None, arguments.timeout)?;
+        Ok(Evidence { right: run.passed(), text: run.ending() })
+    })
+}
+
+fn wide_modes(arguments: &GradeArgs) -> Vec<Evidence> {
+    let targets = targets(arguments.guest64.as_ref(), Mode::Long, &["prot32-hello", "long64-hello"]);
+    judge_each(targets, |target| {
+        let run = Run::new(target, None, arguments.timeout)?;
+        let greeted = holds(&run.output, GREETING);
+        let printed =
+            if greeted { format!("prints {GREETING:?}") } else { format!("does not print {GREETING:?}") };
+        Ok(Evidence { right: run.passed() && greeted, text: format!("{}; {printed}", run.ending()) })
+    })
+}
+
+fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<Target, Error>> {
+    targets(arguments.simvirtio.as_ref(), Mode::Long, &["simvirtio", "simvirtio-c"])
+}
+
+/// Whether the device went through the handshake and got the message.
+fn spoke_the_protocol(device: &SimvirtioReport) -> bool {
+    let history = device.history;
+    device.state == State::Ready
+        && history.resets > 0
+        && history.configs > 0
+        && history.readies > 0
+        && holds(&device.message, MESSAGE)
+}
+
+fn simvirtio(arguments: &GradeArgs) -> Vec<Evidence> {
+    judge_each(simvirtio_targets(arguments), |target| {
+        let run = Run::new(target, Some(Transport::Exit), arguments.timeout)?;
+        let Some(device) = &run.report.simvirtio else { return Ok(wrong("the machine had no device")) };
+        let text = format!(
+            "{}; state {} after {}, {}, {}; message {:?}",
+            run.ending(),
+            device.state,
+            plural(device.history.resets, "reset"),
+            plural(device.history.configs, "config"),
+            plural(device.history.readies, "handshake"),
+            String::from_utf8_lossy(&device.message)
+        );
+        Ok(Evidence { right: run.passed() && spoke_the_protocol(device), text })
+    })
+}
+
+/// The same image over both transports: same message, same verdict, and polling makes just those exits
+/// that have nothing to do with the device.
+fn polling(arguments: &GradeArgs) -> Vec<Evidence> {
+    judge_each(simvirtio_targets(arguments), |target| {
+        let by_exit = Run::new(target, Some(Transport::Exit), arguments.timeout)?;
+        let by_polling = Run::new(target, Some(Transport::Polling), arguments.timeout)?;
+        let message = |run: &Run| run.report.simvirtio.as_ref().map(|device| device.message.clone());
+        let same = message(&by_exit) == message(&by_polling) && by_exit.output == by_polling.output;
+        let spoke = by_polling.report.simvirtio.as_ref().is_some_and(spoke_the_protocol);
+        let saved = by_exit.window_exits();
+        let right = by_exit.passed()
+            && by_polling.passed()
+            && spoke
+            && same
+            && saved > FEW_EXITS
+            && by_polling.exits() == by_exit.exits().saturating_sub(saved);
+        let text = format!(
+            "{}; {} by exits ({saved} at the device), {} by polling; {} message",
+            by_polling.ending(),
+            plural(by_exit.exits(), "exit"),
+            by_polling.exits(),
+            if same { "same" } else { "another" }
+        );
+        Ok(Evidence { right, text })
+    })
+}
+
+/// The counts of the built-in guests against the catalogue, and against KVM's own counter.
+fn counting(arguments: &GradeArgs) -> Vec<Evidence> {
+    let mut evidence = Vec::new();
+    let mut kernel = KernelCounts::default();
+    let mut runs = 0u64;
+    for guest in GUESTS.iter().filter(|guest| guest.end != End::Never) {
+        let by_exit = (guest.exits, guest.polling_exits.map(|_| Transport::Exit));
+        let by_polling = guest.polling_exits.map(|exits| (exits, Some(Transport::Polling)));
+        for (expected, transport) in [Some(by_exit), by_polling].into_iter().flatten() {
+            if expected == Exits::Unspecified {
+                continue;
+            }
+            match Run::embedded(guest, transport, arguments.timeout) {
+                Err(error) => evidence.push(wrong(format!("{}: {error}", guest.name))),
+                Ok(run) => {
+                    runs += 1;
+                    evidence.extend(miscounted(&run, expected));
+                    kernel.compare(&run);
+                }
+            }
+        }
+    }
+    if evidence.is_empty() {
+        let text = format!("{} made just the exits that the catalogue says", plural(runs, "run"));
+        evidence.push(Evidence { right: runs > 0, text });
+    }
+    evidence.push(kernel.evidence());
+    evidence
+}
+
+/// Evidence against a count that is not the expected one.
+fn miscounted(run: &Run, expected: Exits) -> Option<Evidence> {
+    let total = run.report.profile.as_ref().map(|profile| profile.total()).unwrap_or_default();
+    let (counted, expected) = match expected {
+        Exits::Exactly(expected) => (total.exits, expected),
+        Exits::Elements(expected) => (total.elements, expected),
+        Exits::Unspecified => return None,
+    };
+    let text = || format!("{}: {counted} counted, and the catalogue says {expected}", run.name);
+    (counted != expected).then(|| wrong(text()))
+}
+
+/// KVM's counter `exits` beside this program's. KVM also counts exits that it handles by itself, so its
+/// count may be the larger, never the smaller.
+#[derive(Default)]
+struct KernelCounts {
+    compared: u64,
+    ours: u64,
+    theirs: u64,
+    too_few: Vec<String>,
+}
+
+impl KernelCounts {
+    fn compare(&mut self, run: &Run) {
+        let Some(theirs) = run.report.kernel_exits.filter(|count| *count > 0) else { return };
+        let ours = run.exits();
+        self.compared += 1;
+        self.ours = self.ours.saturating_add(ours);
+        self.theirs = self.theirs.saturating_add(theirs);
+        if theirs < ours {
+            self.too_few.push(format!("{}: {ours} counted, and KVM counted {theirs}", run.name));
+        }
+    }
+
+    fn evidence(self) -> Evidence {
+        let Self { compared, ours, theirs, too_few } = self;
+        if compared == 0 {
+            let text = "KVM's own counter of exits: this host has none (KVM_GET_STATS_FD)";
+            return Evidence { right: true, text: text.into() };
+        }
+        match too_few.as_slice() {
+            [] => Evidence {
+                right: true,
+                text: format!(
+                    "KVM's own counter in {}: {theirs}, and {ours} counted here (the rest KVM handled by itself)",
+                    plural(compared, "run")
+                ),
+            },
+            wrongs => wrong(wrongs.join("; ")),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The command line: one file for each subcommand. Turns a report into text and an exit status.
+
+mod grade;
+mod guests;
+mod report;
+mod run;
+mod status;
+mod target;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+use std::time::Duration;
+use vmm::device::simvirtio::Transport;
+use vmm::modes::Mode;
+
+/// Runs 16-, 32- and 64-bit guests on KVM, and counts and explains every VM exit.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vmm",
+    version,
+    arg_required_else_help = true,
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm guests\n       vmm grade [OPTIONS]",
+    after_help = "Examples:
+  vmm simvirtio                            the SIMVIRTIO guest, and its exits
+  vmm run simvirtio --transport polling    the same image, without exits
+  vmm guest.bin --verify                   a 16-bit flat binary at 0 must leave 42
+  vmm guest.bin@0x1000:32                  a 32-bit flat binary at 0x1000
+  vmm guest.elf --timeout 0                an ELF64 executable, for as long as it likes
+  vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
+
+Exit status: 0 halted (and verified, where asked); 1 to 99 the guest's own code;
+110 usage, 111 wrong result, 112 guest fault, 113 protocol error, 114 timeout,
+115 host error, 116 unusable image, 117 interrupted."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say more: -v what is done, -vv details, -vvv everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a guest: its text on stdout; verdict and exits on stderr
+    Run(RunArgs),
+    /// List the guests that are built in
+    Guests,
+    /// Grade the SO2 assignment: 100 points in five tasks
+    Grade(grade::GradeArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// A built-in guest (`vmm guests` lists them), an ELF64 executable, or a flat binary as
+    /// FILE[@ADDR][:MODE]
+    #[arg(value_name = "NAME|FILE")]
+    guest: OsString,
+
+    /// Mode to enter a flat binary in [default: real, and long from 1 MiB up]
+    #[arg(long, value_enum)]
+    mode: Option<ModeArg>,
+
+    /// Guest physical address to load a flat binary at, and to enter it [default: 0]
+    #[arg(long, value_name = "ADDR", value_parser = parse_number)]
+    load_at: Option<u64>,
+
+    /// Guest memory, such as 0x100000, 64M or 2G; above 1M there is no SIMVIRTIO
+    /// [default: 1M, and 250M for a guest at 1 MiB or above]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    mem: Option<u64>,
+
+    /// How the guest's SIMVIRTIO driver reaches the device [default: exit, or polling in a build
+    /// with that feature]
+    #[arg(long, value_enum)]
+    transport: Option<TransportArg>,
+
+    /// Length of SIMVIRTIO's queues in bytes, 2 to 4096 [default: 256]
+    #[arg(long, value_name = "BYTES")]
+    queue_len: Option<u16>,
+
+    /// Seconds that the guest may run, 0 for no limit
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
+    timeout: Timeout,
+
+    /// The guest must leave 42 in RAX (EAX, AX) and at 0x400; built-in guests that promise it are
+    /// verified without asking
+    #[arg(long)]
+    verify: bool,
+
+    /// What CPUID shows the guest [default: host for files, none for most built-in guests]
+    #[arg(long, value_enum)]
+    cpuid: Option<CpuidArg>,
+
+    /// Do not count exits
+    #[arg(long)]
+    no_profile: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeArg {
+    /// 16-bit real mode
+    #[value(alias = "16")]
+    Real,
+    /// 32-bit protected mode
+    #[value(alias = "32")]
+    Protected,
+    /// 64-bit long mode
+    #[value(alias = "64")]
+    Long,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Real => Self::Real,
+            ModeArg::Protected => Self::Protected,
+            ModeArg::Long => Self::Long,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TransportArg {
+    /// each access to the device is a VM exit
+    Exit,
+    /// shared memory, watched by a host thread
+    Polling,
+}
+
+impl From<TransportArg> for Transport {
+    fn from(transport: TransportArg) -> Self {
+        match transport {
+            TransportArg::Exit => Self::Exit,
+            TransportArg::Polling => Self::Polling,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CpuidArg {
+    /// all that KVM supports on this host
+    Host,
+    /// nothing, which starts faster
+    None,
+}
+
+/// How long a guest may run; nothing for as long as it likes.
+#[derive(Clone, Copy, Debug)]
+struct Timeout(Option<Duration>);
+
+fn parse_timeout(text: &str) -> Result<Timeout, String> {
+    const MOST: f64 = 1e9;
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(Timeout(None)),
+        Ok(seconds) if seconds > 0.0 && seconds <= MOST => {
+            Ok(Timeout(Some(Duration::from_secs_f64(seconds))))
+        }
+        _ => Err("give seconds, such as 10 or 0.5, or 0 for no limit".into()),
+    }
+}
+
+/// A number in decimal, or in hexadecimal after 0x.
+fn parse_number(text: &str) -> Result<u64, String> {
+    let digits = text.replace('_', "");
+    match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        // from_str_radix would take a sign.
+        Some(hex) if hex.starts_with(|c: char| c.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16),
+        None if digits.starts_with(|c: char| c.is_ascii_digit()) => digits.parse(),
+        _ => return Err("give a number, such as 4096 or 0x1000".into()),
+    }
+    .map_err(|_| "give a number of at most 64 bits, such as 4096 or 0x1000".into())
+}
+
+/// A number of bytes, with K, M or G for the powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    const WANTED: &str = "give a size, such as 0x100000, 64M or 2G";
+    let hex = text.starts_with("0x") || text.starts_with("0X");
+    let unit = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
+        Some('K') if !hex => 10,
+        Some('M') if !hex => 20,
+        Some('G') if !hex => 30,
+        _ => return parse_number(text).map_err(|_| WANTED.into()),
+    };
+    let number = text.get(..text.len() - 1).unwrap_or_default();
+    parse_number(number).ok().and_then(|number| number.checked_mul(1 << unit)).ok_or_else(|| WANTED.into())
+}
+
+/// Puts `run` in front of a bare guest: `vmm FILE` is `vmm run FILE`.
+fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let is_verbose = |argument: &OsStr| {
+        argument.to_str().is_some_and(|text| {
+            text == "--verbose"
+                || text
+                    .strip_prefix('-')
+                    .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte == b'v'))
+        })
+    };
+    let place = 1 + arguments.iter().skip(1).take_while(|argument| is_verbose(argument)).count();
+    let Some(first) = arguments.get(place) else { return arguments };
+    let known = Cli::command().get_subcommands().any(|command| first == command.get_name());
+    if !known && !["help", "-h", "--help", "-V", "--version"].iter().any(|word| first == word) {
+        arguments.insert(place, "run".into());
+    }
+    arguments
+}
+
+/// Parses the command line, does what it says, and answers with the exit status.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(with_run(std::env::args_os().collect())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done where even this cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() { status::USAGE } else { status::OK }.into();
+        }
+    };
+    let level = match cli.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        2 => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .parse_default_env()
+        .format(|to, record| {
+            use std::io::Write;
+            writeln!(to, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args())
+        })
+        .init();
+    match cli.command {
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Guests => guests::main(),
+        Command::Grade(arguments) => grade::main(&arguments),
+    }
+    .into()
+}
+
+/// Says on stderr what went wrong on the host's side, and gives the status for it.
+fn complain(error: &vmm::Error) -> u8 {
+    eprintln!("vmm: error: {error}");
+    status::of_error(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bare_guest_is_run() {
+        let line = |text: &str| {
+            let words = with_run(text.split(' ').map(OsString::from).collect());
+            words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line("vmm a.bin"), "vmm run a.bin");
+        assert_eq!(line("vmm -vv --mem 2M a.bin"), "vmm -vv run --mem 2M a.bin");
+        assert_eq!(line("vmm --verbose guests"), "vmm --verbose guests");
+        assert_eq!(line("vmm run guests"), "vmm run guests");
+        for same in ["vmm", "vmm -v", "vmm grade", "vmm --help", "vmm help run", "vmm -V"] {
+            assert_eq!(line(same), same);
+        }
+    }
+
+    #[test]
+    fn numbers_and_sizes() {
+        assert_eq!(parse_number("0x10_0000"), Ok(1 << 20));
+        assert_eq!(parse_number("4096"), Ok(4096));
+        for bad in ["", "0x", "-1", "+1", "0x-1", "4k", "18446744073709551616", "1.5"] {
+            assert!(parse_number(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_size("250M"), Ok(250 << 20));
+        assert_eq!(parse_size("4k"), Ok(4096));
+        assert_eq!(parse_size("0x1000"), Ok(4096));
+        assert_eq!(parse_size("9223372036854775808"), Ok(1 << 63));
+        for bad in ["", "M", "17179869184G", "-1M", "0x1M", "1T", "é"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        assert_eq!(parse_timeout("0.5").unwrap().0, Some(Duration::from_millis(500)));
+        assert_eq!(parse_timeout("0").unwrap().0, None);
+        for bad in ["", "-1", "nan", "inf", "1e10", "ten"] {
+            assert!(parse_timeout(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A report as text: how the run ended, and the table of exits.
+
+use simvirtio::device::State;
+use std::fmt::{self, Write};
+use vmm::Report;
+use vmm::device::simvirtio::{SimvirtioReport, Transport};
+use vmm::exit::Stop;
+use vmm::profile::{Count, Profile};
+
+/// Rows of the table that are shown; the rest is summed up.
+const ROWS: usize = 24;
+
+/// All that is to be said after a run, in whole lines.
+pub fn text(name: &str, report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, name, report);
+    text
+}
+
+/// How the run ended, in a line without its end.
+pub fn ending(report: &Report) -> String {
+    let mut text = report.stop.to_string();
+    if let Some(location) = report.location {
+        let _ = match report.stop {
+            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {location}"),
+            // The CPU may be past the instruction that led here.
+            _ => write!(text, "; the guest was then {location}"),
+        };
+    }
+    if let Some(verdict) = report.verdict {
+        let _ = match verdict.passed() {
+            true => write!(text, "; verified: {verdict}"),
+            false => write!(text, "; wrong result: {verdict}, and both should be 42"),
+        };
+    }
+    text
+}
+
+fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
+    let milliseconds = report.elapsed.as_secs_f64() * 1e3;
+    writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
+    if let Some(simvirtio) = &report.simvirtio {
+        write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted))?;
+    }
+    match &report.profile {
+        Some(profile) => write_profile(to, profile, report),
+        None => Ok(()),
+    }
+}
+
+/// A line on the device, where its driver did anything.
+fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> fmt::Result {
+    let history = device.history;
+    if history == Default::default() && device.driver_status == 0 && device.state == State::Initial {
+        return Ok(());
+    }
+    let transport = match device.transport {
+        Transport::Exit => "by exits",
+        Transport::Polling => "by polling",
+    };
+    write!(
+        to,
+        "vmm: simvirtio {transport}: state {}, {} received",
+        device.state,
+        plural(history.bytes, "byte")
+    )?;
+    write!(to, " ({}, ", plural(history.resets, "reset"))?;
+    write!(to, "{}, ", plural(history.configs, "config"))?;
+    write!(to, "{})", plural(history.readies, "handshake"))?;
+    if history.ignored_stores > 0 {
+        write!(to, ", {} to read-only fields ignored", plural(history.ignored_stores, "store"))?;
+    }
+    if !halted {
+        write!(to, "; driver_status is {:#04x}", device.driver_status)?;
+    }
+    writeln!(to)
+}
+
+fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Result {
+    let total = profile.total();
+    let sites = profile.sites();
+    write!(to, "vmm: {}", plural(total.exits, "exit"))?;
+    let reasons: Vec<_> =
+        profile.reasons().iter().map(|(reason, count)| format!("{} {reason}", count.exits)).collect();
+    match reasons.as_slice() {
+        [] => return writeln!(to),
+        _ => writeln!(to, ": {}", reasons.join(", "))?,
+    }
+    // String I/O has more elements than exits; only then is there something to tell apart.
+    let elements = total.elements != total.exits;
+    let column = |text: &str| if elements { format!("{text:>10}") } else { String::new() };
+    writeln!(
+        to,
+        "{:>10} {:>7}{}  {:<17}  {:<12}  {:>5}  device",
+        "exits",
+        "share",
+        column("elements"),
+        "reason",
+        "place",
+        "width"
+    )?;
+    for (site, count) in sites.iter().take(ROWS) {
+        let (place, width) = match site.place {
+            Some((address, size)) => (format!("{address:#x}"), (u32::from(size) * 8).to_string()),
+            None if site.reason.has_place() => ("other".into(), String::new()),
+            None => Default::default(),
+        };
+        let device = match site.place {
+            Some(_) => report.device_at(site).unwrap_or("nobody"),
+            None => "",
+        };
+        let share = share(*count, total);
+        let elements = column(&count.elements.to_string());
+        let row = format!(
+            "{:>10} {share:>6.1}%{elements}  {:<17}  {place:<12}  {width:>5}  {device}",
+            count.exits, site.reason
+        );
+        writeln!(to, "{}", row.trim_end())?;
+    }
+    if let Some(rest) = sites.get(ROWS..).filter(|rest| !rest.is_empty()) {
+        let exits = rest.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(count.exits));
+        let count = Count { exits, elements: exits };
+        writeln!(
+            to,
+            "{exits:>10} {:>6.1}%  at {} more",
+            share(count, total),
+            plural(rest.len() as u64, "site")
+        )?;
+    }
+    Ok(())
+}
+
+fn share(count: Count, total: Count) -> f64 {
+    100.0 * count.exits as f64 / total.exits.max(1) as f64
+}
+
+/// "1 exit", "2 exits".
+pub fn plural(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}

@@ -1,0 +1,66 @@
+//! `vmm run`: one guest, its text on stdout, the rest on stderr.
+
+use super::target::Target;
+use super::{CpuidArg, RunArgs, complain, report, status};
+use guest::Map;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use vmm::device::simvirtio::Transport;
+use vmm::{Error, Machine, Output, Report};
+
+/// Runs the guest and answers with the exit status.
+pub fn main(arguments: &RunArgs) -> u8 {
+    let last = Arc::new(AtomicU8::new(b'\n'));
+    let (name, report) = match run(arguments, Output::new(Stdout(last.clone()))) {
+        Ok(ran) => ran,
+        Err(error) => return complain(&error),
+    };
+    // A guest's last line may have no end; the report begins on a line of its own all the same.
+    if last.load(Ordering::Relaxed) != b'\n' && io::stdout().is_terminal() && io::stderr().is_terminal() {
+        eprintln!();
+    }
+    eprint!("{}", report::text(&name, &report));
+    status::of_report(&report)
+}
+
+fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
+    let target = Target::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at)?;
+    let cpuid = match (arguments.cpuid, target.embedded) {
+        (Some(cpuid), _) => cpuid == CpuidArg::Host,
+        (None, Some(guest)) => guest.cpuid,
+        (None, None) => true,
+    };
+    // A driver without its device could only fail: say that it cannot be, instead.
+    let needs_window = target.drives_simvirtio().then(Transport::default);
+    let memory = match target.map() {
+        Some(Map::Plain) => Some(arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM)),
+        _ => arguments.mem,
+    };
+    let machine = Machine::builder(target.image.clone())
+        .memory(memory)
+        .transport(arguments.transport.map(Into::into).or(needs_window))
+        .queue_len(arguments.queue_len)
+        .timeout(arguments.timeout.0)
+        .cpuid(cpuid)
+        .profile(!arguments.no_profile)
+        .verify(arguments.verify || target.promises_result())
+        .output(output)
+        .build()?;
+    Ok((target.name, machine.run()?))
+}
+
+/// Standard output, and the last byte that went there.
+struct Stdout(Arc<AtomicU8>);
+
+impl Write for Stdout {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if let Some(last) = data.last() {
+            self.0.store(*last, Ordering::Relaxed);
+        }
+        io::stdout().write(data)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}

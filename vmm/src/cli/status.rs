@@ -1,0 +1,54 @@
+//! Exit statuses of the program.
+//!
+//! 0 is a good end; 1 to 99 belong to the guest; 110 to 119 are this program's own. 101 (a Rust panic) and
+//! 124 and above (timeout(1), the shell, signals) mean other things and are never used.
+
+use vmm::exit::Stop;
+use vmm::{Error, Report};
+
+/// The guest halted, and was right where it was verified.
+pub const OK: u8 = 0;
+/// The largest code that is the guest's own. A larger one becomes this one.
+pub const MOST_OF_GUEST: u8 = 99;
+/// The command line does not make sense.
+pub const USAGE: u8 = 110;
+/// The guest ended, but left something else than 42; or the grade is below 100.
+pub const WRONG_RESULT: u8 = 111;
+/// The guest faulted.
+pub const GUEST_FAULT: u8 = 112;
+/// The guest broke the SIMVIRTIO protocol.
+pub const PROTOCOL_ERROR: u8 = 113;
+/// The guest did not end in time.
+pub const TIMEOUT: u8 = 114;
+/// The host failed: no KVM, no memory, an output that cannot be written.
+pub const HOST_ERROR: u8 = 115;
+/// The image cannot be read or run.
+pub const BAD_IMAGE: u8 = 116;
+/// The run was interrupted.
+pub const INTERRUPTED: u8 = 117;
+
+/// The status for a failure of the host.
+pub fn of_error(error: &Error) -> u8 {
+    match error {
+        Error::Config(_) => USAGE,
+        Error::Image(_) => BAD_IMAGE,
+        _ => HOST_ERROR,
+    }
+}
+
+/// The status for a run.
+pub fn of_report(report: &Report) -> u8 {
+    let right = report.verdict.is_none_or(|verdict| verdict.passed());
+    match report.stop {
+        Stop::Halted | Stop::Exited(0) if right => OK,
+        Stop::Halted | Stop::Exited(0) => WRONG_RESULT,
+        Stop::Exited(code) => u8::try_from(code).unwrap_or(MOST_OF_GUEST).min(MOST_OF_GUEST),
+        Stop::ProtocolError(_) => PROTOCOL_ERROR,
+        Stop::Timeout => TIMEOUT,
+        Stop::OutputFailed(_) => HOST_ERROR,
+        Stop::Interrupted => INTERRUPTED,
+        Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::UnknownExit(_) => {
+            GUEST_FAULT
+        }
+    }
+}

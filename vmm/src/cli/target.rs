@@ -1,0 +1,177 @@
+//! What the user names as a guest: a built-in one, an ELF64 executable, or a flat binary with an address
+//! and a mode, `FILE[@ADDR][:MODE]`.
+
+use clap::ValueEnum;
+use guest::{End, Guest, Map};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use vmm::Error;
+use vmm::boot::{self, Image, elf, flat};
+use vmm::memory::Gpa;
+use vmm::modes::Mode;
+
+/// A guest that was found, and what is known of it.
+pub struct Target {
+    /// What to call it.
+    pub name: String,
+    /// What to run.
+    pub image: Image,
+    /// What the catalogue says of it, where it is built in.
+    pub embedded: Option<&'static Guest>,
+}
+
+impl Target {
+    /// Whether it promises to leave 42.
+    pub fn promises_result(&self) -> bool {
+        self.embedded.is_some_and(|guest| matches!(guest.end, End::FortyTwo | End::WrongResult))
+    }
+
+    /// Whether it drives SIMVIRTIO, as far as is known.
+    pub fn drives_simvirtio(&self) -> bool {
+        self.embedded.is_some_and(|guest| guest.polling_exits.is_some())
+    }
+
+    /// A built-in guest.
+    ///
+    /// # Errors
+    /// Its image is empty, which the build does not let happen.
+    pub fn embedded(guest: &'static Guest) -> Result<Self, Error> {
+        let image = flat::image(guest.image, guest.mode, Gpa(guest.load_at))?;
+        Ok(Self { name: guest.name.into(), image, embedded: Some(guest) })
+    }
+
+    /// Finds what `text` names. `mode` and `load_at` are options beside it.
+    ///
+    /// # Errors
+    /// There is no such guest, or the options contradict it.
+    pub fn find(text: &OsStr, mode: Option<Mode>, load_at: Option<u64>) -> Result<Self, Error> {
+        let embedded = text.to_str().and_then(guest::find);
+        if let Some(guest) = embedded {
+            if mode.is_some() || load_at.is_some() {
+                return Err(Error::Config(format!(
+                    "{} is built in, with its own mode and address: leave out --mode and --load-at, or give a file \
+                     (./{0})",
+                    guest.name
+                )));
+            }
+            return Self::embedded(guest);
+        }
+        let spec = Spec::parse(text);
+        if !Path::new(&spec.file).exists() {
+            return Err(Error::Config(format!(
+                "there is no built-in guest and no file named {}: `vmm guests` lists the guests",
+                Path::new(text).display()
+            )));
+        }
+        Self::file(&spec, mode, load_at)
+    }
+
+    /// Finds the file that `text` names; a flat binary without a mode is entered in `default_mode`.
+    ///
+    /// # Errors
+    /// It cannot be read or run.
+    pub fn find_file(text: &OsStr, default_mode: Mode) -> Result<Self, Error> {
+        let spec = Spec::parse(text);
+        let spec = Spec { mode: spec.mode.or(Some(default_mode)), given: spec.mode.is_some(), ..spec };
+        Self::file(&spec, None, None)
+    }
+
+    fn file(spec: &Spec, mode: Option<Mode>, load_at: Option<u64>) -> Result<Self, Error> {
+        let path = Path::new(&spec.file);
+        let name = path.display().to_string();
+        let twice = |what, option| {
+            Error::Config(format!("{what} is given twice, with the file and with {option}: give it once"))
+        };
+        if spec.given && mode.is_some() {
+            return Err(twice("the mode", "--mode"));
+        }
+        if spec.load_at.is_some() && load_at.is_some() {
+            return Err(twice("the address", "--load-at"));
+        }
+        let bytes = boot::read_file(path)?;
+        let load_at = spec.load_at.or(load_at);
+        if elf::is_elf(&bytes) {
+            let asked = mode.or(spec.mode.filter(|_| spec.given));
+            if asked.is_some_and(|mode| mode != Mode::Long) || load_at.is_some() {
+                return Err(Error::Config(format!(
+                    "{name} is an ELF file, which has its own addresses and runs in long mode: leave out mode and \
+                     address, or make it flat with objcopy -O binary"
+                )));
+            }
+            return Ok(Self { name, image: elf::image(bytes)?, embedded: None });
+        }
+        let load_at = load_at.unwrap_or(0);
+        let high = load_at >= simvirtio::abi::RAM_SIZE;
+        let mode = mode.or(spec.mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
+        log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode:?} mode");
+        Ok(Self { name, image: flat::image(bytes, mode, Gpa(load_at))?, embedded: None })
+    }
+
+    /// The memory map that it is written for, as far as is known.
+    pub fn map(&self) -> Option<Map> {
+        self.embedded.map(|guest| guest.map)
+    }
+}
+
+/// `FILE[@ADDR][:MODE]`, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+struct Spec {
+    file: OsString,
+    load_at: Option<u64>,
+    mode: Option<Mode>,
+    /// Whether the user gave the mode.
+    given: bool,
+}
+
+impl Spec {
+    /// A file that has the whole text as its name is that file.
+    fn parse(text: &OsStr) -> Self {
+        let whole = Self { file: text.to_owned(), load_at: None, mode: None, given: false };
+        let Some(mut rest) = text.to_str().filter(|_| !Path::new(text).exists()) else { return whole };
+        let mut spec = whole;
+        if let Some((file, mode)) = suffix(rest, ':', |word| super::ModeArg::from_str(word, true)) {
+            (spec.mode, spec.given, rest) = (Some(mode.into()), true, file);
+        }
+        if let Some((file, address)) = suffix(rest, '@', super::parse_number) {
+            (spec.load_at, rest) = (Some(address), file);
+        }
+        spec.file = rest.into();
+        spec
+    }
+}
+
+/// What stands before the last `mark`, and the value after it, where that is one.
+fn suffix<T>(text: &str, mark: char, parse: impl Fn(&str) -> Result<T, String>) -> Option<(&str, T)> {
+    let (before, word) = text.rsplit_once(mark)?;
+    Some((before, parse(word).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> (String, Option<u64>, Option<Mode>) {
+        let spec = Spec::parse(OsStr::new(text));
+        (spec.file.into_string().unwrap(), spec.load_at, spec.mode)
+    }
+
+    #[test]
+    fn a_file_with_address_and_mode() {
+        let file = |name: &str, address, mode| (name.to_string(), address, mode);
+        assert_eq!(spec("a.bin"), file("a.bin", None, None));
+        assert_eq!(spec("a.bin@0x1000"), file("a.bin", Some(0x1000), None));
+        assert_eq!(spec("a.bin:long"), file("a.bin", None, Some(Mode::Long)));
+        assert_eq!(spec("a.bin@4096:32"), file("a.bin", Some(4096), Some(Mode::Protected)));
+        assert_eq!(spec("b@c:d"), file("b@c:d", None, None));
+        assert_eq!(spec("b@c@1:16"), file("b@c", Some(1), Some(Mode::Real)));
+    }
+
+    #[test]
+    fn a_file_whose_name_looks_like_more_is_that_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a@1:16");
+        std::fs::write(&path, [0xf4]).unwrap();
+        let path = path.to_str().unwrap();
+        assert_eq!(spec(path), (path.to_string(), None, None));
+    }
+}

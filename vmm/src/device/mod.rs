@@ -1,0 +1,14 @@
+//! The devices, a file each. A device sees offsets in its own range and nothing else of the machine.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+pub mod debugcon;
+pub mod exit_port;
+pub mod poller;
+pub mod serial;
+pub mod simvirtio;

@@ -1,0 +1,96 @@
+//! What can fail on the host's side. A mistake of the guest is never one of these: it is a
+//! [`Stop`](crate::exit::Stop).
+
+use crate::boot::ImageError;
+use crate::bus::BusError;
+use kvm_ioctls::Cap;
+use simvirtio::device::BadQueueLen;
+use std::io;
+
+/// A failure of the host, or of what the user asked for. Each variant names the operation and, where there
+/// is something to do about it, says what.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `/dev/kvm` could not be opened.
+    #[error("cannot open /dev/kvm: {source}: {}", advice(.source))]
+    OpenKvm {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel speaks another version of the KVM API than the stable one.
+    #[error(
+        "/dev/kvm has API version {found}, and this program needs version 12: use a current Linux kernel"
+    )]
+    ApiVersion {
+        /// The version that it has.
+        found: i32,
+    },
+    /// A KVM capability that this run cannot do without is missing.
+    #[error("this host's KVM lacks {0:?}, which every run needs: use a current Linux kernel")]
+    MissingCapability(Cap),
+    /// A KVM operation failed.
+    #[error("{operation} failed: {source}")]
+    Kvm {
+        /// The operation, by its name in the KVM API.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Guest memory could not be had.
+    #[error("cannot get {bytes:#x} bytes of memory for the guest: {reason}")]
+    Memory {
+        /// How much was asked for, in bytes.
+        bytes: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// What was asked for does not fit together.
+    #[error("{0}")]
+    Config(String),
+    /// The image cannot be run.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A device's place on a bus is taken.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Some other call to the host failed.
+    #[error("{operation} failed: {source}")]
+    Host {
+        /// The operation.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps the error of a KVM operation, for `map_err`.
+    pub(crate) fn kvm(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
+        move |error| Self::Kvm { operation, source: io::Error::from_raw_os_error(error.errno()) }
+    }
+
+    /// Wraps the error of another host call, for `map_err`.
+    pub(crate) fn host(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { operation, source }
+    }
+}
+
+impl From<BadQueueLen> for Error {
+    fn from(bad: BadQueueLen) -> Self {
+        Self::Config(format!("{bad}: choose another --queue-len"))
+    }
+}
+
+/// What to do where `/dev/kvm` cannot be opened.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "load the kernel's module (modprobe kvm_intel or kvm_amd), and see that virtualisation is switched on \
+             in the firmware, or nested virtualisation where this is itself a virtual machine"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "add yourself to its group (sudo usermod -aG kvm $USER) and log in again"
+        }
+        _ => "see that the kernel's KVM module works (dmesg | grep -i kvm)",
+    }
+}

@@ -1,0 +1,41 @@
+//! A small KVM virtual machine monitor that counts and explains every VM exit.
+//!
+//! A guest is an [`Image`](boot::Image): a flat binary, an ELF64 executable, or one of those that the
+//! `guest` crate embeds. A [`Machine`] runs it and gives a [`Report`]: how it ended, what it left, and where
+//! each exit came from.
+//!
+//! ```no_run
+//! use vmm::boot::flat;
+//! use vmm::memory::Gpa;
+//! use vmm::modes::Mode;
+//! use vmm::{Machine, Output};
+//!
+//! // mov al, '!'; out 0xe9, al; hlt
+//! let code: &[u8] = &[0xb0, b'!', 0xe6, 0xe9, 0xf4];
+//! let image = flat::image(code, Mode::Real, Gpa(0))?;
+//! let (output, captured) = Output::captured();
+//! let report = Machine::builder(image).output(output).build()?.run()?;
+//! println!("{}; {:?}; {:?} exits", report.stop, captured.bytes(), report.profile);
+//! # Ok::<(), vmm::Error>(())
+//! ```
+//!
+//! One exit's journey: [`vcpu`] decodes it, the controllers of [`mod@run`] see it, among them the [`bus`],
+//! which finds its [`device`]; the [`profile`] counts it. The documents in `docs/` tell the whole.
+
+pub mod boot;
+pub mod bus;
+pub mod device;
+pub mod error;
+pub mod exit;
+pub mod machine;
+pub mod memory;
+pub mod modes;
+pub mod output;
+pub mod profile;
+pub mod run;
+pub mod sys;
+pub mod vcpu;
+
+pub use error::Error;
+pub use machine::{Builder, Machine, Report, Verdict};
+pub use output::{Captured, Output};

@@ -1,0 +1,470 @@
+//! The machine: what a run is made of, put together, run and judged.
+
+use crate::boot::{Image, ImageError};
+use crate::bus::{Devices, SharedDevice};
+use crate::device::debugcon::{self, Debugcon};
+use crate::device::exit_port::{self, ExitPort};
+use crate::device::poller::Poller;
+use crate::device::serial::{self, Serial};
+use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, TrappedMemory, Window};
+use crate::error::Error;
+use crate::exit::{Ends, OpenBus, Stop};
+use crate::memory::{self, Gpa, GuestMemory, Map, TABLES, TABLES_SIZE};
+use crate::modes::{self, Mode};
+use crate::output::Output;
+use crate::profile::{Profile, Reason, Site};
+use crate::run::{self, Watchdog};
+use crate::sys::{KickTimer, Kicker};
+use crate::vcpu::{KvmVcpu, Location};
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use simvirtio::abi;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The version of KVM's API that has been stable since Linux 2.6.22.
+const API_VERSION: i32 = 12;
+
+/// What a run should be. Made by [`Machine::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    image: Image,
+    memory: Option<u64>,
+    transport: Option<Transport>,
+    queue_len: Option<u16>,
+    timeout: Option<Duration>,
+    cpuid: bool,
+    profile: bool,
+    verify: bool,
+    kernel_counters: bool,
+    output: Output,
+    devices: Devices,
+}
+
+impl Builder {
+    /// Size of RAM, in bytes. More than 1 MiB selects the plain map, which has no SIMVIRTIO.
+    pub fn memory(mut self, bytes: Option<u64>) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// How SIMVIRTIO is reached. Asking for either transport is asking for the SO2 map.
+    pub fn transport(mut self, transport: Option<Transport>) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Length of SIMVIRTIO's queues, in bytes. Asking for one is asking for the SO2 map.
+    pub fn queue_len(mut self, queue_len: Option<u16>) -> Self {
+        self.queue_len = queue_len;
+        self
+    }
+
+    /// How long the guest may run; `None` for as long as it likes.
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether CPUID shows what the host supports (KVM_SET_CPUID2). Costs 130 to 190 us; without it CPUID
+    /// shows nothing, and a guest cannot switch to long mode by itself.
+    pub fn cpuid(mut self, cpuid: bool) -> Self {
+        self.cpuid = cpuid;
+        self
+    }
+
+    /// Whether exits are counted.
+    pub fn profile(mut self, profile: bool) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// Whether the guest must leave 42 in RAX (EAX, AX) and at 0x400.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Whether the report has KVM's own count of exits.
+    pub fn kernel_counters(mut self, kernel_counters: bool) -> Self {
+        self.kernel_counters = kernel_counters;
+        self
+    }
+
+    /// Where the guest's text goes: standard output unless this says otherwise.
+    pub fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// Puts a device of the caller's behind `len` ports from `first`. It comes before this VMM's own.
+    ///
+    /// # Errors
+    /// The range is empty, wraps, or overlaps that of another device.
+    pub fn port_device(mut self, first: u16, len: u16, device: SharedDevice) -> Result<Self, Error> {
+        self.devices.ports.attach(first.into(), len.into(), device)?;
+        Ok(self)
+    }
+
+    /// Puts a device of the caller's behind `len` guest physical addresses from `first`, which should not
+    /// be RAM.
+    ///
+    /// # Errors
+    /// The range is empty, wraps, or overlaps that of another device.
+    pub fn mmio_device(mut self, first: u64, len: u64, device: SharedDevice) -> Result<Self, Error> {
+        self.devices.mmio.attach(first, len, device)?;
+        Ok(self)
+    }
+
+    /// The memory map that all of this comes to.
+    fn map(&self) -> Result<Map, Error> {
+        let plain = self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
+            || self.image.end() > abi::RAM_SIZE
+            || self.image.entry().0 >= abi::RAM_SIZE;
+        let window = self.transport.is_some() || self.queue_len.is_some();
+        match (plain, window) {
+            (true, true) => Err(Error::Config(
+                "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and is loaded below \
+                 that: leave out --mem and the high address, or --transport and --queue-len"
+                    .into(),
+            )),
+            (true, false) => Ok(Map::Plain),
+            (false, _) => Ok(Map::So2),
+        }
+    }
+
+    /// Makes the virtual machine and loads the guest.
+    ///
+    /// # Errors
+    /// The host cannot, or the parts do not fit together.
+    pub fn build(mut self) -> Result<Machine, Error> {
+        let map = self.map()?;
+        let ram = memory::ram_size(map, self.memory)?;
+        let mode = self.image.mode();
+        if self.verify {
+            check_result_word(&self.image)?;
+        }
+        let (kvm, vm) = create_vm()?;
+
+        let transport = self.transport.unwrap_or_default();
+        let mut slots = vec![(Gpa(0), ram)];
+        if mode != Mode::Real {
+            slots.push((TABLES, TABLES_SIZE));
+        }
+        if map == Map::So2 && transport == Transport::Polling {
+            slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
+        }
+        let memory = GuestMemory::new(&slots)?;
+        if let Err(error) = memory.merge_pages(Gpa(0)) {
+            log::info!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
+        }
+        self.image.load(&memory, ram)?;
+        warn_of_overlaps(&self.image, map);
+        if mode != Mode::Real {
+            write_tables(&memory, mode)?;
+        }
+        memory.register(&vm)?;
+
+        let simvirtio = match map {
+            Map::Plain => None,
+            Map::So2 => Some(self.attach_simvirtio(transport, &memory)?),
+        };
+        self.attach_consoles()?;
+
+        let vcpu = KvmVcpu::new(&vm, 0)?;
+        if self.cpuid {
+            let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+            vcpu.set_cpuid(&cpuid.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?)?;
+        }
+        vcpu.set_mode(mode, self.image.entry(), TABLES)?;
+        Ok(Machine {
+            vcpu,
+            _vm: vm,
+            memory,
+            mode,
+            simvirtio,
+            devices: self.devices,
+            timeout: self.timeout,
+            profile: self.profile.then(Profile::default),
+            verify: self.verify,
+            kernel_counters: self.kernel_counters,
+            output: self.output,
+        })
+    }
+
+    fn attach_simvirtio(&mut self, transport: Transport, memory: &GuestMemory) -> Result<Device, Error> {
+        let queue_len = self.queue_len.unwrap_or(abi::DEFAULT_QUEUE_LEN);
+        let output = self.output.clone();
+        if transport == Transport::Polling {
+            return Ok(Device::Shared(Simvirtio::power_on(queue_len, memory.clone(), output)?));
+        }
+        let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output)?;
+        let window = Arc::new(Mutex::new(Window::new(simvirtio)));
+        self.devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, window.clone())?;
+        Ok(Device::Trapped(window))
+    }
+
+    fn attach_consoles(&mut self) -> Result<(), Error> {
+        let ports = &mut self.devices.ports;
+        let debugcon = Debugcon::new(self.output.clone());
+        ports.attach(debugcon::PORT.into(), 1, Arc::new(Mutex::new(debugcon)))?;
+        let serial = Serial::new(self.output.clone());
+        ports.attach(serial::PORT.into(), serial::PORTS.into(), Arc::new(Mutex::new(serial)))?;
+        ports.attach(exit_port::PORT.into(), 1, Arc::new(Mutex::new(ExitPort)))?;
+        Ok(())
+    }
+}
+
+/// `/dev/kvm` and a new virtual machine, after the checks of the assignment.
+fn create_vm() -> Result<(Kvm, VmFd), Error> {
+    let kvm =
+        Kvm::new().map_err(|error| Error::OpenKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
+    match kvm.get_api_version() {
+        API_VERSION => {}
+        found => return Err(Error::ApiVersion { found }),
+    }
+    for capability in [Cap::UserMemory, Cap::ImmediateExit] {
+        if !kvm.check_extension(capability) {
+            return Err(Error::MissingCapability(capability));
+        }
+    }
+    let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+    // Intel hosts need the three pages for real mode, others ignore them.
+    if let Err(error) = vm.set_tss_address(memory::TSS as usize) {
+        log::warn!("KVM_SET_TSS_ADDR failed ({error}); going on without");
+    }
+    Ok((kvm, vm))
+}
+
+/// Refuses an image whose own bytes would be taken for a result.
+fn check_result_word(image: &Image) -> Result<(), Error> {
+    if image.covers(abi::RESULT, abi::RESULT + 8) { Err(ImageError::CoversResult.into()) } else { Ok(()) }
+}
+
+/// Says where an image and the SO2 map are at odds, which a guest may intend.
+fn warn_of_overlaps(image: &Image, map: Map) {
+    if image.overlaps(abi::RESULT, abi::RESULT + 8) {
+        log::warn!(
+            "the image covers 0x400, where a guest of the assignment leaves its result: it would overwrite itself"
+        );
+    }
+    if map == Map::So2 && image.overlaps(abi::DEVICE_TABLE, abi::HEAP) {
+        log::warn!(
+            "the image covers some of {:#x} to {:#x}, where SIMVIRTIO has its device table and buffers",
+            abi::DEVICE_TABLE,
+            abi::HEAP - 1
+        );
+    }
+}
+
+/// The GDT, and in long mode the page tables after it.
+fn write_tables(memory: &GuestMemory, mode: Mode) -> Result<(), Error> {
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    memory.write(TABLES, &bytes(&modes::gdt(mode)))?;
+    if mode == Mode::Long {
+        let tables = Gpa(TABLES.0 + memory::PAGE);
+        memory.write(tables, &bytes(&modes::identity_map(tables)))?;
+    }
+    Ok(())
+}
+
+/// SIMVIRTIO's device, where the machine has one.
+#[derive(Debug)]
+enum Device {
+    /// Behind the trapped window, shared with the bus.
+    Trapped(Arc<Mutex<Window>>),
+    /// Over shared RAM, for the poller.
+    Shared(Simvirtio<GuestMemory>),
+}
+
+/// A virtual machine with its guest loaded.
+#[derive(Debug)]
+pub struct Machine {
+    // Dropped first, before the memory that they use.
+    vcpu: KvmVcpu,
+    _vm: VmFd,
+    memory: GuestMemory,
+    mode: Mode,
+    simvirtio: Option<Device>,
+    devices: Devices,
+    timeout: Option<Duration>,
+    profile: Option<Profile>,
+    verify: bool,
+    kernel_counters: bool,
+    output: Output,
+}
+
+impl Machine {
+    /// A machine for `image`, with all else as a user would expect: the SO2 map where the image fits into
+    /// it, 10 seconds to run, exits counted, nothing verified, text to standard output.
+    pub fn builder(image: Image) -> Builder {
+        Builder {
+            image,
+            memory: None,
+            transport: None,
+            queue_len: None,
+            timeout: Some(Duration::from_secs(10)),
+            cpuid: false,
+            profile: true,
+            verify: false,
+            kernel_counters: false,
+            output: Output::new(io::stdout()),
+            devices: Devices::default(),
+        }
+    }
+
+    /// Runs the guest to its end on the calling thread, and judges it.
+    ///
+    /// # Errors
+    /// The host failed. What the guest does wrong is in the report.
+    pub fn run(mut self) -> Result<Report, Error> {
+        let started = Instant::now();
+        let simvirtio = self.simvirtio.take();
+        let (stop, simvirtio) = self.run_vcpu(simvirtio, started)?;
+        let stop = match self.output.flush() {
+            Err(error) if !matches!(stop, Stop::OutputFailed(_)) => Stop::OutputFailed(error),
+            _ => stop,
+        };
+        let elapsed = started.elapsed();
+        let verdict = match stop {
+            Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
+            _ => None,
+        };
+        let location = match stop {
+            Stop::Halted | Stop::Exited(_) | Stop::OutputFailed(_) => None,
+            _ => Some(self.vcpu.location()?),
+        };
+        let kernel_exits = match self.kernel_counters {
+            true => self.vcpu.counter("exits").unwrap_or(None),
+            false => None,
+        };
+        Ok(Report {
+            stop,
+            location,
+            verdict,
+            elapsed,
+            simvirtio,
+            profile: self.profile,
+            kernel_exits,
+            devices: self.devices,
+        })
+    }
+
+    /// The run itself, with the poller around it where there is one. Whatever ends the run, the queue is
+    /// drained, and a protocol error outranks what the vCPU stopped for.
+    fn run_vcpu(
+        &mut self,
+        simvirtio: Option<Device>,
+        started: Instant,
+    ) -> Result<(Stop, Option<SimvirtioReport>), Error> {
+        let Self { vcpu, devices, timeout, profile, .. } = self;
+        let watchdog = Watchdog {
+            deadline: timeout.and_then(|timeout| started.checked_add(timeout)),
+            ..Default::default()
+        };
+        let asked = watchdog.asked.clone();
+        vcpu.with_kicks(|vcpu, kicker: Kicker| {
+            let _timer = match *timeout {
+                Some(timeout) => Some(KickTimer::start(timeout).map_err(Error::host("timer_create"))?),
+                None => None,
+            };
+            let run = || {
+                let mut chain = (watchdog, (devices, (Ends, OpenBus)));
+                run::run(vcpu, &mut chain, profile.as_mut())
+            };
+            match simvirtio {
+                None => Ok((run()?, None)),
+                Some(Device::Trapped(window)) => {
+                    let stop = run()?;
+                    let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+                    let drained = window.simvirtio().advance().break_value();
+                    let report = window.simvirtio().report(Transport::Exit);
+                    Ok((drained.unwrap_or(stop), Some(report)))
+                }
+                Some(Device::Shared(simvirtio)) => {
+                    let poller = Poller::start(simvirtio, asked, kicker)?;
+                    let stop = run()?;
+                    let (simvirtio, ended_by_device) = poller.finish()?;
+                    Ok((ended_by_device.unwrap_or(stop), Some(simvirtio.report(Transport::Polling))))
+                }
+            }
+        })?
+    }
+
+    fn verdict(&self) -> Result<Verdict, Error> {
+        let mut memory = [0; 8];
+        self.memory.read(Gpa(abi::RESULT), &mut memory);
+        Ok(Verdict::new(self.mode, self.vcpu.regs()?.rax, u64::from_le_bytes(memory)))
+    }
+}
+
+/// Whether the guest left what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    mode: Mode,
+    /// RAX, EAX or AX, by the mode that the guest was entered in.
+    pub register: u64,
+    /// What is at 0x400: a word of 2 bytes in real mode, of 4 in the others.
+    pub memory: u64,
+}
+
+impl Verdict {
+    fn new(mode: Mode, rax: u64, memory: u64) -> Self {
+        let (register, memory) = match mode {
+            Mode::Real => (rax & 0xffff, memory & 0xffff),
+            Mode::Protected => (rax & 0xffff_ffff, memory & 0xffff_ffff),
+            Mode::Long => (rax, memory & 0xffff_ffff),
+        };
+        Self { mode, register, memory }
+    }
+
+    /// Whether both are 42.
+    pub fn passed(&self) -> bool {
+        self.register == abi::RESULT_VALUE && self.memory == abi::RESULT_VALUE
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.mode {
+            Mode::Real => "AX",
+            Mode::Protected => "EAX",
+            Mode::Long => "RAX",
+        };
+        write!(f, "{name} = {}, [0x400] = {}", self.register, self.memory)
+    }
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Report {
+    /// Why it ended.
+    pub stop: Stop,
+    /// Where the vCPU was, if it did not end in an orderly way.
+    pub location: Option<Location>,
+    /// The verdict, where one was asked for and the guest came to its end.
+    pub verdict: Option<Verdict>,
+    /// From the first entry to the last exit.
+    pub elapsed: Duration,
+    /// What became of SIMVIRTIO's device, where there was one.
+    pub simvirtio: Option<SimvirtioReport>,
+    /// The exits, where they were counted.
+    pub profile: Option<Profile>,
+    /// KVM's own count of the vCPU's exits, where it was asked for and the host has it. It also counts the
+    /// exits that the kernel handled by itself.
+    pub kernel_exits: Option<u64>,
+    devices: Devices,
+}
+
+impl Report {
+    /// The name of what is at a site of the profile, where a device is there.
+    pub fn device_at(&self, site: &Site) -> Option<&'static str> {
+        let (address, _) = site.place?;
+        match site.reason {
+            Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
+            _ => self.devices.mmio.name(address),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The state in which a vCPU enters a guest: real, protected or long mode, as pure functions from KVM's
+//! reset state to register values and tables.
+//!
+//! Segment descriptors: Intel SDM volume 3, section 3.4.5. Control registers: section 2.5. Page tables with
+//! 2 MiB pages: section 4.5.4.
+
+use crate::memory::{Gpa, PAGE};
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+use simvirtio::abi;
+
+pub use guest::Mode;
+
+/// CR0: protection enable.
+pub const CR0_PE: u64 = 1 << 0;
+/// CR0: monitor coprocessor.
+pub const CR0_MP: u64 = 1 << 1;
+/// CR0: extension type, always one.
+pub const CR0_ET: u64 = 1 << 4;
+/// CR0: numeric errors as exceptions.
+pub const CR0_NE: u64 = 1 << 5;
+/// CR0: write protection holds in ring 0 too.
+pub const CR0_WP: u64 = 1 << 16;
+/// CR0: alignment mask.
+pub const CR0_AM: u64 = 1 << 18;
+/// CR0: paging.
+pub const CR0_PG: u64 = 1 << 31;
+/// CR4: physical address extension, which long mode needs.
+pub const CR4_PAE: u64 = 1 << 5;
+/// EFER: long mode enable.
+pub const EFER_LME: u64 = 1 << 8;
+/// EFER: long mode active.
+pub const EFER_LMA: u64 = 1 << 10;
+
+/// Page table entry: present.
+const PTE_PRESENT: u64 = 1 << 0;
+/// Page table entry: writable.
+const PTE_WRITABLE: u64 = 1 << 1;
+/// Page directory entry: maps a 2 MiB page.
+const PDE_LARGE: u64 = 1 << 7;
+/// Gibibytes that the identity map covers: all 32-bit addresses, so that devices below 4 GiB are in it.
+const MAPPED_GIB: u64 = 4;
+
+/// GDT index of the code segment: selector 0x08.
+const CODE: u16 = 1;
+/// GDT index of the data segment: selector 0x10.
+const DATA: u16 = 2;
+
+/// A flat segment of 4 GiB. `kind` is the descriptor's type field, with the accessed bit set as the CPU
+/// itself would set it.
+const fn flat_segment(index: u16, kind: u8, long: bool) -> kvm_segment {
+    kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector: index << 3,
+        type_: kind,
+        present: 1,
+        dpl: 0,
+        db: !long as u8,
+        s: 1,
+        l: long as u8,
+        g: 1,
+        avl: 0,
+        unusable: 0,
+        padding: 0,
+    }
+}
+
+/// Execute, read, accessed.
+const fn code_segment(mode: Mode) -> kvm_segment {
+    flat_segment(CODE, 0b1011, matches!(mode, Mode::Long))
+}
+
+/// Read, write, accessed.
+const fn data_segment() -> kvm_segment {
+    flat_segment(DATA, 0b0011, false)
+}
+
+/// The descriptor of a segment as it stands in memory.
+fn descriptor(segment: &kvm_segment) -> u64 {
+    let limit = u64::from(if segment.g == 1 { segment.limit >> 12 } else { segment.limit });
+    let flags = u64::from(segment.g) << 3 | u64::from(segment.db) << 2 | u64::from(segment.l) << 1;
+    let access = u64::from(segment.present) << 7
+        | u64::from(segment.dpl) << 5
+        | u64::from(segment.s) << 4
+        | u64::from(segment.type_);
+    (limit & 0xffff)
+        | (segment.base & 0x00ff_ffff) << 16
+        | access << 40
+        | (limit >> 16 & 0xf) << 48
+        | (flags | u64::from(segment.avl)) << 52
+        | (segment.base >> 24 & 0xff) << 56
+}
+
+/// The GDT of protected or long mode: null, code (0x08), data (0x10).
+pub fn gdt(mode: Mode) -> [u64; 3] {
+    [0, descriptor(&code_segment(mode)), descriptor(&data_segment())]
+}
+
+/// Page tables at `base` that map the first 4 GiB one to one with 2 MiB pages: a PML4, a page directory
+/// pointer table and four page directories, a page each, in this order. In little-endian words.
+pub fn identity_map(base: Gpa) -> Vec<u64> {
+    const ENTRIES: u64 = 512;
+    let pointer_table = base.0 + PAGE;
+    let directories = base.0 + 2 * PAGE;
+    let table = |first: u64, entries: u64, entry: &dyn Fn(u64) -> u64| {
+        (0..ENTRIES).map(|i| if i < entries { entry(first + i) } else { 0 }).collect::<Vec<_>>()
+    };
+    let pml4 = table(0, 1, &|_| pointer_table | PTE_PRESENT | PTE_WRITABLE);
+    let pdpt = table(0, MAPPED_GIB, &|i| (directories + i * PAGE) | PTE_PRESENT | PTE_WRITABLE);
+    let pds = (0..MAPPED_GIB)
+        .flat_map(|gib| table(gib * ENTRIES, ENTRIES, &|i| i << 21 | PDE_LARGE | PTE_PRESENT | PTE_WRITABLE));
+    pml4.into_iter().chain(pdpt).chain(pds).collect()
+}
+
+/// The special registers that enter `mode`, from the CPU's reset state. Protected and long mode expect the
+/// GDT at `tables` and, a page above it, the page tables.
+pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa) -> kvm_sregs {
+    let mut sregs = reset;
+    if mode == Mode::Real {
+        sregs.cs.selector = 0;
+        sregs.cs.base = 0;
+        return sregs;
+    }
+    sregs.cs = code_segment(mode);
+    let data = data_segment();
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.gdt = kvm_dtable { base: tables.0, limit: 3 * 8 - 1, ..Default::default() };
+    // No interrupt table: a fault before the guest has made one is a triple fault.
+    sregs.idt = kvm_dtable::default();
+    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE;
+    if mode == Mode::Long {
+        sregs.cr0 |= CR0_WP | CR0_AM | CR0_PG;
+        sregs.cr3 = tables.0 + PAGE;
+        sregs.cr4 = CR4_PAE;
+        sregs.efer = EFER_LME | EFER_LMA;
+    }
+    sregs
+}
+
+/// The general registers that enter `mode` at `entry`: all zero but for RFLAGS, whose bit 1 is always one,
+/// and the stack pointer. In real mode the stack's segment is zero, so SP = 0 makes it grow down from
+/// 0x1_0000.
+pub fn regs(mode: Mode, entry: Gpa) -> kvm_regs {
+    let rsp = if mode == Mode::Real { 0 } else { abi::RAM_SIZE };
+    kvm_regs { rip: entry.0, rsp, rflags: 2, ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLES: Gpa = Gpa(0x2000);
+
+    #[test]
+    fn the_gdt_holds_the_well_known_descriptors() {
+        assert_eq!(gdt(Mode::Long), [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]);
+        assert_eq!(gdt(Mode::Protected), [0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff]);
+    }
+
+    #[test]
+    fn a_descriptor_spreads_base_and_limit_as_the_manual_says() {
+        let segment = kvm_segment { base: 0x1234_5678, limit: 0x000a_bcde, g: 0, dpl: 3, ..data_segment() };
+        assert_eq!(descriptor(&segment), 0x124a_f334_5678_bcde);
+    }
+
+    #[test]
+    fn the_identity_map_is_that_of_the_textbook() {
+        let map = identity_map(TABLES);
+        assert_eq!(map.len(), 6 * 512);
+        assert_eq!((map[0], map[1]), (0x3003, 0));
+        assert_eq!(map[512..517], [0x4003, 0x5003, 0x6003, 0x7003, 0]);
+        assert_eq!(map[1024], 0x83, "the first page directory entry: present, writable, large");
+        assert_eq!(map[1025], 0x20_0083);
+    }
+
+    #[test]
+    fn every_page_of_the_first_four_gib_maps_to_itself() {
+        let map = identity_map(TABLES);
+        for (page, entry) in (0u64..).zip(&map[1024..]) {
+            assert_eq!(entry & !0xfff, page << 21);
+        }
+        assert_eq!(map[1024..].len() as u64 * (2 << 20), 4 << 30);
+    }
+
+    #[test]
+    fn real_mode_changes_cs_only() {
+        let reset = kvm_sregs { cr0: 0x6000_0010, ..Default::default() };
+        let reset =
+            kvm_sregs { cs: kvm_segment { selector: 0xf000, base: 0xffff_0000, ..reset.cs }, ..reset };
+        let sregs = sregs(Mode::Real, reset, TABLES);
+        assert_eq!((sregs.cs.selector, sregs.cs.base), (0, 0));
+        assert_eq!(kvm_sregs { cs: reset.cs, ..sregs }, reset);
+        let regs = regs(Mode::Real, Gpa(0x1000));
+        assert_eq!((regs.rip, regs.rsp, regs.rflags, regs.rax), (0x1000, 0, 2, 0));
+    }
+
+    #[test]
+    fn protected_mode_has_flat_32_bit_segments_and_no_paging() {
+        let sregs = sregs(Mode::Protected, kvm_sregs::default(), TABLES);
+        assert_eq!((sregs.cs.selector, sregs.cs.db, sregs.cs.l, sregs.cs.limit), (8, 1, 0, 0xffff_ffff));
+        assert_eq!((sregs.ss.selector, sregs.gdt.base, sregs.gdt.limit), (0x10, 0x2000, 23));
+        assert_eq!((sregs.cr0 & CR0_PE, sregs.cr0 & CR0_PG, sregs.efer), (CR0_PE, 0, 0));
+        assert_eq!(regs(Mode::Protected, Gpa(0)).rsp, 1 << 20);
+    }
+
+    #[test]
+    fn long_mode_has_paging_and_a_64_bit_code_segment() {
+        let sregs = sregs(Mode::Long, kvm_sregs::default(), TABLES);
+        assert_eq!((sregs.cs.l, sregs.cs.db, sregs.ds.db), (1, 0, 1));
+        assert_eq!((sregs.cr3, sregs.cr4, sregs.efer), (0x3000, 1 << 5, 0x500));
+        assert_eq!(sregs.cr0 & (CR0_PE | CR0_PG), 0x8000_0001);
+        assert_eq!(regs(Mode::Long, Gpa(0x10_0000)).rsp, 1 << 20);
+    }
+}

@@ -1,0 +1,184 @@
+//! The loop: enter the guest, count the exit, ask the controllers, go on with their answer.
+//!
+//! The loop knows no device and no KVM; a scripted [`Vcpu`] runs it in the tests.
+
+use crate::error::Error;
+use crate::exit::{Exit, ExitController, Outcome, Stop};
+use crate::profile::Profile;
+use crate::vcpu::{Entry, Vcpu};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Runs a guest to its end.
+///
+/// # Errors
+/// The host cannot run the vCPU.
+pub fn run(
+    vcpu: &mut impl Vcpu,
+    controllers: &mut impl ExitController,
+    mut profile: Option<&mut Profile>,
+) -> Result<Stop, Error> {
+    let mut entry = Entry::Resume;
+    loop {
+        let (exit, arrival) = vcpu.enter(entry)?;
+        if let Some(profile) = &mut profile {
+            profile.record(&exit, arrival);
+        }
+        entry = match controllers.handle(&exit) {
+            Outcome::Stop(stop) => return Ok(stop),
+            Outcome::Value(value) => Entry::Value(value),
+            Outcome::Resume | Outcome::Unclaimed => Entry::Resume,
+        };
+    }
+}
+
+/// Decides what an interruption means: the time is up, somebody asked for an end, or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Watchdog {
+    /// When the run must have ended; `None` for never.
+    pub deadline: Option<Instant>,
+    /// Set by whoever wants the run to end, before he kicks the vCPU.
+    pub asked: Arc<AtomicBool>,
+}
+
+impl ExitController for Watchdog {
+    fn handle(&mut self, exit: &Exit) -> Outcome {
+        if *exit != Exit::Interrupted {
+            return Outcome::Unclaimed;
+        }
+        if self.asked.load(Ordering::Acquire) {
+            return Outcome::Stop(Stop::Interrupted);
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Outcome::Stop(Stop::Timeout),
+            _ => Outcome::Resume,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{Device, Devices};
+    use crate::exit::{Ends, OpenBus};
+    use crate::profile::Count;
+    use crate::vcpu::Arrival;
+    use std::collections::VecDeque;
+    use std::ops::ControlFlow;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    /// A vCPU that makes the exits it is told to, and writes down the answers.
+    struct Script {
+        exits: VecDeque<(Exit, Arrival)>,
+        entries: Vec<Entry>,
+    }
+
+    impl Script {
+        fn new(exits: impl IntoIterator<Item = (Exit, Arrival)>) -> Self {
+            Self { exits: exits.into_iter().collect(), entries: Vec::new() }
+        }
+    }
+
+    impl Vcpu for Script {
+        fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+            self.entries.push(entry);
+            Ok(self.exits.pop_front().expect("the loop went on after the script's end"))
+        }
+    }
+
+    /// A port that gives the next number at each read, and keeps what is written.
+    #[derive(Default)]
+    struct Fifo {
+        next: u64,
+        written: Vec<u64>,
+    }
+
+    impl Device for Fifo {
+        fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
+            self.next += 1;
+            ControlFlow::Continue(self.next)
+        }
+        fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
+            self.written.push(data);
+            ControlFlow::Continue(())
+        }
+        fn name(&self, _: u64) -> &'static str {
+            "fifo"
+        }
+    }
+
+    fn chain(fifo: &Arc<Mutex<Fifo>>) -> impl ExitController {
+        let mut devices = Devices::default();
+        devices.ports.attach(0xbb, 1, fifo.clone()).unwrap();
+        (Watchdog::default(), (devices, (Ends, OpenBus)))
+    }
+
+    const FRESH: Arrival = Arrival::FromGuest;
+    const NEXT: Arrival = Arrival::NextElement;
+
+    fn input(port: u16) -> Exit {
+        Exit::PioIn { port, size: 1 }
+    }
+
+    fn output(data: u32) -> Exit {
+        Exit::PioOut { port: 0xbb, size: 1, data }
+    }
+
+    #[test]
+    fn answers_go_back_into_the_guest() {
+        let fifo = Arc::default();
+        let mut vcpu = Script::new([(input(0xbb), FRESH), (input(0xbc), FRESH), (Exit::Hlt, FRESH)]);
+        let stop = run(&mut vcpu, &mut chain(&fifo), None).unwrap();
+        assert!(matches!(stop, Stop::Halted));
+        assert_eq!(vcpu.entries, [Entry::Resume, Entry::Value(1), Entry::Value(u64::MAX)]);
+    }
+
+    #[test]
+    fn string_io_is_the_same_to_devices_whether_the_host_batches_or_not() {
+        for arrivals in [[FRESH, FRESH, FRESH], [FRESH, NEXT, NEXT]] {
+            let fifo: Arc<Mutex<Fifo>> = Arc::default();
+            let mut profile = Profile::default();
+            let elements = (1..=3).map(output).zip(arrivals);
+            let mut vcpu = Script::new(elements.chain([(Exit::Hlt, FRESH)]));
+            run(&mut vcpu, &mut chain(&fifo), Some(&mut profile)).unwrap();
+            assert_eq!(fifo.lock().unwrap().written, [1, 2, 3]);
+            let exits = 1 + arrivals.iter().filter(|arrival| **arrival == FRESH).count() as u64;
+            assert_eq!(profile.total(), Count { exits, elements: 4 });
+        }
+    }
+
+    #[test]
+    fn string_input_is_answered_element_by_element() {
+        let fifo = Arc::default();
+        let mut vcpu = Script::new([(input(0xbb), FRESH), (input(0xbb), NEXT), (Exit::Hlt, FRESH)]);
+        run(&mut vcpu, &mut chain(&fifo), None).unwrap();
+        assert_eq!(vcpu.entries, [Entry::Resume, Entry::Value(1), Entry::Value(2)]);
+    }
+
+    #[test]
+    fn an_interruption_without_a_reason_is_nothing() {
+        let mut vcpu = Script::new([(Exit::Interrupted, FRESH), (Exit::Hlt, FRESH)]);
+        let stop = run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
+        assert!(matches!(stop, Stop::Halted));
+    }
+
+    #[test]
+    fn the_deadline_and_a_request_end_the_run() {
+        let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
+        let mut late = Watchdog { deadline: Some(Instant::now()), ..Default::default() };
+        assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
+        let mut early = Watchdog { deadline: Some(Instant::now() + Duration::from_secs(60)), ..late };
+        assert!(matches!(early.handle(&Exit::Interrupted), Outcome::Resume));
+        early.asked.store(true, Ordering::Release);
+        assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
+    }
+
+    #[test]
+    fn every_end_ends_the_loop() {
+        for exit in [Exit::Hlt, Exit::Shutdown, Exit::EmulationFailure(Default::default()), Exit::Other(1)] {
+            run(&mut Script::new([(exit, FRESH)]), &mut chain(&Arc::default()), None).unwrap();
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The vCPU: the only reader of `kvm_run`.
+//!
+//! [`KvmVcpu::enter`] writes the answer to the last exit into `kvm_run`, runs the guest, and decodes the
+//! next exit into an owned [`Exit`]. String I/O (`rep ins`, `rep outs`) is one exit of KVM's with `count`
+//! elements on a fixed port; it is handed on an element at a time, so that no controller sees a count.
+//!
+//! Linux `Documentation/virt/kvm/api.rst`, section 5.
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::exit::{Exit, Instruction};
+use crate::memory::Gpa;
+use crate::modes::{self, Mode};
+use crate::sys::{self, Kicker};
+use kvm_bindings::{
+    CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
+    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_regs, kvm_run,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::AtomicU8;
+
+/// With what the guest goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Nothing to tell it. A read that nobody answered gives all ones.
+    Resume,
+    /// The value that it reads.
+    Value(u64),
+}
+
+/// How an [`Exit`] came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The guest was left for it.
+    FromGuest,
+    /// It is a further element of the string I/O exit before it.
+    NextElement,
+}
+
+/// Something that runs a guest until its next exit: KVM's vCPU, or a script in a test.
+pub trait Vcpu {
+    /// Goes on with `entry` as the answer to the last exit, until the next one.
+    ///
+    /// # Errors
+    /// The host cannot run the vCPU.
+    fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error>;
+}
+
+/// What the answer to the last exit has to be written to.
+#[derive(Clone, Copy, Debug)]
+enum Pending {
+    Nothing,
+    MmioRead,
+    Pio(Transfer),
+}
+
+/// A port I/O exit that is being handed on element by element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Transfer {
+    port: u16,
+    /// Width of an element, in bytes.
+    size: u8,
+    out: bool,
+    count: u32,
+    /// Index of the element that is being handled.
+    index: u32,
+    /// Offset of the elements from the start of `kvm_run`, in bytes.
+    data_offset: u64,
+}
+
+impl Transfer {
+    /// Where the element lies in `kvm_run`.
+    fn place(&self) -> Option<Range<usize>> {
+        let start = usize::try_from(self.data_offset).ok()?;
+        let start = start.checked_add((self.index as usize).checked_mul(self.size.into())?)?;
+        Some(start..start.checked_add(self.size.into())?)
+    }
+
+    /// The element as an exit. `page` is all of `kvm_run`.
+    fn exit(&self, page: &[u8]) -> Exit {
+        let Self { port, size, .. } = *self;
+        if !self.out {
+            return Exit::PioIn { port, size };
+        }
+        let mut data = [0; 4];
+        let element = self.place().and_then(|place| page.get(place)).unwrap_or_default();
+        data.iter_mut().zip(element).for_each(|(to, from)| *to = *from);
+        Exit::PioOut { port, size, data: u32::from_le_bytes(data) }
+    }
+
+    /// Stores what the guest reads.
+    fn answer(&self, page: &mut [u8], value: u64) {
+        if let Some(element) = self.place().and_then(|place| page.get_mut(place)) {
+            element.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+        }
+    }
+
+    /// The element after this one.
+    fn next(self) -> Option<Self> {
+        let index = self.index.checked_add(1)?;
+        (index < self.count).then_some(Self { index, ..self })
+    }
+}
+
+/// Reads an exit out of `kvm_run`; of port I/O the first element.
+fn decode(run: &kvm_run, page: &[u8]) -> (Exit, Pending) {
+    // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
+    // and all are plain integers, valid with any bits.
+    let details = &run.__bindgen_anon_1;
+    let exit = match run.exit_reason {
+        KVM_EXIT_IO => {
+            // SAFETY: see above.
+            let io = unsafe { details.io };
+            let transfer = Transfer {
+                port: io.port,
+                size: io.size,
+                out: u32::from(io.direction) == KVM_EXIT_IO_OUT,
+                count: io.count,
+                index: 0,
+                data_offset: io.data_offset,
+            };
+            return (transfer.exit(page), Pending::Pio(transfer));
+        }
+        KVM_EXIT_MMIO => {
+            // SAFETY: see above.
+            let mmio = unsafe { details.mmio };
+            let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
+            if mmio.is_write == 0 {
+                return (Exit::MmioRead { address, size }, Pending::MmioRead);
+            }
+            let mut data = [0; 8];
+            data.iter_mut().zip(mmio.data).take(size.into()).for_each(|(to, from)| *to = from);
+            Exit::MmioWrite { address, size, data: u64::from_le_bytes(data) }
+        }
+        KVM_EXIT_HLT => Exit::Hlt,
+        KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+        KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: see above.
+            Exit::FailedEntry { reason: unsafe { details.fail_entry }.hardware_entry_failure_reason }
+        }
+        // SAFETY: see above.
+        KVM_EXIT_INTERNAL_ERROR if unsafe { details.internal }.suberror == KVM_INTERNAL_ERROR_EMULATION => {
+            // SAFETY: see above; the two layouts begin alike, and `ndata` says how much of this one is there.
+            let failure = unsafe { details.emulation_failure };
+            let has_bytes =
+                failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
+            if failure.ndata < 1 || !has_bytes {
+                return (Exit::EmulationFailure(Instruction::default()), Pending::Nothing);
+            }
+            // SAFETY: see above; the flag says that this part is filled.
+            let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+            let len = usize::from(bytes.insn_size);
+            Exit::EmulationFailure(Instruction::new(bytes.insn_bytes.get(..len).unwrap_or(&bytes.insn_bytes)))
+        }
+        reason => Exit::Other(reason),
+    };
+    (exit, Pending::Nothing)
+}
+
+/// Where a vCPU is in its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// At this place in the guest's code.
+    At {
+        /// The mode that the CPU is in.
+        mode: Mode,
+        /// The code segment's selector.
+        cs: u16,
+        /// The instruction pointer.
+        rip: u64,
+    },
+    /// Lost: on AMD hosts KVM resets the vCPU at a triple fault.
+    Reset,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::At { mode: Mode::Real, cs, rip } => write!(f, "in real mode at {cs:04x}:{rip:04x}"),
+            Self::At { mode: Mode::Protected, cs, rip } => {
+                write!(f, "in protected mode at {cs:04x}:{rip:08x}")
+            }
+            Self::At { mode: Mode::Long, rip, .. } => write!(f, "in long mode at {rip:#x}"),
+            Self::Reset => {
+                f.write_str("at an unknown place, since this host resets a CPU that triple-faults")
+            }
+        }
+    }
+}
+
+/// A vCPU of KVM's.
+#[derive(Debug)]
+pub struct KvmVcpu {
+    fd: VcpuFd,
+    /// Size of the mapping behind `kvm_run`, in bytes.
+    run_size: usize,
+    pending: Pending,
+}
+
+impl KvmVcpu {
+    /// Creates vCPU number `id` of `vm` (KVM_CREATE_VCPU), in the CPU's reset state.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn new(vm: &VmFd, id: u64) -> Result<Self, Error> {
+        let fd = vm.create_vcpu(id).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        Ok(Self { fd, run_size: vm.run_size(), pending: Pending::Nothing })
+    }
+
+    /// Says what CPUID shows the guest. Must come before the first entry.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), Error> {
+        self.fd.set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
+    }
+
+    /// Sets the registers to enter `mode` at `entry`.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_mode(&self, mode: Mode, entry: Gpa, tables: Gpa) -> Result<(), Error> {
+        let reset = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+        self.fd.set_sregs(&modes::sregs(mode, reset, tables)).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&modes::regs(mode, entry)).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+
+    /// The general registers.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn regs(&self) -> Result<kvm_regs, Error> {
+        self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
+    }
+
+    /// Where the vCPU is.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn location(&self) -> Result<Location, Error> {
+        let sregs = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+        let rip = self.regs()?.rip;
+        let cs = sregs.cs.selector;
+        let mode =
+            match (sregs.cr0 & modes::CR0_PE != 0, sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1) {
+                (false, _) if cs == 0xf000 && rip == 0xfff0 => return Ok(Location::Reset),
+                (false, _) => Mode::Real,
+                (true, false) => Mode::Protected,
+                (true, true) => Mode::Long,
+            };
+        Ok(Location::At { mode, cs, rip })
+    }
+
+    /// KVM's own counter `name` of this vCPU; `None` where this kernel has none of that name.
+    ///
+    /// # Errors
+    /// The kernel does not show its counters.
+    pub fn counter(&self, name: &str) -> io::Result<Option<u64>> {
+        sys::kvm_counter(&self.fd, name)
+    }
+
+    /// Runs `body` on this thread with a way to kick this vCPU out of the guest.
+    ///
+    /// # Errors
+    /// The host cannot deliver the kick.
+    pub fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
+        let immediate_exit: *const u8 = &self.fd.get_kvm_run().immediate_exit;
+        // SAFETY: `kvm_run` stays mapped as long as the vCPU, which `body` only borrows; the kernel and this
+        // thread read the byte, and an AtomicU8 is laid out as a u8.
+        unsafe { sys::with_kicks(immediate_exit.cast::<AtomicU8>(), |kicker| body(self, kicker)) }
+            .map_err(Error::host("sigaction"))
+    }
+
+    /// All of the mapping that begins with `kvm_run`.
+    fn page(&mut self) -> &mut [u8] {
+        let run: *mut kvm_run = self.fd.get_kvm_run();
+        // SAFETY: the kernel said that the mapping has this size, and the vCPU does not run meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(run.cast(), self.run_size) }
+    }
+
+    /// Writes the answer to the last exit. Returns the next element, where that exit had one more.
+    fn answer(&mut self, entry: Entry) -> Option<Exit> {
+        let value = match entry {
+            Entry::Value(value) => value,
+            Entry::Resume => u64::MAX,
+        };
+        match std::mem::replace(&mut self.pending, Pending::Nothing) {
+            Pending::Nothing => None,
+            Pending::MmioRead => {
+                self.fd.get_kvm_run().__bindgen_anon_1.mmio.data = value.to_le_bytes();
+                None
+            }
+            Pending::Pio(transfer) => {
+                if !transfer.out {
+                    transfer.answer(self.page(), value);
+                }
+                let next = transfer.next()?;
+                self.pending = Pending::Pio(next);
+                Some(next.exit(self.page()))
+            }
+        }
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+        if let Some(element) = self.answer(entry) {
+            return Ok((element, Arrival::NextElement));
+        }
+        match self.fd.run().map(drop) {
+            Ok(()) => {
+                let run: *mut kvm_run = self.fd.get_kvm_run();
+                // SAFETY: `kvm_run` is mapped, and nobody writes it while the vCPU does not run, but for
+                // `immediate_exit`, which `decode` does not read.
+                let (exit, pending) = decode(unsafe { &*run }, self.page());
+                self.pending = pending;
+                Ok((exit, Arrival::FromGuest))
+            }
+            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {
+                self.fd.set_kvm_immediate_exit(0);
+                Ok((Exit::Interrupted, Arrival::FromGuest))
+            }
+            Err(error) => Err(Error::kvm("KVM_RUN")(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

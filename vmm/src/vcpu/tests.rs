@@ -1,0 +1,138 @@
+//! Decoding, without KVM: `kvm_run` as the kernel would fill it.
+
+use super::*;
+use kvm_bindings::KVM_EXIT_IO_IN;
+
+/// Offset of string data in the mapping, as KVM has it: the page after `kvm_run`.
+const DATA: usize = 4096;
+
+fn io_exit(out: bool, size: u8, count: u32, data: &[u8]) -> (kvm_run, Vec<u8>) {
+    let mut run = kvm_run { exit_reason: KVM_EXIT_IO, ..Default::default() };
+    let direction = if out { KVM_EXIT_IO_OUT } else { KVM_EXIT_IO_IN } as u8;
+    run.__bindgen_anon_1.io.direction = direction;
+    run.__bindgen_anon_1.io.size = size;
+    run.__bindgen_anon_1.io.port = 0xe9;
+    run.__bindgen_anon_1.io.count = count;
+    run.__bindgen_anon_1.io.data_offset = DATA as u64;
+    let mut page = vec![0; 3 * 4096];
+    page[DATA..DATA + data.len()].copy_from_slice(data);
+    (run, page)
+}
+
+/// All elements of a port exit, with the answers of `device` written back.
+fn elements(run: &kvm_run, page: &mut [u8], mut device: impl FnMut(Exit) -> u64) -> usize {
+    let (first, pending) = decode(run, page);
+    let Pending::Pio(mut transfer) = pending else { panic!("{pending:?}") };
+    let mut exit = first;
+    for count in 1.. {
+        let value = device(exit);
+        if !transfer.out {
+            transfer.answer(page, value);
+        }
+        match transfer.next() {
+            Some(next) => transfer = next,
+            None => return count,
+        }
+        exit = transfer.exit(page);
+    }
+    0
+}
+
+#[test]
+fn a_batch_of_outs_is_split_on_a_fixed_port() {
+    for (size, expect) in [(1, vec![1, 2, 3, 4]), (2, vec![0x201, 0x403]), (4, vec![0x0403_0201])] {
+        let (run, mut page) = io_exit(true, size, 4 / u32::from(size), &[1, 2, 3, 4]);
+        let mut seen = Vec::new();
+        elements(&run, &mut page, |exit| match exit {
+            Exit::PioOut { port: 0xe9, size: got, data } if got == size => {
+                seen.push(data);
+                0
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(seen, expect);
+    }
+}
+
+#[test]
+fn a_batch_of_ins_is_gathered_in_order() {
+    let (run, mut page) = io_exit(false, 2, 3, &[]);
+    let mut next = 0x1110;
+    let count = elements(&run, &mut page, |exit| {
+        assert_eq!(exit, Exit::PioIn { port: 0xe9, size: 2 });
+        next += 1;
+        next
+    });
+    assert_eq!(count, 3);
+    assert_eq!(page[DATA..DATA + 8], [0x11, 0x11, 0x12, 0x11, 0x13, 0x11, 0, 0]);
+}
+
+#[test]
+fn a_full_page_of_elements_is_split_to_the_last() {
+    let (run, mut page) = io_exit(false, 4, 1024, &[]);
+    assert_eq!(elements(&run, &mut page, |_| u64::MAX), 1024);
+    assert_eq!(page[DATA..DATA + 4096], [0xff; 4096]);
+    assert_eq!(page[DATA + 4096], 0, "past the last element");
+}
+
+#[test]
+fn a_transfer_outside_the_mapping_is_harmless() {
+    for data_offset in [u64::MAX, u64::MAX - 3, 3 * 4096 - 1] {
+        let (mut run, mut page) = io_exit(true, 4, 2, &[]);
+        run.__bindgen_anon_1.io.data_offset = data_offset;
+        assert_eq!(elements(&run, &mut page, |_| 0), 2);
+        run.__bindgen_anon_1.io.direction = KVM_EXIT_IO_IN as u8;
+        assert_eq!(elements(&run, &mut page, |_| 1), 2);
+        assert!(page.iter().all(|&byte| byte == 0));
+    }
+}
+
+#[test]
+fn mmio_keeps_its_width() {
+    let mut run = kvm_run { exit_reason: KVM_EXIT_MMIO, ..Default::default() };
+    run.__bindgen_anon_1.mmio.phys_addr = 0x10_0010;
+    run.__bindgen_anon_1.mmio.data = [1, 2, 3, 4, 5, 6, 7, 8];
+    for (len, data) in [(1, 1), (2, 0x201), (4, 0x0403_0201), (8, 0x0807_0605_0403_0201)] {
+        run.__bindgen_anon_1.mmio.len = len;
+        run.__bindgen_anon_1.mmio.is_write = 1;
+        let write = Exit::MmioWrite { address: 0x10_0010, size: len as u8, data };
+        assert!(matches!(decode(&run, &[]), (exit, Pending::Nothing) if exit == write));
+        run.__bindgen_anon_1.mmio.is_write = 0;
+        let read = Exit::MmioRead { address: 0x10_0010, size: len as u8 };
+        assert!(matches!(decode(&run, &[]), (exit, Pending::MmioRead) if exit == read));
+    }
+}
+
+#[test]
+fn an_emulation_failure_brings_its_bytes_where_kvm_gives_them() {
+    let mut run = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
+    run.__bindgen_anon_1.internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+    assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::default()));
+    run.__bindgen_anon_1.emulation_failure.ndata = 4;
+    run.__bindgen_anon_1.emulation_failure.flags = 1;
+    // SAFETY: the emulation failure's layout was chosen above.
+    unsafe {
+        let bytes = &mut run.__bindgen_anon_1.emulation_failure.__bindgen_anon_1.__bindgen_anon_1;
+        bytes.insn_size = 3;
+        bytes.insn_bytes[..3].copy_from_slice(&[0x0f, 0x57, 0xc0]);
+    }
+    assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::new(&[0x0f, 0x57, 0xc0])));
+}
+
+#[test]
+fn the_other_reasons() {
+    let reason = |reason| decode(&kvm_run { exit_reason: reason, ..Default::default() }, &[]).0;
+    assert_eq!(reason(KVM_EXIT_HLT), Exit::Hlt);
+    assert_eq!(reason(KVM_EXIT_SHUTDOWN), Exit::Shutdown);
+    assert_eq!(reason(KVM_EXIT_FAIL_ENTRY), Exit::FailedEntry { reason: 0 });
+    assert_eq!(reason(KVM_EXIT_INTERNAL_ERROR), Exit::Other(KVM_EXIT_INTERNAL_ERROR));
+    assert_eq!(reason(4711), Exit::Other(4711));
+}
+
+#[test]
+fn a_location_reads_as_one_would_say_it() {
+    let at = |mode, cs, rip| Location::At { mode, cs, rip }.to_string();
+    assert_eq!(at(Mode::Real, 0, 0x1003), "in real mode at 0000:1003");
+    assert_eq!(at(Mode::Protected, 8, 0x1001), "in protected mode at 0008:00001001");
+    assert_eq!(at(Mode::Long, 8, 0x1001), "in long mode at 0x1001");
+}
