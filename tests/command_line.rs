@@ -1,1 +1,331 @@
-fn main() {}
+//! The program as a user meets it: its texts, its exit statuses, its grade.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use support::{Ran, elf, kvm_test, plain_test, run, vmm};
+use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    let tests = vec![
+        plain_test("help_has_examples_and_statuses", help),
+        plain_test("wrong_usage_is_status_110", usage),
+        plain_test("unusable_images_are_status_116", bad_images),
+        plain_test("the_guests_are_listed", guests),
+        plain_test("a_host_that_refuses_is_status_115", host_error),
+        kvm_test("the_message_is_all_of_stdout", message),
+        kvm_test("both_transports_by_option", transports),
+        kvm_test("exit_statuses_tell_the_ends_apart", statuses),
+        kvm_test("a_file_runs_in_the_mode_it_is_given", files),
+        kvm_test("an_elf_file_runs_by_its_own_headers", elf_files),
+        kvm_test("files_are_verified_only_when_asked", verify),
+        kvm_test("the_table_can_be_left_out", no_profile),
+        kvm_test("an_output_that_is_full_is_status_115", full_output),
+        kvm_test("a_large_exit_code_becomes_99", large_code),
+        kvm_test("the_grade_is_100", grade),
+        kvm_test("a_right_image_of_a_student_keeps_the_points", right_students),
+        kvm_test("a_wrong_image_loses_its_own_points_only", wrong_students),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+fn ran(arguments: &[&str]) -> Ran {
+    run(&mut vmm(arguments))
+}
+
+/// Files for one test, gone with it.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(TempDir::new().expect("a temporary folder"))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        fs::write(&path, bytes).expect("the file is written");
+        path.to_str().expect("a plain path").into()
+    }
+
+    /// The image of a built-in guest as a file, with the address that it is linked at.
+    fn guest(&self, name: &str) -> String {
+        let guest = guest::find(name).expect("it is built in");
+        format!("{}@{:#x}", self.write(name, guest.image), guest.load_at)
+    }
+}
+
+/// One line on stderr that begins with `vmm: error:` and holds `text`.
+fn assert_error(ran: &Ran, status: i32, text: &str) {
+    assert_eq!(ran.status, status, "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("vmm: error: ") && ran.stderr.contains(text), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.text(), "");
+}
+
+fn help() {
+    let help = ran(&["--help"]);
+    assert_eq!(help.status, 0);
+    for text in ["vmm run simvirtio", "Exit status: 0 halted", "guests", "grade"] {
+        assert!(help.text().contains(text), "{text}");
+    }
+    assert_eq!(ran(&["help", "run"]).text(), ran(&["run", "--help"]).text());
+    assert!(ran(&["run", "--help"]).text().contains("--transport"));
+    assert_eq!(ran(&["--version"]).status, 0);
+    let nothing = ran(&[]);
+    assert_eq!((nothing.status, nothing.text().as_str()), (110, ""));
+}
+
+fn usage() {
+    for arguments in [
+        &["run"][..],
+        &["run", "a", "b"],
+        &["--no-such-option", "simvirtio"],
+        &["simvirtio", "--transport", "pigeon"],
+        &["simvirtio", "--timeout", "-1"],
+        &["simvirtio", "--timeout", "soon"],
+        &["simvirtio", "--mem", "lots"],
+        &["simvirtio", "--queue-len", "65536"],
+        &["grade", "simvirtio"],
+    ] {
+        let ran = ran(arguments);
+        assert_eq!(ran.status, 110, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with("error: ") && ran.text().is_empty(), "{arguments:?}: {}", ran.stderr);
+    }
+    assert_error(&ran(&["no-such-guest"]), 110, "no built-in guest and no file named no-such-guest");
+    assert_error(&ran(&["simvirtio", "--mode", "long"]), 110, "leave out --mode and --load-at");
+    assert_error(&ran(&["simvirtio", "--mem", "2M"]), 110, "leave out --mem");
+    assert_error(&ran(&["simvirtio", "--queue-len", "1"]), 110, "2 to 4096");
+    assert_error(&ran(&["simvirtio", "--queue-len", "4097"]), 110, "2 to 4096");
+    assert_error(&ran(&["hello-kvm", "--transport", "exit"]), 110, "window is at 1 MiB");
+    for mem in ["0", "1", "4095", "0xfffff", "0x100001", "4G", "9223372036854775808"] {
+        assert_error(&ran(&["real16-42", "--mem", mem]), 110, "bytes of memory");
+    }
+    let files = Files::new();
+    let flat = files.write("flat", &[0xf4]);
+    assert_error(&ran(&[&format!("{flat}@1:16"), "--mode", "real"]), 110, "given twice");
+    assert_error(&ran(&[&format!("{flat}@1:16"), "--load-at", "1"]), 110, "given twice");
+}
+
+fn bad_images() {
+    let files = Files::new();
+    assert_error(&ran(&["/"]), 116, "no regular file");
+    assert_error(&ran(&["/dev/zero"]), 116, "no regular file");
+    assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty");
+    assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "ELF file");
+    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32 bits");
+    assert_error(&ran(&[&format!("{}@0x10000", files.write("high", &[0xf4]))]), 116, "real-mode");
+    let past = format!("{}@0xfffff:32", files.write("past", &[0x90, 0xf4]));
+    assert_error(&ran(&[&past, "--mem", "1M"]), 116, "guest's memory is [0x0, 0x100000)");
+    let covering = files.write("covering", &[0x90; 0x401]);
+    assert_error(&ran(&[&covering, "--verify"]), 116, "at 0x400 to 0x407");
+    let executable = files.write("elf", &elf(0x1000, &[0xf4]));
+    assert_error(&ran(&[&executable, "--mode", "real"]), 110, "is an ELF file");
+    assert_error(&ran(&[&format!("{executable}@0")]), 110, "is an ELF file");
+    assert_error(&ran(&[&files.write("outside", &elf(0xffff_0000, &[0xf4]))]), 116, "guest's memory");
+}
+
+fn guests() {
+    let list = ran(&["guests"]);
+    assert_eq!(list.status, 0);
+    for guest in guest::GUESTS {
+        assert!(list.text().lines().any(|line| line.trim_start().starts_with(guest.name)), "{}", guest.name);
+    }
+}
+
+/// With room for one more file descriptor a virtual machine cannot be made, with or without KVM.
+fn host_error() {
+    let program = env!("CARGO_BIN_EXE_vmm");
+    for arguments in ["real16-42", "grade"] {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n 4; exec {program} {arguments}")).stdout(Stdio::piped());
+        let ran = run(&mut command);
+        assert_eq!(ran.status, 115, "{}", ran.stderr);
+        let said = ["KVM_CREATE_VM failed", "KVM_CREATE_VCPU failed", "/dev/kvm"];
+        assert!(said.iter().any(|text| ran.stderr.contains(text)), "{}", ran.stderr);
+        assert_eq!(ran.text(), "");
+    }
+}
+
+fn message() {
+    let ran = ran(&["simvirtio"]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
+    for text in ["verified: RAX = 42, [0x400] = 42", "HLT", "state Ready"] {
+        assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
+    }
+}
+
+fn transports() {
+    let by_exit = ran(&["simvirtio", "--transport", "exit"]);
+    let by_polling = ran(&["simvirtio", "--transport", "polling"]);
+    assert_eq!((by_exit.status, by_polling.status), (0, 0));
+    assert_eq!(by_exit.stdout, by_polling.stdout);
+    assert!(by_exit.stderr.contains("vmm: 40 exits"), "{}", by_exit.stderr);
+    assert!(by_exit.stderr.contains("simvirtio TX head"), "{}", by_exit.stderr);
+    assert!(by_polling.stderr.contains("vmm: 1 exit: 1 HLT"), "{}", by_polling.stderr);
+    let default = if cfg!(feature = "polling") { "by polling" } else { "by exits" };
+    assert!(ran(&["simvirtio"]).stderr.contains(default));
+}
+
+fn statuses() {
+    for (guest, status, text) in [
+        ("real16-42", 0, "halted; verified: AX = 42"),
+        ("long64-exit-code", 7, "exited with code 7"),
+        ("real16-wrong-result", 111, "wrong result: AX = 41"),
+        ("long64-triple-fault", 112, "triple fault"),
+        ("prot32-triple-fault", 112, "triple fault"),
+        ("simvirtio-config-first", 113, "SIMVIRTIO protocol error: in state Initial the device expected 'R'"),
+        ("simvirtio-broken-wait", 113, "SIMVIRTIO protocol error"),
+        ("real16-endless", 114, "timeout"),
+        ("long64-endless", 114, "timeout"),
+    ] {
+        for transport in ["exit", "polling"] {
+            let timeout = if status == 114 { "0.1" } else { "20" };
+            let ran = ran(&[guest, "--timeout", timeout, "--transport", transport]);
+            assert_eq!(ran.status, status, "{guest}: {}", ran.stderr);
+            assert!(ran.stderr.contains(text), "{guest}: {}", ran.stderr);
+        }
+    }
+}
+
+fn files() {
+    let files = Files::new();
+    // At 0, in real mode, without a word more: mov al, '!'; out 0xe9, al; hlt.
+    let plain = files.write("plain", &[0xb0, b'!', 0xe6, 0xe9, 0xf4]);
+    assert_eq!(ran(&[&plain]).text(), "!");
+    assert_eq!(ran(&["run", &plain]).text(), "!");
+    for guest in ["real16-hello:16", "prot32-hello:32", "long64-hello:64"] {
+        let (name, mode) = guest.split_once(':').unwrap();
+        let file = files.guest(name);
+        let short = ran(&[&format!("{file}:{mode}"), "--verify"]);
+        assert_eq!((short.status, short.text().as_str()), (0, "Hello, world!\n"), "{}", short.stderr);
+        let (path, address) = file.split_once('@').unwrap();
+        let long = ran(&["--mode", mode, "--load-at", address, path, "--verify"]);
+        assert_eq!((long.status, long.text().as_str()), (0, "Hello, world!\n"), "{}", long.stderr);
+    }
+    // From 1 MiB up: long mode, and 250 MiB of memory, without a word more.
+    assert_eq!(ran(&[&files.guest("hello-kvm")]).text(), "Hello, KVM!");
+    // Files get CPUID, so one that switches to long mode by itself can.
+    assert_eq!(ran(&[&files.guest("modes"), "--verify"]).status, 0);
+}
+
+fn elf_files() {
+    let files = Files::new();
+    let image = guest::find("long64-hello").unwrap().image;
+    let ran_elf = ran(&[&files.write("elf", &elf(0x1000, image)), "--verify"]);
+    assert_eq!((ran_elf.status, ran_elf.text().as_str()), (0, "Hello, world!\n"), "{}", ran_elf.stderr);
+    let high = guest::find("hello-kvm").unwrap().image;
+    let ran_high = ran(&[&files.write("high", &elf(0x10_0000, high))]);
+    assert_eq!((ran_high.status, ran_high.text().as_str()), (0, "Hello, KVM!"), "{}", ran_high.stderr);
+}
+
+fn verify() {
+    let files = Files::new();
+    let wrong = files.guest("real16-wrong-result");
+    assert_eq!(ran(&[&wrong]).status, 0);
+    assert_eq!(ran(&[&wrong, "--verify"]).status, 111);
+}
+
+fn no_profile() {
+    let ran = ran(&["simvirtio", "--no-profile"]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
+    assert!(!ran.stderr.contains("share"), "{}", ran.stderr);
+}
+
+fn full_output() {
+    for guest in ["real16-hello", "hello-kvm", "simvirtio"] {
+        for transport in ["exit", "polling"] {
+            let mut arguments = vec![guest];
+            if guest == "simvirtio" {
+                arguments.extend(["--transport", transport]);
+            }
+            let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+            let ran = run(vmm(&arguments).stdout(full));
+            assert_eq!(ran.status, 115, "{guest}: {}", ran.stderr);
+            assert!(ran.stderr.contains("output could not be written"), "{guest}: {}", ran.stderr);
+        }
+    }
+    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    assert_eq!(run(vmm(&["grade"]).stdout(full)).status, 115);
+}
+
+fn large_code() {
+    let files = Files::new();
+    // mov ax, 1000; out 0xf4, ax
+    let ran = ran(&[&files.write("code", &[0xb8, 0xe8, 0x03, 0xe7, 0xf4])]);
+    assert_eq!(ran.status, 99);
+    assert!(ran.stderr.contains("exited with code 1000"), "{}", ran.stderr);
+}
+
+/// The points of the five tasks, and the status.
+fn points(arguments: &[&str]) -> ([u32; 5], i32, String) {
+    let ran = ran(&[&["grade", "--timeout", "5"], arguments].concat());
+    let text = ran.text();
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with(['+', '-']));
+    let mut next = || {
+        let line = lines.next().expect("five tasks and a sum");
+        line.trim_start().split('/').next().unwrap().parse::<u32>().expect("points")
+    };
+    let tasks = [next(), next(), next(), next(), next()];
+    assert_eq!(next(), tasks.iter().sum::<u32>(), "{text}");
+    (tasks, ran.status, text)
+}
+
+const ALL: [u32; 5] = [30, 20, 30, 10, 10];
+
+fn grade() {
+    let (tasks, status, text) = points(&[]);
+    assert_eq!((tasks, status), (ALL, 0), "{text}");
+    for evidence in
+        ["40 exits by exits (39 at the device), 1 by polling", "just the exits that the catalogue says"]
+    {
+        assert!(text.contains(evidence), "{text}");
+    }
+}
+
+fn right_students() {
+    let files = Files::new();
+    let (g16, g64) = (files.guest("real16-hello"), files.guest("long64-hello"));
+    for driver in ["simvirtio-c", "simvirtio-skeleton", "simvirtio"] {
+        let driver = files.guest(driver);
+        let (tasks, status, text) = points(&["--guest16", &g16, "--guest64", &g64, "--simvirtio", &driver]);
+        assert_eq!((tasks, status), (ALL, 0), "{text}");
+    }
+    let g32 = format!("{}:protected", files.guest("prot32-hello"));
+    let executable = files.write("elf", &elf(0x1000, guest::find("simvirtio-c").unwrap().image));
+    let (tasks, status, text) = points(&["--guest64", &g32, "--simvirtio", &executable]);
+    assert_eq!((tasks, status), (ALL, 0), "{text}");
+}
+
+fn wrong_students() {
+    let files = Files::new();
+    let nothing = files.0.path().join("nothing").to_str().unwrap().to_string();
+    let without = |lost: &[usize]| {
+        let mut tasks = ALL;
+        lost.iter().for_each(|task| tasks[*task] = 0);
+        tasks
+    };
+    let silent = files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
+    for (option, images, lost) in [
+        (
+            "--guest16",
+            vec![files.guest("real16-wrong-result"), files.guest("real16-endless"), nothing.clone()],
+            &[0][..],
+        ),
+        ("--guest64", vec![files.guest("long64-triple-fault"), silent.clone(), nothing.clone()], &[1]),
+        (
+            "--simvirtio",
+            vec![files.guest("simvirtio-config-first"), files.guest("long64-hello"), silent, nothing],
+            &[2, 3],
+        ),
+    ] {
+        for image in images {
+            let (tasks, status, text) = points(&[option, &image]);
+            assert_eq!((tasks, status), (without(lost), 111), "{option} {image}:\n{text}");
+        }
+    }
+}

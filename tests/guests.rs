@@ -1,1 +1,345 @@
-fn main() {}
+//! Every guest of the catalogue, on KVM: what it prints, how it ends, what it leaves, how many exits it
+//! makes. And machines that are put together in other ways than the program does.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use guest::{End, Exits, GUESTS, Guest, Map};
+use libtest_mimic::{Arguments, Trial};
+use simvirtio::device::{State, Violation};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::{kvm_test, plain_test};
+use vmm::boot::{Image, flat};
+use vmm::bus::Device;
+use vmm::device::simvirtio::Transport;
+use vmm::exit::Stop;
+use vmm::memory::Gpa;
+use vmm::modes::Mode;
+use vmm::profile::{Reason, Site};
+use vmm::vcpu::Location;
+use vmm::{Builder, Machine, Output, Report};
+
+fn main() -> ExitCode {
+    let mut tests = catalogue();
+    tests.extend([
+        kvm_test("queue_lengths_do_not_change_the_message", queue_lengths),
+        kvm_test("a_stop_says_where", where_it_stopped),
+        kvm_test("a_caller_s_device_is_on_the_bus", device_of_the_caller),
+        plain_test("a_device_s_place_can_be_taken_once", places_are_taken_once),
+        kvm_test("string_input_reaches_memory_in_order", string_input),
+        kvm_test("word_and_dword_strings_are_counted_by_element", wide_strings),
+        kvm_test("the_site_table_is_capped_and_its_total_exact", capped_sites),
+        kvm_test("kvm_s_own_counter_is_not_below_ours", kernel_counter),
+        kvm_test("without_profile_nothing_is_counted", no_profile),
+        kvm_test("the_result_word_is_compared_by_mode", result_widths),
+        kvm_test("mmio_outside_everything_is_an_open_bus", open_bus),
+        kvm_test("machines_run_side_by_side", side_by_side),
+        kvm_test("a_processor_switched_to_long_mode_needs_cpuid", cpuid_is_needed),
+        kvm_test("the_segments_can_be_reloaded_from_the_gdt", reload_segments),
+        plain_test("an_image_over_the_result_is_refused_when_verified", image_over_result),
+    ]);
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// A run's report and what the guest printed.
+fn run(builder: Builder) -> (Report, Vec<u8>) {
+    let (output, captured) = Output::captured();
+    let report =
+        builder.output(output).build().expect("the machine is made").run().expect("the host can run it");
+    (report, captured.bytes())
+}
+
+fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder {
+    let image = flat::image(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
+    let timeout = if guest.end == End::Never { Duration::from_millis(100) } else { Duration::from_secs(20) };
+    Machine::builder(image).cpuid(guest.cpuid).transport(transport).verify(true).timeout(Some(timeout))
+}
+
+fn find(name: &str) -> &'static Guest {
+    guest::find(name).expect("it is in the catalogue")
+}
+
+fn code(code: &'static [u8], mode: Mode) -> Image {
+    flat::image(code, mode, Gpa(0x1000)).expect("a flat image")
+}
+
+/// One test for each guest and transport.
+fn catalogue() -> Vec<Trial> {
+    let mut tests = Vec::new();
+    for guest in GUESTS {
+        // A guest that does not know SIMVIRTIO runs the same either way; the default will do.
+        match guest.polling_exits {
+            None => tests.push(kvm_test(guest.name, move || check(guest, None, guest.exits))),
+            Some(polling) => {
+                let by_exit = move || check(guest, Some(Transport::Exit), guest.exits);
+                tests.push(kvm_test(format!("{}::exit", guest.name), by_exit));
+                let by_polling = move || check(guest, Some(Transport::Polling), polling);
+                tests.push(kvm_test(format!("{}::polling", guest.name), by_polling));
+            }
+        }
+    }
+    tests
+}
+
+/// Runs a guest of the catalogue and compares all that the catalogue says.
+fn check(guest: &'static Guest, transport: Option<Transport>, exits: Exits) {
+    let transport = transport.filter(|_| guest.map == Map::So2);
+    let (report, output) = run(embedded(guest, transport));
+    assert_eq!(String::from_utf8_lossy(&output), guest.output);
+    let verdict = report.verdict.map(|verdict| verdict.passed());
+    match guest.end {
+        End::FortyTwo => assert!(matches!(report.stop, Stop::Halted) && verdict == Some(true), "{report:?}"),
+        End::Halts => assert!(matches!(report.stop, Stop::Halted), "{report:?}"),
+        End::WrongResult => {
+            assert!(matches!(report.stop, Stop::Halted) && verdict == Some(false), "{report:?}");
+        }
+        End::ExitCode(code) => {
+            assert!(matches!(report.stop, Stop::Exited(found) if found == u64::from(code)));
+        }
+        End::TripleFault => assert!(matches!(report.stop, Stop::TripleFault), "{report:?}"),
+        End::ProtocolError => {
+            assert!(
+                matches!(report.stop, Stop::ProtocolError(Violation::Command { byte: b'C', .. })),
+                "{report:?}"
+            );
+            assert_eq!(report.simvirtio.as_ref().expect("a device").state, State::Broken);
+        }
+        End::Never => assert!(matches!(report.stop, Stop::Timeout), "{report:?}"),
+    }
+    let total = report.profile.expect("a profile").total();
+    match exits {
+        Exits::Exactly(expected) => assert_eq!(total.exits, expected, "exits"),
+        Exits::Elements(expected) => assert_eq!(total.elements, expected, "elements"),
+        Exits::Unspecified => assert!(total.exits <= 1),
+    }
+}
+
+fn queue_lengths() {
+    for queue_len in [2, 3, 13, 256, 4096] {
+        for transport in [Transport::Exit, Transport::Polling] {
+            for name in ["simvirtio", "simvirtio-c", "simvirtio-twice"] {
+                let (report, output) = run(embedded(find(name), Some(transport)).queue_len(Some(queue_len)));
+                assert_eq!(
+                    String::from_utf8_lossy(&output),
+                    find(name).output,
+                    "{name} {transport:?} {queue_len}"
+                );
+                assert!(report.verdict.is_some_and(|verdict| verdict.passed()));
+            }
+        }
+    }
+    let refused = embedded(find("simvirtio"), None).queue_len(Some(1)).build().expect_err("too short");
+    assert!(refused.to_string().contains("queue length of 1"), "{refused}");
+}
+
+fn where_it_stopped() {
+    let location = |name| run(embedded(find(name), None)).0.location;
+    // AMD hosts reset the CPU at a triple fault.
+    let at = |mode, cs, rip| [Some(Location::At { mode, cs, rip }), Some(Location::Reset)];
+    assert!(at(Mode::Long, 8, 0x1001).contains(&location("long64-triple-fault")));
+    assert!(at(Mode::Protected, 8, 0x1001).contains(&location("prot32-triple-fault")));
+    assert_eq!(location("real16-endless"), Some(Location::At { mode: Mode::Real, cs: 0, rip: 0x1001 }));
+    assert_eq!(location("real16-42"), None);
+}
+
+/// Gives 1, 2, 3 and so on, and keeps what it gets.
+#[derive(Default)]
+struct Counter {
+    reads: u64,
+    written: Vec<(u64, u8, u64)>,
+}
+
+impl Device for Counter {
+    fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
+        self.reads += 1;
+        ControlFlow::Continue(self.reads)
+    }
+    fn write(&mut self, offset: u64, size: u8, data: u64) -> ControlFlow<Stop> {
+        self.written.push((offset, size, data));
+        ControlFlow::Continue(())
+    }
+    fn name(&self, _: u64) -> &'static str {
+        "counter"
+    }
+}
+
+fn device_of_the_caller() {
+    let counter: Arc<Mutex<Counter>> = Arc::default();
+    // mov rax, [0x200008]; mov [0x200010], eax; in al, 0x42; out 0x43, ax; hlt
+    let image = code(
+        &[
+            0x48, 0x8b, 0x04, 0x25, 8, 0, 0x20, 0, 0x89, 0x04, 0x25, 0x10, 0, 0x20, 0, 0xe4, 0x42, 0x66,
+            0xe7, 0x43, 0xf4,
+        ],
+        Mode::Long,
+    );
+    let builder = Machine::builder(image)
+        .mmio_device(0x20_0000, 0x100, counter.clone())
+        .and_then(|builder| builder.port_device(0x42, 2, counter.clone()))
+        .expect("the places are free");
+    let (report, _) = run(builder);
+    assert!(matches!(report.stop, Stop::Halted));
+    assert_eq!(counter.lock().unwrap().written, [(0x10, 4, 1), (1, 2, 2)]);
+    let site = Site { reason: Reason::MmioRead, place: Some((0x20_0008, 8)) };
+    assert_eq!(report.device_at(&site), Some("counter"));
+}
+
+fn places_are_taken_once() {
+    let counter: Arc<Mutex<Counter>> = Arc::default();
+    let image = code(&[0xf4], Mode::Real);
+    let builder = Machine::builder(image).port_device(0xe8, 2, counter).expect("free so far");
+    let refused = builder.build().expect_err("the debug console is at 0xe9");
+    assert!(refused.to_string().contains("overlaps"), "{refused}");
+}
+
+fn string_input() {
+    let counter: Arc<Mutex<Counter>> = Arc::default();
+    // mov di, 0x2000; mov cx, 100; mov dx, 0x42; rep insb; mov si, 0x2000; mov cx, 100; mov dx, 0x43; rep outsb; hlt
+    let image = code(
+        &[
+            0xbf, 0, 0x20, 0xb9, 100, 0, 0xba, 0x42, 0, 0xf3, 0x6c, 0xbe, 0, 0x20, 0xb9, 100, 0, 0xba, 0x43,
+            0, 0xf3, 0x6e, 0xf4,
+        ],
+        Mode::Real,
+    );
+    let builder = Machine::builder(image).port_device(0x42, 2, counter.clone()).expect("free");
+    let (report, _) = run(builder);
+    assert!(matches!(report.stop, Stop::Halted), "{report:?}");
+    let expected: Vec<_> = (1..=100).map(|value| (1, 1, value)).collect();
+    assert_eq!(counter.lock().unwrap().written, expected);
+    assert_eq!(report.profile.expect("a profile").total().elements, 201);
+}
+
+fn wide_strings() {
+    let counter: Arc<Mutex<Counter>> = Arc::default();
+    // mov si, 0x1000; mov dx, 0x42; mov cx, 2; rep outsw; mov si, 0x1000; mov cx, 1; rep outsd; hlt
+    let image = code(
+        &[
+            0xbe, 0, 0x10, 0xba, 0x42, 0, 0xb9, 2, 0, 0xf3, 0x6f, 0xbe, 0, 0x10, 0xb9, 1, 0, 0x66, 0xf3,
+            0x6f, 0xf4,
+        ],
+        Mode::Real,
+    );
+    let builder = Machine::builder(image).port_device(0x42, 1, counter.clone()).expect("free");
+    let (report, _) = run(builder);
+    assert!(matches!(report.stop, Stop::Halted), "{report:?}");
+    let written = counter.lock().unwrap().written.clone();
+    assert_eq!(written, [(0, 2, 0x00be), (0, 2, 0xba10), (0, 4, 0xba10_00be)]);
+    assert_eq!(report.profile.expect("a profile").total().elements, 4);
+}
+
+fn capped_sites() {
+    // xor dx, dx; again: in al, dx; inc dx; jnz again; hlt
+    let (report, _) = run(Machine::builder(code(&[0x31, 0xd2, 0xec, 0x42, 0x75, 0xfc, 0xf4], Mode::Real)));
+    let profile = report.profile.expect("a profile");
+    assert_eq!(profile.total().exits, 65_537);
+    assert!(profile.sites().len() <= vmm::profile::MAX_SITES + 2);
+    let (site, count) = profile.sites()[0];
+    assert_eq!((site, count.exits), (Site { reason: Reason::PioIn, place: None }, 65_536 - 1024));
+}
+
+fn kernel_counter() {
+    let guest = find("real16-hello");
+    let (report, _) = run(embedded(guest, None).kernel_counters(true));
+    // A kernel before 5.14 has no such counter.
+    if let Some(kernel) = report.kernel_exits.filter(|count| *count > 0) {
+        assert!(kernel >= 15, "{kernel}");
+    }
+    assert_eq!(run(embedded(guest, None)).0.kernel_exits, None, "only where it was asked for");
+}
+
+fn no_profile() {
+    assert!(run(embedded(find("simvirtio"), None).profile(false)).0.profile.is_none());
+}
+
+fn result_widths() {
+    let verdict = |image| {
+        let (report, _) = run(Machine::builder(image).verify(true));
+        report.verdict.expect("it halts").passed()
+    };
+    // Real mode: mov eax, 0x1002a; mov word [0x400], 42; hlt. The upper half of EAX does not count.
+    let real: &[u8] = &[0x66, 0xb8, 0x2a, 0, 1, 0, 0xc7, 0x06, 0, 4, 0x2a, 0, 0xf4];
+    assert!(verdict(code(real, Mode::Real)));
+    // Long mode: mov eax, 42; bts rax, 40 (or nops); mov dword [0x400], 42; hlt. All of RAX counts.
+    let right: &[u8] =
+        &[0xb8, 42, 0, 0, 0, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc7, 0x04, 0x25, 0, 4, 0, 0, 42, 0, 0, 0, 0xf4];
+    let wrong: &[u8] =
+        &[0xb8, 42, 0, 0, 0, 0x48, 0x0f, 0xba, 0xe8, 40, 0xc7, 0x04, 0x25, 0, 4, 0, 0, 42, 0, 0, 0, 0xf4];
+    assert!(verdict(code(right, Mode::Long)));
+    assert!(!verdict(code(wrong, Mode::Long)));
+    // One of the two places is not enough: mov ax, 42; hlt.
+    assert!(!verdict(code(&[0xb8, 42, 0, 0xf4], Mode::Real)));
+}
+
+fn open_bus() {
+    // mov eax, [0xd0000000]; mov [0xd0000000], eax; mov [0x400], eax; hlt
+    let image: &[u8] = &[0xa1, 0, 0, 0, 0xd0, 0xa3, 0, 0, 0, 0xd0, 0xa3, 0, 4, 0, 0, 0xf4];
+    let (report, _) = run(Machine::builder(code(image, Mode::Protected)).verify(true));
+    let verdict = report.verdict.expect("it halts");
+    assert_eq!((verdict.register, verdict.memory), (0xffff_ffff, 0xffff_ffff));
+    assert_eq!(report.profile.expect("a profile").total().exits, 3);
+}
+
+fn side_by_side() {
+    let threads: Vec<_> = (0..8)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let transport = if number % 2 == 0 { Transport::Exit } else { Transport::Polling };
+                for _ in 0..5 {
+                    let (report, output) = run(embedded(find("simvirtio"), Some(transport)));
+                    assert_eq!(output, b"Ana are mere");
+                    assert!(report.verdict.is_some_and(|verdict| verdict.passed()));
+                }
+                let (report, _) = run(embedded(find("long64-endless"), None));
+                assert!(matches!(report.stop, Stop::Timeout));
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("no thread panics");
+    }
+}
+
+/// The guest that walks the modes ends badly without CPUID, or not at all; never with 42 unseen.
+fn cpuid_is_needed() {
+    let guest = find("modes");
+    let (report, output) = run(embedded(guest, None).cpuid(true));
+    assert!(matches!(report.stop, Stop::Halted) && output == guest.output.as_bytes());
+    let (report, output) = run(embedded(guest, None).cpuid(false));
+    assert!(!matches!(report.stop, Stop::Timeout), "{report:?}");
+    assert!(output.starts_with(b"real mode\nprotected mode\n"));
+}
+
+fn reload_segments() {
+    // mov ax, 0x10; mov ds, ax; mov es, ax; mov ss, ax; push 0x08; lea rax, [rip + 3]; push rax; retfq;
+    // mov eax, 42; mov [0x400], eax; hlt
+    let long: &[u8] = &[
+        0x66, 0xb8, 0x10, 0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0x6a, 0x08, 0x48, 0x8d, 0x05, 3, 0, 0, 0,
+        0x50, 0x48, 0xcb, 0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4,
+    ];
+    // The same in protected mode, with jmp 0x08:0x1011.
+    let protected: &[u8] = &[
+        0x66, 0xb8, 0x10, 0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0xea, 0x11, 0x10, 0, 0, 0x08, 0, 0xb8, 42,
+        0, 0, 0, 0xa3, 0, 4, 0, 0, 0xf4,
+    ];
+    for (image, mode) in [(long, Mode::Long), (protected, Mode::Protected)] {
+        let (report, _) = run(Machine::builder(code(image, mode)).verify(true));
+        assert!(report.verdict.is_some_and(|verdict| verdict.passed()), "{mode:?}: {report:?}");
+    }
+}
+
+fn image_over_result() {
+    let image = || flat::image(vec![0x90; 0x401], Mode::Real, Gpa(0)).expect("a flat image");
+    let refused = Machine::builder(image()).verify(true).build().expect_err("it covers 0x400");
+    assert!(refused.to_string().contains("0x400"), "{refused}");
+    Machine::builder(image()).build().expect("unverified it may");
+    // Zeroes there are no result.
+    let mut zeroes = vec![0; 0x500];
+    zeroes[0] = 0xf4;
+    let image = flat::image(zeroes, Mode::Real, Gpa(0)).expect("a flat image");
+    Machine::builder(image).verify(true).build().expect("nothing of its own at 0x400");
+}

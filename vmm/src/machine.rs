@@ -146,8 +146,7 @@ impl Builder {
         if self.verify {
             check_result_word(&self.image)?;
         }
-        let (kvm, vm) = create_vm()?;
-
+        // All that needs no KVM comes first, so that a mistake in it is told on any host.
         let transport = self.transport.unwrap_or_default();
         let mut slots = vec![(Gpa(0), ram)];
         if mode != Mode::Real {
@@ -158,21 +157,21 @@ impl Builder {
         }
         let memory = GuestMemory::new(&slots)?;
         if let Err(error) = memory.merge_pages(Gpa(0)) {
-            log::info!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
+            log::warn!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
         }
         self.image.load(&memory, ram)?;
         warn_of_overlaps(&self.image, map);
         if mode != Mode::Real {
             write_tables(&memory, mode)?;
         }
-        memory.register(&vm)?;
-
         let simvirtio = match map {
             Map::Plain => None,
             Map::So2 => Some(self.attach_simvirtio(transport, &memory)?),
         };
         self.attach_consoles()?;
 
+        let (kvm, vm) = create_vm()?;
+        memory.register(&vm)?;
         let vcpu = KvmVcpu::new(&vm, 0)?;
         if self.cpuid {
             let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);

@@ -7,7 +7,7 @@ mod run;
 mod status;
 mod target;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -188,6 +188,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
     parse_number(number).ok().and_then(|number| number.checked_mul(1 << unit)).ok_or_else(|| WANTED.into())
 }
 
+/// What may stand first on the command line; anything else is a guest to run.
+const SUBCOMMANDS: [&str; 4] = ["run", "guests", "grade", "help"];
+
 /// Puts `run` in front of a bare guest: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let is_verbose = |argument: &OsStr| {
@@ -200,8 +203,7 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     };
     let place = 1 + arguments.iter().skip(1).take_while(|argument| is_verbose(argument)).count();
     let Some(first) = arguments.get(place) else { return arguments };
-    let known = Cli::command().get_subcommands().any(|command| first == command.get_name());
-    if !known && !["help", "-h", "--help", "-V", "--version"].iter().any(|word| first == word) {
+    if !SUBCOMMANDS.iter().chain(&["-h", "--help", "-V", "--version"]).any(|word| first == word) {
         arguments.insert(place, "run".into());
     }
     arguments
@@ -248,10 +250,15 @@ fn complain(error: &vmm::Error) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+        let command = Cli::command();
+        let mut names: Vec<_> = command.get_subcommands().map(|command| command.get_name()).collect();
+        names.push("help");
+        assert_eq!(names, SUBCOMMANDS);
     }
 
     #[test]

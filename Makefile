@@ -1,0 +1,52 @@
+# Everything that there is to do. `make help` lists it.
+
+CARGO ?= cargo
+SHELL := /bin/sh
+LOCKED := --locked
+
+.PHONY: help run polling test check setup clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
+
+run: setup ## Run the SIMVIRTIO guest: its message, the verdict, its exits
+	@$(CARGO) run $(LOCKED) --release -- simvirtio
+
+polling: setup ## Run the same guest without exits, over shared memory
+	@$(CARGO) run $(LOCKED) --release --features polling -- simvirtio
+
+test: setup ## Run every test, and print the grade of both builds
+	$(CARGO) test $(LOCKED) --workspace
+	$(CARGO) test $(LOCKED) -p vmm --features polling --test guests --test command_line
+	@echo && echo "The grade, by default over exits:"
+	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
+	@echo && echo "The grade, by default over polling:"
+	@$(CARGO) run $(LOCKED) -q -p vmm --features polling -- grade
+
+check: setup ## Formatting, lints, documentation, unused dependencies
+	$(CARGO) fmt --check
+	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) -p vmm --features polling --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
+	@command -v cargo-machete >/dev/null || \
+		{ echo "make: installing cargo-machete, which finds unused dependencies"; $(CARGO) install --locked cargo-machete; }
+	$(CARGO) machete
+
+# What the build needs beyond Rust: gcc with binutils, and nasm, which is installed where it is missing.
+setup: ## Install what the build needs and is missing
+	@for tool in $(CARGO) gcc ld objcopy; do command -v $$tool >/dev/null || \
+		{ echo "make: $$tool is missing: install Rust (https://rustup.rs) and gcc with binutils" >&2; exit 1; }; done
+	@if ! command -v nasm >/dev/null; then \
+		echo "make: installing nasm, the assembler of the 16-bit guests" >&2; \
+		if ! command -v apt-get >/dev/null; then \
+			echo "make: no apt-get here: install nasm with this system's package manager, then try again" >&2; exit 1; fi; \
+		if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
+			echo "make: neither root nor sudo: have an administrator install nasm, then try again" >&2; exit 1; fi; \
+		{ $$sudo apt-get install -y nasm || { $$sudo apt-get update && $$sudo apt-get install -y nasm; }; } >&2 \
+			|| { echo "make: nasm could not be installed: install it by hand, then try again" >&2; exit 1; }; \
+	fi
+
+clean: ## Remove all that was built
+	$(CARGO) clean
