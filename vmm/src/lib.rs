@@ -32,10 +32,12 @@ pub mod memory;
 pub mod modes;
 pub mod output;
 pub mod profile;
+pub mod report;
 pub mod run;
 pub mod sys;
 pub mod vcpu;
 
 pub use error::Error;
-pub use machine::{Builder, Machine, Report, Verdict};
+pub use machine::{Builder, Machine};
 pub use output::{Captured, Output};
+pub use report::{Report, Verdict};

@@ -42,7 +42,11 @@ fn expectation(guest: &Guest) -> String {
         End::ProtocolError => "ends with a protocol error".into(),
         End::Never => "never ends".into(),
     };
-    let mut text = format!("{mode} at {:#x}; {end}", guest.load_at);
+    let mut text = format!("{mode} at {:#x}; ", guest.load_at);
+    if !guest.output.is_empty() {
+        text += &format!("prints {:?}; ", guest.output);
+    }
+    text += &end;
     if let Some(exits) = exits(guest.exits) {
         text += &format!("; {exits}");
     }

@@ -1,0 +1,80 @@
+//! What comes of a run: how it ended, the verdict, the exits.
+
+use crate::bus::Devices;
+use crate::device::simvirtio::SimvirtioReport;
+use crate::exit::Stop;
+use crate::modes::Mode;
+use crate::profile::{Profile, Reason, Site};
+use crate::vcpu::Location;
+use simvirtio::abi;
+use std::fmt;
+use std::time::Duration;
+
+/// Whether the guest left what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    mode: Mode,
+    /// RAX, EAX or AX, by the mode that the guest was entered in.
+    pub register: u64,
+    /// What is at 0x400: a word of 2 bytes in real mode, of 4 in the others.
+    pub memory: u64,
+}
+
+impl Verdict {
+    pub(crate) fn new(mode: Mode, rax: u64, memory: u64) -> Self {
+        let (register, memory) = match mode {
+            Mode::Real => (rax & 0xffff, memory & 0xffff),
+            Mode::Protected => (rax & 0xffff_ffff, memory & 0xffff_ffff),
+            Mode::Long => (rax, memory & 0xffff_ffff),
+        };
+        Self { mode, register, memory }
+    }
+
+    /// Whether both are 42.
+    pub fn passed(&self) -> bool {
+        self.register == abi::RESULT_VALUE && self.memory == abi::RESULT_VALUE
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.mode {
+            Mode::Real => "AX",
+            Mode::Protected => "EAX",
+            Mode::Long => "RAX",
+        };
+        write!(f, "{name} = {}, [0x400] = {}", self.register, self.memory)
+    }
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Report {
+    /// Why it ended.
+    pub stop: Stop,
+    /// Where the vCPU was, if it did not end in an orderly way.
+    pub location: Option<Location>,
+    /// The verdict, where one was asked for and the guest came to its end.
+    pub verdict: Option<Verdict>,
+    /// From the first entry to the last exit.
+    pub elapsed: Duration,
+    /// What became of SIMVIRTIO's device, where there was one.
+    pub simvirtio: Option<SimvirtioReport>,
+    /// The exits, where they were counted.
+    pub profile: Option<Profile>,
+    /// KVM's own count of the vCPU's exits, where it was asked for and the host has it. It also counts the
+    /// exits that the kernel handled by itself.
+    pub kernel_exits: Option<u64>,
+    pub(crate) devices: Devices,
+}
+
+impl Report {
+    /// The name of what is at a site of the profile, where a device is there.
+    pub fn device_at(&self, site: &Site) -> Option<&'static str> {
+        let (address, _) = site.place?;
+        match site.reason {
+            Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
+            _ => self.devices.mmio.name(address),
+        }
+    }
+}
