@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         kvm_test("a_file_runs_in_the_mode_it_is_given", files),
         kvm_test("an_elf_file_runs_by_its_own_headers", elf_files),
         kvm_test("files_are_verified_only_when_asked", verify),
+        kvm_test("the_report_begins_on_a_line_of_its_own", own_line),
         kvm_test("the_table_can_be_left_out", no_profile),
         kvm_test("an_output_that_is_full_is_status_115", full_output),
         kvm_test("a_large_exit_code_becomes_99", large_code),
@@ -228,6 +229,19 @@ fn verify() {
     let wrong = files.guest("real16-wrong-result");
     assert_eq!(ran(&[&wrong]).status, 0);
     assert_eq!(ran(&[&wrong, "--verify"]).status, 111);
+}
+
+fn own_line() {
+    let both = |redirect: &str| {
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("{} simvirtio {redirect}", env!("CARGO_BIN_EXE_vmm")))
+            .stdout(Stdio::piped());
+        run(&mut command).text()
+    };
+    assert!(both("2>&1").starts_with("Ana are mere\nvmm: "));
+    assert_eq!(both("2>/dev/null"), "Ana are mere");
 }
 
 fn no_profile() {

@@ -3,7 +3,10 @@
 use super::target::Target;
 use super::{CpuidArg, RunArgs, complain, report, status};
 use guest::Map;
-use std::io::{self, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use vmm::device::simvirtio::Transport;
@@ -17,7 +20,7 @@ pub fn main(arguments: &RunArgs) -> u8 {
         Err(error) => return complain(&error),
     };
     // A guest's last line may have no end; the report begins on a line of its own all the same.
-    if last.load(Ordering::Relaxed) != b'\n' && io::stdout().is_terminal() && io::stderr().is_terminal() {
+    if last.load(Ordering::Relaxed) != b'\n' && same_place() {
         eprintln!();
     }
     eprint!("{}", report::text(&name, &report));
@@ -48,6 +51,17 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         .output(output)
         .build()?;
     Ok((target.name, machine.run()?))
+}
+
+/// Whether stdout and stderr are one terminal, file or pipe.
+fn same_place() -> bool {
+    let identity = |stream: BorrowedFd<'_>| {
+        let metadata = File::from(stream.try_clone_to_owned().ok()?).metadata().ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    let stdout = identity(stdout.as_fd());
+    stdout.is_some() && stdout == identity(stderr.as_fd())
 }
 
 /// Standard output, and the last byte that went there.

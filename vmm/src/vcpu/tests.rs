@@ -110,12 +110,8 @@ fn an_emulation_failure_brings_its_bytes_where_kvm_gives_them() {
     assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::default()));
     run.__bindgen_anon_1.emulation_failure.ndata = 4;
     run.__bindgen_anon_1.emulation_failure.flags = 1;
-    // SAFETY: the emulation failure's layout was chosen above.
-    unsafe {
-        let bytes = &mut run.__bindgen_anon_1.emulation_failure.__bindgen_anon_1.__bindgen_anon_1;
-        bytes.insn_size = 3;
-        bytes.insn_bytes[..3].copy_from_slice(&[0x0f, 0x57, 0xc0]);
-    }
+    // The layout of `emulation_failure` after its flags: a length, then bytes.
+    run.__bindgen_anon_1.internal.data[1] = u64::from_le_bytes([3, 0x0f, 0x57, 0xc0, 0, 0, 0, 0]);
     assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::new(&[0x0f, 0x57, 0xc0])));
 }
 
