@@ -108,10 +108,11 @@ fn an_emulation_failure_brings_its_bytes_where_kvm_gives_them() {
     let mut run = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
     run.__bindgen_anon_1.internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
     assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::default()));
-    run.__bindgen_anon_1.emulation_failure.ndata = 4;
-    run.__bindgen_anon_1.emulation_failure.flags = 1;
-    // The layout of `emulation_failure` after its flags: a length, then bytes.
-    run.__bindgen_anon_1.internal.data[1] = u64::from_le_bytes([3, 0x0f, 0x57, 0xc0, 0, 0, 0, 0]);
+    // The layout of `emulation_failure` from its flags on: the flag, then a length and bytes.
+    let mut data = [0; 16];
+    data[..2].copy_from_slice(&[1, u64::from_le_bytes([3, 0x0f, 0x57, 0xc0, 0, 0, 0, 0])]);
+    run.__bindgen_anon_1.internal.ndata = 4;
+    run.__bindgen_anon_1.internal.data = data;
     assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::new(&[0x0f, 0x57, 0xc0])));
 }
 
