@@ -73,9 +73,16 @@ pub(crate) unsafe fn with_kicks<R>(
     static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
     (*HANDLER.get_or_init(install_handler)).map_err(io::Error::from_raw_os_error)?;
     let _reset = Reset(IMMEDIATE_EXIT.replace(immediate_exit));
-    // SAFETY: both calls take nothing.
-    let kicker = unsafe { Kicker { process: libc::getpid(), thread: libc::gettid() } };
+    // SAFETY: the call takes nothing.
+    let kicker = Kicker { process: unsafe { libc::getpid() }, thread: thread_id() };
     Ok(body(kicker))
+}
+
+/// The calling thread's number. A plain system call: in a static program the C library's wrapper may be
+/// missing, since Rust's standard library refers to it weakly.
+fn thread_id() -> libc::pid_t {
+    // SAFETY: the call takes nothing and cannot fail.
+    unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }
 
 /// Handles the kick signal for the whole process; `Err` is an errno.
@@ -108,7 +115,7 @@ impl KickTimer {
             let mut event: libc::sigevent = mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = kick_signal();
-            event.sigev_notify_thread_id = libc::gettid();
+            event.sigev_notify_thread_id = thread_id();
             libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
         };
         if answer != 0 {
