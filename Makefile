@@ -14,7 +14,7 @@ run: setup ## Run the SIMVIRTIO guest: its message, the verdict, its exits
 	@$(CARGO) run $(LOCKED) --release -- simvirtio
 
 polling: setup ## Run the same guest without exits, over shared memory
-	@$(CARGO) run $(LOCKED) --release --features polling -- simvirtio
+	@$(CARGO) run $(LOCKED) --release -- simvirtio --transport polling
 
 test: setup ## Run every test, and print the grade of both builds
 	$(CARGO) test $(LOCKED) --workspace

@@ -46,6 +46,7 @@ const PAYLOADS: &[Payload] = &[
         defines: &["ANNOUNCE_MAGIC"],
     },
     payload("simvirtio-twice", "long64/simvirtio_twice.rs", "long64.ld"),
+    payload("simvirtio-no-wrap", "long64/no_wrap.asm", "long64.ld"),
     payload("simvirtio-config-first", "long64/config_first.asm", "long64.ld"),
     payload("simvirtio-broken-wait", "long64/broken_wait.asm", "long64.ld"),
 ];
@@ -191,7 +192,7 @@ fn rustc() -> Command {
 fn link(bits: u8, script: &Path, objects: &[PathBuf], elf: &Path) {
     let emulation = if bits == 64 { "elf_x86_64" } else { "elf_i386" };
     let mut ld = Command::new("ld");
-    ld.args(["-m", emulation, "--no-warn-rwx-segments", "-T"]).arg(script).arg("-o").arg(elf);
+    ld.args(["-m", emulation, "-T"]).arg(script).arg("-o").arg(elf);
     run(ld.args(objects));
 }
 

@@ -97,9 +97,10 @@ fn usage() {
         assert_eq!(ran.status, 110, "{arguments:?}: {}", ran.stderr);
         assert!(ran.stderr.starts_with("error: ") && ran.text().is_empty(), "{arguments:?}: {}", ran.stderr);
     }
+    assert_error(&ran(&["Cargo.toml@0x1000:lnog"]), 110, "Cargo.toml is there, but \"@0x1000:lnog\"");
     assert_error(&ran(&["no-such-guest"]), 110, "no built-in guest and no file named no-such-guest");
     assert_error(&ran(&["simvirtio", "--mode", "long"]), 110, "leave out --mode and --load-at");
-    assert_error(&ran(&["simvirtio", "--mem", "2M"]), 110, "leave out --mem");
+    assert_error(&ran(&["simvirtio", "--mem", "2M"]), 110, "leave --mem out");
     assert_error(&ran(&["simvirtio", "--queue-len", "1"]), 110, "2 to 4096");
     assert_error(&ran(&["simvirtio", "--queue-len", "4097"]), 110, "2 to 4096");
     assert_error(&ran(&["hello-kvm", "--transport", "exit"]), 110, "window is at 1 MiB");
@@ -333,7 +334,13 @@ fn wrong_students() {
         ("--guest64", vec![files.guest("long64-triple-fault"), silent.clone(), nothing.clone()], &[1]),
         (
             "--simvirtio",
-            vec![files.guest("simvirtio-config-first"), files.guest("long64-hello"), silent, nothing],
+            vec![
+                files.guest("simvirtio-config-first"),
+                files.guest("simvirtio-no-wrap"),
+                files.guest("long64-hello"),
+                silent,
+                nothing,
+            ],
             &[2, 3],
         ),
     ] {

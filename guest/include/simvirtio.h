@@ -66,13 +66,13 @@ _Static_assert(sizeof(queue_control_t) == 8, "a queue control is two words");
 _Static_assert(__builtin_offsetof(device_table_t, device_addresses) == 8, "the addresses start at +8");
 #endif
 
-/* The device's configuration table. The table is unaligned for no field; x86 would not mind. */
+/* The device's configuration table. */
 static inline volatile device_t *simvirtio_device(void)
 {
 	return (volatile device_t *)SIMVIRTIO_WINDOW;
 }
 
-/* The table of configured devices, which is unaligned: hence packed access through memory. */
+/* How many devices are configured. */
 static inline uint16_t simvirtio_device_count(void)
 {
 	return *(volatile uint16_t *)SIMVIRTIO_DEVICE_TABLE;
@@ -81,7 +81,7 @@ static inline uint16_t simvirtio_device_count(void)
 /* Address of configured device number `i`, which must be below the count. */
 static inline uint64_t simvirtio_device_address(unsigned i)
 {
-	const volatile uint8_t *entry = (const volatile uint8_t *)(SIMVIRTIO_DEVICE_TABLE + 8 + 8 * i);
+	const volatile uint8_t *entry = (const volatile uint8_t *)(uintptr_t)(SIMVIRTIO_DEVICE_TABLE + 8 + 8 * i);
 	uint64_t address = 0;
 
 	for (int byte = 7; byte >= 0; --byte)

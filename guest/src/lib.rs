@@ -231,6 +231,15 @@ pub const GUESTS: &[Guest] = &[
         output: "Ana are mere, RC\n",
         exits: Exits::Exactly(64),
         polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-no-wrap",
+        about: "never wraps its index: right by luck, with a queue that is long enough",
+        image: image!("simvirtio-no-wrap"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(20),
+        polling_exits: Some(Exits::Exactly(1)),
         ..TEST
     },
     Guest {

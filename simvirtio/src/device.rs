@@ -113,7 +113,11 @@ impl fmt::Display for Violation {
                     f,
                     "in state {state} the device expected {expected}, and the TX queue held {byte:#04x}"
                 )?;
-                if byte.is_ascii_graphic() { write!(f, " ('{}')", char::from(byte)) } else { Ok(()) }
+                match byte {
+                    0 => write!(f, ": store a byte at {:#x} + head before the new head", abi::TX_BUFFER),
+                    byte if byte.is_ascii_graphic() => write!(f, " ('{}')", char::from(byte)),
+                    _ => Ok(()),
+                }
             }
             Self::NotAcknowledged { driver_status } => write!(
                 f,

@@ -130,9 +130,9 @@ impl fmt::Display for Stop {
         match self {
             Self::Halted => f.write_str("halted"),
             Self::Exited(code) => write!(f, "exited with code {code}"),
-            Self::TripleFault => f.write_str("triple fault"),
+            Self::TripleFault => f.write_str("triple fault (an exception, and no handler for it)"),
             Self::EmulationFailure(instruction) => {
-                f.write_str("KVM could not emulate an instruction of the guest")?;
+                f.write_str("KVM had to emulate an instruction of the guest and could not")?;
                 match instruction.bytes() {
                     [] => Ok(()),
                     bytes => {
@@ -266,8 +266,11 @@ mod tests {
         let instruction = Instruction::new(&[0x0f, 0x0b]);
         let expect = [
             (Exit::Hlt, "halted"),
-            (Exit::Shutdown, "triple fault"),
-            (Exit::EmulationFailure(instruction), "KVM could not emulate an instruction of the guest: 0f 0b"),
+            (Exit::Shutdown, "triple fault (an exception, and no handler for it)"),
+            (
+                Exit::EmulationFailure(instruction),
+                "KVM had to emulate an instruction of the guest and could not: 0f 0b",
+            ),
             (
                 Exit::FailedEntry { reason: 7 },
                 "the processor refused to enter the guest (hardware reason 0x7)",

@@ -21,6 +21,7 @@ use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use simvirtio::abi;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -126,8 +127,8 @@ impl Builder {
         let window = self.transport.is_some() || self.queue_len.is_some();
         match (plain, window) {
             (true, true) => Err(Error::Config(
-                "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and is loaded below \
-                 that: leave out --mem and the high address, or --transport and --queue-len"
+                "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and lies below that: \
+                 leave --mem out and link or load the guest lower (such as at 0x1000), or run it without SIMVIRTIO"
                     .into(),
             )),
             (true, false) => Ok(Map::Plain),
@@ -172,6 +173,12 @@ impl Builder {
 
         let (kvm, vm) = create_vm()?;
         memory.register(&vm)?;
+        log::debug!(
+            "{map:?} map, {ram:#x} bytes of RAM; {mode:?} mode at {:#x}; image {:x?}; CPUID {}",
+            self.image.entry().0,
+            self.image.ranges(),
+            if self.cpuid { "as the host" } else { "not set" }
+        );
         let vcpu = KvmVcpu::new(&vm, 0)?;
         if self.cpuid {
             let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
@@ -184,6 +191,8 @@ impl Builder {
             memory,
             mode,
             simvirtio,
+            ram,
+            image: self.image.ranges(),
             devices: self.devices,
             timeout: self.timeout,
             profile: self.profile.then(Profile::default),
@@ -287,6 +296,8 @@ pub struct Machine {
     memory: GuestMemory,
     mode: Mode,
     simvirtio: Option<Device>,
+    ram: u64,
+    image: Vec<Range<u64>>,
     devices: Devices,
     timeout: Option<Duration>,
     profile: Option<Profile>,
@@ -347,6 +358,8 @@ impl Machine {
             simvirtio,
             profile: self.profile,
             kernel_exits,
+            ram: self.ram,
+            image: self.image,
             devices: self.devices,
         })
     }

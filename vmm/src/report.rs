@@ -8,6 +8,7 @@ use crate::profile::{Profile, Reason, Site};
 use crate::vcpu::Location;
 use simvirtio::abi;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Whether the guest left what it should.
@@ -65,10 +66,27 @@ pub struct Report {
     /// KVM's own count of the vCPU's exits, where it was asked for and the host has it. It also counts the
     /// exits that the kernel handled by itself.
     pub kernel_exits: Option<u64>,
+    /// Size of the guest's memory, in bytes.
+    pub ram: u64,
+    /// Where the image was loaded, a range for each segment.
+    pub image: Vec<Range<u64>>,
     pub(crate) devices: Devices,
 }
 
 impl Report {
+    /// Whether the vCPU was outside of all that was loaded, as after a jump to a wrong address or past the
+    /// last instruction.
+    pub fn left_its_image(&self) -> bool {
+        match self.location {
+            Some(Location::At { mode, cs, rip }) => {
+                let base = if mode == Mode::Real { u64::from(cs) << 4 } else { 0 };
+                let place = base.saturating_add(rip);
+                !self.image.iter().any(|range| range.contains(&place))
+            }
+            Some(Location::Reset) | None => false,
+        }
+    }
+
     /// The name of what is at a site of the profile, where a device is there.
     pub fn device_at(&self, site: &Site) -> Option<&'static str> {
         let (address, _) = site.place?;

@@ -22,6 +22,7 @@ pub fn run(
     let mut entry = Entry::Resume;
     loop {
         let (exit, arrival) = vcpu.enter(entry)?;
+        log::trace!("{exit:x?}");
         if let Some(profile) = &mut profile {
             profile.record(&exit, arrival);
         }

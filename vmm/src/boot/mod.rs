@@ -126,6 +126,11 @@ impl Image {
         self.mode
     }
 
+    /// The addresses that it takes, a range for each segment.
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
+    }
+
     /// The address after the last that it takes.
     pub fn end(&self) -> u64 {
         self.segments.iter().map(Segment::end).max().unwrap_or(0)

@@ -13,7 +13,7 @@ use simvirtio::device::State;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use vmm::device::simvirtio::{SimvirtioReport, Transport};
+use vmm::device::simvirtio::Transport;
 use vmm::exit::Stop;
 use vmm::modes::Mode;
 use vmm::profile::Reason;
@@ -23,6 +23,8 @@ use vmm::{Error, Machine, Output, Report};
 const MESSAGE: &str = "Ana are mere";
 /// The text that the extended guest prints.
 const GREETING: &str = "Hello, world!";
+/// A queue that the message does not fit into, so that a driver has to wrap its index and to wait, in bytes.
+const SHORT_QUEUE: u16 = 8;
 /// A driver that speaks the protocol by exits makes more than this many.
 const FEW_EXITS: u64 = 20;
 
@@ -111,10 +113,16 @@ struct Run {
 }
 
 impl Run {
-    fn new(target: &Target, transport: Option<Transport>, timeout: Timeout) -> Result<Self, Error> {
+    fn new(
+        target: &Target,
+        transport: Option<Transport>,
+        queue_len: Option<u16>,
+        timeout: Timeout,
+    ) -> Result<Self, Error> {
         let (output, captured) = Output::captured();
         let report = Machine::builder(target.image.clone())
             .transport(transport)
+            .queue_len(queue_len)
             .cpuid(target.embedded.is_none_or(|guest| guest.cpuid))
             .timeout(timeout.0)
             .verify(true)
@@ -130,13 +138,33 @@ impl Run {
         transport: Option<Transport>,
         timeout: Timeout,
     ) -> Result<Self, Error> {
-        Self::new(&Target::embedded(guest)?, transport, timeout)
+        Self::new(&Target::embedded(guest)?, transport, None, timeout)
     }
 
     /// Whether it halted with 42 in both places.
     fn passed(&self) -> bool {
         matches!(self.report.stop, Stop::Halted)
             && self.report.verdict.is_some_and(|verdict| verdict.passed())
+    }
+
+    /// What the device received.
+    fn message(&self) -> String {
+        let device = self.report.simvirtio.as_ref();
+        device.map(|device| String::from_utf8_lossy(&device.message).into_owned()).unwrap_or_default()
+    }
+
+    /// Whether the device went through the handshake and got the assignment's message.
+    fn spoke_the_protocol(&self) -> bool {
+        let shook_hands = self.report.simvirtio.as_ref().is_some_and(|device| {
+            let history = device.history;
+            device.state == State::Ready && history.resets > 0 && history.configs > 0 && history.readies > 0
+        });
+        shook_hands && self.message().contains(MESSAGE)
+    }
+
+    /// How it ended, and with which message.
+    fn outcome(&self) -> String {
+        format!("{}, and the message is {:?}", ending(&self.report), self.message())
     }
 
     fn exits(&self) -> u64 {
@@ -188,7 +216,7 @@ fn judge_each(
 fn real_mode(arguments: &GradeArgs) -> Vec<Evidence> {
     let targets = targets(arguments.guest16.as_ref(), Mode::Real, &["real16-42", "real16-hello"]);
     judge_each(targets, |target| {
-        let run = Run::new(target, None, arguments.timeout)?;
+        let run = Run::new(target, None, None, arguments.timeout)?;
         Ok(Evidence { right: run.passed(), text: run.ending() })
     })
 }
@@ -196,7 +224,7 @@ fn real_mode(arguments: &GradeArgs) -> Vec<Evidence> {
 fn wide_modes(arguments: &GradeArgs) -> Vec<Evidence> {
     let targets = targets(arguments.guest64.as_ref(), Mode::Long, &["prot32-hello", "long64-hello"]);
     judge_each(targets, |target| {
-        let run = Run::new(target, None, arguments.timeout)?;
+        let run = Run::new(target, None, None, arguments.timeout)?;
         let greeted = holds(&run.output, GREETING);
         let printed =
             if greeted { format!("prints {GREETING:?}") } else { format!("does not print {GREETING:?}") };
@@ -208,30 +236,34 @@ fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<Target, Error>> {
     targets(arguments.simvirtio.as_ref(), Mode::Long, &["simvirtio", "simvirtio-c"])
 }
 
-/// Whether the device went through the handshake and got the message.
-fn spoke_the_protocol(device: &SimvirtioReport) -> bool {
-    let history = device.history;
-    device.state == State::Ready
-        && history.resets > 0
-        && history.configs > 0
-        && history.readies > 0
-        && holds(&device.message, MESSAGE)
-}
-
 fn simvirtio(arguments: &GradeArgs) -> Vec<Evidence> {
     judge_each(simvirtio_targets(arguments), |target| {
-        let run = Run::new(target, Some(Transport::Exit), arguments.timeout)?;
+        let run = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
+        let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.timeout)?;
         let Some(device) = &run.report.simvirtio else { return Ok(wrong("the machine had no device")) };
         let text = format!(
-            "{}; state {} after {}, {}, {}; message {:?}",
+            "{}; state {} after {}, {}, {}; message {:?}, also through a queue of {SHORT_QUEUE} bytes",
             run.ending(),
             device.state,
             plural(device.history.resets, "reset"),
             plural(device.history.configs, "config"),
             plural(device.history.readies, "handshake"),
-            String::from_utf8_lossy(&device.message)
+            run.message()
         );
-        Ok(Evidence { right: run.passed() && spoke_the_protocol(device), text })
+        Ok(demand(
+            text,
+            &[
+                (run.passed(), "it should halt with 42".into()),
+                (
+                    run.spoke_the_protocol(),
+                    format!("it should end in Ready with a message that holds {MESSAGE:?}"),
+                ),
+                (
+                    short.passed() && short.message() == run.message(),
+                    format!("through {SHORT_QUEUE} bytes: {}", short.outcome()),
+                ),
+            ],
+        ))
     })
 }
 
@@ -239,27 +271,47 @@ fn simvirtio(arguments: &GradeArgs) -> Vec<Evidence> {
 /// that have nothing to do with the device.
 fn polling(arguments: &GradeArgs) -> Vec<Evidence> {
     judge_each(simvirtio_targets(arguments), |target| {
-        let by_exit = Run::new(target, Some(Transport::Exit), arguments.timeout)?;
-        let by_polling = Run::new(target, Some(Transport::Polling), arguments.timeout)?;
-        let message = |run: &Run| run.report.simvirtio.as_ref().map(|device| device.message.clone());
-        let same = message(&by_exit) == message(&by_polling) && by_exit.output == by_polling.output;
-        let spoke = by_polling.report.simvirtio.as_ref().is_some_and(spoke_the_protocol);
+        let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
+        let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.timeout)?;
+        let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.timeout)?;
         let saved = by_exit.window_exits();
-        let right = by_exit.passed()
-            && by_polling.passed()
-            && spoke
-            && same
-            && saved > FEW_EXITS
-            && by_polling.exits() == by_exit.exits().saturating_sub(saved);
+        let left = by_exit.exits().saturating_sub(saved);
         let text = format!(
-            "{}; {} by exits ({saved} at the device), {} by polling; {} message",
+            "{}; same message; {} by exits ({saved} at the device), {} by polling",
             by_polling.ending(),
             plural(by_exit.exits(), "exit"),
             by_polling.exits(),
-            if same { "same" } else { "another" }
         );
-        Ok(Evidence { right, text })
+        Ok(demand(
+            text,
+            &[
+                (by_exit.passed() && by_polling.passed(), "it should halt with 42 both ways".into()),
+                (
+                    by_polling.spoke_the_protocol(),
+                    format!("it should end in Ready with a message that holds {MESSAGE:?}"),
+                ),
+                (
+                    by_exit.message() == by_polling.message(),
+                    format!("by polling the message is {:?}", by_polling.message()),
+                ),
+                (by_exit.output == by_polling.output, "it should print the same both ways".into()),
+                (saved > FEW_EXITS, format!("by exits it should take more than {FEW_EXITS} at the device")),
+                (by_polling.exits() == left, format!("polling should leave {left}")),
+                (
+                    short.passed() && short.message() == by_exit.message(),
+                    format!("through {SHORT_QUEUE} bytes: {}", short.outcome()),
+                ),
+            ],
+        ))
     })
+}
+
+/// Evidence for a run if all demands are met, and otherwise against it, with the first that is not.
+fn demand(text: String, demands: &[(bool, String)]) -> Evidence {
+    match demands.iter().find(|(met, _)| !met) {
+        None => Evidence { right: true, text },
+        Some((_, missing)) => wrong(format!("{text}: {missing}")),
+    }
 }
 
 /// The counts of the built-in guests against the catalogue, and against KVM's own counter.

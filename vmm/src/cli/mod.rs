@@ -14,11 +14,17 @@ use std::time::Duration;
 use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
 
+/// The version, and what sets this build apart.
+const VERSION: &str = match cfg!(feature = "polling") {
+    true => concat!(env!("CARGO_PKG_VERSION"), " (SIMVIRTIO by polling unless --transport says otherwise)"),
+    false => env!("CARGO_PKG_VERSION"),
+};
+
 /// Runs 16-, 32- and 64-bit guests on KVM, and counts and explains every VM exit.
 #[derive(Debug, Parser)]
 #[command(
     name = "vmm",
-    version,
+    version = VERSION,
     arg_required_else_help = true,
     override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm guests\n       vmm grade [OPTIONS]",
     after_help = "Examples:
@@ -28,6 +34,8 @@ use vmm::modes::Mode;
   vmm guest.bin@0x1000:32                  a 32-bit flat binary at 0x1000
   vmm guest.elf --timeout 0                an ELF64 executable, for as long as it likes
   vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
+
+`vmm run --help` lists the options of a run.
 
 Exit status: 0 halted (and verified, where asked); 1 to 99 the guest's own code;
 110 usage, 111 wrong result, 112 guest fault, 113 protocol error, 114 timeout,
@@ -55,11 +63,11 @@ enum Command {
 #[derive(Debug, Args)]
 struct RunArgs {
     /// A built-in guest (`vmm guests` lists them), an ELF64 executable, or a flat binary as
-    /// FILE[@ADDR][:MODE]
+    /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32
     #[arg(value_name = "NAME|FILE")]
     guest: OsString,
 
-    /// Mode to enter a flat binary in [default: real, and long from 1 MiB up]
+    /// Mode to enter a flat binary in, or 16, 32, 64 [default: real, and long from 1 MiB up]
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
 

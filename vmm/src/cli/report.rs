@@ -28,6 +28,16 @@ pub fn ending(report: &Report) -> String {
             _ => write!(text, "; the guest was then {location}"),
         };
     }
+    if report.left_its_image() {
+        let ranges: Vec<_> = report
+            .image
+            .iter()
+            .take(3)
+            .map(|range| format!("{:#x} to {:#x}", range.start, range.end - 1))
+            .collect();
+        let _ =
+            write!(text, ", outside its image ({}): it ran past its end, or jumped there", ranges.join(", "));
+    }
     if let Some(verdict) = report.verdict {
         let _ = match verdict.passed() {
             true => write!(text, "; verified: {verdict}"),
@@ -40,6 +50,9 @@ pub fn ending(report: &Report) -> String {
 fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
     let milliseconds = report.elapsed.as_secs_f64() * 1e3;
     writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
+    if report.simvirtio.is_none() {
+        writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
+    }
     if let Some(simvirtio) = &report.simvirtio {
         write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted))?;
     }

@@ -58,10 +58,7 @@ impl Target {
         }
         let spec = Spec::parse(text);
         if !Path::new(&spec.file).exists() {
-            return Err(Error::Config(format!(
-                "there is no built-in guest and no file named {}: `vmm guests` lists the guests",
-                Path::new(text).display()
-            )));
+            return Err(Error::Config(not_found(text)));
         }
         Self::file(&spec, mode, load_at)
     }
@@ -110,6 +107,23 @@ impl Target {
     /// The memory map that it is written for, as far as is known.
     pub fn map(&self) -> Option<Map> {
         self.embedded.map(|guest| guest.map)
+    }
+}
+
+/// Why `text` names nothing: a mistake after the file's name, or no such file.
+fn not_found(text: &OsStr) -> String {
+    let shown = Path::new(text).display();
+    let text = text.to_string_lossy();
+    let places = text.char_indices().filter(|(_, mark)| [':', '@'].contains(mark));
+    let mistake = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
+    match mistake.into_iter().find(|(file, _)| Path::new(file).is_file()) {
+        Some((file, rest)) => format!(
+            "{file} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
+             such as 0x1000, and real, protected or long (16, 32, 64)"
+        ),
+        None => {
+            format!("there is no built-in guest and no file named {shown}: `vmm guests` lists the guests")
+        }
     }
 }
 
