@@ -27,7 +27,7 @@ test: setup ## Run every test, and print the grade of both builds
 check: setup ## Formatting, lints, documentation, unused dependencies
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
-	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	GUEST_DENY_WARNINGS=1 $(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	$(CARGO) clippy $(LOCKED) -p vmm --features polling --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 	@command -v cargo-machete >/dev/null || \

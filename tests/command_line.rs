@@ -12,6 +12,7 @@ use support::{Ran, elf, kvm_test, plain_test, run, vmm};
 use tempfile::TempDir;
 
 fn main() -> ExitCode {
+    support::watchdog();
     let tests = vec![
         plain_test("help_has_examples_and_statuses", help),
         plain_test("wrong_usage_is_status_110", usage),
@@ -25,6 +26,11 @@ fn main() -> ExitCode {
         kvm_test("an_elf_file_runs_by_its_own_headers", elf_files),
         kvm_test("files_are_verified_only_when_asked", verify),
         kvm_test("the_report_begins_on_a_line_of_its_own", own_line),
+        kvm_test("an_interrupted_run_still_reports", interrupted),
+        kvm_test("without_a_quota_for_signals_runs_still_end", no_signal_quota),
+        kvm_test("errors_that_cannot_be_said_keep_their_status", full_stderr),
+        kvm_test("a_file_size_limit_is_status_115", file_size_limit),
+        kvm_test("a_name_cannot_forge_a_line", forged_names),
         kvm_test("the_table_can_be_left_out", no_profile),
         kvm_test("an_output_that_is_full_is_status_115", full_output),
         kvm_test("a_large_exit_code_becomes_99", large_code),
@@ -116,6 +122,12 @@ fn usage() {
 fn bad_images() {
     let files = Files::new();
     assert_error(&ran(&["/"]), 116, "no regular file");
+    let link = files.0.path().join("link");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    assert_error(&ran(&[link.to_str().unwrap()]), 116, "cannot read");
+    let sparse = files.write("sparse", b"");
+    File::options().write(true).open(&sparse).unwrap().set_len(1 << 40).unwrap();
+    assert_error(&ran(&[&sparse]), 116, "give a smaller file");
     assert_error(&ran(&["/dev/zero"]), 116, "no regular file");
     assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty");
     assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "ELF file");
@@ -245,6 +257,76 @@ fn own_line() {
     assert_eq!(both("2>/dev/null"), "Ana are mere");
 }
 
+/// Runs a guest that prints a line and goes on for ever, and sends it a signal then.
+fn signalled(signal: &str, transport: &str) -> Ran {
+    let files = Files::new();
+    // mov al, 10; out 0xe9, al; jmp $
+    let guest = files.write("line", &[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfe]);
+    let mut script = Command::new("sh");
+    let line = "mkfifo \"$3\"; \"$0\" \"$1\" --transport \"$2\" --timeout 20 >\"$3\" & \
+        read -r line <\"$3\"; kill -\"$4\" $!; wait $!";
+    let fifo = files.0.path().join("fifo");
+    script.args(["-c", line, env!("CARGO_BIN_EXE_vmm"), &guest, transport]).arg(fifo).arg(signal);
+    run(&mut script)
+}
+
+fn interrupted() {
+    for signal in ["TERM", "HUP"] {
+        for transport in ["exit", "polling"] {
+            let ran = signalled(signal, transport);
+            assert_eq!(ran.status, 117, "{signal} {transport}: {}", ran.stderr);
+            assert!(ran.stderr.contains("interrupted; the guest was then in real mode"), "{}", ran.stderr);
+            assert!(ran.stderr.contains("1 PIO out"), "{}", ran.stderr);
+        }
+    }
+}
+
+fn no_signal_quota() {
+    for (guest, status) in [("simvirtio-broken-wait --timeout 0", 113), ("long64-endless --timeout 0.2", 114)]
+    {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_vmm");
+        command.arg("-c").arg(format!("ulimit -i 0; exec {program} --transport polling {guest}"));
+        let ran = run(command.stdout(Stdio::piped()));
+        assert_eq!(ran.status, status, "{guest}: {}", ran.stderr);
+    }
+}
+
+fn full_stderr() {
+    for (arguments, status) in
+        [(&["simvirtio"][..], 0), (&["no-such-guest"], 110), (&["long64-exit-code"], 7)]
+    {
+        let line = "\"$0\" \"$@\" 2>/dev/full";
+        let mut command = Command::new("sh");
+        command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped());
+        assert_eq!(run(&mut command).status, status, "{arguments:?}");
+    }
+}
+
+fn file_size_limit() {
+    let files = Files::new();
+    let endless = files.write("flood", &[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa]);
+    let mut command = Command::new("sh");
+    let target = files.0.path().join("out");
+    command
+        .args(["-c", "ulimit -f 1; exec \"$0\" \"$1\" >\"$2\"", env!("CARGO_BIN_EXE_vmm"), &endless])
+        .arg(target);
+    let ran = run(&mut command);
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert!(ran.stderr.contains("output could not be written"), "{}", ran.stderr);
+}
+
+fn forged_names() {
+    let files = Files::new();
+    let name = "x\nvmm: x: halted; verified: AX = 42\x1b[2J";
+    let guest = files.write(name, guest::find("real16-wrong-result").unwrap().image);
+    for ran in [ran(&[&guest]), ran(&[&format!("{guest}.missing")]), ran(&["grade", "--guest16", &guest])] {
+        let all = ran.text() + &ran.stderr;
+        assert!(!all.contains('\x1b') && !all.lines().any(|line| line.starts_with("vmm: x:")), "{all}");
+        assert!(all.contains("x\\nvmm"), "{all}");
+    }
+}
+
 fn no_profile() {
     let ran = ran(&["simvirtio", "--no-profile"]);
     assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
@@ -324,29 +406,50 @@ fn wrong_students() {
         lost.iter().for_each(|task| tasks[*task] = 0);
         tasks
     };
+    let no_driver = files.write("no-driver", &prints_only("Ana are mere"));
+    let real = files.guest("real16-hello");
+    let long = files.guest("long64-hello");
     let silent = files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
     for (option, images, lost) in [
         (
             "--guest16",
-            vec![files.guest("real16-wrong-result"), files.guest("real16-endless"), nothing.clone()],
+            vec![
+                files.guest("real16-wrong-result"),
+                files.guest("real16-endless"),
+                format!("{long}:long"),
+                nothing.clone(),
+            ],
             &[0][..],
         ),
-        ("--guest64", vec![files.guest("long64-triple-fault"), silent.clone(), nothing.clone()], &[1]),
+        (
+            "--guest64",
+            vec![files.guest("long64-triple-fault"), format!("{real}:real"), silent.clone(), nothing.clone()],
+            &[1],
+        ),
         (
             "--simvirtio",
             vec![
                 files.guest("simvirtio-config-first"),
                 files.guest("simvirtio-no-wrap"),
+                no_driver,
                 files.guest("long64-hello"),
                 silent,
                 nothing,
             ],
             &[2, 3],
         ),
+        ("--simvirtio", vec![files.guest("simvirtio-reserved")], &[3]),
     ] {
         for image in images {
             let (tasks, status, text) = points(&[option, &image]);
             assert_eq!((tasks, status), (without(lost), 111), "{option} {image}:\n{text}");
         }
     }
+}
+
+/// A 64-bit image that prints `text` on port 0xE9, leaves 42 and halts.
+fn prints_only(text: &str) -> Vec<u8> {
+    let mut image: Vec<u8> = text.bytes().flat_map(|byte| [0xb0, byte, 0xe6, 0xe9]).collect();
+    image.extend([0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
+    image
 }

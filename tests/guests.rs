@@ -8,7 +8,9 @@ mod support;
 use guest::{End, Exits, GUESTS, Guest, Map};
 use libtest_mimic::{Arguments, Trial};
 use simvirtio::device::{State, Violation};
+use std::io::Write;
 use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,10 +26,16 @@ use vmm::vcpu::Location;
 use vmm::{Builder, Machine, Output, Report};
 
 fn main() -> ExitCode {
+    support::watchdog();
     let mut tests = catalogue();
     tests.extend([
         kvm_test("queue_lengths_do_not_change_the_message", queue_lengths),
+        kvm_test("the_poller_ends_the_run_at_once", poller_ends_the_run),
+        kvm_test("read_only_fields_keep_their_values", read_only_fields),
+        kvm_test("a_wild_tail_of_rx_breaks_the_device", wild_rx_tail),
+        kvm_test("a_reader_that_stalls_does_not_hold_the_run", stalled_reader),
         kvm_test("a_stop_says_where", where_it_stopped),
+        kvm_test("the_reset_vector_is_a_place_like_any_other", reset_vector),
         kvm_test("a_caller_s_device_is_on_the_bus", device_of_the_caller),
         plain_test("a_device_s_place_can_be_taken_once", places_are_taken_once),
         kvm_test("string_input_reaches_memory_in_order", string_input),
@@ -40,7 +48,7 @@ fn main() -> ExitCode {
         kvm_test("machines_run_side_by_side", side_by_side),
         kvm_test("a_processor_switched_to_long_mode_needs_cpuid", cpuid_is_needed),
         kvm_test("the_segments_can_be_reloaded_from_the_gdt", reload_segments),
-        plain_test("an_image_over_the_result_is_refused_when_verified", image_over_result),
+        kvm_test("an_image_over_the_result_is_refused_when_verified", image_over_result),
     ]);
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -134,6 +142,83 @@ fn queue_lengths() {
     }
     let refused = embedded(find("simvirtio"), None).queue_len(Some(1)).build().expect_err("too short");
     assert!(refused.to_string().contains("queue length of 1"), "{refused}");
+}
+
+/// Without the kick the guest would wait for its whole time.
+fn poller_ends_the_run() {
+    let (report, _) = run(embedded(find("simvirtio-broken-wait"), Some(Transport::Polling)));
+    assert!(matches!(report.stop, Stop::ProtocolError(_)));
+    assert!(report.elapsed < Duration::from_secs(10), "{:?}", report.elapsed);
+}
+
+/// The guest overwrites the magic, and goes on when it is right again.
+fn read_only_fields() {
+    // mov dword [0x100000], 0; again: cmp dword [0x100000], 0x74726976; jne again; hlt
+    let image: &[u8] = &[
+        0xc7, 0x04, 0x25, 0, 0, 0x10, 0, 0, 0, 0, 0, 0x81, 0x3c, 0x25, 0, 0, 0x10, 0, 0x76, 0x69, 0x72, 0x74,
+        0x75, 0xf3, 0xf4,
+    ];
+    for transport in [Transport::Exit, Transport::Polling] {
+        let (report, _) = run(Machine::builder(code(image, Mode::Long)).transport(Some(transport)));
+        assert!(matches!(report.stop, Stop::Halted), "{transport:?}: {report:?}");
+        assert_eq!(report.simvirtio.expect("a device").history.ignored_stores, 1, "{transport:?}");
+    }
+    // A store just before the end is seen, too: mov byte [0x100006], 4; hlt.
+    let last: &[u8] = &[0xc6, 0x04, 0x25, 6, 0, 0x10, 0, 4, 0xf4];
+    for transport in [Transport::Exit, Transport::Polling] {
+        let (report, _) = run(Machine::builder(code(last, Mode::Long)).transport(Some(transport)));
+        assert_eq!(report.simvirtio.expect("a device").history.ignored_stores, 1, "{transport:?}");
+    }
+}
+
+fn wild_rx_tail() {
+    // mov dword [0x10001c], -1; hlt
+    let image: &[u8] = &[0xc7, 0x04, 0x25, 0x1c, 0, 0x10, 0, 0xff, 0xff, 0xff, 0xff, 0xf4];
+    for transport in [Transport::Exit, Transport::Polling] {
+        let (report, _) = run(Machine::builder(code(image, Mode::Long)).transport(Some(transport)));
+        let broken = matches!(report.stop, Stop::ProtocolError(Violation::WildIndex { queue: 1, .. }));
+        assert!(broken, "{transport:?}: {report:?}");
+    }
+}
+
+/// A stream that nobody reads and that is full: the next write blocks.
+fn full_stream() -> (UnixStream, UnixStream) {
+    let (mut writer, reader) = UnixStream::pair().expect("a pair of sockets");
+    writer.set_nonblocking(true).expect("it can be switched");
+    while writer.write(&[0; 4096]).is_ok() {}
+    writer.set_nonblocking(false).expect("it can be switched back");
+    (writer, reader)
+}
+
+/// A write of text that nobody reads blocks: the time is up all the same, and what ended the run stays.
+fn stalled_reader() {
+    // again: mov al, 10; out 0xe9, al; jmp again
+    let by_port = code(&[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa], Mode::Real);
+    let driver = || flat::image(find("simvirtio").image, Mode::Long, Gpa(0x1000)).expect("a flat image");
+    for (image, transport) in
+        [(by_port, Transport::Exit), (driver(), Transport::Exit), (driver(), Transport::Polling)]
+    {
+        let (writer, reader) = full_stream();
+        let machine = Machine::builder(image)
+            .transport(Some(transport))
+            .timeout(Some(Duration::from_millis(300)))
+            .output(Output::new(writer, false))
+            .build()
+            .expect("the machine is made");
+        let report = machine.run().expect("the host can run it");
+        assert!(matches!(report.stop, Stop::Timeout), "{transport:?}: {:?}", report.stop);
+        drop(reader);
+    }
+}
+
+fn reset_vector() {
+    // mov ax, 0xf000; mov ds, ax; mov word [0xfff0], 0xfeeb (jmp $); jmp 0xf000:0xfff0
+    let image: &[u8] =
+        &[0xb8, 0, 0xf0, 0x8e, 0xd8, 0xc7, 0x06, 0xf0, 0xff, 0xeb, 0xfe, 0xea, 0xf0, 0xff, 0, 0xf0];
+    let (report, _) =
+        run(Machine::builder(code(image, Mode::Real)).timeout(Some(Duration::from_millis(100))));
+    assert_eq!(report.location, Some(Location::At { mode: Mode::Real, cs: 0xf000, rip: 0xfff0 }));
+    assert!(report.left_its_image());
 }
 
 fn where_it_stopped() {

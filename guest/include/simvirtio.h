@@ -19,6 +19,8 @@
 #define DRIVER_ACK 0x0
 #define DRIVER 0x2
 #define DRIVER_OK 0x4
+/* The assignment's value, which does not fit into the 8 bits of driver_status: see docs/abi.md. */
+#define DRIVER_RESET 0x8000
 
 /* Where things are in guest memory. */
 #define SIMVIRTIO_RESULT 0x400
@@ -57,14 +59,13 @@ typedef struct __attribute__((packed)) device {
 
 typedef struct device_table {
 	uint16_t count;
-	uint64_t device_addresses[10];
+	/* At +8 in 32-bit code too. */
+	uint64_t device_addresses[10] __attribute__((aligned(8)));
 } device_table_t;
 
 _Static_assert(sizeof(device_t) == 11, "device_t is the configuration table, byte for byte");
 _Static_assert(sizeof(queue_control_t) == 8, "a queue control is two words");
-#ifdef __x86_64__
 _Static_assert(__builtin_offsetof(device_table_t, device_addresses) == 8, "the addresses start at +8");
-#endif
 
 /* The device's configuration table. */
 static inline volatile device_t *simvirtio_device(void)

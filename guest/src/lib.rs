@@ -4,6 +4,8 @@
 //! what it prints, how it ends, what it leaves behind and how many exits it makes. The tests, the grade and
 //! `vmm guests` all read this one list.
 
+use std::fmt;
+
 /// The CPU mode in which a guest is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -13,6 +15,16 @@ pub enum Mode {
     Protected,
     /// 64-bit long mode, identity-mapped.
     Long,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Real => "real",
+            Self::Protected => "protected",
+            Self::Long => "long",
+        })
+    }
 }
 
 /// The memory map that a guest is written for (`docs/abi.md`).
@@ -232,6 +244,15 @@ pub const GUESTS: &[Guest] = &[
         exits: Exits::Exactly(64),
         polling_exits: Some(Exits::Exactly(1)),
         ..BASE
+    },
+    Guest {
+        name: "simvirtio-reserved",
+        about: "relies on the reserved part of the window, which differs by transport",
+        image: image!("simvirtio-reserved"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(50),
+        polling_exits: Some(Exits::Exactly(2)),
+        ..TEST
     },
     Guest {
         name: "simvirtio-no-wrap",

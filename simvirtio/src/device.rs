@@ -82,8 +82,13 @@ pub enum Violation {
         /// The value.
         value: u8,
     },
-    /// The TX queue's head is no index.
-    WildIndex(WildIndex),
+    /// The driver's index of a queue is none: the head of TX, or the tail of RX.
+    WildIndex {
+        /// The queue's number: 0 is TX, 1 is RX.
+        queue: u8,
+        /// The index.
+        wild: WildIndex,
+    },
     /// The device table's count says that the table is full, or more than full.
     Table {
         /// The count.
@@ -132,7 +137,9 @@ impl fmt::Display for Violation {
             Self::Selector { value } => {
                 write!(f, "queue_selector is {value}, and there are only queue 0 (TX) and queue 1 (RX)")
             }
-            Self::WildIndex(wild) => write!(f, "the TX queue's {wild}"),
+            Self::WildIndex { queue, wild } => {
+                write!(f, "the {} queue's {wild}", if queue == 0 { "TX" } else { "RX" })
+            }
             Self::Table { count } => write!(
                 f,
                 "the device table at {:#x} says that it has {count} entries, and it has room for {}: was it \
@@ -190,6 +197,7 @@ pub struct History {
 pub struct Device {
     state: State,
     tx: Consumer,
+    rx: Ring,
     max_queue_len: u16,
     history: History,
 }
@@ -206,6 +214,7 @@ impl Device {
         let mut device = Self {
             state: State::Initial,
             tx: Consumer::new(Ring::tx(max_queue_len)),
+            rx: Ring::rx(max_queue_len),
             max_queue_len,
             history: History::default(),
         };
@@ -224,8 +233,9 @@ impl Device {
         self.history
     }
 
-    /// Does all that is to be done now: follows driver_status and takes the TX queue's bytes, giving the
-    /// data among them to `transmit`. Returns whether anything was done.
+    /// Does what is to be done now: follows driver_status and takes the TX queue's bytes, giving the data
+    /// among them to `transmit`. Returns whether anything was done. However fast the driver is, one call
+    /// takes about as much as the queue holds and no more.
     ///
     /// Of each round the head is loaded first and driver_status second, so that a status which the driver
     /// wrote before a byte is never missed when that byte is judged. A byte's effect is published before
@@ -238,15 +248,19 @@ impl Device {
         memory: &impl Memory,
         transmit: &mut impl FnMut(u8),
     ) -> Result<bool, Violation> {
-        let mut progress = false;
-        while self.state != State::Broken {
+        // Each byte takes a round, and so does each change of driver_status around them.
+        let most = self.max_queue_len.saturating_add(2);
+        for done in 0..most {
+            if self.state == State::Broken {
+                return Ok(done > 0);
+            }
             match self.round(memory, transmit) {
-                Ok(true) => progress = true,
-                Ok(false) => break,
+                Ok(true) => {}
+                Ok(false) => return Ok(done > 0),
                 Err(violation) => return Err(self.violated(memory, violation)),
             }
         }
-        Ok(progress)
+        Ok(true)
     }
 
     /// Breaks the device: for a violation that only the transport can see.
@@ -287,13 +301,18 @@ impl Device {
 
     /// One byte of the TX queue, or one change of driver_status; `false` where there was neither.
     fn round(&mut self, memory: &impl Memory, transmit: &mut impl FnMut(u8)) -> Result<bool, Violation> {
-        let byte = self.tx.peek(memory).map_err(Violation::WildIndex)?;
+        let byte = self.pending(memory)?;
         let driver_status = self.driver_status(memory)?;
-        let moved = self.follow(driver_status, byte.is_none(), memory);
+        let moved = self.follow(driver_status, byte.is_none(), memory)?;
         let Some(byte) = byte else { return Ok(moved) };
         self.take(byte, driver_status, memory, transmit)?;
         self.tx.release(memory);
         Ok(true)
+    }
+
+    /// The next byte on TX, if there is one.
+    fn pending(&self, memory: &impl Memory) -> Result<Option<u8>, Violation> {
+        self.tx.peek(memory).map_err(|wild| Violation::WildIndex { queue: 0, wild })
     }
 
     /// The driver's writable fields, checked.
@@ -303,26 +322,30 @@ impl Device {
         if selector > 1 {
             return Err(Violation::Selector { value: selector });
         }
+        self.rx.load_tail(memory).map_err(|wild| Violation::WildIndex { queue: 1, wild })?;
         match memory.load_u8(window(abi::offset::DRIVER_STATUS)) {
             status @ (ACK | DRIVER | DRIVER_OK) => Ok(status),
             value => Err(Violation::DriverStatus { state: self.state, value }),
         }
     }
 
-    /// The state changes that driver_status causes by itself. Returns whether there was one.
-    fn follow(&mut self, driver_status: u8, drained: bool, memory: &impl Memory) -> bool {
+    /// The state changes that driver_status causes by itself. Returns whether there is more to do.
+    fn follow(&mut self, driver_status: u8, empty: bool, memory: &impl Memory) -> Result<bool, Violation> {
         match (self.state, driver_status) {
             (State::Config, abi::driver_status::DRIVER_OK) => {
                 self.history.readies = self.history.readies.saturating_add(1);
                 self.enter(State::Ready, memory);
-                true
+                Ok(true)
             }
-            // Bytes that are still in the queue were pushed before the driver could see this reset: data.
-            (State::Ready, abi::driver_status::ACK) if drained => {
-                self.enter(State::Initial, memory);
-                true
+            // What the driver pushed before it could see this reset is data, also what it pushed between our
+            // two loads: hence the second look at the queue.
+            (State::Ready, abi::driver_status::ACK) if empty => {
+                if self.pending(memory)?.is_none() {
+                    self.enter(State::Initial, memory);
+                }
+                Ok(true)
             }
-            _ => false,
+            _ => Ok(false),
         }
     }
 

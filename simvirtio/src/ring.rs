@@ -58,7 +58,7 @@ impl Ring {
     }
 
     /// The other side's tail, checked.
-    fn load_tail(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
+    pub(crate) fn load_tail(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
         let index = memory.load_u32(self.tail);
         if index < self.len { Ok(index) } else { Err(WildIndex { end: End::Tail, index, len: self.len }) }
     }

@@ -17,6 +17,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What is at `/dev/kvm` does not answer as KVM does.
+    #[error("/dev/kvm is there, but is not KVM's device: see what put it there (ls -l /dev/kvm)")]
+    NotKvm,
     /// The kernel speaks another version of the KVM API than the stable one.
     #[error(
         "/dev/kvm has API version {found}, and this program needs version 12: use a current Linux kernel"

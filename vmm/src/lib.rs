@@ -34,10 +34,11 @@ pub mod output;
 pub mod profile;
 pub mod report;
 pub mod run;
-pub mod sys;
+mod sys;
 pub mod vcpu;
 
 pub use error::Error;
 pub use machine::{Builder, Machine};
 pub use output::{Captured, Output};
 pub use report::{Report, Verdict};
+pub use sys::{catch_interrupts, interrupted};

@@ -20,8 +20,8 @@ use crate::vcpu::KvmVcpu;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use simvirtio::abi;
-use std::io::{self, Write};
-use std::ops::Range;
+use std::io;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -174,7 +174,7 @@ impl Builder {
         let (kvm, vm) = create_vm()?;
         memory.register(&vm)?;
         log::debug!(
-            "{map:?} map, {ram:#x} bytes of RAM; {mode:?} mode at {:#x}; image {:x?}; CPUID {}",
+            "{map:?} map, {ram:#x} bytes of RAM; {mode} mode at {:#x}; image {:x?}; CPUID {}",
             self.image.entry().0,
             self.image.ranges(),
             if self.cpuid { "as the host" } else { "not set" }
@@ -231,6 +231,7 @@ fn create_vm() -> Result<(Kvm, VmFd), Error> {
         Kvm::new().map_err(|error| Error::OpenKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
     match kvm.get_api_version() {
         API_VERSION => {}
+        ..0 => return Err(Error::NotKvm),
         found => return Err(Error::ApiVersion { found }),
     }
     for capability in [Cap::UserMemory, Cap::ImmediateExit] {
@@ -320,7 +321,7 @@ impl Machine {
             profile: true,
             verify: false,
             kernel_counters: false,
-            output: Output::new(io::stdout()),
+            output: Output::new(io::stdout(), true),
             devices: Devices::default(),
         }
     }
@@ -331,12 +332,7 @@ impl Machine {
     /// The host failed. What the guest does wrong is in the report.
     pub fn run(mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let simvirtio = self.simvirtio.take();
-        let (stop, simvirtio) = self.run_vcpu(simvirtio, started)?;
-        let stop = match self.output.flush() {
-            Err(error) if !matches!(stop, Stop::OutputFailed(_)) => Stop::OutputFailed(error),
-            _ => stop,
-        };
+        let (stop, simvirtio) = self.run_vcpu(started)?;
         let elapsed = started.elapsed();
         let verdict = match stop {
             Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
@@ -344,7 +340,7 @@ impl Machine {
         };
         let location = match stop {
             Stop::Halted | Stop::Exited(_) | Stop::OutputFailed(_) => None,
-            _ => Some(self.vcpu.location()?),
+            _ => Some(self.vcpu.location(matches!(stop, Stop::TripleFault))?),
         };
         let kernel_exits = match self.kernel_counters {
             true => self.vcpu.counter("exits").unwrap_or(None),
@@ -364,44 +360,45 @@ impl Machine {
         })
     }
 
-    /// The run itself, with the poller around it where there is one. Whatever ends the run, the queue is
-    /// drained, and a protocol error outranks what the vCPU stopped for.
-    fn run_vcpu(
-        &mut self,
-        simvirtio: Option<Device>,
-        started: Instant,
-    ) -> Result<(Stop, Option<SimvirtioReport>), Error> {
-        let Self { vcpu, devices, timeout, profile, .. } = self;
-        let watchdog = Watchdog {
-            deadline: timeout.and_then(|timeout| started.checked_add(timeout)),
-            ..Default::default()
-        };
+    /// The run itself. Whatever ends it, the text that still waits is handed on, also within the time.
+    fn run_vcpu(&mut self, started: Instant) -> Result<(Stop, Option<SimvirtioReport>), Error> {
+        let Self { vcpu, devices, timeout, profile, simvirtio, output, .. } = self;
+        let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
+        output.set_deadline(deadline);
+        let watchdog = Watchdog { deadline, ..Default::default() };
         let asked = watchdog.asked.clone();
         vcpu.with_kicks(|vcpu, kicker: Kicker| {
             let _timer = match *timeout {
-                Some(timeout) => Some(KickTimer::start(timeout).map_err(Error::host("timer_create"))?),
+                Some(timeout) => {
+                    Some(KickTimer::start(timeout).map_err(Error::host("starting the watchdog"))?)
+                }
                 None => None,
             };
             let run = || {
                 let mut chain = (watchdog, (devices, (Ends, OpenBus)));
                 run::run(vcpu, &mut chain, profile.as_mut())
             };
-            match simvirtio {
-                None => Ok((run()?, None)),
+            let (stop, report) = match simvirtio.take() {
+                None => (run()?, None),
+                // The device has acted on each store: nothing is left in the queue.
                 Some(Device::Trapped(window)) => {
                     let stop = run()?;
                     let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
-                    let drained = window.simvirtio().advance().break_value();
-                    let report = window.simvirtio().report(Transport::Exit);
-                    Ok((drained.unwrap_or(stop), Some(report)))
+                    (stop, Some(window.simvirtio().report(Transport::Exit)))
                 }
+                // Here something may be, and a protocol error in it outranks what the vCPU stopped for.
                 Some(Device::Shared(simvirtio)) => {
                     let poller = Poller::start(simvirtio, asked, kicker)?;
                     let stop = run()?;
-                    let (simvirtio, ended_by_device) = poller.finish()?;
-                    Ok((ended_by_device.unwrap_or(stop), Some(simvirtio.report(Transport::Polling))))
+                    let (simvirtio, ended_by_device) = poller.finish(deadline)?;
+                    (ended_by_device.unwrap_or(stop), Some(simvirtio.report(Transport::Polling)))
                 }
-            }
+            };
+            let stop = match (output.finish(), stop) {
+                (ControlFlow::Break(failed), Stop::Halted | Stop::Exited(_)) => failed,
+                (_, stop) => stop,
+            };
+            Ok((stop, report))
         })?
     }
 

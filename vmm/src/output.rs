@@ -1,27 +1,105 @@
 //! Where the text that guests print goes: standard output, or a buffer.
+//!
+//! A reader that stalls must not hold a run beyond its time. A write that blocks is interrupted by the kick
+//! of the watchdog; this file then gives up where the standard library would try again.
 
+use crate::exit::Stop;
+use crate::sys;
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Text is handed on when there is this much of it, in bytes, even without the end of a line.
+const CHUNK: usize = 4096;
+/// How much a captured output keeps, in bytes.
+const KEPT: usize = 1 << 20;
 
 /// A writer that all of a machine's consoles share. Clones write to the same place.
 #[derive(Clone)]
-pub struct Output(Arc<Mutex<dyn Write + Send>>);
+pub struct Output(Arc<Mutex<Sink>>);
+
+struct Sink {
+    writer: Box<dyn Write + Send>,
+    /// Whether text waits for the end of its line.
+    by_lines: bool,
+    waiting: Vec<u8>,
+    deadline: Option<Instant>,
+}
 
 impl Output {
-    /// Writes to `writer`.
-    pub fn new(writer: impl Write + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(writer)))
+    /// Writes to `writer`, line by line or, for somebody who watches, byte by byte. `writer` should not retry
+    /// what a signal has interrupted, as a `File` does not and `Stdout` does.
+    pub fn new(writer: impl Write + Send + 'static, by_lines: bool) -> Self {
+        let sink = Sink { writer: Box::new(writer), by_lines, waiting: Vec::new(), deadline: None };
+        Self(Arc::new(Mutex::new(sink)))
     }
 
-    /// Keeps what is written, for whoever holds the second value.
+    /// Keeps the first MiB of what is written, for whoever holds the second value.
     pub fn captured() -> (Self, Captured) {
         let captured = Captured::default();
-        (Self(captured.0.clone()), captured)
+        (Self::new(captured.clone(), false), captured)
     }
 
-    fn lock(&self) -> MutexGuard<'_, dyn Write + Send + 'static> {
+    /// Says when writing has to end, whoever may read.
+    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
+        self.lock().deadline = deadline;
+    }
+
+    /// Prints `text`. Breaks with the end of the run where that cannot be done.
+    pub fn print(&mut self, text: &[u8]) -> ControlFlow<Stop> {
+        self.lock().print(text).map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+
+    /// Hands on what still waits for the end of its line.
+    pub(crate) fn finish(&mut self) -> ControlFlow<Stop> {
+        self.lock().hand_on().map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sink> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink {
+    fn print(&mut self, text: &[u8]) -> io::Result<()> {
+        self.waiting.extend_from_slice(text);
+        if !self.by_lines || text.contains(&b'\n') || self.waiting.len() >= CHUNK {
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Writes all that waits. What cannot be written is dropped: the run ends for it.
+    fn hand_on(&mut self) -> io::Result<()> {
+        let text = std::mem::take(&mut self.waiting);
+        let mut rest = text.as_slice();
+        while !rest.is_empty() {
+            match self.writer.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    if sys::interrupted() {
+                        return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+                    }
+                    if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.writer.flush()
+    }
+}
+
+/// How a failure to write ends the run.
+pub(crate) fn stop_of(error: io::Error) -> Stop {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Stop::Timeout,
+        _ if error.raw_os_error() == Some(libc::ECANCELED) => Stop::Interrupted,
+        _ => Stop::OutputFailed(error),
     }
 }
 
@@ -31,12 +109,14 @@ impl fmt::Debug for Output {
     }
 }
 
+/// For devices of other crates. The errors are those of [`stop_of`].
 impl Write for Output {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.lock().write(data)
+        self.lock().print(data)?;
+        Ok(data.len())
     }
     fn flush(&mut self) -> io::Result<()> {
-        self.lock().flush()
+        Ok(())
     }
 }
 
@@ -45,8 +125,86 @@ impl Write for Output {
 pub struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    /// All of it so far.
+    /// The first MiB of it so far.
     pub fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Write for Captured {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = KEPT.saturating_sub(kept.len());
+        kept.extend(data.iter().take(room));
+        Ok(data.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes three bytes at a time, after one interruption each.
+    #[derive(Clone, Default)]
+    struct Slow {
+        taken: Arc<Mutex<Vec<u8>>>,
+        interrupt: bool,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.interrupt = !self.interrupt;
+            if self.interrupt {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let some = &data[..data.len().min(3)];
+            self.taken.lock().unwrap().extend(some);
+            Ok(some.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_handed_on_whole_and_the_rest_at_the_end() {
+        let slow = Slow::default();
+        let mut output = Output::new(slow.clone(), true);
+        assert!(output.print(b"one").is_continue());
+        assert_eq!(*slow.taken.lock().unwrap(), b"");
+        assert!(output.print(b" line\nand").is_continue());
+        assert_eq!(*slow.taken.lock().unwrap(), b"one line\nand");
+        assert!(output.print(b" more").is_continue());
+        assert!(output.finish().is_continue());
+        assert_eq!(*slow.taken.lock().unwrap(), b"one line\nand more");
+    }
+
+    #[test]
+    fn an_endless_line_is_handed_on_in_chunks() {
+        let slow = Slow::default();
+        let mut output = Output::new(slow.clone(), true);
+        for _ in 0..CHUNK {
+            assert!(output.print(b"x").is_continue());
+        }
+        assert_eq!(slow.taken.lock().unwrap().len(), CHUNK);
+    }
+
+    #[test]
+    fn an_interruption_after_the_deadline_ends_the_run() {
+        let mut output = Output::new(Slow::default(), false);
+        output.set_deadline(Some(Instant::now()));
+        assert!(matches!(output.print(b"x"), ControlFlow::Break(Stop::Timeout)));
+    }
+
+    #[test]
+    fn a_captured_output_keeps_a_bounded_part() {
+        let (mut output, captured) = Output::captured();
+        for _ in 0..3 {
+            assert!(output.print(&vec![b'x'; KEPT / 2]).is_continue());
+        }
+        assert_eq!(captured.bytes().len(), KEPT);
     }
 }

@@ -5,6 +5,7 @@
 use crate::error::Error;
 use crate::exit::{Exit, ExitController, Outcome, Stop};
 use crate::profile::Profile;
+use crate::sys;
 use crate::vcpu::{Entry, Vcpu};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +49,7 @@ impl ExitController for Watchdog {
         if *exit != Exit::Interrupted {
             return Outcome::Unclaimed;
         }
-        if self.asked.load(Ordering::Acquire) {
+        if self.asked.load(Ordering::Acquire) || sys::interrupted() {
             return Outcome::Stop(Stop::Interrupted);
         }
         match self.deadline {

@@ -16,7 +16,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::Duration;
 
 thread_local! {
@@ -24,12 +26,12 @@ thread_local! {
     static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
 }
 
-/// A timer that has run out kicks again at this interval, in case the thread was somewhere else.
-const REPEAT: Duration = Duration::from_millis(10);
+/// Whoever needs a kick to arrive repeats it at this interval, in case the thread was somewhere else.
+pub(crate) const REPEAT: Duration = Duration::from_millis(10);
 
-fn kick_signal() -> libc::c_int {
-    libc::SIGRTMIN()
-}
+/// The signal of a kick. Not a real-time signal: those are queued, and lost where the user's quota for the
+/// queue (RLIMIT_SIGPENDING) is used up.
+const KICK: libc::c_int = libc::SIGUSR1;
 
 extern "C" fn on_kick(_: libc::c_int) {
     let immediate_exit = IMMEDIATE_EXIT.get();
@@ -40,19 +42,25 @@ extern "C" fn on_kick(_: libc::c_int) {
     }
 }
 
-/// Kicks the vCPU of one thread out of the guest, from any thread.
+/// Kicks a thread: its vCPU out of the guest, or itself out of a system call that blocks.
 #[derive(Clone, Copy, Debug)]
-pub struct Kicker {
+pub(crate) struct Kicker {
     process: libc::pid_t,
     thread: libc::pid_t,
 }
 
 impl Kicker {
-    /// Makes the thread's KVM_RUN return, now or when it is next entered. Has no effect once the thread
-    /// runs no vCPU.
-    pub fn kick(&self) {
+    /// A kicker of the calling thread.
+    pub(crate) fn of_this_thread() -> Self {
+        // SAFETY: the call takes nothing.
+        Self { process: unsafe { libc::getpid() }, thread: thread_id() }
+    }
+
+    /// Makes the thread's KVM_RUN return, now or when it is next entered. Once: whoever needs to be sure
+    /// repeats it, since a blocking call other than KVM_RUN may be entered right after.
+    pub(crate) fn kick(&self) {
         // SAFETY: the call takes numbers only; a thread that has gone is an error that does not matter.
-        unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, kick_signal()) };
+        unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, KICK) };
     }
 }
 
@@ -67,15 +75,45 @@ pub(crate) unsafe fn with_kicks<R>(
     struct Reset(*const AtomicU8);
     impl Drop for Reset {
         fn drop(&mut self) {
+            INTERRUPTIBLE.store(0, Ordering::Relaxed);
             IMMEDIATE_EXIT.set(self.0);
         }
     }
     static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
-    (*HANDLER.get_or_init(install_handler)).map_err(io::Error::from_raw_os_error)?;
+    (*HANDLER.get_or_init(|| handle(KICK, on_kick))).map_err(io::Error::from_raw_os_error)?;
+    let _unblocked = Unblocked::new()?;
+    let kicker = Kicker::of_this_thread();
     let _reset = Reset(IMMEDIATE_EXIT.replace(immediate_exit));
-    // SAFETY: the call takes nothing.
-    let kicker = Kicker { process: unsafe { libc::getpid() }, thread: thread_id() };
+    INTERRUPTIBLE.store(kicker.thread, Ordering::Relaxed);
+    if interrupted() {
+        kicker.kick();
+    }
     Ok(body(kicker))
+}
+
+/// The calling thread with the kick signal unblocked, whatever mask it was started with.
+struct Unblocked(libc::sigset_t);
+
+impl Unblocked {
+    fn new() -> io::Result<Self> {
+        // SAFETY: all-zero sets are valid, and both outlive the calls.
+        unsafe {
+            let (mut kick, mut before): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
+            libc::sigemptyset(&mut kick);
+            libc::sigaddset(&mut kick, KICK);
+            match libc::pthread_sigmask(libc::SIG_UNBLOCK, &kick, &mut before) {
+                0 => Ok(Self(before)),
+                error => Err(io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+}
+
+impl Drop for Unblocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled by `new`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
 }
 
 /// The calling thread's number. A plain system call: in a static program the C library's wrapper may be
@@ -85,59 +123,130 @@ fn thread_id() -> libc::pid_t {
     unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }
 
-/// Handles the kick signal for the whole process; `Err` is an errno.
-fn install_handler() -> Result<(), i32> {
-    // SAFETY: an all-zero sigaction is a valid one, and the handler touches one thread-local and one atomic.
+/// Handles a signal for the whole process, without restarting what it interrupts; `Err` is an errno.
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Result<(), i32> {
+    // SAFETY: an all-zero sigaction is a valid one; the handlers of this file touch atomics, a thread-local
+    // without a destructor, and system calls that are allowed in handlers.
     let answer = unsafe {
         let mut action: libc::sigaction = mem::zeroed();
-        action.sa_sigaction = on_kick as *const () as usize;
+        action.sa_sigaction = handler as *const () as usize;
         libc::sigemptyset(&mut action.sa_mask);
-        libc::sigaction(kick_signal(), &action, ptr::null_mut())
+        libc::sigaction(signal, &action, ptr::null_mut())
     };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)) }
 }
 
-/// Kicks the calling thread's vCPU when a time has passed, again and again until dropped.
+/// Whether one of [`catch_interrupts`]'s signals has come.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The thread that such a signal kicks, or 0: the last one that began to run a vCPU.
+static INTERRUPTIBLE: AtomicI32 = AtomicI32::new(0);
+/// Status of a program that is interrupted twice, and so ends at once.
+const TWICE: libc::c_int = 117;
+
+/// Whether somebody has asked the program to end.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_interrupt(_: libc::c_int) {
+    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        // SAFETY: allowed in a handler; nothing of this program is left to run.
+        unsafe { libc::_exit(TWICE) }
+    }
+    let thread = INTERRUPTIBLE.load(Ordering::Relaxed);
+    if thread != 0 {
+        // SAFETY: allowed in a handler.
+        Kicker { process: unsafe { libc::getpid() }, thread }.kick();
+    }
+}
+
+/// For a program that runs one machine at a time: SIGINT, SIGTERM and SIGHUP end the run in an orderly way,
+/// with its report, and a second one ends the program at once. A file size limit becomes an error of the
+/// write instead of a signal.
+pub fn catch_interrupts() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: `nohup` and a shell's background jobs ignore signals on purpose; the query changes nothing.
+        let ignored = unsafe {
+            let mut before: libc::sigaction = mem::zeroed();
+            libc::sigaction(signal, ptr::null(), &mut before) == 0 && before.sa_sigaction == libc::SIG_IGN
+        };
+        if !ignored && handle(signal, on_interrupt).is_err() {
+            log::warn!("signal {signal} cannot be handled, and will end the program without a report");
+        }
+    }
+    // SAFETY: a plain setting of the process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Kicks the calling thread when a time has passed, again and again until dropped.
 #[derive(Debug)]
-pub struct KickTimer {
-    timer: libc::timer_t,
+pub(crate) enum KickTimer {
+    /// A timer of the kernel's, which costs next to nothing.
+    Timer(libc::timer_t),
+    /// A thread, where the user's quota leaves no timer. It ends when the sender is dropped.
+    Thread(#[allow(dead_code, reason = "its end is what the thread waits for")] Sender<()>),
 }
 
 impl KickTimer {
-    /// Starts the timer for the calling thread. A duration of zero counts as a nanosecond.
+    /// Starts the timer for the calling thread, whose kicks are handled (`with_kicks`). A duration of zero
+    /// counts as a nanosecond.
     ///
     /// # Errors
-    /// The kernel has no timer left for this user.
-    pub fn start(after: Duration) -> io::Result<Self> {
+    /// The host has neither a timer nor a thread left.
+    pub(crate) fn start(after: Duration) -> io::Result<Self> {
+        Self::timer(after).or_else(|error| {
+            log::info!("no timer left ({error}); a thread watches the time instead");
+            Self::thread(after)
+        })
+    }
+
+    fn timer(after: Duration) -> io::Result<Self> {
         let mut timer: libc::timer_t = ptr::null_mut();
         // SAFETY: an all-zero sigevent is a valid one; the signal goes to a thread of this process, by number.
         let answer = unsafe {
             let mut event: libc::sigevent = mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
-            event.sigev_signo = kick_signal();
+            event.sigev_signo = KICK;
             event.sigev_notify_thread_id = thread_id();
             libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
         };
         if answer != 0 {
             return Err(io::Error::last_os_error());
         }
-        let timer = Self { timer };
+        let started = Self::Timer(timer);
         let setting = libc::itimerspec {
             it_value: timespec(after.max(Duration::from_nanos(1))),
             it_interval: timespec(REPEAT),
         };
         // SAFETY: the timer was made above, and the setting outlives the call.
-        match unsafe { libc::timer_settime(timer.timer, 0, &setting, ptr::null_mut()) } {
-            0 => Ok(timer),
+        match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
+            0 => Ok(started),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    fn thread(after: Duration) -> io::Result<Self> {
+        let kicker = Kicker::of_this_thread();
+        let (sender, ended) = mpsc::channel();
+        let body = move || {
+            let mut pause = after;
+            while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                kicker.kick();
+                pause = REPEAT;
+            }
+        };
+        thread::Builder::new().name("watchdog".into()).spawn(body)?;
+        Ok(Self::Thread(sender))
     }
 }
 
 impl Drop for KickTimer {
     fn drop(&mut self) {
-        // SAFETY: the timer was made by `start` and is deleted once. A signal that it has queued finds no vCPU.
-        unsafe { libc::timer_delete(self.timer) };
+        if let Self::Timer(timer) = self {
+            // SAFETY: the timer was made by `timer` and is deleted once. A signal that it has queued finds no
+            // vCPU.
+            unsafe { libc::timer_delete(*timer) };
+        }
     }
 }
 
@@ -157,7 +266,7 @@ const SANE: u32 = 4096;
 ///
 /// # Errors
 /// The kernel has no counters, or does not show them.
-pub fn kvm_counter(fd: &impl AsRawFd, name: &str) -> io::Result<Option<u64>> {
+pub(crate) fn kvm_counter(fd: &impl AsRawFd, name: &str) -> io::Result<Option<u64>> {
     // SAFETY: the call takes no argument and makes a new file descriptor.
     let stats = unsafe { libc::ioctl(fd.as_raw_fd(), KVM_GET_STATS_FD) };
     if stats < 0 {
@@ -202,7 +311,7 @@ mod tests {
             if condition() {
                 return true;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
         false
     }
@@ -213,7 +322,7 @@ mod tests {
         // SAFETY: `byte` outlives the call.
         let kicked = unsafe {
             with_kicks(&byte, |kicker| {
-                std::thread::spawn(move || kicker.kick());
+                thread::spawn(move || kicker.kick());
                 soon(|| byte.load(Ordering::Relaxed) == 1)
             })
         };
@@ -221,16 +330,32 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_kicks_until_it_is_dropped() {
+    fn a_timer_kicks_again_and_again() {
+        for start in [KickTimer::timer, KickTimer::thread] {
+            let byte = AtomicU8::new(0);
+            // SAFETY: `byte` outlives the call.
+            let kicked = unsafe {
+                with_kicks(&byte, |_| {
+                    let _timer = start(Duration::ZERO).unwrap();
+                    let again = || soon(|| byte.swap(0, Ordering::Relaxed) == 1);
+                    again() && again()
+                })
+            };
+            assert!(kicked.unwrap());
+        }
+    }
+
+    #[test]
+    fn a_blocked_kick_signal_is_unblocked() {
         let byte = AtomicU8::new(0);
-        // SAFETY: `byte` outlives the call.
+        // SAFETY: `byte` outlives the call; the mask is that of this test's own thread.
         let kicked = unsafe {
-            with_kicks(&byte, |_| {
-                let timer = KickTimer::start(Duration::ZERO).unwrap();
-                let again = || soon(|| byte.swap(0, Ordering::Relaxed) == 1);
-                let twice = again() && again();
-                drop(timer);
-                twice
+            let mut all: libc::sigset_t = mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &all, ptr::null_mut());
+            with_kicks(&byte, |kicker| {
+                kicker.kick();
+                soon(|| byte.load(Ordering::Relaxed) == 1)
             })
         };
         assert!(kicked.unwrap());
@@ -242,7 +367,7 @@ mod tests {
         // SAFETY: `byte` outlives the call, and the whole test.
         let kicker = unsafe { with_kicks(&byte, |kicker| kicker) }.unwrap();
         kicker.kick();
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
         assert_eq!(byte.load(Ordering::Relaxed), 0);
     }
 

@@ -106,8 +106,16 @@ impl Transfer {
     }
 }
 
-/// Reads an exit out of `kvm_run`; of port I/O the first element.
-fn decode(run: &kvm_run, page: &[u8]) -> (Exit, Pending) {
+/// What was read out of `kvm_run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decoded {
+    Exit(Exit),
+    /// Port I/O, whose elements lie elsewhere in the mapping.
+    Pio(Transfer),
+}
+
+/// Reads an exit out of `kvm_run`.
+fn decode(run: &kvm_run) -> Decoded {
     // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
     // and all are plain integers, valid with any bits.
     let details = &run.__bindgen_anon_1;
@@ -123,14 +131,14 @@ fn decode(run: &kvm_run, page: &[u8]) -> (Exit, Pending) {
                 index: 0,
                 data_offset: io.data_offset,
             };
-            return (transfer.exit(page), Pending::Pio(transfer));
+            return Decoded::Pio(transfer);
         }
         KVM_EXIT_MMIO => {
             // SAFETY: see above.
             let mmio = unsafe { details.mmio };
             let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
             if mmio.is_write == 0 {
-                return (Exit::MmioRead { address, size }, Pending::MmioRead);
+                return Decoded::Exit(Exit::MmioRead { address, size });
             }
             let mut data = [0; 8];
             data.iter_mut().zip(mmio.data).take(size.into()).for_each(|(to, from)| *to = from);
@@ -149,7 +157,7 @@ fn decode(run: &kvm_run, page: &[u8]) -> (Exit, Pending) {
             let has_bytes =
                 failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
             if failure.ndata < 1 || !has_bytes {
-                return (Exit::EmulationFailure(Instruction::default()), Pending::Nothing);
+                return Decoded::Exit(Exit::EmulationFailure(Instruction::default()));
             }
             // SAFETY: see above; the flag says that this part is filled.
             let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
@@ -158,7 +166,7 @@ fn decode(run: &kvm_run, page: &[u8]) -> (Exit, Pending) {
         }
         reason => Exit::Other(reason),
     };
-    (exit, Pending::Nothing)
+    Decoded::Exit(exit)
 }
 
 /// Where a vCPU is in its guest.
@@ -199,7 +207,12 @@ pub struct KvmVcpu {
     /// Size of the mapping behind `kvm_run`, in bytes.
     run_size: usize,
     pending: Pending,
+    /// How often KVM_RUN has said "try again" in a row.
+    refusals: u32,
 }
+
+/// How often KVM_RUN may say "try again" in a row.
+const PATIENCE: u32 = 100;
 
 impl KvmVcpu {
     /// Creates vCPU number `id` of `vm` (KVM_CREATE_VCPU), in the CPU's reset state.
@@ -208,7 +221,7 @@ impl KvmVcpu {
     /// The kernel refused.
     pub fn new(vm: &VmFd, id: u64) -> Result<Self, Error> {
         let fd = vm.create_vcpu(id).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
-        Ok(Self { fd, run_size: vm.run_size(), pending: Pending::Nothing })
+        Ok(Self { fd, run_size: vm.run_size(), pending: Pending::Nothing, refusals: 0 })
     }
 
     /// Says what CPUID shows the guest. Must come before the first entry.
@@ -237,21 +250,24 @@ impl KvmVcpu {
         self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
     }
 
-    /// Where the vCPU is.
+    /// Where the vCPU is. `after_shutdown` says that it has triple-faulted, and may have been reset for that.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn location(&self) -> Result<Location, Error> {
+    pub fn location(&self, after_shutdown: bool) -> Result<Location, Error> {
         let sregs = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
         let rip = self.regs()?.rip;
         let cs = sregs.cs.selector;
-        let mode =
-            match (sregs.cr0 & modes::CR0_PE != 0, sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1) {
-                (false, _) if cs == 0xf000 && rip == 0xfff0 => return Ok(Location::Reset),
-                (false, _) => Mode::Real,
-                (true, false) => Mode::Protected,
-                (true, true) => Mode::Long,
-            };
+        let protected = sregs.cr0 & modes::CR0_PE != 0;
+        if after_shutdown && !protected && cs == 0xf000 && rip == 0xfff0 {
+            return Ok(Location::Reset);
+        }
+        let long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
+        let mode = match (protected, long) {
+            (false, _) => Mode::Real,
+            (true, false) => Mode::Protected,
+            (true, true) => Mode::Long,
+        };
         Ok(Location::At { mode, cs, rip })
     }
 
@@ -267,12 +283,27 @@ impl KvmVcpu {
     ///
     /// # Errors
     /// The host cannot deliver the kick.
-    pub fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
-        let immediate_exit: *const u8 = &self.fd.get_kvm_run().immediate_exit;
+    pub(crate) fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
+        let immediate_exit = &raw mut self.fd.get_kvm_run().immediate_exit;
         // SAFETY: `kvm_run` stays mapped as long as the vCPU, which `body` only borrows; the kernel and this
         // thread read the byte, and an AtomicU8 is laid out as a u8.
         unsafe { sys::with_kicks(immediate_exit.cast::<AtomicU8>(), |kicker| body(self, kicker)) }
             .map_err(Error::host("sigaction"))
+    }
+
+    /// The exit that `kvm_run` holds; of port I/O the first element.
+    fn decode(&mut self) -> Exit {
+        match decode(self.fd.get_kvm_run()) {
+            Decoded::Pio(transfer) => {
+                self.pending = Pending::Pio(transfer);
+                transfer.exit(self.page())
+            }
+            Decoded::Exit(exit) => {
+                let is_read = matches!(exit, Exit::MmioRead { .. });
+                self.pending = if is_read { Pending::MmioRead } else { Pending::Nothing };
+                exit
+            }
+        }
     }
 
     /// All of the mapping that begins with `kvm_run`.
@@ -313,15 +344,17 @@ impl Vcpu for KvmVcpu {
         }
         match self.fd.run().map(drop) {
             Ok(()) => {
-                let run: *mut kvm_run = self.fd.get_kvm_run();
-                // SAFETY: `kvm_run` is mapped, and nobody writes it while the vCPU does not run, but for
-                // `immediate_exit`, which `decode` does not read.
-                let (exit, pending) = decode(unsafe { &*run }, self.page());
-                self.pending = pending;
-                Ok((exit, Arrival::FromGuest))
+                self.refusals = 0;
+                Ok((self.decode(), Arrival::FromGuest))
             }
-            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {
+            Err(error) if error.errno() == libc::EINTR => {
                 self.fd.set_kvm_immediate_exit(0);
+                Ok((Exit::Interrupted, Arrival::FromGuest))
+            }
+            // "Try again" may mean that the host lacks something for good.
+            Err(error) if error.errno() == libc::EAGAIN && self.refusals < PATIENCE => {
+                self.refusals += 1;
+                std::thread::yield_now();
                 Ok((Exit::Interrupted, Arrival::FromGuest))
             }
             Err(error) => Err(Error::kvm("KVM_RUN")(error)),

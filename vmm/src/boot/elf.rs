@@ -8,6 +8,7 @@ use crate::modes::Mode;
 use object::Endianness;
 use object::elf::{EM_X86_64, ET_EXEC, FileHeader64, PT_INTERP, PT_LOAD, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
+use std::sync::Arc;
 
 /// Whether `bytes` begin like an ELF file.
 pub fn is_elf(bytes: &[u8]) -> bool {
@@ -68,7 +69,7 @@ pub fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
             )));
         }
     }
-    Ok(Image { bytes: bytes.into(), segments, entry, mode: Mode::Long })
+    Ok(Image { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long })
 }
 
 fn unreadable(error: object::read::Error) -> ImageError {

@@ -4,6 +4,7 @@ use super::{Image, ImageError, Segment};
 use crate::memory::Gpa;
 use crate::modes::Mode;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// An image of `bytes` at `start`, entered there in `mode`.
 ///
@@ -15,5 +16,5 @@ pub fn image(bytes: impl Into<Cow<'static, [u8]>>, mode: Mode, start: Gpa) -> Re
         return Err(ImageError::Empty);
     }
     let segment = Segment { start, file: 0..bytes.len(), size: bytes.len() as u64 };
-    Ok(Image { bytes, segments: vec![segment], entry: start, mode })
+    Ok(Image { bytes: Arc::new(bytes), segments: vec![segment], entry: start, mode })
 }

@@ -17,6 +17,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Why an image cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +39,15 @@ pub enum ImageError {
     /// There is nothing in it.
     #[error("the image is empty: give a flat binary or an ELF64 file")]
     Empty,
-    /// It is larger than any guest's memory.
+    /// It is larger than the guest's memory.
     #[error(
-        "the image has more than {limit} bytes, which is more memory than a guest can have: give a smaller one"
+        "{path} has {size} bytes, and a guest has {limit} bytes of memory: give a smaller file, or more --mem"
     )]
     TooLarge {
+        /// The file.
+        path: String,
+        /// Its size, in bytes.
+        size: u64,
         /// The most that is possible, in bytes.
         limit: u64,
     },
@@ -68,7 +73,7 @@ pub enum ImageError {
     )]
     BeyondRealMode(u64),
     /// A 32-bit guest cannot be entered above 4 GiB.
-    #[error("a {mode:?}-mode guest cannot begin at {entry:#x}: load it lower")]
+    #[error("a {mode}-mode guest cannot begin at {entry:#x}: load it lower")]
     BeyondMode {
         /// The mode.
         mode: Mode,
@@ -104,7 +109,8 @@ impl Segment {
 /// What to load, where, and how to begin.
 #[derive(Clone, Debug)]
 pub struct Image {
-    bytes: Cow<'static, [u8]>,
+    /// Shared, so that a clone costs nothing.
+    bytes: Arc<Cow<'static, [u8]>>,
     segments: Vec<Segment>,
     entry: Gpa,
     mode: Mode,
@@ -178,25 +184,47 @@ impl Image {
     }
 }
 
-/// Reads a file that holds an image.
+/// Reads a file that holds an image: an ELF file, or a flat binary of `limit` bytes at most.
 ///
 /// # Errors
-/// It cannot be read, is no regular file, is empty, or is larger than any guest's memory.
-pub fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
-    let name = || path.display().to_string();
-    let failed = |source| ImageError::Read { path: name(), source };
+/// It cannot be read, is no regular file, is empty, or is too large.
+pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
+    let failed = |source| ImageError::Read { path: printable(path), source };
     // Looked at before it is opened: opening a pipe would wait for its writer.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(ImageError::NotAFile { path: name() });
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(ImageError::NotAFile { path: printable(path) });
     }
+    // Files that the kernel makes up have no size either, and some of them wait for ever.
+    if metadata.len() == 0 {
+        return Err(ImageError::Empty);
+    }
+    let mut file = fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(failed)?;
-    file.take(MAX_RAM.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    file.by_ref().take(4).read_to_end(&mut bytes).map_err(failed)?;
+    // An ELF file may have more that is not loaded, such as debug information.
+    let limit = if elf::is_elf(&bytes) { MAX_RAM } else { limit };
+    let too_large = |size| ImageError::TooLarge { path: printable(path), size, limit };
+    if metadata.len() > limit {
+        return Err(too_large(metadata.len()));
+    }
+    // The file may change while it is read: what counts is what comes.
+    let expected = usize::try_from(metadata.len()).map_err(|_| too_large(metadata.len()))?;
+    let room = bytes.try_reserve_exact(expected);
+    room.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() as u64 {
         0 => Err(ImageError::Empty),
-        size if size > MAX_RAM => Err(ImageError::TooLarge { limit: MAX_RAM }),
+        size if size > limit => Err(too_large(size)),
         _ => Ok(bytes),
     }
+}
+
+/// A file's name without what would confuse a terminal or forge a line of a report.
+pub fn printable(path: &Path) -> String {
+    let name = path.display().to_string();
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    name.chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -206,15 +234,32 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_refused() {
-        assert!(matches!(read_file(Path::new("/")), Err(ImageError::NotAFile { .. })));
-        assert!(matches!(read_file(Path::new("/dev/zero")), Err(ImageError::NotAFile { .. })));
-        assert!(matches!(read_file(Path::new("/no/such/file")), Err(ImageError::Read { .. })));
+        let read = |path: &str| read_file(Path::new(path), 0x1000);
+        assert!(matches!(read("/"), Err(ImageError::NotAFile { .. })));
+        assert!(matches!(read("/dev/zero"), Err(ImageError::NotAFile { .. })));
+        assert!(matches!(read("/no/such/file"), Err(ImageError::Read { .. })));
+        assert!(matches!(read("/proc/kmsg"), Err(ImageError::Empty)));
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(read_file(file.path()), Err(ImageError::Empty)));
+        assert!(matches!(read_file(file.path(), 1), Err(ImageError::Empty)));
         file.write_all(b"x").unwrap();
-        assert_eq!(read_file(file.path()).unwrap(), b"x");
+        assert_eq!(read_file(file.path(), 1).unwrap(), b"x");
+        file.write_all(b"y").unwrap();
+        assert!(matches!(read_file(file.path(), 1), Err(ImageError::TooLarge { size: 2, limit: 1, .. })));
+    }
+
+    #[test]
+    fn an_elf_file_may_be_larger_than_memory_but_not_endless() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"\x7fELF").unwrap();
+        file.as_file().set_len(0x2000).unwrap();
+        assert_eq!(read_file(file.path(), 0x1000).unwrap().len(), 0x2000);
         file.as_file().set_len(MAX_RAM + 1).unwrap();
-        assert!(matches!(read_file(file.path()), Err(ImageError::TooLarge { .. })));
+        assert!(matches!(read_file(file.path(), 0x1000), Err(ImageError::TooLarge { limit: MAX_RAM, .. })));
+    }
+
+    #[test]
+    fn names_are_printed_without_control_characters() {
+        assert_eq!(printable(Path::new("a\nb\x1b[31mc é")), "a\\nb\\u{1b}[31mc é");
     }
 
     fn memory() -> GuestMemory {

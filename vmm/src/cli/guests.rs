@@ -1,9 +1,7 @@
 //! `vmm guests`: the catalogue as a table.
 
-use super::status;
-use guest::{End, Exits, GUESTS, Guest, Mode, Part};
+use guest::{End, Exits, GUESTS, Guest, Part};
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 /// Prints the list and answers with the exit status.
 pub fn main() -> u8 {
@@ -20,19 +18,11 @@ pub fn main() -> u8 {
         let _ = writeln!(text);
     }
     let _ = writeln!(text, "Run one with `vmm NAME`.");
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => status::OK,
-        Err(_) => status::HOST_ERROR,
-    }
+    super::print(&text)
 }
 
 /// What the guest should do, in a line.
 fn expectation(guest: &Guest) -> String {
-    let mode = match guest.mode {
-        Mode::Real => "real mode",
-        Mode::Protected => "protected mode",
-        Mode::Long => "long mode",
-    };
     let end = match guest.end {
         End::FortyTwo => "leaves 42".into(),
         End::Halts => "halts".into(),
@@ -42,7 +32,7 @@ fn expectation(guest: &Guest) -> String {
         End::ProtocolError => "ends with a protocol error".into(),
         End::Never => "never ends".into(),
     };
-    let mut text = format!("{mode} at {:#x}; ", guest.load_at);
+    let mut text = format!("{} mode at {:#x}; ", guest.mode, guest.load_at);
     if !guest.output.is_empty() {
         text += &format!("prints {:?}; ", guest.output);
     }

@@ -9,6 +9,7 @@ mod target;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 use vmm::device::simvirtio::Transport;
@@ -222,9 +223,9 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(with_run(std::env::args_os().collect())) {
         Ok(cli) => cli,
         Err(error) => {
-            // Nothing can be done where even this cannot be printed.
-            let _ = error.print();
-            return if error.use_stderr() { status::USAGE } else { status::OK }.into();
+            let printed = error.print().is_ok();
+            let good = if printed { status::OK } else { status::HOST_ERROR };
+            return if error.use_stderr() { status::USAGE } else { good }.into();
         }
     };
     let level = match cli.verbose {
@@ -237,7 +238,6 @@ pub fn main() -> ExitCode {
         .filter_level(level)
         .parse_default_env()
         .format(|to, record| {
-            use std::io::Write;
             writeln!(to, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args())
         })
         .init();
@@ -249,9 +249,22 @@ pub fn main() -> ExitCode {
     .into()
 }
 
+/// Says something on stderr. Where even that cannot be written, the exit status has to do.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Prints a result on stdout and answers with the exit status.
+fn print(text: &str) -> u8 {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => status::OK,
+        Err(source) => complain(&vmm::Error::Host { operation: "writing standard output", source }),
+    }
+}
+
 /// Says on stderr what went wrong on the host's side, and gives the status for it.
 fn complain(error: &vmm::Error) -> u8 {
-    eprintln!("vmm: error: {error}");
+    say(&format!("vmm: error: {error}\n"));
     status::of_error(error)
 }
 

@@ -1,10 +1,10 @@
 //! `vmm run`: one guest, its text on stdout, the rest on stderr.
 
 use super::target::Target;
-use super::{CpuidArg, RunArgs, complain, report, status};
+use super::{CpuidArg, RunArgs, complain, report, say, status};
 use guest::Map;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -15,20 +15,30 @@ use vmm::{Error, Machine, Output, Report};
 /// Runs the guest and answers with the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
     let last = Arc::new(AtomicU8::new(b'\n'));
-    let (name, report) = match run(arguments, Output::new(Stdout(last.clone()))) {
+    vmm::catch_interrupts();
+    let (name, report) = match output(last.clone()).and_then(|output| run(arguments, output)) {
         Ok(ran) => ran,
         Err(error) => return complain(&error),
     };
     // A guest's last line may have no end; the report begins on a line of its own all the same.
     if last.load(Ordering::Relaxed) != b'\n' && same_place() {
-        eprintln!();
+        say("\n");
     }
-    eprint!("{}", report::text(&name, &report));
+    say(&report::text(&name, &report));
     status::of_report(&report)
 }
 
+/// Standard output: line by line, but for somebody who watches byte by byte.
+fn output(last: Arc<AtomicU8>) -> Result<Output, Error> {
+    let stdout = io::stdout();
+    let file = stdout.as_fd().try_clone_to_owned();
+    let file = file.map_err(|source| Error::Host { operation: "opening standard output", source })?;
+    Ok(Output::new(Stdout { file: file.into(), last }, !stdout.is_terminal()))
+}
+
 fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
-    let target = Target::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at)?;
+    let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
+    let target = Target::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
     let cpuid = match (arguments.cpuid, target.embedded) {
         (Some(cpuid), _) => cpuid == CpuidArg::Host,
         (None, Some(guest)) => guest.cpuid,
@@ -64,17 +74,22 @@ fn same_place() -> bool {
     stdout.is_some() && stdout == identity(stderr.as_fd())
 }
 
-/// Standard output, and the last byte that went there.
-struct Stdout(Arc<AtomicU8>);
+/// Standard output as a file, which does not retry what a signal interrupts, and the last byte that went
+/// there.
+struct Stdout {
+    file: File,
+    last: Arc<AtomicU8>,
+}
 
 impl Write for Stdout {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if let Some(last) = data.last() {
-            self.0.store(*last, Ordering::Relaxed);
+        let written = self.file.write(data)?;
+        if let Some(last) = written.checked_sub(1).and_then(|at| data.get(at)) {
+            self.last.store(*last, Ordering::Relaxed);
         }
-        io::stdout().write(data)
+        Ok(written)
     }
     fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
+        Ok(())
     }
 }

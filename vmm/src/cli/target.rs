@@ -4,10 +4,11 @@
 use clap::ValueEnum;
 use guest::{End, Guest, Map};
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::Path;
 use vmm::Error;
 use vmm::boot::{self, Image, elf, flat};
-use vmm::memory::Gpa;
+use vmm::memory::{Gpa, PLAIN_RAM};
 use vmm::modes::Mode;
 
 /// A guest that was found, and what is known of it.
@@ -40,11 +41,12 @@ impl Target {
         Ok(Self { name: guest.name.into(), image, embedded: Some(guest) })
     }
 
-    /// Finds what `text` names. `mode` and `load_at` are options beside it.
+    /// Finds what `text` names. `mode` and `load_at` are options beside it; a flat binary may have `limit`
+    /// bytes.
     ///
     /// # Errors
     /// There is no such guest, or the options contradict it.
-    pub fn find(text: &OsStr, mode: Option<Mode>, load_at: Option<u64>) -> Result<Self, Error> {
+    pub fn find(text: &OsStr, mode: Option<Mode>, load_at: Option<u64>, limit: u64) -> Result<Self, Error> {
         let embedded = text.to_str().and_then(guest::find);
         if let Some(guest) = embedded {
             if mode.is_some() || load_at.is_some() {
@@ -57,10 +59,11 @@ impl Target {
             return Self::embedded(guest);
         }
         let spec = Spec::parse(text);
-        if !Path::new(&spec.file).exists() {
+        // Another reason than that there is none, such as a link that leads nowhere, comes from reading it.
+        if Path::new(&spec.file).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Err(Error::Config(not_found(text)));
         }
-        Self::file(&spec, mode, load_at)
+        Self::file(&spec, mode, load_at, limit)
     }
 
     /// Finds the file that `text` names; a flat binary without a mode is entered in `default_mode`.
@@ -70,12 +73,12 @@ impl Target {
     pub fn find_file(text: &OsStr, default_mode: Mode) -> Result<Self, Error> {
         let spec = Spec::parse(text);
         let spec = Spec { mode: spec.mode.or(Some(default_mode)), given: spec.mode.is_some(), ..spec };
-        Self::file(&spec, None, None)
+        Self::file(&spec, None, None, PLAIN_RAM)
     }
 
-    fn file(spec: &Spec, mode: Option<Mode>, load_at: Option<u64>) -> Result<Self, Error> {
+    fn file(spec: &Spec, mode: Option<Mode>, load_at: Option<u64>, limit: u64) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
-        let name = path.display().to_string();
+        let name = boot::printable(path);
         let twice = |what, option| {
             Error::Config(format!("{what} is given twice, with the file and with {option}: give it once"))
         };
@@ -85,7 +88,7 @@ impl Target {
         if spec.load_at.is_some() && load_at.is_some() {
             return Err(twice("the address", "--load-at"));
         }
-        let bytes = boot::read_file(path)?;
+        let bytes = boot::read_file(path, limit)?;
         let load_at = spec.load_at.or(load_at);
         if elf::is_elf(&bytes) {
             let asked = mode.or(spec.mode.filter(|_| spec.given));
@@ -100,7 +103,7 @@ impl Target {
         let load_at = load_at.unwrap_or(0);
         let high = load_at >= simvirtio::abi::RAM_SIZE;
         let mode = mode.or(spec.mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
-        log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode:?} mode");
+        log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode} mode");
         Ok(Self { name, image: flat::image(bytes, mode, Gpa(load_at))?, embedded: None })
     }
 
@@ -112,11 +115,12 @@ impl Target {
 
 /// Why `text` names nothing: a mistake after the file's name, or no such file.
 fn not_found(text: &OsStr) -> String {
-    let shown = Path::new(text).display();
+    let shown = boot::printable(Path::new(text));
     let text = text.to_string_lossy();
     let places = text.char_indices().filter(|(_, mark)| [':', '@'].contains(mark));
     let mistake = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
     match mistake.into_iter().find(|(file, _)| Path::new(file).is_file()) {
+        _ if text.is_empty() => "the guest's name is empty: `vmm guests` lists the guests".into(),
         Some((file, rest)) => format!(
             "{file} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
              such as 0x1000, and real, protected or long (16, 32, 64)"

@@ -4,7 +4,6 @@ use crate::bus::Device;
 use crate::exit::Stop;
 use crate::output::Output;
 use simvirtio::abi;
-use std::io::Write;
 use std::ops::ControlFlow;
 
 /// The console's port.
@@ -37,10 +36,7 @@ impl Device for Debugcon {
         }
         let bytes = data.to_le_bytes();
         let text = bytes.get(..size.into()).unwrap_or(&bytes);
-        match self.output.write_all(text) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(Stop::OutputFailed(error)),
-        }
+        self.output.print(text)
     }
 
     fn name(&self, _: u64) -> &'static str {
@@ -51,7 +47,7 @@ impl Device for Debugcon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
+    use std::io::{self, Write};
 
     #[test]
     fn prints_every_width_low_byte_first() {
@@ -83,7 +79,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut console = Debugcon::new(Output::new(Full));
+        let mut console = Debugcon::new(Output::new(Full, false));
         assert!(matches!(console.write(0, 1, 0), ControlFlow::Break(Stop::OutputFailed(_))));
     }
 }

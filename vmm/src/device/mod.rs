@@ -9,6 +9,6 @@
 
 pub mod debugcon;
 pub mod exit_port;
-pub mod poller;
+pub(crate) mod poller;
 pub mod serial;
 pub mod simvirtio;

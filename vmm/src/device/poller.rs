@@ -4,12 +4,14 @@ use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
-use crate::sys::Kicker;
+use crate::sys::{self, Kicker, REPEAT};
+use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 /// Rounds without work in which the poller only pauses.
 const SPIN: u32 = 64;
@@ -18,11 +20,18 @@ const YIELD: u32 = 1024;
 /// How long it sleeps at a time.
 const NAP: Duration = Duration::from_micros(50);
 
+/// The device when its thread has ended, and why it ended the run, where it did.
+type Ended = (Simvirtio<GuestMemory>, Option<Stop>);
+
 /// A device in the hands of its thread.
 #[derive(Debug)]
-pub struct Poller {
-    ended: Arc<AtomicBool>,
-    thread: Option<JoinHandle<(Simvirtio<GuestMemory>, Option<Stop>)>>,
+pub(crate) struct Poller {
+    /// Tells the thread that the run is over.
+    run_ended: Arc<AtomicBool>,
+    ended: Receiver<Ended>,
+    thread: Thread,
+    /// Set by the thread when it begins.
+    kicker: Arc<OnceLock<Kicker>>,
 }
 
 impl Poller {
@@ -30,60 +39,91 @@ impl Poller {
     ///
     /// # Errors
     /// The host has no thread left.
-    pub fn start(
+    pub(crate) fn start(
         mut simvirtio: Simvirtio<GuestMemory>,
         asked: Arc<AtomicBool>,
         vcpu: Kicker,
     ) -> Result<Self, Error> {
-        let ended = Arc::new(AtomicBool::new(false));
-        let run_ended = ended.clone();
+        let run_ended = Arc::new(AtomicBool::new(false));
+        let over = run_ended.clone();
+        let kicker = Arc::new(OnceLock::new());
+        let own_kicker = kicker.clone();
+        let (end, ended) = mpsc::channel();
         let body = move || {
-            let mut idle: u32 = 0;
-            while !run_ended.load(Ordering::Acquire) {
-                match simvirtio.advance() {
-                    ControlFlow::Continue(true) => idle = 0,
-                    ControlFlow::Continue(false) => {
-                        simvirtio.repair();
-                        idle = idle.saturating_add(1);
-                        back_off(idle);
-                    }
-                    ControlFlow::Break(stop) => {
-                        asked.store(true, Ordering::Release);
-                        vcpu.kick();
-                        return (simvirtio, Some(stop));
-                    }
+            own_kicker.get_or_init(Kicker::of_this_thread);
+            let stop = poll(&mut simvirtio, &over);
+            if stop.is_some() {
+                asked.store(true, Ordering::Release);
+                // Again and again: the vCPU's thread may be about to enter the guest, or to write text.
+                while !over.load(Ordering::Acquire) {
+                    vcpu.kick();
+                    thread::park_timeout(REPEAT);
                 }
             }
-            (simvirtio, None)
+            let _ = end.send((simvirtio, stop));
         };
-        let thread = thread::Builder::new().name("simvirtio".into()).spawn(body);
-        Ok(Self { ended, thread: Some(thread.map_err(Error::host("starting the poller's thread"))?) })
+        let failed = Error::host("starting the poller's thread");
+        let handle = thread::Builder::new().name("simvirtio".into()).spawn(body).map_err(failed)?;
+        Ok(Self { run_ended, ended, thread: handle.thread().clone(), kicker })
     }
 
-    /// Ends the thread, then takes what is still in the queue. Returns the device, and why it ended the
-    /// run, where it did.
+    /// Ends the thread, then takes what is still in the queue. Where the thread hangs in a write that
+    /// nobody reads, it is kicked out once the deadline has passed.
     ///
     /// # Errors
     /// The thread panicked.
-    pub fn finish(mut self) -> Result<(Simvirtio<GuestMemory>, Option<Stop>), Error> {
-        let (mut simvirtio, stop) = self.join().ok_or_else(|| Error::Host {
-            operation: "the poller's thread",
-            source: std::io::Error::other("it panicked; this is a bug of the VMM"),
-        })?;
-        let stop = stop.or_else(|| simvirtio.advance().break_value());
+    pub(crate) fn finish(self, deadline: Option<Instant>) -> Result<Ended, Error> {
+        self.run_ended.store(true, Ordering::Release);
+        self.thread.unpark();
+        let (mut simvirtio, mut stop) = loop {
+            match self.ended.recv_timeout(REPEAT) {
+                Ok(ended) => break ended,
+                Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let late = sys::interrupted() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if let Some(kicker) = self.kicker.get().filter(|_| late) {
+                kicker.kick();
+            }
+        };
+        while stop.is_none() {
+            match simvirtio.advance() {
+                ControlFlow::Continue(true) => {}
+                ControlFlow::Continue(false) => break,
+                ControlFlow::Break(found) => stop = Some(found),
+            }
+        }
+        simvirtio.repair();
         Ok((simvirtio, stop))
-    }
-
-    fn join(&mut self) -> Option<(Simvirtio<GuestMemory>, Option<Stop>)> {
-        self.ended.store(true, Ordering::Release);
-        self.thread.take()?.join().ok()
     }
 }
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        self.join();
+        self.run_ended.store(true, Ordering::Release);
     }
+}
+
+fn panicked() -> Error {
+    let source = io::Error::other("it panicked; this is a bug of the VMM");
+    Error::Host { operation: "the poller's thread", source }
+}
+
+/// Runs the device until the run is over, or until the device ends it.
+fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool) -> Option<Stop> {
+    let mut idle: u32 = 0;
+    while !over.load(Ordering::Acquire) {
+        match simvirtio.advance() {
+            ControlFlow::Continue(true) => idle = 0,
+            ControlFlow::Continue(false) => {
+                simvirtio.repair();
+                idle = idle.saturating_add(1);
+                back_off(idle);
+            }
+            ControlFlow::Break(stop) => return Some(stop),
+        }
+    }
+    None
 }
 
 fn back_off(idle: u32) {

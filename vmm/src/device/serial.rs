@@ -2,7 +2,7 @@
 
 use crate::bus::Device;
 use crate::exit::Stop;
-use crate::output::Output;
+use crate::output::{Output, stop_of};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use vm_superio::serial::{Error, NoEvents};
@@ -60,7 +60,7 @@ impl Device for Serial {
             }
             match self.uart.write(register, byte) {
                 Ok(()) | Err(Error::FullFifo) => {}
-                Err(Error::IOError(error)) => return ControlFlow::Break(Stop::OutputFailed(error)),
+                Err(Error::IOError(error)) => return ControlFlow::Break(stop_of(error)),
             }
         }
         ControlFlow::Continue(())

@@ -8,9 +8,8 @@ use crate::output::Output;
 use simvirtio::Memory;
 use simvirtio::abi::{self, offset};
 use simvirtio::device::{BadQueueLen, Device, History, State, Violation};
-use std::io::{self, Write};
+use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 /// How the driver's stores reach the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub struct Simvirtio<M> {
 struct Sink {
     output: Output,
     message: Vec<u8>,
-    failure: Option<io::Error>,
+    failure: Option<Stop>,
 }
 
 impl Sink {
@@ -68,7 +67,7 @@ impl Sink {
             self.message.push(byte);
         }
         if self.failure.is_none() {
-            self.failure = self.output.write_all(&[byte]).err();
+            self.failure = self.output.print(&[byte]).break_value();
         }
     }
 }
@@ -86,8 +85,8 @@ impl<M: Memory> Simvirtio<M> {
     /// Does all that there is to do now. Returns whether there was anything.
     pub fn advance(&mut self) -> ControlFlow<Stop, bool> {
         let answer = self.device.advance(&self.memory, &mut |byte| self.sink.take(byte));
-        if let Some(error) = self.sink.failure.take() {
-            return ControlFlow::Break(Stop::OutputFailed(error));
+        if let Some(stop) = self.sink.failure.take() {
+            return ControlFlow::Break(stop);
         }
         match answer {
             Ok(progress) => ControlFlow::Continue(progress),
@@ -119,18 +118,18 @@ const REGISTERS: usize = offset::QUEUES_END as usize;
 /// window traps.
 #[derive(Debug)]
 pub struct TrappedMemory {
-    registers: [AtomicU8; REGISTERS],
+    registers: [Cell<u8>; REGISTERS],
     ram: GuestMemory,
 }
 
 impl TrappedMemory {
     /// Registers that are all zero, over `ram`.
     pub fn new(ram: GuestMemory) -> Self {
-        Self { registers: [const { AtomicU8::new(0) }; REGISTERS], ram }
+        Self { registers: [const { Cell::new(0) }; REGISTERS], ram }
     }
 
     /// The register at `gpa`; `None` for RAM.
-    fn register(&self, gpa: u64) -> Option<&AtomicU8> {
+    fn register(&self, gpa: u64) -> Option<&Cell<u8>> {
         self.registers.get(usize::try_from(gpa.checked_sub(abi::WINDOW)?).ok()?)
     }
 }
@@ -138,13 +137,13 @@ impl TrappedMemory {
 impl Memory for TrappedMemory {
     fn load_u8(&self, gpa: u64) -> u8 {
         match self.register(gpa) {
-            Some(register) => register.load(Ordering::Relaxed),
+            Some(register) => register.get(),
             None => self.ram.load_u8(gpa),
         }
     }
     fn store_u8(&self, gpa: u64, value: u8) {
         match self.register(gpa) {
-            Some(register) => register.store(value, Ordering::Relaxed),
+            Some(register) => register.set(value),
             None => self.ram.store_u8(gpa, value),
         }
     }

@@ -21,9 +21,8 @@ fn io_exit(out: bool, size: u8, count: u32, data: &[u8]) -> (kvm_run, Vec<u8>) {
 
 /// All elements of a port exit, with the answers of `device` written back.
 fn elements(run: &kvm_run, page: &mut [u8], mut device: impl FnMut(Exit) -> u64) -> usize {
-    let (first, pending) = decode(run, page);
-    let Pending::Pio(mut transfer) = pending else { panic!("{pending:?}") };
-    let mut exit = first;
+    let Decoded::Pio(mut transfer) = decode(run) else { panic!("no port I/O") };
+    let mut exit = transfer.exit(page);
     for count in 1.. {
         let value = device(exit);
         if !transfer.out {
@@ -96,10 +95,10 @@ fn mmio_keeps_its_width() {
         run.__bindgen_anon_1.mmio.len = len;
         run.__bindgen_anon_1.mmio.is_write = 1;
         let write = Exit::MmioWrite { address: 0x10_0010, size: len as u8, data };
-        assert!(matches!(decode(&run, &[]), (exit, Pending::Nothing) if exit == write));
+        assert_eq!(decode(&run), Decoded::Exit(write));
         run.__bindgen_anon_1.mmio.is_write = 0;
         let read = Exit::MmioRead { address: 0x10_0010, size: len as u8 };
-        assert!(matches!(decode(&run, &[]), (exit, Pending::MmioRead) if exit == read));
+        assert_eq!(decode(&run), Decoded::Exit(read));
     }
 }
 
@@ -107,18 +106,22 @@ fn mmio_keeps_its_width() {
 fn an_emulation_failure_brings_its_bytes_where_kvm_gives_them() {
     let mut run = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
     run.__bindgen_anon_1.internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
-    assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::default()));
+    assert_eq!(decode(&run), Decoded::Exit(Exit::EmulationFailure(Instruction::default())));
     // The layout of `emulation_failure` from its flags on: the flag, then a length and bytes.
     let mut data = [0; 16];
     data[..2].copy_from_slice(&[1, u64::from_le_bytes([3, 0x0f, 0x57, 0xc0, 0, 0, 0, 0])]);
     run.__bindgen_anon_1.internal.ndata = 4;
     run.__bindgen_anon_1.internal.data = data;
-    assert_eq!(decode(&run, &[]).0, Exit::EmulationFailure(Instruction::new(&[0x0f, 0x57, 0xc0])));
+    let instruction = Instruction::new(&[0x0f, 0x57, 0xc0]);
+    assert_eq!(decode(&run), Decoded::Exit(Exit::EmulationFailure(instruction)));
 }
 
 #[test]
 fn the_other_reasons() {
-    let reason = |reason| decode(&kvm_run { exit_reason: reason, ..Default::default() }, &[]).0;
+    let reason = |reason| match decode(&kvm_run { exit_reason: reason, ..Default::default() }) {
+        Decoded::Exit(exit) => exit,
+        other => panic!("{other:?}"),
+    };
     assert_eq!(reason(KVM_EXIT_HLT), Exit::Hlt);
     assert_eq!(reason(KVM_EXIT_SHUTDOWN), Exit::Shutdown);
     assert_eq!(reason(KVM_EXIT_FAIL_ENTRY), Exit::FailedEntry { reason: 0 });
