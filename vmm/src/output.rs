@@ -109,7 +109,7 @@ impl fmt::Debug for Output {
     }
 }
 
-/// For devices of other crates. The errors are those of [`stop_of`].
+/// For devices of other crates; `stop_of` reads the errors.
 impl Write for Output {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.lock().print(data)?;
