@@ -45,6 +45,8 @@ const PAYLOADS: &[Payload] = &[
         script: "long64.ld",
         defines: &["ANNOUNCE_MAGIC"],
     },
+    payload("simvirtio-upper", "long64/simvirtio_upper.rs", "long64.ld"),
+    payload("simvirtio-upper-c", "long64/simvirtio_upper.c", "long64.ld"),
     payload("simvirtio-twice", "long64/simvirtio_twice.rs", "long64.ld"),
     payload("simvirtio-reserved", "long64/reserved.asm", "long64.ld"),
     payload("simvirtio-no-wrap", "long64/no_wrap.asm", "long64.ld"),

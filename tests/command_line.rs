@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         kvm_test("an_elf_file_runs_by_its_own_headers", elf_files),
         kvm_test("files_are_verified_only_when_asked", verify),
         kvm_test("the_report_begins_on_a_line_of_its_own", own_line),
+        kvm_test("input_comes_from_stdin_or_a_file", input),
+        kvm_test("a_run_that_waits_for_input_can_be_interrupted", interrupted_wait),
+        kvm_test("a_kick_without_a_reason_changes_nothing", kick_without_reason),
         kvm_test("an_interrupted_run_still_reports", interrupted),
         kvm_test("without_a_quota_for_signals_runs_still_end", no_signal_quota),
         kvm_test("errors_that_cannot_be_said_keep_their_status", full_stderr),
@@ -159,7 +162,7 @@ fn host_error() {
         command.arg("-c").arg(format!("ulimit -n 4; exec {program} {arguments}")).stdout(Stdio::piped());
         let ran = run(&mut command);
         assert_eq!(ran.status, 115, "{}", ran.stderr);
-        let said = ["KVM_CREATE_VM failed", "KVM_CREATE_VCPU failed", "/dev/kvm"];
+        let said = ["Too many open files", "/dev/kvm"];
         assert!(said.iter().any(|text| ran.stderr.contains(text)), "{}", ran.stderr);
         assert_eq!(ran.text(), "");
     }
@@ -255,6 +258,56 @@ fn own_line() {
     };
     assert!(both("2>&1").starts_with("Ana are mere\nvmm: "));
     assert_eq!(both("2>/dev/null"), "Ana are mere");
+}
+
+/// The program in a shell's line, with "$0" for it and "$1" and so on for the arguments.
+fn shell(line: &str, arguments: &[&str]) -> Ran {
+    let mut command = Command::new("sh");
+    run(command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped()))
+}
+
+fn input() {
+    let files = Files::new();
+    let text = files.write("text", b"from a file");
+    for transport in ["exit", "polling"] {
+        let piped = shell("echo from a pipe | \"$0\" simvirtio-upper --transport \"$1\"", &[transport]);
+        assert_eq!((piped.status, piped.text().as_str()), (0, "FROM A PIPE\n"), "{}", piped.stderr);
+        let read = ran(&["simvirtio-upper-c", "--transport", transport, "--input", &text]);
+        assert_eq!((read.status, read.text().as_str()), (0, "FROM A FILE"), "{}", read.stderr);
+        let closed = shell("\"$0\" simvirtio-upper --transport \"$1\" <&-", &[transport]);
+        assert_eq!((closed.status, closed.text().as_str()), (0, ""), "{}", closed.stderr);
+        let folder = shell("\"$0\" simvirtio-upper --transport \"$1\" </", &[transport]);
+        assert_eq!(folder.status, 115, "{}", folder.stderr);
+        assert!(folder.stderr.contains("input could not be read"), "{}", folder.stderr);
+        let gone = shell("yes | \"$0\" simvirtio-upper --transport \"$1\" | head -n 3; wait", &[transport]);
+        assert_eq!(gone.text(), "Y\nY\nY\n", "{}", gone.stderr);
+        assert!(gone.stderr.contains("output could not be written"), "{}", gone.stderr);
+    }
+    assert_error(&ran(&["simvirtio-upper", "--input", "/no/such/file"]), 110, "for --input");
+}
+
+fn kick_without_reason() {
+    let line = "mkfifo \"$2\"; (sleep 1; echo late) >\"$2\" & \
+        \"$0\" simvirtio-upper --transport \"$1\" <\"$2\" & sleep 0.4; kill -USR1 $!; wait $!";
+    for transport in ["exit", "polling"] {
+        let files = Files::new();
+        let fifo = files.0.path().join("fifo");
+        let ran = shell(line, &[transport, fifo.to_str().unwrap()]);
+        assert_eq!((ran.status, ran.text().as_str()), (0, "LATE\n"), "{transport}: {}", ran.stderr);
+    }
+}
+
+fn interrupted_wait() {
+    let line = "mkfifo \"$2\"; sleep 20 >\"$2\" & writer=$!; \
+        \"$0\" simvirtio-upper --transport \"$1\" --timeout 0 <\"$2\" & sleep 0.5; kill -TERM $!; wait $!; \
+        status=$?; kill $writer; exit $status";
+    for transport in ["exit", "polling"] {
+        let files = Files::new();
+        let fifo = files.0.path().join("fifo");
+        let ran = shell(line, &[transport, fifo.to_str().unwrap()]);
+        assert_eq!(ran.status, 117, "{transport}: {}", ran.stderr);
+        assert!(ran.stderr.contains("interrupted"), "{transport}: {}", ran.stderr);
+    }
 }
 
 /// Runs a guest that prints a line and goes on for ever, and sends it a signal then.

@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 use simvirtio::device::{State, Violation};
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,7 @@ use vmm::memory::Gpa;
 use vmm::modes::Mode;
 use vmm::profile::{Reason, Site};
 use vmm::vcpu::Location;
-use vmm::{Builder, Machine, Output, Report};
+use vmm::{Builder, Input, Machine, Output, Report};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
         kvm_test("read_only_fields_keep_their_values", read_only_fields),
         kvm_test("a_wild_tail_of_rx_breaks_the_device", wild_rx_tail),
         kvm_test("a_reader_that_stalls_does_not_hold_the_run", stalled_reader),
+        kvm_test("input_of_any_length_comes_back_in_upper_case", input_lengths),
+        kvm_test("waiting_for_input_does_not_count", waiting_for_input),
+        kvm_test("input_that_cannot_be_read_is_an_error", unreadable_input),
         kvm_test("a_stop_says_where", where_it_stopped),
         kvm_test("the_reset_vector_is_a_place_like_any_other", reset_vector),
         kvm_test("a_caller_s_device_is_on_the_bus", device_of_the_caller),
@@ -64,7 +68,13 @@ fn run(builder: Builder) -> (Report, Vec<u8>) {
 fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder {
     let image = flat::image(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
     let timeout = if guest.end == End::Never { Duration::from_millis(100) } else { Duration::from_secs(20) };
-    Machine::builder(image).cpuid(guest.cpuid).transport(transport).verify(true).timeout(Some(timeout))
+    let input = Input::bytes(guest.input.as_bytes());
+    Machine::builder(image)
+        .input(input)
+        .cpuid(guest.cpuid)
+        .transport(transport)
+        .verify(true)
+        .timeout(Some(timeout))
 }
 
 fn find(name: &str) -> &'static Guest {
@@ -209,6 +219,68 @@ fn stalled_reader() {
         assert!(matches!(report.stop, Stop::Timeout), "{transport:?}: {:?}", report.stop);
         drop(reader);
     }
+}
+
+/// The guests that answer in upper case, over both transports, side by side.
+fn upper(test: impl Fn(Builder, &str) + Sync) {
+    std::thread::scope(|scope| {
+        for name in ["simvirtio-upper", "simvirtio-upper-c"] {
+            for transport in [Transport::Exit, Transport::Polling] {
+                let test = &test;
+                scope.spawn(move || {
+                    test(embedded(find(name), Some(transport)), &format!("{name} {transport:?}"))
+                });
+            }
+        }
+    });
+}
+
+fn input_lengths() {
+    let long: Vec<u8> = b"a quick brown fox\n".iter().copied().cycle().take(5000).collect();
+    for (queue_len, input) in [
+        (256, &b""[..]),
+        (256, b"x"),
+        (256, b"no last newline"),
+        (256, b"one\n\ntwo\n"),
+        (256, &long),
+        (2, &long[..500]),
+    ] {
+        upper(|builder, which| {
+            let timeout = Some(Duration::from_secs(60));
+            let builder = builder.queue_len(Some(queue_len)).input(Input::bytes(input)).timeout(timeout);
+            let (report, output) = run(builder);
+            assert_eq!(output, input.to_ascii_uppercase(), "{which} {}", input.len());
+            assert!(report.verdict.is_some_and(|verdict| verdict.passed()), "{which}");
+            let history = report.simvirtio.expect("a device").history;
+            assert_eq!((history.received, history.delivered), (input.len() as u64, input.len() as u64 + 1));
+        });
+    }
+}
+
+/// What the guest gets comes piece by piece, each later than the whole run may take.
+fn waiting_for_input() {
+    upper(|builder, which| {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let typist = std::thread::spawn(move || {
+            for piece in [&b"first\n"[..], b"sec", b"ond"] {
+                std::thread::sleep(Duration::from_millis(1600));
+                writer.write_all(piece).expect("somebody reads");
+            }
+        });
+        let input = Input::new(std::fs::File::from(OwnedFd::from(reader)));
+        let (report, output) = run(builder.input(input).timeout(Some(Duration::from_millis(1200))));
+        assert!(matches!(report.stop, Stop::Halted), "{which}: {}", report.stop);
+        assert_eq!(String::from_utf8_lossy(&output), "FIRST\nSECOND", "{which}");
+        typist.join().expect("it typed all");
+    });
+}
+
+fn unreadable_input() {
+    upper(|builder, which| {
+        let folder = std::fs::File::open("/").expect("it can be opened");
+        let (report, _) = run(builder.input(Input::new(folder)));
+        assert!(matches!(report.stop, Stop::InputFailed(_)), "{which}: {}", report.stop);
+    });
 }
 
 fn reset_vector() {

@@ -92,6 +92,8 @@ pub struct Guest {
     pub map: Map,
     /// Whether it reads CPUID or changes the CPU's mode by itself, so that the vCPU needs KVM_SET_CPUID2.
     pub cpuid: bool,
+    /// The input that its output and its exits are those for.
+    pub input: &'static str,
     /// All that it prints.
     pub output: &'static str,
     /// How it ends.
@@ -124,6 +126,7 @@ const BASE: Guest = Guest {
     mode: Mode::Long,
     map: Map::So2,
     cpuid: false,
+    input: "",
     output: "",
     end: End::FortyTwo,
     exits: Exits::Exactly(1),
@@ -234,6 +237,26 @@ pub const GUESTS: &[Guest] = &[
         output: "Ana are mere",
         exits: Exits::Exactly(54),
         polling_exits: Some(Exits::Exactly(2)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-upper",
+        about: "64-bit Rust: answers its input in upper case",
+        image: image!("simvirtio-upper"),
+        input: "Ana are mere,\nsi pere",
+        output: "ANA ARE MERE,\nSI PERE",
+        exits: Exits::Exactly(104),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-upper-c",
+        about: "64-bit C: the same over simvirtio.h",
+        image: image!("simvirtio-upper-c"),
+        input: "Ana are mere,\nsi pere",
+        output: "ANA ARE MERE,\nSI PERE",
+        exits: Exits::Exactly(147),
+        polling_exits: Some(Exits::Exactly(1)),
         ..BASE
     },
     Guest {

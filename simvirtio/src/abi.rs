@@ -44,7 +44,7 @@ pub mod offset {
     pub const QUEUE_SELECTOR: u64 = 0x08;
     /// `u8`: control of queue 0 (TX), without effect so far.
     pub const Q0_CTL: u64 = 0x09;
-    /// `u8`: control of queue 1 (RX), without effect so far.
+    /// `u8`: control of queue 1 (RX). Bit 0, [`READS`](super::q1_ctl::READS), says that the driver reads it.
     pub const Q1_CTL: u64 = 0x0A;
     /// First byte after the config table.
     pub const CONFIG_END: u64 = 0x0B;
@@ -83,6 +83,16 @@ pub mod driver_status {
     /// The driver is set up and asks for READY.
     pub const DRIVER_OK: u8 = 0x04;
 }
+
+/// Bits of the RX queue's control field.
+pub mod q1_ctl {
+    /// The driver reads this queue: time in which it is empty, and there is no input, is no time that the
+    /// guest wastes.
+    pub const READS: u8 = 0x01;
+}
+
+/// The byte that ends the input on the RX queue: ASCII's end of transmission.
+pub const END_OF_INPUT: u8 = 0x04;
 
 /// Commands, single bytes on the TX queue before READY.
 pub mod command {

@@ -12,9 +12,17 @@
 //! [`Violation`]: the device is then broken and answers no more. The transports only decide *when*
 //! [`Device::advance`] runs: at each trapped store, or over and over in a polling thread.
 
-use crate::ring::{Consumer, Ring, WildIndex};
+use crate::ring::{Consumer, Producer, PushError, Ring, WildIndex};
 use crate::{Memory, abi, table};
 use core::fmt;
+
+/// What the device has behind it on the host: where its data goes to and comes from.
+pub trait Host {
+    /// Takes a byte that the driver sent.
+    fn transmit(&mut self, byte: u8);
+    /// The next byte for the driver, if there is one now. Must not wait.
+    fn receive(&mut self) -> Option<u8>;
+}
 
 /// Where the device stands in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,8 +194,10 @@ pub struct History {
     pub configs: u64,
     /// Times that it became READY.
     pub readies: u64,
-    /// Bytes of data received in READY.
-    pub bytes: u64,
+    /// Bytes of data that the driver sent in READY.
+    pub received: u64,
+    /// Bytes of data that were put into the RX queue.
+    pub delivered: u64,
     /// Stores to read-only fields: swallowed where they are trapped, put right again where they are not.
     pub ignored_stores: u64,
 }
@@ -197,7 +207,7 @@ pub struct History {
 pub struct Device {
     state: State,
     tx: Consumer,
-    rx: Ring,
+    rx: Producer,
     max_queue_len: u16,
     history: History,
 }
@@ -214,7 +224,7 @@ impl Device {
         let mut device = Self {
             state: State::Initial,
             tx: Consumer::new(Ring::tx(max_queue_len)),
-            rx: Ring::rx(max_queue_len),
+            rx: Producer::new(Ring::rx(max_queue_len)),
             max_queue_len,
             history: History::default(),
         };
@@ -233,9 +243,9 @@ impl Device {
         self.history
     }
 
-    /// Does what is to be done now: follows driver_status and takes the TX queue's bytes, giving the data
-    /// among them to `transmit`. Returns whether anything was done. However fast the driver is, one call
-    /// takes about as much as the queue holds and no more.
+    /// Does what is to be done now: follows driver_status, takes the TX queue's bytes, giving the data among
+    /// them to `host`, and fills the RX queue with what `host` has. Returns whether anything was done. However
+    /// fast the driver is, one call moves about as much as the queues hold and no more.
     ///
     /// Of each round the head is loaded first and driver_status second, so that a status which the driver
     /// wrote before a byte is never missed when that byte is judged. A byte's effect is published before
@@ -243,20 +253,20 @@ impl Device {
     ///
     /// # Errors
     /// The driver broke the protocol. The device is [`State::Broken`] from then on, and does nothing.
-    pub fn advance(
-        &mut self,
-        memory: &impl Memory,
-        transmit: &mut impl FnMut(u8),
-    ) -> Result<bool, Violation> {
+    pub fn advance(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
         // Each byte takes a round, and so does each change of driver_status around them.
         let most = self.max_queue_len.saturating_add(2);
         for done in 0..most {
             if self.state == State::Broken {
                 return Ok(done > 0);
             }
-            match self.round(memory, transmit) {
+            match self.round(memory, host) {
                 Ok(true) => {}
-                Ok(false) => return Ok(done > 0),
+                Ok(false) => {
+                    let delivered =
+                        self.deliver(memory, host).map_err(|found| self.violated(memory, found))?;
+                    return Ok(delivered || done > 0);
+                }
                 Err(violation) => return Err(self.violated(memory, violation)),
             }
         }
@@ -279,7 +289,7 @@ impl Device {
     pub fn repair(&mut self, memory: &impl Memory) {
         use abi::offset::{DEVICE_STATUS, MAGIC, MAX_QUEUE_LEN, RX_HEAD, TX_TAIL};
         let mut repairs: u64 = 0;
-        for (offset, right) in [(MAGIC, abi::MAGIC), (TX_TAIL, self.tx.tail()), (RX_HEAD, 0)] {
+        for (offset, right) in [(MAGIC, abi::MAGIC), (TX_TAIL, self.tx.tail()), (RX_HEAD, self.rx.head())] {
             if memory.load_u32(window(offset)) != right {
                 memory.store_u32(window(offset), right);
                 repairs = repairs.saturating_add(1);
@@ -299,13 +309,47 @@ impl Device {
         self.history.ignored_stores = self.history.ignored_stores.saturating_add(repairs);
     }
 
+    /// Whether a READY driver has taken all that was put into the RX queue: what it reads next has to come
+    /// from outside.
+    ///
+    /// # Errors
+    /// The RX queue's tail is no index. The device is [`State::Broken`] from then on.
+    pub fn is_starved(&mut self, memory: &impl Memory) -> Result<bool, Violation> {
+        let drained = self.rx.is_drained(memory).map_err(wild_rx);
+        let drained = drained.map_err(|found| self.violated(memory, found))?;
+        Ok(drained && self.state == State::Ready)
+    }
+
+    /// Puts what the host has into the RX queue, until one of them is at its end.
+    fn deliver(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
+        let mut delivered = false;
+        if self.state != State::Ready {
+            return Ok(delivered);
+        }
+        for _ in 0..self.max_queue_len {
+            if self.rx.is_full(memory).map_err(wild_rx)? {
+                break;
+            }
+            let Some(byte) = host.receive() else { break };
+            match self.rx.push(memory, byte) {
+                Ok(()) => {}
+                // The driver moved its tail back in between, and this byte is lost to it.
+                Err(PushError::Full) => break,
+                Err(PushError::Wild(wild)) => return Err(wild_rx(wild)),
+            }
+            self.history.delivered = self.history.delivered.saturating_add(1);
+            delivered = true;
+        }
+        Ok(delivered)
+    }
+
     /// One byte of the TX queue, or one change of driver_status; `false` where there was neither.
-    fn round(&mut self, memory: &impl Memory, transmit: &mut impl FnMut(u8)) -> Result<bool, Violation> {
+    fn round(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
         let byte = self.pending(memory)?;
         let driver_status = self.driver_status(memory)?;
         let moved = self.follow(driver_status, byte.is_none(), memory)?;
         let Some(byte) = byte else { return Ok(moved) };
-        self.take(byte, driver_status, memory, transmit)?;
+        self.take(byte, driver_status, memory, host)?;
         self.tx.release(memory);
         Ok(true)
     }
@@ -322,7 +366,7 @@ impl Device {
         if selector > 1 {
             return Err(Violation::Selector { value: selector });
         }
-        self.rx.load_tail(memory).map_err(|wild| Violation::WildIndex { queue: 1, wild })?;
+        self.rx.is_drained(memory).map_err(wild_rx)?;
         match memory.load_u8(window(abi::offset::DRIVER_STATUS)) {
             status @ (ACK | DRIVER | DRIVER_OK) => Ok(status),
             value => Err(Violation::DriverStatus { state: self.state, value }),
@@ -355,13 +399,13 @@ impl Device {
         byte: u8,
         driver_status: u8,
         memory: &impl Memory,
-        transmit: &mut impl FnMut(u8),
+        host: &mut impl Host,
     ) -> Result<(), Violation> {
         use abi::command;
         match (self.state, byte) {
             (State::Ready, data) => {
-                self.history.bytes = self.history.bytes.saturating_add(1);
-                transmit(data);
+                self.history.received = self.history.received.saturating_add(1);
+                host.transmit(data);
             }
             (State::Initial | State::Reset | State::Config, command::RESET) => {
                 self.history.resets = self.history.resets.saturating_add(1);
@@ -388,6 +432,11 @@ impl Device {
         self.state = state;
         memory.store_u8(window(abi::offset::DEVICE_STATUS), state.status());
     }
+}
+
+/// The RX queue's index is none.
+fn wild_rx(wild: WildIndex) -> Violation {
+    Violation::WildIndex { queue: 1, wild }
 }
 
 /// GPA of the byte at `offset` in the window.

@@ -4,7 +4,7 @@
 //! device in one process. Every wait is a loop over a load that the device answers: in the exit transport
 //! the first load is already the answer, in the polling transport the device's thread needs a moment.
 
-use crate::ring::{Producer, PushError, Ring, WildIndex};
+use crate::ring::{Consumer, Producer, PushError, Ring, WildIndex};
 use crate::{Memory, abi, table};
 
 /// Why the driver gave up.
@@ -36,6 +36,9 @@ impl From<WildIndex> for DriverError {
 pub struct Driver<M> {
     memory: M,
     tx: Producer,
+    /// From the first wish for input on.
+    rx: Option<Consumer>,
+    max_queue_len: u16,
 }
 
 impl<M: Memory> Driver<M> {
@@ -56,7 +59,7 @@ impl<M: Memory> Driver<M> {
             return Err(DriverError::QueueLen(max_queue_len));
         }
         let tx = Producer::attach(Ring::tx(max_queue_len), &memory)?;
-        let mut driver = Self { memory, tx };
+        let mut driver = Self { memory, tx, rx: None, max_queue_len };
         driver.handshake()?;
         Ok(driver)
     }
@@ -86,6 +89,31 @@ impl<M: Memory> Driver<M> {
     /// The device broke off, or published an index that is none.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
         bytes.iter().try_for_each(|&byte| self.push(byte))
+    }
+
+    /// Says that this driver reads its input, so that waiting for it is not held against the guest.
+    pub fn read_input(&self) {
+        self.memory.store_u8(window(abi::offset::Q1_CTL), abi::q1_ctl::READS);
+    }
+
+    /// The next byte of the input, waiting for it; `None` at its end.
+    ///
+    /// # Errors
+    /// The device published an index that is none.
+    pub fn receive(&mut self) -> Result<Option<u8>, DriverError> {
+        let mut rx = match self.rx.take() {
+            Some(rx) => rx,
+            None => Consumer::attach(Ring::rx(self.max_queue_len), &self.memory)?,
+        };
+        let byte = loop {
+            match rx.peek(&self.memory)? {
+                Some(byte) => break byte,
+                None => core::hint::spin_loop(),
+            }
+        };
+        rx.release(&self.memory);
+        self.rx = Some(rx);
+        Ok((byte != abi::END_OF_INPUT).then_some(byte))
     }
 
     /// Resets a READY device and takes it through the handshake again.
@@ -135,8 +163,9 @@ fn window(offset: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::device::{Device, State};
-    use crate::testing::Flat;
+    use crate::testing::{Flat, Queues};
     use std::cell::RefCell;
+    use std::collections::VecDeque;
     use std::vec::Vec;
 
     /// The exit transport in small: the device runs at each store of the driver's.
@@ -144,17 +173,19 @@ mod tests {
         flat: Flat,
         device: RefCell<Device>,
         message: RefCell<Vec<u8>>,
+        input: RefCell<VecDeque<u8>>,
     }
 
     impl Trapping {
         fn new(queue_len: u16) -> Self {
             let flat = Flat::new();
             let device = RefCell::new(Device::power_on(queue_len, &flat).unwrap());
-            Self { flat, device, message: RefCell::default() }
+            Self { flat, device, message: RefCell::default(), input: RefCell::default() }
         }
         fn run_device(&self) {
             let mut device = self.device.borrow_mut();
-            device.advance(&self.flat, &mut |byte| self.message.borrow_mut().push(byte)).unwrap();
+            let (input, message) = (&mut *self.input.borrow_mut(), &mut *self.message.borrow_mut());
+            device.advance(&self.flat, &mut Queues { input, message }).unwrap();
         }
     }
 
@@ -195,6 +226,24 @@ mod tests {
         driver.send(b"are mere").unwrap();
         assert_eq!(*memory.message.borrow(), b"Ana are mere");
         assert_eq!(memory.device.borrow().history().readies, 2);
+    }
+
+    #[test]
+    fn input_longer_than_the_queue_arrives_in_order() {
+        for queue_len in [2, 3, 256] {
+            let memory = Trapping::new(queue_len);
+            let input: Vec<u8> =
+                (0..=255).filter(|byte| *byte != abi::END_OF_INPUT).cycle().take(1000).collect();
+            memory.input.borrow_mut().extend(&input);
+            memory.input.borrow_mut().push_back(abi::END_OF_INPUT);
+            let mut driver = Driver::connect(&memory).unwrap();
+            driver.read_input();
+            let mut got = Vec::new();
+            while let Some(byte) = driver.receive().unwrap() {
+                got.push(byte);
+            }
+            assert_eq!(got, input);
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Ring {
     }
 
     /// The other side's tail, checked.
-    pub(crate) fn load_tail(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
+    fn load_tail(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
         let index = memory.load_u32(self.tail);
         if index < self.len { Ok(index) } else { Err(WildIndex { end: End::Tail, index, len: self.len }) }
     }
@@ -113,6 +113,11 @@ pub struct Producer {
 }
 
 impl Producer {
+    /// The producer of a new ring, whose indices are zero.
+    pub const fn new(ring: Ring) -> Self {
+        Self { ring, head: 0 }
+    }
+
     /// Takes the ring up where its head stands: at zero in a new machine.
     ///
     /// # Errors
@@ -137,6 +142,19 @@ impl Producer {
         Ok(())
     }
 
+    /// Whether there is no free slot: one load of tail.
+    ///
+    /// # Errors
+    /// The consumer's index is wild.
+    pub fn is_full(&self, memory: &impl Memory) -> Result<bool, WildIndex> {
+        Ok(self.ring.load_tail(memory)? == self.ring.after(self.head))
+    }
+
+    /// The head as it should stand in shared memory.
+    pub(crate) fn head(&self) -> u32 {
+        self.head
+    }
+
     /// Whether the consumer has taken everything: one load of tail.
     ///
     /// # Errors
@@ -157,6 +175,14 @@ impl Consumer {
     /// The consumer of a new ring, whose indices are zero.
     pub const fn new(ring: Ring) -> Self {
         Self { ring, tail: 0 }
+    }
+
+    /// Takes the ring up where its tail stands: at zero in a new machine.
+    ///
+    /// # Errors
+    /// The tail is not an index of this ring.
+    pub fn attach(ring: Ring, memory: &impl Memory) -> Result<Self, WildIndex> {
+        Ok(Self { ring, tail: ring.load_tail(memory)? })
     }
 
     /// The next byte, if there is one: one load of head. The byte stays in the ring until

@@ -1,8 +1,10 @@
 //! A memory for the unit tests: one flat array that remembers what was accessed.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use crate::device::Host;
 use crate::{Memory, abi};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::vec;
 use std::vec::Vec;
 
@@ -58,5 +60,20 @@ impl Memory for Flat {
         for (i, byte) in value.to_le_bytes().into_iter().enumerate() {
             self.bytes.borrow_mut()[gpa as usize + i] = byte;
         }
+    }
+}
+
+/// A host with queues: what the driver sent, and what it is to get.
+pub(crate) struct Queues<'a> {
+    pub(crate) input: &'a mut VecDeque<u8>,
+    pub(crate) message: &'a mut Vec<u8>,
+}
+
+impl Host for Queues<'_> {
+    fn transmit(&mut self, byte: u8) {
+        self.message.push(byte);
+    }
+    fn receive(&mut self) -> Option<u8> {
+        self.input.pop_front()
     }
 }

@@ -121,6 +121,8 @@ pub enum Stop {
     Interrupted,
     /// What the guest wrote could not be handed on.
     OutputFailed(io::Error),
+    /// What the guest wants to read could not be had.
+    InputFailed(io::Error),
     /// An exit that nobody claimed and that cannot be passed over: KVM's number of the reason.
     UnknownExit(u32),
 }
@@ -148,6 +150,7 @@ impl fmt::Display for Stop {
             Self::Timeout => f.write_str("timeout: the guest did not end in the time it was given"),
             Self::Interrupted => f.write_str("interrupted"),
             Self::OutputFailed(error) => write!(f, "the guest's output could not be written: {error}"),
+            Self::InputFailed(error) => write!(f, "the guest's input could not be read: {error}"),
             Self::UnknownExit(reason) => {
                 write!(f, "exit reason {reason} of KVM, which this VMM does not handle")
             }

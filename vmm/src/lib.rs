@@ -27,6 +27,7 @@ pub mod bus;
 pub mod device;
 pub mod error;
 pub mod exit;
+pub mod input;
 pub mod machine;
 pub mod memory;
 pub mod modes;
@@ -38,6 +39,7 @@ mod sys;
 pub mod vcpu;
 
 pub use error::Error;
+pub use input::Input;
 pub use machine::{Builder, Machine};
 pub use output::{Captured, Output};
 pub use report::{Report, Verdict};

@@ -9,12 +9,13 @@ use crate::device::serial::{self, Serial};
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, TrappedMemory, Window};
 use crate::error::Error;
 use crate::exit::{Ends, OpenBus, Stop};
+use crate::input::Input;
 use crate::memory::{self, Gpa, GuestMemory, Map, TABLES, TABLES_SIZE};
 use crate::modes::{self, Mode};
 use crate::output::Output;
 use crate::profile::Profile;
 use crate::report::{Report, Verdict};
-use crate::run::{self, Watchdog};
+use crate::run::{self, Deadline, Watchdog};
 use crate::sys::{KickTimer, Kicker};
 use crate::vcpu::KvmVcpu;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -41,6 +42,7 @@ pub struct Builder {
     verify: bool,
     kernel_counters: bool,
     output: Output,
+    input: Input,
     devices: Devices,
 }
 
@@ -97,6 +99,12 @@ impl Builder {
     /// Where the guest's text goes: standard output unless this says otherwise.
     pub fn output(mut self, output: Output) -> Self {
         self.output = output;
+        self
+    }
+
+    /// Where the input of the guest's SIMVIRTIO driver comes from: nowhere, unless this says otherwise.
+    pub fn input(mut self, input: Input) -> Self {
+        self.input = input;
         self
     }
 
@@ -205,10 +213,12 @@ impl Builder {
     fn attach_simvirtio(&mut self, transport: Transport, memory: &GuestMemory) -> Result<Device, Error> {
         let queue_len = self.queue_len.unwrap_or(abi::DEFAULT_QUEUE_LEN);
         let output = self.output.clone();
+        let input = std::mem::replace(&mut self.input, Input::bytes(b""));
         if transport == Transport::Polling {
-            return Ok(Device::Shared(Simvirtio::power_on(queue_len, memory.clone(), output)?));
+            let simvirtio = Simvirtio::power_on(queue_len, memory.clone(), output, input)?;
+            return Ok(Device::Shared(Box::new(simvirtio)));
         }
-        let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output)?;
+        let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output, input)?;
         let window = Arc::new(Mutex::new(Window::new(simvirtio)));
         self.devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, window.clone())?;
         Ok(Device::Trapped(window))
@@ -285,7 +295,7 @@ enum Device {
     /// Behind the trapped window, shared with the bus.
     Trapped(Arc<Mutex<Window>>),
     /// Over shared RAM, for the poller.
-    Shared(Simvirtio<GuestMemory>),
+    Shared(Box<Simvirtio<GuestMemory>>),
 }
 
 /// A virtual machine with its guest loaded.
@@ -322,6 +332,7 @@ impl Machine {
             verify: false,
             kernel_counters: false,
             output: Output::new(io::stdout(), true),
+            input: Input::bytes(b""),
             devices: Devices::default(),
         }
     }
@@ -332,14 +343,14 @@ impl Machine {
     /// The host failed. What the guest does wrong is in the report.
     pub fn run(mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let (stop, simvirtio) = self.run_vcpu(started)?;
+        let (stop, simvirtio) = self.run_vcpu()?;
         let elapsed = started.elapsed();
         let verdict = match stop {
             Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
             _ => None,
         };
         let location = match stop {
-            Stop::Halted | Stop::Exited(_) | Stop::OutputFailed(_) => None,
+            Stop::Halted | Stop::Exited(_) | Stop::OutputFailed(_) | Stop::InputFailed(_) => None,
             _ => Some(self.vcpu.location(matches!(stop, Stop::TripleFault))?),
         };
         let kernel_exits = match self.kernel_counters {
@@ -361,11 +372,11 @@ impl Machine {
     }
 
     /// The run itself. Whatever ends it, the text that still waits is handed on, also within the time.
-    fn run_vcpu(&mut self, started: Instant) -> Result<(Stop, Option<SimvirtioReport>), Error> {
+    fn run_vcpu(&mut self) -> Result<(Stop, Option<SimvirtioReport>), Error> {
         let Self { vcpu, devices, timeout, profile, simvirtio, output, .. } = self;
-        let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
-        output.set_deadline(deadline);
-        let watchdog = Watchdog { deadline, ..Default::default() };
+        let deadline = Deadline::after(*timeout);
+        output.set_deadline(deadline.clone());
+        let watchdog = Watchdog { deadline: deadline.clone(), ..Default::default() };
         let asked = watchdog.asked.clone();
         vcpu.with_kicks(|vcpu, kicker: Kicker| {
             let _timer = match *timeout {
@@ -382,15 +393,17 @@ impl Machine {
                 None => (run()?, None),
                 // The device has acted on each store: nothing is left in the queue.
                 Some(Device::Trapped(window)) => {
+                    let lock = || window.lock().unwrap_or_else(PoisonError::into_inner);
+                    lock().set_deadline(deadline);
                     let stop = run()?;
-                    let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut window = lock();
                     (stop, Some(window.simvirtio().report(Transport::Exit)))
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPU stopped for.
                 Some(Device::Shared(simvirtio)) => {
-                    let poller = Poller::start(simvirtio, asked, kicker)?;
+                    let poller = Poller::start(*simvirtio, asked, kicker, deadline.clone())?;
                     let stop = run()?;
-                    let (simvirtio, ended_by_device) = poller.finish(deadline)?;
+                    let (simvirtio, ended_by_device) = poller.finish(&deadline)?;
                     (ended_by_device.unwrap_or(stop), Some(simvirtio.report(Transport::Polling)))
                 }
             };

@@ -4,12 +4,12 @@
 //! of the watchdog; this file then gives up where the standard library would try again.
 
 use crate::exit::Stop;
+use crate::run::Deadline;
 use crate::sys;
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Text is handed on when there is this much of it, in bytes, even without the end of a line.
 const CHUNK: usize = 4096;
@@ -25,14 +25,15 @@ struct Sink {
     /// Whether text waits for the end of its line.
     by_lines: bool,
     waiting: Vec<u8>,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 }
 
 impl Output {
     /// Writes to `writer`, line by line or, for somebody who watches, byte by byte. `writer` should not retry
     /// what a signal has interrupted, as a `File` does not and `Stdout` does.
     pub fn new(writer: impl Write + Send + 'static, by_lines: bool) -> Self {
-        let sink = Sink { writer: Box::new(writer), by_lines, waiting: Vec::new(), deadline: None };
+        let sink =
+            Sink { writer: Box::new(writer), by_lines, waiting: Vec::new(), deadline: Deadline::default() };
         Self(Arc::new(Mutex::new(sink)))
     }
 
@@ -43,7 +44,7 @@ impl Output {
     }
 
     /// Says when writing has to end, whoever may read.
-    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
+    pub(crate) fn set_deadline(&self, deadline: Deadline) {
         self.lock().deadline = deadline;
     }
 
@@ -83,7 +84,7 @@ impl Sink {
                     if sys::interrupted() {
                         return Err(io::Error::from_raw_os_error(libc::ECANCELED));
                     }
-                    if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    if self.deadline.has_passed() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -146,6 +147,7 @@ impl Write for Captured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     /// Takes three bytes at a time, after one interruption each.
     #[derive(Clone, Default)]
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn an_interruption_after_the_deadline_ends_the_run() {
         let mut output = Output::new(Slow::default(), false);
-        output.set_deadline(Some(Instant::now()));
+        output.set_deadline(Deadline::after(Some(Duration::ZERO)));
         assert!(matches!(output.print(b"x"), ControlFlow::Break(Stop::Timeout)));
     }
 

@@ -8,8 +8,8 @@ use crate::profile::Profile;
 use crate::sys;
 use crate::vcpu::{Entry, Vcpu};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Runs a guest to its end.
 ///
@@ -35,11 +35,40 @@ pub fn run(
     }
 }
 
+/// When a run must have ended. Clones are the same deadline.
+///
+/// Time in which the guest waits for its input does not count: it moves the deadline on.
+#[derive(Clone, Debug, Default)]
+pub struct Deadline {
+    end: Option<Instant>,
+    waited: Arc<AtomicU64>,
+}
+
+impl Deadline {
+    /// A deadline this long from now; none for `None`.
+    pub fn after(timeout: Option<Duration>) -> Self {
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Self { end, waited: Arc::default() }
+    }
+
+    /// Whether the time is up.
+    pub fn has_passed(&self) -> bool {
+        let waited = Duration::from_nanos(self.waited.load(Ordering::Relaxed));
+        self.end.and_then(|end| end.checked_add(waited)).is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// Moves the deadline on by the time since `start`, in which the guest waited for its input.
+    pub(crate) fn not_counting_since(&self, start: Instant) {
+        let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(waited, Ordering::Relaxed);
+    }
+}
+
 /// Decides what an interruption means: the time is up, somebody asked for an end, or nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Watchdog {
-    /// When the run must have ended; `None` for never.
-    pub deadline: Option<Instant>,
+    /// When the run must have ended.
+    pub deadline: Deadline,
     /// Set by whoever wants the run to end, before he kicks the vCPU.
     pub asked: Arc<AtomicBool>,
 }
@@ -52,10 +81,7 @@ impl ExitController for Watchdog {
         if self.asked.load(Ordering::Acquire) || sys::interrupted() {
             return Outcome::Stop(Stop::Interrupted);
         }
-        match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Outcome::Stop(Stop::Timeout),
-            _ => Outcome::Resume,
-        }
+        if self.deadline.has_passed() { Outcome::Stop(Stop::Timeout) } else { Outcome::Resume }
     }
 }
 
@@ -69,7 +95,6 @@ mod tests {
     use std::collections::VecDeque;
     use std::ops::ControlFlow;
     use std::sync::Mutex;
-    use std::time::Duration;
 
     /// A vCPU that makes the exits it is told to, and writes down the answers.
     struct Script {
@@ -169,12 +194,25 @@ mod tests {
     #[test]
     fn the_deadline_and_a_request_end_the_run() {
         let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
-        let mut late = Watchdog { deadline: Some(Instant::now()), ..Default::default() };
+        let at = |seconds| Deadline::after(Some(Duration::from_secs(seconds)));
+        let mut late = Watchdog { deadline: at(0), ..Default::default() };
         assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
-        let mut early = Watchdog { deadline: Some(Instant::now() + Duration::from_secs(60)), ..late };
+        let mut early = Watchdog { deadline: at(60), ..late };
         assert!(matches!(early.handle(&Exit::Interrupted), Outcome::Resume));
         early.asked.store(true, Ordering::Release);
         assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
+    }
+
+    #[test]
+    fn waiting_for_input_moves_the_deadline_on() {
+        let deadline = Deadline::after(Some(Duration::from_millis(20)));
+        let start = Instant::now();
+        std::thread::sleep(Duration::from_millis(30));
+        deadline.not_counting_since(start);
+        assert!(!deadline.clone().has_passed());
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(deadline.has_passed());
+        assert!(!Deadline::after(None).has_passed());
     }
 
     #[test]

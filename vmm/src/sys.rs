@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::OnceLock;
@@ -253,6 +253,23 @@ impl Drop for KickTimer {
 fn timespec(duration: Duration) -> libc::timespec {
     let tv_sec = libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX);
     libc::timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
+}
+
+/// Waits until something can be read from `fd`, or its end was reached: for `patience` at most, or without
+/// end. Returns whether that came; a signal ends the wait, too.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let patience = patience.map(timespec);
+    let limit = patience.as_ref().map_or(ptr::null(), |limit| &raw const *limit);
+    // SAFETY: one valid entry, and a time that is null or outlives the call.
+    match unsafe { libc::ppoll(&mut poll, 1, limit, ptr::null()) } {
+        0 => Ok(false),
+        1.. => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            error => Err(error),
+        },
+    }
 }
 
 /// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`: a file with the counters of the VM or vCPU (api.rst, section 4.133).

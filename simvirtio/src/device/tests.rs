@@ -2,10 +2,11 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
-use crate::ring::{End, Producer, PushError};
-use crate::testing::Flat;
+use crate::ring::{Consumer, End, Producer, PushError};
+use crate::testing::{Flat, Queues};
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::vec::Vec;
 
 /// A device, its memory, what it received, and a driver's hands.
@@ -14,6 +15,7 @@ struct Bench {
     device: Device,
     tx: Producer,
     message: Vec<u8>,
+    input: VecDeque<u8>,
 }
 
 impl Bench {
@@ -21,11 +23,11 @@ impl Bench {
         let memory = Flat::new();
         let device = Device::power_on(8, &memory).unwrap();
         let tx = Producer::attach(Ring::tx(8), &memory).unwrap();
-        Self { memory, device, tx, message: Vec::new() }
+        Self { memory, device, tx, message: Vec::new(), input: VecDeque::new() }
     }
 
     fn advance(&mut self) -> Result<bool, Violation> {
-        self.device.advance(&self.memory, &mut |byte| self.message.push(byte))
+        self.device.advance(&self.memory, &mut Queues { input: &mut self.input, message: &mut self.message })
     }
 
     fn push(&mut self, byte: u8) -> Result<bool, Violation> {
@@ -82,7 +84,7 @@ fn the_thirteen_steps_in_order() {
     }
     assert_eq!(bench.message, b"Ana are mere");
     let history = bench.device.history();
-    assert_eq!((history.resets, history.configs, history.readies, history.bytes), (1, 1, 1, 12));
+    assert_eq!((history.resets, history.configs, history.readies, history.received), (1, 1, 1, 12));
 }
 
 #[test]
@@ -284,7 +286,7 @@ impl Bench {
     fn advance_racing(&mut self, pushes: u32, then_status: u8) -> Result<bool, Violation> {
         let tx = RefCell::new(Producer::attach(Ring::tx(8), &self.memory).unwrap());
         let racing = Racing { flat: &self.memory, tx, pushes: Cell::new(pushes), then_status };
-        self.device.advance(&racing, &mut |byte| self.message.push(byte))
+        self.device.advance(&racing, &mut Queues { input: &mut self.input, message: &mut self.message })
     }
 }
 
@@ -345,6 +347,44 @@ fn overwritten_read_only_fields_are_put_right_and_counted() {
     assert_eq!(bench.memory.load_u32(window(abi::offset::RX_HEAD)), 0);
     bench.device.repair(&bench.memory);
     assert_eq!(bench.device.history().ignored_stores, 5, "nothing was left to repair");
+}
+
+/// What a driver would take from the RX queue now.
+fn take_input(bench: &Bench, rx: &mut Consumer) -> Vec<u8> {
+    let mut got = Vec::new();
+    while let Some(byte) = rx.peek(&bench.memory).unwrap() {
+        got.push(byte);
+        rx.release(&bench.memory);
+    }
+    got
+}
+
+#[test]
+fn input_is_delivered_in_ready_only_and_as_much_as_fits() {
+    let mut bench = Bench::new();
+    bench.input.extend(b"0123456789");
+    bench.push(b'R').unwrap();
+    bench.push(b'C').unwrap();
+    let mut rx = Consumer::new(Ring::rx(8));
+    assert_eq!(take_input(&bench, &mut rx), b"");
+    assert_eq!(bench.device.is_starved(&bench.memory), Ok(false), "not READY");
+    bench.set_driver(abi::driver_status::DRIVER_OK).unwrap();
+    assert_eq!(bench.device.is_starved(&bench.memory), Ok(false));
+    assert_eq!(take_input(&bench, &mut rx), b"0123456");
+    assert_eq!(bench.device.is_starved(&bench.memory), Ok(true));
+    assert_eq!(bench.advance(), Ok(true));
+    assert_eq!(take_input(&bench, &mut rx), b"789");
+    assert_eq!((bench.advance(), bench.device.history().delivered), (Ok(false), 10));
+}
+
+#[test]
+fn the_rx_head_is_the_device_s_own() {
+    let mut bench = Bench::ready();
+    bench.input.extend(b"abc");
+    bench.advance().unwrap();
+    bench.memory.store_u32(window(abi::offset::RX_HEAD), 7);
+    bench.device.repair(&bench.memory);
+    assert_eq!(take_input(&bench, &mut Consumer::new(Ring::rx(8))), b"abc");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use vmm::device::simvirtio::Transport;
 use vmm::exit::Stop;
 use vmm::modes::Mode;
 use vmm::profile::{Count, Reason};
-use vmm::{Error, Machine, Output, Report};
+use vmm::{Error, Input, Machine, Output, Report};
 
 /// The text that the driver of the assignment sends.
 const MESSAGE: &str = "Ana are mere";
@@ -129,6 +129,7 @@ impl Run {
             .timeout(timeout.0)
             .verify(true)
             .kernel_counters(true)
+            .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
             .output(output)
             .build()?
             .run()?;

@@ -33,6 +33,9 @@ fn expectation(guest: &Guest) -> String {
         End::Never => "never ends".into(),
     };
     let mut text = format!("{} mode at {:#x}; ", guest.mode, guest.load_at);
+    if !guest.input.is_empty() {
+        text += &format!("for the input {:?} ", guest.input);
+    }
     if !guest.output.is_empty() {
         text += &format!("prints {:?}; ", guest.output);
     }

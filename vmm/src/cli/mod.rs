@@ -10,6 +10,7 @@ mod target;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use vmm::device::simvirtio::Transport;
@@ -90,7 +91,11 @@ struct RunArgs {
     #[arg(long, value_name = "BYTES")]
     queue_len: Option<u16>,
 
-    /// Seconds that the guest may run, 0 for no limit
+    /// File to read the input of the guest's SIMVIRTIO driver from [default: standard input]
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+
+    /// Seconds that the guest may run, 0 for no limit; waiting for input does not count
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     timeout: Timeout,
 

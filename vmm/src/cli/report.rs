@@ -76,8 +76,11 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
         to,
         "vmm: simvirtio {transport}: state {}, {} received",
         device.state,
-        plural(history.bytes, "byte")
+        plural(history.received, "byte")
     )?;
+    if history.delivered > 0 {
+        write!(to, ", {} delivered", plural(history.delivered, "byte"))?;
+    }
     write!(to, " ({}, ", plural(history.resets, "reset"))?;
     write!(to, "{}, ", plural(history.configs, "config"))?;
     write!(to, "{})", plural(history.readies, "handshake"))?;

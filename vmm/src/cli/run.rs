@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use vmm::device::simvirtio::Transport;
-use vmm::{Error, Machine, Output, Report};
+use vmm::{Error, Input, Machine, Output, Report};
 
 /// Runs the guest and answers with the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
@@ -36,6 +37,20 @@ fn output(last: Arc<AtomicU8>) -> Result<Output, Error> {
     Ok(Output::new(Stdout { file: file.into(), last }, !stdout.is_terminal()))
 }
 
+/// The file of `--input`, or standard input.
+fn input(path: Option<&Path>) -> Result<Input, Error> {
+    let file = match path {
+        Some(path) => File::open(path).map_err(|error| {
+            Error::Config(format!("cannot open {} for --input: {error}", vmm::boot::printable(path)))
+        })?,
+        None => {
+            let stdin = io::stdin().as_fd().try_clone_to_owned();
+            stdin.map_err(|source| Error::Host { operation: "opening standard input", source })?.into()
+        }
+    };
+    Ok(Input::new(file))
+}
+
 fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = Target::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
@@ -59,6 +74,7 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         .profile(!arguments.no_profile)
         .verify(arguments.verify || target.promises_result())
         .output(output)
+        .input(input(arguments.input.as_deref())?)
         .build()?;
     Ok((target.name, machine.run()?))
 }

@@ -45,7 +45,7 @@ pub fn of_report(report: &Report) -> u8 {
         Stop::Exited(code) => u8::try_from(code).unwrap_or(MOST_OF_GUEST).min(MOST_OF_GUEST),
         Stop::ProtocolError(_) => PROTOCOL_ERROR,
         Stop::Timeout => TIMEOUT,
-        Stop::OutputFailed(_) => HOST_ERROR,
+        Stop::OutputFailed(_) | Stop::InputFailed(_) => HOST_ERROR,
         Stop::Interrupted => INTERRUPTED,
         Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::UnknownExit(_) => {
             GUEST_FAULT

@@ -4,6 +4,7 @@ use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
+use crate::run::Deadline;
 use crate::sys::{self, Kicker, REPEAT};
 use std::io;
 use std::ops::ControlFlow;
@@ -13,10 +14,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Rounds without work in which the poller only pauses.
-const SPIN: u32 = 64;
-/// Rounds without work after which it sleeps. In between it yields, since a host may have one CPU.
-const YIELD: u32 = 1024;
+/// For how long without work the poller only pauses.
+const SPIN: Duration = Duration::from_micros(20);
+/// After how long without work it sleeps. In between it yields, since a host may have one CPU.
+const YIELD: Duration = Duration::from_millis(1);
 /// How long it sleeps at a time.
 const NAP: Duration = Duration::from_micros(50);
 
@@ -43,6 +44,7 @@ impl Poller {
         mut simvirtio: Simvirtio<GuestMemory>,
         asked: Arc<AtomicBool>,
         vcpu: Kicker,
+        deadline: Deadline,
     ) -> Result<Self, Error> {
         let run_ended = Arc::new(AtomicBool::new(false));
         let over = run_ended.clone();
@@ -51,7 +53,7 @@ impl Poller {
         let (end, ended) = mpsc::channel();
         let body = move || {
             own_kicker.get_or_init(Kicker::of_this_thread);
-            let stop = poll(&mut simvirtio, &over);
+            let stop = poll(&mut simvirtio, &over, &deadline).break_value();
             if stop.is_some() {
                 asked.store(true, Ordering::Release);
                 // Again and again: the vCPU's thread may be about to enter the guest, or to write text.
@@ -72,7 +74,7 @@ impl Poller {
     ///
     /// # Errors
     /// The thread panicked.
-    pub(crate) fn finish(self, deadline: Option<Instant>) -> Result<Ended, Error> {
+    pub(crate) fn finish(self, deadline: &Deadline) -> Result<Ended, Error> {
         self.run_ended.store(true, Ordering::Release);
         self.thread.unpark();
         let (mut simvirtio, mut stop) = loop {
@@ -81,7 +83,7 @@ impl Poller {
                 Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let late = sys::interrupted() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let late = sys::interrupted() || deadline.has_passed();
             if let Some(kicker) = self.kicker.get().filter(|_| late) {
                 kicker.kick();
             }
@@ -110,26 +112,53 @@ fn panicked() -> Error {
 }
 
 /// Runs the device until the run is over, or until the device ends it.
-fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool) -> Option<Stop> {
-    let mut idle: u32 = 0;
+fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool, deadline: &Deadline) -> ControlFlow<Stop> {
+    let mut idle: Option<Idle> = None;
     while !over.load(Ordering::Acquire) {
-        match simvirtio.advance() {
-            ControlFlow::Continue(true) => idle = 0,
-            ControlFlow::Continue(false) => {
-                simvirtio.repair();
-                idle = idle.saturating_add(1);
-                back_off(idle);
+        if simvirtio.advance()? {
+            idle = None;
+            continue;
+        }
+        simvirtio.repair();
+        let Some(idle) = &mut idle else {
+            // The queues have just run dry: is there more?
+            let waits = simvirtio.feed(Some(Duration::ZERO))? && simvirtio.reads();
+            let now = Instant::now();
+            idle = Some(Idle { since: now, waits_since: waits.then_some(now) });
+            continue;
+        };
+        match idle.since.elapsed() {
+            time if time < SPIN => std::hint::spin_loop(),
+            time if time < YIELD => thread::yield_now(),
+            _ => {
+                let waits = nap(simvirtio)?;
+                // Time in which the guest says that it waits does not count.
+                if let Some(since) = idle.waits_since {
+                    deadline.not_counting_since(since);
+                }
+                idle.waits_since = waits.then(Instant::now);
             }
-            ControlFlow::Break(stop) => return Some(stop),
         }
     }
-    None
+    ControlFlow::Continue(())
 }
 
-fn back_off(idle: u32) {
-    match idle {
-        ..SPIN => std::hint::spin_loop(),
-        SPIN..YIELD => thread::yield_now(),
-        YIELD.. => thread::sleep(NAP),
+/// The device has nothing to do.
+struct Idle {
+    /// Since when.
+    since: Instant,
+    /// Since when the guest waits for input, as far as that time was not yet taken off what counts.
+    waits_since: Option<Instant>,
+}
+
+/// Sleeps for a moment, or until there is input for a driver that has none left. Returns whether the driver
+/// says that it waits for input, and there still is none.
+fn nap(simvirtio: &mut Simvirtio<GuestMemory>) -> ControlFlow<Stop, bool> {
+    let started = Instant::now();
+    let may_come = simvirtio.feed(Some(NAP))?;
+    // Without anything to wait for, the whole moment is left to sleep.
+    if !may_come && started.elapsed() < NAP {
+        thread::sleep(NAP);
     }
+    ControlFlow::Continue(may_come && simvirtio.reads())
 }

@@ -3,13 +3,17 @@
 
 use crate::bus::Device as BusDevice;
 use crate::exit::Stop;
+use crate::input::Input;
 use crate::memory::GuestMemory;
 use crate::output::Output;
+use crate::run::Deadline;
+use crate::sys;
 use simvirtio::Memory;
 use simvirtio::abi::{self, offset};
-use simvirtio::device::{BadQueueLen, Device, History, State, Violation};
+use simvirtio::device::{BadQueueLen, Device, History, Host, State, Violation};
 use std::cell::Cell;
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 /// How the driver's stores reach the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ impl Default for Transport {
     }
 }
 
+/// How long a wait for input lasts before it is looked at anew whether the run shall end.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// How much of a message is kept for the report, in bytes. All of it is printed.
 const KEPT: usize = 64 << 10;
 
@@ -45,24 +51,29 @@ pub struct SimvirtioReport {
     pub message: Vec<u8>,
 }
 
-/// The protocol's device with what it needs of the host: the shared memory and the output.
+/// The protocol's device with what it needs of the host: the shared memory, the output and the input.
 #[derive(Debug)]
 pub struct Simvirtio<M> {
     device: Device,
     memory: M,
-    sink: Sink,
+    streams: Streams,
 }
 
-/// Prints a message's bytes, keeps the first of them, and remembers a failure.
+/// Prints a message's bytes, keeps the first of them, and remembers a failure; hands on the input.
 #[derive(Debug)]
-struct Sink {
+struct Streams {
     output: Output,
+    input: Input,
     message: Vec<u8>,
     failure: Option<Stop>,
 }
 
-impl Sink {
-    fn take(&mut self, byte: u8) {
+impl Host for Streams {
+    fn receive(&mut self) -> Option<u8> {
+        self.input.next()
+    }
+
+    fn transmit(&mut self, byte: u8) {
         if self.message.len() < KEPT {
             self.message.push(byte);
         }
@@ -77,21 +88,43 @@ impl<M: Memory> Simvirtio<M> {
     ///
     /// # Errors
     /// The protocol has no such queue length.
-    pub fn power_on(queue_len: u16, memory: M, output: Output) -> Result<Self, BadQueueLen> {
+    pub fn power_on(queue_len: u16, memory: M, output: Output, input: Input) -> Result<Self, BadQueueLen> {
         let device = Device::power_on(queue_len, &memory)?;
-        Ok(Self { device, memory, sink: Sink { output, message: Vec::new(), failure: None } })
+        let streams = Streams { output, input, message: Vec::new(), failure: None };
+        Ok(Self { device, memory, streams })
     }
 
     /// Does all that there is to do now. Returns whether there was anything.
     pub fn advance(&mut self) -> ControlFlow<Stop, bool> {
-        let answer = self.device.advance(&self.memory, &mut |byte| self.sink.take(byte));
-        if let Some(stop) = self.sink.failure.take() {
+        let answer = self.device.advance(&self.memory, &mut self.streams);
+        if let Some(stop) = self.streams.failure.take() {
             return ControlFlow::Break(stop);
         }
         match answer {
             Ok(progress) => ControlFlow::Continue(progress),
             Err(violation) => ControlFlow::Break(Stop::ProtocolError(violation)),
         }
+    }
+
+    /// Gets input for a driver that has none left, waiting for it for `patience` at most, or without end.
+    /// Returns whether the driver still has to wait for input that may come.
+    pub(crate) fn feed(&mut self, patience: Option<Duration>) -> ControlFlow<Stop, bool> {
+        match self.device.is_starved(&self.memory) {
+            Ok(true) if self.streams.input.may_wait() => {}
+            Ok(_) => return ControlFlow::Continue(false),
+            Err(violation) => return ControlFlow::Break(Stop::ProtocolError(violation)),
+        }
+        // Somebody may be waiting for a prompt before he types.
+        self.streams.output.finish()?;
+        match self.streams.input.fetch(patience) {
+            Err(error) => ControlFlow::Break(Stop::InputFailed(error)),
+            Ok(()) => ControlFlow::Continue(self.streams.input.may_wait()),
+        }
+    }
+
+    /// Whether the driver says that it reads the RX queue.
+    pub(crate) fn reads(&self) -> bool {
+        self.memory.load_u8(abi::WINDOW.saturating_add(offset::Q1_CTL)) & abi::q1_ctl::READS != 0
     }
 
     /// Puts right what the driver has overwritten of the device's fields.
@@ -106,7 +139,7 @@ impl<M: Memory> Simvirtio<M> {
             state: self.device.state(),
             driver_status: self.memory.load_u8(abi::WINDOW.saturating_add(offset::DRIVER_STATUS)),
             history: self.device.history(),
-            message: self.sink.message.clone(),
+            message: self.streams.message.clone(),
         }
     }
 }
@@ -161,12 +194,36 @@ impl Memory for TrappedMemory {
 #[derive(Debug)]
 pub struct Window {
     simvirtio: Simvirtio<TrappedMemory>,
+    deadline: Deadline,
 }
 
 impl Window {
     /// The window of `simvirtio`.
     pub fn new(simvirtio: Simvirtio<TrappedMemory>) -> Self {
-        Self { simvirtio }
+        Self { simvirtio, deadline: Deadline::default() }
+    }
+
+    /// Says which deadline waiting for input moves on.
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
+    /// A look at an empty RX queue waits until there is input, or its end.
+    fn wait_for_input(&mut self) -> ControlFlow<Stop> {
+        let start = Instant::now();
+        let waited = loop {
+            match self.simvirtio.feed(Some(PATIENCE)) {
+                ControlFlow::Continue(true) if sys::interrupted() => {
+                    break ControlFlow::Break(Stop::Interrupted);
+                }
+                ControlFlow::Continue(true) => {}
+                ControlFlow::Continue(false) => break ControlFlow::Continue(()),
+                ControlFlow::Break(stop) => break ControlFlow::Break(stop),
+            }
+        };
+        self.deadline.not_counting_since(start);
+        waited?;
+        self.simvirtio.advance().map_continue(drop)
     }
 
     /// The device behind it.
@@ -198,6 +255,9 @@ fn is_writable(offset: u64) -> bool {
 impl BusDevice for Window {
     fn read(&mut self, offset: u64, size: u8) -> ControlFlow<Stop, u64> {
         self.check(offset, size, false)?;
+        if offset == offset::RX_HEAD {
+            self.wait_for_input()?;
+        }
         let mut value = [0; 8];
         for (at, byte) in (offset..).zip(&mut value).take(size.into()) {
             if at < offset::QUEUES_END {
@@ -252,7 +312,7 @@ mod tests {
         let ram = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE)]).unwrap();
         let (output, captured) = Output::captured();
         let memory = TrappedMemory::new(ram.clone());
-        (Window::new(Simvirtio::power_on(256, memory, output).unwrap()), ram, captured)
+        (Window::new(Simvirtio::power_on(256, memory, output, Input::bytes(b"in")).unwrap()), ram, captured)
     }
 
     fn read(window: &mut Window, offset: u64, size: u8) -> u64 {
@@ -348,6 +408,21 @@ mod tests {
         for (offset, size) in [(0x0c, 4), (0x20, 8), (0xff8, 8), (0xffe, 4)] {
             assert_eq!(read(&mut window, offset, size), 0);
         }
+    }
+
+    #[test]
+    fn a_look_at_the_rx_head_brings_input() {
+        let (mut window, ram, _) = window();
+        assert_eq!(read(&mut window, offset::RX_HEAD, 4), 0, "not READY");
+        for step in [b'R', b'C'] {
+            assert!(push(&mut window, &ram, step).is_continue());
+        }
+        assert!(window.write(offset::DRIVER_STATUS, 1, 4).is_continue());
+        assert_eq!(read(&mut window, offset::RX_HEAD, 4), 3);
+        let input: Vec<_> = (0..3).map(|i| ram.load_u8(abi::RX_BUFFER + i)).collect();
+        assert_eq!(input, b"in\x04");
+        assert!(window.write(offset::RX_TAIL, 4, 3).is_continue());
+        assert_eq!(read(&mut window, offset::RX_HEAD, 4), 3, "after the end there is nothing to wait for");
     }
 
     #[test]
