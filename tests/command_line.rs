@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         kvm_test("errors_that_cannot_be_said_keep_their_status", full_stderr),
         kvm_test("a_file_size_limit_is_status_115", file_size_limit),
         kvm_test("a_name_cannot_forge_a_line", forged_names),
+        kvm_test("what_nobody_answers_is_named", nobody),
+        kvm_test("an_output_limit_is_status_118", output_limit),
         kvm_test("the_table_can_be_left_out", no_profile),
         kvm_test("an_output_that_is_full_is_status_115", full_output),
         kvm_test("a_large_exit_code_becomes_99", large_code),
@@ -380,7 +382,29 @@ fn forged_names() {
     }
 }
 
+fn nobody() {
+    let line = "vmm: nobody is there: PIO in 0x1234 (once)\n";
+    assert!(ran(&["real16-in"]).stderr.contains(line));
+    assert!(ran(&["real16-in", "--no-profile"]).stderr.contains(line));
+    let files = Files::new();
+    // xor dx, dx; again: in al, dx; inc dl; jnz again; hlt: ports 0 to 255, of which two are somebody's.
+    let many = files.write("many", &[0x31, 0xd2, 0xec, 0xfe, 0xc2, 0x75, 0xfb, 0xf4]);
+    let stderr = ran(&[&many]).stderr;
+    assert!(stderr.contains("PIO in 0x0 (once), PIO in 0x1 (once)"), "{stderr}");
+    assert!(stderr.contains("PIO in 0x7 (once), and 246 times elsewhere\n"), "{stderr}");
+}
+
+fn output_limit() {
+    let files = Files::new();
+    let endless = files.write("endless", &[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfa]);
+    let ran = ran(&[&endless, "--output-limit", "1K"]);
+    assert_eq!((ran.status, ran.text()), (118, "x".repeat(1024)), "{}", ran.stderr);
+    assert!(ran.stderr.contains("wrote more than 1024 bytes"), "{}", ran.stderr);
+}
+
 fn no_profile() {
+    let quiet = ran(&["simvirtio", "--quiet"]);
+    assert_eq!((quiet.status, quiet.stderr.lines().count()), (0, 1), "{}", quiet.stderr);
     let ran = ran(&["simvirtio", "--no-profile"]);
     assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
     assert!(!ran.stderr.contains("share"), "{}", ran.stderr);

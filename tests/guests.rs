@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         kvm_test("without_profile_nothing_is_counted", no_profile),
         kvm_test("the_result_word_is_compared_by_mode", result_widths),
         kvm_test("mmio_outside_everything_is_an_open_bus", open_bus),
+        kvm_test("output_has_a_limit_where_one_is_set", output_limit),
         kvm_test("machines_run_side_by_side", side_by_side),
         kvm_test("a_processor_switched_to_long_mode_needs_cpuid", cpuid_is_needed),
         kvm_test("the_segments_can_be_reloaded_from_the_gdt", reload_segments),
@@ -228,7 +229,7 @@ fn upper(test: impl Fn(Builder, &str) + Sync) {
             for transport in [Transport::Exit, Transport::Polling] {
                 let test = &test;
                 scope.spawn(move || {
-                    test(embedded(find(name), Some(transport)), &format!("{name} {transport:?}"))
+                    test(embedded(find(name), Some(transport)), &format!("{name} {transport:?}"));
                 });
             }
         }
@@ -440,6 +441,25 @@ fn open_bus() {
     let verdict = report.verdict.expect("it halts");
     assert_eq!((verdict.register, verdict.memory), (0xffff_ffff, 0xffff_ffff));
     assert_eq!(report.profile.expect("a profile").total().exits, 3);
+    let seen: Vec<_> = report.open_bus.seen().map(|(site, count)| (site.reason, site.place, count)).collect();
+    let place = Some((0xd000_0000, 4));
+    assert_eq!(seen, [(Reason::MmioRead, place, 1), (Reason::MmioWrite, place, 1)]);
+    assert_eq!(report.open_bus.total(), 2);
+}
+
+fn output_limit() {
+    // again: mov al, 'x'; out 0xe9, al; jmp again
+    let image = || code(&[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfa], Mode::Real);
+    let (report, output) = run(Machine::builder(image()).output_limit(Some(10)));
+    assert!(matches!(report.stop, Stop::OutputLimit(10)), "{}", report.stop);
+    assert_eq!(output, b"xxxxxxxxxx");
+    for transport in [Transport::Exit, Transport::Polling] {
+        let (report, output) = run(embedded(find("simvirtio"), Some(transport)).output_limit(Some(3)));
+        assert!(matches!(report.stop, Stop::OutputLimit(3)), "{}", report.stop);
+        assert_eq!(output, b"Ana");
+    }
+    let (report, _) = run(embedded(find("simvirtio"), None).output_limit(Some(12)));
+    assert!(matches!(report.stop, Stop::Halted), "{}", report.stop);
 }
 
 fn side_by_side() {

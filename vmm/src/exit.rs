@@ -4,6 +4,7 @@
 //! exit and claims it or lets it pass; controllers compose as nested pairs, `(yours, (next, last))`, and
 //! the first that claims an exit wins.
 
+use crate::profile::Site;
 use simvirtio::device::Violation;
 use std::fmt;
 use std::io;
@@ -119,6 +120,8 @@ pub enum Stop {
     Timeout,
     /// Somebody asked for the run to end.
     Interrupted,
+    /// The guest wrote more than it may: so many bytes.
+    OutputLimit(u64),
     /// What the guest wrote could not be handed on.
     OutputFailed(io::Error),
     /// What the guest wants to read could not be had.
@@ -149,6 +152,7 @@ impl fmt::Display for Stop {
             Self::ProtocolError(violation) => write!(f, "SIMVIRTIO protocol error: {violation}"),
             Self::Timeout => f.write_str("timeout: the guest did not end in the time it was given"),
             Self::Interrupted => f.write_str("interrupted"),
+            Self::OutputLimit(limit) => write!(f, "output limit: the guest wrote more than {limit} bytes"),
             Self::OutputFailed(error) => write!(f, "the guest's output could not be written: {error}"),
             Self::InputFailed(error) => write!(f, "the guest's input could not be read: {error}"),
             Self::UnknownExit(reason) => {
@@ -178,7 +182,7 @@ impl fmt::Display for Stop {
 ///     }
 /// }
 ///
-/// let mut chain = (Counter(0), vmm::exit::OpenBus);
+/// let mut chain = (Counter(0), vmm::exit::OpenBus::default());
 /// assert!(matches!(chain.handle(&Exit::PioIn { port: 0x42, size: 1 }), Outcome::Value(1)));
 /// assert!(matches!(chain.handle(&Exit::PioIn { port: 0x43, size: 1 }), Outcome::Value(u64::MAX)));
 /// ```
@@ -219,14 +223,50 @@ impl ExitController for Ends {
     }
 }
 
-/// The end of every chain: nobody is there, so reads give all ones and writes vanish.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenBus;
+/// The end of every chain: nobody is there, so reads give all ones and writes vanish. Remembers who was
+/// looked for.
+#[derive(Clone, Debug, Default)]
+pub struct OpenBus {
+    first: Vec<(Site, u64)>,
+    total: u64,
+}
+
+/// How many sites an open bus tells apart.
+const REMEMBERED: usize = 8;
+
+impl OpenBus {
+    /// The first few sites at which nobody was, and how often each was looked for.
+    pub fn seen(&self) -> impl Iterator<Item = (Site, u64)> {
+        self.first.iter().copied()
+    }
+
+    /// All accesses at which nobody was.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    fn remember(&mut self, exit: &Exit) {
+        let Some(site) = Site::of(exit) else { return };
+        self.total = self.total.saturating_add(1);
+        if let Some((_, count)) = self.first.iter_mut().find(|(seen, _)| *seen == site) {
+            *count = count.saturating_add(1);
+        } else if self.first.len() < REMEMBERED {
+            self.first.push((site, 1));
+        }
+    }
+}
 
 impl ExitController for OpenBus {
     fn handle(&mut self, exit: &Exit) -> Outcome {
         match exit {
-            Exit::PioIn { .. } | Exit::MmioRead { .. } => Outcome::Value(u64::MAX),
+            Exit::PioIn { .. } | Exit::MmioRead { .. } => {
+                self.remember(exit);
+                Outcome::Value(u64::MAX)
+            }
+            Exit::PioOut { .. } | Exit::MmioWrite { .. } => {
+                self.remember(exit);
+                Outcome::Resume
+            }
             _ => Outcome::Resume,
         }
     }
@@ -256,12 +296,24 @@ mod tests {
 
     #[test]
     fn the_first_claimant_wins_and_the_open_bus_answers_the_rest() {
-        let mut chain = (Claims(1, 10), (Claims(1, 20), (Claims(2, 30), OpenBus)));
+        let mut chain = (Claims(1, 10), (Claims(1, 20), (Claims(2, 30), OpenBus::default())));
         let mut read = |port| value(chain.handle(&Exit::PioIn { port, size: 1 }));
         assert_eq!((read(1), read(2), read(3)), (10, 30, u64::MAX));
         assert!(matches!(chain.handle(&Exit::PioOut { port: 1, size: 1, data: 0 }), Outcome::Resume));
         let read = Exit::MmioRead { address: 0xdead_0000, size: 4 };
         assert_eq!(value(chain.handle(&read)), u64::MAX);
+    }
+
+    #[test]
+    fn an_open_bus_remembers_the_first_and_counts_all() {
+        let mut bus = OpenBus::default();
+        for port in (0..100).chain(0..3) {
+            bus.handle(&Exit::PioOut { port, size: 1, data: 0 });
+        }
+        bus.handle(&Exit::Hlt);
+        assert_eq!(bus.total(), 103);
+        let counts: Vec<_> = bus.seen().map(|(_, count)| count).collect();
+        assert_eq!(counts, [2, 2, 2, 1, 1, 1, 1, 1]);
     }
 
     #[test]

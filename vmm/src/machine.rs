@@ -42,6 +42,7 @@ pub struct Builder {
     verify: bool,
     kernel_counters: bool,
     output: Output,
+    output_limit: Option<u64>,
     input: Input,
     devices: Devices,
 }
@@ -99,6 +100,12 @@ impl Builder {
     /// Where the guest's text goes: standard output unless this says otherwise.
     pub fn output(mut self, output: Output) -> Self {
         self.output = output;
+        self
+    }
+
+    /// How much text the guest may write, in bytes; `None` for as much as it likes.
+    pub fn output_limit(mut self, output_limit: Option<u64>) -> Self {
+        self.output_limit = output_limit;
         self
     }
 
@@ -178,6 +185,7 @@ impl Builder {
             Map::So2 => Some(self.attach_simvirtio(transport, &memory)?),
         };
         self.attach_consoles()?;
+        self.output.set_limit(self.output_limit);
 
         let (kvm, vm) = create_vm()?;
         memory.register(&vm)?;
@@ -332,6 +340,7 @@ impl Machine {
             verify: false,
             kernel_counters: false,
             output: Output::new(io::stdout(), true),
+            output_limit: None,
             input: Input::bytes(b""),
             devices: Devices::default(),
         }
@@ -343,7 +352,8 @@ impl Machine {
     /// The host failed. What the guest does wrong is in the report.
     pub fn run(mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let (stop, simvirtio) = self.run_vcpu()?;
+        let mut open_bus = OpenBus::default();
+        let (stop, simvirtio) = self.run_vcpu(&mut open_bus)?;
         let elapsed = started.elapsed();
         let verdict = match stop {
             Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
@@ -364,6 +374,7 @@ impl Machine {
             elapsed,
             simvirtio,
             profile: self.profile,
+            open_bus,
             kernel_exits,
             ram: self.ram,
             image: self.image,
@@ -372,7 +383,7 @@ impl Machine {
     }
 
     /// The run itself. Whatever ends it, the text that still waits is handed on, also within the time.
-    fn run_vcpu(&mut self) -> Result<(Stop, Option<SimvirtioReport>), Error> {
+    fn run_vcpu(&mut self, open_bus: &mut OpenBus) -> Result<(Stop, Option<SimvirtioReport>), Error> {
         let Self { vcpu, devices, timeout, profile, simvirtio, output, .. } = self;
         let deadline = Deadline::after(*timeout);
         output.set_deadline(deadline.clone());
@@ -386,7 +397,7 @@ impl Machine {
                 None => None,
             };
             let run = || {
-                let mut chain = (watchdog, (devices, (Ends, OpenBus)));
+                let mut chain = (watchdog, (devices, (Ends, open_bus)));
                 run::run(vcpu, &mut chain, profile.as_mut())
             };
             let (stop, report) = match simvirtio.take() {

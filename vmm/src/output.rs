@@ -26,14 +26,27 @@ struct Sink {
     by_lines: bool,
     waiting: Vec<u8>,
     deadline: Deadline,
+    limit: Option<Limit>,
+}
+
+/// How much may be printed, and how much still may, in bytes.
+#[derive(Clone, Copy)]
+struct Limit {
+    of: u64,
+    left: u64,
 }
 
 impl Output {
     /// Writes to `writer`, line by line or, for somebody who watches, byte by byte. `writer` should not retry
     /// what a signal has interrupted, as a `File` does not and `Stdout` does.
     pub fn new(writer: impl Write + Send + 'static, by_lines: bool) -> Self {
-        let sink =
-            Sink { writer: Box::new(writer), by_lines, waiting: Vec::new(), deadline: Deadline::default() };
+        let sink = Sink {
+            writer: Box::new(writer),
+            by_lines,
+            waiting: Vec::new(),
+            deadline: Deadline::default(),
+            limit: None,
+        };
         Self(Arc::new(Mutex::new(sink)))
     }
 
@@ -48,9 +61,23 @@ impl Output {
         self.lock().deadline = deadline;
     }
 
+    /// Says how much may be printed, in bytes.
+    pub(crate) fn set_limit(&self, limit: Option<u64>) {
+        self.lock().limit = limit.map(|limit| Limit { of: limit, left: limit });
+    }
+
     /// Prints `text`. Breaks with the end of the run where that cannot be done.
     pub fn print(&mut self, text: &[u8]) -> ControlFlow<Stop> {
-        self.lock().print(text).map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        let mut sink = self.lock();
+        let Some(Limit { of, left }) = sink.limit else { return sink.print_or_stop(text) };
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        let allowed = text.get(..most).unwrap_or(text);
+        sink.limit = Some(Limit { of, left: left.saturating_sub(allowed.len() as u64) });
+        sink.print_or_stop(allowed)?;
+        match allowed.len() == text.len() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(Stop::OutputLimit(of)),
+        }
     }
 
     /// Hands on what still waits for the end of its line.
@@ -64,6 +91,10 @@ impl Output {
 }
 
 impl Sink {
+    fn print_or_stop(&mut self, text: &[u8]) -> ControlFlow<Stop> {
+        self.print(text).map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+
     fn print(&mut self, text: &[u8]) -> io::Result<()> {
         self.waiting.extend_from_slice(text);
         if !self.by_lines || text.contains(&b'\n') || self.waiting.len() >= CHUNK {
@@ -97,10 +128,11 @@ impl Sink {
 
 /// How a failure to write ends the run.
 pub(crate) fn stop_of(error: io::Error) -> Stop {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Stop::Timeout,
-        _ if error.raw_os_error() == Some(libc::ECANCELED) => Stop::Interrupted,
-        _ => Stop::OutputFailed(error),
+    match error.downcast::<Stopped>() {
+        Ok(Stopped(stop)) => stop,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Stop::Timeout,
+        Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Stop::Interrupted,
+        Err(error) => Stop::OutputFailed(error),
     }
 }
 
@@ -113,13 +145,20 @@ impl fmt::Debug for Output {
 /// For devices of other crates; `stop_of` reads the errors.
 impl Write for Output {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.lock().print(data)?;
-        Ok(data.len())
+        match self.print(data) {
+            ControlFlow::Continue(()) => Ok(data.len()),
+            ControlFlow::Break(stop) => Err(io::Error::other(Stopped(stop))),
+        }
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
+
+/// The end of the run, as an error that travels through another crate's device.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Stopped(Stop);
 
 /// What was written to a captured [`Output`].
 #[derive(Clone, Debug, Default)]

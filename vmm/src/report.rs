@@ -2,7 +2,7 @@
 
 use crate::bus::Devices;
 use crate::device::simvirtio::SimvirtioReport;
-use crate::exit::Stop;
+use crate::exit::{OpenBus, Stop};
 use crate::modes::Mode;
 use crate::profile::{Profile, Reason, Site};
 use crate::vcpu::Location;
@@ -63,6 +63,8 @@ pub struct Report {
     pub simvirtio: Option<SimvirtioReport>,
     /// The exits, where they were counted.
     pub profile: Option<Profile>,
+    /// What was looked for and is not there.
+    pub open_bus: OpenBus,
     /// KVM's own count of the vCPU's exits, where it was asked for and the host has it. It also counts the
     /// exits that the kernel handled by itself.
     pub kernel_exits: Option<u64>,

@@ -139,7 +139,7 @@ mod tests {
     fn chain(fifo: &Arc<Mutex<Fifo>>) -> impl ExitController {
         let mut devices = Devices::default();
         devices.ports.attach(0xbb, 1, fifo.clone()).unwrap();
-        (Watchdog::default(), (devices, (Ends, OpenBus)))
+        (Watchdog::default(), (devices, (Ends, OpenBus::default())))
     }
 
     const FRESH: Arrival = Arrival::FromGuest;

@@ -41,7 +41,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
 
 Exit status: 0 halted (and verified, where asked); 1 to 99 the guest's own code;
 110 usage, 111 wrong result, 112 guest fault, 113 protocol error, 114 timeout,
-115 host error, 116 unusable image, 117 interrupted."
+115 host error, 116 unusable image, 117 interrupted, 118 output limit."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -108,9 +108,17 @@ struct RunArgs {
     #[arg(long, value_enum)]
     cpuid: Option<CpuidArg>,
 
+    /// Bytes of text that the guest may write, such as 64K [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    output_limit: Option<u64>,
+
     /// Do not count exits
     #[arg(long)]
     no_profile: bool,
+
+    /// Of what is said after the run, only the first line
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -4,7 +4,7 @@ use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::Report;
 use vmm::device::simvirtio::{SimvirtioReport, Transport};
-use vmm::exit::Stop;
+use vmm::exit::{OpenBus, Stop};
 use vmm::profile::{Count, Profile};
 
 /// Rows of the table that are shown; the rest is summed up.
@@ -56,6 +56,7 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
     if let Some(simvirtio) = &report.simvirtio {
         write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted))?;
     }
+    write_open_bus(to, &report.open_bus)?;
     match &report.profile {
         Some(profile) => write_profile(to, profile, report),
         None => Ok(()),
@@ -91,6 +92,25 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
         write!(to, "; driver_status is {:#04x}", device.driver_status)?;
     }
     writeln!(to)
+}
+
+/// A line that names what the guest looked for where nobody is.
+fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
+    let sites: Vec<_> = open_bus
+        .seen()
+        .filter_map(|(site, count)| {
+            site.place.map(|(address, _)| format!("{} {address:#x} ({count} times)", site.reason))
+        })
+        .collect();
+    let named: u64 = open_bus.seen().map(|(_, count)| count).sum();
+    if sites.is_empty() {
+        return Ok(());
+    }
+    write!(to, "vmm: nobody is there: {}", sites.join(", ").replace("(1 times)", "(once)"))?;
+    match open_bus.total().saturating_sub(named) {
+        0 => writeln!(to),
+        more => writeln!(to, ", and {} elsewhere", plural(more, "time")),
+    }
 }
 
 fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Result {

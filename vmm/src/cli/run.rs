@@ -25,7 +25,11 @@ pub fn main(arguments: &RunArgs) -> u8 {
     if last.load(Ordering::Relaxed) != b'\n' && same_place() {
         say("\n");
     }
-    say(&report::text(&name, &report));
+    let text = report::text(&name, &report);
+    match text.split_inclusive('\n').next() {
+        Some(first) if arguments.quiet => say(first),
+        _ => say(&text),
+    }
     status::of_report(&report)
 }
 
@@ -74,6 +78,7 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         .profile(!arguments.no_profile)
         .verify(arguments.verify || target.promises_result())
         .output(output)
+        .output_limit(arguments.output_limit)
         .input(input(arguments.input.as_deref())?)
         .build()?;
     Ok((target.name, machine.run()?))

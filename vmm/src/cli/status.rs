@@ -24,6 +24,8 @@ pub const TIMEOUT: u8 = 114;
 pub const HOST_ERROR: u8 = 115;
 /// The image cannot be read or run.
 pub const BAD_IMAGE: u8 = 116;
+/// The guest wrote more than `--output-limit`.
+pub const OUTPUT_LIMIT: u8 = 118;
 /// The run was interrupted.
 pub const INTERRUPTED: u8 = 117;
 
@@ -47,6 +49,7 @@ pub fn of_report(report: &Report) -> u8 {
         Stop::Timeout => TIMEOUT,
         Stop::OutputFailed(_) | Stop::InputFailed(_) => HOST_ERROR,
         Stop::Interrupted => INTERRUPTED,
+        Stop::OutputLimit(_) => OUTPUT_LIMIT,
         Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::UnknownExit(_) => {
             GUEST_FAULT
         }
