@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         plain_test("unusable_images_are_status_116", bad_images),
         plain_test("the_guests_are_listed", guests),
         plain_test("a_host_that_refuses_is_status_115", host_error),
+        plain_test("the_doctor_says_what_to_do", sick_host),
+        kvm_test("the_doctor_finds_a_good_host_good", good_host),
         kvm_test("the_message_is_all_of_stdout", message),
         kvm_test("both_transports_by_option", transports),
         kvm_test("exit_statuses_tell_the_ends_apart", statuses),
@@ -168,6 +170,35 @@ fn host_error() {
         assert!(said.iter().any(|text| ran.stderr.contains(text)), "{}", ran.stderr);
         assert_eq!(ran.text(), "");
     }
+}
+
+/// With room for one more file descriptor a host is no good, and a virtual CPU at the latest fails.
+fn sick_host() {
+    for option in ["", "--json"] {
+        let sick = shell("ulimit -n 4; exec \"$0\" doctor $1", &[option]);
+        assert_eq!(sick.status, 115, "{}", sick.text());
+        let advice = ["ulimit -n", "usermod -aG kvm", "modprobe"];
+        assert!(advice.iter().any(|text| sick.text().contains(text)), "{}", sick.text());
+        assert!(
+            sick.text().contains(if option.is_empty() { "\nbad " } else { "\"good\": false" })
+                || sick.text().starts_with("bad ")
+        );
+    }
+}
+
+fn good_host() {
+    let good = ran(&["doctor"]);
+    assert_eq!(good.status, 0, "{}", good.text());
+    for text in
+        ["API version 12", "real mode", "long mode", "ran two instructions", "This host can run guests."]
+    {
+        assert!(good.text().contains(text), "{text}: {}", good.text());
+    }
+    let json = ran(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["good"], true);
+    let checks = json["checks"].as_array().expect("a list");
+    assert!(checks.len() > 8 && checks.iter().all(|check| check["outcome"] != "bad"), "{json}");
 }
 
 fn message() {

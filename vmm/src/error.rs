@@ -32,7 +32,7 @@ pub enum Error {
     #[error("this host's KVM lacks {0:?}, which every run needs: use a current Linux kernel")]
     MissingCapability(Cap),
     /// A KVM operation failed.
-    #[error("{operation} failed: {source}")]
+    #[error("{operation} failed: {source}{}", kvm_advice(.operation, .source))]
     Kvm {
         /// The operation, by its name in the KVM API.
         operation: &'static str,
@@ -84,6 +84,19 @@ impl From<BadQueueLen> for Error {
     }
 }
 
+/// What to do where an operation of KVM fails, if that is known.
+fn kvm_advice(operation: &str, error: &io::Error) -> &'static str {
+    match (operation, error.raw_os_error()) {
+        ("KVM_CREATE_VM", Some(libc::EBUSY)) => {
+            ": another hypervisor (such as VirtualBox) has the processor's virtualisation: stop its guests"
+        }
+        (_, Some(libc::EMFILE | libc::ENFILE)) => ": allow more open files (ulimit -n)",
+        (_, Some(libc::ENOMEM)) => ": free memory, or give the guest less (--mem)",
+        ("KVM_RUN", Some(libc::EAGAIN)) => ": the host has no thread left for KVM (ulimit -u)",
+        _ => "",
+    }
+}
+
 /// What to do where `/dev/kvm` cannot be opened.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -94,6 +107,10 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "add yourself to its group (sudo usermod -aG kvm $USER) and log in again"
         }
+        io::ErrorKind::ResourceBusy => {
+            "another hypervisor has the processor's virtualisation: stop its guests"
+        }
+        _ if error.raw_os_error() == Some(libc::EMFILE) => "allow more open files (ulimit -n)",
         _ => "see that the kernel's KVM module works (dmesg | grep -i kvm)",
     }
 }

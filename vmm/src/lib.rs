@@ -25,6 +25,7 @@
 pub mod boot;
 pub mod bus;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod exit;
 pub mod input;

@@ -243,15 +243,20 @@ impl Builder {
     }
 }
 
-/// `/dev/kvm` and a new virtual machine, after the checks of the assignment.
-fn create_vm() -> Result<(Kvm, VmFd), Error> {
+/// `/dev/kvm`, if KVM of the right version is behind it.
+pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     let kvm =
         Kvm::new().map_err(|error| Error::OpenKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
     match kvm.get_api_version() {
-        API_VERSION => {}
-        ..0 => return Err(Error::NotKvm),
-        found => return Err(Error::ApiVersion { found }),
+        API_VERSION => Ok(kvm),
+        ..0 => Err(Error::NotKvm),
+        found => Err(Error::ApiVersion { found }),
     }
+}
+
+/// `/dev/kvm` and a new virtual machine, after the checks of the assignment.
+fn create_vm() -> Result<(Kvm, VmFd), Error> {
+    let kvm = open_kvm()?;
     for capability in [Cap::UserMemory, Cap::ImmediateExit] {
         if !kvm.check_extension(capability) {
             return Err(Error::MissingCapability(capability));

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. Turns a report into text and an exit status.
 
+mod doctor;
 mod grade;
 mod guests;
 mod report;
@@ -28,7 +29,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm guests\n       vmm grade [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm guests\n       vmm grade [OPTIONS]\n       vmm doctor [--json]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -60,6 +61,8 @@ enum Command {
     Guests,
     /// Grade the SO2 assignment: 100 points in five tasks
     Grade(grade::GradeArgs),
+    /// See whether this host can run guests, and what to do where it cannot
+    Doctor(doctor::DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -211,7 +214,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// What may stand first on the command line; anything else is a guest to run.
-const SUBCOMMANDS: [&str; 4] = ["run", "guests", "grade", "help"];
+const SUBCOMMANDS: [&str; 5] = ["run", "guests", "grade", "doctor", "help"];
 
 /// Puts `run` in front of a bare guest: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -258,6 +261,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::main(&arguments),
         Command::Guests => guests::main(),
         Command::Grade(arguments) => grade::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(&arguments),
     }
     .into()
 }

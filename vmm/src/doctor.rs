@@ -1,0 +1,165 @@
+//! Whether this host can run guests, and what to do where it cannot: `vmm doctor`.
+
+use crate::boot::flat;
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::input::Input;
+use crate::machine::{self, Machine};
+use crate::memory::Gpa;
+use crate::modes::Mode;
+use crate::output::Output;
+use crate::vcpu::KvmVcpu;
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use std::time::Duration;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should be.
+    Good,
+    /// Something is missing that guests can do without.
+    Missing,
+    /// Guests cannot run.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What it was.
+    pub what: String,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// What was found; where it is not good, also what to do or what is lost.
+    pub found: String,
+}
+
+impl Check {
+    fn of(what: impl Into<String>, result: Result<String, Error>) -> Self {
+        let what = what.into();
+        match result {
+            Ok(found) => Self { what, outcome: Outcome::Good, found },
+            Err(error) => Self { what, outcome: Outcome::Bad, found: error.to_string() },
+        }
+    }
+}
+
+/// A capability of KVM that this program uses.
+struct Capability {
+    name: &'static str,
+    /// KVM's number of it.
+    number: Cap,
+    needed: bool,
+    /// What is lost without it.
+    lost: &'static str,
+}
+
+const CAPABILITIES: &[Capability] = &[
+    Capability {
+        name: "KVM_CAP_USER_MEMORY",
+        number: Cap::UserMemory,
+        needed: true,
+        lost: "guests have no memory: use a current Linux kernel",
+    },
+    Capability {
+        name: "KVM_CAP_IMMEDIATE_EXIT",
+        number: Cap::ImmediateExit,
+        needed: true,
+        lost: "a guest cannot be ended in time: use Linux 4.12 or later",
+    },
+    Capability {
+        name: "KVM_CAP_SET_TSS_ADDR",
+        number: Cap::SetTssAddr,
+        needed: false,
+        lost: "real mode may fail on older Intel processors",
+    },
+    Capability {
+        name: "KVM_CAP_EXT_CPUID",
+        number: Cap::ExtCpuid,
+        needed: false,
+        lost: "guests cannot switch to long mode by themselves (run them with --cpuid none)",
+    },
+];
+
+/// KVM_CAP_BINARY_STATS_FD, which kvm-ioctls has no name for.
+const BINARY_STATS_FD: libc::c_ulong = 203;
+
+/// Looks at everything that a run needs, in its order. What comes after a check that is [`Outcome::Bad`] may
+/// be left out, since it cannot be good.
+pub fn examine() -> Vec<Check> {
+    let mut checks = Vec::new();
+    let kvm = match machine::open_kvm() {
+        Ok(kvm) => {
+            let version = kvm.get_api_version();
+            checks.push(Check::of("/dev/kvm", Ok(format!("opened; API version {version}"))));
+            kvm
+        }
+        Err(error) => {
+            checks.push(Check::of("/dev/kvm", Err(error)));
+            return checks;
+        }
+    };
+    checks.extend(capabilities(&kvm));
+    match kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM")) {
+        Ok(vm) => {
+            checks.push(Check::of("virtual machine", Ok("created".into())));
+            checks.push(Check::of("virtual CPU", create_vcpu(&vm)));
+        }
+        Err(error) => checks.push(Check::of("virtual machine", Err(error))),
+    }
+    if checks.iter().all(|check| check.outcome != Outcome::Bad) {
+        checks.extend([Mode::Real, Mode::Protected, Mode::Long].map(run_two_instructions));
+    }
+    checks
+}
+
+fn capabilities(kvm: &Kvm) -> Vec<Check> {
+    let check = |name: &str, there: bool, needed: bool, lost: &str| {
+        let (outcome, found) = match (there, needed) {
+            (true, _) => (Outcome::Good, "there".into()),
+            (false, true) => (Outcome::Bad, format!("missing: {lost}")),
+            (false, false) => (Outcome::Missing, format!("missing: {lost}")),
+        };
+        Check { what: name.into(), outcome, found }
+    };
+    let mut checks: Vec<_> = CAPABILITIES
+        .iter()
+        .map(|capability| {
+            let there = kvm.check_extension(capability.number);
+            check(capability.name, there, capability.needed, capability.lost)
+        })
+        .collect();
+    let stats = kvm.check_extension_raw(BINARY_STATS_FD) > 0;
+    let lost = "counts cannot be compared with KVM's own (Linux 5.14 has it)";
+    checks.push(check("KVM_CAP_BINARY_STATS_FD", stats, false, lost));
+    checks
+}
+
+fn create_vcpu(vm: &VmFd) -> Result<String, Error> {
+    KvmVcpu::new(vm, 0).map(|_| "created".into())
+}
+
+/// nop; hlt
+const TWO_INSTRUCTIONS: &[u8] = &[0x90, 0xf4];
+
+fn run_two_instructions(mode: Mode) -> Check {
+    let what = format!("{mode} mode");
+    let run = || {
+        let image = flat::image(TWO_INSTRUCTIONS, mode, Gpa(0x1000))?;
+        let machine = Machine::builder(image).timeout(Some(Duration::from_secs(5)));
+        machine.output(Output::captured().0).input(Input::bytes(b"")).build()?.run()
+    };
+    match run() {
+        Ok(report) if matches!(report.stop, Stop::Halted) => {
+            Check::of(what, Ok("ran two instructions".into()))
+        }
+        Ok(report) => {
+            let found = format!(
+                "two instructions ended with: {}: this host's KVM does not run this mode",
+                report.stop
+            );
+            Check { what, outcome: Outcome::Bad, found }
+        }
+        Err(error) => Check::of(what, Err(error)),
+    }
+}
