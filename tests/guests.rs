@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         kvm_test("waiting_for_input_does_not_count", waiting_for_input),
         kvm_test("input_that_cannot_be_read_is_an_error", unreadable_input),
         kvm_test("a_stop_says_where", where_it_stopped),
+        kvm_test("a_death_is_explained", what_it_died_of),
         kvm_test("the_reset_vector_is_a_place_like_any_other", reset_vector),
         kvm_test("a_caller_s_device_is_on_the_bus", device_of_the_caller),
         plain_test("a_device_s_place_can_be_taken_once", places_are_taken_once),
@@ -302,6 +303,28 @@ fn where_it_stopped() {
     assert!(at(Mode::Protected, 8, 0x1001).contains(&location("prot32-triple-fault")));
     assert_eq!(location("real16-endless"), Some(Location::At { mode: Mode::Real, cs: 0, rip: 0x1001 }));
     assert_eq!(location("real16-42"), None);
+}
+
+/// What is suspected, where the host keeps the state of a CPU that triple-faults.
+fn what_it_died_of() {
+    let suspicion = |image: &'static [u8], mode| {
+        let (report, _) = run(Machine::builder(code(image, mode)));
+        let lost = report.location == Some(Location::Reset);
+        let found =
+            report.explanation.as_ref().and_then(|explanation| explanation.suspicion()).unwrap_or("nothing");
+        (lost, found)
+    };
+    // ud2; xor ecx, ecx and div ecx; mov eax, [0x100000000], where nothing is mapped; xorps xmm0, xmm0
+    let cases: [(&[u8], &str); 4] = [
+        (&[0x0f, 0x0b], "#UD: an undefined"),
+        (&[0x31, 0xc9, 0xf7, 0xf1], "#DE"),
+        (&[0xa1, 0, 0, 0, 0, 1, 0, 0, 0], "#PF: the address of its operand"),
+        (&[0x0f, 0x57, 0xc0], "#UD: SSE is not switched on"),
+    ];
+    for (image, expected) in cases {
+        let (lost, found) = suspicion(image, Mode::Long);
+        assert!(lost || found.starts_with(expected), "{image:x?}: {found}");
+    }
 }
 
 /// Gives 1, 2, 3 and so on, and keeps what it gets.

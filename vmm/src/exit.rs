@@ -64,6 +64,36 @@ pub enum Exit {
     Other(u32),
 }
 
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::PioIn { port, size } => write!(f, "in{} {port:#x}", width(size)),
+            Self::PioOut { port, size, data } => write!(f, "out{} {port:#x} {data:#x}", width(size)),
+            Self::MmioRead { address, size } => write!(f, "read{} {address:#x}", width(size)),
+            Self::MmioWrite { address, size, data } => {
+                write!(f, "write{} {address:#x} {data:#x}", width(size))
+            }
+            Self::Hlt => f.write_str("hlt"),
+            Self::Shutdown => f.write_str("shutdown"),
+            Self::EmulationFailure(_) => f.write_str("emulation failure"),
+            Self::FailedEntry { .. } => f.write_str("failed entry"),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Other(reason) => write!(f, "reason {reason}"),
+        }
+    }
+}
+
+/// The width of an access in bits, as a suffix.
+fn width(size: u8) -> &'static str {
+    match size {
+        1 => "8",
+        2 => "16",
+        4 => "32",
+        8 => "64",
+        _ => "",
+    }
+}
+
 /// The bytes of an instruction that KVM could not emulate, where it says which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instruction {

@@ -28,6 +28,7 @@ pub mod device;
 pub mod doctor;
 pub mod error;
 pub mod exit;
+pub mod explain;
 pub mod input;
 pub mod machine;
 pub mod memory;

@@ -9,6 +9,7 @@ use crate::device::serial::{self, Serial};
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, TrappedMemory, Window};
 use crate::error::Error;
 use crate::exit::{Ends, OpenBus, Stop};
+use crate::explain::Explanation;
 use crate::input::Input;
 use crate::memory::{self, Gpa, GuestMemory, Map, TABLES, TABLES_SIZE};
 use crate::modes::{self, Mode};
@@ -368,6 +369,12 @@ impl Machine {
             Stop::Halted | Stop::Exited(_) | Stop::OutputFailed(_) | Stop::InputFailed(_) => None,
             _ => Some(self.vcpu.location(matches!(stop, Stop::TripleFault))?),
         };
+        let explanation = match (&stop, location) {
+            (Stop::Interrupted | Stop::ProtocolError(_) | Stop::OutputLimit(_), _) | (_, None) => None,
+            (_, Some(location)) => {
+                Explanation::new(location, self.vcpu.regs()?, self.vcpu.sregs()?, &self.memory)
+            }
+        };
         let kernel_exits = match self.kernel_counters {
             true => self.vcpu.counter("exits").unwrap_or(None),
             false => None,
@@ -375,6 +382,7 @@ impl Machine {
         Ok(Report {
             stop,
             location,
+            explanation,
             verdict,
             elapsed,
             simvirtio,

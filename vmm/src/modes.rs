@@ -32,11 +32,11 @@ pub const EFER_LME: u64 = 1 << 8;
 pub const EFER_LMA: u64 = 1 << 10;
 
 /// Page table entry: present.
-const PTE_PRESENT: u64 = 1 << 0;
+pub(crate) const PTE_PRESENT: u64 = 1 << 0;
 /// Page table entry: writable.
-const PTE_WRITABLE: u64 = 1 << 1;
+pub(crate) const PTE_WRITABLE: u64 = 1 << 1;
 /// Page directory entry: maps a 2 MiB page.
-const PDE_LARGE: u64 = 1 << 7;
+pub(crate) const PDE_LARGE: u64 = 1 << 7;
 /// Gibibytes that the identity map covers: all 32-bit addresses, so that devices below 4 GiB are in it.
 const MAPPED_GIB: u64 = 4;
 

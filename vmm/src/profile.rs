@@ -5,7 +5,7 @@
 
 use crate::exit::Exit;
 use crate::vcpu::Arrival;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
 /// How many sites are told apart.
@@ -106,7 +106,11 @@ impl Count {
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
     sites: HashMap<Site, Count>,
+    last: VecDeque<Exit>,
 }
+
+/// How many of the last exits are remembered.
+const LAST: usize = 6;
 
 impl Profile {
     /// Counts an exit. The run loop calls this, once for each [`Exit`]; nothing else counts.
@@ -115,8 +119,17 @@ impl Profile {
         if self.sites.len() >= MAX_SITES && !self.sites.contains_key(&site) {
             site.place = None;
         }
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(*exit);
         let exits = u64::from(arrival == Arrival::FromGuest);
         self.sites.entry(site).or_default().add(Count { exits, elements: 1 });
+    }
+
+    /// The last few exits, the last one last.
+    pub fn last(&self) -> impl DoubleEndedIterator<Item = &Exit> {
+        self.last.iter()
     }
 
     /// All exits.
@@ -189,6 +202,16 @@ mod tests {
         let mut profile = Profile::default();
         profile.record(&Exit::Interrupted, Arrival::FromGuest);
         assert_eq!(profile.total(), Count::default());
+    }
+
+    #[test]
+    fn the_last_exits_are_remembered_in_order() {
+        let mut profile = Profile::default();
+        for port in 0..10 {
+            profile.record(&Exit::PioIn { port, size: 1 }, Arrival::FromGuest);
+        }
+        let ports: Vec<_> = profile.last().map(|exit| Site::of(exit).unwrap().place.unwrap().0).collect();
+        assert_eq!(ports, [4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::bus::Devices;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::exit::{OpenBus, Stop};
+use crate::explain::Explanation;
 use crate::modes::Mode;
 use crate::profile::{Profile, Reason, Site};
 use crate::vcpu::Location;
@@ -55,6 +56,8 @@ pub struct Report {
     pub stop: Stop,
     /// Where the vCPU was, if it did not end in an orderly way.
     pub location: Option<Location>,
+    /// What the guest died of, or was doing when its time was up, where that can be seen.
+    pub explanation: Option<Explanation>,
     /// The verdict, where one was asked for and the guest came to its end.
     pub verdict: Option<Verdict>,
     /// From the first entry to the last exit.

@@ -15,7 +15,7 @@ use crate::sys::{self, Kicker};
 use kvm_bindings::{
     CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
     KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_regs, kvm_run,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_regs, kvm_run, kvm_sregs,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use std::fmt;
@@ -237,7 +237,7 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     pub fn set_mode(&self, mode: Mode, entry: Gpa, tables: Gpa) -> Result<(), Error> {
-        let reset = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+        let reset = self.sregs()?;
         self.fd.set_sregs(&modes::sregs(mode, reset, tables)).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd.set_regs(&modes::regs(mode, entry)).map_err(Error::kvm("KVM_SET_REGS"))
     }
@@ -250,12 +250,20 @@ impl KvmVcpu {
         self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
     }
 
+    /// The special registers.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn sregs(&self) -> Result<kvm_sregs, Error> {
+        self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))
+    }
+
     /// Where the vCPU is. `after_shutdown` says that it has triple-faulted, and may have been reset for that.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn location(&self, after_shutdown: bool) -> Result<Location, Error> {
-        let sregs = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+        let sregs = self.sregs()?;
         let rip = self.regs()?.rip;
         let cs = sregs.cs.selector;
         let protected = sregs.cr0 & modes::CR0_PE != 0;

@@ -4,7 +4,7 @@ use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::Report;
 use vmm::device::simvirtio::{SimvirtioReport, Transport};
-use vmm::exit::{OpenBus, Stop};
+use vmm::exit::{Exit, OpenBus, Stop};
 use vmm::profile::{Count, Profile};
 
 /// Rows of the table that are shown; the rest is summed up.
@@ -35,8 +35,13 @@ pub fn ending(report: &Report) -> String {
             .take(3)
             .map(|range| format!("{:#x} to {:#x}", range.start, range.end - 1))
             .collect();
-        let _ =
-            write!(text, ", outside its image ({}): it ran past its end, or jumped there", ranges.join(", "));
+        let _ = write!(text, ", outside its image ({})", ranges.join(", "));
+    }
+    if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
+        let _ = match report.stop {
+            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ": probably {suspicion}"),
+            _ => Ok(()),
+        };
     }
     if let Some(verdict) = report.verdict {
         let _ = match verdict.passed() {
@@ -50,6 +55,14 @@ pub fn ending(report: &Report) -> String {
 fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
     let milliseconds = report.elapsed.as_secs_f64() * 1e3;
     writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
+    if let Some(explanation) = &report.explanation {
+        write!(to, "{explanation}")?;
+        let last: Vec<_> =
+            report.profile.iter().flat_map(|profile| profile.last()).map(Exit::to_string).collect();
+        if !last.is_empty() {
+            writeln!(to, "  last exits   {}", last.join(", "))?;
+        }
+    }
     if report.simvirtio.is_none() {
         writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
     }
