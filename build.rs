@@ -50,6 +50,20 @@ const PAYLOADS: &[Payload] = &[
     payload("simvirtio-twice", "long64/simvirtio_twice.rs", "long64.ld"),
     payload("simvirtio-reserved", "long64/reserved.asm", "long64.ld"),
     payload("simvirtio-no-wrap", "long64/no_wrap.asm", "long64.ld"),
+    payload("hostile-data-early", "hostile/data_early.asm", "long64.ld"),
+    payload("hostile-second-reset", "hostile/second_reset.asm", "long64.ld"),
+    payload("hostile-second-config", "hostile/second_config.asm", "long64.ld"),
+    payload("hostile-wild-head", "hostile/wild_head.asm", "long64.ld"),
+    payload("hostile-selector", "hostile/selector.asm", "long64.ld"),
+    payload("hostile-narrow-head", "hostile/narrow_head.asm", "long64.ld"),
+    payload("hostile-status", "hostile/status.asm", "long64.ld"),
+    payload("hostile-no-ack", "hostile/no_ack.asm", "long64.ld"),
+    payload("hostile-table", "hostile/table.asm", "long64.ld"),
+    payload("hostile-halt-early", "hostile/halt_early.asm", "long64.ld"),
+    payload("hostile-jump-outside", "hostile/jump_outside.asm", "long64.ld"),
+    payload("hostile-return", "hostile/return.asm", "long64.ld"),
+    payload("hostile-page-tables", "hostile/page_tables.asm", "long64.ld"),
+    payload("prot32-endless", "prot32/endless.asm", "prot32.ld"),
     payload("simvirtio-config-first", "long64/config_first.asm", "long64.ld"),
     payload("simvirtio-broken-wait", "long64/broken_wait.asm", "long64.ld"),
 ];
@@ -183,7 +197,8 @@ impl Build {
         }
         let mut nasm = nasm_rs::Build::new();
         nasm.file(source).out_dir(folder).target("").debug(false).flag(&format!("-felf{bits}"));
-        nasm.flag("-Werror");
+        // nasm wants the separator at the end.
+        nasm.include(format!("{}/", source.with_file_name("").display())).flag("-Werror");
         match nasm.compile_objects() {
             Ok(objects) => objects,
             Err(error) => fail(&format!("{}: {error}", source.display())),

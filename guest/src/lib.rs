@@ -49,6 +49,8 @@ pub enum End {
     ExitCode(u8),
     /// With a triple fault.
     TripleFault,
+    /// With a triple fault or a failed emulation, as the host likes.
+    Dies,
     /// With an error of the SIMVIRTIO protocol.
     ProtocolError,
     /// Never by itself.
@@ -300,6 +302,139 @@ pub const GUESTS: &[Guest] = &[
         image: image!("simvirtio-broken-wait"),
         end: End::ProtocolError,
         polling_exits: Some(Exits::Exactly(0)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-data-early",
+        about: "pushes data before DRIVER_OK",
+        image: image!("hostile-data-early"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(7),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-second-reset",
+        about: "pushes 'R' twice, which is allowed",
+        image: image!("hostile-second-reset"),
+        output: "x",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(13),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-second-config",
+        about: "pushes 'C' twice, which is allowed, and looks for one table entry",
+        image: image!("hostile-second-config"),
+        output: "x",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(13),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-wild-head",
+        about: "publishes a head that is no index",
+        image: image!("hostile-wild-head"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-selector",
+        about: "selects queue 7",
+        image: image!("hostile-selector"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-narrow-head",
+        about: "stores one byte to the head",
+        image: image!("hostile-narrow-head"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(1),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-status",
+        about: "writes a driver status that there is not",
+        image: image!("hostile-status"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-no-ack",
+        about: "pushes 'C' without DRIVER_ACK",
+        image: image!("hostile-no-ack"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(5),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-table",
+        about: "overwrites the device table",
+        image: image!("hostile-table"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-halt-early",
+        about: "halts in the middle of the handshake",
+        image: image!("hostile-halt-early"),
+        output: "",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(2),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-jump-outside",
+        about: "jumps to where there is no memory",
+        image: image!("hostile-jump-outside"),
+        end: End::Dies,
+        exits: Exits::Unspecified,
+        ..TEST
+    },
+    Guest {
+        name: "hostile-return",
+        about: "returns from its entry point",
+        image: image!("hostile-return"),
+        end: End::Dies,
+        exits: Exits::Unspecified,
+        ..TEST
+    },
+    Guest {
+        name: "hostile-page-tables",
+        about: "clears its own page tables",
+        image: image!("hostile-page-tables"),
+        end: End::Dies,
+        exits: Exits::Unspecified,
+        ..TEST
+    },
+    Guest {
+        name: "prot32-endless",
+        about: "jumps to itself with interrupts off",
+        image: image!("prot32-endless"),
+        mode: Mode::Protected,
+        end: End::Never,
+        exits: Exits::Exactly(0),
         ..TEST
     },
     Guest {

@@ -240,7 +240,7 @@ fn suspect(
     memory: &GuestMemory,
 ) -> Option<&'static str> {
     if !place.mapped {
-        return Some("a jump to a wrong address, which is not mapped (#PF or #GP)");
+        return Some("#PF or #GP: a jump to a wrong address, or page tables that no longer map it");
     }
     let Some(instruction) = instruction else {
         return Some("a jump to a wrong address, where there is no memory");

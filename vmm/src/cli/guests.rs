@@ -29,6 +29,7 @@ fn expectation(guest: &Guest) -> String {
         End::WrongResult => "leaves a wrong result".into(),
         End::ExitCode(code) => format!("exits with code {code}"),
         End::TripleFault => "triple-faults".into(),
+        End::Dies => "dies".into(),
         End::ProtocolError => "ends with a protocol error".into(),
         End::Never => "never ends".into(),
     };

@@ -28,7 +28,8 @@ pub fn ending(report: &Report) -> String {
             _ => write!(text, "; the guest was then {location}"),
         };
     }
-    if report.left_its_image() {
+    let astray = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout);
+    if astray && report.left_its_image() {
         let ranges: Vec<_> = report
             .image
             .iter()

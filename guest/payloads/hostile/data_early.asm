@@ -1,0 +1,7 @@
+; Pushes data in Config, before DRIVER_OK.
+%include "driver.inc"
+    begin
+    reset
+    config
+    push_byte 'A'
+    finish

@@ -1,0 +1,5 @@
+; Halts in the middle of the handshake.
+%include "driver.inc"
+    begin
+    push_byte 'R'
+    finish

@@ -1,0 +1,8 @@
+; Clears its own PML4 and has the CPU look at it.
+bits 64
+section .start exec
+    mov rax, cr3
+    mov qword [rax], 0
+    mov cr3, rax
+    nop
+    hlt

@@ -1,0 +1,13 @@
+; Pushes 'C' twice, then goes on: allowed, and the device table has one entry.
+%include "driver.inc"
+    begin
+    reset
+    config
+    config
+    ready
+    cmp word [0x1000A], 1
+    jne .wrong
+    push_byte 'x'
+    finish
+.wrong:
+    hlt

@@ -1,0 +1,6 @@
+; Writes a driver status that the protocol does not have.
+%include "driver.inc"
+    begin
+    reset
+    mov byte [rdi + 7], 6
+    finish

@@ -1,0 +1,6 @@
+; Publishes a head that is no index.
+%include "driver.inc"
+    begin
+    reset
+    mov dword [rdi + 0x10], 0x7FFFFFFF
+    finish
