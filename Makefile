@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling test check setup clean
+.PHONY: help run polling test check fuzz setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -47,6 +47,18 @@ setup: ## Install what the build needs and is missing
 		{ $$sudo apt-get install -y nasm || { $$sudo apt-get update && $$sudo apt-get install -y nasm; }; } >&2 \
 			|| { echo "make: nasm could not be installed: install it by hand, then try again" >&2; exit 1; }; \
 	fi
+
+FUZZ_SECONDS := 30
+
+# The fuzzer's flags are unstable ones, which a stable compiler takes when asked to.
+fuzz: setup ## Fuzz the loader, the window and the rings, each for FUZZ_SECONDS (30)
+	@cargo fuzz --version >/dev/null 2>&1 || \
+		{ echo "make: installing cargo-fuzz"; $(CARGO) install --locked cargo-fuzz; }
+	for target in elf window ring; do \
+		mkdir -p fuzz/corpus/$$target && \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 || exit 1; \
+	done
 
 clean: ## Remove all that was built
 	$(CARGO) clean

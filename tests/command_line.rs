@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         plain_test("a_host_that_refuses_is_status_115", host_error),
         plain_test("the_doctor_says_what_to_do", sick_host),
         kvm_test("the_doctor_finds_a_good_host_good", good_host),
+        kvm_test("the_table_of_errors_is_true", table_of_errors),
         kvm_test("the_message_is_all_of_stdout", message),
         kvm_test("both_transports_by_option", transports),
         kvm_test("exit_statuses_tell_the_ends_apart", statuses),
@@ -199,6 +200,50 @@ fn good_host() {
     assert_eq!(json["good"], true);
     let checks = json["checks"].as_array().expect("a list");
     assert!(checks.len() > 8 && checks.iter().all(|check| check["outcome"] != "bad"), "{json}");
+}
+
+/// Runs each command of `docs/errors.md` and compares status and text.
+fn table_of_errors() {
+    let files = Files::new();
+    let mut elf32 = elf(0x1000, &[0xf4]);
+    elf32[4] = 1;
+    let huge = files.write("huge", b"");
+    File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
+    let link = files.0.path().join("loop").to_str().unwrap().to_string();
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    let names = [
+        ("FLAT", files.write("flat", &[0xf4])),
+        ("EMPTY", files.write("empty", b"")),
+        ("FOLDER", files.0.path().to_str().unwrap().into()),
+        ("HUGE", huge),
+        ("LOOP", link),
+        ("MISSING", files.0.path().join("missing").to_str().unwrap().into()),
+        ("CUT", files.write("cut", b"\x7fELF")),
+        ("ELF32", files.write("elf32", &elf32)),
+        ("ELF", files.write("elf", &elf(0x1000, &[0xf4]))),
+        ("COVERING", files.write("covering", &[0x90; 0x401])),
+    ];
+    let mut rows = 0;
+    for line in include_str!("../docs/errors.md").lines() {
+        let Some(row) = line.strip_prefix("| `vmm ") else { continue };
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        let [command, status, says] = cells.as_slice() else { panic!("{line}") };
+        let arguments: Vec<String> = command
+            .trim_end_matches('`')
+            .split(' ')
+            .map(|word| {
+                let (name, rest) = word.split_at(word.find('@').unwrap_or(word.len()));
+                let file = names.iter().find(|(known, _)| *known == name);
+                file.map_or(word.to_string(), |(_, path)| format!("{path}{rest}"))
+            })
+            .collect();
+        let ran = ran(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let reset = ran.stderr.contains("this host resets a CPU");
+        assert_eq!(ran.status.to_string(), *status, "{line}\n{}", ran.stderr);
+        assert!(reset || ran.stderr.contains(says.trim_matches('`')), "{line}\n{}", ran.stderr);
+        rows += 1;
+    }
+    assert!(rows > 40, "{rows} rows");
 }
 
 fn message() {

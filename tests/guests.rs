@@ -345,6 +345,16 @@ fn freed_in_time() {
         let latest = (0..3).map(|_| late()).min().expect("three tries");
         assert!(latest < Duration::from_millis(200), "{name}: {latest:?}");
     }
+    // A HLT that waits in the kernel, for an interrupt that never comes.
+    let late = || {
+        let builder = Machine::builder(code(&[0xfa, 0xf4, 0xeb, 0xfd], Mode::Real)).irqchip(true);
+        let (report, _) = run(builder.timeout(Some(Duration::from_millis(100))));
+        assert!(matches!(report.stop, Stop::Timeout), "hlt: {}", report.stop);
+        assert_eq!(report.profile.expect("a profile").total().exits, 0);
+        report.elapsed.saturating_sub(Duration::from_millis(100))
+    };
+    let latest = (0..3).map(|_| late()).min().expect("three tries");
+    assert!(latest < Duration::from_millis(200), "hlt: {latest:?}");
 }
 
 /// To a ring, a head that goes back by one is a queue that is almost full: odd, but no danger.

@@ -1,0 +1,16 @@
+//! Any file through the ELF loader, and what it takes into memory.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vmm::boot::elf;
+use vmm::memory::{Gpa, GuestMemory};
+
+fuzz_target!(|file: &[u8]| {
+    let Ok(image) = elf::image(file.to_vec()) else { return };
+    assert!(image.segments().iter().any(|segment| {
+        (segment.start.0..=segment.end()).contains(&image.entry().0)
+    }));
+    let _ = (image.end(), image.ranges(), image.covers(0x400, 0x408), image.overlaps(0, u64::MAX));
+    let memory = GuestMemory::new(&[(Gpa(0), 0x1_0000)]).expect("64 KiB");
+    let _ = image.load(&memory, 0x1_0000);
+});
