@@ -1,15 +1,13 @@
-//! The program as a user meets it: its texts, its exit statuses, its grade.
+//! The program as a user meets it: its texts and its exit statuses.
 
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
 use libtest_mimic::Arguments;
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::fs::File;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Ran, elf, kvm_test, plain_test, run, vmm};
-use tempfile::TempDir;
+use support::{Files, Ran, elf, kvm_test, plain_test, ran, run, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -42,36 +40,8 @@ fn main() -> ExitCode {
         kvm_test("the_table_can_be_left_out", no_profile),
         kvm_test("an_output_that_is_full_is_status_115", full_output),
         kvm_test("a_large_exit_code_becomes_99", large_code),
-        kvm_test("the_grade_is_100", grade),
-        kvm_test("a_right_image_of_a_student_keeps_the_points", right_students),
-        kvm_test("a_wrong_image_loses_its_own_points_only", wrong_students),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
-}
-
-fn ran(arguments: &[&str]) -> Ran {
-    run(&mut vmm(arguments))
-}
-
-/// Files for one test, gone with it.
-struct Files(TempDir);
-
-impl Files {
-    fn new() -> Self {
-        Self(TempDir::new().expect("a temporary folder"))
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> String {
-        let path: PathBuf = self.0.path().join(name);
-        fs::write(&path, bytes).expect("the file is written");
-        path.to_str().expect("a plain path").into()
-    }
-
-    /// The image of a built-in guest as a file, with the address that it is linked at.
-    fn guest(&self, name: &str) -> String {
-        let guest = guest::find(name).expect("it is built in");
-        format!("{}@{:#x}", self.write(name, guest.image), guest.load_at)
-    }
 }
 
 /// One line on stderr that begins with `vmm: error:` and holds `text`.
@@ -361,6 +331,13 @@ fn input() {
         assert_eq!(gone.text(), "Y\nY\nY\n", "{}", gone.stderr);
         assert!(gone.stderr.contains("output could not be written"), "{}", gone.stderr);
     }
+    // The input of a guest that does not read is left alone, whatever it is.
+    for transport in ["exit", "polling"] {
+        let folder = shell("\"$0\" simvirtio --transport \"$1\" </", &[transport]);
+        assert_eq!((folder.status, folder.text().as_str()), (0, "Ana are mere"), "{}", folder.stderr);
+        let rest = shell("(\"$0\" simvirtio --transport \"$1\"; cat) <\"$2\"", &[transport, &text]);
+        assert_eq!(rest.text(), "Ana are merefrom a file", "{}", rest.stderr);
+    }
     assert_error(&ran(&["simvirtio-upper", "--input", "/no/such/file"]), 110, "for --input");
 }
 
@@ -509,100 +486,4 @@ fn large_code() {
     let ran = ran(&[&files.write("code", &[0xb8, 0xe8, 0x03, 0xe7, 0xf4])]);
     assert_eq!(ran.status, 99);
     assert!(ran.stderr.contains("exited with code 1000"), "{}", ran.stderr);
-}
-
-/// The points of the five tasks, and the status.
-fn points(arguments: &[&str]) -> ([u32; 5], i32, String) {
-    let ran = ran(&[&["grade", "--timeout", "5"], arguments].concat());
-    let text = ran.text();
-    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with(['+', '-']));
-    let mut next = || {
-        let line = lines.next().expect("five tasks and a sum");
-        line.trim_start().split('/').next().unwrap().parse::<u32>().expect("points")
-    };
-    let tasks = [next(), next(), next(), next(), next()];
-    assert_eq!(next(), tasks.iter().sum::<u32>(), "{text}");
-    (tasks, ran.status, text)
-}
-
-const ALL: [u32; 5] = [30, 20, 30, 10, 10];
-
-fn grade() {
-    let (tasks, status, text) = points(&[]);
-    assert_eq!((tasks, status), (ALL, 0), "{text}");
-    for evidence in
-        ["40 exits by exits (39 at the device), 1 by polling", "just the exits that the catalogue says"]
-    {
-        assert!(text.contains(evidence), "{text}");
-    }
-}
-
-fn right_students() {
-    let files = Files::new();
-    let (g16, g64) = (files.guest("real16-hello"), files.guest("long64-hello"));
-    for driver in ["simvirtio-c", "simvirtio-skeleton", "simvirtio"] {
-        let driver = files.guest(driver);
-        let (tasks, status, text) = points(&["--guest16", &g16, "--guest64", &g64, "--simvirtio", &driver]);
-        assert_eq!((tasks, status), (ALL, 0), "{text}");
-    }
-    let g32 = format!("{}:protected", files.guest("prot32-hello"));
-    let executable = files.write("elf", &elf(0x1000, guest::find("simvirtio-c").unwrap().image));
-    let (tasks, status, text) = points(&["--guest64", &g32, "--simvirtio", &executable]);
-    assert_eq!((tasks, status), (ALL, 0), "{text}");
-}
-
-fn wrong_students() {
-    let files = Files::new();
-    let nothing = files.0.path().join("nothing").to_str().unwrap().to_string();
-    let without = |lost: &[usize]| {
-        let mut tasks = ALL;
-        lost.iter().for_each(|task| tasks[*task] = 0);
-        tasks
-    };
-    let no_driver = files.write("no-driver", &prints_only("Ana are mere"));
-    let real = files.guest("real16-hello");
-    let long = files.guest("long64-hello");
-    let silent = files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
-    for (option, images, lost) in [
-        (
-            "--guest16",
-            vec![
-                files.guest("real16-wrong-result"),
-                files.guest("real16-endless"),
-                format!("{long}:long"),
-                nothing.clone(),
-            ],
-            &[0][..],
-        ),
-        (
-            "--guest64",
-            vec![files.guest("long64-triple-fault"), format!("{real}:real"), silent.clone(), nothing.clone()],
-            &[1],
-        ),
-        (
-            "--simvirtio",
-            vec![
-                files.guest("simvirtio-config-first"),
-                files.guest("simvirtio-no-wrap"),
-                no_driver,
-                files.guest("long64-hello"),
-                silent,
-                nothing,
-            ],
-            &[2, 3],
-        ),
-        ("--simvirtio", vec![files.guest("simvirtio-reserved")], &[3]),
-    ] {
-        for image in images {
-            let (tasks, status, text) = points(&[option, &image]);
-            assert_eq!((tasks, status), (without(lost), 111), "{option} {image}:\n{text}");
-        }
-    }
-}
-
-/// A 64-bit image that prints `text` on port 0xE9, leaves 42 and halts.
-fn prints_only(text: &str) -> Vec<u8> {
-    let mut image: Vec<u8> = text.bytes().flat_map(|byte| [0xb0, byte, 0xe6, 0xe9]).collect();
-    image.extend([0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
-    image
 }

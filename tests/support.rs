@@ -1,16 +1,21 @@
 //! What the end-to-end tests share: a test that needs KVM, a program that cannot hang, an ELF file.
 #![allow(dead_code)]
 
+use guest::{End, Guest};
 use libtest_mimic::{Completion, Failed, Trial};
+use std::fs;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
-use vmm::boot::flat;
+use tempfile::TempDir;
+use vmm::boot::{Image, flat};
+use vmm::device::simvirtio::Transport;
 use vmm::memory::Gpa;
 use vmm::modes::Mode;
-use vmm::{Error, Machine, Output};
+use vmm::{Builder, Error, Input, Machine, Output, Report};
 
 /// Why KVM cannot be used here, if it cannot. Any other failure is no reason to skip a test.
 fn unusable() -> Option<&'static str> {
@@ -142,4 +147,60 @@ pub fn elf(address: u64, code: &[u8]) -> Vec<u8> {
     }
     file.extend(code);
     file
+}
+
+/// A run's report and what the guest printed.
+pub fn run_machine(builder: Builder) -> (Report, Vec<u8>) {
+    let (output, captured) = Output::captured();
+    let report =
+        builder.output(output).build().expect("the machine is made").run().expect("the host can run it");
+    (report, captured.bytes())
+}
+
+pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder {
+    let image = flat::image(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
+    let timeout = if guest.end == End::Never { Duration::from_millis(100) } else { Duration::from_secs(20) };
+    let input = Input::bytes(guest.input.as_bytes());
+    Machine::builder(image)
+        .input(input)
+        .cpuid(guest.cpuid)
+        .transport(transport)
+        .verify(true)
+        .timeout(Some(timeout))
+}
+
+pub fn find(name: &str) -> &'static Guest {
+    guest::find(name).expect("it is in the catalogue")
+}
+
+pub fn code(code: &'static [u8], mode: Mode) -> Image {
+    flat::image(code, mode, Gpa(0x1000)).expect("a flat image")
+}
+
+/// The program, run with these arguments.
+pub fn ran(arguments: &[&str]) -> Ran {
+    run(&mut vmm(arguments))
+}
+
+/// Files for one test, gone with it.
+pub struct Files(pub TempDir);
+
+impl Files {
+    /// None yet.
+    pub fn new() -> Self {
+        Self(TempDir::new().expect("a temporary folder"))
+    }
+
+    /// A file with these bytes; gives its path.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        fs::write(&path, bytes).expect("the file is written");
+        path.to_str().expect("a plain path").into()
+    }
+
+    /// The image of a built-in guest as a file, with the address that it is linked at.
+    pub fn guest(&self, name: &str) -> String {
+        let guest = guest::find(name).expect("it is built in");
+        format!("{}@{:#x}", self.write(name, guest.image), guest.load_at)
+    }
 }

@@ -22,7 +22,7 @@
 /* The assignment's value, which does not fit into the 8 bits of driver_status: see docs/abi.md. */
 #define DRIVER_RESET 0x8000
 
-/* Bit of q1_ctl: this driver reads the RX queue. */
+/* Bit of q1_ctl: this driver reads the RX queue. By polling there is no input without it. */
 #define SIMVIRTIO_READS 0x1
 /* The byte that ends the input on the RX queue. */
 #define SIMVIRTIO_END_OF_INPUT 0x4

@@ -6,9 +6,7 @@
 use crate::memory::{Gpa, GuestMemory};
 use crate::modes::{self, Mode};
 use crate::vcpu::Location;
-use iced_x86::{
-    CpuidFeature, Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter, OpKind,
-};
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter, OpKind};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use std::fmt;
 
@@ -140,7 +138,17 @@ struct Place {
     /// The guest physical address, if it is mapped and there is memory.
     gpa: Option<Gpa>,
     words: String,
-    mapped: bool,
+    /// What an access to it causes, as far as that is known.
+    fault: Option<Fault>,
+}
+
+/// The exception for an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// #PF.
+    NotMapped,
+    /// #GP.
+    NotCanonical,
 }
 
 /// Walks the guest's page tables (Intel SDM volume 3, sections 4.3 to 4.5), as far as they are those of long
@@ -149,18 +157,20 @@ fn translate(sregs: &kvm_sregs, memory: &GuestMemory, linear: u64) -> Place {
     let found = |gpa: u64, how: String| {
         let there = memory.read(Gpa(gpa), &mut [0]);
         let words = if there { how } else { format!("{how}, where there is no memory") };
-        Place { gpa: there.then_some(Gpa(gpa)), words, mapped: true }
+        Place { gpa: there.then_some(Gpa(gpa)), words, fault: None }
     };
-    let unmapped = |words: String| Place { gpa: None, words, mapped: false };
+    let unmapped = |words: String| Place { gpa: None, words, fault: Some(Fault::NotMapped) };
     if sregs.cr0 & modes::CR0_PG == 0 {
         return found(linear, format!("{linear:#x} is physical (paging is off)"));
     }
     if sregs.efer & modes::EFER_LMA == 0 {
-        return unmapped(format!("{linear:#x} goes through 32-bit page tables at {:#x}", sregs.cr3));
+        let words = format!("{linear:#x} goes through 32-bit page tables at {:#x}", sregs.cr3);
+        return Place { gpa: None, words, fault: None };
     }
     let upper = linear >> 47;
     if upper != 0 && upper != 0x1_ffff {
-        return unmapped(format!("{linear:#x} is not canonical"));
+        let words = format!("{linear:#x} is not canonical");
+        return Place { gpa: None, words, fault: Some(Fault::NotCanonical) };
     }
     const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
     let mut table = sregs.cr3 & ADDRESS;
@@ -239,14 +249,22 @@ fn suspect(
     sregs: &kvm_sregs,
     memory: &GuestMemory,
 ) -> Option<&'static str> {
-    if !place.mapped {
-        return Some("#PF or #GP: a jump to a wrong address, or page tables that no longer map it");
+    match place.fault {
+        Some(Fault::NotMapped) => {
+            return Some("#PF: a jump to a wrong address, or page tables that no longer map it");
+        }
+        Some(Fault::NotCanonical) => return Some("#GP: a jump to an address that is not canonical"),
+        None => {}
     }
+    let paged_32_bit = sregs.cr0 & modes::CR0_PG != 0 && sregs.efer & modes::EFER_LMA == 0;
     let Some(instruction) = instruction else {
-        return Some("a jump to a wrong address, where there is no memory");
+        return (!paged_32_bit).then_some("a jump to a wrong address, where there is no memory");
     };
-    let vector = instruction.cpuid_features().iter().any(|feature| format!("{feature:?}").starts_with("SSE"))
-        || instruction.cpuid_features().contains(&CpuidFeature::AVX);
+    let operand = memory_operand(instruction).and_then(|operand| {
+        instruction.virtual_address(operand, 0, |register, _, _| register_value(register, regs))
+    });
+    let uses_memory = !matches!(instruction.mnemonic(), Mnemonic::Lea | Mnemonic::Nop | Mnemonic::Prefetcht0);
+    let fault = operand.filter(|_| uses_memory).and_then(|address| translate(sregs, memory, address).fault);
     match instruction.mnemonic() {
         Mnemonic::Add if bytes.iter().take(4).all(|byte| *byte == 0) => Some(
             "no code at all: these are zeroes, so the guest ran past its end or jumped to a wrong address",
@@ -254,20 +272,23 @@ fn suspect(
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::INVALID => {
             Some("#UD: an undefined instruction")
         }
-        _ if vector && sregs.cr4 & CR4_OSFXSR == 0 => {
+        _ if uses_vectors(instruction) && sregs.cr4 & CR4_OSFXSR == 0 => {
             Some("#UD: SSE is not switched on (cr4.OSFXSR is 0); compile the guest with -mgeneral-regs-only")
         }
+        _ if fault == Some(Fault::NotMapped) => Some("#PF: the address of its operand is not mapped"),
+        _ if fault == Some(Fault::NotCanonical) => Some("#GP: the address of its operand is not canonical"),
         Mnemonic::Div | Mnemonic::Idiv => Some("#DE: a division by zero, or one whose result does not fit"),
-        Mnemonic::Int | Mnemonic::Int3 => Some("a software interrupt, and no interrupt table for it"),
-        _ => {
-            let address =
-                instruction.virtual_address(memory_operand(instruction)?, 0, |register, _, _| {
-                    register_value(register, regs)
-                })?;
-            let operand = translate(sregs, memory, address);
-            (!operand.mapped).then_some("#PF: the address of its operand is not mapped")
-        }
+        Mnemonic::Int | Mnemonic::Int3 => Some("a software interrupt that has no handler"),
+        _ => None,
     }
+}
+
+/// Whether an instruction works on vector registers, which needs SSE.
+fn uses_vectors(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|operand| {
+        let register = instruction.op_kind(operand) == OpKind::Register;
+        register && instruction.op_register(operand).is_vector_register()
+    })
 }
 
 /// Which operand is in memory.
@@ -342,6 +363,13 @@ mod tests {
         let regs = kvm_regs { rbx: 1 << 40, ..at_code() };
         assert!(long(&[0x8b, 0x03], regs).suspicion().unwrap().contains("operand is not mapped"));
         assert_eq!(long(&[0x8b, 0x03], at_code()).suspicion(), None);
+        // div qword [rbx] and movnti [rbx], eax there: the address is what is wrong
+        for code in [&[0x48, 0xf7, 0x33][..], &[0x0f, 0xc3, 0x03]] {
+            assert!(long(code, regs).suspicion().unwrap().contains("operand is not mapped"));
+        }
+        let regs = kvm_regs { rbx: 1 << 62, ..at_code() };
+        assert!(long(&[0x8b, 0x03], regs).suspicion().unwrap().starts_with("#GP"));
+        assert_eq!(suspicion(&[0x0f, 0xae, 0xe8]), "none", "lfence needs no SSE state");
     }
 
     #[test]
@@ -355,6 +383,17 @@ mod tests {
         assert!(mapping(1 << 39).contains("is not mapped: its PML4 entry"));
         assert!(mapping(1 << 32).contains("is not mapped: its PDPT entry"));
         assert!(mapping(1 << 62).contains("is not canonical"));
+    }
+
+    #[test]
+    fn of_32_bit_paging_nothing_is_claimed() {
+        let memory = GuestMemory::new(&[(Gpa(0), 0x3000)]).unwrap();
+        let mut sregs = modes::sregs(Mode::Protected, kvm_sregs::default(), Gpa(0));
+        sregs.cr0 |= modes::CR0_PG;
+        let location = Location::At { mode: Mode::Protected, cs: 8, rip: 0x1000 };
+        let explanation = Explanation::new(location, at_code(), sregs, &memory).unwrap();
+        assert_eq!(explanation.suspicion(), None);
+        assert!(explanation.mapping.contains("32-bit page tables"));
     }
 
     #[test]

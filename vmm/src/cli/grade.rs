@@ -22,6 +22,8 @@ use vmm::{Error, Input, Machine, Output, Report};
 const MESSAGE: &str = "Ana are mere";
 /// The text that the extended guest prints.
 const GREETING: &str = "Hello, world!";
+/// How much of a message is shown, in characters.
+const SHOWN: usize = 60;
 /// A queue that the message does not fit into, so that a driver has to wrap its index and to wait, in bytes.
 const SHORT_QUEUE: u16 = 8;
 
@@ -165,9 +167,21 @@ impl Run {
         shook_hands && self.message().contains(MESSAGE)
     }
 
+    /// The beginning of the message, for a line of evidence.
+    fn shown(&self) -> String {
+        let message = self.message();
+        let beginning: String = message.chars().take(SHOWN).collect();
+        if beginning.len() < message.len() { format!("{beginning:?}...") } else { format!("{beginning:?}") }
+    }
+
+    /// What the device received: how much, and what of it was kept.
+    fn received(&self) -> (u64, String) {
+        (self.report.simvirtio.as_ref().map_or(0, |device| device.history.received), self.message())
+    }
+
     /// How it ended, and with which message.
     fn outcome(&self) -> String {
-        format!("{}, and the message is {:?}", ending(&self.report), self.message())
+        format!("{}, and the message is {}", ending(&self.report), self.shown())
     }
 
     /// All its exits.
@@ -259,16 +273,17 @@ fn simvirtio(arguments: &GradeArgs) -> Vec<Evidence> {
         let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.timeout)?;
         let Some(device) = &run.report.simvirtio else { return Ok(wrong("the machine had no device")) };
         let text = format!(
-            "{}; state {} after {}, {}, {}; message {:?}, also through a queue of {SHORT_QUEUE} bytes",
+            "{}; state {} after {}, {}, {}; message {}",
             run.ending(),
             device.state,
             plural(device.history.resets, "reset"),
             plural(device.history.configs, "config"),
             plural(device.history.readies, "handshake"),
-            run.message()
+            run.shown()
         );
         Ok(demand(
             text,
+            &format!("also through a queue of {SHORT_QUEUE} bytes"),
             &[
                 (run.passed(), "it should halt with 42".into()),
                 (
@@ -276,7 +291,7 @@ fn simvirtio(arguments: &GradeArgs) -> Vec<Evidence> {
                     format!("it should end in Ready with a message that holds {MESSAGE:?}"),
                 ),
                 (
-                    short.passed() && short.message() == run.message(),
+                    short.passed() && short.received() == run.received(),
                     format!("through {SHORT_QUEUE} bytes: {}", short.outcome()),
                 ),
             ],
@@ -294,13 +309,14 @@ fn polling(arguments: &GradeArgs) -> Vec<Evidence> {
         let saved = by_exit.window_exits();
         let left = by_exit.exits().saturating_sub(saved);
         let text = format!(
-            "{}; same message; {} by exits ({saved} at the device), {} by polling",
+            "{}; {} by exits ({saved} at the device), {} by polling",
             by_polling.ending(),
             plural(by_exit.exits(), "exit"),
             by_polling.exits(),
         );
         Ok(demand(
             text,
+            "same message",
             &[
                 (by_exit.passed() && by_polling.passed(), "it should halt with 42 both ways".into()),
                 (
@@ -308,14 +324,14 @@ fn polling(arguments: &GradeArgs) -> Vec<Evidence> {
                     format!("it should end in Ready with a message that holds {MESSAGE:?}"),
                 ),
                 (
-                    by_exit.message() == by_polling.message(),
-                    format!("by polling the message is {:?}", by_polling.message()),
+                    by_exit.received() == by_polling.received(),
+                    format!("by polling the message is {}", by_polling.shown()),
                 ),
                 (by_exit.output == by_polling.output, "it should print the same both ways".into()),
                 (saved > 0, "by exits it should reach the device".into()),
                 (by_polling.exits() == left, format!("polling should leave {left}")),
                 (
-                    short.passed() && short.message() == by_exit.message(),
+                    short.passed() && short.received() == by_exit.received(),
                     format!("through {SHORT_QUEUE} bytes: {}", short.outcome()),
                 ),
             ],
@@ -324,9 +340,9 @@ fn polling(arguments: &GradeArgs) -> Vec<Evidence> {
 }
 
 /// Evidence for a run if all demands are met, and otherwise against it, with the first that is not.
-fn demand(text: String, demands: &[(bool, String)]) -> Evidence {
+fn demand(text: String, praise: &str, demands: &[(bool, String)]) -> Evidence {
     match demands.iter().find(|(met, _)| !met) {
-        None => Evidence { right: true, text },
+        None => Evidence { right: true, text: format!("{text}; {praise}") },
         Some((_, missing)) => wrong(format!("{text}: {missing}")),
     }
 }

@@ -122,7 +122,7 @@ fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool, deadline: &De
         simvirtio.repair();
         let Some(idle) = &mut idle else {
             // The queues have just run dry: is there more?
-            let waits = simvirtio.feed(Some(Duration::ZERO))? && simvirtio.reads();
+            let waits = simvirtio.reads() && simvirtio.feed(Some(Duration::ZERO))?;
             let now = Instant::now();
             idle = Some(Idle { since: now, waits_since: waits.then_some(now) });
             continue;
@@ -155,10 +155,11 @@ struct Idle {
 /// says that it waits for input, and there still is none.
 fn nap(simvirtio: &mut Simvirtio<GuestMemory>) -> ControlFlow<Stop, bool> {
     let started = Instant::now();
-    let may_come = simvirtio.feed(Some(NAP))?;
+    // The input is left alone for a driver that does not read: it may be somebody else's.
+    let waits = simvirtio.reads() && simvirtio.feed(Some(NAP))?;
     // Without anything to wait for, the whole moment is left to sleep.
-    if !may_come && started.elapsed() < NAP {
+    if !waits && started.elapsed() < NAP {
         thread::sleep(NAP);
     }
-    ControlFlow::Continue(may_come && simvirtio.reads())
+    ControlFlow::Continue(waits)
 }

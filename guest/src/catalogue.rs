@@ -1,0 +1,376 @@
+//! The list itself.
+
+use crate::{End, Exits, Guest, Map, Mode, Part};
+
+macro_rules! image {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bin"))
+    };
+}
+
+/// What most guests have in common.
+const BASE: Guest = Guest {
+    name: "",
+    about: "",
+    image: &[],
+    load_at: 0x1000,
+    mode: Mode::Long,
+    map: Map::So2,
+    cpuid: false,
+    input: "",
+    output: "",
+    end: End::FortyTwo,
+    exits: Exits::Exactly(1),
+    polling_exits: None,
+    part: Part::Example,
+};
+
+const REAL: Guest = Guest { mode: Mode::Real, ..BASE };
+const PROTECTED: Guest = Guest { mode: Mode::Protected, ..BASE };
+const TEST: Guest = Guest { part: Part::Test, ..BASE };
+
+/// All embedded guests.
+pub const GUESTS: &[Guest] = &[
+    Guest {
+        name: "real16-42",
+        about: "16-bit assembly: 42 in AX and at 0x400, then hlt",
+        image: image!("real16-42"),
+        ..REAL
+    },
+    Guest {
+        name: "real16-hello",
+        about: "16-bit assembly: \"Hello, world!\" on port 0xE9, a byte an exit",
+        image: image!("real16-hello"),
+        output: "Hello, world!\n",
+        exits: Exits::Exactly(15),
+        ..REAL
+    },
+    Guest {
+        name: "real16-in",
+        about: "16-bit assembly: reads a port that answers and one that nobody has",
+        image: image!("real16-in"),
+        exits: Exits::Exactly(3),
+        ..REAL
+    },
+    Guest {
+        name: "real16-outsb",
+        about: "16-bit assembly: \"Hello, world!\" with one `rep outsb`",
+        image: image!("real16-outsb"),
+        output: "Hello, world!\n",
+        exits: Exits::Elements(15),
+        ..REAL
+    },
+    Guest {
+        name: "real16-insb",
+        about: "16-bit assembly: 16 bytes from a port with one `rep insb`",
+        image: image!("real16-insb"),
+        exits: Exits::Elements(17),
+        ..REAL
+    },
+    Guest {
+        name: "prot32-hello",
+        about: "32-bit C in protected mode: \"Hello, world!\" on port 0xE9",
+        image: image!("prot32-hello"),
+        output: "Hello, world!\n",
+        exits: Exits::Exactly(15),
+        ..PROTECTED
+    },
+    Guest {
+        name: "long64-hello",
+        about: "64-bit Rust in long mode: \"Hello, world!\" on port 0xE9",
+        image: image!("long64-hello"),
+        output: "Hello, world!\n",
+        exits: Exits::Exactly(15),
+        ..BASE
+    },
+    Guest {
+        name: "modes",
+        about: "assembly: walks from real to protected to long mode, and reports from each",
+        image: image!("modes"),
+        cpuid: true,
+        output: "real mode\nprotected mode\nlong mode\n",
+        exits: Exits::Exactly(36),
+        ..REAL
+    },
+    Guest {
+        name: "hello-kvm",
+        about: "64-bit assembly at 1 MiB: \"Hello, KVM!\" on the serial port",
+        image: image!("hello-kvm"),
+        load_at: 0x10_0000,
+        map: Map::Plain,
+        output: "Hello, KVM!",
+        end: End::Halts,
+        exits: Exits::Exactly(12),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio",
+        about: "64-bit Rust: the SIMVIRTIO driver, sends \"Ana are mere\"",
+        image: image!("simvirtio"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(40),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-c",
+        about: "64-bit C: the same driver over simvirtio.h, with the assignment's names",
+        image: image!("simvirtio-c"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(53),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-skeleton",
+        about: "64-bit C: the same, but writes the magic to port 0xE9 first",
+        image: image!("simvirtio-skeleton"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(54),
+        polling_exits: Some(Exits::Exactly(2)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-upper",
+        about: "64-bit Rust: answers its input in upper case",
+        image: image!("simvirtio-upper"),
+        input: "Ana are mere,\nsi pere",
+        output: "ANA ARE MERE,\nSI PERE",
+        exits: Exits::Exactly(104),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-upper-c",
+        about: "64-bit C: the same over simvirtio.h",
+        image: image!("simvirtio-upper-c"),
+        input: "Ana are mere,\nsi pere",
+        output: "ANA ARE MERE,\nSI PERE",
+        exits: Exits::Exactly(147),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-twice",
+        about: "64-bit Rust: resets the device in the middle of a message",
+        image: image!("simvirtio-twice"),
+        output: "Ana are mere, RC\n",
+        exits: Exits::Exactly(64),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-reserved",
+        about: "relies on the reserved part of the window, which differs by transport",
+        image: image!("simvirtio-reserved"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(50),
+        polling_exits: Some(Exits::Exactly(2)),
+        ..TEST
+    },
+    Guest {
+        name: "simvirtio-no-wrap",
+        about: "never wraps its index: right by luck, with a queue that is long enough",
+        image: image!("simvirtio-no-wrap"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(20),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "simvirtio-config-first",
+        about: "breaks the protocol: 'C' before 'R'",
+        image: image!("simvirtio-config-first"),
+        end: End::ProtocolError,
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "simvirtio-broken-wait",
+        about: "breaks the protocol, then waits for ever",
+        image: image!("simvirtio-broken-wait"),
+        end: End::ProtocolError,
+        polling_exits: Some(Exits::Exactly(0)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-data-early",
+        about: "pushes data before DRIVER_OK",
+        image: image!("hostile-data-early"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(7),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-second-reset",
+        about: "pushes 'R' twice, which is allowed",
+        image: image!("hostile-second-reset"),
+        output: "x",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(13),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-second-config",
+        about: "pushes 'C' twice, which is allowed, and looks for one table entry",
+        image: image!("hostile-second-config"),
+        output: "x",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(13),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-wild-head",
+        about: "publishes a head that is no index",
+        image: image!("hostile-wild-head"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-selector",
+        about: "selects queue 7",
+        image: image!("hostile-selector"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-narrow-head",
+        about: "stores one byte to the head",
+        image: image!("hostile-narrow-head"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(1),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-status",
+        about: "writes a driver status that there is not",
+        image: image!("hostile-status"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-no-ack",
+        about: "pushes 'C' without DRIVER_ACK",
+        image: image!("hostile-no-ack"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(5),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-table",
+        about: "overwrites the device table",
+        image: image!("hostile-table"),
+        output: "",
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-halt-early",
+        about: "halts in the middle of the handshake",
+        image: image!("hostile-halt-early"),
+        output: "",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(2),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-jump-outside",
+        about: "jumps to where there is no memory",
+        image: image!("hostile-jump-outside"),
+        end: End::Dies,
+        exits: Exits::Unspecified,
+        ..TEST
+    },
+    Guest {
+        name: "hostile-return",
+        about: "returns from its entry point",
+        image: image!("hostile-return"),
+        end: End::Dies,
+        exits: Exits::Unspecified,
+        ..TEST
+    },
+    Guest {
+        name: "hostile-page-tables",
+        about: "clears its own page tables",
+        image: image!("hostile-page-tables"),
+        end: End::Dies,
+        exits: Exits::Unspecified,
+        ..TEST
+    },
+    Guest {
+        name: "prot32-endless",
+        about: "jumps to itself with interrupts off",
+        image: image!("prot32-endless"),
+        mode: Mode::Protected,
+        end: End::Never,
+        exits: Exits::Exactly(0),
+        ..TEST
+    },
+    Guest {
+        name: "real16-wrong-result",
+        about: "leaves 41",
+        image: image!("real16-wrong-result"),
+        mode: Mode::Real,
+        end: End::WrongResult,
+        ..TEST
+    },
+    Guest {
+        name: "long64-exit-code",
+        about: "ends with code 7 on the exit port",
+        image: image!("long64-exit-code"),
+        end: End::ExitCode(7),
+        ..TEST
+    },
+    Guest {
+        name: "long64-triple-fault",
+        about: "an undefined instruction, and no interrupt table",
+        image: image!("long64-triple-fault"),
+        end: End::TripleFault,
+        ..TEST
+    },
+    Guest {
+        name: "prot32-triple-fault",
+        about: "an undefined instruction, and no interrupt table",
+        image: image!("prot32-triple-fault"),
+        mode: Mode::Protected,
+        end: End::TripleFault,
+        ..TEST
+    },
+    Guest {
+        name: "real16-endless",
+        about: "jumps to itself with interrupts off",
+        image: image!("real16-endless"),
+        mode: Mode::Real,
+        end: End::Never,
+        exits: Exits::Exactly(0),
+        ..TEST
+    },
+    Guest {
+        name: "long64-endless",
+        about: "jumps to itself with interrupts off",
+        image: image!("long64-endless"),
+        end: End::Never,
+        exits: Exits::Exactly(0),
+        ..TEST
+    },
+];

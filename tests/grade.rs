@@ -1,0 +1,114 @@
+//! The grade: full points for what is right, and for each wrong image the points of its own task lost.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::process::ExitCode;
+use support::{Files, elf, kvm_test, ran};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        kvm_test("the_grade_is_100", grade),
+        kvm_test("a_right_image_of_a_student_keeps_the_points", right_students),
+        kvm_test("a_wrong_image_loses_its_own_points_only", wrong_students),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// The points of the five tasks, and the status.
+fn points(arguments: &[&str]) -> ([u32; 5], i32, String) {
+    let ran = ran(&[&["grade", "--timeout", "5"], arguments].concat());
+    let text = ran.text();
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with(['+', '-']));
+    let mut next = || {
+        let line = lines.next().expect("five tasks and a sum");
+        line.trim_start().split('/').next().unwrap().parse::<u32>().expect("points")
+    };
+    let tasks = [next(), next(), next(), next(), next()];
+    assert_eq!(next(), tasks.iter().sum::<u32>(), "{text}");
+    (tasks, ran.status, text)
+}
+
+const ALL: [u32; 5] = [30, 20, 30, 10, 10];
+
+fn grade() {
+    let (tasks, status, text) = points(&[]);
+    assert_eq!((tasks, status), (ALL, 0), "{text}");
+    for evidence in
+        ["40 exits by exits (39 at the device), 1 by polling", "just the exits that the catalogue says"]
+    {
+        assert!(text.contains(evidence), "{text}");
+    }
+}
+
+fn right_students() {
+    let files = Files::new();
+    let (g16, g64) = (files.guest("real16-hello"), files.guest("long64-hello"));
+    for driver in ["simvirtio-c", "simvirtio-skeleton", "simvirtio"] {
+        let driver = files.guest(driver);
+        let (tasks, status, text) = points(&["--guest16", &g16, "--guest64", &g64, "--simvirtio", &driver]);
+        assert_eq!((tasks, status), (ALL, 0), "{text}");
+    }
+    let g32 = format!("{}:protected", files.guest("prot32-hello"));
+    let executable = files.write("elf", &elf(0x1000, guest::find("simvirtio-c").unwrap().image));
+    let (tasks, status, text) = points(&["--guest64", &g32, "--simvirtio", &executable]);
+    assert_eq!((tasks, status), (ALL, 0), "{text}");
+}
+
+fn wrong_students() {
+    let files = Files::new();
+    let nothing = files.0.path().join("nothing").to_str().unwrap().to_string();
+    let without = |lost: &[usize]| {
+        let mut tasks = ALL;
+        lost.iter().for_each(|task| tasks[*task] = 0);
+        tasks
+    };
+    let no_driver = files.write("no-driver", &prints_only("Ana are mere"));
+    let real = files.guest("real16-hello");
+    let long = files.guest("long64-hello");
+    let silent = files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
+    for (option, images, lost) in [
+        (
+            "--guest16",
+            vec![
+                files.guest("real16-wrong-result"),
+                files.guest("real16-endless"),
+                format!("{long}:long"),
+                nothing.clone(),
+            ],
+            &[0][..],
+        ),
+        (
+            "--guest64",
+            vec![files.guest("long64-triple-fault"), format!("{real}:real"), silent.clone(), nothing.clone()],
+            &[1],
+        ),
+        (
+            "--simvirtio",
+            vec![
+                files.guest("simvirtio-config-first"),
+                files.guest("simvirtio-no-wrap"),
+                no_driver,
+                files.guest("long64-hello"),
+                silent,
+                nothing,
+            ],
+            &[2, 3],
+        ),
+        ("--simvirtio", vec![files.guest("simvirtio-reserved")], &[3]),
+    ] {
+        for image in images {
+            let (tasks, status, text) = points(&[option, &image]);
+            assert_eq!((tasks, status), (without(lost), 111), "{option} {image}:\n{text}");
+        }
+    }
+}
+
+/// A 64-bit image that prints `text` on port 0xE9, leaves 42 and halts.
+fn prints_only(text: &str) -> Vec<u8> {
+    let mut image: Vec<u8> = text.bytes().flat_map(|byte| [0xb0, byte, 0xe6, 0xe9]).collect();
+    image.extend([0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
+    image
+}
