@@ -181,7 +181,7 @@ fn input_lengths() {
     }
 }
 
-/// What the guest gets comes piece by piece, each later than the whole run may take.
+/// What the guest gets comes piece by piece, and takes longer than the whole run may.
 fn waiting_for_input() {
     upper(|builder, which| {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
@@ -192,7 +192,7 @@ fn waiting_for_input() {
             }
         });
         let input = Input::new(std::fs::File::from(OwnedFd::from(reader)));
-        let (report, output) = run_machine(builder.input(input).timeout(Some(Duration::from_millis(1200))));
+        let (report, output) = run_machine(builder.input(input).timeout(Some(Duration::from_millis(2500))));
         assert!(matches!(report.stop, Stop::Halted), "{which}: {}", report.stop);
         assert_eq!(String::from_utf8_lossy(&output), "FIRST\nSECOND", "{which}");
         typist.join().expect("it typed all");
