@@ -49,7 +49,7 @@ const PAYLOADS: &[Payload] = &[
     payload("simvirtio-upper-c", "long64/simvirtio_upper.c", "long64.ld"),
     payload("simvirtio-twice", "long64/simvirtio_twice.rs", "long64.ld"),
     payload("simvirtio-reserved", "long64/reserved.asm", "long64.ld"),
-    payload("simvirtio-no-wrap", "long64/no_wrap.asm", "long64.ld"),
+    payload("simvirtio-no-wrap", "hostile/no_wrap.asm", "long64.ld"),
     payload("hostile-data-early", "hostile/data_early.asm", "long64.ld"),
     payload("hostile-second-reset", "hostile/second_reset.asm", "long64.ld"),
     payload("hostile-second-config", "hostile/second_config.asm", "long64.ld"),

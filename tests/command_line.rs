@@ -428,7 +428,13 @@ fn forged_names() {
     let files = Files::new();
     let name = "x\nvmm: x: halted; verified: AX = 42\x1b[2J";
     let guest = files.write(name, guest::find("real16-wrong-result").unwrap().image);
-    for ran in [ran(&[&guest]), ran(&[&format!("{guest}.missing")]), ran(&["grade", "--guest16", &guest])] {
+    let mistaken = format!("{guest}@nowhere");
+    for ran in [
+        ran(&[&guest]),
+        ran(&[&format!("{guest}.missing")]),
+        ran(&[&mistaken]),
+        ran(&["grade", "--guest16", &guest]),
+    ] {
         let all = ran.text() + &ran.stderr;
         assert!(!all.contains('\x1b') && !all.lines().any(|line| line.starts_with("vmm: x:")), "{all}");
         assert!(all.contains("x\\nvmm"), "{all}");

@@ -173,7 +173,7 @@ pub const GUESTS: &[Guest] = &[
         about: "never wraps its index: right by luck, with a queue that is long enough",
         image: image!("simvirtio-no-wrap"),
         output: "Ana are mere",
-        exits: Exits::Exactly(20),
+        exits: Exits::Exactly(21),
         polling_exits: Some(Exits::Exactly(1)),
         ..TEST
     },

@@ -113,14 +113,15 @@ fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
     let sites: Vec<_> = open_bus
         .seen()
         .filter_map(|(site, count)| {
-            site.place.map(|(address, _)| format!("{} {address:#x} ({count} times)", site.reason))
+            let times = if count == 1 { "once".into() } else { format!("{count} times") };
+            site.place.map(|(address, _)| format!("{} {address:#x} ({times})", site.reason))
         })
         .collect();
     let named: u64 = open_bus.seen().map(|(_, count)| count).sum();
     if sites.is_empty() {
         return Ok(());
     }
-    write!(to, "vmm: nobody is there: {}", sites.join(", ").replace("(1 times)", "(once)"))?;
+    write!(to, "vmm: nobody is there: {}", sites.join(", "))?;
     match open_bus.total().saturating_sub(named) {
         0 => writeln!(to),
         more => writeln!(to, ", and {} elsewhere", plural(more, "time")),

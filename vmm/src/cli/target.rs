@@ -63,7 +63,7 @@ impl Target {
         if Path::new(&spec.file).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Err(Error::Config(not_found(text)));
         }
-        Self::file(&spec, mode, load_at, limit)
+        Self::file(spec.with_options(mode, load_at)?, None, limit)
     }
 
     /// Finds the file that `text` names; a flat binary without a mode is entered in `default_mode`.
@@ -71,28 +71,17 @@ impl Target {
     /// # Errors
     /// It cannot be read or run.
     pub fn find_file(text: &OsStr, default_mode: Mode) -> Result<Self, Error> {
-        let spec = Spec::parse(text);
-        let spec = Spec { mode: spec.mode.or(Some(default_mode)), given: spec.mode.is_some(), ..spec };
-        Self::file(&spec, None, None, PLAIN_RAM)
+        Self::file(Spec::parse(text), Some(default_mode), PLAIN_RAM)
     }
 
-    fn file(spec: &Spec, mode: Option<Mode>, load_at: Option<u64>, limit: u64) -> Result<Self, Error> {
+    /// The file of `spec`. Without a mode, a flat binary is entered in `default_mode`, or in the one that
+    /// goes with its address.
+    fn file(spec: Spec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
         let name = boot::printable(path);
-        let twice = |what, option| {
-            Error::Config(format!("{what} is given twice, with the file and with {option}: give it once"))
-        };
-        if spec.given && mode.is_some() {
-            return Err(twice("the mode", "--mode"));
-        }
-        if spec.load_at.is_some() && load_at.is_some() {
-            return Err(twice("the address", "--load-at"));
-        }
         let bytes = boot::read_file(path, limit)?;
-        let load_at = spec.load_at.or(load_at);
         if elf::is_elf(&bytes) {
-            let asked = mode.or(spec.mode.filter(|_| spec.given));
-            if asked.is_some_and(|mode| mode != Mode::Long) || load_at.is_some() {
+            if spec.mode.is_some_and(|mode| mode != Mode::Long) || spec.load_at.is_some() {
                 return Err(Error::Config(format!(
                     "{name} is an ELF file, which has its own addresses and runs in long mode: leave out mode and \
                      address, or make it flat with objcopy -O binary"
@@ -100,9 +89,9 @@ impl Target {
             }
             return Ok(Self { name, image: elf::image(bytes)?, embedded: None });
         }
-        let load_at = load_at.unwrap_or(0);
+        let load_at = spec.load_at.unwrap_or(0);
         let high = load_at >= simvirtio::abi::RAM_SIZE;
-        let mode = mode.or(spec.mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
+        let mode = spec.mode.or(default_mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
         log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode} mode");
         Ok(Self { name, image: flat::image(bytes, mode, Gpa(load_at))?, embedded: None })
     }
@@ -122,8 +111,9 @@ fn not_found(text: &OsStr) -> String {
     match mistake.into_iter().find(|(file, _)| Path::new(file).is_file()) {
         _ if text.is_empty() => "the guest's name is empty: `vmm guests` lists the guests".into(),
         Some((file, rest)) => format!(
-            "{file} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
-             such as 0x1000, and real, protected or long (16, 32, 64)"
+            "{} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
+             such as 0x1000, and real, protected or long (16, 32, 64)",
+            boot::printable(Path::new(file))
         ),
         None => {
             format!("there is no built-in guest and no file named {shown}: `vmm guests` lists the guests")
@@ -137,18 +127,30 @@ struct Spec {
     file: OsString,
     load_at: Option<u64>,
     mode: Option<Mode>,
-    /// Whether the user gave the mode.
-    given: bool,
 }
 
 impl Spec {
+    /// Adds what the options beside the file say.
+    fn with_options(self, mode: Option<Mode>, load_at: Option<u64>) -> Result<Self, Error> {
+        let twice = |what, option| {
+            Error::Config(format!("{what} is given twice, with the file and with {option}: give it once"))
+        };
+        if self.mode.is_some() && mode.is_some() {
+            return Err(twice("the mode", "--mode"));
+        }
+        if self.load_at.is_some() && load_at.is_some() {
+            return Err(twice("the address", "--load-at"));
+        }
+        Ok(Self { mode: self.mode.or(mode), load_at: self.load_at.or(load_at), ..self })
+    }
+
     /// A file that has the whole text as its name is that file.
     fn parse(text: &OsStr) -> Self {
-        let whole = Self { file: text.to_owned(), load_at: None, mode: None, given: false };
+        let whole = Self { file: text.to_owned(), load_at: None, mode: None };
         let Some(mut rest) = text.to_str().filter(|_| !Path::new(text).exists()) else { return whole };
         let mut spec = whole;
         if let Some((file, mode)) = suffix(rest, ':', |word| super::ModeArg::from_str(word, true)) {
-            (spec.mode, spec.given, rest) = (Some(mode.into()), true, file);
+            (spec.mode, rest) = (Some(mode.into()), file);
         }
         if let Some((file, address)) = suffix(rest, '@', super::parse_number) {
             (spec.load_at, rest) = (Some(address), file);
