@@ -49,6 +49,7 @@ const PAYLOADS: &[Payload] = &[
     payload("simvirtio-upper-c", "long64/simvirtio_upper.c", "long64.ld"),
     payload("simvirtio-twice", "long64/simvirtio_twice.rs", "long64.ld"),
     payload("simvirtio-reserved", "long64/reserved.asm", "long64.ld"),
+    payload("simvirtio-echo", "long64/echo.asm", "long64.ld"),
     payload("simvirtio-no-wrap", "hostile/no_wrap.asm", "long64.ld"),
     payload("hostile-data-early", "hostile/data_early.asm", "long64.ld"),
     payload("hostile-second-reset", "hostile/second_reset.asm", "long64.ld"),
@@ -56,12 +57,23 @@ const PAYLOADS: &[Payload] = &[
     payload("hostile-wild-head", "hostile/wild_head.asm", "long64.ld"),
     payload("hostile-selector", "hostile/selector.asm", "long64.ld"),
     payload("hostile-narrow-head", "hostile/narrow_head.asm", "long64.ld"),
+    payload("hostile-word-head", "hostile/word_head.asm", "long64.ld"),
+    payload("hostile-wide-head", "hostile/wide_head.asm", "long64.ld"),
+    payload("hostile-straddling-head", "hostile/straddling_head.asm", "long64.ld"),
+    payload("hostile-decreasing-head", "hostile/decreasing_head.asm", "long64.ld"),
+    payload("hostile-racing-head", "hostile/racing_head.asm", "long64.ld"),
+    payload("hostile-read-only", "hostile/read_only.asm", "long64.ld"),
+    payload("hostile-widths", "hostile/widths.asm", "long64.ld"),
+    payload("hostile-full-queue", "hostile/full_queue.asm", "long64.ld"),
+    payload("hostile-over-table", "hostile/over_table.asm", "long64.ld"),
+    payload("hostile-over-buffers", "hostile/over_buffers.asm", "long64.ld"),
     payload("hostile-status", "hostile/status.asm", "long64.ld"),
     payload("hostile-no-ack", "hostile/no_ack.asm", "long64.ld"),
     payload("hostile-table", "hostile/table.asm", "long64.ld"),
     payload("hostile-halt-early", "hostile/halt_early.asm", "long64.ld"),
     payload("hostile-jump-outside", "hostile/jump_outside.asm", "long64.ld"),
     payload("hostile-return", "hostile/return.asm", "long64.ld"),
+    payload("hostile-gdt", "hostile/gdt.asm", "long64.ld"),
     payload("hostile-page-tables", "hostile/page_tables.asm", "long64.ld"),
     payload("prot32-endless", "prot32/endless.asm", "prot32.ld"),
     payload("simvirtio-config-first", "long64/config_first.asm", "long64.ld"),
@@ -198,7 +210,7 @@ impl Build {
         let mut nasm = nasm_rs::Build::new();
         nasm.file(source).out_dir(folder).target("").debug(false).flag(&format!("-felf{bits}"));
         // nasm wants the separator at the end.
-        nasm.include(format!("{}/", source.with_file_name("").display())).flag("-Werror");
+        nasm.include(format!("{}/", self.root.join("guest/include").display())).flag("-Werror");
         match nasm.compile_objects() {
             Ok(objects) => objects,
             Err(error) => fail(&format!("{}: {error}", source.display())),

@@ -118,7 +118,23 @@ fn bad_images() {
     let executable = files.write("elf", &elf(0x1000, &[0xf4]));
     assert_error(&ran(&[&executable, "--mode", "real"]), 110, "is an ELF file");
     assert_error(&ran(&[&format!("{executable}@0")]), 110, "is an ELF file");
-    assert_error(&ran(&[&files.write("outside", &elf(0xffff_0000, &[0xf4]))]), 116, "guest's memory");
+    // Over what is reserved: outside RAM, where the tables of the VMM are; and over the window.
+    for (address, options, status, text) in [
+        (0xffff_0000, &[][..], 116, "guest's memory"),
+        (0xfffc_0000, &[], 116, "guest's memory"),
+        (0x10_0000, &["--transport", "exit"], 110, "window is at 1 MiB"),
+    ] {
+        let file = files.write("reserved", &elf(address, &[0xf4]));
+        assert_error(&ran(&[&[file.as_str()], options].concat()), status, text);
+    }
+    // The device table and the buffers are RAM: a guest without a driver may lie there.
+    let over = ran(&[&files.write("over", &elf(0x1_0008, &[0x90, 0x90, 0xf4]))]);
+    assert_eq!(over.status, 0, "{}", over.stderr);
+    assert!(
+        over.stderr.starts_with("vmm: warn: the image covers some of 0x1000a to 0x12fff"),
+        "{}",
+        over.stderr
+    );
 }
 
 fn guests() {

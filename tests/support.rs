@@ -32,11 +32,11 @@ fn unusable() -> Option<&'static str> {
     REASON.get_or_init(probe).as_deref()
 }
 
-/// Ends the whole test program where it has not ended by itself after five minutes.
+/// Ends the whole test program where it has not ended by itself after ten minutes.
 pub fn watchdog() {
     thread::spawn(|| {
-        thread::sleep(Duration::from_secs(300));
-        eprintln!("the tests did not end within five minutes");
+        thread::sleep(Duration::from_secs(600));
+        eprintln!("the tests did not end within ten minutes");
         std::process::abort();
     });
 }
@@ -165,6 +165,7 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
         .input(input)
         .cpuid(guest.cpuid)
         .transport(transport)
+        .queue_len(guest.queue_len)
         .verify(true)
         .timeout(Some(timeout))
 }

@@ -17,6 +17,7 @@ const BASE: Guest = Guest {
     mode: Mode::Long,
     map: Map::So2,
     cpuid: false,
+    queue_len: None,
     input: "",
     output: "",
     end: End::FortyTwo,
@@ -27,6 +28,11 @@ const BASE: Guest = Guest {
 
 const REAL: Guest = Guest { mode: Mode::Real, ..BASE };
 const PROTECTED: Guest = Guest { mode: Mode::Protected, ..BASE };
+/// What fills a queue of 4096 bytes twice.
+const TWO_QUEUES: &str = match str::from_utf8(&[b'x'; 2 * 4095]) {
+    Ok(text) => text,
+    Err(_) => "",
+};
 const TEST: Guest = Guest { part: Part::Test, ..BASE };
 
 /// All embedded guests.
@@ -151,6 +157,16 @@ pub const GUESTS: &[Guest] = &[
         ..BASE
     },
     Guest {
+        name: "simvirtio-echo",
+        about: "64-bit assembly: sends its input back in batches, whatever the queue holds",
+        image: image!("simvirtio-echo"),
+        input: "Ana are mere,\nsi pere",
+        output: "Ana are mere,\nsi pere",
+        exits: Exits::Exactly(15),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
         name: "simvirtio-twice",
         about: "64-bit Rust: resets the device in the middle of a message",
         image: image!("simvirtio-twice"),
@@ -254,6 +270,114 @@ pub const GUESTS: &[Guest] = &[
         ..TEST
     },
     Guest {
+        name: "hostile-word-head",
+        about: "stores half of the head",
+        image: image!("hostile-word-head"),
+        end: End::ProtocolError,
+        exits: Exits::Exactly(1),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-wide-head",
+        about: "stores head and tail as one",
+        image: image!("hostile-wide-head"),
+        end: End::ProtocolError,
+        exits: Exits::Exactly(1),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-straddling-head",
+        about: "a store that begins before the head and ends in it",
+        image: image!("hostile-straddling-head"),
+        end: End::ProtocolError,
+        exits: Exits::Exactly(1),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-decreasing-head",
+        about: "a head that goes back, which is a queue almost full",
+        image: image!("hostile-decreasing-head"),
+        output: "x",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(12),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-racing-head",
+        about: "a head that jumps to and fro a thousand times",
+        image: image!("hostile-racing-head"),
+        end: End::FortyTwo,
+        exits: Exits::Exactly(1001),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-read-only",
+        about: "overwrites all that is the device's, and waits until it is right again",
+        image: image!("hostile-read-only"),
+        output: "x",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(20),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-widths",
+        about: "reads and writes the config table in every width, which is allowed",
+        image: image!("hostile-widths"),
+        end: End::FortyTwo,
+        exits: Exits::Exactly(6),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-full-queue",
+        about: "fills a queue of 4096 bytes to the brim with one store, twice",
+        image: image!("hostile-full-queue"),
+        queue_len: Some(4096),
+        output: TWO_QUEUES,
+        end: End::FortyTwo,
+        exits: Exits::Exactly(14),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "simvirtio-queue-2",
+        about: "the SIMVIRTIO guest over queues of 2 bytes, which hold one each",
+        image: image!("simvirtio"),
+        queue_len: Some(2),
+        output: "Ana are mere",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(40),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-over-table",
+        about: "an image that lies over the device table",
+        image: image!("hostile-over-table"),
+        load_at: 0x1_0000,
+        end: End::ProtocolError,
+        exits: Exits::Exactly(4),
+        polling_exits: Some(Exits::Unspecified),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-over-buffers",
+        about: "an image that lies over the TX buffer, which overwrites it",
+        image: image!("hostile-over-buffers"),
+        load_at: 0x1_1000,
+        output: "x",
+        end: End::FortyTwo,
+        exits: Exits::Exactly(10),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
         name: "hostile-status",
         about: "writes a driver status that there is not",
         image: image!("hostile-status"),
@@ -305,6 +429,14 @@ pub const GUESTS: &[Guest] = &[
         name: "hostile-return",
         about: "returns from its entry point",
         image: image!("hostile-return"),
+        end: End::Dies,
+        exits: Exits::Unspecified,
+        ..TEST
+    },
+    Guest {
+        name: "hostile-gdt",
+        about: "clears its own GDT and loads a segment from it",
+        image: image!("hostile-gdt"),
         end: End::Dies,
         exits: Exits::Unspecified,
         ..TEST

@@ -157,8 +157,8 @@ impl fmt::Display for Violation {
             ),
             Self::Access { offset, size, store } => write!(
                 f,
-                "a {size}-byte {} at offset {offset:#x} of the device window: queue controls (0x10 to 0x1f) take \
-                 aligned 4-byte accesses only",
+                "a {} of width {size} at offset {offset:#x} of the device window: queue controls (0x10 to 0x1f) \
+                 take aligned accesses of width 4 only",
                 if store { "store" } else { "load" }
             ),
         }
@@ -296,13 +296,10 @@ impl Device {
             }
         }
         let [low, high] = self.max_queue_len.to_le_bytes();
-        for (offset, right) in [
-            (MAX_QUEUE_LEN, low),
-            (MAX_QUEUE_LEN.saturating_add(1), high),
-            (DEVICE_STATUS, self.state.status()),
-        ] {
-            if memory.load_u8(window(offset)) != right {
-                memory.store_u8(window(offset), right);
+        let length = [(MAX_QUEUE_LEN, low), (MAX_QUEUE_LEN.saturating_add(1), high)];
+        for field in [&length[..], &[(DEVICE_STATUS, self.state.status())]] {
+            if field.iter().any(|&(offset, right)| memory.load_u8(window(offset)) != right) {
+                field.iter().for_each(|&(offset, right)| memory.store_u8(window(offset), right));
                 repairs = repairs.saturating_add(1);
             }
         }

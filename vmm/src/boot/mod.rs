@@ -199,18 +199,22 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
     if metadata.len() == 0 {
         return Err(ImageError::Empty);
     }
-    let mut file = fs::File::open(path).map_err(failed)?;
+    let file = fs::File::open(path).map_err(failed)?;
+    read_image(file, metadata.len(), limit, path)
+}
+
+/// Reads what should be `expected` bytes. The file may change meanwhile: what counts is what comes.
+fn read_image(mut file: impl Read, expected: u64, limit: u64, path: &Path) -> Result<Vec<u8>, ImageError> {
+    let failed = |source| ImageError::Read { path: printable(path), source };
     let mut bytes = Vec::new();
     file.by_ref().take(4).read_to_end(&mut bytes).map_err(failed)?;
     // An ELF file may have more that is not loaded, such as debug information.
     let limit = if elf::is_elf(&bytes) { MAX_RAM } else { limit };
     let too_large = |size| ImageError::TooLarge { path: printable(path), size, limit };
-    if metadata.len() > limit {
-        return Err(too_large(metadata.len()));
+    if expected > limit {
+        return Err(too_large(expected));
     }
-    // The file may change while it is read: what counts is what comes.
-    let expected = usize::try_from(metadata.len()).map_err(|_| too_large(metadata.len()))?;
-    let room = bytes.try_reserve_exact(expected);
+    let room = bytes.try_reserve_exact(usize::try_from(expected).map_err(|_| too_large(expected))?);
     room.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
     file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() as u64 {
@@ -255,6 +259,19 @@ mod tests {
         assert_eq!(read_file(file.path(), 0x1000).unwrap().len(), 0x2000);
         file.as_file().set_len(MAX_RAM + 1).unwrap();
         assert!(matches!(read_file(file.path(), 0x1000), Err(ImageError::TooLarge { limit: MAX_RAM, .. })));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_what_comes() {
+        let read = |comes: &[u8], expected| read_image(comes, expected, 0x10, Path::new("x"));
+        assert_eq!(read(&[1; 0x10], 1).unwrap(), [1; 0x10], "it grew");
+        assert_eq!(read(&[1; 3], 0x10).unwrap(), [1; 3], "it shrank");
+        assert!(matches!(read(&[], 0x10), Err(ImageError::Empty)));
+        assert!(matches!(read(&[1; 0x11], 1), Err(ImageError::TooLarge { size: 0x11, .. })));
+        assert!(matches!(read(&[1; 0x100], 1), Err(ImageError::TooLarge { .. })));
+        // A reader that fails halfway is an error, not half an image.
+        let fails = Read::chain(&[1u8; 8][..], fs::File::open("/").unwrap());
+        assert!(matches!(read_image(fails, 0x10, 0x10, Path::new("x")), Err(ImageError::Read { .. })));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A student's image takes the place of the built-in guests of its task. The last task is about this
 //! program's own counting, and always runs the built-in guests.
 
-use super::report::{ending, plural};
+use super::report::{ending, plural, shown};
 use super::target::Target;
 use super::{Timeout, complain, print, say, status};
 use clap::Args;
@@ -22,8 +22,6 @@ use vmm::{Error, Input, Machine, Output, Report};
 const MESSAGE: &str = "Ana are mere";
 /// The text that the extended guest prints.
 const GREETING: &str = "Hello, world!";
-/// How much of a message is shown, in characters.
-const SHOWN: usize = 60;
 /// A queue that the message does not fit into, so that a driver has to wrap its index and to wait, in bytes.
 const SHORT_QUEUE: u16 = 8;
 
@@ -143,7 +141,7 @@ impl Run {
         transport: Option<Transport>,
         timeout: Timeout,
     ) -> Result<Self, Error> {
-        Self::new(&Target::embedded(guest)?, transport, None, timeout)
+        Self::new(&Target::embedded(guest)?, transport, guest.queue_len, timeout)
     }
 
     /// Whether it halted with 42 in both places.
@@ -169,14 +167,12 @@ impl Run {
 
     /// The beginning of the message, for a line of evidence.
     fn shown(&self) -> String {
-        let message = self.message();
-        let beginning: String = message.chars().take(SHOWN).collect();
-        if beginning.len() < message.len() { format!("{beginning:?}...") } else { format!("{beginning:?}") }
+        shown(&self.message())
     }
 
-    /// What the device received: how much, and what of it was kept.
-    fn received(&self) -> (u64, String) {
-        (self.report.simvirtio.as_ref().map_or(0, |device| device.history.received), self.message())
+    /// What the device received: how much, and the digest of it all.
+    fn received(&self) -> Option<(u64, u64)> {
+        self.report.simvirtio.as_ref().map(|device| (device.history.received, device.digest))
     }
 
     /// How it ended, and with which message.

@@ -38,7 +38,7 @@ fn expectation(guest: &Guest) -> String {
         text += &format!("for the input {:?} ", guest.input);
     }
     if !guest.output.is_empty() {
-        text += &format!("prints {:?}; ", guest.output);
+        text += &format!("prints {}; ", super::report::shown(guest.output));
     }
     text += &end;
     if let Some(exits) = exits(guest.exits) {

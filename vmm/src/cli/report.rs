@@ -7,6 +7,8 @@ use vmm::device::simvirtio::{SimvirtioReport, Transport};
 use vmm::exit::{Exit, OpenBus, Stop};
 use vmm::profile::{Count, Profile};
 
+/// How much of a text is shown on a line, in characters.
+const SHOWN: usize = 60;
 /// Rows of the table that are shown; the rest is summed up.
 const ROWS: usize = 24;
 
@@ -189,4 +191,10 @@ fn share(count: Count, total: Count) -> f64 {
 /// "1 exit", "2 exits".
 pub fn plural(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// The beginning of a text, quoted.
+pub fn shown(text: &str) -> String {
+    let beginning: String = text.chars().take(SHOWN).collect();
+    if beginning.len() < text.len() { format!("{beginning:?}...") } else { format!("{beginning:?}") }
 }

@@ -72,7 +72,7 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
     let machine = Machine::builder(target.image.clone())
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needs_window))
-        .queue_len(arguments.queue_len)
+        .queue_len(arguments.queue_len.or(target.embedded.and_then(|guest| guest.queue_len)))
         .timeout(arguments.timeout.0)
         .cpuid(cpuid)
         .profile(!arguments.no_profile)

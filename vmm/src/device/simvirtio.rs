@@ -12,6 +12,7 @@ use simvirtio::Memory;
 use simvirtio::abi::{self, offset};
 use simvirtio::device::{BadQueueLen, Device, History, Host, State, Violation};
 use std::cell::Cell;
+use std::hash::{DefaultHasher, Hasher};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub struct SimvirtioReport {
     pub history: History,
     /// The first 64 KiB of what it received.
     pub message: Vec<u8>,
+    /// A digest of all that it received: messages with another one differ.
+    pub digest: u64,
 }
 
 /// The protocol's device with what it needs of the host: the shared memory, the output and the input.
@@ -65,6 +68,7 @@ struct Streams {
     output: Output,
     input: Input,
     message: Vec<u8>,
+    digest: DefaultHasher,
     failure: Option<Stop>,
 }
 
@@ -77,6 +81,7 @@ impl Host for Streams {
         if self.message.len() < KEPT {
             self.message.push(byte);
         }
+        self.digest.write_u8(byte);
         if self.failure.is_none() {
             self.failure = self.output.print(&[byte]).break_value();
         }
@@ -90,7 +95,8 @@ impl<M: Memory> Simvirtio<M> {
     /// The protocol has no such queue length.
     pub fn power_on(queue_len: u16, memory: M, output: Output, input: Input) -> Result<Self, BadQueueLen> {
         let device = Device::power_on(queue_len, &memory)?;
-        let streams = Streams { output, input, message: Vec::new(), failure: None };
+        let streams =
+            Streams { output, input, message: Vec::new(), digest: DefaultHasher::new(), failure: None };
         Ok(Self { device, memory, streams })
     }
 
@@ -140,6 +146,7 @@ impl<M: Memory> Simvirtio<M> {
             driver_status: self.memory.load_u8(abi::WINDOW.saturating_add(offset::DRIVER_STATUS)),
             history: self.device.history(),
             message: self.streams.message.clone(),
+            digest: self.streams.digest.finish(),
         }
     }
 }

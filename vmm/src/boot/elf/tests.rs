@@ -107,13 +107,35 @@ fn a_file_cut_anywhere_is_refused() {
     }
 }
 
+/// A file with `count` program headers for a byte each, behind each other. From 65,535 on the header cannot
+/// hold the number: it is then in the first section header (ELF-64, "e_phnum"; PN_XNUM).
+fn many_headers(count: u32) -> Vec<u8> {
+    let header = |place: u64| Header(PT_LOAD, 0x200, 0x1000, 0x1000 + place, 1, 1);
+    let headers: Vec<_> = (0..u64::from(count)).map(header).collect();
+    let mut file = elf(0x1000, &headers);
+    if count >= 0xffff {
+        file[56..58].copy_from_slice(&0xffffu16.to_le_bytes());
+        let sections = file.len() as u64;
+        file[40..48].copy_from_slice(&sections.to_le_bytes());
+        file[60..62].copy_from_slice(&1u16.to_le_bytes());
+        let mut section = [0; 64];
+        section[44..48].copy_from_slice(&count.to_le_bytes());
+        file.extend(section);
+    }
+    file
+}
+
 #[test]
 fn the_most_program_headers_are_read_in_no_time() {
-    let mut headers = vec![Header(PT_LOAD, 0x200, 0x1000, 0x1000, 1, 1); 65_534];
-    for (place, header) in (0..).zip(&mut headers) {
-        header.3 = 0x1000 + place;
+    for count in [65_534, 65_535, 70_000] {
+        assert_eq!(image(many_headers(count)).unwrap().segments().len(), count as usize);
     }
-    assert_eq!(image(elf(0x1000, &headers)).unwrap().segments().len(), 65_534);
+    let mut cut = many_headers(65_535);
+    cut.truncate(cut.len() - 1);
+    assert!(refusal(cut).contains("cannot be read"));
+    let mut lying = many_headers(10);
+    lying[56..58].copy_from_slice(&0xffffu16.to_le_bytes());
+    refusal(lying);
 }
 
 proptest! {

@@ -1,0 +1,21 @@
+; Fills the queue to the brim with one store, twice, so that the second wraps.
+%include "driver.inc"
+    begin
+    reset
+    config
+    ready
+    movzx ebp, word [rdi + 4]
+    fill 'x', ebp
+    mov edx, 2
+.again:
+    add ecx, ebp
+    dec ecx
+    cmp ecx, ebp
+    jb .publish
+    sub ecx, ebp
+.publish:
+    mov [rdi + 0x10], ecx
+    wait_consumed
+    dec edx
+    jnz .again
+    finish

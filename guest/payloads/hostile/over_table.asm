@@ -1,0 +1,11 @@
+; An image whose own bytes lie where the device table is: loaded at 0x10000, so that its count is 0xFFFF.
+%include "driver.inc"
+    begin
+    jmp short .driver
+    times 0x0A - ($ - $$) db 0
+    dw 0xFFFF
+    times 0x70 - ($ - $$) db 0
+.driver:
+    reset
+    push_byte 'C'
+    finish

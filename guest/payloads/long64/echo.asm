@@ -1,0 +1,60 @@
+; Sends its input back as it is, as much at a time as is there: for a batch of up to a whole queue two loads and two
+; stores of the window.
+%include "driver.inc"
+    begin
+    reset
+    config
+    ready
+    mov byte [rdi + 10], 1      ; q1_ctl: this driver reads
+    movzx ebp, word [rdi + 4]   ; length of a queue
+    xor ebx, ebx                ; RX tail
+.more:
+    wait_consumed               ; all of the TX queue but one slot is free
+.wait:
+    mov edx, [rdi + 0x18]       ; RX head; by exits this load waits for input
+    cmp edx, ebx
+    je .wait
+    ; edx: what lies there without a gap, in RX from its tail and in TX from its head
+    ja .rises
+    mov edx, ebp
+.rises:
+    sub edx, ebx
+    mov eax, ebp
+    sub eax, ecx
+    cmp edx, eax
+    cmova edx, eax
+    lea eax, [rbp - 1]
+    cmp edx, eax
+    cmova edx, eax
+
+    mov r8d, ecx                ; TX head
+    mov ecx, edx
+    lea rdi, [0x12000 + rbx]
+    mov al, 4                   ; the end of the input
+    repne scasb
+    sete r9b
+    jne .copy
+    inc ecx
+    sub edx, ecx
+.copy:
+    mov ecx, edx
+    lea rsi, [0x12000 + rbx]
+    lea rdi, [0x11000 + r8]
+    rep movsb
+
+    mov edi, 0x100000
+    lea ecx, [r8 + rdx]
+    cmp ecx, ebp
+    jne .tx_wrapped
+    xor ecx, ecx
+.tx_wrapped:
+    add ebx, edx
+    cmp ebx, ebp
+    jne .rx_wrapped
+    xor ebx, ebx
+.rx_wrapped:
+    mov [rdi + 0x1C], ebx       ; RX tail
+    mov [rdi + 0x10], ecx       ; TX head
+    test r9b, r9b
+    jz .more
+    finish
