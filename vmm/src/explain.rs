@@ -4,7 +4,8 @@
 //! off the vCPU's state: a suspicion, and called one.
 
 use crate::memory::{Gpa, GuestMemory};
-use crate::modes::{self, Mode};
+use crate::modes::Mode;
+use crate::probe::{Probe, ProbeError};
 use crate::vcpu::Location;
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter, OpKind};
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -37,11 +38,8 @@ impl Explanation {
     /// Explains the state of a vCPU; `None` where that state is lost.
     pub fn new(location: Location, regs: kvm_regs, sregs: kvm_sregs, memory: &GuestMemory) -> Option<Self> {
         let Location::At { mode, rip, .. } = location else { return None };
-        let linear = |base: u64, offset: u64| match mode {
-            Mode::Long => offset,
-            _ => base.wrapping_add(offset) & 0xffff_ffff,
-        };
-        let place = translate(&sregs, memory, linear(sregs.cs.base, rip));
+        let probe = Probe::new(memory.clone(), sregs);
+        let place = find(&probe, memory, probe.linear(sregs.cs.base, rip));
         let bytes = place.gpa.map(|gpa| readable(memory, gpa)).unwrap_or_default();
         let instruction = decode(mode, rip, &bytes);
         let width = match mode {
@@ -54,9 +52,9 @@ impl Explanation {
             Mode::Protected => regs.rsp & 0xffff_ffff,
             Mode::Long => regs.rsp,
         };
-        let stack = translate(&sregs, memory, linear(sregs.ss.base, stack_pointer)).gpa;
+        let stack = find(&probe, memory, probe.linear(sregs.ss.base, stack_pointer)).gpa;
         Some(Self {
-            suspicion: suspect(&place, instruction.as_ref(), &bytes, &regs, &sregs, memory),
+            suspicion: suspect(&place, instruction.as_ref(), &bytes, &regs, &sregs, &probe),
             mapping: place.words,
             instruction: instruction.map(|instruction| show(&instruction, &bytes)).unwrap_or_default(),
             stack: stack.and_then(|gpa| words(memory, gpa, width)),
@@ -151,56 +149,31 @@ enum Fault {
     NotCanonical,
 }
 
-/// Walks the guest's page tables (Intel SDM volume 3, sections 4.3 to 4.5), as far as they are those of long
-/// mode; without paging an address is its own.
-fn translate(sregs: &kvm_sregs, memory: &GuestMemory, linear: u64) -> Place {
-    let found = |gpa: u64, how: String| {
-        let there = memory.read(Gpa(gpa), &mut [0]);
-        let words = if there { how } else { format!("{how}, where there is no memory") };
-        Place { gpa: there.then_some(Gpa(gpa)), words, fault: None }
+/// Follows a linear address, in words.
+fn find(probe: &Probe, memory: &GuestMemory, linear: u64) -> Place {
+    let mapping = match probe.translate_linear(linear) {
+        Ok(mapping) => mapping,
+        Err(error) => {
+            let canonical = !matches!(error, ProbeError::NotCanonical { .. });
+            let fault = if canonical { Fault::NotMapped } else { Fault::NotCanonical };
+            return Place { gpa: None, words: error.to_string(), fault: Some(fault) };
+        }
     };
-    let unmapped = |words: String| Place { gpa: None, words, fault: Some(Fault::NotMapped) };
-    if sregs.cr0 & modes::CR0_PG == 0 {
-        return found(linear, format!("{linear:#x} is physical (paging is off)"));
-    }
-    if sregs.efer & modes::EFER_LMA == 0 {
-        let words = format!("{linear:#x} goes through 32-bit page tables at {:#x}", sregs.cr3);
-        return Place { gpa: None, words, fault: None };
-    }
-    let upper = linear >> 47;
-    if upper != 0 && upper != 0x1_ffff {
-        let words = format!("{linear:#x} is not canonical");
-        return Place { gpa: None, words, fault: Some(Fault::NotCanonical) };
-    }
-    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-    let mut table = sregs.cr3 & ADDRESS;
-    for (level, shift) in [("PML4", 39), ("PDPT", 30), ("PD", 21), ("PT", 12)] {
-        let at = table.saturating_add((linear >> shift & 0x1ff) << 3);
-        let mut entry = [0; 8];
-        if !memory.read(Gpa(at), &mut entry) {
-            return unmapped(format!(
-                "{linear:#x}: its {level} entry would be at {at:#x}, where there is no memory"
-            ));
-        }
-        let entry = u64::from_le_bytes(entry);
-        if entry & modes::PTE_PRESENT == 0 {
-            return unmapped(format!(
-                "{linear:#x} is not mapped: its {level} entry at {at:#x} is {entry:#x}"
-            ));
-        }
-        let is_page = shift == 12 || (shift < 39 && entry & modes::PDE_LARGE != 0);
-        if is_page {
-            let mask = (1u64 << shift).wrapping_sub(1);
-            let gpa = (entry & ADDRESS & !mask) | (linear & mask);
+    let gpa = mapping.gpa.0;
+    let mut words = match mapping.page {
+        None => format!("{linear:#x} is physical (paging is off)"),
+        Some(size) => {
             let size =
-                ["4 KiB", "2 MiB", "1 GiB"].into_iter().zip([12, 21, 30]).find(|(_, bits)| *bits == shift);
-            let size = size.map_or("", |(size, _)| size);
-            let access = if entry & modes::PTE_WRITABLE != 0 { "writable" } else { "read-only" };
-            return found(gpa, format!("{linear:#x} maps to {gpa:#x} ({size} page, {access})"));
+                if size < 1 << 20 { format!("{} KiB", size >> 10) } else { format!("{} MiB", size >> 20) };
+            let access = if mapping.writable { "writable" } else { "read-only" };
+            format!("{linear:#x} maps to {gpa:#x} ({size} page, {access})")
         }
-        table = entry & ADDRESS;
+    };
+    let there = memory.read(mapping.gpa, &mut [0]);
+    if !there {
+        words += ", where there is no memory";
     }
-    unmapped(format!("{linear:#x} is not mapped"))
+    Place { gpa: there.then_some(mapping.gpa), words, fault: None }
 }
 
 /// As much of an instruction as there is memory for.
@@ -247,7 +220,7 @@ fn suspect(
     bytes: &[u8],
     regs: &kvm_regs,
     sregs: &kvm_sregs,
-    memory: &GuestMemory,
+    probe: &Probe,
 ) -> Option<&'static str> {
     match place.fault {
         Some(Fault::NotMapped) => {
@@ -256,15 +229,14 @@ fn suspect(
         Some(Fault::NotCanonical) => return Some("#GP: a jump to an address that is not canonical"),
         None => {}
     }
-    let paged_32_bit = sregs.cr0 & modes::CR0_PG != 0 && sregs.efer & modes::EFER_LMA == 0;
     let Some(instruction) = instruction else {
-        return (!paged_32_bit).then_some("a jump to a wrong address, where there is no memory");
+        return Some("a jump to a wrong address, where there is no memory");
     };
     let operand = memory_operand(instruction).and_then(|operand| {
         instruction.virtual_address(operand, 0, |register, _, _| register_value(register, regs))
     });
     let uses_memory = !matches!(instruction.mnemonic(), Mnemonic::Lea | Mnemonic::Nop | Mnemonic::Prefetcht0);
-    let fault = operand.filter(|_| uses_memory).and_then(|address| translate(sregs, memory, address).fault);
+    let fault = operand.filter(|_| uses_memory).and_then(|address| probe.translate_linear(address).err());
     match instruction.mnemonic() {
         Mnemonic::Add if bytes.iter().take(4).all(|byte| *byte == 0) => Some(
             "no code at all: these are zeroes, so the guest ran past its end or jumped to a wrong address",
@@ -275,8 +247,10 @@ fn suspect(
         _ if uses_vectors(instruction) && sregs.cr4 & CR4_OSFXSR == 0 => {
             Some("#UD: SSE is not switched on (cr4.OSFXSR is 0); compile the guest with -mgeneral-regs-only")
         }
-        _ if fault == Some(Fault::NotMapped) => Some("#PF: the address of its operand is not mapped"),
-        _ if fault == Some(Fault::NotCanonical) => Some("#GP: the address of its operand is not canonical"),
+        _ if matches!(fault, Some(ProbeError::NotCanonical { .. })) => {
+            Some("#GP: the address of its operand is not canonical")
+        }
+        _ if fault.is_some() => Some("#PF: the address of its operand is not mapped"),
         Mnemonic::Div | Mnemonic::Idiv => Some("#DE: a division by zero, or one whose result does not fit"),
         Mnemonic::Int | Mnemonic::Int3 => Some("a software interrupt that has no handler"),
         _ => None,
@@ -330,6 +304,7 @@ fn register_value(register: iced_x86::Register, regs: &kvm_regs) -> Option<u64> 
 mod tests {
     use super::*;
     use crate::memory::{PAGE, TABLES, TABLES_SIZE};
+    use crate::modes;
 
     /// A guest in long mode with `code` at 0x1000, its identity map in place.
     fn long(code: &[u8], regs: kvm_regs) -> Explanation {
@@ -386,14 +361,15 @@ mod tests {
     }
 
     #[test]
-    fn of_32_bit_paging_nothing_is_claimed() {
+    fn page_tables_of_32_bits_are_followed_too() {
         let memory = GuestMemory::new(&[(Gpa(0), 0x3000)]).unwrap();
+        memory.write(Gpa(0x2004), &0x2003u32.to_le_bytes()).unwrap();
         let mut sregs = modes::sregs(Mode::Protected, kvm_sregs::default(), Gpa(0));
-        sregs.cr0 |= modes::CR0_PG;
+        (sregs.cr0, sregs.cr3) = (sregs.cr0 | modes::CR0_PG, 0x2000);
         let location = Location::At { mode: Mode::Protected, cs: 8, rip: 0x1000 };
         let explanation = Explanation::new(location, at_code(), sregs, &memory).unwrap();
-        assert_eq!(explanation.suspicion(), None);
-        assert!(explanation.mapping.contains("32-bit page tables"));
+        assert!(explanation.suspicion().unwrap().starts_with("#PF"), "{explanation}");
+        assert_eq!(explanation.mapping, "0x1000 is not mapped: its PD entry at 0x2000 is 0x0");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod machine;
 pub mod memory;
 pub mod modes;
 pub mod output;
+pub mod probe;
 pub mod profile;
 pub mod report;
 pub mod run;
