@@ -6,11 +6,9 @@ mod support;
 use libtest_mimic::Arguments;
 use simvirtio::device::{State, Violation};
 use simvirtio::ring::{End as Index, WildIndex};
-use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
-use support::{code, embedded, find, kvm_test, run_machine};
+use support::{code, embedded, find, full_stream, kvm_test, run_machine};
 use vmm::boot::flat;
 use vmm::device::simvirtio::Transport;
 use vmm::exit::Stop;
@@ -83,20 +81,13 @@ fn wild_rx_tail() {
     }
 }
 
-/// A stream that nobody reads and that is full: the next write blocks.
-fn full_stream() -> (UnixStream, UnixStream) {
-    let (mut writer, reader) = UnixStream::pair().expect("a pair of sockets");
-    writer.set_nonblocking(true).expect("it can be switched");
-    while writer.write(&[0; 4096]).is_ok() {}
-    writer.set_nonblocking(false).expect("it can be switched back");
-    (writer, reader)
-}
-
 /// A write of text that nobody reads blocks: the time is up all the same, and what ended the run stays.
 fn stalled_reader() {
     // again: mov al, 10; out 0xe9, al; jmp again
     let by_port = code(&[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa], Mode::Real);
-    let driver = || flat::image(find("simvirtio").image, Mode::Long, Gpa(0x1000)).expect("a flat image");
+    // A driver that waits in the middle of its message: by polling it is the poller that hangs.
+    let driver =
+        || flat::image(find("simvirtio-twice").image, Mode::Long, Gpa(0x1000)).expect("a flat image");
     for (image, transport) in
         [(by_port, Transport::Exit), (driver(), Transport::Exit), (driver(), Transport::Polling)]
     {
@@ -222,6 +213,11 @@ fn output_limit() {
     let (report, output) = run_machine(Machine::builder(image()).output_limit(Some(10)));
     assert!(matches!(report.stop, Stop::OutputLimit(10)), "{}", report.stop);
     assert_eq!(output, b"xxxxxxxxxx");
+    // mov eax, 'abcd'; out 0xe9, eax; hlt: what may still be written is.
+    let wide = code(&[0x66, 0xb8, b'a', b'b', b'c', b'd', 0x66, 0xe7, 0xe9, 0xf4], Mode::Real);
+    let (report, output) = run_machine(Machine::builder(wide).output_limit(Some(3)));
+    assert!(matches!(report.stop, Stop::OutputLimit(3)), "{}", report.stop);
+    assert_eq!(output, b"abc");
     for transport in [Transport::Exit, Transport::Polling] {
         let (report, output) =
             run_machine(embedded(find("simvirtio"), Some(transport)).output_limit(Some(3)));

@@ -11,14 +11,14 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{code, embedded, find, kvm_test, plain_test, run_machine};
 use vmm::bus::Device;
 use vmm::device::simvirtio::Transport;
 use vmm::exit::Stop;
 use vmm::modes::Mode;
 use vmm::profile::{Reason, Site};
-use vmm::{Builder, Input, Machine, Output};
+use vmm::{Builder, Captured, Input, Machine, Output};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         kvm_test("input_of_any_length_comes_back_in_upper_case", input_lengths),
         kvm_test("waiting_for_input_does_not_count", waiting_for_input),
         kvm_test("input_that_cannot_be_read_is_an_error", unreadable_input),
+        kvm_test("a_prompt_is_seen_before_its_answer_is_typed", prompt),
         kvm_test("a_caller_s_device_is_on_the_bus", device_of_the_caller),
         plain_test("a_device_s_place_can_be_taken_once", places_are_taken_once),
         kvm_test("string_input_reaches_memory_in_order", string_input),
@@ -143,6 +144,27 @@ fn waiting_for_input() {
         assert!(matches!(report.stop, Stop::Halted), "{which}: {}", report.stop);
         assert_eq!(String::from_utf8_lossy(&output), "FIRST\nSECOND", "{which}");
         typist.join().expect("it typed all");
+    });
+}
+
+/// A text without the end of its line is handed on before the guest waits for input.
+fn prompt() {
+    upper(|builder, which| {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let captured = Captured::default();
+        let output = Output::new(captured.clone(), true);
+        let input = Input::new(std::fs::File::from(OwnedFd::from(reader)));
+        let builder = builder.input(input).output(output);
+        let machine = std::thread::spawn(move || builder.build().expect("it is made").run());
+        writer.write_all(b"name? ").expect("somebody reads");
+        let started = Instant::now();
+        while captured.bytes() != b"NAME? " && started.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(captured.bytes(), b"NAME? ", "{which}");
+        drop(writer);
+        let report = machine.join().expect("no panic").expect("the host can run it");
+        assert!(matches!(report.stop, Stop::Halted), "{which}: {}", report.stop);
     });
 }
 

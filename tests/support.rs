@@ -1,10 +1,11 @@
 //! What the end-to-end tests share: a test that needs KVM, a program that cannot hang, an ELF file.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use guest::{End, Guest};
 use libtest_mimic::{Completion, Failed, Trial};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -102,7 +103,8 @@ fn drain(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     })
 }
 
-fn wait(child: &mut Child) -> i32 {
+/// Waits for a program's end, for a minute at most.
+pub fn wait(child: &mut Child) -> i32 {
     let started = Instant::now();
     loop {
         match child.try_wait().expect("the child can be waited for") {
@@ -203,5 +205,84 @@ impl Files {
     pub fn guest(&self, name: &str) -> String {
         let guest = guest::find(name).expect("it is built in");
         format!("{}@{:#x}", self.write(name, guest.image), guest.load_at)
+    }
+}
+
+/// The program in a shell's line, with "$0" for it and "$1" and so on for the arguments.
+pub fn shell(line: &str, arguments: &[&str]) -> Ran {
+    let mut command = Command::new("sh");
+    run(command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped()))
+}
+
+/// A stream that nobody reads and that is full: the next write blocks.
+pub fn full_stream() -> (UnixStream, UnixStream) {
+    let (mut writer, reader) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    while writer.write(&[0; 4096]).is_ok() {}
+    writer.set_nonblocking(false).unwrap();
+    (writer, reader)
+}
+
+/// One line on stderr that begins with `vmm: error:` and holds `text`.
+pub fn assert_error(ran: &Ran, status: i32, text: &str) {
+    assert_eq!(ran.status, status, "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("vmm: error: ") && ran.stderr.contains(text), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.text(), "");
+}
+
+/// Takes the place of `ioctl` and answers the request in LIE: its number, its argument (-1 for any), the answer
+/// and errno, how often it is let pass first, and how often it is answered so. For the errno -1 it sends SIGTERM, and
+/// lets the request pass.
+const LIAR: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int ioctl(int fd, unsigned long request, ...) {
+    va_list list;
+    va_start(list, request);
+    void *argument = va_arg(list, void *);
+    va_end(list);
+    unsigned long which;
+    long of;
+    int answer, error, skip, times;
+    static int seen;
+    const char *lie = getenv("LIE");
+    if (lie && sscanf(lie, "%lx %ld %d %d %d %d", &which, &of, &answer, &error, &skip, &times) == 6 && request == which
+        && (of == -1 || of == (long)argument) && seen++ >= skip && seen <= skip + times) {
+        if (error != -1) {
+            errno = error;
+            return answer;
+        }
+        kill(getpid(), SIGTERM);
+    }
+    int (*real)(int, unsigned long, ...) = (int (*)(int, unsigned long, ...))dlsym(RTLD_NEXT, "ioctl");
+    return real(fd, request, argument);
+}
+"#;
+
+/// A host that is sick in ways that a test cannot bring about, played by a library.
+pub struct Liar {
+    files: Files,
+}
+
+impl Liar {
+    pub fn new() -> Self {
+        let files = Files::new();
+        let source = files.write("liar.c", LIAR.as_bytes());
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-shared", "-fPIC", "-o"]).arg(files.0.path().join("liar.so")).arg(source).arg("-ldl");
+        assert!(gcc.status().is_ok_and(|status| status.success()), "gcc, which also builds the guests");
+        Self { files }
+    }
+
+    /// The program, run on that host.
+    pub fn run(&self, lie: &str, arguments: &[&str]) -> Ran {
+        run(vmm(arguments).env("LD_PRELOAD", self.files.0.path().join("liar.so")).env("LIE", lie))
     }
 }

@@ -10,6 +10,7 @@ use crate::modes::Mode;
 use crate::output::Output;
 use crate::vcpu::KvmVcpu;
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use std::fs::File;
 use std::time::Duration;
 
 /// How a check came out.
@@ -100,6 +101,7 @@ pub fn examine() -> Vec<Check> {
         }
     };
     checks.extend(capabilities(&kvm));
+    checks.push(files());
     match kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM")) {
         Ok(vm) => {
             checks.push(Check::of("virtual machine", Ok("created".into())));
@@ -133,6 +135,16 @@ fn capabilities(kvm: &Kvm) -> Vec<Check> {
     let lost = "counts cannot be compared with KVM's own (Linux 5.14 has it)";
     checks.push(check("KVM_CAP_BINARY_STATS_FD", stats, false, lost));
     checks
+}
+
+/// How many files a run opens, beside those that the program is started with: KVM, a VM, a vCPU and its
+/// counters, standard input and output once more, and some to spare.
+const FILES: usize = 9;
+
+/// Whether that many can be open.
+fn files() -> Check {
+    let spare: Result<Vec<_>, _> = (0..FILES).map(|_| File::open("/dev/null")).collect();
+    Check::of("open files", spare.map(|_| "enough".into()).map_err(Error::host("opening files for a run")))
 }
 
 fn create_vcpu(vm: &VmFd) -> Result<String, Error> {

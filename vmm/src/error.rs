@@ -3,6 +3,7 @@
 
 use crate::boot::ImageError;
 use crate::bus::BusError;
+use crate::sys;
 use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
 use std::io;
@@ -40,7 +41,10 @@ pub enum Error {
         source: io::Error,
     },
     /// Guest memory could not be had.
-    #[error("cannot get {bytes:#x} bytes of memory for the guest: {reason}")]
+    #[error(
+        "cannot get {bytes:#x} bytes of memory for the guest: {reason}: free some, allow more (ulimit -v), or give the \
+         guest less (--mem)"
+    )]
     Memory {
         /// How much was asked for, in bytes.
         bytes: u64,
@@ -56,8 +60,11 @@ pub enum Error {
     /// A device's place on a bus is taken.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A signal asked the program to end before the guest ran.
+    #[error("interrupted before the guest ran")]
+    Interrupted,
     /// Some other call to the host failed.
-    #[error("{operation} failed: {source}")]
+    #[error("{operation} failed: {source}{}", host_advice(.source))]
     Host {
         /// The operation.
         operation: &'static str,
@@ -69,7 +76,10 @@ pub enum Error {
 impl Error {
     /// Wraps the error of a KVM operation, for `map_err`.
     pub(crate) fn kvm(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
-        move |error| Self::Kvm { operation, source: io::Error::from_raw_os_error(error.errno()) }
+        move |error| match error.errno() {
+            libc::EINTR if sys::interrupted() => Self::Interrupted,
+            errno => Self::Kvm { operation, source: io::Error::from_raw_os_error(errno) },
+        }
     }
 
     /// Wraps the error of another host call, for `map_err`.
@@ -97,6 +107,16 @@ fn kvm_advice(operation: &str, error: &io::Error) -> &'static str {
     }
 }
 
+/// What to do where a call to the host fails, if that is known.
+fn host_advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => ": allow more open files (ulimit -n)",
+        Some(libc::EAGAIN) => ": allow more threads and signals (ulimit -u, ulimit -i)",
+        Some(libc::ENOMEM) => ": free memory, or allow more (ulimit -v)",
+        _ => "",
+    }
+}
+
 /// What to do where `/dev/kvm` cannot be opened.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -112,5 +132,36 @@ fn advice(error: &io::Error) -> &'static str {
         }
         _ if error.raw_os_error() == Some(libc::EMFILE) => "allow more open files (ulimit -n)",
         _ => "see that the kernel's KVM module works (dmesg | grep -i kvm)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_of_the_host_has_its_advice() {
+        let said = |errno| Error::OpenKvm { source: io::Error::from_raw_os_error(errno) }.to_string();
+        for (errno, text) in [
+            (libc::ENOENT, "load the kernel's module (modprobe kvm_intel or kvm_amd)"),
+            (libc::EACCES, "sudo usermod -aG kvm $USER"),
+            (libc::EPERM, "sudo usermod -aG kvm $USER"),
+            (libc::EBUSY, "another hypervisor has the processor's virtualisation: stop its guests"),
+            (libc::EMFILE, "ulimit -n"),
+            (libc::EIO, "dmesg | grep -i kvm"),
+        ] {
+            assert!(said(errno).contains(text), "{errno}: {}", said(errno));
+        }
+        let said = |operation, errno| Error::kvm(operation)(kvm_ioctls::Error::new(errno)).to_string();
+        for (operation, errno, text) in [
+            ("KVM_CREATE_VM", libc::EBUSY, "another hypervisor (such as VirtualBox)"),
+            ("KVM_CREATE_VM", libc::EMFILE, "ulimit -n"),
+            ("KVM_CREATE_VCPU", libc::ENFILE, "ulimit -n"),
+            ("KVM_CREATE_VM", libc::ENOMEM, "give the guest less (--mem)"),
+            ("KVM_RUN", libc::EAGAIN, "no thread left for KVM (ulimit -u)"),
+        ] {
+            let said = said(operation, errno);
+            assert!(said.starts_with(operation) && said.contains(text), "{errno}: {said}");
+        }
     }
 }

@@ -96,6 +96,35 @@ mod tests {
         assert_eq!((all(&mut input).as_slice(), input.may_wait()), (b"\x04".as_slice(), false));
     }
 
+    /// Both are told that there is something; the slower one finds nothing.
+    #[test]
+    fn two_readers_of_one_input_that_does_not_block() {
+        let (mut writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
+        reader.set_nonblocking(true).unwrap();
+        let read = |stream: std::os::unix::net::UnixStream| {
+            let mut input = Input::new(File::from(std::os::fd::OwnedFd::from(stream)));
+            let mut count = 0;
+            loop {
+                input.fetch(None).unwrap();
+                match input.next() {
+                    Some(abi::END_OF_INPUT) => return count,
+                    Some(_) => count += 1,
+                    None => {}
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let readers =
+                [reader.try_clone().unwrap(), reader].map(|stream| scope.spawn(move || read(stream)));
+            for _ in 0..200 {
+                writer.write_all(b"x").unwrap();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            drop(writer);
+            assert_eq!(readers.map(|reader| reader.join().unwrap()).iter().sum::<usize>(), 200);
+        });
+    }
+
     #[test]
     fn what_cannot_be_read_is_an_error() {
         let mut input = Input::new(File::open("/").unwrap());

@@ -38,6 +38,8 @@ pub mod probe;
 pub mod profile;
 pub mod report;
 pub mod run;
+mod stats;
+pub mod stdio;
 mod sys;
 pub mod vcpu;
 
@@ -46,4 +48,4 @@ pub use input::Input;
 pub use machine::{Builder, Machine};
 pub use output::{Captured, Output};
 pub use report::{Report, Verdict};
-pub use sys::{catch_interrupts, interrupted};
+pub use sys::{catch_interrupts, interrupted, make_limits_errors, stdout_was_closed};

@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::profile::Profile;
 use crate::report::{Report, Verdict};
 use crate::run::{self, Deadline, Watchdog};
-use crate::sys::{KickTimer, Kicker};
+use crate::sys::{self, KickTimer, Kicker};
 use crate::vcpu::KvmVcpu;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -274,12 +274,24 @@ fn create_vm() -> Result<(Kvm, VmFd), Error> {
             return Err(Error::MissingCapability(capability));
         }
     }
-    let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+    let vm = patiently(|| kvm.create_vm()).map_err(Error::kvm("KVM_CREATE_VM"))?;
     // Intel hosts need the three pages for real mode, others ignore them.
     if let Err(error) = vm.set_tss_address(memory::TSS as usize) {
         log::warn!("KVM_SET_TSS_ADDR failed ({error}); going on without");
     }
     Ok((kvm, vm))
+}
+
+/// Tries an operation of KVM's again while signals interrupt it, unless one asks the program to end.
+pub(crate) fn patiently<T>(
+    mut operation: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match operation() {
+            Err(error) if error.errno() == libc::EINTR && !sys::interrupted() => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// Refuses an image whose own bytes would be taken for a result.
@@ -444,6 +456,10 @@ impl Machine {
                 }
             };
             let stop = match (output.finish(), stop) {
+                // The guest ended in time: it is the reader who did not.
+                (ControlFlow::Break(Stop::Timeout), Stop::Halted | Stop::Exited(_)) => Stop::OutputFailed(
+                    io::Error::new(io::ErrorKind::TimedOut, "nobody took it before the time was up"),
+                ),
                 (ControlFlow::Break(failed), Stop::Halted | Stop::Exited(_)) => failed,
                 (_, stop) => stop,
             };

@@ -5,11 +5,12 @@
 
 use crate::exit::Stop;
 use crate::run::Deadline;
-use crate::sys;
+use crate::sys::{self, REPEAT};
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// Text is handed on when there is this much of it, in bytes, even without the end of a line.
 const CHUNK: usize = 4096;
@@ -111,7 +112,13 @@ impl Sink {
             match self.writer.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(error)
+                    if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) =>
+                {
+                    // A terminal that another program has left non-blocking.
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        thread::sleep(REPEAT);
+                    }
                     if sys::interrupted() {
                         return Err(io::Error::from_raw_os_error(libc::ECANCELED));
                     }
@@ -221,6 +228,28 @@ mod tests {
         assert!(output.print(b" more").is_continue());
         assert!(output.finish().is_continue());
         assert_eq!(*slow.taken.lock().unwrap(), b"one line\nand more");
+    }
+
+    #[test]
+    fn a_writer_that_would_block_is_tried_again() {
+        struct Busy(Captured, u32);
+        impl Write for Busy {
+            fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+                self.1 += 1;
+                if self.1.is_multiple_of(2) {
+                    self.0.write(data)
+                } else {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let captured = Captured::default();
+        let mut output = Output::new(Busy(captured.clone(), 0), false);
+        assert!(output.print(b"one").is_continue() && output.print(b"two").is_continue());
+        assert_eq!(captured.bytes(), b"onetwo");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The few host calls that no crate wraps: kicking a vCPU out of the guest, by a signal or by a timer, and
-//! reading KVM's own counters.
+//! waiting for a stream without hanging on it.
 //!
 //! A vCPU leaves the guest at a signal, and stays out if `immediate_exit` is set when KVM_RUN is entered
 //! (`Documentation/virt/kvm/api.rst`, "immediate_exit"). The signal's handler therefore sets that byte of
@@ -7,13 +7,10 @@
 //! goes to the thread needs no second thread; it repeats until the vCPU is out.
 #![allow(unsafe_code)]
 
-use kvm_bindings::kvm_stats_header;
 use std::cell::Cell;
-use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
@@ -153,6 +150,15 @@ extern "C" fn on_interrupt(_: libc::c_int) {
         // SAFETY: allowed in a handler; nothing of this program is left to run.
         unsafe { libc::_exit(TWICE) }
     }
+    // One kick is not enough: the thread may be about to enter a write that blocks.
+    let again = libc::timeval { tv_sec: 0, tv_usec: REPEAT.as_micros() as libc::suseconds_t };
+    let setting = libc::itimerval { it_interval: again, it_value: again };
+    // SAFETY: a plain system call; the setting outlives it.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &setting, ptr::null_mut()) };
+    kick_interruptible(0);
+}
+
+extern "C" fn kick_interruptible(_: libc::c_int) {
     let thread = INTERRUPTIBLE.load(Ordering::Relaxed);
     if thread != 0 {
         // SAFETY: allowed in a handler.
@@ -161,10 +167,13 @@ extern "C" fn on_interrupt(_: libc::c_int) {
 }
 
 /// For a program that runs one machine at a time: SIGINT, SIGTERM and SIGHUP end the run in an orderly way,
-/// with its report, and a second one ends the program at once. A file size limit becomes an error of the
-/// write instead of a signal.
+/// with its report, and a second one ends the program at once. The same goes for SIGXCPU, of a limit of CPU
+/// time.
 pub fn catch_interrupts() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    if handle(libc::SIGALRM, kick_interruptible).is_err() {
+        log::warn!("SIGALRM cannot be handled, so a first interruption may go unheard");
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGXCPU] {
         // SAFETY: `nohup` and a shell's background jobs ignore signals on purpose; the query changes nothing.
         let ignored = unsafe {
             let mut before: libc::sigaction = mem::zeroed();
@@ -174,8 +183,34 @@ pub fn catch_interrupts() {
             log::warn!("signal {signal} cannot be handled, and will end the program without a report");
         }
     }
+}
+
+/// A limit of file size (RLIMIT_FSIZE) becomes an error of the write, instead of a signal that ends the
+/// program without a word.
+pub fn make_limits_errors() {
     // SAFETY: a plain setting of the process.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Whether standard output was closed when the program started. Rust's standard library opens `/dev/null` in
+/// its place before `main`, and what is printed would be lost without a word.
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn look_at_stdout() {
+    // SAFETY: a plain system call, which changes nothing.
+    let closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } < 0;
+    STDOUT_WAS_CLOSED.store(closed, Ordering::Relaxed);
+}
+
+// SAFETY: the loader calls what is in this section before `main`, in order; the function needs nothing that
+// is not there by then.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+
+/// Whether the program was started without a standard output.
+pub fn stdout_was_closed() -> bool {
+    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }
 
 /// Kicks the calling thread when a time has passed, again and again until dropped.
@@ -258,7 +293,26 @@ fn timespec(duration: Duration) -> libc::timespec {
 /// Waits until something can be read from `fd`, or its end was reached: for `patience` at most, or without
 /// end. Returns whether that came; a signal ends the wait, too.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    wait_for(fd, libc::POLLIN, patience)
+}
+
+/// Waits until [`ATOMIC`] bytes can be written to `fd` without blocking, as above.
+pub(crate) fn wait_writable(fd: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<bool> {
+    wait_for(fd, libc::POLLOUT, patience)
+}
+
+/// What a pipe that is writable takes without blocking, in bytes: PIPE_BUF.
+pub(crate) const ATOMIC: usize = 4096;
+
+/// One `write`, which a signal interrupts.
+pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    // SAFETY: the bytes are there, as many as is said.
+    let written = unsafe { libc::write(fd.as_raw_fd(), data.as_ptr().cast(), data.len()) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, patience: Option<Duration>) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     let patience = patience.map(timespec);
     let limit = patience.as_ref().map_or(ptr::null(), |limit| &raw const *limit);
     // SAFETY: one valid entry, and a time that is null or outlives the call.
@@ -270,50 +324,6 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, patience: Option<Duration>) -> i
             error => Err(error),
         },
     }
-}
-
-/// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`: a file with the counters of the VM or vCPU (api.rst, section 4.133).
-const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
-/// Size of a counter's descriptor without its name, in bytes.
-const DESCRIPTOR: usize = 16;
-/// No kernel has more counters, or longer names, than this: what a file says beyond it is not believed.
-const SANE: u32 = 4096;
-
-/// The value of KVM's own counter `name` of a VM or vCPU; `None` where this kernel has no such counter.
-///
-/// # Errors
-/// The kernel has no counters, or does not show them.
-pub(crate) fn kvm_counter(fd: &impl AsRawFd, name: &str) -> io::Result<Option<u64>> {
-    // SAFETY: the call takes no argument and makes a new file descriptor.
-    let stats = unsafe { libc::ioctl(fd.as_raw_fd(), KVM_GET_STATS_FD) };
-    if stats < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let stats = unsafe { File::from_raw_fd(stats) };
-    let mut header = [0; size_of::<kvm_stats_header>()];
-    stats.read_exact_at(&mut header, 0)?;
-    let field = |at: usize| word(&header, at);
-    let (name_size, count, descriptors, data) = (field(4), field(8), field(16), field(20));
-    if name_size > SANE || count > SANE {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's counters have no sane header"));
-    }
-    let mut descriptor = vec![0; DESCRIPTOR + name_size as usize];
-    for place in (u64::from(descriptors)..).step_by(descriptor.len()).take(count as usize) {
-        stats.read_exact_at(&mut descriptor, place)?;
-        let (fixed, text) = descriptor.split_at(DESCRIPTOR);
-        if text.split(|&byte| byte == 0).next() == Some(name.as_bytes()) {
-            let mut value = [0; 8];
-            stats.read_exact_at(&mut value, u64::from(data) + u64::from(word(fixed, 8)))?;
-            return Ok(Some(u64::from_ne_bytes(value)));
-        }
-    }
-    Ok(None)
-}
-
-/// The native word at `at`; zero past the end.
-fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
 #[cfg(test)]
@@ -359,6 +369,28 @@ mod tests {
                 })
             };
             assert!(kicked.unwrap());
+        }
+    }
+
+    #[test]
+    fn a_timer_kicks_in_time() {
+        const TIME: Duration = Duration::from_millis(30);
+        for start in [KickTimer::timer, KickTimer::thread] {
+            let late = || {
+                let byte = AtomicU8::new(0);
+                // SAFETY: `byte` outlives the call.
+                let took = unsafe {
+                    with_kicks(&byte, |_| {
+                        let begun = Instant::now();
+                        let _timer = start(TIME).unwrap();
+                        assert!(soon(|| byte.load(Ordering::Relaxed) == 1));
+                        begun.elapsed()
+                    })
+                };
+                took.unwrap().checked_sub(TIME).expect("not before its time")
+            };
+            let latest = (0..3).map(|_| late()).min().unwrap();
+            assert!(latest < Duration::from_millis(200), "{latest:?}");
         }
     }
 

@@ -9,8 +9,10 @@
 
 use crate::error::Error;
 use crate::exit::{Exit, Instruction};
+use crate::machine::patiently;
 use crate::memory::Gpa;
 use crate::modes::{self, Mode};
+use crate::stats;
 use crate::sys::{self, Kicker};
 use kvm_bindings::{
     CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
@@ -220,7 +222,7 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     pub fn new(vm: &VmFd, id: u64) -> Result<Self, Error> {
-        let fd = vm.create_vcpu(id).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        let fd = patiently(|| vm.create_vcpu(id)).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
         Ok(Self { fd, run_size: vm.run_size(), pending: Pending::Nothing, refusals: 0 })
     }
 
@@ -284,7 +286,7 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel does not show its counters.
     pub fn counter(&self, name: &str) -> io::Result<Option<u64>> {
-        sys::kvm_counter(&self.fd, name)
+        stats::kvm_counter(&self.fd, name)
     }
 
     /// Runs `body` on this thread with a way to kick this vCPU out of the guest.

@@ -224,11 +224,15 @@ fn read_image(mut file: impl Read, expected: u64, limit: u64, path: &Path) -> Re
     }
 }
 
-/// A file's name without what would confuse a terminal or forge a line of a report.
+/// A file's name without what would confuse a terminal, hide, or forge a line of a report.
 pub fn printable(path: &Path) -> String {
-    let name = path.display().to_string();
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    name.chars().map(escape).collect()
+    printable_text(&path.display().to_string())
+}
+
+/// A text without what would confuse a terminal, hide, or forge a line of a report.
+pub fn printable_text(text: &str) -> String {
+    let plain = |c: char| c == ' ' || ['\\', '"', '\''].contains(&c);
+    text.chars().map(|c| if plain(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
 }
 
 #[cfg(test)]
@@ -277,6 +281,10 @@ mod tests {
     #[test]
     fn names_are_printed_without_control_characters() {
         assert_eq!(printable(Path::new("a\nb\x1b[31mc é")), "a\\nb\\u{1b}[31mc é");
+        assert_eq!(
+            printable(Path::new("\u{202e}gnp\u{200b}\u{2028}'\"\\")),
+            "\\u{202e}gnp\\u{200b}\\u{2028}'\"\\"
+        );
     }
 
     fn memory() -> GuestMemory {
@@ -289,6 +297,24 @@ mod tests {
             let image = flat::image(&[1, 2][..], Mode::Long, Gpa(address)).unwrap();
             let loaded = image.load(&memory(), 0x2000);
             assert_eq!(loaded.is_ok(), fits, "{address:#x}: {loaded:?}");
+        }
+    }
+
+    /// Also the zeroes after its bytes, and not what lies behind RAM, such as SIMVIRTIO's window.
+    #[test]
+    fn all_of_a_segment_must_fit_into_ram() {
+        let memory = GuestMemory::new(&[(Gpa(0), 0x2000), (Gpa(0x2000), 0x1000)]).unwrap();
+        for (start, len, size, fits) in [
+            (0x1000, 1, 0x1000, true),
+            (0x1000, 1, 0x1001, false),
+            (0x1fff, 2, 2, false),
+            (0x2000, 1, 1, false),
+        ] {
+            let segments = vec![Segment { start: Gpa(start), file: 0..len, size }];
+            let bytes = Arc::new(Cow::from(vec![0xf4; 2]));
+            let image = Image { bytes, segments, entry: Gpa(start), mode: Mode::Long };
+            let loaded = image.load(&memory, 0x2000);
+            assert_eq!(loaded.is_ok(), fits, "{start:#x} {size:#x}: {loaded:?}");
         }
     }
 

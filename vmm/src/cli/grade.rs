@@ -78,13 +78,14 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         say("vmm: nothing can be graded\n");
         return complain(&error);
     }
-    let tasks = [
-        Task { title: "a 16-bit guest in real mode", points: 30, evidence: real_mode(arguments) },
-        Task { title: "a 32-bit and a 64-bit guest", points: 20, evidence: wide_modes(arguments) },
-        Task { title: "SIMVIRTIO", points: 30, evidence: simvirtio(arguments) },
-        Task { title: "polling instead of exits", points: 10, evidence: polling(arguments) },
-        Task { title: "exits counted", points: 10, evidence: counting(arguments) },
-    ];
+    let tasks = match tasks(arguments) {
+        Ok(tasks) => tasks,
+        Err(_) if vmm::interrupted() => return interrupted(),
+        Err(error) => {
+            say("vmm: the host failed, and nothing can be graded\n");
+            return complain(&error);
+        }
+    };
     let mut text = String::new();
     // Writing to a String cannot fail.
     for task in &tasks {
@@ -97,14 +98,28 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         tasks.iter().fold((0, 0), |sum, task| (sum.0 + task.earned(), sum.1 + task.points));
     let _ = writeln!(text, "{earned:>3}/{points}");
     if vmm::interrupted() {
-        say("vmm: interrupted: this grade is of no worth\n");
-        return status::INTERRUPTED;
+        return interrupted();
     }
     match print(&text) {
         status::OK if earned == points => status::OK,
         status::OK => status::WRONG_RESULT,
         failed => failed,
     }
+}
+
+fn tasks(arguments: &GradeArgs) -> Result<[Task; 5], Error> {
+    Ok([
+        Task { title: "a 16-bit guest in real mode", points: 30, evidence: real_mode(arguments)? },
+        Task { title: "a 32-bit and a 64-bit guest", points: 20, evidence: wide_modes(arguments)? },
+        Task { title: "SIMVIRTIO", points: 30, evidence: simvirtio(arguments)? },
+        Task { title: "polling instead of exits", points: 10, evidence: polling(arguments)? },
+        Task { title: "exits counted", points: 10, evidence: counting(arguments)? },
+    ])
+}
+
+fn interrupted() -> u8 {
+    say("vmm: interrupted: this grade is of no worth\n");
+    status::INTERRUPTED
 }
 
 /// A guest that was run, and what it printed.
@@ -222,16 +237,20 @@ fn targets(image: Option<&OsString>, mode: Mode, builtin: &[&str]) -> Vec<Result
     }
 }
 
-/// Evidence from one run of each target; a failure is evidence against.
+/// Evidence from one run of each target. A target that cannot be run is evidence against; a failure of the
+/// host is nobody's fault but its own, and ends the grade.
 fn judge_each(
     targets: Vec<Result<Target, Error>>,
     judge: impl Fn(&Target) -> Result<Evidence, Error>,
-) -> Vec<Evidence> {
-    let judged = targets.into_iter().map(|target| judge(&target?));
-    judged.map(|evidence| evidence.unwrap_or_else(|error| wrong(error.to_string()))).collect()
+) -> Result<Vec<Evidence>, Error> {
+    let judged = targets.into_iter().map(|target| match target.and_then(|target| judge(&target)) {
+        Err(error @ (Error::Image(_) | Error::Config(_))) => Ok(wrong(error.to_string())),
+        evidence => evidence,
+    });
+    judged.collect()
 }
 
-fn real_mode(arguments: &GradeArgs) -> Vec<Evidence> {
+fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     let targets = targets(arguments.guest16.as_ref(), Mode::Real, &["real16-42", "real16-hello"]);
     judge_each(targets, |target| {
         if target.image.mode() != Mode::Real {
@@ -245,7 +264,7 @@ fn real_mode(arguments: &GradeArgs) -> Vec<Evidence> {
     })
 }
 
-fn wide_modes(arguments: &GradeArgs) -> Vec<Evidence> {
+fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     let targets = targets(arguments.guest64.as_ref(), Mode::Long, &["prot32-hello", "long64-hello"]);
     judge_each(targets, |target| {
         if target.image.mode() == Mode::Real {
@@ -263,7 +282,7 @@ fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<Target, Error>> {
     targets(arguments.simvirtio.as_ref(), Mode::Long, &["simvirtio", "simvirtio-c"])
 }
 
-fn simvirtio(arguments: &GradeArgs) -> Vec<Evidence> {
+fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     judge_each(simvirtio_targets(arguments), |target| {
         let run = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
         let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.timeout)?;
@@ -297,7 +316,7 @@ fn simvirtio(arguments: &GradeArgs) -> Vec<Evidence> {
 
 /// The same image over both transports: same message, same verdict, and polling makes just those exits
 /// that have nothing to do with the device.
-fn polling(arguments: &GradeArgs) -> Vec<Evidence> {
+fn polling(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     judge_each(simvirtio_targets(arguments), |target| {
         let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
         let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.timeout)?;
@@ -344,7 +363,7 @@ fn demand(text: String, praise: &str, demands: &[(bool, String)]) -> Evidence {
 }
 
 /// The counts of the built-in guests against the catalogue, and against KVM's own counter.
-fn counting(arguments: &GradeArgs) -> Vec<Evidence> {
+fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     let mut evidence = Vec::new();
     let mut kernel = KernelCounts::default();
     let mut runs = 0u64;
@@ -355,14 +374,10 @@ fn counting(arguments: &GradeArgs) -> Vec<Evidence> {
             if expected == Exits::Unspecified {
                 continue;
             }
-            match Run::embedded(guest, transport, arguments.timeout) {
-                Err(error) => evidence.push(wrong(format!("{}: {error}", guest.name))),
-                Ok(run) => {
-                    runs += 1;
-                    evidence.extend(miscounted(&run.name, run.total(), expected));
-                    kernel.compare(&run.name, run.exits(), run.report.kernel_exits);
-                }
-            }
+            let run = Run::embedded(guest, transport, arguments.timeout)?;
+            runs += 1;
+            evidence.extend(miscounted(&run.name, run.total(), expected));
+            kernel.compare(&run.name, run.exits(), run.report.kernel_exits);
         }
     }
     if evidence.is_empty() {
@@ -370,7 +385,7 @@ fn counting(arguments: &GradeArgs) -> Vec<Evidence> {
         evidence.push(Evidence { right: runs > 0, text });
     }
     evidence.push(kernel.evidence());
-    evidence
+    Ok(evidence)
 }
 
 /// Evidence against a count that is not the expected one.

@@ -10,12 +10,13 @@ mod target;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
+use vmm::stdio::Patient;
 
 /// The version, and what sets this build apart.
 const VERSION: &str = match cfg!(feature = "polling") {
@@ -179,7 +180,15 @@ struct Timeout(Option<Duration>);
 fn parse_timeout(text: &str) -> Result<Timeout, String> {
     const MOST: f64 = 1e9;
     match text.parse::<f64>() {
-        Ok(0.0) => Ok(Timeout(None)),
+        // Not what is so small that it rounds to zero.
+        Ok(0.0)
+            if !text
+                .split(['e', 'E'])
+                .next()
+                .is_some_and(|text| text.contains(|c| ('1'..='9').contains(&c))) =>
+        {
+            Ok(Timeout(None))
+        }
         Ok(seconds) if seconds > 0.0 && seconds <= MOST => {
             Ok(Timeout(Some(Duration::from_secs_f64(seconds))))
         }
@@ -236,13 +245,16 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Parses the command line, does what it says, and answers with the exit status.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(with_run(std::env::args_os().collect())) {
+    vmm::make_limits_errors();
+    if vmm::stdout_was_closed() {
+        let closed = "standard output is closed: give it a file, a pipe, or /dev/null";
+        return complain(&vmm::Error::Host { operation: "starting", source: io::Error::other(closed) })
+            .into();
+    }
+    let arguments = with_run(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            let printed = error.print().is_ok();
-            let good = if printed { status::OK } else { status::HOST_ERROR };
-            return if error.use_stderr() { status::USAGE } else { good }.into();
-        }
+        Err(error) => return explain_usage(error, &arguments).into(),
     };
     let level = match cli.verbose {
         0 => log::LevelFilter::Warn,
@@ -256,6 +268,7 @@ pub fn main() -> ExitCode {
         .format(|to, record| {
             writeln!(to, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args())
         })
+        .target(env_logger::Target::Pipe(Box::new(Log { stderr: stderr(), given_up: false })))
         .init();
     match cli.command {
         Command::Run(arguments) => run::main(&arguments),
@@ -266,15 +279,52 @@ pub fn main() -> ExitCode {
     .into()
 }
 
+/// Prints what clap has to say, help or a mistake, without what `arguments` would do to a terminal.
+fn explain_usage(error: clap::Error, arguments: &[OsString]) -> u8 {
+    if !error.use_stderr() {
+        let text = error.render();
+        return print(&if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() });
+    }
+    // The same mistake, but with names that can be shown.
+    let shown = arguments.iter().map(|argument| vmm::boot::printable(Path::new(argument)));
+    let text = Cli::try_parse_from(shown).err().unwrap_or(error).render();
+    say(&if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() });
+    status::USAGE
+}
+
+/// For how long nobody may take what is said on stderr.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn stderr() -> Patient<io::Stderr> {
+    Patient::new(io::stderr(), Some(PATIENCE))
+}
+
 /// Says something on stderr. Where even that cannot be written, the exit status has to do.
 fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = stderr().write_all(text.as_bytes());
+}
+
+/// The log's way to stderr. Once nobody takes it, the rest is dropped: a log must not hold a run.
+struct Log {
+    stderr: Patient<io::Stderr>,
+    given_up: bool,
+}
+
+impl Write for Log {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.given_up = self.given_up || self.stderr.write_all(data).is_err();
+        Ok(data.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Prints a result on stdout and answers with the exit status.
 fn print(text: &str) -> u8 {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match Patient::new(io::stdout(), None).write_all(text.as_bytes()) {
         Ok(()) => status::OK,
+        Err(_) if vmm::interrupted() => status::INTERRUPTED,
         Err(source) => complain(&vmm::Error::Host { operation: "writing standard output", source }),
     }
 }
@@ -334,7 +384,8 @@ mod tests {
     fn timeouts() {
         assert_eq!(parse_timeout("0.5").unwrap().0, Some(Duration::from_millis(500)));
         assert_eq!(parse_timeout("0").unwrap().0, None);
-        for bad in ["", "-1", "nan", "inf", "1e10", "ten"] {
+        assert_eq!(parse_timeout("0.0e9").unwrap().0, None);
+        for bad in ["", "1e-400", "-1", "nan", "inf", "1e10", "ten"] {
             assert!(parse_timeout(bad).is_err(), "{bad}");
         }
     }

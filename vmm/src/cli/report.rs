@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use vmm::Report;
 use vmm::device::simvirtio::{SimvirtioReport, Transport};
 use vmm::exit::{Exit, OpenBus, Stop};
-use vmm::profile::{Count, Profile};
+use vmm::profile::{Count, Profile, Reason};
 
 /// How much of a text is shown on a line, in characters.
 const SHOWN: usize = 60;
@@ -112,11 +112,21 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
 
 /// A line that names what the guest looked for where nobody is.
 fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
-    let sites: Vec<_> = open_bus
-        .seen()
-        .filter_map(|(site, count)| {
+    // The widths of an access do not matter here.
+    let mut places: Vec<((Reason, u64), u64)> = Vec::new();
+    for (site, count) in open_bus.seen() {
+        let Some((address, _)) = site.place else { continue };
+        let key = (site.reason, address);
+        match places.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, total)) => *total = total.saturating_add(count),
+            None => places.push((key, count)),
+        }
+    }
+    let sites: Vec<_> = places
+        .into_iter()
+        .map(|((reason, address), count)| {
             let times = if count == 1 { "once".into() } else { format!("{count} times") };
-            site.place.map(|(address, _)| format!("{} {address:#x} ({times})", site.reason))
+            format!("{reason} {address:#x} ({times})")
         })
         .collect();
     let named: u64 = open_bus.seen().map(|(_, count)| count).sum();

@@ -6,7 +6,7 @@ use guest::Map;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -44,9 +44,12 @@ fn output(last: Arc<AtomicU8>) -> Result<Output, Error> {
 /// The file of `--input`, or standard input.
 fn input(path: Option<&Path>) -> Result<Input, Error> {
     let file = match path {
-        Some(path) => File::open(path).map_err(|error| {
-            Error::Config(format!("cannot open {} for --input: {error}", vmm::boot::printable(path)))
-        })?,
+        // Opening a pipe would wait for its writer; the guest may never ask for it.
+        Some(path) => {
+            File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
+                Error::Config(format!("cannot open {} for --input: {error}", vmm::boot::printable(path)))
+            })?
+        }
         None => {
             let stdin = io::stdin().as_fd().try_clone_to_owned();
             stdin.map_err(|source| Error::Host { operation: "opening standard input", source })?.into()

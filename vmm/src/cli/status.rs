@@ -34,6 +34,7 @@ pub fn of_error(error: &Error) -> u8 {
     match error {
         Error::Config(_) => USAGE,
         Error::Image(_) => BAD_IMAGE,
+        Error::Interrupted => INTERRUPTED,
         _ => HOST_ERROR,
     }
 }

@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use guest::{End, Guest, Map};
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use vmm::Error;
 use vmm::boot::{self, Image, elf, flat};
@@ -147,12 +148,14 @@ impl Spec {
     /// A file that has the whole text as its name is that file.
     fn parse(text: &OsStr) -> Self {
         let whole = Self { file: text.to_owned(), load_at: None, mode: None };
-        let Some(mut rest) = text.to_str().filter(|_| !Path::new(text).exists()) else { return whole };
-        let mut spec = whole;
-        if let Some((file, mode)) = suffix(rest, ':', |word| super::ModeArg::from_str(word, true)) {
+        if Path::new(text).exists() {
+            return whole;
+        }
+        let (mut rest, mut spec) = (text, whole);
+        if let Some((file, mode)) = suffix(rest, b':', |word| super::ModeArg::from_str(word, true)) {
             (spec.mode, rest) = (Some(mode.into()), file);
         }
-        if let Some((file, address)) = suffix(rest, '@', super::parse_number) {
+        if let Some((file, address)) = suffix(rest, b'@', super::parse_number) {
             (spec.load_at, rest) = (Some(address), file);
         }
         spec.file = rest.into();
@@ -161,9 +164,12 @@ impl Spec {
 }
 
 /// What stands before the last `mark`, and the value after it, where that is one.
-fn suffix<T>(text: &str, mark: char, parse: impl Fn(&str) -> Result<T, String>) -> Option<(&str, T)> {
-    let (before, word) = text.rsplit_once(mark)?;
-    Some((before, parse(word).ok()?))
+fn suffix<T>(text: &OsStr, mark: u8, parse: impl Fn(&str) -> Result<T, String>) -> Option<(&OsStr, T)> {
+    let bytes = text.as_bytes();
+    let at = bytes.iter().rposition(|byte| *byte == mark)?;
+    let (before, rest) = bytes.split_at_checked(at)?;
+    let word = str::from_utf8(rest.get(1..)?).ok()?;
+    Some((OsStr::from_bytes(before), parse(word).ok()?))
 }
 
 #[cfg(test)]
@@ -184,6 +190,11 @@ mod tests {
         assert_eq!(spec("a.bin@4096:32"), file("a.bin", Some(4096), Some(Mode::Protected)));
         assert_eq!(spec("b@c:d"), file("b@c:d", None, None));
         assert_eq!(spec("b@c@1:16"), file("b@c", Some(1), Some(Mode::Real)));
+        let odd = Spec::parse(OsStr::from_bytes(b"\xff@0x10:16"));
+        assert_eq!(
+            (odd.file.as_bytes(), odd.load_at, odd.mode),
+            (&b"\xff"[..], Some(0x10), Some(Mode::Real))
+        );
     }
 
     #[test]

@@ -1,0 +1,271 @@
+//! Hosts that fail: without KVM or with a sick one, with limits, with streams that are closed, full or unread.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{Files, Liar, full_stream, kvm_test, plain_test, ran, run, shell, vmm};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        plain_test("a_host_that_refuses_is_status_115", host_error),
+        plain_test("the_doctor_says_what_to_do", sick_host),
+        kvm_test("the_doctor_finds_a_good_host_good", good_host),
+        kvm_test("errors_that_cannot_be_said_keep_their_status", full_stderr),
+        kvm_test("a_file_size_limit_is_status_115", file_size_limit),
+        kvm_test("an_output_that_is_full_is_status_115", full_output),
+        plain_test("a_host_without_kvm_gets_advice", no_kvm),
+        kvm_test("what_kvm_refuses_is_told_with_advice", lies),
+        kvm_test("the_doctor_knows_how_many_files_a_run_needs", too_few_files),
+        kvm_test("a_host_that_fails_costs_nobody_points", host_fails_while_grading),
+        kvm_test("without_a_standard_output_nothing_is_done", closed_stdout),
+        kvm_test("a_stream_that_does_not_block_gets_all", nonblocking_stdout),
+        kvm_test("output_that_nobody_takes_is_no_fault_of_the_guest_s", unread_output),
+        kvm_test("a_report_that_nobody_takes_is_given_up", unread_stderr),
+        kvm_test("input_may_be_a_pipe_without_a_writer", input_without_writer),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// With room for one more file descriptor a virtual machine cannot be made, with or without KVM.
+fn host_error() {
+    let program = env!("CARGO_BIN_EXE_vmm");
+    for arguments in ["real16-42", "grade"] {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n 4; exec {program} {arguments}")).stdout(Stdio::piped());
+        let ran = run(&mut command);
+        assert_eq!(ran.status, 115, "{}", ran.stderr);
+        let said = ["Too many open files", "/dev/kvm"];
+        assert!(said.iter().any(|text| ran.stderr.contains(text)), "{}", ran.stderr);
+        assert_eq!(ran.text(), "");
+    }
+}
+
+/// With room for one more file descriptor a host is no good, and a virtual CPU at the latest fails.
+fn sick_host() {
+    for option in ["", "--json"] {
+        let sick = shell("ulimit -n 4; exec \"$0\" doctor $1", &[option]);
+        assert_eq!(sick.status, 115, "{}", sick.text());
+        let advice = ["ulimit -n", "usermod -aG kvm", "modprobe"];
+        assert!(advice.iter().any(|text| sick.text().contains(text)), "{}", sick.text());
+        assert!(
+            sick.text().contains(if option.is_empty() { "\nbad " } else { "\"good\": false" })
+                || sick.text().starts_with("bad ")
+        );
+    }
+}
+
+/// What a run needs more than the doctor's own guests do, he looks for.
+fn too_few_files() {
+    // With less not even the program's libraries can be opened.
+    for files in 4..16 {
+        let run = shell(&format!("ulimit -n {files}; exec \"$0\" real16-42"), &[]);
+        let doctor = shell(&format!("ulimit -n {files}; exec \"$0\" doctor"), &[]);
+        assert!(run.status == 0 || doctor.status == 115, "{files}: {} {}", run.stderr, doctor.text());
+        if run.status != 0 {
+            assert!(run.stderr.contains("ulimit -n"), "{files}: {}", run.stderr);
+        }
+    }
+}
+
+fn good_host() {
+    let good = ran(&["doctor"]);
+    assert_eq!(good.status, 0, "{}", good.text());
+    for text in
+        ["API version 12", "real mode", "long mode", "ran two instructions", "This host can run guests."]
+    {
+        assert!(good.text().contains(text), "{text}: {}", good.text());
+    }
+    let json = ran(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["good"], true);
+    let checks = json["checks"].as_array().expect("a list");
+    assert!(checks.len() > 8 && checks.iter().all(|check| check["outcome"] != "bad"), "{json}");
+}
+
+fn full_stderr() {
+    for (arguments, status) in
+        [(&["simvirtio"][..], 0), (&["no-such-guest"], 110), (&["long64-exit-code"], 7)]
+    {
+        let line = "\"$0\" \"$@\" 2>/dev/full";
+        let mut command = Command::new("sh");
+        command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped());
+        assert_eq!(run(&mut command).status, status, "{arguments:?}");
+    }
+}
+
+fn file_size_limit() {
+    let files = Files::new();
+    let endless = files.write("flood", &[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa]);
+    let mut command = Command::new("sh");
+    let target = files.0.path().join("out");
+    command
+        .args(["-c", "ulimit -f 1; exec \"$0\" \"$1\" >\"$2\"", env!("CARGO_BIN_EXE_vmm"), &endless])
+        .arg(target);
+    let ran = run(&mut command);
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert!(ran.stderr.contains("output could not be written"), "{}", ran.stderr);
+}
+
+fn full_output() {
+    for guest in ["real16-hello", "hello-kvm", "simvirtio"] {
+        for transport in ["exit", "polling"] {
+            let mut arguments = vec![guest];
+            if guest == "simvirtio" {
+                arguments.extend(["--transport", transport]);
+            }
+            let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+            let ran = run(vmm(&arguments).stdout(full));
+            assert_eq!(ran.status, 115, "{guest}: {}", ran.stderr);
+            assert!(ran.stderr.contains("output could not be written"), "{guest}: {}", ran.stderr);
+        }
+    }
+    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    assert_eq!(run(vmm(&["grade"]).stdout(full)).status, 115);
+}
+
+/// In a mount namespace of its own, where the host lets a user have one.
+fn no_kvm() {
+    let within = |setup: &str, program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-rm", "sh", "-c"]).arg(format!("{setup} || exit 99; exec \"$0\" {program}"));
+        run(command.arg(env!("CARGO_BIN_EXE_vmm")).stdout(Stdio::piped()))
+    };
+    if Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success()) {
+        for (setup, advice) in [
+            ("mount -t tmpfs none /dev", "load the kernel's module"),
+            ("mount --bind /dev/null /dev/kvm", "is not KVM's device"),
+        ] {
+            for program in ["real16-42", "doctor", "doctor --json"] {
+                let ran = within(setup, program);
+                let all = ran.text() + &ran.stderr;
+                assert!(ran.status == 115 && all.contains(advice), "{setup} {program}: {} {all}", ran.status);
+                assert!(!program.contains("json") || all.contains("\"good\": false"), "{all}");
+            }
+        }
+    }
+}
+
+fn lies() {
+    let liar = Liar::new();
+    let guest = &["real16-42", "--timeout", "0"][..];
+    let doctor = &["doctor"][..];
+    for (lie, arguments, status, text) in [
+        ("ae00 -1 13 0", guest, 115, "has API version 13, and this program needs version 12"),
+        ("ae00 -1 13 0", doctor, 115, "has API version 13"),
+        ("ae03 3 0 0", guest, 115, "lacks UserMemory"),
+        ("ae03 3 0 0", doctor, 115, "bad      KVM_CAP_USER_MEMORY      missing: guests have no memory"),
+        ("ae03 136 0 0", guest, 115, "lacks ImmediateExit"),
+        ("ae03 136 0 0", doctor, 115, "bad      KVM_CAP_IMMEDIATE_EXIT   missing: a guest cannot be ended"),
+        ("ae03 7 0 0", doctor, 0, "missing  KVM_CAP_EXT_CPUID"),
+        ("ae01 -1 -1 16", guest, 115, "another hypervisor (such as VirtualBox)"),
+        ("ae01 -1 -1 12", doctor, 115, "free memory"),
+        ("ae41 -1 -1 24", doctor, 115, "allow more open files"),
+        ("ae47 -1 -1 22", guest, 0, "KVM_SET_TSS_ADDR failed"),
+        ("ae80 -1 -1 11", guest, 115, "no thread left for KVM (ulimit -u)"),
+        ("ae80 -1 0 0", guest, 112, "exit reason 0 of KVM"),
+        ("ae80 -1 0 0", doctor, 115, "two instructions ended with: exit reason 0 of KVM"),
+    ] {
+        let ran = liar.run(&format!("{lie} 0 1000"), arguments);
+        let all = ran.text() + &ran.stderr;
+        assert!(ran.status == status && all.contains(text), "{lie} {arguments:?}: {} {all}", ran.status);
+    }
+}
+
+/// The host fails in the middle of a grade: that is nobody's fault but its own.
+fn host_fails_while_grading() {
+    let liar = Liar::new();
+    for skip in [0, 1, 4, 9, 20] {
+        let ran = liar.run(&format!("ae01 -1 -1 12 {skip} 1"), &["grade"]);
+        assert_eq!((ran.status, ran.text().as_str()), (115, ""), "{skip}: {}", ran.stderr);
+        assert!(ran.stderr.contains("nothing can be graded"), "{}", ran.stderr);
+    }
+}
+
+/// What would be printed there would be lost without a word.
+fn closed_stdout() {
+    for program in ["real16-hello", "simvirtio", "guests", "doctor", "grade", "--help"] {
+        let closed = shell(&format!("\"$0\" {program} >&-"), &[]);
+        assert_eq!(closed.status, 115, "{program}: {}", closed.stderr);
+        assert!(closed.stderr.contains("standard output is closed"), "{program}: {}", closed.stderr);
+        let unwritable = shell(&format!("\"$0\" {program} 1</dev/null"), &[]);
+        assert_eq!(unwritable.status, 115, "{program}: {}", unwritable.stderr);
+        assert!(unwritable.stderr.contains("Bad file descriptor"), "{program}: {}", unwritable.stderr);
+    }
+    for program in ["guests", "--help", "--version"] {
+        let full = shell(&format!("\"$0\" {program} >/dev/full"), &[]);
+        assert_eq!(full.status, 115, "{program}: {}", full.stderr);
+        assert!(full.stderr.contains("writing standard output failed"), "{program}: {}", full.stderr);
+    }
+}
+
+/// Whoever reads is slow, and somebody else has made the stream one that does not block.
+fn nonblocking_stdout() {
+    let files = Files::new();
+    // mov ecx, 200000; again: mov al, 'x'; out 0xe9, al; dec ecx; jnz again; hlt
+    let guest = [0x66, 0xb9, 0x40, 0x0d, 3, 0, 0xb0, b'x', 0xe6, 0xe9, 0x66, 0x49, 0x75, 0xf8, 0xf4];
+    let guest = files.write("slow", &guest);
+    let (writer, mut reader) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let mut command = vmm(&[&guest, "--timeout", "50"]);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(OwnedFd::from(writer)).stderr(Stdio::null()).spawn().unwrap();
+    drop(command);
+    thread::sleep(Duration::from_millis(1500));
+    let mut taken = Vec::new();
+    reader.read_to_end(&mut taken).unwrap();
+    assert_eq!((support::wait(&mut child), taken.len()), (0, 200_000));
+}
+
+/// The guest ends in time, and nobody takes what it has printed.
+fn unread_output() {
+    let files = Files::new();
+    let guest = files.write("a", &[0xb0, b'a', 0xe6, 0xe9, 0xf4]);
+    let (full, _reader) = full_stream();
+    let ran = run(vmm(&[&guest, "--timeout", "0.3"]).stdout(OwnedFd::from(full)));
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("could not be written: nobody took it before the time was up"),
+        "{}",
+        ran.stderr
+    );
+}
+
+/// Nobody takes what is said: it is given up after a while, and the status stays.
+fn unread_stderr() {
+    for options in [&["real16-endless", "--timeout", "0.2"][..], &["-vvv", "simvirtio", "--timeout", "2"]] {
+        let (full, _reader) = full_stream();
+        let mut command = vmm(options);
+        let started = Instant::now();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(OwnedFd::from(full)).spawn().unwrap();
+        let status = support::wait(&mut child);
+        assert!(started.elapsed() < Duration::from_secs(30), "{options:?}");
+        assert!([0, 114].contains(&status), "{options:?}: {status}");
+    }
+}
+
+/// A pipe as `--input` that has no writer, for a guest that never asks.
+fn input_without_writer() {
+    let files = Files::new();
+    let fifo = files.0.path().join("fifo");
+    let line = "mkfifo \"$1\"; exec \"$0\" simvirtio --input \"$1\" --timeout 5 --transport $2";
+    for transport in ["exit", "polling"] {
+        let ran = shell(line, &[fifo.to_str().unwrap(), transport]);
+        assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"), "{}", ran.stderr);
+    }
+    // Its writer comes late.
+    let line = "(sleep 0.5; echo late >\"$1\") & exec \"$0\" simvirtio-upper --input \"$1\" --timeout 5 --transport $2";
+    for transport in ["exit", "polling"] {
+        let ran = shell(line, &[fifo.to_str().unwrap(), transport]);
+        assert_eq!((ran.status, ran.text().as_str()), (0, "LATE\n"), "{}", ran.stderr);
+    }
+}
