@@ -16,14 +16,16 @@ run: setup ## Run the SIMVIRTIO guest: its message, the verdict, its exits
 polling: setup ## Run the same guest without exits, over shared memory
 	@$(CARGO) run $(LOCKED) --release -- simvirtio --transport polling
 
-test: setup ## Run every test, and print the grade of both builds
+test: setup ## Run every test, and print the grades
 	$(CARGO) test $(LOCKED) --workspace
 	$(CARGO) test $(LOCKED) -p vmm --features polling \
-		--test guests --test hostile --test machines --test grade --test command_line --test host --test signals
+		--test guests --test hostile --test machines --test grade --test command_line --test controllers --test host --test signals
 	@echo && echo "The grade, by default over exits:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
 	@echo && echo "The grade, by default over polling:"
 	@$(CARGO) run $(LOCKED) -q -p vmm --features polling -- grade
+	@echo && echo "The grade of KeV's project 2:"
+	@$(CARGO) run $(LOCKED) -q -p vmm -- grade kev
 
 check: setup ## Formatting, lints, documentation, unused dependencies
 	$(CARGO) fmt --check

@@ -48,7 +48,7 @@ fn check(guest: &'static Guest, transport: Option<Transport>, exits: Exits) {
             assert!(matches!(report.stop, Stop::Halted) && verdict == Some(false), "{report:?}");
         }
         End::ExitCode(code) => {
-            assert!(matches!(report.stop, Stop::Exited(found) if found == u64::from(code)));
+            assert!(matches!(report.stop, Stop::Exited(found) if found == code));
         }
         End::TripleFault => assert!(matches!(report.stop, Stop::TripleFault), "{report:?}"),
         End::Dies => {

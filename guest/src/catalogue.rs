@@ -17,6 +17,9 @@ const BASE: Guest = Guest {
     mode: Mode::Long,
     map: Map::So2,
     cpuid: false,
+    cpus: 1,
+    kev: false,
+    msrs: &[],
     queue_len: None,
     input: "",
     output: "",
@@ -33,6 +36,13 @@ const TWO_QUEUES: &str = match str::from_utf8(&[b'x'; 2 * 4095]) {
     Ok(text) => text,
     Err(_) => "",
 };
+/// What four vCPUs print that print 25 lines each.
+const HUNDRED_LINES: &str = match str::from_utf8(LINES.as_flattened()) {
+    Ok(text) => text,
+    Err(_) => "",
+};
+const LINES: &[[u8; 21]] = &[*b"a line that is whole\n"; 100];
+const KEV: Guest = Guest { kev: true, ..BASE };
 const TEST: Guest = Guest { part: Part::Test, ..BASE };
 
 /// All embedded guests.
@@ -164,6 +174,122 @@ pub const GUESTS: &[Guest] = &[
         output: "Ana are mere,\nsi pere",
         exits: Exits::Exactly(15),
         polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "kev-hypercall",
+        about: "prints with one hypercall",
+        image: image!("kev-hypercall"),
+        output: "Hello guest os!\n",
+        exits: Exits::Exactly(2),
+        ..KEV
+    },
+    Guest {
+        name: "kev-hypercall32",
+        about: "the same from protected mode",
+        image: image!("kev-hypercall32"),
+        mode: Mode::Protected,
+        output: "Hello guest os!\n",
+        exits: Exits::Exactly(2),
+        ..KEV
+    },
+    Guest {
+        name: "kev-hypercall16",
+        about: "the same from real mode, through a segment",
+        image: image!("kev-hypercall16"),
+        mode: Mode::Real,
+        output: "Hello guest os!\n",
+        exits: Exits::Exactly(2),
+        ..KEV
+    },
+    Guest {
+        name: "kev-port",
+        about: "prints with a port write for each byte",
+        image: image!("kev-port"),
+        output: "Hello guest os!\n",
+        exits: Exits::Exactly(17),
+        ..KEV
+    },
+    Guest {
+        name: "kev-mmio",
+        about: "prints through the MMIO printer",
+        image: image!("kev-mmio"),
+        output: "Hello guest os!\nHello mmio!",
+        exits: Exits::Exactly(9),
+        ..KEV
+    },
+    Guest {
+        name: "kev-halt",
+        about: "ends its vCPU with the code 0xcafe",
+        image: image!("kev-halt"),
+        end: End::ExitCode(0xcafe),
+        ..KEV
+    },
+    Guest {
+        name: "kev-ports",
+        about: "port I/O in every form: by constant and by dx, byte, word and dword",
+        image: image!("kev-ports"),
+        exits: Exits::Exactly(17),
+        ..KEV
+    },
+    Guest {
+        name: "kev-strings",
+        about: "string I/O in every form: ins and outs, with rep, up and down",
+        image: image!("kev-strings"),
+        exits: Exits::Elements(119),
+        ..KEV
+    },
+    Guest {
+        name: "kev-cpuid",
+        about: "reads CPUID 256 times: vendor, this vCPU's number, signature",
+        image: image!("kev-cpuid"),
+        cpuid: true,
+        ..KEV
+    },
+    Guest {
+        name: "kev-msr",
+        about: "a FIFO behind MSR 0xabc",
+        image: image!("kev-msr"),
+        exits: Exits::Exactly(5),
+        ..KEV
+    },
+    Guest {
+        name: "kev-msr-fault",
+        about: "an MSR that nobody has: handles its own #GP",
+        image: image!("kev-msr-fault"),
+        exits: Exits::Exactly(3),
+        ..KEV
+    },
+    Guest {
+        name: "kev-msr-rules",
+        about: "MSRs that are ignored, denied and logged",
+        image: image!("kev-msr-rules"),
+        msrs: &[(0x174, "ignore"), (0x175, "deny"), (0x176, "log")],
+        exits: Exits::Exactly(7),
+        ..KEV
+    },
+    Guest {
+        name: "kev-vmcall",
+        about: "vmcall and vmmcall, which never hang",
+        image: image!("kev-vmcall"),
+        exits: Exits::Exactly(3),
+        ..KEV
+    },
+    Guest {
+        name: "smp-counter",
+        about: "4 vCPUs add to one counter, with lock",
+        image: image!("smp-counter"),
+        cpus: 4,
+        exits: Exits::Exactly(4),
+        ..BASE
+    },
+    Guest {
+        name: "smp-print",
+        about: "4 vCPUs print the same line, all at once",
+        image: image!("smp-print"),
+        cpus: 4,
+        output: HUNDRED_LINES,
+        exits: Exits::Exactly(104),
         ..BASE
     },
     Guest {
@@ -415,6 +541,37 @@ pub const GUESTS: &[Guest] = &[
         end: End::FortyTwo,
         exits: Exits::Exactly(2),
         polling_exits: Some(Exits::Exactly(1)),
+        ..TEST
+    },
+    Guest {
+        name: "smp-stop",
+        about: "one vCPU never ends, another asks the machine to end",
+        image: image!("smp-stop"),
+        cpus: 2,
+        end: End::ExitCode(7),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-hypercall",
+        about: "hypercalls with wild addresses, lengths and numbers",
+        image: image!("hostile-hypercall"),
+        exits: Exits::Exactly(10),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-mmio",
+        about: "the MMIO printer with wild addresses and every width",
+        image: image!("hostile-mmio"),
+        kev: true,
+        exits: Exits::Exactly(17),
+        ..TEST
+    },
+    Guest {
+        name: "hostile-ins",
+        about: "64 Ki elements with one rep, in both directions",
+        image: image!("hostile-ins"),
+        kev: true,
+        exits: Exits::Elements(131073),
         ..TEST
     },
     Guest {

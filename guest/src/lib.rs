@@ -48,8 +48,8 @@ pub enum End {
     Halts,
     /// With HLT, leaving another value than the 42 that it should.
     WrongResult,
-    /// By writing this code to the exit port.
-    ExitCode(u8),
+    /// By this code, to the exit port or by hypercall.
+    ExitCode(u64),
     /// With a triple fault.
     TripleFault,
     /// With a triple fault or a failed emulation, as the host likes.
@@ -97,6 +97,12 @@ pub struct Guest {
     pub map: Map,
     /// Whether it reads CPUID or changes the CPU's mode by itself, so that the vCPU needs KVM_SET_CPUID2.
     pub cpuid: bool,
+    /// How many vCPUs it is written for.
+    pub cpus: u32,
+    /// Whether it needs the devices of KeV's second project.
+    pub kev: bool,
+    /// The rules that it wants for model-specific registers: number, and `deny`, `ignore` or `log`.
+    pub msrs: &'static [(u32, &'static str)],
     /// The length of the queues that its output and its exits are those for, in bytes; `None` for the usual.
     pub queue_len: Option<u16>,
     /// The input that its output and its exits are those for.

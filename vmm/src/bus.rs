@@ -3,7 +3,8 @@
 //! A [`Device`] sees an offset in its own range, never an address, the bus or the machine. What it wants
 //! of the machine it answers: [`ControlFlow::Break`] with a [`Stop`] ends the run.
 
-use crate::exit::{Exit, ExitController, Outcome, Stop};
+use crate::controller::{ExitController, VcpuState};
+use crate::exit::{Exit, Outcome, Stop};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +56,7 @@ struct Range {
     device: SharedDevice,
 }
 
-/// Ports or addresses, and who is behind them.
+/// Ports, addresses or registers, and who is behind them.
 #[derive(Default)]
 pub struct Bus {
     /// In order of address, without overlaps.
@@ -118,6 +119,9 @@ fn lock<D: ?Sized>(device: &Mutex<D>) -> std::sync::MutexGuard<'_, D> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Width of an access to a model-specific register, in bytes.
+const MSR_SIZE: u8 = 8;
+
 /// All devices of a machine: the controller that hands port and MMIO exits to them.
 #[derive(Debug, Default)]
 pub struct Devices {
@@ -125,15 +129,28 @@ pub struct Devices {
     pub ports: Bus,
     /// Devices behind guest physical addresses.
     pub mmio: Bus,
+    /// Devices behind model-specific registers: accesses of 8 bytes.
+    pub msrs: Bus,
 }
 
-impl ExitController for Devices {
-    fn handle(&mut self, exit: &Exit) -> Outcome {
+impl Devices {
+    /// The model-specific registers that a device is behind.
+    pub(crate) fn msr_numbers(&self) -> impl Iterator<Item = u32> {
+        let firsts = self.msrs.ranges.iter().flat_map(|range| range.first..=range.last);
+        firsts.filter_map(|index| u32::try_from(index).ok())
+    }
+}
+
+/// Shared by all vCPUs: each device has a lock of its own.
+impl ExitController for &Devices {
+    fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
         match *exit {
             Exit::PioIn { port, size } => self.ports.read(port.into(), size),
             Exit::PioOut { port, size, data } => self.ports.write(port.into(), size, data.into()),
             Exit::MmioRead { address, size } => self.mmio.read(address, size),
             Exit::MmioWrite { address, size, data } => self.mmio.write(address, size, data),
+            Exit::RdMsr { index } => self.msrs.read(index.into(), MSR_SIZE),
+            Exit::WrMsr { index, data } => self.msrs.write(index.into(), MSR_SIZE, data),
             _ => Outcome::Unclaimed,
         }
     }
@@ -142,6 +159,11 @@ impl ExitController for Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::StillVcpu;
+
+    fn handle(mut devices: &Devices, exit: Exit) -> Outcome {
+        devices.handle(&exit, &mut StillVcpu::default())
+    }
 
     /// Answers reads with its number and the offset; a write of 99 ends the run.
     struct Numbered(u64);
@@ -172,8 +194,8 @@ mod tests {
 
     #[test]
     fn a_device_sees_offsets_in_its_own_range() {
-        let mut devices = devices();
-        let mut read = |port| match devices.handle(&Exit::PioIn { port, size: 1 }) {
+        let devices = devices();
+        let read = |port| match handle(&devices, Exit::PioIn { port, size: 1 }) {
             Outcome::Value(value) => Some(value),
             Outcome::Unclaimed => None,
             other => panic!("{other:?}"),
@@ -184,9 +206,9 @@ mod tests {
 
     #[test]
     fn the_last_address_is_an_address_too() {
-        let mut devices = devices();
+        let devices = devices();
         let read = Exit::MmioRead { address: u64::MAX, size: 1 };
-        assert!(matches!(devices.handle(&read), Outcome::Value(0x303)));
+        assert!(matches!(handle(&devices, read), Outcome::Value(0x303)));
         assert_eq!(devices.mmio.name(u64::MAX), Some("numbered"));
         assert_eq!(devices.mmio.name(0), None);
     }
@@ -206,9 +228,18 @@ mod tests {
 
     #[test]
     fn a_device_can_end_the_run() {
-        let mut devices = devices();
-        assert!(matches!(devices.handle(&Exit::PioOut { port: 0x20, size: 1, data: 1 }), Outcome::Resume));
-        let outcome = devices.handle(&Exit::PioOut { port: 0x20, size: 1, data: 99 });
+        let devices = devices();
+        assert!(matches!(handle(&devices, Exit::PioOut { port: 0x20, size: 1, data: 1 }), Outcome::Resume));
+        let outcome = handle(&devices, Exit::PioOut { port: 0x20, size: 1, data: 99 });
         assert!(matches!(outcome, Outcome::Stop(Stop::Exited(2))));
+    }
+
+    #[test]
+    fn a_device_may_be_behind_an_msr() {
+        let mut devices = devices();
+        devices.msrs.attach(0xabc, 1, numbered(4)).unwrap();
+        assert!(matches!(handle(&devices, Exit::RdMsr { index: 0xabc }), Outcome::Value(0x400)));
+        assert!(matches!(handle(&devices, Exit::WrMsr { index: 0xabc, data: 1 }), Outcome::Resume));
+        assert!(matches!(handle(&devices, Exit::RdMsr { index: 0xabd }), Outcome::Unclaimed));
     }
 }

@@ -1,11 +1,12 @@
 //! Whether this host can run guests, and what to do where it cannot: `vmm doctor`.
 
 use crate::boot::flat;
+use crate::builder;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::input::Input;
-use crate::machine::{self, Machine};
-use crate::memory::Gpa;
+use crate::machine::Machine;
+use crate::memory::{Gpa, GuestMemory};
 use crate::modes::Mode;
 use crate::output::Output;
 use crate::vcpu::KvmVcpu;
@@ -89,7 +90,7 @@ const BINARY_STATS_FD: libc::c_ulong = 203;
 /// be left out, since it cannot be good.
 pub fn examine() -> Vec<Check> {
     let mut checks = Vec::new();
-    let kvm = match machine::open_kvm() {
+    let kvm = match builder::open_kvm() {
         Ok(kvm) => {
             let version = kvm.get_api_version();
             checks.push(Check::of("/dev/kvm", Ok(format!("opened; API version {version}"))));
@@ -148,7 +149,7 @@ fn files() -> Check {
 }
 
 fn create_vcpu(vm: &VmFd) -> Result<String, Error> {
-    KvmVcpu::new(vm, 0).map(|_| "created".into())
+    KvmVcpu::new(vm, 0, GuestMemory::none()).map(|_| "created".into())
 }
 
 /// nop; hlt

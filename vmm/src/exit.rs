@@ -1,13 +1,13 @@
-//! VM exits, the answers to them, and the chain of controllers that gives the answers.
+//! VM exits, the answers to them, and how a run ends.
 //!
-//! An [`Exit`] is an owned value, and so is its answer, an [`Outcome`]. An [`ExitController`] looks at an
-//! exit and claims it or lets it pass; controllers compose as nested pairs, `(yours, (next, last))`, and
-//! the first that claims an exit wins.
+//! An [`Exit`] is an owned value, and so is its answer, an [`Outcome`]. Who answers is in
+//! [`controller`](crate::controller).
 
-use crate::profile::Site;
 use simvirtio::device::Violation;
+use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// Why the vCPU left the guest.
 ///
@@ -46,6 +46,23 @@ pub enum Exit {
         /// The value, zero-extended.
         data: u64,
     },
+    /// The guest calls its hypervisor: a 4-byte write to [`hypercall::PORT`](crate::hypercall::PORT).
+    Hypercall {
+        /// Which call: what was written, EAX.
+        number: u32,
+    },
+    /// The guest reads a model-specific register that KVM leaves to this VMM. Answered by a value or a fault.
+    RdMsr {
+        /// The register's number: ECX.
+        index: u32,
+    },
+    /// The guest writes such a register.
+    WrMsr {
+        /// The register's number: ECX.
+        index: u32,
+        /// EDX:EAX.
+        data: u64,
+    },
     /// The guest halted.
     Hlt,
     /// The CPU shut down: a triple fault.
@@ -73,6 +90,9 @@ impl fmt::Display for Exit {
             Self::MmioWrite { address, size, data } => {
                 write!(f, "write{} {address:#x} {data:#x}", width(size))
             }
+            Self::Hypercall { number } => write!(f, "hypercall {number}"),
+            Self::RdMsr { index } => write!(f, "rdmsr {index:#x}"),
+            Self::WrMsr { index, data } => write!(f, "wrmsr {index:#x} {data:#x}"),
             Self::Hlt => f.write_str("hlt"),
             Self::Shutdown => f.write_str("shutdown"),
             Self::EmulationFailure(_) => f.write_str("emulation failure"),
@@ -127,15 +147,26 @@ pub enum Outcome {
     Resume,
     /// The value that the guest reads; go back into the guest.
     Value(u64),
+    /// Of an MSR access: the guest gets #GP.
+    Fault,
     /// The run ends here.
     Stop(Stop),
 }
 
+impl Outcome {
+    /// Ends the run since a controller cannot go on.
+    pub fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Stop(Stop::failed(error))
+    }
+}
+
 /// How a run ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Stop {
-    /// The guest halted.
+    /// The guest halted. Of several vCPUs: this one did, and waits for an interrupt that never comes.
     Halted,
+    /// This vCPU asked for its own end with this code. The machine's others go on.
+    CpuExited(u64),
     /// The guest asked for an end with this code.
     Exited(u64),
     /// The guest triple-faulted.
@@ -153,18 +184,35 @@ pub enum Stop {
     /// The guest wrote more than it may: so many bytes.
     OutputLimit(u64),
     /// What the guest wrote could not be handed on.
-    OutputFailed(io::Error),
+    OutputFailed(Arc<io::Error>),
     /// What the guest wants to read could not be had.
-    InputFailed(io::Error),
+    InputFailed(Arc<io::Error>),
+    /// A controller of exits could not go on, or panicked.
+    ControllerFailed(Arc<dyn Error + Send + Sync>),
     /// An exit that nobody claimed and that cannot be passed over: KVM's number of the reason.
     UnknownExit(u32),
+}
+
+impl Stop {
+    /// A controller cannot go on.
+    pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::ControllerFailed(Arc::from(error.into()))
+    }
+
+    /// Whether it is an end of one vCPU only, and the others go on.
+    pub fn parks(&self) -> bool {
+        matches!(self, Self::Halted | Self::CpuExited(_))
+    }
 }
 
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Halted => f.write_str("halted"),
-            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Exited(code) | Self::CpuExited(code) => match code {
+                0..100 => write!(f, "exited with code {code}"),
+                _ => write!(f, "exited with code {code} ({code:#x})"),
+            },
             Self::TripleFault => f.write_str("triple fault (an exception, and no handler for it)"),
             Self::EmulationFailure(instruction) => {
                 f.write_str("KVM had to emulate an instruction of the guest and could not")?;
@@ -185,119 +233,10 @@ impl fmt::Display for Stop {
             Self::OutputLimit(limit) => write!(f, "output limit: the guest wrote more than {limit} bytes"),
             Self::OutputFailed(error) => write!(f, "the guest's output could not be written: {error}"),
             Self::InputFailed(error) => write!(f, "the guest's input could not be read: {error}"),
+            Self::ControllerFailed(error) => write!(f, "a controller of exits failed: {error}"),
             Self::UnknownExit(reason) => {
                 write!(f, "exit reason {reason} of KVM, which this VMM does not handle")
             }
-        }
-    }
-}
-
-/// Handles some of a vCPU's exits.
-///
-/// ```
-/// use vmm::exit::{Exit, ExitController, Outcome};
-///
-/// /// A port that counts how often it was read.
-/// struct Counter(u64);
-///
-/// impl ExitController for Counter {
-///     fn handle(&mut self, exit: &Exit) -> Outcome {
-///         match exit {
-///             Exit::PioIn { port: 0x42, .. } => {
-///                 self.0 += 1;
-///                 Outcome::Value(self.0)
-///             }
-///             _ => Outcome::Unclaimed,
-///         }
-///     }
-/// }
-///
-/// let mut chain = (Counter(0), vmm::exit::OpenBus::default());
-/// assert!(matches!(chain.handle(&Exit::PioIn { port: 0x42, size: 1 }), Outcome::Value(1)));
-/// assert!(matches!(chain.handle(&Exit::PioIn { port: 0x43, size: 1 }), Outcome::Value(u64::MAX)));
-/// ```
-pub trait ExitController {
-    /// Claims `exit` and says what is to be done, or answers [`Outcome::Unclaimed`].
-    fn handle(&mut self, exit: &Exit) -> Outcome;
-}
-
-impl<A: ExitController, B: ExitController> ExitController for (A, B) {
-    fn handle(&mut self, exit: &Exit) -> Outcome {
-        match self.0.handle(exit) {
-            Outcome::Unclaimed => self.1.handle(exit),
-            outcome => outcome,
-        }
-    }
-}
-
-impl<C: ExitController + ?Sized> ExitController for &mut C {
-    fn handle(&mut self, exit: &Exit) -> Outcome {
-        (**self).handle(exit)
-    }
-}
-
-/// Ends the run at the exits that are an end: a halt, a shutdown, and what cannot be resumed.
-#[derive(Clone, Copy, Debug)]
-pub struct Ends;
-
-impl ExitController for Ends {
-    fn handle(&mut self, exit: &Exit) -> Outcome {
-        match *exit {
-            Exit::Hlt => Outcome::Stop(Stop::Halted),
-            Exit::Shutdown => Outcome::Stop(Stop::TripleFault),
-            Exit::EmulationFailure(instruction) => Outcome::Stop(Stop::EmulationFailure(instruction)),
-            Exit::FailedEntry { reason } => Outcome::Stop(Stop::FailedEntry(reason)),
-            Exit::Other(reason) => Outcome::Stop(Stop::UnknownExit(reason)),
-            _ => Outcome::Unclaimed,
-        }
-    }
-}
-
-/// The end of every chain: nobody is there, so reads give all ones and writes vanish. Remembers who was
-/// looked for.
-#[derive(Clone, Debug, Default)]
-pub struct OpenBus {
-    first: Vec<(Site, u64)>,
-    total: u64,
-}
-
-/// How many sites an open bus tells apart.
-const REMEMBERED: usize = 8;
-
-impl OpenBus {
-    /// The first few sites at which nobody was, and how often each was looked for.
-    pub fn seen(&self) -> impl Iterator<Item = (Site, u64)> {
-        self.first.iter().copied()
-    }
-
-    /// All accesses at which nobody was.
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    fn remember(&mut self, exit: &Exit) {
-        let Some(site) = Site::of(exit) else { return };
-        self.total = self.total.saturating_add(1);
-        if let Some((_, count)) = self.first.iter_mut().find(|(seen, _)| *seen == site) {
-            *count = count.saturating_add(1);
-        } else if self.first.len() < REMEMBERED {
-            self.first.push((site, 1));
-        }
-    }
-}
-
-impl ExitController for OpenBus {
-    fn handle(&mut self, exit: &Exit) -> Outcome {
-        match exit {
-            Exit::PioIn { .. } | Exit::MmioRead { .. } => {
-                self.remember(exit);
-                Outcome::Value(u64::MAX)
-            }
-            Exit::PioOut { .. } | Exit::MmioWrite { .. } => {
-                self.remember(exit);
-                Outcome::Resume
-            }
-            _ => Outcome::Resume,
         }
     }
 }
@@ -306,74 +245,21 @@ impl ExitController for OpenBus {
 mod tests {
     use super::*;
 
-    struct Claims(u16, u64);
-
-    impl ExitController for Claims {
-        fn handle(&mut self, exit: &Exit) -> Outcome {
-            match exit {
-                Exit::PioIn { port, .. } if *port == self.0 => Outcome::Value(self.1),
-                _ => Outcome::Unclaimed,
-            }
-        }
-    }
-
-    fn value(outcome: Outcome) -> u64 {
-        match outcome {
-            Outcome::Value(value) => value,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_first_claimant_wins_and_the_open_bus_answers_the_rest() {
-        let mut chain = (Claims(1, 10), (Claims(1, 20), (Claims(2, 30), OpenBus::default())));
-        let mut read = |port| value(chain.handle(&Exit::PioIn { port, size: 1 }));
-        assert_eq!((read(1), read(2), read(3)), (10, 30, u64::MAX));
-        assert!(matches!(chain.handle(&Exit::PioOut { port: 1, size: 1, data: 0 }), Outcome::Resume));
-        let read = Exit::MmioRead { address: 0xdead_0000, size: 4 };
-        assert_eq!(value(chain.handle(&read)), u64::MAX);
-    }
-
-    #[test]
-    fn an_open_bus_remembers_the_first_and_counts_all() {
-        let mut bus = OpenBus::default();
-        for port in (0..100).chain(0..3) {
-            bus.handle(&Exit::PioOut { port, size: 1, data: 0 });
-        }
-        bus.handle(&Exit::Hlt);
-        assert_eq!(bus.total(), 103);
-        let counts: Vec<_> = bus.seen().map(|(_, count)| count).collect();
-        assert_eq!(counts, [2, 2, 2, 1, 1, 1, 1, 1]);
-    }
-
-    #[test]
-    fn what_is_an_end_ends() {
-        let instruction = Instruction::new(&[0x0f, 0x0b]);
-        let expect = [
-            (Exit::Hlt, "halted"),
-            (Exit::Shutdown, "triple fault (an exception, and no handler for it)"),
-            (
-                Exit::EmulationFailure(instruction),
-                "KVM had to emulate an instruction of the guest and could not: 0f 0b",
-            ),
-            (
-                Exit::FailedEntry { reason: 7 },
-                "the processor refused to enter the guest (hardware reason 0x7)",
-            ),
-            (Exit::Other(99), "exit reason 99 of KVM, which this VMM does not handle"),
-        ];
-        for (exit, text) in expect {
-            match Ends.handle(&exit) {
-                Outcome::Stop(stop) => assert_eq!(stop.to_string(), text),
-                other => panic!("{exit:?}: {other:?}"),
-            }
-        }
-        assert!(matches!(Ends.handle(&Exit::PioIn { port: 0, size: 1 }), Outcome::Unclaimed));
-    }
-
     #[test]
     fn an_instruction_holds_fifteen_bytes() {
         assert_eq!(Instruction::new(&[0x90; 20]).bytes(), [0x90; 15]);
         assert_eq!(Instruction::default().bytes(), []);
+    }
+
+    #[test]
+    fn a_large_code_is_shown_whole() {
+        assert_eq!(Stop::Exited(7).to_string(), "exited with code 7");
+        assert_eq!(Stop::CpuExited(0xcafe).to_string(), "exited with code 51966 (0xcafe)");
+    }
+
+    #[test]
+    fn only_a_vcpu_s_own_end_lets_the_others_go_on() {
+        assert!(Stop::Halted.parks() && Stop::CpuExited(1).parks());
+        assert!(!Stop::Exited(0).parks() && !Stop::Timeout.parks() && !Stop::TripleFault.parks());
     }
 }

@@ -19,20 +19,37 @@
 //! # Ok::<(), vmm::Error>(())
 //! ```
 //!
-//! One exit's journey: [`vcpu`] decodes it, the controllers of [`mod@run`] see it, among them the [`bus`],
+//! # A controller of one's own
+//!
+//! The extension point is [`ExitController`]: one of the caller's sees every exit first. This is
+//! `vmm/examples/controller.rs`:
+//!
+//! ```
+#![doc = include_str!("../examples/controller.rs")]
+//! ```
+//!
+//! # One exit's journey
+//!
+//! [`vcpu`] decodes it, the controllers of [`controller`] see it, among them the [`bus`],
 //! which finds its [`device`]; the [`profile`] counts it. The documents in `docs/` tell the whole.
 
 pub mod boot;
+mod builder;
 pub mod bus;
+pub mod controller;
+pub mod cpuid;
 pub mod device;
 pub mod doctor;
 pub mod error;
 pub mod exit;
 pub mod explain;
+pub mod hypercall;
 pub mod input;
+pub mod kev;
 pub mod machine;
 pub mod memory;
 pub mod modes;
+pub mod msr;
 pub mod output;
 pub mod probe;
 pub mod profile;
@@ -41,11 +58,14 @@ pub mod run;
 mod stats;
 pub mod stdio;
 mod sys;
+mod team;
 pub mod vcpu;
 
+pub use builder::Builder;
+pub use controller::ExitController;
 pub use error::Error;
 pub use input::Input;
-pub use machine::{Builder, Machine};
+pub use machine::Machine;
 pub use output::{Captured, Output};
 pub use report::{Report, Verdict};
 pub use sys::{catch_interrupts, interrupted, make_limits_errors, stdout_was_closed};

@@ -49,6 +49,11 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
+    /// No memory at all.
+    pub fn none() -> Self {
+        Self { slots: GuestMemoryMmap::new() }
+    }
+
     /// Maps zeroed memory for each of the slots, given as start and size in bytes.
     ///
     /// # Errors

@@ -112,13 +112,44 @@ pub fn identity_map(base: Gpa) -> Vec<u64> {
     pml4.into_iter().chain(pdpt).chain(pds).collect()
 }
 
+/// A vCPU's place among those of its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its index, from 0 on.
+    pub index: u32,
+    /// How many there are.
+    pub of: u32,
+    /// Its number, which CPUID shows as well.
+    pub id: u32,
+}
+
+impl Place {
+    /// The only one.
+    pub const ALONE: Self = Self { index: 0, of: 1, id: 0 };
+
+    /// Where its stack begins to grow down, a guest physical address.
+    fn stack(self) -> u64 {
+        abi::RAM_SIZE.saturating_sub(u64::from(self.index).saturating_mul(STACK_SIZE))
+    }
+}
+
+/// Size of the stack of one of several vCPUs, in bytes.
+pub const STACK_SIZE: u64 = 0x4000;
+
 /// The special registers that enter `mode`, from the CPU's reset state. Protected and long mode expect the
 /// GDT at `tables` and, a page above it, the page tables.
-pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa) -> kvm_sregs {
+///
+/// In real mode the first vCPU has its stack where the CPU's reset leaves it, below 0x1_0000, and each
+/// further one a stack segment whose end is where its stack begins.
+pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: Place) -> kvm_sregs {
     let mut sregs = reset;
     if mode == Mode::Real {
         sregs.cs.selector = 0;
         sregs.cs.base = 0;
+        if place.index > 0 {
+            sregs.ss.base = place.stack().saturating_sub(0x1_0000);
+            sregs.ss.selector = u16::try_from(sregs.ss.base >> 4).unwrap_or(0);
+        }
         return sregs;
     }
     sregs.cs = code_segment(mode);
@@ -139,10 +170,12 @@ pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa) -> kvm_sregs {
 
 /// The general registers that enter `mode` at `entry`: all zero but for RFLAGS, whose bit 1 is always one,
 /// and the stack pointer. In real mode the stack's segment is zero, so SP = 0 makes it grow down from
-/// 0x1_0000.
-pub fn regs(mode: Mode, entry: Gpa) -> kvm_regs {
-    let rsp = if mode == Mode::Real { 0 } else { abi::RAM_SIZE };
-    kvm_regs { rip: entry.0, rsp, rflags: 2, ..Default::default() }
+/// 0x1_0000 (of a further vCPU: of its segment). RDI is the vCPU's number, and RSI is how
+/// many there are.
+pub fn regs(mode: Mode, entry: Gpa, place: Place) -> kvm_regs {
+    let rsp = if mode == Mode::Real { 0 } else { place.stack() };
+    let (rdi, rsi) = (place.id.into(), place.of.into());
+    kvm_regs { rip: entry.0, rsp, rflags: 2, rdi, rsi, ..Default::default() }
 }
 
 #[cfg(test)]
@@ -187,28 +220,38 @@ mod tests {
         let reset = kvm_sregs { cr0: 0x6000_0010, ..Default::default() };
         let reset =
             kvm_sregs { cs: kvm_segment { selector: 0xf000, base: 0xffff_0000, ..reset.cs }, ..reset };
-        let sregs = sregs(Mode::Real, reset, TABLES);
+        let sregs = sregs(Mode::Real, reset, TABLES, Place::ALONE);
         assert_eq!((sregs.cs.selector, sregs.cs.base), (0, 0));
         assert_eq!(kvm_sregs { cs: reset.cs, ..sregs }, reset);
-        let regs = regs(Mode::Real, Gpa(0x1000));
+        let regs = regs(Mode::Real, Gpa(0x1000), Place::ALONE);
         assert_eq!((regs.rip, regs.rsp, regs.rflags, regs.rax), (0x1000, 0, 2, 0));
     }
 
     #[test]
     fn protected_mode_has_flat_32_bit_segments_and_no_paging() {
-        let sregs = sregs(Mode::Protected, kvm_sregs::default(), TABLES);
+        let sregs = sregs(Mode::Protected, kvm_sregs::default(), TABLES, Place::ALONE);
         assert_eq!((sregs.cs.selector, sregs.cs.db, sregs.cs.l, sregs.cs.limit), (8, 1, 0, 0xffff_ffff));
         assert_eq!((sregs.ss.selector, sregs.gdt.base, sregs.gdt.limit), (0x10, 0x2000, 23));
         assert_eq!((sregs.cr0 & CR0_PE, sregs.cr0 & CR0_PG, sregs.efer), (CR0_PE, 0, 0));
-        assert_eq!(regs(Mode::Protected, Gpa(0)).rsp, 1 << 20);
+        assert_eq!(regs(Mode::Protected, Gpa(0), Place::ALONE).rsp, 1 << 20);
     }
 
     #[test]
     fn long_mode_has_paging_and_a_64_bit_code_segment() {
-        let sregs = sregs(Mode::Long, kvm_sregs::default(), TABLES);
+        let sregs = sregs(Mode::Long, kvm_sregs::default(), TABLES, Place::ALONE);
         assert_eq!((sregs.cs.l, sregs.cs.db, sregs.ds.db), (1, 0, 1));
         assert_eq!((sregs.cr3, sregs.cr4, sregs.efer), (0x3000, 1 << 5, 0x500));
         assert_eq!(sregs.cr0 & (CR0_PE | CR0_PG), 0x8000_0001);
-        assert_eq!(regs(Mode::Long, Gpa(0x10_0000)).rsp, 1 << 20);
+        assert_eq!(regs(Mode::Long, Gpa(0x10_0000), Place::ALONE).rsp, 1 << 20);
+    }
+
+    #[test]
+    fn each_of_several_vcpus_has_a_stack_and_knows_its_place() {
+        let third = Place { index: 2, of: 4, id: 0xbc };
+        let long = regs(Mode::Long, Gpa(0x1000), third);
+        assert_eq!((long.rsp, long.rdi, long.rsi), (0xf_8000, 0xbc, 4));
+        let real = sregs(Mode::Real, kvm_sregs::default(), TABLES, third);
+        assert_eq!((real.ss.selector, real.ss.base), (0xe800, 0xe_8000));
+        assert_eq!(regs(Mode::Real, Gpa(0), third).rsp, 0, "from the segment's end, 0xf_8000");
     }
 }

@@ -139,7 +139,7 @@ pub(crate) fn stop_of(error: io::Error) -> Stop {
         Ok(Stopped(stop)) => stop,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Stop::Timeout,
         Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Stop::Interrupted,
-        Err(error) => Stop::OutputFailed(error),
+        Err(error) => Stop::OutputFailed(Arc::new(error)),
     }
 }
 

@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn sregs(mode: Mode) -> kvm_sregs {
-        modes::sregs(mode, kvm_sregs::default(), TABLES)
+        modes::sregs(mode, kvm_sregs::default(), TABLES, modes::Place::ALONE)
     }
 
     /// Entries of a table: the index, and the entry.

@@ -22,6 +22,12 @@ pub enum Reason {
     MmioRead,
     /// MMIO write.
     MmioWrite,
+    /// Hypercall.
+    Hypercall,
+    /// Read of a model-specific register.
+    RdMsr,
+    /// Write of a model-specific register.
+    WrMsr,
     /// Halt.
     Hlt,
     /// Triple fault.
@@ -35,9 +41,18 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether exits of this reason come from a port or an address.
+    /// Whether exits of this reason come from a port, an address, a register or a number.
     pub fn has_place(self) -> bool {
-        matches!(self, Self::PioIn | Self::PioOut | Self::MmioRead | Self::MmioWrite)
+        matches!(
+            self,
+            Self::PioIn
+                | Self::PioOut
+                | Self::MmioRead
+                | Self::MmioWrite
+                | Self::Hypercall
+                | Self::RdMsr
+                | Self::WrMsr
+        )
     }
 }
 
@@ -48,6 +63,9 @@ impl fmt::Display for Reason {
             Self::PioOut => "PIO out",
             Self::MmioRead => "MMIO read",
             Self::MmioWrite => "MMIO write",
+            Self::Hypercall => "hypercall",
+            Self::RdMsr => "RDMSR",
+            Self::WrMsr => "WRMSR",
             Self::Hlt => "HLT",
             Self::Shutdown => "shutdown",
             Self::EmulationFailure => "emulation failure",
@@ -62,7 +80,7 @@ impl fmt::Display for Reason {
 pub struct Site {
     /// The reason, which includes the direction.
     pub reason: Reason,
-    /// Port or guest physical address, and width in bytes. `None` for reasons that have none, and for the
+    /// Port, guest physical address, number of an MSR or of a hypercall, and width in bytes. `None` for reasons that have none, and for the
     /// sites past [`MAX_SITES`].
     pub place: Option<(u64, u8)>,
 }
@@ -75,6 +93,9 @@ impl Site {
             Exit::PioOut { port, size, .. } => (Reason::PioOut, Some((port.into(), size))),
             Exit::MmioRead { address, size } => (Reason::MmioRead, Some((address, size))),
             Exit::MmioWrite { address, size, .. } => (Reason::MmioWrite, Some((address, size))),
+            Exit::Hypercall { number } => (Reason::Hypercall, Some((number.into(), 4))),
+            Exit::RdMsr { index } => (Reason::RdMsr, Some((index.into(), 8))),
+            Exit::WrMsr { index, .. } => (Reason::WrMsr, Some((index.into(), 8))),
             Exit::Hlt => (Reason::Hlt, None),
             Exit::Shutdown => (Reason::Shutdown, None),
             Exit::EmulationFailure(_) => (Reason::EmulationFailure, None),
@@ -115,16 +136,26 @@ const LAST: usize = 6;
 impl Profile {
     /// Counts an exit. The run loop calls this, once for each [`Exit`]; nothing else counts.
     pub fn record(&mut self, exit: &Exit, arrival: Arrival) {
-        let Some(mut site) = Site::of(exit) else { return };
-        if self.sites.len() >= MAX_SITES && !self.sites.contains_key(&site) {
-            site.place = None;
-        }
+        let Some(site) = Site::of(exit) else { return };
         if self.last.len() == LAST {
             self.last.pop_front();
         }
         self.last.push_back(*exit);
         let exits = u64::from(arrival == Arrival::FromGuest);
-        self.sites.entry(site).or_default().add(Count { exits, elements: 1 });
+        self.sites.entry(self.place_for(site)).or_default().add(Count { exits, elements: 1 });
+    }
+
+    /// Adds the exits of another vCPU. The last exits stay this one's.
+    pub fn absorb(&mut self, other: &Self) {
+        for (site, count) in other.sites() {
+            self.sites.entry(self.place_for(site)).or_default().add(count);
+        }
+    }
+
+    /// The site that an exit is counted at: its own, or where the table is full, the one for all others.
+    fn place_for(&self, site: Site) -> Site {
+        let full = self.sites.len() >= MAX_SITES && !self.sites.contains_key(&site);
+        if full { Site { place: None, ..site } } else { site }
     }
 
     /// The last few exits, the last one last.
@@ -238,6 +269,21 @@ mod tests {
         assert_eq!(profile.sites()[0], (other, Count { exits: 98_976, elements: 98_976 }));
         let seven = Site { reason: Reason::MmioRead, place: Some((7, 1)) };
         assert_eq!(profile.sites()[1], (seven, Count { exits: 2, elements: 2 }));
+    }
+
+    #[test]
+    fn the_exits_of_two_vcpus_add_up() {
+        let profile = |ports: std::ops::Range<u16>| {
+            let mut profile = Profile::default();
+            ports.for_each(|port| profile.record(&Exit::PioIn { port, size: 1 }, Arrival::FromGuest));
+            profile
+        };
+        let mut all = profile(0..1000);
+        all.absorb(&profile(900..2000));
+        assert_eq!(all.total().exits, 2100);
+        let nine_hundred = Site { reason: Reason::PioIn, place: Some((900, 1)) };
+        assert!(all.sites().contains(&(nine_hundred, Count { exits: 2, elements: 2 })));
+        assert!(all.sites().len() <= MAX_SITES + 1);
     }
 
     proptest! {

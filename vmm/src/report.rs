@@ -1,10 +1,14 @@
 //! What comes of a run: how it ended, the verdict, the exits.
 
 use crate::bus::Devices;
+use crate::controller::OpenBus;
 use crate::device::simvirtio::SimvirtioReport;
-use crate::exit::{OpenBus, Stop};
+use crate::exit::Stop;
 use crate::explain::Explanation;
+use crate::hypercall;
+use crate::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::modes::Mode;
+use crate::msr::MsrPolicy;
 use crate::profile::{Profile, Reason, Site};
 use crate::vcpu::Location;
 use simvirtio::abi;
@@ -49,6 +53,19 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// How one of several vCPUs went.
+#[derive(Clone, Debug)]
+pub struct VcpuReport {
+    /// Its number.
+    pub id: u32,
+    /// Why it ended.
+    pub stop: Stop,
+    /// Where it was, if it did not end by itself.
+    pub location: Option<Location>,
+    /// Its exits, where they were counted.
+    pub profile: Option<Profile>,
+}
+
 /// How a run went.
 #[derive(Debug)]
 pub struct Report {
@@ -64,11 +81,13 @@ pub struct Report {
     pub elapsed: Duration,
     /// What became of SIMVIRTIO's device, where there was one.
     pub simvirtio: Option<SimvirtioReport>,
-    /// The exits, where they were counted.
+    /// The exits of all vCPUs, where they were counted.
     pub profile: Option<Profile>,
     /// What was looked for and is not there.
     pub open_bus: OpenBus,
-    /// KVM's own count of the vCPU's exits, where it was asked for and the host has it. It also counts the
+    /// Each vCPU, where there are several.
+    pub vcpus: Vec<VcpuReport>,
+    /// KVM's own count of the vCPUs' exits, where it was asked for and the host has it. It also counts the
     /// exits that the kernel handled by itself.
     pub kernel_exits: Option<u64>,
     /// Size of the guest's memory, in bytes.
@@ -76,6 +95,8 @@ pub struct Report {
     /// Where the image was loaded, a range for each segment.
     pub image: Vec<Range<u64>>,
     pub(crate) devices: Devices,
+    pub(crate) kev: bool,
+    pub(crate) msrs: MsrPolicy,
 }
 
 impl Report {
@@ -97,6 +118,14 @@ impl Report {
         let (address, _) = site.place?;
         match site.reason {
             Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
+            Reason::RdMsr | Reason::WrMsr => {
+                let rule = u32::try_from(address).ok().and_then(|index| self.msrs.name(index));
+                rule.or_else(|| self.devices.msrs.name(address))
+            }
+            Reason::Hypercall => u32::try_from(address).ok().and_then(hypercall::name),
+            _ if self.kev && (PRINTER..PRINTER + PRINTER_SIZE).contains(&address) => {
+                Some(MmioPrinter::name(address - PRINTER))
+            }
             _ => self.devices.mmio.name(address),
         }
     }

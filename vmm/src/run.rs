@@ -2,8 +2,9 @@
 //!
 //! The loop knows no device and no KVM; a scripted [`Vcpu`] runs it in the tests.
 
+use crate::controller::{ExitController, VcpuState};
 use crate::error::Error;
-use crate::exit::{Exit, ExitController, Outcome, Stop};
+use crate::exit::{Exit, Outcome, Stop};
 use crate::profile::Profile;
 use crate::sys;
 use crate::vcpu::{Entry, Vcpu};
@@ -27,9 +28,10 @@ pub fn run(
         if let Some(profile) = &mut profile {
             profile.record(&exit, arrival);
         }
-        entry = match controllers.handle(&exit) {
+        entry = match controllers.handle(&exit, vcpu) {
             Outcome::Stop(stop) => return Ok(stop),
             Outcome::Value(value) => Entry::Value(value),
+            Outcome::Fault => Entry::Fault,
             Outcome::Resume | Outcome::Unclaimed => Entry::Resume,
         };
     }
@@ -74,7 +76,7 @@ pub struct Watchdog {
 }
 
 impl ExitController for Watchdog {
-    fn handle(&mut self, exit: &Exit) -> Outcome {
+    fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
         if *exit != Exit::Interrupted {
             return Outcome::Unclaimed;
         }
@@ -89,9 +91,11 @@ impl ExitController for Watchdog {
 mod tests {
     use super::*;
     use crate::bus::{Device, Devices};
-    use crate::exit::{Ends, OpenBus};
+    use crate::controller::{Ends, OpenBus, StillVcpu};
+    use crate::memory::GuestMemory;
     use crate::profile::Count;
     use crate::vcpu::Arrival;
+    use kvm_bindings::{kvm_regs, kvm_sregs};
     use std::collections::VecDeque;
     use std::ops::ControlFlow;
     use std::sync::Mutex;
@@ -100,11 +104,36 @@ mod tests {
     struct Script {
         exits: VecDeque<(Exit, Arrival)>,
         entries: Vec<Entry>,
+        state: StillVcpu,
     }
 
     impl Script {
         fn new(exits: impl IntoIterator<Item = (Exit, Arrival)>) -> Self {
-            Self { exits: exits.into_iter().collect(), entries: Vec::new() }
+            Self { exits: exits.into_iter().collect(), entries: Vec::new(), state: StillVcpu::default() }
+        }
+    }
+
+    impl VcpuState for Script {
+        fn id(&self) -> u32 {
+            self.state.id()
+        }
+        fn regs(&mut self) -> Result<kvm_regs, Error> {
+            self.state.regs()
+        }
+        fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+            self.state.set_regs(regs)
+        }
+        fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+            self.state.sregs()
+        }
+        fn msr(&mut self, index: u32) -> Option<u64> {
+            self.state.msr(index)
+        }
+        fn set_msr(&mut self, index: u32, data: u64) -> bool {
+            self.state.set_msr(index, data)
+        }
+        fn memory(&self) -> &GuestMemory {
+            self.state.memory()
         }
     }
 
@@ -136,10 +165,19 @@ mod tests {
         }
     }
 
+    /// Devices of one chain's own.
+    struct Owned(Devices);
+
+    impl ExitController for Owned {
+        fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+            (&self.0).handle(exit, vcpu)
+        }
+    }
+
     fn chain(fifo: &Arc<Mutex<Fifo>>) -> impl ExitController {
         let mut devices = Devices::default();
         devices.ports.attach(0xbb, 1, fifo.clone()).unwrap();
-        (Watchdog::default(), (devices, (Ends, OpenBus::default())))
+        (Watchdog::default(), (Owned(devices), (Ends, OpenBus::default())))
     }
 
     const FRESH: Arrival = Arrival::FromGuest;
@@ -185,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn an_msr_that_nobody_has_faults() {
+        let exits = [
+            (Exit::RdMsr { index: 1 }, FRESH),
+            (Exit::WrMsr { index: 1, data: 2 }, FRESH),
+            (Exit::Hlt, FRESH),
+        ];
+        let mut vcpu = Script::new(exits);
+        run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
+        assert_eq!(vcpu.entries, [Entry::Resume, Entry::Fault, Entry::Fault]);
+    }
+
+    #[test]
     fn an_interruption_without_a_reason_is_nothing() {
         let mut vcpu = Script::new([(Exit::Interrupted, FRESH), (Exit::Hlt, FRESH)]);
         let stop = run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
@@ -198,7 +248,7 @@ mod tests {
         let mut late = Watchdog { deadline: at(0), ..Default::default() };
         assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
         let mut early = Watchdog { deadline: at(60), ..late };
-        assert!(matches!(early.handle(&Exit::Interrupted), Outcome::Resume));
+        assert!(matches!(early.handle(&Exit::Interrupted, &mut StillVcpu::default()), Outcome::Resume));
         early.asked.store(true, Ordering::Release);
         assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
     }

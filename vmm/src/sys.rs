@@ -72,7 +72,6 @@ pub(crate) unsafe fn with_kicks<R>(
     struct Reset(*const AtomicU8);
     impl Drop for Reset {
         fn drop(&mut self) {
-            INTERRUPTIBLE.store(0, Ordering::Relaxed);
             IMMEDIATE_EXIT.set(self.0);
         }
     }
@@ -81,11 +80,28 @@ pub(crate) unsafe fn with_kicks<R>(
     let _unblocked = Unblocked::new()?;
     let kicker = Kicker::of_this_thread();
     let _reset = Reset(IMMEDIATE_EXIT.replace(immediate_exit));
-    INTERRUPTIBLE.store(kicker.thread, Ordering::Relaxed);
-    if interrupted() {
-        kicker.kick();
-    }
     Ok(body(kicker))
+}
+
+/// While it lives, an interruption of the program kicks the thread that made it.
+#[derive(Debug)]
+pub(crate) struct Interruptible;
+
+impl Interruptible {
+    /// Of the calling thread, whose kicks are handled (`with_kicks`) and go to `kicker`.
+    pub(crate) fn new(kicker: Kicker) -> Self {
+        INTERRUPTIBLE.store(kicker.thread, Ordering::Relaxed);
+        if interrupted() {
+            kicker.kick();
+        }
+        Self
+    }
+}
+
+impl Drop for Interruptible {
+    fn drop(&mut self) {
+        INTERRUPTIBLE.store(0, Ordering::Relaxed);
+    }
 }
 
 /// The calling thread with the kick signal unblocked, whatever mask it was started with.
@@ -211,6 +227,18 @@ static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
 /// Whether the program was started without a standard output.
 pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
+}
+
+/// Tries an operation of KVM's again while signals interrupt it, unless one asks the program to end.
+pub(crate) fn patiently<T>(
+    mut operation: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match operation() {
+            Err(error) if error.errno() == libc::EINTR && !interrupted() => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// Kicks the calling thread when a time has passed, again and again until dropped.

@@ -7,19 +7,21 @@
 //! Linux `Documentation/virt/kvm/api.rst`, section 5.
 #![allow(unsafe_code)]
 
+use crate::controller::VcpuState;
 use crate::error::Error;
 use crate::exit::{Exit, Instruction};
-use crate::machine::patiently;
-use crate::memory::Gpa;
-use crate::modes::{self, Mode};
+use crate::hypercall;
+use crate::memory::{Gpa, GuestMemory};
+use crate::modes::{self, Mode, Place};
 use crate::stats;
 use crate::sys::{self, Kicker};
 use kvm_bindings::{
-    CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
-    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_regs, kvm_run, kvm_sregs,
+    CpuId, KVM_CAP_SYNC_REGS, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
+    KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_SYNC_X86_REGS,
+    Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs,
 };
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -32,6 +34,8 @@ pub enum Entry {
     Resume,
     /// The value that it reads.
     Value(u64),
+    /// #GP, for its access to an MSR. Any other exit goes on as with [`Entry::Resume`].
+    Fault,
 }
 
 /// How an [`Exit`] came about.
@@ -44,7 +48,7 @@ pub enum Arrival {
 }
 
 /// Something that runs a guest until its next exit: KVM's vCPU, or a script in a test.
-pub trait Vcpu {
+pub trait Vcpu: VcpuState {
     /// Goes on with `entry` as the answer to the last exit, until the next one.
     ///
     /// # Errors
@@ -57,6 +61,7 @@ pub trait Vcpu {
 enum Pending {
     Nothing,
     MmioRead,
+    Msr,
     Pio(Transfer),
 }
 
@@ -91,7 +96,10 @@ impl Transfer {
         let mut data = [0; 4];
         let element = self.place().and_then(|place| page.get(place)).unwrap_or_default();
         data.iter_mut().zip(element).for_each(|(to, from)| *to = *from);
-        Exit::PioOut { port, size, data: u32::from_le_bytes(data) }
+        match u32::from_le_bytes(data) {
+            number if port == hypercall::PORT && size == 4 => Exit::Hypercall { number },
+            data => Exit::PioOut { port, size, data },
+        }
     }
 
     /// Stores what the guest reads.
@@ -145,6 +153,15 @@ fn decode(run: &kvm_run) -> Decoded {
             let mut data = [0; 8];
             data.iter_mut().zip(mmio.data).take(size.into()).for_each(|(to, from)| *to = from);
             Exit::MmioWrite { address, size, data: u64::from_le_bytes(data) }
+        }
+        KVM_EXIT_X86_RDMSR => {
+            // SAFETY: see above.
+            Exit::RdMsr { index: unsafe { details.msr }.index }
+        }
+        KVM_EXIT_X86_WRMSR => {
+            // SAFETY: see above.
+            let msr = unsafe { details.msr };
+            Exit::WrMsr { index: msr.index, data: msr.data }
         }
         KVM_EXIT_HLT => Exit::Hlt,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
@@ -209,6 +226,12 @@ pub struct KvmVcpu {
     /// Size of the mapping behind `kvm_run`, in bytes.
     run_size: usize,
     pending: Pending,
+    id: u32,
+    memory: GuestMemory,
+    /// Whether KVM leaves the general registers in `kvm_run` at each exit (KVM_CAP_SYNC_REGS).
+    syncs: bool,
+    /// Whether those there are the current ones.
+    in_sync: bool,
     /// How often KVM_RUN has said "try again" in a row.
     refusals: u32,
 }
@@ -217,13 +240,20 @@ pub struct KvmVcpu {
 const PATIENCE: u32 = 100;
 
 impl KvmVcpu {
-    /// Creates vCPU number `id` of `vm` (KVM_CREATE_VCPU), in the CPU's reset state.
+    /// Creates vCPU number `id` of `vm` (KVM_CREATE_VCPU), in the CPU's reset state, over the machine's
+    /// memory.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn new(vm: &VmFd, id: u64) -> Result<Self, Error> {
-        let fd = patiently(|| vm.create_vcpu(id)).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
-        Ok(Self { fd, run_size: vm.run_size(), pending: Pending::Nothing, refusals: 0 })
+    pub fn new(vm: &VmFd, id: u32, memory: GuestMemory) -> Result<Self, Error> {
+        let mut fd = sys::patiently(|| vm.create_vcpu(id.into())).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        let sets = vm.check_extension_raw(KVM_CAP_SYNC_REGS.into());
+        let syncs = u32::try_from(sets).is_ok_and(|sets| sets & KVM_SYNC_X86_REGS != 0);
+        if syncs {
+            fd.set_sync_valid_reg(SyncReg::Register);
+        }
+        let run_size = vm.run_size();
+        Ok(Self { fd, run_size, pending: Pending::Nothing, id, memory, syncs, in_sync: false, refusals: 0 })
     }
 
     /// Says what CPUID shows the guest. Must come before the first entry.
@@ -238,33 +268,17 @@ impl KvmVcpu {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn set_mode(&self, mode: Mode, entry: Gpa, tables: Gpa) -> Result<(), Error> {
+    pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, place: Place) -> Result<(), Error> {
         let reset = self.sregs()?;
-        self.fd.set_sregs(&modes::sregs(mode, reset, tables)).map_err(Error::kvm("KVM_SET_SREGS"))?;
-        self.fd.set_regs(&modes::regs(mode, entry)).map_err(Error::kvm("KVM_SET_REGS"))
-    }
-
-    /// The general registers.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn regs(&self) -> Result<kvm_regs, Error> {
-        self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
-    }
-
-    /// The special registers.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn sregs(&self) -> Result<kvm_sregs, Error> {
-        self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))
+        self.fd.set_sregs(&modes::sregs(mode, reset, tables, place)).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&modes::regs(mode, entry, place)).map_err(Error::kvm("KVM_SET_REGS"))
     }
 
     /// Where the vCPU is. `after_shutdown` says that it has triple-faulted, and may have been reset for that.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn location(&self, after_shutdown: bool) -> Result<Location, Error> {
+    pub fn location(&mut self, after_shutdown: bool) -> Result<Location, Error> {
         let sregs = self.sregs()?;
         let rip = self.regs()?.rip;
         let cs = sregs.cs.selector;
@@ -309,8 +323,11 @@ impl KvmVcpu {
                 transfer.exit(self.page())
             }
             Decoded::Exit(exit) => {
-                let is_read = matches!(exit, Exit::MmioRead { .. });
-                self.pending = if is_read { Pending::MmioRead } else { Pending::Nothing };
+                self.pending = match exit {
+                    Exit::MmioRead { .. } => Pending::MmioRead,
+                    Exit::RdMsr { .. } | Exit::WrMsr { .. } => Pending::Msr,
+                    _ => Pending::Nothing,
+                };
                 exit
             }
         }
@@ -327,12 +344,18 @@ impl KvmVcpu {
     fn answer(&mut self, entry: Entry) -> Option<Exit> {
         let value = match entry {
             Entry::Value(value) => value,
-            Entry::Resume => u64::MAX,
+            Entry::Resume | Entry::Fault => u64::MAX,
         };
         match std::mem::replace(&mut self.pending, Pending::Nothing) {
             Pending::Nothing => None,
             Pending::MmioRead => {
                 self.fd.get_kvm_run().__bindgen_anon_1.mmio.data = value.to_le_bytes();
+                None
+            }
+            Pending::Msr => {
+                // SAFETY: the last exit was an MSR access, so this is what the kernel has filled.
+                let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
+                (msr.data, msr.error) = (value, (entry == Entry::Fault).into());
                 None
             }
             Pending::Pio(transfer) => {
@@ -347,12 +370,59 @@ impl KvmVcpu {
     }
 }
 
+impl VcpuState for KvmVcpu {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn regs(&mut self) -> Result<kvm_regs, Error> {
+        if self.in_sync {
+            return Ok(self.fd.sync_regs().regs);
+        }
+        self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
+    }
+
+    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+        if self.in_sync {
+            self.fd.sync_regs_mut().regs = *regs;
+            self.fd.set_sync_dirty_reg(SyncReg::Register);
+            return Ok(());
+        }
+        self.fd.set_regs(regs).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+
+    fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+        self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))
+    }
+
+    fn msr(&mut self, index: u32) -> Option<u64> {
+        let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).ok()?;
+        (self.fd.get_msrs(&mut msrs) == Ok(1)).then(|| msrs.as_slice().first().map(|msr| msr.data))?
+    }
+
+    fn set_msr(&mut self, index: u32, data: u64) -> bool {
+        let msrs = Msrs::from_entries(&[kvm_msr_entry { index, data, ..Default::default() }]);
+        msrs.is_ok_and(|msrs| self.fd.set_msrs(&msrs) == Ok(1))
+    }
+
+    fn translate(&mut self, linear: u64) -> Option<Option<Gpa>> {
+        let answer = self.fd.translate_gva(linear).ok()?;
+        Some((answer.valid != 0).then_some(Gpa(answer.physical_address)))
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+}
+
 impl Vcpu for KvmVcpu {
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
         if let Some(element) = self.answer(entry) {
             return Ok((element, Arrival::NextElement));
         }
-        match self.fd.run().map(drop) {
+        let answer = self.fd.run().map(drop);
+        self.in_sync = self.syncs;
+        match answer {
             Ok(()) => {
                 self.refusals = 0;
                 Ok((self.decode(), Arrival::FromGuest))

@@ -14,8 +14,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use vmm::cpuid::Override;
 use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
+use vmm::msr::MsrRule;
 use vmm::stdio::Patient;
 
 /// The version, and what sets this build apart.
@@ -30,7 +32,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm guests\n       vmm grade [OPTIONS]\n       vmm doctor [--json]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm doctor [--json]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -38,6 +40,8 @@ const VERSION: &str = match cfg!(feature = "polling") {
   vmm guest.bin@0x1000:32                  a 32-bit flat binary at 0x1000
   vmm guest.elf --timeout 0                an ELF64 executable, for as long as it likes
   vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
+  vmm grade kev                            KeV's project 2: a line for each trap
+  vmm smp.elf --cpus 4                     four vCPUs, each on a thread
 
 `vmm run --help` lists the options of a run.
 
@@ -60,7 +64,7 @@ enum Command {
     Run(RunArgs),
     /// List the guests that are built in
     Guests,
-    /// Grade the SO2 assignment: 100 points in five tasks
+    /// Grade the SO2 assignment, or KeV's project 2 (`grade kev`)
     Grade(grade::GradeArgs),
     /// See whether this host can run guests, and what to do where it cannot
     Doctor(doctor::DoctorArgs),
@@ -108,9 +112,26 @@ struct RunArgs {
     #[arg(long)]
     verify: bool,
 
-    /// What CPUID shows the guest [default: host for files, none for most built-in guests]
-    #[arg(long, value_enum)]
-    cpuid: Option<CpuidArg>,
+    /// What CPUID shows the guest: `host`, `none` (starts faster), or a change to what the host shows,
+    /// LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=1 or 1.ebx.31-24=0xba; may be given again
+    /// [default: host for files, none for most built-in guests]
+    #[arg(long, value_name = "WHAT", value_parser = parse_cpuid)]
+    cpuid: Vec<CpuidArg>,
+
+    /// How many vCPUs run the guest, 1 to 32, each on a thread of its own; RDI and CPUID say which is which
+    /// [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+
+    /// What happens to accesses to a model-specific register, such as 0x1a0=deny: `deny` (#GP), `ignore`
+    /// (reads 0) or `log`; may be given again for others
+    #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
+    msr: Vec<(u32, MsrRule)>,
+
+    /// Add the devices of KeV's project 2: FIFOs on port 0xbb and MSR 0xabc, a constant on port 3, and a
+    /// printer at 0xcafe0000
+    #[arg(long)]
+    kev: bool,
 
     /// Bytes of text that the guest may write, such as 64K [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -165,12 +186,29 @@ impl From<TransportArg> for Transport {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// What `--cpuid` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CpuidArg {
-    /// all that KVM supports on this host
+    /// All that KVM supports on this host.
     Host,
-    /// nothing, which starts faster
+    /// Nothing.
     None,
+    /// A change to the former.
+    Change(Override),
+}
+
+fn parse_cpuid(text: &str) -> Result<CpuidArg, String> {
+    match text {
+        "host" => Ok(CpuidArg::Host),
+        "none" => Ok(CpuidArg::None),
+        _ => text.parse().map(CpuidArg::Change),
+    }
+}
+
+fn parse_msr_rule(text: &str) -> Result<(u32, MsrRule), String> {
+    let (index, rule) = text.split_once('=').ok_or("give MSR=RULE, such as 0x1a0=deny")?;
+    let index = parse_number(index)?.try_into().map_err(|_| "an MSR's number has 32 bits")?;
+    Ok((index, rule.parse()?))
 }
 
 /// How long a guest may run; nothing for as long as it likes.
@@ -257,6 +295,8 @@ pub fn main() -> ExitCode {
         Err(error) => return explain_usage(error, &arguments).into(),
     };
     let level = match cli.verbose {
+        // What is odd about a guest is in the evidence already.
+        0 if matches!(cli.command, Command::Grade(_)) => log::LevelFilter::Error,
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
         2 => log::LevelFilter::Debug,
@@ -378,6 +418,17 @@ mod tests {
         for bad in ["", "M", "17179869184G", "-1M", "0x1M", "1T", "é"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn policies() {
+        assert_eq!(parse_msr_rule("0x1a0=deny"), Ok((0x1a0, MsrRule::Deny)));
+        for bad in ["", "1", "1=", "=deny", "1=allow", "0x100000000=deny", "x=log"] {
+            assert!(parse_msr_rule(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_cpuid("none"), Ok(CpuidArg::None));
+        assert!(matches!(parse_cpuid("1.ecx.24=1"), Ok(CpuidArg::Change(_))));
+        assert!(parse_cpuid("some").is_err());
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::Report;
+use vmm::controller::OpenBus;
 use vmm::device::simvirtio::{SimvirtioReport, Transport};
-use vmm::exit::{Exit, OpenBus, Stop};
+use vmm::exit::{Exit, Stop};
 use vmm::profile::{Count, Profile, Reason};
 
 /// How much of a text is shown on a line, in characters.
@@ -66,6 +67,7 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
             writeln!(to, "  last exits   {}", last.join(", "))?;
         }
     }
+    write_vcpus(to, report)?;
     if report.simvirtio.is_none() {
         writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
     }
@@ -77,6 +79,40 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
         Some(profile) => write_profile(to, profile, report),
         None => Ok(()),
     }
+}
+
+/// A line for each of several vCPUs.
+fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
+    for vcpu in &report.vcpus {
+        write!(to, "vmm: vCPU {}: {}", vcpu.id, vcpu.stop)?;
+        if let Some(location) = vcpu.location {
+            write!(to, "; it was then {location}")?;
+        }
+        if let Some(profile) = &vcpu.profile {
+            let exits = plural(profile.total().exits, "exit");
+            match busiest(profile).as_str() {
+                "" => write!(to, "; {exits}")?,
+                sites => write!(to, "; {exits}: {sites}")?,
+            }
+        }
+        writeln!(to)?;
+    }
+    Ok(())
+}
+
+/// The busiest sites, in a few words.
+pub fn busiest(profile: &Profile) -> String {
+    const SHOWN: usize = 3;
+    let sites = profile.sites();
+    let shown: Vec<_> = sites
+        .iter()
+        .take(SHOWN)
+        .map(|(site, count)| match site.place {
+            Some((place, _)) => format!("{} {} {place:#x}", count.exits, site.reason),
+            None => format!("{} {}", count.exits, site.reason),
+        })
+        .collect();
+    shown.join(", ") + if sites.len() > SHOWN { ", ..." } else { "" }
 }
 
 /// A line on the device, where its driver did anything.

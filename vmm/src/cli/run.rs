@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use vmm::device::simvirtio::Transport;
-use vmm::{Error, Input, Machine, Output, Report};
+use vmm::{Builder, Error, Input, Output, Report};
 
 /// Runs the guest and answers with the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
@@ -61,8 +61,18 @@ fn input(path: Option<&Path>) -> Result<Input, Error> {
 fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = Target::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
-    let cpuid = match (arguments.cpuid, target.embedded) {
-        (Some(cpuid), _) => cpuid == CpuidArg::Host,
+    let shown = arguments.cpuid.iter().rev().find(|what| !matches!(what, CpuidArg::Change(_)));
+    let changes = arguments.cpuid.iter().filter_map(|what| match what {
+        CpuidArg::Change(change) => Some(*change),
+        _ => None,
+    });
+    let cpuid = match (shown, target.embedded) {
+        (Some(CpuidArg::None), _) if changes.clone().next().is_some() => {
+            return Err(Error::Config(
+                "--cpuid none shows nothing that could be changed: leave it out, or the changes".into(),
+            ));
+        }
+        (Some(what), _) => *what == CpuidArg::Host,
         (None, Some(guest)) => guest.cpuid,
         (None, None) => true,
     };
@@ -72,10 +82,18 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         Some(Map::Plain) => Some(arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM)),
         _ => arguments.mem,
     };
-    let machine = Machine::builder(target.image.clone())
+    let builder = changes.fold(target.builder(), Builder::cpuid_override);
+    let rules = arguments.msr.iter();
+    let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
+    let builder = match arguments.cpus {
+        Some(cpus) => builder.cpus(cpus),
+        None => builder,
+    };
+    let machine = builder
+        .kev(arguments.kev || target.embedded.is_some_and(|guest| guest.kev))
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needs_window))
-        .queue_len(arguments.queue_len.or(target.embedded.and_then(|guest| guest.queue_len)))
+        .queue_len(arguments.queue_len.or(target.queue_len()))
         .timeout(arguments.timeout.0)
         .cpuid(cpuid)
         .profile(!arguments.no_profile)

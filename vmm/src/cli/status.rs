@@ -45,10 +45,12 @@ pub fn of_report(report: &Report) -> u8 {
     match report.stop {
         Stop::Halted | Stop::Exited(0) if right => OK,
         Stop::Halted | Stop::Exited(0) => WRONG_RESULT,
-        Stop::Exited(code) => u8::try_from(code).unwrap_or(MOST_OF_GUEST).min(MOST_OF_GUEST),
+        Stop::Exited(code) | Stop::CpuExited(code) => {
+            u8::try_from(code).unwrap_or(MOST_OF_GUEST).min(MOST_OF_GUEST)
+        }
         Stop::ProtocolError(_) => PROTOCOL_ERROR,
         Stop::Timeout => TIMEOUT,
-        Stop::OutputFailed(_) | Stop::InputFailed(_) => HOST_ERROR,
+        Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::ControllerFailed(_) => HOST_ERROR,
         Stop::Interrupted => INTERRUPTED,
         Stop::OutputLimit(_) => OUTPUT_LIMIT,
         Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::UnknownExit(_) => {

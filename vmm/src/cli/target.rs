@@ -7,10 +7,10 @@ use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use vmm::Error;
 use vmm::boot::{self, Image, elf, flat};
 use vmm::memory::{Gpa, PLAIN_RAM};
 use vmm::modes::Mode;
+use vmm::{Builder, Error, Machine};
 
 /// A guest that was found, and what is known of it.
 pub struct Target {
@@ -31,6 +31,20 @@ impl Target {
     /// Whether it drives SIMVIRTIO, as far as is known.
     pub fn drives_simvirtio(&self) -> bool {
         self.embedded.is_some_and(|guest| guest.polling_exits.is_some())
+    }
+
+    /// The length of SIMVIRTIO's queues that it is written for.
+    pub fn queue_len(&self) -> Option<u16> {
+        self.embedded.and_then(|guest| guest.queue_len)
+    }
+
+    /// A machine for it, with what the catalogue says that it needs.
+    pub fn builder(&self) -> Builder {
+        let builder = Machine::builder(self.image.clone());
+        let Some(guest) = self.embedded else { return builder };
+        let builder = builder.cpus(guest.cpus).kev(guest.kev).cpuid(guest.cpuid);
+        let rules = guest.msrs.iter().filter_map(|(index, rule)| Some((*index, rule.parse().ok()?)));
+        rules.fold(builder, |builder, (index, rule)| builder.msr_rule(index, rule))
     }
 
     /// A built-in guest.
@@ -95,6 +109,11 @@ impl Target {
         let mode = spec.mode.or(default_mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
         log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode} mode");
         Ok(Self { name, image: flat::image(bytes, mode, Gpa(load_at))?, embedded: None })
+    }
+
+    /// This image, run under the conditions of a built-in guest.
+    pub fn in_place_of(self, guest: &'static Guest) -> Self {
+        Self { embedded: Some(guest), ..self }
     }
 
     /// The memory map that it is written for, as far as is known.

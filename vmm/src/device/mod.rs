@@ -9,6 +9,7 @@
 
 pub mod debugcon;
 pub mod exit_port;
+pub mod fifo;
 pub(crate) mod poller;
 pub mod serial;
 pub mod simvirtio;

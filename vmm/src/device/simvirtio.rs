@@ -14,6 +14,7 @@ use simvirtio::device::{BadQueueLen, Device, History, Host, State, Violation};
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How the driver's stores reach the device.
@@ -123,7 +124,7 @@ impl<M: Memory> Simvirtio<M> {
         // Somebody may be waiting for a prompt before he types.
         self.streams.output.finish()?;
         match self.streams.input.fetch(patience) {
-            Err(error) => ControlFlow::Break(Stop::InputFailed(error)),
+            Err(error) => ControlFlow::Break(Stop::InputFailed(Arc::new(error))),
             Ok(()) => ControlFlow::Continue(self.streams.input.may_wait()),
         }
     }

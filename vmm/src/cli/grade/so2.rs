@@ -1,22 +1,19 @@
-//! `vmm grade`: the five tasks of the SO2 assignment, each with its points and its evidence.
+//! The five tasks of the SO2 assignment, each with its points and its evidence.
 //!
 //! A student's image takes the place of the built-in guests of its task. The last task is about this
 //! program's own counting, and always runs the built-in guests.
 
-use super::report::{ending, plural, shown};
-use super::target::Target;
-use super::{Timeout, complain, print, say, status};
-use clap::Args;
-use guest::{End, Exits, GUESTS, Guest};
+use super::super::report::{ending, plural, shown};
+use super::super::target::Target;
+use super::{Evidence, GradeArgs, Run, Task, wrong};
+use guest::{End, Exits, GUESTS};
 use simvirtio::abi;
 use simvirtio::device::State;
 use std::ffi::OsString;
-use std::fmt::Write as _;
+use vmm::Error;
 use vmm::device::simvirtio::Transport;
-use vmm::exit::Stop;
 use vmm::modes::Mode;
 use vmm::profile::{Count, Reason};
-use vmm::{Error, Input, Machine, Output, Report};
 
 /// The text that the driver of the assignment sends.
 const MESSAGE: &str = "Ana are mere";
@@ -25,90 +22,12 @@ const GREETING: &str = "Hello, world!";
 /// A queue that the message does not fit into, so that a driver has to wrap its index and to wait, in bytes.
 const SHORT_QUEUE: u16 = 8;
 
-/// Options of `vmm grade`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "An image is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with mode real, \
-protected or long.\nExit status: 0 for 100 of 100 points, 111 for less, 115 where KVM cannot be used."
-)]
-pub struct GradeArgs {
-    /// The image for the real-mode task [default mode: real]
-    #[arg(long, value_name = "IMAGE")]
-    guest16: Option<OsString>,
-
-    /// The image for the 32/64-bit task; it must print "Hello, world!" [default mode: long]
-    #[arg(long, value_name = "IMAGE")]
-    guest64: Option<OsString>,
-
-    /// The image for the SIMVIRTIO and polling tasks; it must send a text that contains "Ana are mere"
-    /// [default mode: long]
-    #[arg(long, value_name = "IMAGE")]
-    simvirtio: Option<OsString>,
-
-    /// Seconds that each run of a guest may take, 0 for no limit
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::parse_timeout)]
-    timeout: Timeout,
-}
-
-/// A task's title, its points, and what speaks for or against them.
-struct Task {
-    title: &'static str,
-    points: u32,
-    evidence: Vec<Evidence>,
-}
-
-/// One thing that was looked at.
-struct Evidence {
-    right: bool,
-    text: String,
-}
-
-impl Task {
-    fn earned(&self) -> u32 {
-        let right = !self.evidence.is_empty() && self.evidence.iter().all(|evidence| evidence.right);
-        if right { self.points } else { 0 }
-    }
-}
-
-/// Grades, prints, and answers with the exit status.
-pub fn main(arguments: &GradeArgs) -> u8 {
-    vmm::catch_interrupts();
-    // Without KVM there is nothing to grade; any guest shows it.
-    if let Some(Err(error)) = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.timeout)) {
-        say("vmm: nothing can be graded\n");
-        return complain(&error);
-    }
-    let tasks = match tasks(arguments) {
-        Ok(tasks) => tasks,
-        Err(_) if vmm::interrupted() => return interrupted(),
-        Err(error) => {
-            say("vmm: the host failed, and nothing can be graded\n");
-            return complain(&error);
-        }
-    };
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    for task in &tasks {
-        let _ = writeln!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
-        for evidence in &task.evidence {
-            let _ = writeln!(text, "        {} {}", if evidence.right { "+" } else { "-" }, evidence.text);
-        }
-    }
-    let (earned, points) =
-        tasks.iter().fold((0, 0), |sum, task| (sum.0 + task.earned(), sum.1 + task.points));
-    let _ = writeln!(text, "{earned:>3}/{points}");
-    if vmm::interrupted() {
-        return interrupted();
-    }
-    match print(&text) {
-        status::OK if earned == points => status::OK,
-        status::OK => status::WRONG_RESULT,
-        failed => failed,
-    }
-}
-
-fn tasks(arguments: &GradeArgs) -> Result<[Task; 5], Error> {
-    Ok([
+/// Runs all that there is to run, and judges it.
+///
+/// # Errors
+/// The host failed.
+pub(super) fn tasks(arguments: &GradeArgs) -> Result<Vec<Task>, Error> {
+    Ok(vec![
         Task { title: "a 16-bit guest in real mode", points: 30, evidence: real_mode(arguments)? },
         Task { title: "a 32-bit and a 64-bit guest", points: 20, evidence: wide_modes(arguments)? },
         Task { title: "SIMVIRTIO", points: 30, evidence: simvirtio(arguments)? },
@@ -117,54 +36,8 @@ fn tasks(arguments: &GradeArgs) -> Result<[Task; 5], Error> {
     ])
 }
 
-fn interrupted() -> u8 {
-    say("vmm: interrupted: this grade is of no worth\n");
-    status::INTERRUPTED
-}
-
-/// A guest that was run, and what it printed.
-struct Run {
-    name: String,
-    report: Report,
-    output: Vec<u8>,
-}
-
+/// What there is to say of SIMVIRTIO.
 impl Run {
-    fn new(
-        target: &Target,
-        transport: Option<Transport>,
-        queue_len: Option<u16>,
-        timeout: Timeout,
-    ) -> Result<Self, Error> {
-        let (output, captured) = Output::captured();
-        let report = Machine::builder(target.image.clone())
-            .transport(transport)
-            .queue_len(queue_len)
-            .cpuid(target.embedded.is_none_or(|guest| guest.cpuid))
-            .timeout(timeout.0)
-            .verify(true)
-            .kernel_counters(true)
-            .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
-            .output(output)
-            .build()?
-            .run()?;
-        Ok(Self { name: target.name.clone(), report, output: captured.bytes() })
-    }
-
-    fn embedded(
-        guest: &'static Guest,
-        transport: Option<Transport>,
-        timeout: Timeout,
-    ) -> Result<Self, Error> {
-        Self::new(&Target::embedded(guest)?, transport, guest.queue_len, timeout)
-    }
-
-    /// Whether it halted with 42 in both places.
-    fn passed(&self) -> bool {
-        matches!(self.report.stop, Stop::Halted)
-            && self.report.verdict.is_some_and(|verdict| verdict.passed())
-    }
-
     /// What the device received.
     fn message(&self) -> String {
         let device = self.report.simvirtio.as_ref();
@@ -195,15 +68,6 @@ impl Run {
         format!("{}, and the message is {}", ending(&self.report), self.shown())
     }
 
-    /// All its exits.
-    fn total(&self) -> Count {
-        self.report.profile.as_ref().map(|profile| profile.total()).unwrap_or_default()
-    }
-
-    fn exits(&self) -> u64 {
-        self.total().exits
-    }
-
     /// Exits at SIMVIRTIO's window.
     fn window_exits(&self) -> u64 {
         let sites = self.report.profile.iter().flat_map(|profile| profile.sites());
@@ -214,14 +78,6 @@ impl Run {
         });
         at_window.map(|(_, count)| count.exits).sum()
     }
-
-    fn ending(&self) -> String {
-        format!("{}: {}", self.name, ending(&self.report))
-    }
-}
-
-fn wrong(text: impl Into<String>) -> Evidence {
-    Evidence { right: false, text: text.into() }
 }
 
 /// Whether `text` is somewhere in `bytes`.
@@ -469,14 +325,5 @@ mod tests {
         let (right, text) = compare(&[(2, Some(2)), (3, Some(5))]);
         assert!(right && text.starts_with("KVM's own counter in 2 runs: 7, and 5 counted here"), "{text}");
         assert_eq!(compare(&[(3, Some(2))]), (false, "guest: 3 counted, and KVM counted 2".into()));
-    }
-
-    #[test]
-    fn a_task_without_evidence_earns_nothing() {
-        let task = |evidence| Task { title: "", points: 10, evidence };
-        assert_eq!(task(vec![]).earned(), 0);
-        let right = || Evidence { right: true, text: String::new() };
-        assert_eq!(task(vec![right()]).earned(), 10);
-        assert_eq!(task(vec![right(), wrong("")]).earned(), 0);
     }
 }

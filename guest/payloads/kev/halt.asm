@@ -1,0 +1,6 @@
+; Ends its vCPU with a code that is more than a byte.
+%include "kev.inc"
+    begin64
+    mov edi, 0xCAFE
+    hypercall HALT_CPU
+    hlt

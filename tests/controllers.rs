@@ -1,0 +1,481 @@
+//! Controllers of the caller's own, and machines with several vCPUs: what ends one, what ends all.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use support::{Files, assert_error, code, embedded, find, kvm_test, ran, run, run_machine, shell};
+use vmm::Machine;
+use vmm::controller::{ExitController, VcpuState};
+use vmm::exit::{Exit, Outcome, Stop};
+use vmm::hypercall::number;
+use vmm::modes::Mode;
+use vmm::msr::MsrRule;
+use vmm::profile::{Reason, Site};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        kvm_test("the_example_of_the_documentation_runs", example),
+        kvm_test("a_caller_s_controller_comes_first", caller_first),
+        kvm_test("what_it_leaves_unclaimed_goes_on", unclaimed),
+        kvm_test("it_sees_registers_and_memory_in_every_mode", sees_state),
+        kvm_test("what_it_changes_the_guest_sees", changes_state),
+        kvm_test("a_probe_agrees_with_the_processor", probe_agrees),
+        kvm_test("one_that_fails_ends_the_machine", fails),
+        kvm_test("one_that_panics_ends_the_machine", panics),
+        kvm_test("a_halt_can_be_resumed", resumes_halt),
+        kvm_test("a_vcpu_has_the_number_that_it_is_given", number_of_a_vcpu),
+        kvm_test("cpuid_can_be_changed_from_the_command_line", cpuid_option),
+        kvm_test("msr_rules_come_from_the_command_line", msr_option),
+        kvm_test("a_device_may_be_behind_an_msr", msr_device),
+        kvm_test("too_many_rules_are_refused", too_many_rules),
+        kvm_test("the_host_s_vendor_stays", vendor),
+        kvm_test("wrong_numbers_of_vcpus_are_refused", wrong_cpus),
+        kvm_test("as_many_vcpus_as_there_may_be", most_cpus),
+        kvm_test("every_mode_has_a_stack_for_each_vcpu", stacks),
+        kvm_test("a_halt_parks_one_vcpu_only", parks),
+        kvm_test("the_time_is_up_for_all_vcpus", timeout_of_all),
+        kvm_test("a_fault_of_one_vcpu_ends_all", fault_of_one),
+        kvm_test("a_signal_ends_all_vcpus_parked_or_not", signals),
+        kvm_test("vcpus_share_the_device_window", shared_window),
+        kvm_test("exits_are_counted_for_each_vcpu", counts),
+        kvm_test("machines_with_several_vcpus_end_again_and_again", many_ends),
+        kvm_test("wrong_guests_lose_their_line_of_the_grade", wrong_guests),
+        kvm_test("right_guests_keep_their_line", right_guests),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+fn example() {
+    let example = Path::new(env!("CARGO_BIN_EXE_vmm")).with_file_name("examples").join("controller");
+    // `cargo test` builds examples, but not where it is asked for some tests only.
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--locked", "--package", "vmm", "--example", "controller"]);
+    if cfg!(feature = "polling") {
+        cargo.args(["--features", "polling"]);
+    }
+    assert!(cargo.status().unwrap().success());
+    let ran = run(Command::new(example).stdout(Stdio::piped()));
+    assert_eq!(ran.text(), "vCPU 0 asks for twice 21\nexited with code 42\n", "{}", ran.stderr);
+    let source = include_str!("../vmm/examples/controller.rs");
+    assert!(source.lines().count() < 40);
+}
+
+/// A controller that is a closure.
+struct By<F>(F);
+
+impl<F: FnMut(&Exit, &mut dyn VcpuState) -> Outcome> ExitController for By<F> {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        (self.0)(exit, vcpu)
+    }
+}
+
+/// Takes the debug console's bytes away from it.
+fn caller_first() {
+    let taken: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let for_controller = taken.clone();
+    let builder = embedded(find("real16-hello"), None).controller(move |_| {
+        let taken = for_controller.clone();
+        By(move |exit: &Exit, _: &mut dyn VcpuState| match *exit {
+            Exit::PioOut { port: 0xe9, data, .. } => {
+                taken.lock().unwrap().push(data as u8);
+                Outcome::Resume
+            }
+            _ => Outcome::Unclaimed,
+        })
+    });
+    let (report, output) = run_machine(builder);
+    assert_eq!((output.as_slice(), taken.lock().unwrap().as_slice()), (&b""[..], &b"Hello, world!\n"[..]));
+    assert_eq!(report.profile.unwrap().total().exits, 15, "counted all the same");
+}
+
+/// Two of them, of which neither claims anything: both see everything, in their order.
+fn unclaimed() {
+    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let watcher = |which: u32| {
+        let seen = seen.clone();
+        move |_| {
+            let seen = seen.clone();
+            By(move |_: &Exit, _: &mut dyn VcpuState| {
+                seen.lock().unwrap().push(which);
+                Outcome::Unclaimed
+            })
+        }
+    };
+    let builder = embedded(find("real16-in"), None).controller(watcher(1)).controller(watcher(2));
+    let (report, _) = run_machine(builder);
+    assert!(report.verdict.unwrap().passed());
+    assert_eq!(*seen.lock().unwrap(), [1, 2, 1, 2, 1, 2]);
+}
+
+/// At the hypercall the address is in RDI and the text where it leads to, by way of each mode.
+fn sees_state() {
+    for name in ["kev-hypercall", "kev-hypercall32", "kev-hypercall16"] {
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let for_controller = text.clone();
+        let builder = embedded(find(name), None).controller(move |id| {
+            let text = for_controller.clone();
+            By(move |exit: &Exit, vcpu: &mut dyn VcpuState| {
+                assert_eq!(vcpu.id(), id);
+                if let Exit::Hypercall { number: number::PRINT } = exit {
+                    let regs = vcpu.regs().unwrap();
+                    assert_eq!(regs.rsi, 16);
+                    text.lock().unwrap().resize(16, 0);
+                    vcpu.probe().unwrap().read(regs.rdi, &mut text.lock().unwrap()).unwrap();
+                }
+                Outcome::Unclaimed
+            })
+        });
+        let (report, output) = run_machine(builder);
+        assert!(report.verdict.unwrap().passed(), "{name}");
+        assert_eq!(*text.lock().unwrap(), output, "{name}");
+    }
+}
+
+fn changes_state() {
+    // mov eax, 1; out 0x42, al; mov [0x400], rax; hlt, of which the controller makes 42 in between.
+    let image = code(&[0xb8, 1, 0, 0, 0, 0xe6, 0x42, 0x48, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4], Mode::Long);
+    let builder = Machine::builder(image).verify(true).controller(|_| {
+        By(|exit: &Exit, vcpu: &mut dyn VcpuState| match exit {
+            Exit::PioOut { port: 0x42, .. } => {
+                let mut regs = vcpu.regs().unwrap();
+                regs.rax = 42;
+                vcpu.set_regs(&regs).unwrap();
+                assert_eq!(vcpu.regs().unwrap().rax, 42);
+                Outcome::Resume
+            }
+            _ => Outcome::Unclaimed,
+        })
+    });
+    let (report, _) = run_machine(builder);
+    assert!(report.verdict.unwrap().passed(), "{:?}", report.verdict);
+}
+
+/// KVM_TRANSLATE, the processor's own word, against the walk of the page tables.
+fn probe_agrees() {
+    let compared = Arc::new(AtomicU32::new(0));
+    let count = compared.clone();
+    let builder = embedded(find("modes"), None).controller(move |_| {
+        let count = count.clone();
+        By(move |exit: &Exit, vcpu: &mut dyn VcpuState| {
+            if matches!(exit, Exit::PioOut { .. } | Exit::Hlt) {
+                let probe = vcpu.probe().unwrap();
+                for linear in [0, 0x1000, 0x1234, 0xf_ffff, 0x10_0000, 0xfffc_0000, 0xffff_ffff] {
+                    if let Some(gpa) = vcpu.translate(linear) {
+                        assert_eq!(
+                            probe.translate_linear(linear).ok().map(|mapping| mapping.gpa),
+                            gpa,
+                            "{linear:#x}"
+                        );
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+            Outcome::Unclaimed
+        })
+    });
+    let (report, _) = run_machine(builder);
+    assert!(report.verdict.unwrap().passed());
+    assert!(compared.load(Ordering::Relaxed) > 0, "KVM_TRANSLATE is there on every x86 host");
+}
+
+fn fails() {
+    for cpus in [1, 4] {
+        let builder = embedded(find("smp-print"), None).cpus(cpus).controller(|id| {
+            By(move |exit: &Exit, _: &mut dyn VcpuState| match exit {
+                Exit::Hypercall { .. } if id == 0 => Outcome::failed("no ink"),
+                _ => Outcome::Unclaimed,
+            })
+        });
+        let (report, _) = run_machine(builder);
+        assert!(matches!(report.stop, Stop::ControllerFailed(_)), "{}", report.stop);
+        assert_eq!(report.stop.to_string(), "a controller of exits failed: no ink");
+    }
+}
+
+/// In the last of four, while the others loop.
+fn panics() {
+    let started = Instant::now();
+    // again: in al, 0x42; jmp again
+    let image = code(&[0xe4, 0x42, 0xeb, 0xfc], Mode::Real);
+    let builder = Machine::builder(image).cpus(4).timeout(Some(Duration::from_secs(60))).controller(|id| {
+        let mut left = 100;
+        By(move |_: &Exit, _: &mut dyn VcpuState| {
+            left -= 1;
+            assert!(id != 3 || left > 0, "this is the panic of a test");
+            Outcome::Unclaimed
+        })
+    });
+    let (report, _) = run_machine(builder);
+    assert!(report.stop.to_string().contains("it panicked: this is the panic of a test"), "{}", report.stop);
+    assert!(started.elapsed() < Duration::from_secs(30));
+    let others = report.vcpus.iter().filter(|vcpu| matches!(vcpu.stop, Stop::Interrupted)).count();
+    assert_eq!((report.vcpus.len(), others), (4, 3), "{:?}", report.vcpus);
+}
+
+/// A HLT that the controller answers with `Resume` is a pause.
+fn resumes_halt() {
+    // hlt; mov ax, 42; mov [0x400], ax; hlt
+    let image = code(&[0xf4, 0xb8, 42, 0, 0xa3, 0, 4, 0xf4], Mode::Real);
+    let builder = Machine::builder(image).verify(true).controller(|_| {
+        let mut first = true;
+        By(move |exit: &Exit, _: &mut dyn VcpuState| match exit {
+            Exit::Hlt if std::mem::take(&mut first) => Outcome::Resume,
+            _ => Outcome::Unclaimed,
+        })
+    });
+    assert!(run_machine(builder).0.verdict.unwrap().passed());
+}
+
+fn number_of_a_vcpu() {
+    for number in [0, 1, 0xba] {
+        let (report, _) = run_machine(embedded(find("kev-cpuid"), None).first_vcpu(number));
+        assert!(report.verdict.unwrap().passed(), "{number:#x}");
+    }
+}
+
+fn cpuid_option() {
+    let files = Files::new();
+    // mov eax, 1; cpuid; bt ecx, 24; setc al; out 0xf4, al
+    let bit = files
+        .write("bit", &[0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x0f, 0xba, 0xe1, 24, 0x0f, 0x92, 0xc0, 0xe6, 0xf4]);
+    let bit = format!("{bit}@0x1000:64");
+    assert_eq!(ran(&[&bit, "--cpuid", "1.ecx.24=1"]).status, 1);
+    assert_eq!(ran(&[&bit, "--cpuid", "1.ecx.24=1", "--cpuid", "1.ecx.24=0"]).status, 0);
+    assert_eq!(ran(&[&bit, "--cpuid", "none"]).status, 0);
+    assert_error(
+        &ran(&[&bit, "--cpuid", "none", "--cpuid", "1.ecx.24=1"]),
+        110,
+        "shows nothing that could be changed",
+    );
+    let wrong = ran(&[&bit, "--cpuid", "1.ecx.32=1"]);
+    assert!(wrong.status == 110 && wrong.stderr.contains("is no change of CPUID"), "{}", wrong.stderr);
+    assert_eq!(ran(&["kev-cpuid", "--cpuid", "1.ebx.31-24=0xba"]).status, 111, "it is vCPU 0, and sees 0xba");
+}
+
+fn msr_option() {
+    let rules = ran(&["kev-msr-rules"]);
+    assert_eq!(rules.status, 0, "{}", rules.stderr);
+    for text in [
+        "warn: vCPU 0 writes 0x7000 to MSR 0x176",
+        "vCPU 0 reads MSR 0x176: 0x7000",
+        "rule: deny",
+        "3 RDMSR, 3 WRMSR",
+    ] {
+        assert!(rules.stderr.contains(text), "{text}: {}", rules.stderr);
+    }
+    assert_eq!(ran(&["kev-msr-rules", "--msr", "0x174=log"]).status, 111, "the last rule counts");
+    let wrong = ran(&["kev-msr-rules", "--msr", "0x174=perhaps"]);
+    assert!(wrong.status == 110 && wrong.stderr.contains("give deny, ignore or log"), "{}", wrong.stderr);
+    // mov ecx, 0xabd; rdmsr, without a handler: #GP, and so a triple fault; the register is named.
+    let files = Files::new();
+    let unknown = files.write("unknown", &[0xb9, 0xbd, 0x0a, 0, 0, 0x0f, 0x32, 0xf4]);
+    let unknown = ran(&[&format!("{unknown}@0x1000:64")]);
+    assert_eq!(unknown.status, 112, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("nobody is there: RDMSR 0xabd (once)"), "{}", unknown.stderr);
+}
+
+fn msr_device() {
+    let fifo = Arc::new(Mutex::new(vmm::device::fifo::Fifo::default()));
+    // mov ecx, 0x10 (the time stamp counter, which KVM has); mov eax, 7; xor edx, edx; wrmsr; rdmsr; out 0xf4, al
+    let image = code(
+        &[0xb9, 0x10, 0, 0, 0, 0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x0f, 0x30, 0x0f, 0x32, 0xe6, 0xf4],
+        Mode::Long,
+    );
+    let (report, _) = run_machine(Machine::builder(image).msr_device(0x10, fifo).unwrap());
+    assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
+    let site = Site { reason: Reason::WrMsr, place: Some((0x10, 8)) };
+    assert_eq!(report.device_at(&site), Some("FIFO"));
+}
+
+fn too_many_rules() {
+    let builder = (0..17).fold(Machine::builder(code(&[0xf4], Mode::Real)), |builder, index| {
+        builder.msr_rule(index, MsrRule::Ignore)
+    });
+    let refused = builder.build().expect_err("KVM's filter has 16 ranges");
+    assert!(refused.to_string().contains("leave some out"), "{refused}");
+}
+
+/// What the guest sees of leaf 0 is what this processor says.
+fn vendor() {
+    // xor eax, eax; cpuid; mov [0x400], ebx; mov [0x404], edx; mov esi, 0x400; mov ecx, 8; mov edx, 0xe9; rep outsb; hlt
+    let image = code(
+        &[
+            0x31, 0xc0, 0x0f, 0xa2, 0x89, 0x1c, 0x25, 0, 4, 0, 0, 0x89, 0x14, 0x25, 4, 4, 0, 0, 0xbe, 0, 4,
+            0, 0, 0xb9, 8, 0, 0, 0, 0xba, 0xe9, 0, 0, 0, 0xf3, 0x6e, 0xf4,
+        ],
+        Mode::Long,
+    );
+    let (_, output) = run_machine(Machine::builder(image).cpuid(true));
+    let host = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let vendor = host.lines().find_map(|line| line.strip_prefix("vendor_id")).unwrap();
+    assert_eq!(output, vendor.trim_start_matches([' ', '\t', ':']).as_bytes()[..8]);
+}
+
+fn wrong_cpus() {
+    for cpus in ["0", "33", "1000", "4294967295"] {
+        assert_error(&ran(&["smp-counter", "--cpus", cpus]), 110, "choose --cpus 1 to 32");
+    }
+    assert_eq!(ran(&["smp-counter", "--cpus", "many"]).status, 110);
+}
+
+fn most_cpus() {
+    let (report, _) =
+        run_machine(embedded(find("smp-counter"), None).cpus(32).timeout(Some(Duration::from_secs(50))));
+    assert!(report.verdict.unwrap().passed());
+    assert_eq!(report.vcpus.len(), 32);
+}
+
+/// Each vCPU pushes its number a thousand times, and looks what is on top.
+fn stacks() {
+    // mov ecx, 0x400 (in real mode cx); again: push edi; loop again; pop eax; cmp eax, edi; jne $; hlt
+    let real: &[u8] = &[0xb9, 0, 4, 0x66, 0x57, 0xe2, 0xfc, 0x66, 0x58, 0x66, 0x39, 0xf8, 0x75, 0xfe, 0xf4];
+    let protected: &[u8] = &[0xb9, 0, 4, 0, 0, 0x57, 0xe2, 0xfd, 0x58, 0x39, 0xf8, 0x75, 0xfe, 0xf4];
+    for (image, mode) in [(real, Mode::Real), (protected, Mode::Protected), (protected, Mode::Long)] {
+        let (report, _) = run_machine(Machine::builder(code(image, mode)).cpus(8));
+        assert!(matches!(report.stop, Stop::Halted), "{mode:?}: {}", report.stop);
+    }
+}
+
+/// The first halts at once; the second goes on, prints, and halts.
+fn parks() {
+    // test edi, edi; jz end; mov ecx, 300; again: loop again; mov al, 'x'; out 0xe9, al; end: hlt
+    let image = code(
+        &[0x85, 0xff, 0x74, 0x0b, 0xb9, 0x2c, 1, 0, 0, 0xe2, 0xfe, 0xb0, b'x', 0xe6, 0xe9, 0xf4],
+        Mode::Protected,
+    );
+    let (report, output) = run_machine(Machine::builder(image).cpus(2));
+    assert!(matches!(report.stop, Stop::Halted), "{}", report.stop);
+    assert_eq!(output, b"x");
+    let ends: Vec<_> =
+        report.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.stop.to_string(), vcpu.location)).collect();
+    assert_eq!(ends, [(0, "halted".into(), None), (1, "halted".into(), None)]);
+}
+
+fn timeout_of_all() {
+    // jmp $; and: test edi, edi; jnz $; hlt, where only the first parks.
+    for (image, halted) in [(&[0xeb, 0xfe][..], 0), (&[0x85, 0xff, 0x75, 0xfe, 0xf4], 1)] {
+        let late = || {
+            let machine = Machine::builder(code(image, Mode::Protected)).cpus(4);
+            let (report, _) = run_machine(machine.timeout(Some(Duration::from_millis(200))));
+            assert!(matches!(report.stop, Stop::Timeout), "{}", report.stop);
+            assert_eq!(report.vcpus.iter().filter(|vcpu| matches!(vcpu.stop, Stop::Halted)).count(), halted);
+            report.elapsed.saturating_sub(Duration::from_millis(200))
+        };
+        let latest = (0..3).map(|_| late()).min().unwrap();
+        assert!(latest < Duration::from_millis(200), "{latest:?}");
+    }
+}
+
+fn fault_of_one() {
+    // test edi, edi; jz $ (over the next two bytes); ud2
+    let image = code(&[0x85, 0xff, 0x74, 0xfe, 0x0f, 0x0b], Mode::Protected);
+    let (report, _) = run_machine(Machine::builder(image).cpus(3).timeout(Some(Duration::from_secs(60))));
+    assert!(matches!(report.stop, Stop::TripleFault), "{}", report.stop);
+    assert!(matches!(report.vcpus[0].stop, Stop::Interrupted), "{:?}", report.vcpus);
+    assert!(report.elapsed < Duration::from_secs(30));
+}
+
+fn signals() {
+    let files = Files::new();
+    // All loop; and: the first parks, the others loop.
+    let looping = files.write("loop", &[0xeb, 0xfe]);
+    let parked = files.write("parked", &[0x85, 0xff, 0x75, 0xfe, 0xf4]);
+    for guest in [looping, parked] {
+        for signal in ["TERM", "HUP"] {
+            let line = "\"$0\" \"$1@0x1000:32\" --cpus 3 --timeout 50 & sleep 0.5; kill -$2 $!; wait $!";
+            let started = Instant::now();
+            let ran = shell(line, &[&guest, signal]);
+            assert_eq!(ran.status, 117, "{guest} {signal}: {}", ran.stderr);
+            assert!(ran.stderr.contains("vmm: vCPU 2: interrupted"), "{}", ran.stderr);
+            assert!(started.elapsed() < Duration::from_secs(20));
+        }
+    }
+}
+
+/// Four vCPUs read the window's magic a hundred times each.
+fn shared_window() {
+    // mov ecx, 100; again: cmp dword [0x100000], 0x74726976; jne $; loop again; hlt
+    let image = code(
+        &[
+            0xb9, 100, 0, 0, 0, 0x81, 0x3d, 0, 0, 0x10, 0, 0x76, 0x69, 0x72, 0x74, 0x75, 0xfe, 0xe2, 0xf2,
+            0xf4,
+        ],
+        Mode::Protected,
+    );
+    let (report, _) = run_machine(Machine::builder(image).cpus(4));
+    assert!(matches!(report.stop, Stop::Halted), "{}", report.stop);
+    assert_eq!(report.profile.unwrap().total().exits, 404);
+}
+
+fn counts() {
+    let (report, _) = run_machine(embedded(find("smp-print"), None));
+    for vcpu in &report.vcpus {
+        assert_eq!(vcpu.profile.as_ref().unwrap().total().exits, 26, "vCPU {}", vcpu.id);
+    }
+    assert_eq!(report.profile.unwrap().total().exits, 104);
+    let text = ran(&["smp-print"]).stderr;
+    assert!(text.contains("vmm: vCPU 3: halted; 26 exits: 25 hypercall 0x1, 1 HLT"), "{text}");
+    assert!(text.contains("hypercall          0x1              32  Print"), "{text}");
+}
+
+fn many_ends() {
+    for _ in 0..40 {
+        let (report, _) = run_machine(embedded(find("smp-stop"), None));
+        assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
+        let (report, _) = run_machine(embedded(find("smp-counter"), None));
+        assert!(report.verdict.unwrap().passed());
+    }
+}
+
+/// The line of this guest, and all others, in a grade with this image in its place.
+fn line(name: &str, image: &str) -> (String, usize, i32) {
+    let grade = ran(&["grade", "kev", "--timeout", "5", "--guest", &format!("{name}={image}")]);
+    let text = grade.text();
+    let lost: Vec<_> = text.lines().filter(|line| line.starts_with("  0/5")).collect();
+    (lost.first().map(ToString::to_string).unwrap_or_default(), lost.len(), grade.status)
+}
+
+fn wrong_guests() {
+    let files = Files::new();
+    // mov eax, 42; mov [0x400], eax; hlt: right results, and nothing done for them.
+    let silent =
+        format!("{}@0x1000", files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]));
+    let port = files.guest("kev-port");
+    for (name, image, text) in [
+        ("kev-hypercall", &port, "it should make an exit hypercall 0x1"),
+        ("kev-port", &files.guest("kev-hypercall"), "it should make an exit PIO out 0xe9"),
+        ("kev-mmio", &silent, "it should print"),
+        ("kev-halt", &silent, "it should end as kev-halt does"),
+        ("kev-strings", &silent, "it should make an exit PIO out 0xbb"),
+        ("kev-msr", &silent, "it should make an exit WRMSR 0xabc"),
+        ("kev-vmcall", &silent, "it should make an exit PIO out 0x42"),
+        ("kev-cpuid", &files.guest("real16-wrong-result"), ""),
+        ("smp-counter", &files.guest("smp-stop"), "it should end as smp-counter does"),
+        ("kev-msr", &"/no/such/file".to_string(), "cannot read"),
+    ] {
+        let (line, lost, status) = line(name, image);
+        assert_eq!((lost, status), (1, 111), "{name}: {line}");
+        assert!(line.contains(text), "{name}: {line}");
+    }
+    assert_error(&ran(&["grade", "kev", "--guest", "real16-42=x"]), 110, "give NAME=IMAGE");
+    assert_error(&ran(&["grade", "kev", "--guest16", "x"]), 110, "--guest NAME=IMAGE");
+    assert_error(&ran(&["grade", "--guest", "kev-msr=x"]), 110, "is for `vmm grade kev`");
+}
+
+fn right_guests() {
+    let files = Files::new();
+    for name in ["kev-hypercall16", "kev-msr-rules", "smp-print", "kev-halt"] {
+        let (line, lost, status) = line(name, &files.guest(name));
+        assert_eq!((lost, status), (0, 0), "{name}: {line}");
+    }
+    let grade = ran(&["grade", "kev"]);
+    assert_eq!(grade.status, 0, "{}", grade.text());
+    assert!(grade.text().ends_with("100/100\n") && grade.text().lines().count() == 21, "{}", grade.text());
+}

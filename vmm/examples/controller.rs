@@ -1,0 +1,36 @@
+#![allow(missing_docs)]
+
+use vmm::boot::flat;
+use vmm::controller::{ExitController, VcpuState};
+use vmm::exit::{Exit, Outcome};
+use vmm::memory::Gpa;
+use vmm::modes::Mode;
+use vmm::{Error, Machine, Output};
+
+/// A port that gives back what was written to it, doubled.
+struct Doubler(u32);
+
+impl ExitController for Doubler {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        match *exit {
+            Exit::PioOut { port: 0x42, data, .. } => {
+                self.0 = data;
+                Outcome::Resume
+            }
+            Exit::PioIn { port: 0x42, .. } => {
+                println!("vCPU {} asks for twice {}", vcpu.id(), self.0);
+                Outcome::Value(u64::from(self.0) * 2)
+            }
+            _ => Outcome::Unclaimed,
+        }
+    }
+}
+
+fn main() -> Result<(), Error> {
+    // mov al, 21; out 0x42, al; in al, 0x42; out 0xf4, al: the doubled number becomes the guest's code.
+    let guest: &[u8] = &[0xb0, 21, 0xe6, 0x42, 0xe4, 0x42, 0xe6, 0xf4];
+    let machine = Machine::builder(flat::image(guest, Mode::Real, Gpa(0x1000))?);
+    let machine = machine.controller(|_| Doubler(0)).output(Output::captured().0);
+    println!("{}", machine.build()?.run()?.stop);
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! What CPUID shows a guest: what KVM supports, with this VMM's signature, the vCPU's number, and changes of
+//! the user's. A pure function; the result goes to KVM_SET_CPUID2 before the vCPU runs, since on KVM the
+//! instruction itself never exits.
+//!
+//! Intel SDM volume 2, "CPUID"; the hypervisor's leaves are at 0x4000_0000 by custom
+//! (Linux `Documentation/virt/kvm/x86/cpuid.rst`).
+
+use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use std::str::FromStr;
+
+/// The leaf with the hypervisor's signature.
+pub const HYPERVISOR: u32 = 0x4000_0000;
+/// This VMM's signature: EBX, ECX and EDX of that leaf.
+pub const SIGNATURE: &[u8; 12] = b"vmm-rust-kvm";
+/// Where KVM's own leaves go, so that a guest that looks for them, as Linux does, still finds them.
+const KVM_LEAVES: u32 = 0x4000_0100;
+/// Leaf 1, ECX: a hypervisor is there.
+const HYPERVISOR_PRESENT: u32 = 1 << 31;
+
+/// A register that CPUID answers in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// EAX.
+    Eax,
+    /// EBX.
+    Ebx,
+    /// ECX.
+    Ecx,
+    /// EDX.
+    Edx,
+}
+
+/// A change to what CPUID shows: some bits of a register of a leaf.
+///
+/// As text: `LEAF[.SUBLEAF].REGISTER[.BIT[-BIT]]=VALUE`, such as `1.ecx.24=1`, `7.0.ebx=0` or
+/// `1.ebx.31-24=0xba`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// EAX of the question.
+    pub leaf: u32,
+    /// ECX of the question; `None` where the leaf has no subleaves, or for the first.
+    pub subleaf: Option<u32>,
+    /// The register that changes.
+    pub register: Register,
+    /// The lowest bit that changes.
+    pub low: u8,
+    /// The highest bit that changes.
+    pub high: u8,
+    /// What the bits become.
+    pub value: u32,
+}
+
+impl Override {
+    fn mask(&self) -> u32 {
+        let upper = u32::MAX.checked_shr(31u32.saturating_sub(self.high.into())).unwrap_or(0);
+        upper & u32::MAX.checked_shl(self.low.into()).unwrap_or(0)
+    }
+
+    fn apply(&self, entries: &mut Vec<kvm_cpuid_entry2>) {
+        let wanted = self.subleaf.unwrap_or(0);
+        let place = entries.iter().position(|entry| {
+            let by_index = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
+            entry.function == self.leaf && (!by_index || entry.index == wanted)
+        });
+        let place = place.unwrap_or_else(|| {
+            let flags = if self.subleaf.is_some() { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 };
+            entries.push(kvm_cpuid_entry2 {
+                function: self.leaf,
+                index: wanted,
+                flags,
+                ..Default::default()
+            });
+            entries.len().saturating_sub(1)
+        });
+        let Some(entry) = entries.get_mut(place) else { return };
+        let register = match self.register {
+            Register::Eax => &mut entry.eax,
+            Register::Ebx => &mut entry.ebx,
+            Register::Ecx => &mut entry.ecx,
+            Register::Edx => &mut entry.edx,
+        };
+        let value = self.value.checked_shl(self.low.into()).unwrap_or(0);
+        *register = *register & !self.mask() | value & self.mask();
+    }
+}
+
+impl FromStr for Override {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || {
+            format!(
+                "{text:?} is no change of CPUID: give LEAF.REGISTER.BIT=VALUE, such as 1.ecx.24=1, 7.0.ebx=0 or \
+                 1.ebx.31-24=0xba"
+            )
+        };
+        let (place, value) = text.split_once('=').ok_or_else(wanted)?;
+        let mut parts = place.split('.');
+        let leaf = parts.next().and_then(number).ok_or_else(wanted)?;
+        let mut part = parts.next().ok_or_else(wanted)?;
+        let subleaf = number(part);
+        if subleaf.is_some() {
+            part = parts.next().ok_or_else(wanted)?;
+        }
+        let register = match part.to_ascii_lowercase().as_str() {
+            "eax" => Register::Eax,
+            "ebx" => Register::Ebx,
+            "ecx" => Register::Ecx,
+            "edx" => Register::Edx,
+            _ => return Err(wanted()),
+        };
+        let (high, low) = match parts.next() {
+            None => (31, 0),
+            Some(bits) => {
+                let (high, low) = bits.split_once('-').unwrap_or((bits, bits));
+                let bit = |text: &str| text.parse::<u8>().ok().filter(|bit| *bit < 32);
+                let (high, low) = bit(high).zip(bit(low)).ok_or_else(wanted)?;
+                (high.max(low), high.min(low))
+            }
+        };
+        let value = number(value).filter(|_| parts.next().is_none()).ok_or_else(wanted)?;
+        let change = Self { leaf, subleaf, register, low, high, value };
+        if value > change.mask() >> low {
+            return Err(format!(
+                "{text:?}: {value:#x} does not fit into the bits {high} to {low}: give less"
+            ));
+        }
+        Ok(change)
+    }
+}
+
+/// A number in decimal, or in hexadecimal after 0x.
+fn number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) if hex.starts_with(|c: char| c.is_ascii_hexdigit()) => u32::from_str_radix(hex, 16).ok(),
+        None if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// What vCPU number `id` of `count` sees, where KVM supports `supported`, with the user's changes last.
+pub fn for_vcpu(
+    supported: &[kvm_cpuid_entry2],
+    id: u32,
+    count: u32,
+    changes: &[Override],
+) -> Vec<kvm_cpuid_entry2> {
+    let word = |at: usize| {
+        SIGNATURE.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    };
+    let mut entries = vec![kvm_cpuid_entry2 {
+        function: HYPERVISOR,
+        eax: HYPERVISOR,
+        ebx: word(0),
+        ecx: word(4),
+        edx: word(8),
+        ..Default::default()
+    }];
+    for &entry in supported {
+        let mut entry = entry;
+        match entry.function {
+            1 => {
+                entry.ebx = entry.ebx & 0x0000_ffff | (count.min(0xff) << 16) | (id & 0xff) << 24;
+                entry.ecx |= HYPERVISOR_PRESENT;
+            }
+            // The extended topology: EDX is the number in full.
+            0xb | 0x1f => entry.edx = id,
+            HYPERVISOR..KVM_LEAVES => {
+                entry.function = entry.function.saturating_add(KVM_LEAVES - HYPERVISOR);
+                if entry.function == KVM_LEAVES && entry.eax >= HYPERVISOR {
+                    entry.eax = entry.eax.saturating_add(KVM_LEAVES - HYPERVISOR);
+                }
+            }
+            _ => {}
+        }
+        entries.push(entry);
+    }
+    changes.iter().for_each(|change| change.apply(&mut entries));
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn supported() -> Vec<kvm_cpuid_entry2> {
+        let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 {
+            function,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
+        let mut seven = leaf(7, 0, 0xff, 0, 0);
+        seven.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+        vec![
+            leaf(0, 0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65),
+            leaf(1, 0x1234, 0x0102_0304, 1, 2),
+            seven,
+            leaf(0xb, 0, 0, 0, 99),
+            leaf(HYPERVISOR, 0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d),
+            leaf(HYPERVISOR + 1, 0x0100_7efb, 0, 0, 0),
+        ]
+    }
+
+    fn leaf(entries: &[kvm_cpuid_entry2], function: u32) -> kvm_cpuid_entry2 {
+        *entries.iter().find(|entry| entry.function == function).unwrap()
+    }
+
+    #[test]
+    fn a_vcpu_finds_its_number_and_the_vendor_stays() {
+        let seen = for_vcpu(&supported(), 0xba, 4, &[]);
+        assert_eq!(leaf(&seen, 0), supported()[0]);
+        assert_eq!(leaf(&seen, 1).ebx, 0xba04_0304);
+        assert_eq!(leaf(&seen, 1).ecx, 0x8000_0001);
+        assert_eq!(leaf(&seen, 0xb).edx, 0xba);
+    }
+
+    #[test]
+    fn the_signature_is_ours_and_kvm_s_is_further_up() {
+        let seen = for_vcpu(&supported(), 0, 1, &[]);
+        let ours = leaf(&seen, HYPERVISOR);
+        let text: Vec<u8> = [ours.ebx, ours.ecx, ours.edx].into_iter().flat_map(u32::to_le_bytes).collect();
+        assert_eq!((text.as_slice(), ours.eax), (SIGNATURE.as_slice(), HYPERVISOR));
+        let kvm = leaf(&seen, 0x4000_0100);
+        assert_eq!((kvm.eax, kvm.ebx), (0x4000_0101, 0x4b4d_564b));
+        assert_eq!(leaf(&seen, 0x4000_0101).eax, 0x0100_7efb);
+        assert_eq!(seen.iter().filter(|entry| entry.function == HYPERVISOR).count(), 1);
+    }
+
+    #[test]
+    fn bits_registers_and_new_leaves_can_be_set() {
+        let changes =
+            ["1.ecx.24=1", "1.ebx.31-24=0xba", "7.0.ebx.0-3=5", "0x80000008.EAX=0x3030", "7.1.eax=1"];
+        let changes = changes.map(|text| text.parse().unwrap());
+        let seen = for_vcpu(&supported(), 0, 1, &changes);
+        assert_eq!((leaf(&seen, 1).ecx, leaf(&seen, 1).ebx), (0x8100_0001, 0xba01_0304));
+        assert_eq!(leaf(&seen, 7).ebx, 0xf5);
+        assert_eq!(leaf(&seen, 0x8000_0008).eax, 0x3030);
+        let second = seen.iter().find(|entry| entry.function == 7 && entry.index == 1).unwrap();
+        assert_eq!((second.eax, second.flags), (1, KVM_CPUID_FLAG_SIGNIFCANT_INDEX));
+    }
+
+    #[test]
+    fn what_is_no_change_is_refused() {
+        for text in [
+            "",
+            "1",
+            "1.ecx",
+            "ecx.1=1",
+            "1.ecx.32=1",
+            "1.eex.1=1",
+            "1.ecx.1=",
+            "1.ecx.1.2=1",
+            "1.0.0.ecx=1",
+            "x.ecx.1=1",
+            "-1.ecx=1",
+            "1.ecx.+1-2=1=1",
+        ] {
+            assert!(text.parse::<Override>().is_err(), "{text}");
+        }
+        assert!("1.ecx.1=2".parse::<Override>().unwrap_err().contains("does not fit"));
+        assert!("1.ecx=0x100000000".parse::<Override>().is_err());
+        assert_eq!("1.ecx=4294967295".parse::<Override>().unwrap().mask(), u32::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_touches_its_bits_only(low in 0u8..32, more in 0u8..32, value: u32, before: u32) {
+            let high = low.saturating_add(more).min(31);
+            let change = Override { leaf: 9, subleaf: None, register: Register::Edx, low, high, value };
+            let mut entries = vec![kvm_cpuid_entry2 { function: 9, edx: before, ..Default::default() }];
+            change.apply(&mut entries);
+            let width = u32::from(high - low) + 1;
+            let mask = (((1u64 << width) - 1) << low) as u32;
+            prop_assert_eq!(entries[0].edx & !mask, before & !mask);
+            prop_assert_eq!(entries[0].edx & mask, (u64::from(value) << low) as u32 & mask);
+        }
+    }
+}

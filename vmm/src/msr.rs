@@ -1,0 +1,197 @@
+//! Which model-specific registers this VMM answers for, instead of KVM, and how.
+//!
+//! KVM hands on accesses to registers that it does not know, and to those that its filter names
+//! (`Documentation/virt/kvm/api.rst`, KVM_CAP_X86_USER_SPACE_MSR and KVM_X86_SET_MSR_FILTER). A device can be
+//! behind a register, as behind a port ([`Devices::msrs`](crate::bus::Devices)); this policy is for the
+//! registers that have a rule.
+
+use crate::controller::{ExitController, VcpuState};
+use crate::error::Error;
+use crate::exit::{Exit, Outcome};
+use kvm_bindings::{
+    KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_MSR_FILTER_MAX_RANGES, kvm_enable_cap,
+};
+use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// What happens to an access to a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsrRule {
+    /// The guest gets #GP.
+    Deny,
+    /// A read gives 0, a write vanishes.
+    Ignore,
+    /// As without a rule, and a line in the log for each access.
+    Log,
+}
+
+impl FromStr for MsrRule {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "deny" => Ok(Self::Deny),
+            "ignore" => Ok(Self::Ignore),
+            "log" => Ok(Self::Log),
+            _ => Err(format!("{word:?} is no rule: give deny, ignore or log")),
+        }
+    }
+}
+
+/// The most registers that can have a rule or a device: the ranges of KVM's filter.
+pub const MAX_FILTERED: usize = KVM_MSR_FILTER_MAX_RANGES as usize;
+
+/// Rules by register number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MsrPolicy {
+    rules: BTreeMap<u32, MsrRule>,
+}
+
+impl MsrPolicy {
+    /// Sets the rule for a register; the last one counts.
+    pub fn set(&mut self, index: u32, rule: MsrRule) {
+        self.rules.insert(index, rule);
+    }
+
+    /// The rule for a register, for the profile.
+    pub(crate) fn name(&self, index: u32) -> Option<&'static str> {
+        self.rules.get(&index).map(|rule| match rule {
+            MsrRule::Deny => "rule: deny",
+            MsrRule::Ignore => "rule: ignore",
+            MsrRule::Log => "rule: log",
+        })
+    }
+
+    /// The registers that have a rule.
+    pub fn registers(&self) -> impl Iterator<Item = u32> {
+        self.rules.keys().copied()
+    }
+}
+
+/// Shared by all vCPUs, since it does not change while they run.
+impl ExitController for &MsrPolicy {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        let index = match *exit {
+            Exit::RdMsr { index } | Exit::WrMsr { index, .. } => index,
+            _ => return Outcome::Unclaimed,
+        };
+        match (self.rules.get(&index), exit) {
+            (None, _) => Outcome::Unclaimed,
+            (Some(MsrRule::Deny), _) => Outcome::Fault,
+            (Some(MsrRule::Ignore), Exit::RdMsr { .. }) => Outcome::Value(0),
+            (Some(MsrRule::Ignore), _) => Outcome::Resume,
+            (Some(MsrRule::Log), Exit::WrMsr { data, .. }) => {
+                let taken = vcpu.set_msr(index, *data);
+                log::warn!("vCPU {} writes {data:#x} to MSR {index:#x}{}", vcpu.id(), fate(taken));
+                if taken { Outcome::Resume } else { Outcome::Unclaimed }
+            }
+            (Some(MsrRule::Log), _) => {
+                let value = vcpu.msr(index);
+                let shown = value.map_or_else(|| fate(false).into(), |value| format!(": {value:#x}"));
+                log::warn!("vCPU {} reads MSR {index:#x}{shown}", vcpu.id());
+                value.map_or(Outcome::Unclaimed, Outcome::Value)
+            }
+        }
+    }
+}
+
+fn fate(taken: bool) -> &'static str {
+    if taken { "" } else { ", which KVM does not have" }
+}
+
+/// Has KVM hand on accesses to the registers that it does not know, and to `filtered`. On a host without that
+/// the guest gets #GP for the former; the latter are an error.
+///
+/// # Errors
+/// The host cannot, or there are more than [`MAX_FILTERED`].
+pub(crate) fn enable(vm: &VmFd, filtered: &[u32]) -> Result<(), Error> {
+    if filtered.len() > MAX_FILTERED {
+        return Err(Error::Config(format!(
+            "{} model-specific registers have a rule or a device, and KVM's filter takes {MAX_FILTERED}: leave some out",
+            filtered.len()
+        )));
+    }
+    let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
+    let capability = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [reasons.into(), 0, 0, 0],
+        ..Default::default()
+    };
+    let enabled = vm.enable_cap(&capability);
+    if filtered.is_empty() {
+        if let Err(error) = enabled {
+            log::info!("KVM hands on no accesses to MSRs ({error}); those that it does not know fault");
+        }
+        return Ok(());
+    }
+    enabled.map_err(|_| Error::MissingCapability(Cap::X86UserSpaceMsr))?;
+    if vm.check_extension_raw(KVM_CAP_X86_MSR_FILTER.into()) <= 0 {
+        return Err(Error::MissingCapability(Cap::X86MsrFilter));
+    }
+    // A cleared bit is an access that is handed on.
+    let handed_on = [0u8];
+    let range = |&base: &u32| MsrFilterRange {
+        flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+        base,
+        msr_count: 1,
+        bitmap: &handed_on,
+    };
+    let ranges: Vec<_> = filtered.iter().map(range).collect();
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges).map_err(Error::kvm("KVM_X86_SET_MSR_FILTER"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::StillVcpu;
+
+    fn policy() -> MsrPolicy {
+        let mut policy = MsrPolicy::default();
+        for (index, rule) in [(1, MsrRule::Deny), (2, MsrRule::Ignore), (3, MsrRule::Log), (4, MsrRule::Log)]
+        {
+            policy.set(index, rule);
+        }
+        policy
+    }
+
+    #[test]
+    fn each_rule_does_what_it_says() {
+        let policy = policy();
+        let mut vcpu = StillVcpu { msrs: [(3, 0x33)].into(), ..Default::default() };
+        let mut read = |index| (&policy).handle(&Exit::RdMsr { index }, &mut vcpu);
+        assert!(matches!(read(0), Outcome::Unclaimed));
+        assert!(matches!(read(1), Outcome::Fault));
+        assert!(matches!(read(2), Outcome::Value(0)));
+        assert!(matches!(read(3), Outcome::Value(0x33)));
+        assert!(matches!(read(4), Outcome::Unclaimed), "KVM does not have it");
+        let mut write = |index| (&policy).handle(&Exit::WrMsr { index, data: 9 }, &mut vcpu);
+        assert!(matches!(write(1), Outcome::Fault));
+        assert!(matches!(write(2), Outcome::Resume));
+        assert!(matches!(write(3), Outcome::Resume));
+        assert!(matches!(write(4), Outcome::Unclaimed));
+        assert_eq!(vcpu.msrs[&3], 9);
+        assert!(matches!((&policy).handle(&Exit::Hlt, &mut vcpu), Outcome::Unclaimed));
+    }
+
+    #[test]
+    fn the_last_rule_for_a_register_counts() {
+        let mut policy = policy();
+        policy.set(1, MsrRule::Ignore);
+        assert!(matches!(
+            (&policy).handle(&Exit::RdMsr { index: 1 }, &mut StillVcpu::default()),
+            Outcome::Value(0)
+        ));
+        assert_eq!(policy.registers().collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn rules_by_name() {
+        assert_eq!(
+            ["deny", "ignore", "log"].map(str::parse),
+            [Ok(MsrRule::Deny), Ok(MsrRule::Ignore), Ok(MsrRule::Log)]
+        );
+        assert!("allow".parse::<MsrRule>().is_err());
+    }
+}
