@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling test check fuzz setup clean
+.PHONY: help run polling test check testbed fuzz setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,6 +50,9 @@ setup: ## Install what the build needs and is missing
 		{ $$sudo apt-get install -y nasm || { $$sudo apt-get update && $$sudo apt-get install -y nasm; }; } >&2 \
 			|| { echo "make: nasm could not be installed: install it by hand, then try again" >&2; exit 1; }; \
 	fi
+
+testbed: setup ## Run the tests and grades on a second KVM host: kvm_amd in an emulated machine (Debian)
+	@tests/testbed/run
 
 FUZZ_SECONDS := 30
 

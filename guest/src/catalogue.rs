@@ -568,10 +568,10 @@ pub const GUESTS: &[Guest] = &[
     },
     Guest {
         name: "hostile-ins",
-        about: "64 Ki elements with one rep, in both directions",
+        about: "64 Ki elements with one rep insb, and 1 Ki with one rep outsb",
         image: image!("hostile-ins"),
         kev: true,
-        exits: Exits::Elements(131073),
+        exits: Exits::Elements(66561),
         ..TEST
     },
     Guest {
