@@ -19,7 +19,7 @@ polling: setup ## Run the same guest without exits, over shared memory
 test: setup ## Run every test, and print the grades
 	$(CARGO) test $(LOCKED) --workspace
 	$(CARGO) test $(LOCKED) -p vmm --features polling \
-		--test guests --test hostile --test machines --test grade --test command_line --test controllers --test host --test signals
+		--test guests --test hostile --test machines --test grade --test command_line --test controllers --test vcpus --test grade_kev --test host --test signals
 	@echo && echo "The grade, by default over exits:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
 	@echo && echo "The grade, by default over polling:"

@@ -128,13 +128,18 @@ pub fn vmm(arguments: &[&str]) -> Command {
 
 /// An ELF64 executable with `code` at `address`, where it begins.
 pub fn elf(address: u64, code: &[u8]) -> Vec<u8> {
+    elf_entered_at(address, address, code)
+}
+
+/// An ELF64 executable with `code` at `address` that begins at `entry`.
+pub fn elf_entered_at(address: u64, entry: u64, code: &[u8]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     for half in [2u16, 62] {
         file.extend(half.to_le_bytes());
     }
     file.extend(1u32.to_le_bytes());
-    for word in [address, 64, 0] {
+    for word in [entry, 64, 0] {
         file.extend(word.to_le_bytes());
     }
     file.extend(0u32.to_le_bytes());

@@ -244,6 +244,7 @@ pub const GUESTS: &[Guest] = &[
         about: "reads CPUID 256 times: vendor, this vCPU's number, signature",
         image: image!("kev-cpuid"),
         cpuid: true,
+        exits: Exits::Exactly(26),
         ..KEV
     },
     Guest {
@@ -280,7 +281,7 @@ pub const GUESTS: &[Guest] = &[
         about: "4 vCPUs add to one counter, with lock",
         image: image!("smp-counter"),
         cpus: 4,
-        exits: Exits::Exactly(4),
+        exits: Exits::Exactly(9),
         ..BASE
     },
     Guest {

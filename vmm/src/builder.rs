@@ -16,12 +16,10 @@ use crate::memory::{self, Gpa, GuestMemory, Map, TABLES, TABLES_SIZE};
 use crate::modes::{self, Mode};
 use crate::msr::{self, MsrPolicy, MsrRule};
 use crate::output::Output;
-use crate::sys;
 use crate::vcpu::KvmVcpu;
-use kvm_bindings::{
-    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap,
-};
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use crate::vm::create_vm;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Kvm, VmFd};
 use simvirtio::abi;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,8 +27,6 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The version of KVM's API that has been stable since Linux 2.6.22.
-const API_VERSION: i32 = 12;
 /// The most vCPUs that a machine has: their stacks take the upper half of the assignment's memory.
 pub const MAX_CPUS: u32 = 32;
 
@@ -222,7 +218,8 @@ impl Builder {
         self
     }
 
-    /// Puts a device of the caller's behind `len` ports from `first`. It comes before this VMM's own.
+    /// Puts a device of the caller's behind `len` ports from `first`. A 4-byte write to port 0x500 is a
+    /// hypercall all the same.
     ///
     /// # Errors
     /// The range is empty, wraps, or overlaps that of another device.
@@ -232,7 +229,7 @@ impl Builder {
     }
 
     /// Puts a device of the caller's behind `len` guest physical addresses from `first`, which should not
-    /// be RAM.
+    /// be RAM, nor with [`kev`](Self::kev) the printer's.
     ///
     /// # Errors
     /// The range is empty, wraps, or overlaps that of another device.
@@ -277,6 +274,10 @@ impl Builder {
                 "a machine with {} vCPUs cannot be: choose --cpus 1 to {MAX_CPUS}",
                 self.cpus
             )));
+        }
+        if self.irqchip && (self.cpus > 1 || self.first_vcpu != 0) {
+            // With the kernel's interrupt controllers all but the first wait for a start-up interrupt.
+            return Err(Error::Config("a machine with an in-kernel irqchip has one vCPU, number 0".into()));
         }
         let map = self.map()?;
         let ram = memory::ram_size(map, self.memory)?;
@@ -367,13 +368,24 @@ impl Builder {
                 let shown = CpuId::from_entries(&shown).map_err(|_| {
                     Error::Config("there are more leaves of CPUID than KVM takes: change fewer".into())
                 })?;
-                vcpu.set_cpuid(&shown)?;
+                vcpu.set_cpuid(&shown).map_err(|error| self.refused(error))?;
             }
             let place = modes::Place { index, of: self.cpus, id };
-            vcpu.set_mode(self.image.mode(), self.image.entry(), TABLES, place)?;
+            let entered = vcpu.set_mode(self.image.mode(), self.image.entry(), TABLES, place);
+            entered.map_err(|error| self.refused(error))?;
             vcpus.push(vcpu);
         }
         Ok(vcpus)
+    }
+
+    /// A failure that the user's changes to CPUID may have led to.
+    fn refused(&self, error: Error) -> Error {
+        match error {
+            Error::Kvm { .. } if !self.cpuid_changes.is_empty() => Error::Config(format!(
+                "KVM does not take what --cpuid makes of CPUID ({error}): change something else"
+            )),
+            error => error,
+        }
     }
 
     fn attach_simvirtio(&mut self, transport: Transport, memory: &GuestMemory) -> Result<Device, Error> {
@@ -399,46 +411,6 @@ impl Builder {
         ports.attach(exit_port::PORT.into(), 1, Arc::new(Mutex::new(ExitPort)))?;
         Ok(())
     }
-}
-
-/// `/dev/kvm`, if KVM of the right version is behind it.
-pub(crate) fn open_kvm() -> Result<Kvm, Error> {
-    let kvm =
-        Kvm::new().map_err(|error| Error::OpenKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
-    match kvm.get_api_version() {
-        API_VERSION => Ok(kvm),
-        ..0 => Err(Error::NotKvm),
-        found => Err(Error::ApiVersion { found }),
-    }
-}
-
-/// `/dev/kvm` and a new virtual machine, after the checks of the assignment.
-fn create_vm() -> Result<(Kvm, VmFd), Error> {
-    let kvm = open_kvm()?;
-    for capability in [Cap::UserMemory, Cap::ImmediateExit] {
-        if !kvm.check_extension(capability) {
-            return Err(Error::MissingCapability(capability));
-        }
-    }
-    let vm = sys::patiently(|| kvm.create_vm()).map_err(Error::kvm("KVM_CREATE_VM"))?;
-    // Otherwise KVM rewrites a `vmcall` of the guest's for its own processor, and on some hosts tries for ever.
-    let quirk = KVM_X86_QUIRK_FIX_HYPERCALL_INSN;
-    let can = u32::try_from(vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into())).unwrap_or(0);
-    if can & quirk != 0 {
-        let disable = kvm_enable_cap {
-            cap: KVM_CAP_DISABLE_QUIRKS2,
-            args: [quirk.into(), 0, 0, 0],
-            ..Default::default()
-        };
-        if let Err(error) = vm.enable_cap(&disable) {
-            log::warn!("KVM's rewriting of hypercalls cannot be switched off ({error}); going on with it");
-        }
-    }
-    // Intel hosts need the three pages for real mode, others ignore them.
-    if let Err(error) = vm.set_tss_address(memory::TSS as usize) {
-        log::warn!("KVM_SET_TSS_ADDR failed ({error}); going on without");
-    }
-    Ok((kvm, vm))
 }
 
 /// Refuses an image whose own bytes would be taken for a result.

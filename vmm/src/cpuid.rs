@@ -14,6 +14,15 @@ pub const HYPERVISOR: u32 = 0x4000_0000;
 pub const SIGNATURE: &[u8; 12] = b"vmm-rust-kvm";
 /// Where KVM's own leaves go, so that a guest that looks for them, as Linux does, still finds them.
 const KVM_LEAVES: u32 = 0x4000_0100;
+/// The vendor's name that this host's processor gives, as in EBX, EDX and ECX of leaf 0.
+pub fn host_vendor() -> [u8; 12] {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    let mut name = [0; 12];
+    let words = [leaf.ebx, leaf.edx, leaf.ecx];
+    name.iter_mut().zip(words.into_iter().flat_map(u32::to_le_bytes)).for_each(|(to, from)| *to = from);
+    name
+}
+
 /// Leaf 1, ECX: a hypervisor is there.
 const HYPERVISOR_PRESENT: u32 = 1 << 31;
 

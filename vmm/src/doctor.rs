@@ -1,7 +1,6 @@
 //! Whether this host can run guests, and what to do where it cannot: `vmm doctor`.
 
 use crate::boot::flat;
-use crate::builder;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::input::Input;
@@ -10,6 +9,7 @@ use crate::memory::{Gpa, GuestMemory};
 use crate::modes::Mode;
 use crate::output::Output;
 use crate::vcpu::KvmVcpu;
+use crate::vm;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::fs::File;
 use std::time::Duration;
@@ -90,7 +90,7 @@ const BINARY_STATS_FD: libc::c_ulong = 203;
 /// be left out, since it cannot be good.
 pub fn examine() -> Vec<Check> {
     let mut checks = Vec::new();
-    let kvm = match builder::open_kvm() {
+    let kvm = match vm::open_kvm() {
         Ok(kvm) => {
             let version = kvm.get_api_version();
             checks.push(Check::of("/dev/kvm", Ok(format!("opened; API version {version}"))));

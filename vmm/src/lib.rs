@@ -24,7 +24,7 @@
 //! The extension point is [`ExitController`]: one of the caller's sees every exit first. This is
 //! `vmm/examples/controller.rs`:
 //!
-//! ```
+//! ```no_run
 #![doc = include_str!("../examples/controller.rs")]
 //! ```
 //!
@@ -60,6 +60,7 @@ pub mod stdio;
 mod sys;
 mod team;
 pub mod vcpu;
+mod vm;
 
 pub use builder::Builder;
 pub use controller::ExitController;

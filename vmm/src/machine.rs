@@ -13,12 +13,12 @@ use crate::hypercall::Hypercalls;
 use crate::kev::MmioPrinter;
 use crate::memory::{Gpa, GuestMemory};
 use crate::modes::Mode;
-use crate::msr::MsrPolicy;
+use crate::msr::{Forward, MsrPolicy};
 use crate::output::Output;
 use crate::profile::Profile;
 use crate::report::{Report, VcpuReport, Verdict};
 use crate::run::{self, Deadline, Watchdog};
-use crate::sys::{Interruptible, KickTimer, Kicker};
+use crate::sys::{self, KickTimer, Kicker};
 use crate::team::{Ended, Team};
 use crate::vcpu::KvmVcpu;
 use kvm_ioctls::VmFd;
@@ -28,7 +28,6 @@ use std::fmt;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -95,7 +94,6 @@ struct Shared<'a> {
     kev: bool,
     timeout: Option<Duration>,
     deadline: Deadline,
-    asked: Arc<AtomicBool>,
     profile: bool,
 }
 
@@ -108,13 +106,17 @@ impl Shared<'_> {
     /// Runs one vCPU to its end, on the calling thread, whose kicks are handled.
     fn run(&self, vcpu: &mut KvmVcpu, controllers: Vec<BoxedController>) -> Result<(Stop, Done), Error> {
         let mut done = Done { profile: self.profile.then(Profile::default), ..Default::default() };
-        let watchdog = Watchdog { deadline: self.deadline.clone(), asked: self.asked.clone() };
-        let hypercalls = Hypercalls::new(self.output.clone());
-        let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
-        let machine_s_own = (hypercalls, (self.msrs, (printer, (self.devices, (Ends, &mut done.open_bus)))));
-        let mut chain = (watchdog, (controllers, machine_s_own));
-        let run = || run::run(vcpu, &mut chain, done.profile.as_mut());
-        // What a controller leaves behind when it panics is not looked at again: the machine ends.
+        let Done { profile, open_bus } = &mut done;
+        let run = || {
+            let watchdog = Watchdog { deadline: self.deadline.clone() };
+            let hypercalls = Hypercalls::new(self.output.clone());
+            let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
+            let last = (self.devices, (Forward(self.msrs), (Ends, open_bus)));
+            let mut chain = (watchdog, (controllers, (hypercalls, (self.msrs, (printer, last)))));
+            run::run(vcpu, &mut chain, profile.as_mut())
+        };
+        // What a controller leaves behind when it panics is not looked at again: the machine ends. Nor may one
+        // panic when it is dropped.
         let stop = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(stop) => stop?,
             Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
@@ -166,6 +168,7 @@ impl Machine {
             false => None,
         };
         let several = vcpus.len() > 1;
+        let of_culprit = vcpus.get(culprit).and_then(|(_, done)| done.profile.clone()).filter(|_| several);
         let mut reports = Vec::new();
         let (mut profile, mut open_bus): (Option<Profile>, Option<OpenBus>) = (None, None);
         for (vcpu, (stop, done)) in self.vcpus.iter_mut().zip(vcpus) {
@@ -183,8 +186,13 @@ impl Machine {
                 all => *all = Some(done.open_bus),
             }
         }
+        if let (Some(all), Some(of_culprit)) = (&mut profile, of_culprit) {
+            all.take_last_of(of_culprit);
+        }
+        let culprit = self.vcpus.get(culprit).filter(|_| several).map(VcpuState::id);
         Ok(Report {
             stop,
+            culprit,
             location,
             explanation,
             verdict,
@@ -215,17 +223,15 @@ impl Machine {
             kev: self.kev,
             timeout: *timeout,
             deadline: deadline.clone(),
-            asked: Arc::default(),
             profile: self.profile,
         };
-        let team = Team::new(vcpus.len(), shared.asked.clone());
+        let team = Team::new(vcpus.len(), deadline.asked().clone());
         let Some((first, others)) = vcpus.split_first_mut() else {
             return Err(Error::Config("a machine without a vCPU cannot run".into()));
         };
         let mut controllers = std::mem::take(controllers).into_iter();
         let for_first = controllers.next().unwrap_or_default();
         first.with_kicks(|first, kicker: Kicker| {
-            let _interruptible = Interruptible::new(kicker);
             let _timer = shared.timer()?;
             team.enter(0, kicker);
             let run = || {
@@ -251,17 +257,27 @@ impl Machine {
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
                 Some(Device::Shared(simvirtio)) => {
-                    let poller = Poller::start(*simvirtio, shared.asked.clone(), kicker, deadline.clone())?;
+                    let poller =
+                        Poller::start(*simvirtio, deadline.asked().clone(), kicker, deadline.clone())?;
                     let ran = run()?;
                     let (simvirtio, ended_by_device) = poller.finish(&deadline)?;
                     (ran, ended_by_device, Some(simvirtio.report(Transport::Polling)))
                 }
             };
             let stop = culprit.and_then(|culprit| vcpus.get(culprit)).map(|(stop, _)| stop.clone());
-            let stop = ended_by_device.or(stop).unwrap_or_else(|| parked(&vcpus));
+            let stop = match (ended_by_device, stop) {
+                // That one was stopped with the other is no reason of its own.
+                (Some(Stop::Interrupted), Some(stop)) => stop,
+                (Some(Stop::Timeout), Some(stop)) if !matches!(stop, Stop::Interrupted) => stop,
+                (Some(device), _) => device,
+                (None, Some(stop)) => stop,
+                (None, None) => parked(&vcpus),
+            };
             let stop = match (output.clone().finish(), stop) {
                 // The guest ended in time: it is the reader who did not.
-                (ControlFlow::Break(Stop::Timeout), Stop::Halted | Stop::Exited(_)) => {
+                (ControlFlow::Break(Stop::Timeout | Stop::Interrupted), Stop::Halted | Stop::Exited(_))
+                    if !sys::interrupted() =>
+                {
                     let why = "nobody took it before the time was up";
                     Stop::OutputFailed(Arc::new(io::Error::new(io::ErrorKind::TimedOut, why)))
                 }

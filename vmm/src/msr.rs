@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::exit::{Exit, Outcome};
 use kvm_bindings::{
     KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_MSR_FILTER_MAX_RANGES, kvm_enable_cap,
+    KVM_MSR_EXIT_REASON_UNKNOWN, KVM_MSR_FILTER_MAX_RANGES, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use std::collections::BTreeMap;
@@ -83,22 +83,33 @@ impl ExitController for &MsrPolicy {
             (Some(MsrRule::Ignore), Exit::RdMsr { .. }) => Outcome::Value(0),
             (Some(MsrRule::Ignore), _) => Outcome::Resume,
             (Some(MsrRule::Log), Exit::WrMsr { data, .. }) => {
-                let taken = vcpu.set_msr(index, *data);
-                log::warn!("vCPU {} writes {data:#x} to MSR {index:#x}{}", vcpu.id(), fate(taken));
-                if taken { Outcome::Resume } else { Outcome::Unclaimed }
+                log::warn!("vCPU {} writes {data:#x} to MSR {index:#x}", vcpu.id());
+                Outcome::Unclaimed
             }
             (Some(MsrRule::Log), _) => {
-                let value = vcpu.msr(index);
-                let shown = value.map_or_else(|| fate(false).into(), |value| format!(": {value:#x}"));
-                log::warn!("vCPU {} reads MSR {index:#x}{shown}", vcpu.id());
-                value.map_or(Outcome::Unclaimed, Outcome::Value)
+                log::warn!("vCPU {} reads MSR {index:#x}", vcpu.id());
+                Outcome::Unclaimed
             }
         }
     }
 }
 
-fn fate(taken: bool) -> &'static str {
-    if taken { "" } else { ", which KVM does not have" }
+/// Hands on to KVM what was only logged, and no device has claimed. KVM takes a write as one of the host's,
+/// which it checks less than a guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a>(pub &'a MsrPolicy);
+
+impl ExitController for Forward<'_> {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        let logged = |index| self.0.rules.get(&index) == Some(&MsrRule::Log);
+        match *exit {
+            Exit::RdMsr { index } if logged(index) => {
+                vcpu.msr(index).map_or(Outcome::Unclaimed, Outcome::Value)
+            }
+            Exit::WrMsr { index, data } if logged(index) && vcpu.set_msr(index, data) => Outcome::Resume,
+            _ => Outcome::Unclaimed,
+        }
+    }
 }
 
 /// Has KVM hand on accesses to the registers that it does not know, and to `filtered`. On a host without that
@@ -113,7 +124,8 @@ pub(crate) fn enable(vm: &VmFd, filtered: &[u32]) -> Result<(), Error> {
             filtered.len()
         )));
     }
-    let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
+    // Not those that KVM has and whose value it refuses: the guest gets its #GP for them.
+    let reasons = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
     let capability = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         args: [reasons.into(), 0, 0, 0],
@@ -160,13 +172,14 @@ mod tests {
     fn each_rule_does_what_it_says() {
         let policy = policy();
         let mut vcpu = StillVcpu { msrs: [(3, 0x33)].into(), ..Default::default() };
-        let mut read = |index| (&policy).handle(&Exit::RdMsr { index }, &mut vcpu);
+        let mut read = |index| (&policy, Forward(&policy)).handle(&Exit::RdMsr { index }, &mut vcpu);
         assert!(matches!(read(0), Outcome::Unclaimed));
         assert!(matches!(read(1), Outcome::Fault));
         assert!(matches!(read(2), Outcome::Value(0)));
         assert!(matches!(read(3), Outcome::Value(0x33)));
         assert!(matches!(read(4), Outcome::Unclaimed), "KVM does not have it");
-        let mut write = |index| (&policy).handle(&Exit::WrMsr { index, data: 9 }, &mut vcpu);
+        let mut write =
+            |index| (&policy, Forward(&policy)).handle(&Exit::WrMsr { index, data: 9 }, &mut vcpu);
         assert!(matches!(write(1), Outcome::Fault));
         assert!(matches!(write(2), Outcome::Resume));
         assert!(matches!(write(3), Outcome::Resume));

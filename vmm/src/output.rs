@@ -5,12 +5,13 @@
 
 use crate::exit::Stop;
 use crate::run::Deadline;
-use crate::sys::{self, REPEAT};
+use crate::sys::REPEAT;
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
+use std::time::Duration;
 
 /// Text is handed on when there is this much of it, in bytes, even without the end of a line.
 const CHUNK: usize = 4096;
@@ -19,7 +20,13 @@ const KEPT: usize = 1 << 20;
 
 /// A writer that all of a machine's consoles share. Clones write to the same place.
 #[derive(Clone)]
-pub struct Output(Arc<Mutex<Sink>>);
+pub struct Output(Arc<Shared>);
+
+struct Shared {
+    sink: Mutex<Sink>,
+    /// As the sink has it, for those who wait for that.
+    deadline: Mutex<Deadline>,
+}
 
 struct Sink {
     writer: Box<dyn Write + Send>,
@@ -48,7 +55,7 @@ impl Output {
             deadline: Deadline::default(),
             limit: None,
         };
-        Self(Arc::new(Mutex::new(sink)))
+        Self(Arc::new(Shared { sink: Mutex::new(sink), deadline: Mutex::default() }))
     }
 
     /// Keeps the first MiB of what is written, for whoever holds the second value.
@@ -59,6 +66,7 @@ impl Output {
 
     /// Says when writing has to end, whoever may read.
     pub(crate) fn set_deadline(&self, deadline: Deadline) {
+        *self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline.clone();
         self.lock().deadline = deadline;
     }
 
@@ -69,7 +77,7 @@ impl Output {
 
     /// Prints `text`. Breaks with the end of the run where that cannot be done.
     pub fn print(&mut self, text: &[u8]) -> ControlFlow<Stop> {
-        let mut sink = self.lock();
+        let mut sink = self.lock_in_time().map_or_else(ControlFlow::Break, ControlFlow::Continue)?;
         let Some(Limit { of, left }) = sink.limit else { return sink.print_or_stop(text) };
         let most = usize::try_from(left).unwrap_or(usize::MAX);
         let allowed = text.get(..most).unwrap_or(text);
@@ -87,7 +95,26 @@ impl Output {
     }
 
     fn lock(&self) -> MutexGuard<'_, Sink> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sink, unless the run must end before somebody else, whom nobody reads, is done with it. A kick does
+    /// not interrupt the wait for a lock, so this does not wait for it.
+    fn lock_in_time(&self) -> Result<MutexGuard<'_, Sink>, Stop> {
+        /// How long to sleep between two looks.
+        const NAP: Duration = Duration::from_micros(50);
+        loop {
+            match self.0.sink.try_lock() {
+                Ok(sink) => return Ok(sink),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let deadline = self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(stop) = deadline.must_end() {
+                return Err(stop);
+            }
+            thread::sleep(NAP);
+        }
     }
 }
 
@@ -119,11 +146,8 @@ impl Sink {
                     if error.kind() == io::ErrorKind::WouldBlock {
                         thread::sleep(REPEAT);
                     }
-                    if sys::interrupted() {
-                        return Err(io::Error::from_raw_os_error(libc::ECANCELED));
-                    }
-                    if self.deadline.has_passed() {
-                        return Err(io::ErrorKind::TimedOut.into());
+                    if let Some(stop) = self.deadline.must_end() {
+                        return Err(io::Error::other(Stopped(stop)));
                     }
                 }
                 Err(error) => return Err(error),
@@ -137,8 +161,6 @@ impl Sink {
 pub(crate) fn stop_of(error: io::Error) -> Stop {
     match error.downcast::<Stopped>() {
         Ok(Stopped(stop)) => stop,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Stop::Timeout,
-        Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Stop::Interrupted,
         Err(error) => Stop::OutputFailed(Arc::new(error)),
     }
 }
@@ -193,7 +215,6 @@ impl Write for Captured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// Takes three bytes at a time, after one interruption each.
     #[derive(Clone, Default)]

@@ -113,7 +113,7 @@ impl Probe {
     }
 
     /// Whether the vCPU executes 64-bit code, where segments have no base.
-    fn is_long(&self) -> bool {
+    pub(crate) fn is_long(&self) -> bool {
         self.sregs.efer & modes::EFER_LMA != 0 && self.sregs.cs.l == 1
     }
 

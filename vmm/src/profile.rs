@@ -123,7 +123,7 @@ impl Count {
     }
 }
 
-/// The exits of one vCPU.
+/// The exits of one vCPU, or of all of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
     sites: HashMap<Site, Count>,
@@ -150,6 +150,11 @@ impl Profile {
         for (site, count) in other.sites() {
             self.sites.entry(self.place_for(site)).or_default().add(count);
         }
+    }
+
+    /// Has another vCPU's last exits stand for all.
+    pub(crate) fn take_last_of(&mut self, other: Self) {
+        self.last = other.last;
     }
 
     /// The site that an exit is counted at: its own, or where the table is full, the one for all others.

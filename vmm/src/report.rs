@@ -71,6 +71,8 @@ pub struct VcpuReport {
 pub struct Report {
     /// Why it ended.
     pub stop: Stop,
+    /// Which of several vCPUs ended the machine, and is the one that is located and explained.
+    pub culprit: Option<u32>,
     /// Where the vCPU was, if it did not end in an orderly way.
     pub location: Option<Location>,
     /// What the guest died of, or was doing when its time was up, where that can be seen.

@@ -37,20 +37,39 @@ pub fn run(
     }
 }
 
-/// When a run must have ended. Clones are the same deadline.
+/// When a run must have ended: its time, or as soon as somebody asks for it. Clones are the same deadline.
 ///
 /// Time in which the guest waits for its input does not count: it moves the deadline on.
 #[derive(Clone, Debug, Default)]
 pub struct Deadline {
     end: Option<Instant>,
     waited: Arc<AtomicU64>,
+    asked: Arc<AtomicBool>,
 }
 
 impl Deadline {
     /// A deadline this long from now; none for `None`.
     pub fn after(timeout: Option<Duration>) -> Self {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Self { end, waited: Arc::default() }
+        Self { end, waited: Arc::default(), asked: Arc::default() }
+    }
+
+    /// What is set by whoever wants the run to end, before he kicks the vCPUs.
+    pub fn asked(&self) -> &Arc<AtomicBool> {
+        &self.asked
+    }
+
+    /// Whether somebody has asked for the end.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire) || sys::interrupted()
+    }
+
+    /// Why the run must end now, if it must: whoever blocks looks at this when a signal wakes him.
+    pub fn must_end(&self) -> Option<Stop> {
+        if self.is_asked() {
+            return Some(Stop::Interrupted);
+        }
+        self.has_passed().then_some(Stop::Timeout)
     }
 
     /// Whether the time is up.
@@ -71,8 +90,6 @@ impl Deadline {
 pub struct Watchdog {
     /// When the run must have ended.
     pub deadline: Deadline,
-    /// Set by whoever wants the run to end, before he kicks the vCPU.
-    pub asked: Arc<AtomicBool>,
 }
 
 impl ExitController for Watchdog {
@@ -80,10 +97,7 @@ impl ExitController for Watchdog {
         if *exit != Exit::Interrupted {
             return Outcome::Unclaimed;
         }
-        if self.asked.load(Ordering::Acquire) || sys::interrupted() {
-            return Outcome::Stop(Stop::Interrupted);
-        }
-        if self.deadline.has_passed() { Outcome::Stop(Stop::Timeout) } else { Outcome::Resume }
+        self.deadline.must_end().map_or(Outcome::Resume, Outcome::Stop)
     }
 }
 
@@ -245,11 +259,11 @@ mod tests {
     fn the_deadline_and_a_request_end_the_run() {
         let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
         let at = |seconds| Deadline::after(Some(Duration::from_secs(seconds)));
-        let mut late = Watchdog { deadline: at(0), ..Default::default() };
+        let mut late = Watchdog { deadline: at(0) };
         assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
-        let mut early = Watchdog { deadline: at(60), ..late };
+        let mut early = Watchdog { deadline: at(60) };
         assert!(matches!(early.handle(&Exit::Interrupted, &mut StillVcpu::default()), Outcome::Resume));
-        early.asked.store(true, Ordering::Release);
+        early.deadline.asked().store(true, Ordering::Release);
         assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
     }
 

@@ -80,27 +80,34 @@ pub(crate) unsafe fn with_kicks<R>(
     let _unblocked = Unblocked::new()?;
     let kicker = Kicker::of_this_thread();
     let _reset = Reset(IMMEDIATE_EXIT.replace(immediate_exit));
+    let _interruptible = Interruptible::new(kicker);
     Ok(body(kicker))
 }
 
-/// While it lives, an interruption of the program kicks the thread that made it.
+/// While it lives, an interruption of the program kicks the thread that made it. Of more threads than there
+/// are places some are not kicked; the others see to the end.
 #[derive(Debug)]
-pub(crate) struct Interruptible;
+struct Interruptible(Option<&'static AtomicI32>);
 
 impl Interruptible {
-    /// Of the calling thread, whose kicks are handled (`with_kicks`) and go to `kicker`.
-    pub(crate) fn new(kicker: Kicker) -> Self {
-        INTERRUPTIBLE.store(kicker.thread, Ordering::Relaxed);
+    /// Of the calling thread, whose kicks are handled and go to `kicker`.
+    fn new(kicker: Kicker) -> Self {
+        let take = |slot: &&AtomicI32| {
+            slot.compare_exchange(0, kicker.thread, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        let slot = INTERRUPTIBLE.iter().find(take);
         if interrupted() {
             kicker.kick();
         }
-        Self
+        Self(slot)
     }
 }
 
 impl Drop for Interruptible {
     fn drop(&mut self) {
-        INTERRUPTIBLE.store(0, Ordering::Relaxed);
+        if let Some(slot) = self.0 {
+            slot.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -151,8 +158,8 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Result<()
 
 /// Whether one of [`catch_interrupts`]'s signals has come.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The thread that such a signal kicks, or 0: the last one that began to run a vCPU.
-static INTERRUPTIBLE: AtomicI32 = AtomicI32::new(0);
+/// The threads that such a signal kicks, or 0: those that run vCPUs.
+static INTERRUPTIBLE: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
 /// Status of a program that is interrupted twice, and so ends at once.
 const TWICE: libc::c_int = 117;
 
@@ -175,10 +182,11 @@ extern "C" fn on_interrupt(_: libc::c_int) {
 }
 
 extern "C" fn kick_interruptible(_: libc::c_int) {
-    let thread = INTERRUPTIBLE.load(Ordering::Relaxed);
-    if thread != 0 {
-        // SAFETY: allowed in a handler.
-        Kicker { process: unsafe { libc::getpid() }, thread }.kick();
+    // SAFETY: allowed in a handler.
+    let process = unsafe { libc::getpid() };
+    for thread in INTERRUPTIBLE.iter().map(|slot| slot.load(Ordering::Relaxed)).filter(|thread| *thread != 0)
+    {
+        Kicker { process, thread }.kick();
     }
 }
 

@@ -8,10 +8,14 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::sys::{self, Kicker, REPEAT};
 use crate::vcpu::KvmVcpu;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 
+/// Size of a vCPU thread's own stack, in bytes: more than the controllers of this crate need.
+const STACK: usize = 512 << 10;
 /// No vCPU.
 const NOBODY: usize = usize::MAX;
 
@@ -60,13 +64,20 @@ impl Team {
             for (place, (vcpu, own)) in (1..).zip(others) {
                 let body = &body;
                 let run = move || {
-                    let kicked = vcpu.with_kicks(|vcpu, kicker| {
-                        self.enter(place, kicker);
-                        body(vcpu, own)
-                    });
-                    self.leave(place, kicked.and_then(|result| result))
+                    let run = || {
+                        vcpu.with_kicks(|vcpu, kicker| {
+                            self.enter(place, kicker);
+                            body(vcpu, own)
+                        })
+                        .and_then(|result| result)
+                    };
+                    self.leave(place, caught(run))
                 };
-                match thread::Builder::new().name(format!("vcpu {place}")).spawn_scoped(scope, run) {
+                match thread::Builder::new()
+                    .name(format!("vcpu {place}"))
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, run)
+                {
                     Ok(thread) => threads.push(thread),
                     Err(error) => {
                         failed = Some(Error::host("starting a vCPU's thread")(error));
@@ -79,15 +90,13 @@ impl Team {
                 member.out.store(true, Ordering::SeqCst);
             }
             let result = match failed {
-                None => self.leave(0, first()),
+                None => self.leave(0, caught(first)),
                 Some(error) => self.leave(0, Err(error)),
             };
             self.wait();
             let mut results = vec![result];
-            // A panic of the VMM's own, since those of controllers are caught: it goes on here.
-            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
+            let join =
+                |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|_| Err(panicked()));
             results.extend(threads.into_iter().map(join));
             results
         });
@@ -103,8 +112,8 @@ impl Team {
         }
     }
 
-    /// vCPU `place` has ended. Where that ends the machine, the leader is kicked until he is out, too; he sees
-    /// to the others.
+    /// vCPU `place` has ended. Where that ends the machine, the others are kicked until the leader is out; he then
+    /// sees to the rest.
     fn leave<R>(&self, place: usize, result: Result<(Stop, R), Error>) -> Result<(Stop, R), Error> {
         if !matches!(&result, Ok((stop, _)) if stop.parks()) {
             let _ = self.culprit.compare_exchange(NOBODY, place, Ordering::SeqCst, Ordering::SeqCst);
@@ -115,8 +124,9 @@ impl Team {
         }
         // Whoever waits looks again.
         self.members.iter().filter_map(|member| member.thread.get()).for_each(Thread::unpark);
+        // Not him alone: he may wait for a lock that another one holds, in a write that blocks.
         while place != 0 && self.asked.load(Ordering::SeqCst) && !self.is_out(0) {
-            self.kick(0);
+            (0..self.members.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
             thread::park_timeout(REPEAT);
         }
         result
@@ -146,4 +156,14 @@ impl Team {
             kicker.kick();
         }
     }
+}
+
+/// Runs a vCPU; a panic of this VMM's own, since those of controllers are caught earlier, is an error.
+fn caught<R>(run: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()))
+}
+
+fn panicked() -> Error {
+    let source = io::Error::other("it panicked; this is a bug of the VMM");
+    Error::Host { operation: "a vCPU's thread", source }
 }

@@ -1,5 +1,5 @@
-; Each vCPU adds 1000 to one counter, with lock, and halts; the first waits for the others and looks at the total. rdi is
-; the vCPU's number, rsi how many there are.
+; Each vCPU adds 1000 to one counter, with lock, writes its number to port 0x42, and halts; the first waits for the others
+; and writes the total there. rdi is the vCPU's number, rsi how many there are.
 %include "kev.inc"
     begin64
     mov ecx, 1000
@@ -7,6 +7,8 @@
     lock inc dword [total]
     dec ecx
     jnz .again
+    mov eax, edi
+    out 0x42, al
     lock inc dword [ready]
     test edi, edi
     jz .first
@@ -22,6 +24,7 @@
     imul eax, esi, 1000
     cmp [total], eax
     must_be_equal
+    out 0x42, eax
     finish
 .wrong:
     hlt

@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vmm::cpuid::Override;
 use vmm::device::simvirtio::Transport;
@@ -308,7 +309,7 @@ pub fn main() -> ExitCode {
         .format(|to, record| {
             writeln!(to, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args())
         })
-        .target(env_logger::Target::Pipe(Box::new(Log { stderr: stderr(), given_up: false })))
+        .target(env_logger::Target::Pipe(Box::new(Log(Patient::new(io::stderr(), Some(LOG_PATIENCE))))))
         .init();
     match cli.command {
         Command::Run(arguments) => run::main(&arguments),
@@ -334,25 +335,25 @@ fn explain_usage(error: clap::Error, arguments: &[OsString]) -> u8 {
 
 /// For how long nobody may take what is said on stderr.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-fn stderr() -> Patient<io::Stderr> {
-    Patient::new(io::stderr(), Some(PATIENCE))
-}
+/// The same for a line of the log, during a run whose time goes on.
+const LOG_PATIENCE: Duration = Duration::from_millis(500);
+/// Whether nobody has taken a line of the log in that time.
+static UNREAD: AtomicBool = AtomicBool::new(false);
 
 /// Says something on stderr. Where even that cannot be written, the exit status has to do.
 fn say(text: &str) {
-    let _ = stderr().write_all(text.as_bytes());
+    let patience = if UNREAD.load(Ordering::Relaxed) { LOG_PATIENCE } else { PATIENCE };
+    let _ = Patient::new(io::stderr(), Some(patience)).write_all(text.as_bytes());
 }
 
 /// The log's way to stderr. Once nobody takes it, the rest is dropped: a log must not hold a run.
-struct Log {
-    stderr: Patient<io::Stderr>,
-    given_up: bool,
-}
+struct Log(Patient<io::Stderr>);
 
 impl Write for Log {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.given_up = self.given_up || self.stderr.write_all(data).is_err();
+        if !UNREAD.load(Ordering::Relaxed) && self.0.write_all(data).is_err() {
+            UNREAD.store(true, Ordering::Relaxed);
+        }
         Ok(data.len())
     }
     fn flush(&mut self) -> io::Result<()> {

@@ -25,10 +25,14 @@ pub fn text(name: &str, report: &Report) -> String {
 pub fn ending(report: &Report) -> String {
     let mut text = report.stop.to_string();
     if let Some(location) = report.location {
+        let (who, which) = match report.culprit {
+            Some(id) => (format!("vCPU {id}"), format!("vCPU {id} ")),
+            None => ("the guest".into(), String::new()),
+        };
         let _ = match report.stop {
-            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {location}"),
+            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {which}{location}"),
             // The CPU may be past the instruction that led here.
-            _ => write!(text, "; the guest was then {location}"),
+            _ => write!(text, "; {who} was then {location}"),
         };
     }
     let astray = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout);
@@ -84,7 +88,12 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
 /// A line for each of several vCPUs.
 fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
     for vcpu in &report.vcpus {
-        write!(to, "vmm: vCPU {}: {}", vcpu.id, vcpu.stop)?;
+        match vcpu.stop {
+            Stop::Interrupted if !matches!(report.stop, Stop::Interrupted) => {
+                write!(to, "vmm: vCPU {}: stopped with the others", vcpu.id)?;
+            }
+            _ => write!(to, "vmm: vCPU {}: {}", vcpu.id, vcpu.stop)?,
+        }
         if let Some(location) = vcpu.location {
             write!(to, "; it was then {location}")?;
         }

@@ -72,6 +72,11 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
                 "--cpuid none shows nothing that could be changed: leave it out, or the changes".into(),
             ));
         }
+        (Some(CpuidArg::None), _) if arguments.cpus.is_some_and(|cpus| cpus > 1) => {
+            return Err(Error::Config(
+                "several vCPUs find out by CPUID which is which: leave out --cpuid none, or --cpus".into(),
+            ));
+        }
         (Some(what), _) => *what == CpuidArg::Host,
         (None, Some(guest)) => guest.cpuid,
         (None, None) => true,

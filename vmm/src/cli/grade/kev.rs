@@ -20,7 +20,7 @@ use vmm::{Error, Output};
 
 /// Points for each line.
 const POINTS: u32 = 5;
-/// The port at which the guest of the processor's own hypercalls says what it saw.
+/// The port at which some guests say what they saw.
 const SEEN_PORT: u16 = 0x42;
 /// The debug console's port.
 const CONSOLE: u64 = vmm::device::debugcon::PORT as u64;
@@ -36,6 +36,7 @@ const fn trap(guest: &'static str, exits: &'static [(Reason, u64, u8)]) -> Trap 
     Trap { guest, exits }
 }
 
+const EXIT: u64 = vmm::device::exit_port::PORT as u64;
 const PRINT: (Reason, u64, u8) = (Reason::Hypercall, number::PRINT as u64, 4);
 const FIFO: u64 = FIFO_PORT as u64;
 const CONSTANT: u64 = CONSTANT_PORT as u64;
@@ -68,7 +69,7 @@ static TRAPS: [Trap; 19] = [
         ],
     ),
     trap("kev-strings", EVERY_WIDTH),
-    trap("kev-cpuid", &[]),
+    trap("kev-cpuid", &[(Reason::PioOut, SEEN_PORT as u64, 1)]),
     trap("kev-msr", &[(Reason::WrMsr, MSR, 8), (Reason::RdMsr, MSR, 8)]),
     trap("kev-msr-fault", &[(Reason::RdMsr, 0xabd, 8), (Reason::WrMsr, 0xabd, 8)]),
     trap("kev-msr-rules", &[(Reason::WrMsr, 0x174, 8), (Reason::RdMsr, 0x175, 8), (Reason::RdMsr, 0x176, 8)]),
@@ -76,9 +77,9 @@ static TRAPS: [Trap; 19] = [
     trap("hostile-hypercall", &[PRINT, (Reason::Hypercall, 0xffff_ffff, 4)]),
     trap("hostile-mmio", &[(Reason::MmioWrite, PRINTER + 0x10, 4)]),
     trap("hostile-ins", &[(Reason::PioIn, FIFO, 1), (Reason::PioOut, FIFO, 1)]),
-    trap("smp-counter", &[]),
+    trap("smp-counter", &[(Reason::PioOut, SEEN_PORT as u64, 1), (Reason::PioOut, SEEN_PORT as u64, 4)]),
     trap("smp-print", &[PRINT]),
-    trap("smp-stop", &[]),
+    trap("smp-stop", &[(Reason::PioOut, EXIT, 1)]),
 ];
 
 /// The traps, in their order. Not as a constant that the compiler sees through: LLVM takes minutes to work out what a
@@ -153,7 +154,13 @@ fn judge(
     };
     let seen = Arc::new(Mutex::new(Seen::default()));
     let (output, captured) = Output::captured();
-    let builder = target.builder().output(output).port_device(SEEN_PORT, 1, seen.clone())?;
+    if target.image.mode() != guest.mode {
+        return Ok(wrong(format!("{}: this line is for a guest in {} mode", target.name, guest.mode)));
+    }
+    let mut builder = target.builder().output(output).port_device(SEEN_PORT, 1, seen.clone())?;
+    if trap.guest == "kev-cpuid" {
+        builder = builder.first_vcpu(NUMBER.into());
+    }
     let run = Run::of(target.name, builder, captured, arguments.timeout)?;
 
     let mut text = run.ending();
@@ -169,18 +176,53 @@ fn judge(
             missing.push(format!("it should make an exit {reason} {place:#x} of {width} bytes"));
         }
     }
-    if trap.guest == "kev-vmcall" {
-        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match what_was_seen(&seen.0) {
-            Some(words) => text += &format!("; {words}"),
-            None => missing.push("it should say at port 0x42 what it saw".into()),
-        }
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    match said(trap.guest, &seen.0, &run) {
+        Some(Ok(words)) => text += &format!("; {words}"),
+        Some(Err(wanted)) => missing.push(wanted.into()),
+        None => {}
     }
     let exits = run.report.profile.as_ref().map(busiest).unwrap_or_default();
     Ok(match missing.first() {
         None => Evidence { right: true, text: format!("{text}; {}: {exits}", plural(run.exits(), "exit")) },
         Some(missing) => wrong(format!("{text}: {missing}")),
     })
+}
+
+/// The number of the vCPU that reads CPUID.
+const NUMBER: u8 = 0xba;
+
+/// What the guests say of what they saw, in words, or what they should have said; `None` for those that say
+/// nothing.
+fn said(guest: &str, seen: &[u64], run: &Run) -> Option<Result<String, &'static str>> {
+    match guest {
+        "kev-vmcall" => Some(what_was_seen(seen).ok_or("it should say at port 0x42 what it saw")),
+        "kev-cpuid" => {
+            let bytes: Vec<u8> = seen.iter().map(|word| word.to_le_bytes()[0]).collect();
+            let vendor = vmm::cpuid::host_vendor();
+            let wanted = [&vendor[..], &[NUMBER], vmm::cpuid::SIGNATURE].concat();
+            let words = format!("vendor {:?}, number {NUMBER:#x}", String::from_utf8_lossy(&vendor));
+            let should = "it should write vendor, number 0xba and the hypervisor's name to port 0x42";
+            Some(if bytes == wanted { Ok(words) } else { Err(should) })
+        }
+        "smp-counter" => {
+            let mut numbers: Vec<u64> = seen.iter().copied().filter(|word| *word != 4000).collect();
+            numbers.sort_unstable();
+            let right = numbers == [0, 1, 2, 3] && seen.last() == Some(&4000);
+            let should = "each vCPU should write its number to port 0x42, and the first the total, 4000";
+            Some(if right { Ok("total 4000".into()) } else { Err(should) })
+        }
+        "smp-stop" => {
+            let stops: Vec<_> = run.report.vcpus.iter().map(|vcpu| &vcpu.stop).collect();
+            let right = matches!(stops[..], [Stop::Interrupted, Stop::Exited(7)]);
+            Some(if right {
+                Ok("vCPU 1 stopped vCPU 0".into())
+            } else {
+                Err("vCPU 1 should end the machine while vCPU 0 runs")
+            })
+        }
+        _ => None,
+    }
 }
 
 /// Whether a run ended as the catalogue says of its guest.

@@ -1,0 +1,90 @@
+//! The grade of KeV's project 2: right guests keep their line, wrong ones lose theirs and no other.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::process::ExitCode;
+use support::{Files, assert_error, kvm_test, ran};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        kvm_test("wrong_guests_lose_their_line_of_the_grade", wrong_guests),
+        kvm_test("right_guests_keep_their_line", right_guests),
+        kvm_test("a_guest_that_does_nothing_has_no_line", silent_guests),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// The line of this guest, and all others, in a grade with this image in its place.
+fn line(name: &str, image: &str) -> (String, usize, i32) {
+    let grade = ran(&["grade", "kev", "--timeout", "5", "--guest", &format!("{name}={image}")]);
+    let text = grade.text();
+    let lost: Vec<_> = text.lines().filter(|line| line.starts_with("  0/5")).collect();
+    (lost.first().map(ToString::to_string).unwrap_or_default(), lost.len(), grade.status)
+}
+
+fn wrong_guests() {
+    let files = Files::new();
+    // mov eax, 42; mov [0x400], eax; hlt: right results, and nothing done for them.
+    let silent =
+        format!("{}@0x1000", files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]));
+    let port = files.guest("kev-port");
+    for (name, image, text) in [
+        ("kev-hypercall", &port, "it should make an exit hypercall 0x1"),
+        ("kev-port", &files.guest("kev-hypercall"), "it should make an exit PIO out 0xe9"),
+        ("kev-mmio", &silent, "it should print"),
+        ("kev-halt", &silent, "it should end as kev-halt does"),
+        ("kev-strings", &silent, "it should make an exit PIO out 0xbb"),
+        ("kev-msr", &silent, "it should make an exit WRMSR 0xabc"),
+        ("kev-vmcall", &silent, "it should make an exit PIO out 0x42"),
+        ("kev-cpuid", &files.guest("real16-wrong-result"), ""),
+        ("smp-counter", &files.guest("smp-stop"), "it should end as smp-counter does"),
+        ("kev-msr", &"/no/such/file".to_string(), "cannot read"),
+    ] {
+        let (line, lost, status) = line(name, image);
+        assert_eq!((lost, status), (1, 111), "{name}: {line}");
+        assert!(line.contains(text), "{name}: {line}");
+    }
+    assert_error(&ran(&["grade", "kev", "--guest", "real16-42=x"]), 110, "give NAME=IMAGE");
+    assert_error(&ran(&["grade", "kev", "--guest16", "x"]), 110, "--guest NAME=IMAGE");
+    assert_error(&ran(&["grade", "--guest", "kev-msr=x"]), 110, "is for `vmm grade kev`");
+}
+
+fn right_guests() {
+    let files = Files::new();
+    for name in ["kev-hypercall16", "kev-msr-rules", "smp-print", "kev-halt"] {
+        let (line, lost, status) = line(name, &files.guest(name));
+        assert_eq!((lost, status), (0, 0), "{name}: {line}");
+    }
+    let grade = ran(&["grade", "kev"]);
+    assert_eq!(grade.status, 0, "{}", grade.text());
+    assert!(grade.text().ends_with("100/100\n") && grade.text().lines().count() == 21, "{}", grade.text());
+}
+
+/// It leaves 42, in the right mode, and does nothing for it.
+fn silent_guests() {
+    let files = Files::new();
+    let wide = files.write("wide", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
+    let protected = files.write("protected", &[0xb8, 42, 0, 0, 0, 0xa3, 0, 4, 0, 0, 0xf4]);
+    let real = files.write("real", &[0xb8, 42, 0, 0xa3, 0, 4, 0xf4]);
+    let grade = ran(&["grade", "kev"]).text();
+    let names = grade.lines().filter_map(|line| line.split("+ ").nth(1)?.split(':').next());
+    let mut arguments = vec!["grade".to_string(), "kev".into()];
+    for name in names {
+        let file = match name {
+            "kev-hypercall16" => &real,
+            "kev-hypercall32" => &protected,
+            _ => &wide,
+        };
+        arguments.extend(["--guest".into(), format!("{name}={file}@0x1000")]);
+    }
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let grade = ran(&arguments);
+    let earned: Vec<_> =
+        grade.text().lines().filter(|line| line.starts_with("  5/5")).map(str::to_string).collect();
+    // The line on the VMM's own counting runs the built-in guest.
+    assert_eq!((earned.len(), grade.status), (1, 111), "{}", grade.text());
+    assert!(earned[0].contains("exits counted by vCPU"), "{earned:?}");
+}
