@@ -132,7 +132,7 @@ fn shared_window() {
         ],
         Mode::Protected,
     );
-    let (report, _) = run_machine(Machine::builder(image).cpus(4));
+    let (report, _) = run_machine(Machine::builder(image).transport(Some(Transport::Exit)).cpus(4));
     assert!(matches!(report.stop, Stop::Halted), "{}", report.stop);
     assert_eq!(report.profile.unwrap().total().exits, 404);
 }
