@@ -308,6 +308,8 @@ impl Builder {
             Map::So2 => Some(self.attach_simvirtio(transport, &memory)?),
         };
         self.attach_consoles()?;
+        // KeV's own register is one that KVM does not have, and needs no filter.
+        let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
         if self.kev {
             kev::attach(&mut self.devices)?;
         }
@@ -318,7 +320,6 @@ impl Builder {
         if self.irqchip {
             vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         }
-        let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
         msr::enable(&vm, &Vec::from_iter(filtered))?;
         log::debug!(
             "{map:?} map, {ram:#x} bytes of RAM; {mode} mode at {:#x}; image {:x?}; {} vCPUs",

@@ -10,6 +10,7 @@ use crate::modes::Mode;
 use crate::output::Output;
 use crate::vcpu::KvmVcpu;
 use crate::vm;
+use kvm_bindings::KVM_CAP_DISABLE_QUIRKS2;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::fs::File;
 use std::time::Duration;
@@ -81,6 +82,24 @@ const CAPABILITIES: &[Capability] = &[
         needed: false,
         lost: "guests cannot switch to long mode by themselves (run them with --cpuid none)",
     },
+    Capability {
+        name: "KVM_CAP_SYNC_REGS",
+        number: Cap::SyncRegs,
+        needed: false,
+        lost: "hypercalls and controllers take longer to see registers (Linux 4.17 has it)",
+    },
+    Capability {
+        name: "KVM_CAP_X86_USER_SPACE_MSR",
+        number: Cap::X86UserSpaceMsr,
+        needed: false,
+        lost: "MSRs cannot have rules or devices, and are not counted (Linux 5.10 has it)",
+    },
+    Capability {
+        name: "KVM_CAP_X86_MSR_FILTER",
+        number: Cap::X86MsrFilter,
+        needed: false,
+        lost: "MSRs that KVM knows cannot have rules or devices (Linux 5.10 has it)",
+    },
 ];
 
 /// KVM_CAP_BINARY_STATS_FD, which kvm-ioctls has no name for.
@@ -135,6 +154,9 @@ fn capabilities(kvm: &Kvm) -> Vec<Check> {
     let stats = kvm.check_extension_raw(BINARY_STATS_FD) > 0;
     let lost = "counts cannot be compared with KVM's own (Linux 5.14 has it)";
     checks.push(check("KVM_CAP_BINARY_STATS_FD", stats, false, lost));
+    let quirks = kvm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into()) > 0;
+    let lost = "a guest's vmcall may keep KVM busy until the guest's time is up (Linux 5.17 has it)";
+    checks.push(check("KVM_CAP_DISABLE_QUIRKS2", quirks, false, lost));
     checks
 }
 

@@ -30,7 +30,7 @@ pub enum Error {
         found: i32,
     },
     /// A KVM capability that this run cannot do without is missing.
-    #[error("this host's KVM lacks {0:?}, which every run needs: use a current Linux kernel")]
+    #[error("this host's KVM lacks {0:?}, which this run needs: use a current Linux kernel")]
     MissingCapability(Cap),
     /// A KVM operation failed.
     #[error("{operation} failed: {source}{}", kvm_advice(.operation, .source))]

@@ -38,7 +38,7 @@ fn as_text(good: bool, checks: &[Check]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     for check in checks {
-        let _ = writeln!(text, "{:<8} {:<24} {}", word(check.outcome), check.what, check.found);
+        let _ = writeln!(text, "{:<8} {:<26} {}", word(check.outcome), check.what, check.found);
     }
     text += if good { "This host can run guests.\n" } else { "This host cannot run guests.\n" };
     text
