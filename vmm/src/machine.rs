@@ -257,8 +257,7 @@ impl Machine {
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
                 Some(Device::Shared(simvirtio)) => {
-                    let poller =
-                        Poller::start(*simvirtio, deadline.asked().clone(), kicker, deadline.clone())?;
+                    let poller = Poller::start(*simvirtio, kicker, deadline.clone())?;
                     let ran = run()?;
                     let (simvirtio, ended_by_device) = poller.finish(&deadline)?;
                     (ran, ended_by_device, Some(simvirtio.report(Transport::Polling)))

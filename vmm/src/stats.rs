@@ -1,14 +1,11 @@
 //! KVM's own counters, by name (`Documentation/virt/kvm/api.rst`, section 4.133).
-#![allow(unsafe_code)]
 
+use crate::sys;
 use kvm_bindings::kvm_stats_header;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-/// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`: a file with the counters of the VM or vCPU.
-const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
 /// Size of a counter's descriptor without its name, in bytes.
 const DESCRIPTOR: usize = 16;
 /// No kernel has more counters, or longer names, than this: what a file says beyond it is not believed.
@@ -19,13 +16,7 @@ const SANE: u32 = 4096;
 /// # Errors
 /// The kernel has no counters, or does not show them.
 pub(crate) fn kvm_counter(fd: &impl AsRawFd, name: &str) -> io::Result<Option<u64>> {
-    // SAFETY: the call takes no argument and makes a new file descriptor.
-    let stats = unsafe { libc::ioctl(fd.as_raw_fd(), KVM_GET_STATS_FD) };
-    if stats < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let stats = unsafe { File::from_raw_fd(stats) };
+    let stats = sys::kvm_stats(fd)?;
     let mut header = [0; size_of::<kvm_stats_header>()];
     stats.read_exact_at(&mut header, 0)?;
     let field = |at: usize| word(&header, at);

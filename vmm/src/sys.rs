@@ -8,9 +8,10 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
@@ -237,18 +238,6 @@ pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }
 
-/// Tries an operation of KVM's again while signals interrupt it, unless one asks the program to end.
-pub(crate) fn patiently<T>(
-    mut operation: impl FnMut() -> Result<T, kvm_ioctls::Error>,
-) -> Result<T, kvm_ioctls::Error> {
-    loop {
-        match operation() {
-            Err(error) if error.errno() == libc::EINTR && !interrupted() => {}
-            answer => return answer,
-        }
-    }
-}
-
 /// Kicks the calling thread when a time has passed, again and again until dropped.
 #[derive(Debug)]
 pub(crate) enum KickTimer {
@@ -345,6 +334,20 @@ pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     // SAFETY: the bytes are there, as many as is said.
     let written = unsafe { libc::write(fd.as_raw_fd(), data.as_ptr().cast(), data.len()) };
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`.
+const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
+
+/// A file with the counters of a VM or vCPU.
+pub(crate) fn kvm_stats(fd: &impl AsRawFd) -> io::Result<File> {
+    // SAFETY: the call takes no argument and makes a new file descriptor.
+    let stats = unsafe { libc::ioctl(fd.as_raw_fd(), KVM_GET_STATS_FD) };
+    if stats < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { File::from_raw_fd(stats) })
 }
 
 fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, patience: Option<Duration>) -> io::Result<bool> {

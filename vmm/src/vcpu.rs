@@ -15,6 +15,7 @@ use crate::memory::{Gpa, GuestMemory};
 use crate::modes::{self, Mode, Place};
 use crate::stats;
 use crate::sys::{self, Kicker};
+use crate::vm::patiently;
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
     KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR,
@@ -246,7 +247,7 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     pub fn new(vm: &VmFd, id: u32, memory: GuestMemory) -> Result<Self, Error> {
-        let mut fd = sys::patiently(|| vm.create_vcpu(id.into())).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        let mut fd = patiently(|| vm.create_vcpu(id.into())).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
         let sets = vm.check_extension_raw(KVM_CAP_SYNC_REGS.into());
         let syncs = u32::try_from(sets).is_ok_and(|sets| sets & KVM_SYNC_X86_REGS != 0);
         if syncs {

@@ -94,8 +94,8 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         Some(cpus) => builder.cpus(cpus),
         None => builder,
     };
+    let builder = if arguments.kev { builder.kev(true) } else { builder };
     let machine = builder
-        .kev(arguments.kev || target.embedded.is_some_and(|guest| guest.kev))
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needs_window))
         .queue_len(arguments.queue_len.or(target.queue_len()))

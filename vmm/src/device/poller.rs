@@ -36,13 +36,12 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    /// Starts the thread. Where the device ends the run, it sets `asked` and kicks the vCPU.
+    /// Starts the thread. Where the device ends the run, it asks for the end and kicks the vCPU.
     ///
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(
         mut simvirtio: Simvirtio<GuestMemory>,
-        asked: Arc<AtomicBool>,
         vcpu: Kicker,
         deadline: Deadline,
     ) -> Result<Self, Error> {
@@ -55,7 +54,7 @@ impl Poller {
             own_kicker.get_or_init(Kicker::of_this_thread);
             let stop = poll(&mut simvirtio, &over, &deadline).break_value();
             if stop.is_some() {
-                asked.store(true, Ordering::Release);
+                deadline.asked().store(true, Ordering::Release);
                 // Again and again: the vCPU's thread may be about to enter the guest, or to write text.
                 while !over.load(Ordering::Acquire) {
                     vcpu.kick();
