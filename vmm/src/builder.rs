@@ -1,26 +1,28 @@
 //! The builder: what a machine is made of, checked and put together.
 
-use crate::boot::{Image, ImageError};
+mod bare;
+mod pc;
+
+use crate::boot::Image;
 use crate::bus::{Devices, SharedDevice};
-use crate::controller::{ExitController, VcpuState};
-use crate::cpuid::{self, Override};
+use crate::controller::ExitController;
+use crate::cpuid::{self, Override, Seen};
 use crate::device::debugcon::{self, Debugcon};
 use crate::device::exit_port::{self, ExitPort};
 use crate::device::serial::{self, Serial};
-use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
+use crate::device::simvirtio::Transport;
 use crate::error::Error;
 use crate::input::Input;
 use crate::kev;
-use crate::machine::{Device, Machine};
-use crate::memory::{self, Gpa, GuestMemory, Map, TABLES, TABLES_SIZE};
-use crate::modes::{self, Mode};
-use crate::msr::{self, MsrPolicy, MsrRule};
+use crate::machine::Machine;
+use crate::memory::GuestMemory;
+use crate::modes::Place;
+use crate::msr::{MsrPolicy, MsrRule};
 use crate::output::Output;
+use crate::pc::Linux;
 use crate::vcpu::KvmVcpu;
-use crate::vm::create_vm;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, VmFd};
-use simvirtio::abi;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -49,11 +51,20 @@ impl fmt::Debug for Controllers {
     }
 }
 
+/// What a machine runs.
+#[derive(Debug)]
+pub(crate) enum Guest {
+    /// An image, on a machine with little else.
+    Image(Image),
+    /// Linux, on a PC.
+    Linux(Box<Linux>),
+}
+
 /// What a run should be. Made by [`Machine::builder`].
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
-    image: Image,
+    guest: Guest,
     memory: Option<u64>,
     transport: Option<Transport>,
     queue_len: Option<u16>,
@@ -76,10 +87,10 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A machine for `image`, with all else as a user would expect.
-    pub(crate) fn new(image: Image) -> Self {
+    /// A machine for `guest`, with all else as a user would expect.
+    pub(crate) fn new(guest: Guest) -> Self {
         Self {
-            image,
+            guest,
             memory: None,
             transport: None,
             queue_len: None,
@@ -102,7 +113,8 @@ impl Builder {
         }
     }
 
-    /// Size of RAM, in bytes. More than 1 MiB selects the plain map, which has no SIMVIRTIO.
+    /// Size of RAM, in bytes. More than 1 MiB selects the plain map, which has no SIMVIRTIO. Linux has 256 MiB unless
+    /// this says otherwise.
     pub fn memory(mut self, bytes: Option<u64>) -> Self {
         self.memory = bytes;
         self
@@ -139,8 +151,8 @@ impl Builder {
         self
     }
 
-    /// How many vCPUs the machine has, 1 to 32. All are entered at the same place, each on a thread
-    /// of its own.
+    /// How many vCPUs the machine has, 1 to 32, each on a thread of its own. All are entered at the same place; of
+    /// Linux's only the first, which starts the others.
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
@@ -175,8 +187,8 @@ impl Builder {
         self
     }
 
-    /// Whether the kernel emulates interrupt controllers (KVM_CREATE_IRQCHIP). Costs 16 to 24 ms; HLT then
-    /// waits in the kernel for an interrupt, and does not end the run.
+    /// Whether the kernel emulates interrupt controllers (KVM_CREATE_IRQCHIP), as it always does for Linux. Costs 16
+    /// to 24 ms; HLT then waits in the kernel for an interrupt, and does not end the run.
     pub fn irqchip(mut self, irqchip: bool) -> Self {
         self.irqchip = irqchip;
         self
@@ -212,7 +224,8 @@ impl Builder {
         self
     }
 
-    /// Where the input of the guest's SIMVIRTIO driver comes from: nowhere, unless this says otherwise.
+    /// Where the input of the guest's SIMVIRTIO driver, or of Linux's console, comes from: nowhere, unless this says
+    /// otherwise.
     pub fn input(mut self, input: Input) -> Self {
         self.input = input;
         self
@@ -247,23 +260,6 @@ impl Builder {
         Ok(self)
     }
 
-    /// The memory map that all of this comes to.
-    fn map(&self) -> Result<Map, Error> {
-        let plain = self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
-            || self.image.end() > abi::RAM_SIZE
-            || self.image.entry().0 >= abi::RAM_SIZE;
-        let window = self.transport.is_some() || self.queue_len.is_some();
-        match (plain, window) {
-            (true, true) => Err(Error::Config(
-                "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and lies below that: \
-                 leave --mem out and link or load the guest lower (such as at 0x1000), or run it without SIMVIRTIO"
-                    .into(),
-            )),
-            (true, false) => Ok(Map::Plain),
-            (false, _) => Ok(Map::So2),
-        }
-    }
-
     /// Makes the virtual machine and loads the guest.
     ///
     /// # Errors
@@ -275,82 +271,21 @@ impl Builder {
                 self.cpus
             )));
         }
-        if self.irqchip && (self.cpus > 1 || self.first_vcpu != 0) {
-            // With the kernel's interrupt controllers all but the first wait for a start-up interrupt.
-            return Err(Error::Config("a machine with an in-kernel irqchip has one vCPU, number 0".into()));
+        let nothing = Guest::Image(Image::default());
+        match std::mem::replace(&mut self.guest, nothing) {
+            Guest::Image(image) => self.build_bare(image),
+            Guest::Linux(linux) => self.build_pc(*linux),
         }
-        let map = self.map()?;
-        let ram = memory::ram_size(map, self.memory)?;
-        let mode = self.image.mode();
-        if self.verify {
-            check_result_word(&self.image)?;
-        }
-        // All that needs no KVM comes first, so that a mistake in it is told on any host.
-        let transport = self.transport.unwrap_or_default();
-        let mut slots = vec![(Gpa(0), ram)];
-        if mode != Mode::Real {
-            slots.push((TABLES, TABLES_SIZE));
-        }
-        if map == Map::So2 && transport == Transport::Polling {
-            slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
-        }
-        let memory = GuestMemory::new(&slots)?;
-        if let Err(error) = memory.merge_pages(Gpa(0)) {
-            log::warn!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
-        }
-        self.image.load(&memory, ram)?;
-        warn_of_overlaps(&self.image, map);
-        if mode != Mode::Real {
-            write_tables(&memory, mode)?;
-        }
-        let simvirtio = match map {
-            Map::Plain => None,
-            Map::So2 => Some(self.attach_simvirtio(transport, &memory)?),
-        };
-        self.attach_consoles()?;
-        // KeV's own register is one that KVM does not have, and needs no filter.
-        let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
-        if self.kev {
-            kev::attach(&mut self.devices)?;
-        }
-        self.output.set_limit(self.output_limit);
-
-        let (kvm, vm) = create_vm()?;
-        memory.register(&vm)?;
-        if self.irqchip {
-            vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
-        }
-        msr::enable(&vm, &Vec::from_iter(filtered))?;
-        log::debug!(
-            "{map:?} map, {ram:#x} bytes of RAM; {mode} mode at {:#x}; image {:x?}; {} vCPUs",
-            self.image.entry().0,
-            self.image.ranges(),
-            self.cpus
-        );
-        let vcpus = self.create_vcpus(&kvm, &vm, &memory)?;
-        let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
-        Ok(Machine {
-            vcpus,
-            _vm: vm,
-            memory,
-            mode,
-            simvirtio,
-            ram,
-            image: self.image.ranges(),
-            devices: self.devices,
-            controllers,
-            msrs: self.msrs,
-            kev: self.kev,
-            timeout: self.timeout,
-            profile: self.profile,
-            verify: self.verify,
-            kernel_counters: self.kernel_counters,
-            output: self.output,
-        })
     }
 
-    /// The vCPUs, ready to be entered.
-    fn create_vcpus(&self, kvm: &Kvm, vm: &VmFd, memory: &GuestMemory) -> Result<Vec<KvmVcpu>, Error> {
+    /// The vCPUs, made ready by `enter`.
+    fn create_vcpus(
+        &self,
+        kvm: &Kvm,
+        vm: &VmFd,
+        memory: &GuestMemory,
+        enter: impl Fn(&mut KvmVcpu, Place) -> Result<(), Error>,
+    ) -> Result<Vec<KvmVcpu>, Error> {
         // With more than one vCPU a guest has to find out where it is.
         let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
         let supported = match shown {
@@ -365,15 +300,15 @@ impl Builder {
             let id = self.first_vcpu.saturating_add(index);
             let mut vcpu = KvmVcpu::new(vm, id, memory.clone())?;
             if let Some(supported) = &supported {
-                let shown = cpuid::for_vcpu(supported.as_slice(), id, self.cpus, &self.cpuid_changes);
+                let seen = Seen { id, count: self.cpus, apic: self.irqchip };
+                let shown = cpuid::for_vcpu(supported.as_slice(), seen, &self.cpuid_changes);
                 let shown = CpuId::from_entries(&shown).map_err(|_| {
                     Error::Config("there are more leaves of CPUID than KVM takes: change fewer".into())
                 })?;
                 vcpu.set_cpuid(&shown).map_err(|error| self.refused(error))?;
             }
-            let place = modes::Place { index, of: self.cpus, id };
-            let entered = vcpu.set_mode(self.image.mode(), self.image.entry(), TABLES, place);
-            entered.map_err(|error| self.refused(error))?;
+            let place = Place { index, of: self.cpus, id };
+            enter(&mut vcpu, place).map_err(|error| self.refused(error))?;
             vcpus.push(vcpu);
         }
         Ok(vcpus)
@@ -389,59 +324,22 @@ impl Builder {
         }
     }
 
-    fn attach_simvirtio(&mut self, transport: Transport, memory: &GuestMemory) -> Result<Device, Error> {
-        let queue_len = self.queue_len.unwrap_or(abi::DEFAULT_QUEUE_LEN);
-        let output = self.output.clone();
-        let input = std::mem::replace(&mut self.input, Input::bytes(b""));
-        if transport == Transport::Polling {
-            let simvirtio = Simvirtio::power_on(queue_len, memory.clone(), output, input)?;
-            return Ok(Device::Shared(Box::new(simvirtio)));
-        }
-        let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output, input)?;
-        let window = Arc::new(Mutex::new(Window::new(simvirtio)));
-        self.devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, window.clone())?;
-        Ok(Device::Trapped(window))
-    }
-
-    fn attach_consoles(&mut self) -> Result<(), Error> {
+    /// The ports that every machine has for text and for its end, and the caller's devices beside them.
+    fn attach_ports(&mut self, serial: Arc<Mutex<Serial>>) -> Result<(), Error> {
         let ports = &mut self.devices.ports;
         let debugcon = Debugcon::new(self.output.clone());
         ports.attach(debugcon::PORT.into(), 1, Arc::new(Mutex::new(debugcon)))?;
-        let serial = Serial::new(self.output.clone());
-        ports.attach(serial::PORT.into(), serial::PORTS.into(), Arc::new(Mutex::new(serial)))?;
+        ports.attach(serial::PORT.into(), serial::PORTS.into(), serial)?;
         ports.attach(exit_port::PORT.into(), 1, Arc::new(Mutex::new(ExitPort)))?;
+        if self.kev {
+            kev::attach(&mut self.devices)?;
+        }
         Ok(())
     }
-}
 
-/// Refuses an image whose own bytes would be taken for a result.
-fn check_result_word(image: &Image) -> Result<(), Error> {
-    if image.covers(abi::RESULT, abi::RESULT + 8) { Err(ImageError::CoversResult.into()) } else { Ok(()) }
-}
-
-/// Says where an image and the SO2 map are at odds, which a guest may intend.
-fn warn_of_overlaps(image: &Image, map: Map) {
-    if image.overlaps(abi::RESULT, abi::RESULT + 8) {
-        log::warn!(
-            "the image covers 0x400, where a guest of the assignment leaves its result: it would overwrite itself"
-        );
+    /// The registers that KVM is to hand on. KeV's own is one that KVM does not have, and needs no filter.
+    fn filtered_msrs(&self) -> Vec<u32> {
+        let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
+        filtered.into_iter().collect()
     }
-    if map == Map::So2 && image.overlaps(abi::DEVICE_TABLE, abi::HEAP) {
-        log::warn!(
-            "the image covers some of {:#x} to {:#x}, where SIMVIRTIO has its device table and buffers",
-            abi::DEVICE_TABLE,
-            abi::HEAP - 1
-        );
-    }
-}
-
-/// The GDT, and in long mode the page tables after it.
-fn write_tables(memory: &GuestMemory, mode: Mode) -> Result<(), Error> {
-    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
-    memory.write(TABLES, &bytes(&modes::gdt(mode)))?;
-    if mode == Mode::Long {
-        let tables = Gpa(TABLES.0 + memory::PAGE);
-        memory.write(tables, &bytes(&modes::identity_map(tables)))?;
-    }
-    Ok(())
 }

@@ -25,6 +25,13 @@ pub fn host_vendor() -> [u8; 12] {
 
 /// Leaf 1, ECX: a hypervisor is there.
 const HYPERVISOR_PRESENT: u32 = 1 << 31;
+/// Leaf 1, ECX: the local APIC's timer takes a deadline of the time stamp counter. KVM has it, but does not list it
+/// (`Documentation/virt/kvm/api.rst`, KVM_GET_SUPPORTED_CPUID).
+const TSC_DEADLINE: u32 = 1 << 24;
+/// Leaf 1, EDX: EBX says how many logical processors there are.
+const HTT: u32 = 1 << 28;
+/// Leaf 0x8000_0001, ECX: those are cores.
+const CMP_LEGACY: u32 = 1 << 1;
 
 /// A register that CPUID answers in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,13 +154,83 @@ fn number(text: &str) -> Option<u32> {
     }
 }
 
-/// What vCPU number `id` of `count` sees, where KVM supports `supported`, with the user's changes last.
-pub fn for_vcpu(
-    supported: &[kvm_cpuid_entry2],
-    id: u32,
-    count: u32,
-    changes: &[Override],
-) -> Vec<kvm_cpuid_entry2> {
+/// A vCPU, as CPUID tells it of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its number, which is also its APIC id.
+    pub id: u32,
+    /// How many there are, each a core of the one package.
+    pub count: u32,
+    /// Whether it has a local APIC of the kernel's.
+    pub apic: bool,
+}
+
+impl Seen {
+    /// How many bits the number of a core has.
+    fn core_bits(self) -> u32 {
+        self.count.max(1).next_power_of_two().trailing_zeros()
+    }
+
+    /// The largest number of a core.
+    fn last_core(self) -> u32 {
+        (1u32 << self.core_bits().min(31)).saturating_sub(1)
+    }
+
+    /// The extended topology, leaves 0xB and 0x1F: a thread for each core, and the cores of the package.
+    fn topology(self, leaf: u32) -> [kvm_cpuid_entry2; 3] {
+        let levels = [(0, 1, 1), (self.core_bits(), self.count, 2), (0, 0, 0)];
+        let mut index = 0;
+        levels.map(|(eax, ebx, kind)| {
+            let entry = kvm_cpuid_entry2 {
+                function: leaf,
+                index,
+                flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                eax,
+                ebx,
+                ecx: kind << 8 | index,
+                edx: self.id,
+                ..Default::default()
+            };
+            index = index.saturating_add(1);
+            entry
+        })
+    }
+
+    /// A leaf of KVM's, as this vCPU sees it.
+    fn adapt(self, mut entry: kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
+        let several = self.count > 1;
+        match entry.function {
+            1 => {
+                entry.ebx = entry.ebx & 0x0000_ffff | (self.count.min(0xff) << 16) | (self.id & 0xff) << 24;
+                entry.ecx |= HYPERVISOR_PRESENT | if self.apic { TSC_DEADLINE } else { 0 };
+                entry.edx = entry.edx & !HTT | if several { HTT } else { 0 };
+            }
+            // Caches: the first two levels are a core's own, the third is the package's.
+            4 if entry.eax & 0x1f != 0 => {
+                let shared = if entry.eax >> 5 & 7 >= 3 { self.last_core() } else { 0 };
+                entry.eax = entry.eax & 0x3fff | shared << 14 | self.last_core().min(0x3f) << 26;
+            }
+            0x8000_0001 => entry.ecx = entry.ecx & !CMP_LEGACY | if several { CMP_LEGACY } else { 0 },
+            0x8000_0008 => {
+                let cores = self.count.saturating_sub(1).min(0xff);
+                entry.ecx = entry.ecx & !0xf0ff | cores | self.core_bits() << 12;
+            }
+            // AMD's own: the number, the core with one thread, the one node.
+            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (self.id, self.id & 0xff, 0),
+            HYPERVISOR..KVM_LEAVES => {
+                entry.function = entry.function.saturating_add(KVM_LEAVES - HYPERVISOR);
+                if entry.function == KVM_LEAVES && entry.eax >= HYPERVISOR {
+                    entry.eax = entry.eax.saturating_add(KVM_LEAVES - HYPERVISOR);
+                }
+            }
+            _ => {}
+        }
+        entry
+    }
+}
+
+/// What a vCPU sees, where KVM supports `supported`, with the user's changes last.
+pub fn for_vcpu(supported: &[kvm_cpuid_entry2], vcpu: Seen, changes: &[Override]) -> Vec<kvm_cpuid_entry2> {
     let word = |at: usize| {
         SIGNATURE.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
     };
@@ -166,23 +243,12 @@ pub fn for_vcpu(
         ..Default::default()
     }];
     for &entry in supported {
-        let mut entry = entry;
         match entry.function {
-            1 => {
-                entry.ebx = entry.ebx & 0x0000_ffff | (count.min(0xff) << 16) | (id & 0xff) << 24;
-                entry.ecx |= HYPERVISOR_PRESENT;
-            }
-            // The extended topology: EDX is the number in full.
-            0xb | 0x1f => entry.edx = id,
-            HYPERVISOR..KVM_LEAVES => {
-                entry.function = entry.function.saturating_add(KVM_LEAVES - HYPERVISOR);
-                if entry.function == KVM_LEAVES && entry.eax >= HYPERVISOR {
-                    entry.eax = entry.eax.saturating_add(KVM_LEAVES - HYPERVISOR);
-                }
-            }
-            _ => {}
+            // All levels at once, in the place of the host's.
+            0xb | 0x1f if entry.index == 0 => entries.extend(vcpu.topology(entry.function)),
+            0xb | 0x1f => {}
+            _ => entries.push(vcpu.adapt(entry)),
         }
-        entries.push(entry);
     }
     changes.iter().for_each(|change| change.apply(&mut entries));
     entries
@@ -214,13 +280,15 @@ mod tests {
         ]
     }
 
+    const ALONE: Seen = Seen { id: 0, count: 1, apic: false };
+
     fn leaf(entries: &[kvm_cpuid_entry2], function: u32) -> kvm_cpuid_entry2 {
         *entries.iter().find(|entry| entry.function == function).unwrap()
     }
 
     #[test]
     fn a_vcpu_finds_its_number_and_the_vendor_stays() {
-        let seen = for_vcpu(&supported(), 0xba, 4, &[]);
+        let seen = for_vcpu(&supported(), Seen { id: 0xba, count: 4, apic: false }, &[]);
         assert_eq!(leaf(&seen, 0), supported()[0]);
         assert_eq!(leaf(&seen, 1).ebx, 0xba04_0304);
         assert_eq!(leaf(&seen, 1).ecx, 0x8000_0001);
@@ -228,8 +296,46 @@ mod tests {
     }
 
     #[test]
+    fn each_vcpu_is_a_core_of_one_package() {
+        let mut supported = supported();
+        let index = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+        let cache = |n, level: u32| kvm_cpuid_entry2 {
+            function: 4,
+            index: n,
+            flags: index,
+            eax: 0xfc00_c001 | level << 5,
+            ..Default::default()
+        };
+        let leaf_of = |function| kvm_cpuid_entry2 {
+            function,
+            eax: 9,
+            ebx: 0x909,
+            ecx: 0xffff_ffff,
+            ..Default::default()
+        };
+        supported.extend([cache(0, 1), cache(1, 3)]);
+        supported.extend([0x8000_0001, 0x8000_0008, 0x8000_001e].map(leaf_of));
+        let seen = for_vcpu(&supported, Seen { id: 2, count: 3, apic: true }, &[]);
+        assert_eq!(leaf(&seen, 1).ecx & TSC_DEADLINE, TSC_DEADLINE);
+        assert_eq!(leaf(&seen, 1).edx & HTT, HTT);
+        let levels: Vec<_> = seen.iter().filter(|entry| entry.function == 0xb).collect();
+        let shown: Vec<_> =
+            levels.iter().map(|level| (level.index, level.eax, level.ebx, level.ecx)).collect();
+        assert_eq!(shown, [(0, 0, 1, 0x100), (1, 2, 3, 0x201), (2, 0, 0, 2)]);
+        assert!(levels.iter().all(|level| level.edx == 2));
+        let caches: Vec<_> = seen.iter().filter(|entry| entry.function == 4).map(|entry| entry.eax).collect();
+        assert_eq!(caches, [3 << 26 | 0x21, 3 << 26 | 3 << 14 | 0x61]);
+        assert_eq!(leaf(&seen, 0x8000_0008).ecx, 0xffff_2f02);
+        let amd = leaf(&seen, 0x8000_001e);
+        assert_eq!((amd.eax, amd.ebx, amd.ecx), (2, 2, 0));
+        let alone = for_vcpu(&supported, ALONE, &[]);
+        assert_eq!((leaf(&alone, 1).edx & HTT, leaf(&alone, 1).ecx & TSC_DEADLINE), (0, 0));
+        assert_eq!(leaf(&alone, 0x8000_0001).ecx & CMP_LEGACY, 0);
+    }
+
+    #[test]
     fn the_signature_is_ours_and_kvm_s_is_further_up() {
-        let seen = for_vcpu(&supported(), 0, 1, &[]);
+        let seen = for_vcpu(&supported(), ALONE, &[]);
         let ours = leaf(&seen, HYPERVISOR);
         let text: Vec<u8> = [ours.ebx, ours.ecx, ours.edx].into_iter().flat_map(u32::to_le_bytes).collect();
         assert_eq!((text.as_slice(), ours.eax), (SIGNATURE.as_slice(), HYPERVISOR));
@@ -244,7 +350,7 @@ mod tests {
         let changes =
             ["1.ecx.24=1", "1.ebx.31-24=0xba", "7.0.ebx.0-3=5", "0x80000008.EAX=0x3030", "7.1.eax=1"];
         let changes = changes.map(|text| text.parse().unwrap());
-        let seen = for_vcpu(&supported(), 0, 1, &changes);
+        let seen = for_vcpu(&supported(), ALONE, &changes);
         assert_eq!((leaf(&seen, 1).ecx, leaf(&seen, 1).ebx), (0x8100_0001, 0xba01_0304));
         assert_eq!(leaf(&seen, 7).ebx, 0xf5);
         assert_eq!(leaf(&seen, 0x8000_0008).eax, 0x3030);

@@ -169,6 +169,14 @@ pub enum Stop {
     CpuExited(u64),
     /// The guest asked for an end with this code.
     Exited(u64),
+    /// The guest switched its machine off.
+    PoweredOff,
+    /// The guest reset its machine.
+    Rebooted,
+    /// The guest's kernel panicked, for this reason, and reset the machine.
+    Panicked(String),
+    /// Somebody ended the machine at its console.
+    Quit,
     /// The guest triple-faulted.
     TripleFault,
     /// KVM could not emulate an instruction of the guest's.
@@ -199,6 +207,19 @@ impl Stop {
         Self::ControllerFailed(Arc::from(error.into()))
     }
 
+    /// Whether the guest came to its end by itself, and had its say.
+    pub fn is_orderly(&self) -> bool {
+        matches!(
+            self,
+            Self::Halted
+                | Self::Exited(_)
+                | Self::CpuExited(_)
+                | Self::PoweredOff
+                | Self::Rebooted
+                | Self::Panicked(_)
+        )
+    }
+
     /// Whether it is an end of one vCPU only, and the others go on.
     pub fn parks(&self) -> bool {
         matches!(self, Self::Halted | Self::CpuExited(_))
@@ -213,6 +234,10 @@ impl fmt::Display for Stop {
                 0..100 => write!(f, "exited with code {code}"),
                 _ => write!(f, "exited with code {code} ({code:#x})"),
             },
+            Self::PoweredOff => f.write_str("powered off"),
+            Self::Rebooted => f.write_str("rebooted, which ends the machine"),
+            Self::Panicked(reason) => write!(f, "the kernel panicked: {reason}"),
+            Self::Quit => f.write_str("ended at the console (Ctrl-A x)"),
             Self::TripleFault => f.write_str("triple fault (an exception, and no handler for it)"),
             Self::EmulationFailure(instruction) => {
                 f.write_str("KVM had to emulate an instruction of the guest and could not")?;

@@ -33,6 +33,14 @@ impl Input {
         Self { source: None, here }
     }
 
+    /// The bytes that are here, and what still can be read from; for a guest that is not told of the end.
+    pub(crate) fn into_parts(mut self) -> (Vec<u8>, Option<File>) {
+        if self.source.is_none() && self.here.back() == Some(&abi::END_OF_INPUT) {
+            self.here.pop_back();
+        }
+        (self.here.into(), self.source)
+    }
+
     /// The next byte, if one is here already.
     pub(crate) fn next(&mut self) -> Option<u8> {
         self.here.pop_front()

@@ -33,9 +33,11 @@
 //! [`vcpu`] decodes it, the controllers of [`controller`] see it, among them the [`bus`],
 //! which finds its [`device`]; the [`profile`] counts it. The documents in `docs/` tell the whole.
 
+mod acpi;
 pub mod boot;
 mod builder;
 pub mod bus;
+mod console;
 pub mod controller;
 pub mod cpuid;
 pub mod device;
@@ -51,6 +53,7 @@ pub mod memory;
 pub mod modes;
 pub mod msr;
 pub mod output;
+pub mod pc;
 pub mod probe;
 pub mod profile;
 pub mod report;
@@ -59,8 +62,10 @@ mod stats;
 pub mod stdio;
 mod sys;
 mod team;
+pub mod timeline;
 pub mod vcpu;
 mod vm;
+mod watch;
 
 pub use builder::Builder;
 pub use controller::ExitController;
@@ -69,4 +74,4 @@ pub use input::Input;
 pub use machine::Machine;
 pub use output::{Captured, Output};
 pub use report::{Report, Verdict};
-pub use sys::{catch_interrupts, interrupted, make_limits_errors, stdout_was_closed};
+pub use sys::{RawTerminal, catch_interrupts, interrupted, make_limits_errors, stdout_was_closed};

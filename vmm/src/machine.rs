@@ -1,7 +1,7 @@
 //! The machine: a virtual machine with its guest loaded, run and judged.
 
 use crate::boot::Image;
-use crate::builder::{BoxedController, Builder};
+use crate::builder::{BoxedController, Builder, Guest};
 use crate::bus::Devices;
 use crate::controller::{Ends, OpenBus, VcpuState};
 use crate::device::poller::Poller;
@@ -15,11 +15,13 @@ use crate::memory::{Gpa, GuestMemory};
 use crate::modes::Mode;
 use crate::msr::{Forward, MsrPolicy};
 use crate::output::Output;
+use crate::pc::{Boot, Linux, Pc};
 use crate::profile::Profile;
 use crate::report::{Report, VcpuReport, Verdict};
 use crate::run::{self, Deadline, Watchdog};
 use crate::sys::{self, KickTimer, Kicker};
 use crate::team::{Ended, Team};
+use crate::timeline::{Event, Timeline};
 use crate::vcpu::KvmVcpu;
 use kvm_ioctls::VmFd;
 use simvirtio::abi;
@@ -31,13 +33,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// SIMVIRTIO's device, where the machine has one.
-#[derive(Debug)]
-pub(crate) enum Device {
-    /// Behind the trapped window, shared with the bus.
+/// What a machine has beside its vCPUs and the devices of the buses.
+pub(crate) enum Background {
+    /// SIMVIRTIO's device behind the trapped window, shared with the bus.
     Trapped(Arc<Mutex<Window>>),
-    /// Over shared RAM, for the poller.
+    /// SIMVIRTIO's device over shared RAM, for the poller.
     Shared(Box<Simvirtio<GuestMemory>>),
+    /// The threads of a PC.
+    Pc(Pc),
 }
 
 /// A virtual machine with its guest loaded.
@@ -47,7 +50,7 @@ pub struct Machine {
     pub(crate) _vm: VmFd,
     pub(crate) memory: GuestMemory,
     pub(crate) mode: Mode,
-    pub(crate) simvirtio: Option<Device>,
+    pub(crate) background: Option<Background>,
     pub(crate) ram: u64,
     pub(crate) image: Vec<Range<u64>>,
     pub(crate) devices: Devices,
@@ -83,7 +86,16 @@ struct Ran {
     stop: Stop,
     vcpus: Vec<(Stop, Done)>,
     culprit: usize,
+    beside: Beside,
+}
+
+/// What came of what ran beside the vCPUs.
+#[derive(Default)]
+struct Beside {
+    /// Why the machine was ended from there, if it was.
+    stop: Option<Stop>,
     simvirtio: Option<SimvirtioReport>,
+    boot: Option<Boot>,
 }
 
 /// What the vCPUs of a machine share.
@@ -95,6 +107,7 @@ struct Shared<'a> {
     timeout: Option<Duration>,
     deadline: Deadline,
     profile: bool,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl Shared<'_> {
@@ -105,7 +118,8 @@ impl Shared<'_> {
 
     /// Runs one vCPU to its end, on the calling thread, whose kicks are handled.
     fn run(&self, vcpu: &mut KvmVcpu, controllers: Vec<BoxedController>) -> Result<(Stop, Done), Error> {
-        let mut done = Done { profile: self.profile.then(Profile::default), ..Default::default() };
+        let profile = || self.timeline.clone().map_or_else(Profile::default, Profile::with_phases);
+        let mut done = Done { profile: self.profile.then(profile), ..Default::default() };
         let Done { profile, open_bus } = &mut done;
         let run = || {
             let watchdog = Watchdog { deadline: self.deadline.clone() };
@@ -147,7 +161,12 @@ impl Machine {
     /// A machine for `image`, with all else as a user would expect: the SO2 map where the image fits into
     /// it, one vCPU, 10 seconds to run, exits counted, nothing verified, text to standard output.
     pub fn builder(image: Image) -> Builder {
-        Builder::new(image)
+        Builder::new(Guest::Image(image))
+    }
+
+    /// A PC that boots Linux: one vCPU, 256 MiB, no limit of time but one that the builder is given.
+    pub fn linux(linux: Linux) -> Builder {
+        Builder::new(Guest::Linux(Box::new(linux))).timeout(None)
     }
 
     /// Runs the guest to its end, and judges it. The first vCPU runs on the calling thread.
@@ -156,7 +175,7 @@ impl Machine {
     /// The host failed. What the guest does wrong is in the report.
     pub fn run(mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let Ran { stop, vcpus, culprit, simvirtio } = self.run_vcpus()?;
+        let Ran { stop, vcpus, culprit, beside } = self.run_vcpus()?;
         let elapsed = started.elapsed();
         let verdict = match stop {
             Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
@@ -197,7 +216,8 @@ impl Machine {
             explanation,
             verdict,
             elapsed,
-            simvirtio,
+            simvirtio: beside.simvirtio,
+            boot: beside.boot,
             profile,
             open_bus: open_bus.unwrap_or_default(),
             vcpus: reports,
@@ -212,7 +232,7 @@ impl Machine {
 
     /// The run itself. Whatever ends it, the text that still waits is handed on, also within the time.
     fn run_vcpus(&mut self) -> Result<Ran, Error> {
-        let Self { vcpus, controllers, devices, msrs, timeout, simvirtio, output, .. } = self;
+        let Self { vcpus, controllers, devices, msrs, timeout, background, output, .. } = self;
         let output = &*output;
         let deadline = Deadline::after(*timeout);
         output.set_deadline(deadline.clone());
@@ -224,6 +244,10 @@ impl Machine {
             timeout: *timeout,
             deadline: deadline.clone(),
             profile: self.profile,
+            timeline: match background {
+                Some(Background::Pc(pc)) => Some(pc.timeline.clone()),
+                _ => None,
+            },
         };
         let team = Team::new(vcpus.len(), deadline.asked().clone());
         let Some((first, others)) = vcpus.split_first_mut() else {
@@ -245,45 +269,60 @@ impl Machine {
                     },
                 )
             };
-            let (Ended { vcpus, culprit }, ended_by_device, report) = match simvirtio.take() {
-                None => (run()?, None, None),
+            let mark = |event| shared.timeline.iter().for_each(|timeline| timeline.mark(event));
+            let (Ended { vcpus, culprit }, beside) = match background.take() {
+                None => (run()?, Beside::default()),
                 // The device has acted on each store: nothing is left in the queue.
-                Some(Device::Trapped(window)) => {
+                Some(Background::Trapped(window)) => {
                     let lock = || window.lock().unwrap_or_else(PoisonError::into_inner);
                     lock().set_deadline(deadline);
                     let ran = run()?;
-                    let mut window = lock();
-                    (ran, None, Some(window.simvirtio().report(Transport::Exit)))
+                    let report = lock().simvirtio().report(Transport::Exit);
+                    (ran, Beside { simvirtio: Some(report), ..Default::default() })
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
-                Some(Device::Shared(simvirtio)) => {
+                Some(Background::Shared(simvirtio)) => {
                     let poller = Poller::start(*simvirtio, kicker, deadline.clone())?;
                     let ran = run()?;
-                    let (simvirtio, ended_by_device) = poller.finish(&deadline)?;
-                    (ran, ended_by_device, Some(simvirtio.report(Transport::Polling)))
+                    let (simvirtio, stop) = poller.finish(&deadline)?;
+                    let simvirtio = Some(simvirtio.report(Transport::Polling));
+                    (ran, Beside { stop, simvirtio, boot: None })
+                }
+                Some(Background::Pc(pc)) => {
+                    let running = pc.start(deadline.clone(), kicker)?;
+                    mark(Event::FirstInstruction);
+                    let ran = run()?;
+                    mark(Event::End);
+                    let (stop, boot) = running.finish(&deadline);
+                    (ran, Beside { stop, simvirtio: None, boot: Some(boot) })
                 }
             };
             let stop = culprit.and_then(|culprit| vcpus.get(culprit)).map(|(stop, _)| stop.clone());
-            let stop = match (ended_by_device, stop) {
+            let stop = match (&beside.stop, stop) {
                 // That one was stopped with the other is no reason of its own.
                 (Some(Stop::Interrupted), Some(stop)) => stop,
                 (Some(Stop::Timeout), Some(stop)) if !matches!(stop, Stop::Interrupted) => stop,
-                (Some(device), _) => device,
+                (Some(beside), _) => beside.clone(),
                 (None, Some(stop)) => stop,
                 (None, None) => parked(&vcpus),
             };
+            // A kernel that panics resets the machine.
+            let stop = match (stop, beside.boot.as_ref().and_then(|boot| boot.panic.clone())) {
+                (Stop::Rebooted, Some(reason)) => Stop::Panicked(reason),
+                (stop, _) => stop,
+            };
             let stop = match (output.clone().finish(), stop) {
                 // The guest ended in time: it is the reader who did not.
-                (ControlFlow::Break(Stop::Timeout | Stop::Interrupted), Stop::Halted | Stop::Exited(_))
-                    if !sys::interrupted() =>
+                (ControlFlow::Break(Stop::Timeout | Stop::Interrupted), stop)
+                    if stop.is_orderly() && !sys::interrupted() =>
                 {
                     let why = "nobody took it before the time was up";
                     Stop::OutputFailed(Arc::new(io::Error::new(io::ErrorKind::TimedOut, why)))
                 }
-                (ControlFlow::Break(failed), Stop::Halted | Stop::Exited(_)) => failed,
+                (ControlFlow::Break(failed), stop) if stop.is_orderly() => failed,
                 (_, stop) => stop,
             };
-            Ok(Ran { stop, vcpus, culprit: culprit.unwrap_or(0), simvirtio: report })
+            Ok(Ran { stop, vcpus, culprit: culprit.unwrap_or(0), beside })
         })?
     }
 
@@ -293,14 +332,8 @@ impl Machine {
         stop: &Stop,
         culprit: usize,
     ) -> Result<(Option<crate::vcpu::Location>, Option<Explanation>), Error> {
-        let orderly = matches!(
-            stop,
-            Stop::Halted
-                | Stop::Exited(_)
-                | Stop::CpuExited(_)
-                | Stop::OutputFailed(_)
-                | Stop::InputFailed(_)
-        );
+        let orderly =
+            stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
         let Some(vcpu) = self.vcpus.get_mut(culprit).filter(|_| !orderly) else { return Ok((None, None)) };
         let location = vcpu.location(is_shutdown(stop))?;
         let explanation = match stop {

@@ -96,6 +96,16 @@ pub fn gdt(mode: Mode) -> [u64; 3] {
     [0, descriptor(&code_segment(mode)), descriptor(&data_segment())]
 }
 
+/// The GDT that a Linux kernel is entered with: null, null, code (`__BOOT_CS`, 0x10), data (`__BOOT_DS`, 0x18).
+pub fn linux_gdt() -> [u64; 4] {
+    [0, 0, descriptor(&LINUX_CODE), descriptor(&LINUX_DATA)]
+}
+
+/// Words of a table as they stand in memory.
+pub(crate) fn bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
 /// Page tables at `base` that map the first 4 GiB one to one with 2 MiB pages: a PML4, a page directory
 /// pointer table and four page directories, a page each, in this order. In little-endian words.
 pub fn identity_map(base: Gpa) -> Vec<u64> {
@@ -110,6 +120,30 @@ pub fn identity_map(base: Gpa) -> Vec<u64> {
     let pds = (0..MAPPED_GIB)
         .flat_map(|gib| table(gib * ENTRIES, ENTRIES, &|i| i << 21 | PDE_LARGE | PTE_PRESENT | PTE_WRITABLE));
     pml4.into_iter().chain(pdpt).chain(pds).collect()
+}
+
+const LINUX_CODE: kvm_segment = kvm_segment { selector: 0x10, ..code_segment(Mode::Long) };
+const LINUX_DATA: kvm_segment = kvm_segment { selector: 0x18, ..data_segment() };
+
+/// The special registers that enter a Linux kernel by its 64-bit entry point: long mode, over a GDT and page tables
+/// at these addresses (Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol").
+pub fn linux_sregs(reset: kvm_sregs, gdt: Gpa, page_tables: Gpa) -> kvm_sregs {
+    let mut sregs = reset;
+    sregs.cs = LINUX_CODE;
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) =
+        (LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA);
+    sregs.gdt = kvm_dtable { base: gdt.0, limit: 4 * 8 - 1, ..Default::default() };
+    sregs.idt = kvm_dtable::default();
+    sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
+    sregs.cr3 = page_tables.0;
+    sregs.cr4 = CR4_PAE;
+    sregs.efer = EFER_LME | EFER_LMA;
+    sregs
+}
+
+/// The general registers that enter a Linux kernel: RSI leads to its `boot_params`.
+pub fn linux_regs(entry: Gpa, boot_params: Gpa) -> kvm_regs {
+    kvm_regs { rip: entry.0, rsi: boot_params.0, rflags: 2, ..Default::default() }
 }
 
 /// A vCPU's place among those of its machine.

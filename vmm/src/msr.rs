@@ -40,6 +40,10 @@ impl FromStr for MsrRule {
     }
 }
 
+/// What firmware leaves in the registers of a processor that starts Linux: fast string operations
+/// (IA32_MISC_ENABLE), and memory that is cached unless said otherwise (IA32_MTRR_DEF_TYPE). Intel SDM volume 4.
+pub(crate) const LINUX_BOOT: [(u32, u64); 2] = [(0x1a0, 1), (0x2ff, 1 << 11 | 6)];
+
 /// The most registers that can have a rule or a device: the ranges of KVM's filter.
 pub const MAX_FILTERED: usize = KVM_MSR_FILTER_MAX_RANGES as usize;
 

@@ -6,12 +6,14 @@
 use crate::exit::Stop;
 use crate::run::Deadline;
 use crate::sys::REPEAT;
+use crate::watch::Watch;
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
+use vmm_sys_util::eventfd::EventFd;
 
 /// Text is handed on when there is this much of it, in bytes, even without the end of a line.
 const CHUNK: usize = 4096;
@@ -35,6 +37,15 @@ struct Sink {
     waiting: Vec<u8>,
     deadline: Deadline,
     limit: Option<Limit>,
+    watch: Option<Watch>,
+    prompt: Option<Prompt>,
+}
+
+/// Who is told that text waits for the end of its line.
+struct Prompt {
+    event: EventFd,
+    /// Told, and not come yet.
+    told: bool,
 }
 
 /// How much may be printed, and how much still may, in bytes.
@@ -54,6 +65,8 @@ impl Output {
             waiting: Vec::new(),
             deadline: Deadline::default(),
             limit: None,
+            watch: None,
+            prompt: None,
         };
         Self(Arc::new(Shared { sink: Mutex::new(sink), deadline: Mutex::default() }))
     }
@@ -73,6 +86,28 @@ impl Output {
     /// Says how much may be printed, in bytes.
     pub(crate) fn set_limit(&self, limit: Option<u64>) {
         self.lock().limit = limit.map(|limit| Limit { of: limit, left: limit });
+    }
+
+    /// Has somebody look at all that is printed.
+    pub(crate) fn set_watch(&self, watch: Watch) {
+        self.lock().watch = Some(watch);
+    }
+
+    /// Hands on whole lines, and has `event` written to when text waits for the end of its line. Whoever prints a prompt may wait for an
+    /// answer before he ends the line: [`hand_on_prompt`](Self::hand_on_prompt) is to follow soon.
+    pub(crate) fn set_prompt(&self, event: EventFd) {
+        let mut sink = self.lock();
+        sink.by_lines = true;
+        sink.prompt = Some(Prompt { event, told: false });
+    }
+
+    /// Hands on what waits for the end of its line. Breaks with the end of the run where that cannot be done.
+    pub(crate) fn hand_on_prompt(&self) -> ControlFlow<Stop> {
+        let mut sink = self.lock_in_time().map_or_else(ControlFlow::Break, ControlFlow::Continue)?;
+        if let Some(prompt) = &mut sink.prompt {
+            prompt.told = false;
+        }
+        sink.hand_on().map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 
     /// Prints `text`. Breaks with the end of the run where that cannot be done.
@@ -124,9 +159,18 @@ impl Sink {
     }
 
     fn print(&mut self, text: &[u8]) -> io::Result<()> {
+        if let Some(watch) = &self.watch {
+            watch.see(text);
+        }
         self.waiting.extend_from_slice(text);
         if !self.by_lines || text.contains(&b'\n') || self.waiting.len() >= CHUNK {
             self.hand_on()?;
+        }
+        if let Some(prompt) = self.prompt.as_mut().filter(|prompt| !prompt.told)
+            && !self.waiting.is_empty()
+        {
+            prompt.told = true;
+            prompt.event.write(1)?;
         }
         Ok(())
     }

@@ -4,9 +4,11 @@
 //! one more site for each reason, without an address. Totals stay exact.
 
 use crate::exit::Exit;
+use crate::timeline::Timeline;
 use crate::vcpu::Arrival;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 /// How many sites are told apart.
 pub const MAX_SITES: usize = 1024;
@@ -128,12 +130,35 @@ impl Count {
 pub struct Profile {
     sites: HashMap<Site, Count>,
     last: VecDeque<Exit>,
+    timeline: Option<Arc<Timeline>>,
+    /// Exits by phase of the timeline.
+    phases: Vec<u64>,
 }
 
 /// How many of the last exits are remembered.
 const LAST: usize = 6;
 
 impl Profile {
+    /// A profile that counts by phase, too.
+    pub fn with_phases(timeline: Arc<Timeline>) -> Self {
+        Self { timeline: Some(timeline), ..Default::default() }
+    }
+
+    /// How many exits there were in each phase of the timeline; later ones had none.
+    pub fn phases(&self) -> &[u64] {
+        &self.phases
+    }
+
+    /// Adds exits to a phase. There are at most as many as a timeline has marks.
+    fn add_to_phase(&mut self, phase: usize, exits: u64) {
+        if self.phases.len() <= phase {
+            self.phases.resize(phase.saturating_add(1), 0);
+        }
+        if let Some(count) = self.phases.get_mut(phase) {
+            *count = count.saturating_add(exits);
+        }
+    }
+
     /// Counts an exit. The run loop calls this, once for each [`Exit`]; nothing else counts.
     pub fn record(&mut self, exit: &Exit, arrival: Arrival) {
         let Some(site) = Site::of(exit) else { return };
@@ -143,6 +168,9 @@ impl Profile {
         self.last.push_back(*exit);
         let exits = u64::from(arrival == Arrival::FromGuest);
         self.sites.entry(self.place_for(site)).or_default().add(Count { exits, elements: 1 });
+        if let Some(phase) = self.timeline.as_deref().map(Timeline::phase) {
+            self.add_to_phase(phase, exits);
+        }
     }
 
     /// Adds the exits of another vCPU. The last exits stay this one's.
@@ -150,6 +178,7 @@ impl Profile {
         for (site, count) in other.sites() {
             self.sites.entry(self.place_for(site)).or_default().add(count);
         }
+        other.phases.iter().enumerate().for_each(|(phase, exits)| self.add_to_phase(phase, *exits));
     }
 
     /// Has another vCPU's last exits stand for all.
@@ -198,6 +227,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timeline::Event;
     use proptest::prelude::*;
 
     const OUT: Exit = Exit::PioOut { port: 0xe9, size: 1, data: 0 };
@@ -289,6 +319,22 @@ mod tests {
         let nine_hundred = Site { reason: Reason::PioIn, place: Some((900, 1)) };
         assert!(all.sites().contains(&(nine_hundred, Count { exits: 2, elements: 2 })));
         assert!(all.sites().len() <= MAX_SITES + 1);
+    }
+
+    #[test]
+    fn exits_are_counted_by_phase() {
+        let timeline = Arc::new(Timeline::default());
+        let mut profile = Profile::with_phases(timeline.clone());
+        profile.record(&OUT, Arrival::FromGuest);
+        timeline.mark(Event::FirstByte);
+        timeline.mark(Event::Userland);
+        profile.record(&OUT, Arrival::FromGuest);
+        profile.record(&OUT, Arrival::NextElement);
+        assert_eq!(profile.phases(), [1, 0, 1]);
+        let mut all = Profile::default();
+        all.absorb(&profile);
+        all.absorb(&profile);
+        assert_eq!(all.phases(), [2, 0, 2]);
     }
 
     proptest! {

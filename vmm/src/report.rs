@@ -9,6 +9,7 @@ use crate::hypercall;
 use crate::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::modes::Mode;
 use crate::msr::MsrPolicy;
+use crate::pc::Boot;
 use crate::profile::{Profile, Reason, Site};
 use crate::vcpu::Location;
 use simvirtio::abi;
@@ -83,6 +84,8 @@ pub struct Report {
     pub elapsed: Duration,
     /// What became of SIMVIRTIO's device, where there was one.
     pub simvirtio: Option<SimvirtioReport>,
+    /// How far the boot got, of Linux.
+    pub boot: Option<Boot>,
     /// The exits of all vCPUs, where they were counted.
     pub profile: Option<Profile>,
     /// What was looked for and is not there.
@@ -103,9 +106,9 @@ pub struct Report {
 
 impl Report {
     /// Whether the vCPU was outside of all that was loaded, as after a jump to a wrong address or past the
-    /// last instruction.
+    /// last instruction. Of Linux nobody knows.
     pub fn left_its_image(&self) -> bool {
-        match self.location {
+        match self.location.filter(|_| !self.image.is_empty()) {
             Some(Location::At { mode, cs, rip }) => {
                 let base = if mode == Mode::Real { u64::from(cs) << 4 } else { 0 };
                 let place = base.saturating_add(rip);

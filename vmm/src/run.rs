@@ -6,10 +6,10 @@ use crate::controller::{ExitController, VcpuState};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Stop};
 use crate::profile::Profile;
-use crate::sys;
+use crate::sys::{self, Kicker};
 use crate::vcpu::{Entry, Vcpu};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Runs a guest to its end.
@@ -82,6 +82,46 @@ impl Deadline {
     pub(crate) fn not_counting_since(&self, start: Instant) {
         let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited.fetch_add(waited, Ordering::Relaxed);
+    }
+}
+
+/// Ends a machine from a thread that is none of its vCPUs'.
+#[derive(Debug, Default)]
+pub struct Ender {
+    /// What tells the vCPUs, and the first one's kicker; the rest are kicked with it.
+    machine: OnceLock<(Deadline, Kicker)>,
+    reason: Mutex<Option<Stop>>,
+}
+
+impl Ender {
+    /// From now on the machine that ends by this deadline, and whose first vCPU `kicker` kicks, is the one to end.
+    pub(crate) fn attach(&self, deadline: Deadline, kicker: Kicker) {
+        let _ = self.machine.set((deadline, kicker));
+        self.kick_again();
+    }
+
+    /// Ends the machine, for this reason unless there was one before.
+    pub(crate) fn end(&self, reason: Stop) {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.kick_again();
+    }
+
+    /// Kicks a machine that shall end. One kick may be lost: whoever ends it repeats it.
+    pub(crate) fn kick_again(&self) {
+        if let Some((deadline, kicker)) = self.machine.get().filter(|_| self.has_ended()) {
+            deadline.asked().store(true, Ordering::Release);
+            kicker.kick();
+        }
+    }
+
+    /// Whether the machine was ended by this.
+    pub fn has_ended(&self) -> bool {
+        self.reason().is_some()
+    }
+
+    /// Why, if it was.
+    pub fn reason(&self) -> Option<Stop> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -7,6 +7,10 @@
 //! goes to the thread needs no second thread; it repeats until the vCPU is out.
 #![allow(unsafe_code)]
 
+mod terminal;
+
+pub use terminal::RawTerminal;
+
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
@@ -17,7 +21,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 thread_local! {
     /// The `immediate_exit` byte of the vCPU that this thread runs, or null.
@@ -171,6 +175,7 @@ pub fn interrupted() -> bool {
 
 extern "C" fn on_interrupt(_: libc::c_int) {
     if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        terminal::restore();
         // SAFETY: allowed in a handler; nothing of this program is left to run.
         unsafe { libc::_exit(TWICE) }
     }
@@ -191,14 +196,14 @@ extern "C" fn kick_interruptible(_: libc::c_int) {
     }
 }
 
-/// For a program that runs one machine at a time: SIGINT, SIGTERM and SIGHUP end the run in an orderly way,
+/// For a program that runs one machine at a time: SIGINT, SIGTERM, SIGHUP and SIGQUIT end the run in an orderly way,
 /// with its report, and a second one ends the program at once. The same goes for SIGXCPU, of a limit of CPU
 /// time.
 pub fn catch_interrupts() {
     if handle(libc::SIGALRM, kick_interruptible).is_err() {
         log::warn!("SIGALRM cannot be handled, so a first interruption may go unheard");
     }
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGXCPU] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU] {
         // SAFETY: `nohup` and a shell's background jobs ignore signals on purpose; the query changes nothing.
         let ignored = unsafe {
             let mut before: libc::sigaction = mem::zeroed();
@@ -221,7 +226,16 @@ pub fn make_limits_errors() {
 /// its place before `main`, and what is printed would be lost without a word.
 static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
+/// When the program started, as soon as it could tell.
+static STARTED: OnceLock<Instant> = OnceLock::new();
+
+/// When the program started: after the kernel and the dynamic linker have had their part.
+pub(crate) fn started() -> Instant {
+    *STARTED.get_or_init(Instant::now)
+}
+
 extern "C" fn look_at_stdout() {
+    started();
     // SAFETY: a plain system call, which changes nothing.
     let closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } < 0;
     STDOUT_WAS_CLOSED.store(closed, Ordering::Relaxed);
@@ -326,6 +340,22 @@ pub(crate) fn wait_writable(fd: BorrowedFd<'_>, patience: Option<Duration>) -> i
     wait_for(fd, libc::POLLOUT, patience)
 }
 
+/// Waits until something can be read from one of `fds`, as above, and says from which. Places without one stay
+/// silent.
+pub(crate) fn wait_any<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    patience: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polls = fds.map(|fd| libc::pollfd {
+        // The kernel passes over negative ones.
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    poll(&mut polls, patience)?;
+    Ok(polls.map(|poll| poll.revents != 0))
+}
+
 /// What a pipe that is writable takes without blocking, in bytes: PIPE_BUF.
 pub(crate) const ATOMIC: usize = 4096;
 
@@ -334,6 +364,12 @@ pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     // SAFETY: the bytes are there, as many as is said.
     let written = unsafe { libc::write(fd.as_raw_fd(), data.as_ptr().cast(), data.len()) };
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// The descriptor `fd` of `owner`, whose type does not lend it itself.
+pub(crate) fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
+    // SAFETY: an owner keeps its descriptor open as long as it lives, which the result does not outlive.
+    unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
 }
 
 /// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`.
@@ -351,11 +387,15 @@ pub(crate) fn kvm_stats(fd: &impl AsRawFd) -> io::Result<File> {
 }
 
 fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, patience: Option<Duration>) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    poll(&mut [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }], patience)
+}
+
+/// Whether one of `fds` is ready; a signal ends the wait.
+fn poll(fds: &mut [libc::pollfd], patience: Option<Duration>) -> io::Result<bool> {
     let patience = patience.map(timespec);
     let limit = patience.as_ref().map_or(ptr::null(), |limit| &raw const *limit);
-    // SAFETY: one valid entry, and a time that is null or outlives the call.
-    match unsafe { libc::ppoll(&mut poll, 1, limit, ptr::null()) } {
+    // SAFETY: valid entries, as many as is said, and a time that is null or outlives the call.
+    match unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, ptr::null()) } {
         0 => Ok(false),
         1.. => Ok(true),
         _ => match io::Error::last_os_error() {
@@ -368,7 +408,6 @@ fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, patience: Option<Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     /// Waits until `condition` holds, for five seconds at most.
     fn soon(condition: impl Fn() -> bool) -> bool {

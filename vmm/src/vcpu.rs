@@ -11,8 +11,9 @@ use crate::controller::VcpuState;
 use crate::error::Error;
 use crate::exit::{Exit, Instruction};
 use crate::hypercall;
-use crate::memory::{Gpa, GuestMemory};
+use crate::memory::{Gpa, GuestMemory, pc};
 use crate::modes::{self, Mode, Place};
+use crate::msr;
 use crate::stats;
 use crate::sys::{self, Kicker};
 use crate::vm::patiently;
@@ -273,6 +274,22 @@ impl KvmVcpu {
         let reset = self.sregs()?;
         self.fd.set_sregs(&modes::sregs(mode, reset, tables, place)).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd.set_regs(&modes::regs(mode, entry, place)).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+
+    /// Sets the registers to enter a Linux kernel at `entry`, over what is at the places of the PC map.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn set_linux(&mut self, entry: Gpa) -> Result<(), Error> {
+        let sregs = modes::linux_sregs(self.sregs()?, pc::GDT, pc::PAGE_TABLES);
+        self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&modes::linux_regs(entry, pc::BOOT_PARAMS)).map_err(Error::kvm("KVM_SET_REGS"))?;
+        for (index, data) in msr::LINUX_BOOT {
+            if !self.set_msr(index, data) {
+                log::debug!("KVM does not take {data:#x} for MSR {index:#x}");
+            }
+        }
+        Ok(())
     }
 
     /// Where the vCPU is. `after_shutdown` says that it has triple-faulted, and may have been reset for that.

@@ -1,7 +1,6 @@
 //! The virtual machine: `/dev/kvm`, what has to be behind it, and a new VM without KVM's surprises.
 
 use crate::error::Error;
-use crate::memory;
 use crate::sys;
 use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -21,11 +20,12 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     }
 }
 
-/// `/dev/kvm` and a new virtual machine, after the checks of the assignment.
+/// `/dev/kvm` and a new virtual machine, after the checks of the assignment. On Intel hosts KVM keeps task state of its
+/// own in three pages from `tss` on.
 ///
 /// # Errors
 /// The host has no KVM that could be used.
-pub(crate) fn create_vm() -> Result<(Kvm, VmFd), Error> {
+pub(crate) fn create_vm(tss: u64) -> Result<(Kvm, VmFd), Error> {
     let kvm = open_kvm()?;
     for capability in [Cap::UserMemory, Cap::ImmediateExit] {
         if !kvm.check_extension(capability) {
@@ -47,7 +47,7 @@ pub(crate) fn create_vm() -> Result<(Kvm, VmFd), Error> {
         }
     }
     // Intel hosts need the three pages for real mode, others ignore them.
-    if let Err(error) = vm.set_tss_address(memory::TSS as usize) {
+    if let Err(error) = vm.set_tss_address(tss as usize) {
         log::warn!("KVM_SET_TSS_ADDR failed ({error}); going on without");
     }
     Ok((kvm, vm))

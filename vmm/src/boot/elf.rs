@@ -1,4 +1,5 @@
-//! ELF64 executables, read with the `object` crate: each PT_LOAD segment goes to its physical address.
+//! ELF64 executables, read with the `object` crate: each PT_LOAD segment goes to its physical address. A Linux
+//! kernel's `vmlinux` is one, too.
 //!
 //! ELF-64 object file format, version 1.5; System V ABI for AMD64.
 
@@ -7,6 +8,7 @@ use crate::memory::Gpa;
 use crate::modes::Mode;
 use object::Endianness;
 use object::elf::{EM_X86_64, ET_EXEC, FileHeader64, PT_INTERP, PT_LOAD, ProgramHeader64};
+use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader};
 use std::sync::Arc;
 
@@ -20,18 +22,35 @@ pub fn is_elf(bytes: &[u8]) -> bool {
 /// # Errors
 /// It is no x86-64 executable, is cut short, or its segments overlap or do not hold the entry point.
 pub fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
+    let Layout { segments, entry, .. } = layout(bytes.as_slice())?;
+    Ok(Image { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long })
+}
+
+/// Where an executable goes.
+pub(super) struct Layout {
+    /// In order of their addresses, without overlaps; at least one.
+    pub(super) segments: Vec<Segment>,
+    /// The physical address of the entry point.
+    pub(super) entry: Gpa,
+    /// Whether it runs at addresses in the last 2 GiB, as kernels do.
+    pub(super) is_high: bool,
+}
+
+/// Reads the headers of an ELF64 executable, which may be a file that is not read whole.
+pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageError> {
     let refuse = |what: &str| Err(ImageError::Elf(what.into()));
-    match bytes.get(4..6) {
-        Some([2, 1]) => {}
-        Some([1, _]) => {
+    match data.read_bytes_at(4, 2) {
+        Ok([2, 1]) => {}
+        Ok([1, _]) => {
             return refuse(
                 "is for 32 bits, and this loader takes ELF64: make it flat with objcopy -O binary, and give --mode",
             );
         }
-        Some(_) => return refuse("is not little-endian, as x86-64 is: build it for x86-64"),
-        None => return refuse("is cut short within its header"),
+        Ok(_) => return refuse("is not little-endian, as x86-64 is: build it for x86-64"),
+        Err(()) => return refuse("is cut short within its header"),
     }
-    let header = FileHeader64::<Endianness>::parse(bytes.as_slice()).map_err(unreadable)?;
+    let Ok(length) = data.len() else { return refuse("cannot be read") };
+    let header = FileHeader64::<Endianness>::parse(data).map_err(unreadable)?;
     let endian = header.endian().map_err(unreadable)?;
     if header.e_machine(endian) != EM_X86_64 {
         return refuse("is for another processor: build it for x86-64");
@@ -39,15 +58,17 @@ pub fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
     if header.e_type(endian) != ET_EXEC {
         return refuse("is no executable with fixed addresses: link it with -static -no-pie");
     }
-    let headers = header.program_headers(endian, bytes.as_slice()).map_err(unreadable)?;
+    let headers = header.program_headers(endian, data).map_err(unreadable)?;
     if headers.iter().any(|header| header.p_type(endian) == PT_INTERP) {
         return refuse("wants a dynamic linker: link it with -static -no-pie");
     }
     let start = header.e_entry(endian);
     let mut segments = Vec::new();
     let mut entry = None;
+    let mut is_high = false;
     for header in headers.iter().filter(|header| header.p_type(endian) == PT_LOAD) {
-        let Some(segment) = segment(header, endian, bytes.len())? else { continue };
+        let Some(segment) = segment(header, endian, length)? else { continue };
+        is_high |= header.p_vaddr(endian) >= LAST_2_GIB;
         entry = entry.or_else(|| entry_in(&segment, header.p_vaddr(endian), start));
         segments.push(segment);
     }
@@ -69,8 +90,11 @@ pub fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
             )));
         }
     }
-    Ok(Image { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long })
+    Ok(Layout { segments, entry, is_high })
 }
+
+/// The first of the virtual addresses that the kernel code model has.
+const LAST_2_GIB: u64 = 0xffff_ffff_8000_0000;
 
 fn unreadable(error: object::read::Error) -> ImageError {
     ImageError::Elf(format!("cannot be read: {error}: is it complete?"))
@@ -80,7 +104,7 @@ fn unreadable(error: object::read::Error) -> ImageError {
 fn segment(
     header: &ProgramHeader64<Endianness>,
     endian: Endianness,
-    file_len: usize,
+    file_len: u64,
 ) -> Result<Option<Segment>, ImageError> {
     let (offset, start) = (header.p_offset(endian), header.p_paddr(endian));
     let (in_file, size) = (header.p_filesz(endian), header.p_memsz(endian));
@@ -91,14 +115,13 @@ fn segment(
     if in_file > size {
         return refuse("is larger in the file than in memory: correct its linker script");
     }
-    let file = offset.checked_add(in_file).filter(|end| *end <= file_len as u64);
-    let (Some(end), Ok(offset)) = (file, usize::try_from(offset)) else {
+    let file = offset.checked_add(in_file).filter(|end| *end <= file_len);
+    let (Some(Ok(end)), Ok(offset)) = (file.map(usize::try_from), usize::try_from(offset)) else {
         return refuse("goes past the end of the file: is it complete?");
     };
     if start.checked_add(size).is_none() {
         return refuse("goes past the last address: correct its linker script");
     }
-    let end = usize::try_from(end).unwrap_or(file_len);
     Ok(Some(Segment { start: Gpa(start), file: offset..end, size }))
 }
 
@@ -112,4 +135,4 @@ fn entry_in(segment: &Segment, virtual_start: u64, entry: u64) -> Option<Gpa> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -9,6 +9,7 @@
 
 pub mod elf;
 pub mod flat;
+pub mod linux;
 
 use crate::memory::{Gpa, GuestMemory, MAX_RAM};
 use crate::modes::Mode;
@@ -54,6 +55,14 @@ pub enum ImageError {
     /// It is an ELF file, but not one that this VMM can run.
     #[error("the ELF file {0}")]
     Elf(String),
+    /// It is a Linux kernel, or goes with one, and cannot be booted.
+    #[error("{file} {what}")]
+    Linux {
+        /// The file.
+        file: String,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
     /// It does not fit where it is to be loaded.
     #[error(
         "the image would take [{start:#x}, {end:#x}), and the guest's memory is [0x0, {ram:#x}): load it lower \
@@ -114,6 +123,13 @@ pub struct Image {
     segments: Vec<Segment>,
     entry: Gpa,
     mode: Mode,
+}
+
+/// Nothing, which fits everywhere.
+impl Default for Image {
+    fn default() -> Self {
+        Self { bytes: Arc::default(), segments: Vec::new(), entry: Gpa(0), mode: Mode::Real }
+    }
 }
 
 impl Image {
@@ -189,18 +205,23 @@ impl Image {
 /// # Errors
 /// It cannot be read, is no regular file, is empty, or is too large.
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
+    let (file, length) = open(path)?;
+    // Files that the kernel makes up have no size either, and some of them wait for ever.
+    if length == 0 {
+        return Err(ImageError::Empty);
+    }
+    read_image(file, length, limit, path)
+}
+
+/// Opens a regular file, and gives its length in bytes.
+fn open(path: &Path) -> Result<(fs::File, u64), ImageError> {
     let failed = |source| ImageError::Read { path: printable(path), source };
     // Looked at before it is opened: opening a pipe would wait for its writer.
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         return Err(ImageError::NotAFile { path: printable(path) });
     }
-    // Files that the kernel makes up have no size either, and some of them wait for ever.
-    if metadata.len() == 0 {
-        return Err(ImageError::Empty);
-    }
-    let file = fs::File::open(path).map_err(failed)?;
-    read_image(file, metadata.len(), limit, path)
+    Ok((fs::File::open(path).map_err(failed)?, metadata.len()))
 }
 
 /// Reads what should be `expected` bytes. The file may change meanwhile: what counts is what comes.

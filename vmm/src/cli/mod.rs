@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. Turns a report into text and an exit status.
 
+mod boot;
 mod doctor;
 mod grade;
 mod guests;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use vmm::boot::linux;
 use vmm::cpuid::Override;
 use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
@@ -33,7 +35,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm doctor [--json]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm doctor [--json]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -43,12 +45,15 @@ const VERSION: &str = match cfg!(feature = "polling") {
   vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
   vmm grade kev                            KeV's project 2: a line for each trap
   vmm smp.elf --cpus 4                     four vCPUs, each on a thread
+  vmm bzImage --initrd initrd              Linux, with its console here; Ctrl-A x ends it
+  vmm vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda panic=-1\"
 
-`vmm run --help` lists the options of a run.
+`vmm run --help` and `vmm boot --help` list the options of a run and of a boot.
 
-Exit status: 0 halted (and verified, where asked); 1 to 99 the guest's own code;
-110 usage, 111 wrong result, 112 guest fault, 113 protocol error, 114 timeout,
-115 host error, 116 unusable image, 117 interrupted, 118 output limit."
+Exit status: 0 halted (and verified, where asked) or powered off; 1 to 99 the guest's
+own code; 110 usage, 111 wrong result, 112 guest fault or kernel panic, 113 protocol
+error, 114 timeout, 115 host error, 116 unusable image, 117 interrupted, 118 output
+limit, 119 rebooted."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -63,6 +68,8 @@ struct Cli {
 enum Command {
     /// Run a guest: its text on stdout; verdict and exits on stderr
     Run(RunArgs),
+    /// Boot Linux: its console on stdin and stdout; how it ended and its exits on stderr
+    Boot(BootArgs),
     /// List the guests that are built in
     Guests,
     /// Grade the SO2 assignment, or KeV's project 2 (`grade kev`)
@@ -133,6 +140,59 @@ struct RunArgs {
     /// printer at 0xcafe0000
     #[arg(long)]
     kev: bool,
+
+    /// Bytes of text that the guest may write, such as 64K [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    output_limit: Option<u64>,
+
+    /// Do not count exits
+    #[arg(long)]
+    no_profile: bool,
+
+    /// Of what is said after the run, only the first line
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct BootArgs {
+    /// A Linux kernel for x86-64: a vmlinux (ELF64) or a bzImage
+    #[arg(value_name = "KERNEL")]
+    kernel: PathBuf,
+
+    /// Initial RAM disk: a cpio archive, compressed or not
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+
+    /// The kernel's command line; panic=-1 has a crash end the machine
+    /// [default: console=ttyS0 panic=-1 reboot=k]
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+
+    /// The machine's memory, such as 64M or 8G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    mem: u64,
+
+    /// How many vCPUs it has, 1 to 32
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+
+    /// Seconds that it may run, 0 for no limit
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_timeout)]
+    timeout: Timeout,
+
+    /// Text on the console that says that userland runs, for the boot's timeline [default: the kernel's message
+    /// that it runs init]
+    #[arg(long, value_name = "TEXT")]
+    marker: Option<String>,
+
+    /// A change to what CPUID shows, LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=0; may be given again
+    #[arg(long, value_name = "CHANGE")]
+    cpuid: Vec<Override>,
+
+    /// What happens to accesses to a model-specific register, as for `vmm run`
+    #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
+    msr: Vec<(u32, MsrRule)>,
 
     /// Bytes of text that the guest may write, such as 64K [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -262,9 +322,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// What may stand first on the command line; anything else is a guest to run.
-const SUBCOMMANDS: [&str; 5] = ["run", "guests", "grade", "doctor", "help"];
+const SUBCOMMANDS: [&str; 6] = ["run", "boot", "guests", "grade", "doctor", "help"];
 
-/// Puts `run` in front of a bare guest: `vmm FILE` is `vmm run FILE`.
+/// Puts `run` in front of a bare guest, and `boot` where that is a Linux kernel: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let is_verbose = |argument: &OsStr| {
         argument.to_str().is_some_and(|text| {
@@ -277,7 +337,8 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let place = 1 + arguments.iter().skip(1).take_while(|argument| is_verbose(argument)).count();
     let Some(first) = arguments.get(place) else { return arguments };
     if !SUBCOMMANDS.iter().chain(&["-h", "--help", "-V", "--version"]).any(|word| first == word) {
-        arguments.insert(place, "run".into());
+        let kernel = arguments.iter().skip(place).any(|argument| linux::is_kernel(Path::new(argument)));
+        arguments.insert(place, if kernel { "boot".into() } else { "run".into() });
     }
     arguments
 }
@@ -313,6 +374,7 @@ pub fn main() -> ExitCode {
         .init();
     match cli.command {
         Command::Run(arguments) => run::main(&arguments),
+        Command::Boot(arguments) => boot::main(&arguments),
         Command::Guests => guests::main(),
         Command::Grade(arguments) => grade::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),

@@ -6,6 +6,7 @@ use vmm::Report;
 use vmm::controller::OpenBus;
 use vmm::device::simvirtio::{SimvirtioReport, Transport};
 use vmm::exit::{Exit, Stop};
+use vmm::pc::Boot;
 use vmm::profile::{Count, Profile, Reason};
 
 /// How much of a text is shown on a line, in characters.
@@ -45,6 +46,10 @@ pub fn ending(report: &Report) -> String {
             .collect();
         let _ = write!(text, ", outside its image ({})", ranges.join(", "));
     }
+    let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
+    if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
+        let _ = write!(text, "; its kernel has panicked: {}", vmm::boot::printable_text(reason));
+    }
     if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
         let _ = match report.stop {
             Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ": probably {suspicion}"),
@@ -72,16 +77,34 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
         }
     }
     write_vcpus(to, report)?;
-    if report.simvirtio.is_none() {
+    if report.simvirtio.is_none() && report.boot.is_none() {
         writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
     }
     if let Some(simvirtio) = &report.simvirtio {
         write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted))?;
     }
     write_open_bus(to, &report.open_bus)?;
+    if let Some(boot) = &report.boot {
+        write_timeline(to, boot, report.profile.as_ref().map_or(&[], Profile::phases))?;
+    }
     match &report.profile {
         Some(profile) => write_profile(to, profile, report),
         None => Ok(()),
+    }
+}
+
+/// When a boot got where, and the exits since the mark before.
+fn write_timeline(to: &mut String, boot: &Boot, exits: &[u64]) -> fmt::Result {
+    writeln!(to, "vmm: boot, from the start of the program:")?;
+    writeln!(to, "{:>13} {:>8}", "ms", "exits")?;
+    for (phase, mark) in boot.marks.iter().enumerate() {
+        let milliseconds = mark.at.as_secs_f64() * 1e3;
+        let exits = exits.get(phase).copied().unwrap_or(0);
+        writeln!(to, "{milliseconds:>13.2} {exits:>8}  {}", mark.event)?;
+    }
+    match boot.lost_marks {
+        0 => Ok(()),
+        lost => writeln!(to, "{:>22}  and {}", "", plural(lost, "more boot mark")),
     }
 }
 

@@ -15,9 +15,14 @@ use vmm::{Builder, Error, Input, Output, Report};
 
 /// Runs the guest and answers with the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
+    run_and_report(arguments.quiet, |output| run(arguments, output))
+}
+
+/// Runs a guest, whose text goes to standard output, says how it went, and answers with the exit status.
+pub fn run_and_report(quiet: bool, run: impl FnOnce(Output) -> Result<(String, Report), Error>) -> u8 {
     let last = Arc::new(AtomicU8::new(b'\n'));
     vmm::catch_interrupts();
-    let (name, report) = match output(last.clone()).and_then(|output| run(arguments, output)) {
+    let (name, report) = match output(last.clone()).and_then(run) {
         Ok(ran) => ran,
         Err(error) => return complain(&error),
     };
@@ -27,7 +32,7 @@ pub fn main(arguments: &RunArgs) -> u8 {
     }
     let text = report::text(&name, &report);
     match text.split_inclusive('\n').next() {
-        Some(first) if arguments.quiet => say(first),
+        Some(first) if quiet => say(first),
         _ => say(&text),
     }
     status::of_report(&report)
@@ -42,7 +47,7 @@ fn output(last: Arc<AtomicU8>) -> Result<Output, Error> {
 }
 
 /// The file of `--input`, or standard input.
-fn input(path: Option<&Path>) -> Result<Input, Error> {
+pub fn input(path: Option<&Path>) -> Result<Input, Error> {
     let file = match path {
         // Opening a pipe would wait for its writer; the guest may never ask for it.
         Some(path) => {

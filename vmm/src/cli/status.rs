@@ -26,6 +26,8 @@ pub const HOST_ERROR: u8 = 115;
 pub const BAD_IMAGE: u8 = 116;
 /// The guest wrote more than `--output-limit`.
 pub const OUTPUT_LIMIT: u8 = 118;
+/// The guest reset its machine. No good end: a kernel that has crashed does so, too.
+pub const REBOOTED: u8 = 119;
 /// The run was interrupted.
 pub const INTERRUPTED: u8 = 117;
 
@@ -44,6 +46,8 @@ pub fn of_report(report: &Report) -> u8 {
     let right = report.verdict.is_none_or(|verdict| verdict.passed());
     match report.stop {
         Stop::Halted | Stop::Exited(0) if right => OK,
+        Stop::PoweredOff => OK,
+        Stop::Rebooted => REBOOTED,
         Stop::Halted | Stop::Exited(0) => WRONG_RESULT,
         Stop::Exited(code) | Stop::CpuExited(code) => {
             u8::try_from(code).unwrap_or(MOST_OF_GUEST).min(MOST_OF_GUEST)
@@ -51,10 +55,12 @@ pub fn of_report(report: &Report) -> u8 {
         Stop::ProtocolError(_) => PROTOCOL_ERROR,
         Stop::Timeout => TIMEOUT,
         Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::ControllerFailed(_) => HOST_ERROR,
-        Stop::Interrupted => INTERRUPTED,
+        Stop::Interrupted | Stop::Quit => INTERRUPTED,
         Stop::OutputLimit(_) => OUTPUT_LIMIT,
-        Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::UnknownExit(_) => {
-            GUEST_FAULT
-        }
+        Stop::Panicked(_)
+        | Stop::TripleFault
+        | Stop::EmulationFailure(_)
+        | Stop::FailedEntry(_)
+        | Stop::UnknownExit(_) => GUEST_FAULT,
     }
 }

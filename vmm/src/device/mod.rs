@@ -10,6 +10,11 @@
 pub mod debugcon;
 pub mod exit_port;
 pub mod fifo;
+pub mod i8042;
 pub(crate) mod poller;
+pub mod post_code;
+pub mod power;
+pub mod rtc;
 pub mod serial;
 pub mod simvirtio;
+pub mod system_control;

@@ -1,39 +1,79 @@
-//! The first serial port, COM1: a 16550 from vm-superio on ports 0x3F8 to 0x3FF, without an interrupt.
+//! The first serial port, COM1: a 16550 from vm-superio on ports 0x3F8 to 0x3FF, with an interrupt where the machine
+//! has an interrupt controller.
+//!
+//! National Semiconductor PC16550D data sheet.
 
 use crate::bus::Device;
 use crate::exit::Stop;
 use crate::output::{Output, stop_of};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
-use vm_superio::serial::{Error, NoEvents};
+use std::sync::Arc;
+use vm_superio::serial::{Error, SerialEvents};
 use vm_superio::{Serial as Uart, Trigger};
+use vmm_sys_util::eventfd::EventFd;
 
 /// The UART's first port.
 pub const PORT: u16 = 0x3f8;
 /// How many ports it has.
 pub const PORTS: u16 = 8;
+/// Its interrupt, by the I/O interrupt controller's number.
+pub const IRQ: u32 = 4;
 
-/// An interrupt line that leads nowhere: these guests have no interrupt controller.
-#[derive(Clone, Copy, Debug)]
-struct NotConnected;
+/// An interrupt line, or one that leads nowhere.
+#[derive(Debug)]
+struct Line(Option<EventFd>);
 
-impl Trigger for NotConnected {
+impl Trigger for Line {
     type E = Infallible;
     fn trigger(&self) -> Result<(), Infallible> {
+        // It fails only where 2^64 - 2 interrupts have not been taken yet.
+        let _ = self.0.as_ref().map(|line| line.write(1));
         Ok(())
+    }
+}
+
+/// Tells whoever feeds the UART that it has room again.
+#[derive(Debug, Default)]
+struct Drained(Option<Arc<EventFd>>);
+
+impl SerialEvents for Drained {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        let _ = self.0.as_ref().map(|drained| drained.write(1));
     }
 }
 
 /// A 16550 that prints what it sends.
 #[derive(Debug)]
 pub struct Serial {
-    uart: Uart<NotConnected, NoEvents, Output>,
+    uart: Uart<Line, Drained, Output>,
 }
 
 impl Serial {
-    /// A UART that prints to `output`.
+    /// A UART that prints to `output`, without interrupts.
     pub fn new(output: Output) -> Self {
-        Self { uart: Uart::new(NotConnected, output) }
+        Self { uart: Uart::with_events(Line(None), Drained(None), output) }
+    }
+
+    /// A UART that prints to `output`, interrupts by `line`, and writes to `drained` when the guest has read all
+    /// that there was.
+    pub fn with_interrupt(output: Output, line: EventFd, drained: Arc<EventFd>) -> Self {
+        Self { uart: Uart::with_events(Line(Some(line)), Drained(Some(drained)), output) }
+    }
+
+    /// How many bytes it has room for.
+    pub fn room(&self) -> usize {
+        self.uart.fifo_capacity()
+    }
+
+    /// Bytes arrive, [`room`](Self::room) at most; in loopback mode they are lost, as on the wire.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.uart.enqueue_raw_bytes(bytes) {
+            log::debug!("serial input lost: {error:?}");
+        }
     }
 }
 
@@ -102,5 +142,19 @@ mod tests {
         assert!(serial.write(7, 4, 0x1122_33aa).is_continue());
         let ControlFlow::Continue(value) = serial.read(7, 4) else { panic!() };
         assert_eq!(value & 0xffff_ffff, 0xffff_ffaa, "the scratch register, then nothing");
+    }
+
+    #[test]
+    fn what_arrives_interrupts_and_is_read_and_its_end_is_told() {
+        let (line, drained) = (EventFd::new(0).unwrap(), Arc::new(EventFd::new(0).unwrap()));
+        let mut serial =
+            Serial::with_interrupt(Output::captured().0, line.try_clone().unwrap(), drained.clone());
+        let room = serial.room();
+        // Interrupts when data is there.
+        assert!(serial.write(1, 1, 1).is_continue());
+        serial.receive(b"ab");
+        assert_eq!((serial.room(), line.read().unwrap()), (room - 2, 1));
+        let read = [0, 0].map(|register| serial.read(register, 1).continue_value().unwrap() as u8);
+        assert_eq!((read, serial.room(), drained.read().unwrap()), (*b"ab", room, 1));
     }
 }

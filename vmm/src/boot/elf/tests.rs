@@ -9,10 +9,10 @@ const PT_INTERP: u32 = 3;
 
 /// One program header: type, file offset, virtual and physical address, size in file and in memory.
 #[derive(Clone, Copy)]
-struct Header(u32, u64, u64, u64, u64, u64);
+pub(in crate::boot) struct Header(pub u32, pub u64, pub u64, pub u64, pub u64, pub u64);
 
 /// An ELF64 executable with these program headers and 0x100 bytes of content behind them.
-fn elf(entry: u64, headers: &[Header]) -> Vec<u8> {
+pub(in crate::boot) fn elf(entry: u64, headers: &[Header]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     file.extend(2u16.to_le_bytes());

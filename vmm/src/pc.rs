@@ -1,0 +1,115 @@
+//! The PC that Linux runs on: what it is given, and the part of the machine that runs beside the vCPUs.
+//!
+//! Interrupt controllers of the kernel's, a serial port, virtio devices over MMIO, and of the older hardware only what
+//! kernels do not do without: a clock, a keyboard controller that resets, the ports 0x61 and 0x80. ACPI tables say
+//! where things are.
+
+use crate::boot::ImageError;
+use crate::boot::linux::Kernel;
+use crate::console::{self, Console};
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::run::{Deadline, Ender};
+use crate::sys::Kicker;
+use crate::timeline::{Mark, Timeline};
+use crate::watch::Watch;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Linux, and what it is started with.
+#[derive(Debug)]
+pub struct Linux {
+    pub(crate) kernel: Kernel,
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) command_line: Option<String>,
+    pub(crate) marker: Option<String>,
+    pub(crate) escapes: bool,
+}
+
+impl Linux {
+    /// The kernel in a file, a `vmlinux` or a `bzImage`.
+    ///
+    /// # Errors
+    /// It is no kernel that could be started.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
+        let kernel = Kernel::open(path)?;
+        Ok(Self { kernel, initrd: None, command_line: None, marker: None, escapes: false })
+    }
+
+    /// Gives it the initial RAM disk in this file.
+    #[must_use]
+    pub fn initrd(mut self, path: Option<&Path>) -> Self {
+        self.initrd = path.map(Path::to_path_buf);
+        self
+    }
+
+    /// Its command line, in the place of one that has its messages on the console, and a crash end the machine.
+    #[must_use]
+    pub fn command_line(mut self, text: Option<&str>) -> Self {
+        self.command_line = text.map(str::to_string);
+        self
+    }
+
+    /// The text on its console that says that userland runs, in the place of the kernel's own message.
+    #[must_use]
+    pub fn marker(mut self, text: Option<&str>) -> Self {
+        self.marker = text.map(str::to_string);
+        self
+    }
+
+    /// Whether its input is a keyboard: Ctrl-A x then ends the machine.
+    #[must_use]
+    pub fn keyboard(mut self, yes: bool) -> Self {
+        self.escapes = yes;
+        self
+    }
+}
+
+/// What runs beside the vCPUs, not started yet.
+pub(crate) struct Pc {
+    pub(crate) console: Console,
+    pub(crate) ender: Arc<Ender>,
+    pub(crate) watch: Watch,
+    pub(crate) timeline: Arc<Timeline>,
+}
+
+/// The same, running.
+pub(crate) struct Running {
+    console: console::Running,
+    ender: Arc<Ender>,
+    watch: Watch,
+    timeline: Arc<Timeline>,
+}
+
+/// How far the boot got.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// When it got where. Exits by phase are in the profile.
+    pub marks: Vec<Mark>,
+    /// How many marks found no place.
+    pub lost_marks: u64,
+    /// Why the kernel has panicked, if it has.
+    pub panic: Option<String>,
+}
+
+impl Pc {
+    /// Starts all of it. The machine's first vCPU is the one that `kicker` kicks.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub(crate) fn start(self, deadline: Deadline, kicker: Kicker) -> Result<Running, Error> {
+        let Self { console, ender, watch, timeline } = self;
+        ender.attach(deadline, kicker);
+        let console = console::Running::start(console, ender.clone())?;
+        Ok(Running { console, ender, watch, timeline })
+    }
+}
+
+impl Running {
+    /// Ends all of it, and says why the machine was ended from here, if it was.
+    pub(crate) fn finish(mut self, deadline: &Deadline) -> (Option<Stop>, Boot) {
+        self.console.finish(deadline);
+        let (marks, lost_marks) = (self.timeline.marks(), self.timeline.lost());
+        (self.ender.reason(), Boot { marks, lost_marks, panic: self.watch.panic() })
+    }
+}
