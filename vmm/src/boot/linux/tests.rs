@@ -77,19 +77,19 @@ fn a_vmlinux_goes_to_its_physical_addresses() {
 
 #[test]
 fn kernels_are_told_by_their_content() {
-    let is_kernel = |bytes: &[u8]| super::is_kernel(file(bytes).path());
-    assert!(is_kernel(&bzimage()));
+    let looks_like_one = |bytes: &[u8]| is_kernel(file(bytes).path());
+    assert!(looks_like_one(&bzimage()));
     let mut linux = vmlinux(0x100_0000);
-    assert!(!is_kernel(&linux), "another kernel in the last 2 GiB");
+    assert!(!looks_like_one(&linux), "another kernel in the last 2 GiB");
     linux.resize((1 << 20) - 5, 0);
     linux.extend(b"Linux version 6.1.0");
-    assert!(is_kernel(&linux), "the name may lie across two pieces that are read");
+    assert!(looks_like_one(&linux), "the name may lie across two pieces that are read");
     let low = elf(0x1000, &[Header(1, 0x200, 0x1000, 0x1000, 0x100, 0x100)]);
-    assert!(!is_kernel(&[low.as_slice(), b"Linux version 6"].concat()), "a program that names Linux");
+    assert!(!looks_like_one(&[low.as_slice(), b"Linux version 6"].concat()), "a program that names Linux");
     for bytes in [&b""[..], b"x", &[0; 0x300], b"\x7fELF"] {
-        assert!(!is_kernel(bytes));
+        assert!(!looks_like_one(bytes));
     }
-    assert!(!super::is_kernel(Path::new("/")) && !super::is_kernel(Path::new("/no/such/file")));
+    assert!(!is_kernel(Path::new("/")) && !is_kernel(Path::new("/no/such/file")));
 }
 
 #[test]
