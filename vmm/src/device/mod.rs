@@ -13,3 +13,4 @@ pub mod fifo;
 pub(crate) mod poller;
 pub mod serial;
 pub mod simvirtio;
+pub mod virtio;
