@@ -139,6 +139,11 @@ impl GuestMemory {
         self.slots.read_slice(data, start).is_ok()
     }
 
+    /// Whether all of a range is memory.
+    pub(crate) fn contains(&self, start: Gpa, len: u64) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.slots.check_range(start, len))
+    }
+
     /// The slots, for the crates that work on them.
     pub(crate) fn slots(&self) -> &GuestMemoryMmap {
         &self.slots

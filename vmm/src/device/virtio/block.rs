@@ -126,7 +126,7 @@ impl Backend for Block {
     }
 
     fn close(&mut self) {
-        self.disk.flush();
+        self.disk.close();
     }
 }
 

@@ -1,6 +1,8 @@
 //! The image behind a disk: a raw file, or a block device, whose bytes are the disk's.
 //!
 //! An image is locked while a machine has it (flock(2)): one machine may write it, or any number read it.
+//! Its size is what it was when it was opened. If somebody shrinks it, reads of what is missing fail, and
+//! writes there make it longer again.
 
 use crate::error::Error;
 use crate::memory::{GuestMemory, Span};
@@ -20,6 +22,8 @@ pub struct Disk {
     read_only: bool,
     /// In bytes.
     size: u64,
+    /// Something was written since the last flush.
+    dirty: bool,
     /// Somebody has been told of a failure.
     told: bool,
 }
@@ -65,7 +69,7 @@ impl Disk {
                 "has {size} bytes, which is no multiple of {SECTOR}: pad it (truncate -s {whole} FILE)"
             )));
         }
-        Ok(Self { file, path: path.to_owned(), read_only, size, told: false })
+        Ok(Self { file, path: path.to_owned(), read_only, size, dirty: false, told: false })
     }
 
     /// Its size in sectors.
@@ -111,6 +115,7 @@ impl Disk {
     pub(crate) fn write(&mut self, memory: &GuestMemory, sector: u64, spans: &[Span]) -> Option<u64> {
         let len = total(spans);
         let offset = self.offset(sector, len).filter(|_| !self.read_only)?;
+        self.dirty = true;
         let answer = memory.write_to_file_at(&self.file, offset, spans);
         self.all(len, "written", answer)
     }
@@ -121,7 +126,16 @@ impl Disk {
             return Some(());
         }
         let answer = self.file.sync_data();
+        self.dirty &= answer.is_err();
         self.all(0, "flushed", answer.map(|()| 0)).map(drop)
+    }
+
+    /// The machine has ended: what it wrote shall outlast the host's power, too. This takes a time, so it is
+    /// done only where something was written.
+    pub(crate) fn close(&mut self) {
+        if self.dirty {
+            self.flush();
+        }
     }
 
     /// What was asked for, or a warning: one, since a guest may try again and again.
@@ -133,7 +147,7 @@ impl Disk {
         };
         if !std::mem::replace(&mut self.told, true) {
             let image = self.path.display();
-            log::warn!("the disk image {image} could not be {done}: {why}; the guest sees an I/O error");
+            log::warn!("the disk image {image} could not be {done}: {why}");
         }
         None
     }
@@ -161,3 +175,6 @@ fn total(spans: &[Span]) -> u64 {
     // So many of 32 bits do not fit into memory as would overflow this.
     spans.iter().fold(0, |total: u64, span| total.saturating_add(span.len.into()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 use crate::bus::Device;
 use crate::device::virtio::interrupt::{Interrupt, event, signal};
 use crate::device::virtio::queue::{Broken, Queues, Virtqueue};
+use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
 use crate::device::virtio::worker::Worker;
 use crate::device::virtio::{Backend, Names};
 use crate::error::Error;
@@ -17,8 +18,6 @@ use crate::run::Deadline;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use virtio_bindings::virtio_config as config;
-use virtio_bindings::virtio_ring;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -33,57 +32,6 @@ const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const TRANSPORT: u32 = 2;
 /// Who made the device: nothing that a driver may depend on.
 const VENDOR: u32 = u32::from_le_bytes(*b"vmm ");
-
-/// Offsets of the registers (section 4.2.2, table 4.1).
-pub mod register {
-    #![allow(missing_docs, reason = "the names are the specification's")]
-    pub const MAGIC_VALUE: u64 = 0x00;
-    pub const VERSION: u64 = 0x04;
-    pub const DEVICE_ID: u64 = 0x08;
-    pub const VENDOR_ID: u64 = 0x0c;
-    pub const DEVICE_FEATURES: u64 = 0x10;
-    pub const DEVICE_FEATURES_SEL: u64 = 0x14;
-    pub const DRIVER_FEATURES: u64 = 0x20;
-    pub const DRIVER_FEATURES_SEL: u64 = 0x24;
-    pub const QUEUE_SEL: u64 = 0x30;
-    pub const QUEUE_NUM_MAX: u64 = 0x34;
-    pub const QUEUE_NUM: u64 = 0x38;
-    pub const QUEUE_READY: u64 = 0x44;
-    pub const QUEUE_NOTIFY: u64 = 0x50;
-    pub const INTERRUPT_STATUS: u64 = 0x60;
-    pub const INTERRUPT_ACK: u64 = 0x64;
-    pub const STATUS: u64 = 0x70;
-    pub const QUEUE_DESC_LOW: u64 = 0x80;
-    pub const QUEUE_DESC_HIGH: u64 = 0x84;
-    pub const QUEUE_DRIVER_LOW: u64 = 0x90;
-    pub const QUEUE_DRIVER_HIGH: u64 = 0x94;
-    pub const QUEUE_DEVICE_LOW: u64 = 0xa0;
-    pub const QUEUE_DEVICE_HIGH: u64 = 0xa4;
-    pub const SHM_SEL: u64 = 0xac;
-    pub const SHM_LEN_LOW: u64 = 0xb0;
-    pub const SHM_BASE_HIGH: u64 = 0xbc;
-    pub const QUEUE_RESET: u64 = 0xc0;
-    pub const CONFIG_GENERATION: u64 = 0xfc;
-}
-
-/// Bits of the status register (section 2.1).
-pub mod status {
-    #![allow(missing_docs, reason = "the names are the specification's")]
-    use virtio_bindings::virtio_config as config;
-    pub const ACKNOWLEDGE: u32 = config::VIRTIO_CONFIG_S_ACKNOWLEDGE;
-    pub const DRIVER: u32 = config::VIRTIO_CONFIG_S_DRIVER;
-    pub const DRIVER_OK: u32 = config::VIRTIO_CONFIG_S_DRIVER_OK;
-    pub const FEATURES_OK: u32 = config::VIRTIO_CONFIG_S_FEATURES_OK;
-    pub const DEVICE_NEEDS_RESET: u32 = config::VIRTIO_CONFIG_S_NEEDS_RESET;
-    pub const FAILED: u32 = config::VIRTIO_CONFIG_S_FAILED;
-}
-
-/// VIRTIO_F_VERSION_1, without which there is no driver for this transport.
-const VERSION_1: u64 = 1 << config::VIRTIO_F_VERSION_1;
-/// VIRTIO_RING_F_EVENT_IDX.
-const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-/// VIRTIO_RING_F_INDIRECT_DESC.
-const INDIRECT_DESC: u64 = 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
 /// What the driver has said of a queue: not looked at before it says that it is done.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +58,15 @@ impl Setup {
         queue.try_set_used_ring_address(Gpa(self.device))?;
         queue.set_event_idx(event_idx);
         queue.set_ready(true);
-        match queue.is_valid(memory.slots()) {
+        // Looked at here first: `is_valid` logs what it refuses, and a guest could fill the host's log.
+        let entries = u64::from(queue.size());
+        let tables = [
+            (self.descriptors, 16_u64.saturating_mul(entries)),
+            (self.driver, 2_u64.saturating_mul(entries).saturating_add(6)),
+            (self.device, 8_u64.saturating_mul(entries).saturating_add(6)),
+        ];
+        let in_memory = tables.iter().all(|(start, len)| memory.contains(Gpa(*start), *len));
+        match in_memory && queue.is_valid(memory.slots()) {
             true => Ok(queue),
             false => Err(Broken::Chain("a queue is not in memory")),
         }
@@ -180,11 +136,17 @@ impl Mmio {
         self.interrupt.event()
     }
 
+    /// Says when whoever waits for the device stops being patient: it is then kicked out of a write that
+    /// nobody reads.
+    pub fn set_deadline(&mut self, deadline: Deadline) {
+        self.worker.set_deadline(deadline);
+    }
+
     /// Ends the device's thread and makes what was written last. The request in the device's hands is
-    /// finished; what is still in its queues is not looked at. Where the device hangs in a write that nobody
-    /// reads, `deadline` ends that.
-    pub fn stop(&mut self, deadline: &Deadline) {
-        self.worker.stop(deadline);
+    /// finished; what is still in its queues is not looked at. Once the vCPUs have ended; a second call does
+    /// nothing, and dropping the device does the same.
+    pub fn stop(&mut self) {
+        self.worker.stop();
     }
 
     fn status(&self) -> u32 {

@@ -3,11 +3,15 @@
 
 use crate::bus::Device;
 use crate::device::virtio::interrupt::{Interrupt, event};
-use crate::device::virtio::mmio::{Mmio, register, status};
-use crate::device::virtio::queue::Virtqueue;
+use crate::device::virtio::mmio::Mmio;
+use crate::device::virtio::queue::{Answer, Broken, Queues, Virtqueue};
+use crate::device::virtio::registers::{register, status};
+use crate::device::virtio::{Backend, Names, names};
 use crate::memory::{Gpa, GuestMemory};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use virtio_queue::{Queue, QueueT};
 
@@ -203,4 +207,79 @@ pub(crate) fn soon(mut condition: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_micros(200));
     }
     false
+}
+
+/// What a test device went through.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) requests: AtomicUsize,
+    pub(crate) resets: AtomicUsize,
+    pub(crate) closes: AtomicUsize,
+    pub(crate) features: Mutex<Vec<u64>>,
+}
+
+/// A device with two queues that gives every request back, each only when it is allowed to.
+pub(crate) struct Echo {
+    pub(crate) log: Arc<Log>,
+    /// Hears of each request.
+    pub(crate) begun: Option<Sender<()>>,
+    /// Says when each may end.
+    pub(crate) may_end: Option<Receiver<()>>,
+}
+
+impl Backend for Echo {
+    fn id(&self) -> u32 {
+        42
+    }
+    fn names(&self) -> &'static Names {
+        names!("virtio-echo")
+    }
+    fn features(&self) -> u64 {
+        1 << 3 | 1 << 40
+    }
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[16, 8]
+    }
+    fn config(&self) -> Vec<u8> {
+        (1..=10).collect()
+    }
+    fn start(&mut self, features: u64) {
+        self.log.features.lock().unwrap().push(features);
+    }
+    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let Some(queue) = queues.get(index) else { return Ok(()) };
+        queue.serve(|_, _| {
+            let _ = self.begun.as_ref().map(|begun| begun.send(()));
+            let _ = self.may_end.as_ref().map(|end| end.recv_timeout(Duration::from_secs(10)));
+            self.log.requests.fetch_add(1, Ordering::SeqCst);
+            Ok(Answer::Done(0))
+        })
+    }
+    fn reset(&mut self) {
+        self.log.resets.fetch_add(1, Ordering::SeqCst);
+    }
+    fn close(&mut self) {
+        self.log.closes.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+pub(crate) fn echo() -> (Mmio, GuestMemory, Arc<Log>) {
+    let (memory, log) = (memory(), Arc::new(Log::default()));
+    let backend = Echo { log: log.clone(), begun: None, may_end: None };
+    (Mmio::new(backend, memory.clone()).unwrap(), memory, log)
+}
+
+pub(crate) fn rings(memory: &GuestMemory) -> (Ring, Ring) {
+    (Ring::new(memory, 0x1_0000, 16), Ring::new(memory, 0x2_0000, 8))
+}
+
+/// A request of [`Echo`]'s.
+pub(crate) const NOTHING: &[Buffer] = &[Buffer(0x3_0000, 1, false)];
+
+/// A read of any width.
+pub(crate) fn get(device: &mut Mmio, offset: u64, size: u8) -> u64 {
+    match device.read(offset, size) {
+        ControlFlow::Continue(value) => value,
+        ControlFlow::Break(stop) => panic!("{stop}"),
+    }
 }

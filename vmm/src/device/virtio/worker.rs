@@ -14,8 +14,9 @@ use crate::sys::{Kicker, REPEAT, handle_kicks};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 /// What the thread and the transport share.
@@ -54,12 +55,14 @@ impl Shared {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     notifiers: Vec<Arc<EventFd>>,
+    deadline: Deadline,
     thread: Option<Thread>,
 }
 
 struct Thread {
+    handle: JoinHandle<()>,
     end: Arc<EventFd>,
-    /// Disconnected when the thread has ended.
+    /// Disconnected when the thread has nothing more to do.
     ended: Receiver<()>,
     /// Set by the thread when it begins.
     kicker: Arc<OnceLock<Kicker>>,
@@ -73,7 +76,17 @@ impl Worker {
         interrupt: Arc<Interrupt>,
     ) -> Self {
         let device = Mutex::new(Device { backend, queues: Queues::default() });
-        Self { shared: Arc::new(Shared { device, interrupt }), notifiers, thread: None }
+        Self {
+            shared: Arc::new(Shared { device, interrupt }),
+            notifiers,
+            deadline: Deadline::default(),
+            thread: None,
+        }
+    }
+
+    /// Says when waiting for the thread turns into kicking it.
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
     }
 
     /// The driver is ready: the thread serves these queues from now on.
@@ -96,12 +109,30 @@ impl Worker {
     /// Takes the queues back. Waits for the request that the device works on.
     pub(crate) fn reset(&mut self) {
         self.shared.interrupt.halt();
-        let mut device = self.shared.lock();
+        let mut device = self.lock_with_kicks();
         if !device.queues.is_empty() {
             device.queues = Queues::default();
             device.backend.reset();
         }
         self.shared.interrupt.reset();
+    }
+
+    /// The lock, once the thread lets go of it. A vCPU that waits for a lock cannot be kicked out of that,
+    /// so it kicks the thread itself when its time is up.
+    fn lock_with_kicks(&self) -> MutexGuard<'_, Device> {
+        /// How long to sleep between two looks.
+        const NAP: Duration = Duration::from_micros(50);
+        loop {
+            match self.shared.device.try_lock() {
+                Ok(device) => return device,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if let Some(thread) = &self.thread {
+                thread.kick_if_late(&self.deadline);
+            }
+            thread::sleep(NAP);
+        }
     }
 
     fn start(&self) -> Result<Thread, Error> {
@@ -135,20 +166,20 @@ impl Worker {
         };
         let name = self.shared.lock().backend.names().device;
         let failed = Error::host("starting the thread of a virtio device");
-        thread::Builder::new().name(name.into()).spawn(body).map_err(failed)?;
-        Ok(Thread { end, ended, kicker })
+        let handle = thread::Builder::new().name(name.into()).spawn(body).map_err(failed)?;
+        Ok(Thread { handle, end, ended, kicker })
     }
 
-    /// Ends the thread when it has finished the request in its hands, and closes the device. A thread that
-    /// hangs in a write that nobody reads is kicked out of it once the deadline has passed.
-    pub(crate) fn stop(&mut self, deadline: &Deadline) {
+    /// Ends the thread when it has finished the request in its hands, and closes the device.
+    pub(crate) fn stop(&mut self) {
         self.shared.interrupt.halt();
-        let Some(Thread { end, ended, kicker }) = self.thread.take() else { return };
-        signal(&end);
-        while ended.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout) {
-            if let Some(kicker) = kicker.get().filter(|_| deadline.must_end().is_some()) {
-                kicker.kick();
-            }
+        let Some(thread) = self.thread.take() else { return };
+        signal(&thread.end);
+        while thread.ended.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout) {
+            thread.kick_if_late(&self.deadline);
+        }
+        if thread.handle.join().is_err() {
+            log::error!("the thread of a virtio device panicked; this is a bug of the VMM");
         }
         let mut device = self.shared.lock();
         device.queues = Queues::default();
@@ -158,7 +189,16 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.stop(&Deadline::default());
+        self.stop();
+    }
+}
+
+impl Thread {
+    /// Interrupts a write that nobody reads, when the run's time is up.
+    fn kick_if_late(&self, deadline: &Deadline) {
+        if let Some(kicker) = self.kicker.get().filter(|_| deadline.must_end().is_some()) {
+            kicker.kick();
+        }
     }
 }
 
@@ -206,3 +246,6 @@ impl MutEventSubscriber for Subscriber {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
