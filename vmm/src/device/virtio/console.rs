@@ -118,7 +118,7 @@ impl fmt::Debug for Console {
 
 impl Console {
     /// A console that prints to `output` and gets `input`. Where it cannot print it calls `end`, once, on its
-    /// own thread.
+    /// own thread; `end` must not wait for the device.
     pub fn new(output: Output, input: ConsoleInput, end: impl Fn(Stop) + Send + 'static) -> Self {
         Self { output, input, end: Box::new(end), has_ended: false }
     }

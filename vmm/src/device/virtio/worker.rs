@@ -10,7 +10,7 @@ use crate::device::virtio::interrupt::{Interrupt, event, signal};
 use crate::device::virtio::queue::{Broken, Queues};
 use crate::error::Error;
 use crate::run::Deadline;
-use crate::sys::{Kicker, REPEAT, handle_kicks};
+use crate::sys::{self, Kicker, REPEAT, handle_kicks};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -110,10 +110,8 @@ impl Worker {
     pub(crate) fn reset(&mut self) {
         self.shared.interrupt.halt();
         let mut device = self.lock_with_kicks();
-        if !device.queues.is_empty() {
-            device.queues = Queues::default();
-            device.backend.reset();
-        }
+        device.queues = Queues::default();
+        device.backend.reset();
         self.shared.interrupt.reset();
     }
 
@@ -128,8 +126,8 @@ impl Worker {
                 Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {}
             }
-            if let Some(thread) = &self.thread {
-                thread.kick_if_late(&self.deadline);
+            if let (Some(thread), Some(_)) = (&self.thread, self.deadline.must_end()) {
+                thread.kick();
             }
             thread::sleep(NAP);
         }
@@ -176,7 +174,10 @@ impl Worker {
         let Some(thread) = self.thread.take() else { return };
         signal(&thread.end);
         while thread.ended.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout) {
-            thread.kick_if_late(&self.deadline);
+            // That somebody has asked for the run's end is no reason: it may be over, with text on its way.
+            if sys::interrupted() || self.deadline.has_passed() {
+                thread.kick();
+            }
         }
         if thread.handle.join().is_err() {
             log::error!("the thread of a virtio device panicked; this is a bug of the VMM");
@@ -194,9 +195,9 @@ impl Drop for Worker {
 }
 
 impl Thread {
-    /// Interrupts a write that nobody reads, when the run's time is up.
-    fn kick_if_late(&self, deadline: &Deadline) {
-        if let Some(kicker) = self.kicker.get().filter(|_| deadline.must_end().is_some()) {
+    /// Interrupts a write that nobody reads.
+    fn kick(&self) {
+        if let Some(kicker) = self.kicker.get() {
             kicker.kick();
         }
     }
