@@ -9,6 +9,7 @@ use crate::device::virtio::{Block, Console, ConsoleInput, Disk, Mmio};
 use crate::memory::Gpa;
 use crate::output::Output;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 #[test]
 fn requests_are_served_and_interrupt() {
@@ -217,4 +218,33 @@ fn a_console_that_nobody_reads_does_not_hold_a_reset_beyond_its_time() {
     let resetter = thread::spawn(move || write(&mut device, STATUS, 0));
     assert!(soon(|| resetter.is_finished()));
     assert!(matches!(ended.recv_timeout(Duration::from_secs(10)), Ok(crate::exit::Stop::Timeout)));
+}
+
+#[test]
+fn a_driver_that_scribbles_over_its_ring_holds_neither_the_device_nor_a_reset() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 16).unwrap();
+    let memory = memory();
+    let mut device = Mmio::new(Block::new(Disk::open(image.path(), false).unwrap()), memory.clone()).unwrap();
+    // A linear congruential generator: the same scribbles each time.
+    let mut state = 1_u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let begun = Instant::now();
+    for _ in 0..200 {
+        let mut ring = Ring::new(&memory, 0x1_0000, 64);
+        memory.write(Gpa(0x2_0000), &[0; 16]).unwrap();
+        start(&mut device, FEATURES, &[&ring]);
+        for _ in 0..40 {
+            ring.add(&[Buffer(0x2_0000, 16, false), Buffer(0x3_0000, 512, true), Buffer(0x2_1000, 1, true)]);
+            write(&mut device, QUEUE_NOTIFY, 0);
+            let at = 0x1_0000 + random() % 0x4000;
+            memory.write(Gpa(at), &random().to_le_bytes()).unwrap();
+        }
+        write(&mut device, STATUS, 0);
+        assert_eq!(read(&mut device, STATUS), 0);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20));
 }
