@@ -66,6 +66,12 @@ impl Kicker {
     }
 }
 
+/// Sees that a kick of a thread that runs no vCPU only interrupts what it waits for.
+pub(crate) fn handle_kicks() -> io::Result<()> {
+    static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
+    (*HANDLER.get_or_init(|| handle(KICK, on_kick))).map_err(io::Error::from_raw_os_error)
+}
+
 /// Runs `body` with kicks of the calling thread going to `immediate_exit`.
 ///
 /// # Safety
@@ -80,8 +86,7 @@ pub(crate) unsafe fn with_kicks<R>(
             IMMEDIATE_EXIT.set(self.0);
         }
     }
-    static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
-    (*HANDLER.get_or_init(|| handle(KICK, on_kick))).map_err(io::Error::from_raw_os_error)?;
+    handle_kicks()?;
     let _unblocked = Unblocked::new()?;
     let kicker = Kicker::of_this_thread();
     let _reset = Reset(IMMEDIATE_EXIT.replace(immediate_exit));

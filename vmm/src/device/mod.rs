@@ -18,3 +18,4 @@ pub mod rtc;
 pub mod serial;
 pub mod simvirtio;
 pub mod system_control;
+pub mod virtio;

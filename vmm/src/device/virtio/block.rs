@@ -1,0 +1,134 @@
+//! The block device (virtio 1.2, section 5.2): a disk of 512-byte sectors over a [`Disk`] image.
+//!
+//! Data goes directly between the image and the guest's buffers, one system call for a request. Nothing is
+//! assumed of how the driver cuts a request into buffers: its header is the first 16 bytes that the device
+//! reads, its status the last byte that the device writes.
+
+use crate::device::virtio::disk::Disk;
+use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
+use crate::device::virtio::{Backend, Names, names};
+use crate::memory::{GuestMemory, Span};
+use virtio_bindings::{virtio_blk, virtio_ids};
+
+/// How many entries the queue has at most.
+pub const QUEUE_SIZE: u16 = 256;
+/// How many buffers of data a request has at most: header and status have one each.
+const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// The unit in which the driver should ask, in bytes.
+const BLK_SIZE: u32 = 512;
+
+/// VIRTIO_BLK_F_FLUSH: the driver may ask for what it wrote to last.
+const FLUSH: u64 = 1 << virtio_blk::VIRTIO_BLK_F_FLUSH;
+const FEATURES: u64 = FLUSH | 1 << virtio_blk::VIRTIO_BLK_F_SEG_MAX | 1 << virtio_blk::VIRTIO_BLK_F_BLK_SIZE;
+const READ_ONLY: u64 = 1 << virtio_blk::VIRTIO_BLK_F_RO;
+
+/// A request's status byte.
+const OK: u8 = virtio_blk::VIRTIO_BLK_S_OK as u8;
+const IOERR: u8 = virtio_blk::VIRTIO_BLK_S_IOERR as u8;
+const UNSUPP: u8 = virtio_blk::VIRTIO_BLK_S_UNSUPP as u8;
+
+/// A disk's back end.
+#[derive(Debug)]
+pub struct Block {
+    disk: Disk,
+    /// The driver knows no flush, so each write has to last by itself (section 5.2.6.2).
+    writes_through: bool,
+}
+
+impl Block {
+    /// A disk with this image.
+    pub fn new(disk: Disk) -> Self {
+        Self { disk, writes_through: false }
+    }
+
+    /// Does a request, and writes its status.
+    fn request(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, Broken> {
+        let status = chain.take_last_byte().ok_or(Broken::Chain("a request has no place for its status"))?;
+        let mut header = [0; 16];
+        if chain.read(memory, &mut header)? != header.len() {
+            return Err(Broken::Chain("a request has no header"));
+        }
+        let (code, written) = self.perform(memory, &header, chain);
+        memory.write(status, &[code]).map_err(|_| Broken::Chain("a request's status is not in memory"))?;
+        Ok(Answer::Done(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1)))
+    }
+
+    /// The request's status, and how many bytes of data were written into its buffers.
+    fn perform(&mut self, memory: &GuestMemory, header: &[u8; 16], chain: &mut Chain) -> (u8, u64) {
+        // The header: u32 type, u32 reserved, u64 sector.
+        let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = *header;
+        let sector = u64::from_le_bytes(sector);
+        let done = match u32::from_le_bytes([t0, t1, t2, t3]) {
+            virtio_blk::VIRTIO_BLK_T_IN => self.disk.read(memory, sector, chain.writable()),
+            virtio_blk::VIRTIO_BLK_T_OUT => self.write(memory, sector, chain.readable()).map(|_| 0),
+            virtio_blk::VIRTIO_BLK_T_FLUSH => self.disk.flush().map(|()| 0),
+            virtio_blk::VIRTIO_BLK_T_GET_ID => self.identify(memory, chain),
+            _ => return (UNSUPP, 0),
+        };
+        done.map_or((IOERR, 0), |written| (OK, written))
+    }
+
+    fn write(&mut self, memory: &GuestMemory, sector: u64, spans: &[Span]) -> Option<u64> {
+        let written = self.disk.write(memory, sector, spans)?;
+        if self.writes_through {
+            self.disk.flush()?;
+        }
+        Some(written)
+    }
+
+    /// Writes the disk's serial number, or as much of it as there is place for.
+    fn identify(&self, memory: &GuestMemory, chain: &Chain) -> Option<u64> {
+        let serial = self.disk.serial();
+        let mut written: usize = 0;
+        for span in chain.writable() {
+            let rest = serial.get(written..).unwrap_or_default();
+            let part = rest.get(..span.len as usize).unwrap_or(rest);
+            memory.write(span.start, part).ok()?;
+            written = written.saturating_add(part.len());
+        }
+        Some(written as u64)
+    }
+}
+
+impl Backend for Block {
+    fn id(&self) -> u32 {
+        virtio_ids::VIRTIO_ID_BLOCK
+    }
+
+    fn names(&self) -> &'static Names {
+        names!("virtio-blk")
+    }
+
+    fn features(&self) -> u64 {
+        if self.disk.is_read_only() { FEATURES | READ_ONLY } else { FEATURES }
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[QUEUE_SIZE]
+    }
+
+    /// `u64 capacity | u32 size_max | u32 seg_max | geometry, 4 bytes | u32 blk_size` (section 5.2.4).
+    fn config(&self) -> Vec<u8> {
+        let mut config = self.disk.sectors().to_le_bytes().to_vec();
+        for field in [0, SEG_MAX, 0, BLK_SIZE] {
+            config.extend(field.to_le_bytes());
+        }
+        config
+    }
+
+    fn start(&mut self, features: u64) {
+        self.writes_through = features & FLUSH == 0;
+    }
+
+    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let Some(queue) = queues.get(index) else { return Ok(()) };
+        queue.serve(|memory, chain| self.request(memory, chain))
+    }
+
+    fn close(&mut self) {
+        self.disk.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+#![allow(clippy::arithmetic_side_effects)]
+
+use super::*;
+use crate::device::virtio::registers::{register::*, status::*};
+use crate::device::virtio::testing::{
+    Buffer, Echo, FEATURES, Log, NOTHING, Ring, bytes, echo, get, memory, read, rings, soon, start, write,
+};
+use crate::device::virtio::{Block, Console, ConsoleInput, Disk, Mmio};
+use crate::memory::Gpa;
+use crate::output::Output;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+#[test]
+fn requests_are_served_and_interrupt() {
+    let (mut device, memory, log) = echo();
+    let (mut first, mut second) = rings(&memory);
+    start(&mut device, FEATURES, &[&first, &second]);
+    assert_eq!(read(&mut device, STATUS), 15);
+    first.add(NOTHING);
+    write(&mut device, QUEUE_NOTIFY, 0);
+    assert!(soon(|| first.used().is_some()));
+    second.add(NOTHING);
+    let notifier = device.notifiers().nth(1).unwrap();
+    assert_eq!(notifier.0, 1);
+    notifier.1.write(1).unwrap();
+    assert!(soon(|| second.used().is_some()), "as the kernel does it");
+    assert_eq!(log.requests.load(Ordering::SeqCst), 2);
+    assert!(soon(|| device.interrupt().read().is_ok()));
+    assert_eq!(read(&mut device, INTERRUPT_STATUS), 1);
+    write(&mut device, INTERRUPT_ACK, 2);
+    assert_eq!(read(&mut device, INTERRUPT_STATUS), 1);
+    write(&mut device, INTERRUPT_ACK, u32::MAX);
+    assert_eq!(read(&mut device, INTERRUPT_STATUS), 0);
+    for queue in [2, 99, u32::MAX] {
+        write(&mut device, QUEUE_NOTIFY, queue);
+    }
+}
+
+#[test]
+fn what_was_in_a_queue_before_the_driver_was_ready_is_served() {
+    let (mut device, memory, _) = echo();
+    let (mut first, _) = rings(&memory);
+    for _ in 0..3 {
+        first.add(NOTHING);
+    }
+    start(&mut device, FEATURES, &[&first]);
+    assert!(soon(|| first.used_index() == 3));
+}
+
+#[test]
+fn a_driver_without_event_index_is_served_too() {
+    let (mut device, memory, _) = echo();
+    let (mut first, _) = rings(&memory);
+    start(&mut device, 1 << 32, &[&first]);
+    for round in 1..5 {
+        first.add(NOTHING);
+        write(&mut device, QUEUE_NOTIFY, 0);
+        assert!(soon(|| first.used_index() == round && device.interrupt().read().is_ok()));
+    }
+}
+
+#[test]
+fn a_reset_takes_the_queues_back_and_the_device_starts_again() {
+    let (mut device, memory, log) = echo();
+    for round in 1..=20 {
+        let (mut first, _) = rings(&memory);
+        start(&mut device, FEATURES, &[&first]);
+        first.add(NOTHING);
+        write(&mut device, QUEUE_NOTIFY, 0);
+        assert!(soon(|| first.used().is_some()));
+        let before = log.resets.load(Ordering::SeqCst);
+        write(&mut device, STATUS, 0);
+        assert_eq!(log.resets.load(Ordering::SeqCst), before + 1, "{round}");
+        assert_eq!([STATUS, INTERRUPT_STATUS, QUEUE_READY].map(|at| read(&mut device, at)), [0; 3]);
+        first.add(NOTHING);
+        write(&mut device, QUEUE_NOTIFY, 0);
+        thread::sleep(Duration::from_millis(1));
+        assert_eq!(first.used_index(), 1, "nothing is served after a reset");
+    }
+}
+
+#[test]
+fn a_reset_waits_for_the_request_in_hand_and_no_other() {
+    let (memory, log) = (memory(), Arc::new(Log::default()));
+    let (begun, has_begun) = mpsc::channel();
+    let (end, may_end) = mpsc::channel();
+    let backend = Echo { log: log.clone(), begun: Some(begun), may_end: Some(may_end) };
+    let mut device = Mmio::new(backend, memory.clone()).unwrap();
+    let (mut first, _) = rings(&memory);
+    for _ in 0..10 {
+        first.add(NOTHING);
+    }
+    start(&mut device, FEATURES, &[&first]);
+    has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
+    let resetter = thread::spawn(move || {
+        write(&mut device, STATUS, 0);
+        device
+    });
+    thread::sleep(Duration::from_millis(20));
+    assert!(!resetter.is_finished());
+    end.send(()).unwrap();
+    let mut device = resetter.join().unwrap();
+    assert_eq!((log.requests.load(Ordering::SeqCst), first.used_index()), (1, 1));
+    drop(end);
+    let (mut first, _) = rings(&memory);
+    first.add(NOTHING);
+    start(&mut device, FEATURES, &[&first]);
+    assert!(soon(|| first.used().is_some()), "and it starts again");
+}
+
+#[test]
+fn stopping_leaves_what_is_still_in_the_queue_and_closes_the_device() {
+    let (memory, log) = (memory(), Arc::new(Log::default()));
+    let (begun, has_begun) = mpsc::channel();
+    let (end, may_end) = mpsc::channel();
+    let backend = Echo { log: log.clone(), begun: Some(begun), may_end: Some(may_end) };
+    let mut device = Mmio::new(backend, memory.clone()).unwrap();
+    let (mut first, _) = rings(&memory);
+    for _ in 0..10 {
+        first.add(NOTHING);
+    }
+    start(&mut device, FEATURES, &[&first]);
+    has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
+    let stopper = thread::spawn(move || {
+        device.set_deadline(Deadline::after(Some(Duration::ZERO)));
+        device.stop();
+        device
+    });
+    thread::sleep(Duration::from_millis(30));
+    end.send(()).unwrap();
+    let device = stopper.join().unwrap();
+    assert_eq!((first.used_index(), log.closes.load(Ordering::SeqCst)), (1, 1));
+    drop(device);
+    assert_eq!(log.closes.load(Ordering::SeqCst), 1, "once");
+}
+
+#[test]
+fn a_ring_that_lies_makes_the_device_need_a_reset() {
+    let (mut device, memory, _) = echo();
+    let (mut first, _) = rings(&memory);
+    start(&mut device, FEATURES, &[&first]);
+    first.set_avail_index(17);
+    write(&mut device, QUEUE_NOTIFY, 0);
+    assert!(soon(|| read(&mut device, STATUS) & DEVICE_NEEDS_RESET != 0));
+    assert!(soon(|| device.interrupt().read().is_ok()));
+    assert_eq!(read(&mut device, INTERRUPT_STATUS), 2);
+    write(&mut device, STATUS, 15);
+    assert_eq!(read(&mut device, STATUS), 15 | DEVICE_NEEDS_RESET);
+    write(&mut device, STATUS, 0);
+    assert_eq!(read(&mut device, STATUS), 0);
+}
+
+#[test]
+fn a_disk_behind_the_transport_reads_and_keeps_what_is_written() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(image.path(), [7; 4096]).unwrap();
+    let memory = memory();
+    let disk = Disk::open(image.path(), false).unwrap();
+    let mut device = Mmio::new(Block::new(disk), memory.clone()).unwrap();
+    assert_eq!(get(&mut device, 0x100, 8), 8, "sectors");
+    let mut ring = Ring::new(&memory, 0x1_0000, 128);
+    start(&mut device, FEATURES | 1 << 9, &[&ring]);
+    let (header, data, status) = (0x2_0000, 0x3_0000, 0x2_1000);
+    for kind in [0_u32, 1] {
+        memory.write(Gpa(header), &kind.to_le_bytes()).unwrap();
+        ring.add(&[Buffer(header, 16, false), Buffer(data, 512, kind == 0), Buffer(status, 1, true)]);
+        write(&mut device, QUEUE_NOTIFY, 0);
+        assert!(soon(|| ring.used().is_some()));
+        assert_eq!(bytes(&memory, data, 512), [7; 512]);
+        memory.write(Gpa(header + 8), &1_u64.to_le_bytes()).unwrap();
+        memory.write(Gpa(data), &[if kind == 0 { 7 } else { 9 }; 512]).unwrap();
+    }
+    drop(device);
+    assert!(Disk::open(image.path(), false).is_ok(), "the lock goes with the device");
+}
+
+#[test]
+fn a_console_behind_the_transport_gets_what_is_typed() {
+    let memory = memory();
+    let input = ConsoleInput::new().unwrap();
+    let (output, captured) = Output::captured();
+    let console = Console::new(output, input.clone(), |stop| panic!("{stop}"));
+    let mut device = Mmio::new(console, memory.clone()).unwrap();
+    let (mut receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
+    input.push(b"early");
+    receive.add(&[Buffer(0x3_0000, 64, true)]);
+    start(&mut device, FEATURES, &[&receive, &transmit]);
+    assert!(soon(|| receive.used() == Some((0, 5))), "what was typed before the driver was ready");
+    for round in 0..50 {
+        receive.add(&[Buffer(0x3_0000, 64, true)]);
+        write(&mut device, QUEUE_NOTIFY, 0);
+        input.push(b"late");
+        assert!(soon(|| receive.used().is_some()), "{round}");
+    }
+    memory.write(Gpa(0x3_1000), b"hello").unwrap();
+    transmit.add(&[Buffer(0x3_1000, 5, false)]);
+    write(&mut device, QUEUE_NOTIFY, 1);
+    assert!(soon(|| captured.bytes() == b"hello"));
+}
+
+#[test]
+fn a_console_that_nobody_reads_does_not_hold_a_reset_beyond_its_time() {
+    let memory = memory();
+    let (_reader, pipe) = io::pipe().unwrap();
+    let deadline = Deadline::after(Some(Duration::from_millis(100)));
+    let output = Output::new(std::fs::File::from(std::os::fd::OwnedFd::from(pipe)), false);
+    output.set_deadline(deadline.clone());
+    let (end, ended) = mpsc::channel();
+    let console = Console::new(output, ConsoleInput::new().unwrap(), move |stop| end.send(stop).unwrap());
+    let mut device = Mmio::new(console, memory.clone()).unwrap();
+    device.set_deadline(deadline);
+    let (receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
+    // More than a pipe holds.
+    transmit.add(&[Buffer(0x4_0000, 0x8_0000, false)]);
+    start(&mut device, FEATURES, &[&receive, &transmit]);
+    thread::sleep(Duration::from_millis(20));
+    let resetter = thread::spawn(move || write(&mut device, STATUS, 0));
+    assert!(soon(|| resetter.is_finished()));
+    assert!(matches!(ended.recv_timeout(Duration::from_secs(10)), Ok(crate::exit::Stop::Timeout)));
+}
+
+#[test]
+fn a_driver_that_scribbles_over_its_ring_holds_neither_the_device_nor_a_reset() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 16).unwrap();
+    let memory = memory();
+    let mut device = Mmio::new(Block::new(Disk::open(image.path(), false).unwrap()), memory.clone()).unwrap();
+    // A linear congruential generator: the same scribbles each time.
+    let mut state = 1_u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let begun = Instant::now();
+    for _ in 0..200 {
+        let mut ring = Ring::new(&memory, 0x1_0000, 64);
+        memory.write(Gpa(0x2_0000), &[0; 16]).unwrap();
+        start(&mut device, FEATURES, &[&ring]);
+        for _ in 0..40 {
+            ring.add(&[Buffer(0x2_0000, 16, false), Buffer(0x3_0000, 512, true), Buffer(0x2_1000, 1, true)]);
+            write(&mut device, QUEUE_NOTIFY, 0);
+            let at = 0x1_0000 + random() % 0x4000;
+            memory.write(Gpa(at), &random().to_le_bytes()).unwrap();
+        }
+        write(&mut device, STATUS, 0);
+        assert_eq!(read(&mut device, STATUS), 0);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
