@@ -2,6 +2,7 @@
 //! it has room, that finds the escape key, and that hands on a prompt which the guest printed without ending its line.
 
 use crate::device::serial::Serial;
+use crate::device::virtio::ConsoleInput;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::output::Output;
@@ -52,6 +53,16 @@ impl Port for SerialPort {
 
     fn room_event(&self) -> &EventFd {
         &self.drained
+    }
+}
+
+impl Port for ConsoleInput {
+    fn push(&mut self, bytes: &[u8]) -> usize {
+        Self::push(self, bytes)
+    }
+
+    fn room_event(&self) -> &EventFd {
+        Self::room_event(self)
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::boot::ImageError;
 use crate::boot::linux::Kernel;
 use crate::console::{self, Console};
+use crate::device::virtio::{Disk, Mmio};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::run::{Deadline, Ender};
@@ -14,7 +15,7 @@ use crate::sys::Kicker;
 use crate::timeline::{Mark, Timeline};
 use crate::watch::Watch;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Linux, and what it is started with.
 #[derive(Debug)]
@@ -24,7 +25,22 @@ pub struct Linux {
     pub(crate) command_line: Option<String>,
     pub(crate) marker: Option<String>,
     pub(crate) escapes: bool,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) console: ConsoleKind,
 }
+
+/// Which device is the console: what is typed goes there. Both print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConsoleKind {
+    /// The serial port, ttyS0.
+    #[default]
+    Serial,
+    /// A virtio console, hvc0, whose driver may come late.
+    Virtio,
+}
+
+/// The most disks that a machine has: as many interrupts are left.
+pub const MAX_DISKS: usize = 16;
 
 impl Linux {
     /// The kernel in a file, a `vmlinux` or a `bzImage`.
@@ -33,7 +49,15 @@ impl Linux {
     /// It is no kernel that could be started.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let kernel = Kernel::open(path)?;
-        Ok(Self { kernel, initrd: None, command_line: None, marker: None, escapes: false })
+        Ok(Self {
+            kernel,
+            initrd: None,
+            command_line: None,
+            marker: None,
+            escapes: false,
+            disks: Vec::new(),
+            console: ConsoleKind::Serial,
+        })
     }
 
     /// Gives it the initial RAM disk in this file.
@@ -57,6 +81,20 @@ impl Linux {
         self
     }
 
+    /// Gives it one more disk, 16 at most: the first is vda.
+    #[must_use]
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// Which device is its console.
+    #[must_use]
+    pub fn console(mut self, kind: ConsoleKind) -> Self {
+        self.console = kind;
+        self
+    }
+
     /// Whether its input is a keyboard: Ctrl-A x then ends the machine.
     #[must_use]
     pub fn keyboard(mut self, yes: bool) -> Self {
@@ -71,10 +109,12 @@ pub(crate) struct Pc {
     pub(crate) ender: Arc<Ender>,
     pub(crate) watch: Watch,
     pub(crate) timeline: Arc<Timeline>,
+    pub(crate) virtio: Vec<Arc<Mutex<Mmio>>>,
 }
 
 /// The same, running.
 pub(crate) struct Running {
+    virtio: Vec<Arc<Mutex<Mmio>>>,
     console: console::Running,
     ender: Arc<Ender>,
     watch: Watch,
@@ -98,10 +138,11 @@ impl Pc {
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(self, deadline: Deadline, kicker: Kicker) -> Result<Running, Error> {
-        let Self { console, ender, watch, timeline } = self;
+        let Self { console, ender, watch, timeline, virtio } = self;
+        virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
         ender.attach(deadline, kicker);
         let console = console::Running::start(console, ender.clone())?;
-        Ok(Running { console, ender, watch, timeline })
+        Ok(Running { virtio, console, ender, watch, timeline })
     }
 }
 
@@ -109,7 +150,13 @@ impl Running {
     /// Ends all of it, and says why the machine was ended from here, if it was.
     pub(crate) fn finish(mut self, deadline: &Deadline) -> (Option<Stop>, Boot) {
         self.console.finish(deadline);
+        // A disk is written before the machine is gone.
+        self.virtio.iter().for_each(|device| lock(device).stop());
         let (marks, lost_marks) = (self.timeline.marks(), self.timeline.lost());
         (self.ender.reason(), Boot { marks, lost_marks, panic: self.watch.panic() })
     }
+}
+
+fn lock(device: &Mutex<Mmio>) -> MutexGuard<'_, Mmio> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,34 +1,45 @@
 //! A PC for Linux.
 
 use super::Builder;
-use crate::acpi;
+use crate::acpi::{self, VirtioMmio};
 use crate::boot::linux;
-use crate::console::{Console, SerialPort};
+use crate::console::{Console, Port, SerialPort};
 use crate::controller::VcpuState;
 use crate::device::i8042::{self, I8042};
 use crate::device::post_code::{self, PostCode};
 use crate::device::power::{self, Power};
 use crate::device::rtc::{self, Rtc};
 use crate::device::serial::{self, Serial};
+use crate::device::virtio::mmio;
+use crate::device::virtio::registers::register;
+use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
 use crate::error::Error;
 use crate::input::Input;
 use crate::machine::{Background, Machine};
 use crate::memory::{self, GuestMemory, pc};
 use crate::modes::Mode;
 use crate::msr;
-use crate::pc::{Linux, Pc};
+use crate::pc::{ConsoleKind, Linux, MAX_DISKS, Pc};
 use crate::run::Ender;
 use crate::sys;
 use crate::timeline::{Event, Timeline};
 use crate::vm::create_vm;
 use crate::watch::Watch;
-use kvm_ioctls::VmFd;
-use std::sync::{Arc, Mutex};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The command line, unless the user gives one: messages on the serial port, and a panic that resets the machine,
-/// which ends it.
-const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
+/// The command line, unless the user gives one: messages on the console, and a panic that resets the machine, which
+/// ends it.
+fn default_command_line(console: ConsoleKind) -> &'static str {
+    match console {
+        ConsoleKind::Serial => "console=ttyS0 panic=-1 reboot=k",
+        ConsoleKind::Virtio => "console=hvc0 panic=-1 reboot=k",
+    }
+}
+
+/// The interrupt of the first virtio device; each has its own. The serial port's is the one before.
+const FIRST_VIRTIO_IRQ: u32 = serial::IRQ + 1;
 
 impl Builder {
     /// See [`Builder::build`].
@@ -46,10 +57,15 @@ impl Builder {
         let memory = GuestMemory::new(&pc::ram(ram))?;
         memory.prefer_large_pages();
         let loaded = linux.kernel.load(&memory, ram)?;
-        let command_line = linux.command_line.as_deref().unwrap_or(COMMAND_LINE);
+        let command_line = linux.command_line.as_deref().unwrap_or(default_command_line(linux.console));
         let initrd = linux.initrd.as_deref();
         linux::write_boot_params(&linux.kernel, loaded, &memory, ram, initrd, command_line)?;
-        memory.write(pc::ACPI, &acpi::tables(self.cpus, &[]))?;
+        let ender = Arc::new(Ender::default());
+        let typed = ConsoleInput::new()?;
+        let disks = std::mem::take(&mut linux.disks);
+        let virtio = self.virtio(&memory, disks, linux.console, &typed, &ender)?;
+        let places = places(virtio.len());
+        memory.write(pc::ACPI, &acpi::tables(self.cpus, &places))?;
         log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);
 
         let filtered = self.filtered_msrs();
@@ -61,6 +77,9 @@ impl Builder {
         self.output.set_limit(self.output_limit);
         let watch = Watch::new(timeline.clone(), linux.marker.as_deref());
         self.output.set_watch(watch.clone());
+        for (device, place) in virtio.iter().zip(&places) {
+            self.devices.mmio.attach(place.address.into(), place.size.into(), device.clone())?;
+        }
         let prompt = event()?;
         self.output.set_prompt(duplicate(&prompt)?);
 
@@ -70,6 +89,15 @@ impl Builder {
         vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         msr::enable(&vm, &filtered)?;
         connect(&vm, &line, serial::IRQ)?;
+        for (device, place) in virtio.iter().zip(&places) {
+            let device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            connect(&vm, device.interrupt(), place.irq)?;
+            let notify =
+                IoEventAddress::Mmio(u64::from(place.address).saturating_add(register::QUEUE_NOTIFY));
+            for (queue, event) in device.notifiers() {
+                vm.register_ioevent(event, &notify, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
+            }
+        }
         (self.cpuid, self.irqchip) = (true, true);
         let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, place| match place.index {
             0 => vcpu.set_linux(loaded.entry),
@@ -78,8 +106,11 @@ impl Builder {
         })?;
         timeline.mark(Event::VmReady);
         let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
+        let port: Box<dyn Port> = match linux.console {
+            ConsoleKind::Serial => Box::new(SerialPort { serial, drained }),
+            ConsoleKind::Virtio => Box::new(typed),
+        };
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
-        let port = Box::new(SerialPort { serial, drained });
         let console =
             Console { typed, input, escapes: linux.escapes, port, output: self.output.clone(), prompt };
         Ok(Machine {
@@ -87,12 +118,7 @@ impl Builder {
             _vm: vm,
             memory,
             mode: Mode::Long,
-            background: Some(Background::Pc(Pc {
-                console,
-                ender: Arc::new(Ender::default()),
-                watch,
-                timeline,
-            })),
+            background: Some(Background::Pc(Pc { console, ender, watch, timeline, virtio })),
             ram,
             image: Vec::new(),
             devices: self.devices,
@@ -107,6 +133,35 @@ impl Builder {
         })
     }
 
+    /// The virtio devices: the disks in their order, the console where it is one, and entropy.
+    fn virtio(
+        &self,
+        memory: &GuestMemory,
+        disks: Vec<Disk>,
+        console: ConsoleKind,
+        typed: &ConsoleInput,
+        ender: &Arc<Ender>,
+    ) -> Result<Vec<Arc<Mutex<Mmio>>>, Error> {
+        if disks.len() > MAX_DISKS {
+            return Err(Error::Config(format!(
+                "a machine with {} disks cannot be: give at most {MAX_DISKS}",
+                disks.len()
+            )));
+        }
+        let mut devices = Vec::new();
+        for disk in disks {
+            devices.push(Mmio::new(Block::new(disk), memory.clone())?);
+        }
+        if console == ConsoleKind::Virtio {
+            let ender = ender.clone();
+            let console =
+                virtio::Console::new(self.output.clone(), typed.clone(), move |stop| ender.end(stop));
+            devices.push(Mmio::new(console, memory.clone())?);
+        }
+        devices.push(Mmio::new(Entropy::new()?, memory.clone())?);
+        Ok(devices.into_iter().map(|device| Arc::new(Mutex::new(device))).collect())
+    }
+
     fn attach_pc_ports(&mut self, timeline: &Arc<Timeline>) -> Result<(), Error> {
         let ports = &mut self.devices.ports;
         ports.attach(i8042::PORT.into(), i8042::PORTS.into(), Arc::new(Mutex::new(I8042::default())))?;
@@ -116,6 +171,17 @@ impl Builder {
         ports.attach(power::PORT.into(), power::PORTS.into(), Arc::new(Mutex::new(Power)))?;
         Ok(())
     }
+}
+
+/// Where the registers and interrupts of so many virtio devices are.
+fn places(count: usize) -> Vec<VirtioMmio> {
+    let size = u32::try_from(mmio::SIZE).unwrap_or(0);
+    let place = |number: u32| VirtioMmio {
+        address: pc::VIRTIO.saturating_add(number.saturating_mul(size)),
+        size,
+        irq: FIRST_VIRTIO_IRQ.saturating_add(number),
+    };
+    (0..).take(count).map(place).collect()
 }
 
 /// A descriptor that threads wait for.

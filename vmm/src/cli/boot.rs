@@ -1,8 +1,12 @@
 //! `vmm boot`: Linux, with its console on stdin and stdout, and the rest on stderr.
 
-use super::{BootArgs, run};
+use super::{BootArgs, ConsoleArg, run};
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
-use vmm::pc::Linux;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use vmm::device::virtio::Disk;
+use vmm::pc::{ConsoleKind, Linux};
 use vmm::{Builder, Error, Machine, Output, RawTerminal, Report};
 
 /// Boots the kernel and answers with the exit status.
@@ -16,7 +20,13 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
         .initrd(arguments.initrd.as_deref())
         .command_line(arguments.cmdline.as_deref())
         .marker(arguments.marker.as_deref())
+        .console(match arguments.console {
+            ConsoleArg::Serial => ConsoleKind::Serial,
+            ConsoleArg::Virtio => ConsoleKind::Virtio,
+        })
         .keyboard(keyboard);
+    let disks = arguments.disk.iter().map(|text| disk(text)).collect::<Result<Vec<_>, _>>()?;
+    let linux = disks.into_iter().fold(linux, Linux::disk);
     let builder = Machine::linux(linux);
     let builder = arguments.cpuid.iter().copied().fold(builder, Builder::cpuid_override);
     let rules = arguments.msr.iter();
@@ -41,4 +51,13 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
     let report = machine.run();
     drop(raw);
     Ok((vmm::boot::printable(&arguments.kernel), report?))
+}
+
+/// The disk that `FILE[,ro]` names. A file that has the whole text as its name is that file.
+fn disk(text: &OsStr) -> Result<Disk, Error> {
+    let file = text.as_bytes().strip_suffix(b",ro").filter(|_| !Path::new(text).exists());
+    match file {
+        Some(file) => Disk::open(Path::new(OsStr::from_bytes(file)), true),
+        None => Disk::open(Path::new(text), false),
+    }
 }

@@ -165,9 +165,17 @@ struct BootArgs {
     initrd: Option<PathBuf>,
 
     /// The kernel's command line; panic=-1 has a crash end the machine
-    /// [default: console=ttyS0 panic=-1 reboot=k]
+    /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0]
     #[arg(long, value_name = "TEXT")]
     cmdline: Option<String>,
+
+    /// A raw disk image, /dev/vda and so on in this order; `,ro` after it keeps it as it is; may be given again
+    #[arg(long, value_name = "FILE[,ro]")]
+    disk: Vec<OsString>,
+
+    /// Where the console is: the serial port (ttyS0), or a virtio console (hvc0), which is faster and later
+    #[arg(long, value_enum, default_value_t)]
+    console: ConsoleArg,
 
     /// The machine's memory, such as 64M or 8G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
@@ -245,6 +253,13 @@ impl From<TransportArg> for Transport {
             TransportArg::Polling => Self::Polling,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum ConsoleArg {
+    #[default]
+    Serial,
+    Virtio,
 }
 
 /// What `--cpuid` says.

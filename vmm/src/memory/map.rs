@@ -59,7 +59,7 @@ pub mod pc {
     /// See [`HOLE`].
     pub const HOLE_END: u64 = 1 << 32;
     /// The first virtio device; each has a page.
-    pub const VIRTIO: u64 = 0xd000_0000;
+    pub const VIRTIO: u32 = 0xd000_0000;
     /// The I/O interrupt controller.
     pub const IOAPIC: u32 = 0xfec0_0000;
     /// The local interrupt controllers.
@@ -94,8 +94,8 @@ pub mod pc {
 const _: () = {
     assert!(pc::GDT.0 + 24 <= pc::PAGE_TABLES.0 && pc::PAGE_TABLES.0 + 6 * PAGE <= pc::BOOT_PARAMS.0);
     assert!(pc::BOOT_PARAMS.0 + PAGE <= pc::COMMAND_LINE.0 && pc::LOW_RAM_END <= pc::ACPI.0);
-    assert!(pc::ACPI.0 + pc::ACPI_SIZE <= pc::HIGH_RAM && pc::HOLE <= pc::VIRTIO);
-    assert!(pc::VIRTIO < pc::IOAPIC as u64 && pc::IOAPIC < pc::LOCAL_APIC);
+    assert!(pc::ACPI.0 + pc::ACPI_SIZE <= pc::HIGH_RAM && pc::HOLE <= pc::VIRTIO as u64);
+    assert!(pc::VIRTIO < pc::IOAPIC && pc::IOAPIC < pc::LOCAL_APIC);
     assert!((pc::LOCAL_APIC as u64) < pc::IDENTITY_MAP && pc::TSS + 3 * PAGE <= pc::HOLE_END);
 };
 

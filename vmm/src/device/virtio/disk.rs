@@ -4,6 +4,7 @@
 //! Its size is what it was when it was opened. If somebody shrinks it, reads of what is missing fail, and
 //! writes there make it longer again.
 
+use crate::boot::printable;
 use crate::error::Error;
 use crate::memory::{GuestMemory, Span};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -34,7 +35,7 @@ impl Disk {
     /// # Errors
     /// It is not there, cannot be used as a disk, or another machine has it; the sentence says what to do.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Config(format!("the disk image {} {why}", path.display()));
+        let refuse = |why: String| Error::Config(format!("the disk image {} {why}", printable(path)));
         let mut options = OpenOptions::new();
         // A pipe that nobody writes would keep the program waiting; files do not care.
         options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK);
@@ -146,7 +147,7 @@ impl Disk {
             Err(error) => error.to_string(),
         };
         if !std::mem::replace(&mut self.told, true) {
-            let image = self.path.display();
+            let image = printable(&self.path);
             log::warn!("the disk image {image} could not be {done}: {why}");
         }
         None
