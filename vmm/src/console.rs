@@ -22,8 +22,8 @@ use vmm_sys_util::eventfd::EventFd;
 /// Ctrl-A: what comes next is for the VMM.
 const ESCAPE: u8 = 0x01;
 /// What Ctrl-A h says.
-const HELP: &str = "\r\nvmm: Ctrl-A x  ends the machine\r\nvmm: Ctrl-A h  shows this\r\n\
-                    vmm: Ctrl-A Ctrl-A  sends Ctrl-A to the guest\r\n";
+const HELP: &str = "\nvmm: Ctrl-A x  ends the machine\nvmm: Ctrl-A h  shows this\n\
+                    vmm: Ctrl-A Ctrl-A  sends Ctrl-A to the guest\n";
 /// For how long a prompt waits for the end of its line.
 const PROMPT: Duration = REPEAT;
 /// How much is read at a time, in bytes.

@@ -39,6 +39,8 @@ struct Sink {
     limit: Option<Limit>,
     watch: Option<Watch>,
     prompt: Option<Prompt>,
+    /// Why text was lost, if some was.
+    lost: Option<Stop>,
 }
 
 /// Who is told that text waits for the end of its line.
@@ -67,6 +69,7 @@ impl Output {
             limit: None,
             watch: None,
             prompt: None,
+            lost: None,
         };
         Self(Arc::new(Shared { sink: Mutex::new(sink), deadline: Mutex::default() }))
     }
@@ -107,7 +110,7 @@ impl Output {
         if let Some(prompt) = &mut sink.prompt {
             prompt.told = false;
         }
-        sink.hand_on().map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        sink.hand_on_or_stop()
     }
 
     /// Prints `text`. Breaks with the end of the run where that cannot be done.
@@ -124,9 +127,11 @@ impl Output {
         }
     }
 
-    /// Hands on what still waits for the end of its line.
+    /// Hands on what still waits for the end of its line. Breaks where that, or any text before, was lost.
     pub(crate) fn finish(&mut self) -> ControlFlow<Stop> {
-        self.lock().hand_on().map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        let mut sink = self.lock();
+        sink.hand_on_or_stop()?;
+        sink.lost.take().map_or(ControlFlow::Continue(()), ControlFlow::Break)
     }
 
     fn lock(&self) -> MutexGuard<'_, Sink> {
@@ -155,7 +160,20 @@ impl Output {
 
 impl Sink {
     fn print_or_stop(&mut self, text: &[u8]) -> ControlFlow<Stop> {
-        self.print(text).map_err(stop_of).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        let printed = self.print(text);
+        self.or_stop(printed)
+    }
+
+    fn hand_on_or_stop(&mut self) -> ControlFlow<Stop> {
+        let handed_on = self.hand_on();
+        self.or_stop(handed_on)
+    }
+
+    fn or_stop(&mut self, answer: io::Result<()>) -> ControlFlow<Stop> {
+        let Err(error) = answer else { return ControlFlow::Continue(()) };
+        let stop = stop_of(error);
+        self.lost = Some(stop.clone());
+        ControlFlow::Break(stop)
     }
 
     fn print(&mut self, text: &[u8]) -> io::Result<()> {

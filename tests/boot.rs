@@ -1,0 +1,439 @@
+//! `vmm boot` with kernels of a few instructions, which any KVM runs: what they are given, how they end, and what
+//! somebody does to them meanwhile. Linux itself is in tests/linux.rs.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{Files, Ran, assert_error, elf, kvm_test, plain_test, ran, shell, vmm, wait};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        kvm_test("a_kernel_is_given_its_command_line_and_powers_off", command_line),
+        kvm_test("a_kernel_is_told_by_its_content", bare_kernel),
+        kvm_test("a_bzimage_is_entered_in_long_mode", bzimage),
+        kvm_test("an_initrd_is_where_boot_params_say", initrd),
+        kvm_test("every_end_has_its_status_and_its_line", ends),
+        kvm_test("a_panic_is_told_from_a_reboot", panic),
+        kvm_test("a_kernel_that_hangs_ends_in_time", hangs),
+        kvm_test("several_vcpus_end_with_the_first", several),
+        kvm_test("what_is_typed_arrives", typed),
+        kvm_test("a_closed_stdin_is_silence", no_stdin),
+        kvm_test("a_prompt_is_shown_while_the_guest_waits", prompt),
+        kvm_test("the_timeline_has_the_boot_s_marks_and_exits", timeline),
+        kvm_test("sixteen_disks_and_not_one_more", disks),
+        kvm_test("two_machines_do_not_write_one_image", one_image),
+        kvm_test("signals_end_a_boot_at_any_time", signals),
+        kvm_test("the_escape_key_ends_the_machine_and_the_terminal_is_as_before", escape),
+        kvm_test("a_signal_restores_the_terminal_twice", terminal_and_signals),
+        kvm_test("a_reader_that_stalls_holds_no_boot", stalled_reader),
+        kvm_test("a_closed_output_ends_the_boot", closed_output),
+        plain_test("what_cannot_be_booted_is_refused_in_a_sentence", refusals),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// Switches the machine off: mov dx, 0x600; mov al, 0x34; out dx, al; jmp $
+const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
+/// Resets it by the keyboard controller: mov al, 0xfe; out 0x64, al
+const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64];
+/// Prints the command line: mov esi, [rsi+0x228]; mov dx, 0x3f8; then lodsb, and out dx, al until it is 0
+const PRINT_COMMAND_LINE: &[u8] = &[
+    0x8b, 0xb6, 0x28, 0x02, 0x00, 0x00, 0x66, 0xba, 0xf8, 0x03, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb,
+    0xf8,
+];
+/// Prints what is typed, up to a q: waits for bit 0 of the line status, in al, dx; out dx, al; cmp al, 'q'
+const ECHO: &[u8] = &[
+    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0x3c, b'q',
+    0x75, 0xed,
+];
+const FOR_EVER: &[u8] = &[0xeb, 0xfe];
+
+/// mov dx, 0x3f8, then mov al, BYTE; out dx, al for each.
+fn print(text: &str) -> Vec<u8> {
+    let bytes = text.bytes().flat_map(|byte| [0xb0, byte, 0xee]);
+    [0x66, 0xba, 0xf8, 0x03].into_iter().chain(bytes).collect()
+}
+
+/// A kernel that does this, at 1 MiB.
+fn kernel(files: &Files, parts: &[&[u8]]) -> String {
+    files.write("kernel", &elf(0x10_0000, &parts.concat()))
+}
+
+/// The kernel, booted with these arguments.
+fn boot(parts: &[&[u8]], arguments: &[&str]) -> Ran {
+    let files = Files::new();
+    let kernel = kernel(&files, parts);
+    let timeout: &[&str] = if arguments.contains(&"--timeout") { &[] } else { &["--timeout", "30"] };
+    ran(&[&["boot", &kernel], timeout, arguments].concat())
+}
+
+fn assert_ended(ran: &Ran, status: i32, says: &str) {
+    assert_eq!(ran.status, status, "{}", ran.stderr);
+    let first = ran.stderr.lines().next().unwrap_or_default();
+    assert!(first.contains(says), "{says}: {}", ran.stderr);
+}
+
+fn command_line() {
+    let ran = boot(&[PRINT_COMMAND_LINE, POWER_OFF], &[]);
+    assert_ended(&ran, 0, "powered off");
+    assert_eq!(ran.text(), "console=ttyS0 panic=-1 reboot=k");
+    let ran = boot(&[PRINT_COMMAND_LINE, POWER_OFF], &["--console", "virtio"]);
+    assert_eq!(ran.text(), "console=hvc0 panic=-1 reboot=k");
+    let ran = boot(&[PRINT_COMMAND_LINE, POWER_OFF], &["--cmdline", "a \"b c\" é"]);
+    assert_eq!(ran.text(), "a \"b c\" é");
+}
+
+fn bare_kernel() {
+    let files = Files::new();
+    let mut linux = elf(0x10_0000, &[PRINT_COMMAND_LINE, POWER_OFF, b"Linux version 0"].concat());
+    let plain = files.write("plain", &linux);
+    // Its virtual address is one of the kernel code model's.
+    linux[80..88].copy_from_slice(&0xffff_ffff_8010_0000u64.to_le_bytes());
+    let linux = files.write("linux", &linux);
+    let ran = ran(&[&linux, "--cmdline", "told", "--timeout", "30"]);
+    assert_ended(&ran, 0, "powered off");
+    assert_eq!(ran.text(), "told");
+    let ran = support::ran(&[&plain, "--timeout", "0.2"]);
+    assert!(ran.stderr.contains("so there is no SIMVIRTIO"), "an ELF guest as ever: {}", ran.stderr);
+}
+
+/// A bzImage with four sectors of setup and this code at its 64-bit entry point.
+fn made_bzimage(code: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 0xa00 + 0x200];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0x1fe, &[0x55, 0xaa, 0xeb, 0x66]);
+    put(0x202, b"HdrS\x0f\x02");
+    put(0x211, &[1]);
+    put(0x214, &0x10_0000u32.to_le_bytes());
+    put(0x236, &[1]);
+    put(0x260, &0x1000u32.to_le_bytes());
+    bytes.extend(code);
+    let paragraphs = u32::try_from((bytes.len() - 0xa00).div_ceil(16)).unwrap();
+    bytes[0x1f4..0x1f8].copy_from_slice(&paragraphs.to_le_bytes());
+    bytes
+}
+
+fn bzimage() {
+    let files = Files::new();
+    let image = files.write("bzImage", &made_bzimage(&[PRINT_COMMAND_LINE, POWER_OFF].concat()));
+    let ran = ran(&[&image, "--cmdline", "hello", "--timeout", "30"]);
+    assert_ended(&ran, 0, "powered off");
+    assert_eq!(ran.text(), "hello");
+}
+
+fn initrd() {
+    let files = Files::new();
+    let initrd = files.write("initrd", b"from the initrd\0");
+    // mov esi, [rsi+0x218] in the place of the command line's pointer.
+    let mut print = PRINT_COMMAND_LINE.to_vec();
+    print[2] = 0x18;
+    let ran = boot(&[&print, POWER_OFF], &["--initrd", &initrd]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "from the initrd"), "{}", ran.stderr);
+}
+
+fn ends() {
+    assert_ended(&boot(&[POWER_OFF], &[]), 0, "powered off");
+    assert_ended(&boot(&[RESET, FOR_EVER], &[]), 119, "rebooted");
+    // The reset register of the ACPI tables: mov dx, 0x602; mov al, 1; out dx, al
+    assert_ended(&boot(&[&[0x66, 0xba, 0x02, 0x06, 0xb0, 1, 0xee], FOR_EVER], &[]), 119, "rebooted");
+    // The exit port: mov al, 7; out 0xf4, al
+    assert_ended(&boot(&[&[0xb0, 7, 0xe6, 0xf4]], &[]), 7, "exited with code 7");
+    // ud2, without an interrupt table.
+    assert_ended(&boot(&[&[0x0f, 0x0b]], &[]), 112, "triple fault");
+    let quiet = boot(&[POWER_OFF], &["-q"]);
+    assert_eq!(quiet.stderr.lines().count(), 1, "{}", quiet.stderr);
+}
+
+fn panic() {
+    let text = print("[    1.0] Kernel panic - not syncing: out of \x1b[31mtea\r\n");
+    let ran = boot(&[&text, RESET], &[]);
+    assert_ended(&ran, 112, "the kernel panicked: out of \\u{1b}[31mtea");
+    // One that does not reset the machine is still told of.
+    let ran = boot(&[&text, FOR_EVER], &["--timeout", "1"]);
+    assert_ended(&ran, 114, "its kernel has panicked: out of");
+    let ran = boot(&[&print("a Kernel panic that is none\n"), RESET], &[]);
+    assert_ended(&ran, 119, "rebooted");
+}
+
+fn hangs() {
+    // With interrupts on and off, and looping.
+    for code in [&[0xf4, 0xeb, 0xfd][..], &[0xfa, 0xf4, 0xeb, 0xfd], FOR_EVER] {
+        let started = Instant::now();
+        let ran = boot(&[code], &["--timeout", "0.5"]);
+        assert_ended(&ran, 114, "timeout");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+}
+
+fn several() {
+    let ran = boot(&[&print("one\n"), POWER_OFF], &["--cpus", "4"]);
+    assert_ended(&ran, 0, "powered off");
+    assert_eq!(ran.text(), "one\n", "only the first vCPU is entered");
+    assert!(ran.stderr.contains("vCPU 3: stopped with the others"), "{}", ran.stderr);
+    assert_error(&boot(&[POWER_OFF], &["--cpus", "33"]), 110, "choose --cpus 1 to 32");
+}
+
+/// The program with a pipe to its stdin and one from its stdout.
+fn interactive(arguments: &[&str]) -> Child {
+    vmm(arguments).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn typed() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[ECHO, POWER_OFF]);
+    let mut child = interactive(&["boot", &kernel, "--timeout", "50"]);
+    // More than the port has room for, and Ctrl-A, which means nothing in a pipe.
+    let text: String = (0..300).map(|line| format!("line {line}\x01x\n")).collect::<String>() + "q";
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let mut seen = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut seen).unwrap();
+    assert_eq!((wait(&mut child), seen), (0, text));
+}
+
+fn no_stdin() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("x"), POWER_OFF]);
+    let ran = shell("exec \"$0\" boot \"$1\" --timeout 30 <&-", &[&kernel]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "x"), "{}", ran.stderr);
+}
+
+fn prompt() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("login: "), ECHO, POWER_OFF]);
+    let mut child = interactive(&["boot", &kernel, "--timeout", "50"]);
+    let mut stdout = child.stdout.take().unwrap();
+    let mut seen = [0; 7];
+    stdout.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"login: ", "shown before anything is typed");
+    child.stdin.take().unwrap().write_all(b"q").unwrap();
+    assert_eq!(wait(&mut child), 0);
+}
+
+fn timeline() {
+    // Three boot marks of two values, text before and after them, and the marker.
+    let mark = |code| [0xb0, code, 0xe6, 0x80];
+    let text = (print("a"), print("userland!\n"));
+    let code: &[&[u8]] = &[&mark(1), &mark(1), &text.0, &mark(2), &text.1, POWER_OFF];
+    let ran = boot(code, &["--marker", "userland"]);
+    assert_ended(&ran, 0, "powered off");
+    let rows: Vec<_> = ran
+        .stderr
+        .lines()
+        .skip_while(|line| !line.starts_with("vmm: boot,"))
+        .skip(2)
+        .take_while(|line| line.starts_with(' '))
+        .map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "))
+        .collect();
+    let expected = [
+        "0 VM ready",
+        "0 first instruction",
+        "1 boot mark 0x01",
+        "2 first console byte",
+        "1 boot mark 0x02",
+        "8 userland",
+        "3 end",
+    ];
+    assert_eq!(rows, expected, "{}", ran.stderr);
+    let ran = boot(&[POWER_OFF], &["--no-profile"]);
+    assert!(ran.stderr.contains("first instruction") && !ran.stderr.contains("exits:"), "{}", ran.stderr);
+}
+
+fn image(files: &Files, name: &str, size: u64) -> String {
+    let path = files.write(name, b"");
+    File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
+    path
+}
+
+fn disks() {
+    let files = Files::new();
+    let images: Vec<_> = (0..17).map(|n| image(&files, &format!("disk {n},ro"), 512)).collect();
+    let options: Vec<_> = images.iter().flat_map(|image| ["--disk", image]).collect();
+    assert_ended(&boot(&[POWER_OFF], &options[..32]), 0, "powered off");
+    assert_error(&boot(&[POWER_OFF], &options), 110, "give at most 16");
+}
+
+fn one_image() {
+    let files = Files::new();
+    let (kernel, image) =
+        (kernel(&files, &[&print("x\n"), ECHO, POWER_OFF]), image(&files, "image", 1 << 20));
+    let read_only = format!("{image},ro");
+    let hold = |disk: &str| {
+        let mut child = interactive(&["boot", &kernel, "--timeout", "50", "--disk", disk]);
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
+        child
+    };
+    let let_go = |mut child: Child| {
+        child.stdin.take().unwrap().write_all(b"q").unwrap();
+        assert_eq!(wait(&mut child), 0);
+    };
+    let busy = "is in use by another machine";
+    let writer = hold(&image);
+    for disk in [&image, &read_only] {
+        assert_error(&ran(&["boot", &kernel, "--disk", disk]), 110, busy);
+    }
+    let_go(writer);
+    let readers = [hold(&read_only), hold(&read_only)];
+    assert_error(&ran(&["boot", &kernel, "--disk", &image]), 110, busy);
+    assert_error(&ran(&["boot", &kernel, "--disk", &read_only, "--disk", &image]), 110, busy);
+    readers.into_iter().for_each(let_go);
+}
+
+fn signals() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("x\n"), FOR_EVER]);
+    let line = "mkfifo \"$2\"; env --default-signal=\"$3\" \"$0\" boot \"$1\" --timeout 50 --cpus 2 >\"$2\" & \
+        read -r line <\"$2\"; kill -\"$3\" $!; wait $!";
+    for signal in ["INT", "TERM", "HUP", "QUIT"] {
+        let fifo = files.0.path().join(signal);
+        let ran = shell(line, &[&kernel, fifo.to_str().unwrap(), signal]);
+        assert_ended(&ran, 117, "interrupted");
+    }
+}
+
+/// A shell's line on a terminal of its own, on which keys are typed, each when a text has been seen there. Gives the
+/// line's exit status and all that was seen.
+fn on_a_terminal(line: &str, keys: &[(&str, &[u8])], arguments: &[&str]) -> (i32, String) {
+    let files = Files::new();
+    let words: Vec<_> = arguments.iter().map(|word| format!("'{word}'")).collect();
+    let run = files.write("run", format!("set -- {}\n{line}\n", words.join(" ")).as_bytes());
+    let mut command = Command::new("script");
+    command.args(["-qec", &format!("sh {run}"), "/dev/null"]).env("VMM", env!("CARGO_BIN_EXE_vmm"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdout, mut seen) = (child.stdout.take().unwrap(), Vec::new());
+    let mut stdin = child.stdin.take().unwrap();
+    for (text, keys) in keys {
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+        stdin.write_all(keys).unwrap();
+        stdin.flush().unwrap();
+    }
+    let reader = thread::spawn(move || {
+        let _ = stdout.read_to_end(&mut seen);
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    let status = wait(&mut child);
+    drop(stdin);
+    (status, reader.join().unwrap())
+}
+
+fn escape() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
+    let line = "before=$(stty -g); \"$VMM\" boot \"$1\" --timeout 50; status=$?; \
+        [ \"$before\" = \"$(stty -g)\" ] && echo as before; exit $status";
+    let (status, seen) = on_a_terminal(
+        line,
+        &[("ready", b"a\x03b\x01h"), ("to the guest", b"c\x01\x01d"), ("d", b""), ("c\x01d", b"\x01x")],
+        &[&kernel],
+    );
+    assert_eq!(status, 117, "{seen}");
+    assert!(seen.contains("Ctrl-A x  ends the machine"), "{seen}");
+    assert!(seen.contains("ended at the console (Ctrl-A x)") && seen.contains("as before"), "{seen}");
+    assert!(seen.contains("a\x03b"), "keys go to the guest, Ctrl-C too: {seen:?}");
+    // What the guest ends leaves the terminal as it was, too.
+    let (status, seen) = on_a_terminal(line, &[("ready", b"q")], &[&kernel]);
+    assert!(status == 0 && seen.contains("as before"), "{status}: {seen}");
+}
+
+fn terminal_and_signals() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
+    // The first signal ends the run, a second the program at once.
+    for kill in ["kill -TERM $pid", "kill -TERM $pid; kill -INT $pid", "kill -QUIT $pid"] {
+        let line = format!(
+            "before=$(stty -g); (sleep 1; pid=$(pgrep -nf \"$1\"); {kill}) & \"$VMM\" boot \"$1\" --timeout 50; \
+             status=$?; [ \"$before\" = \"$(stty -g)\" ] && echo as before; exit $status"
+        );
+        let (status, seen) = on_a_terminal(&line, &[], &[&kernel]);
+        assert!(status == 117 && seen.contains("as before"), "{kill}: {status}: {seen}");
+    }
+}
+
+fn stalled_reader() {
+    let files = Files::new();
+    // Prints for ever.
+    let endless = [&print("x")[..], &[0xee, 0xeb, 0xfd]].concat();
+    let kernel = kernel(&files, &[&endless]);
+    for cpus in ["1", "2"] {
+        let (writer, _reader) = support::full_stream();
+        let mut command = vmm(&["boot", &kernel, "--timeout", "1", "--cpus", cpus]);
+        command.stdout(OwnedFd::from(writer)).stdin(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(wait(&mut command.spawn().unwrap()), 114);
+    }
+    // A guest that is done, but whose last words nobody takes: mov ecx, 3000; out dx, al; dec ecx; jnz
+    let last_words = [0xb9, 0xb8, 0x0b, 0, 0, 0xee, 0xff, 0xc9, 0x75, 0xfb];
+    let kernel = self::kernel(&files, &[&print("x"), &last_words, POWER_OFF]);
+    let (writer, _reader) = support::full_stream();
+    let mut command = vmm(&["boot", &kernel, "--timeout", "1"]);
+    command.stdout(OwnedFd::from(writer)).stdin(Stdio::null()).stderr(Stdio::null());
+    assert_eq!(wait(&mut command.spawn().unwrap()), 115);
+}
+
+fn closed_output() {
+    let files = Files::new();
+    let endless = [&print("x\n")[..], &[0xee, 0xeb, 0xfd]].concat();
+    let kernel = kernel(&files, &[&endless]);
+    let ran = shell("\"$0\" boot \"$1\" --timeout 30 | head -c 1; exit \"${PIPESTATUS:-0}\"", &[&kernel]);
+    assert!(ran.stderr.contains("could not be written"), "{}", ran.stderr);
+    let full = shell("exec \"$0\" boot \"$1\" --timeout 30 >/dev/full", &[&kernel]);
+    assert_ended(&full, 115, "could not be written");
+}
+
+fn refusals() {
+    let files = Files::new();
+    let good = kernel(&files, &[POWER_OFF]);
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_string();
+    let low = files.write("low", &elf(0x1000, POWER_OFF));
+    let far = files.write("far", &elf(0x8000_0000, POWER_OFF));
+    let whole = fs::read(&good).unwrap();
+    let cut = files.write("cut", &whole[..whole.len() - 1]);
+    let bz = made_bzimage(POWER_OFF);
+    let cut_bz = files.write("cut bz", &bz[..0xa00]);
+    let mut lying = bz.clone();
+    lying[0x1f1] = 200;
+    let lying = files.write("lying", &lying);
+    for (kernel, says) in [
+        (&path("missing"), "cannot read"),
+        (&path(""), "is no regular file"),
+        (&files.write("empty", b""), "is no Linux kernel"),
+        (&files.write("text", b"hello"), "is no Linux kernel"),
+        (&low, "link it higher"),
+        (&far, "--mem"),
+        (&cut, "is it complete?"),
+        (&cut_bz, "is it complete?"),
+        (&lying, "is it complete?"),
+    ] {
+        assert_error(&ran(&["boot", kernel]), 116, says);
+    }
+    let big = image(&files, "big", 300 << 20);
+    let odd = image(&files, "odd", 1000);
+    let long = "x".repeat(2048);
+    let (missing, none) = (path("missing"), files.write("none", b""));
+    for (arguments, status, says) in [
+        (["--initrd", &missing], 116, "cannot read"),
+        (["--initrd", &big], 116, "a smaller initrd"),
+        (["--initrd", &none], 116, "is empty"),
+        (["--cmdline", &long], 110, "shorten --cmdline"),
+        (["--mem", "4M"], 110, "at least 8M"),
+        (["--mem", "16777215"], 110, "a multiple of 4K"),
+        (["--mem", "1024G"], 110, "at most 512G"),
+        (["--disk", &missing], 110, "is not there"),
+        (["--disk", &odd], 110, "truncate -s 1024"),
+        (["--disk", &none], 110, "is empty"),
+        (["--disk", &path("")], 110, "neither a file nor a block device"),
+    ] {
+        let arguments = [&["boot", good.as_str()], &arguments[..]].concat();
+        assert_error(&ran(&arguments), status, says);
+    }
+}
