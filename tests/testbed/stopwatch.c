@@ -1,4 +1,4 @@
-// until [-m MEGABYTES] [-f FILE]... [-o OUTPUT] TEXT COMMAND [ARGUMENT]...
+// stopwatch [-m MEGABYTES] [-f FILE]... [-o OUTPUT] TEXT COMMAND [ARGUMENT]...
 //
 // Runs a command until TEXT is in its standard output, and kills it. Prints the milliseconds from its start to that
 // moment, and the number in each FILE as it was then, on one line. -m touches and frees so much memory first, which
@@ -53,6 +53,7 @@ int main(int count, char **arguments)
         dup2(ends[1], 1);
         close(ends[0]);
         execvp(arguments[optind + 1], arguments + optind + 1);
+        perror(arguments[optind + 1]);
         _exit(127);
     }
     close(ends[1]);
