@@ -51,7 +51,7 @@ setup: ## Install what the build needs and is missing
 			|| { echo "make: nasm could not be installed: install it by hand, then try again" >&2; exit 1; }; \
 	fi
 
-testbed: setup ## Run the tests and grades on a second KVM host: kvm_amd in an emulated machine (Debian)
+testbed: setup ## Run the tests, the grades and Linux on a second KVM host: kvm_amd in an emulated machine (Debian)
 	@tests/testbed/run
 
 FUZZ_SECONDS := 30
