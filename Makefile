@@ -4,22 +4,38 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling test check testbed fuzz setup clean
+.PHONY: help run polling test test_here test_elsewhere check testbed bench fuzz setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
 
+# Where guests cannot run, because /dev/kvm is missing or unusable, the same is done in the testbed.
+HAS_KVM = $(CARGO) run $(LOCKED) -q --release -- doctor >/dev/null 2>&1
+NO_KVM = echo "make: guests cannot run here (vmm doctor says why): this runs in an emulated machine, the testbed" >&2
+
 run: setup ## Run the SIMVIRTIO guest: its message, the verdict, its exits
-	@$(CARGO) run $(LOCKED) --release -- simvirtio
+	@$(CARGO) build $(LOCKED) --release
+	@if $(HAS_KVM); then $(CARGO) run $(LOCKED) -q --release -- simvirtio; \
+		else $(NO_KVM); tests/testbed/run vmm simvirtio; fi
 
 polling: setup ## Run the same guest without exits, over shared memory
 	@$(CARGO) run $(LOCKED) --release -- simvirtio --transport polling
 
 test: setup ## Run every test, and print the grades
+	@$(CARGO) build $(LOCKED) --release
+	@if $(HAS_KVM); then $(MAKE) --no-print-directory test_here; \
+		else $(NO_KVM); $(MAKE) --no-print-directory test_elsewhere; fi
+
+# What needs no KVM is tested here all the same.
+test_elsewhere:
+	$(CARGO) test $(LOCKED) --workspace
+	tests/testbed/run test
+
+test_here:
 	$(CARGO) test $(LOCKED) --workspace
 	$(CARGO) test $(LOCKED) -p vmm --features polling \
-		--test guests --test hostile --test machines --test grade --test command_line --test controllers --test vcpus --test grade_kev --test host --test signals
+		--test guests --test hostile --test machines --test grade --test command_line --test controllers --test vcpus --test boot --test grade_kev --test host --test signals
 	@echo && echo "The grade, by default over exits:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
 	@echo && echo "The grade, by default over polling:"
@@ -53,6 +69,11 @@ setup: ## Install what the build needs and is missing
 
 testbed: setup ## Run the tests, the grades and Linux on a second KVM host: kvm_amd in an emulated machine (Debian)
 	@tests/testbed/run
+
+ROUNDS := 3
+
+bench: setup ## Boot Linux and read and write its disk next to QEMU's microvm, ROUNDS (3) times, in the testbed
+	@tests/testbed/run bench $(ROUNDS)
 
 FUZZ_SECONDS := 30
 

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         kvm_test("a_prompt_is_shown_while_the_guest_waits", prompt),
         kvm_test("the_timeline_has_the_boot_s_marks_and_exits", timeline),
         kvm_test("sixteen_disks_and_not_one_more", disks),
+        kvm_test("reading_a_virtio_register_is_no_exit", registers),
         kvm_test("two_machines_do_not_write_one_image", one_image),
         kvm_test("signals_end_a_boot_at_any_time", signals),
         kvm_test("the_escape_key_ends_the_machine_and_the_terminal_is_as_before", escape),
@@ -258,6 +259,23 @@ fn disks() {
     let options: Vec<_> = images.iter().flat_map(|image| ["--disk", image]).collect();
     assert_ended(&boot(&[POWER_OFF], &options[..32]), 0, "powered off");
     assert_error(&boot(&[POWER_OFF], &options), 110, "give at most 16");
+}
+
+/// Prints the magic value at 0xd0000000, stores to DeviceFeaturesSel, and prints two bytes of DeviceFeatures.
+fn registers() {
+    let code: &[&[u8]] = &[
+        // mov ebx, 0xd0000000; mov eax, [rbx]; mov dx, 0x3f8; mov ecx, 4
+        &[0xbb, 0, 0, 0, 0xd0, 0x8b, 0x03, 0x66, 0xba, 0xf8, 0x03, 0xb9, 4, 0, 0, 0],
+        // out dx, al; shr eax, 8; dec ecx; jnz
+        &[0xee, 0xc1, 0xe8, 8, 0xff, 0xc9, 0x75, 0xf8],
+        // mov dword [rbx+0x14], 1; mov eax, [rbx+0x10]; add al, '0'; out dx, al
+        &[0xc7, 0x43, 0x14, 1, 0, 0, 0, 0x8b, 0x43, 0x10, 0x04, b'0', 0xee],
+        POWER_OFF,
+    ];
+    let ran = boot(code, &[]);
+    // VIRTIO_F_VERSION_1 is bit 0 of the second word.
+    assert_eq!((ran.status, ran.text().as_str()), (0, "virt1"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("1 MMIO write") && !ran.stderr.contains("MMIO read"), "{}", ran.stderr);
 }
 
 fn one_image() {

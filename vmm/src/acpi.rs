@@ -105,6 +105,8 @@ fn dsdt(cpus: u32, devices: &[VirtioMmio]) -> Sdt {
     let ports = IO::new(serial::PORT, serial::PORT, 1, 8);
     let serial = device("COM1", &EISAName::new("PNP0501"), 0, vec![&ports, &edge(serial::IRQ)]);
     dsdt.append_slice(&serial);
+    let clock = IO::new(rtc::PORT, rtc::PORT, 1, 2);
+    dsdt.append_slice(&device("RTC_", &EISAName::new("PNP0B00"), 0, vec![&clock]));
     for (number, virtio) in (0u8..).zip(devices) {
         let registers = Memory32Fixed::new(true, virtio.address, virtio.size);
         let name = format!("VR{number:02X}");

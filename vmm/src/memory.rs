@@ -11,7 +11,7 @@ pub use transfer::Span;
 pub use vm_memory::GuestAddress as Gpa;
 
 use crate::error::Error;
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use mapping::{LARGE_PAGE, Mapping};
 use std::io;
@@ -98,10 +98,14 @@ impl GuestMemory {
     /// # Errors
     /// The kernel refused.
     pub(crate) fn register(&self, vm: &VmFd) -> Result<(), Error> {
-        for (slot, region) in (0..).zip(self.slots.iter()) {
+        self.register_from(vm, 0, 0)
+    }
+
+    fn register_from(&self, vm: &VmFd, first: u32, flags: u32) -> Result<(), Error> {
+        for (slot, region) in (first..).zip(self.slots.iter()) {
             let description = kvm_userspace_memory_region {
                 slot,
-                flags: 0,
+                flags,
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
@@ -111,6 +115,24 @@ impl GuestMemory {
                 .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(())
+    }
+
+    /// Gives the memory to the VM as slots after `first` that the guest can only read: its stores are MMIO exits.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn register_read_only(&self, vm: &VmFd, first: u32) -> Result<(), Error> {
+        self.register_from(vm, first, KVM_MEM_READONLY)
+    }
+
+    /// Stores a word at an aligned address for the guest to read. Where nothing is, nothing is stored.
+    pub(crate) fn store_word(&self, gpa: Gpa, value: u32) {
+        let _ = self.slots.store(value.to_le(), gpa, Ordering::SeqCst);
+    }
+
+    /// How many slots it takes.
+    pub(crate) fn slot_count(&self) -> u32 {
+        u32::try_from(self.slots.num_regions()).unwrap_or(u32::MAX)
     }
 
     /// Copies `data` to `start`.

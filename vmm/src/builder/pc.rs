@@ -16,7 +16,7 @@ use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
 use crate::error::Error;
 use crate::input::Input;
 use crate::machine::{Background, Machine};
-use crate::memory::{self, GuestMemory, pc};
+use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::modes::Mode;
 use crate::msr;
 use crate::pc::{ConsoleKind, Linux, MAX_DISKS, Pc};
@@ -25,7 +25,7 @@ use crate::sys;
 use crate::timeline::{Event, Timeline};
 use crate::vm::create_vm;
 use crate::watch::Watch;
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -86,12 +86,16 @@ impl Builder {
         let (kvm, vm) = create_vm(pc::TSS)?;
         vm.set_identity_map_address(pc::IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
         memory.register(&vm)?;
+        let registers = readable_registers(&vm, &memory, &places)?;
         vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         msr::enable(&vm, &filtered)?;
         connect(&vm, &line, serial::IRQ)?;
         for (device, place) in virtio.iter().zip(&places) {
             let device = device.lock().unwrap_or_else(PoisonError::into_inner);
             connect(&vm, device.interrupt(), place.irq)?;
+            if let Some(registers) = &registers {
+                device.show(registers.clone(), Gpa(place.address.into()));
+            }
             let notify =
                 IoEventAddress::Mmio(u64::from(place.address).saturating_add(register::QUEUE_NOTIFY));
             for (queue, event) in device.notifiers() {
@@ -182,6 +186,24 @@ fn places(count: usize) -> Vec<VirtioMmio> {
         irq: FIRST_VIRTIO_IRQ.saturating_add(number),
     };
     (0..).take(count).map(place).collect()
+}
+
+/// Memory that shows the guest the registers of virtio devices, if KVM has memory that guests only read.
+fn readable_registers(
+    vm: &VmFd,
+    memory: &GuestMemory,
+    places: &[VirtioMmio],
+) -> Result<Option<GuestMemory>, Error> {
+    if !vm.check_extension(Cap::ReadonlyMem) {
+        log::info!(
+            "KVM has no read-only memory (KVM_CAP_READONLY_MEM), so reading a virtio register is an exit"
+        );
+        return Ok(None);
+    }
+    let size = places.iter().map(|place| u64::from(place.size)).sum();
+    let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
+    registers.register_read_only(vm, memory.slot_count())?;
+    Ok(Some(registers))
 }
 
 /// A descriptor that threads wait for.

@@ -4,6 +4,8 @@
 //! The device's thread tells it, and the transport shows it in its registers.
 
 use crate::device::virtio::queue::Broken;
+use crate::device::virtio::registers::{register, status};
+use crate::device::virtio::shown::Shown;
 use crate::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -28,12 +30,13 @@ pub(crate) fn signal(event: &EventFd) {
 pub struct Interrupt {
     device: &'static str,
     status: AtomicU32,
-    needs_reset: AtomicBool,
+    device_status: AtomicU32,
     /// The device shall take no further request.
     halted: AtomicBool,
     /// Somebody has been told that the driver broke the rules.
     told: AtomicBool,
     event: EventFd,
+    shown: Shown,
 }
 
 impl Interrupt {
@@ -45,10 +48,11 @@ impl Interrupt {
         Ok(Self {
             device,
             status: AtomicU32::new(0),
-            needs_reset: AtomicBool::new(false),
+            device_status: AtomicU32::new(0),
             halted: AtomicBool::new(false),
             told: AtomicBool::new(false),
             event: event()?,
+            shown: Shown::default(),
         })
     }
 
@@ -57,14 +61,24 @@ impl Interrupt {
         &self.event
     }
 
+    /// Where the registers are shown.
+    pub(crate) fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
     /// InterruptStatus.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::Acquire)
+        self.status.load(Ordering::SeqCst)
+    }
+
+    fn show_status(&self) {
+        self.shown.show(register::INTERRUPT_STATUS, || self.status());
     }
 
     /// InterruptACK: the driver has seen these bits.
     pub fn acknowledge(&self, bits: u32) {
-        self.status.fetch_and(!bits, Ordering::AcqRel);
+        self.status.fetch_and(!bits, Ordering::SeqCst);
+        self.show_status();
     }
 
     /// Tells the driver of used buffers.
@@ -78,13 +92,24 @@ impl Interrupt {
         if !self.told.swap(true, Ordering::Relaxed) {
             log::warn!("{}: the driver broke the protocol, and has to reset the device: {why}", self.device);
         }
-        self.needs_reset.store(true, Ordering::Release);
+        self.device_status.fetch_or(status::DEVICE_NEEDS_RESET, Ordering::SeqCst);
+        self.show_device_status();
         self.raise(CONFIG_CHANGE);
     }
 
-    /// Whether DEVICE_NEEDS_RESET is to be shown.
-    pub fn is_reset_needed(&self) -> bool {
-        self.needs_reset.load(Ordering::Acquire)
+    /// The status register (section 2.1): the driver's bits, and DEVICE_NEEDS_RESET.
+    pub fn device_status(&self) -> u32 {
+        self.device_status.load(Ordering::SeqCst)
+    }
+
+    /// Sets bits of the status register.
+    pub(crate) fn set_device_status(&self, bits: u32) {
+        self.device_status.fetch_or(bits, Ordering::SeqCst);
+        self.show_device_status();
+    }
+
+    fn show_device_status(&self) {
+        self.shown.show(register::STATUS, || self.device_status());
     }
 
     /// The device's thread leaves its queues as soon as the request in its hands is done.
@@ -99,14 +124,17 @@ impl Interrupt {
 
     /// As after power-on.
     pub(crate) fn reset(&self) {
-        self.status.store(0, Ordering::Release);
-        self.needs_reset.store(false, Ordering::Release);
+        self.status.store(0, Ordering::SeqCst);
+        self.device_status.store(0, Ordering::SeqCst);
         self.halted.store(false, Ordering::Release);
+        self.show_status();
+        self.show_device_status();
     }
 
     /// The status comes first: the driver reads it in its interrupt handler.
     fn raise(&self, bit: u32) {
-        self.status.fetch_or(bit, Ordering::AcqRel);
+        self.status.fetch_or(bit, Ordering::SeqCst);
+        self.show_status();
         signal(&self.event);
     }
 }

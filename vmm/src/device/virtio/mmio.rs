@@ -83,7 +83,6 @@ pub struct Mmio {
     interrupt: Arc<Interrupt>,
     notifiers: Vec<Arc<EventFd>>,
     worker: Worker,
-    status: u32,
     device_features_sel: u32,
     driver_features_sel: u32,
     driver_features: u64,
@@ -116,7 +115,6 @@ impl Mmio {
             interrupt: interrupt.clone(),
             notifiers: notifiers.clone(),
             worker: Worker::new(Box::new(backend), notifiers, interrupt),
-            status: 0,
             device_features_sel: 0,
             driver_features_sel: 0,
             driver_features: 0,
@@ -149,11 +147,26 @@ impl Mmio {
         self.worker.stop();
     }
 
-    fn status(&self) -> u32 {
-        match self.interrupt.is_reset_needed() {
-            true => self.status | status::DEVICE_NEEDS_RESET,
-            false => self.status,
+    /// From now on the guest reads the registers at `base` in `memory`, which it cannot write; its stores still come
+    /// to the device.
+    pub(crate) fn show(&self, memory: GuestMemory, base: Gpa) {
+        let shown = self.interrupt.shown();
+        shown.set(memory, base);
+        for offset in (0..CONFIG).step_by(4) {
+            shown.show(offset, || self.read_register(offset));
         }
+        shown.show_bytes(CONFIG, &self.config);
+    }
+
+    /// Shows the registers that what the driver has written may have changed; `interrupt` shows its own.
+    fn show_changes(&self) {
+        for offset in [register::DEVICE_FEATURES, register::QUEUE_NUM_MAX, register::QUEUE_READY] {
+            self.interrupt.shown().show(offset, || self.read_register(offset));
+        }
+    }
+
+    fn status(&self) -> u32 {
+        self.interrupt.device_status()
     }
 
     fn set_status(&mut self, value: u32) -> ControlFlow<Stop> {
@@ -163,18 +176,19 @@ impl Mmio {
             return ControlFlow::Continue(());
         }
         let value = value & (ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED);
-        if value & self.status != self.status {
+        let before = self.status() & !status::DEVICE_NEEDS_RESET;
+        if value & before != before {
             log::debug!("{}: the driver takes status bits back, which only a reset does", self.names.device);
             return ControlFlow::Continue(());
         }
-        let new = value & !self.status;
-        self.status |= new & (ACKNOWLEDGE | DRIVER | FAILED);
+        let new = value & !before;
+        self.interrupt.set_device_status(new & (ACKNOWLEDGE | DRIVER | FAILED));
         let has = |status: u32, bits| status & bits == bits;
-        if has(new, FEATURES_OK) && has(self.status, ACKNOWLEDGE | DRIVER) && self.accepts_features() {
-            self.status |= FEATURES_OK;
+        if has(new, FEATURES_OK) && has(self.status(), ACKNOWLEDGE | DRIVER) && self.accepts_features() {
+            self.interrupt.set_device_status(FEATURES_OK);
         }
-        if has(new, DRIVER_OK) && has(self.status, FEATURES_OK) && !has(self.status, FAILED) {
-            self.status |= DRIVER_OK;
+        if has(new, DRIVER_OK) && has(self.status(), FEATURES_OK) && !has(self.status(), FAILED) {
+            self.interrupt.set_device_status(DRIVER_OK);
             return self.activate();
         }
         ControlFlow::Continue(())
@@ -209,12 +223,12 @@ impl Mmio {
     /// As after power-on (section 2.4).
     fn reset(&mut self) {
         self.worker.reset();
-        self.status = 0;
         self.device_features_sel = 0;
         self.driver_features_sel = 0;
         self.driver_features = 0;
         self.queue_sel = 0;
         self.queues.iter_mut().for_each(|queue| *queue = Setup::new(queue.max));
+        self.show_changes();
     }
 
     fn queue(&self) -> Option<&Setup> {
@@ -259,12 +273,15 @@ impl Mmio {
             STATUS => return self.set_status(value),
             _ => {}
         }
+        if offset != QUEUE_NOTIFY && offset != INTERRUPT_ACK {
+            self.show_changes();
+        }
         ControlFlow::Continue(())
     }
 
     /// DriverFeatures, which count once the driver has said that it is one, until it is done with them.
     fn take_features(&mut self, value: u32) {
-        if self.status & (status::DRIVER | status::FEATURES_OK) != status::DRIVER {
+        if self.status() & (status::DRIVER | status::FEATURES_OK) != status::DRIVER {
             log::debug!("{}: features at the wrong time, ignored", self.names.device);
             return;
         }
@@ -275,7 +292,7 @@ impl Mmio {
     fn set_up_queue(&mut self, offset: u64, value: u32) {
         use register::*;
         let time = status::FEATURES_OK | status::DRIVER_OK;
-        let is_time = self.status & time == status::FEATURES_OK;
+        let is_time = self.status() & time == status::FEATURES_OK;
         let selected = usize::try_from(self.queue_sel).ok();
         let Some(queue) = selected.and_then(|index| self.queues.get_mut(index)).filter(|_| is_time) else {
             log::debug!("{}: a queue is set up at the wrong time, ignored", self.names.device);

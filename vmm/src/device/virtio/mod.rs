@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mmio.rs` | the registers and the state machine that a driver sees, on the vCPUs' threads | 4.2, 3.1.1 |
 //! | `registers.rs` | their offsets and bits | 4.2.2, 2.1 |
+//! | `shown.rs` | the registers as the guest reads them, without an exit | |
 //! | `worker.rs` | the device's own thread, which serves its queues | |
 //! | `queue.rs` | a queue in the device's hands: chains of descriptors, checked | 2.7 |
 //! | `interrupt.rs` | what the device tells the driver | 2.9, 4.2.2 |
@@ -27,6 +28,7 @@ pub mod interrupt;
 pub mod mmio;
 pub mod queue;
 pub mod registers;
+pub mod shown;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod worker;

@@ -201,3 +201,37 @@ proptest! {
         prop_assert!(soon(|| first.used().is_some()));
     }
 }
+
+/// Whatever the driver does, the page says what reading the register would.
+#[test]
+fn a_page_shows_what_the_registers_say() {
+    let (mut device, memory, _) = echo();
+    let base = Gpa(0x4000_0000);
+    let page = GuestMemory::new(&[(base, SIZE)]).unwrap();
+    let (receive, _) = rings(&memory);
+    let seen = |device: &mut Mmio| {
+        for offset in (0..CONFIG).step_by(4) {
+            let mut word = [0; 4];
+            assert!(page.read(Gpa(base.0 + offset), &mut word));
+            assert_eq!(u32::from_le_bytes(word), read(device, offset), "register {offset:#x}");
+        }
+    };
+    device.show(page.clone(), base);
+    seen(&mut device);
+    let offered = device.offered;
+    assert!(negotiate(&mut device, offered));
+    write(&mut device, DEVICE_FEATURES_SEL, 1);
+    seen(&mut device);
+    receive.set_up(&mut device, 1);
+    seen(&mut device);
+    device.interrupt.used_buffer();
+    seen(&mut device);
+    write(&mut device, INTERRUPT_ACK, 1);
+    device.interrupt.needs_reset(&Broken::Chain("for a test"));
+    seen(&mut device);
+    write(&mut device, STATUS, 0);
+    seen(&mut device);
+    let config = device.config.clone();
+    let mut shown = vec![0; config.len()];
+    assert!(page.read(Gpa(base.0 + CONFIG), &mut shown) && shown == config);
+}
