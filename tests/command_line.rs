@@ -149,6 +149,9 @@ fn table_of_errors() {
         ("ELF32", files.write("elf32", &elf32)),
         ("ELF", files.write("elf", &elf(0x1000, &[0xf4]))),
         ("COVERING", files.write("covering", &[0x90; 0x401])),
+        // jmp $; and mov al, 0xfe; out 0x64, al
+        ("KERNEL", files.write("kernel", &elf(0x10_0000, &[0xeb, 0xfe]))),
+        ("REBOOTS", files.write("reboots", &elf(0x10_0000, &[0xb0, 0xfe, 0xe6, 0x64]))),
     ];
     let mut rows = 0;
     for line in include_str!("../docs/errors.md").lines() {
