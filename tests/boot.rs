@@ -102,6 +102,9 @@ fn bare_kernel() {
     let ran = ran(&[&linux, "--cmdline", "told", "--timeout", "30"]);
     assert_ended(&ran, 0, "powered off");
     assert_eq!(ran.text(), "told");
+    // Not what is only given to a guest to read.
+    let ran = support::ran(&["real16-42", "--input", &linux]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
     let ran = support::ran(&[&plain, "--timeout", "0.2"]);
     assert!(ran.stderr.contains("so there is no SIMVIRTIO"), "an ELF guest as ever: {}", ran.stderr);
 }

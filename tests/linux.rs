@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{Files, assert_error, kvm_test, ran, vmm};
 
 /// How long one guest may take, from its start to its end. A host that is emulated boots in several seconds.
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         linux_test("a_disk_keeps_what_the_guest_writes", disk),
         linux_test("a_read_only_disk_refuses_writes", read_only_disk),
         linux_test("two_cpus_are_two_cpus", two_cpus),
+        linux_test("the_kernel_uses_the_clocks_of_its_host", clocks),
         linux_test("a_reboot_ends_the_run", reboot),
         linux_test("a_panic_is_named", panic),
         linux_test("a_kernel_without_a_root_panics_and_does_not_hang", no_root),
@@ -319,6 +320,24 @@ fn two_cpus() {
         let count = counts.next();
         assert!(matches!(count, Some(Ok(1..))), "CPU {cpu}: {interrupts}");
     }
+    linux.power_off();
+}
+
+fn clocks() {
+    let mut linux = Linux::shell(&["--cpus", "2"]);
+    let system = "/sys/devices/system/clocksource/clocksource0";
+    assert_eq!(linux.ask(&format!("cat {system}/current_clocksource")), "kvm-clock");
+    for says in ["TSC deadline timer available", "x2apic enabled", "Hypervisor detected: KVM"] {
+        assert_ne!(linux.ask(&format!("dmesg | grep -c '{says}'")), "0", "{says}");
+    }
+    // One package of two cores, with a thread each.
+    let topology = "cd /sys/devices/system/cpu; cat cpu*/topology/physical_package_id cpu*/topology/core_id";
+    assert_eq!(linux.ask(topology).replace('\n', " "), "0 0 0 1");
+    assert_eq!(linux.ask("cat /sys/devices/system/cpu/cpu0/topology/thread_siblings_list"), "0");
+    // The host's time of day, by the clock on port 0x70.
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let clock: u64 = linux.ask("cat /sys/class/rtc/rtc0/since_epoch").parse().unwrap();
+    assert!(now().abs_diff(clock) < 60, "{clock}, and it is {}", now());
     linux.power_off();
 }
 

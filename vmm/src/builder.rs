@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::pc::Linux;
 use crate::vcpu::KvmVcpu;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -300,7 +300,8 @@ impl Builder {
             let id = self.first_vcpu.saturating_add(index);
             let mut vcpu = KvmVcpu::new(vm, id, memory.clone())?;
             if let Some(supported) = &supported {
-                let seen = Seen { id, count: self.cpus, apic: self.irqchip };
+                let tsc_deadline = self.irqchip && kvm.check_extension(Cap::TscDeadlineTimer);
+                let seen = Seen { id, count: self.cpus, tsc_deadline };
                 let shown = cpuid::for_vcpu(supported.as_slice(), seen, &self.cpuid_changes);
                 let shown = CpuId::from_entries(&shown).map_err(|_| {
                     Error::Config("there are more leaves of CPUID than KVM takes: change fewer".into())

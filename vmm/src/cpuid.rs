@@ -161,8 +161,8 @@ pub struct Seen {
     pub id: u32,
     /// How many there are, each a core of the one package.
     pub count: u32,
-    /// Whether it has a local APIC of the kernel's.
-    pub apic: bool,
+    /// Whether it has a local APIC of the kernel's, with a timer that takes deadlines.
+    pub tsc_deadline: bool,
 }
 
 impl Seen {
@@ -202,7 +202,7 @@ impl Seen {
         match entry.function {
             1 => {
                 entry.ebx = entry.ebx & 0x0000_ffff | (self.count.min(0xff) << 16) | (self.id & 0xff) << 24;
-                entry.ecx |= HYPERVISOR_PRESENT | if self.apic { TSC_DEADLINE } else { 0 };
+                entry.ecx |= HYPERVISOR_PRESENT | if self.tsc_deadline { TSC_DEADLINE } else { 0 };
                 entry.edx = entry.edx & !HTT | if several { HTT } else { 0 };
             }
             // Caches: the first two levels are a core's own, the third is the package's.
@@ -280,7 +280,7 @@ mod tests {
         ]
     }
 
-    const ALONE: Seen = Seen { id: 0, count: 1, apic: false };
+    const ALONE: Seen = Seen { id: 0, count: 1, tsc_deadline: false };
 
     fn leaf(entries: &[kvm_cpuid_entry2], function: u32) -> kvm_cpuid_entry2 {
         *entries.iter().find(|entry| entry.function == function).unwrap()
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_vcpu_finds_its_number_and_the_vendor_stays() {
-        let seen = for_vcpu(&supported(), Seen { id: 0xba, count: 4, apic: false }, &[]);
+        let seen = for_vcpu(&supported(), Seen { id: 0xba, count: 4, tsc_deadline: false }, &[]);
         assert_eq!(leaf(&seen, 0), supported()[0]);
         assert_eq!(leaf(&seen, 1).ebx, 0xba04_0304);
         assert_eq!(leaf(&seen, 1).ecx, 0x8000_0001);
@@ -315,7 +315,7 @@ mod tests {
         };
         supported.extend([cache(0, 1), cache(1, 3)]);
         supported.extend([0x8000_0001, 0x8000_0008, 0x8000_001e].map(leaf_of));
-        let seen = for_vcpu(&supported, Seen { id: 2, count: 3, apic: true }, &[]);
+        let seen = for_vcpu(&supported, Seen { id: 2, count: 3, tsc_deadline: true }, &[]);
         assert_eq!(leaf(&seen, 1).ecx & TSC_DEADLINE, TSC_DEADLINE);
         assert_eq!(leaf(&seen, 1).edx & HTT, HTT);
         let levels: Vec<_> = seen.iter().filter(|entry| entry.function == 0xb).collect();

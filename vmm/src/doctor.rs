@@ -100,6 +100,36 @@ const CAPABILITIES: &[Capability] = &[
         needed: false,
         lost: "MSRs that KVM knows cannot have rules or devices (Linux 5.10 has it)",
     },
+    Capability {
+        name: "KVM_CAP_IRQCHIP",
+        number: Cap::Irqchip,
+        needed: false,
+        lost: "vmm boot cannot boot Linux",
+    },
+    Capability {
+        name: "KVM_CAP_IRQFD",
+        number: Cap::Irqfd,
+        needed: false,
+        lost: "vmm boot cannot boot Linux",
+    },
+    Capability {
+        name: "KVM_CAP_IOEVENTFD",
+        number: Cap::Ioeventfd,
+        needed: false,
+        lost: "vmm boot cannot boot Linux",
+    },
+    Capability {
+        name: "KVM_CAP_TSC_DEADLINE_TIMER",
+        number: Cap::TscDeadlineTimer,
+        needed: false,
+        lost: "Linux may not find a timer",
+    },
+    Capability {
+        name: "KVM_CAP_READONLY_MEM",
+        number: Cap::ReadonlyMem,
+        needed: false,
+        lost: "reading a register of a virtio device is an exit",
+    },
 ];
 
 /// KVM_CAP_BINARY_STATS_FD, which kvm-ioctls has no name for.

@@ -84,6 +84,11 @@ impl Builder {
         self.output.set_prompt(duplicate(&prompt)?);
 
         let (kvm, vm) = create_vm(pc::TSS)?;
+        for capability in [Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd] {
+            if !kvm.check_extension(capability) {
+                return Err(Error::MissingCapability(capability));
+            }
+        }
         vm.set_identity_map_address(pc::IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
         memory.register(&vm)?;
         let registers = readable_registers(&vm, &memory, &places)?;

@@ -352,7 +352,12 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let place = 1 + arguments.iter().skip(1).take_while(|argument| is_verbose(argument)).count();
     let Some(first) = arguments.get(place) else { return arguments };
     if !SUBCOMMANDS.iter().chain(&["-h", "--help", "-V", "--version"]).any(|word| first == word) {
-        let kernel = arguments.iter().skip(place).any(|argument| linux::is_kernel(Path::new(argument)));
+        let words = arguments.iter().skip(place.saturating_sub(1));
+        // A kernel may also be something that a guest reads.
+        let kernel = words
+            .clone()
+            .zip(words.skip(1))
+            .any(|(before, argument)| before != "--input" && linux::is_kernel(Path::new(argument)));
         arguments.insert(place, if kernel { "boot".into() } else { "run".into() });
     }
     arguments
