@@ -1,6 +1,7 @@
 //! `vmm boot`: Linux, with its console on stdin and stdout, and the rest on stderr.
 
-use super::{BootArgs, ConsoleArg, run};
+use super::args::{BootArgs, ConsoleArg};
+use super::run;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;

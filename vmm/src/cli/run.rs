@@ -1,7 +1,8 @@
 //! `vmm run`: one guest, its text on stdout, the rest on stderr.
 
+use super::args::{CpuidArg, RunArgs};
 use super::target::Target;
-use super::{CpuidArg, RunArgs, complain, report, say, status};
+use super::{complain, report, say, status};
 use guest::Map;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};

@@ -171,10 +171,10 @@ impl Spec {
             return whole;
         }
         let (mut rest, mut spec) = (text, whole);
-        if let Some((file, mode)) = suffix(rest, b':', |word| super::ModeArg::from_str(word, true)) {
+        if let Some((file, mode)) = suffix(rest, b':', |word| super::args::ModeArg::from_str(word, true)) {
             (spec.mode, rest) = (Some(mode.into()), file);
         }
-        if let Some((file, address)) = suffix(rest, b'@', super::parse_number) {
+        if let Some((file, address)) = suffix(rest, b'@', super::args::parse_number) {
             (spec.load_at, rest) = (Some(address), file);
         }
         spec.file = rest.into();

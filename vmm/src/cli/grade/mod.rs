@@ -3,9 +3,10 @@
 mod kev;
 mod so2;
 
+use super::args::{Timeout, parse_timeout};
 use super::report::ending;
 use super::target::Target;
-use super::{Timeout, complain, print, say, status};
+use super::{complain, print, say, status};
 use clap::{Args, ValueEnum};
 use guest::{GUESTS, Guest};
 use std::ffi::OsString;
@@ -47,7 +48,7 @@ pub struct GradeArgs {
     simvirtio: Option<OsString>,
 
     /// Seconds that each run of a guest may take, 0 for no limit
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::parse_timeout)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     timeout: Timeout,
 }
 
