@@ -35,6 +35,10 @@ fn main() -> ExitCode {
         kvm_test("the_escape_key_ends_the_machine_and_the_terminal_is_as_before", escape),
         kvm_test("a_signal_restores_the_terminal_twice", terminal_and_signals),
         kvm_test("a_reader_that_stalls_holds_no_boot", stalled_reader),
+        kvm_test("the_escape_key_ends_a_machine_whose_reader_stalls", escape_and_stalled_reader),
+        kvm_test("a_slow_reader_gets_the_last_words", slow_reader),
+        kvm_test("an_interrupt_for_a_vcpu_that_is_not_started_is_nothing", unstarted),
+        kvm_test("the_legacy_interrupt_controllers_are_masked", masked),
         kvm_test("a_closed_output_ends_the_boot", closed_output),
         plain_test("what_cannot_be_booted_is_refused_in_a_sentence", refusals),
     ];
@@ -400,6 +404,66 @@ fn stalled_reader() {
     assert_eq!(wait(&mut command.spawn().unwrap()), 115);
 }
 
+fn escape_and_stalled_reader() {
+    let files = Files::new();
+    // The second one has only a prompt to say, and a key waits for it.
+    let endless = [&print("x")[..], &[0xee, 0xeb, 0xfd]].concat();
+    for (code, keys) in
+        [(endless, b"\x01x".as_slice()), ([&print("login: ")[..], FOR_EVER].concat(), b"a\x01x")]
+    {
+        let kernel = kernel(&files, &[&code]);
+        let fifo = files.0.path().join("fifo");
+        let line = "rm -f \"$2\"; mkfifo \"$2\"; sleep 50 <\"$2\" & sleeper=$!; exec 3>\"$2\"; \
+            (sleep 1; echo ready) & head -c 65536 /dev/zero >&3; \"$VMM\" boot \"$1\" --cpus 2 >&3; \
+            status=$?; kill $sleeper; exit $status";
+        let (status, seen) = on_a_terminal(line, &[("ready", keys)], &[&kernel, fifo.to_str().unwrap()]);
+        assert!(status == 117 && seen.contains("Ctrl-A x"), "{status}: {seen}");
+    }
+}
+
+fn slow_reader() {
+    let files = Files::new();
+    // mov ecx, 400000; dec ecx; jnz: long enough for the prompt to be on its way.
+    let pause = [0xb9, 0x80, 0x1a, 0x06, 0x00, 0xff, 0xc9, 0x75, 0xfc];
+    for cpus in ["1", "2"] {
+        let kernel = kernel(&files, &[&print("bye"), &pause, POWER_OFF]);
+        let (writer, mut reader) = support::full_stream();
+        let mut command = vmm(&["boot", &kernel, "--cpus", cpus]);
+        command.stdout(OwnedFd::from(writer)).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        thread::sleep(Duration::from_millis(1500));
+        let mut seen = Vec::new();
+        reader.read_to_end(&mut seen).unwrap();
+        assert_eq!((wait(&mut child), seen.ends_with(b"bye")), (0, true));
+    }
+}
+
+/// mov ebx, ADDRESS; mov dword [rbx], VALUE
+fn store(address: u32, value: u32) -> Vec<u8> {
+    [&[0xbb], &address.to_le_bytes()[..], &[0xc7, 0x03], &value.to_le_bytes()].concat()
+}
+
+/// Switches its local APIC on and sends the second vCPU an NMI.
+fn unstarted() {
+    let code: &[&[u8]] = &[
+        &store(0xfee0_00f0, 0x1ff),
+        &store(0xfee0_0310, 1 << 24),
+        &store(0xfee0_0300, 0x4400),
+        // Time for that vCPU to be turned away often.
+        &[0xb9, 0x80, 0x1a, 0x06, 0x00, 0xff, 0xc9, 0x75, 0xfc],
+        POWER_OFF,
+    ];
+    assert_ended(&boot(code, &["--cpus", "2"]), 0, "powered off");
+}
+
+/// Has the serial port interrupt, and switches interrupts on without an interrupt table: mov dx, 0x3f9; mov al, 2;
+/// out dx, al; sti; nop
+fn masked() {
+    let code: &[&[u8]] = &[&[0x66, 0xba, 0xf9, 0x03, 0xb0, 2, 0xee, 0xfb, 0x90, 0x90], POWER_OFF];
+    assert_ended(&boot(code, &[]), 0, "powered off");
+}
+
 fn closed_output() {
     let files = Files::new();
     let endless = [&print("x\n")[..], &[0xee, 0xeb, 0xfd]].concat();
@@ -448,6 +512,7 @@ fn refusals() {
         (["--mem", "4M"], 110, "at least 8M"),
         (["--mem", "16777215"], 110, "a multiple of 4K"),
         (["--mem", "1024G"], 110, "at most 512G"),
+        (["--marker", ""], 110, "give --marker 1 to 512 bytes"),
         (["--disk", &missing], 110, "is not there"),
         (["--disk", &odd], 110, "truncate -s 1024"),
         (["--disk", &none], 110, "is empty"),

@@ -1,21 +1,25 @@
 //! The host's side of a guest's console: a thread that reads what somebody types and hands it to the guest's port as
-//! it has room, that finds the escape key, and that hands on a prompt which the guest printed without ending its line.
+//! it has room, and that finds the escape key; and one that hands on a prompt which the guest printed without ending
+//! its line.
+//!
+//! The first never waits for anything but keys, so that the escape key ends any machine: not for a guest that does not
+//! read, nor for a vCPU that holds the port, nor for whoever reads the guest's text.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
 use crate::device::serial::Serial;
 use crate::device::virtio::ConsoleInput;
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::kickable::Kickable;
 use crate::output::Output;
 use crate::run::{Deadline, Ender};
-use crate::sys::{self, Kicker, REPEAT};
+use crate::sys::{self, REPEAT, event};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -28,10 +32,12 @@ const HELP: &str = "\nvmm: Ctrl-A x  ends the machine\nvmm: Ctrl-A h  shows this
 const PROMPT: Duration = REPEAT;
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 1024;
+/// How many keys wait for a guest that does not read; further ones are lost.
+const MOST_KEYS: usize = 64 << 10;
 
 /// A guest's port, as seen from the host.
 pub(crate) trait Port: Send {
-    /// Bytes arrive, as far as there is room. Returns how many of them.
+    /// Bytes arrive, as far as there is room. Returns how many of them, at once.
     fn push(&mut self, bytes: &[u8]) -> usize;
     /// Written to when there is room again.
     fn room_event(&self) -> &EventFd;
@@ -45,7 +51,12 @@ pub(crate) struct SerialPort {
 
 impl Port for SerialPort {
     fn push(&mut self, bytes: &[u8]) -> usize {
-        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut serial = match self.serial.try_lock() {
+            Ok(serial) => serial,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A vCPU has it, perhaps in a write that blocks.
+            Err(TryLockError::WouldBlock) => return 0,
+        };
         let taken = bytes.get(..serial.room()).unwrap_or(bytes);
         serial.receive(taken);
         taken.len()
@@ -66,7 +77,7 @@ impl Port for ConsoleInput {
     }
 }
 
-/// What the thread works with.
+/// What the threads work with.
 pub(crate) struct Console {
     /// Bytes that were there from the start.
     pub(crate) typed: Vec<u8>,
@@ -80,43 +91,37 @@ pub(crate) struct Console {
     pub(crate) prompt: EventFd,
 }
 
-/// The thread. It ends with this.
+/// The threads. They end with this.
 #[derive(Debug)]
 pub(crate) struct Running {
-    stop: Arc<EventFd>,
-    ended: Receiver<()>,
-    /// Set by the thread when it begins.
-    kicker: Arc<OnceLock<Kicker>>,
+    stop: [Arc<EventFd>; 2],
+    threads: Vec<Kickable<()>>,
 }
 
 impl Running {
-    /// Starts the thread, which ends the machine through `ender`.
+    /// Starts the threads, which end the machine through `ender`.
     ///
     /// # Errors
-    /// The host has no thread or file left.
+    /// The host has no thread or descriptor left.
     pub(crate) fn start(console: Console, ender: Arc<Ender>) -> Result<Self, Error> {
-        let stop = Arc::new(EventFd::new(libc::EFD_NONBLOCK).map_err(Error::host("eventfd"))?);
-        let (stopped, kicker) = (stop.clone(), Arc::new(OnceLock::new()));
-        let (end, ended) = mpsc::channel();
-        let pending = console.typed.iter().copied().collect();
-        let work = Work { console, ender, pending, keys: Keys::Plain };
-        let own_kicker = kicker.clone();
-        let body = move || {
-            own_kicker.get_or_init(Kicker::of_this_thread);
-            work.run(&stopped);
-            drop(end);
-        };
-        let thread = thread::Builder::new().name("console".into()).spawn(body);
-        thread.map_err(Error::host("starting the console's thread"))?;
-        Ok(Self { stop, ended, kicker })
+        let Console { typed, input, escapes, port, output, prompt } = console;
+        let stop = [Arc::new(event()?), Arc::new(event()?)];
+        let mut running = Self { stop, threads: Vec::new() };
+        let [stop_keys, stop_prompts] = running.stop.clone();
+        let failed = "starting a thread of the console";
+        let prompts = Prompts { output, prompt, ender: ender.clone() };
+        running.threads.push(Kickable::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
+        let keys = Keys { input, escapes, port, ender, pending: typed.into(), escaped: false };
+        running.threads.push(Kickable::spawn("console", failed, move || keys.run(&stop_keys))?);
+        Ok(running)
     }
 
-    /// Ends the thread. Where it hangs in a write that nobody reads, it is kicked out once the machine must end.
+    /// Ends the threads. Where one hangs in a write that nobody reads, it is kicked out once nobody wants to wait.
     pub(crate) fn finish(&mut self, deadline: &Deadline) {
-        let _ = self.stop.write(1);
-        while self.ended.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout) {
-            if let Some(kicker) = self.kicker.get().filter(|_| deadline.must_end().is_some()) {
-                kicker.kick();
+        self.stop.iter().for_each(|stop| drop(stop.write(1)));
+        for thread in self.threads.drain(..) {
+            if thread.join(deadline).is_none() {
+                log::error!("a thread of the console panicked; this is a bug of the VMM");
             }
         }
     }
@@ -128,54 +133,75 @@ impl Drop for Running {
     }
 }
 
-/// Where the keys are in an escape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keys {
-    Plain,
-    /// Ctrl-A was the last.
-    Escaped,
+/// Hands on prompts.
+struct Prompts {
+    output: Output,
+    prompt: EventFd,
+    ender: Arc<Ender>,
 }
 
-struct Work {
-    console: Console,
+impl Prompts {
+    fn run(self, stop: &EventFd) {
+        loop {
+            match sys::wait_any([Some(sys::borrow(stop)), Some(sys::borrow(&self.prompt))], None) {
+                Ok([true, _]) => return,
+                Ok([_, false]) => continue,
+                Ok([_, true]) => {}
+                Err(error) => return log::warn!("prompts are no longer handed on: {error}"),
+            }
+            let _ = self.prompt.read();
+            // The line may yet end.
+            if let Ok([true]) = sys::wait_any([Some(sys::borrow(stop))], Some(PROMPT)) {
+                return;
+            }
+            if let ControlFlow::Break(end) = self.output.hand_on_prompt() {
+                self.ender.end(end);
+            }
+        }
+    }
+}
+
+/// Reads keys.
+struct Keys {
+    input: Option<File>,
+    escapes: bool,
+    port: Box<dyn Port>,
     ender: Arc<Ender>,
     /// What the port had no room for.
     pending: VecDeque<u8>,
-    keys: Keys,
+    /// The last key was Ctrl-A.
+    escaped: bool,
 }
 
-impl Work {
+impl Keys {
     fn run(mut self, stop: &EventFd) {
-        let mut prompt_waits = false;
         loop {
             self.deliver();
-            let patience = if prompt_waits || self.ender.has_ended() { Some(PROMPT) } else { None };
+            let waits = !self.pending.is_empty();
+            // A kick may be lost, and a port that is busy does not say when it no longer is.
+            let patience = (self.ender.has_ended() || waits).then_some(REPEAT);
             let ready = sys::wait_any(
                 [
                     Some(sys::borrow(stop)),
-                    Some(sys::borrow(&self.console.prompt)).filter(|_| !prompt_waits),
-                    Some(sys::borrow(self.console.port.room_event())).filter(|_| !self.pending.is_empty()),
-                    self.console.input.as_ref().map(File::as_fd).filter(|_| self.pending.is_empty()),
+                    Some(sys::borrow(self.ender.event())),
+                    Some(sys::borrow(self.port.room_event())).filter(|_| waits),
+                    self.input.as_ref().map(File::as_fd).filter(|_| self.escapes || !waits),
                 ],
                 patience,
             );
-            let Ok([stopped, prompt, drained, typed]) = ready else { return };
+            let [stopped, ended, room, typed] = match ready {
+                Ok(ready) => ready,
+                Err(error) => return log::warn!("the console's input is no longer read: {error}"),
+            };
             if stopped {
                 return;
             }
-            // A machine that shall end may be about to block somewhere.
             self.ender.kick_again();
-            if std::mem::replace(&mut prompt_waits, false)
-                && let ControlFlow::Break(end) = self.console.output.hand_on_prompt()
-            {
-                self.ender.end(end);
+            if ended {
+                let _ = self.ender.event().read();
             }
-            if prompt {
-                let _ = self.console.prompt.read();
-                prompt_waits = true;
-            }
-            if drained {
-                let _ = self.console.port.room_event().read();
+            if room {
+                let _ = self.port.room_event().read();
             }
             if typed {
                 self.read();
@@ -186,7 +212,7 @@ impl Work {
     /// Hands on what waits, as far as there is room.
     fn deliver(&mut self) {
         while !self.pending.is_empty() {
-            let taken = self.console.port.push(self.pending.make_contiguous());
+            let taken = self.port.push(self.pending.make_contiguous());
             if taken == 0 {
                 return;
             }
@@ -195,42 +221,47 @@ impl Work {
     }
 
     fn read(&mut self) {
-        let Some(input) = &mut self.console.input else { return };
+        let Some(input) = &mut self.input else { return };
         let mut chunk = [0; CHUNK];
         match input.read(&mut chunk) {
-            Ok(0) => self.console.input = None,
+            Ok(0) => self.input = None,
             Ok(read) => chunk.get(..read).unwrap_or_default().iter().for_each(|key| self.typed(*key)),
             Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {
             }
             Err(error) => {
                 log::warn!("the console's input cannot be read ({error}); going on without");
-                self.console.input = None;
+                self.input = None;
             }
         }
     }
 
     fn typed(&mut self, key: u8) {
-        if !self.console.escapes {
-            self.pending.push_back(key);
-            return;
-        }
-        match (std::mem::replace(&mut self.keys, Keys::Plain), key) {
-            (Keys::Plain, ESCAPE) => self.keys = Keys::Escaped,
-            (Keys::Escaped, b'x' | b'X') => self.ender.end(Stop::Quit),
-            (Keys::Escaped, b'h' | b'H' | b'?') => {
-                let _ = sys::write(io::stderr().as_fd(), HELP.as_bytes());
+        let was_escaped = std::mem::take(&mut self.escaped);
+        match key {
+            _ if !self.escapes => self.pending.push_back(key),
+            ESCAPE if !was_escaped => self.escaped = true,
+            b'x' | b'X' if was_escaped => self.ender.end(Stop::Quit),
+            b'h' | b'H' | b'?' if was_escaped => {
+                let stderr = io::stderr();
+                // Not where that would wait.
+                if let Ok(true) = sys::wait_writable(stderr.as_fd(), Some(Duration::ZERO)) {
+                    let _ = sys::write(stderr.as_fd(), HELP.as_bytes());
+                }
             }
-            (Keys::Escaped, ESCAPE) | (Keys::Plain, _) => self.pending.push_back(key),
-            (Keys::Escaped, _) => self.pending.extend([ESCAPE, key]),
+            _ if self.pending.len() >= MOST_KEYS => {}
+            _ if was_escaped && key != ESCAPE => self.pending.extend([ESCAPE, key]),
+            _ => self.pending.push_back(key),
         }
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use std::io::Write;
     use std::os::fd::OwnedFd;
+    use std::thread;
     use std::time::Instant;
 
     /// Holds four bytes until somebody reads them.
@@ -259,7 +290,7 @@ mod tests {
     fn bench(escapes: bool) -> Bench {
         let (reader, keyboard) = io::pipe().unwrap();
         let port = Small(Arc::new((Mutex::default(), EventFd::new(libc::EFD_NONBLOCK).unwrap())));
-        let ender = Arc::new(Ender::default());
+        let ender = Arc::new(Ender::new().unwrap());
         let console = Console {
             typed: Vec::new(),
             input: Some(File::from(OwnedFd::from(reader))),
@@ -292,6 +323,18 @@ mod tests {
         bench.keyboard.write_all(&text).unwrap();
         assert_eq!(bench.read(text.len()), text);
         assert!(!bench.ender.has_ended());
+    }
+
+    #[test]
+    fn the_escape_key_is_found_behind_keys_that_nobody_reads() {
+        let mut bench = bench(true);
+        bench.keyboard.write_all(&[b'a'; MOST_KEYS + 5000]).unwrap();
+        bench.keyboard.write_all(b"\x01x").unwrap();
+        let start = Instant::now();
+        while !bench.ender.has_ended() && start.elapsed() < Duration::from_secs(5) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(bench.ender.has_ended());
     }
 
     #[test]

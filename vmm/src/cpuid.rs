@@ -14,6 +14,7 @@ pub const HYPERVISOR: u32 = 0x4000_0000;
 pub const SIGNATURE: &[u8; 12] = b"vmm-rust-kvm";
 /// Where KVM's own leaves go, so that a guest that looks for them, as Linux does, still finds them.
 const KVM_LEAVES: u32 = 0x4000_0100;
+
 /// The vendor's name that this host's processor gives, as in EBX, EDX and ECX of leaf 0.
 pub fn host_vendor() -> [u8; 12] {
     let leaf = core::arch::x86_64::__cpuid(0);
@@ -196,8 +197,15 @@ impl Seen {
         })
     }
 
-    /// A leaf of KVM's, as this vCPU sees it.
-    fn adapt(self, mut entry: kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
+    /// Who shares a cache, where EAX of its leaf has the cache's level: the first two are a core's own, the third is the
+    /// package's.
+    fn sharing(self, eax: u32) -> u32 {
+        let shared = if eax >> 5 & 7 >= 3 { self.last_core() } else { 0 };
+        eax & !(0xfff << 14) | shared << 14
+    }
+
+    /// A leaf of KVM's, as this vCPU sees it, on a processor of AMD's or of another vendor.
+    fn adapt(self, mut entry: kvm_cpuid_entry2, is_amd: bool) -> kvm_cpuid_entry2 {
         let several = self.count > 1;
         match entry.function {
             1 => {
@@ -205,13 +213,15 @@ impl Seen {
                 entry.ecx |= HYPERVISOR_PRESENT | if self.tsc_deadline { TSC_DEADLINE } else { 0 };
                 entry.edx = entry.edx & !HTT | if several { HTT } else { 0 };
             }
-            // Caches: the first two levels are a core's own, the third is the package's.
             4 if entry.eax & 0x1f != 0 => {
-                let shared = if entry.eax >> 5 & 7 >= 3 { self.last_core() } else { 0 };
-                entry.eax = entry.eax & 0x3fff | shared << 14 | self.last_core().min(0x3f) << 26;
+                entry.eax = self.sharing(entry.eax) & !(0x3f << 26) | self.last_core().min(0x3f) << 26;
             }
-            0x8000_0001 => entry.ecx = entry.ecx & !CMP_LEGACY | if several { CMP_LEGACY } else { 0 },
-            0x8000_0008 => {
+            0x8000_001d if entry.eax & 0x1f != 0 => entry.eax = self.sharing(entry.eax),
+            // Reserved bits elsewhere.
+            0x8000_0001 if is_amd => {
+                entry.ecx = entry.ecx & !CMP_LEGACY | if several { CMP_LEGACY } else { 0 };
+            }
+            0x8000_0008 if is_amd => {
                 let cores = self.count.saturating_sub(1).min(0xff);
                 entry.ecx = entry.ecx & !0xf0ff | cores | self.core_bits() << 12;
             }
@@ -242,12 +252,15 @@ pub fn for_vcpu(supported: &[kvm_cpuid_entry2], vcpu: Seen, changes: &[Override]
         edx: word(8),
         ..Default::default()
     }];
+    let vendor = supported.iter().find(|entry| entry.function == 0).map_or(0, |entry| entry.ebx);
+    // "Auth" and "Hygo", of AuthenticAMD and HygonGenuine.
+    let is_amd = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")].contains(&vendor);
     for &entry in supported {
         match entry.function {
             // All levels at once, in the place of the host's.
             0xb | 0x1f if entry.index == 0 => entries.extend(vcpu.topology(entry.function)),
             0xb | 0x1f => {}
-            _ => entries.push(vcpu.adapt(entry)),
+            _ => entries.push(vcpu.adapt(entry, is_amd)),
         }
     }
     changes.iter().for_each(|change| change.apply(&mut entries));
@@ -314,6 +327,7 @@ mod tests {
             ..Default::default()
         };
         supported.extend([cache(0, 1), cache(1, 3)]);
+        supported.push(kvm_cpuid_entry2 { function: 0x8000_001d, ..cache(0, 2) });
         supported.extend([0x8000_0001, 0x8000_0008, 0x8000_001e].map(leaf_of));
         let seen = for_vcpu(&supported, Seen { id: 2, count: 3, tsc_deadline: true }, &[]);
         assert_eq!(leaf(&seen, 1).ecx & TSC_DEADLINE, TSC_DEADLINE);
@@ -326,11 +340,15 @@ mod tests {
         let caches: Vec<_> = seen.iter().filter(|entry| entry.function == 4).map(|entry| entry.eax).collect();
         assert_eq!(caches, [3 << 26 | 0x21, 3 << 26 | 3 << 14 | 0x61]);
         assert_eq!(leaf(&seen, 0x8000_0008).ecx, 0xffff_2f02);
+        assert_eq!(leaf(&seen, 0x8000_001d).eax, 0xfc00_0041, "the second level is a core's own");
         let amd = leaf(&seen, 0x8000_001e);
         assert_eq!((amd.eax, amd.ebx, amd.ecx), (2, 2, 0));
         let alone = for_vcpu(&supported, ALONE, &[]);
         assert_eq!((leaf(&alone, 1).edx & HTT, leaf(&alone, 1).ecx & TSC_DEADLINE), (0, 0));
         assert_eq!(leaf(&alone, 0x8000_0001).ecx & CMP_LEGACY, 0);
+        supported[0].ebx = u32::from_le_bytes(*b"Genu");
+        let intel = for_vcpu(&supported, Seen { id: 2, count: 3, tsc_deadline: true }, &[]);
+        assert_eq!([0x8000_0001, 0x8000_0008].map(|wanted| leaf(&intel, wanted).ecx), [0xffff_ffff; 2]);
     }
 
     #[test]

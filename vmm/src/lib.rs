@@ -48,6 +48,7 @@ pub mod explain;
 pub mod hypercall;
 pub mod input;
 pub mod kev;
+mod kickable;
 pub mod machine;
 pub mod memory;
 pub mod modes;

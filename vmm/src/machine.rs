@@ -249,7 +249,7 @@ impl Machine {
                 _ => None,
             },
         };
-        let team = Team::new(vcpus.len(), deadline.asked().clone());
+        let team = Arc::new(Team::new(vcpus.len(), deadline.asked().clone()));
         let Some((first, others)) = vcpus.split_first_mut() else {
             return Err(Error::Config("a machine without a vCPU cannot run".into()));
         };
@@ -282,14 +282,14 @@ impl Machine {
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
                 Some(Background::Shared(simvirtio)) => {
-                    let poller = Poller::start(*simvirtio, kicker, deadline.clone())?;
+                    let poller = Poller::start(*simvirtio, team.clone(), deadline.clone())?;
                     let ran = run()?;
                     let (simvirtio, stop) = poller.finish(&deadline)?;
                     let simvirtio = Some(simvirtio.report(Transport::Polling));
                     (ran, Beside { stop, simvirtio, boot: None })
                 }
                 Some(Background::Pc(pc)) => {
-                    let running = pc.start(deadline.clone(), kicker)?;
+                    let running = pc.start(deadline.clone(), team.clone())?;
                     mark(Event::FirstInstruction);
                     let ran = run()?;
                     mark(Event::End);

@@ -40,7 +40,7 @@ impl FromStr for MsrRule {
     }
 }
 
-/// What firmware leaves in the registers of a processor that starts Linux: fast string operations
+/// What firmware sets in the registers of a processor that starts Linux: fast string operations
 /// (IA32_MISC_ENABLE), and memory that is cached unless said otherwise (IA32_MTRR_DEF_TYPE). Intel SDM volume 4.
 pub(crate) const LINUX_BOOT: [(u32, u64); 2] = [(0x1a0, 1), (0x2ff, 1 << 11 | 6)];
 

@@ -28,6 +28,8 @@ struct Shared {
     sink: Mutex<Sink>,
     /// As the sink has it, for those who wait for that.
     deadline: Mutex<Deadline>,
+    /// Why text was lost, if some was.
+    lost: Mutex<Option<Stop>>,
 }
 
 struct Sink {
@@ -39,8 +41,6 @@ struct Sink {
     limit: Option<Limit>,
     watch: Option<Watch>,
     prompt: Option<Prompt>,
-    /// Why text was lost, if some was.
-    lost: Option<Stop>,
 }
 
 /// Who is told that text waits for the end of its line.
@@ -69,9 +69,8 @@ impl Output {
             limit: None,
             watch: None,
             prompt: None,
-            lost: None,
         };
-        Self(Arc::new(Shared { sink: Mutex::new(sink), deadline: Mutex::default() }))
+        Self(Arc::new(Shared { sink: Mutex::new(sink), deadline: Mutex::default(), lost: Mutex::default() }))
     }
 
     /// Keeps the first MiB of what is written, for whoever holds the second value.
@@ -110,17 +109,19 @@ impl Output {
         if let Some(prompt) = &mut sink.prompt {
             prompt.told = false;
         }
-        sink.hand_on_or_stop()
+        self.or_lost(sink.hand_on().map_err(stop_of))
     }
 
     /// Prints `text`. Breaks with the end of the run where that cannot be done.
     pub fn print(&mut self, text: &[u8]) -> ControlFlow<Stop> {
-        let mut sink = self.lock_in_time().map_or_else(ControlFlow::Break, ControlFlow::Continue)?;
-        let Some(Limit { of, left }) = sink.limit else { return sink.print_or_stop(text) };
+        let mut sink = self.or_lost(self.lock_in_time())?;
+        let Some(Limit { of, left }) = sink.limit else {
+            return self.or_lost(sink.print(text).map_err(stop_of));
+        };
         let most = usize::try_from(left).unwrap_or(usize::MAX);
         let allowed = text.get(..most).unwrap_or(text);
         sink.limit = Some(Limit { of, left: left.saturating_sub(allowed.len() as u64) });
-        sink.print_or_stop(allowed)?;
+        self.or_lost(sink.print(allowed).map_err(stop_of))?;
         match allowed.len() == text.len() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(Stop::OutputLimit(of)),
@@ -129,9 +130,20 @@ impl Output {
 
     /// Hands on what still waits for the end of its line. Breaks where that, or any text before, was lost.
     pub(crate) fn finish(&mut self) -> ControlFlow<Stop> {
-        let mut sink = self.lock();
-        sink.hand_on_or_stop()?;
-        sink.lost.take().map_or(ControlFlow::Continue(()), ControlFlow::Break)
+        self.or_lost(self.lock().hand_on().map_err(stop_of))?;
+        let lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        lost.map_or(ControlFlow::Continue(()), ControlFlow::Break)
+    }
+
+    /// Remembers that text was lost, if it was.
+    fn or_lost<T>(&self, answer: Result<T, Stop>) -> ControlFlow<Stop, T> {
+        answer.map_or_else(
+            |stop| {
+                *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop.clone());
+                ControlFlow::Break(stop)
+            },
+            ControlFlow::Continue,
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Sink> {
@@ -150,7 +162,7 @@ impl Output {
                 Err(TryLockError::WouldBlock) => {}
             }
             let deadline = self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(stop) = deadline.must_end() {
+            if let Some(stop) = deadline.must_give_up() {
                 return Err(stop);
             }
             thread::sleep(NAP);
@@ -159,23 +171,6 @@ impl Output {
 }
 
 impl Sink {
-    fn print_or_stop(&mut self, text: &[u8]) -> ControlFlow<Stop> {
-        let printed = self.print(text);
-        self.or_stop(printed)
-    }
-
-    fn hand_on_or_stop(&mut self) -> ControlFlow<Stop> {
-        let handed_on = self.hand_on();
-        self.or_stop(handed_on)
-    }
-
-    fn or_stop(&mut self, answer: io::Result<()>) -> ControlFlow<Stop> {
-        let Err(error) = answer else { return ControlFlow::Continue(()) };
-        let stop = stop_of(error);
-        self.lost = Some(stop.clone());
-        ControlFlow::Break(stop)
-    }
-
     fn print(&mut self, text: &[u8]) -> io::Result<()> {
         if let Some(watch) = &self.watch {
             watch.see(text);
@@ -208,7 +203,7 @@ impl Sink {
                     if error.kind() == io::ErrorKind::WouldBlock {
                         thread::sleep(REPEAT);
                     }
-                    if let Some(stop) = self.deadline.must_end() {
+                    if let Some(stop) = self.deadline.must_give_up() {
                         return Err(io::Error::other(Stopped(stop)));
                     }
                 }

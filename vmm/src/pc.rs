@@ -11,7 +11,8 @@ use crate::device::virtio::{Disk, Mmio};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::run::{Deadline, Ender};
-use crate::sys::Kicker;
+use crate::sys;
+use crate::team::Team;
 use crate::timeline::{Mark, Timeline};
 use crate::watch::Watch;
 use std::path::{Path, PathBuf};
@@ -133,14 +134,14 @@ pub struct Boot {
 }
 
 impl Pc {
-    /// Starts all of it. The machine's first vCPU is the one that `kicker` kicks.
+    /// Starts all of it, beside these vCPUs.
     ///
     /// # Errors
     /// The host has no thread left.
-    pub(crate) fn start(self, deadline: Deadline, kicker: Kicker) -> Result<Running, Error> {
+    pub(crate) fn start(self, deadline: Deadline, team: Arc<Team>) -> Result<Running, Error> {
         let Self { console, ender, watch, timeline, virtio } = self;
         virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
-        ender.attach(deadline, kicker);
+        ender.attach(deadline, team);
         let console = console::Running::start(console, ender.clone())?;
         Ok(Running { virtio, console, ender, watch, timeline })
     }
@@ -149,6 +150,8 @@ impl Pc {
 impl Running {
     /// Ends all of it, and says why the machine was ended from here, if it was.
     pub(crate) fn finish(mut self, deadline: &Deadline) -> (Option<Stop>, Boot) {
+        // Keys are for the program again: Ctrl-C ends one that waits for somebody to read its last words.
+        sys::terminal::restore();
         self.console.finish(deadline);
         // A disk is written before the machine is gone.
         self.virtio.iter().for_each(|device| lock(device).stop());

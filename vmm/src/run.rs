@@ -6,11 +6,13 @@ use crate::controller::{ExitController, VcpuState};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Stop};
 use crate::profile::Profile;
-use crate::sys::{self, Kicker};
+use crate::sys;
+use crate::team::Team;
 use crate::vcpu::{Entry, Vcpu};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Runs a guest to its end.
 ///
@@ -45,13 +47,14 @@ pub struct Deadline {
     end: Option<Instant>,
     waited: Arc<AtomicU64>,
     asked: Arc<AtomicBool>,
+    abandoned: Arc<AtomicBool>,
 }
 
 impl Deadline {
     /// A deadline this long from now; none for `None`.
     pub fn after(timeout: Option<Duration>) -> Self {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Self { end, waited: Arc::default(), asked: Arc::default() }
+        Self { end, ..Self::default() }
     }
 
     /// What is set by whoever wants the run to end, before he kicks the vCPUs.
@@ -62,6 +65,21 @@ impl Deadline {
     /// Whether somebody has asked for the end.
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Acquire) || sys::interrupted()
+    }
+
+    /// Asks for the end, and for no patience with what is still on its way.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.asked.store(true, Ordering::Release);
+    }
+
+    /// Why text that nobody takes is to be given up now, if it is. That the run must end is no reason: it may be over,
+    /// with its last words on their way to a slow reader.
+    pub fn must_give_up(&self) -> Option<Stop> {
+        if self.abandoned.load(Ordering::Acquire) || sys::interrupted() {
+            return Some(Stop::Interrupted);
+        }
+        self.has_passed().then_some(Stop::Timeout)
     }
 
     /// Why the run must end now, if it must: whoever blocks looks at this when a signal wakes him.
@@ -86,17 +104,27 @@ impl Deadline {
 }
 
 /// Ends a machine from a thread that is none of its vCPUs'.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ender {
-    /// What tells the vCPUs, and the first one's kicker; the rest are kicked with it.
-    machine: OnceLock<(Deadline, Kicker)>,
+    /// What tells the vCPUs, and kicks them.
+    machine: OnceLock<(Deadline, Arc<Team>)>,
     reason: Mutex<Option<Stop>>,
+    /// Written to at the end: the console's thread then repeats the kicks, of which one may be lost.
+    event: EventFd,
 }
 
 impl Ender {
-    /// From now on the machine that ends by this deadline, and whose first vCPU `kicker` kicks, is the one to end.
-    pub(crate) fn attach(&self, deadline: Deadline, kicker: Kicker) {
-        let _ = self.machine.set((deadline, kicker));
+    /// Nothing to end yet.
+    ///
+    /// # Errors
+    /// The host has no descriptor left.
+    pub(crate) fn new() -> Result<Self, Error> {
+        Ok(Self { machine: OnceLock::new(), reason: Mutex::default(), event: sys::event()? })
+    }
+
+    /// From now on the machine that ends by this deadline, and has these vCPUs, is the one to end.
+    pub(crate) fn attach(&self, deadline: Deadline, team: Arc<Team>) {
+        let _ = self.machine.set((deadline, team));
         self.kick_again();
     }
 
@@ -104,14 +132,20 @@ impl Ender {
     pub(crate) fn end(&self, reason: Stop) {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         self.kick_again();
+        let _ = self.event.write(1);
     }
 
-    /// Kicks a machine that shall end. One kick may be lost: whoever ends it repeats it.
+    /// Kicks the vCPUs of a machine that shall end.
     pub(crate) fn kick_again(&self) {
-        if let Some((deadline, kicker)) = self.machine.get().filter(|_| self.has_ended()) {
-            deadline.asked().store(true, Ordering::Release);
-            kicker.kick();
+        if let Some((deadline, team)) = self.machine.get().filter(|_| self.has_ended()) {
+            deadline.abandon();
+            team.kick_all();
         }
+    }
+
+    /// Written to when the machine shall end.
+    pub(crate) fn event(&self) -> &EventFd {
+        &self.event
     }
 
     /// Whether the machine was ended by this.

@@ -4,7 +4,7 @@
 
 mod interrupts;
 mod kick;
-mod terminal;
+pub(crate) mod terminal;
 mod wait;
 
 pub use interrupts::{catch_interrupts, interrupted};
@@ -12,6 +12,7 @@ pub(crate) use kick::{KickTimer, Kicker, REPEAT, handle_kicks, with_kicks};
 pub use terminal::RawTerminal;
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};
 
+use crate::error::Error;
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -20,6 +21,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use vmm_sys_util::eventfd::EventFd;
 
 /// Handles a signal for the whole process, without restarting what it interrupts; `Err` is an errno.
 fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Result<(), i32> {
@@ -71,10 +73,15 @@ pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }
 
-/// The descriptor `fd` of `owner`, whose type does not lend it itself.
+/// The descriptor of `owner`, whose type does not lend it itself.
 pub(crate) fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
     // SAFETY: an owner keeps its descriptor open as long as it lives, which the result does not outlive.
     unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
+}
+
+/// An event descriptor that nobody blocks on.
+pub(crate) fn event() -> Result<EventFd, Error> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("eventfd"))
 }
 
 /// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`.

@@ -20,7 +20,8 @@ const STACK: usize = 512 << 10;
 const NOBODY: usize = usize::MAX;
 
 /// What the threads share.
-pub(crate) struct Team {
+#[derive(Debug)]
+pub struct Team {
     /// Tells every vCPU's watchdog that the machine shall end.
     asked: Arc<AtomicBool>,
     /// The first vCPU that ended the machine.
@@ -34,7 +35,7 @@ pub(crate) struct Ended<R> {
     pub(crate) culprit: Option<usize>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Member {
     kicker: OnceLock<Kicker>,
     thread: OnceLock<Thread>,
@@ -126,7 +127,7 @@ impl Team {
         self.members.iter().filter_map(|member| member.thread.get()).for_each(Thread::unpark);
         // Not him alone: he may wait for a lock that another one holds, in a write that blocks.
         while place != 0 && self.asked.load(Ordering::SeqCst) && !self.is_out(0) {
-            (0..self.members.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
+            self.kick_all();
             thread::park_timeout(REPEAT);
         }
         result
@@ -149,6 +150,11 @@ impl Team {
 
     fn is_out(&self, place: usize) -> bool {
         self.members.get(place).is_none_or(|member| member.out.load(Ordering::SeqCst))
+    }
+
+    /// Kicks every vCPU that is not out. All, since one may hold a lock that another waits for.
+    pub(crate) fn kick_all(&self) {
+        (0..self.members.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
     }
 
     fn kick(&self, place: usize) {

@@ -20,14 +20,16 @@ use crate::vm::patiently;
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
     KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR,
-    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_SYNC_X86_REGS,
-    Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS, Msrs, kvm_msr_entry, kvm_regs,
+    kvm_run, kvm_sregs,
 };
 use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 
 /// With what the guest goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +242,8 @@ pub struct KvmVcpu {
 
 /// How often KVM_RUN may say "try again" in a row.
 const PATIENCE: u32 = 100;
+/// How long a vCPU that cannot be entered before it is started is left alone.
+const UNSTARTED_NAP: Duration = Duration::from_millis(1);
 
 impl KvmVcpu {
     /// Creates vCPU number `id` of `vm` (KVM_CREATE_VCPU), in the CPU's reset state, over the machine's
@@ -284,12 +288,17 @@ impl KvmVcpu {
         let sregs = modes::linux_sregs(self.sregs()?, pc::GDT, pc::PAGE_TABLES);
         self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd.set_regs(&modes::linux_regs(entry, pc::BOOT_PARAMS)).map_err(Error::kvm("KVM_SET_REGS"))?;
-        for (index, data) in msr::LINUX_BOOT {
+        Ok(())
+    }
+
+    /// Leaves in the model-specific registers what firmware leaves there for Linux.
+    pub(crate) fn set_boot_msrs(&mut self) {
+        for (index, bits) in msr::LINUX_BOOT {
+            let data = self.msr(index).unwrap_or(0) | bits;
             if !self.set_msr(index, data) {
                 log::debug!("KVM does not take {data:#x} for MSR {index:#x}");
             }
         }
-        Ok(())
     }
 
     /// Where the vCPU is. `after_shutdown` says that it has triple-faulted, and may have been reset for that.
@@ -331,6 +340,13 @@ impl KvmVcpu {
         // thread read the byte, and an AtomicU8 is laid out as a u8.
         unsafe { sys::with_kicks(immediate_exit.cast::<AtomicU8>(), |kicker| body(self, kicker)) }
             .map_err(Error::host("sigaction"))
+    }
+
+    /// Whether it waits for another vCPU to start it (INIT, SIPI).
+    fn is_unstarted(&self) -> bool {
+        self.fd.get_mp_state().is_ok_and(|state| {
+            [KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_INIT_RECEIVED].contains(&state.mp_state)
+        })
     }
 
     /// The exit that `kvm_run` holds; of port I/O the first element.
@@ -447,6 +463,12 @@ impl Vcpu for KvmVcpu {
             }
             Err(error) if error.errno() == libc::EINTR => {
                 self.fd.set_kvm_immediate_exit(0);
+                Ok((Exit::Interrupted, Arrival::FromGuest))
+            }
+            // A vCPU that the guest has not started, but has sent an interrupt: it waits for the start.
+            Err(error) if error.errno() == libc::EAGAIN && self.is_unstarted() => {
+                self.refusals = 0;
+                std::thread::sleep(UNSTARTED_NAP);
                 Ok((Exit::Interrupted, Arrival::FromGuest))
             }
             // "Try again" may mean that the host lacks something for good.

@@ -6,7 +6,7 @@ use crate::timeline::{Event, Timeline};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How much of a line is looked at, in bytes.
-const LINE: usize = 512;
+pub(crate) const MOST_OF_A_LINE: usize = 512;
 /// What the kernel says at the end of a panic's first line.
 const PANIC: &[u8] = b"Kernel panic - not syncing: ";
 /// What the kernel says when it starts userland.
@@ -60,7 +60,7 @@ impl State {
             if byte == b'\n' {
                 self.end_of_line();
                 self.line.clear();
-            } else if self.line.len() < LINE {
+            } else if self.line.len() < MOST_OF_A_LINE {
                 self.line.push(byte);
             }
         }
@@ -139,6 +139,6 @@ mod tests {
     fn a_line_without_end_fills_no_memory() {
         let watch = Watch::new(Arc::default(), None);
         (0..1000).for_each(|_| watch.see(&[b'x'; 100]));
-        assert_eq!(watch.lock().line.len(), LINE);
+        assert_eq!(watch.lock().line.len(), MOST_OF_A_LINE);
     }
 }

@@ -143,7 +143,9 @@ impl Kernel {
         let high = Some(Gpa(pc::HIGH_RAM));
         let loaded = match self.kind {
             Kind::Vmlinux { entry, end } => {
-                Elf::load(memory.slots(), None, &mut self.file, None).map(|_| Loaded { entry, end })
+                // With an offset, also of nothing, the loader leaves notes alone: it believes their sizes.
+                let nowhere_else = Some(Gpa(0));
+                Elf::load(memory.slots(), nowhere_else, &mut self.file, None).map(|_| Loaded { entry, end })
             }
             Kind::BzImage { end, .. } => {
                 BzImage::load(memory.slots(), Some(Gpa(pc::HIGH_RAM)), &mut self.file, high)

@@ -21,11 +21,12 @@ use crate::modes::Mode;
 use crate::msr;
 use crate::pc::{ConsoleKind, Linux, MAX_DISKS, Pc};
 use crate::run::Ender;
-use crate::sys;
+use crate::sys::{self, event};
 use crate::timeline::{Event, Timeline};
 use crate::vm::create_vm;
-use crate::watch::Watch;
-use kvm_ioctls::{Cap, IoEventAddress, VmFd};
+use crate::watch::{self, Watch};
+use kvm_bindings::{KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, kvm_irqchip};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -52,6 +53,14 @@ impl Builder {
         if self.first_vcpu != 0 {
             return Err(Error::Config("the first vCPU of a Linux machine is number 0".into()));
         }
+        let findable =
+            |marker: &String| (1..=watch::MOST_OF_A_LINE).contains(&marker.len()) && !marker.contains('\n');
+        if linux.marker.as_ref().is_some_and(|marker| !findable(marker)) {
+            return Err(Error::Config(format!(
+                "a marker is looked for in each line: give --marker 1 to {} bytes without an end of line",
+                watch::MOST_OF_A_LINE
+            )));
+        }
         let timeline = Arc::new(Timeline::since(sys::started()));
         let ram = memory::pc_ram_size(self.memory)?;
         let memory = GuestMemory::new(&pc::ram(ram))?;
@@ -60,7 +69,7 @@ impl Builder {
         let command_line = linux.command_line.as_deref().unwrap_or(default_command_line(linux.console));
         let initrd = linux.initrd.as_deref();
         linux::write_boot_params(&linux.kernel, loaded, &memory, ram, initrd, command_line)?;
-        let ender = Arc::new(Ender::default());
+        let ender = Arc::new(Ender::new()?);
         let typed = ConsoleInput::new()?;
         let disks = std::mem::take(&mut linux.disks);
         let virtio = self.virtio(&memory, disks, linux.console, &typed, &ender)?;
@@ -83,7 +92,11 @@ impl Builder {
         let prompt = event()?;
         self.output.set_prompt(duplicate(&prompt)?);
 
+        // Made before the VM, hence gone after it.
+        let size = places.iter().map(|place| u64::from(place.size)).sum();
+        let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
         let (kvm, vm) = create_vm(pc::TSS)?;
+        let readable = vm.check_extension(Cap::ReadonlyMem);
         for capability in [Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd] {
             if !kvm.check_extension(capability) {
                 return Err(Error::MissingCapability(capability));
@@ -91,14 +104,19 @@ impl Builder {
         }
         vm.set_identity_map_address(pc::IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
         memory.register(&vm)?;
-        let registers = readable_registers(&vm, &memory, &places)?;
+        if readable {
+            registers.register_read_only(&vm, memory.slot_count())?;
+        }
         vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+        mask_legacy_controllers(&vm)?;
+        check_address_width(&kvm, ram)?;
         msr::enable(&vm, &filtered)?;
         connect(&vm, &line, serial::IRQ)?;
         for (device, place) in virtio.iter().zip(&places) {
             let device = device.lock().unwrap_or_else(PoisonError::into_inner);
             connect(&vm, device.interrupt(), place.irq)?;
-            if let Some(registers) = &registers {
+            // Otherwise reading one is an exit.
+            if readable {
                 device.show(registers.clone(), Gpa(place.address.into()));
             }
             let notify =
@@ -109,9 +127,15 @@ impl Builder {
         }
         (self.cpuid, self.irqchip) = (true, true);
         let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, place| match place.index {
-            0 => vcpu.set_linux(loaded.entry),
+            0 => {
+                vcpu.set_boot_msrs();
+                vcpu.set_linux(loaded.entry)
+            }
             // The first one starts the others.
-            _ => Ok(()),
+            _ => {
+                vcpu.set_boot_msrs();
+                Ok(())
+            }
         })?;
         timeline.mark(Event::VmReady);
         let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
@@ -193,27 +217,31 @@ fn places(count: usize) -> Vec<VirtioMmio> {
     (0..).take(count).map(place).collect()
 }
 
-/// Memory that shows the guest the registers of virtio devices, if KVM has memory that guests only read.
-fn readable_registers(
-    vm: &VmFd,
-    memory: &GuestMemory,
-    places: &[VirtioMmio],
-) -> Result<Option<GuestMemory>, Error> {
-    if !vm.check_extension(Cap::ReadonlyMem) {
-        log::info!(
-            "KVM has no read-only memory (KVM_CAP_READONLY_MEM), so reading a virtio register is an exit"
-        );
-        return Ok(None);
+/// Refuses memory beyond what this processor's physical addresses reach (CPUID leaf 0x8000_0008).
+fn check_address_width(kvm: &Kvm, ram: u64) -> Result<(), Error> {
+    let end = pc::ram(ram).last().map_or(0, |(start, size)| start.0.saturating_add(*size));
+    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+    let supported = supported.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+    let leaf = supported.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008);
+    let bits = leaf.map_or(36, |leaf| leaf.eax & 0xff);
+    match 1u64.checked_shl(bits) {
+        Some(reach) if end > reach => Err(Error::Config(format!(
+            "{ram:#x} bytes of memory end at {end:#x}, and this processor's addresses at {reach:#x}: choose a smaller --mem"
+        ))),
+        _ => Ok(()),
     }
-    let size = places.iter().map(|place| u64::from(place.size)).sum();
-    let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
-    registers.register_read_only(vm, memory.slot_count())?;
-    Ok(Some(registers))
 }
 
-/// A descriptor that threads wait for.
-fn event() -> Result<EventFd, Error> {
-    EventFd::new(libc::EFD_NONBLOCK).map_err(Error::host("eventfd"))
+/// Masks all lines of the two 8259 interrupt controllers, which come with the I/O APIC and are wired to the same lines:
+/// a kernel that does not know them, since the ACPI tables do not have them, would be interrupted by them.
+fn mask_legacy_controllers(vm: &VmFd) -> Result<(), Error> {
+    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        vm.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
+        chip.chip.pic.imr = 0xff;
+        vm.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
+    }
+    Ok(())
 }
 
 fn duplicate(event: &EventFd) -> Result<EventFd, Error> {

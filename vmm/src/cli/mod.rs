@@ -92,13 +92,20 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let place = 1 + arguments.iter().skip(1).take_while(|argument| is_verbose(argument)).count();
     let Some(first) = arguments.get(place) else { return arguments };
     if !SUBCOMMANDS.iter().chain(&["-h", "--help", "-V", "--version"]).any(|word| first == word) {
-        let words = arguments.iter().skip(place.saturating_sub(1));
-        // A kernel may also be something that a guest reads.
-        let kernel = words
-            .clone()
-            .zip(words.skip(1))
-            .any(|(before, argument)| before != "--input" && linux::is_kernel(Path::new(argument)));
-        arguments.insert(place, if kernel { "boot".into() } else { "run".into() });
+        let with = |word: &str| {
+            let mut arguments = arguments.clone();
+            arguments.insert(place, word.into());
+            arguments
+        };
+        // What is a kernel is booted; also for the sake of the mistake that is told.
+        let is_kernel = |word: &OsString| linux::is_kernel(Path::new(word));
+        let command = |word| Cli::try_parse_from(with(word)).map(|cli| cli.command);
+        let boots = match (command("boot"), command("run")) {
+            (Ok(Command::Boot(boot)), _) => linux::is_kernel(&boot.kernel),
+            (_, Ok(Command::Run(run))) => is_kernel(&run.guest),
+            _ => arguments.iter().skip(place).any(is_kernel),
+        };
+        arguments = with(if boots { "boot" } else { "run" });
     }
     arguments
 }

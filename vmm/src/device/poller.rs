@@ -3,15 +3,16 @@
 use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::kickable::Kickable;
 use crate::memory::GuestMemory;
 use crate::run::Deadline;
-use crate::sys::{self, Kicker, REPEAT};
+use crate::sys::REPEAT;
+use crate::team::Team;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, OnceLock};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// For how long without work the poller only pauses.
@@ -29,43 +30,35 @@ type Ended = (Simvirtio<GuestMemory>, Option<Stop>);
 pub(crate) struct Poller {
     /// Tells the thread that the run is over.
     run_ended: Arc<AtomicBool>,
-    ended: Receiver<Ended>,
-    thread: Thread,
-    /// Set by the thread when it begins.
-    kicker: Arc<OnceLock<Kicker>>,
+    thread: Option<Kickable<Ended>>,
 }
 
 impl Poller {
-    /// Starts the thread. Where the device ends the run, it asks for the end and kicks the vCPU.
+    /// Starts the thread. Where the device ends the run, it asks for the end and kicks the vCPUs.
     ///
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(
         mut simvirtio: Simvirtio<GuestMemory>,
-        vcpu: Kicker,
+        team: Arc<Team>,
         deadline: Deadline,
     ) -> Result<Self, Error> {
         let run_ended = Arc::new(AtomicBool::new(false));
         let over = run_ended.clone();
-        let kicker = Arc::new(OnceLock::new());
-        let own_kicker = kicker.clone();
-        let (end, ended) = mpsc::channel();
         let body = move || {
-            own_kicker.get_or_init(Kicker::of_this_thread);
             let stop = poll(&mut simvirtio, &over, &deadline).break_value();
             if stop.is_some() {
-                deadline.asked().store(true, Ordering::Release);
-                // Again and again: the vCPU's thread may be about to enter the guest, or to write text.
+                deadline.abandon();
+                // Again and again: a vCPU's thread may be about to enter the guest, or to write text.
                 while !over.load(Ordering::Acquire) {
-                    vcpu.kick();
+                    team.kick_all();
                     thread::park_timeout(REPEAT);
                 }
             }
-            let _ = end.send((simvirtio, stop));
+            (simvirtio, stop)
         };
-        let failed = Error::host("starting the poller's thread");
-        let handle = thread::Builder::new().name("simvirtio".into()).spawn(body).map_err(failed)?;
-        Ok(Self { run_ended, ended, thread: handle.thread().clone(), kicker })
+        let thread = Kickable::spawn("simvirtio", "starting the poller's thread", body)?;
+        Ok(Self { run_ended, thread: Some(thread) })
     }
 
     /// Ends the thread, then takes what is still in the queue. Where the thread hangs in a write that
@@ -73,20 +66,11 @@ impl Poller {
     ///
     /// # Errors
     /// The thread panicked.
-    pub(crate) fn finish(self, deadline: &Deadline) -> Result<Ended, Error> {
+    pub(crate) fn finish(mut self, deadline: &Deadline) -> Result<Ended, Error> {
         self.run_ended.store(true, Ordering::Release);
-        self.thread.unpark();
-        let (mut simvirtio, mut stop) = loop {
-            match self.ended.recv_timeout(REPEAT) {
-                Ok(ended) => break ended,
-                Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            let late = sys::interrupted() || deadline.has_passed();
-            if let Some(kicker) = self.kicker.get().filter(|_| late) {
-                kicker.kick();
-            }
-        };
+        let thread = self.thread.take().ok_or_else(panicked)?;
+        thread.thread().unpark();
+        let (mut simvirtio, mut stop) = thread.join(deadline).ok_or_else(panicked)?;
         while stop.is_none() {
             match simvirtio.advance() {
                 ControlFlow::Continue(true) => {}

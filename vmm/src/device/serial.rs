@@ -46,27 +46,54 @@ impl SerialEvents for Drained {
     }
 }
 
+/// Registers: interrupt enable (and, with DLAB set, the divisor), line control, line status.
+const INTERRUPT_ENABLE: u8 = 1;
+const LINE_CONTROL: u8 = 3;
+const LINE_STATUS: u8 = 5;
+/// Interrupt enable: data has arrived.
+const DATA_ARRIVED: u8 = 1 << 0;
+/// Line control: the first two registers are the divisor.
+const DLAB: u8 = 1 << 7;
+/// So many looks at the line status in a row are somebody who waits for input, and not for an output's end.
+const LOOKS: u32 = 8;
+
 /// A 16550 that prints what it sends.
 #[derive(Debug)]
 pub struct Serial {
     uart: Uart<Line, Drained, Output>,
+    /// Somebody reads what arrives. Before that a driver that looks for the port would throw it away.
+    listens: bool,
+    /// Line status was read so often in a row.
+    looks: u32,
+    line_control: u8,
 }
 
 impl Serial {
     /// A UART that prints to `output`, without interrupts.
     pub fn new(output: Output) -> Self {
-        Self { uart: Uart::with_events(Line(None), Drained(None), output) }
+        Self::over(Uart::with_events(Line(None), Drained(None), output))
     }
 
     /// A UART that prints to `output`, interrupts by `line`, and writes to `drained` when the guest has read all
     /// that there was.
     pub fn with_interrupt(output: Output, line: EventFd, drained: Arc<EventFd>) -> Self {
-        Self { uart: Uart::with_events(Line(Some(line)), Drained(Some(drained)), output) }
+        Self::over(Uart::with_events(Line(Some(line)), Drained(Some(drained)), output))
     }
 
-    /// How many bytes it has room for.
+    fn over(uart: Uart<Line, Drained, Output>) -> Self {
+        Self { uart, listens: false, looks: 0, line_control: 0 }
+    }
+
+    /// How many bytes it has room for: none before the guest listens.
     pub fn room(&self) -> usize {
-        self.uart.fifo_capacity()
+        if self.listens { self.uart.fifo_capacity() } else { 0 }
+    }
+
+    fn listen(&mut self) {
+        if !self.listens {
+            self.listens = true;
+            self.uart.events().in_buffer_empty();
+        }
     }
 
     /// Bytes arrive, [`room`](Self::room) at most; in loopback mode they are lost, as on the wire.
@@ -88,7 +115,11 @@ impl Device for Serial {
         for (register, byte) in registers(offset, size).zip(&mut value) {
             if u16::from(register) < PORTS {
                 *byte = self.uart.read(register);
+                self.looks = if register == LINE_STATUS { self.looks.saturating_add(1) } else { 0 };
             }
+        }
+        if self.looks >= LOOKS {
+            self.listen();
         }
         ControlFlow::Continue(u64::from_le_bytes(value))
     }
@@ -101,6 +132,14 @@ impl Device for Serial {
             match self.uart.write(register, byte) {
                 Ok(()) | Err(Error::FullFifo) => {}
                 Err(Error::IOError(error)) => return ControlFlow::Break(stop_of(error)),
+            }
+            self.looks = 0;
+            match register {
+                LINE_CONTROL => self.line_control = byte,
+                INTERRUPT_ENABLE if self.line_control & DLAB == 0 && byte & DATA_ARRIVED != 0 => {
+                    self.listen();
+                }
+                _ => {}
             }
         }
         ControlFlow::Continue(())
@@ -145,13 +184,32 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_again_and_again_listens() {
+        let mut serial = Serial::new(Output::captured().0);
+        for _ in 0..20 {
+            // Each byte that is sent is preceded by a look.
+            assert!(serial.read(5, 1).is_continue() && serial.write(0, 1, 0).is_continue());
+        }
+        assert_eq!(serial.room(), 0);
+        (0..8).for_each(|_| assert!(serial.read(5, 1).is_continue()));
+        assert_ne!(serial.room(), 0);
+    }
+
+    #[test]
     fn what_arrives_interrupts_and_is_read_and_its_end_is_told() {
         let (line, drained) = (EventFd::new(0).unwrap(), Arc::new(EventFd::new(0).unwrap()));
         let mut serial =
             Serial::with_interrupt(Output::captured().0, line.try_clone().unwrap(), drained.clone());
-        let room = serial.room();
+        assert_eq!(serial.room(), 0, "nobody listens yet");
+        // The divisor is no interrupt enable.
+        for (register, byte) in [(3, 0x80), (1, 1), (3, 0x03)] {
+            assert!(serial.write(register, 1, byte).is_continue());
+        }
+        assert_eq!(serial.room(), 0);
         // Interrupts when data is there.
         assert!(serial.write(1, 1, 1).is_continue());
+        let room = serial.room();
+        assert_eq!(drained.read().unwrap(), 1);
         serial.receive(b"ab");
         assert_eq!((serial.room(), line.read().unwrap()), (room - 2, 1));
         let read = [0, 0].map(|register| serial.read(register, 1).continue_value().unwrap() as u8);

@@ -100,6 +100,14 @@ fn a_vmlinux_over_what_it_is_given_or_outside_ram_is_refused() {
     assert!(refusal(&vmlinux(u64::MAX - 0x1000)).contains("past the last address"));
 }
 
+/// A note's size is nobody's business here: a loader that believed it would read for hours.
+#[test]
+fn notes_are_left_alone() {
+    let load = Header(1, 0x200, 0xffff_ffff_8100_0000, 0x100_0000, 0x100, 0x2000);
+    let file = file(&elf(0x100_0000, &[load, Header(4, 0x200, 0, 0, u64::MAX >> 1, 0)]));
+    assert!(Kernel::open(file.path()).unwrap().load(&memory(), RAM).is_ok());
+}
+
 #[test]
 fn what_is_no_kernel_or_not_all_of_one_is_refused() {
     assert!(refusal(b"").contains("is no Linux kernel"));

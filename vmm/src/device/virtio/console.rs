@@ -1,13 +1,14 @@
 //! The console device (virtio 1.2, section 5.3) with one port: queue 0 receives what the host types, queue 1
 //! transmits what the guest prints.
 
-use crate::device::virtio::interrupt::{event, signal};
+use crate::device::virtio::interrupt::signal;
 use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
 use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
 use crate::output::Output;
+use crate::sys::event;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -204,12 +205,6 @@ impl Backend for Console {
     /// Something was typed.
     fn signalled(&mut self, _: usize, queues: &mut Queues) -> Result<(), Broken> {
         self.receive(queues)
-    }
-
-    fn close(&mut self) {
-        if let (ControlFlow::Break(stop), false) = (self.output.finish(), self.has_ended) {
-            (self.end)(stop);
-        }
     }
 }
 

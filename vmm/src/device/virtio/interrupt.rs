@@ -7,30 +7,33 @@ use crate::device::virtio::queue::Broken;
 use crate::device::virtio::registers::{register, status};
 use crate::device::virtio::shown::Shown;
 use crate::error::Error;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use crate::sys::event;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Bit of InterruptStatus: the device has used a buffer.
 pub const USED_BUFFER: u32 = 1;
 /// Bit of InterruptStatus: the device's configuration or status has changed.
 pub const CONFIG_CHANGE: u32 = 2;
 
-/// An event descriptor that nobody blocks on.
-pub(crate) fn event() -> Result<EventFd, Error> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::host("making an event descriptor"))
-}
-
 /// Writes to an event descriptor. The one way in which that fails is a full counter, which says as much.
 pub(crate) fn signal(event: &EventFd) {
     let _ = event.write(1);
+}
+
+/// The registers that the device's thread changes, too.
+#[derive(Debug, Default)]
+struct Registers {
+    interrupt: u32,
+    device: u32,
 }
 
 /// A device's interrupt, and the rest of what its thread and the transport share.
 #[derive(Debug)]
 pub struct Interrupt {
     device: &'static str,
-    status: AtomicU32,
-    device_status: AtomicU32,
+    registers: Mutex<Registers>,
     /// The device shall take no further request.
     halted: AtomicBool,
     /// Somebody has been told that the driver broke the rules.
@@ -47,8 +50,7 @@ impl Interrupt {
     pub fn new(device: &'static str) -> Result<Self, Error> {
         Ok(Self {
             device,
-            status: AtomicU32::new(0),
-            device_status: AtomicU32::new(0),
+            registers: Mutex::default(),
             halted: AtomicBool::new(false),
             told: AtomicBool::new(false),
             event: event()?,
@@ -68,17 +70,24 @@ impl Interrupt {
 
     /// InterruptStatus.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+        self.lock().interrupt
     }
 
-    fn show_status(&self) {
-        self.shown.show(register::INTERRUPT_STATUS, || self.status());
+    fn lock(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the registers and shows them, so that nobody sees an older value after a newer one.
+    fn change(&self, change: impl FnOnce(&mut Registers)) {
+        let mut registers = self.lock();
+        change(&mut registers);
+        self.shown.show(register::INTERRUPT_STATUS, registers.interrupt);
+        self.shown.show(register::STATUS, registers.device);
     }
 
     /// InterruptACK: the driver has seen these bits.
     pub fn acknowledge(&self, bits: u32) {
-        self.status.fetch_and(!bits, Ordering::SeqCst);
-        self.show_status();
+        self.change(|registers| registers.interrupt &= !bits);
     }
 
     /// Tells the driver of used buffers.
@@ -92,24 +101,18 @@ impl Interrupt {
         if !self.told.swap(true, Ordering::Relaxed) {
             log::warn!("{}: the driver broke the protocol, and has to reset the device: {why}", self.device);
         }
-        self.device_status.fetch_or(status::DEVICE_NEEDS_RESET, Ordering::SeqCst);
-        self.show_device_status();
+        self.set_device_status(status::DEVICE_NEEDS_RESET);
         self.raise(CONFIG_CHANGE);
     }
 
     /// The status register (section 2.1): the driver's bits, and DEVICE_NEEDS_RESET.
     pub fn device_status(&self) -> u32 {
-        self.device_status.load(Ordering::SeqCst)
+        self.lock().device
     }
 
     /// Sets bits of the status register.
     pub(crate) fn set_device_status(&self, bits: u32) {
-        self.device_status.fetch_or(bits, Ordering::SeqCst);
-        self.show_device_status();
-    }
-
-    fn show_device_status(&self) {
-        self.shown.show(register::STATUS, || self.device_status());
+        self.change(|registers| registers.device |= bits);
     }
 
     /// The device's thread leaves its queues as soon as the request in its hands is done.
@@ -124,17 +127,13 @@ impl Interrupt {
 
     /// As after power-on.
     pub(crate) fn reset(&self) {
-        self.status.store(0, Ordering::SeqCst);
-        self.device_status.store(0, Ordering::SeqCst);
         self.halted.store(false, Ordering::Release);
-        self.show_status();
-        self.show_device_status();
+        self.change(|registers| *registers = Registers::default());
     }
 
     /// The status comes first: the driver reads it in its interrupt handler.
     fn raise(&self, bit: u32) {
-        self.status.fetch_or(bit, Ordering::SeqCst);
-        self.show_status();
+        self.change(|registers| registers.interrupt |= bit);
         signal(&self.event);
     }
 }

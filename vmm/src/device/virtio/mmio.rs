@@ -1,12 +1,13 @@
 //! The MMIO transport, version 2 (virtio 1.2, section 4.2): a page of registers, and the state machine of
 //! device initialisation behind them (section 3.1.1).
 //!
-//! Registers are aligned and 4 bytes wide: any other access reads 0 and writes nothing. What the driver
+//! Registers are aligned and 4 bytes wide: any other access writes nothing, and reads 0 or, where the registers are shown
+//! in memory, what is there. What the driver
 //! writes where it may not (features after FEATURES_OK, a queue that is ready) is ignored, as is a status
 //! that takes bits back; only a write of 0 does that, and resets the device.
 
 use crate::bus::Device;
-use crate::device::virtio::interrupt::{Interrupt, event, signal};
+use crate::device::virtio::interrupt::{Interrupt, signal};
 use crate::device::virtio::queue::{Broken, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
 use crate::device::virtio::worker::Worker;
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::{Gpa, GuestMemory};
 use crate::run::Deadline;
+use crate::sys::event;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -153,7 +155,7 @@ impl Mmio {
         let shown = self.interrupt.shown();
         shown.set(memory, base);
         for offset in (0..CONFIG).step_by(4) {
-            shown.show(offset, || self.read_register(offset));
+            shown.show(offset, self.read_register(offset));
         }
         shown.show_bytes(CONFIG, &self.config);
     }
@@ -161,7 +163,7 @@ impl Mmio {
     /// Shows the registers that what the driver has written may have changed; `interrupt` shows its own.
     fn show_changes(&self) {
         for offset in [register::DEVICE_FEATURES, register::QUEUE_NUM_MAX, register::QUEUE_READY] {
-            self.interrupt.shown().show(offset, || self.read_register(offset));
+            self.interrupt.shown().show(offset, self.read_register(offset));
         }
     }
 

@@ -201,8 +201,12 @@ impl Virtqueue {
         loop {
             self.queue.disable_notification(self.memory.slots())?;
             match self.drain(&mut left, &mut handle)? {
-                // A request may have come in between. Each such look counts as one.
-                Pause::Empty if self.queue.enable_notification(self.memory.slots())? && left > 0 => {
+                // A request may have come in between, of which nobody was told. Each such look counts as one.
+                Pause::Empty if self.queue.enable_notification(self.memory.slots())? => {
+                    if left == 0 {
+                        signal(&self.notifier);
+                        break;
+                    }
                     left = left.saturating_sub(1);
                 }
                 Pause::Empty | Pause::Later | Pause::Halted => break,

@@ -2,12 +2,13 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use crate::bus::Device;
-use crate::device::virtio::interrupt::{Interrupt, event};
+use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::mmio::Mmio;
 use crate::device::virtio::queue::{Answer, Broken, Queues, Virtqueue};
 use crate::device::virtio::registers::{register, status};
 use crate::device::virtio::{Backend, Names, names};
 use crate::memory::{Gpa, GuestMemory};
+use crate::sys::event;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};

@@ -6,16 +6,16 @@
 //! The thread comes with the first driver that is ready. A device that no guest uses costs none.
 
 use crate::device::virtio::Backend;
-use crate::device::virtio::interrupt::{Interrupt, event, signal};
+use crate::device::virtio::interrupt::{Interrupt, signal};
 use crate::device::virtio::queue::{Broken, Queues};
 use crate::error::Error;
+use crate::kickable::Kickable;
 use crate::run::Deadline;
-use crate::sys::{self, Kicker, REPEAT, handle_kicks};
+use crate::sys::event;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -56,16 +56,13 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     notifiers: Vec<Arc<EventFd>>,
     deadline: Deadline,
-    thread: Option<Thread>,
+    running: Option<Running>,
 }
 
-struct Thread {
-    handle: JoinHandle<()>,
+struct Running {
+    thread: Kickable<()>,
+    /// Tells the thread to end.
     end: Arc<EventFd>,
-    /// Disconnected when the thread has nothing more to do.
-    ended: Receiver<()>,
-    /// Set by the thread when it begins.
-    kicker: Arc<OnceLock<Kicker>>,
 }
 
 impl Worker {
@@ -80,7 +77,7 @@ impl Worker {
             shared: Arc::new(Shared { device, interrupt }),
             notifiers,
             deadline: Deadline::default(),
-            thread: None,
+            running: None,
         }
     }
 
@@ -94,8 +91,8 @@ impl Worker {
     /// # Errors
     /// The host has no thread or descriptor left.
     pub(crate) fn activate(&mut self, queues: Queues, features: u64) -> Result<(), Error> {
-        if self.thread.is_none() {
-            self.thread = Some(self.start()?);
+        if self.running.is_none() {
+            self.running = Some(self.start()?);
         }
         let mut device = self.shared.lock();
         device.backend.start(features);
@@ -126,15 +123,14 @@ impl Worker {
                 Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {}
             }
-            if let (Some(thread), Some(_)) = (&self.thread, self.deadline.must_end()) {
-                thread.kick();
+            if let (Some(running), Some(_)) = (&self.running, self.deadline.must_end()) {
+                running.thread.kick();
             }
             thread::sleep(NAP);
         }
     }
 
-    fn start(&self) -> Result<Thread, Error> {
-        handle_kicks().map_err(Error::host("handling the kick signal"))?;
+    fn start(&self) -> Result<Running, Error> {
         let end = Arc::new(event()?);
         let mut manager = EventManager::new().map_err(failed("making an event manager"))?;
         let subscriber = Subscriber {
@@ -149,12 +145,7 @@ impl Worker {
         if let Some(error) = subscriber.failure.take() {
             return Err(failed("waiting for notifications")(error));
         }
-        let kicker = Arc::new(OnceLock::new());
-        let own_kicker = kicker.clone();
-        let (alive, ended) = mpsc::channel();
         let body = move || {
-            let _alive = alive;
-            own_kicker.get_or_init(Kicker::of_this_thread);
             while !manager.subscriber_mut(id).is_ok_and(|subscriber| subscriber.is_over) {
                 if let Err(error) = manager.run() {
                     log::error!("a virtio device no longer gets its notifications: {error}");
@@ -163,23 +154,16 @@ impl Worker {
             }
         };
         let name = self.shared.lock().backend.names().device;
-        let failed = Error::host("starting the thread of a virtio device");
-        let handle = thread::Builder::new().name(name.into()).spawn(body).map_err(failed)?;
-        Ok(Thread { handle, end, ended, kicker })
+        let thread = Kickable::spawn(name, "starting the thread of a virtio device", body)?;
+        Ok(Running { thread, end })
     }
 
     /// Ends the thread when it has finished the request in its hands, and closes the device.
     pub(crate) fn stop(&mut self) {
         self.shared.interrupt.halt();
-        let Some(thread) = self.thread.take() else { return };
-        signal(&thread.end);
-        while thread.ended.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout) {
-            // That somebody has asked for the run's end is no reason: it may be over, with text on its way.
-            if sys::interrupted() || self.deadline.has_passed() {
-                thread.kick();
-            }
-        }
-        if thread.handle.join().is_err() {
+        let Some(running) = self.running.take() else { return };
+        signal(&running.end);
+        if running.thread.join(&self.deadline).is_none() {
             log::error!("the thread of a virtio device panicked; this is a bug of the VMM");
         }
         let mut device = self.shared.lock();
@@ -191,15 +175,6 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-impl Thread {
-    /// Interrupts a write that nobody reads.
-    fn kick(&self) {
-        if let Some(kicker) = self.kicker.get() {
-            kicker.kick();
-        }
     }
 }
 

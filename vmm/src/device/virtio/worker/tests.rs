@@ -9,6 +9,7 @@ use crate::device::virtio::{Block, Console, ConsoleInput, Disk, Mmio};
 use crate::memory::Gpa;
 use crate::output::Output;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::Instant;
 
 #[test]
