@@ -100,11 +100,12 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
         // What is a kernel is booted; also for the sake of the mistake that is told.
         let is_kernel = |word: &OsString| linux::is_kernel(Path::new(word));
         let command = |word| Cli::try_parse_from(with(word)).map(|cli| cli.command);
-        let boots = match (command("boot"), command("run")) {
+        let boots = || match (command("boot"), command("run")) {
             (Ok(Command::Boot(boot)), _) => linux::is_kernel(&boot.kernel),
             (_, Ok(Command::Run(run))) => is_kernel(&run.guest),
-            _ => arguments.iter().skip(place).any(is_kernel),
+            _ => true,
         };
+        let boots = arguments.iter().skip(place).any(is_kernel) && boots();
         arguments = with(if boots { "boot" } else { "run" });
     }
     arguments
