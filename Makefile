@@ -78,10 +78,10 @@ bench: setup ## Boot Linux and read and write its disk next to QEMU's microvm, R
 FUZZ_SECONDS := 30
 
 # The fuzzer's flags are unstable ones, which a stable compiler takes when asked to.
-fuzz: setup ## Fuzz the loader, the window and the rings, each for FUZZ_SECONDS (30)
+fuzz: setup ## Fuzz the loaders, the window, the rings and the disk, each for FUZZ_SECONDS (30)
 	@cargo fuzz --version >/dev/null 2>&1 || \
 		{ echo "make: installing cargo-fuzz"; $(CARGO) install --locked cargo-fuzz; }
-	for target in elf window ring; do \
+	for target in elf window ring kernel virtio; do \
 		mkdir -p fuzz/corpus/$$target && \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 || exit 1; \

@@ -1,0 +1,26 @@
+//! Any file as a Linux kernel: opened, loaded, and given what a kernel is given.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use vmm::boot::linux::{self, Kernel};
+use vmm::memory::{GuestMemory, pc};
+
+/// 16 MiB, so that some kernels fit and some do not.
+const RAM: u64 = 16 << 20;
+
+fn path() -> &'static PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| std::env::temp_dir().join(format!("vmm-fuzz-kernel-{}", std::process::id())))
+}
+
+fuzz_target!(|file: &[u8]| {
+    std::fs::write(path(), file).expect("a temporary file");
+    let _ = linux::is_kernel(path());
+    let Ok(mut kernel) = Kernel::open(path()) else { return };
+    let memory = GuestMemory::new(&pc::ram(RAM)).expect("16 MiB");
+    let Ok(loaded) = kernel.load(&memory, RAM) else { return };
+    assert!(loaded.end <= RAM && loaded.entry.0 >= pc::HIGH_RAM);
+    let _ = linux::write_boot_params(&kernel, loaded, &memory, RAM, Some(path()), "a command line");
+});

@@ -1,0 +1,51 @@
+//! Any rings and descriptors in the hands of a disk: the first KiB or so of the guest's memory is the input.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use virtio_queue::{Queue, QueueT};
+use vmm::device::virtio::interrupt::Interrupt;
+use vmm::device::virtio::queue::{Queues, Virtqueue};
+use vmm::device::virtio::{Backend, Block, Disk};
+use vmm::memory::{Gpa, GuestMemory};
+use vmm_sys_util::eventfd::EventFd;
+
+/// The size of the queue: its table of descriptors is at 0, the driver's ring and the device's follow.
+const SIZE: u16 = 16;
+const DRIVER: u64 = 0x100;
+const DEVICE: u64 = 0x200;
+
+fn image() -> &'static PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("vmm-fuzz-disk-{}", std::process::id()));
+        std::fs::write(&path, [7; 0x4000]).expect("a temporary file");
+        path
+    })
+}
+
+fuzz_target!(|input: &[u8]| {
+    let memory = GuestMemory::new(&[(Gpa(0), 0x8000)]).expect("32 KiB");
+    let Ok(()) = memory.write(Gpa(0), input) else { return };
+    let mut queue = Queue::new(SIZE).expect("a size that there is");
+    queue.set_size(SIZE);
+    queue.try_set_desc_table_address(Gpa(0)).expect("an aligned address");
+    queue.try_set_avail_ring_address(Gpa(DRIVER)).expect("an aligned address");
+    queue.try_set_used_ring_address(Gpa(DEVICE)).expect("an aligned address");
+    queue.set_event_idx(input.first().is_some_and(|byte| byte & 1 == 1));
+    queue.set_ready(true);
+    let interrupt = Arc::new(Interrupt::new("fuzzed").expect("a descriptor"));
+    let notifier = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("a descriptor"));
+    let queue = Virtqueue::new(queue, memory.clone(), interrupt, notifier);
+    let mut queues = Queues::new(vec![Some(queue)]);
+    let mut disk = Block::new(Disk::open(image(), false).expect("the image"));
+    disk.start(input.get(1).map_or(0, |byte| u64::from(*byte) << 8));
+    for _ in 0..4 {
+        if disk.notified(0, &mut queues).is_err() {
+            break;
+        }
+    }
+    disk.close();
+    assert_eq!(std::fs::metadata(image()).expect("the image").len(), 0x4000, "a disk does not grow");
+});
