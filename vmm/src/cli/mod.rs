@@ -67,6 +67,10 @@ enum Command {
     /// Run a guest: its text on stdout; verdict and exits on stderr
     Run(RunArgs),
     /// Boot Linux: its console on stdin and stdout; how it ended and its exits on stderr
+    #[command(after_help = "With a terminal on stdin each key goes to the guest, but for these:
+  Ctrl-A x         end the machine
+  Ctrl-A h         show the keys
+  Ctrl-A Ctrl-A    send Ctrl-A to the guest")]
     Boot(BootArgs),
     /// List the guests that are built in
     Guests,
