@@ -123,7 +123,8 @@ impl Shared<'_> {
         let Done { profile, open_bus } = &mut done;
         let run = || {
             let watchdog = Watchdog { deadline: self.deadline.clone() };
-            let hypercalls = Hypercalls::new(self.output.clone());
+            // A PC has none: its kernel would not know of them.
+            let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
             let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
             let last = (self.devices, (Forward(self.msrs), (Ends, open_bus)));
             let mut chain = (watchdog, (controllers, (hypercalls, (self.msrs, (printer, last)))));

@@ -58,6 +58,10 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
     if header.e_type(endian) != ET_EXEC {
         return refuse("is no executable with fixed addresses: link it with -static -no-pie");
     }
+    // Section 0 may say that there are billions.
+    if header.phnum(endian, data).map_err(unreadable)? > MOST_HEADERS {
+        return refuse("has more than 100000 program headers: link it with fewer");
+    }
     let headers = header.program_headers(endian, data).map_err(unreadable)?;
     if headers.iter().any(|header| header.p_type(endian) == PT_INTERP) {
         return refuse("wants a dynamic linker: link it with -static -no-pie");
@@ -93,6 +97,8 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
     Ok(Layout { segments, entry, is_high })
 }
 
+/// How many program headers are read.
+const MOST_HEADERS: u32 = 100_000;
 /// The first of the virtual addresses that the kernel code model has.
 const LAST_2_GIB: u64 = 0xffff_ffff_8000_0000;
 

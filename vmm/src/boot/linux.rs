@@ -34,6 +34,8 @@ const ENTRY_64: u64 = 0x200;
 const SETUP_HEADER: u64 = 0x1f1;
 /// See [`SETUP_HEADER`].
 const SIGNATURE: (u64, [u8; 4]) = (0x202, *b"HdrS");
+/// Where an ELF64 file says how many program headers it has (`e_phnum`).
+const HEADER_COUNT: u64 = 56;
 /// What a kernel without a setup header takes for a command line, in bytes without its end.
 const COMMAND_LINE_SIZE: u32 = 2047;
 /// E820: RAM.
@@ -195,6 +197,11 @@ fn vmlinux(file: &File, name: &str) -> Result<Kind, ImageError> {
     let mut magic = [0; 4];
     if file.read_exact_at(&mut magic, 0).is_err() || !elf::is_elf(&magic) {
         return refuse("is no Linux kernel: give a vmlinux (ELF64) or a bzImage".into());
+    }
+    // The loader takes the number in the header for what it is, and not for a hint that it is elsewhere.
+    let mut count = [0; 2];
+    if file.read_exact_at(&mut count, HEADER_COUNT).is_ok() && u16::from_le_bytes(count) == u16::MAX {
+        return refuse("has more program headers than a kernel has: is it complete?".into());
     }
     let elf::Layout { segments, entry, .. } = elf::layout(&ReadCache::new(file))?;
     if let Some(low) = segments.iter().find(|segment| segment.start.0 < pc::HIGH_RAM) {

@@ -32,7 +32,7 @@ pub enum ImageError {
         source: io::Error,
     },
     /// The file is a directory, a device, a pipe.
-    #[error("{path} is no regular file: give the file that holds the guest")]
+    #[error("{path} is no regular file: give a plain file")]
     NotAFile {
         /// The file.
         path: String,

@@ -1,12 +1,16 @@
 //! The terminal in raw mode, so that each key goes to the guest, and back to what it was on every way out.
 
+use super::handle;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
+use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the terminal was before. Signal handlers read it.
 static BEFORE: OnceLock<libc::termios> = OnceLock::new();
+/// Its raw mode.
+static MODE: OnceLock<libc::termios> = OnceLock::new();
 /// Whether it is raw now.
 static RAW: AtomicBool = AtomicBool::new(false);
 
@@ -31,14 +35,28 @@ impl RawTerminal {
         };
         BEFORE.get_or_init(|| raw);
         let output = raw.c_oflag;
-        // SAFETY: both take a valid structure; a signal handler that restores the mode finds the old one above.
-        let answer = unsafe {
-            libc::cfmakeraw(&mut raw);
-            raw.c_oflag = output;
-            RAW.store(true, Ordering::SeqCst);
-            libc::tcsetattr(fd, libc::TCSANOW, &raw)
-        };
+        // SAFETY: it takes a valid structure.
+        unsafe { libc::cfmakeraw(&mut raw) };
+        raw.c_oflag = output;
+        let raw = MODE.get_or_init(|| raw);
+        // A shell that has stopped this program has its own mode, and leaves it behind.
+        handle(libc::SIGCONT, on_continue).map_err(io::Error::from_raw_os_error)?;
+        RAW.store(true, Ordering::SeqCst);
+        // SAFETY: it takes a valid structure; a signal handler that restores the mode finds the old one above.
+        let answer = unsafe { libc::tcsetattr(fd, libc::TCSANOW, raw) };
         if answer == 0 { Ok(Self(())) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// The program goes on after it was stopped: raw again, where the terminal is its own.
+extern "C" fn on_continue(_: libc::c_int) {
+    if let Some(raw) = MODE.get().filter(|_| RAW.load(Ordering::SeqCst)) {
+        // SAFETY: calls that handlers may make, on a structure that `enter` has filled.
+        unsafe {
+            if libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() {
+                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw);
+            }
+        }
     }
 }
 
@@ -51,7 +69,15 @@ impl Drop for RawTerminal {
 /// Makes the terminal what it was. Allowed in a signal handler.
 pub(crate) fn restore() {
     if let Some(before) = BEFORE.get().filter(|_| RAW.swap(false, Ordering::SeqCst)) {
-        // SAFETY: the structure was filled by `enter`; the call is one that handlers may make.
-        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, before) };
+        // SAFETY: the structures are filled, one of them by `enter`; the calls are ones that handlers may make. A
+        // program in the background would be stopped for it (SIGTTOU), instead of ending.
+        unsafe {
+            let (mut stop, mut mask): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
+            libc::sigemptyset(&mut stop);
+            libc::sigaddset(&mut stop, libc::SIGTTOU);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &stop, &mut mask);
+            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, before);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &mask, ptr::null_mut());
+        }
     }
 }

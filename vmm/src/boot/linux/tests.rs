@@ -108,6 +108,14 @@ fn notes_are_left_alone() {
     assert!(Kernel::open(file.path()).unwrap().load(&memory(), RAM).is_ok());
 }
 
+/// Two readers would count its program headers differently.
+#[test]
+fn a_number_of_headers_that_is_elsewhere_is_refused() {
+    let mut kernel = vmlinux(0x100_0000);
+    put(&mut kernel, 56, &[0xff, 0xff]);
+    assert!(refusal(&kernel).contains("more program headers than a kernel has"));
+}
+
 #[test]
 fn what_is_no_kernel_or_not_all_of_one_is_refused() {
     assert!(refusal(b"").contains("is no Linux kernel"));

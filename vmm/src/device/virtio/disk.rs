@@ -36,10 +36,16 @@ impl Disk {
     /// It is not there, cannot be used as a disk, or another machine has it; the sentence says what to do.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
         let refuse = |why: String| Error::Config(format!("the disk image {} {why}", printable(path)));
+        if path.as_os_str().is_empty() {
+            return Err(Error::Config("the disk image has no name: give --disk FILE, or FILE,ro".into()));
+        }
         let mut options = OpenOptions::new();
         // A pipe that nobody writes would keep the program waiting; files do not care.
         options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK);
-        let mut file = options.open(path).map_err(|error| refuse(refusal(&error, read_only)))?;
+        let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Error::host("opening a disk image")(error),
+            _ => refuse(refusal(&error, read_only)),
+        })?;
         let failed = |error: io::Error| refuse(format!("cannot be used: {error}: choose another file"));
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() && !metadata.file_type().is_block_device() {
@@ -158,13 +164,14 @@ const NOT_A_FILE: &str = "is neither a file nor a block device: give a raw image
 
 /// Why an image cannot be opened, and what to do.
 fn refusal(error: &io::Error, read_only: bool) -> String {
-    use io::ErrorKind::{IsADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    use io::ErrorKind::{self, IsADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     match error.kind() {
         NotFound => "is not there: make one (truncate -s 64M FILE), or correct the path".into(),
         IsADirectory => NOT_A_FILE.into(),
         PermissionDenied | ReadOnlyFilesystem if !read_only => {
             format!("cannot be written: {error}: give it read-only (FILE,ro), or allow writing (chmod u+w)")
         }
+        ErrorKind::ExecutableFileBusy => "is a program that runs: give a copy of it".into(),
         // What opening a socket says.
         _ if error.raw_os_error() == Some(libc::ENXIO) => NOT_A_FILE.into(),
         _ => format!("cannot be opened: {error}: see that this user may read it (ls -l)"),
