@@ -105,16 +105,17 @@ impl Output {
 
     /// Hands on what waits for the end of its line. Breaks with the end of the run where that cannot be done.
     pub(crate) fn hand_on_prompt(&self) -> ControlFlow<Stop> {
-        let mut sink = self.lock_in_time().map_or_else(ControlFlow::Break, ControlFlow::Continue)?;
+        let locked = self.lock_until(Deadline::must_give_up);
+        let mut sink = locked.map_or_else(ControlFlow::Break, ControlFlow::Continue)?;
         if let Some(prompt) = &mut sink.prompt {
             prompt.told = false;
         }
-        self.or_lost(sink.hand_on().map_err(stop_of))
+        self.or_lost(sink.hand_on(Deadline::must_give_up).map_err(stop_of))
     }
 
     /// Prints `text`. Breaks with the end of the run where that cannot be done.
     pub fn print(&mut self, text: &[u8]) -> ControlFlow<Stop> {
-        let mut sink = self.or_lost(self.lock_in_time())?;
+        let mut sink = self.or_lost(self.lock_until(Deadline::must_end))?;
         let Some(Limit { of, left }) = sink.limit else {
             return self.or_lost(sink.print(text).map_err(stop_of));
         };
@@ -130,15 +131,19 @@ impl Output {
 
     /// Hands on what still waits for the end of its line. Breaks where that, or any text before, was lost.
     pub(crate) fn finish(&mut self) -> ControlFlow<Stop> {
-        self.or_lost(self.lock().hand_on().map_err(stop_of))?;
+        self.or_lost(self.lock().hand_on(Deadline::must_give_up).map_err(stop_of))?;
         let lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
         lost.map_or(ControlFlow::Continue(()), ControlFlow::Break)
     }
 
-    /// Remembers that text was lost, if it was.
+    /// Remembers that text was lost, if it was. A vCPU that another one has ended in the middle of its words has lost
+    /// nothing that it had said.
     fn or_lost<T>(&self, answer: Result<T, Stop>) -> ControlFlow<Stop, T> {
         answer.map_or_else(
             |stop| {
+                if matches!(stop, Stop::Interrupted) && self.deadline().must_give_up().is_none() {
+                    return ControlFlow::Break(stop);
+                }
                 *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop.clone());
                 ControlFlow::Break(stop)
             },
@@ -150,9 +155,13 @@ impl Output {
         self.0.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sink, unless the run must end before somebody else, whom nobody reads, is done with it. A kick does
-    /// not interrupt the wait for a lock, so this does not wait for it.
-    fn lock_in_time(&self) -> Result<MutexGuard<'_, Sink>, Stop> {
+    fn deadline(&self) -> Deadline {
+        self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The sink, unless `until` says stop before somebody else, whom nobody reads, is done with it. A kick does not
+    /// interrupt the wait for a lock, so this does not wait for it.
+    fn lock_until(&self, until: fn(&Deadline) -> Option<Stop>) -> Result<MutexGuard<'_, Sink>, Stop> {
         /// How long to sleep between two looks.
         const NAP: Duration = Duration::from_micros(50);
         loop {
@@ -161,8 +170,7 @@ impl Output {
                 Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) => {}
             }
-            let deadline = self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(stop) = deadline.must_give_up() {
+            if let Some(stop) = until(&self.deadline()) {
                 return Err(stop);
             }
             thread::sleep(NAP);
@@ -177,7 +185,7 @@ impl Sink {
         }
         self.waiting.extend_from_slice(text);
         if !self.by_lines || text.contains(&b'\n') || self.waiting.len() >= CHUNK {
-            self.hand_on()?;
+            self.hand_on(Deadline::must_end)?;
         }
         if let Some(prompt) = self.prompt.as_mut().filter(|prompt| !prompt.told)
             && !self.waiting.is_empty()
@@ -188,8 +196,9 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes all that waits. What cannot be written is dropped: the run ends for it.
-    fn hand_on(&mut self) -> io::Result<()> {
+    /// Writes all that waits, unless `until` says stop when a kick interrupts that. What cannot be written is dropped:
+    /// the run ends for it.
+    fn hand_on(&mut self, until: fn(&Deadline) -> Option<Stop>) -> io::Result<()> {
         let text = std::mem::take(&mut self.waiting);
         let mut rest = text.as_slice();
         while !rest.is_empty() {
@@ -203,7 +212,7 @@ impl Sink {
                     if error.kind() == io::ErrorKind::WouldBlock {
                         thread::sleep(REPEAT);
                     }
-                    if let Some(stop) = self.deadline.must_give_up() {
+                    if let Some(stop) = until(&self.deadline) {
                         return Err(io::Error::other(Stopped(stop)));
                     }
                 }
