@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: a test that needs KVM, a program that cannot hang, an ELF file.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod kernels;
+
 use guest::{End, Guest};
 use libtest_mimic::{Completion, Failed, Trial};
 use std::fs;

@@ -26,6 +26,6 @@ need_kernel() {
     [ ! -e "$kernel/done" ] || return 0
     say "fetching $package"
     rm -rf "$kernel"; mkdir -p "$kernel"
-    (cd "$kernel" && apt-get download "$package" >/dev/null && dpkg -x ./*.deb . && rm ./*.deb)
+    (cd "$kernel" && apt-get -o APT::Sandbox::User=root download "$package" >/dev/null && dpkg -x ./*.deb . && rm ./*.deb)
     touch "$kernel/done"
 }

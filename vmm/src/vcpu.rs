@@ -7,27 +7,25 @@
 //! Linux `Documentation/virt/kvm/api.rst`, section 5.
 #![allow(unsafe_code)]
 
+mod decode;
+
 use crate::controller::VcpuState;
 use crate::error::Error;
-use crate::exit::{Exit, Instruction};
-use crate::hypercall;
+use crate::exit::Exit;
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::modes::{self, Mode, Place};
 use crate::msr;
 use crate::stats;
 use crate::sys::{self, Kicker};
 use crate::vm::patiently;
+use decode::{Decoded, Transfer, decode};
 use kvm_bindings::{
-    CpuId, KVM_CAP_SYNC_REGS, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR,
-    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS, Msrs, kvm_msr_entry, kvm_regs,
-    kvm_run, kvm_sregs,
+    CpuId, KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,
+    Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs,
 };
 use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
@@ -67,129 +65,6 @@ enum Pending {
     MmioRead,
     Msr,
     Pio(Transfer),
-}
-
-/// A port I/O exit that is being handed on element by element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Transfer {
-    port: u16,
-    /// Width of an element, in bytes.
-    size: u8,
-    out: bool,
-    count: u32,
-    /// Index of the element that is being handled.
-    index: u32,
-    /// Offset of the elements from the start of `kvm_run`, in bytes.
-    data_offset: u64,
-}
-
-impl Transfer {
-    /// Where the element lies in `kvm_run`.
-    fn place(&self) -> Option<Range<usize>> {
-        let start = usize::try_from(self.data_offset).ok()?;
-        let start = start.checked_add((self.index as usize).checked_mul(self.size.into())?)?;
-        Some(start..start.checked_add(self.size.into())?)
-    }
-
-    /// The element as an exit. `page` is all of `kvm_run`.
-    fn exit(&self, page: &[u8]) -> Exit {
-        let Self { port, size, .. } = *self;
-        if !self.out {
-            return Exit::PioIn { port, size };
-        }
-        let mut data = [0; 4];
-        let element = self.place().and_then(|place| page.get(place)).unwrap_or_default();
-        data.iter_mut().zip(element).for_each(|(to, from)| *to = *from);
-        match u32::from_le_bytes(data) {
-            number if port == hypercall::PORT && size == 4 => Exit::Hypercall { number },
-            data => Exit::PioOut { port, size, data },
-        }
-    }
-
-    /// Stores what the guest reads.
-    fn answer(&self, page: &mut [u8], value: u64) {
-        if let Some(element) = self.place().and_then(|place| page.get_mut(place)) {
-            element.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
-        }
-    }
-
-    /// The element after this one.
-    fn next(self) -> Option<Self> {
-        let index = self.index.checked_add(1)?;
-        (index < self.count).then_some(Self { index, ..self })
-    }
-}
-
-/// What was read out of `kvm_run`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decoded {
-    Exit(Exit),
-    /// Port I/O, whose elements lie elsewhere in the mapping.
-    Pio(Transfer),
-}
-
-/// Reads an exit out of `kvm_run`.
-fn decode(run: &kvm_run) -> Decoded {
-    // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
-    // and all are plain integers, valid with any bits.
-    let details = &run.__bindgen_anon_1;
-    let exit = match run.exit_reason {
-        KVM_EXIT_IO => {
-            // SAFETY: see above.
-            let io = unsafe { details.io };
-            let transfer = Transfer {
-                port: io.port,
-                size: io.size,
-                out: u32::from(io.direction) == KVM_EXIT_IO_OUT,
-                count: io.count,
-                index: 0,
-                data_offset: io.data_offset,
-            };
-            return Decoded::Pio(transfer);
-        }
-        KVM_EXIT_MMIO => {
-            // SAFETY: see above.
-            let mmio = unsafe { details.mmio };
-            let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
-            if mmio.is_write == 0 {
-                return Decoded::Exit(Exit::MmioRead { address, size });
-            }
-            let mut data = [0; 8];
-            data.iter_mut().zip(mmio.data).take(size.into()).for_each(|(to, from)| *to = from);
-            Exit::MmioWrite { address, size, data: u64::from_le_bytes(data) }
-        }
-        KVM_EXIT_X86_RDMSR => {
-            // SAFETY: see above.
-            Exit::RdMsr { index: unsafe { details.msr }.index }
-        }
-        KVM_EXIT_X86_WRMSR => {
-            // SAFETY: see above.
-            let msr = unsafe { details.msr };
-            Exit::WrMsr { index: msr.index, data: msr.data }
-        }
-        KVM_EXIT_HLT => Exit::Hlt,
-        KVM_EXIT_SHUTDOWN => Exit::Shutdown,
-        KVM_EXIT_FAIL_ENTRY => {
-            // SAFETY: see above.
-            Exit::FailedEntry { reason: unsafe { details.fail_entry }.hardware_entry_failure_reason }
-        }
-        // SAFETY: see above.
-        KVM_EXIT_INTERNAL_ERROR if unsafe { details.internal }.suberror == KVM_INTERNAL_ERROR_EMULATION => {
-            // SAFETY: see above; the two layouts begin alike, and `ndata` says how much of this one is there.
-            let failure = unsafe { details.emulation_failure };
-            let has_bytes =
-                failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
-            if failure.ndata < 1 || !has_bytes {
-                return Decoded::Exit(Exit::EmulationFailure(Instruction::default()));
-            }
-            // SAFETY: see above; the flag says that this part is filled.
-            let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-            let len = usize::from(bytes.insn_size);
-            Exit::EmulationFailure(Instruction::new(bytes.insn_bytes.get(..len).unwrap_or(&bytes.insn_bytes)))
-        }
-        reason => Exit::Other(reason),
-    };
-    Decoded::Exit(exit)
 }
 
 /// Where a vCPU is in its guest.
@@ -483,4 +358,14 @@ impl Vcpu for KvmVcpu {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_reads_as_one_would_say_it() {
+        let at = |mode, cs, rip| Location::At { mode, cs, rip }.to_string();
+        assert_eq!(at(Mode::Real, 0, 0x1003), "in real mode at 0000:1003");
+        assert_eq!(at(Mode::Protected, 8, 0x1001), "in protected mode at 0008:00001001");
+        assert_eq!(at(Mode::Long, 8, 0x1001), "in long mode at 0x1001");
+    }
+}

@@ -128,11 +128,3 @@ fn the_other_reasons() {
     assert_eq!(reason(KVM_EXIT_INTERNAL_ERROR), Exit::Other(KVM_EXIT_INTERNAL_ERROR));
     assert_eq!(reason(4711), Exit::Other(4711));
 }
-
-#[test]
-fn a_location_reads_as_one_would_say_it() {
-    let at = |mode, cs, rip| Location::At { mode, cs, rip }.to_string();
-    assert_eq!(at(Mode::Real, 0, 0x1003), "in real mode at 0000:1003");
-    assert_eq!(at(Mode::Protected, 8, 0x1001), "in protected mode at 0008:00001001");
-    assert_eq!(at(Mode::Long, 8, 0x1001), "in long mode at 0x1001");
-}

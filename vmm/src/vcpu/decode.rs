@@ -1,0 +1,136 @@
+//! From `kvm_run` to an exit, and from string I/O to its elements.
+
+use crate::exit::{Exit, Instruction};
+use crate::hypercall;
+use kvm_bindings::{
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_run,
+};
+use std::ops::Range;
+
+/// A port I/O exit that is being handed on element by element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) port: u16,
+    /// Width of an element, in bytes.
+    pub(super) size: u8,
+    pub(super) out: bool,
+    pub(super) count: u32,
+    /// Index of the element that is being handled.
+    pub(super) index: u32,
+    /// Offset of the elements from the start of `kvm_run`, in bytes.
+    pub(super) data_offset: u64,
+}
+
+impl Transfer {
+    /// Where the element lies in `kvm_run`.
+    fn place(&self) -> Option<Range<usize>> {
+        let start = usize::try_from(self.data_offset).ok()?;
+        let start = start.checked_add((self.index as usize).checked_mul(self.size.into())?)?;
+        Some(start..start.checked_add(self.size.into())?)
+    }
+
+    /// The element as an exit. `page` is all of `kvm_run`.
+    pub(super) fn exit(&self, page: &[u8]) -> Exit {
+        let Self { port, size, .. } = *self;
+        if !self.out {
+            return Exit::PioIn { port, size };
+        }
+        let mut data = [0; 4];
+        let element = self.place().and_then(|place| page.get(place)).unwrap_or_default();
+        data.iter_mut().zip(element).for_each(|(to, from)| *to = *from);
+        match u32::from_le_bytes(data) {
+            number if port == hypercall::PORT && size == 4 => Exit::Hypercall { number },
+            data => Exit::PioOut { port, size, data },
+        }
+    }
+
+    /// Stores what the guest reads.
+    pub(super) fn answer(&self, page: &mut [u8], value: u64) {
+        if let Some(element) = self.place().and_then(|place| page.get_mut(place)) {
+            element.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+        }
+    }
+
+    /// The element after this one.
+    pub(super) fn next(self) -> Option<Self> {
+        let index = self.index.checked_add(1)?;
+        (index < self.count).then_some(Self { index, ..self })
+    }
+}
+
+/// What was read out of `kvm_run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decoded {
+    Exit(Exit),
+    /// Port I/O, whose elements lie elsewhere in the mapping.
+    Pio(Transfer),
+}
+
+/// Reads an exit out of `kvm_run`.
+pub(super) fn decode(run: &kvm_run) -> Decoded {
+    // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
+    // and all are plain integers, valid with any bits.
+    let details = &run.__bindgen_anon_1;
+    let exit = match run.exit_reason {
+        KVM_EXIT_IO => {
+            // SAFETY: see above.
+            let io = unsafe { details.io };
+            let transfer = Transfer {
+                port: io.port,
+                size: io.size,
+                out: u32::from(io.direction) == KVM_EXIT_IO_OUT,
+                count: io.count,
+                index: 0,
+                data_offset: io.data_offset,
+            };
+            return Decoded::Pio(transfer);
+        }
+        KVM_EXIT_MMIO => {
+            // SAFETY: see above.
+            let mmio = unsafe { details.mmio };
+            let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
+            if mmio.is_write == 0 {
+                return Decoded::Exit(Exit::MmioRead { address, size });
+            }
+            let mut data = [0; 8];
+            data.iter_mut().zip(mmio.data).take(size.into()).for_each(|(to, from)| *to = from);
+            Exit::MmioWrite { address, size, data: u64::from_le_bytes(data) }
+        }
+        KVM_EXIT_X86_RDMSR => {
+            // SAFETY: see above.
+            Exit::RdMsr { index: unsafe { details.msr }.index }
+        }
+        KVM_EXIT_X86_WRMSR => {
+            // SAFETY: see above.
+            let msr = unsafe { details.msr };
+            Exit::WrMsr { index: msr.index, data: msr.data }
+        }
+        KVM_EXIT_HLT => Exit::Hlt,
+        KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+        KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: see above.
+            Exit::FailedEntry { reason: unsafe { details.fail_entry }.hardware_entry_failure_reason }
+        }
+        // SAFETY: see above.
+        KVM_EXIT_INTERNAL_ERROR if unsafe { details.internal }.suberror == KVM_INTERNAL_ERROR_EMULATION => {
+            // SAFETY: see above; the two layouts begin alike, and `ndata` says how much of this one is there.
+            let failure = unsafe { details.emulation_failure };
+            let has_bytes =
+                failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
+            if failure.ndata < 1 || !has_bytes {
+                return Decoded::Exit(Exit::EmulationFailure(Instruction::default()));
+            }
+            // SAFETY: see above; the flag says that this part is filled.
+            let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+            let len = usize::from(bytes.insn_size);
+            Exit::EmulationFailure(Instruction::new(bytes.insn_bytes.get(..len).unwrap_or(&bytes.insn_bytes)))
+        }
+        reason => Exit::Other(reason),
+    };
+    Decoded::Exit(exit)
+}
+
+#[cfg(test)]
+mod tests;
