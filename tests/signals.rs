@@ -168,6 +168,7 @@ fn interrupted_flush() {
     let mut command = vmm(&[&guest, "--timeout", "0"]);
     command.stdin(Stdio::null()).stdout(OwnedFd::from(full)).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
+    support::wait_for_handlers(&child);
     thread::sleep(Duration::from_millis(500));
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let started = Instant::now();

@@ -121,6 +121,22 @@ pub fn wait(child: &mut Child) -> i32 {
     }
 }
 
+/// Waits until a program handles SIGTERM, for half a minute at most.
+pub fn wait_for_handlers(child: &Child) {
+    const TERM: u64 = 1 << 14;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(30) {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        if caught.is_some_and(|mask| mask & TERM != 0) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("the program handles no signals");
+}
+
 /// The `vmm` program with these arguments, its output captured.
 pub fn vmm(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));

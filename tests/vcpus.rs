@@ -112,7 +112,10 @@ fn signals() {
     let parked = files.write("parked", &[0x85, 0xff, 0x75, 0xfe, 0xf4]);
     for guest in [looping, parked] {
         for signal in ["TERM", "HUP"] {
-            let line = "\"$0\" \"$1@0x1000:32\" --cpus 3 --timeout 50 & sleep 0.5; kill -$2 $!; wait $!";
+            // Once it handles the signals, and a while later, when its vCPUs run.
+            let line = "\"$0\" \"$1@0x1000:32\" --cpus 3 --timeout 50 & \
+                until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$!/status; do sleep 0.1; done; \
+                sleep 0.5; kill -$2 $!; wait $!";
             let started = Instant::now();
             let ran = shell(line, &[&guest, signal]);
             assert_eq!(ran.status, 117, "{guest} {signal}: {}", ran.stderr);
@@ -166,6 +169,7 @@ fn signal_while_stalled() {
         let mut command = vmm(&[&guest, "--cpus", cpus, "--timeout", "0"]);
         let mut child =
             command.stdin(Stdio::null()).stdout(OwnedFd::from(full)).stderr(Stdio::null()).spawn().unwrap();
+        support::wait_for_handlers(&child);
         thread::sleep(Duration::from_millis(500));
         assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
         let started = Instant::now();
