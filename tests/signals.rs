@@ -32,7 +32,8 @@ fn main() -> ExitCode {
 
 fn kick_without_reason() {
     let line = "mkfifo \"$2\"; (sleep 1; echo late) >\"$2\" & \
-        \"$0\" simvirtio-upper --transport \"$1\" <\"$2\" & sleep 0.4; kill -USR1 $!; wait $!";
+        \"$0\" simvirtio-upper --transport \"$1\" <\"$2\" & \
+        until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$!/status; do sleep 0.1; done; sleep 0.4; kill -USR1 $!; wait $!";
     for transport in ["exit", "polling"] {
         let files = Files::new();
         let fifo = files.0.path().join("fifo");
@@ -43,7 +44,8 @@ fn kick_without_reason() {
 
 fn interrupted_wait() {
     let line = "mkfifo \"$2\"; sleep 20 >\"$2\" & writer=$!; \
-        \"$0\" simvirtio-upper --transport \"$1\" --timeout 0 <\"$2\" & sleep 0.5; kill -TERM $!; wait $!; \
+        \"$0\" simvirtio-upper --transport \"$1\" --timeout 0 <\"$2\" & \
+        until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$!/status; do sleep 0.1; done; sleep 0.5; kill -TERM $!; wait $!; \
         status=$?; kill $writer; exit $status";
     for transport in ["exit", "polling"] {
         let files = Files::new();
@@ -101,6 +103,7 @@ fn interrupted_write() {
         command.stdin(Stdio::piped()).stdout(OwnedFd::from(full)).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         child.stdin.as_mut().unwrap().write_all(b"x\n").unwrap();
+        support::wait_for_handlers(&child);
         thread::sleep(Duration::from_millis(500));
         let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         assert!(killed.unwrap().success());
