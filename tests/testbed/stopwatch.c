@@ -1,8 +1,8 @@
-// stopwatch [-m MEGABYTES] [-f FILE]... [-o OUTPUT] TEXT COMMAND [ARGUMENT]...
+// stopwatch [-t SECONDS] [-m MEGABYTES] [-f FILE]... [-o OUTPUT] TEXT COMMAND [ARGUMENT]...
 //
 // Runs a command until TEXT is in its standard output, and kills it. Prints the milliseconds from its start to that
 // moment, and the number in each FILE as it was then, on one line. -m touches and frees so much memory first, which
-// is not counted; -o keeps the output. Exit status 1 where the text did not come within 120 seconds.
+// is not counted; -o keeps the output. Exit status 1 where the text did not come within 120 seconds, or those of -t.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
@@ -34,8 +34,10 @@ int main(int count, char **arguments)
 {
     const char *files[8], *keep = NULL;
     int nfiles = 0, option;
-    while ((option = getopt(count, arguments, "+m:f:o:")) != -1) {
-        if (option == 'm') touch((size_t)atol(optarg) << 20);
+    double limit = 120;
+    while ((option = getopt(count, arguments, "+t:m:f:o:")) != -1) {
+        if (option == 't') limit = atof(optarg);
+        else if (option == 'm') touch((size_t)atol(optarg) << 20);
         else if (option == 'f' && nfiles < 8) files[nfiles++] = optarg;
         else if (option == 'o') keep = optarg;
         else return 2;
@@ -62,7 +64,10 @@ int main(int count, char **arguments)
     static char buffer[1 << 16];
     size_t length = strlen(text), held = 0;
     struct pollfd ready = {.fd = ends[0], .events = POLLIN};
-    while (!found && poll(&ready, 1, 120000 - (int)(now() - started)) > 0) {
+    while (!found) {
+        // A negative number would be no limit at all.
+        double left = limit * 1e3 - (now() - started);
+        if (left <= 0 || poll(&ready, 1, (int)left) <= 0) break;
         ssize_t got = read(ends[0], buffer + held, sizeof buffer - held);
         if (got <= 0) break;
         if (write(output, buffer + held, got) != got) return 2;
