@@ -73,7 +73,7 @@ testbed: setup ## Run the tests, the grades and Linux on a second KVM host: kvm_
 ROUNDS := 3
 
 bench: setup ## Boot Linux, use its disk, next to QEMU's microvm, ROUNDS (3) times, in the testbed; TINY=1 builds a tiny kernel too
-	@[ -z "$(TINY)" ] || tests/testbed/tiny-kernel
+	@[ -z "$(TINY)" ] || tests/testbed/tiny-kernel >/dev/null
 	@tests/testbed/run bench $(ROUNDS)
 
 FUZZ_SECONDS := 30
