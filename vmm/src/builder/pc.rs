@@ -126,16 +126,10 @@ impl Builder {
             }
         }
         (self.cpuid, self.irqchip) = (true, true);
-        let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, place| match place.index {
-            0 => {
-                vcpu.set_boot_msrs();
-                vcpu.set_linux(loaded.entry)
-            }
+        let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, place| {
+            vcpu.set_boot_msrs();
             // The first one starts the others.
-            _ => {
-                vcpu.set_boot_msrs();
-                Ok(())
-            }
+            if place.index == 0 { vcpu.set_linux(loaded.entry) } else { Ok(()) }
         })?;
         timeline.mark(Event::VmReady);
         let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
