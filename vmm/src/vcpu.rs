@@ -91,6 +91,7 @@ impl fmt::Display for Location {
                 write!(f, "in protected mode at {cs:04x}:{rip:08x}")
             }
             Self::At { mode: Mode::Long, rip, .. } => write!(f, "in long mode at {rip:#x}"),
+            Self::At { mode: Mode::User, rip, .. } => write!(f, "in long mode, ring 3, at {rip:#x}"),
             Self::Reset => {
                 f.write_str("at an unknown place, since this host resets a CPU that triple-faults")
             }
@@ -192,6 +193,7 @@ impl KvmVcpu {
         let mode = match (protected, long) {
             (false, _) => Mode::Real,
             (true, false) => Mode::Protected,
+            (true, true) if cs & 3 == 3 => Mode::User,
             (true, true) => Mode::Long,
         };
         Ok(Location::At { mode, cs, rip })
@@ -367,5 +369,6 @@ mod tests {
         assert_eq!(at(Mode::Real, 0, 0x1003), "in real mode at 0000:1003");
         assert_eq!(at(Mode::Protected, 8, 0x1001), "in protected mode at 0008:00001001");
         assert_eq!(at(Mode::Long, 8, 0x1001), "in long mode at 0x1001");
+        assert_eq!(at(Mode::User, 0x1b, 0x1001), "in long mode, ring 3, at 0x1001");
     }
 }

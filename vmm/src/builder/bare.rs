@@ -8,7 +8,7 @@ use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::Error;
 use crate::input::Input;
 use crate::machine::{Background, Machine};
-use crate::memory::{self, Gpa, GuestMemory, Map, TABLES, TABLES_SIZE};
+use crate::memory::{self, Gpa, GuestMemory, Map, PAGE_TABLES, TABLES, TABLES_SIZE, TASK_STATE};
 use crate::modes::{self, Mode};
 use crate::msr;
 use crate::vm::create_vm;
@@ -143,12 +143,15 @@ fn warn_of_overlaps(image: &Image, map: Map) {
     }
 }
 
-/// The GDT, and in long mode the page tables after it.
+/// The GDT, in long mode the page tables after it, and in ring 3 the task state after those.
 fn write_tables(memory: &GuestMemory, mode: Mode) -> Result<(), Error> {
     memory.write(TABLES, &modes::bytes(&modes::gdt(mode)))?;
-    if mode == Mode::Long {
-        let tables = Gpa(TABLES.0 + memory::PAGE);
-        memory.write(tables, &modes::bytes(&modes::identity_map(tables)))?;
+    match mode {
+        Mode::Real | Mode::Protected => Ok(()),
+        Mode::Long => memory.write(PAGE_TABLES, &modes::bytes(&modes::identity_map(PAGE_TABLES))),
+        Mode::User => {
+            memory.write(PAGE_TABLES, &modes::bytes(&modes::user_identity_map(PAGE_TABLES)))?;
+            memory.write(TASK_STATE, &modes::task_state())
+        }
     }
-    Ok(())
 }

@@ -16,7 +16,8 @@ pub(super) struct RunArgs {
     #[arg(value_name = "NAME|FILE")]
     pub(super) guest: OsString,
 
-    /// Mode to enter a flat binary in, or 16, 32, 64 [default: real, and long from 1 MiB up]
+    /// Mode to enter a flat binary in, or 16, 32, 64; user64 is long mode in ring 3, also for an ELF file
+    /// [default: real, and long from 1 MiB up]
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
 
@@ -157,6 +158,9 @@ pub(super) enum ModeArg {
     /// 64-bit long mode
     #[value(alias = "64")]
     Long,
+    /// 64-bit long mode, in ring 3: end by port 0xf4, since HLT is for ring 0
+    #[value(name = "user64", aliases = ["user", "ring3"])]
+    User,
 }
 
 impl From<ModeArg> for Mode {
@@ -165,6 +169,7 @@ impl From<ModeArg> for Mode {
             ModeArg::Real => Self::Real,
             ModeArg::Protected => Self::Protected,
             ModeArg::Long => Self::Long,
+            ModeArg::User => Self::User,
         }
     }
 }
