@@ -58,6 +58,7 @@ const PAYLOADS: &[Payload] = &[
     payload("simvirtio-upper-c", "long64/simvirtio_upper.c", "long64.ld"),
     payload("simvirtio-twice", "long64/simvirtio_twice.rs", "long64.ld"),
     payload("simvirtio-reserved", "long64/reserved.asm", "long64.ld"),
+    payload("simvirtio-doorbell", "long64/doorbell.asm", "long64.ld"),
     payload("simvirtio-echo", "long64/echo.asm", "long64.ld"),
     payload("simvirtio-no-wrap", "hostile/no_wrap.asm", "long64.ld"),
     payload("hostile-data-early", "hostile/data_early.asm", "long64.ld"),

@@ -195,6 +195,15 @@ pub const GUESTS: &[Guest] = &[
         ..BASE
     },
     Guest {
+        name: "simvirtio-doorbell",
+        about: "64-bit assembly: rings the doorbell, where a store is no exit by --transport doorbell",
+        image: image!("simvirtio-doorbell"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(15),
+        polling_exits: Some(Exits::Exactly(5)),
+        ..BASE
+    },
+    Guest {
         name: "kev-hypercall",
         about: "prints with one hypercall",
         image: image!("kev-hypercall"),

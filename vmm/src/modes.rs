@@ -27,6 +27,10 @@ pub const CR0_AM: u64 = 1 << 18;
 pub const CR0_PG: u64 = 1 << 31;
 /// CR4: physical address extension, which long mode needs.
 pub const CR4_PAE: u64 = 1 << 5;
+/// RFLAGS: always one.
+const RFLAGS_ONE: u64 = 1 << 1;
+/// RFLAGS: ring 3 may use ports.
+const RFLAGS_IOPL_3: u64 = 3 << 12;
 /// EFER: long mode enable.
 pub const EFER_LME: u64 = 1 << 8;
 /// EFER: long mode active.
@@ -282,12 +286,14 @@ pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: Place) -> kvm_sre
 
 /// The general registers that enter `mode` at `entry`: all zero but for RFLAGS, whose bit 1 is always one,
 /// and the stack pointer. In real mode the stack's segment is zero, so SP = 0 makes it grow down from
-/// 0x1_0000 (of a further vCPU: of its segment). RDI is the vCPU's number, and RSI is how
+/// 0x1_0000 (of a further vCPU: of its segment). In ring 3 IOPL is 3: some hosts look at that and others at the bitmap
+/// of the task state, so it takes both to allow all ports everywhere. RDI is the vCPU's number, and RSI is how
 /// many there are.
 pub fn regs(mode: Mode, entry: Gpa, place: Place) -> kvm_regs {
     let rsp = if mode == Mode::Real { 0 } else { place.stack() };
     let (rdi, rsi) = (place.id.into(), place.of.into());
-    kvm_regs { rip: entry.0, rsp, rflags: 2, rdi, rsi, ..Default::default() }
+    let rflags = if mode == Mode::User { RFLAGS_ONE | RFLAGS_IOPL_3 } else { RFLAGS_ONE };
+    kvm_regs { rip: entry.0, rsp, rflags, rdi, rsi, ..Default::default() }
 }
 
 #[cfg(test)]
@@ -371,7 +377,9 @@ mod tests {
         let long = sregs(Mode::Long, reset, TABLES, Place::ALONE);
         assert_eq!((user.cr0, user.cr3, user.cr4, user.efer), (long.cr0, long.cr3, long.cr4, long.efer));
         assert_eq!(long.tr, reset.tr);
-        assert_eq!(regs(Mode::User, Gpa(0x1000), Place::ALONE), regs(Mode::Long, Gpa(0x1000), Place::ALONE));
+        let [user, long] = [Mode::User, Mode::Long].map(|mode| regs(mode, Gpa(0x1000), Place::ALONE));
+        assert_eq!((user.rflags, long.rflags), (0x3002, 2));
+        assert_eq!(kvm_regs { rflags: 2, ..user }, long);
     }
 
     #[test]

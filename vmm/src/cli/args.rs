@@ -178,6 +178,10 @@ impl From<ModeArg> for Mode {
 pub(super) enum TransportArg {
     /// each access to the device is a VM exit
     Exit,
+    /// the same, but the kernel queues the stores that send, until the next exit
+    Coalesced,
+    /// shared memory, and a host thread that sleeps until the driver rings
+    Doorbell,
     /// shared memory, watched by a host thread
     Polling,
 }
@@ -186,6 +190,8 @@ impl From<TransportArg> for Transport {
     fn from(transport: TransportArg) -> Self {
         match transport {
             TransportArg::Exit => Self::Exit,
+            TransportArg::Coalesced => Self::Coalesced,
+            TransportArg::Doorbell => Self::Doorbell,
             TransportArg::Polling => Self::Polling,
         }
     }
