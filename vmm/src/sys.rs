@@ -75,6 +75,13 @@ pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }
 
+/// The time-stamp counter.
+#[inline]
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction, and Linux lets programs use it.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
 /// The descriptor of `owner`, whose type does not lend it itself.
 pub(crate) fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
     // SAFETY: an owner keeps its descriptor open as long as it lives, which the result does not outlive.

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::modes::{self, Mode, Place};
 use crate::msr;
-use crate::stats;
+use crate::stats::{self, Counters};
 use crate::sys::{self, Kicker};
 use crate::vm::patiently;
 use decode::{Decoded, Transfer, decode};
@@ -59,6 +59,11 @@ pub trait Vcpu: VcpuState {
     /// # Errors
     /// The host cannot run the vCPU.
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error>;
+
+    /// The guest's RIP at the last exit, where it is known at no cost.
+    fn rip(&mut self) -> Option<u64> {
+        None
+    }
 }
 
 /// What the answer to the last exit has to be written to.
@@ -232,12 +237,18 @@ impl KvmVcpu {
         Ok(Location::At { mode, cs, rip })
     }
 
-    /// KVM's own counter `name` of this vCPU; `None` where this kernel has none of that name.
+    /// KVM's own counters of this vCPU.
     ///
     /// # Errors
     /// The kernel does not show its counters.
-    pub fn counter(&self, name: &str) -> io::Result<Option<u64>> {
-        stats::kvm_counter(&self.fd, name)
+    pub fn counters(&self) -> io::Result<Counters> {
+        stats::kvm_counters(&self.fd)
+    }
+
+    /// How fast the guest's time-stamp counter counts, which is the host's unless somebody changes it, in kHz;
+    /// `None` where KVM does not know.
+    pub(crate) fn tsc_khz(&self) -> Option<u32> {
+        self.fd.get_tsc_khz().ok()
     }
 
     /// Runs `body` on this thread with a way to kick this vCPU out of the guest.
@@ -401,6 +412,10 @@ impl Vcpu for KvmVcpu {
             }
             Err(error) => Err(Error::kvm("KVM_RUN")(error)),
         }
+    }
+
+    fn rip(&mut self) -> Option<u64> {
+        self.in_sync.then(|| self.fd.sync_regs().regs.rip)
     }
 }
 

@@ -108,6 +108,7 @@ impl Builder {
         })?;
         let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
         Ok(Machine {
+            clock: self.clock(&vcpus),
             vcpus,
             _vm: vm,
             memory,
@@ -120,7 +121,7 @@ impl Builder {
             msrs: self.msrs,
             kev: self.kev,
             timeout: self.timeout,
-            profile: self.profile,
+            trace: self.trace,
             verify: self.verify,
             kernel_counters: self.kernel_counters,
             output: self.output,

@@ -108,6 +108,7 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         .timeout(arguments.timeout.0)
         .cpuid(cpuid)
         .profile(!arguments.no_profile)
+        .kernel_counters(!arguments.quiet && !arguments.no_profile)
         .verify(arguments.verify || target.promises_result())
         .output(output)
         .output_limit(arguments.output_limit)
