@@ -2,6 +2,7 @@
 
 mod args;
 mod boot;
+mod compare;
 mod doctor;
 mod grade;
 mod guests;
@@ -33,7 +34,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm doctor [--json]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm doctor [--json]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -42,6 +43,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
   vmm guest.elf --timeout 0                an ELF64 executable, for as long as it likes
   vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
   vmm grade kev                            KeV's project 2: a line for each trap
+  vmm compare                              one workload over every transport: what each costs
   vmm smp.elf --cpus 4                     four vCPUs, each on a thread
   vmm bzImage --initrd initrd              Linux, with its console here; Ctrl-A x ends it
   vmm vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda panic=-1\"
@@ -76,12 +78,14 @@ enum Command {
     Guests,
     /// Grade the SO2 assignment, or KeV's project 2 (`grade kev`)
     Grade(grade::GradeArgs),
+    /// Compare the transports: one workload over each, by turns, in ring 0 and ring 3
+    Compare(compare::CompareArgs),
     /// See whether this host can run guests, and what to do where it cannot
     Doctor(doctor::DoctorArgs),
 }
 
 /// What may stand first on the command line; anything else is a guest to run.
-const SUBCOMMANDS: [&str; 6] = ["run", "boot", "guests", "grade", "doctor", "help"];
+const SUBCOMMANDS: [&str; 7] = ["run", "boot", "guests", "grade", "compare", "doctor", "help"];
 
 /// Puts `run` in front of a bare guest, and `boot` where that is a Linux kernel: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -149,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Boot(arguments) => boot::main(&arguments),
         Command::Guests => guests::main(),
         Command::Grade(arguments) => grade::main(&arguments),
+        Command::Compare(arguments) => compare::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
     }
     .into()
