@@ -12,7 +12,7 @@
 //! [`Violation`]: the device is then broken and answers no more. The transports only decide *when*
 //! [`Device::advance`] runs: at each trapped store, or over and over in a polling thread.
 
-use crate::ring::{Consumer, Producer, PushError, Ring, WildIndex};
+use crate::ring::{Batch, Consumer, Producer, Ring, WildIndex};
 use crate::{Memory, abi, table};
 use core::fmt;
 
@@ -20,6 +20,9 @@ use core::fmt;
 pub trait Host {
     /// Takes a byte that the driver sent.
     fn transmit(&mut self, byte: u8);
+    /// The bytes since the last call are all for now: what they cause is to be done before this returns, since the
+    /// driver is told then that they were taken.
+    fn transmitted(&mut self) {}
     /// The next byte for the driver, if there is one now. Must not wait.
     fn receive(&mut self) -> Option<u8>;
 }
@@ -254,19 +257,20 @@ impl Device {
     /// # Errors
     /// The driver broke the protocol. The device is [`State::Broken`] from then on, and does nothing.
     pub fn advance(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
-        // Each byte takes a round, and so does each change of driver_status around them.
-        let most = self.max_queue_len.saturating_add(2);
-        for done in 0..most {
+        // The queue's bytes, and the changes of driver_status around them.
+        let most = u32::from(self.max_queue_len).saturating_add(2);
+        let mut done: u32 = 0;
+        while done < most {
             if self.state == State::Broken {
                 return Ok(done > 0);
             }
-            match self.round(memory, host) {
-                Ok(true) => {}
-                Ok(false) => {
+            match self.round(memory, host, most.saturating_sub(done)) {
+                Ok(0) => {
                     let delivered =
                         self.deliver(memory, host).map_err(|found| self.violated(memory, found))?;
                     return Ok(delivered || done > 0);
                 }
+                Ok(more) => done = done.saturating_add(more),
                 Err(violation) => return Err(self.violated(memory, violation)),
             }
         }
@@ -319,41 +323,51 @@ impl Device {
 
     /// Puts what the host has into the RX queue, until one of them is at its end.
     fn deliver(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
-        let mut delivered = false;
         if self.state != State::Ready {
-            return Ok(delivered);
+            return Ok(false);
         }
-        for _ in 0..self.max_queue_len {
-            if self.rx.is_full(memory).map_err(wild_rx)? {
-                break;
-            }
+        let mut space = self.rx.space(memory).map_err(wild_rx)?;
+        let mut delivered: u64 = 0;
+        while !space.is_full() {
             let Some(byte) = host.receive() else { break };
-            match self.rx.push(memory, byte) {
-                Ok(()) => {}
-                // The driver moved its tail back in between, and this byte is lost to it.
-                Err(PushError::Full) => break,
-                Err(PushError::Wild(wild)) => return Err(wild_rx(wild)),
-            }
-            self.history.delivered = self.history.delivered.saturating_add(1);
-            delivered = true;
+            space.put(memory, byte);
+            delivered = delivered.saturating_add(1);
         }
-        Ok(delivered)
+        if delivered > 0 {
+            self.rx.publish(memory, &space);
+        }
+        self.history.delivered = self.history.delivered.saturating_add(delivered);
+        Ok(delivered > 0)
     }
 
-    /// One byte of the TX queue, or one change of driver_status; `false` where there was neither.
-    fn round(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
-        let byte = self.pending(memory)?;
+    /// What is on the TX queue, or one change of driver_status. Commands are taken one at a time, and data as much as
+    /// is there, up to `most` bytes. Returns how many bytes and changes there were.
+    fn round(&mut self, memory: &impl Memory, host: &mut impl Host, most: u32) -> Result<u32, Violation> {
+        let mut batch = self.pending(memory, most)?;
         let driver_status = self.driver_status(memory)?;
-        let moved = self.follow(driver_status, byte.is_none(), memory)?;
-        let Some(byte) = byte else { return Ok(moved) };
-        self.take(byte, driver_status, memory, host)?;
-        self.tx.release(memory);
-        Ok(true)
+        let moved = self.follow(driver_status, batch.is_empty(), memory)?;
+        let Some(first) = batch.next(memory) else { return Ok(moved.into()) };
+        let mut taken: u32 = 1;
+        if self.state == State::Ready {
+            host.transmit(first);
+            while let Some(data) = batch.next(memory) {
+                host.transmit(data);
+                taken = taken.saturating_add(1);
+            }
+            host.transmitted();
+            self.history.received = self.history.received.saturating_add(taken.into());
+            // What the host answers at once gets to the driver with the tail, at the price of one.
+            self.deliver(memory, host)?;
+        } else {
+            self.command(first, driver_status, memory)?;
+        }
+        self.tx.release_batch(memory, &batch);
+        Ok(taken)
     }
 
-    /// The next byte on TX, if there is one.
-    fn pending(&self, memory: &impl Memory) -> Result<Option<u8>, Violation> {
-        self.tx.peek(memory).map_err(|wild| Violation::WildIndex { queue: 0, wild })
+    /// What is on TX now.
+    fn pending(&self, memory: &impl Memory, most: u32) -> Result<Batch, Violation> {
+        self.tx.peek_batch(memory, most).map_err(|wild| Violation::WildIndex { queue: 0, wild })
     }
 
     /// The driver's writable fields, checked.
@@ -381,7 +395,7 @@ impl Device {
             // What the driver pushed before it could see this reset is data, also what it pushed between our
             // two loads: hence the second look at the queue.
             (State::Ready, abi::driver_status::ACK) if empty => {
-                if self.pending(memory)?.is_none() {
+                if self.pending(memory, 1)?.is_empty() {
                     self.enter(State::Initial, memory);
                 }
                 Ok(true)
@@ -390,20 +404,10 @@ impl Device {
         }
     }
 
-    /// What a byte on the TX queue does.
-    fn take(
-        &mut self,
-        byte: u8,
-        driver_status: u8,
-        memory: &impl Memory,
-        host: &mut impl Host,
-    ) -> Result<(), Violation> {
+    /// What a byte on the TX queue does before READY.
+    fn command(&mut self, byte: u8, driver_status: u8, memory: &impl Memory) -> Result<(), Violation> {
         use abi::command;
         match (self.state, byte) {
-            (State::Ready, data) => {
-                self.history.received = self.history.received.saturating_add(1);
-                host.transmit(data);
-            }
             (State::Initial | State::Reset | State::Config, command::RESET) => {
                 self.history.resets = self.history.resets.saturating_add(1);
                 self.enter(State::Reset, memory);

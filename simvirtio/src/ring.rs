@@ -142,12 +142,26 @@ impl Producer {
         Ok(())
     }
 
-    /// Whether there is no free slot: one load of tail.
+    /// The slots that are free now: one load of tail. What is put into them is the consumer's with
+    /// [`publish`](Self::publish).
     ///
     /// # Errors
     /// The consumer's index is wild.
-    pub fn is_full(&self, memory: &impl Memory) -> Result<bool, WildIndex> {
-        Ok(self.ring.load_tail(memory)? == self.ring.after(self.head))
+    pub fn space(&self, memory: &impl Memory) -> Result<Space, WildIndex> {
+        let tail = self.ring.load_tail(memory)?;
+        // One slot stays free; and both indices are below the length.
+        let used = match self.head.checked_sub(tail) {
+            Some(used) => used,
+            None => self.head.saturating_add(self.ring.len).saturating_sub(tail),
+        };
+        let left = self.ring.len.saturating_sub(used).saturating_sub(1);
+        Ok(Space { ring: self.ring, at: self.head, left })
+    }
+
+    /// Gives the consumer all that was put into `space`: one store to head.
+    pub fn publish(&mut self, memory: &impl Memory, space: &Space) {
+        self.head = space.at;
+        memory.store_u32(self.ring.head, self.head);
     }
 
     /// The head as it should stand in shared memory.
@@ -201,9 +215,76 @@ impl Consumer {
         memory.store_u32(self.ring.tail, self.tail);
     }
 
+    /// All bytes that are there now, up to `most`: one load of head, then one of each byte that is asked for. As with
+    /// `peek` they stay in the ring, until [`release_batch`](Self::release_batch).
+    ///
+    /// # Errors
+    /// The producer's index is wild.
+    pub fn peek_batch<M: Memory>(&self, memory: &M, most: u32) -> Result<Batch, WildIndex> {
+        let head = self.ring.load_head(memory)?;
+        // Both are below the length, so this is too.
+        let len = match head.checked_sub(self.tail) {
+            Some(len) => len,
+            None => head.saturating_add(self.ring.len).saturating_sub(self.tail),
+        };
+        Ok(Batch { ring: self.ring, at: self.tail, left: len.min(most) })
+    }
+
+    /// Gives the slots of all bytes of a batch back that were taken out of it: one store to tail.
+    pub fn release_batch(&mut self, memory: &impl Memory, batch: &Batch) {
+        self.tail = batch.at;
+        memory.store_u32(self.ring.tail, self.tail);
+    }
+
     /// The tail as it should stand in shared memory.
     pub(crate) fn tail(&self) -> u32 {
         self.tail
+    }
+}
+
+/// Free slots of a ring, filled one by one.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    ring: Ring,
+    at: u32,
+    left: u32,
+}
+
+impl Space {
+    /// Whether all are filled.
+    pub fn is_full(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Fills the next slot: one store. Does nothing where there is none.
+    pub fn put(&mut self, memory: &impl Memory, byte: u8) {
+        if let Some(left) = self.left.checked_sub(1) {
+            memory.store_u8(self.ring.slot(self.at), byte);
+            (self.at, self.left) = (self.ring.after(self.at), left);
+        }
+    }
+}
+
+/// Bytes of a ring, taken one by one.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    ring: Ring,
+    at: u32,
+    left: u32,
+}
+
+impl Batch {
+    /// Whether all were taken.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// The next byte: one load.
+    pub fn next(&mut self, memory: &impl Memory) -> Option<u8> {
+        self.left = self.left.checked_sub(1)?;
+        let byte = memory.load_u8(self.ring.slot(self.at));
+        self.at = self.ring.after(self.at);
+        Some(byte)
     }
 }
 
@@ -297,6 +378,47 @@ mod tests {
         producer.push(&memory, 2).unwrap();
         assert_eq!(memory.load_u32(abi::WINDOW + abi::offset::TX_HEAD), 2);
         assert_eq!(consumer.peek(&memory), Ok(Some(1)));
+    }
+
+    #[test]
+    fn a_batch_is_all_that_was_there_by_one_look_at_the_head() {
+        let (memory, mut producer, mut consumer) = pair(5);
+        for round in 0..20u8 {
+            for byte in 0..4 {
+                producer.push(&memory, round + byte).unwrap();
+            }
+            memory.forget();
+            let mut batch = consumer.peek_batch(&memory, 3).unwrap();
+            let bytes: Vec<u8> = core::iter::from_fn(|| batch.next(&memory)).collect();
+            assert_eq!((bytes, batch.is_empty()), ((round..round + 3).collect(), true));
+            assert!(memory.stores().is_empty(), "they stay in the ring");
+            consumer.release_batch(&memory, &batch);
+            assert_eq!(memory.accesses().len(), 1 + 3 + 1);
+            assert_eq!(consumer.peek(&memory), Ok(Some(round + 3)));
+            consumer.release(&memory);
+            assert!(consumer.peek_batch(&memory, 9).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn space_is_all_but_one_slot_by_one_look_at_the_tail() {
+        let (memory, mut producer, mut consumer) = pair(5);
+        for round in 0..20u8 {
+            memory.forget();
+            let mut space = producer.space(&memory).unwrap();
+            for byte in 0..9 {
+                assert_eq!(space.is_full(), byte >= 4);
+                space.put(&memory, round + byte);
+            }
+            assert_eq!(consumer.peek(&memory), Ok(None), "not the consumer's yet");
+            producer.publish(&memory, &space);
+            assert_eq!(memory.stores().len(), 4 + 1);
+            assert!(producer.space(&memory).unwrap().is_full());
+            for byte in 0..4 {
+                assert_eq!(consumer.peek(&memory), Ok(Some(round + byte)));
+                consumer.release(&memory);
+            }
+        }
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 mod map;
 mod mapping;
 mod transfer;
+mod words;
 
 pub use map::{
     MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc, pc_ram_size,
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use words::Words;
 
 /// Guest memory. Clones share it.
 #[derive(Clone, Debug)]
@@ -29,12 +31,14 @@ pub struct GuestMemory {
     slots: GuestMemoryMmap,
     /// What the slots lie in, unmapped with the last clone.
     _mappings: Arc<Vec<Mapping>>,
+    /// The same slots, for single bytes and words of a ring: a device that polls looks at them all the time.
+    words: Arc<[Words]>,
 }
 
 impl GuestMemory {
     /// No memory at all.
     pub fn none() -> Self {
-        Self { slots: GuestMemoryMmap::new(), _mappings: Arc::default() }
+        Self { slots: GuestMemoryMmap::new(), _mappings: Arc::default(), words: Arc::default() }
     }
 
     /// Maps zeroed memory for each of the slots, given as start and size in bytes.
@@ -64,7 +68,9 @@ impl GuestMemory {
         regions.sort_by_key(|region| region.start_addr());
         let slots = GuestMemoryMmap::from_regions(regions)
             .map_err(|error| Error::Memory { bytes: 0, reason: error.to_string() })?;
-        Ok(Self { slots, _mappings: Arc::new(mappings) })
+        let words = slots.iter().map(|region| Words::new(region.start_addr(), region.as_ptr(), region.len()));
+        let words = words.collect();
+        Ok(Self { slots, _mappings: Arc::new(mappings), words })
     }
 
     /// The slots, for the crates that load kernels and read rings.
@@ -162,18 +168,28 @@ impl GuestMemory {
 }
 
 impl simvirtio::Memory for GuestMemory {
+    #[inline]
     fn load_u8(&self, gpa: u64) -> u8 {
-        self.slots.load(Gpa(gpa), Ordering::Acquire).unwrap_or(u8::MAX)
+        let byte = self.words.iter().find_map(|words| words.byte(gpa));
+        byte.map_or(u8::MAX, |byte| byte.load(Ordering::Acquire))
     }
+    #[inline]
     fn store_u8(&self, gpa: u64, value: u8) {
         // A store where nothing is: an open bus swallows it.
-        let _ = self.slots.store(value, Gpa(gpa), Ordering::Release);
+        if let Some(byte) = self.words.iter().find_map(|words| words.byte(gpa)) {
+            byte.store(value, Ordering::Release);
+        }
     }
+    #[inline]
     fn load_u32(&self, gpa: u64) -> u32 {
-        self.slots.load(Gpa(gpa), Ordering::Acquire).map_or(u32::MAX, u32::from_le)
+        let word = self.words.iter().find_map(|words| words.word(gpa));
+        word.map_or(u32::MAX, |word| u32::from_le(word.load(Ordering::Acquire)))
     }
+    #[inline]
     fn store_u32(&self, gpa: u64, value: u32) {
-        let _ = self.slots.store(value.to_le(), Gpa(gpa), Ordering::Release);
+        if let Some(word) = self.words.iter().find_map(|words| words.word(gpa)) {
+            word.store(value.to_le(), Ordering::Release);
+        }
     }
 }
 

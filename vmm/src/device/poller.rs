@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How many looks without work go by before anything else is done, such as reading the clock.
+const LOOKS: u32 = 32;
 /// For how long without work the poller only pauses.
 const SPIN: Duration = Duration::from_micros(20);
 /// After how long without work it sleeps. In between it yields, since a host may have one CPU.
@@ -124,22 +126,29 @@ fn panicked() -> Error {
 
 /// Runs the device until the run is over, or until the device ends it.
 fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool, deadline: &Deadline) -> ControlFlow<Stop> {
+    let mut looks: u32 = 0;
     let mut idle: Option<Idle> = None;
     while !over.load(Ordering::Acquire) {
         if simvirtio.advance()? {
-            idle = None;
+            (looks, idle) = (0, None);
+            continue;
+        }
+        // The next message may be a moment away: what is not for it waits, the clock too.
+        looks = looks.saturating_add(1);
+        if looks < LOOKS {
+            std::hint::spin_loop();
             continue;
         }
         simvirtio.repair();
         let Some(idle) = &mut idle else {
-            // The queues have just run dry: is there more?
+            // The queues have run dry: is there more?
             let waits = simvirtio.reads() && simvirtio.feed(Some(Duration::ZERO))?;
             let now = Instant::now();
-            idle = Some(Idle { since: now, waits_since: waits.then_some(now) });
+            (looks, idle) = (0, Some(Idle { since: now, waits_since: waits.then_some(now) }));
             continue;
         };
         match idle.since.elapsed() {
-            time if time < SPIN => std::hint::spin_loop(),
+            time if time < SPIN => looks = 0,
             time if time < YIELD => thread::yield_now(),
             _ => {
                 let waits = nap(simvirtio)?;

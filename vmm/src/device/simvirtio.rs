@@ -107,6 +107,8 @@ struct Streams {
     looped: Option<VecDeque<u8>>,
     message: Vec<u8>,
     digest: DefaultHasher,
+    /// What was received and is still to be printed.
+    fresh: Vec<u8>,
     failure: Option<Stop>,
 }
 
@@ -130,9 +132,14 @@ impl Host for Streams {
             }
             return;
         }
-        if self.failure.is_none() {
-            self.failure = self.output.print(&[byte]).break_value();
+        self.fresh.push(byte);
+    }
+
+    fn transmitted(&mut self) {
+        if self.failure.is_none() && !self.fresh.is_empty() {
+            self.failure = self.output.print(&self.fresh).break_value();
         }
+        self.fresh.clear();
     }
 }
 
@@ -149,6 +156,7 @@ impl<M: Memory> Simvirtio<M> {
             looped: None,
             message: Vec::new(),
             digest: DefaultHasher::new(),
+            fresh: Vec::new(),
             failure: None,
         };
         Ok(Self { device, memory, streams })
@@ -165,7 +173,9 @@ impl<M: Memory> Simvirtio<M> {
     /// Does all that there is to do now. Returns whether there was anything.
     pub fn advance(&mut self) -> ControlFlow<Stop, bool> {
         let answer = self.device.advance(&self.memory, &mut self.streams);
-        if let Some(stop) = self.streams.failure.take() {
+        if self.streams.failure.is_some()
+            && let Some(stop) = self.streams.failure.take()
+        {
             return ControlFlow::Break(stop);
         }
         match answer {
