@@ -63,7 +63,9 @@ struct Cli {
     verbose: u8,
 }
 
+// Deferred: only the options of the subcommand that is called are put together.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Run a guest: its text on stdout; verdict and exits on stderr
     Run(RunArgs),
