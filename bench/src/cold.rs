@@ -58,21 +58,25 @@ pub struct ColdResult {
     pub rounds: usize,
     /// The bare program.
     pub bare: Start,
-    /// `vmm run`.
+    /// `vmm run`: the static program where there is one (`make static`), and otherwise the one beside this.
     pub vmm: Start,
+    /// Whether it is the static one.
+    pub is_static: bool,
     /// CPU time of `vmm run` over the bare program's, of the medians.
     pub cpu_ratio: f64,
     /// The same of wall time.
     pub wall_ratio: f64,
 }
 
-/// Starts the `vmm` beside this program and the bare program in turn, so many times each.
+/// Starts `vmm` and the bare program in turn, so many times each.
 ///
 /// # Errors
 /// gcc is missing, or a guest does not end as it should.
 pub fn run(rounds: usize) -> Result<ColdResult, String> {
     let folder = folder()?;
-    let vmm = folder.join("vmm");
+    let (plain, linked) = (folder.join("vmm"), folder.join("vmm-static"));
+    let is_static = linked.exists();
+    let vmm = if is_static { linked } else { plain };
     if !vmm.exists() {
         return Err(format!("{} is not there: build it (cargo build --release -p vmm)", vmm.display()));
     }
@@ -97,6 +101,7 @@ pub fn run(rounds: usize) -> Result<ColdResult, String> {
         rounds,
         bare,
         vmm,
+        is_static,
         cpu_ratio: vmm.cpu.median / bare.cpu.median,
         wall_ratio: vmm.wall.median / bare.wall.median,
     })
