@@ -59,6 +59,7 @@ pub mod probe;
 pub mod profile;
 pub mod report;
 pub mod run;
+pub mod saved;
 mod stats;
 pub mod stdio;
 mod sys;
