@@ -11,7 +11,7 @@ fuzz_target!(|file: &[u8]| {
         assert!(said.lines().count() == 1 && said.chars().count() < 400, "{said}");
         return;
     };
-    assert_eq!(Saved::read(file), Ok(Saved::Profile(profile.clone())));
+    assert_eq!(Saved::read(file), Ok(Saved::Profile(profile.clone().into())));
     let mut written = Vec::new();
     profile.write(&mut written).expect("memory");
     assert_eq!(Profile::read(&written), Ok(profile));

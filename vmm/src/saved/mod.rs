@@ -95,7 +95,7 @@ impl SavedError {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Saved {
     /// A profile.
-    Profile(Profile),
+    Profile(Box<Profile>),
     /// A trace, and how much of it is missing.
     Trace(Trace, Option<Cut>),
 }
@@ -112,7 +112,7 @@ impl Saved {
             return Ok(Self::Trace(trace, cut));
         }
         match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(b'{') => Ok(Self::Profile(Profile::read(bytes)?)),
+            Some(b'{') => Ok(Self::Profile(Profile::read(bytes)?.into())),
             _ => Err(SavedError::Neither),
         }
     }

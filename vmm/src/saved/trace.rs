@@ -23,7 +23,8 @@ pub const MOST_RECORDS: u64 = 4 << 20;
 /// The most bytes of a trailer.
 pub const MOST_TRAILER: u64 = 16 << 20;
 /// The most bytes of a file that is read.
-pub const MAX_SIZE: u64 = HEADER as u64 + MOST_RECORDS * RECORD as u64 + MOST_TRAILER;
+pub const MAX_SIZE: u64 =
+    MOST_RECORDS.saturating_mul(RECORD as u64).saturating_add(HEADER as u64 + MOST_TRAILER);
 
 /// The reasons by their code in the file. Any other has [`OTHER`], and KVM's number in the field of the place.
 pub(super) const CODES: [Reason; 11] = [
@@ -190,7 +191,8 @@ impl Trace {
         match self.write_all(&mut to) {
             Ok(()) => Ok(of),
             Err(source) => {
-                let records = to.taken.saturating_sub(HEADER as u64) / RECORD as u64;
+                let taken = to.taken.saturating_sub(HEADER as u64);
+                let records = taken.checked_div(RECORD as u64).unwrap_or(0);
                 Err(Unfinished { records: records.min(of), of, source })
             }
         }
