@@ -61,6 +61,7 @@ pub mod profile;
 pub mod recorder;
 pub mod report;
 pub mod run;
+pub mod saved;
 pub mod stats;
 pub mod stdio;
 mod sys;

@@ -1,5 +1,6 @@
 //! The options of a run and of a boot, and how their values are read.
 
+use super::measure::ReportArgs;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -76,13 +77,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
-    /// Do not count exits
-    #[arg(long)]
-    pub(super) no_profile: bool,
-
-    /// Of what is said after the run, only the first line
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
 }
 
 #[derive(Debug, Args)]
@@ -137,13 +133,8 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
-    /// Do not count exits
-    #[arg(long)]
-    pub(super) no_profile: bool,
-
-    /// Of what is said after the run, only the first line
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
