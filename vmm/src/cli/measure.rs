@@ -78,17 +78,20 @@ impl<'a> Files<'a> {
         let mut done = Vec::new();
         if let (Some(to), Some(file)) = (self.profile, &self.arguments.profile) {
             match Profile::of_run(name, &ended, report).map(|profile| write_profile(&profile, to)) {
-                Some(Err(error)) => {
-                    failures.push(format!("{error}; the profile is lost, and a file that was there is as it was"))
+                Some(Err(error)) => failures
+                    .push(format!("{error}; the profile is lost, and a file that was there is as it was")),
+                Some(Ok(())) => {
+                    done.push(format!("profile written: see it with `vmm report {}`", printable(&file.0)))
                 }
-                Some(Ok(())) => done.push(format!("profile written: see it with `vmm report {}`", printable(&file.0))),
                 None => {}
             }
         }
         if let (Some(to), Some(path)) = (self.trace, &self.arguments.trace) {
             match Trace::of_run(name, &ended, report).map(|trace| write_trace(&trace, to)) {
                 Some(Err(error)) => failures.push(error),
-                Some(Ok(())) => done.push(format!("trace written: see it with `vmm report {}`", printable(path))),
+                Some(Ok(())) => {
+                    done.push(format!("trace written: see it with `vmm report {}`", printable(path)))
+                }
                 None => {}
             }
         }
