@@ -2,7 +2,7 @@
 
 use super::args::{CpuidArg, RunArgs};
 use super::target::Target;
-use super::{complain, report, say, status};
+use super::{complain, say, status, summary};
 use guest::Map;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -31,7 +31,7 @@ pub fn run_and_report(quiet: bool, run: impl FnOnce(Output) -> Result<(String, R
     if last.load(Ordering::Relaxed) != b'\n' && same_place() {
         say("\n");
     }
-    let text = report::text(&name, &report);
+    let text = summary::text(&name, &report);
     match text.split_inclusive('\n').next() {
         Some(first) if quiet => say(first),
         _ => say(&text),

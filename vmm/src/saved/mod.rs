@@ -13,6 +13,7 @@
 
 pub mod file;
 pub mod profile;
+mod summary;
 pub mod trace;
 
 pub use profile::Profile;
