@@ -3,7 +3,7 @@
 use super::args::{CpuidArg, RunArgs};
 use super::measure::{Files, ReportArgs};
 use super::target::Target;
-use super::{complain, report, say, status};
+use super::{complain, say, status, summary};
 use guest::Map;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -41,7 +41,7 @@ pub fn run_and_report(
     if last.load(Ordering::Relaxed) != b'\n' && same_place() {
         say("\n");
     }
-    let text = report::text(&name, &report);
+    let text = summary::text(&name, &report);
     match text.split_inclusive('\n').next() {
         Some(first) if arguments.quiet => say(first),
         _ => say(&text),

@@ -14,6 +14,7 @@
 pub mod file;
 mod of_run;
 pub mod profile;
+mod summary;
 pub mod trace;
 
 pub use profile::Profile;
