@@ -70,6 +70,7 @@ pub struct Builder {
     memory: Option<u64>,
     transport: Option<Transport>,
     queue_len: Option<u16>,
+    loopback: bool,
     timeout: Option<Duration>,
     cpuid: bool,
     cpuid_changes: Vec<Override>,
@@ -97,6 +98,7 @@ impl Builder {
             memory: None,
             transport: None,
             queue_len: None,
+            loopback: false,
             timeout: Some(Duration::from_secs(10)),
             cpuid: false,
             cpuid_changes: Vec::new(),
@@ -124,7 +126,7 @@ impl Builder {
         self
     }
 
-    /// How SIMVIRTIO is reached. Asking for either transport is asking for the SO2 map.
+    /// How SIMVIRTIO is reached. Asking for a transport is asking for the SO2 map.
     pub fn transport(mut self, transport: Option<Transport>) -> Self {
         self.transport = transport;
         self
@@ -133,6 +135,13 @@ impl Builder {
     /// Length of SIMVIRTIO's queues, in bytes. Asking for one is asking for the SO2 map.
     pub fn queue_len(mut self, queue_len: Option<u16>) -> Self {
         self.queue_len = queue_len;
+        self
+    }
+
+    /// Whether SIMVIRTIO's device gives its driver back what it receives, instead of printing that and reading input.
+    /// It holds 64 KiB; a driver that takes nothing back loses what is beyond.
+    pub fn loopback(mut self, loopback: bool) -> Self {
+        self.loopback = loopback;
         self
     }
 

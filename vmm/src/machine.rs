@@ -5,6 +5,7 @@ use crate::builder::{BoxedController, Builder, Guest};
 use crate::bus::Devices;
 use crate::clock::Clock;
 use crate::controller::{Ends, OpenBus, VcpuState};
+use crate::device::doorbell::Doorbell;
 use crate::device::poller::Poller;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
@@ -40,9 +41,9 @@ use std::time::{Duration, Instant};
 /// What a machine has beside its vCPUs and the devices of the buses.
 pub(crate) enum Background {
     /// SIMVIRTIO's device behind the trapped window, shared with the bus.
-    Trapped(Arc<Mutex<Window>>),
-    /// SIMVIRTIO's device over shared RAM, for the poller.
-    Shared(Box<Simvirtio<GuestMemory>>),
+    Trapped(Transport, Arc<Mutex<Window>>),
+    /// SIMVIRTIO's device over shared RAM, for a thread that polls, or sleeps until the driver rings.
+    Shared(Box<Simvirtio<GuestMemory>>, Option<Arc<Doorbell>>),
     /// The threads of a PC.
     Pc(Pc),
 }
@@ -307,20 +308,23 @@ impl Machine {
             let (Ended { vcpus, culprit }, beside) = match background.take() {
                 None => (run()?, Beside::default()),
                 // The device has acted on each store: nothing is left in the queue.
-                Some(Background::Trapped(window)) => {
+                Some(Background::Trapped(transport, window)) => {
                     let lock = || window.lock().unwrap_or_else(PoisonError::into_inner);
                     lock().set_deadline(deadline);
                     let ran = run()?;
-                    let report = lock().simvirtio().report(Transport::Exit);
+                    let report = lock().simvirtio().report(transport);
                     (ran, Beside { simvirtio: Some(report), ..Default::default() })
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
-                Some(Background::Shared(simvirtio)) => {
-                    let poller = Poller::start(*simvirtio, team.clone(), deadline.clone())?;
+                Some(Background::Shared(simvirtio, doorbell)) => {
+                    let transport = doorbell.as_ref().map_or(Transport::Polling, |_| Transport::Doorbell);
+                    let poller = Poller::start(*simvirtio, doorbell, team.clone(), deadline.clone())?;
                     let ran = run()?;
-                    let (simvirtio, stop) = poller.finish(&deadline)?;
-                    let simvirtio = Some(simvirtio.report(Transport::Polling));
-                    (ran, Beside { stop, simvirtio, boot: None })
+                    let ended = poller.finish(&deadline)?;
+                    let report = ended.simvirtio.report(transport);
+                    let (rings, thread_time) = (ended.rings, Some(ended.thread_time));
+                    let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
+                    (ran, Beside { stop: ended.stop, simvirtio, boot: None })
                 }
                 Some(Background::Pc(pc)) => {
                     let running = pc.start(deadline.clone(), team.clone())?;

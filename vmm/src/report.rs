@@ -36,7 +36,7 @@ impl Verdict {
         let (register, memory) = match mode {
             Mode::Real => (rax & 0xffff, memory & 0xffff),
             Mode::Protected => (rax & 0xffff_ffff, memory & 0xffff_ffff),
-            Mode::Long => (rax, memory & 0xffff_ffff),
+            Mode::Long | Mode::User => (rax, memory & 0xffff_ffff),
         };
         Self { mode, register, memory }
     }
@@ -52,7 +52,7 @@ impl fmt::Display for Verdict {
         let name = match self.mode {
             Mode::Real => "AX",
             Mode::Protected => "EAX",
-            Mode::Long => "RAX",
+            Mode::Long | Mode::User => "RAX",
         };
         write!(f, "{name} = {}, [0x400] = {}", self.register, self.memory)
     }

@@ -2,11 +2,13 @@
 //! waiting for a stream without hanging on it, the terminal in raw mode.
 #![allow(unsafe_code)]
 
+mod clock;
 mod interrupts;
 mod kick;
 pub(crate) mod terminal;
 mod wait;
 
+pub(crate) use clock::thread_cpu_time;
 pub use interrupts::{catch_interrupts, interrupted};
 pub(crate) use kick::{KickTimer, Kicker, REPEAT, handle_kicks, with_kicks};
 pub use terminal::RawTerminal;

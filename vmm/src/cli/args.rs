@@ -17,7 +17,8 @@ pub(super) struct RunArgs {
     #[arg(value_name = "NAME|FILE")]
     pub(super) guest: OsString,
 
-    /// Mode to enter a flat binary in, or 16, 32, 64 [default: real, and long from 1 MiB up]
+    /// Mode to enter a flat binary in, or 16, 32, 64; user64 is long mode in ring 3, also for an ELF file
+    /// [default: real, and long from 1 MiB up]
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
 
@@ -148,6 +149,9 @@ pub(super) enum ModeArg {
     /// 64-bit long mode
     #[value(alias = "64")]
     Long,
+    /// 64-bit long mode, in ring 3: end by port 0xf4, since HLT is for ring 0
+    #[value(name = "user64", aliases = ["user", "ring3"])]
+    User,
 }
 
 impl From<ModeArg> for Mode {
@@ -156,6 +160,7 @@ impl From<ModeArg> for Mode {
             ModeArg::Real => Self::Real,
             ModeArg::Protected => Self::Protected,
             ModeArg::Long => Self::Long,
+            ModeArg::User => Self::User,
         }
     }
 }
@@ -164,6 +169,10 @@ impl From<ModeArg> for Mode {
 pub(super) enum TransportArg {
     /// each access to the device is a VM exit
     Exit,
+    /// the same, but the kernel queues the stores that send, until the next exit
+    Coalesced,
+    /// shared memory, and a host thread that sleeps until the driver rings
+    Doorbell,
     /// shared memory, watched by a host thread
     Polling,
 }
@@ -172,6 +181,8 @@ impl From<TransportArg> for Transport {
     fn from(transport: TransportArg) -> Self {
         match transport {
             TransportArg::Exit => Self::Exit,
+            TransportArg::Coalesced => Self::Coalesced,
+            TransportArg::Doorbell => Self::Doorbell,
             TransportArg::Polling => Self::Polling,
         }
     }

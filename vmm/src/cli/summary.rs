@@ -81,7 +81,7 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
         writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
     }
     if let Some(simvirtio) = &report.simvirtio {
-        write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted))?;
+        write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted | Stop::Exited(0)))?;
     }
     write_open_bus(to, &report.open_bus)?;
     if let Some(boot) = &report.boot {
@@ -194,9 +194,11 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     if history == Default::default() && device.driver_status == 0 && device.state == State::Initial {
         return Ok(());
     }
-    let transport = match device.transport {
-        Transport::Exit => "by exits",
-        Transport::Polling => "by polling",
+    let transport: String = match device.transport {
+        Transport::Exit => "by exits".into(),
+        Transport::Coalesced => "by coalesced exits".into(),
+        Transport::Doorbell => format!("by doorbell (rung {})", times(device.rings)),
+        Transport::Polling => "by polling".into(),
     };
     write!(
         to,
@@ -219,6 +221,11 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     writeln!(to)
 }
 
+/// How often.
+fn times(count: u64) -> String {
+    if count == 1 { "once".into() } else { format!("{count} times") }
+}
+
 /// A line that names what the guest looked for where nobody is.
 fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
     // The widths of an access do not matter here.
@@ -233,10 +240,7 @@ fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
     }
     let sites: Vec<_> = places
         .into_iter()
-        .map(|((reason, address), count)| {
-            let times = if count == 1 { "once".into() } else { format!("{count} times") };
-            format!("{reason} {address:#x} ({times})")
-        })
+        .map(|((reason, address), count)| format!("{reason} {address:#x} ({})", times(count)))
         .collect();
     let named: u64 = open_bus.seen().map(|(_, count)| count).sum();
     if sites.is_empty() {
