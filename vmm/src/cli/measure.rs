@@ -1,6 +1,6 @@
 //! What is told of a run: the options for it, and the files that `--profile` and `--trace` write.
 
-use super::{report, say, status};
+use super::{say, status, summary};
 use clap::Args;
 use std::path::PathBuf;
 use vmm::boot::printable;
@@ -73,7 +73,7 @@ impl<'a> Files<'a> {
     /// Fills the files from a run of the guest of this name, and says on stderr where they are, or what is missing.
     /// Returns `status`, or that of a host's error where there was none before.
     pub fn fill(self, name: &str, report: &Report, status: u8) -> u8 {
-        let ended = report::ending(report);
+        let ended = summary::ending(report);
         let mut failures = Vec::new();
         let mut done = Vec::new();
         if let (Some(to), Some(file)) = (self.profile, &self.arguments.profile) {
