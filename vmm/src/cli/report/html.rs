@@ -124,7 +124,8 @@ pub(super) fn write_bars(to: &mut impl Write, name: &str, bars: &[Bar], whole: u
 /// Bars for the devices that cost most.
 fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result<()> {
     writeln!(to, "<section id=\"time\"><h2>Where the time goes</h2>\n{LEGEND}")?;
-    let sum = |source: &Source| profile::total(&source.summary.machine.in_kvm, &source.summary.machine.in_vmm);
+    let sum =
+        |source: &Source| profile::total(&source.summary.machine.in_kvm, &source.summary.machine.in_vmm);
     let of = |source: &Source| profile::devices(&source.summary.machine.sites);
     match b {
         None => {
@@ -137,7 +138,8 @@ fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result
         Some(b) => {
             let (of_a, of_b) = (of(a), of(b));
             let whole = sum(a).max(sum(b));
-            let mut names: Vec<_> = of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
+            let mut names: Vec<_> =
+                of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
             names.sort_by(|one, next| next.cmp(one));
             let mut known = std::collections::HashSet::new();
             names.retain(|(_, name)| known.insert(*name));
@@ -215,7 +217,11 @@ fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     }
     writeln!(to, "</tbody>\n</table></div>")?;
     if table.len > MOST_ROWS {
-        writeln!(to, "<p class=\"more\">The last {MOST_ROWS} of {}. All are in --format csv.</p>", table.len)?;
+        writeln!(
+            to,
+            "<p class=\"more\">The last {MOST_ROWS} of {}. All are in --format csv.</p>",
+            table.len
+        )?;
     }
     writeln!(to, "</section>")
 }
@@ -248,7 +254,8 @@ mod tests {
     #[test]
     fn the_script_and_the_style_do_not_end_early_and_ask_for_nothing() {
         for part in [STYLE, SCRIPT] {
-            for bad in ["</", "<!--", "http:", "https:", "@import", "fetch(", "innerHTML", "eval(", "XMLHttp"] {
+            for bad in ["</", "<!--", "http:", "https:", "@import", "fetch(", "innerHTML", "eval(", "XMLHttp"]
+            {
                 assert!(!part.contains(bad), "{bad}");
             }
         }

@@ -156,7 +156,8 @@ fn write_strip(to: &mut impl Write, strip: &Strip<'_>, axis: &Axis) -> io::Resul
         to,
         "<div class=\"strip\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" aria-hidden=\"true\">"
     )?;
-    let grid: String = axis.ticks().iter().map(|tick| format!("M{:.1} 0V{HEIGHT}", axis.at(*tick) * WIDTH)).collect();
+    let grid: String =
+        axis.ticks().iter().map(|tick| format!("M{:.1} 0V{HEIGHT}", axis.at(*tick) * WIDTH)).collect();
     write!(to, "<path class=\"grid\" d=\"{grid}\"/>")?;
     let [above, below] = strip.classes;
     for (side, class, up) in [(strip.above, above, -1.0), (strip.below, below, 1.0)] {
