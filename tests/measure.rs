@@ -281,7 +281,7 @@ fn poor_host() {
     let files = Files::new();
     let path = files.write("profile", b"");
     let arguments = ["run", "simvirtio", "--transport", "exit", "--profile", &format!("json={path}")];
-    let slow = liar.run("aea3 -1 -1 5", &arguments);
+    let slow = liar.run("aea3 -1 -1 5 0 9", &arguments);
     assert_eq!(slow.status, 0, "{}", slow.stderr);
     assert!(
         slow.stderr.contains("(CLOCK_MONOTONIC, since KVM does not tell the TSC's speed"),
@@ -292,7 +292,7 @@ fn poor_host() {
     assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (Source::Monotonic, 40));
     assert!(profile.machine.in_kvm.sum > 0 && profile.machine.in_kvm.sum < profile.elapsed_ns);
 
-    let silent = liar.run("aece -1 -1 25", &arguments);
+    let silent = liar.run("aece -1 -1 25 0 9", &arguments);
     assert_eq!(silent.status, 0, "{}", silent.stderr);
     assert!(!silent.stderr.contains("KVM's own count"), "{}", silent.stderr);
     assert_eq!(Profile::read(&fs::read(&path).unwrap()).unwrap().machine.kernel, None);
