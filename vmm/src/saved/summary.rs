@@ -86,9 +86,10 @@ fn lower_bound(value: u64) -> u64 {
 impl Trace {
     /// The exits of the trace by site: a profile of what is in it, of which not all can be known.
     pub fn profile(&self) -> Profile {
-        let devices = self.devices.iter().map(|device| {
-            ((device.reason, Some(device.place), Some(device.width)), device.device.as_str())
-        });
+        let devices = self
+            .devices
+            .iter()
+            .map(|device| ((device.reason, Some(device.place), Some(device.width)), device.device.as_str()));
         let devices = devices.collect();
         let mut machine = Sites::default();
         let mut vcpus: Vec<_> = (0..self.vcpus).map(|_| Sites::default()).collect();

@@ -56,9 +56,15 @@ pub(super) fn view<'a>(a: &Profile, b: &Profile, names: [String; 2], caveats: Ve
         ]
     };
     let [name_a, name_b] = names;
-    let mut facts = vec![("a", "A is", Cell::text(&name_a)), ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns))];
+    let mut facts = vec![
+        ("a", "A is", Cell::text(&name_a)),
+        ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns)),
+    ];
     facts.extend(side("a_exits", "a_in_kvm_ns", "a_in_vmm_ns", a));
-    facts.extend([("b", "B is", Cell::text(&name_b)), ("b_elapsed_ns", "ran for", Cell::Nanoseconds(b.elapsed_ns))]);
+    facts.extend([
+        ("b", "B is", Cell::text(&name_b)),
+        ("b_elapsed_ns", "ran for", Cell::Nanoseconds(b.elapsed_ns)),
+    ]);
     facts.extend(side("b_exits", "b_in_kvm_ns", "b_in_vmm_ns", b));
     let mut notes = vec![
         "A ratio is B over A: below 1, B took less. Sites are matched by reason, place and width.".to_owned(),
@@ -173,7 +179,8 @@ mod tests {
         let b = profile(&[(0xe9, 1, 300), (0x80, 1, 1)]);
         let table = sites(&a, &b);
         let rows: Vec<Vec<_>> = table.rows().map(|row| row.iter().map(Cell::shown).collect()).collect();
-        let known: Vec<_> = rows.iter().map(|row| (row[17].as_str(), row[18].as_str(), row[15].as_str())).collect();
+        let known: Vec<_> =
+            rows.iter().map(|row| (row[17].as_str(), row[18].as_str(), row[15].as_str())).collect();
         assert_eq!(known, [("0xe9", "16", "A"), ("0xe9", "8", ""), ("0x80", "8", "B")]);
         assert_eq!(rows[1][..9], ["2", "2", "0", "50 ns", "150 ns", "x3.00", "100 ns", "300 ns", "x3.00"]);
         assert_eq!(rows[0][..6], ["2", "0", "-2", "2.00 us", "", ""]);

@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("page.js");
 /// Rows of a table that a page has at most: of more, the last.
 pub(super) const MOST_ROWS: usize = 1200;
 /// Tables of so many rows can be filtered.
-const FILTERED: usize = 6;
+const FILTERED: usize = 9;
 /// Devices that have a bar.
 const BARS: usize = 12;
 
@@ -43,7 +43,11 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
         writeln!(to, "<p class=\"subtitle\">{}</p>", escape(&Cell::text(&view.subtitle).shown()))?;
     }
     if !view.headline.is_empty() {
-        writeln!(to, "<p class=\"headline\">{}</p>", escape(&printable_text(&view.headline)))?;
+        writeln!(
+            to,
+            "<p class=\"headline\">{}</p>",
+            escape(&printable_text(&view.headline)).replace(" %", "&nbsp;%")
+        )?;
     }
     writeln!(to, "<dl class=\"facts {}\">", view.kind)?;
     for (_, name, value) in view.facts.iter().filter(|(_, _, value)| *value != Cell::Nothing) {
@@ -71,7 +75,7 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
     }
     writeln!(to, "</footer>")?;
     if let (Saved::Trace(trace, _), None) = (&a.saved, b) {
-        write!(to, "<script type=\"application/json\" id=\"records\">")?;
+        write!(to, "<script type=\"application/json\" id=\"data\">")?;
         timeline::write_data(to, trace)?;
         writeln!(to, "</script>")?;
     }
@@ -124,7 +128,8 @@ pub(super) fn write_bars(to: &mut impl Write, name: &str, bars: &[Bar], whole: u
 /// Bars for the devices that cost most.
 fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result<()> {
     writeln!(to, "<section id=\"time\"><h2>Where the time goes</h2>\n{LEGEND}")?;
-    let sum = |source: &Source| profile::total(&source.summary.machine.in_kvm, &source.summary.machine.in_vmm);
+    let sum =
+        |source: &Source| profile::total(&source.summary.machine.in_kvm, &source.summary.machine.in_vmm);
     let of = |source: &Source| profile::devices(&source.summary.machine.sites);
     match b {
         None => {
@@ -135,9 +140,11 @@ fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result
             write_rest(to, devices.len())?;
         }
         Some(b) => {
+            writeln!(to, "<p class=\"how\">Parts are of the time of the one that took longer.</p>")?;
             let (of_a, of_b) = (of(a), of(b));
             let whole = sum(a).max(sum(b));
-            let mut names: Vec<_> = of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
+            let mut names: Vec<_> =
+                of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
             names.sort_by(|one, next| next.cmp(one));
             let mut known = std::collections::HashSet::new();
             names.retain(|(_, name)| known.insert(*name));
@@ -200,7 +207,11 @@ fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     for column in &columns {
         let class = if column.number { " class=\"number\"" } else { "" };
         // Two columns may have the same head; their groups tell them apart.
-        let label = [column.group, column.head].join(" ");
+        let label = match column.key {
+            "exits_share" => "share of exits".into(),
+            "time_share" => "share of time".into(),
+            _ => [column.group, column.head].join(" "),
+        };
         let label = escape(label.trim());
         write!(to, "<th scope=\"col\"{class} data-label=\"{label}\">{}</th>", escape(column.head))?;
     }
@@ -215,7 +226,11 @@ fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     }
     writeln!(to, "</tbody>\n</table></div>")?;
     if table.len > MOST_ROWS {
-        writeln!(to, "<p class=\"more\">The last {MOST_ROWS} of {}. All are in --format csv.</p>", table.len)?;
+        writeln!(
+            to,
+            "<p class=\"more\">The last {MOST_ROWS} of {}. All are in --format csv.</p>",
+            table.len
+        )?;
     }
     writeln!(to, "</section>")
 }
@@ -248,7 +263,8 @@ mod tests {
     #[test]
     fn the_script_and_the_style_do_not_end_early_and_ask_for_nothing() {
         for part in [STYLE, SCRIPT] {
-            for bad in ["</", "<!--", "http:", "https:", "@import", "fetch(", "innerHTML", "eval(", "XMLHttp"] {
+            for bad in ["</", "<!--", "http:", "https:", "@import", "fetch(", "innerHTML", "eval(", "XMLHttp"]
+            {
                 assert!(!part.contains(bad), "{bad}");
             }
         }

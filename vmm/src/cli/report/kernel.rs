@@ -72,7 +72,9 @@ fn why(name: &str, kvm: u64, ours: u64) -> &'static str {
         "mmio_exits" if kvm > ours => {
             "KVM also counts accesses that it took up again, and those that did not leave for the VMM"
         }
-        _ => "not every exit to the VMM is one that KVM counts here: it counts an instruction, or a trap, once",
+        _ => {
+            "not every exit to the VMM is one that KVM counts here: it counts an instruction, or a trap, once"
+        }
     }
 }
 

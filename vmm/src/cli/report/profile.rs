@@ -60,7 +60,8 @@ fn notes(profile: &Profile) -> Vec<String> {
             .into(),
     ];
     let limits = profile.limits;
-    let untimed = profile.machine.sites.iter().filter(|site| site.in_kvm.count > 0 && site.in_kvm.p50.is_none());
+    let untimed =
+        profile.machine.sites.iter().filter(|site| site.in_kvm.count > 0 && site.in_kvm.p50.is_none());
     match untimed.count() as u64 {
         0 => {}
         sites => notes.push(format!(
@@ -96,7 +97,11 @@ pub(super) fn headline(machine: &Vcpu) -> String {
     if let Some(site) = busiest.filter(|_| most.sites > 1) {
         let register = site.device.as_deref().filter(|name| *name != most.name);
         let register = register.map(|name| format!(" ({})", Cell::text(name).shown())).unwrap_or_default();
-        said += &format!("; of that most at {}{register}, {}", site.name(), share(total(&site.in_kvm, &site.in_vmm)));
+        said += &format!(
+            "; of that most at {}{register}, {}",
+            site.name(),
+            share(total(&site.in_kvm, &site.in_vmm))
+        );
     }
     said
 }
@@ -142,7 +147,8 @@ pub(super) fn devices(sites: &[Site]) -> Vec<Device> {
         device.kvm = device.kvm.saturating_add(site.in_kvm.sum);
         device.vmm = device.vmm.saturating_add(site.in_vmm.sum);
     }
-    let devices = devices.into_iter().map(|(name, device)| Device { name: Cell::text(&name).shown(), ..device });
+    let devices =
+        devices.into_iter().map(|(name, device)| Device { name: Cell::text(&name).shown(), ..device });
     let mut devices: Vec<_> = devices.collect();
     devices.sort_by(|a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
     devices
@@ -166,8 +172,12 @@ fn device_of(site: &Site, devices: &[Device]) -> String {
 }
 
 /// The columns that say which site a row is about.
-pub(super) const SITE: [Column; 4] =
-    [text("reason", "reason"), text("place", "place"), number("width", "width", ""), text("device", "device")];
+pub(super) const SITE: [Column; 4] = [
+    text("reason", "reason"),
+    text("place", "place"),
+    number("width", "width", ""),
+    text("device", "device"),
+];
 
 /// The cells of those columns.
 pub(super) fn site_cells(site: &Site) -> [Cell; 4] {
@@ -354,6 +364,11 @@ mod tests {
             site(Reason::PioOut, Some(2), Some("\u{1b}[2J b"), 2),
         ]);
         let said = headline(&machine);
-        assert!(said.starts_with("most time: \\u{1b}[2J, 100.0 % of 6 ns in 4 exits; of that most at PIO out 0x2"), "{said}");
+        assert!(
+            said.starts_with(
+                "most time: \\u{1b}[2J, 100.0 % of 6 ns in 4 exits; of that most at PIO out 0x2"
+            ),
+            "{said}"
+        );
     }
 }

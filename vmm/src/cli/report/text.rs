@@ -66,9 +66,10 @@ fn write_row(
 
 /// The columns side by side that share a group: its name, and how many.
 fn groups<'a>(table: &'a Table<'_>) -> impl Iterator<Item = (&'static str, usize)> + 'a {
-    table.columns.chunk_by(|one, next| one.group == next.group).map(|columns| {
-        (columns.first().map_or("", |column| column.group), columns.len())
-    })
+    table
+        .columns
+        .chunk_by(|one, next| one.group == next.group)
+        .map(|columns| (columns.first().map_or("", |column| column.group), columns.len()))
 }
 
 /// Has each group's name fit above its columns.

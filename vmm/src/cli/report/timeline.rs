@@ -40,7 +40,7 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &Profile) -> io::Result<(
         writeln!(to, "</ol>")?;
     }
     let elapsed = profile.elapsed_ns;
-    writeln!(to, "<h3>How each vCPU spent the {} of the run</h3>\n{LEGEND}", duration(elapsed))?;
+    writeln!(to, "<h3>How each vCPU spent the {} of the run</h3>", duration(elapsed))?;
     for (index, vcpu) in profile.vcpus.iter().enumerate() {
         let name = format!("vCPU {}", vcpu.id.map_or(index as u64, Into::into));
         write_bars(to, &name, &[("", vcpu.in_kvm.sum, vcpu.in_vmm.sum)], elapsed)?;
@@ -61,8 +61,11 @@ fn span(trace: &Trace) -> (u64, u64) {
 fn counts(trace: &Trace, from: u64, to: u64) -> Vec<[u32; BINS]> {
     let mut lanes = vec![[0u32; BINS]; trace.vcpus as usize];
     for record in &trace.records {
-        let part = (record.when.saturating_sub(from) as f64 / (to.saturating_sub(from)).max(1) as f64 * BINS as f64) as usize;
-        let bin = lanes.get_mut(usize::from(record.vcpu)).and_then(|lane| lane.get_mut(part.min(BINS.saturating_sub(1))));
+        let part = (record.when.saturating_sub(from) as f64 / (to.saturating_sub(from)).max(1) as f64
+            * BINS as f64) as usize;
+        let bin = lanes
+            .get_mut(usize::from(record.vcpu))
+            .and_then(|lane| lane.get_mut(part.min(BINS.saturating_sub(1))));
         if let Some(bin) = bin {
             *bin = bin.saturating_add(1);
         }
@@ -88,7 +91,10 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
          data-do=\"left\" aria-label=\"Earlier\">&larr;</button><button type=\"button\" data-do=\"right\" \
          aria-label=\"Later\">&rarr;</button><button type=\"button\" data-do=\"all\">All</button> <output id=\"range\"></output></div>"
     )?;
-    writeln!(to, "<div class=\"lanes\" id=\"lanes\" role=\"group\" aria-labelledby=\"timeline-title\" aria-describedby=\"timeline-how\">")?;
+    writeln!(
+        to,
+        "<div class=\"lanes\" id=\"lanes\" role=\"group\" aria-labelledby=\"timeline-title\" aria-describedby=\"timeline-how\">"
+    )?;
     for (vcpu, bins) in lanes.iter().enumerate() {
         let mut path = String::new();
         for (bin, count) in bins.iter().enumerate().filter(|(_, count)| **count > 0) {
@@ -103,7 +109,11 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
              d=\"{path}\"/></svg></div>"
         )?;
     }
-    writeln!(to, "<div class=\"times\" id=\"times\"><span></span><div><span style=\"left:0%\">{}</span>", duration(from))?;
+    writeln!(
+        to,
+        "<div class=\"times\" id=\"times\"><span></span><div><span style=\"left:0%\">{}</span>",
+        duration(from)
+    )?;
     writeln!(to, "<span class=\"last\" style=\"left:100%\">{}</span></div></div></div>", duration(until))?;
     writeln!(to, "<p id=\"record\" class=\"record\" aria-live=\"polite\"></p></section>")
 }
@@ -125,7 +135,12 @@ pub(super) fn write_data(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
         })
     };
     let indexes: Vec<usize> = records.iter().map(of).collect();
-    write!(to, "{{\"vcpus\":{},\"skipped\":{skipped},\"from\":\"{from}\",\"span\":{}", trace.vcpus, until.saturating_sub(from))?;
+    write!(
+        to,
+        "{{\"vcpus\":{},\"skipped\":{skipped},\"from\":\"{from}\",\"span\":{}",
+        trace.vcpus,
+        until.saturating_sub(from)
+    )?;
     let texts = serde_json::to_string(&shown).map_err(io::Error::from)?;
     // The only characters that could end the script, or begin a comment in it, are behind this one.
     write!(to, ",\"sites\":{}", texts.replace('<', "\\u003c"))?;
@@ -147,7 +162,12 @@ pub(super) fn write_data(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
     write!(to, "]}}")
 }
 
-fn write_column<T>(to: &mut impl Write, name: &str, rows: &[T], value: impl Fn(&T) -> String) -> io::Result<()> {
+fn write_column<T>(
+    to: &mut impl Write,
+    name: &str,
+    rows: &[T],
+    value: impl Fn(&T) -> String,
+) -> io::Result<()> {
     write!(to, ",\"{name}\":[")?;
     for (index, row) in rows.iter().enumerate() {
         write!(to, "{}{}", if index == 0 { "" } else { "," }, value(row))?;

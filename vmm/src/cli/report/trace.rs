@@ -27,11 +27,15 @@ pub(super) fn view<'a>(trace: &'a Trace, cut: Option<Cut>, summary: &'a Profile)
     match trace.seen.saturating_sub(records) {
         0 => {}
         1 => notes.push("1 exit or element before the first record is not in the trace.".into()),
-        lost => notes.push(format!("{lost} exits and elements before the first record are not in the trace.")),
+        lost => {
+            notes.push(format!("{lost} exits and elements before the first record are not in the trace."))
+        }
     }
     notes.extend(summed_up.notes);
     let mut tables = vec![records_table(trace)];
-    tables.extend(summed_up.tables.into_iter().filter(|table| ["sites", "devices", "vcpus"].contains(&table.key)));
+    tables.extend(
+        summed_up.tables.into_iter().filter(|table| ["sites", "devices", "vcpus"].contains(&table.key)),
+    );
     View {
         kind: "trace",
         title: if trace.guest.is_empty() { "a trace".into() } else { trace.guest.clone() },
@@ -116,4 +120,3 @@ pub(super) fn caveat(trace: &Trace, cut: Option<Cut>, side: &str) -> Option<Stri
         format!("{side} is a trace: its counts are of its {} of {seen}{cut}.", plural(records, "record"))
     })
 }
-
