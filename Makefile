@@ -4,11 +4,11 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling test test_here test_elsewhere page check testbed bench fuzz setup clean
+.PHONY: help run polling test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
 
 # Where guests cannot run, because /dev/kvm is missing or unusable, the same is done in the testbed.
 HAS_KVM = $(CARGO) run $(LOCKED) -q --release -- doctor >/dev/null 2>&1
@@ -35,7 +35,7 @@ test_elsewhere:
 test_here:
 	$(CARGO) test $(LOCKED) --workspace
 	$(CARGO) test $(LOCKED) -p vmm --features polling \
-		--test guests --test hostile --test machines --test grade --test command_line --test controllers --test vcpus --test boot --test console --test grade_kev --test host --test signals
+		--test guests --test hostile --test machines --test transports --test grade --test command_line --test controllers --test vcpus --test boot --test console --test grade_kev --test host --test signals
 	@echo && echo "The grade, by default over exits:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
 	@echo && echo "The grade, by default over polling:"
@@ -83,11 +83,33 @@ setup: ## Install what the build needs and is missing
 testbed: setup ## Run the tests, the grades and Linux on a second KVM host: kvm_amd in an emulated machine (Debian)
 	@tests/testbed/run
 
-ROUNDS := 3
+# What was built, and where the results go: into the docs when asked to.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+PLOT = $(if $(SAVE),docs/img/bench.svg,$(TARGET)/bench/bench.svg)
 
-bench: setup ## Boot Linux, use its disk, next to QEMU's microvm, ROUNDS (3) times, in the testbed; TINY=1 builds a tiny kernel too
+bench: setup qemu ## What exits, starts and memory cost, next to bare programs and QEMU: 3 minutes (ROUNDS, ONLY=name, SAVE=1: docs/img)
+	@$(CARGO) build $(LOCKED) --release
+	@$(CARGO) build $(LOCKED) --release -p bench
+	@$(TARGET)/release/bench --json $(TARGET)/bench/results.json --svg $(PLOT) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(ONLY:%=--only %)
+	@echo "make: the plot is $(PLOT), the numbers are $(TARGET)/bench/results.json; make bench-parts measures the parts" >&2
+
+bench-parts: setup ## What the parts of an exit's way cost, each by itself: decode, dispatch, devices, rings, the profile
+	@$(CARGO) bench $(LOCKED) -p bench --bench parts
+
+# It is only compared with: where it cannot be had, that is left out, and said.
+qemu:
+	@if ! command -v qemu-system-x86_64 >/dev/null && command -v apt-get >/dev/null; then \
+		echo "make: installing qemu-system-x86, to compare with" >&2; \
+		if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+		install="$$sudo apt-get install -y --no-install-recommends qemu-system-x86"; \
+		{ $$install || { $$sudo apt-get update && $$install; }; } >&2 \
+			|| echo "make: QEMU could not be installed: going on without" >&2; \
+	fi
+
+bench-linux: setup ## Boot Linux, use its disk, next to QEMU's microvm, ROUNDS (3) times, in the testbed; TINY=1 builds a tiny kernel too
 	@[ -z "$(TINY)" ] || tests/testbed/tiny-kernel >/dev/null
-	@tests/testbed/run bench $(ROUNDS)
+	@tests/testbed/run bench $(or $(ROUNDS),3)
 
 FUZZ_SECONDS := 30
 

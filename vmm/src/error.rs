@@ -33,6 +33,17 @@ pub enum Error {
     /// A KVM capability that this run cannot do without is missing.
     #[error("this host's KVM lacks {0:?}, which this run needs: use a current Linux kernel")]
     MissingCapability(Cap),
+    /// A transport of SIMVIRTIO needs a capability of KVM that this host lacks.
+    #[error(
+        "this host's KVM lacks {capability}, which --transport {transport} needs: choose another transport, or use a \
+         current Linux kernel"
+    )]
+    TransportNeeds {
+        /// The transport's name.
+        transport: &'static str,
+        /// The capability's name.
+        capability: &'static str,
+    },
     /// A KVM operation failed.
     #[error("{operation} failed: {source}{}", kvm_advice(.operation, .source))]
     Kvm {

@@ -5,6 +5,7 @@ mod boot;
 mod doctor;
 mod grade;
 mod guests;
+mod measure;
 mod report;
 mod run;
 mod status;

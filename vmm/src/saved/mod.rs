@@ -12,6 +12,7 @@
 )]
 
 pub mod file;
+mod of_run;
 pub mod profile;
 mod summary;
 pub mod trace;
