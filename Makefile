@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling test test_here test_elsewhere check testbed bench bench-parts bench-linux qemu fuzz setup clean
+.PHONY: help run polling test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -42,6 +42,19 @@ test_here:
 	@$(CARGO) run $(LOCKED) -q -p vmm --features polling -- grade
 	@echo && echo "The grade of KeV's project 2:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade kev
+
+page: setup ## Test the page of `vmm report` in a real browser: Debian's chromium, which is installed where it is missing
+	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then \
+		echo "make: installing chromium, the browser of the page's tests" >&2; \
+		if ! command -v apt-get >/dev/null; then \
+			echo "make: no apt-get here: install chromium with this system's package manager, then try again" >&2; exit 1; fi; \
+		if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
+			echo "make: neither root nor sudo: have an administrator install chromium, then try again" >&2; exit 1; fi; \
+		install="$$sudo apt-get install -y --no-install-recommends chromium fonts-dejavu-core"; \
+		{ $$install || { $$sudo apt-get update && $$install; }; } >&2 \
+			|| { echo "make: chromium could not be installed: install it by hand, then try again" >&2; exit 1; }; \
+	fi
+	REQUIRE_BROWSER=1 $(CARGO) test $(LOCKED) -p vmm --test page
 
 check: setup ## Formatting, lints, documentation, unused dependencies
 	$(CARGO) fmt --check

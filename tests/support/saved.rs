@@ -75,7 +75,14 @@ pub fn boot_trace(exits: usize) -> Trace {
             fault: reason == Reason::RdMsr,
         });
     }
-    let hlt = Record { place: None, value: None, reason: Reason::Hlt, width: 0, fault: false, ..records[exits - 1] };
+    let hlt = Record {
+        place: None,
+        value: None,
+        reason: Reason::Hlt,
+        width: 0,
+        fault: false,
+        ..records[exits - 1]
+    };
     records.push(Record { when: when + 900_000, in_kvm: 880_000, ..hlt });
     let devices = BOOT.iter().filter(|place| !place.3.is_empty());
     let devices = devices.map(|(reason, place, width, device, ..)| Device {
@@ -101,15 +108,20 @@ pub fn boot_trace(exits: usize) -> Trace {
 pub fn boot() -> Profile {
     let trace = boot_trace(24_000);
     let mut profile = trace.profile();
-    let mut add = |vcpu: &mut Vcpu, ended: &str| {
+    let add = |vcpu: &mut Vcpu, ended: &str| {
         vcpu.ended = ended.into();
-        let kernel = [("exits", vcpu.exits * 3), ("io_exits", vcpu.exits), ("mmio_exits", 0), ("halt_exits", 512)];
+        let kernel =
+            [("exits", vcpu.exits * 3), ("io_exits", vcpu.exits), ("mmio_exits", 0), ("halt_exits", 512)];
         let more = [("irq_injections", 3012), ("pf_taken", 1890), ("insn_emulation", 5333)];
         let kernel = kernel.into_iter().chain(more).filter(|(_, value)| *value > 0);
         vcpu.kernel = Some(kernel.map(|(name, value)| (name.to_owned(), value)).collect());
     };
     add(&mut profile.machine, "powered off");
-    profile.vcpus.iter_mut().zip(["powered off", "stopped with the others"]).for_each(|(vcpu, ended)| add(vcpu, ended));
+    profile
+        .vcpus
+        .iter_mut()
+        .zip(["powered off", "stopped with the others"])
+        .for_each(|(vcpu, ended)| add(vcpu, ended));
     profile.profiling_ns = 1_310_000;
     profile.limits = Limits { sites: 1024, timed_sites: 64, digits: 2 };
     let marks = [
@@ -156,16 +168,17 @@ fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
 /// The profile of the SIMVIRTIO guest, each exit of which takes `slower` times as long as usual.
 pub fn simvirtio(slower: f64) -> Profile {
     let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
-    let mut site = |reason, place: Option<u64>, width: u8, device: &str, exits, in_kvm: f64, in_vmm: f64| Site {
-        reason,
-        place,
-        width: place.map(|_| width),
-        device: (!device.is_empty()).then(|| format!("simvirtio {device}")),
-        exits,
-        elements: exits,
-        in_kvm: times(&mut numbers, exits, in_kvm * slower),
-        in_vmm: times(&mut numbers, exits, in_vmm),
-    };
+    let mut site =
+        |reason, place: Option<u64>, width: u8, device: &str, exits, in_kvm: f64, in_vmm: f64| Site {
+            reason,
+            place,
+            width: place.map(|_| width),
+            device: (!device.is_empty()).then(|| format!("simvirtio {device}")),
+            exits,
+            elements: exits,
+            in_kvm: times(&mut numbers, exits, in_kvm * slower),
+            in_vmm: times(&mut numbers, exits, in_vmm),
+        };
     let sites = vec![
         site(Reason::MmioRead, Some(0x10_0014), 4, "TX tail", 15, 4100.0, 210.0),
         site(Reason::MmioWrite, Some(0x10_0010), 4, "TX head", 14, 11_900.0, 1650.0),
@@ -180,7 +193,9 @@ pub fn simvirtio(slower: f64) -> Profile {
     let sum = |of: &dyn Fn(&Site) -> &Times| {
         let all = sites.iter().map(of);
         let mut bins = BTreeMap::new();
-        all.clone().flat_map(|times| &times.bins).for_each(|(bound, count)| *bins.entry(*bound).or_insert(0) += count);
+        all.clone()
+            .flat_map(|times| &times.bins)
+            .for_each(|(bound, count)| *bins.entry(*bound).or_insert(0) += count);
         Times {
             count: all.clone().map(|times| times.count).sum(),
             sum: all.clone().map(|times| times.sum).sum(),
@@ -239,7 +254,12 @@ pub fn hostile() -> Profile {
     profile.guest = name();
     profile.ended = HOSTILE[3].into();
     profile.program = HOSTILE[4].into();
-    profile.machine.sites.iter_mut().filter(|site| site.place.is_some()).for_each(|site| site.device = Some(name()));
+    profile
+        .machine
+        .sites
+        .iter_mut()
+        .filter(|site| site.place.is_some())
+        .for_each(|site| site.device = Some(name()));
     profile.vcpus[0].ended = HOSTILE[2].into();
     profile.marks = HOSTILE.map(|event| Mark { event: event.into(), at_ns: 5, exits: 1 }).to_vec();
     profile.machine.kernel = Some(HOSTILE.iter().map(|name| ((*name).to_owned(), 7)).collect());
@@ -252,7 +272,11 @@ pub fn hostile_trace() -> Trace {
     trace.guest = HOSTILE[0].into();
     trace.ended = HOSTILE[3].into();
     trace.program = HOSTILE[2].into();
-    trace.devices.iter_mut().zip(HOSTILE.iter().cycle()).for_each(|(device, name)| device.device = (*name).into());
+    trace
+        .devices
+        .iter_mut()
+        .zip(HOSTILE.iter().cycle())
+        .for_each(|(device, name)| device.device = (*name).into());
     trace
 }
 

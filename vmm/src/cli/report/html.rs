@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("page.js");
 /// Rows of a table that a page has at most: of more, the last.
 pub(super) const MOST_ROWS: usize = 1200;
 /// Tables of so many rows can be filtered.
-const FILTERED: usize = 6;
+const FILTERED: usize = 9;
 /// Devices that have a bar.
 const BARS: usize = 12;
 
@@ -43,7 +43,11 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
         writeln!(to, "<p class=\"subtitle\">{}</p>", escape(&Cell::text(&view.subtitle).shown()))?;
     }
     if !view.headline.is_empty() {
-        writeln!(to, "<p class=\"headline\">{}</p>", escape(&printable_text(&view.headline)))?;
+        writeln!(
+            to,
+            "<p class=\"headline\">{}</p>",
+            escape(&printable_text(&view.headline)).replace(" %", "&nbsp;%")
+        )?;
     }
     writeln!(to, "<dl class=\"facts {}\">", view.kind)?;
     for (_, name, value) in view.facts.iter().filter(|(_, _, value)| *value != Cell::Nothing) {
@@ -71,7 +75,7 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
     }
     writeln!(to, "</footer>")?;
     if let (Saved::Trace(trace, _), None) = (&a.saved, b) {
-        write!(to, "<script type=\"application/json\" id=\"records\">")?;
+        write!(to, "<script type=\"application/json\" id=\"data\">")?;
         timeline::write_data(to, trace)?;
         writeln!(to, "</script>")?;
     }
@@ -136,6 +140,7 @@ fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result
             write_rest(to, devices.len())?;
         }
         Some(b) => {
+            writeln!(to, "<p class=\"how\">Parts are of the time of the one that took longer.</p>")?;
             let (of_a, of_b) = (of(a), of(b));
             let whole = sum(a).max(sum(b));
             let mut names: Vec<_> =
@@ -202,7 +207,11 @@ fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     for column in &columns {
         let class = if column.number { " class=\"number\"" } else { "" };
         // Two columns may have the same head; their groups tell them apart.
-        let label = [column.group, column.head].join(" ");
+        let label = match column.key {
+            "exits_share" => "share of exits".into(),
+            "time_share" => "share of time".into(),
+            _ => [column.group, column.head].join(" "),
+        };
         let label = escape(label.trim());
         write!(to, "<th scope=\"col\"{class} data-label=\"{label}\">{}</th>", escape(column.head))?;
     }

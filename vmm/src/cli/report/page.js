@@ -81,7 +81,7 @@
     for (const name of ["focus", "mouseenter"]) strips.addEventListener(name, () => strips.classList.remove("quiet"));
   }
 
-  const data = document.getElementById("records");
+  const data = document.getElementById("data");
   if (data) timeline(JSON.parse(data.textContent));
 
   function timeline(trace) {

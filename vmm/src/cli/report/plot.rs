@@ -58,8 +58,17 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     write_axis(to, &axis)?;
     for (index, (site, strips)) in rows.iter().enumerate() {
         let name = escape(&Cell::text(&site.name()).shown());
-        let device = site.device.as_deref().map(|name| escape(&Cell::text(name).shown())).unwrap_or_default();
-        writeln!(to, "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small></span>")?;
+        let device = match (&site.device, site.place) {
+            (Some(device), _) => escape(&Cell::text(device).shown()),
+            (None, Some(_)) => "nobody".into(),
+            (None, None) => String::new(),
+        };
+        match device.as_str() {
+            "" => writeln!(to, "<div class=\"site\"><span class=\"name\">{name}</span>")?,
+            device => {
+                writeln!(to, "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small></span>")?
+            }
+        }
         writeln!(to, "<div class=\"strips\" tabindex=\"0\" role=\"group\" aria-labelledby=\"tip-{index}\">")?;
         strips.iter().try_for_each(|strip| write_strip(to, strip, &axis))?;
         write_tip(to, index, &format!("{device} {name}"), strips)?;
@@ -146,7 +155,9 @@ fn write_axis(to: &mut impl Write, axis: &Axis) -> io::Result<()> {
     write!(to, "<div class=\"axis\" aria-hidden=\"true\"><span></span><div>")?;
     for tick in axis.ticks() {
         let (at, shown) = (axis.at(tick) * 100.0, duration(tick).replace(".00", "").replace(".0 ", " "));
-        write!(to, "<span style=\"left:{at:.2}%\">{shown}</span>")?;
+        // At the edges a label stands beside its line, or it would widen the page.
+        let class = if at > 94.0 { " class=\"last\"" } else { "" };
+        write!(to, "<span{class} style=\"left:{at:.2}%\">{shown}</span>")?;
     }
     writeln!(to, "</div></div>")
 }

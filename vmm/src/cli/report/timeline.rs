@@ -40,7 +40,7 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &Profile) -> io::Result<(
         writeln!(to, "</ol>")?;
     }
     let elapsed = profile.elapsed_ns;
-    writeln!(to, "<h3>How each vCPU spent the {} of the run</h3>\n{LEGEND}", duration(elapsed))?;
+    writeln!(to, "<h3>How each vCPU spent the {} of the run</h3>", duration(elapsed))?;
     for (index, vcpu) in profile.vcpus.iter().enumerate() {
         let name = format!("vCPU {}", vcpu.id.map_or(index as u64, Into::into));
         write_bars(to, &name, &[("", vcpu.in_kvm.sum, vcpu.in_vmm.sum)], elapsed)?;
