@@ -35,7 +35,7 @@ test_elsewhere:
 test_here:
 	$(CARGO) test $(LOCKED) --workspace
 	$(CARGO) test $(LOCKED) -p vmm --features polling \
-		--test guests --test hostile --test machines --test grade --test command_line --test controllers --test vcpus --test boot --test console --test grade_kev --test host --test signals
+		--test guests --test hostile --test machines --test transports --test grade --test command_line --test controllers --test vcpus --test boot --test console --test grade_kev --test host --test signals
 	@echo && echo "The grade, by default over exits:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
 	@echo && echo "The grade, by default over polling:"
@@ -101,10 +101,10 @@ bench-linux: setup ## Boot Linux, use its disk, next to QEMU's microvm, ROUNDS (
 FUZZ_SECONDS := 30
 
 # The fuzzer's flags are unstable ones, which a stable compiler takes when asked to.
-fuzz: setup ## Fuzz the loaders, the window, the rings and the disk, each for FUZZ_SECONDS (30)
+fuzz: setup ## Fuzz the loaders, the window, the rings, the disk and the saved files, each for FUZZ_SECONDS (30)
 	@cargo fuzz --version >/dev/null 2>&1 || \
 		{ echo "make: installing cargo-fuzz"; $(CARGO) install --locked cargo-fuzz; }
-	for target in elf window ring kernel virtio; do \
+	for target in elf window ring kernel virtio profile trace; do \
 		mkdir -p fuzz/corpus/$$target && \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 || exit 1; \

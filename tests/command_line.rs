@@ -7,7 +7,7 @@ mod support;
 use libtest_mimic::Arguments;
 use std::fs::File;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, assert_error, elf, kvm_test, plain_test, ran, run, shell};
+use support::{Files, assert_error, elf, kvm_test, plain_test, ran, run, shell, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -244,6 +244,23 @@ fn elf_files() {
     let ran_elf = ran(&[&files.write("elf", &elf(0x1000, image)), "--verify"]);
     assert_eq!((ran_elf.status, ran_elf.text().as_str()), (0, "Hello, world!\n"), "{}", ran_elf.stderr);
     let high = guest::find("hello-kvm").unwrap().image;
+    // The same in ring 3: mov eax, 42; mov [0x400], rax; lea rsi, [rel zero]; mov edx, 0xf4; outsb; zero: db 0
+    let user = &[
+        0xb8, 42, 0, 0, 0, 0x48, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0x48, 0x8d, 0x35, 6, 0, 0, 0, 0xba, 0xf4, 0,
+        0, 0, 0x6e, 0,
+    ];
+    let (file, flat) = (files.write("user", &elf(0x1000, user)), files.write("flat", user));
+    for mode in ["user64", "user", "ring3"] {
+        for arguments in [&[&file, "--mode", mode][..], &[&format!("{flat}@0x1000:{mode}")]] {
+            let ran = run(vmm(arguments).args(["--verify"]));
+            assert_eq!(ran.status, 0, "{}", ran.stderr);
+            assert!(ran.stderr.contains("exited with code 0; verified: RAX = 42"), "{}", ran.stderr);
+        }
+    }
+    // In ring 0 the same ends alike, and hlt does so there only.
+    assert_eq!(ran(&[&file, "--mode", "long", "--verify"]).status, 0);
+    let halts = files.write("halts", &elf(0x1000, &[0xf4]));
+    assert_eq!((ran(&[&halts]).status, ran(&[&halts, "--mode", "user64"]).status), (0, 112));
     let ran_high = ran(&[&files.write("high", &elf(0x10_0000, high))]);
     assert_eq!((ran_high.status, ran_high.text().as_str()), (0, "Hello, KVM!"), "{}", ran_high.stderr);
 }

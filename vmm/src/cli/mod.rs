@@ -5,9 +5,11 @@ mod boot;
 mod doctor;
 mod grade;
 mod guests;
+mod measure;
 mod report;
 mod run;
 mod status;
+mod summary;
 mod target;
 
 use args::{BootArgs, RunArgs};
@@ -33,7 +35,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm doctor [--json]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -44,6 +46,8 @@ const VERSION: &str = match cfg!(feature = "polling") {
   vmm grade kev                            KeV's project 2: a line for each trap
   vmm smp.elf --cpus 4                     four vCPUs, each on a thread
   vmm bzImage --initrd initrd              Linux, with its console here; Ctrl-A x ends it
+  vmm report run.json --format html -o run.html
+                                           where the exits of a run went, as a page
   vmm vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda panic=-1\"
 
 `vmm run --help` and `vmm boot --help` list the options of a run and of a boot.
@@ -76,12 +80,14 @@ enum Command {
     Guests,
     /// Grade the SO2 assignment, or KeV's project 2 (`grade kev`)
     Grade(grade::GradeArgs),
+    /// Show a profile or a trace that a run has written, or the difference of two
+    Report(report::ReportArgs),
     /// See whether this host can run guests, and what to do where it cannot
     Doctor(doctor::DoctorArgs),
 }
 
 /// What may stand first on the command line; anything else is a guest to run.
-const SUBCOMMANDS: [&str; 6] = ["run", "boot", "guests", "grade", "doctor", "help"];
+const SUBCOMMANDS: [&str; 7] = ["run", "boot", "guests", "grade", "report", "doctor", "help"];
 
 /// Puts `run` in front of a bare guest, and `boot` where that is a Linux kernel: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -149,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Boot(arguments) => boot::main(&arguments),
         Command::Guests => guests::main(),
         Command::Grade(arguments) => grade::main(&arguments),
+        Command::Report(arguments) => report::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
     }
     .into()
