@@ -35,7 +35,7 @@ test_elsewhere:
 test_here:
 	$(CARGO) test $(LOCKED) --workspace
 	$(CARGO) test $(LOCKED) -p vmm --features polling \
-		--test guests --test hostile --test machines --test transports --test grade --test command_line --test controllers --test vcpus --test measure --test boot --test console --test grade_kev --test host --test signals
+		--test guests --test hostile --test machines --test transports --test grade --test command_line --test controllers --test vcpus --test measure --test boot --test console --test grade_kev --test host --test signals --test scale
 	@echo && echo "The grade, by default over exits:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
 	@echo && echo "The grade, by default over polling:"

@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand. Turns a report into text and an exit status.
 
 mod args;
+mod bench;
 mod boot;
 mod doctor;
 mod grade;
@@ -35,7 +36,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -66,7 +67,9 @@ struct Cli {
     verbose: u8,
 }
 
+// Deferred: only the options of the subcommand that is called are put together.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Run a guest: its text on stdout; verdict and exits on stderr
     Run(RunArgs),
@@ -84,10 +87,12 @@ enum Command {
     Report(report::ReportArgs),
     /// See whether this host can run guests, and what to do where it cannot
     Doctor(doctor::DoctorArgs),
+    /// Measure what this VMM costs, next to a bare program
+    Bench(bench::BenchArgs),
 }
 
 /// What may stand first on the command line; anything else is a guest to run.
-const SUBCOMMANDS: [&str; 7] = ["run", "boot", "guests", "grade", "report", "doctor", "help"];
+const SUBCOMMANDS: [&str; 8] = ["run", "boot", "guests", "grade", "report", "doctor", "bench", "help"];
 
 /// Puts `run` in front of a bare guest, and `boot` where that is a Linux kernel: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -157,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::Grade(arguments) => grade::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
     }
     .into()
 }
