@@ -7,6 +7,7 @@ use kvm_bindings::{
     KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR, kvm_regs,
     kvm_run, kvm_sregs,
 };
+use kvm_ioctls::Kvm;
 use simvirtio::driver::Driver;
 use simvirtio::ring::{Consumer, Producer, Ring};
 use simvirtio::{Memory, abi};
@@ -17,6 +18,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vmm::bus::{Device, Devices, SharedDevice};
+use vmm::clock::Clock;
 use vmm::controller::{Ends, ExitController, OpenBus, StillVcpu, VcpuState};
 use vmm::device::simvirtio::{Simvirtio, TrappedMemory, Window};
 use vmm::device::virtio::entropy::Entropy;
@@ -27,7 +29,8 @@ use vmm::hypercall::Hypercalls;
 use vmm::kev::MmioPrinter;
 use vmm::memory::{Gpa, GuestMemory};
 use vmm::msr::{Forward, MsrPolicy};
-use vmm::profile::{MAX_SITES, Profile};
+use vmm::profile::{MAX_SITES, Profile, Times};
+use vmm::recorder::Recorder;
 use vmm::run::{self, Watchdog};
 use vmm::timeline::Timeline;
 use vmm::vcpu::{Arrival, Entry, Vcpu, first_exit};
@@ -159,26 +162,36 @@ fn devices() -> Devices {
     devices
 }
 
+/// The clock of the machines here.
+fn clock() -> Clock {
+    let khz = Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_vcpu(0)?.get_tsc_khz());
+    Clock::new(khz.ok())
+}
+
+fn recorder(clock: Clock) -> Recorder {
+    Recorder::new(clock, clock.now(), None, None)
+}
+
 /// The loop with a machine's own chain of controllers over a vCPU that is none: all of this program's part in an exit but
 /// KVM_RUN and its decoding.
 fn dispatch(criterion: &mut Criterion) {
-    let (devices, msrs) = (devices(), MsrPolicy::default());
+    let (devices, msrs, clock) = (devices(), MsrPolicy::default(), clock());
     let mut group = criterion.benchmark_group("dispatch");
     for (name, exit) in
         [("PIO out", OUT), ("PIO in", IN), ("MMIO write", STORE), ("MMIO read", LOAD), ("RDMSR", RDMSR)]
     {
         for counted in [false, true] {
-            let name = format!("{name}{}", if counted { ", counted" } else { "" });
+            let name = format!("{name}{}", if counted { ", counted and timed" } else { "" });
             group.bench_function(name, |bencher| {
                 bencher.iter_custom(|left| {
                     let mut vcpu = Script { exit, left, still: StillVcpu::default() };
-                    let mut profile = counted.then(Profile::default);
+                    let mut recorder = counted.then(|| recorder(clock));
                     let own: Vec<Box<dyn ExitController>> = Vec::new();
                     let last = (&devices, (Forward(&msrs), (Ends, OpenBus::default())));
                     let rest = (Some(Hypercalls::new(sink())), (&msrs, (None::<MmioPrinter>, last)));
                     let mut chain = (Watchdog::default(), (own, rest));
                     let start = Instant::now();
-                    let stop = run::run(&mut vcpu, &mut chain, profile.as_mut()).unwrap();
+                    let stop = run::run(&mut vcpu, &mut chain, recorder.as_mut()).unwrap();
                     let elapsed = start.elapsed();
                     assert!(matches!(stop, Stop::Halted));
                     elapsed
@@ -316,19 +329,29 @@ fn ring(criterion: &mut Criterion) {
     });
 }
 
-/// Counting an exit.
+/// Counting and timing an exit: writing it down, with two looks at the clock, and then its part of a chunk's counting.
 fn profile(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("profile");
     let port = |port| Exit::PioOut { port, size: 1, data: 0 };
     for (name, ports) in [("one site", 1), ("64 sites in turn", 64), ("too many sites", 4 * MAX_SITES as u16)]
     {
-        let mut profile = Profile::default();
         let mut next = 0;
-        group.bench_function(name, |bencher| {
+        let mut exit = || {
+            next = (next + 1) % ports;
+            black_box(port(next))
+        };
+        let mut recorder = recorder(clock());
+        recorder.begin();
+        group.bench_function(format!("recorded, {name}"), |bencher| {
             bencher.iter(|| {
-                next = (next + 1) % ports;
-                profile.record(black_box(&port(next)), Arrival::FromGuest);
+                recorder.left(&exit(), Arrival::FromGuest, None);
+                recorder.answered(&Outcome::Resume);
             });
+        });
+        let mut profile = Profile::default();
+        let times = Times { in_kvm: 4600, in_vmm: 200 };
+        group.bench_function(format!("counted, {name}"), |bencher| {
+            bencher.iter(|| profile.record(&exit(), Arrival::FromGuest, black_box(times)));
         });
     }
 }
