@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use support::{Files, Ran, assert_error, plain_test, ran, run, shell};
+use support::{Files, Ran, assert_error, kvm_test, plain_test, ran, run, shell};
 use vmm::saved::{Profile, Saved, Trace};
 
 fn main() -> ExitCode {
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         plain_test("files_may_be_pipes", pipes),
         plain_test("a_page_is_nothing_for_a_terminal", terminal),
         plain_test("the_documented_formats_are_true", documented),
+        kvm_test("what_a_run_writes_is_reported", run_and_report),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -470,4 +471,24 @@ fn documented() {
     );
     assert_eq!(ran.text().lines().next(), Some(line.as_str()));
     assert_eq!(ran.text().lines().count(), 51);
+}
+
+/// From one command to the sentence that says which device costs the guest most.
+fn run_and_report() {
+    let files = Files::new();
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_owned();
+    let (profile, trace) = (path("run.json"), path("run.trace"));
+    let ran = ran(&["simvirtio", "--profile", &format!("json={profile}"), "--trace", &trace]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let text = report(&[&profile]);
+    assert!(
+        text.contains("\nmost time: simvirtio, ") && text.contains(" in 39 exits; of that most at MMIO "),
+        "{text}"
+    );
+    assert_eq!(table(&text, "Where the exits come from:").len(), 2 + 9);
+    assert_eq!(table(&report(&[&trace]), "The last exits:").len(), 1 + 40);
+    // Both saw the same exits, so they differ in no count.
+    let same: Value = serde_json::from_str(&report(&[&profile, &trace, "--format", "json"])).unwrap();
+    let sites = same["sites"].as_array().unwrap();
+    assert!(sites.len() == 9 && sites.iter().all(|site| site["exits_delta"] == 0), "{same}");
 }
