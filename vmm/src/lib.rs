@@ -38,6 +38,7 @@ pub mod boot;
 mod builder;
 pub mod bus;
 pub mod clock;
+pub mod compare;
 mod console;
 pub mod controller;
 pub mod cpuid;
