@@ -37,6 +37,15 @@ const PAYLOADS: &[Payload] = &[
     payload("long64-triple-fault", "long64/triple_fault.asm", "long64.ld"),
     payload("long64-endless", "long64/endless.asm", "long64.ld"),
     payload("hello-kvm", "long64/hello_kvm.asm", "plain64.ld"),
+    Payload { name: "user64-hello", source: "long64/hello.rs", script: "long64.ld", defines: &["ring3"] },
+    payload("user64-hlt", "user64/hlt.asm", "long64.ld"),
+    payload("user64-ports", "user64/ports.asm", "long64.ld"),
+    Payload {
+        name: "user64-simvirtio",
+        source: "long64/simvirtio.rs",
+        script: "long64.ld",
+        defines: &["ring3"],
+    },
     payload("simvirtio", "long64/simvirtio.rs", "long64.ld"),
     payload("simvirtio-c", "long64/simvirtio.c", "long64.ld"),
     Payload {
@@ -49,6 +58,7 @@ const PAYLOADS: &[Payload] = &[
     payload("simvirtio-upper-c", "long64/simvirtio_upper.c", "long64.ld"),
     payload("simvirtio-twice", "long64/simvirtio_twice.rs", "long64.ld"),
     payload("simvirtio-reserved", "long64/reserved.asm", "long64.ld"),
+    payload("simvirtio-doorbell", "long64/doorbell.asm", "long64.ld"),
     payload("simvirtio-echo", "long64/echo.asm", "long64.ld"),
     payload("simvirtio-no-wrap", "hostile/no_wrap.asm", "long64.ld"),
     payload("hostile-data-early", "hostile/data_early.asm", "long64.ld"),
@@ -95,6 +105,7 @@ const PAYLOADS: &[Payload] = &[
     payload("hostile-hypercall", "kev/hostile_hypercall.asm", "long64.ld"),
     payload("hostile-mmio", "kev/hostile_mmio.asm", "long64.ld"),
     payload("hostile-ins", "kev/hostile_ins.asm", "long64.ld"),
+    payload("compare", "compare.asm", "long64.ld"),
     payload("simvirtio-config-first", "long64/config_first.asm", "long64.ld"),
     payload("simvirtio-broken-wait", "long64/broken_wait.asm", "long64.ld"),
 ];
@@ -194,6 +205,8 @@ impl Build {
                 let mut rustc = rustc();
                 rustc.args(["--crate-type=bin", "--crate-name=payload", "--extern"]);
                 rustc.arg(format!("simvirtio={}", library.display()));
+                rustc.arg("--check-cfg=cfg(ring3)");
+                rustc.args(payload.defines.iter().map(|define| format!("--cfg={define}")));
                 for argument in ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none"] {
                     rustc.arg(format!("-Clink-arg={argument}"));
                 }

@@ -119,6 +119,7 @@ fn where_it_stopped() {
     // AMD hosts reset the CPU at a triple fault.
     let at = |mode, cs, rip| [Some(Location::At { mode, cs, rip }), Some(Location::Reset)];
     assert!(at(Mode::Long, 8, 0x1001).contains(&location("long64-triple-fault")));
+    assert!(at(Mode::User, 0x1b, 0x1001).contains(&location("user64-hlt")));
     assert!(at(Mode::Protected, 8, 0x1001).contains(&location("prot32-triple-fault")));
     assert_eq!(location("real16-endless"), Some(Location::At { mode: Mode::Real, cs: 0, rip: 0x1001 }));
     assert_eq!(location("real16-42"), None);

@@ -18,6 +18,7 @@ use vmm::device::simvirtio::Transport;
 use vmm::exit::Stop;
 use vmm::modes::Mode;
 use vmm::profile::{Reason, Site};
+use vmm::stats::Counters;
 use vmm::{Builder, Captured, Input, Machine, Output};
 
 fn main() -> ExitCode {
@@ -266,10 +267,10 @@ fn kernel_counter() {
     let guest = find("real16-hello");
     let (report, _) = run_machine(embedded(guest, None).kernel_counters(true));
     // A kernel before 5.14 has no such counter.
-    if let Some(kernel) = report.kernel_exits.filter(|count| *count > 0) {
+    if let Some(kernel) = report.kernel.as_ref().and_then(Counters::exits).filter(|count| *count > 0) {
         assert!(kernel >= 15, "{kernel}");
     }
-    assert_eq!(run_machine(embedded(guest, None)).0.kernel_exits, None, "only where it was asked for");
+    assert_eq!(run_machine(embedded(guest, None)).0.kernel, None, "only where it was asked for");
 }
 
 fn no_profile() {

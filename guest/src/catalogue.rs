@@ -42,8 +42,13 @@ const HUNDRED_LINES: &str = match str::from_utf8(LINES.as_flattened()) {
     Err(_) => "",
 };
 const LINES: &[[u8; 21]] = &[*b"a line that is whole\n"; 100];
+const USER: Guest = Guest { mode: Mode::User, ..BASE };
 const KEV: Guest = Guest { kev: true, ..BASE };
 const TEST: Guest = Guest { part: Part::Test, ..BASE };
+
+/// What `vmm compare` runs, in long mode or in ring 3, at 0x1000. It is no guest to run by itself: its parameters have to
+/// be in memory (`docs/compare.md`).
+pub const COMPARE: &[u8] = image!("compare");
 
 /// All embedded guests.
 pub const GUESTS: &[Guest] = &[
@@ -120,6 +125,23 @@ pub const GUESTS: &[Guest] = &[
         ..BASE
     },
     Guest {
+        name: "user64-hello",
+        about: "64-bit Rust in ring 3: \"Hello, world!\" on port 0xE9, and its end by port 0xF4",
+        image: image!("user64-hello"),
+        output: "Hello, world!\n",
+        exits: Exits::Exactly(15),
+        ..USER
+    },
+    Guest {
+        name: "user64-simvirtio",
+        about: "64-bit Rust in ring 3: the SIMVIRTIO driver, sends \"Ana are mere\"",
+        image: image!("user64-simvirtio"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(40),
+        polling_exits: Some(Exits::Exactly(1)),
+        ..USER
+    },
+    Guest {
         name: "simvirtio",
         about: "64-bit Rust: the SIMVIRTIO driver, sends \"Ana are mere\"",
         image: image!("simvirtio"),
@@ -174,6 +196,15 @@ pub const GUESTS: &[Guest] = &[
         output: "Ana are mere,\nsi pere",
         exits: Exits::Exactly(15),
         polling_exits: Some(Exits::Exactly(1)),
+        ..BASE
+    },
+    Guest {
+        name: "simvirtio-doorbell",
+        about: "64-bit assembly: rings the doorbell, where a store is no exit by --transport doorbell",
+        image: image!("simvirtio-doorbell"),
+        output: "Ana are mere",
+        exits: Exits::Exactly(15),
+        polling_exits: Some(Exits::Exactly(5)),
         ..BASE
     },
     Guest {
@@ -630,6 +661,22 @@ pub const GUESTS: &[Guest] = &[
         image: image!("long64-exit-code"),
         end: End::ExitCode(7),
         ..TEST
+    },
+    Guest {
+        name: "user64-hlt",
+        about: "ring 3: hlt, which is for ring 0, and no interrupt table",
+        image: image!("user64-hlt"),
+        end: End::TripleFault,
+        part: Part::Test,
+        ..USER
+    },
+    Guest {
+        name: "user64-ports",
+        about: "ring 3: the first and the last port in each width, all allowed",
+        image: image!("user64-ports"),
+        exits: Exits::Exactly(7),
+        part: Part::Test,
+        ..USER
     },
     Guest {
         name: "long64-triple-fault",

@@ -6,7 +6,7 @@
 
 mod catalogue;
 
-pub use catalogue::GUESTS;
+pub use catalogue::{COMPARE, GUESTS};
 use std::fmt;
 
 /// The CPU mode in which a guest is entered.
@@ -18,6 +18,8 @@ pub enum Mode {
     Protected,
     /// 64-bit long mode, identity-mapped.
     Long,
+    /// The same in ring 3, with all ports allowed.
+    User,
 }
 
 impl fmt::Display for Mode {
@@ -26,6 +28,7 @@ impl fmt::Display for Mode {
             Self::Real => "real",
             Self::Protected => "protected",
             Self::Long => "long",
+            Self::User => "user64",
         })
     }
 }
@@ -42,7 +45,7 @@ pub enum Map {
 /// How a guest's run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// With HLT, leaving 42 in RAX (EAX, AX) and at 0x400.
+    /// With HLT, or in ring 3 with code 0 to the exit port, leaving 42 in RAX (EAX, AX) and at 0x400.
     FortyTwo,
     /// With HLT, promising nothing about its result.
     Halts,

@@ -27,8 +27,18 @@ pub const RAM_SIZE: u64 = 0x10_0000;
 pub const WINDOW: u64 = 0x10_0000;
 /// Size of the device window, in bytes.
 pub const WINDOW_SIZE: u64 = 0x1000;
-/// GPA of the page reserved for a doorbell. Nothing is there yet.
+/// GPA of the doorbell: over the doorbell transport a 4-byte store of a queue's number here has the device look.
 pub const DOORBELL: u64 = 0x10_1000;
+/// Size of the doorbell's page, in bytes. Only its first word rings.
+pub const DOORBELL_SIZE: u64 = 0x1000;
+
+/// What is stored at the doorbell.
+pub mod doorbell {
+    /// The driver has moved TX head, or changed the config table.
+    pub const TX: u32 = 0;
+    /// The driver has moved RX tail, or begins to read.
+    pub const RX: u32 = 1;
+}
 
 /// Offsets in the device window.
 pub mod offset {

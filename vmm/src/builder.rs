@@ -5,6 +5,7 @@ mod pc;
 
 use crate::boot::Image;
 use crate::bus::{Devices, SharedDevice};
+use crate::clock::Clock;
 use crate::controller::ExitController;
 use crate::cpuid::{self, Override, Seen};
 use crate::device::debugcon::{self, Debugcon};
@@ -20,6 +21,7 @@ use crate::modes::Place;
 use crate::msr::{MsrPolicy, MsrRule};
 use crate::output::Output;
 use crate::pc::Linux;
+use crate::trace::MAX_TRACED;
 use crate::vcpu::KvmVcpu;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -68,6 +70,7 @@ pub struct Builder {
     memory: Option<u64>,
     transport: Option<Transport>,
     queue_len: Option<u16>,
+    loopback: bool,
     timeout: Option<Duration>,
     cpuid: bool,
     cpuid_changes: Vec<Override>,
@@ -78,6 +81,7 @@ pub struct Builder {
     controllers: Controllers,
     irqchip: bool,
     profile: bool,
+    trace: Option<usize>,
     verify: bool,
     kernel_counters: bool,
     output: Output,
@@ -94,6 +98,7 @@ impl Builder {
             memory: None,
             transport: None,
             queue_len: None,
+            loopback: false,
             timeout: Some(Duration::from_secs(10)),
             cpuid: false,
             cpuid_changes: Vec::new(),
@@ -104,6 +109,7 @@ impl Builder {
             controllers: Controllers::default(),
             irqchip: false,
             profile: true,
+            trace: None,
             verify: false,
             kernel_counters: false,
             output: Output::new(io::stdout(), true),
@@ -120,7 +126,7 @@ impl Builder {
         self
     }
 
-    /// How SIMVIRTIO is reached. Asking for either transport is asking for the SO2 map.
+    /// How SIMVIRTIO is reached. Asking for a transport is asking for the SO2 map.
     pub fn transport(mut self, transport: Option<Transport>) -> Self {
         self.transport = transport;
         self
@@ -129,6 +135,13 @@ impl Builder {
     /// Length of SIMVIRTIO's queues, in bytes. Asking for one is asking for the SO2 map.
     pub fn queue_len(mut self, queue_len: Option<u16>) -> Self {
         self.queue_len = queue_len;
+        self
+    }
+
+    /// Whether SIMVIRTIO's device gives its driver back what it receives, instead of printing that and reading input.
+    /// It holds 64 KiB; a driver that takes nothing back loses what is beyond.
+    pub fn loopback(mut self, loopback: bool) -> Self {
+        self.loopback = loopback;
         self
     }
 
@@ -194,9 +207,16 @@ impl Builder {
         self
     }
 
-    /// Whether exits are counted.
+    /// Whether exits are counted and timed.
     pub fn profile(mut self, profile: bool) -> Self {
         self.profile = profile;
+        self
+    }
+
+    /// How many of the last exits the report has, with the guest's RIP where KVM tells it: at most
+    /// [`MAX_TRACED`]. Asking for them is asking for the profile.
+    pub fn trace(mut self, exits: Option<usize>) -> Self {
+        self.trace = exits;
         self
     }
 
@@ -206,7 +226,7 @@ impl Builder {
         self
     }
 
-    /// Whether the report has KVM's own count of exits.
+    /// Whether the report has KVM's own counters.
     pub fn kernel_counters(mut self, kernel_counters: bool) -> Self {
         self.kernel_counters = kernel_counters;
         self
@@ -271,6 +291,11 @@ impl Builder {
                 self.cpus
             )));
         }
+        if let Some(exits) = self.trace.filter(|exits| !(1..=MAX_TRACED).contains(exits)) {
+            return Err(Error::Config(format!(
+                "a trace of {exits} exits cannot be: choose --trace-exits 1 to {MAX_TRACED}"
+            )));
+        }
         let nothing = Guest::Image(Image::default());
         match std::mem::replace(&mut self.guest, nothing) {
             Guest::Image(image) => self.build_bare(image),
@@ -313,6 +338,12 @@ impl Builder {
             vcpus.push(vcpu);
         }
         Ok(vcpus)
+    }
+
+    /// By what the exits of these vCPUs are timed, where they are counted.
+    fn clock(&self, vcpus: &[KvmVcpu]) -> Option<Clock> {
+        let counted = self.profile || self.trace.is_some();
+        counted.then(|| Clock::new(vcpus.first().and_then(KvmVcpu::tsc_khz)))
     }
 
     /// A failure that the user's changes to CPUID may have led to.

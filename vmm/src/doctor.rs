@@ -160,7 +160,7 @@ pub fn examine() -> Vec<Check> {
         Err(error) => checks.push(Check::of("virtual machine", Err(error))),
     }
     if checks.iter().all(|check| check.outcome != Outcome::Bad) {
-        checks.extend([Mode::Real, Mode::Protected, Mode::Long].map(run_two_instructions));
+        checks.extend([Mode::Real, Mode::Protected, Mode::Long, Mode::User].map(run_two_instructions));
     }
     checks
 }
@@ -206,16 +206,19 @@ fn create_vcpu(vm: &VmFd) -> Result<String, Error> {
 
 /// nop; hlt
 const TWO_INSTRUCTIONS: &[u8] = &[0x90, 0xf4];
+/// nop; out 0xf4, al: in ring 3 there is no hlt.
+const TWO_OF_RING_3: &[u8] = &[0x90, 0xe6, 0xf4];
 
 fn run_two_instructions(mode: Mode) -> Check {
     let what = format!("{mode} mode");
     let run = || {
-        let image = flat::image(TWO_INSTRUCTIONS, mode, Gpa(0x1000))?;
+        let code = if mode == Mode::User { TWO_OF_RING_3 } else { TWO_INSTRUCTIONS };
+        let image = flat::image(code, mode, Gpa(0x1000))?;
         let machine = Machine::builder(image).timeout(Some(Duration::from_secs(5)));
         machine.output(Output::captured().0).input(Input::bytes(b"")).build()?.run()
     };
     match run() {
-        Ok(report) if matches!(report.stop, Stop::Halted) => {
+        Ok(report) if matches!(report.stop, Stop::Halted | Stop::Exited(0)) => {
             Check::of(what, Ok("ran two instructions".into()))
         }
         Ok(report) => {

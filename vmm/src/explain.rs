@@ -45,12 +45,12 @@ impl Explanation {
         let width = match mode {
             Mode::Real => 2,
             Mode::Protected => 4,
-            Mode::Long => 8,
+            Mode::Long | Mode::User => 8,
         };
         let stack_pointer = match mode {
             Mode::Real => regs.rsp & 0xffff,
             Mode::Protected => regs.rsp & 0xffff_ffff,
-            Mode::Long => regs.rsp,
+            Mode::Long | Mode::User => regs.rsp,
         };
         let stack = find(&probe, memory, probe.linear(sregs.ss.base, stack_pointer)).gpa;
         Some(Self {
@@ -77,7 +77,7 @@ impl fmt::Display for Explanation {
             writeln!(f, "  instruction  {}", self.instruction)?;
         }
         writeln!(f, "  mapping      {}", self.mapping)?;
-        let wide = self.mode == Mode::Long;
+        let wide = matches!(self.mode, Mode::Long | Mode::User);
         let row = |f: &mut fmt::Formatter<'_>, names: [&str; 4], values: [u64; 4]| {
             for (name, value) in names.into_iter().zip(values) {
                 if wide {
@@ -200,7 +200,7 @@ fn decode(mode: Mode, rip: u64, bytes: &[u8]) -> Option<Instruction> {
     let bits = match mode {
         Mode::Real => 16,
         Mode::Protected => 32,
-        Mode::Long => 64,
+        Mode::Long | Mode::User => 64,
     };
     (!bytes.is_empty()).then(|| Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE).decode())
 }
@@ -244,6 +244,9 @@ fn suspect(
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::INVALID => {
             Some("#UD: an undefined instruction")
         }
+        mnemonic if sregs.cs.selector & 3 == 3 && is_for_ring_0(mnemonic, instruction) => Some(
+            "#GP: an instruction for ring 0, and the guest is in ring 3 (where it ends by port 0xf4, not by hlt)",
+        ),
         _ if uses_vectors(instruction) && sregs.cr4 & CR4_OSFXSR == 0 => {
             Some("#UD: SSE is not switched on (cr4.OSFXSR is 0); compile the guest with -mgeneral-regs-only")
         }
@@ -255,6 +258,21 @@ fn suspect(
         Mnemonic::Int | Mnemonic::Int3 => Some("a software interrupt that has no handler"),
         _ => None,
     }
+}
+
+/// Whether an instruction is not for ring 3. Ports are: the task state allows them all.
+fn is_for_ring_0(mnemonic: Mnemonic, instruction: &Instruction) -> bool {
+    let port = [
+        Mnemonic::In,
+        Mnemonic::Out,
+        Mnemonic::Insb,
+        Mnemonic::Insw,
+        Mnemonic::Insd,
+        Mnemonic::Outsb,
+        Mnemonic::Outsw,
+        Mnemonic::Outsd,
+    ];
+    instruction.is_privileged() && !port.contains(&mnemonic)
 }
 
 /// Whether an instruction works on vector registers, which needs SSE.
@@ -345,6 +363,28 @@ mod tests {
         let regs = kvm_regs { rbx: 1 << 62, ..at_code() };
         assert!(long(&[0x8b, 0x03], regs).suspicion().unwrap().starts_with("#GP"));
         assert_eq!(suspicion(&[0x0f, 0xae, 0xe8]), "none", "lfence needs no SSE state");
+    }
+
+    #[test]
+    fn in_ring_3_what_is_for_ring_0_is_suspected() {
+        let suspicion = |code: &[u8], mode| {
+            let memory = GuestMemory::new(&[(Gpa(0), 0x10_0000), (TABLES, TABLES_SIZE)]).unwrap();
+            let tables = Gpa(TABLES.0 + PAGE);
+            memory.write(tables, &modes::bytes(&modes::user_identity_map(tables))).unwrap();
+            memory.write(Gpa(0x1000), code).unwrap();
+            let sregs = modes::sregs(mode, kvm_sregs::default(), TABLES, modes::Place::ALONE);
+            let location = Location::At { mode, cs: sregs.cs.selector, rip: 0x1000 };
+            Explanation::new(location, at_code(), sregs, &memory).unwrap().suspicion()
+        };
+        // hlt; cli; mov cr3, rax
+        for code in [&[0xf4][..], &[0xfa], &[0x0f, 0x22, 0xd8]] {
+            assert!(suspicion(code, Mode::User).unwrap().contains("for ring 0"), "{code:x?}");
+            assert_eq!(suspicion(code, Mode::Long), None);
+        }
+        // out 0xf4, al; outsb
+        for code in [&[0xe6, 0xf4][..], &[0x6e]] {
+            assert_eq!(suspicion(code, Mode::User), None, "{code:x?}");
+        }
     }
 
     #[test]

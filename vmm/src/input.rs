@@ -7,7 +7,7 @@ use simvirtio::abi;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// How much is read at a time, in bytes.
@@ -31,6 +31,16 @@ impl Input {
     pub fn bytes(bytes: &[u8]) -> Self {
         let here = bytes.iter().copied().chain([abi::END_OF_INPUT]).collect();
         Self { source: None, here }
+    }
+
+    /// Nothing, and no end either.
+    pub(crate) fn none() -> Self {
+        Self { source: None, here: VecDeque::new() }
+    }
+
+    /// What may still be read from.
+    pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.source.as_ref().map(AsFd::as_fd)
     }
 
     /// The bytes that are here, and what still can be read from; for a guest that is not told of the end.

@@ -3,7 +3,9 @@
 use crate::boot::Image;
 use crate::builder::{BoxedController, Builder, Guest};
 use crate::bus::Devices;
+use crate::clock::Clock;
 use crate::controller::{Ends, OpenBus, VcpuState};
+use crate::device::doorbell::Doorbell;
 use crate::device::poller::Poller;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
@@ -17,11 +19,14 @@ use crate::msr::{Forward, MsrPolicy};
 use crate::output::Output;
 use crate::pc::{Boot, Linux, Pc};
 use crate::profile::Profile;
-use crate::report::{Report, VcpuReport, Verdict};
+use crate::recorder::{LAST, Recorder, Recording};
+use crate::report::{Measured, Report, VcpuReport, Verdict};
 use crate::run::{self, Deadline, Watchdog};
+use crate::stats::Counters;
 use crate::sys::{self, KickTimer, Kicker};
 use crate::team::{Ended, Team};
 use crate::timeline::{Event, Timeline};
+use crate::trace::Trace;
 use crate::vcpu::KvmVcpu;
 use kvm_ioctls::VmFd;
 use simvirtio::abi;
@@ -36,9 +41,9 @@ use std::time::{Duration, Instant};
 /// What a machine has beside its vCPUs and the devices of the buses.
 pub(crate) enum Background {
     /// SIMVIRTIO's device behind the trapped window, shared with the bus.
-    Trapped(Arc<Mutex<Window>>),
-    /// SIMVIRTIO's device over shared RAM, for the poller.
-    Shared(Box<Simvirtio<GuestMemory>>),
+    Trapped(Transport, Arc<Mutex<Window>>),
+    /// SIMVIRTIO's device over shared RAM, for a thread that polls, or sleeps until the driver rings.
+    Shared(Box<Simvirtio<GuestMemory>>, Option<Arc<Doorbell>>),
     /// The threads of a PC.
     Pc(Pc),
 }
@@ -59,7 +64,10 @@ pub struct Machine {
     pub(crate) msrs: MsrPolicy,
     pub(crate) kev: bool,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) profile: bool,
+    /// By what exits are timed, where they are counted.
+    pub(crate) clock: Option<Clock>,
+    /// How many of the last exits the report has.
+    pub(crate) trace: Option<usize>,
     pub(crate) verify: bool,
     pub(crate) kernel_counters: bool,
     pub(crate) output: Output,
@@ -77,7 +85,7 @@ impl fmt::Debug for Machine {
 /// What one vCPU has to show.
 #[derive(Default)]
 struct Done {
-    profile: Option<Profile>,
+    recording: Option<Recording>,
     open_bus: OpenBus,
 }
 
@@ -98,6 +106,37 @@ struct Beside {
     boot: Option<Boot>,
 }
 
+/// What the vCPUs of a machine have to show together.
+#[derive(Default)]
+struct Gathered {
+    profile: Option<Profile>,
+    cost: u64,
+    steps: u64,
+    trace: Option<Trace>,
+    open_bus: OpenBus,
+    kernel: Option<Counters>,
+    /// KVM did not tell of one of them.
+    uncounted: bool,
+}
+
+impl Gathered {
+    fn add(&mut self, id: u32, done: Done, kernel: Option<Counters>) {
+        self.open_bus.absorb(&done.open_bus);
+        match kernel {
+            Some(counters) => self.kernel.get_or_insert_default().absorb(&counters),
+            None => self.uncounted = true,
+        }
+        let Some(recording) = done.recording else { return };
+        self.cost = self.cost.saturating_add(recording.cost);
+        self.steps = self.steps.saturating_add(recording.steps);
+        self.trace.iter_mut().for_each(|trace| trace.add(id, &recording));
+        match &mut self.profile {
+            Some(all) => all.absorb(&recording.profile),
+            all => *all = Some(recording.profile),
+        }
+    }
+}
+
 /// What the vCPUs of a machine share.
 struct Shared<'a> {
     devices: &'a Devices,
@@ -106,8 +145,11 @@ struct Shared<'a> {
     kev: bool,
     timeout: Option<Duration>,
     deadline: Deadline,
-    profile: bool,
     timeline: Option<Arc<Timeline>>,
+    /// By what exits are timed, and its reading when the run began.
+    clock: Option<(Clock, u64)>,
+    /// How many of the last exits somebody wants.
+    trace: Option<usize>,
 }
 
 impl Shared<'_> {
@@ -118,17 +160,17 @@ impl Shared<'_> {
 
     /// Runs one vCPU to its end, on the calling thread, whose kicks are handled.
     fn run(&self, vcpu: &mut KvmVcpu, controllers: Vec<BoxedController>) -> Result<(Stop, Done), Error> {
-        let profile = || self.timeline.clone().map_or_else(Profile::default, Profile::with_phases);
-        let mut done = Done { profile: self.profile.then(profile), ..Default::default() };
-        let Done { profile, open_bus } = &mut done;
+        let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
+        let mut recorder = self.clock.map(recorder);
+        let mut open_bus = OpenBus::default();
         let run = || {
             let watchdog = Watchdog { deadline: self.deadline.clone() };
             // A PC has none: its kernel would not know of them.
             let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
             let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
-            let last = (self.devices, (Forward(self.msrs), (Ends, open_bus)));
+            let last = (self.devices, (Forward(self.msrs), (Ends, &mut open_bus)));
             let mut chain = (watchdog, (controllers, (hypercalls, (self.msrs, (printer, last)))));
-            run::run(vcpu, &mut chain, profile.as_mut())
+            run::run(vcpu, &mut chain, recorder.as_mut())
         };
         // What a controller leaves behind when it panics is not looked at again: the machine ends. Nor may one
         // panic when it is dropped.
@@ -136,7 +178,7 @@ impl Shared<'_> {
             Ok(stop) => stop?,
             Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
         };
-        Ok((stop, done))
+        Ok((stop, Done { recording: recorder.map(Recorder::finish), open_bus }))
     }
 }
 
@@ -183,31 +225,19 @@ impl Machine {
             _ => None,
         };
         let (location, explanation) = self.explain(&stop, culprit)?;
-        let kernel_exits = match self.kernel_counters {
-            true => self.kernel_exits(),
-            false => None,
-        };
         let several = vcpus.len() > 1;
-        let of_culprit = vcpus.get(culprit).and_then(|(_, done)| done.profile.clone()).filter(|_| several);
+        let last = vcpus.get(culprit).and_then(|(_, done)| done.recording.as_ref());
+        let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
+        let mut all = Gathered { trace: self.trace.map(Trace::new), ..Default::default() };
         let mut reports = Vec::new();
-        let (mut profile, mut open_bus): (Option<Profile>, Option<OpenBus>) = (None, None);
         for (vcpu, (stop, done)) in self.vcpus.iter_mut().zip(vcpus) {
+            let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
             if several {
                 let location = if stop.parks() { None } else { Some(vcpu.location(is_shutdown(&stop))?) };
-                let profile = done.profile.clone();
-                reports.push(VcpuReport { id: vcpu.id(), stop, location, profile });
+                let profile = done.recording.as_ref().map(|recording| recording.profile.clone());
+                reports.push(VcpuReport { id: vcpu.id(), stop, location, profile, kernel: kernel.clone() });
             }
-            match (&mut profile, done.profile) {
-                (Some(all), Some(one)) => all.absorb(&one),
-                (all, one) => *all = one,
-            }
-            match &mut open_bus {
-                Some(all) => all.absorb(&done.open_bus),
-                all => *all = Some(done.open_bus),
-            }
-        }
-        if let (Some(all), Some(of_culprit)) = (&mut profile, of_culprit) {
-            all.take_last_of(of_culprit);
+            all.add(vcpu.id(), done, kernel);
         }
         let culprit = self.vcpus.get(culprit).filter(|_| several).map(VcpuState::id);
         Ok(Report {
@@ -219,10 +249,13 @@ impl Machine {
             elapsed,
             simvirtio: beside.simvirtio,
             boot: beside.boot,
-            profile,
-            open_bus: open_bus.unwrap_or_default(),
+            profile: all.profile,
+            measured: self.clock.map(|clock| Measured { clock, cost: all.cost, steps: all.steps }),
+            last: last.unwrap_or_default(),
+            trace: all.trace,
+            open_bus: all.open_bus,
             vcpus: reports,
-            kernel_exits,
+            kernel: all.kernel.filter(|_| !all.uncounted),
             ram: self.ram,
             image: self.image,
             devices: self.devices,
@@ -244,7 +277,8 @@ impl Machine {
             kev: self.kev,
             timeout: *timeout,
             deadline: deadline.clone(),
-            profile: self.profile,
+            clock: self.clock.map(|clock| (clock, clock.now())),
+            trace: self.trace,
             timeline: match background {
                 Some(Background::Pc(pc)) => Some(pc.timeline.clone()),
                 _ => None,
@@ -274,20 +308,23 @@ impl Machine {
             let (Ended { vcpus, culprit }, beside) = match background.take() {
                 None => (run()?, Beside::default()),
                 // The device has acted on each store: nothing is left in the queue.
-                Some(Background::Trapped(window)) => {
+                Some(Background::Trapped(transport, window)) => {
                     let lock = || window.lock().unwrap_or_else(PoisonError::into_inner);
                     lock().set_deadline(deadline);
                     let ran = run()?;
-                    let report = lock().simvirtio().report(Transport::Exit);
+                    let report = lock().simvirtio().report(transport);
                     (ran, Beside { simvirtio: Some(report), ..Default::default() })
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
-                Some(Background::Shared(simvirtio)) => {
-                    let poller = Poller::start(*simvirtio, team.clone(), deadline.clone())?;
+                Some(Background::Shared(simvirtio, doorbell)) => {
+                    let transport = doorbell.as_ref().map_or(Transport::Polling, |_| Transport::Doorbell);
+                    let poller = Poller::start(*simvirtio, doorbell, team.clone(), deadline.clone())?;
                     let ran = run()?;
-                    let (simvirtio, stop) = poller.finish(&deadline)?;
-                    let simvirtio = Some(simvirtio.report(Transport::Polling));
-                    (ran, Beside { stop, simvirtio, boot: None })
+                    let ended = poller.finish(&deadline)?;
+                    let report = ended.simvirtio.report(transport);
+                    let (rings, thread_time) = (ended.rings, Some(ended.thread_time));
+                    let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
+                    (ran, Beside { stop: ended.stop, simvirtio, boot: None })
                 }
                 Some(Background::Pc(pc)) => {
                     let running = pc.start(deadline.clone(), team.clone())?;
@@ -344,12 +381,6 @@ impl Machine {
             _ => Explanation::new(location, vcpu.regs()?, vcpu.sregs()?, &self.memory),
         };
         Ok((Some(location), explanation))
-    }
-
-    /// KVM's own count of exits, of all vCPUs.
-    fn kernel_exits(&self) -> Option<u64> {
-        let counts = self.vcpus.iter().map(|vcpu| vcpu.counter("exits").unwrap_or(None));
-        counts.sum()
     }
 
     fn verdict(&mut self) -> Result<Verdict, Error> {

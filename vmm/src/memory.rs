@@ -5,7 +5,10 @@ mod map;
 mod mapping;
 mod transfer;
 
-pub use map::{MAX_RAM, Map, PAGE, PLAIN_RAM, TABLES, TABLES_SIZE, TSS, pc, pc_ram_size, ram_size};
+pub use map::{
+    MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc, pc_ram_size,
+    ram_size,
+};
 pub use transfer::Span;
 /// A guest physical address.
 pub use vm_memory::GuestAddress as Gpa;

@@ -1,10 +1,11 @@
-//! The state in which a vCPU enters a guest: real, protected or long mode, as pure functions from KVM's
-//! reset state to register values and tables.
+//! The state in which a vCPU enters a guest: real, protected or long mode, the last also in ring 3, as pure
+//! functions from KVM's reset state to register values and tables.
 //!
 //! Segment descriptors: Intel SDM volume 3, section 3.4.5. Control registers: section 2.5. Page tables with
-//! 2 MiB pages: section 4.5.4.
+//! 2 MiB pages: section 4.5.4. Task state of 64 bits, its descriptor, and the I/O permission bitmap: sections 8.7 and
+//! 8.2.3, and volume 1, section 19.5.2.
 
-use crate::memory::{Gpa, PAGE};
+use crate::memory::{Gpa, PAGE, TASK_STATE};
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use simvirtio::abi;
 
@@ -26,6 +27,10 @@ pub const CR0_AM: u64 = 1 << 18;
 pub const CR0_PG: u64 = 1 << 31;
 /// CR4: physical address extension, which long mode needs.
 pub const CR4_PAE: u64 = 1 << 5;
+/// RFLAGS: always one.
+const RFLAGS_ONE: u64 = 1 << 1;
+/// RFLAGS: ring 3 may use ports.
+const RFLAGS_IOPL_3: u64 = 3 << 12;
 /// EFER: long mode enable.
 pub const EFER_LME: u64 = 1 << 8;
 /// EFER: long mode active.
@@ -35,6 +40,8 @@ pub const EFER_LMA: u64 = 1 << 10;
 pub(crate) const PTE_PRESENT: u64 = 1 << 0;
 /// Page table entry: writable.
 pub(crate) const PTE_WRITABLE: u64 = 1 << 1;
+/// Page table entry: ring 3 may use the page.
+pub(crate) const PTE_USER: u64 = 1 << 2;
 /// Page directory entry: maps a 2 MiB page.
 pub(crate) const PDE_LARGE: u64 = 1 << 7;
 /// Gibibytes that the identity map covers: all 32-bit addresses, so that devices below 4 GiB are in it.
@@ -44,6 +51,19 @@ const MAPPED_GIB: u64 = 4;
 const CODE: u16 = 1;
 /// GDT index of the data segment: selector 0x10.
 const DATA: u16 = 2;
+/// GDT index of ring 3's code segment: selector 0x1B, with the ring in its low bits.
+const USER_CODE: u16 = 3;
+/// GDT index of ring 3's data segment: selector 0x23.
+const USER_DATA: u16 = 4;
+/// GDT index of the task state, which takes two entries: selector 0x28.
+const TASK: u16 = 5;
+
+/// Size of the 64-bit task state without its bitmap, in bytes; and so where the bitmap begins.
+const TASK_FIELDS: u16 = 0x68;
+/// Offset of the field that says where the bitmap begins, in bytes.
+const TASK_BITMAP_BASE: usize = 0x66;
+/// Size of the task state with a bitmap for all ports, and the byte of ones that the manual asks for after it.
+pub const TASK_STATE_SIZE: usize = TASK_FIELDS as usize + 0x1_0000 / 8 + 1;
 
 /// A flat segment of 4 GiB. `kind` is the descriptor's type field, with the accessed bit set as the CPU
 /// itself would set it.
@@ -67,13 +87,38 @@ const fn flat_segment(index: u16, kind: u8, long: bool) -> kvm_segment {
 
 /// Execute, read, accessed.
 const fn code_segment(mode: Mode) -> kvm_segment {
-    flat_segment(CODE, 0b1011, matches!(mode, Mode::Long))
+    flat_segment(CODE, 0b1011, matches!(mode, Mode::Long | Mode::User))
 }
 
 /// Read, write, accessed.
 const fn data_segment() -> kvm_segment {
     flat_segment(DATA, 0b0011, false)
 }
+
+/// A segment as ring 3 has it, at another place of the GDT.
+const fn for_ring_3(segment: kvm_segment, index: u16) -> kvm_segment {
+    kvm_segment { selector: index << 3 | 3, dpl: 3, ..segment }
+}
+
+const USER_CODE_SEGMENT: kvm_segment = for_ring_3(code_segment(Mode::User), USER_CODE);
+const USER_DATA_SEGMENT: kvm_segment = for_ring_3(data_segment(), USER_DATA);
+
+/// The task state: busy, as that of a running CPU is.
+const TASK_SEGMENT: kvm_segment = kvm_segment {
+    base: TASK_STATE.0,
+    limit: TASK_STATE_SIZE as u32 - 1,
+    selector: TASK << 3,
+    type_: 0b1011,
+    present: 1,
+    dpl: 0,
+    db: 0,
+    s: 0,
+    l: 0,
+    g: 0,
+    avl: 0,
+    unusable: 0,
+    padding: 0,
+};
 
 /// The descriptor of a segment as it stands in memory.
 fn descriptor(segment: &kvm_segment) -> u64 {
@@ -91,9 +136,27 @@ fn descriptor(segment: &kvm_segment) -> u64 {
         | (segment.base >> 24 & 0xff) << 56
 }
 
-/// The GDT of protected or long mode: null, code (0x08), data (0x10).
-pub fn gdt(mode: Mode) -> [u64; 3] {
-    [0, descriptor(&code_segment(mode)), descriptor(&data_segment())]
+/// The GDT of protected or long mode: null, code (0x08), data (0x10). For ring 3 also its own code (0x1B) and
+/// data (0x23), and the task state (0x28).
+pub fn gdt(mode: Mode) -> Vec<u64> {
+    let mut gdt = vec![0, descriptor(&code_segment(mode)), descriptor(&data_segment())];
+    if mode == Mode::User {
+        gdt.extend([&USER_CODE_SEGMENT, &USER_DATA_SEGMENT, &TASK_SEGMENT].map(descriptor));
+        gdt.push(TASK_SEGMENT.base >> 32);
+    }
+    gdt
+}
+
+/// The task state of ring 3, whose bitmap allows all ports. It has no stacks: there is no IDT to need one.
+pub fn task_state() -> Vec<u8> {
+    let mut state = vec![0; TASK_STATE_SIZE];
+    if let Some(base) = state.get_mut(TASK_BITMAP_BASE..usize::from(TASK_FIELDS)) {
+        base.copy_from_slice(&TASK_FIELDS.to_le_bytes());
+    }
+    if let Some(last) = state.last_mut() {
+        *last = 0xff;
+    }
+    state
 }
 
 /// The GDT that a Linux kernel is entered with: null, null, code (`__BOOT_CS`, 0x10), data (`__BOOT_DS`, 0x18).
@@ -109,16 +172,26 @@ pub(crate) fn bytes(words: &[u64]) -> Vec<u8> {
 /// Page tables at `base` that map the first 4 GiB one to one with 2 MiB pages: a PML4, a page directory
 /// pointer table and four page directories, a page each, in this order. In little-endian words.
 pub fn identity_map(base: Gpa) -> Vec<u64> {
+    mapped(base, 0)
+}
+
+/// The same, for ring 3 to use.
+pub fn user_identity_map(base: Gpa) -> Vec<u64> {
+    mapped(base, PTE_USER)
+}
+
+/// The identity map with some more bits in each entry.
+fn mapped(base: Gpa, bits: u64) -> Vec<u64> {
     const ENTRIES: u64 = 512;
+    let bits = bits | PTE_PRESENT | PTE_WRITABLE;
     let pointer_table = base.0 + PAGE;
     let directories = base.0 + 2 * PAGE;
     let table = |first: u64, entries: u64, entry: &dyn Fn(u64) -> u64| {
         (0..ENTRIES).map(|i| if i < entries { entry(first + i) } else { 0 }).collect::<Vec<_>>()
     };
-    let pml4 = table(0, 1, &|_| pointer_table | PTE_PRESENT | PTE_WRITABLE);
-    let pdpt = table(0, MAPPED_GIB, &|i| (directories + i * PAGE) | PTE_PRESENT | PTE_WRITABLE);
-    let pds = (0..MAPPED_GIB)
-        .flat_map(|gib| table(gib * ENTRIES, ENTRIES, &|i| i << 21 | PDE_LARGE | PTE_PRESENT | PTE_WRITABLE));
+    let pml4 = table(0, 1, &|_| pointer_table | bits);
+    let pdpt = table(0, MAPPED_GIB, &|i| (directories + i * PAGE) | bits);
+    let pds = (0..MAPPED_GIB).flat_map(|gib| table(gib * ENTRIES, ENTRIES, &|i| i << 21 | PDE_LARGE | bits));
     pml4.into_iter().chain(pdpt).chain(pds).collect()
 }
 
@@ -171,7 +244,7 @@ impl Place {
 pub const STACK_SIZE: u64 = 0x4000;
 
 /// The special registers that enter `mode`, from the CPU's reset state. Protected and long mode expect the
-/// GDT at `tables` and, a page above it, the page tables.
+/// GDT at `tables` and, a page above it, the page tables; ring 3 its task state at [`TASK_STATE`].
 ///
 /// In real mode the first vCPU has its stack where the CPU's reset leaves it, below 0x1_0000, and each
 /// further one a stack segment whose end is where its stack begins.
@@ -186,14 +259,23 @@ pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: Place) -> kvm_sre
         }
         return sregs;
     }
-    sregs.cs = code_segment(mode);
-    let data = data_segment();
+    let (code, data) = match mode {
+        Mode::User => (USER_CODE_SEGMENT, USER_DATA_SEGMENT),
+        _ => (code_segment(mode), data_segment()),
+    };
+    sregs.cs = code;
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-    sregs.gdt = kvm_dtable { base: tables.0, limit: 3 * 8 - 1, ..Default::default() };
+    let mut entries = DATA + 1;
+    if mode == Mode::User {
+        sregs.tr = TASK_SEGMENT;
+        // The task state's own entry is a double one.
+        entries = TASK + 2;
+    }
+    sregs.gdt = kvm_dtable { base: tables.0, limit: entries * 8 - 1, ..Default::default() };
     // No interrupt table: a fault before the guest has made one is a triple fault.
     sregs.idt = kvm_dtable::default();
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE;
-    if mode == Mode::Long {
+    if matches!(mode, Mode::Long | Mode::User) {
         sregs.cr0 |= CR0_WP | CR0_AM | CR0_PG;
         sregs.cr3 = tables.0 + PAGE;
         sregs.cr4 = CR4_PAE;
@@ -204,12 +286,14 @@ pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: Place) -> kvm_sre
 
 /// The general registers that enter `mode` at `entry`: all zero but for RFLAGS, whose bit 1 is always one,
 /// and the stack pointer. In real mode the stack's segment is zero, so SP = 0 makes it grow down from
-/// 0x1_0000 (of a further vCPU: of its segment). RDI is the vCPU's number, and RSI is how
+/// 0x1_0000 (of a further vCPU: of its segment). In ring 3 IOPL is 3: some hosts look at that and others at the bitmap
+/// of the task state, so it takes both to allow all ports everywhere. RDI is the vCPU's number, and RSI is how
 /// many there are.
 pub fn regs(mode: Mode, entry: Gpa, place: Place) -> kvm_regs {
     let rsp = if mode == Mode::Real { 0 } else { place.stack() };
     let (rdi, rsi) = (place.id.into(), place.of.into());
-    kvm_regs { rip: entry.0, rsp, rflags: 2, rdi, rsi, ..Default::default() }
+    let rflags = if mode == Mode::User { RFLAGS_ONE | RFLAGS_IOPL_3 } else { RFLAGS_ONE };
+    kvm_regs { rip: entry.0, rsp, rflags, rdi, rsi, ..Default::default() }
 }
 
 #[cfg(test)]
@@ -277,6 +361,51 @@ mod tests {
         assert_eq!((sregs.cr3, sregs.cr4, sregs.efer), (0x3000, 1 << 5, 0x500));
         assert_eq!(sregs.cr0 & (CR0_PE | CR0_PG), 0x8000_0001);
         assert_eq!(regs(Mode::Long, Gpa(0x10_0000), Place::ALONE).rsp, 1 << 20);
+    }
+
+    #[test]
+    fn ring_3_has_segments_of_its_own_and_all_ports() {
+        let reset = kvm_sregs { tr: kvm_segment { type_: 3, ..Default::default() }, ..Default::default() };
+        let user = sregs(Mode::User, reset, TABLES, Place::ALONE);
+        assert_eq!((user.cs.selector, user.cs.dpl, user.cs.l), (0x1b, 3, 1));
+        for data in [user.ds, user.es, user.fs, user.gs, user.ss] {
+            assert_eq!((data.selector, data.dpl, data.type_), (0x23, 3, 3));
+        }
+        assert_eq!((user.tr.selector, user.tr.type_, user.tr.s, user.tr.present), (0x28, 0xb, 0, 1));
+        assert_eq!((user.tr.base, user.tr.limit), (TASK_STATE.0, 0x68 + 8192));
+        assert_eq!((user.gdt.base, user.gdt.limit), (0x2000, 7 * 8 - 1));
+        let long = sregs(Mode::Long, reset, TABLES, Place::ALONE);
+        assert_eq!((user.cr0, user.cr3, user.cr4, user.efer), (long.cr0, long.cr3, long.cr4, long.efer));
+        assert_eq!(long.tr, reset.tr);
+        let [user, long] = [Mode::User, Mode::Long].map(|mode| regs(mode, Gpa(0x1000), Place::ALONE));
+        assert_eq!((user.rflags, long.rflags), (0x3002, 2));
+        assert_eq!(kvm_regs { rflags: 2, ..user }, long);
+    }
+
+    #[test]
+    fn the_gdt_of_ring_3_goes_on_after_that_of_long_mode() {
+        let user = gdt(Mode::User);
+        assert_eq!(user[..3], gdt(Mode::Long));
+        assert_eq!(user[3..5], [0x00af_fb00_0000_ffff, 0x00cf_f300_0000_ffff]);
+        // Base 0xfffc_7000, limit 0x2068, present, a busy task state of 64 bits.
+        assert_eq!(user[5..], [0xff00_8bfc_7000_2068, 0]);
+    }
+
+    #[test]
+    fn the_task_state_allows_every_port() {
+        let state = task_state();
+        assert_eq!(state.len(), 0x68 + 8192 + 1);
+        assert_eq!(state[0x66..0x68], [0x68, 0]);
+        assert!(state[0x68..0x68 + 8192].iter().all(|byte| *byte == 0));
+        assert_eq!(state.last(), Some(&0xff), "the manual wants ones after the last port's bits");
+    }
+
+    #[test]
+    fn the_map_of_ring_3_differs_in_one_bit() {
+        let (plain, user) = (identity_map(TABLES), user_identity_map(TABLES));
+        for (plain, user) in plain.into_iter().zip(user) {
+            assert_eq!(user, if plain == 0 { 0 } else { plain | PTE_USER });
+        }
     }
 
     #[test]

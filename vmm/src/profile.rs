@@ -1,17 +1,23 @@
-//! Exits counted: per reason and per site, where a site is a port or an address, a direction and a width.
+//! Exits counted and timed: per reason and per site, where a site is a port or an address, a direction and a
+//! width.
 //!
 //! A guest chooses its addresses, so the table holds [`MAX_SITES`] sites; the exits of further ones go to
-//! one more site for each reason, without an address. Totals stay exact.
+//! one more site for each reason, without an address. Totals stay exact. The first [`MAX_TIMED_SITES`] have
+//! histograms, too: a vCPU's profile takes at most about 5 MiB, and a usual guest's some 10 KiB for each site.
+
+mod latency;
 
 use crate::exit::Exit;
-use crate::timeline::Timeline;
 use crate::vcpu::Arrival;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
+
+pub use latency::{DIGITS, Latency};
 
 /// How many sites are told apart.
 pub const MAX_SITES: usize = 1024;
+/// Of how many of them, the first of each vCPU, percentiles are known: each has two histograms of 36 KiB.
+pub const MAX_TIMED_SITES: usize = 64;
 
 /// The reason for an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +49,24 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// A small number for it.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::PioIn => 0,
+            Self::PioOut => 1,
+            Self::MmioRead => 2,
+            Self::MmioWrite => 3,
+            Self::Hypercall => 4,
+            Self::RdMsr => 5,
+            Self::WrMsr => 6,
+            Self::Hlt => 7,
+            Self::Shutdown => 8,
+            Self::EmulationFailure => 9,
+            Self::FailedEntry => 10,
+            Self::Other(_) => 11,
+        }
+    }
+
     /// Whether exits of this reason come from a port, an address, a register or a number.
     pub fn has_place(self) -> bool {
         matches!(
@@ -125,25 +149,82 @@ impl Count {
     }
 }
 
+/// The exits of a site, and how long they took.
+#[derive(Clone, Debug)]
+pub struct SiteProfile {
+    /// Where they come from.
+    pub site: Site,
+    /// How many there were.
+    pub count: Count,
+    /// The time in KVM_RUN until each exit: the guest's, and the kernel's.
+    pub in_kvm: Latency,
+    /// The time until the guest was entered again, or the next element was at hand: one for each element.
+    pub in_vmm: Latency,
+}
+
+impl SiteProfile {
+    fn new(site: Site, timed: bool) -> Self {
+        let latency = || if timed { Latency::with_percentiles() } else { Latency::default() };
+        Self { site, count: Count::default(), in_kvm: latency(), in_vmm: latency() }
+    }
+
+    /// Whether its percentiles are known.
+    fn is_told(&self) -> bool {
+        self.in_vmm.knows_percentiles()
+    }
+
+    /// All the time that went into the site's exits, in nanoseconds.
+    pub fn time(&self) -> u64 {
+        self.in_kvm.sum().saturating_add(self.in_vmm.sum())
+    }
+}
+
+/// How long one exit took, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// In KVM_RUN until it; 0 for a further element of string I/O.
+    pub in_kvm: u64,
+    /// From there to the next entry, or to the next element.
+    pub in_vmm: u64,
+}
+
 /// The exits of one vCPU, or of all of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
-    sites: HashMap<Site, Count>,
-    last: VecDeque<Exit>,
-    timeline: Option<Arc<Timeline>>,
+    sites: Vec<SiteProfile>,
+    /// Where in `sites` a site is.
+    places: HashMap<Site, u16>,
+    /// The same for the last site of each key: a guest comes to few sites, again and again.
+    recent: Recent,
+    /// The times of the sites that have no histogram, for the percentiles over all.
+    untold: Option<Box<(Latency, Latency)>>,
     /// Exits by phase of the timeline.
     phases: Vec<u64>,
 }
 
-/// How many of the last exits are remembered.
-const LAST: usize = 6;
+/// How many keys [`Recent`] has.
+const KEYS: usize = 256;
+
+/// Guesses where in the table a site is.
+#[derive(Clone, Debug)]
+struct Recent([u16; KEYS]);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self([0; KEYS])
+    }
+}
+
+impl Recent {
+    fn of(&mut self, site: &Site) -> Option<&mut u16> {
+        let (place, width) = site.place.unwrap_or_default();
+        let mixed = (place ^ u64::from(width) << 56 ^ u64::from(site.reason.code()) << 60)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0.get_mut((mixed >> 56) as usize)
+    }
+}
 
 impl Profile {
-    /// A profile that counts by phase, too.
-    pub fn with_phases(timeline: Arc<Timeline>) -> Self {
-        Self { timeline: Some(timeline), ..Default::default() }
-    }
-
     /// How many exits there were in each phase of the timeline; later ones had none.
     pub fn phases(&self) -> &[u64] {
         &self.phases
@@ -159,67 +240,133 @@ impl Profile {
         }
     }
 
-    /// Counts an exit. The run loop calls this, once for each [`Exit`]; nothing else counts.
-    pub fn record(&mut self, exit: &Exit, arrival: Arrival) {
-        let Some(site) = Site::of(exit) else { return };
-        if self.last.len() == LAST {
-            self.last.pop_front();
-        }
-        self.last.push_back(*exit);
+    /// Counts an exit, and takes its times. The [`Recorder`](crate::recorder::Recorder) calls this, once for each
+    /// [`Exit`]; nothing else counts.
+    #[inline]
+    pub fn record(&mut self, exit: &Exit, arrival: Arrival, times: Times) {
+        let Some(place) = Site::of(exit).and_then(|site| self.place_of(site)) else { return };
+        let Some(profile) = self.sites.get_mut(place) else { return };
         let exits = u64::from(arrival == Arrival::FromGuest);
-        self.sites.entry(self.place_for(site)).or_default().add(Count { exits, elements: 1 });
-        if let Some(phase) = self.timeline.as_deref().map(Timeline::phase) {
-            self.add_to_phase(phase, exits);
+        profile.count.add(Count { exits, elements: 1 });
+        if arrival == Arrival::FromGuest {
+            profile.in_kvm.record(times.in_kvm);
+        }
+        profile.in_vmm.record(times.in_vmm);
+        if !profile.is_told() {
+            let untold = self.untold.get_or_insert_with(Self::untold);
+            if arrival == Arrival::FromGuest {
+                untold.0.record(times.in_kvm);
+            }
+            untold.1.record(times.in_vmm);
         }
     }
 
-    /// Adds the exits of another vCPU. The last exits stay this one's.
+    /// Counts an exit in its phase of the timeline.
+    pub(crate) fn record_phase(&mut self, phase: usize, arrival: Arrival) {
+        self.add_to_phase(phase, (arrival == Arrival::FromGuest).into());
+    }
+
+    fn untold() -> Box<(Latency, Latency)> {
+        Box::new((Latency::with_percentiles(), Latency::with_percentiles()))
+    }
+
+    /// Adds the exits of another vCPU.
     pub fn absorb(&mut self, other: &Self) {
-        for (site, count) in other.sites() {
-            self.sites.entry(self.place_for(site)).or_default().add(count);
+        for from in &other.sites {
+            let Some(to) = self.place_of(from.site).and_then(|place| self.sites.get_mut(place)) else {
+                continue;
+            };
+            let apart = match (to.is_told(), from.is_told()) {
+                (true, false) => Some((to.in_kvm.clone(), to.in_vmm.clone())),
+                (false, true) if to.count.elements > 0 => Some((from.in_kvm.clone(), from.in_vmm.clone())),
+                _ => None,
+            };
+            to.count.add(from.count);
+            to.in_kvm.absorb(&from.in_kvm);
+            to.in_vmm.absorb(&from.in_vmm);
+            // The site's percentiles are lost, but those over all are not.
+            if let Some((in_kvm, in_vmm)) = apart {
+                self.add_untold(&in_kvm, &in_vmm);
+            }
+        }
+        if let Some((in_kvm, in_vmm)) = other.untold.as_deref() {
+            self.add_untold(in_kvm, in_vmm);
         }
         other.phases.iter().enumerate().for_each(|(phase, exits)| self.add_to_phase(phase, *exits));
     }
 
-    /// Has another vCPU's last exits stand for all.
-    pub(crate) fn take_last_of(&mut self, other: Self) {
-        self.last = other.last;
+    fn add_untold(&mut self, in_kvm: &Latency, in_vmm: &Latency) {
+        let untold = self.untold.get_or_insert_with(Self::untold);
+        untold.0.absorb(in_kvm);
+        untold.1.absorb(in_vmm);
     }
 
-    /// The site that an exit is counted at: its own, or where the table is full, the one for all others.
-    fn place_for(&self, site: Site) -> Site {
-        let full = self.sites.len() >= MAX_SITES && !self.sites.contains_key(&site);
-        if full { Site { place: None, ..site } } else { site }
+    /// Where a site is in the table or, where that is full, the one for all others of its reason. It always is
+    /// somewhere.
+    #[inline]
+    fn place_of(&mut self, site: Site) -> Option<usize> {
+        let guess = usize::from(*self.recent.of(&site)?);
+        match self.sites.get(guess) {
+            Some(known) if known.site == site => Some(guess),
+            _ => self.find(site),
+        }
     }
 
-    /// The last few exits, the last one last.
-    pub fn last(&self) -> impl DoubleEndedIterator<Item = &Exit> {
-        self.last.iter()
+    #[cold]
+    fn find(&mut self, site: Site) -> Option<usize> {
+        let full = self.sites.len() >= MAX_SITES && !self.places.contains_key(&site);
+        let site = if full { Site { place: None, ..site } } else { site };
+        let next = u16::try_from(self.sites.len()).ok()?;
+        let at = *self.places.entry(site).or_insert(next);
+        if at == next {
+            // There are few reasons, so those without a place have histograms, too.
+            let told = self.sites.len() < MAX_TIMED_SITES || site.place.is_none();
+            self.sites.push(SiteProfile::new(site, told));
+        }
+        if let Some(guess) = self.recent.of(&site) {
+            *guess = at;
+        }
+        Some(at.into())
     }
 
     /// All exits.
     pub fn total(&self) -> Count {
-        self.sites.values().fold(Count::default(), |mut sum, count| {
-            sum.add(*count);
+        self.sites.iter().fold(Count::default(), |mut sum, site| {
+            sum.add(site.count);
             sum
         })
     }
 
+    /// The times of all exits: in KVM_RUN, and in this VMM.
+    pub fn total_times(&self) -> (Latency, Latency) {
+        let mut all = (Latency::with_percentiles(), Latency::with_percentiles());
+        let sites = self.sites.iter().filter(|site| site.is_told()).map(|site| (&site.in_kvm, &site.in_vmm));
+        let untold = self.untold.as_deref().map(|(in_kvm, in_vmm)| (in_kvm, in_vmm));
+        for (in_kvm, in_vmm) in sites.chain(untold) {
+            all.0.absorb(in_kvm);
+            all.1.absorb(in_vmm);
+        }
+        all
+    }
+
     /// The exits of each reason, in the order of [`Reason`].
     pub fn reasons(&self) -> Vec<(Reason, Count)> {
-        let mut reasons: HashMap<Reason, Count> = HashMap::new();
-        for (site, count) in &self.sites {
-            reasons.entry(site.reason).or_default().add(*count);
+        let mut reasons: BTreeMap<Reason, Count> = BTreeMap::new();
+        for site in &self.sites {
+            reasons.entry(site.site.reason).or_default().add(site.count);
         }
-        let mut reasons: Vec<_> = reasons.into_iter().collect();
-        reasons.sort_by_key(|(reason, _)| *reason);
-        reasons
+        reasons.into_iter().collect()
     }
 
     /// The exits of each site, most first.
     pub fn sites(&self) -> Vec<(Site, Count)> {
-        let mut sites: Vec<_> = self.sites.iter().map(|(site, count)| (*site, *count)).collect();
-        sites.sort_by_key(|(site, count)| (std::cmp::Reverse(count.exits), *site));
+        self.details().into_iter().map(|profile| (profile.site, profile.count)).collect()
+    }
+
+    /// All that is known of each site, the one with most exits first.
+    pub fn details(&self) -> Vec<&SiteProfile> {
+        let mut sites: Vec<_> = self.sites.iter().collect();
+        sites.sort_by_key(|profile| (std::cmp::Reverse(profile.count.exits), profile.site));
         sites
     }
 }
@@ -227,17 +374,17 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timeline::Event;
     use proptest::prelude::*;
 
     const OUT: Exit = Exit::PioOut { port: 0xe9, size: 1, data: 0 };
+    const TIMES: Times = Times { in_kvm: 4000, in_vmm: 200 };
 
     #[test]
     fn one_exit_with_three_elements() {
         let mut profile = Profile::default();
-        profile.record(&OUT, Arrival::FromGuest);
-        profile.record(&OUT, Arrival::NextElement);
-        profile.record(&OUT, Arrival::NextElement);
+        profile.record(&OUT, Arrival::FromGuest, TIMES);
+        profile.record(&OUT, Arrival::NextElement, TIMES);
+        profile.record(&OUT, Arrival::NextElement, TIMES);
         assert_eq!(profile.total(), Count { exits: 1, elements: 3 });
         let site = Site { reason: Reason::PioOut, place: Some((0xe9, 1)) };
         assert_eq!(profile.sites(), [(site, Count { exits: 1, elements: 3 })]);
@@ -254,7 +401,7 @@ mod tests {
             Exit::MmioWrite { address: 0xe9, size: 1, data: 0 },
             Exit::MmioRead { address: 0xe9, size: 1 },
         ] {
-            profile.record(&exit, Arrival::FromGuest);
+            profile.record(&exit, Arrival::FromGuest, TIMES);
         }
         assert_eq!(profile.sites().len(), 6);
         let reasons: Vec<_> =
@@ -266,25 +413,15 @@ mod tests {
     #[test]
     fn an_interruption_is_no_exit() {
         let mut profile = Profile::default();
-        profile.record(&Exit::Interrupted, Arrival::FromGuest);
+        profile.record(&Exit::Interrupted, Arrival::FromGuest, TIMES);
         assert_eq!(profile.total(), Count::default());
-    }
-
-    #[test]
-    fn the_last_exits_are_remembered_in_order() {
-        let mut profile = Profile::default();
-        for port in 0..10 {
-            profile.record(&Exit::PioIn { port, size: 1 }, Arrival::FromGuest);
-        }
-        let ports: Vec<_> = profile.last().map(|exit| Site::of(exit).unwrap().place.unwrap().0).collect();
-        assert_eq!(ports, [4, 5, 6, 7, 8, 9]);
     }
 
     #[test]
     fn the_most_frequent_site_comes_first() {
         let mut profile = Profile::default();
         for exit in [Exit::Hlt, OUT, OUT] {
-            profile.record(&exit, Arrival::FromGuest);
+            profile.record(&exit, Arrival::FromGuest, TIMES);
         }
         let order: Vec<_> = profile.sites().into_iter().map(|(site, _)| site.reason).collect();
         assert_eq!(order, [Reason::PioOut, Reason::Hlt]);
@@ -294,10 +431,10 @@ mod tests {
     fn a_guest_that_touches_everything_fills_one_table_only() {
         let mut profile = Profile::default();
         for address in 0..100_000 {
-            profile.record(&Exit::MmioRead { address, size: 1 }, Arrival::FromGuest);
+            profile.record(&Exit::MmioRead { address, size: 1 }, Arrival::FromGuest, TIMES);
         }
-        profile.record(&Exit::MmioRead { address: 7, size: 1 }, Arrival::FromGuest);
-        profile.record(&Exit::Hlt, Arrival::FromGuest);
+        profile.record(&Exit::MmioRead { address: 7, size: 1 }, Arrival::FromGuest, TIMES);
+        profile.record(&Exit::Hlt, Arrival::FromGuest, TIMES);
         assert_eq!(profile.total().exits, 100_002);
         assert!(profile.sites().len() <= MAX_SITES + 2);
         let other = Site { reason: Reason::MmioRead, place: None };
@@ -310,7 +447,9 @@ mod tests {
     fn the_exits_of_two_vcpus_add_up() {
         let profile = |ports: std::ops::Range<u16>| {
             let mut profile = Profile::default();
-            ports.for_each(|port| profile.record(&Exit::PioIn { port, size: 1 }, Arrival::FromGuest));
+            for port in ports {
+                profile.record(&Exit::PioIn { port, size: 1 }, Arrival::FromGuest, TIMES);
+            }
             profile
         };
         let mut all = profile(0..1000);
@@ -323,18 +462,37 @@ mod tests {
 
     #[test]
     fn exits_are_counted_by_phase() {
-        let timeline = Arc::new(Timeline::default());
-        let mut profile = Profile::with_phases(timeline.clone());
-        profile.record(&OUT, Arrival::FromGuest);
-        timeline.mark(Event::FirstByte);
-        timeline.mark(Event::Userland);
-        profile.record(&OUT, Arrival::FromGuest);
-        profile.record(&OUT, Arrival::NextElement);
+        let mut profile = Profile::default();
+        for (phase, arrival) in [(0, Arrival::FromGuest), (2, Arrival::FromGuest), (2, Arrival::NextElement)]
+        {
+            profile.record_phase(phase, arrival);
+        }
         assert_eq!(profile.phases(), [1, 0, 1]);
         let mut all = Profile::default();
         all.absorb(&profile);
         all.absorb(&profile);
         assert_eq!(all.phases(), [2, 0, 2]);
+    }
+
+    #[test]
+    fn percentiles_are_those_of_all_exits_also_where_a_site_has_none() {
+        let mut all = Profile::default();
+        for vcpu in 0..2 {
+            let mut profile = Profile::default();
+            // Each has a histogram for sites that the other has none for.
+            let ports: Vec<u16> = if vcpu == 0 { (0..100).collect() } else { (0..100).rev().collect() };
+            for port in ports {
+                profile.record(&Exit::PioIn { port, size: 1 }, Arrival::FromGuest, TIMES);
+            }
+            assert_eq!(profile.total_times().0.count(), 100);
+            assert_eq!(profile.total_times().1.percentile(50.0), Some(200));
+            all.absorb(&profile);
+        }
+        let (in_kvm, in_vmm) = all.total_times();
+        assert_eq!((in_kvm.count(), in_kvm.sum(), in_vmm.count()), (200, 800_000, 200));
+        assert_eq!(in_kvm.percentile(99.0), Some(4000));
+        let known = all.details().iter().filter(|site| site.in_kvm.percentile(50.0).is_some()).count();
+        assert_eq!(known, 28, "64 each, of which those in the middle are known to both");
     }
 
     proptest! {
@@ -344,7 +502,7 @@ mod tests {
             let mut profile = Profile::default();
             for (port, read, next) in &exits {
                 let exit = if *read { Exit::PioIn { port: *port, size: 1 } } else { Exit::PioOut { port: *port, size: 1, data: 0 } };
-                profile.record(&exit, if *next { Arrival::NextElement } else { Arrival::FromGuest });
+                profile.record(&exit, if *next { Arrival::NextElement } else { Arrival::FromGuest }, TIMES);
             }
             let from_guest = exits.iter().filter(|(_, _, next)| !next).count() as u64;
             let total = profile.total();

@@ -1,6 +1,7 @@
 //! What comes of a run: how it ended, the verdict, the exits.
 
 use crate::bus::Devices;
+use crate::clock::Clock;
 use crate::controller::OpenBus;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::exit::Stop;
@@ -11,6 +12,9 @@ use crate::modes::Mode;
 use crate::msr::MsrPolicy;
 use crate::pc::Boot;
 use crate::profile::{Profile, Reason, Site};
+use crate::recorder::Traced;
+use crate::stats::Counters;
+use crate::trace::Trace;
 use crate::vcpu::Location;
 use simvirtio::abi;
 use std::fmt;
@@ -32,7 +36,7 @@ impl Verdict {
         let (register, memory) = match mode {
             Mode::Real => (rax & 0xffff, memory & 0xffff),
             Mode::Protected => (rax & 0xffff_ffff, memory & 0xffff_ffff),
-            Mode::Long => (rax, memory & 0xffff_ffff),
+            Mode::Long | Mode::User => (rax, memory & 0xffff_ffff),
         };
         Self { mode, register, memory }
     }
@@ -48,7 +52,7 @@ impl fmt::Display for Verdict {
         let name = match self.mode {
             Mode::Real => "AX",
             Mode::Protected => "EAX",
-            Mode::Long => "RAX",
+            Mode::Long | Mode::User => "RAX",
         };
         write!(f, "{name} = {}, [0x400] = {}", self.register, self.memory)
     }
@@ -65,6 +69,19 @@ pub struct VcpuReport {
     pub location: Option<Location>,
     /// Its exits, where they were counted.
     pub profile: Option<Profile>,
+    /// KVM's own counters of it, where they were asked for and the host has them.
+    pub kernel: Option<Counters>,
+}
+
+/// How exits were timed.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// The clock.
+    pub clock: Clock,
+    /// What counting, timing and remembering cost, of all vCPUs, in nanoseconds.
+    pub cost: u64,
+    /// How often the clock went backwards.
+    pub steps: u64,
 }
 
 /// How a run went.
@@ -88,13 +105,19 @@ pub struct Report {
     pub boot: Option<Boot>,
     /// The exits of all vCPUs, where they were counted.
     pub profile: Option<Profile>,
+    /// How the exits were timed, where they were.
+    pub measured: Option<Measured>,
+    /// The last few exits of the vCPU that ended the machine, the last one last.
+    pub last: Vec<Traced>,
+    /// The last exits of all vCPUs, where they were asked for.
+    pub trace: Option<Trace>,
     /// What was looked for and is not there.
     pub open_bus: OpenBus,
     /// Each vCPU, where there are several.
     pub vcpus: Vec<VcpuReport>,
-    /// KVM's own count of the vCPUs' exits, where it was asked for and the host has it. It also counts the
+    /// KVM's own counters of all vCPUs, where they were asked for and the host has them. It also counts the
     /// exits that the kernel handled by itself.
-    pub kernel_exits: Option<u64>,
+    pub kernel: Option<Counters>,
     /// Size of the guest's memory, in bytes.
     pub ram: u64,
     /// Where the image was loaded, a range for each segment.

@@ -1,11 +1,11 @@
-//! The loop: enter the guest, count the exit, ask the controllers, go on with their answer.
+//! The loop: enter the guest, count and time the exit, ask the controllers, go on with their answer.
 //!
 //! The loop knows no device and no KVM; a scripted [`Vcpu`] runs it in the tests.
 
 use crate::controller::{ExitController, VcpuState};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Stop};
-use crate::profile::Profile;
+use crate::recorder::Recorder;
 use crate::sys;
 use crate::team::Team;
 use crate::vcpu::{Entry, Vcpu};
@@ -21,16 +21,22 @@ use vmm_sys_util::eventfd::EventFd;
 pub fn run(
     vcpu: &mut impl Vcpu,
     controllers: &mut impl ExitController,
-    mut profile: Option<&mut Profile>,
+    mut recorder: Option<&mut Recorder>,
 ) -> Result<Stop, Error> {
     let mut entry = Entry::Resume;
+    recorder.iter_mut().for_each(|recorder| recorder.begin());
     loop {
         let (exit, arrival) = vcpu.enter(entry)?;
-        log::trace!("{exit:x?}");
-        if let Some(profile) = &mut profile {
-            profile.record(&exit, arrival);
+        if let Some(recorder) = &mut recorder {
+            let rip = if recorder.wants_rip() { vcpu.rip() } else { None };
+            recorder.left(&exit, arrival, rip);
         }
-        entry = match controllers.handle(&exit, vcpu) {
+        log::trace!("{exit:x?}");
+        let outcome = controllers.handle(&exit, vcpu);
+        if let Some(recorder) = &mut recorder {
+            recorder.answered(&outcome);
+        }
+        entry = match outcome {
             Outcome::Stop(stop) => return Ok(stop),
             Outcome::Value(value) => Entry::Value(value),
             Outcome::Fault => Entry::Fault,
@@ -179,6 +185,7 @@ impl ExitController for Watchdog {
 mod tests {
     use super::*;
     use crate::bus::{Device, Devices};
+    use crate::clock::Clock;
     use crate::controller::{Ends, OpenBus, StillVcpu};
     use crate::memory::GuestMemory;
     use crate::profile::Count;
@@ -292,13 +299,13 @@ mod tests {
     fn string_io_is_the_same_to_devices_whether_the_host_batches_or_not() {
         for arrivals in [[FRESH, FRESH, FRESH], [FRESH, NEXT, NEXT]] {
             let fifo: Arc<Mutex<Fifo>> = Arc::default();
-            let mut profile = Profile::default();
+            let mut recorder = Recorder::new(Clock::new(None), 0, None, None);
             let elements = (1..=3).map(output).zip(arrivals);
             let mut vcpu = Script::new(elements.chain([(Exit::Hlt, FRESH)]));
-            run(&mut vcpu, &mut chain(&fifo), Some(&mut profile)).unwrap();
+            run(&mut vcpu, &mut chain(&fifo), Some(&mut recorder)).unwrap();
             assert_eq!(fifo.lock().unwrap().written, [1, 2, 3]);
             let exits = 1 + arrivals.iter().filter(|arrival| **arrival == FRESH).count() as u64;
-            assert_eq!(profile.total(), Count { exits, elements: 4 });
+            assert_eq!(recorder.finish().profile.total(), Count { exits, elements: 4 });
         }
     }
 

@@ -2,11 +2,13 @@
 //! waiting for a stream without hanging on it, the terminal in raw mode.
 #![allow(unsafe_code)]
 
+mod clock;
 mod interrupts;
 mod kick;
 pub(crate) mod terminal;
 mod wait;
 
+pub(crate) use clock::thread_cpu_time;
 pub use interrupts::{catch_interrupts, interrupted};
 pub(crate) use kick::{KickTimer, Kicker, REPEAT, handle_kicks, with_kicks};
 pub use terminal::RawTerminal;
@@ -80,6 +82,13 @@ static LOOK_AT_STREAMS: extern "C" fn() = look_at_streams;
 /// Whether the program was started without a standard output.
 pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
+}
+
+/// The time-stamp counter.
+#[inline]
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction, and Linux lets programs use it.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }
 
 /// The descriptor of `owner`, whose type does not lend it itself.

@@ -7,6 +7,7 @@
 //! Linux `Documentation/virt/kvm/api.rst`, section 5.
 #![allow(unsafe_code)]
 
+mod coalesced;
 mod decode;
 
 use crate::controller::VcpuState;
@@ -15,9 +16,12 @@ use crate::exit::Exit;
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::modes::{self, Mode, Place};
 use crate::msr;
-use crate::stats;
+use crate::stats::{self, Counters};
 use crate::sys::{self, Kicker};
 use crate::vm::patiently;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use decode::first_exit;
 use decode::{Decoded, Transfer, decode};
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,
@@ -47,6 +51,8 @@ pub enum Arrival {
     FromGuest,
     /// It is a further element of the string I/O exit before it.
     NextElement,
+    /// It is a store that the kernel has queued without leaving the guest, before the exit that comes after it.
+    Coalesced,
 }
 
 /// Something that runs a guest until its next exit: KVM's vCPU, or a script in a test.
@@ -56,6 +62,11 @@ pub trait Vcpu: VcpuState {
     /// # Errors
     /// The host cannot run the vCPU.
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error>;
+
+    /// The guest's RIP at the last exit, where it is known at no cost.
+    fn rip(&mut self) -> Option<u64> {
+        None
+    }
 }
 
 /// What the answer to the last exit has to be written to.
@@ -91,6 +102,7 @@ impl fmt::Display for Location {
                 write!(f, "in protected mode at {cs:04x}:{rip:08x}")
             }
             Self::At { mode: Mode::Long, rip, .. } => write!(f, "in long mode at {rip:#x}"),
+            Self::At { mode: Mode::User, rip, .. } => write!(f, "in long mode, ring 3, at {rip:#x}"),
             Self::Reset => {
                 f.write_str("at an unknown place, since this host resets a CPU that triple-faults")
             }
@@ -105,6 +117,10 @@ pub struct KvmVcpu {
     /// Size of the mapping behind `kvm_run`, in bytes.
     run_size: usize,
     pending: Pending,
+    /// Whether the kernel queues stores that this vCPU hands on.
+    coalesces: bool,
+    /// What the last KVM_RUN came to, while stores from before it are handed on.
+    held: Option<Result<(), kvm_ioctls::Error>>,
     id: u32,
     memory: GuestMemory,
     /// Whether KVM leaves the general registers in `kvm_run` at each exit (KVM_CAP_SYNC_REGS).
@@ -134,7 +150,33 @@ impl KvmVcpu {
             fd.set_sync_valid_reg(SyncReg::Register);
         }
         let run_size = vm.run_size();
-        Ok(Self { fd, run_size, pending: Pending::Nothing, id, memory, syncs, in_sync: false, refusals: 0 })
+        Ok(Self {
+            fd,
+            run_size,
+            pending: Pending::Nothing,
+            coalesces: false,
+            held: None,
+            id,
+            memory,
+            syncs,
+            in_sync: false,
+            refusals: 0,
+        })
+    }
+
+    /// Has this vCPU hand on the stores that the kernel has queued (KVM_REGISTER_COALESCED_MMIO). The queue is the
+    /// VM's, so only one of its vCPUs may do so.
+    pub(crate) fn hand_on_coalesced(&mut self) {
+        self.coalesces = true;
+    }
+
+    /// The oldest store that the kernel has queued.
+    fn next_coalesced(&mut self) -> Result<Option<Exit>, Error> {
+        if !self.coalesces {
+            return Ok(None);
+        }
+        let sick = |bad| io::Error::new(io::ErrorKind::InvalidData, bad);
+        coalesced::take(self.page()).map_err(|bad| Error::host("KVM_REGISTER_COALESCED_MMIO")(sick(bad)))
     }
 
     /// Says what CPUID shows the guest. Must come before the first entry.
@@ -192,17 +234,24 @@ impl KvmVcpu {
         let mode = match (protected, long) {
             (false, _) => Mode::Real,
             (true, false) => Mode::Protected,
+            (true, true) if cs & 3 == 3 => Mode::User,
             (true, true) => Mode::Long,
         };
         Ok(Location::At { mode, cs, rip })
     }
 
-    /// KVM's own counter `name` of this vCPU; `None` where this kernel has none of that name.
+    /// KVM's own counters of this vCPU.
     ///
     /// # Errors
     /// The kernel does not show its counters.
-    pub fn counter(&self, name: &str) -> io::Result<Option<u64>> {
-        stats::kvm_counter(&self.fd, name)
+    pub fn counters(&self) -> io::Result<Counters> {
+        stats::kvm_counters(&self.fd)
+    }
+
+    /// How fast the guest's time-stamp counter counts, which is the host's unless somebody changes it, in kHz;
+    /// `None` where KVM does not know.
+    pub(crate) fn tsc_khz(&self) -> Option<u32> {
+        self.fd.get_tsc_khz().ok()
     }
 
     /// Runs `body` on this thread with a way to kick this vCPU out of the guest.
@@ -326,11 +375,23 @@ impl VcpuState for KvmVcpu {
 
 impl Vcpu for KvmVcpu {
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
-        if let Some(element) = self.answer(entry) {
-            return Ok((element, Arrival::NextElement));
+        let answer = match self.held.take() {
+            // A queued store has no answer: the last exit's is still to come.
+            Some(held) => held,
+            None => {
+                if let Some(element) = self.answer(entry) {
+                    return Ok((element, Arrival::NextElement));
+                }
+                let answer = self.fd.run().map(drop);
+                self.in_sync = self.syncs;
+                answer
+            }
+        };
+        // What was stored first is seen first.
+        if let Some(store) = self.next_coalesced()? {
+            self.held = Some(answer);
+            return Ok((store, Arrival::Coalesced));
         }
-        let answer = self.fd.run().map(drop);
-        self.in_sync = self.syncs;
         match answer {
             Ok(()) => {
                 self.refusals = 0;
@@ -355,6 +416,10 @@ impl Vcpu for KvmVcpu {
             Err(error) => Err(Error::kvm("KVM_RUN")(error)),
         }
     }
+
+    fn rip(&mut self) -> Option<u64> {
+        self.in_sync.then(|| self.fd.sync_regs().regs.rip)
+    }
 }
 
 #[cfg(test)]
@@ -367,5 +432,6 @@ mod tests {
         assert_eq!(at(Mode::Real, 0, 0x1003), "in real mode at 0000:1003");
         assert_eq!(at(Mode::Protected, 8, 0x1001), "in protected mode at 0008:00001001");
         assert_eq!(at(Mode::Long, 8, 0x1001), "in long mode at 0x1001");
+        assert_eq!(at(Mode::User, 0x1b, 0x1001), "in long mode, ring 3, at 0x1001");
     }
 }

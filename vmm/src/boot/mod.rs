@@ -148,6 +148,11 @@ impl Image {
         self.mode
     }
 
+    /// The same, entered in another mode.
+    pub fn entered_in(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
     /// The addresses that it takes, a range for each segment.
     pub fn ranges(&self) -> Vec<Range<u64>> {
         self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
@@ -182,7 +187,7 @@ impl Image {
     pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
         match self.mode {
             Mode::Real if self.entry.0 > 0xffff => return Err(ImageError::BeyondRealMode(self.entry.0)),
-            Mode::Protected | Mode::Long if self.entry.0 > 0xffff_ffff => {
+            Mode::Protected | Mode::Long | Mode::User if self.entry.0 > 0xffff_ffff => {
                 return Err(ImageError::BeyondMode { mode: self.mode, entry: self.entry.0 });
             }
             _ => {}

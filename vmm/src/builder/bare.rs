@@ -3,15 +3,18 @@
 use super::Builder;
 use crate::boot::{Image, ImageError};
 use crate::controller::VcpuState;
+use crate::device::doorbell::{Doorbell, DoorbellPage};
 use crate::device::serial::Serial;
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::Error;
 use crate::input::Input;
 use crate::machine::{Background, Machine};
-use crate::memory::{self, Gpa, GuestMemory, Map, TABLES, TABLES_SIZE};
+use crate::memory::{self, Gpa, GuestMemory, Map, PAGE_TABLES, TABLES, TABLES_SIZE, TASK_STATE};
 use crate::modes::{self, Mode};
 use crate::msr;
 use crate::vm::create_vm;
+use kvm_bindings::KVM_CAP_COALESCED_MMIO;
+use kvm_ioctls::{IoEventAddress, VmFd};
 use simvirtio::abi;
 use std::sync::{Arc, Mutex};
 
@@ -51,7 +54,7 @@ impl Builder {
         if mode != Mode::Real {
             slots.push((TABLES, TABLES_SIZE));
         }
-        if map == Map::So2 && transport == Transport::Polling {
+        if map == Map::So2 && transport.shares_memory() {
             slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
         }
         let memory = GuestMemory::new(&slots)?;
@@ -62,6 +65,14 @@ impl Builder {
         warn_of_overlaps(&image, map);
         if mode != Mode::Real {
             write_tables(&memory, mode)?;
+        }
+        let coalesced = map == Map::So2 && transport == Transport::Coalesced;
+        if coalesced && self.cpus > 1 {
+            return Err(Error::Config(
+                "the kernel queues coalesced stores for the whole machine, and one vCPU hands them on: leave out \
+                 --cpus, or choose another --transport"
+                    .into(),
+            ));
         }
         let background = match map {
             Map::Plain => None,
@@ -77,6 +88,12 @@ impl Builder {
             vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         }
         msr::enable(&vm, &filtered)?;
+        if let Some(Background::Shared(_, Some(doorbell))) = &background {
+            doorbell.connect(&vm)?;
+        }
+        if coalesced {
+            coalesce_tx_head(&vm)?;
+        }
         log::debug!(
             "{map:?} map, {ram:#x} bytes of RAM; {mode} mode at {:#x}; image {:x?}; {} vCPUs",
             image.entry().0,
@@ -84,10 +101,14 @@ impl Builder {
             self.cpus
         );
         let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, place| {
+            if coalesced {
+                vcpu.hand_on_coalesced();
+            }
             vcpu.set_mode(image.mode(), image.entry(), TABLES, place)
         })?;
         let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
         Ok(Machine {
+            clock: self.clock(&vcpus),
             vcpus,
             _vm: vm,
             memory,
@@ -100,7 +121,7 @@ impl Builder {
             msrs: self.msrs,
             kev: self.kev,
             timeout: self.timeout,
-            profile: self.profile,
+            trace: self.trace,
             verify: self.verify,
             kernel_counters: self.kernel_counters,
             output: self.output,
@@ -111,15 +132,30 @@ impl Builder {
         let queue_len = self.queue_len.unwrap_or(abi::DEFAULT_QUEUE_LEN);
         let output = self.output.clone();
         let input = std::mem::replace(&mut self.input, Input::bytes(b""));
-        if transport == Transport::Polling {
+        let page = Arc::new(Mutex::new(DoorbellPage));
+        self.devices.mmio.attach(abi::DOORBELL, abi::DOORBELL_SIZE, page)?;
+        if transport.shares_memory() {
             let simvirtio = Simvirtio::power_on(queue_len, memory.clone(), output, input)?;
-            return Ok(Background::Shared(Box::new(simvirtio)));
+            let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
+            let rings = transport == Transport::Doorbell;
+            let doorbell = rings.then(Doorbell::new).transpose()?.map(Arc::new);
+            return Ok(Background::Shared(Box::new(simvirtio), doorbell));
         }
         let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output, input)?;
+        let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
         let window = Arc::new(Mutex::new(Window::new(simvirtio)));
         self.devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, window.clone())?;
-        Ok(Background::Trapped(window))
+        Ok(Background::Trapped(transport, window))
     }
+}
+
+/// Has the kernel queue stores to TX head. What is not wholly within that word is still an exit.
+fn coalesce_tx_head(vm: &VmFd) -> Result<(), Error> {
+    if vm.check_extension_raw(KVM_CAP_COALESCED_MMIO.into()) <= 0 {
+        return Err(Error::TransportNeeds { transport: "coalesced", capability: "KVM_CAP_COALESCED_MMIO" });
+    }
+    let place = IoEventAddress::Mmio(abi::WINDOW.saturating_add(abi::offset::TX_HEAD));
+    vm.register_coalesced_mmio(place, 4).map_err(Error::kvm("KVM_REGISTER_COALESCED_MMIO"))
 }
 
 /// Refuses an image whose own bytes would be taken for a result.
@@ -143,12 +179,15 @@ fn warn_of_overlaps(image: &Image, map: Map) {
     }
 }
 
-/// The GDT, and in long mode the page tables after it.
+/// The GDT, in long mode the page tables after it, and in ring 3 the task state after those.
 fn write_tables(memory: &GuestMemory, mode: Mode) -> Result<(), Error> {
     memory.write(TABLES, &modes::bytes(&modes::gdt(mode)))?;
-    if mode == Mode::Long {
-        let tables = Gpa(TABLES.0 + memory::PAGE);
-        memory.write(tables, &modes::bytes(&modes::identity_map(tables)))?;
+    match mode {
+        Mode::Real | Mode::Protected => Ok(()),
+        Mode::Long => memory.write(PAGE_TABLES, &modes::bytes(&modes::identity_map(PAGE_TABLES))),
+        Mode::User => {
+            memory.write(PAGE_TABLES, &modes::bytes(&modes::user_identity_map(PAGE_TABLES)))?;
+            memory.write(TASK_STATE, &modes::task_state())
+        }
     }
-    Ok(())
 }

@@ -141,6 +141,7 @@ impl Builder {
         let console =
             Console { typed, input, escapes: linux.escapes, port, output: self.output.clone(), prompt };
         Ok(Machine {
+            clock: self.clock(&vcpus),
             vcpus,
             _vm: vm,
             memory,
@@ -153,7 +154,7 @@ impl Builder {
             msrs: self.msrs,
             kev: self.kev,
             timeout: self.timeout,
-            profile: self.profile,
+            trace: self.trace,
             verify: false,
             kernel_counters: self.kernel_counters,
             output: self.output,

@@ -1,5 +1,6 @@
 //! The options of a run and of a boot, and how their values are read.
 
+use super::measure::ReportArgs;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ pub(super) struct RunArgs {
     #[arg(value_name = "NAME|FILE")]
     pub(super) guest: OsString,
 
-    /// Mode to enter a flat binary in, or 16, 32, 64 [default: real, and long from 1 MiB up]
+    /// Mode to enter a flat binary in, or 16, 32, 64; user64 is long mode in ring 3, also for an ELF file
+    /// [default: real, and long from 1 MiB up]
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
 
@@ -77,13 +79,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
-    /// Do not count exits
-    #[arg(long)]
-    pub(super) no_profile: bool,
-
-    /// Of what is said after the run, only the first line
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
 }
 
 #[derive(Debug, Args)]
@@ -138,13 +135,8 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
-    /// Do not count exits
-    #[arg(long)]
-    pub(super) no_profile: bool,
-
-    /// Of what is said after the run, only the first line
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -158,6 +150,9 @@ pub(super) enum ModeArg {
     /// 64-bit long mode
     #[value(alias = "64")]
     Long,
+    /// 64-bit long mode, in ring 3: end by port 0xf4, since HLT is for ring 0
+    #[value(name = "user64", aliases = ["user", "ring3"])]
+    User,
 }
 
 impl From<ModeArg> for Mode {
@@ -166,6 +161,7 @@ impl From<ModeArg> for Mode {
             ModeArg::Real => Self::Real,
             ModeArg::Protected => Self::Protected,
             ModeArg::Long => Self::Long,
+            ModeArg::User => Self::User,
         }
     }
 }
@@ -174,6 +170,10 @@ impl From<ModeArg> for Mode {
 pub(super) enum TransportArg {
     /// each access to the device is a VM exit
     Exit,
+    /// the same, but the kernel queues the stores that send, until the next exit
+    Coalesced,
+    /// shared memory, and a host thread that sleeps until the driver rings
+    Doorbell,
     /// shared memory, watched by a host thread
     Polling,
 }
@@ -182,6 +182,8 @@ impl From<TransportArg> for Transport {
     fn from(transport: TransportArg) -> Self {
         match transport {
             TransportArg::Exit => Self::Exit,
+            TransportArg::Coalesced => Self::Coalesced,
+            TransportArg::Doorbell => Self::Doorbell,
             TransportArg::Polling => Self::Polling,
         }
     }

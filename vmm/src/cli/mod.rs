@@ -3,12 +3,15 @@
 mod args;
 mod bench;
 mod boot;
+mod compare;
 mod doctor;
 mod grade;
 mod guests;
+mod measure;
 mod report;
 mod run;
 mod status;
+mod summary;
 mod target;
 
 use args::{BootArgs, RunArgs};
@@ -33,7 +36,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -42,8 +45,11 @@ const VERSION: &str = match cfg!(feature = "polling") {
   vmm guest.elf --timeout 0                an ELF64 executable, for as long as it likes
   vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
   vmm grade kev                            KeV's project 2: a line for each trap
+  vmm compare                              one workload over every transport: what each costs
   vmm smp.elf --cpus 4                     four vCPUs, each on a thread
   vmm bzImage --initrd initrd              Linux, with its console here; Ctrl-A x ends it
+  vmm report run.json --format html -o run.html
+                                           where the exits of a run went, as a page
   vmm vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda panic=-1\"
 
 `vmm run --help` and `vmm boot --help` list the options of a run and of a boot.
@@ -78,6 +84,10 @@ enum Command {
     Guests,
     /// Grade the SO2 assignment, or KeV's project 2 (`grade kev`)
     Grade(grade::GradeArgs),
+    /// Show a profile or a trace that a run has written, or the difference of two
+    Report(report::ReportArgs),
+    /// Compare the transports: one workload over each, by turns, in ring 0 and ring 3
+    Compare(compare::CompareArgs),
     /// See whether this host can run guests, and what to do where it cannot
     Doctor(doctor::DoctorArgs),
     /// Measure what this VMM costs, next to a bare program
@@ -85,7 +95,8 @@ enum Command {
 }
 
 /// What may stand first on the command line; anything else is a guest to run.
-const SUBCOMMANDS: [&str; 7] = ["run", "boot", "guests", "grade", "doctor", "bench", "help"];
+const SUBCOMMANDS: [&str; 9] =
+    ["run", "boot", "guests", "grade", "report", "compare", "doctor", "bench", "help"];
 
 /// Puts `run` in front of a bare guest, and `boot` where that is a Linux kernel: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -170,6 +181,8 @@ pub fn main() -> u8 {
         Command::Boot(arguments) => boot::main(&arguments),
         Command::Guests => guests::main(),
         Command::Grade(arguments) => grade::main(&arguments),
+        Command::Report(arguments) => report::main(&arguments),
+        Command::Compare(arguments) => compare::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
     }

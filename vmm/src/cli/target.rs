@@ -96,13 +96,15 @@ impl Target {
         let name = boot::printable(path);
         let bytes = boot::read_file(path, limit)?;
         if elf::is_elf(&bytes) {
-            if spec.mode.is_some_and(|mode| mode != Mode::Long) || spec.load_at.is_some() {
+            let mode = spec.mode.unwrap_or(Mode::Long);
+            if !matches!(mode, Mode::Long | Mode::User) || spec.load_at.is_some() {
                 return Err(Error::Config(format!(
-                    "{name} is an ELF file, which has its own addresses and runs in long mode: leave out mode and \
-                     address, or make it flat with objcopy -O binary"
+                    "{name} is an ELF file, which has its own addresses and runs in long mode, in ring 0 or 3: \
+                     leave out the address, and the mode unless it is long or user64; or make it flat with objcopy \
+                     -O binary"
                 )));
             }
-            return Ok(Self { name, image: elf::image(bytes)?, embedded: None });
+            return Ok(Self { name, image: elf::image(bytes)?.entered_in(mode), embedded: None });
         }
         let load_at = spec.load_at.unwrap_or(0);
         let high = load_at >= simvirtio::abi::RAM_SIZE;
@@ -132,7 +134,7 @@ fn not_found(text: &OsStr) -> String {
         _ if text.is_empty() => "the guest's name is empty: `vmm guests` lists the guests".into(),
         Some((file, rest)) => format!(
             "{} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
-             such as 0x1000, and real, protected or long (16, 32, 64)",
+             such as 0x1000, and real, protected, long (16, 32, 64) or user64",
             boot::printable(Path::new(file))
         ),
         None => {

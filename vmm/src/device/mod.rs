@@ -8,6 +8,7 @@
 )]
 
 pub mod debugcon;
+pub mod doorbell;
 pub mod exit_port;
 pub mod fifo;
 pub mod i8042;

@@ -1,12 +1,14 @@
-//! The polling transport: a host thread that runs the device while the vCPU runs its guest.
+//! The device's own thread: it runs the device while the vCPU runs its guest, by polling the window, or where the
+//! driver rings a doorbell, when it does.
 
+use crate::device::doorbell::Doorbell;
 use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::kickable::Kickable;
 use crate::memory::GuestMemory;
 use crate::run::Deadline;
-use crate::sys::REPEAT;
+use crate::sys::{self, REPEAT};
 use crate::team::Team;
 use std::io;
 use std::ops::ControlFlow;
@@ -22,31 +24,49 @@ const YIELD: Duration = Duration::from_millis(1);
 /// How long it sleeps at a time.
 const NAP: Duration = Duration::from_micros(50);
 
-/// The device when its thread has ended, and why it ended the run, where it did.
-type Ended = (Simvirtio<GuestMemory>, Option<Stop>);
+/// The device when its thread has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) simvirtio: Simvirtio<GuestMemory>,
+    /// Why it ended the run, where it did.
+    pub(crate) stop: Option<Stop>,
+    /// Processor time that the thread has used.
+    pub(crate) thread_time: Duration,
+    /// How often the driver rang.
+    pub(crate) rings: u64,
+}
 
 /// A device in the hands of its thread.
 #[derive(Debug)]
 pub(crate) struct Poller {
     /// Tells the thread that the run is over.
     run_ended: Arc<AtomicBool>,
+    doorbell: Option<Arc<Doorbell>>,
     thread: Option<Kickable<Ended>>,
 }
 
 impl Poller {
-    /// Starts the thread. Where the device ends the run, it asks for the end and kicks the vCPUs.
+    /// Starts the thread, which sleeps until the driver rings where there is a doorbell. Where the device ends the run, it asks for the end and kicks the vCPUs.
     ///
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(
         mut simvirtio: Simvirtio<GuestMemory>,
+        doorbell: Option<Arc<Doorbell>>,
         team: Arc<Team>,
         deadline: Deadline,
     ) -> Result<Self, Error> {
         let run_ended = Arc::new(AtomicBool::new(false));
         let over = run_ended.clone();
+        let bell = doorbell.clone();
         let body = move || {
-            let stop = poll(&mut simvirtio, &over, &deadline).break_value();
+            let mut rings = 0;
+            let stop = match bell {
+                Some(bell) => bell.serve(&mut simvirtio, &over, &deadline, &mut rings),
+                None => poll(&mut simvirtio, &over, &deadline),
+            }
+            .break_value();
+            let thread_time = sys::thread_cpu_time();
             if stop.is_some() {
                 deadline.abandon();
                 // Again and again: a vCPU's thread may be about to enter the guest, or to write text.
@@ -55,10 +75,10 @@ impl Poller {
                     thread::park_timeout(REPEAT);
                 }
             }
-            (simvirtio, stop)
+            Ended { simvirtio, stop, thread_time, rings }
         };
         let thread = Kickable::spawn("simvirtio", "starting the poller's thread", body)?;
-        Ok(Self { run_ended, thread: Some(thread) })
+        Ok(Self { run_ended, doorbell, thread: Some(thread) })
     }
 
     /// Ends the thread, then takes what is still in the queue. Where the thread hangs in a write that
@@ -67,25 +87,33 @@ impl Poller {
     /// # Errors
     /// The thread panicked.
     pub(crate) fn finish(mut self, deadline: &Deadline) -> Result<Ended, Error> {
-        self.run_ended.store(true, Ordering::Release);
+        self.end();
         let thread = self.thread.take().ok_or_else(panicked)?;
         thread.thread().unpark();
-        let (mut simvirtio, mut stop) = thread.join(deadline).ok_or_else(panicked)?;
-        while stop.is_none() {
-            match simvirtio.advance() {
+        let mut ended = thread.join(deadline).ok_or_else(panicked)?;
+        while ended.stop.is_none() {
+            match ended.simvirtio.advance() {
                 ControlFlow::Continue(true) => {}
                 ControlFlow::Continue(false) => break,
-                ControlFlow::Break(found) => stop = Some(found),
+                ControlFlow::Break(found) => ended.stop = Some(found),
             }
         }
-        simvirtio.repair();
-        Ok((simvirtio, stop))
+        ended.simvirtio.repair();
+        Ok(ended)
+    }
+
+    /// Tells the thread that the run is over.
+    fn end(&self) {
+        self.run_ended.store(true, Ordering::Release);
+        if let Some(doorbell) = &self.doorbell {
+            doorbell.end();
+        }
     }
 }
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        self.run_ended.store(true, Ordering::Release);
+        self.end();
     }
 }
 

@@ -1,5 +1,6 @@
 //! SIMVIRTIO on the host's side: the protocol's device, what it may reach of the guest, and the trapped
-//! window of the exit transport. The polling transport runs the same [`Simvirtio`] in `poller.rs`.
+//! window of the exit and coalesced transports. The doorbell and polling transports run the same [`Simvirtio`] on a
+//! thread, in `doorbell.rs` and `poller.rs`.
 
 use crate::bus::Device as BusDevice;
 use crate::exit::Stop;
@@ -11,8 +12,11 @@ use simvirtio::Memory;
 use simvirtio::abi::{self, offset};
 use simvirtio::device::{BadQueueLen, Device, History, Host, State, Violation};
 use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,8 +25,34 @@ use std::time::{Duration, Instant};
 pub enum Transport {
     /// The window traps: each access to it is an exit, and a store to a queue's head is the notification.
     Exit,
+    /// The window traps, but stores to TX head are queued by the kernel (KVM_REGISTER_COALESCED_MMIO) until the guest
+    /// is left for something else.
+    Coalesced,
+    /// The window is shared RAM, and a thread of the host's sleeps until the driver rings: an exit inside the kernel.
+    Doorbell,
     /// The window is shared RAM, and a thread of the host's watches it: no exits.
     Polling,
+}
+
+impl Transport {
+    /// All of them, from the most exits to none.
+    pub const ALL: [Self; 4] = [Self::Exit, Self::Coalesced, Self::Doorbell, Self::Polling];
+
+    /// Whether the window is RAM that guest and host share, and the device has a thread of its own.
+    pub fn shares_memory(self) -> bool {
+        matches!(self, Self::Doorbell | Self::Polling)
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exit => "exit",
+            Self::Coalesced => "coalesced",
+            Self::Doorbell => "doorbell",
+            Self::Polling => "polling",
+        })
+    }
 }
 
 impl Default for Transport {
@@ -34,6 +64,8 @@ impl Default for Transport {
 
 /// How long a wait for input lasts before it is looked at anew whether the run shall end.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How much the device holds of what it is to give back, in bytes.
+const LOOP: usize = 64 << 10;
 /// How much of a message is kept for the report, in bytes. All of it is printed.
 const KEPT: usize = 64 << 10;
 
@@ -52,6 +84,10 @@ pub struct SimvirtioReport {
     pub message: Vec<u8>,
     /// A digest of all that it received: messages with another one differ.
     pub digest: u64,
+    /// How often the driver has rung, over the doorbell transport.
+    pub rings: u64,
+    /// Processor time of the device's own thread, where it has one.
+    pub thread_time: Option<Duration>,
 }
 
 /// The protocol's device with what it needs of the host: the shared memory, the output and the input.
@@ -67,6 +103,8 @@ pub struct Simvirtio<M> {
 struct Streams {
     output: Output,
     input: Input,
+    /// What the driver is still to get back, where the device does that instead of printing and reading.
+    looped: Option<VecDeque<u8>>,
     message: Vec<u8>,
     digest: DefaultHasher,
     failure: Option<Stop>,
@@ -74,7 +112,10 @@ struct Streams {
 
 impl Host for Streams {
     fn receive(&mut self) -> Option<u8> {
-        self.input.next()
+        match &mut self.looped {
+            Some(looped) => looped.pop_front(),
+            None => self.input.next(),
+        }
     }
 
     fn transmit(&mut self, byte: u8) {
@@ -82,6 +123,13 @@ impl Host for Streams {
             self.message.push(byte);
         }
         self.digest.write_u8(byte);
+        if let Some(looped) = &mut self.looped {
+            // A driver that takes nothing back loses the rest.
+            if looped.len() < LOOP {
+                looped.push_back(byte);
+            }
+            return;
+        }
         if self.failure.is_none() {
             self.failure = self.output.print(&[byte]).break_value();
         }
@@ -95,9 +143,23 @@ impl<M: Memory> Simvirtio<M> {
     /// The protocol has no such queue length.
     pub fn power_on(queue_len: u16, memory: M, output: Output, input: Input) -> Result<Self, BadQueueLen> {
         let device = Device::power_on(queue_len, &memory)?;
-        let streams =
-            Streams { output, input, message: Vec::new(), digest: DefaultHasher::new(), failure: None };
+        let streams = Streams {
+            output,
+            input,
+            looped: None,
+            message: Vec::new(),
+            digest: DefaultHasher::new(),
+            failure: None,
+        };
         Ok(Self { device, memory, streams })
+    }
+
+    /// The same, but what it receives goes back to the driver, up to 64 KiB at a time, instead of to the output; and
+    /// there is no input.
+    pub fn looped_back(mut self) -> Self {
+        self.streams.input = Input::none();
+        self.streams.looped = Some(VecDeque::new());
+        self
     }
 
     /// Does all that there is to do now. Returns whether there was anything.
@@ -128,6 +190,11 @@ impl<M: Memory> Simvirtio<M> {
         }
     }
 
+    /// Where input may still come from.
+    pub(crate) fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.streams.input.source()
+    }
+
     /// Whether the driver says that it reads the RX queue.
     pub(crate) fn reads(&self) -> bool {
         self.memory.load_u8(abi::WINDOW.saturating_add(offset::Q1_CTL)) & abi::q1_ctl::READS != 0
@@ -147,6 +214,8 @@ impl<M: Memory> Simvirtio<M> {
             history: self.device.history(),
             message: self.streams.message.clone(),
             digest: self.streams.digest.finish(),
+            rings: 0,
+            thread_time: None,
         }
     }
 }
@@ -197,7 +266,7 @@ impl Memory for TrappedMemory {
     }
 }
 
-/// The exit transport: the device behind the trapped window.
+/// The exit and coalesced transports: the device behind the trapped window.
 #[derive(Debug)]
 pub struct Window {
     simvirtio: Simvirtio<TrappedMemory>,

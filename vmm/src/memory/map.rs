@@ -4,12 +4,13 @@
 //! |---|---|---|---|
 //! | RAM | [0, 1 MiB) | [0, size) | [0, size), less the hole [3 GiB, 4 GiB), which moves the rest up |
 //! | SIMVIRTIO window | 0x10_0000: trapped, or shared RAM when polling | none | none |
-//! | GDT and page tables | [`TABLES`], outside both | the same | in RAM ([`pc`]) |
+//! | GDT, page tables, task state | [`TABLES`], outside both | the same | in RAM ([`pc`]) |
 //!
 //! The addresses of the SO2 map that a driver needs are in [`simvirtio::abi`].
 
 use super::Gpa;
 use crate::error::Error;
+use crate::modes::TASK_STATE_SIZE;
 use simvirtio::abi;
 
 pub use guest::Map;
@@ -21,8 +22,12 @@ pub const TSS: u64 = 0xfffb_d000;
 /// Where the GDT and the page tables are: after KVM's task state, below 4 GiB so that the identity map
 /// reaches them.
 pub const TABLES: Gpa = Gpa(0xfffc_0000);
-/// Size of the GDT's page and the six pages of page tables, in bytes.
-pub const TABLES_SIZE: u64 = 7 * PAGE;
+/// Where the page tables are: six pages after the GDT's.
+pub const PAGE_TABLES: Gpa = Gpa(TABLES.0 + PAGE);
+/// Where the task state of a guest in ring 3 is: three pages after the page tables.
+pub const TASK_STATE: Gpa = Gpa(PAGE_TABLES.0 + 6 * PAGE);
+/// Size of all of these, in bytes.
+pub const TABLES_SIZE: u64 = 10 * PAGE;
 /// RAM of the plain map unless the user says otherwise, in bytes.
 pub const PLAIN_RAM: u64 = 250 << 20;
 /// RAM of the plain map ends below here, in bytes: the rest of the first 4 GiB is for devices and tables.
@@ -32,6 +37,7 @@ pub const MAX_RAM: u64 = 3 << 30;
 const _: () = {
     assert!(abi::WINDOW >= abi::RAM_SIZE && abi::DOORBELL == abi::WINDOW + abi::WINDOW_SIZE);
     assert!(MAX_RAM <= TSS && TSS + 3 * PAGE <= TABLES.0 && TABLES.0 + TABLES_SIZE <= 1 << 32);
+    assert!(TASK_STATE.0 + TASK_STATE_SIZE as u64 <= TABLES.0 + TABLES_SIZE);
 };
 
 /// Where things are in the PC map, in which Linux runs. E820 and the ACPI tables are made from these.

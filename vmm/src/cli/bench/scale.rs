@@ -7,7 +7,7 @@ use super::bare;
 use super::count::Holdings;
 use super::pass::{self, Machines};
 use super::sys::raise_descriptor_limit;
-use crate::cli::report::plural;
+use crate::cli::summary::plural;
 use crate::cli::{complain, print, say, status};
 use clap::{Args, ValueEnum};
 use guest::Guest;

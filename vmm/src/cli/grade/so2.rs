@@ -3,7 +3,7 @@
 //! A student's image takes the place of the built-in guests of its task. The last task is about this
 //! program's own counting, and always runs the built-in guests.
 
-use super::super::report::{ending, plural, shown};
+use super::super::summary::{ending, plural, shown};
 use super::super::target::Target;
 use super::{Evidence, GradeArgs, Run, Task, wrong};
 use guest::{End, Exits, GUESTS};
@@ -14,6 +14,7 @@ use vmm::Error;
 use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
 use vmm::profile::{Count, Reason};
+use vmm::stats::Counters;
 
 /// The text that the driver of the assignment sends.
 const MESSAGE: &str = "Ana are mere";
@@ -233,7 +234,7 @@ fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             let run = Run::embedded(guest, transport, arguments.timeout)?;
             runs += 1;
             evidence.extend(miscounted(&run.name, run.total(), expected));
-            kernel.compare(&run.name, run.exits(), run.report.kernel_exits);
+            kernel.compare(&run.name, run.exits(), run.report.kernel.as_ref().and_then(Counters::exits));
         }
     }
     if evidence.is_empty() {

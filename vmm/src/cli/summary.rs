@@ -1,13 +1,14 @@
-//! A report as text: how the run ended, and the table of exits.
+//! The text after a run: how it ended, and the table of exits.
 
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::Report;
 use vmm::controller::OpenBus;
 use vmm::device::simvirtio::{SimvirtioReport, Transport};
-use vmm::exit::{Exit, Stop};
+use vmm::exit::Stop;
 use vmm::pc::Boot;
-use vmm::profile::{Count, Profile, Reason};
+use vmm::profile::{Count, Latency, Profile, Reason, SiteProfile};
+use vmm::stats::Counters;
 
 /// How much of a text is shown on a line, in characters.
 const SHOWN: usize = 60;
@@ -70,8 +71,7 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
     writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
     if let Some(explanation) = &report.explanation {
         write!(to, "{explanation}")?;
-        let last: Vec<_> =
-            report.profile.iter().flat_map(|profile| profile.last()).map(Exit::to_string).collect();
+        let last: Vec<_> = report.last.iter().map(|traced| traced.exit.to_string()).collect();
         if !last.is_empty() {
             writeln!(to, "  last exits   {}", last.join(", "))?;
         }
@@ -81,15 +81,56 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
         writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
     }
     if let Some(simvirtio) = &report.simvirtio {
-        write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted))?;
+        write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted | Stop::Exited(0)))?;
     }
     write_open_bus(to, &report.open_bus)?;
     if let Some(boot) = &report.boot {
         write_timeline(to, boot, report.profile.as_ref().map_or(&[], Profile::phases))?;
     }
     match &report.profile {
-        Some(profile) => write_profile(to, profile, report),
-        None => Ok(()),
+        Some(profile) => write_profile(to, profile, report)?,
+        None => return Ok(()),
+    }
+    write_times(to, report)
+}
+
+/// Where the time went, by which clock, and what KVM counted itself.
+fn write_times(to: &mut String, report: &Report) -> fmt::Result {
+    let (Some(profile), Some(measured)) = (&report.profile, &report.measured) else { return Ok(()) };
+    let exits = profile.total();
+    if exits.elements == 0 {
+        return Ok(());
+    }
+    let (in_kvm, in_vmm) = profile.total_times();
+    write!(
+        to,
+        "vmm: {} in KVM_RUN, {} in the VMM, {} for the profile",
+        time(in_kvm.sum()),
+        time(in_vmm.sum()),
+        time(measured.cost)
+    )?;
+    write!(to, " ({}", measured.clock)?;
+    match measured.steps {
+        0 => writeln!(to, ")")?,
+        steps => writeln!(to, ", which went backwards {})", plural(steps, "time"))?,
+    }
+    let Some(kernel) = report.kernel.as_ref().and_then(Counters::exits) else { return Ok(()) };
+    write!(to, "vmm: {} by KVM's own count", plural(kernel, "exit"))?;
+    match (kernel.checked_sub(exits.exits), exits.exits.saturating_sub(kernel)) {
+        (Some(0), _) => writeln!(to),
+        (Some(more), _) => writeln!(to, ", {more} more: those it handled by itself"),
+        (None, fewer) => writeln!(to, ", {fewer} fewer: it hands on several accesses of one exit one by one"),
+    }
+}
+
+/// A time in nanoseconds, in a unit that suits it.
+fn time(nanos: u64) -> String {
+    let nanos = nanos as f64;
+    match nanos {
+        ..1e3 => format!("{nanos:.0} ns"),
+        ..1e6 => format!("{:.1} us", nanos / 1e3),
+        ..1e9 => format!("{:.2} ms", nanos / 1e6),
+        _ => format!("{:.2} s", nanos / 1e9),
     }
 }
 
@@ -153,9 +194,11 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     if history == Default::default() && device.driver_status == 0 && device.state == State::Initial {
         return Ok(());
     }
-    let transport = match device.transport {
-        Transport::Exit => "by exits",
-        Transport::Polling => "by polling",
+    let transport: String = match device.transport {
+        Transport::Exit => "by exits".into(),
+        Transport::Coalesced => "by coalesced exits".into(),
+        Transport::Doorbell => format!("by doorbell (rung {})", times(device.rings)),
+        Transport::Polling => "by polling".into(),
     };
     write!(
         to,
@@ -178,6 +221,11 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     writeln!(to)
 }
 
+/// How often.
+fn times(count: u64) -> String {
+    if count == 1 { "once".into() } else { format!("{count} times") }
+}
+
 /// A line that names what the guest looked for where nobody is.
 fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
     // The widths of an access do not matter here.
@@ -192,10 +240,7 @@ fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
     }
     let sites: Vec<_> = places
         .into_iter()
-        .map(|((reason, address), count)| {
-            let times = if count == 1 { "once".into() } else { format!("{count} times") };
-            format!("{reason} {address:#x} ({times})")
-        })
+        .map(|((reason, address), count)| format!("{reason} {address:#x} ({})", times(count)))
         .collect();
     let named: u64 = open_bus.seen().map(|(_, count)| count).sum();
     if sites.is_empty() {
@@ -210,7 +255,7 @@ fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
 
 fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Result {
     let total = profile.total();
-    let sites = profile.sites();
+    let sites = profile.details();
     write!(to, "vmm: {}", plural(total.exits, "exit"))?;
     let reasons: Vec<_> =
         profile.reasons().iter().map(|(reason, count)| format!("{} {reason}", count.exits)).collect();
@@ -221,17 +266,21 @@ fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Re
     // String I/O has more elements than exits; only then is there something to tell apart.
     let elements = total.elements != total.exits;
     let column = |text: &str| if elements { format!("{text:>10}") } else { String::new() };
+    // Means, in microseconds: a report of a saved profile has the rest.
+    let micros = |latency: &Latency| format!("{:.2}", latency.mean() as f64 / 1e3);
     writeln!(
         to,
-        "{:>10} {:>7}{}  {:<17}  {:<12}  {:>5}  device",
+        "{:>10} {:>7}{} {:>9} {:>9}  {:<17}  {:<12}  {:>5}  device",
         "exits",
         "share",
         column("elements"),
+        "us in KVM",
+        "us in VMM",
         "reason",
         "place",
         "width"
     )?;
-    for (site, count) in sites.iter().take(ROWS) {
+    for SiteProfile { site, count, in_kvm, in_vmm } in sites.iter().take(ROWS) {
         let (place, width) = match site.place {
             Some((address, size)) => (format!("{address:#x}"), (u32::from(size) * 8).to_string()),
             None if site.reason.has_place() => ("other".into(), String::new()),
@@ -244,13 +293,16 @@ fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Re
         let share = share(*count, total);
         let elements = column(&count.elements.to_string());
         let row = format!(
-            "{:>10} {share:>6.1}%{elements}  {:<17}  {place:<12}  {width:>5}  {device}",
-            count.exits, site.reason
+            "{:>10} {share:>6.1}%{elements} {:>9} {:>9}  {:<17}  {place:<12}  {width:>5}  {device}",
+            count.exits,
+            micros(in_kvm),
+            micros(in_vmm),
+            site.reason
         );
         writeln!(to, "{}", row.trim_end())?;
     }
     if let Some(rest) = sites.get(ROWS..).filter(|rest| !rest.is_empty()) {
-        let exits = rest.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(count.exits));
+        let exits = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.count.exits));
         let count = Count { exits, elements: exits };
         writeln!(
             to,

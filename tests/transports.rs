@@ -1,0 +1,240 @@
+//! The transports of SIMVIRTIO beside exits and polling: coalesced stores and the doorbell, over the catalogue and over
+//! guests that try their limits.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use guest::{End, Exits, GUESTS, Guest};
+use libtest_mimic::Arguments;
+use simvirtio::device::{State, Violation};
+use std::process::ExitCode;
+use std::time::Duration;
+use support::{Liar, assert_error, code, embedded, find, kvm_test, ran, run_machine};
+use vmm::device::simvirtio::Transport;
+use vmm::exit::Stop;
+use vmm::modes::Mode;
+use vmm::profile::{Count, Reason};
+use vmm::{Input, Machine, Report};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let mut tests = vec![
+        kvm_test("coalesced_stores_to_tx_head_are_no_exits", coalesced_exits),
+        kvm_test("a_full_ring_of_coalesced_stores_is_one_exit", full_ring),
+        kvm_test("stores_are_seen_before_the_exit_after_them", order),
+        kvm_test("wrong_stores_are_told_when_they_are_seen", wrong_stores),
+        kvm_test("a_guest_that_never_exits_ends_with_its_stores_seen", never_exits),
+        kvm_test("a_driver_that_rings_makes_no_exits", rings),
+        kvm_test("only_a_store_of_a_queue_s_number_rings", odd_rings),
+        kvm_test("the_doorbell_page_is_nothing_to_other_transports", other_transports),
+        kvm_test("what_the_host_cannot_is_named", missing_capabilities),
+        kvm_test("coalesced_stores_are_for_one_vcpu", several_vcpus),
+        kvm_test("the_report_names_the_transport", reported),
+        kvm_test("a_device_may_give_back_what_it_receives", loopback),
+    ];
+    for guest in GUESTS.iter().filter(|guest| guest.polling_exits.is_some()) {
+        let by_coalesced = move || same_as_by_exits(guest);
+        tests.push(kvm_test(format!("{}::coalesced", guest.name), by_coalesced));
+        if guest.end == End::FortyTwo {
+            tests.push(kvm_test(format!("{}::doorbell", guest.name), move || same_without_rings(guest)));
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+fn total(report: &Report) -> Count {
+    report.profile.as_ref().unwrap().total()
+}
+
+/// The same text and end as by exits, and the same accesses, of which good stores to TX head are no exits.
+fn same_as_by_exits(guest: &'static Guest) {
+    let (by_exit, text) = run_machine(embedded(guest, Some(Transport::Exit)));
+    let (report, output) = run_machine(embedded(guest, Some(Transport::Coalesced)));
+    assert_eq!(output, text);
+    let (stop, expected) = (report.stop.to_string(), by_exit.stop.to_string());
+    assert_eq!((stop, report.verdict), (expected, by_exit.verdict), "{report:?}");
+    if let Exits::Exactly(accesses) = guest.exits {
+        let total = total(&report);
+        assert!(total.elements == accesses && total.exits <= accesses, "{total:?}");
+    }
+}
+
+/// Not by its rings, which it does not make, but since the device looks by itself now and then.
+fn same_without_rings(guest: &'static Guest) {
+    let (report, output) = run_machine(embedded(guest, Some(Transport::Doorbell)));
+    assert_eq!(String::from_utf8_lossy(&output), guest.output);
+    assert!(report.verdict.is_some_and(|verdict| verdict.passed()), "{report:?}");
+}
+
+fn coalesced_exits() {
+    for name in ["simvirtio", "user64-simvirtio"] {
+        let (report, _) = run_machine(embedded(find(name), Some(Transport::Coalesced)));
+        assert_eq!(total(&report), Count { exits: 26, elements: 40 }, "{name}");
+        let profile = report.profile.as_ref().unwrap();
+        let head = profile.sites().into_iter().find(|(site, _)| site.place == Some((0x10_0010, 4)));
+        let writes = profile
+            .sites()
+            .into_iter()
+            .find(|(site, _)| site.place == Some((0x10_0010, 4)) && site.reason == Reason::MmioWrite);
+        assert!(head.is_some());
+        assert_eq!(writes.unwrap().1, Count { exits: 0, elements: 14 }, "{name}");
+    }
+}
+
+/// Pushes `stores` times 'R', each a reset, and halts.
+fn resets(stores: u8) -> Vec<u8> {
+    // mov edi, 0x11000; mov ecx, 256; mov al, 'R'; rep stosb; mov edi, 0x100010; mov ecx, stores; xor eax, eax
+    let mut code = vec![0xbf, 0, 0x10, 1, 0, 0xb9, 0, 1, 0, 0, 0xb0, b'R', 0xf3, 0xaa];
+    code.extend([0xbf, 0x10, 0, 0x10, 0, 0xb9, stores, 0, 0, 0, 0x31, 0xc0]);
+    // next: inc eax; mov [rdi], eax; loop next; hlt
+    code.extend([0xff, 0xc0, 0x89, 0x07, 0xe2, 0xfa, 0xf4]);
+    code
+}
+
+/// KVM's ring has 170 entries, of which one is always free. The store after that is an ordinary exit, which empties it.
+fn full_ring() {
+    for (stores, exits) in [(1, 1), (169, 1), (170, 2), (171, 2), (255, 2)] {
+        let code = code(resets(stores).leak(), Mode::Long);
+        let (report, _) = run_machine(Machine::builder(code).transport(Some(Transport::Coalesced)));
+        assert!(matches!(report.stop, Stop::Halted), "{report:?}");
+        assert_eq!(total(&report), Count { exits, elements: u64::from(stores) + 1 }, "{stores} stores");
+        let history = report.simvirtio.unwrap().history;
+        assert_eq!(history.resets, u64::from(stores), "each is seen, and once");
+    }
+}
+
+/// Stores TX head, then reads TX tail: the device has acted on the one before it answers the other.
+fn order() {
+    // mov byte [0x11000], 'R'; mov dword [0x100010], 1; mov eax, [0x100014]; out 0xf4, al
+    let image: &[u8] = &[
+        0xc6, 0x04, 0x25, 0, 0x10, 1, 0, b'R', 0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 1, 0, 0, 0, 0x8b, 0x04,
+        0x25, 0x14, 0, 0x10, 0, 0xe6, 0xf4,
+    ];
+    for mode in [Mode::Long, Mode::User] {
+        let builder = Machine::builder(code(image, mode)).transport(Some(Transport::Coalesced));
+        let (report, _) = run_machine(builder);
+        assert!(matches!(report.stop, Stop::Exited(1)), "{report:?}");
+        assert_eq!(total(&report), Count { exits: 2, elements: 3 });
+    }
+}
+
+/// A wild head, and a store within the word that is too narrow; both are seen at the halt.
+fn wrong_stores() {
+    // mov dword [0x100010], 256; hlt
+    let wild: &[u8] = &[0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 0, 1, 0, 0, 0xf4];
+    // mov byte [0x100011], 1; hlt
+    let narrow: &[u8] = &[0xc6, 0x04, 0x25, 0x11, 0, 0x10, 0, 1, 0xf4];
+    for image in [wild, narrow] {
+        let (report, _) =
+            run_machine(Machine::builder(code(image, Mode::Long)).transport(Some(Transport::Coalesced)));
+        let right = match &report.stop {
+            Stop::ProtocolError(Violation::WildIndex { queue: 0, wild }) => wild.index == 256,
+            Stop::ProtocolError(Violation::Access { offset, size, store }) => {
+                (*offset, *size, *store) == (0x11, 1, true)
+            }
+            _ => false,
+        };
+        assert!(right, "{report:?}");
+        assert_eq!(report.simvirtio.unwrap().state, State::Broken);
+    }
+}
+
+/// Stores and runs in circles: the end of its time is what hands its store on.
+fn never_exits() {
+    // mov byte [0x11000], 'R'; mov dword [0x100010], 1; jmp $
+    let image: &[u8] =
+        &[0xc6, 0x04, 0x25, 0, 0x10, 1, 0, b'R', 0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 1, 0, 0, 0, 0xeb, 0xfe];
+    for transport in Transport::ALL {
+        let builder = Machine::builder(code(image, Mode::Long)).timeout(Some(Duration::from_millis(50)));
+        let (report, _) = run_machine(builder.transport(Some(transport)));
+        assert!(matches!(report.stop, Stop::Timeout), "{report:?}");
+        assert_eq!(report.simvirtio.unwrap().history.resets, 1, "{transport}");
+    }
+}
+
+fn rings() {
+    let (report, output) = run_machine(embedded(find("simvirtio-doorbell"), Some(Transport::Doorbell)));
+    assert_eq!(output, b"Ana are mere");
+    assert_eq!(total(&report), Count { exits: 1, elements: 1 }, "the halt");
+    let device = report.simvirtio.unwrap();
+    assert_eq!((device.rings, device.state), (4, State::Ready));
+    assert!(device.thread_time.is_some());
+}
+
+/// Two that ring, and four that are ordinary exits: another width, another number, another place, and a load.
+fn odd_rings() {
+    // mov edi, 0x101000; xor eax, eax; mov [rdi], eax; inc eax; mov [rdi], eax; inc eax; mov [rdi], eax;
+    // mov [rdi], al; mov [rdi + 4], eax; mov eax, [rdi]; out 0xf4, al
+    let image: &[u8] = &[
+        0xbf, 0, 0x10, 0x10, 0, 0x31, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0x88,
+        0x07, 0x89, 0x47, 0x04, 0x8b, 0x07, 0xe6, 0xf4,
+    ];
+    for mode in [Mode::Long, Mode::User] {
+        let builder = Machine::builder(code(image, mode)).transport(Some(Transport::Doorbell));
+        let (report, _) = run_machine(builder);
+        assert!(matches!(report.stop, Stop::Exited(0xff)), "a load gives all ones: {report:?}");
+        assert_eq!(total(&report).exits, 5);
+        assert_eq!(report.simvirtio.unwrap().rings, 2);
+    }
+}
+
+/// There each ring is an exit that does nothing, and nobody says that nobody is there.
+fn other_transports() {
+    let guest = find("simvirtio-doorbell");
+    for transport in [Transport::Exit, Transport::Coalesced, Transport::Polling] {
+        let (report, output) = run_machine(embedded(guest, Some(transport)));
+        assert_eq!(output, b"Ana are mere");
+        let ring = report.profile.as_ref().unwrap().sites().into_iter();
+        let ring = ring.filter(|(site, _)| site.place == Some((0x10_1000, 4))).map(|(_, count)| count);
+        assert_eq!(ring.collect::<Vec<_>>(), [Count { exits: 4, elements: 4 }], "{transport}");
+        assert_eq!(report.open_bus.seen().count(), 0, "{transport}");
+    }
+}
+
+fn missing_capabilities() {
+    let liar = Liar::new();
+    for (number, transport, name) in
+        [(15, "coalesced", "KVM_CAP_COALESCED_MMIO"), (36, "doorbell", "KVM_CAP_IOEVENTFD")]
+    {
+        let lie = format!("ae03 {number} 0 0 0 1000");
+        let lacking = liar.run(&lie, &["simvirtio", "--transport", transport]);
+        let sentence = format!(
+            "this host's KVM lacks {name}, which --transport {transport} needs: choose another transport"
+        );
+        assert_error(&lacking, 115, &sentence);
+        assert_eq!(liar.run(&lie, &["simvirtio", "--transport", "exit"]).status, 0);
+    }
+}
+
+fn several_vcpus() {
+    assert_error(&ran(&["smp-counter", "--transport", "coalesced"]), 110, "choose another --transport");
+    let (report, _) = run_machine(embedded(find("smp-counter"), Some(Transport::Doorbell)));
+    assert!(report.verdict.is_some_and(|verdict| verdict.passed()), "{report:?}");
+}
+
+fn reported() {
+    for (transport, words) in [
+        ("coalesced", "vmm: simvirtio by coalesced exits: state Ready, 12 bytes received"),
+        ("doorbell", "vmm: simvirtio by doorbell (rung 4 times): state Ready, 12 bytes received"),
+    ] {
+        let ran = ran(&["simvirtio-doorbell", "--transport", transport]);
+        assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+}
+
+/// Its text goes back to the driver, who does not care; neither is it printed, nor the input read.
+fn loopback() {
+    for transport in Transport::ALL {
+        let builder =
+            embedded(find("simvirtio"), Some(transport)).input(Input::bytes(b"not this")).loopback(true);
+        let (report, output) = run_machine(builder);
+        let device = report.simvirtio.as_ref().unwrap();
+        assert_eq!((output.as_slice(), device.message.as_slice()), (&b""[..], &b"Ana are mere"[..]));
+        // By its own thread the device may have something left to give back when the guest has ended.
+        assert!(device.history.delivered <= 12, "{report:?}");
+        if !transport.shares_memory() {
+            assert_eq!(device.history.delivered, 12, "{report:?}");
+        }
+    }
+}
