@@ -4,8 +4,8 @@
 //! What counts is the CPU time of each, in user and kernel mode, from `wait4`: KVM's part of the end of a process is in it.
 //! Wall time has the waiting for a processor in it, too.
 
-use crate::qemu::Scratch;
 use crate::row::{Against, Goal, Row, Unit, cpu, interleave, wall};
+use crate::scratch::{Scratch, compile};
 use crate::sys;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,7 +21,7 @@ const GUEST: &str = "real16-42";
 /// gcc is missing, or a guest does not end as it should.
 pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let bare = compile(&scratch)?;
+    let bare = compile(&scratch, "cold-start", BARE, &[])?;
     let start = |program: &PathBuf| {
         let mut command = Command::new(program);
         if program == vmm {
@@ -59,22 +59,6 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
         goals: goal.into_iter().collect(),
         pair,
     }])
-}
-
-/// Builds the bare program with the options that its source names.
-fn compile(scratch: &Scratch) -> Result<PathBuf, String> {
-    let source = scratch.file("cold-start.c", BARE.as_bytes())?;
-    let program = source.with_extension("");
-    let compiler = std::env::var_os("CC").unwrap_or_else(|| "gcc".into());
-    let built = Command::new(&compiler).args(["-O2", "-static", "-o"]).args([&program, &source]).output();
-    match built {
-        Ok(output) if output.status.success() => Ok(program),
-        Ok(output) => {
-            let said = vmm::boot::printable_text(String::from_utf8_lossy(&output.stderr).trim());
-            Err(format!("the bare program does not compile: {said}"))
-        }
-        Err(error) => Err(format!("{} cannot be started: {error}", compiler.display())),
-    }
 }
 
 #[cfg(test)]

@@ -5,15 +5,17 @@
 
 mod bare;
 mod cold;
+mod echo;
 mod exits;
-mod guest;
 mod host;
+mod loops;
 mod memory;
 mod plot;
 mod qemu;
 mod results;
 mod row;
 mod scale;
+mod scratch;
 mod size;
 mod sys;
 mod table;
@@ -84,6 +86,12 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "the start of vmm to its end with a tiny guest, over a bare program",
         rounds: 150,
         run: |context, rounds| cold::run(rounds, context.vmm()?),
+    },
+    Measurement {
+        name: "echo",
+        about: "a byte to the device and back by polling, from ring 3, over a bare poller",
+        rounds: 40,
+        run: |_, rounds| echo::run(rounds),
     },
     Measurement {
         name: "scale",

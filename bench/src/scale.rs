@@ -1,7 +1,7 @@
 //! Many VMs at once: the program's own `vmm bench scale`, next to a bare program that does the same.
 
-use crate::qemu::Scratch;
 use crate::row::{Against, Goal, Pair, Row, Unit};
+use crate::scratch::Scratch;
 use crate::sys;
 use serde_json::Value;
 use std::fs;
