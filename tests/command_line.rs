@@ -8,6 +8,7 @@ use libtest_mimic::Arguments;
 use std::fs::File;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, assert_error, elf, kvm_test, plain_test, ran, run, shell, vmm};
+use vmm::saved::Profile;
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
 fn help() {
     let help = ran(&["--help"]);
     assert_eq!(help.status, 0);
-    for text in ["vmm run simvirtio", "Exit status: 0 halted", "guests", "grade"] {
+    for text in ["vmm run simvirtio", "Exit status: 0 halted", "guests", "grade", "vmm report run.json"] {
         assert!(help.text().contains(text), "{text}");
     }
     assert_eq!(ran(&["help", "run"]).text(), ran(&["run", "--help"]).text());
@@ -138,7 +139,19 @@ fn table_of_errors() {
     File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
     let link = files.0.path().join("loop").to_str().unwrap().to_string();
     std::os::unix::fs::symlink(&link, &link).unwrap();
+    let mut profile = Profile { vcpus: vec![Default::default()], ..Profile::default() };
+    profile.program = "vmm".into();
+    let mut saved = Vec::new();
+    profile.write(&mut saved).unwrap();
+    let later = String::from_utf8(saved.clone()).unwrap().replace("\"version\":1", "\"version\":2");
+    let damaged = String::from_utf8(saved.clone()).unwrap().replace("\"elapsed_ns\":0", "\"elapsed_ns\":1.5");
     let names = [
+        ("PROFILE", files.write("profile", &saved)),
+        ("CUT_PROFILE", files.write("cut-profile", &saved[..saved.len() / 2])),
+        ("LATER", files.write("later", later.as_bytes())),
+        ("DAMAGED", files.write("damaged", damaged.as_bytes())),
+        ("CUT_TRACE", files.write("cut-trace", b"vmmtrace\x01\0\x30\0\x01\0\0\0\0\0\0\0")),
+        ("NOWHERE", files.0.path().join("nowhere/file").to_str().unwrap().into()),
         ("FLAT", files.write("flat", &[0xf4])),
         ("EMPTY", files.write("empty", b"")),
         ("FOLDER", files.0.path().to_str().unwrap().into()),
@@ -170,7 +183,8 @@ fn table_of_errors() {
         let ran = ran(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         let reset = ran.stderr.contains("this host resets a CPU");
         assert_eq!(ran.status.to_string(), *status, "{line}\n{}", ran.stderr);
-        assert!(reset || ran.stderr.contains(says.trim_matches('`')), "{line}\n{}", ran.stderr);
+        let says = says.strip_prefix('`').and_then(|says| says.strip_suffix('`')).unwrap_or(says);
+        assert!(reset || ran.stderr.contains(says), "{line}\n{}", ran.stderr);
         rows += 1;
     }
     assert!(rows > 40, "{rows} rows");

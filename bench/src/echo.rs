@@ -1,87 +1,104 @@
-//! The polling echo in ring 3 over a bare poller: the same image, on this VMM and on `bare/echo.c`, which makes the same
-//! machine by raw ioctls and has a loop for a device. By turns, in batches; what counts is the median of the batches.
+//! The polling echo in ring 3: a byte to the device and back through shared memory, next to the same image with a bare
+//! poller (`bench/bare/echo.c`).
+//!
+//! The times are the guest's own, by the time-stamp counter. Both sides are busy all the time, so on a host with fewer free
+//! CPUs than two the median says nothing.
 
+use crate::row::{Against, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
+use crate::scratch::{Scratch, compile};
+use crate::sys::{self, Cost};
 use std::fs;
-use std::io;
 use std::path::Path;
-use std::process::Command;
-use vmm::compare::{Echoes, IMAGE, Ring, Spread, Variant, Workload, percentile, run_echoes};
+use std::process::{Command, Stdio};
+use vmm::compare::{Failure, Ring, Variant, Workload, percentile, run_echoes, run_nothing};
 
-/// Echoes of a batch.
-const ECHOES: u32 = 20_000;
-/// The bare program.
-const SOURCE: &str = include_str!("../bare/echo.c");
+/// The bare program's source.
+const BARE: &str = include_str!("../bare/echo.c");
+/// What both do in a batch.
+const WORKLOAD: Workload = Workload { bytes: 0, messages: 5000, echo: 1, queue_len: 256 };
 
-/// What came of it: nanoseconds of a round trip, as the guest stamps them.
-#[derive(Clone, Copy, Debug)]
-pub struct EchoResult {
-    /// Medians of this VMM's batches.
-    pub vmm: Spread,
-    /// Medians of the bare program's.
-    pub bare: Spread,
-    /// The one by the other, of the batches that ran one after the other.
-    pub ratio: Spread,
+/// Who runs the image.
+enum Runner {
+    Ours,
+    Bare,
 }
 
-/// Runs `rounds` batches of either.
+/// Measures so many batches of each.
 ///
 /// # Errors
-/// There is no C compiler, no KVM, or an echo came back wrong.
-pub fn run(rounds: usize) -> Result<EchoResult, String> {
-    let folder = std::env::temp_dir().join(format!("vmm-bench-echo-{}", std::process::id()));
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let result = build(&folder).and_then(|()| batches(&folder, rounds));
-    let _ = fs::remove_dir_all(&folder);
-    result
+/// gcc is missing, a guest does not end as it should, or an echo is wrong.
+pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
+    let scratch = Scratch::new()?;
+    let bare = compile(&scratch, "echo", BARE, &["-pthread"])?;
+    let image = scratch.file("image", guest::COMPARE)?;
+    let output = scratch.file("output", b"")?;
+    let mut exits = Vec::new();
+    let costs = interleave(rounds, &[Runner::Ours, Runner::Bare], |runner| match runner {
+        Runner::Ours => ours(&mut exits),
+        Runner::Bare => theirs(&bare, &image, &output),
+    })?;
+    let [ours, bare] = costs.as_slice() else { return Ok(Vec::new()) };
+    let pair = cpu(ours, bare);
+    let ratio = pair.ratios().map(|ratio| Goal {
+        what: "polling echo over the bare poller, ring 3, median of batches",
+        unit: Unit::Ratio,
+        limit: 1.2,
+        value: ratio.median,
+        error: ratio.error,
+    });
+    let echo = Row {
+        id: "echo".into(),
+        title: "polling echo of a byte, ring 3".into(),
+        other: "bare poller",
+        against: Against::Floor,
+        unit: Unit::Nanoseconds,
+        how: "median round trip of a batch of 5,000, by the guest's clock",
+        wall: wall(ours, bare),
+        goals: ratio.into_iter().collect(),
+        pair,
+    };
+    let most = Summary::of(&exits).map(|exits| Goal {
+        what: "polling exits per message",
+        unit: Unit::Count,
+        limit: 0.0,
+        value: exits.max,
+        error: 0.0,
+    });
+    let counted = Row {
+        id: "echo-exits".into(),
+        title: "exits per polling echo".into(),
+        other: "",
+        against: Against::Itself,
+        unit: Unit::Count,
+        how: "exits of a batch, less those of a run that only shakes hands, by message",
+        pair: Pair { ours: exits, other: Vec::new() },
+        wall: Pair::default(),
+        goals: most.into_iter().collect(),
+    };
+    Ok(vec![echo, counted])
 }
 
-/// Builds the bare program, and writes the image that both run.
-fn build(folder: &Path) -> Result<(), String> {
-    let failed = |error: io::Error| format!("{}: {error}", folder.display());
-    fs::write(folder.join("image"), IMAGE).map_err(failed)?;
-    fs::write(folder.join("echo.c"), SOURCE).map_err(failed)?;
-    let mut cc = Command::new("cc");
-    cc.args(["-O2", "-pthread", "-o", "echo", "echo.c"]).current_dir(folder);
-    match cc.output() {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("cc bare/echo.c failed:\n{}", String::from_utf8_lossy(&output.stderr))),
-        Err(error) => Err(format!("cc, which builds the bare program: {error}")),
+/// A batch by this VMM: the median round trip, and the mean in the place of the wall's time.
+fn ours(exits: &mut Vec<f64>) -> Result<Cost, String> {
+    let told = |failure: Failure| failure.to_string();
+    let idle = run_nothing(Variant::Polling, Ring::Three, WORKLOAD).map_err(told)?;
+    let echoes = run_echoes(Variant::Polling, Ring::Three, WORKLOAD).map_err(told)?;
+    let count = f64::from(WORKLOAD.messages);
+    exits.push((echoes.exits as f64 - idle as f64) / count);
+    let sum: u64 = echoes.round_trips.iter().sum();
+    Ok(Cost { cpu: percentile(&echoes.round_trips, 0.5), wall: sum as f64 / count })
+}
+
+/// A batch by the bare poller, which prints both.
+fn theirs(bare: &Path, image: &Path, output: &Path) -> Result<Cost, String> {
+    let to = fs::File::create(output).map_err(|error| error.to_string())?;
+    let mut command = Command::new(bare);
+    command.arg(image).arg(WORKLOAD.messages.to_string()).stdin(Stdio::null()).stdout(to);
+    let ran = sys::run(&mut command)?;
+    let said = fs::read_to_string(output).map_err(|error| error.to_string())?;
+    let mut numbers = said.split_whitespace().map(str::parse);
+    match (ran.status.success(), numbers.next(), numbers.next()) {
+        (true, Some(Ok(cpu)), Some(Ok(wall))) => Ok(Cost { cpu, wall }),
+        _ => Err(format!("the bare poller ended with {}", ran.status)),
     }
-}
-
-fn batches(folder: &Path, rounds: usize) -> Result<EchoResult, String> {
-    let workload = Workload { messages: ECHOES, ..Workload::default() };
-    let mut pairs = Vec::new();
-    for round in 0..rounds.max(1) {
-        let ours = || {
-            let echoes = run_echoes(Variant::Polling, Ring::Three, workload);
-            let median = |echoes: Echoes| percentile(&echoes.round_trips, 0.5);
-            echoes.map(median).map_err(|failure| failure.to_string())
-        };
-        // Neither is always the first.
-        pairs.push(match round % 2 {
-            0 => (ours()?, bare(folder)?),
-            _ => {
-                let bare = bare(folder)?;
-                (ours()?, bare)
-            }
-        });
-    }
-    Ok(EchoResult {
-        vmm: Spread::of(pairs.iter().map(|(ours, _)| *ours)),
-        bare: Spread::of(pairs.iter().map(|(_, bare)| *bare)),
-        ratio: Spread::of(pairs.iter().map(|(ours, bare)| ours / bare)),
-    })
-}
-
-/// One batch of the bare program; gives its median.
-fn bare(folder: &Path) -> Result<f64, String> {
-    let mut program = Command::new(folder.join("echo"));
-    let output = program.arg(folder.join("image")).arg(ECHOES.to_string()).output();
-    let output = output.map_err(|error| format!("the bare program: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let median = text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
-    median.filter(|median| output.status.success() && *median > 0.0).ok_or_else(|| {
-        format!("the bare program failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr))
-    })
 }

@@ -7,8 +7,6 @@
 mod stats;
 mod workload;
 
-/// The guest that all rows run: flat, at 0x1000.
-pub use guest::COMPARE as IMAGE;
 pub use stats::{Spread, percentile};
 pub use workload::{Echoes, Failure, Message, run_echoes, run_message, run_nothing};
 

@@ -3,6 +3,7 @@
 
 use crate::boot::ImageError;
 use crate::bus::BusError;
+use crate::saved::SavedError;
 use crate::sys;
 use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
@@ -71,6 +72,30 @@ pub enum Error {
     /// A device's place on a bus is taken.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}{}", file_advice(.source))]
+    File {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file is no profile and no trace.
+    #[error("{path}: {source}")]
+    Saved {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: SavedError,
+    },
     /// A signal asked the program to end before the guest ran.
     #[error("interrupted before the guest ran")]
     Interrupted,
@@ -125,6 +150,17 @@ fn host_advice(error: &io::Error) -> &'static str {
         Some(libc::EAGAIN) => ": allow more threads and signals (ulimit -u, ulimit -i)",
         Some(libc::ENOMEM) => ": free memory, or allow more (ulimit -v)",
         _ => "",
+    }
+}
+
+/// What to do where a file cannot be written, if that is known.
+fn file_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": free some space, or give another file"
+        }
+        io::ErrorKind::FileTooLarge => ": allow larger files (ulimit -f)",
+        _ => host_advice(error),
     }
 }
 

@@ -19,6 +19,9 @@ use crate::msr;
 use crate::stats::{self, Counters};
 use crate::sys::{self, Kicker};
 use crate::vm::patiently;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use decode::first_exit;
 use decode::{Decoded, Transfer, decode};
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,
@@ -27,6 +30,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
@@ -128,6 +132,8 @@ pub struct KvmVcpu {
     refusals: u32,
 }
 
+/// `_IO(KVMIO, 0x80)`.
+const KVM_RUN: libc::c_ulong = 0xae80;
 /// How often KVM_RUN may say "try again" in a row.
 const PATIENCE: u32 = 100;
 /// How long a vCPU that cannot be entered before it is started is left alone.
@@ -270,6 +276,15 @@ impl KvmVcpu {
         })
     }
 
+    /// Runs the guest until its next exit (KVM_RUN). `VcpuFd::run` would decode that, for nobody: [`Exit`] is this crate's own.
+    fn run(&mut self) -> Result<(), kvm_ioctls::Error> {
+        // SAFETY: the call's argument is 0, and `kvm_run`, which the kernel fills, is the vCPU's own mapping.
+        match unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0) } {
+            0.. => Ok(()),
+            _ => Err(kvm_ioctls::Error::last()),
+        }
+    }
+
     /// The exit that `kvm_run` holds; of port I/O the first element.
     fn decode(&mut self) -> Exit {
         match decode(self.fd.get_kvm_run()) {
@@ -379,7 +394,7 @@ impl Vcpu for KvmVcpu {
                 if let Some(element) = self.answer(entry) {
                     return Ok((element, Arrival::NextElement));
                 }
-                let answer = self.fd.run().map(drop);
+                let answer = self.run();
                 self.in_sync = self.syncs;
                 answer
             }

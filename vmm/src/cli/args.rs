@@ -1,5 +1,6 @@
 //! The options of a run and of a boot, and how their values are read.
 
+use super::measure::ReportArgs;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
 use vmm::msr::MsrRule;
 
-#[derive(Debug, Args)]
+// The defaults are those of the options: `a_built_in_guest_needs_no_parser` compares them.
+#[derive(Debug, Default, Args)]
 pub(super) struct RunArgs {
     /// A built-in guest (`vmm guests` lists them), an ELF64 executable, or a flat binary as
     /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32
@@ -77,13 +79,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
-    /// Do not count exits
-    #[arg(long)]
-    pub(super) no_profile: bool,
-
-    /// Of what is said after the run, only the first line
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
 }
 
 #[derive(Debug, Args)]
@@ -138,13 +135,8 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
-    /// Do not count exits
-    #[arg(long)]
-    pub(super) no_profile: bool,
-
-    /// Of what is said after the run, only the first line
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -232,6 +224,13 @@ pub(super) fn parse_msr_rule(text: &str) -> Result<(u32, MsrRule), String> {
 /// How long a guest may run; nothing for as long as it likes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
+
+/// That of a run.
+impl Default for Timeout {
+    fn default() -> Self {
+        Self(Some(Duration::from_secs(10)))
+    }
+}
 
 pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
     const MOST: f64 = 1e9;

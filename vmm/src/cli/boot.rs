@@ -12,7 +12,7 @@ use vmm::{Builder, Error, Machine, Output, RawTerminal, Report};
 
 /// Boots the kernel and answers with the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
-    run::run_and_report(arguments.quiet, |output| boot(arguments, output))
+    run::run_and_report(&arguments.report, |output| boot(arguments, output))
 }
 
 fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error> {
@@ -32,11 +32,12 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
     let builder = arguments.cpuid.iter().copied().fold(builder, Builder::cpuid_override);
     let rules = arguments.msr.iter();
     let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
-    let machine = builder
+    let machine = arguments
+        .report
+        .apply(builder)
         .memory(Some(arguments.mem))
         .cpus(arguments.cpus)
         .timeout(arguments.timeout.0)
-        .profile(!arguments.no_profile)
         .output(output)
         .output_limit(arguments.output_limit)
         .input(run::input(None)?)

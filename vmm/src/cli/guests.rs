@@ -38,7 +38,7 @@ fn expectation(guest: &Guest) -> String {
         text += &format!("for the input {:?} ", guest.input);
     }
     if !guest.output.is_empty() {
-        text += &format!("prints {}; ", super::report::shown(guest.output));
+        text += &format!("prints {}; ", super::summary::shown(guest.output));
     }
     text += &end;
     if let Some(exits) = exits(guest.exits) {
@@ -52,7 +52,7 @@ fn expectation(guest: &Guest) -> String {
 
 fn exits(exits: Exits) -> Option<String> {
     match exits {
-        Exits::Exactly(count) => Some(super::report::plural(count, "exit")),
+        Exits::Exactly(count) => Some(super::summary::plural(count, "exit")),
         Exits::Elements(count) => Some(format!("exits for {count} accesses")),
         Exits::Unspecified => None,
     }

@@ -1,8 +1,9 @@
 //! `vmm run`: one guest, its text on stdout, the rest on stderr.
 
 use super::args::{CpuidArg, RunArgs};
+use super::measure::{Files, ReportArgs};
 use super::target::Target;
-use super::{complain, report, say, status};
+use super::{complain, say, status, summary};
 use guest::Map;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -16,14 +17,23 @@ use vmm::{Builder, Error, Input, Output, Report};
 
 /// Runs the guest and answers with the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
-    run_and_report(arguments.quiet, |output| run(arguments, output))
+    run_and_report(&arguments.report, |output| run(arguments, output))
 }
 
 /// Runs a guest, whose text goes to standard output, says how it went, and answers with the exit status.
-pub fn run_and_report(quiet: bool, run: impl FnOnce(Output) -> Result<(String, Report), Error>) -> u8 {
+pub fn run_and_report(
+    arguments: &ReportArgs,
+    run: impl FnOnce(Output) -> Result<(String, Report), Error>,
+) -> u8 {
     let last = Arc::new(AtomicU8::new(b'\n'));
     vmm::catch_interrupts();
-    let (name, report) = match output(last.clone()).and_then(run) {
+    let ran = || {
+        let output = output(last.clone())?;
+        let files = Files::open(arguments)?;
+        let (name, report) = run(output)?;
+        Ok((files, name, report))
+    };
+    let (files, name, report) = match ran() {
         Ok(ran) => ran,
         Err(error) => return complain(&error),
     };
@@ -31,12 +41,12 @@ pub fn run_and_report(quiet: bool, run: impl FnOnce(Output) -> Result<(String, R
     if last.load(Ordering::Relaxed) != b'\n' && same_place() {
         say("\n");
     }
-    let text = report::text(&name, &report);
+    let text = summary::text(&name, &report);
     match text.split_inclusive('\n').next() {
-        Some(first) if quiet => say(first),
+        Some(first) if arguments.quiet => say(first),
         _ => say(&text),
     }
-    status::of_report(&report)
+    files.fill(&name, &report, status::of_report(&report))
 }
 
 /// Standard output: line by line, but for somebody who watches byte by byte.
@@ -101,14 +111,14 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         None => builder,
     };
     let builder = if arguments.kev { builder.kev(true) } else { builder };
-    let machine = builder
+    let machine = arguments
+        .report
+        .apply(builder)
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needs_window))
         .queue_len(arguments.queue_len.or(target.queue_len()))
         .timeout(arguments.timeout.0)
         .cpuid(cpuid)
-        .profile(!arguments.no_profile)
-        .kernel_counters(!arguments.quiet && !arguments.no_profile)
         .verify(arguments.verify || target.promises_result())
         .output(output)
         .output_limit(arguments.output_limit)

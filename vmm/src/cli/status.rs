@@ -22,7 +22,7 @@ pub const PROTOCOL_ERROR: u8 = 113;
 pub const TIMEOUT: u8 = 114;
 /// The host failed: no KVM, no memory, an output that cannot be written.
 pub const HOST_ERROR: u8 = 115;
-/// The image cannot be read or run.
+/// The image cannot be read or run; or the file is no profile or trace.
 pub const BAD_IMAGE: u8 = 116;
 /// The guest wrote more than `--output-limit`.
 pub const OUTPUT_LIMIT: u8 = 118;
@@ -35,7 +35,7 @@ pub const INTERRUPTED: u8 = 117;
 pub fn of_error(error: &Error) -> u8 {
     match error {
         Error::Config(_) => USAGE,
-        Error::Image(_) => BAD_IMAGE,
+        Error::Image(_) | Error::Unreadable { .. } | Error::Saved { .. } => BAD_IMAGE,
         Error::Interrupted => INTERRUPTED,
         _ => HOST_ERROR,
     }

@@ -3,7 +3,7 @@
 //!
 //! A student's image takes the place of a built-in guest, and has to do the same.
 
-use super::super::report::{busiest, ending, plural, shown};
+use super::super::summary::{busiest, ending, plural, shown};
 use super::super::target::Target;
 use super::{Evidence, GradeArgs, Run, Task, wrong};
 use guest::{End, Guest};

@@ -4,7 +4,7 @@ mod kev;
 mod so2;
 
 use super::args::{Timeout, parse_timeout};
-use super::report::ending;
+use super::summary::ending;
 use super::target::Target;
 use super::{complain, print, say, status};
 use clap::{Args, ValueEnum};

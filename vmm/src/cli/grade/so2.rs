@@ -3,7 +3,7 @@
 //! A student's image takes the place of the built-in guests of its task. The last task is about this
 //! program's own counting, and always runs the built-in guests.
 
-use super::super::report::{ending, plural, shown};
+use super::super::summary::{ending, plural, shown};
 use super::super::target::Target;
 use super::{Evidence, GradeArgs, Run, Task, wrong};
 use guest::{End, Exits, GUESTS};

@@ -1,4 +1,4 @@
-//! A report as text: how the run ended, and the table of exits.
+//! The text after a run: how it ended, and the table of exits.
 
 use simvirtio::device::State;
 use std::fmt::{self, Write};

@@ -1,0 +1,109 @@
+//! The floor: the least program around KVM_RUN that runs the same guest in the same memory.
+//!
+//! It answers an exit with one `match`, has no bus, no lock and no second device, and counts nothing.
+
+use crate::loops::{ADDRESS, MARK, MSR, PORT};
+use crate::memory::Memory;
+use crate::sys::{Cost, Moment};
+use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap};
+use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuExit, VcpuFd, VmFd};
+use vmm::memory::{Gpa, PAGE, TABLES, TABLES_SIZE, TSS};
+use vmm::modes::{self, Mode, Place};
+
+/// Where the guest's code is.
+pub const START: u64 = 0x1000;
+/// Size of its memory, in bytes.
+const RAM: usize = 1 << 20;
+
+/// A virtual machine with one vCPU.
+#[derive(Debug)]
+pub struct Bare {
+    // Dropped before the memory that they use.
+    vcpu: VcpuFd,
+    _vm: VmFd,
+    _memory: [Memory; 2],
+}
+
+impl Bare {
+    /// A machine for 64-bit code. KVM is not asked for the registers at each exit (KVM_CAP_SYNC_REGS), as `vmm` does.
+    ///
+    /// # Errors
+    /// The host cannot run it.
+    pub fn new(code: &[u8]) -> Result<Self, String> {
+        let refused = |operation: &'static str| move |error| format!("{operation}: {error}");
+        let mut ram = Memory::new(RAM)?;
+        ram.write(START as usize, code)?;
+        let mut tables = Memory::new(TABLES_SIZE as usize)?;
+        let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+        tables.write(0, &words(&modes::gdt(Mode::Long)))?;
+        tables.write(PAGE as usize, &words(&modes::identity_map(Gpa(TABLES.0 + PAGE))))?;
+        let kvm = Kvm::new().map_err(refused("opening /dev/kvm"))?;
+        let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
+        vm.set_tss_address(TSS as usize).map_err(refused("KVM_SET_TSS_ADDR"))?;
+        ram.register(&vm, 0, 0)?;
+        tables.register(&vm, 1, TABLES.0)?;
+        hand_on_msr(&vm)?;
+        let vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
+        let reset = vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
+        let place = Place::ALONE;
+        vcpu.set_sregs(&modes::sregs(Mode::Long, reset, TABLES, place)).map_err(refused("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&modes::regs(Mode::Long, Gpa(START), place)).map_err(refused("KVM_SET_REGS"))?;
+        Ok(Self { vcpu, _vm: vm, _memory: [ram, tables] })
+    }
+
+    /// Runs the guest until it halts. Returns what it cost between its two marks.
+    ///
+    /// # Errors
+    /// The guest did something else, or somebody asked for the end.
+    pub fn run(&mut self) -> Result<Cost, String> {
+        let mut latch = 0;
+        let mut marks = [None, None];
+        loop {
+            match self.vcpu.run() {
+                Ok(VcpuExit::IoOut(port, &[byte])) if port == u16::from(PORT) => latch = u64::from(byte),
+                Ok(VcpuExit::IoIn(port, [byte])) if port == u16::from(PORT) => *byte = latch as u8,
+                Ok(VcpuExit::MmioWrite(address, &[a, b, c, d])) if address == u64::from(ADDRESS) => {
+                    latch = u64::from(u32::from_le_bytes([a, b, c, d]));
+                }
+                Ok(VcpuExit::MmioRead(address, data)) if address == u64::from(ADDRESS) => {
+                    data.copy_from_slice(&(latch as u32).to_le_bytes());
+                }
+                Ok(VcpuExit::X86Wrmsr(exit)) if exit.index == MSR => {
+                    (latch, *exit.error) = (exit.data, 0);
+                }
+                Ok(VcpuExit::X86Rdmsr(exit)) if exit.index == MSR => {
+                    (*exit.data, *exit.error) = (latch, 0);
+                }
+                Ok(VcpuExit::IoOut(port, _)) if port == u16::from(MARK) => {
+                    marks = [marks[1], Some(Moment::now())];
+                }
+                Ok(VcpuExit::Hlt) => break,
+                Ok(exit) => return Err(format!("the bare loop got {exit:?}")),
+                Err(error) if error.errno() == libc::EINTR && !vmm::interrupted() => {}
+                Err(error) => return Err(format!("KVM_RUN: {error}")),
+            }
+        }
+        match marks {
+            [Some(start), Some(end)] => Ok(end.since(&start)),
+            _ => Err("the guest halted before its work was done".into()),
+        }
+    }
+}
+
+/// Has KVM hand on accesses to [`MSR`].
+fn hand_on_msr(vm: &VmFd) -> Result<(), String> {
+    let capability = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [KVM_MSR_EXIT_REASON_FILTER.into(), 0, 0, 0],
+        ..Default::default()
+    };
+    vm.enable_cap(&capability).map_err(|error| format!("KVM_CAP_X86_USER_SPACE_MSR: {error}"))?;
+    let range = MsrFilterRange {
+        flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+        base: MSR,
+        msr_count: 1,
+        bitmap: &[0],
+    };
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[range])
+        .map_err(|error| format!("KVM_X86_SET_MSR_FILTER: {error}"))
+}

@@ -1,0 +1,214 @@
+//! The guests: loops of accesses, as bytes.
+//!
+//! An access stands many times in a row in its loop, since what counts is the exit and not the loop around it, and there
+//! are hosts where ring 0 is emulated and each instruction costs half a microsecond.
+
+/// How often an access stands in the loop.
+pub const UNROLLED: u32 = 64;
+
+/// The port that is read and written.
+pub const PORT: u8 = 0x42;
+/// The port that a guest writes when the measured part begins, and when it ends.
+pub const MARK: u8 = 0x43;
+/// The address that is read and written: outside RAM, in the range that is mapped.
+pub const ADDRESS: u32 = 0xd000_0000;
+/// The model-specific register that is read and written: one that no processor has.
+pub const MSR: u32 = 0xabc;
+
+/// What the guest does again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `out PORT, al`.
+    PioOut,
+    /// `in al, PORT`.
+    PioIn,
+    /// `mov [rdi], eax`.
+    MmioWrite,
+    /// `mov eax, [rdi]`.
+    MmioRead,
+    /// `wrmsr`.
+    WrMsr,
+    /// `rdmsr`.
+    RdMsr,
+}
+
+impl Access {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::PioOut, Self::PioIn, Self::MmioWrite, Self::MmioRead, Self::WrMsr, Self::RdMsr];
+
+    /// What it is called in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PioOut => "PIO write",
+            Self::PioIn => "PIO read",
+            Self::MmioWrite => "MMIO write",
+            Self::MmioRead => "MMIO read",
+            Self::WrMsr => "MSR write",
+            Self::RdMsr => "MSR read",
+        }
+    }
+
+    /// A name for a row.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::PioOut => "pio-write",
+            Self::PioIn => "pio-read",
+            Self::MmioWrite => "mmio-write",
+            Self::MmioRead => "mmio-read",
+            Self::WrMsr => "msr-write",
+            Self::RdMsr => "msr-read",
+        }
+    }
+
+    fn bytes(self) -> [u8; 2] {
+        match self {
+            Self::PioOut => [0xe6, PORT],
+            Self::PioIn => [0xe4, PORT],
+            Self::MmioWrite => [0x89, 0x07],
+            Self::MmioRead => [0x8b, 0x07],
+            Self::WrMsr => [0x0f, 0x30],
+            Self::RdMsr => [0x0f, 0x32],
+        }
+    }
+}
+
+/// `access`, many times in a row.
+fn unrolled(access: [u8; 2]) -> Vec<u8> {
+    access.repeat(UNROLLED as usize)
+}
+
+/// A 64-bit guest that makes `passes` times [`UNROLLED`] accesses between two marks, and halts.
+pub fn long(access: Access, passes: u32) -> Vec<u8> {
+    let mut code = Vec::new();
+    code.push(0xbb); // mov ebx, passes
+    code.extend(passes.to_le_bytes());
+    code.push(0xbf); // mov edi, ADDRESS
+    code.extend(ADDRESS.to_le_bytes());
+    code.push(0xb9); // mov ecx, MSR
+    code.extend(MSR.to_le_bytes());
+    code.extend([0x31, 0xc0, 0x31, 0xd2]); // xor eax, eax; xor edx, edx
+    code.extend([0xe6, MARK]); // out MARK, al
+    let body = unrolled(access.bytes());
+    // dec ebx; jnz, as far back as to the body's first byte.
+    let back = 0i32.wrapping_sub_unsigned(body.len() as u32 + 2 + 6);
+    code.extend(body);
+    code.extend([0xff, 0xcb, 0x0f, 0x85]);
+    code.extend(back.to_le_bytes());
+    code.extend([0xe6, MARK, 0xf4]); // out MARK, al; hlt
+    code
+}
+
+/// The end of a guest of a program: a zero to the exit port. `vmm` takes it for the status 0, QEMU's isa-debug-exit for 1.
+const END: [u8; 5] = [0xb0, 0, 0xe6, 0xf4, 0xf4]; // mov al, 0; out 0xf4, al; hlt
+
+/// A 16-bit guest that writes a byte to the debug console `passes` times [`UNROLLED`], and ends. It lies anywhere.
+pub fn real_console(passes: u32) -> Vec<u8> {
+    let mut code = vec![0xb0, b'x', 0x66, 0xb9]; // mov al, 'x'; mov ecx, passes
+    code.extend(passes.to_le_bytes());
+    code.extend([0x66, 0x85, 0xc9]); // test ecx, ecx
+    let body = unrolled([0xe6, 0xe9]); // out 0xe9, al
+    let body_and_loop = body.len() as u16 + 2 + 4;
+    code.extend([0x0f, 0x84]); // jz past the loop
+    code.extend(body_and_loop.to_le_bytes());
+    let back = 0i16.wrapping_sub_unsigned(body_and_loop);
+    code.extend(body);
+    code.extend([0x66, 0x49, 0x0f, 0x85]); // dec ecx; jnz
+    code.extend(back.to_le_bytes());
+    code.extend(END);
+    code
+}
+
+/// A 32-bit guest that reads a word of a device at `address` `passes` times [`UNROLLED`], and ends. It lies anywhere.
+pub fn protected_reads(address: u32, passes: u32) -> Vec<u8> {
+    let mut code = vec![0xbf]; // mov edi, address
+    code.extend(address.to_le_bytes());
+    code.push(0xb9); // mov ecx, passes
+    code.extend(passes.to_le_bytes());
+    code.extend([0x85, 0xc9]); // test ecx, ecx
+    let body = unrolled([0x8b, 0x07]); // mov eax, [edi]
+    let body_and_loop = body.len() as u32 + 1 + 6;
+    code.extend([0x0f, 0x84]); // jz past the loop
+    code.extend(body_and_loop.to_le_bytes());
+    let back = 0i32.wrapping_sub_unsigned(body_and_loop);
+    code.extend(body);
+    code.extend([0x49, 0x0f, 0x85]); // dec ecx; jnz
+    code.extend(back.to_le_bytes());
+    code.extend(END);
+    code
+}
+
+/// Size of a firmware image, in bytes: the last 64 KiB below 1 MiB.
+const FIRMWARE: usize = 0x1_0000;
+/// Where the processor starts in it.
+const RESET: usize = 0xfff0;
+/// Where it lies: segment 0xf000.
+const FIRMWARE_BASE: u32 = 0xf_0000;
+
+/// A firmware image that runs 16-bit code.
+pub fn firmware(code: &[u8]) -> Vec<u8> {
+    let mut image = code.to_vec();
+    image.resize(RESET, 0xf4);
+    image.extend([0xea, 0, 0, 0, 0xf0]); // jmp 0xf000:0
+    image.resize(FIRMWARE, 0xf4);
+    image
+}
+
+/// A firmware image that switches to protected mode and runs 32-bit code.
+pub fn firmware32(code: &[u8]) -> Vec<u8> {
+    const GDT: u16 = 0x40;
+    const CODE: u32 = 0x80;
+    let mut image = vec![0xfa, 0x2e, 0x66, 0x0f, 0x01, 0x16]; // cli; lgdt cs:[GDT]
+    image.extend(GDT.to_le_bytes());
+    image.extend([0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0]); // mov eax, cr0; or al, 1; mov cr0, eax
+    image.extend([0x66, 0xea]); // jmp 8:start
+    let start = FIRMWARE_BASE + image.len() as u32 + 6;
+    image.extend(start.to_le_bytes());
+    image.extend([0x08, 0]);
+    image.extend([0x66, 0xb8, 0x10, 0, 0x8e, 0xd8]); // start: mov ax, 0x10; mov ds, ax
+    let rest = CODE - image.len() as u32 - 5;
+    image.push(0xe9); // jmp CODE
+    image.extend(rest.to_le_bytes());
+    image.resize(GDT.into(), 0xf4);
+    // The table and, where its null entry would be of no use, its own description.
+    image.extend(23u16.to_le_bytes());
+    image.extend((FIRMWARE_BASE + u32::from(GDT)).to_le_bytes());
+    image.extend([0, 0]);
+    image.extend(0x00cf_9b00_0000_ffff_u64.to_le_bytes());
+    image.extend(0x00cf_9300_0000_ffff_u64.to_le_bytes());
+    image.resize(CODE as usize, 0xf4);
+    image.extend(code);
+    firmware(&image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_goes_back_to_its_body() {
+        let code = long(Access::MmioRead, 3);
+        let jump = code.len() - 3; // After jnz: what its distance counts from.
+        let back = i32::from_le_bytes(code[jump - 4..jump].try_into().unwrap());
+        let body = jump.checked_add_signed(back as isize).unwrap();
+        assert_eq!(&code[body - 2..body + 2], [0xe6, MARK, 0x8b, 0x07]);
+        let code = real_console(3);
+        let jump = code.len() - END.len();
+        let back = i16::from_le_bytes(code[jump - 2..jump].try_into().unwrap());
+        let body = jump.checked_add_signed(back.into()).unwrap();
+        assert_eq!(code[body..body + 2], [0xe6, 0xe9]);
+        assert_eq!(usize::from(u16::from_le_bytes([code[body - 2], code[body - 1]])), jump - body);
+        let code = protected_reads(0x10_0000, 3);
+        let jump = code.len() - END.len();
+        let back = i32::from_le_bytes(code[jump - 4..jump].try_into().unwrap());
+        assert_eq!(code[jump.checked_add_signed(back as isize).unwrap()..][..2], [0x8b, 0x07]);
+    }
+
+    #[test]
+    fn firmware_begins_where_the_processor_does() {
+        let image = firmware(&real_console(0));
+        assert_eq!((image.len(), &image[RESET..RESET + 5]), (FIRMWARE, &[0xea, 0, 0, 0, 0xf0][..]));
+        let image = firmware32(&protected_reads(0xfeb0_0000, 1));
+        assert_eq!((image.len(), image[0x80], image[0x40]), (FIRMWARE, 0xbf, 23));
+    }
+}

@@ -1,0 +1,81 @@
+//! Memory for a bare virtual machine.
+#![allow(unsafe_code)]
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use std::io;
+use std::ptr;
+
+/// Zeroed memory, mapped on its own.
+#[derive(Debug)]
+pub struct Memory {
+    start: *mut u8,
+    size: usize,
+}
+
+impl Memory {
+    /// Maps `size` bytes.
+    ///
+    /// # Errors
+    /// The host has not that much.
+    pub fn new(size: usize) -> Result<Self, String> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(format!("cannot map {size} bytes: {}", io::Error::last_os_error()));
+        }
+        Ok(Self { start: start.cast(), size })
+    }
+
+    /// Copies `data` to `offset`.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), String> {
+        // SAFETY: that much is mapped, and no guest runs while this is borrowed for writing.
+        let all = unsafe { std::slice::from_raw_parts_mut(self.start, self.size) };
+        let place = offset.checked_add(data.len()).and_then(|end| all.get_mut(offset..end));
+        place.ok_or("the guest is too large for its memory")?.copy_from_slice(data);
+        Ok(())
+    }
+
+    /// Gives all of it to `vm` as a slot at `gpa`. The VM must not outlive it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn register(&self, vm: &VmFd, slot: u32, gpa: u64) -> Result<(), String> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: gpa,
+            memory_size: self.size as u64,
+            userspace_addr: self.start as u64,
+        };
+        // SAFETY: the memory is mapped, and whoever holds both drops the VM first.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(|error| format!("KVM_SET_USER_MEMORY_REGION: {error}"))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's own, and nobody uses it any more.
+        unsafe { libc::munmap(self.start.cast(), self.size) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let mut memory = Memory::new(4096).unwrap();
+        assert!(memory.write(4094, &[1, 2]).is_ok());
+        assert!(memory.write(4095, &[1, 2]).is_err());
+        assert!(memory.write(usize::MAX, &[1]).is_err());
+        assert!(Memory::new(usize::MAX >> 1).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! Any file as a trace. What is read is written and read again the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vmm::saved::Trace;
+
+fuzz_target!(|file: &[u8]| {
+    let (trace, cut) = match Trace::read(file) {
+        Ok(read) => read,
+        Err(error) => {
+            let said = error.to_string();
+            assert!(said.lines().count() == 1 && said.chars().count() < 400, "{said}");
+            return;
+        }
+    };
+    if let Some(cut) = cut {
+        assert_eq!(cut.records, trace.records.len() as u64);
+    }
+    assert!(trace.records.is_sorted_by_key(|record| record.when));
+    let mut written = Vec::new();
+    assert_eq!(trace.write(&mut written).expect("memory"), trace.records.len() as u64);
+    assert_eq!(Trace::read(&written), Ok((trace, None)));
+});

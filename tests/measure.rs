@@ -1,0 +1,322 @@
+//! What is measured of a run: counts and times, the files of --profile and --trace, KVM's own counters, and that
+//! they agree.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::ExitCode;
+use std::time::Duration;
+use support::{Files, Liar, assert_error, code, embedded, find, kvm_test, ran, run, run_machine, shell, vmm};
+use vmm::Machine;
+use vmm::modes::Mode;
+use vmm::profile::{MAX_SITES, MAX_TIMED_SITES, Reason};
+use vmm::saved::profile::{Source, Vcpu};
+use vmm::saved::{Profile, Saved, Trace};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        kvm_test("profile_trace_and_kvm_s_counters_agree", all_agree),
+        kvm_test("the_profiles_of_vcpus_add_up", vcpus_add_up),
+        kvm_test("string_io_has_one_time_in_kvm_and_one_in_the_vmm_for_each_element", string_io),
+        kvm_test("times_fit_into_the_run", times_fit),
+        kvm_test("a_trace_has_the_last_exits_with_values_and_rip", last_exits),
+        kvm_test("a_million_addresses_are_counted_and_few_are_kept", million_addresses),
+        kvm_test("a_file_that_cannot_be_written_is_told_before_the_run", unwritable),
+        kvm_test("a_full_disk_costs_the_file_and_not_the_run", full_disk),
+        kvm_test("a_trace_that_is_cut_can_be_read", cut_trace),
+        kvm_test("of_two_runs_that_write_one_file_a_whole_one_is_left", one_file),
+        kvm_test("an_interrupted_run_leaves_its_profile", interrupted),
+        kvm_test("a_host_that_tells_less_is_measured_all_the_same", poor_host),
+        kvm_test("options_that_contradict_each_other_are_refused", contradictions),
+        kvm_test("without_a_profile_nothing_is_timed", not_measured),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// Runs a guest with both files. The trace holds all of it.
+fn measured(arguments: &[&str]) -> (Profile, Trace) {
+    let files = Files::new();
+    let (profile, trace) = (files.write("profile", b"old"), files.write("trace", b"old"));
+    let json = format!("json={profile}");
+    let ran = ran(&[&["run", "--profile", &json, "--trace", &trace], arguments].concat());
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("see it with `vmm report {profile}`")), "{}", ran.stderr);
+    let profile = Profile::read(&fs::read(&profile).unwrap()).unwrap();
+    let (trace, cut) = Trace::read(&fs::read(&trace).unwrap()).unwrap();
+    assert_eq!(cut, None);
+    (profile, trace)
+}
+
+type Sites = BTreeMap<(Reason, Option<u64>, Option<u8>), (u64, u64)>;
+
+/// Exits and elements by site.
+fn sites_of(vcpu: &Vcpu) -> Sites {
+    vcpu.sites.iter().map(|site| (site.key(), (site.exits, site.elements))).collect()
+}
+
+fn sites_of_trace(trace: &Trace) -> Sites {
+    let mut sites = Sites::new();
+    for record in &trace.records {
+        let width = record.place.map(|_| record.width);
+        let (exits, elements) = sites.entry((record.reason, record.place, width)).or_default();
+        *exits += u64::from(!record.next_element);
+        *elements += 1;
+    }
+    sites
+}
+
+fn all_agree() {
+    for (name, transport) in [
+        ("simvirtio", "exit"),
+        ("simvirtio", "polling"),
+        ("simvirtio-c", "exit"),
+        ("real16-hello", "exit"),
+        ("kev-mmio", "exit"),
+        ("kev-hypercall", "exit"),
+        ("smp-print", "exit"),
+    ] {
+        let guest = find(name);
+        let arguments = [name, "--transport", transport];
+        let (profile, trace) =
+            measured(if guest.polling_exits.is_some() { &arguments[..] } else { &arguments[..1] });
+        let machine = &profile.machine;
+        let what = format!("{name} by {transport}: {machine:?}");
+        assert_eq!(sites_of(machine), sites_of_trace(&trace), "{what}");
+        assert_eq!(machine.elements, trace.seen, "{what}");
+        assert_eq!(machine.sites.iter().map(|site| site.exits).sum::<u64>(), machine.exits, "{what}");
+
+        // The times are the same ones, to the nanosecond.
+        let sum = |times: &dyn Fn(&vmm::saved::trace::Record) -> u32| {
+            trace.records.iter().map(|record| u64::from(times(record))).sum::<u64>()
+        };
+        assert_eq!(sum(&|record| record.in_kvm), machine.in_kvm.sum, "{what}");
+        assert_eq!(sum(&|record| record.in_vmm), machine.in_vmm.sum, "{what}");
+        assert_eq!((machine.in_kvm.count, machine.in_vmm.count), (machine.exits, machine.elements), "{what}");
+
+        // KVM counts what it handles by itself, too, and each kind of exit where it counts it at all.
+        let kernel = machine.kernel.as_ref().expect("this host's KVM has counters");
+        assert!(kernel["exits"] >= machine.exits, "{what}");
+        let mmio: u64 = machine
+            .sites
+            .iter()
+            .filter(|site| matches!(site.reason, Reason::MmioRead | Reason::MmioWrite))
+            .map(|site| site.exits)
+            .sum();
+        assert_eq!(kernel.get("mmio_exits").copied().unwrap_or(0), mmio, "{what}");
+    }
+}
+
+fn vcpus_add_up() {
+    let (profile, trace) = measured(&["smp-print"]);
+    assert_eq!((profile.vcpus.len(), trace.vcpus), (4, 4));
+    let mut all = Sites::new();
+    for (number, vcpu) in profile.vcpus.iter().enumerate() {
+        assert_eq!((vcpu.id, vcpu.exits, vcpu.ended.as_str()), (Some(number as u32), 26, "halted"));
+        for (site, (exits, elements)) in sites_of(vcpu) {
+            let sum = all.entry(site).or_default();
+            *sum = (sum.0 + exits, sum.1 + elements);
+        }
+        let traced = trace.records.iter().filter(|record| usize::from(record.vcpu) == number).count();
+        assert_eq!(traced, 26);
+    }
+    assert_eq!(all, sites_of(&profile.machine));
+    let kernel = |vcpu: &Vcpu| vcpu.kernel.as_ref().unwrap()["exits"];
+    assert_eq!(profile.vcpus.iter().map(kernel).sum::<u64>(), kernel(&profile.machine));
+    assert!(trace.records.is_sorted_by_key(|record| record.when));
+}
+
+fn string_io() {
+    // mov si, data; mov dx, 0xe9; mov cx, 3; rep outsb; hlt; data: "abc"
+    let image = &[0xbe, 0x0c, 0, 0xba, 0xe9, 0, 0xb9, 3, 0, 0xf3, 0x6e, 0xf4, b'a', b'b', b'c'];
+    let files = Files::new();
+    let guest = files.write("guest", image);
+    let (profile, trace) = measured(&[&guest]);
+    let site = profile.machine.sites.iter().find(|site| site.reason == Reason::PioOut).unwrap();
+    assert_eq!(site.elements, 3);
+    // Some hosts leave the guest once for all of them, others each time.
+    assert_eq!((site.in_kvm.count, site.in_vmm.count), (site.exits, 3));
+    let values: Vec<_> = trace.records.iter().filter_map(|record| record.value).collect();
+    assert_eq!(values, [0x61, 0x62, 0x63]);
+    let further = trace.records.iter().filter(|record| record.next_element);
+    assert_eq!(further.clone().count() as u64, 3 - site.exits);
+    assert!(further.clone().all(|record| record.in_kvm == 0));
+}
+
+fn times_fit() {
+    let (profile, _) = measured(&["simvirtio"]);
+    let Vcpu { in_kvm, in_vmm, sites, .. } = &profile.machine;
+    assert!(in_kvm.sum > 0 && in_vmm.sum > 0);
+    assert!(in_kvm.sum + in_vmm.sum <= profile.elapsed_ns, "{profile:?}");
+    assert!(profile.profiling_ns > 0 && profile.profiling_ns < 100_000_000);
+    assert!(profile.clock.source == Source::Tsc && profile.clock.khz > 100_000, "{:?}", profile.clock);
+    for times in sites.iter().flat_map(|site| [&site.in_kvm, &site.in_vmm]).chain([in_kvm, in_vmm]) {
+        let (p50, p99) = (times.p50.unwrap(), times.p99.unwrap());
+        assert!(times.min <= p50 && p50 <= p99 && p99 <= times.max, "{times:?}");
+        assert!(times.min <= times.mean() && times.mean() <= times.max, "{times:?}");
+        assert_eq!(times.bins.iter().map(|(_, count)| count).sum::<u64>(), times.count, "{times:?}");
+    }
+}
+
+fn last_exits() {
+    // xor ax, ax; mov dx, 0x40; again: out dx, al; inc al; in al, 0x99 (nobody); cmp ... : counts to 200
+    let image = code(&[0xb0, 0, 0xe6, 0x40, 0xfe, 0xc0, 0x3c, 200, 0x75, 0xf8, 0xe4, 0x99, 0xf4], Mode::Real);
+    for (asked, kept) in [(1, 1), (64, 64), (65, 65), (1000, 202)] {
+        let builder =
+            Machine::builder(image.clone()).timeout(Some(Duration::from_secs(20))).trace(Some(asked));
+        let (report, _) = run_machine(builder);
+        let trace = report.trace.as_ref().unwrap();
+        assert_eq!((trace.exits().len(), trace.seen()), (kept, 202), "{asked}");
+        let trace = Trace::of_run("guest", "so", &report).unwrap();
+        let [.., last] = trace.records.as_slice() else { panic!("no exits") };
+        assert_eq!((last.reason, last.place, last.value), (Reason::Hlt, None, None));
+        if let [.., before, read, _] = trace.records.as_slice() {
+            assert_eq!((before.place, before.value, before.width), (Some(0x40), Some(199), 1));
+            assert_eq!((read.place, read.value), (Some(0x99), Some(0xff)), "nobody is there: all ones");
+            if let Some(rip) = read.rip {
+                assert!((0x100a..=0x100c).contains(&rip), "{rip:#x}");
+            }
+            assert!(before.when < read.when && read.when < last.when);
+        }
+    }
+    let refused = |exits| Machine::builder(image.clone()).trace(Some(exits)).build().unwrap_err().to_string();
+    assert!(refused(0).contains("--trace-exits 1 to 4194304"));
+    assert!(refused((1 << 22) + 1).contains("4194305"));
+}
+
+fn million_addresses() {
+    // mov eax, 0xd0000000; again: mov bl, [eax]; inc eax; cmp eax, 0xd00f4240; jne again; hlt
+    let image = [0xb8, 0, 0, 0, 0xd0, 0x8a, 0x18, 0x40, 0x3d, 0x40, 0x42, 0x0f, 0xd0, 0x75, 0xf6, 0xf4];
+    let files = Files::new();
+    let guest = files.write("guest", &image) + "@0x1000:32";
+    let (profile, trace) = measured(&[&guest, "--timeout", "120"]);
+    let machine = &profile.machine;
+    assert_eq!(machine.exits, 1_000_001);
+    assert_eq!((machine.in_kvm.count, machine.in_vmm.count), (1_000_001, 1_000_001));
+    assert_eq!(machine.sites.iter().map(|site| site.in_kvm.sum).sum::<u64>(), machine.in_kvm.sum);
+    assert_eq!(machine.in_vmm.bins.iter().map(|(_, count)| count).sum::<u64>(), 1_000_001);
+    assert_eq!(machine.sites.len(), MAX_SITES + 2, "and one for the rest, and HLT");
+    let known = machine.sites.iter().filter(|site| site.in_kvm.p50.is_some()).count();
+    assert_eq!(known, MAX_TIMED_SITES + 2);
+    assert!(machine.sites.iter().all(|site| site.in_kvm.count == site.exits));
+    assert_eq!((trace.records.len(), trace.seen), (65_536, 1_000_001));
+    assert_eq!(trace.records[65_534].place, Some(0xd000_0000 + 999_999));
+}
+
+fn unwritable() {
+    let files = Files::new();
+    let folder = files.0.path().to_str().unwrap();
+    for path in [format!("{folder}/none/file"), folder.into()] {
+        for option in [["--profile", &format!("json={path}")], ["--trace", &path]] {
+            let ran = ran(&[&["run", "real16-hello"], &option[..]].concat());
+            assert_error(&ran, 110, "cannot write");
+            assert_eq!(ran.text(), "", "the guest did not run");
+        }
+    }
+}
+
+fn full_disk() {
+    for option in [["--profile", "json=/dev/full"], ["--trace", "/dev/full"]] {
+        let ran = ran(&[&["run", "simvirtio", "--transport", "exit"], &option[..]].concat());
+        assert_eq!(ran.text(), "Ana are mere");
+        assert!(ran.stderr.starts_with("vmm: simvirtio: halted; verified"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("vmm: error: cannot write /dev/full: No space left"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is lost"), "{}", ran.stderr);
+        assert_eq!(ran.status, 115);
+    }
+    // The guest's own status is worth more.
+    assert_eq!(ran(&["run", "long64-exit-code", "--trace", "/dev/full"]).status, 7);
+}
+
+fn cut_trace() {
+    let files = Files::new();
+    let trace = files.write("trace", b"");
+    // xor cx, cx; again: in al, 0x42; loop again; hlt: 65,537 exits, of which the limit of a file's size lets some in
+    let guest = files.write("guest", &[0x31, 0xc9, 0xe4, 0x42, 0xe2, 0xfc, 0xf4]);
+    let ran = shell("ulimit -f 100; \"$0\" run \"$1\" --timeout 60 --trace \"$2\"", &[&guest, &trace]);
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the trace is cut after"), "{}", ran.stderr);
+    let Saved::Trace(read, cut) = Saved::read(&fs::read(&trace).unwrap()).unwrap() else { panic!("a trace") };
+    let cut = cut.expect("it is cut");
+    assert_eq!((read.records.len() as u64, cut.of, read.seen), (cut.records, 65_536, 65_537));
+    assert!(cut.records > 100);
+    assert!(ran.stderr.contains(&cut.to_string()), "{cut}: {}", ran.stderr);
+}
+
+fn one_file() {
+    let files = Files::new();
+    let path = files.0.path().join("profile");
+    let json = format!("json={}", path.display());
+    let runs: Vec<_> = (0..6)
+        .map(|_| {
+            let json = json.clone();
+            std::thread::spawn(move || run(&mut vmm(&["run", "simvirtio", "-q", "--profile", &json])).status)
+        })
+        .collect();
+    assert!(runs.into_iter().all(|run| run.join().unwrap() == 0));
+    assert_eq!(Profile::read(&fs::read(path).unwrap()).unwrap().guest, "simvirtio");
+    assert_eq!(fs::read_dir(files.0.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+fn interrupted() {
+    let files = Files::new();
+    let profile = files.write("profile", b"");
+    // again: in al, 0x42; jmp again
+    let guest = files.write("guest", &[0xe4, 0x42, 0xeb, 0xfc]);
+    let line = "\"$0\" run \"$1\" --timeout 50 --profile json=\"$2\" & \
+        until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$!/status; do sleep 0.1; done; \
+        sleep 0.5; kill -TERM $!; wait $!";
+    let ran = shell(line, &[&guest, &profile]);
+    assert_eq!(ran.status, 117, "{}", ran.stderr);
+    let profile = Profile::read(&fs::read(&profile).unwrap()).unwrap();
+    assert!(profile.machine.exits > 100 && profile.ended.starts_with("interrupted"), "{profile:?}");
+}
+
+/// KVM does not know the TSC's speed, or has no counters.
+fn poor_host() {
+    let liar = Liar::new();
+    let files = Files::new();
+    let path = files.write("profile", b"");
+    let arguments = ["run", "simvirtio", "--transport", "exit", "--profile", &format!("json={path}")];
+    let slow = liar.run("aea3 -1 -1 5 0 9", &arguments);
+    assert_eq!(slow.status, 0, "{}", slow.stderr);
+    assert!(
+        slow.stderr.contains("(CLOCK_MONOTONIC, since KVM does not tell the TSC's speed"),
+        "{}",
+        slow.stderr
+    );
+    let profile = Profile::read(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (Source::Monotonic, 40));
+    assert!(profile.machine.in_kvm.sum > 0 && profile.machine.in_kvm.sum < profile.elapsed_ns);
+
+    let silent = liar.run("aece -1 -1 25 0 9", &arguments);
+    assert_eq!(silent.status, 0, "{}", silent.stderr);
+    assert!(!silent.stderr.contains("KVM's own count"), "{}", silent.stderr);
+    assert_eq!(Profile::read(&fs::read(&path).unwrap()).unwrap().machine.kernel, None);
+}
+
+fn contradictions() {
+    for arguments in [
+        &["--no-profile", "--trace", "t"][..],
+        &["--no-profile", "--profile", "json=p"],
+        &["--trace-exits", "5"],
+        &["--profile", "csv=p"],
+        &["--profile", "json="],
+        &["--trace", "/dev/null", "--trace-exits", "0"],
+        &["--trace", "/dev/null", "--trace-exits", "4194305"],
+    ] {
+        let ran = ran(&[&["run", "real16-hello"], arguments].concat());
+        assert_eq!((ran.status, ran.text().as_str()), (110, ""), "{arguments:?}: {}", ran.stderr);
+    }
+}
+
+fn not_measured() {
+    let (report, _) = run_machine(embedded(find("simvirtio"), None).profile(false));
+    assert!(report.profile.is_none() && report.measured.is_none() && report.last.is_empty());
+    assert!(Profile::of_run("simvirtio", "halted", &report).is_none());
+    let text = ran(&["simvirtio", "--no-profile"]).stderr;
+    assert!(!text.contains("KVM_RUN"), "{text}");
+}

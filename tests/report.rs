@@ -1,0 +1,494 @@
+//! `vmm report` over files as runs leave them, and over files that are cut, damaged or hostile.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/saved.rs"]
+mod saved;
+mod support;
+
+use libtest_mimic::Arguments;
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use support::{Files, Ran, assert_error, kvm_test, plain_test, ran, run, shell};
+use vmm::saved::{Profile, Saved, Trace};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        plain_test("a_profile_says_what_costs_most", profile_text),
+        plain_test("kvm_s_own_counters_stand_beside_ours_with_the_reason", counters),
+        plain_test("a_trace_has_a_line_for_each_exit_in_every_format", trace_lines),
+        plain_test("two_files_show_their_difference_in_every_format", differences),
+        plain_test("a_trace_is_compared_by_what_is_in_it", mixed),
+        plain_test("hostile_names_do_nothing_in_a_terminal", hostile_text),
+        plain_test("hostile_names_are_no_formulas", hostile_csv),
+        plain_test("hostile_names_are_themselves_in_json", hostile_json),
+        plain_test("hostile_names_are_no_tags", hostile_html),
+        plain_test("a_cut_profile_is_status_116", cut_profiles),
+        plain_test("a_cut_trace_is_shown_as_far_as_it_goes", cut_traces),
+        plain_test("a_file_appears_whole_or_not_at_all", whole_or_not),
+        plain_test("of_many_that_write_one_file_one_is_kept_whole", many_writers),
+        plain_test("a_full_disk_is_status_115", full_disk),
+        plain_test("a_reader_may_leave_early", early_leave),
+        plain_test("files_may_be_pipes", pipes),
+        plain_test("a_page_is_nothing_for_a_terminal", terminal),
+        plain_test("the_documented_formats_are_true", documented),
+        kvm_test("what_a_run_writes_is_reported", run_and_report),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// What a report prints, which has to go well.
+fn report(arguments: &[&str]) -> String {
+    let ran = ran(&[&["report"], arguments].concat());
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{arguments:?}");
+    ran.text()
+}
+
+fn profile_in(files: &Files, name: &str, profile: &Profile) -> String {
+    files.write(name, &saved::profile_file(profile))
+}
+
+fn trace_in(files: &Files, name: &str, trace: &Trace) -> String {
+    files.write(name, &saved::trace_file(trace))
+}
+
+/// The lines of a table of a text, heads left out.
+fn table<'a>(text: &'a str, title: &str) -> Vec<&'a str> {
+    let lines = text.lines().skip_while(|line| !line.starts_with(title)).skip(1);
+    lines.take_while(|line| !line.is_empty()).collect()
+}
+
+fn profile_text() {
+    let files = Files::new();
+    let text = report(&[&profile_in(&files, "p", &saved::simvirtio(1.0))]);
+    assert!(text.starts_with("simvirtio: halted; verified: RAX = 42, [0x400] = 42\n"), "{text}");
+    let most = "\nmost time: simvirtio, 95.3 % of 352 us in 39 exits; of that most at MMIO write 0x100010 (simvirtio TX head), 58.6 %\n";
+    assert!(text.contains(most), "{text}");
+    let sites = table(&text, "Where the exits come from:");
+    assert!(sites[0].contains(" in KVM ") && sites[0].contains(" in the VMM "), "{text}");
+    assert!(sites[1].trim_start().starts_with("exits  share "), "{text}");
+    assert!(
+        sites[2].trim_start().starts_with("14  35.0%") && sites[2].ends_with("simvirtio TX head"),
+        "most time first: {text}"
+    );
+    assert_eq!(sites.len(), 2 + 9);
+    assert_eq!(table(&text, "By device:").len(), 1 + 2);
+    let boot = report(&[&profile_in(&files, "boot", &saved::boot())]);
+    assert!(table(&boot, "The boot").iter().any(|line| line.ends_with("userland")), "{boot}");
+    assert_eq!(table(&boot, "vCPUs:").len(), 2 + 2);
+}
+
+fn counters() {
+    let files = Files::new();
+    let text = report(&[&profile_in(&files, "p", &saved::simvirtio(1.0))]);
+    let kernel = table(&text, "KVM's own counters:");
+    let words: Vec<_> = kernel[1].split_whitespace().take(3).collect();
+    assert_eq!(words, ["exits", "41", "40"]);
+    assert!(kernel[1].contains("also for what the kernel answered itself"), "{text}");
+    assert!(kernel[2].ends_with("they agree"), "{text}");
+    let mut none = saved::simvirtio(1.0);
+    none.machine.kernel = None;
+    assert!(!report(&[&profile_in(&files, "n", &none)]).contains("KVM's own counters"));
+}
+
+fn trace_lines() {
+    let files = Files::new();
+    let trace = trace_in(&files, "t", &saved::boot_trace(2000));
+    let text = report(&[&trace]);
+    assert_eq!(table(&text, "The last exits:").len(), 1 + 2001);
+    assert!(text.contains("\nnote: 1234 exits and elements before the first record are not in the trace.\n"));
+    let csv = records(&report(&[&trace, "--format", "csv"]));
+    assert_eq!(csv.len(), 1 + 2001);
+    assert_eq!(csv[0][..6], ["when_ns", "delta_ns", "vcpu", "reason", "place", "width"]);
+    let json: Value = serde_json::from_str(&report(&[&trace, "--format", "json"])).unwrap();
+    let rows = json["records"].as_array().unwrap();
+    assert_eq!((rows.len(), json["kind"].as_str(), json["seen"].as_u64()), (2001, Some("trace"), Some(3235)));
+    // The three say the same of the same exit.
+    for row in [0, 1000, 2000] {
+        let (json, csv) = (&rows[row], &csv[row + 1]);
+        assert_eq!(json["when_ns"].to_string(), csv[0]);
+        assert_eq!(json["in_kvm_ns"].to_string(), csv[8]);
+        let line = table(&text, "The last exits:")[row + 1];
+        let when = json["when_ns"].as_u64().unwrap();
+        assert!(
+            line.trim_start().starts_with(&format!("{}.{:06}", when / 1_000_000, when % 1_000_000)),
+            "{line}"
+        );
+        assert!(line.contains(&csv[7]), "the RIP {}: {line}", csv[7]);
+    }
+    let deltas: u64 = rows.iter().map(|row| row["delta_ns"].as_u64().unwrap()).sum();
+    let when = |row: &Value| row["when_ns"].as_u64().unwrap();
+    assert_eq!(deltas, when(&rows[2000]) - when(&rows[0]));
+}
+
+fn differences() {
+    let files = Files::new();
+    let mut slower = saved::simvirtio(2.0);
+    let gone = slower.machine.sites.iter().position(|site| site.place == Some(0x10_0005)).unwrap();
+    slower.machine.sites[gone].place = Some(0x10_0009);
+    let (a, b) = (profile_in(&files, "a", &saved::simvirtio(1.0)), profile_in(&files, "b", &slower));
+    let text = report(&[&a, &b]);
+    let rows = table(&text, "Site by site:");
+    assert_eq!(rows.len(), 2 + 10);
+    assert!(rows[2].contains(" x2.00 ") && rows[2].contains("simvirtio TX head"), "{text}");
+    let only = |side: &str, place: &str| {
+        rows.iter().any(|row| row.contains(place) && row.split_whitespace().any(|word| word == side))
+    };
+    assert!(only("A", "0x100005") && only("B", "0x100009"), "{text}");
+    let csv = records(&report(&[&a, &b, "--format", "csv"]));
+    let column = |name: &str| csv[0].iter().position(|head| head == name).unwrap();
+    let site = csv.iter().find(|row| row[column("place")] == "0x100009").unwrap();
+    assert_eq!((site[column("exits_a")].as_str(), site[column("exits_delta")].as_str()), ("0", "1"));
+    let json: Value = serde_json::from_str(&report(&[&a, &b, "--format", "json"])).unwrap();
+    let site = &json["sites"][0];
+    assert_eq!(
+        (&json["kind"], &site["exits_a"], &site["place"]),
+        (&"difference".into(), &14.into(), &0x10_0010.into())
+    );
+    assert!((site["in_kvm_mean_ratio"].as_f64().unwrap() - 2.0).abs() < 0.01, "{site}");
+    let html = report(&[&a, &b, "--format", "html"]);
+    assert!(html.contains("Above the line: A. Below it: B.") && html.contains("<td>B</td>"));
+    // A file and itself differ in nothing.
+    let same: Value = serde_json::from_str(&report(&[&a, &a, "--format", "json"])).unwrap();
+    let sites = same["sites"].as_array().unwrap();
+    assert!(
+        sites.iter().all(|site| site["exits_delta"] == 0
+            && site["in_vmm_mean_ratio"] == 1.0
+            && site["only"].is_null())
+    );
+}
+
+fn mixed() {
+    let files = Files::new();
+    let trace = saved::boot_trace(500);
+    let (a, b) = (trace_in(&files, "a", &trace), profile_in(&files, "b", &trace.profile()));
+    let text = report(&[&a, &b]);
+    assert!(text.contains("\nnote: A is a trace: its counts are of its 501 records of 1735.\n"), "{text}");
+    let rows = table(&text, "Site by site:");
+    // heads, then rows that are the same on both sides
+    assert!(rows[2..].iter().all(|row| !row.contains(" x0.") && !row.contains(" x1.1")), "{text}");
+}
+
+/// A text that a terminal shows and does not obey.
+fn assert_plain(text: &str) {
+    let bad = text
+        .chars()
+        .find(|c| c.is_control() && !['\n', '\r'].contains(c) || ['\u{202e}', '\u{2028}'].contains(c));
+    assert_eq!(bad, None, "{text:?}");
+}
+
+fn hostile_text() {
+    let files = Files::new();
+    let profile = profile_in(&files, "p", &saved::hostile());
+    let trace = trace_in(&files, "t", &saved::hostile_trace());
+    for arguments in [&[profile.as_str()][..], &[&trace], &[&profile, &trace]] {
+        for format in ["text", "csv", "json"] {
+            let text = report(&[arguments, &["--format", format]].concat());
+            assert_plain(&text);
+            assert!(!text.lines().any(|line| line.trim_start().starts_with("vmm: forged line")), "{text}");
+        }
+    }
+    // The name of a file is as hostile as what is in it.
+    let named = profile_in(&files, "\u{1b}[2J\nvmm: forged", &saved::simvirtio(1.0));
+    assert_plain(&report(&[&named, &profile]));
+    let broken = files.write("\u{1b}]0;x\u{7}", b"{\"\x1b[2J\": 1}");
+    let ran = ran(&["report", &broken]);
+    assert_error(&ran, 116, "the profile is damaged: ");
+    assert_plain(&ran.stderr);
+}
+
+/// The records of a CSV file, by RFC 4180.
+fn records(text: &str) -> Vec<Vec<String>> {
+    let mut records = vec![vec![String::new()]];
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let field = records.last_mut().unwrap().last_mut().unwrap();
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => field.extend(chars.next()),
+            '"' => quoted = !quoted,
+            ',' if !quoted => records.last_mut().unwrap().push(String::new()),
+            '\r' if !quoted && chars.peek() == Some(&'\n') => {
+                chars.next();
+                records.push(vec![String::new()]);
+            }
+            c => field.push(c),
+        }
+    }
+    assert_eq!(records.pop(), Some(vec![String::new()]), "each line has its end");
+    assert!(records.iter().all(|record| record.len() == records[0].len()), "{records:?}");
+    records
+}
+
+fn hostile_csv() {
+    let files = Files::new();
+    let profile = profile_in(&files, "p", &saved::hostile());
+    let trace = trace_in(&files, "t", &saved::hostile_trace());
+    for arguments in [&[profile.as_str()][..], &[&trace], &[&profile, &trace]] {
+        let records = records(&report(&[arguments, &["--format", "csv"]].concat()));
+        let device = records[0].iter().position(|head| head == "device").unwrap();
+        let mut seen = 0;
+        for field in records.iter().skip(1).map(|record| &record[device]) {
+            assert!(!field.starts_with(['=', '+', '-', '@', '\t', '\r']), "{field}");
+            seen += usize::from(field.starts_with("'=cmd|"));
+        }
+        assert!(seen > 0, "{arguments:?}");
+    }
+}
+
+fn hostile_json() {
+    let files = Files::new();
+    let json: Value =
+        serde_json::from_str(&report(&[&profile_in(&files, "p", &saved::hostile()), "--format", "json"]))
+            .unwrap();
+    let names: Vec<_> =
+        json["sites"].as_array().unwrap().iter().filter_map(|site| site["device"].as_str()).collect();
+    for name in saved::HOSTILE {
+        assert!(names.contains(&name), "{name:?}: {names:?}");
+    }
+    assert_eq!(
+        (&json["format"], &json["version"], &json["kind"]),
+        (&"vmm-report".into(), &1.into(), &"profile".into())
+    );
+}
+
+fn hostile_html() {
+    let files = Files::new();
+    let profile = profile_in(&files, "p", &saved::hostile());
+    let trace = trace_in(&files, "t", &saved::hostile_trace());
+    for (arguments, scripts) in [(&[profile.as_str()][..], 1), (&[&trace], 2), (&[&profile, &trace], 1)] {
+        let page = report(&[arguments, &["--format", "html"]].concat());
+        assert_eq!(page.matches("<script").count(), scripts);
+        assert_eq!(page.matches("</script").count(), scripts);
+        assert_eq!((page.matches("<style").count(), page.matches("</title").count()), (1, 1));
+        assert!(!page.contains("<img") && !page.contains("<!--"), "{arguments:?}");
+        assert!(page.contains("default-src 'none'"));
+    }
+}
+
+fn cut_profiles() {
+    let files = Files::new();
+    let whole = saved::profile_file(&saved::simvirtio(1.0));
+    for part in [1, 10, 40, 100, 500, 2000, 4000, whole.len() - 2] {
+        let cut = files.write("cut", &whole[..part]);
+        let ran = ran(&["report", &cut, "-o", &format!("{cut}.html"), "--format", "html"]);
+        assert_error(&ran, 116, "/cut: the profile is damaged: EOF while parsing");
+        assert!(ran.stderr.contains(" at line 1 column "), "{}", ran.stderr);
+        assert!(!fs::exists(format!("{cut}.html")).unwrap());
+    }
+    let good = profile_in(&files, "good", &saved::simvirtio(1.0));
+    let bad = files.write("bad", &whole[..99]);
+    assert_error(&ran(&["report", &good, &bad]), 116, "/bad: the profile is damaged");
+    assert_error(
+        &ran(&["report", &files.write("none", b"")]),
+        116,
+        "/none: the file is neither a profile nor a trace",
+    );
+}
+
+fn cut_traces() {
+    let files = Files::new();
+    let whole = saved::trace_file(&saved::boot_trace(99));
+    for part in 0..64 {
+        let ran = ran(&["report", &files.write("cut", &whole[..part])]);
+        assert_eq!(ran.status, 116, "{}", ran.stderr);
+    }
+    for (records, more) in [(0, 0), (0, 47), (1, 0), (57, 13), (99, 7), (100, 0), (100, 20)] {
+        let cut = files.write("cut", &whole[..64 + 48 * records + more]);
+        let text = report(&[&cut]);
+        assert_eq!(table(&text, "The last exits:").len(), 1 + records);
+        let said = match records {
+            100 => "note: the trace is cut after its 100 records: guest and devices have no names.".into(),
+            _ => format!("note: the trace is cut after {records} of 100 records."),
+        };
+        assert!(text.contains(&said), "{text}");
+        for format in ["json", "csv", "html"] {
+            report(&[&cut, "--format", format]);
+        }
+    }
+}
+
+/// What is in a folder.
+fn names(files: &Files) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(files.0.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn whole_or_not() {
+    let files = Files::new();
+    let profile = profile_in(&files, "p", &saved::simvirtio(1.0));
+    let page = files.write("page", b"before");
+    fs::set_permissions(&page, fs::Permissions::from_mode(0o640)).unwrap();
+    // There is room for 8 KiB of 50.
+    let limited = "ulimit -f 8; exec \"$0\" report \"$1\" --format html -o \"$2\"";
+    for times in 0..2 {
+        let full = shell(limited, &[&profile, &page]);
+        assert_error(&full, 115, &format!("cannot write {page}: File too large"));
+        assert_eq!(fs::read(&page).unwrap(), b"before", "{times}");
+        assert_eq!(names(&files), ["p", "page"]);
+    }
+    assert_eq!(report(&[&profile, "--format", "html", "-o", &page]), "");
+    assert!(fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
+    assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(names(&files), ["p", "page"]);
+    // A report may take the place of what it is about.
+    report(&[&profile, "-o", &profile]);
+    assert!(fs::read_to_string(&profile).unwrap().starts_with("simvirtio: halted"));
+    let folder = files.0.path().to_str().unwrap();
+    let again = profile_in(&files, "p", &saved::simvirtio(1.0));
+    assert_error(&ran(&["report", &again, "-o", folder]), 110, "it is a folder: give the name of a file");
+    assert_error(
+        &ran(&["report", &again, "-o", &format!("{folder}/no/such")]),
+        110,
+        "make its folder, or correct the path",
+    );
+}
+
+fn many_writers() {
+    let files = Files::new();
+    let out = files.0.path().join("out").to_str().unwrap().to_owned();
+    let inputs: Vec<_> = (0..6)
+        .map(|number| {
+            let mut profile = saved::simvirtio(1.0);
+            profile.guest = format!("guest-{number}");
+            profile_in(&files, &format!("p{number}"), &profile)
+        })
+        .collect();
+    let wholes: Vec<_> = inputs.iter().map(|input| report(&[input, "--format", "html"])).collect();
+    thread::scope(|scope| {
+        for input in inputs.iter().cycle().take(18) {
+            scope.spawn(|| report(&[input, "--format", "html", "-o", &out]));
+        }
+    });
+    assert!(wholes.contains(&fs::read_to_string(&out).unwrap()));
+    assert_eq!(names(&files).len(), 7);
+}
+
+fn full_disk() {
+    let files = Files::new();
+    let profile = profile_in(&files, "p", &saved::simvirtio(1.0));
+    for format in ["text", "json", "csv", "html"] {
+        let ran = ran(&["report", &profile, "--format", format, "-o", "/dev/full"]);
+        assert_error(
+            &ran,
+            115,
+            "cannot write /dev/full: No space left on device (os error 28): free some space",
+        );
+    }
+    let stdout = shell("exec \"$0\" report \"$1\" > /dev/full", &[&profile]);
+    assert_error(&stdout, 115, "writing standard output failed: No space left on device");
+}
+
+fn early_leave() {
+    let files = Files::new();
+    let trace = trace_in(&files, "t", &saved::boot_trace(20_000));
+    for format in ["text", "json", "csv", "html"] {
+        let ran = shell("\"$0\" report \"$1\" --format \"$2\" | head -c 100", &[&trace, format]);
+        assert_eq!(ran.stdout.len(), 100);
+        assert!(!ran.stderr.contains("panic") && ran.stderr.lines().count() <= 1, "{}", ran.stderr);
+    }
+}
+
+fn pipes() {
+    let files = Files::new();
+    let profile = profile_in(&files, "p", &saved::simvirtio(1.0));
+    let expected = report(&[&profile]);
+    for line in [
+        "\"$0\" report - < \"$1\"",
+        "cat \"$1\" | \"$0\" report -",
+        "cat \"$1\" | \"$0\" report /dev/stdin",
+        "\"$0\" report \"$1\" -o -",
+        "\"$0\" report \"$1\" -o /dev/stdout",
+        "\"$0\" report \"$1\" -o /dev/stdout | cat",
+    ] {
+        let ran = shell(line, &[&profile]);
+        assert_eq!(
+            (ran.status, ran.text().as_str(), ran.stderr.as_str()),
+            (0, expected.as_str(), ""),
+            "{line}"
+        );
+    }
+    let log = files.write("log", b"before\n");
+    assert_eq!(shell("\"$0\" report \"$1\" -o /dev/stdout >> \"$2\"", &[&profile, &log]).status, 0);
+    assert_eq!(fs::read_to_string(&log).unwrap(), format!("before\n{expected}"));
+}
+
+/// `script` gives a program a terminal.
+fn on_terminal(arguments: &str) -> Ran {
+    let mut command = Command::new("script");
+    let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_vmm"));
+    run(command.args(["-qefc", &line, "/dev/null"]).stdout(Stdio::piped()))
+}
+
+fn terminal() {
+    let files = Files::new();
+    let profile = profile_in(&files, "p", &saved::simvirtio(1.0));
+    let refused = on_terminal(&format!("report {profile} --format html"));
+    assert_eq!(refused.status, 110, "{}", refused.text());
+    assert!(
+        refused.text().contains("vmm: error: a page is nothing for a terminal: give -o FILE"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(on_terminal(&format!("report {profile}")).status, 0);
+}
+
+/// The examples of `docs/formats.md` are files of these formats.
+fn documented() {
+    let text = include_str!("../docs/formats.md");
+    let files = Files::new();
+    let block = |language: &str| {
+        let begin = format!("```{language}\n");
+        let (_, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no {language}"));
+        rest.split_once("\n```").unwrap().0
+    };
+    let example = block("json");
+    let read = Saved::read(example.as_bytes()).unwrap();
+    let Saved::Profile(profile) = read else { panic!("a profile") };
+    assert_eq!((profile.guest.as_str(), profile.vcpus.len()), ("simvirtio", 1));
+    report(&[&files.write("example.json", example.as_bytes())]);
+    // The reader of traces that is printed there reads them.
+    let trace = saved::boot_trace(50);
+    let reader = files.write("reader.py", block("python").as_bytes());
+    let ran = match Command::new("python3").arg("--version").output() {
+        Ok(_) => run(Command::new("python3")
+            .args([&reader, &trace_in(&files, "t", &trace)])
+            .stdout(Stdio::piped())),
+        Err(_) => return eprintln!("the reader in docs/formats.md is not tried: no python3 here"),
+    };
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let first = trace.records[0];
+    let line = format!(
+        "{} vCPU {} PIO out 0x3f8 in KVM {} in the VMM {}",
+        first.when, first.vcpu, first.in_kvm, first.in_vmm
+    );
+    assert_eq!(ran.text().lines().next(), Some(line.as_str()));
+    assert_eq!(ran.text().lines().count(), 51);
+}
+
+/// From one command to the sentence that says which device costs the guest most.
+fn run_and_report() {
+    let files = Files::new();
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_owned();
+    let (profile, trace) = (path("run.json"), path("run.trace"));
+    let ran = ran(&["simvirtio", "--profile", &format!("json={profile}"), "--trace", &trace]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let text = report(&[&profile]);
+    assert!(
+        text.contains("\nmost time: simvirtio, ") && text.contains(" in 39 exits; of that most at MMIO "),
+        "{text}"
+    );
+    assert_eq!(table(&text, "Where the exits come from:").len(), 2 + 9);
+    assert_eq!(table(&report(&[&trace]), "The last exits:").len(), 1 + 40);
+    // Both saw the same exits, so they differ in no count.
+    let same: Value = serde_json::from_str(&report(&[&profile, &trace, "--format", "json"])).unwrap();
+    let sites = same["sites"].as_array().unwrap();
+    assert!(sites.len() == 9 && sites.iter().all(|site| site["exits_delta"] == 0), "{same}");
+}

@@ -1,0 +1,138 @@
+//! `vmm report`: what a run has left in a file, or the difference of two, for readers and for programs.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+mod compare;
+mod csv;
+mod html;
+mod json;
+mod kernel;
+mod plot;
+mod profile;
+mod table;
+mod text;
+mod timeline;
+mod trace;
+
+use super::{complain, status};
+use clap::{Args, ValueEnum};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use vmm::Error;
+use vmm::boot::printable;
+use vmm::saved::file::{self, Target};
+use vmm::saved::{Profile, Saved};
+use vmm::stdio::Patient;
+
+/// Options of `vmm report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  vmm report run.json                                  a profile as tables
+  vmm report run.json --format html -o run.html        the same as a page for a browser
+  vmm report run.trace --format csv -o exits.csv       a trace for a spreadsheet, a line for each exit
+  vmm report before.json after.json                    what has changed, site by site
+
+Profiles and traces come from `vmm run --profile json=FILE` and `vmm run --trace FILE`. Which of them a
+file is, its content says. Where a trace is compared, it is summed up by site first.")]
+pub struct ReportArgs {
+    /// A profile or a trace; - is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Another one, to see what is different in it
+    #[arg(value_name = "FILE2")]
+    other: Option<PathBuf>,
+
+    /// What to write: text for a terminal, JSON for programs, CSV for spreadsheets, HTML for a browser
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Where to write it; a file that is there is replaced once the new one is whole [default: standard output]
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    #[default]
+    Text,
+    Json,
+    Csv,
+    Html,
+}
+
+/// Reads, writes, and answers with the exit status.
+pub fn main(arguments: &ReportArgs) -> u8 {
+    match report(arguments) {
+        Ok(()) => status::OK,
+        Err(error) if vmm::interrupted() && !matches!(error, Error::Config(_)) => status::INTERRUPTED,
+        Err(error) => complain(&error),
+    }
+}
+
+fn report(arguments: &ReportArgs) -> Result<(), Error> {
+    let output = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
+    if arguments.format == Format::Html && output.is_none() && io::stdout().is_terminal() {
+        let what = "a page is nothing for a terminal: give -o FILE, such as -o report.html, and open it in a browser";
+        return Err(Error::Config(what.into()));
+    }
+    let first = read(&arguments.file)?;
+    let second = arguments.other.as_deref().map(read).transpose()?;
+    let Some(path) = output else {
+        let mut to = BufWriter::with_capacity(1 << 16, Patient::new(io::stdout(), None));
+        let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
+        return written.map_err(|source| Error::Host { operation: "writing standard output", source });
+    };
+    let mut target = Target::open(path)?;
+    let mut to = BufWriter::with_capacity(1 << 16, &mut target);
+    let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
+    // What is left in the buffer of a file that failed is not tried again.
+    let _ = to.into_parts();
+    written.map_err(|source| target.failed(source))?;
+    target.commit()
+}
+
+fn read(path: &Path) -> Result<Source, Error> {
+    let stdin = path == Path::new("-");
+    let saved = file::read(if stdin { Path::new("/dev/stdin") } else { path })?;
+    let summary = match &saved {
+        Saved::Profile(profile) => (**profile).clone(),
+        Saved::Trace(trace, _) => trace.profile(),
+    };
+    Ok(Source { name: if stdin { "standard input".into() } else { printable(path) }, saved, summary })
+}
+
+/// A file that is reported on.
+struct Source {
+    /// Its name, fit to be shown.
+    name: String,
+    saved: Saved,
+    /// Its counts and times by site.
+    summary: Profile,
+}
+
+fn write(to: &mut impl Write, arguments: &ReportArgs, a: &Source, b: Option<&Source>) -> io::Result<()> {
+    let view = match (b, &a.saved) {
+        (Some(b), _) => {
+            let caveat = |source: &Source, side| match &source.saved {
+                Saved::Trace(trace, cut) => trace::caveat(trace, *cut, side),
+                Saved::Profile(_) => None,
+            };
+            let caveats = caveat(a, "A").into_iter().chain(caveat(b, "B")).collect();
+            compare::view(&a.summary, &b.summary, [a.name.clone(), b.name.clone()], caveats)
+        }
+        (None, Saved::Profile(profile)) => profile::view(profile),
+        (None, Saved::Trace(trace, cut)) => trace::view(trace, *cut, &a.summary),
+    };
+    match arguments.format {
+        Format::Text => text::write(to, &view),
+        Format::Json => json::write(to, &view),
+        Format::Csv => csv::write(to, &view),
+        Format::Html => html::write(to, &view, a, b),
+    }
+}
