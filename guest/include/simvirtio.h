@@ -33,6 +33,8 @@
 #define SIMVIRTIO_TX_BUFFER 0x11000
 #define SIMVIRTIO_RX_BUFFER 0x12000
 #define SIMVIRTIO_WINDOW 0x100000
+/* A 4-byte store of a queue's number rings, by --transport doorbell. */
+#define SIMVIRTIO_DOORBELL 0x101000
 #define SIMVIRTIO_TX_CONTROL (SIMVIRTIO_WINDOW + 0x10)
 #define SIMVIRTIO_RX_CONTROL (SIMVIRTIO_WINDOW + 0x18)
 

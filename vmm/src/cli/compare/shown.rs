@@ -69,7 +69,7 @@ fn conclusion(row: &Row, base: Option<&Row>) -> String {
             let sooner = base.round_trip(0.5).median / row.round_trip(0.5).median.max(1e-9);
             text += &format!(", {} times the bytes per second of a store per byte", times(faster));
             text += &match sooner {
-                1.05.. => format!(", echoes in a {} of its time", part(sooner)),
+                1.05.. => format!(", echoes in {} of its time", part(sooner)),
                 0.95.. => ", echoes in the same time".into(),
                 _ => format!(", echoes in {} times its time", times(1.0 / sooner.max(1e-9))),
             };
@@ -90,15 +90,9 @@ fn exits(spread: Spread) -> String {
     format!("{} {unit}", count(spread))
 }
 
-/// The inverse of a ratio in words: `half`, `third`, and numbers from there on.
+/// The inverse of a ratio above 1, such as `0.8` or `1/49`.
 fn part(ratio: f64) -> String {
-    match ratio.round() {
-        ..=1.0 => format!("{}-fold part", times(ratio)),
-        2.0 => "half".into(),
-        3.0 => "third".into(),
-        4.0 => "quarter".into(),
-        _ => format!("{}th", ratio.round()),
-    }
+    if ratio < 1.5 { format!("{:.1}", 1.0 / ratio) } else { format!("1/{ratio:.0}") }
 }
 
 #[cfg(test)]
@@ -125,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_have_names() {
-        assert_eq!([2.2, 3.0, 4.4, 13.6].map(part), ["half", "third", "quarter", "14th"]);
+    fn parts_are_short() {
+        assert_eq!([1.2, 2.2, 121.7].map(part), ["0.8", "1/2", "1/122"]);
     }
 }
