@@ -83,18 +83,37 @@ fn report(arguments: &ReportArgs) -> Result<(), Error> {
     }
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
+    // From now on an interruption leaves no half of a file behind.
+    vmm::catch_interrupts();
     let Some(path) = output else {
-        let mut to = BufWriter::with_capacity(1 << 16, Patient::new(io::stdout(), None));
+        let mut to = BufWriter::with_capacity(1 << 16, Interruptible(Patient::new(io::stdout(), None)));
         let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
         return written.map_err(|source| Error::Host { operation: "writing standard output", source });
     };
     let mut target = Target::open(path)?;
-    let mut to = BufWriter::with_capacity(1 << 16, &mut target);
+    let mut to = BufWriter::with_capacity(1 << 16, Interruptible(&mut target));
     let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
     // What is left in the buffer of a file that failed is not tried again.
     let _ = to.into_parts();
     written.map_err(|source| target.failed(source))?;
     target.commit()
+}
+
+/// A writer that fails once the program is interrupted.
+struct Interruptible<W>(W);
+
+impl<W: Write> Write for Interruptible<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match vmm::interrupted() {
+            // Not `Interrupted`, after which the standard library would try again.
+            true => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+            false => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn read(path: &Path) -> Result<Source, Error> {
