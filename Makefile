@@ -4,11 +4,11 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
+.PHONY: help run polling static test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # Where guests cannot run, because /dev/kvm is missing or unusable, the same is done in the testbed.
 HAS_KVM = $(CARGO) run $(LOCKED) -q --release -- doctor >/dev/null 2>&1
@@ -22,6 +22,17 @@ run: setup ## Run the SIMVIRTIO guest: its message, the verdict, its exits
 polling: setup ## Run the same guest without exits, over shared memory
 	@$(CARGO) run $(LOCKED) --release -- simvirtio --transport polling
 
+TRIPLE := x86_64-unknown-linux-gnu
+
+# Not the way everything is built: the tests play sick hosts with a library that only a dynamic program loads, and a C
+# library to link with is not installed everywhere. With --target macros are still compiled for the compiler.
+static: setup ## Build the program as one static file, which starts fastest: target/release/vmm-static
+	@case $$(gcc -print-file-name=libc.a) in */*) ;; *) \
+		echo "make: the static C library is missing (libc.a): install libc6-dev, glibc-static or the like" >&2; exit 1;; esac
+	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" \
+		$(CARGO) build $(LOCKED) --release --package vmm --target $(TRIPLE)
+	@mkdir -p $(TARGET)/release && cp $(TARGET)/$(TRIPLE)/release/vmm $(TARGET)/release/vmm-static
+
 test: setup ## Run every test, and print the grades
 	@$(CARGO) build $(LOCKED) --release
 	@if $(HAS_KVM); then $(MAKE) --no-print-directory test_here; \
@@ -32,10 +43,13 @@ test_elsewhere:
 	$(CARGO) test $(LOCKED) --workspace
 	tests/testbed/run test
 
+# What may differ in a build whose drivers poll unless they are told otherwise.
+POLLING_TESTS := guests hostile machines transports compare grade command_line controllers vcpus measure boot console \
+	grade_kev host signals scale
+
 test_here:
 	$(CARGO) test $(LOCKED) --workspace
-	$(CARGO) test $(LOCKED) -p vmm --features polling \
-		--test guests --test hostile --test machines --test transports --test grade --test command_line --test controllers --test vcpus --test boot --test console --test grade_kev --test host --test signals
+	$(CARGO) test $(LOCKED) -p vmm --features polling $(POLLING_TESTS:%=--test %)
 	@echo && echo "The grade, by default over exits:"
 	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
 	@echo && echo "The grade, by default over polling:"

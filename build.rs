@@ -105,6 +105,7 @@ const PAYLOADS: &[Payload] = &[
     payload("hostile-hypercall", "kev/hostile_hypercall.asm", "long64.ld"),
     payload("hostile-mmio", "kev/hostile_mmio.asm", "long64.ld"),
     payload("hostile-ins", "kev/hostile_ins.asm", "long64.ld"),
+    payload("compare", "compare.asm", "long64.ld"),
     payload("simvirtio-config-first", "long64/config_first.asm", "long64.ld"),
     payload("simvirtio-broken-wait", "long64/broken_wait.asm", "long64.ld"),
 ];

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
-use support::{Files, assert_error, code, embedded, find, kvm_test, ran, run, run_machine, shell, vmm};
+use support::{Files, Liar, assert_error, code, embedded, find, kvm_test, ran, run, run_machine, shell, vmm};
 use vmm::Machine;
 use vmm::modes::Mode;
 use vmm::profile::{MAX_SITES, MAX_TIMED_SITES, Reason};
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         kvm_test("a_trace_that_is_cut_can_be_read", cut_trace),
         kvm_test("of_two_runs_that_write_one_file_a_whole_one_is_left", one_file),
         kvm_test("an_interrupted_run_leaves_its_profile", interrupted),
+        kvm_test("a_host_that_tells_less_is_measured_all_the_same", poor_host),
         kvm_test("options_that_contradict_each_other_are_refused", contradictions),
         kvm_test("without_a_profile_nothing_is_timed", not_measured),
     ];
@@ -272,6 +273,29 @@ fn interrupted() {
     assert_eq!(ran.status, 117, "{}", ran.stderr);
     let profile = Profile::read(&fs::read(&profile).unwrap()).unwrap();
     assert!(profile.machine.exits > 100 && profile.ended.starts_with("interrupted"), "{profile:?}");
+}
+
+/// KVM does not know the TSC's speed, or has no counters.
+fn poor_host() {
+    let liar = Liar::new();
+    let files = Files::new();
+    let path = files.write("profile", b"");
+    let arguments = ["run", "simvirtio", "--transport", "exit", "--profile", &format!("json={path}")];
+    let slow = liar.run("aea3 -1 -1 5 0 9", &arguments);
+    assert_eq!(slow.status, 0, "{}", slow.stderr);
+    assert!(
+        slow.stderr.contains("(CLOCK_MONOTONIC, since KVM does not tell the TSC's speed"),
+        "{}",
+        slow.stderr
+    );
+    let profile = Profile::read(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (Source::Monotonic, 40));
+    assert!(profile.machine.in_kvm.sum > 0 && profile.machine.in_kvm.sum < profile.elapsed_ns);
+
+    let silent = liar.run("aece -1 -1 25 0 9", &arguments);
+    assert_eq!(silent.status, 0, "{}", silent.stderr);
+    assert!(!silent.stderr.contains("KVM's own count"), "{}", silent.stderr);
+    assert_eq!(Profile::read(&fs::read(&path).unwrap()).unwrap().machine.kernel, None);
 }
 
 fn contradictions() {

@@ -1,1 +1,370 @@
-fn main() {}
+//! What the parts of an exit's way cost, each by itself and with warm caches: decode, dispatch, the devices, the rings,
+//! the profile. `make bench-parts` runs them; what an exit costs as a whole is `make bench`'s to say.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use kvm_bindings::{
+    KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR, kvm_regs,
+    kvm_run, kvm_sregs,
+};
+use kvm_ioctls::Kvm;
+use simvirtio::driver::Driver;
+use simvirtio::ring::{Consumer, Producer, Ring};
+use simvirtio::{Memory, abi};
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use vmm::bus::{Device, Devices, SharedDevice};
+use vmm::clock::Clock;
+use vmm::controller::{Ends, ExitController, OpenBus, StillVcpu, VcpuState};
+use vmm::device::simvirtio::{Simvirtio, TrappedMemory, Window};
+use vmm::device::virtio::entropy::Entropy;
+use vmm::device::virtio::mmio::Mmio;
+use vmm::device::{debugcon, exit_port, fifo, i8042, post_code, power, rtc, serial, system_control};
+use vmm::exit::{Exit, Outcome, Stop};
+use vmm::hypercall::Hypercalls;
+use vmm::kev::MmioPrinter;
+use vmm::memory::{Gpa, GuestMemory};
+use vmm::msr::{Forward, MsrPolicy};
+use vmm::profile::{MAX_SITES, Profile, Times};
+use vmm::recorder::Recorder;
+use vmm::run::{self, Watchdog};
+use vmm::timeline::Timeline;
+use vmm::vcpu::{Arrival, Entry, Vcpu, first_exit};
+use vmm::{Error, Input, Output};
+
+const OUT: Exit = Exit::PioOut { port: 0x42, size: 1, data: b'x' as u32 };
+const IN: Exit = Exit::PioIn { port: 0x42, size: 1 };
+const STORE: Exit = Exit::MmioWrite { address: 0xd000_0000, size: 4, data: 7 };
+const LOAD: Exit = Exit::MmioRead { address: 0xd000_0000, size: 4 };
+const RDMSR: Exit = Exit::RdMsr { index: 0xabc };
+
+/// Where KVM leaves the data of port I/O: the page after `kvm_run`.
+const DATA: usize = 4096;
+
+/// From `kvm_run` to an exit, which has no more than the kernel's own answer in it.
+fn decode(criterion: &mut Criterion) {
+    let of_reason = |exit_reason| kvm_run { exit_reason, ..Default::default() };
+    let pio = |direction| {
+        let mut run = of_reason(KVM_EXIT_IO);
+        let io = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_4 {
+            direction: direction as u8,
+            size: 1,
+            port: 0x42,
+            count: 1,
+            data_offset: DATA as u64,
+        };
+        run.__bindgen_anon_1.io = io;
+        run
+    };
+    let mut mmio = of_reason(KVM_EXIT_MMIO);
+    mmio.__bindgen_anon_1.mmio.phys_addr = 0xd000_0000;
+    mmio.__bindgen_anon_1.mmio.len = 4;
+    mmio.__bindgen_anon_1.mmio.is_write = 1;
+    let mut msr = of_reason(KVM_EXIT_X86_RDMSR);
+    msr.__bindgen_anon_1.msr.index = 0xabc;
+    let page = vec![0; 2 * DATA];
+    let mut group = criterion.benchmark_group("decode");
+    for (name, run) in [
+        ("PIO out", pio(KVM_EXIT_IO_OUT)),
+        ("PIO in", pio(KVM_EXIT_IO_IN)),
+        ("MMIO write", mmio),
+        ("RDMSR", msr),
+        ("HLT", of_reason(KVM_EXIT_HLT)),
+    ] {
+        group.bench_function(name, |bencher| bencher.iter(|| first_exit(black_box(&run), black_box(&page))));
+    }
+}
+
+/// A vCPU that makes the same exit so many times, and then halts.
+struct Script {
+    exit: Exit,
+    left: u64,
+    still: StillVcpu,
+}
+
+impl VcpuState for Script {
+    fn id(&self) -> u32 {
+        self.still.id()
+    }
+    fn regs(&mut self) -> Result<kvm_regs, Error> {
+        self.still.regs()
+    }
+    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+        self.still.set_regs(regs)
+    }
+    fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+        self.still.sregs()
+    }
+    fn msr(&mut self, index: u32) -> Option<u64> {
+        self.still.msr(index)
+    }
+    fn set_msr(&mut self, index: u32, data: u64) -> bool {
+        self.still.set_msr(index, data)
+    }
+    fn memory(&self) -> &GuestMemory {
+        self.still.memory()
+    }
+}
+
+impl Vcpu for Script {
+    fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+        black_box(entry);
+        let Some(left) = self.left.checked_sub(1) else { return Ok((Exit::Hlt, Arrival::FromGuest)) };
+        self.left = left;
+        Ok((black_box(self.exit), Arrival::FromGuest))
+    }
+}
+
+/// One value behind a port, an address or a register.
+struct Latch(u64);
+
+impl Device for Latch {
+    fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
+        ControlFlow::Continue(self.0)
+    }
+    fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
+        self.0 = data;
+        ControlFlow::Continue(())
+    }
+    fn name(&self, _: u64) -> &'static str {
+        "latch"
+    }
+}
+
+fn shared(device: impl Device + 'static) -> SharedDevice {
+    Arc::new(Mutex::new(device))
+}
+
+fn sink() -> Output {
+    Output::new(io::sink(), true)
+}
+
+/// The devices that a machine has, and a latch behind each bus.
+fn devices() -> Devices {
+    let mut devices = Devices::default();
+    let latch = shared(Latch(0));
+    let ports = [
+        (0x42, 1, latch.clone()),
+        (debugcon::PORT, 1, shared(debugcon::Debugcon::new(sink()))),
+        (serial::PORT, serial::PORTS, shared(serial::Serial::new(sink()))),
+        (exit_port::PORT, 1, shared(exit_port::ExitPort)),
+    ];
+    for (first, len, device) in ports {
+        devices.ports.attach(first.into(), len.into(), device).unwrap();
+    }
+    devices.mmio.attach(0xd000_0000, 4, latch.clone()).unwrap();
+    devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, shared(window().0)).unwrap();
+    devices.msrs.attach(0xabc, 1, latch).unwrap();
+    devices
+}
+
+/// The clock of the machines here.
+fn clock() -> Clock {
+    let khz = Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_vcpu(0)?.get_tsc_khz());
+    Clock::new(khz.ok())
+}
+
+fn recorder(clock: Clock) -> Recorder {
+    Recorder::new(clock, clock.now(), None, None)
+}
+
+/// The loop with a machine's own chain of controllers over a vCPU that is none: all of this program's part in an exit but
+/// KVM_RUN and its decoding.
+fn dispatch(criterion: &mut Criterion) {
+    let (devices, msrs, clock) = (devices(), MsrPolicy::default(), clock());
+    let mut group = criterion.benchmark_group("dispatch");
+    for (name, exit) in
+        [("PIO out", OUT), ("PIO in", IN), ("MMIO write", STORE), ("MMIO read", LOAD), ("RDMSR", RDMSR)]
+    {
+        for counted in [false, true] {
+            let name = format!("{name}{}", if counted { ", counted and timed" } else { "" });
+            group.bench_function(name, |bencher| {
+                bencher.iter_custom(|left| {
+                    let mut vcpu = Script { exit, left, still: StillVcpu::default() };
+                    let mut recorder = counted.then(|| recorder(clock));
+                    let own: Vec<Box<dyn ExitController>> = Vec::new();
+                    let last = (&devices, (Forward(&msrs), (Ends, OpenBus::default())));
+                    let rest = (Some(Hypercalls::new(sink())), (&msrs, (None::<MmioPrinter>, last)));
+                    let mut chain = (Watchdog::default(), (own, rest));
+                    let start = Instant::now();
+                    let stop = run::run(&mut vcpu, &mut chain, recorder.as_mut()).unwrap();
+                    let elapsed = start.elapsed();
+                    assert!(matches!(stop, Stop::Halted));
+                    elapsed
+                });
+            });
+        }
+    }
+    group.bench_function("nobody is there", |bencher| {
+        let mut chain = (&devices, OpenBus::default());
+        let mut vcpu = StillVcpu::default();
+        let exit = Exit::PioIn { port: 0x999, size: 1 };
+        bencher.iter(|| matches!(chain.handle(black_box(&exit), &mut vcpu), Outcome::Value(_)));
+    });
+}
+
+/// An access to a device: offset, width, and the data of a write.
+type Access = (u64, u8, Option<u64>);
+
+/// Each device by itself, behind its lock.
+fn each_device(criterion: &mut Criterion) {
+    let entropy = Mmio::new(Entropy::new().unwrap(), memory()).unwrap();
+    let devices: [(&str, SharedDevice, Access); 14] = [
+        ("debug console, a byte", shared(debugcon::Debugcon::new(sink())), (0, 1, Some(b'x'.into()))),
+        ("serial, a byte", shared(serial::Serial::new(sink())), (0, 1, Some(b'x'.into()))),
+        ("serial, line status", shared(serial::Serial::new(sink())), (5, 1, None)),
+        ("exit port, the end", shared(exit_port::ExitPort), (0, 1, Some(7))),
+        ("keyboard controller, status", shared(i8042::I8042::default()), (4, 1, None)),
+        ("clock, index", shared(rtc::Rtc::default()), (0, 1, Some(0))),
+        ("clock, seconds", shared(rtc::Rtc::default()), (1, 1, None)),
+        (
+            "boot mark, the same",
+            shared(post_code::PostCode::new(Arc::new(Timeline::default()))),
+            (0, 1, Some(7)),
+        ),
+        ("power, nothing", shared(power::Power), (1, 1, Some(0))),
+        ("system control port", shared(system_control::SystemControl::default()), (0, 1, None)),
+        ("SIMVIRTIO, magic", shared(window().0), (0, 4, None)),
+        ("SIMVIRTIO, TX tail", shared(window().0), (abi::offset::TX_TAIL, 4, None)),
+        ("virtio-mmio, magic", shared(entropy), (0, 4, None)),
+        ("FIFO, empty", shared(fifo::Fifo::default()), (0, 1, None)),
+    ];
+    let mut group = criterion.benchmark_group("device");
+    for (name, device, (offset, size, data)) in devices {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut device = black_box(&device).lock().unwrap();
+                match black_box(data) {
+                    Some(data) => device.write(black_box(offset), size, data).is_continue(),
+                    None => device.read(black_box(offset), size).is_continue(),
+                }
+            });
+        });
+    }
+    group.bench_function("FIFO, in and out", |bencher| {
+        let mut fifo = fifo::Fifo::default();
+        bencher.iter(|| (fifo.write(0, 1, black_box(7)), fifo.read(0, 1)));
+    });
+}
+
+/// The assignment's RAM, and a page for the window of the polling transport.
+fn memory() -> GuestMemory {
+    GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE), (Gpa(abi::WINDOW), abi::WINDOW_SIZE)]).unwrap()
+}
+
+/// The trapped window, and the RAM behind it.
+fn window() -> (Window, GuestMemory) {
+    let memory = memory();
+    let trapped = TrappedMemory::new(memory.clone());
+    let device = Simvirtio::power_on(abi::DEFAULT_QUEUE_LEN, trapped, sink(), Input::bytes(b"")).unwrap();
+    (Window::new(device), memory)
+}
+
+/// What a guest's driver sees where the window traps: registers by exits, and RAM.
+struct Trapped {
+    window: RefCell<Window>,
+    ram: GuestMemory,
+}
+
+impl Trapped {
+    fn register(gpa: u64) -> Option<u64> {
+        gpa.checked_sub(abi::WINDOW).filter(|offset| *offset < abi::WINDOW_SIZE)
+    }
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        match self.window.borrow_mut().read(offset, size) {
+            ControlFlow::Continue(value) => value,
+            ControlFlow::Break(stop) => panic!("{stop}"),
+        }
+    }
+    fn write(&self, offset: u64, size: u8, data: u64) {
+        assert!(self.window.borrow_mut().write(offset, size, data).is_continue());
+    }
+}
+
+impl Memory for Trapped {
+    fn load_u8(&self, gpa: u64) -> u8 {
+        Self::register(gpa).map_or_else(|| self.ram.load_u8(gpa), |offset| self.read(offset, 1) as u8)
+    }
+    fn store_u8(&self, gpa: u64, value: u8) {
+        match Self::register(gpa) {
+            Some(offset) => self.write(offset, 1, value.into()),
+            None => self.ram.store_u8(gpa, value),
+        }
+    }
+    fn load_u32(&self, gpa: u64) -> u32 {
+        Self::register(gpa).map_or_else(|| self.ram.load_u32(gpa), |offset| self.read(offset, 4) as u32)
+    }
+    fn store_u32(&self, gpa: u64, value: u32) {
+        match Self::register(gpa) {
+            Some(offset) => self.write(offset, 4, value.into()),
+            None => self.ram.store_u32(gpa, value),
+        }
+    }
+}
+
+/// A byte through a ring in guest memory, and through SIMVIRTIO as a whole: driver, window, device, output.
+fn ring(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ring");
+    let memory = memory();
+    let ring = Ring::tx(abi::DEFAULT_QUEUE_LEN);
+    let mut producer = Producer::attach(ring, &memory).unwrap();
+    let mut consumer = Consumer::attach(ring, &memory).unwrap();
+    group.bench_function("push and pop", |bencher| {
+        bencher.iter(|| {
+            producer.push(&memory, black_box(b'x')).unwrap();
+            let byte = consumer.peek(&memory).unwrap();
+            consumer.release(&memory);
+            byte
+        });
+    });
+    group.bench_function("look at an empty one", |bencher| bencher.iter(|| consumer.peek(&memory).unwrap()));
+    let (window, ram) = window();
+    let mut driver = Driver::connect(Trapped { window: RefCell::new(window), ram }).unwrap();
+    group.bench_function("a byte through SIMVIRTIO", |bencher| {
+        bencher.iter(|| driver.send(&[black_box(b'x')]).unwrap());
+    });
+}
+
+/// Counting and timing an exit: writing it down, with two looks at the clock, and then its part of a chunk's counting.
+fn profile(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("profile");
+    let port = |port| Exit::PioOut { port, size: 1, data: 0 };
+    for (name, ports) in [("one site", 1), ("64 sites in turn", 64), ("too many sites", 4 * MAX_SITES as u16)]
+    {
+        let mut next = 0;
+        let mut exit = || {
+            next = (next + 1) % ports;
+            black_box(port(next))
+        };
+        let mut recorder = recorder(clock());
+        recorder.begin();
+        group.bench_function(format!("recorded, {name}"), |bencher| {
+            bencher.iter(|| {
+                recorder.left(&exit(), Arrival::FromGuest, None);
+                recorder.answered(&Outcome::Resume);
+            });
+        });
+        let mut profile = Profile::default();
+        let times = Times { in_kvm: 4600, in_vmm: 200 };
+        group.bench_function(format!("counted, {name}"), |bencher| {
+            bencher.iter(|| profile.record(&exit(), Arrival::FromGuest, black_box(times)));
+        });
+    }
+}
+
+/// A second for each: enough for three digits.
+fn short() -> Criterion {
+    let config = Criterion::default().sample_size(30).without_plots();
+    config.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(700))
+}
+
+criterion_group! {
+    name = parts;
+    config = short();
+    targets = decode, dispatch, each_device, ring, profile
+}
+criterion_main!(parts);

@@ -46,6 +46,10 @@ const USER: Guest = Guest { mode: Mode::User, ..BASE };
 const KEV: Guest = Guest { kev: true, ..BASE };
 const TEST: Guest = Guest { part: Part::Test, ..BASE };
 
+/// What `vmm compare` runs, in long mode or in ring 3, at 0x1000. It is no guest to run by itself: its parameters have to
+/// be in memory (`docs/compare.md`).
+pub const COMPARE: &[u8] = image!("compare");
+
 /// All embedded guests.
 pub const GUESTS: &[Guest] = &[
     Guest {

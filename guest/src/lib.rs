@@ -6,7 +6,7 @@
 
 mod catalogue;
 
-pub use catalogue::GUESTS;
+pub use catalogue::{COMPARE, GUESTS};
 use std::fmt;
 
 /// The CPU mode in which a guest is entered.

@@ -166,7 +166,10 @@ impl Recorder {
         note.value = value(&note.exit, Some(outcome));
         note.fault = matches!(outcome, Outcome::Fault);
         self.open = false;
-        self.entered = answered;
+        // So does the time until a store that the kernel has queued.
+        let queued = note.arrival == Arrival::Coalesced;
+        let before = if queued { note.left.saturating_sub(note.entered) } else { 0 };
+        self.entered = answered.saturating_sub(before);
         self.next = self.next.saturating_add(1);
         if self.next.is_multiple_of(CHUNK) {
             self.count_chunk(answered);
@@ -296,6 +299,26 @@ mod tests {
         if recorder.next.is_multiple_of(CHUNK) {
             recorder.count_chunk(0);
         }
+    }
+
+    #[test]
+    fn the_time_until_a_queued_store_is_that_of_the_exit_after_it() {
+        let mut recorder = recorder(None);
+        recorder.begin();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        for (exit, arrival) in
+            [(OUT, Arrival::Coalesced), (OUT, Arrival::Coalesced), (Exit::Hlt, Arrival::FromGuest)]
+        {
+            recorder.left(&exit, arrival, None);
+            recorder.answered(&Outcome::Resume);
+        }
+        let profile = recorder.finish().profile;
+        let in_kvm: Vec<_> = profile
+            .details()
+            .iter()
+            .map(|detail| (detail.in_kvm.count(), detail.in_kvm.sum() >= 2_000_000))
+            .collect();
+        assert!(in_kvm.contains(&(1, true)) && in_kvm.contains(&(0, false)), "{in_kvm:?}");
     }
 
     #[test]

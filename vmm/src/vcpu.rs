@@ -19,6 +19,9 @@ use crate::msr;
 use crate::stats::{self, Counters};
 use crate::sys::{self, Kicker};
 use crate::vm::patiently;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use decode::first_exit;
 use decode::{Decoded, Transfer, decode};
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,

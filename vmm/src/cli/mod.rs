@@ -1,7 +1,9 @@
 //! The command line: one file for each subcommand. Turns a report into text and an exit status.
 
 mod args;
+mod bench;
 mod boot;
+mod compare;
 mod doctor;
 mod grade;
 mod guests;
@@ -17,7 +19,6 @@ use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vmm::boot::linux;
@@ -35,7 +36,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "Examples:
   vmm simvirtio                            the SIMVIRTIO guest, and its exits
   vmm run simvirtio --transport polling    the same image, without exits
@@ -44,6 +45,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
   vmm guest.elf --timeout 0                an ELF64 executable, for as long as it likes
   vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
   vmm grade kev                            KeV's project 2: a line for each trap
+  vmm compare                              one workload over every transport: what each costs
   vmm smp.elf --cpus 4                     four vCPUs, each on a thread
   vmm bzImage --initrd initrd              Linux, with its console here; Ctrl-A x ends it
   vmm report run.json --format html -o run.html
@@ -66,7 +68,9 @@ struct Cli {
     verbose: u8,
 }
 
+// Deferred: only the options of the subcommand that is called are put together.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Run a guest: its text on stdout; verdict and exits on stderr
     Run(RunArgs),
@@ -82,12 +86,17 @@ enum Command {
     Grade(grade::GradeArgs),
     /// Show a profile or a trace that a run has written, or the difference of two
     Report(report::ReportArgs),
+    /// Compare the transports: one workload over each, by turns, in ring 0 and ring 3
+    Compare(compare::CompareArgs),
     /// See whether this host can run guests, and what to do where it cannot
     Doctor(doctor::DoctorArgs),
+    /// Measure what this VMM costs, next to a bare program
+    Bench(bench::BenchArgs),
 }
 
 /// What may stand first on the command line; anything else is a guest to run.
-const SUBCOMMANDS: [&str; 7] = ["run", "boot", "guests", "grade", "report", "doctor", "help"];
+const SUBCOMMANDS: [&str; 9] =
+    ["run", "boot", "guests", "grade", "report", "compare", "doctor", "bench", "help"];
 
 /// Puts `run` in front of a bare guest, and `boot` where that is a Linux kernel: `vmm FILE` is `vmm run FILE`.
 fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -121,18 +130,35 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
+/// `vmm NAME` and `vmm run NAME`, for a guest that is built in. clap would build all options of a run, to find that none is
+/// given: that is a tenth of such a run's time.
+fn built_in_guest(arguments: &[OsString]) -> Option<RunArgs> {
+    let name = match arguments {
+        [_, run, name] if run == "run" => name,
+        // Elsewhere a kernel of that name is booted.
+        [_, name] if !linux::is_kernel(Path::new(name)) => name,
+        _ => return None,
+    };
+    name.to_str().and_then(guest::find).map(|_| RunArgs { guest: name.clone(), ..Default::default() })
+}
+
 /// Parses the command line, does what it says, and answers with the exit status.
-pub fn main() -> ExitCode {
-    vmm::make_limits_errors();
+pub fn main() -> u8 {
+    vmm::prepare();
     if vmm::stdout_was_closed() {
         let closed = "standard output is closed: give it a file, a pipe, or /dev/null";
-        return complain(&vmm::Error::Host { operation: "starting", source: io::Error::other(closed) })
-            .into();
+        return complain(&vmm::Error::Host { operation: "starting", source: io::Error::other(closed) });
     }
-    let arguments = with_run(std::env::args_os().collect());
-    let cli = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => cli,
-        Err(error) => return explain_usage(error, &arguments).into(),
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match built_in_guest(&arguments) {
+        Some(guest) => Cli { command: Command::Run(guest), verbose: 0 },
+        None => {
+            let arguments = with_run(arguments);
+            match Cli::try_parse_from(&arguments) {
+                Ok(cli) => cli,
+                Err(error) => return explain_usage(error, &arguments),
+            }
+        }
     };
     let level = match cli.verbose {
         // What is odd about a guest is in the evidence already.
@@ -156,9 +182,10 @@ pub fn main() -> ExitCode {
         Command::Guests => guests::main(),
         Command::Grade(arguments) => grade::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
+        Command::Compare(arguments) => compare::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
     }
-    .into()
 }
 
 /// Prints what clap has to say, help or a mistake, without what `arguments` would do to a terminal.
@@ -229,6 +256,28 @@ mod tests {
         let mut names: Vec<_> = command.get_subcommands().map(|command| command.get_name()).collect();
         names.push("help");
         assert_eq!(names, SUBCOMMANDS);
+    }
+
+    #[test]
+    fn a_built_in_guest_needs_no_parser() {
+        for words in [&["vmm", "real16-42"][..], &["vmm", "run", "simvirtio"]] {
+            let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let quick = built_in_guest(&arguments).unwrap();
+            let Command::Run(parsed) = Cli::try_parse_from(with_run(arguments)).unwrap().command else {
+                panic!("{words:?} is a run")
+            };
+            assert_eq!(format!("{quick:?}"), format!("{parsed:?}"));
+        }
+        for words in [
+            &["vmm"][..],
+            &["vmm", "guests"],
+            &["vmm", "run", "-q"],
+            &["vmm", "boot", "real16-42"],
+            &["vmm", "a.bin"],
+        ] {
+            let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
+            assert!(built_in_guest(&arguments).is_none(), "{words:?}");
+        }
     }
 
     #[test]

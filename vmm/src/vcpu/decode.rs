@@ -132,5 +132,14 @@ pub(super) fn decode(run: &kvm_run) -> Decoded {
     Decoded::Exit(exit)
 }
 
+/// The first exit that `run` holds, at the start of the mapping `page`: for the benches of the parts, which have no vCPU.
+#[cfg(feature = "bench")]
+pub fn first_exit(run: &kvm_run, page: &[u8]) -> Exit {
+    match decode(run) {
+        Decoded::Pio(transfer) => transfer.exit(page),
+        Decoded::Exit(exit) => exit,
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,193 @@
+//! `vmm compare`: exact exits of every row, files, and what goes wrong with them.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use serde_json::Value;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::Duration;
+use support::{Files, Liar, assert_error, kvm_test, plain_test, ran, vmm, wait, wait_for_handlers};
+use vmm::compare::{Failure, Ring, Row, Variant, Workload, run_echoes, run_message, run_nothing};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        kvm_test("exits_are_exact", exact_exits),
+        kvm_test("every_queue_length_carries_the_workload", queue_lengths),
+        kvm_test("a_row_has_all_its_measures", measures),
+        kvm_test("table_and_files_tell_the_same", files),
+        kvm_test("an_interruption_leaves_what_was_measured", interrupted),
+        kvm_test("a_full_disk_is_told", full_disk),
+        plain_test("without_kvm_it_says_so", without_kvm),
+        plain_test("numbers_out_of_range_are_usage", out_of_range),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+const RINGS: [Ring; 2] = [Ring::Zero, Ring::Three];
+
+fn workload(bytes: u32, messages: u32, queue_len: u16) -> Workload {
+    Workload { bytes, messages, echo: 1, queue_len }
+}
+
+/// For 600 bytes through 256: the driver knows TX tail when it is ready (2), and looks again when the queue is full by
+/// what it knows.
+fn exact_exits() {
+    for ring in RINGS {
+        let exits = |variant| {
+            let idle = run_nothing(variant, ring, workload(600, 20, 256)).unwrap();
+            let message = run_message(variant, ring, workload(600, 20, 256)).unwrap().exits - idle;
+            let echoes = run_echoes(variant, ring, workload(600, 20, 256)).unwrap().exits - idle;
+            (message, echoes)
+        };
+        // 600 stores, 2 looks on the way, and one at the end; of an echo a store, a look at RX head, and RX tail.
+        assert_eq!(exits(Variant::Byte), (603, 60));
+        // Three batches, with a look before the second and third, and one at the end.
+        assert_eq!(exits(Variant::Batch), (6, 60));
+        // KVM queues 169 stores, and the one after them is an exit: once before the first look, once before the second.
+        assert_eq!(exits(Variant::Coalesced), (5, 40));
+        assert_eq!(exits(Variant::Doorbell), (0, 0));
+        assert_eq!(exits(Variant::Polling), (0, 0));
+    }
+}
+
+fn queue_lengths() {
+    for queue_len in [2, 3, 12, 251, 4096] {
+        for variant in Variant::ALL {
+            for ring in RINGS {
+                let workload = workload(700, 30, queue_len);
+                run_message(variant, ring, workload).unwrap();
+                assert_eq!(run_echoes(variant, ring, workload).unwrap().round_trips.len(), 30);
+            }
+        }
+    }
+    // Longer echoes, which do not fit into what is left of the queue.
+    for variant in Variant::ALL {
+        run_echoes(variant, Ring::Three, Workload { echo: 100, ..workload(1, 30, 256) }).unwrap();
+    }
+}
+
+fn measures() {
+    for variant in Variant::ALL {
+        let mut row = Row::new(variant, Ring::Three);
+        (0..3).for_each(|_| row.measure(workload(1000, 50, 256)).unwrap());
+        assert_eq!(row.rounds(), 3);
+        assert!(row.exits_per_message().is_exact() && row.exits_per_round_trip().is_exact(), "{variant}");
+        assert!(row.bytes_per_second().min > 0.0 && row.round_trip(0.5).min > 0.0);
+        assert!(row.round_trip(0.99).median >= row.round_trip(0.5).median);
+        assert!(row.vcpu_seconds().min > 0.0);
+        let own = variant.transport().shares_memory();
+        assert_eq!((row.device_seconds().is_some(), row.device_busy().is_some()), (own, own));
+        assert!(row.device_busy().is_none_or(|busy| (0.0..=1.0).contains(&busy)));
+    }
+    // A length that no queue has is the caller's mistake.
+    let wrong = Row::new(Variant::Byte, Ring::Zero).measure(workload(1, 1, 1));
+    assert!(matches!(wrong, Err(Failure::Host(_))));
+}
+
+const SHORT: [&str; 7] = ["compare", "--bytes", "600", "--messages", "20", "--rounds", "2"];
+
+fn files() {
+    let files = Files::new();
+    let [json, svg] = ["json", "svg"].map(|name| files.0.path().join(name).to_str().unwrap().to_string());
+    // What was there before is gone, also where it was longer.
+    files.write("json", &[b'x'; 100_000]);
+    let told = support::run(vmm(&SHORT).args(["--json", &json, "--svg", &svg]));
+    assert_eq!((told.status, told.stderr.as_str()), (0, ""));
+    let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!((&document["format"], &document["version"]), (&"vmm-compare".into(), &1.into()));
+    assert_eq!((&document["workload"]["bytes"], &document["rounds"]), (&600.into(), &2.into()));
+    assert_eq!(document["interrupted"], false);
+    let rows = document["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 10);
+    for row in rows {
+        assert_eq!(row["rounds"], 2);
+        assert_eq!(
+            row["device_seconds"].is_null(),
+            !["doorbell", "polling"].contains(&row["variant"].as_str().unwrap())
+        );
+        for measure in ["exits_per_message", "bytes_per_second", "round_trip_p50_ns", "vcpu_seconds"] {
+            let of = |which: &str| row[measure][which].as_f64().unwrap();
+            assert!(of("min") <= of("median") && of("median") <= of("max"), "{row}");
+        }
+    }
+    assert_eq!(rows[0]["exits_per_message"]["median"], 603.0);
+    // Each sentence of the file is one of the text.
+    for sentence in document["conclusions"].as_array().unwrap() {
+        assert!(told.text().contains(sentence.as_str().unwrap()), "{sentence}");
+    }
+    let picture = std::fs::read_to_string(&svg).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
+    for text in ["prefers-color-scheme: dark", "<title id=", "<desc id=", "polling, ring 3"] {
+        assert!(picture.contains(text), "{text}");
+    }
+    assert!(!picture.contains("NaN") && !picture.contains("inf") && !picture.contains("href"), "{picture}");
+    assert_eq!(picture.matches("<rect").count(), 2 + 3 * rows.len());
+    // Some rows only, in the order of the table and not of the option.
+    let some = support::run(vmm(&SHORT).args(["--transports", "polling,byte", "--ring", "3"]));
+    let names: Vec<_> =
+        some.text().lines().skip(5).take(2).map(|line| line[..21].trim().to_string()).collect();
+    assert_eq!(names, ["store per byte     3", "polling            3"]);
+}
+
+fn interrupted() {
+    let files = Files::new();
+    let json = files.0.path().join("json");
+    let mut command =
+        vmm(&["compare", "--rounds", "1000", "--transports", "batch,polling", "--messages", "10"]);
+    let mut child = command
+        .arg("--json")
+        .arg(&json)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for_handlers(&child);
+    thread::sleep(Duration::from_millis(700));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(wait(&mut child), 117);
+    let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!((&document["interrupted"], &document["rounds"]), (&true.into(), &1000.into()));
+}
+
+fn full_disk() {
+    for option in ["--json", "--svg"] {
+        let told = support::run(vmm(&SHORT).args(["--transports", "batch", option, "/dev/full"]));
+        assert_eq!(told.status, 115, "{}", told.stderr);
+        let sentence =
+            format!("vmm: error: writing the results failed: /dev/full for {option}: No space left");
+        assert!(told.stderr.starts_with(&sentence) && told.stderr.lines().count() == 1, "{}", told.stderr);
+        assert!(told.text().contains("store per batch"), "the table is there all the same");
+    }
+}
+
+/// Opening `/dev/kvm` is no ioctl, so a host whose KVM has another version stands for one without.
+fn without_kvm() {
+    let liar = Liar::new();
+    let told = liar.run("ae00 -1 11 0 0 1000", &["compare"]);
+    assert_eq!(told.status, 115, "{}", told.stderr);
+    assert!(told.stderr.starts_with("vmm: error: ") && told.stderr.lines().count() == 1, "{}", told.stderr);
+}
+
+fn out_of_range() {
+    for (option, value) in [
+        ("--bytes", "0"),
+        ("--bytes", "16777217"),
+        ("--bytes", "18446744073709551615"),
+        ("--messages", "0"),
+        ("--messages", "100001"),
+        ("--rounds", "0"),
+        ("--rounds", "4294967297"),
+        ("--queue-len", "1"),
+        ("--queue-len", "4097"),
+    ] {
+        let told = ran(&["compare", option, value]);
+        assert_error(&told, 110, if option == "--queue-len" { "queue length" } else { option });
+    }
+    assert_eq!(ran(&["compare", "--transports", "pigeon"]).status, 110);
+    assert_eq!(ran(&["compare", "--ring", "1"]).status, 110);
+}

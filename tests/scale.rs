@@ -1,0 +1,121 @@
+//! `vmm bench scale`: all VMs end well, nothing is left over, and the figures are there; no figure is compared with another.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use serde_json::Value;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{Files, assert_error, kvm_test, plain_test, ran, shell, vmm, wait, wait_for_handlers};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        kvm_test("vms_at_once_all_end_well_and_leave_nothing", small),
+        kvm_test("the_table_has_a_line_for_each_side", table),
+        kvm_test("an_interruption_shows_what_there_is", interrupted),
+        kvm_test("an_interrupted_measurement_says_so", interrupted_one),
+        kvm_test("what_cannot_be_written_is_told", full_disk),
+        plain_test("what_does_not_fit_is_told_before", too_few_descriptors),
+        plain_test("a_file_that_cannot_be_opened_is_told_before", unusable_file),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// Each figure of a side that is a time or an amount.
+const FIGURES: [&str; 9] = [
+    "/vms_per_second",
+    "/wall_us/create",
+    "/wall_us/run",
+    "/wall_us/all",
+    "/cpu_us/create",
+    "/cpu_us/run",
+    "/cpu_us/all",
+    "/memory_bytes",
+    "/descriptors",
+];
+
+fn small() {
+    let files = Files::new();
+    // What was there is overwritten to its end.
+    let json = files.write("scale.json", &[b'x'; 1 << 16]);
+    let ran = ran(&["bench", "scale", "--vms", "1,3,20", "--rounds", "2", "--json", &json]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let value: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!((&value["bench"], &value["version"]), (&"scale".into(), &1.into()));
+    assert_eq!((&value["guest"], &value["rounds"]), (&"real16-42".into(), &2.into()));
+    assert_eq!(value["complete"], true);
+    let rows = value["rows"].as_array().unwrap();
+    // At least fifty are made for one measurement, in whole passes; there are two rounds.
+    for (row, (vms, made)) in rows.iter().zip([(1, 2 * 50), (3, 2 * 51), (20, 2 * 60)]) {
+        assert_eq!((&row["vms"], &row["rounds"]), (&vms.into(), &2.into()));
+        for side in ["vmm", "bare"] {
+            let of = &row[side];
+            assert_eq!((&of["made"], &of["verified"]), (&made.into(), &made.into()), "{side}: {of}");
+            for what in ["descriptors", "mappings", "threads", "timers"] {
+                assert_eq!(of["left_over"][what], 0, "{side}: {of}");
+            }
+            assert_eq!(of["descriptors"], 2.0, "{side}: {of}");
+            for figure in FIGURES {
+                assert!(of.pointer(figure).unwrap().as_f64().unwrap() > 0.0, "{side} {figure}: {of}");
+            }
+        }
+        assert!(row["ratio"]["cpu"].as_f64().unwrap() > 0.0 && row["ratio"]["wall"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(rows.len(), 3);
+}
+
+fn table() {
+    let ran = ran(&["bench", "scale", "--vms", "2", "--rounds", "1"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let text = ran.text();
+    let lines: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!((&lines[1][..2], lines[1].len()), (&["2", "vmm"][..], 10), "{text}");
+    assert_eq!((&lines[2][..2], lines[2].len()), (&["2", "bare"][..], 8), "{text}");
+    assert_eq!(ran.stderr, "vmm: 2 VMs at once, round 1 of 1\n");
+}
+
+fn interrupted() {
+    let files = Files::new();
+    let json = files.0.path().join("scale.json");
+    let mut child =
+        vmm(&["bench", "scale", "--vms", "2,50", "--rounds", "1000", "--json"]).arg(&json).spawn().unwrap();
+    wait_for_handlers(&child);
+    // A round takes some milliseconds; at least one is to be there.
+    thread::sleep(Duration::from_secs(3));
+    let asked = Instant::now();
+    let kill = shell("kill -INT \"$1\"", &[&child.id().to_string()]);
+    assert_eq!(kill.status, 0, "{}", kill.stderr);
+    assert_eq!(wait(&mut child), 117);
+    assert!(asked.elapsed() < Duration::from_secs(20), "it went on after an interruption");
+    let value: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(value["complete"], false);
+    let rows = value["rows"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows[0]["rounds"].as_u64().unwrap() >= 1, "{value}");
+}
+
+fn interrupted_one() {
+    let ran =
+        shell("exec timeout --preserve-status -s TERM 0.3 \"$0\" bench scale --only vmm --vms 2000", &[]);
+    assert_eq!((ran.status, ran.text().as_str()), (117, ""), "{}", ran.stderr);
+}
+
+fn full_disk() {
+    let ran = ran(&["bench", "scale", "--vms", "1", "--rounds", "1", "--json", "/dev/full"]);
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert!(ran.stderr.contains("writing the file of --json failed"), "{}", ran.stderr);
+}
+
+fn too_few_descriptors() {
+    let ran = shell("ulimit -n 64; exec \"$0\" bench scale --vms 5,100 --rounds 1", &[]);
+    assert_error(&ran, 115, "100 VMs need 232 file descriptors, and 64 are allowed, with which 16 VMs fit");
+}
+
+fn unusable_file() {
+    let files = Files::new();
+    let folder = files.0.path().to_str().unwrap();
+    assert_error(&ran(&["bench", "scale", "--json", folder]), 110, "for --json");
+}

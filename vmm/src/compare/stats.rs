@@ -1,0 +1,60 @@
+//! Medians, their spread, percentiles.
+
+/// The median of some values, and the smallest and largest.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// The median: of an even number the mean of the middle two.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of these values; all zero where there are none.
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
+        let last = values.len().saturating_sub(1);
+        let median = (at(last / 2) + at(last.div_ceil(2))) / 2.0;
+        Self { median, min: at(0), max: at(last) }
+    }
+
+    /// Whether all values are the same.
+    pub fn is_exact(&self) -> bool {
+        self.min == self.max
+    }
+}
+
+/// The smallest of `values` that `part` of them (0 to 1) do not exceed; zero where there are none.
+pub fn percentile(values: &[u64], part: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_unstable();
+    let rank = (part.clamp(0.0, 1.0) * values.len() as f64).ceil() as usize;
+    values.get(rank.saturating_sub(1)).map_or(0.0, |value| *value as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        let spread = |values: &[f64]| Spread::of(values.iter().copied());
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(spread(&[4.0, 1.0]).median, 2.5);
+        assert_eq!(spread(&[]), Spread::default());
+        assert!(spread(&[7.0, 7.0]).is_exact() && !spread(&[7.0, 8.0]).is_exact());
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_there() {
+        let values: Vec<u64> = (1..=100).rev().collect();
+        let of = |part| percentile(&values, part);
+        assert_eq!((of(0.5), of(0.99), of(1.0), of(0.0)), (50.0, 99.0, 100.0, 1.0));
+        assert_eq!(percentile(&[7], 0.5), 7.0);
+        assert_eq!(percentile(&[], 0.5), 0.0);
+    }
+}
