@@ -29,16 +29,17 @@ use vmm::saved::file::{self, Target};
 use vmm::saved::{Profile, Saved};
 use vmm::stdio::Patient;
 
-/// Options of `vmm report`.
+/// Shows a profile or a trace that a run has written, or the difference of two
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  vmm report run.json                                  a profile as tables
-  vmm report run.json --format html -o run.html        the same as a page for a browser
-  vmm report run.trace --format csv -o exits.csv       a trace for a spreadsheet, a line for each exit
-  vmm report before.json after.json                    what has changed, site by site
+  vmm report run.json                              a profile as tables
+  vmm report run.json --format html -o run.html    the same as a page for a browser
+  vmm report run.trace --format csv -o exits.csv   a trace, a line for each exit
+  vmm report before.json after.json                what has changed, site by site
 
-Profiles and traces come from `vmm run --profile json=FILE` and `vmm run --trace FILE`. Which of them a
-file is, its content says. Where a trace is compared, it is summed up by site first.")]
+Profiles and traces come from `vmm run --profile json=FILE` and `vmm run --trace FILE`;
+so of `vmm boot`. Which of them a file is, its content says. Where a trace is
+compared, it is summed up by site first.")]
 pub struct ReportArgs {
     /// A profile or a trace; - is standard input
     #[arg(value_name = "FILE")]
