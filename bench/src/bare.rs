@@ -2,7 +2,7 @@
 //!
 //! It answers an exit with one `match`, has no bus, no lock and no second device, and counts nothing.
 
-use crate::guest::{ADDRESS, MARK, MSR, PORT};
+use crate::loops::{ADDRESS, MARK, MSR, PORT};
 use crate::memory::Memory;
 use crate::sys::{Cost, Moment};
 use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap};

@@ -1,7 +1,7 @@
 //! What an exit costs: the loop of `vmm::run` with its whole chain of controllers, next to a bare KVM_RUN loop.
 
 use crate::bare::{Bare, START};
-use crate::guest::{self, ADDRESS, Access, MARK, MSR, PORT, UNROLLED};
+use crate::loops::{self, ADDRESS, Access, MARK, MSR, PORT, UNROLLED};
 use crate::row::{Against, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
 use crate::sys::{Cost, Moment};
 use std::ops::ControlFlow;
@@ -123,7 +123,7 @@ const HOW: &str = "CPU time of the vCPU's thread, per exit";
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for access in Access::ALL {
-        let code = guest::long(access, PASSES);
+        let code = loops::long(access, PASSES);
         let costs = interleave(rounds, &RUNNERS, |runner| {
             batch(*runner, &code).map_err(|error| format!("{}, {runner:?}: {error}", access.name()))
         })?;

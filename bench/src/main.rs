@@ -4,14 +4,18 @@
 //! comes of them; the parts of an exit's way are measured by `make bench-parts`.
 
 mod bare;
+mod cold;
+mod echo;
 mod exits;
-mod guest;
 mod host;
+mod loops;
 mod memory;
 mod plot;
 mod qemu;
 mod results;
 mod row;
+mod scale;
+mod scratch;
 mod size;
 mod sys;
 mod table;
@@ -76,6 +80,24 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "an exit and its way to a device and back, over a bare KVM_RUN loop",
         rounds: 150,
         run: |_, rounds| exits::run(rounds),
+    },
+    Measurement {
+        name: "cold",
+        about: "the start of vmm to its end with a tiny guest, over a bare program",
+        rounds: 150,
+        run: |context, rounds| cold::run(rounds, context.vmm()?),
+    },
+    Measurement {
+        name: "echo",
+        about: "a byte to the device and back by polling, from ring 3, over a bare poller",
+        rounds: 40,
+        run: |_, rounds| echo::run(rounds),
+    },
+    Measurement {
+        name: "scale",
+        about: "1 to 1000 VMs alive in one process, over a bare program",
+        rounds: 5,
+        run: |context, rounds| scale::run(rounds, context.vmm()?),
     },
     Measurement {
         name: "size",

@@ -4,10 +4,10 @@
 //! same code runs in both: at 0x1000 here, as firmware there. The console is a byte to port 0xe9, which both hand to
 //! `/dev/null`; the register is the magic value of a SIMVIRTIO or virtio-mmio window.
 
-use crate::guest::{self, UNROLLED};
+use crate::loops::{self, UNROLLED};
 use crate::row::{Against, Row, Unit, cpu, interleave, wall};
+use crate::scratch::Scratch;
 use crate::sys::{self, Cost};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,41 +21,6 @@ const VIRTIO: u32 = 0xfeb0_0000;
 const SIMVIRTIO: u32 = 0x10_0000;
 /// Passes of a guest's loop: 19,200 exits.
 const PASSES: u32 = 300;
-
-/// A folder of this process's own, removed at the end.
-#[derive(Debug)]
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes one.
-    ///
-    /// # Errors
-    /// The host cannot.
-    pub fn new() -> Result<Self, String> {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("vmm-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
-        Ok(Self(path))
-    }
-
-    /// A new file in it.
-    ///
-    /// # Errors
-    /// The host cannot.
-    pub fn file(&self, name: &str, data: &[u8]) -> Result<PathBuf, String> {
-        let path = self.0.join(name);
-        fs::write(&path, data).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// QEMU, where it is.
 pub fn find() -> Option<PathBuf> {
@@ -125,14 +90,14 @@ pub fn run(rounds: usize, vmm: &Path, qemu: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
     let mut contestants = Vec::new();
     for (name, passes) in [("none", 0), ("many", PASSES)] {
-        let console = guest::real_console(passes);
+        let console = loops::real_console(passes);
         let own = scratch.file(&format!("console-{name}.bin"), &console)?;
-        let firmware = scratch.file(&format!("console-{name}.fw"), &guest::firmware(&console))?;
+        let firmware = scratch.file(&format!("console-{name}.fw"), &loops::firmware(&console))?;
         contestants.push(ours(vmm, own, "@0x1000:16"));
         contestants.push(theirs(qemu, firmware));
-        let own = scratch.file(&format!("reads-{name}.bin"), &guest::protected_reads(SIMVIRTIO, passes))?;
-        let code = guest::protected_reads(VIRTIO, passes);
-        let firmware = scratch.file(&format!("reads-{name}.fw"), &guest::firmware32(&code))?;
+        let own = scratch.file(&format!("reads-{name}.bin"), &loops::protected_reads(SIMVIRTIO, passes))?;
+        let code = loops::protected_reads(VIRTIO, passes);
+        let firmware = scratch.file(&format!("reads-{name}.fw"), &loops::firmware32(&code))?;
         contestants.push(ours(vmm, own, "@0x1000:32"));
         contestants.push(theirs(qemu, firmware));
     }

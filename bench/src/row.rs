@@ -12,6 +12,8 @@ pub enum Unit {
     Nanoseconds,
     /// Bytes.
     Bytes,
+    /// Things.
+    Count,
     /// One number over another.
     Ratio,
 }
@@ -22,6 +24,7 @@ impl Unit {
         match self {
             Self::Nanoseconds => "ns",
             Self::Bytes => "bytes",
+            Self::Count => "count",
             Self::Ratio => "ratio",
         }
     }

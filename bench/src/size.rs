@@ -1,8 +1,9 @@
 //! How much memory a run takes, and how large the program is; next to QEMU's.
 
-use crate::guest;
-use crate::qemu::{self, Scratch};
+use crate::loops;
+use crate::qemu;
 use crate::row::{Against, Goal, Pair, Row, Unit};
+use crate::scratch::Scratch;
 use crate::sys;
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ const LIMIT: f64 = 3e6;
 /// Measures `rounds` runs of `vmm`, and of QEMU where it is.
 pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let firmware = scratch.file("tiny.fw", &guest::firmware(&guest::real_console(0)))?;
+    let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::real_console(0)))?;
     let (mut memory, mut size) = (Pair::default(), Pair::default());
     for _ in 0..rounds {
         let mut command = Command::new(vmm);

@@ -22,6 +22,7 @@ pub fn number(value: f64, unit: Unit) -> String {
         (Unit::Bytes, ..1e3) => format!("{value:.0} bytes"),
         (Unit::Bytes, ..1e6) => scaled(value / 1e3, "kB"),
         (Unit::Bytes, _) => scaled(value / 1e6, "MB"),
+        (Unit::Count, _) => format!("{value}"),
         (Unit::Ratio, _) => format!("{value:.3}"),
     }
 }
@@ -132,6 +133,8 @@ mod tests {
             (1.5e9, Unit::Nanoseconds, "1.50 s"),
             (2_175_168.0, Unit::Bytes, "2.18 MB"),
             (512.0, Unit::Bytes, "512 bytes"),
+            (0.0, Unit::Count, "0"),
+            (0.25, Unit::Count, "0.25"),
             (1.0254, Unit::Ratio, "1.025"),
         ] {
             assert_eq!(number(value, unit), text);

@@ -17,7 +17,7 @@ fn the_list_has_a_line_for_each_measurement() {
     let listed = bench(&["--list"]);
     assert!(listed.status.success());
     let list = text(&listed.stdout);
-    for name in ["exits", "size", "qemu"] {
+    for name in ["exits", "cold", "echo", "scale", "size", "qemu"] {
         assert!(list.lines().any(|line| line.starts_with(name) && line.contains("rounds")), "{list}");
     }
 }

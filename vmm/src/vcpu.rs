@@ -30,6 +30,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
@@ -131,6 +132,8 @@ pub struct KvmVcpu {
     refusals: u32,
 }
 
+/// `_IO(KVMIO, 0x80)`.
+const KVM_RUN: libc::c_ulong = 0xae80;
 /// How often KVM_RUN may say "try again" in a row.
 const PATIENCE: u32 = 100;
 /// How long a vCPU that cannot be entered before it is started is left alone.
@@ -273,6 +276,15 @@ impl KvmVcpu {
         })
     }
 
+    /// Runs the guest until its next exit (KVM_RUN). `VcpuFd::run` would decode that, for nobody: [`Exit`] is this crate's own.
+    fn run(&mut self) -> Result<(), kvm_ioctls::Error> {
+        // SAFETY: the call's argument is 0, and `kvm_run`, which the kernel fills, is the vCPU's own mapping.
+        match unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0) } {
+            0.. => Ok(()),
+            _ => Err(kvm_ioctls::Error::last()),
+        }
+    }
+
     /// The exit that `kvm_run` holds; of port I/O the first element.
     fn decode(&mut self) -> Exit {
         match decode(self.fd.get_kvm_run()) {
@@ -382,7 +394,7 @@ impl Vcpu for KvmVcpu {
                 if let Some(element) = self.answer(entry) {
                     return Ok((element, Arrival::NextElement));
                 }
-                let answer = self.fd.run().map(drop);
+                let answer = self.run();
                 self.in_sync = self.syncs;
                 answer
             }

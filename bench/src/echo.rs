@@ -1,0 +1,104 @@
+//! The polling echo in ring 3: a byte to the device and back through shared memory, next to the same image with a bare
+//! poller (`bench/bare/echo.c`).
+//!
+//! The times are the guest's own, by the time-stamp counter. Both sides are busy all the time, so on a host with fewer free
+//! CPUs than two the median says nothing.
+
+use crate::row::{Against, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
+use crate::scratch::{Scratch, compile};
+use crate::sys::{self, Cost};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use vmm::compare::{Failure, Ring, Variant, Workload, percentile, run_echoes, run_nothing};
+
+/// The bare program's source.
+const BARE: &str = include_str!("../bare/echo.c");
+/// What both do in a batch.
+const WORKLOAD: Workload = Workload { bytes: 0, messages: 5000, echo: 1, queue_len: 256 };
+
+/// Who runs the image.
+enum Runner {
+    Ours,
+    Bare,
+}
+
+/// Measures so many batches of each.
+///
+/// # Errors
+/// gcc is missing, a guest does not end as it should, or an echo is wrong.
+pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
+    let scratch = Scratch::new()?;
+    let bare = compile(&scratch, "echo", BARE, &["-pthread"])?;
+    let image = scratch.file("image", guest::COMPARE)?;
+    let output = scratch.file("output", b"")?;
+    let mut exits = Vec::new();
+    let costs = interleave(rounds, &[Runner::Ours, Runner::Bare], |runner| match runner {
+        Runner::Ours => ours(&mut exits),
+        Runner::Bare => theirs(&bare, &image, &output),
+    })?;
+    let [ours, bare] = costs.as_slice() else { return Ok(Vec::new()) };
+    let pair = cpu(ours, bare);
+    let ratio = pair.ratios().map(|ratio| Goal {
+        what: "polling echo over the bare poller, ring 3, median of batches",
+        unit: Unit::Ratio,
+        limit: 1.2,
+        value: ratio.median,
+        error: ratio.error,
+    });
+    let echo = Row {
+        id: "echo".into(),
+        title: "polling echo of a byte, ring 3".into(),
+        other: "bare poller",
+        against: Against::Floor,
+        unit: Unit::Nanoseconds,
+        how: "median round trip of a batch of 5,000, by the guest's clock",
+        wall: wall(ours, bare),
+        goals: ratio.into_iter().collect(),
+        pair,
+    };
+    let most = Summary::of(&exits).map(|exits| Goal {
+        what: "polling exits per message",
+        unit: Unit::Count,
+        limit: 0.0,
+        value: exits.max,
+        error: 0.0,
+    });
+    let counted = Row {
+        id: "echo-exits".into(),
+        title: "exits per polling echo".into(),
+        other: "",
+        against: Against::Itself,
+        unit: Unit::Count,
+        how: "exits of a batch, less those of a run that only shakes hands, by message",
+        pair: Pair { ours: exits, other: Vec::new() },
+        wall: Pair::default(),
+        goals: most.into_iter().collect(),
+    };
+    Ok(vec![echo, counted])
+}
+
+/// A batch by this VMM: the median round trip, and the mean in the place of the wall's time.
+fn ours(exits: &mut Vec<f64>) -> Result<Cost, String> {
+    let told = |failure: Failure| failure.to_string();
+    let idle = run_nothing(Variant::Polling, Ring::Three, WORKLOAD).map_err(told)?;
+    let echoes = run_echoes(Variant::Polling, Ring::Three, WORKLOAD).map_err(told)?;
+    let count = f64::from(WORKLOAD.messages);
+    exits.push((echoes.exits as f64 - idle as f64) / count);
+    let sum: u64 = echoes.round_trips.iter().sum();
+    Ok(Cost { cpu: percentile(&echoes.round_trips, 0.5), wall: sum as f64 / count })
+}
+
+/// A batch by the bare poller, which prints both.
+fn theirs(bare: &Path, image: &Path, output: &Path) -> Result<Cost, String> {
+    let to = fs::File::create(output).map_err(|error| error.to_string())?;
+    let mut command = Command::new(bare);
+    command.arg(image).arg(WORKLOAD.messages.to_string()).stdin(Stdio::null()).stdout(to);
+    let ran = sys::run(&mut command)?;
+    let said = fs::read_to_string(output).map_err(|error| error.to_string())?;
+    let mut numbers = said.split_whitespace().map(str::parse);
+    match (ran.status.success(), numbers.next(), numbers.next()) {
+        (true, Some(Ok(cpu)), Some(Ok(wall))) => Ok(Cost { cpu, wall }),
+        _ => Err(format!("the bare poller ended with {}", ran.status)),
+    }
+}

@@ -1,0 +1,76 @@
+//! Files for a while: guests for other programs, and bare programs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A folder of this process's own, removed at the end.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// The host cannot.
+    pub fn new() -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("vmm-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// A new file in it.
+    ///
+    /// # Errors
+    /// The host cannot.
+    pub fn file(&self, name: &str, data: &[u8]) -> Result<PathBuf, String> {
+        let path = self.0.join(name);
+        fs::write(&path, data).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Builds a bare program from C, with the options that its source names.
+///
+/// # Errors
+/// There is no compiler, or it refuses.
+pub fn compile(scratch: &Scratch, name: &str, text: &str, options: &[&str]) -> Result<PathBuf, String> {
+    let source = scratch.file(&format!("{name}.c"), text.as_bytes())?;
+    let program = source.with_extension("");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "gcc".into());
+    let mut command = Command::new(&compiler);
+    command.args(["-O2", "-static"]).args(options).args([Path::new("-o"), &program, &source]);
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(program),
+        Ok(output) => {
+            let said = vmm::boot::printable_text(String::from_utf8_lossy(&output.stderr).trim());
+            Err(format!("the bare program {name} does not compile: {said}"))
+        }
+        Err(error) => Err(format!("{} cannot be started: {error}", compiler.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_goes_with_its_folder_and_what_does_not_compile_is_told() {
+        let scratch = Scratch::new().unwrap();
+        let file = scratch.file("a", b"b").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"b");
+        let refused = compile(&scratch, "wrong", "int main(void) { return x; }", &[]).unwrap_err();
+        assert!(refused.contains("the bare program wrong does not compile"), "{refused}");
+        drop(scratch);
+        assert!(!file.exists());
+    }
+}
