@@ -4,6 +4,7 @@
 //! comes of them; the parts of an exit's way are measured by `make bench-parts`.
 
 mod bare;
+mod cold;
 mod exits;
 mod guest;
 mod host;
@@ -12,6 +13,7 @@ mod plot;
 mod qemu;
 mod results;
 mod row;
+mod scale;
 mod size;
 mod sys;
 mod table;
@@ -76,6 +78,18 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "an exit and its way to a device and back, over a bare KVM_RUN loop",
         rounds: 150,
         run: |_, rounds| exits::run(rounds),
+    },
+    Measurement {
+        name: "cold",
+        about: "from the start of the program to its end with a tiny guest, over a bare program",
+        rounds: 300,
+        run: |context, rounds| cold::run(rounds, context.vmm()?),
+    },
+    Measurement {
+        name: "scale",
+        about: "1 to 1000 VMs alive in one process, over a bare program that does the same",
+        rounds: 5,
+        run: |context, rounds| scale::run(rounds, context.vmm()?),
     },
     Measurement {
         name: "size",

@@ -1,118 +1,109 @@
-//! Many VMs at once: the program's own `vmm bench scale`, and the worst of its ratios.
+//! Many VMs at once: the program's own `vmm bench scale`, a round at a time.
 
+use crate::qemu::Scratch;
+use crate::row::{Against, Goal, Pair, Row, Unit};
+use crate::sys;
 use serde_json::Value;
-use std::env;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{self, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-/// How many VMs are alive at once, in the order of the results.
-pub const VMS: [u64; 4] = [1, 10, 100, 1000];
+/// How many VMs are alive at once.
+const VMS: [u64; 4] = [1, 10, 100, 1000];
+/// The most that a VM may cost, over the bare program's.
+const LIMIT: f64 = 1.1;
 
-/// What came of one number of VMs. Times in microseconds and memory in bytes, for each VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Scale {
-    /// How many were alive at once.
-    pub vms: u64,
-    /// VMs made, run and dropped in a second, on all cores.
-    pub per_second: f64,
-    /// CPU time.
-    pub cpu: f64,
-    /// Memory of the process that each has.
-    pub memory: f64,
-    /// File descriptors that each has.
-    pub descriptors: f64,
-    /// CPU time over the bare program's.
-    pub cpu_ratio: f64,
-    /// Wall time over the bare program's.
-    pub wall_ratio: f64,
-}
-
-/// What came of all of them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ScaleResult {
-    /// One for each of [`VMS`].
-    pub rows: Vec<Scale>,
-    /// The worst ratio of CPU time, and with how many VMs it was.
-    pub worst: (f64, u64),
-}
-
-/// Runs the `vmm` beside this program, so many rounds for each of [`VMS`].
+/// Measures so many rounds for each number of VMs.
 ///
 /// # Errors
-/// It is missing, or ends with another status than 0: then a guest did not leave 42, something was left over, or the host
+/// `vmm bench scale` ends with another status than 0: then a guest did not leave 42, something was left over, or the host
 /// has no room.
-pub fn run(rounds: usize) -> Result<ScaleResult, String> {
-    let program = env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
-    let folder = program.parent().ok_or("this program is in no folder")?;
-    let vmm = folder.join("vmm");
-    let file = Temporary(env::temp_dir().join(format!("vmm-bench-scale-{}.json", process::id())));
-    let vms = VMS.map(|vms| vms.to_string()).join(",");
-    let ended = Command::new(&vmm)
-        .args(["bench", "scale", "--vms", &vms, "--rounds", &rounds.to_string(), "--json"])
-        .arg(&file.0)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{} cannot be started: {error}", vmm.display()))?;
-    if !ended.status.success() {
-        let said = String::from_utf8_lossy(&ended.stderr);
-        let last = said.lines().next_back().unwrap_or("nothing").to_owned();
-        return Err(format!("vmm bench scale ended with {}: {last}", ended.status));
+pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
+    let scratch = Scratch::new()?;
+    let mut rows = Vec::new();
+    for vms in VMS {
+        let (mut cpu, mut wall) = (Pair::default(), Pair::default());
+        for _ in 0..rounds {
+            let file = scratch.file("scale.json", b"")?;
+            let mut command = Command::new(vmm);
+            command.args(["bench", "scale", "--rounds", "1", "--vms", &vms.to_string(), "--json"]).arg(&file);
+            let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let ran = match sys::run(quiet) {
+                Err(_) if vmm::interrupted() => break,
+                ran => ran?,
+            };
+            if !ran.status.success() {
+                return Err(format!(
+                    "vmm bench scale --vms {vms} ended with {}: run it to see why",
+                    ran.status
+                ));
+            }
+            let text = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let [ours, bare] = parse(&text).ok_or("vmm bench scale wrote something else than its figures")?;
+            cpu.ours.push(ours.0);
+            cpu.other.push(bare.0);
+            wall.ours.push(ours.1);
+            wall.other.push(bare.1);
+        }
+        rows.push(row(vms, cpu, wall));
+        if vmm::interrupted() {
+            break;
+        }
     }
-    let text = fs::read(&file.0).map_err(|error| format!("{}: {error}", file.0.display()))?;
-    let value = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.0.display()))?;
-    parse(&value).ok_or_else(|| format!("vmm bench scale wrote something else: {value}"))
+    Ok(rows)
 }
 
-/// A file that goes with it.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+fn row(vms: u64, pair: Pair, wall: Pair) -> Row {
+    let goal = pair.ratios().map(|ratios| Goal {
+        what: "N VMs over bare at the same N",
+        unit: Unit::Ratio,
+        limit: LIMIT,
+        value: ratios.median,
+        error: ratios.error,
+    });
+    Row {
+        id: format!("scale-{vms}"),
+        title: format!("one of {vms} VMs at once"),
+        other: "bare program",
+        against: Against::Floor,
+        unit: Unit::Nanoseconds,
+        how: "CPU time of each VM, made, run and dropped, while all are alive in one process (vmm bench scale)",
+        pair,
+        wall,
+        goals: goal.into_iter().collect(),
     }
 }
 
-fn parse(value: &Value) -> Option<ScaleResult> {
-    let row = |row: &Value| {
-        let number = |place: &str| row.pointer(place)?.as_f64();
-        Some(Scale {
-            vms: row.get("vms")?.as_u64()?,
-            per_second: number("/vmm/vms_per_second")?,
-            cpu: number("/vmm/cpu_us/all")?,
-            memory: number("/vmm/memory_bytes")?,
-            descriptors: number("/vmm/descriptors")?,
-            cpu_ratio: number("/ratio/cpu")?,
-            wall_ratio: number("/ratio/wall")?,
-        })
+/// CPU and wall time of a VM, in nanoseconds: this program's and the bare one's.
+fn parse(text: &[u8]) -> Option<[(f64, f64); 2]> {
+    let value: Value = serde_json::from_slice(text).ok()?;
+    let row = value.get("rows")?.get(0)?;
+    let of = |side: &str| {
+        let side = row.get(side)?;
+        let time = |clock: &str| Some(side.get(clock)?.get("all")?.as_f64()? * 1e3);
+        Some((time("cpu_us")?, time("wall_us")?))
     };
-    let rows: Vec<_> = value.get("rows")?.as_array()?.iter().map(row).collect::<Option<_>>()?;
-    let worst = rows.iter().map(|row| (row.cpu_ratio, row.vms)).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    Some(ScaleResult { rows, worst })
+    Some([of("vmm")?, of("bare")?])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn the_worst_ratio_is_found() {
-        let row = |vms: u64, ratio: f64| {
-            json!({
-                "vms": vms,
-                "vmm": { "vms_per_second": 1.0, "cpu_us": { "all": 2.0 }, "memory_bytes": 3.0, "descriptors": 2.0 },
-                "ratio": { "cpu": ratio, "wall": 1.0 },
-            })
-        };
-        let result = parse(&json!({ "rows": [row(1, 1.01), row(10, 1.2), row(100, 0.9)] })).unwrap();
-        assert_eq!((result.worst, result.rows.len()), ((1.2, 10), 3));
+    fn figures_are_read() {
+        let text = br#"{"rows":[{"vmm":{"cpu_us":{"all":2},"wall_us":{"all":3}},
+            "bare":{"cpu_us":{"all":1.5},"wall_us":{"all":1}}}]}"#;
+        assert_eq!(parse(text), Some([(2000.0, 3000.0), (1500.0, 1000.0)]));
+        for text in ["", "{}", "{\"rows\":[]}", "{\"rows\":[{\"vmm\":{}}]}"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]
-    fn what_is_no_result_is_refused() {
-        for value in [json!({}), json!({ "rows": [] }), json!({ "rows": [{ "vms": 1 }] })] {
-            assert!(parse(&value).is_none(), "{value}");
-        }
+    fn the_goal_is_for_the_rounds_own_ratios() {
+        let pair = Pair { ours: vec![1.0, 20.0, 3.0], other: vec![1.0, 10.0, 2.0] };
+        let row = row(10, pair, Pair::default());
+        assert_eq!(row.goals.first().map(|goal| (goal.value, goal.reached())), Some((1.5, false)));
     }
 }
