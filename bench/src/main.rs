@@ -90,7 +90,7 @@ const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "echo",
         about: "a byte to the device and back by polling, from ring 3, over a bare poller",
-        rounds: 40,
+        rounds: 20,
         run: |_, rounds| echo::run(rounds),
     },
     Measurement {
