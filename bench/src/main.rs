@@ -78,7 +78,7 @@ const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "exits",
         about: "an exit and its way to a device and back, over a bare KVM_RUN loop",
-        rounds: 150,
+        rounds: 120,
         run: |_, rounds| exits::run(rounds),
     },
     Measurement {
