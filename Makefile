@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
+.PHONY: help run polling static test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -21,6 +21,17 @@ run: setup ## Run the SIMVIRTIO guest: its message, the verdict, its exits
 
 polling: setup ## Run the same guest without exits, over shared memory
 	@$(CARGO) run $(LOCKED) --release -- simvirtio --transport polling
+
+TRIPLE := x86_64-unknown-linux-gnu
+
+# Not the way everything is built: the tests play sick hosts with a library that only a dynamic program loads, and a C
+# library to link with is not installed everywhere. With --target macros are still compiled for the compiler.
+static: setup ## Build the program as one static file, which starts fastest: target/release/vmm-static
+	@case $$(gcc -print-file-name=libc.a) in */*) ;; *) \
+		echo "make: the static C library is missing (libc.a): install libc6-dev, glibc-static or the like" >&2; exit 1;; esac
+	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" \
+		$(CARGO) build $(LOCKED) --release --package vmm --target $(TRIPLE)
+	@mkdir -p $(TARGET)/release && cp $(TARGET)/$(TRIPLE)/release/vmm $(TARGET)/release/vmm-static
 
 test: setup ## Run every test, and print the grades
 	@$(CARGO) build $(LOCKED) --release

@@ -38,15 +38,18 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Result<()
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)) }
 }
 
-/// A limit of file size (RLIMIT_FSIZE) becomes an error of the write, instead of a signal that ends the
-/// program without a word.
-pub fn make_limits_errors() {
-    // SAFETY: a plain setting of the process.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+/// Has writes fail, instead of a signal end the program without a word: beyond a limit of file size (RLIMIT_FSIZE), and to
+/// a reader who has gone.
+pub fn prepare() {
+    // SAFETY: plain settings of the process.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
 }
 
-/// Whether standard output was closed when the program started. Rust's standard library opens `/dev/null` in
-/// its place before `main`, and what is printed would be lost without a word.
+/// Whether standard output was closed when the program started. `/dev/null` is opened in its place before `main`, lest a
+/// file of ours be taken for it, and what is printed would be lost without a word.
 static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// When the program started, as soon as it could tell.
@@ -57,18 +60,24 @@ pub(crate) fn started() -> Instant {
     *STARTED.get_or_init(Instant::now)
 }
 
-extern "C" fn look_at_stdout() {
+extern "C" fn look_at_streams() {
     started();
-    // SAFETY: a plain system call, which changes nothing.
-    let closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } < 0;
-    STDOUT_WAS_CLOSED.store(closed, Ordering::Relaxed);
+    for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: plain system calls. What is opened takes the lowest number that is free, which is that of the stream.
+        unsafe {
+            if libc::fcntl(stream, libc::F_GETFD) < 0 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+                STDOUT_WAS_CLOSED.fetch_or(stream == libc::STDOUT_FILENO, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 // SAFETY: the loader calls what is in this section before `main`, in order; the function needs nothing that
 // is not there by then.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+static LOOK_AT_STREAMS: extern "C" fn() = look_at_streams;
 
 /// Whether the program was started without a standard output.
 pub fn stdout_was_closed() -> bool {

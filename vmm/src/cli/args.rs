@@ -10,7 +10,8 @@ use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
 use vmm::msr::MsrRule;
 
-#[derive(Debug, Args)]
+// The defaults are those of the options: `a_built_in_guest_needs_no_parser` compares them.
+#[derive(Debug, Default, Args)]
 pub(super) struct RunArgs {
     /// A built-in guest (`vmm guests` lists them), an ELF64 executable, or a flat binary as
     /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32
@@ -223,6 +224,13 @@ pub(super) fn parse_msr_rule(text: &str) -> Result<(u32, MsrRule), String> {
 /// How long a guest may run; nothing for as long as it likes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
+
+/// That of a run.
+impl Default for Timeout {
+    fn default() -> Self {
+        Self(Some(Duration::from_secs(10)))
+    }
+}
 
 pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
     const MOST: f64 = 1e9;

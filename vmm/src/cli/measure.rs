@@ -23,12 +23,22 @@ pub(super) struct ReportArgs {
     trace: Option<PathBuf>,
 
     /// How many exits a trace has, up to 4194304
-    #[arg(long, value_name = "N", default_value_t = 65_536, requires = "trace")]
+    #[arg(long, value_name = "N", default_value_t = TRACE_EXITS, requires = "trace")]
     trace_exits: usize,
 
     /// Of what is said after the run, only the first line
     #[arg(short, long)]
     pub(super) quiet: bool,
+}
+
+/// How many exits a trace has, unless the user says otherwise.
+const TRACE_EXITS: usize = 65_536;
+
+/// As without an option.
+impl Default for ReportArgs {
+    fn default() -> Self {
+        Self { no_profile: false, profile: None, trace: None, trace_exits: TRACE_EXITS, quiet: false }
+    }
 }
 
 /// The file of a profile.
