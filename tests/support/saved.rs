@@ -68,7 +68,7 @@ pub fn boot_trace(exits: usize) -> Trace {
             rip: Some(0xffff_ffff_8100_0000 + (numbers.next() & 0xf_ffff)),
             in_kvm,
             in_vmm: numbers.duration(in_vmm),
-            vcpu: u16::from(numbers.next() % 4 == 0),
+            vcpu: u16::from(numbers.next().is_multiple_of(4)),
             reason,
             width,
             next_element: false,
