@@ -104,6 +104,7 @@ PLOT = $(if $(SAVE),docs/img/bench.svg,$(TARGET)/bench/bench.svg)
 bench: setup qemu ## What exits, starts and memory cost, next to bare programs and QEMU: 3 minutes (ROUNDS, ONLY=name, SAVE=1: docs/img)
 	@$(CARGO) build $(LOCKED) --release
 	@$(CARGO) build $(LOCKED) --release -p bench
+	@$(MAKE) --no-print-directory static || echo "make: a cold start is measured without the static program" >&2
 	@$(TARGET)/release/bench --json $(TARGET)/bench/results.json --svg $(PLOT) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(ONLY:%=--only %)
 	@echo "make: the plot is $(PLOT), the numbers are $(TARGET)/bench/results.json; make bench-parts measures the parts" >&2

@@ -11,7 +11,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use support::{Files, Ran, assert_error, kvm_test, plain_test, ran, run, shell};
+use support::{
+    Files, Ran, assert_error, kvm_test, plain_test, ran, run, shell, vmm, wait, wait_for_handlers,
+};
 use vmm::saved::{Profile, Saved, Trace};
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         plain_test("a_file_appears_whole_or_not_at_all", whole_or_not),
         plain_test("of_many_that_write_one_file_one_is_kept_whole", many_writers),
         plain_test("a_full_disk_is_status_115", full_disk),
+        plain_test("an_interruption_leaves_nothing_behind", interrupted),
         plain_test("a_reader_may_leave_early", early_leave),
         plain_test("files_may_be_pipes", pipes),
         plain_test("a_page_is_nothing_for_a_terminal", terminal),
@@ -384,6 +387,18 @@ fn full_disk() {
     }
     let stdout = shell("exec \"$0\" report \"$1\" > /dev/full", &[&profile]);
     assert_error(&stdout, 115, "writing standard output failed: No space left on device");
+}
+
+fn interrupted() {
+    let files = Files::new();
+    let trace = trace_in(&files, "t", &saved::boot_trace(1_000_000));
+    let out = files.write("out", b"before");
+    let mut child = vmm(&["report", &trace, "-o", &out]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_handlers(&child);
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(wait(&mut child), 117);
+    assert_eq!(fs::read(&out).unwrap(), b"before");
+    assert_eq!(names(&files), ["out", "t"]);
 }
 
 fn early_leave() {

@@ -57,7 +57,10 @@ int main(void)
 	struct kvm_userspace_memory_region slot = {.memory_size = RAM, .userspace_addr = (uintptr_t)ram};
 	NEED(8, ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot) == 0);
 	/* Accesses to model-specific registers that KVM does not know come out. */
-	struct kvm_enable_cap msrs = {.cap = KVM_CAP_X86_USER_SPACE_MSR, .args = {KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER}};
+	struct kvm_enable_cap msrs = {
+		.cap = KVM_CAP_X86_USER_SPACE_MSR,
+		.args = {KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER},
+	};
 	ioctl(vm, KVM_ENABLE_CAP, &msrs);
 
 	int vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
@@ -75,12 +78,25 @@ int main(void)
 	struct kvm_regs regs = {.rip = CODE, .rflags = 2};
 	NEED(13, ioctl(vcpu, KVM_SET_REGS, &regs) == 0);
 
+	/* What times are scaled by. */
+	ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
 	NEED(14, ioctl(vcpu, KVM_RUN, 0) == 0);
 	NEED(15, run->exit_reason == KVM_EXIT_HLT);
 	if (syncs)
 		regs = run->s.regs.regs;
 	else
 		NEED(16, ioctl(vcpu, KVM_GET_REGS, &regs) == 0);
+	/* KVM's own counters, of which the report shows some. */
+	static char table[1 << 16];
+	struct kvm_stats_header header;
+	int stats = ioctl(vcpu, KVM_GET_STATS_FD, 0);
+	if (stats >= 0 && pread(stats, &header, sizeof(header), 0) == sizeof(header)) {
+		size_t size = header.num_desc * (sizeof(struct kvm_stats_desc) + header.name_size);
+		NEED(18, size <= sizeof(table) && pread(stats, table, size, header.desc_offset) == (ssize_t)size);
+		size_t values = header.num_desc * sizeof(uint64_t);
+		NEED(19, pread(stats, table, values, header.data_offset) == (ssize_t)values);
+		close(stats);
+	}
 	uint16_t result;
 	memcpy(&result, ram + RESULT, sizeof(result));
 	NEED(17, (regs.rax & 0xffff) == 42 && result == 42);

@@ -257,6 +257,10 @@ pub fn printable(path: &Path) -> String {
 
 /// A text without what would confuse a terminal, hide, or forge a line of a report.
 pub fn printable_text(text: &str) -> String {
+    // A report of a trace has millions of texts, which are mostly like that.
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return text.into();
+    }
     let plain = |c: char| c == ' ' || ['\\', '"', '\''].contains(&c);
     text.chars().map(|c| if plain(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
 }

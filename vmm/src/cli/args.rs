@@ -10,7 +10,7 @@ use vmm::device::simvirtio::Transport;
 use vmm::modes::Mode;
 use vmm::msr::MsrRule;
 
-// The defaults are those of the options: `a_built_in_guest_needs_no_parser` compares them.
+// The defaults are those of the options: `a_run_without_options_needs_no_parser` compares them.
 #[derive(Debug, Default, Args)]
 pub(super) struct RunArgs {
     /// A built-in guest (`vmm guests` lists them), an ELF64 executable, or a flat binary as

@@ -91,7 +91,7 @@ impl<'a> Files<'a> {
                 Some(Err(error)) => failures
                     .push(format!("{error}; the profile is lost, and a file that was there is as it was")),
                 Some(Ok(())) => {
-                    done.push(format!("profile written: see it with `vmm report {}`", printable(&file.0)))
+                    done.push(format!("profile written: see it with `vmm report {}`", printable(&file.0)));
                 }
                 None => {}
             }
@@ -100,7 +100,7 @@ impl<'a> Files<'a> {
             match Trace::of_run(name, &ended, report).map(|trace| write_trace(&trace, to)) {
                 Some(Err(error)) => failures.push(error),
                 Some(Ok(())) => {
-                    done.push(format!("trace written: see it with `vmm report {}`", printable(path)))
+                    done.push(format!("trace written: see it with `vmm report {}`", printable(path)));
                 }
                 None => {}
             }

@@ -29,16 +29,17 @@ use vmm::saved::file::{self, Target};
 use vmm::saved::{Profile, Saved};
 use vmm::stdio::Patient;
 
-/// Options of `vmm report`.
+/// Shows a profile or a trace that a run has written, or the difference of two
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  vmm report run.json                                  a profile as tables
-  vmm report run.json --format html -o run.html        the same as a page for a browser
-  vmm report run.trace --format csv -o exits.csv       a trace for a spreadsheet, a line for each exit
-  vmm report before.json after.json                    what has changed, site by site
+  vmm report run.json                              a profile as tables
+  vmm report run.json --format html -o run.html    the same as a page for a browser
+  vmm report run.trace --format csv -o exits.csv   a trace, a line for each exit
+  vmm report before.json after.json                what has changed, site by site
 
-Profiles and traces come from `vmm run --profile json=FILE` and `vmm run --trace FILE`. Which of them a
-file is, its content says. Where a trace is compared, it is summed up by site first.")]
+Profiles and traces come from `vmm run --profile json=FILE` and `vmm run --trace FILE`;
+so of `vmm boot`. Which of them a file is, its content says. Where a trace is
+compared, it is summed up by site first.")]
 pub struct ReportArgs {
     /// A profile or a trace; - is standard input
     #[arg(value_name = "FILE")]
@@ -83,18 +84,37 @@ fn report(arguments: &ReportArgs) -> Result<(), Error> {
     }
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
+    // From now on an interruption leaves no half of a file behind.
+    vmm::catch_interrupts();
     let Some(path) = output else {
-        let mut to = BufWriter::with_capacity(1 << 16, Patient::new(io::stdout(), None));
+        let mut to = BufWriter::with_capacity(1 << 16, Interruptible(Patient::new(io::stdout(), None)));
         let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
         return written.map_err(|source| Error::Host { operation: "writing standard output", source });
     };
     let mut target = Target::open(path)?;
-    let mut to = BufWriter::with_capacity(1 << 16, &mut target);
+    let mut to = BufWriter::with_capacity(1 << 16, Interruptible(&mut target));
     let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
     // What is left in the buffer of a file that failed is not tried again.
     let _ = to.into_parts();
     written.map_err(|source| target.failed(source))?;
     target.commit()
+}
+
+/// A writer that fails once the program is interrupted.
+struct Interruptible<W>(W);
+
+impl<W: Write> Write for Interruptible<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match vmm::interrupted() {
+            // Not `Interrupted`, after which the standard library would try again.
+            true => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+            false => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn read(path: &Path) -> Result<Source, Error> {

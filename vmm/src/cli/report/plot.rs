@@ -66,7 +66,10 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
         match device.as_str() {
             "" => writeln!(to, "<div class=\"site\"><span class=\"name\">{name}</span>")?,
             device => {
-                writeln!(to, "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small></span>")?
+                writeln!(
+                    to,
+                    "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small></span>"
+                )?;
             }
         }
         writeln!(to, "<div class=\"strips\" tabindex=\"0\" role=\"group\" aria-labelledby=\"tip-{index}\">")?;

@@ -1,6 +1,7 @@
 //! A report as text, for a terminal.
 
 use super::table::{Cell, Table, View};
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use vmm::boot::printable_text;
 
@@ -56,10 +57,11 @@ fn write_row(
 ) -> io::Result<()> {
     let mut line = String::new();
     for ((cell, column), width) in cells.zip(&table.columns).zip(widths) {
-        match column.number {
-            true => line += &format!("  {cell:>width$}"),
-            false => line += &format!("  {cell:<width$}"),
-        }
+        // Writing to a String cannot fail.
+        let _ = match column.number {
+            true => write!(line, "  {cell:>width$}"),
+            false => write!(line, "  {cell:<width$}"),
+        };
     }
     writeln!(to, "{}", line.trim_end())
 }

@@ -28,7 +28,7 @@ pub(super) fn view<'a>(trace: &'a Trace, cut: Option<Cut>, summary: &'a Profile)
         0 => {}
         1 => notes.push("1 exit or element before the first record is not in the trace.".into()),
         lost => {
-            notes.push(format!("{lost} exits and elements before the first record are not in the trace."))
+            notes.push(format!("{lost} exits and elements before the first record are not in the trace."));
         }
     }
     notes.extend(summed_up.notes);

@@ -96,7 +96,7 @@ struct Disk(Vec<u8>, usize);
 
 impl Write for Disk {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match bytes.len().min(self.1 - self.0.len()).min(1000) {
+        match bytes.len().min(self.1.saturating_sub(self.0.len())).min(1000) {
             0 => Err(io::ErrorKind::StorageFull.into()),
             some => {
                 self.0.extend(&bytes[..some]);
