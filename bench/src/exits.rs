@@ -1,7 +1,7 @@
 //! What an exit costs: the loop of `vmm::run` with its whole chain of controllers, next to a bare KVM_RUN loop.
 
 use crate::bare::{Bare, START};
-use crate::loops::{self, ADDRESS, Access, MARK, MSR, PORT, UNROLLED};
+use crate::loops::{self, ADDRESS, Access, MARK, MSR, PORT, UNROLLED, WARM_UP};
 use crate::row::{Against, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
 use crate::sys::{Cost, Moment};
 use std::ops::ControlFlow;
@@ -85,8 +85,8 @@ fn ours(code: &[u8], profile: bool) -> Result<Cost, String> {
         return Err(report.stop.to_string());
     }
     if let Some(profile) = report.profile {
-        // The loop, two marks and the halt.
-        let expected = u64::from(PASSES * UNROLLED) + 3;
+        // The two loops, two marks and the halt.
+        let expected = u64::from((WARM_UP + PASSES) * UNROLLED) + 3;
         if profile.total().exits != expected {
             return Err(format!("{} exits were counted, and {expected} were made", profile.total().exits));
         }

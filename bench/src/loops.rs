@@ -78,24 +78,28 @@ fn unrolled(access: [u8; 2]) -> Vec<u8> {
     access.repeat(UNROLLED as usize)
 }
 
-/// A 64-bit guest that makes `passes` times [`UNROLLED`] accesses between two marks, and halts.
+/// How many passes a guest makes before its first mark: for what is made once, at the first exits.
+pub const WARM_UP: u32 = 4;
+
+/// A 64-bit guest that makes `passes` times [`UNROLLED`] accesses between two marks, after [`WARM_UP`] passes, and halts.
 pub fn long(access: Access, passes: u32) -> Vec<u8> {
-    let mut code = Vec::new();
-    code.push(0xbb); // mov ebx, passes
-    code.extend(passes.to_le_bytes());
-    code.push(0xbf); // mov edi, ADDRESS
+    let mut code = vec![0xbf]; // mov edi, ADDRESS
     code.extend(ADDRESS.to_le_bytes());
     code.push(0xb9); // mov ecx, MSR
     code.extend(MSR.to_le_bytes());
     code.extend([0x31, 0xc0, 0x31, 0xd2]); // xor eax, eax; xor edx, edx
-    code.extend([0xe6, MARK]); // out MARK, al
-    let body = unrolled(access.bytes());
-    // dec ebx; jnz, as far back as to the body's first byte.
-    let back = 0i32.wrapping_sub_unsigned(body.len() as u32 + 2 + 6);
-    code.extend(body);
-    code.extend([0xff, 0xcb, 0x0f, 0x85]);
-    code.extend(back.to_le_bytes());
-    code.extend([0xe6, MARK, 0xf4]); // out MARK, al; hlt
+    for passes in [WARM_UP, passes] {
+        code.push(0xbb); // mov ebx, passes
+        code.extend(passes.to_le_bytes());
+        let body = unrolled(access.bytes());
+        // dec ebx; jnz, as far back as to the body's first byte.
+        let back = 0i32.wrapping_sub_unsigned(body.len() as u32 + 2 + 6);
+        code.extend(body);
+        code.extend([0xff, 0xcb, 0x0f, 0x85]);
+        code.extend(back.to_le_bytes());
+        code.extend([0xe6, MARK]); // out MARK, al
+    }
+    code.push(0xf4); // hlt
     code
 }
 
@@ -191,7 +195,7 @@ mod tests {
         let jump = code.len() - 3; // After jnz: what its distance counts from.
         let back = i32::from_le_bytes(code[jump - 4..jump].try_into().unwrap());
         let body = jump.checked_add_signed(back as isize).unwrap();
-        assert_eq!(&code[body - 2..body + 2], [0xe6, MARK, 0x8b, 0x07]);
+        assert_eq!(&code[body - 5..body + 2], [0xbb, 3, 0, 0, 0, 0x8b, 0x07]);
         let code = real_console(3);
         let jump = code.len() - END.len();
         let back = i16::from_le_bytes(code[jump - 2..jump].try_into().unwrap());

@@ -78,7 +78,7 @@ const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "exits",
         about: "an exit and its way to a device and back, over a bare KVM_RUN loop",
-        rounds: 150,
+        rounds: 120,
         run: |_, rounds| exits::run(rounds),
     },
     Measurement {
@@ -90,7 +90,7 @@ const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "echo",
         about: "a byte to the device and back by polling, from ring 3, over a bare poller",
-        rounds: 40,
+        rounds: 20,
         run: |_, rounds| echo::run(rounds),
     },
     Measurement {

@@ -8,8 +8,8 @@ use crate::table::number;
 use std::fmt::Write as _;
 
 /// Width of the picture, and of what stands left and right of a panel.
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 250.0;
+const WIDTH: f64 = 820.0;
+const LEFT: f64 = 310.0;
 const RIGHT: f64 = 110.0;
 /// Height of a row, and of what a panel has besides.
 const LINE: f64 = 24.0;
