@@ -7,6 +7,7 @@ use crate::controller::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome, Stop};
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A device behind a range of ports or addresses.
@@ -61,6 +62,8 @@ struct Range {
 pub struct Bus {
     /// In order of address, without overlaps.
     ranges: Vec<Range>,
+    /// Which of them was found last: a guest often comes back to it at once.
+    last: AtomicUsize,
 }
 
 impl fmt::Debug for Bus {
@@ -86,10 +89,20 @@ impl Bus {
     }
 
     /// The device behind `address`, and the offset in its range.
+    #[inline]
     pub fn at(&self, address: u64) -> Option<(&SharedDevice, u64)> {
+        let holds = |range: &&Range| range.first <= address && address <= range.last;
+        let last = self.ranges.get(self.last.load(Ordering::Relaxed)).filter(holds);
+        let range = last.or_else(|| self.find(address).filter(holds))?;
+        Some((&range.device, address.saturating_sub(range.first)))
+    }
+
+    /// The last range that begins at `address` or before it.
+    fn find(&self, address: u64) -> Option<&Range> {
         let after = self.ranges.partition_point(|range| range.first <= address);
-        let range = self.ranges.get(after.checked_sub(1)?)?;
-        (address <= range.last).then(|| (&range.device, address.saturating_sub(range.first)))
+        let place = after.checked_sub(1)?;
+        self.last.store(place, Ordering::Relaxed);
+        self.ranges.get(place)
     }
 
     /// What is behind `address`, for the exit profile.

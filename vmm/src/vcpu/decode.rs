@@ -53,8 +53,12 @@ impl Transfer {
 
     /// Stores what the guest reads.
     pub(super) fn answer(&self, page: &mut [u8], value: u64) {
-        if let Some(element) = self.place().and_then(|place| page.get_mut(place)) {
-            element.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+        // By width, too.
+        match self.place().and_then(|place| page.get_mut(place)) {
+            Some([byte]) => *byte = value as u8,
+            Some([low, high]) => [*low, *high] = (value as u16).to_le_bytes(),
+            Some([a, b, c, d]) => [*a, *b, *c, *d] = (value as u32).to_le_bytes(),
+            _ => {}
         }
     }
 
@@ -78,20 +82,20 @@ pub(super) fn decode(run: &kvm_run) -> Decoded {
     // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
     // and all are plain integers, valid with any bits.
     let details = &run.__bindgen_anon_1;
+    // The most frequent one, before a table of all.
+    if run.exit_reason == KVM_EXIT_IO {
+        // SAFETY: see above.
+        let io = unsafe { details.io };
+        return Decoded::Pio(Transfer {
+            port: io.port,
+            size: io.size,
+            out: u32::from(io.direction) == KVM_EXIT_IO_OUT,
+            count: io.count,
+            index: 0,
+            data_offset: io.data_offset,
+        });
+    }
     let exit = match run.exit_reason {
-        KVM_EXIT_IO => {
-            // SAFETY: see above.
-            let io = unsafe { details.io };
-            let transfer = Transfer {
-                port: io.port,
-                size: io.size,
-                out: u32::from(io.direction) == KVM_EXIT_IO_OUT,
-                count: io.count,
-                index: 0,
-                data_offset: io.data_offset,
-            };
-            return Decoded::Pio(transfer);
-        }
         KVM_EXIT_MMIO => {
             // SAFETY: see above.
             let mmio = unsafe { details.mmio };
