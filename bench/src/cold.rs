@@ -48,11 +48,11 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
         });
         Row {
             id: id.into(),
-            title: format!("cold start of `vmm run {GUEST}`, {linked}"),
+            title: format!("cold start, {linked}"),
             other: "bare program",
             against: Against::Floor,
             unit: Unit::Nanoseconds,
-            how: "CPU time from the start of a process to its end; the bare program is static C with the same calls to KVM",
+            how: "CPU time of `vmm run real16-42` from its start to its end; the bare program is static C with the same calls to KVM",
             goals: goal.into_iter().collect(),
             pair,
             wall: wall(ours, bare),
