@@ -200,7 +200,7 @@ pub const GUESTS: &[Guest] = &[
     },
     Guest {
         name: "simvirtio-doorbell",
-        about: "64-bit assembly: rings the doorbell, where a store is no exit by --transport doorbell",
+        about: "64-bit assembly: rings the doorbell; by --transport doorbell that is no exit",
         image: image!("simvirtio-doorbell"),
         output: "Ana are mere",
         exits: Exits::Exactly(15),
