@@ -47,7 +47,9 @@ fn exact_exits() {
         // Three batches, with a look before the second and third, and one at the end.
         assert_eq!(exits(Variant::Batch), (6, 60));
         // KVM queues 169 stores, and the one after them is an exit: once before the first look, once before the second.
-        assert_eq!(exits(Variant::Coalesced), (5, 40));
+        // Before Linux 6.12 it sometimes queues half as many.
+        let (message, echoes) = exits(Variant::Coalesced);
+        assert!((5..=8).contains(&message) && echoes == 40, "{message} {echoes}");
         assert_eq!(exits(Variant::Doorbell), (0, 0));
         assert_eq!(exits(Variant::Polling), (0, 0));
     }
@@ -163,9 +165,8 @@ fn full_disk() {
     for option in ["--json", "--svg"] {
         let told = support::run(vmm(&SHORT).args(["--transports", "batch", option, "/dev/full"]));
         assert_eq!(told.status, 115, "{}", told.stderr);
-        let sentence =
-            format!("vmm: error: writing the results failed: /dev/full for {option}: No space left");
-        assert!(told.stderr.starts_with(&sentence) && told.stderr.lines().count() == 1, "{}", told.stderr);
+        let sentence = "vmm: error: cannot write /dev/full: No space left on device";
+        assert!(told.stderr.starts_with(sentence) && told.stderr.lines().count() == 1, "{}", told.stderr);
         assert!(told.text().contains("store per batch"), "the table is there all the same");
     }
 }

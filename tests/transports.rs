@@ -92,12 +92,15 @@ fn resets(stores: u8) -> Vec<u8> {
 }
 
 /// KVM's ring has 170 entries, of which one is always free. The store after that is an ordinary exit, which empties it.
+/// Kernels before 6.12 sometimes take one that is half full for a full one.
 fn full_ring() {
-    for (stores, exits) in [(1, 1), (169, 1), (170, 2), (171, 2), (255, 2)] {
+    for (stores, most) in [(1, 1), (169, 2), (170, 2), (171, 2), (255, 2)] {
         let code = code(resets(stores).leak(), Mode::Long);
         let (report, _) = run_machine(Machine::builder(code).transport(Some(Transport::Coalesced)));
         assert!(matches!(report.stop, Stop::Halted), "{report:?}");
-        assert_eq!(total(&report), Count { exits, elements: u64::from(stores) + 1 }, "{stores} stores");
+        let Count { exits, elements } = total(&report);
+        assert_eq!(elements, u64::from(stores) + 1, "{stores} stores");
+        assert!(exits <= most && (stores < 170 || exits == most), "{stores} stores: {exits} exits");
         let history = report.simvirtio.unwrap().history;
         assert_eq!(history.resets, u64::from(stores), "each is seen, and once");
     }
@@ -145,7 +148,7 @@ fn never_exits() {
     let image: &[u8] =
         &[0xc6, 0x04, 0x25, 0, 0x10, 1, 0, b'R', 0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 1, 0, 0, 0, 0xeb, 0xfe];
     for transport in Transport::ALL {
-        let builder = Machine::builder(code(image, Mode::Long)).timeout(Some(Duration::from_millis(50)));
+        let builder = Machine::builder(code(image, Mode::Long)).timeout(Some(Duration::from_secs(1)));
         let (report, _) = run_machine(builder.transport(Some(transport)));
         assert!(matches!(report.stop, Stop::Timeout), "{report:?}");
         assert_eq!(report.simvirtio.unwrap().history.resets, 1, "{transport}");

@@ -116,7 +116,13 @@ const CAPABILITIES: &[Capability] = &[
         name: "KVM_CAP_IOEVENTFD",
         number: Cap::Ioeventfd,
         needed: false,
-        lost: "vmm boot cannot boot Linux",
+        lost: "vmm boot cannot boot Linux, and no driver has a doorbell (--transport doorbell)",
+    },
+    Capability {
+        name: "KVM_CAP_COALESCED_MMIO",
+        number: Cap::CoalescedMmio,
+        needed: false,
+        lost: "stores of a driver cannot be queued (--transport coalesced)",
     },
     Capability {
         name: "KVM_CAP_TSC_DEADLINE_TIMER",

@@ -138,7 +138,7 @@ impl Site {
 pub struct Count {
     /// Times that the guest was left.
     pub exits: u64,
-    /// Accesses: one for each exit, but for string I/O one for each element.
+    /// Accesses: one for each exit, but for string I/O one for each element, and one for each store that the kernel queued.
     pub elements: u64,
 }
 

@@ -179,10 +179,13 @@ impl Recorder {
     /// Counts the chunk of notes that is full, and finds a place for the next one.
     #[cold]
     fn count_chunk(&mut self, since: u64) {
+        // What belongs to the next exit, as after a queued store, stays with it.
+        let carried = since.saturating_sub(self.entered);
         self.count(self.next.saturating_sub(CHUNK));
         self.more_notes();
-        self.entered = self.clock.now();
-        self.cost = self.cost.saturating_add(self.entered.saturating_sub(since));
+        let now = self.clock.now();
+        self.entered = now.saturating_sub(carried);
+        self.cost = self.cost.saturating_add(now.saturating_sub(since));
     }
 
     /// Has room for a chunk of notes at `next`.
@@ -237,14 +240,15 @@ impl Recorder {
         Traced { exit, arrival, at, times: times(&self.clock, note, &mut 0), rip, value, fault }
     }
 
-    /// What two readings of the clock cost, in nanoseconds.
+    /// What two readings of the clock cost, in nanoseconds: the least of some times, since a thread that had to wait
+    /// meanwhile tells nothing.
     fn nanos_of_readings(&self) -> u64 {
-        const PAIRS: u64 = 16;
-        let before = self.clock.now();
-        (0..2 * PAIRS - 1).for_each(|_| {
+        let pair = |_| {
+            let before = self.clock.now();
             std::hint::black_box(self.clock.now());
-        });
-        self.clock.nanos(self.clock.now().saturating_sub(before)) / PAIRS
+            self.clock.now().saturating_sub(before)
+        };
+        self.clock.nanos((0..16).map(pair).min().unwrap_or(0))
     }
 }
 
@@ -306,9 +310,8 @@ mod tests {
         let mut recorder = recorder(None);
         recorder.begin();
         std::thread::sleep(std::time::Duration::from_millis(2));
-        for (exit, arrival) in
-            [(OUT, Arrival::Coalesced), (OUT, Arrival::Coalesced), (Exit::Hlt, Arrival::FromGuest)]
-        {
+        let stores = std::iter::repeat_n((OUT, Arrival::Coalesced), 3 * CHUNK);
+        for (exit, arrival) in stores.chain([(Exit::Hlt, Arrival::FromGuest)]) {
             recorder.left(&exit, arrival, None);
             recorder.answered(&Outcome::Resume);
         }

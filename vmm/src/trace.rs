@@ -2,7 +2,8 @@
 
 use crate::recorder::{Recording, Traced};
 
-/// The most exits that a trace may hold: at most 300 MiB.
+/// The most exits that a trace may hold: 350 MiB for each vCPU while it runs, and some three times that when it is made a
+/// file.
 pub const MAX_TRACED: usize = 1 << 22;
 
 /// The last exits of a machine.

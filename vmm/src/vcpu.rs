@@ -279,7 +279,7 @@ impl KvmVcpu {
     /// Runs the guest until its next exit (KVM_RUN). `VcpuFd::run` would decode that, for nobody: [`Exit`] is this crate's own.
     fn run(&mut self) -> Result<(), kvm_ioctls::Error> {
         // SAFETY: the call's argument is 0, and `kvm_run`, which the kernel fills, is the vCPU's own mapping.
-        match unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0) } {
+        match unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN as _, 0 as libc::c_ulong) } {
             0.. => Ok(()),
             _ => Err(kvm_ioctls::Error::last()),
         }

@@ -77,6 +77,13 @@ impl<'a> Files<'a> {
     pub fn open(arguments: &'a ReportArgs) -> Result<Self, Error> {
         let profile = arguments.profile.as_ref().map(|file| Target::open(&file.0)).transpose()?;
         let trace = arguments.trace.as_deref().map(Target::open).transpose()?;
+        if let (Some(one), Some(other)) = (&profile, &trace)
+            && one.takes_the_place_of(other)
+        {
+            return Err(Error::Config(
+                "the profile and the trace are one file: give each a file of its own".into(),
+            ));
+        }
         Ok(Self { arguments, profile, trace })
     }
 

@@ -59,6 +59,14 @@ impl Target {
         Ok(Self { shown, to })
     }
 
+    /// Whether both would be put in the same place, of which one would be lost.
+    pub fn takes_the_place_of(&self, other: &Self) -> bool {
+        match (&self.to, &other.to) {
+            (To::Beside { place: one, .. }, To::Beside { place: other, .. }) => one == other,
+            _ => false,
+        }
+    }
+
     /// Puts the file in its place.
     ///
     /// # Errors

@@ -145,7 +145,7 @@ fn record(vcpu: usize, traced: &Traced) -> Record {
         vcpu: u16::try_from(vcpu).unwrap_or(u16::MAX),
         reason: site.map_or(Reason::Other(0), |site| site.reason),
         width: place.map_or(0, |(_, width)| width),
-        next_element: traced.arrival == Arrival::NextElement,
+        next_element: traced.arrival != Arrival::FromGuest,
         fault: traced.fault,
     }
 }

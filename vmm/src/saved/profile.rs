@@ -103,7 +103,7 @@ pub struct Vcpu {
     pub ended: String,
     /// Times that the guest was left for the VMM.
     pub exits: u64,
-    /// Accesses: one for each exit, but for string I/O one for each element.
+    /// Accesses: one for each exit, but for string I/O one for each element, and one for each store that the kernel queued.
     pub elements: u64,
     /// KVM's own counters by name, where the kernel has them.
     #[serde(default, deserialize_with = "distinct")]

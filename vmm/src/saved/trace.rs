@@ -92,7 +92,7 @@ pub struct Record {
     pub reason: Reason,
     /// Width in bytes; 0 where there is none.
     pub width: u8,
-    /// A further element of the exit before.
+    /// The guest was not left for it: a further element of string I/O, or a store that the kernel had queued.
     pub next_element: bool,
     /// The guest got #GP for it.
     pub fault: bool,

@@ -13,13 +13,13 @@ use clap::{Args, ValueEnum};
 use guest::Guest;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use vmm::Error;
+use vmm::saved::file::Target;
 
 /// The guest of all VMs: it leaves 42 and halts.
 const GUEST: &str = "real16-42";
@@ -95,9 +95,12 @@ pub fn main(arguments: &ScaleArgs) -> u8 {
         return complain(&Error::Config(format!("the guest {GUEST} is missing from this build")));
     };
     if let Some(side) = arguments.only {
+        if let Err(error) = does_not_fit(arguments.vms.first().copied().unwrap_or(1)) {
+            return complain(&error);
+        }
         return one(side, guest, arguments.vms.first().copied().unwrap_or(1));
     }
-    let json = match arguments.json.as_deref().map(open).transpose() {
+    let json = match arguments.json.as_deref().map(Target::open).transpose() {
         Ok(json) => json,
         Err(error) => return complain(&error),
     };
@@ -128,11 +131,14 @@ pub fn main(arguments: &ScaleArgs) -> u8 {
     if !rows.is_empty() {
         answer = answer.max(print(&table(&rows)));
     }
-    if let Some(mut file) = json {
+    if let Some(mut to) = json {
         let text = format!("{:#}\n", as_json(&rows, arguments.rounds, failed == status::OK));
-        let written = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
-        if let Err(source) = written {
-            return complain(&Error::Host { operation: "writing the file of --json", source });
+        let written = match to.write_all(text.as_bytes()) {
+            Ok(()) => to.commit(),
+            Err(source) => Err(to.failed(source)),
+        };
+        if let Err(error) = written {
+            return complain(&error);
         }
     }
     if answer != status::OK {
@@ -156,13 +162,6 @@ pub fn main(arguments: &ScaleArgs) -> u8 {
 /// What a process without anything left over says of that.
 fn json_of_nothing() -> Value {
     Holdings::default().as_json()
-}
-
-/// The file of `--json`, before anything is measured for it.
-fn open(path: &Path) -> Result<File, Error> {
-    File::options().write(true).create(true).truncate(false).open(path).map_err(|error| {
-        Error::Config(format!("cannot open {} for --json: {error}", vmm::boot::printable(path)))
-    })
 }
 
 /// Whether so many VMs can have their file descriptors.

@@ -9,12 +9,12 @@ mod table;
 use super::args::{parse_number, parse_size};
 use super::{complain, print, say, status};
 use clap::{Args, ValueEnum};
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use vmm::Error;
 use vmm::compare::{self, Failure, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload};
+use vmm::saved::file::Target;
 
 /// Options of `vmm compare`.
 #[derive(Debug, Args)]
@@ -114,8 +114,8 @@ pub fn main(arguments: &CompareArgs) -> u8 {
         Err(error) => return complain(&error),
     };
     // What cannot be written is said before it is measured.
-    let opened = Out::open(arguments.json.as_deref(), "--json")
-        .and_then(|json| Ok((json, Out::open(arguments.svg.as_deref(), "--svg")?)));
+    let open = |path: &Option<PathBuf>| path.as_deref().map(Target::open).transpose();
+    let opened = open(&arguments.json).and_then(|json| Ok((json, open(&arguments.svg)?)));
     let (json, svg) = match opened {
         Ok(files) => files,
         Err(error) => return complain(&error),
@@ -145,10 +145,9 @@ pub fn main(arguments: &CompareArgs) -> u8 {
 }
 
 /// Shows the results everywhere, and gives the status.
-fn report(results: &Results<'_>, json: Option<Out<'_>>, svg: Option<Out<'_>>) -> u8 {
+fn report(results: &Results<'_>, json: Option<Target>, svg: Option<Target>) -> u8 {
     let printed = print(&table::text(results));
-    let written = json.map_or(Ok(()), |json| json.write(&json::text(results)));
-    let written = written.and_then(|()| svg.map_or(Ok(()), |svg| svg.write(&svg::picture(results))));
+    let written = fill(json, &json::text(results)).and_then(|()| fill(svg, &svg::picture(results)));
     match written {
         Err(error) => complain(&error),
         Ok(()) if results.interrupted => {
@@ -196,45 +195,11 @@ fn rows(arguments: &CompareArgs) -> Vec<Row> {
     rings.iter().flat_map(|ring| variants().map(|variant| Row::new(variant, *ring))).collect()
 }
 
-/// A file for results.
-struct Out<'a> {
-    file: File,
-    path: &'a Path,
-    option: &'static str,
-}
-
-impl<'a> Out<'a> {
-    /// Nothing where none was asked for.
-    fn open(path: Option<&'a Path>, option: &'static str) -> Result<Option<Self>, Error> {
-        let Some(path) = path else { return Ok(None) };
-        // What is there stays there until there is something to take its place.
-        let file = File::options().write(true).create(true).truncate(false).open(path);
-        match file {
-            Ok(file) => Ok(Some(Self { file, path, option })),
-            Err(error) => Err(Error::Config(format!(
-                "cannot write {} for {option}: {error}",
-                vmm::boot::printable(path)
-            ))),
-        }
+/// Fills a file of results.
+fn fill(to: Option<Target>, text: &str) -> Result<(), Error> {
+    let Some(mut to) = to else { return Ok(()) };
+    match to.write_all(text.as_bytes()) {
+        Ok(()) => to.commit(),
+        Err(source) => Err(to.failed(source)),
     }
-
-    fn write(mut self, text: &str) -> Result<(), Error> {
-        let Self { path, option, .. } = self;
-        // A pipe or a device has no length to cut.
-        let _ = self.file.set_len(0);
-        let written =
-            self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all().or_else(unsynced));
-        written.map_err(|source| {
-            let source = io::Error::new(
-                source.kind(),
-                format!("{} for {option}: {source}", vmm::boot::printable(path)),
-            );
-            Error::Host { operation: "writing the results", source }
-        })
-    }
-}
-
-/// Pipes and the like cannot be synced, which loses nothing.
-fn unsynced(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(error) }
 }

@@ -104,8 +104,8 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
         let exits: u64 = bins.iter().map(|count| u64::from(*count)).sum();
         writeln!(
             to,
-            "<div class=\"lane\"><span class=\"name\">vCPU {vcpu}<small>{exits} exits</small></span><svg viewBox=\"0 0 1000 48\" \
-             preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{exits} exits of vCPU {vcpu}\"><path class=\"count\" \
+            "<div class=\"lane\"><span class=\"name\">vCPU {vcpu}<small>{exits} accesses</small></span><svg viewBox=\"0 0 1000 48\" \
+             preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{exits} accesses of vCPU {vcpu}\"><path class=\"count\" \
              d=\"{path}\"/></svg></div>"
         )?;
     }
