@@ -229,6 +229,16 @@ fn full_disk() {
         assert!(ran.stderr.contains("is lost"), "{}", ran.stderr);
         assert_eq!(ran.status, 115);
     }
+    // What was there stays, also where not one record fits.
+    let files = Files::new();
+    let old = files.write("old", b"old");
+    let small = shell("ulimit -f 0; \"$0\" run simvirtio -q --trace \"$1\"", &[&old]);
+    assert_eq!((small.status, fs::read(&old).unwrap().as_slice()), (115, &b"old"[..]), "{}", small.stderr);
+    assert!(
+        small.stderr.contains("the trace is lost, and a file that was there is as it was"),
+        "{}",
+        small.stderr
+    );
     // The guest's own status is worth more.
     assert_eq!(ran(&["run", "long64-exit-code", "--trace", "/dev/full"]).status, 7);
 }

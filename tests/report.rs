@@ -8,7 +8,7 @@ mod support;
 use libtest_mimic::Arguments;
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use support::{
@@ -341,9 +341,17 @@ fn whole_or_not() {
     assert!(fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
     assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(names(&files), ["p", "page"]);
-    // A report may take the place of what it is about.
-    report(&[&profile, "-o", &profile]);
-    assert!(fs::read_to_string(&profile).unwrap().starts_with("simvirtio: halted"));
+    // A report must not take the place of what it is about, by whatever name.
+    let by_another = files.0.path().join("link");
+    symlink(&profile, &by_another).unwrap();
+    let by_another = by_another.to_str().unwrap();
+    let before = fs::read(&profile).unwrap();
+    for (one, other) in [(&*profile, &*profile), (&profile, by_another), (by_another, &profile)] {
+        let refused = ran(&["report", one, "-o", other]);
+        assert_error(&refused, 110, "would replace the file that it is made of");
+    }
+    assert_error(&ran(&["report", &page, &profile, "-o", &profile]), 110, "would replace the file");
+    assert_eq!(fs::read(&profile).unwrap(), before);
     let folder = files.0.path().to_str().unwrap();
     let again = profile_in(&files, "p", &saved::simvirtio(1.0));
     assert_error(&ran(&["report", &again, "-o", folder]), 110, "it is a folder: give the name of a file");

@@ -195,7 +195,11 @@ impl Recorder {
             self.next = 0;
         }
         if self.next >= self.notes.len() {
-            self.notes.resize(self.next.saturating_add(CHUNK), Note::BLANK);
+            // Where memory runs out, fewer are remembered.
+            match self.notes.try_reserve(CHUNK) {
+                Ok(()) => self.notes.resize(self.next.saturating_add(CHUNK), Note::BLANK),
+                Err(_) => self.next = 0,
+            }
         }
     }
 

@@ -17,6 +17,9 @@ pub struct Patient<S> {
     patience: Option<Duration>,
 }
 
+/// How long nobody may take what is written after an interruption.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 impl<S: AsFd> Patient<S> {
     /// Writes to `stream`, past any buffer that it has. Without `patience` only an interruption ends the wait.
     pub fn new(stream: S, patience: Option<Duration>) -> Self {
@@ -27,14 +30,15 @@ impl<S: AsFd> Patient<S> {
     fn wait(&self) -> io::Result<()> {
         const TURN: Duration = Duration::from_millis(100);
         let start = Instant::now();
-        // An interruption from before is what is being reported.
+        // An interruption from before is what is being reported, for as long as somebody may still want it.
         let before = sys::interrupted();
+        let patience = self.patience.or(before.then_some(LAST_WORDS));
         while !sys::wait_writable(self.stream.as_fd(), Some(TURN))? {
             if sys::interrupted() && !before {
                 // Not `Interrupted`, after which the standard library would try again.
                 return Err(io::Error::from_raw_os_error(libc::ECANCELED));
             }
-            if self.patience.is_some_and(|patience| start.elapsed() >= patience) {
+            if patience.is_some_and(|patience| start.elapsed() >= patience) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }

@@ -37,6 +37,8 @@ pub fn of_error(error: &Error) -> u8 {
         Error::Config(_) => USAGE,
         Error::Image(_) | Error::Unreadable { .. } | Error::Saved { .. } => BAD_IMAGE,
         Error::Interrupted => INTERRUPTED,
+        // Nobody came to read a pipe until somebody had enough of it.
+        Error::File { source, .. } if source.raw_os_error() == Some(libc::ECANCELED) => INTERRUPTED,
         _ => HOST_ERROR,
     }
 }

@@ -205,9 +205,11 @@ impl Profile {
     pub fn write(&self, to: impl Write) -> io::Result<()> {
         let mut to = io::BufWriter::with_capacity(1 << 16, to);
         let document = Document { format: FORMAT, version: VERSION, profile: self };
-        serde_json::to_writer(&mut to, &document).map_err(io::Error::from)?;
-        to.write_all(b"\n")?;
-        to.flush()
+        let written = serde_json::to_writer(&mut to, &document).map_err(io::Error::from);
+        let written = written.and_then(|()| to.write_all(b"\n")).and_then(|()| to.flush());
+        // What is left in the buffer of a file that failed is not tried again.
+        let _ = to.into_parts();
+        written
     }
 
     /// Says what in the profile cannot be.

@@ -131,7 +131,7 @@ pub fn main(arguments: &ScaleArgs) -> u8 {
     if !rows.is_empty() {
         answer = answer.max(print(&table(&rows)));
     }
-    if let Some(mut to) = json {
+    if let Some(mut to) = json.filter(|_| !rows.is_empty()) {
         let text = format!("{:#}\n", as_json(&rows, arguments.rounds, failed == status::OK));
         let written = match to.write_all(text.as_bytes()) {
             Ok(()) => to.commit(),

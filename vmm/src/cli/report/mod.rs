@@ -21,6 +21,7 @@ mod trace;
 
 use super::{complain, status};
 use clap::{Args, ValueEnum};
+use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
@@ -82,6 +83,11 @@ fn report(arguments: &ReportArgs) -> Result<(), Error> {
         let what = "a page is nothing for a terminal: give -o FILE, such as -o report.html, and open it in a browser";
         return Err(Error::Config(what.into()));
     }
+    let same = |input: &Path| output.is_some_and(|output| is_one_file(input, output));
+    if same(&arguments.file) || arguments.other.as_deref().is_some_and(same) {
+        let what = "the report would replace the file that it is made of: give -o another name";
+        return Err(Error::Config(what.into()));
+    }
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
     // From now on an interruption leaves no half of a file behind.
@@ -98,6 +104,14 @@ fn report(arguments: &ReportArgs) -> Result<(), Error> {
     let _ = to.into_parts();
     written.map_err(|source| target.failed(source))?;
     target.commit()
+}
+
+/// Whether both names lead to one regular file.
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other && one.is_file(),
+        _ => false,
+    }
 }
 
 /// A writer that fails once the program is interrupted.
