@@ -94,8 +94,10 @@ setup: ## Install what the build needs and is missing
 			|| { echo "make: nasm could not be installed: install it by hand, then try again" >&2; exit 1; }; \
 	fi
 
+# A host for each: one that has run for long stops now and then.
 testbed: setup ## Run the tests, the grades and Linux on a second KVM host: kvm_amd in an emulated machine (Debian)
-	@tests/testbed/run
+	@tests/testbed/run test
+	@tests/testbed/run linux
 
 # What was built, and where the results go: into the docs when asked to.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
