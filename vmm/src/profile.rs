@@ -12,6 +12,7 @@ use crate::vcpu::Arrival;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
+pub(crate) use latency::lower_bound;
 pub use latency::{DIGITS, Latency};
 
 /// How many sites are told apart.

@@ -192,8 +192,8 @@ impl Latency {
     }
 }
 
-/// The lower bound of the bin that `value` is in.
-fn lower_bound(value: u64) -> u64 {
+/// The lower bound of the bin that `value` is in: eight bins for each power of two.
+pub(crate) fn lower_bound(value: u64) -> u64 {
     let width = value.checked_ilog2().map_or(1, |power| (1 << power) / BINS).max(1);
     value - value % width
 }

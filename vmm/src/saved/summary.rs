@@ -2,7 +2,7 @@
 
 use super::profile::{Clock, Limits, Profile, Site, Source, Times, Vcpu};
 use super::trace::{Record, Trace};
-use crate::profile::{MAX_SITES, Reason};
+use crate::profile::{MAX_SITES, Reason, lower_bound};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -75,12 +75,6 @@ impl Times {
             bins,
         }
     }
-}
-
-/// The lower bound of the bin that a value is in: 8 bins for each power of two.
-fn lower_bound(value: u64) -> u64 {
-    let spare = value.checked_ilog2().unwrap_or(0).saturating_sub(3);
-    value >> spare << spare
 }
 
 impl Trace {

@@ -26,7 +26,7 @@ pub const MOST_TRAILER: u64 = 16 << 20;
 pub const MAX_SIZE: u64 =
     MOST_RECORDS.saturating_mul(RECORD as u64).saturating_add(HEADER as u64 + MOST_TRAILER);
 
-/// The reasons by their code in the file. Any other has [`OTHER`], and KVM's number in the field of the place.
+/// The reasons by their code in the file ([`Reason::code`]). Any other has [`OTHER`], and KVM's number in the field of the place.
 pub(super) const CODES: [Reason; 11] = [
     Reason::PioIn,
     Reason::PioOut,
@@ -302,10 +302,7 @@ impl Record {
     fn write(&self, to: &mut Vec<u8>) {
         let (code, place) = match self.reason {
             Reason::Other(number) => (OTHER, Some(number.into())),
-            reason => {
-                let code = CODES.iter().position(|known| *known == reason);
-                (code.and_then(|code| u8::try_from(code).ok()).unwrap_or(OTHER), self.place)
-            }
+            reason => (reason.code(), self.place),
         };
         for word in [self.when, place.unwrap_or(0), self.value.unwrap_or(0), self.rip.unwrap_or(0)] {
             to.extend(word.to_le_bytes());

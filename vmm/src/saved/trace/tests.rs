@@ -278,3 +278,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn reasons_have_the_codes_of_their_table() {
+    for (code, reason) in (0..).zip(CODES) {
+        assert_eq!(reason.code(), code, "{reason}");
+    }
+    assert_eq!(Reason::Other(7).code(), OTHER);
+}
