@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use support::{Files, assert_error, code, embedded, find, kvm_test, ran, run, run_machine};
 use vmm::Machine;
 use vmm::controller::{ExitController, VcpuState};
-use vmm::exit::{Exit, Outcome, Stop};
+use vmm::exit::{Exit, Outcome, Reason, Site, Stop};
 use vmm::hypercall::number;
 use vmm::modes::Mode;
 use vmm::msr::MsrRule;
-use vmm::profile::{Reason, Site};
 
 fn main() -> ExitCode {
     support::watchdog();

@@ -11,10 +11,9 @@ use std::time::Duration;
 use support::{code, embedded, find, full_stream, kvm_test, run_machine};
 use vmm::boot::flat;
 use vmm::device::simvirtio::Transport;
-use vmm::exit::Stop;
+use vmm::exit::{Reason, Site, Stop};
 use vmm::memory::Gpa;
 use vmm::modes::Mode;
-use vmm::profile::{Reason, Site};
 use vmm::vcpu::Location;
 use vmm::{Machine, Output};
 

@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 use support::{code, embedded, find, kvm_test, plain_test, run_machine};
 use vmm::bus::Device;
 use vmm::device::simvirtio::Transport;
-use vmm::exit::Stop;
+use vmm::exit::{Reason, Site, Stop};
 use vmm::modes::Mode;
-use vmm::profile::{Reason, Site};
 use vmm::stats::Counters;
 use vmm::{Builder, Captured, Input, Machine, Output};
 

@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 use support::{Liar, assert_error, code, embedded, find, kvm_test, ran, run_machine};
 use vmm::device::simvirtio::Transport;
-use vmm::exit::Stop;
+use vmm::exit::{Reason, Stop};
 use vmm::modes::Mode;
-use vmm::profile::{Count, Reason};
+use vmm::profile::Count;
 use vmm::{Input, Machine, Report};
 
 fn main() -> ExitCode {

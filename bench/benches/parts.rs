@@ -24,7 +24,7 @@ use vmm::device::simvirtio::{Simvirtio, TrappedMemory, Window};
 use vmm::device::virtio::entropy::Entropy;
 use vmm::device::virtio::mmio::Mmio;
 use vmm::device::{debugcon, exit_port, fifo, i8042, post_code, power, rtc, serial, system_control};
-use vmm::exit::{Exit, Outcome, Stop};
+use vmm::exit::{Arrival, Exit, Outcome, Stop};
 use vmm::hypercall::Hypercalls;
 use vmm::kev::MmioPrinter;
 use vmm::memory::{Gpa, GuestMemory};
@@ -33,7 +33,7 @@ use vmm::profile::{MAX_SITES, Profile, Times};
 use vmm::recorder::Recorder;
 use vmm::run::{self, Watchdog};
 use vmm::timeline::Timeline;
-use vmm::vcpu::{Arrival, Entry, Vcpu, first_exit};
+use vmm::vcpu::{Entry, Vcpu, first_exit};
 use vmm::{Error, Input, Output};
 
 const OUT: Exit = Exit::PioOut { port: 0x42, size: 1, data: b'x' as u32 };

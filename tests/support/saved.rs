@@ -1,7 +1,7 @@
 //! Profiles and traces as runs leave them, made of numbers that are always the same.
 
 use std::collections::BTreeMap;
-use vmm::profile::Reason;
+use vmm::exit::Reason;
 use vmm::saved::profile::{Limits, Mark, Site, Times, Vcpu};
 use vmm::saved::trace::{Device, Record};
 use vmm::saved::{Profile, Trace};

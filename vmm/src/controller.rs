@@ -56,10 +56,9 @@
 //! `vmm/examples/controller.rs` runs one with a guest; the crate's page shows it.
 
 use crate::error::Error;
-use crate::exit::{Exit, Outcome, Stop};
+use crate::exit::{Exit, Outcome, Site, Stop};
 use crate::memory::{Gpa, GuestMemory};
 use crate::probe::Probe;
-use crate::profile::Site;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use std::collections::BTreeMap;
 

@@ -9,10 +9,9 @@
 //! [`CHUNK`] others when so many have come together, which is in neither time, and whose cost is known.
 
 use crate::clock::Clock;
-use crate::exit::{Exit, Outcome};
+use crate::exit::{Arrival, Exit, Outcome};
 use crate::profile::{Profile, Times};
 use crate::timeline::Timeline;
-use crate::vcpu::Arrival;
 use std::sync::Arc;
 
 /// How many of the last exits are remembered unless somebody asks for more.

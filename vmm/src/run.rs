@@ -187,9 +187,9 @@ mod tests {
     use crate::bus::{Device, Devices};
     use crate::clock::Clock;
     use crate::controller::{Ends, OpenBus, StillVcpu};
+    use crate::exit::Arrival;
     use crate::memory::GuestMemory;
     use crate::profile::Count;
-    use crate::vcpu::Arrival;
     use kvm_bindings::{kvm_regs, kvm_sregs};
     use std::collections::VecDeque;
     use std::ops::ControlFlow;

@@ -44,9 +44,8 @@ impl Trace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
+    use crate::exit::{Arrival, Exit};
     use crate::profile::{Profile, Times};
-    use crate::vcpu::Arrival;
 
     fn recording(times: impl IntoIterator<Item = u64>) -> Recording {
         let mut profile = Profile::default();

@@ -12,7 +12,7 @@ mod decode;
 
 use crate::controller::VcpuState;
 use crate::error::Error;
-use crate::exit::Exit;
+use crate::exit::{Arrival, Exit};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::modes::{self, Mode, Place};
 use crate::msr;
@@ -43,17 +43,6 @@ pub enum Entry {
     Value(u64),
     /// #GP, for its access to an MSR. Any other exit goes on as with [`Entry::Resume`].
     Fault,
-}
-
-/// How an [`Exit`] came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// The guest was left for it.
-    FromGuest,
-    /// It is a further element of the string I/O exit before it.
-    NextElement,
-    /// It is a store that the kernel has queued without leaving the guest, before the exit that comes after it.
-    Coalesced,
 }
 
 /// Something that runs a guest until its next exit: KVM's vCPU, or a script in a test.

@@ -5,9 +5,9 @@ use std::fmt::{self, Write};
 use vmm::Report;
 use vmm::controller::OpenBus;
 use vmm::device::simvirtio::{SimvirtioReport, Transport};
-use vmm::exit::Stop;
+use vmm::exit::{Reason, Stop};
 use vmm::pc::Boot;
-use vmm::profile::{Count, Latency, Profile, Reason, SiteProfile};
+use vmm::profile::{Count, Latency, Profile, SiteProfile};
 use vmm::stats::Counters;
 
 /// How much of a text is shown on a line, in characters.

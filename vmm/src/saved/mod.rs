@@ -21,7 +21,7 @@ pub use profile::Profile;
 pub use trace::{Cut, Trace};
 
 use crate::boot::printable_text;
-use crate::profile::Reason;
+use crate::exit::Reason;
 use std::str::FromStr;
 
 /// Why a file is no profile or trace.
@@ -141,7 +141,7 @@ impl FromStr for Reason {
 
 /// A reason in JSON: the text that it displays as.
 mod reason {
-    use crate::profile::Reason;
+    use crate::exit::Reason;
     use serde::de::{Deserialize, Deserializer, Error};
     use serde::ser::Serializer;
     use std::borrow::Cow;

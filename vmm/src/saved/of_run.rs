@@ -3,12 +3,11 @@
 use super::profile::{Clock, Limits, Mark, Site, Source, Times, Vcpu};
 use super::trace::{Device, Record};
 use super::{Profile, Trace};
-use crate::exit::Exit;
-use crate::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, Reason};
+use crate::exit::{Arrival, Exit, Reason};
+use crate::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES};
 use crate::recorder::Traced;
 use crate::report::Report;
 use crate::stats::Counters;
-use crate::vcpu::Arrival;
 use std::collections::HashSet;
 
 /// What writes these files.
@@ -80,7 +79,7 @@ impl Trace {
         let number = |id: u32| report.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);
         let records = trace.exits().iter().map(|(id, traced)| record(number(*id), traced)).collect();
         let mut seen = HashSet::new();
-        let sites = trace.exits().iter().filter_map(|(_, traced)| profile::Site::of(&traced.exit));
+        let sites = trace.exits().iter().filter_map(|(_, traced)| crate::exit::Site::of(&traced.exit));
         let devices = sites.filter(|site| seen.insert(*site)).filter_map(|site| {
             let ((place, width), device) = (site.place?, report.device_at(&site)?);
             Some(Device { reason: site.reason, place, width, device: device.into() })
@@ -129,7 +128,7 @@ fn times(latency: &Latency) -> Times {
 }
 
 fn record(vcpu: usize, traced: &Traced) -> Record {
-    let site = profile::Site::of(&traced.exit);
+    let site = crate::exit::Site::of(&traced.exit);
     let place = site.and_then(|site| site.place);
     let saturating = |nanos: u64| u32::try_from(nanos).unwrap_or(u32::MAX);
     Record {

@@ -4,7 +4,8 @@
 
 use super::SavedError;
 use crate::builder::MAX_CPUS;
-use crate::profile::{MAX_SITES, Reason};
+use crate::exit::Reason;
+use crate::profile::MAX_SITES;
 use crate::timeline::MAX_MARKS;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,8 @@
 
 use super::profile::{Clock, Limits, Profile, Site, Source, Times, Vcpu};
 use super::trace::{Record, Trace};
-use crate::profile::{MAX_SITES, Reason, lower_bound};
+use crate::exit::Reason;
+use crate::profile::{MAX_SITES, lower_bound};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 

@@ -5,7 +5,7 @@
 use super::SavedError;
 use super::profile::MOST_TEXT;
 use crate::builder::MAX_CPUS;
-use crate::profile::Reason;
+use crate::exit::Reason;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Write};

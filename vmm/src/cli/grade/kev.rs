@@ -12,10 +12,10 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm::bus::Device;
-use vmm::exit::Stop;
+use vmm::exit::{Reason, Stop};
 use vmm::hypercall::number;
 use vmm::kev::{CONSTANT_PORT, FIFO_MSR, FIFO_PORT, PRINTER};
-use vmm::profile::{Profile, Reason};
+use vmm::profile::Profile;
 use vmm::{Error, Output};
 
 /// Points for each line.

@@ -12,8 +12,9 @@ use simvirtio::device::State;
 use std::ffi::OsString;
 use vmm::Error;
 use vmm::device::simvirtio::Transport;
+use vmm::exit::Reason;
 use vmm::modes::Mode;
-use vmm::profile::{Count, Reason};
+use vmm::profile::Count;
 use vmm::stats::Counters;
 
 /// The text that the driver of the assignment sends.

@@ -152,7 +152,7 @@ fn row(pair: &Pair<'_>) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm::profile::Reason;
+    use vmm::exit::Reason;
     use vmm::saved::profile::Vcpu;
 
     fn profile(sites: &[(u64, u8, u64)]) -> Profile {

@@ -1,7 +1,7 @@
 //! KVM's own counters beside ours, and why they differ.
 
 use super::table::{Cell, Table, number, text};
-use vmm::profile::Reason;
+use vmm::exit::Reason;
 use vmm::saved::Profile;
 use vmm::saved::profile::Vcpu;
 

@@ -318,7 +318,7 @@ fn marks(profile: &Profile) -> Table<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm::profile::Reason;
+    use vmm::exit::Reason;
 
     fn site(reason: Reason, place: Option<u64>, device: Option<&str>, time: u64) -> Site {
         let times = Times { count: 2, sum: time, ..Times::default() };

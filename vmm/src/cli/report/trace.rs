@@ -8,7 +8,7 @@ use vmm::saved::trace::Record;
 use vmm::saved::{Cut, Profile, Trace};
 
 /// The names of what is at the places of a trace.
-pub(super) type Names<'a> = HashMap<(vmm::profile::Reason, u64, u8), &'a str>;
+pub(super) type Names<'a> = HashMap<(vmm::exit::Reason, u64, u8), &'a str>;
 
 /// By reason, place and width.
 pub(super) fn names(trace: &Trace) -> Names<'_> {

@@ -1,0 +1,129 @@
+//! The places that exits come from, and how an exit arrives.
+
+use super::Exit;
+use std::fmt;
+
+/// The reason for an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Port read.
+    PioIn,
+    /// Port write.
+    PioOut,
+    /// MMIO read.
+    MmioRead,
+    /// MMIO write.
+    MmioWrite,
+    /// Hypercall.
+    Hypercall,
+    /// Read of a model-specific register.
+    RdMsr,
+    /// Write of a model-specific register.
+    WrMsr,
+    /// Halt.
+    Hlt,
+    /// Triple fault.
+    Shutdown,
+    /// KVM could not emulate an instruction.
+    EmulationFailure,
+    /// The processor refused to enter the guest.
+    FailedEntry,
+    /// Anything else, by KVM's number.
+    Other(u32),
+}
+
+impl Reason {
+    /// A small number for it.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::PioIn => 0,
+            Self::PioOut => 1,
+            Self::MmioRead => 2,
+            Self::MmioWrite => 3,
+            Self::Hypercall => 4,
+            Self::RdMsr => 5,
+            Self::WrMsr => 6,
+            Self::Hlt => 7,
+            Self::Shutdown => 8,
+            Self::EmulationFailure => 9,
+            Self::FailedEntry => 10,
+            Self::Other(_) => 11,
+        }
+    }
+
+    /// Whether exits of this reason come from a port, an address, a register or a number.
+    pub fn has_place(self) -> bool {
+        matches!(
+            self,
+            Self::PioIn
+                | Self::PioOut
+                | Self::MmioRead
+                | Self::MmioWrite
+                | Self::Hypercall
+                | Self::RdMsr
+                | Self::WrMsr
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::PioIn => "PIO in",
+            Self::PioOut => "PIO out",
+            Self::MmioRead => "MMIO read",
+            Self::MmioWrite => "MMIO write",
+            Self::Hypercall => "hypercall",
+            Self::RdMsr => "RDMSR",
+            Self::WrMsr => "WRMSR",
+            Self::Hlt => "HLT",
+            Self::Shutdown => "shutdown",
+            Self::EmulationFailure => "emulation failure",
+            Self::FailedEntry => "failed entry",
+            Self::Other(reason) => return f.pad(&format!("reason {reason}")),
+        })
+    }
+}
+
+/// Where an exit comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Site {
+    /// The reason, which includes the direction.
+    pub reason: Reason,
+    /// Port, guest physical address, number of an MSR or of a hypercall, and width in bytes. `None` for reasons that have none, and for the
+    /// sites past [`MAX_SITES`].
+    pub place: Option<(u64, u8)>,
+}
+
+impl Site {
+    /// The site of an exit; `None` for what is no exit of the guest's.
+    pub fn of(exit: &Exit) -> Option<Self> {
+        let (reason, place) = match *exit {
+            Exit::PioIn { port, size } => (Reason::PioIn, Some((port.into(), size))),
+            Exit::PioOut { port, size, .. } => (Reason::PioOut, Some((port.into(), size))),
+            Exit::MmioRead { address, size } => (Reason::MmioRead, Some((address, size))),
+            Exit::MmioWrite { address, size, .. } => (Reason::MmioWrite, Some((address, size))),
+            Exit::Hypercall { number } => (Reason::Hypercall, Some((number.into(), 4))),
+            Exit::RdMsr { index } => (Reason::RdMsr, Some((index.into(), 8))),
+            Exit::WrMsr { index, .. } => (Reason::WrMsr, Some((index.into(), 8))),
+            Exit::Hlt => (Reason::Hlt, None),
+            Exit::Shutdown => (Reason::Shutdown, None),
+            Exit::EmulationFailure(_) => (Reason::EmulationFailure, None),
+            Exit::FailedEntry { .. } => (Reason::FailedEntry, None),
+            Exit::Other(reason) => (Reason::Other(reason), None),
+            Exit::Interrupted => return None,
+        };
+        Some(Self { reason, place })
+    }
+}
+
+/// How an [`Exit`] came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The guest was left for it.
+    FromGuest,
+    /// It is a further element of the string I/O exit before it.
+    NextElement,
+    /// It is a store that the kernel has queued without leaving the guest, before the exit that comes after it.
+    Coalesced,
+}
