@@ -4,6 +4,7 @@
 //! of the machine it answers: [`ControlFlow::Break`] with a [`Stop`] ends the run.
 
 use crate::controller::{ExitController, VcpuState};
+use crate::error::BusError;
 use crate::exit::{Exit, Outcome, Stop};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -25,31 +26,6 @@ pub trait Device: Send {
 
 /// A device that a bus, or two, and the machine share.
 pub type SharedDevice = Arc<Mutex<dyn Device>>;
-
-/// A device's range cannot be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BusError {
-    /// Another device has a part of it.
-    #[error(
-        "the range from {first:#x} to {last:#x} overlaps that of another device: give the device another place"
-    )]
-    Overlap {
-        /// First port or address.
-        first: u64,
-        /// Last port or address.
-        last: u64,
-    },
-    /// It is empty, or goes past the last address.
-    #[error(
-        "a range of {len:#x} from {first:#x} is empty or goes past the bus's end: give the device another place"
-    )]
-    Range {
-        /// First port or address.
-        first: u64,
-        /// How many there are.
-        len: u64,
-    },
-}
 
 struct Range {
     first: u64,

@@ -1,10 +1,9 @@
 //! What can fail on the host's side. A mistake of the guest is never one of these: it is a
 //! [`Stop`](crate::exit::Stop).
 
-use crate::boot::ImageError;
-use crate::bus::BusError;
 use crate::saved::SavedError;
 use crate::sys;
+use guest::Mode;
 use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
 use std::io;
@@ -106,6 +105,108 @@ pub enum Error {
         operation: &'static str,
         /// What the kernel said.
         source: io::Error,
+    },
+}
+
+/// Why an image cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file is a directory, a device, a pipe.
+    #[error("{path} is no regular file: give a plain file")]
+    NotAFile {
+        /// The file.
+        path: String,
+    },
+    /// There is nothing in it.
+    #[error("the image is empty: give a flat binary or an ELF64 file")]
+    Empty,
+    /// It is larger than the guest's memory.
+    #[error(
+        "{path} has {size} bytes, and a guest has {limit} bytes of memory: give a smaller file, or more --mem"
+    )]
+    TooLarge {
+        /// The file.
+        path: String,
+        /// Its size, in bytes.
+        size: u64,
+        /// The most that is possible, in bytes.
+        limit: u64,
+    },
+    /// It is an ELF file, but not one that this VMM can run.
+    #[error("the ELF file {0}")]
+    Elf(String),
+    /// It is a Linux kernel, or goes with one, and cannot be booted.
+    #[error("{file} {what}")]
+    Linux {
+        /// The file.
+        file: String,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
+    /// It does not fit where it is to be loaded.
+    #[error(
+        "the image would take [{start:#x}, {end:#x}), and the guest's memory is [0x0, {ram:#x}): load it lower \
+         (@ADDR, --load-at) or give the guest more memory (--mem)"
+    )]
+    OutsideRam {
+        /// First address.
+        start: u64,
+        /// Address after the last.
+        end: u64,
+        /// Size of the guest's memory, in bytes.
+        ram: u64,
+    },
+    /// A real-mode guest cannot be entered above 64 KiB.
+    #[error(
+        "a real-mode guest begins below 0x10000, since its cs is 0, and not at {0:#x}: load it lower, or choose another --mode"
+    )]
+    BeyondRealMode(u64),
+    /// A 32-bit guest cannot be entered above 4 GiB.
+    #[error("a {mode}-mode guest cannot begin at {entry:#x}: load it lower")]
+    BeyondMode {
+        /// The mode.
+        mode: Mode,
+        /// The entry point.
+        entry: u64,
+    },
+    /// Its own bytes are where the result is checked.
+    #[error(
+        "the image has bytes of its own at 0x400 to 0x407, where the result is verified: link it elsewhere, \
+         such as at 0x1000 (FILE@0x1000), or run it without --verify"
+    )]
+    CoversResult,
+}
+
+/// A device's range cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BusError {
+    /// Another device has a part of it.
+    #[error(
+        "the range from {first:#x} to {last:#x} overlaps that of another device: give the device another place"
+    )]
+    Overlap {
+        /// First port or address.
+        first: u64,
+        /// Last port or address.
+        last: u64,
+    },
+    /// It is empty, or goes past the last address.
+    #[error(
+        "a range of {len:#x} from {first:#x} is empty or goes past the bus's end: give the device another place"
+    )]
+    Range {
+        /// First port or address.
+        first: u64,
+        /// How many there are.
+        len: u64,
     },
 }
 

@@ -4,11 +4,10 @@
 //! kernels do not do without: a clock, a keyboard controller that resets, the ports 0x61 and 0x80. ACPI tables say
 //! where things are.
 
-use crate::boot::ImageError;
 use crate::boot::linux::Kernel;
 use crate::console::{self, Console};
 use crate::device::virtio::{Disk, Mmio};
-use crate::error::Error;
+use crate::error::{Error, ImageError};
 use crate::exit::Stop;
 use crate::run::{Deadline, Ender};
 use crate::sys;

@@ -11,6 +11,7 @@ pub mod elf;
 pub mod flat;
 pub mod linux;
 
+use crate::error::ImageError;
 use crate::memory::{Gpa, GuestMemory, MAX_RAM};
 use crate::modes::Mode;
 use std::borrow::Cow;
@@ -19,83 +20,6 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Why an image cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// The file could not be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The file is a directory, a device, a pipe.
-    #[error("{path} is no regular file: give a plain file")]
-    NotAFile {
-        /// The file.
-        path: String,
-    },
-    /// There is nothing in it.
-    #[error("the image is empty: give a flat binary or an ELF64 file")]
-    Empty,
-    /// It is larger than the guest's memory.
-    #[error(
-        "{path} has {size} bytes, and a guest has {limit} bytes of memory: give a smaller file, or more --mem"
-    )]
-    TooLarge {
-        /// The file.
-        path: String,
-        /// Its size, in bytes.
-        size: u64,
-        /// The most that is possible, in bytes.
-        limit: u64,
-    },
-    /// It is an ELF file, but not one that this VMM can run.
-    #[error("the ELF file {0}")]
-    Elf(String),
-    /// It is a Linux kernel, or goes with one, and cannot be booted.
-    #[error("{file} {what}")]
-    Linux {
-        /// The file.
-        file: String,
-        /// What is wrong with it, and what to do.
-        what: String,
-    },
-    /// It does not fit where it is to be loaded.
-    #[error(
-        "the image would take [{start:#x}, {end:#x}), and the guest's memory is [0x0, {ram:#x}): load it lower \
-         (@ADDR, --load-at) or give the guest more memory (--mem)"
-    )]
-    OutsideRam {
-        /// First address.
-        start: u64,
-        /// Address after the last.
-        end: u64,
-        /// Size of the guest's memory, in bytes.
-        ram: u64,
-    },
-    /// A real-mode guest cannot be entered above 64 KiB.
-    #[error(
-        "a real-mode guest begins below 0x10000, since its cs is 0, and not at {0:#x}: load it lower, or choose another --mode"
-    )]
-    BeyondRealMode(u64),
-    /// A 32-bit guest cannot be entered above 4 GiB.
-    #[error("a {mode}-mode guest cannot begin at {entry:#x}: load it lower")]
-    BeyondMode {
-        /// The mode.
-        mode: Mode,
-        /// The entry point.
-        entry: u64,
-    },
-    /// Its own bytes are where the result is checked.
-    #[error(
-        "the image has bytes of its own at 0x400 to 0x407, where the result is verified: link it elsewhere, \
-         such as at 0x1000 (FILE@0x1000), or run it without --verify"
-    )]
-    CoversResult,
-}
 
 /// A part of an image: bytes of the file, and zeroes after them.
 #[derive(Clone, Debug, PartialEq, Eq)]

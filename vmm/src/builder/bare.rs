@@ -1,12 +1,12 @@
 //! A machine for an image: the SO2 map with its device, or the plain one.
 
 use super::Builder;
-use crate::boot::{Image, ImageError};
+use crate::boot::Image;
 use crate::controller::VcpuState;
 use crate::device::doorbell::{Doorbell, DoorbellPage};
 use crate::device::serial::Serial;
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
-use crate::error::Error;
+use crate::error::{Error, ImageError};
 use crate::input::Input;
 use crate::machine::{Background, Machine};
 use crate::memory::{self, Gpa, GuestMemory, Map, PAGE_TABLES, TABLES, TABLES_SIZE, TASK_STATE};
