@@ -4,9 +4,9 @@ mod bare;
 mod pc;
 
 use crate::boot::Image;
-use crate::bus::{Devices, SharedDevice};
+use crate::bus::SharedDevice;
 use crate::clock::Clock;
-use crate::controller::ExitController;
+use crate::controller::{Devices, ExitController};
 use crate::cpuid::{self, Override, Seen};
 use crate::device::debugcon::{self, Debugcon};
 use crate::device::exit_port::{self, ExitPort};
@@ -26,10 +26,9 @@ use crate::vcpu::KvmVcpu;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::{fmt, io};
 
 /// The most vCPUs that a machine has: their stacks take the upper half of the assignment's memory.
 pub const MAX_CPUS: u32 = 32;

@@ -1,8 +1,8 @@
 //! The devices of KeV's second project, for guests that try every way to trap: FIFOs behind a port and an
 //! MSR, a port that reads a constant, and a printer behind MMIO.
 
-use crate::bus::{Device, Devices};
-use crate::controller::{ExitController, VcpuState};
+use crate::bus::Device;
+use crate::controller::{Devices, ExitController, VcpuState};
 use crate::device::fifo::Fifo;
 use crate::error::{BusError, Error};
 use crate::exit::{Exit, Outcome, Stop};

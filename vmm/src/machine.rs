@@ -2,9 +2,8 @@
 
 use crate::boot::Image;
 use crate::builder::{BoxedController, Builder, Guest};
-use crate::bus::Devices;
 use crate::clock::Clock;
-use crate::controller::{Ends, OpenBus, VcpuState};
+use crate::controller::{Devices, Ends, OpenBus, VcpuState};
 use crate::device::doorbell::Doorbell;
 use crate::device::poller::Poller;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
@@ -31,12 +30,11 @@ use crate::vcpu::KvmVcpu;
 use kvm_ioctls::VmFd;
 use simvirtio::abi;
 use std::any::Any;
-use std::fmt;
-use std::io;
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 /// What a machine has beside its vCPUs and the devices of the buses.
 pub(crate) enum Background {

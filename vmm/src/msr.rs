@@ -2,7 +2,7 @@
 //!
 //! KVM hands on accesses to registers that it does not know, and to those that its filter names
 //! (`Documentation/virt/kvm/api.rst`, KVM_CAP_X86_USER_SPACE_MSR and KVM_X86_SET_MSR_FILTER). A device can be
-//! behind a register, as behind a port ([`Devices::msrs`](crate::bus::Devices)); this policy is for the
+//! behind a register, as behind a port ([`Devices::msrs`](crate::controller::Devices)); this policy is for the
 //! registers that have a rule.
 
 use crate::controller::{ExitController, VcpuState};

@@ -1,8 +1,7 @@
 //! What comes of a run: how it ended, the verdict, the exits.
 
-use crate::bus::Devices;
 use crate::clock::Clock;
-use crate::controller::OpenBus;
+use crate::controller::{Devices, OpenBus};
 use crate::device::simvirtio::SimvirtioReport;
 use crate::exit::{Reason, Site, Stop};
 use crate::explain::Explanation;

@@ -184,9 +184,9 @@ impl ExitController for Watchdog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{Device, Devices};
+    use crate::bus::Device;
     use crate::clock::Clock;
-    use crate::controller::{Ends, OpenBus, StillVcpu};
+    use crate::controller::{Devices, Ends, OpenBus, StillVcpu};
     use crate::exit::Arrival;
     use crate::memory::GuestMemory;
     use crate::profile::Count;

@@ -55,6 +55,10 @@
 //!
 //! `vmm/examples/controller.rs` runs one with a guest; the crate's page shows it.
 
+mod devices;
+
+pub use devices::Devices;
+
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Site, Stop};
 use crate::memory::{Gpa, GuestMemory};
