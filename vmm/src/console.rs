@@ -105,7 +105,10 @@ impl Running {
     /// The host has no thread or descriptor left.
     pub(crate) fn start(console: Console, ender: Arc<Ender>) -> Result<Self, Error> {
         let Console { typed, input, escapes, port, output, prompt } = console;
-        let stop = [Arc::new(event()?), Arc::new(event()?)];
+        let stop = [
+            Arc::new(event().map_err(Error::host("eventfd"))?),
+            Arc::new(event().map_err(Error::host("eventfd"))?),
+        ];
         let mut running = Self { stop, threads: Vec::new() };
         let [stop_keys, stop_prompts] = running.stop.clone();
         let failed = "starting a thread of the console";

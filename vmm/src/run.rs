@@ -125,7 +125,11 @@ impl Ender {
     /// # Errors
     /// The host has no descriptor left.
     pub(crate) fn new() -> Result<Self, Error> {
-        Ok(Self { machine: OnceLock::new(), reason: Mutex::default(), event: sys::event()? })
+        Ok(Self {
+            machine: OnceLock::new(),
+            reason: Mutex::default(),
+            event: sys::event().map_err(Error::host("eventfd"))?,
+        })
     }
 
     /// From now on the machine that ends by this deadline, and has these vCPUs, is the one to end.

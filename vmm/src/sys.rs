@@ -14,7 +14,6 @@ pub(crate) use kick::{KickTimer, Kicker, REPEAT, handle_kicks, with_kicks};
 pub use terminal::RawTerminal;
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};
 
-use crate::error::Error;
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -98,8 +97,8 @@ pub(crate) fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
 }
 
 /// An event descriptor that nobody blocks on.
-pub(crate) fn event() -> Result<EventFd, Error> {
-    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::host("eventfd"))
+pub(crate) fn event() -> io::Result<EventFd> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
 }
 
 /// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`.

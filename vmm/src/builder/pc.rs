@@ -78,7 +78,8 @@ impl Builder {
         log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);
 
         let filtered = self.filtered_msrs();
-        let (line, drained) = (event()?, Arc::new(event()?));
+        let (line, drained) =
+            (event().map_err(Error::host("eventfd"))?, Arc::new(event().map_err(Error::host("eventfd"))?));
         let serial = Serial::with_interrupt(self.output.clone(), duplicate(&line)?, drained.clone());
         let serial = Arc::new(Mutex::new(serial));
         self.attach_ports(serial.clone())?;
@@ -89,7 +90,7 @@ impl Builder {
         for (device, place) in virtio.iter().zip(&places) {
             self.devices.mmio.attach(place.address.into(), place.size.into(), device.clone())?;
         }
-        let prompt = event()?;
+        let prompt = event().map_err(Error::host("eventfd"))?;
         self.output.set_prompt(duplicate(&prompt)?);
 
         // Made before the VM, hence gone after it.

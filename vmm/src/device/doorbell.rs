@@ -36,7 +36,10 @@ impl Doorbell {
     /// # Errors
     /// The host has no descriptor left.
     pub(crate) fn new() -> Result<Self, Error> {
-        Ok(Self { bell: sys::event()?, end: sys::event()? })
+        Ok(Self {
+            bell: sys::event().map_err(Error::host("eventfd"))?,
+            end: sys::event().map_err(Error::host("eventfd"))?,
+        })
     }
 
     /// Has a store of either queue's number ring it.

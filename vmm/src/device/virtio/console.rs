@@ -53,7 +53,11 @@ impl ConsoleInput {
     /// # Errors
     /// The host has no descriptor left.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self(Arc::new(Shared { waiting: Mutex::default(), typed: event()?, room: event()? })))
+        Ok(Self(Arc::new(Shared {
+            waiting: Mutex::default(),
+            typed: event().map_err(Error::host("eventfd"))?,
+            room: event().map_err(Error::host("eventfd"))?,
+        })))
     }
 
     /// Hands `bytes` to the guest, as far as there is room. Returns how many of them. Where that is not all,

@@ -53,7 +53,7 @@ impl Interrupt {
             registers: Mutex::default(),
             halted: AtomicBool::new(false),
             told: AtomicBool::new(false),
-            event: event()?,
+            event: event().map_err(Error::host("eventfd"))?,
             shown: Shown::default(),
         })
     }

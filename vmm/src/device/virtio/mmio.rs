@@ -106,7 +106,8 @@ impl Mmio {
     pub fn new(backend: impl Backend + 'static, memory: GuestMemory) -> Result<Self, Error> {
         let names = backend.names();
         let queues: Vec<Setup> = backend.queue_sizes().iter().copied().map(Setup::new).collect();
-        let notifiers = queues.iter().map(|_| event().map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let notifiers = queues.iter().map(|_| event().map(Arc::new)).collect::<Result<Vec<_>, _>>();
+        let notifiers = notifiers.map_err(Error::host("eventfd"))?;
         let interrupt = Arc::new(Interrupt::new(names.device)?);
         Ok(Self {
             id: backend.id(),

@@ -131,7 +131,7 @@ impl Worker {
     }
 
     fn start(&self) -> Result<Running, Error> {
-        let end = Arc::new(event()?);
+        let end = Arc::new(event().map_err(Error::host("eventfd"))?);
         let mut manager = EventManager::new().map_err(failed("making an event manager"))?;
         let subscriber = Subscriber {
             shared: self.shared.clone(),
