@@ -5,7 +5,7 @@
 //! 2 MiB pages: section 4.5.4. Task state of 64 bits, its descriptor, and the I/O permission bitmap: sections 8.7 and
 //! 8.2.3, and volume 1, section 19.5.2.
 
-use crate::memory::{Gpa, PAGE, TASK_STATE};
+use crate::memory::{Gpa, PAGE, TABLES, TABLES_SIZE, TASK_STATE};
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use simvirtio::abi;
 
@@ -64,6 +64,8 @@ const TASK_FIELDS: u16 = 0x68;
 const TASK_BITMAP_BASE: usize = 0x66;
 /// Size of the task state with a bitmap for all ports, and the byte of ones that the manual asks for after it.
 pub const TASK_STATE_SIZE: usize = TASK_FIELDS as usize + 0x1_0000 / 8 + 1;
+// The memory map leaves enough room for it.
+const _: () = assert!(TASK_STATE.0 + TASK_STATE_SIZE as u64 <= TABLES.0 + TABLES_SIZE);
 
 /// A flat segment of 4 GiB. `kind` is the descriptor's type field, with the accessed bit set as the CPU
 /// itself would set it.

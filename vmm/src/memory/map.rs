@@ -10,7 +10,6 @@
 
 use super::Gpa;
 use crate::error::Error;
-use crate::modes::TASK_STATE_SIZE;
 use simvirtio::abi;
 
 pub use guest::Map;
@@ -37,7 +36,6 @@ pub const MAX_RAM: u64 = 3 << 30;
 const _: () = {
     assert!(abi::WINDOW >= abi::RAM_SIZE && abi::DOORBELL == abi::WINDOW + abi::WINDOW_SIZE);
     assert!(MAX_RAM <= TSS && TSS + 3 * PAGE <= TABLES.0 && TABLES.0 + TABLES_SIZE <= 1 << 32);
-    assert!(TASK_STATE.0 + TASK_STATE_SIZE as u64 <= TABLES.0 + TABLES_SIZE);
 };
 
 /// Where things are in the PC map, in which Linux runs. E820 and the ACPI tables are made from these.
