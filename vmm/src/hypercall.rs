@@ -1,18 +1,17 @@
 //! Hypercalls: what a guest may ask of its hypervisor in one exit.
 //!
-//! The number goes into RAX, arguments into RDI, RSI, RDX, R10, R9 and R8, and `out dx, eax` to [`PORT`]
+//! The number goes into RAX, arguments into RDI, RSI, RDX, R10, R9 and R8, and `out dx, eax` to [`HYPERCALL_PORT`]
 //! makes the call. The result comes back in RAX, a negative errno for a failure. (The port is the carrier
 //! since `vmcall` is not: KVM answers it in the kernel, and hands nothing on that could carry a text.)
 
 use crate::controller::{ExitController, VcpuState};
 use crate::error::Error;
+#[cfg(doc)]
+use crate::exit::HYPERCALL_PORT;
 use crate::exit::{Exit, Outcome, Stop};
 use crate::output::Output;
 use crate::probe::Probe;
 use std::ops::ControlFlow;
-
-/// The port that a 4-byte write makes a hypercall of.
-pub const PORT: u16 = 0x500;
 
 /// Numbers of the calls.
 pub mod number {

@@ -11,6 +11,9 @@ pub use stop::{Outcome, Stop};
 
 use std::fmt;
 
+/// A 4-byte write to this port is a hypercall.
+pub const HYPERCALL_PORT: u16 = 0x500;
+
 /// Why the vCPU left the guest.
 ///
 /// Linux `Documentation/virt/kvm/api.rst`, section 5, "The kvm_run structure".
@@ -48,7 +51,7 @@ pub enum Exit {
         /// The value, zero-extended.
         data: u64,
     },
-    /// The guest calls its hypervisor: a 4-byte write to [`hypercall::PORT`](crate::hypercall::PORT).
+    /// The guest calls its hypervisor: a 4-byte write to [`HYPERCALL_PORT`].
     Hypercall {
         /// Which call: what was written, EAX.
         number: u32,

@@ -1,7 +1,6 @@
 //! From `kvm_run` to an exit, and from string I/O to its elements.
 
-use crate::exit::{Exit, Instruction};
-use crate::hypercall;
+use crate::exit::{Exit, HYPERCALL_PORT, Instruction};
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO,
     KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
@@ -45,7 +44,7 @@ impl Transfer {
             [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
             _ => 0,
         };
-        if port == hypercall::PORT && size == 4 {
+        if port == HYPERCALL_PORT && size == 4 {
             return Exit::Hypercall { number: data };
         }
         Exit::PioOut { port, size, data }
