@@ -15,7 +15,7 @@ use crate::device::simvirtio::Transport;
 use crate::error::Error;
 use crate::input::Input;
 use crate::kev;
-use crate::machine::Machine;
+use crate::machine::{BoxedController, Machine};
 use crate::memory::GuestMemory;
 use crate::modes::Place;
 use crate::msr::{MsrPolicy, MsrRule};
@@ -32,9 +32,6 @@ use std::{fmt, io};
 
 /// The most vCPUs that a machine has: their stacks take the upper half of the assignment's memory.
 pub const MAX_CPUS: u32 = 32;
-
-/// A controller of the caller's, for one vCPU.
-pub(crate) type BoxedController = Box<dyn ExitController + Send>;
 
 /// Makes the caller's controllers.
 #[derive(Default)]
@@ -87,6 +84,19 @@ pub struct Builder {
     output_limit: Option<u64>,
     input: Input,
     devices: Devices,
+}
+
+impl Machine {
+    /// A machine for `image`, with all else as a user would expect: the SO2 map where the image fits into
+    /// it, one vCPU, 10 seconds to run, exits counted, nothing verified, text to standard output.
+    pub fn builder(image: Image) -> Builder {
+        Builder::new(Guest::Image(image))
+    }
+
+    /// A PC that boots Linux: one vCPU, 256 MiB, no limit of time but one that the builder is given.
+    pub fn linux(linux: Linux) -> Builder {
+        Builder::new(Guest::Linux(Box::new(linux))).timeout(None)
+    }
 }
 
 impl Builder {

@@ -1,9 +1,7 @@
 //! The machine: a virtual machine with its guest loaded, run and judged.
 
-use crate::boot::Image;
-use crate::builder::{BoxedController, Builder, Guest};
 use crate::clock::Clock;
-use crate::controller::{Devices, Ends, OpenBus, VcpuState};
+use crate::controller::{Devices, Ends, ExitController, OpenBus, VcpuState};
 use crate::device::doorbell::Doorbell;
 use crate::device::poller::Poller;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
@@ -16,7 +14,7 @@ use crate::memory::{Gpa, GuestMemory};
 use crate::modes::Mode;
 use crate::msr::{Forward, MsrPolicy};
 use crate::output::Output;
-use crate::pc::{Boot, Linux, Pc};
+use crate::pc::{Boot, Pc};
 use crate::profile::Profile;
 use crate::recorder::{LAST, Recorder, Recording};
 use crate::report::{Measured, Report, VcpuReport, Verdict};
@@ -35,6 +33,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
+
+/// A controller of the caller's, for one vCPU.
+pub(crate) type BoxedController = Box<dyn ExitController + Send>;
 
 /// What a machine has beside its vCPUs and the devices of the buses.
 pub(crate) enum Background {
@@ -199,17 +200,6 @@ fn parked(vcpus: &[(Stop, Done)]) -> Stop {
 }
 
 impl Machine {
-    /// A machine for `image`, with all else as a user would expect: the SO2 map where the image fits into
-    /// it, one vCPU, 10 seconds to run, exits counted, nothing verified, text to standard output.
-    pub fn builder(image: Image) -> Builder {
-        Builder::new(Guest::Image(image))
-    }
-
-    /// A PC that boots Linux: one vCPU, 256 MiB, no limit of time but one that the builder is given.
-    pub fn linux(linux: Linux) -> Builder {
-        Builder::new(Guest::Linux(Box::new(linux))).timeout(None)
-    }
-
     /// Runs the guest to its end, and judges it. The first vCPU runs on the calling thread.
     ///
     /// # Errors
