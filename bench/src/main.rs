@@ -222,7 +222,7 @@ fn measure(arguments: &Arguments) -> (String, u8) {
         files.iter().filter_map(|(path, content)| Some((path.as_ref()?, content.as_ref()?)))
     {
         if let Err(error) = save(path, content) {
-            status = complain(&format!("cannot write {}: {error}", vmm::boot::printable(path)));
+            status = complain(&format!("cannot write {}: {error}", vmm::printable(path)));
         }
     }
     (table::markdown(&results), status)

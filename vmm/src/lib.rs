@@ -80,4 +80,6 @@ pub use input::Input;
 pub use machine::Machine;
 pub use output::{Captured, Output};
 pub use report::{Report, Verdict};
-pub use sys::{RawTerminal, catch_interrupts, interrupted, prepare, stdout_was_closed};
+pub use sys::{
+    RawTerminal, catch_interrupts, interrupted, prepare, printable, printable_text, stdout_was_closed,
+};

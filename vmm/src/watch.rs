@@ -1,7 +1,7 @@
 //! What the text on a Linux machine's console tells: that there is any, that userland runs, and that the kernel has
 //! panicked. A panic is nothing that a machine sees otherwise: with `panic=-1` it is a reset like any other.
 
-use crate::boot::printable_text;
+use crate::sys::printable_text;
 use crate::timeline::{Event, Timeline};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -4,9 +4,11 @@
 //! Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol", and `zero-page.rst`. The loading itself is
 //! linux-loader's; what it believes of the file is checked here first.
 
-use super::{ImageError, elf, open, printable};
+use super::{elf, open};
+use crate::error::ImageError;
 use crate::memory::{Gpa, GuestMemory, PAGE, pc};
 use crate::modes;
+use crate::sys::printable;
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};

@@ -14,6 +14,7 @@ pub mod linux;
 use crate::error::ImageError;
 use crate::memory::{Gpa, GuestMemory, MAX_RAM};
 use crate::modes::Mode;
+use crate::sys::printable;
 use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read};
@@ -174,21 +175,6 @@ fn read_image(mut file: impl Read, expected: u64, limit: u64, path: &Path) -> Re
     }
 }
 
-/// A file's name without what would confuse a terminal, hide, or forge a line of a report.
-pub fn printable(path: &Path) -> String {
-    printable_text(&path.display().to_string())
-}
-
-/// A text without what would confuse a terminal, hide, or forge a line of a report.
-pub fn printable_text(text: &str) -> String {
-    // A report of a trace has millions of texts, which are mostly like that.
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        return text.into();
-    }
-    let plain = |c: char| c == ' ' || ['\\', '"', '\''].contains(&c);
-    text.chars().map(|c| if plain(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,15 +216,6 @@ mod tests {
         // A reader that fails halfway is an error, not half an image.
         let fails = Read::chain(&[1u8; 8][..], fs::File::open("/").unwrap());
         assert!(matches!(read_image(fails, 0x10, 0x10, Path::new("x")), Err(ImageError::Read { .. })));
-    }
-
-    #[test]
-    fn names_are_printed_without_control_characters() {
-        assert_eq!(printable(Path::new("a\nb\x1b[31mc é")), "a\\nb\\u{1b}[31mc é");
-        assert_eq!(
-            printable(Path::new("\u{202e}gnp\u{200b}\u{2028}'\"\\")),
-            "\\u{202e}gnp\\u{200b}\\u{2028}'\"\\"
-        );
     }
 
     fn memory() -> GuestMemory {

@@ -52,7 +52,7 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
     };
     let report = machine.run();
     drop(raw);
-    Ok((vmm::boot::printable(&arguments.kernel), report?))
+    Ok((vmm::printable(&arguments.kernel), report?))
 }
 
 /// The disk that `FILE[,ro]` names. A file that has the whole text as its name is that file.

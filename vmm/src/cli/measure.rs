@@ -3,7 +3,7 @@
 use super::{say, status, summary};
 use clap::Args;
 use std::path::PathBuf;
-use vmm::boot::printable;
+use vmm::printable;
 use vmm::saved::file::Target;
 use vmm::saved::{Profile, Trace};
 use vmm::{Builder, Error, Report};

@@ -199,7 +199,7 @@ fn explain_usage(error: clap::Error, arguments: &[OsString]) -> u8 {
         return print(&if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() });
     }
     // The same mistake, but with names that can be shown.
-    let shown = arguments.iter().map(|argument| vmm::boot::printable(Path::new(argument)));
+    let shown = arguments.iter().map(|argument| vmm::printable(Path::new(argument)));
     let text = Cli::try_parse_from(shown).err().unwrap_or(error).render();
     say(&if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() });
     status::USAGE

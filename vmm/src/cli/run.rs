@@ -63,7 +63,7 @@ pub fn input(path: Option<&Path>) -> Result<Input, Error> {
         // Opening a pipe would wait for its writer; the guest may never ask for it.
         Some(path) => {
             File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
-                Error::Config(format!("cannot open {} for --input: {error}", vmm::boot::printable(path)))
+                Error::Config(format!("cannot open {} for --input: {error}", vmm::printable(path)))
             })?
         }
         None => {

@@ -49,7 +49,7 @@ pub fn ending(report: &Report) -> String {
     }
     let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
-        let _ = write!(text, "; its kernel has panicked: {}", vmm::boot::printable_text(reason));
+        let _ = write!(text, "; its kernel has panicked: {}", vmm::printable_text(reason));
     }
     if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
         let _ = match report.stop {

@@ -93,7 +93,7 @@ impl Target {
     /// goes with its address.
     fn file(spec: Spec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
-        let name = boot::printable(path);
+        let name = vmm::printable(path);
         let bytes = boot::read_file(path, limit)?;
         if elf::is_elf(&bytes) {
             let mode = spec.mode.unwrap_or(Mode::Long);
@@ -126,7 +126,7 @@ impl Target {
 
 /// Why `text` names nothing: a mistake after the file's name, or no such file.
 fn not_found(text: &OsStr) -> String {
-    let shown = boot::printable(Path::new(text));
+    let shown = vmm::printable(Path::new(text));
     let text = text.to_string_lossy();
     let places = text.char_indices().filter(|(_, mark)| [':', '@'].contains(mark));
     let mistake = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
@@ -135,7 +135,7 @@ fn not_found(text: &OsStr) -> String {
         Some((file, rest)) => format!(
             "{} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
              such as 0x1000, and real, protected, long (16, 32, 64) or user64",
-            boot::printable(Path::new(file))
+            vmm::printable(Path::new(file))
         ),
         None => {
             format!("there is no built-in guest and no file named {shown}: `vmm guests` lists the guests")

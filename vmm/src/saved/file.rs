@@ -5,10 +5,9 @@
 //! pipe, a device, the program's own streams) is written directly.
 
 use super::{Saved, SavedError, profile, trace};
-use crate::boot::printable;
 use crate::error::Error;
 use crate::stdio::Patient;
-use crate::sys;
+use crate::sys::{self, printable};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};

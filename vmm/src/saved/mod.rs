@@ -20,8 +20,8 @@ pub mod trace;
 pub use profile::Profile;
 pub use trace::{Cut, Trace};
 
-use crate::boot::printable_text;
 use crate::exit::Reason;
+use crate::sys::printable_text;
 use std::str::FromStr;
 
 /// Why a file is no profile or trace.

@@ -119,7 +119,7 @@ fn image(text: &OsStr) -> Result<(&'static str, OsString), Error> {
         let names: Vec<_> = traps().iter().map(|trap| trap.guest).collect();
         Error::Config(format!(
             "--guest {}: give NAME=IMAGE, with a NAME out of {}",
-            vmm::boot::printable_text(&text.to_string_lossy()),
+            vmm::printable_text(&text.to_string_lossy()),
             names.join(", ")
         ))
     })

@@ -1,11 +1,11 @@
 //! A report as one page for a browser, with nothing outside of it: no network, and all there is to read without
 //! scripts. Scripts add sorting, filters, the theme's button and the timeline's zoom.
 
-use super::profile::Device;
+use super::profile::{self, Device};
 use super::table::{Cell, Column, Table, View, duration};
-use super::{Source, plot, profile, timeline};
+use super::{Source, plot, timeline};
 use std::io::{self, Write};
-use vmm::boot::printable_text;
+use vmm::printable_text;
 use vmm::saved::Saved;
 
 const STYLE: &str = include_str!("page.css");

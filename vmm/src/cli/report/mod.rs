@@ -25,7 +25,7 @@ use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
-use vmm::boot::printable;
+use vmm::printable;
 use vmm::saved::file::{self, Target};
 use vmm::saved::{Profile, Saved};
 use vmm::stdio::Patient;

@@ -4,9 +4,9 @@
 //! Its size is what it was when it was opened. If somebody shrinks it, reads of what is missing fail, and
 //! writes there make it longer again.
 
-use crate::boot::printable;
 use crate::error::Error;
 use crate::memory::{GuestMemory, Span};
+use crate::sys::printable;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
