@@ -6,7 +6,6 @@
 use crate::exit::Stop;
 use crate::run::Deadline;
 use crate::sys::REPEAT;
-use crate::watch::Watch;
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -32,6 +31,9 @@ struct Shared {
     lost: Mutex<Option<Stop>>,
 }
 
+/// A function that sees all text.
+type Observer = Box<dyn FnMut(&[u8]) + Send>;
+
 struct Sink {
     writer: Box<dyn Write + Send>,
     /// Whether text waits for the end of its line.
@@ -39,7 +41,7 @@ struct Sink {
     waiting: Vec<u8>,
     deadline: Deadline,
     limit: Option<Limit>,
-    watch: Option<Watch>,
+    observer: Option<Observer>,
     prompt: Option<Prompt>,
 }
 
@@ -67,7 +69,7 @@ impl Output {
             waiting: Vec::new(),
             deadline: Deadline::default(),
             limit: None,
-            watch: None,
+            observer: None,
             prompt: None,
         };
         Self(Arc::new(Shared { sink: Mutex::new(sink), deadline: Mutex::default(), lost: Mutex::default() }))
@@ -90,9 +92,9 @@ impl Output {
         self.lock().limit = limit.map(|limit| Limit { of: limit, left: limit });
     }
 
-    /// Has somebody look at all that is printed.
-    pub(crate) fn set_watch(&self, watch: Watch) {
-        self.lock().watch = Some(watch);
+    /// Calls `observer` with all text, before it is written.
+    pub(crate) fn set_observer(&self, observer: impl FnMut(&[u8]) + Send + 'static) {
+        self.lock().observer = Some(Box::new(observer));
     }
 
     /// Hands on whole lines, and has `event` written to when text waits for the end of its line. Whoever prints a prompt may wait for an
@@ -180,8 +182,8 @@ impl Output {
 
 impl Sink {
     fn print(&mut self, text: &[u8]) -> io::Result<()> {
-        if let Some(watch) = &self.watch {
-            watch.see(text);
+        if let Some(observer) = &mut self.observer {
+            observer(text);
         }
         self.waiting.extend_from_slice(text);
         if !self.by_lines || text.contains(&b'\n') || self.waiting.len() >= CHUNK {

@@ -86,7 +86,8 @@ impl Builder {
         self.attach_pc_ports(&timeline)?;
         self.output.set_limit(self.output_limit);
         let watch = Watch::new(timeline.clone(), linux.marker.as_deref());
-        self.output.set_watch(watch.clone());
+        let observer = watch.clone();
+        self.output.set_observer(move |text| observer.see(text));
         for (device, place) in virtio.iter().zip(&places) {
             self.devices.mmio.attach(place.address.into(), place.size.into(), device.clone())?;
         }
