@@ -1,7 +1,7 @@
 //! The machine: a virtual machine with its guest loaded, run and judged.
 
 use crate::clock::Clock;
-use crate::controller::{Devices, Ends, ExitController, OpenBus, VcpuState};
+use crate::controller::{Devices, Ends, ExitController, OpenBus, VcpuState, Watchdog};
 use crate::device::doorbell::Doorbell;
 use crate::device::poller::Poller;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
@@ -18,7 +18,8 @@ use crate::pc::{Boot, Pc};
 use crate::profile::Profile;
 use crate::recorder::{LAST, Recorder, Recording};
 use crate::report::{Measured, Report, VcpuReport, Verdict};
-use crate::run::{self, Deadline, Watchdog};
+use crate::run;
+use crate::shutdown::Deadline;
 use crate::stats::Counters;
 use crate::sys::{self, KickTimer, Kicker};
 use crate::team::{Ended, Team};

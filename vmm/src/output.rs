@@ -4,14 +4,13 @@
 //! of the watchdog; this file then gives up where the standard library would try again.
 
 use crate::exit::Stop;
-use crate::run::Deadline;
+use crate::shutdown::Deadline;
 use crate::sys::REPEAT;
-use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread;
 use std::time::Duration;
+use std::{fmt, thread};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Text is handed on when there is this much of it, in bytes, even without the end of a line.

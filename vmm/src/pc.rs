@@ -9,9 +9,9 @@ use crate::console::{self, Console};
 use crate::device::virtio::{Disk, Mmio};
 use crate::error::{Error, ImageError};
 use crate::exit::Stop;
-use crate::run::{Deadline, Ender};
+use crate::shutdown::Kick;
+use crate::shutdown::{Deadline, Ender};
 use crate::sys;
-use crate::team::Team;
 use crate::timeline::{Mark, Timeline};
 use crate::watch::Watch;
 use std::path::{Path, PathBuf};
@@ -137,10 +137,10 @@ impl Pc {
     ///
     /// # Errors
     /// The host has no thread left.
-    pub(crate) fn start(self, deadline: Deadline, team: Arc<Team>) -> Result<Running, Error> {
+    pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<Running, Error> {
         let Self { console, ender, watch, timeline, virtio } = self;
         virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
-        ender.attach(deadline, team);
+        ender.attach(deadline, vcpus);
         let console = console::Running::start(console, ender.clone())?;
         Ok(Running { virtio, console, ender, watch, timeline })
     }

@@ -2,17 +2,11 @@
 //!
 //! The loop knows no device and no KVM; a scripted [`Vcpu`] runs it in the tests.
 
-use crate::controller::{ExitController, VcpuState};
+use crate::controller::ExitController;
 use crate::error::Error;
-use crate::exit::{Exit, Outcome, Stop};
+use crate::exit::{Outcome, Stop};
 use crate::recorder::Recorder;
-use crate::sys;
-use crate::team::Team;
 use crate::vcpu::{Entry, Vcpu};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
-use vmm_sys_util::eventfd::EventFd;
 
 /// Runs a guest to its end.
 ///
@@ -45,159 +39,24 @@ pub fn run(
     }
 }
 
-/// When a run must have ended: its time, or as soon as somebody asks for it. Clones are the same deadline.
-///
-/// Time in which the guest waits for its input does not count: it moves the deadline on.
-#[derive(Clone, Debug, Default)]
-pub struct Deadline {
-    end: Option<Instant>,
-    waited: Arc<AtomicU64>,
-    asked: Arc<AtomicBool>,
-    abandoned: Arc<AtomicBool>,
-}
-
-impl Deadline {
-    /// A deadline this long from now; none for `None`.
-    pub fn after(timeout: Option<Duration>) -> Self {
-        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Self { end, ..Self::default() }
-    }
-
-    /// What is set by whoever wants the run to end, before he kicks the vCPUs.
-    pub fn asked(&self) -> &Arc<AtomicBool> {
-        &self.asked
-    }
-
-    /// Whether somebody has asked for the end.
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire) || sys::interrupted()
-    }
-
-    /// Asks for the end, and for no patience with what is still on its way.
-    pub(crate) fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Release);
-        self.asked.store(true, Ordering::Release);
-    }
-
-    /// Why text that nobody takes is to be given up now, if it is. That the run must end is no reason: it may be over,
-    /// with its last words on their way to a slow reader.
-    pub fn must_give_up(&self) -> Option<Stop> {
-        if self.abandoned.load(Ordering::Acquire) || sys::interrupted() {
-            return Some(Stop::Interrupted);
-        }
-        self.has_passed().then_some(Stop::Timeout)
-    }
-
-    /// Why the run must end now, if it must: whoever blocks looks at this when a signal wakes him.
-    pub fn must_end(&self) -> Option<Stop> {
-        if self.is_asked() {
-            return Some(Stop::Interrupted);
-        }
-        self.has_passed().then_some(Stop::Timeout)
-    }
-
-    /// Whether the time is up.
-    pub fn has_passed(&self) -> bool {
-        let waited = Duration::from_nanos(self.waited.load(Ordering::Relaxed));
-        self.end.and_then(|end| end.checked_add(waited)).is_some_and(|end| Instant::now() >= end)
-    }
-
-    /// Moves the deadline on by the time since `start`, in which the guest waited for its input.
-    pub(crate) fn not_counting_since(&self, start: Instant) {
-        let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.waited.fetch_add(waited, Ordering::Relaxed);
-    }
-}
-
-/// Ends a machine from a thread that is none of its vCPUs'.
-#[derive(Debug)]
-pub struct Ender {
-    /// What tells the vCPUs, and kicks them.
-    machine: OnceLock<(Deadline, Arc<Team>)>,
-    reason: Mutex<Option<Stop>>,
-    /// Written to at the end: the console's thread then repeats the kicks, of which one may be lost.
-    event: EventFd,
-}
-
-impl Ender {
-    /// Nothing to end yet.
-    ///
-    /// # Errors
-    /// The host has no descriptor left.
-    pub(crate) fn new() -> Result<Self, Error> {
-        Ok(Self {
-            machine: OnceLock::new(),
-            reason: Mutex::default(),
-            event: sys::event().map_err(Error::host("eventfd"))?,
-        })
-    }
-
-    /// From now on the machine that ends by this deadline, and has these vCPUs, is the one to end.
-    pub(crate) fn attach(&self, deadline: Deadline, team: Arc<Team>) {
-        let _ = self.machine.set((deadline, team));
-        self.kick_again();
-    }
-
-    /// Ends the machine, for this reason unless there was one before.
-    pub(crate) fn end(&self, reason: Stop) {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        self.kick_again();
-        let _ = self.event.write(1);
-    }
-
-    /// Kicks the vCPUs of a machine that shall end.
-    pub(crate) fn kick_again(&self) {
-        if let Some((deadline, team)) = self.machine.get().filter(|_| self.has_ended()) {
-            deadline.abandon();
-            team.kick_all();
-        }
-    }
-
-    /// Written to when the machine shall end.
-    pub(crate) fn event(&self) -> &EventFd {
-        &self.event
-    }
-
-    /// Whether the machine was ended by this.
-    pub fn has_ended(&self) -> bool {
-        self.reason().is_some()
-    }
-
-    /// Why, if it was.
-    pub fn reason(&self) -> Option<Stop> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// Decides what an interruption means: the time is up, somebody asked for an end, or nothing.
-#[derive(Clone, Debug, Default)]
-pub struct Watchdog {
-    /// When the run must have ended.
-    pub deadline: Deadline,
-}
-
-impl ExitController for Watchdog {
-    fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
-        if *exit != Exit::Interrupted {
-            return Outcome::Unclaimed;
-        }
-        self.deadline.must_end().map_or(Outcome::Resume, Outcome::Stop)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bus::Device;
     use crate::clock::Clock;
     use crate::controller::{Devices, Ends, OpenBus, StillVcpu};
+    use crate::controller::{VcpuState, Watchdog};
     use crate::exit::Arrival;
+    use crate::exit::Exit;
     use crate::memory::GuestMemory;
     use crate::profile::Count;
+    use crate::shutdown::Deadline;
     use kvm_bindings::{kvm_regs, kvm_sregs};
     use std::collections::VecDeque;
     use std::ops::ControlFlow;
-    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     /// A vCPU that makes the exits it is told to, and writes down the answers.
     struct Script {
@@ -350,18 +209,6 @@ mod tests {
         assert!(matches!(early.handle(&Exit::Interrupted, &mut StillVcpu::default()), Outcome::Resume));
         early.deadline.asked().store(true, Ordering::Release);
         assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
-    }
-
-    #[test]
-    fn waiting_for_input_moves_the_deadline_on() {
-        let deadline = Deadline::after(Some(Duration::from_millis(20)));
-        let start = Instant::now();
-        std::thread::sleep(Duration::from_millis(30));
-        deadline.not_counting_since(start);
-        assert!(!deadline.clone().has_passed());
-        std::thread::sleep(Duration::from_millis(30));
-        assert!(deadline.has_passed());
-        assert!(!Deadline::after(None).has_passed());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::shutdown::Kick;
 use crate::sys::{self, Kicker, REPEAT};
 use crate::vcpu::KvmVcpu;
 use std::io;
@@ -152,15 +153,17 @@ impl Team {
         self.members.get(place).is_none_or(|member| member.out.load(Ordering::SeqCst))
     }
 
-    /// Kicks every vCPU that is not out. All, since one may hold a lock that another waits for.
-    pub(crate) fn kick_all(&self) {
-        (0..self.members.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
-    }
-
     fn kick(&self, place: usize) {
         if let Some(kicker) = self.members.get(place).and_then(|member| member.kicker.get()) {
             kicker.kick();
         }
+    }
+}
+
+impl Kick for Team {
+    /// All that are not out, since one may hold a lock that another waits for.
+    fn kick_all(&self) {
+        (0..self.members.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
     }
 }
 

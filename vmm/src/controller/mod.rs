@@ -56,8 +56,10 @@
 //! `vmm/examples/controller.rs` runs one with a guest; the crate's page shows it.
 
 mod devices;
+mod watchdog;
 
 pub use devices::Devices;
+pub use watchdog::Watchdog;
 
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Site, Stop};

@@ -9,7 +9,7 @@ use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
-use crate::run::Deadline;
+use crate::shutdown::Deadline;
 use crate::sys;
 use kvm_bindings::KVM_CAP_IOEVENTFD;
 use kvm_ioctls::{IoEventAddress, VmFd};

@@ -5,17 +5,15 @@ use crate::device::doorbell::Doorbell;
 use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::kickable::Kickable;
 use crate::memory::GuestMemory;
-use crate::run::Deadline;
+use crate::shutdown::Kick;
+use crate::shutdown::{Deadline, Kickable};
 use crate::sys::{self, REPEAT};
-use crate::team::Team;
-use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 /// How many looks without work go by before anything else is done, such as reading the clock.
 const LOOKS: u32 = 32;
@@ -55,7 +53,7 @@ impl Poller {
     pub(crate) fn start(
         mut simvirtio: Simvirtio<GuestMemory>,
         doorbell: Option<Arc<Doorbell>>,
-        team: Arc<Team>,
+        vcpus: Arc<dyn Kick>,
         deadline: Deadline,
     ) -> Result<Self, Error> {
         let run_ended = Arc::new(AtomicBool::new(false));
@@ -73,7 +71,7 @@ impl Poller {
                 deadline.abandon();
                 // Again and again: a vCPU's thread may be about to enter the guest, or to write text.
                 while !over.load(Ordering::Acquire) {
-                    team.kick_all();
+                    vcpus.kick_all();
                     thread::park_timeout(REPEAT);
                 }
             }

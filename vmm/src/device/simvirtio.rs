@@ -7,7 +7,7 @@ use crate::exit::Stop;
 use crate::input::Input;
 use crate::memory::GuestMemory;
 use crate::output::Output;
-use crate::run::Deadline;
+use crate::shutdown::Deadline;
 use simvirtio::Memory;
 use simvirtio::abi::{self, offset};
 use simvirtio::device::{BadQueueLen, Device, History, Host, State, Violation};

@@ -220,7 +220,7 @@ mod tests {
     use crate::device::virtio::testing::{self, Buffer, RAM, Ring, bytes};
     use crate::memory::Gpa;
     use crate::output::Captured;
-    use crate::run::Deadline;
+    use crate::shutdown::Deadline;
 
     const DATA: u64 = 0x3_0000;
 

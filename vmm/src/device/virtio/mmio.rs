@@ -15,7 +15,7 @@ use crate::device::virtio::{Backend, Names};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::{Gpa, GuestMemory};
-use crate::run::Deadline;
+use crate::shutdown::Deadline;
 use crate::sys::event;
 use std::fmt;
 use std::ops::ControlFlow;

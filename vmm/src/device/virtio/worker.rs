@@ -9,14 +9,12 @@ use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::{Interrupt, signal};
 use crate::device::virtio::queue::{Broken, Queues};
 use crate::error::Error;
-use crate::kickable::Kickable;
-use crate::run::Deadline;
+use crate::shutdown::{Deadline, Kickable};
 use crate::sys::event;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 use vmm_sys_util::eventfd::EventFd;
 
 /// What the thread and the transport share.

@@ -1,7 +1,7 @@
 //! A thread beside the vCPUs that may block in a write that nobody reads, and can be kicked out of it.
 
+use super::Deadline;
 use crate::error::Error;
-use crate::run::Deadline;
 use crate::sys::{Kicker, REPEAT, handle_kicks};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};

@@ -1,0 +1,12 @@
+//! The end of a run: its deadline, a handle that ends it from outside, and threads that always stop.
+//!
+//! Imports: errors, exits and host functions.
+
+mod deadline;
+mod stop_handle;
+mod worker;
+
+pub use deadline::Deadline;
+pub use stop_handle::Ender;
+pub(crate) use stop_handle::Kick;
+pub(crate) use worker::Kickable;
