@@ -5,13 +5,15 @@
 mod clock;
 mod interrupts;
 mod kick;
+mod kicker;
 mod printable;
 pub(crate) mod terminal;
 mod wait;
 
 pub(crate) use clock::thread_cpu_time;
 pub use interrupts::{catch_interrupts, interrupted};
-pub(crate) use kick::{KickTimer, Kicker, REPEAT, handle_kicks, with_kicks};
+pub(crate) use kick::{KickTimer, handle_kicks, with_kicks};
+pub(crate) use kicker::{Kicker, REPEAT};
 pub use printable::{printable, printable_text};
 pub use terminal::RawTerminal;
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};

@@ -1,6 +1,6 @@
 //! Signals that ask the program to end: the machine ends in an orderly way, and a second one ends the program.
 
-use super::kick::Kicker;
+use super::kicker::Kicker;
 use super::{REPEAT, handle, terminal};
 use std::mem;
 use std::ptr;

@@ -7,6 +7,7 @@
 
 use super::handle;
 use super::interrupts::{INTERRUPTIBLE, interrupted};
+use super::kicker::{KICK, Kicker, REPEAT, thread_id};
 use super::wait::timespec;
 use std::cell::Cell;
 use std::io;
@@ -23,41 +24,12 @@ thread_local! {
     static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
 }
 
-/// Whoever needs a kick to arrive repeats it at this interval, in case the thread was somewhere else.
-pub(crate) const REPEAT: Duration = Duration::from_millis(10);
-
-/// The signal of a kick. Not a real-time signal: those are queued, and lost where the user's quota for the
-/// queue (RLIMIT_SIGPENDING) is used up.
-const KICK: libc::c_int = libc::SIGUSR1;
-
 extern "C" fn on_kick(_: libc::c_int) {
     let immediate_exit = IMMEDIATE_EXIT.get();
     if !immediate_exit.is_null() {
         // SAFETY: a thread's pointer is set only while the byte is mapped (`with_kicks`), and the handler
         // runs on that thread.
         unsafe { (*immediate_exit).store(1, Ordering::Relaxed) }
-    }
-}
-
-/// Kicks a thread: its vCPU out of the guest, or itself out of a system call that blocks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Kicker {
-    pub(super) process: libc::pid_t,
-    pub(super) thread: libc::pid_t,
-}
-
-impl Kicker {
-    /// A kicker of the calling thread.
-    pub(crate) fn of_this_thread() -> Self {
-        // SAFETY: the call takes nothing.
-        Self { process: unsafe { libc::getpid() }, thread: thread_id() }
-    }
-
-    /// Makes the thread's KVM_RUN return, now or when it is next entered. Once: whoever needs to be sure
-    /// repeats it, since a blocking call other than KVM_RUN may be entered right after.
-    pub(crate) fn kick(&self) {
-        // SAFETY: the call takes numbers only; a thread that has gone is an error that does not matter.
-        unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, KICK) };
     }
 }
 
@@ -139,13 +111,6 @@ impl Drop for Unblocked {
         // SAFETY: the set was filled by `new`.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
     }
-}
-
-/// The calling thread's number. A plain system call: in a static program the C library's wrapper may be
-/// missing, since Rust's standard library refers to it weakly.
-fn thread_id() -> libc::pid_t {
-    // SAFETY: the call takes nothing and cannot fail.
-    unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }
 
 /// Kicks the calling thread when a time has passed, again and again until dropped.
