@@ -105,6 +105,11 @@ pub(crate) fn event() -> io::Result<EventFd> {
     EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
 }
 
+/// Writes to an event descriptor. The one way in which that fails is a full counter, which says as much.
+pub(crate) fn signal(event: &EventFd) {
+    let _ = event.write(1);
+}
+
 /// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`.
 const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
 

@@ -1,14 +1,13 @@
 //! The console device (virtio 1.2, section 5.3) with one port: queue 0 receives what the host types, queue 1
 //! transmits what the guest prints.
 
-use crate::device::virtio::interrupt::signal;
 use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
 use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
 use crate::output::Output;
-use crate::sys::event;
+use crate::sys::{event, signal};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::ControlFlow;

@@ -3,11 +3,11 @@
 //!
 //! The device's thread tells it, and the transport shows it in its registers.
 
-use crate::device::virtio::queue::Broken;
 use crate::device::virtio::registers::{register, status};
 use crate::device::virtio::shown::Shown;
 use crate::error::Error;
-use crate::sys::event;
+use crate::sys::{event, signal};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
@@ -16,11 +16,6 @@ use vmm_sys_util::eventfd::EventFd;
 pub const USED_BUFFER: u32 = 1;
 /// Bit of InterruptStatus: the device's configuration or status has changed.
 pub const CONFIG_CHANGE: u32 = 2;
-
-/// Writes to an event descriptor. The one way in which that fails is a full counter, which says as much.
-pub(crate) fn signal(event: &EventFd) {
-    let _ = event.write(1);
-}
 
 /// The registers that the device's thread changes, too.
 #[derive(Debug, Default)]
@@ -96,7 +91,7 @@ impl Interrupt {
     }
 
     /// The device cannot go on until the driver resets it.
-    pub fn needs_reset(&self, why: &Broken) {
+    pub fn needs_reset(&self, why: impl fmt::Display) {
         // Once: a guest may do it again and again.
         if !self.told.swap(true, Ordering::Relaxed) {
             log::warn!("{}: the driver broke the protocol, and has to reset the device: {why}", self.device);

@@ -7,7 +7,7 @@
 //! that takes bits back; only a write of 0 does that, and resets the device.
 
 use crate::bus::Device;
-use crate::device::virtio::interrupt::{Interrupt, signal};
+use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{Broken, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
 use crate::device::virtio::worker::Worker;
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::Deadline;
-use crate::sys::event;
+use crate::sys::{event, signal};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;

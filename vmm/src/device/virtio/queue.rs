@@ -4,8 +4,9 @@
 //! The split ring itself is `virtio-queue`'s, which reads each field of the guest's once and keeps its own
 //! index. A chain is copied here before anybody looks at it: the guest may change its tables at any time.
 
-use crate::device::virtio::interrupt::{Interrupt, signal};
+use crate::device::virtio::interrupt::Interrupt;
 use crate::memory::{Gpa, GuestMemory, Span};
+use crate::sys::signal;
 use std::sync::Arc;
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;

@@ -6,11 +6,11 @@
 //! The thread comes with the first driver that is ready. A device that no guest uses costs none.
 
 use crate::device::virtio::Backend;
-use crate::device::virtio::interrupt::{Interrupt, signal};
+use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{Broken, Queues};
 use crate::error::Error;
 use crate::shutdown::{Deadline, Kickable};
-use crate::sys::event;
+use crate::sys::{event, signal};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
