@@ -12,6 +12,7 @@ mod csv;
 mod html;
 mod json;
 mod kernel;
+mod markup;
 mod plot;
 mod profile;
 mod table;

@@ -1,6 +1,6 @@
 //! The latencies of a page: a histogram for each site over one logarithmic axis.
 
-use super::html::{LEGEND, escape};
+use super::markup::{LEGEND, escape};
 use super::profile::total;
 use super::table::{Cell, duration};
 use super::{Source, compare};

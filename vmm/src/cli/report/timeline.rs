@@ -1,6 +1,6 @@
 //! The timeline of a page: of a profile the boot and each vCPU's time, of a trace its exits by vCPU.
 
-use super::html::{LEGEND, escape, write_bars};
+use super::markup::{LEGEND, escape, write_bars};
 use super::table::{Cell, duration};
 use super::trace::{self, Names};
 use std::collections::HashMap;
