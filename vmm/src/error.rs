@@ -1,8 +1,7 @@
 //! What can fail on the host's side. A mistake of the guest is never one of these: it is a
 //! [`Stop`](crate::exit::Stop).
 
-use crate::saved::SavedError;
-use crate::sys;
+use crate::sys::{self, host_advice};
 use guest::Mode;
 use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
@@ -71,30 +70,6 @@ pub enum Error {
     /// A device's place on a bus is taken.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// A file could not be written.
-    #[error("cannot write {path}: {source}{}", file_advice(.source))]
-    File {
-        /// The file.
-        path: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A file could not be read.
-    #[error("cannot read {path}: {source}")]
-    Unreadable {
-        /// The file.
-        path: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A file is no profile and no trace.
-    #[error("{path}: {source}")]
-    Saved {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        source: SavedError,
-    },
     /// A signal asked the program to end before the guest ran.
     #[error("interrupted before the guest ran")]
     Interrupted,
@@ -241,27 +216,6 @@ fn kvm_advice(operation: &str, error: &io::Error) -> &'static str {
         (_, Some(libc::ENOMEM)) => ": free memory, or give the guest less (--mem)",
         ("KVM_RUN", Some(libc::EAGAIN)) => ": the host has no thread left for KVM (ulimit -u)",
         _ => "",
-    }
-}
-
-/// What to do where a call to the host fails, if that is known.
-fn host_advice(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => ": allow more open files (ulimit -n)",
-        Some(libc::EAGAIN) => ": allow more threads and signals (ulimit -u, ulimit -i)",
-        Some(libc::ENOMEM) => ": free memory, or allow more (ulimit -v)",
-        _ => "",
-    }
-}
-
-/// What to do where a file cannot be written, if that is known.
-fn file_advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": free some space, or give another file"
-        }
-        io::ErrorKind::FileTooLarge => ": allow larger files (ulimit -f)",
-        _ => host_advice(error),
     }
 }
 

@@ -2,6 +2,7 @@
 //! waiting for a stream without hanging on it, the terminal in raw mode.
 #![allow(unsafe_code)]
 
+mod advice;
 mod clock;
 mod interrupts;
 mod kick;
@@ -10,6 +11,7 @@ mod printable;
 pub(crate) mod terminal;
 mod wait;
 
+pub use advice::host_advice;
 pub(crate) use clock::thread_cpu_time;
 pub use interrupts::{catch_interrupts, interrupted};
 pub(crate) use kick::{KickTimer, handle_kicks, with_kicks};

@@ -1,11 +1,12 @@
 //! What is told of a run: the options for it, and the files that `--profile` and `--trace` write.
 
-use super::{say, status, summary};
+use super::status::{self, Failure};
+use super::{say, summary};
 use clap::Args;
 use std::path::PathBuf;
 use vmm::printable;
 use vmm::saved::file::Target;
-use vmm::saved::{Profile, Trace};
+use vmm::saved::{FileError, Profile, Trace};
 use vmm::{Builder, Error, Report};
 
 #[derive(Debug, Args)]
@@ -74,15 +75,14 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// One of them cannot be written.
-    pub fn open(arguments: &'a ReportArgs) -> Result<Self, Error> {
+    pub fn open(arguments: &'a ReportArgs) -> Result<Self, Failure> {
         let profile = arguments.profile.as_ref().map(|file| Target::open(&file.0)).transpose()?;
         let trace = arguments.trace.as_deref().map(Target::open).transpose()?;
         if let (Some(one), Some(other)) = (&profile, &trace)
             && one.takes_the_place_of(other)
         {
-            return Err(Error::Config(
-                "the profile and the trace are one file: give each a file of its own".into(),
-            ));
+            let what = "the profile and the trace are one file: give each a file of its own";
+            return Err(Error::Config(what.into()).into());
         }
         Ok(Self { arguments, profile, trace })
     }
@@ -120,7 +120,7 @@ impl<'a> Files<'a> {
     }
 }
 
-fn write_profile(profile: &Profile, mut to: Target) -> Result<(), Error> {
+fn write_profile(profile: &Profile, mut to: Target) -> Result<(), FileError> {
     match profile.write(&mut to) {
         Ok(()) => to.commit(),
         Err(source) => Err(to.failed(source)),

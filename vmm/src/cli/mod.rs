@@ -243,9 +243,9 @@ fn print(text: &str) -> u8 {
 }
 
 /// Says on stderr what went wrong on the host's side, and gives the status for it.
-fn complain(error: &vmm::Error) -> u8 {
+fn complain(error: &impl status::Failed) -> u8 {
     say(&format!("vmm: error: {error}\n"));
-    status::of_error(error)
+    error.status()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub fn run_and_report(
         let output = output(last.clone())?;
         let files = Files::open(arguments)?;
         let (name, report) = run(output)?;
-        Ok((files, name, report))
+        Ok::<_, status::Failure>((files, name, report))
     };
     let (files, name, report) = match ran() {
         Ok(ran) => ran,

@@ -3,7 +3,9 @@
 //! 0 is a good end; 1 to 99 belong to the guest; 110 to 119 are this program's own. 101 (a Rust panic) and
 //! 124 and above (timeout(1), the shell, signals) mean other things and are never used.
 
+use std::fmt;
 use vmm::exit::Stop;
+use vmm::saved::FileError;
 use vmm::{Error, Report};
 
 /// The guest halted, and was right where it was verified.
@@ -31,15 +33,52 @@ pub const REBOOTED: u8 = 119;
 /// The run was interrupted.
 pub const INTERRUPTED: u8 = 117;
 
-/// The status for a failure of the host.
-pub fn of_error(error: &Error) -> u8 {
-    match error {
-        Error::Config(_) => USAGE,
-        Error::Image(_) | Error::Unreadable { .. } | Error::Saved { .. } => BAD_IMAGE,
-        Error::Interrupted => INTERRUPTED,
-        // Nobody came to read a pipe until somebody had enough of it.
-        Error::File { source, .. } if source.raw_os_error() == Some(libc::ECANCELED) => INTERRUPTED,
-        _ => HOST_ERROR,
+/// A failure that ends the program with a status of its own.
+pub trait Failed: fmt::Display {
+    /// The status.
+    fn status(&self) -> u8;
+}
+
+impl Failed for Error {
+    fn status(&self) -> u8 {
+        match self {
+            Self::Config(_) => USAGE,
+            Self::Image(_) => BAD_IMAGE,
+            Self::Interrupted => INTERRUPTED,
+            _ => HOST_ERROR,
+        }
+    }
+}
+
+impl Failed for FileError {
+    fn status(&self) -> u8 {
+        match self {
+            Self::Path { .. } => USAGE,
+            Self::Read { .. } | Self::Content { .. } => BAD_IMAGE,
+            // The user interrupted the wait for the reader of a pipe.
+            Self::Write { source, .. } if source.raw_os_error() == Some(libc::ECANCELED) => INTERRUPTED,
+            Self::Write { .. } => HOST_ERROR,
+        }
+    }
+}
+
+/// A failure of the library, or of a file of results.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Of the library.
+    #[error(transparent)]
+    Vmm(#[from] Error),
+    /// Of a file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Failed for Failure {
+    fn status(&self) -> u8 {
+        match self {
+            Self::Vmm(error) => error.status(),
+            Self::File(error) => error.status(),
+        }
     }
 }
 

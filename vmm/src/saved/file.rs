@@ -4,8 +4,7 @@
 //! was until then, and of two runs that write the same file the last whole one is kept. What is no regular file (a
 //! pipe, a device, the program's own streams) is written directly.
 
-use super::{Saved, SavedError, profile, trace};
-use crate::error::Error;
+use super::{FileError, Saved, SavedError, profile, trace};
 use crate::stdio::Patient;
 use crate::sys::{self, printable};
 use std::fs::{self, File, Permissions};
@@ -49,7 +48,7 @@ impl Target {
     ///
     /// # Errors
     /// It is a folder, or in none; or it must not, or cannot be written.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, FileError> {
         let shown = printable(path);
         let to = match resolve(path).and_then(|(place, direct)| open(&place, direct)) {
             Ok(to) => to,
@@ -70,7 +69,7 @@ impl Target {
     ///
     /// # Errors
     /// The host fails; then what was there is there still.
-    pub fn commit(self) -> Result<(), Error> {
+    pub fn commit(self) -> Result<(), FileError> {
         let Self { shown, to } = self;
         let put = || match to {
             To::Direct(mut to) => to.flush(),
@@ -84,12 +83,12 @@ impl Target {
                 Ok(())
             }
         };
-        put().map_err(|source| Error::File { path: shown, source })
+        put().map_err(|source| FileError::Write { path: shown, source })
     }
 
     /// The error of a write to this file, which names it.
-    pub fn failed(&self, source: io::Error) -> Error {
-        Error::File { path: self.shown.clone(), source }
+    pub fn failed(&self, source: io::Error) -> FileError {
+        FileError::Write { path: self.shown.clone(), source }
     }
 }
 
@@ -110,22 +109,20 @@ impl Write for Target {
 }
 
 /// A mistake of the user's, or a failure of the host's.
-fn refused(path: String, source: io::Error) -> Error {
+fn refused(path: String, source: io::Error) -> FileError {
     use io::ErrorKind::{
         AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound,
         PermissionDenied, ReadOnlyFilesystem,
     };
     match source.kind() {
         NotFound | NotADirectory => {
-            Error::Config(format!("cannot write {path}: {source}: make its folder, or correct the path"))
+            FileError::Path { path, what: format!("{source}: make its folder, or correct the path") }
         }
-        IsADirectory => {
-            Error::Config(format!("cannot write {path}: it is a folder: give the name of a file"))
-        }
+        IsADirectory => FileError::Path { path, what: "it is a folder: give the name of a file".into() },
         AlreadyExists | InvalidFilename | InvalidInput | PermissionDenied | ReadOnlyFilesystem => {
-            Error::Config(format!("cannot write {path}: {source}: give another file"))
+            FileError::Path { path, what: format!("{source}: give another file") }
         }
-        _ => Error::File { path, source },
+        _ => FileError::Write { path, source },
     }
 }
 
@@ -205,10 +202,10 @@ fn is_pipe(place: &Path) -> bool {
 ///
 /// # Errors
 /// The file cannot be read, or is no profile or trace.
-pub fn read(path: &Path) -> Result<Saved, Error> {
+pub fn read(path: &Path) -> Result<Saved, FileError> {
     let shown = || printable(path);
-    let failed = |source| Error::Unreadable { path: shown(), source };
-    let unusable = |source| Error::Saved { path: shown(), source };
+    let failed = |source| FileError::Read { path: shown(), source };
+    let unusable = |source| FileError::Content { path: shown(), source };
     let mut file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     (&mut file).take(trace::MAGIC.len() as u64).read_to_end(&mut bytes).map_err(failed)?;
@@ -306,7 +303,7 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
         let round = folder.path().join("round");
         symlink("round", &round).unwrap();
-        assert!(matches!(Target::open(&round), Err(Error::File { .. })));
+        assert!(matches!(Target::open(&round), Err(FileError::Write { .. })));
     }
 
     #[test]
@@ -353,7 +350,7 @@ mod tests {
     fn what_cannot_be_written_is_told_at_once() {
         let folder = folder();
         let said = |path: &Path| match Target::open(path) {
-            Err(Error::Config(said)) => said,
+            Err(FileError::Path { what, .. }) => what,
             other => panic!("{other:?}"),
         };
         assert!(said(folder.path()).ends_with("it is a folder: give the name of a file"));
@@ -370,9 +367,9 @@ mod tests {
     #[test]
     fn what_is_read_need_not_be_read_to_its_end() {
         let read = |path: &str| read(Path::new(path)).unwrap_err();
-        assert!(matches!(read("/dev/zero"), Error::Saved { source: SavedError::Neither, .. }));
-        assert!(matches!(read("/"), Error::Unreadable { .. }));
-        assert!(matches!(read("/no/such"), Error::Unreadable { .. }));
+        assert!(matches!(read("/dev/zero"), FileError::Content { source: SavedError::Neither, .. }));
+        assert!(matches!(read("/"), FileError::Read { .. }));
+        assert!(matches!(read("/no/such"), FileError::Read { .. }));
         let folder = folder();
         for (begins, what) in [(&b"vmmtrace"[..], "trace"), (b" {", "profile")] {
             let path = folder.path().join(what);
@@ -380,7 +377,7 @@ mod tests {
             File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
             let error = super::read(&path).unwrap_err();
             assert!(
-                matches!(&error, Error::Saved { source: SavedError::TooLarge { what: is, .. }, .. } if *is == what),
+                matches!(&error, FileError::Content { source: SavedError::TooLarge { what: is, .. }, .. } if *is == what),
                 "{error}"
             );
         }

@@ -21,7 +21,9 @@ pub use profile::Profile;
 pub use trace::{Cut, Trace};
 
 use crate::exit::Reason;
+use crate::sys::host_advice;
 use crate::sys::printable_text;
+use std::io;
 use std::str::FromStr;
 
 /// Why a file is no profile or trace.
@@ -66,6 +68,54 @@ pub enum SavedError {
         /// What is wrong, and where.
         why: String,
     },
+}
+
+/// A file of results could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The user named a path that cannot be written.
+    #[error("cannot write {path}: {what}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}{}", write_advice(.source))]
+    Write {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file is not a profile or a trace, or is damaged.
+    #[error("{path}: {source}")]
+    Content {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: SavedError,
+    },
+}
+
+/// What to do where a file cannot be written, if that is known.
+fn write_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": free some space, or give another file"
+        }
+        io::ErrorKind::FileTooLarge => ": allow larger files (ulimit -f)",
+        _ => host_advice(error),
+    }
 }
 
 /// How much is quoted of what a damaged file says, in characters.

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use vmm::Error;
 use vmm::compare::{self, Failure, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload};
+use vmm::saved::FileError;
 use vmm::saved::file::Target;
 
 /// Options of `vmm compare`.
@@ -196,7 +197,7 @@ fn rows(arguments: &CompareArgs) -> Vec<Row> {
 }
 
 /// Fills a file of results.
-fn fill(to: Option<Target>, text: &str) -> Result<(), Error> {
+fn fill(to: Option<Target>, text: &str) -> Result<(), FileError> {
     let Some(mut to) = to else { return Ok(()) };
     match to.write_all(text.as_bytes()) {
         Ok(()) => to.commit(),

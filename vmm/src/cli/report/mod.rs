@@ -20,7 +20,8 @@ mod text;
 mod timeline;
 mod trace;
 
-use super::{complain, status};
+use super::complain;
+use super::status::{self, Failed, Failure};
 use clap::{Args, ValueEnum};
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::printable;
 use vmm::saved::file::{self, Target};
-use vmm::saved::{Profile, Saved};
+use vmm::saved::{FileError, Profile, Saved};
 use vmm::stdio::Patient;
 
 /// Shows a profile or a trace that a run has written, or the difference of two
@@ -73,21 +74,21 @@ enum Format {
 pub fn main(arguments: &ReportArgs) -> u8 {
     match report(arguments) {
         Ok(()) => status::OK,
-        Err(error) if vmm::interrupted() && !matches!(error, Error::Config(_)) => status::INTERRUPTED,
+        Err(error) if vmm::interrupted() && error.status() != status::USAGE => status::INTERRUPTED,
         Err(error) => complain(&error),
     }
 }
 
-fn report(arguments: &ReportArgs) -> Result<(), Error> {
+fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     let output = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     if arguments.format == Format::Html && output.is_none() && io::stdout().is_terminal() {
         let what = "a page is nothing for a terminal: give -o FILE, such as -o report.html, and open it in a browser";
-        return Err(Error::Config(what.into()));
+        return Err(Error::Config(what.into()).into());
     }
     let same = |input: &Path| output.is_some_and(|output| is_one_file(input, output));
     if same(&arguments.file) || arguments.other.as_deref().is_some_and(same) {
         let what = "the report would replace the file that it is made of: give -o another name";
-        return Err(Error::Config(what.into()));
+        return Err(Error::Config(what.into()).into());
     }
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
@@ -96,7 +97,8 @@ fn report(arguments: &ReportArgs) -> Result<(), Error> {
     let Some(path) = output else {
         let mut to = BufWriter::with_capacity(1 << 16, Interruptible(Patient::new(io::stdout(), None)));
         let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
-        return written.map_err(|source| Error::Host { operation: "writing standard output", source });
+        written.map_err(|source| Error::Host { operation: "writing standard output", source })?;
+        return Ok(());
     };
     let mut target = Target::open(path)?;
     let mut to = BufWriter::with_capacity(1 << 16, Interruptible(&mut target));
@@ -104,7 +106,7 @@ fn report(arguments: &ReportArgs) -> Result<(), Error> {
     // What is left in the buffer of a file that failed is not tried again.
     let _ = to.into_parts();
     written.map_err(|source| target.failed(source))?;
-    target.commit()
+    Ok(target.commit()?)
 }
 
 /// Whether both names lead to one regular file.
@@ -132,7 +134,7 @@ impl<W: Write> Write for Interruptible<W> {
     }
 }
 
-fn read(path: &Path) -> Result<Source, Error> {
+fn read(path: &Path) -> Result<Source, FileError> {
     let stdin = path == Path::new("-");
     let saved = file::read(if stdin { Path::new("/dev/stdin") } else { path })?;
     let summary = match &saved {
