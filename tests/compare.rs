@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 use support::{Files, Liar, assert_error, kvm_test, plain_test, ran, vmm, wait, wait_for_handlers};
-use vmm::compare::{Failure, Ring, Row, Variant, Workload, run_echoes, run_message, run_nothing};
+use vmm::lab::{Failure, Ring, Row, Variant, Workload, run_echoes, run_message, run_nothing};
 
 fn main() -> ExitCode {
     support::watchdog();

@@ -11,11 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{Files, assert_error, code, embedded, find, kvm_test, ran, run, run_machine};
 use vmm::Machine;
-use vmm::controller::{ExitController, VcpuState};
+use vmm::controller::{ExitController, MsrRule, VcpuState, number};
 use vmm::exit::{Exit, Outcome, Reason, Site, Stop};
-use vmm::hypercall::number;
-use vmm::modes::Mode;
-use vmm::msr::MsrRule;
+use vmm::x86::Mode;
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -271,7 +269,7 @@ fn msr_option() {
 }
 
 fn msr_device() {
-    let fifo = Arc::new(Mutex::new(vmm::device::fifo::Fifo::default()));
+    let fifo = Arc::new(Mutex::new(vmm::device::Fifo::default()));
     // mov ecx, 0x10 (the time stamp counter, which KVM has); mov eax, 7; xor edx, edx; wrmsr; rdmsr; out 0xf4, al
     let image = code(
         &[0xb9, 0x10, 0, 0, 0, 0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x0f, 0x30, 0x0f, 0x32, 0xe6, 0xf4],

@@ -9,7 +9,7 @@ use libtest_mimic::{Arguments, Trial};
 use simvirtio::device::State;
 use std::process::ExitCode;
 use support::{embedded, kvm_test, run_machine};
-use vmm::device::simvirtio::Transport;
+use vmm::device::Transport;
 use vmm::exit::Stop;
 
 fn main() -> ExitCode {

@@ -9,12 +9,12 @@ use simvirtio::ring::{End as Index, WildIndex};
 use std::process::ExitCode;
 use std::time::Duration;
 use support::{code, embedded, find, full_stream, kvm_test, run_machine};
-use vmm::boot::flat;
-use vmm::device::simvirtio::Transport;
+use vmm::boot::Image;
+use vmm::controller::Location;
+use vmm::device::Transport;
 use vmm::exit::{Reason, Site, Stop};
 use vmm::memory::Gpa;
-use vmm::modes::Mode;
-use vmm::vcpu::Location;
+use vmm::x86::Mode;
 use vmm::{Machine, Output};
 
 fn main() -> ExitCode {
@@ -86,7 +86,7 @@ fn stalled_reader() {
     let by_port = code(&[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa], Mode::Real);
     // A driver that waits in the middle of its message: by polling it is the poller that hangs.
     let driver =
-        || flat::image(find("simvirtio-twice").image, Mode::Long, Gpa(0x1000)).expect("a flat image");
+        || Image::flat(find("simvirtio-twice").image, Mode::Long, Gpa(0x1000)).expect("a flat image");
     for (image, transport) in
         [(by_port, Transport::Exit), (driver(), Transport::Exit), (driver(), Transport::Polling)]
     {
@@ -274,13 +274,13 @@ fn capped_sites() {
 }
 
 fn image_over_result() {
-    let image = || flat::image(vec![0x90; 0x401], Mode::Real, Gpa(0)).expect("a flat image");
+    let image = || Image::flat(vec![0x90; 0x401], Mode::Real, Gpa(0)).expect("a flat image");
     let refused = Machine::builder(image()).verify(true).build().expect_err("it covers 0x400");
     assert!(refused.to_string().contains("0x400"), "{refused}");
     Machine::builder(image()).build().expect("unverified it may");
     // Zeroes there are no result.
     let mut zeroes = vec![0; 0x500];
     zeroes[0] = 0xf4;
-    let image = flat::image(zeroes, Mode::Real, Gpa(0)).expect("a flat image");
+    let image = Image::flat(zeroes, Mode::Real, Gpa(0)).expect("a flat image");
     Machine::builder(image).verify(true).build().expect("nothing of its own at 0x400");
 }

@@ -13,12 +13,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{code, embedded, find, kvm_test, plain_test, run_machine};
-use vmm::bus::Device;
-use vmm::device::simvirtio::Transport;
+use vmm::device::{Device, Transport};
 use vmm::exit::{Reason, Site, Stop};
-use vmm::modes::Mode;
-use vmm::stats::Counters;
-use vmm::{Builder, Captured, Input, Machine, Output};
+use vmm::x86::Mode;
+use vmm::{Builder, Captured, Input, KvmCounters, Machine, Output};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -266,7 +264,7 @@ fn kernel_counter() {
     let guest = find("real16-hello");
     let (report, _) = run_machine(embedded(guest, None).kernel_counters(true));
     // A kernel before 5.14 has no such counter.
-    if let Some(kernel) = report.kernel.as_ref().and_then(Counters::exits).filter(|count| *count > 0) {
+    if let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits).filter(|count| *count > 0) {
         assert!(kernel >= 15, "{kernel}");
     }
     assert_eq!(run_machine(embedded(guest, None)).0.kernel, None, "only where it was asked for");

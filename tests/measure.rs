@@ -12,10 +12,10 @@ use std::time::Duration;
 use support::{Files, Liar, assert_error, code, embedded, find, kvm_test, ran, run, run_machine, shell, vmm};
 use vmm::Machine;
 use vmm::exit::Reason;
-use vmm::modes::Mode;
 use vmm::profile::{MAX_SITES, MAX_TIMED_SITES};
 use vmm::saved::profile::{Source, Vcpu};
 use vmm::saved::{Profile, Saved, Trace};
+use vmm::x86::Mode;
 
 fn main() -> ExitCode {
     support::watchdog();

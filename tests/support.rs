@@ -5,26 +5,25 @@ pub mod kernels;
 
 use guest::{End, Guest};
 use libtest_mimic::{Completion, Failed, Trial};
-use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 use tempfile::TempDir;
-use vmm::boot::{Image, flat};
-use vmm::device::simvirtio::Transport;
+use vmm::boot::Image;
+use vmm::device::Transport;
 use vmm::memory::Gpa;
-use vmm::modes::Mode;
+use vmm::x86::Mode;
 use vmm::{Builder, Error, Input, Machine, Output, Report};
 
 /// Why KVM cannot be used here, if it cannot. Any other failure is no reason to skip a test.
 fn unusable() -> Option<&'static str> {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
     let probe = || {
-        let image = flat::image(&[0xf4][..], Mode::Real, Gpa(0)).expect("an image");
+        let image = Image::flat(&[0xf4][..], Mode::Real, Gpa(0)).expect("an image");
         match Machine::builder(image).output(Output::captured().0).build() {
             Err(error @ (Error::OpenKvm { .. } | Error::NotKvm | Error::ApiVersion { .. })) => {
                 Some(error.to_string())
@@ -183,7 +182,7 @@ pub fn run_machine(builder: Builder) -> (Report, Vec<u8>) {
 }
 
 pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder {
-    let image = flat::image(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
+    let image = Image::flat(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
     let timeout = if guest.end == End::Never { Duration::from_millis(100) } else { Duration::from_secs(20) };
     let input = Input::bytes(guest.input.as_bytes());
     let rules = guest.msrs.iter().map(|(index, rule)| (*index, rule.parse().expect("a rule")));
@@ -204,7 +203,7 @@ pub fn find(name: &str) -> &'static Guest {
 }
 
 pub fn code(code: &'static [u8], mode: Mode) -> Image {
-    flat::image(code, mode, Gpa(0x1000)).expect("a flat image")
+    Image::flat(code, mode, Gpa(0x1000)).expect("a flat image")
 }
 
 /// The program, run with these arguments.

@@ -10,10 +10,10 @@ use simvirtio::device::{State, Violation};
 use std::process::ExitCode;
 use std::time::Duration;
 use support::{Liar, assert_error, code, embedded, find, kvm_test, ran, run_machine};
-use vmm::device::simvirtio::Transport;
+use vmm::device::Transport;
 use vmm::exit::{Reason, Stop};
-use vmm::modes::Mode;
 use vmm::profile::Count;
+use vmm::x86::Mode;
 use vmm::{Input, Machine, Report};
 
 fn main() -> ExitCode {

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use support::{
     Files, assert_error, code, embedded, find, full_stream, kvm_test, ran, run_machine, shell, vmm,
 };
-use vmm::boot::flat;
-use vmm::device::simvirtio::Transport;
+use vmm::boot::Image;
+use vmm::device::Transport;
 use vmm::exit::Stop;
 use vmm::memory::Gpa;
-use vmm::modes::Mode;
+use vmm::x86::Mode;
 use vmm::{Input, Machine, Output};
 
 fn main() -> ExitCode {
@@ -187,7 +187,7 @@ fn end_while_blocked() {
         0xfc,
     ];
     let (full, _reader) = full_stream();
-    let image = flat::image(writes.to_vec(), Mode::Protected, Gpa(0x1000)).unwrap();
+    let image = Image::flat(writes.to_vec(), Mode::Protected, Gpa(0x1000)).unwrap();
     let builder = Machine::builder(image).cpus(2).timeout(None).output(Output::new(full, false));
     let report = builder.build().unwrap().run().unwrap();
     assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
@@ -227,7 +227,7 @@ fn poller_holds_output() {
     image.extend([0xb0, 10, 0xe6, 0xe9, 0xfe, 0xc1, 0x89, 0x4f, 0x10, 0xeb, 0xf5]);
     for _ in 0..5 {
         let (full, _reader) = full_stream();
-        let image = flat::image(image.clone(), Mode::Long, Gpa(0x1000)).unwrap();
+        let image = Image::flat(image.clone(), Mode::Long, Gpa(0x1000)).unwrap();
         let builder = Machine::builder(image).transport(Some(Transport::Polling)).input(Input::bytes(b""));
         let builder = builder.timeout(Some(Duration::from_millis(300))).output(Output::new(full, false));
         let report = builder.build().unwrap().run().unwrap();

@@ -17,23 +17,19 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use vmm::bus::{Device, SharedDevice};
-use vmm::clock::Clock;
-use vmm::controller::{Devices, Ends, ExitController, OpenBus, StillVcpu, VcpuState, Watchdog};
-use vmm::device::simvirtio::{Simvirtio, TrappedMemory, Window};
-use vmm::device::virtio::entropy::Entropy;
-use vmm::device::virtio::mmio::Mmio;
-use vmm::device::{debugcon, exit_port, fifo, i8042, post_code, power, rtc, serial, system_control};
+use vmm::controller::{
+    Devices, Ends, Entry, ExitController, Forward, Hypercalls, MmioPrinter, MsrPolicy, OpenBus, StillVcpu,
+    Vcpu, VcpuState, Watchdog,
+};
+use vmm::device::{
+    DEBUGCON_PORT, Debugcon, Device, EXIT_PORT, ExitPort, Fifo, SERIAL_PORT, Serial, SharedDevice, Simvirtio,
+    TrappedMemory, Window,
+};
 use vmm::exit::{Arrival, Exit, Outcome, Stop};
-use vmm::hypercall::Hypercalls;
-use vmm::kev::MmioPrinter;
+use vmm::internals::{Entropy, I8042, Mmio, PostCode, Power, Rtc, SystemControl, first_exit};
 use vmm::memory::{Gpa, GuestMemory};
-use vmm::msr::{Forward, MsrPolicy};
-use vmm::profile::{MAX_SITES, Profile, Times};
-use vmm::recorder::Recorder;
-use vmm::timeline::Timeline;
-use vmm::vcpu::{Entry, Vcpu, first_exit};
-use vmm::{Error, Input, Output, run};
+use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};
+use vmm::{Error, Input, Output, run_vcpu};
 
 const OUT: Exit = Exit::PioOut { port: 0x42, size: 1, data: b'x' as u32 };
 const IN: Exit = Exit::PioIn { port: 0x42, size: 1 };
@@ -148,9 +144,9 @@ fn devices() -> Devices {
     let latch = shared(Latch(0));
     let ports = [
         (0x42, 1, latch.clone()),
-        (debugcon::PORT, 1, shared(debugcon::Debugcon::new(sink()))),
-        (serial::PORT, serial::PORTS, shared(serial::Serial::new(sink()))),
-        (exit_port::PORT, 1, shared(exit_port::ExitPort)),
+        (DEBUGCON_PORT, 1, shared(Debugcon::new(sink()))),
+        (SERIAL_PORT, 8u16, shared(Serial::new(sink()))),
+        (EXIT_PORT, 1, shared(ExitPort)),
     ];
     for (first, len, device) in ports {
         devices.ports.attach(first.into(), len.into(), device).unwrap();
@@ -190,7 +186,7 @@ fn dispatch(criterion: &mut Criterion) {
                     let rest = (Some(Hypercalls::new(sink())), (&msrs, (None::<MmioPrinter>, last)));
                     let mut chain = (Watchdog::default(), (own, rest));
                     let start = Instant::now();
-                    let stop = run::run(&mut vcpu, &mut chain, recorder.as_mut()).unwrap();
+                    let stop = run_vcpu(&mut vcpu, &mut chain, recorder.as_mut()).unwrap();
                     let elapsed = start.elapsed();
                     assert!(matches!(stop, Stop::Halted));
                     elapsed
@@ -213,24 +209,20 @@ type Access = (u64, u8, Option<u64>);
 fn each_device(criterion: &mut Criterion) {
     let entropy = Mmio::new(Entropy::new().unwrap(), memory()).unwrap();
     let devices: [(&str, SharedDevice, Access); 14] = [
-        ("debug console, a byte", shared(debugcon::Debugcon::new(sink())), (0, 1, Some(b'x'.into()))),
-        ("serial, a byte", shared(serial::Serial::new(sink())), (0, 1, Some(b'x'.into()))),
-        ("serial, line status", shared(serial::Serial::new(sink())), (5, 1, None)),
-        ("exit port, the end", shared(exit_port::ExitPort), (0, 1, Some(7))),
-        ("keyboard controller, status", shared(i8042::I8042::default()), (4, 1, None)),
-        ("clock, index", shared(rtc::Rtc::default()), (0, 1, Some(0))),
-        ("clock, seconds", shared(rtc::Rtc::default()), (1, 1, None)),
-        (
-            "boot mark, the same",
-            shared(post_code::PostCode::new(Arc::new(Timeline::default()))),
-            (0, 1, Some(7)),
-        ),
-        ("power, nothing", shared(power::Power), (1, 1, Some(0))),
-        ("system control port", shared(system_control::SystemControl::default()), (0, 1, None)),
+        ("debug console, a byte", shared(Debugcon::new(sink())), (0, 1, Some(b'x'.into()))),
+        ("serial, a byte", shared(Serial::new(sink())), (0, 1, Some(b'x'.into()))),
+        ("serial, line status", shared(Serial::new(sink())), (5, 1, None)),
+        ("exit port, the end", shared(ExitPort), (0, 1, Some(7))),
+        ("keyboard controller, status", shared(I8042::default()), (4, 1, None)),
+        ("clock, index", shared(Rtc::default()), (0, 1, Some(0))),
+        ("clock, seconds", shared(Rtc::default()), (1, 1, None)),
+        ("boot mark, the same", shared(PostCode::new(Arc::new(Timeline::default()))), (0, 1, Some(7))),
+        ("power, nothing", shared(Power), (1, 1, Some(0))),
+        ("system control port", shared(SystemControl::default()), (0, 1, None)),
         ("SIMVIRTIO, magic", shared(window().0), (0, 4, None)),
         ("SIMVIRTIO, TX tail", shared(window().0), (abi::offset::TX_TAIL, 4, None)),
         ("virtio-mmio, magic", shared(entropy), (0, 4, None)),
-        ("FIFO, empty", shared(fifo::Fifo::default()), (0, 1, None)),
+        ("FIFO, empty", shared(Fifo::default()), (0, 1, None)),
     ];
     let mut group = criterion.benchmark_group("device");
     for (name, device, (offset, size, data)) in devices {
@@ -245,7 +237,7 @@ fn each_device(criterion: &mut Criterion) {
         });
     }
     group.bench_function("FIFO, in and out", |bencher| {
-        let mut fifo = fifo::Fifo::default();
+        let mut fifo = Fifo::default();
         bencher.iter(|| (fifo.write(0, 1, black_box(7)), fifo.read(0, 1)));
     });
 }

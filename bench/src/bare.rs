@@ -7,8 +7,9 @@ use crate::memory::Memory;
 use crate::sys::{Cost, Moment};
 use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap};
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuExit, VcpuFd, VmFd};
+use vmm::internals::{gdt, identity_map, regs, sregs};
 use vmm::memory::{Gpa, PAGE, TABLES, TABLES_SIZE, TSS};
-use vmm::modes::{self, Mode, Place};
+use vmm::x86::{Mode, Place};
 
 /// Where the guest's code is.
 pub const START: u64 = 0x1000;
@@ -35,8 +36,8 @@ impl Bare {
         ram.write(START as usize, code)?;
         let mut tables = Memory::new(TABLES_SIZE as usize)?;
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
-        tables.write(0, &words(&modes::gdt(Mode::Long)))?;
-        tables.write(PAGE as usize, &words(&modes::identity_map(Gpa(TABLES.0 + PAGE))))?;
+        tables.write(0, &words(&gdt(Mode::Long)))?;
+        tables.write(PAGE as usize, &words(&identity_map(Gpa(TABLES.0 + PAGE))))?;
         let kvm = Kvm::new().map_err(refused("opening /dev/kvm"))?;
         let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         vm.set_tss_address(TSS as usize).map_err(refused("KVM_SET_TSS_ADDR"))?;
@@ -46,8 +47,8 @@ impl Bare {
         let vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
         let reset = vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
         let place = Place::ALONE;
-        vcpu.set_sregs(&modes::sregs(Mode::Long, reset, TABLES, place)).map_err(refused("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&modes::regs(Mode::Long, Gpa(START), place)).map_err(refused("KVM_SET_REGS"))?;
+        vcpu.set_sregs(&sregs(Mode::Long, reset, TABLES, place)).map_err(refused("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&regs(Mode::Long, Gpa(START), place)).map_err(refused("KVM_SET_REGS"))?;
         Ok(Self { vcpu, _vm: vm, _memory: [ram, tables] })
     }
 
@@ -79,7 +80,7 @@ impl Bare {
                 }
                 Ok(VcpuExit::Hlt) => break,
                 Ok(exit) => return Err(format!("the bare loop got {exit:?}")),
-                Err(error) if error.errno() == libc::EINTR && !vmm::interrupted() => {}
+                Err(error) if error.errno() == libc::EINTR && !vmm::host::interrupted() => {}
                 Err(error) => return Err(format!("KVM_RUN: {error}")),
             }
         }

@@ -10,7 +10,7 @@ use crate::sys::{self, Cost};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use vmm::compare::{Failure, Ring, Variant, Workload, percentile, run_echoes, run_nothing};
+use vmm::lab::{Failure, Ring, Variant, Workload, percentile, run_echoes, run_nothing};
 
 /// The bare program's source.
 const BARE: &str = include_str!("../bare/echo.c");

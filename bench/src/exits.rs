@@ -1,4 +1,4 @@
-//! What an exit costs: the loop of `vmm::run` with its whole chain of controllers, next to a bare KVM_RUN loop.
+//! What an exit costs: the loop of `vmm::run_vcpu` with its whole chain of controllers, next to a bare KVM_RUN loop.
 
 use crate::bare::{Bare, START};
 use crate::loops::{self, ADDRESS, Access, MARK, MSR, PORT, UNROLLED, WARM_UP};
@@ -7,11 +7,11 @@ use crate::sys::{Cost, Moment};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use vmm::boot::flat;
-use vmm::bus::Device;
+use vmm::boot::Image;
+use vmm::device::Device;
 use vmm::exit::Stop;
 use vmm::memory::Gpa;
-use vmm::modes::Mode;
+use vmm::x86::Mode;
 use vmm::{Machine, Output};
 
 /// Passes of the guest's loop in one batch, so 640 exits: a few milliseconds, so that what else happens on the host meets
@@ -71,7 +71,7 @@ impl Device for Marks {
 /// One batch by this VMM.
 fn ours(code: &[u8], profile: bool) -> Result<Cost, String> {
     let told = |error: vmm::Error| error.to_string();
-    let image = flat::image(code.to_vec(), Mode::Long, Gpa(START)).map_err(|error| error.to_string())?;
+    let image = Image::flat(code.to_vec(), Mode::Long, Gpa(START)).map_err(|error| error.to_string())?;
     let (latch, marks) = (Arc::new(Mutex::new(Latch(0))), Arc::new(Mutex::new(Marks::default())));
     let machine = Machine::builder(image)
         .port_device(PORT.into(), 1, latch.clone())
@@ -128,7 +128,7 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
             batch(*runner, &code).map_err(|error| format!("{}, {runner:?}: {error}", access.name()))
         })?;
         rows.extend(rows_of(access, &costs));
-        if vmm::interrupted() {
+        if vmm::host::interrupted() {
             break;
         }
     }

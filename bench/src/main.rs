@@ -30,9 +30,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use vmm::boot::flat;
+use vmm::boot::Image;
 use vmm::memory::Gpa;
-use vmm::modes::Mode;
+use vmm::x86::Mode;
 use vmm::{Machine, Output};
 
 /// Exit statuses, as those of `vmm`.
@@ -174,7 +174,7 @@ fn complain(what: &str) -> u8 {
 
 /// Whether a guest can run here: one that halts.
 fn try_guest() -> Result<(), vmm::Error> {
-    let image = flat::image(&[0xf4][..], Mode::Real, Gpa(0))?;
+    let image = Image::flat(&[0xf4][..], Mode::Real, Gpa(0))?;
     Machine::builder(image).output(Output::captured().0).build()?.run().map(drop)
 }
 
@@ -183,7 +183,7 @@ fn measure(arguments: &Arguments) -> (String, u8) {
     if let Err(error) = try_guest() {
         return (String::new(), complain(&error.to_string()));
     }
-    vmm::catch_interrupts();
+    vmm::host::catch_interrupts();
     let beside = std::env::current_exe().unwrap_or_default().with_file_name("vmm");
     let context = Context { vmm: arguments.vmm.clone().unwrap_or(beside), qemu: qemu::find() };
     let results = Arc::new(Mutex::new(Results { host: Host::this(), ..Default::default() }));
@@ -202,13 +202,13 @@ fn measure(arguments: &Arguments) -> (String, u8) {
         let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(rows) => results.add(rows),
-            Err(_) if vmm::interrupted() => {}
+            Err(_) if vmm::host::interrupted() => {}
             Err(why) => {
                 eprintln!("bench: {} cannot be measured: {why}", one.name);
                 results.skipped.push((one.name.into(), why));
             }
         }
-        if vmm::interrupted() {
+        if vmm::host::interrupted() {
             results.interrupted = true;
             break;
         }
@@ -222,7 +222,7 @@ fn measure(arguments: &Arguments) -> (String, u8) {
         files.iter().filter_map(|(path, content)| Some((path.as_ref()?, content.as_ref()?)))
     {
         if let Err(error) = save(path, content) {
-            status = complain(&format!("cannot write {}: {error}", vmm::printable(path)));
+            status = complain(&format!("cannot write {}: {error}", vmm::host::printable(path)));
         }
     }
     (table::markdown(&results), status)

@@ -81,7 +81,7 @@ fn measure(contestant: &Contestant) -> Result<Cost, String> {
     }
     // Once more, for what it has to say.
     let output = (contestant.command)().output().map_err(|error| error.to_string())?;
-    let said = vmm::printable_text(String::from_utf8_lossy(&output.stderr).trim());
+    let said = vmm::host::printable_text(String::from_utf8_lossy(&output.stderr).trim());
     Err(format!("{command:?} ended with {}: {said}", ran.status))
 }
 

@@ -191,13 +191,13 @@ pub fn interleave<C>(
             if let (Some(contestant), Some(cost)) = (contestants.get(place), of_round.get_mut(place)) {
                 alive();
                 *cost = match measure(contestant) {
-                    Err(_) if vmm::interrupted() => return Ok(costs),
+                    Err(_) if vmm::host::interrupted() => return Ok(costs),
                     measured => measured?,
                 };
             }
         }
         costs.iter_mut().zip(of_round).for_each(|(costs, cost)| costs.push(cost));
-        if vmm::interrupted() {
+        if vmm::host::interrupted() {
             break;
         }
     }

@@ -25,7 +25,7 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let ran = sys::run(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors))?;
     if !ran.status.success() {
         let said = fs::read_to_string(&said).unwrap_or_default();
-        let last = vmm::printable_text(said.lines().next_back().unwrap_or("nothing"));
+        let last = vmm::host::printable_text(said.lines().next_back().unwrap_or("nothing"));
         return Err(format!("vmm bench scale ended with {}: {last}", ran.status));
     }
     let text =

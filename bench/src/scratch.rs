@@ -52,7 +52,7 @@ pub fn compile(scratch: &Scratch, name: &str, text: &str, options: &[&str]) -> R
     match command.output() {
         Ok(output) if output.status.success() => Ok(program),
         Ok(output) => {
-            let said = vmm::printable_text(String::from_utf8_lossy(&output.stderr).trim());
+            let said = vmm::host::printable_text(String::from_utf8_lossy(&output.stderr).trim());
             Err(format!("the bare program {name} does not compile: {said}"))
         }
         Err(error) => Err(format!("{} cannot be started: {error}", compiler.display())),

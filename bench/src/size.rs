@@ -24,7 +24,7 @@ pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, S
         if let Some(qemu) = qemu {
             memory.other.push(peak(&mut qemu::command(qemu, &firmware), qemu::ENDED)?);
         }
-        if vmm::interrupted() {
+        if vmm::host::interrupted() {
             break;
         }
     }

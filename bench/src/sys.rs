@@ -133,14 +133,14 @@ fn wait(pid: libc::pid_t, options: libc::c_int) -> Result<(libc::c_int, libc::ru
     loop {
         // SAFETY: both results outlive the call.
         if unsafe { libc::wait4(pid, &mut status, options, &mut usage) } == pid {
-            if vmm::interrupted() {
+            if vmm::host::interrupted() {
                 return Err("interrupted".into());
             }
             return Ok((status, usage));
         }
         let error = io::Error::last_os_error();
         match error.kind() {
-            io::ErrorKind::Interrupted if vmm::interrupted() => kill_child(),
+            io::ErrorKind::Interrupted if vmm::host::interrupted() => kill_child(),
             io::ErrorKind::Interrupted => {}
             _ => return Err(format!("cannot wait for a child: {error}")),
         }

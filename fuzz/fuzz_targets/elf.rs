@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vmm::boot::elf;
+use vmm::boot::Image;
 use vmm::memory::{Gpa, GuestMemory};
 
 fuzz_target!(|file: &[u8]| {
-    let Ok(image) = elf::image(file.to_vec()) else { return };
+    let Ok(image) = Image::elf(file.to_vec()) else { return };
     assert!(image.segments().iter().any(|segment| {
         (segment.start.0..=segment.end()).contains(&image.entry().0)
     }));

@@ -4,8 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use vmm::boot::linux::{self, Kernel};
-use vmm::memory::{GuestMemory, pc};
+use vmm::boot::{Kernel, is_kernel};
+use vmm::internals::{pc, write_boot_params};
+use vmm::memory::GuestMemory;
 
 /// 16 MiB, so that some kernels fit and some do not.
 const RAM: u64 = 16 << 20;
@@ -17,10 +18,10 @@ fn path() -> &'static PathBuf {
 
 fuzz_target!(|file: &[u8]| {
     std::fs::write(path(), file).expect("a temporary file");
-    let _ = linux::is_kernel(path());
+    let _ = is_kernel(path());
     let Ok(mut kernel) = Kernel::open(path()) else { return };
     let memory = GuestMemory::new(&pc::ram(RAM)).expect("16 MiB");
     let Ok(loaded) = kernel.load(&memory, RAM) else { return };
     assert!(loaded.end <= RAM && loaded.entry.0 >= pc::HIGH_RAM);
-    let _ = linux::write_boot_params(&kernel, loaded, &memory, RAM, Some(path()), "a command line");
+    let _ = write_boot_params(&kernel, loaded, &memory, RAM, Some(path()), "a command line");
 });

@@ -5,9 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use virtio_queue::{Queue, QueueT};
-use vmm::device::virtio::interrupt::Interrupt;
-use vmm::device::virtio::queue::{Queues, Virtqueue};
-use vmm::device::virtio::{Backend, Block, Disk};
+use vmm::device::Disk;
+use vmm::internals::{Backend, Block, Interrupt, Queues, Virtqueue};
 use vmm::memory::{Gpa, GuestMemory};
 use vmm_sys_util::eventfd::EventFd;
 

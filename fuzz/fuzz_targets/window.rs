@@ -2,13 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use simvirtio::device::State;
 use simvirtio::{Memory, abi};
+use simvirtio::device::State;
 use std::ops::ControlFlow;
-use vmm::bus::Device;
-use vmm::device::simvirtio::{Simvirtio, TrappedMemory, Transport, Window};
-use vmm::memory::{Gpa, GuestMemory};
 use vmm::{Input, Output};
+use vmm::device::{Device, Simvirtio, Transport, TrappedMemory, Window};
+use vmm::memory::{Gpa, GuestMemory};
 
 fuzz_target!(|accesses: &[u8]| {
     let ram = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE)]).expect("1 MiB");

@@ -1,10 +1,10 @@
 #![allow(missing_docs)]
 
-use vmm::boot::flat;
+use vmm::boot::Image;
 use vmm::controller::{ExitController, VcpuState};
 use vmm::exit::{Exit, Outcome};
 use vmm::memory::Gpa;
-use vmm::modes::Mode;
+use vmm::x86::Mode;
 use vmm::{Error, Machine, Output};
 
 /// A port that gives back what was written to it, doubled.
@@ -29,7 +29,7 @@ impl ExitController for Doubler {
 fn main() -> Result<(), Error> {
     // mov al, 21; out 0x42, al; in al, 0x42; out 0xf4, al: the doubled number becomes the guest's code.
     let guest: &[u8] = &[0xb0, 21, 0xe6, 0x42, 0xe4, 0x42, 0xe6, 0xf4];
-    let machine = Machine::builder(flat::image(guest, Mode::Real, Gpa(0x1000))?);
+    let machine = Machine::builder(Image::flat(guest, Mode::Real, Gpa(0x1000))?);
     let machine = machine.controller(|_| Doubler(0)).output(Output::captured().0);
     println!("{}", machine.build()?.run()?.stop);
     Ok(())

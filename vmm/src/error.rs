@@ -1,7 +1,7 @@
 //! What can fail on the host's side. A mistake of the guest is never one of these: it is a
 //! [`Stop`](crate::exit::Stop).
 
-use crate::sys::{self, host_advice};
+use crate::host::{self, host_advice};
 use guest::Mode;
 use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
@@ -189,7 +189,7 @@ impl Error {
     /// Wraps the error of a KVM operation, for `map_err`.
     pub(crate) fn kvm(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
         move |error| match error.errno() {
-            libc::EINTR if sys::interrupted() => Self::Interrupted,
+            libc::EINTR if host::interrupted() => Self::Interrupted,
             errno => Self::Kvm { operation, source: io::Error::from_raw_os_error(errno) },
         }
     }

@@ -5,7 +5,7 @@
 
 use super::{Image, ImageError, Segment};
 use crate::memory::Gpa;
-use crate::modes::Mode;
+use crate::x86::modes::Mode;
 use object::Endianness;
 use object::elf::{EM_X86_64, ET_EXEC, FileHeader64, PT_INTERP, PT_LOAD, ProgramHeader64};
 use object::read::ReadRef;
@@ -17,13 +17,15 @@ pub fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF")
 }
 
-/// The image of an ELF64 executable, entered in long mode.
-///
-/// # Errors
-/// It is no x86-64 executable, is cut short, or its segments overlap or do not hold the entry point.
-pub fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
-    let Layout { segments, entry, .. } = layout(bytes.as_slice())?;
-    Ok(Image { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long })
+impl Image {
+    /// An ELF64 executable, entered in long mode. Each PT_LOAD segment goes to its physical address.
+    ///
+    /// # Errors
+    /// `bytes` is not an x86-64 executable or is truncated, its segments overlap, or none holds the entry point.
+    pub fn elf(bytes: Vec<u8>) -> Result<Self, ImageError> {
+        let Layout { segments, entry, .. } = layout(bytes.as_slice())?;
+        Ok(Self { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long })
+    }
 }
 
 /// Where an executable goes.

@@ -2,19 +2,21 @@
 
 use super::{Image, ImageError, Segment};
 use crate::memory::Gpa;
-use crate::modes::Mode;
+use crate::x86::modes::Mode;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// An image of `bytes` at `start`, entered there in `mode`.
-///
-/// # Errors
-/// There are no bytes.
-pub fn image(bytes: impl Into<Cow<'static, [u8]>>, mode: Mode, start: Gpa) -> Result<Image, ImageError> {
-    let bytes = bytes.into();
-    if bytes.is_empty() {
-        return Err(ImageError::Empty);
+impl Image {
+    /// A flat binary: `bytes` at `start`, entered at the first byte in `mode`.
+    ///
+    /// # Errors
+    /// [`ImageError::Empty`] if there are no bytes.
+    pub fn flat(bytes: impl Into<Cow<'static, [u8]>>, mode: Mode, start: Gpa) -> Result<Self, ImageError> {
+        let bytes = bytes.into();
+        if bytes.is_empty() {
+            return Err(ImageError::Empty);
+        }
+        let segment = Segment { start, file: 0..bytes.len(), size: bytes.len() as u64 };
+        Ok(Self { bytes: Arc::new(bytes), segments: vec![segment], entry: start, mode })
     }
-    let segment = Segment { start, file: 0..bytes.len(), size: bytes.len() as u64 };
-    Ok(Image { bytes: Arc::new(bytes), segments: vec![segment], entry: start, mode })
 }

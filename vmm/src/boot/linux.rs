@@ -6,9 +6,9 @@
 
 use super::{elf, open};
 use crate::error::ImageError;
+use crate::host::printable;
 use crate::memory::{Gpa, GuestMemory, PAGE, pc};
-use crate::modes;
-use crate::sys::printable;
+use crate::x86::modes;
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};

@@ -7,14 +7,18 @@
     clippy::expect_used
 )]
 
-pub mod elf;
-pub mod flat;
-pub mod linux;
+pub(crate) mod acpi;
+pub(crate) mod elf;
+pub(crate) mod flat;
+pub(crate) mod linux;
+
+pub use elf::is_elf;
+pub use linux::{Kernel, is_kernel};
 
 use crate::error::ImageError;
+use crate::host::printable;
 use crate::memory::{Gpa, GuestMemory, MAX_RAM};
-use crate::modes::Mode;
-use crate::sys::printable;
+use crate::x86::modes::Mode;
 use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read};
@@ -160,7 +164,7 @@ fn read_image(mut file: impl Read, expected: u64, limit: u64, path: &Path) -> Re
     let mut bytes = Vec::new();
     file.by_ref().take(4).read_to_end(&mut bytes).map_err(failed)?;
     // An ELF file may have more that is not loaded, such as debug information.
-    let limit = if elf::is_elf(&bytes) { MAX_RAM } else { limit };
+    let limit = if is_elf(&bytes) { MAX_RAM } else { limit };
     let too_large = |size| ImageError::TooLarge { path: printable(path), size, limit };
     if expected > limit {
         return Err(too_large(expected));
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn an_image_must_fit_into_ram() {
         for (address, fits) in [(0, true), (0x1ffe, true), (0x1fff, false), (u64::MAX, false)] {
-            let image = flat::image(&[1, 2][..], Mode::Long, Gpa(address)).unwrap();
+            let image = Image::flat(&[1, 2][..], Mode::Long, Gpa(address)).unwrap();
             let loaded = image.load(&memory(), 0x2000);
             assert_eq!(loaded.is_ok(), fits, "{address:#x}: {loaded:?}");
         }
@@ -251,7 +255,7 @@ mod tests {
 
     #[test]
     fn only_bytes_of_its_own_cover_a_place() {
-        let image = flat::image(&[1, 0, 0, 2][..], Mode::Long, Gpa(0x3ff)).unwrap();
+        let image = Image::flat(&[1, 0, 0, 2][..], Mode::Long, Gpa(0x3ff)).unwrap();
         let covered = [(0, 0x3ff), (0x3ff, 0x400), (0x400, 0x402), (0x400, 0x408), (0x403, u64::MAX)];
         assert_eq!(covered.map(|(start, end)| image.covers(start, end)), [false, true, false, true, false]);
         assert!(image.overlaps(0x400, 0x402) && !image.overlaps(0x403, 0x500));
@@ -261,7 +265,7 @@ mod tests {
     fn an_image_must_begin_where_its_mode_can() {
         let ram = 0x2_0000;
         let memory = GuestMemory::new(&[(Gpa(0), ram)]).unwrap();
-        let load = |mode, at| flat::image(&[1][..], mode, Gpa(at)).unwrap().load(&memory, ram);
+        let load = |mode, at| Image::flat(&[1][..], mode, Gpa(at)).unwrap().load(&memory, ram);
         assert!(load(Mode::Real, 0xffff).is_ok());
         assert!(matches!(load(Mode::Real, 0x1_0000), Err(ImageError::BeyondRealMode(0x1_0000))));
         assert!(load(Mode::Protected, 0x1_0000).is_ok());

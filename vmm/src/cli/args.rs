@@ -5,10 +5,9 @@ use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
-use vmm::cpuid::Override;
-use vmm::device::simvirtio::Transport;
-use vmm::modes::Mode;
-use vmm::msr::MsrRule;
+use vmm::controller::MsrRule;
+use vmm::device::Transport;
+use vmm::x86::{Mode, Override};
 
 // The defaults are those of the options: `a_run_without_options_needs_no_parser` compares them.
 #[derive(Debug, Default, Args)]

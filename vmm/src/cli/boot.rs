@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use vmm::device::virtio::Disk;
-use vmm::pc::{ConsoleKind, Linux};
-use vmm::{Builder, Error, Machine, Output, RawTerminal, Report};
+use vmm::device::Disk;
+use vmm::host::RawTerminal;
+use vmm::machine::{ConsoleKind, Linux};
+use vmm::{Builder, Error, Machine, Output, Report};
 
 /// Boots the kernel and answers with the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
@@ -52,7 +53,7 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
     };
     let report = machine.run();
     drop(raw);
-    Ok((vmm::printable(&arguments.kernel), report?))
+    Ok((vmm::host::printable(&arguments.kernel), report?))
 }
 
 /// The disk that `FILE[,ro]` names. A file that has the whole text as its name is that file.

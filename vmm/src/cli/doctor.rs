@@ -4,7 +4,7 @@ use super::{print, status};
 use clap::Args;
 use serde_json::json;
 use std::fmt::Write as _;
-use vmm::doctor::{Check, Outcome, examine};
+use vmm::lab::{Check, Outcome, examine};
 
 /// Options of `vmm doctor`.
 #[derive(Debug, Args)]

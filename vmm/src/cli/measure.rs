@@ -4,7 +4,7 @@ use super::status::{self, Failure};
 use super::{say, summary};
 use clap::Args;
 use std::path::PathBuf;
-use vmm::printable;
+use vmm::host::printable;
 use vmm::saved::file::Target;
 use vmm::saved::{FileError, Profile, Trace};
 use vmm::{Builder, Error, Report};

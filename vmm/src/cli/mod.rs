@@ -21,8 +21,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use vmm::boot::linux;
-use vmm::stdio::Patient;
+use vmm::boot::is_kernel;
+use vmm::host::Patient;
 
 /// The version, and what sets this build apart.
 const VERSION: &str = match cfg!(feature = "polling") {
@@ -117,14 +117,14 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
             arguments
         };
         // What is a kernel is booted; also for the sake of the mistake that is told.
-        let is_kernel = |word: &OsString| linux::is_kernel(Path::new(word));
+        let names_kernel = |word: &OsString| is_kernel(Path::new(word));
         let command = |word| Cli::try_parse_from(with(word)).map(|cli| cli.command);
         let boots = || match (command("boot"), command("run")) {
-            (Ok(Command::Boot(boot)), _) => linux::is_kernel(&boot.kernel),
-            (_, Ok(Command::Run(run))) => is_kernel(&run.guest),
+            (Ok(Command::Boot(boot)), _) => is_kernel(&boot.kernel),
+            (_, Ok(Command::Run(run))) => names_kernel(&run.guest),
             _ => true,
         };
-        let boots = arguments.iter().skip(place).any(is_kernel) && boots();
+        let boots = arguments.iter().skip(place).any(names_kernel) && boots();
         arguments = with(if boots { "boot" } else { "run" });
     }
     arguments
@@ -135,11 +135,7 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
 fn run_without_options(arguments: &[OsString]) -> Option<RunArgs> {
     let guest = match arguments {
         [_, run, guest] if run == "run" => guest,
-        [_, guest]
-            if !SUBCOMMANDS.iter().any(|word| guest == word) && !linux::is_kernel(Path::new(guest)) =>
-        {
-            guest
-        }
+        [_, guest] if !SUBCOMMANDS.iter().any(|word| guest == word) && !is_kernel(Path::new(guest)) => guest,
         _ => return None,
     };
     let is_option = guest.is_empty() || guest.as_encoded_bytes().starts_with(b"-");
@@ -148,8 +144,8 @@ fn run_without_options(arguments: &[OsString]) -> Option<RunArgs> {
 
 /// Parses the command line, does what it says, and answers with the exit status.
 pub fn main() -> u8 {
-    vmm::prepare();
-    if vmm::stdout_was_closed() {
+    vmm::host::prepare();
+    if vmm::host::stdout_was_closed() {
         let closed = "standard output is closed: give it a file, a pipe, or /dev/null";
         return complain(&vmm::Error::Host { operation: "starting", source: io::Error::other(closed) });
     }
@@ -199,7 +195,7 @@ fn explain_usage(error: clap::Error, arguments: &[OsString]) -> u8 {
         return print(&if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() });
     }
     // The same mistake, but with names that can be shown.
-    let shown = arguments.iter().map(|argument| vmm::printable(Path::new(argument)));
+    let shown = arguments.iter().map(|argument| vmm::host::printable(Path::new(argument)));
     let text = Cli::try_parse_from(shown).err().unwrap_or(error).render();
     say(&if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() });
     status::USAGE
@@ -237,7 +233,7 @@ impl Write for Log {
 fn print(text: &str) -> u8 {
     match Patient::new(io::stdout(), None).write_all(text.as_bytes()) {
         Ok(()) => status::OK,
-        Err(_) if vmm::interrupted() => status::INTERRUPTED,
+        Err(_) if vmm::host::interrupted() => status::INTERRUPTED,
         Err(source) => complain(&vmm::Error::Host { operation: "writing standard output", source }),
     }
 }

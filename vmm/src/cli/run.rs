@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use vmm::device::simvirtio::Transport;
+use vmm::device::Transport;
 use vmm::{Builder, Error, Input, Output, Report};
 
 /// Runs the guest and answers with the exit status.
@@ -26,7 +26,7 @@ pub fn run_and_report(
     run: impl FnOnce(Output) -> Result<(String, Report), Error>,
 ) -> u8 {
     let last = Arc::new(AtomicU8::new(b'\n'));
-    vmm::catch_interrupts();
+    vmm::host::catch_interrupts();
     let ran = || {
         let output = output(last.clone())?;
         let files = Files::open(arguments)?;
@@ -63,7 +63,7 @@ pub fn input(path: Option<&Path>) -> Result<Input, Error> {
         // Opening a pipe would wait for its writer; the guest may never ask for it.
         Some(path) => {
             File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
-                Error::Config(format!("cannot open {} for --input: {error}", vmm::printable(path)))
+                Error::Config(format!("cannot open {} for --input: {error}", vmm::host::printable(path)))
             })?
         }
         None => {

@@ -2,13 +2,12 @@
 
 use simvirtio::device::State;
 use std::fmt::{self, Write};
-use vmm::Report;
 use vmm::controller::OpenBus;
-use vmm::device::simvirtio::{SimvirtioReport, Transport};
+use vmm::device::{SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
-use vmm::pc::Boot;
+use vmm::machine::Boot;
 use vmm::profile::{Count, Latency, Profile, SiteProfile};
-use vmm::stats::Counters;
+use vmm::{KvmCounters, Report};
 
 /// How much of a text is shown on a line, in characters.
 const SHOWN: usize = 60;
@@ -49,7 +48,7 @@ pub fn ending(report: &Report) -> String {
     }
     let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
-        let _ = write!(text, "; its kernel has panicked: {}", vmm::printable_text(reason));
+        let _ = write!(text, "; its kernel has panicked: {}", vmm::host::printable_text(reason));
     }
     if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
         let _ = match report.stop {
@@ -114,7 +113,7 @@ fn write_times(to: &mut String, report: &Report) -> fmt::Result {
         0 => writeln!(to, ")")?,
         steps => writeln!(to, ", which went backwards {})", plural(steps, "time"))?,
     }
-    let Some(kernel) = report.kernel.as_ref().and_then(Counters::exits) else { return Ok(()) };
+    let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits) else { return Ok(()) };
     write!(to, "vmm: {} by KVM's own count", plural(kernel, "exit"))?;
     match (kernel.checked_sub(exits.exits), exits.exits.saturating_sub(kernel)) {
         (Some(0), _) => writeln!(to),

@@ -7,9 +7,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use vmm::boot::{self, Image, elf, flat};
+use vmm::boot::{self, Image};
 use vmm::memory::{Gpa, PLAIN_RAM};
-use vmm::modes::Mode;
+use vmm::x86::Mode;
 use vmm::{Builder, Error, Machine};
 
 /// A guest that was found, and what is known of it.
@@ -52,7 +52,7 @@ impl Target {
     /// # Errors
     /// Its image is empty, which the build does not let happen.
     pub fn embedded(guest: &'static Guest) -> Result<Self, Error> {
-        let image = flat::image(guest.image, guest.mode, Gpa(guest.load_at))?;
+        let image = Image::flat(guest.image, guest.mode, Gpa(guest.load_at))?;
         Ok(Self { name: guest.name.into(), image, embedded: Some(guest) })
     }
 
@@ -93,9 +93,9 @@ impl Target {
     /// goes with its address.
     fn file(spec: Spec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
-        let name = vmm::printable(path);
+        let name = vmm::host::printable(path);
         let bytes = boot::read_file(path, limit)?;
-        if elf::is_elf(&bytes) {
+        if boot::is_elf(&bytes) {
             let mode = spec.mode.unwrap_or(Mode::Long);
             if !matches!(mode, Mode::Long | Mode::User) || spec.load_at.is_some() {
                 return Err(Error::Config(format!(
@@ -104,13 +104,13 @@ impl Target {
                      -O binary"
                 )));
             }
-            return Ok(Self { name, image: elf::image(bytes)?.entered_in(mode), embedded: None });
+            return Ok(Self { name, image: Image::elf(bytes)?.entered_in(mode), embedded: None });
         }
         let load_at = spec.load_at.unwrap_or(0);
         let high = load_at >= simvirtio::abi::RAM_SIZE;
         let mode = spec.mode.or(default_mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
         log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode} mode");
-        Ok(Self { name, image: flat::image(bytes, mode, Gpa(load_at))?, embedded: None })
+        Ok(Self { name, image: Image::flat(bytes, mode, Gpa(load_at))?, embedded: None })
     }
 
     /// This image, run under the conditions of a built-in guest.
@@ -126,7 +126,7 @@ impl Target {
 
 /// Why `text` names nothing: a mistake after the file's name, or no such file.
 fn not_found(text: &OsStr) -> String {
-    let shown = vmm::printable(Path::new(text));
+    let shown = vmm::host::printable(Path::new(text));
     let text = text.to_string_lossy();
     let places = text.char_indices().filter(|(_, mark)| [':', '@'].contains(mark));
     let mistake = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
@@ -135,7 +135,7 @@ fn not_found(text: &OsStr) -> String {
         Some((file, rest)) => format!(
             "{} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
              such as 0x1000, and real, protected, long (16, 32, 64) or user64",
-            vmm::printable(Path::new(file))
+            vmm::host::printable(Path::new(file))
         ),
         None => {
             format!("there is no built-in guest and no file named {shown}: `vmm guests` lists the guests")

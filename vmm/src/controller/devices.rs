@@ -1,7 +1,7 @@
 //! All devices of a machine, as the controller that hands port, MMIO and MSR exits to them.
 
-use crate::bus::Bus;
 use crate::controller::{ExitController, VcpuState};
+use crate::device::bus::Bus;
 use crate::exit::{Exit, Outcome, Stop};
 use std::ops::ControlFlow;
 
@@ -62,8 +62,8 @@ impl ExitController for &Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{Device, SharedDevice};
     use crate::controller::StillVcpu;
+    use crate::device::bus::{Device, SharedDevice};
     use crate::error::BusError;
     use std::sync::{Arc, Mutex};
 

@@ -55,68 +55,26 @@
 //!
 //! `vmm/examples/controller.rs` runs one with a guest; the crate's page shows it.
 
-mod devices;
-mod watchdog;
+pub(crate) mod devices;
+pub(crate) mod hypercall;
+pub(crate) mod kev;
+pub(crate) mod msr;
+mod open_bus;
+pub(crate) mod vcpu;
+pub(crate) mod watchdog;
 
 pub use devices::Devices;
+pub use hypercall::{Hypercalls, number};
+pub use kev::{
+    CONSTANT_PORT as KEV_CONSTANT_PORT, FIFO_MSR as KEV_FIFO_MSR, FIFO_PORT as KEV_FIFO_PORT, MmioPrinter,
+    PRINTER as KEV_PRINTER,
+};
+pub use msr::{Forward, MsrPolicy, MsrRule};
+pub use open_bus::{Ends, OpenBus};
+pub use vcpu::{Entry, Location, StillVcpu, Vcpu, VcpuState};
 pub use watchdog::Watchdog;
 
-use crate::error::Error;
-use crate::exit::{Exit, Outcome, Site, Stop};
-use crate::memory::{Gpa, GuestMemory};
-use crate::probe::Probe;
-use kvm_bindings::{kvm_regs, kvm_sregs};
-use std::collections::BTreeMap;
-
-/// What a controller sees of the vCPU whose exit it handles.
-pub trait VcpuState {
-    /// The vCPU's number, which is also its APIC id.
-    fn id(&self) -> u32;
-
-    /// The general registers, RIP and RFLAGS. Where they stand in the instruction that made the exit depends
-    /// on the host: RIP may be at it or behind it.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    fn regs(&mut self) -> Result<kvm_regs, Error>;
-
-    /// Changes the general registers. RIP is best left as it is: the instruction that made the exit is
-    /// completed when the guest goes on.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error>;
-
-    /// The segment and control registers.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    fn sregs(&mut self) -> Result<kvm_sregs, Error>;
-
-    /// The value that KVM has for a model-specific register; `None` where it has none.
-    fn msr(&mut self, index: u32) -> Option<u64>;
-
-    /// Gives KVM a value for a model-specific register. Returns whether it took it.
-    fn set_msr(&mut self, index: u32, data: u64) -> bool;
-
-    /// Where the processor itself says that a linear address leads, if that can be asked (KVM_TRANSLATE): a
-    /// guest physical address, or nowhere. A second opinion on [`Probe::translate_linear`].
-    fn translate(&mut self, _linear: u64) -> Option<Option<Gpa>> {
-        None
-    }
-
-    /// The guest's memory, by physical address.
-    fn memory(&self) -> &GuestMemory;
-
-    /// The guest's memory, by virtual address, as this vCPU sees it now.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    fn probe(&mut self) -> Result<Probe, Error> {
-        let sregs = self.sregs()?;
-        Ok(Probe::new(self.memory().clone(), sregs))
-    }
-}
+use crate::exit::{Exit, Outcome};
 
 /// Handles some of a vCPU's exits.
 pub trait ExitController {
@@ -168,143 +126,9 @@ impl<C: ExitController> ExitController for Option<C> {
     }
 }
 
-/// A vCPU that stands still, to try controllers without KVM: registers, MSRs and memory as they are set.
-#[derive(Clone, Debug)]
-pub struct StillVcpu {
-    /// Its number.
-    pub id: u32,
-    /// Its general registers.
-    pub regs: kvm_regs,
-    /// Its segment and control registers.
-    pub sregs: kvm_sregs,
-    /// The model-specific registers that it has.
-    pub msrs: BTreeMap<u32, u64>,
-    /// The guest's memory.
-    pub memory: GuestMemory,
-}
-
-/// Number 0, all registers zero, and no memory.
-impl Default for StillVcpu {
-    fn default() -> Self {
-        Self {
-            id: 0,
-            regs: kvm_regs::default(),
-            sregs: kvm_sregs::default(),
-            msrs: BTreeMap::new(),
-            memory: GuestMemory::none(),
-        }
-    }
-}
-
-impl VcpuState for StillVcpu {
-    fn id(&self) -> u32 {
-        self.id
-    }
-    fn regs(&mut self) -> Result<kvm_regs, Error> {
-        Ok(self.regs)
-    }
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
-        self.regs = *regs;
-        Ok(())
-    }
-    fn sregs(&mut self) -> Result<kvm_sregs, Error> {
-        Ok(self.sregs)
-    }
-    fn msr(&mut self, index: u32) -> Option<u64> {
-        self.msrs.get(&index).copied()
-    }
-    fn set_msr(&mut self, index: u32, data: u64) -> bool {
-        self.msrs.get_mut(&index).map(|value| *value = data).is_some()
-    }
-    fn memory(&self) -> &GuestMemory {
-        &self.memory
-    }
-}
-
-/// Ends the run at the exits that are an end: a halt, a shutdown, and what cannot be resumed.
-#[derive(Clone, Copy, Debug)]
-pub struct Ends;
-
-impl ExitController for Ends {
-    fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
-        match *exit {
-            Exit::Hlt => Outcome::Stop(Stop::Halted),
-            Exit::Shutdown => Outcome::Stop(Stop::TripleFault),
-            Exit::EmulationFailure(instruction) => Outcome::Stop(Stop::EmulationFailure(instruction)),
-            Exit::FailedEntry { reason } => Outcome::Stop(Stop::FailedEntry(reason)),
-            Exit::Other(reason) => Outcome::Stop(Stop::UnknownExit(reason)),
-            _ => Outcome::Unclaimed,
-        }
-    }
-}
-
-/// The end of every chain: nobody is there, so reads give all ones, writes vanish, and an access to an MSR
-/// faults, as on the processor. Remembers who was looked for.
-#[derive(Clone, Debug, Default)]
-pub struct OpenBus {
-    first: Vec<(Site, u64)>,
-    total: u64,
-}
-
-/// How many sites an open bus tells apart.
-const REMEMBERED: usize = 8;
-
-impl OpenBus {
-    /// The first few sites at which nobody was, and how often each was looked for.
-    pub fn seen(&self) -> impl Iterator<Item = (Site, u64)> {
-        self.first.iter().copied()
-    }
-
-    /// All accesses at which nobody was.
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// Adds what another vCPU's bus has seen.
-    pub fn absorb(&mut self, other: &Self) {
-        self.total = self.total.saturating_add(other.total);
-        other.seen().for_each(|(site, count)| self.add(site, count));
-    }
-
-    fn add(&mut self, site: Site, times: u64) {
-        if let Some((_, count)) = self.first.iter_mut().find(|(seen, _)| *seen == site) {
-            *count = count.saturating_add(times);
-        } else if self.first.len() < REMEMBERED {
-            self.first.push((site, times));
-        }
-    }
-
-    fn remember(&mut self, exit: &Exit) {
-        let Some(site) = Site::of(exit) else { return };
-        self.total = self.total.saturating_add(1);
-        self.add(site, 1);
-    }
-}
-
-impl ExitController for OpenBus {
-    fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
-        match exit {
-            Exit::PioIn { .. } | Exit::MmioRead { .. } => {
-                self.remember(exit);
-                Outcome::Value(u64::MAX)
-            }
-            Exit::PioOut { .. } | Exit::MmioWrite { .. } | Exit::Hypercall { .. } => {
-                self.remember(exit);
-                Outcome::Resume
-            }
-            Exit::RdMsr { .. } | Exit::WrMsr { .. } => {
-                self.remember(exit);
-                Outcome::Fault
-            }
-            _ => Outcome::Resume,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Instruction;
 
     struct Claims(u16, u64);
 
@@ -335,59 +159,6 @@ mod tests {
         ));
         let read = Exit::MmioRead { address: 0xdead_0000, size: 4 };
         assert_eq!(value(chain.handle(&read, &mut StillVcpu::default())), u64::MAX);
-    }
-
-    #[test]
-    fn an_open_bus_remembers_the_first_and_counts_all() {
-        let mut bus = OpenBus::default();
-        for port in (0..100).chain(0..3) {
-            bus.handle(&Exit::PioOut { port, size: 1, data: 0 }, &mut StillVcpu::default());
-        }
-        bus.handle(&Exit::Hlt, &mut StillVcpu::default());
-        assert_eq!(bus.total(), 103);
-        let counts: Vec<_> = bus.seen().map(|(_, count)| count).collect();
-        assert_eq!(counts, [2, 2, 2, 1, 1, 1, 1, 1]);
-    }
-
-    #[test]
-    fn what_is_an_end_ends() {
-        let instruction = Instruction::new(&[0x0f, 0x0b]);
-        let expect = [
-            (Exit::Hlt, "halted"),
-            (Exit::Shutdown, "triple fault (an exception, and no handler for it)"),
-            (
-                Exit::EmulationFailure(instruction),
-                "KVM had to emulate an instruction of the guest and could not: 0f 0b",
-            ),
-            (
-                Exit::FailedEntry { reason: 7 },
-                "the processor refused to enter the guest (hardware reason 0x7)",
-            ),
-            (Exit::Other(99), "exit reason 99 of KVM, which this VMM does not handle"),
-        ];
-        for (exit, text) in expect {
-            match Ends.handle(&exit, &mut StillVcpu::default()) {
-                Outcome::Stop(stop) => assert_eq!(stop.to_string(), text),
-                other => panic!("{exit:?}: {other:?}"),
-            }
-        }
-        assert!(matches!(
-            Ends.handle(&Exit::PioIn { port: 0, size: 1 }, &mut StillVcpu::default()),
-            Outcome::Unclaimed
-        ));
-    }
-
-    #[test]
-    fn what_nobody_has_of_an_msr_faults() {
-        let mut bus = OpenBus::default();
-        let mut vcpu = StillVcpu::default();
-        for exit in [Exit::RdMsr { index: 7 }, Exit::WrMsr { index: 7, data: 1 }] {
-            assert!(matches!(bus.handle(&exit, &mut vcpu), Outcome::Fault));
-        }
-        let mut all = OpenBus::default();
-        all.handle(&Exit::RdMsr { index: 7 }, &mut vcpu);
-        all.absorb(&bus);
-        assert_eq!((all.total(), all.seen().map(|(_, count)| count).collect()), (3, vec![2, 1]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The debug console on port 0xE9, as Bochs has it: what is written is printed, a read answers 0xE9.
 
-use crate::bus::Device;
+use crate::console::output::Output;
+use crate::device::bus::Device;
 use crate::exit::Stop;
-use crate::output::Output;
 use simvirtio::abi;
 use std::ops::ControlFlow;
 

@@ -1,7 +1,7 @@
 //! The exit port, 0xF4, as QEMU's isa-debug-exit has it, but with the code as it is: writing it ends the
 //! run. Reads give all ones.
 
-use crate::bus::Device;
+use crate::device::bus::Device;
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 

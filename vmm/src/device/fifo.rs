@@ -1,7 +1,7 @@
 //! A queue behind a port or a register: what is written is read again, first in, first out. Each width of
 //! access has a queue of its own.
 
-use crate::bus::Device;
+use crate::device::bus::Device;
 use crate::exit::Stop;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;

@@ -3,9 +3,9 @@
 //!
 //! National Semiconductor PC16550D data sheet.
 
-use crate::bus::Device;
+use crate::console::output::{Output, stop_of};
+use crate::device::bus::Device;
 use crate::exit::Stop;
-use crate::output::{Output, stop_of};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -32,6 +32,9 @@ pub const PLAIN_RAM: u64 = 250 << 20;
 /// RAM of the plain map ends below here, in bytes: the rest of the first 4 GiB is for devices and tables.
 pub const MAX_RAM: u64 = 3 << 30;
 
+/// The most vCPUs that a machine has: their stacks take the upper half of the assignment's memory.
+pub const MAX_CPUS: u32 = 32;
+
 // No two places overlap.
 const _: () = {
     assert!(abi::WINDOW >= abi::RAM_SIZE && abi::DOORBELL == abi::WINDOW + abi::WINDOW_SIZE);

@@ -193,7 +193,7 @@ impl Latency {
 }
 
 /// The lower bound of the bin that `value` is in: eight bins for each power of two.
-pub(crate) fn lower_bound(value: u64) -> u64 {
+pub fn lower_bound(value: u64) -> u64 {
     let width = value.checked_ilog2().map_or(1, |power| (1 << power) / BINS).max(1);
     value - value % width
 }

@@ -5,8 +5,8 @@
 //! pipe, a device, the program's own streams) is written directly.
 
 use super::{FileError, Saved, SavedError, profile, trace};
-use crate::stdio::Patient;
-use crate::sys::{self, printable};
+use crate::host::Patient;
+use crate::host::{self, printable};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
@@ -184,7 +184,7 @@ fn open_directly(place: &Path) -> io::Result<File> {
         let opened = File::options().append(true).custom_flags(libc::O_NONBLOCK).open(place);
         match opened {
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_pipe(place) => {
-                if sys::interrupted() {
+                if host::interrupted() {
                     return Err(io::Error::from_raw_os_error(libc::ECANCELED));
                 }
                 thread::sleep(TURN);

@@ -21,8 +21,7 @@ pub use profile::Profile;
 pub use trace::{Cut, Trace};
 
 use crate::exit::Reason;
-use crate::sys::host_advice;
-use crate::sys::printable_text;
+use crate::host::{host_advice, printable_text};
 use std::io;
 use std::str::FromStr;
 

@@ -4,10 +4,10 @@ use super::profile::{Clock, Limits, Mark, Site, Source, Times, Vcpu};
 use super::trace::{Device, Record};
 use super::{Profile, Trace};
 use crate::exit::{Arrival, Exit, Reason};
+use crate::kvm::counters::Counters;
+use crate::machine::report::Report;
+use crate::profile::recorder::Traced;
 use crate::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES};
-use crate::recorder::Traced;
-use crate::report::Report;
-use crate::stats::Counters;
 use std::collections::HashSet;
 
 /// What writes these files.

@@ -3,10 +3,10 @@
 //! The structs are the objects of the file, by name and in order. Times are nanoseconds, counts have 64 bits.
 
 use super::SavedError;
-use crate::builder::MAX_CPUS;
 use crate::exit::Reason;
+use crate::memory::MAX_CPUS;
 use crate::profile::MAX_SITES;
-use crate::timeline::MAX_MARKS;
+use crate::profile::timeline::MAX_MARKS;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};

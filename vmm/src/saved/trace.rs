@@ -4,8 +4,8 @@
 
 use super::SavedError;
 use super::profile::MOST_TEXT;
-use crate::builder::MAX_CPUS;
 use crate::exit::Reason;
+use crate::memory::MAX_CPUS;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Write};

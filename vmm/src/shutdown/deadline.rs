@@ -1,7 +1,7 @@
 //! The deadline of a run.
 
 use crate::exit::Stop;
-use crate::sys;
+use crate::host;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ impl Deadline {
 
     /// Whether somebody has asked for the end.
     pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire) || sys::interrupted()
+        self.asked.load(Ordering::Acquire) || host::interrupted()
     }
 
     /// Asks for the end, and for no patience with what is still on its way.
@@ -43,7 +43,7 @@ impl Deadline {
     /// Why text that nobody takes is to be given up now, if it is. That the run must end is no reason: it may be over,
     /// with its last words on their way to a slow reader.
     pub fn must_give_up(&self) -> Option<Stop> {
-        if self.abandoned.load(Ordering::Acquire) || sys::interrupted() {
+        if self.abandoned.load(Ordering::Acquire) || host::interrupted() {
             return Some(Stop::Interrupted);
         }
         self.has_passed().then_some(Stop::Timeout)

@@ -3,7 +3,7 @@
 use super::Deadline;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::sys;
+use crate::host;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
@@ -39,7 +39,7 @@ impl Ender {
         Ok(Self {
             machine: OnceLock::new(),
             reason: Mutex::default(),
-            event: sys::event().map_err(Error::host("eventfd"))?,
+            event: host::event().map_err(Error::host("eventfd"))?,
         })
     }
 

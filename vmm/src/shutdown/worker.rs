@@ -2,7 +2,7 @@
 
 use super::Deadline;
 use crate::error::Error;
-use crate::sys::{Kicker, REPEAT, handle_kicks};
+use crate::host::{Kicker, REPEAT, handle_kicks};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};

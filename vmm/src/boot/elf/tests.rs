@@ -40,7 +40,7 @@ pub(in crate::boot) fn elf(entry: u64, headers: &[Header]) -> Vec<u8> {
 const CODE: Header = Header(PT_LOAD, 0x200, 0x1000, 0x1000, 0x100, 0x180);
 
 fn refusal(file: Vec<u8>) -> String {
-    match image(file) {
+    match Image::elf(file) {
         Err(error) => error.to_string(),
         Ok(image) => panic!("taken: {:?}", image.segments()),
     }
@@ -48,7 +48,7 @@ fn refusal(file: Vec<u8>) -> String {
 
 #[test]
 fn a_plain_executable() {
-    let image = image(elf(0x1010, &[CODE])).unwrap();
+    let image = Image::elf(elf(0x1010, &[CODE])).unwrap();
     assert_eq!((image.entry(), image.mode(), image.end()), (Gpa(0x1010), Mode::Long, 0x1180));
     assert_eq!(image.segments(), [Segment { start: Gpa(0x1000), file: 0x200..0x300, size: 0x180 }]);
 }
@@ -56,15 +56,15 @@ fn a_plain_executable() {
 #[test]
 fn the_entry_point_may_be_virtual_or_physical() {
     let high = Header(PT_LOAD, 0x200, 0xffff_ffff_8100_0000, 0x2000, 0x100, 0x100);
-    assert_eq!(image(elf(0xffff_ffff_8100_0004, &[high])).unwrap().entry(), Gpa(0x2004));
-    assert_eq!(image(elf(0x2004, &[high])).unwrap().entry(), Gpa(0x2004));
+    assert_eq!(Image::elf(elf(0xffff_ffff_8100_0004, &[high])).unwrap().entry(), Gpa(0x2004));
+    assert_eq!(Image::elf(elf(0x2004, &[high])).unwrap().entry(), Gpa(0x2004));
 }
 
 #[test]
 fn empty_and_foreign_segments_are_passed_over() {
     let empty = Header(PT_LOAD, u64::MAX, 0, u64::MAX, 0, 0);
     let note = Header(4, u64::MAX, 0, 0, u64::MAX, 0);
-    assert_eq!(image(elf(0x1000, &[empty, note, CODE])).unwrap().segments().len(), 1);
+    assert_eq!(Image::elf(elf(0x1000, &[empty, note, CODE])).unwrap().segments().len(), 1);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn many_headers(count: u32) -> Vec<u8> {
 #[test]
 fn the_most_program_headers_are_read_in_no_time() {
     for count in [65_534, 65_535, 70_000] {
-        assert_eq!(image(many_headers(count)).unwrap().segments().len(), count as usize);
+        assert_eq!(Image::elf(many_headers(count)).unwrap().segments().len(), count as usize);
     }
     let mut cut = many_headers(65_535);
     cut.truncate(cut.len() - 1);
@@ -142,12 +142,12 @@ proptest! {
     /// Any bytes, and any change to a good file, give an image or a sentence.
     #[test]
     fn no_file_is_too_strange(noise in prop::collection::vec(any::<u8>(), 0..200), changes in prop::collection::vec((0usize..0x300, any::<u8>()), 0..12)) {
-        let _ = image(noise.clone());
+        let _ = Image::elf(noise.clone());
         let mut file = elf(0x1000, &[CODE, Header(PT_LOAD, 0x200, 0x4000, 0x4000, 1, 1)]);
         for (place, byte) in changes {
             file[place] = byte;
         }
-        if let Ok(image) = image(file) {
+        if let Ok(image) = Image::elf(file) {
             let memory = crate::memory::GuestMemory::new(&[(Gpa(0), 0x8000)]).unwrap();
             let _ = image.load(&memory, 0x8000);
         }

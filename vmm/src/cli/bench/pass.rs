@@ -8,11 +8,10 @@ use crate::cli::status;
 use crate::cli::target::Target;
 use guest::Guest;
 use serde_json::{Value, json};
-use std::io;
 use std::sync::{Barrier, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
-use vmm::device::simvirtio::Transport;
+use std::{io, thread};
+use vmm::device::Transport;
 use vmm::{Error, Machine, Output};
 
 /// What makes and runs VMs.
@@ -185,7 +184,7 @@ impl<C: Contender> Pool<'_, C> {
     }
 
     fn has_failed(&self) -> bool {
-        vmm::interrupted() || self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        vmm::host::interrupted() || self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -243,7 +242,7 @@ pub fn measure(
         }
         pool.work(share(0), watch);
     });
-    if vmm::interrupted() {
+    if vmm::host::interrupted() {
         return Err(Error::Interrupted);
     }
     if let Some(error) = pool.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {

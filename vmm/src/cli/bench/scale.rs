@@ -90,7 +90,7 @@ fn parse_vms(text: &str) -> Result<usize, String> {
 
 /// Measures, prints, and answers with the exit status.
 pub fn main(arguments: &ScaleArgs) -> u8 {
-    vmm::catch_interrupts();
+    vmm::host::catch_interrupts();
     let Some(guest) = guest::find(GUEST) else {
         return complain(&Error::Config(format!("the guest {GUEST} is missing from this build")));
     };
@@ -195,7 +195,7 @@ fn one(side: Side, guest: &'static Guest, vms: usize) -> u8 {
     match measured {
         Ok(measured) => print(&format!("{}\n", measured.as_json())),
         Err(Error::Interrupted) => status::INTERRUPTED,
-        Err(_) if vmm::interrupted() => status::INTERRUPTED,
+        Err(_) if vmm::host::interrupted() => status::INTERRUPTED,
         Err(error) => complain(&error),
     }
 }
@@ -256,10 +256,10 @@ fn ask(side: Side, vms: usize) -> Result<Sample, u8> {
     let ended = loop {
         match child.try_wait() {
             Ok(Some(ended)) => break ended,
-            Ok(None) if vmm::interrupted() || started.elapsed() > limit => {
+            Ok(None) if vmm::host::interrupted() || started.elapsed() > limit => {
                 let _ = child.kill();
                 let _ = child.wait();
-                if vmm::interrupted() {
+                if vmm::host::interrupted() {
                     return Err(status::INTERRUPTED);
                 }
                 return Err(refused(io::ErrorKind::TimedOut.into()));
@@ -269,7 +269,7 @@ fn ask(side: Side, vms: usize) -> Result<Sample, u8> {
             Err(error) => return Err(refused(error)),
         }
     };
-    if vmm::interrupted() {
+    if vmm::host::interrupted() {
         return Err(status::INTERRUPTED);
     }
     let mut text = Vec::new();

@@ -3,7 +3,7 @@
 use super::Results;
 use super::shown::conclusions;
 use serde_json::{Value, json};
-use vmm::compare::{Row, Spread};
+use vmm::lab::{Row, Spread};
 
 /// Version of the format.
 const VERSION: u32 = 1;

@@ -13,7 +13,9 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 use vmm::Error;
-use vmm::compare::{self, Failure, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload};
+use vmm::lab::{
+    Failure, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload, run_comparison,
+};
 use vmm::saved::FileError;
 use vmm::saved::file::Target;
 
@@ -121,11 +123,11 @@ pub fn main(arguments: &CompareArgs) -> u8 {
         Ok(files) => files,
         Err(error) => return complain(&error),
     };
-    vmm::catch_interrupts();
+    vmm::host::catch_interrupts();
     let mut rows = rows(arguments);
     let started = Instant::now();
     let watched = io::stderr().is_terminal();
-    let failure = compare::run(&mut rows, workload, rounds, |round| {
+    let failure = run_comparison(&mut rows, workload, rounds, |round| {
         if watched {
             say(&format!("vmm: round {round} of {rounds}, after {:.1} s\n", started.elapsed().as_secs_f64()));
         }

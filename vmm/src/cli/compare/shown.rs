@@ -1,7 +1,7 @@
 //! Numbers as people read them, and what the numbers say in sentences.
 
 use super::Results;
-use vmm::compare::{Ring, Row, Spread, Variant};
+use vmm::lab::{Ring, Row, Spread, Variant};
 
 /// Three digits and a unit, such as `1.23 MB/s` for bytes per second.
 pub fn rate(bytes_per_second: f64) -> String {

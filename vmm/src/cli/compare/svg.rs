@@ -4,7 +4,7 @@ use super::Results;
 use super::shown::{conclusions, rate, time};
 use super::table::{bounds, position};
 use std::fmt::{self, Write};
-use vmm::compare::{Ring, Row};
+use vmm::lab::{Ring, Row};
 
 /// Width of the picture, of the names at the left, of the numbers at the right, and height of a bar with its gap.
 const WIDTH: f64 = 860.0;
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_picture_without_rows_is_one_all_the_same() {
-        let workload = vmm::compare::Workload::default();
+        let workload = vmm::lab::Workload::default();
         let results = Results { workload, rounds: 1, rows: Vec::new(), interrupted: true };
         let text = picture(&results);
         assert!(text.starts_with("<svg ") && text.ends_with("</svg>\n"));

@@ -3,7 +3,7 @@
 use super::Results;
 use super::shown::{conclusions, count, digits, rate, time};
 use std::fmt::{self, Write};
-use vmm::compare::{Row, Spread};
+use vmm::lab::{Row, Spread};
 
 /// Width of the longest bar, in characters.
 const BAR: f64 = 40.0;

@@ -11,10 +11,9 @@ use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use vmm::bus::Device;
+use vmm::controller::{KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER, number};
+use vmm::device::Device;
 use vmm::exit::{Reason, Stop};
-use vmm::hypercall::number;
-use vmm::kev::{CONSTANT_PORT, FIFO_MSR, FIFO_PORT, PRINTER};
 use vmm::profile::Profile;
 use vmm::{Error, Output};
 
@@ -23,7 +22,7 @@ const POINTS: u32 = 5;
 /// The port at which some guests say what they saw.
 const SEEN_PORT: u16 = 0x42;
 /// The debug console's port.
-const CONSOLE: u64 = vmm::device::debugcon::PORT as u64;
+const CONSOLE: u64 = vmm::device::DEBUGCON_PORT as u64;
 
 /// A trap: the guest that makes it, and the exits that it cannot be made without, by reason, place and width in
 /// bytes.
@@ -36,11 +35,11 @@ const fn trap(guest: &'static str, exits: &'static [(Reason, u64, u8)]) -> Trap 
     Trap { guest, exits }
 }
 
-const EXIT: u64 = vmm::device::exit_port::PORT as u64;
+const EXIT: u64 = vmm::device::EXIT_PORT as u64;
 const PRINT: (Reason, u64, u8) = (Reason::Hypercall, number::PRINT as u64, 4);
-const FIFO: u64 = FIFO_PORT as u64;
-const CONSTANT: u64 = CONSTANT_PORT as u64;
-const MSR: u64 = FIFO_MSR as u64;
+const FIFO: u64 = KEV_FIFO_PORT as u64;
+const CONSTANT: u64 = KEV_CONSTANT_PORT as u64;
+const MSR: u64 = KEV_FIFO_MSR as u64;
 const EVERY_WIDTH: &[(Reason, u64, u8)] = &[
     (Reason::PioOut, FIFO, 1),
     (Reason::PioOut, FIFO, 2),
@@ -55,7 +54,7 @@ static TRAPS: [Trap; 19] = [
     trap("kev-hypercall32", &[PRINT]),
     trap("kev-hypercall16", &[PRINT]),
     trap("kev-port", &[(Reason::PioOut, CONSOLE, 1)]),
-    trap("kev-mmio", &[(Reason::MmioWrite, PRINTER, 8), (Reason::MmioWrite, PRINTER + 8, 8)]),
+    trap("kev-mmio", &[(Reason::MmioWrite, KEV_PRINTER, 8), (Reason::MmioWrite, KEV_PRINTER + 8, 8)]),
     trap("kev-halt", &[(Reason::Hypercall, number::HALT_CPU as u64, 4)]),
     trap(
         "kev-ports",
@@ -75,7 +74,7 @@ static TRAPS: [Trap; 19] = [
     trap("kev-msr-rules", &[(Reason::WrMsr, 0x174, 8), (Reason::RdMsr, 0x175, 8), (Reason::RdMsr, 0x176, 8)]),
     trap("kev-vmcall", &[(Reason::PioOut, SEEN_PORT as u64, 1)]),
     trap("hostile-hypercall", &[PRINT, (Reason::Hypercall, 0xffff_ffff, 4)]),
-    trap("hostile-mmio", &[(Reason::MmioWrite, PRINTER + 0x10, 4)]),
+    trap("hostile-mmio", &[(Reason::MmioWrite, KEV_PRINTER + 0x10, 4)]),
     trap("hostile-ins", &[(Reason::PioIn, FIFO, 1), (Reason::PioOut, FIFO, 1)]),
     trap("smp-counter", &[(Reason::PioOut, SEEN_PORT as u64, 1), (Reason::PioOut, SEEN_PORT as u64, 4)]),
     trap("smp-print", &[PRINT]),
@@ -119,7 +118,7 @@ fn image(text: &OsStr) -> Result<(&'static str, OsString), Error> {
         let names: Vec<_> = traps().iter().map(|trap| trap.guest).collect();
         Error::Config(format!(
             "--guest {}: give NAME=IMAGE, with a NAME out of {}",
-            vmm::printable_text(&text.to_string_lossy()),
+            vmm::host::printable_text(&text.to_string_lossy()),
             names.join(", ")
         ))
     })
@@ -199,8 +198,8 @@ fn said(guest: &str, seen: &[u64], run: &Run) -> Option<Result<String, &'static 
         "kev-vmcall" => Some(what_was_seen(seen).ok_or("it should say at port 0x42 what it saw")),
         "kev-cpuid" => {
             let bytes: Vec<u8> = seen.iter().map(|word| word.to_le_bytes()[0]).collect();
-            let vendor = vmm::cpuid::host_vendor();
-            let wanted = [&vendor[..], &[NUMBER], vmm::cpuid::SIGNATURE].concat();
+            let vendor = vmm::x86::host_vendor();
+            let wanted = [&vendor[..], &[NUMBER], vmm::x86::SIGNATURE].concat();
             let words = format!("vendor {:?}, number {NUMBER:#x}", String::from_utf8_lossy(&vendor));
             let should = "it should write vendor, number 0xba and the hypervisor's name to port 0x42";
             Some(if bytes == wanted { Ok(words) } else { Err(should) })

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use guest::{GUESTS, Guest};
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use vmm::device::simvirtio::Transport;
+use vmm::device::Transport;
 use vmm::exit::Stop;
 use vmm::profile::Count;
 use vmm::{Builder, Captured, Error, Input, Output, Report};
@@ -83,7 +83,7 @@ impl Task {
 
 /// Grades, prints, and answers with the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
-    vmm::catch_interrupts();
+    vmm::host::catch_interrupts();
     let of_so2 =
         [&arguments.guest16, &arguments.guest64, &arguments.simvirtio].into_iter().any(Option::is_some);
     let misplaced = match arguments.course {
@@ -105,7 +105,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     };
     let tasks = match tasks {
         Ok(tasks) => tasks,
-        Err(_) if vmm::interrupted() => return interrupted(),
+        Err(_) if vmm::host::interrupted() => return interrupted(),
         Err(error @ Error::Config(_)) => return complain(&error),
         Err(error) => {
             say("vmm: the host failed, and nothing can be graded\n");
@@ -126,7 +126,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     let (earned, points) =
         tasks.iter().fold((0, 0), |sum, task| (sum.0 + task.earned(), sum.1 + task.points));
     let _ = writeln!(text, "{earned:>3}/{points}");
-    if vmm::interrupted() {
+    if vmm::host::interrupted() {
         return interrupted();
     }
     match print(&text) {

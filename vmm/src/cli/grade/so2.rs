@@ -10,12 +10,11 @@ use guest::{End, Exits, GUESTS};
 use simvirtio::abi;
 use simvirtio::device::State;
 use std::ffi::OsString;
-use vmm::Error;
-use vmm::device::simvirtio::Transport;
+use vmm::device::Transport;
 use vmm::exit::Reason;
-use vmm::modes::Mode;
 use vmm::profile::Count;
-use vmm::stats::Counters;
+use vmm::x86::Mode;
+use vmm::{Error, KvmCounters};
 
 /// The text that the driver of the assignment sends.
 const MESSAGE: &str = "Ana are mere";
@@ -235,7 +234,7 @@ fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             let run = Run::embedded(guest, transport, arguments.timeout)?;
             runs += 1;
             evidence.extend(miscounted(&run.name, run.total(), expected));
-            kernel.compare(&run.name, run.exits(), run.report.kernel.as_ref().and_then(Counters::exits));
+            kernel.compare(&run.name, run.exits(), run.report.kernel.as_ref().and_then(KvmCounters::exits));
         }
     }
     if evidence.is_empty() {

@@ -6,7 +6,7 @@ use super::profile::{self, Device};
 use super::table::{Cell, Column, Table, View};
 use super::{Source, plot, timeline};
 use std::io::{self, Write};
-use vmm::printable_text;
+use vmm::host::printable_text;
 use vmm::saved::Saved;
 
 const STYLE: &str = include_str!("page.css");

@@ -27,10 +27,9 @@ use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
-use vmm::printable;
+use vmm::host::{Patient, printable};
 use vmm::saved::file::{self, Target};
 use vmm::saved::{FileError, Profile, Saved};
-use vmm::stdio::Patient;
 
 /// Shows a profile or a trace that a run has written, or the difference of two
 #[derive(Debug, Args)]
@@ -74,7 +73,7 @@ enum Format {
 pub fn main(arguments: &ReportArgs) -> u8 {
     match report(arguments) {
         Ok(()) => status::OK,
-        Err(error) if vmm::interrupted() && error.status() != status::USAGE => status::INTERRUPTED,
+        Err(error) if vmm::host::interrupted() && error.status() != status::USAGE => status::INTERRUPTED,
         Err(error) => complain(&error),
     }
 }
@@ -93,7 +92,7 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
     // From now on an interruption leaves no half of a file behind.
-    vmm::catch_interrupts();
+    vmm::host::catch_interrupts();
     let Some(path) = output else {
         let mut to = BufWriter::with_capacity(1 << 16, Interruptible(Patient::new(io::stdout(), None)));
         let written = write(&mut to, arguments, &first, second.as_ref()).and_then(|()| to.flush());
@@ -122,7 +121,7 @@ struct Interruptible<W>(W);
 
 impl<W: Write> Write for Interruptible<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match vmm::interrupted() {
+        match vmm::host::interrupted() {
             // Not `Interrupted`, after which the standard library would try again.
             true => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
             false => self.0.write(bytes),

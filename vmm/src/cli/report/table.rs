@@ -1,6 +1,6 @@
 //! What the formats have in common: tables of cells, and how a cell is shown.
 
-use vmm::printable_text;
+use vmm::host::printable_text;
 
 /// A value of a table.
 #[derive(Clone, Debug, PartialEq)]

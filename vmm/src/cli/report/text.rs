@@ -3,7 +3,7 @@
 use super::table::{Cell, Table, View};
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use vmm::printable_text;
+use vmm::host::printable_text;
 
 /// Rows that are looked at for the widths of the columns; a trace has millions.
 const MEASURED: usize = 1000;

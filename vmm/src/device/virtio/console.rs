@@ -1,13 +1,13 @@
 //! The console device (virtio 1.2, section 5.3) with one port: queue 0 receives what the host types, queue 1
 //! transmits what the guest prints.
 
+use crate::console::output::Output;
 use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
 use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::host::{event, signal};
 use crate::memory::GuestMemory;
-use crate::output::Output;
-use crate::sys::{event, signal};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -75,6 +75,7 @@ impl ConsoleInput {
     }
 
     /// How many bytes there is room for.
+    #[cfg(test)]
     pub fn room(&self) -> usize {
         INPUT_ROOM.saturating_sub(self.lock().bytes.len())
     }
@@ -215,10 +216,10 @@ impl Backend for Console {
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
+    use crate::console::output::Captured;
     use crate::device::virtio::interrupt::Interrupt;
     use crate::device::virtio::testing::{self, Buffer, RAM, Ring, bytes};
     use crate::memory::Gpa;
-    use crate::output::Captured;
     use crate::shutdown::Deadline;
 
     const DATA: u64 = 0x3_0000;

@@ -5,8 +5,8 @@
 //! writes there make it longer again.
 
 use crate::error::Error;
+use crate::host::printable;
 use crate::memory::{GuestMemory, Span};
-use crate::sys::printable;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};

@@ -6,7 +6,7 @@
 use crate::device::virtio::registers::{register, status};
 use crate::device::virtio::shown::Shown;
 use crate::error::Error;
-use crate::sys::{event, signal};
+use crate::host::{event, signal};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -6,7 +6,7 @@
 //! writes where it may not (features after FEATURES_OK, a queue that is ready) is ignored, as is a status
 //! that takes bits back; only a write of 0 does that, and resets the device.
 
-use crate::bus::Device;
+use crate::device::bus::Device;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{Broken, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
@@ -14,9 +14,9 @@ use crate::device::virtio::worker::Worker;
 use crate::device::virtio::{Backend, Names};
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::host::{event, signal};
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::Deadline;
-use crate::sys::{event, signal};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -20,15 +20,15 @@
 //! more. A mistake in one request only, such as a buffer where no memory is, is that request's error, where
 //! the device has a way to say so.
 
-pub mod block;
-pub mod console;
-pub mod disk;
-pub mod entropy;
-pub mod interrupt;
-pub mod mmio;
-pub mod queue;
-pub mod registers;
-pub mod shown;
+pub(crate) mod block;
+pub(crate) mod console;
+pub(crate) mod disk;
+pub(crate) mod entropy;
+pub(crate) mod interrupt;
+pub(crate) mod mmio;
+pub(crate) mod queue;
+pub(crate) mod registers;
+pub(crate) mod shown;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod worker;

@@ -5,8 +5,8 @@
 //! index. A chain is copied here before anybody looks at it: the guest may change its tables at any time.
 
 use crate::device::virtio::interrupt::Interrupt;
+use crate::host::signal;
 use crate::memory::{Gpa, GuestMemory, Span};
-use crate::sys::signal;
 use std::sync::Arc;
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;

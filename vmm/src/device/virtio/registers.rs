@@ -30,7 +30,6 @@ pub mod register {
     pub const SHM_SEL: u64 = 0xac;
     pub const SHM_LEN_LOW: u64 = 0xb0;
     pub const SHM_BASE_HIGH: u64 = 0xbc;
-    pub const QUEUE_RESET: u64 = 0xc0;
     pub const CONFIG_GENERATION: u64 = 0xfc;
 }
 

@@ -1,14 +1,14 @@
 //! The driver's side, for tests: a split ring made by hand, so that it can be as wrong as a test likes.
 #![allow(clippy::arithmetic_side_effects)]
 
-use crate::bus::Device;
+use crate::device::bus::Device;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::mmio::Mmio;
 use crate::device::virtio::queue::{Answer, Broken, Queues, Virtqueue};
 use crate::device::virtio::registers::{register, status};
 use crate::device::virtio::{Backend, Names, names};
+use crate::host::event;
 use crate::memory::{Gpa, GuestMemory};
-use crate::sys::event;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};

@@ -1,13 +1,14 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
-use crate::device::virtio::registers::{register::*, status::*};
+use crate::console::output::Output;
+use crate::device::virtio::registers::register::*;
+use crate::device::virtio::registers::status::*;
 use crate::device::virtio::testing::{
     Buffer, Echo, FEATURES, Log, NOTHING, Ring, bytes, echo, get, memory, read, rings, soon, start, write,
 };
 use crate::device::virtio::{Block, Console, ConsoleInput, Disk, Mmio};
 use crate::memory::Gpa;
-use crate::output::Output;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Instant;

@@ -1,0 +1,167 @@
+//! Hypercalls: what a guest may ask of its hypervisor in one exit.
+//!
+//! The number goes into RAX, arguments into RDI, RSI, RDX, R10, R9 and R8, and `out dx, eax` to [`HYPERCALL_PORT`]
+//! makes the call. The result comes back in RAX, a negative errno for a failure. (The port is the carrier
+//! since `vmcall` is not: KVM answers it in the kernel, and hands nothing on that could carry a text.)
+
+use crate::console::output::Output;
+use crate::controller::{ExitController, VcpuState};
+use crate::error::Error;
+#[cfg(doc)]
+use crate::exit::HYPERCALL_PORT;
+use crate::exit::{Exit, Outcome, Stop};
+use crate::x86::probe::Probe;
+use std::ops::ControlFlow;
+
+/// Numbers of the calls.
+pub mod number {
+    /// `HaltCpu(code)`: ends this vCPU. The machine ends when all its vCPUs have.
+    pub const HALT_CPU: u32 = 0;
+    /// `Print(address, len)`: prints so many bytes from a guest virtual address. Returns their number.
+    pub const PRINT: u32 = 1;
+}
+
+/// The most that one print may have, in bytes.
+pub const MAX_PRINT: u64 = 64 << 10;
+
+/// The call's name, for the profile.
+pub fn name(call: u32) -> Option<&'static str> {
+    match call {
+        number::HALT_CPU => Some("HaltCpu"),
+        number::PRINT => Some("Print"),
+        _ => None,
+    }
+}
+
+/// Answers hypercalls.
+#[derive(Debug)]
+pub struct Hypercalls {
+    output: Output,
+}
+
+impl Hypercalls {
+    /// Prints go to `output`.
+    pub fn new(output: Output) -> Self {
+        Self { output }
+    }
+
+    fn call(&mut self, call: u32, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
+        let mut regs = vcpu.regs()?;
+        let probe = vcpu.probe()?;
+        // Outside 64-bit code the upper halves are what an earlier mode has left there.
+        let argument = |register: u64| if probe.is_long() { register } else { register & 0xffff_ffff };
+        let result = match call {
+            number::HALT_CPU => return Ok(Outcome::Stop(Stop::CpuExited(argument(regs.rdi)))),
+            number::PRINT => match print(&mut self.output, &probe, argument(regs.rdi), argument(regs.rsi)) {
+                ControlFlow::Continue(result) => result,
+                ControlFlow::Break(stop) => return Ok(Outcome::Stop(stop)),
+            },
+            _ => -i64::from(libc::ENOSYS),
+        };
+        regs.rax = result.cast_unsigned();
+        vcpu.set_regs(&regs)?;
+        Ok(Outcome::Resume)
+    }
+}
+
+impl ExitController for Hypercalls {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        let Exit::Hypercall { number } = *exit else { return Outcome::Unclaimed };
+        self.call(number, vcpu).unwrap_or_else(Outcome::failed)
+    }
+}
+
+/// Prints `len` bytes from the guest virtual address `address`, all of them (up to the output limit) or none, and
+/// not in the middle of somebody else's. The result is their number, or a negative errno: -EMSGSIZE where there are more than
+/// [`MAX_PRINT`], -EFAULT where not all of them are memory.
+pub(crate) fn print(output: &mut Output, probe: &Probe, address: u64, len: u64) -> ControlFlow<Stop, i64> {
+    let size = match usize::try_from(len) {
+        Ok(size) if len <= MAX_PRINT => size,
+        _ => return ControlFlow::Continue(-i64::from(libc::EMSGSIZE)),
+    };
+    let mut text = vec![0; size];
+    if let Err(error) = probe.read(address, &mut text) {
+        log::info!("a guest wants to print what is not there: {error}");
+        return ControlFlow::Continue(-i64::from(libc::EFAULT));
+    }
+    output.print(&text)?;
+    ControlFlow::Continue(i64::try_from(len).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::output::Captured;
+    use crate::controller::StillVcpu;
+    use crate::memory::{Gpa, GuestMemory};
+    use crate::x86::modes::{self, Mode};
+    use kvm_bindings::kvm_regs;
+
+    fn vcpu(rdi: u64, rsi: u64) -> StillVcpu {
+        let memory = GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap();
+        memory.write(Gpa(0x1ff8), b"Hello!\n\0").unwrap();
+        let sregs = modes::sregs(Mode::Protected, Default::default(), Gpa(0), modes::Place::ALONE);
+        let regs = kvm_regs { rax: 1, rdi, rsi, ..Default::default() };
+        StillVcpu { memory, sregs, regs, ..Default::default() }
+    }
+
+    fn call(number: u32, vcpu: &mut StillVcpu) -> (Outcome, Captured) {
+        let (output, captured) = Output::captured();
+        (Hypercalls::new(output).handle(&Exit::Hypercall { number }, vcpu), captured)
+    }
+
+    #[test]
+    fn print_prints_and_says_how_much() {
+        let mut vcpu = vcpu(0x1ff8, 7);
+        let (outcome, captured) = call(number::PRINT, &mut vcpu);
+        assert!(matches!(outcome, Outcome::Resume));
+        assert_eq!((captured.bytes().as_slice(), vcpu.regs.rax), (b"Hello!\n".as_slice(), 7));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_printed_and_the_guest_is_told() {
+        for (address, len, errno) in [
+            (0x1ff8, 9, libc::EFAULT),
+            (0x8000_0000, 1, libc::EFAULT),
+            (0xffff_ffff, 2, libc::EFAULT),
+            (u64::MAX, 1, libc::EFAULT),
+            (0x1ff8, 0xffff_ffff, libc::EMSGSIZE),
+            (0, MAX_PRINT + 1, libc::EMSGSIZE),
+        ] {
+            let mut vcpu = vcpu(address, len);
+            let (outcome, captured) = call(number::PRINT, &mut vcpu);
+            assert!(matches!(outcome, Outcome::Resume));
+            assert_eq!(
+                (captured.bytes().len(), vcpu.regs.rax as i64),
+                (0, -i64::from(errno)),
+                "{address:#x}"
+            );
+        }
+        // What another mode has left in the upper halves does not count.
+        let mut vcpu = vcpu(0xffff_ffff_0000_1ff8, 7 | 1 << 40);
+        let (_, captured) = call(number::PRINT, &mut vcpu);
+        assert_eq!(captured.bytes(), b"Hello!\n");
+    }
+
+    #[test]
+    fn halt_ends_the_vcpu_with_its_code() {
+        let (outcome, _) = call(number::HALT_CPU, &mut vcpu(0xcafe, 0));
+        assert!(matches!(outcome, Outcome::Stop(Stop::CpuExited(0xcafe))));
+    }
+
+    #[test]
+    fn an_unknown_number_is_not_implemented() {
+        let mut vcpu = vcpu(0, 0);
+        assert!(matches!(call(99, &mut vcpu).0, Outcome::Resume));
+        assert_eq!(vcpu.regs.rax as i64, -i64::from(libc::ENOSYS));
+    }
+
+    #[test]
+    fn a_full_output_ends_the_run() {
+        let (output, _) = Output::captured();
+        output.set_limit(Some(3));
+        let mut hypercalls = Hypercalls::new(output);
+        let outcome = hypercalls.handle(&Exit::Hypercall { number: number::PRINT }, &mut vcpu(0x1ff8, 7));
+        assert!(matches!(outcome, Outcome::Stop(Stop::OutputLimit(3))));
+    }
+}

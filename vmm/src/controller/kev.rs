@@ -1,0 +1,198 @@
+//! The devices of KeV's second project, for guests that try every way to trap: FIFOs behind a port and an
+//! MSR, a port that reads a constant, and a printer behind MMIO.
+
+use crate::console::output::Output;
+use crate::controller::{Devices, ExitController, VcpuState, hypercall};
+use crate::device::bus::Device;
+use crate::device::fifo::Fifo;
+use crate::error::{BusError, Error};
+use crate::exit::{Exit, Outcome, Stop};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+/// The port with a FIFO for each width.
+pub const FIFO_PORT: u16 = 0xbb;
+/// The port that reads [`CONSTANT`].
+pub const CONSTANT_PORT: u16 = 3;
+/// What that port reads; a narrow access gets the low part.
+pub const CONSTANT: u32 = 0x600d_cafe;
+/// The model-specific register with a FIFO.
+pub const FIFO_MSR: u32 = 0xabc;
+/// Guest physical address of the printer.
+pub const PRINTER: u64 = 0xcafe_0000;
+/// Size of the printer's registers, in bytes.
+pub const PRINTER_SIZE: u64 = 0x18;
+
+/// Puts the devices in their places. The printer is not among them: it sees its vCPU.
+pub(crate) fn attach(devices: &mut Devices) -> Result<(), BusError> {
+    devices.ports.attach(FIFO_PORT.into(), 1, Arc::new(Mutex::new(Fifo::default())))?;
+    devices.ports.attach(CONSTANT_PORT.into(), 1, Arc::new(Mutex::new(Constant)))?;
+    devices.msrs.attach(FIFO_MSR.into(), 1, Arc::new(Mutex::new(Fifo::default())))
+}
+
+/// Always reads [`CONSTANT`]; writes vanish.
+struct Constant;
+
+impl Device for Constant {
+    fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
+        ControlFlow::Continue(CONSTANT.into())
+    }
+    fn write(&mut self, _: u64, _: u8, _: u64) -> ControlFlow<Stop> {
+        ControlFlow::Continue(())
+    }
+    fn name(&self, _: u64) -> &'static str {
+        "constant"
+    }
+}
+
+/// The printer: a guest virtual address at +0, a length at +8, and a doorbell at +0x10 whose write prints.
+/// Reading the doorbell gives the result of the last print: its length, or a negative errno.
+///
+/// A controller and not a device of the bus, since it needs the eyes of the vCPU that rings. Each vCPU has
+/// registers of its own, so that two can print at once.
+#[derive(Debug)]
+pub struct MmioPrinter {
+    output: Output,
+    /// Address and length.
+    registers: [u64; 2],
+    result: i64,
+}
+
+impl MmioPrinter {
+    /// Prints go to `output`.
+    pub fn new(output: Output) -> Self {
+        Self { output, registers: [0; 2], result: 0 }
+    }
+
+    /// What is at `offset`, for the profile.
+    pub fn name(offset: u64) -> &'static str {
+        match offset {
+            0..8 => "printer, address",
+            8..16 => "printer, length",
+            _ => "printer, doorbell",
+        }
+    }
+
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        let mut bytes = [0; PRINTER_SIZE as usize];
+        let words = [self.registers[0], self.registers[1], self.result.cast_unsigned()];
+        bytes.iter_mut().zip(words.into_iter().flat_map(u64::to_le_bytes)).for_each(|(to, from)| *to = from);
+        let from = bytes.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX)).take(size.into());
+        from.rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+
+    fn write(
+        &mut self,
+        offset: u64,
+        size: u8,
+        data: u64,
+        vcpu: &mut dyn VcpuState,
+    ) -> Result<Outcome, Error> {
+        let doorbell = size_of_val(&self.registers) as u64;
+        if offset < doorbell {
+            let mut bytes: Vec<u8> = self.registers.into_iter().flat_map(u64::to_le_bytes).collect();
+            let to = bytes.iter_mut().skip(usize::try_from(offset).unwrap_or(usize::MAX));
+            to.zip(data.to_le_bytes()).take(size.into()).for_each(|(to, from)| *to = from);
+            for (register, bytes) in self.registers.iter_mut().zip(bytes.as_chunks().0) {
+                *register = u64::from_le_bytes(*bytes);
+            }
+            return Ok(Outcome::Resume);
+        }
+        let [address, len] = self.registers;
+        match hypercall::print(&mut self.output, &vcpu.probe()?, address, len) {
+            ControlFlow::Continue(result) => self.result = result,
+            ControlFlow::Break(stop) => return Ok(Outcome::Stop(stop)),
+        }
+        Ok(Outcome::Resume)
+    }
+}
+
+impl ExitController for MmioPrinter {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        let offset = |address: u64| address.checked_sub(PRINTER).filter(|offset| *offset < PRINTER_SIZE);
+        match *exit {
+            Exit::MmioRead { address, size } => match offset(address) {
+                Some(offset) => Outcome::Value(self.read(offset, size)),
+                None => Outcome::Unclaimed,
+            },
+            Exit::MmioWrite { address, size, data } => match offset(address) {
+                Some(offset) => self.write(offset, size, data, vcpu).unwrap_or_else(Outcome::failed),
+                None => Outcome::Unclaimed,
+            },
+            _ => Outcome::Unclaimed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::StillVcpu;
+    use crate::memory::{Gpa, GuestMemory};
+    use crate::x86::modes::{self, Mode};
+
+    fn vcpu() -> StillVcpu {
+        let memory = GuestMemory::new(&[(Gpa(0), 0x1000)]).unwrap();
+        memory.write(Gpa(0x10), b"Hello mmio!").unwrap();
+        let sregs = modes::sregs(Mode::Protected, Default::default(), Gpa(0), modes::Place::ALONE);
+        StillVcpu { memory, sregs, ..Default::default() }
+    }
+
+    #[test]
+    fn a_ring_of_the_doorbell_prints() {
+        let (output, captured) = Output::captured();
+        let (mut printer, mut vcpu) = (MmioPrinter::new(output), vcpu());
+        let mut write = |offset, size, data| {
+            let exit = Exit::MmioWrite { address: PRINTER + offset, size, data };
+            assert!(matches!(printer.handle(&exit, &mut vcpu), Outcome::Resume));
+        };
+        write(0, 8, 0x10);
+        write(8, 4, 11);
+        write(0x10, 1, 0);
+        write(8, 8, 5);
+        write(0x10, 8, 1);
+        assert_eq!(captured.bytes(), b"Hello mmio!Hello");
+        let mut read = |offset, size| {
+            let exit = Exit::MmioRead { address: PRINTER + offset, size };
+            match printer.handle(&exit, &mut vcpu) {
+                Outcome::Value(value) => value,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!([read(0, 8), read(8, 4), read(0x10, 8)], [0x10, 5, 5]);
+        assert_eq!(read(4, 8), 5 << 32, "across both");
+    }
+
+    #[test]
+    fn a_wild_pointer_prints_nothing_and_says_so() {
+        let (output, captured) = Output::captured();
+        let (mut printer, mut vcpu) = (MmioPrinter::new(output), vcpu());
+        for (address, len, errno) in [(0xfff, 2, libc::EFAULT), (0, u64::MAX, libc::EMSGSIZE)] {
+            for (offset, data) in [(0, address), (8, len), (0x10, 1)] {
+                let exit = Exit::MmioWrite { address: PRINTER + offset, size: 8, data };
+                assert!(matches!(printer.handle(&exit, &mut vcpu), Outcome::Resume));
+            }
+            let result = printer.handle(&Exit::MmioRead { address: PRINTER + 0x10, size: 8 }, &mut vcpu);
+            assert!(matches!(result, Outcome::Value(value) if value as i64 == -i64::from(errno)));
+        }
+        assert_eq!(captured.bytes(), b"");
+    }
+
+    #[test]
+    fn every_offset_and_width_is_harmless() {
+        let (mut printer, mut vcpu) = (MmioPrinter::new(Output::captured().0), vcpu());
+        for offset in 0..PRINTER_SIZE {
+            for size in 0..=8 {
+                let address = PRINTER + offset;
+                let written = printer.handle(&Exit::MmioWrite { address, size, data: u64::MAX }, &mut vcpu);
+                assert!(matches!(written, Outcome::Resume));
+                assert!(matches!(
+                    printer.handle(&Exit::MmioRead { address, size }, &mut vcpu),
+                    Outcome::Value(_)
+                ));
+            }
+        }
+        let outside = Exit::MmioRead { address: PRINTER + PRINTER_SIZE, size: 1 };
+        assert!(matches!(printer.handle(&outside, &mut vcpu), Outcome::Unclaimed));
+    }
+}

@@ -1,0 +1,163 @@
+//! Which model-specific registers this VMM answers for, instead of KVM, and how.
+//!
+//! KVM hands on accesses to registers that it does not know, and to those that its filter names
+//! (`Documentation/virt/kvm/api.rst`, KVM_CAP_X86_USER_SPACE_MSR and KVM_X86_SET_MSR_FILTER). A device can be
+//! behind a register, as behind a port ([`Devices::msrs`](crate::controller::Devices)); this policy is for the
+//! registers that have a rule.
+
+use crate::controller::{ExitController, VcpuState};
+use crate::exit::{Exit, Outcome};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// What happens to an access to a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsrRule {
+    /// The guest gets #GP.
+    Deny,
+    /// A read gives 0, a write vanishes.
+    Ignore,
+    /// As without a rule, and a line in the log for each access.
+    Log,
+}
+
+impl FromStr for MsrRule {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "deny" => Ok(Self::Deny),
+            "ignore" => Ok(Self::Ignore),
+            "log" => Ok(Self::Log),
+            _ => Err(format!("{word:?} is no rule: give deny, ignore or log")),
+        }
+    }
+}
+
+/// What firmware sets in the registers of a processor that starts Linux: fast string operations
+/// (IA32_MISC_ENABLE), and memory that is cached unless said otherwise (IA32_MTRR_DEF_TYPE). Intel SDM volume 4.
+pub(crate) const LINUX_BOOT: [(u32, u64); 2] = [(0x1a0, 1), (0x2ff, 1 << 11 | 6)];
+
+/// Rules by register number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MsrPolicy {
+    rules: BTreeMap<u32, MsrRule>,
+}
+
+impl MsrPolicy {
+    /// Sets the rule for a register; the last one counts.
+    pub fn set(&mut self, index: u32, rule: MsrRule) {
+        self.rules.insert(index, rule);
+    }
+
+    /// The rule for a register, for the profile.
+    pub(crate) fn name(&self, index: u32) -> Option<&'static str> {
+        self.rules.get(&index).map(|rule| match rule {
+            MsrRule::Deny => "rule: deny",
+            MsrRule::Ignore => "rule: ignore",
+            MsrRule::Log => "rule: log",
+        })
+    }
+
+    /// The registers that have a rule.
+    pub fn registers(&self) -> impl Iterator<Item = u32> {
+        self.rules.keys().copied()
+    }
+}
+
+/// Shared by all vCPUs, since it does not change while they run.
+impl ExitController for &MsrPolicy {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        let index = match *exit {
+            Exit::RdMsr { index } | Exit::WrMsr { index, .. } => index,
+            _ => return Outcome::Unclaimed,
+        };
+        match (self.rules.get(&index), exit) {
+            (None, _) => Outcome::Unclaimed,
+            (Some(MsrRule::Deny), _) => Outcome::Fault,
+            (Some(MsrRule::Ignore), Exit::RdMsr { .. }) => Outcome::Value(0),
+            (Some(MsrRule::Ignore), _) => Outcome::Resume,
+            (Some(MsrRule::Log), Exit::WrMsr { data, .. }) => {
+                log::warn!("vCPU {} writes {data:#x} to MSR {index:#x}", vcpu.id());
+                Outcome::Unclaimed
+            }
+            (Some(MsrRule::Log), _) => {
+                log::warn!("vCPU {} reads MSR {index:#x}", vcpu.id());
+                Outcome::Unclaimed
+            }
+        }
+    }
+}
+
+/// Hands on to KVM what was only logged, and no device has claimed. KVM takes a write as one of the host's,
+/// which it checks less than a guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a>(pub &'a MsrPolicy);
+
+impl ExitController for Forward<'_> {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        let logged = |index| self.0.rules.get(&index) == Some(&MsrRule::Log);
+        match *exit {
+            Exit::RdMsr { index } if logged(index) => {
+                vcpu.msr(index).map_or(Outcome::Unclaimed, Outcome::Value)
+            }
+            Exit::WrMsr { index, data } if logged(index) && vcpu.set_msr(index, data) => Outcome::Resume,
+            _ => Outcome::Unclaimed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::StillVcpu;
+
+    fn policy() -> MsrPolicy {
+        let mut policy = MsrPolicy::default();
+        for (index, rule) in [(1, MsrRule::Deny), (2, MsrRule::Ignore), (3, MsrRule::Log), (4, MsrRule::Log)]
+        {
+            policy.set(index, rule);
+        }
+        policy
+    }
+
+    #[test]
+    fn each_rule_does_what_it_says() {
+        let policy = policy();
+        let mut vcpu = StillVcpu { msrs: [(3, 0x33)].into(), ..Default::default() };
+        let mut read = |index| (&policy, Forward(&policy)).handle(&Exit::RdMsr { index }, &mut vcpu);
+        assert!(matches!(read(0), Outcome::Unclaimed));
+        assert!(matches!(read(1), Outcome::Fault));
+        assert!(matches!(read(2), Outcome::Value(0)));
+        assert!(matches!(read(3), Outcome::Value(0x33)));
+        assert!(matches!(read(4), Outcome::Unclaimed), "KVM does not have it");
+        let mut write =
+            |index| (&policy, Forward(&policy)).handle(&Exit::WrMsr { index, data: 9 }, &mut vcpu);
+        assert!(matches!(write(1), Outcome::Fault));
+        assert!(matches!(write(2), Outcome::Resume));
+        assert!(matches!(write(3), Outcome::Resume));
+        assert!(matches!(write(4), Outcome::Unclaimed));
+        assert_eq!(vcpu.msrs[&3], 9);
+        assert!(matches!((&policy).handle(&Exit::Hlt, &mut vcpu), Outcome::Unclaimed));
+    }
+
+    #[test]
+    fn the_last_rule_for_a_register_counts() {
+        let mut policy = policy();
+        policy.set(1, MsrRule::Ignore);
+        assert!(matches!(
+            (&policy).handle(&Exit::RdMsr { index: 1 }, &mut StillVcpu::default()),
+            Outcome::Value(0)
+        ));
+        assert_eq!(policy.registers().collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn rules_by_name() {
+        assert_eq!(
+            ["deny", "ignore", "log"].map(str::parse),
+            [Ok(MsrRule::Deny), Ok(MsrRule::Ignore), Ok(MsrRule::Log)]
+        );
+        assert!("allow".parse::<MsrRule>().is_err());
+    }
+}

@@ -1,0 +1,7 @@
+//! The older hardware of a PC, as far as Linux needs it.
+
+pub(crate) mod i8042;
+pub(crate) mod post_code;
+pub(crate) mod power;
+pub(crate) mod rtc;
+pub(crate) mod system_control;

@@ -1,0 +1,48 @@
+//! System control port B, 0x61. Kernels that measure time with the PIT wait for bit 5, the output of its third
+//! counter, which here is always up; bit 4 changes at each read, as the refresh of memory has it.
+
+use crate::device::bus::Device;
+use crate::exit::Stop;
+use std::ops::ControlFlow;
+
+/// The timer's third counter has run out.
+const TIMER_OUT: u8 = 1 << 5;
+/// Changes with each refresh cycle.
+const REFRESH: u8 = 1 << 4;
+/// What is written and reads back: the counter's gate and the speaker.
+const WRITABLE: u8 = 0x0f;
+
+/// The port.
+#[derive(Debug, Default)]
+pub struct SystemControl {
+    value: u8,
+}
+
+impl Device for SystemControl {
+    fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
+        self.value ^= REFRESH;
+        ControlFlow::Continue((self.value | TIMER_OUT).into())
+    }
+
+    fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
+        self.value = self.value & REFRESH | data.to_le_bytes()[0] & WRITABLE;
+        ControlFlow::Continue(())
+    }
+
+    fn name(&self, _: u64) -> &'static str {
+        "system control"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timer_has_always_run_out_and_refresh_goes_on() {
+        let mut port = SystemControl::default();
+        assert!(port.write(0, 1, 0xff).is_continue());
+        let seen = [0; 3].map(|_| port.read(0, 1).continue_value().unwrap());
+        assert_eq!(seen, [0x3f, 0x2f, 0x3f]);
+    }
+}

@@ -1,0 +1,524 @@
+//! SIMVIRTIO on the host's side: the protocol's device, what it may reach of the guest, and the trapped
+//! window of the exit and coalesced transports. The doorbell and polling transports run the same [`Simvirtio`] on a
+//! thread, in `doorbell.rs` and `poller.rs`.
+
+pub(crate) mod doorbell;
+pub(crate) mod poller;
+
+use crate::console::input::Input;
+use crate::console::output::Output;
+use crate::device::bus::Device as BusDevice;
+use crate::exit::Stop;
+use crate::memory::GuestMemory;
+use crate::shutdown::Deadline;
+use simvirtio::Memory;
+use simvirtio::abi::{self, offset};
+use simvirtio::device::{BadQueueLen, Device, History, Host, State, Violation};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
+use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How the driver's stores reach the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The window traps: each access to it is an exit, and a store to a queue's head is the notification.
+    Exit,
+    /// The window traps, but stores to TX head are queued by the kernel (KVM_REGISTER_COALESCED_MMIO) until the guest
+    /// is left for something else.
+    Coalesced,
+    /// The window is shared RAM, and a thread of the host's sleeps until the driver rings: an exit inside the kernel.
+    Doorbell,
+    /// The window is shared RAM, and a thread of the host's watches it: no exits.
+    Polling,
+}
+
+impl Transport {
+    /// All of them, from the most exits to none.
+    pub const ALL: [Self; 4] = [Self::Exit, Self::Coalesced, Self::Doorbell, Self::Polling];
+
+    /// Whether the window is RAM that guest and host share, and the device has a thread of its own.
+    pub fn shares_memory(self) -> bool {
+        matches!(self, Self::Doorbell | Self::Polling)
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exit => "exit",
+            Self::Coalesced => "coalesced",
+            Self::Doorbell => "doorbell",
+            Self::Polling => "polling",
+        })
+    }
+}
+
+impl Default for Transport {
+    /// Exits, unless the program was built with the feature `polling`.
+    fn default() -> Self {
+        if cfg!(feature = "polling") { Self::Polling } else { Self::Exit }
+    }
+}
+
+/// How long a wait for input lasts before it is looked at anew whether the run shall end.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How much the device holds of what it is to give back, in bytes.
+const LOOP: usize = 64 << 10;
+/// How much of a message is kept for the report, in bytes. All of it is printed.
+const KEPT: usize = 64 << 10;
+
+/// What is known of the device after a run.
+#[derive(Clone, Debug)]
+pub struct SimvirtioReport {
+    /// The transport of the run.
+    pub transport: Transport,
+    /// Where the device stood at the end.
+    pub state: State,
+    /// What the driver's status was at the end.
+    pub driver_status: u8,
+    /// What the device went through.
+    pub history: History,
+    /// The first 64 KiB of what it received.
+    pub message: Vec<u8>,
+    /// A digest of all that it received: messages with another one differ.
+    pub digest: u64,
+    /// How often the driver has rung, over the doorbell transport.
+    pub rings: u64,
+    /// Processor time of the device's own thread, where it has one.
+    pub thread_time: Option<Duration>,
+}
+
+/// The protocol's device with what it needs of the host: the shared memory, the output and the input.
+#[derive(Debug)]
+pub struct Simvirtio<M> {
+    device: Device,
+    memory: M,
+    streams: Streams,
+}
+
+/// Prints a message's bytes, keeps the first of them, and remembers a failure; hands on the input.
+#[derive(Debug)]
+struct Streams {
+    output: Output,
+    input: Input,
+    /// What the driver is still to get back, where the device does that instead of printing and reading.
+    looped: Option<VecDeque<u8>>,
+    message: Vec<u8>,
+    digest: DefaultHasher,
+    /// What was received and is still to be printed.
+    fresh: Vec<u8>,
+    failure: Option<Stop>,
+}
+
+impl Host for Streams {
+    fn receive(&mut self) -> Option<u8> {
+        match &mut self.looped {
+            Some(looped) => looped.pop_front(),
+            None => self.input.next(),
+        }
+    }
+
+    fn transmit(&mut self, byte: u8) {
+        if self.message.len() < KEPT {
+            self.message.push(byte);
+        }
+        self.digest.write_u8(byte);
+        if let Some(looped) = &mut self.looped {
+            // A driver that takes nothing back loses the rest.
+            if looped.len() < LOOP {
+                looped.push_back(byte);
+            }
+            return;
+        }
+        self.fresh.push(byte);
+    }
+
+    fn transmitted(&mut self) {
+        if self.failure.is_none() && !self.fresh.is_empty() {
+            self.failure = self.output.print(&self.fresh).break_value();
+        }
+        self.fresh.clear();
+    }
+}
+
+impl<M: Memory> Simvirtio<M> {
+    /// A device that is powered on.
+    ///
+    /// # Errors
+    /// The protocol has no such queue length.
+    pub fn power_on(queue_len: u16, memory: M, output: Output, input: Input) -> Result<Self, BadQueueLen> {
+        let device = Device::power_on(queue_len, &memory)?;
+        let streams = Streams {
+            output,
+            input,
+            looped: None,
+            message: Vec::new(),
+            digest: DefaultHasher::new(),
+            fresh: Vec::new(),
+            failure: None,
+        };
+        Ok(Self { device, memory, streams })
+    }
+
+    /// The same, but what it receives goes back to the driver, up to 64 KiB at a time, instead of to the output; and
+    /// there is no input.
+    pub fn looped_back(mut self) -> Self {
+        self.streams.input = Input::none();
+        self.streams.looped = Some(VecDeque::new());
+        self
+    }
+
+    /// Does all that there is to do now. Returns whether there was anything.
+    pub fn advance(&mut self) -> ControlFlow<Stop, bool> {
+        let answer = self.device.advance(&self.memory, &mut self.streams);
+        if self.streams.failure.is_some()
+            && let Some(stop) = self.streams.failure.take()
+        {
+            return ControlFlow::Break(stop);
+        }
+        match answer {
+            Ok(progress) => ControlFlow::Continue(progress),
+            Err(violation) => ControlFlow::Break(Stop::ProtocolError(violation)),
+        }
+    }
+
+    /// Gets input for a driver that has none left, waiting for it for `patience` at most, or without end.
+    /// Returns whether the driver still has to wait for input that may come.
+    pub(crate) fn feed(&mut self, patience: Option<Duration>) -> ControlFlow<Stop, bool> {
+        match self.device.is_starved(&self.memory) {
+            Ok(true) if self.streams.input.may_wait() => {}
+            Ok(_) => return ControlFlow::Continue(false),
+            Err(violation) => return ControlFlow::Break(Stop::ProtocolError(violation)),
+        }
+        // Somebody may be waiting for a prompt before he types.
+        self.streams.output.finish()?;
+        match self.streams.input.fetch(patience) {
+            Err(error) => ControlFlow::Break(Stop::InputFailed(Arc::new(error))),
+            Ok(()) => ControlFlow::Continue(self.streams.input.may_wait()),
+        }
+    }
+
+    /// Where input may still come from.
+    pub(crate) fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.streams.input.source()
+    }
+
+    /// Whether the driver says that it reads the RX queue.
+    pub(crate) fn reads(&self) -> bool {
+        self.memory.load_u8(abi::WINDOW.saturating_add(offset::Q1_CTL)) & abi::q1_ctl::READS != 0
+    }
+
+    /// Puts right what the driver has overwritten of the device's fields.
+    pub fn repair(&mut self) {
+        self.device.repair(&self.memory);
+    }
+
+    /// What is known of the device now.
+    pub fn report(&self, transport: Transport) -> SimvirtioReport {
+        SimvirtioReport {
+            transport,
+            state: self.device.state(),
+            driver_status: self.memory.load_u8(abi::WINDOW.saturating_add(offset::DRIVER_STATUS)),
+            history: self.device.history(),
+            message: self.streams.message.clone(),
+            digest: self.streams.digest.finish(),
+            rings: 0,
+            thread_time: None,
+        }
+    }
+}
+
+/// How many bytes of the window have a register behind them.
+const REGISTERS: usize = offset::QUEUES_END as usize;
+
+/// The window's registers, and the RAM with the buffers and the table: what the device sees where the
+/// window traps.
+#[derive(Debug)]
+pub struct TrappedMemory {
+    registers: [Cell<u8>; REGISTERS],
+    ram: GuestMemory,
+}
+
+impl TrappedMemory {
+    /// Registers that are all zero, over `ram`.
+    pub fn new(ram: GuestMemory) -> Self {
+        Self { registers: [const { Cell::new(0) }; REGISTERS], ram }
+    }
+
+    /// The register at `gpa`; `None` for RAM.
+    fn register(&self, gpa: u64) -> Option<&Cell<u8>> {
+        self.registers.get(usize::try_from(gpa.checked_sub(abi::WINDOW)?).ok()?)
+    }
+}
+
+impl Memory for TrappedMemory {
+    fn load_u8(&self, gpa: u64) -> u8 {
+        match self.register(gpa) {
+            Some(register) => register.get(),
+            None => self.ram.load_u8(gpa),
+        }
+    }
+    fn store_u8(&self, gpa: u64, value: u8) {
+        match self.register(gpa) {
+            Some(register) => register.set(value),
+            None => self.ram.store_u8(gpa, value),
+        }
+    }
+    fn load_u32(&self, gpa: u64) -> u32 {
+        u32::from_le_bytes([0, 1, 2, 3].map(|byte| self.load_u8(gpa.saturating_add(byte))))
+    }
+    fn store_u32(&self, gpa: u64, value: u32) {
+        for (byte, value) in (0..).zip(value.to_le_bytes()) {
+            self.store_u8(gpa.saturating_add(byte), value);
+        }
+    }
+}
+
+/// The exit and coalesced transports: the device behind the trapped window.
+#[derive(Debug)]
+pub struct Window {
+    simvirtio: Simvirtio<TrappedMemory>,
+    deadline: Deadline,
+}
+
+impl Window {
+    /// The window of `simvirtio`.
+    pub fn new(simvirtio: Simvirtio<TrappedMemory>) -> Self {
+        Self { simvirtio, deadline: Deadline::default() }
+    }
+
+    /// Says which deadline waiting for input moves on.
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
+    /// A look at an empty RX queue waits until there is input, or its end.
+    fn wait_for_input(&mut self) -> ControlFlow<Stop> {
+        let start = Instant::now();
+        let waited = loop {
+            match self.simvirtio.feed(Some(PATIENCE)) {
+                // The time does not count meanwhile.
+                ControlFlow::Continue(true) if self.deadline.is_asked() => {
+                    break ControlFlow::Break(Stop::Interrupted);
+                }
+                ControlFlow::Continue(true) => {}
+                ControlFlow::Continue(false) => break ControlFlow::Continue(()),
+                ControlFlow::Break(stop) => break ControlFlow::Break(stop),
+            }
+        };
+        self.deadline.not_counting_since(start);
+        waited?;
+        self.simvirtio.advance().map_continue(drop)
+    }
+
+    /// The device behind it.
+    pub fn simvirtio(&mut self) -> &mut Simvirtio<TrappedMemory> {
+        &mut self.simvirtio
+    }
+
+    /// The config table takes any width; the queue controls take aligned words; the rest of the page is
+    /// reserved, reads as zero and swallows stores.
+    fn check(&mut self, offset: u64, size: u8, store: bool) -> ControlFlow<Stop> {
+        let end = offset.saturating_add(size.into());
+        let controls = end > offset::TX_HEAD && offset < offset::QUEUES_END;
+        if !controls || (size == 4 && offset.is_multiple_of(4)) {
+            return ControlFlow::Continue(());
+        }
+        let Simvirtio { device, memory, .. } = &mut self.simvirtio;
+        let violation = device.violated(memory, Violation::Access { offset, size, store });
+        ControlFlow::Break(Stop::ProtocolError(violation))
+    }
+}
+
+/// Whether the driver may write the byte at `offset`.
+fn is_writable(offset: u64) -> bool {
+    matches!(offset, offset::DRIVER_STATUS..=offset::Q1_CTL)
+        || (offset::TX_HEAD..offset::TX_TAIL).contains(&offset)
+        || (offset::RX_TAIL..offset::QUEUES_END).contains(&offset)
+}
+
+impl BusDevice for Window {
+    fn read(&mut self, offset: u64, size: u8) -> ControlFlow<Stop, u64> {
+        self.check(offset, size, false)?;
+        if offset == offset::RX_HEAD {
+            self.wait_for_input()?;
+        }
+        let mut value = [0; 8];
+        for (at, byte) in (offset..).zip(&mut value).take(size.into()) {
+            if at < offset::QUEUES_END {
+                *byte = self.simvirtio.memory.load_u8(abi::WINDOW.saturating_add(at));
+            }
+        }
+        ControlFlow::Continue(u64::from_le_bytes(value))
+    }
+
+    fn write(&mut self, offset: u64, size: u8, data: u64) -> ControlFlow<Stop> {
+        self.check(offset, size, true)?;
+        let mut ignored = false;
+        for (at, byte) in (offset..).zip(data.to_le_bytes()).take(size.into()) {
+            if is_writable(at) {
+                self.simvirtio.memory.store_u8(abi::WINDOW.saturating_add(at), byte);
+            } else {
+                ignored = true;
+            }
+        }
+        if ignored {
+            self.simvirtio.device.ignored_store();
+        }
+        self.simvirtio.advance().map_continue(drop)
+    }
+
+    fn name(&self, offset: u64) -> &'static str {
+        match offset {
+            offset::MAGIC..offset::MAX_QUEUE_LEN => "simvirtio magic",
+            offset::MAX_QUEUE_LEN..offset::DEVICE_STATUS => "simvirtio max_queue_len",
+            offset::DEVICE_STATUS => "simvirtio device_status",
+            offset::DRIVER_STATUS => "simvirtio driver_status",
+            offset::QUEUE_SELECTOR => "simvirtio queue_selector",
+            offset::Q0_CTL => "simvirtio q0_ctl",
+            offset::Q1_CTL => "simvirtio q1_ctl",
+            offset::TX_HEAD..offset::TX_TAIL => "simvirtio TX head",
+            offset::TX_TAIL..offset::RX_HEAD => "simvirtio TX tail",
+            offset::RX_HEAD..offset::RX_TAIL => "simvirtio RX head",
+            offset::RX_TAIL..offset::QUEUES_END => "simvirtio RX tail",
+            _ => "simvirtio, reserved",
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use crate::console::output::Captured;
+    use crate::memory::Gpa;
+
+    fn window() -> (Window, GuestMemory, Captured) {
+        let ram = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE)]).unwrap();
+        let (output, captured) = Output::captured();
+        let memory = TrappedMemory::new(ram.clone());
+        (Window::new(Simvirtio::power_on(256, memory, output, Input::bytes(b"in")).unwrap()), ram, captured)
+    }
+
+    fn read(window: &mut Window, offset: u64, size: u8) -> u64 {
+        match window.read(offset, size) {
+            ControlFlow::Continue(value) => value,
+            ControlFlow::Break(stop) => panic!("{stop}"),
+        }
+    }
+
+    fn push(window: &mut Window, ram: &GuestMemory, byte: u8) -> ControlFlow<Stop> {
+        let head = read(window, offset::TX_HEAD, 4);
+        ram.store_u8(abi::TX_BUFFER + head, byte);
+        window.write(offset::TX_HEAD, 4, head + 1)
+    }
+
+    #[test]
+    fn a_driver_by_hand_gets_its_message_through() {
+        let (mut window, ram, captured) = window();
+        assert_eq!(read(&mut window, offset::MAGIC, 4), u64::from(abi::MAGIC));
+        for step in [b'R', b'C'] {
+            assert!(push(&mut window, &ram, step).is_continue());
+        }
+        assert_eq!(read(&mut window, offset::DEVICE_STATUS, 1), 2);
+        assert!(window.write(offset::DRIVER_STATUS, 1, 4).is_continue());
+        assert_eq!(read(&mut window, offset::DEVICE_STATUS, 1), 4);
+        for byte in *b"Ana are mere" {
+            assert!(push(&mut window, &ram, byte).is_continue());
+        }
+        assert_eq!(captured.bytes(), b"Ana are mere");
+        let report = window.simvirtio().report(Transport::Exit);
+        assert_eq!((report.state, report.message.as_slice()), (State::Ready, b"Ana are mere".as_slice()));
+    }
+
+    #[test]
+    fn the_config_table_takes_any_width() {
+        let (mut window, ..) = window();
+        assert_eq!(read(&mut window, 0, 8), 0x0000_0100_7472_6976);
+        assert_eq!(read(&mut window, 3, 2), 0x0074);
+        assert_eq!(read(&mut window, 4, 2), 256);
+        assert!(window.write(offset::QUEUE_SELECTOR, 2, 0x5501).is_continue());
+        assert_eq!(read(&mut window, offset::QUEUE_SELECTOR, 4), 0x5501);
+    }
+
+    #[test]
+    fn stores_to_read_only_fields_are_ignored_and_counted() {
+        let (mut window, ..) = window();
+        for (offset, size) in [(0, 4), (4, 2), (6, 1), (offset::TX_TAIL, 4), (offset::RX_HEAD, 4), (0x80, 8)]
+        {
+            let before = read(&mut window, offset, size);
+            assert!(window.write(offset, size, 0x1111_1111).is_continue());
+            assert_eq!(read(&mut window, offset, size), before, "{offset:#x}");
+        }
+        assert_eq!(window.simvirtio().report(Transport::Exit).history.ignored_stores, 6);
+    }
+
+    #[test]
+    fn one_store_over_read_only_and_writable_bytes_writes_the_writable_ones() {
+        let (mut window, ..) = window();
+        assert!(window.write(offset::MAX_QUEUE_LEN, 4, 0x0255_5555).is_continue());
+        assert_eq!(read(&mut window, offset::MAX_QUEUE_LEN, 4), 0x0200_0100);
+    }
+
+    #[test]
+    fn queue_controls_take_aligned_words_only() {
+        for (offset, size) in [
+            (0x10, 1),
+            (0x10, 2),
+            (0x10, 8),
+            (0x12, 4),
+            (0x0d, 4),
+            (0x0c, 8),
+            (0x1f, 1),
+            (0x1e, 4),
+            (0x1c, 8),
+        ] {
+            for store in [false, true] {
+                let (mut window, ..) = window();
+                let stop = if store {
+                    window.write(offset, size, 0).break_value()
+                } else {
+                    window.read(offset, size).break_value()
+                };
+                let violation = Violation::Access { offset, size, store };
+                assert!(matches!(stop, Some(Stop::ProtocolError(found)) if found == violation));
+                assert_eq!(window.simvirtio().device.state(), State::Broken);
+            }
+        }
+    }
+
+    #[test]
+    fn the_rest_of_the_page_reads_as_zero() {
+        let (mut window, ..) = window();
+        for (offset, size) in [(0x0c, 4), (0x20, 8), (0xff8, 8), (0xffe, 4)] {
+            assert_eq!(read(&mut window, offset, size), 0);
+        }
+    }
+
+    #[test]
+    fn a_look_at_the_rx_head_brings_input() {
+        let (mut window, ram, _) = window();
+        assert_eq!(read(&mut window, offset::RX_HEAD, 4), 0, "not READY");
+        for step in [b'R', b'C'] {
+            assert!(push(&mut window, &ram, step).is_continue());
+        }
+        assert!(window.write(offset::DRIVER_STATUS, 1, 4).is_continue());
+        assert_eq!(read(&mut window, offset::RX_HEAD, 4), 3);
+        let input: Vec<_> = (0..3).map(|i| ram.load_u8(abi::RX_BUFFER + i)).collect();
+        assert_eq!(input, b"in\x04");
+        assert!(window.write(offset::RX_TAIL, 4, 3).is_continue());
+        assert_eq!(read(&mut window, offset::RX_HEAD, 4), 3, "after the end there is nothing to wait for");
+    }
+
+    #[test]
+    fn a_violation_ends_the_run() {
+        let (mut window, ram, _) = window();
+        let stop = push(&mut window, &ram, b'C').break_value();
+        assert!(matches!(stop, Some(Stop::ProtocolError(Violation::Command { byte: b'C', .. }))));
+    }
+}

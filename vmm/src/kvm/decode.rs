@@ -1,0 +1,155 @@
+//! From `kvm_run` to an exit, and from string I/O to its elements.
+#![allow(unsafe_code)]
+
+use crate::exit::{Exit, HYPERCALL_PORT, Instruction};
+use kvm_bindings::{
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_run,
+};
+use std::ops::Range;
+
+/// A port I/O exit that is being handed on element by element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) port: u16,
+    /// Width of an element, in bytes.
+    pub(super) size: u8,
+    pub(super) out: bool,
+    pub(super) count: u32,
+    /// Index of the element that is being handled.
+    pub(super) index: u32,
+    /// Offset of the elements from the start of `kvm_run`, in bytes.
+    pub(super) data_offset: u64,
+}
+
+impl Transfer {
+    /// Where the element lies in `kvm_run`.
+    fn place(&self) -> Option<Range<usize>> {
+        let start = usize::try_from(self.data_offset).ok()?;
+        let start = start.checked_add((self.index as usize).checked_mul(self.size.into())?)?;
+        Some(start..start.checked_add(self.size.into())?)
+    }
+
+    /// The element as an exit. `page` is all of `kvm_run`.
+    pub(super) fn exit(&self, page: &[u8]) -> Exit {
+        let Self { port, size, .. } = *self;
+        if !self.out {
+            return Exit::PioIn { port, size };
+        }
+        let element = self.place().and_then(|place| page.get(place)).unwrap_or_default();
+        // By width, without a loop: this is on every write's way.
+        let data = match *element {
+            [byte] => byte.into(),
+            [low, high] => u16::from_le_bytes([low, high]).into(),
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+            _ => 0,
+        };
+        if port == HYPERCALL_PORT && size == 4 {
+            return Exit::Hypercall { number: data };
+        }
+        Exit::PioOut { port, size, data }
+    }
+
+    /// Stores what the guest reads.
+    pub(super) fn answer(&self, page: &mut [u8], value: u64) {
+        // By width, too.
+        match self.place().and_then(|place| page.get_mut(place)) {
+            Some([byte]) => *byte = value as u8,
+            Some([low, high]) => [*low, *high] = (value as u16).to_le_bytes(),
+            Some([a, b, c, d]) => [*a, *b, *c, *d] = (value as u32).to_le_bytes(),
+            _ => {}
+        }
+    }
+
+    /// The element after this one.
+    pub(super) fn next(self) -> Option<Self> {
+        let index = self.index.checked_add(1)?;
+        (index < self.count).then_some(Self { index, ..self })
+    }
+}
+
+/// What was read out of `kvm_run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decoded {
+    Exit(Exit),
+    /// Port I/O, whose elements lie elsewhere in the mapping.
+    Pio(Transfer),
+}
+
+/// Reads an exit out of `kvm_run`.
+pub(super) fn decode(run: &kvm_run) -> Decoded {
+    // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
+    // and all are plain integers, valid with any bits.
+    let details = &run.__bindgen_anon_1;
+    // The most frequent one, before a table of all.
+    if run.exit_reason == KVM_EXIT_IO {
+        // SAFETY: see above.
+        let io = unsafe { details.io };
+        return Decoded::Pio(Transfer {
+            port: io.port,
+            size: io.size,
+            out: u32::from(io.direction) == KVM_EXIT_IO_OUT,
+            count: io.count,
+            index: 0,
+            data_offset: io.data_offset,
+        });
+    }
+    let exit = match run.exit_reason {
+        KVM_EXIT_MMIO => {
+            // SAFETY: see above.
+            let mmio = unsafe { details.mmio };
+            let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
+            if mmio.is_write == 0 {
+                return Decoded::Exit(Exit::MmioRead { address, size });
+            }
+            // The bytes past the store's width are whatever was there before.
+            let unused = 64u32.saturating_sub(8 * u32::from(size));
+            let data = u64::from_le_bytes(mmio.data).checked_shl(unused).map_or(0, |data| data >> unused);
+            Exit::MmioWrite { address, size, data }
+        }
+        KVM_EXIT_X86_RDMSR => {
+            // SAFETY: see above.
+            Exit::RdMsr { index: unsafe { details.msr }.index }
+        }
+        KVM_EXIT_X86_WRMSR => {
+            // SAFETY: see above.
+            let msr = unsafe { details.msr };
+            Exit::WrMsr { index: msr.index, data: msr.data }
+        }
+        KVM_EXIT_HLT => Exit::Hlt,
+        KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+        KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: see above.
+            Exit::FailedEntry { reason: unsafe { details.fail_entry }.hardware_entry_failure_reason }
+        }
+        // SAFETY: see above.
+        KVM_EXIT_INTERNAL_ERROR if unsafe { details.internal }.suberror == KVM_INTERNAL_ERROR_EMULATION => {
+            // SAFETY: see above; the two layouts begin alike, and `ndata` says how much of this one is there.
+            let failure = unsafe { details.emulation_failure };
+            let has_bytes =
+                failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
+            if failure.ndata < 1 || !has_bytes {
+                return Decoded::Exit(Exit::EmulationFailure(Instruction::default()));
+            }
+            // SAFETY: see above; the flag says that this part is filled.
+            let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+            let len = usize::from(bytes.insn_size);
+            Exit::EmulationFailure(Instruction::new(bytes.insn_bytes.get(..len).unwrap_or(&bytes.insn_bytes)))
+        }
+        reason => Exit::Other(reason),
+    };
+    Decoded::Exit(exit)
+}
+
+/// The first exit that `run` holds, at the start of the mapping `page`: for the benches of the parts, which have no vCPU.
+#[cfg(feature = "internals")]
+pub fn first_exit(run: &kvm_run, page: &[u8]) -> Exit {
+    match decode(run) {
+        Decoded::Pio(transfer) => transfer.exit(page),
+        Decoded::Exit(exit) => exit,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,14 @@
+//! Experiments on a host: the cost of the transports on one workload, and whether guests can run at all.
+//!
+//! Imports: [`crate::machine`].
+
+pub(crate) mod compare;
+pub(crate) mod doctor;
+pub(crate) mod stats;
+pub(crate) mod workload;
+
+pub use compare::run as run_comparison;
+pub use compare::{MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload};
+pub use doctor::{Check, Outcome, examine};
+pub use stats::{Spread, percentile};
+pub use workload::{Echoes, Failure, Message, run_echoes, run_message, run_nothing};

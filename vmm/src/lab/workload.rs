@@ -1,0 +1,323 @@
+//! One run of the guest: its parameters into memory, its times out of it, and what arrived against what was sent.
+
+use crate::boot::Image;
+use crate::console::input::Input;
+use crate::console::output::Output;
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::host;
+use crate::lab::compare::{Ring, Variant, Workload};
+use crate::machine::Machine;
+use crate::machine::report::Report;
+use crate::memory::{Gpa, GuestMemory};
+use crate::profile::clock::Clock;
+use simvirtio::abi;
+use std::hash::{DefaultHasher, Hasher};
+use std::time::Duration;
+use std::{fmt, io};
+
+/// The parameters: flags, length of the message, number of echoes, length of each, as words.
+const PARAMETERS: Gpa = Gpa(0x1_3000);
+/// The guest's time-stamp counter before and after the message, two words of 64 bits.
+const TIMES: Gpa = Gpa(PARAMETERS.0 + 16);
+/// How many echoes came back, a word.
+const DONE: Gpa = Gpa(PARAMETERS.0 + 32);
+/// The ticks of each round trip, words.
+const SAMPLES: Gpa = Gpa(0x1_4000);
+/// What is sent, again and again.
+const PATTERN: Gpa = Gpa(0x9_4000);
+/// After how many bytes it begins anew.
+const PERIOD: usize = 251 * 16;
+/// Echoes begin within the first bytes of the pattern, by their number.
+const ECHO_MASK: u32 = 0x7ff;
+/// Room for the pattern, and the longest echo at the last place that one begins.
+const PATTERN_SIZE: usize = 0x2000;
+
+/// Publish TX head at each byte.
+const EACH_BYTE: u32 = 1;
+/// Ring the doorbell.
+const RINGS: u32 = 2;
+
+/// Why a comparison cannot go on.
+#[derive(Debug)]
+pub enum Failure {
+    /// The host failed.
+    Host(Error),
+    /// Somebody asked for the end.
+    Interrupted,
+    /// A run did not do what it should: a transport is broken.
+    Wrong(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(error) => error.fmt(f),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Wrong(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What came of sending the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// Its length.
+    pub bytes: u32,
+    /// All exits of the run.
+    pub exits: u64,
+    /// From before the first store until the driver saw that the device has taken all, by the guest's clock.
+    pub time: Duration,
+    /// Processor time of the vCPU's thread.
+    pub vcpu: Duration,
+    /// Processor time of the device's thread, where it has one.
+    pub device: Option<Duration>,
+    /// From the first entry to the last exit.
+    pub elapsed: Duration,
+}
+
+/// What came of the echoes.
+#[derive(Clone, Debug)]
+pub struct Echoes {
+    /// All exits of the run.
+    pub exits: u64,
+    /// Nanoseconds from before the first store of each until its echo was taken, by the guest's clock.
+    pub round_trips: Vec<u64>,
+    /// Processor time of the vCPU's thread.
+    pub vcpu: Duration,
+    /// Processor time of the device's thread, where it has one.
+    pub device: Option<Duration>,
+    /// From the first entry to the last exit.
+    pub elapsed: Duration,
+}
+
+/// A run that only shakes hands; gives its exits.
+///
+/// # Errors
+/// The host failed, somebody interrupted it, or the guest did not end well.
+pub fn run_nothing(variant: Variant, ring: Ring, workload: Workload) -> Result<u64, Failure> {
+    let nothing = Workload { bytes: 0, messages: 0, ..workload };
+    Run::new(variant, ring, nothing)?.finish().map(|ran| ran.exits)
+}
+
+/// Sends the message.
+///
+/// # Errors
+/// The host failed, somebody interrupted it, or what arrived is not what was sent.
+pub fn run_message(variant: Variant, ring: Ring, workload: Workload) -> Result<Message, Failure> {
+    let ran = Run::new(variant, ring, Workload { messages: 0, ..workload })?.finish()?;
+    let mut times = [0; 16];
+    ran.memory.read(TIMES, &mut times);
+    let [start, end] = [0, 8].map(|at| word(&times, at));
+    Ok(Message {
+        bytes: workload.bytes,
+        exits: ran.exits,
+        time: Duration::from_nanos(ran.clock.nanos(end.saturating_sub(start))),
+        vcpu: ran.vcpu,
+        device: ran.device,
+        elapsed: ran.elapsed,
+    })
+}
+
+/// Sends the echoes and takes them back.
+///
+/// # Errors
+/// The host failed, somebody interrupted it, or what arrived is not what was sent.
+pub fn run_echoes(variant: Variant, ring: Ring, workload: Workload) -> Result<Echoes, Failure> {
+    let ran = Run::new(variant, ring, Workload { bytes: 0, ..workload })?.finish()?;
+    let mut samples = vec![0; (workload.messages as usize).saturating_mul(4)];
+    ran.memory.read(SAMPLES, &mut samples);
+    let ticks = samples.chunks_exact(4).map(|ticks| u32::from_le_bytes(ticks.try_into().unwrap_or_default()));
+    Ok(Echoes {
+        exits: ran.exits,
+        round_trips: ticks.map(|ticks| ran.clock.nanos(ticks.into())).collect(),
+        vcpu: ran.vcpu,
+        device: ran.device,
+        elapsed: ran.elapsed,
+    })
+}
+
+/// The word of 64 bits at `at`; zero past the end.
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+/// The pattern as it lies in memory.
+fn pattern() -> Vec<u8> {
+    (0..PATTERN_SIZE).map(|index| (index % 251) as u8).collect()
+}
+
+/// A digest of all that the device should receive.
+fn expected(workload: Workload) -> (u64, u64) {
+    let pattern = pattern();
+    let mut digest = DefaultHasher::new();
+    let mut count: u64 = 0;
+    let mut take = |byte: &u8| {
+        digest.write_u8(*byte);
+        count = count.saturating_add(1);
+    };
+    pattern.iter().take(PERIOD).cycle().take(workload.bytes as usize).for_each(&mut take);
+    for echo in 0..workload.messages {
+        let first = (echo & ECHO_MASK) as usize;
+        pattern.iter().skip(first).take(workload.echo as usize).for_each(&mut take);
+    }
+    (digest.finish(), count)
+}
+
+/// A machine with the guest and its parameters.
+struct Run {
+    variant: Variant,
+    ring: Ring,
+    workload: Workload,
+    machine: Machine,
+    memory: GuestMemory,
+    clock: Clock,
+}
+
+/// A run that went as it should.
+struct Ran {
+    exits: u64,
+    memory: GuestMemory,
+    clock: Clock,
+    vcpu: Duration,
+    device: Option<Duration>,
+    elapsed: Duration,
+}
+
+impl Run {
+    fn new(variant: Variant, ring: Ring, workload: Workload) -> Result<Self, Failure> {
+        let image = Image::flat(guest::COMPARE, ring.mode(), Gpa(abi::EMBEDDED_CODE)).map_err(Error::from)?;
+        let machine = Machine::builder(image)
+            .transport(Some(variant.transport()))
+            .queue_len(Some(workload.queue_len))
+            .loopback(workload.messages > 0)
+            .timeout(Some(timeout(workload)))
+            .output(Output::new(io::sink(), true))
+            .input(Input::bytes(b""))
+            .build()?;
+        let memory = machine.memory.clone();
+        let each_byte = matches!(variant, Variant::Byte | Variant::Coalesced);
+        let flags = u32::from(each_byte) * EACH_BYTE + u32::from(variant == Variant::Doorbell) * RINGS;
+        let parameters = [flags, workload.bytes, workload.messages, workload.echo];
+        let parameters: Vec<u8> = parameters.iter().flat_map(|word| word.to_le_bytes()).collect();
+        memory.write(PARAMETERS, &parameters)?;
+        memory.write(PATTERN, &pattern())?;
+        let tsc_khz = machine.vcpus.first().and_then(|vcpu| vcpu.tsc_khz());
+        if tsc_khz.is_none_or(|khz| khz == 0) {
+            let source =
+                io::Error::other("the guest's clock has an unknown speed, so times cannot be compared");
+            return Err(Error::Host { operation: "KVM_GET_TSC_KHZ", source }.into());
+        }
+        Ok(Self { variant, ring, workload, machine, memory, clock: Clock::new(tsc_khz) })
+    }
+
+    /// Runs it to its end, and compares what arrived with what was sent.
+    fn finish(self) -> Result<Ran, Failure> {
+        let Self { variant, ring, workload, machine, memory, clock } = self;
+        let before = host::thread_cpu_time();
+        let report = machine.run()?;
+        let vcpu = host::thread_cpu_time().saturating_sub(before);
+        if matches!(report.stop, Stop::Interrupted) {
+            return Err(Failure::Interrupted);
+        }
+        check(&report, workload, &memory)
+            .map_err(|what| Failure::Wrong(format!("{variant} in ring {}: {what}", ring.number())))?;
+        Ok(Ran {
+            exits: report.profile.as_ref().map_or(0, |profile| profile.total().exits),
+            memory,
+            clock,
+            vcpu,
+            device: report.simvirtio.as_ref().and_then(|device| device.thread_time),
+            elapsed: report.elapsed,
+        })
+    }
+}
+
+/// How long a run may take: much longer than any host needs. On a busy one each turn of a thread's may take long.
+fn timeout(workload: Workload) -> Duration {
+    const EACH: Duration = Duration::from_micros(400);
+    let echoes = workload.messages.saturating_mul(workload.echo.saturating_add(8));
+    Duration::from_secs(120) + EACH.saturating_mul(workload.bytes.saturating_add(echoes))
+}
+
+/// What went wrong with a run, if something did.
+fn check(report: &Report, workload: Workload, memory: &GuestMemory) -> Result<(), String> {
+    match &report.stop {
+        Stop::Exited(0) => {}
+        Stop::Exited(1) => return Err("the driver found no device".into()),
+        Stop::Exited(2) => {
+            let mut done = [0; 4];
+            memory.read(DONE, &mut done);
+            return Err(format!("echo {} came back changed", u32::from_le_bytes(done)));
+        }
+        Stop::Timeout => return Err("the run did not end in time: is this host very busy?".into()),
+        stop => return Err(format!("the run ended otherwise than it should: {stop}")),
+    }
+    let Some(device) = &report.simvirtio else { return Err("the machine had no device".into()) };
+    let (digest, count) = expected(workload);
+    if device.history.received != count {
+        return Err(format!("{count} bytes were sent, and {} arrived", device.history.received));
+    }
+    if device.digest != digest {
+        return Err(format!("{count} bytes were sent, and others arrived"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::simvirtio::Simvirtio;
+    use simvirtio::Memory;
+
+    #[test]
+    fn what_is_expected_is_what_the_device_digests() {
+        let workload = Workload { bytes: 5000, messages: 0, echo: 1, queue_len: 256 };
+        let memory = GuestMemory::new(&[(Gpa(0), abi::DOORBELL)]).unwrap();
+        let mut device =
+            Simvirtio::power_on(256, memory.clone(), Output::captured().0, Input::bytes(b"")).unwrap();
+        let mut head = 0;
+        let mut push = |byte| {
+            memory.store_u8(abi::TX_BUFFER + head, byte);
+            head = (head + 1) % 256;
+            memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, head as u32);
+            assert!(device.advance().is_continue());
+        };
+        push(b'R');
+        push(b'C');
+        memory.store_u8(abi::WINDOW + abi::offset::DRIVER_STATUS, abi::driver_status::DRIVER_OK);
+        (0..5000).for_each(|index| push(((index % PERIOD) % 251) as u8));
+        let report = device.report(crate::device::simvirtio::Transport::Polling);
+        assert_eq!((report.digest, report.history.received), expected(workload));
+        let other = Workload { bytes: 4999, ..workload };
+        assert_ne!(report.digest, expected(other).0);
+    }
+
+    #[test]
+    fn samples_and_pattern_have_room() {
+        let samples = SAMPLES.0 + 4 * u64::from(super::super::MOST_MESSAGES);
+        assert!(samples <= PATTERN.0 && PATTERN.0 + PATTERN_SIZE as u64 <= abi::RAM_SIZE / 2 + 0x2_0000);
+        assert!(ECHO_MASK as usize + usize::from(abi::MAX_QUEUE_LEN) <= PATTERN_SIZE);
+        assert_eq!(PERIOD % 251, 0, "the pattern goes on where it begins anew");
+    }
+
+    #[test]
+    fn the_time_for_a_run_is_bounded() {
+        let most = Workload {
+            bytes: super::super::MOST_BYTES,
+            messages: super::super::MOST_MESSAGES,
+            echo: 4095,
+            queue_len: 4096,
+        };
+        assert!(timeout(most) < Duration::from_secs(1 << 20));
+        assert!(timeout(Workload { bytes: u32::MAX, messages: u32::MAX, ..most }) > timeout(most));
+    }
+}

@@ -1,0 +1,239 @@
+//! Guest memory: the slots that make it, and the checked way in.
+#![allow(unsafe_code)]
+
+mod map;
+mod mapping;
+mod transfer;
+mod words;
+
+pub use map::{
+    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc,
+    pc_ram_size, ram_size,
+};
+pub use transfer::Span;
+/// A guest physical address.
+pub use vm_memory::GuestAddress as Gpa;
+
+use crate::error::Error;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use mapping::{LARGE_PAGE, Mapping};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use words::Words;
+
+/// Guest memory. Clones share it.
+#[derive(Clone, Debug)]
+pub struct GuestMemory {
+    slots: GuestMemoryMmap,
+    /// What the slots lie in, unmapped with the last clone.
+    _mappings: Arc<Vec<Mapping>>,
+    /// The same slots, for single bytes and words of a ring: a device that polls looks at them all the time.
+    words: Arc<[Words]>,
+}
+
+impl GuestMemory {
+    /// No memory at all.
+    pub fn none() -> Self {
+        Self { slots: GuestMemoryMmap::new(), _mappings: Arc::default(), words: Arc::default() }
+    }
+
+    /// Maps zeroed memory for each of the slots, given as start and size in bytes.
+    ///
+    /// # Errors
+    /// The host has not enough address space, or the slots overlap.
+    pub fn new(slots: &[(Gpa, u64)]) -> Result<Self, Error> {
+        let mut regions = Vec::with_capacity(slots.len());
+        let mut mappings = Vec::with_capacity(slots.len());
+        for &(start, bytes) in slots {
+            let refused = |reason: String| Error::Memory { bytes, reason };
+            let size = usize::try_from(bytes).map_err(|error| refused(error.to_string()))?;
+            let mapping = Mapping::new(size).map_err(|error| refused(error.to_string()))?;
+            // SAFETY: that much is mapped from there on, and stays so as long as a clone of this lives.
+            let slot = unsafe {
+                MmapRegion::<()>::build_raw(
+                    mapping.start,
+                    size,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                )
+            };
+            mappings.push(mapping);
+            let region = GuestRegionMmap::new(slot.map_err(|error| refused(error.to_string()))?, start);
+            regions.push(region.ok_or_else(|| refused("it would end past the address space".into()))?);
+        }
+        regions.sort_by_key(|region| region.start_addr());
+        let slots = GuestMemoryMmap::from_regions(regions)
+            .map_err(|error| Error::Memory { bytes: 0, reason: error.to_string() })?;
+        let words = slots.iter().map(|region| Words::new(region.start_addr(), region.as_ptr(), region.len()));
+        let words = words.collect();
+        Ok(Self { slots, _mappings: Arc::new(mappings), words })
+    }
+
+    /// The slots, for the crates that load kernels and read rings.
+    pub(crate) fn slots(&self) -> &GuestMemoryMmap {
+        &self.slots
+    }
+
+    /// Asks for large pages behind all slots (MADV_HUGEPAGE). Only advice, which a kernel without them refuses.
+    pub(crate) fn prefer_large_pages(&self) {
+        for region in self.slots.iter().filter(|region| region.size() >= LARGE_PAGE) {
+            // SAFETY: the range is exactly the region's own mapping, which lives as long as `self`; the advice
+            // does not change what it holds.
+            if unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_HUGEPAGE) } != 0 {
+                log::debug!("no large pages: {}", io::Error::last_os_error());
+            }
+        }
+    }
+
+    /// Lets the kernel merge equal pages of the slot at `start` with those of other guests
+    /// (MADV_MERGEABLE). Only advice: a kernel without KSM refuses it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn merge_pages(&self, start: Gpa) -> io::Result<()> {
+        let Some(region) = self.slots.find_region(start) else { return Ok(()) };
+        // SAFETY: the range is exactly the region's own mapping, which lives as long as `self`; the advice
+        // does not change what it holds.
+        let answer = unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_MERGEABLE) };
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Gives the memory to the VM, a slot each (KVM_SET_USER_MEMORY_REGION).
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn register(&self, vm: &VmFd) -> Result<(), Error> {
+        self.register_from(vm, 0, 0)
+    }
+
+    fn register_from(&self, vm: &VmFd, first: u32, flags: u32) -> Result<(), Error> {
+        for (slot, region) in (first..).zip(self.slots.iter()) {
+            let description = kvm_userspace_memory_region {
+                slot,
+                flags,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is mapped, and the machine drops the VM before this memory.
+            unsafe { vm.set_user_memory_region(description) }
+                .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the memory to the VM as slots after `first` that the guest can only read: its stores are MMIO exits.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn register_read_only(&self, vm: &VmFd, first: u32) -> Result<(), Error> {
+        self.register_from(vm, first, KVM_MEM_READONLY)
+    }
+
+    /// Stores a word at an aligned address for the guest to read. Where nothing is, nothing is stored.
+    pub(crate) fn store_word(&self, gpa: Gpa, value: u32) {
+        let _ = self.slots.store(value.to_le(), gpa, Ordering::SeqCst);
+    }
+
+    /// How many slots it takes.
+    pub(crate) fn slot_count(&self) -> u32 {
+        u32::try_from(self.slots.num_regions()).unwrap_or(u32::MAX)
+    }
+
+    /// Copies `data` to `start`.
+    ///
+    /// # Errors
+    /// Not all of the range is memory.
+    pub fn write(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
+        self.slots.write_slice(data, start).map_err(|_| Error::Memory {
+            bytes: data.len() as u64,
+            reason: format!("the range from {:#x} is not all memory", start.0),
+        })
+    }
+
+    /// Fills `data` from `start`. Returns `false`, and leaves `data` undefined, where not all of the range
+    /// is memory.
+    pub fn read(&self, start: Gpa, data: &mut [u8]) -> bool {
+        self.slots.read_slice(data, start).is_ok()
+    }
+
+    /// Whether all of a range is memory.
+    pub(crate) fn contains(&self, start: Gpa, len: u64) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.slots.check_range(start, len))
+    }
+}
+
+impl simvirtio::Memory for GuestMemory {
+    #[inline]
+    fn load_u8(&self, gpa: u64) -> u8 {
+        let byte = self.words.iter().find_map(|words| words.byte(gpa));
+        byte.map_or(u8::MAX, |byte| byte.load(Ordering::Acquire))
+    }
+    #[inline]
+    fn store_u8(&self, gpa: u64, value: u8) {
+        // A store where nothing is: an open bus swallows it.
+        if let Some(byte) = self.words.iter().find_map(|words| words.byte(gpa)) {
+            byte.store(value, Ordering::Release);
+        }
+    }
+    #[inline]
+    fn load_u32(&self, gpa: u64) -> u32 {
+        let word = self.words.iter().find_map(|words| words.word(gpa));
+        word.map_or(u32::MAX, |word| u32::from_le(word.load(Ordering::Acquire)))
+    }
+    #[inline]
+    fn store_u32(&self, gpa: u64, value: u32) {
+        if let Some(word) = self.words.iter().find_map(|words| words.word(gpa)) {
+            word.store(value.to_le(), Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use simvirtio::Memory;
+
+    #[test]
+    fn ranges_are_checked_to_the_byte() {
+        let memory = GuestMemory::new(&[(Gpa(0x10_0000), PAGE), (Gpa(0), 2 * PAGE)]).unwrap();
+        assert!(memory.write(Gpa(2 * PAGE - 2), &[1, 2]).is_ok());
+        assert!(memory.write(Gpa(u64::MAX), &[1, 2]).is_err());
+        assert!(memory.write(Gpa(2 * PAGE - 1), &[1, 2]).is_err());
+        assert!(!memory.read(Gpa(2 * PAGE), &mut [0]));
+        assert!(memory.read(Gpa(0x10_0fff), &mut [0]));
+    }
+
+    #[test]
+    fn where_nothing_is_the_bus_is_open() {
+        let memory = GuestMemory::new(&[(Gpa(0), PAGE)]).unwrap();
+        memory.store_u8(PAGE, 1);
+        memory.store_u32(PAGE, 1);
+        assert_eq!((memory.load_u8(PAGE), memory.load_u32(PAGE)), (0xff, 0xffff_ffff));
+    }
+
+    #[test]
+    fn overlapping_slots_are_refused() {
+        assert!(GuestMemory::new(&[(Gpa(0), 2 * PAGE), (Gpa(PAGE), PAGE)]).is_err());
+        assert!(GuestMemory::new(&[(Gpa(u64::MAX - 10), PAGE)]).is_err());
+        assert!(GuestMemory::new(&[(Gpa(0), 1 << 60)]).is_err());
+    }
+
+    #[test]
+    fn large_memory_begins_at_a_large_page() {
+        let memory = GuestMemory::new(&[(Gpa(0), 4 << 20), (Gpa(1 << 32), 3 << 20)]).unwrap();
+        memory.prefer_large_pages();
+        for region in memory.slots().iter() {
+            assert_eq!(region.as_ptr() as usize % LARGE_PAGE, 0);
+        }
+        assert!(memory.write(Gpa((1 << 32) + (3 << 20) - 1), &[7]).is_ok());
+        let clone = memory.clone();
+        drop(memory);
+        let mut byte = [0];
+        assert!(clone.read(Gpa((1 << 32) + (3 << 20) - 1), &mut byte) && byte == [7]);
+    }
+}

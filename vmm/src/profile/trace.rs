@@ -1,0 +1,70 @@
+//! The last exits of a machine, of all its vCPUs, in the order of time.
+
+use crate::profile::recorder::{Recording, Traced};
+
+/// The most exits that a trace may hold: 350 MiB for each vCPU while it runs, and some three times that when it is made a
+/// file.
+pub const MAX_TRACED: usize = 1 << 22;
+
+/// The last exits of a machine.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    capacity: usize,
+    seen: u64,
+    exits: Vec<(u32, Traced)>,
+}
+
+impl Trace {
+    /// A trace of the last `capacity` exits, without one yet.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { capacity, seen: 0, exits: Vec::new() }
+    }
+
+    /// Adds what was recorded of vCPU `id`.
+    pub(crate) fn add(&mut self, id: u32, recording: &Recording) {
+        self.seen = self.seen.saturating_add(recording.profile.total().elements);
+        self.exits.extend(recording.last.iter().map(|traced| (id, *traced)));
+        // A vCPU remembers as many as the machine, so none is missing among the last of all.
+        self.exits.sort_by_key(|(_, traced)| traced.at);
+        let surplus = self.exits.len().saturating_sub(self.capacity);
+        self.exits.drain(..surplus);
+    }
+
+    /// How many exits, and further elements of string I/O, there were in all.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The last of them, with the numbers of their vCPUs.
+    pub fn exits(&self) -> &[(u32, Traced)] {
+        &self.exits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::{Arrival, Exit};
+    use crate::profile::{Profile, Times};
+
+    fn recording(times: impl IntoIterator<Item = u64>) -> Recording {
+        let mut profile = Profile::default();
+        let mut last = Vec::new();
+        for at in times {
+            let (exit, arrival, times) = (Exit::Hlt, Arrival::FromGuest, Times::default());
+            profile.record(&exit, arrival, times);
+            last.push(Traced { exit, arrival, at, times, rip: None, value: None, fault: false });
+        }
+        Recording { profile, last, ..Default::default() }
+    }
+
+    #[test]
+    fn the_last_exits_of_all_vcpus_are_in_the_order_of_time() {
+        let mut trace = Trace::new(4);
+        trace.add(0, &recording([1, 5, 9]));
+        trace.add(3, &recording([2, 6, 7]));
+        let exits: Vec<_> = trace.exits().iter().map(|(id, traced)| (*id, traced.at)).collect();
+        assert_eq!(exits, [(0, 5), (3, 6), (3, 7), (0, 9)]);
+        assert_eq!(trace.seen(), 6);
+    }
+}

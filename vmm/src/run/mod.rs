@@ -1,0 +1,220 @@
+//! The loop: enter the guest, count and time the exit, ask the controllers, go on with their answer.
+//!
+//! The loop knows no device and no KVM; a scripted [`Vcpu`] runs it in the tests.
+
+pub(crate) mod vcpu_threads;
+
+use crate::controller::ExitController;
+use crate::controller::vcpu::{Entry, Vcpu};
+use crate::error::Error;
+use crate::exit::{Outcome, Stop};
+use crate::profile::recorder::Recorder;
+
+/// Runs a guest to its end.
+///
+/// # Errors
+/// The host cannot run the vCPU.
+pub fn run(
+    vcpu: &mut impl Vcpu,
+    controllers: &mut impl ExitController,
+    mut recorder: Option<&mut Recorder>,
+) -> Result<Stop, Error> {
+    let mut entry = Entry::Resume;
+    recorder.iter_mut().for_each(|recorder| recorder.begin());
+    loop {
+        let (exit, arrival) = vcpu.enter(entry)?;
+        if let Some(recorder) = &mut recorder {
+            let rip = if recorder.wants_rip() { vcpu.rip() } else { None };
+            recorder.left(&exit, arrival, rip);
+        }
+        log::trace!("{exit:x?}");
+        let outcome = controllers.handle(&exit, vcpu);
+        if let Some(recorder) = &mut recorder {
+            recorder.answered(&outcome);
+        }
+        entry = match outcome {
+            Outcome::Stop(stop) => return Ok(stop),
+            Outcome::Value(value) => Entry::Value(value),
+            Outcome::Fault => Entry::Fault,
+            Outcome::Resume | Outcome::Unclaimed => Entry::Resume,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::{Devices, Ends, OpenBus, StillVcpu, VcpuState, Watchdog};
+    use crate::device::bus::Device;
+    use crate::exit::{Arrival, Exit};
+    use crate::memory::GuestMemory;
+    use crate::profile::Count;
+    use crate::profile::clock::Clock;
+    use crate::shutdown::Deadline;
+    use kvm_bindings::{kvm_regs, kvm_sregs};
+    use std::collections::VecDeque;
+    use std::ops::ControlFlow;
+    use std::sync::atomic::Ordering;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    /// A vCPU that makes the exits it is told to, and writes down the answers.
+    struct Script {
+        exits: VecDeque<(Exit, Arrival)>,
+        entries: Vec<Entry>,
+        state: StillVcpu,
+    }
+
+    impl Script {
+        fn new(exits: impl IntoIterator<Item = (Exit, Arrival)>) -> Self {
+            Self { exits: exits.into_iter().collect(), entries: Vec::new(), state: StillVcpu::default() }
+        }
+    }
+
+    impl VcpuState for Script {
+        fn id(&self) -> u32 {
+            self.state.id()
+        }
+        fn regs(&mut self) -> Result<kvm_regs, Error> {
+            self.state.regs()
+        }
+        fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+            self.state.set_regs(regs)
+        }
+        fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+            self.state.sregs()
+        }
+        fn msr(&mut self, index: u32) -> Option<u64> {
+            self.state.msr(index)
+        }
+        fn set_msr(&mut self, index: u32, data: u64) -> bool {
+            self.state.set_msr(index, data)
+        }
+        fn memory(&self) -> &GuestMemory {
+            self.state.memory()
+        }
+    }
+
+    impl Vcpu for Script {
+        fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+            self.entries.push(entry);
+            Ok(self.exits.pop_front().expect("the loop went on after the script's end"))
+        }
+    }
+
+    /// A port that gives the next number at each read, and keeps what is written.
+    #[derive(Default)]
+    struct Fifo {
+        next: u64,
+        written: Vec<u64>,
+    }
+
+    impl Device for Fifo {
+        fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
+            self.next += 1;
+            ControlFlow::Continue(self.next)
+        }
+        fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
+            self.written.push(data);
+            ControlFlow::Continue(())
+        }
+        fn name(&self, _: u64) -> &'static str {
+            "fifo"
+        }
+    }
+
+    /// Devices of one chain's own.
+    struct Owned(Devices);
+
+    impl ExitController for Owned {
+        fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+            (&self.0).handle(exit, vcpu)
+        }
+    }
+
+    fn chain(fifo: &Arc<Mutex<Fifo>>) -> impl ExitController {
+        let mut devices = Devices::default();
+        devices.ports.attach(0xbb, 1, fifo.clone()).unwrap();
+        (Watchdog::default(), (Owned(devices), (Ends, OpenBus::default())))
+    }
+
+    const FRESH: Arrival = Arrival::FromGuest;
+    const NEXT: Arrival = Arrival::NextElement;
+
+    fn input(port: u16) -> Exit {
+        Exit::PioIn { port, size: 1 }
+    }
+
+    fn output(data: u32) -> Exit {
+        Exit::PioOut { port: 0xbb, size: 1, data }
+    }
+
+    #[test]
+    fn answers_go_back_into_the_guest() {
+        let fifo = Arc::default();
+        let mut vcpu = Script::new([(input(0xbb), FRESH), (input(0xbc), FRESH), (Exit::Hlt, FRESH)]);
+        let stop = run(&mut vcpu, &mut chain(&fifo), None).unwrap();
+        assert!(matches!(stop, Stop::Halted));
+        assert_eq!(vcpu.entries, [Entry::Resume, Entry::Value(1), Entry::Value(u64::MAX)]);
+    }
+
+    #[test]
+    fn string_io_is_the_same_to_devices_whether_the_host_batches_or_not() {
+        for arrivals in [[FRESH, FRESH, FRESH], [FRESH, NEXT, NEXT]] {
+            let fifo: Arc<Mutex<Fifo>> = Arc::default();
+            let mut recorder = Recorder::new(Clock::new(None), 0, None, None);
+            let elements = (1..=3).map(output).zip(arrivals);
+            let mut vcpu = Script::new(elements.chain([(Exit::Hlt, FRESH)]));
+            run(&mut vcpu, &mut chain(&fifo), Some(&mut recorder)).unwrap();
+            assert_eq!(fifo.lock().unwrap().written, [1, 2, 3]);
+            let exits = 1 + arrivals.iter().filter(|arrival| **arrival == FRESH).count() as u64;
+            assert_eq!(recorder.finish().profile.total(), Count { exits, elements: 4 });
+        }
+    }
+
+    #[test]
+    fn string_input_is_answered_element_by_element() {
+        let fifo = Arc::default();
+        let mut vcpu = Script::new([(input(0xbb), FRESH), (input(0xbb), NEXT), (Exit::Hlt, FRESH)]);
+        run(&mut vcpu, &mut chain(&fifo), None).unwrap();
+        assert_eq!(vcpu.entries, [Entry::Resume, Entry::Value(1), Entry::Value(2)]);
+    }
+
+    #[test]
+    fn an_msr_that_nobody_has_faults() {
+        let exits = [
+            (Exit::RdMsr { index: 1 }, FRESH),
+            (Exit::WrMsr { index: 1, data: 2 }, FRESH),
+            (Exit::Hlt, FRESH),
+        ];
+        let mut vcpu = Script::new(exits);
+        run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
+        assert_eq!(vcpu.entries, [Entry::Resume, Entry::Fault, Entry::Fault]);
+    }
+
+    #[test]
+    fn an_interruption_without_a_reason_is_nothing() {
+        let mut vcpu = Script::new([(Exit::Interrupted, FRESH), (Exit::Hlt, FRESH)]);
+        let stop = run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
+        assert!(matches!(stop, Stop::Halted));
+    }
+
+    #[test]
+    fn the_deadline_and_a_request_end_the_run() {
+        let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
+        let at = |seconds| Deadline::after(Some(Duration::from_secs(seconds)));
+        let mut late = Watchdog { deadline: at(0) };
+        assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
+        let mut early = Watchdog { deadline: at(60) };
+        assert!(matches!(early.handle(&Exit::Interrupted, &mut StillVcpu::default()), Outcome::Resume));
+        early.deadline.asked().store(true, Ordering::Release);
+        assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
+    }
+
+    #[test]
+    fn every_end_ends_the_loop() {
+        for exit in [Exit::Hlt, Exit::Shutdown, Exit::EmulationFailure(Default::default()), Exit::Other(1)] {
+            run(&mut Script::new([(exit, FRESH)]), &mut chain(&Arc::default()), None).unwrap();
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The x86 processor: the state in which guests start, the CPUID leaves that they see, and their page tables.
+//!
+//! Pure functions. Imports: [`crate::memory`].
+
+pub(crate) mod cpuid;
+pub(crate) mod modes;
+pub(crate) mod probe;
+
+pub use cpuid::{Override, Register, SIGNATURE, host_vendor};
+pub use modes::{Mode, Place};
+pub use probe::{Mapping, Probe, ProbeError};
