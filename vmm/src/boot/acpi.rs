@@ -133,6 +133,7 @@ fn device(name: &str, kind: &dyn Aml, number: u8, resources: Vec<&dyn Aml>) -> V
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

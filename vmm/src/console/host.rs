@@ -7,8 +7,6 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
 use crate::console::output::Output;
-use crate::device::serial::Serial;
-use crate::device::virtio::ConsoleInput;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, REPEAT, event};
@@ -18,7 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::Arc;
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -40,40 +38,6 @@ pub(crate) trait Port: Send {
     fn push(&mut self, bytes: &[u8]) -> usize;
     /// Written to when there is room again.
     fn room_event(&self) -> &EventFd;
-}
-
-/// The serial port, which the vCPUs have as well.
-pub(crate) struct SerialPort {
-    pub(crate) serial: Arc<Mutex<Serial>>,
-    pub(crate) drained: Arc<EventFd>,
-}
-
-impl Port for SerialPort {
-    fn push(&mut self, bytes: &[u8]) -> usize {
-        let mut serial = match self.serial.try_lock() {
-            Ok(serial) => serial,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // A vCPU has it, perhaps in a write that blocks.
-            Err(TryLockError::WouldBlock) => return 0,
-        };
-        let taken = bytes.get(..serial.room()).unwrap_or(bytes);
-        serial.receive(taken);
-        taken.len()
-    }
-
-    fn room_event(&self) -> &EventFd {
-        &self.drained
-    }
-}
-
-impl Port for ConsoleInput {
-    fn push(&mut self, bytes: &[u8]) -> usize {
-        Self::push(self, bytes)
-    }
-
-    fn room_event(&self) -> &EventFd {
-        Self::room_event(self)
-    }
 }
 
 /// What the threads work with.
@@ -263,6 +227,7 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::fd::OwnedFd;
+    use std::sync::Mutex;
     use std::thread;
     use std::time::Instant;
 

@@ -3,12 +3,13 @@
 //!
 //! National Semiconductor PC16550D data sheet.
 
+use crate::console::host::Port;
 use crate::console::output::{Output, stop_of};
 use crate::device::bus::Device;
 use crate::exit::Stop;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, TryLockError};
 use vm_superio::serial::{Error, SerialEvents};
 use vm_superio::{Serial as Uart, Trigger};
 use vmm_sys_util::eventfd::EventFd;
@@ -151,6 +152,30 @@ impl Device for Serial {
             5 => "serial line status",
             _ => "serial",
         }
+    }
+}
+
+/// The serial port, which the vCPUs have as well.
+pub(crate) struct SerialPort {
+    pub(crate) serial: Arc<Mutex<Serial>>,
+    pub(crate) drained: Arc<EventFd>,
+}
+
+impl Port for SerialPort {
+    fn push(&mut self, bytes: &[u8]) -> usize {
+        let mut serial = match self.serial.try_lock() {
+            Ok(serial) => serial,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A vCPU has it, perhaps in a write that blocks.
+            Err(TryLockError::WouldBlock) => return 0,
+        };
+        let taken = bytes.get(..serial.room()).unwrap_or(bytes);
+        serial.receive(taken);
+        taken.len()
+    }
+
+    fn room_event(&self) -> &EventFd {
+        &self.drained
     }
 }
 

@@ -1,10 +1,11 @@
 //! KVM's own counters, by name (`Documentation/virt/kvm/api.rst`, section 4.133).
+#![allow(unsafe_code)]
 
-use crate::host;
 use kvm_bindings::kvm_stats_header;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 
 /// Size of a counter's descriptor without its name, in bytes.
@@ -52,7 +53,7 @@ impl Counters {
 /// # Errors
 /// The kernel has no counters, or does not show them.
 pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<Counters> {
-    let stats = host::kvm_stats(fd)?;
+    let stats = kvm_stats(fd)?;
     let mut header = [0; size_of::<kvm_stats_header>()];
     stats.read_exact_at(&mut header, 0)?;
     let field = |at: usize| word(&header, at);
@@ -89,4 +90,18 @@ pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<Counters> {
 /// The native word at `at`; zero past the end.
 fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+/// KVM_GET_STATS_FD, `_IO(KVMIO, 0xce)`.
+const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
+
+/// A file with the counters of a VM or vCPU.
+fn kvm_stats(fd: &impl AsRawFd) -> io::Result<File> {
+    // SAFETY: the call takes no argument and makes a new file descriptor.
+    let stats = unsafe { libc::ioctl(fd.as_raw_fd(), KVM_GET_STATS_FD) };
+    if stats < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { File::from_raw_fd(stats) })
 }

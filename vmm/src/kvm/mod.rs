@@ -8,6 +8,8 @@
 pub(crate) mod coalesced;
 pub(crate) mod counters;
 pub(crate) mod decode;
+pub(crate) mod events;
 pub(crate) mod msr_filter;
+pub(crate) mod slots;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

@@ -2,7 +2,11 @@
 
 use crate::error::Error;
 use crate::host;
-use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap};
+use crate::memory::pc;
+use kvm_bindings::{
+    KVM_CAP_DISABLE_QUIRKS2, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
+    KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap, kvm_irqchip,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
 
@@ -63,4 +67,31 @@ pub(crate) fn patiently<T>(
             answer => return answer,
         }
     }
+}
+
+/// Refuses memory beyond what this processor's physical addresses reach (CPUID leaf 0x8000_0008).
+pub(crate) fn check_address_width(kvm: &Kvm, ram: u64) -> Result<(), Error> {
+    let end = pc::ram(ram).last().map_or(0, |(start, size)| start.0.saturating_add(*size));
+    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+    let supported = supported.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+    let leaf = supported.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008);
+    let bits = leaf.map_or(36, |leaf| leaf.eax & 0xff);
+    match 1u64.checked_shl(bits) {
+        Some(reach) if end > reach => Err(Error::Config(format!(
+            "{ram:#x} bytes of memory end at {end:#x}, and this processor's addresses at {reach:#x}: choose a smaller --mem"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Masks all lines of the two 8259 interrupt controllers, which come with the I/O APIC and are wired to the same lines:
+/// a kernel that does not know them, since the ACPI tables do not have them, would be interrupted by them.
+pub(crate) fn mask_legacy_controllers(vm: &VmFd) -> Result<(), Error> {
+    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        vm.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
+        chip.chip.pic.imr = 0xff;
+        vm.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
+    }
+    Ok(())
 }

@@ -5,10 +5,12 @@
 pub(crate) mod compare;
 pub(crate) mod doctor;
 pub(crate) mod stats;
+pub(crate) mod variant;
 pub(crate) mod workload;
 
 pub use compare::run as run_comparison;
-pub use compare::{MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload};
+pub use compare::{MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Row};
 pub use doctor::{Check, Outcome, examine};
 pub use stats::{Spread, percentile};
+pub use variant::{Ring, Variant, Workload};
 pub use workload::{Echoes, Failure, Message, run_echoes, run_message, run_nothing};

@@ -6,7 +6,7 @@ use crate::console::output::Output;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host;
-use crate::lab::compare::{Ring, Variant, Workload};
+use crate::lab::variant::{Ring, Variant, Workload};
 use crate::machine::Machine;
 use crate::machine::report::Report;
 use crate::memory::{Gpa, GuestMemory};

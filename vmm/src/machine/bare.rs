@@ -7,14 +7,12 @@ use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::{Error, ImageError};
-use crate::kvm::msr_filter;
 use crate::kvm::vm::create_vm;
+use crate::kvm::{events, msr_filter, slots};
 use crate::machine::builder::Builder;
 use crate::machine::{Background, Machine};
 use crate::memory::{self, Gpa, GuestMemory, Map, PAGE_TABLES, TABLES, TABLES_SIZE, TASK_STATE};
 use crate::x86::modes::{self, Mode};
-use kvm_bindings::KVM_CAP_COALESCED_MMIO;
-use kvm_ioctls::{IoEventAddress, VmFd};
 use simvirtio::abi;
 use std::sync::{Arc, Mutex};
 
@@ -83,16 +81,16 @@ impl Builder {
         self.output.set_limit(self.output_limit);
 
         let (kvm, vm) = create_vm(memory::TSS)?;
-        memory.register(&vm)?;
+        slots::register(&vm, &memory)?;
         if self.irqchip {
             vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         }
         msr_filter::enable(&vm, &filtered)?;
         if let Some(Background::Shared(_, Some(doorbell))) = &background {
-            doorbell.connect(&vm)?;
+            events::connect_doorbell(&vm, doorbell.bell())?;
         }
         if coalesced {
-            coalesce_tx_head(&vm)?;
+            events::coalesce_tx_head(&vm)?;
         }
         log::debug!(
             "{map:?} map, {ram:#x} bytes of RAM; {mode} mode at {:#x}; image {:x?}; {} vCPUs",
@@ -147,15 +145,6 @@ impl Builder {
         self.devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, window.clone())?;
         Ok(Background::Trapped(transport, window))
     }
-}
-
-/// Has the kernel queue stores to TX head. What is not wholly within that word is still an exit.
-fn coalesce_tx_head(vm: &VmFd) -> Result<(), Error> {
-    if vm.check_extension_raw(KVM_CAP_COALESCED_MMIO.into()) <= 0 {
-        return Err(Error::TransportNeeds { transport: "coalesced", capability: "KVM_CAP_COALESCED_MMIO" });
-    }
-    let place = IoEventAddress::Mmio(abi::WINDOW.saturating_add(abi::offset::TX_HEAD));
-    vm.register_coalesced_mmio(place, 4).map_err(Error::kvm("KVM_REGISTER_COALESCED_MMIO"))
 }
 
 /// Refuses an image whose own bytes would be taken for a result.

@@ -2,20 +2,20 @@
 
 use crate::boot::acpi::{self, VirtioMmio};
 use crate::boot::linux;
-use crate::console::host::{Console, Port, SerialPort};
+use crate::console::host::{Console, Port};
 use crate::console::input::Input;
 use crate::controller::VcpuState;
 use crate::device::pc::i8042::{self, I8042};
 use crate::device::pc::post_code::{self, PostCode};
 use crate::device::pc::power::{self, Power};
 use crate::device::pc::rtc::{self, Rtc};
-use crate::device::serial::{self, Serial};
+use crate::device::serial::{self, Serial, SerialPort};
 use crate::device::virtio::registers::register;
 use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio, mmio};
 use crate::error::Error;
 use crate::host::{self, event};
-use crate::kvm::msr_filter;
-use crate::kvm::vm::create_vm;
+use crate::kvm::vm::{check_address_width, create_vm, mask_legacy_controllers};
+use crate::kvm::{events, msr_filter, slots};
 use crate::machine::boot_progress::{self, Watch};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
@@ -24,8 +24,7 @@ use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::Ender;
 use crate::x86::modes::Mode;
-use kvm_bindings::{KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, kvm_irqchip};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress};
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -105,18 +104,18 @@ impl Builder {
             }
         }
         vm.set_identity_map_address(pc::IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        memory.register(&vm)?;
+        slots::register(&vm, &memory)?;
         if readable {
-            registers.register_read_only(&vm, memory.slot_count())?;
+            slots::register_read_only(&vm, &registers, memory.slot_count())?;
         }
         vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         mask_legacy_controllers(&vm)?;
         check_address_width(&kvm, ram)?;
         msr_filter::enable(&vm, &filtered)?;
-        connect(&vm, &line, serial::IRQ)?;
+        events::connect_interrupt(&vm, &line, serial::IRQ)?;
         for (device, place) in virtio.iter().zip(&places) {
             let device = device.lock().unwrap_or_else(PoisonError::into_inner);
-            connect(&vm, device.interrupt(), place.irq)?;
+            events::connect_interrupt(&vm, device.interrupt(), place.irq)?;
             // Otherwise reading one is an exit.
             if readable {
                 device.show(registers.clone(), Gpa(place.address.into()));
@@ -214,38 +213,6 @@ fn places(count: usize) -> Vec<VirtioMmio> {
     (0..).take(count).map(place).collect()
 }
 
-/// Refuses memory beyond what this processor's physical addresses reach (CPUID leaf 0x8000_0008).
-fn check_address_width(kvm: &Kvm, ram: u64) -> Result<(), Error> {
-    let end = pc::ram(ram).last().map_or(0, |(start, size)| start.0.saturating_add(*size));
-    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-    let supported = supported.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
-    let leaf = supported.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008);
-    let bits = leaf.map_or(36, |leaf| leaf.eax & 0xff);
-    match 1u64.checked_shl(bits) {
-        Some(reach) if end > reach => Err(Error::Config(format!(
-            "{ram:#x} bytes of memory end at {end:#x}, and this processor's addresses at {reach:#x}: choose a smaller --mem"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Masks all lines of the two 8259 interrupt controllers, which come with the I/O APIC and are wired to the same lines:
-/// a kernel that does not know them, since the ACPI tables do not have them, would be interrupted by them.
-fn mask_legacy_controllers(vm: &VmFd) -> Result<(), Error> {
-    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-        vm.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
-        chip.chip.pic.imr = 0xff;
-        vm.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
-    }
-    Ok(())
-}
-
 fn duplicate(event: &EventFd) -> Result<EventFd, Error> {
     event.try_clone().map_err(Error::host("dup"))
-}
-
-/// Has a write to `line` interrupt the guest (KVM_IRQFD).
-fn connect(vm: &VmFd, line: &EventFd, irq: u32) -> Result<(), Error> {
-    vm.register_irqfd(line, irq).map_err(Error::kvm("KVM_IRQFD"))
 }

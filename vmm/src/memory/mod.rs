@@ -15,8 +15,6 @@ pub use transfer::Span;
 pub use vm_memory::GuestAddress as Gpa;
 
 use crate::error::Error;
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::VmFd;
 use mapping::{LARGE_PAGE, Mapping};
 use std::io;
 use std::sync::Arc;
@@ -100,38 +98,6 @@ impl GuestMemory {
         // does not change what it holds.
         let answer = unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_MERGEABLE) };
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
-    /// Gives the memory to the VM, a slot each (KVM_SET_USER_MEMORY_REGION).
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn register(&self, vm: &VmFd) -> Result<(), Error> {
-        self.register_from(vm, 0, 0)
-    }
-
-    fn register_from(&self, vm: &VmFd, first: u32, flags: u32) -> Result<(), Error> {
-        for (slot, region) in (first..).zip(self.slots.iter()) {
-            let description = kvm_userspace_memory_region {
-                slot,
-                flags,
-                guest_phys_addr: region.start_addr().0,
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the region is mapped, and the machine drops the VM before this memory.
-            unsafe { vm.set_user_memory_region(description) }
-                .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-        }
-        Ok(())
-    }
-
-    /// Gives the memory to the VM as slots after `first` that the guest can only read: its stores are MMIO exits.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn register_read_only(&self, vm: &VmFd, first: u32) -> Result<(), Error> {
-        self.register_from(vm, first, KVM_MEM_READONLY)
     }
 
     /// Stores a word at an aligned address for the guest to read. Where nothing is, nothing is stored.

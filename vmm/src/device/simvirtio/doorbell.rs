@@ -11,9 +11,6 @@ use crate::exit::Stop;
 use crate::host;
 use crate::memory::GuestMemory;
 use crate::shutdown::Deadline;
-use kvm_bindings::KVM_CAP_IOEVENTFD;
-use kvm_ioctls::{IoEventAddress, VmFd};
-use simvirtio::abi;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,19 +39,9 @@ impl Doorbell {
         })
     }
 
-    /// Has a store of either queue's number ring it.
-    ///
-    /// # Errors
-    /// KVM cannot do that.
-    pub(crate) fn connect(&self, vm: &VmFd) -> Result<(), Error> {
-        if vm.check_extension_raw(KVM_CAP_IOEVENTFD.into()) <= 0 {
-            return Err(Error::TransportNeeds { transport: "doorbell", capability: "KVM_CAP_IOEVENTFD" });
-        }
-        let place = IoEventAddress::Mmio(abi::DOORBELL);
-        [abi::doorbell::TX, abi::doorbell::RX]
-            .into_iter()
-            .try_for_each(|queue| vm.register_ioevent(&self.bell, &place, queue))
-            .map_err(Error::kvm("KVM_IOEVENTFD"))
+    /// The event that a store to the doorbell page signals.
+    pub(crate) fn bell(&self) -> &EventFd {
+        &self.bell
     }
 
     /// Ends the wait, now and from now on.
@@ -129,6 +116,7 @@ mod tests {
     use crate::console::output::Output;
     use crate::memory::Gpa;
     use simvirtio::Memory;
+    use simvirtio::abi;
     use simvirtio::device::State;
 
     /// A device over RAM that holds a driver's `R`, in the hands of `serve` for as long as `body` takes.

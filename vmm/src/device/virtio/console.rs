@@ -1,6 +1,7 @@
 //! The console device (virtio 1.2, section 5.3) with one port: queue 0 receives what the host types, queue 1
 //! transmits what the guest prints.
 
+use crate::console::host::Port;
 use crate::console::output::Output;
 use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
 use crate::device::virtio::{Backend, Names, names};
@@ -102,6 +103,16 @@ impl ConsoleInput {
             signal(&self.0.room);
         }
         count
+    }
+}
+
+impl Port for ConsoleInput {
+    fn push(&mut self, bytes: &[u8]) -> usize {
+        Self::push(self, bytes)
+    }
+
+    fn room_event(&self) -> &EventFd {
+        Self::room_event(self)
     }
 }
 
