@@ -1,11 +1,11 @@
 /*
- * The floor under `vmm run real16-42`: a static program without a runtime of its own that makes the same machine by
- * the same calls to KVM, in the same order, runs the same guest, and looks at its result.
+ * The lower bound for `vmm run real16-42`: a static program without a language runtime. It makes the same machine with
+ * the same calls to KVM in the same order, runs the same guest, and checks the result.
  *
- * What it leaves out is what a VMM is beside that: a command line, signals, a watchdog, devices, counts, a report.
+ * It leaves out the other parts of a VMM: the command line, signals, the watchdog, devices, counters and the report.
  *
- * gcc -O2 -static -o cold-start cold-start.c; ends with 0 where the guest has left 42, with the number of the step
- * that failed otherwise.
+ * Build: gcc -O2 -static -o cold-start cold-start.c
+ * Exit status: 0 if the guest leaves 42, otherwise the number of the step that failed.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The assignment's memory, and where the guest lies in it. */
+/* The size of the RAM, and the addresses of the guest's code and result. */
 enum { RAM = 0x100000, CODE = 0x1000, RESULT = 0x400 };
 
 /* mov ax, 42; mov [0x400], ax; hlt */
@@ -30,7 +30,7 @@ static const uint8_t guest[] = {0xb8, 42, 0, 0xa3, 0x00, 0x04, 0xf4};
 
 int main(void)
 {
-	/* The assignment asks for memory that may be merged. */
+	/* The assignment asks for mergeable memory. */
 	uint8_t *ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	NEED(1, ram != MAP_FAILED);
 	madvise(ram, RAM, MADV_MERGEABLE);
@@ -45,7 +45,7 @@ int main(void)
 	NEED(6, vm >= 0);
 	int run_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	NEED(7, run_size >= (int)sizeof(struct kvm_run));
-	/* A hypercall instruction is left as it is. */
+	/* KVM must not patch hypercall instructions. */
 	if (ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) {
 		struct kvm_enable_cap quirk = {
 			.cap = KVM_CAP_DISABLE_QUIRKS2,
@@ -56,7 +56,7 @@ int main(void)
 	ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000UL);
 	struct kvm_userspace_memory_region slot = {.memory_size = RAM, .userspace_addr = (uintptr_t)ram};
 	NEED(8, ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot) == 0);
-	/* Accesses to model-specific registers that KVM does not know come out. */
+	/* Accesses to MSRs that KVM does not know must exit. */
 	struct kvm_enable_cap msrs = {
 		.cap = KVM_CAP_X86_USER_SPACE_MSR,
 		.args = {KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER},
@@ -78,7 +78,7 @@ int main(void)
 	struct kvm_regs regs = {.rip = CODE, .rflags = 2};
 	NEED(13, ioctl(vcpu, KVM_SET_REGS, &regs) == 0);
 
-	/* What times are scaled by. */
+	/* vmm converts TSC ticks to time with this frequency. */
 	ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
 	NEED(14, ioctl(vcpu, KVM_RUN, 0) == 0);
 	NEED(15, run->exit_reason == KVM_EXIT_HLT);
@@ -86,7 +86,7 @@ int main(void)
 		regs = run->s.regs.regs;
 	else
 		NEED(16, ioctl(vcpu, KVM_GET_REGS, &regs) == 0);
-	/* KVM's own counters, of which the report shows some. */
+	/* vmm's report shows some of KVM's counters. */
 	static char table[1 << 16];
 	struct kvm_stats_header header;
 	int stats = ioctl(vcpu, KVM_GET_STATS_FD, 0);

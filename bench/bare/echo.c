@@ -1,11 +1,12 @@
 /*
- * The bare poller: the machine of `vmm compare`'s polling echo in ring 3, made by raw ioctls, with a loop for a device.
- * Runs the same image, prints the nanoseconds of its round trips: median and mean, and processor time.
+ * The bare poller: the machine of the polling echo in `vmm compare`, in ring 3, made with plain ioctls. The device is a
+ * loop. It runs the same image as `vmm compare`.
  *
  *   cc -O2 -pthread -o echo echo.c && ./echo IMAGE ECHOES
  *
- * The device knows just enough of SIMVIRTIO for this image (docs/abi.md, section 4) and checks nothing. The image's
- * parameters and what it leaves are in docs/compare.md.
+ * Prints four numbers: the median and the mean round trip in nanoseconds, and the CPU seconds of the vCPU thread and of
+ * the device thread. The device implements only the part of SIMVIRTIO that this image uses (docs/abi.md, section 4),
+ * and checks nothing. docs/compare.md describes the parameters and the results of the image.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -70,7 +71,7 @@ static void status(uint8_t value)
 	__atomic_store_n(window + 6, value, __ATOMIC_RELEASE);
 }
 
-/* The device: commands until the driver is OK, then each byte goes back. */
+/* The device thread: handles commands until the driver status is OK, then echoes each byte. */
 static void *poll_window(void *unused)
 {
 	uint32_t tail = 0, rx_head = 0;
@@ -102,7 +103,7 @@ static void *poll_window(void *unused)
 	return unused;
 }
 
-/* Long mode in ring 3: docs/abi.md, section 1. */
+/* Sets the vCPU to long mode in ring 3: docs/abi.md, section 1. */
 static void enter(int vcpu)
 {
 	uint64_t *gdt = (uint64_t *)tables, *map = (uint64_t *)(tables + PAGE);
@@ -158,7 +159,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: echo IMAGE ECHOES\n");
 		return 2;
 	}
-	/* Nothing hangs. */
+	/* The time limit of the program: 120 s. */
 	alarm(120);
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
@@ -198,7 +199,7 @@ int main(int argc, char **argv)
 	pthread_join(device, NULL);
 	uint8_t code = *((uint8_t *)run + run->io.data_offset);
 	if (run->exit_reason != KVM_EXIT_IO || run->io.port != 0xf4 || code != 0) {
-		fprintf(stderr, "the guest ended by exit reason %u, code %u\n", run->exit_reason, code);
+		fprintf(stderr, "unexpected end of the guest: exit reason %u, exit code %u\n", run->exit_reason, code);
 		return 1;
 	}
 	int khz = ioctl(vcpu, KVM_GET_TSC_KHZ, 0);

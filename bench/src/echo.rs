@@ -1,8 +1,8 @@
-//! The polling echo in ring 3: a byte to the device and back through shared memory, next to the same image with a bare
-//! poller (`bench/bare/echo.c`).
+//! The polling echo in ring 3: one byte to the device and back through shared memory. The baseline is a bare poller
+//! (`bench/bare/echo.c`) that runs the same image.
 //!
-//! The times are the guest's own, by the time-stamp counter. Both sides are busy all the time, so on a host with fewer free
-//! CPUs than two the median says nothing.
+//! The guest measures the times with the time-stamp counter. The guest and the device are busy all the time, so the
+//! median has no meaning on a host with fewer than two free CPUs.
 
 use crate::row::{Against, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
 use crate::scratch::{Scratch, compile};
@@ -12,21 +12,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use vmm::compare::{Failure, Ring, Variant, Workload, percentile, run_echoes, run_nothing};
 
-/// The bare program's source.
+/// The source of the bare poller.
 const BARE: &str = include_str!("../bare/echo.c");
-/// What both do in a batch.
+/// The work of one batch, for both candidates.
 const WORKLOAD: Workload = Workload { bytes: 0, messages: 5000, echo: 1, queue_len: 256 };
 
-/// Who runs the image.
+/// The program that runs the image.
 enum Runner {
     Ours,
     Bare,
 }
 
-/// Measures so many batches of each.
+/// Measures `rounds` batches of each candidate.
 ///
 /// # Errors
-/// gcc is missing, a guest does not end as it should, or an echo is wrong.
+/// gcc is missing, a guest ends in an unexpected way, or an echo is wrong.
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
     let bare = compile(&scratch, "echo", BARE, &["-pthread"])?;
@@ -40,7 +40,7 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let [ours, bare] = costs.as_slice() else { return Ok(Vec::new()) };
     let pair = cpu(ours, bare);
     let ratio = pair.ratios().map(|ratio| Goal {
-        what: "polling echo over the bare poller, ring 3, median of batches",
+        what: "polling echo from ring 3, relative to the bare poller, median of batches",
         unit: Unit::Ratio,
         limit: 1.2,
         value: ratio.median,
@@ -52,13 +52,13 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
         other: "bare poller",
         against: Against::Floor,
         unit: Unit::Nanoseconds,
-        how: "median round trip of a batch of 5,000, by the guest's clock",
+        how: "median round trip in a batch of 5,000, by the guest's clock",
         wall: wall(ours, bare),
         goals: ratio.into_iter().collect(),
         pair,
     };
     let most = Summary::of(&exits).map(|exits| Goal {
-        what: "polling exits per message",
+        what: "exits per polling echo",
         unit: Unit::Count,
         limit: 0.0,
         value: exits.max,
@@ -70,7 +70,7 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
         other: "",
         against: Against::Itself,
         unit: Unit::Count,
-        how: "exits of a batch, less those of a run that only shakes hands, by message",
+        how: "exits of a batch minus exits of a run that only makes the handshake, per echo",
         pair: Pair { ours: exits, other: Vec::new() },
         wall: Pair::default(),
         goals: most.into_iter().collect(),
@@ -78,7 +78,7 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     Ok(vec![echo, counted])
 }
 
-/// A batch by this VMM: the median round trip, and the mean in the place of the wall's time.
+/// Runs one batch in this VMM. Returns the median round trip as the CPU time, and the mean as the wall time.
 fn ours(exits: &mut Vec<f64>) -> Result<Cost, String> {
     let told = |failure: Failure| failure.to_string();
     let idle = run_nothing(Variant::Polling, Ring::Three, WORKLOAD).map_err(told)?;
@@ -89,7 +89,7 @@ fn ours(exits: &mut Vec<f64>) -> Result<Cost, String> {
     Ok(Cost { cpu: percentile(&echoes.round_trips, 0.5), wall: sum as f64 / count })
 }
 
-/// A batch by the bare poller, which prints both.
+/// Runs one batch in the bare poller, which prints the median and the mean.
 fn theirs(bare: &Path, image: &Path, output: &Path) -> Result<Cost, String> {
     let to = fs::File::create(output).map_err(|error| error.to_string())?;
     let mut command = Command::new(bare);

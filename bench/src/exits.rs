@@ -1,4 +1,4 @@
-//! What an exit costs: the loop of `vmm::run` with its whole chain of controllers, next to a bare KVM_RUN loop.
+//! The cost of an exit: the loop of `vmm::run` with the full chain of controllers, compared with a bare KVM_RUN loop.
 
 use crate::bare::{Bare, START};
 use crate::loops::{self, ADDRESS, Access, MARK, MSR, PORT, UNROLLED, WARM_UP};
@@ -14,27 +14,27 @@ use vmm::memory::Gpa;
 use vmm::modes::Mode;
 use vmm::{Machine, Output};
 
-/// Passes of the guest's loop in one batch, so 640 exits: a few milliseconds, so that what else happens on the host meets
-/// all contestants alike, and spoils few batches. Each batch has a machine of its own: where its memory happens to lie
-/// is chance, too.
+/// The number of passes of the guest's loop in one batch, which makes 640 exits. A batch takes a few milliseconds, so
+/// that other work on the host affects all candidates alike, and few batches. Each batch has its own machine, because
+/// the addresses of the machine's memory affect the times too.
 const PASSES: u32 = 10;
-/// Exits of a batch.
+/// The number of exits in a batch.
 const EXITS: f64 = (PASSES * UNROLLED) as f64;
 
-/// Who runs the guest.
+/// The loop that runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Runner {
     /// The bare loop.
     Bare,
-    /// The bare loop once more: what of a difference is noise.
+    /// The bare loop again, which shows the noise in a difference.
     Again,
-    /// This VMM, without counting.
+    /// This VMM without the profile.
     Plain,
-    /// This VMM as it is used.
+    /// This VMM with the profile, which is the default.
     Profiled,
 }
 
-/// What the guest reads and writes: one value.
+/// A device that stores one value.
 #[derive(Debug)]
 struct Latch(u64);
 
@@ -51,7 +51,7 @@ impl Device for Latch {
     }
 }
 
-/// The port on which the guest says when the measured part begins and ends.
+/// The device behind [`MARK`]: records the time of each write.
 #[derive(Debug, Default)]
 struct Marks(Vec<Moment>);
 
@@ -68,7 +68,7 @@ impl Device for Marks {
     }
 }
 
-/// One batch by this VMM.
+/// Runs one batch in this VMM.
 fn ours(code: &[u8], profile: bool) -> Result<Cost, String> {
     let told = |error: vmm::Error| error.to_string();
     let image = flat::image(code.to_vec(), Mode::Long, Gpa(START)).map_err(|error| error.to_string())?;
@@ -85,19 +85,19 @@ fn ours(code: &[u8], profile: bool) -> Result<Cost, String> {
         return Err(report.stop.to_string());
     }
     if let Some(profile) = report.profile {
-        // The two loops, two marks and the halt.
+        // The accesses of both loops, two writes to MARK, and HLT.
         let expected = u64::from((WARM_UP + PASSES) * UNROLLED) + 3;
         if profile.total().exits != expected {
-            return Err(format!("{} exits were counted, and {expected} were made", profile.total().exits));
+            return Err(format!("the profile has {} exits, not {expected}", profile.total().exits));
         }
     }
     match marks.lock().unwrap_or_else(PoisonError::into_inner).0.as_slice() {
         [start, end] => Ok(end.since(start)),
-        _ => Err("the guest halted before its work was done".into()),
+        _ => Err("the guest halted before the end of the measured part".into()),
     }
 }
 
-/// The cost of one exit.
+/// Divides the cost of a batch by its number of exits.
 fn per_exit(cost: Cost) -> Cost {
     Cost { cpu: cost.cpu / EXITS, wall: cost.wall / EXITS }
 }
@@ -113,13 +113,13 @@ fn batch(runner: Runner, code: &[u8]) -> Result<Cost, String> {
 
 const RUNNERS: [Runner; 4] = [Runner::Bare, Runner::Again, Runner::Plain, Runner::Profiled];
 
-/// How the numbers are taken.
+/// The way the numbers are taken.
 const HOW: &str = "CPU time of the vCPU's thread, per exit";
 
-/// Measures `rounds` batches of each access and runner.
+/// Measures `rounds` batches for each access and runner.
 ///
 /// # Errors
-/// A guest did not do its work.
+/// A guest could not run, or ended too early.
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for access in Access::ALL {
@@ -135,7 +135,7 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// The lines of one access; `costs` are in the order of [`RUNNERS`].
+/// Returns the rows of one access. `costs` is in the order of [`RUNNERS`].
 fn rows_of(access: Access, costs: &[Vec<Cost>]) -> Vec<Row> {
     let of = |runner| {
         let place = RUNNERS.iter().position(|one| *one == runner);
@@ -154,17 +154,17 @@ fn rows_of(access: Access, costs: &[Vec<Cost>]) -> Vec<Row> {
     };
     let pairs = [
         ("", "", (Runner::Profiled, Runner::Bare), Against::Floor, "bare loop"),
-        ("-plain", ", without the profile", (Runner::Plain, Runner::Bare), Against::Itself, "bare loop"),
+        ("-plain", ", profile off", (Runner::Plain, Runner::Bare), Against::Itself, "bare loop"),
         (
             "-profile",
-            ", what the profile adds",
+            ", cost of the profile",
             (Runner::Profiled, Runner::Plain),
             Against::Itself,
-            "without it",
+            "profile off",
         ),
         (
             "-control",
-            ", the bare loop and itself",
+            ", bare loop compared with itself",
             (Runner::Again, Runner::Bare),
             Against::Itself,
             "bare loop",
@@ -181,14 +181,14 @@ fn goals_over_bare(pair: &Pair) -> Vec<Goal> {
     let (Some(ratio), Some(added)) = (pair.ratios(), pair.added()) else { return Vec::new() };
     vec![
         Goal {
-            what: "CPU per exit over the bare loop, profile on",
+            what: "CPU time per exit, profile on, relative to the bare loop",
             unit: Unit::Ratio,
             limit: 1.03,
             value: ratio.median,
             error: ratio.error,
         },
         Goal {
-            what: "CPU added to an exit, profile on",
+            what: "CPU time added to an exit, profile on",
             unit: Unit::Nanoseconds,
             limit: 100.0,
             value: added.median,
@@ -199,5 +199,11 @@ fn goals_over_bare(pair: &Pair) -> Vec<Goal> {
 
 fn goal_of_profile(added: Summary) -> Goal {
     let (value, error) = (added.median, added.error);
-    Goal { what: "of that, counts and latencies", unit: Unit::Nanoseconds, limit: 60.0, value, error }
+    Goal {
+        what: "CPU time added to an exit by the profile",
+        unit: Unit::Nanoseconds,
+        limit: 60.0,
+        value,
+        error,
+    }
 }

@@ -1,7 +1,7 @@
-//! `bench`: what vmm costs, as a whole, next to the least that it can cost and next to others.
+//! `bench` measures the cost of vmm as a whole, and compares it with a lower bound and with QEMU.
 //!
-//! Each measurement is a file, and a line in [`MEASUREMENTS`]. `docs/benchmarks.md` says what they do and how to read what
-//! comes of them; the parts of an exit's way are measured by `make bench-parts`.
+//! Each measurement is a module and an entry in [`MEASUREMENTS`]. `docs/benchmarks.md` describes the measurements and
+//! the results. `make bench-parts` measures the steps of an exit separately.
 
 mod bare;
 mod cold;
@@ -35,101 +35,109 @@ use vmm::memory::Gpa;
 use vmm::modes::Mode;
 use vmm::{Machine, Output};
 
-/// Exit statuses, as those of `vmm`.
+/// Exit statuses, the same as those of `vmm`.
 const USAGE: u8 = 110;
 const HOST_ERROR: u8 = 115;
 const INTERRUPTED: u8 = 117;
 
-/// What a measurement is given.
+/// The programs that a measurement uses.
 struct Context {
-    /// The program `vmm` to measure.
+    /// The `vmm` program to measure.
     vmm: PathBuf,
-    /// QEMU, where it is.
+    /// The QEMU program, if it is installed.
     qemu: Option<PathBuf>,
 }
 
 impl Context {
-    /// The program to measure, if it is there.
+    /// Returns the program to measure.
+    ///
+    /// # Errors
+    /// The file does not exist.
     fn vmm(&self) -> Result<&Path, String> {
         let here = self.vmm.is_file().then_some(self.vmm.as_path());
         here.ok_or_else(|| {
-            format!("{} is not there: build it (cargo build --release), or give --vmm", self.vmm.display())
+            format!("{} does not exist: run cargo build --release, or use --vmm FILE", self.vmm.display())
         })
     }
 
+    /// Returns the QEMU program.
+    ///
+    /// # Errors
+    /// QEMU is not installed.
     fn qemu(&self) -> Result<&Path, String> {
         let missing =
-            || format!("{} is not on the path: install it (apt-get install qemu-system-x86)", qemu::PROGRAM);
+            || format!("{} is not in PATH: install it (apt-get install qemu-system-x86)", qemu::PROGRAM);
         self.qemu.as_deref().ok_or_else(missing)
     }
 }
 
-/// Something to measure.
+/// One measurement: a name for `--only`, and the function that runs it.
 struct Measurement {
     name: &'static str,
     about: &'static str,
-    /// How often, unless the user says otherwise.
+    /// The number of rounds without `--rounds`.
     rounds: usize,
     run: fn(&Context, usize) -> Result<Vec<Row>, String>,
 }
 
-/// All measurements, in the order of the table.
+/// All measurements, in the order of the results table.
 const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "exits",
-        about: "an exit and its way to a device and back, over a bare KVM_RUN loop",
+        about: "the cost of an exit, including the device access, compared with a bare KVM_RUN loop",
         rounds: 120,
         run: |_, rounds| exits::run(rounds),
     },
     Measurement {
         name: "cold",
-        about: "the start of vmm to its end with a tiny guest, over a bare program",
+        about: "a whole run of vmm with a tiny guest, compared with a bare program",
         rounds: 150,
         run: |context, rounds| cold::run(rounds, context.vmm()?),
     },
     Measurement {
         name: "echo",
-        about: "a byte to the device and back by polling, from ring 3, over a bare poller",
+        about: "one byte to the device and back by polling, from ring 3, compared with a bare poller",
         rounds: 20,
         run: |_, rounds| echo::run(rounds),
     },
     Measurement {
         name: "scale",
-        about: "1 to 1000 VMs alive in one process, over a bare program",
+        about: "1 to 1000 VMs alive in one process, compared with a bare program",
         rounds: 5,
         run: |context, rounds| scale::run(rounds, context.vmm()?),
     },
     Measurement {
         name: "size",
-        about: "peak RSS of a run, and the program's size, next to QEMU's",
+        about: "the peak RSS of a run and the size of the program, compared with QEMU",
         rounds: 5,
         run: |context, rounds| size::run(rounds, context.vmm()?, context.qemu.as_deref()),
     },
     Measurement {
         name: "qemu",
-        about: "the same guests under QEMU's microvm: start to end, and per exit",
+        about: "the same guests under QEMU's microvm: a whole run, and the cost per exit",
         rounds: 15,
         run: |context, rounds| qemu::run(rounds, context.vmm()?, context.qemu()?),
     },
 ];
 
-/// Measures what vmm costs next to bare loops and programs, and next to QEMU's microvm.
+/// Measures the cost of vmm, compared with bare loops, bare programs and QEMU's microvm.
 #[derive(Debug, Parser)]
 #[command(
     name = "bench",
-    after_help = "Tables in Markdown on stdout, progress on stderr. Ctrl-C ends it with what there is.\n\n\
-                  Exit status: 0 measured, whether goals were reached or not; 110 usage; 115 guests cannot run here; 117 interrupted."
+    after_help = "Prints Markdown tables on stdout and progress on stderr. Ctrl-C stops early and prints the results so far.\n\n\
+                  Exit status: 0 if the run is complete, even if a goal is missed; 110 for a usage error; 114 if a step \
+                  takes more than 60 s; 115 if guests cannot run on this host or output cannot be written; 117 if interrupted."
 )]
 struct Arguments {
-    /// How many rounds of each measurement [default: see --list]
+    /// Number of rounds for each measurement, 1 to 10000 [default: see --list]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
 
-    /// Measure only this, by its name in --list; may be given several times
+    /// Run only this measurement (see --list); repeat the option for several
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(MEASUREMENTS.iter().map(|one| one.name)))]
     only: Vec<String>,
 
-    /// List the measurements, and how many rounds each has
+    /// List the measurements and their numbers of rounds
     #[arg(long)]
     list: bool,
 
@@ -137,11 +145,11 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Draw the ratios into FILE, as SVG
+    /// Write a plot of the ratios to FILE as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
-    /// The program to measure [default: vmm, beside this program]
+    /// Program to measure [default: vmm in the folder of this program]
     #[arg(long, value_name = "FILE")]
     vmm: Option<PathBuf>,
 }
@@ -172,13 +180,13 @@ fn complain(what: &str) -> u8 {
     HOST_ERROR
 }
 
-/// Whether a guest can run here: one that halts.
+/// Runs a guest that halts at once, to check that guests can run on this host.
 fn try_guest() -> Result<(), vmm::Error> {
     let image = flat::image(&[0xf4][..], Mode::Real, Gpa(0))?;
     Machine::builder(image).output(Output::captured().0).build()?.run().map(drop)
 }
 
-/// Measures what was asked for. Returns the tables and the exit status.
+/// Runs the measurements that the user asked for. Returns the tables and the exit status.
 fn measure(arguments: &Arguments) -> (String, u8) {
     if let Err(error) = try_guest() {
         return (String::new(), complain(&error.to_string()));
@@ -204,7 +212,7 @@ fn measure(arguments: &Arguments) -> (String, u8) {
             Ok(rows) => results.add(rows),
             Err(_) if vmm::interrupted() => {}
             Err(why) => {
-                eprintln!("bench: {} cannot be measured: {why}", one.name);
+                eprintln!("bench: {}: not measured: {why}", one.name);
                 results.skipped.push((one.name.into(), why));
             }
         }
@@ -228,7 +236,7 @@ fn measure(arguments: &Arguments) -> (String, u8) {
     (table::markdown(&results), status)
 }
 
-/// Writes a file, in folders that are made where they are missing.
+/// Writes a file, and creates its folders if they are missing.
 fn save(path: &Path, content: &str) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;

@@ -1,17 +1,18 @@
-//! The ratios as a picture: SVG that needs nothing else, in the reader's own colours.
+//! A plot of the ratios: a self-contained SVG file that follows the reader's light or dark colour scheme.
 //!
-//! Two panels, since next to a bare loop a hundredth counts, and next to another program a factor does.
+//! The plot has two panels with different scales. Compared with a bare loop, a difference of one percent matters;
+//! compared with another program, only a factor does.
 
 use crate::results::Results;
 use crate::row::{Against, Row, Summary, Unit};
 use crate::table::number;
 use std::fmt::Write as _;
 
-/// Width of the picture, and of what stands left and right of a panel.
+/// The width of the picture, and of the margins left and right of a panel.
 const WIDTH: f64 = 820.0;
 const LEFT: f64 = 310.0;
 const RIGHT: f64 = 110.0;
-/// Height of a row, and of what a panel has besides.
+/// The height of a row, of the space above and below the rows of a panel, and of the header of the picture.
 const LINE: f64 = 24.0;
 const HEAD: f64 = 46.0;
 const FOOT: f64 = 30.0;
@@ -34,7 +35,7 @@ struct Line<'a> {
     limit: Option<f64>,
 }
 
-/// From a ratio to a place.
+/// The horizontal axis of a panel: maps a ratio to an x coordinate.
 struct Scale {
     low: f64,
     high: f64,
@@ -42,7 +43,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// A scale for all of `lines`, with 1 on it.
+    /// Returns a scale that covers all of `lines`, and 1.
     fn of(lines: &[Line], log: bool) -> Self {
         let values =
             || lines.iter().flat_map(|line| [Some(line.ratio.q1), Some(line.ratio.q3), line.limit]).flatten();
@@ -67,7 +68,7 @@ impl Scale {
         LEFT + part.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
     }
 
-    /// Where the lines of the grid are.
+    /// Returns the ratios that have a grid line.
     fn ticks(&self) -> Vec<f64> {
         if self.log {
             let (low, high) = (self.low.log10().round() as i32, self.high.log10().round() as i32);
@@ -80,7 +81,7 @@ impl Scale {
     }
 }
 
-/// Text that may stand in SVG.
+/// Escapes text for SVG.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -94,11 +95,11 @@ fn lines(rows: &[Row], against: Against) -> Vec<Line<'_>> {
     lines.collect()
 }
 
-/// The picture; `None` where no row has a ratio.
+/// Draws the plot. Returns `None` if no row has a ratio.
 pub fn svg(results: &Results) -> Option<String> {
     let panels = [
-        ("Next to the least that it can cost", lines(&results.rows, Against::Floor), false),
-        ("Next to another program at the same work", lines(&results.rows, Against::Program), true),
+        ("Compared with bare loops and programs (lower bounds)", lines(&results.rows, Against::Floor), false),
+        ("Compared with QEMU at the same work", lines(&results.rows, Against::Program), true),
     ];
     let panels: Vec<_> = panels.into_iter().filter(|(_, lines, _)| !lines.is_empty()).collect();
     if panels.is_empty() {
@@ -115,7 +116,7 @@ pub fn svg(results: &Results) -> Option<String> {
     let _ = write!(
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-labelledby=\"title desc\">\n\
-         <title id=\"title\">What vmm costs, over what others cost</title>\n<desc id=\"desc\">{}</desc>\n\
+         <title id=\"title\">Cost of vmm relative to bare programs and QEMU</title>\n<desc id=\"desc\">{}</desc>\n\
          <style>{STYLE}</style>\n<rect class=\"back\" width=\"{WIDTH}\" height=\"{height}\"/>\n\
          <text x=\"16\" y=\"24\" class=\"small\">{about}</text>\n",
         escape(&in_words(&panels))
@@ -129,15 +130,15 @@ pub fn svg(results: &Results) -> Option<String> {
     Some(svg)
 }
 
-/// The picture for those who do not see it.
+/// Describes the plot in text, for screen readers.
 fn in_words(panels: &[(&str, Vec<Line>, bool)]) -> String {
-    let mut words = String::from("Ratios, below 1 where vmm costs less.");
+    let mut words = String::from("Ratios: below 1, vmm costs less.");
     for (title, lines, _) in panels {
         let _ = write!(words, " {title}:");
         for line in lines {
             let _ = write!(
                 words,
-                " {} over {} {};",
+                " {}, relative to {}: {};",
                 line.title,
                 line.other,
                 number(line.ratio.median, Unit::Ratio)
@@ -208,7 +209,7 @@ mod tests {
     use crate::results::tests::example;
 
     #[test]
-    fn a_scale_has_all_on_it_and_one() {
+    fn a_scale_covers_all_values_and_one() {
         let line = |q1, q3, limit| Line {
             title: "",
             other: "",
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_is_well_formed_and_escaped() {
+    fn the_plot_is_well_formed_and_escaped() {
         let svg = svg(&example()).unwrap();
         assert!(svg.contains("A &lt;fast&gt; &amp; &quot;good&quot; processor"));
         let opened =
@@ -233,7 +234,9 @@ mod tests {
         for tag in ["svg", "text", "title", "desc", "style", "circle", "tspan"] {
             assert_eq!(opened(tag), svg.matches(&format!("</{tag}>")).count(), "{tag}");
         }
-        assert!(svg.contains("A over bare loop 1.010;") && svg.contains("prefers-color-scheme: dark"));
+        assert!(
+            svg.contains("A, relative to bare loop: 1.010;") && svg.contains("prefers-color-scheme: dark")
+        );
         assert!(svg.contains("goal: at most 1.03"));
         assert!(super::svg(&Results::default()).is_none());
     }

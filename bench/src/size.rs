@@ -1,4 +1,4 @@
-//! How much memory a run takes, and how large the program is; next to QEMU's.
+//! The peak memory of a run and the size of the program, compared with QEMU.
 
 use crate::loops;
 use crate::qemu;
@@ -9,10 +9,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// 3 MB.
+/// The goal for both rows: 3 MB.
 const LIMIT: f64 = 3e6;
 
-/// Measures `rounds` runs of `vmm`, and of QEMU where it is.
+/// Measures `rounds` runs of `vmm`, and of QEMU if it is installed.
+///
+/// # Errors
+/// A program could not run or ended with the wrong status, or a file could not be read.
 pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
     let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::real_console(0)))?;
@@ -46,14 +49,14 @@ pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, S
         pair,
         wall: Pair::default(),
     };
-    // The most that any run had.
+    // The goal is for the worst run.
     let most = memory.ours.iter().copied().reduce(f64::max);
     let file = size.ours.first().copied();
     Ok(vec![
         row(
             "peak-memory",
             "peak RSS of `vmm run simvirtio`",
-            "VmHWM at the process's end; QEMU runs a guest that ends at once",
+            "VmHWM at the end of the process; QEMU runs a guest that ends at once",
             memory,
             "peak RSS of `vmm run`",
             most,
@@ -61,7 +64,7 @@ pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, S
         row(
             "program-size",
             "program size, stripped",
-            "size of the file, without libraries",
+            "size of the file, without shared libraries",
             size,
             "program size, stripped",
             file,
@@ -69,16 +72,17 @@ pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, S
     ])
 }
 
-/// The most memory of a program that ends with `status`.
+/// Returns the peak memory of a program in bytes. The program must end with `status`.
 fn peak(command: &mut Command, status: i32) -> Result<f64, String> {
     match sys::peak_memory(command)? {
         (bytes, ended) if ended.code() == Some(status) => Ok(bytes as f64),
-        (_, ended) => Err(format!("{command:?} ended with {ended}, and {status} was expected")),
+        (_, ended) => Err(format!("{command:?} ended with {ended}, not with exit status {status}")),
     }
 }
 
-/// The size of a file, in bytes.
+/// Returns the size of a file in bytes.
 fn length(path: &Path) -> Result<f64, String> {
-    let found = fs::metadata(path).map_err(|error| format!("cannot look at {}: {error}", path.display()))?;
+    let found =
+        fs::metadata(path).map_err(|error| format!("cannot read the size of {}: {error}", path.display()))?;
     Ok(found.len() as f64)
 }
