@@ -2,12 +2,16 @@
 //! it with `make bench-parts`. `make bench` measures the cost of an exit as a whole.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "../src/latch.rs"]
+mod latch;
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use kvm_bindings::{
     KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR, kvm_regs,
     kvm_run, kvm_sregs,
 };
 use kvm_ioctls::Kvm;
+use latch::Latch;
 use simvirtio::driver::Driver;
 use simvirtio::ring::{Consumer, Producer, Ring};
 use simvirtio::{Memory, abi};
@@ -119,22 +123,6 @@ impl Vcpu for Script {
     }
 }
 
-/// A device that stores one value.
-struct Latch(u64);
-
-impl Device for Latch {
-    fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
-        ControlFlow::Continue(self.0)
-    }
-    fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
-        self.0 = data;
-        ControlFlow::Continue(())
-    }
-    fn name(&self, _: u64) -> &'static str {
-        "latch"
-    }
-}
-
 fn shared(device: impl Device + 'static) -> SharedDevice {
     Arc::new(Mutex::new(device))
 }
@@ -146,7 +134,7 @@ fn sink() -> Output {
 /// The devices of a machine, and a latch on each bus.
 fn devices() -> Devices {
     let mut devices = Devices::default();
-    let latch = shared(Latch(0));
+    let latch = shared(Latch::default());
     let ports = [
         (0x42, 1, latch.clone()),
         (debugcon::PORT, 1, shared(debugcon::Debugcon::new(sink()))),

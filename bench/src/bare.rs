@@ -31,24 +31,24 @@ impl Bare {
     /// # Errors
     /// A host call failed, or `code` is larger than the memory.
     pub fn new(code: &[u8]) -> Result<Self, String> {
-        let refused = |operation: &'static str| move |error| format!("{operation}: {error}");
+        let failed = |operation: &'static str| move |error| format!("{operation}: {error}");
         let mut ram = Memory::new(RAM)?;
         ram.write(START as usize, code)?;
         let mut tables = Memory::new(TABLES_SIZE as usize)?;
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         tables.write(0, &words(&modes::gdt(Mode::Long)))?;
         tables.write(PAGE as usize, &words(&modes::identity_map(Gpa(TABLES.0 + PAGE))))?;
-        let kvm = Kvm::new().map_err(refused("opening /dev/kvm"))?;
-        let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
-        vm.set_tss_address(TSS as usize).map_err(refused("KVM_SET_TSS_ADDR"))?;
+        let kvm = Kvm::new().map_err(failed("opening /dev/kvm"))?;
+        let vm = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+        vm.set_tss_address(TSS as usize).map_err(failed("KVM_SET_TSS_ADDR"))?;
         ram.register(&vm, 0, 0)?;
         tables.register(&vm, 1, TABLES.0)?;
-        hand_on_msr(&vm)?;
-        let vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
-        let reset = vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
+        filter_msr(&vm)?;
+        let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        let reset = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         let place = Place::ALONE;
-        vcpu.set_sregs(&modes::sregs(Mode::Long, reset, TABLES, place)).map_err(refused("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&modes::regs(Mode::Long, Gpa(START), place)).map_err(refused("KVM_SET_REGS"))?;
+        vcpu.set_sregs(&modes::sregs(Mode::Long, reset, TABLES, place)).map_err(failed("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&modes::regs(Mode::Long, Gpa(START), place)).map_err(failed("KVM_SET_REGS"))?;
         Ok(Self { vcpu, _vm: vm, _memory: [ram, tables] })
     }
 
@@ -92,7 +92,7 @@ impl Bare {
 }
 
 /// Asks KVM to exit on accesses to [`MSR`].
-fn hand_on_msr(vm: &VmFd) -> Result<(), String> {
+fn filter_msr(vm: &VmFd) -> Result<(), String> {
     let capability = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         args: [KVM_MSR_EXIT_REASON_FILTER.into(), 0, 0, 0],

@@ -3,7 +3,7 @@
 //!
 //! The result is the CPU time of the process from `wait4`, which includes the work of KVM at the end of the process.
 
-use crate::row::{Against, Goal, Row, Unit, cpu, interleave, wall};
+use crate::row::{Baseline, Goal, Row, Unit, cpu, interleave, wall};
 use crate::scratch::{Scratch, compile};
 use crate::sys;
 use std::path::Path;
@@ -29,9 +29,9 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     programs.extend(Some(vmm.with_file_name(STATIC)).filter(|path| path.is_file()));
     // Run each once, so that the files are in the page cache.
     for (place, program) in programs.iter().enumerate() {
-        start(program, place > 0)?;
+        run_once(program, place > 0)?;
     }
-    let costs = interleave(rounds, &programs, |program| start(program, *program != programs[0]))?;
+    let costs = interleave(rounds, &programs, |program| run_once(program, *program != programs[0]))?;
     let Some((bare, ours)) = costs.split_first() else { return Ok(Vec::new()) };
     let kinds = [
         ("cold-start", "dynamically linked", "cold start, dynamically linked, relative to the bare program"),
@@ -54,7 +54,7 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
             id: id.into(),
             title: format!("cold start, {linked}"),
             other: "bare program",
-            against: Against::Floor,
+            baseline: Baseline::LowerBound,
             unit: Unit::Nanoseconds,
             how: "CPU time of `vmm run real16-42` from start to end; the bare program is static C with the same calls to KVM",
             goals: goal.into_iter().collect(),
@@ -66,7 +66,7 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
 }
 
 /// Runs a program without input and output. Returns its cost if it succeeds.
-fn start(program: &Path, is_vmm: bool) -> Result<sys::Cost, String> {
+fn run_once(program: &Path, is_vmm: bool) -> Result<sys::Cost, String> {
     let mut command = Command::new(program);
     if is_vmm {
         command.args(["run", GUEST]);
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn a_program_has_a_cost_and_a_failure_has_a_message() {
-        assert!(start(Path::new("true"), false).unwrap().wall > 0.0);
-        assert!(start(Path::new("false"), false).unwrap_err().contains("did not leave 42"));
-        assert!(start(Path::new("/no/such/program"), false).is_err());
+        assert!(run_once(Path::new("true"), false).unwrap().wall > 0.0);
+        assert!(run_once(Path::new("false"), false).unwrap_err().contains("did not leave 42"));
+        assert!(run_once(Path::new("/no/such/program"), false).is_err());
     }
 
     #[test]

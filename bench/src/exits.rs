@@ -1,8 +1,9 @@
 //! The cost of an exit: the loop of `vmm::run` with the full chain of controllers, compared with a bare KVM_RUN loop.
 
 use crate::bare::{Bare, START};
+use crate::latch::Latch;
 use crate::loops::{self, ADDRESS, Access, MARK, MSR, PORT, UNROLLED, WARM_UP};
-use crate::row::{Against, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
+use crate::row::{Baseline, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
 use crate::sys::{Cost, Moment};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,28 +28,11 @@ enum Runner {
     /// The bare loop.
     Bare,
     /// The bare loop again, which shows the noise in a difference.
-    Again,
+    BareAgain,
     /// This VMM without the profile.
-    Plain,
+    ProfileOff,
     /// This VMM with the profile, which is the default.
-    Profiled,
-}
-
-/// A device that stores one value.
-#[derive(Debug)]
-struct Latch(u64);
-
-impl Device for Latch {
-    fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
-        ControlFlow::Continue(self.0)
-    }
-    fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
-        self.0 = data;
-        ControlFlow::Continue(())
-    }
-    fn name(&self, _: u64) -> &'static str {
-        "latch"
-    }
+    ProfileOn,
 }
 
 /// The device behind [`MARK`]: records the time of each write.
@@ -69,18 +53,18 @@ impl Device for Marks {
 }
 
 /// Runs one batch in this VMM.
-fn ours(code: &[u8], profile: bool) -> Result<Cost, String> {
-    let told = |error: vmm::Error| error.to_string();
+fn run_in_vmm(code: &[u8], profile: bool) -> Result<Cost, String> {
+    let text = |error: vmm::Error| error.to_string();
     let image = flat::image(code.to_vec(), Mode::Long, Gpa(START)).map_err(|error| error.to_string())?;
-    let (latch, marks) = (Arc::new(Mutex::new(Latch(0))), Arc::new(Mutex::new(Marks::default())));
+    let (latch, marks) = (Arc::new(Mutex::new(Latch::default())), Arc::new(Mutex::new(Marks::default())));
     let machine = Machine::builder(image)
         .port_device(PORT.into(), 1, latch.clone())
         .and_then(|builder| builder.mmio_device(ADDRESS.into(), 4, latch.clone()))
         .and_then(|builder| builder.msr_device(MSR, latch.clone()))
         .and_then(|builder| builder.port_device(MARK.into(), 1, marks.clone()))
-        .map_err(told)?;
+        .map_err(text)?;
     let machine = machine.output(Output::captured().0).timeout(Some(Duration::from_secs(60)));
-    let report = machine.profile(profile).build().and_then(Machine::run).map_err(told)?;
+    let report = machine.profile(profile).build().and_then(Machine::run).map_err(text)?;
     if !matches!(report.stop, Stop::Halted) {
         return Err(report.stop.to_string());
     }
@@ -104,14 +88,14 @@ fn per_exit(cost: Cost) -> Cost {
 
 fn batch(runner: Runner, code: &[u8]) -> Result<Cost, String> {
     let cost = match runner {
-        Runner::Bare | Runner::Again => Bare::new(code)?.run(),
-        Runner::Plain => ours(code, false),
-        Runner::Profiled => ours(code, true),
+        Runner::Bare | Runner::BareAgain => Bare::new(code)?.run(),
+        Runner::ProfileOff => run_in_vmm(code, false),
+        Runner::ProfileOn => run_in_vmm(code, true),
     };
     cost.map(per_exit)
 }
 
-const RUNNERS: [Runner; 4] = [Runner::Bare, Runner::Again, Runner::Plain, Runner::Profiled];
+const RUNNERS: [Runner; 4] = [Runner::Bare, Runner::BareAgain, Runner::ProfileOff, Runner::ProfileOn];
 
 /// The way the numbers are taken.
 const HOW: &str = "CPU time of the vCPU's thread, per exit";
@@ -123,11 +107,11 @@ const HOW: &str = "CPU time of the vCPU's thread, per exit";
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for access in Access::ALL {
-        let code = loops::long(access, PASSES);
+        let code = loops::long_mode_guest(access, PASSES);
         let costs = interleave(rounds, &RUNNERS, |runner| {
             batch(*runner, &code).map_err(|error| format!("{}, {runner:?}: {error}", access.name()))
         })?;
-        rows.extend(rows_of(access, &costs));
+        rows.extend(rows_for(access, &costs));
         if vmm::interrupted() {
             break;
         }
@@ -136,49 +120,49 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
 }
 
 /// Returns the rows of one access. `costs` is in the order of [`RUNNERS`].
-fn rows_of(access: Access, costs: &[Vec<Cost>]) -> Vec<Row> {
-    let of = |runner| {
+fn rows_for(access: Access, costs: &[Vec<Cost>]) -> Vec<Row> {
+    let costs_of = |runner| {
         let place = RUNNERS.iter().position(|one| *one == runner);
         place.and_then(|place| costs.get(place)).map_or(&[][..], Vec::as_slice)
     };
-    let row = |id: &str, title: &str, (ours, other), against, named| Row {
+    let row = |id: &str, title: &str, (ours, other), baseline, other_name| Row {
         id: format!("exit-{}{id}", access.id()),
         title: format!("{}{title}", access.name()),
-        other: named,
-        against,
+        other: other_name,
+        baseline,
         unit: Unit::Nanoseconds,
         how: HOW,
-        pair: cpu(of(ours), of(other)),
-        wall: wall(of(ours), of(other)),
+        pair: cpu(costs_of(ours), costs_of(other)),
+        wall: wall(costs_of(ours), costs_of(other)),
         goals: Vec::new(),
     };
     let pairs = [
-        ("", "", (Runner::Profiled, Runner::Bare), Against::Floor, "bare loop"),
-        ("-plain", ", profile off", (Runner::Plain, Runner::Bare), Against::Itself, "bare loop"),
+        ("", "", (Runner::ProfileOn, Runner::Bare), Baseline::LowerBound, "bare loop"),
+        ("-plain", ", profile off", (Runner::ProfileOff, Runner::Bare), Baseline::Detail, "bare loop"),
         (
             "-profile",
             ", cost of the profile",
-            (Runner::Profiled, Runner::Plain),
-            Against::Itself,
+            (Runner::ProfileOn, Runner::ProfileOff),
+            Baseline::Detail,
             "profile off",
         ),
         (
             "-control",
             ", bare loop compared with itself",
-            (Runner::Again, Runner::Bare),
-            Against::Itself,
+            (Runner::BareAgain, Runner::Bare),
+            Baseline::Detail,
             "bare loop",
         ),
     ];
-    let mut rows = pairs.map(|(id, title, pair, against, named)| row(id, title, pair, against, named));
+    let mut rows = pairs.map(|(id, title, pair, baseline, other)| row(id, title, pair, baseline, other));
     let [counted, _, profile, _] = &mut rows;
     counted.goals = goals_over_bare(&counted.pair);
-    profile.goals = profile.pair.added().map(goal_of_profile).into_iter().collect();
+    profile.goals = profile.pair.differences().map(goal_of_profile).into_iter().collect();
     rows.into()
 }
 
 fn goals_over_bare(pair: &Pair) -> Vec<Goal> {
-    let (Some(ratio), Some(added)) = (pair.ratios(), pair.added()) else { return Vec::new() };
+    let (Some(ratio), Some(added)) = (pair.ratios(), pair.differences()) else { return Vec::new() };
     vec![
         Goal {
             what: "CPU time per exit, profile on, relative to the bare loop",

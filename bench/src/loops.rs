@@ -83,7 +83,7 @@ pub const WARM_UP: u32 = 4;
 
 /// Returns a 64-bit guest that makes [`WARM_UP`] passes, writes [`MARK`], makes `passes` passes of [`UNROLLED`]
 /// accesses, writes [`MARK`] again, and halts.
-pub fn long(access: Access, passes: u32) -> Vec<u8> {
+pub fn long_mode_guest(access: Access, passes: u32) -> Vec<u8> {
     let mut code = vec![0xbf]; // mov edi, ADDRESS
     code.extend(ADDRESS.to_le_bytes());
     code.push(0xb9); // mov ecx, MSR
@@ -109,7 +109,7 @@ const END: [u8; 5] = [0xb0, 0, 0xe6, 0xf4, 0xf4]; // mov al, 0; out 0xf4, al; hl
 
 /// Returns a 16-bit guest that writes `passes` times [`UNROLLED`] bytes to the debug console, and ends. The code is
 /// position-independent.
-pub fn real_console(passes: u32) -> Vec<u8> {
+pub fn console_guest(passes: u32) -> Vec<u8> {
     let mut code = vec![0xb0, b'x', 0x66, 0xb9]; // mov al, 'x'; mov ecx, passes
     code.extend(passes.to_le_bytes());
     code.extend([0x66, 0x85, 0xc9]); // test ecx, ecx
@@ -127,7 +127,7 @@ pub fn real_console(passes: u32) -> Vec<u8> {
 
 /// Returns a 32-bit guest that reads the 32-bit device register at `address` `passes` times [`UNROLLED`] times, and
 /// ends. The code is position-independent.
-pub fn protected_reads(address: u32, passes: u32) -> Vec<u8> {
+pub fn register_guest(address: u32, passes: u32) -> Vec<u8> {
     let mut code = vec![0xbf]; // mov edi, address
     code.extend(address.to_le_bytes());
     code.push(0xb9); // mov ecx, passes
@@ -194,18 +194,18 @@ mod tests {
 
     #[test]
     fn each_loop_jumps_back_to_its_first_access() {
-        let code = long(Access::MmioRead, 3);
+        let code = long_mode_guest(Access::MmioRead, 3);
         let jump = code.len() - 3; // The end of jnz, from which its distance counts.
         let back = i32::from_le_bytes(code[jump - 4..jump].try_into().unwrap());
         let body = jump.checked_add_signed(back as isize).unwrap();
         assert_eq!(&code[body - 5..body + 2], [0xbb, 3, 0, 0, 0, 0x8b, 0x07]);
-        let code = real_console(3);
+        let code = console_guest(3);
         let jump = code.len() - END.len();
         let back = i16::from_le_bytes(code[jump - 2..jump].try_into().unwrap());
         let body = jump.checked_add_signed(back.into()).unwrap();
         assert_eq!(code[body..body + 2], [0xe6, 0xe9]);
         assert_eq!(usize::from(u16::from_le_bytes([code[body - 2], code[body - 1]])), jump - body);
-        let code = protected_reads(0x10_0000, 3);
+        let code = register_guest(0x10_0000, 3);
         let jump = code.len() - END.len();
         let back = i32::from_le_bytes(code[jump - 4..jump].try_into().unwrap());
         assert_eq!(code[jump.checked_add_signed(back as isize).unwrap()..][..2], [0x8b, 0x07]);
@@ -213,9 +213,9 @@ mod tests {
 
     #[test]
     fn firmware_has_a_jump_at_the_reset_address() {
-        let image = firmware(&real_console(0));
+        let image = firmware(&console_guest(0));
         assert_eq!((image.len(), &image[RESET..RESET + 5]), (FIRMWARE, &[0xea, 0, 0, 0, 0xf0][..]));
-        let image = firmware32(&protected_reads(0xfeb0_0000, 1));
+        let image = firmware32(&register_guest(0xfeb0_0000, 1));
         assert_eq!((image.len(), image[0x80], image[0x40]), (FIRMWARE, 0xbf, 23));
     }
 }

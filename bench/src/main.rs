@@ -8,6 +8,7 @@ mod cold;
 mod echo;
 mod exits;
 mod host;
+mod latch;
 mod loops;
 mod memory;
 mod plot;
@@ -28,7 +29,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use vmm::boot::flat;
 use vmm::memory::Gpa;
@@ -165,7 +166,7 @@ fn main() -> ExitCode {
     let (text, status) = if arguments.list { (list(), 0) } else { measure(&arguments) };
     let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     if let Err(error) = written {
-        return complain(&format!("cannot write standard output: {error}")).into();
+        return report_error(&format!("cannot write standard output: {error}")).into();
     }
     status.into()
 }
@@ -175,8 +176,9 @@ fn list() -> String {
     MEASUREMENTS.iter().map(line).collect()
 }
 
-fn complain(what: &str) -> u8 {
-    eprintln!("bench: error: {what}");
+/// Prints an error and returns its exit status.
+fn report_error(message: &str) -> u8 {
+    eprintln!("bench: error: {message}");
     HOST_ERROR
 }
 
@@ -189,17 +191,32 @@ fn try_guest() -> Result<(), vmm::Error> {
 /// Runs the measurements that the user asked for. Returns the tables and the exit status.
 fn measure(arguments: &Arguments) -> (String, u8) {
     if let Err(error) = try_guest() {
-        return (String::new(), complain(&error.to_string()));
+        return (String::new(), report_error(&error.to_string()));
     }
     vmm::catch_interrupts();
-    let beside = std::env::current_exe().unwrap_or_default().with_file_name("vmm");
-    let context = Context { vmm: arguments.vmm.clone().unwrap_or(beside), qemu: qemu::find() };
     let results = Arc::new(Mutex::new(Results { host: Host::this(), ..Default::default() }));
-    let lock = |results: &Mutex<Results>| results.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    sys::watch({
+    sys::start_watchdog({
         let results = results.clone();
         move || print!("{}", table::markdown(&lock(&results)))
     });
+    run_measurements(arguments, &results);
+    let results = lock(&results).clone();
+    let status = match write_files(arguments, &results) {
+        Some(status) => status,
+        None if results.interrupted => INTERRUPTED,
+        None => 0,
+    };
+    (table::markdown(&results), status)
+}
+
+fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
+    results.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the measurements, and adds each one's rows to `results` at its end.
+fn run_measurements(arguments: &Arguments, results: &Mutex<Results>) {
+    let default_vmm = std::env::current_exe().unwrap_or_default().with_file_name("vmm");
+    let context = Context { vmm: arguments.vmm.clone().unwrap_or(default_vmm), qemu: qemu::find() };
     let wanted =
         |one: &&Measurement| arguments.only.is_empty() || arguments.only.iter().any(|name| name == one.name);
     for one in MEASUREMENTS.iter().filter(wanted) {
@@ -207,7 +224,7 @@ fn measure(arguments: &Arguments) -> (String, u8) {
         eprintln!("bench: {}: {} ({rounds} rounds)", one.name, one.about);
         let start = Instant::now();
         let outcome = (one.run)(&context, rounds);
-        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results = lock(results);
         match outcome {
             Ok(rows) => results.add(rows),
             Err(_) if vmm::interrupted() => {}
@@ -222,18 +239,22 @@ fn measure(arguments: &Arguments) -> (String, u8) {
         }
         eprintln!("bench: {}: done in {:.0} s", one.name, start.elapsed().as_secs_f64());
     }
-    let results = lock(&results);
-    let mut status = if results.interrupted { INTERRUPTED } else { 0 };
+}
+
+/// Writes the JSON and the plot, if the user asked for them. Prints an error for each file that it cannot write, and
+/// returns the exit status then.
+fn write_files(arguments: &Arguments, results: &Results) -> Option<u8> {
     let files =
-        [(&arguments.json, Some(format!("{:#}\n", results.json()))), (&arguments.svg, plot::svg(&results))];
+        [(&arguments.json, Some(format!("{:#}\n", results.json()))), (&arguments.svg, plot::svg(results))];
+    let mut status = None;
     for (path, content) in
         files.iter().filter_map(|(path, content)| Some((path.as_ref()?, content.as_ref()?)))
     {
         if let Err(error) = save(path, content) {
-            status = complain(&format!("cannot write {}: {error}", vmm::boot::printable(path)));
+            status = Some(report_error(&format!("cannot write {}: {error}", vmm::boot::printable(path))));
         }
     }
-    (table::markdown(&results), status)
+    status
 }
 
 /// Writes a file, and creates its folders if they are missing.

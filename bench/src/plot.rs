@@ -4,7 +4,7 @@
 //! compared with another program, only a factor does.
 
 use crate::results::Results;
-use crate::row::{Against, Row, Summary, Unit};
+use crate::row::{Baseline, Row, Summary, Unit};
 use crate::table::number;
 use std::fmt::Write as _;
 
@@ -86,9 +86,9 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn lines(rows: &[Row], against: Against) -> Vec<Line<'_>> {
-    let of_this_kind = rows.iter().filter(|row| row.against == against);
-    let lines = of_this_kind.filter_map(|row| {
+fn lines(rows: &[Row], baseline: Baseline) -> Vec<Line<'_>> {
+    let selected = rows.iter().filter(|row| row.baseline == baseline);
+    let lines = selected.filter_map(|row| {
         let limit = row.goals.iter().find(|goal| goal.unit == Unit::Ratio).map(|goal| goal.limit);
         Some(Line { title: &row.title, other: row.other, ratio: row.pair.ratios()?, limit })
     });
@@ -98,8 +98,12 @@ fn lines(rows: &[Row], against: Against) -> Vec<Line<'_>> {
 /// Draws the plot. Returns `None` if no row has a ratio.
 pub fn svg(results: &Results) -> Option<String> {
     let panels = [
-        ("Compared with bare loops and programs (lower bounds)", lines(&results.rows, Against::Floor), false),
-        ("Compared with QEMU at the same work", lines(&results.rows, Against::Program), true),
+        (
+            "Compared with bare loops and programs (lower bounds)",
+            lines(&results.rows, Baseline::LowerBound),
+            false,
+        ),
+        ("Compared with QEMU at the same work", lines(&results.rows, Baseline::OtherProgram), true),
     ];
     let panels: Vec<_> = panels.into_iter().filter(|(_, lines, _)| !lines.is_empty()).collect();
     if panels.is_empty() {
@@ -119,7 +123,7 @@ pub fn svg(results: &Results) -> Option<String> {
          <title id=\"title\">Cost of vmm relative to bare programs and QEMU</title>\n<desc id=\"desc\">{}</desc>\n\
          <style>{STYLE}</style>\n<rect class=\"back\" width=\"{WIDTH}\" height=\"{height}\"/>\n\
          <text x=\"16\" y=\"24\" class=\"small\">{about}</text>\n",
-        escape(&in_words(&panels))
+        escape(&description(&panels))
     );
     let mut y = TOP;
     for (title, lines, log) in &panels {
@@ -131,7 +135,7 @@ pub fn svg(results: &Results) -> Option<String> {
 }
 
 /// Describes the plot in text, for screen readers.
-fn in_words(panels: &[(&str, Vec<Line>, bool)]) -> String {
+fn description(panels: &[(&str, Vec<Line>, bool)]) -> String {
     let mut words = String::from("Ratios: below 1, vmm costs less.");
     for (title, lines, _) in panels {
         let _ = write!(words, " {title}:");
@@ -148,6 +152,7 @@ fn in_words(panels: &[(&str, Vec<Line>, bool)]) -> String {
     words
 }
 
+/// Draws a panel with its title and grid.
 fn panel(svg: &mut String, top: f64, title: &str, lines: &[Line], scale: &Scale) {
     let (first, bottom) = (top + HEAD, top + HEAD + LINE * lines.len() as f64);
     let _ = writeln!(svg, "<text x=\"16\" y=\"{}\" class=\"head\">{}</text>", top + 18.0, escape(title));
@@ -169,38 +174,42 @@ fn panel(svg: &mut String, top: f64, title: &str, lines: &[Line], scale: &Scale)
         first - 8.0
     );
     for (place, line) in lines.iter().enumerate() {
-        let middle = first + LINE * (place as f64 + 0.5);
+        plot_row(svg, first + LINE * (place as f64 + 0.5), line, scale);
+    }
+}
+
+/// Draws one row of a panel, centred at the height `middle`.
+fn plot_row(svg: &mut String, middle: f64, line: &Line, scale: &Scale) {
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+        LEFT - 12.0,
+        middle + 4.5,
+        escape(line.title)
+    );
+    if let Some(limit) = line.limit {
+        let x = scale.x(limit);
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 12.0,
-            middle + 4.5,
-            escape(line.title)
-        );
-        if let Some(limit) = line.limit {
-            let x = scale.x(limit);
-            let _ = writeln!(
-                svg,
-                "<line class=\"goal\" x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{:.1}\"><title>goal: at most {limit}</title></line>",
-                middle - LINE / 2.0,
-                middle + LINE / 2.0
-            );
-        }
-        let Summary { q1, median, q3, .. } = line.ratio;
-        let shown = number(median, Unit::Ratio);
-        let _ = writeln!(
-            svg,
-            "<line class=\"spread\" x1=\"{:.1}\" y1=\"{middle:.1}\" x2=\"{:.1}\" y2=\"{middle:.1}\"/>\
-             <circle class=\"dot\" cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"4\"><title>{shown} [{q1:.3}, {q3:.3}]</title></circle>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{shown} <tspan class=\"small\">{}</tspan></text>",
-            scale.x(q1),
-            scale.x(q3),
-            scale.x(median),
-            WIDTH - RIGHT + 8.0,
-            middle + 4.5,
-            escape(line.other.split(' ').next().unwrap_or_default())
+            "<line class=\"goal\" x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{:.1}\"><title>goal: at most {limit}</title></line>",
+            middle - LINE / 2.0,
+            middle + LINE / 2.0
         );
     }
+    let Summary { q1, median, q3, .. } = line.ratio;
+    let shown = number(median, Unit::Ratio);
+    let _ = writeln!(
+        svg,
+        "<line class=\"spread\" x1=\"{:.1}\" y1=\"{middle:.1}\" x2=\"{:.1}\" y2=\"{middle:.1}\"/>\
+             <circle class=\"dot\" cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"4\"><title>{shown} [{q1:.3}, {q3:.3}]</title></circle>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{shown} <tspan class=\"small\">{}</tspan></text>",
+        scale.x(q1),
+        scale.x(q3),
+        scale.x(median),
+        WIDTH - RIGHT + 8.0,
+        middle + 4.5,
+        escape(line.other.split(' ').next().unwrap_or_default())
+    );
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! a SIMVIRTIO window (`vmm`) or of a virtio-mmio window (QEMU).
 
 use crate::loops::{self, UNROLLED};
-use crate::row::{Against, Row, Unit, cpu, interleave, wall};
+use crate::row::{Baseline, Row, Unit, cpu, interleave, wall};
 use crate::scratch::Scratch;
 use crate::sys::{self, Cost};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 /// The name of the QEMU program.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 /// The exit status of QEMU after the guest writes 0 to isa-debug-exit: twice the value, plus one.
-pub const ENDED: i32 = 1;
+pub const EXIT_STATUS: i32 = 1;
 /// The GPA of the first virtio-mmio window in a microvm.
 const VIRTIO: u32 = 0xfeb0_0000;
 /// The GPA of the SIMVIRTIO window in `vmm`.
@@ -30,7 +30,7 @@ pub fn find() -> Option<PathBuf> {
 }
 
 /// Returns the command for a minimal microvm that runs a firmware image.
-pub fn command(qemu: &Path, firmware: &Path) -> Command {
+pub fn qemu_command(qemu: &Path, firmware: &Path) -> Command {
     let mut command = Command::new(qemu);
     command
         .args(["-M", "microvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=off", "-accel", "kvm"])
@@ -59,7 +59,7 @@ pub fn command(qemu: &Path, firmware: &Path) -> Command {
 }
 
 /// Returns the command for `vmm` that runs an image in a mode, such as `@0x1000:16`.
-fn own_command(vmm: &Path, image: &Path, mode: &str) -> Command {
+fn vmm_command(vmm: &Path, image: &Path, mode: &str) -> Command {
     let mut command = Command::new(vmm);
     let mut guest = image.as_os_str().to_owned();
     guest.push(mode);
@@ -82,8 +82,8 @@ fn measure(candidate: &Candidate) -> Result<Cost, String> {
     }
     // Run it again to get its error message.
     let output = (candidate.command)().output().map_err(|error| error.to_string())?;
-    let said = vmm::boot::printable_text(String::from_utf8_lossy(&output.stderr).trim());
-    Err(format!("{command:?} ended with {}: {said}", ran.status))
+    let message = vmm::boot::printable_text(String::from_utf8_lossy(&output.stderr).trim());
+    Err(format!("{command:?} ended with {}: {message}", ran.status))
 }
 
 /// Measures `rounds` runs of each guest under both programs.
@@ -94,33 +94,33 @@ pub fn run(rounds: usize, vmm: &Path, qemu: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
     let mut candidates = Vec::new();
     for (name, passes) in [("none", 0), ("many", PASSES)] {
-        let console = loops::real_console(passes);
-        let own = scratch.file(&format!("console-{name}.bin"), &console)?;
+        let console = loops::console_guest(passes);
+        let image = scratch.file(&format!("console-{name}.bin"), &console)?;
         let firmware = scratch.file(&format!("console-{name}.fw"), &loops::firmware(&console))?;
-        candidates.push(ours(vmm, own, "@0x1000:16"));
-        candidates.push(theirs(qemu, firmware));
-        let own = scratch.file(&format!("reads-{name}.bin"), &loops::protected_reads(SIMVIRTIO, passes))?;
-        let code = loops::protected_reads(VIRTIO, passes);
+        candidates.push(vmm_candidate(vmm, image, "@0x1000:16"));
+        candidates.push(qemu_candidate(qemu, firmware));
+        let image = scratch.file(&format!("reads-{name}.bin"), &loops::register_guest(SIMVIRTIO, passes))?;
+        let code = loops::register_guest(VIRTIO, passes);
         let firmware = scratch.file(&format!("reads-{name}.fw"), &loops::firmware32(&code))?;
-        candidates.push(ours(vmm, own, "@0x1000:32"));
-        candidates.push(theirs(qemu, firmware));
+        candidates.push(vmm_candidate(vmm, image, "@0x1000:32"));
+        candidates.push(qemu_candidate(qemu, firmware));
     }
     let costs = interleave(rounds, &candidates, measure)?;
-    let of = |place: usize| costs.get(place).map_or(&[][..], Vec::as_slice);
+    let costs_of = |index: usize| costs.get(index).map_or(&[][..], Vec::as_slice);
     // The indices are in the order in which the loop above adds the candidates.
     let per_exit = |none: usize, many: usize| -> Vec<Cost> {
         let exits = f64::from(PASSES * UNROLLED);
-        let more = |(none, many): (&Cost, &Cost)| Cost {
+        let difference = |(none, many): (&Cost, &Cost)| Cost {
             cpu: (many.cpu - none.cpu) / exits,
             wall: (many.wall - none.wall) / exits,
         };
-        of(none).iter().zip(of(many)).map(more).collect()
+        costs_of(none).iter().zip(costs_of(many)).map(difference).collect()
     };
     let row = |id: &str, title: &str, how, ours: &[Cost], theirs: &[Cost]| Row {
         id: id.into(),
         title: title.into(),
         other: "QEMU microvm",
-        against: Against::Program,
+        baseline: Baseline::OtherProgram,
         unit: Unit::Nanoseconds,
         how,
         pair: cpu(ours, theirs),
@@ -130,7 +130,7 @@ pub fn run(rounds: usize, vmm: &Path, qemu: &Path) -> Result<Vec<Row>, String> {
     let of_process = "CPU time of the whole process";
     let of_exit = "CPU time of the process with 19,200 exits minus that with none, per exit";
     Ok(vec![
-        row("qemu-start", "whole run of a guest that ends at once", of_process, of(0), of(1)),
+        row("qemu-start", "whole run of a guest that ends at once", of_process, costs_of(0), costs_of(1)),
         row(
             "qemu-console",
             "write of a byte to the debug console",
@@ -142,12 +142,12 @@ pub fn run(rounds: usize, vmm: &Path, qemu: &Path) -> Result<Vec<Row>, String> {
     ])
 }
 
-fn ours(vmm: &Path, image: PathBuf, mode: &'static str) -> Candidate {
+fn vmm_candidate(vmm: &Path, image: PathBuf, mode: &'static str) -> Candidate {
     let vmm = vmm.to_owned();
-    Candidate { command: Box::new(move || own_command(&vmm, &image, mode)), status: 0 }
+    Candidate { command: Box::new(move || vmm_command(&vmm, &image, mode)), status: 0 }
 }
 
-fn theirs(qemu: &Path, firmware: PathBuf) -> Candidate {
+fn qemu_candidate(qemu: &Path, firmware: PathBuf) -> Candidate {
     let qemu = qemu.to_owned();
-    Candidate { command: Box::new(move || command(&qemu, &firmware)), status: ENDED }
+    Candidate { command: Box::new(move || qemu_command(&qemu, &firmware)), status: EXIT_STATUS }
 }

@@ -49,7 +49,7 @@ fn row(row: &Row) -> Value {
         "title": row.title,
         "unit": row.unit.name(),
         "how": row.how,
-        "against": row.against.name(),
+        "against": row.baseline.name(),
         "other": (!row.pair.other.is_empty()).then_some(row.other),
         "measured": pair(&row.pair),
         "wall": (!row.wall.ours.is_empty()).then(|| pair(&row.wall)),
@@ -63,7 +63,7 @@ fn pair(pair: &Pair) -> Value {
         "other": Summary::of(&pair.other).map(summary),
         "ratio": pair.ratios().map(summary),
         "ratio_of_medians": pair.ratio_of_medians(),
-        "difference": pair.added().map(summary),
+        "difference": pair.differences().map(summary),
     })
 }
 
@@ -86,7 +86,7 @@ fn goal(goal: &Goal) -> Value {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::row::{Against, Unit};
+    use crate::row::{Baseline, Unit};
 
     /// Two rows that share a goal, one row without a baseline, and a measurement that failed.
     pub fn example() -> Results {
@@ -95,7 +95,7 @@ pub mod tests {
             id: title.to_lowercase(),
             title: title.into(),
             other: "bare loop",
-            against: if other.is_empty() { Against::Program } else { Against::Floor },
+            baseline: if other.is_empty() { Baseline::OtherProgram } else { Baseline::LowerBound },
             unit,
             how: "by hand",
             pair: Pair { ours, other },

@@ -4,7 +4,7 @@
 //! short rounds, and the result is the median of the ratios of the rounds: a disturbance that affects a whole round
 //! cancels out.
 
-use crate::sys::{Cost, alive};
+use crate::sys::{Cost, begin_step};
 
 /// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +85,12 @@ pub struct Pair {
 impl Pair {
     /// Summarizes the ratios of the rounds: ours divided by the other's.
     pub fn ratios(&self) -> Option<Summary> {
-        self.by_round(|ours, other| ours / other)
+        self.summarize(|ours, other| ours / other)
     }
 
     /// Summarizes the differences of the rounds: ours minus the other's.
-    pub fn added(&self) -> Option<Summary> {
-        self.by_round(|ours, other| ours - other)
+    pub fn differences(&self) -> Option<Summary> {
+        self.summarize(|ours, other| ours - other)
     }
 
     /// Returns the ratio of the medians.
@@ -98,7 +98,7 @@ impl Pair {
         Some(Summary::of(&self.ours)?.median / Summary::of(&self.other)?.median)
     }
 
-    fn by_round(&self, compare: impl Fn(f64, f64) -> f64) -> Option<Summary> {
+    fn summarize(&self, compare: impl Fn(f64, f64) -> f64) -> Option<Summary> {
         let rounds = self.ours.iter().zip(&self.other);
         let compared: Vec<_> = rounds.map(|(ours, other)| compare(*ours, *other)).collect();
         Summary::of(&compared)
@@ -127,24 +127,24 @@ impl Goal {
     }
 }
 
-/// The kind of baseline that a row is compared with. The plot has a panel for each kind but [`Against::Itself`].
+/// The kind of baseline that a row is compared with. The plot has a panel for each kind except [`Baseline::Detail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Against {
+pub enum Baseline {
     /// A bare loop or a bare program, as a lower bound. Ratios are near 1.
-    Floor,
+    LowerBound,
     /// Another virtual machine monitor that does the same work.
-    Program,
-    /// The same program in another configuration, which gives the cost of one of its parts.
-    Itself,
+    OtherProgram,
+    /// No baseline for the plot: the row gives details of another row.
+    Detail,
 }
 
-impl Against {
+impl Baseline {
     /// Returns the name of the kind in the JSON.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Floor => "floor",
-            Self::Program => "program",
-            Self::Itself => "itself",
+            Self::LowerBound => "floor",
+            Self::OtherProgram => "program",
+            Self::Detail => "itself",
         }
     }
 }
@@ -159,7 +159,7 @@ pub struct Row {
     /// The name of the baseline. Empty without one.
     pub other: &'static str,
     /// The kind of the baseline.
-    pub against: Against,
+    pub baseline: Baseline,
     /// The unit of the numbers.
     pub unit: Unit,
     /// The way the numbers are taken.
@@ -186,18 +186,18 @@ pub fn interleave<C>(
 ) -> Result<Vec<Vec<Cost>>, String> {
     let mut costs = vec![Vec::with_capacity(rounds); candidates.len()];
     for round in 0..rounds {
-        let mut of_round = vec![Cost::default(); candidates.len()];
+        let mut round_costs = vec![Cost::default(); candidates.len()];
         for turn in 0..candidates.len() {
             let place = (round + turn) % candidates.len();
-            if let (Some(candidate), Some(cost)) = (candidates.get(place), of_round.get_mut(place)) {
-                alive();
+            if let (Some(candidate), Some(cost)) = (candidates.get(place), round_costs.get_mut(place)) {
+                begin_step();
                 *cost = match measure(candidate) {
                     Err(_) if vmm::interrupted() => return Ok(costs),
                     measured => measured?,
                 };
             }
         }
-        costs.iter_mut().zip(of_round).for_each(|(costs, cost)| costs.push(cost));
+        costs.iter_mut().zip(round_costs).for_each(|(costs, cost)| costs.push(cost));
         if vmm::interrupted() {
             break;
         }
@@ -241,13 +241,13 @@ mod tests {
         let ratios = pair.ratios().unwrap();
         assert!((ratios.q3 - ratios.q1).abs() < 1e-12 && (ratios.median - 1.1).abs() < 1e-12);
         assert_eq!(pair.ratio_of_medians(), Some(1.1));
-        assert_eq!(pair.added().unwrap().median, 20.0);
+        assert_eq!(pair.differences().unwrap().median, 20.0);
     }
 
     #[test]
     fn a_pair_without_a_baseline_has_no_ratio() {
         let pair = Pair { ours: vec![1.0], other: vec![] };
-        assert_eq!((pair.ratios(), pair.added(), pair.ratio_of_medians()), (None, None, None));
+        assert_eq!((pair.ratios(), pair.differences(), pair.ratio_of_medians()), (None, None, None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Many VMs in one process: runs `vmm bench scale`, which compares `vmm` with a bare program that makes the same calls.
 
-use crate::row::{Against, Goal, Pair, Row, Unit};
+use crate::row::{Baseline, Goal, Pair, Row, Unit};
 use crate::scratch::Scratch;
 use crate::sys;
 use serde_json::Value;
@@ -18,15 +18,15 @@ const VMS: [u64; 4] = [1, 10, 100, 1000];
 /// JSON is missing or wrong.
 pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let (file, said) = (scratch.file("scale.json", b"")?, scratch.file("errors", b"")?);
-    let errors = fs::File::create(&said).map_err(|error| error.to_string())?;
+    let (file, stderr) = (scratch.file("scale.json", b"")?, scratch.file("errors", b"")?);
+    let errors = fs::File::create(&stderr).map_err(|error| error.to_string())?;
     let vms = VMS.map(|vms| vms.to_string()).join(",");
     let mut command = Command::new(vmm);
     command.args(["bench", "scale", "--vms", &vms, "--rounds", &rounds.to_string(), "--json"]).arg(&file);
     let ran = sys::run(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors))?;
     if !ran.status.success() {
-        let said = fs::read_to_string(&said).unwrap_or_default();
-        let last = vmm::boot::printable_text(said.lines().next_back().unwrap_or("nothing"));
+        let messages = fs::read_to_string(&stderr).unwrap_or_default();
+        let last = vmm::boot::printable_text(messages.lines().next_back().unwrap_or("nothing"));
         return Err(format!("vmm bench scale ended with {}: {last}", ran.status));
     }
     let text =
@@ -57,7 +57,7 @@ fn rows(value: &Value) -> Option<Vec<Row>> {
                 _ => format!("cost per VM, {vms} VMs alive in the process"),
             },
             other: "bare program",
-            against: Against::Floor,
+            baseline: Baseline::LowerBound,
             unit: Unit::Nanoseconds,
             how: "CPU time per VM, to create, run and destroy all of them",
             pair: against_bare(number("/vmm/cpu_us/all")? * 1e3, ratio),

@@ -43,17 +43,17 @@ impl Drop for Scratch {
 ///
 /// # Errors
 /// The compiler is missing, or the program does not compile.
-pub fn compile(scratch: &Scratch, name: &str, text: &str, options: &[&str]) -> Result<PathBuf, String> {
-    let source = scratch.file(&format!("{name}.c"), text.as_bytes())?;
-    let program = source.with_extension("");
+pub fn compile(scratch: &Scratch, name: &str, source: &str, options: &[&str]) -> Result<PathBuf, String> {
+    let file = scratch.file(&format!("{name}.c"), source.as_bytes())?;
+    let program = file.with_extension("");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "gcc".into());
     let mut command = Command::new(&compiler);
-    command.args(["-O2", "-static"]).args(options).args([Path::new("-o"), &program, &source]);
+    command.args(["-O2", "-static"]).args(options).args([Path::new("-o"), &program, &file]);
     match command.output() {
         Ok(output) if output.status.success() => Ok(program),
         Ok(output) => {
-            let said = vmm::boot::printable_text(String::from_utf8_lossy(&output.stderr).trim());
-            Err(format!("the bare program {name} does not compile: {said}"))
+            let message = vmm::boot::printable_text(String::from_utf8_lossy(&output.stderr).trim());
+            Err(format!("the bare program {name} does not compile: {message}"))
         }
         Err(error) => Err(format!("cannot start the C compiler {}: {error}", compiler.display())),
     }

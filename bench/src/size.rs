@@ -2,7 +2,7 @@
 
 use crate::loops;
 use crate::qemu;
-use crate::row::{Against, Goal, Pair, Row, Unit};
+use crate::row::{Baseline, Goal, Pair, Row, Unit};
 use crate::scratch::Scratch;
 use crate::sys;
 use std::fs;
@@ -12,43 +12,14 @@ use std::process::{Command, Stdio};
 /// The goal for both rows: 3 MB.
 const LIMIT: f64 = 3e6;
 
-/// Measures `rounds` runs of `vmm`, and of QEMU if it is installed.
+/// Measures `rounds` runs of `vmm`, and of QEMU if it is installed, and the sizes of both programs.
 ///
 /// # Errors
 /// A program could not run or ended with the wrong status, or a file could not be read.
 pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, String> {
-    let scratch = Scratch::new()?;
-    let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::real_console(0)))?;
-    let (mut memory, mut size) = (Pair::default(), Pair::default());
-    for _ in 0..rounds {
-        let mut command = Command::new(vmm);
-        command.args(["run", "simvirtio"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        memory.ours.push(peak(&mut command, 0)?);
-        if let Some(qemu) = qemu {
-            memory.other.push(peak(&mut qemu::command(qemu, &firmware), qemu::ENDED)?);
-        }
-        if vmm::interrupted() {
-            break;
-        }
-    }
-    size.ours.push(length(vmm)?);
-    if let Some(qemu) = qemu {
-        size.other.push(length(qemu)?);
-    }
-    let row = |id: &str, title: &str, how, pair: Pair, what, value: Option<f64>| Row {
-        id: id.into(),
-        title: title.into(),
-        other: "QEMU microvm",
-        against: Against::Program,
-        unit: Unit::Bytes,
-        how,
-        goals: value
-            .map(|value| Goal { what, unit: Unit::Bytes, limit: LIMIT, value, error: 0.0 })
-            .into_iter()
-            .collect(),
-        pair,
-        wall: Pair::default(),
-    };
+    let memory = peak_memory(rounds, vmm, qemu)?;
+    let other_size = qemu.map(file_size).transpose()?;
+    let size = Pair { ours: vec![file_size(vmm)?], other: other_size.into_iter().collect() };
     // The goal is for the worst run.
     let most = memory.ours.iter().copied().reduce(f64::max);
     let file = size.ours.first().copied();
@@ -72,8 +43,43 @@ pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, S
     ])
 }
 
+/// Returns a row with a goal of [`LIMIT`] for `value`.
+fn row(id: &str, title: &str, how: &'static str, pair: Pair, what: &'static str, value: Option<f64>) -> Row {
+    let goal = value.map(|value| Goal { what, unit: Unit::Bytes, limit: LIMIT, value, error: 0.0 });
+    Row {
+        id: id.into(),
+        title: title.into(),
+        other: "QEMU microvm",
+        baseline: Baseline::OtherProgram,
+        unit: Unit::Bytes,
+        how,
+        goals: goal.into_iter().collect(),
+        pair,
+        wall: Pair::default(),
+    }
+}
+
+/// Returns the peak memory of `rounds` runs of both programs.
+fn peak_memory(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Pair, String> {
+    let scratch = Scratch::new()?;
+    let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::console_guest(0)))?;
+    let mut memory = Pair::default();
+    for _ in 0..rounds {
+        let mut command = Command::new(vmm);
+        command.args(["run", "simvirtio"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        memory.ours.push(peak_of(&mut command, 0)?);
+        if let Some(qemu) = qemu {
+            memory.other.push(peak_of(&mut qemu::qemu_command(qemu, &firmware), qemu::EXIT_STATUS)?);
+        }
+        if vmm::interrupted() {
+            break;
+        }
+    }
+    Ok(memory)
+}
+
 /// Returns the peak memory of a program in bytes. The program must end with `status`.
-fn peak(command: &mut Command, status: i32) -> Result<f64, String> {
+fn peak_of(command: &mut Command, status: i32) -> Result<f64, String> {
     match sys::peak_memory(command)? {
         (bytes, ended) if ended.code() == Some(status) => Ok(bytes as f64),
         (_, ended) => Err(format!("{command:?} ended with {ended}, not with exit status {status}")),
@@ -81,8 +87,8 @@ fn peak(command: &mut Command, status: i32) -> Result<f64, String> {
 }
 
 /// Returns the size of a file in bytes.
-fn length(path: &Path) -> Result<f64, String> {
-    let found =
+fn file_size(path: &Path) -> Result<f64, String> {
+    let metadata =
         fs::metadata(path).map_err(|error| format!("cannot read the size of {}: {error}", path.display()))?;
-    Ok(found.len() as f64)
+    Ok(metadata.len() as f64)
 }

@@ -50,30 +50,30 @@ impl Moment {
 /// The process ID of the running child, or 0.
 static CHILD: AtomicI32 = AtomicI32::new(0);
 /// The number of steps so far. The watchdog ends the program when it stops growing.
-static ALIVE: AtomicU64 = AtomicU64::new(0);
+static STEPS: AtomicU64 = AtomicU64::new(0);
 /// The time limit for one step. A step is a batch of exits or a child process.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STEP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts the watchdog thread. It kills the child and ends the program with status 114 if a step exceeds its time
-/// limit. The bare loop has no other watchdog. The thread calls `last_words` before the program ends.
-pub fn watch(last_words: impl Fn() + Send + 'static) {
+/// limit. The bare loop has no other watchdog. The thread calls `before_exit` before the program ends.
+pub fn start_watchdog(before_exit: impl Fn() + Send + 'static) {
     let started = Instant::now();
-    ALIVE.store(0, Ordering::Relaxed);
+    STEPS.store(0, Ordering::Relaxed);
     std::thread::spawn(move || {
         let mut seen = (u64::MAX, Instant::now());
         loop {
             std::thread::sleep(Duration::from_secs(1));
-            let step = ALIVE.load(Ordering::Relaxed);
-            if step != seen.0 {
-                seen = (step, Instant::now());
-            } else if seen.1.elapsed() > PATIENCE {
+            let steps = STEPS.load(Ordering::Relaxed);
+            if steps != seen.0 {
+                seen = (steps, Instant::now());
+            } else if seen.1.elapsed() > STEP_LIMIT {
                 kill_child();
                 eprintln!(
                     "bench: a step exceeds its limit of {} s ({:.0} s after the start): the run ends here",
-                    PATIENCE.as_secs(),
+                    STEP_LIMIT.as_secs(),
                     started.elapsed().as_secs_f64()
                 );
-                last_words();
+                before_exit();
                 std::process::exit(114);
             }
         }
@@ -81,8 +81,8 @@ pub fn watch(last_words: impl Fn() + Send + 'static) {
 }
 
 /// Tells the watchdog that a step begins.
-pub fn alive() {
-    ALIVE.fetch_add(1, Ordering::Relaxed);
+pub fn begin_step() {
+    STEPS.fetch_add(1, Ordering::Relaxed);
 }
 
 fn kill_child() {
@@ -95,7 +95,7 @@ fn kill_child() {
 
 /// The result of a child process.
 #[derive(Clone, Copy, Debug)]
-pub struct Ran {
+pub struct Finished {
     /// The exit status.
     pub status: ExitStatus,
     /// The CPU time of the child, and the wall time from before its start until after its end.
@@ -106,8 +106,8 @@ pub struct Ran {
 ///
 /// # Errors
 /// The child cannot be started, or this program was interrupted.
-pub fn run(command: &mut Command) -> Result<Ran, String> {
-    alive();
+pub fn run(command: &mut Command) -> Result<Finished, String> {
+    begin_step();
     let start = Instant::now();
     let child = command.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
     let pid = pid_of(&child);
@@ -118,7 +118,7 @@ pub fn run(command: &mut Command) -> Result<Ran, String> {
     let (status, usage) = waited?;
     let time = |time: libc::timeval| time.tv_sec as f64 * 1e9 + time.tv_usec as f64 * 1e3;
     let cpu = time(usage.ru_utime) + time(usage.ru_stime);
-    Ok(Ran { status: ExitStatus::from_raw(status), cost: Cost { cpu, wall } })
+    Ok(Finished { status: ExitStatus::from_raw(status), cost: Cost { cpu, wall } })
 }
 
 fn pid_of(child: &std::process::Child) -> libc::pid_t {
@@ -156,7 +156,7 @@ fn wait(pid: libc::pid_t, options: libc::c_int) -> Result<(libc::c_int, libc::ru
 /// # Errors
 /// The child cannot be started or traced, or this program was interrupted.
 pub fn peak_memory(command: &mut Command) -> Result<(u64, ExitStatus), String> {
-    alive();
+    begin_step();
     // SAFETY: between fork and exec the closure makes only a system call, which is allowed there.
     unsafe {
         command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, ptr::null_mut::<u8>(), 0) {
@@ -198,7 +198,7 @@ fn trace(pid: libc::pid_t) -> Result<(u64, ExitStatus), String> {
         }
         let is_exit = status >> 16 == libc::PTRACE_EVENT_EXIT;
         if is_exit {
-            peak = Some(high_water_mark(pid)?);
+            peak = Some(peak_rss(pid)?);
         }
         // Other stops are signals, which the child must still receive.
         request(libc::PTRACE_CONT, if is_exit { 0 } else { libc::WSTOPSIG(status).into() })?;
@@ -206,7 +206,7 @@ fn trace(pid: libc::pid_t) -> Result<(u64, ExitStatus), String> {
 }
 
 /// Reads the peak resident memory of a process in bytes (`proc(5)`, VmHWM).
-fn high_water_mark(pid: libc::pid_t) -> Result<u64, String> {
+fn peak_rss(pid: libc::pid_t) -> Result<u64, String> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
     let kibibytes =

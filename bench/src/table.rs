@@ -69,7 +69,7 @@ fn line(row: &Row) -> String {
         _ => format!("{digits} ± {}", number(summary.error, unit)),
     };
     let ratio = row.pair.ratios().map(|ratio| error(ratio, Unit::Ratio, number(ratio.median, Unit::Ratio)));
-    let added = row.pair.added().map(|added| error(added, row.unit, number(added.median, row.unit)));
+    let added = row.pair.differences().map(|added| error(added, row.unit, number(added.median, row.unit)));
     let other = if row.pair.other.is_empty() { "" } else { row.other };
     format!(
         "| {} | {} | {} | {other} | {} | {} |\n",

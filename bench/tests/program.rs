@@ -70,10 +70,10 @@ fn a_missing_program_is_reported_and_its_measurement_is_skipped() {
         Some(115) => eprintln!("skipped: guests cannot run on this host: {}", text(&ran.stderr)),
         _ => {
             assert!(ran.status.success());
-            let (said, table) = (text(&ran.stderr), text(&ran.stdout));
+            let (messages, table) = (text(&ran.stderr), text(&ran.stdout));
             assert!(
-                said.contains("size: not measured: /no/such/vmm does not exist: run cargo build"),
-                "{said}"
+                messages.contains("size: not measured: /no/such/vmm does not exist: run cargo build"),
+                "{messages}"
             );
             assert!(table.contains("Not measured: size: /no/such/vmm does not exist"), "{table}");
         }
