@@ -153,6 +153,43 @@ mod tests {
         assert_eq!(goals(&[]), "");
     }
 
+    /// A number as [`number`] prints it, in the smallest unit of its kind, and half of its last digit.
+    fn parse(text: &str) -> (f64, f64) {
+        let mut words = text.split(' ');
+        let digits = words.next().unwrap();
+        let scale = match words.next() {
+            Some("us" | "kB") => 1e3,
+            Some("ms" | "MB") => 1e6,
+            Some("s") => 1e9,
+            _ => 1.0,
+        };
+        let decimals = digits.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        (digits.parse::<f64>().unwrap() * scale, scale * 0.5 / 10f64.powi(decimals as i32))
+    }
+
+    #[test]
+    fn the_goals_in_the_documentation_have_correct_verdicts() {
+        let text = include_str!("../../docs/benchmarks.md");
+        let table = text.lines().skip_while(|line| *line != "| goal | at most | measured | |").skip(2);
+        let rows: Vec<_> = table.map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |")).collect();
+        assert_eq!(rows.len(), 10);
+        for row in rows {
+            let [_, limit, measured, verdict] = row.split(" | ").collect::<Vec<_>>()[..] else {
+                panic!("not four cells: {row}")
+            };
+            let value = measured.split([',', '±']).next().unwrap().trim();
+            let ((limit, limit_error), (value, value_error)) = (parse(limit), parse(value));
+            match verdict.strip_prefix("missed by ") {
+                Some(excess) => {
+                    let (excess, excess_error) = parse(excess);
+                    let difference = (value - limit - excess).abs();
+                    assert!(value > limit && difference <= limit_error + value_error + excess_error, "{row}");
+                }
+                None => assert!(verdict == "reached" && value <= limit, "{row}"),
+            }
+        }
+    }
+
     #[test]
     fn each_line_has_as_many_cells_as_its_header() {
         let text = markdown(&example());
