@@ -1,11 +1,12 @@
 /*
- * The bare poller: the machine of `vmm compare`'s polling echo in ring 3, made by raw ioctls, with a loop for a device.
- * Runs the same image, prints the nanoseconds of its round trips: median and mean, and processor time.
+ * The bare poller: the machine of the polling echo in `vmm compare`, in ring 3, made with plain ioctls. The device is a
+ * loop. It runs the same image as `vmm compare`.
  *
  *   cc -O2 -pthread -o echo echo.c && ./echo IMAGE ECHOES
  *
- * The device knows just enough of SIMVIRTIO for this image (docs/abi.md, section 4) and checks nothing. The image's
- * parameters and what it leaves are in docs/compare.md.
+ * Prints four numbers: the median and the mean round trip in nanoseconds, and the CPU seconds of the vCPU thread and of
+ * the device thread. The device implements only the part of SIMVIRTIO that this image uses (docs/abi.md, section 4),
+ * and checks nothing. docs/compare.md describes the parameters and the results of the image.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -70,7 +71,7 @@ static void status(uint8_t value)
 	__atomic_store_n(window + 6, value, __ATOMIC_RELEASE);
 }
 
-/* The device: commands until the driver is OK, then each byte goes back. */
+/* The device thread: handles commands until the driver status is OK, then echoes each byte. */
 static void *poll_window(void *unused)
 {
 	uint32_t tail = 0, rx_head = 0;
@@ -102,7 +103,7 @@ static void *poll_window(void *unused)
 	return unused;
 }
 
-/* Long mode in ring 3: docs/abi.md, section 1. */
+/* Sets the vCPU to long mode in ring 3: docs/abi.md, section 1. */
 static void enter(int vcpu)
 {
 	uint64_t *gdt = (uint64_t *)tables, *map = (uint64_t *)(tables + PAGE);
@@ -151,15 +152,9 @@ static int by_size(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-int main(int argc, char **argv)
+/* Creates the VM with its memory. Returns the vCPU, and maps its kvm_run. */
+static int make_machine(struct kvm_run **run)
 {
-	uint32_t echoes = argc == 3 ? strtoul(argv[2], NULL, 10) : 0;
-	if (echoes < 1 || echoes > 100000) {
-		fprintf(stderr, "usage: echo IMAGE ECHOES\n");
-		return 2;
-	}
-	/* Nothing hangs. */
-	alarm(120);
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
 		die("/dev/kvm");
@@ -173,18 +168,50 @@ int main(int argc, char **argv)
 	int vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
 	if (vcpu < 0)
 		die("KVM_CREATE_VCPU");
-	struct kvm_run *run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	if (run == MAP_FAILED)
+	*run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	if (*run == MAP_FAILED)
 		die("mmap of the vCPU");
+	return vcpu;
+}
 
-	int image = open(argv[1], O_RDONLY);
+static void load_image(const char *path, uint32_t echoes)
+{
+	int image = open(path, O_RDONLY);
 	if (image < 0 || read(image, ram + 0x1000, 0xf000) <= 0)
-		die(argv[1]);
+		die(path);
 	uint32_t parameters[] = { 0, 0, echoes, 1 };
 	memcpy(ram + 0x13000, parameters, sizeof parameters);
 	for (unsigned i = 0; i < 0x2000; i++)
 		ram[0x94000 + i] = i % 251;
 	memcpy(window, "virt\0\1", 6);
+}
+
+static void print_times(int vcpu, uint32_t echoes, double vcpu_seconds)
+{
+	int khz = ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
+	if (khz <= 0)
+		die("KVM_GET_TSC_KHZ");
+	uint32_t *ticks = (uint32_t *)(ram + 0x14000);
+	double sum = 0;
+	for (uint32_t i = 0; i < echoes; i++)
+		sum += ticks[i];
+	qsort(ticks, echoes, sizeof *ticks, by_size);
+	printf("%.1f %.1f %.6f %.6f\n", ticks[(echoes - 1) / 2] * 1e6 / khz, sum * 1e6 / khz / echoes, vcpu_seconds,
+	       device_seconds);
+}
+
+int main(int argc, char **argv)
+{
+	uint32_t echoes = argc == 3 ? strtoul(argv[2], NULL, 10) : 0;
+	if (echoes < 1 || echoes > 100000) {
+		fprintf(stderr, "usage: echo IMAGE ECHOES\n");
+		return 2;
+	}
+	/* The time limit of the program: 120 s. */
+	alarm(120);
+	struct kvm_run *run;
+	int vcpu = make_machine(&run);
+	load_image(argv[1], echoes);
 	enter(vcpu);
 
 	pthread_t device;
@@ -198,18 +225,9 @@ int main(int argc, char **argv)
 	pthread_join(device, NULL);
 	uint8_t code = *((uint8_t *)run + run->io.data_offset);
 	if (run->exit_reason != KVM_EXIT_IO || run->io.port != 0xf4 || code != 0) {
-		fprintf(stderr, "the guest ended by exit reason %u, code %u\n", run->exit_reason, code);
+		fprintf(stderr, "unexpected end of the guest: exit reason %u, exit code %u\n", run->exit_reason, code);
 		return 1;
 	}
-	int khz = ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
-	if (khz <= 0)
-		die("KVM_GET_TSC_KHZ");
-	uint32_t *ticks = (uint32_t *)(ram + 0x14000);
-	double sum = 0;
-	for (uint32_t i = 0; i < echoes; i++)
-		sum += ticks[i];
-	qsort(ticks, echoes, sizeof *ticks, by_size);
-	printf("%.1f %.1f %.6f %.6f\n", ticks[(echoes - 1) / 2] * 1e6 / khz, sum * 1e6 / khz / echoes, vcpu_seconds,
-	       device_seconds);
+	print_times(vcpu, echoes, vcpu_seconds);
 	return 0;
 }

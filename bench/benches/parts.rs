@@ -1,6 +1,9 @@
-//! What the parts of an exit's way cost, each by itself and with warm caches: decode, dispatch, the devices, the rings,
-//! the profile. `make bench-parts` runs them; what an exit costs as a whole is `make bench`'s to say.
+//! Measures the steps of an exit separately, with warm caches: decoding, dispatch, devices, rings and the profile. Run
+//! it with `make bench-parts`. `make bench` measures the cost of an exit as a whole.
 #![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../src/latch.rs"]
+mod latch;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kvm_bindings::{
@@ -8,6 +11,7 @@ use kvm_bindings::{
     kvm_run, kvm_sregs,
 };
 use kvm_ioctls::Kvm;
+use latch::Latch;
 use simvirtio::driver::Driver;
 use simvirtio::ring::{Consumer, Producer, Ring};
 use simvirtio::{Memory, abi};
@@ -37,10 +41,10 @@ const STORE: Exit = Exit::MmioWrite { address: 0xd000_0000, size: 4, data: 7 };
 const LOAD: Exit = Exit::MmioRead { address: 0xd000_0000, size: 4 };
 const RDMSR: Exit = Exit::RdMsr { index: 0xabc };
 
-/// Where KVM leaves the data of port I/O: the page after `kvm_run`.
+/// The offset of the data of port I/O: KVM writes it to the page after `kvm_run`.
 const DATA: usize = 4096;
 
-/// From `kvm_run` to an exit, which has no more than the kernel's own answer in it.
+/// Decoding of `kvm_run` into an [`Exit`].
 fn decode(criterion: &mut Criterion) {
     let of_reason = |exit_reason| kvm_run { exit_reason, ..Default::default() };
     let pio = |direction| {
@@ -74,7 +78,7 @@ fn decode(criterion: &mut Criterion) {
     }
 }
 
-/// A vCPU that makes the same exit so many times, and then halts.
+/// A simulated vCPU that makes the same exit `left` times, and then halts.
 struct Script {
     exit: Exit,
     left: u64,
@@ -114,22 +118,6 @@ impl Vcpu for Script {
     }
 }
 
-/// One value behind a port, an address or a register.
-struct Latch(u64);
-
-impl Device for Latch {
-    fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
-        ControlFlow::Continue(self.0)
-    }
-    fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
-        self.0 = data;
-        ControlFlow::Continue(())
-    }
-    fn name(&self, _: u64) -> &'static str {
-        "latch"
-    }
-}
-
 fn shared(device: impl Device + 'static) -> SharedDevice {
     Arc::new(Mutex::new(device))
 }
@@ -138,10 +126,10 @@ fn sink() -> Output {
     Output::new(io::sink(), true)
 }
 
-/// The devices that a machine has, and a latch behind each bus.
+/// The devices of a machine, and a latch on each bus.
 fn devices() -> Devices {
     let mut devices = Devices::default();
-    let latch = shared(Latch(0));
+    let latch = shared(Latch::default());
     let ports = [
         (0x42, 1, latch.clone()),
         (DEBUGCON_PORT, 1, shared(Debugcon::new(sink()))),
@@ -157,7 +145,7 @@ fn devices() -> Devices {
     devices
 }
 
-/// The clock of the machines here.
+/// A clock with the TSC frequency of this host.
 fn clock() -> Clock {
     let khz = Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_vcpu(0)?.get_tsc_khz());
     Clock::new(khz.ok())
@@ -167,8 +155,8 @@ fn recorder(clock: Clock) -> Recorder {
     Recorder::new(clock, clock.now(), None, None)
 }
 
-/// The loop with a machine's own chain of controllers over a vCPU that is none: all of this program's part in an exit but
-/// KVM_RUN and its decoding.
+/// The run loop with a machine's chain of controllers and a simulated vCPU: all work of the program for an exit, except
+/// KVM_RUN and decoding.
 fn dispatch(criterion: &mut Criterion) {
     let (devices, msrs, clock) = (devices(), MsrPolicy::default(), clock());
     let mut group = criterion.benchmark_group("dispatch");
@@ -194,7 +182,7 @@ fn dispatch(criterion: &mut Criterion) {
             });
         }
     }
-    group.bench_function("nobody is there", |bencher| {
+    group.bench_function("unclaimed access", |bencher| {
         let mut chain = (&devices, OpenBus::default());
         let mut vcpu = StillVcpu::default();
         let exit = Exit::PioIn { port: 0x999, size: 1 };
@@ -205,24 +193,28 @@ fn dispatch(criterion: &mut Criterion) {
 /// An access to a device: offset, width, and the data of a write.
 type Access = (u64, u8, Option<u64>);
 
-/// Each device by itself, behind its lock.
+/// Each device separately, behind its lock.
 fn each_device(criterion: &mut Criterion) {
     let entropy = Mmio::new(Entropy::new().unwrap(), memory()).unwrap();
     let devices: [(&str, SharedDevice, Access); 14] = [
-        ("debug console, a byte", shared(Debugcon::new(sink())), (0, 1, Some(b'x'.into()))),
-        ("serial, a byte", shared(Serial::new(sink())), (0, 1, Some(b'x'.into()))),
-        ("serial, line status", shared(Serial::new(sink())), (5, 1, None)),
-        ("exit port, the end", shared(ExitPort), (0, 1, Some(7))),
-        ("keyboard controller, status", shared(I8042::default()), (4, 1, None)),
-        ("clock, index", shared(Rtc::default()), (0, 1, Some(0))),
-        ("clock, seconds", shared(Rtc::default()), (1, 1, None)),
-        ("boot mark, the same", shared(PostCode::new(Arc::new(Timeline::default()))), (0, 1, Some(7))),
-        ("power, nothing", shared(Power), (1, 1, Some(0))),
-        ("system control port", shared(SystemControl::default()), (0, 1, None)),
-        ("SIMVIRTIO, magic", shared(window().0), (0, 4, None)),
-        ("SIMVIRTIO, TX tail", shared(window().0), (abi::offset::TX_TAIL, 4, None)),
-        ("virtio-mmio, magic", shared(entropy), (0, 4, None)),
-        ("FIFO, empty", shared(Fifo::default()), (0, 1, None)),
+        ("debug console, write a byte", shared(Debugcon::new(sink())), (0, 1, Some(b'x'.into()))),
+        ("serial port, write a byte", shared(Serial::new(sink())), (0, 1, Some(b'x'.into()))),
+        ("serial port, read line status", shared(Serial::new(sink())), (5, 1, None)),
+        ("exit port, write", shared(ExitPort), (0, 1, Some(7))),
+        ("keyboard controller, read status", shared(I8042::default()), (4, 1, None)),
+        ("RTC, write index", shared(Rtc::default()), (0, 1, Some(0))),
+        ("RTC, read seconds", shared(Rtc::default()), (1, 1, None)),
+        (
+            "boot mark, write the same value",
+            shared(PostCode::new(Arc::new(Timeline::default()))),
+            (0, 1, Some(7)),
+        ),
+        ("power control, write 0", shared(Power), (1, 1, Some(0))),
+        ("system control port, read", shared(SystemControl::default()), (0, 1, None)),
+        ("SIMVIRTIO, read magic", shared(window().0), (0, 4, None)),
+        ("SIMVIRTIO, read TX tail", shared(window().0), (abi::offset::TX_TAIL, 4, None)),
+        ("virtio-mmio, read magic", shared(entropy), (0, 4, None)),
+        ("FIFO, read while empty", shared(Fifo::default()), (0, 1, None)),
     ];
     let mut group = criterion.benchmark_group("device");
     for (name, device, (offset, size, data)) in devices {
@@ -236,18 +228,18 @@ fn each_device(criterion: &mut Criterion) {
             });
         });
     }
-    group.bench_function("FIFO, in and out", |bencher| {
+    group.bench_function("FIFO, write and read", |bencher| {
         let mut fifo = Fifo::default();
         bencher.iter(|| (fifo.write(0, 1, black_box(7)), fifo.read(0, 1)));
     });
 }
 
-/// The assignment's RAM, and a page for the window of the polling transport.
+/// The RAM of a SIMVIRTIO machine, and a page for the window of the polling transport.
 fn memory() -> GuestMemory {
     GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE), (Gpa(abi::WINDOW), abi::WINDOW_SIZE)]).unwrap()
 }
 
-/// The trapped window, and the RAM behind it.
+/// The window of the exit-based transport, and the RAM of its device.
 fn window() -> (Window, GuestMemory) {
     let memory = memory();
     let trapped = TrappedMemory::new(memory.clone());
@@ -255,7 +247,7 @@ fn window() -> (Window, GuestMemory) {
     (Window::new(device), memory)
 }
 
-/// What a guest's driver sees where the window traps: registers by exits, and RAM.
+/// The memory that a driver sees with the exit-based transport: RAM, and registers in the window.
 struct Trapped {
     window: RefCell<Window>,
     ram: GuestMemory,
@@ -297,7 +289,7 @@ impl Memory for Trapped {
     }
 }
 
-/// A byte through a ring in guest memory, and through SIMVIRTIO as a whole: driver, window, device, output.
+/// One byte through a ring in guest memory, and one byte through all of SIMVIRTIO: driver, window, device and output.
 fn ring(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring");
     let memory = memory();
@@ -312,20 +304,24 @@ fn ring(criterion: &mut Criterion) {
             byte
         });
     });
-    group.bench_function("look at an empty one", |bencher| bencher.iter(|| consumer.peek(&memory).unwrap()));
+    group.bench_function("peek at an empty ring", |bencher| bencher.iter(|| consumer.peek(&memory).unwrap()));
     let (window, ram) = window();
     let mut driver = Driver::connect(Trapped { window: RefCell::new(window), ram }).unwrap();
-    group.bench_function("a byte through SIMVIRTIO", |bencher| {
+    group.bench_function("send a byte through SIMVIRTIO", |bencher| {
         bencher.iter(|| driver.send(&[black_box(b'x')]).unwrap());
     });
 }
 
-/// Counting and timing an exit: writing it down, with two looks at the clock, and then its part of a chunk's counting.
+/// The profile of an exit. `recorded` is the work per exit: two clock reads and an entry in a buffer, plus the share of
+/// counting a full buffer. `counted` is the counting alone.
 fn profile(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("profile");
     let port = |port| Exit::PioOut { port, size: 1, data: 0 };
-    for (name, ports) in [("one site", 1), ("64 sites in turn", 64), ("too many sites", 4 * MAX_SITES as u16)]
-    {
+    for (name, ports) in [
+        ("one site", 1),
+        ("64 sites in turn", 64),
+        ("more sites than the profile holds", 4 * MAX_SITES as u16),
+    ] {
         let mut next = 0;
         let mut exit = || {
             next = (next + 1) % ports;
@@ -347,7 +343,7 @@ fn profile(criterion: &mut Criterion) {
     }
 }
 
-/// A second for each: enough for three digits.
+/// One second per benchmark, which gives about three digits.
 fn short() -> Criterion {
     let config = Criterion::default().sample_size(30).without_plots();
     config.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(700))

@@ -1,6 +1,6 @@
-//! The floor: the least program around KVM_RUN that runs the same guest in the same memory.
+//! The lower bound: a minimal loop around KVM_RUN that runs the same guest in the same memory.
 //!
-//! It answers an exit with one `match`, has no bus, no lock and no second device, and counts nothing.
+//! It handles an exit with one `match`. It has no bus, no lock, no second device and no counters.
 
 use crate::loops::{ADDRESS, MARK, MSR, PORT};
 use crate::memory::Memory;
@@ -11,51 +11,52 @@ use vmm::internals::{gdt, identity_map, regs, sregs};
 use vmm::memory::{Gpa, PAGE, TABLES, TABLES_SIZE, TSS};
 use vmm::x86::{Mode, Place};
 
-/// Where the guest's code is.
+/// The GPA of the guest's code.
 pub const START: u64 = 0x1000;
-/// Size of its memory, in bytes.
+/// The size of the guest's RAM in bytes.
 const RAM: usize = 1 << 20;
 
 /// A virtual machine with one vCPU.
 #[derive(Debug)]
 pub struct Bare {
-    // Dropped before the memory that they use.
+    // Rust drops fields in this order, so the vCPU and the VM go before the memory that they use.
     vcpu: VcpuFd,
     _vm: VmFd,
     _memory: [Memory; 2],
 }
 
 impl Bare {
-    /// A machine for 64-bit code. KVM is not asked for the registers at each exit (KVM_CAP_SYNC_REGS), as `vmm` does.
+    /// Creates a machine for 64-bit code. Unlike `vmm`, it does not ask KVM for the registers at each exit
+    /// (KVM_CAP_SYNC_REGS).
     ///
     /// # Errors
-    /// The host cannot run it.
+    /// A host call failed, or `code` is larger than the memory.
     pub fn new(code: &[u8]) -> Result<Self, String> {
-        let refused = |operation: &'static str| move |error| format!("{operation}: {error}");
+        let failed = |operation: &'static str| move |error| format!("{operation}: {error}");
         let mut ram = Memory::new(RAM)?;
         ram.write(START as usize, code)?;
         let mut tables = Memory::new(TABLES_SIZE as usize)?;
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         tables.write(0, &words(&gdt(Mode::Long)))?;
         tables.write(PAGE as usize, &words(&identity_map(Gpa(TABLES.0 + PAGE))))?;
-        let kvm = Kvm::new().map_err(refused("opening /dev/kvm"))?;
-        let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
-        vm.set_tss_address(TSS as usize).map_err(refused("KVM_SET_TSS_ADDR"))?;
+        let kvm = Kvm::new().map_err(failed("opening /dev/kvm"))?;
+        let vm = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+        vm.set_tss_address(TSS as usize).map_err(failed("KVM_SET_TSS_ADDR"))?;
         ram.register(&vm, 0, 0)?;
         tables.register(&vm, 1, TABLES.0)?;
-        hand_on_msr(&vm)?;
-        let vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
-        let reset = vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
+        filter_msr(&vm)?;
+        let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        let reset = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         let place = Place::ALONE;
-        vcpu.set_sregs(&sregs(Mode::Long, reset, TABLES, place)).map_err(refused("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&regs(Mode::Long, Gpa(START), place)).map_err(refused("KVM_SET_REGS"))?;
+        vcpu.set_sregs(&sregs(Mode::Long, reset, TABLES, place)).map_err(failed("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&regs(Mode::Long, Gpa(START), place)).map_err(failed("KVM_SET_REGS"))?;
         Ok(Self { vcpu, _vm: vm, _memory: [ram, tables] })
     }
 
-    /// Runs the guest until it halts. Returns what it cost between its two marks.
+    /// Runs the guest until it halts. Returns the cost between the last two writes to [`MARK`].
     ///
     /// # Errors
-    /// The guest did something else, or somebody asked for the end.
+    /// The guest made an unexpected exit or wrote [`MARK`] fewer than two times, or the program was interrupted.
     pub fn run(&mut self) -> Result<Cost, String> {
         let mut latch = 0;
         let mut marks = [None, None];
@@ -79,20 +80,20 @@ impl Bare {
                     marks = [marks[1], Some(Moment::now())];
                 }
                 Ok(VcpuExit::Hlt) => break,
-                Ok(exit) => return Err(format!("the bare loop got {exit:?}")),
+                Ok(exit) => return Err(format!("unexpected exit in the bare loop: {exit:?}")),
                 Err(error) if error.errno() == libc::EINTR && !vmm::host::interrupted() => {}
                 Err(error) => return Err(format!("KVM_RUN: {error}")),
             }
         }
         match marks {
             [Some(start), Some(end)] => Ok(end.since(&start)),
-            _ => Err("the guest halted before its work was done".into()),
+            _ => Err("the guest halted before the end of the measured part".into()),
         }
     }
 }
 
-/// Has KVM hand on accesses to [`MSR`].
-fn hand_on_msr(vm: &VmFd) -> Result<(), String> {
+/// Asks KVM to exit on accesses to [`MSR`].
+fn filter_msr(vm: &VmFd) -> Result<(), String> {
     let capability = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         args: [KVM_MSR_EXIT_REASON_FILTER.into(), 0, 0, 0],

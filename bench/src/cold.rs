@@ -1,41 +1,45 @@
-//! Cold start: from the start of the program to its end with a tiny guest, next to a bare program that makes the same
-//! machine by the same calls to KVM.
+//! Cold start: a whole run of the program with a tiny guest. The baseline is a bare program that makes the same machine
+//! with the same calls to KVM.
 //!
-//! What counts is the CPU time of the process, from `wait4`: KVM's part of its end is in it.
+//! The result is the CPU time of the process from `wait4`, which includes the work of KVM at the end of the process.
 
-use crate::row::{Against, Goal, Row, Unit, cpu, interleave, wall};
+use crate::row::{Baseline, Goal, Row, Unit, cpu, interleave, wall};
 use crate::scratch::{Scratch, compile};
 use crate::sys;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The bare program's source.
+/// The source of the bare program.
 const BARE: &str = include_str!("../bare/cold-start.c");
-/// The guest: the bare program has the same one.
+/// The guest. The bare program has the same one.
 const GUEST: &str = "real16-42";
-/// The most that a start may cost, over the bare program's.
+/// The goal: the largest ratio to the bare program.
 const LIMIT: f64 = 1.15;
-/// The program that `make static` builds, beside the other.
+/// The name of the program that `make static` builds, in the folder of the other one.
 const STATIC: &str = "vmm-static";
 
-/// Starts `vmm`, the static one too where it is there, and the bare program by turns, so many times each.
+/// Runs the bare program, `vmm`, and the static `vmm` if it exists, in turn and `rounds` times each.
 ///
 /// # Errors
-/// gcc is missing, or a guest does not end as it should.
+/// gcc is missing, or a program could not run or ended with a failure.
 pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
     let bare = compile(&scratch, "cold-start", BARE, &[])?;
     let mut programs = vec![bare, vmm.to_path_buf()];
     programs.extend(Some(vmm.with_file_name(STATIC)).filter(|path| path.is_file()));
-    // Once each for what is cached from then on.
+    // Run each once, so that the files are in the page cache.
     for (place, program) in programs.iter().enumerate() {
-        start(program, place > 0)?;
+        run_once(program, place > 0)?;
     }
-    let costs = interleave(rounds, &programs, |program| start(program, *program != programs[0]))?;
+    let costs = interleave(rounds, &programs, |program| run_once(program, *program != programs[0]))?;
     let Some((bare, ours)) = costs.split_first() else { return Ok(Vec::new()) };
     let kinds = [
-        ("cold-start", "as cargo builds it", "cold start over the bare program"),
-        ("cold-start-static", "as one static file", "the same of the static program (`make static`)"),
+        ("cold-start", "dynamically linked", "cold start, dynamically linked, relative to the bare program"),
+        (
+            "cold-start-static",
+            "statically linked",
+            "cold start, statically linked (`make static`), relative to the bare program",
+        ),
     ];
     let rows = kinds.into_iter().zip(ours).map(|((id, linked, what), ours)| {
         let pair = cpu(ours, bare);
@@ -50,9 +54,9 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
             id: id.into(),
             title: format!("cold start, {linked}"),
             other: "bare program",
-            against: Against::Floor,
+            baseline: Baseline::LowerBound,
             unit: Unit::Nanoseconds,
-            how: "CPU time of `vmm run real16-42` from its start to its end; the bare program is static C with the same calls to KVM",
+            how: "CPU time of `vmm run real16-42` from start to end; the bare program is static C with the same calls to KVM",
             goals: goal.into_iter().collect(),
             pair,
             wall: wall(ours, bare),
@@ -61,8 +65,8 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     Ok(rows.collect())
 }
 
-/// What a program costs that prints into nothing and ends well.
-fn start(program: &Path, is_vmm: bool) -> Result<sys::Cost, String> {
+/// Runs a program without input and output. Returns its cost if it succeeds.
+fn run_once(program: &Path, is_vmm: bool) -> Result<sys::Cost, String> {
     let mut command = Command::new(program);
     if is_vmm {
         command.args(["run", GUEST]);
@@ -70,7 +74,7 @@ fn start(program: &Path, is_vmm: bool) -> Result<sys::Cost, String> {
     let ran = sys::run(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))?;
     if !ran.status.success() {
         return Err(format!(
-            "{} ended with {}, and its guest should leave 42",
+            "{} ended with {}: its guest did not leave 42, or did not run",
             program.display(),
             ran.status
         ));
@@ -83,10 +87,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_costs_time_and_its_failure_is_told() {
-        assert!(start(Path::new("true"), false).unwrap().wall > 0.0);
-        assert!(start(Path::new("false"), false).unwrap_err().contains("should leave 42"));
-        assert!(start(Path::new("/no/such/program"), false).is_err());
+    fn a_program_has_a_cost_and_a_failure_has_a_message() {
+        assert!(run_once(Path::new("true"), false).unwrap().wall > 0.0);
+        assert!(run_once(Path::new("false"), false).unwrap_err().contains("did not leave 42"));
+        assert!(run_once(Path::new("/no/such/program"), false).is_err());
     }
 
     #[test]

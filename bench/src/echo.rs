@@ -1,10 +1,10 @@
-//! The polling echo in ring 3: a byte to the device and back through shared memory, next to the same image with a bare
-//! poller (`bench/bare/echo.c`).
+//! The polling echo in ring 3: one byte to the device and back through shared memory. The baseline is a bare poller
+//! (`bench/bare/echo.c`) that runs the same image.
 //!
-//! The times are the guest's own, by the time-stamp counter. Both sides are busy all the time, so on a host with fewer free
-//! CPUs than two the median says nothing.
+//! The guest measures the times with the time-stamp counter. The guest and the device are busy all the time, so the
+//! median has no meaning on a host with fewer than two free CPUs.
 
-use crate::row::{Against, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
+use crate::row::{Baseline, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
 use crate::scratch::{Scratch, compile};
 use crate::sys::{self, Cost};
 use std::fs;
@@ -12,35 +12,35 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use vmm::lab::{Failure, Ring, Variant, Workload, percentile, run_echoes, run_nothing};
 
-/// The bare program's source.
+/// The source of the bare poller.
 const BARE: &str = include_str!("../bare/echo.c");
-/// What both do in a batch.
+/// The work of one batch, for both candidates.
 const WORKLOAD: Workload = Workload { bytes: 0, messages: 5000, echo: 1, queue_len: 256 };
 
-/// Who runs the image.
+/// The program that runs the image.
 enum Runner {
-    Ours,
+    Vmm,
     Bare,
 }
 
-/// Measures so many batches of each.
+/// Measures `rounds` batches of each candidate.
 ///
 /// # Errors
-/// gcc is missing, a guest does not end as it should, or an echo is wrong.
+/// gcc is missing, a guest ends in an unexpected way, or an echo is wrong.
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
     let bare = compile(&scratch, "echo", BARE, &["-pthread"])?;
     let image = scratch.file("image", guest::COMPARE)?;
     let output = scratch.file("output", b"")?;
     let mut exits = Vec::new();
-    let costs = interleave(rounds, &[Runner::Ours, Runner::Bare], |runner| match runner {
-        Runner::Ours => ours(&mut exits),
-        Runner::Bare => theirs(&bare, &image, &output),
+    let costs = interleave(rounds, &[Runner::Vmm, Runner::Bare], |runner| match runner {
+        Runner::Vmm => run_in_vmm(&mut exits),
+        Runner::Bare => run_in_bare_poller(&bare, &image, &output),
     })?;
     let [ours, bare] = costs.as_slice() else { return Ok(Vec::new()) };
     let pair = cpu(ours, bare);
-    let ratio = pair.ratios().map(|ratio| Goal {
-        what: "polling echo over the bare poller, ring 3, median of batches",
+    let ratio_goal = pair.ratios().map(|ratio| Goal {
+        what: "polling echo from ring 3, relative to the bare poller, median of batches",
         unit: Unit::Ratio,
         limit: 1.2,
         value: ratio.median,
@@ -50,53 +50,53 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
         id: "echo".into(),
         title: "polling echo of a byte, ring 3".into(),
         other: "bare poller",
-        against: Against::Floor,
+        baseline: Baseline::LowerBound,
         unit: Unit::Nanoseconds,
-        how: "median round trip of a batch of 5,000, by the guest's clock",
+        how: "median round trip in a batch of 5,000, by the guest's clock",
         wall: wall(ours, bare),
-        goals: ratio.into_iter().collect(),
+        goals: ratio_goal.into_iter().collect(),
         pair,
     };
-    let most = Summary::of(&exits).map(|exits| Goal {
-        what: "polling exits per message",
+    let exits_goal = Summary::of(&exits).map(|exits| Goal {
+        what: "exits per polling echo",
         unit: Unit::Count,
         limit: 0.0,
         value: exits.max,
         error: 0.0,
     });
-    let counted = Row {
+    let echo_exits = Row {
         id: "echo-exits".into(),
         title: "exits per polling echo".into(),
         other: "",
-        against: Against::Itself,
+        baseline: Baseline::Detail,
         unit: Unit::Count,
-        how: "exits of a batch, less those of a run that only shakes hands, by message",
+        how: "exits of a batch minus exits of a run that only makes the handshake, per echo",
         pair: Pair { ours: exits, other: Vec::new() },
         wall: Pair::default(),
-        goals: most.into_iter().collect(),
+        goals: exits_goal.into_iter().collect(),
     };
-    Ok(vec![echo, counted])
+    Ok(vec![echo, echo_exits])
 }
 
-/// A batch by this VMM: the median round trip, and the mean in the place of the wall's time.
-fn ours(exits: &mut Vec<f64>) -> Result<Cost, String> {
-    let told = |failure: Failure| failure.to_string();
-    let idle = run_nothing(Variant::Polling, Ring::Three, WORKLOAD).map_err(told)?;
-    let echoes = run_echoes(Variant::Polling, Ring::Three, WORKLOAD).map_err(told)?;
+/// Runs one batch in this VMM. Returns the median round trip as the CPU time, and the mean as the wall time.
+fn run_in_vmm(exits: &mut Vec<f64>) -> Result<Cost, String> {
+    let text = |failure: Failure| failure.to_string();
+    let handshake_exits = run_nothing(Variant::Polling, Ring::Three, WORKLOAD).map_err(text)?;
+    let echoes = run_echoes(Variant::Polling, Ring::Three, WORKLOAD).map_err(text)?;
     let count = f64::from(WORKLOAD.messages);
-    exits.push((echoes.exits as f64 - idle as f64) / count);
+    exits.push((echoes.exits as f64 - handshake_exits as f64) / count);
     let sum: u64 = echoes.round_trips.iter().sum();
     Ok(Cost { cpu: percentile(&echoes.round_trips, 0.5), wall: sum as f64 / count })
 }
 
-/// A batch by the bare poller, which prints both.
-fn theirs(bare: &Path, image: &Path, output: &Path) -> Result<Cost, String> {
+/// Runs one batch in the bare poller, which prints the median and the mean.
+fn run_in_bare_poller(bare: &Path, image: &Path, output: &Path) -> Result<Cost, String> {
     let to = fs::File::create(output).map_err(|error| error.to_string())?;
     let mut command = Command::new(bare);
     command.arg(image).arg(WORKLOAD.messages.to_string()).stdin(Stdio::null()).stdout(to);
     let ran = sys::run(&mut command)?;
-    let said = fs::read_to_string(output).map_err(|error| error.to_string())?;
-    let mut numbers = said.split_whitespace().map(str::parse);
+    let printed = fs::read_to_string(output).map_err(|error| error.to_string())?;
+    let mut numbers = printed.split_whitespace().map(str::parse);
     match (ran.status.success(), numbers.next(), numbers.next()) {
         (true, Some(Ok(cpu)), Some(Ok(wall))) => Ok(Cost { cpu, wall }),
         _ => Err(format!("the bare poller ended with {}", ran.status)),

@@ -1,26 +1,26 @@
-//! The machine that the results are from, and when.
+//! The host that the results are from, and the date.
 
 use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a reader has to know of the machine.
+/// The properties of the host that the results depend on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Host {
-    /// The processor's name.
+    /// The name of the processor.
     pub processor: String,
-    /// How many CPUs the program may use.
+    /// The number of CPUs that the program may use.
     pub cpus: usize,
-    /// The kernel's release.
+    /// The release of the kernel.
     pub kernel: String,
-    /// What is behind `/dev/kvm`.
+    /// The KVM module behind `/dev/kvm`.
     pub kvm: String,
-    /// The day, as 2026-11-22, in UTC.
+    /// The date in UTC, as 2026-11-22.
     pub date: String,
 }
 
 impl Host {
-    /// This one, today.
+    /// Describes this host, with the date of today.
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
@@ -41,14 +41,14 @@ impl Host {
     }
 }
 
-/// What runs KVM's guests: which of its modules is there, loaded or built in.
+/// Returns the name of the KVM module that runs guests, loaded or built in. `KVM` if it is unknown.
 fn back_end(loaded: impl Fn(&str) -> bool) -> &'static str {
     ["kvm_pvm", "kvm_intel", "kvm_amd"].into_iter().find(|name| loaded(name)).unwrap_or("KVM")
 }
 
-/// The day of a time in seconds since 1970-01-01.
+/// Returns the date of a time in seconds since 1970-01-01.
 ///
-/// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+/// Algorithm: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 fn date(seconds: u64) -> String {
     let days = seconds / 86_400 + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates() {
+    fn a_time_becomes_its_date() {
         for (seconds, expected) in [
             (0, "1970-01-01"),
             (951_782_400, "2000-02-29"),
@@ -78,13 +78,13 @@ mod tests {
     }
 
     #[test]
-    fn back_ends() {
+    fn the_loaded_kvm_module_is_the_back_end() {
         assert_eq!(back_end(|name| name == "kvm_amd"), "kvm_amd");
         assert_eq!(back_end(|_| false), "KVM");
     }
 
     #[test]
-    fn this_host_has_a_name() {
+    fn this_host_has_a_processor_a_kernel_and_cpus() {
         let host = Host::this();
         assert!(!host.processor.is_empty() && !host.kernel.is_empty() && host.cpus > 0);
     }

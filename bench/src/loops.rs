@@ -1,21 +1,21 @@
-//! The guests: loops of accesses, as bytes.
+//! The machine code of the guests: loops of device accesses.
 //!
-//! An access stands many times in a row in its loop, since what counts is the exit and not the loop around it, and there
-//! are hosts where ring 0 is emulated and each instruction costs half a microsecond.
+//! Each loop repeats its access many times in a row, so that the cost of the loop instructions does not count. On some
+//! hosts KVM emulates ring 0, and each instruction costs half a microsecond.
 
-/// How often an access stands in the loop.
+/// The number of accesses in one pass of a loop.
 pub const UNROLLED: u32 = 64;
 
-/// The port that is read and written.
+/// The port that the guests read and write.
 pub const PORT: u8 = 0x42;
-/// The port that a guest writes when the measured part begins, and when it ends.
+/// The port that a guest writes at the start and at the end of the measured part.
 pub const MARK: u8 = 0x43;
-/// The address that is read and written: outside RAM, in the range that is mapped.
+/// The address that the guests read and write. The page tables map it, and it is outside RAM.
 pub const ADDRESS: u32 = 0xd000_0000;
-/// The model-specific register that is read and written: one that no processor has.
+/// The model-specific register that the guests read and write. No processor has a register with this index.
 pub const MSR: u32 = 0xabc;
 
-/// What the guest does again and again.
+/// The instruction that a guest repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// `out PORT, al`.
@@ -33,11 +33,11 @@ pub enum Access {
 }
 
 impl Access {
-    /// All of them.
+    /// Every access, in the order of the rows.
     pub const ALL: [Self; 6] =
         [Self::PioOut, Self::PioIn, Self::MmioWrite, Self::MmioRead, Self::WrMsr, Self::RdMsr];
 
-    /// What it is called in tables.
+    /// Returns the name of the access in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::PioOut => "PIO write",
@@ -49,7 +49,7 @@ impl Access {
         }
     }
 
-    /// A name for a row.
+    /// Returns the part of a row's identifier that names the access.
     pub fn id(self) -> &'static str {
         match self {
             Self::PioOut => "pio-write",
@@ -73,16 +73,17 @@ impl Access {
     }
 }
 
-/// `access`, many times in a row.
+/// Repeats the code of an access [`UNROLLED`] times.
 fn unrolled(access: [u8; 2]) -> Vec<u8> {
     access.repeat(UNROLLED as usize)
 }
 
-/// How many passes a guest makes before its first mark: for what is made once, at the first exits.
+/// The number of passes before the first write to [`MARK`]. They cover setup that happens at the first exits.
 pub const WARM_UP: u32 = 4;
 
-/// A 64-bit guest that makes `passes` times [`UNROLLED`] accesses between two marks, after [`WARM_UP`] passes, and halts.
-pub fn long(access: Access, passes: u32) -> Vec<u8> {
+/// Returns a 64-bit guest that makes [`WARM_UP`] passes, writes [`MARK`], makes `passes` passes of [`UNROLLED`]
+/// accesses, writes [`MARK`] again, and halts.
+pub fn long_mode_guest(access: Access, passes: u32) -> Vec<u8> {
     let mut code = vec![0xbf]; // mov edi, ADDRESS
     code.extend(ADDRESS.to_le_bytes());
     code.push(0xb9); // mov ecx, MSR
@@ -92,7 +93,7 @@ pub fn long(access: Access, passes: u32) -> Vec<u8> {
         code.push(0xbb); // mov ebx, passes
         code.extend(passes.to_le_bytes());
         let body = unrolled(access.bytes());
-        // dec ebx; jnz, as far back as to the body's first byte.
+        // dec ebx; jnz to the first byte of the body.
         let back = 0i32.wrapping_sub_unsigned(body.len() as u32 + 2 + 6);
         code.extend(body);
         code.extend([0xff, 0xcb, 0x0f, 0x85]);
@@ -103,11 +104,12 @@ pub fn long(access: Access, passes: u32) -> Vec<u8> {
     code
 }
 
-/// The end of a guest of a program: a zero to the exit port. `vmm` takes it for the status 0, QEMU's isa-debug-exit for 1.
+/// Code that ends a guest: it writes 0 to the exit port. `vmm` then exits with status 0, QEMU's isa-debug-exit with 1.
 const END: [u8; 5] = [0xb0, 0, 0xe6, 0xf4, 0xf4]; // mov al, 0; out 0xf4, al; hlt
 
-/// A 16-bit guest that writes a byte to the debug console `passes` times [`UNROLLED`], and ends. It lies anywhere.
-pub fn real_console(passes: u32) -> Vec<u8> {
+/// Returns a 16-bit guest that writes `passes` times [`UNROLLED`] bytes to the debug console, and ends. The code is
+/// position-independent.
+pub fn console_guest(passes: u32) -> Vec<u8> {
     let mut code = vec![0xb0, b'x', 0x66, 0xb9]; // mov al, 'x'; mov ecx, passes
     code.extend(passes.to_le_bytes());
     code.extend([0x66, 0x85, 0xc9]); // test ecx, ecx
@@ -123,8 +125,9 @@ pub fn real_console(passes: u32) -> Vec<u8> {
     code
 }
 
-/// A 32-bit guest that reads a word of a device at `address` `passes` times [`UNROLLED`], and ends. It lies anywhere.
-pub fn protected_reads(address: u32, passes: u32) -> Vec<u8> {
+/// Returns a 32-bit guest that reads the 32-bit device register at `address` `passes` times [`UNROLLED`] times, and
+/// ends. The code is position-independent.
+pub fn register_guest(address: u32, passes: u32) -> Vec<u8> {
     let mut code = vec![0xbf]; // mov edi, address
     code.extend(address.to_le_bytes());
     code.push(0xb9); // mov ecx, passes
@@ -142,14 +145,14 @@ pub fn protected_reads(address: u32, passes: u32) -> Vec<u8> {
     code
 }
 
-/// Size of a firmware image, in bytes: the last 64 KiB below 1 MiB.
+/// The size of a firmware image in bytes: the last 64 KiB below 1 MiB.
 const FIRMWARE: usize = 0x1_0000;
-/// Where the processor starts in it.
+/// The offset in the image at which the processor starts.
 const RESET: usize = 0xfff0;
-/// Where it lies: segment 0xf000.
+/// The physical address of the image: segment 0xf000.
 const FIRMWARE_BASE: u32 = 0xf_0000;
 
-/// A firmware image that runs 16-bit code.
+/// Returns a firmware image that runs 16-bit code.
 pub fn firmware(code: &[u8]) -> Vec<u8> {
     let mut image = code.to_vec();
     image.resize(RESET, 0xf4);
@@ -158,7 +161,7 @@ pub fn firmware(code: &[u8]) -> Vec<u8> {
     image
 }
 
-/// A firmware image that switches to protected mode and runs 32-bit code.
+/// Returns a firmware image that switches to protected mode and runs 32-bit code.
 pub fn firmware32(code: &[u8]) -> Vec<u8> {
     const GDT: u16 = 0x40;
     const CODE: u32 = 0x80;
@@ -174,7 +177,7 @@ pub fn firmware32(code: &[u8]) -> Vec<u8> {
     image.push(0xe9); // jmp CODE
     image.extend(rest.to_le_bytes());
     image.resize(GDT.into(), 0xf4);
-    // The table and, where its null entry would be of no use, its own description.
+    // The GDT. The processor does not read the null entry, so the operand of lgdt is in it.
     image.extend(23u16.to_le_bytes());
     image.extend((FIRMWARE_BASE + u32::from(GDT)).to_le_bytes());
     image.extend([0, 0]);
@@ -190,29 +193,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_goes_back_to_its_body() {
-        let code = long(Access::MmioRead, 3);
-        let jump = code.len() - 3; // After jnz: what its distance counts from.
+    fn each_loop_jumps_back_to_its_first_access() {
+        let code = long_mode_guest(Access::MmioRead, 3);
+        let jump = code.len() - 3; // The end of jnz, from which its distance counts.
         let back = i32::from_le_bytes(code[jump - 4..jump].try_into().unwrap());
         let body = jump.checked_add_signed(back as isize).unwrap();
         assert_eq!(&code[body - 5..body + 2], [0xbb, 3, 0, 0, 0, 0x8b, 0x07]);
-        let code = real_console(3);
+        let code = console_guest(3);
         let jump = code.len() - END.len();
         let back = i16::from_le_bytes(code[jump - 2..jump].try_into().unwrap());
         let body = jump.checked_add_signed(back.into()).unwrap();
         assert_eq!(code[body..body + 2], [0xe6, 0xe9]);
         assert_eq!(usize::from(u16::from_le_bytes([code[body - 2], code[body - 1]])), jump - body);
-        let code = protected_reads(0x10_0000, 3);
+        let code = register_guest(0x10_0000, 3);
         let jump = code.len() - END.len();
         let back = i32::from_le_bytes(code[jump - 4..jump].try_into().unwrap());
         assert_eq!(code[jump.checked_add_signed(back as isize).unwrap()..][..2], [0x8b, 0x07]);
     }
 
     #[test]
-    fn firmware_begins_where_the_processor_does() {
-        let image = firmware(&real_console(0));
+    fn firmware_has_a_jump_at_the_reset_address() {
+        let image = firmware(&console_guest(0));
         assert_eq!((image.len(), &image[RESET..RESET + 5]), (FIRMWARE, &[0xea, 0, 0, 0, 0xf0][..]));
-        let image = firmware32(&protected_reads(0xfeb0_0000, 1));
+        let image = firmware32(&register_guest(0xfeb0_0000, 1));
         assert_eq!((image.len(), image[0x80], image[0x40]), (FIRMWARE, 0xbf, 23));
     }
 }

@@ -1,13 +1,14 @@
-//! `bench`: what vmm costs, as a whole, next to the least that it can cost and next to others.
+//! `bench` measures the cost of vmm as a whole, and compares it with a lower bound and with QEMU.
 //!
-//! Each measurement is a file, and a line in [`MEASUREMENTS`]. `docs/benchmarks.md` says what they do and how to read what
-//! comes of them; the parts of an exit's way are measured by `make bench-parts`.
+//! Each measurement is a module and an entry in [`MEASUREMENTS`]. `docs/benchmarks.md` describes the measurements and
+//! the results. `make bench-parts` measures the steps of an exit separately.
 
 mod bare;
 mod cold;
 mod echo;
 mod exits;
 mod host;
+mod latch;
 mod loops;
 mod memory;
 mod plot;
@@ -28,108 +29,116 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use vmm::boot::Image;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Machine, Output};
 
-/// Exit statuses, as those of `vmm`.
+/// Exit statuses, the same as those of `vmm`.
 const USAGE: u8 = 110;
 const HOST_ERROR: u8 = 115;
 const INTERRUPTED: u8 = 117;
 
-/// What a measurement is given.
+/// The programs that a measurement uses.
 struct Context {
-    /// The program `vmm` to measure.
+    /// The `vmm` program to measure.
     vmm: PathBuf,
-    /// QEMU, where it is.
+    /// The QEMU program, if it is installed.
     qemu: Option<PathBuf>,
 }
 
 impl Context {
-    /// The program to measure, if it is there.
+    /// Returns the program to measure.
+    ///
+    /// # Errors
+    /// The file does not exist.
     fn vmm(&self) -> Result<&Path, String> {
         let here = self.vmm.is_file().then_some(self.vmm.as_path());
         here.ok_or_else(|| {
-            format!("{} is not there: build it (cargo build --release), or give --vmm", self.vmm.display())
+            format!("{} does not exist: run cargo build --release, or use --vmm FILE", self.vmm.display())
         })
     }
 
+    /// Returns the QEMU program.
+    ///
+    /// # Errors
+    /// QEMU is not installed.
     fn qemu(&self) -> Result<&Path, String> {
         let missing =
-            || format!("{} is not on the path: install it (apt-get install qemu-system-x86)", qemu::PROGRAM);
+            || format!("{} is not in PATH: install it (apt-get install qemu-system-x86)", qemu::PROGRAM);
         self.qemu.as_deref().ok_or_else(missing)
     }
 }
 
-/// Something to measure.
+/// One measurement: a name for `--only`, and the function that runs it.
 struct Measurement {
     name: &'static str,
     about: &'static str,
-    /// How often, unless the user says otherwise.
+    /// The number of rounds without `--rounds`.
     rounds: usize,
     run: fn(&Context, usize) -> Result<Vec<Row>, String>,
 }
 
-/// All measurements, in the order of the table.
+/// All measurements, in the order of the results table.
 const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "exits",
-        about: "an exit and its way to a device and back, over a bare KVM_RUN loop",
+        about: "the cost of an exit, including the device access, compared with a bare KVM_RUN loop",
         rounds: 120,
         run: |_, rounds| exits::run(rounds),
     },
     Measurement {
         name: "cold",
-        about: "the start of vmm to its end with a tiny guest, over a bare program",
+        about: "a whole run of vmm with a tiny guest, compared with a bare program",
         rounds: 150,
         run: |context, rounds| cold::run(rounds, context.vmm()?),
     },
     Measurement {
         name: "echo",
-        about: "a byte to the device and back by polling, from ring 3, over a bare poller",
+        about: "one byte to the device and back by polling, from ring 3, compared with a bare poller",
         rounds: 20,
         run: |_, rounds| echo::run(rounds),
     },
     Measurement {
         name: "scale",
-        about: "1 to 1000 VMs alive in one process, over a bare program",
+        about: "1 to 1000 VMs alive in one process, compared with a bare program",
         rounds: 5,
         run: |context, rounds| scale::run(rounds, context.vmm()?),
     },
     Measurement {
         name: "size",
-        about: "peak RSS of a run, and the program's size, next to QEMU's",
+        about: "the peak RSS of a run and the size of the program, compared with QEMU",
         rounds: 5,
         run: |context, rounds| size::run(rounds, context.vmm()?, context.qemu.as_deref()),
     },
     Measurement {
         name: "qemu",
-        about: "the same guests under QEMU's microvm: start to end, and per exit",
+        about: "the same guests under QEMU's microvm: a whole run, and the cost per exit",
         rounds: 15,
         run: |context, rounds| qemu::run(rounds, context.vmm()?, context.qemu()?),
     },
 ];
 
-/// Measures what vmm costs next to bare loops and programs, and next to QEMU's microvm.
+/// Measures the cost of vmm, compared with bare loops, bare programs and QEMU's microvm.
 #[derive(Debug, Parser)]
 #[command(
     name = "bench",
-    after_help = "Tables in Markdown on stdout, progress on stderr. Ctrl-C ends it with what there is.\n\n\
-                  Exit status: 0 measured, whether goals were reached or not; 110 usage; 115 guests cannot run here; 117 interrupted."
+    after_help = "Prints Markdown tables on stdout and progress on stderr. Ctrl-C stops early and prints the results so far.\n\n\
+                  Exit status: 0 if the run is complete, even if a goal is missed; 110 for a usage error; 114 if a step \
+                  takes more than 60 s; 115 if guests cannot run on this host or output cannot be written; 117 if interrupted."
 )]
 struct Arguments {
-    /// How many rounds of each measurement [default: see --list]
+    /// Number of rounds for each measurement, 1 to 10000 [default: see --list]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
 
-    /// Measure only this, by its name in --list; may be given several times
+    /// Run only this measurement (see --list); repeat the option for several
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(MEASUREMENTS.iter().map(|one| one.name)))]
     only: Vec<String>,
 
-    /// List the measurements, and how many rounds each has
+    /// List the measurements and their numbers of rounds
     #[arg(long)]
     list: bool,
 
@@ -137,11 +146,11 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Draw the ratios into FILE, as SVG
+    /// Write a plot of the ratios to FILE as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
-    /// The program to measure [default: vmm, beside this program]
+    /// Program to measure [default: vmm in the folder of this program]
     #[arg(long, value_name = "FILE")]
     vmm: Option<PathBuf>,
 }
@@ -157,7 +166,7 @@ fn main() -> ExitCode {
     let (text, status) = if arguments.list { (list(), 0) } else { measure(&arguments) };
     let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     if let Err(error) = written {
-        return complain(&format!("cannot write standard output: {error}")).into();
+        return report_error(&format!("cannot write standard output: {error}")).into();
     }
     status.into()
 }
@@ -167,31 +176,47 @@ fn list() -> String {
     MEASUREMENTS.iter().map(line).collect()
 }
 
-fn complain(what: &str) -> u8 {
-    eprintln!("bench: error: {what}");
+/// Prints an error and returns its exit status.
+fn report_error(message: &str) -> u8 {
+    eprintln!("bench: error: {message}");
     HOST_ERROR
 }
 
-/// Whether a guest can run here: one that halts.
+/// Runs a guest that halts at once, to check that guests can run on this host.
 fn try_guest() -> Result<(), vmm::Error> {
     let image = Image::flat(&[0xf4][..], Mode::Real, Gpa(0))?;
     Machine::builder(image).output(Output::captured().0).build()?.run().map(drop)
 }
 
-/// Measures what was asked for. Returns the tables and the exit status.
+/// Runs the measurements that the user asked for. Returns the tables and the exit status.
 fn measure(arguments: &Arguments) -> (String, u8) {
     if let Err(error) = try_guest() {
-        return (String::new(), complain(&error.to_string()));
+        return (String::new(), report_error(&error.to_string()));
     }
     vmm::host::catch_interrupts();
-    let beside = std::env::current_exe().unwrap_or_default().with_file_name("vmm");
-    let context = Context { vmm: arguments.vmm.clone().unwrap_or(beside), qemu: qemu::find() };
     let results = Arc::new(Mutex::new(Results { host: Host::this(), ..Default::default() }));
-    let lock = |results: &Mutex<Results>| results.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    sys::watch({
+    sys::start_watchdog({
         let results = results.clone();
         move || print!("{}", table::markdown(&lock(&results)))
     });
+    run_measurements(arguments, &results);
+    let results = lock(&results).clone();
+    let status = match write_files(arguments, &results) {
+        Some(status) => status,
+        None if results.interrupted => INTERRUPTED,
+        None => 0,
+    };
+    (table::markdown(&results), status)
+}
+
+fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
+    results.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the measurements, and adds each one's rows to `results` at its end.
+fn run_measurements(arguments: &Arguments, results: &Mutex<Results>) {
+    let default_vmm = std::env::current_exe().unwrap_or_default().with_file_name("vmm");
+    let context = Context { vmm: arguments.vmm.clone().unwrap_or(default_vmm), qemu: qemu::find() };
     let wanted =
         |one: &&Measurement| arguments.only.is_empty() || arguments.only.iter().any(|name| name == one.name);
     for one in MEASUREMENTS.iter().filter(wanted) {
@@ -199,12 +224,12 @@ fn measure(arguments: &Arguments) -> (String, u8) {
         eprintln!("bench: {}: {} ({rounds} rounds)", one.name, one.about);
         let start = Instant::now();
         let outcome = (one.run)(&context, rounds);
-        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results = lock(results);
         match outcome {
             Ok(rows) => results.add(rows),
             Err(_) if vmm::host::interrupted() => {}
             Err(why) => {
-                eprintln!("bench: {} cannot be measured: {why}", one.name);
+                eprintln!("bench: {}: not measured: {why}", one.name);
                 results.skipped.push((one.name.into(), why));
             }
         }
@@ -214,21 +239,25 @@ fn measure(arguments: &Arguments) -> (String, u8) {
         }
         eprintln!("bench: {}: done in {:.0} s", one.name, start.elapsed().as_secs_f64());
     }
-    let results = lock(&results);
-    let mut status = if results.interrupted { INTERRUPTED } else { 0 };
+}
+
+/// Writes the JSON and the plot, if the user asked for them. Prints an error for each file that it cannot write, and
+/// returns the exit status then.
+fn write_files(arguments: &Arguments, results: &Results) -> Option<u8> {
     let files =
-        [(&arguments.json, Some(format!("{:#}\n", results.json()))), (&arguments.svg, plot::svg(&results))];
+        [(&arguments.json, Some(format!("{:#}\n", results.json()))), (&arguments.svg, plot::svg(results))];
+    let mut status = None;
     for (path, content) in
         files.iter().filter_map(|(path, content)| Some((path.as_ref()?, content.as_ref()?)))
     {
         if let Err(error) = save(path, content) {
-            status = complain(&format!("cannot write {}: {error}", vmm::host::printable(path)));
+            status = Some(report_error(&format!("cannot write {}: {error}", vmm::host::printable(path))));
         }
     }
-    (table::markdown(&results), status)
+    status
 }
 
-/// Writes a file, in folders that are made where they are missing.
+/// Writes a file, and creates its folders if they are missing.
 fn save(path: &Path, content: &str) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;

@@ -1,4 +1,4 @@
-//! Memory for a bare virtual machine.
+//! Guest memory for the bare loop.
 #![allow(unsafe_code)]
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -6,7 +6,7 @@ use kvm_ioctls::VmFd;
 use std::io;
 use std::ptr;
 
-/// Zeroed memory, mapped on its own.
+/// A private mapping of zeroed memory.
 #[derive(Debug)]
 pub struct Memory {
     start: *mut u8,
@@ -17,11 +17,11 @@ impl Memory {
     /// Maps `size` bytes.
     ///
     /// # Errors
-    /// The host has not that much.
+    /// The host has too little memory.
     pub fn new(size: usize) -> Result<Self, String> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping, wherever the kernel likes.
+        // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(format!("cannot map {size} bytes: {}", io::Error::last_os_error()));
@@ -32,19 +32,19 @@ impl Memory {
     /// Copies `data` to `offset`.
     ///
     /// # Errors
-    /// It does not fit.
+    /// The data does not fit into the mapping.
     pub fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), String> {
-        // SAFETY: that much is mapped, and no guest runs while this is borrowed for writing.
+        // SAFETY: the mapping has this size, and no guest runs while it is mutably borrowed.
         let all = unsafe { std::slice::from_raw_parts_mut(self.start, self.size) };
         let place = offset.checked_add(data.len()).and_then(|end| all.get_mut(offset..end));
-        place.ok_or("the guest is too large for its memory")?.copy_from_slice(data);
+        place.ok_or("the guest is larger than its memory")?.copy_from_slice(data);
         Ok(())
     }
 
-    /// Gives all of it to `vm` as a slot at `gpa`. The VM must not outlive it.
+    /// Makes the mapping a memory slot of `vm` at `gpa`. The VM must not outlive the mapping.
     ///
     /// # Errors
-    /// The kernel refused.
+    /// KVM refused the slot.
     pub fn register(&self, vm: &VmFd, slot: u32, gpa: u64) -> Result<(), String> {
         let region = kvm_userspace_memory_region {
             slot,
@@ -53,7 +53,7 @@ impl Memory {
             memory_size: self.size as u64,
             userspace_addr: self.start as u64,
         };
-        // SAFETY: the memory is mapped, and whoever holds both drops the VM first.
+        // SAFETY: the memory is mapped, and the owner of both drops the VM first.
         unsafe { vm.set_user_memory_region(region) }
             .map_err(|error| format!("KVM_SET_USER_MEMORY_REGION: {error}"))
     }
@@ -61,7 +61,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this one's own, and nobody uses it any more.
+        // SAFETY: this value owns the mapping, and nothing uses it any more.
         unsafe { libc::munmap(self.start.cast(), self.size) };
     }
 }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn data_that_does_not_fit_is_refused() {
         let mut memory = Memory::new(4096).unwrap();
         assert!(memory.write(4094, &[1, 2]).is_ok());
         assert!(memory.write(4095, &[1, 2]).is_err());

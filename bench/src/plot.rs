@@ -1,17 +1,18 @@
-//! The ratios as a picture: SVG that needs nothing else, in the reader's own colours.
+//! A plot of the ratios: a self-contained SVG file that follows the reader's light or dark colour scheme.
 //!
-//! Two panels, since next to a bare loop a hundredth counts, and next to another program a factor does.
+//! The plot has two panels with different scales. Compared with a bare loop, a difference of one percent matters;
+//! compared with another program, only a factor does.
 
 use crate::results::Results;
-use crate::row::{Against, Row, Summary, Unit};
+use crate::row::{Baseline, Row, Summary, Unit};
 use crate::table::number;
 use std::fmt::Write as _;
 
-/// Width of the picture, and of what stands left and right of a panel.
+/// The width of the picture, and of the margins left and right of a panel.
 const WIDTH: f64 = 820.0;
 const LEFT: f64 = 310.0;
 const RIGHT: f64 = 110.0;
-/// Height of a row, and of what a panel has besides.
+/// The height of a row, of the space above and below the rows of a panel, and of the header of the picture.
 const LINE: f64 = 24.0;
 const HEAD: f64 = 46.0;
 const FOOT: f64 = 30.0;
@@ -34,7 +35,7 @@ struct Line<'a> {
     limit: Option<f64>,
 }
 
-/// From a ratio to a place.
+/// The horizontal axis of a panel: maps a ratio to an x coordinate.
 struct Scale {
     low: f64,
     high: f64,
@@ -42,7 +43,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// A scale for all of `lines`, with 1 on it.
+    /// Returns a scale that covers all of `lines`, and 1.
     fn of(lines: &[Line], log: bool) -> Self {
         let values =
             || lines.iter().flat_map(|line| [Some(line.ratio.q1), Some(line.ratio.q3), line.limit]).flatten();
@@ -67,7 +68,7 @@ impl Scale {
         LEFT + part.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
     }
 
-    /// Where the lines of the grid are.
+    /// Returns the ratios that have a grid line.
     fn ticks(&self) -> Vec<f64> {
         if self.log {
             let (low, high) = (self.low.log10().round() as i32, self.high.log10().round() as i32);
@@ -80,25 +81,29 @@ impl Scale {
     }
 }
 
-/// Text that may stand in SVG.
+/// Escapes text for SVG.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn lines(rows: &[Row], against: Against) -> Vec<Line<'_>> {
-    let of_this_kind = rows.iter().filter(|row| row.against == against);
-    let lines = of_this_kind.filter_map(|row| {
+fn lines(rows: &[Row], baseline: Baseline) -> Vec<Line<'_>> {
+    let selected = rows.iter().filter(|row| row.baseline == baseline);
+    let lines = selected.filter_map(|row| {
         let limit = row.goals.iter().find(|goal| goal.unit == Unit::Ratio).map(|goal| goal.limit);
         Some(Line { title: &row.title, other: row.other, ratio: row.pair.ratios()?, limit })
     });
     lines.collect()
 }
 
-/// The picture; `None` where no row has a ratio.
+/// Draws the plot. Returns `None` if no row has a ratio.
 pub fn svg(results: &Results) -> Option<String> {
     let panels = [
-        ("Next to the least that it can cost", lines(&results.rows, Against::Floor), false),
-        ("Next to another program at the same work", lines(&results.rows, Against::Program), true),
+        (
+            "Compared with bare loops and programs (lower bounds)",
+            lines(&results.rows, Baseline::LowerBound),
+            false,
+        ),
+        ("Compared with QEMU at the same work", lines(&results.rows, Baseline::OtherProgram), true),
     ];
     let panels: Vec<_> = panels.into_iter().filter(|(_, lines, _)| !lines.is_empty()).collect();
     if panels.is_empty() {
@@ -115,10 +120,10 @@ pub fn svg(results: &Results) -> Option<String> {
     let _ = write!(
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-labelledby=\"title desc\">\n\
-         <title id=\"title\">What vmm costs, over what others cost</title>\n<desc id=\"desc\">{}</desc>\n\
+         <title id=\"title\">Cost of vmm relative to bare programs and QEMU</title>\n<desc id=\"desc\">{}</desc>\n\
          <style>{STYLE}</style>\n<rect class=\"back\" width=\"{WIDTH}\" height=\"{height}\"/>\n\
          <text x=\"16\" y=\"24\" class=\"small\">{about}</text>\n",
-        escape(&in_words(&panels))
+        escape(&description(&panels))
     );
     let mut y = TOP;
     for (title, lines, log) in &panels {
@@ -129,15 +134,15 @@ pub fn svg(results: &Results) -> Option<String> {
     Some(svg)
 }
 
-/// The picture for those who do not see it.
-fn in_words(panels: &[(&str, Vec<Line>, bool)]) -> String {
-    let mut words = String::from("Ratios, below 1 where vmm costs less.");
+/// Describes the plot in text, for screen readers.
+fn description(panels: &[(&str, Vec<Line>, bool)]) -> String {
+    let mut words = String::from("Ratios: below 1, vmm costs less.");
     for (title, lines, _) in panels {
         let _ = write!(words, " {title}:");
         for line in lines {
             let _ = write!(
                 words,
-                " {} over {} {};",
+                " {}, relative to {}: {};",
                 line.title,
                 line.other,
                 number(line.ratio.median, Unit::Ratio)
@@ -147,6 +152,7 @@ fn in_words(panels: &[(&str, Vec<Line>, bool)]) -> String {
     words
 }
 
+/// Draws a panel with its title and grid.
 fn panel(svg: &mut String, top: f64, title: &str, lines: &[Line], scale: &Scale) {
     let (first, bottom) = (top + HEAD, top + HEAD + LINE * lines.len() as f64);
     let _ = writeln!(svg, "<text x=\"16\" y=\"{}\" class=\"head\">{}</text>", top + 18.0, escape(title));
@@ -168,38 +174,42 @@ fn panel(svg: &mut String, top: f64, title: &str, lines: &[Line], scale: &Scale)
         first - 8.0
     );
     for (place, line) in lines.iter().enumerate() {
-        let middle = first + LINE * (place as f64 + 0.5);
+        plot_row(svg, first + LINE * (place as f64 + 0.5), line, scale);
+    }
+}
+
+/// Draws one row of a panel, centred at the height `middle`.
+fn plot_row(svg: &mut String, middle: f64, line: &Line, scale: &Scale) {
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+        LEFT - 12.0,
+        middle + 4.5,
+        escape(line.title)
+    );
+    if let Some(limit) = line.limit {
+        let x = scale.x(limit);
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 12.0,
-            middle + 4.5,
-            escape(line.title)
-        );
-        if let Some(limit) = line.limit {
-            let x = scale.x(limit);
-            let _ = writeln!(
-                svg,
-                "<line class=\"goal\" x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{:.1}\"><title>goal: at most {limit}</title></line>",
-                middle - LINE / 2.0,
-                middle + LINE / 2.0
-            );
-        }
-        let Summary { q1, median, q3, .. } = line.ratio;
-        let shown = number(median, Unit::Ratio);
-        let _ = writeln!(
-            svg,
-            "<line class=\"spread\" x1=\"{:.1}\" y1=\"{middle:.1}\" x2=\"{:.1}\" y2=\"{middle:.1}\"/>\
-             <circle class=\"dot\" cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"4\"><title>{shown} [{q1:.3}, {q3:.3}]</title></circle>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{shown} <tspan class=\"small\">{}</tspan></text>",
-            scale.x(q1),
-            scale.x(q3),
-            scale.x(median),
-            WIDTH - RIGHT + 8.0,
-            middle + 4.5,
-            escape(line.other.split(' ').next().unwrap_or_default())
+            "<line class=\"goal\" x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{:.1}\"><title>goal: at most {limit}</title></line>",
+            middle - LINE / 2.0,
+            middle + LINE / 2.0
         );
     }
+    let Summary { q1, median, q3, .. } = line.ratio;
+    let shown = number(median, Unit::Ratio);
+    let _ = writeln!(
+        svg,
+        "<line class=\"spread\" x1=\"{:.1}\" y1=\"{middle:.1}\" x2=\"{:.1}\" y2=\"{middle:.1}\"/>\
+             <circle class=\"dot\" cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"4\"><title>{shown} [{q1:.3}, {q3:.3}]</title></circle>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{shown} <tspan class=\"small\">{}</tspan></text>",
+        scale.x(q1),
+        scale.x(q3),
+        scale.x(median),
+        WIDTH - RIGHT + 8.0,
+        middle + 4.5,
+        escape(line.other.split(' ').next().unwrap_or_default())
+    );
 }
 
 #[cfg(test)]
@@ -208,7 +218,7 @@ mod tests {
     use crate::results::tests::example;
 
     #[test]
-    fn a_scale_has_all_on_it_and_one() {
+    fn a_scale_covers_all_values_and_one() {
         let line = |q1, q3, limit| Line {
             title: "",
             other: "",
@@ -225,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_is_well_formed_and_escaped() {
+    fn the_plot_is_well_formed_and_escaped() {
         let svg = svg(&example()).unwrap();
         assert!(svg.contains("A &lt;fast&gt; &amp; &quot;good&quot; processor"));
         let opened =
@@ -233,7 +243,9 @@ mod tests {
         for tag in ["svg", "text", "title", "desc", "style", "circle", "tspan"] {
             assert_eq!(opened(tag), svg.matches(&format!("</{tag}>")).count(), "{tag}");
         }
-        assert!(svg.contains("A over bare loop 1.010;") && svg.contains("prefers-color-scheme: dark"));
+        assert!(
+            svg.contains("A, relative to bare loop: 1.010;") && svg.contains("prefers-color-scheme: dark")
+        );
         assert!(svg.contains("goal: at most 1.03"));
         assert!(super::svg(&Results::default()).is_none());
     }

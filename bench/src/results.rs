@@ -1,22 +1,22 @@
-//! All that was measured, and its shape as JSON (`docs/benchmarks.md`).
+//! The results of a run, and their JSON format (`docs/benchmarks.md`).
 
 use crate::host::Host;
 use crate::row::{Goal, Pair, Row, Summary};
 use serde_json::{Value, json};
 
-/// The version of the shape.
+/// The version of the JSON format.
 const VERSION: u32 = 1;
 
-/// What a run of this program has found.
+/// The results of a run of this program.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
-    /// Where and when.
+    /// The host and the date.
     pub host: Host,
-    /// The lines, in the order of the measurements.
+    /// The rows, in the order of the measurements.
     pub rows: Vec<Row>,
-    /// What could not be measured, and why.
+    /// The name of each measurement that failed, and the reason.
     pub skipped: Vec<(String, String)>,
-    /// Whether somebody ended the run before all was measured.
+    /// True if the user interrupted the run before its end.
     pub interrupted: bool,
 }
 
@@ -26,7 +26,7 @@ impl Results {
         self.rows.extend(rows.into_iter().filter(|row| !row.pair.ours.is_empty()));
     }
 
-    /// As JSON.
+    /// Returns the results as JSON.
     pub fn json(&self) -> Value {
         let Host { processor, cpus, kernel, kvm, date } = &self.host;
         let skipped = self.skipped.iter().map(|(what, why)| json!({ "what": what, "why": why }));
@@ -49,7 +49,7 @@ fn row(row: &Row) -> Value {
         "title": row.title,
         "unit": row.unit.name(),
         "how": row.how,
-        "against": row.against.name(),
+        "against": row.baseline.name(),
         "other": (!row.pair.other.is_empty()).then_some(row.other),
         "measured": pair(&row.pair),
         "wall": (!row.wall.ours.is_empty()).then(|| pair(&row.wall)),
@@ -63,7 +63,7 @@ fn pair(pair: &Pair) -> Value {
         "other": Summary::of(&pair.other).map(summary),
         "ratio": pair.ratios().map(summary),
         "ratio_of_medians": pair.ratio_of_medians(),
-        "difference": pair.added().map(summary),
+        "difference": pair.differences().map(summary),
     })
 }
 
@@ -86,16 +86,16 @@ fn goal(goal: &Goal) -> Value {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::row::{Against, Unit};
+    use crate::row::{Baseline, Unit};
 
-    /// Two rows that share a goal, one without another, and one that could not be measured.
+    /// Two rows that share a goal, one row without a baseline, and a measurement that failed.
     pub fn example() -> Results {
         let goal = |what, limit, value, error, unit| Goal { what, unit, limit, value, error };
         let row = |title: &str, ours: Vec<f64>, other: Vec<f64>, unit, goals| Row {
             id: title.to_lowercase(),
             title: title.into(),
             other: "bare loop",
-            against: if other.is_empty() { Against::Program } else { Against::Floor },
+            baseline: if other.is_empty() { Baseline::OtherProgram } else { Baseline::LowerBound },
             unit,
             how: "by hand",
             pair: Pair { ours, other },
@@ -111,7 +111,7 @@ pub mod tests {
                 kvm: "kvm_amd".into(),
                 date: "2026-11-22".into(),
             },
-            skipped: vec![("qemu".into(), "it is not there".into())],
+            skipped: vec![("qemu".into(), "it is not installed".into())],
             ..Default::default()
         };
         results.add(vec![
@@ -124,11 +124,11 @@ pub mod tests {
     }
 
     #[test]
-    fn the_json_is_as_documented() {
+    fn the_json_has_the_documented_fields() {
         let json = example().json();
         assert_eq!((&json["format"], &json["version"]), (&json!("vmm-bench"), &json!(1)));
         assert_eq!(json["host"]["cpus"], 2);
-        assert_eq!(json["rows"].as_array().unwrap().len(), 3, "a row without a number is left out");
+        assert_eq!(json["rows"].as_array().unwrap().len(), 3, "a row without numbers is left out");
         let first = &json["rows"][0];
         assert_eq!(
             (&first["id"], &first["unit"], &first["against"]),
@@ -141,6 +141,6 @@ pub mod tests {
             (&json["rows"][2]["other"], &json["rows"][2]["measured"]["ratio"]),
             (&json!(null), &json!(null))
         );
-        assert_eq!(json["skipped"][0], json!({ "what": "qemu", "why": "it is not there" }));
+        assert_eq!(json["skipped"][0], json!({ "what": "qemu", "why": "it is not installed" }));
     }
 }

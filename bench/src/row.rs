@@ -1,25 +1,26 @@
-//! One line of the results: what it cost here, what it cost the other, and what that comes to.
+//! One row of the results: the cost of this program, the cost of the program it is compared with, and the ratio.
 //!
-//! Times scatter on a busy machine by more than what is looked for. So contestants are measured in turn, in many short
-//! rounds, and what counts is the median of the rounds' own ratios: what both of a round suffered cancels out.
+//! On a busy machine, times vary by more than the differences that we look for. So the programs take turns in many
+//! short rounds, and the result is the median of the ratios of the rounds: a disturbance that affects a whole round
+//! cancels out.
 
-use crate::sys::{Cost, alive};
+use crate::sys::{Cost, begin_step};
 
-/// What a number is.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Nanoseconds.
     Nanoseconds,
     /// Bytes.
     Bytes,
-    /// Things.
+    /// A plain count.
     Count,
-    /// One number over another.
+    /// The quotient of two numbers with the same unit.
     Ratio,
 }
 
 impl Unit {
-    /// Its name in the JSON.
+    /// Returns the name of the unit in the JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nanoseconds => "ns",
@@ -30,33 +31,33 @@ impl Unit {
     }
 }
 
-/// What many numbers come to.
+/// The order statistics of a list of numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// How many there were.
+    /// The number of values.
     pub count: usize,
-    /// The smallest.
+    /// The smallest value.
     pub min: f64,
-    /// A quarter is below.
+    /// The lower quartile.
     pub q1: f64,
-    /// Half is below.
+    /// The median.
     pub median: f64,
-    /// A quarter is above.
+    /// The upper quartile.
     pub q3: f64,
-    /// The largest.
+    /// The largest value.
     pub max: f64,
-    /// Standard error of the median: 1.253 times that of the mean of as many normally distributed numbers whose quartiles
-    /// are these. 0 for fewer than 4.
+    /// The standard error of the median: 1.253 times the standard error of the mean, computed from the distance between
+    /// the quartiles as for a normal distribution. 0 for fewer than 4 values.
     pub error: f64,
 }
 
 impl Summary {
-    /// Of `numbers`; `None` where there are none.
+    /// Summarizes `numbers`. Returns `None` for an empty list.
     pub fn of(numbers: &[f64]) -> Option<Self> {
         let mut sorted = numbers.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
-        // Between the two nearest, in proportion.
+        // Linear interpolation between the two nearest values.
         let quantile = |part: f64| {
             let place = part * (sorted.len() - 1) as f64;
             let (below, above) = (place.floor() as usize, place.ceil() as usize);
@@ -72,131 +73,131 @@ impl Summary {
     }
 }
 
-/// Numbers of this program and, round by round, of another one.
+/// The numbers of this program and of the program it is compared with, one per round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pair {
-    /// This program's, one per round.
+    /// The numbers of this program, one per round.
     pub ours: Vec<f64>,
-    /// The other's, one per round; none where there is no other.
+    /// The numbers of the other program, one per round. Empty without another program.
     pub other: Vec<f64>,
 }
 
 impl Pair {
-    /// The rounds' ratios: ours over the other's.
+    /// Summarizes the ratios of the rounds: ours divided by the other's.
     pub fn ratios(&self) -> Option<Summary> {
-        self.by_round(|ours, other| ours / other)
+        self.summarize(|ours, other| ours / other)
     }
 
-    /// What the rounds have more than the other's.
-    pub fn added(&self) -> Option<Summary> {
-        self.by_round(|ours, other| ours - other)
+    /// Summarizes the differences of the rounds: ours minus the other's.
+    pub fn differences(&self) -> Option<Summary> {
+        self.summarize(|ours, other| ours - other)
     }
 
-    /// The ratio of the medians.
+    /// Returns the ratio of the medians.
     pub fn ratio_of_medians(&self) -> Option<f64> {
         Some(Summary::of(&self.ours)?.median / Summary::of(&self.other)?.median)
     }
 
-    fn by_round(&self, compare: impl Fn(f64, f64) -> f64) -> Option<Summary> {
+    fn summarize(&self, compare: impl Fn(f64, f64) -> f64) -> Option<Summary> {
         let rounds = self.ours.iter().zip(&self.other);
         let compared: Vec<_> = rounds.map(|(ours, other)| compare(*ours, *other)).collect();
         Summary::of(&compared)
     }
 }
 
-/// What was to be reached: a line of the goals' table.
+/// A goal for a row, and the measured value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Goal {
-    /// What is measured; rows of the same goal share it.
+    /// The text of the goal. Rows with the same text share one line of the goals table.
     pub what: &'static str,
-    /// What a number is.
+    /// The unit of the limit and of the value.
     pub unit: Unit,
-    /// The most that it may be.
+    /// The largest value that reaches the goal.
     pub limit: f64,
-    /// What it is.
+    /// The measured value.
     pub value: f64,
-    /// The value's standard error; 0 where it is exact.
+    /// The standard error of the value. 0 if the value is exact or its error is unknown.
     pub error: f64,
 }
 
 impl Goal {
-    /// Whether it is reached.
+    /// Returns true if the value is not above the limit.
     pub fn reached(&self) -> bool {
         self.value <= self.limit
     }
 }
 
-/// Against what a row is measured, which says how to draw it.
+/// The kind of baseline that a row is compared with. The plot has a panel for each kind except [`Baseline::Detail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Against {
-    /// The least that it can cost: bare loops and programs. Ratios are near 1.
-    Floor,
-    /// Another program that does the same work.
-    Program,
-    /// Itself: what a part of it adds.
-    Itself,
+pub enum Baseline {
+    /// A bare loop or a bare program, as a lower bound. Ratios are near 1.
+    LowerBound,
+    /// Another virtual machine monitor that does the same work.
+    OtherProgram,
+    /// No baseline for the plot: the row gives details of another row.
+    Detail,
 }
 
-impl Against {
-    /// Its name in the JSON.
+impl Baseline {
+    /// Returns the name of the kind in the JSON.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Floor => "floor",
-            Self::Program => "program",
-            Self::Itself => "itself",
+            Self::LowerBound => "floor",
+            Self::OtherProgram => "program",
+            Self::Detail => "itself",
         }
     }
 }
 
-/// One line of the results.
+/// One row of the results.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// A short name that does not change.
+    /// A short identifier that does not change between versions.
     pub id: String,
-    /// What was measured.
+    /// The name of the row in tables.
     pub title: String,
-    /// Who the other is; empty where there is none.
+    /// The name of the baseline. Empty without one.
     pub other: &'static str,
-    /// What kind of other.
-    pub against: Against,
-    /// What the numbers are.
+    /// The kind of the baseline.
+    pub baseline: Baseline,
+    /// The unit of the numbers.
     pub unit: Unit,
-    /// How they were taken.
+    /// The way the numbers are taken.
     pub how: &'static str,
-    /// The numbers: CPU time where that can be had.
+    /// The numbers: CPU times, except where `how` names something else.
     pub pair: Pair,
-    /// The same by the clock on the wall; empty where that says nothing.
+    /// The wall times of the same rounds. Empty if wall time has no meaning for the row.
     pub wall: Pair,
-    /// What was to be reached.
+    /// The goals of the row.
     pub goals: Vec<Goal>,
 }
 
-/// Measures all of `contestants` once in each round. Each round begins with the next one, so that none is always the
-/// first. Ends early, with the rounds until then, when somebody asks for the end.
+/// Measures each candidate once per round. Each round starts with the next candidate, so that none always runs first.
+/// An interrupt ends the loop early and keeps the complete rounds.
 ///
-/// Returns the costs of each, one per round.
+/// Returns a list of costs for each candidate, with one cost per round.
 ///
 /// # Errors
-/// A measurement failed.
+/// A measurement failed, and the program was not interrupted.
 pub fn interleave<C>(
     rounds: usize,
-    contestants: &[C],
+    candidates: &[C],
     mut measure: impl FnMut(&C) -> Result<Cost, String>,
 ) -> Result<Vec<Vec<Cost>>, String> {
-    let mut costs = vec![Vec::with_capacity(rounds); contestants.len()];
+    let mut costs = vec![Vec::with_capacity(rounds); candidates.len()];
     for round in 0..rounds {
-        let mut of_round = vec![Cost::default(); contestants.len()];
-        for turn in 0..contestants.len() {
-            let place = (round + turn) % contestants.len();
-            if let (Some(contestant), Some(cost)) = (contestants.get(place), of_round.get_mut(place)) {
-                alive();
-                *cost = match measure(contestant) {
+        let mut round_costs = vec![Cost::default(); candidates.len()];
+        for turn in 0..candidates.len() {
+            let place = (round + turn) % candidates.len();
+            if let (Some(candidate), Some(cost)) = (candidates.get(place), round_costs.get_mut(place)) {
+                begin_step();
+                *cost = match measure(candidate) {
                     Err(_) if vmm::host::interrupted() => return Ok(costs),
                     measured => measured?,
                 };
             }
         }
-        costs.iter_mut().zip(of_round).for_each(|(costs, cost)| costs.push(cost));
+        costs.iter_mut().zip(round_costs).for_each(|(costs, cost)| costs.push(cost));
         if vmm::host::interrupted() {
             break;
         }
@@ -204,13 +205,13 @@ pub fn interleave<C>(
     Ok(costs)
 }
 
-/// The CPU times of two contestants.
+/// Pairs the CPU times of two candidates.
 pub fn cpu(ours: &[Cost], other: &[Cost]) -> Pair {
     let times = |costs: &[Cost]| costs.iter().map(|cost| cost.cpu).collect();
     Pair { ours: times(ours), other: times(other) }
 }
 
-/// Their times on the wall.
+/// Pairs the wall times of two candidates.
 pub fn wall(ours: &[Cost], other: &[Cost]) -> Pair {
     let times = |costs: &[Cost]| costs.iter().map(|cost| cost.wall).collect();
     Pair { ours: times(ours), other: times(other) }
@@ -234,27 +235,27 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_both_suffered_does_not_count() {
+    fn a_disturbance_of_a_whole_round_cancels_out() {
         // The second round took ten times as long; the ratio of each is 1.1.
         let pair = Pair { ours: vec![110.0, 1100.0, 220.0], other: vec![100.0, 1000.0, 200.0] };
         let ratios = pair.ratios().unwrap();
         assert!((ratios.q3 - ratios.q1).abs() < 1e-12 && (ratios.median - 1.1).abs() < 1e-12);
         assert_eq!(pair.ratio_of_medians(), Some(1.1));
-        assert_eq!(pair.added().unwrap().median, 20.0);
+        assert_eq!(pair.differences().unwrap().median, 20.0);
     }
 
     #[test]
-    fn without_another_there_is_no_ratio() {
+    fn a_pair_without_a_baseline_has_no_ratio() {
         let pair = Pair { ours: vec![1.0], other: vec![] };
-        assert_eq!((pair.ratios(), pair.added(), pair.ratio_of_medians()), (None, None, None));
+        assert_eq!((pair.ratios(), pair.differences(), pair.ratio_of_medians()), (None, None, None));
     }
 
     #[test]
-    fn each_round_begins_with_the_next() {
+    fn each_round_starts_with_the_next_candidate() {
         let order = std::cell::RefCell::new(Vec::new());
-        let costs = interleave(3, &[0, 1, 2], |contestant| {
-            order.borrow_mut().push(*contestant);
-            Ok(Cost { cpu: f64::from(*contestant), wall: 0.0 })
+        let costs = interleave(3, &[0, 1, 2], |candidate| {
+            order.borrow_mut().push(*candidate);
+            Ok(Cost { cpu: f64::from(*candidate), wall: 0.0 })
         });
         assert_eq!(*order.borrow(), [0, 1, 2, 1, 2, 0, 2, 0, 1]);
         let pair = cpu(&costs.as_ref().unwrap()[2], &costs.as_ref().unwrap()[1]);

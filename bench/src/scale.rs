@@ -1,6 +1,6 @@
-//! Many VMs at once: the program's own `vmm bench scale`, next to a bare program that does the same.
+//! Many VMs in one process: runs `vmm bench scale`, which compares `vmm` with a bare program that makes the same calls.
 
-use crate::row::{Against, Goal, Pair, Row, Unit};
+use crate::row::{Baseline, Goal, Pair, Row, Unit};
 use crate::scratch::Scratch;
 use crate::sys;
 use serde_json::Value;
@@ -8,31 +8,32 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// How many VMs are alive at once.
+/// The numbers of VMs that are alive at the same time.
 const VMS: [u64; 4] = [1, 10, 100, 1000];
 
-/// Runs `vmm bench scale` with so many rounds for each number of VMs.
+/// Runs `vmm bench scale` with `rounds` rounds for each number of VMs.
 ///
 /// # Errors
-/// It ends with another status than 0: then a guest did not leave 42, something was left over, or the host has no room.
+/// The program failed: a guest did not leave 42, a resource was not released, or the host has too little memory. Or its
+/// JSON is missing or wrong.
 pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let (file, said) = (scratch.file("scale.json", b"")?, scratch.file("errors", b"")?);
-    let errors = fs::File::create(&said).map_err(|error| error.to_string())?;
+    let (file, stderr) = (scratch.file("scale.json", b"")?, scratch.file("errors", b"")?);
+    let errors = fs::File::create(&stderr).map_err(|error| error.to_string())?;
     let vms = VMS.map(|vms| vms.to_string()).join(",");
     let mut command = Command::new(vmm);
     command.args(["bench", "scale", "--vms", &vms, "--rounds", &rounds.to_string(), "--json"]).arg(&file);
     let ran = sys::run(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors))?;
     if !ran.status.success() {
-        let said = fs::read_to_string(&said).unwrap_or_default();
-        let last = vmm::host::printable_text(said.lines().next_back().unwrap_or("nothing"));
+        let messages = fs::read_to_string(&stderr).unwrap_or_default();
+        let last = vmm::host::printable_text(messages.lines().next_back().unwrap_or("nothing"));
         return Err(format!("vmm bench scale ended with {}: {last}", ran.status));
     }
     let text =
-        fs::read(&file).map_err(|error| format!("what vmm bench scale wrote cannot be read: {error}"))?;
-    let value =
-        serde_json::from_slice(&text).map_err(|error| format!("vmm bench scale wrote no JSON: {error}"))?;
-    rows(&value).ok_or_else(|| format!("vmm bench scale wrote something else: {value}"))
+        fs::read(&file).map_err(|error| format!("cannot read the JSON of vmm bench scale: {error}"))?;
+    let value = serde_json::from_slice(&text)
+        .map_err(|error| format!("vmm bench scale did not write JSON: {error}"))?;
+    rows(&value).ok_or_else(|| format!("unexpected JSON from vmm bench scale: {value}"))
 }
 
 fn rows(value: &Value) -> Option<Vec<Row>> {
@@ -40,10 +41,10 @@ fn rows(value: &Value) -> Option<Vec<Row>> {
         let number = |place: &str| row.pointer(place)?.as_f64();
         let vms = row.get("vms")?.as_u64()?;
         let ratio = number("/ratio/cpu")?;
-        // It tells its own time and the ratio, each over all of its rounds.
+        // The JSON has the time of `vmm` and the ratio, each over all rounds. The time of the other follows from them.
         let against_bare = |ours: f64, ratio: f64| Pair { ours: vec![ours], other: vec![ours / ratio] };
         let goal = Goal {
-            what: "N VMs over bare at the same N",
+            what: "CPU time per VM with N VMs alive, relative to the bare program with N VMs",
             unit: Unit::Ratio,
             limit: 1.1,
             value: ratio,
@@ -52,13 +53,13 @@ fn rows(value: &Value) -> Option<Vec<Row>> {
         Some(Row {
             id: format!("scale-{vms}"),
             title: match vms {
-                1 => "1 VM in a process".into(),
-                _ => format!("each of {vms} VMs alive in one process"),
+                1 => "cost per VM, 1 VM alive in the process".into(),
+                _ => format!("cost per VM, {vms} VMs alive in the process"),
             },
             other: "bare program",
-            against: Against::Floor,
+            baseline: Baseline::LowerBound,
             unit: Unit::Nanoseconds,
-            how: "CPU time of making, running and dropping one VM of that many",
+            how: "CPU time per VM, to create, run and destroy all of them",
             pair: against_bare(number("/vmm/cpu_us/all")? * 1e3, ratio),
             wall: against_bare(1e9 / number("/vmm/vms_per_second")?, number("/ratio/wall")?),
             goals: vec![goal],
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_result_is_refused() {
+    fn unexpected_json_is_refused() {
         for value in [json!({}), json!({ "rows": [] }), json!({ "rows": [{ "vms": 1 }] })] {
             assert!(rows(&value).is_none(), "{value}");
         }

@@ -1,31 +1,31 @@
-//! Files for a while: guests for other programs, and bare programs.
+//! Temporary files: guests for other programs, and bare programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A folder of this process's own, removed at the end.
+/// A temporary folder. Dropping the value removes the folder.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one.
+    /// Creates a folder.
     ///
     /// # Errors
-    /// The host cannot.
+    /// The host cannot create it.
     pub fn new() -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("vmm-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+        fs::create_dir(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
         Ok(Self(path))
     }
 
-    /// A new file in it.
+    /// Creates a file in the folder.
     ///
     /// # Errors
-    /// The host cannot.
+    /// The host cannot write it.
     pub fn file(&self, name: &str, data: &[u8]) -> Result<PathBuf, String> {
         let path = self.0.join(name);
         fs::write(&path, data).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
@@ -39,23 +39,23 @@ impl Drop for Scratch {
     }
 }
 
-/// Builds a bare program from C, with the options that its source names.
+/// Compiles a bare program from C source. `options` are more options for the compiler.
 ///
 /// # Errors
-/// There is no compiler, or it refuses.
-pub fn compile(scratch: &Scratch, name: &str, text: &str, options: &[&str]) -> Result<PathBuf, String> {
-    let source = scratch.file(&format!("{name}.c"), text.as_bytes())?;
-    let program = source.with_extension("");
+/// The compiler is missing, or the program does not compile.
+pub fn compile(scratch: &Scratch, name: &str, source: &str, options: &[&str]) -> Result<PathBuf, String> {
+    let file = scratch.file(&format!("{name}.c"), source.as_bytes())?;
+    let program = file.with_extension("");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "gcc".into());
     let mut command = Command::new(&compiler);
-    command.args(["-O2", "-static"]).args(options).args([Path::new("-o"), &program, &source]);
+    command.args(["-O2", "-static"]).args(options).args([Path::new("-o"), &program, &file]);
     match command.output() {
         Ok(output) if output.status.success() => Ok(program),
         Ok(output) => {
-            let said = vmm::host::printable_text(String::from_utf8_lossy(&output.stderr).trim());
-            Err(format!("the bare program {name} does not compile: {said}"))
+            let message = vmm::host::printable_text(String::from_utf8_lossy(&output.stderr).trim());
+            Err(format!("the bare program {name} does not compile: {message}"))
         }
-        Err(error) => Err(format!("{} cannot be started: {error}", compiler.display())),
+        Err(error) => Err(format!("cannot start the C compiler {}: {error}", compiler.display())),
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_goes_with_its_folder_and_what_does_not_compile_is_told() {
+    fn dropping_a_folder_removes_its_files_and_a_compile_error_has_a_message() {
         let scratch = Scratch::new().unwrap();
         let file = scratch.file("a", b"b").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"b");

@@ -1,59 +1,33 @@
-//! How much memory a run takes, and how large the program is; next to QEMU's.
+//! The peak memory of a run and the size of the program, compared with QEMU.
 
 use crate::loops;
 use crate::qemu;
-use crate::row::{Against, Goal, Pair, Row, Unit};
+use crate::row::{Baseline, Goal, Pair, Row, Unit};
 use crate::scratch::Scratch;
 use crate::sys;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// 3 MB.
+/// The goal for both rows: 3 MB.
 const LIMIT: f64 = 3e6;
 
-/// Measures `rounds` runs of `vmm`, and of QEMU where it is.
+/// Measures `rounds` runs of `vmm`, and of QEMU if it is installed, and the sizes of both programs.
+///
+/// # Errors
+/// A program could not run or ended with the wrong status, or a file could not be read.
 pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, String> {
-    let scratch = Scratch::new()?;
-    let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::real_console(0)))?;
-    let (mut memory, mut size) = (Pair::default(), Pair::default());
-    for _ in 0..rounds {
-        let mut command = Command::new(vmm);
-        command.args(["run", "simvirtio"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        memory.ours.push(peak(&mut command, 0)?);
-        if let Some(qemu) = qemu {
-            memory.other.push(peak(&mut qemu::command(qemu, &firmware), qemu::ENDED)?);
-        }
-        if vmm::host::interrupted() {
-            break;
-        }
-    }
-    size.ours.push(length(vmm)?);
-    if let Some(qemu) = qemu {
-        size.other.push(length(qemu)?);
-    }
-    let row = |id: &str, title: &str, how, pair: Pair, what, value: Option<f64>| Row {
-        id: id.into(),
-        title: title.into(),
-        other: "QEMU microvm",
-        against: Against::Program,
-        unit: Unit::Bytes,
-        how,
-        goals: value
-            .map(|value| Goal { what, unit: Unit::Bytes, limit: LIMIT, value, error: 0.0 })
-            .into_iter()
-            .collect(),
-        pair,
-        wall: Pair::default(),
-    };
-    // The most that any run had.
+    let memory = peak_memory(rounds, vmm, qemu)?;
+    let other_size = qemu.map(file_size).transpose()?;
+    let size = Pair { ours: vec![file_size(vmm)?], other: other_size.into_iter().collect() };
+    // The goal is for the worst run.
     let most = memory.ours.iter().copied().reduce(f64::max);
     let file = size.ours.first().copied();
     Ok(vec![
         row(
             "peak-memory",
             "peak RSS of `vmm run simvirtio`",
-            "VmHWM at the process's end; QEMU runs a guest that ends at once",
+            "VmHWM at the end of the process; QEMU runs a guest that ends at once",
             memory,
             "peak RSS of `vmm run`",
             most,
@@ -61,7 +35,7 @@ pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, S
         row(
             "program-size",
             "program size, stripped",
-            "size of the file, without libraries",
+            "size of the file, without shared libraries",
             size,
             "program size, stripped",
             file,
@@ -69,16 +43,52 @@ pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, S
     ])
 }
 
-/// The most memory of a program that ends with `status`.
-fn peak(command: &mut Command, status: i32) -> Result<f64, String> {
-    match sys::peak_memory(command)? {
-        (bytes, ended) if ended.code() == Some(status) => Ok(bytes as f64),
-        (_, ended) => Err(format!("{command:?} ended with {ended}, and {status} was expected")),
+/// Returns a row with a goal of [`LIMIT`] for `value`.
+fn row(id: &str, title: &str, how: &'static str, pair: Pair, what: &'static str, value: Option<f64>) -> Row {
+    let goal = value.map(|value| Goal { what, unit: Unit::Bytes, limit: LIMIT, value, error: 0.0 });
+    Row {
+        id: id.into(),
+        title: title.into(),
+        other: "QEMU microvm",
+        baseline: Baseline::OtherProgram,
+        unit: Unit::Bytes,
+        how,
+        goals: goal.into_iter().collect(),
+        pair,
+        wall: Pair::default(),
     }
 }
 
-/// The size of a file, in bytes.
-fn length(path: &Path) -> Result<f64, String> {
-    let found = fs::metadata(path).map_err(|error| format!("cannot look at {}: {error}", path.display()))?;
-    Ok(found.len() as f64)
+/// Returns the peak memory of `rounds` runs of both programs.
+fn peak_memory(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Pair, String> {
+    let scratch = Scratch::new()?;
+    let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::console_guest(0)))?;
+    let mut memory = Pair::default();
+    for _ in 0..rounds {
+        let mut command = Command::new(vmm);
+        command.args(["run", "simvirtio"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        memory.ours.push(peak_of(&mut command, 0)?);
+        if let Some(qemu) = qemu {
+            memory.other.push(peak_of(&mut qemu::qemu_command(qemu, &firmware), qemu::EXIT_STATUS)?);
+        }
+        if vmm::host::interrupted() {
+            break;
+        }
+    }
+    Ok(memory)
+}
+
+/// Returns the peak memory of a program in bytes. The program must end with `status`.
+fn peak_of(command: &mut Command, status: i32) -> Result<f64, String> {
+    match sys::peak_memory(command)? {
+        (bytes, ended) if ended.code() == Some(status) => Ok(bytes as f64),
+        (_, ended) => Err(format!("{command:?} ended with {ended}, not with exit status {status}")),
+    }
+}
+
+/// Returns the size of a file in bytes.
+fn file_size(path: &Path) -> Result<f64, String> {
+    let metadata =
+        fs::metadata(path).map_err(|error| format!("cannot read the size of {}: {error}", path.display()))?;
+    Ok(metadata.len() as f64)
 }

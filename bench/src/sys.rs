@@ -1,4 +1,4 @@
-//! The few host calls that no crate wraps: clocks of CPU time, and a child with what it cost.
+//! Host calls that no crate wraps: clocks of CPU time, and child processes with their cost.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -10,16 +10,16 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// CPU time and wall time, both in nanoseconds.
+/// A CPU time and a wall time, both in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Time on a CPU, in user and kernel mode together.
+    /// The time on a CPU, in user mode and kernel mode together.
     pub cpu: f64,
-    /// Time on the wall.
+    /// The elapsed time.
     pub wall: f64,
 }
 
-/// A moment, on the clocks of [`Cost`].
+/// A point in time, on both clocks of [`Cost`].
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     cpu: Duration,
@@ -27,17 +27,17 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Now, by the CPU time of the calling thread (CLOCK_THREAD_CPUTIME_ID).
+    /// Reads the clocks. The CPU time is that of the calling thread (CLOCK_THREAD_CPUTIME_ID).
     pub fn now() -> Self {
         // SAFETY: all zeroes are a valid time.
         let mut time: libc::timespec = unsafe { mem::zeroed() };
-        // SAFETY: the time outlives the call. The clock is there on every Linux, so the call cannot fail.
+        // SAFETY: the time outlives the call. Every Linux has this clock, so the call cannot fail.
         unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
         let (seconds, nanoseconds) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
         Self { cpu: Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds), wall: Instant::now() }
     }
 
-    /// What has been spent since `start`.
+    /// Returns the cost since `start`.
     pub fn since(&self, start: &Self) -> Cost {
         let nanoseconds = |time: Duration| time.as_nanos() as f64;
         Cost {
@@ -47,67 +47,67 @@ impl Moment {
     }
 }
 
-/// The child that is running, or 0.
+/// The process ID of the running child, or 0.
 static CHILD: AtomicI32 = AtomicI32::new(0);
-/// When the program last got on, in seconds since it started.
-static ALIVE: AtomicU64 = AtomicU64::new(0);
-/// How long one step may take: a batch of exits, or a child.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The number of steps so far. The watchdog ends the program when it stops growing.
+static STEPS: AtomicU64 = AtomicU64::new(0);
+/// The time limit for one step. A step is a batch of exits or a child process.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Ends the program, with its child, when a step takes longer than it can. A bare loop has no other watchdog.
-/// `last_words` is called before, on a thread of its own.
-pub fn watch(last_words: impl Fn() + Send + 'static) {
+/// Starts the watchdog thread. It kills the child and ends the program with status 114 if a step exceeds its time
+/// limit. The bare loop has no other watchdog. The thread calls `before_exit` before the program ends.
+pub fn start_watchdog(before_exit: impl Fn() + Send + 'static) {
     let started = Instant::now();
-    ALIVE.store(0, Ordering::Relaxed);
+    STEPS.store(0, Ordering::Relaxed);
     std::thread::spawn(move || {
         let mut seen = (u64::MAX, Instant::now());
         loop {
             std::thread::sleep(Duration::from_secs(1));
-            let step = ALIVE.load(Ordering::Relaxed);
-            if step != seen.0 {
-                seen = (step, Instant::now());
-            } else if seen.1.elapsed() > PATIENCE {
+            let steps = STEPS.load(Ordering::Relaxed);
+            if steps != seen.0 {
+                seen = (steps, Instant::now());
+            } else if seen.1.elapsed() > STEP_LIMIT {
                 kill_child();
                 eprintln!(
-                    "bench: a step takes longer than {} s (after {:.0} s in all), so this ends here",
-                    PATIENCE.as_secs(),
+                    "bench: a step exceeds its limit of {} s ({:.0} s after the start): the run ends here",
+                    STEP_LIMIT.as_secs(),
                     started.elapsed().as_secs_f64()
                 );
-                last_words();
+                before_exit();
                 std::process::exit(114);
             }
         }
     });
 }
 
-/// Tells the watchdog that the program gets on.
-pub fn alive() {
-    ALIVE.fetch_add(1, Ordering::Relaxed);
+/// Tells the watchdog that a step begins.
+pub fn begin_step() {
+    STEPS.fetch_add(1, Ordering::Relaxed);
 }
 
 fn kill_child() {
     let child = CHILD.load(Ordering::Relaxed);
     if child > 0 {
-        // SAFETY: the child is this program's own and has not been waited for, so the number is still its.
+        // SAFETY: this program started the child and has not reaped it, so the process ID still belongs to it.
         unsafe { libc::kill(child, libc::SIGKILL) };
     }
 }
 
-/// How a child went.
+/// The result of a child process.
 #[derive(Clone, Copy, Debug)]
-pub struct Ran {
-    /// How it ended.
+pub struct Finished {
+    /// The exit status.
     pub status: ExitStatus,
-    /// What it cost, from before it was made until after it was gone.
+    /// The CPU time of the child, and the wall time from before its start until after its end.
     pub cost: Cost,
 }
 
-/// Runs a child to its end.
+/// Runs a child process and waits for its end.
 ///
 /// # Errors
-/// It cannot be started, or somebody asked this program to end.
-pub fn run(command: &mut Command) -> Result<Ran, String> {
-    alive();
+/// The child cannot be started, or this program was interrupted.
+pub fn run(command: &mut Command) -> Result<Finished, String> {
+    begin_step();
     let start = Instant::now();
     let child = command.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
     let pid = pid_of(&child);
@@ -118,14 +118,14 @@ pub fn run(command: &mut Command) -> Result<Ran, String> {
     let (status, usage) = waited?;
     let time = |time: libc::timeval| time.tv_sec as f64 * 1e9 + time.tv_usec as f64 * 1e3;
     let cpu = time(usage.ru_utime) + time(usage.ru_stime);
-    Ok(Ran { status: ExitStatus::from_raw(status), cost: Cost { cpu, wall } })
+    Ok(Finished { status: ExitStatus::from_raw(status), cost: Cost { cpu, wall } })
 }
 
 fn pid_of(child: &std::process::Child) -> libc::pid_t {
     libc::pid_t::try_from(child.id()).unwrap_or_default()
 }
 
-/// Waits for a change of a child's. A program that shall end takes its child with it.
+/// Waits until the state of a child changes. Kills the child if this program is interrupted.
 fn wait(pid: libc::pid_t, options: libc::c_int) -> Result<(libc::c_int, libc::rusage), String> {
     let mut status = 0;
     // SAFETY: all zeroes are a valid usage.
@@ -147,16 +147,17 @@ fn wait(pid: libc::pid_t, options: libc::c_int) -> Result<(libc::c_int, libc::ru
     }
 }
 
-/// Runs a child to its end. Returns the most memory that it had resident, in bytes.
+/// Runs a child process and waits for its end. Returns its peak resident memory in bytes, and its exit status.
 ///
-/// The child is traced, and asked when it is about to leave: what `wait4` says of its memory includes that of the program
-/// that started it (Linux `fs/exec.c`, exec_mmap: `setmax_mm_hiwater_rss`), and that program is this one.
+/// This function traces the child and reads the peak when the child is about to exit. The value of `wait4` is wrong
+/// here: it includes the memory of the program that started the child, which is this one (Linux `fs/exec.c`, exec_mmap:
+/// `setmax_mm_hiwater_rss`).
 ///
 /// # Errors
-/// It cannot be started or traced, or somebody asked this program to end.
+/// The child cannot be started or traced, or this program was interrupted.
 pub fn peak_memory(command: &mut Command) -> Result<(u64, ExitStatus), String> {
-    alive();
-    // SAFETY: between fork and exec only a system call is made, which is allowed there.
+    begin_step();
+    // SAFETY: between fork and exec the closure makes only a system call, which is allowed there.
     unsafe {
         command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, ptr::null_mut::<u8>(), 0) {
             -1 => Err(io::Error::last_os_error()),
@@ -174,9 +175,9 @@ pub fn peak_memory(command: &mut Command) -> Result<(u64, ExitStatus), String> {
     result
 }
 
-/// Lets a traced child run to its end.
+/// Runs a traced child to its end. Returns its peak resident memory in bytes, and its exit status.
 fn trace(pid: libc::pid_t) -> Result<(u64, ExitStatus), String> {
-    // The first stop is the exec's.
+    // The first stop is at exec.
     wait(pid, 0)?;
     let request = |what, data: libc::c_long| {
         // SAFETY: neither request touches memory of this process, and the child is stopped.
@@ -192,20 +193,20 @@ fn trace(pid: libc::pid_t) -> Result<(u64, ExitStatus), String> {
     loop {
         let (status, _) = wait(pid, libc::__WALL)?;
         if !libc::WIFSTOPPED(status) {
-            let peak = peak.ok_or("a child was gone before its memory could be looked at")?;
+            let peak = peak.ok_or("the child exited before its peak memory could be read")?;
             return Ok((peak, ExitStatus::from_raw(status)));
         }
         let is_exit = status >> 16 == libc::PTRACE_EVENT_EXIT;
         if is_exit {
-            peak = Some(high_water_mark(pid)?);
+            peak = Some(peak_rss(pid)?);
         }
-        // A signal of its own goes on to it.
+        // Other stops are signals, which the child must still receive.
         request(libc::PTRACE_CONT, if is_exit { 0 } else { libc::WSTOPSIG(status).into() })?;
     }
 }
 
-/// The most memory that a process has had resident, in bytes (`proc(5)`, VmHWM).
-fn high_water_mark(pid: libc::pid_t) -> Result<u64, String> {
+/// Reads the peak resident memory of a process in bytes (`proc(5)`, VmHWM).
+fn peak_rss(pid: libc::pid_t) -> Result<u64, String> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
     let kibibytes =
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_s_cost_and_status_are_its_own() {
+    fn a_run_returns_the_status_and_the_cost_of_the_child() {
         let ran = run(Command::new("sh").args(["-c", "exit 7"])).unwrap();
         assert_eq!(ran.status.code(), Some(7));
         assert!(ran.cost.wall > 0.0);
@@ -237,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn a_child_s_memory_is_not_this_program_s() {
-        // Much more than the child has.
+    fn the_peak_memory_of_a_child_excludes_this_program() {
+        // Much more than the child uses.
         let own = vec![1u8; 64 << 20];
         let (peak, status) = peak_memory(&mut Command::new("true")).unwrap();
         assert!(status.success() && std::hint::black_box(&own).len() == 64 << 20);

@@ -1,10 +1,10 @@
-//! The results as text: tables in Markdown, which a terminal shows as well.
+//! The results as Markdown tables, which are also readable in a terminal.
 
 use crate::results::Results;
 use crate::row::{Goal, Row, Summary, Unit};
 use std::fmt::Write as _;
 
-/// A number with its unit, in about three digits.
+/// Formats a number with its unit and about three significant digits.
 pub fn number(value: f64, unit: Unit) -> String {
     let scaled = |value: f64, unit: &str| {
         let digits = match value.abs() {
@@ -27,7 +27,7 @@ pub fn number(value: f64, unit: Unit) -> String {
     }
 }
 
-/// All that was measured, in Markdown.
+/// Returns the results as Markdown.
 pub fn markdown(results: &Results) -> String {
     let host = &results.host;
     // Writing to a String cannot fail.
@@ -40,15 +40,15 @@ pub fn markdown(results: &Results) -> String {
         host.processor,
         host.kernel,
         host.kvm,
-        if results.interrupted { " Interrupted: this is what there was." } else { "" }
+        if results.interrupted { " Interrupted: these are the results until then." } else { "" }
     );
     text += &goals(&results.rows);
-    text += "| measured | vmm | other | | vmm / other | difference |\n|---|---|---|---|---|---|\n";
+    text += "| row | vmm | other | other is | vmm / other | difference |\n|---|---|---|---|---|---|\n";
     for row in &results.rows {
         text += &line(row);
     }
-    text += "\nMedians; in brackets the quartiles of the rounds; after ± a standard error. A ratio and a difference are the median \
-             of the rounds' own.\n";
+    text += "\nNumbers are medians of the rounds, with the quartiles in brackets. A ratio or difference is the median of the \
+             ratios or differences of the rounds. The number after ± is a standard error.\n";
     for (what, why) in &results.skipped {
         let _ = writeln!(text, "\nNot measured: {what}: {why}.");
     }
@@ -69,7 +69,7 @@ fn line(row: &Row) -> String {
         _ => format!("{digits} ± {}", number(summary.error, unit)),
     };
     let ratio = row.pair.ratios().map(|ratio| error(ratio, Unit::Ratio, number(ratio.median, Unit::Ratio)));
-    let added = row.pair.added().map(|added| error(added, row.unit, number(added.median, row.unit)));
+    let added = row.pair.differences().map(|added| error(added, row.unit, number(added.median, row.unit)));
     let other = if row.pair.other.is_empty() { "" } else { row.other };
     format!(
         "| {} | {} | {} | {other} | {} | {} |\n",
@@ -81,7 +81,7 @@ fn line(row: &Row) -> String {
     )
 }
 
-/// The table of goals: of rows that share one the worst.
+/// Returns the table of goals. If several rows share a goal, the table shows the worst row.
 pub fn goals(rows: &[Row]) -> String {
     let mut worst: Vec<(&Goal, &Row, usize)> = Vec::new();
     for (row, goal) in rows.iter().flat_map(|row| row.goals.iter().map(move |goal| (row, goal))) {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_row_stands_for_a_goal() {
+    fn the_goals_table_shows_the_worst_row_of_each_goal() {
         let text = goals(&example().rows);
         assert_eq!(
             text,
@@ -153,14 +153,51 @@ mod tests {
         assert_eq!(goals(&[]), "");
     }
 
+    /// A number as [`number`] prints it, in the smallest unit of its kind, and half of its last digit.
+    fn parse(text: &str) -> (f64, f64) {
+        let mut words = text.split(' ');
+        let digits = words.next().unwrap();
+        let scale = match words.next() {
+            Some("us" | "kB") => 1e3,
+            Some("ms" | "MB") => 1e6,
+            Some("s") => 1e9,
+            _ => 1.0,
+        };
+        let decimals = digits.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        (digits.parse::<f64>().unwrap() * scale, scale * 0.5 / 10f64.powi(decimals as i32))
+    }
+
     #[test]
-    fn a_row_is_a_line_of_as_many_cells_as_its_head() {
+    fn the_goals_in_the_documentation_have_correct_verdicts() {
+        let text = include_str!("../../docs/benchmarks.md");
+        let table = text.lines().skip_while(|line| *line != "| goal | at most | measured | |").skip(2);
+        let rows: Vec<_> = table.map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |")).collect();
+        assert_eq!(rows.len(), 10);
+        for row in rows {
+            let [_, limit, measured, verdict] = row.split(" | ").collect::<Vec<_>>()[..] else {
+                panic!("not four cells: {row}")
+            };
+            let value = measured.split([',', '±']).next().unwrap().trim();
+            let ((limit, limit_error), (value, value_error)) = (parse(limit), parse(value));
+            match verdict.strip_prefix("missed by ") {
+                Some(excess) => {
+                    let (excess, excess_error) = parse(excess);
+                    let difference = (value - limit - excess).abs();
+                    assert!(value > limit && difference <= limit_error + value_error + excess_error, "{row}");
+                }
+                None => assert!(verdict == "reached" && value <= limit, "{row}"),
+            }
+        }
+    }
+
+    #[test]
+    fn each_line_has_as_many_cells_as_its_header() {
         let text = markdown(&example());
         let table: Vec<_> = text.lines().filter(|line| line.starts_with("| ")).collect();
         let cells = |line: &str| line.matches('|').count();
         assert!(table.iter().all(|line| [5, 7].contains(&cells(line))), "{text}");
         assert!(text.contains("| A | 1.01 us [1.01 us, 1.01 us] | 1.00 us [1.00 us, 1.00 us] | bare loop | 1.010 ± 0.000 | 10.0 ns ± 0.00 ns |"), "{text}");
         assert!(text.contains("| size | 2.00 MB | - |  |  |  |"), "{text}");
-        assert!(text.contains("Not measured: qemu: it is not there."), "{text}");
+        assert!(text.contains("Not measured: qemu: it is not installed."), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The program as a user runs it: its list, its mistakes, and one round of what is quick.
+//! Runs the program as a user does: its list, usage errors, and one round of the quick measurements.
 #![allow(missing_docs)]
 
 use std::fs;
@@ -23,22 +23,22 @@ fn the_list_has_a_line_for_each_measurement() {
 }
 
 #[test]
-fn what_is_not_there_is_a_mistake_of_usage() {
+fn unknown_names_and_options_are_usage_errors() {
     for wrong in [&["--only", "nothing"][..], &["--rounds", "0"], &["--frobnicate"]] {
         let refused = bench(wrong);
         assert_eq!(refused.status.code(), Some(110), "{wrong:?}: {}", text(&refused.stderr));
     }
 }
 
-/// A round of exits is real: each access runs in all machines, and makes as many exits as it should.
+/// One round of `exits` runs each access in all machines, and checks the number of exits.
 #[test]
-fn one_round_of_exits_gives_all_rows_a_picture_and_json() {
+fn one_round_of_exits_writes_all_rows_a_plot_and_json() {
     let folder = std::env::temp_dir().join(format!("vmm-bench-test-{}", std::process::id()));
     let (json, svg) = (folder.join("deep/results.json"), folder.join("bench.svg"));
     let paths = [json.to_str().expect("UTF-8"), svg.to_str().expect("UTF-8")];
     let ran = bench(&["--only", "exits", "--rounds", "1", "--json", paths[0], "--svg", paths[1]]);
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
-        eprintln!("one round is not measured: /dev/kvm cannot be opened");
+        eprintln!("skipped: /dev/kvm cannot be opened");
         assert_eq!(ran.status.code(), Some(115));
         assert_eq!(text(&ran.stderr).lines().count(), 1, "{}", text(&ran.stderr));
         return;
@@ -56,7 +56,7 @@ fn one_round_of_exits_gives_all_rows_a_picture_and_json() {
     assert!(rows.iter().all(|row| row["measured"]["ours"]["median"].as_f64().is_some_and(|cost| cost > 0.0)));
     assert!(fs::read_to_string(&svg).expect("written").starts_with("<svg "));
     assert!(
-        text(&ran.stdout).contains("| CPU per exit over the bare loop, profile on |"),
+        text(&ran.stdout).contains("| CPU time per exit, profile on, relative to the bare loop |"),
         "{}",
         text(&ran.stdout)
     );
@@ -64,15 +64,18 @@ fn one_round_of_exits_gives_all_rows_a_picture_and_json() {
 }
 
 #[test]
-fn without_the_program_its_measurements_are_left_out_aloud() {
+fn a_missing_program_is_reported_and_its_measurement_is_skipped() {
     let ran = bench(&["--only", "size", "--rounds", "1", "--vmm", "/no/such/vmm"]);
     match ran.status.code() {
-        Some(115) => eprintln!("nothing is measured: {}", text(&ran.stderr)),
+        Some(115) => eprintln!("skipped: guests cannot run on this host: {}", text(&ran.stderr)),
         _ => {
             assert!(ran.status.success());
-            let (said, table) = (text(&ran.stderr), text(&ran.stdout));
-            assert!(said.contains("size cannot be measured: /no/such/vmm is not there: build it"), "{said}");
-            assert!(table.contains("Not measured: size: /no/such/vmm is not there"), "{table}");
+            let (messages, table) = (text(&ran.stderr), text(&ran.stdout));
+            assert!(
+                messages.contains("size: not measured: /no/such/vmm does not exist: run cargo build"),
+                "{messages}"
+            );
+            assert!(table.contains("Not measured: size: /no/such/vmm does not exist"), "{table}");
         }
     }
 }

@@ -1,4 +1,5 @@
-// Writes a byte to the machine's exit port, 0xf4: exit-port NUMBER. Debian's kernel has no /dev/port to do it with.
+// Usage: exit-port NUMBER. Writes a byte to the machine's exit port, 0xf4. A shell cannot: Debian's kernel has no
+// /dev/port.
 static long call(long number, long a, long b, long c)
 {
     long answer;
@@ -6,7 +7,7 @@ static long call(long number, long a, long b, long c)
     return answer;
 }
 
-// argv[1] is the third word of what the kernel puts on the stack.
+// The kernel puts argc, argv[0] and argv[1] on the stack, so argv[1] is the third word.
 __attribute__((used)) void begin(const char **stack)
 {
     unsigned char value = 0;

@@ -1,8 +1,13 @@
 // stopwatch [-t SECONDS] [-m MEGABYTES] [-f FILE]... [-o OUTPUT] TEXT COMMAND [ARGUMENT]...
 //
-// Runs a command until TEXT is in its standard output, and kills it. Prints the milliseconds from its start to that
-// moment, and the number in each FILE as it was then, on one line. -m touches and frees so much memory first, which
-// is not counted; -o keeps the output. Exit status 1 where the text did not come within 120 seconds, or those of -t.
+// Runs a command until TEXT appears in its standard output, and kills it. Prints one line: the milliseconds from the
+// start to that moment, and the number that each FILE contained then.
+//
+// -t  sets the time limit, 120 seconds by default
+// -m  writes to and frees this much memory before the start, outside the measured time
+// -o  saves the output of the command to a file
+//
+// Exit status: 0 if the text appeared, 1 if it did not appear within the time limit, 2 for a usage or system error.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
@@ -60,12 +65,12 @@ int main(int count, char **arguments)
     }
     close(ends[1]);
 
-    // The text may come in pieces, and is short: what is kept of the piece before is as long as it.
+    // TEXT may be split across reads, so we keep the last strlen(TEXT) bytes of the output so far.
     static char buffer[1 << 16];
     size_t length = strlen(text), held = 0;
     struct pollfd ready = {.fd = ends[0], .events = POLLIN};
     while (!found) {
-        // A negative number would be no limit at all.
+        // A negative timeout would make poll wait without a limit.
         double left = limit * 1e3 - (now() - started);
         if (left <= 0 || poll(&ready, 1, (int)left) <= 0) break;
         ssize_t got = read(ends[0], buffer + held, sizeof buffer - held);
