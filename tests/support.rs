@@ -18,6 +18,7 @@ use vmm::boot::{Image, flat};
 use vmm::device::simvirtio::Transport;
 use vmm::memory::Gpa;
 use vmm::modes::Mode;
+use vmm::msr::MsrRule;
 use vmm::{Builder, Error, Input, Machine, Output, Report};
 
 /// Why KVM cannot be used here, if it cannot. Any other failure is no reason to skip a test.
@@ -186,7 +187,7 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
     let image = flat::image(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
     let timeout = if guest.end == End::Never { Duration::from_millis(100) } else { Duration::from_secs(20) };
     let input = Input::bytes(guest.input.as_bytes());
-    let rules = guest.msrs.iter().map(|(index, rule)| (*index, rule.parse().expect("a rule")));
+    let rules = guest.msrs.iter().map(|&(index, rule)| (index, msr_rule(rule)));
     rules
         .fold(Machine::builder(image), |builder, (index, rule)| builder.msr_rule(index, rule))
         .cpus(guest.cpus)
@@ -197,6 +198,15 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
         .queue_len(guest.queue_len)
         .verify(true)
         .timeout(Some(timeout))
+}
+
+/// Converts a rule of the catalogue.
+fn msr_rule(rule: guest::MsrRule) -> MsrRule {
+    match rule {
+        guest::MsrRule::Deny => MsrRule::Deny,
+        guest::MsrRule::Ignore => MsrRule::Ignore,
+        guest::MsrRule::Log => MsrRule::Log,
+    }
 }
 
 pub fn find(name: &str) -> &'static Guest {

@@ -67,6 +67,17 @@ pub enum Exits {
     Unspecified,
 }
 
+/// How the VMM treats accesses to a model-specific register (`--msr`, `docs/abi.md` section 8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsrRule {
+    /// The guest gets #GP.
+    Deny,
+    /// A read returns 0, and a write has no effect.
+    Ignore,
+    /// The VMM logs the access and treats it as if there were no rule.
+    Log,
+}
+
 /// What a guest is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -101,8 +112,8 @@ pub struct Guest {
     pub cpus: u32,
     /// Whether it needs the devices of KeV's second project.
     pub kev: bool,
-    /// The rules that it wants for model-specific registers: number, and `deny`, `ignore` or `log`.
-    pub msrs: &'static [(u32, &'static str)],
+    /// The rules that it needs for model-specific registers: the register's number and its rule.
+    pub msrs: &'static [(u32, MsrRule)],
     /// The length of the queues that its output and its exits are those for, in bytes; `None` for the usual.
     pub queue_len: Option<u16>,
     /// The input that its output and its exits are those for.

@@ -1,7 +1,7 @@
 //! Guests for hypercalls, ports, MMIO, CPUID and MSRs as in KeV's second project, and for several vCPUs.
 
 use super::{BASE, KEV, TEST};
-use crate::model::{End, Exits, Guest, Mode};
+use crate::model::{End, Exits, Guest, Mode, MsrRule};
 
 const LINES: &[[u8; 21]] = &[*b"a line that is whole\n"; 100];
 /// The text of four vCPUs that print 25 lines each.
@@ -111,7 +111,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "kev/msr_rules.asm",
         Guest {
             about: "MSRs that are ignored, denied and logged",
-            msrs: &[(0x174, "ignore"), (0x175, "deny"), (0x176, "log")],
+            msrs: &[(0x174, MsrRule::Ignore), (0x175, MsrRule::Deny), (0x176, MsrRule::Log)],
             exits: Exits::Exactly(7),
             ..KEV
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 use vmm::boot::{self, Image, elf, flat};
 use vmm::memory::{Gpa, PLAIN_RAM};
 use vmm::modes::Mode;
+use vmm::msr::MsrRule;
 use vmm::{Builder, Error, Machine};
 
 /// A guest that was found, and what is known of it.
@@ -43,8 +44,7 @@ impl Target {
         let builder = Machine::builder(self.image.clone());
         let Some(guest) = self.embedded else { return builder };
         let builder = builder.cpus(guest.cpus).kev(guest.kev).cpuid(guest.cpuid);
-        let rules = guest.msrs.iter().filter_map(|(index, rule)| Some((*index, rule.parse().ok()?)));
-        rules.fold(builder, |builder, (index, rule)| builder.msr_rule(index, rule))
+        guest.msrs.iter().fold(builder, |builder, &(index, rule)| builder.msr_rule(index, msr_rule(rule)))
     }
 
     /// A built-in guest.
@@ -121,6 +121,15 @@ impl Target {
     /// The memory map that it is written for, as far as is known.
     pub fn map(&self) -> Option<Map> {
         self.embedded.map(|guest| guest.map)
+    }
+}
+
+/// Converts a rule of the catalogue.
+fn msr_rule(rule: guest::MsrRule) -> MsrRule {
+    match rule {
+        guest::MsrRule::Deny => MsrRule::Deny,
+        guest::MsrRule::Ignore => MsrRule::Ignore,
+        guest::MsrRule::Log => MsrRule::Log,
     }
 }
 
