@@ -63,7 +63,7 @@ fn main() {
     for folder in ["linker", "guest/payloads", "guest/include", "simvirtio/src"] {
         println!("cargo::rerun-if-changed={}", build.root.join(folder).display());
     }
-    let target = env::var("TARGET").unwrap_or_default();
+    let target = variable("TARGET");
     if !target.starts_with("x86_64-") || !target.contains("linux") {
         fail(&format!("this VMM and its guests are for x86_64 Linux, and the target is {target}"));
     }
@@ -99,9 +99,10 @@ struct Build {
 
 impl Build {
     fn new() -> Self {
-        let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-        let root = manifest.parent().map(Path::to_path_buf).unwrap_or_default();
-        Self { root, out: PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()) }
+        // The manifest is that of the `guest` crate, one folder below the workspace.
+        let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+        let Some(root) = manifest.parent() else { fail("the guest crate is not in a workspace's folder") };
+        Self { root: root.into(), out: variable("OUT_DIR").into() }
     }
 
     /// The protocol crate, compiled for guests.
@@ -199,6 +200,12 @@ fn bits(guest: &Guest) -> u8 {
     }
 }
 
+/// Returns a variable that cargo sets for each build script.
+fn variable(name: &str) -> String {
+    env::var(name)
+        .unwrap_or_else(|error| fail(&format!("{name}: {error} (cargo sets it: run `cargo build`)")))
+}
+
 fn deny_warnings() -> bool {
     env::var_os(DENY_WARNINGS).is_some()
 }
@@ -208,7 +215,7 @@ fn rustc() -> Command {
     if deny_warnings() {
         rustc.arg("-Dwarnings");
     }
-    rustc.args(RUSTC_FLAGS).args(["--target", &env::var("TARGET").unwrap_or_default()]);
+    rustc.args(RUSTC_FLAGS).args(["--target", &variable("TARGET")]);
     rustc
 }
 

@@ -70,6 +70,34 @@ pub mod offset {
     pub const QUEUES_END: u64 = 0x20;
 }
 
+/// GPAs of the window's fields.
+pub mod gpa {
+    use super::{WINDOW, offset};
+
+    /// GPA of the field at [`offset::MAGIC`].
+    pub const MAGIC: u64 = WINDOW + offset::MAGIC;
+    /// GPA of the field at [`offset::MAX_QUEUE_LEN`].
+    pub const MAX_QUEUE_LEN: u64 = WINDOW + offset::MAX_QUEUE_LEN;
+    /// GPA of the field at [`offset::DEVICE_STATUS`].
+    pub const DEVICE_STATUS: u64 = WINDOW + offset::DEVICE_STATUS;
+    /// GPA of the field at [`offset::DRIVER_STATUS`].
+    pub const DRIVER_STATUS: u64 = WINDOW + offset::DRIVER_STATUS;
+    /// GPA of the field at [`offset::QUEUE_SELECTOR`].
+    pub const QUEUE_SELECTOR: u64 = WINDOW + offset::QUEUE_SELECTOR;
+    /// GPA of the field at [`offset::Q0_CTL`].
+    pub const Q0_CTL: u64 = WINDOW + offset::Q0_CTL;
+    /// GPA of the field at [`offset::Q1_CTL`].
+    pub const Q1_CTL: u64 = WINDOW + offset::Q1_CTL;
+    /// GPA of the field at [`offset::TX_HEAD`].
+    pub const TX_HEAD: u64 = WINDOW + offset::TX_HEAD;
+    /// GPA of the field at [`offset::TX_TAIL`].
+    pub const TX_TAIL: u64 = WINDOW + offset::TX_TAIL;
+    /// GPA of the field at [`offset::RX_HEAD`].
+    pub const RX_HEAD: u64 = WINDOW + offset::RX_HEAD;
+    /// GPA of the field at [`offset::RX_TAIL`].
+    pub const RX_TAIL: u64 = WINDOW + offset::RX_TAIL;
+}
+
 /// Values of the device status field.
 pub mod device_status {
     /// Initial, or reset by the driver's `R`.
@@ -124,3 +152,16 @@ pub const TABLE_LEN: u16 = 10;
 /// Offset of the first address in the device table; the `u16` count is at 0. C's layout of
 /// `struct { uint16_t count; uint64_t device_addresses[10]; }`.
 pub const TABLE_ADDRESSES: u64 = 8;
+
+// The areas do not overlap, and each word of the window is aligned.
+const _: () = {
+    let table_end = DEVICE_TABLE + TABLE_ADDRESSES + 8 * TABLE_LEN as u64;
+    assert!(table_end <= TX_BUFFER);
+    assert!(TX_BUFFER + MAX_QUEUE_LEN as u64 <= RX_BUFFER);
+    assert!(RX_BUFFER + MAX_QUEUE_LEN as u64 <= HEAP);
+    assert!(HEAP < RAM_SIZE && RAM_SIZE <= WINDOW);
+    assert!(offset::CONFIG_END <= offset::TX_HEAD && offset::QUEUES_END <= WINDOW_SIZE);
+    assert!(WINDOW + WINDOW_SIZE <= DOORBELL);
+    assert!(WINDOW.is_multiple_of(4) && offset::TX_HEAD.is_multiple_of(4));
+    assert!(MIN_QUEUE_LEN <= DEFAULT_QUEUE_LEN && DEFAULT_QUEUE_LEN <= MAX_QUEUE_LEN);
+};

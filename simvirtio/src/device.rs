@@ -14,6 +14,7 @@
 
 use crate::ring::{Batch, Consumer, Producer, Ring, WildIndex};
 use crate::{Memory, abi, table};
+use abi::gpa;
 use core::fmt;
 
 /// What the device has behind it on the host: where its data goes to and comes from.
@@ -291,19 +292,20 @@ impl Device {
     /// Puts read-only fields right that the driver has overwritten, and counts them. For a window that is
     /// shared RAM; where stores are trapped they never arrive.
     pub fn repair(&mut self, memory: &impl Memory) {
-        use abi::offset::{DEVICE_STATUS, MAGIC, MAX_QUEUE_LEN, RX_HEAD, TX_TAIL};
         let mut repairs: u64 = 0;
-        for (offset, right) in [(MAGIC, abi::MAGIC), (TX_TAIL, self.tx.tail()), (RX_HEAD, self.rx.head())] {
-            if memory.load_u32(window(offset)) != right {
-                memory.store_u32(window(offset), right);
+        let words =
+            [(gpa::MAGIC, abi::MAGIC), (gpa::TX_TAIL, self.tx.tail()), (gpa::RX_HEAD, self.rx.head())];
+        for (gpa, right) in words {
+            if memory.load_u32(gpa) != right {
+                memory.store_u32(gpa, right);
                 repairs = repairs.saturating_add(1);
             }
         }
         let [low, high] = self.max_queue_len.to_le_bytes();
-        let length = [(MAX_QUEUE_LEN, low), (MAX_QUEUE_LEN.saturating_add(1), high)];
-        for field in [&length[..], &[(DEVICE_STATUS, self.state.status())]] {
-            if field.iter().any(|&(offset, right)| memory.load_u8(window(offset)) != right) {
-                field.iter().for_each(|&(offset, right)| memory.store_u8(window(offset), right));
+        let length = [(gpa::MAX_QUEUE_LEN, low), (gpa::MAX_QUEUE_LEN + 1, high)];
+        for field in [&length[..], &[(gpa::DEVICE_STATUS, self.state.status())]] {
+            if field.iter().any(|&(gpa, right)| memory.load_u8(gpa) != right) {
+                field.iter().for_each(|&(gpa, right)| memory.store_u8(gpa, right));
                 repairs = repairs.saturating_add(1);
             }
         }
@@ -373,12 +375,12 @@ impl Device {
     /// The driver's writable fields, checked.
     fn driver_status(&self, memory: &impl Memory) -> Result<u8, Violation> {
         use abi::driver_status::{ACK, DRIVER, DRIVER_OK};
-        let selector = memory.load_u8(window(abi::offset::QUEUE_SELECTOR));
+        let selector = memory.load_u8(gpa::QUEUE_SELECTOR);
         if selector > 1 {
             return Err(Violation::Selector { value: selector });
         }
         self.rx.is_drained(memory).map_err(wild_rx)?;
-        match memory.load_u8(window(abi::offset::DRIVER_STATUS)) {
+        match memory.load_u8(gpa::DRIVER_STATUS) {
             status @ (ACK | DRIVER | DRIVER_OK) => Ok(status),
             value => Err(Violation::DriverStatus { state: self.state, value }),
         }
@@ -431,18 +433,13 @@ impl Device {
 
     fn enter(&mut self, state: State, memory: &impl Memory) {
         self.state = state;
-        memory.store_u8(window(abi::offset::DEVICE_STATUS), state.status());
+        memory.store_u8(gpa::DEVICE_STATUS, state.status());
     }
 }
 
 /// The RX queue's index is none.
 fn wild_rx(wild: WildIndex) -> Violation {
     Violation::WildIndex { queue: 1, wild }
-}
-
-/// GPA of the byte at `offset` in the window.
-fn window(offset: u64) -> u64 {
-    abi::WINDOW.saturating_add(offset)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! device in one process. Every wait is a loop over a load that the device answers: in the exit transport
 //! the first load is already the answer, in the polling transport the device's thread needs a moment.
 
+use crate::abi::gpa;
 use crate::ring::{Consumer, Producer, PushError, Ring, WildIndex};
 use crate::{Memory, abi, table};
 
@@ -47,14 +48,12 @@ impl<M: Memory> Driver<M> {
     /// # Errors
     /// There is no device, or it does not answer as the protocol says.
     pub fn connect(memory: M) -> Result<Self, DriverError> {
-        let magic = memory.load_u32(window(abi::offset::MAGIC));
+        let magic = memory.load_u32(gpa::MAGIC);
         if magic != abi::MAGIC {
             return Err(DriverError::NoDevice { magic });
         }
-        let max_queue_len = u16::from_le_bytes([
-            memory.load_u8(window(abi::offset::MAX_QUEUE_LEN)),
-            memory.load_u8(window(abi::offset::MAX_QUEUE_LEN.saturating_add(1))),
-        ]);
+        let max_queue_len =
+            u16::from_le_bytes([memory.load_u8(gpa::MAX_QUEUE_LEN), memory.load_u8(gpa::MAX_QUEUE_LEN + 1)]);
         if !(abi::MIN_QUEUE_LEN..=abi::MAX_QUEUE_LEN).contains(&max_queue_len) {
             return Err(DriverError::QueueLen(max_queue_len));
         }
@@ -93,7 +92,7 @@ impl<M: Memory> Driver<M> {
 
     /// Says that this driver reads its input, so that waiting for it is not held against the guest.
     pub fn read_input(&self) {
-        self.memory.store_u8(window(abi::offset::Q1_CTL), abi::q1_ctl::READS);
+        self.memory.store_u8(gpa::Q1_CTL, abi::q1_ctl::READS);
     }
 
     /// The next byte of the input, waiting for it; `None` at its end.
@@ -141,7 +140,7 @@ impl<M: Memory> Driver<M> {
 
     fn wait_for(&self, status: u8) -> Result<(), DriverError> {
         loop {
-            match self.memory.load_u8(window(abi::offset::DEVICE_STATUS)) {
+            match self.memory.load_u8(gpa::DEVICE_STATUS) {
                 shown if shown == status => return Ok(()),
                 abi::device_status::BROKEN => return Err(DriverError::Broken),
                 _ => core::hint::spin_loop(),
@@ -150,13 +149,8 @@ impl<M: Memory> Driver<M> {
     }
 
     fn tell(&self, status: u8) {
-        self.memory.store_u8(window(abi::offset::DRIVER_STATUS), status);
+        self.memory.store_u8(gpa::DRIVER_STATUS, status);
     }
-}
-
-/// GPA of the byte at `offset` in the window.
-fn window(offset: u64) -> u64 {
-    abi::WINDOW.saturating_add(offset)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! index in private memory and publishes it; it checks the other side's index before each use, since the
 //! other side may be hostile.
 
+use crate::abi::gpa;
 use crate::{Memory, abi};
 use core::fmt;
 
@@ -20,22 +21,12 @@ pub struct Ring {
 impl Ring {
     /// Queue 0: from the driver to the device. `len` is in bytes.
     pub const fn tx(len: u16) -> Self {
-        Self {
-            head: abi::WINDOW.saturating_add(abi::offset::TX_HEAD),
-            tail: abi::WINDOW.saturating_add(abi::offset::TX_TAIL),
-            buffer: abi::TX_BUFFER,
-            len: len as u32,
-        }
+        Self { head: gpa::TX_HEAD, tail: gpa::TX_TAIL, buffer: abi::TX_BUFFER, len: len as u32 }
     }
 
     /// Queue 1: from the device to the driver. `len` is in bytes.
     pub const fn rx(len: u16) -> Self {
-        Self {
-            head: abi::WINDOW.saturating_add(abi::offset::RX_HEAD),
-            tail: abi::WINDOW.saturating_add(abi::offset::RX_TAIL),
-            buffer: abi::RX_BUFFER,
-            len: len as u32,
-        }
+        Self { head: gpa::RX_HEAD, tail: gpa::RX_TAIL, buffer: abi::RX_BUFFER, len: len as u32 }
     }
 
     /// The index after `index`.
@@ -349,14 +340,14 @@ mod tests {
         let (memory, mut producer, _) = pair(4);
         producer.push(&memory, 7).unwrap();
         let stores = memory.stores();
-        assert_eq!(stores, [abi::TX_BUFFER, abi::WINDOW + abi::offset::TX_HEAD]);
+        assert_eq!(stores, [abi::TX_BUFFER, gpa::TX_HEAD]);
     }
 
     #[test]
     fn a_wild_head_is_refused() {
         let (memory, _, consumer) = pair(4);
         for index in [4, 5, u32::MAX] {
-            memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, index);
+            memory.store_u32(gpa::TX_HEAD, index);
             assert_eq!(consumer.peek(&memory), Err(WildIndex { end: End::Head, index, len: 4 }));
         }
     }
@@ -364,7 +355,7 @@ mod tests {
     #[test]
     fn a_wild_tail_is_refused() {
         let (memory, mut producer, _) = pair(4);
-        memory.store_u32(abi::WINDOW + abi::offset::TX_TAIL, 4);
+        memory.store_u32(gpa::TX_TAIL, 4);
         let wild = WildIndex { end: End::Tail, index: 4, len: 4 };
         assert_eq!(producer.push(&memory, 1), Err(PushError::Wild(wild)));
         assert_eq!(producer.is_drained(&memory), Err(wild));
@@ -374,9 +365,9 @@ mod tests {
     fn a_lying_consumer_cannot_move_the_producers_own_index() {
         let (memory, mut producer, consumer) = pair(4);
         producer.push(&memory, 1).unwrap();
-        memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, 3);
+        memory.store_u32(gpa::TX_HEAD, 3);
         producer.push(&memory, 2).unwrap();
-        assert_eq!(memory.load_u32(abi::WINDOW + abi::offset::TX_HEAD), 2);
+        assert_eq!(memory.load_u32(gpa::TX_HEAD), 2);
         assert_eq!(consumer.peek(&memory), Ok(Some(1)));
     }
 
@@ -454,14 +445,14 @@ mod tests {
         fn a_lying_peer_never_causes_an_access_outside(len in 2u16..=4096, lies in prop::collection::vec(any::<(u32, u32)>(), 0..60)) {
             let (memory, mut producer, mut consumer) = pair(len);
             for (head, tail) in lies {
-                memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, head % (2 * u32::from(len)));
-                memory.store_u32(abi::WINDOW + abi::offset::TX_TAIL, tail % (2 * u32::from(len)));
+                memory.store_u32(gpa::TX_HEAD, head % (2 * u32::from(len)));
+                memory.store_u32(gpa::TX_TAIL, tail % (2 * u32::from(len)));
                 memory.forget();
                 let _ = producer.push(&memory, 1);
                 if let Ok(Some(_)) = consumer.peek(&memory) {
                     consumer.release(&memory);
                 }
-                let control = abi::WINDOW + abi::offset::TX_HEAD..abi::WINDOW + abi::offset::RX_HEAD;
+                let control = gpa::TX_HEAD..gpa::RX_HEAD;
                 let buffer = abi::TX_BUFFER..abi::TX_BUFFER + u64::from(len);
                 let outside: Vec<u64> =
                     memory.accesses().into_iter().filter(|gpa| !control.contains(gpa) && !buffer.contains(gpa)).collect();

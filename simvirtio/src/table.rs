@@ -5,25 +5,26 @@
 
 use crate::{Memory, abi};
 
+/// GPA of the high byte of the count.
+const COUNT_HIGH: u64 = abi::DEVICE_TABLE + 1;
+/// GPA of the first entry.
+const ENTRIES: u64 = abi::DEVICE_TABLE + abi::TABLE_ADDRESSES;
+// One byte store publishes an entry, because the high byte of the count is always zero.
+const _: () = assert!(abi::TABLE_LEN <= u8::MAX as u16);
+
 /// The table's count is above what it has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadCount(pub(crate) u16);
 
 /// How many entries the table has.
 fn count(memory: &impl Memory) -> Result<u16, BadCount> {
-    let count = u16::from_le_bytes([
-        memory.load_u8(abi::DEVICE_TABLE),
-        memory.load_u8(abi::DEVICE_TABLE.saturating_add(1)),
-    ]);
+    let count = u16::from_le_bytes([memory.load_u8(abi::DEVICE_TABLE), memory.load_u8(COUNT_HIGH)]);
     if count <= abi::TABLE_LEN { Ok(count) } else { Err(BadCount(count)) }
 }
 
 /// GPA of byte `byte` of entry `index`.
 fn place(index: u16, byte: u64) -> u64 {
-    abi::DEVICE_TABLE
-        .saturating_add(abi::TABLE_ADDRESSES)
-        .saturating_add(u64::from(index).saturating_mul(8))
-        .saturating_add(byte)
+    ENTRIES.saturating_add(u64::from(index).saturating_mul(8)).saturating_add(byte)
 }
 
 /// Adds `address` at the end, unless it is there already.

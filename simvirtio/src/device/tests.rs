@@ -36,12 +36,12 @@ impl Bench {
     }
 
     fn set_driver(&mut self, status: u8) -> Result<bool, Violation> {
-        self.memory.store_u8(window(abi::offset::DRIVER_STATUS), status);
+        self.memory.store_u8(gpa::DRIVER_STATUS, status);
         self.advance()
     }
 
     fn shown(&self) -> u8 {
-        self.memory.load_u8(window(abi::offset::DEVICE_STATUS))
+        self.memory.load_u8(gpa::DEVICE_STATUS)
     }
 
     fn table(&self) -> (u8, u64) {
@@ -62,8 +62,9 @@ impl Bench {
 #[test]
 fn power_on_publishes_the_config_table_of_the_assignment() {
     let bench = Bench::new();
-    let table: Vec<u8> = (0..11).map(|i| bench.memory.load_u8(window(i))).collect();
-    assert_eq!(table, [0x76, 0x69, 0x72, 0x74, 8, 0, 0, 0, 0, 0, 0]);
+    let table: Vec<u8> = (gpa::MAGIC..=gpa::Q1_CTL).map(|gpa| bench.memory.load_u8(gpa)).collect();
+    let (magic, max_queue_len, statuses_and_controls) = (b"virt", [8, 0], [0; 5]);
+    assert_eq!(table, [&magic[..], &max_queue_len, &statuses_and_controls].concat());
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn data_pushed_after_driver_ok_without_waiting_is_accepted() {
     let mut bench = Bench::new();
     bench.push(b'R').unwrap();
     bench.push(b'C').unwrap();
-    bench.memory.store_u8(window(abi::offset::DRIVER_STATUS), abi::driver_status::DRIVER_OK);
+    bench.memory.store_u8(gpa::DRIVER_STATUS, abi::driver_status::DRIVER_OK);
     bench.tx.push(&bench.memory, b'R').unwrap();
     assert_eq!(bench.advance(), Ok(true));
     assert_eq!(bench.message, b"R");
@@ -116,7 +117,7 @@ fn the_effect_of_a_byte_is_published_before_the_tail_that_covers_it() {
     let stores = bench.memory.stores();
     let at = |gpa| stores.iter().position(|&store| store == gpa).unwrap();
     let (entry, count) = (at(abi::DEVICE_TABLE + 8), at(abi::DEVICE_TABLE));
-    let (status, tail) = (at(window(abi::offset::DEVICE_STATUS)), at(window(abi::offset::TX_TAIL)));
+    let (status, tail) = (at(gpa::DEVICE_STATUS), at(gpa::TX_TAIL));
     assert!(entry < count && count < status && status < tail, "{stores:x?}");
 }
 
@@ -126,8 +127,8 @@ fn the_head_is_loaded_before_driver_status() {
     bench.memory.forget();
     bench.advance().unwrap();
     let accesses = bench.memory.accesses();
-    let at = |offset| accesses.iter().position(|&gpa| gpa == window(offset)).unwrap();
-    assert!(at(abi::offset::TX_HEAD) < at(abi::offset::DRIVER_STATUS));
+    let at = |field| accesses.iter().position(|&gpa| gpa == field).unwrap();
+    assert!(at(gpa::TX_HEAD) < at(gpa::DRIVER_STATUS));
 }
 
 #[test]
@@ -177,7 +178,7 @@ fn a_reset_never_rewinds_the_ring() {
     let mut bench = Bench::ready();
     bench.set_driver(abi::driver_status::ACK).unwrap();
     bench.push(b'R').unwrap();
-    assert_eq!(bench.memory.load_u32(window(abi::offset::TX_TAIL)), 3);
+    assert_eq!(bench.memory.load_u32(gpa::TX_TAIL), 3);
 }
 
 #[test]
@@ -229,7 +230,7 @@ fn every_driver_status_but_three_is_refused() {
 fn a_selector_above_one_is_refused() {
     for value in 0..=255 {
         let mut bench = Bench::new();
-        bench.memory.store_u8(window(abi::offset::QUEUE_SELECTOR), value);
+        bench.memory.store_u8(gpa::QUEUE_SELECTOR, value);
         let expected = if value <= 1 { Ok(false) } else { Err(Violation::Selector { value }) };
         assert_eq!(bench.advance(), expected);
     }
@@ -238,7 +239,7 @@ fn a_selector_above_one_is_refused() {
 #[test]
 fn a_wild_head_breaks_the_device() {
     let mut bench = Bench::ready();
-    bench.memory.store_u32(window(abi::offset::TX_HEAD), 8);
+    bench.memory.store_u32(gpa::TX_HEAD, 8);
     let wild = WildIndex { end: End::Head, index: 8, len: 8 };
     assert_eq!(bench.advance(), Err(Violation::WildIndex { queue: 0, wild }));
     assert_eq!(bench.advance(), Ok(false), "a broken device does nothing");
@@ -247,7 +248,7 @@ fn a_wild_head_breaks_the_device() {
 #[test]
 fn a_wild_tail_of_the_other_queue_breaks_the_device_too() {
     let mut bench = Bench::ready();
-    bench.memory.store_u32(window(abi::offset::RX_TAIL), u32::MAX);
+    bench.memory.store_u32(gpa::RX_TAIL, u32::MAX);
     let wild = WildIndex { end: End::Tail, index: u32::MAX, len: 8 };
     assert_eq!(bench.advance(), Err(Violation::WildIndex { queue: 1, wild }));
 }
@@ -269,10 +270,10 @@ impl Memory for Racing<'_> {
     }
     fn load_u32(&self, gpa: u64) -> u32 {
         let value = self.flat.load_u32(gpa);
-        if gpa == window(abi::offset::TX_HEAD) && self.pushes.get() > 0 {
+        if gpa == gpa::TX_HEAD && self.pushes.get() > 0 {
             self.pushes.set(self.pushes.get() - 1);
             self.tx.borrow_mut().push(self.flat, b'x').unwrap();
-            self.flat.store_u8(window(abi::offset::DRIVER_STATUS), self.then_status);
+            self.flat.store_u8(gpa::DRIVER_STATUS, self.then_status);
         }
         value
     }
@@ -333,18 +334,18 @@ fn a_table_with_other_devices_gets_one_more_entry() {
 #[test]
 fn overwritten_read_only_fields_are_put_right_and_counted() {
     let mut bench = Bench::ready();
-    for offset in [0, 4, 6] {
-        bench.memory.store_u8(window(offset), 0xee);
+    for field in [gpa::MAGIC, gpa::MAX_QUEUE_LEN, gpa::DEVICE_STATUS] {
+        bench.memory.store_u8(field, 0xee);
     }
-    bench.memory.store_u32(window(abi::offset::TX_TAIL), 0);
-    bench.memory.store_u32(window(abi::offset::RX_HEAD), 9);
+    bench.memory.store_u32(gpa::TX_TAIL, 0);
+    bench.memory.store_u32(gpa::RX_HEAD, 9);
     bench.device.repair(&bench.memory);
     assert_eq!(bench.device.history().ignored_stores, 5);
-    assert_eq!(bench.memory.load_u32(window(0)), abi::MAGIC);
-    assert_eq!(bench.memory.load_u8(window(4)), 8);
+    assert_eq!(bench.memory.load_u32(gpa::MAGIC), abi::MAGIC);
+    assert_eq!(bench.memory.load_u8(gpa::MAX_QUEUE_LEN), 8);
     assert_eq!(bench.shown(), abi::device_status::READY);
-    assert_eq!(bench.memory.load_u32(window(abi::offset::TX_TAIL)), 2);
-    assert_eq!(bench.memory.load_u32(window(abi::offset::RX_HEAD)), 0);
+    assert_eq!(bench.memory.load_u32(gpa::TX_TAIL), 2);
+    assert_eq!(bench.memory.load_u32(gpa::RX_HEAD), 0);
     bench.device.repair(&bench.memory);
     assert_eq!(bench.device.history().ignored_stores, 5, "nothing was left to repair");
 }
@@ -382,7 +383,7 @@ fn the_rx_head_is_the_device_s_own() {
     let mut bench = Bench::ready();
     bench.input.extend(b"abc");
     bench.advance().unwrap();
-    bench.memory.store_u32(window(abi::offset::RX_HEAD), 7);
+    bench.memory.store_u32(gpa::RX_HEAD, 7);
     bench.device.repair(&bench.memory);
     assert_eq!(take_input(&bench, &mut Consumer::new(Ring::rx(8))), b"abc");
 }
@@ -425,9 +426,9 @@ proptest! {
                 Act::Push(byte) => match bench.tx.push(&bench.memory, byte) {
                     Ok(()) | Err(PushError::Full | PushError::Wild(_)) => {}
                 },
-                Act::Driver(status) => bench.memory.store_u8(window(abi::offset::DRIVER_STATUS), status),
-                Act::Head(head) => bench.memory.store_u32(window(abi::offset::TX_HEAD), head),
-                Act::Selector(value) => bench.memory.store_u8(window(abi::offset::QUEUE_SELECTOR), value),
+                Act::Driver(status) => bench.memory.store_u8(gpa::DRIVER_STATUS, status),
+                Act::Head(head) => bench.memory.store_u32(gpa::TX_HEAD, head),
+                Act::Selector(value) => bench.memory.store_u8(gpa::QUEUE_SELECTOR, value),
             }
             if !seen_at_once {
                 continue;
@@ -437,7 +438,7 @@ proptest! {
             prop_assert_eq!(answer.is_err(), before != State::Broken && bench.device.state() == State::Broken);
             prop_assert_eq!(bench.shown(), bench.device.state().status());
             prop_assert!(bench.table().0 <= 1);
-            prop_assert!(bench.memory.load_u32(window(abi::offset::TX_TAIL)) < 8);
+            prop_assert!(bench.memory.load_u32(gpa::TX_TAIL) < 8);
             let history = bench.device.history();
             prop_assert!(bench.message.is_empty() || history.readies > 0);
             prop_assert!(history.readies == 0 || history.configs > 0);
