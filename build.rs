@@ -1,15 +1,15 @@
 //! Builds the guests that the `guest` crate embeds: assembles or compiles each payload, links it with its
-//! linker script, and leaves a flat image `NAME.bin` in `OUT_DIR`.
+//! linker script, and writes a flat image `NAME.bin` to `OUT_DIR`.
 //!
-//! Needs `nasm`, and gcc with binutils (`ld`, `objcopy`); C for 32 bits is compiled without any library, so
-//! no multilib is needed. 64-bit Rust is compiled by the same rustc as the rest, for the bare machine.
+//! Needs `nasm`, and gcc with binutils (`ld`, `objcopy`). No multilib is needed, because 32-bit C is compiled without
+//! any library. The rustc that compiles this workspace also compiles the 64-bit Rust payloads, freestanding.
 
 use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The images are this build's result: it reads the other facts of the table.
+/// Stands in for the images, which do not exist yet: this script reads only the other fields of the table.
 macro_rules! image {
     ($name:literal) => {
         &[]
@@ -26,8 +26,8 @@ mod model;
 use catalogue::{COMPARE, GUESTS};
 use model::{Guest, Map, Mode};
 
-/// For code that runs on a bare machine: no position independence, no red zone under interrupts, and no
-/// SSE, which nothing has switched on.
+/// Flags for code without an operating system: no position independence, no red zone (interrupts overwrite it), and no
+/// SSE (it is not enabled).
 const RUSTC_FLAGS: &[&str] = &[
     "--edition=2024",
     "-Cpanic=abort",
@@ -50,11 +50,11 @@ const C_FLAGS: &[&str] = &[
     "-fno-tree-loop-distribute-patterns",
     "-mgeneral-regs-only",
     "-mno-red-zone",
-    // Fixed addresses below one page, such as the result word, are no arrays to this compiler.
+    // gcc reports a fixed address below one page (here the result word) as an array of size 0.
     "-Wno-array-bounds",
 ];
 
-/// Where this is set, as `make check` does, a warning of a guest's compiler is an error.
+/// Environment variable. If set, as in `make check`, a compiler warning in a guest is an error.
 const DENY_WARNINGS: &str = "GUEST_DENY_WARNINGS";
 
 fn main() {
@@ -65,19 +65,19 @@ fn main() {
     }
     let target = variable("TARGET");
     if !target.starts_with("x86_64-") || !target.contains("linux") {
-        fail(&format!("this VMM and its guests are for x86_64 Linux, and the target is {target}"));
+        fail(&format!(
+            "the target is {target}, but this VMM and its guests support only x86_64 Linux: choose that target"
+        ));
     }
     if Command::new("nasm").arg("-v").output().is_err() {
-        fail(
-            "nasm, the assembler of the 16-bit guests, is missing: run `make setup`, or apt-get install nasm",
-        );
+        fail("nasm, the assembler of the guests, is missing: run `make setup` or `apt-get install nasm`");
     }
     println!("cargo::rerun-if-env-changed={DENY_WARNINGS}");
-    // What the user has set for his own programs is not for a bare machine.
+    // The user's flags are for ordinary programs and can break freestanding code.
     let for_target = [format!("CFLAGS_{target}"), format!("CFLAGS_{}", target.replace('-', "_"))];
     let general = ["CFLAGS", "HOST_CFLAGS", "TARGET_CFLAGS", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
     for variable in general.into_iter().chain(for_target.iter().map(String::as_str)) {
-        // SAFETY: a build script's main has no other thread yet.
+        // SAFETY: no other thread runs yet.
         #[allow(unsafe_code)]
         unsafe {
             env::remove_var(variable);
@@ -91,9 +91,11 @@ fn main() {
     }
 }
 
-/// The folders that the build works in.
+/// The folders of the build.
 struct Build {
+    /// The workspace.
     root: PathBuf,
+    /// The folder of the results, `OUT_DIR`.
     out: PathBuf,
 }
 
@@ -101,11 +103,13 @@ impl Build {
     fn new() -> Self {
         // The manifest is that of the `guest` crate, one folder below the workspace.
         let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
-        let Some(root) = manifest.parent() else { fail("the guest crate is not in a workspace's folder") };
+        let Some(root) = manifest.parent() else {
+            fail("the guest crate has no parent folder: build it inside its workspace")
+        };
         Self { root: root.into(), out: variable("OUT_DIR").into() }
     }
 
-    /// The protocol crate, compiled for guests.
+    /// Compiles the protocol crate for guests.
     fn simvirtio(&self) -> PathBuf {
         let library = self.out.join("libsimvirtio.rlib");
         let mut rustc = rustc();
@@ -166,7 +170,7 @@ impl Build {
         }
         let mut nasm = nasm_rs::Build::new();
         nasm.file(source).out_dir(folder).target("").debug(false).flag(&format!("-felf{}", bits(guest)));
-        // nasm wants the separator at the end.
+        // nasm needs the separator at the end.
         nasm.include(format!("{}/", self.root.join("guest/include").display())).flag("-Werror");
         match nasm.compile_objects() {
             Ok(objects) => objects,
@@ -181,7 +185,7 @@ impl Build {
         run(ld.args(objects));
     }
 
-    /// The linker script that places this guest.
+    /// Returns the linker script of this guest.
     fn script(&self, guest: &Guest) -> PathBuf {
         self.root.join("linker").join(match (guest.mode, guest.map) {
             (Mode::Real, _) => "real16.ld",
@@ -192,7 +196,7 @@ impl Build {
     }
 }
 
-/// The width of the object files: real mode's code is linked as 32-bit code.
+/// Returns the width of the object files. Real-mode code is linked as 32-bit code.
 fn bits(guest: &Guest) -> u8 {
     match guest.mode {
         Mode::Real | Mode::Protected => 32,
@@ -223,9 +227,7 @@ fn run(command: &mut Command) {
     match command.output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => fail(&format!("{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr))),
-        Err(error) => {
-            fail(&format!("{command:?}: {error} (gcc and binutils are needed to build the guests)"))
-        }
+        Err(error) => fail(&format!("{command:?}: {error} (the guests need gcc and binutils)")),
     }
 }
 

@@ -1,12 +1,12 @@
-//! The guests that the VMM carries in itself: one small guest per behaviour.
+//! The guests that are built into the VMM: one small guest per behaviour.
 //!
-//! Each [`Guest`] holds its image, linked by one of the scripts in `linker/`, and says what it should do:
-//! what it prints, how it ends, what it leaves behind and how many exits it makes. The tests, the grade and
-//! `vmm guests` all read this one list.
+//! Each [`Guest`] has an image, linked by one of the scripts in `linker/`, and the expected behaviour: output, end,
+//! result and number of exits. The tests, `vmm grade` and `vmm guests` all read [`GUESTS`].
 //!
-//! The build script compiles [`model`] and [`catalogue`] too, and builds an image for each guest that it finds there.
+//! The modules `catalogue` and `model` are also part of the build script (`build.rs`), which builds one image per
+//! source.
 
-/// The image that the build script made for this name.
+/// Returns the image that the build script has made for this name.
 macro_rules! image {
     ($name:literal) => {
         include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bin"))
@@ -33,13 +33,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_images_are_there() {
+    fn each_guest_has_a_unique_name_a_short_description_and_an_image() {
         for (i, guest) in GUESTS.iter().enumerate() {
             assert!(!guest.image.is_empty(), "{} has no image", guest.name);
             assert!(!guest.about.is_empty() && guest.about.len() < 80, "{}: {}", guest.name, guest.about);
             assert!(
                 GUESTS[..i].iter().all(|other| other.name != guest.name),
-                "{} is there twice",
+                "two guests have the name {}",
                 guest.name
             );
         }

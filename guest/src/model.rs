@@ -11,7 +11,7 @@ pub enum Mode {
     Protected,
     /// 64-bit long mode, identity-mapped.
     Long,
-    /// The same in ring 3, with all ports allowed.
+    /// 64-bit long mode in ring 3, with access to all ports.
     User,
 }
 
@@ -31,43 +31,43 @@ impl fmt::Display for Mode {
 pub enum Map {
     /// RAM of 1 MiB with the SIMVIRTIO window above it.
     So2,
-    /// RAM only, as much as asked for.
+    /// RAM only, of the size that the user selects.
     Plain,
 }
 
-/// How a guest's run ends.
+/// The expected end of a guest's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// With HLT, or in ring 3 with code 0 to the exit port, leaving 42 in RAX (EAX, AX) and at 0x400.
+    /// HLT, or in ring 3 code 0 on the exit port, with 42 in RAX (EAX, AX) and at 0x400.
     FortyTwo,
-    /// With HLT, promising nothing about its result.
+    /// HLT, with an unspecified result.
     Halts,
-    /// With HLT, leaving another value than the 42 that it should.
+    /// HLT, with another value than 42 where 42 is required.
     WrongResult,
-    /// By this code, to the exit port or by hypercall.
+    /// This code, on the exit port or by hypercall.
     ExitCode(u64),
-    /// With a triple fault.
+    /// A triple fault.
     TripleFault,
-    /// With a triple fault or a failed emulation, as the host likes.
+    /// A triple fault or a failed emulation, depending on the host.
     Dies,
-    /// With an error of the SIMVIRTIO protocol.
+    /// A SIMVIRTIO protocol error.
     ProtocolError,
-    /// Never by itself.
+    /// None: the guest runs until it is stopped.
     Never,
 }
 
-/// How many VM exits a guest makes, where that does not depend on speed.
+/// The expected number of VM exits of a run, if it does not depend on timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exits {
-    /// So many.
+    /// This number of exits.
     Exactly(u64),
-    /// String I/O: so many elements, in as many exits as the host likes.
+    /// This number of elements of string I/O. The number of exits depends on the host.
     Elements(u64),
-    /// As many as it happens to make before it is stopped.
+    /// Unknown: it depends on the moment at which the run is stopped.
     Unspecified,
 }
 
-/// How the VMM treats accesses to a model-specific register (`--msr`, `docs/abi.md` section 8).
+/// The treatment of accesses to a model-specific register (`--msr`, `docs/abi.md` section 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrRule {
     /// The guest gets #GP.
@@ -78,54 +78,54 @@ pub enum MsrRule {
     Log,
 }
 
-/// What a guest is there for.
+/// The purpose of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Shows a way of running or of talking to the VMM.
+    /// Shows a CPU mode or an interface of the VMM.
     Example,
-    /// Does something wrong, or odd, for the tests.
+    /// Does something wrong or unusual, for the tests.
     Test,
 }
 
-/// An embedded guest and what is expected of it.
+/// An embedded guest and its expected behaviour.
 #[derive(Clone, Copy, Debug)]
 pub struct Guest {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// The source below `guest/payloads` that the build makes its image from; `None` for the image of another guest.
+    /// The source file below `guest/payloads`; `None` if the guest shares the image of another one.
     pub source: Option<&'static str>,
-    /// Macros that its source is compiled with.
+    /// Preprocessor macros that a C source is compiled with.
     pub defines: &'static [&'static str],
-    /// What it is, in a line.
+    /// A description in one line, which begins with a verb.
     pub about: &'static str,
-    /// Its flat image.
+    /// The flat image.
     pub image: &'static [u8],
     /// Guest physical address of the image's first byte, which is also the entry point.
     pub load_at: u64,
-    /// The mode that it is entered in.
+    /// The CPU mode at entry.
     pub mode: Mode,
-    /// The memory map that it is written for.
+    /// The memory map that the guest needs.
     pub map: Map,
-    /// Whether it reads CPUID or changes the CPU's mode by itself, so that the vCPU needs KVM_SET_CPUID2.
+    /// If set, the vCPU needs KVM_SET_CPUID2: the guest reads CPUID or changes the CPU mode itself.
     pub cpuid: bool,
-    /// How many vCPUs it is written for.
+    /// The number of vCPUs that the guest needs.
     pub cpus: u32,
-    /// Whether it needs the devices of KeV's second project.
+    /// If set, the guest needs the devices of KeV's second project.
     pub kev: bool,
-    /// The rules that it needs for model-specific registers: the register's number and its rule.
+    /// The MSR rules that the guest needs: register number and rule.
     pub msrs: &'static [(u32, MsrRule)],
-    /// The length of the queues that its output and its exits are those for, in bytes; `None` for the usual.
+    /// The length of the SIMVIRTIO queues in bytes that `output` and the exits are for; `None` for the default.
     pub queue_len: Option<u16>,
-    /// The input that its output and its exits are those for.
+    /// The input that `output` and the exits are for.
     pub input: &'static str,
-    /// All that it prints.
+    /// The complete output.
     pub output: &'static str,
-    /// How it ends.
+    /// The end of the run.
     pub end: End,
-    /// Its exits over the exit transport.
+    /// The exits over the exit transport.
     pub exits: Exits,
-    /// Its exits over the polling transport; `None` where it has nothing to do with SIMVIRTIO.
+    /// The exits over the polling transport; `None` if the guest does not use SIMVIRTIO.
     pub polling_exits: Option<Exits>,
-    /// What it is there for.
+    /// The purpose of the guest.
     pub part: Part,
 }

@@ -1,9 +1,9 @@
-//! Guests that break the SIMVIRTIO protocol or go to its edges, and guests that destroy themselves.
+//! Guests that break the SIMVIRTIO protocol or use its limits, and guests that crash.
 
 use super::TEST;
 use crate::model::{End, Exits, Guest};
 
-/// The text that fills a queue of 4096 bytes twice.
+/// The output of `hostile-full-queue`: a queue of 4096 bytes holds 4095.
 const TWO_QUEUES: &str = match str::from_utf8(&[b'x'; 2 * 4095]) {
     Ok(text) => text,
     Err(_) => panic!("ASCII is UTF-8"),
@@ -14,7 +14,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-data-early",
         "hostile/data_early.asm",
         Guest {
-            about: "pushes data before DRIVER_OK",
+            about: "sends data before DRIVER_OK",
             end: End::ProtocolError,
             exits: Exits::Exactly(7),
             polling_exits: Some(Exits::Unspecified),
@@ -25,7 +25,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-second-reset",
         "hostile/second_reset.asm",
         Guest {
-            about: "pushes 'R' twice, which is allowed",
+            about: "sends 'R' twice, which is allowed",
             output: "x",
             exits: Exits::Exactly(13),
             polling_exits: Some(Exits::Exactly(1)),
@@ -36,7 +36,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-second-config",
         "hostile/second_config.asm",
         Guest {
-            about: "pushes 'C' twice, which is allowed, and looks for one table entry",
+            about: "sends 'C' twice, which is allowed, and expects one table entry",
             output: "x",
             exits: Exits::Exactly(13),
             polling_exits: Some(Exits::Exactly(1)),
@@ -47,7 +47,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-wild-head",
         "hostile/wild_head.asm",
         Guest {
-            about: "publishes a head that is no index",
+            about: "publishes a head that is outside the queue",
             end: End::ProtocolError,
             exits: Exits::Exactly(4),
             polling_exits: Some(Exits::Unspecified),
@@ -80,7 +80,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-word-head",
         "hostile/word_head.asm",
         Guest {
-            about: "stores half of the head",
+            about: "stores the upper half of the head",
             end: End::ProtocolError,
             exits: Exits::Exactly(1),
             polling_exits: Some(Exits::Unspecified),
@@ -91,7 +91,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-wide-head",
         "hostile/wide_head.asm",
         Guest {
-            about: "stores head and tail as one",
+            about: "stores head and tail with one access",
             end: End::ProtocolError,
             exits: Exits::Exactly(1),
             polling_exits: Some(Exits::Unspecified),
@@ -102,7 +102,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-straddling-head",
         "hostile/straddling_head.asm",
         Guest {
-            about: "a store that begins before the head and ends in it",
+            about: "stores across the beginning of the head",
             end: End::ProtocolError,
             exits: Exits::Exactly(1),
             polling_exits: Some(Exits::Unspecified),
@@ -113,7 +113,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-decreasing-head",
         "hostile/decreasing_head.asm",
         Guest {
-            about: "a head that goes back, which is a queue almost full",
+            about: "moves the head back, which reads as an almost full queue",
             output: "x",
             exits: Exits::Exactly(12),
             polling_exits: Some(Exits::Exactly(1)),
@@ -124,7 +124,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-racing-head",
         "hostile/racing_head.asm",
         Guest {
-            about: "a head that jumps to and fro a thousand times",
+            about: "moves the head back and forth a thousand times",
             exits: Exits::Exactly(1001),
             polling_exits: Some(Exits::Exactly(1)),
             ..TEST
@@ -134,7 +134,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-read-only",
         "hostile/read_only.asm",
         Guest {
-            about: "overwrites all that is the device's, and waits until it is right again",
+            about: "overwrites the device's fields and waits until they are restored",
             output: "x",
             exits: Exits::Exactly(20),
             polling_exits: Some(Exits::Exactly(1)),
@@ -145,7 +145,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-widths",
         "hostile/widths.asm",
         Guest {
-            about: "reads and writes the config table in every width, which is allowed",
+            about: "accesses the config table in every width, which is allowed",
             exits: Exits::Exactly(6),
             polling_exits: Some(Exits::Exactly(1)),
             ..TEST
@@ -155,7 +155,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-full-queue",
         "hostile/full_queue.asm",
         Guest {
-            about: "fills a queue of 4096 bytes to the brim with one store, twice",
+            about: "fills a queue of 4096 bytes completely with one store, twice",
             queue_len: Some(4096),
             output: TWO_QUEUES,
             exits: Exits::Exactly(14),
@@ -167,7 +167,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-over-table",
         "hostile/over_table.asm",
         Guest {
-            about: "an image that lies over the device table",
+            about: "covers the device table with its image",
             load_at: 0x1_0000,
             end: End::ProtocolError,
             exits: Exits::Exactly(4),
@@ -179,7 +179,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-over-buffers",
         "hostile/over_buffers.asm",
         Guest {
-            about: "an image that lies over the TX buffer, which overwrites it",
+            about: "covers the TX buffer with its image, and overwrites that by sending",
             load_at: 0x1_1000,
             output: "x",
             exits: Exits::Exactly(10),
@@ -191,7 +191,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-status",
         "hostile/status.asm",
         Guest {
-            about: "writes a driver status that there is not",
+            about: "writes a driver status that the protocol does not define",
             end: End::ProtocolError,
             exits: Exits::Exactly(4),
             polling_exits: Some(Exits::Unspecified),
@@ -202,7 +202,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-no-ack",
         "hostile/no_ack.asm",
         Guest {
-            about: "pushes 'C' without DRIVER_ACK",
+            about: "sends 'C' without DRIVER_ACK",
             end: End::ProtocolError,
             exits: Exits::Exactly(5),
             polling_exits: Some(Exits::Unspecified),
@@ -234,7 +234,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-jump-outside",
         "hostile/jump_outside.asm",
         Guest {
-            about: "jumps to where there is no memory",
+            about: "jumps to an address without memory",
             end: End::Dies,
             exits: Exits::Unspecified,
             ..TEST
@@ -249,7 +249,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-gdt",
         "hostile/gdt.asm",
         Guest {
-            about: "clears its own GDT and loads a segment from it",
+            about: "clears its GDT and loads a segment from it",
             end: End::Dies,
             exits: Exits::Unspecified,
             ..TEST
@@ -258,6 +258,6 @@ pub(super) const GUESTS: &[Guest] = &[
     guest!(
         "hostile-page-tables",
         "hostile/page_tables.asm",
-        Guest { about: "clears its own page tables", end: End::Dies, exits: Exits::Unspecified, ..TEST }
+        Guest { about: "clears its page tables", end: End::Dies, exits: Exits::Unspecified, ..TEST }
     ),
 ];

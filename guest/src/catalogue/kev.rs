@@ -1,10 +1,10 @@
-//! Guests for hypercalls, ports, MMIO, CPUID and MSRs as in KeV's second project, and for several vCPUs.
+//! Guests for the devices and hypercalls of KeV's second project, for CPUID and MSRs, and for several vCPUs.
 
 use super::{BASE, KEV, TEST};
 use crate::model::{End, Exits, Guest, Mode, MsrRule};
 
 const LINES: &[[u8; 21]] = &[*b"a line that is whole\n"; 100];
-/// The text of four vCPUs that print 25 lines each.
+/// The output of `smp-print`: four vCPUs print 25 lines each.
 const HUNDRED_LINES: &str = match str::from_utf8(LINES.as_flattened()) {
     Ok(text) => text,
     Err(_) => panic!("ASCII is UTF-8"),
@@ -25,7 +25,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "kev-hypercall32",
         "kev/hypercall32.asm",
         Guest {
-            about: "the same from protected mode",
+            about: "prints with one hypercall in protected mode",
             mode: Mode::Protected,
             output: "Hello guest os!\n",
             exits: Exits::Exactly(2),
@@ -36,7 +36,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "kev-hypercall16",
         "kev/hypercall16.asm",
         Guest {
-            about: "the same from real mode, through a segment",
+            about: "prints with one hypercall in real mode, from an offset in DS",
             mode: Mode::Real,
             output: "Hello guest os!\n",
             exits: Exits::Exactly(2),
@@ -47,7 +47,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "kev-port",
         "kev/port.asm",
         Guest {
-            about: "prints with a port write for each byte",
+            about: "prints with one port write per byte",
             output: "Hello guest os!\n",
             exits: Exits::Exactly(17),
             ..KEV
@@ -72,7 +72,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "kev-ports",
         "kev/ports.asm",
         Guest {
-            about: "port I/O in every form: by constant and by dx, byte, word and dword",
+            about: "does port I/O in every form: constant port and dx, byte, word and dword",
             exits: Exits::Exactly(17),
             ..KEV
         }
@@ -81,7 +81,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "kev-strings",
         "kev/strings.asm",
         Guest {
-            about: "string I/O in every form: ins and outs, with rep, up and down",
+            about: "does string I/O in every form: ins and outs, with rep, up and down",
             exits: Exits::Elements(119),
             ..KEV
         }
@@ -90,7 +90,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "kev-cpuid",
         "kev/cpuid.asm",
         Guest {
-            about: "reads CPUID 256 times: vendor, this vCPU's number, signature",
+            about: "reads CPUID 256 times: vendor, vCPU number, signature",
             cpuid: true,
             exits: Exits::Exactly(26),
             ..KEV
@@ -99,18 +99,22 @@ pub(super) const GUESTS: &[Guest] = &[
     guest!(
         "kev-msr",
         "kev/msr.asm",
-        Guest { about: "a FIFO behind MSR 0xabc", exits: Exits::Exactly(5), ..KEV }
+        Guest { about: "uses the FIFO behind MSR 0xabc", exits: Exits::Exactly(5), ..KEV }
     ),
     guest!(
         "kev-msr-fault",
         "kev/msr_fault.asm",
-        Guest { about: "an MSR that nobody has: handles its own #GP", exits: Exits::Exactly(3), ..KEV }
+        Guest {
+            about: "accesses an MSR that does not exist, and handles the #GP",
+            exits: Exits::Exactly(3),
+            ..KEV
+        }
     ),
     guest!(
         "kev-msr-rules",
         "kev/msr_rules.asm",
         Guest {
-            about: "MSRs that are ignored, denied and logged",
+            about: "accesses MSRs whose rules are ignore, deny and log",
             msrs: &[(0x174, MsrRule::Ignore), (0x175, MsrRule::Deny), (0x176, MsrRule::Log)],
             exits: Exits::Exactly(7),
             ..KEV
@@ -119,18 +123,23 @@ pub(super) const GUESTS: &[Guest] = &[
     guest!(
         "kev-vmcall",
         "kev/vmcall.asm",
-        Guest { about: "vmcall and vmmcall, which never hang", exits: Exits::Exactly(3), ..KEV }
+        Guest { about: "executes vmcall and vmmcall, which never hang", exits: Exits::Exactly(3), ..KEV }
     ),
     guest!(
         "smp-counter",
         "kev/counter.asm",
-        Guest { about: "4 vCPUs add to one counter, with lock", cpus: 4, exits: Exits::Exactly(9), ..BASE }
+        Guest {
+            about: "adds to one counter on 4 vCPUs, with lock",
+            cpus: 4,
+            exits: Exits::Exactly(9),
+            ..BASE
+        }
     ),
     guest!(
         "smp-print",
         "kev/print.asm",
         Guest {
-            about: "4 vCPUs print the same line, all at once",
+            about: "prints the same line on 4 vCPUs at the same time",
             cpus: 4,
             output: HUNDRED_LINES,
             exits: Exits::Exactly(104),
@@ -141,7 +150,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "smp-stop",
         "kev/stop.asm",
         Guest {
-            about: "one vCPU never ends, another asks the machine to end",
+            about: "ends the machine from one vCPU while another never ends",
             cpus: 2,
             end: End::ExitCode(7),
             ..TEST
@@ -151,7 +160,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-hypercall",
         "kev/hostile_hypercall.asm",
         Guest {
-            about: "hypercalls with wild addresses, lengths and numbers",
+            about: "makes hypercalls with wild addresses, lengths and numbers",
             exits: Exits::Exactly(10),
             ..TEST
         }
@@ -160,7 +169,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-mmio",
         "kev/hostile_mmio.asm",
         Guest {
-            about: "the MMIO printer with wild addresses and every width",
+            about: "drives the MMIO printer with wild addresses and every width",
             kev: true,
             exits: Exits::Exactly(17),
             ..TEST
@@ -170,7 +179,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hostile-ins",
         "kev/hostile_ins.asm",
         Guest {
-            about: "64 Ki elements with one rep insb, and 1 Ki with one rep outsb",
+            about: "moves 64 Ki elements with one rep insb, and 1 Ki with one rep outsb",
             kev: true,
             exits: Exits::Elements(66561),
             ..TEST

@@ -1,11 +1,12 @@
-//! The one table of guests: from it the build script makes the images, and the crate its catalogue.
+//! The table of guests. The build script compiles it to build the images, and the crate compiles it as its catalogue.
 //!
-//! Each row is `guest!(NAME, SOURCE, Guest { ... })`. SOURCE is a file below `guest/payloads`, or `image_of(NAME)` for a
-//! guest that runs the image of another. The mode and the memory map select the linker script.
+//! A row is `guest!(NAME, SOURCE, Guest { ... })`. SOURCE is a file below `guest/payloads`, or `image_of(NAME)` for a
+//! guest that shares the image of another one. The mode and the memory map select the linker script. To add a guest,
+//! write its source and add a row.
 
 use crate::model::{End, Exits, Guest, Map, Mode, Part};
 
-/// A guest of the table. `image!` is the crate's that compiles this file: the build script has no images yet.
+/// Makes a row. `image!` comes from the crate that compiles this file, because the build script has no images yet.
 macro_rules! guest {
     ($name:literal, image_of($image:literal), $rest:expr) => {
         Guest { name: $name, source: None, image: image!($image), ..$rest }
@@ -20,7 +21,7 @@ mod kev;
 mod modes;
 mod simvirtio;
 
-/// The facts that most guests have in common.
+/// The values that most guests share.
 const BASE: Guest = Guest {
     name: "",
     source: None,
@@ -48,7 +49,7 @@ const USER: Guest = Guest { mode: Mode::User, ..BASE };
 const KEV: Guest = Guest { kev: true, ..BASE };
 const TEST: Guest = Guest { part: Part::Test, ..BASE };
 
-/// The guest of `vmm compare`, which is not in the list: it needs parameters in memory.
+/// The guest of `vmm compare`. It is not in the list, because it needs parameters in memory.
 pub const COMPARE: Guest = guest!("compare", "compare.asm", BASE);
 
 const GROUPS: &[&[Guest]] = &[modes::GUESTS, simvirtio::GUESTS, kev::GUESTS, hostile::GUESTS];
@@ -58,7 +59,7 @@ pub const GUESTS: &[Guest] = &joined::<
     { modes::GUESTS.len() + simvirtio::GUESTS.len() + kev::GUESTS.len() + hostile::GUESTS.len() },
 >();
 
-/// The groups as one list of `N` guests. A wrong `N` does not compile.
+/// Joins the groups to one list of `N` guests. A wrong `N` does not compile.
 const fn joined<const N: usize>() -> [Guest; N] {
     let mut all = [BASE; N];
     let (mut group, mut next) = (0, 0);

@@ -1,4 +1,4 @@
-//! Guests of each mode: how they are entered, what they print, how they end.
+//! Guests for each CPU mode: entry, port I/O, and the different ends of a run.
 
 use super::{BASE, PROTECTED, REAL, TEST, USER};
 use crate::model::{End, Exits, Guest, Map, Mode, Part};
@@ -7,13 +7,13 @@ pub(super) const GUESTS: &[Guest] = &[
     guest!(
         "real16-42",
         "real16/forty_two.asm",
-        Guest { about: "16-bit assembly: 42 in AX and at 0x400, then hlt", ..REAL }
+        Guest { about: "leaves 42 in AX and at 0x400, then halts (16-bit assembly)", ..REAL }
     ),
     guest!(
         "real16-hello",
         "real16/hello.asm",
         Guest {
-            about: "16-bit assembly: \"Hello, world!\" on port 0xE9, a byte an exit",
+            about: "prints \"Hello, world!\" on port 0xE9, one exit per byte (16-bit assembly)",
             output: "Hello, world!\n",
             exits: Exits::Exactly(15),
             ..REAL
@@ -23,7 +23,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "real16-in",
         "real16/port_in.asm",
         Guest {
-            about: "16-bit assembly: reads a port that answers and one that nobody has",
+            about: "reads a port with a device and a port without one (16-bit assembly)",
             exits: Exits::Exactly(3),
             ..REAL
         }
@@ -32,7 +32,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "real16-outsb",
         "real16/string_out.asm",
         Guest {
-            about: "16-bit assembly: \"Hello, world!\" with one `rep outsb`",
+            about: "prints \"Hello, world!\" with one `rep outsb` (16-bit assembly)",
             output: "Hello, world!\n",
             exits: Exits::Elements(15),
             ..REAL
@@ -42,7 +42,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "real16-insb",
         "real16/string_in.asm",
         Guest {
-            about: "16-bit assembly: 16 bytes from a port with one `rep insb`",
+            about: "reads 16 bytes from a port with one `rep insb` (16-bit assembly)",
             exits: Exits::Elements(17),
             ..REAL
         }
@@ -51,7 +51,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "prot32-hello",
         "prot32/hello.c",
         Guest {
-            about: "32-bit C in protected mode: \"Hello, world!\" on port 0xE9",
+            about: "prints \"Hello, world!\" on port 0xE9 in protected mode (32-bit C)",
             output: "Hello, world!\n",
             exits: Exits::Exactly(15),
             ..PROTECTED
@@ -61,7 +61,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "long64-hello",
         "long64/hello.rs",
         Guest {
-            about: "64-bit Rust in long mode: \"Hello, world!\" on port 0xE9",
+            about: "prints \"Hello, world!\" on port 0xE9 in long mode (64-bit Rust)",
             output: "Hello, world!\n",
             exits: Exits::Exactly(15),
             ..BASE
@@ -71,7 +71,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "modes",
         "real16/modes.asm",
         Guest {
-            about: "assembly: walks from real to protected to long mode, and reports from each",
+            about: "switches from real to protected to long mode, prints in each (assembly)",
             cpuid: true,
             output: "real mode\nprotected mode\nlong mode\n",
             exits: Exits::Exactly(36),
@@ -82,7 +82,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "hello-kvm",
         "long64/hello_kvm.asm",
         Guest {
-            about: "64-bit assembly at 1 MiB: \"Hello, KVM!\" on the serial port",
+            about: "prints \"Hello, KVM!\" on the serial port, loaded at 1 MiB (64-bit assembly)",
             load_at: 0x10_0000,
             map: Map::Plain,
             output: "Hello, KVM!",
@@ -95,7 +95,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "user64-hello",
         "long64/hello.rs",
         Guest {
-            about: "64-bit Rust in ring 3: \"Hello, world!\" on port 0xE9, and its end by port 0xF4",
+            about: "prints \"Hello, world!\" in ring 3 and ends by port 0xF4 (64-bit Rust)",
             output: "Hello, world!\n",
             exits: Exits::Exactly(15),
             ..USER
@@ -115,7 +115,7 @@ pub(super) const GUESTS: &[Guest] = &[
     guest!(
         "real16-wrong-result",
         "real16/wrong_result.asm",
-        Guest { about: "leaves 41", mode: Mode::Real, end: End::WrongResult, ..TEST }
+        Guest { about: "leaves 41 instead of 42", mode: Mode::Real, end: End::WrongResult, ..TEST }
     ),
     guest!(
         "long64-exit-code",
@@ -126,7 +126,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "user64-hlt",
         "user64/hlt.asm",
         Guest {
-            about: "ring 3: hlt, which is for ring 0, and no interrupt table",
+            about: "executes hlt in ring 3, which raises #GP, without an IDT",
             end: End::TripleFault,
             part: Part::Test,
             ..USER
@@ -136,7 +136,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "user64-ports",
         "user64/ports.asm",
         Guest {
-            about: "ring 3: the first and the last port in each width, all allowed",
+            about: "accesses the first and last port in each width in ring 3: all are allowed",
             exits: Exits::Exactly(7),
             part: Part::Test,
             ..USER
@@ -145,13 +145,13 @@ pub(super) const GUESTS: &[Guest] = &[
     guest!(
         "long64-triple-fault",
         "long64/triple_fault.asm",
-        Guest { about: "an undefined instruction, and no interrupt table", end: End::TripleFault, ..TEST }
+        Guest { about: "executes an undefined instruction without an IDT", end: End::TripleFault, ..TEST }
     ),
     guest!(
         "prot32-triple-fault",
         "prot32/triple_fault.asm",
         Guest {
-            about: "an undefined instruction, and no interrupt table",
+            about: "executes an undefined instruction without an IDT",
             mode: Mode::Protected,
             end: End::TripleFault,
             ..TEST

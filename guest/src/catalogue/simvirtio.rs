@@ -1,4 +1,4 @@
-//! SIMVIRTIO drivers, good ones first.
+//! Guests with a SIMVIRTIO driver. The first ones are examples; the others are for tests.
 
 use super::{BASE, TEST, USER};
 use crate::model::{End, Exits, Guest};
@@ -8,7 +8,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "user64-simvirtio",
         "long64/simvirtio.rs",
         Guest {
-            about: "64-bit Rust in ring 3: the SIMVIRTIO driver, sends \"Ana are mere\"",
+            about: "drives SIMVIRTIO in ring 3, sends \"Ana are mere\" (64-bit Rust)",
             output: "Ana are mere",
             exits: Exits::Exactly(40),
             polling_exits: Some(Exits::Exactly(1)),
@@ -19,7 +19,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio",
         "long64/simvirtio.rs",
         Guest {
-            about: "64-bit Rust: the SIMVIRTIO driver, sends \"Ana are mere\"",
+            about: "drives SIMVIRTIO, sends \"Ana are mere\" (64-bit Rust)",
             output: "Ana are mere",
             exits: Exits::Exactly(40),
             polling_exits: Some(Exits::Exactly(1)),
@@ -30,7 +30,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-c",
         "long64/simvirtio.c",
         Guest {
-            about: "64-bit C: the same driver over simvirtio.h, with the assignment's names",
+            about: "drives SIMVIRTIO by simvirtio.h, with the assignment's names (64-bit C)",
             output: "Ana are mere",
             exits: Exits::Exactly(53),
             polling_exits: Some(Exits::Exactly(1)),
@@ -41,7 +41,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-skeleton",
         "long64/simvirtio.c",
         Guest {
-            about: "64-bit C: the same, but writes the magic to port 0xE9 first",
+            about: "writes the magic to port 0xE9, then runs as simvirtio-c does (64-bit C)",
             output: "Ana are mere",
             exits: Exits::Exactly(54),
             polling_exits: Some(Exits::Exactly(2)),
@@ -53,7 +53,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-upper",
         "long64/simvirtio_upper.rs",
         Guest {
-            about: "64-bit Rust: answers its input in upper case",
+            about: "returns its input in upper case (64-bit Rust)",
             input: "Ana are mere,\nsi pere",
             output: "ANA ARE MERE,\nSI PERE",
             exits: Exits::Exactly(104),
@@ -65,7 +65,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-upper-c",
         "long64/simvirtio_upper.c",
         Guest {
-            about: "64-bit C: the same over simvirtio.h",
+            about: "returns its input in upper case, by simvirtio.h (64-bit C)",
             input: "Ana are mere,\nsi pere",
             output: "ANA ARE MERE,\nSI PERE",
             exits: Exits::Exactly(147),
@@ -77,7 +77,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-echo",
         "long64/echo.asm",
         Guest {
-            about: "64-bit assembly: sends its input back in batches, whatever the queue holds",
+            about: "returns its input in batches of up to a whole queue (64-bit assembly)",
             input: "Ana are mere,\nsi pere",
             output: "Ana are mere,\nsi pere",
             exits: Exits::Exactly(15),
@@ -89,7 +89,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-doorbell",
         "long64/doorbell.asm",
         Guest {
-            about: "64-bit assembly: rings the doorbell; by --transport doorbell that is no exit",
+            about: "rings the doorbell: no exit with --transport doorbell (64-bit assembly)",
             output: "Ana are mere",
             exits: Exits::Exactly(15),
             polling_exits: Some(Exits::Exactly(5)),
@@ -100,7 +100,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-twice",
         "long64/simvirtio_twice.rs",
         Guest {
-            about: "64-bit Rust: resets the device in the middle of a message",
+            about: "resets the device in the middle of a message (64-bit Rust)",
             output: "Ana are mere, RC\n",
             exits: Exits::Exactly(64),
             polling_exits: Some(Exits::Exactly(1)),
@@ -111,7 +111,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-reserved",
         "long64/reserved.asm",
         Guest {
-            about: "relies on the reserved part of the window, which differs by transport",
+            about: "reads back a reserved byte of the window, which differs by transport",
             output: "Ana are mere",
             exits: Exits::Exactly(50),
             polling_exits: Some(Exits::Exactly(2)),
@@ -122,7 +122,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-no-wrap",
         "hostile/no_wrap.asm",
         Guest {
-            about: "never wraps its index: right by luck, with a queue that is long enough",
+            about: "never wraps its index: correct only if the queue exceeds its message",
             output: "Ana are mere",
             exits: Exits::Exactly(21),
             polling_exits: Some(Exits::Exactly(1)),
@@ -133,7 +133,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-config-first",
         "long64/config_first.asm",
         Guest {
-            about: "breaks the protocol: 'C' before 'R'",
+            about: "breaks the protocol: sends 'C' before 'R'",
             end: End::ProtocolError,
             polling_exits: Some(Exits::Unspecified),
             ..TEST
@@ -143,7 +143,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-broken-wait",
         "long64/broken_wait.asm",
         Guest {
-            about: "breaks the protocol, then waits for ever",
+            about: "breaks the protocol, then waits forever",
             end: End::ProtocolError,
             polling_exits: Some(Exits::Exactly(0)),
             ..TEST
@@ -153,7 +153,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-queue-2",
         image_of("simvirtio"),
         Guest {
-            about: "the SIMVIRTIO guest over queues of 2 bytes, which hold one each",
+            about: "runs the guest simvirtio with queues of 2 bytes, which hold one byte each",
             queue_len: Some(2),
             output: "Ana are mere",
             exits: Exits::Exactly(40),
