@@ -1,4 +1,4 @@
-//! The device through every step of the protocol, in any order.
+//! Tests of the device: each step of the protocol, in any order.
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::vec::Vec;
 
-/// A device, its memory, what it received, and a driver's hands.
+/// A device, its memory, its data in both directions, and the producer of a driver.
 struct Bench {
     memory: Flat,
     device: Device,
@@ -68,7 +68,7 @@ fn power_on_publishes_the_config_table_of_the_assignment() {
 }
 
 #[test]
-fn the_thirteen_steps_in_order() {
+fn the_handshake_of_the_assignment_passes_step_by_step() {
     let mut bench = Bench::new();
     assert_eq!(bench.push(b'R'), Ok(true));
     assert_eq!((bench.device.state(), bench.shown()), (State::Reset, 0));
@@ -109,7 +109,7 @@ fn data_pushed_after_driver_ok_without_waiting_is_accepted() {
 }
 
 #[test]
-fn the_effect_of_a_byte_is_published_before_the_tail_that_covers_it() {
+fn the_effect_of_a_byte_is_published_before_the_new_tail() {
     let mut bench = Bench::new();
     bench.push(b'R').unwrap();
     bench.memory.forget();
@@ -141,7 +141,7 @@ fn a_second_config_adds_no_second_entry() {
 }
 
 #[test]
-fn a_reset_from_ready_starts_the_handshake_anew() {
+fn a_reset_from_ready_allows_a_new_handshake() {
     let mut bench = Bench::ready();
     bench.push(b'x').unwrap();
     assert_eq!(bench.set_driver(abi::driver_status::ACK), Ok(true));
@@ -151,11 +151,11 @@ fn a_reset_from_ready_starts_the_handshake_anew() {
     bench.set_driver(abi::driver_status::DRIVER_OK).unwrap();
     bench.push(b'y').unwrap();
     assert_eq!(bench.message, b"xy");
-    assert_eq!(bench.table(), (1, abi::WINDOW), "the same device entered twice");
+    assert_eq!(bench.table(), (1, abi::WINDOW), "the device is in the table twice");
 }
 
 #[test]
-fn a_reset_from_ready_waits_for_what_is_in_the_queue() {
+fn a_reset_from_ready_first_takes_the_bytes_in_the_queue() {
     let mut bench = Bench::ready();
     bench.tx.push(&bench.memory, b'x').unwrap();
     bench.set_driver(abi::driver_status::ACK).unwrap();
@@ -215,7 +215,7 @@ fn config_without_ack_is_refused() {
 }
 
 #[test]
-fn every_driver_status_but_three_is_refused() {
+fn undefined_driver_statuses_are_refused() {
     for value in 0..=255 {
         let answer = Bench::new().set_driver(value);
         if [0, 2, 4].contains(&value) {
@@ -237,7 +237,7 @@ fn a_selector_above_one_is_refused() {
 }
 
 #[test]
-fn a_wild_head_breaks_the_device() {
+fn a_tx_head_outside_the_queue_breaks_the_device() {
     let mut bench = Bench::ready();
     bench.memory.store_u32(gpa::TX_HEAD, 8);
     let wild = WildIndex { end: End::Head, index: 8, len: 8 };
@@ -246,14 +246,14 @@ fn a_wild_head_breaks_the_device() {
 }
 
 #[test]
-fn a_wild_tail_of_the_other_queue_breaks_the_device_too() {
+fn an_rx_tail_outside_the_queue_breaks_the_device() {
     let mut bench = Bench::ready();
     bench.memory.store_u32(gpa::RX_TAIL, u32::MAX);
     let wild = WildIndex { end: End::Tail, index: u32::MAX, len: 8 };
     assert_eq!(bench.advance(), Err(Violation::WildIndex { queue: 1, wild }));
 }
 
-/// A driver that is as fast as can be: pushes a byte whenever the device has loaded driver_status.
+/// A very fast driver: pushes a byte each time the device has loaded TX head.
 struct Racing<'a> {
     flat: &'a Flat,
     tx: RefCell<Producer>,
@@ -283,7 +283,7 @@ impl Memory for Racing<'_> {
 }
 
 impl Bench {
-    /// `advance`, against a driver that pushes `pushes` bytes between the device's loads.
+    /// Advances the device against a driver that pushes `pushes` bytes between the device's loads.
     fn advance_racing(&mut self, pushes: u32, then_status: u8) -> Result<bool, Violation> {
         let tx = RefCell::new(Producer::attach(Ring::tx(8), &self.memory).unwrap());
         let racing = Racing { flat: &self.memory, tx, pushes: Cell::new(pushes), then_status };
@@ -299,7 +299,7 @@ fn a_byte_pushed_right_before_the_reset_is_data() {
 }
 
 #[test]
-fn a_driver_that_never_stops_does_not_keep_the_device_for_ever() {
+fn advance_returns_while_the_driver_keeps_pushing() {
     let mut bench = Bench::ready();
     bench.tx.push(&bench.memory, b'x').unwrap();
     assert_eq!(bench.advance_racing(u32::MAX, abi::driver_status::DRIVER_OK), Ok(true));
@@ -321,7 +321,7 @@ fn a_full_or_overwritten_table_is_refused() {
 }
 
 #[test]
-fn a_table_with_other_devices_gets_one_more_entry() {
+fn the_device_adds_itself_after_other_devices() {
     let mut bench = Bench::new();
     bench.memory.store_u8(abi::DEVICE_TABLE, 9);
     bench.push(b'R').unwrap();
@@ -332,7 +332,7 @@ fn a_table_with_other_devices_gets_one_more_entry() {
 }
 
 #[test]
-fn overwritten_read_only_fields_are_put_right_and_counted() {
+fn overwritten_read_only_fields_are_restored_and_counted() {
     let mut bench = Bench::ready();
     for field in [gpa::MAGIC, gpa::MAX_QUEUE_LEN, gpa::DEVICE_STATUS] {
         bench.memory.store_u8(field, 0xee);
@@ -350,7 +350,7 @@ fn overwritten_read_only_fields_are_put_right_and_counted() {
     assert_eq!(bench.device.history().ignored_stores, 5, "nothing was left to repair");
 }
 
-/// What a driver would take from the RX queue now.
+/// Takes all bytes from the RX queue, as a driver would.
 fn take_input(bench: &Bench, rx: &mut Consumer) -> Vec<u8> {
     let mut got = Vec::new();
     while let Some(byte) = rx.peek(&bench.memory).unwrap() {
@@ -361,7 +361,7 @@ fn take_input(bench: &Bench, rx: &mut Consumer) -> Vec<u8> {
 }
 
 #[test]
-fn input_is_delivered_in_ready_only_and_as_much_as_fits() {
+fn input_is_delivered_only_in_ready_and_only_as_much_as_fits() {
     let mut bench = Bench::new();
     bench.input.extend(b"0123456789");
     bench.push(b'R').unwrap();
@@ -379,7 +379,7 @@ fn input_is_delivered_in_ready_only_and_as_much_as_fits() {
 }
 
 #[test]
-fn the_rx_head_is_the_device_s_own() {
+fn repair_restores_the_rx_head_from_the_device() {
     let mut bench = Bench::ready();
     bench.input.extend(b"abc");
     bench.advance().unwrap();
@@ -416,8 +416,8 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    /// Any acts in any order, seen one by one or in batches: the status shown is the state's, the table has one entry at most, the
-    /// tail is an index, and only a device that was READY has received data.
+    /// For any acts in any order, seen one by one or in batches: the status field shows the state, the table has at
+    /// most one entry, the tail is below the length, and a device has received data only if it was READY.
     #[test]
     fn any_order_of_acts_keeps_the_invariants(acts in prop::collection::vec((act(), any::<bool>()), 0..60)) {
         let mut bench = Bench::new();

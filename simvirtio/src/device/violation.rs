@@ -5,52 +5,52 @@ use crate::abi;
 use crate::ring::WildIndex;
 use core::fmt;
 
-/// How the driver broke the protocol.
+/// A way in which the driver broke the protocol (`docs/abi.md`, section 4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A byte on the TX queue that is no command of this state.
+    /// A byte on the TX queue that is not a command in this state.
     Command {
-        /// The device's state when the byte came.
+        /// The device's state when it took the byte.
         state: State,
         /// The byte.
         byte: u8,
     },
-    /// `C` came before the driver had written DRIVER_ACK.
+    /// A `C` while the driver status is not DRIVER_ACK.
     NotAcknowledged {
-        /// What the driver status field held.
+        /// The value of the driver status field.
         driver_status: u8,
     },
-    /// The driver status field holds a value that is none of the protocol's.
+    /// A value in the driver status field that the protocol does not define.
     DriverStatus {
-        /// The device's state when it was seen.
+        /// The device's state when it read the field.
         state: State,
         /// The value.
         value: u8,
     },
-    /// The queue selector names a queue that does not exist.
+    /// A queue selector above 1.
     Selector {
         /// The value.
         value: u8,
     },
-    /// The driver's index of a queue is none: the head of TX, or the tail of RX.
+    /// A driver's index that is not below the queue's length: the head of TX, or the tail of RX.
     WildIndex {
         /// The queue's number: 0 is TX, 1 is RX.
         queue: u8,
         /// The index.
         wild: WildIndex,
     },
-    /// The device table's count says that the table is full, or more than full.
+    /// A device table whose count leaves no room for an entry, or is above the capacity.
     Table {
         /// The count.
         count: u16,
     },
-    /// An access to the window that is not allowed. Seen by the exit transport only.
+    /// An access to the window that is not allowed. Only the exit transports detect it.
     Access {
         /// Offset in the window, in bytes.
         offset: u64,
         /// Width of the access, in bytes.
         size: u8,
-        /// Whether it was a store.
+        /// True for a store, false for a load.
         store: bool,
     },
 }
@@ -109,7 +109,7 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-/// The queue length asked for is not one that the protocol allows.
+/// A queue length that is not from [`abi::MIN_QUEUE_LEN`] to [`abi::MAX_QUEUE_LEN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadQueueLen(pub u16);
 
@@ -117,7 +117,7 @@ impl fmt::Display for BadQueueLen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "a queue length of {} is not possible: {} to {} bytes are",
+            "a queue length of {} is not possible: {} to {} bytes are allowed",
             self.0,
             abi::MIN_QUEUE_LEN,
             abi::MAX_QUEUE_LEN

@@ -22,7 +22,7 @@ fn a_new_ring_is_empty_and_drained() {
 }
 
 #[test]
-fn one_slot_is_always_lost() {
+fn one_slot_always_stays_free() {
     let (memory, mut producer, consumer) = pair(4);
     for byte in 0..3 {
         producer.push(&memory, byte).unwrap();
@@ -55,7 +55,7 @@ fn the_longest_ring_stays_in_its_page() {
 }
 
 #[test]
-fn the_byte_is_in_the_buffer_before_the_head_covers_it() {
+fn push_stores_the_byte_before_the_head() {
     let (memory, mut producer, _) = pair(4);
     producer.push(&memory, 7).unwrap();
     let stores = memory.stores();
@@ -63,7 +63,7 @@ fn the_byte_is_in_the_buffer_before_the_head_covers_it() {
 }
 
 #[test]
-fn a_wild_head_is_refused() {
+fn a_head_outside_the_ring_is_refused() {
     let (memory, _, consumer) = pair(4);
     for index in [4, 5, u32::MAX] {
         memory.store_u32(gpa::TX_HEAD, index);
@@ -72,7 +72,7 @@ fn a_wild_head_is_refused() {
 }
 
 #[test]
-fn a_wild_tail_is_refused() {
+fn a_tail_outside_the_ring_is_refused() {
     let (memory, mut producer, _) = pair(4);
     memory.store_u32(gpa::TX_TAIL, 4);
     let wild = WildIndex { end: End::Tail, index: 4, len: 4 };
@@ -81,7 +81,7 @@ fn a_wild_tail_is_refused() {
 }
 
 #[test]
-fn a_lying_consumer_cannot_move_the_producers_own_index() {
+fn a_hostile_consumer_cannot_move_the_producers_own_index() {
     let (memory, mut producer, consumer) = pair(4);
     producer.push(&memory, 1).unwrap();
     memory.store_u32(gpa::TX_HEAD, 3);
@@ -91,7 +91,7 @@ fn a_lying_consumer_cannot_move_the_producers_own_index() {
 }
 
 #[test]
-fn a_batch_is_all_that_was_there_by_one_look_at_the_head() {
+fn a_batch_takes_one_load_of_head_and_one_store_to_tail() {
     let (memory, mut producer, mut consumer) = pair(5);
     for round in 0..20u8 {
         for byte in 0..4 {
@@ -101,7 +101,7 @@ fn a_batch_is_all_that_was_there_by_one_look_at_the_head() {
         let mut batch = consumer.peek_batch(&memory, 3).unwrap();
         let bytes: Vec<u8> = core::iter::from_fn(|| batch.next(&memory)).collect();
         assert_eq!((bytes, batch.is_empty()), ((round..round + 3).collect(), true));
-        assert!(memory.stores().is_empty(), "they stay in the ring");
+        assert!(memory.stores().is_empty(), "the bytes stay in the ring");
         consumer.release_batch(&memory, &batch);
         assert_eq!(memory.accesses().len(), 1 + 3 + 1);
         assert_eq!(consumer.peek(&memory), Ok(Some(round + 3)));
@@ -111,7 +111,7 @@ fn a_batch_is_all_that_was_there_by_one_look_at_the_head() {
 }
 
 #[test]
-fn space_is_all_but_one_slot_by_one_look_at_the_tail() {
+fn space_takes_one_load_of_tail_and_leaves_one_slot_free() {
     let (memory, mut producer, mut consumer) = pair(5);
     for round in 0..20u8 {
         memory.forget();
@@ -120,7 +120,7 @@ fn space_is_all_but_one_slot_by_one_look_at_the_tail() {
             assert_eq!(space.is_full(), byte >= 4);
             space.put(&memory, round + byte);
         }
-        assert_eq!(consumer.peek(&memory), Ok(None), "not the consumer's yet");
+        assert_eq!(consumer.peek(&memory), Ok(None), "the head is not published yet");
         producer.publish(&memory, &space);
         assert_eq!(memory.stores().len(), 4 + 1);
         assert!(producer.space(&memory).unwrap().is_full());
@@ -132,7 +132,7 @@ fn space_is_all_but_one_slot_by_one_look_at_the_tail() {
 }
 
 proptest! {
-    /// Whatever order of pushes and pops, the ring is a bounded first-in, first-out queue.
+    /// In any order of pushes and pops, the ring is a bounded first-in, first-out queue.
     #[test]
     fn behaves_like_a_bounded_queue(len in 2u16..40, steps in prop::collection::vec(any::<Option<u8>>(), 0..400)) {
         let (memory, mut producer, mut consumer) = pair(len);
@@ -159,11 +159,14 @@ proptest! {
         }
     }
 
-    /// Whatever the other side writes into the indices, no access leaves the queue's own memory.
+    /// For all values of the other side's index, no access leaves the indices and the buffer of the queue.
     #[test]
-    fn a_lying_peer_never_causes_an_access_outside(len in 2u16..=4096, lies in prop::collection::vec(any::<(u32, u32)>(), 0..60)) {
+    fn a_hostile_peer_never_causes_an_access_outside(
+        len in 2u16..=4096,
+        indices in prop::collection::vec(any::<(u32, u32)>(), 0..60),
+    ) {
         let (memory, mut producer, mut consumer) = pair(len);
-        for (head, tail) in lies {
+        for (head, tail) in indices {
             memory.store_u32(gpa::TX_HEAD, head % (2 * u32::from(len)));
             memory.store_u32(gpa::TX_TAIL, tail % (2 * u32::from(len)));
             memory.forget();
