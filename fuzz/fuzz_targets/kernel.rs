@@ -1,4 +1,4 @@
-//! Any file as a Linux kernel: opened, loaded, and given what a kernel is given.
+//! Fuzzes the Linux loader with any file: opens it, loads it, and writes its boot parameters.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use vmm::boot::linux::{self, Kernel};
 use vmm::memory::{GuestMemory, pc};
 
-/// 16 MiB, so that some kernels fit and some do not.
+/// The size of RAM: 16 MiB, so that some kernels fit and some do not.
 const RAM: u64 = 16 << 20;
 
 fn path() -> &'static PathBuf {
