@@ -185,7 +185,7 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
     let image = Image::flat(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
     let timeout = if guest.end == End::Never { Duration::from_millis(100) } else { Duration::from_secs(20) };
     let input = Input::bytes(guest.input.as_bytes());
-    let rules = guest.msrs.iter().map(|(index, rule)| (*index, rule.parse().expect("a rule")));
+    let rules = guest.msrs.iter().map(|&(index, rule)| (index, rule.into()));
     rules
         .fold(Machine::builder(image), |builder, (index, rule)| builder.msr_rule(index, rule))
         .cpus(guest.cpus)

@@ -1,4 +1,4 @@
-//! Any file through the ELF loader, and what it takes into memory.
+//! Fuzzes the ELF loader with any file, and the loading of the image into memory.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any file as a Linux kernel: opened, loaded, and given what a kernel is given.
+//! Fuzzes the Linux loader with any file: opens it, loads it, and writes its boot parameters.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +8,7 @@ use vmm::boot::{Kernel, is_kernel};
 use vmm::internals::{pc, write_boot_params};
 use vmm::memory::GuestMemory;
 
-/// 16 MiB, so that some kernels fit and some do not.
+/// The size of RAM: 16 MiB, so that some kernels fit and some do not.
 const RAM: u64 = 16 << 20;
 
 fn path() -> &'static PathBuf {

@@ -1,4 +1,4 @@
-//! Any file as a profile. What is read is written and read again the same.
+//! Fuzzes the reader of profiles with any file. A profile that was read is equal after it is written and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,8 +7,8 @@ use vmm::saved::{Profile, Saved};
 fuzz_target!(|file: &[u8]| {
     let read = Profile::read(file);
     let Ok(profile) = read else {
-        let said = read.map(|_| ()).unwrap_err().to_string();
-        assert!(said.lines().count() == 1 && said.chars().count() < 400, "{said}");
+        let message = read.map(|_| ()).unwrap_err().to_string();
+        assert!(message.lines().count() == 1 && message.chars().count() < 400, "{message}");
         return;
     };
     assert_eq!(Saved::read(file), Ok(Saved::Profile(profile.clone().into())));

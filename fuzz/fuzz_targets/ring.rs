@@ -1,4 +1,4 @@
-//! The device against a driver that writes anything anywhere into what they share, as by polling.
+//! Fuzzes the device with a driver that writes any value anywhere in the shared memory, as over the polling transport.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,13 +6,14 @@ use simvirtio::device::{Device, Host, State};
 use simvirtio::{Memory, abi};
 use std::cell::RefCell;
 
-/// The window and the RAM below it. Each load of the device's may be preceded by a store of the driver's.
+/// The window and the RAM below it. A store of the driver may precede each load of the device.
 struct Shared<'a> {
     bytes: RefCell<Vec<u8>>,
     stores: RefCell<&'a [u8]>,
 }
 
 impl Shared<'_> {
+    /// Executes the next store of the input: 3 bytes, of place, value and an unused byte.
     fn driver_stores(&self) {
         let mut stores = self.stores.borrow_mut();
         let Some((store, rest)) = stores.split_first_chunk::<3>() else { return };
@@ -62,8 +63,8 @@ impl Host for Counts {
 }
 
 fuzz_target!(|stores: &[u8]| {
-    let shared = Shared { bytes: RefCell::new(vec![0; 0x10_1000]), stores: RefCell::new(&[]) };
-    let mut device = Device::power_on(8, &shared).expect("a length that there is");
+    let shared = Shared { bytes: RefCell::new(vec![0; (abi::WINDOW + abi::WINDOW_SIZE) as usize]), stores: RefCell::new(&[]) };
+    let mut device = Device::power_on(8, &shared).expect("8 is a valid queue length");
     let shared = Shared { stores: RefCell::new(stores), ..shared };
     let mut host = Counts::default();
     while shared.stores.borrow().len() >= 3 {

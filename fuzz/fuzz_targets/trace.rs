@@ -1,4 +1,4 @@
-//! Any file as a trace. What is read is written and read again the same.
+//! Fuzzes the reader of traces with any file. A trace that was read is equal after it is written and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,8 +8,8 @@ fuzz_target!(|file: &[u8]| {
     let (trace, cut) = match Trace::read(file) {
         Ok(read) => read,
         Err(error) => {
-            let said = error.to_string();
-            assert!(said.lines().count() == 1 && said.chars().count() < 400, "{said}");
+            let message = error.to_string();
+            assert!(message.lines().count() == 1 && message.chars().count() < 400, "{message}");
             return;
         }
     };

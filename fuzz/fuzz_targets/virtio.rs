@@ -1,4 +1,4 @@
-//! Any rings and descriptors in the hands of a disk: the first KiB or so of the guest's memory is the input.
+//! Fuzzes the virtio disk with any rings and descriptors: the input fills the beginning of guest memory.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,9 +10,11 @@ use vmm::internals::{Backend, Block, Interrupt, Queues, Virtqueue};
 use vmm::memory::{Gpa, GuestMemory};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The size of the queue: its table of descriptors is at 0, the driver's ring and the device's follow.
+/// The size of the queue. Its descriptor table is at GPA 0.
 const SIZE: u16 = 16;
+/// GPA of the driver's ring.
 const DRIVER: u64 = 0x100;
+/// GPA of the device's ring.
 const DEVICE: u64 = 0x200;
 
 fn image() -> &'static PathBuf {
@@ -27,7 +29,7 @@ fn image() -> &'static PathBuf {
 fuzz_target!(|input: &[u8]| {
     let memory = GuestMemory::new(&[(Gpa(0), 0x8000)]).expect("32 KiB");
     let Ok(()) = memory.write(Gpa(0), input) else { return };
-    let mut queue = Queue::new(SIZE).expect("a size that there is");
+    let mut queue = Queue::new(SIZE).expect("16 is a valid queue size");
     queue.set_size(SIZE);
     queue.try_set_desc_table_address(Gpa(0)).expect("an aligned address");
     queue.try_set_avail_ring_address(Gpa(DRIVER)).expect("an aligned address");
@@ -46,5 +48,5 @@ fuzz_target!(|input: &[u8]| {
         }
     }
     disk.close();
-    assert_eq!(std::fs::metadata(image()).expect("the image").len(), 0x4000, "a disk does not grow");
+    assert_eq!(std::fs::metadata(image()).expect("the image").len(), 0x4000, "the disk must not grow");
 });

@@ -1,4 +1,4 @@
-//! Any accesses to the trapped window: six bytes each, of offset, width, direction and data.
+//! Fuzzes the trapped window with any accesses: six bytes each, of offset, width, direction and data.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,10 +13,11 @@ fuzz_target!(|accesses: &[u8]| {
     let ram = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE)]).expect("1 MiB");
     let (output, captured) = Output::captured();
     let device = Simvirtio::power_on(4, TrappedMemory::new(ram.clone()), output, Input::bytes(b"input"));
-    let mut window = Window::new(device.expect("a length that there is"));
+    let mut window = Window::new(device.expect("4 is a valid queue length"));
     for access in accesses.chunks_exact(6) {
-        let (offset, how, data) = (access[0], access[1], u32::from_le_bytes([access[2], access[3], access[4], access[5]]));
-        // Most accesses near the fields, some far away; RAM is the guest's own.
+        let (offset, how) = (access[0], access[1]);
+        let data = u32::from_le_bytes([access[2], access[3], access[4], access[5]]);
+        // Most accesses are near the fields, and some are far away. A store of the guest to RAM does not exit.
         let offset = if how & 0x80 == 0 { u64::from(offset) } else { u64::from(offset) << 4 };
         let size = 1 << (how & 3);
         let stopped = match how >> 4 & 3 {

@@ -1,6 +1,7 @@
 /*
- * A driver over simvirtio.h: the handshake, and bytes out and in. 64-bit code; ends by the exit port where the
- * device does not answer as it should.
+ * A driver on top of simvirtio.h: the handshake, output and input. It is 64-bit code. If the device breaks the
+ * protocol, the driver ends the run through the exit port, with code 1 (no magic), 2 (device broken) or 3 (wrong
+ * device table).
  */
 #ifndef SIMVIRTIO_DRIVER_H
 #define SIMVIRTIO_DRIVER_H
@@ -9,6 +10,7 @@
 
 #define EXIT_PORT 0xF4
 
+/* Ends the run with this code. */
 static inline void give_up(uint8_t code)
 {
 	__asm__ volatile("outb %0, %w1" : : "a"(code), "Nd"((uint16_t)EXIT_PORT));
@@ -16,14 +18,14 @@ static inline void give_up(uint8_t code)
 		__asm__ volatile("hlt");
 }
 
-/* Puts a byte into the TX queue, waiting while it is full. */
+/* Pushes a byte on TX. Waits while the queue is full. */
 static inline void push(simqueue_t *tx, q_elem_t data)
 {
 	while (circ_bbuf_push(tx, data))
 		__asm__ volatile("pause");
 }
 
-/* Takes a byte out of the RX queue, waiting while it is empty. */
+/* Takes a byte from RX. Waits while the queue is empty. */
 static inline q_elem_t pop(simqueue_t *rx)
 {
 	q_elem_t data;
@@ -33,6 +35,7 @@ static inline q_elem_t pop(simqueue_t *rx)
 	return data;
 }
 
+/* Waits for this device status. */
 static inline void wait_for(volatile device_t *device, uint8_t status)
 {
 	for (;;) {
@@ -46,7 +49,7 @@ static inline void wait_for(volatile device_t *device, uint8_t status)
 	}
 }
 
-/* Takes the device through the handshake, and fills in its TX queue. */
+/* Performs the handshake (docs/abi.md, section 4.5) and initializes `tx`. */
 static inline void connect(volatile device_t *device, simqueue_t *tx)
 {
 	if (device->magic != MAGIC_VALUE)
@@ -68,7 +71,7 @@ static inline void connect(volatile device_t *device, simqueue_t *tx)
 	wait_for(device, DEVICE_READY);
 }
 
-/* Leaves 42 where it is looked for, and halts. */
+/* Leaves 42 in RAX and at 0x400, and halts. */
 static inline void __attribute__((noreturn)) done(void)
 {
 	*(volatile uint64_t *)SIMVIRTIO_RESULT = 42;

@@ -1,21 +1,21 @@
-; What `vmm compare` runs, in ring 0 and in ring 3: a SIMVIRTIO driver that sends a message, waits until the device has
-; taken all of it, then sends short messages and waits for the echo of each. docs/compare.md has its parameters.
+; The guest of `vmm compare`, in ring 0 and in ring 3: a SIMVIRTIO driver that sends a message, waits until the device
+; has taken all of it, then sends short messages and waits for the echo of each one. docs/compare.md lists its
+; parameters.
 ;
-; rdi is the window, ecx TX head, r8d the last known TX tail, ebx RX tail, ebp the length of a queue, r11d the flags,
-; r15d zero.
+; rdi: window; ecx: TX head; r8d: last known TX tail; ebx: RX tail; ebp: queue length; r11d: flags; r15d: zero.
 bits 64
 
 PARAMETERS equ 0x13000
-FLAGS      equ PARAMETERS           ; bit 0: TX head at each byte; bit 1: ring the doorbell
+FLAGS      equ PARAMETERS           ; bit 0: store TX head for each byte; bit 1: ring the doorbell
 BYTES      equ PARAMETERS + 4       ; length of the message
-ECHOES     equ PARAMETERS + 8       ; how many echoes
-ECHO       equ PARAMETERS + 12      ; length of each, below that of a queue
+ECHOES     equ PARAMETERS + 8       ; number of echoes
+ECHO       equ PARAMETERS + 12      ; length of each echo, below the queue length
 STARTED    equ PARAMETERS + 16      ; time-stamp counter before the message
-ENDED      equ PARAMETERS + 24      ; and after it
-DONE       equ PARAMETERS + 32      ; echoes that came back
-BEGUN      equ PARAMETERS + 40      ; time-stamp counter before the echo that is on its way
-SAMPLES    equ 0x14000              ; ticks of each round trip, 32 bits
-PATTERN    equ 0x94000              ; what is sent, again and again
+ENDED      equ PARAMETERS + 24      ; time-stamp counter after the message
+DONE       equ PARAMETERS + 32      ; number of echoes received
+BEGUN      equ PARAMETERS + 40      ; time-stamp counter before the current echo
+SAMPLES    equ 0x14000              ; ticks of each round trip, u32
+PATTERN    equ 0x94000              ; bytes to send, repeatedly
 PERIOD     equ 251 * 16
 
 TX         equ 0x11000
@@ -28,14 +28,14 @@ RX         equ 0x12000
 %%silent:
 %endmacro
 
-; The time-stamp counter, in rax.
+; Reads the time-stamp counter into rax.
 %macro now 0
     rdtsc
     shl rdx, 32
     or rax, rdx
 %endmacro
 
-; Sends one byte of the handshake.
+; Sends one command of the handshake and waits until the device has taken it.
 %macro command 1
     mov byte [TX + rcx], %1
     inc ecx
@@ -106,7 +106,7 @@ echoes:
     mov [BEGUN], rax
     mov r12d, [ECHO]
     mov esi, r9d
-    and esi, 0x7FF                  ; leaves room in the pattern for the longest
+    and esi, 0x7FF                  ; leaves room in the pattern for the longest echo
     add esi, PATTERN
     mov r10d, esi
     call send
@@ -145,7 +145,7 @@ wait_echo:
     pause
     jmp echoes.receive
 
-; Sends r12d bytes, at least one, from rsi on.
+; Sends r12d bytes (at least one) from rsi.
 send:
     test r11b, 1
     jz batch
@@ -171,15 +171,15 @@ send:
     je .full
     jmp .room
 
-; The same, with TX head for as much at once as there is room for.
+; Sends r12d bytes (at least one) from rsi, and stores TX head once for as many bytes as fit.
 batch:
-    ; eax: what is free from TX head on, without a gap
+    ; eax: number of contiguous free slots from TX head
     mov eax, r8d
     cmp eax, ecx
     ja .before_tail
     mov eax, ebp
     cmp r8d, 1
-    sbb eax, r15d                   ; one slot is lost, and where tail is 0 it is the last one
+    sbb eax, r15d                   ; one slot stays free: if tail is 0, the last one
     inc eax
 .before_tail:
     sub eax, ecx
@@ -198,7 +198,7 @@ batch:
     cmove ecx, r15d
     sub r12d, r13d
     jz .publish
-    ; Is there more room at the buffer's start?
+    ; After a wrap there may be more free slots at the start of the buffer.
     test ecx, ecx
     jnz .publish
     cmp r8d, 1

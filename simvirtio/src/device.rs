@@ -8,42 +8,56 @@
 //!    +---------------------------------------------------- TX empty ---------+
 //! ```
 //!
+//! | state | device status | a byte on TX | driver status |
+//! |---|---|---|---|
+//! | Initial | RESET | `R`: to Reset | |
+//! | Reset | RESET | `R`: stays. `C`: to Config, if the driver status is DRIVER_ACK | |
+//! | Config | CONFIG | `R`: to Reset. `C`: stays, adds no second table entry | DRIVER_OK: to Ready |
+//! | Ready | READY | data | DRIVER_ACK with TX empty: to Initial |
+//! | Broken | BROKEN | | |
+//!
 //! Before READY each byte on the TX queue is a command; in READY each byte is data. Anything else is a
-//! [`Violation`]: the device is then broken and answers no more. The transports only decide *when*
-//! [`Device::advance`] runs: at each trapped store, or over and over in a polling thread.
+//! [`Violation`]: the device is then [`State::Broken`] and does nothing more. A transport only decides *when*
+//! [`Device::advance`] runs: at each trapped store, or again and again in a polling thread. `docs/abi.md`, sections 4.4
+//! and 4.7, is the specification.
 
+use crate::abi::gpa;
 use crate::ring::{Batch, Consumer, Producer, Ring, WildIndex};
 use crate::{Memory, abi, table};
 use core::fmt;
 
-/// What the device has behind it on the host: where its data goes to and comes from.
+mod violation;
+
+pub use violation::{BadQueueLen, Violation};
+
+/// The host's side of the device: takes the driver's data and supplies its input.
 pub trait Host {
     /// Takes a byte that the driver sent.
     fn transmit(&mut self, byte: u8);
-    /// The bytes since the last call are all for now: what they cause is to be done before this returns, since the
-    /// driver is told then that they were taken.
+    /// Completes the bytes since the last call. Their effects must be done before this returns, because the device then
+    /// reports to the driver that they were taken.
     fn transmitted(&mut self) {}
-    /// The next byte for the driver, if there is one now. Must not wait.
+    /// Returns the next byte for the driver, or `None` if there is no input now. Must not wait.
     fn receive(&mut self) -> Option<u8>;
 }
 
-/// Where the device stands in the handshake.
+/// The state of the device in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Powered on, or reset by its driver from READY. Shows RESET.
+    /// Powered on, or reset by the driver from READY. Shows RESET.
     Initial,
-    /// Got `R`. Shows RESET.
+    /// Has taken `R`. Shows RESET.
     Reset,
-    /// Got `C`, and is in the device table. Shows CONFIG.
+    /// Has taken `C`, and is in the device table. Shows CONFIG.
     Config,
-    /// Saw DRIVER_OK: TX carries data. Shows READY.
+    /// Has seen DRIVER_OK: TX carries data. Shows READY.
     Ready,
     /// The driver broke the protocol. Shows BROKEN.
     Broken,
 }
 
 impl State {
-    /// What the device status field shows in this state.
+    /// Returns the value of the device status field in this state.
     pub const fn status(self) -> u8 {
         match self {
             Self::Initial | Self::Reset => abi::device_status::RESET,
@@ -66,146 +80,25 @@ impl fmt::Display for State {
     }
 }
 
-/// How the driver broke the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
-    /// A byte on the TX queue that is no command of this state.
-    Command {
-        /// The device's state when the byte came.
-        state: State,
-        /// The byte.
-        byte: u8,
-    },
-    /// `C` came before the driver had written DRIVER_ACK.
-    NotAcknowledged {
-        /// What the driver status field held.
-        driver_status: u8,
-    },
-    /// The driver status field holds a value that is none of the protocol's.
-    DriverStatus {
-        /// The device's state when it was seen.
-        state: State,
-        /// The value.
-        value: u8,
-    },
-    /// The queue selector names a queue that does not exist.
-    Selector {
-        /// The value.
-        value: u8,
-    },
-    /// The driver's index of a queue is none: the head of TX, or the tail of RX.
-    WildIndex {
-        /// The queue's number: 0 is TX, 1 is RX.
-        queue: u8,
-        /// The index.
-        wild: WildIndex,
-    },
-    /// The device table's count says that the table is full, or more than full.
-    Table {
-        /// The count.
-        count: u16,
-    },
-    /// An access to the window that is not allowed. Seen by the exit transport only.
-    Access {
-        /// Offset in the window, in bytes.
-        offset: u64,
-        /// Width of the access, in bytes.
-        size: u8,
-        /// Whether it was a store.
-        store: bool,
-    },
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Command { state, byte } => {
-                let expected = match state {
-                    State::Initial => "'R' (0x52)",
-                    State::Reset => "'R' (0x52) or 'C' (0x43)",
-                    _ => "DRIVER_OK (0x04) in driver_status before any data",
-                };
-                write!(
-                    f,
-                    "in state {state} the device expected {expected}, and the TX queue held {byte:#04x}"
-                )?;
-                match byte {
-                    0 => write!(f, ": store a byte at {:#x} + head before the new head", abi::TX_BUFFER),
-                    byte if byte.is_ascii_graphic() => write!(f, " ('{}')", char::from(byte)),
-                    _ => Ok(()),
-                }
-            }
-            Self::NotAcknowledged { driver_status } => write!(
-                f,
-                "in state Reset the device expected DRIVER_ACK (0x00) in driver_status before 'C', and found \
-                 {driver_status:#04x}"
-            ),
-            Self::DriverStatus { state, value } => write!(
-                f,
-                "in state {state} the device expected DRIVER_ACK (0x00), DRIVER (0x02) or DRIVER_OK (0x04) in \
-                 driver_status, and found {value:#04x}"
-            ),
-            Self::Selector { value } => {
-                write!(f, "queue_selector is {value}, and there are only queue 0 (TX) and queue 1 (RX)")
-            }
-            Self::WildIndex { queue, wild } => {
-                write!(f, "the {} queue's {wild}", if queue == 0 { "TX" } else { "RX" })
-            }
-            Self::Table { count } => write!(
-                f,
-                "the device table at {:#x} says that it has {count} entries, and it has room for {}: was it \
-                 overwritten?",
-                abi::DEVICE_TABLE,
-                abi::TABLE_LEN
-            ),
-            Self::Access { offset, size, store } => write!(
-                f,
-                "a {} of width {size} at offset {offset:#x} of the device window: queue controls (0x10 to 0x1f) \
-                 take aligned accesses of width 4 only",
-                if store { "store" } else { "load" }
-            ),
-        }
-    }
-}
-
-impl core::error::Error for Violation {}
-
-/// The queue length asked for is not one that the protocol allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadQueueLen(pub u16);
-
-impl fmt::Display for BadQueueLen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a queue length of {} is not possible: {} to {} bytes are",
-            self.0,
-            abi::MIN_QUEUE_LEN,
-            abi::MAX_QUEUE_LEN
-        )
-    }
-}
-
-impl core::error::Error for BadQueueLen {}
-
-/// What the device has been through; evidence that a handshake took place.
+/// Counters of the device's events. They prove that a handshake took place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// Times that it took an `R`.
+    /// The number of `R` commands taken.
     pub resets: u64,
-    /// Times that it took a `C`.
+    /// The number of `C` commands taken.
     pub configs: u64,
-    /// Times that it became READY.
+    /// The number of times the device became READY.
     pub readies: u64,
-    /// Bytes of data that the driver sent in READY.
+    /// The number of data bytes that the driver sent in READY.
     pub received: u64,
-    /// Bytes of data that were put into the RX queue.
+    /// The number of data bytes that the device put into the RX queue.
     pub delivered: u64,
-    /// Stores to read-only fields: swallowed where they are trapped, put right again where they are not.
+    /// The number of stores to read-only fields. Where stores are trapped they are dropped; in shared memory the
+    /// fields are restored.
     pub ignored_stores: u64,
 }
 
-/// The device's private side: nothing in here can be reached by the guest.
+/// The device's private state, which the guest cannot access.
 #[derive(Debug)]
 pub struct Device {
     state: State,
@@ -216,7 +109,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device that is powered on, with queues of `max_queue_len` bytes; publishes the config table.
+    /// Returns a device in [`State::Initial`] with queues of `max_queue_len` bytes, and publishes the config table.
     ///
     /// # Errors
     /// The length is not from [`abi::MIN_QUEUE_LEN`] to [`abi::MAX_QUEUE_LEN`].
@@ -236,28 +129,27 @@ impl Device {
         Ok(device)
     }
 
-    /// Where the device stands.
+    /// Returns the state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// What the device has been through.
+    /// Returns the counters.
     pub fn history(&self) -> History {
         self.history
     }
 
-    /// Does what is to be done now: follows driver_status, takes the TX queue's bytes, giving the data among
-    /// them to `host`, and fills the RX queue with what `host` has. Returns whether anything was done. However
-    /// fast the driver is, one call moves about as much as the queues hold and no more.
+    /// Does the work that is pending: follows driver_status, takes the bytes of the TX queue, gives data to `host`,
+    /// and fills the RX queue with input from `host`. Returns true if anything was done. One call moves only about as
+    /// many bytes as the queues hold, even if the driver pushes more at the same time.
     ///
-    /// Of each round the head is loaded first and driver_status second, so that a status which the driver
-    /// wrote before a byte is never missed when that byte is judged. A byte's effect is published before
-    /// the tail that covers it.
+    /// Each round loads TX head before driver_status, so that a driver status written before a byte counts for that
+    /// byte. The effect of a byte is published before the new tail.
     ///
     /// # Errors
-    /// The driver broke the protocol. The device is [`State::Broken`] from then on, and does nothing.
+    /// The driver broke the protocol. From then on the device is [`State::Broken`] and does nothing.
     pub fn advance(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
-        // The queue's bytes, and the changes of driver_status around them.
+        // The bytes of a queue, and the changes of driver_status before and after them.
         let most = u32::from(self.max_queue_len).saturating_add(2);
         let mut done: u32 = 0;
         while done < most {
@@ -277,51 +169,52 @@ impl Device {
         Ok(true)
     }
 
-    /// Breaks the device: for a violation that only the transport can see.
+    /// Breaks the device because of a violation that only the transport can see.
     pub fn violated(&mut self, memory: &impl Memory, violation: Violation) -> Violation {
         self.enter(State::Broken, memory);
         violation
     }
 
-    /// Counts a store to a read-only field that the transport has swallowed.
+    /// Counts a store to a read-only field that the transport has dropped.
     pub fn ignored_store(&mut self) {
         self.history.ignored_stores = self.history.ignored_stores.saturating_add(1);
     }
 
-    /// Puts read-only fields right that the driver has overwritten, and counts them. For a window that is
-    /// shared RAM; where stores are trapped they never arrive.
+    /// Restores the read-only fields that the driver has overwritten, and counts them. A window in shared RAM needs
+    /// this; where stores are trapped, they do not reach the fields.
     pub fn repair(&mut self, memory: &impl Memory) {
-        use abi::offset::{DEVICE_STATUS, MAGIC, MAX_QUEUE_LEN, RX_HEAD, TX_TAIL};
         let mut repairs: u64 = 0;
-        for (offset, right) in [(MAGIC, abi::MAGIC), (TX_TAIL, self.tx.tail()), (RX_HEAD, self.rx.head())] {
-            if memory.load_u32(window(offset)) != right {
-                memory.store_u32(window(offset), right);
+        let words =
+            [(gpa::MAGIC, abi::MAGIC), (gpa::TX_TAIL, self.tx.tail()), (gpa::RX_HEAD, self.rx.head())];
+        for (gpa, right) in words {
+            if memory.load_u32(gpa) != right {
+                memory.store_u32(gpa, right);
                 repairs = repairs.saturating_add(1);
             }
         }
         let [low, high] = self.max_queue_len.to_le_bytes();
-        let length = [(MAX_QUEUE_LEN, low), (MAX_QUEUE_LEN.saturating_add(1), high)];
-        for field in [&length[..], &[(DEVICE_STATUS, self.state.status())]] {
-            if field.iter().any(|&(offset, right)| memory.load_u8(window(offset)) != right) {
-                field.iter().for_each(|&(offset, right)| memory.store_u8(window(offset), right));
+        let length = [(gpa::MAX_QUEUE_LEN, low), (gpa::MAX_QUEUE_LEN + 1, high)];
+        for field in [&length[..], &[(gpa::DEVICE_STATUS, self.state.status())]] {
+            if field.iter().any(|&(gpa, right)| memory.load_u8(gpa) != right) {
+                field.iter().for_each(|&(gpa, right)| memory.store_u8(gpa, right));
                 repairs = repairs.saturating_add(1);
             }
         }
         self.history.ignored_stores = self.history.ignored_stores.saturating_add(repairs);
     }
 
-    /// Whether a READY driver has taken all that was put into the RX queue: what it reads next has to come
-    /// from outside.
+    /// Returns true if the device is READY and its driver has taken all bytes of the RX queue, so that it needs new
+    /// input.
     ///
     /// # Errors
-    /// The RX queue's tail is no index. The device is [`State::Broken`] from then on.
+    /// The RX queue's tail is not below the length. From then on the device is [`State::Broken`].
     pub fn is_starved(&mut self, memory: &impl Memory) -> Result<bool, Violation> {
         let drained = self.rx.is_drained(memory).map_err(wild_rx);
         let drained = drained.map_err(|found| self.violated(memory, found))?;
         Ok(drained && self.state == State::Ready)
     }
 
-    /// Puts what the host has into the RX queue, until one of them is at its end.
+    /// Moves the host's input into the RX queue, until the input is used up or the queue is full.
     fn deliver(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
         if self.state != State::Ready {
             return Ok(false);
@@ -340,8 +233,8 @@ impl Device {
         Ok(delivered > 0)
     }
 
-    /// What is on the TX queue, or one change of driver_status. Commands are taken one at a time, and data as much as
-    /// is there, up to `most` bytes. Returns how many bytes and changes there were.
+    /// Handles bytes of the TX queue or one change of driver_status. Takes one command, or all data up to `most` bytes.
+    /// Returns the number of bytes and changes.
     fn round(&mut self, memory: &impl Memory, host: &mut impl Host, most: u32) -> Result<u32, Violation> {
         let mut batch = self.pending(memory, most)?;
         let driver_status = self.driver_status(memory)?;
@@ -356,7 +249,7 @@ impl Device {
             }
             host.transmitted();
             self.history.received = self.history.received.saturating_add(taken.into());
-            // What the host answers at once gets to the driver with the tail, at the price of one.
+            // Input that the host supplies at once reaches the driver together with the new tail, as one update.
             self.deliver(memory, host)?;
         } else {
             self.command(first, driver_status, memory)?;
@@ -365,26 +258,26 @@ impl Device {
         Ok(taken)
     }
 
-    /// What is on TX now.
+    /// Returns the bytes on TX.
     fn pending(&self, memory: &impl Memory, most: u32) -> Result<Batch, Violation> {
         self.tx.peek_batch(memory, most).map_err(|wild| Violation::WildIndex { queue: 0, wild })
     }
 
-    /// The driver's writable fields, checked.
+    /// Checks the fields that the driver writes, and returns the driver status.
     fn driver_status(&self, memory: &impl Memory) -> Result<u8, Violation> {
         use abi::driver_status::{ACK, DRIVER, DRIVER_OK};
-        let selector = memory.load_u8(window(abi::offset::QUEUE_SELECTOR));
+        let selector = memory.load_u8(gpa::QUEUE_SELECTOR);
         if selector > 1 {
             return Err(Violation::Selector { value: selector });
         }
         self.rx.is_drained(memory).map_err(wild_rx)?;
-        match memory.load_u8(window(abi::offset::DRIVER_STATUS)) {
+        match memory.load_u8(gpa::DRIVER_STATUS) {
             status @ (ACK | DRIVER | DRIVER_OK) => Ok(status),
             value => Err(Violation::DriverStatus { state: self.state, value }),
         }
     }
 
-    /// The state changes that driver_status causes by itself. Returns whether there is more to do.
+    /// Changes the state where driver_status alone requires it. Returns true if there is more to do.
     fn follow(&mut self, driver_status: u8, empty: bool, memory: &impl Memory) -> Result<bool, Violation> {
         match (self.state, driver_status) {
             (State::Config, abi::driver_status::DRIVER_OK) => {
@@ -392,8 +285,8 @@ impl Device {
                 self.enter(State::Ready, memory);
                 Ok(true)
             }
-            // What the driver pushed before it could see this reset is data, also what it pushed between our
-            // two loads: hence the second look at the queue.
+            // Bytes that the driver pushed before it could see this reset are data, also those pushed between our
+            // loads of head and driver_status. So we load the head again.
             (State::Ready, abi::driver_status::ACK) if empty => {
                 if self.pending(memory, 1)?.is_empty() {
                     self.enter(State::Initial, memory);
@@ -404,7 +297,7 @@ impl Device {
         }
     }
 
-    /// What a byte on the TX queue does before READY.
+    /// Executes a byte on the TX queue as a command, before READY.
     fn command(&mut self, byte: u8, driver_status: u8, memory: &impl Memory) -> Result<(), Violation> {
         use abi::command;
         match (self.state, byte) {
@@ -431,18 +324,13 @@ impl Device {
 
     fn enter(&mut self, state: State, memory: &impl Memory) {
         self.state = state;
-        memory.store_u8(window(abi::offset::DEVICE_STATUS), state.status());
+        memory.store_u8(gpa::DEVICE_STATUS, state.status());
     }
 }
 
-/// The RX queue's index is none.
+/// Converts a wrong tail of the RX queue.
 fn wild_rx(wild: WildIndex) -> Violation {
     Violation::WildIndex { queue: 1, wild }
-}
-
-/// GPA of the byte at `offset` in the window.
-fn window(offset: u64) -> u64 {
-    abi::WINDOW.saturating_add(offset)
 }
 
 #[cfg(test)]

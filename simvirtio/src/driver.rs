@@ -1,27 +1,28 @@
-//! The driver's side of the handshake: steps 5 to 11 of the assignment.
+//! The driver's side of the handshake: steps 5 to 11 of the assignment, `docs/abi.md` section 4.5.
 //!
-//! Generic over [`Memory`], so that a guest runs it over volatile accesses and a test runs it against the
-//! device in one process. Every wait is a loop over a load that the device answers: in the exit transport
-//! the first load is already the answer, in the polling transport the device's thread needs a moment.
+//! The driver is generic over [`Memory`], so that a guest runs it with volatile accesses and a test runs it against the
+//! device in one process. Each wait is a loop over a load. Over the exit transport the first load already returns the
+//! result; over the polling transport the device's thread needs some time.
 
+use crate::abi::gpa;
 use crate::ring::{Consumer, Producer, PushError, Ring, WildIndex};
 use crate::{Memory, abi, table};
 
-/// Why the driver gave up.
+/// The reason why the driver stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DriverError {
-    /// The window does not start with the magic value.
+    /// The magic field does not hold [`abi::MAGIC`].
     NoDevice {
-        /// What it starts with.
+        /// The value of the field.
         magic: u32,
     },
-    /// The device offers queues of a length that no queue has.
+    /// The device's queue length is not from [`abi::MIN_QUEUE_LEN`] to [`abi::MAX_QUEUE_LEN`].
     QueueLen(u16),
-    /// The device says CONFIG and is not in the device table.
+    /// The device status is CONFIG, but the device is not in the device table.
     NotInTable,
-    /// The device says that the protocol was broken.
+    /// The device status is BROKEN.
     Broken,
-    /// The device published an index that is none.
+    /// The device published an index that is not below the queue's length.
     WildIndex(WildIndex),
 }
 
@@ -36,25 +37,23 @@ impl From<WildIndex> for DriverError {
 pub struct Driver<M> {
     memory: M,
     tx: Producer,
-    /// From the first wish for input on.
+    /// Set at the first call of `receive`.
     rx: Option<Consumer>,
     max_queue_len: u16,
 }
 
 impl<M: Memory> Driver<M> {
-    /// Finds the device at its window and takes it through the handshake.
+    /// Finds the device at its window and performs the handshake.
     ///
     /// # Errors
-    /// There is no device, or it does not answer as the protocol says.
+    /// There is no device, or it breaks the protocol.
     pub fn connect(memory: M) -> Result<Self, DriverError> {
-        let magic = memory.load_u32(window(abi::offset::MAGIC));
+        let magic = memory.load_u32(gpa::MAGIC);
         if magic != abi::MAGIC {
             return Err(DriverError::NoDevice { magic });
         }
-        let max_queue_len = u16::from_le_bytes([
-            memory.load_u8(window(abi::offset::MAX_QUEUE_LEN)),
-            memory.load_u8(window(abi::offset::MAX_QUEUE_LEN.saturating_add(1))),
-        ]);
+        let max_queue_len =
+            u16::from_le_bytes([memory.load_u8(gpa::MAX_QUEUE_LEN), memory.load_u8(gpa::MAX_QUEUE_LEN + 1)]);
         if !(abi::MIN_QUEUE_LEN..=abi::MAX_QUEUE_LEN).contains(&max_queue_len) {
             return Err(DriverError::QueueLen(max_queue_len));
         }
@@ -70,36 +69,37 @@ impl<M: Memory> Driver<M> {
             core::hint::spin_loop();
         }
         self.wait_for(abi::device_status::RESET)?;
-        self.tell(abi::driver_status::ACK);
+        self.set_status(abi::driver_status::ACK);
 
         self.push(abi::command::CONFIG)?;
         self.wait_for(abi::device_status::CONFIG)?;
         if !table::holds(&self.memory, abi::WINDOW) {
             return Err(DriverError::NotInTable);
         }
-        self.tell(abi::driver_status::DRIVER);
+        self.set_status(abi::driver_status::DRIVER);
 
-        self.tell(abi::driver_status::DRIVER_OK);
+        self.set_status(abi::driver_status::DRIVER_OK);
         self.wait_for(abi::device_status::READY)
     }
 
-    /// Sends `bytes`, waiting where the queue is full.
+    /// Sends `bytes`. Waits while the queue is full.
     ///
     /// # Errors
-    /// The device broke off, or published an index that is none.
+    /// The device published an index that is not below the queue's length.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
         bytes.iter().try_for_each(|&byte| self.push(byte))
     }
 
-    /// Says that this driver reads its input, so that waiting for it is not held against the guest.
+    /// Sets [`READS`](abi::q1_ctl::READS): this driver reads its input. Time without input then does not count towards
+    /// the timeout.
     pub fn read_input(&self) {
-        self.memory.store_u8(window(abi::offset::Q1_CTL), abi::q1_ctl::READS);
+        self.memory.store_u8(gpa::Q1_CTL, abi::q1_ctl::READS);
     }
 
-    /// The next byte of the input, waiting for it; `None` at its end.
+    /// Waits for the next byte of the input and returns it, or `None` at the end of the input.
     ///
     /// # Errors
-    /// The device published an index that is none.
+    /// The device published an index that is not below the queue's length.
     pub fn receive(&mut self) -> Result<Option<u8>, DriverError> {
         let mut rx = match self.rx.take() {
             Some(rx) => rx,
@@ -116,7 +116,7 @@ impl<M: Memory> Driver<M> {
         Ok((byte != abi::END_OF_INPUT).then_some(byte))
     }
 
-    /// Resets a READY device and takes it through the handshake again.
+    /// Resets a READY device and performs the handshake again.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -124,7 +124,7 @@ impl<M: Memory> Driver<M> {
         while !self.tx.is_drained(&self.memory)? {
             core::hint::spin_loop();
         }
-        self.tell(abi::driver_status::ACK);
+        self.set_status(abi::driver_status::ACK);
         self.wait_for(abi::device_status::RESET)?;
         self.handshake()
     }
@@ -141,7 +141,7 @@ impl<M: Memory> Driver<M> {
 
     fn wait_for(&self, status: u8) -> Result<(), DriverError> {
         loop {
-            match self.memory.load_u8(window(abi::offset::DEVICE_STATUS)) {
+            match self.memory.load_u8(gpa::DEVICE_STATUS) {
                 shown if shown == status => return Ok(()),
                 abi::device_status::BROKEN => return Err(DriverError::Broken),
                 _ => core::hint::spin_loop(),
@@ -149,14 +149,9 @@ impl<M: Memory> Driver<M> {
         }
     }
 
-    fn tell(&self, status: u8) {
-        self.memory.store_u8(window(abi::offset::DRIVER_STATUS), status);
+    fn set_status(&self, status: u8) {
+        self.memory.store_u8(gpa::DRIVER_STATUS, status);
     }
-}
-
-/// GPA of the byte at `offset` in the window.
-fn window(offset: u64) -> u64 {
-    abi::WINDOW.saturating_add(offset)
 }
 
 #[cfg(test)]
@@ -168,7 +163,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::vec::Vec;
 
-    /// The exit transport in small: the device runs at each store of the driver's.
+    /// A small exit transport: the device runs at each store of the driver.
     struct Trapping {
         flat: Flat,
         device: RefCell<Device>,
@@ -247,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_magic_there_is_no_device() {
+    fn a_window_without_the_magic_is_not_a_device() {
         assert_eq!(Driver::connect(Flat::new()).err(), Some(DriverError::NoDevice { magic: 0 }));
     }
 }

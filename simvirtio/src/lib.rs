@@ -1,17 +1,20 @@
-//! SIMVIRTIO, the device protocol of the SO2 course's VMM assignment, for both sides of it.
+//! SIMVIRTIO, the device protocol of the SO2 course's VMM assignment, for the host and for guests.
 //!
-//! The crate is `no_std`, has no dependency and no `unsafe`, so that the host (the `vmm` crate) and a
-//! guest's driver are built from the same text:
+//! The device takes bytes from its driver (the guest's output) and gives bytes to it (the guest's input). The two
+//! sides share three areas of guest memory: the device window, the buffers of two queues, and the device table.
+//! `docs/abi.md`, section 4, is the specification.
 //!
-//! * [`abi`]: every address, offset and status value;
-//! * [`ring`]: the byte queues, with a [`ring::Producer`] and a [`ring::Consumer`];
-//! * [`device`]: the device's state machine, the centre of the project;
+//! * [`abi`]: the addresses, offsets and values.
+//! * [`ring`]: the byte queues, with a [`ring::Producer`] and a [`ring::Consumer`].
+//! * [`device`]: the state machine of the device.
 //! * [`driver`]: the driver's side of the handshake.
 //!
-//! Both sides reach what they share through one small trait, [`Memory`]. A guest implements it with
-//! volatile accesses, the host with its mapping of guest memory (polling transport) or with a set of
-//! registers behind a trapped page (exit transport), a test with an array. The specification in words is
-//! `docs/abi.md`.
+//! The crate is `no_std` and has no dependencies and no `unsafe` code, so that the host (the `vmm` crate) and the
+//! guests compile the same source.
+//!
+//! Both sides access shared memory through the trait [`Memory`]. A guest implements it with volatile accesses. The
+//! host implements it with its mapping of guest memory (polling and doorbell transports) or with registers behind a
+//! trapped page (exit transports). A test implements it with an array.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(
@@ -33,20 +36,19 @@ mod table;
 #[cfg(test)]
 mod testing;
 
-/// Memory that driver and device share, addressed by guest physical address (GPA).
+/// The memory that driver and device share, addressed by guest physical address (GPA).
 ///
-/// Loads have acquire order and stores have release order: whoever sees a store also sees everything
-/// stored before it. `load_u32` and `store_u32` are single accesses to naturally aligned addresses; no
-/// other alignment is asked for. An address with nothing behind it reads as all ones and swallows stores,
-/// as an open bus does.
+/// Loads have acquire order and stores have release order: a side that sees a store also sees all earlier stores.
+/// `load_u32` and `store_u32` are single accesses, and the caller passes a multiple of four. An address without memory
+/// or a device behaves as an open bus: a load returns all ones, and a store has no effect.
 pub trait Memory {
     /// Reads the byte at `gpa`.
     fn load_u8(&self, gpa: u64) -> u8;
     /// Writes the byte at `gpa`.
     fn store_u8(&self, gpa: u64, value: u8);
-    /// Reads the little-endian word at `gpa`, which is a multiple of four.
+    /// Reads the little-endian 32-bit word at `gpa`, which is a multiple of four.
     fn load_u32(&self, gpa: u64) -> u32;
-    /// Writes the little-endian word at `gpa`, which is a multiple of four.
+    /// Writes the little-endian 32-bit word at `gpa`, which is a multiple of four.
     fn store_u32(&self, gpa: u64, value: u32);
 }
 

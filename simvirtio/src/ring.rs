@@ -1,14 +1,21 @@
-//! The queues: rings of bytes with one producer and one consumer.
+//! The queues: rings of bytes with one producer and one consumer (`docs/abi.md`, section 4.2).
 //!
-//! A ring of length `len` holds at most `len - 1` bytes: it is empty when head equals tail and full when
-//! the slot after head is tail. The producer owns head, the consumer owns tail. Each side keeps its own
-//! index in private memory and publishes it; it checks the other side's index before each use, since the
-//! other side may be hostile.
+//! Head is the index of the next free slot, and tail is the index of the next byte to take. The producer owns head,
+//! and the consumer owns tail. Both are below the length `len`, and wrap to 0. A ring is empty if head equals tail,
+//! and full if the index after head equals tail, so it holds at most `len - 1` bytes.
+//!
+//! To push a byte, the producer waits until the ring is not full, stores the byte at `buffer + head`, and then stores
+//! the new head. To take a byte, the consumer waits until head differs from tail, loads the byte at `buffer + tail`,
+//! and then stores the new tail. An index only moves forward, and a reset leaves it unchanged.
+//!
+//! Each side keeps its own index in private memory and publishes it. It checks the other side's index before each use,
+//! because the other side may be hostile.
 
+use crate::abi::gpa;
 use crate::{Memory, abi};
 use core::fmt;
 
-/// Where a ring is: its two indices, its buffer and its length.
+/// The location of a ring: the GPAs of its two indices and of its buffer, and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ring {
     head: u64,
@@ -18,27 +25,17 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Queue 0: from the driver to the device. `len` is in bytes.
+    /// Returns queue 0 (TX), from the driver to the device. `len` is in bytes.
     pub const fn tx(len: u16) -> Self {
-        Self {
-            head: abi::WINDOW.saturating_add(abi::offset::TX_HEAD),
-            tail: abi::WINDOW.saturating_add(abi::offset::TX_TAIL),
-            buffer: abi::TX_BUFFER,
-            len: len as u32,
-        }
+        Self { head: gpa::TX_HEAD, tail: gpa::TX_TAIL, buffer: abi::TX_BUFFER, len: len as u32 }
     }
 
-    /// Queue 1: from the device to the driver. `len` is in bytes.
+    /// Returns queue 1 (RX), from the device to the driver. `len` is in bytes.
     pub const fn rx(len: u16) -> Self {
-        Self {
-            head: abi::WINDOW.saturating_add(abi::offset::RX_HEAD),
-            tail: abi::WINDOW.saturating_add(abi::offset::RX_TAIL),
-            buffer: abi::RX_BUFFER,
-            len: len as u32,
-        }
+        Self { head: gpa::RX_HEAD, tail: gpa::RX_TAIL, buffer: abi::RX_BUFFER, len: len as u32 }
     }
 
-    /// The index after `index`.
+    /// Returns the index after `index`.
     fn after(&self, index: u32) -> u32 {
         match index.saturating_add(1) {
             next if next >= self.len => 0,
@@ -46,25 +43,25 @@ impl Ring {
         }
     }
 
-    /// GPA of the slot at `index`.
+    /// Returns the GPA of the slot at `index`.
     fn slot(&self, index: u32) -> u64 {
         self.buffer.saturating_add(u64::from(index))
     }
 
-    /// The other side's head, checked.
+    /// Loads and checks the head.
     fn load_head(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
         let index = memory.load_u32(self.head);
         if index < self.len { Ok(index) } else { Err(WildIndex { end: End::Head, index, len: self.len }) }
     }
 
-    /// The other side's tail, checked.
+    /// Loads and checks the tail.
     fn load_tail(&self, memory: &impl Memory) -> Result<u32, WildIndex> {
         let index = memory.load_u32(self.tail);
         if index < self.len { Ok(index) } else { Err(WildIndex { end: End::Tail, index, len: self.len }) }
     }
 }
 
-/// Which of a ring's two indices.
+/// One of a ring's two indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The producer's index.
@@ -76,9 +73,9 @@ pub enum End {
 /// The other side published an index that is not below the ring's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WildIndex {
-    /// Which index.
+    /// The index that is wrong.
     pub end: End,
-    /// Its value.
+    /// The value.
     pub index: u32,
     /// The ring's length, in bytes.
     pub len: u32,
@@ -96,16 +93,16 @@ impl fmt::Display for WildIndex {
 
 impl core::error::Error for WildIndex {}
 
-/// Why a byte could not be pushed.
+/// The reason why a byte was not pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushError {
-    /// The ring is full; the byte was not stored.
+    /// The ring is full.
     Full,
-    /// The consumer's index is wild.
+    /// The consumer's index is not below the ring's length.
     Wild(WildIndex),
 }
 
-/// The side that puts bytes in.
+/// The side that pushes bytes.
 #[derive(Debug)]
 pub struct Producer {
     ring: Ring,
@@ -113,23 +110,23 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// The producer of a new ring, whose indices are zero.
+    /// Returns the producer of a new ring, whose indices are zero.
     pub const fn new(ring: Ring) -> Self {
         Self { ring, head: 0 }
     }
 
-    /// Takes the ring up where its head stands: at zero in a new machine.
+    /// Attaches to a ring that may be in use: continues at the head in shared memory.
     ///
     /// # Errors
-    /// The head is not an index of this ring.
+    /// The head is not below the length.
     pub fn attach(ring: Ring, memory: &impl Memory) -> Result<Self, WildIndex> {
         Ok(Self { ring, head: ring.load_head(memory)? })
     }
 
-    /// Puts `byte` in, then publishes the new head: one load of tail, one store to head.
+    /// Pushes `byte` and publishes the new head: one load of tail, one store to head.
     ///
     /// # Errors
-    /// The ring is full, or the consumer's index is wild.
+    /// The ring is full, or the consumer's index is not below the length. The byte is then not stored.
     pub fn push(&mut self, memory: &impl Memory, byte: u8) -> Result<(), PushError> {
         let tail = self.ring.load_tail(memory).map_err(PushError::Wild)?;
         let next = self.ring.after(self.head);
@@ -142,14 +139,14 @@ impl Producer {
         Ok(())
     }
 
-    /// The slots that are free now: one load of tail. What is put into them is the consumer's with
+    /// Returns the slots that are free now: one load of tail. The consumer sees the bytes after
     /// [`publish`](Self::publish).
     ///
     /// # Errors
-    /// The consumer's index is wild.
+    /// The consumer's index is not below the length.
     pub fn space(&self, memory: &impl Memory) -> Result<Space, WildIndex> {
         let tail = self.ring.load_tail(memory)?;
-        // One slot stays free; and both indices are below the length.
+        // Both indices are below the length. One slot stays free.
         let used = match self.head.checked_sub(tail) {
             Some(used) => used,
             None => self.head.saturating_add(self.ring.len).saturating_sub(tail),
@@ -158,27 +155,27 @@ impl Producer {
         Ok(Space { ring: self.ring, at: self.head, left })
     }
 
-    /// Gives the consumer all that was put into `space`: one store to head.
+    /// Gives the consumer all bytes in `space`: one store to head.
     pub fn publish(&mut self, memory: &impl Memory, space: &Space) {
         self.head = space.at;
         memory.store_u32(self.ring.head, self.head);
     }
 
-    /// The head as it should stand in shared memory.
+    /// Returns the head that shared memory should hold.
     pub(crate) fn head(&self) -> u32 {
         self.head
     }
 
-    /// Whether the consumer has taken everything: one load of tail.
+    /// Returns true if the consumer has taken all bytes: one load of tail.
     ///
     /// # Errors
-    /// The consumer's index is wild.
+    /// The consumer's index is not below the length.
     pub fn is_drained(&self, memory: &impl Memory) -> Result<bool, WildIndex> {
         Ok(self.ring.load_tail(memory)? == self.head)
     }
 }
 
-/// The side that takes bytes out.
+/// The side that takes bytes.
 #[derive(Debug)]
 pub struct Consumer {
     ring: Ring,
@@ -186,43 +183,43 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The consumer of a new ring, whose indices are zero.
+    /// Returns the consumer of a new ring, whose indices are zero.
     pub const fn new(ring: Ring) -> Self {
         Self { ring, tail: 0 }
     }
 
-    /// Takes the ring up where its tail stands: at zero in a new machine.
+    /// Attaches to a ring that may be in use: continues at the tail in shared memory.
     ///
     /// # Errors
-    /// The tail is not an index of this ring.
+    /// The tail is not below the length.
     pub fn attach(ring: Ring, memory: &impl Memory) -> Result<Self, WildIndex> {
         Ok(Self { ring, tail: ring.load_tail(memory)? })
     }
 
-    /// The next byte, if there is one: one load of head. The byte stays in the ring until
-    /// [`release`](Self::release), so that its effect can be made visible before the tail covers it.
+    /// Returns the next byte, if the ring is not empty: one load of head. The byte stays in the ring until
+    /// [`release`](Self::release), so that the caller can publish its effect before the new tail.
     ///
     /// # Errors
-    /// The producer's index is wild.
+    /// The producer's index is not below the length.
     pub fn peek(&self, memory: &impl Memory) -> Result<Option<u8>, WildIndex> {
         let head = self.ring.load_head(memory)?;
         Ok((head != self.tail).then(|| memory.load_u8(self.ring.slot(self.tail))))
     }
 
-    /// Gives the slot of the byte that [`peek`](Self::peek) showed back: one store to tail.
+    /// Frees the slot of the byte that [`peek`](Self::peek) returned: one store to tail.
     pub fn release(&mut self, memory: &impl Memory) {
         self.tail = self.ring.after(self.tail);
         memory.store_u32(self.ring.tail, self.tail);
     }
 
-    /// All bytes that are there now, up to `most`: one load of head, then one of each byte that is asked for. As with
-    /// `peek` they stay in the ring, until [`release_batch`](Self::release_batch).
+    /// Returns the bytes that the ring holds now, at most `most`: one load of head, then one load for each byte that
+    /// the caller takes. As with `peek`, they stay in the ring until [`release_batch`](Self::release_batch).
     ///
     /// # Errors
-    /// The producer's index is wild.
+    /// The producer's index is not below the length.
     pub fn peek_batch<M: Memory>(&self, memory: &M, most: u32) -> Result<Batch, WildIndex> {
         let head = self.ring.load_head(memory)?;
-        // Both are below the length, so this is too.
+        // Both indices are below the length, so the difference is too.
         let len = match head.checked_sub(self.tail) {
             Some(len) => len,
             None => head.saturating_add(self.ring.len).saturating_sub(self.tail),
@@ -230,19 +227,19 @@ impl Consumer {
         Ok(Batch { ring: self.ring, at: self.tail, left: len.min(most) })
     }
 
-    /// Gives the slots of all bytes of a batch back that were taken out of it: one store to tail.
+    /// Frees the slots of all bytes that were taken from a batch: one store to tail.
     pub fn release_batch(&mut self, memory: &impl Memory, batch: &Batch) {
         self.tail = batch.at;
         memory.store_u32(self.ring.tail, self.tail);
     }
 
-    /// The tail as it should stand in shared memory.
+    /// Returns the tail that shared memory should hold.
     pub(crate) fn tail(&self) -> u32 {
         self.tail
     }
 }
 
-/// Free slots of a ring, filled one by one.
+/// Free slots of a ring, which the producer fills one by one.
 #[derive(Clone, Copy, Debug)]
 pub struct Space {
     ring: Ring,
@@ -251,12 +248,12 @@ pub struct Space {
 }
 
 impl Space {
-    /// Whether all are filled.
+    /// Returns true if no free slot is left.
     pub fn is_full(&self) -> bool {
         self.left == 0
     }
 
-    /// Fills the next slot: one store. Does nothing where there is none.
+    /// Fills the next slot: one store. Does nothing if no slot is left.
     pub fn put(&mut self, memory: &impl Memory, byte: u8) {
         if let Some(left) = self.left.checked_sub(1) {
             memory.store_u8(self.ring.slot(self.at), byte);
@@ -265,7 +262,7 @@ impl Space {
     }
 }
 
-/// Bytes of a ring, taken one by one.
+/// Bytes of a ring, which the consumer takes one by one.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch {
     ring: Ring,
@@ -274,12 +271,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Whether all were taken.
+    /// Returns true if no byte is left.
     pub fn is_empty(&self) -> bool {
         self.left == 0
     }
 
-    /// The next byte: one load.
+    /// Takes the next byte: one load. Returns `None` if no byte is left.
     pub fn next(&mut self, memory: &impl Memory) -> Option<u8> {
         self.left = self.left.checked_sub(1)?;
         let byte = memory.load_u8(self.ring.slot(self.at));
@@ -289,184 +286,4 @@ impl Batch {
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects)]
-mod tests {
-    use super::*;
-    use crate::testing::Flat;
-    use proptest::prelude::*;
-    use std::collections::VecDeque;
-    use std::vec::Vec;
-
-    fn pair(len: u16) -> (Flat, Producer, Consumer) {
-        let memory = Flat::new();
-        let ring = Ring::tx(len);
-        let producer = Producer::attach(ring, &memory).unwrap();
-        (memory, producer, Consumer::new(ring))
-    }
-
-    #[test]
-    fn a_new_ring_is_empty_and_drained() {
-        let (memory, producer, consumer) = pair(4);
-        assert_eq!(consumer.peek(&memory), Ok(None));
-        assert_eq!(producer.is_drained(&memory), Ok(true));
-    }
-
-    #[test]
-    fn one_slot_is_always_lost() {
-        let (memory, mut producer, consumer) = pair(4);
-        for byte in 0..3 {
-            producer.push(&memory, byte).unwrap();
-        }
-        assert_eq!(producer.push(&memory, 3), Err(PushError::Full));
-        assert_eq!(consumer.peek(&memory), Ok(Some(0)));
-        assert_eq!(producer.is_drained(&memory), Ok(false));
-    }
-
-    #[test]
-    fn the_shortest_ring_wraps_at_each_byte() {
-        let (memory, mut producer, mut consumer) = pair(abi::MIN_QUEUE_LEN);
-        for byte in 0..=255 {
-            producer.push(&memory, byte).unwrap();
-            assert_eq!(producer.push(&memory, byte), Err(PushError::Full));
-            assert_eq!(consumer.peek(&memory), Ok(Some(byte)));
-            consumer.release(&memory);
-        }
-    }
-
-    #[test]
-    fn the_longest_ring_stays_in_its_page() {
-        let (memory, mut producer, mut consumer) = pair(abi::MAX_QUEUE_LEN);
-        for round in 0..2 * u32::from(abi::MAX_QUEUE_LEN) {
-            producer.push(&memory, round as u8).unwrap();
-            assert_eq!(consumer.peek(&memory), Ok(Some(round as u8)));
-            consumer.release(&memory);
-        }
-        assert_eq!(memory.load_u8(abi::RX_BUFFER), 0, "a byte went past the buffer");
-    }
-
-    #[test]
-    fn the_byte_is_in_the_buffer_before_the_head_covers_it() {
-        let (memory, mut producer, _) = pair(4);
-        producer.push(&memory, 7).unwrap();
-        let stores = memory.stores();
-        assert_eq!(stores, [abi::TX_BUFFER, abi::WINDOW + abi::offset::TX_HEAD]);
-    }
-
-    #[test]
-    fn a_wild_head_is_refused() {
-        let (memory, _, consumer) = pair(4);
-        for index in [4, 5, u32::MAX] {
-            memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, index);
-            assert_eq!(consumer.peek(&memory), Err(WildIndex { end: End::Head, index, len: 4 }));
-        }
-    }
-
-    #[test]
-    fn a_wild_tail_is_refused() {
-        let (memory, mut producer, _) = pair(4);
-        memory.store_u32(abi::WINDOW + abi::offset::TX_TAIL, 4);
-        let wild = WildIndex { end: End::Tail, index: 4, len: 4 };
-        assert_eq!(producer.push(&memory, 1), Err(PushError::Wild(wild)));
-        assert_eq!(producer.is_drained(&memory), Err(wild));
-    }
-
-    #[test]
-    fn a_lying_consumer_cannot_move_the_producers_own_index() {
-        let (memory, mut producer, consumer) = pair(4);
-        producer.push(&memory, 1).unwrap();
-        memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, 3);
-        producer.push(&memory, 2).unwrap();
-        assert_eq!(memory.load_u32(abi::WINDOW + abi::offset::TX_HEAD), 2);
-        assert_eq!(consumer.peek(&memory), Ok(Some(1)));
-    }
-
-    #[test]
-    fn a_batch_is_all_that_was_there_by_one_look_at_the_head() {
-        let (memory, mut producer, mut consumer) = pair(5);
-        for round in 0..20u8 {
-            for byte in 0..4 {
-                producer.push(&memory, round + byte).unwrap();
-            }
-            memory.forget();
-            let mut batch = consumer.peek_batch(&memory, 3).unwrap();
-            let bytes: Vec<u8> = core::iter::from_fn(|| batch.next(&memory)).collect();
-            assert_eq!((bytes, batch.is_empty()), ((round..round + 3).collect(), true));
-            assert!(memory.stores().is_empty(), "they stay in the ring");
-            consumer.release_batch(&memory, &batch);
-            assert_eq!(memory.accesses().len(), 1 + 3 + 1);
-            assert_eq!(consumer.peek(&memory), Ok(Some(round + 3)));
-            consumer.release(&memory);
-            assert!(consumer.peek_batch(&memory, 9).unwrap().is_empty());
-        }
-    }
-
-    #[test]
-    fn space_is_all_but_one_slot_by_one_look_at_the_tail() {
-        let (memory, mut producer, mut consumer) = pair(5);
-        for round in 0..20u8 {
-            memory.forget();
-            let mut space = producer.space(&memory).unwrap();
-            for byte in 0..9 {
-                assert_eq!(space.is_full(), byte >= 4);
-                space.put(&memory, round + byte);
-            }
-            assert_eq!(consumer.peek(&memory), Ok(None), "not the consumer's yet");
-            producer.publish(&memory, &space);
-            assert_eq!(memory.stores().len(), 4 + 1);
-            assert!(producer.space(&memory).unwrap().is_full());
-            for byte in 0..4 {
-                assert_eq!(consumer.peek(&memory), Ok(Some(round + byte)));
-                consumer.release(&memory);
-            }
-        }
-    }
-
-    proptest! {
-        /// Whatever order of pushes and pops, the ring is a bounded first-in, first-out queue.
-        #[test]
-        fn behaves_like_a_bounded_queue(len in 2u16..40, steps in prop::collection::vec(any::<Option<u8>>(), 0..400)) {
-            let (memory, mut producer, mut consumer) = pair(len);
-            let mut model = VecDeque::new();
-            for step in steps {
-                match step {
-                    Some(byte) => {
-                        let pushed = producer.push(&memory, byte);
-                        if model.len() + 1 < usize::from(len) {
-                            prop_assert_eq!(pushed, Ok(()));
-                            model.push_back(byte);
-                        } else {
-                            prop_assert_eq!(pushed, Err(PushError::Full));
-                        }
-                    }
-                    None => {
-                        let byte = consumer.peek(&memory).unwrap();
-                        prop_assert_eq!(byte, model.pop_front());
-                        if byte.is_some() {
-                            consumer.release(&memory);
-                        }
-                    }
-                }
-            }
-        }
-
-        /// Whatever the other side writes into the indices, no access leaves the queue's own memory.
-        #[test]
-        fn a_lying_peer_never_causes_an_access_outside(len in 2u16..=4096, lies in prop::collection::vec(any::<(u32, u32)>(), 0..60)) {
-            let (memory, mut producer, mut consumer) = pair(len);
-            for (head, tail) in lies {
-                memory.store_u32(abi::WINDOW + abi::offset::TX_HEAD, head % (2 * u32::from(len)));
-                memory.store_u32(abi::WINDOW + abi::offset::TX_TAIL, tail % (2 * u32::from(len)));
-                memory.forget();
-                let _ = producer.push(&memory, 1);
-                if let Ok(Some(_)) = consumer.peek(&memory) {
-                    consumer.release(&memory);
-                }
-                let control = abi::WINDOW + abi::offset::TX_HEAD..abi::WINDOW + abi::offset::RX_HEAD;
-                let buffer = abi::TX_BUFFER..abi::TX_BUFFER + u64::from(len);
-                let outside: Vec<u64> =
-                    memory.accesses().into_iter().filter(|gpa| !control.contains(gpa) && !buffer.contains(gpa)).collect();
-                prop_assert!(outside.is_empty(), "accesses outside: {:x?}", outside);
-            }
-        }
-    }
-}
+mod tests;

@@ -1,35 +1,33 @@
-//! The device table in guest RAM: how a driver finds the devices that the VMM has configured.
+//! The device table in guest RAM, which lists the configured devices for the driver.
 //!
-//! `{ u16 count; u64 addresses[10]; }` in C's layout at [`abi::DEVICE_TABLE`]. An address is stored
-//! before the count that covers it. The guest can write there too, so each value is checked.
+//! The layout is that of C's `{ u16 count; u64 addresses[10]; }` at [`abi::DEVICE_TABLE`]. An address is stored
+//! before the count that covers it. The guest can write to the table, so each value is checked.
 
 use crate::{Memory, abi};
 
-/// The table's count is above what it has room for.
+/// GPA of the high byte of the count.
+const COUNT_HIGH: u64 = abi::DEVICE_TABLE + 1;
+/// GPA of the first entry.
+const ENTRIES: u64 = abi::DEVICE_TABLE + abi::TABLE_ADDRESSES;
+// One byte store publishes an entry, because the high byte of the count is always zero.
+const _: () = assert!(abi::TABLE_LEN <= u8::MAX as u16);
+
+/// The count of the table, which leaves no room for an entry or is above the capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadCount(pub(crate) u16);
 
-/// How many entries the table has.
+/// Returns the number of entries.
 fn count(memory: &impl Memory) -> Result<u16, BadCount> {
-    let count = u16::from_le_bytes([
-        memory.load_u8(abi::DEVICE_TABLE),
-        memory.load_u8(abi::DEVICE_TABLE.saturating_add(1)),
-    ]);
+    let count = u16::from_le_bytes([memory.load_u8(abi::DEVICE_TABLE), memory.load_u8(COUNT_HIGH)]);
     if count <= abi::TABLE_LEN { Ok(count) } else { Err(BadCount(count)) }
 }
 
-/// GPA of byte `byte` of entry `index`.
+/// Returns the GPA of byte `byte` of entry `index`.
 fn place(index: u16, byte: u64) -> u64 {
-    abi::DEVICE_TABLE
-        .saturating_add(abi::TABLE_ADDRESSES)
-        .saturating_add(u64::from(index).saturating_mul(8))
-        .saturating_add(byte)
+    ENTRIES.saturating_add(u64::from(index).saturating_mul(8)).saturating_add(byte)
 }
 
-/// Adds `address` at the end, unless it is there already.
-///
-/// The high byte of the count is always zero (there are ten entries at most), so one byte store
-/// publishes the entry.
+/// Adds `address` at the end unless the table holds it already.
 pub(crate) fn enter(memory: &impl Memory, address: u64) -> Result<(), BadCount> {
     let count = count(memory)?;
     if holds_among(memory, count, address) {
@@ -46,7 +44,7 @@ pub(crate) fn enter(memory: &impl Memory, address: u64) -> Result<(), BadCount> 
     Ok(())
 }
 
-/// Whether the table holds `address`.
+/// Returns true if the table holds `address`.
 pub(crate) fn holds(memory: &impl Memory, address: u64) -> bool {
     count(memory).is_ok_and(|count| holds_among(memory, count, address))
 }

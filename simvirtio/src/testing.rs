@@ -1,4 +1,4 @@
-//! A memory for the unit tests: one flat array that remembers what was accessed.
+//! A memory for the unit tests: one flat array that records the accesses.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use crate::device::Host;
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::vec;
 use std::vec::Vec;
 
-/// RAM, window and doorbell page of the SO2 map, as one array.
+/// The RAM, window and doorbell page of the SO2 map as one array.
 pub(crate) struct Flat {
     bytes: RefCell<Vec<u8>>,
     log: RefCell<Vec<(u64, bool)>>,
@@ -16,21 +16,21 @@ pub(crate) struct Flat {
 
 impl Flat {
     pub(crate) fn new() -> Self {
-        let size = (abi::DOORBELL + 0x1000) as usize;
+        let size = (abi::DOORBELL + abi::DOORBELL_SIZE) as usize;
         Self { bytes: RefCell::new(vec![0; size]), log: RefCell::default() }
     }
 
-    /// The addresses of all stores so far, in order.
+    /// Returns the addresses of all recorded stores, in order.
     pub(crate) fn stores(&self) -> Vec<u64> {
         self.log.borrow().iter().filter(|(_, store)| *store).map(|(gpa, _)| *gpa).collect()
     }
 
-    /// The addresses of all accesses so far, in order.
+    /// Returns the addresses of all recorded accesses, in order.
     pub(crate) fn accesses(&self) -> Vec<u64> {
         self.log.borrow().iter().map(|(gpa, _)| *gpa).collect()
     }
 
-    /// Forgets the accesses so far.
+    /// Deletes the record.
     pub(crate) fn forget(&self) {
         self.log.borrow_mut().clear();
     }
@@ -63,7 +63,7 @@ impl Memory for Flat {
     }
 }
 
-/// A host with queues: what the driver sent, and what it is to get.
+/// A host with the bytes that the driver sent and the bytes that it will receive.
 pub(crate) struct Queues<'a> {
     pub(crate) input: &'a mut VecDeque<u8>,
     pub(crate) message: &'a mut Vec<u8>,

@@ -1,4 +1,4 @@
-; A head that goes back: to a ring a queue that is almost full. All that lies there is 'R', so it is harmless.
+; Moves the head back, which reads as an almost full queue. The queue holds only 'R', so this is harmless.
 %include "driver.inc"
     begin
     fill 'R', 256

@@ -1,4 +1,4 @@
-; Fills the queue to the brim with one store, twice, so that the second wraps.
+; Fills the queue completely with one store of the head, twice. The second time wraps.
 %include "driver.inc"
     begin
     reset

@@ -1,4 +1,4 @@
-; Pushes 'C' with DRIVER_OK where DRIVER_ACK should be.
+; Pushes 'C' with DRIVER_OK instead of DRIVER_ACK in driver_status.
 %include "driver.inc"
     begin
     reset

@@ -1,5 +1,5 @@
-; A driver that never wraps its index and never looks whether the queue is full: right by luck where the queue
-; is longer than the message.
+; A driver that never wraps its index and never checks for a full queue. It works only if the queue is longer than the
+; message.
 %include "driver.inc"
     begin
     reset

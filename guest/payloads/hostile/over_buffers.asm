@@ -1,4 +1,5 @@
-; An image whose own bytes lie where the TX buffer is: loaded at 0x11000. What it sends overwrites its first ones.
+; An image that covers the TX buffer, because it is loaded at 0x11000. The bytes that it sends overwrite its first
+; bytes.
 %include "driver.inc"
     begin
     jmp .driver

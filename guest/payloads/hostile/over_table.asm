@@ -1,4 +1,4 @@
-; An image whose own bytes lie where the device table is: loaded at 0x10000, so that its count is 0xFFFF.
+; An image that covers the device table, because it is loaded at 0x10000. It sets the count to 0xFFFF.
 %include "driver.inc"
     begin
     jmp short .driver

@@ -1,4 +1,4 @@
-; Clears its own PML4 and has the CPU look at it.
+; Clears its own PML4 and reloads CR3.
 bits 64
 section .start exec
     mov rax, cr3

@@ -1,4 +1,4 @@
-; A head that jumps to and fro faster than the device reads, over a buffer full of 'R'.
+; Moves the head back and forth faster than the device reads it, over a buffer that holds only 'R'.
 %include "driver.inc"
     begin
     fill 'R', 256

@@ -1,4 +1,4 @@
-; Overwrites each field that is the device's, waits until it is right again, and goes on.
+; Overwrites each read-only field, waits until the device has restored it, and continues.
 %include "driver.inc"
 %macro overwrite 4              ; width, offset, wrong value, right value
     mov %1 [rdi + %2], %3

@@ -1,4 +1,4 @@
-; Returns from its entry point, where nobody has called it.
+; Returns from its entry point, although it was not called.
 bits 64
 section .start exec
     ret

@@ -1,4 +1,4 @@
-; Pushes 'C' twice, then goes on: allowed, and the device table has one entry.
+; Pushes 'C' twice, which is allowed, then continues. The device table has one entry.
 %include "driver.inc"
     begin
     reset

@@ -1,4 +1,4 @@
-; Pushes 'R' twice, then goes on: allowed.
+; Pushes 'R' twice, which is allowed, then continues.
 %include "driver.inc"
     begin
     reset

@@ -1,4 +1,4 @@
-; Writes a driver status that the protocol does not have.
+; Writes a driver status that the protocol does not define.
 %include "driver.inc"
     begin
     reset

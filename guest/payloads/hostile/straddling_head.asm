@@ -1,4 +1,4 @@
-; A store that begins before the head and ends in it: by exits the place is wrong, by polling the index.
+; Stores across the beginning of the head. Over exits the offset is wrong; over polling the index is wrong.
 %include "driver.inc"
     begin
     mov dword [rdi + 0x0E], 0xFFFF0000

@@ -1,4 +1,4 @@
-; Overwrites the device table, then asks to be entered there.
+; Overwrites the device table, then sends 'C', so that the device must add an entry.
 %include "driver.inc"
     begin
     mov word [0x1000A], 0xFFFF

@@ -1,4 +1,4 @@
-; Stores head and tail as one: by exits the width is wrong, by polling the index.
+; Stores head and tail with one access. Over exits the width is wrong; over polling the index is wrong.
 %include "driver.inc"
     begin
     mov eax, 0x7FFFFFFF

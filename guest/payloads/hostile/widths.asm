@@ -1,4 +1,4 @@
-; Reads and writes the config table in every width, which is allowed, also across fields.
+; Reads and writes the config table in every width, also across fields. This is allowed.
 %include "driver.inc"
 %macro expect 2
     mov eax, %2

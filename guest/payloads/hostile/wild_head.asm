@@ -1,4 +1,4 @@
-; Publishes a head that is no index.
+; Publishes a head that is outside the queue.
 %include "driver.inc"
     begin
     reset

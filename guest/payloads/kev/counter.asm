@@ -1,5 +1,5 @@
-; Each vCPU adds 1000 to one counter, with lock, writes its number to port 0x42, and halts; the first waits for the others
-; and writes the total there. rdi is the vCPU's number, rsi how many there are.
+; Each vCPU adds 1000 to one counter, with lock, writes its number to port 0x42, and halts. The first vCPU waits for the
+; others and writes the total to the port. rdi holds the vCPU's number, rsi the number of vCPUs.
 %include "kev.inc"
     begin64
     mov ecx, 1000

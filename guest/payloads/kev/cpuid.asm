@@ -1,5 +1,5 @@
-; Reads CPUID 256 times: the vendor stays, leaf 1 has this vCPU's number (rdi has it, too), and a hypervisor is there.
-; Writes vendor, number and the hypervisor's name to port 0x42.
+; Reads CPUID 256 times. Checks that the vendor does not change, that leaf 1 has the vCPU's number (also in rdi), and
+; that the hypervisor bit is set. Writes the vendor, the number and the hypervisor's name to port 0x42.
 %include "kev.inc"
     begin64
     mov r12, rdi                ; this vCPU's number
@@ -16,7 +16,7 @@
     must_be_equal
     mov eax, 1
     cpuid
-    bt ecx, 31                  ; a hypervisor is there
+    bt ecx, 31                  ; the hypervisor bit
     jnc .wrong
     shr ebx, 24
     cmp rbx, r12

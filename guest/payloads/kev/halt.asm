@@ -1,4 +1,4 @@
-; Ends its vCPU with a code that is more than a byte.
+; Ends its vCPU with a code that does not fit into a byte.
 %include "kev.inc"
     begin64
     mov edi, 0xCAFE

@@ -1,4 +1,4 @@
-; Hypercalls that cannot be: each gets its errno, and prints nothing.
+; Invalid hypercalls: each returns an errno and prints nothing.
 %include "kev.inc"
 %macro refused 4                ; number, address, length, errno
     mov rdi, %2
@@ -11,11 +11,11 @@
 %define EFAULT 14
 %define EMSGSIZE 90
     begin64
-    refused PRINT, 0xD0000000, 1, EFAULT            ; mapped, and no memory
+    refused PRINT, 0xD0000000, 1, EFAULT            ; mapped, but not memory
     refused PRINT, 0x100000000, 1, EFAULT           ; not mapped
     refused PRINT, 0x4000000000000000, 1, EFAULT    ; not canonical
-    refused PRINT, 0xFFFFF, 0x2002, EFAULT          ; begins in memory
-    refused PRINT, -1, 2, EFAULT                    ; wraps
+    refused PRINT, 0xFFFFF, 0x2002, EFAULT          ; begins in memory, ends outside
+    refused PRINT, -1, 2, EFAULT                    ; wraps around 2^64
     refused PRINT, 0x1000, -1, EMSGSIZE
     refused PRINT, 0x1000, 0x10001, EMSGSIZE
     refused 2, 0, 0, ENOSYS

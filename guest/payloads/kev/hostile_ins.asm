@@ -1,4 +1,4 @@
-; 64 Ki elements with one rep insb, and 1 Ki with one rep outsb, which many hosts hand on one at a time.
+; Moves 64 Ki elements with one rep insb, and 1 Ki with one rep outsb, which many hosts split into one exit per element.
 %include "kev.inc"
     begin64
     mov edx, FIFO

@@ -1,4 +1,4 @@
-; The MMIO printer with wild addresses and lengths, and accesses of every width.
+; Uses the MMIO printer with invalid addresses and lengths, and with accesses of every width.
 %include "kev.inc"
 %macro refused 3                ; address, length, errno
     mov rax, %1

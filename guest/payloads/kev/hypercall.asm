@@ -1,4 +1,4 @@
-; Prints with one hypercall, and looks at its result.
+; Prints with one hypercall, and checks its result.
 %include "kev.inc"
     begin64
     mov edi, text

@@ -1,4 +1,4 @@
-; The same from real mode: the address is an offset in DS.
+; Prints with one hypercall in real mode, where the address is an offset in DS.
 %include "kev.inc"
 bits 16
 section .start exec

@@ -1,4 +1,4 @@
-; The same from protected mode.
+; Prints with one hypercall in protected mode.
 %include "kev.inc"
 bits 32
 section .start exec

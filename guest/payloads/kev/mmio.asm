@@ -1,4 +1,4 @@
-; Prints through the MMIO printer: address, length, doorbell; then looks at the result.
+; Prints through the MMIO printer: writes address, length and doorbell, then checks the result.
 %include "kev.inc"
 %macro print 2                  ; text, length
     mov qword [rbx], %1

@@ -1,5 +1,5 @@
-; A FIFO behind a model-specific register: the upper halves of rax and rdx do not count when it is written, and are
-; zero when it is read.
+; Uses the FIFO behind a model-specific register. A write ignores the upper halves of rax and rdx, and a read clears
+; them.
 %include "kev.inc"
     begin64
     mov ecx, FIFO_MSR

@@ -1,4 +1,4 @@
-; A model-specific register that nobody has: the guest gets #GP for reading and for writing it, and handles it.
+; Reads and writes a model-specific register that does not exist, and handles the two #GP.
 %include "kev.inc"
     begin64
     handle 13, .fault

@@ -1,4 +1,4 @@
-; Registers that KVM has, with rules (--msr): 0x174 is ignored, 0x175 denied, 0x176 logged.
+; Accesses registers of KVM that have rules (--msr): 0x174 is ignored, 0x175 denied, 0x176 logged.
 %include "kev.inc"
     begin64
     handle 13, .fault

@@ -1,4 +1,4 @@
-; Prints with one port write for each byte.
+; Prints with one port write per byte.
 %include "kev.inc"
     begin64
     mov esi, text

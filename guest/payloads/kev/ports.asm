@@ -1,5 +1,5 @@
-; Port I/O in every form that is no string: in and out, by constant and by dx, byte, word and dword. Each width has a
-; FIFO of its own; the constant port gives as much as the access is wide.
+; Port I/O in every form except strings: in and out, with a constant port and with dx, byte, word and dword. Each width
+; has its own FIFO. The constant port returns the low bytes of its value, as many as the access is wide.
 %include "kev.inc"
 %macro expect 2
     cmp %1, %2

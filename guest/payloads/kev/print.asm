@@ -1,4 +1,4 @@
-; Each vCPU prints the same line 25 times, all at once: no line is ever torn.
+; Each vCPU prints the same line 25 times, all at the same time. The lines must not mix.
 %include "kev.inc"
     begin64
     mov r12d, edi

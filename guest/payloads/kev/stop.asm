@@ -1,4 +1,4 @@
-; The second vCPU asks the machine to end, while the first never does.
+; The second vCPU ends the machine, while the first one never ends.
 %include "kev.inc"
     begin64
     test edi, edi

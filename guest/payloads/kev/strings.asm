@@ -1,5 +1,5 @@
-; String I/O: ins and outs, byte, word and dword, one and with rep, up and down. What goes out comes back through the
-; FIFO of its width, and is compared.
+; String I/O: ins and outs, byte, word and dword, single and with rep, up and down. The output returns through the FIFO
+; of its width, and is compared.
 %include "kev.inc"
 %define BACK 0x15000
 %macro there_and_back 4         ; width, outs, ins, count
@@ -16,7 +16,7 @@
     repe cmpsb
     must_be_equal
 
-    std                         ; down: the last element first
+    std                         ; downwards, last element first
     mov esi, data + %1 * (%4 - 1)
     mov ecx, %4
     rep %2
@@ -30,7 +30,7 @@
     repe cmpsb
     must_be_equal
 
-    mov esi, data + %1          ; one, without rep
+    mov esi, data + %1          ; one element, without rep
     %2
     mov edi, BACK + 0x200
     %3

@@ -1,9 +1,9 @@
-; The processor's own hypercall instructions: what they do depends on the host, and neither may hang. For each it writes
-; to port 0x42 what it saw: 1 for #UD, 2 where KVM answered.
+; The processor's hypercall instructions. Their effect depends on the host, and neither may hang. For each one the guest
+; writes to port 0x42: 1 after #UD, 2 after an answer of KVM.
 %include "kev.inc"
 %macro try 1
     xor ebx, ebx
-    mov eax, 0x7FFF             ; no call of KVM's
+    mov eax, 0x7FFF             ; not a call of KVM
     %1
     mov al, 1
     test ebx, ebx

@@ -1,4 +1,4 @@
-; Breaks the protocol, then waits for ever for a READY that cannot come.
+; Breaks the protocol by pushing 'C' first, then waits forever for READY.
 bits 64
 section .start exec
     mov byte [0x11000], 'C'

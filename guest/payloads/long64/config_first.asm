@@ -1,4 +1,4 @@
-; Breaks the protocol: pushes 'C' on the TX queue where the device expects 'R', then halts with 42.
+; Breaks the protocol: pushes 'C' on TX although the device expects 'R', then halts with 42.
 bits 64
 section .start exec
     mov byte [0x11000], 'C'

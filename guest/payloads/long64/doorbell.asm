@@ -1,4 +1,5 @@
-; A SIMVIRTIO driver that rings the doorbell wherever the device has to look, and sends its text in one batch: four rings.
+; A SIMVIRTIO driver that rings the doorbell each time the device must look at the window. It sends its text in one
+; batch, so it rings four times.
 %include "driver.inc"
 
 %macro ring 0
@@ -25,7 +26,7 @@
     rep movsb
     mov rdi, r8
     mov ecx, edx
-    mov [rdi + 0x10], ecx       ; TX head, once for all of it
+    mov [rdi + 0x10], ecx       ; TX head, once for the whole text
     ring
     wait_consumed
     finish

@@ -1,5 +1,4 @@
-; Sends its input back as it is, as much at a time as is there: for a batch of up to a whole queue two loads and two
-; stores of the window.
+; Returns its input unchanged, in batches of up to a whole queue. A batch needs two loads and two stores in the window.
 %include "driver.inc"
     begin
     reset
@@ -9,12 +8,12 @@
     movzx ebp, word [rdi + 4]   ; length of a queue
     xor ebx, ebx                ; RX tail
 .more:
-    wait_consumed               ; all of the TX queue but one slot is free
+    wait_consumed               ; the TX queue is empty: all slots but one are free
 .wait:
-    mov edx, [rdi + 0x18]       ; RX head; by exits this load waits for input
+    mov edx, [rdi + 0x18]       ; RX head; over the exit transport this load waits for input
     cmp edx, ebx
     je .wait
-    ; edx: what lies there without a gap, in RX from its tail and in TX from its head
+    ; edx: the batch, which is contiguous in RX (from its tail) and in TX (from its head)
     ja .rises
     mov edx, ebp
 .rises:

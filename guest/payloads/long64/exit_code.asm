@@ -1,4 +1,4 @@
-; Ends by the exit port with a code of its own.
+; Ends the run through the exit port with code 7.
 bits 64
 section .start exec
     mov al, 7

@@ -1,4 +1,4 @@
-//! "Hello, world!" on port 0xE9, a byte an exit, then 42: the assignment's guest in long mode.
+//! Prints "Hello, world!" on port 0xE9, one exit per byte, then leaves 42: the assignment's guest in long mode.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,4 @@
-; "Hello, KVM!" on the serial port, linked at 1 MiB: the 64-bit guest that grew into a VMM.
+; Prints "Hello, KVM!" on the serial port. Linked at 1 MiB, so it runs in the plain memory map.
 bits 64
 section .start exec
     mov rsi, message

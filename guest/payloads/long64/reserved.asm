@@ -1,6 +1,6 @@
-; A SIMVIRTIO driver that relies on the reserved part of the window: reads back what it wrote there, which is
-; zero by exits and the value by polling, and reads a port where it is the value. So it works both ways, with
-; another number of exits.
+; A SIMVIRTIO driver that wrongly relies on the reserved part of the window: it writes 1 there and reads it back. It
+; reads 0 over exits and 1 over polling, and in the second case it also reads a port. So it works over both transports,
+; but with different numbers of exits.
 bits 64
 section .start exec
     mov edi, 0x100000           ; the window

@@ -1,7 +1,7 @@
 /*
- * The SIMVIRTIO driver in C, with the assignment's names: steps 5 to 13.
+ * A SIMVIRTIO driver in C, with the assignment's names: steps 5 to 13 of the assignment.
  *
- * With ANNOUNCE_MAGIC it begins as the course's skeleton does, by writing the magic to port 0xE9.
+ * With ANNOUNCE_MAGIC it first writes the magic to port 0xE9, as the course's skeleton does.
  */
 #include "simvirtio_driver.h"
 

@@ -1,4 +1,4 @@
-//! The SIMVIRTIO driver in Rust: steps 5 to 13 of the assignment, over the crate that the host uses too.
+//! A SIMVIRTIO driver in Rust: steps 5 to 13 of the assignment, with the crate that the host also uses.
 #![no_std]
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Two handshakes: sends half of the text, resets the READY device, sends the rest. The first half is
-//! longer than a short queue holds.
+//! Two handshakes: sends half of the text, resets the READY device, and sends the rest. The first half does not fit
+//! into a short queue.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,4 @@
-/* Answers its input in upper case, to the end of the input. */
+/* Returns its input in upper case, up to the end of the input. */
 #include "simvirtio_driver.h"
 
 __attribute__((section(".start"), noreturn)) void _start(void)

@@ -1,4 +1,4 @@
-//! Answers its input in upper case, to the end of the input.
+//! Returns its input in upper case, up to the end of the input.
 #![no_std]
 #![no_main]
 

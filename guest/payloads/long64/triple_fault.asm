@@ -1,4 +1,4 @@
-; An undefined instruction with no interrupt table: #UD, then a double, then a triple fault.
+; An undefined instruction without an interrupt table: #UD, then a double fault, then a triple fault.
 bits 64
 section .start exec
     nop

@@ -1,4 +1,4 @@
-/* "Hello, world!" on port 0xE9, a byte an exit, then 42: the assignment's guest in 32-bit protected mode. */
+/* Prints "Hello, world!" on port 0xE9, one exit per byte, then leaves 42: the assignment's guest in protected mode. */
 #include <stdint.h>
 
 static void outb(uint16_t port, uint8_t value)

@@ -1,4 +1,4 @@
-; Never ends: interrupts off, a jump to itself.
+; Never ends: jumps to itself with interrupts off.
 bits 16
 section .start exec
     cli

@@ -1,4 +1,4 @@
-; The assignment's first guest: 42 in AX and at 0x400, then hlt.
+; The assignment's first guest: leaves 42 in AX and at 0x400, then halts.
 bits 16
 section .start exec
     mov ax, 42

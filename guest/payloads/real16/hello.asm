@@ -1,4 +1,4 @@
-; "Hello, world!" on port 0xE9, a byte an exit, then 42.
+; Prints "Hello, world!" on port 0xE9, one exit per byte, then leaves 42.
 bits 16
 section .start exec
     mov si, message

@@ -1,4 +1,4 @@
-; Walks from real mode to protected mode to long mode by itself, and reports from each.
+; Switches from real mode to protected mode to long mode by itself, and prints a line in each.
 ; Intel SDM volume 3, sections 9.9.1 (to protected mode) and 9.8.5 (to long mode).
 
 %define CONSOLE 0xE9

@@ -1,4 +1,4 @@
-; Reads two ports: the debug console answers with its own number, a port that nobody has with ones.
+; Reads two ports: the debug console returns its own number, and a port without a device returns all ones.
 bits 16
 section .start exec
     in al, 0xE9

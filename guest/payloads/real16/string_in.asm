@@ -1,4 +1,4 @@
-; Sixteen bytes with one `rep insb` from the debug console, which answers with its own number.
+; Reads 16 bytes with one `rep insb` from the debug console, which returns its own number.
 bits 16
 section .start exec
     cld

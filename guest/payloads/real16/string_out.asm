@@ -1,4 +1,4 @@
-; "Hello, world!" with one `rep outsb`: 14 elements, in as many exits as the host likes.
+; Prints "Hello, world!" with one `rep outsb`: 14 elements. The number of exits depends on the host.
 bits 16
 section .start exec
     cld

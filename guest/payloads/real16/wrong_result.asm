@@ -1,4 +1,4 @@
-; Leaves 41 where 42 is asked for.
+; Leaves 41 instead of 42.
 bits 16
 section .start exec
     mov ax, 41

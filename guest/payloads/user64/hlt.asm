@@ -1,4 +1,4 @@
-; Halts, which ring 3 may not: #GP with no interrupt table, then a double, then a triple fault.
+; Executes hlt, which ring 3 must not: #GP without an interrupt table, then a double fault, then a triple fault.
 bits 64
 section .start exec
     nop

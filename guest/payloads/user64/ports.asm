@@ -1,5 +1,5 @@
-; Reads and writes ports at both ends of the I/O bitmap in each width, then leaves 42 and ends by the exit port, whose
-; code comes from memory: RAX is the result's.
+; Reads and writes ports at both ends of the I/O bitmap in each width. Then it leaves 42 and ends the run through the
+; exit port. The exit code comes from memory, because RAX holds the result.
 bits 64
 section .start exec
     xor eax, eax

@@ -43,8 +43,7 @@ impl Target {
         let builder = Machine::builder(self.image.clone());
         let Some(guest) = self.embedded else { return builder };
         let builder = builder.cpus(guest.cpus).kev(guest.kev).cpuid(guest.cpuid);
-        let rules = guest.msrs.iter().filter_map(|(index, rule)| Some((*index, rule.parse().ok()?)));
-        rules.fold(builder, |builder, (index, rule)| builder.msr_rule(index, rule))
+        guest.msrs.iter().fold(builder, |builder, &(index, rule)| builder.msr_rule(index, rule.into()))
     }
 
     /// A built-in guest.

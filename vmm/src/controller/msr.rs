@@ -21,6 +21,17 @@ pub enum MsrRule {
     Log,
 }
 
+/// The rules of the guest catalogue are the same.
+impl From<guest::MsrRule> for MsrRule {
+    fn from(rule: guest::MsrRule) -> Self {
+        match rule {
+            guest::MsrRule::Deny => Self::Deny,
+            guest::MsrRule::Ignore => Self::Ignore,
+            guest::MsrRule::Log => Self::Log,
+        }
+    }
+}
+
 impl FromStr for MsrRule {
     type Err = String;
 
