@@ -5,10 +5,10 @@
 mod support;
 
 use libtest_mimic::Arguments;
+use report::Profile;
 use std::fs::File;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, assert_error, elf, kvm_test, plain_test, ran, run, shell, vmm};
-use vmm::saved::Profile;
 
 fn main() -> ExitCode {
     support::watchdog();

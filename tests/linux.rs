@@ -7,13 +7,12 @@
 mod support;
 
 use libtest_mimic::{Arguments, Completion, Trial};
-use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{fs, thread};
 use support::{Files, assert_error, kvm_test, ran, vmm};
 
 /// How long one guest may take, from its start to its end. A host that is emulated boots in several seconds.

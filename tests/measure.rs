@@ -5,6 +5,8 @@
 mod support;
 
 use libtest_mimic::Arguments;
+use report::profile::{Source, Vcpu};
+use report::{Profile, Saved, Trace};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
@@ -13,8 +15,6 @@ use support::{Files, Liar, assert_error, code, embedded, find, kvm_test, ran, ru
 use vmm::Machine;
 use vmm::exit::Reason;
 use vmm::profile::{MAX_SITES, MAX_TIMED_SITES};
-use vmm::saved::profile::{Source, Vcpu};
-use vmm::saved::{Profile, Saved, Trace};
 use vmm::x86::Mode;
 
 fn main() -> ExitCode {
@@ -92,7 +92,7 @@ fn all_agree() {
         assert_eq!(machine.sites.iter().map(|site| site.exits).sum::<u64>(), machine.exits, "{what}");
 
         // The times are the same ones, to the nanosecond.
-        let sum = |times: &dyn Fn(&vmm::saved::trace::Record) -> u32| {
+        let sum = |times: &dyn Fn(&report::trace::Record) -> u32| {
             trace.records.iter().map(|record| u64::from(times(record))).sum::<u64>()
         };
         assert_eq!(sum(&|record| record.in_kvm), machine.in_kvm.sum, "{what}");

@@ -6,15 +6,14 @@ mod saved;
 mod support;
 
 use libtest_mimic::Arguments;
+use report::{Profile, Saved, Trace};
 use serde_json::Value;
-use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, ExitCode, Stdio};
-use std::thread;
+use std::{fs, thread};
 use support::{
     Files, Ran, assert_error, kvm_test, plain_test, ran, run, shell, vmm, wait, wait_for_handlers,
 };
-use vmm::saved::{Profile, Saved, Trace};
 
 fn main() -> ExitCode {
     support::watchdog();

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vmm::saved::{Profile, Saved};
+use report::{Profile, Saved};
 
 fuzz_target!(|file: &[u8]| {
     let read = Profile::read(file);

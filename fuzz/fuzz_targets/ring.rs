@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use simvirtio::device::{Device, Host, State};
 use simvirtio::{Memory, abi};
+use simvirtio::device::{Device, Host, State};
 use std::cell::RefCell;
 
 /// The window and the RAM below it. A store of the driver may precede each load of the device.

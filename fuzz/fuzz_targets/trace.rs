@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vmm::saved::Trace;
+use report::Trace;
 
 fuzz_target!(|file: &[u8]| {
     let (trace, cut) = match Trace::read(file) {

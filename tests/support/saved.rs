@@ -1,10 +1,10 @@
 //! Profiles and traces as runs leave them, made of numbers that are always the same.
 
+use report::profile::{Limits, Mark, Site, Times, Vcpu};
+use report::trace::{Device, Record};
+use report::{Profile, Trace};
 use std::collections::BTreeMap;
 use vmm::exit::Reason;
-use vmm::saved::profile::{Limits, Mark, Site, Times, Vcpu};
-use vmm::saved::trace::{Device, Record};
-use vmm::saved::{Profile, Trace};
 
 /// A place: reason, address, width, device, typical nanoseconds in KVM and in the VMM, how often.
 type Place = (Reason, u64, u8, &'static str, f64, f64, u32);
@@ -225,7 +225,7 @@ pub fn simvirtio(slower: f64) -> Profile {
         guest: "simvirtio".into(),
         ended: "halted; verified: RAX = 42, [0x400] = 42".into(),
         elapsed_ns: (machine.in_kvm.sum + machine.in_vmm.sum) * 11 / 10,
-        clock: vmm::saved::profile::Clock { khz: 2_250_000, ..Default::default() },
+        clock: report::profile::Clock { khz: 2_250_000, ..Default::default() },
         limits: Limits { sites: 1024, timed_sites: 64, digits: 2 },
         profiling_ns: 3100,
         marks: Vec::new(),

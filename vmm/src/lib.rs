@@ -46,7 +46,6 @@ pub mod machine;
 pub mod memory;
 pub mod profile;
 mod run;
-pub mod saved;
 mod shutdown;
 pub mod x86;
 

@@ -6,7 +6,7 @@
 mod site;
 mod stop;
 
-pub use site::{Arrival, Reason, Site};
+pub use site::{Arrival, Reason, Site, UnknownReason};
 pub use stop::{Outcome, Stop};
 
 use std::fmt;

@@ -2,6 +2,7 @@
 
 use super::Exit;
 use std::fmt;
+use std::str::FromStr;
 
 /// The reason for an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +34,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons that have a name, in the order of their codes: all but [`Reason::Other`].
+    pub const NAMED: [Self; 11] = [
+        Self::PioIn,
+        Self::PioOut,
+        Self::MmioRead,
+        Self::MmioWrite,
+        Self::Hypercall,
+        Self::RdMsr,
+        Self::WrMsr,
+        Self::Hlt,
+        Self::Shutdown,
+        Self::EmulationFailure,
+        Self::FailedEntry,
+    ];
+
     /// A small number for it.
     pub fn code(self) -> u8 {
         match self {
@@ -85,6 +101,25 @@ impl fmt::Display for Reason {
     }
 }
 
+/// A text that does not name a reason for an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown exit reason")]
+pub struct UnknownReason;
+
+impl FromStr for Reason {
+    type Err = UnknownReason;
+
+    /// Parses the text that a reason displays as.
+    fn from_str(text: &str) -> Result<Self, UnknownReason> {
+        if let Some(reason) = Self::NAMED.iter().find(|reason| reason.to_string() == text) {
+            return Ok(*reason);
+        }
+        let number = text.strip_prefix("reason ").and_then(|number| number.parse().ok());
+        // Accept only the form that is written: no sign, no leading zeros.
+        number.map(Self::Other).filter(|reason| reason.to_string() == text).ok_or(UnknownReason)
+    }
+}
+
 /// Where an exit comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site {
@@ -126,4 +161,29 @@ pub enum Arrival {
     NextElement,
     /// It is a store that the kernel has queued without leaving the guest, before the exit that comes after it.
     Coalesced,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_read_as_they_are_shown() {
+        for reason in Reason::NAMED.into_iter().chain([Reason::Other(0), Reason::Other(u32::MAX)]) {
+            assert_eq!(reason.to_string().parse(), Ok(reason));
+        }
+        for bad in
+            ["", "pio in", "reason", "reason ", "reason +1", "reason 01", "reason 4294967296", "reason -1"]
+        {
+            assert_eq!(bad.parse::<Reason>(), Err(UnknownReason), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_code_of_a_reason_is_its_place_in_the_table() {
+        for (code, reason) in (0..).zip(Reason::NAMED) {
+            assert_eq!(reason.code(), code);
+        }
+        assert_eq!(usize::from(Reason::Other(7).code()), Reason::NAMED.len());
+    }
 }

@@ -1,0 +1,160 @@
+//! The results as text: a table, bars, and a sentence for each row.
+
+use crate::compare::Results;
+use crate::compare::shown::{conclusions, count, digits, rate, time};
+use std::fmt::{self, Write};
+use vmm::lab::{Row, Spread};
+
+/// Width of the longest bar, in characters.
+const BAR: f64 = 40.0;
+
+/// All of it, in whole lines.
+pub fn text(results: &Results<'_>) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, results);
+    text
+}
+
+fn write(to: &mut String, results: &Results<'_>) -> fmt::Result {
+    let workload = results.workload;
+    let rounds = results.rows.iter().map(|row| row.rounds()).min().unwrap_or(0);
+    writeln!(
+        to,
+        "A message of {} bytes, and {} of {} byte each, through queues of {} bytes: medians of {rounds} of {} rounds,",
+        workload.bytes,
+        plural(workload.messages, "echo", "echoes"),
+        workload.echo,
+        workload.queue_len,
+        results.rounds,
+    )?;
+    writeln!(to, "interleaved, and in brackets the smallest and the largest.")?;
+    writeln!(to)?;
+    let head = ["ring", "exits per", "bytes per second", "round trip p50", "p99", "vCPU ms", "device ms"];
+    writeln!(
+        to,
+        "{:<16} {:>4} {:>9} {:>9}  {:<27} {:<27} {:<11} {:>8} {:>9}",
+        "", head[0], head[1], "exits per", head[2], head[3], head[4], head[5], head[6]
+    )?;
+    writeln!(to, "{:<16} {:>4} {:>9} {:>9}", "", "", "message", "echo")?;
+    for row in &results.rows {
+        write_row(to, row)?;
+    }
+    if results.rows.is_empty() {
+        return writeln!(to, "Nothing was measured.");
+    }
+    writeln!(to)?;
+    bars(
+        to,
+        results,
+        "Bytes per second, logarithmic: more is better",
+        |row| row.bytes_per_second().median,
+        rate,
+    )?;
+    bars(
+        to,
+        results,
+        "Round trip, median, logarithmic: less is better",
+        |row| row.round_trip(0.5).median,
+        time,
+    )?;
+    for sentence in conclusions(results) {
+        writeln!(to, "{sentence}")?;
+    }
+    Ok(())
+}
+
+fn write_row(to: &mut String, row: &Row) -> fmt::Result {
+    let milliseconds = |spread: Spread| digits(spread.median * 1e3);
+    writeln!(
+        to,
+        "{:<16} {:>4} {:>9} {:>9}  {:<27} {:<27} {:<11} {:>8} {:>9}",
+        row.variant,
+        row.ring.number(),
+        count(row.exits_per_message()),
+        count(row.exits_per_round_trip()),
+        spread(row.bytes_per_second(), rate),
+        spread(row.round_trip(0.5), time),
+        time(row.round_trip(0.99).median),
+        milliseconds(row.vcpu_seconds()),
+        row.device_seconds().map_or("(vCPU)".into(), milliseconds),
+    )
+}
+
+/// A median, with the smallest and the largest in brackets where it is not the only one.
+fn spread(spread: Spread, shown: fn(f64) -> String) -> String {
+    match spread.is_exact() {
+        true => shown(spread.median),
+        false => {
+            let number = |value| shown(value).split(' ').next().unwrap_or_default().to_string();
+            let unit = |value| shown(value).split(' ').nth(1).unwrap_or_default().to_string();
+            let bound =
+                |value: f64| if unit(value) == unit(spread.median) { number(value) } else { shown(value) };
+            format!("{} ({}-{})", shown(spread.median), bound(spread.min), bound(spread.max))
+        }
+    }
+}
+
+/// A bar for each row, as long as the logarithm of its value.
+fn bars(
+    to: &mut String,
+    results: &Results<'_>,
+    title: &str,
+    value: impl Fn(&Row) -> f64,
+    shown: fn(f64) -> String,
+) -> fmt::Result {
+    writeln!(to, "{title}")?;
+    let (low, high) = bounds(results.rows.iter().map(|row| value(row)));
+    for row in &results.rows {
+        let length = (position(value(row), low, high) * BAR).round() as usize;
+        let bar = "#".repeat(length.max(1));
+        writeln!(to, "  {:<16} ring {}  {bar} {}", row.variant, row.ring.number(), shown(value(row)))?;
+    }
+    writeln!(to)
+}
+
+/// The powers of ten around some values.
+pub fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let values: Vec<f64> = values.filter(|value| *value > 0.0).collect();
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(0.0, f64::max);
+    if values.is_empty() {
+        return (1.0, 10.0);
+    }
+    let low = 10f64.powf(low.log10().floor());
+    (low, 10f64.powf(high.log10().ceil()).max(low * 10.0))
+}
+
+/// Where a value is between two others, on a logarithmic scale: from 0 to 1.
+pub fn position(value: f64, low: f64, high: f64) -> f64 {
+    let span = (high / low).log10().max(f64::MIN_POSITIVE);
+    ((value.max(f64::MIN_POSITIVE) / low).log10() / span).clamp(0.0, 1.0)
+}
+
+fn plural(number: u32, one: &str, many: &str) -> String {
+    if number == 1 { format!("{number} {one}") } else { format!("{number} {many}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_is_logarithmic_and_bounded() {
+        let (low, high) = bounds([37_000.0, 5.0e6].into_iter());
+        assert!((low - 1e4).abs() < 1e-6 && (high - 1e7).abs() < 1e-3, "{low} {high}");
+        assert_eq!(bounds(std::iter::empty()), (1.0, 10.0));
+        let (low, high) = bounds([1000.0].into_iter());
+        assert!(high >= low * 9.9);
+        assert_eq!(position(100.0, 1.0, 1e4), 0.5);
+        assert_eq!((position(0.0, 1.0, 10.0), position(1e9, 1.0, 10.0)), (0.0, 1.0));
+        assert!(position(f64::NAN, 1.0, 10.0) <= 1.0);
+    }
+
+    #[test]
+    fn a_spread_leaves_out_the_unit_that_is_the_same() {
+        let values = Spread { median: 1500.0, min: 900.0, max: 2000.0 };
+        assert_eq!(spread(values, time), "1.50 us (900 ns-2.00)");
+        assert_eq!(spread(Spread { median: 5.0, min: 5.0, max: 5.0 }, time), "5.00 ns");
+    }
+}

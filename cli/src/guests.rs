@@ -1,0 +1,59 @@
+//! `vmm guests`: the catalogue as a table.
+
+use guest::{End, Exits, GUESTS, Guest, Part};
+use std::fmt::Write as _;
+
+/// Prints the list and answers with the exit status.
+pub fn main() -> u8 {
+    let mut text = String::new();
+    for (part, title) in
+        [(Part::Example, "Guests:"), (Part::Test, "Guests that do something wrong, for tests:")]
+    {
+        let _ = writeln!(text, "{title}");
+        for guest in GUESTS.iter().filter(|guest| guest.part == part) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  {:<23} {}", guest.name, guest.about);
+            let _ = writeln!(text, "  {:<23} {}", "", expectation(guest));
+        }
+        let _ = writeln!(text);
+    }
+    let _ = writeln!(text, "Run one with `vmm NAME`.");
+    crate::say::print(&text)
+}
+
+/// What the guest should do, in a line.
+fn expectation(guest: &Guest) -> String {
+    let end = match guest.end {
+        End::FortyTwo => "leaves 42".into(),
+        End::Halts => "halts".into(),
+        End::WrongResult => "leaves a wrong result".into(),
+        End::ExitCode(code) => format!("exits with code {code}"),
+        End::TripleFault => "triple-faults".into(),
+        End::Dies => "dies".into(),
+        End::ProtocolError => "ends with a protocol error".into(),
+        End::Never => "never ends".into(),
+    };
+    let mut text = format!("{} mode at {:#x}; ", guest.mode, guest.load_at);
+    if !guest.input.is_empty() {
+        text += &format!("for the input {:?} ", guest.input);
+    }
+    if !guest.output.is_empty() {
+        text += &format!("prints {}; ", crate::summary::shown(guest.output));
+    }
+    text += &end;
+    if let Some(exits) = exits(guest.exits) {
+        text += &format!("; {exits}");
+    }
+    if let Some(polling) = guest.polling_exits.and_then(exits) {
+        text += &format!(", by polling {polling}");
+    }
+    text
+}
+
+fn exits(exits: Exits) -> Option<String> {
+    match exits {
+        Exits::Exactly(count) => Some(report::view::plural(count, "exit")),
+        Exits::Elements(count) => Some(format!("exits for {count} accesses")),
+        Exits::Unspecified => None,
+    }
+}

@@ -1,0 +1,325 @@
+//! The text after a run: how it ended, and the table of exits.
+
+use report::view::plural;
+use simvirtio::device::State;
+use std::fmt::{self, Write};
+use vmm::controller::OpenBus;
+use vmm::device::{SimvirtioReport, Transport};
+use vmm::exit::{Reason, Stop};
+use vmm::machine::Boot;
+use vmm::profile::{Count, Latency, Profile, SiteProfile};
+use vmm::{KvmCounters, Report};
+
+/// How much of a text is shown on a line, in characters.
+const SHOWN: usize = 60;
+/// Rows of the table that are shown; the rest is summed up.
+const ROWS: usize = 24;
+
+/// All that is to be said after a run, in whole lines.
+pub fn text(name: &str, report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, name, report);
+    text
+}
+
+/// How the run ended, in a line without its end.
+pub fn ending(report: &Report) -> String {
+    let mut text = report.stop.to_string();
+    if let Some(location) = report.location {
+        let (who, which) = match report.culprit {
+            Some(id) => (format!("vCPU {id}"), format!("vCPU {id} ")),
+            None => ("the guest".into(), String::new()),
+        };
+        let _ = match report.stop {
+            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {which}{location}"),
+            // The CPU may be past the instruction that led here.
+            _ => write!(text, "; {who} was then {location}"),
+        };
+    }
+    let astray = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout);
+    if astray && report.left_its_image() {
+        let ranges: Vec<_> = report
+            .image
+            .iter()
+            .take(3)
+            .map(|range| format!("{:#x} to {:#x}", range.start, range.end - 1))
+            .collect();
+        let _ = write!(text, ", outside its image ({})", ranges.join(", "));
+    }
+    let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
+    if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
+        let _ = write!(text, "; its kernel has panicked: {}", vmm::host::printable_text(reason));
+    }
+    if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
+        let _ = match report.stop {
+            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ": probably {suspicion}"),
+            _ => Ok(()),
+        };
+    }
+    if let Some(verdict) = report.verdict {
+        let _ = match verdict.passed() {
+            true => write!(text, "; verified: {verdict}"),
+            false => write!(text, "; wrong result: {verdict}, and both should be 42"),
+        };
+    }
+    text
+}
+
+fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
+    let milliseconds = report.elapsed.as_secs_f64() * 1e3;
+    writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
+    if let Some(explanation) = &report.explanation {
+        write!(to, "{explanation}")?;
+        let last: Vec<_> = report.last.iter().map(|traced| traced.exit.to_string()).collect();
+        if !last.is_empty() {
+            writeln!(to, "  last exits   {}", last.join(", "))?;
+        }
+    }
+    write_vcpus(to, report)?;
+    if report.simvirtio.is_none() && report.boot.is_none() {
+        writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
+    }
+    if let Some(simvirtio) = &report.simvirtio {
+        write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted | Stop::Exited(0)))?;
+    }
+    write_open_bus(to, &report.open_bus)?;
+    if let Some(boot) = &report.boot {
+        write_timeline(to, boot, report.profile.as_ref().map_or(&[], Profile::phases))?;
+    }
+    match &report.profile {
+        Some(profile) => write_profile(to, profile, report)?,
+        None => return Ok(()),
+    }
+    write_times(to, report)
+}
+
+/// Where the time went, by which clock, and what KVM counted itself.
+fn write_times(to: &mut String, report: &Report) -> fmt::Result {
+    let (Some(profile), Some(measured)) = (&report.profile, &report.measured) else { return Ok(()) };
+    let exits = profile.total();
+    if exits.elements == 0 {
+        return Ok(());
+    }
+    let (in_kvm, in_vmm) = profile.total_times();
+    write!(
+        to,
+        "vmm: {} in KVM_RUN, {} in the VMM, {} for the profile",
+        time(in_kvm.sum()),
+        time(in_vmm.sum()),
+        time(measured.cost)
+    )?;
+    write!(to, " ({}", measured.clock)?;
+    match measured.steps {
+        0 => writeln!(to, ")")?,
+        steps => writeln!(to, ", which went backwards {})", plural(steps, "time"))?,
+    }
+    let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits) else { return Ok(()) };
+    write!(to, "vmm: {} by KVM's own count", plural(kernel, "exit"))?;
+    match (kernel.checked_sub(exits.exits), exits.exits.saturating_sub(kernel)) {
+        (Some(0), _) => writeln!(to),
+        (Some(more), _) => writeln!(to, ", {more} more: those it handled by itself"),
+        (None, fewer) => writeln!(to, ", {fewer} fewer: it hands on several accesses of one exit one by one"),
+    }
+}
+
+/// A time in nanoseconds, in a unit that suits it.
+fn time(nanos: u64) -> String {
+    let nanos = nanos as f64;
+    match nanos {
+        ..1e3 => format!("{nanos:.0} ns"),
+        ..1e6 => format!("{:.1} us", nanos / 1e3),
+        ..1e9 => format!("{:.2} ms", nanos / 1e6),
+        _ => format!("{:.2} s", nanos / 1e9),
+    }
+}
+
+/// When a boot got where, and the exits since the mark before.
+fn write_timeline(to: &mut String, boot: &Boot, exits: &[u64]) -> fmt::Result {
+    writeln!(to, "vmm: boot, from the start of the program:")?;
+    writeln!(to, "{:>13} {:>8}", "ms", "exits")?;
+    for (phase, mark) in boot.marks.iter().enumerate() {
+        let milliseconds = mark.at.as_secs_f64() * 1e3;
+        let exits = exits.get(phase).copied().unwrap_or(0);
+        writeln!(to, "{milliseconds:>13.2} {exits:>8}  {}", mark.event)?;
+    }
+    match boot.lost_marks {
+        0 => Ok(()),
+        lost => writeln!(to, "{:>22}  and {}", "", plural(lost, "more boot mark")),
+    }
+}
+
+/// A line for each of several vCPUs.
+fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
+    for vcpu in &report.vcpus {
+        match vcpu.stop {
+            Stop::Interrupted if !matches!(report.stop, Stop::Interrupted) => {
+                write!(to, "vmm: vCPU {}: stopped with the others", vcpu.id)?;
+            }
+            _ => write!(to, "vmm: vCPU {}: {}", vcpu.id, vcpu.stop)?,
+        }
+        if let Some(location) = vcpu.location {
+            write!(to, "; it was then {location}")?;
+        }
+        if let Some(profile) = &vcpu.profile {
+            let exits = plural(profile.total().exits, "exit");
+            match busiest(profile).as_str() {
+                "" => write!(to, "; {exits}")?,
+                sites => write!(to, "; {exits}: {sites}")?,
+            }
+        }
+        writeln!(to)?;
+    }
+    Ok(())
+}
+
+/// The busiest sites, in a few words.
+pub fn busiest(profile: &Profile) -> String {
+    const SHOWN: usize = 3;
+    let sites = profile.sites();
+    let shown: Vec<_> = sites
+        .iter()
+        .take(SHOWN)
+        .map(|(site, count)| match site.place {
+            Some((place, _)) => format!("{} {} {place:#x}", count.exits, site.reason),
+            None => format!("{} {}", count.exits, site.reason),
+        })
+        .collect();
+    shown.join(", ") + if sites.len() > SHOWN { ", ..." } else { "" }
+}
+
+/// A line on the device, where its driver did anything.
+fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> fmt::Result {
+    let history = device.history;
+    if history == Default::default() && device.driver_status == 0 && device.state == State::Initial {
+        return Ok(());
+    }
+    let transport: String = match device.transport {
+        Transport::Exit => "by exits".into(),
+        Transport::Coalesced => "by coalesced exits".into(),
+        Transport::Doorbell => format!("by doorbell (rung {})", times(device.rings)),
+        Transport::Polling => "by polling".into(),
+    };
+    write!(
+        to,
+        "vmm: simvirtio {transport}: state {}, {} received",
+        device.state,
+        plural(history.received, "byte")
+    )?;
+    if history.delivered > 0 {
+        write!(to, ", {} delivered", plural(history.delivered, "byte"))?;
+    }
+    write!(to, " ({}, ", plural(history.resets, "reset"))?;
+    write!(to, "{}, ", plural(history.configs, "config"))?;
+    write!(to, "{})", plural(history.readies, "handshake"))?;
+    if history.ignored_stores > 0 {
+        write!(to, ", {} to read-only fields ignored", plural(history.ignored_stores, "store"))?;
+    }
+    if !halted {
+        write!(to, "; driver_status is {:#04x}", device.driver_status)?;
+    }
+    writeln!(to)
+}
+
+/// How often.
+fn times(count: u64) -> String {
+    if count == 1 { "once".into() } else { format!("{count} times") }
+}
+
+/// A line that names what the guest looked for where nobody is.
+fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
+    // The widths of an access do not matter here.
+    let mut places: Vec<((Reason, u64), u64)> = Vec::new();
+    for (site, count) in open_bus.seen() {
+        let Some((address, _)) = site.place else { continue };
+        let key = (site.reason, address);
+        match places.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, total)) => *total = total.saturating_add(count),
+            None => places.push((key, count)),
+        }
+    }
+    let sites: Vec<_> = places
+        .into_iter()
+        .map(|((reason, address), count)| format!("{reason} {address:#x} ({})", times(count)))
+        .collect();
+    let named: u64 = open_bus.seen().map(|(_, count)| count).sum();
+    if sites.is_empty() {
+        return Ok(());
+    }
+    write!(to, "vmm: nobody is there: {}", sites.join(", "))?;
+    match open_bus.total().saturating_sub(named) {
+        0 => writeln!(to),
+        more => writeln!(to, ", and {} elsewhere", plural(more, "time")),
+    }
+}
+
+fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Result {
+    let total = profile.total();
+    let sites = profile.details();
+    write!(to, "vmm: {}", plural(total.exits, "exit"))?;
+    let reasons: Vec<_> =
+        profile.reasons().iter().map(|(reason, count)| format!("{} {reason}", count.exits)).collect();
+    match reasons.as_slice() {
+        [] => return writeln!(to),
+        _ => writeln!(to, ": {}", reasons.join(", "))?,
+    }
+    // String I/O has more elements than exits; only then is there something to tell apart.
+    let elements = total.elements != total.exits;
+    let column = |text: &str| if elements { format!("{text:>10}") } else { String::new() };
+    // Means, in microseconds: a report of a saved profile has the rest.
+    let micros = |latency: &Latency| format!("{:.2}", latency.mean() as f64 / 1e3);
+    writeln!(
+        to,
+        "{:>10} {:>7}{} {:>9} {:>9}  {:<17}  {:<12}  {:>5}  device",
+        "exits",
+        "share",
+        column("elements"),
+        "us in KVM",
+        "us in VMM",
+        "reason",
+        "place",
+        "width"
+    )?;
+    for SiteProfile { site, count, in_kvm, in_vmm } in sites.iter().take(ROWS) {
+        let (place, width) = match site.place {
+            Some((address, size)) => (format!("{address:#x}"), (u32::from(size) * 8).to_string()),
+            None if site.reason.has_place() => ("other".into(), String::new()),
+            None => Default::default(),
+        };
+        let device = match site.place {
+            Some(_) => report.device_at(site).unwrap_or("nobody"),
+            None => "",
+        };
+        let share = share(*count, total);
+        let elements = column(&count.elements.to_string());
+        let row = format!(
+            "{:>10} {share:>6.1}%{elements} {:>9} {:>9}  {:<17}  {place:<12}  {width:>5}  {device}",
+            count.exits,
+            micros(in_kvm),
+            micros(in_vmm),
+            site.reason
+        );
+        writeln!(to, "{}", row.trim_end())?;
+    }
+    if let Some(rest) = sites.get(ROWS..).filter(|rest| !rest.is_empty()) {
+        let exits = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.count.exits));
+        let count = Count { exits, elements: exits };
+        writeln!(
+            to,
+            "{exits:>10} {:>6.1}%  at {} more",
+            share(count, total),
+            plural(rest.len() as u64, "site")
+        )?;
+    }
+    Ok(())
+}
+
+fn share(count: Count, total: Count) -> f64 {
+    100.0 * count.exits as f64 / total.exits.max(1) as f64
+}
+
+/// The beginning of a text, quoted.
+pub fn shown(text: &str) -> String {
+    let beginning: String = text.chars().take(SHOWN).collect();
+    if beginning.len() < text.len() { format!("{beginning:?}...") } else { format!("{beginning:?}") }
+}

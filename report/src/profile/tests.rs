@@ -1,0 +1,267 @@
+use super::*;
+use proptest::prelude::*;
+
+/// The example of `docs/formats.md`, with a site of each kind.
+const SMALL: &str = r#"{
+  "format": "vmm-profile", "version": 1, "program": "vmm 0.1.0",
+  "guest": "simvirtio", "ended": "halted", "elapsed_ns": 1160000,
+  "clock": {"source": "tsc", "khz": 2250000, "steps": 0},
+  "limits": {"sites": 1024, "timed_sites": 64, "digits": 2},
+  "profiling_ns": 3100,
+  "marks": [{"event": "VM ready", "at_ns": 245470000, "exits": 0}],
+  "machine": {"id": null, "ended": "halted", "exits": 3, "elements": 3, "kernel": null,
+    "in_kvm": {"count": 0, "sum": 0, "min": 0, "max": 0, "p50": null, "p99": null, "bins": []},
+    "in_vmm": {"count": 0, "sum": 0, "min": 0, "max": 0, "p50": null, "p99": null, "bins": []}, "sites": []},
+  "vcpus": [{"id": 0, "ended": "halted", "exits": 3, "elements": 3, "kernel": {"exits": 4, "mmio_exits": 2},
+    "in_kvm": {"count": 3, "sum": 70000, "min": 3900, "max": 9100, "p50": 4600, "p99": 9000, "bins": [[4096, 2], [4608, 1]]},
+    "in_vmm": {"count": 3, "sum": 900, "min": 300, "max": 300, "p50": 300, "p99": 300, "bins": [[288, 3]]},
+    "sites": [
+      {"reason": "MMIO write", "place": 1048592, "width": 4, "device": "simvirtio TX head", "exits": 2, "elements": 2,
+       "in_kvm": {"count": 2, "sum": 1, "min": 0, "max": 1, "p50": null, "p99": null, "bins": []},
+       "in_vmm": {"count": 2, "sum": 1, "min": 0, "max": 1, "p50": null, "p99": null, "bins": []}},
+      {"reason": "HLT", "place": null, "width": null, "device": null, "exits": 1, "elements": 1,
+       "in_kvm": {"count": 0, "sum": 0, "min": 0, "max": 0, "p50": null, "p99": null, "bins": []},
+       "in_vmm": {"count": 0, "sum": 0, "min": 0, "max": 0, "p50": null, "p99": null, "bins": []}}]}]
+}"#;
+
+fn small() -> Profile {
+    Profile::read(SMALL.as_bytes()).unwrap()
+}
+
+fn written(profile: &Profile) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    profile.write(&mut bytes).unwrap();
+    bytes
+}
+
+/// What is said of the small profile with a text in place of another.
+fn refused(from: &str, to: &str) -> String {
+    assert!(SMALL.contains(from), "{from}");
+    match Profile::read(SMALL.replacen(from, to, 1).as_bytes()) {
+        Err(error @ SavedError::Damaged { .. }) => error.to_string(),
+        other => panic!("{from} -> {to}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_example_of_the_specification_is_read() {
+    let profile = small();
+    let vcpu = &profile.vcpus[0];
+    assert_eq!(
+        (profile.guest.as_str(), profile.marks[0].at_ns, profile.clock.khz),
+        ("simvirtio", 245_470_000, 2_250_000)
+    );
+    assert_eq!(vcpu.kernel.as_ref().unwrap()["exits"], 4);
+    assert_eq!(vcpu.sites[0].key(), (Reason::MmioWrite, Some(0x10_0010), Some(4)));
+    assert_eq!(vcpu.sites[0].name(), "MMIO write 0x100010");
+    assert_eq!((vcpu.in_kvm.mean(), vcpu.in_kvm.bins.len(), profile.machine.in_kvm.mean()), (23_333, 2, 0));
+}
+
+#[test]
+fn a_profile_begins_with_what_it_is_and_is_one_line() {
+    let text = String::from_utf8(written(&small())).unwrap();
+    assert!(
+        text.starts_with(r#"{"format":"vmm-profile","version":1,"program":"vmm 0.1.0","guest":"#),
+        "{text}"
+    );
+    assert_eq!((text.lines().count(), text.ends_with("}\n")), (1, true));
+    assert_eq!(Profile::read(text.as_bytes()).unwrap(), small());
+}
+
+#[test]
+fn a_profile_that_is_cut_anywhere_is_refused() {
+    let whole = written(&small());
+    for end in 0..whole.len() - 1 {
+        let error = Profile::read(&whole[..end]).unwrap_err();
+        assert!(matches!(error, SavedError::Damaged { .. }), "{end}: {error}");
+        assert!(error.to_string().contains("EOF while parsing"), "{end}: {error}");
+    }
+}
+
+#[test]
+fn other_formats_and_versions_are_told_apart() {
+    let read = |text: &str| Profile::read(text.as_bytes()).unwrap_err();
+    assert_eq!(read(r#"{"format": "har", "version": 1}"#), SavedError::Neither);
+    // Of a later version nothing else need be as it is now.
+    let later = SavedError::Version { what: "profile", found: 2, known: 1 };
+    assert_eq!(read(r#"{"format": "vmm-profile", "version": 2, "guest": 7}"#), later);
+    let added = SMALL.replacen("\"guest\"", "\"more\": [{}], \"guest\"", 1);
+    assert_eq!(Profile::read(added.as_bytes()).unwrap(), small());
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_with_their_place() {
+    let said = refused("\"exits\": 3", "\"exits\": 1.5");
+    assert_eq!(
+        said,
+        "the profile is damaged: invalid type: floating point `1.5`, expected u64 at line 8 column 57"
+    );
+    for bad in ["-1", "1e3", "18446744073709551616", "NaN", "\"3\"", "null", "[]", "1e999", "true", "0x10"] {
+        let said = refused("\"exits\": 3", &format!("\"exits\": {bad}"));
+        assert!(said.contains(" at line 8 column "), "{bad}: {said}");
+    }
+    refused("[[4096, 2], [4608, 1]]", "[[4096, 2, 3]]");
+    refused("[[4096, 2], [4608, 1]]", "[[4096]]");
+    refused("\"width\": 4", "\"width\": 256");
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    for (from, to, said) in [
+        ("\"guest\": \"simvirtio\"", "\"guest\": \"a\", \"guest\": \"b\"", "duplicate field `guest`"),
+        ("\"exits\": 4", "\"exits\": 4, \"exits\": 5", "a counter of KVM twice"),
+        ("\"guest\": \"simvirtio\", ", "", "missing field `guest`"),
+        ("MMIO write", "MMIO wrote", "there is no such reason for an exit: \"MMIO wrote\""),
+        ("MMIO write", "\\u001b[2J", "there is no such reason for an exit: "),
+        ("\"tsc\"", "\"sundial\"", "unknown variant `sundial`"),
+        ("[[4096, 2], [4608, 1]]", "[[4608, 1], [4608, 2]]", "vCPU 0 has bins that do not ascend in in_kvm"),
+        ("\"max\": 9100", "\"max\": 1", "vCPU 0 has a min above max in in_kvm"),
+        ("\"width\": 4", "\"width\": null", "vCPU 0 has no matching place and width at MMIO write 0x100010"),
+        (
+            "\"place\": null, \"width\": null",
+            "\"place\": 7, \"width\": 1",
+            "no matching place and width at HLT 0x7",
+        ),
+    ] {
+        let text = refused(from, to);
+        assert!(text.contains(said) && !text.contains('\u{1b}'), "{text}");
+    }
+    let mut profile = small();
+    let twice = profile.vcpus[0].sites[0].clone();
+    profile.vcpus[0].sites.push(twice);
+    let said = |profile: &Profile| Profile::read(&written(profile)).unwrap_err().to_string();
+    assert_eq!(said(&profile), "the profile is damaged: vCPU 0 has two sites at MMIO write 0x100010");
+    profile.vcpus.clear();
+    assert_eq!(said(&profile), "the profile is damaged: it has no vCPU");
+}
+
+#[test]
+fn there_is_no_more_of_anything_than_a_run_writes() {
+    let said = |change: &dyn Fn(&mut Profile)| {
+        let mut profile = small();
+        change(&mut profile);
+        Profile::read(&written(&profile)).unwrap_err().to_string()
+    };
+    let site = |place| Site { place: Some(place), ..small().vcpus[0].sites[0].clone() };
+    assert!(
+        said(&|p| p.vcpus[0].sites = (0..2000).map(site).collect())
+            .ends_with("vCPU 0 has 2000 sites, and there are at most 1152")
+    );
+    assert!(said(&|p| p.vcpus = vec![p.machine.clone(); 33]).ends_with("33 vCPUs, and there are at most 32"));
+    assert!(said(&|p| p.marks = vec![Mark::default(); 41]).ends_with("41 marks, and there are at most 40"));
+    assert!(
+        said(&|p| p.machine.in_vmm.bins = (0..513).map(|n| (n, 1)).collect())
+            .ends_with("the machine has 513 bins, of at most 512, in in_vmm")
+    );
+    assert!(said(&|p| p.guest = "x".repeat(MOST_TEXT + 1)).contains("65537 bytes of text in \"guest\""));
+    let kernel = (0..5000).map(|n| (n.to_string(), n)).collect::<BTreeMap<_, _>>();
+    assert!(said(&|p| p.machine.kernel = Some(kernel.clone())).contains("too many counters of KVM"));
+    let large = vec![b' '; MAX_SIZE as usize + 1];
+    assert!(matches!(Profile::read(&large), Err(SavedError::TooLarge { what: "profile", .. })));
+}
+
+#[test]
+fn depth_does_not_overflow_the_stack() {
+    for nested in ["[".repeat(1 << 20), "{\"a\":".repeat(1 << 20)] {
+        assert!(matches!(Profile::read(nested.as_bytes()), Err(SavedError::Damaged { .. })));
+        refused("\"marks\": ", &format!("\"more\": {nested}, \"marks\": "));
+        refused("\"marks\": [", &format!("\"marks\": [{nested}"));
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop::collection::vec(any::<char>(), 0..12).prop_map(|chars| chars.into_iter().collect())
+}
+
+fn times() -> impl Strategy<Value = Times> {
+    let bins = prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..6);
+    (any::<[u64; 4]>(), any::<Option<u64>>(), any::<Option<u64>>(), bins).prop_map(
+        |(words, p50, p99, bins)| Times {
+            count: words[0],
+            sum: words[1],
+            min: words[2].min(words[3]),
+            max: words[2].max(words[3]),
+            p50,
+            p99,
+            bins: bins.into_iter().collect(),
+        },
+    )
+}
+
+fn site() -> impl Strategy<Value = Site> {
+    let reason =
+        prop_oneof![prop::sample::select(Reason::NAMED.to_vec()), any::<u32>().prop_map(Reason::Other)];
+    let place = any::<Option<(u64, u8)>>();
+    (reason, place, prop::option::of(text()), any::<[u64; 2]>(), times(), times()).prop_map(
+        |(reason, place, device, [exits, elements], in_kvm, in_vmm)| {
+            let place = place.filter(|_| reason.has_place());
+            let (place, width) = (place.map(|place| place.0), place.map(|place| place.1));
+            Site { reason, place, width, device, exits, elements, in_kvm, in_vmm }
+        },
+    )
+}
+
+fn vcpu() -> impl Strategy<Value = Vcpu> {
+    let kernel = prop::option::of(prop::collection::btree_map(text(), any::<u64>(), 0..4));
+    let sites = prop::collection::vec(site(), 0..5);
+    (any::<Option<u32>>(), text(), any::<[u64; 2]>(), kernel, times(), times(), sites).prop_map(
+        |(id, ended, [exits, elements], kernel, in_kvm, in_vmm, mut sites)| {
+            let mut known = HashSet::new();
+            sites.retain(|site| known.insert(site.key()));
+            Vcpu { id, ended, exits, elements, kernel, in_kvm, in_vmm, sites }
+        },
+    )
+}
+
+fn profile() -> impl Strategy<Value = Profile> {
+    let marks = prop::collection::vec((text(), any::<[u64; 2]>()), 0..4);
+    let vcpus = prop::collection::vec(vcpu(), 1..4);
+    let source = prop::sample::select(vec![Source::Tsc, Source::Monotonic]);
+    (any::<[[u64; 3]; 3]>(), [text(), text(), text()], source, marks, vcpu(), vcpus).prop_map(
+        |(
+            [[elapsed_ns, profiling_ns, khz], [steps, sites, timed_sites], [digits, ..]],
+            texts,
+            source,
+            marks,
+            machine,
+            vcpus,
+        )| {
+            let [program, guest, ended] = texts;
+            Profile {
+                program,
+                guest,
+                ended,
+                elapsed_ns,
+                clock: Clock { source, khz, steps },
+                limits: Limits { sites, timed_sites, digits },
+                profiling_ns,
+                marks: marks
+                    .into_iter()
+                    .map(|(event, [at_ns, exits])| Mark { event, at_ns, exits })
+                    .collect(),
+                machine,
+                vcpus,
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_written_is_read(profile in profile()) {
+        prop_assert_eq!(Profile::read(&written(&profile)).unwrap(), profile);
+    }
+
+    /// A byte of it changed gives a profile or a sentence.
+    #[test]
+    fn a_changed_byte_is_no_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = SMALL.as_bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Err(error) = Profile::read(&bytes) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+}

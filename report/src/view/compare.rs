@@ -1,0 +1,190 @@
+//! Two profiles beside each other, site by site.
+
+use crate::Profile;
+use crate::profile::{Site, Times};
+use crate::view::profile::{SITE, site_cells, total};
+use crate::view::table::{Cell, Row, Table, View, duration, number, text};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+const EXITS: &str = "exits";
+const KVM_MEAN: &str = "in KVM, mean";
+const KVM_P99: &str = "in KVM, p99";
+const VMM_MEAN: &str = "in the VMM, mean";
+const VMM_P99: &str = "in the VMM, p99";
+
+/// A site in one of the two, or in both.
+pub(super) struct Pair<'a> {
+    pub(super) a: Option<&'a Site>,
+    pub(super) b: Option<&'a Site>,
+}
+
+impl<'a> Pair<'a> {
+    /// Either of them; they have the same key.
+    pub(super) fn either(&self) -> Option<&'a Site> {
+        self.a.or(self.b)
+    }
+
+    fn time(&self) -> u64 {
+        let time = |site: Option<&Site>| site.map_or(0, |site| total(&site.in_kvm, &site.in_vmm));
+        time(self.a).max(time(self.b))
+    }
+}
+
+/// The sites of both, matched by reason, place and width; those with most time in either first.
+pub(super) fn pairs<'a>(a: &'a Profile, b: &'a Profile) -> Vec<Pair<'a>> {
+    let mut pairs = BTreeMap::new();
+    for site in &a.machine.sites {
+        pairs.entry(site.key()).or_insert(Pair { a: None, b: None }).a = Some(site);
+    }
+    for site in &b.machine.sites {
+        pairs.entry(site.key()).or_insert(Pair { a: None, b: None }).b = Some(site);
+    }
+    let mut pairs: Vec<_> = pairs.into_values().collect();
+    pairs.sort_by_key(|pair| Reverse(pair.time()));
+    pairs
+}
+
+/// All that there is to say about the difference of two profiles.
+pub(super) fn view<'a>(a: &Profile, b: &Profile, names: [String; 2], caveats: Vec<String>) -> View<'a> {
+    let side = |exits: &'static str, kvm: &'static str, vmm: &'static str, profile: &Profile| {
+        let machine = &profile.machine;
+        [
+            (exits, "exits", Cell::Count(machine.exits)),
+            (kvm, "in KVM", Cell::Nanoseconds(machine.in_kvm.sum)),
+            (vmm, "in the VMM", Cell::Nanoseconds(machine.in_vmm.sum)),
+        ]
+    };
+    let [name_a, name_b] = names;
+    let mut facts = vec![
+        ("a", "A is", Cell::text(&name_a)),
+        ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns)),
+    ];
+    facts.extend(side("a_exits", "a_in_kvm_ns", "a_in_vmm_ns", a));
+    facts.extend([
+        ("b", "B is", Cell::text(&name_b)),
+        ("b_elapsed_ns", "ran for", Cell::Nanoseconds(b.elapsed_ns)),
+    ]);
+    facts.extend(side("b_exits", "b_in_kvm_ns", "b_in_vmm_ns", b));
+    let mut notes = vec![
+        "A ratio is B over A: below 1, B took less. Sites are matched by reason, place and width.".to_owned(),
+    ];
+    notes.extend(caveats);
+    View {
+        kind: "difference",
+        title: "B against A".into(),
+        subtitle: format!("A: {}. B: {}", ending(a), ending(b)),
+        facts,
+        headline: headline(a, b),
+        notes,
+        tables: vec![sites(a, b)],
+        main: "sites",
+    }
+}
+
+fn ending(profile: &Profile) -> String {
+    match profile.ended.as_str() {
+        "" => profile.guest.clone(),
+        ended => format!("{}, {ended}", profile.guest),
+    }
+}
+
+fn headline(a: &Profile, b: &Profile) -> String {
+    let time = |profile: &Profile| total(&profile.machine.in_kvm, &profile.machine.in_vmm);
+    let ratio = Cell::ratio(Some(time(b)), Some(time(a))).shown();
+    let ratio = if ratio.is_empty() { ratio } else { format!(" ({ratio})") };
+    let exits = |profile: &Profile| crate::view::table::plural(profile.machine.exits, "exit");
+    format!(
+        "from {} to {}, from {} in KVM and the VMM to {}{ratio}",
+        exits(a),
+        exits(b),
+        duration(time(a)),
+        duration(time(b))
+    )
+}
+
+fn sites(a: &Profile, b: &Profile) -> Table<'static> {
+    let mut columns = vec![
+        number("exits_a", "A", EXITS),
+        number("exits_b", "B", EXITS),
+        number("exits_delta", "B-A", EXITS),
+        number("in_kvm_mean_a_ns", "A", KVM_MEAN),
+        number("in_kvm_mean_b_ns", "B", KVM_MEAN),
+        number("in_kvm_mean_ratio", "B/A", KVM_MEAN),
+        number("in_kvm_p99_a_ns", "A", KVM_P99),
+        number("in_kvm_p99_b_ns", "B", KVM_P99),
+        number("in_kvm_p99_ratio", "B/A", KVM_P99),
+        number("in_vmm_mean_a_ns", "A", VMM_MEAN),
+        number("in_vmm_mean_b_ns", "B", VMM_MEAN),
+        number("in_vmm_mean_ratio", "B/A", VMM_MEAN),
+        number("in_vmm_p99_a_ns", "A", VMM_P99),
+        number("in_vmm_p99_b_ns", "B", VMM_P99),
+        number("in_vmm_p99_ratio", "B/A", VMM_P99),
+        text("only", "only in"),
+    ];
+    columns.extend(SITE);
+    let rows = pairs(a, b).iter().filter_map(row).collect();
+    Table::new("sites", "Site by site", columns, rows)
+}
+
+fn row(pair: &Pair<'_>) -> Option<Row> {
+    let site = pair.either()?;
+    let exits = |site: Option<&Site>| site.map_or(0, |site| site.exits);
+    let (a, b) = (exits(pair.a), exits(pair.b));
+    let delta = i128::from(b).saturating_sub(a.into());
+    let mut row = vec![Cell::Count(a), Cell::Count(b), Cell::Delta(delta)];
+    for of in [|site: &Site| site.in_kvm.clone(), |site: &Site| site.in_vmm.clone()] {
+        let (a, b) = (pair.a.map(of), pair.b.map(of));
+        for value in [|times: &Times| (times.count > 0).then(|| times.mean()), |times: &Times| times.p99] {
+            let (a, b) = (a.as_ref().and_then(value), b.as_ref().and_then(value));
+            row.extend([Cell::nanoseconds(a), Cell::nanoseconds(b), Cell::ratio(b, a)]);
+        }
+    }
+    row.push(match (pair.a, pair.b) {
+        (Some(_), None) => Cell::text("A"),
+        (None, Some(_)) => Cell::text("B"),
+        _ => Cell::Nothing,
+    });
+    row.extend(site_cells(site));
+    Some(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Vcpu;
+    use vmm::exit::Reason;
+
+    fn profile(sites: &[(u64, u8, u64)]) -> Profile {
+        let sites = sites.iter().map(|(place, width, time)| {
+            let times = Times { count: 2, sum: *time, p99: Some(*time), ..Times::default() };
+            Site {
+                reason: Reason::PioOut,
+                place: Some(*place),
+                width: Some(*width),
+                device: None,
+                exits: 2,
+                elements: 2,
+                in_kvm: times.clone(),
+                in_vmm: times,
+            }
+        });
+        let machine = Vcpu { sites: sites.collect(), ..Vcpu::default() };
+        Profile { machine, ..Profile::default() }
+    }
+
+    #[test]
+    fn sites_are_matched_by_reason_place_and_width() {
+        let a = profile(&[(0xe9, 1, 100), (0xe9, 2, 4000)]);
+        let b = profile(&[(0xe9, 1, 300), (0x80, 1, 1)]);
+        let table = sites(&a, &b);
+        let rows: Vec<Vec<_>> = table.rows().map(|row| row.iter().map(Cell::shown).collect()).collect();
+        let known: Vec<_> =
+            rows.iter().map(|row| (row[17].as_str(), row[18].as_str(), row[15].as_str())).collect();
+        assert_eq!(known, [("0xe9", "16", "A"), ("0xe9", "8", ""), ("0x80", "8", "B")]);
+        assert_eq!(rows[1][..9], ["2", "2", "0", "50 ns", "150 ns", "x3.00", "100 ns", "300 ns", "x3.00"]);
+        assert_eq!(rows[0][..6], ["2", "0", "-2", "2.00 us", "", ""]);
+        assert_eq!(rows[2][..3], ["0", "2", "+2"]);
+        assert_eq!(table.columns.len(), rows[0].len());
+    }
+}

@@ -1,0 +1,114 @@
+//! KVM's own counters beside ours, and why they differ.
+
+use crate::Profile;
+use crate::profile::Vcpu;
+use crate::view::table::{Cell, Table, number, text};
+use vmm::exit::Reason;
+
+/// The counter, what of ours it can be compared with, and which reasons that are.
+const COMPARED: [(&str, &str, &[Reason]); 4] = [
+    ("exits", "all exits", &[]),
+    ("mmio_exits", "MMIO reads and writes", &[Reason::MmioRead, Reason::MmioWrite]),
+    // A hypercall is carried by a port.
+    ("io_exits", "PIO in and out, hypercalls", &[Reason::PioIn, Reason::PioOut, Reason::Hypercall]),
+    ("halt_exits", "HLT", &[Reason::Hlt]),
+];
+
+/// The counters of all vCPUs; nothing where the host has none.
+pub(super) fn table(profile: &Profile) -> Option<Table<'static>> {
+    let counters = profile.machine.kernel.as_ref()?;
+    let columns = vec![
+        text("counter", "counter"),
+        number("kvm", "KVM", ""),
+        number("ours", "ours", ""),
+        text("compares_with", "compares with"),
+        text("why", "why they differ"),
+    ];
+    let compared = COMPARED.iter().filter_map(|(name, what, reasons)| {
+        let kvm = counters.get(*name).copied();
+        let ours = count(&profile.machine, reasons);
+        // A counter that is 0 is not in the file.
+        let kvm = kvm.unwrap_or(0);
+        if kvm == 0 && ours == 0 {
+            return None;
+        }
+        let why = why(name, kvm, ours).into();
+        Some(vec![Cell::text(name), Cell::Count(kvm), Cell::Count(ours), Cell::text(what), Cell::Text(why)])
+    });
+    let others = counters.iter().filter(|(name, _)| !COMPARED.iter().any(|(known, ..)| known == name));
+    let others = others.map(|(name, value)| {
+        vec![Cell::text(name), Cell::Count(*value), Cell::Nothing, Cell::Nothing, Cell::Nothing]
+    });
+    let rows = compared.chain(others).collect();
+    Some(Table::new("kernel", "KVM's own counters", columns, rows))
+}
+
+/// The exits of these reasons, or all.
+fn count(machine: &Vcpu, reasons: &[Reason]) -> u64 {
+    if reasons.is_empty() {
+        return machine.exits;
+    }
+    let sites = machine.sites.iter().filter(|site| reasons.contains(&site.reason));
+    sites.fold(0, |sum, site| sum.saturating_add(site.exits))
+}
+
+/// Why KVM's number is another than ours.
+fn why(name: &str, kvm: u64, ours: u64) -> &'static str {
+    match name {
+        _ if kvm == ours => "they agree",
+        "exits" if kvm > ours => {
+            "KVM counts each time the processor left the guest, also for what the kernel answered itself (page faults, \
+             timers, interrupts, its own devices)"
+        }
+        "exits" => {
+            "on this host the processor leaves once for several instructions that the kernel emulates, or for several \
+             elements, and each is an exit to the VMM"
+        }
+        "io_exits" if kvm == 0 => {
+            "KVM counts port accesses that the processor trapped; here the kernel emulated the instructions"
+        }
+        "io_exits" if kvm > ours => "KVM also counts the ports that the kernel answered itself",
+        "halt_exits" if kvm > ours => "KVM also counts each HLT that the kernel waited in itself",
+        "mmio_exits" if kvm > ours => {
+            "KVM also counts accesses that it took up again, and those that did not leave for the VMM"
+        }
+        _ => {
+            "not every exit to the VMM is one that KVM counts here: it counts an instruction, or a trap, once"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Site;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn counters_are_compared_where_they_can_be() {
+        let site = Site {
+            reason: Reason::PioOut,
+            place: Some(0xe9),
+            width: Some(1),
+            device: None,
+            exits: 5,
+            elements: 5,
+            in_kvm: Default::default(),
+            in_vmm: Default::default(),
+        };
+        let kernel = BTreeMap::from([("exits".into(), 9u64), ("insn_emulation".into(), 7)]);
+        let machine = Vcpu { exits: 5, sites: vec![site], kernel: Some(kernel), ..Vcpu::default() };
+        let mut profile = Profile { machine, ..Profile::default() };
+        let table = table(&profile).unwrap();
+        let rows: Vec<Vec<_>> = table.rows().map(|row| row.iter().map(Cell::shown).collect()).collect();
+        assert_eq!(rows[0][..4], ["exits", "9", "5", "all exits"]);
+        assert!(rows[0][4].contains("what the kernel answered itself"));
+        assert_eq!(rows[1][..3], ["io_exits", "0", "5"]);
+        assert!(rows[1][4].contains("here the kernel emulated"));
+        assert_eq!(rows[2], ["insn_emulation", "7", "", "", ""]);
+        assert_eq!(why("exits", 5, 5), "they agree");
+        assert!(why("exits", 1, 5).contains("leaves once for several"));
+        profile.machine.kernel = None;
+        assert!(super::table(&profile).is_none());
+    }
+}

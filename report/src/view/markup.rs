@@ -1,0 +1,47 @@
+//! HTML that several parts of the page use: escaped text, the legend, bars.
+
+use crate::view::table::duration;
+use std::io::{self, Write};
+
+/// A text between tags, or as an attribute's value in quotes.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\'' => escaped += "&#39;",
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// What tells KVM's part from the VMM's.
+pub(super) const LEGEND: &str = "<p class=\"legend\"><span class=\"swatch kvm\"></span> in KVM: the guest and the kernel \
+                      <span class=\"swatch vmm\"></span> in the VMM</p>";
+
+/// Times of a bar: in KVM and in the VMM.
+pub(super) type Bar = (&'static str, u64, u64);
+
+/// A row of bars: each as a part of `whole`, with what it is and what it comes to.
+pub(super) fn write_bars(to: &mut impl Write, name: &str, bars: &[Bar], whole: u64) -> io::Result<()> {
+    let percent = |part: u64| 100.0 * part as f64 / whole.max(1) as f64;
+    writeln!(to, "<div class=\"bars\"><span class=\"name\">{}</span><div>", escape(name))?;
+    for (tag, kvm, vmm) in bars {
+        let (all, tag) = (kvm.saturating_add(*vmm), escape(tag));
+        writeln!(
+            to,
+            "<div class=\"bar\"><span class=\"tag\">{tag}</span><span class=\"track\"><span class=\"part kvm\" \
+             style=\"width:{:.3}%\"></span><span class=\"part vmm\" style=\"width:{:.3}%\"></span></span>\
+             <span class=\"sum\">{} <span class=\"of\">{:.1} %</span></span></div>",
+            percent(*kvm).min(100.0),
+            percent(*vmm).min(100.0),
+            duration(all),
+            percent(all),
+        )?;
+    }
+    writeln!(to, "</div></div>")
+}

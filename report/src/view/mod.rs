@@ -1,0 +1,86 @@
+//! The views of profiles and traces: one set of tables, written as text, JSON, CSV or a page.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+mod compare;
+mod csv;
+mod html;
+mod json;
+mod kernel;
+mod markup;
+mod plot;
+mod profile;
+mod table;
+mod text;
+mod timeline;
+mod trace;
+
+pub use table::{duration, plural};
+
+use crate::{Profile, Saved};
+use std::io::{self, Write};
+
+/// The format of a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Text for a terminal.
+    #[default]
+    Text,
+    /// JSON for programs.
+    Json,
+    /// CSV for spreadsheets.
+    Csv,
+    /// One page for a browser.
+    Html,
+}
+
+/// A file that a report is made of.
+#[derive(Debug)]
+pub struct Source {
+    /// The file's name, safe to print.
+    name: String,
+    saved: Saved,
+    /// Counts and times by site.
+    summary: Profile,
+}
+
+impl Source {
+    /// A report on `saved`, which has this name. The name is printed as it is: it must be safe for a terminal.
+    pub fn new(name: String, saved: Saved) -> Self {
+        let summary = match &saved {
+            Saved::Profile(profile) => (**profile).clone(),
+            Saved::Trace(trace, _) => trace.profile(),
+        };
+        Self { name, saved, summary }
+    }
+}
+
+/// Writes a report on `a`, or on the difference between `a` and `b`.
+///
+/// # Errors
+/// Writing to `to` failed.
+pub fn write(to: &mut impl Write, format: Format, a: &Source, b: Option<&Source>) -> io::Result<()> {
+    let view = match (b, &a.saved) {
+        (Some(b), _) => {
+            let caveat = |source: &Source, side| match &source.saved {
+                Saved::Trace(trace, cut) => trace::caveat(trace, *cut, side),
+                Saved::Profile(_) => None,
+            };
+            let caveats = caveat(a, "A").into_iter().chain(caveat(b, "B")).collect();
+            compare::view(&a.summary, &b.summary, [a.name.clone(), b.name.clone()], caveats)
+        }
+        (None, Saved::Profile(profile)) => profile::view(profile),
+        (None, Saved::Trace(trace, cut)) => trace::view(trace, *cut, &a.summary),
+    };
+    match format {
+        Format::Text => text::write(to, &view),
+        Format::Json => json::write(to, &view),
+        Format::Csv => csv::write(to, &view),
+        Format::Html => html::write(to, &view, a, b),
+    }
+}

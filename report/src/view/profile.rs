@@ -1,0 +1,373 @@
+//! A profile as tables: sites, devices, vCPUs, KVM's own counters, the marks of a boot.
+
+use crate::Profile;
+use crate::profile::{Site, Source, Times, Vcpu};
+use crate::view::kernel;
+use crate::view::table::{Cell, Column, Row, Table, View, duration, number, plural, text};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+const KVM: &str = "in KVM";
+const VMM: &str = "in the VMM";
+
+/// All that there is to say about a profile.
+pub(super) fn view(profile: &Profile) -> View<'_> {
+    let machine = &profile.machine;
+    let clock = match profile.clock.source {
+        Source::Tsc => format!("TSC, {:.3} MHz", profile.clock.khz as f64 / 1e3),
+        Source::Monotonic => "CLOCK_MONOTONIC".into(),
+    };
+    let clock = match profile.clock.steps {
+        0 => clock,
+        steps => format!("{clock}, which stepped {}", plural(steps, "time")),
+    };
+    let mut tables = vec![sites(machine), by_device(machine), vcpus(profile)];
+    tables.extend(kernel::table(profile));
+    if !profile.marks.is_empty() {
+        tables.push(marks(profile));
+    }
+    View {
+        kind: "profile",
+        title: profile.guest.clone(),
+        subtitle: profile.ended.clone(),
+        facts: vec![
+            ("elapsed_ns", "ran for", Cell::Nanoseconds(profile.elapsed_ns)),
+            ("exits", "exits", Cell::Count(machine.exits)),
+            ("elements", "accesses", Cell::Count(machine.elements)),
+            ("in_kvm_ns", "in KVM", Cell::Nanoseconds(machine.in_kvm.sum)),
+            ("in_vmm_ns", "in the VMM", Cell::Nanoseconds(machine.in_vmm.sum)),
+            ("profiling_ns", "profiling cost", Cell::Nanoseconds(profile.profiling_ns)),
+            ("clock", "clock", Cell::text(&clock)),
+            ("program", "written by", Cell::text(&profile.program)),
+        ],
+        headline: headline(machine),
+        notes: notes(profile),
+        tables,
+        main: "sites",
+    }
+}
+
+/// Time in KVM and in the VMM together.
+pub(super) fn total(kvm: &Times, vmm: &Times) -> u64 {
+    kvm.sum.saturating_add(vmm.sum)
+}
+
+fn notes(profile: &Profile) -> Vec<String> {
+    let mut notes = vec![
+        "Time in KVM lasts from the entry to the exit: the guest's own work before the exit is in it, and its waiting \
+         in a HLT. Time in the VMM lasts from the exit to the next entry."
+            .into(),
+    ];
+    let limits = profile.limits;
+    let untimed =
+        profile.machine.sites.iter().filter(|site| site.in_kvm.count > 0 && site.in_kvm.p50.is_none());
+    match untimed.count() as u64 {
+        0 => {}
+        sites => notes.push(format!(
+            "{} without percentiles: histograms are kept for {} of them.",
+            plural(sites, "site"),
+            limits.timed_sites
+        )),
+    }
+    if profile.machine.sites.iter().any(|site| site.place.is_none() && site.reason.has_place()) {
+        notes.push(format!("Past {} sites the exits of a reason are counted as one.", limits.sites));
+    }
+    if profile.clock.steps > 0 {
+        notes.push("The clock stepped during the run: times are not to be relied on.".into());
+    }
+    notes
+}
+
+/// Of whose exits there is most time, in a sentence.
+pub(super) fn headline(machine: &Vcpu) -> String {
+    let whole = total(&machine.in_kvm, &machine.in_vmm);
+    let devices = devices(&machine.sites);
+    let Some(most) = devices.first().filter(|_| whole > 0) else { return String::new() };
+    let share = |part: u64| Cell::share(part, whole).shown().replace('%', " %");
+    let mut said = format!(
+        "most time: {}, {} of {} in {}",
+        most.name,
+        share(most.time()),
+        duration(whole),
+        plural(most.exits, "exit")
+    );
+    let sites = machine.sites.iter().filter(|site| device_of(site, &devices) == most.name);
+    let busiest = sites.max_by_key(|site| (total(&site.in_kvm, &site.in_vmm), Reverse(site.key())));
+    if let Some(site) = busiest.filter(|_| most.sites > 1) {
+        let register = site.device.as_deref().filter(|name| *name != most.name);
+        let register = register.map(|name| format!(" ({})", Cell::text(name).shown())).unwrap_or_default();
+        said += &format!(
+            "; of that most at {}{register}, {}",
+            site.name(),
+            share(total(&site.in_kvm, &site.in_vmm))
+        );
+    }
+    said
+}
+
+/// What there is of one device.
+#[derive(Debug, Default)]
+pub(super) struct Device {
+    /// Its name; of what is none, the reason.
+    pub(super) name: String,
+    pub(super) sites: u64,
+    pub(super) exits: u64,
+    pub(super) kvm: u64,
+    pub(super) vmm: u64,
+}
+
+impl Device {
+    pub(super) fn time(&self) -> u64 {
+        self.kvm.saturating_add(self.vmm)
+    }
+}
+
+/// A name's first word. Registers are named after their device: "simvirtio TX head".
+fn family(name: &str) -> &str {
+    name.split(' ').next().unwrap_or(name).trim_end_matches(',')
+}
+
+/// The sites by device, most time first. Several names with the same first word are one device.
+pub(super) fn devices(sites: &[Site]) -> Vec<Device> {
+    let mut names: HashMap<&str, Option<&str>> = HashMap::new();
+    for name in sites.iter().filter_map(|site| site.device.as_deref()) {
+        let same = names.entry(family(name)).or_insert(Some(name));
+        *same = same.filter(|same| *same == name);
+    }
+    let mut devices: HashMap<String, Device> = HashMap::new();
+    for site in sites {
+        let name = match site.device.as_deref() {
+            Some(name) => names.get(family(name)).copied().flatten().unwrap_or(family(name)).into(),
+            None => unnamed(site),
+        };
+        let device = devices.entry(name).or_default();
+        device.sites = device.sites.saturating_add(1);
+        device.exits = device.exits.saturating_add(site.exits);
+        device.kvm = device.kvm.saturating_add(site.in_kvm.sum);
+        device.vmm = device.vmm.saturating_add(site.in_vmm.sum);
+    }
+    let devices =
+        devices.into_iter().map(|(name, device)| Device { name: Cell::text(&name).shown(), ..device });
+    let mut devices: Vec<_> = devices.collect();
+    devices.sort_by(|a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
+    devices
+}
+
+/// What stands for a device where there is none.
+fn unnamed(site: &Site) -> String {
+    match site.place {
+        Some(_) => "nobody".into(),
+        None if site.reason.has_place() => format!("{} elsewhere", site.reason),
+        None => site.reason.to_string(),
+    }
+}
+
+/// The name that the site's device has among `devices`.
+fn device_of(site: &Site, devices: &[Device]) -> String {
+    let Some(name) = site.device.as_deref() else { return unnamed(site) };
+    let shown = Cell::text(name).shown();
+    let own = devices.iter().any(|device| device.name == shown);
+    if own { shown } else { Cell::text(family(name)).shown() }
+}
+
+/// The columns that say which site a row is about.
+pub(super) const SITE: [Column; 4] = [
+    text("reason", "reason"),
+    text("place", "place"),
+    number("width", "width", ""),
+    text("device", "device"),
+];
+
+/// The cells of those columns.
+pub(super) fn site_cells(site: &Site) -> [Cell; 4] {
+    let place = match site.place {
+        Some(place) => Cell::Hex(place),
+        None if site.reason.has_place() => Cell::text("other"),
+        None => Cell::Nothing,
+    };
+    let device = match (&site.device, site.place) {
+        (Some(name), _) => Cell::text(name),
+        (None, Some(_)) => Cell::text("nobody"),
+        (None, None) => Cell::Nothing,
+    };
+    [Cell::text(&site.reason.to_string()), place, site.width.map_or(Cell::Nothing, Cell::Width), device]
+}
+
+fn times(times: &Times) -> [Cell; 4] {
+    let known = |value: u64| if times.count > 0 { Cell::Nanoseconds(value) } else { Cell::Nothing };
+    [known(times.mean()), Cell::nanoseconds(times.p50), Cell::nanoseconds(times.p99), known(times.max)]
+}
+
+fn sites(machine: &Vcpu) -> Table<'static> {
+    let mut columns = vec![
+        number("exits", "exits", ""),
+        number("exits_share", "share", ""),
+        number("time_ns", "time", ""),
+        number("time_share", "share", ""),
+        number("in_kvm_mean_ns", "mean", KVM),
+        number("in_kvm_p50_ns", "p50", KVM),
+        number("in_kvm_p99_ns", "p99", KVM),
+        number("in_kvm_max_ns", "max", KVM),
+        number("in_vmm_mean_ns", "mean", VMM),
+        number("in_vmm_p50_ns", "p50", VMM),
+        number("in_vmm_p99_ns", "p99", VMM),
+        number("in_vmm_max_ns", "max", VMM),
+    ];
+    // String I/O has more accesses than exits; only then is there something to tell apart.
+    let elements = machine.elements != machine.exits;
+    if elements {
+        columns.insert(2, number("elements", "accesses", ""));
+    }
+    columns.extend(SITE);
+    let whole = total(&machine.in_kvm, &machine.in_vmm);
+    let mut sites: Vec<_> = machine.sites.iter().collect();
+    sites.sort_by_key(|site| (Reverse(total(&site.in_kvm, &site.in_vmm)), Reverse(site.exits), site.key()));
+    let row = |site: &&Site| -> Row {
+        let time = total(&site.in_kvm, &site.in_vmm);
+        let mut row = vec![Cell::Count(site.exits), Cell::share(site.exits, machine.exits)];
+        if elements {
+            row.push(Cell::Count(site.elements));
+        }
+        row.extend([Cell::Nanoseconds(time), Cell::share(time, whole)]);
+        row.extend(times(&site.in_kvm));
+        row.extend(times(&site.in_vmm));
+        row.extend(site_cells(site));
+        row
+    };
+    let rows = sites.iter().map(row).collect();
+    Table::new("sites", "Where the exits come from", columns, rows)
+}
+
+fn by_device(machine: &Vcpu) -> Table<'static> {
+    let columns = vec![
+        text("device", "device"),
+        number("exits", "exits", ""),
+        number("time_ns", "time", ""),
+        number("time_share", "share", ""),
+        number("in_kvm_ns", "in KVM", ""),
+        number("in_vmm_ns", "in the VMM", ""),
+        number("mean_ns", "each exit", ""),
+    ];
+    let whole = total(&machine.in_kvm, &machine.in_vmm);
+    let row = |device: Device| {
+        let each = device.time().checked_div(device.exits);
+        vec![
+            Cell::text(&device.name),
+            Cell::Count(device.exits),
+            Cell::Nanoseconds(device.time()),
+            Cell::share(device.time(), whole),
+            Cell::Nanoseconds(device.kvm),
+            Cell::Nanoseconds(device.vmm),
+            Cell::nanoseconds(each),
+        ]
+    };
+    let rows = devices(&machine.sites).into_iter().map(row).collect();
+    Table::new("devices", "By device", columns, rows)
+}
+
+fn vcpus(profile: &Profile) -> Table<'static> {
+    let columns = vec![
+        number("vcpu", "vCPU", ""),
+        number("exits", "exits", ""),
+        number("in_kvm_ns", "time", KVM),
+        number("in_kvm_p50_ns", "p50", KVM),
+        number("in_kvm_p99_ns", "p99", KVM),
+        number("in_kvm_max_ns", "max", KVM),
+        number("in_vmm_ns", "time", VMM),
+        number("in_vmm_p50_ns", "p50", VMM),
+        number("in_vmm_p99_ns", "p99", VMM),
+        number("in_vmm_max_ns", "max", VMM),
+        text("ended", "ended"),
+    ];
+    let row = |(index, vcpu): (u64, &Vcpu)| {
+        let mut row = vec![Cell::Count(vcpu.id.map_or(index, Into::into)), Cell::Count(vcpu.exits)];
+        for all in [&vcpu.in_kvm, &vcpu.in_vmm] {
+            row.push(Cell::Nanoseconds(all.sum));
+            row.extend(times(all).into_iter().skip(1));
+        }
+        row.push(Cell::text(&vcpu.ended));
+        row
+    };
+    let rows = (0..).zip(&profile.vcpus).map(row).collect();
+    Table::new("vcpus", "vCPUs", columns, rows)
+}
+
+fn marks(profile: &Profile) -> Table<'static> {
+    let columns = vec![
+        number("at_ns", "at", ""),
+        number("since_ns", "since the mark before", ""),
+        number("exits", "exits since then", ""),
+        text("event", "event"),
+    ];
+    let mut before = 0;
+    let row = |mark: &crate::profile::Mark| {
+        let since = mark.at_ns.saturating_sub(before);
+        before = mark.at_ns;
+        vec![
+            Cell::Nanoseconds(mark.at_ns),
+            Cell::Nanoseconds(since),
+            Cell::Count(mark.exits),
+            Cell::text(&mark.event),
+        ]
+    };
+    let rows = profile.marks.iter().map(row).collect();
+    Table::new("marks", "The boot, from the start of the program", columns, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm::exit::Reason;
+
+    fn site(reason: Reason, place: Option<u64>, device: Option<&str>, time: u64) -> Site {
+        let times = Times { count: 2, sum: time, ..Times::default() };
+        let device = device.map(Into::into);
+        let width = place.map(|_| 4);
+        Site { reason, place, width, device, exits: 2, elements: 2, in_kvm: times.clone(), in_vmm: times }
+    }
+
+    fn machine(sites: Vec<Site>) -> Vcpu {
+        let sum = sites.iter().map(|site| site.in_kvm.sum).sum();
+        let times = Times { sum, ..Times::default() };
+        Vcpu { sites, in_kvm: times.clone(), in_vmm: times, ..Vcpu::default() }
+    }
+
+    #[test]
+    fn registers_are_grouped_by_their_device() {
+        let machine = machine(vec![
+            site(Reason::MmioWrite, Some(0x10_0010), Some("simvirtio TX head"), 600),
+            site(Reason::MmioRead, Some(0x10_0014), Some("simvirtio TX tail"), 200),
+            site(Reason::PioOut, Some(0xf4), Some("exit port"), 100),
+            site(Reason::PioOut, Some(0x1234), None, 60),
+            site(Reason::Hlt, None, None, 30),
+            site(Reason::MmioRead, None, None, 10),
+        ]);
+        let names: Vec<_> = devices(&machine.sites).into_iter().map(|device| device.name).collect();
+        assert_eq!(names, ["simvirtio", "exit port", "nobody", "HLT", "MMIO read elsewhere"]);
+        assert_eq!(
+            headline(&machine),
+            "most time: simvirtio, 80.0 % of 2.00 us in 4 exits; of that most at MMIO write 0x100010 (simvirtio TX head), \
+             60.0 %"
+        );
+    }
+
+    #[test]
+    fn without_exits_nothing_costs_most() {
+        assert_eq!(headline(&Vcpu::default()), "");
+    }
+
+    #[test]
+    fn what_a_file_calls_a_device_is_made_printable_and_still_found() {
+        let machine = machine(vec![
+            site(Reason::PioOut, Some(1), Some("\u{1b}[2J a"), 1),
+            site(Reason::PioOut, Some(2), Some("\u{1b}[2J b"), 2),
+        ]);
+        let said = headline(&machine);
+        assert!(
+            said.starts_with(
+                "most time: \\u{1b}[2J, 100.0 % of 6 ns in 4 exits; of that most at PIO out 0x2"
+            ),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! The timeline of a page: of a profile the boot and each vCPU's time, of a trace its exits by vCPU.
+
+use crate::profile::Profile;
+use crate::trace::{Record, Trace};
+use crate::view::markup::{LEGEND, escape, write_bars};
+use crate::view::table::{Cell, duration};
+use crate::view::trace::{self, Names};
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+/// Records that a page holds one by one: the last. Of those before them it shows how many.
+pub(super) const MOST_RECORDS: usize = 50_000;
+/// The parts of the whole time in which exits are counted.
+const BINS: usize = 500;
+
+/// When a boot got where, and what the vCPUs did in the time.
+pub(super) fn of_profile(to: &mut impl Write, profile: &Profile) -> io::Result<()> {
+    writeln!(to, "<section id=\"timeline\"><h2>Timeline</h2>")?;
+    let end = profile.marks.iter().map(|mark| mark.at_ns).max().unwrap_or(0);
+    if !profile.marks.is_empty() {
+        writeln!(to, "<h3>The boot, from the start of the program</h3>\n<ol class=\"marks\">")?;
+        let mut before = 0;
+        for mark in &profile.marks {
+            let percent = |time: u64| 100.0 * time as f64 / end.max(1) as f64;
+            let since = mark.at_ns.saturating_sub(before);
+            writeln!(
+                to,
+                "<li><span class=\"name\">{}</span><span class=\"track\"><span class=\"phase\" \
+                 style=\"left:{:.3}%;width:{:.3}%\"></span></span><span class=\"sum\">at {} <span class=\"of\">after {}, \
+                 {} exits</span></span></li>",
+                escape(&Cell::text(&mark.event).shown()),
+                percent(before.min(mark.at_ns)),
+                percent(since),
+                duration(mark.at_ns),
+                duration(since),
+                mark.exits
+            )?;
+            before = mark.at_ns;
+        }
+        writeln!(to, "</ol>")?;
+    }
+    let elapsed = profile.elapsed_ns;
+    writeln!(to, "<h3>How each vCPU spent the {} of the run</h3>", duration(elapsed))?;
+    for (index, vcpu) in profile.vcpus.iter().enumerate() {
+        let name = format!("vCPU {}", vcpu.id.map_or(index as u64, Into::into));
+        write_bars(to, &name, &[("", vcpu.in_kvm.sum, vcpu.in_vmm.sum)], elapsed)?;
+    }
+    writeln!(to, "</section>")
+}
+
+/// When the first record's time in KVM began, and when the last's in the VMM ended.
+fn span(trace: &Trace) -> (u64, u64) {
+    let begin = |record: &Record| record.when.saturating_sub(record.in_kvm.into());
+    let end = |record: &Record| record.when.saturating_add(record.in_vmm.into());
+    let from = trace.records.first().map_or(0, begin);
+    let to = trace.records.iter().map(end).max().unwrap_or(0);
+    (from, to.max(from.saturating_add(1)))
+}
+
+/// How many exits each vCPU had in each part of the time.
+fn counts(trace: &Trace, from: u64, to: u64) -> Vec<[u32; BINS]> {
+    let mut lanes = vec![[0u32; BINS]; trace.vcpus as usize];
+    for record in &trace.records {
+        let part = (record.when.saturating_sub(from) as f64 / (to.saturating_sub(from)).max(1) as f64
+            * BINS as f64) as usize;
+        let bin = lanes
+            .get_mut(usize::from(record.vcpu))
+            .and_then(|lane| lane.get_mut(part.min(BINS.saturating_sub(1))));
+        if let Some(bin) = bin {
+            *bin = bin.saturating_add(1);
+        }
+    }
+    lanes
+}
+
+/// A lane for each vCPU with the number of exits over time, which the script turns into one that can be zoomed.
+pub(super) fn of_trace(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
+    let (from, until) = span(trace);
+    let lanes = counts(trace, from, until);
+    let highest = lanes.iter().flatten().copied().max().unwrap_or(0).max(1);
+    writeln!(
+        to,
+        "<section id=\"timeline\"><h2 id=\"timeline-title\">Timeline</h2>\n<p class=\"how\" id=\"timeline-how\">Exits of each vCPU over \
+         time. <span class=\"scripted\" hidden>Zoomed in, each exit has its time in KVM above and in the VMM below. Keys: + and - zoom, \
+         arrows move, 0 shows all, . and , go from exit to exit. Or drag, and turn the wheel with Ctrl.</span></p>\n{LEGEND}"
+    )?;
+    writeln!(
+        to,
+        "<div class=\"controls\" role=\"group\" aria-label=\"Timeline\" hidden><button type=\"button\" data-do=\"in\" aria-label=\"Zoom \
+         in\">+</button><button type=\"button\" data-do=\"out\" aria-label=\"Zoom out\">&minus;</button><button type=\"button\" \
+         data-do=\"left\" aria-label=\"Earlier\">&larr;</button><button type=\"button\" data-do=\"right\" \
+         aria-label=\"Later\">&rarr;</button><button type=\"button\" data-do=\"all\">All</button> <output id=\"range\"></output></div>"
+    )?;
+    writeln!(
+        to,
+        "<div class=\"lanes\" id=\"lanes\" role=\"group\" aria-labelledby=\"timeline-title\" aria-describedby=\"timeline-how\">"
+    )?;
+    for (vcpu, bins) in lanes.iter().enumerate() {
+        let mut path = String::new();
+        for (bin, count) in bins.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let (left, height) = (bin.saturating_mul(2), 44.0 * f64::from(*count) / f64::from(highest));
+            path += &format!("M{left} 48v-{height:.1}h2V48Z");
+        }
+        let exits: u64 = bins.iter().map(|count| u64::from(*count)).sum();
+        writeln!(
+            to,
+            "<div class=\"lane\"><span class=\"name\">vCPU {vcpu}<small>{exits} accesses</small></span><svg viewBox=\"0 0 1000 48\" \
+             preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{exits} accesses of vCPU {vcpu}\"><path class=\"count\" \
+             d=\"{path}\"/></svg></div>"
+        )?;
+    }
+    writeln!(
+        to,
+        "<div class=\"times\" id=\"times\"><span></span><div><span style=\"left:0%\">{}</span>",
+        duration(from)
+    )?;
+    writeln!(to, "<span class=\"last\" style=\"left:100%\">{}</span></div></div></div>", duration(until))?;
+    writeln!(to, "<p id=\"record\" class=\"record\" aria-live=\"polite\"></p></section>")
+}
+
+/// Writes what the script draws from: the last records by columns, and the counts of all.
+pub(super) fn write_data(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
+    let (from, until) = span(trace);
+    let names = trace::names(trace);
+    let mut sites: HashMap<(String, Option<u64>, u8), usize> = HashMap::new();
+    let mut shown: Vec<String> = Vec::new();
+    let skipped = trace.records.len().saturating_sub(MOST_RECORDS);
+    let records = trace.records.get(skipped..).unwrap_or_default();
+    let of = |record: &Record| {
+        let next = sites.len();
+        let key = (record.reason.to_string(), record.place, record.width);
+        *sites.entry(key).or_insert_with(|| {
+            shown.push(name(record, &names));
+            next
+        })
+    };
+    let indexes: Vec<usize> = records.iter().map(of).collect();
+    write!(
+        to,
+        "{{\"vcpus\":{},\"skipped\":{skipped},\"from\":\"{from}\",\"span\":{}",
+        trace.vcpus,
+        until.saturating_sub(from)
+    )?;
+    let texts = serde_json::to_string(&shown).map_err(io::Error::from)?;
+    // The only characters that could end the script, or begin a comment in it, are behind this one.
+    write!(to, ",\"sites\":{}", texts.replace('<', "\\u003c"))?;
+    let flags = |record: &Record| u8::from(record.next_element) | u8::from(record.fault) << 1;
+    write_column(to, "when", records, |record| record.when.saturating_sub(from).to_string())?;
+    write_column(to, "vcpu", records, |record| record.vcpu.to_string())?;
+    write_column(to, "kvm", records, |record| record.in_kvm.to_string())?;
+    write_column(to, "vmm", records, |record| record.in_vmm.to_string())?;
+    write_column(to, "flags", records, |record| flags(record).to_string())?;
+    let hex = |value: Option<u64>| value.map_or("0".into(), |value| format!("\"{value:#x}\""));
+    write_column(to, "value", records, |record| hex(record.value))?;
+    write_column(to, "rip", records, |record| hex(record.rip))?;
+    write_column(to, "site", &indexes, usize::to_string)?;
+    write!(to, ",\"counts\":[")?;
+    for (index, lane) in counts(trace, from, until).iter().enumerate() {
+        let bins: Vec<_> = lane.iter().map(u32::to_string).collect();
+        write!(to, "{}[{}]", if index == 0 { "" } else { "," }, bins.join(","))?;
+    }
+    write!(to, "]}}")
+}
+
+fn write_column<T>(
+    to: &mut impl Write,
+    name: &str,
+    rows: &[T],
+    value: impl Fn(&T) -> String,
+) -> io::Result<()> {
+    write!(to, ",\"{name}\":[")?;
+    for (index, row) in rows.iter().enumerate() {
+        write!(to, "{}{}", if index == 0 { "" } else { "," }, value(row))?;
+    }
+    write!(to, "]")
+}
+
+/// A record's site in a few words.
+fn name(record: &Record, names: &Names<'_>) -> String {
+    let place = record.place.map(|place| format!(" {place:#x}")).unwrap_or_default();
+    let width = match record.width {
+        0 => String::new(),
+        width => format!(", {} bits", Cell::Width(width).shown()),
+    };
+    let device = match trace::device(record, names) {
+        Cell::Nothing => String::new(),
+        device => format!(", {}", device.shown()),
+    };
+    format!("{}{place}{width}{device}", record.reason)
+}

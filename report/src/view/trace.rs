@@ -1,0 +1,121 @@
+//! A trace as tables: its records one by one, and the sites that they come from.
+
+use crate::trace::Record;
+use crate::view::profile;
+use crate::view::table::{Cell, Row, Table, View, number, plural, text};
+use crate::{Cut, Profile, Trace};
+use std::collections::HashMap;
+
+/// The names of what is at the places of a trace.
+pub(super) type Names<'a> = HashMap<(vmm::exit::Reason, u64, u8), &'a str>;
+
+/// By reason, place and width.
+pub(super) fn names(trace: &Trace) -> Names<'_> {
+    let devices = trace.devices.iter();
+    devices.map(|device| ((device.reason, device.place, device.width), device.device.as_str())).collect()
+}
+
+/// All that there is to say about a trace, of which `summary` is the profile.
+pub(super) fn view<'a>(trace: &'a Trace, cut: Option<Cut>, summary: &'a Profile) -> View<'a> {
+    let summed_up = profile::view(summary);
+    let records = trace.records.len() as u64;
+    let first = trace.records.first().map_or(0, |record| record.when);
+    let last = trace.records.last().map_or(0, |record| record.when);
+    let clock = summed_up.facts.iter().find(|(key, ..)| *key == "clock").map(|(.., cell)| cell.clone());
+    let mut notes: Vec<_> = cut.iter().map(|cut| format!("{cut}.")).collect();
+    match trace.seen.saturating_sub(records) {
+        0 => {}
+        1 => notes.push("1 exit or element before the first record is not in the trace.".into()),
+        lost => {
+            notes.push(format!("{lost} exits and elements before the first record are not in the trace."));
+        }
+    }
+    notes.extend(summed_up.notes);
+    let mut tables = vec![records_table(trace)];
+    tables.extend(
+        summed_up.tables.into_iter().filter(|table| ["sites", "devices", "vcpus"].contains(&table.key)),
+    );
+    View {
+        kind: "trace",
+        title: if trace.guest.is_empty() { "a trace".into() } else { trace.guest.clone() },
+        subtitle: trace.ended.clone(),
+        facts: vec![
+            ("elapsed_ns", "ran for", Cell::Nanoseconds(trace.elapsed_ns)),
+            ("records", "records", Cell::Count(records)),
+            ("seen", "of", Cell::Count(trace.seen)),
+            ("first_ns", "from", Cell::Nanoseconds(first)),
+            ("last_ns", "to", Cell::Nanoseconds(last)),
+            ("vcpus", "vCPUs", Cell::Count(trace.vcpus.into())),
+            ("clock", "clock", clock.unwrap_or(Cell::Nothing)),
+            ("program", "written by", Cell::text(&trace.program)),
+        ],
+        headline: summed_up.headline,
+        notes,
+        tables,
+        main: "records",
+    }
+}
+
+/// A row for each record.
+fn records_table(trace: &Trace) -> Table<'_> {
+    let columns = vec![
+        number("when_ns", "when, ms", ""),
+        number("delta_ns", "since", ""),
+        number("vcpu", "vCPU", ""),
+        text("reason", "reason"),
+        text("place", "place"),
+        number("width", "width", ""),
+        text("value", "value"),
+        text("rip", "RIP"),
+        number("in_kvm_ns", "in KVM", ""),
+        number("in_vmm_ns", "in the VMM", ""),
+        text("element", "element"),
+        text("fault", "#GP"),
+        text("device", "device"),
+    ];
+    let names = names(trace);
+    let row = move |index: usize| -> Row {
+        let Some(record) = trace.records.get(index) else { return Row::new() };
+        let before = index.checked_sub(1).and_then(|index| trace.records.get(index));
+        let since = record.when.saturating_sub(before.map_or(record.when, |before| before.when));
+        let place = record.place.map_or(Cell::Nothing, Cell::Hex);
+        let width = if record.width == 0 { Cell::Nothing } else { Cell::Width(record.width) };
+        let hex = |value: Option<u64>| value.map_or(Cell::Nothing, Cell::Hex);
+        vec![
+            Cell::Instant(record.when),
+            Cell::Nanoseconds(since),
+            Cell::Count(record.vcpu.into()),
+            Cell::text(&record.reason.to_string()),
+            place,
+            width,
+            hex(record.value),
+            hex(record.rip),
+            Cell::Nanoseconds(record.in_kvm.into()),
+            Cell::Nanoseconds(record.in_vmm.into()),
+            Cell::Flag(record.next_element),
+            Cell::Flag(record.fault),
+            device(record, &names),
+        ]
+    };
+    Table::lazy("records", "The last exits", columns, trace.records.len(), row)
+}
+
+/// The device of a record.
+pub(super) fn device(record: &Record, names: &Names<'_>) -> Cell {
+    match record.place {
+        Some(place) => {
+            let name = names.get(&(record.reason, place, record.width));
+            name.map_or(Cell::Nothing, |name| Cell::text(name))
+        }
+        None => Cell::Nothing,
+    }
+}
+
+/// In how far a file is a trace's summary, in a sentence for a comparison.
+pub(super) fn caveat(trace: &Trace, cut: Option<Cut>, side: &str) -> Option<String> {
+    let (records, seen) = (trace.records.len() as u64, trace.seen);
+    let cut = cut.map(|cut| format!("; {cut}")).unwrap_or_default();
+    (records != seen || !cut.is_empty()).then(|| {
+        format!("{side} is a trace: its counts are of its {} of {seen}{cut}.", plural(records, "record"))
+    })
+}
