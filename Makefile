@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
+.PHONY: help run polling static test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz testbed-linux setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -97,6 +97,9 @@ setup: ## Install what the build needs and is missing
 # A host for each: one that has run for long stops now and then.
 testbed: setup ## Run the tests, the grades and Linux on a second KVM host: kvm_amd in an emulated machine (Debian)
 	@tests/testbed/run test
+	@$(MAKE) --no-print-directory testbed-linux
+
+testbed-linux: setup ## Run the part of make testbed that boots Linux
 	@tests/testbed/run linux
 
 # What was built, and where the results go: into the docs when asked to.

@@ -51,6 +51,7 @@ pub mod hypercall;
 pub mod input;
 pub mod kev;
 mod kickable;
+mod kvm_node;
 pub mod machine;
 pub mod memory;
 pub mod modes;

@@ -3,12 +3,14 @@
 #![allow(unsafe_code)]
 
 mod clock;
+mod identity;
 mod interrupts;
 mod kick;
 pub(crate) mod terminal;
 mod wait;
 
 pub(crate) use clock::thread_cpu_time;
+pub(crate) use identity::User;
 pub use interrupts::{catch_interrupts, interrupted};
 pub(crate) use kick::{KickTimer, Kicker, REPEAT, handle_kicks, with_kicks};
 pub use terminal::RawTerminal;

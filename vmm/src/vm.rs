@@ -1,6 +1,7 @@
 //! The virtual machine: `/dev/kvm`, what has to be behind it, and a new VM without KVM's surprises.
 
 use crate::error::Error;
+use crate::kvm_node;
 use crate::sys;
 use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -12,10 +13,10 @@ const API_VERSION: i32 = 12;
 /// `/dev/kvm`, if KVM of the right version is behind it.
 pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     let kvm =
-        Kvm::new().map_err(|error| Error::OpenKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
+        Kvm::new().map_err(|error| kvm_node::open_failed(io::Error::from_raw_os_error(error.errno())))?;
     match kvm.get_api_version() {
         API_VERSION => Ok(kvm),
-        ..0 => Err(Error::NotKvm),
+        ..0 => Err(kvm_node::does_not_answer()),
         found => Err(Error::ApiVersion { found }),
     }
 }
