@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz setup clean
+.PHONY: help run polling static test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz testbed-linux setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,7 +31,7 @@ static: setup ## Build target/release/vmm-static: statically linked, starts fast
 	@case $$(gcc -print-file-name=libc.a) in */*) ;; *) \
 		echo "make: the static C library (libc.a) is missing: install libc6-dev (Debian) or glibc-static (Fedora)" >&2; exit 1;; esac
 	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" \
-		$(CARGO) build $(LOCKED) --release --package vmm --target $(TRIPLE)
+		$(CARGO) build $(LOCKED) --release --package cli --target $(TRIPLE)
 	@mkdir -p $(TARGET)/release && cp $(TARGET)/$(TRIPLE)/release/vmm $(TARGET)/release/vmm-static
 
 test: setup ## Run all tests and print the grades
@@ -50,13 +50,13 @@ POLLING_TESTS := guests hostile machines transports compare grade command_line c
 
 test_here:
 	$(CARGO) test $(LOCKED) --workspace
-	$(CARGO) test $(LOCKED) -p vmm --features polling $(POLLING_TESTS:%=--test %)
+	$(CARGO) test $(LOCKED) -p cli --features polling $(POLLING_TESTS:%=--test %)
 	@echo && echo "Grade with exits as the default transport:"
-	@$(CARGO) run $(LOCKED) -q -p vmm -- grade
+	@$(CARGO) run $(LOCKED) -q -p cli -- grade
 	@echo && echo "Grade with polling as the default transport:"
-	@$(CARGO) run $(LOCKED) -q -p vmm --features polling -- grade
+	@$(CARGO) run $(LOCKED) -q -p cli --features polling -- grade
 	@echo && echo "Grade for KeV's project 2:"
-	@$(CARGO) run $(LOCKED) -q -p vmm -- grade kev
+	@$(CARGO) run $(LOCKED) -q -p cli -- grade kev
 
 page: setup ## Test the HTML page of `vmm report` in chromium; install chromium if it is missing (Debian)
 	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then \
@@ -69,13 +69,13 @@ page: setup ## Test the HTML page of `vmm report` in chromium; install chromium 
 		{ $$install || { $$sudo apt-get update && $$install; }; } >&2 \
 			|| { echo "make: cannot install chromium: install it by hand, then try again" >&2; exit 1; }; \
 	fi
-	REQUIRE_BROWSER=1 $(CARGO) test $(LOCKED) -p vmm --test page
+	REQUIRE_BROWSER=1 $(CARGO) test $(LOCKED) -p cli --test page
 
 check: setup ## Check formatting, lints, documentation and unused dependencies
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
 	GUEST_DENY_WARNINGS=1 $(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
-	$(CARGO) clippy $(LOCKED) -p vmm --features polling --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) -p cli --features polling --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 	@command -v cargo-machete >/dev/null || \
 		{ echo "make: installing cargo-machete, which finds unused dependencies"; $(CARGO) install --locked cargo-machete; }
@@ -98,6 +98,9 @@ setup: ## Check the build tools; install nasm if it is missing
 # Two emulated hosts, because a host that runs for a long time sometimes stops.
 testbed: setup ## Run tests, grades and Linux on kvm_amd in an emulated machine (Debian)
 	@tests/testbed/run test
+	@$(MAKE) --no-print-directory testbed-linux
+
+testbed-linux: setup ## Run the part of make testbed that boots Linux
 	@tests/testbed/run linux
 
 # The build folder, and the file of the plot. SAVE=1 replaces the plot in docs/img.

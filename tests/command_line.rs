@@ -17,7 +17,9 @@ fn main() -> ExitCode {
         plain_test("wrong_usage_is_status_110", usage),
         plain_test("unusable_images_are_status_116", bad_images),
         plain_test("the_guests_are_listed", guests),
-        kvm_test("the_table_of_errors_is_true", table_of_errors),
+        plain_test("the_table_of_errors_is_true_without_kvm", || table_of_errors(needs_no_kvm)),
+        kvm_test("the_table_of_errors_is_true_with_kvm", || table_of_errors(|status| !needs_no_kvm(status))),
+        kvm_test("an_image_may_cover_the_buffers_of_simvirtio", over_the_buffers),
         kvm_test("the_message_is_all_of_stdout", message),
         kvm_test("both_transports_by_option", transports),
         kvm_test("exit_statuses_tell_the_ends_apart", statuses),
@@ -112,7 +114,11 @@ fn bad_images() {
         let file = files.write("reserved", &elf(address, &[0xf4]));
         assert_error(&ran(&[&[file.as_str()], options].concat()), status, text);
     }
-    // The device table and the buffers are RAM: a guest without a driver may lie there.
+}
+
+/// The device table and the buffers are RAM: a guest without a driver may lie there.
+fn over_the_buffers() {
+    let files = Files::new();
     let over = ran(&[&files.write("over", &elf(0x1_0008, &[0x90, 0x90, 0xf4]))]);
     assert_eq!(over.status, 0, "{}", over.stderr);
     assert!(
@@ -130,8 +136,13 @@ fn guests() {
     }
 }
 
-/// Runs each command of `docs/errors.md` and compares status and text.
-fn table_of_errors() {
+/// True for mistakes on the command line and in files. They are reported before `/dev/kvm` is opened.
+fn needs_no_kvm(status: &str) -> bool {
+    matches!(status, "110" | "116")
+}
+
+/// Runs the commands of `docs/errors.md` with a status that is `wanted`, and compares status and text.
+fn table_of_errors(wanted: fn(&str) -> bool) {
     let files = Files::new();
     let mut elf32 = elf(0x1000, &[0xf4]);
     elf32[4] = 1;
@@ -171,6 +182,9 @@ fn table_of_errors() {
         let Some(row) = line.strip_prefix("| `vmm ") else { continue };
         let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
         let [command, status, says] = cells.as_slice() else { panic!("{line}") };
+        if !wanted(status) {
+            continue;
+        }
         let arguments: Vec<String> = command
             .trim_end_matches('`')
             .split(' ')
@@ -187,7 +201,7 @@ fn table_of_errors() {
         assert!(reset || ran.stderr.contains(says), "{line}\n{}", ran.stderr);
         rows += 1;
     }
-    assert!(rows > 40, "{rows} rows");
+    assert!(rows > 30, "{rows} rows");
 }
 
 fn message() {

@@ -44,9 +44,6 @@ fn example() {
     // `cargo test` builds examples, but not where it is asked for some tests only.
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--locked", "--package", "vmm", "--example", "controller"]);
-    if cfg!(feature = "polling") {
-        cargo.args(["--features", "polling"]);
-    }
     assert!(cargo.status().unwrap().success());
     let ran = run(Command::new(example).stdout(Stdio::piped()));
     assert_eq!(ran.text(), "vCPU 0 asks for twice 21\nexited with code 42\n", "{}", ran.stderr);

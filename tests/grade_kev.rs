@@ -5,7 +5,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
-use support::{Files, assert_error, kvm_test, ran};
+use support::{Files, assert_error, kvm_test, plain_test, ran};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         kvm_test("wrong_guests_lose_their_line_of_the_grade", wrong_guests),
         kvm_test("right_guests_keep_their_line", right_guests),
         kvm_test("a_guest_that_does_nothing_has_no_line", silent_guests),
+        plain_test("an_option_for_another_course_is_refused", misplaced_options),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -47,6 +48,10 @@ fn wrong_guests() {
         assert_eq!((lost, status), (1, 111), "{name}: {line}");
         assert!(line.contains(text), "{name}: {line}");
     }
+}
+
+/// Reported before `/dev/kvm` is opened.
+fn misplaced_options() {
     assert_error(&ran(&["grade", "kev", "--guest", "real16-42=x"]), 110, "give NAME=IMAGE");
     assert_error(&ran(&["grade", "kev", "--guest16", "x"]), 110, "--guest NAME=IMAGE");
     assert_error(&ran(&["grade", "--guest", "kev-msr=x"]), 110, "is for `vmm grade kev`");

@@ -1,7 +1,7 @@
 //! Linux as a guest: `vmm boot` with Debian's kernel, a shell on its console, and commands typed into it.
 //!
 //! These tests need a host whose KVM runs Linux, and the guest kit: `make testbed` has both. With a KVM that can,
-//! `LINUX_KIT=$(tests/testbed/kit) cargo test -p vmm --test linux` does without the testbed.
+//! `LINUX_KIT=$(tests/testbed/kit) cargo test -p cli --test linux` does without the testbed.
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
-use support::{Files, Liar, assert_error, code, embedded, find, kvm_test, ran, run, run_machine, shell, vmm};
+use support::{
+    Files, Liar, assert_error, code, embedded, find, kvm_test, plain_test, ran, run, run_machine, shell, vmm,
+};
 use vmm::Machine;
 use vmm::exit::Reason;
 use vmm::profile::{MAX_SITES, MAX_TIMED_SITES};
@@ -26,13 +28,13 @@ fn main() -> ExitCode {
         kvm_test("times_fit_into_the_run", times_fit),
         kvm_test("a_trace_has_the_last_exits_with_values_and_rip", last_exits),
         kvm_test("a_million_addresses_are_counted_and_few_are_kept", million_addresses),
-        kvm_test("a_file_that_cannot_be_written_is_told_before_the_run", unwritable),
+        plain_test("a_file_that_cannot_be_written_is_told_before_the_run", unwritable),
         kvm_test("a_full_disk_costs_the_file_and_not_the_run", full_disk),
         kvm_test("a_trace_that_is_cut_can_be_read", cut_trace),
         kvm_test("of_two_runs_that_write_one_file_a_whole_one_is_left", one_file),
         kvm_test("an_interrupted_run_leaves_its_profile", interrupted),
         kvm_test("a_host_that_tells_less_is_measured_all_the_same", poor_host),
-        kvm_test("options_that_contradict_each_other_are_refused", contradictions),
+        plain_test("options_that_contradict_each_other_are_refused", contradictions),
         kvm_test("without_a_profile_nothing_is_timed", not_measured),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()

@@ -2,37 +2,24 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod kernels;
+pub mod kvm;
 
 use guest::{End, Guest};
-use libtest_mimic::{Completion, Failed, Trial};
+#[allow(unused_imports)]
+pub use kvm::{kvm_test, plain_test, test_unless, unusable};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 use tempfile::TempDir;
 use vmm::boot::Image;
 use vmm::device::Transport;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
-use vmm::{Builder, Error, Input, Machine, Output, Report};
-
-/// Why KVM cannot be used here, if it cannot. Any other failure is no reason to skip a test.
-fn unusable() -> Option<&'static str> {
-    static REASON: OnceLock<Option<String>> = OnceLock::new();
-    let probe = || {
-        let image = Image::flat(&[0xf4][..], Mode::Real, Gpa(0)).expect("an image");
-        match Machine::builder(image).output(Output::captured().0).build() {
-            Err(error @ (Error::OpenKvm { .. } | Error::NotKvm | Error::ApiVersion { .. })) => {
-                Some(error.to_string())
-            }
-            _ => None,
-        }
-    };
-    REASON.get_or_init(probe).as_deref()
-}
+use vmm::{Builder, Input, Machine, Output, Report};
 
 /// Ends the whole test program where it has not ended by itself after ten minutes.
 pub fn watchdog() {
@@ -41,29 +28,6 @@ pub fn watchdog() {
         eprintln!("the tests did not end within ten minutes");
         std::process::abort();
     });
-}
-
-/// A test that runs guests. Where KVM cannot be used it is skipped, with the reason, or fails where the
-/// environment says REQUIRE_KVM=1.
-pub fn kvm_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::ignorable_test(name, move || match unusable() {
-        None => {
-            body();
-            Ok(Completion::Completed)
-        }
-        Some(reason) if std::env::var("REQUIRE_KVM").is_ok_and(|value| value == "1") => {
-            Err(Failed::from(format!("REQUIRE_KVM=1, and {reason}")))
-        }
-        Some(reason) => Ok(Completion::ignored_with(reason)),
-    })
-}
-
-/// A test that needs no KVM.
-pub fn plain_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, || {
-        body();
-        Ok(())
-    })
 }
 
 /// What a program printed, and its exit status.
@@ -238,6 +202,19 @@ impl Files {
 pub fn shell(line: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new("sh");
     run(command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped()))
+}
+
+/// A command that runs in a place without KVM: `missing` or `replaced`. See `tests/without-kvm`.
+pub fn without_kvm(kind: &str, program: &str) -> Command {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/without-kvm"));
+    command.args([kind, program]).stdout(Stdio::piped());
+    command
+}
+
+/// The reason why this host cannot play a host without KVM, if it cannot.
+pub fn no_namespaces() -> Option<String> {
+    let tried = run(&mut without_kvm("missing", "true"));
+    (tried.status != 0).then(|| tried.stderr.trim_end().into())
 }
 
 /// A stream that nobody reads and that is full: the next write blocks.

@@ -1,8 +1,25 @@
 //! Runs the program as a user does: its list, usage errors, and one round of the quick measurements.
 #![allow(missing_docs)]
 
+#[path = "../../tests/support/kvm.rs"]
+#[allow(dead_code)]
+mod kvm;
+
+use kvm::{kvm_test, plain_test, unusable};
+use libtest_mimic::Arguments;
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, ExitCode, Output};
+
+fn main() -> ExitCode {
+    let tests = vec![
+        plain_test("the_list_has_a_line_for_each_measurement", list),
+        plain_test("an_unknown_name_or_option_is_a_usage_error", usage),
+        plain_test("a_host_without_kvm_is_status_115_and_one_line", host_without_kvm),
+        kvm_test("one_round_of_exits_gives_all_rows_a_picture_and_json", one_round),
+        kvm_test("a_missing_program_is_reported_and_left_out", missing_program),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
 
 fn bench(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bench")).args(arguments).output().expect("it starts")
@@ -12,8 +29,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-#[test]
-fn the_list_has_a_line_for_each_measurement() {
+fn list() {
     let listed = bench(&["--list"]);
     assert!(listed.status.success());
     let list = text(&listed.stdout);
@@ -22,27 +38,27 @@ fn the_list_has_a_line_for_each_measurement() {
     }
 }
 
-#[test]
-fn unknown_names_and_options_are_usage_errors() {
+fn usage() {
     for wrong in [&["--only", "nothing"][..], &["--rounds", "0"], &["--frobnicate"]] {
         let refused = bench(wrong);
         assert_eq!(refused.status.code(), Some(110), "{wrong:?}: {}", text(&refused.stderr));
     }
 }
 
+/// Checks a host without KVM; on any other host it has nothing to check.
+fn host_without_kvm() {
+    let Some(reason) = unusable() else { return };
+    let ran = bench(&["--only", "exits", "--rounds", "1"]);
+    assert_eq!(ran.status.code(), Some(115));
+    assert_eq!(text(&ran.stderr), format!("bench: error: {reason}\n"));
+}
+
 /// One round of `exits` runs each access in all machines, and checks the number of exits.
-#[test]
-fn one_round_of_exits_writes_all_rows_a_plot_and_json() {
+fn one_round() {
     let folder = std::env::temp_dir().join(format!("vmm-bench-test-{}", std::process::id()));
     let (json, svg) = (folder.join("deep/results.json"), folder.join("bench.svg"));
     let paths = [json.to_str().expect("UTF-8"), svg.to_str().expect("UTF-8")];
     let ran = bench(&["--only", "exits", "--rounds", "1", "--json", paths[0], "--svg", paths[1]]);
-    if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
-        eprintln!("skipped: /dev/kvm cannot be opened");
-        assert_eq!(ran.status.code(), Some(115));
-        assert_eq!(text(&ran.stderr).lines().count(), 1, "{}", text(&ran.stderr));
-        return;
-    }
     assert!(ran.status.success(), "{}", text(&ran.stderr));
     let results: serde_json::Value =
         serde_json::from_slice(&fs::read(&json).expect("written")).expect("JSON");
@@ -63,19 +79,10 @@ fn one_round_of_exits_writes_all_rows_a_plot_and_json() {
     fs::remove_dir_all(&folder).expect("removed");
 }
 
-#[test]
-fn a_missing_program_is_reported_and_its_measurement_is_skipped() {
+fn missing_program() {
     let ran = bench(&["--only", "size", "--rounds", "1", "--vmm", "/no/such/vmm"]);
-    match ran.status.code() {
-        Some(115) => eprintln!("skipped: guests cannot run on this host: {}", text(&ran.stderr)),
-        _ => {
-            assert!(ran.status.success());
-            let (messages, table) = (text(&ran.stderr), text(&ran.stdout));
-            assert!(
-                messages.contains("size: not measured: /no/such/vmm does not exist: run cargo build"),
-                "{messages}"
-            );
-            assert!(table.contains("Not measured: size: /no/such/vmm does not exist"), "{table}");
-        }
-    }
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let (stderr, table) = (text(&ran.stderr), text(&ran.stdout));
+    assert!(stderr.contains("size: not measured: /no/such/vmm does not exist: run cargo build"), "{stderr}");
+    assert!(table.contains("Not measured: size: /no/such/vmm does not exist"), "{table}");
 }

@@ -12,14 +12,22 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/dev/kvm` could not be opened.
-    #[error("cannot open /dev/kvm: {source}: {}", advice(.source))]
+    #[error("cannot open /dev/kvm: {source}: {advice}")]
     OpenKvm {
-        /// What the kernel said.
+        /// The kernel's answer.
         source: io::Error,
+        /// The next step for the user.
+        advice: String,
     },
-    /// What is at `/dev/kvm` does not answer as KVM does.
-    #[error("/dev/kvm is there, but is not KVM's device: see what put it there (ls -l /dev/kvm)")]
-    NotKvm,
+    /// `/dev/kvm` is something other than KVM's device.
+    #[error(
+        "/dev/kvm is not KVM's device, but {found}: find out what put it there (ls -l /dev/kvm; findmnt /dev/kvm) and \
+         remove it"
+    )]
+    NotKvm {
+        /// What it is, as a noun phrase.
+        found: String,
+    },
     /// The kernel speaks another version of the KVM API than the stable one.
     #[error(
         "/dev/kvm has API version {found}, and this program needs version 12: use a current Linux kernel"
@@ -219,41 +227,12 @@ fn kvm_advice(operation: &str, error: &io::Error) -> &'static str {
     }
 }
 
-/// What to do where `/dev/kvm` cannot be opened.
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            "load the kernel's module (modprobe kvm_intel or kvm_amd), and see that virtualisation is switched on \
-             in the firmware, or nested virtualisation where this is itself a virtual machine"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "add yourself to its group (sudo usermod -aG kvm $USER) and log in again"
-        }
-        io::ErrorKind::ResourceBusy => {
-            "another hypervisor has the processor's virtualisation: stop its guests"
-        }
-        _ if error.raw_os_error() == Some(libc::EMFILE) => "allow more open files (ulimit -n)",
-        _ => "see that the kernel's KVM module works (dmesg | grep -i kvm)",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn each_failure_of_the_host_has_its_advice() {
-        let said = |errno| Error::OpenKvm { source: io::Error::from_raw_os_error(errno) }.to_string();
-        for (errno, text) in [
-            (libc::ENOENT, "load the kernel's module (modprobe kvm_intel or kvm_amd)"),
-            (libc::EACCES, "sudo usermod -aG kvm $USER"),
-            (libc::EPERM, "sudo usermod -aG kvm $USER"),
-            (libc::EBUSY, "another hypervisor has the processor's virtualisation: stop its guests"),
-            (libc::EMFILE, "ulimit -n"),
-            (libc::EIO, "dmesg | grep -i kvm"),
-        ] {
-            assert!(said(errno).contains(text), "{errno}: {}", said(errno));
-        }
+    fn each_failed_operation_of_kvm_has_its_advice() {
         let said = |operation, errno| Error::kvm(operation)(kvm_ioctls::Error::new(errno)).to_string();
         for (operation, errno, text) in [
             ("KVM_CREATE_VM", libc::EBUSY, "another hypervisor (such as VirtualBox)"),

@@ -88,12 +88,14 @@ fn traps() -> &'static [Trap] {
     std::hint::black_box(&TRAPS)
 }
 
-/// Runs the guest of each trap, and judges it.
+/// The name of a trap's guest, and the image that replaces it.
+pub(super) type Replacement = (&'static str, OsString);
+
+/// Runs the guest of each trap, and judges it. The last replacement of a guest counts.
 ///
 /// # Errors
-/// The host failed, or an image is for no guest of these.
-pub(super) fn tasks(arguments: &GradeArgs) -> Result<Vec<Task>, Error> {
-    let images = arguments.guest.iter().map(|text| image(text)).collect::<Result<Vec<_>, _>>()?;
+/// The host failed.
+pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec<Task>, Error> {
     let mut tasks = Vec::new();
     for trap in traps() {
         let Some(guest) = guest::find(trap.guest) else { continue };
@@ -108,8 +110,11 @@ pub(super) fn tasks(arguments: &GradeArgs) -> Result<Vec<Task>, Error> {
     Ok(tasks)
 }
 
-/// `NAME=IMAGE`, taken apart.
-fn image(text: &OsStr) -> Result<(&'static str, OsString), Error> {
+/// Splits `NAME=IMAGE`.
+///
+/// # Errors
+/// No trap has a guest of this name.
+pub(super) fn image(text: &OsStr) -> Result<Replacement, Error> {
     let parts = text.as_bytes().iter().position(|byte| *byte == b'=').and_then(|at| {
         let (name, image) = text.as_bytes().split_at_checked(at)?;
         let name = traps().iter().find(|trap| trap.guest.as_bytes() == name)?.guest;

@@ -85,16 +85,10 @@ impl Task {
 /// Grades, prints, and answers with the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
     vmm::host::catch_interrupts();
-    let of_so2 =
-        [&arguments.guest16, &arguments.guest64, &arguments.simvirtio].into_iter().any(Option::is_some);
-    let misplaced = match arguments.course {
-        Course::So2 if !arguments.guest.is_empty() => Some("--guest is for `vmm grade kev`: leave it out"),
-        Course::Kev if of_so2 => Some("for `vmm grade kev` an image is given with --guest NAME=IMAGE"),
-        _ => None,
+    let images = match images(arguments) {
+        Ok(images) => images,
+        Err(error) => return complain(&error),
     };
-    if let Some(misplaced) = misplaced {
-        return complain(&Error::Config(misplaced.into()));
-    }
     // Without KVM there is nothing to grade; any guest shows it.
     if let Some(Err(error)) = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.timeout)) {
         say("vmm: nothing can be graded\n");
@@ -102,7 +96,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     }
     let tasks = match arguments.course {
         Course::So2 => so2::tasks(arguments),
-        Course::Kev => kev::tasks(arguments),
+        Course::Kev => kev::tasks(arguments, &images),
     };
     let tasks = match tasks {
         Ok(tasks) => tasks,
@@ -134,6 +128,24 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         status::OK if earned == points => status::OK,
         status::OK => status::WRONG_RESULT,
         failed => failed,
+    }
+}
+
+/// Checks the options for images, which needs no KVM. Returns the images of [`Course::Kev`].
+///
+/// # Errors
+/// An option is for the other course, or names an unknown guest.
+fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
+    let of_so2 =
+        [&arguments.guest16, &arguments.guest64, &arguments.simvirtio].into_iter().any(Option::is_some);
+    match arguments.course {
+        Course::So2 if !arguments.guest.is_empty() => {
+            Err(Error::Config("--guest is for `vmm grade kev`: leave it out".into()))
+        }
+        Course::Kev if of_so2 => {
+            Err(Error::Config("for `vmm grade kev` an image is given with --guest NAME=IMAGE".into()))
+        }
+        _ => arguments.guest.iter().map(|text| kev::image(text)).collect(),
     }
 }
 

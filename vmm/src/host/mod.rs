@@ -5,6 +5,7 @@
 mod advice;
 mod clock;
 mod event;
+mod identity;
 mod interrupts;
 mod kick;
 mod kicker;
@@ -17,6 +18,7 @@ mod wait;
 pub use advice::host_advice;
 pub(crate) use clock::{thread_cpu_time, tsc};
 pub(crate) use event::{borrow, event, signal};
+pub(crate) use identity::User;
 pub use interrupts::{catch_interrupts, interrupted};
 pub(crate) use kick::{KickTimer, handle_kicks, with_kicks};
 pub(crate) use kicker::{Kicker, REPEAT};

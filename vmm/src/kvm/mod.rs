@@ -10,6 +10,7 @@ pub(crate) mod counters;
 pub(crate) mod decode;
 pub(crate) mod events;
 pub(crate) mod msr_filter;
+mod node;
 pub(crate) mod slots;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

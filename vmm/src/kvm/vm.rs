@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::host;
+use crate::kvm::node;
 use crate::memory::pc;
 use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
@@ -15,11 +16,10 @@ const API_VERSION: i32 = 12;
 
 /// `/dev/kvm`, if KVM of the right version is behind it.
 pub(crate) fn open_kvm() -> Result<Kvm, Error> {
-    let kvm =
-        Kvm::new().map_err(|error| Error::OpenKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
+    let kvm = Kvm::new().map_err(|error| node::open_failed(io::Error::from_raw_os_error(error.errno())))?;
     match kvm.get_api_version() {
         API_VERSION => Ok(kvm),
-        ..0 => Err(Error::NotKvm),
+        ..0 => Err(node::does_not_answer()),
         found => Err(Error::ApiVersion { found }),
     }
 }
