@@ -5,7 +5,7 @@
 mod support;
 
 use libtest_mimic::Arguments;
-use report::Profile;
+use report::SavedProfile;
 use std::fs::File;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, assert_error, elf, kvm_test, plain_test, ran, run, shell, vmm};
@@ -150,7 +150,7 @@ fn table_of_errors(wanted: fn(&str) -> bool) {
     File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
     let link = files.0.path().join("loop").to_str().unwrap().to_string();
     std::os::unix::fs::symlink(&link, &link).unwrap();
-    let mut profile = Profile { vcpus: vec![Default::default()], ..Profile::default() };
+    let mut profile = SavedProfile { vcpus: vec![Default::default()], ..SavedProfile::default() };
     profile.program = "vmm".into();
     let mut saved = Vec::new();
     profile.write(&mut saved).unwrap();

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 use support::{Files, Liar, assert_error, kvm_test, plain_test, ran, vmm, wait, wait_for_handlers};
-use vmm::lab::{Failure, Ring, Row, Variant, Workload, run_echoes, run_message, run_nothing};
+use vmm::lab::{ComparisonError, Ring, Row, Variant, Workload, run_echoes, run_message, run_nothing};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -86,7 +86,7 @@ fn measures() {
     }
     // A length that no queue has is the caller's mistake.
     let wrong = Row::new(Variant::Byte, Ring::Zero).measure(workload(1, 1, 1));
-    assert!(matches!(wrong, Err(Failure::Host(_))));
+    assert!(matches!(wrong, Err(ComparisonError::Host(_))));
 }
 
 const SHORT: [&str; 7] = ["compare", "--bytes", "600", "--messages", "20", "--rounds", "2"];

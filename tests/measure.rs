@@ -6,7 +6,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use report::profile::{Source, Vcpu};
-use report::{Profile, Saved, Trace};
+use report::{Saved, SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
@@ -41,15 +41,15 @@ fn main() -> ExitCode {
 }
 
 /// Runs a guest with both files. The trace holds all of it.
-fn measured(arguments: &[&str]) -> (Profile, Trace) {
+fn measured(arguments: &[&str]) -> (SavedProfile, SavedTrace) {
     let files = Files::new();
     let (profile, trace) = (files.write("profile", b"old"), files.write("trace", b"old"));
     let json = format!("json={profile}");
     let ran = ran(&[&["run", "--profile", &json, "--trace", &trace], arguments].concat());
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert!(ran.stderr.contains(&format!("see it with `vmm report {profile}`")), "{}", ran.stderr);
-    let profile = Profile::read(&fs::read(&profile).unwrap()).unwrap();
-    let (trace, cut) = Trace::read(&fs::read(&trace).unwrap()).unwrap();
+    let profile = SavedProfile::read(&fs::read(&profile).unwrap()).unwrap();
+    let (trace, cut) = SavedTrace::read(&fs::read(&trace).unwrap()).unwrap();
     assert_eq!(cut, None);
     (profile, trace)
 }
@@ -61,7 +61,7 @@ fn sites_of(vcpu: &Vcpu) -> Sites {
     vcpu.sites.iter().map(|site| (site.key(), (site.exits, site.elements))).collect()
 }
 
-fn sites_of_trace(trace: &Trace) -> Sites {
+fn sites_of_trace(trace: &SavedTrace) -> Sites {
     let mut sites = Sites::new();
     for record in &trace.records {
         let width = record.place.map(|_| record.width);
@@ -175,7 +175,7 @@ fn last_exits() {
         let (report, _) = run_machine(builder);
         let trace = report.trace.as_ref().unwrap();
         assert_eq!((trace.exits().len(), trace.seen()), (kept, 202), "{asked}");
-        let trace = Trace::of_run("guest", "so", &report).unwrap();
+        let trace = SavedTrace::capture("guest", "so", &report).unwrap();
         let [.., last] = trace.records.as_slice() else { panic!("no exits") };
         assert_eq!((last.reason, last.place, last.value), (Reason::Hlt, None, None));
         if let [.., before, read, _] = trace.records.as_slice() {
@@ -272,7 +272,7 @@ fn one_file() {
         })
         .collect();
     assert!(runs.into_iter().all(|run| run.join().unwrap() == 0));
-    assert_eq!(Profile::read(&fs::read(path).unwrap()).unwrap().guest, "simvirtio");
+    assert_eq!(SavedProfile::read(&fs::read(path).unwrap()).unwrap().guest, "simvirtio");
     assert_eq!(fs::read_dir(files.0.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 
@@ -286,7 +286,7 @@ fn interrupted() {
         sleep 0.5; kill -TERM $!; wait $!";
     let ran = shell(line, &[&guest, &profile]);
     assert_eq!(ran.status, 117, "{}", ran.stderr);
-    let profile = Profile::read(&fs::read(&profile).unwrap()).unwrap();
+    let profile = SavedProfile::read(&fs::read(&profile).unwrap()).unwrap();
     assert!(profile.machine.exits > 100 && profile.ended.starts_with("interrupted"), "{profile:?}");
 }
 
@@ -303,14 +303,14 @@ fn poor_host() {
         "{}",
         slow.stderr
     );
-    let profile = Profile::read(&fs::read(&path).unwrap()).unwrap();
+    let profile = SavedProfile::read(&fs::read(&path).unwrap()).unwrap();
     assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (Source::Monotonic, 40));
     assert!(profile.machine.in_kvm.sum > 0 && profile.machine.in_kvm.sum < profile.elapsed_ns);
 
     let silent = liar.run("aece -1 -1 25 0 9", &arguments);
     assert_eq!(silent.status, 0, "{}", silent.stderr);
     assert!(!silent.stderr.contains("KVM's own count"), "{}", silent.stderr);
-    assert_eq!(Profile::read(&fs::read(&path).unwrap()).unwrap().machine.kernel, None);
+    assert_eq!(SavedProfile::read(&fs::read(&path).unwrap()).unwrap().machine.kernel, None);
 }
 
 fn contradictions() {
@@ -337,7 +337,7 @@ fn contradictions() {
 fn not_measured() {
     let (report, _) = run_machine(embedded(find("simvirtio"), None).profile(false));
     assert!(report.profile.is_none() && report.measured.is_none() && report.last.is_empty());
-    assert!(Profile::of_run("simvirtio", "halted", &report).is_none());
+    assert!(SavedProfile::capture("simvirtio", "halted", &report).is_none());
     let text = ran(&["simvirtio", "--no-profile"]).stderr;
     assert!(!text.contains("KVM_RUN"), "{text}");
 }

@@ -6,7 +6,7 @@ mod saved;
 mod support;
 
 use libtest_mimic::Arguments;
-use report::{Profile, Saved, Trace};
+use report::{Saved, SavedProfile, SavedTrace};
 use serde_json::Value;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, ExitCode, Stdio};
@@ -50,11 +50,11 @@ fn report(arguments: &[&str]) -> String {
     ran.text()
 }
 
-fn profile_in(files: &Files, name: &str, profile: &Profile) -> String {
+fn profile_in(files: &Files, name: &str, profile: &SavedProfile) -> String {
     files.write(name, &saved::profile_file(profile))
 }
 
-fn trace_in(files: &Files, name: &str, trace: &Trace) -> String {
+fn trace_in(files: &Files, name: &str, trace: &SavedTrace) -> String {
     files.write(name, &saved::trace_file(trace))
 }
 

@@ -22,8 +22,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vmm::controller::{
-    Devices, Ends, Entry, ExitController, Forward, Hypercalls, MmioPrinter, MsrPolicy, OpenBus, StillVcpu,
-    Vcpu, VcpuState, Watchdog,
+    Devices, Entry, ExitController, FakeVcpu, Hypercalls, MmioPrinter, MsrForwarder, MsrPolicy, OpenBus,
+    TerminalExits, Vcpu, VcpuState, Watchdog,
 };
 use vmm::device::{
     DEBUGCON_PORT, Debugcon, Device, EXIT_PORT, ExitPort, Fifo, SERIAL_PORT, Serial, SharedDevice, Simvirtio,
@@ -82,7 +82,7 @@ fn decode(criterion: &mut Criterion) {
 struct Script {
     exit: Exit,
     left: u64,
-    still: StillVcpu,
+    still: FakeVcpu,
 }
 
 impl VcpuState for Script {
@@ -167,10 +167,10 @@ fn dispatch(criterion: &mut Criterion) {
             let name = format!("{name}{}", if counted { ", counted and timed" } else { "" });
             group.bench_function(name, |bencher| {
                 bencher.iter_custom(|left| {
-                    let mut vcpu = Script { exit, left, still: StillVcpu::default() };
+                    let mut vcpu = Script { exit, left, still: FakeVcpu::default() };
                     let mut recorder = counted.then(|| recorder(clock));
                     let own: Vec<Box<dyn ExitController>> = Vec::new();
-                    let last = (&devices, (Forward(&msrs), (Ends, OpenBus::default())));
+                    let last = (&devices, (MsrForwarder(&msrs), (TerminalExits, OpenBus::default())));
                     let rest = (Some(Hypercalls::new(sink())), (&msrs, (None::<MmioPrinter>, last)));
                     let mut chain = (Watchdog::default(), (own, rest));
                     let start = Instant::now();
@@ -184,7 +184,7 @@ fn dispatch(criterion: &mut Criterion) {
     }
     group.bench_function("unclaimed access", |bencher| {
         let mut chain = (&devices, OpenBus::default());
-        let mut vcpu = StillVcpu::default();
+        let mut vcpu = FakeVcpu::default();
         let exit = Exit::PioIn { port: 0x999, size: 1 };
         bencher.iter(|| matches!(chain.handle(black_box(&exit), &mut vcpu), Outcome::Value(_)));
     });

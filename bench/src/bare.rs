@@ -9,7 +9,7 @@ use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, kvm_e
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuExit, VcpuFd, VmFd};
 use vmm::internals::{gdt, identity_map, regs, sregs};
 use vmm::memory::{Gpa, PAGE, TABLES, TABLES_SIZE, TSS};
-use vmm::x86::{Mode, Place};
+use vmm::x86::{Mode, VcpuIndex};
 
 /// The GPA of the guest's code.
 pub const START: u64 = 0x1000;
@@ -47,7 +47,7 @@ impl Bare {
         filter_msr(&vm)?;
         let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         let reset = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
-        let place = Place::ALONE;
+        let place = VcpuIndex::ALONE;
         vcpu.set_sregs(&sregs(Mode::Long, reset, TABLES, place)).map_err(failed("KVM_SET_SREGS"))?;
         vcpu.set_regs(&regs(Mode::Long, Gpa(START), place)).map_err(failed("KVM_SET_REGS"))?;
         Ok(Self { vcpu, _vm: vm, _memory: [ram, tables] })

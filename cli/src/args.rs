@@ -1,13 +1,13 @@
 //! The options of a run and of a boot, and how their values are read.
 
-use crate::measure::ReportArgs;
+use crate::measure::MeasureArgs;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use vmm::controller::MsrRule;
 use vmm::device::Transport;
-use vmm::x86::{Mode, Override};
+use vmm::x86::{CpuidOverride, Mode};
 
 // The defaults are those of the options: `a_run_without_options_needs_no_parser` compares them.
 #[derive(Debug, Default, Args)]
@@ -79,7 +79,7 @@ pub(super) struct RunArgs {
     pub(super) output_limit: Option<u64>,
 
     #[command(flatten)]
-    pub(super) report: ReportArgs,
+    pub(super) report: MeasureArgs,
 }
 
 #[derive(Debug, Args)]
@@ -124,7 +124,7 @@ pub(super) struct BootArgs {
 
     /// A change to what CPUID shows, LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=0; may be given again
     #[arg(long, value_name = "CHANGE")]
-    pub(super) cpuid: Vec<Override>,
+    pub(super) cpuid: Vec<CpuidOverride>,
 
     /// What happens to accesses to a model-specific register, as for `vmm run`
     #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
@@ -135,7 +135,7 @@ pub(super) struct BootArgs {
     pub(super) output_limit: Option<u64>,
 
     #[command(flatten)]
-    pub(super) report: ReportArgs,
+    pub(super) report: MeasureArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -203,7 +203,7 @@ pub(super) enum CpuidArg {
     /// Nothing.
     None,
     /// A change to the former.
-    Change(Override),
+    Change(CpuidOverride),
 }
 
 pub(super) fn parse_cpuid(text: &str) -> Result<CpuidArg, String> {

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use vmm::boot::is_kernel;
-use vmm::host::Patient;
+use vmm::host::TimeoutWriter;
 
 /// The version, and what sets this build apart.
 const VERSION: &str = match cfg!(feature = "polling") {
@@ -160,7 +160,7 @@ pub fn main() -> u8 {
         .format(|to, record| {
             writeln!(to, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args())
         })
-        .target(env_logger::Target::Pipe(Box::new(Log(Patient::new(io::stderr(), Some(LOG_PATIENCE))))))
+        .target(env_logger::Target::Pipe(Box::new(Log(TimeoutWriter::new(io::stderr(), Some(LOG_PATIENCE))))))
         .init();
     match cli.command {
         Command::Run(arguments) => run::main(&arguments),

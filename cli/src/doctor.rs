@@ -5,7 +5,7 @@ use crate::status;
 use clap::Args;
 use serde_json::json;
 use std::fmt::Write as _;
-use vmm::lab::{Check, Outcome, examine};
+use vmm::lab::{Check, CheckOutcome, examine};
 
 /// Options of `vmm doctor`.
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub struct DoctorArgs {
 /// Examines the host, prints, and answers with the exit status.
 pub fn main(arguments: &DoctorArgs) -> u8 {
     let checks = examine();
-    let good = checks.iter().all(|check| check.outcome != Outcome::Bad);
+    let good = checks.iter().all(|check| check.outcome != CheckOutcome::Bad);
     let text = if arguments.json { as_json(good, &checks) } else { as_text(good, &checks) };
     match print(&text) {
         status::OK if good => status::OK,
@@ -27,11 +27,11 @@ pub fn main(arguments: &DoctorArgs) -> u8 {
     }
 }
 
-fn word(outcome: Outcome) -> &'static str {
+fn word(outcome: CheckOutcome) -> &'static str {
     match outcome {
-        Outcome::Good => "good",
-        Outcome::Missing => "missing",
-        Outcome::Bad => "bad",
+        CheckOutcome::Good => "good",
+        CheckOutcome::Missing => "missing",
+        CheckOutcome::Bad => "bad",
     }
 }
 

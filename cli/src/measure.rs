@@ -4,14 +4,14 @@ use crate::say::say;
 use crate::status::{self, Failure};
 use crate::summary;
 use clap::Args;
-use report::file::Target;
-use report::{FileError, Profile, Trace};
+use report::file::OutputFile;
+use report::{FileError, SavedProfile, SavedTrace};
 use std::path::PathBuf;
 use vmm::host::printable;
 use vmm::{Builder, Error, Report};
 
 #[derive(Debug, Args)]
-pub(super) struct ReportArgs {
+pub(super) struct MeasureArgs {
     /// Do not count and time exits
     #[arg(long, conflicts_with_all = ["profile", "trace"])]
     no_profile: bool,
@@ -37,7 +37,7 @@ pub(super) struct ReportArgs {
 const TRACE_EXITS: usize = 65_536;
 
 /// As without an option.
-impl Default for ReportArgs {
+impl Default for MeasureArgs {
     fn default() -> Self {
         Self { no_profile: false, profile: None, trace: None, trace_exits: TRACE_EXITS, quiet: false }
     }
@@ -54,7 +54,7 @@ fn parse_profile(text: &str) -> Result<ProfileFile, String> {
     }
 }
 
-impl ReportArgs {
+impl MeasureArgs {
     /// A machine that is measured so.
     pub fn apply(&self, builder: Builder) -> Builder {
         let trace = self.trace.as_ref().map(|_| self.trace_exits);
@@ -66,9 +66,9 @@ impl ReportArgs {
 
 /// The files that a run leaves behind, opened before it begins.
 pub struct Files<'a> {
-    arguments: &'a ReportArgs,
-    profile: Option<Target>,
-    trace: Option<Target>,
+    arguments: &'a MeasureArgs,
+    profile: Option<OutputFile>,
+    trace: Option<OutputFile>,
 }
 
 impl<'a> Files<'a> {
@@ -76,9 +76,9 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// One of them cannot be written.
-    pub fn open(arguments: &'a ReportArgs) -> Result<Self, Failure> {
-        let profile = arguments.profile.as_ref().map(|file| Target::open(&file.0)).transpose()?;
-        let trace = arguments.trace.as_deref().map(Target::open).transpose()?;
+    pub fn open(arguments: &'a MeasureArgs) -> Result<Self, Failure> {
+        let profile = arguments.profile.as_ref().map(|file| OutputFile::open(&file.0)).transpose()?;
+        let trace = arguments.trace.as_deref().map(OutputFile::open).transpose()?;
         if let (Some(one), Some(other)) = (&profile, &trace)
             && one.takes_the_place_of(other)
         {
@@ -95,7 +95,7 @@ impl<'a> Files<'a> {
         let mut failures = Vec::new();
         let mut done = Vec::new();
         if let (Some(to), Some(file)) = (self.profile, &self.arguments.profile) {
-            match Profile::of_run(name, &ended, report).map(|profile| write_profile(&profile, to)) {
+            match SavedProfile::capture(name, &ended, report).map(|profile| write_profile(&profile, to)) {
                 Some(Err(error)) => failures
                     .push(format!("{error}; the profile is lost, and a file that was there is as it was")),
                 Some(Ok(())) => {
@@ -105,7 +105,7 @@ impl<'a> Files<'a> {
             }
         }
         if let (Some(to), Some(path)) = (self.trace, &self.arguments.trace) {
-            match Trace::of_run(name, &ended, report).map(|trace| write_trace(&trace, to)) {
+            match SavedTrace::capture(name, &ended, report).map(|trace| write_trace(&trace, to)) {
                 Some(Err(error)) => failures.push(error),
                 Some(Ok(())) => {
                     done.push(format!("trace written: see it with `vmm report {}`", printable(path)));
@@ -121,7 +121,7 @@ impl<'a> Files<'a> {
     }
 }
 
-fn write_profile(profile: &Profile, mut to: Target) -> Result<(), FileError> {
+fn write_profile(profile: &SavedProfile, mut to: OutputFile) -> Result<(), FileError> {
     match profile.write(&mut to) {
         Ok(()) => to.commit(),
         Err(source) => Err(to.failed(source)),
@@ -129,7 +129,7 @@ fn write_profile(profile: &Profile, mut to: Target) -> Result<(), FileError> {
 }
 
 /// A trace that is cut short is worth keeping.
-fn write_trace(trace: &Trace, mut to: Target) -> Result<(), String> {
+fn write_trace(trace: &SavedTrace, mut to: OutputFile) -> Result<(), String> {
     match trace.write(&mut to) {
         Ok(_) => to.commit().map_err(|error| error.to_string()),
         Err(cut) => {

@@ -11,13 +11,13 @@ use crate::say::complain;
 use crate::status::{self, Failed, Failure};
 use clap::{Args, ValueEnum};
 use report::FileError;
-use report::file::{self, Target};
+use report::file::{self, OutputFile};
 use report::view::{self, Format, Source};
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
-use vmm::host::{Patient, printable};
+use vmm::host::{TimeoutWriter, printable};
 
 /// Shows a profile or a trace that a run has written, or the difference of two
 #[derive(Debug, Args)]
@@ -93,13 +93,13 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     // From now on an interruption leaves no half of a file behind.
     vmm::host::catch_interrupts();
     let Some(path) = output else {
-        let mut to = BufWriter::with_capacity(1 << 16, Interruptible(Patient::new(io::stdout(), None)));
+        let mut to = BufWriter::with_capacity(1 << 16, Interruptible(TimeoutWriter::new(io::stdout(), None)));
         let written =
             view::write(&mut to, arguments.format.into(), &first, second.as_ref()).and_then(|()| to.flush());
         written.map_err(|source| Error::Host { operation: "writing standard output", source })?;
         return Ok(());
     };
-    let mut target = Target::open(path)?;
+    let mut target = OutputFile::open(path)?;
     let mut to = BufWriter::with_capacity(1 << 16, Interruptible(&mut target));
     let written =
         view::write(&mut to, arguments.format.into(), &first, second.as_ref()).and_then(|()| to.flush());

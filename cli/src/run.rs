@@ -1,9 +1,9 @@
 //! `vmm run`: one guest, its text on stdout, the rest on stderr.
 
 use crate::args::{CpuidArg, RunArgs};
-use crate::measure::{Files, ReportArgs};
+use crate::measure::{Files, MeasureArgs};
 use crate::say::{complain, say};
-use crate::target::Target;
+use crate::target::RunTarget;
 use crate::{status, summary};
 use guest::Map;
 use std::fs::File;
@@ -23,7 +23,7 @@ pub fn main(arguments: &RunArgs) -> u8 {
 
 /// Runs a guest, whose text goes to standard output, says how it went, and answers with the exit status.
 pub fn run_and_report(
-    arguments: &ReportArgs,
+    arguments: &MeasureArgs,
     run: impl FnOnce(Output) -> Result<(String, Report), Error>,
 ) -> u8 {
     let last = Arc::new(AtomicU8::new(b'\n'));
@@ -77,7 +77,7 @@ pub fn input(path: Option<&Path>) -> Result<Input, Error> {
 
 fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
-    let target = Target::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
+    let target = RunTarget::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
     let shown = arguments.cpuid.iter().rev().find(|what| !matches!(what, CpuidArg::Change(_)));
     let changes = arguments.cpuid.iter().filter_map(|what| match what {
         CpuidArg::Change(change) => Some(*change),

@@ -4,7 +4,7 @@ use crate::status;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use vmm::host::Patient;
+use vmm::host::TimeoutWriter;
 
 /// For how long nobody may take what is said on stderr.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -16,11 +16,11 @@ static UNREAD: AtomicBool = AtomicBool::new(false);
 /// Says something on stderr. Where even that cannot be written, the exit status has to do.
 pub(crate) fn say(text: &str) {
     let patience = if UNREAD.load(Ordering::Relaxed) { LOG_PATIENCE } else { PATIENCE };
-    let _ = Patient::new(io::stderr(), Some(patience)).write_all(text.as_bytes());
+    let _ = TimeoutWriter::new(io::stderr(), Some(patience)).write_all(text.as_bytes());
 }
 
 /// The log's way to stderr. Once nobody takes it, the rest is dropped: a log must not hold a run.
-pub(crate) struct Log(pub(crate) Patient<io::Stderr>);
+pub(crate) struct Log(pub(crate) TimeoutWriter<io::Stderr>);
 
 impl Write for Log {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
@@ -36,7 +36,7 @@ impl Write for Log {
 
 /// Prints a result on stdout and answers with the exit status.
 pub(crate) fn print(text: &str) -> u8 {
-    match Patient::new(io::stdout(), None).write_all(text.as_bytes()) {
+    match TimeoutWriter::new(io::stdout(), None).write_all(text.as_bytes()) {
         Ok(()) => status::OK,
         Err(_) if vmm::host::interrupted() => status::INTERRUPTED,
         Err(source) => complain(&vmm::Error::Host { operation: "writing standard output", source }),

@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use vmm::controller::OpenBus;
 use vmm::device::{SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
-use vmm::machine::Boot;
+use vmm::machine::BootReport;
 use vmm::profile::{Count, Latency, Profile, SiteProfile};
 use vmm::{KvmCounters, Report};
 
@@ -27,7 +27,7 @@ pub fn text(name: &str, report: &Report) -> String {
 pub fn ending(report: &Report) -> String {
     let mut text = report.stop.to_string();
     if let Some(location) = report.location {
-        let (who, which) = match report.culprit {
+        let (who, which) = match report.stopped_by {
             Some(id) => (format!("vCPU {id}"), format!("vCPU {id} ")),
             None => ("the guest".into(), String::new()),
         };
@@ -135,7 +135,7 @@ fn time(nanos: u64) -> String {
 }
 
 /// When a boot got where, and the exits since the mark before.
-fn write_timeline(to: &mut String, boot: &Boot, exits: &[u64]) -> fmt::Result {
+fn write_timeline(to: &mut String, boot: &BootReport, exits: &[u64]) -> fmt::Result {
     writeln!(to, "vmm: boot, from the start of the program:")?;
     writeln!(to, "{:>13} {:>8}", "ms", "exits")?;
     for (phase, mark) in boot.marks.iter().enumerate() {

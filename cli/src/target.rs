@@ -13,7 +13,7 @@ use vmm::x86::Mode;
 use vmm::{Builder, Error, Machine};
 
 /// A guest that was found, and what is known of it.
-pub struct Target {
+pub struct RunTarget {
     /// What to call it.
     pub name: String,
     /// What to run.
@@ -22,7 +22,7 @@ pub struct Target {
     pub embedded: Option<&'static Guest>,
 }
 
-impl Target {
+impl RunTarget {
     /// Whether it promises to leave 42.
     pub fn promises_result(&self) -> bool {
         self.embedded.is_some_and(|guest| matches!(guest.end, End::FortyTwo | End::WrongResult))

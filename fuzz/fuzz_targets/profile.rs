@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use report::{Profile, Saved};
+use report::{SavedProfile, Saved};
 
 fuzz_target!(|file: &[u8]| {
-    let read = Profile::read(file);
+    let read = SavedProfile::read(file);
     let Ok(profile) = read else {
         let message = read.map(|_| ()).unwrap_err().to_string();
         assert!(message.lines().count() == 1 && message.chars().count() < 400, "{message}");
@@ -14,5 +14,5 @@ fuzz_target!(|file: &[u8]| {
     assert_eq!(Saved::read(file), Ok(Saved::Profile(profile.clone().into())));
     let mut written = Vec::new();
     profile.write(&mut written).expect("memory");
-    assert_eq!(Profile::read(&written), Ok(profile));
+    assert_eq!(SavedProfile::read(&written), Ok(profile));
 });

@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use report::Trace;
+use report::SavedTrace;
 
 fuzz_target!(|file: &[u8]| {
-    let (trace, cut) = match Trace::read(file) {
+    let (trace, cut) = match SavedTrace::read(file) {
         Ok(read) => read,
         Err(error) => {
             let message = error.to_string();
@@ -19,5 +19,5 @@ fuzz_target!(|file: &[u8]| {
     assert!(trace.records.is_sorted_by_key(|record| record.when));
     let mut written = Vec::new();
     assert_eq!(trace.write(&mut written).expect("memory"), trace.records.len() as u64);
-    assert_eq!(Trace::read(&written), Ok((trace, None)));
+    assert_eq!(SavedTrace::read(&written), Ok((trace, None)));
 });

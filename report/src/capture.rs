@@ -2,18 +2,18 @@
 
 use crate::profile::{Clock, Limits, Mark, Site, Source, Times, Vcpu};
 use crate::trace::{Device, Record};
-use crate::{Profile, Trace};
+use crate::{SavedProfile, SavedTrace};
 use std::collections::HashSet;
 use vmm::exit::{Arrival, Exit, Reason};
-use vmm::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, Traced};
+use vmm::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, TracedExit};
 use vmm::{KvmCounters, Report};
 
 /// What writes these files.
 const PROGRAM: &str = concat!("vmm ", env!("CARGO_PKG_VERSION"));
 
-impl Profile {
+impl SavedProfile {
     /// The profile of a run of `guest` that `ended` so; `None` where exits were not counted.
-    pub fn of_run(guest: &str, ended: &str, report: &Report) -> Option<Self> {
+    pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
         let (profile, measured) = (report.profile.as_ref()?, report.measured.as_ref()?);
         let vcpu = |id, ended: &str, profile: &profile::Profile, kernel: Option<&KvmCounters>| {
             let total = profile.total();
@@ -70,9 +70,9 @@ impl Profile {
     }
 }
 
-impl Trace {
+impl SavedTrace {
     /// The trace of a run of `guest` that `ended` so; `None` where there is none. vCPUs are numbered from 0.
-    pub fn of_run(guest: &str, ended: &str, report: &Report) -> Option<Self> {
+    pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
         let (trace, measured) = (report.trace.as_ref()?, report.measured.as_ref()?);
         let number = |id: u32| report.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);
         let records = trace.exits().iter().map(|(id, traced)| record(number(*id), traced)).collect();
@@ -125,7 +125,7 @@ fn times(latency: &Latency) -> Times {
     }
 }
 
-fn record(vcpu: usize, traced: &Traced) -> Record {
+fn record(vcpu: usize, traced: &TracedExit) -> Record {
     let site = vmm::exit::Site::of(&traced.exit);
     let place = site.and_then(|site| site.place);
     let saturating = |nanos: u64| u32::try_from(nanos).unwrap_or(u32::MAX);

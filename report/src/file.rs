@@ -11,11 +11,11 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
-use vmm::host::{self, Patient, printable};
+use vmm::host::{self, TimeoutWriter, printable};
 
 /// A file that is being written. One that is not [committed](Self::commit) leaves nothing behind.
 #[derive(Debug)]
-pub struct Target {
+pub struct OutputFile {
     /// The name that the user gave, fit to be shown.
     shown: String,
     to: To,
@@ -24,16 +24,16 @@ pub struct Target {
 #[derive(Debug)]
 enum To {
     /// A new file beside the one whose place it takes.
-    Beside { file: File, beside: Beside, place: PathBuf },
+    TempFile { file: File, temp: TempFile, place: PathBuf },
     /// What has no name that could be changed.
-    Direct(Patient<File>),
+    Direct(TimeoutWriter<File>),
 }
 
 /// The name of a file that is gone when nobody wants it.
 #[derive(Debug)]
-struct Beside(Option<PathBuf>);
+struct TempFile(Option<PathBuf>);
 
-impl Drop for Beside {
+impl Drop for TempFile {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
             let _ = fs::remove_file(path);
@@ -41,7 +41,7 @@ impl Drop for Beside {
     }
 }
 
-impl Target {
+impl OutputFile {
     /// Opens `path` for writing, before there is anything to write. A pipe is waited for until somebody reads it, or
     /// the program is interrupted.
     ///
@@ -59,7 +59,7 @@ impl Target {
     /// Whether both would be put in the same place, of which one would be lost.
     pub fn takes_the_place_of(&self, other: &Self) -> bool {
         match (&self.to, &other.to) {
-            (To::Beside { place: one, .. }, To::Beside { place: other, .. }) => one == other,
+            (To::TempFile { place: one, .. }, To::TempFile { place: other, .. }) => one == other,
             _ => false,
         }
     }
@@ -72,12 +72,12 @@ impl Target {
         let Self { shown, to } = self;
         let put = || match to {
             To::Direct(mut to) => to.flush(),
-            To::Beside { file, mut beside, place } => {
+            To::TempFile { file, mut temp, place } => {
                 // A disk across a network may find out only now that it is full.
                 file.sync_all()?;
-                if let Some(path) = &beside.0 {
+                if let Some(path) = &temp.0 {
                     fs::rename(path, place)?;
-                    beside.0 = None;
+                    temp.0 = None;
                 }
                 Ok(())
             }
@@ -91,17 +91,17 @@ impl Target {
     }
 }
 
-impl Write for Target {
+impl Write for OutputFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.to {
-            To::Beside { file, .. } => file.write(bytes),
+            To::TempFile { file, .. } => file.write(bytes),
             To::Direct(to) => to.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.to {
-            To::Beside { file, .. } => file.flush(),
+            To::TempFile { file, .. } => file.flush(),
             To::Direct(to) => to.flush(),
         }
     }
@@ -151,7 +151,7 @@ fn resolve(path: &Path) -> io::Result<(PathBuf, bool)> {
 
 fn open(place: &Path, direct: bool) -> io::Result<To> {
     if direct {
-        return Ok(To::Direct(Patient::new(open_directly(place)?, None)));
+        return Ok(To::Direct(TimeoutWriter::new(open_directly(place)?, None)));
     }
     let known = fs::metadata(place).ok();
     if known.is_some() {
@@ -160,10 +160,10 @@ fn open(place: &Path, direct: bool) -> io::Result<To> {
     }
     let folder = place.parent().unwrap_or(Path::new("/"));
     let mut number = 0u32;
-    let (file, beside) = loop {
-        let beside = folder.join(format!(".vmm-{}-{number}.tmp", std::process::id()));
-        match File::options().write(true).create_new(true).open(&beside) {
-            Ok(file) => break (file, Beside(Some(beside))),
+    let (file, temp) = loop {
+        let temp = folder.join(format!(".vmm-{}-{number}.tmp", std::process::id()));
+        match File::options().write(true).create_new(true).open(&temp) {
+            Ok(file) => break (file, TempFile(Some(temp))),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 10_000 => {
                 number = number.saturating_add(1);
             }
@@ -173,7 +173,7 @@ fn open(place: &Path, direct: bool) -> io::Result<To> {
     if let Some(known) = known {
         file.set_permissions(Permissions::from_mode(known.permissions().mode() & 0o777))?;
     }
-    Ok(To::Beside { file, beside, place: place.to_owned() })
+    Ok(To::TempFile { file, temp, place: place.to_owned() })
 }
 
 fn open_directly(place: &Path) -> io::Result<File> {
@@ -248,7 +248,7 @@ mod tests {
     fn a_file_appears_when_it_is_whole() {
         let folder = folder();
         let path = folder.path().join("a");
-        let mut target = Target::open(&path).unwrap();
+        let mut target = OutputFile::open(&path).unwrap();
         target.write_all(b"one").unwrap();
         assert!(!path.exists());
         target.commit().unwrap();
@@ -261,7 +261,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("a");
         fs::write(&path, b"before").unwrap();
-        let mut target = Target::open(&path).unwrap();
+        let mut target = OutputFile::open(&path).unwrap();
         target.write_all(b"half").unwrap();
         drop(target);
         assert_eq!(fs::read(&path).unwrap(), b"before");
@@ -272,8 +272,8 @@ mod tests {
     fn the_last_of_two_wins_whole() {
         let folder = folder();
         let path = folder.path().join("a");
-        let mut one = Target::open(&path).unwrap();
-        let mut two = Target::open(&path).unwrap();
+        let mut one = OutputFile::open(&path).unwrap();
+        let mut two = OutputFile::open(&path).unwrap();
         one.write_all(b"the first").unwrap();
         two.write_all(b"two").unwrap();
         two.commit().unwrap();
@@ -289,29 +289,29 @@ mod tests {
         symlink("file", &link).unwrap();
         // Through a link that leads nowhere yet, too.
         for text in [b"one", b"two"] {
-            let mut target = Target::open(&link).unwrap();
+            let mut target = OutputFile::open(&link).unwrap();
             target.write_all(text).unwrap();
             target.commit().unwrap();
             assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
             assert_eq!(fs::read(&file).unwrap(), text);
             fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
         }
-        let mut target = Target::open(&file).unwrap();
+        let mut target = OutputFile::open(&file).unwrap();
         target.write_all(b"three").unwrap();
         target.commit().unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
         let round = folder.path().join("round");
         symlink("round", &round).unwrap();
-        assert!(matches!(Target::open(&round), Err(FileError::Write { .. })));
+        assert!(matches!(OutputFile::open(&round), Err(FileError::Write { .. })));
     }
 
     #[test]
     fn devices_and_pipes_are_written_directly() {
         let folder = folder();
-        let mut null = Target::open(Path::new("/dev/null")).unwrap();
+        let mut null = OutputFile::open(Path::new("/dev/null")).unwrap();
         null.write_all(b"x").unwrap();
         null.commit().unwrap();
-        let mut full = Target::open(Path::new("/dev/full")).unwrap();
+        let mut full = OutputFile::open(Path::new("/dev/full")).unwrap();
         let failed = full.write_all(b"x").unwrap_err();
         let said = full.failed(failed).to_string();
         assert!(said.starts_with("cannot write /dev/full: No space left on device"), "{said}");
@@ -321,7 +321,7 @@ mod tests {
             let pipe = pipe.clone();
             thread::spawn(move || fs::read(pipe).unwrap())
         };
-        let mut target = Target::open(&pipe).unwrap();
+        let mut target = OutputFile::open(&pipe).unwrap();
         target.write_all(&vec![b'x'; 200_000]).unwrap();
         target.commit().unwrap();
         assert_eq!(reader.join().unwrap().len(), 200_000);
@@ -338,7 +338,7 @@ mod tests {
         let log = File::options().append(true).open(&path).unwrap();
         let link = folder.path().join("link");
         symlink(format!("/dev/fd/{}", log.as_raw_fd()), &link).unwrap();
-        let mut target = Target::open(&link).unwrap();
+        let mut target = OutputFile::open(&link).unwrap();
         target.write_all(b"after").unwrap();
         target.commit().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"before after");
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_told_at_once() {
         let folder = folder();
-        let said = |path: &Path| match Target::open(path) {
+        let said = |path: &Path| match OutputFile::open(path) {
             Err(FileError::Path { what, .. }) => what,
             other => panic!("{other:?}"),
         };

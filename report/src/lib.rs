@@ -18,8 +18,8 @@ mod summary;
 pub mod trace;
 pub mod view;
 
-pub use profile::Profile;
-pub use trace::{Cut, Trace};
+pub use profile::SavedProfile;
+pub use trace::{Cut, SavedTrace};
 
 use std::io;
 use vmm::host::{host_advice, printable_text};
@@ -145,9 +145,9 @@ impl SavedError {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Saved {
     /// A profile.
-    Profile(Box<Profile>),
+    Profile(Box<SavedProfile>),
     /// A trace, and how much of it is missing.
-    Trace(Trace, Option<Cut>),
+    Trace(SavedTrace, Option<Cut>),
 }
 
 impl Saved {
@@ -158,11 +158,11 @@ impl Saved {
     pub fn read(bytes: &[u8]) -> Result<Self, SavedError> {
         let magic = bytes.get(..trace::MAGIC.len()).unwrap_or(bytes);
         if !bytes.is_empty() && trace::MAGIC.starts_with(magic) {
-            let (trace, cut) = Trace::read(bytes)?;
+            let (trace, cut) = SavedTrace::read(bytes)?;
             return Ok(Self::Trace(trace, cut));
         }
         match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(b'{') => Ok(Self::Profile(Profile::read(bytes)?.into())),
+            Some(b'{') => Ok(Self::Profile(SavedProfile::read(bytes)?.into())),
             _ => Err(SavedError::Neither),
         }
     }

@@ -27,7 +27,7 @@ pub const MOST_TEXT: usize = 64 << 10;
 
 /// A profile: what a run did, and where each exit of it came from and what it cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Profile {
+pub struct SavedProfile {
     /// The program that wrote it, and its version.
     pub program: String,
     /// The guest, by name or path.
@@ -164,7 +164,7 @@ struct Document<'a> {
     format: &'static str,
     version: u64,
     #[serde(flatten)]
-    profile: &'a Profile,
+    profile: &'a SavedProfile,
 }
 
 /// The beginning of any file of this format, of whatever version.
@@ -174,7 +174,7 @@ struct Head {
     version: u64,
 }
 
-impl Profile {
+impl SavedProfile {
     /// Reads a profile. Members that this version does not know are passed over.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! A trace summed up by site, as a profile is.
 
-use crate::profile::{Clock, Limits, Profile, Site, Source, Times, Vcpu};
-use crate::trace::{Record, Trace};
+use crate::profile::{Clock, Limits, SavedProfile, Site, Source, Times, Vcpu};
+use crate::trace::{Record, SavedTrace};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use vmm::exit::Reason;
@@ -78,9 +78,9 @@ impl Times {
     }
 }
 
-impl Trace {
+impl SavedTrace {
     /// The exits of the trace by site: a profile of what is in it, of which not all can be known.
-    pub fn profile(&self) -> Profile {
+    pub fn profile(&self) -> SavedProfile {
         let devices = self
             .devices
             .iter()
@@ -95,7 +95,7 @@ impl Trace {
             }
         }
         let source = if self.khz == 0 { Source::Monotonic } else { Source::Tsc };
-        Profile {
+        SavedProfile {
             program: self.program.clone(),
             guest: self.guest.clone(),
             ended: self.ended.clone(),
@@ -141,7 +141,7 @@ mod tests {
             record(1, 0x80, 5000, false),
         ];
         let device = Device { reason: Reason::PioOut, place: 0xe9, width: 1, device: "debugcon".into() };
-        let trace = Trace { vcpus: 2, seen: 9, records, devices: vec![device], ..Trace::default() };
+        let trace = SavedTrace { vcpus: 2, seen: 9, records, devices: vec![device], ..SavedTrace::default() };
         let profile = trace.profile();
         let machine = &profile.machine;
         assert_eq!((machine.exits, machine.elements, machine.in_kvm.sum), (3, 4, 9000));
@@ -153,13 +153,13 @@ mod tests {
         assert_eq!((machine.sites[1].device.as_ref(), machine.sites.len()), (None, 2));
         let mut written = Vec::new();
         profile.write(&mut written).unwrap();
-        assert_eq!(Profile::read(&written), Ok(profile));
+        assert_eq!(SavedProfile::read(&written), Ok(profile));
     }
 
     #[test]
     fn a_trace_of_all_addresses_has_a_bounded_summary() {
         let records = (0..5000).map(|place| record(0, place, 1, false)).collect();
-        let summary = Trace { vcpus: 1, records, ..Trace::default() }.profile();
+        let summary = SavedTrace { vcpus: 1, records, ..SavedTrace::default() }.profile();
         assert_eq!((summary.machine.sites.len(), summary.machine.exits), (MAX_SITES + 1, 5000));
     }
 

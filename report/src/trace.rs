@@ -36,7 +36,7 @@ const FLAGS: u8 = NEXT_ELEMENT | RIP_KNOWN | VALUE_KNOWN | FAULT;
 
 /// The last exits of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trace {
+pub struct SavedTrace {
     /// How many vCPUs it had.
     pub vcpus: u32,
     /// Exits and further elements that there were in all.
@@ -165,7 +165,7 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
-impl Trace {
+impl SavedTrace {
     /// Writes the trace, and says how many whole records that were. What was written before an error is a trace
     /// that is cut, which can be read.
     ///

@@ -2,7 +2,7 @@
 
 use report::profile::{Limits, Mark, Site, Times, Vcpu};
 use report::trace::{Device, Record};
-use report::{Profile, Trace};
+use report::{SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use vmm::exit::Reason;
 
@@ -44,7 +44,7 @@ impl Numbers {
 }
 
 /// The last `exits` exits of a Linux guest with two vCPUs.
-pub fn boot_trace(exits: usize) -> Trace {
+pub fn boot_trace(exits: usize) -> SavedTrace {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let all: u32 = BOOT.iter().map(|place| place.6).sum();
     let mut when = 3_000_000u64;
@@ -91,7 +91,7 @@ pub fn boot_trace(exits: usize) -> Trace {
         width: *width,
         device: (*device).into(),
     });
-    Trace {
+    SavedTrace {
         vcpus: 2,
         seen: records.len() as u64 + 1234,
         elapsed_ns: when + 1_000_000,
@@ -105,7 +105,7 @@ pub fn boot_trace(exits: usize) -> Trace {
 }
 
 /// The profile of a Linux guest's boot with two vCPUs.
-pub fn boot() -> Profile {
+pub fn boot() -> SavedProfile {
     let trace = boot_trace(24_000);
     let mut profile = trace.profile();
     let add = |vcpu: &mut Vcpu, ended: &str| {
@@ -166,7 +166,7 @@ fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
 }
 
 /// The profile of the SIMVIRTIO guest, each exit of which takes `slower` times as long as usual.
-pub fn simvirtio(slower: f64) -> Profile {
+pub fn simvirtio(slower: f64) -> SavedProfile {
     let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
     let mut site =
         |reason, place: Option<u64>, width: u8, device: &str, exits, in_kvm: f64, in_vmm: f64| Site {
@@ -220,7 +220,7 @@ pub fn simvirtio(slower: f64) -> Profile {
         sites,
     };
     let vcpu = Vcpu { id: Some(0), ..machine.clone() };
-    Profile {
+    SavedProfile {
         program: "vmm 0.1.0".into(),
         guest: "simvirtio".into(),
         ended: "halted; verified: RAX = 42, [0x400] = 42".into(),
@@ -247,7 +247,7 @@ pub const HOSTILE: [&str; 8] = [
 ];
 
 /// A profile whose every text is hostile.
-pub fn hostile() -> Profile {
+pub fn hostile() -> SavedProfile {
     let mut profile = simvirtio(1.0);
     let mut names = HOSTILE.iter().cycle().map(|name| (*name).to_owned());
     let mut name = || names.next().expect("a name");
@@ -267,7 +267,7 @@ pub fn hostile() -> Profile {
 }
 
 /// A trace whose every text is hostile.
-pub fn hostile_trace() -> Trace {
+pub fn hostile_trace() -> SavedTrace {
     let mut trace = boot_trace(200);
     trace.guest = HOSTILE[0].into();
     trace.ended = HOSTILE[3].into();
@@ -281,14 +281,14 @@ pub fn hostile_trace() -> Trace {
 }
 
 /// A profile as the bytes of its file.
-pub fn profile_file(profile: &Profile) -> Vec<u8> {
+pub fn profile_file(profile: &SavedProfile) -> Vec<u8> {
     let mut bytes = Vec::new();
     profile.write(&mut bytes).expect("memory");
     bytes
 }
 
 /// A trace as the bytes of its file.
-pub fn trace_file(trace: &Trace) -> Vec<u8> {
+pub fn trace_file(trace: &SavedTrace) -> Vec<u8> {
     let mut bytes = Vec::new();
     trace.write(&mut bytes).expect("memory");
     bytes

@@ -53,7 +53,7 @@ pub use console::input::Input;
 pub use console::output::{Captured, Output};
 pub use controller::ExitController;
 pub use error::{BusError, Error, ImageError};
-pub use kvm::counters::Counters as KvmCounters;
+pub use kvm::counters::KvmCounters;
 pub use machine::{Builder, Machine, Report, Verdict};
 pub use run::run as run_vcpu;
 pub use shutdown::Deadline;

@@ -5,7 +5,7 @@ use crate::bench::bare;
 use crate::bench::count::{Holdings, resident};
 use crate::bench::sys::{cpu_time, one_heap};
 use crate::status;
-use crate::target::Target;
+use crate::target::RunTarget;
 use guest::Guest;
 use serde_json::{Value, json};
 use std::sync::{Barrier, Mutex, PoisonError};
@@ -38,7 +38,7 @@ impl Contender for Machines {
     type Vm = Machine;
 
     fn create(&self) -> Result<Machine, Error> {
-        let builder = Target::embedded(self.0)?.builder().transport(Some(Transport::Exit)).verify(true);
+        let builder = RunTarget::embedded(self.0)?.builder().transport(Some(Transport::Exit)).verify(true);
         builder.output(Output::new(io::sink(), true)).build()
     }
 

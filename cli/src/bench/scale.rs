@@ -11,7 +11,7 @@ use crate::say::{complain, print, say};
 use crate::status;
 use clap::{Args, ValueEnum};
 use guest::Guest;
-use report::file::Target;
+use report::file::OutputFile;
 use report::view::plural;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -101,7 +101,7 @@ pub fn main(arguments: &ScaleArgs) -> u8 {
         }
         return one(side, guest, arguments.vms.first().copied().unwrap_or(1));
     }
-    let json = match arguments.json.as_deref().map(Target::open).transpose() {
+    let json = match arguments.json.as_deref().map(OutputFile::open).transpose() {
         Ok(json) => json,
         Err(error) => return complain(&error),
     };

@@ -1,7 +1,7 @@
 //! The results as JSON, which `docs/compare.md` describes.
 
 use crate::compare::Results;
-use crate::compare::shown::conclusions;
+use crate::compare::format::conclusions;
 use serde_json::{Value, json};
 use vmm::lab::{Row, Spread};
 

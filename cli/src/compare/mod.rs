@@ -1,8 +1,8 @@
 //! `vmm compare`: one workload over every transport, in ring 0 and ring 3, in one interleaved run. A table, bars and
 //! sentences on stdout; JSON and a picture in files.
 
+mod format;
 mod json;
-mod shown;
 mod svg;
 mod table;
 
@@ -11,13 +11,13 @@ use crate::say::{complain, print, say};
 use crate::status;
 use clap::{Args, ValueEnum};
 use report::FileError;
-use report::file::Target;
+use report::file::OutputFile;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 use vmm::Error;
 use vmm::lab::{
-    Failure, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload, run_comparison,
+    ComparisonError, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload, run_comparison,
 };
 
 /// Options of `vmm compare`.
@@ -118,7 +118,7 @@ pub fn main(arguments: &CompareArgs) -> u8 {
         Err(error) => return complain(&error),
     };
     // What cannot be written is said before it is measured.
-    let open = |path: &Option<PathBuf>| path.as_deref().map(Target::open).transpose();
+    let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
     let opened = open(&arguments.json).and_then(|json| Ok((json, open(&arguments.svg)?)));
     let (json, svg) = match opened {
         Ok(files) => files,
@@ -136,9 +136,9 @@ pub fn main(arguments: &CompareArgs) -> u8 {
     .err();
     let interrupted = match failure {
         None => false,
-        Some(Failure::Interrupted) => true,
-        Some(Failure::Host(error)) => return complain(&error),
-        Some(Failure::Wrong(what)) => {
+        Some(ComparisonError::Interrupted) => true,
+        Some(ComparisonError::Host(error)) => return complain(&error),
+        Some(ComparisonError::Wrong(what)) => {
             say(&format!("vmm: error: {what}; there are no numbers to compare\n"));
             return status::HOST_ERROR;
         }
@@ -149,7 +149,7 @@ pub fn main(arguments: &CompareArgs) -> u8 {
 }
 
 /// Shows the results everywhere, and gives the status.
-fn report(results: &Results<'_>, json: Option<Target>, svg: Option<Target>) -> u8 {
+fn report(results: &Results<'_>, json: Option<OutputFile>, svg: Option<OutputFile>) -> u8 {
     let printed = print(&table::text(results));
     let written = fill(json, &json::text(results)).and_then(|()| fill(svg, &svg::picture(results)));
     match written {
@@ -200,7 +200,7 @@ fn rows(arguments: &CompareArgs) -> Vec<Row> {
 }
 
 /// Fills a file of results.
-fn fill(to: Option<Target>, text: &str) -> Result<(), FileError> {
+fn fill(to: Option<OutputFile>, text: &str) -> Result<(), FileError> {
     let Some(mut to) = to else { return Ok(()) };
     match to.write_all(text.as_bytes()) {
         Ok(()) => to.commit(),

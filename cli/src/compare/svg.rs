@@ -1,7 +1,7 @@
 //! The results as a picture: bars on a logarithmic scale, in one file that needs nothing else, for dark and light.
 
 use crate::compare::Results;
-use crate::compare::shown::{conclusions, rate, time};
+use crate::compare::format::{conclusions, rate, time};
 use crate::compare::table::{bounds, position};
 use std::fmt::{self, Write};
 use vmm::lab::{Ring, Row};

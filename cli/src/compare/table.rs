@@ -1,7 +1,7 @@
 //! The results as text: a table, bars, and a sentence for each row.
 
 use crate::compare::Results;
-use crate::compare::shown::{conclusions, count, digits, rate, time};
+use crate::compare::format::{conclusions, count, digits, rate, time};
 use std::fmt::{self, Write};
 use vmm::lab::{Row, Spread};
 

@@ -5,7 +5,7 @@
 
 use crate::grade::{Evidence, GradeArgs, Run, Task, wrong};
 use crate::summary::{busiest, ending, shown};
-use crate::target::Target;
+use crate::target::RunTarget;
 use guest::{End, Guest};
 use report::view::plural;
 use std::ffi::{OsStr, OsString};
@@ -154,8 +154,8 @@ fn judge(
     arguments: &GradeArgs,
 ) -> Result<Evidence, Error> {
     let target = match image {
-        Some(image) => Target::find_file(image, guest.mode)?.in_place_of(guest),
-        None => Target::embedded(guest)?,
+        Some(image) => RunTarget::find_file(image, guest.mode)?.in_place_of(guest),
+        None => RunTarget::embedded(guest)?,
     };
     let seen = Arc::new(Mutex::new(Seen::default()));
     let (output, captured) = Output::captured();
@@ -260,7 +260,7 @@ fn what_was_seen(seen: &[u64]) -> Option<String> {
 /// Four vCPUs that print 25 times each: the counts of each, and their sum.
 fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
     let Some(guest) = guest::find("smp-print") else { return Ok(wrong("the guest is missing")) };
-    let target = Target::embedded(guest)?;
+    let target = RunTarget::embedded(guest)?;
     let (output, captured) = Output::captured();
     let builder = target.builder().output(output);
     let run = Run::of(target.name, builder, captured, arguments.timeout)?;

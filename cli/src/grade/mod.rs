@@ -7,7 +7,7 @@ use crate::args::{Timeout, parse_timeout};
 use crate::say::{complain, print, say};
 use crate::status;
 use crate::summary::ending;
-use crate::target::Target;
+use crate::target::RunTarget;
 use clap::{Args, ValueEnum};
 use guest::{GUESTS, Guest};
 use std::ffi::OsString;
@@ -163,7 +163,7 @@ struct Run {
 
 impl Run {
     fn new(
-        target: &Target,
+        target: &RunTarget,
         transport: Option<Transport>,
         queue_len: Option<u16>,
         timeout: Timeout,
@@ -190,7 +190,7 @@ impl Run {
         transport: Option<Transport>,
         timeout: Timeout,
     ) -> Result<Self, Error> {
-        Self::new(&Target::embedded(guest)?, transport, guest.queue_len, timeout)
+        Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, timeout)
     }
 
     /// Whether it halted with 42 in both places.

@@ -5,7 +5,7 @@
 
 use crate::grade::{Evidence, GradeArgs, Run, Task, wrong};
 use crate::summary::{ending, shown};
-use crate::target::Target;
+use crate::target::RunTarget;
 use guest::{End, Exits, GUESTS};
 use report::view::plural;
 use simvirtio::abi;
@@ -88,18 +88,18 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 }
 
 /// The student's image, or the built-in guests of a task.
-fn targets(image: Option<&OsString>, mode: Mode, builtin: &[&str]) -> Vec<Result<Target, Error>> {
+fn targets(image: Option<&OsString>, mode: Mode, builtin: &[&str]) -> Vec<Result<RunTarget, Error>> {
     match image {
-        Some(image) => vec![Target::find_file(image, mode)],
-        None => builtin.iter().filter_map(|name| guest::find(name)).map(Target::embedded).collect(),
+        Some(image) => vec![RunTarget::find_file(image, mode)],
+        None => builtin.iter().filter_map(|name| guest::find(name)).map(RunTarget::embedded).collect(),
     }
 }
 
 /// Evidence from one run of each target. A target that cannot be run is evidence against; a failure of the
 /// host is nobody's fault but its own, and ends the grade.
 fn judge_each(
-    targets: Vec<Result<Target, Error>>,
-    judge: impl Fn(&Target) -> Result<Evidence, Error>,
+    targets: Vec<Result<RunTarget, Error>>,
+    judge: impl Fn(&RunTarget) -> Result<Evidence, Error>,
 ) -> Result<Vec<Evidence>, Error> {
     let judged = targets.into_iter().map(|target| match target.and_then(|target| judge(&target)) {
         Err(error @ (Error::Image(_) | Error::Config(_))) => Ok(wrong(error.to_string())),
@@ -136,7 +136,7 @@ fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     })
 }
 
-fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<Target, Error>> {
+fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<RunTarget, Error>> {
     targets(arguments.simvirtio.as_ref(), Mode::Long, &["simvirtio", "simvirtio-c"])
 }
 

@@ -24,11 +24,11 @@ const SMALL: &str = r#"{
        "in_vmm": {"count": 0, "sum": 0, "min": 0, "max": 0, "p50": null, "p99": null, "bins": []}}]}]
 }"#;
 
-fn small() -> Profile {
-    Profile::read(SMALL.as_bytes()).unwrap()
+fn small() -> SavedProfile {
+    SavedProfile::read(SMALL.as_bytes()).unwrap()
 }
 
-fn written(profile: &Profile) -> Vec<u8> {
+fn written(profile: &SavedProfile) -> Vec<u8> {
     let mut bytes = Vec::new();
     profile.write(&mut bytes).unwrap();
     bytes
@@ -37,7 +37,7 @@ fn written(profile: &Profile) -> Vec<u8> {
 /// What is said of the small profile with a text in place of another.
 fn refused(from: &str, to: &str) -> String {
     assert!(SMALL.contains(from), "{from}");
-    match Profile::read(SMALL.replacen(from, to, 1).as_bytes()) {
+    match SavedProfile::read(SMALL.replacen(from, to, 1).as_bytes()) {
         Err(error @ SavedError::Damaged { .. }) => error.to_string(),
         other => panic!("{from} -> {to}: {other:?}"),
     }
@@ -65,14 +65,14 @@ fn a_profile_begins_with_what_it_is_and_is_one_line() {
         "{text}"
     );
     assert_eq!((text.lines().count(), text.ends_with("}\n")), (1, true));
-    assert_eq!(Profile::read(text.as_bytes()).unwrap(), small());
+    assert_eq!(SavedProfile::read(text.as_bytes()).unwrap(), small());
 }
 
 #[test]
 fn a_profile_that_is_cut_anywhere_is_refused() {
     let whole = written(&small());
     for end in 0..whole.len() - 1 {
-        let error = Profile::read(&whole[..end]).unwrap_err();
+        let error = SavedProfile::read(&whole[..end]).unwrap_err();
         assert!(matches!(error, SavedError::Damaged { .. }), "{end}: {error}");
         assert!(error.to_string().contains("EOF while parsing"), "{end}: {error}");
     }
@@ -80,13 +80,13 @@ fn a_profile_that_is_cut_anywhere_is_refused() {
 
 #[test]
 fn other_formats_and_versions_are_told_apart() {
-    let read = |text: &str| Profile::read(text.as_bytes()).unwrap_err();
+    let read = |text: &str| SavedProfile::read(text.as_bytes()).unwrap_err();
     assert_eq!(read(r#"{"format": "har", "version": 1}"#), SavedError::Neither);
     // Of a later version nothing else need be as it is now.
     let later = SavedError::Version { what: "profile", found: 2, known: 1 };
     assert_eq!(read(r#"{"format": "vmm-profile", "version": 2, "guest": 7}"#), later);
     let added = SMALL.replacen("\"guest\"", "\"more\": [{}], \"guest\"", 1);
-    assert_eq!(Profile::read(added.as_bytes()).unwrap(), small());
+    assert_eq!(SavedProfile::read(added.as_bytes()).unwrap(), small());
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn what_cannot_be_is_refused_by_name() {
     let mut profile = small();
     let twice = profile.vcpus[0].sites[0].clone();
     profile.vcpus[0].sites.push(twice);
-    let said = |profile: &Profile| Profile::read(&written(profile)).unwrap_err().to_string();
+    let said = |profile: &SavedProfile| SavedProfile::read(&written(profile)).unwrap_err().to_string();
     assert_eq!(said(&profile), "the profile is damaged: vCPU 0 has two sites at MMIO write 0x100010");
     profile.vcpus.clear();
     assert_eq!(said(&profile), "the profile is damaged: it has no vCPU");
@@ -137,10 +137,10 @@ fn what_cannot_be_is_refused_by_name() {
 
 #[test]
 fn there_is_no_more_of_anything_than_a_run_writes() {
-    let said = |change: &dyn Fn(&mut Profile)| {
+    let said = |change: &dyn Fn(&mut SavedProfile)| {
         let mut profile = small();
         change(&mut profile);
-        Profile::read(&written(&profile)).unwrap_err().to_string()
+        SavedProfile::read(&written(&profile)).unwrap_err().to_string()
     };
     let site = |place| Site { place: Some(place), ..small().vcpus[0].sites[0].clone() };
     assert!(
@@ -157,13 +157,13 @@ fn there_is_no_more_of_anything_than_a_run_writes() {
     let kernel = (0..5000).map(|n| (n.to_string(), n)).collect::<BTreeMap<_, _>>();
     assert!(said(&|p| p.machine.kernel = Some(kernel.clone())).contains("too many counters of KVM"));
     let large = vec![b' '; MAX_SIZE as usize + 1];
-    assert!(matches!(Profile::read(&large), Err(SavedError::TooLarge { what: "profile", .. })));
+    assert!(matches!(SavedProfile::read(&large), Err(SavedError::TooLarge { what: "profile", .. })));
 }
 
 #[test]
 fn depth_does_not_overflow_the_stack() {
     for nested in ["[".repeat(1 << 20), "{\"a\":".repeat(1 << 20)] {
-        assert!(matches!(Profile::read(nested.as_bytes()), Err(SavedError::Damaged { .. })));
+        assert!(matches!(SavedProfile::read(nested.as_bytes()), Err(SavedError::Damaged { .. })));
         refused("\"marks\": ", &format!("\"more\": {nested}, \"marks\": "));
         refused("\"marks\": [", &format!("\"marks\": [{nested}"));
     }
@@ -213,7 +213,7 @@ fn vcpu() -> impl Strategy<Value = Vcpu> {
     )
 }
 
-fn profile() -> impl Strategy<Value = Profile> {
+fn profile() -> impl Strategy<Value = SavedProfile> {
     let marks = prop::collection::vec((text(), any::<[u64; 2]>()), 0..4);
     let vcpus = prop::collection::vec(vcpu(), 1..4);
     let source = prop::sample::select(vec![Source::Tsc, Source::Monotonic]);
@@ -227,7 +227,7 @@ fn profile() -> impl Strategy<Value = Profile> {
             vcpus,
         )| {
             let [program, guest, ended] = texts;
-            Profile {
+            SavedProfile {
                 program,
                 guest,
                 ended,
@@ -251,7 +251,7 @@ proptest! {
 
     #[test]
     fn what_is_written_is_read(profile in profile()) {
-        prop_assert_eq!(Profile::read(&written(&profile)).unwrap(), profile);
+        prop_assert_eq!(SavedProfile::read(&written(&profile)).unwrap(), profile);
     }
 
     /// A byte of it changed gives a profile or a sentence.
@@ -260,7 +260,7 @@ proptest! {
         let mut bytes = SMALL.as_bytes().to_vec();
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        if let Err(error) = Profile::read(&bytes) {
+        if let Err(error) = SavedProfile::read(&bytes) {
             prop_assert_eq!(error.to_string().lines().count(), 1);
         }
     }

@@ -15,7 +15,7 @@ const OUT: Record = Record {
     fault: false,
 };
 
-fn small() -> Trace {
+fn small() -> SavedTrace {
     let halt =
         Record { when: 2000, place: None, value: None, rip: None, reason: Reason::Hlt, width: 0, ..OUT };
     let denied = Record {
@@ -27,7 +27,7 @@ fn small() -> Trace {
         vcpu: 1,
         ..OUT
     };
-    Trace {
+    SavedTrace {
         vcpus: 2,
         seen: 7,
         elapsed_ns: 2500,
@@ -40,7 +40,7 @@ fn small() -> Trace {
     }
 }
 
-fn written(trace: &Trace) -> Vec<u8> {
+fn written(trace: &SavedTrace) -> Vec<u8> {
     let mut bytes = Vec::new();
     assert_eq!(trace.write(&mut bytes).unwrap(), trace.records.len() as u64);
     bytes
@@ -68,14 +68,14 @@ fn the_bytes_are_those_of_the_specification() {
         r#"{"program":"vmm 0.1.0","guest":"real16-hello","ended":"halted","devices":[{"reason":"PIO out","place":233,"width":1,"device":"debugcon"}]}"#
     );
     assert_eq!(u64::from(bytes[32]), trailer.len() as u64);
-    assert_eq!(Trace::read(&bytes), Ok((small(), None)));
+    assert_eq!(SavedTrace::read(&bytes), Ok((small(), None)));
 }
 
 #[test]
 fn a_trace_that_is_cut_is_read_as_far_as_its_records_go() {
     let whole = written(&small());
     for end in 0..whole.len() {
-        let read = Trace::read(&whole[..end]);
+        let read = SavedTrace::read(&whole[..end]);
         if end < HEADER {
             assert_eq!(read, Err(SavedError::CutHeader { there: end }));
             continue;
@@ -111,7 +111,7 @@ impl Write for Disk {
 
 #[test]
 fn a_full_disk_says_how_many_records_are_there() {
-    let trace = Trace { seen: 5000, records: vec![OUT; 5000], ..small() };
+    let trace = SavedTrace { seen: 5000, records: vec![OUT; 5000], ..small() };
     let size = written(&trace).len();
     for room in [0, 10, 64, 65, 64 + 48, 64 + 48 * 3000 + 47, 64 + 48 * 5000, size - 1] {
         let mut disk = Disk(Vec::new(), room);
@@ -119,7 +119,7 @@ fn a_full_disk_says_how_many_records_are_there() {
         let there = (room.saturating_sub(64) / 48).min(5000) as u64;
         assert_eq!((error.records, error.of, disk.0.len()), (there, 5000, room));
         if room >= 64 {
-            let (read, cut) = Trace::read(&disk.0).unwrap();
+            let (read, cut) = SavedTrace::read(&disk.0).unwrap();
             assert_eq!((read.records.len() as u64, cut), (there, Some(Cut { records: there, of: 5000 })));
         }
     }
@@ -132,7 +132,7 @@ fn a_header_that_lies_is_refused_by_name() {
     let with = |at: usize, bytes: &[u8]| {
         let mut file = written(&small());
         file[at..at + bytes.len()].copy_from_slice(bytes);
-        Trace::read(&file).unwrap_err().to_string()
+        SavedTrace::read(&file).unwrap_err().to_string()
     };
     for (at, bytes, said) in [
         (0, &b"V"[..], "neither a profile nor a trace"),
@@ -163,22 +163,22 @@ fn a_header_that_lies_is_refused_by_name() {
     file[64 + 42] = 11;
     file[64 + 8..64 + 16].fill(0xff);
     assert!(
-        Trace::read(&file)
+        SavedTrace::read(&file)
             .unwrap_err()
             .to_string()
             .contains("record 0 has the number 0xffffffffffffffff of an exit")
     );
     file[64 + 12..64 + 16].fill(0);
-    assert_eq!(Trace::read(&file).unwrap().0.records[0].reason, Reason::Other(u32::MAX));
+    assert_eq!(SavedTrace::read(&file).unwrap().0.records[0].reason, Reason::Other(u32::MAX));
 }
 
 /// A header that says four million records and an empty file behind it take no memory for them.
 #[test]
 fn a_count_alone_takes_no_memory() {
-    let mut file = written(&Trace { seen: u64::MAX, records: vec![OUT], ..small() });
+    let mut file = written(&SavedTrace { seen: u64::MAX, records: vec![OUT], ..small() });
     file[24..32].copy_from_slice(&MOST_RECORDS.to_le_bytes());
     file.truncate(64 + 48);
-    let (trace, cut) = Trace::read(&file).unwrap();
+    let (trace, cut) = SavedTrace::read(&file).unwrap();
     assert_eq!((trace.records.capacity(), cut), (1, Some(Cut { records: 1, of: MOST_RECORDS })));
 }
 
@@ -189,7 +189,7 @@ fn a_trailer_is_as_strict_as_a_profile() {
         file.truncate(64 + 3 * 48);
         file.extend(trailer.as_bytes());
         file[32..40].copy_from_slice(&(trailer.len() as u64).to_le_bytes());
-        Trace::read(&file)
+        SavedTrace::read(&file)
     };
     for bad in [
         "",
@@ -217,7 +217,7 @@ fn a_trailer_is_as_strict_as_a_profile() {
 fn records_are_put_in_order_of_time() {
     let mut trace = small();
     trace.records.reverse();
-    assert_eq!(Trace::read(&written(&trace)), Ok((small(), None)));
+    assert_eq!(SavedTrace::read(&written(&trace)), Ok((small(), None)));
 }
 
 fn record() -> impl Strategy<Value = Record> {
@@ -262,8 +262,8 @@ proptest! {
         records.sort_by_key(|record| record.when);
         let seen = more.max(records.len() as u64);
         let guest = guest.into_iter().collect();
-        let trace = Trace { vcpus: 4, seen, elapsed_ns, khz, records, guest, ..small() };
-        prop_assert_eq!(Trace::read(&written(&trace)), Ok((trace, None)));
+        let trace = SavedTrace { vcpus: 4, seen, elapsed_ns, khz, records, guest, ..small() };
+        prop_assert_eq!(SavedTrace::read(&written(&trace)), Ok((trace, None)));
     }
 
     /// Bytes of it changed give a trace or a sentence.
@@ -274,7 +274,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if let Err(error) = Trace::read(&bytes) {
+        if let Err(error) = SavedTrace::read(&bytes) {
             prop_assert_eq!(error.to_string().lines().count(), 1);
         }
     }

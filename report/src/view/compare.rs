@@ -1,6 +1,6 @@
 //! Two profiles beside each other, site by site.
 
-use crate::Profile;
+use crate::SavedProfile;
 use crate::profile::{Site, Times};
 use crate::view::profile::{SITE, site_cells, total};
 use crate::view::table::{Cell, Row, Table, View, duration, number, text};
@@ -32,7 +32,7 @@ impl<'a> Pair<'a> {
 }
 
 /// The sites of both, matched by reason, place and width; those with most time in either first.
-pub(super) fn pairs<'a>(a: &'a Profile, b: &'a Profile) -> Vec<Pair<'a>> {
+pub(super) fn pairs<'a>(a: &'a SavedProfile, b: &'a SavedProfile) -> Vec<Pair<'a>> {
     let mut pairs = BTreeMap::new();
     for site in &a.machine.sites {
         pairs.entry(site.key()).or_insert(Pair { a: None, b: None }).a = Some(site);
@@ -46,8 +46,13 @@ pub(super) fn pairs<'a>(a: &'a Profile, b: &'a Profile) -> Vec<Pair<'a>> {
 }
 
 /// All that there is to say about the difference of two profiles.
-pub(super) fn view<'a>(a: &Profile, b: &Profile, names: [String; 2], caveats: Vec<String>) -> View<'a> {
-    let side = |exits: &'static str, kvm: &'static str, vmm: &'static str, profile: &Profile| {
+pub(super) fn view<'a>(
+    a: &SavedProfile,
+    b: &SavedProfile,
+    names: [String; 2],
+    caveats: Vec<String>,
+) -> View<'a> {
+    let side = |exits: &'static str, kvm: &'static str, vmm: &'static str, profile: &SavedProfile| {
         let machine = &profile.machine;
         [
             (exits, "exits", Cell::Count(machine.exits)),
@@ -82,18 +87,18 @@ pub(super) fn view<'a>(a: &Profile, b: &Profile, names: [String; 2], caveats: Ve
     }
 }
 
-fn ending(profile: &Profile) -> String {
+fn ending(profile: &SavedProfile) -> String {
     match profile.ended.as_str() {
         "" => profile.guest.clone(),
         ended => format!("{}, {ended}", profile.guest),
     }
 }
 
-fn headline(a: &Profile, b: &Profile) -> String {
-    let time = |profile: &Profile| total(&profile.machine.in_kvm, &profile.machine.in_vmm);
+fn headline(a: &SavedProfile, b: &SavedProfile) -> String {
+    let time = |profile: &SavedProfile| total(&profile.machine.in_kvm, &profile.machine.in_vmm);
     let ratio = Cell::ratio(Some(time(b)), Some(time(a))).shown();
     let ratio = if ratio.is_empty() { ratio } else { format!(" ({ratio})") };
-    let exits = |profile: &Profile| crate::view::table::plural(profile.machine.exits, "exit");
+    let exits = |profile: &SavedProfile| crate::view::table::plural(profile.machine.exits, "exit");
     format!(
         "from {} to {}, from {} in KVM and the VMM to {}{ratio}",
         exits(a),
@@ -103,7 +108,7 @@ fn headline(a: &Profile, b: &Profile) -> String {
     )
 }
 
-fn sites(a: &Profile, b: &Profile) -> Table<'static> {
+fn sites(a: &SavedProfile, b: &SavedProfile) -> Table<'static> {
     let mut columns = vec![
         number("exits_a", "A", EXITS),
         number("exits_b", "B", EXITS),
@@ -155,7 +160,7 @@ mod tests {
     use crate::profile::Vcpu;
     use vmm::exit::Reason;
 
-    fn profile(sites: &[(u64, u8, u64)]) -> Profile {
+    fn profile(sites: &[(u64, u8, u64)]) -> SavedProfile {
         let sites = sites.iter().map(|(place, width, time)| {
             let times = Times { count: 2, sum: *time, p99: Some(*time), ..Times::default() };
             Site {
@@ -170,7 +175,7 @@ mod tests {
             }
         });
         let machine = Vcpu { sites: sites.collect(), ..Vcpu::default() };
-        Profile { machine, ..Profile::default() }
+        SavedProfile { machine, ..SavedProfile::default() }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! KVM's own counters beside ours, and why they differ.
 
-use crate::Profile;
+use crate::SavedProfile;
 use crate::profile::Vcpu;
 use crate::view::table::{Cell, Table, number, text};
 use vmm::exit::Reason;
@@ -15,7 +15,7 @@ const COMPARED: [(&str, &str, &[Reason]); 4] = [
 ];
 
 /// The counters of all vCPUs; nothing where the host has none.
-pub(super) fn table(profile: &Profile) -> Option<Table<'static>> {
+pub(super) fn table(profile: &SavedProfile) -> Option<Table<'static>> {
     let counters = profile.machine.kernel.as_ref()?;
     let columns = vec![
         text("counter", "counter"),
@@ -98,7 +98,7 @@ mod tests {
         };
         let kernel = BTreeMap::from([("exits".into(), 9u64), ("insn_emulation".into(), 7)]);
         let machine = Vcpu { exits: 5, sites: vec![site], kernel: Some(kernel), ..Vcpu::default() };
-        let mut profile = Profile { machine, ..Profile::default() };
+        let mut profile = SavedProfile { machine, ..SavedProfile::default() };
         let table = table(&profile).unwrap();
         let rows: Vec<Vec<_>> = table.rows().map(|row| row.iter().map(Cell::shown).collect()).collect();
         assert_eq!(rows[0][..4], ["exits", "9", "5", "all exits"]);

@@ -22,7 +22,7 @@ mod trace;
 
 pub use table::{duration, plural};
 
-use crate::{Profile, Saved};
+use crate::{Saved, SavedProfile};
 use std::io::{self, Write};
 
 /// The format of a report.
@@ -46,7 +46,7 @@ pub struct Source {
     name: String,
     saved: Saved,
     /// Counts and times by site.
-    summary: Profile,
+    summary: SavedProfile,
 }
 
 impl Source {

@@ -1,6 +1,6 @@
 //! A profile as tables: sites, devices, vCPUs, KVM's own counters, the marks of a boot.
 
-use crate::Profile;
+use crate::SavedProfile;
 use crate::profile::{Site, Source, Times, Vcpu};
 use crate::view::kernel;
 use crate::view::table::{Cell, Column, Row, Table, View, duration, number, plural, text};
@@ -11,7 +11,7 @@ const KVM: &str = "in KVM";
 const VMM: &str = "in the VMM";
 
 /// All that there is to say about a profile.
-pub(super) fn view(profile: &Profile) -> View<'_> {
+pub(super) fn view(profile: &SavedProfile) -> View<'_> {
     let machine = &profile.machine;
     let clock = match profile.clock.source {
         Source::Tsc => format!("TSC, {:.3} MHz", profile.clock.khz as f64 / 1e3),
@@ -52,7 +52,7 @@ pub(super) fn total(kvm: &Times, vmm: &Times) -> u64 {
     kvm.sum.saturating_add(vmm.sum)
 }
 
-fn notes(profile: &Profile) -> Vec<String> {
+fn notes(profile: &SavedProfile) -> Vec<String> {
     let mut notes = vec![
         "Time in KVM lasts from the entry to the exit: the guest's own work before the exit is in it, and its waiting \
          in a HLT. Time in the VMM lasts from the exit to the next entry."
@@ -265,7 +265,7 @@ fn by_device(machine: &Vcpu) -> Table<'static> {
     Table::new("devices", "By device", columns, rows)
 }
 
-fn vcpus(profile: &Profile) -> Table<'static> {
+fn vcpus(profile: &SavedProfile) -> Table<'static> {
     let columns = vec![
         number("vcpu", "vCPU", ""),
         number("exits", "exits", ""),
@@ -292,7 +292,7 @@ fn vcpus(profile: &Profile) -> Table<'static> {
     Table::new("vcpus", "vCPUs", columns, rows)
 }
 
-fn marks(profile: &Profile) -> Table<'static> {
+fn marks(profile: &SavedProfile) -> Table<'static> {
     let columns = vec![
         number("at_ns", "at", ""),
         number("since_ns", "since the mark before", ""),

@@ -1,7 +1,7 @@
 //! The timeline of a page: of a profile the boot and each vCPU's time, of a trace its exits by vCPU.
 
-use crate::profile::Profile;
-use crate::trace::{Record, Trace};
+use crate::profile::SavedProfile;
+use crate::trace::{Record, SavedTrace};
 use crate::view::markup::{LEGEND, escape, write_bars};
 use crate::view::table::{Cell, duration};
 use crate::view::trace::{self, Names};
@@ -14,7 +14,7 @@ pub(super) const MOST_RECORDS: usize = 50_000;
 const BINS: usize = 500;
 
 /// When a boot got where, and what the vCPUs did in the time.
-pub(super) fn of_profile(to: &mut impl Write, profile: &Profile) -> io::Result<()> {
+pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Result<()> {
     writeln!(to, "<section id=\"timeline\"><h2>Timeline</h2>")?;
     let end = profile.marks.iter().map(|mark| mark.at_ns).max().unwrap_or(0);
     if !profile.marks.is_empty() {
@@ -49,7 +49,7 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &Profile) -> io::Result<(
 }
 
 /// When the first record's time in KVM began, and when the last's in the VMM ended.
-fn span(trace: &Trace) -> (u64, u64) {
+fn span(trace: &SavedTrace) -> (u64, u64) {
     let begin = |record: &Record| record.when.saturating_sub(record.in_kvm.into());
     let end = |record: &Record| record.when.saturating_add(record.in_vmm.into());
     let from = trace.records.first().map_or(0, begin);
@@ -58,7 +58,7 @@ fn span(trace: &Trace) -> (u64, u64) {
 }
 
 /// How many exits each vCPU had in each part of the time.
-fn counts(trace: &Trace, from: u64, to: u64) -> Vec<[u32; BINS]> {
+fn counts(trace: &SavedTrace, from: u64, to: u64) -> Vec<[u32; BINS]> {
     let mut lanes = vec![[0u32; BINS]; trace.vcpus as usize];
     for record in &trace.records {
         let part = (record.when.saturating_sub(from) as f64 / (to.saturating_sub(from)).max(1) as f64
@@ -74,7 +74,7 @@ fn counts(trace: &Trace, from: u64, to: u64) -> Vec<[u32; BINS]> {
 }
 
 /// A lane for each vCPU with the number of exits over time, which the script turns into one that can be zoomed.
-pub(super) fn of_trace(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
+pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()> {
     let (from, until) = span(trace);
     let lanes = counts(trace, from, until);
     let highest = lanes.iter().flatten().copied().max().unwrap_or(0).max(1);
@@ -119,7 +119,7 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
 }
 
 /// Writes what the script draws from: the last records by columns, and the counts of all.
-pub(super) fn write_data(to: &mut impl Write, trace: &Trace) -> io::Result<()> {
+pub(super) fn write_data(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()> {
     let (from, until) = span(trace);
     let names = trace::names(trace);
     let mut sites: HashMap<(String, Option<u64>, u8), usize> = HashMap::new();

@@ -3,20 +3,20 @@
 use crate::trace::Record;
 use crate::view::profile;
 use crate::view::table::{Cell, Row, Table, View, number, plural, text};
-use crate::{Cut, Profile, Trace};
+use crate::{Cut, SavedProfile, SavedTrace};
 use std::collections::HashMap;
 
 /// The names of what is at the places of a trace.
 pub(super) type Names<'a> = HashMap<(vmm::exit::Reason, u64, u8), &'a str>;
 
 /// By reason, place and width.
-pub(super) fn names(trace: &Trace) -> Names<'_> {
+pub(super) fn names(trace: &SavedTrace) -> Names<'_> {
     let devices = trace.devices.iter();
     devices.map(|device| ((device.reason, device.place, device.width), device.device.as_str())).collect()
 }
 
 /// All that there is to say about a trace, of which `summary` is the profile.
-pub(super) fn view<'a>(trace: &'a Trace, cut: Option<Cut>, summary: &'a Profile) -> View<'a> {
+pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a SavedProfile) -> View<'a> {
     let summed_up = profile::view(summary);
     let records = trace.records.len() as u64;
     let first = trace.records.first().map_or(0, |record| record.when);
@@ -57,7 +57,7 @@ pub(super) fn view<'a>(trace: &'a Trace, cut: Option<Cut>, summary: &'a Profile)
 }
 
 /// A row for each record.
-fn records_table(trace: &Trace) -> Table<'_> {
+fn records_table(trace: &SavedTrace) -> Table<'_> {
     let columns = vec![
         number("when_ns", "when, ms", ""),
         number("delta_ns", "since", ""),
@@ -112,7 +112,7 @@ pub(super) fn device(record: &Record, names: &Names<'_>) -> Cell {
 }
 
 /// In how far a file is a trace's summary, in a sentence for a comparison.
-pub(super) fn caveat(trace: &Trace, cut: Option<Cut>, side: &str) -> Option<String> {
+pub(super) fn caveat(trace: &SavedTrace, cut: Option<Cut>, side: &str) -> Option<String> {
     let (records, seen) = (trace.records.len() as u64, trace.seen);
     let cut = cut.map(|cut| format!("; {cut}")).unwrap_or_default();
     (records != seen || !cut.is_empty()).then(|| {

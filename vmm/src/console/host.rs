@@ -10,7 +10,7 @@ use crate::console::output::Output;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, REPEAT, event};
-use crate::shutdown::{Deadline, Ender, Kickable};
+use crate::shutdown::{Deadline, StopHandle, Worker};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
@@ -41,7 +41,7 @@ pub(crate) trait Port: Send {
 }
 
 /// What the threads work with.
-pub(crate) struct Console {
+pub(crate) struct ConsoleSetup {
     /// Bytes that were there from the start.
     pub(crate) typed: Vec<u8>,
     /// What is read, until its end.
@@ -58,16 +58,16 @@ pub(crate) struct Console {
 #[derive(Debug)]
 pub(crate) struct ConsoleThreads {
     stop: [Arc<EventFd>; 2],
-    threads: Vec<Kickable<()>>,
+    threads: Vec<Worker<()>>,
 }
 
 impl ConsoleThreads {
-    /// Starts the threads, which end the machine through `ender`.
+    /// Starts the threads, which end the machine through `stop_handle`.
     ///
     /// # Errors
     /// The host has no thread or descriptor left.
-    pub(crate) fn start(console: Console, ender: Arc<Ender>) -> Result<Self, Error> {
-        let Console { typed, input, escapes, port, output, prompt } = console;
+    pub(crate) fn start(console: ConsoleSetup, stop_handle: Arc<StopHandle>) -> Result<Self, Error> {
+        let ConsoleSetup { typed, input, escapes, port, output, prompt } = console;
         let stop = [
             Arc::new(event().map_err(Error::host("eventfd"))?),
             Arc::new(event().map_err(Error::host("eventfd"))?),
@@ -75,10 +75,10 @@ impl ConsoleThreads {
         let mut running = Self { stop, threads: Vec::new() };
         let [stop_keys, stop_prompts] = running.stop.clone();
         let failed = "starting a thread of the console";
-        let prompts = Prompts { output, prompt, ender: ender.clone() };
-        running.threads.push(Kickable::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
-        let keys = Keys { input, escapes, port, ender, pending: typed.into(), escaped: false };
-        running.threads.push(Kickable::spawn("console", failed, move || keys.run(&stop_keys))?);
+        let prompts = Prompts { output, prompt, stop_handle: stop_handle.clone() };
+        running.threads.push(Worker::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
+        let keys = Keys { input, escapes, port, stop_handle, pending: typed.into(), escaped: false };
+        running.threads.push(Worker::spawn("console", failed, move || keys.run(&stop_keys))?);
         Ok(running)
     }
 
@@ -103,7 +103,7 @@ impl Drop for ConsoleThreads {
 struct Prompts {
     output: Output,
     prompt: EventFd,
-    ender: Arc<Ender>,
+    stop_handle: Arc<StopHandle>,
 }
 
 impl Prompts {
@@ -121,7 +121,7 @@ impl Prompts {
                 return;
             }
             if let ControlFlow::Break(end) = self.output.hand_on_prompt() {
-                self.ender.end(end);
+                self.stop_handle.end(end);
             }
         }
     }
@@ -132,7 +132,7 @@ struct Keys {
     input: Option<File>,
     escapes: bool,
     port: Box<dyn Port>,
-    ender: Arc<Ender>,
+    stop_handle: Arc<StopHandle>,
     /// What the port had no room for.
     pending: VecDeque<u8>,
     /// The last key was Ctrl-A.
@@ -145,11 +145,11 @@ impl Keys {
             self.deliver();
             let waits = !self.pending.is_empty();
             // A kick may be lost, and a port that is busy does not say when it no longer is.
-            let patience = (self.ender.has_ended() || waits).then_some(REPEAT);
+            let patience = (self.stop_handle.has_ended() || waits).then_some(REPEAT);
             let ready = host::wait_any(
                 [
                     Some(host::borrow(stop)),
-                    Some(host::borrow(self.ender.event())),
+                    Some(host::borrow(self.stop_handle.event())),
                     Some(host::borrow(self.port.room_event())).filter(|_| waits),
                     self.input.as_ref().map(File::as_fd).filter(|_| self.escapes || !waits),
                 ],
@@ -162,9 +162,9 @@ impl Keys {
             if stopped {
                 return;
             }
-            self.ender.kick_again();
+            self.stop_handle.kick_again();
             if ended {
-                let _ = self.ender.event().read();
+                let _ = self.stop_handle.event().read();
             }
             if room {
                 let _ = self.port.room_event().read();
@@ -206,7 +206,7 @@ impl Keys {
         match key {
             _ if !self.escapes => self.pending.push_back(key),
             ESCAPE if !was_escaped => self.escaped = true,
-            b'x' | b'X' if was_escaped => self.ender.end(Stop::Quit),
+            b'x' | b'X' if was_escaped => self.stop_handle.end(Stop::Quit),
             b'h' | b'H' | b'?' if was_escaped => {
                 let stderr = io::stderr();
                 // Not where that would wait.
@@ -249,7 +249,7 @@ mod tests {
 
     struct Bench {
         port: Small,
-        ender: Arc<Ender>,
+        stop_handle: Arc<StopHandle>,
         keyboard: io::PipeWriter,
         _running: ConsoleThreads,
     }
@@ -257,8 +257,8 @@ mod tests {
     fn bench(escapes: bool) -> Bench {
         let (reader, keyboard) = io::pipe().unwrap();
         let port = Small(Arc::new((Mutex::default(), EventFd::new(libc::EFD_NONBLOCK).unwrap())));
-        let ender = Arc::new(Ender::new().unwrap());
-        let console = Console {
+        let stop_handle = Arc::new(StopHandle::new().unwrap());
+        let console = ConsoleSetup {
             typed: Vec::new(),
             input: Some(File::from(OwnedFd::from(reader))),
             escapes,
@@ -266,8 +266,8 @@ mod tests {
             output: Output::captured().0,
             prompt: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
         };
-        let _running = ConsoleThreads::start(console, ender.clone()).unwrap();
-        Bench { port, ender, keyboard, _running }
+        let _running = ConsoleThreads::start(console, stop_handle.clone()).unwrap();
+        Bench { port, stop_handle, keyboard, _running }
     }
 
     impl Bench {
@@ -289,7 +289,7 @@ mod tests {
         let text: Vec<u8> = (0..=255).cycle().take(3000).collect();
         bench.keyboard.write_all(&text).unwrap();
         assert_eq!(bench.read(text.len()), text);
-        assert!(!bench.ender.has_ended());
+        assert!(!bench.stop_handle.has_ended());
     }
 
     #[test]
@@ -298,10 +298,10 @@ mod tests {
         bench.keyboard.write_all(&[b'a'; MOST_KEYS + 5000]).unwrap();
         bench.keyboard.write_all(b"\x01x").unwrap();
         let start = Instant::now();
-        while !bench.ender.has_ended() && start.elapsed() < Duration::from_secs(5) {
+        while !bench.stop_handle.has_ended() && start.elapsed() < Duration::from_secs(5) {
             thread::sleep(Duration::from_millis(1));
         }
-        assert!(bench.ender.has_ended());
+        assert!(bench.stop_handle.has_ended());
     }
 
     #[test]
@@ -312,9 +312,9 @@ mod tests {
         bench.keyboard.write_all(b"\x01").unwrap();
         bench.keyboard.write_all(b"x").unwrap();
         let start = Instant::now();
-        while !bench.ender.has_ended() && start.elapsed() < Duration::from_secs(5) {
+        while !bench.stop_handle.has_ended() && start.elapsed() < Duration::from_secs(5) {
             thread::sleep(Duration::from_millis(1));
         }
-        assert!(matches!(bench.ender.reason(), Some(Stop::Quit)));
+        assert!(matches!(bench.stop_handle.reason(), Some(Stop::Quit)));
     }
 }

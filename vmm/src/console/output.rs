@@ -20,9 +20,9 @@ const KEPT: usize = 1 << 20;
 
 /// A writer that all of a machine's consoles share. Clones write to the same place.
 #[derive(Clone)]
-pub struct Output(Arc<Shared>);
+pub struct Output(Arc<OutputState>);
 
-struct Shared {
+struct OutputState {
     sink: Mutex<Sink>,
     /// As the sink has it, for those who wait for that.
     deadline: Mutex<Deadline>,
@@ -71,7 +71,11 @@ impl Output {
             observer: None,
             prompt: None,
         };
-        Self(Arc::new(Shared { sink: Mutex::new(sink), deadline: Mutex::default(), lost: Mutex::default() }))
+        Self(Arc::new(OutputState {
+            sink: Mutex::new(sink),
+            deadline: Mutex::default(),
+            lost: Mutex::default(),
+        }))
     }
 
     /// Keeps the first MiB of what is written, for whoever holds the second value.

@@ -62,13 +62,13 @@ impl ExitController for &Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::StillVcpu;
+    use crate::controller::FakeVcpu;
     use crate::device::bus::{Device, SharedDevice};
     use crate::error::BusError;
     use std::sync::{Arc, Mutex};
 
     fn handle(mut devices: &Devices, exit: Exit) -> Outcome {
-        devices.handle(&exit, &mut StillVcpu::default())
+        devices.handle(&exit, &mut FakeVcpu::default())
     }
 
     /// Answers reads with its number and the offset; a write of 99 ends the run.

@@ -92,20 +92,20 @@ pub(crate) fn print(output: &mut Output, probe: &Probe, address: u64, len: u64) 
 mod tests {
     use super::*;
     use crate::console::output::Captured;
-    use crate::controller::StillVcpu;
+    use crate::controller::FakeVcpu;
     use crate::memory::{Gpa, GuestMemory};
     use crate::x86::modes::{self, Mode};
     use kvm_bindings::kvm_regs;
 
-    fn vcpu(rdi: u64, rsi: u64) -> StillVcpu {
+    fn vcpu(rdi: u64, rsi: u64) -> FakeVcpu {
         let memory = GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap();
         memory.write(Gpa(0x1ff8), b"Hello!\n\0").unwrap();
-        let sregs = modes::sregs(Mode::Protected, Default::default(), Gpa(0), modes::Place::ALONE);
+        let sregs = modes::sregs(Mode::Protected, Default::default(), Gpa(0), modes::VcpuIndex::ALONE);
         let regs = kvm_regs { rax: 1, rdi, rsi, ..Default::default() };
-        StillVcpu { memory, sregs, regs, ..Default::default() }
+        FakeVcpu { memory, sregs, regs, ..Default::default() }
     }
 
-    fn call(number: u32, vcpu: &mut StillVcpu) -> (Outcome, Captured) {
+    fn call(number: u32, vcpu: &mut FakeVcpu) -> (Outcome, Captured) {
         let (output, captured) = Output::captured();
         (Hypercalls::new(output).handle(&Exit::Hypercall { number }, vcpu), captured)
     }

@@ -127,15 +127,15 @@ impl ExitController for MmioPrinter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::StillVcpu;
+    use crate::controller::FakeVcpu;
     use crate::memory::{Gpa, GuestMemory};
     use crate::x86::modes::{self, Mode};
 
-    fn vcpu() -> StillVcpu {
+    fn vcpu() -> FakeVcpu {
         let memory = GuestMemory::new(&[(Gpa(0), 0x1000)]).unwrap();
         memory.write(Gpa(0x10), b"Hello mmio!").unwrap();
-        let sregs = modes::sregs(Mode::Protected, Default::default(), Gpa(0), modes::Place::ALONE);
-        StillVcpu { memory, sregs, ..Default::default() }
+        let sregs = modes::sregs(Mode::Protected, Default::default(), Gpa(0), modes::VcpuIndex::ALONE);
+        FakeVcpu { memory, sregs, ..Default::default() }
     }
 
     #[test]

@@ -69,9 +69,9 @@ pub use kev::{
     CONSTANT_PORT as KEV_CONSTANT_PORT, FIFO_MSR as KEV_FIFO_MSR, FIFO_PORT as KEV_FIFO_PORT, MmioPrinter,
     PRINTER as KEV_PRINTER,
 };
-pub use msr::{Forward, MsrPolicy, MsrRule};
-pub use open_bus::{Ends, OpenBus};
-pub use vcpu::{Entry, Location, StillVcpu, Vcpu, VcpuState};
+pub use msr::{MsrForwarder, MsrPolicy, MsrRule};
+pub use open_bus::{OpenBus, TerminalExits};
+pub use vcpu::{Entry, FakeVcpu, Location, Vcpu, VcpuState};
 pub use watchdog::Watchdog;
 
 use crate::exit::{Exit, Outcome};
@@ -151,20 +151,20 @@ mod tests {
     #[test]
     fn the_first_claimant_wins_and_the_open_bus_answers_the_rest() {
         let mut chain = (Claims(1, 10), (Claims(1, 20), (Claims(2, 30), OpenBus::default())));
-        let mut read = |port| value(chain.handle(&Exit::PioIn { port, size: 1 }, &mut StillVcpu::default()));
+        let mut read = |port| value(chain.handle(&Exit::PioIn { port, size: 1 }, &mut FakeVcpu::default()));
         assert_eq!((read(1), read(2), read(3)), (10, 30, u64::MAX));
         assert!(matches!(
-            chain.handle(&Exit::PioOut { port: 1, size: 1, data: 0 }, &mut StillVcpu::default()),
+            chain.handle(&Exit::PioOut { port: 1, size: 1, data: 0 }, &mut FakeVcpu::default()),
             Outcome::Resume
         ));
         let read = Exit::MmioRead { address: 0xdead_0000, size: 4 };
-        assert_eq!(value(chain.handle(&read, &mut StillVcpu::default())), u64::MAX);
+        assert_eq!(value(chain.handle(&read, &mut FakeVcpu::default())), u64::MAX);
     }
 
     #[test]
     fn lists_options_and_boxes_are_controllers_too() {
         let read = Exit::PioIn { port: 1, size: 1 };
-        let vcpu = &mut StillVcpu::default();
+        let vcpu = &mut FakeVcpu::default();
         let boxed = |port, answer| -> Box<dyn ExitController> { Box::new(Claims(port, answer)) };
         let mut list = vec![boxed(2, 20), boxed(1, 10), boxed(1, 11)];
         assert_eq!(value(list.handle(&read, vcpu)), 10);

@@ -103,9 +103,9 @@ impl ExitController for &MsrPolicy {
 /// Hands on to KVM what was only logged, and no device has claimed. KVM takes a write as one of the host's,
 /// which it checks less than a guest's.
 #[derive(Clone, Copy, Debug)]
-pub struct Forward<'a>(pub &'a MsrPolicy);
+pub struct MsrForwarder<'a>(pub &'a MsrPolicy);
 
-impl ExitController for Forward<'_> {
+impl ExitController for MsrForwarder<'_> {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         let logged = |index| self.0.rules.get(&index) == Some(&MsrRule::Log);
         match *exit {
@@ -121,7 +121,7 @@ impl ExitController for Forward<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::StillVcpu;
+    use crate::controller::FakeVcpu;
 
     fn policy() -> MsrPolicy {
         let mut policy = MsrPolicy::default();
@@ -135,15 +135,15 @@ mod tests {
     #[test]
     fn each_rule_does_what_it_says() {
         let policy = policy();
-        let mut vcpu = StillVcpu { msrs: [(3, 0x33)].into(), ..Default::default() };
-        let mut read = |index| (&policy, Forward(&policy)).handle(&Exit::RdMsr { index }, &mut vcpu);
+        let mut vcpu = FakeVcpu { msrs: [(3, 0x33)].into(), ..Default::default() };
+        let mut read = |index| (&policy, MsrForwarder(&policy)).handle(&Exit::RdMsr { index }, &mut vcpu);
         assert!(matches!(read(0), Outcome::Unclaimed));
         assert!(matches!(read(1), Outcome::Fault));
         assert!(matches!(read(2), Outcome::Value(0)));
         assert!(matches!(read(3), Outcome::Value(0x33)));
         assert!(matches!(read(4), Outcome::Unclaimed), "KVM does not have it");
         let mut write =
-            |index| (&policy, Forward(&policy)).handle(&Exit::WrMsr { index, data: 9 }, &mut vcpu);
+            |index| (&policy, MsrForwarder(&policy)).handle(&Exit::WrMsr { index, data: 9 }, &mut vcpu);
         assert!(matches!(write(1), Outcome::Fault));
         assert!(matches!(write(2), Outcome::Resume));
         assert!(matches!(write(3), Outcome::Resume));
@@ -157,7 +157,7 @@ mod tests {
         let mut policy = policy();
         policy.set(1, MsrRule::Ignore);
         assert!(matches!(
-            (&policy).handle(&Exit::RdMsr { index: 1 }, &mut StillVcpu::default()),
+            (&policy).handle(&Exit::RdMsr { index: 1 }, &mut FakeVcpu::default()),
             Outcome::Value(0)
         ));
         assert_eq!(policy.registers().collect::<Vec<_>>(), [1, 2, 3, 4]);

@@ -5,9 +5,9 @@ use crate::exit::{Exit, Outcome, Site, Stop};
 
 /// Ends the run at the exits that are an end: a halt, a shutdown, and what cannot be resumed.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends;
+pub struct TerminalExits;
 
-impl ExitController for Ends {
+impl ExitController for TerminalExits {
     fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
         match *exit {
             Exit::Hlt => Outcome::Stop(Stop::Halted),
@@ -85,7 +85,7 @@ impl ExitController for OpenBus {
 
 #[cfg(test)]
 mod tests {
-    use super::super::StillVcpu;
+    use super::super::FakeVcpu;
     use super::*;
     use crate::exit::Instruction;
 
@@ -93,9 +93,9 @@ mod tests {
     fn an_open_bus_remembers_the_first_and_counts_all() {
         let mut bus = OpenBus::default();
         for port in (0..100).chain(0..3) {
-            bus.handle(&Exit::PioOut { port, size: 1, data: 0 }, &mut StillVcpu::default());
+            bus.handle(&Exit::PioOut { port, size: 1, data: 0 }, &mut FakeVcpu::default());
         }
-        bus.handle(&Exit::Hlt, &mut StillVcpu::default());
+        bus.handle(&Exit::Hlt, &mut FakeVcpu::default());
         assert_eq!(bus.total(), 103);
         let counts: Vec<_> = bus.seen().map(|(_, count)| count).collect();
         assert_eq!(counts, [2, 2, 2, 1, 1, 1, 1, 1]);
@@ -118,13 +118,13 @@ mod tests {
             (Exit::Other(99), "exit reason 99 of KVM, which this VMM does not handle"),
         ];
         for (exit, text) in expect {
-            match Ends.handle(&exit, &mut StillVcpu::default()) {
+            match TerminalExits.handle(&exit, &mut FakeVcpu::default()) {
                 Outcome::Stop(stop) => assert_eq!(stop.to_string(), text),
                 other => panic!("{exit:?}: {other:?}"),
             }
         }
         assert!(matches!(
-            Ends.handle(&Exit::PioIn { port: 0, size: 1 }, &mut StillVcpu::default()),
+            TerminalExits.handle(&Exit::PioIn { port: 0, size: 1 }, &mut FakeVcpu::default()),
             Outcome::Unclaimed
         ));
     }
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn what_nobody_has_of_an_msr_faults() {
         let mut bus = OpenBus::default();
-        let mut vcpu = StillVcpu::default();
+        let mut vcpu = FakeVcpu::default();
         for exit in [Exit::RdMsr { index: 7 }, Exit::WrMsr { index: 7, data: 1 }] {
             assert!(matches!(bus.handle(&exit, &mut vcpu), Outcome::Fault));
         }

@@ -118,7 +118,7 @@ impl fmt::Display for Location {
 
 /// A vCPU that stands still, to try controllers without KVM: registers, MSRs and memory as they are set.
 #[derive(Clone, Debug)]
-pub struct StillVcpu {
+pub struct FakeVcpu {
     /// Its number.
     pub id: u32,
     /// Its general registers.
@@ -132,7 +132,7 @@ pub struct StillVcpu {
 }
 
 /// Number 0, all registers zero, and no memory.
-impl Default for StillVcpu {
+impl Default for FakeVcpu {
     fn default() -> Self {
         Self {
             id: 0,
@@ -144,7 +144,7 @@ impl Default for StillVcpu {
     }
 }
 
-impl VcpuState for StillVcpu {
+impl VcpuState for FakeVcpu {
     fn id(&self) -> u32 {
         self.id
     }

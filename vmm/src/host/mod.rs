@@ -25,7 +25,7 @@ pub(crate) use kicker::{Kicker, REPEAT};
 pub use printable::{printable, printable_text};
 pub(crate) use process::started;
 pub use process::{prepare, stdout_was_closed};
-pub use stream::Patient;
+pub use stream::TimeoutWriter;
 pub use terminal::RawTerminal;
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Writes to a file descriptor, and gives up when an interruption of the program comes
 /// ([`catch_interrupts`](crate::catch_interrupts)) or nobody takes anything for a time.
 #[derive(Debug)]
-pub struct Patient<S> {
+pub struct TimeoutWriter<S> {
     stream: S,
     patience: Option<Duration>,
 }
@@ -20,7 +20,7 @@ pub struct Patient<S> {
 /// How long nobody may take what is written after an interruption.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-impl<S: AsFd> Patient<S> {
+impl<S: AsFd> TimeoutWriter<S> {
     /// Writes to `stream`, past any buffer that it has. Without `patience` only an interruption ends the wait.
     pub fn new(stream: S, patience: Option<Duration>) -> Self {
         Self { stream, patience }
@@ -46,7 +46,7 @@ impl<S: AsFd> Patient<S> {
     }
 }
 
-impl<S: AsFd> Write for Patient<S> {
+impl<S: AsFd> Write for TimeoutWriter<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         loop {
             self.wait()?;
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn what_nobody_takes_is_given_up() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut patient = Patient::new(writer, Some(Duration::from_millis(150)));
+        let mut patient = TimeoutWriter::new(writer, Some(Duration::from_millis(150)));
         let failed = patient.write_all(&vec![b'x'; 1 << 20]).unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
         drop(patient);
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn a_slow_reader_gets_all() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut patient = Patient::new(writer, Some(Duration::from_secs(20)));
+        let mut patient = TimeoutWriter::new(writer, Some(Duration::from_secs(20)));
         let text = vec![b'x'; 300_000];
         let expected = text.len();
         let thread = thread::spawn(move || patient.write_all(&text));
@@ -97,6 +97,6 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_an_error() {
         let null = std::fs::File::open("/dev/null").unwrap();
-        assert!(Patient::new(null, None).write_all(b"x").is_err());
+        assert!(TimeoutWriter::new(null, None).write_all(b"x").is_err());
     }
 }

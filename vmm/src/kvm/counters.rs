@@ -21,9 +21,9 @@ const PEAK: u32 = 2;
 
 /// KVM's own counters, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters(BTreeMap<String, u64>);
+pub struct KvmCounters(BTreeMap<String, u64>);
 
-impl Counters {
+impl KvmCounters {
     /// The counter of this name, where this kernel has it.
     pub fn get(&self, name: &str) -> Option<u64> {
         self.0.get(name).copied()
@@ -52,7 +52,7 @@ impl Counters {
 ///
 /// # Errors
 /// The kernel has no counters, or does not show them.
-pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<Counters> {
+pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<KvmCounters> {
     let stats = kvm_stats(fd)?;
     let mut header = [0; size_of::<kvm_stats_header>()];
     stats.read_exact_at(&mut header, 0)?;
@@ -84,7 +84,7 @@ pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<Counters> {
         let bytes = values.get(offset as usize..)?.first_chunk()?;
         Some(u64::from_ne_bytes(*bytes))
     };
-    Ok(Counters(counters.into_iter().filter_map(|(name, offset)| Some((name, value(offset)?))).collect()))
+    Ok(KvmCounters(counters.into_iter().filter_map(|(name, offset)| Some((name, value(offset)?))).collect()))
 }
 
 /// The native word at `at`; zero past the end.

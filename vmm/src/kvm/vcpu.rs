@@ -13,11 +13,11 @@ use crate::error::Error;
 use crate::exit::{Arrival, Exit};
 use crate::host::{self, Kicker};
 use crate::kvm::coalesced;
-use crate::kvm::counters::{self, Counters};
+use crate::kvm::counters::{self, KvmCounters};
 use crate::kvm::decode::{Decoded, Transfer, decode};
-use crate::kvm::vm::patiently;
+use crate::kvm::vm::retry_on_eintr;
 use crate::memory::{Gpa, GuestMemory, pc};
-use crate::x86::modes::{self, Mode, Place};
+use crate::x86::modes::{self, Mode, VcpuIndex};
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,
     Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs,
@@ -72,7 +72,7 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     pub fn new(vm: &VmFd, id: u32, memory: GuestMemory) -> Result<Self, Error> {
-        let mut fd = patiently(|| vm.create_vcpu(id.into())).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        let mut fd = retry_on_eintr(|| vm.create_vcpu(id.into())).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
         let sets = vm.check_extension_raw(KVM_CAP_SYNC_REGS.into());
         let syncs = u32::try_from(sets).is_ok_and(|sets| sets & KVM_SYNC_X86_REGS != 0);
         if syncs {
@@ -120,7 +120,7 @@ impl KvmVcpu {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, place: Place) -> Result<(), Error> {
+    pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, place: VcpuIndex) -> Result<(), Error> {
         let reset = self.sregs()?;
         self.fd.set_sregs(&modes::sregs(mode, reset, tables, place)).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd.set_regs(&modes::regs(mode, entry, place)).map_err(Error::kvm("KVM_SET_REGS"))
@@ -173,7 +173,7 @@ impl KvmVcpu {
     ///
     /// # Errors
     /// The kernel does not show its counters.
-    pub fn counters(&self) -> io::Result<Counters> {
+    pub fn counters(&self) -> io::Result<KvmCounters> {
         counters::kvm_counters(&self.fd)
     }
 

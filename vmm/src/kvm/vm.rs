@@ -36,7 +36,7 @@ pub(crate) fn create_vm(tss: u64) -> Result<(Kvm, VmFd), Error> {
             return Err(Error::MissingCapability(capability));
         }
     }
-    let vm = patiently(|| kvm.create_vm()).map_err(Error::kvm("KVM_CREATE_VM"))?;
+    let vm = retry_on_eintr(|| kvm.create_vm()).map_err(Error::kvm("KVM_CREATE_VM"))?;
     // Otherwise KVM rewrites a `vmcall` of the guest's for its own processor, and on some hosts tries for ever.
     let quirk = KVM_X86_QUIRK_FIX_HYPERCALL_INSN;
     let can = u32::try_from(vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into())).unwrap_or(0);
@@ -58,7 +58,7 @@ pub(crate) fn create_vm(tss: u64) -> Result<(Kvm, VmFd), Error> {
 }
 
 /// Tries an operation of KVM's again while signals interrupt it, unless one asks the program to end.
-pub(crate) fn patiently<T>(
+pub(crate) fn retry_on_eintr<T>(
     mut operation: impl FnMut() -> Result<T, kvm_ioctls::Error>,
 ) -> Result<T, kvm_ioctls::Error> {
     loop {

@@ -7,7 +7,7 @@
 use crate::host;
 use crate::lab::stats::{Spread, percentile};
 use crate::lab::variant::{Ring, Variant, Workload};
-use crate::lab::workload::{Echoes, Failure, Message, run_echoes, run_message, run_nothing};
+use crate::lab::workload::{ComparisonError, Echoes, Message, run_echoes, run_message, run_nothing};
 use std::time::Duration;
 
 /// The most bytes that a message may have.
@@ -40,7 +40,7 @@ impl Row {
     ///
     /// # Errors
     /// The host failed, somebody interrupted it, or what arrived is not what was sent.
-    pub fn measure(&mut self, workload: Workload) -> Result<(), Failure> {
+    pub fn measure(&mut self, workload: Workload) -> Result<(), ComparisonError> {
         if self.idle.is_none() {
             self.idle = Some(run_nothing(self.variant, self.ring, workload)?);
         }
@@ -125,11 +125,11 @@ pub fn run(
     workload: Workload,
     rounds: u32,
     mut after: impl FnMut(u32),
-) -> Result<(), Failure> {
+) -> Result<(), ComparisonError> {
     for round in 1..=rounds {
         for row in &mut *rows {
             if host::interrupted() {
-                return Err(Failure::Interrupted);
+                return Err(ComparisonError::Interrupted);
             }
             row.measure(workload)?;
         }

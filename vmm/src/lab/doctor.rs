@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// As it should be.
     Good,
     /// Something is missing that guests can do without.
@@ -32,7 +32,7 @@ pub struct Check {
     /// What it was.
     pub what: String,
     /// How it came out.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// What was found; where it is not good, also what to do or what is lost.
     pub found: String,
 }
@@ -41,8 +41,8 @@ impl Check {
     fn of(what: impl Into<String>, result: Result<String, Error>) -> Self {
         let what = what.into();
         match result {
-            Ok(found) => Self { what, outcome: Outcome::Good, found },
-            Err(error) => Self { what, outcome: Outcome::Bad, found: error.to_string() },
+            Ok(found) => Self { what, outcome: CheckOutcome::Good, found },
+            Err(error) => Self { what, outcome: CheckOutcome::Bad, found: error.to_string() },
         }
     }
 }
@@ -141,7 +141,7 @@ const CAPABILITIES: &[Capability] = &[
 /// KVM_CAP_BINARY_STATS_FD, which kvm-ioctls has no name for.
 const BINARY_STATS_FD: libc::c_ulong = 203;
 
-/// Looks at everything that a run needs, in its order. What comes after a check that is [`Outcome::Bad`] may
+/// Looks at everything that a run needs, in its order. What comes after a check that is [`CheckOutcome::Bad`] may
 /// be left out, since it cannot be good.
 pub fn examine() -> Vec<Check> {
     let mut checks = Vec::new();
@@ -165,7 +165,7 @@ pub fn examine() -> Vec<Check> {
         }
         Err(error) => checks.push(Check::of("virtual machine", Err(error))),
     }
-    if checks.iter().all(|check| check.outcome != Outcome::Bad) {
+    if checks.iter().all(|check| check.outcome != CheckOutcome::Bad) {
         checks.extend([Mode::Real, Mode::Protected, Mode::Long, Mode::User].map(run_two_instructions));
     }
     checks
@@ -174,9 +174,9 @@ pub fn examine() -> Vec<Check> {
 fn capabilities(kvm: &Kvm) -> Vec<Check> {
     let check = |name: &str, there: bool, needed: bool, lost: &str| {
         let (outcome, found) = match (there, needed) {
-            (true, _) => (Outcome::Good, "there".into()),
-            (false, true) => (Outcome::Bad, format!("missing: {lost}")),
-            (false, false) => (Outcome::Missing, format!("missing: {lost}")),
+            (true, _) => (CheckOutcome::Good, "there".into()),
+            (false, true) => (CheckOutcome::Bad, format!("missing: {lost}")),
+            (false, false) => (CheckOutcome::Missing, format!("missing: {lost}")),
         };
         Check { what: name.into(), outcome, found }
     };
@@ -232,7 +232,7 @@ fn run_two_instructions(mode: Mode) -> Check {
                 "two instructions ended with: {}: this host's KVM does not run this mode",
                 report.stop
             );
-            Check { what, outcome: Outcome::Bad, found }
+            Check { what, outcome: CheckOutcome::Bad, found }
         }
         Err(error) => Check::of(what, Err(error)),
     }

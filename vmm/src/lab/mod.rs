@@ -10,7 +10,7 @@ pub(crate) mod workload;
 
 pub use compare::run as run_comparison;
 pub use compare::{MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Row};
-pub use doctor::{Check, Outcome, examine};
+pub use doctor::{Check, CheckOutcome, examine};
 pub use stats::{Spread, percentile};
 pub use variant::{Ring, Variant, Workload};
-pub use workload::{Echoes, Failure, Message, run_echoes, run_message, run_nothing};
+pub use workload::{ComparisonError, Echoes, Message, run_echoes, run_message, run_nothing};

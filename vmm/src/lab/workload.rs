@@ -40,7 +40,7 @@ const RINGS: u32 = 2;
 
 /// Why a comparison cannot go on.
 #[derive(Debug)]
-pub enum Failure {
+pub enum ComparisonError {
     /// The host failed.
     Host(Error),
     /// Somebody asked for the end.
@@ -49,13 +49,13 @@ pub enum Failure {
     Wrong(String),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for ComparisonError {
     fn from(error: Error) -> Self {
         Self::Host(error)
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ComparisonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(error) => error.fmt(f),
@@ -65,7 +65,7 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for ComparisonError {}
 
 /// What came of sending the message.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +103,7 @@ pub struct Echoes {
 ///
 /// # Errors
 /// The host failed, somebody interrupted it, or the guest did not end well.
-pub fn run_nothing(variant: Variant, ring: Ring, workload: Workload) -> Result<u64, Failure> {
+pub fn run_nothing(variant: Variant, ring: Ring, workload: Workload) -> Result<u64, ComparisonError> {
     let nothing = Workload { bytes: 0, messages: 0, ..workload };
     Run::new(variant, ring, nothing)?.finish().map(|ran| ran.exits)
 }
@@ -112,7 +112,7 @@ pub fn run_nothing(variant: Variant, ring: Ring, workload: Workload) -> Result<u
 ///
 /// # Errors
 /// The host failed, somebody interrupted it, or what arrived is not what was sent.
-pub fn run_message(variant: Variant, ring: Ring, workload: Workload) -> Result<Message, Failure> {
+pub fn run_message(variant: Variant, ring: Ring, workload: Workload) -> Result<Message, ComparisonError> {
     let ran = Run::new(variant, ring, Workload { messages: 0, ..workload })?.finish()?;
     let mut times = [0; 16];
     ran.memory.read(TIMES, &mut times);
@@ -131,7 +131,7 @@ pub fn run_message(variant: Variant, ring: Ring, workload: Workload) -> Result<M
 ///
 /// # Errors
 /// The host failed, somebody interrupted it, or what arrived is not what was sent.
-pub fn run_echoes(variant: Variant, ring: Ring, workload: Workload) -> Result<Echoes, Failure> {
+pub fn run_echoes(variant: Variant, ring: Ring, workload: Workload) -> Result<Echoes, ComparisonError> {
     let ran = Run::new(variant, ring, Workload { bytes: 0, ..workload })?.finish()?;
     let mut samples = vec![0; (workload.messages as usize).saturating_mul(4)];
     ran.memory.read(SAMPLES, &mut samples);
@@ -193,7 +193,7 @@ struct Ran {
 }
 
 impl Run {
-    fn new(variant: Variant, ring: Ring, workload: Workload) -> Result<Self, Failure> {
+    fn new(variant: Variant, ring: Ring, workload: Workload) -> Result<Self, ComparisonError> {
         let image = Image::flat(guest::COMPARE, ring.mode(), Gpa(abi::EMBEDDED_CODE)).map_err(Error::from)?;
         let machine = Machine::builder(image)
             .transport(Some(variant.transport()))
@@ -220,16 +220,16 @@ impl Run {
     }
 
     /// Runs it to its end, and compares what arrived with what was sent.
-    fn finish(self) -> Result<Ran, Failure> {
+    fn finish(self) -> Result<Ran, ComparisonError> {
         let Self { variant, ring, workload, machine, memory, clock } = self;
         let before = host::thread_cpu_time();
         let report = machine.run()?;
         let vcpu = host::thread_cpu_time().saturating_sub(before);
         if matches!(report.stop, Stop::Interrupted) {
-            return Err(Failure::Interrupted);
+            return Err(ComparisonError::Interrupted);
         }
         check(&report, workload, &memory)
-            .map_err(|what| Failure::Wrong(format!("{variant} in ring {}: {what}", ring.number())))?;
+            .map_err(|what| ComparisonError::Wrong(format!("{variant} in ring {}: {what}", ring.number())))?;
         Ok(Ran {
             exits: report.profile.as_ref().map_or(0, |profile| profile.total().exits),
             memory,

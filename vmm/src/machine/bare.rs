@@ -86,7 +86,7 @@ impl Builder {
             vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         }
         msr_filter::enable(&vm, &filtered)?;
-        if let Some(Background::Shared(_, Some(doorbell))) = &background {
+        if let Some(Background::SharedWindow(_, Some(doorbell))) = &background {
             events::connect_doorbell(&vm, doorbell.bell())?;
         }
         if coalesced {
@@ -137,13 +137,13 @@ impl Builder {
             let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
             let rings = transport == Transport::Doorbell;
             let doorbell = rings.then(Doorbell::new).transpose()?.map(Arc::new);
-            return Ok(Background::Shared(Box::new(simvirtio), doorbell));
+            return Ok(Background::SharedWindow(Box::new(simvirtio), doorbell));
         }
         let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output, input)?;
         let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
         let window = Arc::new(Mutex::new(Window::new(simvirtio)));
         self.devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, window.clone())?;
-        Ok(Background::Trapped(transport, window))
+        Ok(Background::TrappedWindow(transport, window))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::profile::timeline::{Event, Timeline};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How much of a line is looked at, in bytes.
-pub(crate) const MOST_OF_A_LINE: usize = 512;
+pub(crate) const MAX_LINE: usize = 512;
 /// What the kernel says at the end of a panic's first line.
 const PANIC: &[u8] = b"Kernel panic - not syncing: ";
 /// What the kernel says when it starts userland.
@@ -14,7 +14,7 @@ const USERLAND: (&[u8], &[u8]) = (b"Run /", b" as init process");
 
 /// Looks at the console's text.
 #[derive(Clone, Debug)]
-pub struct Watch(Arc<Mutex<State>>);
+pub struct BootProgress(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -27,7 +27,7 @@ struct State {
     panic: Option<String>,
 }
 
-impl Watch {
+impl BootProgress {
     /// Marks `timeline`. Userland runs when `marker` is seen, or when the kernel says so.
     pub fn new(timeline: Arc<Timeline>, marker: Option<&str>) -> Self {
         let marker = marker.map(|marker| marker.as_bytes().to_vec());
@@ -60,7 +60,7 @@ impl State {
             if byte == b'\n' {
                 self.end_of_line();
                 self.line.clear();
-            } else if self.line.len() < MOST_OF_A_LINE {
+            } else if self.line.len() < MAX_LINE {
                 self.line.push(byte);
             }
         }
@@ -101,7 +101,7 @@ mod tests {
 
     fn events(marker: Option<&str>, pieces: &[&str]) -> (Vec<Event>, Option<String>) {
         let timeline = Arc::new(Timeline::default());
-        let watch = Watch::new(timeline.clone(), marker);
+        let watch = BootProgress::new(timeline.clone(), marker);
         pieces.iter().for_each(|piece| watch.see(piece.as_bytes()));
         (timeline.marks().into_iter().map(|mark| mark.event).collect(), watch.panic())
     }
@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn a_line_without_end_fills_no_memory() {
-        let watch = Watch::new(Arc::default(), None);
+        let watch = BootProgress::new(Arc::default(), None);
         (0..1000).for_each(|_| watch.see(&[b'x'; 100]));
-        assert_eq!(watch.lock().line.len(), MOST_OF_A_LINE);
+        assert_eq!(watch.lock().line.len(), MAX_LINE);
     }
 }

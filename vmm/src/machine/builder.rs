@@ -16,9 +16,9 @@ use crate::machine::linux::Linux;
 use crate::machine::{BoxedController, Machine};
 use crate::memory::{GuestMemory, MAX_CPUS};
 use crate::profile::clock::Clock;
-use crate::profile::trace::MAX_TRACED;
-use crate::x86::cpuid::{self, Override, Seen};
-use crate::x86::modes::Place;
+use crate::profile::trace::MAX_TRACED_EXITS;
+use crate::x86::cpuid::{self, CpuidContext, CpuidOverride};
+use crate::x86::modes::VcpuIndex;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeSet;
@@ -62,7 +62,7 @@ pub struct Builder {
     pub(super) loopback: bool,
     pub(super) timeout: Option<Duration>,
     pub(super) cpuid: bool,
-    pub(super) cpuid_changes: Vec<Override>,
+    pub(super) cpuid_changes: Vec<CpuidOverride>,
     pub(super) cpus: u32,
     pub(super) first_vcpu: u32,
     pub(super) msrs: MsrPolicy,
@@ -161,7 +161,7 @@ impl Builder {
     }
 
     /// Changes what CPUID shows, which then is shown in any case. The last change to a bit counts.
-    pub fn cpuid_override(mut self, change: Override) -> Self {
+    pub fn cpuid_override(mut self, change: CpuidOverride) -> Self {
         self.cpuid_changes.push(change);
         self
     }
@@ -216,7 +216,7 @@ impl Builder {
     }
 
     /// How many of the last exits the report has, with the guest's RIP where KVM tells it: at most
-    /// [`MAX_TRACED`]. Asking for them is asking for the profile.
+    /// [`MAX_TRACED_EXITS`]. Asking for them is asking for the profile.
     pub fn trace(mut self, exits: Option<usize>) -> Self {
         self.trace = exits;
         self
@@ -293,9 +293,9 @@ impl Builder {
                 self.cpus
             )));
         }
-        if let Some(exits) = self.trace.filter(|exits| !(1..=MAX_TRACED).contains(exits)) {
+        if let Some(exits) = self.trace.filter(|exits| !(1..=MAX_TRACED_EXITS).contains(exits)) {
             return Err(Error::Config(format!(
-                "a trace of {exits} exits cannot be: choose --trace-exits 1 to {MAX_TRACED}"
+                "a trace of {exits} exits cannot be: choose --trace-exits 1 to {MAX_TRACED_EXITS}"
             )));
         }
         let nothing = Guest::Image(Image::default());
@@ -311,7 +311,7 @@ impl Builder {
         kvm: &Kvm,
         vm: &VmFd,
         memory: &GuestMemory,
-        enter: impl Fn(&mut KvmVcpu, Place) -> Result<(), Error>,
+        enter: impl Fn(&mut KvmVcpu, VcpuIndex) -> Result<(), Error>,
     ) -> Result<Vec<KvmVcpu>, Error> {
         // With more than one vCPU a guest has to find out where it is.
         let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
@@ -328,14 +328,14 @@ impl Builder {
             let mut vcpu = KvmVcpu::new(vm, id, memory.clone())?;
             if let Some(supported) = &supported {
                 let tsc_deadline = self.irqchip && kvm.check_extension(Cap::TscDeadlineTimer);
-                let seen = Seen { id, count: self.cpus, tsc_deadline };
+                let seen = CpuidContext { id, count: self.cpus, tsc_deadline };
                 let shown = cpuid::for_vcpu(supported.as_slice(), seen, &self.cpuid_changes);
                 let shown = CpuId::from_entries(&shown).map_err(|_| {
                     Error::Config("there are more leaves of CPUID than KVM takes: change fewer".into())
                 })?;
                 vcpu.set_cpuid(&shown).map_err(|error| self.refused(error))?;
             }
-            let place = Place { index, of: self.cpus, id };
+            let place = VcpuIndex { index, of: self.cpus, id };
             enter(&mut vcpu, place).map_err(|error| self.refused(error))?;
             vcpus.push(vcpu);
         }

@@ -331,7 +331,7 @@ mod tests {
         let words: Vec<u8> = modes::identity_map(tables).iter().flat_map(|word| word.to_le_bytes()).collect();
         memory.write(tables, &words).unwrap();
         memory.write(Gpa(0x1000), code).unwrap();
-        let sregs = modes::sregs(Mode::Long, kvm_sregs::default(), TABLES, modes::Place::ALONE);
+        let sregs = modes::sregs(Mode::Long, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE);
         let location = Location::At { mode: Mode::Long, cs: 8, rip: regs.rip };
         Explanation::new(location, regs, sregs, &memory).unwrap()
     }
@@ -372,7 +372,7 @@ mod tests {
             let tables = Gpa(TABLES.0 + PAGE);
             memory.write(tables, &modes::bytes(&modes::user_identity_map(tables))).unwrap();
             memory.write(Gpa(0x1000), code).unwrap();
-            let sregs = modes::sregs(mode, kvm_sregs::default(), TABLES, modes::Place::ALONE);
+            let sregs = modes::sregs(mode, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE);
             let location = Location::At { mode, cs: sregs.cs.selector, rip: 0x1000 };
             Explanation::new(location, at_code(), sregs, &memory).unwrap().suspicion()
         };
@@ -404,7 +404,7 @@ mod tests {
     fn page_tables_of_32_bits_are_followed_too() {
         let memory = GuestMemory::new(&[(Gpa(0), 0x3000)]).unwrap();
         memory.write(Gpa(0x2004), &0x2003u32.to_le_bytes()).unwrap();
-        let mut sregs = modes::sregs(Mode::Protected, kvm_sregs::default(), Gpa(0), modes::Place::ALONE);
+        let mut sregs = modes::sregs(Mode::Protected, kvm_sregs::default(), Gpa(0), modes::VcpuIndex::ALONE);
         (sregs.cr0, sregs.cr3) = (sregs.cr0 | modes::CR0_PG, 0x2000);
         let location = Location::At { mode: Mode::Protected, cs: 8, rip: 0x1000 };
         let explanation = Explanation::new(location, at_code(), sregs, &memory).unwrap();
@@ -427,7 +427,7 @@ mod tests {
         for cr3 in [0, 0x2000, 0x2ff8, u64::MAX] {
             for rip in [0, 0x2fff, u64::MAX, 1 << 47] {
                 for mode in [Mode::Real, Mode::Protected, Mode::Long] {
-                    let mut sregs = modes::sregs(mode, kvm_sregs::default(), Gpa(0), modes::Place::ALONE);
+                    let mut sregs = modes::sregs(mode, kvm_sregs::default(), Gpa(0), modes::VcpuIndex::ALONE);
                     sregs.cr3 = cr3;
                     (sregs.cs.base, sregs.ss.base) = (rip, u64::MAX);
                     let regs = kvm_regs { rip, rsp: u64::MAX, ..Default::default() };

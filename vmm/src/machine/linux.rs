@@ -5,14 +5,14 @@
 //! where things are.
 
 use crate::boot::linux::Kernel;
-use crate::console::host::{Console, ConsoleThreads};
+use crate::console::host::{ConsoleSetup, ConsoleThreads};
 use crate::device::virtio::{Disk, Mmio};
 use crate::error::{Error, ImageError};
 use crate::exit::Stop;
 use crate::host;
-use crate::machine::boot_progress::Watch;
+use crate::machine::boot_progress::BootProgress;
 use crate::profile::timeline::{Mark, Timeline};
-use crate::shutdown::{Deadline, Ender, Kick};
+use crate::shutdown::{Deadline, Kick, StopHandle};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -104,9 +104,9 @@ impl Linux {
 
 /// What runs beside the vCPUs, not started yet.
 pub(crate) struct Pc {
-    pub(crate) console: Console,
-    pub(crate) ender: Arc<Ender>,
-    pub(crate) watch: Watch,
+    pub(crate) console: ConsoleSetup,
+    pub(crate) stop_handle: Arc<StopHandle>,
+    pub(crate) watch: BootProgress,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) virtio: Vec<Arc<Mutex<Mmio>>>,
 }
@@ -115,14 +115,14 @@ pub(crate) struct Pc {
 pub(crate) struct Running {
     virtio: Vec<Arc<Mutex<Mmio>>>,
     console: ConsoleThreads,
-    ender: Arc<Ender>,
-    watch: Watch,
+    stop_handle: Arc<StopHandle>,
+    watch: BootProgress,
     timeline: Arc<Timeline>,
 }
 
 /// How far the boot got.
 #[derive(Clone, Debug)]
-pub struct Boot {
+pub struct BootReport {
     /// When it got where. Exits by phase are in the profile.
     pub marks: Vec<Mark>,
     /// How many marks found no place.
@@ -137,24 +137,24 @@ impl Pc {
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<Running, Error> {
-        let Self { console, ender, watch, timeline, virtio } = self;
+        let Self { console, stop_handle, watch, timeline, virtio } = self;
         virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
-        ender.attach(deadline, vcpus);
-        let console = ConsoleThreads::start(console, ender.clone())?;
-        Ok(Running { virtio, console, ender, watch, timeline })
+        stop_handle.attach(deadline, vcpus);
+        let console = ConsoleThreads::start(console, stop_handle.clone())?;
+        Ok(Running { virtio, console, stop_handle, watch, timeline })
     }
 }
 
 impl Running {
     /// Ends all of it, and says why the machine was ended from here, if it was.
-    pub(crate) fn finish(mut self, deadline: &Deadline) -> (Option<Stop>, Boot) {
+    pub(crate) fn finish(mut self, deadline: &Deadline) -> (Option<Stop>, BootReport) {
         // Keys are for the program again: Ctrl-C ends one that waits for somebody to read its last words.
         host::terminal::restore();
         self.console.finish(deadline);
         // A disk is written before the machine is gone.
         self.virtio.iter().for_each(|device| lock(device).stop());
         let (marks, lost_marks) = (self.timeline.marks(), self.timeline.lost());
-        (self.ender.reason(), Boot { marks, lost_marks, panic: self.watch.panic() })
+        (self.stop_handle.reason(), BootReport { marks, lost_marks, panic: self.watch.panic() })
     }
 }
 

@@ -10,21 +10,21 @@ pub(crate) mod report;
 
 pub use builder::Builder;
 pub use explain::Explanation;
-pub use linux::{Boot, ConsoleKind, Linux, MAX_DISKS};
-pub use report::{Measured, Report, VcpuReport, Verdict};
+pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
+pub use report::{Report, Timing, VcpuReport, Verdict};
 
 use crate::console::output::Output;
 use crate::controller::hypercall::Hypercalls;
 use crate::controller::kev::MmioPrinter;
-use crate::controller::msr::{Forward, MsrPolicy};
-use crate::controller::{Devices, Ends, ExitController, OpenBus, VcpuState, Watchdog};
+use crate::controller::msr::{MsrForwarder, MsrPolicy};
+use crate::controller::{Devices, ExitController, OpenBus, TerminalExits, VcpuState, Watchdog};
 use crate::device::simvirtio::doorbell::Doorbell;
 use crate::device::simvirtio::poller::Poller;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, KickTimer, Kicker};
-use crate::kvm::counters::Counters;
+use crate::kvm::counters::KvmCounters;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::linux::Pc;
 use crate::memory::{Gpa, GuestMemory};
@@ -34,7 +34,7 @@ use crate::profile::recorder::{LAST, Recorder, Recording};
 use crate::profile::timeline::{Event, Timeline};
 use crate::profile::trace::Trace;
 use crate::run;
-use crate::run::vcpu_threads::{Ended, Team};
+use crate::run::vcpu_threads::{VcpuResults, VcpuThreads};
 use crate::shutdown::Deadline;
 use crate::x86::modes::Mode;
 use kvm_ioctls::VmFd;
@@ -52,9 +52,9 @@ pub(crate) type BoxedController = Box<dyn ExitController + Send>;
 /// What a machine has beside its vCPUs and the devices of the buses.
 pub(crate) enum Background {
     /// SIMVIRTIO's device behind the trapped window, shared with the bus.
-    Trapped(Transport, Arc<Mutex<Window>>),
+    TrappedWindow(Transport, Arc<Mutex<Window>>),
     /// SIMVIRTIO's device over shared RAM, for a thread that polls, or sleeps until the driver rings.
-    Shared(Box<Simvirtio<GuestMemory>>, Option<Arc<Doorbell>>),
+    SharedWindow(Box<Simvirtio<GuestMemory>>, Option<Arc<Doorbell>>),
     /// The threads of a PC.
     Pc(Pc),
 }
@@ -95,43 +95,43 @@ impl fmt::Debug for Machine {
 
 /// What one vCPU has to show.
 #[derive(Default)]
-struct Done {
+struct VcpuResult {
     recording: Option<Recording>,
     open_bus: OpenBus,
 }
 
 /// What came of a run: how it ended, what each vCPU has to show, and which one ended it.
-struct Ran {
+struct RunResult {
     stop: Stop,
-    vcpus: Vec<(Stop, Done)>,
-    culprit: usize,
-    beside: Beside,
+    vcpus: Vec<(Stop, VcpuResult)>,
+    stopped_by: usize,
+    beside: SideResult,
 }
 
 /// What came of what ran beside the vCPUs.
 #[derive(Default)]
-struct Beside {
+struct SideResult {
     /// Why the machine was ended from there, if it was.
     stop: Option<Stop>,
     simvirtio: Option<SimvirtioReport>,
-    boot: Option<Boot>,
+    boot: Option<BootReport>,
 }
 
 /// What the vCPUs of a machine have to show together.
 #[derive(Default)]
-struct Gathered {
+struct Totals {
     profile: Option<Profile>,
     cost: u64,
     steps: u64,
     trace: Option<Trace>,
     open_bus: OpenBus,
-    kernel: Option<Counters>,
+    kernel: Option<KvmCounters>,
     /// KVM did not tell of one of them.
     uncounted: bool,
 }
 
-impl Gathered {
-    fn add(&mut self, id: u32, done: Done, kernel: Option<Counters>) {
+impl Totals {
+    fn add(&mut self, id: u32, done: VcpuResult, kernel: Option<KvmCounters>) {
         self.open_bus.absorb(&done.open_bus);
         match kernel {
             Some(counters) => self.kernel.get_or_insert_default().absorb(&counters),
@@ -149,7 +149,7 @@ impl Gathered {
 }
 
 /// What the vCPUs of a machine share.
-struct Shared<'a> {
+struct RunContext<'a> {
     devices: &'a Devices,
     msrs: &'a MsrPolicy,
     output: &'a Output,
@@ -163,14 +163,18 @@ struct Shared<'a> {
     trace: Option<usize>,
 }
 
-impl Shared<'_> {
+impl RunContext<'_> {
     /// Kicks the calling thread when the time is up.
     fn timer(&self) -> Result<Option<KickTimer>, Error> {
         self.timeout.map(KickTimer::start).transpose().map_err(Error::host("starting the watchdog"))
     }
 
     /// Runs one vCPU to its end, on the calling thread, whose kicks are handled.
-    fn run(&self, vcpu: &mut KvmVcpu, controllers: Vec<BoxedController>) -> Result<(Stop, Done), Error> {
+    fn run(
+        &self,
+        vcpu: &mut KvmVcpu,
+        controllers: Vec<BoxedController>,
+    ) -> Result<(Stop, VcpuResult), Error> {
         let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
         let mut recorder = self.clock.map(recorder);
         let mut open_bus = OpenBus::default();
@@ -179,7 +183,7 @@ impl Shared<'_> {
             // A PC has none: its kernel would not know of them.
             let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
             let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
-            let last = (self.devices, (Forward(self.msrs), (Ends, &mut open_bus)));
+            let last = (self.devices, (MsrForwarder(self.msrs), (TerminalExits, &mut open_bus)));
             let mut chain = (watchdog, (controllers, (hypercalls, (self.msrs, (printer, last)))));
             run::run(vcpu, &mut chain, recorder.as_mut())
         };
@@ -189,7 +193,7 @@ impl Shared<'_> {
             Ok(stop) => stop?,
             Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
         };
-        Ok((stop, Done { recording: recorder.map(Recorder::finish), open_bus }))
+        Ok((stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus }))
     }
 }
 
@@ -200,7 +204,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// How a machine ended whose vCPUs all have parked: with the first code that is not zero.
-fn parked(vcpus: &[(Stop, Done)]) -> Stop {
+fn parked(vcpus: &[(Stop, VcpuResult)]) -> Stop {
     let code = vcpus.iter().find_map(|(stop, _)| match stop {
         Stop::CpuExited(code) if *code != 0 => Some(Stop::Exited(*code)),
         _ => None,
@@ -218,17 +222,17 @@ impl Machine {
     /// The host failed. What the guest does wrong is in the report.
     pub fn run(mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let Ran { stop, vcpus, culprit, beside } = self.run_vcpus()?;
+        let RunResult { stop, vcpus, stopped_by, beside } = self.run_vcpus()?;
         let elapsed = started.elapsed();
         let verdict = match stop {
             Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
             _ => None,
         };
-        let (location, explanation) = self.explain(&stop, culprit)?;
+        let (location, explanation) = self.explain(&stop, stopped_by)?;
         let several = vcpus.len() > 1;
-        let last = vcpus.get(culprit).and_then(|(_, done)| done.recording.as_ref());
+        let last = vcpus.get(stopped_by).and_then(|(_, done)| done.recording.as_ref());
         let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
-        let mut all = Gathered { trace: self.trace.map(Trace::new), ..Default::default() };
+        let mut all = Totals { trace: self.trace.map(Trace::new), ..Default::default() };
         let mut reports = Vec::new();
         for (vcpu, (stop, done)) in self.vcpus.iter_mut().zip(vcpus) {
             let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
@@ -239,10 +243,10 @@ impl Machine {
             }
             all.add(vcpu.id(), done, kernel);
         }
-        let culprit = self.vcpus.get(culprit).filter(|_| several).map(VcpuState::id);
+        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(VcpuState::id);
         Ok(Report {
             stop,
-            culprit,
+            stopped_by,
             location,
             explanation,
             verdict,
@@ -250,7 +254,7 @@ impl Machine {
             simvirtio: beside.simvirtio,
             boot: beside.boot,
             profile: all.profile,
-            measured: self.clock.map(|clock| Measured { clock, cost: all.cost, steps: all.steps }),
+            measured: self.clock.map(|clock| Timing { clock, cost: all.cost, steps: all.steps }),
             last: last.unwrap_or_default(),
             trace: all.trace,
             open_bus: all.open_bus,
@@ -265,12 +269,12 @@ impl Machine {
     }
 
     /// The run itself. Whatever ends it, the text that still waits is handed on, also within the time.
-    fn run_vcpus(&mut self) -> Result<Ran, Error> {
+    fn run_vcpus(&mut self) -> Result<RunResult, Error> {
         let Self { vcpus, controllers, devices, msrs, timeout, background, output, .. } = self;
         let output = &*output;
         let deadline = Deadline::after(*timeout);
         output.set_deadline(deadline.clone());
-        let shared = Shared {
+        let shared = RunContext {
             devices,
             msrs,
             output,
@@ -284,7 +288,7 @@ impl Machine {
                 _ => None,
             },
         };
-        let team = Arc::new(Team::new(vcpus.len(), deadline.asked().clone()));
+        let team = Arc::new(VcpuThreads::new(vcpus.len(), deadline.asked().clone()));
         let Some((first, others)) = vcpus.split_first_mut() else {
             return Err(Error::Config("a machine without a vCPU cannot run".into()));
         };
@@ -305,18 +309,18 @@ impl Machine {
                 )
             };
             let mark = |event| shared.timeline.iter().for_each(|timeline| timeline.mark(event));
-            let (Ended { vcpus, culprit }, beside) = match background.take() {
-                None => (run()?, Beside::default()),
+            let (VcpuResults { vcpus, stopped_by }, beside) = match background.take() {
+                None => (run()?, SideResult::default()),
                 // The device has acted on each store: nothing is left in the queue.
-                Some(Background::Trapped(transport, window)) => {
+                Some(Background::TrappedWindow(transport, window)) => {
                     let lock = || window.lock().unwrap_or_else(PoisonError::into_inner);
                     lock().set_deadline(deadline);
                     let ran = run()?;
                     let report = lock().simvirtio().report(transport);
-                    (ran, Beside { simvirtio: Some(report), ..Default::default() })
+                    (ran, SideResult { simvirtio: Some(report), ..Default::default() })
                 }
                 // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
-                Some(Background::Shared(simvirtio, doorbell)) => {
+                Some(Background::SharedWindow(simvirtio, doorbell)) => {
                     let transport = doorbell.as_ref().map_or(Transport::Polling, |_| Transport::Doorbell);
                     let poller = Poller::start(*simvirtio, doorbell, team.clone(), deadline.clone())?;
                     let ran = run()?;
@@ -324,7 +328,7 @@ impl Machine {
                     let report = ended.simvirtio.report(transport);
                     let (rings, thread_time) = (ended.rings, Some(ended.thread_time));
                     let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
-                    (ran, Beside { stop: ended.stop, simvirtio, boot: None })
+                    (ran, SideResult { stop: ended.stop, simvirtio, boot: None })
                 }
                 Some(Background::Pc(pc)) => {
                     let running = pc.start(deadline.clone(), team.clone())?;
@@ -332,10 +336,10 @@ impl Machine {
                     let ran = run()?;
                     mark(Event::End);
                     let (stop, boot) = running.finish(&deadline);
-                    (ran, Beside { stop, simvirtio: None, boot: Some(boot) })
+                    (ran, SideResult { stop, simvirtio: None, boot: Some(boot) })
                 }
             };
-            let stop = culprit.and_then(|culprit| vcpus.get(culprit)).map(|(stop, _)| stop.clone());
+            let stop = stopped_by.and_then(|stopped_by| vcpus.get(stopped_by)).map(|(stop, _)| stop.clone());
             let stop = match (&beside.stop, stop) {
                 // That one was stopped with the other is no reason of its own.
                 (Some(Stop::Interrupted), Some(stop)) => stop,
@@ -360,7 +364,7 @@ impl Machine {
                 (ControlFlow::Break(failed), stop) if stop.is_orderly() => failed,
                 (_, stop) => stop,
             };
-            Ok(Ran { stop, vcpus, culprit: culprit.unwrap_or(0), beside })
+            Ok(RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), beside })
         })?
     }
 
@@ -368,11 +372,11 @@ impl Machine {
     fn explain(
         &mut self,
         stop: &Stop,
-        culprit: usize,
+        stopped_by: usize,
     ) -> Result<(Option<crate::controller::vcpu::Location>, Option<Explanation>), Error> {
         let orderly =
             stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
-        let Some(vcpu) = self.vcpus.get_mut(culprit).filter(|_| !orderly) else { return Ok((None, None)) };
+        let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return Ok((None, None)) };
         let location = vcpu.location(is_shutdown(stop))?;
         let explanation = match stop {
             Stop::Interrupted | Stop::ProtocolError(_) | Stop::OutputLimit(_) | Stop::ControllerFailed(_) => {

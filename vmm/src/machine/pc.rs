@@ -2,7 +2,7 @@
 
 use crate::boot::acpi::{self, VirtioMmio};
 use crate::boot::linux;
-use crate::console::host::{Console, Port};
+use crate::console::host::{ConsoleSetup, Port};
 use crate::console::input::Input;
 use crate::controller::VcpuState;
 use crate::device::pc::i8042::{self, I8042};
@@ -16,13 +16,13 @@ use crate::error::Error;
 use crate::host::{self, event};
 use crate::kvm::vm::{check_address_width, create_vm, mask_legacy_controllers};
 use crate::kvm::{events, msr_filter, slots};
-use crate::machine::boot_progress::{self, Watch};
+use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
 use crate::machine::{Background, Machine};
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
-use crate::shutdown::Ender;
+use crate::shutdown::StopHandle;
 use crate::x86::modes::Mode;
 use kvm_ioctls::{Cap, IoEventAddress};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,13 +51,12 @@ impl Builder {
         if self.first_vcpu != 0 {
             return Err(Error::Config("the first vCPU of a Linux machine is number 0".into()));
         }
-        let findable = |marker: &String| {
-            (1..=boot_progress::MOST_OF_A_LINE).contains(&marker.len()) && !marker.contains('\n')
-        };
+        let findable =
+            |marker: &String| (1..=boot_progress::MAX_LINE).contains(&marker.len()) && !marker.contains('\n');
         if linux.marker.as_ref().is_some_and(|marker| !findable(marker)) {
             return Err(Error::Config(format!(
                 "a marker is looked for in each line: give --marker 1 to {} bytes without an end of line",
-                boot_progress::MOST_OF_A_LINE
+                boot_progress::MAX_LINE
             )));
         }
         let timeline = Arc::new(Timeline::since(host::started()));
@@ -68,10 +67,10 @@ impl Builder {
         let command_line = linux.command_line.as_deref().unwrap_or(default_command_line(linux.console));
         let initrd = linux.initrd.as_deref();
         linux::write_boot_params(&linux.kernel, loaded, &memory, ram, initrd, command_line)?;
-        let ender = Arc::new(Ender::new()?);
+        let stop_handle = Arc::new(StopHandle::new()?);
         let typed = ConsoleInput::new()?;
         let disks = std::mem::take(&mut linux.disks);
-        let virtio = self.virtio(&memory, disks, linux.console, &typed, &ender)?;
+        let virtio = self.virtio(&memory, disks, linux.console, &typed, &stop_handle)?;
         let places = places(virtio.len());
         memory.write(pc::ACPI, &acpi::tables(self.cpus, &places))?;
         log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);
@@ -84,7 +83,7 @@ impl Builder {
         self.attach_ports(serial.clone())?;
         self.attach_pc_ports(&timeline)?;
         self.output.set_limit(self.output_limit);
-        let watch = Watch::new(timeline.clone(), linux.marker.as_deref());
+        let watch = BootProgress::new(timeline.clone(), linux.marker.as_deref());
         let observer = watch.clone();
         self.output.set_observer(move |text| observer.see(text));
         for (device, place) in virtio.iter().zip(&places) {
@@ -140,14 +139,14 @@ impl Builder {
         };
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
         let console =
-            Console { typed, input, escapes: linux.escapes, port, output: self.output.clone(), prompt };
+            ConsoleSetup { typed, input, escapes: linux.escapes, port, output: self.output.clone(), prompt };
         Ok(Machine {
             clock: self.clock(&vcpus),
             vcpus,
             _vm: vm,
             memory,
             mode: Mode::Long,
-            background: Some(Background::Pc(Pc { console, ender, watch, timeline, virtio })),
+            background: Some(Background::Pc(Pc { console, stop_handle, watch, timeline, virtio })),
             ram,
             image: Vec::new(),
             devices: self.devices,
@@ -169,7 +168,7 @@ impl Builder {
         disks: Vec<Disk>,
         console: ConsoleKind,
         typed: &ConsoleInput,
-        ender: &Arc<Ender>,
+        stop_handle: &Arc<StopHandle>,
     ) -> Result<Vec<Arc<Mutex<Mmio>>>, Error> {
         if disks.len() > MAX_DISKS {
             return Err(Error::Config(format!(
@@ -182,9 +181,10 @@ impl Builder {
             devices.push(Mmio::new(Block::new(disk), memory.clone())?);
         }
         if console == ConsoleKind::Virtio {
-            let ender = ender.clone();
-            let console =
-                virtio::Console::new(self.output.clone(), typed.clone(), move |stop| ender.end(stop));
+            let stop_handle = stop_handle.clone();
+            let console = virtio::ConsoleDevice::new(self.output.clone(), typed.clone(), move |stop| {
+                stop_handle.end(stop);
+            });
             devices.push(Mmio::new(console, memory.clone())?);
         }
         devices.push(Mmio::new(Entropy::new()?, memory.clone())?);

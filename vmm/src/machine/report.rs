@@ -6,12 +6,12 @@ use crate::controller::vcpu::Location;
 use crate::controller::{Devices, OpenBus, hypercall};
 use crate::device::simvirtio::SimvirtioReport;
 use crate::exit::{Reason, Site, Stop};
-use crate::kvm::counters::Counters;
+use crate::kvm::counters::KvmCounters;
 use crate::machine::explain::Explanation;
-use crate::machine::linux::Boot;
+use crate::machine::linux::BootReport;
 use crate::profile::Profile;
 use crate::profile::clock::Clock;
-use crate::profile::recorder::Traced;
+use crate::profile::recorder::TracedExit;
 use crate::profile::trace::Trace;
 use crate::x86::modes::Mode;
 use simvirtio::abi;
@@ -68,12 +68,12 @@ pub struct VcpuReport {
     /// Its exits, where they were counted.
     pub profile: Option<Profile>,
     /// KVM's own counters of it, where they were asked for and the host has them.
-    pub kernel: Option<Counters>,
+    pub kernel: Option<KvmCounters>,
 }
 
 /// How exits were timed.
 #[derive(Clone, Copy, Debug)]
-pub struct Measured {
+pub struct Timing {
     /// The clock.
     pub clock: Clock,
     /// What counting, timing and remembering cost, of all vCPUs, in nanoseconds.
@@ -88,7 +88,7 @@ pub struct Report {
     /// Why it ended.
     pub stop: Stop,
     /// Which of several vCPUs ended the machine, and is the one that is located and explained.
-    pub culprit: Option<u32>,
+    pub stopped_by: Option<u32>,
     /// Where the vCPU was, if it did not end in an orderly way.
     pub location: Option<Location>,
     /// What the guest died of, or was doing when its time was up, where that can be seen.
@@ -100,13 +100,13 @@ pub struct Report {
     /// What became of SIMVIRTIO's device, where there was one.
     pub simvirtio: Option<SimvirtioReport>,
     /// How far the boot got, of Linux.
-    pub boot: Option<Boot>,
+    pub boot: Option<BootReport>,
     /// The exits of all vCPUs, where they were counted.
     pub profile: Option<Profile>,
     /// How the exits were timed, where they were.
-    pub measured: Option<Measured>,
+    pub measured: Option<Timing>,
     /// The last few exits of the vCPU that ended the machine, the last one last.
-    pub last: Vec<Traced>,
+    pub last: Vec<TracedExit>,
     /// The last exits of all vCPUs, where they were asked for.
     pub trace: Option<Trace>,
     /// What was looked for and is not there.
@@ -115,7 +115,7 @@ pub struct Report {
     pub vcpus: Vec<VcpuReport>,
     /// KVM's own counters of all vCPUs, where they were asked for and the host has them. It also counts the
     /// exits that the kernel handled by itself.
-    pub kernel: Option<Counters>,
+    pub kernel: Option<KvmCounters>,
     /// Size of the guest's memory, in bytes.
     pub ram: u64,
     /// Where the image was loaded, a range for each segment.

@@ -20,12 +20,12 @@ pub struct Latency {
     sum: u64,
     min: u64,
     max: u64,
-    spread: Spread,
+    spread: Distribution,
 }
 
 /// How the times are distributed.
 #[derive(Clone, Debug, Default)]
-enum Spread {
+enum Distribution {
     /// Nobody keeps that.
     #[default]
     Unknown,
@@ -35,7 +35,7 @@ enum Spread {
     Many(Box<Histogram<u64>>),
 }
 
-impl Spread {
+impl Distribution {
     #[inline]
     fn record(&mut self, nanos: u64, times: u64) {
         match self {
@@ -100,12 +100,12 @@ impl Spread {
 impl Latency {
     /// Nothing yet; percentiles will be known.
     pub fn with_percentiles() -> Self {
-        Self { spread: Spread::Few([0; FEW], 0), ..Self::default() }
+        Self { spread: Distribution::Few([0; FEW], 0), ..Self::default() }
     }
 
     /// Whether percentiles are known.
     pub(crate) fn knows_percentiles(&self) -> bool {
-        !matches!(self.spread, Spread::Unknown)
+        !matches!(self.spread, Distribution::Unknown)
     }
 
     /// Takes a time.
@@ -166,13 +166,13 @@ impl Latency {
             return None;
         }
         let value = match &self.spread {
-            Spread::Unknown => return None,
-            Spread::Few(..) => {
+            Distribution::Unknown => return None,
+            Distribution::Few(..) => {
                 let times = self.spread.times();
                 let rank = (percent / 100.0 * times.len() as f64).ceil() as usize;
                 times.get(rank.clamp(1, times.len()).saturating_sub(1))?.0
             }
-            Spread::Many(histogram) => histogram.value_at_percentile(percent),
+            Distribution::Many(histogram) => histogram.value_at_percentile(percent),
         };
         Some(value.clamp(self.min, self.max))
     }

@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use clock::Clock;
 pub use latency::{DIGITS, Latency, lower_bound};
-pub use recorder::{Recorder, Recording, Traced};
+pub use recorder::{Recorder, Recording, TracedExit};
 pub use timeline::{Event, MAX_MARKS, Mark, Timeline};
-pub use trace::{MAX_TRACED, Trace};
+pub use trace::{MAX_TRACED_EXITS, Trace};
 
 /// How many sites are told apart.
 pub const MAX_SITES: usize = 1024;

@@ -19,7 +19,7 @@ pub const LAST: usize = 6;
 
 /// An exit that is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Traced {
+pub struct TracedExit {
     /// The exit.
     pub exit: Exit,
     /// How it came about.
@@ -42,7 +42,7 @@ pub struct Recording {
     /// The counts and times.
     pub profile: Profile,
     /// The last exits, the last one last.
-    pub last: Vec<Traced>,
+    pub last: Vec<TracedExit>,
     /// What taking the profile cost, in nanoseconds.
     pub cost: u64,
     /// How often the clock went backwards: those times are taken for none.
@@ -54,7 +54,7 @@ pub const CHUNK: usize = 64;
 
 /// An exit as it is written down, with readings of the clock.
 #[derive(Clone, Copy, Debug)]
-struct Note {
+struct ExitNote {
     exit: Exit,
     arrival: Arrival,
     fault: bool,
@@ -66,7 +66,7 @@ struct Note {
     value: Option<u64>,
 }
 
-impl Note {
+impl ExitNote {
     const BLANK: Self = Self {
         exit: Exit::Interrupted,
         arrival: Arrival::FromGuest,
@@ -91,7 +91,7 @@ pub struct Recorder {
     remembered: usize,
     wants_rip: bool,
     /// Whole chunks, of which the oldest is written over when there are enough.
-    notes: Vec<Note>,
+    notes: Vec<ExitNote>,
     /// Where the next exit is written down.
     next: usize,
     /// Whether the exit there is still to be answered.
@@ -147,7 +147,7 @@ impl Recorder {
         let phase = self.timeline.as_deref().map_or(0, Timeline::phase) as u32;
         if let Some(note) = self.notes.get_mut(self.next) {
             let (entered, exit) = (self.entered, *exit);
-            *note = Note { exit, arrival, phase, entered, left, rip, ..Note::BLANK };
+            *note = ExitNote { exit, arrival, phase, entered, left, rip, ..ExitNote::BLANK };
         }
     }
 
@@ -196,7 +196,7 @@ impl Recorder {
         if self.next >= self.notes.len() {
             // Where memory runs out, fewer are remembered.
             match self.notes.try_reserve(CHUNK) {
-                Ok(()) => self.notes.resize(self.next.saturating_add(CHUNK), Note::BLANK),
+                Ok(()) => self.notes.resize(self.next.saturating_add(CHUNK), ExitNote::BLANK),
                 Err(_) => self.next = 0,
             }
         }
@@ -237,10 +237,10 @@ impl Recorder {
         self.recording
     }
 
-    fn traced(&self, note: &Note) -> Traced {
-        let Note { exit, arrival, rip, value, fault, .. } = *note;
+    fn traced(&self, note: &ExitNote) -> TracedExit {
+        let ExitNote { exit, arrival, rip, value, fault, .. } = *note;
         let at = self.clock.nanos(note.left.saturating_sub(self.origin));
-        Traced { exit, arrival, at, times: times(&self.clock, note, &mut 0), rip, value, fault }
+        TracedExit { exit, arrival, at, times: times(&self.clock, note, &mut 0), rip, value, fault }
     }
 
     /// What two readings of the clock cost, in nanoseconds: the least of some times, since a thread that had to wait
@@ -257,7 +257,7 @@ impl Recorder {
 
 /// How long an exit took. A clock that went backwards, which is counted, tells nothing.
 #[inline]
-fn times(clock: &Clock, note: &Note, steps: &mut u64) -> Times {
+fn times(clock: &Clock, note: &ExitNote, steps: &mut u64) -> Times {
     let mut since = |earlier: u64, later: u64| {
         if later < earlier {
             *steps = steps.saturating_add(1);

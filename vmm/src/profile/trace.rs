@@ -1,17 +1,17 @@
 //! The last exits of a machine, of all its vCPUs, in the order of time.
 
-use crate::profile::recorder::{Recording, Traced};
+use crate::profile::recorder::{Recording, TracedExit};
 
 /// The most exits that a trace may hold: 350 MiB for each vCPU while it runs, and some three times that when it is made a
 /// file.
-pub const MAX_TRACED: usize = 1 << 22;
+pub const MAX_TRACED_EXITS: usize = 1 << 22;
 
 /// The last exits of a machine.
 #[derive(Clone, Debug)]
 pub struct Trace {
     capacity: usize,
     seen: u64,
-    exits: Vec<(u32, Traced)>,
+    exits: Vec<(u32, TracedExit)>,
 }
 
 impl Trace {
@@ -36,7 +36,7 @@ impl Trace {
     }
 
     /// The last of them, with the numbers of their vCPUs.
-    pub fn exits(&self) -> &[(u32, Traced)] {
+    pub fn exits(&self) -> &[(u32, TracedExit)] {
         &self.exits
     }
 }
@@ -53,7 +53,7 @@ mod tests {
         for at in times {
             let (exit, arrival, times) = (Exit::Hlt, Arrival::FromGuest, Times::default());
             profile.record(&exit, arrival, times);
-            last.push(Traced { exit, arrival, at, times, rip: None, value: None, fault: false });
+            last.push(TracedExit { exit, arrival, at, times, rip: None, value: None, fault: false });
         }
         Recording { profile, last, ..Default::default() }
     }

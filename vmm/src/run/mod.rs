@@ -44,7 +44,7 @@ pub fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::{Devices, Ends, OpenBus, StillVcpu, VcpuState, Watchdog};
+    use crate::controller::{Devices, FakeVcpu, OpenBus, TerminalExits, VcpuState, Watchdog};
     use crate::device::bus::Device;
     use crate::exit::{Arrival, Exit};
     use crate::memory::GuestMemory;
@@ -62,12 +62,12 @@ mod tests {
     struct Script {
         exits: VecDeque<(Exit, Arrival)>,
         entries: Vec<Entry>,
-        state: StillVcpu,
+        state: FakeVcpu,
     }
 
     impl Script {
         fn new(exits: impl IntoIterator<Item = (Exit, Arrival)>) -> Self {
-            Self { exits: exits.into_iter().collect(), entries: Vec::new(), state: StillVcpu::default() }
+            Self { exits: exits.into_iter().collect(), entries: Vec::new(), state: FakeVcpu::default() }
         }
     }
 
@@ -135,7 +135,7 @@ mod tests {
     fn chain(fifo: &Arc<Mutex<Fifo>>) -> impl ExitController {
         let mut devices = Devices::default();
         devices.ports.attach(0xbb, 1, fifo.clone()).unwrap();
-        (Watchdog::default(), (Owned(devices), (Ends, OpenBus::default())))
+        (Watchdog::default(), (Owned(devices), (TerminalExits, OpenBus::default())))
     }
 
     const FRESH: Arrival = Arrival::FromGuest;
@@ -206,7 +206,7 @@ mod tests {
         let mut late = Watchdog { deadline: at(0) };
         assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
         let mut early = Watchdog { deadline: at(60) };
-        assert!(matches!(early.handle(&Exit::Interrupted, &mut StillVcpu::default()), Outcome::Resume));
+        assert!(matches!(early.handle(&Exit::Interrupted, &mut FakeVcpu::default()), Outcome::Resume));
         early.deadline.asked().store(true, Ordering::Release);
         assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
     }

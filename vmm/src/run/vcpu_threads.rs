@@ -18,36 +18,36 @@ use std::thread::{self, Thread};
 /// Size of a vCPU thread's own stack, in bytes: more than the controllers of this crate need.
 const STACK: usize = 512 << 10;
 /// No vCPU.
-const NOBODY: usize = usize::MAX;
+const NO_VCPU: usize = usize::MAX;
 
 /// What the threads share.
 #[derive(Debug)]
-pub struct Team {
+pub struct VcpuThreads {
     /// Tells every vCPU's watchdog that the machine shall end.
     asked: Arc<AtomicBool>,
     /// The first vCPU that ended the machine.
-    culprit: AtomicUsize,
-    members: Vec<Member>,
+    stopped_by: AtomicUsize,
+    threads: Vec<VcpuThread>,
 }
 
 /// What came of each vCPU, and which one ended the machine, if one did.
-pub(crate) struct Ended<R> {
+pub(crate) struct VcpuResults<R> {
     pub(crate) vcpus: Vec<(Stop, R)>,
-    pub(crate) culprit: Option<usize>,
+    pub(crate) stopped_by: Option<usize>,
 }
 
 #[derive(Debug, Default)]
-struct Member {
+struct VcpuThread {
     kicker: OnceLock<Kicker>,
     thread: OnceLock<Thread>,
     out: AtomicBool,
 }
 
-impl Team {
+impl VcpuThreads {
     /// A team of `size` that ends when `asked` is set. The first of them leads.
     pub(crate) fn new(size: usize, asked: Arc<AtomicBool>) -> Self {
-        let members = std::iter::repeat_with(Member::default).take(size).collect();
-        Self { asked, culprit: AtomicUsize::new(NOBODY), members }
+        let threads = std::iter::repeat_with(VcpuThread::default).take(size).collect();
+        Self { asked, stopped_by: AtomicUsize::new(NO_VCPU), threads }
     }
 
     /// Runs each of `others`, with what is its own, in `body` on a thread, and `first` on this one.
@@ -59,7 +59,7 @@ impl Team {
         others: impl Iterator<Item = (&'a mut KvmVcpu, C)>,
         first: impl FnOnce() -> Result<(Stop, R), Error>,
         body: impl Fn(&mut KvmVcpu, C) -> Result<(Stop, R), Error> + Sync,
-    ) -> Result<Ended<R>, Error> {
+    ) -> Result<VcpuResults<R>, Error> {
         let results = thread::scope(|scope| {
             let mut threads = Vec::new();
             let mut failed = None;
@@ -88,8 +88,8 @@ impl Team {
                 }
             }
             // Those that were not started are out already.
-            for member in self.members.iter().skip(1 + threads.len()) {
-                member.out.store(true, Ordering::SeqCst);
+            for thread in self.threads.iter().skip(1 + threads.len()) {
+                thread.out.store(true, Ordering::SeqCst);
             }
             let result = match failed {
                 None => self.leave(0, caught(first)),
@@ -102,15 +102,15 @@ impl Team {
             results.extend(threads.into_iter().map(join));
             results
         });
-        let culprit = Some(self.culprit.load(Ordering::SeqCst)).filter(|place| *place != NOBODY);
-        Ok(Ended { vcpus: results.into_iter().collect::<Result<_, _>>()?, culprit })
+        let stopped_by = Some(self.stopped_by.load(Ordering::SeqCst)).filter(|place| *place != NO_VCPU);
+        Ok(VcpuResults { vcpus: results.into_iter().collect::<Result<_, _>>()?, stopped_by })
     }
 
     /// Says how vCPU `place`, which is the calling thread's, can be kicked.
     pub(crate) fn enter(&self, place: usize, kicker: Kicker) {
-        if let Some(member) = self.members.get(place) {
-            let _ = member.kicker.set(kicker);
-            let _ = member.thread.set(thread::current());
+        if let Some(thread) = self.threads.get(place) {
+            let _ = thread.kicker.set(kicker);
+            let _ = thread.thread.set(thread::current());
         }
     }
 
@@ -118,14 +118,14 @@ impl Team {
     /// sees to the rest.
     fn leave<R>(&self, place: usize, result: Result<(Stop, R), Error>) -> Result<(Stop, R), Error> {
         if !matches!(&result, Ok((stop, _)) if stop.parks()) {
-            let _ = self.culprit.compare_exchange(NOBODY, place, Ordering::SeqCst, Ordering::SeqCst);
+            let _ = self.stopped_by.compare_exchange(NO_VCPU, place, Ordering::SeqCst, Ordering::SeqCst);
             self.asked.store(true, Ordering::SeqCst);
         }
-        if let Some(member) = self.members.get(place) {
-            member.out.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.threads.get(place) {
+            thread.out.store(true, Ordering::SeqCst);
         }
         // Whoever waits looks again.
-        self.members.iter().filter_map(|member| member.thread.get()).for_each(Thread::unpark);
+        self.threads.iter().filter_map(|thread| thread.thread.get()).for_each(Thread::unpark);
         // Not him alone: he may wait for a lock that another one holds, in a write that blocks.
         while place != 0 && self.asked.load(Ordering::SeqCst) && !self.is_out(0) {
             self.kick_all();
@@ -136,7 +136,7 @@ impl Team {
 
     /// The leader waits until all are out, and kicks them where the machine shall end.
     fn wait(&self) {
-        let left = || (1..self.members.len()).filter(|place| !self.is_out(*place));
+        let left = || (1..self.threads.len()).filter(|place| !self.is_out(*place));
         while left().next().is_some() {
             // His own vCPU is parked: nobody else would see an interruption.
             if host::interrupted() {
@@ -150,20 +150,20 @@ impl Team {
     }
 
     fn is_out(&self, place: usize) -> bool {
-        self.members.get(place).is_none_or(|member| member.out.load(Ordering::SeqCst))
+        self.threads.get(place).is_none_or(|thread| thread.out.load(Ordering::SeqCst))
     }
 
     fn kick(&self, place: usize) {
-        if let Some(kicker) = self.members.get(place).and_then(|member| member.kicker.get()) {
+        if let Some(kicker) = self.threads.get(place).and_then(|thread| thread.kicker.get()) {
             kicker.kick();
         }
     }
 }
 
-impl Kick for Team {
+impl Kick for VcpuThreads {
     /// All that are not out, since one may hold a lock that another waits for.
     fn kick_all(&self) {
-        (0..self.members.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
+        (0..self.threads.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
     }
 }
 

@@ -64,7 +64,7 @@ impl Deadline {
     }
 
     /// Moves the deadline on by the time since `start`, in which the guest waited for its input.
-    pub(crate) fn not_counting_since(&self, start: Instant) {
+    pub(crate) fn extend_by_wait_since(&self, start: Instant) {
         let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited.fetch_add(waited, Ordering::Relaxed);
     }
@@ -79,7 +79,7 @@ mod tests {
         let deadline = Deadline::after(Some(Duration::from_millis(20)));
         let start = Instant::now();
         std::thread::sleep(Duration::from_millis(30));
-        deadline.not_counting_since(start);
+        deadline.extend_by_wait_since(start);
         assert!(!deadline.clone().has_passed());
         std::thread::sleep(Duration::from_millis(30));
         assert!(deadline.has_passed());

@@ -7,6 +7,6 @@ mod stop_handle;
 mod worker;
 
 pub use deadline::Deadline;
-pub use stop_handle::Ender;
 pub(crate) use stop_handle::Kick;
-pub(crate) use worker::Kickable;
+pub use stop_handle::StopHandle;
+pub(crate) use worker::Worker;

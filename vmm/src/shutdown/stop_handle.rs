@@ -22,7 +22,7 @@ impl fmt::Debug for dyn Kick {
 
 /// Ends a machine from a thread that is none of its vCPUs'.
 #[derive(Debug)]
-pub struct Ender {
+pub struct StopHandle {
     /// What tells the vCPUs, and kicks them.
     machine: OnceLock<(Deadline, Arc<dyn Kick>)>,
     reason: Mutex<Option<Stop>>,
@@ -30,7 +30,7 @@ pub struct Ender {
     event: EventFd,
 }
 
-impl Ender {
+impl StopHandle {
     /// Nothing to end yet.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle, Thread};
 
 /// The thread, whose body gives a `T`.
 #[derive(Debug)]
-pub(crate) struct Kickable<T> {
+pub(crate) struct Worker<T> {
     handle: JoinHandle<()>,
     /// What it gave, or nothing where it panicked.
     result: Receiver<T>,
@@ -17,7 +17,7 @@ pub(crate) struct Kickable<T> {
     kicker: Arc<OnceLock<Kicker>>,
 }
 
-impl<T: Send + 'static> Kickable<T> {
+impl<T: Send + 'static> Worker<T> {
     /// Starts the thread; `operation` is what that is called where it fails.
     ///
     /// # Errors
@@ -78,10 +78,10 @@ mod tests {
 
     #[test]
     fn a_thread_gives_what_it_made_or_nothing() {
-        let thread = Kickable::spawn("test", "a test", || 42).unwrap();
+        let thread = Worker::spawn("test", "a test", || 42).unwrap();
         assert_eq!(thread.join(&Deadline::default()), Some(42));
         let panics = || -> u32 { panic!("for a test") };
-        assert_eq!(Kickable::spawn("test", "a test", panics).unwrap().join(&Deadline::default()), None);
+        assert_eq!(Worker::spawn("test", "a test", panics).unwrap().join(&Deadline::default()), None);
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
                 return error.kind();
             }
         };
-        let thread = Kickable::spawn("test", "a test", body).unwrap();
+        let thread = Worker::spawn("test", "a test", body).unwrap();
         let deadline = Deadline::after(Some(Duration::from_millis(100)));
         assert_eq!(thread.join(&deadline), Some(std::io::ErrorKind::Interrupted));
         assert!(reader.read(&mut [0]).is_ok());

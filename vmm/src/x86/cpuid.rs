@@ -52,7 +52,7 @@ pub enum Register {
 /// As text: `LEAF[.SUBLEAF].REGISTER[.BIT[-BIT]]=VALUE`, such as `1.ecx.24=1`, `7.0.ebx=0` or
 /// `1.ebx.31-24=0xba`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Override {
+pub struct CpuidOverride {
     /// EAX of the question.
     pub leaf: u32,
     /// ECX of the question; `None` where the leaf has no subleaves, or for the first.
@@ -67,7 +67,7 @@ pub struct Override {
     pub value: u32,
 }
 
-impl Override {
+impl CpuidOverride {
     fn mask(&self) -> u32 {
         let upper = u32::MAX.checked_shr(31u32.saturating_sub(self.high.into())).unwrap_or(0);
         upper & u32::MAX.checked_shl(self.low.into()).unwrap_or(0)
@@ -101,7 +101,7 @@ impl Override {
     }
 }
 
-impl FromStr for Override {
+impl FromStr for CpuidOverride {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -157,7 +157,7 @@ fn number(text: &str) -> Option<u32> {
 
 /// A vCPU, as CPUID tells it of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct CpuidContext {
     /// Its number, which is also its APIC id.
     pub id: u32,
     /// How many there are, each a core of the one package.
@@ -166,7 +166,7 @@ pub struct Seen {
     pub tsc_deadline: bool,
 }
 
-impl Seen {
+impl CpuidContext {
     /// How many bits the number of a core has.
     fn core_bits(self) -> u32 {
         self.count.max(1).next_power_of_two().trailing_zeros()
@@ -240,7 +240,11 @@ impl Seen {
 }
 
 /// What a vCPU sees, where KVM supports `supported`, with the user's changes last.
-pub fn for_vcpu(supported: &[kvm_cpuid_entry2], vcpu: Seen, changes: &[Override]) -> Vec<kvm_cpuid_entry2> {
+pub fn for_vcpu(
+    supported: &[kvm_cpuid_entry2],
+    vcpu: CpuidContext,
+    changes: &[CpuidOverride],
+) -> Vec<kvm_cpuid_entry2> {
     let word = |at: usize| {
         SIGNATURE.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
     };
@@ -293,7 +297,7 @@ mod tests {
         ]
     }
 
-    const ALONE: Seen = Seen { id: 0, count: 1, tsc_deadline: false };
+    const ALONE: CpuidContext = CpuidContext { id: 0, count: 1, tsc_deadline: false };
 
     fn leaf(entries: &[kvm_cpuid_entry2], function: u32) -> kvm_cpuid_entry2 {
         *entries.iter().find(|entry| entry.function == function).unwrap()
@@ -301,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_vcpu_finds_its_number_and_the_vendor_stays() {
-        let seen = for_vcpu(&supported(), Seen { id: 0xba, count: 4, tsc_deadline: false }, &[]);
+        let seen = for_vcpu(&supported(), CpuidContext { id: 0xba, count: 4, tsc_deadline: false }, &[]);
         assert_eq!(leaf(&seen, 0), supported()[0]);
         assert_eq!(leaf(&seen, 1).ebx, 0xba04_0304);
         assert_eq!(leaf(&seen, 1).ecx, 0x8000_0001);
@@ -329,7 +333,7 @@ mod tests {
         supported.extend([cache(0, 1), cache(1, 3)]);
         supported.push(kvm_cpuid_entry2 { function: 0x8000_001d, ..cache(0, 2) });
         supported.extend([0x8000_0001, 0x8000_0008, 0x8000_001e].map(leaf_of));
-        let seen = for_vcpu(&supported, Seen { id: 2, count: 3, tsc_deadline: true }, &[]);
+        let seen = for_vcpu(&supported, CpuidContext { id: 2, count: 3, tsc_deadline: true }, &[]);
         assert_eq!(leaf(&seen, 1).ecx & TSC_DEADLINE, TSC_DEADLINE);
         assert_eq!(leaf(&seen, 1).edx & HTT, HTT);
         let levels: Vec<_> = seen.iter().filter(|entry| entry.function == 0xb).collect();
@@ -347,7 +351,7 @@ mod tests {
         assert_eq!((leaf(&alone, 1).edx & HTT, leaf(&alone, 1).ecx & TSC_DEADLINE), (0, 0));
         assert_eq!(leaf(&alone, 0x8000_0001).ecx & CMP_LEGACY, 0);
         supported[0].ebx = u32::from_le_bytes(*b"Genu");
-        let intel = for_vcpu(&supported, Seen { id: 2, count: 3, tsc_deadline: true }, &[]);
+        let intel = for_vcpu(&supported, CpuidContext { id: 2, count: 3, tsc_deadline: true }, &[]);
         assert_eq!([0x8000_0001, 0x8000_0008].map(|wanted| leaf(&intel, wanted).ecx), [0xffff_ffff; 2]);
     }
 
@@ -392,18 +396,18 @@ mod tests {
             "-1.ecx=1",
             "1.ecx.+1-2=1=1",
         ] {
-            assert!(text.parse::<Override>().is_err(), "{text}");
+            assert!(text.parse::<CpuidOverride>().is_err(), "{text}");
         }
-        assert!("1.ecx.1=2".parse::<Override>().unwrap_err().contains("does not fit"));
-        assert!("1.ecx=0x100000000".parse::<Override>().is_err());
-        assert_eq!("1.ecx=4294967295".parse::<Override>().unwrap().mask(), u32::MAX);
+        assert!("1.ecx.1=2".parse::<CpuidOverride>().unwrap_err().contains("does not fit"));
+        assert!("1.ecx=0x100000000".parse::<CpuidOverride>().is_err());
+        assert_eq!("1.ecx=4294967295".parse::<CpuidOverride>().unwrap().mask(), u32::MAX);
     }
 
     proptest! {
         #[test]
         fn a_change_touches_its_bits_only(low in 0u8..32, more in 0u8..32, value: u32, before: u32) {
             let high = low.saturating_add(more).min(31);
-            let change = Override { leaf: 9, subleaf: None, register: Register::Edx, low, high, value };
+            let change = CpuidOverride { leaf: 9, subleaf: None, register: Register::Edx, low, high, value };
             let mut entries = vec![kvm_cpuid_entry2 { function: 9, edx: before, ..Default::default() }];
             change.apply(&mut entries);
             let width = u32::from(high - low) + 1;

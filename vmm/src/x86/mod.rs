@@ -6,6 +6,6 @@ pub(crate) mod cpuid;
 pub(crate) mod modes;
 pub(crate) mod probe;
 
-pub use cpuid::{Override, Register, SIGNATURE, host_vendor};
-pub use modes::{Mode, Place};
-pub use probe::{Mapping, Probe, ProbeError};
+pub use cpuid::{CpuidOverride, Register, SIGNATURE, host_vendor};
+pub use modes::{Mode, VcpuIndex};
+pub use probe::{Probe, ProbeError, Translation};

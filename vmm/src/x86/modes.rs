@@ -223,7 +223,7 @@ pub fn linux_regs(entry: Gpa, boot_params: Gpa) -> kvm_regs {
 
 /// A vCPU's place among those of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct VcpuIndex {
     /// Its index, from 0 on.
     pub index: u32,
     /// How many there are.
@@ -232,7 +232,7 @@ pub struct Place {
     pub id: u32,
 }
 
-impl Place {
+impl VcpuIndex {
     /// The only one.
     pub const ALONE: Self = Self { index: 0, of: 1, id: 0 };
 
@@ -250,7 +250,7 @@ pub const STACK_SIZE: u64 = 0x4000;
 ///
 /// In real mode the first vCPU has its stack where the CPU's reset leaves it, below 0x1_0000, and each
 /// further one a stack segment whose end is where its stack begins.
-pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: Place) -> kvm_sregs {
+pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: VcpuIndex) -> kvm_sregs {
     let mut sregs = reset;
     if mode == Mode::Real {
         sregs.cs.selector = 0;
@@ -291,7 +291,7 @@ pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: Place) -> kvm_sre
 /// 0x1_0000 (of a further vCPU: of its segment). In ring 3 IOPL is 3: some hosts look at that and others at the bitmap
 /// of the task state, so it takes both to allow all ports everywhere. RDI is the vCPU's number, and RSI is how
 /// many there are.
-pub fn regs(mode: Mode, entry: Gpa, place: Place) -> kvm_regs {
+pub fn regs(mode: Mode, entry: Gpa, place: VcpuIndex) -> kvm_regs {
     let rsp = if mode == Mode::Real { 0 } else { place.stack() };
     let (rdi, rsi) = (place.id.into(), place.of.into());
     let rflags = if mode == Mode::User { RFLAGS_ONE | RFLAGS_IOPL_3 } else { RFLAGS_ONE };
@@ -340,35 +340,35 @@ mod tests {
         let reset = kvm_sregs { cr0: 0x6000_0010, ..Default::default() };
         let reset =
             kvm_sregs { cs: kvm_segment { selector: 0xf000, base: 0xffff_0000, ..reset.cs }, ..reset };
-        let sregs = sregs(Mode::Real, reset, TABLES, Place::ALONE);
+        let sregs = sregs(Mode::Real, reset, TABLES, VcpuIndex::ALONE);
         assert_eq!((sregs.cs.selector, sregs.cs.base), (0, 0));
         assert_eq!(kvm_sregs { cs: reset.cs, ..sregs }, reset);
-        let regs = regs(Mode::Real, Gpa(0x1000), Place::ALONE);
+        let regs = regs(Mode::Real, Gpa(0x1000), VcpuIndex::ALONE);
         assert_eq!((regs.rip, regs.rsp, regs.rflags, regs.rax), (0x1000, 0, 2, 0));
     }
 
     #[test]
     fn protected_mode_has_flat_32_bit_segments_and_no_paging() {
-        let sregs = sregs(Mode::Protected, kvm_sregs::default(), TABLES, Place::ALONE);
+        let sregs = sregs(Mode::Protected, kvm_sregs::default(), TABLES, VcpuIndex::ALONE);
         assert_eq!((sregs.cs.selector, sregs.cs.db, sregs.cs.l, sregs.cs.limit), (8, 1, 0, 0xffff_ffff));
         assert_eq!((sregs.ss.selector, sregs.gdt.base, sregs.gdt.limit), (0x10, 0x2000, 23));
         assert_eq!((sregs.cr0 & CR0_PE, sregs.cr0 & CR0_PG, sregs.efer), (CR0_PE, 0, 0));
-        assert_eq!(regs(Mode::Protected, Gpa(0), Place::ALONE).rsp, 1 << 20);
+        assert_eq!(regs(Mode::Protected, Gpa(0), VcpuIndex::ALONE).rsp, 1 << 20);
     }
 
     #[test]
     fn long_mode_has_paging_and_a_64_bit_code_segment() {
-        let sregs = sregs(Mode::Long, kvm_sregs::default(), TABLES, Place::ALONE);
+        let sregs = sregs(Mode::Long, kvm_sregs::default(), TABLES, VcpuIndex::ALONE);
         assert_eq!((sregs.cs.l, sregs.cs.db, sregs.ds.db), (1, 0, 1));
         assert_eq!((sregs.cr3, sregs.cr4, sregs.efer), (0x3000, 1 << 5, 0x500));
         assert_eq!(sregs.cr0 & (CR0_PE | CR0_PG), 0x8000_0001);
-        assert_eq!(regs(Mode::Long, Gpa(0x10_0000), Place::ALONE).rsp, 1 << 20);
+        assert_eq!(regs(Mode::Long, Gpa(0x10_0000), VcpuIndex::ALONE).rsp, 1 << 20);
     }
 
     #[test]
     fn ring_3_has_segments_of_its_own_and_all_ports() {
         let reset = kvm_sregs { tr: kvm_segment { type_: 3, ..Default::default() }, ..Default::default() };
-        let user = sregs(Mode::User, reset, TABLES, Place::ALONE);
+        let user = sregs(Mode::User, reset, TABLES, VcpuIndex::ALONE);
         assert_eq!((user.cs.selector, user.cs.dpl, user.cs.l), (0x1b, 3, 1));
         for data in [user.ds, user.es, user.fs, user.gs, user.ss] {
             assert_eq!((data.selector, data.dpl, data.type_), (0x23, 3, 3));
@@ -376,10 +376,10 @@ mod tests {
         assert_eq!((user.tr.selector, user.tr.type_, user.tr.s, user.tr.present), (0x28, 0xb, 0, 1));
         assert_eq!((user.tr.base, user.tr.limit), (TASK_STATE.0, 0x68 + 8192));
         assert_eq!((user.gdt.base, user.gdt.limit), (0x2000, 7 * 8 - 1));
-        let long = sregs(Mode::Long, reset, TABLES, Place::ALONE);
+        let long = sregs(Mode::Long, reset, TABLES, VcpuIndex::ALONE);
         assert_eq!((user.cr0, user.cr3, user.cr4, user.efer), (long.cr0, long.cr3, long.cr4, long.efer));
         assert_eq!(long.tr, reset.tr);
-        let [user, long] = [Mode::User, Mode::Long].map(|mode| regs(mode, Gpa(0x1000), Place::ALONE));
+        let [user, long] = [Mode::User, Mode::Long].map(|mode| regs(mode, Gpa(0x1000), VcpuIndex::ALONE));
         assert_eq!((user.rflags, long.rflags), (0x3002, 2));
         assert_eq!(kvm_regs { rflags: 2, ..user }, long);
     }
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn each_of_several_vcpus_has_a_stack_and_knows_its_place() {
-        let third = Place { index: 2, of: 4, id: 0xbc };
+        let third = VcpuIndex { index: 2, of: 4, id: 0xbc };
         let long = regs(Mode::Long, Gpa(0x1000), third);
         assert_eq!((long.rsp, long.rdi, long.rsi), (0xf_8000, 0xbc, 4));
         let real = sregs(Mode::Real, kvm_sregs::default(), TABLES, third);

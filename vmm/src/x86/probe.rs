@@ -77,7 +77,7 @@ pub enum ProbeError {
 
 /// Where a linear address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
+pub struct Translation {
     /// Guest physical address.
     pub gpa: Gpa,
     /// Size of its page in bytes; `None` without paging.
@@ -126,10 +126,10 @@ impl Probe {
     ///
     /// # Errors
     /// It is not mapped.
-    pub fn translate_linear(&self, linear: u64) -> Result<Mapping, ProbeError> {
+    pub fn translate_linear(&self, linear: u64) -> Result<Translation, ProbeError> {
         let Self { sregs, .. } = self;
         if sregs.cr0 & modes::CR0_PG == 0 {
-            return Ok(Mapping { gpa: Gpa(linear), page: None, writable: true });
+            return Ok(Translation { gpa: Gpa(linear), page: None, writable: true });
         }
         let long = sregs.efer & modes::EFER_LMA != 0;
         if long {
@@ -146,7 +146,7 @@ impl Probe {
         }
     }
 
-    fn walk(&self, linear: u64, levels: &[Level], root: u64) -> Result<Mapping, ProbeError> {
+    fn walk(&self, linear: u64, levels: &[Level], root: u64) -> Result<Translation, ProbeError> {
         let narrow = levels.len() == NARROW.len();
         let width: u64 = if narrow { 4 } else { 8 };
         let (mut at_table, mut writable) = (root, true);
@@ -180,7 +180,7 @@ impl Probe {
                     false => (entry & ADDRESS, 0),
                 };
                 let gpa = Gpa((base & !within) | high | (linear & within));
-                return Ok(Mapping { gpa, page: Some(1 << shift), writable });
+                return Ok(Translation { gpa, page: Some(1 << shift), writable });
             }
             at_table = if narrow { entry & 0xffff_f000 } else { entry & ADDRESS };
         }
@@ -192,7 +192,7 @@ impl Probe {
     ///
     /// # Errors
     /// It is not mapped.
-    pub fn translate(&self, address: u64) -> Result<Mapping, ProbeError> {
+    pub fn translate(&self, address: u64) -> Result<Translation, ProbeError> {
         self.translate_linear(self.linear(self.sregs.ds.base, address))
     }
 
@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn sregs(mode: Mode) -> kvm_sregs {
-        modes::sregs(mode, kvm_sregs::default(), TABLES, modes::Place::ALONE)
+        modes::sregs(mode, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE)
     }
 
     /// Entries of a table: the index, and the entry.
@@ -264,7 +264,7 @@ mod tests {
         let mut real = sregs(Mode::Real);
         real.ds.base = 0x1230;
         let probe = Probe::new(memory(), real);
-        assert_eq!(probe.translate(4).unwrap(), Mapping { gpa: Gpa(0x1234), page: None, writable: true });
+        assert_eq!(probe.translate(4).unwrap(), Translation { gpa: Gpa(0x1234), page: None, writable: true });
         let probe = Probe::new(memory(), sregs(Mode::Protected));
         assert_eq!(probe.translate(0x8000_0000).unwrap().gpa, Gpa(0x8000_0000));
     }

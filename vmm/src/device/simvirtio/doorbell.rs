@@ -83,7 +83,7 @@ impl Doorbell {
             }
             // Time in which the guest says that it waits does not count.
             if waits {
-                deadline.not_counting_since(started);
+                deadline.extend_by_wait_since(started);
             }
         }
         *rings = rings.saturating_add(self.rings());

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, REPEAT};
 use crate::memory::GuestMemory;
-use crate::shutdown::{Deadline, Kick, Kickable};
+use crate::shutdown::{Deadline, Kick, Worker};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// The device when its thread has ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct PollerResult {
     pub(crate) simvirtio: Simvirtio<GuestMemory>,
     /// Why it ended the run, where it did.
     pub(crate) stop: Option<Stop>,
@@ -41,7 +41,7 @@ pub(crate) struct Poller {
     /// Tells the thread that the run is over.
     run_ended: Arc<AtomicBool>,
     doorbell: Option<Arc<Doorbell>>,
-    thread: Option<Kickable<Ended>>,
+    thread: Option<Worker<PollerResult>>,
 }
 
 impl Poller {
@@ -74,9 +74,9 @@ impl Poller {
                     thread::park_timeout(REPEAT);
                 }
             }
-            Ended { simvirtio, stop, thread_time, rings }
+            PollerResult { simvirtio, stop, thread_time, rings }
         };
-        let thread = Kickable::spawn("simvirtio", "starting the poller's thread", body)?;
+        let thread = Worker::spawn("simvirtio", "starting the poller's thread", body)?;
         Ok(Self { run_ended, doorbell, thread: Some(thread) })
     }
 
@@ -85,7 +85,7 @@ impl Poller {
     ///
     /// # Errors
     /// The thread panicked.
-    pub(crate) fn finish(mut self, deadline: &Deadline) -> Result<Ended, Error> {
+    pub(crate) fn finish(mut self, deadline: &Deadline) -> Result<PollerResult, Error> {
         self.end();
         let thread = self.thread.take().ok_or_else(panicked)?;
         thread.thread().unpark();
@@ -151,7 +151,7 @@ fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool, deadline: &De
                 let waits = nap(simvirtio)?;
                 // Time in which the guest says that it waits does not count.
                 if let Some(since) = idle.waits_since {
-                    deadline.not_counting_since(since);
+                    deadline.extend_by_wait_since(since);
                 }
                 idle.waits_since = waits.then(Instant::now);
             }

@@ -92,7 +92,7 @@ impl Window {
                 ControlFlow::Break(stop) => break ControlFlow::Break(stop),
             }
         };
-        self.deadline.not_counting_since(start);
+        self.deadline.extend_by_wait_since(start);
         waited?;
         self.simvirtio.advance().map_continue(drop)
     }

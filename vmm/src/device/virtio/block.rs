@@ -5,7 +5,7 @@
 //! reads, its status the last byte that the device writes.
 
 use crate::device::virtio::disk::Disk;
-use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
+use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
 use crate::device::virtio::{Backend, Names, names};
 use crate::memory::{GuestMemory, Span};
 use virtio_bindings::{virtio_blk, virtio_ids};
@@ -42,14 +42,17 @@ impl Block {
     }
 
     /// Does a request, and writes its status.
-    fn request(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, Broken> {
-        let status = chain.take_last_byte().ok_or(Broken::Chain("a request has no place for its status"))?;
+    fn request(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
+        let status =
+            chain.take_last_byte().ok_or(QueueError::Chain("a request has no place for its status"))?;
         let mut header = [0; 16];
         if chain.read(memory, &mut header)? != header.len() {
-            return Err(Broken::Chain("a request has no header"));
+            return Err(QueueError::Chain("a request has no header"));
         }
         let (code, written) = self.perform(memory, &header, chain);
-        memory.write(status, &[code]).map_err(|_| Broken::Chain("a request's status is not in memory"))?;
+        memory
+            .write(status, &[code])
+            .map_err(|_| QueueError::Chain("a request's status is not in memory"))?;
         Ok(Answer::Done(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1)))
     }
 
@@ -120,7 +123,7 @@ impl Backend for Block {
         self.writes_through = features & FLUSH == 0;
     }
 
-    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(queue) = queues.get(index) else { return Ok(()) };
         queue.serve(|memory, chain| self.request(memory, chain))
     }

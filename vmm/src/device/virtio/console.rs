@@ -3,7 +3,7 @@
 
 use crate::console::host::Port;
 use crate::console::output::Output;
-use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
+use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
 use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::exit::Stop;
@@ -29,10 +29,10 @@ const CHUNK: usize = 4096;
 
 /// What was typed and the guest has not taken yet. Clones are the same input.
 #[derive(Clone, Debug)]
-pub struct ConsoleInput(Arc<Shared>);
+pub struct ConsoleInput(Arc<InputState>);
 
 #[derive(Debug)]
-struct Shared {
+struct InputState {
     waiting: Mutex<Waiting>,
     /// Written to when something was typed.
     typed: EventFd,
@@ -53,7 +53,7 @@ impl ConsoleInput {
     /// # Errors
     /// The host has no descriptor left.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(InputState {
             waiting: Mutex::default(),
             typed: event().map_err(Error::host("eventfd"))?,
             room: event().map_err(Error::host("eventfd"))?,
@@ -117,7 +117,7 @@ impl Port for ConsoleInput {
 }
 
 /// The back end of the console.
-pub struct Console {
+pub struct ConsoleDevice {
     output: Output,
     input: ConsoleInput,
     /// Ends the machine.
@@ -126,20 +126,20 @@ pub struct Console {
     has_ended: bool,
 }
 
-impl fmt::Debug for Console {
+impl fmt::Debug for ConsoleDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Console").field("input", &self.input).finish_non_exhaustive()
     }
 }
 
-impl Console {
+impl ConsoleDevice {
     /// A console that prints to `output` and gets `input`. Where it cannot print it calls `end`, once, on its
     /// own thread; `end` must not wait for the device.
     pub fn new(output: Output, input: ConsoleInput, end: impl Fn(Stop) + Send + 'static) -> Self {
         Self { output, input, end: Box::new(end), has_ended: false }
     }
 
-    fn receive(&self, queues: &mut Queues) -> Result<(), Broken> {
+    fn receive(&self, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(queue) = queues.get(RECEIVE) else { return Ok(()) };
         // Empty buffers wait for input in the queue; a notification of more of them has no news.
         if self.input.is_empty() {
@@ -154,7 +154,7 @@ impl Console {
     }
 
     /// Copies input into a request's buffers.
-    fn fill(&self, memory: &GuestMemory, chain: &Chain) -> Result<Answer, Broken> {
+    fn fill(&self, memory: &GuestMemory, chain: &Chain) -> Result<Answer, QueueError> {
         let mut written: u32 = 0;
         // All that the input can hold.
         let mut data = [0; INPUT_ROOM];
@@ -164,14 +164,14 @@ impl Console {
             let typed = place.get(..count).unwrap_or_default();
             memory
                 .write(span.start, typed)
-                .map_err(|_| Broken::Chain("a buffer for input is not in memory"))?;
+                .map_err(|_| QueueError::Chain("a buffer for input is not in memory"))?;
             written = written.saturating_add(u32::try_from(count).unwrap_or(0));
         }
         Ok(Answer::Done(written))
     }
 
     /// Prints a request's buffers.
-    fn print(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, Broken> {
+    fn print(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
         let mut data = [0; CHUNK];
         while !self.has_ended {
             let count = chain.read(memory, &mut data)?;
@@ -186,7 +186,7 @@ impl Console {
     }
 }
 
-impl Backend for Console {
+impl Backend for ConsoleDevice {
     fn id(&self) -> u32 {
         virtio_ids::VIRTIO_ID_CONSOLE
     }
@@ -205,7 +205,7 @@ impl Backend for Console {
         vec![0; 12]
     }
 
-    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         match (index, queues.get(TRANSMIT)) {
             (RECEIVE, _) => self.receive(queues),
             (TRANSMIT, Some(queue)) => queue.serve(|memory, chain| self.print(memory, chain)),
@@ -218,7 +218,7 @@ impl Backend for Console {
     }
 
     /// Something was typed.
-    fn signalled(&mut self, _: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn signalled(&mut self, _: usize, queues: &mut Queues) -> Result<(), QueueError> {
         self.receive(queues)
     }
 }
@@ -236,7 +236,7 @@ mod tests {
     const DATA: u64 = 0x3_0000;
 
     struct Rig {
-        console: Console,
+        console: ConsoleDevice,
         input: ConsoleInput,
         captured: Captured,
         ends: Arc<Mutex<Vec<Stop>>>,
@@ -254,7 +254,7 @@ mod tests {
             let ends = Arc::new(Mutex::new(Vec::new()));
             let seen = ends.clone();
             let end = move |stop| seen.lock().unwrap().push(stop);
-            let console = Console::new(output, input.clone(), end);
+            let console = ConsoleDevice::new(output, input.clone(), end);
             let memory = testing::memory();
             let (receive, transmit) =
                 (Ring::new(&memory, 0x1_0000, QUEUE_SIZE), Ring::new(&memory, 0x2_0000, QUEUE_SIZE));
@@ -264,7 +264,7 @@ mod tests {
             Self { console, input, captured, ends, memory, receive, transmit, queues, interrupt }
         }
 
-        fn print(&mut self, buffers: &[Buffer]) -> Result<(), Broken> {
+        fn print(&mut self, buffers: &[Buffer]) -> Result<(), QueueError> {
             self.transmit.add(buffers);
             self.console.notified(TRANSMIT, &mut self.queues)
         }

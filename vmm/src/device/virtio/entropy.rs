@@ -1,6 +1,6 @@
 //! The entropy device (virtio 1.2, section 5.4): fills the driver's buffers from the host's random numbers.
 
-use crate::device::virtio::queue::{Answer, Broken, Chain, Queues};
+use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
 use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::memory::GuestMemory;
@@ -28,11 +28,12 @@ impl Entropy {
         Ok(Self { source })
     }
 
-    fn fill(&self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, Broken> {
+    fn fill(&self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
         chain.limit_writable(MOST);
         // The offset means nothing to this file.
         let answer = memory.read_from_file_at(&self.source, 0, chain.writable());
-        let written = answer.map_err(|_| Broken::Chain("a buffer for random numbers is not in memory"))?;
+        let written =
+            answer.map_err(|_| QueueError::Chain("a buffer for random numbers is not in memory"))?;
         Ok(Answer::Done(u32::try_from(written).unwrap_or(MOST)))
     }
 }
@@ -50,7 +51,7 @@ impl Backend for Entropy {
         &[QUEUE_SIZE]
     }
 
-    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(queue) = queues.get(index) else { return Ok(()) };
         queue.serve(|memory, chain| self.fill(memory, chain))
     }
@@ -67,7 +68,7 @@ mod tests {
     const DATA: u64 = 0x3_0000;
 
     /// Asks for random numbers into these buffers. Returns how many bytes came.
-    fn fill(memory: &GuestMemory, buffers: &[Buffer]) -> Result<u32, Broken> {
+    fn fill(memory: &GuestMemory, buffers: &[Buffer]) -> Result<u32, QueueError> {
         let mut ring = Ring::new(memory, 0x1_0000, QUEUE_SIZE);
         let interrupt = Arc::new(Interrupt::new("virtio-rng").unwrap());
         let mut queues = Queues::new(vec![Some(ring.queue(&interrupt))]);

@@ -3,8 +3,8 @@
 //!
 //! The device's thread tells it, and the transport shows it in its registers.
 
+use crate::device::virtio::register_mirror::RegisterMirror;
 use crate::device::virtio::registers::{register, status};
-use crate::device::virtio::shown::Shown;
 use crate::error::Error;
 use crate::host::{event, signal};
 use std::fmt;
@@ -34,7 +34,7 @@ pub struct Interrupt {
     /// Somebody has been told that the driver broke the rules.
     told: AtomicBool,
     event: EventFd,
-    shown: Shown,
+    mirror: RegisterMirror,
 }
 
 impl Interrupt {
@@ -49,7 +49,7 @@ impl Interrupt {
             halted: AtomicBool::new(false),
             told: AtomicBool::new(false),
             event: event().map_err(Error::host("eventfd"))?,
-            shown: Shown::default(),
+            mirror: RegisterMirror::default(),
         })
     }
 
@@ -59,8 +59,8 @@ impl Interrupt {
     }
 
     /// Where the registers are shown.
-    pub(crate) fn shown(&self) -> &Shown {
-        &self.shown
+    pub(crate) fn mirror(&self) -> &RegisterMirror {
+        &self.mirror
     }
 
     /// InterruptStatus.
@@ -76,8 +76,8 @@ impl Interrupt {
     fn change(&self, change: impl FnOnce(&mut Registers)) {
         let mut registers = self.lock();
         change(&mut registers);
-        self.shown.show(register::INTERRUPT_STATUS, registers.interrupt);
-        self.shown.show(register::STATUS, registers.device);
+        self.mirror.show(register::INTERRUPT_STATUS, registers.interrupt);
+        self.mirror.show(register::STATUS, registers.device);
     }
 
     /// InterruptACK: the driver has seen these bits.

@@ -8,9 +8,9 @@
 
 use crate::device::bus::Device;
 use crate::device::virtio::interrupt::Interrupt;
-use crate::device::virtio::queue::{Broken, Queues, Virtqueue};
+use crate::device::virtio::queue::{QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
-use crate::device::virtio::worker::Worker;
+use crate::device::virtio::thread::DeviceThread;
 use crate::device::virtio::{Backend, Names};
 use crate::error::Error;
 use crate::exit::Stop;
@@ -52,7 +52,7 @@ impl Setup {
     }
 
     /// The queue, if it can be one.
-    fn build(&self, memory: &GuestMemory, event_idx: bool) -> Result<Queue, Broken> {
+    fn build(&self, memory: &GuestMemory, event_idx: bool) -> Result<Queue, QueueError> {
         let mut queue = Queue::new(self.max)?;
         queue.try_set_size(u16::try_from(self.size).map_err(|_| virtio_queue::Error::InvalidSize)?)?;
         queue.try_set_desc_table_address(Gpa(self.descriptors))?;
@@ -70,7 +70,7 @@ impl Setup {
         let in_memory = tables.iter().all(|(start, len)| memory.contains(Gpa(*start), *len));
         match in_memory && queue.is_valid(memory.slots()) {
             true => Ok(queue),
-            false => Err(Broken::Chain("a queue is not in memory")),
+            false => Err(QueueError::Chain("a queue is not in memory")),
         }
     }
 }
@@ -84,7 +84,7 @@ pub struct Mmio {
     memory: GuestMemory,
     interrupt: Arc<Interrupt>,
     notifiers: Vec<Arc<EventFd>>,
-    worker: Worker,
+    worker: DeviceThread,
     device_features_sel: u32,
     driver_features_sel: u32,
     driver_features: u64,
@@ -117,7 +117,7 @@ impl Mmio {
             memory,
             interrupt: interrupt.clone(),
             notifiers: notifiers.clone(),
-            worker: Worker::new(Box::new(backend), notifiers, interrupt),
+            worker: DeviceThread::new(Box::new(backend), notifiers, interrupt),
             device_features_sel: 0,
             driver_features_sel: 0,
             driver_features: 0,
@@ -153,18 +153,18 @@ impl Mmio {
     /// From now on the guest reads the registers at `base` in `memory`, which it cannot write; its stores still come
     /// to the device.
     pub(crate) fn show(&self, memory: GuestMemory, base: Gpa) {
-        let shown = self.interrupt.shown();
-        shown.set(memory, base);
+        let mirror = self.interrupt.mirror();
+        mirror.set(memory, base);
         for offset in (0..CONFIG).step_by(4) {
-            shown.show(offset, self.read_register(offset));
+            mirror.show(offset, self.read_register(offset));
         }
-        shown.show_bytes(CONFIG, &self.config);
+        mirror.show_bytes(CONFIG, &self.config);
     }
 
     /// Shows the registers that what the driver has written may have changed; `interrupt` shows its own.
     fn show_changes(&self) {
         for offset in [register::DEVICE_FEATURES, register::QUEUE_NUM_MAX, register::QUEUE_READY] {
-            self.interrupt.shown().show(offset, self.read_register(offset));
+            self.interrupt.mirror().show(offset, self.read_register(offset));
         }
     }
 
@@ -204,7 +204,7 @@ impl Mmio {
     /// The driver is ready: the queues go to the device's thread, if all of them can be believed.
     fn activate(&mut self) -> ControlFlow<Stop> {
         let event_idx = self.driver_features & EVENT_IDX != 0;
-        let build = |(setup, notifier): (&Setup, &Arc<EventFd>)| -> Result<Option<Virtqueue>, Broken> {
+        let build = |(setup, notifier): (&Setup, &Arc<EventFd>)| -> Result<Option<Virtqueue>, QueueError> {
             if !setup.ready {
                 return Ok(None);
             }

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | `mmio.rs` | the registers and the state machine that a driver sees, on the vCPUs' threads | 4.2, 3.1.1 |
 //! | `registers.rs` | their offsets and bits | 4.2.2, 2.1 |
-//! | `shown.rs` | the registers as the guest reads them, without an exit | |
-//! | `worker.rs` | the device's own thread, which serves its queues | |
+//! | `register_mirror.rs` | the registers as the guest reads them, without an exit | |
+//! | `thread.rs` | the device's own thread, which serves its queues | |
 //! | `queue.rs` | a queue in the device's hands: chains of descriptors, checked | 2.7 |
 //! | `interrupt.rs` | what the device tells the driver | 2.9, 4.2.2 |
 //! | `block.rs`, `disk.rs` | the disk, and the image behind it | 5.2 |
@@ -27,19 +27,19 @@ pub(crate) mod entropy;
 pub(crate) mod interrupt;
 pub(crate) mod mmio;
 pub(crate) mod queue;
+pub(crate) mod register_mirror;
 pub(crate) mod registers;
-pub(crate) mod shown;
 #[cfg(test)]
 pub(crate) mod testing;
-pub(crate) mod worker;
+pub(crate) mod thread;
 
 pub use block::Block;
-pub use console::{Console, ConsoleInput};
+pub use console::{ConsoleDevice, ConsoleInput};
 pub use disk::Disk;
 pub use entropy::Entropy;
 pub use mmio::Mmio;
 
-use queue::{Broken, Queues};
+use queue::{QueueError, Queues};
 use vmm_sys_util::eventfd::EventFd;
 
 /// What a kind of device does behind the transport. It runs on the device's own thread.
@@ -72,7 +72,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// The driver broke the rules, and the device needs a reset.
-    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken>;
+    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError>;
 
     /// What else to wait for, each a descriptor of its own. Its counter is not read: each write counts.
     fn sources(&self) -> Vec<&EventFd> {
@@ -83,7 +83,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// As for [`Self::notified`].
-    fn signalled(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn signalled(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let _ = (index, queues);
         Ok(())
     }

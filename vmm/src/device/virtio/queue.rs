@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// The driver broke the rules of a queue, so that nothing in it can be believed.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum QueueError {
     /// The ring or its indices cannot be.
     #[error("{0}")]
     Ring(#[from] Error),
@@ -75,14 +75,14 @@ impl Chain {
     ///
     /// # Errors
     /// A buffer is not in memory.
-    pub fn read(&mut self, memory: &GuestMemory, data: &mut [u8]) -> Result<usize, Broken> {
+    pub fn read(&mut self, memory: &GuestMemory, data: &mut [u8]) -> Result<usize, QueueError> {
         let mut done: usize = 0;
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let Some(span) = self.readable.get_mut(self.read) else { break };
             let len = rest.len().min(span.len as usize);
             let Some(part) = rest.get_mut(..len) else { break };
             if !memory.read(span.start, part) {
-                return Err(Broken::Chain("a buffer is not in memory"));
+                return Err(QueueError::Chain("a buffer is not in memory"));
             }
             done = done.saturating_add(len);
             // `len` is at most the span's.
@@ -116,14 +116,14 @@ impl Chain {
 
     /// Copies the chain. A chain is no longer than its queue, also where its table is an indirect one
     /// (section 2.7.5.3.1), and what the device reads comes before what it writes (section 2.7.4.2).
-    fn fill(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, size: u16) -> Result<(), Broken> {
+    fn fill(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, size: u16) -> Result<(), QueueError> {
         self.readable.clear();
         self.writable.clear();
         self.read = 0;
         let mut is_whole = false;
         for (count, descriptor) in (0..).zip(chain) {
             if count == size {
-                return Err(Broken::Chain("a chain of descriptors is longer than its queue"));
+                return Err(QueueError::Chain("a chain of descriptors is longer than its queue"));
             }
             // The iterator ends early, without a word, at whatever it cannot follow.
             is_whole = !descriptor.has_next();
@@ -132,12 +132,12 @@ impl Chain {
                 (true, _) => self.writable.push(span),
                 (false, true) => self.readable.push(span),
                 (false, false) => {
-                    return Err(Broken::Chain("a readable descriptor comes after a writable one"));
+                    return Err(QueueError::Chain("a readable descriptor comes after a writable one"));
                 }
             }
         }
         if !is_whole {
-            return Err(Broken::Chain("a chain of descriptors loops, or leads where no table is"));
+            return Err(QueueError::Chain("a chain of descriptors loops, or leads where no table is"));
         }
         // Buffers without a byte mean nothing, and would be in the way of whoever wants the last one.
         self.readable.retain(|span| span.len > 0);
@@ -195,8 +195,8 @@ impl Virtqueue {
     /// The driver broke the rules.
     pub fn serve(
         &mut self,
-        mut handle: impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, Broken>,
-    ) -> Result<(), Broken> {
+        mut handle: impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, QueueError>,
+    ) -> Result<(), QueueError> {
         let before = self.queue.next_used();
         let mut left = self.queue.size();
         loop {
@@ -226,8 +226,8 @@ impl Virtqueue {
     fn drain(
         &mut self,
         left: &mut u16,
-        handle: &mut impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, Broken>,
-    ) -> Result<Pause, Broken> {
+        handle: &mut impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, QueueError>,
+    ) -> Result<Pause, QueueError> {
         loop {
             if self.interrupt.is_halted() {
                 return Ok(Pause::Halted);

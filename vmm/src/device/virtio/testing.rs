@@ -4,7 +4,7 @@
 use crate::device::bus::Device;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::mmio::Mmio;
-use crate::device::virtio::queue::{Answer, Broken, Queues, Virtqueue};
+use crate::device::virtio::queue::{Answer, QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{register, status};
 use crate::device::virtio::{Backend, Names, names};
 use crate::host::event;
@@ -247,7 +247,7 @@ impl Backend for Echo {
     fn start(&mut self, features: u64) {
         self.log.features.lock().unwrap().push(features);
     }
-    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(queue) = queues.get(index) else { return Ok(()) };
         queue.serve(|_, _| {
             let _ = self.begun.as_ref().map(|begun| begun.send(()));

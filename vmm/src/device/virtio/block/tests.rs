@@ -53,7 +53,7 @@ impl Rig {
         self.memory.write(Gpa(STATUS), &[UNTOUCHED]).unwrap();
     }
 
-    fn notify(&mut self) -> Result<(), Broken> {
+    fn notify(&mut self) -> Result<(), QueueError> {
         self.block.notified(0, &mut self.queues)
     }
 

@@ -227,7 +227,7 @@ fn a_page_shows_what_the_registers_say() {
     device.interrupt.used_buffer();
     seen(&mut device);
     write(&mut device, INTERRUPT_ACK, 1);
-    device.interrupt.needs_reset(Broken::Chain("for a test"));
+    device.interrupt.needs_reset(QueueError::Chain("for a test"));
     seen(&mut device);
     write(&mut device, STATUS, 0);
     seen(&mut device);

@@ -7,7 +7,7 @@ use crate::device::virtio::registers::status::*;
 use crate::device::virtio::testing::{
     Buffer, Echo, FEATURES, Log, NOTHING, Ring, bytes, echo, get, memory, read, rings, soon, start, write,
 };
-use crate::device::virtio::{Block, Console, ConsoleInput, Disk, Mmio};
+use crate::device::virtio::{Block, ConsoleDevice, ConsoleInput, Disk, Mmio};
 use crate::memory::Gpa;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -182,7 +182,7 @@ fn a_console_behind_the_transport_gets_what_is_typed() {
     let memory = memory();
     let input = ConsoleInput::new().unwrap();
     let (output, captured) = Output::captured();
-    let console = Console::new(output, input.clone(), |stop| panic!("{stop}"));
+    let console = ConsoleDevice::new(output, input.clone(), |stop| panic!("{stop}"));
     let mut device = Mmio::new(console, memory.clone()).unwrap();
     let (mut receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
     input.push(b"early");
@@ -209,7 +209,8 @@ fn a_console_that_nobody_reads_does_not_hold_a_reset_beyond_its_time() {
     let output = Output::new(std::fs::File::from(std::os::fd::OwnedFd::from(pipe)), false);
     output.set_deadline(deadline.clone());
     let (end, ended) = mpsc::channel();
-    let console = Console::new(output, ConsoleInput::new().unwrap(), move |stop| end.send(stop).unwrap());
+    let console =
+        ConsoleDevice::new(output, ConsoleInput::new().unwrap(), move |stop| end.send(stop).unwrap());
     let mut device = Mmio::new(console, memory.clone()).unwrap();
     device.set_deadline(deadline);
     let (receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));

@@ -7,10 +7,10 @@
 
 use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
-use crate::device::virtio::queue::{Broken, Queues};
+use crate::device::virtio::queue::{QueueError, Queues};
 use crate::error::Error;
 use crate::host::{event, signal};
-use crate::shutdown::{Deadline, Kickable};
+use crate::shutdown::{Deadline, Worker};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use std::{io, thread};
 use vmm_sys_util::eventfd::EventFd;
 
 /// What the thread and the transport share.
-struct Shared {
+struct WorkerState {
     device: Mutex<Device>,
     interrupt: Arc<Interrupt>,
 }
@@ -29,13 +29,13 @@ struct Device {
     queues: Queues,
 }
 
-impl Shared {
+impl WorkerState {
     fn lock(&self) -> MutexGuard<'_, Device> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the back end work on its queues. A driver that breaks their rules loses them.
-    fn serve(&self, work: impl FnOnce(&mut dyn Backend, &mut Queues) -> Result<(), Broken>) {
+    fn serve(&self, work: impl FnOnce(&mut dyn Backend, &mut Queues) -> Result<(), QueueError>) {
         let mut device = self.lock();
         let Device { backend, queues } = &mut *device;
         // A notification from before a reset, or one that came too early.
@@ -50,20 +50,20 @@ impl Shared {
 }
 
 /// A device in the hands of its thread.
-pub(crate) struct Worker {
-    shared: Arc<Shared>,
+pub(crate) struct DeviceThread {
+    shared: Arc<WorkerState>,
     notifiers: Vec<Arc<EventFd>>,
     deadline: Deadline,
     running: Option<Running>,
 }
 
 struct Running {
-    thread: Kickable<()>,
+    thread: Worker<()>,
     /// Tells the thread to end.
     end: Arc<EventFd>,
 }
 
-impl Worker {
+impl DeviceThread {
     /// Of a device whose queues are notified through `notifiers`.
     pub(crate) fn new(
         backend: Box<dyn Backend>,
@@ -72,7 +72,7 @@ impl Worker {
     ) -> Self {
         let device = Mutex::new(Device { backend, queues: Queues::default() });
         Self {
-            shared: Arc::new(Shared { device, interrupt }),
+            shared: Arc::new(WorkerState { device, interrupt }),
             notifiers,
             deadline: Deadline::default(),
             running: None,
@@ -152,7 +152,7 @@ impl Worker {
             }
         };
         let name = self.shared.lock().backend.names().device;
-        let thread = Kickable::spawn(name, "starting the thread of a virtio device", body)?;
+        let thread = Worker::spawn(name, "starting the thread of a virtio device", body)?;
         Ok(Running { thread, end })
     }
 
@@ -170,7 +170,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for DeviceThread {
     fn drop(&mut self) {
         self.stop();
     }
@@ -182,7 +182,7 @@ fn failed(operation: &'static str) -> impl FnOnce(event_manager::Error) -> Error
 
 /// What the event manager calls on the device's thread.
 struct Subscriber {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerState>,
     notifiers: Vec<Arc<EventFd>>,
     end: Arc<EventFd>,
     is_over: bool,

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 
 /// The page, or none: the guest's reads then are exits.
 #[derive(Debug, Default)]
-pub struct Shown(OnceLock<(GuestMemory, Gpa)>);
+pub struct RegisterMirror(OnceLock<(GuestMemory, Gpa)>);
 
-impl Shown {
+impl RegisterMirror {
     /// From now on the registers are shown at `base` in `memory`.
     pub(crate) fn set(&self, memory: GuestMemory, base: Gpa) {
         let _ = self.0.set((memory, base));
