@@ -71,11 +71,12 @@ page: setup ## Test the HTML page of `vmm report` in chromium; install chromium 
 	fi
 	REQUIRE_BROWSER=1 $(CARGO) test $(LOCKED) -p cli --test page
 
-check: setup ## Check formatting, lints, documentation and unused dependencies
+check: setup ## Check formatting, lints, layers, documentation and unused dependencies
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
 	GUEST_DENY_WARNINGS=1 $(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	$(CARGO) clippy $(LOCKED) -p cli --features polling --all-targets -- -D warnings
+	$(CARGO) test $(LOCKED) --quiet -p cli --test layers
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 	@command -v cargo-machete >/dev/null || \
 		{ echo "make: installing cargo-machete, which finds unused dependencies"; $(CARGO) install --locked cargo-machete; }

@@ -287,17 +287,17 @@ pub fn write_boot_params(
     ram: u64,
     initrd: Option<&Path>,
     command_line: &str,
-) -> Result<(), crate::Error> {
+) -> Result<(), crate::error::Error> {
     let most = kernel.command_line_size();
     if command_line.len() > most {
-        return Err(crate::Error::Config(format!(
+        return Err(crate::error::Error::Config(format!(
             "the command line has {} bytes, and {} takes {most}: shorten --cmdline",
             command_line.len(),
             kernel.name
         )));
     }
     if command_line.contains('\0') {
-        return Err(crate::Error::Config(
+        return Err(crate::error::Error::Config(
             "the command line has a NUL in it: take it out of --cmdline".into(),
         ));
     }
@@ -316,7 +316,7 @@ pub fn write_boot_params(
     }
     let params = BootParams::new::<boot_params>(&params, pc::BOOT_PARAMS);
     LinuxBootConfigurator::write_bootparams(&params, memory.slots())
-        .map_err(|error| crate::Error::Memory { bytes: PAGE, reason: error.to_string() })?;
+        .map_err(|error| crate::error::Error::Memory { bytes: PAGE, reason: error.to_string() })?;
     memory.write(pc::GDT, &modes::bytes(&modes::linux_gdt()))?;
     memory.write(pc::PAGE_TABLES, &modes::bytes(&modes::identity_map(pc::PAGE_TABLES)))
 }

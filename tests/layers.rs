@@ -1,0 +1,299 @@
+//! The layers of the project: a lower layer never imports a higher one.
+//!
+//! The test reads the source files. It looks at `use` declarations and at paths inside of code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The packages, from the top down. Each may depend only on those below it.
+const PACKAGES: [&str; 6] = ["bench", "cli", "report", "vmm", "guest", "simvirtio"];
+
+/// The layers of `vmm/src`, from the top down. Each may import only what stands below it. docs/design.md shows the same
+/// table.
+const LAYERS: [&str; 16] = [
+    "lab",
+    "machine",
+    "run",
+    "kvm",
+    "controller",
+    "boot",
+    "device",
+    "x86",
+    "console",
+    "memory",
+    "shutdown",
+    "profile",
+    "error",
+    "exit",
+    "host",
+    "lib",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// All Rust files below `folder`.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The path of a file's module: `["device", "bus"]` for `device/bus.rs`, `["device"]` for `device/mod.rs`.
+fn module(file: &Path, base: &Path) -> Vec<String> {
+    let path = file.strip_prefix(base).unwrap().with_extension("");
+    let mut parts: Vec<String> = path.iter().map(|part| part.to_str().unwrap().into()).collect();
+    if parts.last().is_some_and(|last| ["mod", "lib"].contains(&last.as_str())) {
+        parts.pop();
+    }
+    parts
+}
+
+/// The paths that begin with `crate::` or `super::` in one line of code, with braces expanded: `crate::a::{b, c::d}` gives
+/// `crate::a::b` and `crate::a::c::d`.
+fn paths(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for start in ["crate::", "super::"] {
+        let mut rest = code;
+        while let Some(at) = rest.find(start) {
+            let before = rest[..at].chars().next_back();
+            let path = &rest[at..];
+            rest = &rest[at + start.len()..];
+            // Not in the middle of another path or name.
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
+                continue;
+            }
+            expand("", path, &mut found);
+        }
+    }
+    found
+}
+
+fn expand(prefix: &str, text: &str, found: &mut Vec<String>) {
+    let name = |c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '*';
+    let end = text.find(|c| !name(c)).unwrap_or(text.len());
+    let head = format!("{prefix}{}", &text[..end]);
+    let Some(inner) = text[end..].strip_prefix('{').filter(|_| head.ends_with("::")) else {
+        found.push(head.trim_end_matches(':').into());
+        return;
+    };
+    let (mut depth, mut item) = (0, String::new());
+    for c in inner.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&head, item.trim(), found);
+                item.clear();
+                continue;
+            }
+            _ => {}
+        }
+        item.push(c);
+    }
+    if !item.trim().is_empty() {
+        expand(&head, item.trim(), found);
+    }
+}
+
+/// A line of code, or a `use` declaration of several lines.
+struct Statement {
+    /// The line number.
+    line: usize,
+    /// The code, without comments.
+    code: String,
+    /// It is indented: it stands in a module inside of the file, or in a function.
+    nested: bool,
+}
+
+fn statements(text: &str) -> Vec<Statement> {
+    let mut found: Vec<Statement> = Vec::new();
+    let mut open = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        let code = line.split("//").next().unwrap().trim();
+        if open && let Some(statement) = found.last_mut() {
+            statement.code.push_str(code);
+        } else {
+            found.push(Statement { line: number, code: code.into(), nested: line.starts_with(' ') });
+        }
+        let statement = &found.last().unwrap().code;
+        let declares = ["use ", "pub use ", "pub(crate) use ", "pub(super) use "];
+        open = declares.iter().any(|declares| statement.starts_with(declares)) && !statement.ends_with(';');
+    }
+    found
+}
+
+/// The absolute module path of an import; `None` if it leads out of the crate.
+fn absolute(path: &str, here: &[String], nested: bool) -> Option<Vec<String>> {
+    let mut parts: Vec<String> = path.split("::").map(Into::into).collect();
+    if parts[0] == "crate" {
+        parts.remove(0);
+        return Some(parts);
+    }
+    let mut base = here.to_vec();
+    // The parent of a module inside of the file is the file's own module.
+    if nested && path.starts_with("super::") {
+        base.push("tests".into());
+    }
+    while parts.first().is_some_and(|part| part == "super") {
+        base.pop()?;
+        parts.remove(0);
+    }
+    Some(base.into_iter().chain(parts).collect())
+}
+
+/// An import of one file of `vmm/src` from another.
+struct Import {
+    from: Vec<String>,
+    to: Vec<String>,
+    place: String,
+    path: String,
+}
+
+fn imports() -> Vec<Import> {
+    let base = root().join("vmm/src");
+    let mut found = Vec::new();
+    for file in sources(&base) {
+        let here = module(&file, &base);
+        let shown = file.strip_prefix(root()).unwrap().display().to_string();
+        for Statement { line, code, nested } in statements(&fs::read_to_string(&file).unwrap()) {
+            for path in paths(&code) {
+                // In a function's body `super` is the parent of the file, in a module inside of the file it is the file.
+                let both = [nested, false].map(|nested| absolute(&path, &here, nested));
+                let outer = both[1]
+                    .clone()
+                    .filter(|to| here.len() == 1 && to.first().is_some_and(|name| is_layer(name)));
+                let Some(to) = outer.or(both[0].clone()) else { continue };
+                found.push(Import { from: here.clone(), to, place: format!("{shown}:{line}"), path });
+            }
+        }
+    }
+    assert!(found.len() > 300, "only {} imports were found", found.len());
+    found
+}
+
+fn is_layer(name: &str) -> bool {
+    LAYERS.contains(&name)
+}
+
+fn layer(module: &[String]) -> Option<usize> {
+    let name = module.first().map_or("lib", String::as_str);
+    LAYERS.iter().position(|layer| *layer == name)
+}
+
+#[test]
+fn no_layer_imports_a_higher_one() {
+    let mut wrong = Vec::new();
+    for import in imports() {
+        let from = layer(&import.from).unwrap_or_else(|| panic!("{}: in none of the layers", import.place));
+        // The root re-exports items of all layers. A layer that imports those hides where they live.
+        let to = layer(&import.to).filter(|to| LAYERS[*to] != "lib");
+        match to {
+            _ if import.from.is_empty() => {}
+            None => wrong.push(format!("{}: {} is not in a layer", import.place, import.path)),
+            Some(to) if to < from => wrong.push(format!(
+                "{}: {} (layer {}) imports {} (layer {}), which stands above it",
+                import.place,
+                import.from.join("::"),
+                LAYERS[from],
+                import.path,
+                LAYERS[to]
+            )),
+            Some(_) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_two_files_of_different_folders_import_each_other() {
+    let base = root().join("vmm/src");
+    let files: BTreeSet<Vec<String>> = sources(&base).iter().map(|file| module(file, &base)).collect();
+    // The folder of a module: that of its file. A mod.rs belongs to its own folder.
+    let folder = |module: &[String]| {
+        let inner = files.iter().any(|other| other.len() > module.len() && other.starts_with(module));
+        module[..module.len().saturating_sub(usize::from(!inner))].to_vec()
+    };
+    let mut edges: BTreeMap<(Vec<String>, Vec<String>), String> = BTreeMap::new();
+    for import in imports() {
+        let Some(to) =
+            (0..=import.to.len()).rev().map(|len| import.to[..len].to_vec()).find(|to| files.contains(to))
+        else {
+            continue;
+        };
+        if !to.is_empty() && !import.from.is_empty() && folder(&to) != folder(&import.from) {
+            edges.entry((import.from, to)).or_insert(import.place);
+        }
+    }
+    // A folder's own mod.rs re-exports its children, and they may use its traits.
+    let related = |a: &[String], b: &[String]| a.starts_with(b) || b.starts_with(a);
+    let mut wrong = Vec::new();
+    for ((from, to), place) in &edges {
+        if let Some(back) = edges.get(&(to.clone(), from.clone()))
+            && !related(from, to)
+        {
+            wrong.push(format!(
+                "{place} and {back}: {} and {} import each other",
+                from.join("/"),
+                to.join("/")
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_package_depends_on_a_higher_one() {
+    for (place, package) in PACKAGES.iter().enumerate() {
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
+        let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
+        let dependencies = dependencies.split("\n[").next().unwrap();
+        for higher in &PACKAGES[..place] {
+            let named = dependencies
+                .lines()
+                .any(|line| line.split(['.', ' ', '=']).next().is_some_and(|name| name == *higher));
+            assert!(!named, "{package}/Cargo.toml: depends on {higher}, which stands above it");
+        }
+    }
+}
+
+#[test]
+fn the_design_shows_the_same_layers() {
+    let design = fs::read_to_string(root().join("docs/design.md")).unwrap();
+    let rows = design.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let shown: Vec<&str> = rows.map(|name| name.trim_end_matches('/').trim_end_matches(".rs")).collect();
+    let place =
+        shown.iter().position(|name| *name == LAYERS[0]).expect("docs/design.md has a table of the layers");
+    assert_eq!(shown.get(place..place + LAYERS.len() - 1), Some(&LAYERS[..LAYERS.len() - 1]));
+}
+
+#[test]
+fn imports_are_read_as_the_compiler_reads_them() {
+    let read = |code: &str| {
+        let mut found: Vec<String> =
+            statements(code).iter().flat_map(|statement| paths(&statement.code)).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(
+        read("use crate::a::{\n    b, // a comment\n    c::{D, e},\n};"),
+        ["crate::a::b", "crate::a::c::D", "crate::a::c::e"]
+    );
+    assert_eq!(read("let x = crate::a::f(super::g());"), ["crate::a::f", "super::g"]);
+    assert_eq!(read("// use crate::a;\nuse vmm_crate::a;"), [""; 0]);
+    let here = ["device".to_string(), "bus".to_string()];
+    assert_eq!(absolute("super::super::exit::Exit", &here, false).unwrap(), ["exit", "Exit"]);
+    assert_eq!(absolute("super::Device", &here, false).unwrap(), ["device", "Device"]);
+    assert_eq!(absolute("super::Bus", &here, true).unwrap(), ["device", "bus", "Bus"]);
+}
