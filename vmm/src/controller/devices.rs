@@ -20,6 +20,11 @@ pub struct Devices {
 }
 
 impl Devices {
+    /// Puts all devices into the state after power-on.
+    pub(crate) fn reset(&self) {
+        [&self.ports, &self.mmio, &self.msrs].into_iter().for_each(Bus::reset);
+    }
+
     /// The model-specific registers that a device is behind.
     pub(crate) fn msr_numbers(&self) -> impl Iterator<Item = u32> {
         self.msrs.addresses().filter_map(|index| u32::try_from(index).ok())

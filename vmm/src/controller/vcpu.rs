@@ -34,6 +34,12 @@ pub trait VcpuState {
     /// The kernel refused.
     fn sregs(&mut self) -> Result<kvm_sregs, Error>;
 
+    /// Sets the segment and control registers.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error>;
+
     /// The value that KVM has for a model-specific register; `None` where it has none.
     fn msr(&mut self, index: u32) -> Option<u64>;
 
@@ -157,6 +163,10 @@ impl VcpuState for FakeVcpu {
     }
     fn sregs(&mut self) -> Result<kvm_sregs, Error> {
         Ok(self.sregs)
+    }
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+        self.sregs = *sregs;
+        Ok(())
     }
     fn msr(&mut self, index: u32) -> Option<u64> {
         self.msrs.get(&index).copied()

@@ -86,6 +86,27 @@ pub enum Exit {
     Other(u32),
 }
 
+impl Exit {
+    /// True for an access to a port, to memory-mapped I/O, or to a model-specific register.
+    pub fn is_access(&self) -> bool {
+        match self {
+            Self::PioIn { .. }
+            | Self::PioOut { .. }
+            | Self::MmioRead { .. }
+            | Self::MmioWrite { .. }
+            | Self::Hypercall { .. }
+            | Self::RdMsr { .. }
+            | Self::WrMsr { .. } => true,
+            Self::Hlt
+            | Self::Shutdown
+            | Self::EmulationFailure(_)
+            | Self::FailedEntry { .. }
+            | Self::Interrupted
+            | Self::Other(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

@@ -11,6 +11,7 @@ pub(crate) mod decode;
 pub(crate) mod events;
 pub(crate) mod msr_filter;
 mod node;
+mod restore;
 pub(crate) mod slots;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

@@ -37,6 +37,15 @@ enum Pending {
     Pio(Transfer),
 }
 
+/// The registers of a vCPU at its start.
+#[derive(Debug)]
+struct Start {
+    /// The segment and control registers that KVM gives a new vCPU.
+    reset: kvm_sregs,
+    sregs: kvm_sregs,
+    regs: kvm_regs,
+}
+
 /// A vCPU of KVM's.
 #[derive(Debug)]
 pub struct KvmVcpu {
@@ -44,6 +53,10 @@ pub struct KvmVcpu {
     /// Size of the mapping behind `kvm_run`, in bytes.
     run_size: usize,
     pending: Pending,
+    /// KVM has not completed the access of the last exit.
+    incomplete: bool,
+    /// The last exit was a HLT.
+    halted: bool,
     /// Whether the kernel queues stores that this vCPU hands on.
     coalesces: bool,
     /// What the last KVM_RUN came to, while stores from before it are handed on.
@@ -54,12 +67,16 @@ pub struct KvmVcpu {
     syncs: bool,
     /// Whether those there are the current ones.
     in_sync: bool,
+    /// The registers that the guest starts with, if it is not Linux.
+    start: Option<Box<Start>>,
     /// How often KVM_RUN has said "try again" in a row.
     refusals: u32,
 }
 
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: libc::c_ulong = 0xae80;
+/// The most accesses of one instruction that are completed before a vCPU is put back.
+const MAX_FRAGMENTS: u32 = 1024;
 /// How often KVM_RUN may say "try again" in a row.
 const PATIENCE: u32 = 100;
 /// How long a vCPU that cannot be entered before it is started is left alone.
@@ -83,12 +100,15 @@ impl KvmVcpu {
             fd,
             run_size,
             pending: Pending::Nothing,
+            incomplete: false,
+            halted: false,
             coalesces: false,
             held: None,
             id,
             memory,
             syncs,
             in_sync: false,
+            start: None,
             refusals: 0,
         })
     }
@@ -108,6 +128,63 @@ impl KvmVcpu {
         coalesced::take(self.page()).map_err(|bad| Error::host("KVM_REGISTER_COALESCED_MMIO")(sick(bad)))
     }
 
+    /// KVM's handle of this vCPU.
+    pub(super) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// The vCPU's number.
+    pub(crate) fn number(&self) -> u32 {
+        self.id
+    }
+
+    /// True if the last exit was a HLT.
+    pub(super) fn has_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// Lets KVM complete the access of the last exit. KVM would otherwise complete it at the next entry, over registers that
+    /// are set until then (`Documentation/virt/kvm/api.rst`, section 5, the note on KVM_EXIT_IO).
+    ///
+    /// # Errors
+    /// KVM_RUN failed, or the instruction of the last exit makes accesses without end.
+    pub(super) fn complete_access(&mut self) -> Result<(), Error> {
+        self.held = None;
+        for _ in 0..MAX_FRAGMENTS {
+            if !std::mem::take(&mut self.incomplete) {
+                return Ok(());
+            }
+            while self.answer(Entry::Resume).is_some() {}
+            self.fd.set_kvm_immediate_exit(1);
+            let completed = self.run();
+            self.fd.set_kvm_immediate_exit(0);
+            match completed {
+                // The instruction has a further access.
+                Ok(()) => drop(self.decode()),
+                Err(error) if error.errno() == libc::EINTR => {}
+                Err(error) => return Err(Error::kvm("KVM_RUN")(error)),
+            }
+        }
+        Err(Error::Host {
+            operation: "completing an instruction",
+            source: io::Error::other("it makes accesses without end"),
+        })
+    }
+
+    /// Sets the registers that the guest starts with.
+    ///
+    /// # Errors
+    /// The kernel refused, or the vCPU was started for Linux.
+    pub(super) fn restore_registers(&mut self) -> Result<(), Error> {
+        let Some(start) = &self.start else {
+            return Err(Error::Config("a Linux machine cannot be reset: build a new machine".into()));
+        };
+        self.fd.set_sregs(&start.sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        let regs = start.regs;
+        // With KVM_CAP_SYNC_REGS, KVM takes these at the next entry, without a call of their own.
+        self.set_regs(&regs)
+    }
+
     /// Says what CPUID shows the guest. Must come before the first entry.
     ///
     /// # Errors
@@ -116,14 +193,20 @@ impl KvmVcpu {
         self.fd.set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
     }
 
-    /// Sets the registers to enter `mode` at `entry`.
+    /// Sets the registers to enter `mode` at `entry`, and remembers them for [`restore`](Self::restore).
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, place: VcpuIndex) -> Result<(), Error> {
-        let reset = self.sregs()?;
-        self.fd.set_sregs(&modes::sregs(mode, reset, tables, place)).map_err(Error::kvm("KVM_SET_SREGS"))?;
-        self.fd.set_regs(&modes::regs(mode, entry, place)).map_err(Error::kvm("KVM_SET_REGS"))
+    pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
+        let reset = match &self.start {
+            Some(start) => start.reset,
+            None => self.sregs()?,
+        };
+        let sregs = modes::sregs(mode, reset, tables, index);
+        let regs = modes::regs(mode, entry, index);
+        self.start = Some(Box::new(Start { reset, sregs, regs }));
+        self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&regs).map_err(Error::kvm("KVM_SET_REGS"))
     }
 
     /// Sets the registers to enter a Linux kernel at `entry`, over what is at the places of the PC map.
@@ -215,10 +298,13 @@ impl KvmVcpu {
     fn decode(&mut self) -> Exit {
         match decode(self.fd.get_kvm_run()) {
             Decoded::Pio(transfer) => {
+                (self.incomplete, self.halted) = (true, false);
                 self.pending = Pending::Pio(transfer);
                 transfer.exit(self.page())
             }
             Decoded::Exit(exit) => {
+                self.incomplete = exit.is_access();
+                self.halted = exit == Exit::Hlt;
                 self.pending = match exit {
                     Exit::MmioRead { .. } => Pending::MmioRead,
                     Exit::RdMsr { .. } | Exit::WrMsr { .. } => Pending::Msr,
@@ -287,6 +373,10 @@ impl VcpuState for KvmVcpu {
         self.fd.set_regs(regs).map_err(Error::kvm("KVM_SET_REGS"))
     }
 
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+        self.fd.set_sregs(sregs).map_err(Error::kvm("KVM_SET_SREGS"))
+    }
+
     fn sregs(&mut self) -> Result<kvm_sregs, Error> {
         self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))
     }
@@ -336,6 +426,7 @@ impl Vcpu for KvmVcpu {
                 Ok((self.decode(), Arrival::FromGuest))
             }
             Err(error) if error.errno() == libc::EINTR => {
+                self.halted = false;
                 self.fd.set_kvm_immediate_exit(0);
                 Ok((Exit::Interrupted, Arrival::FromGuest))
             }

@@ -84,6 +84,9 @@ mod tests {
         fn sregs(&mut self) -> Result<kvm_sregs, Error> {
             self.state.sregs()
         }
+        fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+            self.state.set_sregs(sregs)
+        }
         fn msr(&mut self, index: u32) -> Option<u64> {
             self.state.msr(index)
         }
