@@ -288,7 +288,7 @@ impl Machine {
                 _ => None,
             },
         };
-        let team = Arc::new(VcpuThreads::new(vcpus.len(), deadline.asked().clone()));
+        let team = Arc::new(VcpuThreads::new(vcpus.len(), deadline.clone()));
         let Some((first, others)) = vcpus.split_first_mut() else {
             return Err(Error::Config("a machine without a vCPU cannot run".into()));
         };
