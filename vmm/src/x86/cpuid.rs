@@ -15,7 +15,7 @@ pub use overrides::{CpuidOverride, Register};
 
 /// The leaf with the hypervisor's signature.
 pub const HYPERVISOR: u32 = 0x4000_0000;
-/// This VMM's signature: EBX, ECX and EDX of leaf [`HYPERVISOR`].
+/// This VMM's signature: EBX, ECX and EDX of leaf 0x4000_0000.
 pub const SIGNATURE: &[u8; 12] = b"vmm-rust-kvm";
 /// The signature as the values of EBX, ECX and EDX.
 const SIGNATURE_WORDS: [u32; 3] = {
