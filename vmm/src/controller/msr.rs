@@ -99,8 +99,8 @@ impl ExitController for &MsrPolicy {
     }
 }
 
-/// The controller that forwards accesses to KVM: those with the rule [`MsrRule::Log`] that no device has claimed. KVM treats
-/// the write as one of the host, and checks it less strictly than a guest write.
+/// The controller that forwards accesses to KVM: those with the rule [`MsrRule::Log`] that no device has claimed. KVM
+/// treats the write as one of the host, and checks it less strictly than a guest write.
 #[derive(Clone, Copy, Debug)]
 pub struct MsrForwarder<'a>(pub &'a MsrPolicy);
 
