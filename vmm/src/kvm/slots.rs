@@ -1,4 +1,4 @@
-//! Memory slots: guest memory that a VM can use.
+//! Memory slots: the guest memory of a VM.
 #![allow(unsafe_code)]
 
 use crate::error::Error;
@@ -15,7 +15,7 @@ pub(crate) fn register(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
     register_from(vm, memory, 0, 0)
 }
 
-/// Registers each part of `memory` as a slot after slot `first` that the guest can only read: its stores are MMIO exits.
+/// Registers each part of `memory` as a read-only slot, from slot number `first`. The guest's stores there are MMIO exits.
 ///
 /// # Errors
 /// The kernel refused.

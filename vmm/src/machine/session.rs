@@ -120,7 +120,7 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         trace: machine.trace,
         timeline: background.timeline(),
     };
-    let threads = Arc::new(VcpuThreads::new(vcpus.len(), deadline.asked().clone()));
+    let threads = Arc::new(VcpuThreads::new(vcpus.len(), deadline.clone()));
     let (Some((first, others)), Some((for_first, for_others))) =
         (vcpus.split_first_mut(), controllers.split_first_mut())
     else {
