@@ -12,12 +12,13 @@
 )]
 
 mod capture;
-pub mod file;
+mod file;
 pub mod profile;
 mod summary;
 pub mod trace;
 pub mod view;
 
+pub use file::{OutputFile, read};
 pub use profile::SavedProfile;
 pub use trace::{Cut, SavedTrace};
 

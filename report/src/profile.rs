@@ -37,24 +37,24 @@ pub struct SavedProfile {
     /// How long it took, from the first entry to the last exit.
     pub elapsed_ns: u64,
     /// What the times were taken with.
-    pub clock: Clock,
+    pub clock: SavedClock,
     /// What bounds the memory of a profile.
-    pub limits: Limits,
+    pub limits: SavedLimits,
     /// What taking the profile has cost, of all vCPUs.
     pub profiling_ns: u64,
     /// When a boot got where; empty for other guests.
-    pub marks: Vec<Mark>,
+    pub marks: Vec<SavedMark>,
     /// All vCPUs added up.
-    pub machine: Vcpu,
+    pub machine: SavedVcpu,
     /// Each vCPU; at least one.
-    pub vcpus: Vec<Vcpu>,
+    pub vcpus: Vec<SavedVcpu>,
 }
 
 /// The clock of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clock {
+pub struct SavedClock {
     /// Which clock it is.
-    pub source: Source,
+    pub source: ClockSource,
     /// How often it ticks, in kHz.
     pub khz: u64,
     /// How often it was seen to step back, or to leap.
@@ -64,7 +64,7 @@ pub struct Clock {
 /// A clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum ClockSource {
     /// The processor's time-stamp counter.
     #[default]
     Tsc,
@@ -74,7 +74,7 @@ pub enum Source {
 
 /// What bounds the memory of a profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct SavedLimits {
     /// Sites that are told apart.
     pub sites: u64,
     /// Sites with histograms.
@@ -85,7 +85,7 @@ pub struct Limits {
 
 /// An event of a boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct SavedMark {
     /// What happened.
     pub event: String,
     /// When, from the start of the program.
@@ -96,7 +96,7 @@ pub struct Mark {
 
 /// The exits of one vCPU, or of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Vcpu {
+pub struct SavedVcpu {
     /// Its number; `None` for all of a machine.
     pub id: Option<u32>,
     /// How it ended.
@@ -109,16 +109,16 @@ pub struct Vcpu {
     #[serde(default, deserialize_with = "distinct")]
     pub kernel: Option<BTreeMap<String, u64>>,
     /// Time in KVM_RUN, guest and kernel together: a sample for each exit.
-    pub in_kvm: Times,
+    pub in_kvm: SavedTimes,
     /// Time in the VMM: a sample for each element.
-    pub in_vmm: Times,
+    pub in_vmm: SavedTimes,
     /// Each site, most exits first.
-    pub sites: Vec<Site>,
+    pub sites: Vec<SavedSite>,
 }
 
 /// Where exits come from, and what they cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Site {
+pub struct SavedSite {
     /// The reason, which includes the direction.
     #[serde(with = "crate::reason")]
     pub reason: Reason,
@@ -131,17 +131,17 @@ pub struct Site {
     pub device: Option<String>,
     /// Exits.
     pub exits: u64,
-    /// Accesses, as of a [`Vcpu`].
+    /// Accesses, as of a [`SavedVcpu`].
     pub elements: u64,
     /// Time in KVM_RUN before the exit.
-    pub in_kvm: Times,
+    pub in_kvm: SavedTimes,
     /// Time in the VMM.
-    pub in_vmm: Times,
+    pub in_vmm: SavedTimes,
 }
 
 /// Samples of a duration, in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Times {
+pub struct SavedTimes {
     /// How many samples.
     pub count: u64,
     /// Their sum.
@@ -235,7 +235,7 @@ impl SavedProfile {
     }
 }
 
-impl Vcpu {
+impl SavedVcpu {
     fn check(&self) -> Result<(), String> {
         check_text("ended", &self.ended)?;
         if self.sites.len() > MOST_SITES {
@@ -261,7 +261,7 @@ impl Vcpu {
     }
 }
 
-impl Site {
+impl SavedSite {
     /// What tells this site from another.
     pub fn key(&self) -> (Reason, Option<u64>, Option<u8>) {
         (self.reason, self.place, self.width)
@@ -277,7 +277,7 @@ impl Site {
     }
 }
 
-impl Times {
+impl SavedTimes {
     fn check(&self) -> Result<(), String> {
         if self.min > self.max {
             return Err("a min above max".into());

@@ -1,6 +1,6 @@
 //! A trace summed up by site, as a profile is.
 
-use crate::profile::{Clock, Limits, SavedProfile, Site, Source, Times, Vcpu};
+use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedProfile, SavedSite, SavedTimes, SavedVcpu};
 use crate::trace::{Record, SavedTrace};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ impl Sites {
         samples.in_vmm.push(record.in_vmm);
     }
 
-    fn finish(self, id: Option<u32>, devices: &HashMap<Key, &str>) -> Vcpu {
+    fn finish(self, id: Option<u32>, devices: &HashMap<Key, &str>) -> SavedVcpu {
         let mut all = Samples::default();
         let mut sites: Vec<_> = self.0.into_iter().collect();
         sites.sort_by_key(|(key, samples)| (Reverse(samples.in_kvm.len()), *key));
@@ -40,17 +40,17 @@ impl Sites {
             all.in_vmm.extend(&samples.in_vmm);
             let device = devices.get(&(reason, place, width)).map(|device| (*device).into());
             let (exits, elements) = (samples.in_kvm.len() as u64, samples.in_vmm.len() as u64);
-            let (in_kvm, in_vmm) = (Times::of(samples.in_kvm), Times::of(samples.in_vmm));
-            Site { reason, place, width, device, exits, elements, in_kvm, in_vmm }
+            let (in_kvm, in_vmm) = (SavedTimes::of(samples.in_kvm), SavedTimes::of(samples.in_vmm));
+            SavedSite { reason, place, width, device, exits, elements, in_kvm, in_vmm }
         });
         let sites = sites.collect();
         let (exits, elements) = (all.in_kvm.len() as u64, all.in_vmm.len() as u64);
-        let (in_kvm, in_vmm) = (Times::of(all.in_kvm), Times::of(all.in_vmm));
-        Vcpu { id, ended: String::new(), exits, elements, kernel: None, in_kvm, in_vmm, sites }
+        let (in_kvm, in_vmm) = (SavedTimes::of(all.in_kvm), SavedTimes::of(all.in_vmm));
+        SavedVcpu { id, ended: String::new(), exits, elements, kernel: None, in_kvm, in_vmm, sites }
     }
 }
 
-impl Times {
+impl SavedTimes {
     /// What these samples come to, the percentiles exact.
     fn of(mut samples: Vec<u32>) -> Self {
         samples.sort_unstable();
@@ -94,14 +94,14 @@ impl SavedTrace {
                 vcpu.add(record);
             }
         }
-        let source = if self.khz == 0 { Source::Monotonic } else { Source::Tsc };
+        let source = if self.khz == 0 { ClockSource::Monotonic } else { ClockSource::Tsc };
         SavedProfile {
             program: self.program.clone(),
             guest: self.guest.clone(),
             ended: self.ended.clone(),
             elapsed_ns: self.elapsed_ns,
-            clock: Clock { source, khz: if self.khz == 0 { 1_000_000 } else { self.khz }, steps: 0 },
-            limits: Limits { sites: MAX_SITES as u64, timed_sites: MAX_SITES as u64, digits: 10 },
+            clock: SavedClock { source, khz: if self.khz == 0 { 1_000_000 } else { self.khz }, steps: 0 },
+            limits: SavedLimits { sites: MAX_SITES as u64, timed_sites: MAX_SITES as u64, digits: 10 },
             profiling_ns: 0,
             marks: Vec::new(),
             machine: machine.finish(None, &devices),
@@ -113,7 +113,7 @@ impl SavedTrace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::Device;
+    use crate::trace::SavedDevice;
     use proptest::prelude::*;
 
     fn record(vcpu: u16, place: u64, in_kvm: u32, next_element: bool) -> Record {
@@ -140,7 +140,7 @@ mod tests {
             record(1, 0xe9, 3000, false),
             record(1, 0x80, 5000, false),
         ];
-        let device = Device { reason: Reason::PioOut, place: 0xe9, width: 1, device: "debugcon".into() };
+        let device = SavedDevice { reason: Reason::PioOut, place: 0xe9, width: 1, device: "debugcon".into() };
         let trace = SavedTrace { vcpus: 2, seen: 9, records, devices: vec![device], ..SavedTrace::default() };
         let profile = trace.profile();
         let machine = &profile.machine;

@@ -54,7 +54,7 @@ pub struct SavedTrace {
     /// How the run ended, in a line.
     pub ended: String,
     /// What is at the places of the records.
-    pub devices: Vec<Device>,
+    pub devices: Vec<SavedDevice>,
 }
 
 /// One exit, or one further element of string I/O.
@@ -86,7 +86,7 @@ pub struct Record {
 
 /// What is at a place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
+pub struct SavedDevice {
     /// How it is reached.
     #[serde(with = "crate::reason")]
     pub reason: Reason,
@@ -104,7 +104,7 @@ struct TrailerOut<'a> {
     program: &'a str,
     guest: &'a str,
     ended: &'a str,
-    devices: &'a [Device],
+    devices: &'a [SavedDevice],
 }
 
 /// The trailer as it is read.
@@ -113,7 +113,7 @@ struct Trailer {
     program: String,
     guest: String,
     ended: String,
-    devices: Vec<Device>,
+    devices: Vec<SavedDevice>,
 }
 
 /// What a trace on a full disk lacks.

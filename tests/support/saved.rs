@@ -1,7 +1,7 @@
 //! Profiles and traces as runs leave them, made of numbers that are always the same.
 
-use report::profile::{Limits, Mark, Site, Times, Vcpu};
-use report::trace::{Device, Record};
+use report::profile::{SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
+use report::trace::{Record, SavedDevice};
 use report::{SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use vmm::exit::Reason;
@@ -85,7 +85,7 @@ pub fn boot_trace(exits: usize) -> SavedTrace {
     };
     records.push(Record { when: when + 900_000, in_kvm: 880_000, ..hlt });
     let devices = BOOT.iter().filter(|place| !place.3.is_empty());
-    let devices = devices.map(|(reason, place, width, device, ..)| Device {
+    let devices = devices.map(|(reason, place, width, device, ..)| SavedDevice {
         reason: *reason,
         place: *place,
         width: *width,
@@ -108,7 +108,7 @@ pub fn boot_trace(exits: usize) -> SavedTrace {
 pub fn boot() -> SavedProfile {
     let trace = boot_trace(24_000);
     let mut profile = trace.profile();
-    let add = |vcpu: &mut Vcpu, ended: &str| {
+    let add = |vcpu: &mut SavedVcpu, ended: &str| {
         vcpu.ended = ended.into();
         let kernel =
             [("exits", vcpu.exits * 3), ("io_exits", vcpu.exits), ("mmio_exits", 0), ("halt_exits", 512)];
@@ -123,7 +123,7 @@ pub fn boot() -> SavedProfile {
         .zip(["powered off", "stopped with the others"])
         .for_each(|(vcpu, ended)| add(vcpu, ended));
     profile.profiling_ns = 1_310_000;
-    profile.limits = Limits { sites: 1024, timed_sites: 64, digits: 2 };
+    profile.limits = SavedLimits { sites: 1024, timed_sites: 64, digits: 2 };
     let marks = [
         ("VM ready", 0.04, 0),
         ("first instruction", 0.05, 0),
@@ -134,7 +134,7 @@ pub fn boot() -> SavedProfile {
     ];
     profile.marks = marks
         .iter()
-        .map(|(event, at, exits)| Mark {
+        .map(|(event, at, exits)| SavedMark {
             event: (*event).into(),
             at_ns: (profile.elapsed_ns as f64 * at) as u64 + 14_000_000,
             exits: *exits,
@@ -144,7 +144,7 @@ pub fn boot() -> SavedProfile {
 }
 
 /// Samples that all take about as long.
-fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
+fn times(numbers: &mut Numbers, count: u64, typical: f64) -> SavedTimes {
     let samples: Vec<_> = (0..count).map(|_| u64::from(numbers.duration(typical))).collect();
     let mut sorted = samples.clone();
     sorted.sort_unstable();
@@ -154,7 +154,7 @@ fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
         let spare = sample.checked_ilog2().unwrap_or(0).saturating_sub(3);
         *bins.entry(sample >> spare << spare).or_insert(0) += 1;
     }
-    Times {
+    SavedTimes {
         count,
         sum: samples.iter().sum(),
         min: sorted.first().copied().unwrap_or(0),
@@ -169,7 +169,7 @@ fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
 pub fn simvirtio(slower: f64) -> SavedProfile {
     let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
     let mut site =
-        |reason, place: Option<u64>, width: u8, device: &str, exits, in_kvm: f64, in_vmm: f64| Site {
+        |reason, place: Option<u64>, width: u8, device: &str, exits, in_kvm: f64, in_vmm: f64| SavedSite {
             reason,
             place,
             width: place.map(|_| width),
@@ -190,13 +190,13 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
         site(Reason::MmioRead, Some(0x10_0010), 4, "TX head", 1, 4300.0, 230.0),
         site(Reason::Hlt, None, 0, "", 1, 15_300.0, 300.0),
     ];
-    let sum = |of: &dyn Fn(&Site) -> &Times| {
+    let sum = |of: &dyn Fn(&SavedSite) -> &SavedTimes| {
         let all = sites.iter().map(of);
         let mut bins = BTreeMap::new();
         all.clone()
             .flat_map(|times| &times.bins)
             .for_each(|(bound, count)| *bins.entry(*bound).or_insert(0) += count);
-        Times {
+        SavedTimes {
             count: all.clone().map(|times| times.count).sum(),
             sum: all.clone().map(|times| times.sum).sum(),
             min: all.clone().map(|times| times.min).min().unwrap_or(0),
@@ -209,7 +209,7 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
     let (in_kvm, in_vmm) = (sum(&|site| &site.in_kvm), sum(&|site| &site.in_vmm));
     let kernel = [("exits", 41), ("mmio_exits", 39), ("halt_exits", 1), ("insn_emulation", 1204)];
     let kernel = kernel.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let machine = Vcpu {
+    let machine = SavedVcpu {
         id: None,
         ended: "halted".into(),
         exits: 40,
@@ -219,14 +219,14 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
         in_vmm,
         sites,
     };
-    let vcpu = Vcpu { id: Some(0), ..machine.clone() };
+    let vcpu = SavedVcpu { id: Some(0), ..machine.clone() };
     SavedProfile {
         program: "vmm 0.1.0".into(),
         guest: "simvirtio".into(),
         ended: "halted; verified: RAX = 42, [0x400] = 42".into(),
         elapsed_ns: (machine.in_kvm.sum + machine.in_vmm.sum) * 11 / 10,
-        clock: report::profile::Clock { khz: 2_250_000, ..Default::default() },
-        limits: Limits { sites: 1024, timed_sites: 64, digits: 2 },
+        clock: report::profile::SavedClock { khz: 2_250_000, ..Default::default() },
+        limits: SavedLimits { sites: 1024, timed_sites: 64, digits: 2 },
         profiling_ns: 3100,
         marks: Vec::new(),
         machine,
@@ -261,7 +261,7 @@ pub fn hostile() -> SavedProfile {
         .filter(|site| site.place.is_some())
         .for_each(|site| site.device = Some(name()));
     profile.vcpus[0].ended = HOSTILE[2].into();
-    profile.marks = HOSTILE.map(|event| Mark { event: event.into(), at_ns: 5, exits: 1 }).to_vec();
+    profile.marks = HOSTILE.map(|event| SavedMark { event: event.into(), at_ns: 5, exits: 1 }).to_vec();
     profile.machine.kernel = Some(HOSTILE.iter().map(|name| ((*name).to_owned(), 7)).collect());
     profile
 }

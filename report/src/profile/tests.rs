@@ -142,13 +142,15 @@ fn there_is_no_more_of_anything_than_a_run_writes() {
         change(&mut profile);
         SavedProfile::read(&written(&profile)).unwrap_err().to_string()
     };
-    let site = |place| Site { place: Some(place), ..small().vcpus[0].sites[0].clone() };
+    let site = |place| SavedSite { place: Some(place), ..small().vcpus[0].sites[0].clone() };
     assert!(
         said(&|p| p.vcpus[0].sites = (0..2000).map(site).collect())
             .ends_with("vCPU 0 has 2000 sites, and there are at most 1152")
     );
     assert!(said(&|p| p.vcpus = vec![p.machine.clone(); 33]).ends_with("33 vCPUs, and there are at most 32"));
-    assert!(said(&|p| p.marks = vec![Mark::default(); 41]).ends_with("41 marks, and there are at most 40"));
+    assert!(
+        said(&|p| p.marks = vec![SavedMark::default(); 41]).ends_with("41 marks, and there are at most 40")
+    );
     assert!(
         said(&|p| p.machine.in_vmm.bins = (0..513).map(|n| (n, 1)).collect())
             .ends_with("the machine has 513 bins, of at most 512, in in_vmm")
@@ -173,10 +175,10 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(any::<char>(), 0..12).prop_map(|chars| chars.into_iter().collect())
 }
 
-fn times() -> impl Strategy<Value = Times> {
+fn times() -> impl Strategy<Value = SavedTimes> {
     let bins = prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..6);
     (any::<[u64; 4]>(), any::<Option<u64>>(), any::<Option<u64>>(), bins).prop_map(
-        |(words, p50, p99, bins)| Times {
+        |(words, p50, p99, bins)| SavedTimes {
             count: words[0],
             sum: words[1],
             min: words[2].min(words[3]),
@@ -188,7 +190,7 @@ fn times() -> impl Strategy<Value = Times> {
     )
 }
 
-fn site() -> impl Strategy<Value = Site> {
+fn site() -> impl Strategy<Value = SavedSite> {
     let reason =
         prop_oneof![prop::sample::select(Reason::NAMED.to_vec()), any::<u32>().prop_map(Reason::Other)];
     let place = any::<Option<(u64, u8)>>();
@@ -196,19 +198,19 @@ fn site() -> impl Strategy<Value = Site> {
         |(reason, place, device, [exits, elements], in_kvm, in_vmm)| {
             let place = place.filter(|_| reason.has_place());
             let (place, width) = (place.map(|place| place.0), place.map(|place| place.1));
-            Site { reason, place, width, device, exits, elements, in_kvm, in_vmm }
+            SavedSite { reason, place, width, device, exits, elements, in_kvm, in_vmm }
         },
     )
 }
 
-fn vcpu() -> impl Strategy<Value = Vcpu> {
+fn vcpu() -> impl Strategy<Value = SavedVcpu> {
     let kernel = prop::option::of(prop::collection::btree_map(text(), any::<u64>(), 0..4));
     let sites = prop::collection::vec(site(), 0..5);
     (any::<Option<u32>>(), text(), any::<[u64; 2]>(), kernel, times(), times(), sites).prop_map(
         |(id, ended, [exits, elements], kernel, in_kvm, in_vmm, mut sites)| {
             let mut known = HashSet::new();
             sites.retain(|site| known.insert(site.key()));
-            Vcpu { id, ended, exits, elements, kernel, in_kvm, in_vmm, sites }
+            SavedVcpu { id, ended, exits, elements, kernel, in_kvm, in_vmm, sites }
         },
     )
 }
@@ -216,7 +218,7 @@ fn vcpu() -> impl Strategy<Value = Vcpu> {
 fn profile() -> impl Strategy<Value = SavedProfile> {
     let marks = prop::collection::vec((text(), any::<[u64; 2]>()), 0..4);
     let vcpus = prop::collection::vec(vcpu(), 1..4);
-    let source = prop::sample::select(vec![Source::Tsc, Source::Monotonic]);
+    let source = prop::sample::select(vec![ClockSource::Tsc, ClockSource::Monotonic]);
     (any::<[[u64; 3]; 3]>(), [text(), text(), text()], source, marks, vcpu(), vcpus).prop_map(
         |(
             [[elapsed_ns, profiling_ns, khz], [steps, sites, timed_sites], [digits, ..]],
@@ -232,12 +234,12 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
                 guest,
                 ended,
                 elapsed_ns,
-                clock: Clock { source, khz, steps },
-                limits: Limits { sites, timed_sites, digits },
+                clock: SavedClock { source, khz, steps },
+                limits: SavedLimits { sites, timed_sites, digits },
                 profiling_ns,
                 marks: marks
                     .into_iter()
-                    .map(|(event, [at_ns, exits])| Mark { event, at_ns, exits })
+                    .map(|(event, [at_ns, exits])| SavedMark { event, at_ns, exits })
                     .collect(),
                 machine,
                 vcpus,

@@ -36,7 +36,12 @@ fn small() -> SavedTrace {
         program: "vmm 0.1.0".into(),
         guest: "real16-hello".into(),
         ended: "halted".into(),
-        devices: vec![Device { reason: Reason::PioOut, place: 0xe9, width: 1, device: "debugcon".into() }],
+        devices: vec![SavedDevice {
+            reason: Reason::PioOut,
+            place: 0xe9,
+            width: 1,
+            device: "debugcon".into(),
+        }],
     }
 }
 

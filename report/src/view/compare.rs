@@ -1,7 +1,7 @@
 //! Two profiles beside each other, site by site.
 
 use crate::SavedProfile;
-use crate::profile::{Site, Times};
+use crate::profile::{SavedSite, SavedTimes};
 use crate::view::profile::{SITE, site_cells, total};
 use crate::view::table::{Cell, Row, Table, View, duration, number, text};
 use std::cmp::Reverse;
@@ -15,18 +15,18 @@ const VMM_P99: &str = "in the VMM, p99";
 
 /// A site in one of the two, or in both.
 pub(super) struct Pair<'a> {
-    pub(super) a: Option<&'a Site>,
-    pub(super) b: Option<&'a Site>,
+    pub(super) a: Option<&'a SavedSite>,
+    pub(super) b: Option<&'a SavedSite>,
 }
 
 impl<'a> Pair<'a> {
     /// Either of them; they have the same key.
-    pub(super) fn either(&self) -> Option<&'a Site> {
+    pub(super) fn either(&self) -> Option<&'a SavedSite> {
         self.a.or(self.b)
     }
 
     fn time(&self) -> u64 {
-        let time = |site: Option<&Site>| site.map_or(0, |site| total(&site.in_kvm, &site.in_vmm));
+        let time = |site: Option<&SavedSite>| site.map_or(0, |site| total(&site.in_kvm, &site.in_vmm));
         time(self.a).max(time(self.b))
     }
 }
@@ -134,13 +134,15 @@ fn sites(a: &SavedProfile, b: &SavedProfile) -> Table<'static> {
 
 fn row(pair: &Pair<'_>) -> Option<Row> {
     let site = pair.either()?;
-    let exits = |site: Option<&Site>| site.map_or(0, |site| site.exits);
+    let exits = |site: Option<&SavedSite>| site.map_or(0, |site| site.exits);
     let (a, b) = (exits(pair.a), exits(pair.b));
     let delta = i128::from(b).saturating_sub(a.into());
     let mut row = vec![Cell::Count(a), Cell::Count(b), Cell::Delta(delta)];
-    for of in [|site: &Site| site.in_kvm.clone(), |site: &Site| site.in_vmm.clone()] {
+    for of in [|site: &SavedSite| site.in_kvm.clone(), |site: &SavedSite| site.in_vmm.clone()] {
         let (a, b) = (pair.a.map(of), pair.b.map(of));
-        for value in [|times: &Times| (times.count > 0).then(|| times.mean()), |times: &Times| times.p99] {
+        for value in
+            [|times: &SavedTimes| (times.count > 0).then(|| times.mean()), |times: &SavedTimes| times.p99]
+        {
             let (a, b) = (a.as_ref().and_then(value), b.as_ref().and_then(value));
             row.extend([Cell::nanoseconds(a), Cell::nanoseconds(b), Cell::ratio(b, a)]);
         }
@@ -157,13 +159,13 @@ fn row(pair: &Pair<'_>) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Vcpu;
+    use crate::profile::SavedVcpu;
     use vmm::exit::Reason;
 
     fn profile(sites: &[(u64, u8, u64)]) -> SavedProfile {
         let sites = sites.iter().map(|(place, width, time)| {
-            let times = Times { count: 2, sum: *time, p99: Some(*time), ..Times::default() };
-            Site {
+            let times = SavedTimes { count: 2, sum: *time, p99: Some(*time), ..SavedTimes::default() };
+            SavedSite {
                 reason: Reason::PioOut,
                 place: Some(*place),
                 width: Some(*width),
@@ -174,7 +176,7 @@ mod tests {
                 in_vmm: times,
             }
         });
-        let machine = Vcpu { sites: sites.collect(), ..Vcpu::default() };
+        let machine = SavedVcpu { sites: sites.collect(), ..SavedVcpu::default() };
         SavedProfile { machine, ..SavedProfile::default() }
     }
 

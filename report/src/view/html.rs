@@ -3,7 +3,7 @@
 
 use crate::Saved;
 use crate::view::markup::{LEGEND, escape, write_bars};
-use crate::view::profile::{self, Device};
+use crate::view::profile::{self, DeviceTotals};
 use crate::view::table::{Cell, Column, Table, View};
 use crate::view::{Source, plot, timeline};
 use std::io::{self, Write};
@@ -107,7 +107,7 @@ fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result
             let mut known = std::collections::HashSet::new();
             names.retain(|(_, name)| known.insert(*name));
             for (_, name) in names.iter().take(BARS) {
-                let times = |devices: &[Device]| {
+                let times = |devices: &[DeviceTotals]| {
                     let device = devices.iter().find(|device| device.name == *name);
                     device.map_or((0, 0), |device| (device.kvm, device.vmm))
                 };

@@ -1,7 +1,7 @@
 //! KVM's own counters beside ours, and why they differ.
 
 use crate::SavedProfile;
-use crate::profile::Vcpu;
+use crate::profile::SavedVcpu;
 use crate::view::table::{Cell, Table, number, text};
 use vmm::exit::Reason;
 
@@ -44,7 +44,7 @@ pub(super) fn table(profile: &SavedProfile) -> Option<Table<'static>> {
 }
 
 /// The exits of these reasons, or all.
-fn count(machine: &Vcpu, reasons: &[Reason]) -> u64 {
+fn count(machine: &SavedVcpu, reasons: &[Reason]) -> u64 {
     if reasons.is_empty() {
         return machine.exits;
     }
@@ -81,12 +81,12 @@ fn why(name: &str, kvm: u64, ours: u64) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Site;
+    use crate::profile::SavedSite;
     use std::collections::BTreeMap;
 
     #[test]
     fn counters_are_compared_where_they_can_be() {
-        let site = Site {
+        let site = SavedSite {
             reason: Reason::PioOut,
             place: Some(0xe9),
             width: Some(1),
@@ -97,7 +97,7 @@ mod tests {
             in_vmm: Default::default(),
         };
         let kernel = BTreeMap::from([("exits".into(), 9u64), ("insn_emulation".into(), 7)]);
-        let machine = Vcpu { exits: 5, sites: vec![site], kernel: Some(kernel), ..Vcpu::default() };
+        let machine = SavedVcpu { exits: 5, sites: vec![site], kernel: Some(kernel), ..SavedVcpu::default() };
         let mut profile = SavedProfile { machine, ..SavedProfile::default() };
         let table = table(&profile).unwrap();
         let rows: Vec<Vec<_>> = table.rows().map(|row| row.iter().map(Cell::shown).collect()).collect();

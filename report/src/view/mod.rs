@@ -9,6 +9,7 @@
 
 mod compare;
 mod csv;
+mod exits;
 mod html;
 mod json;
 mod kernel;
@@ -20,6 +21,7 @@ mod text;
 mod timeline;
 mod trace;
 
+pub use exits::exit_table;
 pub use table::{duration, plural};
 
 use crate::{Saved, SavedProfile};

@@ -1,6 +1,6 @@
 //! The latencies of a page: a histogram for each site over one logarithmic axis.
 
-use crate::profile::{Site, Times};
+use crate::profile::{SavedSite, SavedTimes};
 use crate::view::markup::{LEGEND, escape};
 use crate::view::profile::total;
 use crate::view::table::{Cell, duration};
@@ -18,8 +18,8 @@ const MIDDLE: f64 = HEIGHT / 2.0;
 /// A histogram above the line and one below it.
 struct Strip<'a> {
     name: &'static str,
-    above: Option<(&'static str, &'a Times)>,
-    below: Option<(&'static str, &'a Times)>,
+    above: Option<(&'static str, &'a SavedTimes)>,
+    below: Option<(&'static str, &'a SavedTimes)>,
     /// The classes of both.
     classes: [&'static str; 2],
 }
@@ -27,7 +27,7 @@ struct Strip<'a> {
 /// Writes the section.
 pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result<()> {
     writeln!(to, "<section id=\"latencies\"><h2>Latencies</h2>")?;
-    let rows: Vec<(&Site, Vec<Strip<'_>>)> = match b {
+    let rows: Vec<(&SavedSite, Vec<Strip<'_>>)> = match b {
         None => {
             let mut sites: Vec<_> = a.summary.machine.sites.iter().collect();
             sites.sort_by_key(|site| Reverse(total(&site.in_kvm, &site.in_vmm)));
@@ -60,7 +60,7 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
         let name = escape(&Cell::text(&site.name()).shown());
         let device = match (&site.device, site.place) {
             (Some(device), _) => escape(&Cell::text(device).shown()),
-            (None, Some(_)) => "nobody".into(),
+            (None, Some(_)) => "unclaimed".into(),
             (None, None) => String::new(),
         };
         match device.as_str() {
@@ -80,13 +80,13 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     writeln!(to, "</div></section>")
 }
 
-fn of_site(site: &Site) -> Strip<'_> {
+fn of_site(site: &SavedSite) -> Strip<'_> {
     let (above, below) = (Some(("in KVM", &site.in_kvm)), Some(("in the VMM", &site.in_vmm)));
     Strip { name: "", above, below, classes: ["kvm", "vmm"] }
 }
 
 fn of_pair<'a>(pair: &compare::Pair<'a>) -> [Strip<'a>; 2] {
-    let (kvm, vmm) = (|site: &'a Site| &site.in_kvm, |site: &'a Site| &site.in_vmm);
+    let (kvm, vmm) = (|site: &'a SavedSite| &site.in_kvm, |site: &'a SavedSite| &site.in_vmm);
     [
         Strip {
             name: "KVM",
@@ -104,7 +104,7 @@ fn of_pair<'a>(pair: &compare::Pair<'a>) -> [Strip<'a>; 2] {
 }
 
 impl Strip<'_> {
-    fn times(&self) -> impl Iterator<Item = &Times> {
+    fn times(&self) -> impl Iterator<Item = &SavedTimes> {
         [self.above, self.below].into_iter().flatten().map(|(_, times)| times)
     }
 }
@@ -117,7 +117,7 @@ struct Axis {
 
 impl Axis {
     /// One that all bins fit on; nothing where there are none.
-    fn over<'a>(all: impl Iterator<Item = &'a Times>) -> Option<Self> {
+    fn over<'a>(all: impl Iterator<Item = &'a SavedTimes>) -> Option<Self> {
         let bins = all.flat_map(|times| &times.bins).filter(|(_, count)| *count > 0);
         let (from, to) = bins.fold((f64::INFINITY, 0f64), |(from, to), (bound, _)| {
             (from.min(log(*bound)), to.max(log(upper(*bound))))
@@ -187,7 +187,13 @@ fn write_strip(to: &mut impl Write, strip: &Strip<'_>, axis: &Axis) -> io::Resul
 }
 
 /// One path for the bars, and one each for the median and p99. `up` is -1 or 1.
-fn write_histogram(to: &mut impl Write, times: &Times, class: &str, up: f64, axis: &Axis) -> io::Result<()> {
+fn write_histogram(
+    to: &mut impl Write,
+    times: &SavedTimes,
+    class: &str,
+    up: f64,
+    axis: &Axis,
+) -> io::Result<()> {
     let highest = times.bins.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1) as f64;
     let mut bars = String::new();
     for (bound, count) in &times.bins {
@@ -231,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_axis_holds_all_bins() {
-        let times = |bins: &[(u64, u64)]| Times { bins: bins.to_vec(), ..Times::default() };
+        let times = |bins: &[(u64, u64)]| SavedTimes { bins: bins.to_vec(), ..SavedTimes::default() };
         let all = [times(&[(0, 1), (96, 2)]), times(&[(4096, 1)])];
         let axis = Axis::over(all.iter()).unwrap();
         assert!(axis.at(0) > 0.0 && axis.at(upper(4096)) < 1.0);

@@ -1,7 +1,7 @@
 //! A profile as tables: sites, devices, vCPUs, KVM's own counters, the marks of a boot.
 
 use crate::SavedProfile;
-use crate::profile::{Site, Source, Times, Vcpu};
+use crate::profile::{ClockSource, SavedSite, SavedTimes, SavedVcpu};
 use crate::view::kernel;
 use crate::view::table::{Cell, Column, Row, Table, View, duration, number, plural, text};
 use std::cmp::Reverse;
@@ -14,8 +14,8 @@ const VMM: &str = "in the VMM";
 pub(super) fn view(profile: &SavedProfile) -> View<'_> {
     let machine = &profile.machine;
     let clock = match profile.clock.source {
-        Source::Tsc => format!("TSC, {:.3} MHz", profile.clock.khz as f64 / 1e3),
-        Source::Monotonic => "CLOCK_MONOTONIC".into(),
+        ClockSource::Tsc => format!("TSC, {:.3} MHz", profile.clock.khz as f64 / 1e3),
+        ClockSource::Monotonic => "CLOCK_MONOTONIC".into(),
     };
     let clock = match profile.clock.steps {
         0 => clock,
@@ -48,7 +48,7 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
 }
 
 /// Time in KVM and in the VMM together.
-pub(super) fn total(kvm: &Times, vmm: &Times) -> u64 {
+pub(super) fn total(kvm: &SavedTimes, vmm: &SavedTimes) -> u64 {
     kvm.sum.saturating_add(vmm.sum)
 }
 
@@ -79,7 +79,7 @@ fn notes(profile: &SavedProfile) -> Vec<String> {
 }
 
 /// Of whose exits there is most time, in a sentence.
-pub(super) fn headline(machine: &Vcpu) -> String {
+pub(super) fn headline(machine: &SavedVcpu) -> String {
     let whole = total(&machine.in_kvm, &machine.in_vmm);
     let devices = devices(&machine.sites);
     let Some(most) = devices.first().filter(|_| whole > 0) else { return String::new() };
@@ -107,7 +107,7 @@ pub(super) fn headline(machine: &Vcpu) -> String {
 
 /// What there is of one device.
 #[derive(Debug, Default)]
-pub(super) struct Device {
+pub(super) struct DeviceTotals {
     /// Its name; of what is none, the reason.
     pub(super) name: String,
     pub(super) sites: u64,
@@ -116,7 +116,7 @@ pub(super) struct Device {
     pub(super) vmm: u64,
 }
 
-impl Device {
+impl DeviceTotals {
     pub(super) fn time(&self) -> u64 {
         self.kvm.saturating_add(self.vmm)
     }
@@ -128,13 +128,13 @@ fn family(name: &str) -> &str {
 }
 
 /// The sites by device, most time first. Several names with the same first word are one device.
-pub(super) fn devices(sites: &[Site]) -> Vec<Device> {
+pub(super) fn devices(sites: &[SavedSite]) -> Vec<DeviceTotals> {
     let mut names: HashMap<&str, Option<&str>> = HashMap::new();
     for name in sites.iter().filter_map(|site| site.device.as_deref()) {
         let same = names.entry(family(name)).or_insert(Some(name));
         *same = same.filter(|same| *same == name);
     }
-    let mut devices: HashMap<String, Device> = HashMap::new();
+    let mut devices: HashMap<String, DeviceTotals> = HashMap::new();
     for site in sites {
         let name = match site.device.as_deref() {
             Some(name) => names.get(family(name)).copied().flatten().unwrap_or(family(name)).into(),
@@ -147,23 +147,23 @@ pub(super) fn devices(sites: &[Site]) -> Vec<Device> {
         device.vmm = device.vmm.saturating_add(site.in_vmm.sum);
     }
     let devices =
-        devices.into_iter().map(|(name, device)| Device { name: Cell::text(&name).shown(), ..device });
+        devices.into_iter().map(|(name, device)| DeviceTotals { name: Cell::text(&name).shown(), ..device });
     let mut devices: Vec<_> = devices.collect();
     devices.sort_by(|a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
     devices
 }
 
 /// What stands for a device where there is none.
-fn unnamed(site: &Site) -> String {
+fn unnamed(site: &SavedSite) -> String {
     match site.place {
-        Some(_) => "nobody".into(),
+        Some(_) => "unclaimed".into(),
         None if site.reason.has_place() => format!("{} elsewhere", site.reason),
         None => site.reason.to_string(),
     }
 }
 
 /// The name that the site's device has among `devices`.
-fn device_of(site: &Site, devices: &[Device]) -> String {
+fn device_of(site: &SavedSite, devices: &[DeviceTotals]) -> String {
     let Some(name) = site.device.as_deref() else { return unnamed(site) };
     let shown = Cell::text(name).shown();
     let own = devices.iter().any(|device| device.name == shown);
@@ -179,7 +179,7 @@ pub(super) const SITE: [Column; 4] = [
 ];
 
 /// The cells of those columns.
-pub(super) fn site_cells(site: &Site) -> [Cell; 4] {
+pub(super) fn site_cells(site: &SavedSite) -> [Cell; 4] {
     let place = match site.place {
         Some(place) => Cell::Hex(place),
         None if site.reason.has_place() => Cell::text("other"),
@@ -187,18 +187,18 @@ pub(super) fn site_cells(site: &Site) -> [Cell; 4] {
     };
     let device = match (&site.device, site.place) {
         (Some(name), _) => Cell::text(name),
-        (None, Some(_)) => Cell::text("nobody"),
+        (None, Some(_)) => Cell::text("unclaimed"),
         (None, None) => Cell::Nothing,
     };
     [Cell::text(&site.reason.to_string()), place, site.width.map_or(Cell::Nothing, Cell::Width), device]
 }
 
-fn times(times: &Times) -> [Cell; 4] {
+fn times(times: &SavedTimes) -> [Cell; 4] {
     let known = |value: u64| if times.count > 0 { Cell::Nanoseconds(value) } else { Cell::Nothing };
     [known(times.mean()), Cell::nanoseconds(times.p50), Cell::nanoseconds(times.p99), known(times.max)]
 }
 
-fn sites(machine: &Vcpu) -> Table<'static> {
+fn sites(machine: &SavedVcpu) -> Table<'static> {
     let mut columns = vec![
         number("exits", "exits", ""),
         number("exits_share", "share", ""),
@@ -222,7 +222,7 @@ fn sites(machine: &Vcpu) -> Table<'static> {
     let whole = total(&machine.in_kvm, &machine.in_vmm);
     let mut sites: Vec<_> = machine.sites.iter().collect();
     sites.sort_by_key(|site| (Reverse(total(&site.in_kvm, &site.in_vmm)), Reverse(site.exits), site.key()));
-    let row = |site: &&Site| -> Row {
+    let row = |site: &&SavedSite| -> Row {
         let time = total(&site.in_kvm, &site.in_vmm);
         let mut row = vec![Cell::Count(site.exits), Cell::share(site.exits, machine.exits)];
         if elements {
@@ -238,7 +238,7 @@ fn sites(machine: &Vcpu) -> Table<'static> {
     Table::new("sites", "Where the exits come from", columns, rows)
 }
 
-fn by_device(machine: &Vcpu) -> Table<'static> {
+fn by_device(machine: &SavedVcpu) -> Table<'static> {
     let columns = vec![
         text("device", "device"),
         number("exits", "exits", ""),
@@ -249,7 +249,7 @@ fn by_device(machine: &Vcpu) -> Table<'static> {
         number("mean_ns", "each exit", ""),
     ];
     let whole = total(&machine.in_kvm, &machine.in_vmm);
-    let row = |device: Device| {
+    let row = |device: DeviceTotals| {
         let each = device.time().checked_div(device.exits);
         vec![
             Cell::text(&device.name),
@@ -279,7 +279,7 @@ fn vcpus(profile: &SavedProfile) -> Table<'static> {
         number("in_vmm_max_ns", "max", VMM),
         text("ended", "ended"),
     ];
-    let row = |(index, vcpu): (u64, &Vcpu)| {
+    let row = |(index, vcpu): (u64, &SavedVcpu)| {
         let mut row = vec![Cell::Count(vcpu.id.map_or(index, Into::into)), Cell::Count(vcpu.exits)];
         for all in [&vcpu.in_kvm, &vcpu.in_vmm] {
             row.push(Cell::Nanoseconds(all.sum));
@@ -300,7 +300,7 @@ fn marks(profile: &SavedProfile) -> Table<'static> {
         text("event", "event"),
     ];
     let mut before = 0;
-    let row = |mark: &crate::profile::Mark| {
+    let row = |mark: &crate::profile::SavedMark| {
         let since = mark.at_ns.saturating_sub(before);
         before = mark.at_ns;
         vec![
@@ -319,17 +319,26 @@ mod tests {
     use super::*;
     use vmm::exit::Reason;
 
-    fn site(reason: Reason, place: Option<u64>, device: Option<&str>, time: u64) -> Site {
-        let times = Times { count: 2, sum: time, ..Times::default() };
+    fn site(reason: Reason, place: Option<u64>, device: Option<&str>, time: u64) -> SavedSite {
+        let times = SavedTimes { count: 2, sum: time, ..SavedTimes::default() };
         let device = device.map(Into::into);
         let width = place.map(|_| 4);
-        Site { reason, place, width, device, exits: 2, elements: 2, in_kvm: times.clone(), in_vmm: times }
+        SavedSite {
+            reason,
+            place,
+            width,
+            device,
+            exits: 2,
+            elements: 2,
+            in_kvm: times.clone(),
+            in_vmm: times,
+        }
     }
 
-    fn machine(sites: Vec<Site>) -> Vcpu {
+    fn machine(sites: Vec<SavedSite>) -> SavedVcpu {
         let sum = sites.iter().map(|site| site.in_kvm.sum).sum();
-        let times = Times { sum, ..Times::default() };
-        Vcpu { sites, in_kvm: times.clone(), in_vmm: times, ..Vcpu::default() }
+        let times = SavedTimes { sum, ..SavedTimes::default() };
+        SavedVcpu { sites, in_kvm: times.clone(), in_vmm: times, ..SavedVcpu::default() }
     }
 
     #[test]
@@ -343,7 +352,7 @@ mod tests {
             site(Reason::MmioRead, None, None, 10),
         ]);
         let names: Vec<_> = devices(&machine.sites).into_iter().map(|device| device.name).collect();
-        assert_eq!(names, ["simvirtio", "exit port", "nobody", "HLT", "MMIO read elsewhere"]);
+        assert_eq!(names, ["simvirtio", "exit port", "unclaimed", "HLT", "MMIO read elsewhere"]);
         assert_eq!(
             headline(&machine),
             "most time: simvirtio, 80.0 % of 2.00 us in 4 exits; of that most at MMIO write 0x100010 (simvirtio TX head), \
@@ -353,7 +362,7 @@ mod tests {
 
     #[test]
     fn without_exits_nothing_costs_most() {
-        assert_eq!(headline(&Vcpu::default()), "");
+        assert_eq!(headline(&SavedVcpu::default()), "");
     }
 
     #[test]

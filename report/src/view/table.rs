@@ -13,6 +13,8 @@ pub(super) enum Cell {
     /// A difference of counts.
     Delta(i128),
     Nanoseconds(u64),
+    /// A duration in nanoseconds, shown as a number of microseconds.
+    Microseconds(u64),
     /// A point in time, in nanoseconds, which is shown in milliseconds with all its digits.
     Instant(u64),
     /// A part of a whole, from 0 to 1.
@@ -61,6 +63,7 @@ impl Cell {
             Self::Delta(delta) if *delta > 0 => format!("+{delta}"),
             Self::Delta(delta) => delta.to_string(),
             Self::Nanoseconds(time) => duration(*time),
+            Self::Microseconds(time) => format!("{:.2}", *time as f64 / 1e3),
             Self::Instant(time) => format!("{}.{:06}", time / 1_000_000, time % 1_000_000),
             Self::Share(share) => format!("{:.1}%", share * 100.0),
             Self::Ratio(ratio) if *ratio >= 100.0 => format!("x{ratio:.0}"),
@@ -73,7 +76,7 @@ impl Cell {
     /// For a program: numbers without units.
     pub(super) fn raw(&self) -> String {
         match self {
-            Self::Nanoseconds(time) | Self::Instant(time) => time.to_string(),
+            Self::Nanoseconds(time) | Self::Microseconds(time) | Self::Instant(time) => time.to_string(),
             Self::Share(share) => format!("{share:.6}"),
             Self::Ratio(ratio) => format!("{ratio:.6}"),
             Self::Width(bytes) => bytes.to_string(),
@@ -87,9 +90,11 @@ impl Cell {
         match self {
             Self::Nothing => serde_json::Value::Null,
             Self::Text(text) => text.as_str().into(),
-            Self::Count(number) | Self::Nanoseconds(number) | Self::Instant(number) | Self::Hex(number) => {
-                (*number).into()
-            }
+            Self::Count(number)
+            | Self::Nanoseconds(number)
+            | Self::Microseconds(number)
+            | Self::Instant(number)
+            | Self::Hex(number) => (*number).into(),
             // A delta has one bit more than a number of JSON's may have.
             Self::Delta(delta) => match (u64::try_from(*delta), i64::try_from(*delta)) {
                 (Ok(number), _) => number.into(),
@@ -105,7 +110,11 @@ impl Cell {
     /// What a column is sorted by where it is not what is shown.
     pub(super) fn sorted_by(&self) -> Option<String> {
         match self {
-            Self::Nanoseconds(_) | Self::Share(_) | Self::Ratio(_) | Self::Delta(_) => Some(self.raw()),
+            Self::Nanoseconds(_)
+            | Self::Microseconds(_)
+            | Self::Share(_)
+            | Self::Ratio(_)
+            | Self::Delta(_) => Some(self.raw()),
             Self::Hex(number) => Some(number.to_string()),
             _ => None,
         }
@@ -140,16 +149,25 @@ pub(super) struct Column {
     pub(super) group: &'static str,
     /// Whether it holds numbers.
     pub(super) number: bool,
+    /// The least width in a text, in characters. 0 means the width of the head.
+    pub(super) width: usize,
+}
+
+impl Column {
+    /// Sets the least width in a text. The head does not widen the column: it may use one character of the gap.
+    pub(super) const fn wide(self, width: usize) -> Self {
+        Self { width, ..self }
+    }
 }
 
 /// A column of numbers.
 pub(super) const fn number(key: &'static str, head: &'static str, group: &'static str) -> Column {
-    Column { key, head, group, number: true }
+    Column { key, head, group, number: true, width: 0 }
 }
 
 /// A column of texts.
 pub(super) const fn text(key: &'static str, head: &'static str) -> Column {
-    Column { key, head, group: "", number: false }
+    Column { key, head, group: "", number: false, width: 0 }
 }
 
 pub(super) type Row = Vec<Cell>;

@@ -1,12 +1,14 @@
 //! A report as text, for a terminal.
 
-use crate::view::table::{Cell, Table, View};
+use crate::view::table::{Cell, Column, Table, View};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use vmm::host::printable_text;
 
 /// Rows that are looked at for the widths of the columns; a trace has millions.
 const MEASURED: usize = 1000;
+/// The gap before each column, in characters.
+const GAP: usize = 2;
 
 /// Writes all that there is to say.
 pub(super) fn write(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
@@ -36,7 +38,13 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
 
 fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     writeln!(to, "{}:", table.title)?;
-    let mut widths: Vec<_> = table.columns.iter().map(|column| column.head.len()).collect();
+    write_rows(to, table)
+}
+
+/// Writes the heads and the rows of a table, without its title.
+pub(super) fn write_rows(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
+    let least = |column: &Column| if column.width == 0 { column.head.len() } else { column.width };
+    let mut widths: Vec<_> = table.columns.iter().map(least).collect();
     for row in table.rows().take(MEASURED).chain(table.rows_from(table.len.saturating_sub(1))) {
         for (width, cell) in widths.iter_mut().zip(&row) {
             *width = (*width).max(cell.shown().chars().count());
@@ -59,7 +67,8 @@ fn write_row(
     for ((cell, column), width) in cells.zip(&table.columns).zip(widths) {
         // Writing to a String cannot fail.
         let _ = match column.number {
-            true => write!(line, "  {cell:>width$}"),
+            // The gap belongs to the cell, so that a head may use one character of it.
+            true => write!(line, "{cell:>full$}", full = width.saturating_add(GAP)),
             false => write!(line, "  {cell:<width$}"),
         };
     }
