@@ -1,4 +1,4 @@
-//! From a run's report to what is saved of it.
+//! Builds a profile or a trace from the report of a run.
 
 use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
 use crate::trace::{Record, SavedDevice};
@@ -8,11 +8,12 @@ use vmm::exit::{Arrival, Exit, Reason};
 use vmm::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, TracedExit};
 use vmm::{KvmCounters, Report};
 
-/// What writes these files.
+/// The `program` member of the files.
 const PROGRAM: &str = concat!("vmm ", env!("CARGO_PKG_VERSION"));
 
 impl SavedProfile {
-    /// The profile of a run of `guest` that `ended` so; `None` where exits were not counted.
+    /// Builds the profile of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
+    /// `None` if the run did not count its exits.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
         let (profile, measured) = (report.profile.as_ref()?, report.measured.as_ref()?);
         let vcpu = |id, ended: &str, profile: &profile::Profile, kernel: Option<&KvmCounters>| {
@@ -24,8 +25,8 @@ impl SavedProfile {
                 exits: total.exits,
                 elements: total.elements,
                 kernel: kernel.map(|counters| {
-                    let told = counters.iter().filter(|(name, value)| *value > 0 || *name == "exits");
-                    told.map(|(name, value)| (name.into(), value)).collect()
+                    let kept = counters.iter().filter(|(name, value)| *value > 0 || *name == "exits");
+                    kept.map(|(name, value)| (name.into(), value)).collect()
                 }),
                 in_kvm: times(&in_kvm),
                 in_vmm: times(&in_vmm),
@@ -71,7 +72,8 @@ impl SavedProfile {
 }
 
 impl SavedTrace {
-    /// The trace of a run of `guest` that `ended` so; `None` where there is none. vCPUs are numbered from 0.
+    /// Builds the trace of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
+    /// `None` if the run recorded no trace. The vCPUs are numbered from 0 in the order of the report.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
         let (trace, measured) = (report.trace.as_ref()?, report.measured.as_ref()?);
         let number = |id: u32| report.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! A trace summed up by site, as a profile is.
+//! Sums up a trace by site, in the form of a profile.
 
 use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedProfile, SavedSite, SavedTimes, SavedVcpu};
 use crate::trace::{Record, SavedTrace};
@@ -16,7 +16,7 @@ struct Samples {
     in_vmm: Vec<u32>,
 }
 
-/// The sites of one vCPU, or of all.
+/// The samples of one vCPU or of all vCPUs, by site.
 #[derive(Default)]
 struct Sites(HashMap<Key, Samples>);
 
@@ -51,7 +51,7 @@ impl Sites {
 }
 
 impl SavedTimes {
-    /// What these samples come to, the percentiles exact.
+    /// Returns the statistics of these samples. The percentiles are exact.
     fn of(mut samples: Vec<u32>) -> Self {
         samples.sort_unstable();
         let rank = |percent: usize| {
@@ -79,7 +79,8 @@ impl SavedTimes {
 }
 
 impl SavedTrace {
-    /// The exits of the trace by site: a profile of what is in it, of which not all can be known.
+    /// Sums up the trace by site. The profile covers the records of the trace, not the whole run, and has no marks, no
+    /// profiling cost and no KVM counters.
     pub fn profile(&self) -> SavedProfile {
         let devices = self
             .devices
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_summed_up_by_site_and_vcpu() {
+    fn a_summary_counts_by_site_and_vcpu() {
         let records = vec![
             record(0, 0xe9, 1000, false),
             record(0, 0xe9, 0, true),
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_of_all_addresses_has_a_bounded_summary() {
+    fn a_summary_has_a_bounded_number_of_sites() {
         let records = (0..5000).map(|place| record(0, place, 1, false)).collect();
         let summary = SavedTrace { vcpus: 1, records, ..SavedTrace::default() }.profile();
         assert_eq!((summary.machine.sites.len(), summary.machine.exits), (MAX_SITES + 1, 5000));
@@ -165,7 +166,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bins_hold_their_values(value in any::<u64>()) {
+        fn a_lower_bound_is_at_most_an_eighth_below_its_value(value in any::<u64>()) {
             let bound = lower_bound(value);
             prop_assert!(value.checked_sub(bound).is_some_and(|rest| rest <= value / 8));
             prop_assert_eq!(lower_bound(bound), bound);

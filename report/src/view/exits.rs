@@ -3,7 +3,7 @@
 use crate::SavedProfile;
 use crate::profile::{SavedSite, SavedTimes};
 use crate::view::profile::{SITE, site_cells};
-use crate::view::table::{Cell, Column, Row, Table, number, plural, text};
+use crate::view::table::{Cell, Column, Row, Table, number, plural};
 use crate::view::text;
 use std::fmt::Write as _;
 
