@@ -253,7 +253,7 @@ fn cut_trace() {
     let guest = files.write("guest", &[0x31, 0xc9, 0xe4, 0x42, 0xe2, 0xfc, 0xf4]);
     let ran = shell("ulimit -f 100; \"$0\" run \"$1\" --timeout 60 --trace \"$2\"", &[&guest, &trace]);
     assert_eq!(ran.status, 115, "{}", ran.stderr);
-    assert!(ran.stderr.contains("the trace is cut after"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the trace is cut short after"), "{}", ran.stderr);
     let Saved::Trace(read, cut) = Saved::read(&fs::read(&trace).unwrap()).unwrap() else { panic!("a trace") };
     let cut = cut.expect("it is cut");
     assert_eq!((read.records.len() as u64, cut.of, read.seen), (cut.records, 65_536, 65_537));

@@ -23,6 +23,7 @@ struct Sites(HashMap<Key, Samples>);
 impl Sites {
     fn add(&mut self, record: &Record) {
         let key = (record.reason, record.place, record.place.map(|_| record.width));
+        // Past the limit, the sites of a reason are one site without a place.
         let full = self.0.len() >= MAX_SITES && !self.0.contains_key(&key);
         let samples = self.0.entry(if full { (record.reason, None, None) } else { key }).or_default();
         if !record.next_element {
@@ -102,6 +103,7 @@ impl SavedTrace {
             ended: self.ended.clone(),
             elapsed_ns: self.elapsed_ns,
             clock: SavedClock { source, khz: if self.khz == 0 { 1_000_000 } else { self.khz }, steps: 0 },
+            // Percentiles are exact: samples have 32 bits, which is 10 decimal digits.
             limits: SavedLimits { sites: MAX_SITES as u64, timed_sites: MAX_SITES as u64, digits: 10 },
             profiling_ns: 0,
             marks: Vec::new(),

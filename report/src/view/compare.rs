@@ -1,4 +1,4 @@
-//! Two profiles beside each other, site by site.
+//! The difference of two profiles, site by site.
 
 use crate::SavedProfile;
 use crate::profile::{SavedSite, SavedTimes};
@@ -13,14 +13,14 @@ const KVM_P99: &str = "in KVM, p99";
 const VMM_MEAN: &str = "in the VMM, mean";
 const VMM_P99: &str = "in the VMM, p99";
 
-/// A site in one of the two, or in both.
+/// A site that is in A, in B, or in both.
 pub(super) struct Pair<'a> {
     pub(super) a: Option<&'a SavedSite>,
     pub(super) b: Option<&'a SavedSite>,
 }
 
 impl<'a> Pair<'a> {
-    /// Either of them; they have the same key.
+    /// Returns either of them. Both have the same key.
     pub(super) fn either(&self) -> Option<&'a SavedSite> {
         self.a.or(self.b)
     }
@@ -31,7 +31,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// The sites of both, matched by reason, place and width; those with most time in either first.
+/// Matches the sites of both by reason, place and width. The pair with the longest time in A or B comes first.
 pub(super) fn pairs<'a>(a: &'a SavedProfile, b: &'a SavedProfile) -> Vec<Pair<'a>> {
     let mut pairs = BTreeMap::new();
     for site in &a.machine.sites {
@@ -45,7 +45,7 @@ pub(super) fn pairs<'a>(a: &'a SavedProfile, b: &'a SavedProfile) -> Vec<Pair<'a
     pairs
 }
 
-/// All that there is to say about the difference of two profiles.
+/// Makes the report about the change from `a` to `b`.
 pub(super) fn view<'a>(
     a: &SavedProfile,
     b: &SavedProfile,
@@ -61,23 +61,22 @@ pub(super) fn view<'a>(
         ]
     };
     let [name_a, name_b] = names;
-    let mut facts = vec![
-        ("a", "A is", Cell::text(&name_a)),
-        ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns)),
-    ];
+    let mut facts =
+        vec![("a", "A", Cell::text(&name_a)), ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns))];
     facts.extend(side("a_exits", "a_in_kvm_ns", "a_in_vmm_ns", a));
     facts.extend([
-        ("b", "B is", Cell::text(&name_b)),
+        ("b", "B", Cell::text(&name_b)),
         ("b_elapsed_ns", "ran for", Cell::Nanoseconds(b.elapsed_ns)),
     ]);
     facts.extend(side("b_exits", "b_in_kvm_ns", "b_in_vmm_ns", b));
     let mut notes = vec![
-        "A ratio is B over A: below 1, B took less. Sites are matched by reason, place and width.".to_owned(),
+        "A ratio is B divided by A: below 1, B took less time. Sites are matched by reason, place and width."
+            .to_owned(),
     ];
     notes.extend(caveats);
     View {
         kind: "difference",
-        title: "B against A".into(),
+        title: "B compared with A".into(),
         subtitle: format!("A: {}. B: {}", ending(a), ending(b)),
         facts,
         headline: headline(a, b),
@@ -100,10 +99,10 @@ fn headline(a: &SavedProfile, b: &SavedProfile) -> String {
     let ratio = if ratio.is_empty() { ratio } else { format!(" ({ratio})") };
     let exits = |profile: &SavedProfile| crate::view::table::plural(profile.machine.exits, "exit");
     format!(
-        "from {} to {}, from {} in KVM and the VMM to {}{ratio}",
+        "A: {} and {} in KVM and the VMM; B: {} and {}{ratio}",
         exits(a),
-        exits(b),
         duration(time(a)),
+        exits(b),
         duration(time(b))
     )
 }

@@ -17,8 +17,8 @@ const SHARE: usize = 6;
 /// The exit table of a profile as text, one line per site, most exits first.
 ///
 /// Its columns are the exits, their share of all exits, the mean times in KVM and in the VMM in microseconds, and the
-/// site: reason, place, width in bits, and device. A column of accesses follows the share if string I/O made more
-/// accesses than exits. After 24 sites, a last line sums up the others. The text is empty if the run had no exits.
+/// site: reason, place, width in bits, and device. A column of elements follows the share if their number differs
+/// from the number of exits. After 24 sites, a last line sums up the others. The text is empty if the run had no exits.
 pub fn exit_table(profile: &SavedProfile) -> String {
     let machine = &profile.machine;
     let (shown, rest) = machine.sites.split_at_checked(ROWS).unwrap_or((&machine.sites, &[]));
@@ -46,7 +46,7 @@ fn columns(elements: bool) -> Vec<Column> {
     let mut columns =
         vec![number("exits", "exits", "").wide(COUNT), number("exits_share", "share", "").wide(SHARE)];
     if elements {
-        columns.push(number("elements", "accesses", "").wide(COUNT));
+        columns.push(number("elements", "elements", "").wide(COUNT));
     }
     columns.extend([
         number("in_kvm_mean_us", "us in KVM", "").wide(COUNT),
@@ -113,13 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn string_io_adds_a_column_of_accesses() {
+    fn string_io_adds_a_column_of_elements() {
         let mut profile = profile(vec![site(Reason::PioOut, Some(0xe9), Some("debugcon"), 1)]);
         profile.machine.sites[0].elements = 14;
         profile.machine.elements = 14;
         assert_eq!(
             exit_table(&profile),
-            "     exits   share  accesses us in KVM us in VMM  reason             place         width  device
+            "     exits   share  elements us in KVM us in VMM  reason             place         width  device
          1  100.0%        14     21.06      0.10  PIO out            0xe9             32  debugcon
 "
         );
