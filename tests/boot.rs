@@ -136,7 +136,7 @@ fn several() {
     assert_ended(&ran, 0, "powered off");
     assert_eq!(ran.text(), "one\n", "only the first vCPU is entered");
     assert!(ran.stderr.contains("vCPU 3: stopped with the others"), "{}", ran.stderr);
-    assert_error(&boot(&[POWER_OFF], &["--cpus", "33"]), 110, "choose --cpus 1 to 32");
+    assert_error(&boot(&[POWER_OFF], &["--cpus", "33"]), 110, "--cpus must be 1 to 32, not ");
 }
 
 fn timeline() {
@@ -179,7 +179,7 @@ fn disks() {
     let images: Vec<_> = (0..17).map(|n| image(&files, &format!("disk {n},ro"), 512)).collect();
     let options: Vec<_> = images.iter().flat_map(|image| ["--disk", image]).collect();
     assert_ended(&boot(&[POWER_OFF], &options[..32]), 0, "powered off");
-    assert_error(&boot(&[POWER_OFF], &options), 110, "give at most 16");
+    assert_error(&boot(&[POWER_OFF], &options), 110, "at most 16 disks, not 17");
 }
 
 /// Prints the magic value at 0xd0000000, stores to DeviceFeaturesSel, and prints two bytes of DeviceFeatures.
@@ -288,7 +288,7 @@ fn refusals() {
         (["--mem", "4M"], 110, "at least 8M"),
         (["--mem", "16777215"], 110, "a multiple of 4K"),
         (["--mem", "1024G"], 110, "at most 512G"),
-        (["--marker", ""], 110, "give --marker 1 to 512 bytes"),
+        (["--marker", ""], 110, "--marker must have 1 to 512 bytes"),
         (["--disk", &missing], 110, "is not there"),
         (["--disk", &odd], 110, "truncate -s 1024"),
         (["--disk", &none], 110, "is empty"),

@@ -243,7 +243,7 @@ fn unread_output() {
     let ran = run(vmm(&[&guest, "--timeout", "0.3"]).stdout(OwnedFd::from(full)));
     assert_eq!(ran.status, 115, "{}", ran.stderr);
     assert!(
-        ran.stderr.contains("could not be written: nobody took it before the time was up"),
+        ran.stderr.contains("could not be written: its reader did not take it before the timeout"),
         "{}",
         ran.stderr
     );

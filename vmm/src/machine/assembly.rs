@@ -126,10 +126,10 @@ impl Builder {
         Ok(())
     }
 
-    /// The model-specific registers whose accesses KVM hands to this program. KeV's register is not among them: KVM
-    /// does not have it, so its accesses exit in any case.
+    /// The model-specific registers for which KVM's filter is needed. KeV's register is not among them: KVM does not
+    /// have it, so its accesses exit without a filter.
     pub(super) fn filtered_msrs(&self) -> Vec<u32> {
         let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
-        filtered.into_iter().collect()
+        filtered.into_iter().filter(|index| !self.kev || *index != kev::FIFO_MSR).collect()
     }
 }

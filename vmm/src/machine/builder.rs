@@ -9,7 +9,7 @@ use crate::device::bus::SharedDevice;
 use crate::device::simvirtio::Transport;
 use crate::error::Error;
 use crate::machine::linux::Linux;
-use crate::machine::{BoxedController, Machine};
+use crate::machine::{BoxedController, CallersControllers, Machine};
 use crate::memory::MAX_CPUS;
 use crate::profile::trace::MAX_TRACED_EXITS;
 use crate::x86::cpuid::CpuidOverride;
@@ -22,8 +22,8 @@ use std::time::Duration;
 pub(super) struct Controllers(Vec<Box<dyn Fn(u32) -> BoxedController + Send>>);
 
 impl Controllers {
-    pub(super) fn for_vcpu(&self, id: u32) -> Vec<BoxedController> {
-        self.0.iter().map(|make| make(id)).collect()
+    pub(super) fn for_vcpu(&self, id: u32) -> CallersControllers {
+        CallersControllers(self.0.iter().map(|make| make(id)).collect())
     }
 }
 

@@ -49,16 +49,32 @@ use crate::x86::modes::Mode;
 use background::Background;
 use kvm_ioctls::VmFd;
 use restore::Restore;
-use session::{RunResult, run_machine};
+use session::{RunResult, message, run_machine};
 use simvirtio::abi;
 use std::fmt;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use totals::Totals;
 
 /// A controller of the caller's, for one vCPU.
 type BoxedController = Box<dyn ExitController + Send>;
+
+/// The caller's controllers for one vCPU.
+#[derive(Default)]
+struct CallersControllers(Vec<BoxedController>);
+
+/// A controller that panics when it is dropped does not take the program with it.
+impl Drop for CallersControllers {
+    fn drop(&mut self) {
+        for controller in self.0.drain(..) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(controller))) {
+                log::error!("an exit controller panicked when it was dropped: {}", message(&*panic));
+            }
+        }
+    }
+}
 
 /// A virtual machine with its guest loaded.
 ///
@@ -81,8 +97,8 @@ pub struct Machine {
     /// `None` for Linux, which cannot be reset.
     restore: Option<Restore>,
     devices: Arc<Devices>,
-    /// The caller's controllers, a list for each vCPU.
-    controllers: Vec<Vec<BoxedController>>,
+    /// For each vCPU.
+    controllers: Vec<CallersControllers>,
     msrs: Arc<MsrPolicy>,
     kev: bool,
     timeout: Option<Duration>,

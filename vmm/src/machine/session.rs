@@ -11,7 +11,7 @@ use crate::host::{self, KickTimer};
 use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::background::SideResult;
 use crate::machine::ending::{Reasons, ending};
-use crate::machine::{BoxedController, Machine};
+use crate::machine::{CallersControllers, Machine};
 use crate::profile::clock::Clock;
 use crate::profile::recorder::{Recorder, Recording};
 use crate::profile::timeline::Timeline;
@@ -72,7 +72,7 @@ impl RunContext<'_> {
     fn run(
         &self,
         vcpu: &mut KvmVcpu,
-        controllers: &mut Vec<BoxedController>,
+        controllers: &mut CallersControllers,
     ) -> Result<(Stop, VcpuResult), Error> {
         let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
         let mut recorder = self.clock.map(recorder);
@@ -83,7 +83,7 @@ impl RunContext<'_> {
             let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
             let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
             let last = (self.devices, (MsrForwarder(self.msrs), (TerminalExits, &mut open_bus)));
-            let mut chain = (watchdog, (controllers, (hypercalls, (self.msrs, (printer, last)))));
+            let mut chain = (watchdog, (&mut controllers.0, (hypercalls, (self.msrs, (printer, last)))));
             run::run(vcpu, &mut chain, recorder.as_mut())
         };
         // After a panic the machine stops, so a controller in a half-changed state is not asked again in this run.
@@ -96,7 +96,7 @@ impl RunContext<'_> {
 }
 
 /// The message of a panic.
-fn message(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
@@ -138,11 +138,17 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
                 context.run(vcpu, own)
             },
         );
-        Ok::<_, Error>((results, running.finish(&deadline)))
+        let side = running.finish(&deadline)?;
+        // The timer still runs: it interrupts a write that blocks.
+        end(results?, side, output)
     });
     timer.iter_mut().for_each(KickTimer::stop);
-    let (results, side) = ran??;
-    let (VcpuResults { vcpus, stopped_by }, side) = (results?, side?);
+    ran?
+}
+
+/// Writes the text that is still buffered, and decides how the run ended.
+fn end(results: VcpuResults<VcpuResult>, side: SideResult, output: &Output) -> Result<RunResult, Error> {
+    let VcpuResults { vcpus, stopped_by } = results;
     let stop = ending(Reasons {
         vcpus: &vcpus.iter().map(|(stop, _)| stop).collect::<Vec<_>>(),
         stopped_by,
