@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm::controller::{KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER, number};
-use vmm::device::Device;
+use vmm::device::{Device, DeviceName};
 use vmm::exit::{Reason, Stop};
 use vmm::profile::Profile;
 use vmm::{Error, Output};
@@ -142,8 +142,8 @@ impl Device for Seen {
         self.0.push(data);
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "what the guest saw"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("what the guest saw")
     }
 }
 

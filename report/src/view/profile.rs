@@ -1,7 +1,7 @@
 //! A profile as tables: sites, devices, vCPUs, KVM's own counters, the marks of a boot.
 
 use crate::SavedProfile;
-use crate::profile::{Site, Source, Times, Vcpu};
+use crate::profile::{Site, Source, Times, Vcpu, split_device};
 use crate::view::kernel;
 use crate::view::table::{Cell, Column, Row, Table, View, duration, number, plural, text};
 use std::cmp::Reverse;
@@ -122,12 +122,12 @@ impl Device {
     }
 }
 
-/// A name's first word. Registers are named after their device: "simvirtio TX head".
+/// The device of a site's device text, without the register.
 fn family(name: &str) -> &str {
-    name.split(' ').next().unwrap_or(name).trim_end_matches(',')
+    split_device(name).0
 }
 
-/// The sites by device, most time first. Several names with the same first word are one device.
+/// The sites by device, most time first. Several texts with the same first word are one device (see [`split_device`]).
 pub(super) fn devices(sites: &[Site]) -> Vec<Device> {
     let mut names: HashMap<&str, Option<&str>> = HashMap::new();
     for name in sites.iter().filter_map(|site| site.device.as_deref()) {

@@ -1,7 +1,7 @@
 //! The debug console on port 0xE9, as Bochs has it: what is written is printed, a read answers 0xE9.
 
 use crate::console::output::Output;
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use simvirtio::abi;
 use std::ops::ControlFlow;
@@ -39,8 +39,8 @@ impl Device for Debugcon {
         self.output.print(text)
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "debug console"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("debug console")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The exit port, 0xF4, as QEMU's isa-debug-exit has it, but with the code as it is: writing it ends the
 //! run. Reads give all ones.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 
@@ -19,7 +19,7 @@ impl Device for ExitPort {
     fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
         ControlFlow::Break(Stop::Exited(data))
     }
-    fn name(&self, _: u64) -> &'static str {
-        "exit port"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("exit port")
     }
 }

@@ -1,7 +1,7 @@
 //! A queue behind a port or a register: what is written is read again, first in, first out. Each width of
 //! access has a queue of its own.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -41,8 +41,8 @@ impl Device for Fifo {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "FIFO"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("FIFO")
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) mod serial;
 pub(crate) mod simvirtio;
 pub(crate) mod virtio;
 
-pub use bus::{Bus, Device, SharedDevice};
+pub use bus::{Bus, Device, DeviceName, SharedDevice};
 pub use debugcon::{Debugcon, PORT as DEBUGCON_PORT};
 pub use exit_port::{ExitPort, PORT as EXIT_PORT};
 pub use fifo::Fifo;

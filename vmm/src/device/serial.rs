@@ -5,7 +5,7 @@
 
 use crate::console::host::Port;
 use crate::console::output::{Output, stop_of};
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -146,11 +146,11 @@ impl Device for Serial {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         match offset {
-            0 => "serial data",
-            5 => "serial line status",
-            _ => "serial",
+            0 => DeviceName::register("serial", "data"),
+            5 => DeviceName::register("serial", "line status"),
+            _ => DeviceName::device("serial"),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! "8042 Keyboard Controller", IBM PC AT Technical Reference, section 1; the commands are those of Linux's
 //! `include/linux/i8042.h`.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::device::pc::system_control::SystemControl;
 use crate::exit::Stop;
 use std::ops::ControlFlow;
@@ -94,10 +94,10 @@ impl Device for I8042 {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         match offset {
             1 => self.system_control.name(0),
-            _ => "i8042",
+            _ => DeviceName::device("i8042"),
         }
     }
 }

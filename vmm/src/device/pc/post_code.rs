@@ -1,7 +1,7 @@
 //! Port 0x80, where firmware and kernels say how far they are: each value that differs from the last is a mark of the
 //! [`Timeline`].
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use crate::profile::timeline::{Event, Timeline};
 use std::ops::ControlFlow;
@@ -38,8 +38,8 @@ impl Device for PostCode {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "boot mark"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("boot mark")
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ACPI specification 6.5, section 4.8.3.7 "Sleep Control and Status Registers" and section 4.8.3.6 "Reset Register".
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 
@@ -38,10 +38,10 @@ impl Device for Power {
         }
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         match offset {
-            2 => "ACPI reset",
-            _ => "ACPI sleep",
+            2 => DeviceName::register("ACPI", "reset"),
+            _ => DeviceName::register("ACPI", "sleep"),
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Motorola MC146818 data sheet, "Address Map"; the century is where the ACPI tables say (register 0x32).
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,8 +45,8 @@ impl Device for Rtc {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "RTC"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("RTC")
     }
 }
 

@@ -1,7 +1,7 @@
 //! System control port B, 0x61. Kernels that measure time with the PIT wait for bit 5, the output of its third
 //! counter, which here is always up; bit 4 changes at each read, as the refresh of memory has it.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 
@@ -29,8 +29,8 @@ impl Device for SystemControl {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "system control"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("system control")
     }
 }
 

@@ -4,7 +4,7 @@
 //! The store must be 4 bytes wide, at the page's start, and hold a queue's number. Any other access to the page is an
 //! ordinary exit, and so is every one over the other transports.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
@@ -103,8 +103,8 @@ impl Device for DoorbellPage {
     fn write(&mut self, _: u64, _: u8, _: u64) -> ControlFlow<Stop> {
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "simvirtio doorbell"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::register("simvirtio", "doorbell")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The trapped window of the exit and coalesced transports: each access to it is an exit.
 
 use super::Simvirtio;
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
 use crate::shutdown::Deadline;
@@ -154,20 +154,21 @@ impl Device for Window {
         self.simvirtio.advance().map_continue(drop)
     }
 
-    fn name(&self, offset: u64) -> &'static str {
-        match offset {
-            offset::MAGIC..offset::MAX_QUEUE_LEN => "simvirtio magic",
-            offset::MAX_QUEUE_LEN..offset::DEVICE_STATUS => "simvirtio max_queue_len",
-            offset::DEVICE_STATUS => "simvirtio device_status",
-            offset::DRIVER_STATUS => "simvirtio driver_status",
-            offset::QUEUE_SELECTOR => "simvirtio queue_selector",
-            offset::Q0_CTL => "simvirtio q0_ctl",
-            offset::Q1_CTL => "simvirtio q1_ctl",
-            offset::TX_HEAD..offset::TX_TAIL => "simvirtio TX head",
-            offset::TX_TAIL..offset::RX_HEAD => "simvirtio TX tail",
-            offset::RX_HEAD..offset::RX_TAIL => "simvirtio RX head",
-            offset::RX_TAIL..offset::QUEUES_END => "simvirtio RX tail",
-            _ => "simvirtio, reserved",
-        }
+    fn name(&self, offset: u64) -> DeviceName {
+        let register = match offset {
+            offset::MAGIC..offset::MAX_QUEUE_LEN => "magic",
+            offset::MAX_QUEUE_LEN..offset::DEVICE_STATUS => "max_queue_len",
+            offset::DEVICE_STATUS => "device_status",
+            offset::DRIVER_STATUS => "driver_status",
+            offset::QUEUE_SELECTOR => "queue_selector",
+            offset::Q0_CTL => "q0_ctl",
+            offset::Q1_CTL => "q1_ctl",
+            offset::TX_HEAD..offset::TX_TAIL => "TX head",
+            offset::TX_TAIL..offset::RX_HEAD => "TX tail",
+            offset::RX_HEAD..offset::RX_TAIL => "RX head",
+            offset::RX_TAIL..offset::QUEUES_END => "RX tail",
+            _ => "reserved",
+        };
+        DeviceName::register("simvirtio", register)
     }
 }

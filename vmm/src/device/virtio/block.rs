@@ -4,9 +4,9 @@
 //! assumed of how the driver cuts a request into buffers: its header is the first 16 bytes that the device
 //! reads, its status the last byte that the device writes.
 
+use crate::device::virtio::Backend;
 use crate::device::virtio::disk::Disk;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
-use crate::device::virtio::{Backend, Names, names};
 use crate::memory::{GuestMemory, Span};
 use virtio_bindings::{virtio_blk, virtio_ids};
 
@@ -98,8 +98,8 @@ impl Backend for Block {
         virtio_ids::VIRTIO_ID_BLOCK
     }
 
-    fn names(&self) -> &'static Names {
-        names!("virtio-blk")
+    fn name(&self) -> &'static str {
+        "virtio-blk"
     }
 
     fn features(&self) -> u64 {

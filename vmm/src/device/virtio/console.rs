@@ -3,8 +3,8 @@
 
 use crate::console::host::Port;
 use crate::console::output::Output;
+use crate::device::virtio::Backend;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
-use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{event, signal};
@@ -191,8 +191,8 @@ impl Backend for ConsoleDevice {
         virtio_ids::VIRTIO_ID_CONSOLE
     }
 
-    fn names(&self) -> &'static Names {
-        names!("virtio-console")
+    fn name(&self) -> &'static str {
+        "virtio-console"
     }
 
     fn queue_sizes(&self) -> &'static [u16] {

@@ -1,7 +1,7 @@
 //! The entropy device (virtio 1.2, section 5.4): fills the driver's buffers from the host's random numbers.
 
+use crate::device::virtio::Backend;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
-use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::memory::GuestMemory;
 use std::fs::File;
@@ -43,8 +43,8 @@ impl Backend for Entropy {
         virtio_ids::VIRTIO_ID_RNG
     }
 
-    fn names(&self) -> &'static Names {
-        names!("virtio-rng")
+    fn name(&self) -> &'static str {
+        "virtio-rng"
     }
 
     fn queue_sizes(&self) -> &'static [u16] {

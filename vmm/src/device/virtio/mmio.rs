@@ -6,12 +6,12 @@
 //! writes where it may not (features after FEATURES_OK, a queue that is ready) is ignored, as is a status
 //! that takes bits back; only a write of 0 does that, and resets the device.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
+use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
 use crate::device::virtio::thread::DeviceThread;
-use crate::device::virtio::{Backend, Names};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{event, signal};
@@ -78,7 +78,7 @@ impl Setup {
 /// A virtio device behind its registers.
 pub struct Mmio {
     id: u32,
-    names: &'static Names,
+    name: &'static str,
     offered: u64,
     config: Vec<u8>,
     memory: GuestMemory,
@@ -94,7 +94,7 @@ pub struct Mmio {
 
 impl fmt::Debug for Mmio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mmio").field("device", &self.names.device).field("status", &self.status()).finish()
+        f.debug_struct("Mmio").field("device", &self.name).field("status", &self.status()).finish()
     }
 }
 
@@ -104,14 +104,14 @@ impl Mmio {
     /// # Errors
     /// The host has no descriptor left.
     pub fn new(backend: impl Backend + 'static, memory: GuestMemory) -> Result<Self, Error> {
-        let names = backend.names();
+        let name = backend.name();
         let queues: Vec<Setup> = backend.queue_sizes().iter().copied().map(Setup::new).collect();
         let notifiers = queues.iter().map(|_| event().map(Arc::new)).collect::<Result<Vec<_>, _>>();
         let notifiers = notifiers.map_err(Error::host("eventfd"))?;
-        let interrupt = Arc::new(Interrupt::new(names.device)?);
+        let interrupt = Arc::new(Interrupt::new(name)?);
         Ok(Self {
             id: backend.id(),
-            names,
+            name,
             offered: backend.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC,
             config: backend.config(),
             memory,
@@ -181,7 +181,7 @@ impl Mmio {
         let value = value & (ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED);
         let before = self.status() & !status::DEVICE_NEEDS_RESET;
         if value & before != before {
-            log::debug!("{}: the driver takes status bits back, which only a reset does", self.names.device);
+            log::debug!("{}: the driver takes status bits back, which only a reset does", self.name);
             return ControlFlow::Continue(());
         }
         let new = value & !before;
@@ -285,7 +285,7 @@ impl Mmio {
     /// DriverFeatures, which count once the driver has said that it is one, until it is done with them.
     fn take_features(&mut self, value: u32) {
         if self.status() & (status::DRIVER | status::FEATURES_OK) != status::DRIVER {
-            log::debug!("{}: features at the wrong time, ignored", self.names.device);
+            log::debug!("{}: features at the wrong time, ignored", self.name);
             return;
         }
         set_half(&mut self.driver_features, self.driver_features_sel, value);
@@ -298,7 +298,7 @@ impl Mmio {
         let is_time = self.status() & time == status::FEATURES_OK;
         let selected = usize::try_from(self.queue_sel).ok();
         let Some(queue) = selected.and_then(|index| self.queues.get_mut(index)).filter(|_| is_time) else {
-            log::debug!("{}: a queue is set up at the wrong time, ignored", self.names.device);
+            log::debug!("{}: a queue is set up at the wrong time, ignored", self.name);
             return;
         };
         match offset {
@@ -360,19 +360,20 @@ impl Device for Mmio {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         use register::*;
-        match offset {
-            MAGIC_VALUE..DEVICE_FEATURES => self.names.identity,
-            DEVICE_FEATURES..QUEUE_SEL => self.names.features,
-            QUEUE_SEL..QUEUE_NOTIFY | QUEUE_DESC_LOW..SHM_SEL => self.names.queue,
-            QUEUE_NOTIFY => self.names.notify,
-            INTERRUPT_STATUS => self.names.interrupt_status,
-            INTERRUPT_ACK => self.names.interrupt_ack,
-            STATUS => self.names.status,
-            CONFIG_GENERATION..SIZE => self.names.config,
-            _ => self.names.reserved,
-        }
+        let register = match offset {
+            MAGIC_VALUE..DEVICE_FEATURES => "identity",
+            DEVICE_FEATURES..QUEUE_SEL => "features",
+            QUEUE_SEL..QUEUE_NOTIFY | QUEUE_DESC_LOW..SHM_SEL => "queue",
+            QUEUE_NOTIFY => "notify",
+            INTERRUPT_STATUS => "interrupt status",
+            INTERRUPT_ACK => "interrupt ack",
+            STATUS => "status",
+            CONFIG_GENERATION..SIZE => "config",
+            _ => "reserved",
+        };
+        DeviceName::register(self.name, register)
     }
 }
 

@@ -47,8 +47,8 @@ pub trait Backend: Send {
     /// What kind of device it is (section 5).
     fn id(&self) -> u32;
 
-    /// What its registers are called in the exit profile.
-    fn names(&self) -> &'static Names;
+    /// The name of the device, without blanks, for the exit profile and for log messages.
+    fn name(&self) -> &'static str;
 
     /// The feature bits of its own that it offers; the transport adds those of the rings.
     fn features(&self) -> u64 {
@@ -94,47 +94,3 @@ pub trait Backend: Send {
     /// The machine has ended: what is to last is made to last.
     fn close(&mut self) {}
 }
-
-/// What a device's registers are called in the exit profile.
-#[derive(Debug)]
-pub struct Names {
-    /// The device itself.
-    pub device: &'static str,
-    /// Magic value, version and identifiers.
-    pub identity: &'static str,
-    /// Features offered and taken.
-    pub features: &'static str,
-    /// Where a queue is, and how long.
-    pub queue: &'static str,
-    /// QueueNotify.
-    pub notify: &'static str,
-    /// InterruptStatus.
-    pub interrupt_status: &'static str,
-    /// InterruptACK.
-    pub interrupt_ack: &'static str,
-    /// Status.
-    pub status: &'static str,
-    /// The configuration space.
-    pub config: &'static str,
-    /// Everything else.
-    pub reserved: &'static str,
-}
-
-/// The names of a device's registers, from the device's.
-macro_rules! names {
-    ($device:literal) => {
-        &$crate::device::virtio::Names {
-            device: $device,
-            identity: concat!($device, " identity"),
-            features: concat!($device, " features"),
-            queue: concat!($device, " queue"),
-            notify: concat!($device, " notify"),
-            interrupt_status: concat!($device, " interrupt status"),
-            interrupt_ack: concat!($device, " interrupt ack"),
-            status: concat!($device, " status"),
-            config: concat!($device, " config"),
-            reserved: concat!($device, ", reserved"),
-        }
-    };
-}
-pub(crate) use names;

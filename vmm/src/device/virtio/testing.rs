@@ -2,11 +2,11 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use crate::device::bus::Device;
+use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::mmio::Mmio;
 use crate::device::virtio::queue::{Answer, QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{register, status};
-use crate::device::virtio::{Backend, Names, names};
 use crate::host::event;
 use crate::memory::{Gpa, GuestMemory};
 use std::ops::ControlFlow;
@@ -232,8 +232,8 @@ impl Backend for Echo {
     fn id(&self) -> u32 {
         42
     }
-    fn names(&self) -> &'static Names {
-        names!("virtio-echo")
+    fn name(&self) -> &'static str {
+        "virtio-echo"
     }
     fn features(&self) -> u64 {
         1 << 3 | 1 << 40

@@ -151,7 +151,7 @@ impl DeviceThread {
                 }
             }
         };
-        let name = self.shared.lock().backend.names().device;
+        let name = self.shared.lock().backend.name();
         let thread = Worker::spawn(name, "starting the thread of a virtio device", body)?;
         Ok(Running { thread, end })
     }

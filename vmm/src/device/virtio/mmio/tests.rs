@@ -163,9 +163,9 @@ fn the_profile_has_a_name_for_each_place() {
         (INTERRUPT_ACK, "virtio-echo interrupt ack"),
         (STATUS, "virtio-echo status"),
         (0x104, "virtio-echo config"),
-        (0xb0, "virtio-echo, reserved"),
+        (0xb0, "virtio-echo reserved"),
     ] {
-        assert_eq!(device.name(offset), name);
+        assert_eq!(device.name(offset).to_string(), name);
     }
 }
 
