@@ -289,7 +289,7 @@ fn refusals() {
         (["--mem", "16777215"], 110, "a multiple of 4K"),
         (["--mem", "1024G"], 110, "at most 512G"),
         (["--marker", ""], 110, "give --marker 1 to 512 bytes"),
-        (["--disk", &missing], 110, "is not there"),
+        (["--disk", &missing], 110, "does not exist"),
         (["--disk", &odd], 110, "truncate -s 1024"),
         (["--disk", &none], 110, "is empty"),
         (["--disk", &path("")], 110, "neither a file nor a block device"),
