@@ -266,8 +266,8 @@ fn refusals() {
     for (kernel, says) in [
         (&path("missing"), "cannot read"),
         (&path(""), "is no regular file"),
-        (&files.write("empty", b""), "is no Linux kernel"),
-        (&files.write("text", b"hello"), "is no Linux kernel"),
+        (&files.write("empty", b""), "is not a Linux kernel"),
+        (&files.write("text", b"hello"), "is not a Linux kernel"),
         (&low, "link it higher"),
         (&far, "--mem"),
         (&cut, "is it complete?"),
