@@ -51,8 +51,8 @@ impl From<DeviceName> for String {
 
 /// A device behind a range of ports, addresses or MSRs.
 pub trait Device: Send {
-    /// Reads `size` bytes at `offset` in the device's range. `size` is 1, 2 or 4; for MMIO it is also 8, and odd sizes up
-    /// to 8. The access may go beyond the end of the range.
+    /// Reads `size` bytes at `offset` in the device's range. `size` is 1, 2 or 4 for ports, 1 to 8 for MMIO (odd sizes
+    /// included), and 8 for MSRs. The access may go beyond the end of the range.
     fn read(&mut self, offset: u64, size: u8) -> ControlFlow<Stop, u64>;
 
     /// Writes the low `size` bytes of `data` at `offset` in the device's range. Sizes are those of [`Self::read`].

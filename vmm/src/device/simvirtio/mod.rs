@@ -152,7 +152,7 @@ impl<M: Memory> Simvirtio<M> {
     /// Creates the device and powers it on.
     ///
     /// # Errors
-    /// The protocol has no such queue length.
+    /// The protocol does not allow `queue_len`.
     pub fn power_on(queue_len: u16, memory: M, output: Output, input: Input) -> Result<Self, BadQueueLen> {
         let device = Device::power_on(queue_len, &memory)?;
         let streams = Streams {

@@ -69,7 +69,7 @@ impl Poller {
             let thread_time = host::thread_cpu_time();
             if stop.is_some() {
                 deadline.abandon();
-                // Repeated, because a kick is lost if the vCPU's thread is about to enter a write that blocks.
+                // Repeated, because a kick may come just before the vCPU's thread enters the guest or a blocking write.
                 while !over.load(Ordering::Acquire) {
                     vcpus.kick_all();
                     thread::park_timeout(REPEAT);

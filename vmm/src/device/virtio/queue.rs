@@ -94,8 +94,8 @@ impl Chain {
         Ok(done)
     }
 
-    /// Removes the last byte from the writable buffers and returns its address. `None` if the last buffer is empty or
-    /// missing.
+    /// Removes the last byte from the writable buffers and returns its address. `None` if there is no writable byte, or the
+    /// address is above the last one.
     pub fn take_last_byte(&mut self) -> Option<Gpa> {
         let last = self.writable.last_mut()?;
         last.len = last.len.checked_sub(1)?;
