@@ -1,6 +1,6 @@
 //! Guests to load: an [`Image`] from a file or from an embedded guest, and Linux kernels with their ACPI tables.
 //!
-//! May import [`crate::device`], [`crate::x86`], [`crate::memory`], [`crate::host`] and the errors.
+//! May import `device`, `x86`, `memory`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -152,7 +152,7 @@ impl Image {
 }
 
 /// Reads a file with an image. A flat binary may have at most `limit` bytes. An ELF file may be larger, up to
-/// [`MAX_RAM`](crate::memory::MAX_RAM), because it may contain parts that are not loaded.
+/// [`MAX_RAM`], because it may contain parts that are not loaded.
 ///
 /// ```no_run
 /// use std::path::Path;

@@ -1,6 +1,6 @@
 //! The console of a guest: its output, its input, and the threads that serve the terminal of the host.
 //!
-//! May import [`crate::shutdown`], [`crate::exit`], [`crate::host`] and the errors.
+//! May import `shutdown`, `exit`, `host` and the errors.
 
 pub(crate) mod host;
 pub(crate) mod input;

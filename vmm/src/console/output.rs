@@ -245,7 +245,7 @@ impl fmt::Debug for Output {
     }
 }
 
-/// For device models of other crates. [`stop_of`] turns their errors into the end of the run.
+/// For device models of other crates. `stop_of` turns their errors into the end of the run.
 impl Write for Output {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self.print(data) {

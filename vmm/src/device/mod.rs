@@ -4,8 +4,7 @@
 //! older PC hardware that Linux needs, `simvirtio/` the device of the SO2 assignment, and `virtio/` the virtio devices over
 //! MMIO.
 //!
-//! May import [`crate::memory`], [`crate::console`], [`crate::shutdown`], [`crate::profile`], [`crate::exit`],
-//! [`crate::host`] and the errors.
+//! May import `memory`, `console`, `shutdown`, `profile`, `exit`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
