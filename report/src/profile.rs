@@ -103,7 +103,8 @@ pub struct Vcpu {
     pub ended: String,
     /// Times that the guest was left for the VMM.
     pub exits: u64,
-    /// Accesses: one for each exit, but for string I/O one for each element, and one for each store that the kernel queued.
+    /// Accesses: one for each exit, but for string I/O one for each element, and one for each store that the kernel
+    /// queued.
     pub elements: u64,
     /// KVM's own counters by name, where the kernel has them.
     #[serde(default, deserialize_with = "distinct")]
@@ -277,12 +278,13 @@ impl Site {
     }
 }
 
-/// Splits the `device` text of a saved file into the device and its register, at the first blank: "simvirtio TX head" is
-/// the register "TX head" of the device "simvirtio".
+/// Splits the `device` text of a saved file into the device and its register, at the first blank: "simvirtio TX head"
+/// is the register "TX head" of the device "simvirtio".
 ///
-/// A file has one text for both (`docs/formats.md`), the one that [`DeviceName`](vmm::device::DeviceName) prints. The split
-/// is exact for every device that names its registers. A device that names none may have a blank in its own name, such as
-/// "exit port": a caller that groups sites by device keeps a text whole if no other text has the same first word.
+/// A file has one text for both (`docs/formats.md`), the one that [`DeviceName`](vmm::device::DeviceName) prints. The
+/// split is exact for every device that names its registers. A device that names none may have a blank in its own name,
+/// such as "exit port": a caller that groups sites by device keeps a text whole if no other text has the same first
+/// word.
 ///
 /// Earlier versions wrote a comma after some devices ("simvirtio, reserved"), which is dropped.
 pub fn split_device(text: &str) -> (&str, Option<&str>) {

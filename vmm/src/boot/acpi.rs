@@ -1,8 +1,8 @@
-//! The ACPI tables of the PC: they describe the CPUs, the interrupt controllers and the devices, and how to power off. They
-//! are hardware-reduced tables, without the fixed registers of older machines.
+//! The ACPI tables of the PC: they describe the CPUs, the interrupt controllers and the devices, and how to power off.
+//! They are hardware-reduced tables, without the fixed registers of older machines.
 //!
-//! ACPI specification 6.5: section 5.2 for the tables, sections 19 and 20 for the device descriptions (ASL and AML). The crate
-//! acpi_tables encodes them.
+//! ACPI specification 6.5: section 5.2 for the tables, sections 19 and 20 for the device descriptions (ASL and AML).
+//! The crate acpi_tables encodes them.
 
 use crate::device::pc::{power, rtc};
 use crate::device::serial;

@@ -1,5 +1,5 @@
-//! ELF64 executables, read with the `object` crate: each PT_LOAD segment is loaded at its physical address. The `vmlinux`
-//! file of a Linux kernel is also an ELF64 executable.
+//! ELF64 executables, read with the `object` crate: each PT_LOAD segment is loaded at its physical address. The
+//! `vmlinux` file of a Linux kernel is also an ELF64 executable.
 //!
 //! ELF-64 object file format, version 1.5; System V ABI for AMD64.
 
@@ -18,7 +18,8 @@ pub fn is_elf(bytes: &[u8]) -> bool {
 }
 
 impl Image {
-    /// Creates an image from an ELF64 executable, entered in long mode. Each PT_LOAD segment is loaded at its physical address.
+    /// Creates an image from an ELF64 executable, entered in long mode. Each PT_LOAD segment is loaded at its physical
+    /// address.
     ///
     /// # Errors
     /// `bytes` are not an x86-64 executable or are truncated, segments overlap, or no segment contains the entry point.
@@ -133,8 +134,8 @@ fn segment(
     Ok(Some(Segment { start: Gpa(start), file: offset..end, size }))
 }
 
-/// The physical address of the entry point, if `segment` contains it. The entry point may be a virtual address, as linkers
-/// write it, or a physical one, as in the file of a Linux kernel.
+/// The physical address of the entry point, if `segment` contains it. The entry point may be a virtual address, as
+/// linkers write it, or a physical one, as in the file of a Linux kernel.
 fn entry_in(segment: &Segment, virtual_start: u64, entry: u64) -> Option<Gpa> {
     [virtual_start, segment.start.0].into_iter().find_map(|start| {
         let offset = entry.checked_sub(start).filter(|offset| *offset < segment.size)?;

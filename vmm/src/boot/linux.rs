@@ -1,8 +1,8 @@
 //! Linux kernels: `vmlinux`, which is an ELF64 executable, and `bzImage`, which unpacks itself. Both are entered in
 //! long mode, with the address of the `boot_params` in RSI.
 //!
-//! Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol", and `zero-page.rst`. The crate linux-loader loads the
-//! kernel. It trusts the headers of the file, so this file checks them first.
+//! Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol", and `zero-page.rst`. The crate linux-loader loads
+//! the kernel. It trusts the headers of the file, so this file checks them first.
 
 use super::{elf, open};
 use crate::error::{Error, ImageError};
@@ -258,7 +258,8 @@ fn bzimage(file: &File, length: u64) -> Result<Kind, String> {
     Ok(Kind::BzImage { setup: Box::new(setup), end: loaded.max(unpacked) })
 }
 
-/// Loads the initial RAM disk at the highest address that the kernel accepts. Returns its address and its size in bytes.
+/// Loads the initial RAM disk at the highest address that the kernel accepts. Returns its address and its size in
+/// bytes.
 fn load_initrd(
     path: &Path,
     memory: &GuestMemory,
@@ -284,9 +285,9 @@ fn load_initrd(
     Ok((start, size))
 }
 
-/// Writes everything that the kernel needs at its entry into memory: the GDT, the page tables, the initrd, the command line
-/// and the `boot_params`. The `boot_params` contain the addresses of the initrd, the command line and the ACPI tables, and
-/// the E820 map of RAM. `ram` is the size of RAM in bytes.
+/// Writes everything that the kernel needs at its entry into memory: the GDT, the page tables, the initrd, the command
+/// line and the `boot_params`. The `boot_params` contain the addresses of the initrd, the command line and the ACPI
+/// tables, and the E820 map of RAM. `ram` is the size of RAM in bytes.
 ///
 /// # Errors
 /// The initrd cannot be read or does not fit, or the command line is too long or contains a NUL byte.

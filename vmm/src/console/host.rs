@@ -1,10 +1,10 @@
 //! The threads that connect the terminal of the host with the console of a guest.
 //!
-//! The keys thread reads the terminal, passes the keys to the guest's port as it has room, and handles the escape key. The
-//! prompts thread writes a prompt that the guest printed without the end of its line.
+//! The keys thread reads the terminal, passes the keys to the guest's port as it has room, and handles the escape key.
+//! The prompts thread writes a prompt that the guest printed without the end of its line.
 //!
-//! The keys thread waits for keys only, so that the escape key ends every machine. It does not wait for a guest that does not
-//! read its input, for a vCPU that holds the lock of the port, or for the reader of the output.
+//! The keys thread waits for keys only, so that the escape key ends every machine. It does not wait for a guest that
+//! does not read its input, for a vCPU that holds the lock of the port, or for the reader of the output.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
 use crate::console::output::Output;

@@ -62,8 +62,8 @@ impl Input {
         self.buffer.is_empty() && self.source.is_some()
     }
 
-    /// Reads more input if nothing is buffered. Blocks for at most `timeout`, or without limit for `None`. A signal ends the
-    /// wait without input.
+    /// Reads more input if nothing is buffered. Blocks for at most `timeout`, or without limit for `None`. A signal
+    /// ends the wait without input.
     ///
     /// # Errors
     /// The file cannot be read.

@@ -1,7 +1,7 @@
 //! The output of guests: it goes to standard output or to a buffer.
 //!
-//! A reader that stops reading must not delay the end of a run beyond its deadline. After the deadline the watchdog kicks the
-//! thread, which interrupts a blocked write. This file then gives up; the standard library would try again.
+//! A reader that stops reading must not delay the end of a run beyond its deadline. After the deadline the watchdog
+//! kicks the thread, which interrupts a blocked write. This file then gives up; the standard library would try again.
 
 use crate::exit::Stop;
 use crate::host::REPEAT;
@@ -101,8 +101,9 @@ impl Output {
         self.lock().observer = Some(Box::new(observer));
     }
 
-    /// Writes whole lines from now on, and signals `event` when text waits for the end of its line. The text may be a prompt,
-    /// after which the guest waits for an answer, so the caller must call [`flush_prompt`](Self::flush_prompt) soon.
+    /// Writes whole lines from now on, and signals `event` when text waits for the end of its line. The text may be a
+    /// prompt, after which the guest waits for an answer, so the caller must call [`flush_prompt`](Self::flush_prompt)
+    /// soon.
     pub(crate) fn set_prompt(&self, event: EventFd) {
         let mut sink = self.lock();
         sink.by_lines = true;
@@ -135,16 +136,16 @@ impl Output {
         }
     }
 
-    /// Writes the text that waits for the end of its line. Breaks with the end of the run if this text or any text before it
-    /// was lost.
+    /// Writes the text that waits for the end of its line. Breaks with the end of the run if this text or any text
+    /// before it was lost.
     pub(crate) fn finish(&mut self) -> ControlFlow<Stop> {
         self.record_loss(self.lock().flush_text(Deadline::must_give_up).map_err(stop_of))?;
         let lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
         lost.map_or(ControlFlow::Continue(()), ControlFlow::Break)
     }
 
-    /// Records an error as lost text, and turns `answer` into a `ControlFlow`. If another vCPU ended the run while this one
-    /// was printing, the text that did not get out does not count as lost.
+    /// Records an error as lost text, and turns `answer` into a `ControlFlow`. If another vCPU ended the run while this
+    /// one was printing, the text that did not get out does not count as lost.
     fn record_loss<T>(&self, answer: Result<T, Stop>) -> ControlFlow<Stop, T> {
         answer.map_or_else(
             |stop| {
@@ -166,8 +167,8 @@ impl Output {
         self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Locks the sink, or returns the end of the run when `until` returns one. The thread that holds the lock may be in a
-    /// blocked write. A kick does not interrupt the wait for a lock, so this function polls it.
+    /// Locks the sink, or returns the end of the run when `until` returns one. The thread that holds the lock may be in
+    /// a blocked write. A kick does not interrupt the wait for a lock, so this function polls it.
     fn lock_until(&self, until: fn(&Deadline) -> Option<Stop>) -> Result<MutexGuard<'_, Sink>, Stop> {
         /// The time between two polls of the lock.
         const POLL_INTERVAL: Duration = Duration::from_micros(50);
@@ -204,8 +205,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes all waiting text. When a kick interrupts the write, gives up if `until` returns the end of the run. Text that
-    /// cannot be written is dropped, and the error ends the run.
+    /// Writes all waiting text. When a kick interrupts the write, gives up if `until` returns the end of the run. Text
+    /// that cannot be written is dropped, and the error ends the run.
     fn flush_text(&mut self, until: fn(&Deadline) -> Option<Stop>) -> io::Result<()> {
         let text = std::mem::take(&mut self.waiting);
         let mut rest = text.as_slice();

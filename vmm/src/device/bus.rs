@@ -1,7 +1,7 @@
 //! Buses: they map ports, addresses and MSRs to devices.
 //!
-//! A [`Device`] gets an offset in its own range. It knows neither its address nor the bus nor the machine. A device ends
-//! the run with the value that it returns: [`ControlFlow::Break`] with a [`Stop`].
+//! A [`Device`] gets an offset in its own range. It knows neither its address nor the bus nor the machine. A device
+//! ends the run with the value that it returns: [`ControlFlow::Break`] with a [`Stop`].
 
 use crate::error::BusError;
 use crate::exit::Stop;
@@ -142,7 +142,8 @@ impl Bus {
     }
 }
 
-/// Locks a device. A panic in a device ends the run, so a poisoned lock only serves the report: its state is used as it is.
+/// Locks a device. A panic in a device ends the run, so a poisoned lock only serves the report: its state is used as it
+/// is.
 fn lock<D: ?Sized>(device: &Mutex<D>) -> std::sync::MutexGuard<'_, D> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,8 +27,9 @@ impl Device for Debugcon {
         ControlFlow::Continue(PORT.into())
     }
 
-    /// Prints the low `size` bytes of `data`, with one exception: drivers based on the course's skeleton write SIMVIRTIO's
-    /// magic value to this port, as one 4-byte word, when they start. This word is not text, and is not printed.
+    /// Prints the low `size` bytes of `data`, with one exception: drivers based on the course's skeleton write
+    /// SIMVIRTIO's magic value to this port, as one 4-byte word, when they start. This word is not text, and is not
+    /// printed.
     fn write(&mut self, _: u64, size: u8, data: u64) -> ControlFlow<Stop> {
         if size == 4 && data == u64::from(abi::MAGIC) {
             log::info!("the driver wrote SIMVIRTIO's magic value to port {PORT:#x}");

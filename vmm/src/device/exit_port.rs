@@ -1,5 +1,5 @@
-//! The exit port, 0xF4: a write ends the run. QEMU's isa-debug-exit has the same port, but changes the code; here the code
-//! is the value written. Reads return all ones.
+//! The exit port, 0xF4: a write ends the run. QEMU's isa-debug-exit has the same port, but changes the code; here the
+//! code is the value written. Reads return all ones.
 
 use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;

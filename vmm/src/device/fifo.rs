@@ -1,5 +1,5 @@
-//! A first-in, first-out queue behind a port or an MSR: reads return the values that were written, in order. Each access
-//! width has its own queue.
+//! A first-in, first-out queue behind a port or an MSR: reads return the values that were written, in order. Each
+//! access width has its own queue.
 
 use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;

@@ -1,8 +1,8 @@
 //! The devices, and the buses that map ports, addresses and MSRs to them.
 //!
-//! A device gets an offset in its own range. It knows neither its address nor the bus nor the machine. `pc/` contains the
-//! older PC hardware that Linux needs, `simvirtio/` the device of the SO2 assignment, and `virtio/` the virtio devices over
-//! MMIO.
+//! A device gets an offset in its own range. It knows neither its address nor the bus nor the machine. `pc/` contains
+//! the older PC hardware that Linux needs, `simvirtio/` the device of the SO2 assignment, and `virtio/` the virtio
+//! devices over MMIO.
 //!
 //! May import `memory`, `console`, `shutdown`, `profile`, `exit`, `host` and the errors.
 #![deny(

@@ -1,5 +1,5 @@
-//! The first serial port, COM1: a 16550 from vm-superio on ports 0x3F8 to 0x3FF. It has an interrupt if the machine has an
-//! interrupt controller.
+//! The first serial port, COM1: a 16550 from vm-superio on ports 0x3F8 to 0x3FF. It has an interrupt if the machine has
+//! an interrupt controller.
 //!
 //! National Semiconductor PC16550D data sheet.
 
@@ -57,8 +57,8 @@ const LINE_STATUS: u8 = 5;
 const DATA_ARRIVED: u8 = 1 << 0;
 /// Line control: the first two registers are the divisor.
 const DLAB: u8 = 1 << 7;
-/// After this number of consecutive reads of the line status the guest is taken to wait for input. A guest that waits for
-/// the transmitter reads it once, because the transmitter is always empty.
+/// After this number of consecutive reads of the line status the guest is taken to wait for input. A guest that waits
+/// for the transmitter reads it once, because the transmitter is always empty.
 const MIN_STATUS_READS: u32 = 8;
 
 /// A 16550 that prints the bytes that the guest sends.
@@ -79,8 +79,8 @@ impl Serial {
         Self::over(Uart::with_events(Line(None), Drained(None), output))
     }
 
-    /// Creates a UART that prints to `output`, raises its interrupt through `line`, and signals `drained` when the guest has
-    /// read all of its input.
+    /// Creates a UART that prints to `output`, raises its interrupt through `line`, and signals `drained` when the
+    /// guest has read all of its input.
     pub fn with_interrupt(output: Output, line: EventFd, drained: Arc<EventFd>) -> Self {
         Self::over(Uart::with_events(Line(Some(line)), Drained(Some(drained)), output))
     }
@@ -102,8 +102,8 @@ impl Serial {
         }
     }
 
-    /// Receives `bytes`, at most as many as there is [`room`](Self::room) for. In loopback mode they are lost, as on a real
-    /// line.
+    /// Receives `bytes`, at most as many as there is [`room`](Self::room) for. In loopback mode they are lost, as on a
+    /// real line.
     pub fn receive(&mut self, bytes: &[u8]) {
         if let Err(error) = self.uart.enqueue_raw_bytes(bytes) {
             log::debug!("serial port: input is lost: {error:?}");
@@ -111,7 +111,8 @@ impl Serial {
     }
 }
 
-/// The registers of an access at `offset`. Each register is one byte, so a wider access also covers the registers after it.
+/// The registers of an access at `offset`. Each register is one byte, so a wider access also covers the registers after
+/// it.
 fn registers(offset: u64, size: u8) -> impl Iterator<Item = u8> {
     (0..size).filter_map(move |byte| u8::try_from(offset.checked_add(byte.into())?).ok())
 }

@@ -1,5 +1,5 @@
-//! Signals that ask the program to end: the first one ends the machine with its report, and a second one ends the program at
-//! once.
+//! Signals that ask the program to end: the first one ends the machine with its report, and a second one ends the
+//! program at once.
 
 use crate::host::kicker::Kicker;
 use crate::host::{REPEAT, handle, terminal};
@@ -43,9 +43,9 @@ extern "C" fn kick_interruptible(_: libc::c_int) {
     }
 }
 
-/// Handles SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGXCPU (a limit of CPU time): the first signal ends the run with its report
-/// ([`interrupted`]), and a second one ends the program at once with status 117. Signals that the program was started with as
-/// ignored stay ignored. Also uses SIGALRM. For programs that run one machine at a time.
+/// Handles SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGXCPU (a limit of CPU time): the first signal ends the run with its
+/// report ([`interrupted`]), and a second one ends the program at once with status 117. Signals that the program was
+/// started with as ignored stay ignored. Also uses SIGALRM. For programs that run one machine at a time.
 pub fn catch_interrupts() {
     if handle(libc::SIGALRM, kick_interruptible).is_err() {
         log::warn!("cannot handle SIGALRM: a first signal to end the program may be ignored");

@@ -31,8 +31,8 @@ extern "C" fn on_kick(_: libc::c_int) {
     }
 }
 
-/// Installs the handler of the kick signal, once per process. A kick of a thread without a vCPU then only interrupts its
-/// blocked system call.
+/// Installs the handler of the kick signal, once per process. A kick of a thread without a vCPU then only interrupts
+/// its blocked system call.
 ///
 /// # Errors
 /// The handler cannot be installed.
@@ -66,8 +66,8 @@ pub(crate) unsafe fn with_kicks<R>(
     Ok(body(kicker))
 }
 
-/// While it lives, a signal that asks the program to end kicks the thread that created it. If there are more threads than
-/// entries in [`INTERRUPTIBLE`], the other threads end the run.
+/// While it lives, a signal that asks the program to end kicks the thread that created it. If there are more threads
+/// than entries in [`INTERRUPTIBLE`], the other threads end the run.
 #[derive(Debug)]
 struct Interruptible(Option<&'static AtomicI32>);
 
@@ -128,8 +128,8 @@ pub(crate) enum KickTimer {
 }
 
 impl KickTimer {
-    /// Starts the timer for the calling thread, whose kicks must be handled ([`with_kicks`]). A duration of zero counts as one
-    /// nanosecond.
+    /// Starts the timer for the calling thread, whose kicks must be handled ([`with_kicks`]). A duration of zero counts
+    /// as one nanosecond.
     ///
     /// # Errors
     /// The host has neither a timer nor a thread left.

@@ -8,8 +8,8 @@ pub fn printable(path: &Path) -> String {
 }
 
 /// Escapes all characters that could control a terminal, be invisible, or forge a line of a report: control characters,
-/// line ends, and invisible or direction-changing Unicode characters. Visible characters, blanks, quotes and backslashes stay
-/// as they are.
+/// line ends, and invisible or direction-changing Unicode characters. Visible characters, blanks, quotes and
+/// backslashes stay as they are.
 ///
 /// ```
 /// assert_eq!(vmm::host::printable_text("a\nb\x1b[31m \"é\""), r#"a\nb\u{1b}[31m "é""#);

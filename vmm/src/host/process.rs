@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Ignores SIGXFSZ and SIGPIPE, so that a write beyond a limit of file size (RLIMIT_FSIZE) or to a closed pipe fails with an
-/// error. Otherwise the signal would end the program without a message.
+/// Ignores SIGXFSZ and SIGPIPE, so that a write beyond a limit of file size (RLIMIT_FSIZE) or to a closed pipe fails
+/// with an error. Otherwise the signal would end the program without a message.
 pub fn prepare() {
     // SAFETY: both calls only set the disposition of a signal.
     unsafe {
@@ -14,9 +14,9 @@ pub fn prepare() {
     }
 }
 
-/// Set if standard output was closed when the program started. `/dev/null` is opened instead before `main`, because the next
-/// file that the program opens would otherwise become standard output. The caller must check this, because the output would be
-/// lost without an error.
+/// Set if standard output was closed when the program started. `/dev/null` is opened instead before `main`, because the
+/// next file that the program opens would otherwise become standard output. The caller must check this, because the
+/// output would be lost without an error.
 static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// The time of the first call of [`started`].
@@ -27,13 +27,13 @@ pub(crate) fn started() -> Instant {
     *STARTED.get_or_init(Instant::now)
 }
 
-/// Records the time, and opens `/dev/null` for each closed standard stream. Runs before `main`, because Rust's runtime also
-/// opens `/dev/null` for closed streams.
+/// Records the time, and opens `/dev/null` for each closed standard stream. Runs before `main`, because Rust's runtime
+/// also opens `/dev/null` for closed streams.
 extern "C" fn check_streams() {
     started();
     for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
-        // SAFETY: the calls take no memory of this program, except a valid path. `open` takes the lowest free number, which
-        // is the one of the stream.
+        // SAFETY: the calls take no memory of this program, except a valid path. `open` takes the lowest free number,
+        // which is the one of the stream.
         unsafe {
             if libc::fcntl(stream, libc::F_GETFD) < 0 {
                 libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);

@@ -1,8 +1,8 @@
 //! Writes to the program's own streams with a time limit.
 //!
-//! A stopped terminal, or a pipe whose reader does not read, blocks its writer, and the standard library repeats a write that
-//! a signal interrupts. The output of guests goes through [`Output`](crate::Output), which the deadline of the run ends. This
-//! writer is for the messages and reports of the program itself.
+//! A stopped terminal, or a pipe whose reader does not read, blocks its writer, and the standard library repeats a
+//! write that a signal interrupts. The output of guests goes through [`Output`](crate::Output), which the deadline of
+//! the run ends. This writer is for the messages and reports of the program itself.
 
 use crate::host;
 use std::io::{self, Write};
@@ -21,8 +21,8 @@ pub struct TimeoutWriter<S> {
 const INTERRUPTED_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl<S: AsFd> TimeoutWriter<S> {
-    /// Creates a writer to `stream` that bypasses its buffer. `timeout` limits the wait of each write. For `None` only a signal
-    /// ends the wait.
+    /// Creates a writer to `stream` that bypasses its buffer. `timeout` limits the wait of each write. For `None` only
+    /// a signal ends the wait.
     pub fn new(stream: S, timeout: Option<Duration>) -> Self {
         Self { stream, timeout }
     }

@@ -1,4 +1,5 @@
-//! The raw mode of the terminal, in which each key goes to the guest. Every way to end the program restores the earlier mode.
+//! The raw mode of the terminal, in which each key goes to the guest. Every way to end the program restores the earlier
+//! mode.
 
 use crate::host::handle;
 use std::mem::{self, MaybeUninit};
@@ -18,7 +19,8 @@ static RAW: AtomicBool = AtomicBool::new(false);
 pub struct RawTerminal(());
 
 impl RawTerminal {
-    /// Switches the terminal to raw mode. The settings of its output stay unchanged, because other programs also print there.
+    /// Switches the terminal to raw mode. The settings of its output stay unchanged, because other programs also print
+    /// there.
     ///
     /// # Errors
     /// Standard input is not a terminal.

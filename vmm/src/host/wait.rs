@@ -11,8 +11,8 @@ pub(super) fn timespec(duration: Duration) -> libc::timespec {
     libc::timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
 }
 
-/// Waits until `fd` can be read without blocking, which includes the end of its data. Waits for at most `timeout`, or without
-/// limit for `None`. Returns true if it can be read, and false after the timeout or a signal.
+/// Waits until `fd` can be read without blocking, which includes the end of its data. Waits for at most `timeout`, or
+/// without limit for `None`. Returns true if it can be read, and false after the timeout or a signal.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
     wait_for(fd, libc::POLLIN, timeout)
 }
@@ -23,8 +23,8 @@ pub(crate) fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io
     wait_for(fd, libc::POLLOUT, timeout)
 }
 
-/// Waits until one of `fds` can be read, with a time limit as for [`wait_readable`]. Returns for each of them true if it can be
-/// read. The result for `None` is false.
+/// Waits until one of `fds` can be read, with a time limit as for [`wait_readable`]. Returns for each of them true if
+/// it can be read. The result for `None` is false.
 pub(crate) fn wait_any<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
     timeout: Option<Duration>,

@@ -16,10 +16,11 @@ pub use guest::Map;
 
 /// The size of a page in bytes. All slots are multiples of it.
 pub const PAGE: u64 = 0x1000;
-/// The address of KVM's three pages of task state on Intel hosts (KVM_SET_TSS_ADDR). The SO2 assignment gives this value.
+/// The address of KVM's three pages of task state on Intel hosts (KVM_SET_TSS_ADDR). The SO2 assignment gives this
+/// value.
 pub const TSS: u64 = 0xfffb_d000;
-/// The address of the tables: GDT, page tables and task state. It is after KVM's task state, and below 4 GiB so that the
-/// identity map covers it. The GDT takes the first page.
+/// The address of the tables: GDT, page tables and task state. It is after KVM's task state, and below 4 GiB so that
+/// the identity map covers it. The GDT takes the first page.
 pub const TABLES: Gpa = Gpa(0xfffc_0000);
 /// The address of the page tables, six pages.
 pub const PAGE_TABLES: Gpa = Gpa(TABLES.0 + PAGE);

@@ -3,8 +3,8 @@
 use std::io;
 use std::ptr;
 
-/// The size and alignment of a large page, in bytes. If the large pages of guest and host coincide, the host needs one page
-/// fault for each instead of 512.
+/// The size and alignment of a large page, in bytes. If the large pages of guest and host coincide, the host needs one
+/// page fault for each instead of 512.
 pub(super) const LARGE_PAGE: usize = 2 << 20;
 
 /// A mapping of anonymous, zeroed host memory. A mapping of at least [`LARGE_PAGE`] begins at a large page.

@@ -52,7 +52,8 @@ impl GuestMemory {
             let refused = |reason: String| Error::Memory { bytes, reason };
             let size = usize::try_from(bytes).map_err(|error| refused(error.to_string()))?;
             let mapping = Mapping::new(size).map_err(|error| refused(error.to_string()))?;
-            // SAFETY: `size` bytes are mapped from `mapping.start`, and `_mappings` keeps them mapped while a clone lives.
+            // SAFETY: `size` bytes are mapped from `mapping.start`, and `_mappings` keeps them mapped while a clone
+            // lives.
             let slot = unsafe {
                 MmapRegion::<()>::build_raw(
                     mapping.start,
@@ -78,7 +79,8 @@ impl GuestMemory {
         &self.slots
     }
 
-    /// Asks for large pages behind all slots (MADV_HUGEPAGE). This is only advice; a kernel without large pages refuses it.
+    /// Asks for large pages behind all slots (MADV_HUGEPAGE). This is only advice; a kernel without large pages refuses
+    /// it.
     pub(crate) fn prefer_large_pages(&self) {
         for region in self.slots.iter().filter(|region| region.size() >= LARGE_PAGE) {
             // SAFETY: the range is exactly the region's own mapping, which lives as long as `self`; the advice
@@ -89,8 +91,8 @@ impl GuestMemory {
         }
     }
 
-    /// Allows the kernel to merge equal pages of the slot that contains `start` with pages of other guests (MADV_MERGEABLE). This is
-    /// only advice. Does nothing if there is no slot.
+    /// Allows the kernel to merge equal pages of the slot that contains `start` with pages of other guests
+    /// (MADV_MERGEABLE). This is only advice. Does nothing if there is no slot.
     ///
     /// # Errors
     /// The kernel refused, for example because it has no KSM.
@@ -123,8 +125,8 @@ impl GuestMemory {
         })
     }
 
-    /// Copies memory from `start` into `data`. Returns `false`, with `data` in an undefined state, if a part of the range is
-    /// not guest memory.
+    /// Copies memory from `start` into `data`. Returns `false`, with `data` in an undefined state, if a part of the
+    /// range is not guest memory.
     pub fn read(&self, start: Gpa, data: &mut [u8]) -> bool {
         self.slots.read_slice(data, start).is_ok()
     }

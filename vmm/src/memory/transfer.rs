@@ -17,8 +17,8 @@ pub struct Span {
 }
 
 impl GuestMemory {
-    /// Reads from `file` at `offset` into `spans`, in order. Returns the number of bytes: fewer than the spans have only at
-    /// the end of the file.
+    /// Reads from `file` at `offset` into `spans`, in order. Returns the number of bytes: fewer than the spans have
+    /// only at the end of the file.
     ///
     /// # Errors
     /// A part of a span is not guest memory, or the file cannot be read.
@@ -30,14 +30,15 @@ impl GuestMemory {
         })
     }
 
-    /// Writes `spans` to `file` at `offset`, in order. Returns the number of bytes: fewer than the spans have only if the file
-    /// takes no more.
+    /// Writes `spans` to `file` at `offset`, in order. Returns the number of bytes: fewer than the spans have only if
+    /// the file takes no more.
     ///
     /// # Errors
     /// A part of a span is not guest memory, or the file cannot be written.
     pub(crate) fn write_to_file_at(&self, file: &File, offset: u64, spans: &[Span]) -> io::Result<u64> {
         self.transfer(offset, spans, |vectors, at| {
-            // SAFETY: as in `read_from_file_at`. If the guest changes the bytes meanwhile, only the file's content differs.
+            // SAFETY: as in `read_from_file_at`. If the guest changes the bytes meanwhile, only the file's content
+            // differs.
             unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), vectors.count(), at) }
         })
     }
@@ -66,7 +67,8 @@ impl GuestMemory {
         Ok(done)
     }
 
-    /// The addresses of `spans` in this process, without their first `skip` bytes. Ends early if there is no room for more.
+    /// The addresses of `spans` in this process, without their first `skip` bytes. Ends early if there is no room for
+    /// more.
     fn vectors(&self, spans: &[Span], mut skip: u64) -> io::Result<Vectors> {
         let mut vectors = Vectors::new();
         for span in spans {
@@ -86,8 +88,8 @@ impl GuestMemory {
     }
 }
 
-/// The ranges of memory of one vectored system call: as many as the largest request of a disk has. The array is on the stack
-/// and is not initialised.
+/// The ranges of memory of one vectored system call: as many as the largest request of a disk has. The array is on the
+/// stack and is not initialised.
 struct Vectors {
     entries: [MaybeUninit<libc::iovec>; 256],
     /// The number of initialised entries.

@@ -107,8 +107,8 @@ fn a_file_cut_anywhere_is_refused() {
     }
 }
 
-/// A file with `count` program headers, each for one byte, at consecutive addresses. From 65,535 on the number does not fit
-/// into the header and is in the first section header (ELF-64, "e_phnum"; PN_XNUM).
+/// A file with `count` program headers, each for one byte, at consecutive addresses. From 65,535 on the number does not
+/// fit into the header and is in the first section header (ELF-64, "e_phnum"; PN_XNUM).
 fn many_headers(count: u32) -> Vec<u8> {
     let header = |place: u64| Header(PT_LOAD, 0x200, 0x1000, 0x1000 + place, 1, 1);
     let headers: Vec<_> = (0..u64::from(count)).map(header).collect();

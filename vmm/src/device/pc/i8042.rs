@@ -1,6 +1,6 @@
-//! The 8042 keyboard controller on ports 0x60 and 0x64, as far as kernels use it: it passes its self-test, has no keyboard
-//! and no mouse, and resets the machine. Without it, reads of the status port would return a constant, and a kernel would
-//! poll the port for seconds. [`SystemControl`] is between the two ports, at 0x61.
+//! The 8042 keyboard controller on ports 0x60 and 0x64, as far as kernels use it: it passes its self-test, has no
+//! keyboard and no mouse, and resets the machine. Without it, reads of the status port would return a constant, and a
+//! kernel would poll the port for seconds. [`SystemControl`] is between the two ports, at 0x61.
 //!
 //! "8042 Keyboard Controller", IBM PC AT Technical Reference, section 1; the commands are those of Linux's
 //! `include/linux/i8042.h`.

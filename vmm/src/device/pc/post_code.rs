@@ -1,5 +1,5 @@
-//! Port 0x80, to which firmware and kernels write their progress codes. Each write that changes the value adds a mark to the
-//! [`Timeline`].
+//! Port 0x80, to which firmware and kernels write their progress codes. Each write that changes the value adds a mark
+//! to the [`Timeline`].
 
 use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;

@@ -1,5 +1,5 @@
-//! Power-off and reset through ACPI, for machines without the older hardware: the sleep control and status registers, and
-//! the reset register. All reads return 0.
+//! Power-off and reset through ACPI, for machines without the older hardware: the sleep control and status registers,
+//! and the reset register. All reads return 0.
 //!
 //! ACPI specification 6.5, section 4.8.3.7 "Sleep Control and Status Registers" and section 4.8.3.6 "Reset Register".
 

@@ -1,6 +1,6 @@
-//! The real-time clock of a PC, an MC146818 on ports 0x70 and 0x71, with the time registers only. The time is that of the
-//! host, in UTC and BCD, and an update is never in progress. Alarms and interrupts are missing, and writes to registers are
-//! ignored.
+//! The real-time clock of a PC, an MC146818 on ports 0x70 and 0x71, with the time registers only. The time is that of
+//! the host, in UTC and BCD, and an update is never in progress. Alarms and interrupts are missing, and writes to
+//! registers are ignored.
 //!
 //! Motorola MC146818 data sheet, "Address Map". The ACPI tables report the register of the century (0x32).
 

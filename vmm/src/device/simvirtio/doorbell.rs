@@ -3,8 +3,8 @@
 //!
 //! The doorbell carries no data: the thread drains the eventfd, then scans the window, so no notification is lost.
 //!
-//! The store must be 4 bytes wide, at the start of the page, and its value must be the number of a queue. Every other access
-//! to the page is an ordinary exit. Over the other transports every access to the page is one.
+//! The store must be 4 bytes wide, at the start of the page, and its value must be the number of a queue. Every other
+//! access to the page is an ordinary exit. Over the other transports every access to the page is one.
 
 use crate::device::bus::{Device, DeviceName};
 use crate::device::simvirtio::Simvirtio;
@@ -57,8 +57,8 @@ impl Doorbell {
         self.bell.read().unwrap_or(0)
     }
 
-    /// Runs the device each time the driver rings or input arrives that the driver waits for. Returns when `over` is set or
-    /// the device ends the run. Adds the number of rings to `rings`.
+    /// Runs the device each time the driver rings or input arrives that the driver waits for. Returns when `over` is
+    /// set or the device ends the run. Adds the number of rings to `rings`.
     pub(crate) fn serve(
         &self,
         simvirtio: &mut Simvirtio<GuestMemory>,
@@ -93,8 +93,8 @@ impl Doorbell {
     }
 }
 
-/// The doorbell page on the MMIO bus, for accesses that exit. Reads return all ones. Writes do nothing, because the device
-/// scans its window by itself.
+/// The doorbell page on the MMIO bus, for accesses that exit. Reads return all ones. Writes do nothing, because the
+/// device scans its window by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct DoorbellPage;
 

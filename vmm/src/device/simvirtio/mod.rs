@@ -30,8 +30,8 @@ use std::time::Duration;
 pub enum Transport {
     /// The window traps: each access to it is an exit. A store to the head of a queue is the notification.
     Exit,
-    /// The window traps, but the kernel queues stores to TX head (KVM_REGISTER_COALESCED_MMIO) until the guest exits for
-    /// another reason.
+    /// The window traps, but the kernel queues stores to TX head (KVM_REGISTER_COALESCED_MMIO) until the guest exits
+    /// for another reason.
     Coalesced,
     /// The window is shared RAM. The device's thread sleeps until the driver rings, which is an exit inside the kernel.
     Doorbell,
@@ -106,8 +106,8 @@ pub struct Simvirtio<M> {
 struct Streams {
     output: Output,
     input: Input,
-    /// The bytes to return to the driver. `None` unless the device is looped back, in which case it neither prints nor reads
-    /// input.
+    /// The bytes to return to the driver. `None` unless the device is looped back, in which case it neither prints nor
+    /// reads input.
     looped: Option<VecDeque<u8>>,
     message: Vec<u8>,
     digest: DefaultHasher,
@@ -167,8 +167,8 @@ impl<M: Memory> Simvirtio<M> {
         Ok(Self { device, memory, streams })
     }
 
-    /// Returns a device that sends received bytes back to the driver instead of to the output. It holds at most 64 KiB of
-    /// them, and has no input.
+    /// Returns a device that sends received bytes back to the driver instead of to the output. It holds at most 64 KiB
+    /// of them, and has no input.
     pub fn looped_back(mut self) -> Self {
         self.streams.input = Input::none();
         self.streams.looped = Some(VecDeque::new());
@@ -189,8 +189,8 @@ impl<M: Memory> Simvirtio<M> {
         }
     }
 
-    /// Reads input for a driver that waits for it. Blocks for at most `timeout`, or without limit for `None`. Returns true if
-    /// the driver must still wait, because none has arrived.
+    /// Reads input for a driver that waits for it. Blocks for at most `timeout`, or without limit for `None`. Returns
+    /// true if the driver must still wait, because none has arrived.
     pub(crate) fn feed(&mut self, timeout: Option<Duration>) -> ControlFlow<Stop, bool> {
         match self.device.is_starved(&self.memory) {
             Ok(true) if self.streams.input.may_wait() => {}

@@ -1,5 +1,5 @@
-//! The device's own thread: it runs the device while the vCPU runs the guest. It polls the window or, with a doorbell, waits
-//! until the driver rings.
+//! The device's own thread: it runs the device while the vCPU runs the guest. It polls the window or, with a doorbell,
+//! waits until the driver rings.
 
 use crate::device::simvirtio::Simvirtio;
 use crate::device::simvirtio::doorbell::Doorbell;
@@ -45,8 +45,8 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    /// Starts the thread. With a doorbell it sleeps until the driver rings. If the device ends the run, the thread abandons
-    /// `deadline` and kicks the vCPUs.
+    /// Starts the thread. With a doorbell it sleeps until the driver rings. If the device ends the run, the thread
+    /// abandons `deadline` and kicks the vCPUs.
     ///
     /// # Errors
     /// The host has no thread left.
@@ -81,8 +81,8 @@ impl Poller {
         Ok(Self { run_ended, doorbell, thread: Some(thread) })
     }
 
-    /// Ends the thread, then processes the rest of the queue. If the thread blocks in a write because the reader has stopped
-    /// reading, it is kicked out of the write after the deadline.
+    /// Ends the thread, then processes the rest of the queue. If the thread blocks in a write because the reader has
+    /// stopped reading, it is kicked out of the write after the deadline.
     ///
     /// # Errors
     /// The thread panicked.
@@ -169,8 +169,8 @@ struct Idle {
     waits_since: Option<Instant>,
 }
 
-/// Sleeps for [`POLL_INTERVAL`], or until input arrives for a driver that waits for it. Returns true if the driver waits
-/// for input and none has arrived.
+/// Sleeps for [`POLL_INTERVAL`], or until input arrives for a driver that waits for it. Returns true if the driver
+/// waits for input and none has arrived.
 fn sleep(simvirtio: &mut Simvirtio<GuestMemory>) -> ControlFlow<Stop, bool> {
     let started = Instant::now();
     // Without a driver that reads, the input is not touched: another program may want it.

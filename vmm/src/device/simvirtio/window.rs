@@ -17,8 +17,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The size of the window's registers, in bytes.
 const REGISTERS: usize = offset::QUEUES_END as usize;
 
-/// The memory that the device works on if the window traps: the window's registers, and the RAM with the buffers and the
-/// device table.
+/// The memory that the device works on if the window traps: the window's registers, and the RAM with the buffers and
+/// the device table.
 #[derive(Debug)]
 pub struct TrappedMemory {
     registers: [Cell<u8>; REGISTERS],
@@ -102,8 +102,8 @@ impl Window {
         &mut self.simvirtio
     }
 
-    /// Breaks with a protocol error if the queue controls are not accessed as aligned 4-byte words. The config table allows
-    /// every width. The rest of the page is reserved: it reads as zero and ignores stores.
+    /// Breaks with a protocol error if the queue controls are not accessed as aligned 4-byte words. The config table
+    /// allows every width. The rest of the page is reserved: it reads as zero and ignores stores.
     fn check(&mut self, offset: u64, size: u8, store: bool) -> ControlFlow<Stop> {
         let end = offset.saturating_add(size.into());
         let controls = end > offset::TX_HEAD && offset < offset::QUEUES_END;

@@ -1,8 +1,8 @@
 //! The block device (virtio 1.2, section 5.2): a disk with 512-byte sectors over a [`Disk`] image.
 //!
-//! Data goes directly between the image and the guest's buffers, with one system call per request. The driver may divide a
-//! request into buffers in any way: the header is the first 16 bytes that the device reads, and the status is the last byte
-//! that the device writes.
+//! Data goes directly between the image and the guest's buffers, with one system call per request. The driver may
+//! divide a request into buffers in any way: the header is the first 16 bytes that the device reads, and the status is
+//! the last byte that the device writes.
 
 use crate::device::virtio::Backend;
 use crate::device::virtio::disk::Disk;
@@ -81,7 +81,8 @@ impl Block {
         Some(written)
     }
 
-    /// Writes the serial number of the disk, truncated to the size of the buffers. `None` if a buffer is not in guest memory.
+    /// Writes the serial number of the disk, truncated to the size of the buffers. `None` if a buffer is not in guest
+    /// memory.
     fn identify(&self, memory: &GuestMemory, chain: &Chain) -> Option<u64> {
         let serial = self.disk.serial();
         let mut written: usize = 0;

@@ -1,5 +1,5 @@
-//! The console device (virtio 1.2, section 5.3) with one port: queue 0 receives the user's input, and queue 1 transmits the
-//! guest's output.
+//! The console device (virtio 1.2, section 5.3) with one port: queue 0 receives the user's input, and queue 1 transmits
+//! the guest's output.
 
 use crate::console::host::Port;
 use crate::console::output::Output;
@@ -200,8 +200,8 @@ impl Backend for ConsoleDevice {
         &[QUEUE_SIZE; 2]
     }
 
-    /// The layout is `u16 cols | u16 rows | u32 max_nr_ports | u32 emerg_wr` (section 5.3.4). All fields are 0, because each
-    /// needs a feature that this device does not offer.
+    /// The layout is `u16 cols | u16 rows | u32 max_nr_ports | u32 emerg_wr` (section 5.3.4). All fields are 0, because
+    /// each needs a feature that this device does not offer.
     fn config(&self) -> Vec<u8> {
         vec![0; 12]
     }

@@ -1,8 +1,8 @@
 //! The image of a disk: a raw file or a block device with the content of the disk.
 //!
-//! An image is locked while a machine uses it (flock(2)): one machine may write it, or any number of machines may read it.
-//! The size of the disk is the size of the image when it was opened. If the file is truncated later, reads of the missing
-//! part fail, and writes to it extend the file again.
+//! An image is locked while a machine uses it (flock(2)): one machine may write it, or any number of machines may read
+//! it. The size of the disk is the size of the image when it was opened. If the file is truncated later, reads of the
+//! missing part fail, and writes to it extend the file again.
 
 use crate::error::Error;
 use crate::host::printable;
@@ -33,7 +33,8 @@ impl Disk {
     /// Opens and locks the image at `path`.
     ///
     /// # Errors
-    /// The image does not exist, cannot be used as a disk, or is in use by another machine. The message says what to do.
+    /// The image does not exist, cannot be used as a disk, or is in use by another machine. The message says what to
+    /// do.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
         let refuse = |why: String| Error::Config(format!("the disk image {} {why}", printable(path)));
         if path.as_os_str().is_empty() {
@@ -106,8 +107,8 @@ impl Disk {
         self.has_warned
     }
 
-    /// The byte offset of a request for `len` bytes from `sector`. `None` if the request is not inside the disk, or `len` is
-    /// not a multiple of the sector size.
+    /// The byte offset of a request for `len` bytes from `sector`. `None` if the request is not inside the disk, or
+    /// `len` is not a multiple of the sector size.
     fn offset(&self, sector: u64, len: u64) -> Option<u64> {
         let start = sector.checked_mul(SECTOR)?;
         (start.checked_add(len)? <= self.size && len.is_multiple_of(SECTOR)).then_some(start)
@@ -139,15 +140,16 @@ impl Disk {
         self.complete(0, "flushed", answer.map(|()| 0)).map(drop)
     }
 
-    /// Flushes at the end of the machine. A flush takes time, so this does nothing if there was no write since the last one.
+    /// Flushes at the end of the machine. A flush takes time, so this does nothing if there was no write since the last
+    /// one.
     pub(crate) fn close(&mut self) {
         if self.dirty {
             self.flush();
         }
     }
 
-    /// Checks that a transfer moved all `len` bytes. Returns `len`, or warns and returns `None`. Only the first failure is
-    /// logged, because a guest may repeat the request without end.
+    /// Checks that a transfer moved all `len` bytes. Returns `len`, or warns and returns `None`. Only the first failure
+    /// is logged, because a guest may repeat the request without end.
     fn complete(&mut self, len: u64, done: &str, answer: io::Result<u64>) -> Option<u64> {
         let why = match answer {
             Ok(bytes) if bytes == len => return Some(bytes),

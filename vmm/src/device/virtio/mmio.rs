@@ -2,9 +2,9 @@
 //! device initialisation behind them (section 3.1.1).
 //!
 //! Registers are aligned and 4 bytes wide. An access of another form writes nothing and reads 0; if the guest reads the
-//! registers from memory, it reads the bytes there. Writes that the specification does not allow at this point are ignored:
-//! features after FEATURES_OK, the settings of a queue that is ready, and a status that clears bits. Only a write of 0
-//! to the status clears bits, and it resets the device.
+//! registers from memory, it reads the bytes there. Writes that the specification does not allow at this point are
+//! ignored: features after FEATURES_OK, the settings of a queue that is ready, and a status that clears bits. Only a
+//! write of 0 to the status clears bits, and it resets the device.
 
 use crate::device::bus::{Device, DeviceName};
 use crate::device::virtio::Backend;
@@ -131,8 +131,8 @@ impl Mmio {
         })
     }
 
-    /// The index of each queue, and its notification event: the kernel can signal it (KVM_IOEVENTFD) when the driver writes
-    /// the index to QueueNotify (offset 0x50, 4 bytes).
+    /// The index of each queue, and its notification event: the kernel can signal it (KVM_IOEVENTFD) when the driver
+    /// writes the index to QueueNotify (offset 0x50, 4 bytes).
     pub fn notifiers(&self) -> impl Iterator<Item = (u32, &EventFd)> {
         (0..).zip(self.notifiers.iter().map(Arc::as_ref))
     }
@@ -148,14 +148,14 @@ impl Mmio {
     }
 
     /// Ends the device's thread, and closes the back end, which writes cached data to its storage. The device completes
-    /// the request that it works on, and ignores the rest of its queues. Call this after the vCPUs have ended. A second call
-    /// does nothing. Dropping the device has the same effect.
+    /// the request that it works on, and ignores the rest of its queues. Call this after the vCPUs have ended. A second
+    /// call does nothing. Dropping the device has the same effect.
     pub fn stop(&mut self) {
         self.worker.stop();
     }
 
-    /// Copies the registers to `base` in `memory`, a read-only memory slot, and keeps the copy up to date. The guest then
-    /// reads registers without an exit. Its stores still exit to the device.
+    /// Copies the registers to `base` in `memory`, a read-only memory slot, and keeps the copy up to date. The guest
+    /// then reads registers without an exit. Its stores still exit to the device.
     pub(crate) fn show(&self, memory: GuestMemory, base: Gpa) {
         let mirror = self.interrupt.mirror();
         mirror.attach(memory, base);
@@ -205,8 +205,8 @@ impl Mmio {
         self.driver_features & !self.offered == 0 && self.driver_features & VERSION_1 != 0
     }
 
-    /// Handles DRIVER_OK: builds the queues and passes them to the device's thread. If a queue is invalid, the device needs a
-    /// reset.
+    /// Handles DRIVER_OK: builds the queues and passes them to the device's thread. If a queue is invalid, the device
+    /// needs a reset.
     fn activate(&mut self) -> ControlFlow<Stop> {
         let event_idx = self.driver_features & EVENT_IDX != 0;
         let build = |(setup, notifier): (&Setup, &Arc<EventFd>)| -> Result<Option<Virtqueue>, QueueError> {

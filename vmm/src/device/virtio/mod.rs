@@ -12,13 +12,13 @@
 //! | `console.rs` | the console | 5.3 |
 //! | `entropy.rs` | the entropy device | 5.4 |
 //!
-//! The kernel handles a store to QueueNotify (KVM_IOEVENTFD) and wakes the device's thread. Interrupts also go through the
-//! kernel (KVM_IRQFD). A request therefore costs the vCPU's thread only the exit inside the kernel.
+//! The kernel handles a store to QueueNotify (KVM_IOEVENTFD) and wakes the device's thread. Interrupts also go through
+//! the kernel (KVM_IRQFD). A request therefore costs the vCPU's thread only the exit inside the kernel.
 //!
-//! A driver that breaks the rules of a queue (a chain that loops, a chain that is too long, an invalid indirect table) gets
-//! DEVICE_NEEDS_RESET and a configuration-change interrupt (section 2.1.2), because the content of the ring can no longer be
-//! trusted. A mistake in a single request, such as a buffer outside memory, is an error of this request if the device can
-//! report it.
+//! A driver that breaks the rules of a queue (a chain that loops, a chain that is too long, an invalid indirect table)
+//! gets DEVICE_NEEDS_RESET and a configuration-change interrupt (section 2.1.2), because the content of the ring can no
+//! longer be trusted. A mistake in a single request, such as a buffer outside memory, is an error of this request if
+//! the device can report it.
 //!
 //! May import what [`crate::device`] may import.
 
@@ -76,8 +76,8 @@ pub trait Backend: Send {
     /// The driver broke the rules of the queue, and the device needs a reset.
     fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError>;
 
-    /// Further events that the thread waits for, each with its own descriptor. Their counters are not read: each write is a
-    /// new event.
+    /// Further events that the thread waits for, each with its own descriptor. Their counters are not read: each write
+    /// is a new event.
     fn sources(&self) -> Vec<&EventFd> {
         Vec::new()
     }

@@ -1,7 +1,8 @@
-//! The device side of a queue: takes descriptor chains, checks them, and returns them as used (virtio 1.2, section 2.7).
+//! The device side of a queue: takes descriptor chains, checks them, and returns them as used (virtio 1.2, section
+//! 2.7).
 //!
-//! The crate `virtio-queue` implements the split ring. It reads each field of the guest once, and keeps its own index. This
-//! file copies a chain before it uses it, because the guest may change its tables at any time.
+//! The crate `virtio-queue` implements the split ring. It reads each field of the guest once, and keeps its own index.
+//! This file copies a chain before it uses it, because the guest may change its tables at any time.
 
 use crate::device::virtio::interrupt::Interrupt;
 use crate::host::signal;
@@ -69,8 +70,8 @@ impl Chain {
         &self.writable
     }
 
-    /// Copies the next readable bytes into `data`, regardless of the boundaries of the driver's buffers (section 2.7.4.2).
-    /// Returns the number of bytes: fewer than `data` has only at the end of the chain.
+    /// Copies the next readable bytes into `data`, regardless of the boundaries of the driver's buffers (section
+    /// 2.7.4.2). Returns the number of bytes: fewer than `data` has only at the end of the chain.
     ///
     /// # Errors
     /// A buffer is not in guest memory.
@@ -94,8 +95,8 @@ impl Chain {
         Ok(done)
     }
 
-    /// Removes the last byte from the writable buffers and returns its address. `None` if there is no writable byte, or the
-    /// address is above the last one.
+    /// Removes the last byte from the writable buffers and returns its address. `None` if there is no writable byte, or
+    /// the address is above the last one.
     pub fn take_last_byte(&mut self) -> Option<Gpa> {
         let last = self.writable.last_mut()?;
         last.len = last.len.checked_sub(1)?;
@@ -114,8 +115,8 @@ impl Chain {
         }
     }
 
-    /// Copies and checks a chain. A chain must not be longer than its queue, even with an indirect table (section 2.7.5.3.1),
-    /// and its readable buffers must come before its writable ones (section 2.7.4.2).
+    /// Copies and checks a chain. A chain must not be longer than its queue, even with an indirect table (section
+    /// 2.7.5.3.1), and its readable buffers must come before its writable ones (section 2.7.4.2).
     fn fill(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, size: u16) -> Result<(), QueueError> {
         self.readable.clear();
         self.writable.clear();
@@ -187,8 +188,8 @@ impl Virtqueue {
 
     /// Calls `handle` for each request in the queue, and then interrupts the driver once, if it wants an interrupt.
     ///
-    /// Notifications are disabled meanwhile. A turn ends after as many requests as the queue has entries, so that a busy or
-    /// malicious driver cannot occupy the device without end.
+    /// Notifications are disabled meanwhile. A turn ends after as many requests as the queue has entries, so that a
+    /// busy or malicious driver cannot occupy the device without end.
     ///
     /// # Errors
     /// The driver broke the rules of the queue.
@@ -223,7 +224,8 @@ impl Virtqueue {
         Ok(())
     }
 
-    /// Calls `handle` for each request until there is a reason to pause. `left` is the number of requests left in this turn.
+    /// Calls `handle` for each request until there is a reason to pause. `left` is the number of requests left in this
+    /// turn.
     fn drain(
         &mut self,
         left: &mut u16,

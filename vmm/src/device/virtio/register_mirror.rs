@@ -1,5 +1,5 @@
-//! A copy of a device's registers in a read-only memory slot (KVM_MEM_READONLY). Guests read the registers from it without
-//! an exit. A store there exits to the device.
+//! A copy of a device's registers in a read-only memory slot (KVM_MEM_READONLY). Guests read the registers from it
+//! without an exit. A store there exits to the device.
 
 use crate::memory::{Gpa, GuestMemory};
 use std::sync::OnceLock;

@@ -114,7 +114,8 @@ impl Ring {
         self.u16_at(self.used_ring() + 2)
     }
 
-    /// The next used chain: its head, and the number of bytes written. `None` if the device has returned no further chain.
+    /// The next used chain: its head, and the number of bytes written. `None` if the device has returned no further
+    /// chain.
     pub(crate) fn used(&mut self) -> Option<(u32, u32)> {
         if self.used_index() == self.taken {
             return None;

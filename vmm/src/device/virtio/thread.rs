@@ -1,7 +1,7 @@
 //! A device's own thread: waits for notifications and serves the queues, so that no vCPU waits for a disk.
 //!
-//! The thread holds a lock on the queues while it serves them. A reset runs on a vCPU's thread: it asks the device's thread
-//! to stop, then takes the lock. The device therefore completes its current request first.
+//! The thread holds a lock on the queues while it serves them. A reset runs on a vCPU's thread: it asks the device's
+//! thread to stop, then takes the lock. The device therefore completes its current request first.
 //!
 //! The thread starts when a driver is ready for the first time. A device that the guest does not use has no thread.
 
@@ -110,8 +110,8 @@ impl DeviceThread {
         self.shared.interrupt.reset();
     }
 
-    /// Waits for the lock. A kick does not interrupt the wait for a lock, so the caller, a vCPU's thread, polls it, and kicks
-    /// the device's thread after the deadline.
+    /// Waits for the lock. A kick does not interrupt the wait for a lock, so the caller, a vCPU's thread, polls it, and
+    /// kicks the device's thread after the deadline.
     fn lock_with_kicks(&self) -> MutexGuard<'_, Device> {
         /// The time between two polls of the lock.
         const POLL_INTERVAL: Duration = Duration::from_micros(50);
@@ -197,8 +197,8 @@ const SOURCES: u32 = 0x1_0000;
 
 impl MutEventSubscriber for Subscriber {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        // Edge-triggered: each write is an event, and no read is needed to clear the counter. This saves one system call per
-        // notification.
+        // Edge-triggered: each write is an event, and no read is needed to clear the counter. This saves one system
+        // call per notification.
         let each_write = EventSet::IN | EventSet::EDGE_TRIGGERED;
         let device = self.shared.lock();
         let queues = (0..).zip(self.notifiers.iter().map(Arc::as_ref));
