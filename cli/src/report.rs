@@ -10,9 +10,8 @@
 use crate::say::complain;
 use crate::status::{self, Failed, Failure};
 use clap::{Args, ValueEnum};
-use report::FileError;
-use report::file::{self, OutputFile};
 use report::view::{self, Format, Source};
+use report::{FileError, OutputFile};
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -136,6 +135,6 @@ impl<W: Write> Write for Interruptible<W> {
 
 fn read(path: &Path) -> Result<Source, FileError> {
     let stdin = path == Path::new("-");
-    let saved = file::read(if stdin { Path::new("/dev/stdin") } else { path })?;
+    let saved = report::read(if stdin { Path::new("/dev/stdin") } else { path })?;
     Ok(Source::new(if stdin { "standard input".into() } else { printable(path) }, saved))
 }

@@ -11,7 +11,7 @@ use crate::say::{complain, print, say};
 use crate::status;
 use clap::{Args, ValueEnum};
 use guest::Guest;
-use report::file::OutputFile;
+use report::OutputFile;
 use report::view::plural;
 use serde_json::{Value, json};
 use std::fmt::Write as _;

@@ -82,6 +82,12 @@ impl Image {
         &self.segments
     }
 
+    /// The address of each segment, and its bytes in the file.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (Gpa, &[u8])> {
+        let bytes = |segment: &Segment| self.bytes.get(segment.file.clone()).unwrap_or_default();
+        self.segments.iter().map(move |segment| (segment.start, bytes(segment)))
+    }
+
     /// The guest physical address of the first instruction.
     pub fn entry(&self) -> Gpa {
         self.entry
@@ -124,13 +130,13 @@ impl Image {
         })
     }
 
-    /// Copies the image into `memory`, whose RAM is `[0, ram)`. The memory must be new, because zeroes are not written.
+    /// Checks that the image fits into RAM of `ram` bytes, and that its mode can start at its entry point.
     ///
     /// # Errors
     /// * [`ImageError::OutsideRam`]: a segment is not completely in RAM.
     /// * [`ImageError::BeyondRealMode`]: the entry point of a real-mode image is not below 0x10000.
     /// * [`ImageError::BeyondMode`]: the entry point of another image is not below 4 GiB.
-    pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
+    pub(crate) fn check(&self, ram: u64) -> Result<(), ImageError> {
         match self.mode {
             Mode::Real if self.entry.0 > 0xffff => return Err(ImageError::BeyondRealMode(self.entry.0)),
             Mode::Protected | Mode::Long | Mode::User if self.entry.0 > 0xffff_ffff => {
@@ -138,14 +144,26 @@ impl Image {
             }
             _ => {}
         }
-        for segment in &self.segments {
-            let outside = ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram };
-            let fits = segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
-            let data = self.bytes.get(segment.file.clone()).unwrap_or_default();
-            // RAM is new and therefore zero, so the zeroes after the bytes of the file need no store.
-            if !fits || memory.write(segment.start, data).is_err() {
-                return Err(outside);
-            }
+        let fits =
+            |segment: &&Segment| segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
+        match self.segments.iter().find(|segment| !fits(segment)) {
+            Some(segment) => Err(ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram }),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the image into `memory`, whose RAM is `[0, ram)`. The memory must be new, because zeroes are not written.
+    ///
+    /// # Errors
+    /// * [`ImageError::OutsideRam`]: a segment is not completely in RAM.
+    /// * [`ImageError::BeyondRealMode`]: the entry point of a real-mode image is not below 0x10000.
+    /// * [`ImageError::BeyondMode`]: the entry point of another image is not below 4 GiB.
+    pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
+        self.check(ram)?;
+        // RAM is new and therefore zero, so the zeroes after the bytes of the file need no store.
+        for (start, bytes) in self.contents() {
+            let end = start.0.saturating_add(bytes.len() as u64);
+            memory.write(start, bytes).map_err(|_| ImageError::OutsideRam { start: start.0, end, ram })?;
         }
         Ok(())
     }

@@ -85,6 +85,13 @@ impl Output {
         (Self::new(captured.clone(), false), captured)
     }
 
+    /// Begins a run with its deadline and its limit in bytes. Text that an earlier run lost no longer counts.
+    pub(crate) fn begin_run(&self, deadline: Deadline, limit: Option<u64>) {
+        *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.set_deadline(deadline);
+        self.set_limit(limit);
+    }
+
     /// Sets the deadline after which a blocked write gives up.
     pub(crate) fn set_deadline(&self, deadline: Deadline) {
         *self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline.clone();

@@ -60,6 +60,10 @@ pub trait Device: Send {
 
     /// The name of the device and of the register at `offset`, for the exit profile.
     fn name(&self, offset: u64) -> DeviceName;
+
+    /// Returns the device to its state after power-on. [`Machine::reset`](crate::Machine::reset) calls this. A device
+    /// without state needs no implementation.
+    fn reset(&mut self) {}
 }
 
 /// A device that the machine shares with one or more buses.
@@ -134,6 +138,11 @@ impl Bus {
     #[inline]
     pub fn write(&self, address: u64, size: u8, data: u64) -> Option<ControlFlow<Stop>> {
         self.at(address).map(|(device, offset)| lock(device).write(offset, size, data))
+    }
+
+    /// Puts all devices into the state after power-on.
+    pub(crate) fn reset(&self) {
+        self.ranges.iter().for_each(|range| lock(&range.device).reset());
     }
 
     /// All addresses that a device claims, in order.

@@ -71,12 +71,16 @@ pub struct Serial {
     /// The number of consecutive reads of the line status.
     status_reads: u32,
     line_control: u8,
+    /// The output, for [`Device::reset`]. `None` if the port has an interrupt, because a machine with interrupts is never
+    /// reset.
+    output: Option<Output>,
 }
 
 impl Serial {
     /// Creates a UART that prints to `output`, without an interrupt.
     pub fn new(output: Output) -> Self {
-        Self::over(Uart::with_events(Line(None), Drained(None), output))
+        let uart = Uart::with_events(Line(None), Drained(None), output.clone());
+        Self { output: Some(output), ..Self::over(uart) }
     }
 
     /// Creates a UART that prints to `output`, raises its interrupt through `line`, and signals `drained` when the
@@ -86,7 +90,7 @@ impl Serial {
     }
 
     fn over(uart: Uart<Line, Drained, Output>) -> Self {
-        Self { uart, listens: false, status_reads: 0, line_control: 0 }
+        Self { uart, listens: false, status_reads: 0, line_control: 0, output: None }
     }
 
     /// The number of bytes that it has room for. 0 until the guest reads its input.
@@ -159,6 +163,12 @@ impl Device for Serial {
             0 => DeviceName::register("serial", "data"),
             5 => DeviceName::register("serial", "line status"),
             _ => DeviceName::device("serial"),
+        }
+    }
+
+    fn reset(&mut self) {
+        if let Some(output) = &self.output {
+            *self = Self::new(output.clone());
         }
     }
 }

@@ -118,14 +118,23 @@ impl Drop for Unblocked {
     }
 }
 
-/// A timer that kicks the calling thread after a time, and then repeatedly until it is dropped.
+/// A timer that kicks the calling thread after a time, and then every [`REPEAT`] until it is stopped or dropped.
 #[derive(Debug)]
-pub(crate) enum KickTimer {
-    /// A timer of the kernel, at almost no cost.
+pub(crate) struct KickTimer {
+    thread: libc::pid_t,
+    source: TimerSource,
+}
+
+#[derive(Debug)]
+enum TimerSource {
+    /// A timer of the kernel.
     Timer(libc::timer_t),
     /// A thread, if the user's quota leaves no timer. It ends when the sender is dropped.
-    Thread(#[allow(dead_code, reason = "the thread waits for its drop")] Sender<()>),
+    Thread(#[allow(dead_code, reason = "the thread waits for its drop")] Option<Sender<()>>),
 }
+
+// SAFETY: the kernel's timers belong to the process, and any of its threads may set or delete one.
+unsafe impl Send for KickTimer {}
 
 impl KickTimer {
     /// Starts the timer for the calling thread, whose kicks must be handled ([`with_kicks`]). A duration of zero counts
@@ -140,29 +149,50 @@ impl KickTimer {
         })
     }
 
+    /// Restarts the timer of an earlier run, which saves two system calls. If it is not a timer of the calling thread,
+    /// starts a new one.
+    ///
+    /// # Errors
+    /// The host has neither a timer nor a thread left.
+    pub(crate) fn restart(earlier: &mut Option<Self>, after: Duration) -> io::Result<()> {
+        match earlier {
+            Some(Self { thread, source: TimerSource::Timer(timer) }) if *thread == thread_id() => {
+                set_timer(*timer, after.max(Duration::from_nanos(1)), REPEAT)
+            }
+            _ => {
+                // Drop the old timer first, so that it does not count against the user's quota.
+                *earlier = None;
+                *earlier = Some(Self::start(after)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops the timer until it is restarted. A signal that is still queued finds no vCPU.
+    pub(crate) fn stop(&mut self) {
+        match &mut self.source {
+            TimerSource::Timer(timer) => drop(set_timer(*timer, Duration::ZERO, Duration::ZERO)),
+            TimerSource::Thread(sender) => *sender = None,
+        }
+    }
+
     fn timer(after: Duration) -> io::Result<Self> {
+        let thread = thread_id();
         let mut timer: libc::timer_t = ptr::null_mut();
         // SAFETY: an all-zero sigevent is valid. The signal goes to a thread of this process.
         let answer = unsafe {
             let mut event: libc::sigevent = mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = KICK;
-            event.sigev_notify_thread_id = thread_id();
+            event.sigev_notify_thread_id = thread;
             libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
         };
         if answer != 0 {
             return Err(io::Error::last_os_error());
         }
-        let started = Self::Timer(timer);
-        let setting = libc::itimerspec {
-            it_value: timespec(after.max(Duration::from_nanos(1))),
-            it_interval: timespec(REPEAT),
-        };
-        // SAFETY: the timer was created above, and the setting outlives the call.
-        match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
-            0 => Ok(started),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let started = Self { thread, source: TimerSource::Timer(timer) };
+        set_timer(timer, after.max(Duration::from_nanos(1)), REPEAT)?;
+        Ok(started)
     }
 
     fn thread(after: Duration) -> io::Result<Self> {
@@ -176,16 +206,26 @@ impl KickTimer {
             }
         };
         thread::Builder::new().name("watchdog".into()).spawn(body)?;
-        Ok(Self::Thread(sender))
+        Ok(Self { thread: kicker.thread, source: TimerSource::Thread(Some(sender)) })
+    }
+}
+
+/// Sets a timer of the kernel, or stops it if `after` is zero.
+fn set_timer(timer: libc::timer_t, after: Duration, repeat: Duration) -> io::Result<()> {
+    let setting = libc::itimerspec { it_value: timespec(after), it_interval: timespec(repeat) };
+    // SAFETY: the timer exists as long as its `KickTimer`, and the setting outlives the call.
+    match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
 impl Drop for KickTimer {
     fn drop(&mut self) {
-        if let Self::Timer(timer) = self {
+        if let TimerSource::Timer(timer) = self.source {
             // SAFETY: `Self::timer` created the timer, and it is deleted once. A signal that is still queued finds no
             // vCPU.
-            unsafe { libc::timer_delete(*timer) };
+            unsafe { libc::timer_delete(timer) };
         }
     }
 }

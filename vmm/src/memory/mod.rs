@@ -7,6 +7,7 @@ mod map;
 mod mapping;
 mod transfer;
 mod words;
+mod written;
 
 pub use map::{
     MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc,
@@ -24,6 +25,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use words::Words;
+use written::WrittenPages;
 
 /// Guest memory. Clones share it.
 #[derive(Clone, Debug)]
@@ -33,12 +35,18 @@ pub struct GuestMemory {
     _mappings: Arc<Vec<Mapping>>,
     /// The same slots, for fast access to single bytes and words: a device that polls a ring reads them all the time.
     words: Arc<[Words]>,
+    written: Arc<WrittenPages>,
 }
 
 impl GuestMemory {
     /// Creates a guest memory without slots.
     pub fn none() -> Self {
-        Self { slots: GuestMemoryMmap::new(), _mappings: Arc::default(), words: Arc::default() }
+        Self {
+            slots: GuestMemoryMmap::new(),
+            _mappings: Arc::default(),
+            words: Arc::default(),
+            written: Arc::default(),
+        }
     }
 
     /// Maps zeroed memory for each slot. `slots` contains the start and the size in bytes of each.
@@ -71,7 +79,7 @@ impl GuestMemory {
             .map_err(|error| Error::Memory { bytes: 0, reason: error.to_string() })?;
         let words = slots.iter().map(|region| Words::new(region.start_addr(), region.as_ptr(), region.len()));
         let words = words.collect();
-        Ok(Self { slots, _mappings: Arc::new(mappings), words })
+        Ok(Self { slots, _mappings: Arc::new(mappings), words, written: Arc::default() })
     }
 
     /// The slots, for the crates that load kernels and implement rings.
@@ -114,11 +122,45 @@ impl GuestMemory {
         u32::try_from(self.slots.num_regions()).unwrap_or(u32::MAX)
     }
 
+    /// Starts the log of the pages that the host writes.
+    pub(crate) fn log_writes(&self) {
+        self.written.switch_on(self.slots.iter().map(|region| (region.start_addr().0, region.len())));
+    }
+
+    /// The pages that the host has written since the last call. Empty unless [`Self::log_writes`] was called.
+    pub(crate) fn take_written_pages(&self) -> Vec<Gpa> {
+        self.written.take()
+    }
+
+    /// Fills all memory with zeroes, and returns its pages to the host (MADV_DONTNEED).
+    ///
+    /// # Errors
+    /// The host refused, for example because the memory is locked.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        for region in self.slots.iter() {
+            // SAFETY: the range is exactly the region's own private mapping, which lives as long as `self`. The pages
+            // read as zero afterwards; nothing holds a reference into guest memory.
+            if unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) } != 0 {
+                return Err(Error::host("clearing guest memory (madvise)")(io::Error::last_os_error()));
+            }
+        }
+        Ok(())
+    }
+
     /// Copies `data` to `start`.
     ///
     /// # Errors
     /// A part of the range is not guest memory.
     pub fn write(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
+        self.written.log(start.0, data.len() as u64);
+        self.restore(start, data)
+    }
+
+    /// Copies `data` to `start` like [`write`](Self::write), without an entry in the log of written pages.
+    ///
+    /// # Errors
+    /// A part of the range is not guest memory.
+    pub(crate) fn restore(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
         self.slots.write_slice(data, start).map_err(|_| Error::Memory {
             bytes: data.len() as u64,
             reason: format!("a part of the range from {:#x} is not guest memory", start.0),
@@ -147,6 +189,7 @@ impl simvirtio::Memory for GuestMemory {
     fn store_u8(&self, gpa: u64, value: u8) {
         // A store outside memory does nothing, as on an open bus.
         if let Some(byte) = self.words.iter().find_map(|words| words.byte(gpa)) {
+            self.written.log(gpa, 1);
             byte.store(value, Ordering::Release);
         }
     }
@@ -158,6 +201,7 @@ impl simvirtio::Memory for GuestMemory {
     #[inline]
     fn store_u32(&self, gpa: u64, value: u32) {
         if let Some(word) = self.words.iter().find_map(|words| words.word(gpa)) {
+            self.written.log(gpa, 4);
             word.store(value.to_le(), Ordering::Release);
         }
     }

@@ -97,6 +97,7 @@ pub struct SimvirtioReport {
 #[derive(Debug)]
 pub struct Simvirtio<M> {
     device: Device,
+    queue_len: u16,
     memory: M,
     streams: Streams,
 }
@@ -164,7 +165,21 @@ impl<M: Memory> Simvirtio<M> {
             unprinted: Vec::new(),
             failure: None,
         };
-        Ok(Self { device, memory, streams })
+        Ok(Self { device, queue_len, memory, streams })
+    }
+
+    /// Returns the device to its state after power-on. The window must be zero. Input that was not read stays.
+    pub(crate) fn power_on_again(&mut self) {
+        // This does not fail: `power_on` has accepted the queue length.
+        if let Ok(device) = Device::power_on(self.queue_len, &self.memory) {
+            self.device = device;
+        }
+        let streams = &mut self.streams;
+        streams.looped.iter_mut().for_each(VecDeque::clear);
+        streams.message.clear();
+        streams.digest = DefaultHasher::new();
+        streams.unprinted.clear();
+        streams.failure = None;
     }
 
     /// Returns a device that sends received bytes back to the driver instead of to the output. It holds at most 64 KiB
