@@ -76,7 +76,7 @@ fn usage() {
     assert_error(&ran(&["simvirtio", "--queue-len", "4097"]), 110, "2 to 4096");
     assert_error(&ran(&["hello-kvm", "--transport", "exit"]), 110, "window is at 1 MiB");
     for mem in ["0", "1", "4095", "0xfffff", "0x100001", "4G", "9223372036854775808"] {
-        assert_error(&ran(&["real16-42", "--mem", mem]), 110, "bytes of memory");
+        assert_error(&ran(&["real16-42", "--mem", mem]), 110, "--mem must be ");
     }
     let files = Files::new();
     let flat = files.write("flat", &[0xf4]);
@@ -96,7 +96,7 @@ fn bad_images() {
     assert_error(&ran(&["/dev/zero"]), 116, "not a regular file");
     assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty");
     assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "ELF file");
-    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32 bits");
+    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32-bit");
     assert_error(&ran(&[&format!("{}@0x10000", files.write("high", &[0xf4]))]), 116, "real-mode");
     let past = format!("{}@0xfffff:32", files.write("past", &[0x90, 0xf4]));
     assert_error(&ran(&[&past, "--mem", "1M"]), 116, "guest's memory is [0x0, 0x100000)");

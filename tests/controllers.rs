@@ -275,7 +275,7 @@ fn msr_device() {
     let (report, _) = run_machine(Machine::builder(image).msr_device(0x10, fifo).unwrap());
     assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
     let site = Site { reason: Reason::WrMsr, place: Some((0x10, 8)) };
-    assert_eq!(report.device_at(&site), Some("FIFO"));
+    assert_eq!(report.device_at(&site), Some(vmm::device::DeviceName::device("FIFO")));
 }
 
 fn too_many_rules() {

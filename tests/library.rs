@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{kvm_test, run, watchdog};
 use vmm::boot::Image;
-use vmm::device::{Device, Transport};
+use vmm::device::{Device, DeviceName, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
@@ -251,8 +251,8 @@ impl Device for Meter {
         self.writes += 1;
         std::ops::ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "meter"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("meter")
     }
     fn reset(&mut self) {
         (self.writes, self.resets) = (0, self.resets + 1);

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vmm::boot::Image;
-use vmm::device::Device;
+use vmm::device::{Device, DeviceName};
 use vmm::exit::Stop;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
@@ -47,8 +47,8 @@ impl Device for Marks {
         self.0.push(Moment::now());
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "mark"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("mark")
     }
 }
 

@@ -287,8 +287,8 @@ fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Re
             None => Default::default(),
         };
         let device = match site.place {
-            Some(_) => report.device_at(site).unwrap_or("nobody"),
-            None => "",
+            Some(_) => report.device_at(site).map_or_else(|| "nobody".into(), String::from),
+            None => String::new(),
         };
         let share = share(*count, total);
         let elements = column(&count.elements.to_string());

@@ -284,6 +284,23 @@ impl SavedSite {
     }
 }
 
+/// Splits the `device` text of a saved file into the device and its register, at the first blank: "simvirtio TX head"
+/// is the register "TX head" of the device "simvirtio".
+///
+/// A file has one text for both (`docs/formats.md`), the one that [`DeviceName`](vmm::device::DeviceName) prints. The
+/// split is exact for every device that names its registers. A device that names none may have a blank in its own name,
+/// such as "exit port": a caller that groups sites by device keeps a text whole if no other text has the same first
+/// word.
+///
+/// Earlier versions wrote a comma after some devices ("simvirtio, reserved"), which is dropped.
+pub fn split_device(text: &str) -> (&str, Option<&str>) {
+    let (device, register) = match text.split_once(' ') {
+        Some((device, register)) => (device, Some(register)),
+        None => (text, None),
+    };
+    (device.trim_end_matches(','), register)
+}
+
 impl SavedTimes {
     fn check(&self) -> Result<(), String> {
         if self.min > self.max {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmm::controller::{
     HYPERCALL_HALT_CPU, HYPERCALL_PRINT, KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER,
 };
-use vmm::device::Device;
+use vmm::device::{Device, DeviceName};
 use vmm::exit::{Reason, Stop};
 use vmm::profile::Profile;
 use vmm::{Error, Output};
@@ -144,8 +144,8 @@ impl Device for Seen {
         self.0.push(data);
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "what the guest saw"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("what the guest saw")
     }
 }
 

@@ -58,6 +58,21 @@ fn the_example_of_the_specification_is_read() {
 }
 
 #[test]
+fn a_device_text_is_split_at_the_first_blank() {
+    for (text, split) in [
+        ("simvirtio TX head", ("simvirtio", Some("TX head"))),
+        ("serial line status", ("serial", Some("line status"))),
+        ("RTC", ("RTC", None)),
+        ("simvirtio, reserved", ("simvirtio", Some("reserved"))),
+        ("", ("", None)),
+    ] {
+        assert_eq!(split_device(text), split);
+    }
+    let name = vmm::device::DeviceName::register("virtio-blk", "interrupt status");
+    assert_eq!(split_device(&String::from(name)), (name.device, name.register));
+}
+
+#[test]
 fn a_profile_is_one_line_and_begins_with_its_format() {
     let text = String::from_utf8(written(&small())).unwrap();
     assert!(

@@ -1,7 +1,7 @@
 //! A profile as tables: sites, devices, vCPUs, KVM's own counters, and the marks of a boot.
 
 use crate::SavedProfile;
-use crate::profile::{ClockSource, SavedSite, SavedTimes, SavedVcpu};
+use crate::profile::{ClockSource, SavedSite, SavedTimes, SavedVcpu, split_device};
 use crate::view::kernel;
 use crate::view::table::{Cell, Column, Row, Table, View, duration, number, plural, text};
 use std::cmp::Reverse;
@@ -128,12 +128,12 @@ impl DeviceTotals {
     }
 }
 
-/// Returns the first word of a name. The names of registers begin with their device: "simvirtio TX head".
+/// Returns the device of a device text, without the register.
 fn family(name: &str) -> &str {
-    name.split(' ').next().unwrap_or(name).trim_end_matches(',')
+    split_device(name).0
 }
 
-/// Sums up the sites by device, most time first. Names with the same first word are one device.
+/// Sums up the sites by device, most time first. Texts with the same first word are one device (see [`split_device`]).
 pub(super) fn devices(sites: &[SavedSite]) -> Vec<DeviceTotals> {
     let mut names: HashMap<&str, Option<&str>> = HashMap::new();
     for name in sites.iter().filter_map(|site| site.device.as_deref()) {

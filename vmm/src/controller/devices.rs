@@ -68,7 +68,7 @@ impl ExitController for &Devices {
 mod tests {
     use super::*;
     use crate::controller::FakeVcpu;
-    use crate::device::bus::{Device, SharedDevice};
+    use crate::device::bus::{Device, DeviceName, SharedDevice};
     use crate::error::BusError;
     use std::sync::{Arc, Mutex};
 
@@ -86,8 +86,8 @@ mod tests {
         fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
             if data == 99 { ControlFlow::Break(Stop::Exited(self.0)) } else { ControlFlow::Continue(()) }
         }
-        fn name(&self, _: u64) -> &'static str {
-            "numbered"
+        fn name(&self, _: u64) -> DeviceName {
+            DeviceName::device("numbered")
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
         let devices = devices();
         let read = Exit::MmioRead { address: u64::MAX, size: 1 };
         assert!(matches!(handle(&devices, read), Outcome::Value(0x303)));
-        assert_eq!(devices.mmio.name(u64::MAX), Some("numbered"));
+        assert_eq!(devices.mmio.name(u64::MAX), Some(DeviceName::device("numbered")));
         assert_eq!(devices.mmio.name(0), None);
     }
 

@@ -3,7 +3,7 @@
 
 use crate::console::output::Output;
 use crate::controller::{Devices, ExitController, VcpuState, hypercall};
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::device::fifo::Fifo;
 use crate::error::{BusError, Error};
 use crate::exit::{Exit, Outcome, Stop};
@@ -40,8 +40,8 @@ impl Device for Constant {
     fn write(&mut self, _: u64, _: u8, _: u64) -> ControlFlow<Stop> {
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "constant"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("constant")
     }
 }
 
@@ -65,12 +65,13 @@ impl MmioPrinter {
     }
 
     /// The name of the register at `offset`, for the profile.
-    pub fn name(offset: u64) -> &'static str {
-        match offset {
-            0..8 => "printer, address",
-            8..16 => "printer, length",
-            _ => "printer, doorbell",
-        }
+    pub fn name(offset: u64) -> DeviceName {
+        let register = match offset {
+            0..8 => "address",
+            8..16 => "length",
+            _ => "doorbell",
+        };
+        DeviceName::register("printer", register)
     }
 
     fn read(&self, offset: u64, size: u8) -> u64 {

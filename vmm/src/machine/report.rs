@@ -4,6 +4,7 @@ use crate::controller::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
 use crate::controller::{Devices, OpenBus, hypercall};
+use crate::device::bus::DeviceName;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::exit::{Reason, Site, Stop};
 use crate::kvm::counters::KvmCounters;
@@ -140,16 +141,18 @@ impl Report {
         }
     }
 
-    /// The name of what is at a site of the profile, where a device is there.
-    pub fn device_at(&self, site: &Site) -> Option<&'static str> {
+    /// The name of the device and the register at a site of the profile. `None` if no device is there.
+    pub fn device_at(&self, site: &Site) -> Option<DeviceName> {
         let (address, _) = site.place?;
         match site.reason {
             Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
             Reason::RdMsr | Reason::WrMsr => {
                 let rule = u32::try_from(address).ok().and_then(|index| self.msrs.name(index));
-                rule.or_else(|| self.devices.msrs.name(address))
+                rule.map(DeviceName::device).or_else(|| self.devices.msrs.name(address))
             }
-            Reason::Hypercall => u32::try_from(address).ok().and_then(hypercall::name),
+            Reason::Hypercall => {
+                u32::try_from(address).ok().and_then(hypercall::name).map(DeviceName::device)
+            }
             _ if self.kev && (PRINTER..PRINTER + PRINTER_SIZE).contains(&address) => {
                 Some(MmioPrinter::name(address - PRINTER))
             }

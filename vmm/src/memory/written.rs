@@ -1,22 +1,22 @@
-//! A log of the pages that the host has written, for a machine that is reset.
+//! A log of the pages that the host has written, for the reset of a machine.
 
 use super::{Gpa, PAGE};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The pages of a slot: one bit each.
+/// The pages of a slot, with one bit for each.
 #[derive(Debug)]
 struct Slot {
     start: u64,
     pages: Box<[AtomicU64]>,
 }
 
-/// The log. It is off, and costs one load for each write, until it is switched on.
+/// The log. Until it is switched on, it costs one load for each write.
 #[derive(Debug, Default)]
 pub(super) struct WrittenPages(OnceLock<Box<[Slot]>>);
 
 impl WrittenPages {
-    /// Switches the log on for slots, given as start and size in bytes.
+    /// Switches the log on. `slots` contains the start and the size in bytes of each slot.
     pub(super) fn switch_on(&self, slots: impl Iterator<Item = (u64, u64)>) {
         self.0.get_or_init(|| {
             let slot = |(start, size): (u64, u64)| {
@@ -27,7 +27,7 @@ impl WrittenPages {
         });
     }
 
-    /// Logs a write of `len` bytes at `start`. Only the parts of the range that lie in a slot count.
+    /// Logs a write of `len` bytes at `start`. The parts of the range outside all slots are ignored.
     #[inline]
     pub(super) fn log(&self, start: u64, len: u64) {
         if let Some(slots) = self.0.get() {
@@ -35,7 +35,7 @@ impl WrittenPages {
         }
     }
 
-    /// The first addresses of the pages that were written since the last call.
+    /// The addresses of the pages that were written since the last call.
     pub(super) fn take(&self) -> Vec<Gpa> {
         let mut found = Vec::new();
         for slot in self.0.get().into_iter().flatten() {
@@ -54,6 +54,7 @@ impl WrittenPages {
     }
 }
 
+/// Logs a write in `slots`.
 #[cold]
 fn log_in(slots: &[Slot], start: u64, len: u64) {
     let Some(last) = len.checked_sub(1).map(|more| start.saturating_add(more)) else { return };
@@ -62,7 +63,7 @@ fn log_in(slots: &[Slot], start: u64, len: u64) {
         let first = start.saturating_sub(slot.start) / PAGE;
         for page in first..=last / PAGE {
             let word = usize::try_from(page / 64).ok().and_then(|word| slot.pages.get(word));
-            // Past the end of the slot.
+            // The rest of the range is after the end of the slot.
             let Some(word) = word else { break };
             let bit = 1 << (page % 64);
             if word.load(Ordering::Relaxed) & bit == 0 {

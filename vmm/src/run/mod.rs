@@ -48,7 +48,7 @@ pub fn run(
 mod tests {
     use super::*;
     use crate::controller::{Devices, FakeVcpu, OpenBus, TerminalExits, VcpuState, Watchdog};
-    use crate::device::bus::Device;
+    use crate::device::bus::{Device, DeviceName};
     use crate::exit::{Arrival, Exit};
     use crate::memory::GuestMemory;
     use crate::profile::Count;
@@ -123,8 +123,8 @@ mod tests {
             self.written.push(data);
             ControlFlow::Continue(())
         }
-        fn name(&self, _: u64) -> &'static str {
-            "fifo"
+        fn name(&self, _: u64) -> DeviceName {
+            DeviceName::device("fifo")
         }
     }
 
