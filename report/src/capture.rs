@@ -14,7 +14,7 @@ const PROGRAM: &str = concat!("vmm ", env!("CARGO_PKG_VERSION"));
 impl SavedProfile {
     /// The profile of a run of `guest` that `ended` so; `None` where exits were not counted.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (profile, measured) = (report.profile.as_ref()?, report.measured.as_ref()?);
+        let (profile, measured) = (report.profile.as_ref()?, report.timing.as_ref()?);
         let vcpu = |id, ended: &str, profile: &profile::Profile, kernel: Option<&KvmCounters>| {
             let total = profile.total();
             let (in_kvm, in_vmm) = profile.total_times();
@@ -73,7 +73,7 @@ impl SavedProfile {
 impl SavedTrace {
     /// The trace of a run of `guest` that `ended` so; `None` where there is none. vCPUs are numbered from 0.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (trace, measured) = (report.trace.as_ref()?, report.measured.as_ref()?);
+        let (trace, measured) = (report.trace.as_ref()?, report.timing.as_ref()?);
         let number = |id: u32| report.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);
         let records = trace.exits().iter().map(|(id, traced)| record(number(*id), traced)).collect();
         let mut seen = HashSet::new();

@@ -7,15 +7,15 @@
 use crate::host;
 use crate::lab::stats::{Spread, percentile};
 use crate::lab::variant::{Ring, Variant, Workload};
-use crate::lab::workload::{ComparisonError, Echoes, Message, run_echoes, run_message, run_nothing};
+use crate::lab::workload::{ComparisonError, Echoes, Message, run_echoes, run_handshake, run_message};
 use std::time::Duration;
 
 /// The most bytes that a message may have.
-pub const MOST_BYTES: u32 = 16 << 20;
+pub const MAX_BYTES: u32 = 16 << 20;
 /// The most echoes that one run may have: so many have room for their times.
-pub const MOST_MESSAGES: u32 = 100_000;
+pub const MAX_MESSAGES: u32 = 100_000;
 /// The most rounds.
-pub const MOST_ROUNDS: u32 = 1000;
+pub const MAX_ROUNDS: u32 = 1000;
 
 /// A variant in a ring, and what was measured of it.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl Row {
     /// The host failed, somebody interrupted it, or what arrived is not what was sent.
     pub fn measure(&mut self, workload: Workload) -> Result<(), ComparisonError> {
         if self.idle.is_none() {
-            self.idle = Some(run_nothing(self.variant, self.ring, workload)?);
+            self.idle = Some(run_handshake(self.variant, self.ring, workload)?);
         }
         let message = run_message(self.variant, self.ring, workload)?;
         let echoes = run_echoes(self.variant, self.ring, workload)?;

@@ -102,7 +102,7 @@ pub struct Echoes {
 ///
 /// # Errors
 /// The host failed, somebody interrupted it, or the guest did not end well.
-pub fn run_nothing(variant: Variant, ring: Ring, workload: Workload) -> Result<u64, ComparisonError> {
+pub fn run_handshake(variant: Variant, ring: Ring, workload: Workload) -> Result<u64, ComparisonError> {
     let nothing = Workload { bytes: 0, messages: 0, ..workload };
     Run::new(variant, ring, nothing)?.finish().map(|ran| ran.exits)
 }
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn samples_and_pattern_have_room() {
-        let samples = SAMPLES.0 + 4 * u64::from(super::super::MOST_MESSAGES);
+        let samples = SAMPLES.0 + 4 * u64::from(super::super::MAX_MESSAGES);
         assert!(samples <= PATTERN.0 && PATTERN.0 + PATTERN_SIZE as u64 <= abi::RAM_SIZE / 2 + 0x2_0000);
         assert!(ECHO_MASK as usize + usize::from(abi::MAX_QUEUE_LEN) <= PATTERN_SIZE);
         assert_eq!(PERIOD % 251, 0, "the pattern goes on where it begins anew");
@@ -311,8 +311,8 @@ mod tests {
     #[test]
     fn the_time_for_a_run_is_bounded() {
         let most = Workload {
-            bytes: super::super::MOST_BYTES,
-            messages: super::super::MOST_MESSAGES,
+            bytes: super::super::MAX_BYTES,
+            messages: super::super::MAX_MESSAGES,
             echo: 4095,
             queue_len: 4096,
         };
