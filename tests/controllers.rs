@@ -46,7 +46,7 @@ fn example() {
     cargo.args(["build", "--quiet", "--locked", "--package", "vmm", "--example", "controller"]);
     assert!(cargo.status().unwrap().success());
     let ran = run(Command::new(example).stdout(Stdio::piped()));
-    assert_eq!(ran.text(), "vCPU 0 asks for twice 21\nexited with code 42\n", "{}", ran.stderr);
+    assert_eq!(ran.text(), "vCPU 0 reads twice 21\nexited with code 42\n", "{}", ran.stderr);
     let source = include_str!("../vmm/examples/controller.rs");
     assert!(source.lines().count() < 40);
 }

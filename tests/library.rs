@@ -60,7 +60,7 @@ fn rax(machine: &mut Machine) -> u64 {
 
 fn examples() {
     for (name, output) in [
-        ("controller", "vCPU 0 asks for twice 21\nexited with code 42\n"),
+        ("controller", "vCPU 0 reads twice 21\nexited with code 42\n"),
         ("thousand_runs", "1000 runs: 2000 exits, all results right\n"),
     ] {
         let mut cargo = Command::new(env!("CARGO"));

@@ -1,4 +1,4 @@
-//! Experiments on a host: the cost of the transports on one workload, and whether guests can run at all.
+//! Experiments on a host: the comparison of the transports, and the checks of `vmm doctor`.
 //!
 //! Imports: [`crate::machine`].
 
