@@ -419,7 +419,7 @@ fn death_report() {
     let expected = [
         "; the guest was then in real mode at 0050:0b2a",
         "\n  instruction  e9 fd ff  jmp ",
-        "\n  mapping      0x102a is physical (paging is off)\n",
+        "\n  mapping      0x102a is a physical address (paging is off)\n",
         "\n  eax 00000011  ebx ",
         "\n  cs 0050  ds 0000  es 0000  ss 0100  gdt ",
         "\n  stack        5678 1234 0 0\n",

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 use support::{Files, Liar, assert_error, kvm_test, plain_test, ran, vmm, wait, wait_for_handlers};
-use vmm::lab::{ComparisonError, Ring, Row, Variant, Workload, run_echoes, run_message, run_nothing};
+use vmm::lab::{ComparisonError, Ring, Row, Variant, Workload, run_echoes, run_handshake, run_message};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -37,7 +37,7 @@ fn workload(bytes: u32, messages: u32, queue_len: u16) -> Workload {
 fn exact_exits() {
     for ring in RINGS {
         let exits = |variant| {
-            let idle = run_nothing(variant, ring, workload(600, 20, 256)).unwrap();
+            let idle = run_handshake(variant, ring, workload(600, 20, 256)).unwrap();
             let message = run_message(variant, ring, workload(600, 20, 256)).unwrap().exits - idle;
             let echoes = run_echoes(variant, ring, workload(600, 20, 256)).unwrap().exits - idle;
             (message, echoes)

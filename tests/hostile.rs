@@ -185,8 +185,8 @@ fn what_it_died_of() {
     let cases: [(&[u8], &str); 4] = [
         (&[0x0f, 0x0b], "#UD: an undefined"),
         (&[0x31, 0xc9, 0xf7, 0xf1], "#DE"),
-        (&[0xa1, 0, 0, 0, 0, 1, 0, 0, 0], "#PF: the address of its operand"),
-        (&[0x0f, 0x57, 0xc0], "#UD: SSE is not switched on"),
+        (&[0xa1, 0, 0, 0, 0, 1, 0, 0, 0], "#PF: the operand's address"),
+        (&[0x0f, 0x57, 0xc0], "#UD: SSE is not enabled"),
     ];
     for (image, expected) in cases {
         let (lost, found) = suspicion(image, Mode::Long);

@@ -336,7 +336,7 @@ fn contradictions() {
 
 fn not_measured() {
     let (report, _) = run_machine(embedded(find("simvirtio"), None).profile(false));
-    assert!(report.profile.is_none() && report.measured.is_none() && report.last.is_empty());
+    assert!(report.profile.is_none() && report.timing.is_none() && report.last_exits.is_empty());
     assert!(SavedProfile::capture("simvirtio", "halted", &report).is_none());
     let text = ran(&["simvirtio", "--no-profile"]).stderr;
     assert!(!text.contains("KVM_RUN"), "{text}");

@@ -71,7 +71,7 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
     writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
     if let Some(explanation) = &report.explanation {
         write!(to, "{explanation}")?;
-        let last: Vec<_> = report.last.iter().map(|traced| traced.exit.to_string()).collect();
+        let last: Vec<_> = report.last_exits.iter().map(|traced| traced.exit.to_string()).collect();
         if !last.is_empty() {
             writeln!(to, "  last exits   {}", last.join(", "))?;
         }
@@ -96,7 +96,7 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
 
 /// Where the time went, by which clock, and what KVM counted itself.
 fn write_times(to: &mut String, report: &Report) -> fmt::Result {
-    let (Some(profile), Some(measured)) = (&report.profile, &report.measured) else { return Ok(()) };
+    let (Some(profile), Some(measured)) = (&report.profile, &report.timing) else { return Ok(()) };
     let exits = profile.total();
     if exits.elements == 0 {
         return Ok(());

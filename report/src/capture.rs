@@ -15,7 +15,7 @@ impl SavedProfile {
     /// Builds the profile of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
     /// `None` if the run did not count its exits.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (profile, measured) = (report.profile.as_ref()?, report.measured.as_ref()?);
+        let (profile, measured) = (report.profile.as_ref()?, report.timing.as_ref()?);
         let vcpu = |id, ended: &str, profile: &profile::Profile, kernel: Option<&KvmCounters>| {
             let total = profile.total();
             let (in_kvm, in_vmm) = profile.total_times();
@@ -75,7 +75,7 @@ impl SavedTrace {
     /// Builds the trace of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
     /// `None` if the run recorded no trace. The vCPUs are numbered from 0 in the order of the report.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (trace, measured) = (report.trace.as_ref()?, report.measured.as_ref()?);
+        let (trace, measured) = (report.trace.as_ref()?, report.timing.as_ref()?);
         let number = |id: u32| report.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);
         let records = trace.exits().iter().map(|(id, traced)| record(number(*id), traced)).collect();
         let mut seen = HashSet::new();

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use vmm::Error;
 use vmm::lab::{
-    ComparisonError, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload, run_comparison,
+    ComparisonError, MAX_BYTES, MAX_MESSAGES, MAX_ROUNDS, Ring, Row, Variant, Workload, run_comparison,
 };
 
 /// Options of `vmm compare`.
@@ -171,12 +171,12 @@ fn workload(arguments: &CompareArgs) -> Result<(Workload, u32), Error> {
     };
     let CompareArgs { bytes, messages, rounds, queue_len, .. } = *arguments;
     let workload = Workload {
-        bytes: within(bytes, MOST_BYTES, &format!("a message of {bytes} bytes"), "--bytes", "16M")?,
-        messages: within(messages, MOST_MESSAGES, &format!("{messages} echoes"), "--messages", "100000")?,
+        bytes: within(bytes, MAX_BYTES, &format!("a message of {bytes} bytes"), "--bytes", "16M")?,
+        messages: within(messages, MAX_MESSAGES, &format!("{messages} echoes"), "--messages", "100000")?,
         queue_len,
         ..Workload::default()
     };
-    let rounds = within(rounds, MOST_ROUNDS, &format!("{rounds} rounds"), "--rounds", "1000")?;
+    let rounds = within(rounds, MAX_ROUNDS, &format!("{rounds} rounds"), "--rounds", "1000")?;
     if !(simvirtio::abi::MIN_QUEUE_LEN..=simvirtio::abi::MAX_QUEUE_LEN).contains(&queue_len) {
         return Err(simvirtio::device::BadQueueLen(queue_len).into());
     }
