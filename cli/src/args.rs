@@ -98,8 +98,10 @@ pub(super) struct RunArgs {
 #[command(after_help = "\
 Examples:
   vmm boot bzImage --initrd initrd           Linux with an initial RAM disk
-  vmm boot vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda panic=-1\"
-  vmm boot vmlinux --initrd initrd --cpus 2 --mem 1G --profile json=boot.json
+  vmm boot vmlinux --initrd initrd --cpus 2 --mem 1G
+  vmm boot vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda\"
+  vmm boot bzImage --initrd initrd --profile json=boot.json
+                                             a file for `vmm report`
 
 If stdin is a terminal, each key goes to the guest, except:
   Ctrl-A x         end the machine

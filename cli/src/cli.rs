@@ -25,23 +25,23 @@ const VERSION: &str = match cfg!(feature = "polling") {
     override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
 Examples:
-  vmm simvirtio                            run the SIMVIRTIO guest and list its exits
-  vmm run simvirtio --transport polling    run the same guest without exits
-  vmm guest.bin --verify                   a 16-bit flat binary at 0, which must leave 42
-  vmm guest.bin@0x1000:32                  a 32-bit flat binary at 0x1000
-  vmm guest.elf --timeout 0                an ELF64 executable, without a time limit
-  vmm smp.elf --cpus 4                     four vCPUs, each on its own thread
-  vmm bzImage --initrd initrd              boot Linux with its console here; Ctrl-A x ends it
-  vmm grade --guest16 my.bin               grade the SO2 assignment with your own guest
-  vmm compare                              compare the cost of the SIMVIRTIO transports
+  vmm simvirtio                          run a guest and list its exits
+  vmm run simvirtio --transport polling  run the same guest without exits
+  vmm guest.bin --verify                 run a 16-bit binary; it must leave 42
+  vmm guest.bin@0x1000:32                run a 32-bit binary at 0x1000
+  vmm guest.elf --timeout 0              run an ELF64 file without a time limit
+  vmm smp.elf --cpus 4                   run four vCPUs, each on its own thread
+  vmm bzImage --initrd initrd            boot Linux; Ctrl-A x ends it
+  vmm grade --guest16 my.bin             grade the SO2 assignment
+  vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json --format html -o run.html
-                                           write a page that shows the exits of a run
+                                         write a page about the exits of a run
 
-`vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand,
-vmm runs the guest that is named, or boots it if it is a Linux kernel.
+`vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm runs the guest that is named, \
+or boots it if it is a Linux kernel.
 
 Exit status:
-  0        the guest halted (with the right result, if it was verified) or powered off
+  0        the guest halted or powered off; its result is right, if verified
   1 to 99  the guest ended with this code
   110      usage error             115  host error
   111      wrong result            116  unusable file
@@ -214,6 +214,19 @@ mod tests {
         let mut names: Vec<_> = command.get_subcommands().map(|command| command.get_name()).collect();
         names.push("help");
         assert_eq!(names, SUBCOMMANDS);
+    }
+
+    #[test]
+    fn the_examples_fit_into_80_columns() {
+        let mut commands = vec![Cli::command()];
+        while let Some(mut command) = commands.pop() {
+            command.build();
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let long: Vec<_> =
+                text.lines().filter(|line| line.starts_with("  ") && line.len() > 80).collect();
+            assert!(long.is_empty(), "{}: {long:?}", command.get_name());
+            commands.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

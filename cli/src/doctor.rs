@@ -13,8 +13,7 @@ Examples:
   vmm doctor           a line for each check, with advice if it fails
   vmm doctor --json    the same for a program
 
-The outcome of a check is good, missing (some feature does not work) or bad (guests
-cannot run).
+The outcome of a check is good, missing (a feature does not work) or bad (guests cannot run).
 
 Exit status: 0 if guests can run, 115 if they cannot.")]
 pub struct DoctorArgs {

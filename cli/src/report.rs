@@ -23,13 +23,12 @@ use vmm::host::{TimeoutWriter, printable};
 #[command(after_help = "\
 Examples:
   vmm report run.json                              a profile as tables
-  vmm report run.json --format html -o run.html    the same as a page for a browser
-  vmm report run.trace --format csv -o exits.csv   a trace, one line for each exit
-  vmm report before.json after.json                the difference, site by site
+  vmm report run.json --format html -o run.html    a page for a browser
+  vmm report run.trace --format csv -o exits.csv   a line for each exit
+  vmm report before.json after.json                the difference by site
 
-`vmm run` and `vmm boot` write profiles (--profile json=FILE) and traces (--trace FILE).
-vmm recognises both by their content. In a comparison, a trace is first summed up by
-site.")]
+`vmm run` and `vmm boot` write profiles (--profile json=FILE) and traces (--trace FILE). vmm recognises both by \
+their content. In a comparison, a trace is first summed up by site.")]
 pub struct ReportArgs {
     /// Profile or trace to show; - means standard input
     #[arg(value_name = "FILE")]

@@ -40,14 +40,12 @@ Examples:
   vmm bench scale --vms 200 --rounds 11    200 VMs, measured eleven times
   vmm bench scale --json scale.json        the results also as JSON
 
-Each VM has 1 MiB of memory, one vCPU and all devices of `vmm run`, and runs real16-42.
-The first VM runs when all are alive. The bare program makes the same calls to KVM,
-and does nothing else. The table shows medians per VM. KiB is the growth of the
-process (RSS) while all VMs are alive. A ratio is vmm divided by the bare program.
+Each VM has 1 MiB of memory, one vCPU and all devices of `vmm run`, and runs real16-42. The first VM runs when all are \
+alive. The bare program makes the same calls to KVM, and does nothing else. The table shows medians per VM. KiB is the \
+growth of the process (RSS) while all VMs are alive. A ratio is vmm divided by the bare program.
 
-Exit status: 0 if all guests left 42 and all resources were released; 111 if a guest
-did not leave 42; 115 if a resource was not released, or the host failed; 117 if
-interrupted (the table then has the rounds so far).")]
+Exit status: 0 if all guests left 42 and all resources were released; 111 if a guest did not leave 42; 115 if a \
+resource was not released, or the host failed; 117 if interrupted (the table then has the rounds so far).")]
 pub struct ScaleArgs {
     /// Numbers of VMs that are alive at the same time, each 1 to 10000
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1,10,100,1000", value_parser = parse_vms)]

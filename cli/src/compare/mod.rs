@@ -27,13 +27,12 @@ Examples:
   vmm compare                                        all rows, about 15 seconds
   vmm compare --transports byte,polling --ring 3     two rows
   vmm compare --bytes 4K --messages 200 --rounds 3   a shorter comparison
-  vmm compare --json result.json --svg picture.svg   results for programs, and a picture
+  vmm compare --json result.json --svg picture.svg   results also in files
 
 docs/compare.md explains the columns.
 
-Exit status: 0 if all rounds are complete; 110 for a usage error; 115 if the host
-failed or a transport changed the data; 117 if interrupted (the table then has the
-rounds so far).")]
+Exit status: 0 if all rounds are complete; 110 for a usage error; 115 if the host failed or a transport changed the \
+data; 117 if interrupted (the table then has the rounds so far).")]
 pub struct CompareArgs {
     /// Length of the message that the driver sends, in bytes, 1 to 16M
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = parse_size)]

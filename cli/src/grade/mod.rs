@@ -20,19 +20,16 @@ use vmm::{Builder, Captured, Error, Input, Output, Report};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  vmm grade                                    the SO2 assignment, with the built-in guests
-  vmm grade --guest16 my.bin                   the same, with your own real-mode guest
-  vmm grade --simvirtio my.bin@0x1000:64       the same, with your own SIMVIRTIO driver
-  vmm grade kev --guest kev-msr=my.bin@0x1000  KeV's project 2, with your own guest
+  vmm grade                                    SO2, with built-in guests
+  vmm grade --guest16 my.bin                   your own real-mode guest
+  vmm grade --simvirtio my.bin@0x1000:64       your own SIMVIRTIO driver
+  vmm grade kev --guest kev-msr=my.bin@0x1000  your own guest for KeV
 
-so2 has five tasks with 100 points in all. kev has twenty traps with 5 points each;
-`vmm guests` lists their guests.
+so2 has five tasks with 100 points in all. kev has twenty traps with 5 points each; `vmm guests` lists their guests.
 
-An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode
-real, protected or long.
+An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
-Exit status: 0 for 100 points, 111 for fewer, 115 if the host failed, 117 if
-interrupted.")]
+Exit status: 0 for 100 points, 111 for fewer, 115 if the host failed, 117 if interrupted.")]
 pub struct GradeArgs {
     /// Course whose work is graded
     #[arg(value_enum, default_value_t = Course::So2)]
