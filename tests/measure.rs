@@ -5,7 +5,7 @@
 mod support;
 
 use libtest_mimic::Arguments;
-use report::profile::{Source, Vcpu};
+use report::profile::{ClockSource, SavedVcpu};
 use report::{Saved, SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,7 +57,7 @@ fn measured(arguments: &[&str]) -> (SavedProfile, SavedTrace) {
 type Sites = BTreeMap<(Reason, Option<u64>, Option<u8>), (u64, u64)>;
 
 /// Exits and elements by site.
-fn sites_of(vcpu: &Vcpu) -> Sites {
+fn sites_of(vcpu: &SavedVcpu) -> Sites {
     vcpu.sites.iter().map(|site| (site.key(), (site.exits, site.elements))).collect()
 }
 
@@ -129,7 +129,7 @@ fn vcpus_add_up() {
         assert_eq!(traced, 26);
     }
     assert_eq!(all, sites_of(&profile.machine));
-    let kernel = |vcpu: &Vcpu| vcpu.kernel.as_ref().unwrap()["exits"];
+    let kernel = |vcpu: &SavedVcpu| vcpu.kernel.as_ref().unwrap()["exits"];
     assert_eq!(profile.vcpus.iter().map(kernel).sum::<u64>(), kernel(&profile.machine));
     assert!(trace.records.is_sorted_by_key(|record| record.when));
 }
@@ -153,11 +153,11 @@ fn string_io() {
 
 fn times_fit() {
     let (profile, _) = measured(&["simvirtio"]);
-    let Vcpu { in_kvm, in_vmm, sites, .. } = &profile.machine;
+    let SavedVcpu { in_kvm, in_vmm, sites, .. } = &profile.machine;
     assert!(in_kvm.sum > 0 && in_vmm.sum > 0);
     assert!(in_kvm.sum + in_vmm.sum <= profile.elapsed_ns, "{profile:?}");
     assert!(profile.profiling_ns > 0);
-    assert!(profile.clock.source == Source::Tsc && profile.clock.khz > 100_000, "{:?}", profile.clock);
+    assert!(profile.clock.source == ClockSource::Tsc && profile.clock.khz > 100_000, "{:?}", profile.clock);
     for times in sites.iter().flat_map(|site| [&site.in_kvm, &site.in_vmm]).chain([in_kvm, in_vmm]) {
         let (p50, p99) = (times.p50.unwrap(), times.p99.unwrap());
         assert!(times.min <= p50 && p50 <= p99 && p99 <= times.max, "{times:?}");
@@ -253,7 +253,7 @@ fn cut_trace() {
     let guest = files.write("guest", &[0x31, 0xc9, 0xe4, 0x42, 0xe2, 0xfc, 0xf4]);
     let ran = shell("ulimit -f 100; \"$0\" run \"$1\" --timeout 60 --trace \"$2\"", &[&guest, &trace]);
     assert_eq!(ran.status, 115, "{}", ran.stderr);
-    assert!(ran.stderr.contains("the trace is cut after"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the trace is cut short after"), "{}", ran.stderr);
     let Saved::Trace(read, cut) = Saved::read(&fs::read(&trace).unwrap()).unwrap() else { panic!("a trace") };
     let cut = cut.expect("it is cut");
     assert_eq!((read.records.len() as u64, cut.of, read.seen), (cut.records, 65_536, 65_537));
@@ -304,7 +304,7 @@ fn poor_host() {
         slow.stderr
     );
     let profile = SavedProfile::read(&fs::read(&path).unwrap()).unwrap();
-    assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (Source::Monotonic, 40));
+    assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (ClockSource::Monotonic, 40));
     assert!(profile.machine.in_kvm.sum > 0 && profile.machine.in_kvm.sum < profile.elapsed_ns);
 
     let silent = liar.run("aece -1 -1 25 0 9", &arguments);

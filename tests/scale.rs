@@ -126,5 +126,5 @@ fn too_few_descriptors() {
 fn unusable_file() {
     let files = Files::new();
     let folder = files.0.path().to_str().unwrap();
-    assert_error(&ran(&["bench", "scale", "--json", folder]), 110, "it is a folder");
+    assert_error(&ran(&["bench", "scale", "--json", folder]), 110, "it is a directory");
 }

@@ -10,9 +10,8 @@
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use clap::{Args, ValueEnum};
-use report::FileError;
-use report::file::{self, OutputFile};
 use report::view::{self, Format, Source};
+use report::{FileError, OutputFile};
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -143,6 +142,6 @@ impl<W: Write> Write for Interruptible<W> {
 /// Reads a profile or a trace; `-` is standard input.
 fn read(path: &Path) -> Result<Source, FileError> {
     let stdin = path == Path::new("-");
-    let saved = file::read(if stdin { Path::new("/dev/stdin") } else { path })?;
+    let saved = report::read(if stdin { Path::new("/dev/stdin") } else { path })?;
     Ok(Source::new(if stdin { "standard input".into() } else { printable(path) }, saved))
 }

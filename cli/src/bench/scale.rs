@@ -13,7 +13,7 @@ use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;
 use guest::Guest;
-use report::file::OutputFile;
+use report::OutputFile;
 use report::view::plural;
 use std::io::{self, Write};
 use std::path::PathBuf;
