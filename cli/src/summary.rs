@@ -1,25 +1,30 @@
 //! The summary after a run: how it ended, and the table of exits.
 
-use report::view::{duration, plural};
+use report::SavedProfile;
+use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::controller::OpenBus;
 use vmm::device::{SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::machine::BootReport;
-use vmm::profile::{Count, Latency, Profile, SiteProfile};
+use vmm::profile::Profile;
 use vmm::{KvmCounters, Report};
 
 /// The longest excerpt of a text, in characters.
 const EXCERPT: usize = 60;
-/// The number of rows in the table of exits. One more row sums up the rest.
-const ROWS: usize = 24;
 
-/// Returns the summary of a run, in whole lines.
-pub fn text(name: &str, report: &Report) -> String {
+/// Returns the first line of the summary: how the run of the guest with this name ended.
+pub fn first_line(name: &str, report: &Report) -> String {
+    let milliseconds = report.elapsed.as_secs_f64() * 1e3;
+    format!("vmm: {name}: {} (after {milliseconds:.2} ms)\n", ending(report))
+}
+
+/// Returns the other lines of the summary. `saved` is the run's profile, if exits were counted.
+pub fn details(report: &Report, saved: Option<&SavedProfile>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write(&mut text, name, report);
+    let _ = write_details(&mut text, report, saved);
     text
 }
 
@@ -66,9 +71,7 @@ pub fn ending(report: &Report) -> String {
     text
 }
 
-fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
-    let milliseconds = report.elapsed.as_secs_f64() * 1e3;
-    writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
+fn write_details(to: &mut String, report: &Report, saved: Option<&SavedProfile>) -> fmt::Result {
     if let Some(explanation) = &report.explanation {
         write!(to, "{explanation}")?;
         let last: Vec<_> = report.last.iter().map(|traced| traced.exit.to_string()).collect();
@@ -87,9 +90,9 @@ fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
     if let Some(boot) = &report.boot {
         write_timeline(to, boot, report.profile.as_ref().map_or(&[], Profile::phases))?;
     }
-    match &report.profile {
-        Some(profile) => write_profile(to, profile, report)?,
-        None => return Ok(()),
+    if let Some(profile) = &report.profile {
+        write_reasons(to, profile)?;
+        to.write_str(&saved.map(exit_table).unwrap_or_default())?;
     }
     write_times(to, report)
 }
@@ -244,69 +247,15 @@ fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
     }
 }
 
-fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Result {
-    let total = profile.total();
-    let sites = profile.details();
-    write!(to, "vmm: {}", plural(total.exits, "exit"))?;
+/// Writes the number of exits, in all and for each reason.
+fn write_reasons(to: &mut String, profile: &Profile) -> fmt::Result {
+    write!(to, "vmm: {}", plural(profile.total().exits, "exit"))?;
     let reasons: Vec<_> =
         profile.reasons().iter().map(|(reason, count)| format!("{} {reason}", count.exits)).collect();
     match reasons.as_slice() {
-        [] => return writeln!(to),
-        _ => writeln!(to, ": {}", reasons.join(", "))?,
+        [] => writeln!(to),
+        _ => writeln!(to, ": {}", reasons.join(", ")),
     }
-    // String I/O has more elements than exits; only then is there something to tell apart.
-    let elements = total.elements != total.exits;
-    let column = |text: &str| if elements { format!("{text:>10}") } else { String::new() };
-    // Means, in microseconds: a report of a saved profile has the rest.
-    let micros = |latency: &Latency| format!("{:.2}", latency.mean() as f64 / 1e3);
-    writeln!(
-        to,
-        "{:>10} {:>7}{} {:>9} {:>9}  {:<17}  {:<12}  {:>5}  device",
-        "exits",
-        "share",
-        column("elements"),
-        "us in KVM",
-        "us in VMM",
-        "reason",
-        "place",
-        "width"
-    )?;
-    for SiteProfile { site, count, in_kvm, in_vmm } in sites.iter().take(ROWS) {
-        let (place, width) = match site.place {
-            Some((address, size)) => (format!("{address:#x}"), (u32::from(size) * 8).to_string()),
-            None if site.reason.has_place() => ("other".into(), String::new()),
-            None => Default::default(),
-        };
-        let device = match site.place {
-            Some(_) => report.device_at(site).unwrap_or("unclaimed"),
-            None => "",
-        };
-        let share = share(*count, total);
-        let elements = column(&count.elements.to_string());
-        let row = format!(
-            "{:>10} {share:>6.1}%{elements} {:>9} {:>9}  {:<17}  {place:<12}  {width:>5}  {device}",
-            count.exits,
-            micros(in_kvm),
-            micros(in_vmm),
-            site.reason
-        );
-        writeln!(to, "{}", row.trim_end())?;
-    }
-    if let Some(rest) = sites.get(ROWS..).filter(|rest| !rest.is_empty()) {
-        let exits = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.count.exits));
-        let count = Count { exits, elements: exits };
-        writeln!(
-            to,
-            "{exits:>10} {:>6.1}%  at {} more",
-            share(count, total),
-            plural(rest.len() as u64, "site")
-        )?;
-    }
-    Ok(())
-}
-
-fn share(count: Count, total: Count) -> f64 {
-    100.0 * count.exits as f64 / total.exits.max(1) as f64
 }
 
 /// Returns the beginning of a text, in quotes.
