@@ -149,7 +149,7 @@ fn timeline() {
     let rows: Vec<_> = ran
         .stderr
         .lines()
-        .skip_while(|line| !line.starts_with("vmm: boot,"))
+        .skip_while(|line| !line.starts_with("vmm: boot timeline"))
         .skip(2)
         .take_while(|line| line.starts_with(' '))
         .map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "))

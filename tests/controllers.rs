@@ -338,5 +338,5 @@ fn refused_cpuid() {
     if refused.status != 0 {
         assert_error(&refused, 110, "KVM does not take what --cpuid makes of CPUID");
     }
-    assert_error(&ran(&["smp-counter", "--cpus", "2", "--cpuid", "none"]), 110, "find out by CPUID");
+    assert_error(&ran(&["smp-counter", "--cpus", "2", "--cpuid", "none"]), 110, "needs a single vCPU, not 2");
 }

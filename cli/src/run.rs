@@ -143,17 +143,18 @@ fn cpuid_changes(arguments: &RunArgs) -> impl Iterator<Item = CpuidOverride> {
 /// `--cpuid none` contradicts another option.
 fn shows_cpuid(arguments: &RunArgs, target: &RunTarget) -> Result<bool, Error> {
     let base = arguments.cpuid.iter().rev().find(|cpuid| !matches!(cpuid, CpuidArg::Change(_)));
-    match (base, target.embedded, arguments.cpus) {
-        (Some(CpuidArg::None), ..) if cpuid_changes(arguments).next().is_some() => Err(Error::Config(
+    let cpus = arguments.cpus.or(target.embedded.map(|guest| guest.cpus)).unwrap_or(1);
+    match (base, target.embedded) {
+        (Some(CpuidArg::None), _) if cpuid_changes(arguments).next().is_some() => Err(Error::Config(
             "--cpuid none excludes changes to CPUID: leave out --cpuid none, or the changes".into(),
         )),
-        (Some(CpuidArg::None), _, Some(cpus)) if cpus > 1 => Err(Error::Config(format!(
-            "--cpuid none needs a single vCPU, not --cpus {cpus}, because vCPUs read their number from CPUID: leave \
-             out --cpuid none, or --cpus"
+        (Some(CpuidArg::None), _) if cpus > 1 => Err(Error::Config(format!(
+            "--cpuid none needs a single vCPU, not {cpus}, because vCPUs read their number from CPUID: leave out \
+             --cpuid none, or give --cpus 1"
         ))),
-        (Some(base), ..) => Ok(*base == CpuidArg::Host),
-        (None, Some(guest), _) => Ok(guest.cpuid),
-        (None, None, _) => Ok(true),
+        (Some(base), _) => Ok(*base == CpuidArg::Host),
+        (None, Some(guest)) => Ok(guest.cpuid),
+        (None, None) => Ok(true),
     }
 }
 

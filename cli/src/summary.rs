@@ -88,7 +88,7 @@ fn write_details(to: &mut String, report: &Report, saved: Option<&SavedProfile>)
     }
     write_open_bus(to, &report.open_bus)?;
     if let Some(boot) = &report.boot {
-        write_timeline(to, boot, report.profile.as_ref().map_or(&[], Profile::phases))?;
+        write_timeline(to, boot, report.profile.as_ref().map(Profile::phases))?;
     }
     if let Some(profile) = &report.profile {
         write_reasons(to, profile)?;
@@ -118,7 +118,10 @@ fn write_times(to: &mut String, report: &Report) -> fmt::Result {
         steps => writeln!(to, ", which went backwards {})", plural(steps, "time"))?,
     }
     let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits) else {
-        return writeln!(to, "vmm: not compared with KVM's own count, which this host does not have");
+        return writeln!(
+            to,
+            "vmm: not compared with KVM's own count, which this host lacks (KVM_GET_STATS_FD)"
+        );
     };
     write!(to, "vmm: {} by KVM's own count", plural(kernel, "exit"))?;
     match (kernel.checked_sub(exits.exits), exits.exits.saturating_sub(kernel)) {
@@ -128,18 +131,19 @@ fn write_times(to: &mut String, report: &Report) -> fmt::Result {
     }
 }
 
-/// Writes the marks of a boot, each with its time and the exits since the previous mark.
-fn write_timeline(to: &mut String, boot: &BootReport, exits: &[u64]) -> fmt::Result {
+/// Writes the marks of a boot, each with its time, and with the exits since the previous mark if they were counted.
+fn write_timeline(to: &mut String, boot: &BootReport, exits: Option<&[u64]>) -> fmt::Result {
+    let column = |text: String| exits.map(|_| format!(" {text:>8}")).unwrap_or_default();
     writeln!(to, "vmm: boot timeline, from the start of the program:")?;
-    writeln!(to, "{:>13} {:>8}", "ms", "exits")?;
+    writeln!(to, "{:>13}{}", "ms", column("exits".into()))?;
     for (phase, mark) in boot.marks.iter().enumerate() {
         let milliseconds = mark.at.as_secs_f64() * 1e3;
-        let exits = exits.get(phase).copied().unwrap_or(0);
-        writeln!(to, "{milliseconds:>13.2} {exits:>8}  {}", mark.event)?;
+        let exits = exits.and_then(|exits| exits.get(phase)).copied().unwrap_or(0);
+        writeln!(to, "{milliseconds:>13.2}{}  {}", column(exits.to_string()), mark.event)?;
     }
     match boot.lost_marks {
         0 => Ok(()),
-        lost => writeln!(to, "{:>22}  and {}", "", plural(lost, "more boot mark")),
+        lost => writeln!(to, "{:>13}{}  and {}", "", column(String::new()), plural(lost, "more boot mark")),
     }
 }
 
