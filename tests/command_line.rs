@@ -125,7 +125,7 @@ fn bad_images() {
     let executable = files.write("elf", &elf(0x1000, &[0xf4]));
     assert_error(&ran(&[&executable, "--mode", "real"]), 110, "is an ELF file");
     assert_error(&ran(&[&format!("{executable}@0")]), 110, "is an ELF file");
-    // Over what is reserved: outside RAM, where the tables of the VMM are; and over the window.
+    // Reserved addresses: outside RAM, where the VMM has its tables, and in the device window.
     for (address, options, status, text) in [
         (0xffff_0000, &[][..], 116, "guest's memory"),
         (0xfffc_0000, &[], 116, "guest's memory"),

@@ -53,7 +53,7 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
     Ok((printable(&arguments.kernel), report))
 }
 
-/// The kernel, and what it starts with.
+/// Opens the kernel, its initial RAM disk and its disks.
 ///
 /// # Errors
 /// One of the files cannot be used.

@@ -113,7 +113,7 @@ impl<'a> ResultFiles<'a> {
             match write_profile(saved, to) {
                 Err(failure) => failures.push(failure),
                 Ok(()) => {
-                    done.push(format!("wrote the profile: `vmm report {}` shows it", printable(&file.0)))
+                    done.push(format!("wrote the profile: `vmm report {}` shows it", printable(&file.0)));
                 }
             }
         }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vmm::host::TimeoutWriter;
 
-/// The time that the reader of stderr has to accept a message.
+/// The time limit for the reader of stderr to accept a message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for a log line. It is shorter, because a log line delays the run.
+/// The same for a log line. It is shorter, because waiting delays the run.
 pub(crate) const LOG_TIMEOUT: Duration = Duration::from_millis(500);
 /// True once the reader of stderr did not accept a log line in that time.
 static LOG_BLOCKED: AtomicBool = AtomicBool::new(false);

@@ -81,7 +81,11 @@ fn write_details(to: &mut String, report: &Report, saved: Option<&SavedProfile>)
     }
     write_vcpus(to, report)?;
     if report.simvirtio.is_none() && report.boot.is_none() {
-        writeln!(to, "vmm: no SIMVIRTIO device, because the guest has {:#x} bytes of memory", report.ram)?;
+        writeln!(
+            to,
+            "vmm: no SIMVIRTIO device: the guest has {:#x} bytes of memory, more than 1 MiB",
+            report.ram
+        )?;
     }
     if let Some(simvirtio) = &report.simvirtio {
         write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted | Stop::Exited(0)))?;

@@ -124,7 +124,7 @@ pub(super) fn image(text: &OsStr) -> Result<Replacement, Error> {
     parts.ok_or_else(|| {
         let names: Vec<_> = traps().iter().map(|trap| trap.guest).collect();
         Error::Config(format!(
-            "--guest must be NAME=IMAGE, not {}, and NAME is one of {}",
+            "--guest must be NAME=IMAGE, not {}; NAME is one of {}",
             vmm::host::printable_text(&text.to_string_lossy()),
             names.join(", ")
         ))

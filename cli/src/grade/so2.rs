@@ -65,7 +65,7 @@ impl Run {
         self.report.simvirtio.as_ref().map(|device| (device.history.received, device.digest))
     }
 
-    /// How the run ended, and the message.
+    /// Describes how the run ended, and the message.
     fn outcome(&self) -> String {
         format!("{}; message {}", ending(&self.report), self.excerpt())
     }
