@@ -5,7 +5,7 @@
 //! both.
 //!
 //! * [`read()`] reads a file of either kind into a [`Saved`]. [`Saved::read`] does the same with bytes.
-//! * `SavedProfile::capture` and `SavedTrace::capture` build them from the [`vmm::Report`] of a run, and their `write`
+//! * [`SavedProfile::capture`] and [`SavedTrace::capture`] build them from the [`vmm::Report`] of a run, and their `write`
 //!   methods write the files. An [`OutputFile`] replaces an existing file only once the new one is complete.
 //! * [`view::write`] writes a report about one file, or about the difference of two, as text, JSON, CSV or an HTML page.
 //!

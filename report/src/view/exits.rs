@@ -14,7 +14,7 @@ const COUNT: usize = 8;
 /// The width of the share column: `100.0%` fits.
 const SHARE: usize = 6;
 
-/// The exit table of a profile as text, one line per site, most exits first.
+/// Returns the exit table of a profile as text, one line per site, most exits first.
 ///
 /// Its columns are the exits, their share of all exits, the mean times in KVM and in the VMM in microseconds, and the
 /// site: reason, place, width in bits, and device. A column of elements follows the share if their number differs
@@ -75,7 +75,8 @@ mod tests {
     use vmm::exit::Reason;
 
     fn site(reason: Reason, place: Option<u64>, device: Option<&str>, exits: u64) -> SavedSite {
-        let times = |mean: u64| SavedTimes { count: exits, sum: mean * exits, ..SavedTimes::default() };
+        let times =
+            |mean: u64| SavedTimes { count: exits, sum: mean.saturating_mul(exits), ..SavedTimes::default() };
         SavedSite {
             reason,
             place,

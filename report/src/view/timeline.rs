@@ -40,7 +40,7 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Res
         writeln!(to, "</ol>")?;
     }
     let elapsed = profile.elapsed_ns;
-    writeln!(to, "<h3>Time of each vCPU, of {} in all</h3>", duration(elapsed))?;
+    writeln!(to, "<h3>Time of each vCPU in the {} of the run</h3>", duration(elapsed))?;
     for (index, vcpu) in profile.vcpus.iter().enumerate() {
         let name = format!("vCPU {}", vcpu.id.map_or(index as u64, Into::into));
         write_bars(to, &name, &[("", vcpu.in_kvm.sum, vcpu.in_vmm.sum)], elapsed)?;
@@ -81,9 +81,9 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()
     writeln!(
         to,
         "<section id=\"timeline\"><h2 id=\"timeline-title\">Timeline</h2>\n<p class=\"how\" id=\"timeline-how\">Records of each vCPU over \
-         time. <span class=\"scripted\" hidden>Zoom in to see each record, with its time in KVM above and in the VMM below. Keys: + and \
-         - zoom, the arrow keys move, 0 shows all, . and , select the next and the previous record. Mouse: drag to move, Ctrl and wheel \
-         to zoom, click to select.</span></p>\n{LEGEND}"
+         time. <span class=\"scripted\" hidden>Zoom in to see each record, with its time in KVM above and in the VMM below. Mouse: drag \
+         to move, Ctrl and wheel to zoom, click to select a record. Keys: <kbd>+</kbd> and <kbd>-</kbd> zoom, <kbd>&larr;</kbd> and \
+         <kbd>&rarr;</kbd> move, <kbd>0</kbd> shows all, <kbd>.</kbd> selects the next record and <kbd>,</kbd> the previous one.</span></p>\n{LEGEND}"
     )?;
     writeln!(
         to,
