@@ -18,10 +18,10 @@ fn main() -> ExitCode {
         plain_test("unusable_images_are_status_116", bad_images),
         plain_test("guests_lists_every_built_in_guest", guests),
         plain_test("usage_errors_match_their_documentation_without_kvm", || {
-            table_of_errors(is_found_without_kvm)
+            table_of_errors(is_found_without_kvm);
         }),
         kvm_test("run_errors_match_their_documentation", || {
-            table_of_errors(|status| !is_found_without_kvm(status))
+            table_of_errors(|status| !is_found_without_kvm(status));
         }),
         kvm_test("an_image_may_cover_the_buffers_of_simvirtio", over_the_buffers),
         kvm_test("stdout_has_only_the_guest_output", message),
