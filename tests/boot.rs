@@ -265,7 +265,7 @@ fn refusals() {
     let lying = files.write("lying", &lying);
     for (kernel, says) in [
         (&path("missing"), "cannot read"),
-        (&path(""), "is no regular file"),
+        (&path(""), "is not a regular file"),
         (&files.write("empty", b""), "is no Linux kernel"),
         (&files.write("text", b"hello"), "is no Linux kernel"),
         (&low, "link it higher"),

@@ -106,14 +106,14 @@ fn usage() {
 
 fn bad_images() {
     let files = Files::new();
-    assert_error(&ran(&["/"]), 116, "no regular file");
+    assert_error(&ran(&["/"]), 116, "not a regular file");
     let link = files.0.path().join("link");
     std::os::unix::fs::symlink(&link, &link).unwrap();
     assert_error(&ran(&[link.to_str().unwrap()]), 116, "cannot read");
     let sparse = files.write("sparse", b"");
     File::options().write(true).open(&sparse).unwrap().set_len(1 << 40).unwrap();
     assert_error(&ran(&[&sparse]), 116, "give a smaller file");
-    assert_error(&ran(&["/dev/zero"]), 116, "no regular file");
+    assert_error(&ran(&["/dev/zero"]), 116, "not a regular file");
     assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty");
     assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "ELF file");
     assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32 bits");

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{Files, assert_error, code, embedded, find, kvm_test, ran, run, run_machine};
 use vmm::Machine;
-use vmm::controller::{ExitController, MsrRule, VcpuState, number};
+use vmm::controller::{ExitController, HYPERCALL_PRINT, KvmTranslation, MsrRule, VcpuState};
 use vmm::exit::{Exit, Outcome, Reason, Site, Stop};
 use vmm::x86::Mode;
 
@@ -46,7 +46,7 @@ fn example() {
     cargo.args(["build", "--quiet", "--locked", "--package", "vmm", "--example", "controller"]);
     assert!(cargo.status().unwrap().success());
     let ran = run(Command::new(example).stdout(Stdio::piped()));
-    assert_eq!(ran.text(), "vCPU 0 asks for twice 21\nexited with code 42\n", "{}", ran.stderr);
+    assert_eq!(ran.text(), "vCPU 0 reads twice 21\nexited with code 42\n", "{}", ran.stderr);
     let source = include_str!("../vmm/examples/controller.rs");
     assert!(source.lines().count() < 40);
 }
@@ -107,7 +107,7 @@ fn sees_state() {
             let text = for_controller.clone();
             By(move |exit: &Exit, vcpu: &mut dyn VcpuState| {
                 assert_eq!(vcpu.id(), id);
-                if let Exit::Hypercall { number: number::PRINT } = exit {
+                if let Exit::Hypercall { number: HYPERCALL_PRINT } = exit {
                     let regs = vcpu.regs().unwrap();
                     assert_eq!(regs.rsi, 16);
                     text.lock().unwrap().resize(16, 0);
@@ -151,14 +151,14 @@ fn probe_agrees() {
             if matches!(exit, Exit::PioOut { .. } | Exit::Hlt) {
                 let probe = vcpu.probe().unwrap();
                 for linear in [0, 0x1000, 0x1234, 0xf_ffff, 0x10_0000, 0xfffc_0000, 0xffff_ffff] {
-                    if let Some(gpa) = vcpu.translate(linear) {
-                        assert_eq!(
-                            probe.translate_linear(linear).ok().map(|mapping| mapping.gpa),
-                            gpa,
-                            "{linear:#x}"
-                        );
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
+                    let expected = match vcpu.translate(linear) {
+                        KvmTranslation::Unavailable => continue,
+                        KvmTranslation::NotMapped => None,
+                        KvmTranslation::Mapped(gpa) => Some(gpa),
+                    };
+                    let walked = probe.translate_linear(linear).ok().map(|mapping| mapping.gpa);
+                    assert_eq!(walked, expected, "{linear:#x}");
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Outcome::Unclaimed
@@ -179,7 +179,7 @@ fn fails() {
         });
         let (report, _) = run_machine(builder);
         assert!(matches!(report.stop, Stop::ControllerFailed(_)), "{}", report.stop);
-        assert_eq!(report.stop.to_string(), "a controller of exits failed: no ink");
+        assert_eq!(report.stop.to_string(), "an exit controller failed: no ink");
     }
 }
 
@@ -239,7 +239,7 @@ fn cpuid_option() {
         "--cpuid none excludes changes to CPUID",
     );
     let wrong = ran(&[&bit, "--cpuid", "1.ecx.32=1"]);
-    assert!(wrong.status == 110 && wrong.stderr.contains("is no change of CPUID"), "{}", wrong.stderr);
+    assert!(wrong.status == 110 && wrong.stderr.contains("is not a CPUID override"), "{}", wrong.stderr);
     assert_eq!(ran(&["kev-cpuid", "--cpuid", "1.ebx.31-24=0xba"]).status, 111, "it is vCPU 0, and sees 0xba");
 }
 
@@ -283,7 +283,7 @@ fn too_many_rules() {
         builder.msr_rule(index, MsrRule::Ignore)
     });
     let refused = builder.build().expect_err("KVM's filter has 16 ranges");
-    assert!(refused.to_string().contains("leave some out"), "{refused}");
+    assert!(refused.to_string().contains("KVM's filter takes 16: remove some"), "{refused}");
 }
 
 /// What the guest sees of leaf 0 is what this processor says.

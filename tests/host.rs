@@ -181,8 +181,8 @@ fn lies() {
         ("ae41 -1 -1 24", doctor, 115, "allow more open files"),
         ("ae47 -1 -1 22", guest, 0, "KVM_SET_TSS_ADDR failed"),
         ("ae80 -1 -1 11", guest, 115, "no thread left for KVM (ulimit -u)"),
-        ("ae80 -1 0 0", guest, 112, "exit reason 0 of KVM"),
-        ("ae80 -1 0 0", doctor, 115, "two instructions ended with: exit reason 0 of KVM"),
+        ("ae80 -1 0 0", guest, 112, "unhandled KVM exit reason 0"),
+        ("ae80 -1 0 0", doctor, 115, "two instructions ended with: unhandled KVM exit reason 0"),
     ] {
         let ran = liar.run(&format!("{lie} 0 1000"), arguments);
         let all = ran.text() + &ran.stderr;

@@ -91,7 +91,7 @@ fn stalled_reader() {
         [(by_port, Transport::Exit), (driver(), Transport::Exit), (driver(), Transport::Polling)]
     {
         let (writer, reader) = full_stream();
-        let machine = Machine::builder(image)
+        let mut machine = Machine::builder(image)
             .transport(Some(transport))
             .timeout(Some(Duration::from_millis(300)))
             .output(Output::new(writer, false))

@@ -299,7 +299,7 @@ fn poor_host() {
     let slow = liar.run("aea3 -1 -1 5 0 9", &arguments);
     assert_eq!(slow.status, 0, "{}", slow.stderr);
     assert!(
-        slow.stderr.contains("(CLOCK_MONOTONIC, since KVM does not tell the TSC's speed"),
+        slow.stderr.contains("(CLOCK_MONOTONIC, because KVM does not report the TSC frequency"),
         "{}",
         slow.stderr
     );

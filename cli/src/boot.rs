@@ -23,7 +23,7 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
     let builder = arguments.cpuid.iter().copied().fold(builder, Builder::cpuid_override);
     let rules = arguments.msr.iter();
     let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
-    let machine = arguments
+    let mut machine = arguments
         .measure
         .apply(builder)
         .memory(Some(arguments.mem))

@@ -105,7 +105,7 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         None => builder,
     };
     let builder = if arguments.kev { builder.kev(true) } else { builder };
-    let machine = arguments
+    let mut machine = arguments
         .measure
         .apply(builder)
         .memory(memory)

@@ -42,7 +42,7 @@ impl VmFactory for VmmFactory {
         builder.output(Output::new(io::sink(), true)).build()
     }
 
-    fn run(&self, machine: Machine) -> Result<bool, Error> {
+    fn run(&self, mut machine: Machine) -> Result<bool, Error> {
         Ok(status::of_report(&machine.run()?) == status::OK)
     }
 }

@@ -12,7 +12,9 @@ use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use vmm::controller::{KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER, number};
+use vmm::controller::{
+    HYPERCALL_HALT_CPU, HYPERCALL_PRINT, KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER,
+};
 use vmm::device::Device;
 use vmm::exit::{Reason, Stop};
 use vmm::profile::Profile;
@@ -36,7 +38,7 @@ const fn trap(guest: &'static str, exits: &'static [(Reason, u64, u8)]) -> Trap 
 }
 
 const EXIT: u64 = vmm::device::EXIT_PORT as u64;
-const PRINT: (Reason, u64, u8) = (Reason::Hypercall, number::PRINT as u64, 4);
+const PRINT: (Reason, u64, u8) = (Reason::Hypercall, HYPERCALL_PRINT as u64, 4);
 const FIFO: u64 = KEV_FIFO_PORT as u64;
 const CONSTANT: u64 = KEV_CONSTANT_PORT as u64;
 const MSR: u64 = KEV_FIFO_MSR as u64;
@@ -55,7 +57,7 @@ static TRAPS: [Trap; 19] = [
     trap("kev-hypercall16", &[PRINT]),
     trap("kev-port", &[(Reason::PioOut, CONSOLE, 1)]),
     trap("kev-mmio", &[(Reason::MmioWrite, KEV_PRINTER, 8), (Reason::MmioWrite, KEV_PRINTER + 8, 8)]),
-    trap("kev-halt", &[(Reason::Hypercall, number::HALT_CPU as u64, 4)]),
+    trap("kev-halt", &[(Reason::Hypercall, HYPERCALL_HALT_CPU as u64, 4)]),
     trap(
         "kev-ports",
         &[

@@ -67,6 +67,12 @@ impl Image {
         &self.segments
     }
 
+    /// The bytes of each segment, and their address.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (Gpa, &[u8])> {
+        let bytes = |segment: &Segment| self.bytes.get(segment.file.clone()).unwrap_or_default();
+        self.segments.iter().map(move |segment| (segment.start, bytes(segment)))
+    }
+
     /// Where the guest begins.
     pub fn entry(&self) -> Gpa {
         self.entry
@@ -109,11 +115,11 @@ impl Image {
         })
     }
 
-    /// Copies it into RAM of `ram` bytes.
+    /// Checks that the image fits into RAM of `ram` bytes, and that its mode can start at its entry point.
     ///
     /// # Errors
-    /// It does not fit, or cannot be entered in its mode.
-    pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
+    /// It does not, or it cannot.
+    pub(crate) fn check(&self, ram: u64) -> Result<(), ImageError> {
         match self.mode {
             Mode::Real if self.entry.0 > 0xffff => return Err(ImageError::BeyondRealMode(self.entry.0)),
             Mode::Protected | Mode::Long | Mode::User if self.entry.0 > 0xffff_ffff => {
@@ -121,14 +127,24 @@ impl Image {
             }
             _ => {}
         }
-        for segment in &self.segments {
-            let outside = ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram };
-            let fits = segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
-            let data = self.bytes.get(segment.file.clone()).unwrap_or_default();
-            // RAM is new, hence zero: what the file does not fill needs no clearing.
-            if !fits || memory.write(segment.start, data).is_err() {
-                return Err(outside);
-            }
+        let fits =
+            |segment: &&Segment| segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
+        match self.segments.iter().find(|segment| !fits(segment)) {
+            Some(segment) => Err(ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram }),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the image into RAM of `ram` bytes.
+    ///
+    /// # Errors
+    /// It does not fit, or cannot start in its mode.
+    pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
+        self.check(ram)?;
+        // RAM is new and therefore zero: bytes that are not in the file need no clearing.
+        for (start, bytes) in self.contents() {
+            let end = start.0.saturating_add(bytes.len() as u64);
+            memory.write(start, bytes).map_err(|_| ImageError::OutsideRam { start: start.0, end, ram })?;
         }
         Ok(())
     }

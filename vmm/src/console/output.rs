@@ -84,6 +84,14 @@ impl Output {
         (Self::new(captured.clone(), false), captured)
     }
 
+    /// Begins a run: text has to be written by `deadline`, and may have `limit` bytes. Text that an earlier run has lost
+    /// does not count any more.
+    pub(crate) fn begin_run(&self, deadline: Deadline, limit: Option<u64>) {
+        *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.set_deadline(deadline);
+        self.set_limit(limit);
+    }
+
     /// Says when writing has to end, whoever may read.
     pub(crate) fn set_deadline(&self, deadline: Deadline) {
         *self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline.clone();

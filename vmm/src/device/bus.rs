@@ -21,6 +21,10 @@ pub trait Device: Send {
 
     /// What is at `offset`, for the exit profile.
     fn name(&self, offset: u64) -> &'static str;
+
+    /// Puts the device into the state after power-on. [`Machine::reset`](crate::Machine::reset) calls this; a device
+    /// without state needs no implementation.
+    fn reset(&mut self) {}
 }
 
 /// A device that a bus, or two, and the machine share.
@@ -95,6 +99,11 @@ impl Bus {
     #[inline]
     pub fn write(&self, address: u64, size: u8, data: u64) -> Option<ControlFlow<Stop>> {
         self.at(address).map(|(device, offset)| lock(device).write(offset, size, data))
+    }
+
+    /// Puts all devices into the state after power-on.
+    pub(crate) fn reset(&self) {
+        self.ranges.iter().for_each(|range| lock(&range.device).reset());
     }
 
     /// All addresses that a device claims, in order.

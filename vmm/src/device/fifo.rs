@@ -44,6 +44,10 @@ impl Device for Fifo {
     fn name(&self, _: u64) -> &'static str {
         "FIFO"
     }
+
+    fn reset(&mut self) {
+        self.queues.iter_mut().for_each(VecDeque::clear);
+    }
 }
 
 #[cfg(test)]

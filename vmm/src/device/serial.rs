@@ -67,12 +67,15 @@ pub struct Serial {
     /// Line status was read so often in a row.
     looks: u32,
     line_control: u8,
+    /// For [`Device::reset`]; `None` if the port has an interrupt, since a machine with interrupts is never reset.
+    output: Option<Output>,
 }
 
 impl Serial {
     /// A UART that prints to `output`, without interrupts.
     pub fn new(output: Output) -> Self {
-        Self::over(Uart::with_events(Line(None), Drained(None), output))
+        let uart = Uart::with_events(Line(None), Drained(None), output.clone());
+        Self { output: Some(output), ..Self::over(uart) }
     }
 
     /// A UART that prints to `output`, interrupts by `line`, and writes to `drained` when the guest has read all
@@ -82,7 +85,7 @@ impl Serial {
     }
 
     fn over(uart: Uart<Line, Drained, Output>) -> Self {
-        Self { uart, listens: false, looks: 0, line_control: 0 }
+        Self { uart, listens: false, looks: 0, line_control: 0, output: None }
     }
 
     /// How many bytes it has room for: none before the guest listens.
@@ -151,6 +154,12 @@ impl Device for Serial {
             0 => "serial data",
             5 => "serial line status",
             _ => "serial",
+        }
+    }
+
+    fn reset(&mut self) {
+        if let Some(output) = &self.output {
+            *self = Self::new(output.clone());
         }
     }
 }

@@ -110,18 +110,27 @@ impl Drop for Unblocked {
     }
 }
 
-/// Kicks the calling thread when a time has passed, again and again until dropped.
+/// Kicks the calling thread when a time has passed, and then again every [`REPEAT`] until it is stopped or dropped.
 #[derive(Debug)]
-pub(crate) enum KickTimer {
-    /// A timer of the kernel's, which costs next to nothing.
-    Timer(libc::timer_t),
-    /// A thread, where the user's quota leaves no timer. It ends when the sender is dropped.
-    Thread(#[allow(dead_code, reason = "its end is what the thread waits for")] Sender<()>),
+pub(crate) struct KickTimer {
+    thread: libc::pid_t,
+    source: TimerSource,
 }
 
+#[derive(Debug)]
+enum TimerSource {
+    /// A timer of the kernel.
+    Timer(libc::timer_t),
+    /// A thread, if the user's quota leaves no timer. It ends when the sender is dropped.
+    Thread(#[allow(dead_code, reason = "the thread waits for the end of the sender")] Option<Sender<()>>),
+}
+
+// SAFETY: the kernel's timers belong to the process, and any of its threads may set or delete one.
+unsafe impl Send for KickTimer {}
+
 impl KickTimer {
-    /// Starts the timer for the calling thread, whose kicks are handled (`with_kicks`). A duration of zero
-    /// counts as a nanosecond.
+    /// Starts the timer for the calling thread, whose kicks are handled ([`with_kicks`]). A duration of zero counts as a
+    /// nanosecond.
     ///
     /// # Errors
     /// The host has neither a timer nor a thread left.
@@ -132,29 +141,50 @@ impl KickTimer {
         })
     }
 
+    /// Starts the timer of an earlier run again, which saves two system calls, or a new one if there is none for the
+    /// calling thread.
+    ///
+    /// # Errors
+    /// The host has neither a timer nor a thread left.
+    pub(crate) fn restart(earlier: &mut Option<Self>, after: Duration) -> io::Result<()> {
+        match earlier {
+            Some(Self { thread, source: TimerSource::Timer(timer) }) if *thread == thread_id() => {
+                set_timer(*timer, after.max(Duration::from_nanos(1)), REPEAT)
+            }
+            _ => {
+                // The old one is dropped first, so that its place in the user's quota is free.
+                *earlier = None;
+                *earlier = Some(Self::start(after)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops the timer until it is restarted. A signal that it has queued finds no vCPU.
+    pub(crate) fn stop(&mut self) {
+        match &mut self.source {
+            TimerSource::Timer(timer) => drop(set_timer(*timer, Duration::ZERO, Duration::ZERO)),
+            TimerSource::Thread(sender) => *sender = None,
+        }
+    }
+
     fn timer(after: Duration) -> io::Result<Self> {
+        let thread = thread_id();
         let mut timer: libc::timer_t = ptr::null_mut();
         // SAFETY: an all-zero sigevent is a valid one; the signal goes to a thread of this process, by number.
         let answer = unsafe {
             let mut event: libc::sigevent = mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = KICK;
-            event.sigev_notify_thread_id = thread_id();
+            event.sigev_notify_thread_id = thread;
             libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
         };
         if answer != 0 {
             return Err(io::Error::last_os_error());
         }
-        let started = Self::Timer(timer);
-        let setting = libc::itimerspec {
-            it_value: timespec(after.max(Duration::from_nanos(1))),
-            it_interval: timespec(REPEAT),
-        };
-        // SAFETY: the timer was made above, and the setting outlives the call.
-        match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
-            0 => Ok(started),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let started = Self { thread, source: TimerSource::Timer(timer) };
+        set_timer(timer, after.max(Duration::from_nanos(1)), REPEAT)?;
+        Ok(started)
     }
 
     fn thread(after: Duration) -> io::Result<Self> {
@@ -168,16 +198,25 @@ impl KickTimer {
             }
         };
         thread::Builder::new().name("watchdog".into()).spawn(body)?;
-        Ok(Self::Thread(sender))
+        Ok(Self { thread: kicker.thread, source: TimerSource::Thread(Some(sender)) })
+    }
+}
+
+/// Sets a timer of the kernel, or stops it if `after` is zero.
+fn set_timer(timer: libc::timer_t, after: Duration, repeat: Duration) -> io::Result<()> {
+    let setting = libc::itimerspec { it_value: timespec(after), it_interval: timespec(repeat) };
+    // SAFETY: the timer exists as long as its `KickTimer`, and the setting outlives the call.
+    match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
 impl Drop for KickTimer {
     fn drop(&mut self) {
-        if let Self::Timer(timer) = self {
-            // SAFETY: the timer was made by `timer` and is deleted once. A signal that it has queued finds no
-            // vCPU.
-            unsafe { libc::timer_delete(*timer) };
+        if let TimerSource::Timer(timer) = self.source {
+            // SAFETY: the timer was created by `timer`, and is deleted once. A signal that it has queued finds no vCPU.
+            unsafe { libc::timer_delete(timer) };
         }
     }
 }

@@ -29,7 +29,10 @@ pub(crate) fn connect_doorbell(vm: &VmFd, bell: &EventFd) -> Result<(), Error> {
         .map_err(Error::kvm("KVM_IOEVENTFD"))
 }
 
-/// Has the kernel queue stores to TX head. What is not wholly within that word is still an exit.
+/// Makes the kernel queue stores to TX head. A store that is not completely within that word still exits.
+///
+/// # Errors
+/// The kernel lacks KVM_CAP_COALESCED_MMIO, or refused.
 pub(crate) fn coalesce_tx_head(vm: &VmFd) -> Result<(), Error> {
     if vm.check_extension_raw(KVM_CAP_COALESCED_MMIO.into()) <= 0 {
         return Err(Error::TransportNeeds { transport: "coalesced", capability: "KVM_CAP_COALESCED_MMIO" });

@@ -7,22 +7,23 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
-/// The most registers that can have a rule or a device: the ranges of KVM's filter.
+/// The maximum number of registers with a rule or a device: the number of ranges of KVM's filter.
 pub const MAX_FILTERED: usize = KVM_MSR_FILTER_MAX_RANGES as usize;
 
-/// Has KVM hand on accesses to the registers that it does not know, and to `filtered`. On a host without that
-/// the guest gets #GP for the former; the latter are an error.
+/// Makes KVM exit for accesses to the registers that it does not know, and to those in `filtered`. If the host does not
+/// support this, the guest gets #GP for unknown registers.
 ///
 /// # Errors
-/// The host cannot, or there are more than [`MAX_FILTERED`].
+/// `filtered` is not empty, and the host does not support it. Or it has more than [`MAX_FILTERED`] registers.
 pub(crate) fn enable(vm: &VmFd, filtered: &[u32]) -> Result<(), Error> {
     if filtered.len() > MAX_FILTERED {
         return Err(Error::Config(format!(
-            "{} model-specific registers have a rule or a device, and KVM's filter takes {MAX_FILTERED}: leave some out",
+            "too many model-specific registers have a rule or a device: {}, and KVM's filter takes {MAX_FILTERED}: remove \
+             some (--msr)",
             filtered.len()
         )));
     }
-    // Not those that KVM has and whose value it refuses: the guest gets its #GP for them.
+    // KVM_MSR_EXIT_REASON_INVAL is left out: if KVM refuses a value, the guest gets #GP.
     let reasons = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
     let capability = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
@@ -32,7 +33,7 @@ pub(crate) fn enable(vm: &VmFd, filtered: &[u32]) -> Result<(), Error> {
     let enabled = vm.enable_cap(&capability);
     if filtered.is_empty() {
         if let Err(error) = enabled {
-            log::info!("KVM hands on no accesses to MSRs ({error}); those that it does not know fault");
+            log::info!("KVM does not exit for MSR accesses ({error}): accesses to unknown MSRs raise #GP");
         }
         return Ok(());
     }
@@ -40,13 +41,13 @@ pub(crate) fn enable(vm: &VmFd, filtered: &[u32]) -> Result<(), Error> {
     if vm.check_extension_raw(KVM_CAP_X86_MSR_FILTER.into()) <= 0 {
         return Err(Error::MissingCapability(Cap::X86MsrFilter));
     }
-    // A cleared bit is an access that is handed on.
-    let handed_on = [0u8];
+    // A cleared bit makes the access exit.
+    let exits = [0u8];
     let range = |&base: &u32| MsrFilterRange {
         flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
         base,
         msr_count: 1,
-        bitmap: &handed_on,
+        bitmap: &exits,
     };
     let ranges: Vec<_> = filtered.iter().map(range).collect();
     vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges).map_err(Error::kvm("KVM_X86_SET_MSR_FILTER"))

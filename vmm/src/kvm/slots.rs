@@ -1,9 +1,9 @@
-//! Memory slots: guest memory that a VM can use.
+//! Memory slots: the guest memory of a VM.
 #![allow(unsafe_code)]
 
 use crate::error::Error;
-use crate::memory::GuestMemory;
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use crate::memory::{Gpa, GuestMemory, PAGE};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
@@ -15,7 +15,7 @@ pub(crate) fn register(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
     register_from(vm, memory, 0, 0)
 }
 
-/// Registers each part of `memory` as a slot after slot `first` that the guest can only read: its stores are MMIO exits.
+/// Registers each part of `memory` as a read-only slot, from slot number `first`. The guest's stores there are MMIO exits.
 ///
 /// # Errors
 /// The kernel refused.
@@ -37,4 +37,28 @@ fn register_from(vm: &VmFd, memory: &GuestMemory, first: u32, flags: u32) -> Res
             .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
     }
     Ok(())
+}
+
+/// Begins to log the pages that the guest changes. `memory` must be registered already.
+///
+/// # Errors
+/// The kernel refused.
+pub(crate) fn log_changes(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
+    register_from(vm, memory, 0, KVM_MEM_LOG_DIRTY_PAGES)
+}
+
+/// The pages that the guest has changed since the last call (KVM_GET_DIRTY_LOG), by their first address.
+///
+/// # Errors
+/// The kernel refused, or changes are not logged.
+pub(crate) fn changed_pages(vm: &VmFd, memory: &GuestMemory) -> Result<Vec<Gpa>, Error> {
+    let mut found = Vec::new();
+    for (slot, region) in (0..).zip(memory.slots().iter()) {
+        let log = vm.get_dirty_log(slot, region.size()).map_err(Error::kvm("KVM_GET_DIRTY_LOG"))?;
+        for (word, pages) in (0u64..).zip(log).filter(|(_, pages)| *pages != 0) {
+            let set = (0..64).filter(|bit| pages & 1 << bit != 0).map(|bit| (word * 64 + bit) * PAGE);
+            found.extend(set.map(|offset| Gpa(region.start_addr().0.saturating_add(offset))));
+        }
+    }
+    Ok(found)
 }

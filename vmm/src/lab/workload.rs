@@ -7,8 +7,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host;
 use crate::lab::variant::{Ring, Variant, Workload};
-use crate::machine::Machine;
-use crate::machine::report::Report;
+use crate::machine::{Machine, Report};
 use crate::memory::{Gpa, GuestMemory};
 use crate::profile::clock::Clock;
 use simvirtio::abi;
@@ -203,14 +202,14 @@ impl Run {
             .output(Output::new(io::sink(), true))
             .input(Input::bytes(b""))
             .build()?;
-        let memory = machine.memory.clone();
+        let memory = machine.memory().clone();
         let each_byte = matches!(variant, Variant::Byte | Variant::Coalesced);
         let flags = u32::from(each_byte) * EACH_BYTE + u32::from(variant == Variant::Doorbell) * RINGS;
         let parameters = [flags, workload.bytes, workload.messages, workload.echo];
         let parameters: Vec<u8> = parameters.iter().flat_map(|word| word.to_le_bytes()).collect();
         memory.write(PARAMETERS, &parameters)?;
         memory.write(PATTERN, &pattern())?;
-        let tsc_khz = machine.vcpus.first().and_then(|vcpu| vcpu.tsc_khz());
+        let tsc_khz = machine.tsc_khz();
         if tsc_khz.is_none_or(|khz| khz == 0) {
             let source =
                 io::Error::other("the guest's clock has an unknown speed, so times cannot be compared");
@@ -221,7 +220,7 @@ impl Run {
 
     /// Runs it to its end, and compares what arrived with what was sent.
     fn finish(self) -> Result<Ran, ComparisonError> {
-        let Self { variant, ring, workload, machine, memory, clock } = self;
+        let Self { variant, ring, workload, mut machine, memory, clock } = self;
         let before = host::thread_cpu_time();
         let report = machine.run()?;
         let vcpu = host::thread_cpu_time().saturating_sub(before);

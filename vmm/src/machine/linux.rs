@@ -106,17 +106,17 @@ impl Linux {
 pub(crate) struct Pc {
     pub(crate) console: ConsoleSetup,
     pub(crate) stop_handle: Arc<StopHandle>,
-    pub(crate) watch: BootProgress,
+    pub(crate) progress: BootProgress,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) virtio: Vec<Arc<Mutex<Mmio>>>,
 }
 
 /// The same, running.
-pub(crate) struct Running {
+pub(crate) struct RunningPc {
     virtio: Vec<Arc<Mutex<Mmio>>>,
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
-    watch: BootProgress,
+    progress: BootProgress,
     timeline: Arc<Timeline>,
 }
 
@@ -136,16 +136,21 @@ impl Pc {
     ///
     /// # Errors
     /// The host has no thread left.
-    pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<Running, Error> {
-        let Self { console, stop_handle, watch, timeline, virtio } = self;
+    pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<RunningPc, Error> {
+        let Self { console, stop_handle, progress, timeline, virtio } = self;
         virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
-        Ok(Running { virtio, console, stop_handle, watch, timeline })
+        Ok(RunningPc { virtio, console, stop_handle, progress, timeline })
     }
 }
 
-impl Running {
+impl RunningPc {
+    /// The timeline of the boot.
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
     /// Ends all of it, and says why the machine was ended from here, if it was.
     pub(crate) fn finish(mut self, deadline: &Deadline) -> (Option<Stop>, BootReport) {
         // Keys are for the program again: Ctrl-C ends one that waits for somebody to read its last words.
@@ -154,7 +159,7 @@ impl Running {
         // A disk is written before the machine is gone.
         self.virtio.iter().for_each(|device| lock(device).stop());
         let (marks, lost_marks) = (self.timeline.marks(), self.timeline.lost());
-        (self.stop_handle.reason(), BootReport { marks, lost_marks, panic: self.watch.panic() })
+        (self.stop_handle.reason(), BootReport { marks, lost_marks, panic: self.progress.panic() })
     }
 }
 

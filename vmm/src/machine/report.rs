@@ -17,6 +17,7 @@ use crate::x86::modes::Mode;
 use simvirtio::abi;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Whether the guest left what it should.
@@ -119,10 +120,10 @@ pub struct Report {
     /// Size of the guest's memory, in bytes.
     pub ram: u64,
     /// Where the image was loaded, a range for each segment.
-    pub image: Vec<Range<u64>>,
-    pub(crate) devices: Devices,
+    pub image: Arc<[Range<u64>]>,
+    pub(crate) devices: Arc<Devices>,
     pub(crate) kev: bool,
-    pub(crate) msrs: MsrPolicy,
+    pub(crate) msrs: Arc<MsrPolicy>,
 }
 
 impl Report {

@@ -5,6 +5,7 @@ mod map;
 mod mapping;
 mod transfer;
 mod words;
+mod written;
 
 pub use map::{
     MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc,
@@ -22,6 +23,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use words::Words;
+use written::WrittenPages;
 
 /// Guest memory. Clones share it.
 #[derive(Clone, Debug)]
@@ -31,12 +33,18 @@ pub struct GuestMemory {
     _mappings: Arc<Vec<Mapping>>,
     /// The same slots, for single bytes and words of a ring: a device that polls looks at them all the time.
     words: Arc<[Words]>,
+    written: Arc<WrittenPages>,
 }
 
 impl GuestMemory {
     /// No memory at all.
     pub fn none() -> Self {
-        Self { slots: GuestMemoryMmap::new(), _mappings: Arc::default(), words: Arc::default() }
+        Self {
+            slots: GuestMemoryMmap::new(),
+            _mappings: Arc::default(),
+            words: Arc::default(),
+            written: Arc::default(),
+        }
     }
 
     /// Maps zeroed memory for each of the slots, given as start and size in bytes.
@@ -68,7 +76,7 @@ impl GuestMemory {
             .map_err(|error| Error::Memory { bytes: 0, reason: error.to_string() })?;
         let words = slots.iter().map(|region| Words::new(region.start_addr(), region.as_ptr(), region.len()));
         let words = words.collect();
-        Ok(Self { slots, _mappings: Arc::new(mappings), words })
+        Ok(Self { slots, _mappings: Arc::new(mappings), words, written: Arc::default() })
     }
 
     /// The slots, for the crates that load kernels and read rings.
@@ -110,11 +118,45 @@ impl GuestMemory {
         u32::try_from(self.slots.num_regions()).unwrap_or(u32::MAX)
     }
 
+    /// Begins to log the pages that the host writes.
+    pub(crate) fn log_writes(&self) {
+        self.written.switch_on(self.slots.iter().map(|region| (region.start_addr().0, region.len())));
+    }
+
+    /// The pages that the host has written since the last call, if that is logged.
+    pub(crate) fn take_written_pages(&self) -> Vec<Gpa> {
+        self.written.take()
+    }
+
+    /// Fills all memory with zeros, and gives its pages back to the host (MADV_DONTNEED).
+    ///
+    /// # Errors
+    /// The host refused, as it does for locked memory.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        for region in self.slots.iter() {
+            // SAFETY: the range is exactly the region's own private mapping, which lives as long as `self`. The pages
+            // read as zero afterwards; nothing holds a reference into guest memory.
+            if unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) } != 0 {
+                return Err(Error::host("clearing guest memory (madvise)")(io::Error::last_os_error()));
+            }
+        }
+        Ok(())
+    }
+
     /// Copies `data` to `start`.
     ///
     /// # Errors
     /// Not all of the range is memory.
     pub fn write(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
+        self.written.log(start.0, data.len() as u64);
+        self.restore(start, data)
+    }
+
+    /// Copies `data` to `start` like [`write`](Self::write), without an entry in the log of written pages.
+    ///
+    /// # Errors
+    /// Not all of the range is memory.
+    pub(crate) fn restore(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
         self.slots.write_slice(data, start).map_err(|_| Error::Memory {
             bytes: data.len() as u64,
             reason: format!("the range from {:#x} is not all memory", start.0),
@@ -143,6 +185,7 @@ impl simvirtio::Memory for GuestMemory {
     fn store_u8(&self, gpa: u64, value: u8) {
         // A store where nothing is: an open bus swallows it.
         if let Some(byte) = self.words.iter().find_map(|words| words.byte(gpa)) {
+            self.written.log(gpa, 1);
             byte.store(value, Ordering::Release);
         }
     }
@@ -154,6 +197,7 @@ impl simvirtio::Memory for GuestMemory {
     #[inline]
     fn store_u32(&self, gpa: u64, value: u32) {
         if let Some(word) = self.words.iter().find_map(|words| words.word(gpa)) {
+            self.written.log(gpa, 4);
             word.store(value.to_le(), Ordering::Release);
         }
     }

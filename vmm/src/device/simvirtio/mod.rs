@@ -94,6 +94,7 @@ pub struct SimvirtioReport {
 #[derive(Debug)]
 pub struct Simvirtio<M> {
     device: Device,
+    queue_len: u16,
     memory: M,
     streams: Streams,
 }
@@ -159,7 +160,21 @@ impl<M: Memory> Simvirtio<M> {
             fresh: Vec::new(),
             failure: None,
         };
-        Ok(Self { device, memory, streams })
+        Ok(Self { device, queue_len, memory, streams })
+    }
+
+    /// Puts the device into the state after power-on. The window must be zero. The rest of the input stays.
+    pub(crate) fn power_on_again(&mut self) {
+        // The queue length was accepted before.
+        if let Ok(device) = Device::power_on(self.queue_len, &self.memory) {
+            self.device = device;
+        }
+        let streams = &mut self.streams;
+        streams.looped.iter_mut().for_each(VecDeque::clear);
+        streams.message.clear();
+        streams.digest = DefaultHasher::new();
+        streams.fresh.clear();
+        streams.failure = None;
     }
 
     /// The same, but what it receives goes back to the driver, up to 64 KiB at a time, instead of to the output; and

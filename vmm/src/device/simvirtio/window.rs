@@ -97,6 +97,12 @@ impl Window {
         self.simvirtio.advance().map_continue(drop)
     }
 
+    /// Puts the device into the state after power-on.
+    pub(crate) fn power_on_again(&mut self) {
+        self.simvirtio.memory.registers.iter().for_each(|register| register.set(0));
+        self.simvirtio.power_on_again();
+    }
+
     /// The device behind it.
     pub fn simvirtio(&mut self) -> &mut Simvirtio<TrappedMemory> {
         &mut self.simvirtio
