@@ -47,7 +47,7 @@ fn measured(arguments: &[&str]) -> (SavedProfile, SavedTrace) {
     let json = format!("json={profile}");
     let ran = ran(&[&["run", "--profile", &json, "--trace", &trace], arguments].concat());
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains(&format!("see it with `vmm report {profile}`")), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("`vmm report {profile}` shows it")), "{}", ran.stderr);
     let profile = SavedProfile::read(&fs::read(&profile).unwrap()).unwrap();
     let (trace, cut) = SavedTrace::read(&fs::read(&trace).unwrap()).unwrap();
     assert_eq!(cut, None);
@@ -229,7 +229,7 @@ fn full_disk() {
         assert_eq!(ran.text(), "Ana are mere");
         assert!(ran.stderr.starts_with("vmm: simvirtio: halted; verified"), "{}", ran.stderr);
         assert!(ran.stderr.contains("vmm: error: cannot write /dev/full: No space left"), "{}", ran.stderr);
-        assert!(ran.stderr.contains("is lost"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is not saved"), "{}", ran.stderr);
         assert_eq!(ran.status, 115);
     }
     // What was there stays, also where not one record fits.
@@ -238,7 +238,7 @@ fn full_disk() {
     let small = shell("ulimit -f 0; \"$0\" run simvirtio -q --trace \"$1\"", &[&old]);
     assert_eq!((small.status, fs::read(&old).unwrap().as_slice()), (115, &b"old"[..]), "{}", small.stderr);
     assert!(
-        small.stderr.contains("the trace is lost, and a file that was there is as it was"),
+        small.stderr.contains("the trace is not saved, and an existing file is unchanged"),
         "{}",
         small.stderr
     );
@@ -309,7 +309,7 @@ fn poor_host() {
 
     let silent = liar.run("aece -1 -1 25 0 9", &arguments);
     assert_eq!(silent.status, 0, "{}", silent.stderr);
-    assert!(!silent.stderr.contains("KVM's own count"), "{}", silent.stderr);
+    assert!(silent.stderr.contains("not compared with KVM's own count"), "{}", silent.stderr);
     assert_eq!(SavedProfile::read(&fs::read(&path).unwrap()).unwrap().machine.kernel, None);
 }
 
@@ -318,7 +318,7 @@ fn contradictions() {
     let path = files.write("one", b"old");
     let json = format!("json={path}");
     let ran = ran(&["run", "real16-hello", "--profile", &json, "--trace", &path]);
-    assert_error(&ran, 110, "the profile and the trace are one file");
+    assert_error(&ran, 110, "--profile and --trace write the same file");
     assert_eq!(fs::read(&path).unwrap(), b"old");
     for arguments in [
         &["--no-profile", "--trace", "t"][..],

@@ -353,9 +353,9 @@ fn whole_or_not() {
     let before = fs::read(&profile).unwrap();
     for (one, other) in [(&*profile, &*profile), (&profile, by_another), (by_another, &profile)] {
         let refused = ran(&["report", one, "-o", other]);
-        assert_error(&refused, 110, "would replace the file that it is made of");
+        assert_error(&refused, 110, "is also an input, which the report would replace");
     }
-    assert_error(&ran(&["report", &page, &profile, "-o", &profile]), 110, "would replace the file");
+    assert_error(&ran(&["report", &page, &profile, "-o", &profile]), 110, "which the report would replace");
     assert_eq!(fs::read(&profile).unwrap(), before);
     let folder = files.0.path().to_str().unwrap();
     let again = profile_in(&files, "p", &saved::simvirtio(1.0));
@@ -471,7 +471,7 @@ fn terminal() {
     let refused = on_terminal(&format!("report {profile} --format html"));
     assert_eq!(refused.status, 110, "{}", refused.text());
     assert!(
-        refused.text().contains("vmm: error: a page is nothing for a terminal: give -o FILE"),
+        refused.text().contains("vmm: error: --format html is not for a terminal: give -o FILE"),
         "{}",
         refused.text()
     );
