@@ -6,6 +6,7 @@ use crate::device::exit_port::{self, ExitPort};
 use crate::device::serial::{self, Serial};
 use crate::error::Error;
 use crate::kvm::vcpu::KvmVcpu;
+use crate::kvm::vm::Vm;
 use crate::machine::Machine;
 use crate::machine::background::Background;
 use crate::machine::builder::Builder;
@@ -14,8 +15,7 @@ use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
 use crate::x86::cpuid::{self, CpuidContext};
 use crate::x86::modes::{Mode, VcpuIndex};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_bindings::CpuId;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 /// The parts of a machine that depend on the kind of its guest.
 pub(super) struct Parts {
     pub(super) vcpus: Vec<KvmVcpu>,
-    pub(super) vm: VmFd,
+    pub(super) vm: Vm,
     pub(super) memory: GuestMemory,
     /// The mode in which the guest starts.
     pub(super) mode: Mode,
@@ -68,26 +68,22 @@ impl Builder {
     /// Creates the vCPUs. `enter` sets the registers with which each one starts.
     pub(super) fn create_vcpus(
         &self,
-        kvm: &Kvm,
-        vm: &VmFd,
+        vm: &Vm,
         memory: &GuestMemory,
         enter: impl Fn(&mut KvmVcpu, VcpuIndex) -> Result<(), Error>,
     ) -> Result<Vec<KvmVcpu>, Error> {
         // If there are several vCPUs, the guest needs CPUID to tell them apart.
         let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
         let supported = match shown {
-            true => {
-                let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-                Some(supported.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?)
-            }
+            true => Some(vm.supported_cpuid()?),
             false => None,
         };
         let mut vcpus = Vec::new();
         for index in 0..self.cpus {
             let id = self.first_vcpu.saturating_add(index);
-            let mut vcpu = KvmVcpu::new(vm, id, memory.clone())?;
+            let mut vcpu = vm.create_vcpu(id, memory)?;
             if let Some(supported) = &supported {
-                let tsc_deadline = self.irqchip && kvm.check_extension(Cap::TscDeadlineTimer);
+                let tsc_deadline = self.irqchip && vm.has_tsc_deadline();
                 let context = CpuidContext { id, count: self.cpus, tsc_deadline };
                 let leaves = cpuid::for_vcpu(supported.as_slice(), context, &self.cpuid_changes);
                 let leaves = CpuId::from_entries(&leaves).map_err(|_| {

@@ -7,8 +7,7 @@ use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::{Error, ImageError};
 use crate::kvm::vcpu::KvmVcpu;
-use crate::kvm::vm::create_vm;
-use crate::kvm::{events, msr_filter, slots};
+use crate::kvm::vm::Vm;
 use crate::machine::Machine;
 use crate::machine::assembly::Parts;
 use crate::machine::background::{Background, SharedWindow};
@@ -16,7 +15,6 @@ use crate::machine::builder::Builder;
 use crate::machine::restore::Restore;
 use crate::memory::{self, Gpa, GuestMemory, Map, PAGE_TABLES, TABLES, TABLES_SIZE, TASK_STATE};
 use crate::x86::modes::{self, Mode, VcpuIndex};
-use kvm_ioctls::{Kvm, VmFd};
 use simvirtio::abi;
 use std::sync::{Arc, Mutex};
 
@@ -48,7 +46,7 @@ impl Builder {
             Map::So2 => self.attach_simvirtio(transport, &memory)?,
         };
         self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
-        let (kvm, vm) = self.bare_vm(&memory, &background, coalesced)?;
+        let vm = self.bare_vm(&memory, &background, coalesced)?;
         log::debug!(
             "{map:?} map, {ram:#x} bytes of RAM; {} mode at {:#x}; image {:x?}; {} vCPUs",
             image.mode(),
@@ -56,7 +54,7 @@ impl Builder {
             image.ranges(),
             self.cpus
         );
-        let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, index| {
+        let vcpus = self.create_vcpus(&vm, &memory, |vcpu, index| {
             if coalesced {
                 vcpu.hand_on_coalesced();
             }
@@ -86,25 +84,20 @@ impl Builder {
     }
 
     /// Creates the VM over `memory`.
-    fn bare_vm(
-        &self,
-        memory: &GuestMemory,
-        background: &Background,
-        coalesced: bool,
-    ) -> Result<(Kvm, VmFd), Error> {
-        let (kvm, vm) = create_vm(memory::TSS)?;
-        slots::register(&vm, memory)?;
+    fn bare_vm(&self, memory: &GuestMemory, background: &Background, coalesced: bool) -> Result<Vm, Error> {
+        let vm = Vm::create(memory::TSS)?;
+        vm.add_memory(memory)?;
         if self.irqchip {
-            vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+            vm.create_irqchip()?;
         }
-        msr_filter::enable(&vm, &self.filtered_msrs())?;
+        vm.filter_msrs(&self.filtered_msrs())?;
         if let Background::SharedWindow(SharedWindow { doorbell: Some(doorbell), .. }) = background {
-            events::connect_doorbell(&vm, doorbell.bell())?;
+            vm.connect_doorbell(doorbell.bell())?;
         }
         if coalesced {
-            events::coalesce_tx_head(&vm)?;
+            vm.coalesce_tx_head()?;
         }
-        Ok((kvm, vm))
+        Ok(vm)
     }
 
     /// Attaches the SIMVIRTIO device.

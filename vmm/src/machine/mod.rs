@@ -41,13 +41,13 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::KickTimer;
 use crate::kvm::vcpu::KvmVcpu;
+use crate::kvm::vm::Vm;
 use crate::memory::{Gpa, GuestMemory};
 use crate::profile::clock::Clock;
 use crate::profile::recorder::LAST;
 use crate::profile::trace::Trace;
 use crate::x86::modes::Mode;
 use background::Background;
-use kvm_ioctls::VmFd;
 use restore::Restore;
 use session::{RunResult, message, run_machine};
 use simvirtio::abi;
@@ -85,7 +85,7 @@ impl Drop for CallersControllers {
 pub struct Machine {
     // The vCPUs and the VM are dropped before the memory that they use.
     vcpus: Vec<KvmVcpu>,
-    vm: VmFd,
+    vm: Vm,
     memory: GuestMemory,
     /// The mode in which the guest starts.
     mode: Mode,

@@ -14,8 +14,7 @@ use crate::device::virtio::registers::register;
 use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
 use crate::error::Error;
 use crate::host::{self, event};
-use crate::kvm::vm::{check_address_width, create_vm, mask_legacy_controllers};
-use crate::kvm::{events, msr_filter, slots};
+use crate::kvm::vm::Vm;
 use crate::machine::Machine;
 use crate::machine::assembly::Parts;
 use crate::machine::background::Background;
@@ -26,7 +25,6 @@ use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
 use crate::x86::modes::Mode;
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -88,9 +86,9 @@ impl Builder {
         // Created before the VM, and so dropped after it.
         let size = virtio.places.iter().map(|place| u64::from(place.size)).sum();
         let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
-        let (kvm, vm) = self.pc_vm(&memory, &registers, ram, &line.line, &virtio)?;
+        let vm = self.pc_vm(&memory, &registers, ram, &line.line, &virtio)?;
         (self.cpuid, self.irqchip) = (true, true);
-        let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, index| {
+        let vcpus = self.create_vcpus(&vm, &memory, |vcpu, index| {
             vcpu.set_boot_msrs();
             // Linux starts the other vCPUs.
             if index.index == 0 { vcpu.set_linux(loaded.entry) } else { Ok(()) }
@@ -193,28 +191,24 @@ impl Builder {
         ram: u64,
         serial_line: &EventFd,
         virtio: &Virtio,
-    ) -> Result<(Kvm, VmFd), Error> {
-        let (kvm, vm) = create_vm(pc::TSS)?;
-        for capability in [Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd] {
-            if !kvm.check_extension(capability) {
-                return Err(Error::MissingCapability(capability));
-            }
-        }
-        vm.set_identity_map_address(pc::IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        slots::register(&vm, memory)?;
-        let read_only = vm.check_extension(Cap::ReadonlyMem);
+    ) -> Result<Vm, Error> {
+        let vm = Vm::create(pc::TSS)?;
+        vm.require_pc()?;
+        vm.set_identity_map(pc::IDENTITY_MAP)?;
+        vm.add_memory(memory)?;
+        let read_only = vm.has_read_only_slots();
         if read_only {
-            slots::register_read_only(&vm, registers, memory.slot_count())?;
+            vm.add_read_only_memory(registers, memory.slot_count())?;
         }
-        vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
-        mask_legacy_controllers(&vm)?;
-        check_address_width(&kvm, ram)?;
-        msr_filter::enable(&vm, &self.filtered_msrs())?;
-        events::connect_interrupt(&vm, serial_line, serial::IRQ)?;
+        vm.create_irqchip()?;
+        vm.mask_legacy_controllers()?;
+        vm.check_address_width(ram)?;
+        vm.filter_msrs(&self.filtered_msrs())?;
+        vm.connect_interrupt(serial_line, serial::IRQ)?;
         for (device, place) in virtio.devices.iter().zip(&virtio.places) {
             connect(&vm, device, place, read_only.then_some(registers))?;
         }
-        Ok((kvm, vm))
+        Ok(vm)
     }
 }
 
@@ -230,19 +224,19 @@ fn load(linux: &mut Linux, memory: &GuestMemory, ram: u64) -> Result<Loaded, Err
 
 /// Connects a virtio device to KVM: its interrupt, its notifications, and its registers.
 fn connect(
-    vm: &VmFd,
+    vm: &Vm,
     device: &Mutex<Mmio>,
     place: &VirtioMmio,
     registers: Option<&GuestMemory>,
 ) -> Result<(), Error> {
     let device = device.lock().unwrap_or_else(PoisonError::into_inner);
-    events::connect_interrupt(vm, device.interrupt(), place.irq)?;
+    vm.connect_interrupt(device.interrupt(), place.irq)?;
     if let Some(registers) = registers {
         device.show(registers.clone(), Gpa(place.address.into()));
     }
-    let notify = IoEventAddress::Mmio(u64::from(place.address).saturating_add(register::QUEUE_NOTIFY));
+    let notify = u64::from(place.address).saturating_add(register::QUEUE_NOTIFY);
     for (queue, event) in device.notifiers() {
-        vm.register_ioevent(event, &notify, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
+        vm.connect_queue(event, notify, queue)?;
     }
     Ok(())
 }

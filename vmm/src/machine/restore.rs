@@ -6,9 +6,8 @@
 
 use crate::boot::Image;
 use crate::error::Error;
-use crate::kvm::slots;
+use crate::kvm::vm::Vm;
 use crate::memory::{Gpa, GuestMemory, PAGE};
-use kvm_ioctls::VmFd;
 
 const PAGE_BYTES: usize = PAGE as usize;
 
@@ -31,17 +30,17 @@ impl Restore {
     ///
     /// # Errors
     /// KVM cannot log changed pages, or the host cannot drop memory.
-    pub(super) fn memory(&mut self, vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
+    pub(super) fn memory(&mut self, vm: &Vm, memory: &GuestMemory) -> Result<(), Error> {
         if !self.logs {
             memory.clear()?;
             self.fill(memory)?;
-            slots::log_changes(vm, memory)?;
+            vm.log_changes(memory)?;
             memory.log_writes();
             self.logs = true;
             return Ok(());
         }
         let mut page = [0; PAGE_BYTES];
-        for start in slots::changed_pages(vm, memory)?.into_iter().chain(memory.take_written_pages()) {
+        for start in vm.changed_pages(memory)?.into_iter().chain(memory.take_written_pages()) {
             self.page(start, &mut page);
             memory.restore(start, &page)?;
         }
