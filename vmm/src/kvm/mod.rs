@@ -12,6 +12,7 @@ pub(crate) mod decode;
 pub(crate) mod events;
 pub(crate) mod msr_filter;
 mod node;
+mod retry;
 pub(crate) mod slots;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

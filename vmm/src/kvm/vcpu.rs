@@ -17,7 +17,7 @@ use crate::exit::{Arrival, Exit};
 use crate::host::{self, Kicker};
 use crate::kvm::coalesced;
 use crate::kvm::decode::{Decoded, Transfer, decode};
-use crate::kvm::vm::retry_on_eintr;
+use crate::kvm::retry::retry_on_eintr;
 use crate::memory::GuestMemory;
 use kvm_bindings::{
     KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS, kvm_run,

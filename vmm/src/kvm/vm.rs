@@ -1,8 +1,8 @@
 //! The virtual machine: checks `/dev/kvm`, and creates a VM with the settings that this VMM needs.
 
 use crate::error::Error;
-use crate::host;
 use crate::kvm::node;
+use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::memory::{GuestMemory, pc};
 use kvm_bindings::{
@@ -178,16 +178,4 @@ pub(crate) fn create_vm(tss: u64) -> Result<(Kvm, VmFd), Error> {
         log::warn!("KVM_SET_TSS_ADDR failed ({error}): continuing without it");
     }
     Ok((kvm, vm))
-}
-
-/// Repeats a KVM operation while signals interrupt it, unless a signal asks the program to end.
-pub(crate) fn retry_on_eintr<T>(
-    mut operation: impl FnMut() -> Result<T, kvm_ioctls::Error>,
-) -> Result<T, kvm_ioctls::Error> {
-    loop {
-        match operation() {
-            Err(error) if error.errno() == libc::EINTR && !host::interrupted() => {}
-            answer => return answer,
-        }
-    }
 }
