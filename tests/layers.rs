@@ -1,6 +1,7 @@
 //! The layers of the project: a lower layer never imports a higher one.
 //!
 //! The test reads the source files. It looks at `use` declarations and at paths inside of code.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
