@@ -1,4 +1,4 @@
-//! The program as a user meets it: its texts and its exit statuses.
+//! The command line: help, messages and exit statuses.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,28 +13,32 @@ use support::{Files, assert_error, elf, kvm_test, plain_test, ran, run, shell, v
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        plain_test("help_has_examples_and_statuses", help),
+        plain_test("every_help_text_has_an_example", help),
         plain_test("wrong_usage_is_status_110", usage),
         plain_test("unusable_images_are_status_116", bad_images),
-        plain_test("the_guests_are_listed", guests),
-        plain_test("the_table_of_errors_is_true_without_kvm", || table_of_errors(needs_no_kvm)),
-        kvm_test("the_table_of_errors_is_true_with_kvm", || table_of_errors(|status| !needs_no_kvm(status))),
+        plain_test("guests_lists_every_built_in_guest", guests),
+        plain_test("usage_errors_match_their_documentation_without_kvm", || {
+            table_of_errors(is_found_without_kvm);
+        }),
+        kvm_test("run_errors_match_their_documentation", || {
+            table_of_errors(|status| !is_found_without_kvm(status));
+        }),
         kvm_test("an_image_may_cover_the_buffers_of_simvirtio", over_the_buffers),
-        kvm_test("the_message_is_all_of_stdout", message),
-        kvm_test("both_transports_by_option", transports),
-        kvm_test("exit_statuses_tell_the_ends_apart", statuses),
-        kvm_test("a_file_runs_in_the_mode_it_is_given", files),
-        kvm_test("an_elf_file_runs_by_its_own_headers", elf_files),
-        kvm_test("files_are_verified_only_when_asked", verify),
-        kvm_test("the_report_begins_on_a_line_of_its_own", own_line),
+        kvm_test("stdout_has_only_the_guest_output", message),
+        kvm_test("the_option_transport_selects_the_transport", transports),
+        kvm_test("each_kind_of_end_has_its_exit_status", statuses),
+        kvm_test("a_flat_binary_runs_in_the_requested_mode", files),
+        kvm_test("an_elf_file_runs_at_its_own_addresses", elf_files),
+        kvm_test("files_are_verified_only_on_request", verify),
+        kvm_test("the_summary_starts_on_a_new_line", own_line),
         kvm_test("input_comes_from_stdin_or_a_file", input),
-        kvm_test("a_name_cannot_forge_a_line", forged_names),
-        kvm_test("what_nobody_answers_is_named", nobody),
+        kvm_test("control_characters_in_names_are_escaped", forged_names),
+        kvm_test("unclaimed_accesses_are_listed", unclaimed),
         kvm_test("an_output_limit_is_status_118", output_limit),
-        kvm_test("the_table_can_be_left_out", no_profile),
+        kvm_test("quiet_and_no_profile_shorten_the_summary", no_profile),
         kvm_test("a_large_exit_code_becomes_99", large_code),
-        kvm_test("the_report_of_a_death_has_all_its_parts", death_report),
-        kvm_test("a_fault_is_told_in_the_first_line", fault_line),
+        kvm_test("the_summary_of_a_crash_is_complete", crash_summary),
+        kvm_test("the_first_line_names_the_fault", fault_line),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -42,8 +46,23 @@ fn main() -> ExitCode {
 fn help() {
     let help = ran(&["--help"]);
     assert_eq!(help.status, 0);
-    for text in ["vmm run simvirtio", "Exit status: 0 halted", "guests", "grade", "vmm report run.json"] {
+    for text in ["vmm run simvirtio", "Exit status:\n  0 ", "guests", "grade", "vmm report run.json"] {
         assert!(help.text().contains(text), "{text}");
+    }
+    for subcommand in [
+        &["run"][..],
+        &["boot"],
+        &["guests"],
+        &["grade"],
+        &["report"],
+        &["compare"],
+        &["doctor"],
+        &["bench"],
+        &["bench", "scale"],
+    ] {
+        let text = ran(&[subcommand, &["--help"]].concat()).text();
+        let example = format!("Examples:\n  vmm {}", subcommand.join(" "));
+        assert!(text.contains(&example), "{text}");
     }
     assert_eq!(ran(&["help", "run"]).text(), ran(&["run", "--help"]).text());
     assert!(ran(&["run", "--help"]).text().contains("--transport"));
@@ -61,22 +80,23 @@ fn usage() {
         &["simvirtio", "--timeout", "-1"],
         &["simvirtio", "--timeout", "soon"],
         &["simvirtio", "--mem", "lots"],
-        &["simvirtio", "--queue-len", "65536"],
         &["grade", "simvirtio"],
     ] {
         let ran = ran(arguments);
         assert_eq!(ran.status, 110, "{arguments:?}: {}", ran.stderr);
         assert!(ran.stderr.starts_with("error: ") && ran.text().is_empty(), "{arguments:?}: {}", ran.stderr);
     }
-    assert_error(&ran(&["Cargo.toml@0x1000:lnog"]), 110, "Cargo.toml is there, but \"@0x1000:lnog\"");
-    assert_error(&ran(&["no-such-guest"]), 110, "no built-in guest and no file named no-such-guest");
+    assert_error(&ran(&["Cargo.toml@0x1000:lnog"]), 110, "\"@0x1000:lnog\" after the file Cargo.toml is not");
+    assert_error(&ran(&["no-such-guest"]), 110, "no built-in guest and no file has the name no-such-guest");
     assert_error(&ran(&["simvirtio", "--mode", "long"]), 110, "leave out --mode and --load-at");
     assert_error(&ran(&["simvirtio", "--mem", "2M"]), 110, "leave --mem out");
-    assert_error(&ran(&["simvirtio", "--queue-len", "1"]), 110, "2 to 4096");
-    assert_error(&ran(&["simvirtio", "--queue-len", "4097"]), 110, "2 to 4096");
+    for len in ["1", "4097", "65536"] {
+        let message = format!("--queue-len must be 2 to 4096, not {len}");
+        assert_error(&ran(&["simvirtio", "--queue-len", len]), 110, &message);
+    }
     assert_error(&ran(&["hello-kvm", "--transport", "exit"]), 110, "window is at 1 MiB");
     for mem in ["0", "1", "4095", "0xfffff", "0x100001", "4G", "9223372036854775808"] {
-        assert_error(&ran(&["real16-42", "--mem", mem]), 110, "bytes of memory");
+        assert_error(&ran(&["real16-42", "--mem", mem]), 110, "--mem must be ");
     }
     let files = Files::new();
     let flat = files.write("flat", &[0xf4]);
@@ -86,17 +106,17 @@ fn usage() {
 
 fn bad_images() {
     let files = Files::new();
-    assert_error(&ran(&["/"]), 116, "no regular file");
+    assert_error(&ran(&["/"]), 116, "not a regular file");
     let link = files.0.path().join("link");
     std::os::unix::fs::symlink(&link, &link).unwrap();
     assert_error(&ran(&[link.to_str().unwrap()]), 116, "cannot read");
     let sparse = files.write("sparse", b"");
     File::options().write(true).open(&sparse).unwrap().set_len(1 << 40).unwrap();
     assert_error(&ran(&[&sparse]), 116, "give a smaller file");
-    assert_error(&ran(&["/dev/zero"]), 116, "no regular file");
+    assert_error(&ran(&["/dev/zero"]), 116, "not a regular file");
     assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty");
     assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "ELF file");
-    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32 bits");
+    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32-bit");
     assert_error(&ran(&[&format!("{}@0x10000", files.write("high", &[0xf4]))]), 116, "real-mode");
     let past = format!("{}@0xfffff:32", files.write("past", &[0x90, 0xf4]));
     assert_error(&ran(&[&past, "--mem", "1M"]), 116, "guest's memory is [0x0, 0x100000)");
@@ -105,7 +125,7 @@ fn bad_images() {
     let executable = files.write("elf", &elf(0x1000, &[0xf4]));
     assert_error(&ran(&[&executable, "--mode", "real"]), 110, "is an ELF file");
     assert_error(&ran(&[&format!("{executable}@0")]), 110, "is an ELF file");
-    // Over what is reserved: outside RAM, where the tables of the VMM are; and over the window.
+    // Reserved addresses: outside RAM, where the VMM has its tables, and in the device window.
     for (address, options, status, text) in [
         (0xffff_0000, &[][..], 116, "guest's memory"),
         (0xfffc_0000, &[], 116, "guest's memory"),
@@ -116,7 +136,7 @@ fn bad_images() {
     }
 }
 
-/// The device table and the buffers are RAM: a guest without a driver may lie there.
+/// The device table and the buffers are RAM, so a guest without a driver may use these addresses.
 fn over_the_buffers() {
     let files = Files::new();
     let over = ran(&[&files.write("over", &elf(0x1_0008, &[0x90, 0x90, 0xf4]))]);
@@ -136,13 +156,13 @@ fn guests() {
     }
 }
 
-/// True for mistakes on the command line and in files. They are reported before `/dev/kvm` is opened.
-fn needs_no_kvm(status: &str) -> bool {
+/// Returns true for the statuses of errors on the command line and in files. They are reported before `/dev/kvm` is opened.
+fn is_found_without_kvm(status: &str) -> bool {
     matches!(status, "110" | "116")
 }
 
-/// Runs the commands of `docs/errors.md` with a status that is `wanted`, and compares status and text.
-fn table_of_errors(wanted: fn(&str) -> bool) {
+/// Runs the commands of `docs/errors.md` whose status passes the filter, and compares status and message.
+fn table_of_errors(filter: fn(&str) -> bool) {
     let files = Files::new();
     let mut elf32 = elf(0x1000, &[0xf4]);
     elf32[4] = 1;
@@ -181,8 +201,8 @@ fn table_of_errors(wanted: fn(&str) -> bool) {
     for line in include_str!("../docs/errors.md").lines() {
         let Some(row) = line.strip_prefix("| `vmm ") else { continue };
         let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
-        let [command, status, says] = cells.as_slice() else { panic!("{line}") };
-        if !wanted(status) {
+        let [command, status, message] = cells.as_slice() else { panic!("{line}") };
+        if !filter(status) {
             continue;
         }
         let arguments: Vec<String> = command
@@ -197,8 +217,9 @@ fn table_of_errors(wanted: fn(&str) -> bool) {
         let ran = ran(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         let reset = ran.stderr.contains("this host resets a CPU");
         assert_eq!(ran.status.to_string(), *status, "{line}\n{}", ran.stderr);
-        let says = says.strip_prefix('`').and_then(|says| says.strip_suffix('`')).unwrap_or(says);
-        assert!(reset || ran.stderr.contains(says), "{line}\n{}", ran.stderr);
+        let quoted = message.strip_prefix('`').and_then(|text| text.strip_suffix('`'));
+        let message = quoted.unwrap_or(message);
+        assert!(reset || ran.stderr.contains(message), "{line}\n{}", ran.stderr);
         rows += 1;
     }
     assert!(rows > 30, "{rows} rows");
@@ -247,7 +268,7 @@ fn statuses() {
 
 fn files() {
     let files = Files::new();
-    // At 0, in real mode, without a word more: mov al, '!'; out 0xe9, al; hlt.
+    // Without options, a flat binary runs at 0 in real mode: mov al, '!'; out 0xe9, al; hlt.
     let plain = files.write("plain", &[0xb0, b'!', 0xe6, 0xe9, 0xf4]);
     assert_eq!(ran(&[&plain]).text(), "!");
     assert_eq!(ran(&["run", &plain]).text(), "!");
@@ -260,9 +281,9 @@ fn files() {
         let long = ran(&["--mode", mode, "--load-at", address, path, "--verify"]);
         assert_eq!((long.status, long.text().as_str()), (0, "Hello, world!\n"), "{}", long.stderr);
     }
-    // From 1 MiB up: long mode, and 250 MiB of memory, without a word more.
+    // Without options, a guest at 1 MiB or above runs in long mode, with 250 MiB of memory.
     assert_eq!(ran(&[&files.guest("hello-kvm")]).text(), "Hello, KVM!");
-    // Files get CPUID, so one that switches to long mode by itself can.
+    // Files see the host's CPUID, so a guest can switch to long mode itself.
     assert_eq!(ran(&[&files.guest("modes"), "--verify"]).status, 0);
 }
 
@@ -285,7 +306,7 @@ fn elf_files() {
             assert!(ran.stderr.contains("exited with code 0; verified: RAX = 42"), "{}", ran.stderr);
         }
     }
-    // In ring 0 the same ends alike, and hlt does so there only.
+    // The same code ends in the same way in ring 0. HLT ends the guest only in ring 0.
     assert_eq!(ran(&[&file, "--mode", "long", "--verify"]).status, 0);
     let halts = files.write("halts", &elf(0x1000, &[0xf4]));
     assert_eq!((ran(&[&halts]).status, ran(&[&halts, "--mode", "user64"]).status), (0, 112));
@@ -330,7 +351,7 @@ fn input() {
         assert_eq!(gone.text(), "Y\nY\nY\n", "{}", gone.stderr);
         assert!(gone.stderr.contains("output could not be written"), "{}", gone.stderr);
     }
-    // The input of a guest that does not read is left alone, whatever it is.
+    // The input of a guest that does not read it is not touched.
     for transport in ["exit", "polling"] {
         let folder = shell("\"$0\" simvirtio --transport \"$1\" </", &[transport]);
         assert_eq!((folder.status, folder.text().as_str()), (0, "Ana are mere"), "{}", folder.stderr);
@@ -338,6 +359,14 @@ fn input() {
         assert_eq!(rest.text(), "Ana are merefrom a file", "{}", rest.stderr);
     }
     assert_error(&ran(&["simvirtio-upper", "--input", "/no/such/file"]), 110, "for --input");
+    // A machine without SIMVIRTIO has no input.
+    let unused = ran(&["hello-kvm", "--input", &text]);
+    assert_eq!(unused.status, 0, "{}", unused.stderr);
+    assert!(
+        unused.stderr.starts_with(&format!("vmm: warn: --input {text} was not read")),
+        "{}",
+        unused.stderr
+    );
 }
 
 fn forged_names() {
@@ -360,16 +389,16 @@ fn forged_names() {
     }
 }
 
-fn nobody() {
-    let line = "vmm: nobody is there: PIO in 0x1234 (once)\n";
+fn unclaimed() {
+    let line = "vmm: unclaimed accesses: PIO in 0x1234 (once)\n";
     assert!(ran(&["real16-in"]).stderr.contains(line));
     assert!(ran(&["real16-in", "--no-profile"]).stderr.contains(line));
     let files = Files::new();
-    // xor dx, dx; again: in al, dx; inc dl; jnz again; hlt: ports 0 to 255, of which two are somebody's.
+    // xor dx, dx; again: in al, dx; inc dl; jnz again; hlt: ports 0 to 255, of which two have a device.
     let many = files.write("many", &[0x31, 0xd2, 0xec, 0xfe, 0xc2, 0x75, 0xfb, 0xf4]);
     let stderr = ran(&[&many]).stderr;
     assert!(stderr.contains("PIO in 0x0 (once), PIO in 0x1 (once)"), "{stderr}");
-    assert!(stderr.contains("PIO in 0x7 (once), and 246 times elsewhere\n"), "{stderr}");
+    assert!(stderr.contains("PIO in 0x7 (once), and 246 more elsewhere\n"), "{stderr}");
 }
 
 fn output_limit() {
@@ -396,9 +425,8 @@ fn large_code() {
     assert!(ran.stderr.contains("exited with code 1000"), "{}", ran.stderr);
 }
 
-/// What is said of a guest at its end, in each mode: here of one whose time is up, since a CPU that
-/// triple-faults is reset on AMD hosts.
-fn death_report() {
+/// Checks the summary in each mode. The guests time out, because AMD hosts reset a vCPU that triple-faults.
+fn crash_summary() {
     let files = Files::new();
     let report = |mode: &str, code: &[u8], expected: &[&str]| {
         let guest = files.write(mode, code);
@@ -419,14 +447,14 @@ fn death_report() {
     let expected = [
         "; the guest was then in real mode at 0050:0b2a",
         "\n  instruction  e9 fd ff  jmp ",
-        "\n  mapping      0x102a is physical (paging is off)\n",
+        "\n  mapping      0x102a is a physical address (paging is off)\n",
         "\n  eax 00000011  ebx ",
         "\n  cs 0050  ds 0000  es 0000  ss 0100  gdt ",
         "\n  stack        5678 1234 0 0\n",
         "\n  last exits   in8 0x11, in8 0x12, in8 0x13, in8 0x14, in8 0x15, in8 0x16\n",
     ];
     report("16", &real, &expected);
-    // Above these stacks is the window, which by polling is memory, too.
+    // These stacks end at the window, which is memory with polling, too.
     // mov ebx, 0x22; push ebx; push 0x33; mov eax, 0x100d; jmp eax
     let protected = [0xbb, 0x22, 0, 0, 0, 0x53, 0x6a, 0x33, 0xb8, 0x0d, 0x10, 0, 0, 0xff, 0xe0];
     let expected = [

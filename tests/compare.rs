@@ -1,4 +1,4 @@
-//! `vmm compare`: exact exits of every row, files, and what goes wrong with them.
+//! `vmm compare`: the exact exits of every row, the result files, and errors.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,19 +9,19 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 use support::{Files, Liar, assert_error, kvm_test, plain_test, ran, vmm, wait, wait_for_handlers};
-use vmm::lab::{ComparisonError, Ring, Row, Variant, Workload, run_echoes, run_message, run_nothing};
+use vmm::lab::{ComparisonError, Ring, Row, Variant, Workload, run_echoes, run_handshake, run_message};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("exits_are_exact", exact_exits),
-        kvm_test("every_queue_length_carries_the_workload", queue_lengths),
-        kvm_test("a_row_has_all_its_measures", measures),
-        kvm_test("table_and_files_tell_the_same", files),
-        kvm_test("an_interruption_leaves_what_was_measured", interrupted),
-        kvm_test("a_full_disk_is_told", full_disk),
-        plain_test("without_kvm_it_says_so", without_kvm),
-        plain_test("numbers_out_of_range_are_usage", out_of_range),
+        kvm_test("each_row_makes_the_expected_exits", exact_exits),
+        kvm_test("the_workload_runs_over_every_queue_length", queue_lengths),
+        kvm_test("a_row_has_all_values", measures),
+        kvm_test("the_files_have_the_values_of_the_table", files),
+        kvm_test("an_interruption_keeps_the_complete_rounds", interrupted),
+        kvm_test("a_full_disk_is_status_115", full_disk),
+        plain_test("a_host_without_kvm_is_status_115", without_kvm),
+        plain_test("a_number_out_of_range_is_status_110", out_of_range),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -32,22 +32,23 @@ fn workload(bytes: u32, messages: u32, queue_len: u16) -> Workload {
     Workload { bytes, messages, echo: 1, queue_len }
 }
 
-/// For 600 bytes through 256: the driver knows TX tail when it is ready (2), and looks again when the queue is full by
-/// what it knows.
+/// Sends 600 bytes through queues of 256. The driver knows TX tail after the handshake, and reads it again whenever the
+/// queue is full according to the last value.
 fn exact_exits() {
     for ring in RINGS {
         let exits = |variant| {
-            let idle = run_nothing(variant, ring, workload(600, 20, 256)).unwrap();
+            let idle = run_handshake(variant, ring, workload(600, 20, 256)).unwrap();
             let message = run_message(variant, ring, workload(600, 20, 256)).unwrap().exits - idle;
             let echoes = run_echoes(variant, ring, workload(600, 20, 256)).unwrap().exits - idle;
             (message, echoes)
         };
-        // 600 stores, 2 looks on the way, and one at the end; of an echo a store, a look at RX head, and RX tail.
+        // Message: 600 stores, 2 reads of TX tail on the way, 1 at the end. Echo: a store, a read of RX head, a store to
+        // RX tail.
         assert_eq!(exits(Variant::Byte), (603, 60));
-        // Three batches, with a look before the second and third, and one at the end.
+        // Three batches, with a read before the second and the third, and one at the end.
         assert_eq!(exits(Variant::Batch), (6, 60));
-        // KVM queues 169 stores, and the one after them is an exit: once before the first look, once before the second.
-        // Before Linux 6.12 it sometimes queues half as many.
+        // KVM queues 169 stores, and the next store is an exit: once before the first read, once before the second. Before
+        // Linux 6.12 it sometimes queues half as many.
         let (message, echoes) = exits(Variant::Coalesced);
         assert!((5..=8).contains(&message) && echoes == 40, "{message} {echoes}");
         assert_eq!(exits(Variant::Doorbell), (0, 0));
@@ -65,7 +66,7 @@ fn queue_lengths() {
             }
         }
     }
-    // Longer echoes, which do not fit into what is left of the queue.
+    // Longer echoes, which wrap around the end of the queue.
     for variant in Variant::ALL {
         run_echoes(variant, Ring::Three, Workload { echo: 100, ..workload(1, 30, 256) }).unwrap();
     }
@@ -84,7 +85,7 @@ fn measures() {
         assert_eq!((row.device_seconds().is_some(), row.device_busy().is_some()), (own, own));
         assert!(row.device_busy().is_none_or(|busy| (0.0..=1.0).contains(&busy)));
     }
-    // A length that no queue has is the caller's mistake.
+    // An invalid queue length is an error.
     let wrong = Row::new(Variant::Byte, Ring::Zero).measure(workload(1, 1, 1));
     assert!(matches!(wrong, Err(ComparisonError::Host(_))));
 }
@@ -94,10 +95,10 @@ const SHORT: [&str; 7] = ["compare", "--bytes", "600", "--messages", "20", "--ro
 fn files() {
     let files = Files::new();
     let [json, svg] = ["json", "svg"].map(|name| files.0.path().join(name).to_str().unwrap().to_string());
-    // What was there before is gone, also where it was longer.
+    // An existing file is replaced, also if it was longer.
     files.write("json", &[b'x'; 100_000]);
-    let told = support::run(vmm(&SHORT).args(["--json", &json, "--svg", &svg]));
-    assert_eq!((told.status, told.stderr.as_str()), (0, ""));
+    let ran = support::run(vmm(&SHORT).args(["--json", &json, "--svg", &svg]));
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
     let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!((&document["format"], &document["version"]), (&"vmm-compare".into(), &1.into()));
     assert_eq!((&document["workload"]["bytes"], &document["rounds"]), (&600.into(), &2.into()));
@@ -116,9 +117,9 @@ fn files() {
         }
     }
     assert_eq!(rows[0]["exits_per_message"]["median"], 603.0);
-    // Each sentence of the file is one of the text.
+    // The sentences of the file are also in the text.
     for sentence in document["conclusions"].as_array().unwrap() {
-        assert!(told.text().contains(sentence.as_str().unwrap()), "{sentence}");
+        assert!(ran.text().contains(sentence.as_str().unwrap()), "{sentence}");
     }
     let picture = std::fs::read_to_string(&svg).unwrap();
     assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
@@ -127,7 +128,7 @@ fn files() {
     }
     assert!(!picture.contains("NaN") && !picture.contains("inf") && !picture.contains("href"), "{picture}");
     assert_eq!(picture.matches("<rect").count(), 2 + 3 * rows.len());
-    // Some rows only, in the order of the table and not of the option.
+    // The rows have the order of the table, not of the option.
     let some = support::run(vmm(&SHORT).args(["--transports", "polling,byte", "--ring", "3"]));
     let names: Vec<_> = some
         .text()
@@ -163,20 +164,20 @@ fn interrupted() {
 
 fn full_disk() {
     for option in ["--json", "--svg"] {
-        let told = support::run(vmm(&SHORT).args(["--transports", "batch", option, "/dev/full"]));
-        assert_eq!(told.status, 115, "{}", told.stderr);
+        let ran = support::run(vmm(&SHORT).args(["--transports", "batch", option, "/dev/full"]));
+        assert_eq!(ran.status, 115, "{}", ran.stderr);
         let sentence = "vmm: error: cannot write /dev/full: No space left on device";
-        assert!(told.stderr.starts_with(sentence) && told.stderr.lines().count() == 1, "{}", told.stderr);
-        assert!(told.text().contains("store per batch"), "the table is there all the same");
+        assert!(ran.stderr.starts_with(sentence) && ran.stderr.lines().count() == 1, "{}", ran.stderr);
+        assert!(ran.text().contains("store per batch"), "the table is printed nevertheless");
     }
 }
 
-/// Opening `/dev/kvm` is no ioctl, so a host whose KVM has another version stands for one without.
+/// The fake host answers ioctls, and opening `/dev/kvm` is not an ioctl. So the test fakes another version of the KVM API.
 fn without_kvm() {
     let liar = Liar::new();
-    let told = liar.run("ae00 -1 11 0 0 1000", &["compare"]);
-    assert_eq!(told.status, 115, "{}", told.stderr);
-    assert!(told.stderr.starts_with("vmm: error: ") && told.stderr.lines().count() == 1, "{}", told.stderr);
+    let ran = liar.run("ae00 -1 11 0 0 1000", &["compare"]);
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("vmm: error: ") && ran.stderr.lines().count() == 1, "{}", ran.stderr);
 }
 
 fn out_of_range() {
@@ -191,8 +192,7 @@ fn out_of_range() {
         ("--queue-len", "1"),
         ("--queue-len", "4097"),
     ] {
-        let told = ran(&["compare", option, value]);
-        assert_error(&told, 110, if option == "--queue-len" { "queue length" } else { option });
+        assert_error(&ran(&["compare", option, value]), 110, &format!("{option} must be "));
     }
     assert_eq!(ran(&["compare", "--transports", "pigeon"]).status, 110);
     assert_eq!(ran(&["compare", "--ring", "1"]).status, 110);

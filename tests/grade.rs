@@ -1,4 +1,4 @@
-//! The grade: full points for what is right, and for each wrong image the points of its own task lost.
+//! `vmm grade so2`: right images get all points, and a wrong image loses only the points of its own task.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,14 +10,14 @@ use support::{Files, elf, kvm_test, ran};
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("the_grade_is_100", grade),
-        kvm_test("a_right_image_of_a_student_keeps_the_points", right_students),
-        kvm_test("a_wrong_image_loses_its_own_points_only", wrong_students),
+        kvm_test("the_built_in_guests_get_100_points", grade),
+        kvm_test("right_images_of_a_student_get_all_points", right_students),
+        kvm_test("a_wrong_image_loses_only_the_points_of_its_task", wrong_students),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// The points of the five tasks, and the status.
+/// Runs the grade. Returns the points of the five tasks, the exit status and the text.
 fn points(arguments: &[&str]) -> ([u32; 5], i32, String) {
     let ran = ran(&[&["grade", "--timeout", "5"], arguments].concat());
     let text = ran.text();
@@ -36,9 +36,10 @@ const ALL: [u32; 5] = [30, 20, 30, 10, 10];
 fn grade() {
     let (tasks, status, text) = points(&[]);
     assert_eq!((tasks, status), (ALL, 0), "{text}");
-    for evidence in
-        ["40 exits by exits (39 at the device), 1 by polling", "just the exits that the catalogue says"]
-    {
+    for evidence in [
+        "40 exits with transport exit (39 at the device), 1 with polling",
+        "exactly the exits that the catalogue lists",
+    ] {
         assert!(text.contains(evidence), "{text}");
     }
 }
@@ -106,7 +107,7 @@ fn wrong_students() {
     }
 }
 
-/// A 64-bit image that prints `text` on port 0xE9, leaves 42 and halts.
+/// Returns a 64-bit image that prints `text` on port 0xE9, leaves 42 and halts.
 fn prints_only(text: &str) -> Vec<u8> {
     let mut image: Vec<u8> = text.bytes().flat_map(|byte| [0xb0, byte, 0xe6, 0xe9]).collect();
     image.extend([0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);

@@ -1,4 +1,4 @@
-//! The grade of KeV's project 2: right guests keep their line, wrong ones lose theirs and no other.
+//! `vmm grade kev`: right guests get their points, and a wrong guest loses only its own.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,15 +10,16 @@ use support::{Files, assert_error, kvm_test, plain_test, ran};
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("wrong_guests_lose_their_line_of_the_grade", wrong_guests),
-        kvm_test("right_guests_keep_their_line", right_guests),
-        kvm_test("a_guest_that_does_nothing_has_no_line", silent_guests),
+        kvm_test("a_wrong_guest_loses_only_its_own_points", wrong_guests),
+        kvm_test("right_guests_get_their_points", right_guests),
+        kvm_test("a_guest_that_makes_no_trap_gets_no_points", silent_guests),
         plain_test("an_option_for_another_course_is_refused", misplaced_options),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// The line of this guest, and all others, in a grade with this image in its place.
+/// Runs the grade with `image` instead of the guest `name`. Returns the first line without points, the number of these
+/// lines, and the exit status.
 fn line(name: &str, image: &str) -> (String, usize, i32) {
     let grade = ran(&["grade", "kev", "--timeout", "5", "--guest", &format!("{name}={image}")]);
     let text = grade.text();
@@ -28,20 +29,20 @@ fn line(name: &str, image: &str) -> (String, usize, i32) {
 
 fn wrong_guests() {
     let files = Files::new();
-    // mov eax, 42; mov [0x400], eax; hlt: right results, and nothing done for them.
+    // mov eax, 42; mov [0x400], eax; hlt: the right result, but no trap.
     let silent =
         format!("{}@0x1000", files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]));
     let port = files.guest("kev-port");
     for (name, image, text) in [
-        ("kev-hypercall", &port, "it should make an exit hypercall 0x1"),
-        ("kev-port", &files.guest("kev-hypercall"), "it should make an exit PIO out 0xe9"),
-        ("kev-mmio", &silent, "it should print"),
-        ("kev-halt", &silent, "it should end as kev-halt does"),
-        ("kev-strings", &silent, "it should make an exit PIO out 0xbb"),
-        ("kev-msr", &silent, "it should make an exit WRMSR 0xabc"),
-        ("kev-vmcall", &silent, "it should make an exit PIO out 0x42"),
+        ("kev-hypercall", &port, "must make an exit hypercall 0x1"),
+        ("kev-port", &files.guest("kev-hypercall"), "must make an exit PIO out 0xe9"),
+        ("kev-mmio", &silent, "must print"),
+        ("kev-halt", &silent, "must end like kev-halt"),
+        ("kev-strings", &silent, "must make an exit PIO out 0xbb"),
+        ("kev-msr", &silent, "must make an exit WRMSR 0xabc"),
+        ("kev-vmcall", &silent, "must make an exit PIO out 0x42"),
         ("kev-cpuid", &files.guest("real16-wrong-result"), ""),
-        ("smp-counter", &files.guest("smp-stop"), "it should end as smp-counter does"),
+        ("smp-counter", &files.guest("smp-stop"), "must end like smp-counter"),
         ("kev-msr", &"/no/such/file".to_string(), "cannot read"),
     ] {
         let (line, lost, status) = line(name, image);
@@ -50,9 +51,13 @@ fn wrong_guests() {
     }
 }
 
-/// Reported before `/dev/kvm` is opened.
+/// These errors are reported before `/dev/kvm` is opened.
 fn misplaced_options() {
-    assert_error(&ran(&["grade", "kev", "--guest", "real16-42=x"]), 110, "give NAME=IMAGE");
+    assert_error(
+        &ran(&["grade", "kev", "--guest", "real16-42=x"]),
+        110,
+        "--guest must be NAME=IMAGE, not real16-42=x",
+    );
     assert_error(&ran(&["grade", "kev", "--guest16", "x"]), 110, "--guest NAME=IMAGE");
     assert_error(&ran(&["grade", "--guest", "kev-msr=x"]), 110, "is for `vmm grade kev`");
 }
@@ -68,7 +73,7 @@ fn right_guests() {
     assert!(grade.text().ends_with("100/100\n") && grade.text().lines().count() == 21, "{}", grade.text());
 }
 
-/// It leaves 42, in the right mode, and does nothing for it.
+/// The guests leave 42 in the right mode, but make no trap.
 fn silent_guests() {
     let files = Files::new();
     let wide = files.write("wide", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
@@ -89,7 +94,7 @@ fn silent_guests() {
     let grade = ran(&arguments);
     let earned: Vec<_> =
         grade.text().lines().filter(|line| line.starts_with("  5/5")).map(str::to_string).collect();
-    // The line on the VMM's own counting runs the built-in guest.
+    // The line about the counts per vCPU always runs the built-in guest.
     assert_eq!((earned.len(), grade.status), (1, 111), "{}", grade.text());
-    assert!(earned[0].contains("exits counted by vCPU"), "{earned:?}");
+    assert!(earned[0].contains("exits per vCPU"), "{earned:?}");
 }

@@ -100,7 +100,7 @@ fn stalled_reader() {
         (driver(), Transport::Polling),
     ] {
         let (writer, reader) = full_stream();
-        let machine = Machine::builder(image)
+        let mut machine = Machine::builder(image)
             .transport(Some(transport))
             .timeout(Some(Duration::from_millis(300)))
             .output(Output::new(writer, false))
@@ -199,8 +199,8 @@ fn explanations() {
     for (image, expected) in [
         (UNDEFINED, "#UD: an undefined"),
         (DIVIDE_BY_ZERO, "#DE"),
-        (READ_UNMAPPED, "#PF: the address of its operand"),
-        (USE_SSE, "#UD: SSE is not switched on"),
+        (READ_UNMAPPED, "#PF: the operand's address"),
+        (USE_SSE, "#UD: SSE is not enabled"),
     ] {
         for transport in TRANSPORTS {
             let (report, _) = run_machine(long_mode(image, transport));

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::payloads::HALT;
 use support::{TRANSPORTS, code, embedded, find, kvm_test, plain_test, run_machine};
-use vmm::device::{Device, Transport};
+use vmm::device::{Device, DeviceName, Transport};
 use vmm::exit::{Reason, Site, Stop};
 use vmm::x86::Mode;
 use vmm::{Builder, Captured, Input, KvmCounters, Machine, Output};
@@ -188,8 +188,8 @@ impl Device for Counter {
         self.written.push((offset, size, data));
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "counter"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("counter")
     }
 }
 
@@ -209,7 +209,7 @@ fn device_of_the_caller() {
     assert!(matches!(report.stop, Stop::Halted));
     assert_eq!(counter.lock().unwrap().written, [(0x10, 4, 1), (1, 2, 2)]);
     let site = Site { reason: Reason::MmioRead, place: Some((0x20_0008, 8)) };
-    assert_eq!(report.device_at(&site), Some("counter"));
+    assert_eq!(report.device_at(&site), Some(DeviceName::device("counter")));
 }
 
 fn overlapping_devices() {

@@ -5,7 +5,7 @@
 mod support;
 
 use libtest_mimic::Arguments;
-use report::profile::{Source, Vcpu};
+use report::profile::{ClockSource, SavedVcpu};
 use report::{Saved, SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,7 +49,7 @@ fn measured(arguments: &[&str]) -> (SavedProfile, SavedTrace) {
     let json = format!("json={profile}");
     let ran = ran(&[&["run", "--profile", &json, "--trace", &trace], arguments].concat());
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains(&format!("see it with `vmm report {profile}`")), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("`vmm report {profile}` shows it")), "{}", ran.stderr);
     let profile = SavedProfile::read(&fs::read(&profile).unwrap()).unwrap();
     let (trace, cut) = SavedTrace::read(&fs::read(&trace).unwrap()).unwrap();
     assert_eq!(cut, None);
@@ -59,7 +59,7 @@ fn measured(arguments: &[&str]) -> (SavedProfile, SavedTrace) {
 type Sites = BTreeMap<(Reason, Option<u64>, Option<u8>), (u64, u64)>;
 
 /// Returns the exits and elements of each site.
-fn sites_of(vcpu: &Vcpu) -> Sites {
+fn sites_of(vcpu: &SavedVcpu) -> Sites {
     vcpu.sites.iter().map(|site| (site.key(), (site.exits, site.elements))).collect()
 }
 
@@ -131,7 +131,7 @@ fn vcpus_add_up() {
         assert_eq!(traced, 26);
     }
     assert_eq!(all, sites_of(&profile.machine));
-    let kernel = |vcpu: &Vcpu| vcpu.kernel.as_ref().unwrap()["exits"];
+    let kernel = |vcpu: &SavedVcpu| vcpu.kernel.as_ref().unwrap()["exits"];
     assert_eq!(profile.vcpus.iter().map(kernel).sum::<u64>(), kernel(&profile.machine));
     assert!(trace.records.is_sorted_by_key(|record| record.when));
 }
@@ -162,11 +162,11 @@ fn times_fit() {
 
 fn times_fit_by(transport: &str) {
     let (profile, _) = measured(&["simvirtio", "--transport", transport]);
-    let Vcpu { in_kvm, in_vmm, sites, .. } = &profile.machine;
+    let SavedVcpu { in_kvm, in_vmm, sites, .. } = &profile.machine;
     assert!(in_kvm.sum > 0 && in_vmm.sum > 0);
     assert!(in_kvm.sum + in_vmm.sum <= profile.elapsed_ns, "{profile:?}");
     assert!(profile.profiling_ns > 0);
-    assert!(profile.clock.source == Source::Tsc && profile.clock.khz > 100_000, "{:?}", profile.clock);
+    assert!(profile.clock.source == ClockSource::Tsc && profile.clock.khz > 100_000, "{:?}", profile.clock);
     for times in sites.iter().flat_map(|site| [&site.in_kvm, &site.in_vmm]).chain([in_kvm, in_vmm]) {
         let (p50, p99) = (times.p50.unwrap(), times.p99.unwrap());
         assert!(times.min <= p50 && p50 <= p99 && p99 <= times.max, "{times:?}");
@@ -204,7 +204,7 @@ fn last_exits() {
         }
     }
     let refused = |exits| Machine::builder(image.clone()).trace(Some(exits)).build().unwrap_err().to_string();
-    assert!(refused(0).contains("--trace-exits 1 to 4194304"));
+    assert!(refused(0).contains("--trace-exits must be 1 to 4194304, not 0"));
     assert!(refused((1 << 22) + 1).contains("4194305"));
 }
 
@@ -244,7 +244,7 @@ fn full_disk() {
         assert_eq!(ran.text(), "Ana are mere");
         assert!(ran.stderr.starts_with("vmm: simvirtio: halted; verified"), "{}", ran.stderr);
         assert!(ran.stderr.contains("vmm: error: cannot write /dev/full: No space left"), "{}", ran.stderr);
-        assert!(ran.stderr.contains("is lost"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is not saved"), "{}", ran.stderr);
         assert_eq!(ran.status, 115);
     }
     // An old file stays unchanged, even if not a single record fits.
@@ -260,7 +260,7 @@ fn full_disk() {
             small.stderr
         );
         assert!(
-            small.stderr.contains("the trace is lost, and a file that was there is as it was"),
+            small.stderr.contains("the trace is not saved, and an existing file is unchanged"),
             "{}",
             small.stderr
         );
@@ -279,7 +279,7 @@ fn cut_trace() {
     let guest = files.write("guest", READ_65536_TIMES);
     let ran = shell("ulimit -f 100; \"$0\" run \"$1\" --timeout 60 --trace \"$2\"", &[&guest, &trace]);
     assert_eq!(ran.status, 115, "{}", ran.stderr);
-    assert!(ran.stderr.contains("the trace is cut after"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the trace is cut short after"), "{}", ran.stderr);
     let Saved::Trace(read, cut) = Saved::read(&fs::read(&trace).unwrap()).unwrap() else { panic!("a trace") };
     let cut = cut.expect("the trace is cut");
     assert_eq!((read.records.len() as u64, cut.of, read.seen), (cut.records, 65_536, 65_537));
@@ -330,17 +330,17 @@ fn poor_host() {
     let slow = liar.run("aea3 -1 -1 5 0 9", &arguments);
     assert_eq!(slow.status, 0, "{}", slow.stderr);
     assert!(
-        slow.stderr.contains("(CLOCK_MONOTONIC, since KVM does not tell the TSC's speed"),
+        slow.stderr.contains("(CLOCK_MONOTONIC, because KVM does not report the TSC frequency"),
         "{}",
         slow.stderr
     );
     let profile = SavedProfile::read(&fs::read(&path).unwrap()).unwrap();
-    assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (Source::Monotonic, 40));
+    assert_eq!((profile.clock.source, profile.machine.in_kvm.count), (ClockSource::Monotonic, 40));
     assert!(profile.machine.in_kvm.sum > 0 && profile.machine.in_kvm.sum < profile.elapsed_ns);
 
     let silent = liar.run("aece -1 -1 25 0 9", &arguments);
     assert_eq!(silent.status, 0, "{}", silent.stderr);
-    assert!(!silent.stderr.contains("KVM's own count"), "{}", silent.stderr);
+    assert!(silent.stderr.contains("not compared with KVM's own count"), "{}", silent.stderr);
     assert_eq!(SavedProfile::read(&fs::read(&path).unwrap()).unwrap().machine.kernel, None);
 }
 
@@ -349,7 +349,7 @@ fn contradictions() {
     let path = files.write("one", b"old");
     let json = format!("json={path}");
     let ran = ran(&["run", "real16-hello", "--profile", &json, "--trace", &path]);
-    assert_error(&ran, 110, "the profile and the trace are one file");
+    assert_error(&ran, 110, "--profile and --trace write the same file");
     assert_eq!(fs::read(&path).unwrap(), b"old");
     for arguments in [
         &["--no-profile", "--trace", "t"][..],
@@ -368,7 +368,7 @@ fn contradictions() {
 fn not_measured() {
     for (transport, name) in TRANSPORTS.into_iter().zip(TRANSPORT_NAMES) {
         let (report, _) = run_machine(embedded(find("simvirtio"), Some(transport)).profile(false));
-        assert!(report.profile.is_none() && report.measured.is_none() && report.last.is_empty());
+        assert!(report.profile.is_none() && report.timing.is_none() && report.last_exits.is_empty());
         assert!(SavedProfile::capture("simvirtio", "halted", &report).is_none());
         let text = ran(&["simvirtio", "--no-profile", "--transport", name]).stderr;
         assert!(!text.contains("KVM_RUN"), "{text}");

@@ -1,5 +1,5 @@
-//! The page of `vmm report --format html` in a real browser: what it asks of the network, its colours, its keyboard,
-//! its tables and its timeline. PAGE_SCREENSHOTS names a folder that gets pictures.
+//! The page of `vmm report --format html` in a real browser: network access, colours, keyboard, tables and timeline.
+//! If PAGE_SCREENSHOTS names a directory, the test `pictures` writes screenshots there.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/browser.rs"]
@@ -18,24 +18,23 @@ use support::{Files, ran};
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        browser_test("a_page_asks_for_nothing_and_nothing_fails", quiet),
-        browser_test("dark_and_light_are_the_system_s_or_the_button_s", themes),
-        browser_test("all_text_has_contrast", contrast),
-        browser_test("tab_reaches_all_in_order_and_enter_sorts", keyboard),
-        browser_test("sorting_is_by_value_and_what_is_empty_comes_last", sorting),
-        browser_test("a_filter_leaves_the_rows_with_its_words", filter),
-        browser_test("hostile_names_are_text", hostile),
-        browser_test("a_timeline_is_zoomed_by_keyboard_and_stays_small", timeline),
-        browser_test("a_tooltip_comes_with_the_focus_and_goes_with_escape", tooltip),
-        browser_test("without_scripts_all_is_there_to_read", without_scripts),
-        browser_test("a_phone_shows_it_without_scrolling_sideways", phone),
+        browser_test("a_page_uses_no_network_and_logs_no_errors", quiet),
+        browser_test("colours_follow_the_system_until_the_button_is_clicked", themes),
+        browser_test("all_text_has_enough_contrast", contrast),
+        browser_test("tab_reaches_every_control_in_order_and_enter_sorts", keyboard),
+        browser_test("columns_sort_by_value_with_empty_cells_last", sorting),
+        browser_test("a_filter_shows_the_rows_with_all_words", filter),
+        browser_test("hostile_names_stay_text", hostile),
+        browser_test("the_timeline_zooms_by_keyboard_and_stays_small", timeline),
+        browser_test("a_tooltip_appears_on_focus_and_escape_hides_it", tooltip),
+        browser_test("a_page_is_complete_without_scripts", without_scripts),
+        browser_test("a_page_fits_a_phone_without_horizontal_scrolling", phone),
         browser_test("pictures", pictures),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// A test with a browser. Where there is none it is skipped aloud, or fails where the environment says
-/// REQUIRE_BROWSER=1.
+/// Makes a test with a browser. Without a browser the test is ignored with a message, or fails if REQUIRE_BROWSER is 1.
 fn browser_test(name: &'static str, body: fn(&mut Browser, &Pages)) -> Trial {
     const MISSING: &str = "no chromium here: apt install chromium";
     Trial::ignorable_test(name, move || match browser::installed() {
@@ -50,7 +49,7 @@ fn browser_test(name: &'static str, body: fn(&mut Browser, &Pages)) -> Trial {
     })
 }
 
-/// Pages as the program writes them.
+/// Pages that the program writes.
 struct Pages(Files);
 
 impl Pages {
@@ -98,10 +97,10 @@ fn quiet(browser: &mut Browser, pages: &Pages) {
         assert_eq!(browser.problems(&page), [""; 0], "{page}");
         assert_eq!(browser.text("document.querySelectorAll('h1').length"), "1");
     }
-    // The page's own policy forbids what it does not do.
+    // The policy in the page forbids network access.
     let asked = "fetch('data:,x').then(() => 'answered', () => 'refused')";
     assert_eq!(browser.text(asked), "refused");
-    assert!(!browser.problems("").is_empty(), "a refusal is seen in the console");
+    assert!(!browser.problems("").is_empty(), "the console shows the refusal");
 }
 
 fn themes(browser: &mut Browser, pages: &Pages) {
@@ -117,13 +116,13 @@ fn themes(browser: &mut Browser, pages: &Pages) {
         browser.open(&pages.profile());
         assert_eq!(browser.text(GROUND), *own);
         browser.evaluate("document.getElementById('theme').click()");
-        assert_eq!(browser.text(GROUND), *other, "the button turns {system} round");
+        assert_eq!(browser.text(GROUND), *other, "the button changes {system}");
         browser.evaluate("document.getElementById('theme').click()");
         assert_eq!(browser.text(GROUND), *own);
     }
 }
 
-/// WCAG 2.1, 1.4.3: text has a contrast of 4.5 to what is behind it; 1.4.11: the parts of a picture have one of 3.
+/// WCAG 2.1: text needs a contrast of 4.5 to its background (1.4.3), and graphics need 3 (1.4.11).
 fn contrast(browser: &mut Browser, pages: &Pages) {
     const POOR: &str = r#"(() => {
         const parse = (text) => { const n = text.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
@@ -171,7 +170,7 @@ fn contrast(browser: &mut Browser, pages: &Pages) {
     }
 }
 
-/// What has the focus, in a few words.
+/// A script that returns the tag and the name of the focused element.
 const FOCUSED: &str = "(() => { const at = document.activeElement; return at.tagName + ' ' + (at.id || at.getAttribute('aria-label') || \
                        at.getAttribute('aria-labelledby') || at.textContent).trim(); })()";
 
@@ -185,7 +184,7 @@ fn keyboard(browser: &mut Browser, pages: &Pages) {
             break;
         }
         let outlined = "getComputedStyle(document.activeElement).outlineStyle !== 'none' || document.activeElement.matches('.skip')";
-        assert_eq!(browser.text(outlined), "true", "the focus is seen on {stop}");
+        assert_eq!(browser.text(outlined), "true", "the focus is visible on {stop}");
         stops.push(stop);
     }
     let place = |wanted: &str| {
@@ -202,7 +201,7 @@ fn keyboard(browser: &mut Browser, pages: &Pages) {
         "DIV lanes",
         "DIV tip-0",
         "DIV records-title",
-        "BUTTON Sort by when, ms",
+        "BUTTON Sort by time, ms",
         "DIV sites-title",
         "BUTTON Sort by in KVM p99",
         "BUTTON Sort by in the VMM max",
@@ -226,7 +225,7 @@ fn keyboard(browser: &mut Browser, pages: &Pages) {
     let up = browser.text(sorted);
     assert!(numbers(&up).is_sorted(), "{up}");
     assert_eq!(browser.text("document.querySelectorAll('th[aria-sort]').length"), "1");
-    // The link that skips leads to the content.
+    // The skip link leads to the content.
     browser.evaluate("document.querySelector('.skip').focus()");
     browser.key("Enter");
     assert_eq!(browser.text("document.activeElement.id"), "main");
@@ -234,7 +233,7 @@ fn keyboard(browser: &mut Browser, pages: &Pages) {
 
 fn sorting(browser: &mut Browser, pages: &Pages) {
     let mut profile = saved::boot();
-    // Larger than any number that a script has exactly.
+    // A JavaScript number cannot hold these exactly.
     for (site, exits) in profile.machine.sites.iter_mut().zip([u64::MAX, u64::MAX - 1, 9, 10, 1]) {
         site.exits = exits;
     }
@@ -253,7 +252,7 @@ fn sorting(browser: &mut Browser, pages: &Pages) {
     for _ in 0..2 {
         browser.evaluate(&click("in KVM p50"));
         let medians = browser.text(&column(9));
-        assert!(medians.ends_with(','), "what is unknown comes last: {medians}");
+        assert!(medians.ends_with(','), "unknown medians come last: {medians}");
     }
     browser.evaluate(&click("place"));
     let places = browser.text(&column(1));
@@ -294,14 +293,14 @@ fn hostile(browser: &mut Browser, pages: &Pages) {
         let body = browser.text("document.body.textContent");
         assert!(
             body.contains("<script>document.title='owned'") && body.contains("&lt;b&gt; é ${1}"),
-            "{name}: as it is"
+            "{name}: markup is shown as text"
         );
         assert!(
             !body.contains(['\u{1b}', '\u{9b}', '\u{202e}', '\u{2028}']),
-            "{name}: what confuses is escaped"
+            "{name}: control characters are escaped"
         );
     }
-    // An exit's name in the timeline's line is a text, too.
+    // The description of a record below the timeline is text, too.
     browser.open(&pages.of("t", &[saved::trace_file(&saved::hostile_trace())]));
     browser.evaluate("document.getElementById('lanes').focus()");
     for _ in 0..30 {
@@ -319,10 +318,10 @@ fn timeline(browser: &mut Browser, pages: &Pages) {
     assert!(browser.text(ELEMENTS).parse::<u32>().unwrap() < 60);
     browser.evaluate("document.getElementById('lanes').focus()");
     let whole = browser.text(RANGE);
-    // The first of the records are known by their number only.
-    assert!(whole.contains(" 50000 exits and earlier ones"), "{whole}");
+    // The page has only counts of the first records.
+    assert!(whole.contains(" 50000 records, and earlier ones"), "{whole}");
     browser.key("End");
-    assert_eq!(browser.text(RANGE), whole, "there is no more than all");
+    assert_eq!(browser.text(RANGE), whole, "the view stays within the whole time");
     for _ in 0..9 {
         browser.key("+");
     }
@@ -331,7 +330,7 @@ fn timeline(browser: &mut Browser, pages: &Pages) {
     assert_ne!(zoomed, whole);
     assert!(!zoomed.contains("earlier"), "{zoomed}");
     let single = "document.querySelectorAll('path.kvm[d*=M]').length > 0 && !document.querySelector('.lane path.count[d*=M]')";
-    assert_eq!(browser.text(single), "true", "each exit is drawn: {zoomed}");
+    assert_eq!(browser.text(single), "true", "each record is drawn: {zoomed}");
     browser.key("ArrowLeft");
     assert_ne!(browser.text(RANGE), zoomed);
     browser.key(".");
@@ -343,7 +342,7 @@ fn timeline(browser: &mut Browser, pages: &Pages) {
     assert!(second.contains("; vCPU ") && second.contains(" in KVM; "), "{second}");
     browser.key(",");
     assert_eq!(browser.text("document.getElementById('record').textContent"), first);
-    // As far as it goes: still drawn, still small.
+    // The page stays small at the maximum zoom.
     for _ in 0..60 {
         browser.key("+");
     }
@@ -352,7 +351,7 @@ fn timeline(browser: &mut Browser, pages: &Pages) {
     browser.key("0");
     assert_eq!(browser.text(RANGE), whole);
     browser.evaluate("document.querySelector('[data-do=\"in\"]').click()");
-    assert_ne!(browser.text(RANGE), whole, "the buttons do the same");
+    assert_ne!(browser.text(RANGE), whole, "the zoom button works, too");
     let longest = "Math.max(...[...document.querySelectorAll('#timeline path')].map(path => path.getAttribute('d').length))";
     assert!(browser.text(longest).parse::<u32>().unwrap() < 100_000);
     assert_eq!(browser.problems(&page), [""; 0]);
@@ -377,7 +376,7 @@ fn without_scripts(browser: &mut Browser, pages: &Pages) {
         browser.open(&page);
         assert_eq!(browser.text("document.querySelectorAll('#sites-table tbody tr').length"), rows);
         let dead = "[...document.querySelectorAll('button, input')].filter(one => one.offsetParent).length";
-        assert_eq!(browser.text(dead), "0", "nothing is shown that would do nothing");
+        assert_eq!(browser.text(dead), "0", "no control is visible that would do nothing");
         assert!(browser.text("document.querySelectorAll('svg path').length").parse::<u32>().unwrap() > 2);
     }
 }
@@ -393,7 +392,7 @@ fn phone(browser: &mut Browser, pages: &Pages) {
     }
 }
 
-/// Pictures of each page, wide and narrow, light and dark.
+/// Takes screenshots of each page, wide and narrow, light and dark.
 fn pictures(browser: &mut Browser, pages: &Pages) {
     let folder = std::env::var_os("PAGE_SCREENSHOTS").map(PathBuf::from);
     for (name, page) in ["profile", "boot", "trace", "difference"].iter().zip(pages.all()) {

@@ -1,4 +1,4 @@
-//! `vmm report` over files as runs leave them, and over files that are cut, damaged or hostile.
+//! `vmm report` with files of runs, and with files that are cut short, damaged or hostile.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/saved.rs"]
@@ -19,31 +19,31 @@ use support::{
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        plain_test("a_profile_says_what_costs_most", profile_text),
-        plain_test("kvm_s_own_counters_stand_beside_ours_with_the_reason", counters),
-        plain_test("a_trace_has_a_line_for_each_exit_in_every_format", trace_lines),
-        plain_test("two_files_show_their_difference_in_every_format", differences),
-        plain_test("a_trace_is_compared_by_what_is_in_it", mixed),
-        plain_test("hostile_names_do_nothing_in_a_terminal", hostile_text),
-        plain_test("hostile_names_are_no_formulas", hostile_csv),
-        plain_test("hostile_names_are_themselves_in_json", hostile_json),
-        plain_test("hostile_names_are_no_tags", hostile_html),
-        plain_test("a_cut_profile_is_status_116", cut_profiles),
-        plain_test("a_cut_trace_is_shown_as_far_as_it_goes", cut_traces),
-        plain_test("a_file_appears_whole_or_not_at_all", whole_or_not),
-        plain_test("of_many_that_write_one_file_one_is_kept_whole", many_writers),
+        plain_test("the_report_of_a_profile_names_the_costliest_device", profile_text),
+        plain_test("kvm_counters_stand_next_to_ours_with_the_reason_for_a_difference", counters),
+        plain_test("a_trace_has_a_row_for_each_record_in_every_format", trace_lines),
+        plain_test("two_files_give_a_difference_in_every_format", differences),
+        plain_test("a_comparison_with_a_trace_covers_its_records_and_says_so", mixed),
+        plain_test("hostile_names_are_escaped_for_a_terminal", hostile_text),
+        plain_test("hostile_names_are_not_formulas_in_csv", hostile_csv),
+        plain_test("hostile_names_are_unchanged_in_json", hostile_json),
+        plain_test("hostile_names_are_not_tags_in_html", hostile_html),
+        plain_test("a_profile_that_is_cut_short_is_status_116", cut_profiles),
+        plain_test("a_trace_that_is_cut_short_is_shown_up_to_its_last_record", cut_traces),
+        plain_test("an_output_file_is_complete_or_unchanged", whole_or_not),
+        plain_test("of_many_writers_of_one_file_one_complete_file_stays", many_writers),
         plain_test("a_full_disk_is_status_115", full_disk),
-        plain_test("an_interruption_leaves_nothing_behind", interrupted),
-        plain_test("a_reader_may_leave_early", early_leave),
-        plain_test("files_may_be_pipes", pipes),
-        test_unless(no_terminals, "a_page_is_nothing_for_a_terminal", terminal),
-        plain_test("the_documented_formats_are_true", documented),
-        kvm_test("what_a_run_writes_is_reported", run_and_report),
+        plain_test("an_interruption_leaves_no_partial_file", interrupted),
+        plain_test("a_reader_may_close_the_pipe_early", early_leave),
+        plain_test("input_and_output_may_be_pipes", pipes),
+        test_unless(no_terminals, "a_page_is_not_written_to_a_terminal", terminal),
+        plain_test("the_examples_in_the_format_documentation_work", documented),
+        kvm_test("a_report_reads_the_files_of_a_run", run_and_report),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// What a report prints, which has to go well.
+/// Runs `vmm report`, which must succeed, and returns its output.
 fn report(arguments: &[&str]) -> String {
     let ran = ran(&[&["report"], arguments].concat());
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{arguments:?}");
@@ -58,7 +58,7 @@ fn trace_in(files: &Files, name: &str, trace: &SavedTrace) -> String {
     files.write(name, &saved::trace_file(trace))
 }
 
-/// The lines of a table of a text, heads left out.
+/// Returns the lines of a table in a text report, without its title.
 fn table<'a>(text: &'a str, title: &str) -> Vec<&'a str> {
     let lines = text.lines().skip_while(|line| !line.starts_with(title)).skip(1);
     lines.take_while(|line| !line.is_empty()).collect()
@@ -68,7 +68,7 @@ fn profile_text() {
     let files = Files::new();
     let text = report(&[&profile_in(&files, "p", &saved::simvirtio(1.0))]);
     assert!(text.starts_with("simvirtio: halted; verified: RAX = 42, [0x400] = 42\n"), "{text}");
-    let most = "\nmost time: simvirtio, 95.3 % of 352 us in 39 exits; of that most at MMIO write 0x100010 (simvirtio TX head), 58.6 %\n";
+    let most = "\nmost time: simvirtio, 95.3 % of 352 us in 39 exits; its costliest site: MMIO write 0x100010 (simvirtio TX head), 58.6 %\n";
     assert!(text.contains(most), "{text}");
     let sites = table(&text, "Where the exits come from:");
     assert!(sites[0].contains(" in KVM ") && sites[0].contains(" in the VMM "), "{text}");
@@ -80,7 +80,7 @@ fn profile_text() {
     assert_eq!(sites.len(), 2 + 9);
     assert_eq!(table(&text, "By device:").len(), 1 + 2);
     let boot = report(&[&profile_in(&files, "boot", &saved::boot())]);
-    assert!(table(&boot, "The boot").iter().any(|line| line.ends_with("userland")), "{boot}");
+    assert!(table(&boot, "Boot marks").iter().any(|line| line.ends_with("userland")), "{boot}");
     assert_eq!(table(&boot, "vCPUs:").len(), 2 + 2);
 }
 
@@ -90,7 +90,7 @@ fn counters() {
     let kernel = table(&text, "KVM's own counters:");
     let words: Vec<_> = kernel[1].split_whitespace().take(3).collect();
     assert_eq!(words, ["exits", "41", "40"]);
-    assert!(kernel[1].contains("also for what the kernel answered itself"), "{text}");
+    assert!(kernel[1].contains("KVM also counts the exits that the kernel handled itself"), "{text}");
     assert!(kernel[2].ends_with("they agree"), "{text}");
     let mut none = saved::simvirtio(1.0);
     none.machine.kernel = None;
@@ -102,14 +102,14 @@ fn trace_lines() {
     let trace = trace_in(&files, "t", &saved::boot_trace(2000));
     let text = report(&[&trace]);
     assert_eq!(table(&text, "The last exits:").len(), 1 + 2001);
-    assert!(text.contains("\nnote: 1234 exits and elements before the first record are not in the trace.\n"));
+    assert!(text.contains("\nnote: 1234 elements before the first record are not in the trace.\n"));
     let csv = records(&report(&[&trace, "--format", "csv"]));
     assert_eq!(csv.len(), 1 + 2001);
     assert_eq!(csv[0][..6], ["when_ns", "delta_ns", "vcpu", "reason", "place", "width"]);
     let json: Value = serde_json::from_str(&report(&[&trace, "--format", "json"])).unwrap();
     let rows = json["records"].as_array().unwrap();
     assert_eq!((rows.len(), json["kind"].as_str(), json["seen"].as_u64()), (2001, Some("trace"), Some(3235)));
-    // The three say the same of the same exit.
+    // The three formats agree on the same record.
     for row in [0, 1000, 2000] {
         let (json, csv) = (&rows[row], &csv[row + 1]);
         assert_eq!(json["when_ns"].to_string(), csv[0]);
@@ -154,7 +154,7 @@ fn differences() {
     assert!((site["in_kvm_mean_ratio"].as_f64().unwrap() - 2.0).abs() < 0.01, "{site}");
     let html = report(&[&a, &b, "--format", "html"]);
     assert!(html.contains("Above the line: A. Below it: B.") && html.contains("<td>B</td>"));
-    // A file and itself differ in nothing.
+    // A file does not differ from itself.
     let same: Value = serde_json::from_str(&report(&[&a, &a, "--format", "json"])).unwrap();
     let sites = same["sites"].as_array().unwrap();
     assert!(
@@ -169,13 +169,16 @@ fn mixed() {
     let trace = saved::boot_trace(500);
     let (a, b) = (trace_in(&files, "a", &trace), profile_in(&files, "b", &trace.profile()));
     let text = report(&[&a, &b]);
-    assert!(text.contains("\nnote: A is a trace: its counts are of its 501 records of 1735.\n"), "{text}");
+    assert!(
+        text.contains("\nnote: A is a trace: its counts cover 501 of the 1735 elements of the run.\n"),
+        "{text}"
+    );
     let rows = table(&text, "Site by site:");
-    // heads, then rows that are the same on both sides
+    // After the two lines of heads, both sides of each row agree.
     assert!(rows[2..].iter().all(|row| !row.contains(" x0.") && !row.contains(" x1.1")), "{text}");
 }
 
-/// A text that a terminal shows and does not obey.
+/// Asserts that a text has no characters that a terminal would obey.
 fn assert_plain(text: &str) {
     let bad = text
         .chars()
@@ -194,7 +197,7 @@ fn hostile_text() {
             assert!(!text.lines().any(|line| line.trim_start().starts_with("vmm: forged line")), "{text}");
         }
     }
-    // The name of a file is as hostile as what is in it.
+    // The name of a file can be as hostile as its content.
     let named = profile_in(&files, "\u{1b}[2J\nvmm: forged", &saved::simvirtio(1.0));
     assert_plain(&report(&[&named, &profile]));
     let broken = files.write("\u{1b}]0;x\u{7}", b"{\"\x1b[2J\": 1}");
@@ -203,7 +206,7 @@ fn hostile_text() {
     assert_plain(&ran.stderr);
 }
 
-/// The records of a CSV file, by RFC 4180.
+/// Parses CSV as in RFC 4180.
 fn records(text: &str) -> Vec<Vec<String>> {
     let mut records = vec![vec![String::new()]];
     let mut quoted = false;
@@ -221,7 +224,7 @@ fn records(text: &str) -> Vec<Vec<String>> {
             c => field.push(c),
         }
     }
-    assert_eq!(records.pop(), Some(vec![String::new()]), "each line has its end");
+    assert_eq!(records.pop(), Some(vec![String::new()]), "the last line ends with a line break");
     assert!(records.iter().all(|record| record.len() == records[0].len()), "{records:?}");
     records
 }
@@ -288,7 +291,7 @@ fn cut_profiles() {
     assert_error(
         &ran(&["report", &files.write("none", b"")]),
         116,
-        "/none: the file is neither a profile nor a trace",
+        "/none: the file is not a profile or a trace",
     );
 }
 
@@ -303,18 +306,20 @@ fn cut_traces() {
         let cut = files.write("cut", &whole[..64 + 48 * records + more]);
         let text = report(&[&cut]);
         assert_eq!(table(&text, "The last exits:").len(), 1 + records);
-        let said = match records {
-            100 => "note: the trace is cut after its 100 records: guest and devices have no names.".into(),
-            _ => format!("note: the trace is cut after {records} of 100 records."),
+        let note = match records {
+            100 => {
+                "note: the trace is cut short: the names of the guest and of the devices are missing.".into()
+            }
+            _ => format!("note: the trace is cut short after {records} of 100 records."),
         };
-        assert!(text.contains(&said), "{text}");
+        assert!(text.contains(&note), "{text}");
         for format in ["json", "csv", "html"] {
             report(&[&cut, "--format", format]);
         }
     }
 }
 
-/// What is in a folder.
+/// Returns the names of the files in the directory.
 fn names(files: &Files) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(files.0.path())
         .unwrap()
@@ -329,7 +334,7 @@ fn whole_or_not() {
     let profile = profile_in(&files, "p", &saved::simvirtio(1.0));
     let page = files.write("page", b"before");
     fs::set_permissions(&page, fs::Permissions::from_mode(0o640)).unwrap();
-    // There is room for 8 KiB of 50.
+    // The limit is 8 KiB, and the page has 50 KiB.
     let limited = "ulimit -f 8; exec \"$0\" report \"$1\" --format html -o \"$2\"";
     for times in 0..2 {
         let full = shell(limited, &[&profile, &page]);
@@ -341,24 +346,24 @@ fn whole_or_not() {
     assert!(fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
     assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(names(&files), ["p", "page"]);
-    // A report must not take the place of what it is about, by whatever name.
+    // A report must not replace its own input, under any of its names.
     let by_another = files.0.path().join("link");
     symlink(&profile, &by_another).unwrap();
     let by_another = by_another.to_str().unwrap();
     let before = fs::read(&profile).unwrap();
     for (one, other) in [(&*profile, &*profile), (&profile, by_another), (by_another, &profile)] {
         let refused = ran(&["report", one, "-o", other]);
-        assert_error(&refused, 110, "would replace the file that it is made of");
+        assert_error(&refused, 110, "is also an input, which the report would replace");
     }
-    assert_error(&ran(&["report", &page, &profile, "-o", &profile]), 110, "would replace the file");
+    assert_error(&ran(&["report", &page, &profile, "-o", &profile]), 110, "which the report would replace");
     assert_eq!(fs::read(&profile).unwrap(), before);
     let folder = files.0.path().to_str().unwrap();
     let again = profile_in(&files, "p", &saved::simvirtio(1.0));
-    assert_error(&ran(&["report", &again, "-o", folder]), 110, "it is a folder: give the name of a file");
+    assert_error(&ran(&["report", &again, "-o", folder]), 110, "it is a directory: give the name of a file");
     assert_error(
         &ran(&["report", &again, "-o", &format!("{folder}/no/such")]),
         110,
-        "make its folder, or correct the path",
+        "create the directory, or correct the path",
     );
 }
 
@@ -443,14 +448,14 @@ fn pipes() {
     assert_eq!(fs::read_to_string(&log).unwrap(), format!("before\n{expected}"));
 }
 
-/// `script` gives a program a terminal.
+/// Runs `vmm` with a terminal, which `script` provides.
 fn on_terminal(arguments: &str) -> Ran {
     let mut command = Command::new("script");
     let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_vmm"));
     run(command.args(["-qefc", &line, "/dev/null"]).stdout(Stdio::piped()))
 }
 
-/// The reason why the program cannot be given a terminal, if it cannot: `/dev` may be without /dev/ptmx.
+/// Returns the reason why `script` cannot provide a terminal here, such as a missing /dev/ptmx.
 fn no_terminals() -> Option<String> {
     let tried = Command::new("script").args(["-qec", "true", "/dev/null"]).output();
     match tried {
@@ -466,14 +471,14 @@ fn terminal() {
     let refused = on_terminal(&format!("report {profile} --format html"));
     assert_eq!(refused.status, 110, "{}", refused.text());
     assert!(
-        refused.text().contains("vmm: error: a page is nothing for a terminal: give -o FILE"),
+        refused.text().contains("vmm: error: --format html is not for a terminal: give -o FILE"),
         "{}",
         refused.text()
     );
     assert_eq!(on_terminal(&format!("report {profile}")).status, 0);
 }
 
-/// The examples of `docs/formats.md` are files of these formats.
+/// The example profile in `docs/formats.md` is read, and the example reader there reads a trace.
 fn documented() {
     let text = include_str!("../docs/formats.md");
     let files = Files::new();
@@ -487,14 +492,13 @@ fn documented() {
     let Saved::Profile(profile) = read else { panic!("a profile") };
     assert_eq!((profile.guest.as_str(), profile.vcpus.len()), ("simvirtio", 1));
     report(&[&files.write("example.json", example.as_bytes())]);
-    // The reader of traces that is printed there reads them.
     let trace = saved::boot_trace(50);
     let reader = files.write("reader.py", block("python").as_bytes());
     let ran = match Command::new("python3").arg("--version").output() {
         Ok(_) => run(Command::new("python3")
             .args([&reader, &trace_in(&files, "t", &trace)])
             .stdout(Stdio::piped())),
-        Err(_) => return eprintln!("the reader in docs/formats.md is not tried: no python3 here"),
+        Err(_) => return eprintln!("skipped the reader in docs/formats.md: python3 is not installed"),
     };
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let first = trace.records[0];
@@ -506,7 +510,7 @@ fn documented() {
     assert_eq!(ran.text().lines().count(), 51);
 }
 
-/// From one command to the sentence that says which device costs the guest most.
+/// From a run to the sentence that names the costliest device.
 fn run_and_report() {
     let files = Files::new();
     let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_owned();
@@ -515,12 +519,12 @@ fn run_and_report() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let text = report(&[&profile]);
     assert!(
-        text.contains("\nmost time: simvirtio, ") && text.contains(" in 39 exits; of that most at MMIO "),
+        text.contains("\nmost time: simvirtio, ") && text.contains(" in 39 exits; its costliest site: MMIO "),
         "{text}"
     );
     assert_eq!(table(&text, "Where the exits come from:").len(), 2 + 9);
     assert_eq!(table(&report(&[&trace]), "The last exits:").len(), 1 + 40);
-    // Both saw the same exits, so they differ in no count.
+    // Profile and trace are of the same run, so their counts agree.
     let same: Value = serde_json::from_str(&report(&[&profile, &trace, "--format", "json"])).unwrap();
     let sites = same["sites"].as_array().unwrap();
     assert!(sites.len() == 9 && sites.iter().all(|site| site["exits_delta"] == 0), "{same}");

@@ -98,6 +98,9 @@ impl VcpuState for Script {
     fn sregs(&mut self) -> Result<kvm_sregs, Error> {
         self.still.sregs()
     }
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+        self.still.set_sregs(sregs)
+    }
     fn msr(&mut self, index: u32) -> Option<u64> {
         self.still.msr(index)
     }

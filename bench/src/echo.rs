@@ -10,7 +10,7 @@ use crate::sys::{self, Cost};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use vmm::lab::{ComparisonError, Ring, Variant, Workload, percentile, run_echoes, run_nothing};
+use vmm::lab::{ComparisonError, Ring, Variant, Workload, percentile, run_echoes, run_handshake};
 
 /// The source of the bare poller.
 const BARE: &str = include_str!("../bare/echo.c");
@@ -81,7 +81,7 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
 /// Runs one batch in this VMM. Returns the median round trip as the CPU time, and the mean as the wall time.
 fn run_in_vmm(exits: &mut Vec<f64>) -> Result<Cost, String> {
     let text = |failure: ComparisonError| failure.to_string();
-    let handshake_exits = run_nothing(Variant::Polling, Ring::Three, WORKLOAD).map_err(text)?;
+    let handshake_exits = run_handshake(Variant::Polling, Ring::Three, WORKLOAD).map_err(text)?;
     let echoes = run_echoes(Variant::Polling, Ring::Three, WORKLOAD).map_err(text)?;
     let count = f64::from(WORKLOAD.messages);
     exits.push((echoes.exits as f64 - handshake_exits as f64) / count);

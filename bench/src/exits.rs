@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vmm::boot::Image;
-use vmm::device::Device;
+use vmm::device::{Device, DeviceName};
 use vmm::exit::Stop;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
@@ -47,8 +47,8 @@ impl Device for Marks {
         self.0.push(Moment::now());
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "mark"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("mark")
     }
 }
 
@@ -64,7 +64,7 @@ fn run_in_vmm(code: &[u8], profile: bool) -> Result<Cost, String> {
         .and_then(|builder| builder.port_device(MARK.into(), 1, marks.clone()))
         .map_err(text)?;
     let machine = machine.output(Output::captured().0).timeout(Some(Duration::from_secs(60)));
-    let report = machine.profile(profile).build().and_then(Machine::run).map_err(text)?;
+    let report = machine.profile(profile).build().and_then(|mut machine| machine.run()).map_err(text)?;
     if !matches!(report.stop, Stop::Halted) {
         return Err(report.stop.to_string());
     }

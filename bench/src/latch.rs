@@ -1,7 +1,7 @@
 //! The device that the guests access. `benches/parts.rs` includes this file too.
 
 use std::ops::ControlFlow;
-use vmm::device::Device;
+use vmm::device::{Device, DeviceName};
 use vmm::exit::Stop;
 
 /// A device that stores one value.
@@ -16,7 +16,7 @@ impl Device for Latch {
         self.0 = data;
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "latch"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("latch")
     }
 }

@@ -3,6 +3,7 @@
 //! Each measurement is a module and an entry in [`MEASUREMENTS`]. `docs/benchmarks.md` describes the measurements and
 //! the results. `make bench-parts` measures the steps of an exit separately.
 
+mod again;
 mod bare;
 mod cold;
 mod echo;
@@ -94,6 +95,12 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "a whole run of vmm with a tiny guest, compared with a bare program",
         rounds: 150,
         run: |context, rounds| cold::run(rounds, context.vmm()?),
+    },
+    Measurement {
+        name: "again",
+        about: "a tiny guest that runs again and again in one VM, compared with a bare loop",
+        rounds: 30,
+        run: |_, rounds| again::run(rounds),
     },
     Measurement {
         name: "echo",

@@ -46,9 +46,17 @@ impl Memory {
     /// # Errors
     /// KVM refused the slot.
     pub fn register(&self, vm: &VmFd, slot: u32, gpa: u64) -> Result<(), String> {
+        self.register_with(vm, slot, gpa, 0)
+    }
+
+    /// Makes the mapping a memory slot like [`register`](Self::register), with the flags of KVM_SET_USER_MEMORY_REGION.
+    ///
+    /// # Errors
+    /// KVM refused the slot.
+    pub fn register_with(&self, vm: &VmFd, slot: u32, gpa: u64, flags: u32) -> Result<(), String> {
         let region = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags,
             guest_phys_addr: gpa,
             memory_size: self.size as u64,
             userspace_addr: self.start as u64,

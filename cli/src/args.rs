@@ -1,141 +1,169 @@
-//! The options of a run and of a boot, and how their values are read.
+//! The options of `vmm run` and `vmm boot`, and the parsers of their values.
 
 use crate::measure::MeasureArgs;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+use vmm::Error;
 use vmm::controller::MsrRule;
 use vmm::device::Transport;
 use vmm::x86::{CpuidOverride, Mode};
 
-// The defaults are those of the options: `a_run_without_options_needs_no_parser` compares them.
+// `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
 #[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  vmm run simvirtio                          a built-in guest
+  vmm run simvirtio --transport polling      the same guest, without exits
+  vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
+  vmm run guest.elf --cpus 4 --timeout 60    an ELF64 executable on four vCPUs
+  vmm run simvirtio --profile json=run.json --trace run.trace
+                                             files for `vmm report`
+
+`vmm --help` lists the exit statuses.")]
 pub(super) struct RunArgs {
-    /// A built-in guest (`vmm guests` lists them), an ELF64 executable, or a flat binary as
+    /// Guest to run: a built-in guest (see `vmm guests`), an ELF64 executable, or a flat binary as
     /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32
     #[arg(value_name = "NAME|FILE")]
     pub(super) guest: OsString,
 
-    /// Mode to enter a flat binary in, or 16, 32, 64; user64 is long mode in ring 3, also for an ELF file
-    /// [default: real, and long from 1 MiB up]
+    /// Mode in which a flat binary starts; 16, 32 and 64 are short names. An ELF file accepts only long and user64
+    /// [default: long for a guest at 1 MiB or above, otherwise real]
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
 
-    /// Guest physical address to load a flat binary at, and to enter it [default: 0]
+    /// Guest physical address at which a flat binary is loaded and entered [default: 0]
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
     pub(super) load_at: Option<u64>,
 
-    /// Guest memory, such as 0x100000, 64M or 2G; above 1M there is no SIMVIRTIO
-    /// [default: 1M, and 250M for a guest at 1 MiB or above]
+    /// Size of the guest's memory in bytes, 1M to 3G, such as 0x100000, 64M or 2G; above 1M the machine has no
+    /// SIMVIRTIO device [default: 1M; 250M for a guest at 1 MiB or above]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) mem: Option<u64>,
 
-    /// How the guest's SIMVIRTIO driver reaches the device [default: exit, or polling in a build
-    /// with that feature]
+    /// Transport between the guest's SIMVIRTIO driver and the device [default: exit; polling if vmm was built with
+    /// the feature polling]
     #[arg(long, value_enum)]
     pub(super) transport: Option<TransportArg>,
 
-    /// Length of SIMVIRTIO's queues in bytes, 2 to 4096 [default: 256]
-    #[arg(long, value_name = "BYTES")]
-    pub(super) queue_len: Option<u16>,
+    /// Length of the SIMVIRTIO queues in bytes, 2 to 4096 [default: 256 for most guests]
+    #[arg(long, value_name = "BYTES", value_parser = parse_number)]
+    pub(super) queue_len: Option<u64>,
 
-    /// File to read the input of the guest's SIMVIRTIO driver from [default: standard input]
+    /// File that the SIMVIRTIO device reads as input for the guest [default: standard input]
     #[arg(long, value_name = "FILE")]
     pub(super) input: Option<PathBuf>,
 
-    /// Seconds that the guest may run, 0 for no limit; waiting for input does not count
+    /// Time limit of the run in seconds, such as 10 or 0.5; 0 means no limit. Time spent waiting for input does not
+    /// count
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
-    /// The guest must leave 42 in RAX (EAX, AX) and at 0x400; built-in guests that promise it are
-    /// verified without asking
+    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400; built-in guests that promise this are always
+    /// verified
     #[arg(long)]
     pub(super) verify: bool,
 
-    /// What CPUID shows the guest: `host`, `none` (starts faster), or a change to what the host shows,
-    /// LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=1 or 1.ebx.31-24=0xba; may be given again
+    /// Set what CPUID returns: `host` (what KVM supports), `none` (nothing, which starts faster), or a change to the
+    /// host's values, LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=1 or 1.ebx.31-24=0xba; can be repeated
     /// [default: host for files, none for most built-in guests]
-    #[arg(long, value_name = "WHAT", value_parser = parse_cpuid)]
+    #[arg(long, value_name = "CPUID", value_parser = parse_cpuid)]
     pub(super) cpuid: Vec<CpuidArg>,
 
-    /// How many vCPUs run the guest, 1 to 32, each on a thread of its own; RDI and CPUID say which is which
-    /// [default: 1]
-    #[arg(long, value_name = "N")]
+    /// Number of vCPUs, 1 to 32, each on its own host thread; RDI and CPUID tell a vCPU its number [default: 1 for
+    /// most guests]
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
     pub(super) cpus: Option<u32>,
 
-    /// What happens to accesses to a model-specific register, such as 0x1a0=deny: `deny` (#GP), `ignore`
-    /// (reads 0) or `log`; may be given again for others
+    /// Rule for accesses to a model-specific register, such as 0x1a0=deny: `deny` raises #GP, `ignore` reads 0 and
+    /// drops writes, `log` prints a line on stderr; can be repeated for other registers
     #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
     pub(super) msr: Vec<(u32, MsrRule)>,
 
-    /// Add the devices of KeV's project 2: FIFOs on port 0xbb and MSR 0xabc, a constant on port 3, and a
-    /// printer at 0xcafe0000
+    /// Add the devices of KeV's project 2: FIFOs on port 0xbb and MSR 0xabc, a constant on port 3, and a printer at
+    /// 0xcafe0000
     #[arg(long)]
     pub(super) kev: bool,
 
-    /// Bytes of text that the guest may write, such as 64K [default: no limit]
+    /// Limit of the guest's output in bytes, such as 64K [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
     #[command(flatten)]
-    pub(super) report: MeasureArgs,
+    pub(super) measure: MeasureArgs,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmm boot bzImage --initrd initrd           Linux with an initial RAM disk
+  vmm boot vmlinux --initrd initrd --cpus 2 --mem 1G
+  vmm boot vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda\"
+  vmm boot bzImage --initrd initrd --profile json=boot.json
+                                             a file for `vmm report`
+
+If stdin is a terminal, each key goes to the guest, except:
+  Ctrl-A x         end the machine
+  Ctrl-A h         show the keys
+  Ctrl-A Ctrl-A    send Ctrl-A to the guest
+
+`vmm --help` lists the exit statuses.")]
 pub(super) struct BootArgs {
-    /// A Linux kernel for x86-64: a vmlinux (ELF64) or a bzImage
+    /// Linux kernel for x86-64: a vmlinux (ELF64) or a bzImage
     #[arg(value_name = "KERNEL")]
     pub(super) kernel: PathBuf,
 
-    /// Initial RAM disk: a cpio archive, compressed or not
+    /// Initial RAM disk: a cpio archive, compressed or not [default: none]
     #[arg(long, value_name = "FILE")]
     pub(super) initrd: Option<PathBuf>,
 
-    /// The kernel's command line; panic=-1 has a crash end the machine
+    /// Command line of the kernel; with panic=-1 a kernel panic ends the machine
     /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0]
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,
 
-    /// A raw disk image, /dev/vda and so on in this order; `,ro` after it keeps it as it is; may be given again
+    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. With `,ro` the guest cannot write it; can
+    /// be repeated
     #[arg(long, value_name = "FILE[,ro]")]
     pub(super) disk: Vec<OsString>,
 
-    /// Where the console is: the serial port (ttyS0), or a virtio console (hvc0), which is faster and later
+    /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
     #[arg(long, value_enum, default_value_t)]
     pub(super) console: ConsoleArg,
 
-    /// The machine's memory, such as 64M or 8G
+    /// Size of the machine's memory in bytes, 8M to 512G, such as 64M or 8G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     pub(super) mem: u64,
 
-    /// How many vCPUs it has, 1 to 32
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Number of vCPUs, 1 to 32
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_cpus)]
     pub(super) cpus: u32,
 
-    /// Seconds that it may run, 0 for no limit
+    /// Time limit of the run in seconds, such as 60 or 0.5; 0 means no limit
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
-    /// Text on the console that says that userland runs, for the boot's timeline [default: the kernel's message
-    /// that it runs init]
+    /// Console text that marks the start of userland in the boot timeline, 1 to 512 bytes [default: the kernel's
+    /// message that it runs init]
     #[arg(long, value_name = "TEXT")]
     pub(super) marker: Option<String>,
 
-    /// A change to what CPUID shows, LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=0; may be given again
+    /// Change what CPUID returns, LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=0; can be repeated
+    /// [default: what KVM supports]
     #[arg(long, value_name = "CHANGE")]
     pub(super) cpuid: Vec<CpuidOverride>,
 
-    /// What happens to accesses to a model-specific register, as for `vmm run`
+    /// Rule for accesses to a model-specific register, as in `vmm run`; can be repeated for other registers
     #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
     pub(super) msr: Vec<(u32, MsrRule)>,
 
-    /// Bytes of text that the guest may write, such as 64K [default: no limit]
+    /// Limit of the guest's output in bytes, such as 64K [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
     #[command(flatten)]
-    pub(super) report: MeasureArgs,
+    pub(super) measure: MeasureArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -146,10 +174,10 @@ pub(super) enum ModeArg {
     /// 32-bit protected mode
     #[value(alias = "32")]
     Protected,
-    /// 64-bit long mode
+    /// 64-bit long mode, ring 0
     #[value(alias = "64")]
     Long,
-    /// 64-bit long mode, in ring 3: end by port 0xf4, since HLT is for ring 0
+    /// 64-bit long mode, ring 3; the guest ends with port 0xf4, because HLT needs ring 0
     #[value(name = "user64", aliases = ["user", "ring3"])]
     User,
 }
@@ -169,11 +197,11 @@ impl From<ModeArg> for Mode {
 pub(super) enum TransportArg {
     /// each access to the device is a VM exit
     Exit,
-    /// the same, but the kernel queues the stores that send, until the next exit
+    /// like exit, but KVM queues the stores to TX head until the next exit
     Coalesced,
-    /// shared memory, and a host thread that sleeps until the driver rings
+    /// shared memory; a host thread sleeps until the driver rings the doorbell
     Doorbell,
-    /// shared memory, watched by a host thread
+    /// shared memory; a host thread polls it
     Polling,
 }
 
@@ -195,14 +223,14 @@ pub(super) enum ConsoleArg {
     Virtio,
 }
 
-/// What `--cpuid` says.
+/// A value of `--cpuid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CpuidArg {
-    /// All that KVM supports on this host.
+    /// All features that KVM supports on this host.
     Host,
-    /// Nothing.
+    /// No features.
     None,
-    /// A change to the former.
+    /// A change to the host's features.
     Change(CpuidOverride),
 }
 
@@ -216,15 +244,15 @@ pub(super) fn parse_cpuid(text: &str) -> Result<CpuidArg, String> {
 
 pub(super) fn parse_msr_rule(text: &str) -> Result<(u32, MsrRule), String> {
     let (index, rule) = text.split_once('=').ok_or("give MSR=RULE, such as 0x1a0=deny")?;
-    let index = parse_number(index)?.try_into().map_err(|_| "an MSR's number has 32 bits")?;
+    let index = parse_number(index)?.try_into().map_err(|_| "the number of an MSR has at most 32 bits")?;
     Ok((index, rule.parse()?))
 }
 
-/// How long a guest may run; nothing for as long as it likes.
+/// The time limit of a run; `None` for no limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
 
-/// That of a run.
+/// The limit of `vmm run`.
 impl Default for Timeout {
     fn default() -> Self {
         Self(Some(Duration::from_secs(10)))
@@ -232,29 +260,30 @@ impl Default for Timeout {
 }
 
 pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
-    const MOST: f64 = 1e9;
+    const MAX_SECONDS: f64 = 1e9;
+    // 1e-400 rounds to 0.0, but does not mean "no limit": a zero has only zeros before its exponent.
+    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+    let is_zero = !mantissa.contains(|c| ('1'..='9').contains(&c));
     match text.parse::<f64>() {
-        // Not what is so small that it rounds to zero.
-        Ok(0.0)
-            if !text
-                .split(['e', 'E'])
-                .next()
-                .is_some_and(|text| text.contains(|c| ('1'..='9').contains(&c))) =>
-        {
-            Ok(Timeout(None))
-        }
-        Ok(seconds) if seconds > 0.0 && seconds <= MOST => {
+        Ok(0.0) if is_zero => Ok(Timeout(None)),
+        Ok(seconds) if seconds > 0.0 && seconds <= MAX_SECONDS => {
             Ok(Timeout(Some(Duration::from_secs_f64(seconds))))
         }
-        _ => Err("give seconds, such as 10 or 0.5, or 0 for no limit".into()),
+        _ => Err("give 0 to 1000000000 seconds, such as 10 or 0.5; 0 means no limit".into()),
     }
 }
 
-/// A number in decimal, or in hexadecimal after 0x.
+/// Parses a number of vCPUs. The library checks the range of what fits into 32 bits.
+pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
+    let number = parse_number(text).ok().and_then(|number| number.try_into().ok());
+    number.ok_or_else(|| "give a number from 1 to 32".into())
+}
+
+/// Parses a number in decimal, or in hexadecimal after 0x.
 pub(super) fn parse_number(text: &str) -> Result<u64, String> {
     let digits = text.replace('_', "");
     match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        // from_str_radix would take a sign.
+        // from_str_radix accepts a sign, which is not a digit here.
         Some(hex) if hex.starts_with(|c: char| c.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16),
         None if digits.starts_with(|c: char| c.is_ascii_digit()) => digits.parse(),
         _ => return Err("give a number, such as 4096 or 0x1000".into()),
@@ -262,18 +291,42 @@ pub(super) fn parse_number(text: &str) -> Result<u64, String> {
     .map_err(|_| "give a number of at most 64 bits, such as 4096 or 0x1000".into())
 }
 
-/// A number of bytes, with K, M or G for the powers of 1024.
+/// Parses a number of bytes. The suffixes K, M and G stand for powers of 1024.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    const WANTED: &str = "give a size, such as 0x100000, 64M or 2G";
+    const EXPECTED: &str = "give a size in bytes, such as 0x100000, 64M or 2G";
     let hex = text.starts_with("0x") || text.starts_with("0X");
-    let unit = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
+    let shift = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
         Some('K') if !hex => 10,
         Some('M') if !hex => 20,
         Some('G') if !hex => 30,
-        _ => return parse_number(text).map_err(|_| WANTED.into()),
+        _ => return parse_number(text).map_err(|_| EXPECTED.into()),
     };
     let number = text.get(..text.len() - 1).unwrap_or_default();
-    parse_number(number).ok().and_then(|number| number.checked_mul(1 << unit)).ok_or_else(|| WANTED.into())
+    parse_number(number).ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(|| EXPECTED.into())
+}
+
+/// Checks that the value of an option is within its range.
+///
+/// # Errors
+/// It is not. The message names the option, the value and the range.
+pub(super) fn in_range<T: Copy + PartialOrd + Into<u64> + TryFrom<u64>>(
+    option: &str,
+    value: u64,
+    min: T,
+    max: T,
+) -> Result<T, Error> {
+    let checked = T::try_from(value).ok().filter(|value| (min..=max).contains(value));
+    checked.ok_or_else(|| {
+        Error::Config(format!("{option} must be {} to {}, not {value}", min.into(), max.into()))
+    })
+}
+
+/// Checks the value of `--queue-len`.
+///
+/// # Errors
+/// SIMVIRTIO does not allow queues of this length.
+pub(super) fn check_queue_len(bytes: u64) -> Result<u16, Error> {
+    in_range("--queue-len", bytes, simvirtio::abi::MIN_QUEUE_LEN, simvirtio::abi::MAX_QUEUE_LEN)
 }
 
 #[cfg(test)]
@@ -281,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_sizes() {
+    fn numbers_and_sizes_are_parsed() {
         assert_eq!(parse_number("0x10_0000"), Ok(1 << 20));
         assert_eq!(parse_number("4096"), Ok(4096));
         for bad in ["", "0x", "-1", "+1", "0x-1", "4k", "18446744073709551616", "1.5"] {
@@ -294,10 +347,22 @@ mod tests {
         for bad in ["", "M", "17179869184G", "-1M", "0x1M", "1T", "é"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+        assert_eq!(parse_cpus("4"), Ok(4));
+        for bad in ["", "-1", "four", "4294967296"] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
-    fn policies() {
+    fn a_value_out_of_range_is_named_with_its_option_and_range() {
+        assert_eq!(check_queue_len(4096).unwrap(), 4096);
+        let message = |bytes| check_queue_len(bytes).unwrap_err().to_string();
+        assert_eq!(message(1), "--queue-len must be 2 to 4096, not 1");
+        assert_eq!(message(1 << 40), "--queue-len must be 2 to 4096, not 1099511627776");
+    }
+
+    #[test]
+    fn msr_rules_and_cpuid_changes_are_parsed() {
         assert_eq!(parse_msr_rule("0x1a0=deny"), Ok((0x1a0, MsrRule::Deny)));
         for bad in ["", "1", "1=", "=deny", "1=allow", "0x100000000=deny", "x=log"] {
             assert!(parse_msr_rule(bad).is_err(), "{bad}");
@@ -308,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts() {
+    fn timeouts_are_parsed() {
         assert_eq!(parse_timeout("0.5").unwrap().0, Some(Duration::from_millis(500)));
         assert_eq!(parse_timeout("0").unwrap().0, None);
         assert_eq!(parse_timeout("0.0e9").unwrap().0, None);

@@ -1,4 +1,4 @@
-//! `vmm boot`: Linux, with its console on stdin and stdout, and the rest on stderr.
+//! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr.
 
 use crate::args::{BootArgs, ConsoleArg};
 use crate::run;
@@ -7,17 +7,57 @@ use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use vmm::device::Disk;
-use vmm::host::RawTerminal;
+use vmm::host::{RawTerminal, printable, printable_text};
 use vmm::machine::{ConsoleKind, Linux};
+use vmm::profile::Event;
 use vmm::{Builder, Error, Machine, Output, Report};
 
-/// Boots the kernel and answers with the exit status.
+/// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
-    run::run_and_report(&arguments.report, |output| boot(arguments, output))
+    run::run_and_report(&arguments.measure, |output| boot(arguments, output))
 }
 
 fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error> {
     let keyboard = io::stdin().is_terminal();
+    let builder = Machine::linux(linux(arguments, keyboard)?);
+    let builder = arguments.cpuid.iter().copied().fold(builder, Builder::cpuid_override);
+    let rules = arguments.msr.iter();
+    let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
+    let mut machine = arguments
+        .measure
+        .apply(builder)
+        .memory(Some(arguments.mem))
+        .cpus(arguments.cpus)
+        .timeout(arguments.timeout.0)
+        .output(output)
+        .output_limit(arguments.output_limit)
+        .input(run::input(None)?)
+        .build()?;
+    // In raw mode each key goes to the guest. The terminal is restored before the summary is printed.
+    let raw = match keyboard {
+        true => {
+            let raw = RawTerminal::enter();
+            Some(raw.map_err(|source| Error::Host { operation: "making the terminal raw", source })?)
+        }
+        false => None,
+    };
+    let report = machine.run();
+    drop(raw);
+    let report = report?;
+    if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
+        log::warn!(
+            "the console did not show the text of --marker, \"{}\": the boot timeline has no entry for userland",
+            printable_text(marker)
+        );
+    }
+    Ok((printable(&arguments.kernel), report))
+}
+
+/// Opens the kernel, its initial RAM disk and its disks.
+///
+/// # Errors
+/// One of the files cannot be used.
+fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
     let linux = Linux::open(&arguments.kernel)?
         .initrd(arguments.initrd.as_deref())
         .command_line(arguments.cmdline.as_deref())
@@ -28,35 +68,15 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
         })
         .keyboard(keyboard);
     let disks = arguments.disk.iter().map(|text| disk(text)).collect::<Result<Vec<_>, _>>()?;
-    let linux = disks.into_iter().fold(linux, Linux::disk);
-    let builder = Machine::linux(linux);
-    let builder = arguments.cpuid.iter().copied().fold(builder, Builder::cpuid_override);
-    let rules = arguments.msr.iter();
-    let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
-    let machine = arguments
-        .report
-        .apply(builder)
-        .memory(Some(arguments.mem))
-        .cpus(arguments.cpus)
-        .timeout(arguments.timeout.0)
-        .output(output)
-        .output_limit(arguments.output_limit)
-        .input(run::input(None)?)
-        .build()?;
-    // Each key goes to the guest, from now on and until it has ended.
-    let raw = match keyboard {
-        true => {
-            let raw = RawTerminal::enter();
-            Some(raw.map_err(|source| Error::Host { operation: "making the terminal raw", source })?)
-        }
-        false => None,
-    };
-    let report = machine.run();
-    drop(raw);
-    Ok((vmm::host::printable(&arguments.kernel), report?))
+    Ok(disks.into_iter().fold(linux, Linux::disk))
 }
 
-/// The disk that `FILE[,ro]` names. A file that has the whole text as its name is that file.
+/// Returns true if the boot timeline has an entry for userland. A full timeline drops only entries of port 0x80.
+fn reached_userland(report: &Report) -> bool {
+    report.boot.as_ref().is_some_and(|boot| boot.marks.iter().any(|mark| mark.event == Event::Userland))
+}
+
+/// Opens the disk that `FILE[,ro]` names. If a file has the whole text as its name, it is that file.
 fn disk(text: &OsStr) -> Result<Disk, Error> {
     let file = text.as_bytes().strip_suffix(b",ro").filter(|_| !Path::new(text).exists());
     match file {

@@ -1,7 +1,7 @@
-//! The command line: one file for each subcommand. Turns a report into text and an exit status.
+//! The command line: finds the subcommand, parses its options and runs it.
 
 use crate::args::{BootArgs, RunArgs};
-use crate::say::{LOG_PATIENCE, Log, complain, print, say};
+use crate::streams::{LOG_TIMEOUT, Log, print_stderr, print_stdout, report_error};
 use crate::{bench, boot, compare, doctor, grade, guests, report, run, status};
 use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
@@ -10,9 +10,9 @@ use std::path::Path;
 use vmm::boot::is_kernel;
 use vmm::host::TimeoutWriter;
 
-/// The version, and what sets this build apart.
+/// The version, and the features of this build.
 const VERSION: &str = match cfg!(feature = "polling") {
-    true => concat!(env!("CARGO_PKG_VERSION"), " (SIMVIRTIO by polling unless --transport says otherwise)"),
+    true => concat!(env!("CARGO_PKG_VERSION"), " (feature polling: --transport defaults to polling)"),
     false => env!("CARGO_PKG_VERSION"),
 };
 
@@ -23,69 +23,70 @@ const VERSION: &str = match cfg!(feature = "polling") {
     version = VERSION,
     arg_required_else_help = true,
     override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
-    after_help = "Examples:
-  vmm simvirtio                            the SIMVIRTIO guest, and its exits
-  vmm run simvirtio --transport polling    the same image, without exits
-  vmm guest.bin --verify                   a 16-bit flat binary at 0 must leave 42
-  vmm guest.bin@0x1000:32                  a 32-bit flat binary at 0x1000
-  vmm guest.elf --timeout 0                an ELF64 executable, for as long as it likes
-  vmm grade --guest16 mine.bin             the assignment's grade, with a guest of mine
-  vmm grade kev                            KeV's project 2: a line for each trap
-  vmm compare                              one workload over every transport: what each costs
-  vmm smp.elf --cpus 4                     four vCPUs, each on a thread
-  vmm bzImage --initrd initrd              Linux, with its console here; Ctrl-A x ends it
+    after_help = "\
+Examples:
+  vmm simvirtio                          run a guest and list its exits
+  vmm run simvirtio --transport polling  run the same guest without exits
+  vmm guest.bin --verify                 run a 16-bit binary; it must leave 42
+  vmm guest.bin@0x1000:32                run a 32-bit binary at 0x1000
+  vmm guest.elf --timeout 0              run an ELF64 file without a time limit
+  vmm smp.elf --cpus 4                   run four vCPUs, each on its own thread
+  vmm bzImage --initrd initrd            boot Linux; Ctrl-A x ends it
+  vmm grade --guest16 my.bin             grade the SO2 assignment
+  vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json --format html -o run.html
-                                           where the exits of a run went, as a page
-  vmm vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda panic=-1\"
+                                         write a page about the exits of a run
 
-`vmm run --help` and `vmm boot --help` list the options of a run and of a boot.
+`vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm runs the guest that is named, \
+or boots it if it is a Linux kernel.
 
-Exit status: 0 halted (and verified, where asked) or powered off; 1 to 99 the guest's
-own code; 110 usage, 111 wrong result, 112 guest fault or kernel panic, 113 protocol
-error, 114 timeout, 115 host error, 116 unusable image, 117 interrupted, 118 output
-limit, 119 rebooted."
+Exit status:
+  0        the guest halted or powered off; its result is right, if verified
+  1 to 99  the guest ended with this code
+  110      usage error             115  host error
+  111      wrong result            116  unusable file
+  112      guest crash or panic    117  interrupted
+  113      protocol error          118  output limit exceeded
+  114      timeout                 119  guest rebooted"
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Say more: -v what is done, -vv details, -vvv everything
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    /// Log more on stderr: -v for info, -vv for debug, -vvv for trace
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 1000)]
     verbose: u8,
 }
 
-// Deferred: only the options of the subcommand that is called are put together.
+// Deferred: clap builds the options of the selected subcommand only.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 enum Command {
-    /// Run a guest: its text on stdout; verdict and exits on stderr
+    /// Run a guest: its output goes to stdout, the result and the exits to stderr
     Run(RunArgs),
-    /// Boot Linux: its console on stdin and stdout; how it ended and its exits on stderr
-    #[command(after_help = "With a terminal on stdin each key goes to the guest, but for these:
-  Ctrl-A x         end the machine
-  Ctrl-A h         show the keys
-  Ctrl-A Ctrl-A    send Ctrl-A to the guest")]
+    /// Boot Linux: its console uses stdin and stdout, the result and the exits go to stderr
     Boot(BootArgs),
-    /// List the guests that are built in
-    Guests,
+    /// List the built-in guests
+    Guests(guests::GuestsArgs),
     /// Grade the SO2 assignment, or KeV's project 2 (`grade kev`)
     Grade(grade::GradeArgs),
-    /// Show a profile or a trace that a run has written, or the difference of two
+    /// Show a profile or a trace of a run, or the difference between two of them
     Report(report::ReportArgs),
-    /// Compare the transports: one workload over each, by turns, in ring 0 and ring 3
+    /// Compare the transports: runs one workload over each of them, in ring 0 and ring 3
     Compare(compare::CompareArgs),
-    /// See whether this host can run guests, and what to do where it cannot
+    /// Check if this host can run guests, and print advice if it cannot
     Doctor(doctor::DoctorArgs),
-    /// Measure what this VMM costs, next to a bare program
+    /// Measure the cost of this VMM, compared with a bare program
     Bench(bench::BenchArgs),
 }
 
-/// What may stand first on the command line; anything else is a guest to run.
+/// The names of the subcommands. Any other first word names a guest.
 const SUBCOMMANDS: [&str; 9] =
     ["run", "boot", "guests", "grade", "report", "compare", "doctor", "bench", "help"];
 
-/// Puts `run` in front of a bare guest, and `boot` where that is a Linux kernel: `vmm FILE` is `vmm run FILE`.
-fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// Inserts the subcommand `run` if the command line has none, or `boot` if it names a Linux kernel: `vmm FILE` means
+/// `vmm run FILE`.
+fn with_subcommand(arguments: Vec<OsString>) -> Vec<OsString> {
     let is_verbose = |argument: &OsStr| {
         argument.to_str().is_some_and(|text| {
             text == "--verbose"
@@ -96,28 +97,29 @@ fn with_run(mut arguments: Vec<OsString>) -> Vec<OsString> {
     };
     let place = 1 + arguments.iter().skip(1).take_while(|argument| is_verbose(argument)).count();
     let Some(first) = arguments.get(place) else { return arguments };
-    if !SUBCOMMANDS.iter().chain(&["-h", "--help", "-V", "--version"]).any(|word| first == word) {
-        let with = |word: &str| {
-            let mut arguments = arguments.clone();
-            arguments.insert(place, word.into());
-            arguments
-        };
-        // What is a kernel is booted; also for the sake of the mistake that is told.
-        let names_kernel = |word: &OsString| is_kernel(Path::new(word));
-        let command = |word| Cli::try_parse_from(with(word)).map(|cli| cli.command);
-        let boots = || match (command("boot"), command("run")) {
-            (Ok(Command::Boot(boot)), _) => is_kernel(&boot.kernel),
-            (_, Ok(Command::Run(run))) => names_kernel(&run.guest),
-            _ => true,
-        };
-        let boots = arguments.iter().skip(place).any(names_kernel) && boots();
-        arguments = with(if boots { "boot" } else { "run" });
+    if SUBCOMMANDS.iter().chain(&["-h", "--help", "-V", "--version"]).any(|word| first == word) {
+        return arguments;
     }
-    arguments
+    let with = |word: &str| {
+        let mut arguments = arguments.clone();
+        arguments.insert(place, word.into());
+        arguments
+    };
+    let names_kernel = |word: &OsString| is_kernel(Path::new(word));
+    let parse = |word| Cli::try_parse_from(with(word)).map(|cli| cli.command);
+    // A kernel's file may be the value of an option. If neither subcommand accepts the options, `boot` gives the
+    // better error message.
+    let boots = || match (parse("boot"), parse("run")) {
+        (Ok(Command::Boot(boot)), _) => is_kernel(&boot.kernel),
+        (_, Ok(Command::Run(run))) => names_kernel(&run.guest),
+        _ => true,
+    };
+    let boots = arguments.iter().skip(place).any(names_kernel) && boots();
+    with(if boots { "boot" } else { "run" })
 }
 
-/// `vmm GUEST` and `vmm run GUEST`, without options. clap would build all options of a run, to find that none is given: that is
-/// a tenth of a small guest's run.
+/// Recognises `vmm GUEST` and `vmm run GUEST` without options. This skips clap, which would build all options of `run`
+/// first: a tenth of a small guest's run time.
 fn run_without_options(arguments: &[OsString]) -> Option<RunArgs> {
     let guest = match arguments {
         [_, run, guest] if run == "run" => guest,
@@ -128,26 +130,44 @@ fn run_without_options(arguments: &[OsString]) -> Option<RunArgs> {
     (!is_option).then(|| RunArgs { guest: guest.clone(), ..Default::default() })
 }
 
-/// Parses the command line, does what it says, and answers with the exit status.
+/// Parses the command line and runs the subcommand. Returns the exit status.
 pub fn main() -> u8 {
     vmm::host::prepare();
     if vmm::host::stdout_was_closed() {
-        let closed = "standard output is closed: give it a file, a pipe, or /dev/null";
-        return complain(&vmm::Error::Host { operation: "starting", source: io::Error::other(closed) });
+        let closed = "standard output is closed: redirect it to a file, a pipe, or /dev/null";
+        return report_error(&vmm::Error::Host {
+            operation: "starting vmm",
+            source: io::Error::other(closed),
+        });
     }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match run_without_options(&arguments) {
         Some(guest) => Cli { command: Command::Run(guest), verbose: 0 },
         None => {
-            let arguments = with_run(arguments);
+            let arguments = with_subcommand(arguments);
             match Cli::try_parse_from(&arguments) {
                 Ok(cli) => cli,
-                Err(error) => return explain_usage(error, &arguments),
+                Err(error) => return print_clap_message(error, &arguments),
             }
         }
     };
+    start_log(&cli);
+    match cli.command {
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Boot(arguments) => boot::main(&arguments),
+        Command::Guests(arguments) => guests::main(&arguments),
+        Command::Grade(arguments) => grade::main(&arguments),
+        Command::Report(arguments) => report::main(&arguments),
+        Command::Compare(arguments) => compare::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
+    }
+}
+
+/// Starts the log on stderr, with the level that the command line selects.
+fn start_log(cli: &Cli) {
     let level = match cli.verbose {
-        // What is odd about a guest is in the evidence already.
+        // The evidence of a grade already contains what a warning would say about a guest.
         0 if matches!(cli.command, Command::Grade(_)) => log::LevelFilter::Error,
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
@@ -160,30 +180,25 @@ pub fn main() -> u8 {
         .format(|to, record| {
             writeln!(to, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args())
         })
-        .target(env_logger::Target::Pipe(Box::new(Log(TimeoutWriter::new(io::stderr(), Some(LOG_PATIENCE))))))
+        .target(env_logger::Target::Pipe(Box::new(Log(TimeoutWriter::new(io::stderr(), Some(LOG_TIMEOUT))))))
         .init();
-    match cli.command {
-        Command::Run(arguments) => run::main(&arguments),
-        Command::Boot(arguments) => boot::main(&arguments),
-        Command::Guests => guests::main(),
-        Command::Grade(arguments) => grade::main(&arguments),
-        Command::Report(arguments) => report::main(&arguments),
-        Command::Compare(arguments) => compare::main(&arguments),
-        Command::Doctor(arguments) => doctor::main(&arguments),
-        Command::Bench(arguments) => bench::main(&arguments),
-    }
 }
 
-/// Prints what clap has to say, help or a mistake, without what `arguments` would do to a terminal.
-fn explain_usage(error: clap::Error, arguments: &[OsString]) -> u8 {
+/// Prints a help text or a usage error of clap. Control characters in `arguments` are escaped, so that they do not reach
+/// the terminal. Returns the exit status.
+fn print_clap_message(error: clap::Error, arguments: &[OsString]) -> u8 {
     if !error.use_stderr() {
         let text = error.render();
-        return print(&if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() });
+        return print_stdout(&if io::stdout().is_terminal() {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        });
     }
-    // The same mistake, but with names that can be shown.
-    let shown = arguments.iter().map(|argument| vmm::host::printable(Path::new(argument)));
-    let text = Cli::try_parse_from(shown).err().unwrap_or(error).render();
-    say(&if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() });
+    // Parse again with escaped arguments: the error is the same, and quotes them.
+    let escaped = arguments.iter().map(|argument| vmm::host::printable(Path::new(argument)));
+    let text = Cli::try_parse_from(escaped).err().unwrap_or(error).render();
+    print_stderr(&if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() });
     status::USAGE
 }
 
@@ -193,7 +208,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn clap_accepts_the_definition_of_the_command_line() {
         Cli::command().debug_assert();
         let command = Cli::command();
         let mut names: Vec<_> = command.get_subcommands().map(|command| command.get_name()).collect();
@@ -202,12 +217,26 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_options_needs_no_parser() {
+    fn the_examples_fit_into_80_columns() {
+        let mut commands = vec![Cli::command()];
+        while let Some(mut command) = commands.pop() {
+            command.build();
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let long: Vec<_> =
+                text.lines().filter(|line| line.starts_with("  ") && line.len() > 80).collect();
+            assert!(long.is_empty(), "{}: {long:?}", command.get_name());
+            commands.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn a_run_without_options_skips_the_parser() {
         for words in [&["vmm", "real16-42"][..], &["vmm", "run", "simvirtio"], &["vmm", "a.bin@0x1000:32"]] {
             let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
             let quick = run_without_options(&arguments).unwrap();
-            let Command::Run(parsed) = Cli::try_parse_from(with_run(arguments)).unwrap().command else {
-                panic!("{words:?} is a run")
+            let Command::Run(parsed) = Cli::try_parse_from(with_subcommand(arguments)).unwrap().command
+            else {
+                panic!("{words:?} should be a run")
             };
             assert_eq!(format!("{quick:?}"), format!("{parsed:?}"));
         }
@@ -227,9 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_guest_is_run() {
+    fn a_guest_without_a_subcommand_is_run() {
         let line = |text: &str| {
-            let words = with_run(text.split(' ').map(OsString::from).collect());
+            let words = with_subcommand(text.split(' ').map(OsString::from).collect());
             words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(line("vmm a.bin"), "vmm run a.bin");

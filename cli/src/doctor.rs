@@ -1,29 +1,36 @@
-//! `vmm doctor`: whether this host can run guests, as a list or as JSON.
+//! `vmm doctor`: checks if this host can run guests, and prints the checks as a list or as JSON.
 
-use crate::say::print;
 use crate::status;
+use crate::streams::print_stdout;
 use clap::Args;
 use serde_json::json;
 use std::fmt::Write as _;
 use vmm::lab::{Check, CheckOutcome, examine};
 
-/// Options of `vmm doctor`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 where guests can run, 115 where they cannot.")]
+#[command(after_help = "\
+Examples:
+  vmm doctor           a line for each check, with advice if it fails
+  vmm doctor --json    the same for a program
+
+The outcome of a check is good, missing (a feature does not work) or bad (guests cannot run).
+
+Exit status: 0 if guests can run, 115 if they cannot.")]
 pub struct DoctorArgs {
     /// Print JSON: {"good": bool, "checks": [{"check", "outcome": "good" | "missing" | "bad", "found"}]}
     #[arg(long)]
     json: bool,
 }
 
-/// Examines the host, prints, and answers with the exit status.
+/// Checks the host and prints the result. Returns the exit status.
 pub fn main(arguments: &DoctorArgs) -> u8 {
     let checks = examine();
     let good = checks.iter().all(|check| check.outcome != CheckOutcome::Bad);
     let text = if arguments.json { as_json(good, &checks) } else { as_text(good, &checks) };
-    match print(&text) {
+    match print_stdout(&text) {
         status::OK if good => status::OK,
-        _ => status::HOST_ERROR,
+        status::OK => status::HOST_ERROR,
+        failed => failed,
     }
 }
 
@@ -37,11 +44,18 @@ fn word(outcome: CheckOutcome) -> &'static str {
 
 fn as_text(good: bool, checks: &[Check]) -> String {
     let mut text = String::new();
-    // Writing to a String cannot fail.
     for check in checks {
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{:<8} {:<26} {}", word(check.outcome), check.what, check.found);
     }
-    text += if good { "This host can run guests.\n" } else { "This host cannot run guests.\n" };
+    let complete = checks.iter().all(|check| check.outcome == CheckOutcome::Good);
+    text += match (good, complete) {
+        (true, true) => "This host can run guests.\n",
+        (true, false) => {
+            "This host can run guests. Some features do not work: see the lines marked missing.\n"
+        }
+        (false, _) => "This host cannot run guests: see the lines marked bad.\n",
+    };
     text
 }
 

@@ -1,27 +1,36 @@
-//! `vmm guests`: the catalogue as a table.
+//! `vmm guests`: prints the built-in guests as a list.
 
+use crate::streams::print_stdout;
+use clap::Args;
 use guest::{End, Exits, GUESTS, Guest, Part};
 use std::fmt::Write as _;
 
-/// Prints the list and answers with the exit status.
-pub fn main() -> u8 {
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmm guests       names, and what each guest does
+  vmm real16-42    runs one of them")]
+pub struct GuestsArgs {}
+
+/// Prints the list. Returns the exit status.
+pub fn main(_: &GuestsArgs) -> u8 {
     let mut text = String::new();
     for (part, title) in
         [(Part::Example, "Guests:"), (Part::Test, "Guests that do something wrong, for tests:")]
     {
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{title}");
         for guest in GUESTS.iter().filter(|guest| guest.part == part) {
-            // Writing to a String cannot fail.
             let _ = writeln!(text, "  {:<23} {}", guest.name, guest.about);
             let _ = writeln!(text, "  {:<23} {}", "", expectation(guest));
         }
         let _ = writeln!(text);
     }
     let _ = writeln!(text, "Run one with `vmm NAME`.");
-    crate::say::print(&text)
+    print_stdout(&text)
 }
 
-/// What the guest should do, in a line.
+/// Describes in one line how the guest should end, and how many exits it should make.
 fn expectation(guest: &Guest) -> String {
     let end = match guest.end {
         End::FortyTwo => "leaves 42".into(),
@@ -29,23 +38,23 @@ fn expectation(guest: &Guest) -> String {
         End::WrongResult => "leaves a wrong result".into(),
         End::ExitCode(code) => format!("exits with code {code}"),
         End::TripleFault => "triple-faults".into(),
-        End::Dies => "dies".into(),
+        End::Dies => "crashes".into(),
         End::ProtocolError => "ends with a protocol error".into(),
         End::Never => "never ends".into(),
     };
     let mut text = format!("{} mode at {:#x}; ", guest.mode, guest.load_at);
     if !guest.input.is_empty() {
-        text += &format!("for the input {:?} ", guest.input);
+        text += &format!("with the input {:?}, ", guest.input);
     }
     if !guest.output.is_empty() {
-        text += &format!("prints {}; ", crate::summary::shown(guest.output));
+        text += &format!("prints {}; ", crate::summary::excerpt(guest.output));
     }
     text += &end;
     if let Some(exits) = exits(guest.exits) {
         text += &format!("; {exits}");
     }
     if let Some(polling) = guest.polling_exits.and_then(exits) {
-        text += &format!(", by polling {polling}");
+        text += &format!(", with polling {polling}");
     }
     text
 }

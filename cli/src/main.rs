@@ -12,22 +12,22 @@ mod guests;
 mod measure;
 mod report;
 mod run;
-mod say;
 mod status;
+mod streams;
 mod summary;
 mod target;
 
-/// The C library calls this directly. Rust's own start reads `/proc/self/maps` to find the end of the stack, for a better
-/// word on its overflow, which is a twentieth of a small guest's run; what else it does the library does
-/// ([`vmm::host::prepare`]).
+/// The entry point, which the C library calls directly. Rust's own entry point reads `/proc/self/maps` to find the end
+/// of the stack, for a better message about a stack overflow. This takes a twentieth of a small guest's run. The library
+/// does the rest of its work ([`vmm::host::prepare`]).
 #[cfg(all(target_env = "gnu", not(test)))]
 #[allow(
     unsafe_code,
-    reason = "the name is the one that the C library calls, and this is the only one in the program"
+    reason = "the C library calls this name, and the program has no other function of this name"
 )]
 #[unsafe(no_mangle)]
 extern "C" fn main() -> i32 {
-    // As Rust's own start would.
+    // The status that Rust's own entry point returns after a panic.
     const PANICKED: i32 = 101;
     std::panic::catch_unwind(cli::main).map_or(PANICKED, i32::from)
 }

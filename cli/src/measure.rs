@@ -1,146 +1,171 @@
-//! What is told of a run: the options for it, and the files that `--profile` and `--trace` write.
+//! The options for measuring a run, and the result files that `--profile` and `--trace` write.
 
-use crate::say::say;
 use crate::status::{self, Failure};
+use crate::streams::print_stderr;
 use crate::summary;
 use clap::Args;
-use report::file::OutputFile;
-use report::{FileError, SavedProfile, SavedTrace};
+use report::{FileError, OutputFile, SavedProfile, SavedTrace};
 use std::path::PathBuf;
 use vmm::host::printable;
 use vmm::{Builder, Error, Report};
 
 #[derive(Debug, Args)]
 pub(super) struct MeasureArgs {
-    /// Do not count and time exits
+    /// Disable counting and timing of exits
     #[arg(long, conflicts_with_all = ["profile", "trace"])]
     no_profile: bool,
 
-    /// Write counts and times of all exits to a file, json=FILE, for `vmm report`
+    /// Write the counts and times of all exits to FILE, for `vmm report`
     #[arg(long, value_name = "json=FILE", value_parser = parse_profile)]
     profile: Option<ProfileFile>,
 
-    /// Write the last exits to a file, one by one with the guest's RIP, for `vmm report`
+    /// Write the last exits to FILE, one by one with the guest's RIP, for `vmm report`
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// How many exits a trace has, up to 4194304; each vCPU takes 88 bytes for each
-    #[arg(long, value_name = "N", default_value_t = TRACE_EXITS, requires = "trace")]
+    /// Number of exits in the trace, 1 to 4194304; each takes 88 bytes of memory per vCPU
+    #[arg(long, value_name = "N", default_value_t = TRACE_EXITS, requires = "trace", value_parser = parse_exits)]
     trace_exits: usize,
 
-    /// Of what is said after the run, only the first line
+    /// Print only the first line of the summary
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
 
-/// How many exits a trace has, unless the user says otherwise.
+/// The default number of exits in a trace.
 const TRACE_EXITS: usize = 65_536;
 
-/// As without an option.
+/// The same values as clap gives without options.
 impl Default for MeasureArgs {
     fn default() -> Self {
         Self { no_profile: false, profile: None, trace: None, trace_exits: TRACE_EXITS, quiet: false }
     }
 }
 
-/// The file of a profile.
+/// The file of `--profile`.
 #[derive(Clone, Debug)]
 struct ProfileFile(PathBuf);
 
 fn parse_profile(text: &str) -> Result<ProfileFile, String> {
     match text.split_once('=') {
         Some(("json", file)) if !file.is_empty() => Ok(ProfileFile(file.into())),
-        _ => Err("give json=FILE, such as json=profile.json; `vmm report` makes other formats of it".into()),
+        _ => {
+            Err("give json=FILE, such as json=profile.json; `vmm report` converts it to other formats".into())
+        }
     }
+}
+
+/// Parses a number of exits. The library checks its range.
+fn parse_exits(text: &str) -> Result<usize, String> {
+    let number = crate::args::parse_number(text).ok().and_then(|number| number.try_into().ok());
+    number.ok_or_else(|| "give a number from 1 to 4194304".into())
 }
 
 impl MeasureArgs {
-    /// A machine that is measured so.
+    /// Sets what the machine measures.
     pub fn apply(&self, builder: Builder) -> Builder {
         let trace = self.trace.as_ref().map(|_| self.trace_exits);
-        let counted = !self.no_profile;
-        let counters = counted && (!self.quiet || self.profile.is_some());
-        builder.profile(counted).trace(trace).kernel_counters(counters)
+        let profile = !self.no_profile;
+        let kernel_counters = profile && (!self.quiet || self.profile.is_some());
+        builder.profile(profile).trace(trace).kernel_counters(kernel_counters)
+    }
+
+    /// Returns the profile of a run, if exits were counted, and the summary or `--profile` needs it.
+    pub fn capture(&self, name: &str, report: &Report) -> Option<SavedProfile> {
+        if self.quiet && self.profile.is_none() {
+            return None;
+        }
+        SavedProfile::capture(name, &summary::ending(report), report)
     }
 }
 
-/// The files that a run leaves behind, opened before it begins.
-pub struct Files<'a> {
+/// The result files of a run. They are opened before the run, so that a wrong path is reported before it.
+pub struct ResultFiles<'a> {
     arguments: &'a MeasureArgs,
     profile: Option<OutputFile>,
     trace: Option<OutputFile>,
 }
 
-impl<'a> Files<'a> {
+impl<'a> ResultFiles<'a> {
     /// Opens the files.
     ///
     /// # Errors
-    /// One of them cannot be written.
+    /// One of them cannot be written, or both are the same file.
     pub fn open(arguments: &'a MeasureArgs) -> Result<Self, Failure> {
         let profile = arguments.profile.as_ref().map(|file| OutputFile::open(&file.0)).transpose()?;
-        let trace = arguments.trace.as_deref().map(OutputFile::open).transpose()?;
-        if let (Some(one), Some(other)) = (&profile, &trace)
+        let trace = arguments.trace.as_ref().map(|path| OutputFile::open(path)).transpose()?;
+        if let (Some(one), Some(other), Some(path)) = (&profile, &trace, &arguments.trace)
             && one.takes_the_place_of(other)
         {
-            let what = "the profile and the trace are one file: give each a file of its own";
-            return Err(Error::Config(what.into()).into());
+            let path = printable(path);
+            let what = format!("--profile and --trace write the same file, {path}: give two different files");
+            return Err(Error::Config(what).into());
         }
         Ok(Self { arguments, profile, trace })
     }
 
-    /// Fills the files from a run of the guest of this name, and says on stderr where they are, or what is missing.
-    /// Returns `status`, or that of a host's error where there was none before.
-    pub fn fill(self, name: &str, report: &Report, status: u8) -> u8 {
-        let ended = summary::ending(report);
+    /// Writes the files for a run of the guest with this name; `saved` is its profile. Prints each file on stderr, or why
+    /// it could not be written. Returns `status`; if that is 0 and a file is missing, returns the status of a host error.
+    pub fn write(self, name: &str, report: &Report, saved: Option<SavedProfile>, status: u8) -> u8 {
         let mut failures = Vec::new();
         let mut done = Vec::new();
         if let (Some(to), Some(file)) = (self.profile, &self.arguments.profile) {
-            match SavedProfile::capture(name, &ended, report).map(|profile| write_profile(&profile, to)) {
-                Some(Err(error)) => failures
-                    .push(format!("{error}; the profile is lost, and a file that was there is as it was")),
-                Some(Ok(())) => {
-                    done.push(format!("profile written: see it with `vmm report {}`", printable(&file.0)));
+            match write_profile(saved, to) {
+                Err(failure) => failures.push(failure),
+                Ok(()) => {
+                    done.push(format!("wrote the profile: `vmm report {}` shows it", printable(&file.0)));
                 }
-                None => {}
             }
         }
         if let (Some(to), Some(path)) = (self.trace, &self.arguments.trace) {
-            match SavedTrace::capture(name, &ended, report).map(|trace| write_trace(&trace, to)) {
-                Some(Err(error)) => failures.push(error),
-                Some(Ok(())) => {
-                    done.push(format!("trace written: see it with `vmm report {}`", printable(path)));
-                }
-                None => {}
+            match write_trace(SavedTrace::capture(name, &summary::ending(report), report), to) {
+                Err(failure) => failures.push(failure),
+                Ok(()) => done.push(format!("wrote the trace: `vmm report {}` shows it", printable(path))),
             }
         }
-        failures.iter().for_each(|failure| say(&format!("vmm: error: {failure}\n")));
+        failures.iter().for_each(|failure| print_stderr(&format!("vmm: error: {failure}\n")));
         if !self.arguments.quiet {
-            done.iter().for_each(|line| say(&format!("vmm: {line}\n")));
+            done.iter().for_each(|line| print_stderr(&format!("vmm: {line}\n")));
         }
         if failures.is_empty() || status != status::OK { status } else { status::HOST_ERROR }
     }
 }
 
-fn write_profile(profile: &SavedProfile, mut to: OutputFile) -> Result<(), FileError> {
+/// Writes a profile, and puts it in its place.
+///
+/// # Errors
+/// It is missing or cannot be written. The message says what happened to the file.
+fn write_profile(profile: Option<SavedProfile>, mut to: OutputFile) -> Result<(), String> {
+    let not_saved = |error: FileError| format!("{error}; the profile is not saved, {UNCHANGED}");
+    let Some(profile) = profile else { return Err(format!("the run recorded no profile, {UNCHANGED}")) };
     match profile.write(&mut to) {
-        Ok(()) => to.commit(),
-        Err(source) => Err(to.failed(source)),
+        Ok(()) => to.commit().map_err(not_saved),
+        Err(source) => Err(not_saved(to.failed(source))),
     }
 }
 
-/// A trace that is cut short is worth keeping.
-fn write_trace(trace: &SavedTrace, mut to: OutputFile) -> Result<(), String> {
+/// Writes a trace, and puts it in its place. A trace that is cut short is kept if it has at least one record.
+///
+/// # Errors
+/// It is missing, cut short, or cannot be written. The message says what happened to the file.
+fn write_trace(trace: Option<SavedTrace>, mut to: OutputFile) -> Result<(), String> {
+    let not_saved = |error: &FileError| format!("{error}; the trace is not saved, {UNCHANGED}");
+    let Some(trace) = trace else { return Err(format!("the run recorded no trace, {UNCHANGED}")) };
     match trace.write(&mut to) {
-        Ok(_) => to.commit().map_err(|error| error.to_string()),
+        Ok(_) => to.commit().map_err(|error| not_saved(&error)),
         Err(cut) => {
             let what = format!("the trace is {cut}");
             let error = to.failed(cut.source);
-            let lost = format!("{error}; the trace is lost, and a file that was there is as it was");
-            // One without a record is worth less than what may have been there.
             if cut.records == 0 {
-                return Err(lost);
+                return Err(not_saved(&error));
             }
-            to.commit().map_or(Err(lost), |()| Err(format!("{error}; {what}")))
+            match to.commit() {
+                Ok(()) => Err(format!("{error}; {what}")),
+                Err(_) => Err(not_saved(&error)),
+            }
         }
     }
 }
+
+/// The state of a result file that was not replaced.
+const UNCHANGED: &str = "and an existing file is unchanged";

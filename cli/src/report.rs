@@ -1,4 +1,4 @@
-//! `vmm report`: what a run has left in a file, or the difference of two, for readers and for programs.
+//! `vmm report`: shows a profile or a trace, or the difference between two of them.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -7,43 +7,42 @@
     clippy::expect_used
 )]
 
-use crate::say::complain;
-use crate::status::{self, Failed, Failure};
+use crate::status::{self, Failure, HasStatus};
+use crate::streams::{print_stderr, report_error};
 use clap::{Args, ValueEnum};
-use report::FileError;
-use report::file::{self, OutputFile};
 use report::view::{self, Format, Source};
+use report::{FileError, OutputFile};
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::host::{TimeoutWriter, printable};
 
-/// Shows a profile or a trace that a run has written, or the difference of two
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "\
+Examples:
   vmm report run.json                              a profile as tables
-  vmm report run.json --format html -o run.html    the same as a page for a browser
-  vmm report run.trace --format csv -o exits.csv   a trace, a line for each exit
-  vmm report before.json after.json                what has changed, site by site
+  vmm report run.json --format html -o run.html    a page for a browser
+  vmm report run.trace --format csv -o exits.csv   a line for each exit
+  vmm report before.json after.json                the difference by site
 
-Profiles and traces come from `vmm run --profile json=FILE` and `vmm run --trace FILE`;
-so of `vmm boot`. Which of them a file is, its content says. Where a trace is
-compared, it is summed up by site first.")]
+`vmm run` and `vmm boot` write profiles (--profile json=FILE) and traces (--trace FILE). vmm recognises both by \
+their content. In a comparison, a trace is first summed up by site.")]
 pub struct ReportArgs {
-    /// A profile or a trace; - is standard input
+    /// Profile or trace to show; - means standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Another one, to see what is different in it
+    /// Second profile or trace, to show what changed from FILE to FILE2
     #[arg(value_name = "FILE2")]
     other: Option<PathBuf>,
 
-    /// What to write: text for a terminal, JSON for programs, CSV for spreadsheets, HTML for a browser
+    /// Format of the report: text for a terminal, JSON for programs, CSV for spreadsheets, HTML for a browser
     #[arg(long, value_enum, default_value_t)]
     format: FormatArg,
 
-    /// Where to write it; a file that is there is replaced once the new one is whole [default: standard output]
+    /// File to write the report to; an existing file is replaced when the new one is complete
+    /// [default: standard output]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 }
@@ -68,29 +67,35 @@ impl From<FormatArg> for Format {
     }
 }
 
-/// Reads, writes, and answers with the exit status.
+/// Writes the report. Returns the exit status.
 pub fn main(arguments: &ReportArgs) -> u8 {
     match report(arguments) {
         Ok(()) => status::OK,
-        Err(error) if vmm::host::interrupted() && error.status() != status::USAGE => status::INTERRUPTED,
-        Err(error) => complain(&error),
+        Err(error) if vmm::host::interrupted() && error.status() != status::USAGE => {
+            print_stderr("vmm: interrupted: the report is incomplete\n");
+            status::INTERRUPTED
+        }
+        Err(error) => report_error(&error),
     }
 }
 
 fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     let output = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     if arguments.format == FormatArg::Html && output.is_none() && io::stdout().is_terminal() {
-        let what = "a page is nothing for a terminal: give -o FILE, such as -o report.html, and open it in a browser";
+        let what = "--format html is not for a terminal: give -o FILE, such as -o report.html, and open it in a browser";
         return Err(Error::Config(what.into()).into());
     }
-    let same = |input: &Path| output.is_some_and(|output| is_one_file(input, output));
-    if same(&arguments.file) || arguments.other.as_deref().is_some_and(same) {
-        let what = "the report would replace the file that it is made of: give -o another name";
-        return Err(Error::Config(what.into()).into());
+    let inputs = [Some(&arguments.file), arguments.other.as_ref()];
+    if let Some(path) = output
+        && inputs.into_iter().flatten().any(|input| is_same_file(input, path))
+    {
+        let path = printable(path);
+        let what = format!("-o {path} is also an input, which the report would replace: give another file");
+        return Err(Error::Config(what).into());
     }
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
-    // From now on an interruption leaves no half of a file behind.
+    // From here on a signal makes the writers fail, so that no half-written file is left.
     vmm::host::catch_interrupts();
     let Some(path) = output else {
         let mut to = BufWriter::with_capacity(1 << 16, Interruptible(TimeoutWriter::new(io::stdout(), None)));
@@ -103,27 +108,27 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     let mut to = BufWriter::with_capacity(1 << 16, Interruptible(&mut target));
     let written =
         view::write(&mut to, arguments.format.into(), &first, second.as_ref()).and_then(|()| to.flush());
-    // What is left in the buffer of a file that failed is not tried again.
+    // Dropping a BufWriter writes its buffer again, which could block on a file that already failed.
     let _ = to.into_parts();
     written.map_err(|source| target.failed(source))?;
     Ok(target.commit()?)
 }
 
-/// Whether both names lead to one regular file.
-fn is_one_file(one: &Path, other: &Path) -> bool {
+/// Returns true if both paths lead to the same regular file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
     match (fs::canonicalize(one), fs::canonicalize(other)) {
         (Ok(one), Ok(other)) => one == other && one.is_file(),
         _ => false,
     }
 }
 
-/// A writer that fails once the program is interrupted.
+/// A writer that fails after a signal has interrupted the program.
 struct Interruptible<W>(W);
 
 impl<W: Write> Write for Interruptible<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match vmm::host::interrupted() {
-            // Not `Interrupted`, after which the standard library would try again.
+            // ECANCELED instead of EINTR, because the standard library retries after EINTR.
             true => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
             false => self.0.write(bytes),
         }
@@ -134,8 +139,9 @@ impl<W: Write> Write for Interruptible<W> {
     }
 }
 
+/// Reads a profile or a trace; `-` is standard input.
 fn read(path: &Path) -> Result<Source, FileError> {
     let stdin = path == Path::new("-");
-    let saved = file::read(if stdin { Path::new("/dev/stdin") } else { path })?;
+    let saved = report::read(if stdin { Path::new("/dev/stdin") } else { path })?;
     Ok(Source::new(if stdin { "standard input".into() } else { printable(path) }, saved))
 }

@@ -1,8 +1,8 @@
-//! `vmm run`: one guest, its text on stdout, the rest on stderr.
+//! `vmm run`: runs one guest. Its output goes to stdout, the summary to stderr.
 
-use crate::args::{CpuidArg, RunArgs};
-use crate::measure::{Files, MeasureArgs};
-use crate::say::{complain, say};
+use crate::args::{CpuidArg, RunArgs, check_queue_len};
+use crate::measure::{MeasureArgs, ResultFiles};
+use crate::streams::{print_stderr, report_error};
 use crate::target::RunTarget;
 use crate::{status, summary};
 use guest::Map;
@@ -14,57 +14,67 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use vmm::device::Transport;
+use vmm::host::printable;
+use vmm::x86::CpuidOverride;
 use vmm::{Builder, Error, Input, Output, Report};
 
-/// Runs the guest and answers with the exit status.
+/// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
-    run_and_report(&arguments.report, |output| run(arguments, output))
+    run_and_report(&arguments.measure, |output| run(arguments, output))
 }
 
-/// Runs a guest, whose text goes to standard output, says how it went, and answers with the exit status.
+/// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. Returns the
+/// exit status.
 pub fn run_and_report(
     arguments: &MeasureArgs,
     run: impl FnOnce(Output) -> Result<(String, Report), Error>,
 ) -> u8 {
-    let last = Arc::new(AtomicU8::new(b'\n'));
+    let last_byte = Arc::new(AtomicU8::new(b'\n'));
     vmm::host::catch_interrupts();
-    let ran = || {
-        let output = output(last.clone())?;
-        let files = Files::open(arguments)?;
+    let open_and_run = || {
+        let output = output(last_byte.clone())?;
+        let files = ResultFiles::open(arguments)?;
         let (name, report) = run(output)?;
         Ok::<_, status::Failure>((files, name, report))
     };
-    let (files, name, report) = match ran() {
-        Ok(ran) => ran,
-        Err(error) => return complain(&error),
+    let (files, name, report) = match open_and_run() {
+        Ok(results) => results,
+        Err(error) => return report_error(&error),
     };
-    // A guest's last line may have no end; the report begins on a line of its own all the same.
-    if last.load(Ordering::Relaxed) != b'\n' && same_place() {
-        say("\n");
+    // The guest's last line may lack its newline. The summary starts on a new line.
+    if last_byte.load(Ordering::Relaxed) != b'\n' && stdout_is_stderr() {
+        print_stderr("\n");
     }
-    let text = summary::text(&name, &report);
-    match text.split_inclusive('\n').next() {
-        Some(first) if arguments.quiet => say(first),
-        _ => say(&text),
+    let saved = arguments.capture(&name, &report);
+    let mut text = summary::first_line(&name, &report);
+    if !arguments.quiet {
+        text += &summary::details(&report, saved.as_ref());
     }
-    files.fill(&name, &report, status::of_report(&report))
+    print_stderr(&text);
+    files.write(&name, &report, saved, status::of_report(&report))
 }
 
-/// Standard output: line by line, but for somebody who watches byte by byte.
-fn output(last: Arc<AtomicU8>) -> Result<Output, Error> {
+/// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
+fn output(last_byte: Arc<AtomicU8>) -> Result<Output, Error> {
     let stdout = io::stdout();
     let file = stdout.as_fd().try_clone_to_owned();
     let file = file.map_err(|source| Error::Host { operation: "opening standard output", source })?;
-    Ok(Output::new(Stdout { file: file.into(), last }, !stdout.is_terminal()))
+    Ok(Output::new(Stdout { file: file.into(), last_byte }, !stdout.is_terminal()))
 }
 
-/// The file of `--input`, or standard input.
+/// Opens the file of `--input`, or standard input.
+///
+/// # Errors
+/// It cannot be opened.
 pub fn input(path: Option<&Path>) -> Result<Input, Error> {
     let file = match path {
-        // Opening a pipe would wait for its writer; the guest may never ask for it.
+        // Without O_NONBLOCK, opening a pipe waits for a writer, and the guest may never read its input.
         Some(path) => {
             File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
-                Error::Config(format!("cannot open {} for --input: {error}", vmm::host::printable(path)))
+                Error::Config(format!(
+                    "cannot open {} for --input: {error}: give a file that can be read",
+                    printable(path)
+                ))
             })?
         }
         None => {
@@ -78,33 +88,16 @@ pub fn input(path: Option<&Path>) -> Result<Input, Error> {
 fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = RunTarget::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
-    let shown = arguments.cpuid.iter().rev().find(|what| !matches!(what, CpuidArg::Change(_)));
-    let changes = arguments.cpuid.iter().filter_map(|what| match what {
-        CpuidArg::Change(change) => Some(*change),
-        _ => None,
-    });
-    let cpuid = match (shown, target.embedded) {
-        (Some(CpuidArg::None), _) if changes.clone().next().is_some() => {
-            return Err(Error::Config(
-                "--cpuid none shows nothing that could be changed: leave it out, or the changes".into(),
-            ));
-        }
-        (Some(CpuidArg::None), _) if arguments.cpus.is_some_and(|cpus| cpus > 1) => {
-            return Err(Error::Config(
-                "several vCPUs find out by CPUID which is which: leave out --cpuid none, or --cpus".into(),
-            ));
-        }
-        (Some(what), _) => *what == CpuidArg::Host,
-        (None, Some(guest)) => guest.cpuid,
-        (None, None) => true,
-    };
-    // A driver without its device could only fail: say that it cannot be, instead.
-    let needs_window = target.drives_simvirtio().then(Transport::default);
+    let cpuid = shows_cpuid(arguments, &target)?;
+    let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;
+    // A driver cannot work without its device. Asking for a transport makes the builder report the conflict with
+    // --mem before the guest runs.
+    let needed_transport = target.drives_simvirtio().then(Transport::default);
     let memory = match target.map() {
         Some(Map::Plain) => Some(arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM)),
         _ => arguments.mem,
     };
-    let builder = changes.fold(target.builder(), Builder::cpuid_override);
+    let builder = cpuid_changes(arguments).fold(target.builder(), Builder::cpuid_override);
     let rules = arguments.msr.iter();
     let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
     let builder = match arguments.cpus {
@@ -112,12 +105,12 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         None => builder,
     };
     let builder = if arguments.kev { builder.kev(true) } else { builder };
-    let machine = arguments
-        .report
+    let mut machine = arguments
+        .measure
         .apply(builder)
         .memory(memory)
-        .transport(arguments.transport.map(Into::into).or(needs_window))
-        .queue_len(arguments.queue_len.or(target.queue_len()))
+        .transport(arguments.transport.map(Into::into).or(needed_transport))
+        .queue_len(queue_len.or(target.queue_len()))
         .timeout(arguments.timeout.0)
         .cpuid(cpuid)
         .verify(arguments.verify || target.promises_result())
@@ -125,11 +118,48 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         .output_limit(arguments.output_limit)
         .input(input(arguments.input.as_deref())?)
         .build()?;
-    Ok((target.name, machine.run()?))
+    let report = machine.run()?;
+    if let (Some(path), None) = (&arguments.input, &report.simvirtio) {
+        log::warn!(
+            "--input {} was not read: without a SIMVIRTIO device the machine has no input",
+            printable(path)
+        );
+    }
+    Ok((target.name, report))
 }
 
-/// Whether stdout and stderr are one terminal, file or pipe.
-fn same_place() -> bool {
+/// The changes to CPUID that the user asked for.
+fn cpuid_changes(arguments: &RunArgs) -> impl Iterator<Item = CpuidOverride> {
+    arguments.cpuid.iter().filter_map(|cpuid| match cpuid {
+        CpuidArg::Change(change) => Some(*change),
+        CpuidArg::Host | CpuidArg::None => None,
+    })
+}
+
+/// Returns true if CPUID shows the guest what KVM supports. Without an option, it does so for files, and for the built-in
+/// guests that need it.
+///
+/// # Errors
+/// `--cpuid none` contradicts another option.
+fn shows_cpuid(arguments: &RunArgs, target: &RunTarget) -> Result<bool, Error> {
+    let base = arguments.cpuid.iter().rev().find(|cpuid| !matches!(cpuid, CpuidArg::Change(_)));
+    let cpus = arguments.cpus.or(target.embedded.map(|guest| guest.cpus)).unwrap_or(1);
+    match (base, target.embedded) {
+        (Some(CpuidArg::None), _) if cpuid_changes(arguments).next().is_some() => Err(Error::Config(
+            "--cpuid none excludes changes to CPUID: leave out --cpuid none, or the changes".into(),
+        )),
+        (Some(CpuidArg::None), _) if cpus > 1 => Err(Error::Config(format!(
+            "--cpuid none needs a single vCPU, not {cpus}, because vCPUs read their number from CPUID: leave out \
+             --cpuid none, or give --cpus 1"
+        ))),
+        (Some(base), _) => Ok(*base == CpuidArg::Host),
+        (None, Some(guest)) => Ok(guest.cpuid),
+        (None, None) => Ok(true),
+    }
+}
+
+/// Returns true if stdout and stderr are the same terminal, file or pipe.
+fn stdout_is_stderr() -> bool {
     let identity = |stream: BorrowedFd<'_>| {
         let metadata = File::from(stream.try_clone_to_owned().ok()?).metadata().ok()?;
         Some((metadata.dev(), metadata.ino()))
@@ -139,18 +169,18 @@ fn same_place() -> bool {
     stdout.is_some() && stdout == identity(stderr.as_fd())
 }
 
-/// Standard output as a file, which does not retry what a signal interrupts, and the last byte that went
-/// there.
+/// Standard output as a file, so that a write returns when a signal interrupts it. Remembers the last byte that was
+/// written.
 struct Stdout {
     file: File,
-    last: Arc<AtomicU8>,
+    last_byte: Arc<AtomicU8>,
 }
 
 impl Write for Stdout {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let written = self.file.write(data)?;
         if let Some(last) = written.checked_sub(1).and_then(|at| data.get(at)) {
-            self.last.store(*last, Ordering::Relaxed);
+            self.last_byte.store(*last, Ordering::Relaxed);
         }
         Ok(written)
     }

@@ -1,45 +1,45 @@
 //! Exit statuses of the program.
 //!
-//! 0 is a good end; 1 to 99 belong to the guest; 110 to 119 are this program's own. 101 (a Rust panic) and
-//! 124 and above (timeout(1), the shell, signals) mean other things and are never used.
+//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 119 are defined here. The program never uses 101 (a
+//! Rust panic), nor 124 and above (timeout(1), the shell, signals).
 
 use report::FileError;
 use std::fmt;
 use vmm::exit::Stop;
 use vmm::{Error, Report};
 
-/// The guest halted, and was right where it was verified.
+/// The guest halted, and its result is right if it was verified.
 pub const OK: u8 = 0;
-/// The largest code that is the guest's own. A larger one becomes this one.
-pub const MOST_OF_GUEST: u8 = 99;
-/// The command line does not make sense.
+/// The largest code of a guest. A larger one is reported as this one.
+pub const MAX_GUEST_CODE: u8 = 99;
+/// The command line is wrong.
 pub const USAGE: u8 = 110;
-/// The guest ended, but left something else than 42; or the grade is below 100.
+/// The guest ended, but did not leave 42; or a grade is below the full points.
 pub const WRONG_RESULT: u8 = 111;
-/// The guest faulted.
+/// The guest crashed.
 pub const GUEST_FAULT: u8 = 112;
 /// The guest broke the SIMVIRTIO protocol.
 pub const PROTOCOL_ERROR: u8 = 113;
-/// The guest did not end in time.
+/// The guest did not end within the time limit.
 pub const TIMEOUT: u8 = 114;
 /// The host failed: no KVM, no memory, an output that cannot be written.
 pub const HOST_ERROR: u8 = 115;
-/// The image cannot be read or run; or the file is no profile or trace.
+/// The image cannot be read or run; or the file is not a profile or a trace.
 pub const BAD_IMAGE: u8 = 116;
+/// A signal or the user interrupted the run.
+pub const INTERRUPTED: u8 = 117;
 /// The guest wrote more than `--output-limit`.
 pub const OUTPUT_LIMIT: u8 = 118;
-/// The guest reset its machine. No good end: a kernel that has crashed does so, too.
+/// The guest reset its machine. This is not a success, because a crashed kernel does so, too.
 pub const REBOOTED: u8 = 119;
-/// The run was interrupted.
-pub const INTERRUPTED: u8 = 117;
 
-/// A failure that ends the program with a status of its own.
-pub trait Failed: fmt::Display {
-    /// The status.
+/// An error that ends the program with its own exit status.
+pub trait HasStatus: fmt::Display {
+    /// Returns the exit status.
     fn status(&self) -> u8;
 }
 
-impl Failed for Error {
+impl HasStatus for Error {
     fn status(&self) -> u8 {
         match self {
             Self::Config(_) => USAGE,
@@ -50,30 +50,30 @@ impl Failed for Error {
     }
 }
 
-impl Failed for FileError {
+impl HasStatus for FileError {
     fn status(&self) -> u8 {
         match self {
             Self::Path { .. } => USAGE,
             Self::Read { .. } | Self::Content { .. } => BAD_IMAGE,
-            // The user interrupted the wait for the reader of a pipe.
+            // A signal interrupted the wait for the reader of a pipe.
             Self::Write { source, .. } if source.raw_os_error() == Some(libc::ECANCELED) => INTERRUPTED,
             Self::Write { .. } => HOST_ERROR,
         }
     }
 }
 
-/// A failure of the library, or of a file of results.
+/// A failure of the library, or of a result file.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Of the library.
+    /// A failure of the library.
     #[error(transparent)]
     Vmm(#[from] Error),
-    /// Of a file.
+    /// A failure of a result file.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-impl Failed for Failure {
+impl HasStatus for Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Vmm(error) => error.status(),
@@ -82,7 +82,7 @@ impl Failed for Failure {
     }
 }
 
-/// The status for a run.
+/// Returns the exit status of a run.
 pub fn of_report(report: &Report) -> u8 {
     let right = report.verdict.is_none_or(|verdict| verdict.passed());
     match report.stop {
@@ -91,7 +91,7 @@ pub fn of_report(report: &Report) -> u8 {
         Stop::Rebooted => REBOOTED,
         Stop::Halted | Stop::Exited(0) => WRONG_RESULT,
         Stop::Exited(code) | Stop::CpuExited(code) => {
-            u8::try_from(code).unwrap_or(MOST_OF_GUEST).min(MOST_OF_GUEST)
+            u8::try_from(code).unwrap_or(MAX_GUEST_CODE).min(MAX_GUEST_CODE)
         }
         Stop::ProtocolError(_) => PROTOCOL_ERROR,
         Stop::Timeout => TIMEOUT,

@@ -1,44 +1,49 @@
-//! The text after a run: how it ended, and the table of exits.
+//! The summary after a run: how it ended, and the table of exits.
 
-use report::view::plural;
+use report::SavedProfile;
+use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::controller::OpenBus;
 use vmm::device::{SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::machine::BootReport;
-use vmm::profile::{Count, Latency, Profile, SiteProfile};
+use vmm::profile::Profile;
 use vmm::{KvmCounters, Report};
 
-/// How much of a text is shown on a line, in characters.
-const SHOWN: usize = 60;
-/// Rows of the table that are shown; the rest is summed up.
-const ROWS: usize = 24;
+/// The longest excerpt of a text, in characters.
+const EXCERPT: usize = 60;
 
-/// All that is to be said after a run, in whole lines.
-pub fn text(name: &str, report: &Report) -> String {
+/// Returns the first line of the summary: how the run of the guest with this name ended.
+pub fn first_line(name: &str, report: &Report) -> String {
+    let milliseconds = report.elapsed.as_secs_f64() * 1e3;
+    format!("vmm: {name}: {} (after {milliseconds:.2} ms)\n", ending(report))
+}
+
+/// Returns the other lines of the summary. `saved` is the run's profile, if exits were counted.
+pub fn details(report: &Report, saved: Option<&SavedProfile>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write(&mut text, name, report);
+    let _ = write_details(&mut text, report, saved);
     text
 }
 
-/// How the run ended, in a line without its end.
+/// Describes how the run ended, without a newline.
 pub fn ending(report: &Report) -> String {
     let mut text = report.stop.to_string();
     if let Some(location) = report.location {
-        let (who, which) = match report.stopped_by {
+        let (subject, prefix) = match report.stopped_by {
             Some(id) => (format!("vCPU {id}"), format!("vCPU {id} ")),
             None => ("the guest".into(), String::new()),
         };
         let _ = match report.stop {
-            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {which}{location}"),
-            // The CPU may be past the instruction that led here.
-            _ => write!(text, "; {who} was then {location}"),
+            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {prefix}{location}"),
+            // The vCPU may be past the instruction that caused the end.
+            _ => write!(text, "; {subject} was then {location}"),
         };
     }
-    let astray = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout);
-    if astray && report.left_its_image() {
+    let may_be_lost = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout);
+    if may_be_lost && report.left_its_image() {
         let ranges: Vec<_> = report
             .image
             .iter()
@@ -49,7 +54,7 @@ pub fn ending(report: &Report) -> String {
     }
     let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
-        let _ = write!(text, "; its kernel has panicked: {}", vmm::host::printable_text(reason));
+        let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
     }
     if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
         let _ = match report.stop {
@@ -66,37 +71,39 @@ pub fn ending(report: &Report) -> String {
     text
 }
 
-fn write(to: &mut String, name: &str, report: &Report) -> fmt::Result {
-    let milliseconds = report.elapsed.as_secs_f64() * 1e3;
-    writeln!(to, "vmm: {name}: {} (after {milliseconds:.2} ms)", ending(report))?;
+fn write_details(to: &mut String, report: &Report, saved: Option<&SavedProfile>) -> fmt::Result {
     if let Some(explanation) = &report.explanation {
         write!(to, "{explanation}")?;
-        let last: Vec<_> = report.last.iter().map(|traced| traced.exit.to_string()).collect();
+        let last: Vec<_> = report.last_exits.iter().map(|traced| traced.exit.to_string()).collect();
         if !last.is_empty() {
             writeln!(to, "  last exits   {}", last.join(", "))?;
         }
     }
     write_vcpus(to, report)?;
     if report.simvirtio.is_none() && report.boot.is_none() {
-        writeln!(to, "vmm: memory up to {:#x}, so there is no SIMVIRTIO", report.ram)?;
+        writeln!(
+            to,
+            "vmm: no SIMVIRTIO device: the guest has {:#x} bytes of memory, more than 1 MiB",
+            report.ram
+        )?;
     }
     if let Some(simvirtio) = &report.simvirtio {
         write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted | Stop::Exited(0)))?;
     }
     write_open_bus(to, &report.open_bus)?;
     if let Some(boot) = &report.boot {
-        write_timeline(to, boot, report.profile.as_ref().map_or(&[], Profile::phases))?;
+        write_timeline(to, boot, report.profile.as_ref().map(Profile::phases))?;
     }
-    match &report.profile {
-        Some(profile) => write_profile(to, profile, report)?,
-        None => return Ok(()),
+    if let Some(profile) = &report.profile {
+        write_reasons(to, profile)?;
+        to.write_str(&saved.map(exit_table).unwrap_or_default())?;
     }
     write_times(to, report)
 }
 
-/// Where the time went, by which clock, and what KVM counted itself.
+/// Writes the time in KVM and in the VMM, and KVM's own count of the exits.
 fn write_times(to: &mut String, report: &Report) -> fmt::Result {
-    let (Some(profile), Some(measured)) = (&report.profile, &report.measured) else { return Ok(()) };
+    let (Some(profile), Some(measured)) = (&report.profile, &report.timing) else { return Ok(()) };
     let exits = profile.total();
     if exits.elements == 0 {
         return Ok(());
@@ -105,51 +112,46 @@ fn write_times(to: &mut String, report: &Report) -> fmt::Result {
     write!(
         to,
         "vmm: {} in KVM_RUN, {} in the VMM, {} for the profile",
-        time(in_kvm.sum()),
-        time(in_vmm.sum()),
-        time(measured.cost)
+        duration(in_kvm.sum()),
+        duration(in_vmm.sum()),
+        duration(measured.cost)
     )?;
     write!(to, " ({}", measured.clock)?;
     match measured.steps {
         0 => writeln!(to, ")")?,
         steps => writeln!(to, ", which went backwards {})", plural(steps, "time"))?,
     }
-    let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits) else { return Ok(()) };
+    let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits) else {
+        return writeln!(
+            to,
+            "vmm: not compared with KVM's own count, which this host lacks (KVM_GET_STATS_FD)"
+        );
+    };
     write!(to, "vmm: {} by KVM's own count", plural(kernel, "exit"))?;
     match (kernel.checked_sub(exits.exits), exits.exits.saturating_sub(kernel)) {
         (Some(0), _) => writeln!(to),
-        (Some(more), _) => writeln!(to, ", {more} more: those it handled by itself"),
-        (None, fewer) => writeln!(to, ", {fewer} fewer: it hands on several accesses of one exit one by one"),
+        (Some(more), _) => writeln!(to, ", {more} more: KVM handled them itself"),
+        (None, fewer) => writeln!(to, ", {fewer} fewer: KVM reports several accesses of one exit one by one"),
     }
 }
 
-/// A time in nanoseconds, in a unit that suits it.
-fn time(nanos: u64) -> String {
-    let nanos = nanos as f64;
-    match nanos {
-        ..1e3 => format!("{nanos:.0} ns"),
-        ..1e6 => format!("{:.1} us", nanos / 1e3),
-        ..1e9 => format!("{:.2} ms", nanos / 1e6),
-        _ => format!("{:.2} s", nanos / 1e9),
-    }
-}
-
-/// When a boot got where, and the exits since the mark before.
-fn write_timeline(to: &mut String, boot: &BootReport, exits: &[u64]) -> fmt::Result {
-    writeln!(to, "vmm: boot, from the start of the program:")?;
-    writeln!(to, "{:>13} {:>8}", "ms", "exits")?;
+/// Writes the marks of a boot, each with its time, and with the exits since the previous mark if they were counted.
+fn write_timeline(to: &mut String, boot: &BootReport, exits: Option<&[u64]>) -> fmt::Result {
+    let column = |text: String| exits.map(|_| format!(" {text:>8}")).unwrap_or_default();
+    writeln!(to, "vmm: boot timeline, from the start of the program:")?;
+    writeln!(to, "{:>13}{}", "ms", column("exits".into()))?;
     for (phase, mark) in boot.marks.iter().enumerate() {
         let milliseconds = mark.at.as_secs_f64() * 1e3;
-        let exits = exits.get(phase).copied().unwrap_or(0);
-        writeln!(to, "{milliseconds:>13.2} {exits:>8}  {}", mark.event)?;
+        let exits = exits.and_then(|exits| exits.get(phase)).copied().unwrap_or(0);
+        writeln!(to, "{milliseconds:>13.2}{}  {}", column(exits.to_string()), mark.event)?;
     }
     match boot.lost_marks {
         0 => Ok(()),
-        lost => writeln!(to, "{:>22}  and {}", "", plural(lost, "more boot mark")),
+        lost => writeln!(to, "{:>13}{}  and {}", "", column(String::new()), plural(lost, "more boot mark")),
     }
 }
 
-/// A line for each of several vCPUs.
+/// Writes a line for each vCPU, if there are several.
 fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
     for vcpu in &report.vcpus {
         match vcpu.stop {
@@ -173,22 +175,22 @@ fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// The busiest sites, in a few words.
+/// Lists the sites with the most exits, in a few words.
 pub fn busiest(profile: &Profile) -> String {
-    const SHOWN: usize = 3;
+    const LISTED: usize = 3;
     let sites = profile.sites();
-    let shown: Vec<_> = sites
+    let listed: Vec<_> = sites
         .iter()
-        .take(SHOWN)
+        .take(LISTED)
         .map(|(site, count)| match site.place {
             Some((place, _)) => format!("{} {} {place:#x}", count.exits, site.reason),
             None => format!("{} {}", count.exits, site.reason),
         })
         .collect();
-    shown.join(", ") + if sites.len() > SHOWN { ", ..." } else { "" }
+    listed.join(", ") + if sites.len() > LISTED { ", ..." } else { "" }
 }
 
-/// A line on the device, where its driver did anything.
+/// Writes a line about the SIMVIRTIO device, if its driver did anything.
 fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> fmt::Result {
     let history = device.history;
     if history == Default::default() && device.driver_status == 0 && device.state == State::Initial {
@@ -213,7 +215,7 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     write!(to, "{}, ", plural(history.configs, "config"))?;
     write!(to, "{})", plural(history.readies, "handshake"))?;
     if history.ignored_stores > 0 {
-        write!(to, ", {} to read-only fields ignored", plural(history.ignored_stores, "store"))?;
+        write!(to, ", ignored {} to read-only fields", plural(history.ignored_stores, "store"))?;
     }
     if !halted {
         write!(to, "; driver_status is {:#04x}", device.driver_status)?;
@@ -221,14 +223,14 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     writeln!(to)
 }
 
-/// How often.
+/// "once", "2 times".
 fn times(count: u64) -> String {
     if count == 1 { "once".into() } else { format!("{count} times") }
 }
 
-/// A line that names what the guest looked for where nobody is.
+/// Writes a line with the accesses that no device claimed.
 fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
-    // The widths of an access do not matter here.
+    // Accesses of different widths to one place are listed together.
     let mut places: Vec<((Reason, u64), u64)> = Vec::new();
     for (site, count) in open_bus.seen() {
         let Some((address, _)) = site.place else { continue };
@@ -242,84 +244,30 @@ fn write_open_bus(to: &mut String, open_bus: &OpenBus) -> fmt::Result {
         .into_iter()
         .map(|((reason, address), count)| format!("{reason} {address:#x} ({})", times(count)))
         .collect();
-    let named: u64 = open_bus.seen().map(|(_, count)| count).sum();
+    let listed: u64 = open_bus.seen().map(|(_, count)| count).sum();
     if sites.is_empty() {
         return Ok(());
     }
-    write!(to, "vmm: nobody is there: {}", sites.join(", "))?;
-    match open_bus.total().saturating_sub(named) {
+    write!(to, "vmm: unclaimed accesses: {}", sites.join(", "))?;
+    match open_bus.total().saturating_sub(listed) {
         0 => writeln!(to),
-        more => writeln!(to, ", and {} elsewhere", plural(more, "time")),
+        more => writeln!(to, ", and {more} more elsewhere"),
     }
 }
 
-fn write_profile(to: &mut String, profile: &Profile, report: &Report) -> fmt::Result {
-    let total = profile.total();
-    let sites = profile.details();
-    write!(to, "vmm: {}", plural(total.exits, "exit"))?;
+/// Writes the number of exits, in all and for each reason.
+fn write_reasons(to: &mut String, profile: &Profile) -> fmt::Result {
+    write!(to, "vmm: {}", plural(profile.total().exits, "exit"))?;
     let reasons: Vec<_> =
         profile.reasons().iter().map(|(reason, count)| format!("{} {reason}", count.exits)).collect();
     match reasons.as_slice() {
-        [] => return writeln!(to),
-        _ => writeln!(to, ": {}", reasons.join(", "))?,
+        [] => writeln!(to),
+        _ => writeln!(to, ": {}", reasons.join(", ")),
     }
-    // String I/O has more elements than exits; only then is there something to tell apart.
-    let elements = total.elements != total.exits;
-    let column = |text: &str| if elements { format!("{text:>10}") } else { String::new() };
-    // Means, in microseconds: a report of a saved profile has the rest.
-    let micros = |latency: &Latency| format!("{:.2}", latency.mean() as f64 / 1e3);
-    writeln!(
-        to,
-        "{:>10} {:>7}{} {:>9} {:>9}  {:<17}  {:<12}  {:>5}  device",
-        "exits",
-        "share",
-        column("elements"),
-        "us in KVM",
-        "us in VMM",
-        "reason",
-        "place",
-        "width"
-    )?;
-    for SiteProfile { site, count, in_kvm, in_vmm } in sites.iter().take(ROWS) {
-        let (place, width) = match site.place {
-            Some((address, size)) => (format!("{address:#x}"), (u32::from(size) * 8).to_string()),
-            None if site.reason.has_place() => ("other".into(), String::new()),
-            None => Default::default(),
-        };
-        let device = match site.place {
-            Some(_) => report.device_at(site).unwrap_or("nobody"),
-            None => "",
-        };
-        let share = share(*count, total);
-        let elements = column(&count.elements.to_string());
-        let row = format!(
-            "{:>10} {share:>6.1}%{elements} {:>9} {:>9}  {:<17}  {place:<12}  {width:>5}  {device}",
-            count.exits,
-            micros(in_kvm),
-            micros(in_vmm),
-            site.reason
-        );
-        writeln!(to, "{}", row.trim_end())?;
-    }
-    if let Some(rest) = sites.get(ROWS..).filter(|rest| !rest.is_empty()) {
-        let exits = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.count.exits));
-        let count = Count { exits, elements: exits };
-        writeln!(
-            to,
-            "{exits:>10} {:>6.1}%  at {} more",
-            share(count, total),
-            plural(rest.len() as u64, "site")
-        )?;
-    }
-    Ok(())
 }
 
-fn share(count: Count, total: Count) -> f64 {
-    100.0 * count.exits as f64 / total.exits.max(1) as f64
-}
-
-/// The beginning of a text, quoted.
-pub fn shown(text: &str) -> String {
-    let beginning: String = text.chars().take(SHOWN).collect();
+/// Returns the beginning of a text, in quotes.
+pub fn excerpt(text: &str) -> String {
+    let beginning: String = text.chars().take(EXCERPT).collect();
     if beginning.len() < text.len() { format!("{beginning:?}...") } else { format!("{beginning:?}") }
 }

@@ -1,5 +1,5 @@
-//! What the user names as a guest: a built-in one, an ELF64 executable, or a flat binary with an address
-//! and a mode, `FILE[@ADDR][:MODE]`.
+//! Finds the guest that the user names: a built-in guest, an ELF64 executable, or a flat binary with an address and a
+//! mode, `FILE[@ADDR][:MODE]`.
 
 use clap::ValueEnum;
 use guest::{End, Guest, Map};
@@ -8,37 +8,38 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use vmm::boot::{self, Image};
+use vmm::host::printable;
 use vmm::memory::{Gpa, PLAIN_RAM};
 use vmm::x86::Mode;
 use vmm::{Builder, Error, Machine};
 
-/// A guest that was found, and what is known of it.
+/// A guest to run.
 pub struct RunTarget {
-    /// What to call it.
+    /// The name to print.
     pub name: String,
-    /// What to run.
+    /// The image to run.
     pub image: Image,
-    /// What the catalogue says of it, where it is built in.
+    /// The guest's entry in the catalogue, if it is built in.
     pub embedded: Option<&'static Guest>,
 }
 
 impl RunTarget {
-    /// Whether it promises to leave 42.
+    /// Returns true if the guest promises to leave 42.
     pub fn promises_result(&self) -> bool {
         self.embedded.is_some_and(|guest| matches!(guest.end, End::FortyTwo | End::WrongResult))
     }
 
-    /// Whether it drives SIMVIRTIO, as far as is known.
+    /// Returns true if the guest is known to drive SIMVIRTIO.
     pub fn drives_simvirtio(&self) -> bool {
         self.embedded.is_some_and(|guest| guest.polling_exits.is_some())
     }
 
-    /// The length of SIMVIRTIO's queues that it is written for.
+    /// The length of the SIMVIRTIO queues that the guest needs, in bytes, if it is known.
     pub fn queue_len(&self) -> Option<u16> {
         self.embedded.and_then(|guest| guest.queue_len)
     }
 
-    /// A machine for it, with what the catalogue says that it needs.
+    /// Returns a builder for its machine, with all that the catalogue lists for the guest.
     pub fn builder(&self) -> Builder {
         let builder = Machine::builder(self.image.clone());
         let Some(guest) = self.embedded else { return builder };
@@ -46,61 +47,61 @@ impl RunTarget {
         guest.msrs.iter().fold(builder, |builder, &(index, rule)| builder.msr_rule(index, rule.into()))
     }
 
-    /// A built-in guest.
+    /// Returns a built-in guest.
     ///
     /// # Errors
-    /// Its image is empty, which the build does not let happen.
+    /// Its image is empty, which the build prevents.
     pub fn embedded(guest: &'static Guest) -> Result<Self, Error> {
         let image = Image::flat(guest.image, guest.mode, Gpa(guest.load_at))?;
         Ok(Self { name: guest.name.into(), image, embedded: Some(guest) })
     }
 
-    /// Finds what `text` names. `mode` and `load_at` are options beside it; a flat binary may have `limit`
-    /// bytes.
+    /// Finds the guest that `text` names. `mode` and `load_at` are the values of the options `--mode` and `--load-at`. A
+    /// flat binary has at most `limit` bytes.
     ///
     /// # Errors
-    /// There is no such guest, or the options contradict it.
+    /// No guest has this name, its file cannot be used, or the options contradict it.
     pub fn find(text: &OsStr, mode: Option<Mode>, load_at: Option<u64>, limit: u64) -> Result<Self, Error> {
         let embedded = text.to_str().and_then(guest::find);
         if let Some(guest) = embedded {
             if mode.is_some() || load_at.is_some() {
                 return Err(Error::Config(format!(
-                    "{} is built in, with its own mode and address: leave out --mode and --load-at, or give a file \
-                     (./{0})",
+                    "the built-in guest {} has its own mode and address: leave out --mode and --load-at, or give a \
+                     file (./{0})",
                     guest.name
                 )));
             }
             return Self::embedded(guest);
         }
         let spec = Spec::parse(text);
-        // Another reason than that there is none, such as a link that leads nowhere, comes from reading it.
+        // Other errors, such as a link to a missing file, are reported when the file is read.
         if Path::new(&spec.file).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Err(Error::Config(not_found(text)));
         }
         Self::file(spec.with_options(mode, load_at)?, None, limit)
     }
 
-    /// Finds the file that `text` names; a flat binary without a mode is entered in `default_mode`.
+    /// Reads the file that `text` names. A flat binary without a mode is entered in `default_mode`.
     ///
     /// # Errors
-    /// It cannot be read or run.
+    /// The file cannot be read or run.
     pub fn find_file(text: &OsStr, default_mode: Mode) -> Result<Self, Error> {
         Self::file(Spec::parse(text), Some(default_mode), PLAIN_RAM)
     }
 
-    /// The file of `spec`. Without a mode, a flat binary is entered in `default_mode`, or in the one that
-    /// goes with its address.
+    /// Reads the file of `spec`. A flat binary without a mode is entered in `default_mode`; if that is `None`, its
+    /// address selects the mode.
     fn file(spec: Spec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
-        let name = vmm::host::printable(path);
+        let name = printable(path);
         let bytes = boot::read_file(path, limit)?;
         if boot::is_elf(&bytes) {
             let mode = spec.mode.unwrap_or(Mode::Long);
             if !matches!(mode, Mode::Long | Mode::User) || spec.load_at.is_some() {
                 return Err(Error::Config(format!(
-                    "{name} is an ELF file, which has its own addresses and runs in long mode, in ring 0 or 3: \
-                     leave out the address, and the mode unless it is long or user64; or make it flat with objcopy \
-                     -O binary"
+                    "{name} is an ELF file, which has its own addresses and runs in long mode (ring 0 or 3): leave out \
+                     the address and any mode but long or user64, or convert the file to a flat binary (objcopy -O \
+                     binary)"
                 )));
             }
             return Ok(Self { name, image: Image::elf(bytes)?.entered_in(mode), embedded: None });
@@ -112,37 +113,39 @@ impl RunTarget {
         Ok(Self { name, image: Image::flat(bytes, mode, Gpa(load_at))?, embedded: None })
     }
 
-    /// This image, run under the conditions of a built-in guest.
-    pub fn in_place_of(self, guest: &'static Guest) -> Self {
+    /// Replaces the image of a built-in guest by this one. The rest of the guest's catalogue entry applies to it.
+    pub fn replacing(self, guest: &'static Guest) -> Self {
         Self { embedded: Some(guest), ..self }
     }
 
-    /// The memory map that it is written for, as far as is known.
+    /// The memory map that the guest needs, if it is known.
     pub fn map(&self) -> Option<Map> {
         self.embedded.map(|guest| guest.map)
     }
 }
 
-/// Why `text` names nothing: a mistake after the file's name, or no such file.
+/// Explains why `text` does not name a guest: an error after the name of a file, or a missing file.
 fn not_found(text: &OsStr) -> String {
-    let shown = vmm::host::printable(Path::new(text));
+    let shown = printable(Path::new(text));
     let text = text.to_string_lossy();
     let places = text.char_indices().filter(|(_, mark)| [':', '@'].contains(mark));
-    let mistake = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
-    match mistake.into_iter().find(|(file, _)| Path::new(file).is_file()) {
-        _ if text.is_empty() => "the guest's name is empty: `vmm guests` lists the guests".into(),
+    let splits = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
+    match splits.into_iter().find(|(file, _)| Path::new(file).is_file()) {
+        _ if text.is_empty() => "the guest's name is empty: `vmm guests` lists the built-in guests".into(),
         Some((file, rest)) => format!(
-            "{} is there, but {rest:?} after it is no address and mode: give FILE[@ADDR][:MODE] with an address \
-             such as 0x1000, and real, protected, long (16, 32, 64) or user64",
-            vmm::host::printable(Path::new(file))
+            "{rest:?} after the file {} is not an address or mode: give FILE[@ADDR][:MODE] with an address such as \
+             0x1000, and a mode out of real (16), protected (32), long (64) and user64",
+            printable(Path::new(file))
         ),
         None => {
-            format!("there is no built-in guest and no file named {shown}: `vmm guests` lists the guests")
+            format!(
+                "no built-in guest and no file has the name {shown}: `vmm guests` lists the built-in guests"
+            )
         }
     }
 }
 
-/// `FILE[@ADDR][:MODE]`, taken apart.
+/// The parts of `FILE[@ADDR][:MODE]`.
 #[derive(Debug, PartialEq, Eq)]
 struct Spec {
     file: OsString,
@@ -151,10 +154,15 @@ struct Spec {
 }
 
 impl Spec {
-    /// Adds what the options beside the file say.
+    /// Adds the values of `--mode` and `--load-at`.
+    ///
+    /// # Errors
+    /// One of them is given already.
     fn with_options(self, mode: Option<Mode>, load_at: Option<u64>) -> Result<Self, Error> {
         let twice = |what, option| {
-            Error::Config(format!("{what} is given twice, with the file and with {option}: give it once"))
+            Error::Config(format!(
+                "{what} is given twice, after the file's name and with {option}: give it once"
+            ))
         };
         if self.mode.is_some() && mode.is_some() {
             return Err(twice("the mode", "--mode"));
@@ -165,7 +173,7 @@ impl Spec {
         Ok(Self { mode: self.mode.or(mode), load_at: self.load_at.or(load_at), ..self })
     }
 
-    /// A file that has the whole text as its name is that file.
+    /// Splits `text`. If a file has the whole text as its name, it is that file.
     fn parse(text: &OsStr) -> Self {
         let whole = Self { file: text.to_owned(), load_at: None, mode: None };
         if Path::new(text).exists() {
@@ -183,7 +191,7 @@ impl Spec {
     }
 }
 
-/// What stands before the last `mark`, and the value after it, where that is one.
+/// Splits `text` at the last `mark`. Returns the part before it and the value after it; `None` if `parse` fails.
 fn suffix<T>(text: &OsStr, mark: u8, parse: impl Fn(&str) -> Result<T, String>) -> Option<(&OsStr, T)> {
     let bytes = text.as_bytes();
     let at = bytes.iter().rposition(|byte| *byte == mark)?;
@@ -202,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_address_and_mode() {
+    fn an_address_and_a_mode_follow_the_name_of_a_file() {
         let file = |name: &str, address, mode| (name.to_string(), address, mode);
         assert_eq!(spec("a.bin"), file("a.bin", None, None));
         assert_eq!(spec("a.bin@0x1000"), file("a.bin", Some(0x1000), None));
@@ -218,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_whose_name_looks_like_more_is_that_file() {
+    fn a_file_whose_name_contains_an_address_and_a_mode_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a@1:16");
         std::fs::write(&path, [0xf4]).unwrap();

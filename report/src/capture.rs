@@ -1,31 +1,32 @@
-//! From a run's report to what is saved of it.
+//! Builds a profile or a trace from the report of a run.
 
-use crate::profile::{Clock, Limits, Mark, Site, Source, Times, Vcpu};
-use crate::trace::{Device, Record};
+use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
+use crate::trace::{Record, SavedDevice};
 use crate::{SavedProfile, SavedTrace};
 use std::collections::HashSet;
 use vmm::exit::{Arrival, Exit, Reason};
 use vmm::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, TracedExit};
 use vmm::{KvmCounters, Report};
 
-/// What writes these files.
+/// The `program` member of the files.
 const PROGRAM: &str = concat!("vmm ", env!("CARGO_PKG_VERSION"));
 
 impl SavedProfile {
-    /// The profile of a run of `guest` that `ended` so; `None` where exits were not counted.
+    /// Builds the profile of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
+    /// `None` if the run did not count its exits.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (profile, measured) = (report.profile.as_ref()?, report.measured.as_ref()?);
+        let (profile, measured) = (report.profile.as_ref()?, report.timing.as_ref()?);
         let vcpu = |id, ended: &str, profile: &profile::Profile, kernel: Option<&KvmCounters>| {
             let total = profile.total();
             let (in_kvm, in_vmm) = profile.total_times();
-            Vcpu {
+            SavedVcpu {
                 id,
                 ended: ended.into(),
                 exits: total.exits,
                 elements: total.elements,
                 kernel: kernel.map(|counters| {
-                    let told = counters.iter().filter(|(name, value)| *value > 0 || *name == "exits");
-                    told.map(|(name, value)| (name.into(), value)).collect()
+                    let kept = counters.iter().filter(|(name, value)| *value > 0 || *name == "exits");
+                    kept.map(|(name, value)| (name.into(), value)).collect()
                 }),
                 in_kvm: times(&in_kvm),
                 in_vmm: times(&in_vmm),
@@ -38,7 +39,7 @@ impl SavedProfile {
         });
         let mut vcpus: Vec<_> = each.collect();
         if vcpus.is_empty() {
-            vcpus.push(Vcpu { id: Some(0), ended: report.stop.to_string(), ..machine.clone() });
+            vcpus.push(SavedVcpu { id: Some(0), ended: report.stop.to_string(), ..machine.clone() });
         }
         let marks = report.boot.iter().flat_map(|boot| boot.marks.iter());
         let marks = marks.zip(profile.phases().iter().chain(std::iter::repeat(&0)));
@@ -48,17 +49,17 @@ impl SavedProfile {
             ended: ended.into(),
             elapsed_ns: nanos(report.elapsed),
             clock: match measured.clock.tsc_khz() {
-                Some(khz) => Clock { source: Source::Tsc, khz: khz.into(), steps: measured.steps },
-                None => Clock { source: Source::Monotonic, khz: 1_000_000, steps: measured.steps },
+                Some(khz) => SavedClock { source: ClockSource::Tsc, khz: khz.into(), steps: measured.steps },
+                None => SavedClock { source: ClockSource::Monotonic, khz: 1_000_000, steps: measured.steps },
             },
-            limits: Limits {
+            limits: SavedLimits {
                 sites: MAX_SITES as u64,
                 timed_sites: MAX_TIMED_SITES as u64,
                 digits: DIGITS.into(),
             },
             profiling_ns: measured.cost,
             marks: marks
-                .map(|(mark, exits)| Mark {
+                .map(|(mark, exits)| SavedMark {
                     event: mark.event.to_string(),
                     at_ns: nanos(mark.at),
                     exits: *exits,
@@ -71,16 +72,17 @@ impl SavedProfile {
 }
 
 impl SavedTrace {
-    /// The trace of a run of `guest` that `ended` so; `None` where there is none. vCPUs are numbered from 0.
+    /// Builds the trace of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
+    /// `None` if the run recorded no trace. The vCPUs are numbered from 0 in the order of the report.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (trace, measured) = (report.trace.as_ref()?, report.measured.as_ref()?);
+        let (trace, measured) = (report.trace.as_ref()?, report.timing.as_ref()?);
         let number = |id: u32| report.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);
         let records = trace.exits().iter().map(|(id, traced)| record(number(*id), traced)).collect();
         let mut seen = HashSet::new();
         let sites = trace.exits().iter().filter_map(|(_, traced)| vmm::exit::Site::of(&traced.exit));
         let devices = sites.filter(|site| seen.insert(*site)).filter_map(|site| {
             let ((place, width), device) = (site.place?, report.device_at(&site)?);
-            Some(Device { reason: site.reason, place, width, device: device.into() })
+            Some(SavedDevice { reason: site.reason, place, width, device: device.into() })
         });
         Some(Self {
             vcpus: u32::try_from(report.vcpus.len()).unwrap_or(u32::MAX).max(1),
@@ -100,8 +102,8 @@ fn nanos(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn site(report: &Report, from: &profile::SiteProfile) -> Site {
-    Site {
+fn site(report: &Report, from: &profile::SiteProfile) -> SavedSite {
+    SavedSite {
         reason: from.site.reason,
         place: from.site.place.map(|(place, _)| place),
         width: from.site.place.map(|(_, width)| width),
@@ -113,8 +115,8 @@ fn site(report: &Report, from: &profile::SiteProfile) -> Site {
     }
 }
 
-fn times(latency: &Latency) -> Times {
-    Times {
+fn times(latency: &Latency) -> SavedTimes {
+    SavedTimes {
         count: latency.count(),
         sum: latency.sum(),
         min: latency.min(),

@@ -1,6 +1,7 @@
-//! A profile in a file: JSON, written by `--profile json=FILE`.
+//! Profile files: JSON, written by `--profile json=FILE`.
 //!
-//! The structs are the objects of the file, by name and in order. Times are nanoseconds, counts have 64 bits.
+//! Each struct is one object of the file, and its fields are the members of that object in their order. Times are in
+//! nanoseconds.
 
 use crate::SavedError;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
@@ -12,59 +13,59 @@ use vmm::exit::Reason;
 use vmm::memory::MAX_CPUS;
 use vmm::profile::{MAX_MARKS, MAX_SITES};
 
-/// What the file says that it is.
+/// The `format` member of the file.
 pub const FORMAT: &str = "vmm-profile";
-/// The version of the format that is written and read.
+/// The version of the format that this package writes and reads.
 pub const VERSION: u64 = 1;
-/// The most bytes that are read: a few times what the largest profile has.
+/// The largest file that is read, in bytes: a few times the size of the largest profile.
 pub const MAX_SIZE: u64 = 64 << 20;
-/// The most sites of one vCPU: those that are told apart, and one without a place for each reason.
+/// The maximum number of sites of one vCPU: those counted one by one, and one without a place for each reason.
 pub const MOST_SITES: usize = MAX_SITES + 128;
-/// The most bins of one histogram: 8 for each power of two.
+/// The maximum number of bins of one histogram: 8 for each power of two.
 pub const MOST_BINS: usize = 64 * 8;
-/// The most bytes of a text.
+/// The maximum length of a text, in bytes.
 pub const MOST_TEXT: usize = 64 << 10;
 
-/// A profile: what a run did, and where each exit of it came from and what it cost.
+/// A profile: the exits of a run with their sites and times.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SavedProfile {
-    /// The program that wrote it, and its version.
+    /// The name and version of the program that wrote the file.
     pub program: String,
-    /// The guest, by name or path.
+    /// The guest's name or path.
     pub guest: String,
-    /// How the run ended, in a line.
+    /// The end of the run, in one line.
     pub ended: String,
-    /// How long it took, from the first entry to the last exit.
+    /// The time from the first entry to the last exit.
     pub elapsed_ns: u64,
-    /// What the times were taken with.
-    pub clock: Clock,
-    /// What bounds the memory of a profile.
-    pub limits: Limits,
-    /// What taking the profile has cost, of all vCPUs.
+    /// The clock of all times.
+    pub clock: SavedClock,
+    /// The limits on the memory of a profile.
+    pub limits: SavedLimits,
+    /// The cost of taking the profile, over all vCPUs.
     pub profiling_ns: u64,
-    /// When a boot got where; empty for other guests.
-    pub marks: Vec<Mark>,
-    /// All vCPUs added up.
-    pub machine: Vcpu,
-    /// Each vCPU; at least one.
-    pub vcpus: Vec<Vcpu>,
+    /// The marks of a boot. Empty for guests other than Linux.
+    pub marks: Vec<SavedMark>,
+    /// The sums over all vCPUs.
+    pub machine: SavedVcpu,
+    /// The vCPUs, at least one.
+    pub vcpus: Vec<SavedVcpu>,
 }
 
 /// The clock of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clock {
-    /// Which clock it is.
-    pub source: Source,
-    /// How often it ticks, in kHz.
+pub struct SavedClock {
+    /// The kind of clock.
+    pub source: ClockSource,
+    /// The frequency in kHz.
     pub khz: u64,
-    /// How often it was seen to step back, or to leap.
+    /// The number of times that the clock went backwards.
     pub steps: u64,
 }
 
-/// A clock.
+/// A kind of clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum ClockSource {
     /// The processor's time-stamp counter.
     #[default]
     Tsc,
@@ -72,93 +73,95 @@ pub enum Source {
     Monotonic,
 }
 
-/// What bounds the memory of a profile.
+/// The limits on the memory of a profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Sites that are told apart.
+pub struct SavedLimits {
+    /// The number of sites that are counted one by one.
     pub sites: u64,
-    /// Sites with histograms.
+    /// The number of sites with histograms.
     pub timed_sites: u64,
-    /// Significant digits of a histogram.
+    /// The number of significant decimal digits of a histogram.
     pub digits: u64,
 }
 
-/// An event of a boot.
+/// A mark of a boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    /// What happened.
+pub struct SavedMark {
+    /// The event.
     pub event: String,
-    /// When, from the start of the program.
+    /// The time since the start of the program.
     pub at_ns: u64,
-    /// Exits since the mark before.
+    /// The number of exits since the previous mark.
     pub exits: u64,
 }
 
-/// The exits of one vCPU, or of all.
+/// The exits of one vCPU, or the sums over all vCPUs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Vcpu {
-    /// Its number; `None` for all of a machine.
+pub struct SavedVcpu {
+    /// The number of the vCPU; `None` for the sums.
     pub id: Option<u32>,
-    /// How it ended.
+    /// The end of this vCPU, in one line.
     pub ended: String,
-    /// Times that the guest was left for the VMM.
+    /// The number of exits to the VMM.
     pub exits: u64,
-    /// Accesses: one for each exit, but for string I/O one for each element, and one for each store that the kernel queued.
+    /// The number of elements. An exit has one element. String I/O has one for each element of the string, and a store
+    /// that the kernel queued is an element without an exit.
     pub elements: u64,
-    /// KVM's own counters by name, where the kernel has them.
+    /// KVM's own counters by name; `None` if the kernel has no counters.
     #[serde(default, deserialize_with = "distinct")]
     pub kernel: Option<BTreeMap<String, u64>>,
-    /// Time in KVM_RUN, guest and kernel together: a sample for each exit.
-    pub in_kvm: Times,
-    /// Time in the VMM: a sample for each element.
-    pub in_vmm: Times,
-    /// Each site, most exits first.
-    pub sites: Vec<Site>,
+    /// The time in KVM_RUN, guest and kernel together: one sample for each exit.
+    pub in_kvm: SavedTimes,
+    /// The time in the VMM: one sample for each element.
+    pub in_vmm: SavedTimes,
+    /// The sites, most exits first.
+    pub sites: Vec<SavedSite>,
 }
 
-/// Where exits come from, and what they cost.
+/// The exits of one site: a reason, a place and a width.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Site {
-    /// The reason, which includes the direction.
-    #[serde(with = "crate::reason")]
+pub struct SavedSite {
+    /// The reason, which includes the direction of an access.
+    #[serde(with = "crate::saved::reason")]
     pub reason: Reason,
-    /// Port, guest physical address, number of an MSR or of a hypercall. `None` where the reason has none, and for
-    /// the sites past the limit.
+    /// The port, guest physical address, or number of an MSR or hypercall. `None` if the reason has no place, and for
+    /// the site that sums up those past the limit.
     pub place: Option<u64>,
-    /// Width in bytes, where there is a place.
+    /// The width of the access in bytes; `None` if there is no place.
     pub width: Option<u8>,
-    /// The device that is there.
+    /// The device at this place; `None` for unclaimed accesses.
     pub device: Option<String>,
-    /// Exits.
+    /// The number of exits.
     pub exits: u64,
-    /// Accesses, as of a [`Vcpu`].
+    /// The number of elements, as in [`SavedVcpu::elements`].
     pub elements: u64,
-    /// Time in KVM_RUN before the exit.
-    pub in_kvm: Times,
-    /// Time in the VMM.
-    pub in_vmm: Times,
+    /// The time in KVM_RUN before the exit.
+    pub in_kvm: SavedTimes,
+    /// The time in the VMM.
+    pub in_vmm: SavedTimes,
 }
 
-/// Samples of a duration, in nanoseconds.
+/// Statistics over samples of a duration, in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Times {
-    /// How many samples.
+pub struct SavedTimes {
+    /// The number of samples.
     pub count: u64,
-    /// Their sum.
+    /// The sum of the samples.
     pub sum: u64,
-    /// The smallest; 0 where there is none.
+    /// The smallest sample; 0 without samples.
     pub min: u64,
-    /// The largest; 0 where there is none.
+    /// The largest sample; 0 without samples.
     pub max: u64,
-    /// The median; `None` where no histogram was kept.
+    /// The median; `None` without a histogram.
     pub p50: Option<u64>,
-    /// What 99 of 100 samples do not exceed; `None` where no histogram was kept.
+    /// The 99th percentile: 99 of 100 samples are not above it. `None` without a histogram.
     pub p99: Option<u64>,
-    /// The histogram: lower bound and count of each bin that is not empty, ascending; 8 bins for each power of two.
+    /// The histogram: lower bound and count of each bin that is not empty, in ascending order. Each power of two has 8
+    /// bins.
     pub bins: Vec<(u64, u64)>,
 }
 
-/// The file as it is written: the profile after what it is.
+/// A profile file as it is written.
 #[derive(Serialize)]
 struct Document<'a> {
     format: &'static str,
@@ -167,7 +170,7 @@ struct Document<'a> {
     profile: &'a SavedProfile,
 }
 
-/// The beginning of any file of this format, of whatever version.
+/// The members that every version of the format has.
 #[derive(Deserialize)]
 struct Head {
     format: String,
@@ -175,11 +178,11 @@ struct Head {
 }
 
 impl SavedProfile {
-    /// Reads a profile. Members that this version does not know are passed over.
+    /// Reads a profile. Unknown members are ignored.
     ///
     /// # Errors
-    /// It is no profile, or of another version; or it is damaged: no JSON, something missing, twice or of the wrong
-    /// type, more of something than there can be.
+    /// The bytes are not a profile, have another version, or are damaged: invalid JSON, a member that is missing,
+    /// occurs twice or has the wrong type, an impossible value, or a value above a limit.
     pub fn read(bytes: &[u8]) -> Result<Self, SavedError> {
         let size = bytes.len() as u64;
         if size > MAX_SIZE {
@@ -198,98 +201,117 @@ impl SavedProfile {
         Ok(profile)
     }
 
-    /// Writes the profile, as one line.
+    /// Writes the profile as one line of JSON.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// Writing to `to` fails.
     pub fn write(&self, to: impl Write) -> io::Result<()> {
         let mut to = io::BufWriter::with_capacity(1 << 16, to);
         let document = Document { format: FORMAT, version: VERSION, profile: self };
         let written = serde_json::to_writer(&mut to, &document).map_err(io::Error::from);
         let written = written.and_then(|()| to.write_all(b"\n")).and_then(|()| to.flush());
-        // What is left in the buffer of a file that failed is not tried again.
+        // Dropping the writer would try once more to write the rest of its buffer.
         let _ = to.into_parts();
         written
     }
 
-    /// Says what in the profile cannot be.
+    /// Checks the values and limits that the JSON types do not. The error names the wrong value.
     fn check(&self) -> Result<(), String> {
+        self.check_run().map_err(|why| format!("it has {why}"))?;
+        self.machine.check().map_err(|why| format!("the machine has {why}"))?;
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            vcpu.check().map_err(|why| format!("vCPU {index} has {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn check_run(&self) -> Result<(), String> {
         let texts = [("program", &self.program), ("guest", &self.guest), ("ended", &self.ended)];
         texts.iter().try_for_each(|(name, text)| check_text(name, text))?;
-        if self.marks.len() > MAX_MARKS {
-            return Err(format!("{} marks, and there are at most {MAX_MARKS}", self.marks.len()));
-        }
+        check_limit(self.marks.len(), "marks", MAX_MARKS)?;
         self.marks.iter().try_for_each(|mark| check_text("event", &mark.event))?;
-        match self.vcpus.len() {
-            0 => return Err("it has no vCPU".into()),
-            count if count > MAX_CPUS as usize => {
-                return Err(format!("{count} vCPUs, and there are at most {MAX_CPUS}"));
+        if self.vcpus.is_empty() {
+            return Err("no vCPU".into());
+        }
+        check_limit(self.vcpus.len(), "vCPUs", MAX_CPUS as usize)
+    }
+}
+
+impl SavedVcpu {
+    fn check(&self) -> Result<(), String> {
+        check_text("ended", &self.ended)?;
+        check_limit(self.sites.len(), "sites", MOST_SITES)?;
+        self.in_kvm.check().map_err(|why| format!("{why} in in_kvm"))?;
+        self.in_vmm.check().map_err(|why| format!("{why} in in_vmm"))?;
+        let mut known = HashSet::with_capacity(self.sites.len());
+        for site in &self.sites {
+            site.check().map_err(|why| format!("{why} at {}", site.name()))?;
+            if !known.insert(site.key()) {
+                return Err(format!("the same site twice: {}", site.name()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SavedSite {
+    fn check(&self) -> Result<(), String> {
+        match (self.place, self.width) {
+            (Some(_), None) => return Err("a place without a width".into()),
+            (None, Some(_)) => return Err("a width without a place".into()),
+            (Some(_), Some(_)) if !self.reason.has_place() => {
+                return Err("a place for a reason without one".into());
             }
             _ => {}
         }
-        self.machine.check().map_err(|why| format!("the machine {why}"))?;
-        for (index, vcpu) in self.vcpus.iter().enumerate() {
-            vcpu.check().map_err(|why| format!("vCPU {index} {why}"))?;
-        }
-        Ok(())
+        check_text("device", self.device.as_deref().unwrap_or_default())?;
+        self.in_kvm.check().map_err(|why| format!("{why} in in_kvm"))?;
+        self.in_vmm.check().map_err(|why| format!("{why} in in_vmm"))
     }
-}
 
-impl Vcpu {
-    fn check(&self) -> Result<(), String> {
-        check_text("ended", &self.ended)?;
-        if self.sites.len() > MOST_SITES {
-            return Err(format!("has {} sites, and there are at most {MOST_SITES}", self.sites.len()));
-        }
-        self.in_kvm.check().map_err(|why| format!("has {why} in in_kvm"))?;
-        self.in_vmm.check().map_err(|why| format!("has {why} in in_vmm"))?;
-        let mut known = HashSet::with_capacity(self.sites.len());
-        for site in &self.sites {
-            let wrong = |why: &str| format!("has {why} at {}", site.name());
-            let whole = site.place.is_some() == site.width.is_some();
-            if !whole || site.place.is_some() && !site.reason.has_place() {
-                return Err(wrong("no matching place and width"));
-            }
-            if !known.insert(site.key()) {
-                return Err(wrong("two sites"));
-            }
-            check_text("device", site.device.as_deref().unwrap_or_default())?;
-            site.in_kvm.check().map_err(|why| wrong(&format!("{why} in in_kvm")))?;
-            site.in_vmm.check().map_err(|why| wrong(&format!("{why} in in_vmm")))?;
-        }
-        Ok(())
-    }
-}
-
-impl Site {
-    /// What tells this site from another.
+    /// Returns reason, place and width, which identify a site.
     pub fn key(&self) -> (Reason, Option<u64>, Option<u8>) {
         (self.reason, self.place, self.width)
     }
 
-    /// The site in a few words: reason and place.
+    /// Returns the reason and the place as text, such as `PIO out 0xe9`.
     pub fn name(&self) -> String {
         match self.place {
             Some(place) => format!("{} {place:#x}", self.reason),
-            None if self.reason.has_place() => format!("{} elsewhere", self.reason),
+            None if self.reason.has_place() => format!("{} at other places", self.reason),
             None => self.reason.to_string(),
         }
     }
 }
 
-impl Times {
+/// Splits the `device` text of a saved file into the device and its register, at the first blank: "simvirtio TX head"
+/// is the register "TX head" of the device "simvirtio".
+///
+/// A file has one text for both (`docs/formats.md`), the one that [`DeviceName`](vmm::device::DeviceName) prints. The
+/// split is exact for every device that names its registers. A device that names none may have a blank in its own name,
+/// such as "exit port": a caller that groups sites by device keeps a text whole if no other text has the same first
+/// word.
+///
+/// Earlier versions wrote a comma after some devices ("simvirtio, reserved"), which is dropped.
+pub fn split_device(text: &str) -> (&str, Option<&str>) {
+    let (device, register) = match text.split_once(' ') {
+        Some((device, register)) => (device, Some(register)),
+        None => (text, None),
+    };
+    (device.trim_end_matches(','), register)
+}
+
+impl SavedTimes {
     fn check(&self) -> Result<(), String> {
         if self.min > self.max {
             return Err("a min above max".into());
         }
-        if self.bins.len() > MOST_BINS {
-            return Err(format!("{} bins, of at most {MOST_BINS},", self.bins.len()));
-        }
+        check_limit(self.bins.len(), "bins", MOST_BINS)?;
         let ascending = self.bins.iter().zip(self.bins.iter().skip(1)).all(|(one, next)| one.0 < next.0);
         if ascending { Ok(()) } else { Err("bins that do not ascend".into()) }
     }
 
-    /// The mean; 0 where there is no sample.
+    /// Returns the mean, rounded down; 0 without samples.
     pub fn mean(&self) -> u64 {
         self.sum.checked_div(self.count).unwrap_or(0)
     }
@@ -297,19 +319,25 @@ impl Times {
 
 fn check_text(name: &str, text: &str) -> Result<(), String> {
     match text.len() {
-        size if size > MOST_TEXT => Err(format!("{size} bytes of text in {name:?}, of at most {MOST_TEXT}")),
+        size if size > MOST_TEXT => {
+            Err(format!("{size} bytes of text in {name:?} (the limit is {MOST_TEXT})"))
+        }
         _ => Ok(()),
     }
 }
 
-/// Counters by name, each of them once.
+fn check_limit(count: usize, what: &str, limit: usize) -> Result<(), String> {
+    if count > limit { Err(format!("{count} {what} (the limit is {limit})")) } else { Ok(()) }
+}
+
+/// Reads KVM's counters by name. A name that occurs twice is an error, which the derived code would not notice.
 fn distinct<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, u64>>, D::Error> {
     /// KVM has about 50 for a vCPU.
     const MOST: usize = 4096;
 
-    struct Counters;
+    struct CounterVisitor;
 
-    impl<'de> Visitor<'de> for Counters {
+    impl<'de> Visitor<'de> for CounterVisitor {
         type Value = Option<BTreeMap<String, u64>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -323,18 +351,19 @@ fn distinct<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String
         fn visit_map<M: MapAccess<'de>>(self, mut from: M) -> Result<Self::Value, M::Error> {
             let mut counters = BTreeMap::new();
             while let Some((name, value)) = from.next_entry::<String, u64>()? {
-                if name.len() > MOST_TEXT || counters.len() >= MOST {
-                    return Err(M::Error::custom("too many counters of KVM"));
+                if counters.len() >= MOST {
+                    return Err(M::Error::custom(format!("more than {MOST} KVM counters")));
                 }
+                check_text("kernel", &name).map_err(M::Error::custom)?;
                 if counters.insert(name, value).is_some() {
-                    return Err(M::Error::custom("a counter of KVM twice"));
+                    return Err(M::Error::custom("the same KVM counter twice"));
                 }
             }
             Ok(Some(counters))
         }
     }
 
-    from.deserialize_any(Counters)
+    from.deserialize_any(CounterVisitor)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! A trace summed up by site, as a profile is.
+//! Sums up a trace by site, in the form of a profile.
 
-use crate::profile::{Clock, Limits, SavedProfile, Site, Source, Times, Vcpu};
+use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedProfile, SavedSite, SavedTimes, SavedVcpu};
 use crate::trace::{Record, SavedTrace};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -16,13 +16,14 @@ struct Samples {
     in_vmm: Vec<u32>,
 }
 
-/// The sites of one vCPU, or of all.
+/// The samples of one vCPU or of all vCPUs, by site.
 #[derive(Default)]
 struct Sites(HashMap<Key, Samples>);
 
 impl Sites {
     fn add(&mut self, record: &Record) {
         let key = (record.reason, record.place, record.place.map(|_| record.width));
+        // Past the limit, the sites of a reason are one site without a place.
         let full = self.0.len() >= MAX_SITES && !self.0.contains_key(&key);
         let samples = self.0.entry(if full { (record.reason, None, None) } else { key }).or_default();
         if !record.next_element {
@@ -31,7 +32,7 @@ impl Sites {
         samples.in_vmm.push(record.in_vmm);
     }
 
-    fn finish(self, id: Option<u32>, devices: &HashMap<Key, &str>) -> Vcpu {
+    fn finish(self, id: Option<u32>, devices: &HashMap<Key, &str>) -> SavedVcpu {
         let mut all = Samples::default();
         let mut sites: Vec<_> = self.0.into_iter().collect();
         sites.sort_by_key(|(key, samples)| (Reverse(samples.in_kvm.len()), *key));
@@ -40,18 +41,18 @@ impl Sites {
             all.in_vmm.extend(&samples.in_vmm);
             let device = devices.get(&(reason, place, width)).map(|device| (*device).into());
             let (exits, elements) = (samples.in_kvm.len() as u64, samples.in_vmm.len() as u64);
-            let (in_kvm, in_vmm) = (Times::of(samples.in_kvm), Times::of(samples.in_vmm));
-            Site { reason, place, width, device, exits, elements, in_kvm, in_vmm }
+            let (in_kvm, in_vmm) = (SavedTimes::of(samples.in_kvm), SavedTimes::of(samples.in_vmm));
+            SavedSite { reason, place, width, device, exits, elements, in_kvm, in_vmm }
         });
         let sites = sites.collect();
         let (exits, elements) = (all.in_kvm.len() as u64, all.in_vmm.len() as u64);
-        let (in_kvm, in_vmm) = (Times::of(all.in_kvm), Times::of(all.in_vmm));
-        Vcpu { id, ended: String::new(), exits, elements, kernel: None, in_kvm, in_vmm, sites }
+        let (in_kvm, in_vmm) = (SavedTimes::of(all.in_kvm), SavedTimes::of(all.in_vmm));
+        SavedVcpu { id, ended: String::new(), exits, elements, kernel: None, in_kvm, in_vmm, sites }
     }
 }
 
-impl Times {
-    /// What these samples come to, the percentiles exact.
+impl SavedTimes {
+    /// Returns the statistics of these samples. The percentiles are exact.
     fn of(mut samples: Vec<u32>) -> Self {
         samples.sort_unstable();
         let rank = |percent: usize| {
@@ -79,7 +80,8 @@ impl Times {
 }
 
 impl SavedTrace {
-    /// The exits of the trace by site: a profile of what is in it, of which not all can be known.
+    /// Sums up the trace by site. The profile covers the records of the trace, not the whole run, and has no marks, no
+    /// profiling cost and no KVM counters.
     pub fn profile(&self) -> SavedProfile {
         let devices = self
             .devices
@@ -94,14 +96,15 @@ impl SavedTrace {
                 vcpu.add(record);
             }
         }
-        let source = if self.khz == 0 { Source::Monotonic } else { Source::Tsc };
+        let source = if self.khz == 0 { ClockSource::Monotonic } else { ClockSource::Tsc };
         SavedProfile {
             program: self.program.clone(),
             guest: self.guest.clone(),
             ended: self.ended.clone(),
             elapsed_ns: self.elapsed_ns,
-            clock: Clock { source, khz: if self.khz == 0 { 1_000_000 } else { self.khz }, steps: 0 },
-            limits: Limits { sites: MAX_SITES as u64, timed_sites: MAX_SITES as u64, digits: 10 },
+            clock: SavedClock { source, khz: if self.khz == 0 { 1_000_000 } else { self.khz }, steps: 0 },
+            // Percentiles are exact: samples have 32 bits, which is 10 decimal digits.
+            limits: SavedLimits { sites: MAX_SITES as u64, timed_sites: MAX_SITES as u64, digits: 10 },
             profiling_ns: 0,
             marks: Vec::new(),
             machine: machine.finish(None, &devices),
@@ -113,7 +116,7 @@ impl SavedTrace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::Device;
+    use crate::trace::SavedDevice;
     use proptest::prelude::*;
 
     fn record(vcpu: u16, place: u64, in_kvm: u32, next_element: bool) -> Record {
@@ -133,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_summed_up_by_site_and_vcpu() {
+    fn a_summary_counts_by_site_and_vcpu() {
         let records = vec![
             record(0, 0xe9, 1000, false),
             record(0, 0xe9, 0, true),
             record(1, 0xe9, 3000, false),
             record(1, 0x80, 5000, false),
         ];
-        let device = Device { reason: Reason::PioOut, place: 0xe9, width: 1, device: "debugcon".into() };
+        let device = SavedDevice { reason: Reason::PioOut, place: 0xe9, width: 1, device: "debugcon".into() };
         let trace = SavedTrace { vcpus: 2, seen: 9, records, devices: vec![device], ..SavedTrace::default() };
         let profile = trace.profile();
         let machine = &profile.machine;
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_of_all_addresses_has_a_bounded_summary() {
+    fn a_summary_has_a_bounded_number_of_sites() {
         let records = (0..5000).map(|place| record(0, place, 1, false)).collect();
         let summary = SavedTrace { vcpus: 1, records, ..SavedTrace::default() }.profile();
         assert_eq!((summary.machine.sites.len(), summary.machine.exits), (MAX_SITES + 1, 5000));
@@ -165,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bins_hold_their_values(value in any::<u64>()) {
+        fn a_lower_bound_is_at_most_an_eighth_below_its_value(value in any::<u64>()) {
             let bound = lower_bound(value);
             prop_assert!(value.checked_sub(bound).is_some_and(|rest| rest <= value / 8));
             prop_assert_eq!(lower_bound(bound), bound);

@@ -1,6 +1,6 @@
-//! A trace in a file: the last exits of a machine one by one, written by `--trace FILE`.
+//! Trace files: the last exits of a machine one by one, written by `--trace FILE`.
 //!
-//! A header of 64 bytes, records of 48 bytes, and a trailer in JSON; all numbers are little-endian.
+//! A file has a header of 64 bytes, records of 48 bytes, and a trailer in JSON. All numbers are little-endian.
 
 use crate::SavedError;
 use crate::profile::MOST_TEXT;
@@ -12,22 +12,25 @@ use vmm::memory::MAX_CPUS;
 
 /// The first bytes of the file.
 pub const MAGIC: [u8; 8] = *b"vmmtrace";
-/// The version of the format that is written and read.
+/// The version of the format that this package writes and reads.
 pub const VERSION: u16 = 1;
-/// Size of the header in bytes.
+/// The size of the header in bytes.
 pub const HEADER: usize = 64;
-/// Size of a record in bytes.
+/// The size of a record in bytes.
 pub const RECORD: usize = 48;
-/// The most records of a file that is read: 192 MiB of them.
+/// The maximum number of records of a file; they take 192 MiB.
 pub const MOST_RECORDS: u64 = 4 << 20;
-/// The most bytes of a trailer.
+/// The maximum length of the trailer in bytes.
 pub const MOST_TRAILER: u64 = 16 << 20;
-/// The most bytes of a file that is read.
+/// The largest file that is read, in bytes.
 pub const MAX_SIZE: u64 =
     MOST_RECORDS.saturating_mul(RECORD as u64).saturating_add(HEADER as u64 + MOST_TRAILER);
 
+/// The reason code of `Reason::Other`, whose number is in the place field.
 const OTHER: u8 = Reason::NAMED.len() as u8;
+const _: () = assert!(Reason::NAMED.len() <= u8::MAX as usize);
 
+// The flags of a record.
 const NEXT_ELEMENT: u8 = 1;
 const RIP_KNOWN: u8 = 2;
 const VALUE_KNOWN: u8 = 4;
@@ -37,74 +40,74 @@ const FLAGS: u8 = NEXT_ELEMENT | RIP_KNOWN | VALUE_KNOWN | FAULT;
 /// The last exits of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SavedTrace {
-    /// How many vCPUs it had.
+    /// The number of vCPUs.
     pub vcpus: u32,
-    /// Exits and further elements that there were in all.
+    /// The number of elements in the whole run.
     pub seen: u64,
-    /// How long the run took, in nanoseconds.
+    /// The duration of the run in nanoseconds.
     pub elapsed_ns: u64,
-    /// How often the clock ticks, in kHz; 0 for CLOCK_MONOTONIC.
+    /// The frequency of the clock in kHz; 0 for CLOCK_MONOTONIC.
     pub khz: u64,
-    /// The last of them, in order of time.
+    /// The last elements of the run, in the order of time.
     pub records: Vec<Record>,
-    /// The program that wrote it, and its version.
+    /// The name and version of the program that wrote the file.
     pub program: String,
-    /// The guest, by name or path.
+    /// The guest's name or path.
     pub guest: String,
-    /// How the run ended, in a line.
+    /// The end of the run, in one line.
     pub ended: String,
-    /// What is at the places of the records.
-    pub devices: Vec<Device>,
+    /// The devices at the sites of the records.
+    pub devices: Vec<SavedDevice>,
 }
 
-/// One exit, or one further element of string I/O.
+/// One element: an exit, a further element of string I/O, or a store that the kernel queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// When KVM_RUN returned, in nanoseconds from the run's start.
+    /// The time when KVM_RUN returned, in nanoseconds since the start of the run.
     pub when: u64,
-    /// Port, guest physical address, number of an MSR or of a hypercall, where the reason has one.
+    /// The port, guest physical address, or number of an MSR or hypercall; `None` if the reason has no place.
     pub place: Option<u64>,
-    /// What was written, or what the guest read, where that is known.
+    /// The value that the guest wrote or read, if it is known.
     pub value: Option<u64>,
-    /// The guest's RIP at the exit, where it is known.
+    /// The guest's RIP at the exit, if it is known.
     pub rip: Option<u64>,
-    /// Nanoseconds in KVM_RUN before this exit; 0 for a further element.
+    /// The time in KVM_RUN before this exit, in nanoseconds; 0 if the element has no exit.
     pub in_kvm: u32,
-    /// Nanoseconds that the VMM took for it.
+    /// The time in the VMM, in nanoseconds.
     pub in_vmm: u32,
-    /// The vCPU's number.
+    /// The number of the vCPU, from 0.
     pub vcpu: u16,
     /// The reason, which includes the direction.
     pub reason: Reason,
-    /// Width in bytes; 0 where there is none.
+    /// The width in bytes; 0 if there is none.
     pub width: u8,
-    /// The guest was not left for it: a further element of string I/O, or a store that the kernel had queued.
+    /// True if the element has no exit: a further element of string I/O, or a store that the kernel had queued.
     pub next_element: bool,
-    /// The guest got #GP for it.
+    /// True if the guest got #GP.
     pub fault: bool,
 }
 
-/// What is at a place.
+/// The name of the device at a site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// How it is reached.
-    #[serde(with = "crate::reason")]
+pub struct SavedDevice {
+    /// The reason of its exits.
+    #[serde(with = "crate::saved::reason")]
     pub reason: Reason,
-    /// The place.
+    /// The port, address or number.
     pub place: u64,
     /// The width of the access in bytes.
     pub width: u8,
-    /// Its name.
+    /// The name of the device.
     pub device: String,
 }
 
-/// The trailer as it is written.
+/// The trailer as it is written. It borrows the texts of the trace.
 #[derive(Serialize)]
 struct TrailerOut<'a> {
     program: &'a str,
     guest: &'a str,
     ended: &'a str,
-    devices: &'a [Device],
+    devices: &'a [SavedDevice],
 }
 
 /// The trailer as it is read.
@@ -113,15 +116,15 @@ struct Trailer {
     program: String,
     guest: String,
     ended: String,
-    devices: Vec<Device>,
+    devices: Vec<SavedDevice>,
 }
 
-/// What a trace on a full disk lacks.
+/// The extent of a trace that is cut short, for example by a full disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The whole records that are there.
+    /// The number of complete records in the file.
     pub records: u64,
-    /// How many there should be.
+    /// The number of records in the header.
     pub of: u64,
 }
 
@@ -129,25 +132,27 @@ impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { records, of } = self;
         match records == of {
-            true => write!(f, "the trace is cut after its {of} records: guest and devices have no names"),
-            false => write!(f, "the trace is cut after {records} of {of} records"),
+            true => {
+                write!(f, "the trace is cut short: the names of the guest and of the devices are missing")
+            }
+            false => write!(f, "the trace is cut short after {records} of {of} records"),
         }
     }
 }
 
-/// A trace could not be written to its end.
+/// A trace was not written completely.
 #[derive(Debug, thiserror::Error)]
-#[error("cut after {records} of {of} records: {source}")]
+#[error("cut short after {records} of {of} records: {source}")]
 pub struct Unfinished {
-    /// The whole records that were written.
+    /// The number of complete records that were written.
     pub records: u64,
-    /// How many there are.
+    /// The number of records in the trace.
     pub of: u64,
-    /// What the kernel said.
+    /// The error of the kernel.
     pub source: io::Error,
 }
 
-/// Counts what a writer takes.
+/// A writer that counts the bytes it takes.
 struct Counted<W> {
     to: W,
     taken: u64,
@@ -166,11 +171,11 @@ impl<W: Write> Write for Counted<W> {
 }
 
 impl SavedTrace {
-    /// Writes the trace, and says how many whole records that were. What was written before an error is a trace
-    /// that is cut, which can be read.
+    /// Writes the trace, and returns the number of records. After an error, the bytes written so far are a trace that
+    /// is cut short, which can be read.
     ///
     /// # Errors
-    /// It cannot be written to its end.
+    /// Writing to `to` fails.
     pub fn write(&self, to: impl Write) -> Result<u64, Unfinished> {
         let mut to = Counted { to, taken: 0 };
         let of = self.records.len() as u64;
@@ -207,10 +212,10 @@ impl SavedTrace {
         to.flush()
     }
 
-    /// Reads a trace, and says what is missing where it is cut. Records that are not in order of time are put so.
+    /// Reads a trace. The [`Cut`] is set if the trace is cut short. The records are sorted by time.
     ///
     /// # Errors
-    /// It is no trace, or of another version; or it is damaged, or cut within its header.
+    /// The bytes are not a trace, have another version, end within the header, or are damaged.
     pub fn read(bytes: &[u8]) -> Result<(Self, Option<Cut>), SavedError> {
         let damaged = |why: String| SavedError::damaged("trace", &why);
         let size = bytes.len() as u64;
@@ -220,31 +225,7 @@ impl SavedTrace {
         let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
             return Err(SavedError::CutHeader { there: bytes.len() });
         };
-        if !header.starts_with(&MAGIC) {
-            return Err(SavedError::Neither);
-        }
-        let version = half(header, 8);
-        if version != VERSION {
-            return Err(SavedError::Version { what: "trace", found: version.into(), known: VERSION.into() });
-        }
-        if usize::from(half(header, 10)) != RECORD {
-            return Err(damaged(format!("its records have {} bytes, not {RECORD}", half(header, 10))));
-        }
-        let vcpus = u32::try_from(word(header, 8) >> 32).unwrap_or(u32::MAX);
-        if !(1..=MAX_CPUS).contains(&vcpus) {
-            return Err(damaged(format!("{vcpus} vCPUs, and there are 1 to {MAX_CPUS}")));
-        }
-        let (seen, of, trailer_len) = (word(header, 16), word(header, 24), word(header, 32));
-        if of > MOST_RECORDS || of > seen {
-            let most = seen.min(MOST_RECORDS);
-            return Err(damaged(format!("its header says {of} records, and there can be {most}")));
-        }
-        if trailer_len > MOST_TRAILER {
-            return Err(damaged(format!("its trailer has {trailer_len} bytes, of at most {MOST_TRAILER}")));
-        }
-        if word(header, 56) != 0 {
-            return Err(damaged("its header ends with what this version does not know".into()));
-        }
+        let Header { vcpus, seen, records: of, trailer, elapsed_ns, khz } = Header::read(header)?;
         let wanted = usize::try_from(of).unwrap_or(usize::MAX);
         let mut records = Vec::with_capacity(wanted.min(rest.len() / RECORD));
         for (index, bytes) in rest.as_chunks::<RECORD>().0.iter().take(wanted).enumerate() {
@@ -256,16 +237,70 @@ impl SavedTrace {
         }
         let there = records.len() as u64;
         let rest = rest.get(wanted.saturating_mul(RECORD)..).unwrap_or_default();
-        let excess = (rest.len() as u64).saturating_sub(trailer_len);
+        let excess = (rest.len() as u64).saturating_sub(trailer);
         if excess > 0 {
-            return Err(damaged(format!("{excess} bytes after its end")));
+            return Err(damaged(format!("it has {excess} bytes after its end")));
         }
-        let cut = there < of || (rest.len() as u64) < trailer_len;
+        let cut = there < of || (rest.len() as u64) < trailer;
         let trailer = if cut { Trailer::default() } else { Trailer::read(rest)? };
         let Trailer { program, guest, ended, devices } = trailer;
-        let (elapsed_ns, khz) = (word(header, 40), word(header, 48));
         let trace = Self { vcpus, seen, elapsed_ns, khz, records, program, guest, ended, devices };
         Ok((trace, cut.then_some(Cut { records: there, of })))
+    }
+}
+
+/// The fields of the header.
+struct Header {
+    vcpus: u32,
+    seen: u64,
+    records: u64,
+    trailer: u64,
+    elapsed_ns: u64,
+    khz: u64,
+}
+
+impl Header {
+    fn read(bytes: &[u8; HEADER]) -> Result<Self, SavedError> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(SavedError::Neither);
+        }
+        let version = half(bytes, 8);
+        if version != VERSION {
+            return Err(SavedError::Version { what: "trace", found: version.into(), known: VERSION.into() });
+        }
+        let header = Self {
+            vcpus: u32::try_from(word(bytes, 8) >> 32).unwrap_or(u32::MAX),
+            seen: word(bytes, 16),
+            records: word(bytes, 24),
+            trailer: word(bytes, 32),
+            elapsed_ns: word(bytes, 40),
+            khz: word(bytes, 48),
+        };
+        header.check(half(bytes, 10), word(bytes, 56)).map_err(|why| SavedError::damaged("trace", &why))?;
+        Ok(header)
+    }
+
+    fn check(&self, record: u16, reserved: u64) -> Result<(), String> {
+        let Self { vcpus, seen, records, trailer, .. } = *self;
+        if usize::from(record) != RECORD {
+            return Err(format!("its records have {record} bytes, not {RECORD}"));
+        }
+        if !(1..=MAX_CPUS).contains(&vcpus) {
+            return Err(format!("it has {vcpus} vCPUs, not 1 to {MAX_CPUS}"));
+        }
+        if records > seen {
+            return Err(format!("it has {records} records of a run with {seen} elements"));
+        }
+        if records > MOST_RECORDS {
+            return Err(format!("it has {records} records (the limit is {MOST_RECORDS})"));
+        }
+        if trailer > MOST_TRAILER {
+            return Err(format!("its trailer has {trailer} bytes (the limit is {MOST_TRAILER})"));
+        }
+        if reserved != 0 {
+            return Err("the reserved field of its header is not 0".into());
+        }
+        Ok(())
     }
 }
 
@@ -277,7 +312,7 @@ impl Trailer {
         let texts = [&trailer.program, &trailer.guest, &trailer.ended].into_iter().chain(devices);
         let longest = texts.map(String::len).max().unwrap_or(0);
         if longest > MOST_TEXT {
-            let why = format!("{longest} bytes of text in its trailer, of at most {MOST_TEXT}");
+            let why = format!("it has {longest} bytes of text in its trailer (the limit is {MOST_TEXT})");
             return Err(SavedError::damaged("trace", &why));
         }
         Ok(trailer)
@@ -306,7 +341,7 @@ impl Record {
         to.extend([code, self.width, flags, 0, 0, 0]);
     }
 
-    /// Reads a record, or says what in it cannot be.
+    /// Reads a record. The error names the wrong value.
     fn read(bytes: &[u8; RECORD], vcpus: u32) -> Result<Self, String> {
         let [.., code, width, flags, zero0, zero1, zero2] = *bytes;
         let (when, place, value, rip) = (word(bytes, 0), word(bytes, 8), word(bytes, 16), word(bytes, 24));
@@ -314,15 +349,18 @@ impl Record {
             Some(reason) => *reason,
             None if code == OTHER => u32::try_from(place)
                 .map(Reason::Other)
-                .map_err(|_| format!("the number {place:#x} of an exit, which has 32 bits"))?,
-            None => return Err(format!("the reason {code}, of 0 to {OTHER}")),
+                .map_err(|_| format!("the exit number {place:#x}, which is above 32 bits"))?,
+            None => return Err(format!("the reason {code}, not 0 to {OTHER}")),
         };
-        if flags & !FLAGS != 0 || [zero0, zero1, zero2] != [0; 3] {
-            return Err("flags that this version does not know".into());
+        if flags & !FLAGS != 0 {
+            return Err(format!("the unknown flags {:#x}", flags & !FLAGS));
+        }
+        if [zero0, zero1, zero2] != [0; 3] {
+            return Err("reserved bytes that are not 0".into());
         }
         let vcpu = half(bytes, 40);
         if u32::from(vcpu) >= vcpus {
-            return Err(format!("the vCPU {vcpu}, of {vcpus}"));
+            return Err(format!("the vCPU {vcpu}, but there are {vcpus}"));
         }
         let [in_kvm, in_vmm] = [word(bytes, 32) as u32, (word(bytes, 32) >> 32) as u32];
         Ok(Self {
@@ -341,13 +379,13 @@ impl Record {
     }
 }
 
-/// The 64-bit number at `at`; zero past the end.
+/// Returns the 64-bit number at `at`; zero past the end.
 fn word(bytes: &[u8], at: usize) -> u64 {
     let bytes = bytes.get(at..).and_then(|bytes| bytes.first_chunk());
     bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// The 16-bit number at `at`; zero past the end.
+/// Returns the 16-bit number at `at`; zero past the end.
 fn half(bytes: &[u8], at: usize) -> u16 {
     let bytes = bytes.get(at..).and_then(|bytes| bytes.first_chunk());
     bytes.map_or(0, |bytes| u16::from_le_bytes(*bytes))

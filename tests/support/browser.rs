@@ -1,4 +1,4 @@
-//! A headless browser, driven through pipes by the Chrome DevTools Protocol.
+//! A headless browser, controlled over pipes with the Chrome DevTools Protocol.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -10,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// For how long the browser may think about anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout of every answer of the browser.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The browser that is installed here.
+/// Returns the path of an installed browser.
 pub fn installed() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
@@ -34,7 +34,7 @@ pub struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The group is the browser's own: it has many processes.
+        // The browser has many processes, which share a process group of their own.
         let group = format!("-{}", self.child.id());
         let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.child.kill();
@@ -43,11 +43,11 @@ impl Drop for Browser {
 }
 
 impl Browser {
-    /// Starts it with a page of this size.
+    /// Starts the browser with a page of this size.
     pub fn start(program: &Path, width: u32, height: u32) -> Self {
         let profile = TempDir::new().expect("a temporary folder");
         let mut command = Command::new("sh");
-        // The protocol has descriptors 3 and 4.
+        // The protocol uses the file descriptors 3 and 4.
         command.args(["-c", "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", "sh"]).arg(program).args([
             "--headless=new",
             "--no-sandbox",
@@ -82,7 +82,7 @@ impl Browser {
         browser
     }
 
-    /// Asks for something, and waits for the answer.
+    /// Calls a method, and returns its result.
     pub fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.next += 1;
         let mut message = json!({"id": self.next, "method": method, "params": parameters});
@@ -97,9 +97,9 @@ impl Browser {
         answer["result"].clone()
     }
 
-    /// Waits for a message; what else comes is kept.
+    /// Waits for a message. Other messages are kept as events.
     fn wait(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let message = self.from.recv_timeout(left);
@@ -117,7 +117,7 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", size);
     }
 
-    /// Opens a file, and waits until it is there.
+    /// Opens a file, and waits until the page is loaded.
     pub fn open(&mut self, page: &str) {
         self.events.clear();
         self.call("Page.navigate", json!({"url": format!("file://{page}")}));
@@ -128,7 +128,7 @@ impl Browser {
         }
     }
 
-    /// What the page's script gives for an expression.
+    /// Evaluates a JavaScript expression in the page.
     pub fn evaluate(&mut self, script: &str) -> Value {
         let asked = json!({"expression": script, "returnByValue": true, "awaitPromise": true});
         let answer = self.call("Runtime.evaluate", asked);
@@ -136,13 +136,13 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// The same as a text.
+    /// Evaluates an expression, and returns its value as text.
     pub fn text(&mut self, script: &str) -> String {
         let value = self.evaluate(script);
         value.as_str().map_or_else(|| value.to_string(), str::to_owned)
     }
 
-    /// A key is pressed and let go.
+    /// Presses and releases a key.
     pub fn key(&mut self, key: &str) {
         let (code, number, text) = match key {
             "Tab" => ("Tab", 9, ""),
@@ -164,27 +164,27 @@ impl Browser {
         self.call("Input.dispatchKeyEvent", event);
     }
 
-    /// A text is typed.
+    /// Types a text.
     pub fn write(&mut self, text: &str) {
         self.call("Input.insertText", json!({"text": text}));
     }
 
-    /// The system's colours.
+    /// Sets the colour scheme of the system: "light" or "dark".
     pub fn prefer(&mut self, scheme: &str) {
         let feature = json!({"name": "prefers-color-scheme", "value": scheme});
         self.call("Emulation.setEmulatedMedia", json!({"features": [feature]}));
     }
 
-    /// The page as a picture, all of it or what is seen.
+    /// Takes a screenshot as PNG, of the whole page or of its visible part.
     pub fn screenshot(&mut self, whole: bool) -> Vec<u8> {
         let answer =
             self.call("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": whole}));
         base64(answer["data"].as_str().expect("a picture"))
     }
 
-    /// What the page asked of the network and what its console holds, the page itself left out.
+    /// Returns the network requests of the page, except that for the page itself, and the messages in its console.
     pub fn problems(&mut self, page: &str) -> Vec<String> {
-        // What is under way comes before this answer.
+        // Requests and messages on their way arrive before this answer.
         self.evaluate("new Promise(done => setTimeout(done, 150))");
         let own = format!("file://{page}");
         let problem = |event: &Value| {
@@ -192,7 +192,7 @@ impl Browser {
             let url = parameters["request"]["url"].as_str().unwrap_or_default();
             match event["method"].as_str()? {
                 "Network.requestWillBeSent" if url != own && !url.starts_with("data:") => {
-                    Some(format!("asked for {url}"))
+                    Some(format!("requested {url}"))
                 }
                 "Runtime.exceptionThrown" | "Log.entryAdded" | "Runtime.consoleAPICalled" => {
                     Some(event.to_string())
@@ -204,7 +204,7 @@ impl Browser {
     }
 }
 
-/// The bytes of a text in base 64.
+/// Decodes base64.
 fn base64(text: &str) -> Vec<u8> {
     let value = |byte: u8| match byte {
         b'A'..=b'Z' => u32::from(byte - b'A'),

@@ -1,12 +1,12 @@
-//! Profiles and traces as runs leave them, made of numbers that are always the same.
+//! Profiles and traces like those of real runs, made of numbers that are the same every time.
 
-use report::profile::{Limits, Mark, Site, Times, Vcpu};
-use report::trace::{Device, Record};
+use report::profile::{SavedClock, SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
+use report::trace::{Record, SavedDevice};
 use report::{SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use vmm::exit::Reason;
 
-/// A place: reason, address, width, device, typical nanoseconds in KVM and in the VMM, how often.
+/// A place: reason, address, width, device, typical nanoseconds in KVM and in the VMM, and its weight.
 type Place = (Reason, u64, u8, &'static str, f64, f64, u32);
 
 const BOOT: &[Place] = &[
@@ -23,7 +23,7 @@ const BOOT: &[Place] = &[
     (Reason::PioIn, 0xcfc, 4, "", 4300.0, 180.0, 33),
 ];
 
-/// A generator of numbers that look random (xorshift64).
+/// A generator of pseudo-random numbers (xorshift64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -34,7 +34,7 @@ impl Numbers {
         self.0
     }
 
-    /// Mostly near `typical`, with a long tail above it.
+    /// Returns a duration that is mostly near `typical`, with a long tail above.
     fn duration(&mut self, typical: f64) -> u32 {
         let uniform = |numbers: &mut Self| (numbers.next() >> 11) as f64 / (1u64 << 53) as f64;
         let bell: f64 = (0..6).map(|_| uniform(self)).sum::<f64>() - 3.0;
@@ -43,7 +43,7 @@ impl Numbers {
     }
 }
 
-/// The last `exits` exits of a Linux guest with two vCPUs.
+/// Returns the trace of a Linux guest with two vCPUs: `exits` exits, and a HLT.
 pub fn boot_trace(exits: usize) -> SavedTrace {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let all: u32 = BOOT.iter().map(|place| place.6).sum();
@@ -85,7 +85,7 @@ pub fn boot_trace(exits: usize) -> SavedTrace {
     };
     records.push(Record { when: when + 900_000, in_kvm: 880_000, ..hlt });
     let devices = BOOT.iter().filter(|place| !place.3.is_empty());
-    let devices = devices.map(|(reason, place, width, device, ..)| Device {
+    let devices = devices.map(|(reason, place, width, device, ..)| SavedDevice {
         reason: *reason,
         place: *place,
         width: *width,
@@ -104,11 +104,11 @@ pub fn boot_trace(exits: usize) -> SavedTrace {
     }
 }
 
-/// The profile of a Linux guest's boot with two vCPUs.
+/// Returns the profile of the boot of a Linux guest with two vCPUs.
 pub fn boot() -> SavedProfile {
     let trace = boot_trace(24_000);
     let mut profile = trace.profile();
-    let add = |vcpu: &mut Vcpu, ended: &str| {
+    let add = |vcpu: &mut SavedVcpu, ended: &str| {
         vcpu.ended = ended.into();
         let kernel =
             [("exits", vcpu.exits * 3), ("io_exits", vcpu.exits), ("mmio_exits", 0), ("halt_exits", 512)];
@@ -123,7 +123,7 @@ pub fn boot() -> SavedProfile {
         .zip(["powered off", "stopped with the others"])
         .for_each(|(vcpu, ended)| add(vcpu, ended));
     profile.profiling_ns = 1_310_000;
-    profile.limits = Limits { sites: 1024, timed_sites: 64, digits: 2 };
+    profile.limits = SavedLimits { sites: 1024, timed_sites: 64, digits: 2 };
     let marks = [
         ("VM ready", 0.04, 0),
         ("first instruction", 0.05, 0),
@@ -134,7 +134,7 @@ pub fn boot() -> SavedProfile {
     ];
     profile.marks = marks
         .iter()
-        .map(|(event, at, exits)| Mark {
+        .map(|(event, at, exits)| SavedMark {
             event: (*event).into(),
             at_ns: (profile.elapsed_ns as f64 * at) as u64 + 14_000_000,
             exits: *exits,
@@ -143,8 +143,8 @@ pub fn boot() -> SavedProfile {
     profile
 }
 
-/// Samples that all take about as long.
-fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
+/// Returns the statistics of `count` samples near `typical`.
+fn times(numbers: &mut Numbers, count: u64, typical: f64) -> SavedTimes {
     let samples: Vec<_> = (0..count).map(|_| u64::from(numbers.duration(typical))).collect();
     let mut sorted = samples.clone();
     sorted.sort_unstable();
@@ -154,7 +154,7 @@ fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
         let spare = sample.checked_ilog2().unwrap_or(0).saturating_sub(3);
         *bins.entry(sample >> spare << spare).or_insert(0) += 1;
     }
-    Times {
+    SavedTimes {
         count,
         sum: samples.iter().sum(),
         min: sorted.first().copied().unwrap_or(0),
@@ -165,11 +165,40 @@ fn times(numbers: &mut Numbers, count: u64, typical: f64) -> Times {
     }
 }
 
-/// The profile of the SIMVIRTIO guest, each exit of which takes `slower` times as long as usual.
+/// Returns the profile of the SIMVIRTIO guest. `slower` multiplies its times in KVM.
 pub fn simvirtio(slower: f64) -> SavedProfile {
+    let sites = simvirtio_sites(slower);
+    let kernel = [("exits", 41), ("mmio_exits", 39), ("halt_exits", 1), ("insn_emulation", 1204)];
+    let kernel = kernel.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let machine = SavedVcpu {
+        id: None,
+        ended: "halted".into(),
+        exits: 40,
+        elements: 40,
+        kernel: Some(kernel),
+        in_kvm: sum(sites.iter().map(|site| &site.in_kvm)),
+        in_vmm: sum(sites.iter().map(|site| &site.in_vmm)),
+        sites,
+    };
+    let vcpu = SavedVcpu { id: Some(0), ..machine.clone() };
+    SavedProfile {
+        program: "vmm 0.1.0".into(),
+        guest: "simvirtio".into(),
+        ended: "halted; verified: RAX = 42, [0x400] = 42".into(),
+        elapsed_ns: (machine.in_kvm.sum + machine.in_vmm.sum) * 11 / 10,
+        clock: SavedClock { khz: 2_250_000, ..SavedClock::default() },
+        limits: SavedLimits { sites: 1024, timed_sites: 64, digits: 2 },
+        profiling_ns: 3100,
+        marks: Vec::new(),
+        machine,
+        vcpus: vec![vcpu],
+    }
+}
+
+fn simvirtio_sites(slower: f64) -> Vec<SavedSite> {
     let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
     let mut site =
-        |reason, place: Option<u64>, width: u8, device: &str, exits, in_kvm: f64, in_vmm: f64| Site {
+        |reason, place: Option<u64>, width: u8, device: &str, exits, in_kvm: f64, in_vmm: f64| SavedSite {
             reason,
             place,
             width: place.map(|_| width),
@@ -179,7 +208,7 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
             in_kvm: times(&mut numbers, exits, in_kvm * slower),
             in_vmm: times(&mut numbers, exits, in_vmm),
         };
-    let sites = vec![
+    vec![
         site(Reason::MmioRead, Some(0x10_0014), 4, "TX tail", 15, 4100.0, 210.0),
         site(Reason::MmioWrite, Some(0x10_0010), 4, "TX head", 14, 11_900.0, 1650.0),
         site(Reason::MmioRead, Some(0x10_0006), 1, "device_status", 3, 4300.0, 200.0),
@@ -189,52 +218,24 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
         site(Reason::MmioRead, Some(0x10_0005), 1, "max_queue_len", 1, 4120.0, 190.0),
         site(Reason::MmioRead, Some(0x10_0010), 4, "TX head", 1, 4300.0, 230.0),
         site(Reason::Hlt, None, 0, "", 1, 15_300.0, 300.0),
-    ];
-    let sum = |of: &dyn Fn(&Site) -> &Times| {
-        let all = sites.iter().map(of);
-        let mut bins = BTreeMap::new();
-        all.clone()
-            .flat_map(|times| &times.bins)
-            .for_each(|(bound, count)| *bins.entry(*bound).or_insert(0) += count);
-        Times {
-            count: all.clone().map(|times| times.count).sum(),
-            sum: all.clone().map(|times| times.sum).sum(),
-            min: all.clone().map(|times| times.min).min().unwrap_or(0),
-            max: all.map(|times| times.max).max().unwrap_or(0),
-            p50: Some(4352),
-            p99: Some(25_000),
-            bins: bins.into_iter().collect(),
-        }
-    };
-    let (in_kvm, in_vmm) = (sum(&|site| &site.in_kvm), sum(&|site| &site.in_vmm));
-    let kernel = [("exits", 41), ("mmio_exits", 39), ("halt_exits", 1), ("insn_emulation", 1204)];
-    let kernel = kernel.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let machine = Vcpu {
-        id: None,
-        ended: "halted".into(),
-        exits: 40,
-        elements: 40,
-        kernel: Some(kernel),
-        in_kvm,
-        in_vmm,
-        sites,
-    };
-    let vcpu = Vcpu { id: Some(0), ..machine.clone() };
-    SavedProfile {
-        program: "vmm 0.1.0".into(),
-        guest: "simvirtio".into(),
-        ended: "halted; verified: RAX = 42, [0x400] = 42".into(),
-        elapsed_ns: (machine.in_kvm.sum + machine.in_vmm.sum) * 11 / 10,
-        clock: report::profile::Clock { khz: 2_250_000, ..Default::default() },
-        limits: Limits { sites: 1024, timed_sites: 64, digits: 2 },
-        profiling_ns: 3100,
-        marks: Vec::new(),
-        machine,
-        vcpus: vec![vcpu],
-    }
+    ]
 }
 
-/// Names that want to be a script, a formula, a terminal's command, or the end of what they stand in.
+/// Adds up the statistics of several sites. The percentiles are made up.
+fn sum<'a>(all: impl Iterator<Item = &'a SavedTimes>) -> SavedTimes {
+    let mut sum = SavedTimes { min: u64::MAX, p50: Some(4352), p99: Some(25_000), ..SavedTimes::default() };
+    let mut bins = BTreeMap::new();
+    for times in all {
+        sum.count += times.count;
+        sum.sum += times.sum;
+        sum.min = sum.min.min(times.min);
+        sum.max = sum.max.max(times.max);
+        times.bins.iter().for_each(|(bound, count)| *bins.entry(*bound).or_insert(0) += count);
+    }
+    SavedTimes { bins: bins.into_iter().collect(), ..sum }
+}
+
+/// Names that try to be a script, a formula, a terminal command, or the end of the enclosing text.
 pub const HOSTILE: [&str; 8] = [
     "<script>document.title='owned'</script>",
     "=cmd|' /C calc'!A0",
@@ -246,7 +247,7 @@ pub const HOSTILE: [&str; 8] = [
     "&lt;b&gt; é ${1} {{2}} ]]>",
 ];
 
-/// A profile whose every text is hostile.
+/// Returns a profile in which every text is hostile.
 pub fn hostile() -> SavedProfile {
     let mut profile = simvirtio(1.0);
     let mut names = HOSTILE.iter().cycle().map(|name| (*name).to_owned());
@@ -261,12 +262,12 @@ pub fn hostile() -> SavedProfile {
         .filter(|site| site.place.is_some())
         .for_each(|site| site.device = Some(name()));
     profile.vcpus[0].ended = HOSTILE[2].into();
-    profile.marks = HOSTILE.map(|event| Mark { event: event.into(), at_ns: 5, exits: 1 }).to_vec();
+    profile.marks = HOSTILE.map(|event| SavedMark { event: event.into(), at_ns: 5, exits: 1 }).to_vec();
     profile.machine.kernel = Some(HOSTILE.iter().map(|name| ((*name).to_owned(), 7)).collect());
     profile
 }
 
-/// A trace whose every text is hostile.
+/// Returns a trace in which every text is hostile.
 pub fn hostile_trace() -> SavedTrace {
     let mut trace = boot_trace(200);
     trace.guest = HOSTILE[0].into();
@@ -280,14 +281,14 @@ pub fn hostile_trace() -> SavedTrace {
     trace
 }
 
-/// A profile as the bytes of its file.
+/// Returns the bytes of a profile file.
 pub fn profile_file(profile: &SavedProfile) -> Vec<u8> {
     let mut bytes = Vec::new();
     profile.write(&mut bytes).expect("memory");
     bytes
 }
 
-/// A trace as the bytes of its file.
+/// Returns the bytes of a trace file.
 pub fn trace_file(trace: &SavedTrace) -> Vec<u8> {
     let mut bytes = Vec::new();
     trace.write(&mut bytes).expect("memory");

@@ -7,7 +7,7 @@ use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Error, Machine, Output};
 
-/// A port that gives back what was written to it, doubled.
+/// A port that returns twice the value that was last written.
 struct Doubler(u32);
 
 impl ExitController for Doubler {
@@ -18,7 +18,7 @@ impl ExitController for Doubler {
                 Outcome::Resume
             }
             Exit::PioIn { port: 0x42, .. } => {
-                println!("vCPU {} asks for twice {}", vcpu.id(), self.0);
+                println!("vCPU {} reads twice {}", vcpu.id(), self.0);
                 Outcome::Value(u64::from(self.0) * 2)
             }
             _ => Outcome::Unclaimed,
@@ -27,7 +27,7 @@ impl ExitController for Doubler {
 }
 
 fn main() -> Result<(), Error> {
-    // mov al, 21; out 0x42, al; in al, 0x42; out 0xf4, al: the doubled number becomes the guest's code.
+    // mov al, 21; out 0x42, al; in al, 0x42; out 0xf4, al. The last write makes the doubled number the exit code.
     let guest: &[u8] = &[0xb0, 21, 0xe6, 0x42, 0xe4, 0x42, 0xe6, 0xf4];
     let machine = Machine::builder(Image::flat(guest, Mode::Real, Gpa(0x1000))?);
     let machine = machine.controller(|_| Doubler(0)).output(Output::captured().0);

@@ -1,5 +1,7 @@
-//! What can fail on the host's side. A mistake of the guest is never one of these: it is a
+//! Errors of the host and of the user's request. A fault of the guest is never one of these: it is a
 //! [`Stop`](crate::exit::Stop).
+//!
+//! Imports: host functions.
 
 use crate::host::{self, host_advice};
 use guest::Mode;
@@ -7,39 +9,38 @@ use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
 use std::io;
 
-/// A failure of the host, or of what the user asked for. Each variant names the operation and, where there
-/// is something to do about it, says what.
+/// An error of the host or of the user's request. Each message names what is wrong, and the next step if one is known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/dev/kvm` could not be opened.
     #[error("cannot open /dev/kvm: {source}: {advice}")]
     OpenKvm {
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
         /// The next step for the user.
         advice: String,
     },
-    /// `/dev/kvm` is something other than KVM's device.
+    /// `/dev/kvm` is not KVM's device.
     #[error(
         "/dev/kvm is not KVM's device, but {found}: find out what put it there (ls -l /dev/kvm; findmnt /dev/kvm) and \
          remove it"
     )]
     NotKvm {
-        /// What it is, as a noun phrase.
+        /// A noun phrase for the actual file.
         found: String,
     },
-    /// The kernel speaks another version of the KVM API than the stable one.
+    /// The kernel's KVM API does not have the stable version.
     #[error(
         "/dev/kvm has API version {found}, and this program needs version 12: use a current Linux kernel"
     )]
     ApiVersion {
-        /// The version that it has.
+        /// The kernel's version of the API.
         found: i32,
     },
-    /// A KVM capability that this run cannot do without is missing.
+    /// KVM lacks a capability that this run needs.
     #[error("this host's KVM lacks {0:?}, which this run needs: use a current Linux kernel")]
     MissingCapability(Cap),
-    /// A transport of SIMVIRTIO needs a capability of KVM that this host lacks.
+    /// KVM lacks a capability that this SIMVIRTIO transport needs.
     #[error(
         "this host's KVM lacks {capability}, which --transport {transport} needs: choose another transport, or use a \
          current Linux kernel"
@@ -53,142 +54,144 @@ pub enum Error {
     /// A KVM operation failed.
     #[error("{operation} failed: {source}{}", kvm_advice(.operation, .source))]
     Kvm {
-        /// The operation, by its name in the KVM API.
+        /// The operation's name in the KVM API.
         operation: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Guest memory could not be had.
+    /// Guest memory could not be allocated.
     #[error(
-        "cannot get {bytes:#x} bytes of memory for the guest: {reason}: free some, allow more (ulimit -v), or give the \
-         guest less (--mem)"
+        "cannot allocate {bytes:#x} bytes of guest memory: {reason}: free memory, raise the limit (ulimit -v), or choose \
+         a smaller --mem"
     )]
     Memory {
-        /// How much was asked for, in bytes.
+        /// The size of the memory, in bytes.
         bytes: u64,
-        /// Why not.
+        /// The reason for the failure.
         reason: String,
     },
-    /// What was asked for does not fit together.
+    /// The requested configuration is not possible.
     #[error("{0}")]
     Config(String),
     /// The image cannot be run.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// A device's place on a bus is taken.
+    /// A device could not be attached to a bus.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// A signal asked the program to end before the guest ran.
+    /// A signal ended the program before the guest ran.
     #[error("interrupted before the guest ran")]
     Interrupted,
-    /// Some other call to the host failed.
+    /// Another operation of the host failed.
     #[error("{operation} failed: {source}{}", host_advice(.source))]
     Host {
-        /// The operation.
+        /// The name of the operation.
         operation: &'static str,
-        /// What the kernel said.
+        /// The host's error.
         source: io::Error,
     },
 }
 
-/// Why an image cannot be run.
+/// The reason why an image cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file could not be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The file is a directory, a device, a pipe.
-    #[error("{path} is no regular file: give a plain file")]
+    /// The file is a directory, a device or a pipe.
+    #[error("{path} is not a regular file: give a plain file")]
     NotAFile {
-        /// The file.
+        /// The path of the file.
         path: String,
     },
-    /// There is nothing in it.
+    /// The file is empty.
     #[error("the image is empty: give a flat binary or an ELF64 file")]
     Empty,
-    /// It is larger than the guest's memory.
+    /// The file is larger than the guest's memory.
     #[error(
-        "{path} has {size} bytes, and a guest has {limit} bytes of memory: give a smaller file, or more --mem"
+        "{path} is too large: it has {size} bytes, and at most {limit} fit into the guest's memory: give a smaller file, or \
+         choose a larger --mem"
     )]
     TooLarge {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Its size, in bytes.
+        /// The size of the file, in bytes.
         size: u64,
-        /// The most that is possible, in bytes.
+        /// The maximum size, in bytes.
         limit: u64,
     },
-    /// It is an ELF file, but not one that this VMM can run.
+    /// The file is an ELF file that this VMM cannot run.
     #[error("the ELF file {0}")]
     Elf(String),
-    /// It is a Linux kernel, or goes with one, and cannot be booted.
+    /// A Linux kernel, its initrd or its command line cannot be used.
     #[error("{file} {what}")]
     Linux {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What is wrong with it, and what to do.
+        /// The problem and the next step, as a verb phrase.
         what: String,
     },
-    /// It does not fit where it is to be loaded.
+    /// The image does not fit at its load address.
     #[error(
-        "the image would take [{start:#x}, {end:#x}), and the guest's memory is [0x0, {ram:#x}): load it lower \
-         (@ADDR, --load-at) or give the guest more memory (--mem)"
+        "the image does not fit: it takes [{start:#x}, {end:#x}), and the guest's memory is [0x0, {ram:#x}): load it lower \
+         (@ADDR, --load-at), or choose a larger --mem"
     )]
     OutsideRam {
-        /// First address.
+        /// The first guest physical address of the image.
         start: u64,
-        /// Address after the last.
+        /// The address after its last byte.
         end: u64,
-        /// Size of the guest's memory, in bytes.
+        /// The size of the guest's memory, in bytes.
         ram: u64,
     },
-    /// A real-mode guest cannot be entered above 64 KiB.
+    /// The entry point of a real-mode guest is not below 64 KiB.
     #[error(
-        "a real-mode guest begins below 0x10000, since its cs is 0, and not at {0:#x}: load it lower, or choose another --mode"
+        "a real-mode guest cannot begin at {0:#x}: its cs is 0, so its entry point must be below 0x10000: load it lower, or \
+         choose another --mode"
     )]
     BeyondRealMode(u64),
-    /// A 32-bit guest cannot be entered above 4 GiB.
-    #[error("a {mode}-mode guest cannot begin at {entry:#x}: load it lower")]
+    /// The entry point of a guest in another mode is not below 4 GiB.
+    #[error(
+        "a {mode}-mode guest cannot begin at {entry:#x}: its entry point must be below 4 GiB: load it lower"
+    )]
     BeyondMode {
         /// The mode.
         mode: Mode,
         /// The entry point.
         entry: u64,
     },
-    /// Its own bytes are where the result is checked.
+    /// The image covers the address of the result.
     #[error(
-        "the image has bytes of its own at 0x400 to 0x407, where the result is verified: link it elsewhere, \
-         such as at 0x1000 (FILE@0x1000), or run it without --verify"
+        "the image covers the bytes at 0x400 to 0x407, where the result is verified: link it elsewhere, such as at 0x1000 \
+         (FILE@0x1000), or run it without --verify"
     )]
     CoversResult,
 }
 
-/// A device's range cannot be had.
+/// The reason why a device cannot be attached to a range of a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
-    /// Another device has a part of it.
-    #[error(
-        "the range from {first:#x} to {last:#x} overlaps that of another device: give the device another place"
-    )]
+    /// The range overlaps that of another device.
+    #[error("the range from {first:#x} to {last:#x} overlaps that of another device: choose another range")]
     Overlap {
-        /// First port or address.
+        /// The first port or address.
         first: u64,
-        /// Last port or address.
+        /// The last port or address.
         last: u64,
     },
-    /// It is empty, or goes past the last address.
+    /// The range is empty, or ends past the last address of the bus.
     #[error(
-        "a range of {len:#x} from {first:#x} is empty or goes past the bus's end: give the device another place"
+        "the range of length {len:#x} from {first:#x} is empty or ends past the last address: choose another range"
     )]
     Range {
-        /// First port or address.
+        /// The first port or address.
         first: u64,
-        /// How many there are.
+        /// The number of ports or addresses.
         len: u64,
     },
 }
@@ -202,7 +205,7 @@ impl Error {
         }
     }
 
-    /// Wraps the error of another host call, for `map_err`.
+    /// Wraps the error of another operation of the host, for `map_err`.
     pub(crate) fn host(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { operation, source }
     }
@@ -214,14 +217,14 @@ impl From<BadQueueLen> for Error {
     }
 }
 
-/// What to do where an operation of KVM fails, if that is known.
+/// The advice for a failed KVM operation; empty if none is known.
 fn kvm_advice(operation: &str, error: &io::Error) -> &'static str {
     match (operation, error.raw_os_error()) {
         ("KVM_CREATE_VM", Some(libc::EBUSY)) => {
-            ": another hypervisor (such as VirtualBox) has the processor's virtualisation: stop its guests"
+            ": another hypervisor (such as VirtualBox) uses the processor's virtualisation: stop its guests"
         }
         (_, Some(libc::EMFILE | libc::ENFILE)) => ": allow more open files (ulimit -n)",
-        (_, Some(libc::ENOMEM)) => ": free memory, or give the guest less (--mem)",
+        (_, Some(libc::ENOMEM)) => ": free memory, or choose a smaller --mem",
         ("KVM_RUN", Some(libc::EAGAIN)) => ": the host has no thread left for KVM (ulimit -u)",
         _ => "",
     }
@@ -232,17 +235,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_failed_operation_of_kvm_has_its_advice() {
-        let said = |operation, errno| Error::kvm(operation)(kvm_ioctls::Error::new(errno)).to_string();
+    fn failed_kvm_operations_give_advice() {
+        let message = |operation, errno| Error::kvm(operation)(kvm_ioctls::Error::new(errno)).to_string();
         for (operation, errno, text) in [
             ("KVM_CREATE_VM", libc::EBUSY, "another hypervisor (such as VirtualBox)"),
             ("KVM_CREATE_VM", libc::EMFILE, "ulimit -n"),
             ("KVM_CREATE_VCPU", libc::ENFILE, "ulimit -n"),
-            ("KVM_CREATE_VM", libc::ENOMEM, "give the guest less (--mem)"),
+            ("KVM_CREATE_VM", libc::ENOMEM, "choose a smaller --mem"),
             ("KVM_RUN", libc::EAGAIN, "no thread left for KVM (ulimit -u)"),
         ] {
-            let said = said(operation, errno);
-            assert!(said.starts_with(operation) && said.contains(text), "{errno}: {said}");
+            let message = message(operation, errno);
+            assert!(message.starts_with(operation) && message.contains(text), "{errno}: {message}");
         }
     }
 }

@@ -1,13 +1,12 @@
-//! A small KVM virtual machine monitor that counts and explains every VM exit.
+//! A small KVM virtual machine monitor that counts, times and explains every VM exit.
 //!
-//! A guest is an [`Image`](boot::Image): a flat binary, an ELF64 executable, or one of those that the
-//! `guest` crate embeds. A [`Machine`] runs it and gives a [`Report`]: how it ended, what it left, and where
-//! each exit came from.
+//! A guest is an [`Image`](boot::Image): a flat binary or an ELF64 executable. A [`Machine`] runs it and returns a
+//! [`Report`]: how the run ended, what the guest left, and where each exit came from.
 //!
 //! ```no_run
 //! use vmm::boot::Image;
 //! use vmm::memory::Gpa;
-//! use vmm::modes::Mode;
+//! use vmm::x86::Mode;
 //! use vmm::{Machine, Output};
 //!
 //! // mov al, '!'; out 0xe9, al; hlt
@@ -19,19 +18,30 @@
 //! # Ok::<(), vmm::Error>(())
 //! ```
 //!
-//! # A controller of one's own
+//! # A guest that runs a thousand times
 //!
-//! The extension point is [`ExitController`]: one of the caller's sees every exit first. This is
+//! A machine runs more than once. Between two runs its memory and registers can be read and changed; a reset restores
+//! only what has changed, which is many times faster than a new virtual machine. This is
+//! `vmm/examples/thousand_runs.rs`:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/thousand_runs.rs")]
+//! ```
+//!
+//! # A controller of your own
+//!
+//! An [`ExitController`] of yours sees every exit before the machine's own controllers. This is
 //! `vmm/examples/controller.rs`:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/controller.rs")]
 //! ```
 //!
-//! # One exit's journey
+//! # The journey of an exit
 //!
-//! [`vcpu`] decodes it, the controllers of [`controller`] see it, among them the [`bus`],
-//! which finds its [`device`]; the [`profile`] counts it. The documents in `docs/` tell the whole.
+//! `kvm/vcpu.rs` decodes the exit. The chain of controllers ([`controller`]) answers it; one of them hands port, MMIO and
+//! MSR accesses to the [`device`]s. The loop records the exit in the [`profile`], and enters the guest again. The file
+//! `docs/design.md` shows all layers.
 
 pub mod boot;
 mod console;
@@ -72,6 +82,6 @@ pub mod internals {
     pub use crate::device::virtio::queue::{Queues, Virtqueue};
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
     pub use crate::kvm::decode::first_exit;
-    pub use crate::memory::pc;
+    pub use crate::memory::map::pc;
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};
 }

@@ -1,7 +1,8 @@
-//! The floor: the least that makes the same virtual machines by the same calls to KVM, and runs them.
+//! The bare program: the lower bound for the cost of a VM. It creates and runs the same VMs with the same calls to KVM, and
+//! does nothing else.
 //!
-//! What is asked of the host as a whole is asked once, where a [`Machine`](vmm::Machine) asks it again: it may be the only
-//! one.
+//! It opens `/dev/kvm` once for all VMs. A [`Machine`](vmm::Machine) opens it again, because it may be the only one in its
+//! process.
 
 use crate::bench::sys::Ram;
 use guest::Guest;
@@ -13,7 +14,7 @@ use kvm_ioctls::{Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 use simvirtio::abi;
 use vmm::memory::TSS;
 
-/// `/dev/kvm`, and what all VMs have in common.
+/// `/dev/kvm` and the guest, which all VMs share.
 #[derive(Debug)]
 pub struct Host {
     kvm: Kvm,
@@ -23,58 +24,58 @@ pub struct Host {
 /// A virtual machine with its guest loaded.
 #[derive(Debug)]
 pub struct Vm {
-    // Dropped in this order: the memory last.
+    // Fields are dropped in this order, so the memory outlives the VM.
     vcpu: VcpuFd,
     _vm: VmFd,
     ram: Ram,
 }
 
 impl Host {
-    /// KVM, for VMs that run `guest`, which is one for real mode.
+    /// Opens KVM for VMs that run `guest`, a guest in real mode.
     ///
     /// # Errors
-    /// There is no KVM.
+    /// `/dev/kvm` cannot be opened.
     pub fn new(guest: &'static Guest) -> Result<Self, String> {
         let kvm = Kvm::new().map_err(|error| format!("cannot open /dev/kvm: {error}"))?;
         Ok(Self { kvm, guest })
     }
 
-    /// A new VM, ready to run.
+    /// Creates a VM that is ready to run.
     ///
     /// # Errors
-    /// The host refused.
+    /// A system call failed.
     pub fn create(&self) -> Result<Vm, String> {
-        let refused =
+        let failed =
             |operation: &'static str| move |error: kvm_ioctls::Error| format!("{operation}: {error}");
         let size = usize::try_from(abi::RAM_SIZE).map_err(|error| error.to_string())?;
         let mut ram = Ram::new(size).map_err(|error| format!("mmap: {error}"))?;
         ram.write(self.guest.load_at as usize, self.guest.image);
-        let vm = self.kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
+        let vm = self.kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
         let enable = |cap, bits: u32| {
             vm.enable_cap(&kvm_enable_cap { cap, args: [bits.into(), 0, 0, 0], ..Default::default() })
         };
         enable(KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
-            .map_err(refused("KVM_ENABLE_CAP"))?;
-        vm.set_tss_address(TSS as usize).map_err(refused("KVM_SET_TSS_ADDR"))?;
-        ram.register(&vm).map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+            .map_err(failed("KVM_ENABLE_CAP"))?;
+        vm.set_tss_address(TSS as usize).map_err(failed("KVM_SET_TSS_ADDR"))?;
+        ram.register(&vm).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
         enable(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
-            .map_err(refused("KVM_ENABLE_CAP"))?;
-        let mut vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
+            .map_err(failed("KVM_ENABLE_CAP"))?;
+        let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         vcpu.set_sync_valid_reg(SyncReg::Register);
-        let mut sregs = vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
+        let mut sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        vcpu.set_sregs(&sregs).map_err(refused("KVM_SET_SREGS"))?;
+        vcpu.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
         let regs = kvm_regs { rip: self.guest.load_at, rflags: 2, ..Default::default() };
-        vcpu.set_regs(&regs).map_err(refused("KVM_SET_REGS"))?;
+        vcpu.set_regs(&regs).map_err(failed("KVM_SET_REGS"))?;
         Ok(Vm { vcpu, _vm: vm, ram })
     }
 }
 
 impl Vm {
-    /// Runs the guest until it halts. Returns whether it has left 42.
+    /// Runs the guest until it halts. Returns true if it left 42.
     ///
     /// # Errors
-    /// The host cannot run it, or the guest does something else.
+    /// KVM cannot run it, or it ends with another exit.
     pub fn run(mut self) -> Result<bool, String> {
         match self.vcpu.run() {
             Ok(VcpuExit::Hlt) => {}

@@ -1,9 +1,9 @@
-//! One measurement, in a process of its own: VMs are created until all are there, and then run to their end, by a thread
-//! for each core.
+//! One measurement, in its own process: a thread for each core creates its share of the VMs, and runs them to their end
+//! when all are alive.
 
 use crate::bench::bare;
-use crate::bench::count::{Holdings, resident};
-use crate::bench::sys::{cpu_time, one_heap};
+use crate::bench::resources::{Resources, resident_bytes};
+use crate::bench::sys::{cpu_time, share_one_heap};
 use crate::status;
 use crate::target::RunTarget;
 use guest::Guest;
@@ -14,27 +14,27 @@ use std::{io, thread};
 use vmm::device::Transport;
 use vmm::{Error, Machine, Output};
 
-/// What makes and runs VMs.
-pub trait Contender: Sync {
+/// A program that creates and runs VMs.
+pub trait VmFactory: Sync {
     /// A VM that is ready to run.
     type Vm;
-    /// Makes one.
+    /// Creates a VM.
     ///
     /// # Errors
-    /// The host refused.
+    /// The host failed.
     fn create(&self) -> Result<Self::Vm, Error>;
-    /// Runs it to its end, and drops it. Returns whether its guest has left 42.
+    /// Runs a VM to its end, and drops it. Returns true if the guest left 42.
     ///
     /// # Errors
     /// The host failed.
     fn run(&self, vm: Self::Vm) -> Result<bool, Error>;
 }
 
-/// This VMM's machines, as `vmm run` makes them.
+/// Creates the machines of this VMM, with all devices of `vmm run`.
 #[derive(Debug)]
-pub struct Machines(pub &'static Guest);
+pub struct VmmFactory(pub &'static Guest);
 
-impl Contender for Machines {
+impl VmFactory for VmmFactory {
     type Vm = Machine;
 
     fn create(&self) -> Result<Machine, Error> {
@@ -42,72 +42,73 @@ impl Contender for Machines {
         builder.output(Output::new(io::sink(), true)).build()
     }
 
-    fn run(&self, machine: Machine) -> Result<bool, Error> {
+    fn run(&self, mut machine: Machine) -> Result<bool, Error> {
         Ok(status::of_report(&machine.run()?) == status::OK)
     }
 }
 
-impl Contender for bare::Host {
+impl VmFactory for bare::Host {
     type Vm = bare::Vm;
 
     fn create(&self) -> Result<bare::Vm, Error> {
-        bare::Host::create(self).map_err(of_bare)
+        bare::Host::create(self).map_err(bare_error)
     }
 
     fn run(&self, vm: bare::Vm) -> Result<bool, Error> {
-        vm.run().map_err(of_bare)
+        vm.run().map_err(bare_error)
     }
 }
 
-/// A failure of the bare program, which has no words of its own.
-pub fn of_bare(text: String) -> Error {
+/// Converts an error message of the bare program.
+pub fn bare_error(text: String) -> Error {
     Error::Host { operation: "the bare program", source: io::Error::other(text) }
 }
 
-/// Wall time and CPU time.
+/// An amount of wall time and CPU time.
 #[derive(Clone, Copy, Debug, Default)]
-struct Spent {
+struct TimeUsed {
     wall: Duration,
     cpu: Duration,
 }
 
-/// A moment from which time is counted.
-struct Moment {
+/// Measures wall time and CPU time from its start.
+struct Stopwatch {
     wall: Instant,
     cpu: Duration,
 }
 
-impl Moment {
-    fn now() -> Self {
+impl Stopwatch {
+    fn start() -> Self {
         Self { wall: Instant::now(), cpu: cpu_time() }
     }
 
-    fn add_to(&self, spent: &mut Spent) {
-        spent.cpu += cpu_time().saturating_sub(self.cpu);
-        spent.wall += self.wall.elapsed();
+    fn add_to(&self, used: &mut TimeUsed) {
+        used.cpu += cpu_time().saturating_sub(self.cpu);
+        used.wall += self.wall.elapsed();
     }
 }
 
-/// What came of it.
+/// The result of a measurement.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Measured {
-    /// How many VMs were made in all.
+pub struct Measurement {
+    /// The number of VMs that were created in all passes.
     made: usize,
-    /// How many of them have left 42.
+    /// The number of guests that left 42.
     verified: usize,
-    /// Until all were there.
-    create: Spent,
-    /// Until all had ended and gone.
-    run: Spent,
-    /// Memory of all that were there at once, in bytes.
+    /// The time to create the VMs.
+    create: TimeUsed,
+    /// The time to run the VMs and drop them.
+    run: TimeUsed,
+    /// The memory of all VMs that are alive at the same time, in bytes.
     memory: u64,
-    /// Their file descriptors.
+    /// The number of their file descriptors.
     descriptors: usize,
-    left_over: Holdings,
+    /// The resources that were not released.
+    left_over: Resources,
 }
 
-impl Measured {
-    /// The same for whoever asked for it.
+impl Measurement {
+    /// Converts the result to JSON, for the process that requested it.
     pub fn as_json(&self) -> Value {
         json!({
             "made": self.made,
@@ -121,135 +122,181 @@ impl Measured {
     }
 }
 
-/// What the threads share.
-struct Pool<'a, C> {
-    contender: &'a C,
+/// The state that the worker threads share.
+struct Workers<'a, F> {
+    factory: &'a F,
     barrier: Barrier,
-    failed: Mutex<Option<Error>>,
+    error: Mutex<Option<Error>>,
     verified: Mutex<usize>,
     passes: usize,
 }
 
-impl<C: Contender> Pool<'_, C> {
-    /// What a thread does with its share of the VMs; `watch` sees what is between the phases.
-    fn work(&self, share: usize, mut watch: impl FnMut(Phase)) {
-        // What a thread needs for its first VM it has from then on, and what it keeps them in is none of theirs.
-        let mut mine = Vec::with_capacity(share);
-        self.try_all(1, |vm| {
+/// A point that all threads have reached.
+enum Event {
+    /// Each thread has run one VM to warm up.
+    WarmedUp,
+    /// The threads start to create VMs.
+    CreateStarts,
+    /// All VMs of the pass are alive.
+    AllAlive,
+    /// The threads start to run the VMs.
+    RunStarts,
+    /// All VMs of the pass have ended and are dropped.
+    AllDropped,
+    /// All passes are over.
+    Finished,
+}
+
+impl<F: VmFactory> Workers<'_, F> {
+    /// Does the work of one thread with its share of the VMs. Calls `on_event` at each event.
+    fn work(&self, share: usize, mut on_event: impl FnMut(Event) -> Result<(), Error>) {
+        let mut notify = |event| on_event(event).unwrap_or_else(|error| self.fail(error));
+        // Memory that a thread allocates once, for its first VM and for the list of VMs, is not part of the measurement.
+        let mut vms = Vec::with_capacity(share);
+        self.create(1, |vm| {
             self.run(vm);
         });
         self.barrier.wait();
-        watch(Phase::Ready);
+        notify(Event::WarmedUp);
         for _ in 0..self.passes {
             self.barrier.wait();
-            watch(Phase::Create);
-            self.try_all(share, |vm| mine.push(vm));
+            notify(Event::CreateStarts);
+            self.create(share, |vm| vms.push(vm));
             self.barrier.wait();
-            watch(Phase::AllAlive);
+            notify(Event::AllAlive);
             self.barrier.wait();
-            watch(Phase::Run);
-            let right = mine.drain(..).filter_map(|vm| self.run(vm)).filter(|right| *right).count();
-            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) += right;
+            notify(Event::RunStarts);
+            let verified = vms.drain(..).filter_map(|vm| self.run(vm)).filter(|verified| *verified).count();
+            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) += verified;
             self.barrier.wait();
-            watch(Phase::AllGone);
+            notify(Event::AllDropped);
         }
         self.barrier.wait();
-        watch(Phase::Over);
-        // The threads stay until what is left over was counted.
+        notify(Event::Finished);
+        // The threads stay alive until the remaining resources are counted.
         self.barrier.wait();
     }
 
-    /// Makes so many VMs, unless something has gone wrong.
-    fn try_all(&self, count: usize, mut each: impl FnMut(C::Vm)) {
+    /// Creates `count` VMs. Stops at the first error of any thread.
+    fn create(&self, count: usize, mut each: impl FnMut(F::Vm)) {
         for _ in 0..count {
-            if self.has_failed() {
+            if self.must_stop() {
                 return;
             }
-            match self.contender.create() {
+            match self.factory.create() {
                 Ok(vm) => each(vm),
                 Err(error) => self.fail(error),
             }
         }
     }
 
-    fn run(&self, vm: C::Vm) -> Option<bool> {
-        if self.has_failed() {
+    /// Runs a VM, unless a thread has failed. Returns true if the guest left 42.
+    fn run(&self, vm: F::Vm) -> Option<bool> {
+        if self.must_stop() {
             return None;
         }
-        self.contender.run(vm).map_err(|error| self.fail(error)).ok()
+        self.factory.run(vm).map_err(|error| self.fail(error)).ok()
     }
 
+    /// Keeps the first error.
     fn fail(&self, error: Error) {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
-    fn has_failed(&self) -> bool {
-        vmm::host::interrupted() || self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    fn must_stop(&self) -> bool {
+        vmm::host::interrupted() || self.error.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
-/// Where all threads are.
-enum Phase {
-    Ready,
-    Create,
-    AllAlive,
-    Run,
-    AllGone,
-    Over,
+/// Takes the times and counts the resources at the events.
+struct Observer {
+    result: Measurement,
+    stopwatch: Stopwatch,
+    resources_before: Resources,
+    memory_before: u64,
+    is_first_pass: bool,
 }
 
-/// Makes and runs `vms` VMs at a time on `threads` threads, `passes` times.
+impl Observer {
+    fn new(made: usize) -> Self {
+        Self {
+            result: Measurement { made, ..Default::default() },
+            stopwatch: Stopwatch::start(),
+            resources_before: Resources::default(),
+            memory_before: 0,
+            is_first_pass: true,
+        }
+    }
+
+    /// # Errors
+    /// `/proc/self` cannot be read.
+    fn on_event(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::WarmedUp => {
+                self.resources_before = Resources::now().map_err(unreadable)?;
+                self.memory_before = resident_bytes().map_err(unreadable)?;
+            }
+            Event::CreateStarts | Event::RunStarts => self.stopwatch = Stopwatch::start(),
+            Event::AllAlive => {
+                self.stopwatch.add_to(&mut self.result.create);
+                // Later passes reuse the memory of the first one.
+                if std::mem::replace(&mut self.is_first_pass, false) {
+                    let memory = resident_bytes().map_err(unreadable)?;
+                    let descriptors = Resources::now().map_err(unreadable)?.descriptors;
+                    self.result.memory = memory.saturating_sub(self.memory_before);
+                    self.result.descriptors = descriptors.saturating_sub(self.resources_before.descriptors);
+                }
+            }
+            Event::AllDropped => self.stopwatch.add_to(&mut self.result.run),
+            Event::Finished => {
+                let left_over = Resources::left_over_since(self.resources_before);
+                self.result.left_over = left_over.map_err(unreadable)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(source: io::Error) -> Error {
+    Error::Host { operation: "reading /proc/self", source }
+}
+
+/// Creates and runs `vms` VMs at a time on `threads` threads, `passes` times.
 ///
 /// # Errors
-/// The host failed, or a signal asked for the end.
+/// The host failed, or a signal interrupted the program.
 pub fn measure(
-    contender: &impl Contender,
+    factory: &impl VmFactory,
     vms: usize,
     passes: usize,
     threads: usize,
-) -> Result<Measured, Error> {
+) -> Result<Measurement, Error> {
     let threads = threads.clamp(1, vms.max(1));
-    one_heap();
-    let pool = Pool {
-        contender,
+    share_one_heap();
+    let workers = Workers {
+        factory,
         barrier: Barrier::new(threads),
-        failed: Mutex::default(),
+        error: Mutex::default(),
         verified: Mutex::default(),
         passes,
     };
     let share = |worker: usize| (vms + worker) / threads;
-    let mut measured = Measured { made: vms * passes, ..Default::default() };
-    let (mut before, mut memory, mut moment) = (Holdings::default(), 0, Moment::now());
-    let mut alive = false;
-    let watch = |phase| match phase {
-        Phase::Ready => (before, memory) = (Holdings::now(), resident()),
-        Phase::Create | Phase::Run => moment = Moment::now(),
-        Phase::AllAlive => {
-            moment.add_to(&mut measured.create);
-            // Once: from the second pass on there is memory to be used again.
-            if !std::mem::replace(&mut alive, true) {
-                measured.memory = resident().saturating_sub(memory);
-                measured.descriptors = Holdings::now().descriptors.saturating_sub(before.descriptors);
-            }
-        }
-        Phase::AllGone => moment.add_to(&mut measured.run),
-        Phase::Over => measured.left_over = Holdings::left_over_since(before),
-    };
+    let mut observer = Observer::new(vms * passes);
     thread::scope(|scope| {
-        let pool = &pool;
+        let workers = &workers;
         for worker in 1..threads {
-            scope.spawn(move || pool.work(share(worker), |_| {}));
+            scope.spawn(move || workers.work(share(worker), |_| Ok(())));
         }
-        pool.work(share(0), watch);
+        workers.work(share(0), |event| observer.on_event(event));
     });
     if vmm::host::interrupted() {
         return Err(Error::Interrupted);
     }
-    if let Some(error) = pool.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(error) = workers.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    measured.verified = pool.verified.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(measured)
+    let verified = workers.verified.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Measurement { verified, ..observer.result })
 }
 
 #[cfg(test)]
@@ -257,25 +304,25 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Counts how many are there at once, and fails where it is told to.
+    /// Counts the VMs that are alive at the same time. Creating the VM with the number `fail_at` fails.
     #[derive(Default)]
-    struct Counting {
+    struct CountingFactory {
         made: AtomicUsize,
         alive: AtomicUsize,
-        most: AtomicUsize,
+        max_alive: AtomicUsize,
         fail_at: Option<usize>,
     }
 
-    impl Contender for Counting {
+    impl VmFactory for CountingFactory {
         type Vm = ();
 
         fn create(&self) -> Result<(), Error> {
             let made = self.made.fetch_add(1, Ordering::SeqCst);
             if self.fail_at == Some(made) {
-                return Err(of_bare("as it was told".into()));
+                return Err(bare_error("injected failure".into()));
             }
             let alive = self.alive.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most.fetch_max(alive, Ordering::SeqCst);
+            self.max_alive.fetch_max(alive, Ordering::SeqCst);
             Ok(())
         }
 
@@ -286,22 +333,23 @@ mod tests {
     }
 
     #[test]
-    fn all_are_alive_before_the_first_one_ends() {
+    fn all_vms_are_alive_before_the_first_one_ends() {
         for (vms, threads) in [(1, 1), (1, 8), (7, 2), (20, 3)] {
-            let counting = Counting::default();
-            let measured = measure(&counting, vms, 2, threads).unwrap();
-            assert_eq!((measured.made, measured.verified), (2 * vms, 2 * vms));
-            assert_eq!(counting.most.load(Ordering::SeqCst), vms.max(threads.min(vms)), "{vms} on {threads}");
-            assert_eq!(counting.alive.load(Ordering::SeqCst), 0);
+            let factory = CountingFactory::default();
+            let result = measure(&factory, vms, 2, threads).unwrap();
+            assert_eq!((result.made, result.verified), (2 * vms, 2 * vms));
+            let max_alive = factory.max_alive.load(Ordering::SeqCst);
+            assert_eq!(max_alive, vms.max(threads.min(vms)), "{vms} on {threads}");
+            assert_eq!(factory.alive.load(Ordering::SeqCst), 0);
         }
     }
 
     #[test]
-    fn a_failure_ends_it_on_all_threads() {
+    fn a_failure_ends_the_work_of_all_threads() {
         for fail_at in [0, 1, 5, 11] {
-            let counting = Counting { fail_at: Some(fail_at), ..Default::default() };
-            let error = measure(&counting, 10, 1, 2).unwrap_err();
-            assert!(error.to_string().contains("as it was told"), "{error}");
+            let factory = CountingFactory { fail_at: Some(fail_at), ..Default::default() };
+            let error = measure(&factory, 10, 1, 2).unwrap_err();
+            assert!(error.to_string().contains("injected failure"), "{error}");
         }
     }
 }

@@ -1,25 +1,26 @@
-//! Numbers as people read them, and what the numbers say in sentences.
+//! Formats numbers for readers, and writes the conclusions as sentences.
 
 use crate::compare::Results;
+use report::view::duration;
 use vmm::lab::{Ring, Row, Spread, Variant};
 
-/// Three digits and a unit, such as `1.23 MB/s` for bytes per second.
+/// Formats bytes per second with three digits and a unit, such as `1.23 MB/s`.
 pub fn rate(bytes_per_second: f64) -> String {
-    scaled(bytes_per_second, &[(1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")])
+    let (scale, unit) = match bytes_per_second {
+        1e9.. => (1e9, "GB/s"),
+        1e6.. => (1e6, "MB/s"),
+        1e3.. => (1e3, "kB/s"),
+        _ => (1.0, "B/s"),
+    };
+    format!("{} {unit}", digits(bytes_per_second / scale))
 }
 
-/// Nanoseconds, such as `4.70 us`.
+/// Formats nanoseconds with three digits and a unit, such as `4.70 us`.
 pub fn time(nanoseconds: f64) -> String {
-    scaled(nanoseconds, &[(1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns")])
+    duration(nanoseconds.round() as u64)
 }
 
-fn scaled(value: f64, units: &[(f64, &str)]) -> String {
-    let fits = units.iter().find(|(scale, _)| value >= *scale).or(units.last());
-    let (scale, unit) = fits.copied().unwrap_or((1.0, ""));
-    format!("{} {unit}", digits(value / scale))
-}
-
-/// Three digits, or more of a large number.
+/// Formats a number with three digits, or with more if it is large.
 pub fn digits(value: f64) -> String {
     match value {
         _ if value >= 100.0 => format!("{value:.0}"),
@@ -28,7 +29,7 @@ pub fn digits(value: f64) -> String {
     }
 }
 
-/// A count that is the same in each round, or its median.
+/// Formats a count. If it differs between the rounds, formats its median after a `~`.
 pub fn count(spread: Spread) -> String {
     let exact = if spread.is_exact() { "" } else { "~" };
     if spread.median.fract() == 0.0 {
@@ -38,12 +39,12 @@ pub fn count(spread: Spread) -> String {
     }
 }
 
-/// How many times one is the other, such as `14` or `1.3`.
+/// Formats a ratio, such as `14` or `1.3`.
 fn times(ratio: f64) -> String {
     if ratio >= 10.0 { format!("{ratio:.0}") } else { format!("{ratio:.1}") }
 }
 
-/// A sentence for each row, computed from its numbers: against a store per byte in the same ring, where that was measured.
+/// Writes a sentence for each row. It compares the row with a store per byte in the same ring, if that was measured.
 pub fn conclusions(results: &Results<'_>) -> Vec<String> {
     let base = |ring: Ring| {
         results.rows.iter().copied().find(|row| row.ring == ring && row.variant == Variant::Byte)
@@ -57,7 +58,7 @@ pub fn conclusions(results: &Results<'_>) -> Vec<String> {
 
 fn conclusion(row: &Row, base: Option<&Row>) -> String {
     let mut text = format!(
-        "{} in ring {}: {} a message and {} a round trip",
+        "{} in ring {}: {} per message and {} per round trip",
         row.variant,
         row.ring.number(),
         exits(row.exits_per_message()),
@@ -67,21 +68,21 @@ fn conclusion(row: &Row, base: Option<&Row>) -> String {
         Some(base) => {
             let faster = row.bytes_per_second().median / base.bytes_per_second().median.max(1e-9);
             let sooner = base.round_trip(0.5).median / row.round_trip(0.5).median.max(1e-9);
-            text += &format!(", {} times the bytes per second of a store per byte", times(faster));
+            text += &format!(", {} times the throughput of a store per byte", times(faster));
             text += &match sooner {
-                1.05.. => format!(", echoes in {} of its time", part(sooner)),
-                0.95.. => ", echoes in the same time".into(),
-                _ => format!(", echoes in {} times its time", times(1.0 / sooner.max(1e-9))),
+                1.05.. => format!(", {} of its round-trip time", part(sooner)),
+                0.95.. => ", the same round-trip time".into(),
+                _ => format!(", {} times its round-trip time", times(1.0 / sooner.max(1e-9))),
             };
         }
         None => {
             let (rate, time) = (rate(row.bytes_per_second().median), time(row.round_trip(0.5).median));
-            text += &format!(", {rate}, echoes in {time}");
+            text += &format!(", {rate}, {time} per round trip");
         }
     }
     match row.device_busy() {
         Some(busy) => text + &format!("; the device's thread is busy {:.0} % of the time.", busy * 100.0),
-        None => text + "; the device runs on the vCPU's thread, which stands still meanwhile.",
+        None => text + "; the device runs on the vCPU's thread, while the guest waits.",
     }
 }
 
@@ -90,7 +91,7 @@ fn exits(spread: Spread) -> String {
     format!("{} {unit}", count(spread))
 }
 
-/// The inverse of a ratio above 1, such as `0.8` or `1/49`.
+/// Formats the inverse of a ratio above 1, such as `0.8` or `1/49`.
 fn part(ratio: f64) -> String {
     if ratio < 1.5 { format!("{:.1}", 1.0 / ratio) } else { format!("1/{ratio:.0}") }
 }
@@ -100,18 +101,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_three_digits_and_a_unit() {
+    fn rates_and_times_have_three_digits_and_a_unit() {
         assert_eq!(rate(37_230.0), "37.2 kB/s");
         assert_eq!(rate(5.125e6), "5.12 MB/s");
         assert_eq!(time(1070.0), "1.07 us");
-        assert_eq!(
-            (time(0.0), time(12.0), time(3.4e9)),
-            ("0.00 ns".into(), "12.0 ns".into(), "3.40 s".into())
-        );
+        assert_eq!((time(0.0), time(12.0), time(3.4e9)), ("0 ns".into(), "12 ns".into(), "3.40 s".into()));
     }
 
     #[test]
-    fn a_count_says_whether_it_is_exact() {
+    fn a_count_that_differs_between_rounds_is_marked() {
         let spread = |min, median, max| Spread { min, median, max };
         assert_eq!(count(spread(3.0, 3.0, 3.0)), "3");
         assert_eq!(count(spread(3.003, 3.003, 3.003)), "3.003");
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_short() {
+    fn the_inverse_of_a_ratio_is_short() {
         assert_eq!([1.2, 2.2, 121.7].map(part), ["0.8", "1/2", "1/122"]);
     }
 }

@@ -1,14 +1,14 @@
-//! The results as JSON, which `docs/compare.md` describes.
+//! The results as JSON; `docs/compare.md` describes the format.
 
 use crate::compare::Results;
 use crate::compare::format::conclusions;
 use serde_json::{Value, json};
 use vmm::lab::{Row, Spread};
 
-/// Version of the format.
+/// The version of the format.
 const VERSION: u32 = 1;
 
-/// All of it, in whole lines.
+/// Formats the results as a JSON document, in whole lines.
 pub fn text(results: &Results<'_>) -> String {
     let workload = results.workload;
     let document = json!({

@@ -1,91 +1,95 @@
-//! `vmm compare`: one workload over every transport, in ring 0 and ring 3, in one interleaved run. A table, bars and
-//! sentences on stdout; JSON and a picture in files.
+//! `vmm compare`: runs one workload over each transport, in ring 0 and in ring 3. Prints a table, bars and sentences on
+//! stdout, and writes JSON and a picture to files.
 
 mod format;
 mod json;
 mod svg;
 mod table;
 
-use crate::args::{parse_number, parse_size};
-use crate::say::{complain, print, say};
-use crate::status;
+use crate::args::{check_queue_len, in_range, parse_number, parse_size};
+use crate::status::{self, Failure};
+use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::{Args, ValueEnum};
-use report::FileError;
-use report::file::OutputFile;
+use report::{FileError, OutputFile};
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use vmm::Error;
+use vmm::host::printable;
 use vmm::lab::{
-    ComparisonError, MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Ring, Row, Variant, Workload, run_comparison,
+    ComparisonError, MAX_BYTES, MAX_MESSAGES, MAX_ROUNDS, Ring, Row, Variant, Workload, run_comparison,
 };
 
-/// Options of `vmm compare`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  vmm compare                                     everything, in about 15 seconds
-  vmm compare --transports byte,polling --ring 3  two of them, where this host runs code natively
-  vmm compare --json result.json --svg picture.svg
+#[command(after_help = "\
+Examples:
+  vmm compare                                        all rows, about 15 seconds
+  vmm compare --transports byte,polling --ring 3     two rows
+  vmm compare --bytes 4K --messages 200 --rounds 3   a shorter comparison
+  vmm compare --json result.json --svg picture.svg   results also in files
 
-Exit status: 0; 110 usage; 115 the host failed, or a transport changed what was sent; 117 interrupted,
-with what there was by then. docs/compare.md says what the columns mean.")]
+docs/compare.md explains the columns.
+
+Exit status: 0 if all rounds are complete; 110 for a usage error; 115 if the host failed or a transport changed the \
+data; 117 if interrupted (the table then has the rounds so far).")]
 pub struct CompareArgs {
-    /// Length of the message that the driver sends, such as 4096 or 16K, up to 16M
-    #[arg(long, value_name = "N", default_value = "16K", value_parser = parse_size)]
+    /// Length of the message that the driver sends, in bytes, 1 to 16M
+    #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = parse_size)]
     bytes: u64,
 
-    /// How many short messages come back as echoes, each a round trip, up to 100000
+    /// Number of round trips: short messages that the device sends back, 1 to 100000
     #[arg(long, value_name = "M", default_value = "1000", value_parser = parse_number)]
     messages: u64,
 
-    /// How often everything is run, by turns, up to 1000; medians are shown
+    /// Number of rounds, 1 to 1000; each round runs every row once, and the table shows medians
     #[arg(long, value_name = "R", default_value = "5", value_parser = parse_number)]
     rounds: u64,
 
-    /// Length of SIMVIRTIO's queues in bytes, 2 to 4096
-    #[arg(long, value_name = "BYTES", default_value_t = Workload::default().queue_len)]
-    queue_len: u16,
+    /// Length of the SIMVIRTIO queues in bytes, 2 to 4096
+    #[arg(long, value_name = "BYTES", default_value = "256", value_parser = parse_number)]
+    queue_len: u64,
 
-    /// The ring that the driver runs in
+    /// Ring in which the driver runs
     #[arg(long, value_enum, default_value_t)]
     ring: RingArg,
 
-    /// Only these ways of talking to the device, such as byte,polling
+    /// Rows to run, as a list such as byte,polling [default: all]
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
     transports: Vec<VariantArg>,
 
-    /// Write the results here, as JSON
+    /// Write the results to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Draw a picture of them here, as SVG
+    /// Write a picture of the results to FILE as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum RingArg {
-    /// as a kernel
+    /// like a kernel
     #[value(name = "0")]
     Zero,
-    /// as a user's program
+    /// like a user program
     #[value(name = "3")]
     Three,
+    /// first ring 0, then ring 3
     #[default]
     Both,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum VariantArg {
-    /// a store that is an exit, for each byte
+    /// a store for each byte, which is an exit
     Byte,
-    /// a store that is an exit, for as many bytes as the queue takes
+    /// a store for as many bytes as fit into the queue, which is an exit
     Batch,
-    /// a store that the kernel queues, for each byte
+    /// a store for each byte, which KVM queues
     Coalesced,
-    /// a store that wakes the device's thread, for as many bytes as the queue takes
+    /// a store for as many bytes as fit into the queue, which wakes the device's thread
     Doorbell,
-    /// shared memory and a thread that watches it
+    /// shared memory, which the device's thread polls
     Polling,
 }
 
@@ -101,109 +105,130 @@ impl From<VariantArg> for Variant {
     }
 }
 
-/// What came of a comparison, for all that shows it.
+/// The results of a comparison.
 struct Results<'a> {
     workload: Workload,
-    /// Rounds that were asked for.
+    /// The number of rounds that were requested.
     rounds: u32,
-    /// Those with at least one round.
+    /// The rows with at least one complete round.
     rows: Vec<&'a Row>,
+    /// True if a signal came before the last round was complete.
     interrupted: bool,
 }
 
-/// Compares, prints, and answers with the exit status.
+/// The files that the results are written to.
+struct ResultFiles {
+    json: Option<OutputFile>,
+    svg: Option<OutputFile>,
+}
+
+impl ResultFiles {
+    /// Opens the files before the measurement, so that a wrong path is reported at once.
+    ///
+    /// # Errors
+    /// One of them cannot be written, or both are the same file.
+    fn open(arguments: &CompareArgs) -> Result<Self, Failure> {
+        let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
+        let (json, svg) = (open(&arguments.json)?, open(&arguments.svg)?);
+        if let (Some(one), Some(other)) = (&json, &svg)
+            && one.takes_the_place_of(other)
+        {
+            let path = printable(arguments.svg.as_deref().unwrap_or(Path::new("")));
+            let what = format!("--json and --svg write the same file, {path}: give two different files");
+            return Err(Error::Config(what).into());
+        }
+        Ok(Self { json, svg })
+    }
+
+    /// Writes the results. Prints each error. Returns the exit status.
+    fn write(self, results: &Results<'_>) -> u8 {
+        let written = [(self.json, json::text(results)), (self.svg, svg::picture(results))];
+        let statuses =
+            written.into_iter().map(|(file, text)| match file.map(|file| write_file(file, &text)) {
+                Some(Err(error)) => report_error(&error),
+                Some(Ok(())) | None => status::OK,
+            });
+        statuses.max().unwrap_or(status::OK)
+    }
+}
+
+fn write_file(mut to: OutputFile, text: &str) -> Result<(), FileError> {
+    match to.write_all(text.as_bytes()) {
+        Ok(()) => to.commit(),
+        Err(source) => Err(to.failed(source)),
+    }
+}
+
+/// Runs the comparison and prints the results. Returns the exit status.
 pub fn main(arguments: &CompareArgs) -> u8 {
-    let (workload, rounds) = match workload(arguments) {
-        Ok(checked) => checked,
-        Err(error) => return complain(&error),
-    };
-    // What cannot be written is said before it is measured.
-    let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
-    let opened = open(&arguments.json).and_then(|json| Ok((json, open(&arguments.svg)?)));
-    let (json, svg) = match opened {
-        Ok(files) => files,
-        Err(error) => return complain(&error),
-    };
+    let checked = workload(arguments).map_err(Failure::from);
+    let (workload, rounds, files) =
+        match checked.and_then(|(workload, rounds)| Ok((workload, rounds, ResultFiles::open(arguments)?))) {
+            Ok(checked) => checked,
+            Err(error) => return report_error(&error),
+        };
     vmm::host::catch_interrupts();
     let mut rows = rows(arguments);
     let started = Instant::now();
-    let watched = io::stderr().is_terminal();
-    let failure = run_comparison(&mut rows, workload, rounds, |round| {
-        if watched {
-            say(&format!("vmm: round {round} of {rounds}, after {:.1} s\n", started.elapsed().as_secs_f64()));
+    let shows_progress = io::stderr().is_terminal();
+    let result = run_comparison(&mut rows, workload, rounds, |round| {
+        if shows_progress {
+            let seconds = started.elapsed().as_secs_f64();
+            print_stderr(&format!("vmm: round {round} of {rounds}, after {seconds:.1} s\n"));
         }
-    })
-    .err();
-    let interrupted = match failure {
-        None => false,
-        Some(ComparisonError::Interrupted) => true,
-        Some(ComparisonError::Host(error)) => return complain(&error),
-        Some(ComparisonError::Wrong(what)) => {
-            say(&format!("vmm: error: {what}; there are no numbers to compare\n"));
+    });
+    let interrupted = match result {
+        Ok(()) => false,
+        Err(ComparisonError::Interrupted) => true,
+        Err(ComparisonError::Host(error)) => return report_error(&error),
+        Err(ComparisonError::Wrong(what)) => {
+            print_stderr(&format!("vmm: error: {what}; the comparison has no results\n"));
             return status::HOST_ERROR;
         }
     };
     let rows: Vec<&Row> = rows.iter().filter(|row| row.rounds() > 0).collect();
-    let results = Results { workload, rounds, rows, interrupted };
-    report(&results, json, svg)
+    print_results(&Results { workload, rounds, rows, interrupted }, files)
 }
 
-/// Shows the results everywhere, and gives the status.
-fn report(results: &Results<'_>, json: Option<OutputFile>, svg: Option<OutputFile>) -> u8 {
-    let printed = print(&table::text(results));
-    let written = fill(json, &json::text(results)).and_then(|()| fill(svg, &svg::picture(results)));
-    match written {
-        Err(error) => complain(&error),
-        Ok(()) if results.interrupted => {
-            say("vmm: compare: interrupted; what was measured until then is above\n");
-            status::INTERRUPTED
-        }
-        Ok(()) => printed,
+/// Prints the table and writes the files. Returns the exit status.
+fn print_results(results: &Results<'_>, files: ResultFiles) -> u8 {
+    let printed = print_stdout(&table::text(results));
+    let written = files.write(results);
+    if results.interrupted {
+        print_stderr("vmm: interrupted: the results have only the rounds before the interruption\n");
+    }
+    match (written, results.interrupted) {
+        (status::OK, true) => status::INTERRUPTED,
+        (status::OK, false) => printed,
+        (failed, _) => failed,
     }
 }
 
-/// The numbers, checked: what is sent, and the rounds.
+/// Checks the numbers. Returns the workload and the number of rounds.
+///
+/// # Errors
+/// A number is out of range.
 fn workload(arguments: &CompareArgs) -> Result<(Workload, u32), Error> {
-    let within = |value: u64, most: u32, what: &str, option: &str, choose: &str| {
-        let value = u32::try_from(value).ok().filter(|value| (1..=most).contains(value));
-        value.ok_or_else(|| {
-            Error::Config(format!("there is no comparison with {what}: choose {option} 1 to {choose}"))
-        })
-    };
-    let CompareArgs { bytes, messages, rounds, queue_len, .. } = *arguments;
     let workload = Workload {
-        bytes: within(bytes, MOST_BYTES, &format!("a message of {bytes} bytes"), "--bytes", "16M")?,
-        messages: within(messages, MOST_MESSAGES, &format!("{messages} echoes"), "--messages", "100000")?,
-        queue_len,
+        bytes: in_range("--bytes", arguments.bytes, 1, MAX_BYTES)?,
+        messages: in_range("--messages", arguments.messages, 1, MAX_MESSAGES)?,
+        queue_len: check_queue_len(arguments.queue_len)?,
         ..Workload::default()
     };
-    let rounds = within(rounds, MOST_ROUNDS, &format!("{rounds} rounds"), "--rounds", "1000")?;
-    if !(simvirtio::abi::MIN_QUEUE_LEN..=simvirtio::abi::MAX_QUEUE_LEN).contains(&queue_len) {
-        return Err(simvirtio::device::BadQueueLen(queue_len).into());
-    }
-    Ok((workload, rounds))
+    Ok((workload, in_range("--rounds", arguments.rounds, 1, MAX_ROUNDS)?))
 }
 
-/// What was asked for, by ring and then in the order of [`Variant::ALL`].
+/// Returns the requested rows, by ring, and then in the order of [`Variant::ALL`].
 fn rows(arguments: &CompareArgs) -> Vec<Row> {
     let rings: &[Ring] = match arguments.ring {
         RingArg::Zero => &[Ring::Zero],
         RingArg::Three => &[Ring::Three],
         RingArg::Both => &[Ring::Zero, Ring::Three],
     };
-    let wanted = |variant: &Variant| {
+    let is_requested = |variant: &Variant| {
         let listed = arguments.transports.iter().any(|listed| Variant::from(*listed) == *variant);
         arguments.transports.is_empty() || listed
     };
-    let variants = || Variant::ALL.into_iter().filter(wanted);
+    let variants = || Variant::ALL.into_iter().filter(is_requested);
     rings.iter().flat_map(|ring| variants().map(|variant| Row::new(variant, *ring))).collect()
-}
-
-/// Fills a file of results.
-fn fill(to: Option<OutputFile>, text: &str) -> Result<(), FileError> {
-    let Some(mut to) = to else { return Ok(()) };
-    match to.write_all(text.as_bytes()) {
-        Ok(()) => to.commit(),
-        Err(source) => Err(to.failed(source)),
-    }
 }

@@ -1,4 +1,5 @@
-//! The results as a picture: bars on a logarithmic scale, in one file that needs nothing else, for dark and light.
+//! The results as a picture: bars on a logarithmic scale, in one SVG file without external parts, for light and dark
+//! displays.
 
 use crate::compare::Results;
 use crate::compare::format::{conclusions, rate, time};
@@ -6,13 +7,17 @@ use crate::compare::table::{bounds, position};
 use std::fmt::{self, Write};
 use vmm::lab::{Ring, Row};
 
-/// Width of the picture, of the names at the left, of the numbers at the right, and height of a bar with its gap.
+/// The width of the picture.
 const WIDTH: f64 = 860.0;
+/// The width of the names at the left.
 const LEFT: f64 = 200.0;
+/// The width of the numbers at the right.
 const RIGHT: f64 = 110.0;
+/// The height of a bar with its gap.
 const LINE: f64 = 24.0;
-/// Height of a panel's title and of its scale.
+/// The height of a panel's title.
 const TITLE: f64 = 46.0;
+/// The height of a panel's scale.
 const SCALE: f64 = 30.0;
 
 const STYLE: &str = "
@@ -30,24 +35,24 @@ const STYLE: &str = "
   .spread { stroke: var(--ink); stroke-width: 1.5; }
 ";
 
-/// One row's part of a panel: the bar's length, and the whisker over it.
+/// The bar of a row in a panel: its value, and the ends of the line over it.
 struct Bar {
     value: f64,
     from: f64,
     to: f64,
 }
 
-/// A measure, shown for all rows.
+/// A panel, which shows one value of all rows.
 struct Panel {
     title: &'static str,
-    shown: fn(f64) -> String,
+    format: fn(f64) -> String,
     bar: fn(&Row) -> Bar,
 }
 
 const PANELS: [Panel; 3] = [
     Panel {
         title: "Bytes per second (more is better); the line spans all rounds",
-        shown: rate,
+        format: rate,
         bar: |row| {
             let spread = row.bytes_per_second();
             Bar { value: spread.median, from: spread.min, to: spread.max }
@@ -55,7 +60,7 @@ const PANELS: [Panel; 3] = [
     },
     Panel {
         title: "Round trip of an echo (less is better); the line ends at p99",
-        shown: time,
+        format: time,
         bar: |row| {
             let median = row.round_trip(0.5).median;
             Bar { value: median, from: median, to: row.round_trip(0.99).median }
@@ -63,7 +68,7 @@ const PANELS: [Panel; 3] = [
     },
     Panel {
         title: "Processor time of a round, vCPU and device together (less is better)",
-        shown: time,
+        format: time,
         bar: |row| {
             let device = row.device_seconds().map_or(0.0, |spread| spread.median);
             let value = (row.vcpu_seconds().median + device) * 1e9;
@@ -72,7 +77,7 @@ const PANELS: [Panel; 3] = [
     },
 ];
 
-/// The whole file.
+/// Draws the picture. Returns the whole file.
 pub fn picture(results: &Results<'_>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -89,12 +94,12 @@ fn write(to: &mut String, results: &Results<'_>) -> fmt::Result {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          role=\"img\" aria-labelledby=\"title description\">"
     )?;
-    writeln!(to, "<title id=\"title\">What each way of talking to a device costs, by vmm compare</title>")?;
+    writeln!(to, "<title id=\"title\">Cost of the SIMVIRTIO transports, measured by vmm compare</title>")?;
     let sentences = conclusions(results).join(" ");
     writeln!(to, "<desc id=\"description\">{}</desc>", escaped(&sentences))?;
     writeln!(to, "<style>{STYLE}</style>")?;
     let about = format!(
-        "A message of {} bytes and {} echoes, queues of {} bytes; logarithmic scales.",
+        "A message of {} bytes and {} round trips, through queues of {} bytes; logarithmic scales.",
         workload.bytes, workload.messages, workload.queue_len
     );
     writeln!(to, "<text x=\"12\" y=\"24\" class=\"faint\">{}</text>", escaped(&about))?;
@@ -108,64 +113,81 @@ fn write(to: &mut String, results: &Results<'_>) -> fmt::Result {
     writeln!(to, "</svg>")
 }
 
+/// The place of a panel in the picture, and its scale.
+struct Scale {
+    top: f64,
+    bottom: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Scale {
+    /// The horizontal position of a value.
+    fn x(&self, value: f64) -> f64 {
+        LEFT + position(value, self.low, self.high) * (WIDTH - LEFT - RIGHT)
+    }
+}
+
 fn write_panel(to: &mut String, results: &Results<'_>, panel: &Panel, top: f64) -> fmt::Result {
     let bars: Vec<(&Row, Bar)> = results.rows.iter().map(|row| (*row, (panel.bar)(row))).collect();
     let (low, high) = bounds(bars.iter().flat_map(|(_, bar)| [bar.value, bar.from, bar.to]));
-    let x = |value: f64| LEFT + position(value, low, high) * (WIDTH - LEFT - RIGHT);
-    let bottom = top + TITLE + LINE * bars.len() as f64;
+    let scale = Scale { top, bottom: top + TITLE + LINE * bars.len() as f64, low, high };
     writeln!(to, "<text x=\"12\" y=\"{:.1}\" class=\"title\">{}</text>", top + 26.0, escaped(panel.title))?;
-    let mut mark = low;
-    while mark <= high * 1.001 {
-        let at = x(mark);
+    write_grid(to, panel, &scale)?;
+    for (index, (row, bar)) in bars.iter().enumerate() {
+        write_bar(to, panel, &scale, row, bar, top + TITLE + LINE * index as f64)?;
+    }
+    Ok(())
+}
+
+/// Writes a line and a number for each power of ten.
+fn write_grid(to: &mut String, panel: &Panel, scale: &Scale) -> fmt::Result {
+    let bottom = scale.bottom;
+    let mut mark = scale.low;
+    while mark <= scale.high * 1.001 {
+        let x = scale.x(mark);
         writeln!(
             to,
-            "<line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{bottom:.1}\" class=\"grid\"/>",
-            top + TITLE - 6.0
+            "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{bottom:.1}\" class=\"grid\"/>",
+            scale.top + TITLE - 6.0
         )?;
-        let label = (panel.shown)(mark * 1.000_001).replace(".00", "").replace(".0 ", " ");
+        let label = (panel.format)(mark * 1.000_001).replace(".00", "").replace(".0 ", " ");
         writeln!(
             to,
-            "<text x=\"{at:.1}\" y=\"{:.1}\" class=\"faint\" text-anchor=\"middle\">{}</text>",
+            "<text x=\"{x:.1}\" y=\"{:.1}\" class=\"faint\" text-anchor=\"middle\">{}</text>",
             bottom + 14.0,
             escaped(&label)
         )?;
         mark *= 10.0;
     }
-    for (index, (row, bar)) in bars.iter().enumerate() {
-        let y = top + TITLE + LINE * index as f64;
-        let class = if row.ring == Ring::Zero { "ring0" } else { "ring3" };
-        let name = format!("{}, ring {}", row.variant, row.ring.number());
-        let shown = (panel.shown)(bar.value);
-        writeln!(
-            to,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            y + 14.0,
-            escaped(&name)
-        )?;
-        let width = (x(bar.value) - LEFT).max(1.0);
-        writeln!(
-            to,
-            "<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"16\" class=\"{class}\"><title>{}: {}</title></rect>",
-            y + 2.0,
-            escaped(&name),
-            escaped(&shown)
-        )?;
-        let (from, end) = (x(bar.from), x(bar.to));
-        if end - from > 1.0 {
-            let middle = y + 10.0;
-            writeln!(
-                to,
-                "<line x1=\"{from:.1}\" y1=\"{middle:.1}\" x2=\"{end:.1}\" y2=\"{middle:.1}\" class=\"spread\"/>"
-            )?;
-        }
-        let label = x(bar.value).max(end) + 6.0;
-        writeln!(to, "<text x=\"{label:.1}\" y=\"{:.1}\">{}</text>", y + 14.0, escaped(&shown))?;
-    }
     Ok(())
 }
 
-/// A text as it stands between tags.
+/// Writes the name of a row, its bar, the line over the bar, and the value.
+fn write_bar(to: &mut String, panel: &Panel, scale: &Scale, row: &Row, bar: &Bar, y: f64) -> fmt::Result {
+    let class = if row.ring == Ring::Zero { "ring0" } else { "ring3" };
+    let name = escaped(&format!("{}, ring {}", row.variant, row.ring.number()));
+    let value = escaped(&(panel.format)(bar.value));
+    writeln!(to, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>", LEFT - 8.0, y + 14.0)?;
+    let width = (scale.x(bar.value) - LEFT).max(1.0);
+    writeln!(
+        to,
+        "<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"16\" class=\"{class}\"><title>{name}: {value}</title></rect>",
+        y + 2.0
+    )?;
+    let (from, end) = (scale.x(bar.from), scale.x(bar.to));
+    if end - from > 1.0 {
+        let middle = y + 10.0;
+        writeln!(
+            to,
+            "<line x1=\"{from:.1}\" y1=\"{middle:.1}\" x2=\"{end:.1}\" y2=\"{middle:.1}\" class=\"spread\"/>"
+        )?;
+    }
+    let label = scale.x(bar.value).max(end) + 6.0;
+    writeln!(to, "<text x=\"{label:.1}\" y=\"{:.1}\">{value}</text>", y + 14.0)
+}
+
+/// Escapes a text for XML.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -180,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_without_rows_is_one_all_the_same() {
+    fn a_picture_without_rows_is_valid() {
         let workload = vmm::lab::Workload::default();
         let results = Results { workload, rounds: 1, rows: Vec::new(), interrupted: true };
         let text = picture(&results);

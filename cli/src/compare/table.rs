@@ -2,13 +2,14 @@
 
 use crate::compare::Results;
 use crate::compare::format::{conclusions, count, digits, rate, time};
+use report::view::plural;
 use std::fmt::{self, Write};
 use vmm::lab::{Row, Spread};
 
-/// Width of the longest bar, in characters.
+/// The width of the longest bar, in characters.
 const BAR: f64 = 40.0;
 
-/// All of it, in whole lines.
+/// Formats the results, in whole lines.
 pub fn text(results: &Results<'_>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -21,14 +22,17 @@ fn write(to: &mut String, results: &Results<'_>) -> fmt::Result {
     let rounds = results.rows.iter().map(|row| row.rounds()).min().unwrap_or(0);
     writeln!(
         to,
-        "A message of {} bytes, and {} of {} byte each, through queues of {} bytes: medians of {rounds} of {} rounds,",
-        workload.bytes,
-        plural(workload.messages, "echo", "echoes"),
-        workload.echo,
+        "Workload: a message of {}, then {} of {}, through queues of {} bytes.",
+        plural(workload.bytes.into(), "byte"),
+        plural(workload.messages.into(), "round trip"),
+        plural(workload.echo.into(), "byte"),
         workload.queue_len,
+    )?;
+    writeln!(
+        to,
+        "The values are medians of {rounds} of {} interleaved rounds; brackets show the smallest and the largest.",
         results.rounds,
     )?;
-    writeln!(to, "interleaved, and in brackets the smallest and the largest.")?;
     writeln!(to)?;
     let head = ["ring", "exits per", "bytes per second", "round trip p50", "p99", "vCPU ms", "device ms"];
     writeln!(
@@ -41,7 +45,7 @@ fn write(to: &mut String, results: &Results<'_>) -> fmt::Result {
         write_row(to, row)?;
     }
     if results.rows.is_empty() {
-        return writeln!(to, "Nothing was measured.");
+        return writeln!(to, "No round is complete, so there are no values.");
     }
     writeln!(to)?;
     bars(
@@ -81,7 +85,7 @@ fn write_row(to: &mut String, row: &Row) -> fmt::Result {
     )
 }
 
-/// A median, with the smallest and the largest in brackets where it is not the only one.
+/// Formats a median. If the values differ, the smallest and the largest follow in brackets.
 fn spread(spread: Spread, shown: fn(f64) -> String) -> String {
     match spread.is_exact() {
         true => shown(spread.median),
@@ -95,7 +99,7 @@ fn spread(spread: Spread, shown: fn(f64) -> String) -> String {
     }
 }
 
-/// A bar for each row, as long as the logarithm of its value.
+/// Writes a bar for each row. Its length is proportional to the logarithm of the value.
 fn bars(
     to: &mut String,
     results: &Results<'_>,
@@ -113,7 +117,7 @@ fn bars(
     writeln!(to)
 }
 
-/// The powers of ten around some values.
+/// Returns the powers of ten below and above all values.
 pub fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let values: Vec<f64> = values.filter(|value| *value > 0.0).collect();
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -125,14 +129,10 @@ pub fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low, 10f64.powf(high.log10().ceil()).max(low * 10.0))
 }
 
-/// Where a value is between two others, on a logarithmic scale: from 0 to 1.
+/// Returns the position of a value between `low` and `high` on a logarithmic scale, from 0 to 1.
 pub fn position(value: f64, low: f64, high: f64) -> f64 {
     let span = (high / low).log10().max(f64::MIN_POSITIVE);
     ((value.max(f64::MIN_POSITIVE) / low).log10() / span).clamp(0.0, 1.0)
-}
-
-fn plural(number: u32, one: &str, many: &str) -> String {
-    if number == 1 { format!("{number} {one}") } else { format!("{number} {many}") }
 }
 
 #[cfg(test)]
@@ -152,9 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_leaves_out_the_unit_that_is_the_same() {
+    fn a_spread_repeats_the_unit_only_if_it_differs() {
         let values = Spread { median: 1500.0, min: 900.0, max: 2000.0 };
         assert_eq!(spread(values, time), "1.50 us (900 ns-2.00)");
-        assert_eq!(spread(Spread { median: 5.0, min: 5.0, max: 5.0 }, time), "5.00 ns");
+        assert_eq!(spread(Spread { median: 5.0, min: 5.0, max: 5.0 }, time), "5 ns");
     }
 }

@@ -1,10 +1,10 @@
-//! The traps of KeV's second project, a line each: a guest that makes them, run and judged by how it ends, what it
-//! prints, and where its exits come from.
+//! The traps of KeV's second project, with a line for each. The guest of a trap must end as expected, print the expected
+//! text, and make the expected exits.
 //!
-//! A student's image takes the place of a built-in guest, and has to do the same.
+//! A student's image replaces a built-in guest, and must do the same.
 
 use crate::grade::{Evidence, GradeArgs, Run, Task, wrong};
-use crate::summary::{busiest, ending, shown};
+use crate::summary::{busiest, ending, excerpt};
 use crate::target::RunTarget;
 use guest::{End, Guest};
 use report::view::plural;
@@ -12,21 +12,22 @@ use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use vmm::controller::{KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER, number};
-use vmm::device::Device;
+use vmm::controller::{
+    HYPERCALL_HALT_CPU, HYPERCALL_PRINT, KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER,
+};
+use vmm::device::{Device, DeviceName};
 use vmm::exit::{Reason, Stop};
 use vmm::profile::Profile;
 use vmm::{Error, Output};
 
-/// Points for each line.
+/// The points for each line.
 const POINTS: u32 = 5;
-/// The port at which some guests say what they saw.
-const SEEN_PORT: u16 = 0x42;
+/// The port to which some guests write their results.
+const RESULT_PORT: u16 = 0x42;
 /// The debug console's port.
 const CONSOLE: u64 = vmm::device::DEBUGCON_PORT as u64;
 
-/// A trap: the guest that makes it, and the exits that it cannot be made without, by reason, place and width in
-/// bytes.
+/// A trap: its guest, and the exits that the guest must make, by reason, place and width in bytes.
 struct Trap {
     guest: &'static str,
     exits: &'static [(Reason, u64, u8)],
@@ -37,7 +38,7 @@ const fn trap(guest: &'static str, exits: &'static [(Reason, u64, u8)]) -> Trap 
 }
 
 const EXIT: u64 = vmm::device::EXIT_PORT as u64;
-const PRINT: (Reason, u64, u8) = (Reason::Hypercall, number::PRINT as u64, 4);
+const PRINT: (Reason, u64, u8) = (Reason::Hypercall, HYPERCALL_PRINT as u64, 4);
 const FIFO: u64 = KEV_FIFO_PORT as u64;
 const CONSTANT: u64 = KEV_CONSTANT_PORT as u64;
 const MSR: u64 = KEV_FIFO_MSR as u64;
@@ -56,7 +57,7 @@ static TRAPS: [Trap; 19] = [
     trap("kev-hypercall16", &[PRINT]),
     trap("kev-port", &[(Reason::PioOut, CONSOLE, 1)]),
     trap("kev-mmio", &[(Reason::MmioWrite, KEV_PRINTER, 8), (Reason::MmioWrite, KEV_PRINTER + 8, 8)]),
-    trap("kev-halt", &[(Reason::Hypercall, number::HALT_CPU as u64, 4)]),
+    trap("kev-halt", &[(Reason::Hypercall, HYPERCALL_HALT_CPU as u64, 4)]),
     trap(
         "kev-ports",
         &[
@@ -69,38 +70,40 @@ static TRAPS: [Trap; 19] = [
         ],
     ),
     trap("kev-strings", EVERY_WIDTH),
-    trap("kev-cpuid", &[(Reason::PioOut, SEEN_PORT as u64, 1)]),
+    trap("kev-cpuid", &[(Reason::PioOut, RESULT_PORT as u64, 1)]),
     trap("kev-msr", &[(Reason::WrMsr, MSR, 8), (Reason::RdMsr, MSR, 8)]),
     trap("kev-msr-fault", &[(Reason::RdMsr, 0xabd, 8), (Reason::WrMsr, 0xabd, 8)]),
     trap("kev-msr-rules", &[(Reason::WrMsr, 0x174, 8), (Reason::RdMsr, 0x175, 8), (Reason::RdMsr, 0x176, 8)]),
-    trap("kev-vmcall", &[(Reason::PioOut, SEEN_PORT as u64, 1)]),
+    trap("kev-vmcall", &[(Reason::PioOut, RESULT_PORT as u64, 1)]),
     trap("hostile-hypercall", &[PRINT, (Reason::Hypercall, 0xffff_ffff, 4)]),
     trap("hostile-mmio", &[(Reason::MmioWrite, KEV_PRINTER + 0x10, 4)]),
     trap("hostile-ins", &[(Reason::PioIn, FIFO, 1), (Reason::PioOut, FIFO, 1)]),
-    trap("smp-counter", &[(Reason::PioOut, SEEN_PORT as u64, 1), (Reason::PioOut, SEEN_PORT as u64, 4)]),
+    trap("smp-counter", &[(Reason::PioOut, RESULT_PORT as u64, 1), (Reason::PioOut, RESULT_PORT as u64, 4)]),
     trap("smp-print", &[PRINT]),
     trap("smp-stop", &[(Reason::PioOut, EXIT, 1)]),
 ];
 
-/// The traps, in their order. Not as a constant that the compiler sees through: LLVM takes minutes to work out what a
-/// search through this table comes to.
+/// The traps, in their order. `black_box` hides the table from the optimizer: LLVM takes minutes to evaluate a search
+/// through it at compile time.
 fn traps() -> &'static [Trap] {
     std::hint::black_box(&TRAPS)
 }
 
-/// The name of a trap's guest, and the image that replaces it.
+/// The name of a guest, and the image that replaces it.
 pub(super) type Replacement = (&'static str, OsString);
 
-/// Runs the guest of each trap, and judges it. The last replacement of a guest counts.
+/// Runs the guest of each trap, and checks the results. If a guest has several replacements, the last one counts.
 ///
 /// # Errors
 /// The host failed.
 pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec<Task>, Error> {
     let mut tasks = Vec::new();
     for trap in traps() {
-        let Some(guest) = guest::find(trap.guest) else { continue };
+        let Some(guest) = guest::find(trap.guest) else {
+            return Err(Error::Config(format!("this build lacks the guest {}", trap.guest)));
+        };
         let image = images.iter().rev().find(|(name, _)| *name == guest.name).map(|(_, image)| image);
-        let evidence = match judge(trap, guest, image, arguments) {
+        let evidence = match check(trap, guest, image, arguments) {
             Err(error @ (Error::Image(_) | Error::Config(_))) => wrong(error.to_string()),
             evidence => evidence?,
         };
@@ -123,18 +126,18 @@ pub(super) fn image(text: &OsStr) -> Result<Replacement, Error> {
     parts.ok_or_else(|| {
         let names: Vec<_> = traps().iter().map(|trap| trap.guest).collect();
         Error::Config(format!(
-            "--guest {}: give NAME=IMAGE, with a NAME out of {}",
+            "--guest must be NAME=IMAGE, not {}; NAME is one of {}",
             vmm::host::printable_text(&text.to_string_lossy()),
             names.join(", ")
         ))
     })
 }
 
-/// Remembers the bytes that are written to it.
+/// A device that records the values that are written to it.
 #[derive(Default)]
-struct Seen(Vec<u64>);
+struct WriteRecorder(Vec<u64>);
 
-impl Device for Seen {
+impl Device for WriteRecorder {
     fn read(&mut self, _: u64, _: u8) -> ControlFlow<Stop, u64> {
         ControlFlow::Continue(u64::MAX)
     }
@@ -142,80 +145,98 @@ impl Device for Seen {
         self.0.push(data);
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "what the guest saw"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("guest results")
     }
 }
 
-fn judge(
+/// Runs the guest of a trap, or its replacement, and checks the results.
+///
+/// # Errors
+/// The image cannot be run, or the host failed.
+fn check(
     trap: &Trap,
     guest: &'static Guest,
     image: Option<&OsString>,
     arguments: &GradeArgs,
 ) -> Result<Evidence, Error> {
     let target = match image {
-        Some(image) => RunTarget::find_file(image, guest.mode)?.in_place_of(guest),
+        Some(image) => RunTarget::find_file(image, guest.mode)?.replacing(guest),
         None => RunTarget::embedded(guest)?,
     };
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let (output, captured) = Output::captured();
     if target.image.mode() != guest.mode {
-        return Ok(wrong(format!("{}: this line is for a guest in {} mode", target.name, guest.mode)));
+        return Ok(wrong(format!(
+            "{}: this line needs a guest in {} mode, not in {} mode",
+            target.name,
+            guest.mode,
+            target.image.mode()
+        )));
     }
-    let mut builder = target.builder().output(output).port_device(SEEN_PORT, 1, seen.clone())?;
+    let recorder = Arc::new(Mutex::new(WriteRecorder::default()));
+    let (output, captured) = Output::captured();
+    let mut builder = target.builder().output(output).port_device(RESULT_PORT, 1, recorder.clone())?;
     if trap.guest == "kev-cpuid" {
-        builder = builder.first_vcpu(NUMBER.into());
+        builder = builder.first_vcpu(CPUID_VCPU.into());
     }
     let run = Run::of(target.name, builder, captured, arguments.timeout)?;
-
-    let mut text = run.ending();
-    let mut missing = Vec::new();
-    if !ends_right(&run, guest) {
-        missing.push(format!("it should end as {} does", guest.name));
-    }
-    if run.output != guest.output.as_bytes() {
-        missing.push(format!("it should print {}", shown(guest.output)));
-    }
-    for (reason, place, width) in trap.exits {
-        if !has(run.report.profile.as_ref(), *reason, *place, *width) {
-            missing.push(format!("it should make an exit {reason} {place:#x} of {width} bytes"));
-        }
-    }
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    match said(trap.guest, &seen.0, &run) {
-        Some(Ok(words)) => text += &format!("; {words}"),
-        Some(Err(wanted)) => missing.push(wanted.into()),
-        None => {}
-    }
-    let exits = run.report.profile.as_ref().map(busiest).unwrap_or_default();
-    Ok(match missing.first() {
-        None => Evidence { right: true, text: format!("{text}; {}: {exits}", plural(run.exits(), "exit")) },
-        Some(missing) => wrong(format!("{text}: {missing}")),
-    })
+    let recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(evidence(trap, guest, &run, &recorder.0))
 }
 
-/// The number of the vCPU that reads CPUID.
-const NUMBER: u8 = 0xba;
+/// Checks a run: its end, its output, its exits, and the values that the guest wrote to [`RESULT_PORT`]. The evidence has
+/// the first failure.
+fn evidence(trap: &Trap, guest: &Guest, run: &Run, results: &[u64]) -> Evidence {
+    let mut text = run.ending();
+    let mut failures = Vec::new();
+    if !ends_as_expected(run, guest) {
+        failures.push(format!("must end like {}", guest.name));
+    }
+    if run.output != guest.output.as_bytes() {
+        failures.push(format!("must print {}", excerpt(guest.output)));
+    }
+    for (reason, place, width) in trap.exits {
+        if !has_exit(run.report.profile.as_ref(), *reason, *place, *width) {
+            failures.push(format!("must make an exit {reason} {place:#x} with a width of {width} bytes"));
+        }
+    }
+    match check_results(trap.guest, results, run) {
+        Some(Ok(words)) => text += &format!("; {words}"),
+        Some(Err(failure)) => failures.push(failure.into()),
+        None => {}
+    }
+    match failures.first() {
+        None => {
+            let exits = run.report.profile.as_ref().map(busiest).unwrap_or_default();
+            Evidence { right: true, text: format!("{text}; {}: {exits}", plural(run.exits(), "exit")) }
+        }
+        Some(failure) => wrong(format!("{text}: {failure}")),
+    }
+}
 
-/// What the guests say of what they saw, in words, or what they should have said; `None` for those that say
-/// nothing.
-fn said(guest: &str, seen: &[u64], run: &Run) -> Option<Result<String, &'static str>> {
+/// The number of the vCPU of the guest kev-cpuid.
+const CPUID_VCPU: u8 = 0xba;
+
+/// Checks the values that a guest wrote to [`RESULT_PORT`]. Returns them in words, or what they must be; `None` for a guest
+/// that writes none.
+fn check_results(guest: &str, results: &[u64], run: &Run) -> Option<Result<String, &'static str>> {
     match guest {
-        "kev-vmcall" => Some(what_was_seen(seen).ok_or("it should say at port 0x42 what it saw")),
+        "kev-vmcall" => {
+            Some(describe_vmcalls(results).ok_or("must write the results of vmcall and vmmcall to port 0x42"))
+        }
         "kev-cpuid" => {
-            let bytes: Vec<u8> = seen.iter().map(|word| word.to_le_bytes()[0]).collect();
+            let bytes: Vec<u8> = results.iter().map(|word| word.to_le_bytes()[0]).collect();
             let vendor = vmm::x86::host_vendor();
-            let wanted = [&vendor[..], &[NUMBER], vmm::x86::SIGNATURE].concat();
-            let words = format!("vendor {:?}, number {NUMBER:#x}", String::from_utf8_lossy(&vendor));
-            let should = "it should write vendor, number 0xba and the hypervisor's name to port 0x42";
-            Some(if bytes == wanted { Ok(words) } else { Err(should) })
+            let expected = [&vendor[..], &[CPUID_VCPU], vmm::x86::SIGNATURE].concat();
+            let words = format!("vendor {:?}, number {CPUID_VCPU:#x}", String::from_utf8_lossy(&vendor));
+            let failure = "must write vendor, number 0xba and the hypervisor's name to port 0x42";
+            Some(if bytes == expected { Ok(words) } else { Err(failure) })
         }
         "smp-counter" => {
-            let mut numbers: Vec<u64> = seen.iter().copied().filter(|word| *word != 4000).collect();
+            let mut numbers: Vec<u64> = results.iter().copied().filter(|value| *value != 4000).collect();
             numbers.sort_unstable();
-            let right = numbers == [0, 1, 2, 3] && seen.last() == Some(&4000);
-            let should = "each vCPU should write its number to port 0x42, and the first the total, 4000";
-            Some(if right { Ok("total 4000".into()) } else { Err(should) })
+            let right = numbers == [0, 1, 2, 3] && results.last() == Some(&4000);
+            let failure = "each vCPU must write its number to port 0x42, and the first vCPU the total, 4000";
+            Some(if right { Ok("total 4000".into()) } else { Err(failure) })
         }
         "smp-stop" => {
             let stops: Vec<_> = run.report.vcpus.iter().map(|vcpu| &vcpu.stop).collect();
@@ -223,43 +244,46 @@ fn said(guest: &str, seen: &[u64], run: &Run) -> Option<Result<String, &'static 
             Some(if right {
                 Ok("vCPU 1 stopped vCPU 0".into())
             } else {
-                Err("vCPU 1 should end the machine while vCPU 0 runs")
+                Err("vCPU 1 must end the machine while vCPU 0 runs")
             })
         }
         _ => None,
     }
 }
 
-/// Whether a run ended as the catalogue says of its guest.
-fn ends_right(run: &Run, guest: &Guest) -> bool {
+/// Returns true if a run ended as the catalogue says for its guest.
+fn ends_as_expected(run: &Run, guest: &Guest) -> bool {
     match (guest.end, &run.report.stop) {
         (End::FortyTwo, _) => run.passed(),
-        (End::ExitCode(wanted), Stop::Exited(code)) => *code == wanted,
+        (End::ExitCode(expected), Stop::Exited(code)) => *code == expected,
         _ => false,
     }
 }
 
-fn has(profile: Option<&Profile>, reason: Reason, place: u64, width: u8) -> bool {
+/// Returns true if a profile has an exit with this reason, place and width.
+fn has_exit(profile: Option<&Profile>, reason: Reason, place: u64, width: u8) -> bool {
     let sites = profile.into_iter().flat_map(Profile::sites);
     sites.into_iter().any(|(site, _)| site.reason == reason && site.place == Some((place, width)))
 }
 
-/// What the processor's own hypercalls did, in words; `None` where the guest does not say.
-fn what_was_seen(seen: &[u64]) -> Option<String> {
-    let word = |byte: &u64| match byte {
+/// Describes what the instructions vmcall and vmmcall did; `None` if the guest did not write both results.
+fn describe_vmcalls(results: &[u64]) -> Option<String> {
+    let word = |result: &u64| match result {
         1 => Some("#UD"),
-        2 => Some("an answer of KVM's"),
+        2 => Some("answered by KVM"),
         _ => None,
     };
-    match seen {
+    match results {
         [vmcall, vmmcall] => Some(format!("vmcall: {}, vmmcall: {}", word(vmcall)?, word(vmmcall)?)),
         _ => None,
     }
 }
 
-/// Four vCPUs that print 25 times each: the counts of each, and their sum.
+/// Runs four vCPUs that print 25 times each, and checks the number of exits of each, and their sum.
 fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
-    let Some(guest) = guest::find("smp-print") else { return Ok(wrong("the guest is missing")) };
+    let Some(guest) = guest::find("smp-print") else {
+        return Ok(wrong("this build lacks the guest smp-print"));
+    };
     let target = RunTarget::embedded(guest)?;
     let (output, captured) = Output::captured();
     let builder = target.builder().output(output);
@@ -271,12 +295,8 @@ fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
         .map(|vcpu| vcpu.profile.as_ref().map_or(0, |profile| profile.total().exits))
         .collect();
     let right = counts == [26; 4] && run.exits() == 4 * 26;
-    let text = format!(
-        "{}: exits counted by vCPU, {counts:?}, in all {}; {}",
-        run.name,
-        run.exits(),
-        ending(&run.report)
-    );
+    let text =
+        format!("{}: exits per vCPU {counts:?}, {} in all; {}", run.name, run.exits(), ending(&run.report));
     Ok(Evidence { right, text })
 }
 
@@ -292,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_for_guests_of_the_list() {
+    fn a_replacement_names_a_guest_of_the_list() {
         let (name, file) = image(OsStr::new("kev-msr=a=b@0x1000:64")).unwrap();
         assert_eq!((name, file.as_os_str()), ("kev-msr", OsStr::new("a=b@0x1000:64")));
         for bad in ["", "kev-msr", "=x", "simvirtio=x"] {
@@ -301,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_saw_in_words() {
-        assert_eq!(what_was_seen(&[1, 2]).unwrap(), "vmcall: #UD, vmmcall: an answer of KVM's");
+    fn the_results_of_vmcalls_are_described() {
+        assert_eq!(describe_vmcalls(&[1, 2]).unwrap(), "vmcall: #UD, vmmcall: answered by KVM");
         for odd in [&[][..], &[1], &[1, 3], &[1, 1, 1]] {
-            assert_eq!(what_was_seen(odd), None);
+            assert_eq!(describe_vmcalls(odd), None);
         }
     }
 }

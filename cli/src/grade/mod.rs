@@ -1,11 +1,11 @@
-//! `vmm grade`: work of a course, judged by running it: points, and the evidence for them.
+//! `vmm grade`: grades a course's work. Runs its guests, and prints the points with the evidence for them.
 
 mod kev;
 mod so2;
 
 use crate::args::{Timeout, parse_timeout};
-use crate::say::{complain, print, say};
 use crate::status;
+use crate::streams::{print_stderr, print_stdout, report_error};
 use crate::summary::ending;
 use crate::target::RunTarget;
 use clap::{Args, ValueEnum};
@@ -17,60 +17,64 @@ use vmm::exit::Stop;
 use vmm::profile::Count;
 use vmm::{Builder, Captured, Error, Input, Output, Report};
 
-/// Options of `vmm grade`.
 #[derive(Debug, Args)]
-#[command(after_help = "The courses:
-  so2   the SO2 assignment: five tasks, 100 points
-  kev   KeV's project 2: twenty traps, 5 points each; --guest puts an image in the place of a built-in guest,
-        which `vmm guests` lists
+#[command(after_help = "\
+Examples:
+  vmm grade                                    SO2, with built-in guests
+  vmm grade --guest16 my.bin                   your own real-mode guest
+  vmm grade --simvirtio my.bin@0x1000:64       your own SIMVIRTIO driver
+  vmm grade kev --guest kev-msr=my.bin@0x1000  your own guest for KeV
 
-An image is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with mode real, \
-protected or long.\nExit status: 0 for 100 of 100 points, 111 for less, 115 where KVM cannot be used.")]
+so2 has five tasks with 100 points in all. kev has twenty traps with 5 points each; `vmm guests` lists their guests.
+
+An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
+
+Exit status: 0 for 100 points, 111 for fewer, 115 if the host failed, 117 if interrupted.")]
 pub struct GradeArgs {
-    /// The course whose work is graded
+    /// Course whose work is graded
     #[arg(value_enum, default_value_t = Course::So2)]
     course: Course,
 
-    /// Of kev: an image in the place of the built-in guest NAME; may be given again for others
+    /// Replace the built-in guest NAME of kev by IMAGE; can be repeated for other guests
     #[arg(long, value_name = "NAME=IMAGE")]
     guest: Vec<OsString>,
 
-    /// Of so2: the image for the real-mode task [default mode: real]
+    /// Image for the real-mode task of so2 [default mode: real]
     #[arg(long, value_name = "IMAGE")]
     guest16: Option<OsString>,
 
-    /// Of so2: the image for the 32/64-bit task; it must print "Hello, world!" [default mode: long]
+    /// Image for the 32/64-bit task of so2; it must print "Hello, world!" [default mode: long]
     #[arg(long, value_name = "IMAGE")]
     guest64: Option<OsString>,
 
-    /// Of so2: the image for the SIMVIRTIO and polling tasks; it must send a text that contains "Ana are mere"
+    /// Image for the SIMVIRTIO and polling tasks of so2; it must send a message that contains "Ana are mere"
     /// [default mode: long]
     #[arg(long, value_name = "IMAGE")]
     simvirtio: Option<OsString>,
 
-    /// Seconds that each run of a guest may take, 0 for no limit
+    /// Time limit of each run in seconds, such as 10 or 0.5; 0 means no limit
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     timeout: Timeout,
 }
 
-/// Whose work is graded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Course {
-    /// The assignment of the operating-systems course SO2
+    /// the assignment of the operating systems course SO2
     So2,
-    /// KeV's project 2: VM exits
+    /// KeV's project 2, VM exits
     Kev,
 }
 
-/// A task's title (or none), its points, and what speaks for or against them.
+/// A task: its title, its points and the evidence. An empty title puts the evidence on the line of the points.
 struct Task {
     title: &'static str,
     points: u32,
     evidence: Vec<Evidence>,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 struct Evidence {
+    /// True if the check passed.
     right: bool,
     text: String,
 }
@@ -82,79 +86,79 @@ impl Task {
     }
 }
 
-/// Grades, prints, and answers with the exit status.
+/// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
     vmm::host::catch_interrupts();
     let images = match images(arguments) {
         Ok(images) => images,
-        Err(error) => return complain(&error),
+        Err(error) => return report_error(&error),
     };
-    // Without KVM there is nothing to grade; any guest shows it.
-    if let Some(Err(error)) = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.timeout)) {
-        say("vmm: nothing can be graded\n");
-        return complain(&error);
-    }
-    let tasks = match arguments.course {
+    // A failure of the host must not cost points, so it is detected with a built-in guest first.
+    let first = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.timeout).map(drop));
+    let tasks = first.unwrap_or(Ok(())).and_then(|()| match arguments.course {
         Course::So2 => so2::tasks(arguments),
         Course::Kev => kev::tasks(arguments, &images),
-    };
+    });
     let tasks = match tasks {
-        Ok(tasks) => tasks,
+        Ok(tasks) if !vmm::host::interrupted() => tasks,
+        Ok(_) => return interrupted(),
         Err(_) if vmm::host::interrupted() => return interrupted(),
-        Err(error @ Error::Config(_)) => return complain(&error),
+        Err(error @ Error::Config(_)) => return report_error(&error),
         Err(error) => {
-            say("vmm: the host failed, and nothing can be graded\n");
-            return complain(&error);
+            print_stderr("vmm: the host failed, so this run gives no grade\n");
+            return report_error(&error);
         }
     };
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    for task in &tasks {
-        let _ = write!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
-        // Without a title the evidence stands in the same line.
-        let indent = if task.title.is_empty() { "" } else { "\n        " };
-        for evidence in &task.evidence {
-            let _ = write!(text, "{indent}{} {}", if evidence.right { "+" } else { "-" }, evidence.text);
-        }
-        text.push('\n');
-    }
-    let (earned, points) =
-        tasks.iter().fold((0, 0), |sum, task| (sum.0 + task.earned(), sum.1 + task.points));
-    let _ = writeln!(text, "{earned:>3}/{points}");
-    if vmm::host::interrupted() {
-        return interrupted();
-    }
-    match print(&text) {
+    let earned: u32 = tasks.iter().map(Task::earned).sum();
+    let points: u32 = tasks.iter().map(|task| task.points).sum();
+    match print_stdout(&as_text(&tasks, earned, points)) {
         status::OK if earned == points => status::OK,
         status::OK => status::WRONG_RESULT,
         failed => failed,
     }
 }
 
-/// Checks the options for images, which needs no KVM. Returns the images of [`Course::Kev`].
+/// Formats the points and the evidence.
+fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for task in tasks {
+        let _ = write!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
+        let indent = if task.title.is_empty() { "" } else { "\n        " };
+        for evidence in &task.evidence {
+            let _ = write!(text, "{indent}{} {}", if evidence.right { "+" } else { "-" }, evidence.text);
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "{earned:>3}/{points}");
+    text
+}
+
+/// Checks the options for images. This needs no KVM. Returns the replacements of [`Course::Kev`].
 ///
 /// # Errors
-/// An option is for the other course, or names an unknown guest.
+/// An option belongs to the other course, or names an unknown guest.
 fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
-    let of_so2 =
+    let has_so2_option =
         [&arguments.guest16, &arguments.guest64, &arguments.simvirtio].into_iter().any(Option::is_some);
     match arguments.course {
         Course::So2 if !arguments.guest.is_empty() => {
-            Err(Error::Config("--guest is for `vmm grade kev`: leave it out".into()))
+            Err(Error::Config("--guest is for `vmm grade kev`: leave it out, or grade kev".into()))
         }
-        Course::Kev if of_so2 => {
-            Err(Error::Config("for `vmm grade kev` an image is given with --guest NAME=IMAGE".into()))
-        }
+        Course::Kev if has_so2_option => Err(Error::Config(
+            "--guest16, --guest64 and --simvirtio are for `vmm grade so2`: for kev, give --guest NAME=IMAGE"
+                .into(),
+        )),
         _ => arguments.guest.iter().map(|text| kev::image(text)).collect(),
     }
 }
 
 fn interrupted() -> u8 {
-    say("vmm: interrupted: this grade is of no worth\n");
+    print_stderr("vmm: grading was interrupted; the result is invalid\n");
     status::INTERRUPTED
 }
 
-/// A guest that was run, and what it printed.
+/// A run of a guest: its report and its output.
 struct Run {
     name: String,
     report: Report,
@@ -179,7 +183,7 @@ impl Run {
         Self::of(target.name.clone(), builder, captured, timeout)
     }
 
-    /// Runs what was built, whose output is `captured`.
+    /// Builds the machine and runs it. `captured` receives its output.
     fn of(name: String, builder: Builder, captured: Captured, timeout: Timeout) -> Result<Self, Error> {
         let report = builder.timeout(timeout.0).verify(true).kernel_counters(true).build()?.run()?;
         Ok(Self { name, report, output: captured.bytes() })
@@ -193,13 +197,13 @@ impl Run {
         Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, timeout)
     }
 
-    /// Whether it halted with 42 in both places.
+    /// Returns true if the guest halted and left 42 in both places.
     fn passed(&self) -> bool {
         matches!(self.report.stop, Stop::Halted)
             && self.report.verdict.is_some_and(|verdict| verdict.passed())
     }
 
-    /// All its exits.
+    /// The number of exits of all vCPUs.
     fn total(&self) -> Count {
         self.report.profile.as_ref().map(|profile| profile.total()).unwrap_or_default()
     }
@@ -208,11 +212,13 @@ impl Run {
         self.total().exits
     }
 
+    /// The name of the guest, and how the run ended.
     fn ending(&self) -> String {
         format!("{}: {}", self.name, ending(&self.report))
     }
 }
 
+/// Evidence of a failed check.
 fn wrong(text: impl Into<String>) -> Evidence {
     Evidence { right: false, text: text.into() }
 }

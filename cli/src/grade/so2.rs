@@ -1,10 +1,10 @@
-//! The five tasks of the SO2 assignment, each with its points and its evidence.
+//! The five tasks of the SO2 assignment, with their points and evidence.
 //!
-//! A student's image takes the place of the built-in guests of its task. The last task is about this
-//! program's own counting, and always runs the built-in guests.
+//! A student's image replaces the built-in guests of its task. The last task checks how this program counts exits, and
+//! always runs the built-in guests.
 
 use crate::grade::{Evidence, GradeArgs, Run, Task, wrong};
-use crate::summary::{ending, shown};
+use crate::summary::{ending, excerpt};
 use crate::target::RunTarget;
 use guest::{End, Exits, GUESTS};
 use report::view::plural;
@@ -17,14 +17,14 @@ use vmm::profile::Count;
 use vmm::x86::Mode;
 use vmm::{Error, KvmCounters};
 
-/// The text that the driver of the assignment sends.
+/// The text that the driver of the assignment must send.
 const MESSAGE: &str = "Ana are mere";
-/// The text that the extended guest prints.
+/// The text that the 32-bit or 64-bit guest must print.
 const GREETING: &str = "Hello, world!";
-/// A queue that the message does not fit into, so that a driver has to wrap its index and to wait, in bytes.
+/// The length of a queue that is shorter than the message, in bytes. The driver must wrap its index, and wait for space.
 const SHORT_QUEUE: u16 = 8;
 
-/// Runs all that there is to run, and judges it.
+/// Runs the guests of all tasks, and checks the results.
 ///
 /// # Errors
 /// The host failed.
@@ -34,43 +34,43 @@ pub(super) fn tasks(arguments: &GradeArgs) -> Result<Vec<Task>, Error> {
         Task { title: "a 32-bit and a 64-bit guest", points: 20, evidence: wide_modes(arguments)? },
         Task { title: "SIMVIRTIO", points: 30, evidence: simvirtio(arguments)? },
         Task { title: "polling instead of exits", points: 10, evidence: polling(arguments)? },
-        Task { title: "exits counted", points: 10, evidence: counting(arguments)? },
+        Task { title: "counting of exits", points: 10, evidence: counting(arguments)? },
     ])
 }
 
-/// What there is to say of SIMVIRTIO.
+/// The parts of a run that concern SIMVIRTIO.
 impl Run {
-    /// What the device received.
+    /// The beginning of the message that the device received.
     fn message(&self) -> String {
         let device = self.report.simvirtio.as_ref();
         device.map(|device| String::from_utf8_lossy(&device.message).into_owned()).unwrap_or_default()
     }
 
-    /// Whether the device went through the handshake and got the assignment's message.
-    fn spoke_the_protocol(&self) -> bool {
-        let shook_hands = self.report.simvirtio.as_ref().is_some_and(|device| {
+    /// Returns true if the device is in state Ready after a handshake, and received the assignment's message.
+    fn sent_the_message(&self) -> bool {
+        let is_ready = self.report.simvirtio.as_ref().is_some_and(|device| {
             let history = device.history;
             device.state == State::Ready && history.resets > 0 && history.configs > 0 && history.readies > 0
         });
-        shook_hands && self.message().contains(MESSAGE)
+        is_ready && self.message().contains(MESSAGE)
     }
 
-    /// The beginning of the message, for a line of evidence.
-    fn shown(&self) -> String {
-        shown(&self.message())
+    /// An excerpt of the message, in quotes.
+    fn excerpt(&self) -> String {
+        excerpt(&self.message())
     }
 
-    /// What the device received: how much, and the digest of it all.
+    /// The number of bytes that the device received, and their digest.
     fn received(&self) -> Option<(u64, u64)> {
         self.report.simvirtio.as_ref().map(|device| (device.history.received, device.digest))
     }
 
-    /// How it ended, and with which message.
+    /// Describes how the run ended, and the message.
     fn outcome(&self) -> String {
-        format!("{}, and the message is {}", ending(&self.report), self.shown())
+        format!("{}; message {}", ending(&self.report), self.excerpt())
     }
 
-    /// Exits at SIMVIRTIO's window.
+    /// The number of exits in the device's window.
     fn window_exits(&self) -> u64 {
         let sites = self.report.profile.iter().flat_map(|profile| profile.sites());
         let at_window = sites.filter(|(site, _)| {
@@ -82,39 +82,46 @@ impl Run {
     }
 }
 
-/// Whether `text` is somewhere in `bytes`.
-fn holds(bytes: &[u8], text: &str) -> bool {
+/// Returns true if `bytes` contains `text`.
+fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// The student's image, or the built-in guests of a task.
+/// Returns the student's image, or the built-in guests of a task.
 fn targets(image: Option<&OsString>, mode: Mode, builtin: &[&str]) -> Vec<Result<RunTarget, Error>> {
+    let embedded = |name: &&str| match guest::find(name) {
+        Some(guest) => RunTarget::embedded(guest),
+        None => Err(Error::Config(format!("this build lacks the guest {name}"))),
+    };
     match image {
         Some(image) => vec![RunTarget::find_file(image, mode)],
-        None => builtin.iter().filter_map(|name| guest::find(name)).map(RunTarget::embedded).collect(),
+        None => builtin.iter().map(embedded).collect(),
     }
 }
 
-/// Evidence from one run of each target. A target that cannot be run is evidence against; a failure of the
-/// host is nobody's fault but its own, and ends the grade.
-fn judge_each(
+/// Collects the evidence of each target. A target that cannot be run fails its check.
+///
+/// # Errors
+/// The host failed.
+fn check_each(
     targets: Vec<Result<RunTarget, Error>>,
-    judge: impl Fn(&RunTarget) -> Result<Evidence, Error>,
+    check: impl Fn(&RunTarget) -> Result<Evidence, Error>,
 ) -> Result<Vec<Evidence>, Error> {
-    let judged = targets.into_iter().map(|target| match target.and_then(|target| judge(&target)) {
+    let checked = targets.into_iter().map(|target| match target.and_then(|target| check(&target)) {
         Err(error @ (Error::Image(_) | Error::Config(_))) => Ok(wrong(error.to_string())),
         evidence => evidence,
     });
-    judged.collect()
+    checked.collect()
 }
 
 fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     let targets = targets(arguments.guest16.as_ref(), Mode::Real, &["real16-42", "real16-hello"]);
-    judge_each(targets, |target| {
+    check_each(targets, |target| {
         if target.image.mode() != Mode::Real {
             return Ok(wrong(format!(
-                "{}: this task is for a guest in real mode, and this one is not",
-                target.name
+                "{}: this task needs a guest in real mode, not in {} mode",
+                target.name,
+                target.image.mode()
             )));
         }
         let run = Run::new(target, None, None, arguments.timeout)?;
@@ -124,12 +131,15 @@ fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
 
 fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     let targets = targets(arguments.guest64.as_ref(), Mode::Long, &["prot32-hello", "long64-hello"]);
-    judge_each(targets, |target| {
+    check_each(targets, |target| {
         if target.image.mode() == Mode::Real {
-            return Ok(wrong(format!("{}: this task is for a guest in protected or long mode", target.name)));
+            return Ok(wrong(format!(
+                "{}: this task needs a guest in protected or long mode, not in real mode",
+                target.name
+            )));
         }
         let run = Run::new(target, None, None, arguments.timeout)?;
-        let greeted = holds(&run.output, GREETING);
+        let greeted = contains(&run.output, GREETING);
         let printed =
             if greeted { format!("prints {GREETING:?}") } else { format!("does not print {GREETING:?}") };
         Ok(Evidence { right: run.passed() && greeted, text: format!("{}; {printed}", run.ending()) })
@@ -141,10 +151,12 @@ fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<RunTarget, Error>> {
 }
 
 fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
-    judge_each(simvirtio_targets(arguments), |target| {
+    check_each(simvirtio_targets(arguments), |target| {
         let run = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
         let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.timeout)?;
-        let Some(device) = &run.report.simvirtio else { return Ok(wrong("the machine had no device")) };
+        let Some(device) = &run.report.simvirtio else {
+            return Ok(wrong(format!("{}: the machine has no SIMVIRTIO device", run.name)));
+        };
         let text = format!(
             "{}; state {} after {}, {}, {}; message {}",
             run.ending(),
@@ -152,75 +164,76 @@ fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             plural(device.history.resets, "reset"),
             plural(device.history.configs, "config"),
             plural(device.history.readies, "handshake"),
-            run.shown()
+            run.excerpt()
         );
-        Ok(demand(
+        Ok(require(
             text,
-            &format!("also through a queue of {SHORT_QUEUE} bytes"),
+            &format!("same message through queues of {SHORT_QUEUE} bytes"),
             &[
-                (run.passed(), "it should halt with 42".into()),
+                (run.passed(), "must halt with 42".into()),
                 (
-                    run.spoke_the_protocol(),
-                    format!("it should end in Ready with a message that holds {MESSAGE:?}"),
+                    run.sent_the_message(),
+                    format!("must end in state Ready, with a message that contains {MESSAGE:?}"),
                 ),
                 (
                     short.passed() && short.received() == run.received(),
-                    format!("through {SHORT_QUEUE} bytes: {}", short.outcome()),
+                    format!("through queues of {SHORT_QUEUE} bytes: {}", short.outcome()),
                 ),
             ],
         ))
     })
 }
 
-/// The same image over both transports: same message, same verdict, and polling makes just those exits
-/// that have nothing to do with the device.
+/// Runs the same image over both transports. Message and verdict must be the same, and polling must avoid exactly the exits
+/// in the device's window.
 fn polling(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
-    judge_each(simvirtio_targets(arguments), |target| {
+    check_each(simvirtio_targets(arguments), |target| {
         let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
         let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.timeout)?;
         let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.timeout)?;
         let saved = by_exit.window_exits();
         let left = by_exit.exits().saturating_sub(saved);
         let text = format!(
-            "{}; {} by exits ({saved} at the device), {} by polling",
+            "{}; {} with transport exit ({saved} at the device), {} with polling",
             by_polling.ending(),
             plural(by_exit.exits(), "exit"),
             by_polling.exits(),
         );
-        Ok(demand(
+        Ok(require(
             text,
             "same message",
             &[
-                (by_exit.passed() && by_polling.passed(), "it should halt with 42 both ways".into()),
+                (by_exit.passed() && by_polling.passed(), "must halt with 42 over both transports".into()),
                 (
-                    by_polling.spoke_the_protocol(),
-                    format!("it should end in Ready with a message that holds {MESSAGE:?}"),
+                    by_polling.sent_the_message(),
+                    format!("must end in state Ready, with a message that contains {MESSAGE:?}"),
                 ),
                 (
                     by_exit.received() == by_polling.received(),
-                    format!("by polling the message is {}", by_polling.shown()),
+                    format!("with polling the message is {}", by_polling.excerpt()),
                 ),
-                (by_exit.output == by_polling.output, "it should print the same both ways".into()),
-                (saved > 0, "by exits it should reach the device".into()),
-                (by_polling.exits() == left, format!("polling should leave {left}")),
+                (by_exit.output == by_polling.output, "must print the same text over both transports".into()),
+                (saved > 0, "must access the device with transport exit".into()),
+                (by_polling.exits() == left, format!("must make {} with polling", plural(left, "exit"))),
                 (
                     short.passed() && short.received() == by_exit.received(),
-                    format!("through {SHORT_QUEUE} bytes: {}", short.outcome()),
+                    format!("through queues of {SHORT_QUEUE} bytes: {}", short.outcome()),
                 ),
             ],
         ))
     })
 }
 
-/// Evidence for a run if all demands are met, and otherwise against it, with the first that is not.
-fn demand(text: String, praise: &str, demands: &[(bool, String)]) -> Evidence {
-    match demands.iter().find(|(met, _)| !met) {
-        None => Evidence { right: true, text: format!("{text}; {praise}") },
+/// Returns evidence that passes if all conditions are met, and adds `success` to its text. Otherwise the evidence fails, and
+/// the first condition that is not met follows its text.
+fn require(text: String, success: &str, conditions: &[(bool, String)]) -> Evidence {
+    match conditions.iter().find(|(met, _)| !met) {
+        None => Evidence { right: true, text: format!("{text}; {success}") },
         Some((_, missing)) => wrong(format!("{text}: {missing}")),
     }
 }
 
-/// The counts of the built-in guests against the catalogue, and against KVM's own counter.
+/// Compares the exits of the built-in guests with the catalogue, and with KVM's own counter.
 fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     let mut evidence = Vec::new();
     let mut kernel = KernelCounts::default();
@@ -239,14 +252,14 @@ fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
         }
     }
     if evidence.is_empty() {
-        let text = format!("{} made just the exits that the catalogue says", plural(runs, "run"));
+        let text = format!("{} made exactly the exits that the catalogue lists", plural(runs, "run"));
         evidence.push(Evidence { right: runs > 0, text });
     }
     evidence.push(kernel.evidence());
     Ok(evidence)
 }
 
-/// Evidence against a count that is not the expected one.
+/// Compares a count with the expected one. Returns evidence if they differ.
 fn miscounted(name: &str, total: Count, expected: Exits) -> Option<Evidence> {
     let (counted, expected) = match expected {
         Exits::Exactly(expected) => (total.exits, expected),
@@ -254,11 +267,11 @@ fn miscounted(name: &str, total: Count, expected: Exits) -> Option<Evidence> {
         Exits::Unspecified => return None,
     };
     (counted != expected)
-        .then(|| wrong(format!("{name}: {counted} counted, and the catalogue says {expected}")))
+        .then(|| wrong(format!("{name}: {counted} counted, but the catalogue lists {expected}")))
 }
 
-/// KVM's counter `exits` beside this program's. KVM also counts exits that it handles by itself, so its
-/// count may be the larger, never the smaller.
+/// Compares KVM's counter `exits` with this program's count. KVM also counts exits that it handles itself, so its count
+/// may be larger, but not smaller.
 #[derive(Default)]
 struct KernelCounts {
     compared: u64,
@@ -274,21 +287,22 @@ impl KernelCounts {
         self.ours = self.ours.saturating_add(ours);
         self.theirs = self.theirs.saturating_add(theirs);
         if theirs < ours {
-            self.too_few.push(format!("{name}: {ours} counted, and KVM counted {theirs}"));
+            self.too_few.push(format!("{name}: {ours} counted, but KVM counted {theirs}"));
         }
     }
 
     fn evidence(self) -> Evidence {
         let Self { compared, ours, theirs, too_few } = self;
         if compared == 0 {
-            let text = "KVM's own counter of exits: this host has none (KVM_GET_STATS_FD)";
+            let text =
+                "not compared with KVM's own counter of exits, which this host lacks (KVM_GET_STATS_FD)";
             return Evidence { right: true, text: text.into() };
         }
         match too_few.as_slice() {
             [] => Evidence {
                 right: true,
                 text: format!(
-                    "KVM's own counter in {}: {theirs}, and {ours} counted here (the rest KVM handled by itself)",
+                    "KVM's own counter in {}: {theirs}; {ours} counted here, and KVM handled the rest itself",
                     plural(compared, "run")
                 ),
             },
@@ -304,28 +318,28 @@ mod tests {
     const TOTAL: Count = Count { exits: 2, elements: 17 };
 
     #[test]
-    fn a_wrong_count_is_evidence_against() {
+    fn a_wrong_count_fails() {
         let text =
             |expected| miscounted("guest", TOTAL, expected).map(|evidence| (evidence.right, evidence.text));
         assert_eq!(text(Exits::Exactly(2)), None);
         assert_eq!(text(Exits::Elements(17)), None);
-        let wrong = "guest: 2 counted, and the catalogue says 3".to_string();
+        let wrong = "guest: 2 counted, but the catalogue lists 3".to_string();
         assert_eq!(text(Exits::Exactly(3)), Some((false, wrong)));
-        let wrong = "guest: 17 counted, and the catalogue says 16".to_string();
+        let wrong = "guest: 17 counted, but the catalogue lists 16".to_string();
         assert_eq!(text(Exits::Elements(16)), Some((false, wrong)));
     }
 
     #[test]
-    fn kvm_may_count_more_but_not_less() {
+    fn kvm_may_count_more_exits_but_not_fewer() {
         let compare = |counts: &[(u64, Option<u64>)]| {
             let mut kernel = KernelCounts::default();
             counts.iter().for_each(|(ours, theirs)| kernel.compare("guest", *ours, *theirs));
             let evidence = kernel.evidence();
             (evidence.right, evidence.text)
         };
-        assert!(compare(&[(2, None), (2, Some(0))]).1.contains("this host has none"));
+        assert!(compare(&[(2, None), (2, Some(0))]).1.contains("which this host lacks"));
         let (right, text) = compare(&[(2, Some(2)), (3, Some(5))]);
-        assert!(right && text.starts_with("KVM's own counter in 2 runs: 7, and 5 counted here"), "{text}");
-        assert_eq!(compare(&[(3, Some(2))]), (false, "guest: 3 counted, and KVM counted 2".into()));
+        assert!(right && text.starts_with("KVM's own counter in 2 runs: 7; 5 counted here"), "{text}");
+        assert_eq!(compare(&[(3, Some(2))]), (false, "guest: 3 counted, but KVM counted 2".into()));
     }
 }

@@ -34,8 +34,8 @@ fn written(profile: &SavedProfile) -> Vec<u8> {
     bytes
 }
 
-/// What is said of the small profile with a text in place of another.
-fn refused(from: &str, to: &str) -> String {
+/// Returns the message for the small profile with `to` instead of `from`.
+fn message_with(from: &str, to: &str) -> String {
     assert!(SMALL.contains(from), "{from}");
     match SavedProfile::read(SMALL.replacen(from, to, 1).as_bytes()) {
         Err(error @ SavedError::Damaged { .. }) => error.to_string(),
@@ -58,7 +58,22 @@ fn the_example_of_the_specification_is_read() {
 }
 
 #[test]
-fn a_profile_begins_with_what_it_is_and_is_one_line() {
+fn a_device_text_is_split_at_the_first_blank() {
+    for (text, split) in [
+        ("simvirtio TX head", ("simvirtio", Some("TX head"))),
+        ("serial line status", ("serial", Some("line status"))),
+        ("RTC", ("RTC", None)),
+        ("simvirtio, reserved", ("simvirtio", Some("reserved"))),
+        ("", ("", None)),
+    ] {
+        assert_eq!(split_device(text), split);
+    }
+    let name = vmm::device::DeviceName::register("virtio-blk", "interrupt status");
+    assert_eq!(split_device(&String::from(name)), (name.device, name.register));
+}
+
+#[test]
+fn a_profile_is_one_line_and_begins_with_its_format() {
     let text = String::from_utf8(written(&small())).unwrap();
     assert!(
         text.starts_with(r#"{"format":"vmm-profile","version":1,"program":"vmm 0.1.0","guest":"#),
@@ -79,10 +94,10 @@ fn a_profile_that_is_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn other_formats_and_versions_are_told_apart() {
+fn another_format_and_another_version_are_different_errors() {
     let read = |text: &str| SavedProfile::read(text.as_bytes()).unwrap_err();
     assert_eq!(read(r#"{"format": "har", "version": 1}"#), SavedError::Neither);
-    // Of a later version nothing else need be as it is now.
+    // A later version may have other members of other types.
     let later = SavedError::Version { what: "profile", found: 2, known: 1 };
     assert_eq!(read(r#"{"format": "vmm-profile", "version": 2, "guest": 7}"#), later);
     let added = SMALL.replacen("\"guest\"", "\"more\": [{}], \"guest\"", 1);
@@ -90,72 +105,82 @@ fn other_formats_and_versions_are_told_apart() {
 }
 
 #[test]
-fn numbers_that_are_none_are_refused_with_their_place() {
-    let said = refused("\"exits\": 3", "\"exits\": 1.5");
+fn a_value_that_is_not_a_count_is_refused_with_its_line_and_column() {
+    let message = message_with("\"exits\": 3", "\"exits\": 1.5");
     assert_eq!(
-        said,
+        message,
         "the profile is damaged: invalid type: floating point `1.5`, expected u64 at line 8 column 57"
     );
     for bad in ["-1", "1e3", "18446744073709551616", "NaN", "\"3\"", "null", "[]", "1e999", "true", "0x10"] {
-        let said = refused("\"exits\": 3", &format!("\"exits\": {bad}"));
-        assert!(said.contains(" at line 8 column "), "{bad}: {said}");
+        let message = message_with("\"exits\": 3", &format!("\"exits\": {bad}"));
+        assert!(message.contains(" at line 8 column "), "{bad}: {message}");
     }
-    refused("[[4096, 2], [4608, 1]]", "[[4096, 2, 3]]");
-    refused("[[4096, 2], [4608, 1]]", "[[4096]]");
-    refused("\"width\": 4", "\"width\": 256");
+    message_with("[[4096, 2], [4608, 1]]", "[[4096, 2, 3]]");
+    message_with("[[4096, 2], [4608, 1]]", "[[4096]]");
+    message_with("\"width\": 4", "\"width\": 256");
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_name() {
-    for (from, to, said) in [
+fn an_impossible_value_is_refused_and_named() {
+    for (from, to, expected) in [
         ("\"guest\": \"simvirtio\"", "\"guest\": \"a\", \"guest\": \"b\"", "duplicate field `guest`"),
-        ("\"exits\": 4", "\"exits\": 4, \"exits\": 5", "a counter of KVM twice"),
+        ("\"exits\": 4", "\"exits\": 4, \"exits\": 5", "the same KVM counter twice"),
         ("\"guest\": \"simvirtio\", ", "", "missing field `guest`"),
         ("MMIO write", "MMIO wrote", "unknown exit reason: \"MMIO wrote\""),
         ("MMIO write", "\\u001b[2J", "unknown exit reason: "),
         ("\"tsc\"", "\"sundial\"", "unknown variant `sundial`"),
         ("[[4096, 2], [4608, 1]]", "[[4608, 1], [4608, 2]]", "vCPU 0 has bins that do not ascend in in_kvm"),
         ("\"max\": 9100", "\"max\": 1", "vCPU 0 has a min above max in in_kvm"),
-        ("\"width\": 4", "\"width\": null", "vCPU 0 has no matching place and width at MMIO write 0x100010"),
+        ("\"width\": 4", "\"width\": null", "vCPU 0 has a place without a width at MMIO write 0x100010"),
         (
             "\"place\": null, \"width\": null",
             "\"place\": 7, \"width\": 1",
-            "no matching place and width at HLT 0x7",
+            "vCPU 0 has a place for a reason without one at HLT 0x7",
         ),
     ] {
-        let text = refused(from, to);
-        assert!(text.contains(said) && !text.contains('\u{1b}'), "{text}");
+        let text = message_with(from, to);
+        assert!(text.contains(expected) && !text.contains('\u{1b}'), "{text}");
     }
     let mut profile = small();
     let twice = profile.vcpus[0].sites[0].clone();
     profile.vcpus[0].sites.push(twice);
-    let said = |profile: &SavedProfile| SavedProfile::read(&written(profile)).unwrap_err().to_string();
-    assert_eq!(said(&profile), "the profile is damaged: vCPU 0 has two sites at MMIO write 0x100010");
+    let message = |profile: &SavedProfile| SavedProfile::read(&written(profile)).unwrap_err().to_string();
+    assert_eq!(
+        message(&profile),
+        "the profile is damaged: vCPU 0 has the same site twice: MMIO write 0x100010"
+    );
     profile.vcpus.clear();
-    assert_eq!(said(&profile), "the profile is damaged: it has no vCPU");
+    assert_eq!(message(&profile), "the profile is damaged: it has no vCPU");
 }
 
 #[test]
-fn there_is_no_more_of_anything_than_a_run_writes() {
-    let said = |change: &dyn Fn(&mut SavedProfile)| {
+fn every_limit_is_checked() {
+    let message = |change: &dyn Fn(&mut SavedProfile)| {
         let mut profile = small();
         change(&mut profile);
         SavedProfile::read(&written(&profile)).unwrap_err().to_string()
     };
-    let site = |place| Site { place: Some(place), ..small().vcpus[0].sites[0].clone() };
+    let site = |place| SavedSite { place: Some(place), ..small().vcpus[0].sites[0].clone() };
     assert!(
-        said(&|p| p.vcpus[0].sites = (0..2000).map(site).collect())
-            .ends_with("vCPU 0 has 2000 sites, and there are at most 1152")
+        message(&|p| p.vcpus[0].sites = (0..2000).map(site).collect())
+            .ends_with("vCPU 0 has 2000 sites (the limit is 1152)")
     );
-    assert!(said(&|p| p.vcpus = vec![p.machine.clone(); 33]).ends_with("33 vCPUs, and there are at most 32"));
-    assert!(said(&|p| p.marks = vec![Mark::default(); 41]).ends_with("41 marks, and there are at most 40"));
     assert!(
-        said(&|p| p.machine.in_vmm.bins = (0..513).map(|n| (n, 1)).collect())
-            .ends_with("the machine has 513 bins, of at most 512, in in_vmm")
+        message(&|p| p.vcpus = vec![p.machine.clone(); 33]).ends_with("it has 33 vCPUs (the limit is 32)")
     );
-    assert!(said(&|p| p.guest = "x".repeat(MOST_TEXT + 1)).contains("65537 bytes of text in \"guest\""));
+    assert!(
+        message(&|p| p.marks = vec![SavedMark::default(); 41]).ends_with("it has 41 marks (the limit is 40)")
+    );
+    assert!(
+        message(&|p| p.machine.in_vmm.bins = (0..513).map(|n| (n, 1)).collect())
+            .ends_with("the machine has 513 bins (the limit is 512) in in_vmm")
+    );
+    assert!(
+        message(&|p| p.guest = "x".repeat(MOST_TEXT + 1))
+            .contains("it has 65537 bytes of text in \"guest\" (the limit is 65536)")
+    );
     let kernel = (0..5000).map(|n| (n.to_string(), n)).collect::<BTreeMap<_, _>>();
-    assert!(said(&|p| p.machine.kernel = Some(kernel.clone())).contains("too many counters of KVM"));
+    assert!(message(&|p| p.machine.kernel = Some(kernel.clone())).contains("more than 4096 KVM counters"));
     let large = vec![b' '; MAX_SIZE as usize + 1];
     assert!(matches!(SavedProfile::read(&large), Err(SavedError::TooLarge { what: "profile", .. })));
 }
@@ -164,8 +189,8 @@ fn there_is_no_more_of_anything_than_a_run_writes() {
 fn depth_does_not_overflow_the_stack() {
     for nested in ["[".repeat(1 << 20), "{\"a\":".repeat(1 << 20)] {
         assert!(matches!(SavedProfile::read(nested.as_bytes()), Err(SavedError::Damaged { .. })));
-        refused("\"marks\": ", &format!("\"more\": {nested}, \"marks\": "));
-        refused("\"marks\": [", &format!("\"marks\": [{nested}"));
+        message_with("\"marks\": ", &format!("\"more\": {nested}, \"marks\": "));
+        message_with("\"marks\": [", &format!("\"marks\": [{nested}"));
     }
 }
 
@@ -173,10 +198,10 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(any::<char>(), 0..12).prop_map(|chars| chars.into_iter().collect())
 }
 
-fn times() -> impl Strategy<Value = Times> {
+fn times() -> impl Strategy<Value = SavedTimes> {
     let bins = prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..6);
     (any::<[u64; 4]>(), any::<Option<u64>>(), any::<Option<u64>>(), bins).prop_map(
-        |(words, p50, p99, bins)| Times {
+        |(words, p50, p99, bins)| SavedTimes {
             count: words[0],
             sum: words[1],
             min: words[2].min(words[3]),
@@ -188,7 +213,7 @@ fn times() -> impl Strategy<Value = Times> {
     )
 }
 
-fn site() -> impl Strategy<Value = Site> {
+fn site() -> impl Strategy<Value = SavedSite> {
     let reason =
         prop_oneof![prop::sample::select(Reason::NAMED.to_vec()), any::<u32>().prop_map(Reason::Other)];
     let place = any::<Option<(u64, u8)>>();
@@ -196,19 +221,19 @@ fn site() -> impl Strategy<Value = Site> {
         |(reason, place, device, [exits, elements], in_kvm, in_vmm)| {
             let place = place.filter(|_| reason.has_place());
             let (place, width) = (place.map(|place| place.0), place.map(|place| place.1));
-            Site { reason, place, width, device, exits, elements, in_kvm, in_vmm }
+            SavedSite { reason, place, width, device, exits, elements, in_kvm, in_vmm }
         },
     )
 }
 
-fn vcpu() -> impl Strategy<Value = Vcpu> {
+fn vcpu() -> impl Strategy<Value = SavedVcpu> {
     let kernel = prop::option::of(prop::collection::btree_map(text(), any::<u64>(), 0..4));
     let sites = prop::collection::vec(site(), 0..5);
     (any::<Option<u32>>(), text(), any::<[u64; 2]>(), kernel, times(), times(), sites).prop_map(
         |(id, ended, [exits, elements], kernel, in_kvm, in_vmm, mut sites)| {
             let mut known = HashSet::new();
             sites.retain(|site| known.insert(site.key()));
-            Vcpu { id, ended, exits, elements, kernel, in_kvm, in_vmm, sites }
+            SavedVcpu { id, ended, exits, elements, kernel, in_kvm, in_vmm, sites }
         },
     )
 }
@@ -216,7 +241,7 @@ fn vcpu() -> impl Strategy<Value = Vcpu> {
 fn profile() -> impl Strategy<Value = SavedProfile> {
     let marks = prop::collection::vec((text(), any::<[u64; 2]>()), 0..4);
     let vcpus = prop::collection::vec(vcpu(), 1..4);
-    let source = prop::sample::select(vec![Source::Tsc, Source::Monotonic]);
+    let source = prop::sample::select(vec![ClockSource::Tsc, ClockSource::Monotonic]);
     (any::<[[u64; 3]; 3]>(), [text(), text(), text()], source, marks, vcpu(), vcpus).prop_map(
         |(
             [[elapsed_ns, profiling_ns, khz], [steps, sites, timed_sites], [digits, ..]],
@@ -232,12 +257,12 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
                 guest,
                 ended,
                 elapsed_ns,
-                clock: Clock { source, khz, steps },
-                limits: Limits { sites, timed_sites, digits },
+                clock: SavedClock { source, khz, steps },
+                limits: SavedLimits { sites, timed_sites, digits },
                 profiling_ns,
                 marks: marks
                     .into_iter()
-                    .map(|(event, [at_ns, exits])| Mark { event, at_ns, exits })
+                    .map(|(event, [at_ns, exits])| SavedMark { event, at_ns, exits })
                     .collect(),
                 machine,
                 vcpus,
@@ -250,13 +275,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_written_is_read(profile in profile()) {
+    fn a_written_profile_is_read_back(profile in profile()) {
         prop_assert_eq!(SavedProfile::read(&written(&profile)).unwrap(), profile);
     }
 
-    /// A byte of it changed gives a profile or a sentence.
+    /// The result is a profile or a message of one line.
     #[test]
-    fn a_changed_byte_is_no_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn a_changed_byte_does_not_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = SMALL.as_bytes().to_vec();
         let at = at.index(bytes.len());
         bytes[at] = byte;

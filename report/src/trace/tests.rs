@@ -36,7 +36,12 @@ fn small() -> SavedTrace {
         program: "vmm 0.1.0".into(),
         guest: "real16-hello".into(),
         ended: "halted".into(),
-        devices: vec![Device { reason: Reason::PioOut, place: 0xe9, width: 1, device: "debugcon".into() }],
+        devices: vec![SavedDevice {
+            reason: Reason::PioOut,
+            place: 0xe9,
+            width: 1,
+            device: "debugcon".into(),
+        }],
     }
 }
 
@@ -47,7 +52,7 @@ fn written(trace: &SavedTrace) -> Vec<u8> {
 }
 
 #[test]
-fn the_bytes_are_those_of_the_specification() {
+fn the_bytes_match_the_specification() {
     let bytes = written(&small());
     assert_eq!(bytes[..8], *b"vmmtrace");
     assert_eq!(bytes[8..16], [1, 0, 48, 0, 2, 0, 0, 0]);
@@ -72,7 +77,7 @@ fn the_bytes_are_those_of_the_specification() {
 }
 
 #[test]
-fn a_trace_that_is_cut_is_read_as_far_as_its_records_go() {
+fn a_trace_that_is_cut_short_is_read_up_to_its_last_record() {
     let whole = written(&small());
     for end in 0..whole.len() {
         let read = SavedTrace::read(&whole[..end]);
@@ -86,12 +91,12 @@ fn a_trace_that_is_cut_is_read_as_far_as_its_records_go() {
         assert_eq!(trace.records, small().records[..there]);
         assert_eq!((trace.seen, trace.guest.as_str()), (7, ""));
     }
-    let said = |records| Cut { records, of: 3 }.to_string();
-    assert_eq!(said(2), "the trace is cut after 2 of 3 records");
-    assert_eq!(said(3), "the trace is cut after its 3 records: guest and devices have no names");
+    let message = |records| Cut { records, of: 3 }.to_string();
+    assert_eq!(message(2), "the trace is cut short after 2 of 3 records");
+    assert_eq!(message(3), "the trace is cut short: the names of the guest and of the devices are missing");
 }
 
-/// A disk with so much room.
+/// A disk with room for a number of bytes.
 struct Disk(Vec<u8>, usize);
 
 impl Write for Disk {
@@ -110,7 +115,7 @@ impl Write for Disk {
 }
 
 #[test]
-fn a_full_disk_says_how_many_records_are_there() {
+fn a_write_error_tells_the_number_of_complete_records() {
     let trace = SavedTrace { seen: 5000, records: vec![OUT; 5000], ..small() };
     let size = written(&trace).len();
     for room in [0, 10, 64, 65, 64 + 48, 64 + 48 * 3000 + 47, 64 + 48 * 5000, size - 1] {
@@ -124,40 +129,36 @@ fn a_full_disk_says_how_many_records_are_there() {
         }
     }
     let error = trace.write(Disk(Vec::new(), 64 + 48)).unwrap_err().to_string();
-    assert!(error.starts_with("cut after 1 of 5000 records: "), "{error}");
+    assert!(error.starts_with("cut short after 1 of 5000 records: "), "{error}");
 }
 
 #[test]
-fn a_header_that_lies_is_refused_by_name() {
+fn a_wrong_header_or_record_is_refused_and_its_field_named() {
     let with = |at: usize, bytes: &[u8]| {
         let mut file = written(&small());
         file[at..at + bytes.len()].copy_from_slice(bytes);
         SavedTrace::read(&file).unwrap_err().to_string()
     };
-    for (at, bytes, said) in [
-        (0, &b"V"[..], "neither a profile nor a trace"),
+    for (at, bytes, expected) in [
+        (0, &b"V"[..], "not a profile or a trace"),
         (8, &[2, 1], "the trace has version 258, and this program reads version 1: use a newer vmm"),
         (10, &[47], "its records have 47 bytes, not 48"),
-        (12, &[0], "0 vCPUs, and there are 1 to 32"),
-        (12, &[33], "33 vCPUs, and there are 1 to 32"),
+        (12, &[0], "it has 0 vCPUs, not 1 to 32"),
+        (12, &[33], "it has 33 vCPUs, not 1 to 32"),
         (12, &[0xff; 4], "4294967295 vCPUs"),
-        (24, &[8], "its header says 8 records, and there can be 7"),
-        (16, &[0xff; 16], "its header says 18446744073709551615 records, and there can be 4194304"),
-        (32, &[0xff; 8], "its trailer has 18446744073709551615 bytes, of at most 16777216"),
+        (24, &[8], "it has 8 records of a run with 7 elements"),
+        (16, &[0xff; 16], "it has 18446744073709551615 records (the limit is 4194304)"),
+        (32, &[0xff; 8], "its trailer has 18446744073709551615 bytes (the limit is 16777216)"),
         (24, &[2], "48 bytes after its end"),
         (32, &[1, 0], "bytes after its end"),
-        (56, &[1], "what this version does not know"),
-        (64 + 42, &[12], "record 0 has the reason 12, of 0 to 11"),
-        (112 + 40, &[2], "record 1 has the vCPU 2, of 2"),
-        (160 + 44, &[16], "record 2 has flags that this version does not know"),
-        (160 + 47, &[1], "record 2 has flags that this version does not know"),
-        (64 + 8, &[0xff; 8], ""),
+        (56, &[1], "the reserved field of its header is not 0"),
+        (64 + 42, &[12], "record 0 has the reason 12, not 0 to 11"),
+        (112 + 40, &[2], "record 1 has the vCPU 2, but there are 2"),
+        (160 + 44, &[16], "record 2 has the unknown flags 0x10"),
+        (160 + 47, &[1], "record 2 has reserved bytes that are not 0"),
     ] {
-        if said.is_empty() {
-            continue;
-        }
         let error = with(at, bytes);
-        assert!(error.contains(said), "{at}: {error}");
+        assert!(error.contains(expected), "{at}: {error}");
     }
     let mut file = written(&small());
     file[64 + 42] = 11;
@@ -166,15 +167,15 @@ fn a_header_that_lies_is_refused_by_name() {
         SavedTrace::read(&file)
             .unwrap_err()
             .to_string()
-            .contains("record 0 has the number 0xffffffffffffffff of an exit")
+            .contains("record 0 has the exit number 0xffffffffffffffff")
     );
     file[64 + 12..64 + 16].fill(0);
     assert_eq!(SavedTrace::read(&file).unwrap().0.records[0].reason, Reason::Other(u32::MAX));
 }
 
-/// A header that says four million records and an empty file behind it take no memory for them.
+/// The header announces four million records, and the file has one.
 #[test]
-fn a_count_alone_takes_no_memory() {
+fn a_count_without_records_takes_no_memory() {
     let mut file = written(&SavedTrace { seen: u64::MAX, records: vec![OUT], ..small() });
     file[24..32].copy_from_slice(&MOST_RECORDS.to_le_bytes());
     file.truncate(64 + 48);
@@ -183,7 +184,7 @@ fn a_count_alone_takes_no_memory() {
 }
 
 #[test]
-fn a_trailer_is_as_strict_as_a_profile() {
+fn the_trailer_is_checked_like_a_profile() {
     let with = |trailer: &str| {
         let mut file = written(&small());
         file.truncate(64 + 3 * 48);
@@ -208,13 +209,16 @@ fn a_trailer_is_as_strict_as_a_profile() {
     }
     let long = format!(r#"{{"program":"","guest":"{}","ended":"","devices":[]}}"#, "x".repeat(MOST_TEXT + 1));
     assert!(
-        with(&long).unwrap_err().to_string().contains("65537 bytes of text in its trailer, of at most 65536")
+        with(&long)
+            .unwrap_err()
+            .to_string()
+            .contains("it has 65537 bytes of text in its trailer (the limit is 65536)")
     );
     assert!(with(r#"{"program":"","guest":"","ended":"","devices":[],"later":{}}"#).is_ok());
 }
 
 #[test]
-fn records_are_put_in_order_of_time() {
+fn records_are_sorted_by_time() {
     let mut trace = small();
     trace.records.reverse();
     assert_eq!(SavedTrace::read(&written(&trace)), Ok((small(), None)));
@@ -254,7 +258,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_written_is_read(
+    fn a_written_trace_is_read_back(
         mut records in prop::collection::vec(record(), 0..40),
         [more, elapsed_ns, khz] in any::<[u64; 3]>(),
         guest in prop::collection::vec(any::<char>(), 0..10),
@@ -266,9 +270,9 @@ proptest! {
         prop_assert_eq!(SavedTrace::read(&written(&trace)), Ok((trace, None)));
     }
 
-    /// Bytes of it changed give a trace or a sentence.
+    /// The result is a trace or a message of one line.
     #[test]
-    fn changed_bytes_are_no_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+    fn changed_bytes_do_not_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
         let mut bytes = written(&small());
         for (at, byte) in changes {
             let at = at.index(bytes.len());
@@ -281,7 +285,7 @@ proptest! {
 }
 
 #[test]
-fn reasons_have_the_codes_of_their_table() {
+fn each_reason_has_its_documented_code() {
     for (code, reason) in (0..).zip(Reason::NAMED) {
         assert_eq!(reason.code(), code, "{reason}");
     }

@@ -1,7 +1,7 @@
-//! Two profiles beside each other, site by site.
+//! The difference of two profiles, site by site.
 
 use crate::SavedProfile;
-use crate::profile::{Site, Times};
+use crate::profile::{SavedSite, SavedTimes};
 use crate::view::profile::{SITE, site_cells, total};
 use crate::view::table::{Cell, Row, Table, View, duration, number, text};
 use std::cmp::Reverse;
@@ -13,25 +13,25 @@ const KVM_P99: &str = "in KVM, p99";
 const VMM_MEAN: &str = "in the VMM, mean";
 const VMM_P99: &str = "in the VMM, p99";
 
-/// A site in one of the two, or in both.
+/// A site that is in A, in B, or in both.
 pub(super) struct Pair<'a> {
-    pub(super) a: Option<&'a Site>,
-    pub(super) b: Option<&'a Site>,
+    pub(super) a: Option<&'a SavedSite>,
+    pub(super) b: Option<&'a SavedSite>,
 }
 
 impl<'a> Pair<'a> {
-    /// Either of them; they have the same key.
-    pub(super) fn either(&self) -> Option<&'a Site> {
+    /// Returns either of them. Both have the same key.
+    pub(super) fn either(&self) -> Option<&'a SavedSite> {
         self.a.or(self.b)
     }
 
     fn time(&self) -> u64 {
-        let time = |site: Option<&Site>| site.map_or(0, |site| total(&site.in_kvm, &site.in_vmm));
+        let time = |site: Option<&SavedSite>| site.map_or(0, |site| total(&site.in_kvm, &site.in_vmm));
         time(self.a).max(time(self.b))
     }
 }
 
-/// The sites of both, matched by reason, place and width; those with most time in either first.
+/// Matches the sites of both by reason, place and width. The pair with the longest time in A or B comes first.
 pub(super) fn pairs<'a>(a: &'a SavedProfile, b: &'a SavedProfile) -> Vec<Pair<'a>> {
     let mut pairs = BTreeMap::new();
     for site in &a.machine.sites {
@@ -45,7 +45,7 @@ pub(super) fn pairs<'a>(a: &'a SavedProfile, b: &'a SavedProfile) -> Vec<Pair<'a
     pairs
 }
 
-/// All that there is to say about the difference of two profiles.
+/// Makes the report about the change from `a` to `b`.
 pub(super) fn view<'a>(
     a: &SavedProfile,
     b: &SavedProfile,
@@ -61,23 +61,22 @@ pub(super) fn view<'a>(
         ]
     };
     let [name_a, name_b] = names;
-    let mut facts = vec![
-        ("a", "A is", Cell::text(&name_a)),
-        ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns)),
-    ];
+    let mut facts =
+        vec![("a", "A", Cell::text(&name_a)), ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns))];
     facts.extend(side("a_exits", "a_in_kvm_ns", "a_in_vmm_ns", a));
     facts.extend([
-        ("b", "B is", Cell::text(&name_b)),
+        ("b", "B", Cell::text(&name_b)),
         ("b_elapsed_ns", "ran for", Cell::Nanoseconds(b.elapsed_ns)),
     ]);
     facts.extend(side("b_exits", "b_in_kvm_ns", "b_in_vmm_ns", b));
     let mut notes = vec![
-        "A ratio is B over A: below 1, B took less. Sites are matched by reason, place and width.".to_owned(),
+        "A ratio is B divided by A: below 1, B took less time. Sites are matched by reason, place and width."
+            .to_owned(),
     ];
     notes.extend(caveats);
     View {
         kind: "difference",
-        title: "B against A".into(),
+        title: "B compared with A".into(),
         subtitle: format!("A: {}. B: {}", ending(a), ending(b)),
         facts,
         headline: headline(a, b),
@@ -100,10 +99,10 @@ fn headline(a: &SavedProfile, b: &SavedProfile) -> String {
     let ratio = if ratio.is_empty() { ratio } else { format!(" ({ratio})") };
     let exits = |profile: &SavedProfile| crate::view::table::plural(profile.machine.exits, "exit");
     format!(
-        "from {} to {}, from {} in KVM and the VMM to {}{ratio}",
+        "A: {} and {} in KVM and the VMM; B: {} and {}{ratio}",
         exits(a),
-        exits(b),
         duration(time(a)),
+        exits(b),
         duration(time(b))
     )
 }
@@ -134,13 +133,15 @@ fn sites(a: &SavedProfile, b: &SavedProfile) -> Table<'static> {
 
 fn row(pair: &Pair<'_>) -> Option<Row> {
     let site = pair.either()?;
-    let exits = |site: Option<&Site>| site.map_or(0, |site| site.exits);
+    let exits = |site: Option<&SavedSite>| site.map_or(0, |site| site.exits);
     let (a, b) = (exits(pair.a), exits(pair.b));
     let delta = i128::from(b).saturating_sub(a.into());
     let mut row = vec![Cell::Count(a), Cell::Count(b), Cell::Delta(delta)];
-    for of in [|site: &Site| site.in_kvm.clone(), |site: &Site| site.in_vmm.clone()] {
+    for of in [|site: &SavedSite| site.in_kvm.clone(), |site: &SavedSite| site.in_vmm.clone()] {
         let (a, b) = (pair.a.map(of), pair.b.map(of));
-        for value in [|times: &Times| (times.count > 0).then(|| times.mean()), |times: &Times| times.p99] {
+        for value in
+            [|times: &SavedTimes| (times.count > 0).then(|| times.mean()), |times: &SavedTimes| times.p99]
+        {
             let (a, b) = (a.as_ref().and_then(value), b.as_ref().and_then(value));
             row.extend([Cell::nanoseconds(a), Cell::nanoseconds(b), Cell::ratio(b, a)]);
         }
@@ -157,13 +158,13 @@ fn row(pair: &Pair<'_>) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Vcpu;
+    use crate::profile::SavedVcpu;
     use vmm::exit::Reason;
 
     fn profile(sites: &[(u64, u8, u64)]) -> SavedProfile {
         let sites = sites.iter().map(|(place, width, time)| {
-            let times = Times { count: 2, sum: *time, p99: Some(*time), ..Times::default() };
-            Site {
+            let times = SavedTimes { count: 2, sum: *time, p99: Some(*time), ..SavedTimes::default() };
+            SavedSite {
                 reason: Reason::PioOut,
                 place: Some(*place),
                 width: Some(*width),
@@ -174,7 +175,7 @@ mod tests {
                 in_vmm: times,
             }
         });
-        let machine = Vcpu { sites: sites.collect(), ..Vcpu::default() };
+        let machine = SavedVcpu { sites: sites.collect(), ..SavedVcpu::default() };
         SavedProfile { machine, ..SavedProfile::default() }
     }
 

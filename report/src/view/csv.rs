@@ -3,7 +3,7 @@
 use crate::view::table::{Cell, View};
 use std::io::{self, Write};
 
-/// Writes the names of the columns, then a line for each row.
+/// Writes the names of the columns, then one line for each row.
 pub(super) fn write(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
     let Some(table) = view.tables.iter().find(|table| table.key == view.main) else { return Ok(()) };
     let names = table.columns.iter().map(|column| column.key.to_owned());
@@ -16,16 +16,16 @@ fn write_line(to: &mut impl Write, fields: impl Iterator<Item = String>) -> io::
     write!(to, "{}\r\n", fields.join(","))
 }
 
-/// A cell as a field. A text that a spreadsheet would take for a formula gets an apostrophe before it.
+/// Returns a cell as a field. A text that a spreadsheet would take for a formula gets an apostrophe before it.
 fn field(cell: &Cell) -> String {
     let raw = cell.raw();
-    let defused = match cell {
+    let safe = match cell {
         Cell::Text(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => format!("'{raw}"),
         _ => raw,
     };
-    match defused.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", defused.replace('"', "\"\"")),
-        false => defused,
+    match safe.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", safe.replace('"', "\"\"")),
+        false => safe,
     }
 }
 
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_quoted_and_formulas_defused() {
+    fn fields_are_quoted_and_formulas_are_disabled() {
         for (text, expected) in [
             ("plain", "plain"),
             ("a,b", "\"a,b\""),
@@ -48,7 +48,7 @@ mod tests {
         ] {
             assert_eq!(field(&Cell::text(text)), expected);
         }
-        assert_eq!(field(&Cell::Delta(-3)), "-3", "a number stays one");
+        assert_eq!(field(&Cell::Delta(-3)), "-3", "a number stays a number");
         assert_eq!(field(&Cell::Nothing), "");
     }
 }

@@ -1,67 +1,31 @@
-//! A report as one page for a browser, with nothing outside of it: no network, and all there is to read without
-//! scripts. Scripts add sorting, filters, the theme's button and the timeline's zoom.
+//! A report as one page for a browser. The page needs no network, and shows everything without scripts. Scripts add
+//! sorting, filters, the button for the colours and the zoom of the timeline.
 
 use crate::Saved;
 use crate::view::markup::{LEGEND, escape, write_bars};
-use crate::view::profile::{self, Device};
-use crate::view::table::{Cell, Column, Table, View};
+use crate::view::profile;
+use crate::view::table::{Cell, Column, Table, View, plural};
 use crate::view::{Source, plot, timeline};
+use std::collections::HashSet;
 use std::io::{self, Write};
 use vmm::host::printable_text;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Rows of a table that a page has at most: of more, the last.
+/// The maximum number of rows of a table in a page.
 pub(super) const MOST_ROWS: usize = 1200;
-/// Tables of so many rows can be filtered.
+/// The number of rows from which on a table has a filter.
 const FILTERED: usize = 9;
-/// Devices that have a bar.
+/// The maximum number of devices with a bar.
 const BARS: usize = 12;
 
 /// Writes the page.
 pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<&Source>) -> io::Result<()> {
-    let title = escape(&Cell::text(&view.title).shown());
-    let kind = match view.kind {
-        "profile" => "Profile of VM exits",
-        "trace" => "Trace of VM exits",
-        _ => "Difference of VM exits",
-    };
-    write!(
-        to,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{title}: {kind}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
-    )?;
-    write!(to, "<a class=\"skip\" href=\"#main\">Skip to the content</a>\n<header>\n")?;
-    write!(to, "<div class=\"top\"><p class=\"kind\">{kind}</p>")?;
-    writeln!(to, "<button id=\"theme\" type=\"button\" hidden>Dark</button></div>")?;
-    writeln!(to, "<h1>{title}</h1>")?;
-    if !view.subtitle.is_empty() {
-        writeln!(to, "<p class=\"subtitle\">{}</p>", escape(&Cell::text(&view.subtitle).shown()))?;
-    }
-    if !view.headline.is_empty() {
-        writeln!(
-            to,
-            "<p class=\"headline\">{}</p>",
-            escape(&printable_text(&view.headline)).replace(" %", "&nbsp;%")
-        )?;
-    }
-    writeln!(to, "<dl class=\"facts {}\">", view.kind)?;
-    for (_, name, value) in view.facts.iter().filter(|(_, _, value)| *value != Cell::Nothing) {
-        writeln!(to, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value.shown()))?;
-    }
-    writeln!(to, "</dl>\n</header>")?;
-    let pictures = [("time", "Where the time goes"), ("timeline", "Timeline"), ("latencies", "Latencies")];
-    let pictures = pictures.iter().filter(|(key, _)| *key != "timeline" || b.is_none()).copied();
-    writeln!(to, "<nav aria-label=\"Sections\">")?;
-    for (key, title) in pictures.chain(view.tables.iter().map(|table| (table.key, table.title))) {
-        writeln!(to, "<a href=\"#{key}\">{}</a>", escape(title))?;
-    }
-    writeln!(to, "</nav>\n<main id=\"main\" tabindex=\"-1\">")?;
+    write_head(to, view)?;
+    write_header(to, view)?;
+    write_nav(to, view, b.is_none())?;
+    writeln!(to, "<main id=\"main\" tabindex=\"-1\">")?;
     write_time(to, a, b)?;
     match (&a.saved, b) {
         (_, Some(_)) => {}
@@ -83,51 +47,113 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
     writeln!(to, "<script>\n{SCRIPT}</script>\n</body>\n</html>")
 }
 
-/// Bars for the devices that cost most.
+/// Returns the name of the page's kind, for its title and its header.
+fn kind(view: &View<'_>) -> &'static str {
+    match view.kind {
+        "profile" => "Profile of VM exits",
+        "trace" => "Trace of VM exits",
+        _ => "Difference of VM exits",
+    }
+}
+
+/// Writes the head element. Its policy forbids all access to a network.
+fn write_head(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
+    let (title, kind) = (escape(&Cell::text(&view.title).shown()), kind(view));
+    write!(
+        to,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{title}: {kind}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
+    )
+}
+
+/// Writes the title, the headline and the single values.
+fn write_header(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
+    write!(to, "<a class=\"skip\" href=\"#main\">Skip to the content</a>\n<header>\n")?;
+    write!(to, "<div class=\"top\"><p class=\"kind\">{}</p>", kind(view))?;
+    writeln!(to, "<button id=\"theme\" type=\"button\" hidden>Dark</button></div>")?;
+    writeln!(to, "<h1>{}</h1>", escape(&Cell::text(&view.title).shown()))?;
+    if !view.subtitle.is_empty() {
+        writeln!(to, "<p class=\"subtitle\">{}</p>", escape(&Cell::text(&view.subtitle).shown()))?;
+    }
+    if !view.headline.is_empty() {
+        writeln!(
+            to,
+            "<p class=\"headline\">{}</p>",
+            escape(&printable_text(&view.headline)).replace(" %", "&nbsp;%")
+        )?;
+    }
+    writeln!(to, "<dl class=\"facts {}\">", view.kind)?;
+    for (_, name, value) in view.facts.iter().filter(|(_, _, value)| *value != Cell::Nothing) {
+        writeln!(to, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value.shown()))?;
+    }
+    writeln!(to, "</dl>\n</header>")
+}
+
+/// Writes the links to the sections.
+fn write_nav(to: &mut impl Write, view: &View<'_>, timeline: bool) -> io::Result<()> {
+    let pictures = [("time", "Where the time goes"), ("timeline", "Timeline"), ("latencies", "Latencies")];
+    let pictures = pictures.into_iter().filter(|(key, _)| *key != "timeline" || timeline);
+    writeln!(to, "<nav aria-label=\"Sections\">")?;
+    for (key, title) in pictures.chain(view.tables.iter().map(|table| (table.key, table.title))) {
+        writeln!(to, "<a href=\"#{key}\">{}</a>", escape(title))?;
+    }
+    writeln!(to, "</nav>")
+}
+
+/// Writes bars for the devices that take most time.
 fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result<()> {
     writeln!(to, "<section id=\"time\"><h2>Where the time goes</h2>\n{LEGEND}")?;
-    let sum =
-        |source: &Source| profile::total(&source.summary.machine.in_kvm, &source.summary.machine.in_vmm);
-    let of = |source: &Source| profile::devices(&source.summary.machine.sites);
     match b {
         None => {
-            let devices = of(a);
+            let devices = profile::devices(&a.summary.machine.sites);
             for device in devices.iter().take(BARS) {
-                write_bars(to, &device.name, &[("", device.kvm, device.vmm)], sum(a))?;
+                write_bars(to, &device.name, &[("", device.kvm, device.vmm)], whole(a))?;
             }
             write_rest(to, devices.len())?;
         }
-        Some(b) => {
-            writeln!(to, "<p class=\"how\">Parts are of the time of the one that took longer.</p>")?;
-            let (of_a, of_b) = (of(a), of(b));
-            let whole = sum(a).max(sum(b));
-            let mut names: Vec<_> =
-                of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
-            names.sort_by(|one, next| next.cmp(one));
-            let mut known = std::collections::HashSet::new();
-            names.retain(|(_, name)| known.insert(*name));
-            for (_, name) in names.iter().take(BARS) {
-                let times = |devices: &[Device]| {
-                    let device = devices.iter().find(|device| device.name == *name);
-                    device.map_or((0, 0), |device| (device.kvm, device.vmm))
-                };
-                let (a, b) = (times(&of_a), times(&of_b));
-                write_bars(to, name, &[("A", a.0, a.1), ("B", b.0, b.1)], whole)?;
-            }
-            write_rest(to, names.len())?;
-        }
+        Some(b) => write_times(to, a, b)?,
     }
     writeln!(to, "</section>")
+}
+
+/// Writes two bars for each device, one for A and one for B.
+fn write_times(to: &mut impl Write, a: &Source, b: &Source) -> io::Result<()> {
+    writeln!(to, "<p class=\"how\">Percentages are of the whole time of A or B, whichever is longer.</p>")?;
+    let [of_a, of_b] = [a, b].map(|source| profile::devices(&source.summary.machine.sites));
+    let mut names: Vec<_> =
+        of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
+    names.sort_by(|one, next| next.cmp(one));
+    let mut known = HashSet::new();
+    names.retain(|(_, name)| known.insert(*name));
+    for (_, name) in names.iter().take(BARS) {
+        let [(kvm_a, vmm_a), (kvm_b, vmm_b)] = [&of_a, &of_b].map(|devices| {
+            let device = devices.iter().find(|device| device.name == *name);
+            device.map_or((0, 0), |device| (device.kvm, device.vmm))
+        });
+        write_bars(to, name, &[("A", kvm_a, vmm_a), ("B", kvm_b, vmm_b)], whole(a).max(whole(b)))?;
+    }
+    write_rest(to, names.len())
+}
+
+/// Returns the time of all exits.
+fn whole(source: &Source) -> u64 {
+    profile::total(&source.summary.machine.in_kvm, &source.summary.machine.in_vmm)
 }
 
 fn write_rest(to: &mut impl Write, devices: usize) -> io::Result<()> {
     match devices.saturating_sub(BARS) {
         0 => Ok(()),
-        more => writeln!(to, "<p class=\"more\">And {more} more, in the table below.</p>"),
+        more => {
+            writeln!(to, "<p class=\"more\">{} in the table below.</p>", plural(more as u64, "more device"))
+        }
     }
 }
 
-/// The columns in the order of a page: first what a row is about.
+/// Returns the order of the columns in a page. In the sites, the columns that identify the site come first.
 fn order(table: &Table<'_>) -> Vec<usize> {
     let about = |column: &Column| ["reason", "place", "width", "device"].contains(&column.key);
     let first = table.key == "sites";
@@ -151,30 +177,15 @@ fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     let order = order(table);
     let columns: Vec<_> = order.iter().filter_map(|index| table.columns.get(*index)).collect();
     writeln!(to, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{key}-title\">")?;
-    writeln!(to, "<table id=\"{key}-table\">\n<thead>")?;
-    if columns.iter().any(|column| !column.group.is_empty()) {
-        write!(to, "<tr class=\"groups\">")?;
-        for group in columns.chunk_by(|one, next| one.group == next.group) {
-            let name = group.first().map_or("", |column| column.group);
-            let (tag, scope) = if name.is_empty() { ("td", "") } else { ("th", " scope=\"colgroup\"") };
-            write!(to, "<{tag} colspan=\"{}\"{scope}>{}</{tag}>", group.len(), escape(name))?;
-        }
-        writeln!(to, "</tr>")?;
-    }
-    write!(to, "<tr>")?;
-    for column in &columns {
-        let class = if column.number { " class=\"number\"" } else { "" };
-        // Two columns may have the same head; their groups tell them apart.
-        let label = match column.key {
-            "exits_share" => "share of exits".into(),
-            "time_share" => "share of time".into(),
-            _ => [column.group, column.head].join(" "),
-        };
-        let label = escape(label.trim());
-        write!(to, "<th scope=\"col\"{class} data-label=\"{label}\">{}</th>", escape(column.head))?;
-    }
-    writeln!(to, "</tr>\n</thead>\n<tbody>")?;
-    for row in table.rows_from(table.len.saturating_sub(MOST_ROWS)) {
+    writeln!(to, "<table id=\"{key}-table\">")?;
+    write_heads(to, &columns)?;
+    writeln!(to, "<tbody>")?;
+    // Records are in the order of time. All other tables have their most important rows first.
+    let (which, first) = match table.key {
+        "records" => ("last", table.len.saturating_sub(MOST_ROWS)),
+        _ => ("first", 0),
+    };
+    for row in table.rows_from(first).take(MOST_ROWS) {
         write!(to, "<tr>")?;
         for index in &order {
             let (Some(cell), Some(column)) = (row.get(*index), table.columns.get(*index)) else { continue };
@@ -186,11 +197,37 @@ fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     if table.len > MOST_ROWS {
         writeln!(
             to,
-            "<p class=\"more\">The last {MOST_ROWS} of {}. All are in --format csv.</p>",
+            "<p class=\"more\">The {which} {MOST_ROWS} of {} rows. <code>--format csv</code> writes all of them.</p>",
             table.len
         )?;
     }
     writeln!(to, "</section>")
+}
+
+fn write_heads(to: &mut impl Write, columns: &[&Column]) -> io::Result<()> {
+    writeln!(to, "<thead>")?;
+    if columns.iter().any(|column| !column.group.is_empty()) {
+        write!(to, "<tr class=\"groups\">")?;
+        for group in columns.chunk_by(|one, next| one.group == next.group) {
+            let name = group.first().map_or("", |column| column.group);
+            let (tag, scope) = if name.is_empty() { ("td", "") } else { ("th", " scope=\"colgroup\"") };
+            write!(to, "<{tag} colspan=\"{}\"{scope}>{}</{tag}>", group.len(), escape(name))?;
+        }
+        writeln!(to, "</tr>")?;
+    }
+    write!(to, "<tr>")?;
+    for column in columns {
+        let class = if column.number { " class=\"number\"" } else { "" };
+        // Two columns can have the same head in different groups.
+        let label = match column.key {
+            "exits_share" => "share of exits".into(),
+            "time_share" => "share of time".into(),
+            _ => [column.group, column.head].join(" "),
+        };
+        let label = escape(label.trim());
+        write!(to, "<th scope=\"col\"{class} data-label=\"{label}\">{}</th>", escape(column.head))?;
+    }
+    writeln!(to, "</tr>\n</thead>")
 }
 
 fn write_cell(to: &mut impl Write, cell: &Cell, column: &Column) -> io::Result<()> {
@@ -214,12 +251,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_stays_a_text() {
+    fn markup_in_a_text_is_escaped() {
         assert_eq!(escape("<a href='x' title=\"&\">"), "&lt;a href=&#39;x&#39; title=&quot;&amp;&quot;&gt;");
     }
 
     #[test]
-    fn the_script_and_the_style_do_not_end_early_and_ask_for_nothing() {
+    fn script_and_style_have_no_end_tags_and_no_network_access() {
         for part in [STYLE, SCRIPT] {
             for bad in ["</", "<!--", "http:", "https:", "@import", "fetch(", "innerHTML", "eval(", "XMLHttp"]
             {

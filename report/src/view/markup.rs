@@ -1,9 +1,9 @@
-//! HTML that several parts of the page use: escaped text, the legend, bars.
+//! HTML for several parts of the page: escaped text, the legend, and bars.
 
 use crate::view::table::duration;
 use std::io::{self, Write};
 
-/// A text between tags, or as an attribute's value in quotes.
+/// Escapes a text for use between tags, or in quotes as the value of an attribute.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -19,14 +19,14 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// What tells KVM's part from the VMM's.
+/// The legend of the two colours.
 pub(super) const LEGEND: &str = "<p class=\"legend\"><span class=\"swatch kvm\"></span> in KVM: the guest and the kernel \
                       <span class=\"swatch vmm\"></span> in the VMM</p>";
 
-/// Times of a bar: in KVM and in the VMM.
+/// A bar: its tag, the time in KVM and the time in the VMM.
 pub(super) type Bar = (&'static str, u64, u64);
 
-/// A row of bars: each as a part of `whole`, with what it is and what it comes to.
+/// Writes a row of bars, each with its time and its share of `whole`.
 pub(super) fn write_bars(to: &mut impl Write, name: &str, bars: &[Bar], whole: u64) -> io::Result<()> {
     let percent = |part: u64| 100.0 * part as f64 / whole.max(1) as f64;
     writeln!(to, "<div class=\"bars\"><span class=\"name\">{}</span><div>", escape(name))?;

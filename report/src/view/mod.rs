@@ -1,4 +1,14 @@
-//! The views of profiles and traces: one set of tables, written as text, JSON, CSV or a page.
+//! Reports about profiles and traces, written as text, JSON, CSV or an HTML page.
+//!
+//! [`write()`] first turns the input into one set of tables, and then writes these in one of the [formats](Format).
+//! [`exit_table`] is the shorter table that `vmm` prints after a run. [`duration`] and [`plural`] format a time and a
+//! count in the same way as the reports.
+//!
+//! ```
+//! # use report::view;
+//! assert_eq!(view::duration(1_160_000), "1.16 ms");
+//! assert_eq!(view::plural(2, "exit"), "2 exits");
+//! ```
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -9,6 +19,7 @@
 
 mod compare;
 mod csv;
+mod exits;
 mod html;
 mod json;
 mod kernel;
@@ -20,6 +31,7 @@ mod text;
 mod timeline;
 mod trace;
 
+pub use exits::exit_table;
 pub use table::{duration, plural};
 
 use crate::{Saved, SavedProfile};
@@ -35,22 +47,22 @@ pub enum Format {
     Json,
     /// CSV for spreadsheets.
     Csv,
-    /// One page for a browser.
+    /// One HTML page for a browser. It works without a network.
     Html,
 }
 
-/// A file that a report is made of.
+/// A file that a report is about.
 #[derive(Debug)]
 pub struct Source {
-    /// The file's name, safe to print.
+    /// The name of the file, safe to print.
     name: String,
     saved: Saved,
-    /// Counts and times by site.
+    /// The profile, or the sums over the trace.
     summary: SavedProfile,
 }
 
 impl Source {
-    /// A report on `saved`, which has this name. The name is printed as it is: it must be safe for a terminal.
+    /// Makes a source of a report. The name is printed as it is, so it must be safe for a terminal.
     pub fn new(name: String, saved: Saved) -> Self {
         let summary = match &saved {
             Saved::Profile(profile) => (**profile).clone(),
@@ -60,10 +72,10 @@ impl Source {
     }
 }
 
-/// Writes a report on `a`, or on the difference between `a` and `b`.
+/// Writes a report about `a`, or about the change from `a` to `b`.
 ///
 /// # Errors
-/// Writing to `to` failed.
+/// Writing to `to` fails.
 pub fn write(to: &mut impl Write, format: Format, a: &Source, b: Option<&Source>) -> io::Result<()> {
     let view = match (b, &a.saved) {
         (Some(b), _) => {

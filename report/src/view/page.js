@@ -1,10 +1,10 @@
 "use strict";
 (() => {
   const all = (what, within) => [...(within || document).querySelectorAll(what)];
-  const make = (name, text) => { const made = document.createElement(name); made.textContent = text; return made; };
+  const make = (name, text) => { const element = document.createElement(name); element.textContent = text; return element; };
   const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
 
-  // The theme: the system's, until the button says otherwise.
+  // The colours are those of the system, until the user clicks the button.
   const root = document.documentElement;
   const theme = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -18,7 +18,7 @@
   nameTheme();
   theme.hidden = false;
 
-  // Sorting: each head of a column becomes a button.
+  // Sorting: each column head becomes a button.
   const key = (cell) => {
     const text = (cell.dataset.v === undefined ? cell.textContent : cell.dataset.v).trim();
     if (text === "") return { rank: 2 };
@@ -27,7 +27,7 @@
     return { rank: 1, text };
   };
   const order = (one, next, down) => {
-    // What is empty comes last, whichever way round.
+    // Empty cells come last in both directions.
     if (one.rank === 2 || next.rank === 2) return one.rank - next.rank;
     const sign = down ? -1 : 1;
     if (one.rank !== next.rank) return sign * (one.rank - next.rank);
@@ -54,10 +54,10 @@
     });
   }
 
-  // Filters: a row stays that has all the words.
+  // Filters: show the rows that contain all words.
   for (const input of all(".filter input")) {
     const rows = [...document.getElementById(input.dataset.table).tBodies[0].rows];
-    const said = input.closest(".filter").querySelector("output");
+    const output = input.closest(".filter").querySelector("output");
     const texts = rows.map((row) => [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase());
     const filter = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -66,14 +66,14 @@
         row.hidden = !words.every((word) => texts[index].includes(word));
         shown += row.hidden ? 0 : 1;
       });
-      said.textContent = shown === rows.length ? rows.length + " rows" : shown + " of " + rows.length + " rows";
+      output.textContent = shown === rows.length ? rows.length + " rows" : shown + " of " + rows.length + " rows";
     };
     input.addEventListener("input", filter);
     input.addEventListener("keydown", (event) => { if (event.key === "Escape") { input.value = ""; filter(); } });
     input.closest(".filter").hidden = false;
   }
 
-  // Escape takes a tooltip away until it is asked for again.
+  // Escape hides a tooltip until the next focus or hover.
   addEventListener("keydown", (event) => {
     if (event.key === "Escape") all(".strips").forEach((strips) => strips.classList.add("quiet"));
   });
@@ -87,19 +87,20 @@
   function timeline(trace) {
     const SVG = "http" + "://www.w3.org/2000/svg";
     const WIDTH = 1000;
-    // More exits of a vCPU than this are shown as how many they are.
+    // The most records of a lane that are drawn one by one. More are drawn as counts.
     const SINGLE = 700;
+    // The number of counts over the visible time.
     const BINS = 500;
     const from = BigInt(trace.from);
     const lanes = document.getElementById("lanes");
     const range = document.getElementById("range");
     const times = document.getElementById("times").querySelector("div");
-    const said = document.getElementById("record");
+    const output = document.getElementById("record");
     const count = trace.when.length;
     const first = count ? trace.when[0] : 0;
     const widest = Math.max(...trace.counts.map((bins) => bins.reduce((most, bin) => Math.max(most, bin), 0)), 1);
-    const mine = trace.counts.map(() => []);
-    trace.vcpu.forEach((vcpu, index) => mine[vcpu].push(index));
+    const lane = trace.counts.map(() => []);
+    trace.vcpu.forEach((vcpu, index) => lane[vcpu].push(index));
     const view = { from: 0, span: trace.span };
     let chosen = -1;
 
@@ -114,18 +115,20 @@
       return { svg, count: path("count"), at: path("at"), kvm: path("kvm"), vmm: path("vmm"), chosen: path("chosen") };
     });
 
-    const unit = (time) => {
-      for (const [size, name] of [[1e9, "s"], [1e6, "ms"], [1e3, "us"]]) {
-        if (time >= size) return (time / size).toPrecision(3) + " " + name;
-      }
-      return Math.round(time) + " ns";
+    // The same format as that of `duration` in table.rs.
+    const duration = (time) => {
+      const units = [[1e9, "s"], [1e6, "ms"], [1e3, "us"]];
+      const [size, name] = units.find(([size]) => time >= size * 0.9995) || [1, "ns"];
+      const value = time / size;
+      const digits = size === 1 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+      return value.toFixed(digits) + " " + name;
     };
-    // A time of the run, with the digits that tell the edges of the view apart.
+    // A time of the run, with enough digits to distinguish the two edges of the view.
     const point = (time) => {
       const digits = clamp(Math.ceil(Math.log10(1e8 / Math.max(view.span, 1))), 2, 6);
       return (Number(from) / 1e6 + time / 1e6).toFixed(digits) + " ms";
     };
-    // The first of some indexes whose record is not before a time.
+    // Returns the position of the first index whose record is not before a time.
     const find = (indexes, time) => {
       let low = 0, high = indexes.length;
       while (low < high) {
@@ -142,7 +145,7 @@
     };
 
     function drawLane(drawing, vcpu) {
-      const indexes = mine[vcpu], bins = trace.counts[vcpu];
+      const indexes = lane[vcpu], bins = trace.counts[vcpu];
       const end = view.from + view.span;
       const low = find(indexes, view.from);
       const high = find(indexes, end);
@@ -157,7 +160,7 @@
           path.vmm += box(x(when), x(when + trace.vmm[index]), 26, 42);
         }
       } else if (before) {
-        // Of these exits it is known only how many there were.
+        // The page has only the counts of these records.
         const part = trace.span / bins.length;
         bins.forEach((exits, bin) => {
           const left = x(bin * part), right = x((bin + 1) * part);
@@ -185,8 +188,8 @@
       let visible = 0;
       drawings.forEach((drawing, vcpu) => { visible += drawLane(drawing, vcpu); });
       const end = view.from + view.span;
-      const more = trace.skipped > 0 && view.from < first ? " and earlier ones" : "";
-      range.textContent = point(view.from) + " to " + point(end) + " (" + unit(view.span) + "): " + visible + " exits" + more;
+      const more = trace.skipped > 0 && view.from < first ? ", and earlier ones" : "";
+      range.textContent = point(view.from) + " to " + point(end) + " (" + duration(view.span) + "): " + visible + " records" + more;
       const [left, right] = times.children;
       left.textContent = point(view.from);
       right.textContent = point(end);
@@ -213,15 +216,15 @@
       const parts = [
         (trace.skipped + chosen + 1) + ". at " + point(when), "vCPU " + trace.vcpu[chosen], trace.sites[trace.site[chosen]],
         trace.value[chosen] ? "value " + trace.value[chosen] : "", trace.rip[chosen] ? "RIP " + trace.rip[chosen] : "",
-        unit(trace.kvm[chosen]) + " in KVM", unit(trace.vmm[chosen]) + " in the VMM",
-        trace.flags[chosen] & 1 ? "a further element" : "", trace.flags[chosen] & 2 ? "the guest got #GP" : "",
+        duration(trace.kvm[chosen]) + " in KVM", duration(trace.vmm[chosen]) + " in the VMM",
+        trace.flags[chosen] & 1 ? "without an exit" : "", trace.flags[chosen] & 2 ? "the guest got #GP" : "",
       ];
-      said.textContent = parts.filter(Boolean).join("; ");
+      output.textContent = parts.filter(Boolean).join("; ");
     }
-    const everyone = trace.when.map((_, index) => index);
+    const every = trace.when.map((_, index) => index);
     const step = (by) => {
       const inView = chosen >= 0 && trace.when[chosen] >= view.from && trace.when[chosen] <= view.from + view.span;
-      choose(inView ? chosen + by : find(everyone, view.from + (by > 0 ? 0 : view.span)) - (by > 0 ? 0 : 1));
+      choose(inView ? chosen + by : find(every, view.from + (by > 0 ? 0 : view.span)) - (by > 0 ? 0 : 1));
     };
 
     const actions = {
@@ -259,12 +262,12 @@
     });
     lanes.addEventListener("pointerup", (event) => {
       if (drag && !drag.moved && count) {
-        // The nearest exit, of the lane that was hit where one was.
-        const lane = all(".lane", lanes).findIndex((one) => {
+        // Select the nearest record in the lane under the pointer.
+        const hit = all(".lane", lanes).findIndex((one) => {
           const place = one.getBoundingClientRect();
           return event.clientY >= place.top && event.clientY <= place.bottom;
         });
-        const indexes = lane >= 0 && mine[lane].length ? mine[lane] : everyone;
+        const indexes = hit >= 0 && lane[hit].length ? lane[hit] : every;
         const place = find(indexes, timeAt(event));
         const near = [indexes[place - 1], indexes[place]].filter((index) => index !== undefined);
         near.sort((one, next) => Math.abs(trace.when[one] - timeAt(event)) - Math.abs(trace.when[next] - timeAt(event)));

@@ -1,33 +1,33 @@
-//! The latencies of a page: a histogram for each site over one logarithmic axis.
+//! The latencies of a page: a histogram for each site, over one logarithmic axis.
 
-use crate::profile::{Site, Times};
+use crate::profile::{SavedSite, SavedTimes};
 use crate::view::markup::{LEGEND, escape};
-use crate::view::profile::total;
+use crate::view::profile::{UNCLAIMED, total};
 use crate::view::table::{Cell, duration};
 use crate::view::{Source, compare};
 use std::cmp::Reverse;
 use std::io::{self, Write};
 
-/// Sites that are drawn: those with most time.
+/// The maximum number of sites that are drawn: those with most time.
 const ROWS: usize = 16;
-/// Size of a drawing in its own units; the page stretches it.
+/// The size of a drawing in its own units. The page stretches it.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 60.0;
 const MIDDLE: f64 = HEIGHT / 2.0;
 
-/// A histogram above the line and one below it.
+/// A drawing with one histogram above the line and one below it.
 struct Strip<'a> {
     name: &'static str,
-    above: Option<(&'static str, &'a Times)>,
-    below: Option<(&'static str, &'a Times)>,
-    /// The classes of both.
+    above: Option<(&'static str, &'a SavedTimes)>,
+    below: Option<(&'static str, &'a SavedTimes)>,
+    /// The CSS classes of both.
     classes: [&'static str; 2],
 }
 
 /// Writes the section.
 pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result<()> {
     writeln!(to, "<section id=\"latencies\"><h2>Latencies</h2>")?;
-    let rows: Vec<(&Site, Vec<Strip<'_>>)> = match b {
+    let rows: Vec<(&SavedSite, Vec<Strip<'_>>)> = match b {
         None => {
             let mut sites: Vec<_> = a.summary.machine.sites.iter().collect();
             sites.sort_by_key(|site| Reverse(total(&site.in_kvm, &site.in_vmm)));
@@ -41,7 +41,7 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     let drawn = |strip: &Strip<'_>| strip.times().any(|times| !times.bins.is_empty());
     let rows: Vec<_> = rows.into_iter().filter(|(_, strips)| strips.iter().any(drawn)).take(ROWS).collect();
     let Some(axis) = Axis::over(rows.iter().flat_map(|(_, strips)| strips).flat_map(Strip::times)) else {
-        return writeln!(to, "<p>No histograms were kept.</p></section>");
+        return writeln!(to, "<p>The file has no histograms.</p></section>");
     };
     writeln!(to, "{LEGEND}")?;
     let how = match b {
@@ -50,43 +50,50 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     };
     writeln!(
         to,
-        "<p class=\"how\">{how} Each histogram is as high as its fullest bin; | is the median, a dashed line p99. The axis is \
-         logarithmic.</p>\n<svg class=\"defs\" aria-hidden=\"true\" width=\"0\" height=\"0\"><defs><pattern id=\"hatch\" \
+        "<p class=\"how\">{how} Each histogram is scaled to its fullest bin. The solid vertical line is the median, the dashed one \
+         p99. The axis is logarithmic.</p>\n<svg class=\"defs\" aria-hidden=\"true\" width=\"0\" height=\"0\"><defs><pattern id=\"hatch\" \
          width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\"><path d=\"M1 0V6\" \
          class=\"hatch\"/></pattern></defs></svg>\n<div class=\"plot\">"
     )?;
     write_axis(to, &axis)?;
     for (index, (site, strips)) in rows.iter().enumerate() {
-        let name = escape(&Cell::text(&site.name()).shown());
-        let device = match (&site.device, site.place) {
-            (Some(device), _) => escape(&Cell::text(device).shown()),
-            (None, Some(_)) => "nobody".into(),
-            (None, None) => String::new(),
-        };
-        match device.as_str() {
-            "" => writeln!(to, "<div class=\"site\"><span class=\"name\">{name}</span>")?,
-            device => {
-                writeln!(
-                    to,
-                    "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small></span>"
-                )?;
-            }
-        }
-        writeln!(to, "<div class=\"strips\" tabindex=\"0\" role=\"group\" aria-labelledby=\"tip-{index}\">")?;
-        strips.iter().try_for_each(|strip| write_strip(to, strip, &axis))?;
-        write_tip(to, index, &format!("{device} {name}"), strips)?;
-        writeln!(to, "</div></div>")?;
+        write_site(to, index, site, strips, &axis)?;
     }
     writeln!(to, "</div></section>")
 }
 
-fn of_site(site: &Site) -> Strip<'_> {
+fn write_site(
+    to: &mut impl Write,
+    index: usize,
+    site: &SavedSite,
+    strips: &[Strip<'_>],
+    axis: &Axis,
+) -> io::Result<()> {
+    let name = escape(&Cell::text(&site.name()).shown());
+    let device = match (&site.device, site.place) {
+        (Some(device), _) => escape(&Cell::text(device).shown()),
+        (None, Some(_)) => UNCLAIMED.into(),
+        (None, None) => String::new(),
+    };
+    match device.as_str() {
+        "" => writeln!(to, "<div class=\"site\"><span class=\"name\">{name}</span>")?,
+        device => {
+            writeln!(to, "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small></span>")?;
+        }
+    }
+    writeln!(to, "<div class=\"strips\" tabindex=\"0\" role=\"group\" aria-labelledby=\"tip-{index}\">")?;
+    strips.iter().try_for_each(|strip| write_strip(to, strip, axis))?;
+    write_tip(to, index, &format!("{device} {name}"), strips)?;
+    writeln!(to, "</div></div>")
+}
+
+fn of_site(site: &SavedSite) -> Strip<'_> {
     let (above, below) = (Some(("in KVM", &site.in_kvm)), Some(("in the VMM", &site.in_vmm)));
     Strip { name: "", above, below, classes: ["kvm", "vmm"] }
 }
 
 fn of_pair<'a>(pair: &compare::Pair<'a>) -> [Strip<'a>; 2] {
-    let (kvm, vmm) = (|site: &'a Site| &site.in_kvm, |site: &'a Site| &site.in_vmm);
+    let (kvm, vmm) = (|site: &'a SavedSite| &site.in_kvm, |site: &'a SavedSite| &site.in_vmm);
     [
         Strip {
             name: "KVM",
@@ -104,7 +111,7 @@ fn of_pair<'a>(pair: &compare::Pair<'a>) -> [Strip<'a>; 2] {
 }
 
 impl Strip<'_> {
-    fn times(&self) -> impl Iterator<Item = &Times> {
+    fn times(&self) -> impl Iterator<Item = &SavedTimes> {
         [self.above, self.below].into_iter().flatten().map(|(_, times)| times)
     }
 }
@@ -116,8 +123,8 @@ struct Axis {
 }
 
 impl Axis {
-    /// One that all bins fit on; nothing where there are none.
-    fn over<'a>(all: impl Iterator<Item = &'a Times>) -> Option<Self> {
+    /// Returns an axis for all bins, or `None` if there are no bins.
+    fn over<'a>(all: impl Iterator<Item = &'a SavedTimes>) -> Option<Self> {
         let bins = all.flat_map(|times| &times.bins).filter(|(_, count)| *count > 0);
         let (from, to) = bins.fold((f64::INFINITY, 0f64), |(from, to), (bound, _)| {
             (from.min(log(*bound)), to.max(log(upper(*bound))))
@@ -126,12 +133,12 @@ impl Axis {
         from.is_finite().then_some(Self { from: from - room, to: to + room })
     }
 
-    /// Where a time is, from 0 to 1.
+    /// Returns the position of a time, from 0 to 1.
     fn at(&self, time: u64) -> f64 {
         ((log(time) - self.from) / (self.to - self.from)).clamp(0.0, 1.0)
     }
 
-    /// The times that are written at the axis: powers of ten, and where there are few of them, what is between.
+    /// Returns the times with a label: powers of ten, and on a short axis times in between.
     fn ticks(&self) -> Vec<u64> {
         let digits: &[u64] = match self.to - self.from {
             decades if decades > 3.2 => &[1],
@@ -148,7 +155,7 @@ fn log(time: u64) -> f64 {
     (time.max(1) as f64).log10()
 }
 
-/// Where a bin ends: 8 of them are a power of two.
+/// Returns the upper bound of a bin. Each power of two has 8 bins.
 fn upper(bound: u64) -> u64 {
     let spare = bound.checked_ilog2().unwrap_or(0).saturating_sub(3);
     bound.saturating_add(1u64.checked_shl(spare).unwrap_or(1))
@@ -158,7 +165,7 @@ fn write_axis(to: &mut impl Write, axis: &Axis) -> io::Result<()> {
     write!(to, "<div class=\"axis\" aria-hidden=\"true\"><span></span><div>")?;
     for tick in axis.ticks() {
         let (at, shown) = (axis.at(tick) * 100.0, duration(tick).replace(".00", "").replace(".0 ", " "));
-        // At the edges a label stands beside its line, or it would widen the page.
+        // A label at the right edge is placed left of its line: centred, it would widen the page.
         let class = if at > 94.0 { " class=\"last\"" } else { "" };
         write!(to, "<span{class} style=\"left:{at:.2}%\">{shown}</span>")?;
     }
@@ -186,13 +193,19 @@ fn write_strip(to: &mut impl Write, strip: &Strip<'_>, axis: &Axis) -> io::Resul
     }
 }
 
-/// One path for the bars, and one each for the median and p99. `up` is -1 or 1.
-fn write_histogram(to: &mut impl Write, times: &Times, class: &str, up: f64, axis: &Axis) -> io::Result<()> {
+/// Writes a path for the bars, and one each for the median and p99. `up` is -1 above the line and 1 below it.
+fn write_histogram(
+    to: &mut impl Write,
+    times: &SavedTimes,
+    class: &str,
+    up: f64,
+    axis: &Axis,
+) -> io::Result<()> {
     let highest = times.bins.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1) as f64;
     let mut bars = String::new();
     for (bound, count) in &times.bins {
         let (left, right) = (axis.at(*bound) * WIDTH, axis.at(upper(*bound)) * WIDTH);
-        // What is rare is to be seen, too.
+        // A bin with few samples must stay visible.
         let height = (*count as f64 / highest).max(0.06) * (MIDDLE - 3.0);
         bars += &format!("M{left:.1} {MIDDLE}V{:.1}H{right:.1}V{MIDDLE}Z", MIDDLE + up * height);
     }
@@ -206,7 +219,7 @@ fn write_histogram(to: &mut impl Write, times: &Times, class: &str, up: f64, axi
     Ok(())
 }
 
-/// The numbers behind a drawing, shown when it is pointed at or focused, and read to those who do not see it.
+/// Writes the tooltip with the numbers of a drawing. It appears on hover and focus, and screen readers read it.
 fn write_tip(to: &mut impl Write, index: usize, name: &str, strips: &[Strip<'_>]) -> io::Result<()> {
     write!(to, "<div class=\"tip\" role=\"tooltip\" id=\"tip-{index}\"><b>{}</b>", name.trim())?;
     for (side, times) in strips.iter().flat_map(|strip| [strip.above, strip.below]).flatten() {
@@ -230,8 +243,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_axis_holds_all_bins() {
-        let times = |bins: &[(u64, u64)]| Times { bins: bins.to_vec(), ..Times::default() };
+    fn an_axis_covers_all_bins() {
+        let times = |bins: &[(u64, u64)]| SavedTimes { bins: bins.to_vec(), ..SavedTimes::default() };
         let all = [times(&[(0, 1), (96, 2)]), times(&[(4096, 1)])];
         let axis = Axis::over(all.iter()).unwrap();
         assert!(axis.at(0) > 0.0 && axis.at(upper(4096)) < 1.0);
@@ -244,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn bins_end_where_the_next_begin() {
+    fn a_bin_ends_at_the_start_of_the_next() {
         for (bound, end) in [(0, 1), (7, 8), (8, 9), (15, 16), (16, 18), (4096, 4608), (u64::MAX, u64::MAX)] {
             assert_eq!(upper(bound), end);
         }

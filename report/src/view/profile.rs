@@ -1,7 +1,7 @@
-//! A profile as tables: sites, devices, vCPUs, KVM's own counters, the marks of a boot.
+//! A profile as tables: sites, devices, vCPUs, KVM's own counters, and the marks of a boot.
 
 use crate::SavedProfile;
-use crate::profile::{Site, Source, Times, Vcpu};
+use crate::profile::{ClockSource, SavedSite, SavedTimes, SavedVcpu, split_device};
 use crate::view::kernel;
 use crate::view::table::{Cell, Column, Row, Table, View, duration, number, plural, text};
 use std::cmp::Reverse;
@@ -9,17 +9,20 @@ use std::collections::HashMap;
 
 const KVM: &str = "in KVM";
 const VMM: &str = "in the VMM";
+/// The device of accesses that no device claims.
+pub(super) const UNCLAIMED: &str = "unclaimed";
+const SINCE: &str = "since previous mark";
 
-/// All that there is to say about a profile.
+/// Makes the report about a profile.
 pub(super) fn view(profile: &SavedProfile) -> View<'_> {
     let machine = &profile.machine;
     let clock = match profile.clock.source {
-        Source::Tsc => format!("TSC, {:.3} MHz", profile.clock.khz as f64 / 1e3),
-        Source::Monotonic => "CLOCK_MONOTONIC".into(),
+        ClockSource::Tsc => format!("TSC, {:.3} MHz", profile.clock.khz as f64 / 1e3),
+        ClockSource::Monotonic => "CLOCK_MONOTONIC".into(),
     };
     let clock = match profile.clock.steps {
         0 => clock,
-        steps => format!("{clock}, which stepped {}", plural(steps, "time")),
+        steps => format!("{clock}, went backwards {}", plural(steps, "time")),
     };
     let mut tables = vec![sites(machine), by_device(machine), vcpus(profile)];
     tables.extend(kernel::table(profile));
@@ -33,7 +36,7 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
         facts: vec![
             ("elapsed_ns", "ran for", Cell::Nanoseconds(profile.elapsed_ns)),
             ("exits", "exits", Cell::Count(machine.exits)),
-            ("elements", "accesses", Cell::Count(machine.elements)),
+            ("elements", "elements", Cell::Count(machine.elements)),
             ("in_kvm_ns", "in KVM", Cell::Nanoseconds(machine.in_kvm.sum)),
             ("in_vmm_ns", "in the VMM", Cell::Nanoseconds(machine.in_vmm.sum)),
             ("profiling_ns", "profiling cost", Cell::Nanoseconds(profile.profiling_ns)),
@@ -47,15 +50,15 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
     }
 }
 
-/// Time in KVM and in the VMM together.
-pub(super) fn total(kvm: &Times, vmm: &Times) -> u64 {
+/// Returns the time in KVM and in the VMM together.
+pub(super) fn total(kvm: &SavedTimes, vmm: &SavedTimes) -> u64 {
     kvm.sum.saturating_add(vmm.sum)
 }
 
 fn notes(profile: &SavedProfile) -> Vec<String> {
     let mut notes = vec![
-        "Time in KVM lasts from the entry to the exit: the guest's own work before the exit is in it, and its waiting \
-         in a HLT. Time in the VMM lasts from the exit to the next entry."
+        "Time in KVM is from the entry to the exit. It includes the guest's own work, and its wait in a HLT. Time in the \
+         VMM is from the exit to the next entry."
             .into(),
     ];
     let limits = profile.limits;
@@ -64,27 +67,30 @@ fn notes(profile: &SavedProfile) -> Vec<String> {
     match untimed.count() as u64 {
         0 => {}
         sites => notes.push(format!(
-            "{} without percentiles: histograms are kept for {} of them.",
+            "{} without percentiles: only {} have histograms.",
             plural(sites, "site"),
-            limits.timed_sites
+            plural(limits.timed_sites, "site")
         )),
     }
     if profile.machine.sites.iter().any(|site| site.place.is_none() && site.reason.has_place()) {
-        notes.push(format!("Past {} sites the exits of a reason are counted as one.", limits.sites));
+        notes.push(format!(
+            "The limit of {} was reached: the other sites of each reason are counted in one row.",
+            plural(limits.sites, "site")
+        ));
     }
     if profile.clock.steps > 0 {
-        notes.push("The clock stepped during the run: times are not to be relied on.".into());
+        notes.push("The clock went backwards during the run: do not rely on the times.".into());
     }
     notes
 }
 
-/// Of whose exits there is most time, in a sentence.
-pub(super) fn headline(machine: &Vcpu) -> String {
+/// Returns a sentence with the device whose exits take most time, and the costliest of its sites.
+pub(super) fn headline(machine: &SavedVcpu) -> String {
     let whole = total(&machine.in_kvm, &machine.in_vmm);
     let devices = devices(&machine.sites);
     let Some(most) = devices.first().filter(|_| whole > 0) else { return String::new() };
     let share = |part: u64| Cell::share(part, whole).shown().replace('%', " %");
-    let mut said = format!(
+    let mut sentence = format!(
         "most time: {}, {} of {} in {}",
         most.name,
         share(most.time()),
@@ -96,19 +102,19 @@ pub(super) fn headline(machine: &Vcpu) -> String {
     if let Some(site) = busiest.filter(|_| most.sites > 1) {
         let register = site.device.as_deref().filter(|name| *name != most.name);
         let register = register.map(|name| format!(" ({})", Cell::text(name).shown())).unwrap_or_default();
-        said += &format!(
-            "; of that most at {}{register}, {}",
+        sentence += &format!(
+            "; its costliest site: {}{register}, {}",
             site.name(),
             share(total(&site.in_kvm, &site.in_vmm))
         );
     }
-    said
+    sentence
 }
 
-/// What there is of one device.
+/// The sums over the sites of one device.
 #[derive(Debug, Default)]
-pub(super) struct Device {
-    /// Its name; of what is none, the reason.
+pub(super) struct DeviceTotals {
+    /// The name of the device, "unclaimed", or a reason without a place.
     pub(super) name: String,
     pub(super) sites: u64,
     pub(super) exits: u64,
@@ -116,25 +122,25 @@ pub(super) struct Device {
     pub(super) vmm: u64,
 }
 
-impl Device {
+impl DeviceTotals {
     pub(super) fn time(&self) -> u64 {
         self.kvm.saturating_add(self.vmm)
     }
 }
 
-/// A name's first word. Registers are named after their device: "simvirtio TX head".
+/// Returns the device of a device text, without the register.
 fn family(name: &str) -> &str {
-    name.split(' ').next().unwrap_or(name).trim_end_matches(',')
+    split_device(name).0
 }
 
-/// The sites by device, most time first. Several names with the same first word are one device.
-pub(super) fn devices(sites: &[Site]) -> Vec<Device> {
+/// Sums up the sites by device, most time first. Texts with the same first word are one device (see [`split_device`]).
+pub(super) fn devices(sites: &[SavedSite]) -> Vec<DeviceTotals> {
     let mut names: HashMap<&str, Option<&str>> = HashMap::new();
     for name in sites.iter().filter_map(|site| site.device.as_deref()) {
         let same = names.entry(family(name)).or_insert(Some(name));
         *same = same.filter(|same| *same == name);
     }
-    let mut devices: HashMap<String, Device> = HashMap::new();
+    let mut devices: HashMap<String, DeviceTotals> = HashMap::new();
     for site in sites {
         let name = match site.device.as_deref() {
             Some(name) => names.get(family(name)).copied().flatten().unwrap_or(family(name)).into(),
@@ -147,30 +153,30 @@ pub(super) fn devices(sites: &[Site]) -> Vec<Device> {
         device.vmm = device.vmm.saturating_add(site.in_vmm.sum);
     }
     let devices =
-        devices.into_iter().map(|(name, device)| Device { name: Cell::text(&name).shown(), ..device });
+        devices.into_iter().map(|(name, device)| DeviceTotals { name: Cell::text(&name).shown(), ..device });
     let mut devices: Vec<_> = devices.collect();
     devices.sort_by(|a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
     devices
 }
 
-/// What stands for a device where there is none.
-fn unnamed(site: &Site) -> String {
+/// Returns the text for a site without a device.
+fn unnamed(site: &SavedSite) -> String {
     match site.place {
-        Some(_) => "nobody".into(),
-        None if site.reason.has_place() => format!("{} elsewhere", site.reason),
+        Some(_) => UNCLAIMED.into(),
+        None if site.reason.has_place() => format!("{} at other places", site.reason),
         None => site.reason.to_string(),
     }
 }
 
-/// The name that the site's device has among `devices`.
-fn device_of(site: &Site, devices: &[Device]) -> String {
+/// Returns the name of the site's device in `devices`.
+fn device_of(site: &SavedSite, devices: &[DeviceTotals]) -> String {
     let Some(name) = site.device.as_deref() else { return unnamed(site) };
     let shown = Cell::text(name).shown();
     let own = devices.iter().any(|device| device.name == shown);
     if own { shown } else { Cell::text(family(name)).shown() }
 }
 
-/// The columns that say which site a row is about.
+/// The columns that identify a site.
 pub(super) const SITE: [Column; 4] = [
     text("reason", "reason"),
     text("place", "place"),
@@ -178,8 +184,8 @@ pub(super) const SITE: [Column; 4] = [
     text("device", "device"),
 ];
 
-/// The cells of those columns.
-pub(super) fn site_cells(site: &Site) -> [Cell; 4] {
+/// Returns the cells of these columns.
+pub(super) fn site_cells(site: &SavedSite) -> [Cell; 4] {
     let place = match site.place {
         Some(place) => Cell::Hex(place),
         None if site.reason.has_place() => Cell::text("other"),
@@ -187,18 +193,18 @@ pub(super) fn site_cells(site: &Site) -> [Cell; 4] {
     };
     let device = match (&site.device, site.place) {
         (Some(name), _) => Cell::text(name),
-        (None, Some(_)) => Cell::text("nobody"),
+        (None, Some(_)) => Cell::text(UNCLAIMED),
         (None, None) => Cell::Nothing,
     };
     [Cell::text(&site.reason.to_string()), place, site.width.map_or(Cell::Nothing, Cell::Width), device]
 }
 
-fn times(times: &Times) -> [Cell; 4] {
+fn times(times: &SavedTimes) -> [Cell; 4] {
     let known = |value: u64| if times.count > 0 { Cell::Nanoseconds(value) } else { Cell::Nothing };
     [known(times.mean()), Cell::nanoseconds(times.p50), Cell::nanoseconds(times.p99), known(times.max)]
 }
 
-fn sites(machine: &Vcpu) -> Table<'static> {
+fn sites(machine: &SavedVcpu) -> Table<'static> {
     let mut columns = vec![
         number("exits", "exits", ""),
         number("exits_share", "share", ""),
@@ -213,16 +219,16 @@ fn sites(machine: &Vcpu) -> Table<'static> {
         number("in_vmm_p99_ns", "p99", VMM),
         number("in_vmm_max_ns", "max", VMM),
     ];
-    // String I/O has more accesses than exits; only then is there something to tell apart.
+    // Elements differ from exits only with string I/O or queued stores.
     let elements = machine.elements != machine.exits;
     if elements {
-        columns.insert(2, number("elements", "accesses", ""));
+        columns.insert(2, number("elements", "elements", ""));
     }
     columns.extend(SITE);
     let whole = total(&machine.in_kvm, &machine.in_vmm);
     let mut sites: Vec<_> = machine.sites.iter().collect();
     sites.sort_by_key(|site| (Reverse(total(&site.in_kvm, &site.in_vmm)), Reverse(site.exits), site.key()));
-    let row = |site: &&Site| -> Row {
+    let row = |site: &&SavedSite| -> Row {
         let time = total(&site.in_kvm, &site.in_vmm);
         let mut row = vec![Cell::Count(site.exits), Cell::share(site.exits, machine.exits)];
         if elements {
@@ -238,7 +244,7 @@ fn sites(machine: &Vcpu) -> Table<'static> {
     Table::new("sites", "Where the exits come from", columns, rows)
 }
 
-fn by_device(machine: &Vcpu) -> Table<'static> {
+fn by_device(machine: &SavedVcpu) -> Table<'static> {
     let columns = vec![
         text("device", "device"),
         number("exits", "exits", ""),
@@ -246,10 +252,10 @@ fn by_device(machine: &Vcpu) -> Table<'static> {
         number("time_share", "share", ""),
         number("in_kvm_ns", "in KVM", ""),
         number("in_vmm_ns", "in the VMM", ""),
-        number("mean_ns", "each exit", ""),
+        number("mean_ns", "per exit", ""),
     ];
     let whole = total(&machine.in_kvm, &machine.in_vmm);
-    let row = |device: Device| {
+    let row = |device: DeviceTotals| {
         let each = device.time().checked_div(device.exits);
         vec![
             Cell::text(&device.name),
@@ -279,7 +285,7 @@ fn vcpus(profile: &SavedProfile) -> Table<'static> {
         number("in_vmm_max_ns", "max", VMM),
         text("ended", "ended"),
     ];
-    let row = |(index, vcpu): (u64, &Vcpu)| {
+    let row = |(index, vcpu): (u64, &SavedVcpu)| {
         let mut row = vec![Cell::Count(vcpu.id.map_or(index, Into::into)), Cell::Count(vcpu.exits)];
         for all in [&vcpu.in_kvm, &vcpu.in_vmm] {
             row.push(Cell::Nanoseconds(all.sum));
@@ -295,12 +301,12 @@ fn vcpus(profile: &SavedProfile) -> Table<'static> {
 fn marks(profile: &SavedProfile) -> Table<'static> {
     let columns = vec![
         number("at_ns", "at", ""),
-        number("since_ns", "since the mark before", ""),
-        number("exits", "exits since then", ""),
+        number("since_ns", "time", SINCE),
+        number("exits", "exits", SINCE),
         text("event", "event"),
     ];
     let mut before = 0;
-    let row = |mark: &crate::profile::Mark| {
+    let row = |mark: &crate::profile::SavedMark| {
         let since = mark.at_ns.saturating_sub(before);
         before = mark.at_ns;
         vec![
@@ -311,7 +317,7 @@ fn marks(profile: &SavedProfile) -> Table<'static> {
         ]
     };
     let rows = profile.marks.iter().map(row).collect();
-    Table::new("marks", "The boot, from the start of the program", columns, rows)
+    Table::new("marks", "Boot marks, since the start of the program", columns, rows)
 }
 
 #[cfg(test)]
@@ -319,21 +325,30 @@ mod tests {
     use super::*;
     use vmm::exit::Reason;
 
-    fn site(reason: Reason, place: Option<u64>, device: Option<&str>, time: u64) -> Site {
-        let times = Times { count: 2, sum: time, ..Times::default() };
+    fn site(reason: Reason, place: Option<u64>, device: Option<&str>, time: u64) -> SavedSite {
+        let times = SavedTimes { count: 2, sum: time, ..SavedTimes::default() };
         let device = device.map(Into::into);
         let width = place.map(|_| 4);
-        Site { reason, place, width, device, exits: 2, elements: 2, in_kvm: times.clone(), in_vmm: times }
+        SavedSite {
+            reason,
+            place,
+            width,
+            device,
+            exits: 2,
+            elements: 2,
+            in_kvm: times.clone(),
+            in_vmm: times,
+        }
     }
 
-    fn machine(sites: Vec<Site>) -> Vcpu {
+    fn machine(sites: Vec<SavedSite>) -> SavedVcpu {
         let sum = sites.iter().map(|site| site.in_kvm.sum).sum();
-        let times = Times { sum, ..Times::default() };
-        Vcpu { sites, in_kvm: times.clone(), in_vmm: times, ..Vcpu::default() }
+        let times = SavedTimes { sum, ..SavedTimes::default() };
+        SavedVcpu { sites, in_kvm: times.clone(), in_vmm: times, ..SavedVcpu::default() }
     }
 
     #[test]
-    fn registers_are_grouped_by_their_device() {
+    fn registers_are_summed_up_by_their_device() {
         let machine = machine(vec![
             site(Reason::MmioWrite, Some(0x10_0010), Some("simvirtio TX head"), 600),
             site(Reason::MmioRead, Some(0x10_0014), Some("simvirtio TX tail"), 200),
@@ -343,31 +358,31 @@ mod tests {
             site(Reason::MmioRead, None, None, 10),
         ]);
         let names: Vec<_> = devices(&machine.sites).into_iter().map(|device| device.name).collect();
-        assert_eq!(names, ["simvirtio", "exit port", "nobody", "HLT", "MMIO read elsewhere"]);
+        assert_eq!(names, ["simvirtio", "exit port", "unclaimed", "HLT", "MMIO read at other places"]);
         assert_eq!(
             headline(&machine),
-            "most time: simvirtio, 80.0 % of 2.00 us in 4 exits; of that most at MMIO write 0x100010 (simvirtio TX head), \
-             60.0 %"
+            "most time: simvirtio, 80.0 % of 2.00 us in 4 exits; its costliest site: MMIO write 0x100010 (simvirtio TX \
+             head), 60.0 %"
         );
     }
 
     #[test]
-    fn without_exits_nothing_costs_most() {
-        assert_eq!(headline(&Vcpu::default()), "");
+    fn a_profile_without_exits_has_no_headline() {
+        assert_eq!(headline(&SavedVcpu::default()), "");
     }
 
     #[test]
-    fn what_a_file_calls_a_device_is_made_printable_and_still_found() {
+    fn a_hostile_device_name_is_printable_and_still_found() {
         let machine = machine(vec![
             site(Reason::PioOut, Some(1), Some("\u{1b}[2J a"), 1),
             site(Reason::PioOut, Some(2), Some("\u{1b}[2J b"), 2),
         ]);
-        let said = headline(&machine);
+        let sentence = headline(&machine);
         assert!(
-            said.starts_with(
-                "most time: \\u{1b}[2J, 100.0 % of 6 ns in 4 exits; of that most at PIO out 0x2"
+            sentence.starts_with(
+                "most time: \\u{1b}[2J, 100.0 % of 6 ns in 4 exits; its costliest site: PIO out 0x2"
             ),
-            "{said}"
+            "{sentence}"
         );
     }
 }

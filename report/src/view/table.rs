@@ -1,33 +1,35 @@
-//! What the formats have in common: tables of cells, and how a cell is shown.
+//! The tables that all formats are written from, and the texts of their cells.
 
 use vmm::host::printable_text;
 
 /// A value of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
-    /// Nothing is there, or known.
+    /// A missing or unknown value.
     Nothing,
-    /// A text, which may come from anywhere.
+    /// A text, which may be hostile.
     Text(String),
     Count(u64),
-    /// A difference of counts.
+    /// A difference of two counts.
     Delta(i128),
     Nanoseconds(u64),
-    /// A point in time, in nanoseconds, which is shown in milliseconds with all its digits.
+    /// A duration in nanoseconds, shown as a number of microseconds.
+    Microseconds(u64),
+    /// A point in time in nanoseconds, shown in milliseconds with all digits.
     Instant(u64),
-    /// A part of a whole, from 0 to 1.
+    /// A fraction, from 0 to 1, shown in per cent.
     Share(f64),
-    /// One value over another.
+    /// The quotient of two values.
     Ratio(f64),
-    /// An address, or a value of the guest's.
+    /// An address or a value of the guest, shown in hexadecimal.
     Hex(u64),
-    /// A width in bytes, which is shown in bits.
+    /// A width in bytes, shown in bits.
     Width(u8),
     Flag(bool),
 }
 
 impl Cell {
-    /// Bounds what a text takes.
+    /// Makes a text cell. A text longer than 200 characters is cut.
     pub(super) fn text(text: &str) -> Self {
         const MOST: usize = 200;
         match text.char_indices().nth(MOST) {
@@ -51,7 +53,7 @@ impl Cell {
         }
     }
 
-    /// For a reader, without what would confuse a terminal.
+    /// Returns the text for a reader. Control characters are escaped.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Nothing | Self::Flag(false) => String::new(),
@@ -61,6 +63,7 @@ impl Cell {
             Self::Delta(delta) if *delta > 0 => format!("+{delta}"),
             Self::Delta(delta) => delta.to_string(),
             Self::Nanoseconds(time) => duration(*time),
+            Self::Microseconds(time) => format!("{:.2}", *time as f64 / 1e3),
             Self::Instant(time) => format!("{}.{:06}", time / 1_000_000, time % 1_000_000),
             Self::Share(share) => format!("{:.1}%", share * 100.0),
             Self::Ratio(ratio) if *ratio >= 100.0 => format!("x{ratio:.0}"),
@@ -70,10 +73,10 @@ impl Cell {
         }
     }
 
-    /// For a program: numbers without units.
+    /// Returns the text for a program: numbers have no units.
     pub(super) fn raw(&self) -> String {
         match self {
-            Self::Nanoseconds(time) | Self::Instant(time) => time.to_string(),
+            Self::Nanoseconds(time) | Self::Microseconds(time) | Self::Instant(time) => time.to_string(),
             Self::Share(share) => format!("{share:.6}"),
             Self::Ratio(ratio) => format!("{ratio:.6}"),
             Self::Width(bytes) => bytes.to_string(),
@@ -87,10 +90,12 @@ impl Cell {
         match self {
             Self::Nothing => serde_json::Value::Null,
             Self::Text(text) => text.as_str().into(),
-            Self::Count(number) | Self::Nanoseconds(number) | Self::Instant(number) | Self::Hex(number) => {
-                (*number).into()
-            }
-            // A delta has one bit more than a number of JSON's may have.
+            Self::Count(number)
+            | Self::Nanoseconds(number)
+            | Self::Microseconds(number)
+            | Self::Instant(number)
+            | Self::Hex(number) => (*number).into(),
+            // A delta can need 65 bits, one more than a JSON number here has.
             Self::Delta(delta) => match (u64::try_from(*delta), i64::try_from(*delta)) {
                 (Ok(number), _) => number.into(),
                 (_, Ok(number)) => number.into(),
@@ -102,23 +107,29 @@ impl Cell {
         }
     }
 
-    /// What a column is sorted by where it is not what is shown.
+    /// Returns the sort key, if it differs from the shown text.
     pub(super) fn sorted_by(&self) -> Option<String> {
         match self {
-            Self::Nanoseconds(_) | Self::Share(_) | Self::Ratio(_) | Self::Delta(_) => Some(self.raw()),
+            Self::Nanoseconds(_)
+            | Self::Microseconds(_)
+            | Self::Share(_)
+            | Self::Ratio(_)
+            | Self::Delta(_) => Some(self.raw()),
             Self::Hex(number) => Some(number.to_string()),
             _ => None,
         }
     }
 }
 
-/// A duration with three digits and its unit.
-pub fn duration(time: u64) -> String {
+/// Formats a duration in nanoseconds with three digits and a unit, such as `4.70 us`. Below 1 us it is a whole number
+/// of nanoseconds.
+pub fn duration(nanoseconds: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")];
-    // 999,950 ns are 1.00 ms, not 1000 us.
-    let unit = UNITS.iter().find(|(unit, _)| time as f64 >= *unit as f64 * 0.9995);
-    let Some((unit, name)) = unit else { return format!("{time} ns") };
-    let value = time as f64 / *unit as f64;
+    // 999,950 ns is 1.00 ms, not 1000 us.
+    let time = nanoseconds as f64;
+    let unit = UNITS.iter().find(|(unit, _)| time >= *unit as f64 * 0.9995);
+    let Some((unit, name)) = unit else { return format!("{nanoseconds} ns") };
+    let value = time / *unit as f64;
     let digits = if value < 9.995 {
         2
     } else if value < 99.95 {
@@ -132,33 +143,42 @@ pub fn duration(time: u64) -> String {
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
-    /// Its name for programs.
+    /// The name for programs.
     pub(super) key: &'static str,
-    /// Its name for readers.
+    /// The head for readers.
     pub(super) head: &'static str,
-    /// What it shares with the columns beside it; or nothing.
+    /// The head over several adjacent columns, or "".
     pub(super) group: &'static str,
-    /// Whether it holds numbers.
+    /// True for numbers, which are aligned to the right.
     pub(super) number: bool,
+    /// The least width in a text, in characters. 0 means the width of the head.
+    pub(super) width: usize,
 }
 
-/// A column of numbers.
+impl Column {
+    /// Sets the least width in a text. The head does not widen the column: it may use one character of the gap.
+    pub(super) const fn wide(self, width: usize) -> Self {
+        Self { width, ..self }
+    }
+}
+
+/// Makes a column of numbers.
 pub(super) const fn number(key: &'static str, head: &'static str, group: &'static str) -> Column {
-    Column { key, head, group, number: true }
+    Column { key, head, group, number: true, width: 0 }
 }
 
-/// A column of texts.
+/// Makes a column of texts.
 pub(super) const fn text(key: &'static str, head: &'static str) -> Column {
-    Column { key, head, group: "", number: false }
+    Column { key, head, group: "", number: false, width: 0 }
 }
 
 pub(super) type Row = Vec<Cell>;
 
-/// A table. Its rows are made as they are asked for, since a trace has millions.
+/// A table. It makes its rows on demand, because a trace can have millions.
 pub(super) struct Table<'a> {
-    /// Its name for programs.
+    /// The name for programs.
     pub(super) key: &'static str,
-    /// Its name for readers.
+    /// The title for readers.
     pub(super) title: &'static str,
     pub(super) columns: Vec<Column>,
     pub(super) len: usize,
@@ -190,26 +210,26 @@ impl<'a> Table<'a> {
     }
 }
 
-/// All that is said about one file, or two.
+/// A report about one file or two, in no particular format.
 pub(super) struct View<'a> {
-    /// "profile", "trace" or "difference".
+    /// The kind: "profile", "trace" or "difference".
     pub(super) kind: &'static str,
-    /// What it is about, in a few words.
+    /// The guest, or the kind of the comparison.
     pub(super) title: String,
-    /// How that ended; or what is compared.
+    /// The end of the run, or the two runs that are compared.
     pub(super) subtitle: String,
-    /// Single values: a name for programs, one for readers, the value.
+    /// Single values: the name for programs, the name for readers, the value.
     pub(super) facts: Vec<(&'static str, &'static str, Cell)>,
-    /// What costs most, in a sentence.
+    /// The main result in one sentence.
     pub(super) headline: String,
-    /// What else is to be known, in sentences.
+    /// Remarks, each one or more sentences.
     pub(super) notes: Vec<String>,
     pub(super) tables: Vec<Table<'a>>,
-    /// The table that a spreadsheet gets.
+    /// The key of the table that CSV contains.
     pub(super) main: &'static str,
 }
 
-/// "1 exit", "2 exits".
+/// Formats a count with its noun: "1 exit", "2 exits".
 pub fn plural(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
@@ -236,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_shown_and_raw() {
+    fn a_cell_has_a_text_for_readers_and_one_for_programs() {
         assert_eq!(Cell::text("a\u{1b}[2J\n").shown(), "a\\u{1b}[2J\\n");
         assert_eq!(Cell::text(&"é".repeat(300)).shown().chars().count(), 203);
         assert_eq!((Cell::Delta(3).shown(), Cell::Delta(-3).shown()), ("+3".into(), "-3".into()));

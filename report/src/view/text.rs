@@ -1,14 +1,16 @@
 //! A report as text, for a terminal.
 
-use crate::view::table::{Cell, Table, View};
+use crate::view::table::{Cell, Column, Table, View};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use vmm::host::printable_text;
 
-/// Rows that are looked at for the widths of the columns; a trace has millions.
+/// The number of rows that set the widths of the columns. A trace can have millions of rows.
 const MEASURED: usize = 1000;
+/// The gap before each column, in characters.
+const GAP: usize = 2;
 
-/// Writes all that there is to say.
+/// Writes the whole report.
 pub(super) fn write(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
     let title = Cell::text(&view.title).shown();
     match view.subtitle.as_str() {
@@ -36,7 +38,13 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
 
 fn write_table(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
     writeln!(to, "{}:", table.title)?;
-    let mut widths: Vec<_> = table.columns.iter().map(|column| column.head.len()).collect();
+    write_rows(to, table)
+}
+
+/// Writes the heads and the rows of a table, without its title.
+pub(super) fn write_rows(to: &mut impl Write, table: &Table<'_>) -> io::Result<()> {
+    let least = |column: &Column| if column.width == 0 { column.head.len() } else { column.width };
+    let mut widths: Vec<_> = table.columns.iter().map(least).collect();
     for row in table.rows().take(MEASURED).chain(table.rows_from(table.len.saturating_sub(1))) {
         for (width, cell) in widths.iter_mut().zip(&row) {
             *width = (*width).max(cell.shown().chars().count());
@@ -59,14 +67,15 @@ fn write_row(
     for ((cell, column), width) in cells.zip(&table.columns).zip(widths) {
         // Writing to a String cannot fail.
         let _ = match column.number {
-            true => write!(line, "  {cell:>width$}"),
-            false => write!(line, "  {cell:<width$}"),
+            // The gap belongs to the cell, so that a head may use one character of it.
+            true => write!(line, "{cell:>full$}", full = width.saturating_add(GAP)),
+            false => write!(line, "{:GAP$}{cell:<width$}", ""),
         };
     }
     writeln!(to, "{}", line.trim_end())
 }
 
-/// The columns side by side that share a group: its name, and how many.
+/// Returns the name and the number of columns of each group, in order.
 fn groups<'a>(table: &'a Table<'_>) -> impl Iterator<Item = (&'static str, usize)> + 'a {
     table
         .columns
@@ -74,7 +83,7 @@ fn groups<'a>(table: &'a Table<'_>) -> impl Iterator<Item = (&'static str, usize
         .map(|columns| (columns.first().map_or("", |column| column.group), columns.len()))
 }
 
-/// Has each group's name fit above its columns.
+/// Widens the first column of each group so that the name of the group fits above.
 fn widen_for_groups(table: &Table<'_>, widths: &mut [usize]) {
     let mut rest = widths;
     for (name, columns) in groups(table) {
@@ -87,12 +96,15 @@ fn widen_for_groups(table: &Table<'_>, widths: &mut [usize]) {
     }
 }
 
-/// What columns take with the gaps between them.
+/// Returns the width of columns with the gaps between them.
 fn width_of(widths: &[usize]) -> usize {
-    widths.iter().fold(0usize, |sum, width| sum.saturating_add(*width).saturating_add(2)).saturating_sub(2)
+    widths
+        .iter()
+        .fold(0usize, |sum, width| sum.saturating_add(*width).saturating_add(GAP))
+        .saturating_sub(GAP)
 }
 
-/// The names of the groups above their columns, each over a line, where there are any.
+/// Writes the line with the names of the groups, if a column has a group.
 fn write_groups(to: &mut impl Write, table: &Table<'_>, widths: &[usize]) -> io::Result<()> {
     if table.columns.iter().all(|column| column.group.is_empty()) {
         return Ok(());
@@ -103,8 +115,8 @@ fn write_groups(to: &mut impl Write, table: &Table<'_>, widths: &[usize]) -> io:
         let (group, after) = rest.split_at_checked(columns).unwrap_or((rest, &[]));
         let width = width_of(group);
         match name {
-            "" => line += &format!("  {:width$}", ""),
-            name => line += &format!("  {:-^width$}", format!(" {name} ")),
+            "" => line += &format!("{:GAP$}{:width$}", "", ""),
+            name => line += &format!("{:GAP$}{:-^width$}", "", format!(" {name} ")),
         }
         rest = after;
     }

@@ -1,4 +1,4 @@
-//! The timeline of a page: of a profile the boot and each vCPU's time, of a trace its exits by vCPU.
+//! The timeline of a page: the boot marks and the time of each vCPU for a profile, the records of each vCPU for a trace.
 
 use crate::profile::SavedProfile;
 use crate::trace::{Record, SavedTrace};
@@ -8,17 +8,17 @@ use crate::view::trace::{self, Names};
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-/// Records that a page holds one by one: the last. Of those before them it shows how many.
+/// The maximum number of records in the data of a page: the last ones. For earlier records it only has counts.
 pub(super) const MOST_RECORDS: usize = 50_000;
-/// The parts of the whole time in which exits are counted.
+/// The number of equal parts of the time in which records are counted.
 const BINS: usize = 500;
 
-/// When a boot got where, and what the vCPUs did in the time.
+/// Writes the boot marks, and the time of each vCPU in KVM and in the VMM.
 pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Result<()> {
     writeln!(to, "<section id=\"timeline\"><h2>Timeline</h2>")?;
     let end = profile.marks.iter().map(|mark| mark.at_ns).max().unwrap_or(0);
     if !profile.marks.is_empty() {
-        writeln!(to, "<h3>The boot, from the start of the program</h3>\n<ol class=\"marks\">")?;
+        writeln!(to, "<h3>Boot marks, since the start of the program</h3>\n<ol class=\"marks\">")?;
         let mut before = 0;
         for mark in &profile.marks {
             let percent = |time: u64| 100.0 * time as f64 / end.max(1) as f64;
@@ -40,7 +40,7 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Res
         writeln!(to, "</ol>")?;
     }
     let elapsed = profile.elapsed_ns;
-    writeln!(to, "<h3>How each vCPU spent the {} of the run</h3>", duration(elapsed))?;
+    writeln!(to, "<h3>Time of each vCPU in the {} of the run</h3>", duration(elapsed))?;
     for (index, vcpu) in profile.vcpus.iter().enumerate() {
         let name = format!("vCPU {}", vcpu.id.map_or(index as u64, Into::into));
         write_bars(to, &name, &[("", vcpu.in_kvm.sum, vcpu.in_vmm.sum)], elapsed)?;
@@ -48,7 +48,7 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Res
     writeln!(to, "</section>")
 }
 
-/// When the first record's time in KVM began, and when the last's in the VMM ended.
+/// Returns the time when the first record entered KVM, and the time when the VMM finished the last one.
 fn span(trace: &SavedTrace) -> (u64, u64) {
     let begin = |record: &Record| record.when.saturating_sub(record.in_kvm.into());
     let end = |record: &Record| record.when.saturating_add(record.in_vmm.into());
@@ -57,7 +57,7 @@ fn span(trace: &SavedTrace) -> (u64, u64) {
     (from, to.max(from.saturating_add(1)))
 }
 
-/// How many exits each vCPU had in each part of the time.
+/// Counts the records of each vCPU in each part of the time.
 fn counts(trace: &SavedTrace, from: u64, to: u64) -> Vec<[u32; BINS]> {
     let mut lanes = vec![[0u32; BINS]; trace.vcpus as usize];
     for record in &trace.records {
@@ -73,16 +73,17 @@ fn counts(trace: &SavedTrace, from: u64, to: u64) -> Vec<[u32; BINS]> {
     lanes
 }
 
-/// A lane for each vCPU with the number of exits over time, which the script turns into one that can be zoomed.
+/// Writes a lane for each vCPU with the number of records over time. The script makes it zoomable.
 pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()> {
     let (from, until) = span(trace);
     let lanes = counts(trace, from, until);
     let highest = lanes.iter().flatten().copied().max().unwrap_or(0).max(1);
     writeln!(
         to,
-        "<section id=\"timeline\"><h2 id=\"timeline-title\">Timeline</h2>\n<p class=\"how\" id=\"timeline-how\">Exits of each vCPU over \
-         time. <span class=\"scripted\" hidden>Zoomed in, each exit has its time in KVM above and in the VMM below. Keys: + and - zoom, \
-         arrows move, 0 shows all, . and , go from exit to exit. Or drag, and turn the wheel with Ctrl.</span></p>\n{LEGEND}"
+        "<section id=\"timeline\"><h2 id=\"timeline-title\">Timeline</h2>\n<p class=\"how\" id=\"timeline-how\">Records of each vCPU over \
+         time. <span class=\"scripted\" hidden>Zoom in to see each record, with its time in KVM above and in the VMM below. Mouse: drag \
+         to move, Ctrl and wheel to zoom, click to select a record. Keys: <kbd>+</kbd> and <kbd>-</kbd> zoom, <kbd>&larr;</kbd> and \
+         <kbd>&rarr;</kbd> move, <kbd>0</kbd> shows all, <kbd>.</kbd> selects the next record and <kbd>,</kbd> the previous one.</span></p>\n{LEGEND}"
     )?;
     writeln!(
         to,
@@ -101,11 +102,11 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()
             let (left, height) = (bin.saturating_mul(2), 44.0 * f64::from(*count) / f64::from(highest));
             path += &format!("M{left} 48v-{height:.1}h2V48Z");
         }
-        let exits: u64 = bins.iter().map(|count| u64::from(*count)).sum();
+        let records: u64 = bins.iter().map(|count| u64::from(*count)).sum();
         writeln!(
             to,
-            "<div class=\"lane\"><span class=\"name\">vCPU {vcpu}<small>{exits} accesses</small></span><svg viewBox=\"0 0 1000 48\" \
-             preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{exits} accesses of vCPU {vcpu}\"><path class=\"count\" \
+            "<div class=\"lane\"><span class=\"name\">vCPU {vcpu}<small>{records} records</small></span><svg viewBox=\"0 0 1000 48\" \
+             preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{records} records of vCPU {vcpu}\"><path class=\"count\" \
              d=\"{path}\"/></svg></div>"
         )?;
     }
@@ -118,7 +119,7 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()
     writeln!(to, "<p id=\"record\" class=\"record\" aria-live=\"polite\"></p></section>")
 }
 
-/// Writes what the script draws from: the last records by columns, and the counts of all.
+/// Writes the data for the script: the last records by columns, and the counts of all records.
 pub(super) fn write_data(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()> {
     let (from, until) = span(trace);
     let names = trace::names(trace);
@@ -142,7 +143,7 @@ pub(super) fn write_data(to: &mut impl Write, trace: &SavedTrace) -> io::Result<
         until.saturating_sub(from)
     )?;
     let texts = serde_json::to_string(&shown).map_err(io::Error::from)?;
-    // The only characters that could end the script, or begin a comment in it, are behind this one.
+    // An end tag or a comment in a text would end the script element. Both begin with `<`.
     write!(to, ",\"sites\":{}", texts.replace('<', "\\u003c"))?;
     let flags = |record: &Record| u8::from(record.next_element) | u8::from(record.fault) << 1;
     write_column(to, "when", records, |record| record.when.saturating_sub(from).to_string())?;
@@ -175,7 +176,7 @@ fn write_column<T>(
     write!(to, "]")
 }
 
-/// A record's site in a few words.
+/// Returns reason, place, width and device of a record as text.
 fn name(record: &Record, names: &Names<'_>) -> String {
     let place = record.place.map(|place| format!(" {place:#x}")).unwrap_or_default();
     let width = match record.width {

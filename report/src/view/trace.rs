@@ -1,4 +1,4 @@
-//! A trace as tables: its records one by one, and the sites that they come from.
+//! A trace as tables: its records one by one, and the sums over them.
 
 use crate::trace::Record;
 use crate::view::profile;
@@ -6,16 +6,15 @@ use crate::view::table::{Cell, Row, Table, View, number, plural, text};
 use crate::{Cut, SavedProfile, SavedTrace};
 use std::collections::HashMap;
 
-/// The names of what is at the places of a trace.
+/// The names of the devices of a trace by reason, place and width.
 pub(super) type Names<'a> = HashMap<(vmm::exit::Reason, u64, u8), &'a str>;
 
-/// By reason, place and width.
 pub(super) fn names(trace: &SavedTrace) -> Names<'_> {
     let devices = trace.devices.iter();
     devices.map(|device| ((device.reason, device.place, device.width), device.device.as_str())).collect()
 }
 
-/// All that there is to say about a trace, of which `summary` is the profile.
+/// Makes the report about a trace. `summary` is the sum over its records.
 pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a SavedProfile) -> View<'a> {
     let summed_up = profile::view(summary);
     let records = trace.records.len() as u64;
@@ -25,10 +24,8 @@ pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a Sav
     let mut notes: Vec<_> = cut.iter().map(|cut| format!("{cut}.")).collect();
     match trace.seen.saturating_sub(records) {
         0 => {}
-        1 => notes.push("1 exit or element before the first record is not in the trace.".into()),
-        lost => {
-            notes.push(format!("{lost} exits and elements before the first record are not in the trace."));
-        }
+        1 => notes.push("1 element before the first record is not in the trace.".into()),
+        lost => notes.push(format!("{lost} elements before the first record are not in the trace.")),
     }
     notes.extend(summed_up.notes);
     let mut tables = vec![records_table(trace)];
@@ -41,11 +38,11 @@ pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a Sav
         subtitle: trace.ended.clone(),
         facts: vec![
             ("elapsed_ns", "ran for", Cell::Nanoseconds(trace.elapsed_ns)),
-            ("records", "records", Cell::Count(records)),
-            ("seen", "of", Cell::Count(trace.seen)),
-            ("first_ns", "from", Cell::Nanoseconds(first)),
-            ("last_ns", "to", Cell::Nanoseconds(last)),
-            ("vcpus", "vCPUs", Cell::Count(trace.vcpus.into())),
+            ("record_count", "records", Cell::Count(records)),
+            ("seen", "elements in the run", Cell::Count(trace.seen)),
+            ("first_ns", "first record at", Cell::Nanoseconds(first)),
+            ("last_ns", "last record at", Cell::Nanoseconds(last)),
+            ("vcpu_count", "vCPUs", Cell::Count(trace.vcpus.into())),
             ("clock", "clock", clock.unwrap_or(Cell::Nothing)),
             ("program", "written by", Cell::text(&trace.program)),
         ],
@@ -56,11 +53,11 @@ pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a Sav
     }
 }
 
-/// A row for each record.
+/// Makes the table of the records, one row each.
 fn records_table(trace: &SavedTrace) -> Table<'_> {
     let columns = vec![
-        number("when_ns", "when, ms", ""),
-        number("delta_ns", "since", ""),
+        number("when_ns", "time, ms", ""),
+        number("delta_ns", "delta", ""),
         number("vcpu", "vCPU", ""),
         text("reason", "reason"),
         text("place", "place"),
@@ -69,7 +66,7 @@ fn records_table(trace: &SavedTrace) -> Table<'_> {
         text("rip", "RIP"),
         number("in_kvm_ns", "in KVM", ""),
         number("in_vmm_ns", "in the VMM", ""),
-        text("element", "element"),
+        text("element", "no exit"),
         text("fault", "#GP"),
         text("device", "device"),
     ];
@@ -100,7 +97,7 @@ fn records_table(trace: &SavedTrace) -> Table<'_> {
     Table::lazy("records", "The last exits", columns, trace.records.len(), row)
 }
 
-/// The device of a record.
+/// Returns the name of a record's device.
 pub(super) fn device(record: &Record, names: &Names<'_>) -> Cell {
     match record.place {
         Some(place) => {
@@ -111,11 +108,14 @@ pub(super) fn device(record: &Record, names: &Names<'_>) -> Cell {
     }
 }
 
-/// In how far a file is a trace's summary, in a sentence for a comparison.
+/// Returns the remark on a trace in a comparison, if it does not cover the whole run.
 pub(super) fn caveat(trace: &SavedTrace, cut: Option<Cut>, side: &str) -> Option<String> {
     let (records, seen) = (trace.records.len() as u64, trace.seen);
     let cut = cut.map(|cut| format!("; {cut}")).unwrap_or_default();
     (records != seen || !cut.is_empty()).then(|| {
-        format!("{side} is a trace: its counts are of its {} of {seen}{cut}.", plural(records, "record"))
+        format!(
+            "{side} is a trace: its counts cover {records} of the {} of the run{cut}.",
+            plural(seen, "element")
+        )
     })
 }

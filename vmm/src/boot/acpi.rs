@@ -1,8 +1,8 @@
-//! The ACPI tables of the PC: which CPUs and interrupt controllers there are, where the devices are, and how to switch
-//! the machine off. The hardware-reduced kind, without the fixed registers of older machines.
+//! The ACPI tables of the PC: they describe the CPUs, the interrupt controllers and the devices, and how to power off.
+//! They are hardware-reduced tables, without the fixed registers of older machines.
 //!
-//! ACPI specification 6.5: section 5.2 for the tables, 19 and 20 for what describes devices. The bytes are the
-//! acpi_tables crate's.
+//! ACPI specification 6.5: section 5.2 for the tables, sections 19 and 20 for the device descriptions (ASL and AML).
+//! The crate acpi_tables encodes them.
 
 use crate::device::pc::{power, rtc};
 use crate::device::serial;
@@ -22,23 +22,23 @@ const OEM: [u8; 6] = *b"VMM   ";
 const TABLE: [u8; 8] = *b"VMMPC   ";
 const REVISION: u32 = 1;
 
-/// FADT, boot architecture: no VGA hardware, no PCI express power control.
+/// FADT, boot architecture flags: no VGA hardware.
 const NO_VGA: u16 = 1 << 2;
-/// See [`NO_VGA`].
+/// FADT, boot architecture flags: no PCI Express power control.
 const NO_ASPM: u16 = 1 << 4;
 
-/// A virtio device over MMIO, as the tables name it.
+/// A virtio device over MMIO, as the tables describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioMmio {
-    /// Where its registers are.
+    /// The guest physical address of its registers.
     pub address: u32,
-    /// How large they are, in bytes.
+    /// The size of its registers, in bytes.
     pub size: u32,
-    /// Its interrupt, by the I/O interrupt controller's number.
+    /// Its interrupt: the number of the input of the I/O interrupt controller.
     pub irq: u32,
 }
 
-/// The tables, to be put at [`pc::ACPI`], where the RSDP then is.
+/// The tables, to be written to [`pc::ACPI`]. They begin with the RSDP.
 pub fn tables(cpus: u32, devices: &[VirtioMmio]) -> Vec<u8> {
     let mut tables = vec![0; Rsdp::len()];
     let dsdt = append(&mut tables, &dsdt(cpus, devices));
@@ -58,7 +58,7 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-/// Appends a table, and says where it will be.
+/// Appends a table. Returns its guest physical address.
 fn append(tables: &mut Vec<u8>, table: &dyn Aml) -> Gpa {
     tables.resize(tables.len().next_multiple_of(16), 0);
     let at = Gpa(pc::ACPI.0.saturating_add(tables.len() as u64));
@@ -97,7 +97,7 @@ fn madt(cpus: u32) -> MADT {
     madt
 }
 
-/// The devices that a kernel cannot find by itself.
+/// The DSDT: the devices that a kernel cannot find by itself, and the soft-off sleep type.
 fn dsdt(cpus: u32, devices: &[VirtioMmio]) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
     let edge = |irq| Interrupt::new(true, true, false, false, irq);
@@ -119,7 +119,8 @@ fn dsdt(cpus: u32, devices: &[VirtioMmio]) -> Sdt {
     dsdt
 }
 
-/// A device below the system bus: its name, its kind, its number among those, and what it takes.
+/// A device below the system bus, with its name, its hardware ID, its number among the devices with this ID, and its
+/// resources.
 fn device(name: &str, kind: &dyn Aml, number: u8, resources: Vec<&dyn Aml>) -> Vec<u8> {
     let kind = Name::new(Path::new("_HID"), kind);
     let number = Name::new(Path::new("_UID"), &number);
@@ -141,7 +142,7 @@ mod tests {
         u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
     }
 
-    /// The table at an address, by its own length, after its checksum has been found right.
+    /// The table at an address, with the length from its header. Panics if the checksum is wrong.
     fn table(tables: &[u8], at: u64) -> &[u8] {
         let rest = &tables[(at - pc::ACPI.0) as usize..];
         let table = &rest[..u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize];
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rsdp_leads_to_all_tables() {
+    fn all_tables_are_reachable_from_the_rsdp() {
         let tables = tables(2, &[disk()]);
         assert_eq!(&tables[..8], b"RSD PTR ");
         assert_eq!(tables[..36].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_that_there_can_be_fits_where_it_goes() {
+    fn the_largest_tables_fit() {
         let tables = tables(crate::memory::MAX_CPUS, &[disk(); 32]);
         assert!(tables.len() as u64 <= pc::ACPI_SIZE, "{:#x}", tables.len());
     }

@@ -1,5 +1,5 @@
-//! ELF64 executables, read with the `object` crate: each PT_LOAD segment goes to its physical address. A Linux
-//! kernel's `vmlinux` is one, too.
+//! ELF64 executables, read with the `object` crate: each PT_LOAD segment is loaded at its physical address. The
+//! `vmlinux` file of a Linux kernel is also an ELF64 executable.
 //!
 //! ELF-64 object file format, version 1.5; System V ABI for AMD64.
 
@@ -12,44 +12,45 @@ use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader};
 use std::sync::Arc;
 
-/// Whether `bytes` begin like an ELF file.
+/// True if `bytes` begin with the ELF magic number.
 pub fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF")
 }
 
 impl Image {
-    /// An ELF64 executable, entered in long mode. Each PT_LOAD segment goes to its physical address.
+    /// Creates an image from an ELF64 executable, entered in long mode. Each PT_LOAD segment is loaded at its physical
+    /// address.
     ///
     /// # Errors
-    /// `bytes` is not an x86-64 executable or is truncated, its segments overlap, or none holds the entry point.
+    /// `bytes` are not an x86-64 executable or are truncated, segments overlap, or no segment contains the entry point.
     pub fn elf(bytes: Vec<u8>) -> Result<Self, ImageError> {
         let Layout { segments, entry, .. } = layout(bytes.as_slice())?;
         Ok(Self { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long })
     }
 }
 
-/// Where an executable goes.
+/// The addresses of an executable.
 pub(super) struct Layout {
-    /// In order of their addresses, without overlaps; at least one.
+    /// At least one segment, in order of address, without overlaps.
     pub(super) segments: Vec<Segment>,
     /// The physical address of the entry point.
     pub(super) entry: Gpa,
-    /// Whether it runs at addresses in the last 2 GiB, as kernels do.
+    /// True if it runs at virtual addresses in the last 2 GiB, as kernels do.
     pub(super) is_high: bool,
 }
 
-/// Reads the headers of an ELF64 executable, which may be a file that is not read whole.
+/// Reads the headers of an ELF64 executable. `data` may be a file, of which only the headers are read.
 pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageError> {
     let refuse = |what: &str| Err(ImageError::Elf(what.into()));
     match data.read_bytes_at(4, 2) {
         Ok([2, 1]) => {}
         Ok([1, _]) => {
             return refuse(
-                "is for 32 bits, and this loader takes ELF64: make it flat with objcopy -O binary, and give --mode",
+                "is 32-bit, but this loader needs ELF64: convert it to a flat binary (objcopy -O binary) and give --mode",
             );
         }
-        Ok(_) => return refuse("is not little-endian, as x86-64 is: build it for x86-64"),
-        Err(()) => return refuse("is cut short within its header"),
+        Ok(_) => return refuse("is not little-endian: build it for x86-64"),
+        Err(()) => return refuse("is cut short within its header: is it complete?"),
     }
     let Ok(length) = data.len() else { return refuse("cannot be read") };
     let header = FileHeader64::<Endianness>::parse(data).map_err(unreadable)?;
@@ -58,15 +59,15 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
         return refuse("is for another processor: build it for x86-64");
     }
     if header.e_type(endian) != ET_EXEC {
-        return refuse("is no executable with fixed addresses: link it with -static -no-pie");
+        return refuse("is not an executable with fixed addresses: link it with -static -no-pie");
     }
-    // Section 0 may say that there are billions.
-    if header.phnum(endian, data).map_err(unreadable)? > MOST_HEADERS {
+    // The count may be in section 0, as any 32-bit number.
+    if header.phnum(endian, data).map_err(unreadable)? > MAX_HEADERS {
         return refuse("has more than 100000 program headers: link it with fewer");
     }
     let headers = header.program_headers(endian, data).map_err(unreadable)?;
     if headers.iter().any(|header| header.p_type(endian) == PT_INTERP) {
-        return refuse("wants a dynamic linker: link it with -static -no-pie");
+        return refuse("needs a dynamic linker: link it with -static -no-pie");
     }
     let start = header.e_entry(endian);
     let mut segments = Vec::new();
@@ -99,16 +100,16 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
     Ok(Layout { segments, entry, is_high })
 }
 
-/// How many program headers are read.
-const MOST_HEADERS: u32 = 100_000;
-/// The first of the virtual addresses that the kernel code model has.
+/// The maximum number of program headers.
+const MAX_HEADERS: u32 = 100_000;
+/// The first virtual address of the kernel code model.
 const LAST_2_GIB: u64 = 0xffff_ffff_8000_0000;
 
 fn unreadable(error: object::read::Error) -> ImageError {
     ImageError::Elf(format!("cannot be read: {error}: is it complete?"))
 }
 
-/// A PT_LOAD segment, checked against the file; `None` for an empty one.
+/// Converts a PT_LOAD segment, and checks it against the length of the file. `None` for an empty segment.
 fn segment(
     header: &ProgramHeader64<Endianness>,
     endian: Endianness,
@@ -116,7 +117,7 @@ fn segment(
 ) -> Result<Option<Segment>, ImageError> {
     let (offset, start) = (header.p_offset(endian), header.p_paddr(endian));
     let (in_file, size) = (header.p_filesz(endian), header.p_memsz(endian));
-    let refuse = |what: &str| Err(ImageError::Elf(format!("has a segment for {start:#x} that {what}")));
+    let refuse = |what: &str| Err(ImageError::Elf(format!("has a segment at {start:#x} that {what}")));
     if size == 0 && in_file == 0 {
         return Ok(None);
     }
@@ -133,8 +134,8 @@ fn segment(
     Ok(Some(Segment { start: Gpa(start), file: offset..end, size }))
 }
 
-/// The physical address of the entry point, where `segment` holds it: by its virtual address, as linkers
-/// write it, or by its physical one, as the Linux kernel's file does.
+/// The physical address of the entry point, if `segment` contains it. The entry point may be a virtual address, as
+/// linkers write it, or a physical one, as in the file of a Linux kernel.
 fn entry_in(segment: &Segment, virtual_start: u64, entry: u64) -> Option<Gpa> {
     [virtual_start, segment.start.0].into_iter().find_map(|start| {
         let offset = entry.checked_sub(start).filter(|offset| *offset < segment.size)?;

@@ -1,4 +1,4 @@
-//! Flat images: bytes that are copied to one place and entered at their first.
+//! Flat images: bytes that are copied to one address and entered at the first byte.
 
 use super::{Image, ImageError, Segment};
 use crate::memory::Gpa;
@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 impl Image {
-    /// A flat binary: `bytes` at `start`, entered at the first byte in `mode`.
+    /// Creates an image from a flat binary: `bytes` at `start`, entered at the first byte in `mode`.
     ///
     /// # Errors
     /// [`ImageError::Empty`] if there are no bytes.

@@ -1,11 +1,11 @@
 //! Linux kernels: `vmlinux`, which is an ELF64 executable, and `bzImage`, which unpacks itself. Both are entered in
-//! long mode, with RSI at the `boot_params` that say where the rest is.
+//! long mode, with the address of the `boot_params` in RSI.
 //!
-//! Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol", and `zero-page.rst`. The loading itself is
-//! linux-loader's; what it believes of the file is checked here first.
+//! Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol", and `zero-page.rst`. The crate linux-loader loads
+//! the kernel. It trusts the headers of the file, so this file checks them first.
 
 use super::{elf, open};
-use crate::error::ImageError;
+use crate::error::{Error, ImageError};
 use crate::host::printable;
 use crate::memory::{Gpa, GuestMemory, PAGE, pc};
 use crate::x86::modes;
@@ -20,30 +20,41 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vm_memory::{ByteValued, Bytes};
 
-/// `boot_params` has no loader's number for this VMM: "undefined".
+/// type_of_loader: "undefined", because the boot protocol has no number for this VMM.
 const LOADER: u8 = 0xff;
-/// Where the heap of the kernel's 16-bit part would end, which is not run.
+/// heap_end_ptr: the end of the heap of the kernel's 16-bit code. This code does not run here.
 const HEAP_END: u16 = 0xfe00;
-/// loadflags: the kernel is at 1 MiB or above.
+/// loadflags: the kernel is loaded at 1 MiB or above.
 const LOADED_HIGH: u8 = 1 << 0;
 /// loadflags: `heap_end_ptr` is valid.
 const CAN_USE_HEAP: u8 = 1 << 7;
-/// xloadflags: there is a 64-bit entry point.
+/// xloadflags: the kernel has a 64-bit entry point.
 const KERNEL_64: u16 = 1 << 0;
-/// The 64-bit entry point of a bzImage, from where it is loaded.
+/// The offset of the 64-bit entry point of a bzImage from its load address.
 const ENTRY_64: u64 = 0x200;
-/// The setup header in a bzImage, and its signature in there.
+/// The offset of the setup header in a bzImage.
 const SETUP_HEADER: u64 = 0x1f1;
-/// See [`SETUP_HEADER`].
+/// The offset of the setup header's signature in a bzImage, and the signature.
 const SIGNATURE: (u64, [u8; 4]) = (0x202, *b"HdrS");
-/// Where an ELF64 file says how many program headers it has (`e_phnum`).
+/// The offset of the number of program headers in an ELF64 file (`e_phnum`).
 const HEADER_COUNT: u64 = 56;
-/// What a kernel without a setup header takes for a command line, in bytes without its end.
+/// The maximum size of the command line of a kernel without a setup header, in bytes without the final NUL.
 const COMMAND_LINE_SIZE: u32 = 2047;
+/// The address of the command line, as the setup header has it.
+const COMMAND_LINE: u32 = {
+    assert!(pc::COMMAND_LINE.0 <= u32::MAX as u64);
+    pc::COMMAND_LINE.0 as u32
+};
+/// The maximum size of the command line in the memory map, in bytes without the final NUL: RAM must not end before it.
+const COMMAND_LINE_ROOM: u32 = {
+    let room = pc::LOW_RAM_END - pc::COMMAND_LINE.0 - 1;
+    assert!(room <= u32::MAX as u64);
+    room as u32
+};
 /// E820: RAM.
 const E820_RAM: u32 = 1;
 
-/// A kernel's file, looked at but not loaded.
+/// A kernel file whose headers have been checked. It is not loaded yet.
 #[derive(Debug)]
 pub struct Kernel {
     name: String,
@@ -53,28 +64,28 @@ pub struct Kernel {
 
 #[derive(Debug)]
 enum Kind {
-    /// An ELF64 executable: where it is entered, and where it ends.
+    /// An ELF64 executable, with its entry point and its end address.
     Vmlinux { entry: Gpa, end: u64 },
-    /// Unpacks itself to where it ends.
+    /// A kernel that unpacks itself, with the end address of the unpacked kernel.
     BzImage { setup: Box<setup_header>, end: u64 },
 }
 
-/// A kernel in memory: how to enter it.
+/// A kernel in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// Where.
+    /// The entry point.
     pub entry: Gpa,
-    /// The address after the last that it takes, also once it has unpacked itself.
+    /// The address after the last byte of the kernel, also after it has unpacked itself.
     pub end: u64,
 }
 
-/// Whether a file looks like a Linux kernel. Anything that cannot be read does not.
+/// True if a file looks like a Linux kernel. False for a file that cannot be read.
 pub fn is_kernel(path: &Path) -> bool {
     let Ok((file, _)) = open(path) else { return false };
     if is_bzimage(&file) {
         return true;
     }
-    // The kernel's code model is one that other kernels have as well; Linux has its name in it.
+    // Other kernels also use the kernel code model, so look for the banner of Linux as well.
     elf::layout(&ReadCache::new(&file)).is_ok_and(|layout| layout.is_high) && names_linux(file)
 }
 
@@ -83,7 +94,7 @@ fn is_bzimage(file: &File) -> bool {
     file.read_exact_at(&mut signature, SIGNATURE.0).is_ok() && signature == SIGNATURE.1
 }
 
-/// Whether a file has Linux's banner in it.
+/// True if a file contains the version banner of Linux.
 fn names_linux(file: File) -> bool {
     const BANNER: &[u8] = b"Linux version ";
     const CHUNK: usize = 1 << 20;
@@ -101,10 +112,10 @@ fn names_linux(file: File) -> bool {
 }
 
 impl Kernel {
-    /// Opens a kernel and checks what its headers say.
+    /// Opens a kernel and checks its headers.
     ///
     /// # Errors
-    /// It cannot be read, is no kernel, is cut short, or would lie where something else is.
+    /// The file cannot be read, is not a Linux kernel, is cut short, or would overlap memory that the VMM uses.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let (file, length) = open(path)?;
         let name = printable(path);
@@ -115,41 +126,39 @@ impl Kernel {
         Ok(Self { name, file, kind })
     }
 
-    /// What to call it.
+    /// The path of the file, in printable form.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How long a command line it takes, in bytes without its end.
+    /// The maximum size of its command line, in bytes without the final NUL.
     pub fn command_line_size(&self) -> usize {
         let size = match &self.kind {
             Kind::BzImage { setup, .. } if setup.cmdline_size != 0 => setup.cmdline_size,
             _ => COMMAND_LINE_SIZE,
         };
-        // What lies after the command line must not be reached.
-        const ROOM: u64 = pc::LOW_RAM_END - pc::COMMAND_LINE.0 - 1;
-        usize::try_from(u64::from(size).min(ROOM)).unwrap_or(0)
+        size.min(COMMAND_LINE_ROOM) as usize
     }
 
-    /// Loads it into RAM of `ram` bytes.
+    /// Loads the kernel into `memory`, which has `ram` bytes of RAM.
     ///
     /// # Errors
-    /// It does not fit, or its file has changed.
+    /// The kernel does not fit into RAM, or its file has changed since [`Self::open`].
     pub fn load(&mut self, memory: &GuestMemory, ram: u64) -> Result<Loaded, ImageError> {
         let low = pc::HOLE.min(ram);
         let (Kind::Vmlinux { end, .. } | Kind::BzImage { end, .. }) = &self.kind;
         if *end > low {
             let what = format!(
-                "needs the addresses up to {end:#x}, and the guest's memory is [0x0, {low:#x}): give it more (--mem)"
+                "needs memory up to {end:#x}, but the guest's memory is [0x0, {low:#x}): give the guest more (--mem)"
             );
             return Err(ImageError::Linux { file: self.name.clone(), what });
         }
         let high = Some(Gpa(pc::HIGH_RAM));
         let loaded = match self.kind {
             Kind::Vmlinux { entry, end } => {
-                // With an offset, also of nothing, the loader leaves notes alone: it believes their sizes.
-                let nowhere_else = Some(Gpa(0));
-                Elf::load(memory.slots(), nowhere_else, &mut self.file, None).map(|_| Loaded { entry, end })
+                // With an offset, even 0, the loader ignores notes, whose sizes it does not check.
+                let offset = Some(Gpa(0));
+                Elf::load(memory.slots(), offset, &mut self.file, None).map(|_| Loaded { entry, end })
             }
             Kind::BzImage { end, .. } => {
                 BzImage::load(memory.slots(), Some(Gpa(pc::HIGH_RAM)), &mut self.file, high)
@@ -162,7 +171,7 @@ impl Kernel {
         })
     }
 
-    /// The setup header that goes into `boot_params`: its own, or that of a kernel that has none.
+    /// The setup header for `boot_params`: the one of the kernel, or a new one for a kernel without a setup header.
     fn setup(&self) -> setup_header {
         let own = match &self.kind {
             Kind::BzImage { setup, .. } => **setup,
@@ -181,7 +190,7 @@ impl Kernel {
         }
     }
 
-    /// Up to which address an initrd may lie, exclusive.
+    /// The address after the last one that an initrd may take.
     fn initrd_limit(&self, ram: u64) -> u64 {
         let low = pc::HOLE.min(ram);
         match &self.kind {
@@ -198,17 +207,17 @@ fn vmlinux(file: &File, name: &str) -> Result<Kind, ImageError> {
     let refuse = |what: String| Err(ImageError::Linux { file: name.into(), what });
     let mut magic = [0; 4];
     if file.read_exact_at(&mut magic, 0).is_err() || !elf::is_elf(&magic) {
-        return refuse("is no Linux kernel: give a vmlinux (ELF64) or a bzImage".into());
+        return refuse("is not a Linux kernel: give a vmlinux (ELF64) or a bzImage".into());
     }
-    // The loader takes the number in the header for what it is, and not for a hint that it is elsewhere.
+    // 0xffff means that the number is in section 0 (PN_XNUM). The loader would take 0xffff as the number.
     let mut count = [0; 2];
     if file.read_exact_at(&mut count, HEADER_COUNT).is_ok() && u16::from_le_bytes(count) == u16::MAX {
-        return refuse("has more program headers than a kernel has: is it complete?".into());
+        return refuse("has too many program headers for a kernel: is it complete?".into());
     }
     let elf::Layout { segments, entry, .. } = elf::layout(&ReadCache::new(file))?;
     if let Some(low) = segments.iter().find(|segment| segment.start.0 < pc::HIGH_RAM) {
         return refuse(format!(
-            "has a segment at {:#x}, and below {:#x} is what the kernel is given to start with: link it higher",
+            "has a segment at {:#x}, but the VMM uses the memory below {:#x}: link it higher",
             low.start.0,
             pc::HIGH_RAM
         ));
@@ -217,31 +226,31 @@ fn vmlinux(file: &File, name: &str) -> Result<Kind, ImageError> {
     Ok(Kind::Vmlinux { entry, end })
 }
 
-/// Reads the setup header of a bzImage; `Err` is what is wrong.
+/// Reads the setup header of a bzImage. An error says what is wrong, without the name of the file.
 fn bzimage(file: &File, length: u64) -> Result<Kind, String> {
     let mut setup = setup_header::default();
     file.read_exact_at(setup.as_mut_slice(), SETUP_HEADER)
-        .map_err(|_| "is a bzImage cut short within its setup header: is it complete?")?;
-    // The second byte of the jump over it says where the header ends; what follows is the kernel's.
+        .map_err(|_| "is a bzImage that is cut short within its setup header: is it complete?")?;
+    // The second byte of the jump instruction gives the end of the header. The bytes after it are code, not fields.
     let end = u64::from(setup.jump >> 8).saturating_add(SIGNATURE.0);
     let known = usize::try_from(end.saturating_sub(SETUP_HEADER)).unwrap_or(usize::MAX);
     setup.as_mut_slice().iter_mut().skip(known).for_each(|byte| *byte = 0);
     let version = setup.version;
     if version < 0x20c || setup.xloadflags & KERNEL_64 == 0 {
         return Err(format!(
-            "is a bzImage without a 64-bit entry point (boot protocol {}.{:02}): give one for x86-64, of Linux 3.8 or later",
+            "is a bzImage without a 64-bit entry point (boot protocol {}.{:02}): use a kernel for x86-64, Linux 3.8 or later",
             version >> 8,
             version & 0xff
         ));
     }
     let sectors = if setup.setup_sects == 0 { 4 } else { u64::from(setup.setup_sects) };
     let code = sectors.saturating_add(1).saturating_mul(512);
-    // In paragraphs of 16 bytes; the last may be cut off, with what is signed after it.
+    // `syssize` counts paragraphs of 16 bytes. The last one may be incomplete. A signature may follow it.
     let size = u64::from(setup.syssize).saturating_mul(16);
     let whole = code.saturating_add(size);
     if size <= ENTRY_64 || whole > length.saturating_add(15) {
         return Err(format!(
-            "is a bzImage whose header says that its code is [{code:#x}, {whole:#x}) of {length:#x} bytes: is it complete?"
+            "is a bzImage with its code at [{code:#x}, {whole:#x}), but the file has {length:#x} bytes: is it complete?"
         ));
     }
     let loaded = pc::HIGH_RAM.saturating_add(length.saturating_sub(code));
@@ -249,7 +258,8 @@ fn bzimage(file: &File, length: u64) -> Result<Kind, String> {
     Ok(Kind::BzImage { setup: Box::new(setup), end: loaded.max(unpacked) })
 }
 
-/// Loads the initial RAM disk as high as the kernel takes it, and returns where it is and its size.
+/// Loads the initial RAM disk at the highest address that the kernel accepts. Returns its address and its size in
+/// bytes.
 fn load_initrd(
     path: &Path,
     memory: &GuestMemory,
@@ -262,11 +272,11 @@ fn load_initrd(
         return Err(refuse("is empty: give a cpio archive, or leave out --initrd".into()));
     }
     let start = limit.checked_sub(size).map(|start| start & !(PAGE - 1)).filter(|start| *start >= kernel_end);
-    let place = start.and_then(|start| Some((u32::try_from(start).ok()?, u32::try_from(size).ok()?)));
-    let (Some((start, size)), Ok(length)) = (place, usize::try_from(size)) else {
+    let range = start.and_then(|start| Some((u32::try_from(start).ok()?, u32::try_from(size).ok()?)));
+    let (Some((start, size)), Ok(length)) = (range, usize::try_from(size)) else {
         return Err(refuse(format!(
-            "has {size:#x} bytes, and between the kernel and the end of the memory for it are {:#x}: give the guest more \
-             memory (--mem), or a smaller initrd",
+            "has {size:#x} bytes, but the memory after the kernel has room for {:#x}: give the guest more memory (--mem), \
+             or a smaller initrd",
             limit.saturating_sub(kernel_end)
         )));
     };
@@ -275,11 +285,12 @@ fn load_initrd(
     Ok((start, size))
 }
 
-/// Puts all that a kernel is entered with into memory: the GDT, page tables, the initrd, the command line, and the
-/// `boot_params` that lead to the last three, to RAM and to the ACPI tables.
+/// Writes everything that the kernel needs at its entry into memory: the GDT, the page tables, the initrd, the command
+/// line and the `boot_params`. The `boot_params` contain the addresses of the initrd, the command line and the ACPI
+/// tables, and the E820 map of RAM. `ram` is the size of RAM in bytes.
 ///
 /// # Errors
-/// The initrd or the command line does not fit.
+/// The initrd cannot be read or does not fit, or the command line is too long or contains a NUL byte.
 pub fn write_boot_params(
     kernel: &Kernel,
     loaded: Loaded,
@@ -287,36 +298,33 @@ pub fn write_boot_params(
     ram: u64,
     initrd: Option<&Path>,
     command_line: &str,
-) -> Result<(), crate::error::Error> {
-    let most = kernel.command_line_size();
-    if command_line.len() > most {
-        return Err(crate::error::Error::Config(format!(
-            "the command line has {} bytes, and {} takes {most}: shorten --cmdline",
+) -> Result<(), Error> {
+    let max = kernel.command_line_size();
+    if command_line.len() > max {
+        return Err(Error::Config(format!(
+            "the command line has {} bytes, but {} accepts at most {max}: shorten --cmdline",
             command_line.len(),
             kernel.name
         )));
     }
     if command_line.contains('\0') {
-        return Err(crate::error::Error::Config(
-            "the command line has a NUL in it: take it out of --cmdline".into(),
-        ));
+        return Err(Error::Config("the command line contains a NUL byte: remove it from --cmdline".into()));
     }
     memory.write(pc::COMMAND_LINE, command_line.as_bytes())?;
     let mut params = boot_params { hdr: kernel.setup(), ..Default::default() };
     params.acpi_rsdp_addr = pc::ACPI.0;
-    params.hdr.cmd_line_ptr = u32::try_from(pc::COMMAND_LINE.0).unwrap_or(0);
+    params.hdr.cmd_line_ptr = COMMAND_LINE;
     if let Some(initrd) = initrd {
         let (start, size) = load_initrd(initrd, memory, kernel.initrd_limit(ram), loaded.end)?;
         (params.hdr.ramdisk_image, params.hdr.ramdisk_size) = (start, size);
     }
-    let usable = pc::usable(ram);
-    params.e820_entries = u8::try_from(usable.len()).unwrap_or(0);
-    for (entry, (start, size)) in params.e820_table.iter_mut().zip(usable) {
+    for (entry, (start, size)) in params.e820_table.iter_mut().zip(pc::usable(ram)) {
         *entry = boot_e820_entry { addr: start.0, size, r#type: E820_RAM };
+        params.e820_entries = params.e820_entries.saturating_add(1);
     }
     let params = BootParams::new::<boot_params>(&params, pc::BOOT_PARAMS);
     LinuxBootConfigurator::write_bootparams(&params, memory.slots())
-        .map_err(|error| crate::error::Error::Memory { bytes: PAGE, reason: error.to_string() })?;
+        .map_err(|error| Error::Memory { bytes: PAGE, reason: error.to_string() })?;
     memory.write(pc::GDT, &modes::bytes(&modes::linux_gdt()))?;
     memory.write(pc::PAGE_TABLES, &modes::bytes(&modes::identity_map(pc::PAGE_TABLES)))
 }

@@ -1,4 +1,6 @@
-//! From a file, or an embedded guest, to an [`Image`]: what to copy where, and where to begin.
+//! Guests to load: an [`Image`] from a file or from an embedded guest, and Linux kernels with their ACPI tables.
+//!
+//! May import `device`, `x86`, `memory`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -26,35 +28,48 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A part of an image: bytes of the file, and zeroes after them.
+/// A part of an image: bytes of the file, followed by zeroes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it goes.
+    /// The guest physical address of the first byte.
     pub start: Gpa,
-    /// Its bytes in the file.
+    /// The range of its bytes in the file.
     pub file: Range<usize>,
-    /// Its size in memory, in bytes: at least that in the file.
+    /// The size in memory, in bytes. At least the size in the file.
     pub size: u64,
 }
 
 impl Segment {
-    /// The address after its last, or the last address of all.
+    /// The address after the last byte, at most `u64::MAX`.
     pub fn end(&self) -> u64 {
         self.start.0.saturating_add(self.size)
     }
 }
 
-/// What to load, where, and how to begin.
+/// A guest program: its segments, its entry point and its mode.
+///
+/// The default image is empty: it has no segments, and its entry point is 0 in real mode.
+///
+/// ```
+/// use vmm::boot::Image;
+/// use vmm::memory::Gpa;
+/// use vmm::x86::Mode;
+///
+/// // mov al, 42; hlt
+/// let image = Image::flat(vec![0xb0, 42, 0xf4], Mode::Real, Gpa(0x1000))?;
+/// assert_eq!((image.entry(), image.end()), (Gpa(0x1000), 0x1003));
+/// assert_eq!(image.segments()[0].file, 0..3);
+/// # Ok::<(), vmm::ImageError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Shared, so that a clone costs nothing.
+    /// The content of the file. Shared, so that a clone is cheap.
     bytes: Arc<Cow<'static, [u8]>>,
     segments: Vec<Segment>,
     entry: Gpa,
     mode: Mode,
 }
 
-/// Nothing, which fits everywhere.
 impl Default for Image {
     fn default() -> Self {
         Self { bytes: Arc::default(), segments: Vec::new(), entry: Gpa(0), mode: Mode::Real }
@@ -62,42 +77,48 @@ impl Default for Image {
 }
 
 impl Image {
-    /// What to copy where.
+    /// The segments to load. An ELF image has them in order of their addresses.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Where the guest begins.
+    /// The address of each segment, and its bytes in the file.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (Gpa, &[u8])> {
+        let bytes = |segment: &Segment| self.bytes.get(segment.file.clone()).unwrap_or_default();
+        self.segments.iter().map(move |segment| (segment.start, bytes(segment)))
+    }
+
+    /// The guest physical address of the first instruction.
     pub fn entry(&self) -> Gpa {
         self.entry
     }
 
-    /// The mode that it begins in.
+    /// The mode at the entry point.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The same, entered in another mode.
+    /// Returns the image with another mode at its entry point. [`Self::load`] checks that the mode can reach it.
     pub fn entered_in(self, mode: Mode) -> Self {
         Self { mode, ..self }
     }
 
-    /// The addresses that it takes, a range for each segment.
+    /// The guest physical addresses that the image takes, one range for each segment.
     pub fn ranges(&self) -> Vec<Range<u64>> {
         self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
     }
 
-    /// The address after the last that it takes.
+    /// The address after the last byte of the image. 0 for an empty image.
     pub fn end(&self) -> u64 {
         self.segments.iter().map(Segment::end).max().unwrap_or(0)
     }
 
-    /// Whether it takes any of `[start, end)`.
+    /// True if a segment overlaps `[start, end)`.
     pub fn overlaps(&self, start: u64, end: u64) -> bool {
         self.segments.iter().any(|segment| segment.start.0 < end && start < segment.end())
     }
 
-    /// Whether one of its own bytes in `[start, end)` is not zero.
+    /// True if the file has a byte for `[start, end)` that is not zero.
     pub fn covers(&self, start: u64, end: u64) -> bool {
         self.segments.iter().any(|segment| {
             let bytes = self.bytes.get(segment.file.clone()).unwrap_or_default();
@@ -109,11 +130,13 @@ impl Image {
         })
     }
 
-    /// Copies it into RAM of `ram` bytes.
+    /// Checks that the image fits into RAM of `ram` bytes, and that its mode can start at its entry point.
     ///
     /// # Errors
-    /// It does not fit, or cannot be entered in its mode.
-    pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
+    /// * [`ImageError::OutsideRam`]: a segment is not completely in RAM.
+    /// * [`ImageError::BeyondRealMode`]: the entry point of a real-mode image is not below 0x10000.
+    /// * [`ImageError::BeyondMode`]: the entry point of another image is not below 4 GiB.
+    pub(crate) fn check(&self, ram: u64) -> Result<(), ImageError> {
         match self.mode {
             Mode::Real if self.entry.0 > 0xffff => return Err(ImageError::BeyondRealMode(self.entry.0)),
             Mode::Protected | Mode::Long | Mode::User if self.entry.0 > 0xffff_ffff => {
@@ -121,36 +144,64 @@ impl Image {
             }
             _ => {}
         }
-        for segment in &self.segments {
-            let outside = ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram };
-            let fits = segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
-            let data = self.bytes.get(segment.file.clone()).unwrap_or_default();
-            // RAM is new, hence zero: what the file does not fill needs no clearing.
-            if !fits || memory.write(segment.start, data).is_err() {
-                return Err(outside);
-            }
+        let fits =
+            |segment: &&Segment| segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
+        match self.segments.iter().find(|segment| !fits(segment)) {
+            Some(segment) => Err(ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram }),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the image into `memory`, whose RAM is `[0, ram)`. The memory must be new, because zeroes are not written.
+    ///
+    /// # Errors
+    /// * [`ImageError::OutsideRam`]: a segment is not completely in RAM.
+    /// * [`ImageError::BeyondRealMode`]: the entry point of a real-mode image is not below 0x10000.
+    /// * [`ImageError::BeyondMode`]: the entry point of another image is not below 4 GiB.
+    pub fn load(&self, memory: &GuestMemory, ram: u64) -> Result<(), ImageError> {
+        self.check(ram)?;
+        // RAM is new and therefore zero, so the zeroes after the bytes of the file need no store.
+        for (start, bytes) in self.contents() {
+            let end = start.0.saturating_add(bytes.len() as u64);
+            memory.write(start, bytes).map_err(|_| ImageError::OutsideRam { start: start.0, end, ram })?;
         }
         Ok(())
     }
 }
 
-/// Reads a file that holds an image: an ELF file, or a flat binary of `limit` bytes at most.
+/// Reads a file with an image. A flat binary may have at most `limit` bytes. An ELF file may be larger, up to
+/// [`MAX_RAM`], because it may contain parts that are not loaded.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use vmm::boot::{Image, is_elf, read_file};
+/// use vmm::memory::{Gpa, PLAIN_RAM};
+/// use vmm::x86::Mode;
+///
+/// let bytes = read_file(Path::new("guest"), PLAIN_RAM)?;
+/// let image = match is_elf(&bytes) {
+///     true => Image::elf(bytes)?,
+///     false => Image::flat(bytes, Mode::Long, Gpa(0x1000))?,
+/// };
+/// println!("entered at {:#x}", image.entry().0);
+/// # Ok::<(), vmm::ImageError>(())
+/// ```
 ///
 /// # Errors
-/// It cannot be read, is no regular file, is empty, or is too large.
+/// The file cannot be read, is not a regular file, is empty, or is too large.
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
     let (file, length) = open(path)?;
-    // Files that the kernel makes up have no size either, and some of them wait for ever.
+    // Virtual files such as those in /proc also have length 0, and reads of some of them block forever.
     if length == 0 {
         return Err(ImageError::Empty);
     }
     read_image(file, length, limit, path)
 }
 
-/// Opens a regular file, and gives its length in bytes.
+/// Opens a regular file. Returns it and its length in bytes.
 fn open(path: &Path) -> Result<(fs::File, u64), ImageError> {
     let failed = |source| ImageError::Read { path: printable(path), source };
-    // Looked at before it is opened: opening a pipe would wait for its writer.
+    // Check the type before the file is opened, because opening a pipe would wait for its writer.
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         return Err(ImageError::NotAFile { path: printable(path) });
@@ -158,12 +209,12 @@ fn open(path: &Path) -> Result<(fs::File, u64), ImageError> {
     Ok((fs::File::open(path).map_err(failed)?, metadata.len()))
 }
 
-/// Reads what should be `expected` bytes. The file may change meanwhile: what counts is what comes.
+/// Reads a file of about `expected` bytes. The file may change meanwhile, so only the bytes that are read count.
 fn read_image(mut file: impl Read, expected: u64, limit: u64, path: &Path) -> Result<Vec<u8>, ImageError> {
     let failed = |source| ImageError::Read { path: printable(path), source };
     let mut bytes = Vec::new();
     file.by_ref().take(4).read_to_end(&mut bytes).map_err(failed)?;
-    // An ELF file may have more that is not loaded, such as debug information.
+    // An ELF file may contain parts that are not loaded, such as debug information.
     let limit = if is_elf(&bytes) { MAX_RAM } else { limit };
     let too_large = |size| ImageError::TooLarge { path: printable(path), size, limit };
     if expected > limit {
@@ -185,7 +236,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn what_is_no_image_is_refused() {
+    fn files_that_are_not_images_are_refused() {
         let read = |path: &str| read_file(Path::new(path), 0x1000);
         assert!(matches!(read("/"), Err(ImageError::NotAFile { .. })));
         assert!(matches!(read("/dev/zero"), Err(ImageError::NotAFile { .. })));
@@ -200,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_elf_file_may_be_larger_than_memory_but_not_endless() {
+    fn an_elf_file_may_be_larger_than_memory_but_is_limited() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"\x7fELF").unwrap();
         file.as_file().set_len(0x2000).unwrap();
@@ -210,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_while_it_is_read_is_what_comes() {
+    fn a_file_may_change_while_it_is_read() {
         let read = |comes: &[u8], expected| read_image(comes, expected, 0x10, Path::new("x"));
         assert_eq!(read(&[1; 0x10], 1).unwrap(), [1; 0x10], "it grew");
         assert_eq!(read(&[1; 3], 0x10).unwrap(), [1; 3], "it shrank");
         assert!(matches!(read(&[], 0x10), Err(ImageError::Empty)));
         assert!(matches!(read(&[1; 0x11], 1), Err(ImageError::TooLarge { size: 0x11, .. })));
         assert!(matches!(read(&[1; 0x100], 1), Err(ImageError::TooLarge { .. })));
-        // A reader that fails halfway is an error, not half an image.
+        // A read error after some bytes is an error, not a partial image.
         let fails = Read::chain(&[1u8; 8][..], fs::File::open("/").unwrap());
         assert!(matches!(read_image(fails, 0x10, 0x10, Path::new("x")), Err(ImageError::Read { .. })));
     }
@@ -235,9 +286,9 @@ mod tests {
         }
     }
 
-    /// Also the zeroes after its bytes, and not what lies behind RAM, such as SIMVIRTIO's window.
+    /// This includes the zeroes after its bytes. Memory after RAM, such as SIMVIRTIO's window, does not count.
     #[test]
-    fn all_of_a_segment_must_fit_into_ram() {
+    fn a_whole_segment_must_fit_into_ram() {
         let memory = GuestMemory::new(&[(Gpa(0), 0x2000), (Gpa(0x2000), 0x1000)]).unwrap();
         for (start, len, size, fits) in [
             (0x1000, 1, 0x1000, true),
@@ -254,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn only_bytes_of_its_own_cover_a_place() {
+    fn only_nonzero_bytes_of_the_file_cover_a_range() {
         let image = Image::flat(&[1, 0, 0, 2][..], Mode::Long, Gpa(0x3ff)).unwrap();
         let covered = [(0, 0x3ff), (0x3ff, 0x400), (0x400, 0x402), (0x400, 0x408), (0x403, u64::MAX)];
         assert_eq!(covered.map(|(start, end)| image.covers(start, end)), [false, true, false, true, false]);
@@ -262,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_must_begin_where_its_mode_can() {
+    fn the_mode_limits_the_entry_point() {
         let ram = 0x2_0000;
         let memory = GuestMemory::new(&[(Gpa(0), ram)]).unwrap();
         let load = |mode, at| Image::flat(&[1][..], mode, Gpa(at)).unwrap().load(&memory, ram);

@@ -1,9 +1,10 @@
-//! The host's side of a guest's console: a thread that reads what somebody types and hands it to the guest's port as
-//! it has room, and that finds the escape key; and one that hands on a prompt which the guest printed without ending
-//! its line.
+//! The threads that connect the terminal of the host with the console of a guest.
 //!
-//! The first never waits for anything but keys, so that the escape key ends any machine: not for a guest that does not
-//! read, nor for a vCPU that holds the port, nor for whoever reads the guest's text.
+//! The keys thread reads the terminal, passes the keys to the guest's port as it has room, and handles the escape key.
+//! The prompts thread writes a prompt that the guest printed without the end of its line.
+//!
+//! The keys thread waits for keys only, so that the escape key ends every machine. It does not wait for a guest that
+//! does not read its input, for a vCPU that holds the lock of the port, or for the reader of the output.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
 use crate::console::output::Output;
@@ -20,41 +21,43 @@ use std::sync::Arc;
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Ctrl-A: what comes next is for the VMM.
+/// The escape key, Ctrl-A: the next key is a command for the VMM.
 const ESCAPE: u8 = 0x01;
-/// What Ctrl-A h says.
+/// The text that Ctrl-A h prints.
 const HELP: &str = "\nvmm: Ctrl-A x  ends the machine\nvmm: Ctrl-A h  shows this\n\
                     vmm: Ctrl-A Ctrl-A  sends Ctrl-A to the guest\n";
-/// For how long a prompt waits for the end of its line.
-const PROMPT: Duration = REPEAT;
-/// How much is read at a time, in bytes.
+/// The time that a prompt waits for the end of its line.
+const PROMPT_DELAY: Duration = REPEAT;
+/// The most input that one read takes, in bytes.
 const CHUNK: usize = 1024;
-/// How many keys wait for a guest that does not read; further ones are lost.
-const MOST_KEYS: usize = 64 << 10;
+/// The most keys that wait for a guest that does not read its input. Further keys are lost.
+const MAX_KEYS: usize = 64 << 10;
 
-/// A guest's port, as seen from the host.
+/// The host side of a guest's port.
 pub(crate) trait Port: Send {
-    /// Bytes arrive, as far as there is room. Returns how many of them, at once.
+    /// Passes `bytes` to the guest, as far as there is room. Returns the number of bytes passed. Does not block.
     fn push(&mut self, bytes: &[u8]) -> usize;
-    /// Written to when there is room again.
+    /// The event that is signalled when there is room again.
     fn room_event(&self) -> &EventFd;
 }
 
-/// What the threads work with.
+/// The resources of the threads.
 pub(crate) struct ConsoleSetup {
-    /// Bytes that were there from the start.
+    /// The input that is available at the start.
     pub(crate) typed: Vec<u8>,
-    /// What is read, until its end.
+    /// The file to read input from, until its end.
     pub(crate) input: Option<File>,
-    /// Whether Ctrl-A is for the VMM.
+    /// Enables the escape key.
     pub(crate) escapes: bool,
+    /// The port that gets the input.
     pub(crate) port: Box<dyn Port>,
+    /// The output with the prompts.
     pub(crate) output: Output,
-    /// Written to when text waits for the end of its line.
+    /// Signalled when text waits for the end of its line.
     pub(crate) prompt: EventFd,
 }
 
-/// The threads. They end with this.
+/// The running threads. Dropping this ends them.
 #[derive(Debug)]
 pub(crate) struct ConsoleThreads {
     stop: [Arc<EventFd>; 2],
@@ -62,10 +65,10 @@ pub(crate) struct ConsoleThreads {
 }
 
 impl ConsoleThreads {
-    /// Starts the threads, which end the machine through `stop_handle`.
+    /// Starts the threads. They end the machine through `stop_handle`.
     ///
     /// # Errors
-    /// The host has no thread or descriptor left.
+    /// The host has no thread or file descriptor left.
     pub(crate) fn start(console: ConsoleSetup, stop_handle: Arc<StopHandle>) -> Result<Self, Error> {
         let ConsoleSetup { typed, input, escapes, port, output, prompt } = console;
         let stop = [
@@ -82,12 +85,12 @@ impl ConsoleThreads {
         Ok(running)
     }
 
-    /// Ends the threads. Where one hangs in a write that nobody reads, it is kicked out once nobody wants to wait.
+    /// Ends the threads. A thread that blocks in a write is kicked out of it after `deadline`.
     pub(crate) fn finish(&mut self, deadline: &Deadline) {
         self.stop.iter().for_each(|stop| drop(stop.write(1)));
         for thread in self.threads.drain(..) {
             if thread.join(deadline).is_none() {
-                log::error!("a thread of the console panicked; this is a bug of the VMM");
+                log::error!("a thread of the console panicked; this is a bug in the VMM");
             }
         }
     }
@@ -99,7 +102,7 @@ impl Drop for ConsoleThreads {
     }
 }
 
-/// Hands on prompts.
+/// The prompts thread.
 struct Prompts {
     output: Output,
     prompt: EventFd,
@@ -113,29 +116,29 @@ impl Prompts {
                 Ok([true, _]) => return,
                 Ok([_, false]) => continue,
                 Ok([_, true]) => {}
-                Err(error) => return log::warn!("prompts are no longer handed on: {error}"),
+                Err(error) => return log::warn!("prompts of the guest are no longer shown at once: {error}"),
             }
             let _ = self.prompt.read();
-            // The line may yet end.
-            if let Ok([true]) = host::wait_any([Some(host::borrow(stop))], Some(PROMPT)) {
+            // The guest may still end the line.
+            if let Ok([true]) = host::wait_any([Some(host::borrow(stop))], Some(PROMPT_DELAY)) {
                 return;
             }
-            if let ControlFlow::Break(end) = self.output.hand_on_prompt() {
+            if let ControlFlow::Break(end) = self.output.flush_prompt() {
                 self.stop_handle.end(end);
             }
         }
     }
 }
 
-/// Reads keys.
+/// The keys thread.
 struct Keys {
     input: Option<File>,
     escapes: bool,
     port: Box<dyn Port>,
     stop_handle: Arc<StopHandle>,
-    /// What the port had no room for.
+    /// The keys that the port had no room for.
     pending: VecDeque<u8>,
-    /// The last key was Ctrl-A.
+    /// Set if the last key was the escape key.
     escaped: bool,
 }
 
@@ -144,8 +147,8 @@ impl Keys {
         loop {
             self.deliver();
             let waits = !self.pending.is_empty();
-            // A kick may be lost, and a port that is busy does not say when it no longer is.
-            let patience = (self.stop_handle.has_ended() || waits).then_some(REPEAT);
+            // A kick may be lost, and a port whose lock is taken signals no room event, so repeat both at intervals.
+            let timeout = (self.stop_handle.has_ended() || waits).then_some(REPEAT);
             let ready = host::wait_any(
                 [
                     Some(host::borrow(stop)),
@@ -153,11 +156,11 @@ impl Keys {
                     Some(host::borrow(self.port.room_event())).filter(|_| waits),
                     self.input.as_ref().map(File::as_fd).filter(|_| self.escapes || !waits),
                 ],
-                patience,
+                timeout,
             );
             let [stopped, ended, room, typed] = match ready {
                 Ok(ready) => ready,
-                Err(error) => return log::warn!("the console's input is no longer read: {error}"),
+                Err(error) => return log::warn!("the console input is no longer read: {error}"),
             };
             if stopped {
                 return;
@@ -175,7 +178,7 @@ impl Keys {
         }
     }
 
-    /// Hands on what waits, as far as there is room.
+    /// Passes pending keys to the port, as far as there is room.
     fn deliver(&mut self) {
         while !self.pending.is_empty() {
             let taken = self.port.push(self.pending.make_contiguous());
@@ -186,6 +189,7 @@ impl Keys {
         }
     }
 
+    /// Reads keys. After the end of the input or an error, the thread goes on without input.
     fn read(&mut self) {
         let Some(input) = &mut self.input else { return };
         let mut chunk = [0; CHUNK];
@@ -195,12 +199,13 @@ impl Keys {
             Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {
             }
             Err(error) => {
-                log::warn!("the console's input cannot be read ({error}); going on without");
+                log::warn!("the console input cannot be read ({error}): the guest gets no more input");
                 self.input = None;
             }
         }
     }
 
+    /// Handles one key: a command for the VMM after the escape key, or input for the guest.
     fn typed(&mut self, key: u8) {
         let was_escaped = std::mem::take(&mut self.escaped);
         match key {
@@ -209,12 +214,12 @@ impl Keys {
             b'x' | b'X' if was_escaped => self.stop_handle.end(Stop::Quit),
             b'h' | b'H' | b'?' if was_escaped => {
                 let stderr = io::stderr();
-                // Not where that would wait.
+                // The help is not printed if that would block.
                 if let Ok(true) = host::wait_writable(stderr.as_fd(), Some(Duration::ZERO)) {
                     let _ = host::write(stderr.as_fd(), HELP.as_bytes());
                 }
             }
-            _ if self.pending.len() >= MOST_KEYS => {}
+            _ if self.pending.len() >= MAX_KEYS => {}
             _ if was_escaped && key != ESCAPE => self.pending.extend([ESCAPE, key]),
             _ => self.pending.push_back(key),
         }
@@ -231,7 +236,7 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
-    /// Holds four bytes until somebody reads them.
+    /// A port with room for four bytes.
     #[derive(Clone)]
     struct Small(Arc<(Mutex<Vec<u8>>, EventFd)>);
 
@@ -271,7 +276,7 @@ mod tests {
     }
 
     impl Bench {
-        /// What the guest has read once it has read `count` bytes.
+        /// Plays the guest: reads until `count` bytes have arrived, for at most five seconds.
         fn read(&self, count: usize) -> Vec<u8> {
             let (mut seen, start) = (Vec::new(), Instant::now());
             while seen.len() < count && start.elapsed() < Duration::from_secs(5) {
@@ -284,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_fits_arrives_in_order() {
+    fn input_that_exceeds_the_room_arrives_in_order() {
         let mut bench = bench(false);
         let text: Vec<u8> = (0..=255).cycle().take(3000).collect();
         bench.keyboard.write_all(&text).unwrap();
@@ -293,9 +298,9 @@ mod tests {
     }
 
     #[test]
-    fn the_escape_key_is_found_behind_keys_that_nobody_reads() {
+    fn the_escape_key_works_behind_more_keys_than_the_guest_reads() {
         let mut bench = bench(true);
-        bench.keyboard.write_all(&[b'a'; MOST_KEYS + 5000]).unwrap();
+        bench.keyboard.write_all(&[b'a'; MAX_KEYS + 5000]).unwrap();
         bench.keyboard.write_all(b"\x01x").unwrap();
         let start = Instant::now();
         while !bench.stop_handle.has_ended() && start.elapsed() < Duration::from_secs(5) {
@@ -305,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_escape_key_is_found_at_a_terminal() {
+    fn escape_commands_are_handled_and_other_keys_pass() {
         let mut bench = bench(true);
         bench.keyboard.write_all(b"a\x01\x01b\x01c").unwrap();
         assert_eq!(bench.read(5), b"a\x01b\x01c");

@@ -1,6 +1,6 @@
-//! Where the guest's input comes from: a file descriptor, bytes that are there already, or nothing.
+//! The guest's input: it comes from a file, from memory, or is absent.
 //!
-//! The end of the input is a byte of its own for the guest, [`abi::END_OF_INPUT`], given once.
+//! The guest gets the end of the input as a byte, [`abi::END_OF_INPUT`], once.
 
 use crate::host;
 use simvirtio::abi;
@@ -10,71 +10,75 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// How much is read at a time, in bytes.
+/// The most input that one read takes, in bytes.
 const CHUNK: usize = 4096;
 
 /// The guest's input.
 #[derive(Debug)]
 pub struct Input {
-    /// What still has to be read from; `None` once its end was seen.
+    /// The file to read from. `None` after its end.
     source: Option<File>,
-    here: VecDeque<u8>,
+    /// The bytes that were read and not taken yet.
+    buffer: VecDeque<u8>,
 }
 
 impl Input {
-    /// What can be read from a file, a pipe or a terminal. It is read when the guest wants it, not before.
+    /// Creates input from a file, a pipe or a terminal. It is read only when the guest wants input.
     pub fn new(source: File) -> Self {
-        Self { source: Some(source), here: VecDeque::new() }
+        Self { source: Some(source), buffer: VecDeque::new() }
     }
 
-    /// These bytes, and then the end.
+    /// Creates input with the given bytes, followed by the end.
     pub fn bytes(bytes: &[u8]) -> Self {
-        let here = bytes.iter().copied().chain([abi::END_OF_INPUT]).collect();
-        Self { source: None, here }
+        let buffer = bytes.iter().copied().chain([abi::END_OF_INPUT]).collect();
+        Self { source: None, buffer }
     }
 
-    /// Nothing, and no end either.
+    /// Creates input without bytes and without an end.
     pub(crate) fn none() -> Self {
-        Self { source: None, here: VecDeque::new() }
+        Self { source: None, buffer: VecDeque::new() }
     }
 
-    /// What may still be read from.
+    /// The file that may still have input.
     pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
         self.source.as_ref().map(AsFd::as_fd)
     }
 
-    /// The bytes that are here, and what still can be read from; for a guest that is not told of the end.
+    /// The buffered bytes and the file, for a guest that gets no end of input.
     pub(crate) fn into_parts(mut self) -> (Vec<u8>, Option<File>) {
-        if self.source.is_none() && self.here.back() == Some(&abi::END_OF_INPUT) {
-            self.here.pop_back();
+        if self.source.is_none() && self.buffer.back() == Some(&abi::END_OF_INPUT) {
+            self.buffer.pop_back();
         }
-        (self.here.into(), self.source)
+        (self.buffer.into(), self.source)
     }
 
-    /// The next byte, if one is here already.
+    /// The next buffered byte.
     pub(crate) fn next(&mut self) -> Option<u8> {
-        self.here.pop_front()
+        self.buffer.pop_front()
     }
 
-    /// Whether more may come from outside while nothing is here.
+    /// True if nothing is buffered and more may come from the file.
     pub(crate) fn may_wait(&self) -> bool {
-        self.here.is_empty() && self.source.is_some()
+        self.buffer.is_empty() && self.source.is_some()
     }
 
-    /// Reads some more if nothing is here, waiting for it for `patience` at most, or without end. Comes back
-    /// empty-handed where a signal interrupts the wait.
-    pub(crate) fn fetch(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        let Some(source) = self.source.as_mut().filter(|_| self.here.is_empty()) else { return Ok(()) };
-        if !host::wait_readable(source.as_fd(), patience)? {
+    /// Reads more input if nothing is buffered. Blocks for at most `timeout`, or without limit for `None`. A signal
+    /// ends the wait without input.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn fetch(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let Some(source) = self.source.as_mut().filter(|_| self.buffer.is_empty()) else { return Ok(()) };
+        if !host::wait_readable(source.as_fd(), timeout)? {
             return Ok(());
         }
         let mut chunk = [0; CHUNK];
         match source.read(&mut chunk) {
             Ok(0) => {
                 self.source = None;
-                self.here.push_back(abi::END_OF_INPUT);
+                self.buffer.push_back(abi::END_OF_INPUT);
             }
-            Ok(read) => self.here.extend(chunk.iter().take(read)),
+            Ok(read) => self.buffer.extend(chunk.iter().take(read)),
             Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {
             }
             Err(error) => return Err(error),
@@ -93,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_and_then_the_end_once() {
+    fn bytes_are_followed_by_the_end_once() {
         let mut input = Input::bytes(b"ab");
         assert_eq!(all(&mut input), b"ab\x04");
         input.fetch(None).unwrap();
@@ -114,9 +118,9 @@ mod tests {
         assert_eq!((all(&mut input).as_slice(), input.may_wait()), (b"\x04".as_slice(), false));
     }
 
-    /// Both are told that there is something; the slower one finds nothing.
+    /// Both readers wake up for each byte, and the slower one finds nothing.
     #[test]
-    fn two_readers_of_one_input_that_does_not_block() {
+    fn two_readers_share_one_non_blocking_input() {
         let (mut writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
         reader.set_nonblocking(true).unwrap();
         let read = |stream: std::os::unix::net::UnixStream| {
@@ -144,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error() {
+    fn input_that_cannot_be_read_is_an_error() {
         let mut input = Input::new(File::open("/").unwrap());
         assert!(input.fetch(None).is_err());
     }

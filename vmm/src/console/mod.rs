@@ -1,6 +1,6 @@
-//! The console of a guest: its text, its input, and the threads that serve the host's terminal.
+//! The console of a guest: its output, its input, and the threads that serve the terminal of the host.
 //!
-//! Imports: the end of a run ([`crate::shutdown`]).
+//! May import `shutdown`, `exit`, `host` and the errors.
 
 pub(crate) mod host;
 pub(crate) mod input;

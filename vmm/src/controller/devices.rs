@@ -1,4 +1,4 @@
-//! All devices of a machine, as the controller that hands port, MMIO and MSR exits to them.
+//! The devices of a machine, as a controller that forwards port, MMIO and MSR exits to them.
 
 use crate::controller::{ExitController, VcpuState};
 use crate::device::bus::Bus;
@@ -8,19 +8,24 @@ use std::ops::ControlFlow;
 /// Width of an access to a model-specific register, in bytes.
 const MSR_SIZE: u8 = 8;
 
-/// All devices of a machine: the controller that hands port and MMIO exits to them.
+/// The devices of a machine. As a controller it forwards port, MMIO and MSR exits to them.
 #[derive(Debug, Default)]
 pub struct Devices {
-    /// Devices behind ports.
+    /// The devices on ports.
     pub ports: Bus,
-    /// Devices behind guest physical addresses.
+    /// The devices at guest physical addresses.
     pub mmio: Bus,
-    /// Devices behind model-specific registers: accesses of 8 bytes.
+    /// The devices on model-specific registers. All accesses have 8 bytes.
     pub msrs: Bus,
 }
 
 impl Devices {
-    /// The model-specific registers that a device is behind.
+    /// Puts all devices into the state after power-on.
+    pub(crate) fn reset(&self) {
+        [&self.ports, &self.mmio, &self.msrs].into_iter().for_each(Bus::reset);
+    }
+
+    /// The model-specific registers that have a device.
     pub(crate) fn msr_numbers(&self) -> impl Iterator<Item = u32> {
         self.msrs.addresses().filter_map(|index| u32::try_from(index).ok())
     }
@@ -44,7 +49,7 @@ fn done(answer: Option<ControlFlow<Stop>>) -> Outcome {
     }
 }
 
-/// Shared by all vCPUs: each device has a lock of its own.
+/// The controller is shared by all vCPUs: each device has its own lock.
 impl ExitController for &Devices {
     fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
         match *exit {
@@ -63,7 +68,7 @@ impl ExitController for &Devices {
 mod tests {
     use super::*;
     use crate::controller::FakeVcpu;
-    use crate::device::bus::{Device, SharedDevice};
+    use crate::device::bus::{Device, DeviceName, SharedDevice};
     use crate::error::BusError;
     use std::sync::{Arc, Mutex};
 
@@ -71,7 +76,7 @@ mod tests {
         devices.handle(&exit, &mut FakeVcpu::default())
     }
 
-    /// Answers reads with its number and the offset; a write of 99 ends the run.
+    /// Answers reads with its number and the offset. A write of 99 ends the run.
     struct Numbered(u64);
 
     impl Device for Numbered {
@@ -81,8 +86,8 @@ mod tests {
         fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
             if data == 99 { ControlFlow::Break(Stop::Exited(self.0)) } else { ControlFlow::Continue(()) }
         }
-        fn name(&self, _: u64) -> &'static str {
-            "numbered"
+        fn name(&self, _: u64) -> DeviceName {
+            DeviceName::device("numbered")
         }
     }
 
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_sees_offsets_in_its_own_range() {
+    fn a_device_sees_offsets_from_the_start_of_its_range() {
         let devices = devices();
         let read = |port| match handle(&devices, Exit::PioIn { port, size: 1 }) {
             Outcome::Value(value) => Some(value),
@@ -111,16 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_address_is_an_address_too() {
+    fn a_device_can_end_at_the_last_address() {
         let devices = devices();
         let read = Exit::MmioRead { address: u64::MAX, size: 1 };
         assert!(matches!(handle(&devices, read), Outcome::Value(0x303)));
-        assert_eq!(devices.mmio.name(u64::MAX), Some("numbered"));
+        assert_eq!(devices.mmio.name(u64::MAX), Some(DeviceName::device("numbered")));
         assert_eq!(devices.mmio.name(0), None);
     }
 
     #[test]
-    fn overlaps_and_impossible_ranges_are_refused() {
+    fn overlapping_and_invalid_ranges_are_refused() {
         let mut bus = devices().ports;
         for (first, len) in [(0x0f, 2), (0x10, 1), (0x1f, 1), (0x15, 0x100), (0, 0x1000), (0x21, 1)] {
             let last = first + len - 1;
@@ -141,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_may_be_behind_an_msr() {
+    fn a_device_can_have_an_msr() {
         let mut devices = devices();
         devices.msrs.attach(0xabc, 1, numbered(4)).unwrap();
         assert!(matches!(handle(&devices, Exit::RdMsr { index: 0xabc }), Outcome::Value(0x400)));

@@ -1,8 +1,8 @@
-//! Hypercalls: what a guest may ask of its hypervisor in one exit.
+//! Hypercalls: services that the guest requests from the VMM.
 //!
-//! The number goes into RAX, arguments into RDI, RSI, RDX, R10, R9 and R8, and `out dx, eax` to [`HYPERCALL_PORT`]
-//! makes the call. The result comes back in RAX, a negative errno for a failure. (The port is the carrier
-//! since `vmcall` is not: KVM answers it in the kernel, and hands nothing on that could carry a text.)
+//! The guest puts the number into RAX and arguments into RDI, RSI, RDX, R10, R9 and R8. `out dx, eax` to
+//! [`HYPERCALL_PORT`] makes the call. The result is in RAX: a negative errno is a failure. A port is used instead of
+//! `vmcall`, because KVM answers `vmcall` in the kernel and does not forward it to this program.
 
 use crate::console::output::Output;
 use crate::controller::{ExitController, VcpuState};
@@ -13,34 +13,31 @@ use crate::exit::{Exit, Outcome, Stop};
 use crate::x86::probe::Probe;
 use std::ops::ControlFlow;
 
-/// Numbers of the calls.
-pub mod number {
-    /// `HaltCpu(code)`: ends this vCPU. The machine ends when all its vCPUs have.
-    pub const HALT_CPU: u32 = 0;
-    /// `Print(address, len)`: prints so many bytes from a guest virtual address. Returns their number.
-    pub const PRINT: u32 = 1;
-}
+/// Hypercall number of `HaltCpu(code)`, which ends this vCPU. The machine ends when all its vCPUs have ended.
+pub const HYPERCALL_HALT_CPU: u32 = 0;
+/// Hypercall number of `Print(address, len)`, which prints `len` bytes from guest virtual address `address`. Returns `len`.
+pub const HYPERCALL_PRINT: u32 = 1;
 
-/// The most that one print may have, in bytes.
+/// The maximum length of one print, in bytes.
 pub const MAX_PRINT: u64 = 64 << 10;
 
-/// The call's name, for the profile.
+/// The name of a call, for the profile.
 pub fn name(call: u32) -> Option<&'static str> {
     match call {
-        number::HALT_CPU => Some("HaltCpu"),
-        number::PRINT => Some("Print"),
+        HYPERCALL_HALT_CPU => Some("HaltCpu"),
+        HYPERCALL_PRINT => Some("Print"),
         _ => None,
     }
 }
 
-/// Answers hypercalls.
+/// The controller that answers hypercalls.
 #[derive(Debug)]
 pub struct Hypercalls {
     output: Output,
 }
 
 impl Hypercalls {
-    /// Prints go to `output`.
+    /// Creates the controller. Prints go to `output`.
     pub fn new(output: Output) -> Self {
         Self { output }
     }
@@ -48,14 +45,16 @@ impl Hypercalls {
     fn call(&mut self, call: u32, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
         let mut regs = vcpu.regs()?;
         let probe = vcpu.probe()?;
-        // Outside 64-bit code the upper halves are what an earlier mode has left there.
+        // Outside 64-bit code the upper halves of the registers can hold values of an earlier mode.
         let argument = |register: u64| if probe.is_long() { register } else { register & 0xffff_ffff };
         let result = match call {
-            number::HALT_CPU => return Ok(Outcome::Stop(Stop::CpuExited(argument(regs.rdi)))),
-            number::PRINT => match print(&mut self.output, &probe, argument(regs.rdi), argument(regs.rsi)) {
-                ControlFlow::Continue(result) => result,
-                ControlFlow::Break(stop) => return Ok(Outcome::Stop(stop)),
-            },
+            HYPERCALL_HALT_CPU => return Ok(Outcome::Stop(Stop::CpuExited(argument(regs.rdi)))),
+            HYPERCALL_PRINT => {
+                match print(&mut self.output, &probe, argument(regs.rdi), argument(regs.rsi)) {
+                    ControlFlow::Continue(result) => result,
+                    ControlFlow::Break(stop) => return Ok(Outcome::Stop(stop)),
+                }
+            }
             _ => -i64::from(libc::ENOSYS),
         };
         regs.rax = result.cast_unsigned();
@@ -71,9 +70,9 @@ impl ExitController for Hypercalls {
     }
 }
 
-/// Prints `len` bytes from the guest virtual address `address`, all of them (up to the output limit) or none, and
-/// not in the middle of somebody else's. The result is their number, or a negative errno: -EMSGSIZE where there are more than
-/// [`MAX_PRINT`], -EFAULT where not all of them are memory.
+/// Prints `len` bytes from guest virtual address `address`. It prints all of them, up to the output limit, or none. Other
+/// output does not interrupt them. Returns `len`, or a negative errno: -EMSGSIZE if `len` is more than [`MAX_PRINT`],
+/// -EFAULT if a part of the range is not memory.
 pub(crate) fn print(output: &mut Output, probe: &Probe, address: u64, len: u64) -> ControlFlow<Stop, i64> {
     let size = match usize::try_from(len) {
         Ok(size) if len <= MAX_PRINT => size,
@@ -81,11 +80,12 @@ pub(crate) fn print(output: &mut Output, probe: &Probe, address: u64, len: u64) 
     };
     let mut text = vec![0; size];
     if let Err(error) = probe.read(address, &mut text) {
-        log::info!("a guest wants to print what is not there: {error}");
+        log::info!("a print of the guest failed: {error}");
         return ControlFlow::Continue(-i64::from(libc::EFAULT));
     }
     output.print(&text)?;
-    ControlFlow::Continue(i64::try_from(len).unwrap_or(i64::MAX))
+    // At most MAX_PRINT.
+    ControlFlow::Continue(len.cast_signed())
 }
 
 #[cfg(test)]
@@ -111,15 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn print_prints_and_says_how_much() {
+    fn print_prints_and_returns_the_length() {
         let mut vcpu = vcpu(0x1ff8, 7);
-        let (outcome, captured) = call(number::PRINT, &mut vcpu);
+        let (outcome, captured) = call(HYPERCALL_PRINT, &mut vcpu);
         assert!(matches!(outcome, Outcome::Resume));
         assert_eq!((captured.bytes().as_slice(), vcpu.regs.rax), (b"Hello!\n".as_slice(), 7));
     }
 
     #[test]
-    fn what_is_not_there_is_not_printed_and_the_guest_is_told() {
+    fn a_print_outside_memory_prints_nothing_and_returns_an_errno() {
         for (address, len, errno) in [
             (0x1ff8, 9, libc::EFAULT),
             (0x8000_0000, 1, libc::EFAULT),
@@ -129,7 +129,7 @@ mod tests {
             (0, MAX_PRINT + 1, libc::EMSGSIZE),
         ] {
             let mut vcpu = vcpu(address, len);
-            let (outcome, captured) = call(number::PRINT, &mut vcpu);
+            let (outcome, captured) = call(HYPERCALL_PRINT, &mut vcpu);
             assert!(matches!(outcome, Outcome::Resume));
             assert_eq!(
                 (captured.bytes().len(), vcpu.regs.rax as i64),
@@ -137,15 +137,15 @@ mod tests {
                 "{address:#x}"
             );
         }
-        // What another mode has left in the upper halves does not count.
+        // In protected mode the upper halves of the arguments are ignored.
         let mut vcpu = vcpu(0xffff_ffff_0000_1ff8, 7 | 1 << 40);
-        let (_, captured) = call(number::PRINT, &mut vcpu);
+        let (_, captured) = call(HYPERCALL_PRINT, &mut vcpu);
         assert_eq!(captured.bytes(), b"Hello!\n");
     }
 
     #[test]
     fn halt_ends_the_vcpu_with_its_code() {
-        let (outcome, _) = call(number::HALT_CPU, &mut vcpu(0xcafe, 0));
+        let (outcome, _) = call(HYPERCALL_HALT_CPU, &mut vcpu(0xcafe, 0));
         assert!(matches!(outcome, Outcome::Stop(Stop::CpuExited(0xcafe))));
     }
 
@@ -161,7 +161,7 @@ mod tests {
         let (output, _) = Output::captured();
         output.set_limit(Some(3));
         let mut hypercalls = Hypercalls::new(output);
-        let outcome = hypercalls.handle(&Exit::Hypercall { number: number::PRINT }, &mut vcpu(0x1ff8, 7));
+        let outcome = hypercalls.handle(&Exit::Hypercall { number: HYPERCALL_PRINT }, &mut vcpu(0x1ff8, 7));
         assert!(matches!(outcome, Outcome::Stop(Stop::OutputLimit(3))));
     }
 }

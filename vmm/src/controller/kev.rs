@@ -1,20 +1,20 @@
-//! The devices of KeV's second project, for guests that try every way to trap: FIFOs behind a port and an
-//! MSR, a port that reads a constant, and a printer behind MMIO.
+//! The devices of KeV's project 2, for guests that test each kind of exit: a FIFO on a port, a FIFO on an MSR, a port with
+//! a constant, and an MMIO printer.
 
 use crate::console::output::Output;
 use crate::controller::{Devices, ExitController, VcpuState, hypercall};
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::device::fifo::Fifo;
 use crate::error::{BusError, Error};
 use crate::exit::{Exit, Outcome, Stop};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-/// The port with a FIFO for each width.
+/// The port with one FIFO per access width.
 pub const FIFO_PORT: u16 = 0xbb;
-/// The port that reads [`CONSTANT`].
+/// The port that always reads 0x600D_CAFE.
 pub const CONSTANT_PORT: u16 = 3;
-/// What that port reads; a narrow access gets the low part.
+/// The value of that port. A narrow read gets the low bytes.
 pub const CONSTANT: u32 = 0x600d_cafe;
 /// The model-specific register with a FIFO.
 pub const FIFO_MSR: u32 = 0xabc;
@@ -23,14 +23,14 @@ pub const PRINTER: u64 = 0xcafe_0000;
 /// Size of the printer's registers, in bytes.
 pub const PRINTER_SIZE: u64 = 0x18;
 
-/// Puts the devices in their places. The printer is not among them: it sees its vCPU.
+/// Attaches the devices, except the printer, which is a controller.
 pub(crate) fn attach(devices: &mut Devices) -> Result<(), BusError> {
     devices.ports.attach(FIFO_PORT.into(), 1, Arc::new(Mutex::new(Fifo::default())))?;
     devices.ports.attach(CONSTANT_PORT.into(), 1, Arc::new(Mutex::new(Constant)))?;
     devices.msrs.attach(FIFO_MSR.into(), 1, Arc::new(Mutex::new(Fifo::default())))
 }
 
-/// Always reads [`CONSTANT`]; writes vanish.
+/// A port that always reads [`CONSTANT`]. Writes have no effect.
 struct Constant;
 
 impl Device for Constant {
@@ -40,16 +40,16 @@ impl Device for Constant {
     fn write(&mut self, _: u64, _: u8, _: u64) -> ControlFlow<Stop> {
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "constant"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("constant")
     }
 }
 
-/// The printer: a guest virtual address at +0, a length at +8, and a doorbell at +0x10 whose write prints.
-/// Reading the doorbell gives the result of the last print: its length, or a negative errno.
+/// The printer: a guest virtual address at +0, a length at +8, and a doorbell at +0x10. A write to the doorbell prints.
+/// A read of the doorbell returns the result of the last print: its length, or a negative errno.
 ///
-/// A controller and not a device of the bus, since it needs the eyes of the vCPU that rings. Each vCPU has
-/// registers of its own, so that two can print at once.
+/// The printer is a controller and not a device on the bus, because it needs the page tables of the vCPU that rings the
+/// doorbell. Each vCPU has its own registers, so that two can print at the same time.
 #[derive(Debug)]
 pub struct MmioPrinter {
     output: Output,
@@ -59,18 +59,19 @@ pub struct MmioPrinter {
 }
 
 impl MmioPrinter {
-    /// Prints go to `output`.
+    /// Creates a printer. Prints go to `output`.
     pub fn new(output: Output) -> Self {
         Self { output, registers: [0; 2], result: 0 }
     }
 
-    /// What is at `offset`, for the profile.
-    pub fn name(offset: u64) -> &'static str {
-        match offset {
-            0..8 => "printer, address",
-            8..16 => "printer, length",
-            _ => "printer, doorbell",
-        }
+    /// The name of the register at `offset`, for the profile.
+    pub fn name(offset: u64) -> DeviceName {
+        let register = match offset {
+            0..8 => "address",
+            8..16 => "length",
+            _ => "doorbell",
+        };
+        DeviceName::register("printer", register)
     }
 
     fn read(&self, offset: u64, size: u8) -> u64 {
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_the_doorbell_prints() {
+    fn a_write_to_the_doorbell_prints() {
         let (output, captured) = Output::captured();
         let (mut printer, mut vcpu) = (MmioPrinter::new(output), vcpu());
         let mut write = |offset, size, data| {
@@ -160,11 +161,11 @@ mod tests {
             }
         };
         assert_eq!([read(0, 8), read(8, 4), read(0x10, 8)], [0x10, 5, 5]);
-        assert_eq!(read(4, 8), 5 << 32, "across both");
+        assert_eq!(read(4, 8), 5 << 32, "a read across both registers");
     }
 
     #[test]
-    fn a_wild_pointer_prints_nothing_and_says_so() {
+    fn an_invalid_pointer_or_length_prints_nothing_and_returns_an_errno() {
         let (output, captured) = Output::captured();
         let (mut printer, mut vcpu) = (MmioPrinter::new(output), vcpu());
         for (address, len, errno) in [(0xfff, 2, libc::EFAULT), (0, u64::MAX, libc::EMSGSIZE)] {
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_offset_and_width_is_harmless() {
+    fn all_offsets_and_widths_are_handled() {
         let (mut printer, mut vcpu) = (MmioPrinter::new(Output::captured().0), vcpu());
         for offset in 0..PRINTER_SIZE {
             for size in 0..=8 {

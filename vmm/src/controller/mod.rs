@@ -1,36 +1,35 @@
-//! Who answers exits: the trait [`ExitController`], how controllers compose, and what one sees of its vCPU.
+//! Exit controllers, which answer exits: the trait [`ExitController`], and the controllers of this crate.
 //!
-//! A controller looks at an exit and claims it, or lets it pass. Controllers compose as nested pairs,
-//! `(yours, (next, last))`, and the first that claims an exit wins. A machine's own chain is
+//! A controller either claims an exit or leaves it to the next controller. Controllers compose as nested pairs,
+//! `(yours, (next, last))`. The first controller that claims an exit answers it. The chain of a machine is
 //!
 //! ```text
-//! Watchdog, yours..., Hypercalls, MsrPolicy, MmioPrinter (with --kev), Devices, Ends, OpenBus
+//! Watchdog, yours..., Hypercalls, MsrPolicy, MmioPrinter (with --kev), Devices, MsrForwarder, TerminalExits, OpenBus
 //! ```
 //!
-//! so that yours, given to [`Builder::controller`](crate::Builder::controller), comes before all that the
-//! machine has itself, and an exit that nobody claims falls through to the open bus. Each vCPU has a chain of
-//! its own and calls it on its own thread, so a controller needs no lock; devices are shared, and have one.
+//! Your controllers, which you add with [`Builder::controller`](crate::Builder::controller), come before those of the
+//! machine. Unclaimed exits reach the open bus. Each vCPU has its own chain and calls it on its own thread, so a
+//! controller needs no lock. Devices are shared by the vCPUs, and each has a lock.
 //!
-//! What an exit wants for an answer:
+//! The answers to an exit:
 //!
 //! | exit | answer |
 //! |---|---|
-//! | [`PioIn`](Exit::PioIn), [`MmioRead`](Exit::MmioRead) | [`Value`](Outcome::Value); its low bytes count |
+//! | [`PioIn`](Exit::PioIn), [`MmioRead`](Exit::MmioRead) | [`Value`](Outcome::Value). The guest reads its low bytes |
 //! | [`PioOut`](Exit::PioOut), [`MmioWrite`](Exit::MmioWrite) | [`Resume`](Outcome::Resume) |
 //! | [`RdMsr`](Exit::RdMsr) | `Value`, or [`Fault`](Outcome::Fault) for #GP |
 //! | [`WrMsr`](Exit::WrMsr) | `Resume`, or `Fault` for #GP |
 //! | [`Hypercall`](Exit::Hypercall) | `Resume`, with the result in RAX ([`VcpuState::set_regs`]) |
-//! | [`Hlt`](Exit::Hlt) and other ends | [`Stop`](Outcome::Stop), or `Resume` to go on after a HLT |
+//! | [`Hlt`](Exit::Hlt) and other terminal exits | [`Stop`](Outcome::Stop), or `Resume` to continue after a HLT |
 //!
-//! String I/O comes element by element, whatever the host does. Any exit may be answered with `Stop`. A
-//! controller that cannot go on answers [`Outcome::failed`]; one that panics ends the run in the same way,
-//! with the machine's other vCPUs.
+//! String I/O arrives element by element on all hosts. `Stop` is a valid answer to any exit. A controller that fails
+//! answers [`Outcome::failed`]. A controller that panics ends the run in the same way. Both end all vCPUs of the machine.
 //!
 //! ```
-//! use vmm::controller::{ExitController, StillVcpu, VcpuState};
+//! use vmm::controller::{ExitController, FakeVcpu, OpenBus, VcpuState};
 //! use vmm::exit::{Exit, Outcome};
 //!
-//! /// A port that counts how often it was read.
+//! /// A port that counts its reads.
 //! struct Counter(u64);
 //!
 //! impl ExitController for Counter {
@@ -45,15 +44,17 @@
 //!     }
 //! }
 //!
-//! // Without KVM, over a vCPU that stands still:
-//! let mut vcpu = StillVcpu::default();
-//! let mut chain = (Counter(0), vmm::controller::OpenBus::default());
+//! // A test without KVM:
+//! let mut vcpu = FakeVcpu::default();
+//! let mut chain = (Counter(0), OpenBus::default());
 //! let mut read = |port| chain.handle(&Exit::PioIn { port, size: 1 }, &mut vcpu);
 //! assert!(matches!(read(0x42), Outcome::Value(1)));
 //! assert!(matches!(read(0x43), Outcome::Value(u64::MAX)));
 //! ```
 //!
-//! `vmm/examples/controller.rs` runs one with a guest; the crate's page shows it.
+//! `vmm/examples/controller.rs` runs a controller with a guest. The crate's documentation shows it.
+//!
+//! Imports: devices, the processor's state, the console's output, the deadline.
 
 pub(crate) mod devices;
 pub(crate) mod hypercall;
@@ -64,21 +65,21 @@ pub(crate) mod vcpu;
 pub(crate) mod watchdog;
 
 pub use devices::Devices;
-pub use hypercall::{Hypercalls, number};
+pub use hypercall::{HYPERCALL_HALT_CPU, HYPERCALL_PRINT, Hypercalls};
 pub use kev::{
     CONSTANT_PORT as KEV_CONSTANT_PORT, FIFO_MSR as KEV_FIFO_MSR, FIFO_PORT as KEV_FIFO_PORT, MmioPrinter,
     PRINTER as KEV_PRINTER,
 };
 pub use msr::{MsrForwarder, MsrPolicy, MsrRule};
 pub use open_bus::{OpenBus, TerminalExits};
-pub use vcpu::{Entry, FakeVcpu, Location, Vcpu, VcpuState};
+pub use vcpu::{Entry, FakeVcpu, KvmTranslation, Location, Vcpu, VcpuState};
 pub use watchdog::Watchdog;
 
 use crate::exit::{Exit, Outcome};
 
 /// Handles some of a vCPU's exits.
 pub trait ExitController {
-    /// Claims `exit` of `vcpu` and says what is to be done, or answers [`Outcome::Unclaimed`].
+    /// Claims `exit` of `vcpu` and returns the answer, or returns [`Outcome::Unclaimed`].
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome;
 }
 
@@ -103,7 +104,7 @@ impl<C: ExitController + ?Sized> ExitController for Box<C> {
     }
 }
 
-/// As many as there are: the first claimant wins.
+/// A list: the first controller that claims an exit answers it.
 impl<C: ExitController> ExitController for Vec<C> {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         for controller in self {
@@ -116,7 +117,7 @@ impl<C: ExitController> ExitController for Vec<C> {
     }
 }
 
-/// One, or none.
+/// An optional controller. `None` claims nothing.
 impl<C: ExitController> ExitController for Option<C> {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         match self {
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_claimant_wins_and_the_open_bus_answers_the_rest() {
+    fn the_first_claimant_answers_and_the_open_bus_answers_the_rest() {
         let mut chain = (Claims(1, 10), (Claims(1, 20), (Claims(2, 30), OpenBus::default())));
         let mut read = |port| value(chain.handle(&Exit::PioIn { port, size: 1 }, &mut FakeVcpu::default()));
         assert_eq!((read(1), read(2), read(3)), (10, 30, u64::MAX));

@@ -1,27 +1,26 @@
-//! Which model-specific registers this VMM answers for, instead of KVM, and how.
+//! Rules for model-specific registers, which this VMM applies instead of KVM.
 //!
-//! KVM hands on accesses to registers that it does not know, and to those that its filter names
-//! (`Documentation/virt/kvm/api.rst`, KVM_CAP_X86_USER_SPACE_MSR and KVM_X86_SET_MSR_FILTER). A device can be
-//! behind a register, as behind a port ([`Devices::msrs`](crate::controller::Devices)); this policy is for the
-//! registers that have a rule.
+//! KVM exits for accesses to registers that it does not know, and to those in its filter
+//! (`Documentation/virt/kvm/api.rst`, KVM_CAP_X86_USER_SPACE_MSR and KVM_X86_SET_MSR_FILTER). A register can have a
+//! device, like a port ([`Devices::msrs`](crate::controller::Devices)), or a rule of the policy here.
 
 use crate::controller::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// What happens to an access to a register.
+/// The rule for accesses to a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrRule {
     /// The guest gets #GP.
     Deny,
-    /// A read gives 0, a write vanishes.
+    /// A read returns 0. A write has no effect.
     Ignore,
-    /// As without a rule, and a line in the log for each access.
+    /// The access behaves as without a rule, and is logged.
     Log,
 }
 
-/// The rules of the guest catalogue are the same.
+/// Converts the same rule from the guest catalogue.
 impl From<guest::MsrRule> for MsrRule {
     fn from(rule: guest::MsrRule) -> Self {
         match rule {
@@ -40,28 +39,28 @@ impl FromStr for MsrRule {
             "deny" => Ok(Self::Deny),
             "ignore" => Ok(Self::Ignore),
             "log" => Ok(Self::Log),
-            _ => Err(format!("{word:?} is no rule: give deny, ignore or log")),
+            _ => Err(format!("{word:?} is not an MSR rule: give deny, ignore or log")),
         }
     }
 }
 
-/// What firmware sets in the registers of a processor that starts Linux: fast string operations
-/// (IA32_MISC_ENABLE), and memory that is cached unless said otherwise (IA32_MTRR_DEF_TYPE). Intel SDM volume 4.
+/// The bits that firmware sets before it starts Linux: fast string operations (IA32_MISC_ENABLE), and write-back caching
+/// as the default memory type (IA32_MTRR_DEF_TYPE). Intel SDM volume 4.
 pub(crate) const LINUX_BOOT: [(u32, u64); 2] = [(0x1a0, 1), (0x2ff, 1 << 11 | 6)];
 
-/// Rules by register number.
+/// The rules, by register number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MsrPolicy {
     rules: BTreeMap<u32, MsrRule>,
 }
 
 impl MsrPolicy {
-    /// Sets the rule for a register; the last one counts.
+    /// Sets the rule for a register. It replaces an earlier one.
     pub fn set(&mut self, index: u32, rule: MsrRule) {
         self.rules.insert(index, rule);
     }
 
-    /// The rule for a register, for the profile.
+    /// The name of a register's rule, for the profile.
     pub(crate) fn name(&self, index: u32) -> Option<&'static str> {
         self.rules.get(&index).map(|rule| match rule {
             MsrRule::Deny => "rule: deny",
@@ -76,7 +75,7 @@ impl MsrPolicy {
     }
 }
 
-/// Shared by all vCPUs, since it does not change while they run.
+/// The controller is shared by all vCPUs: the rules do not change during the run.
 impl ExitController for &MsrPolicy {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         let index = match *exit {
@@ -100,8 +99,8 @@ impl ExitController for &MsrPolicy {
     }
 }
 
-/// Hands on to KVM what was only logged, and no device has claimed. KVM takes a write as one of the host's,
-/// which it checks less than a guest's.
+/// The controller that forwards accesses to KVM: those with the rule [`MsrRule::Log`] that no device has claimed. KVM
+/// treats the write as one of the host, and checks it less strictly than a guest write.
 #[derive(Clone, Copy, Debug)]
 pub struct MsrForwarder<'a>(pub &'a MsrPolicy);
 
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_does_what_it_says() {
+    fn each_rule_has_its_effect() {
         let policy = policy();
         let mut vcpu = FakeVcpu { msrs: [(3, 0x33)].into(), ..Default::default() };
         let mut read = |index| (&policy, MsrForwarder(&policy)).handle(&Exit::RdMsr { index }, &mut vcpu);
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_rule_for_a_register_counts() {
+    fn the_last_rule_for_a_register_applies() {
         let mut policy = policy();
         policy.set(1, MsrRule::Ignore);
         assert!(matches!(
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_by_name() {
+    fn rules_are_parsed_by_name() {
         assert_eq!(
             ["deny", "ignore", "log"].map(str::parse),
             [Ok(MsrRule::Deny), Ok(MsrRule::Ignore), Ok(MsrRule::Log)]

@@ -1,9 +1,9 @@
-//! The end of every chain: the exits that end a run, and the open bus.
+//! The last controllers of a chain: the exits that end a run, and the open bus.
 
 use super::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome, Site, Stop};
 
-/// Ends the run at the exits that are an end: a halt, a shutdown, and what cannot be resumed.
+/// Ends the run at terminal exits: a halt, a shutdown, and exits that cannot be resumed.
 #[derive(Clone, Copy, Debug)]
 pub struct TerminalExits;
 
@@ -20,29 +20,29 @@ impl ExitController for TerminalExits {
     }
 }
 
-/// The end of every chain: nobody is there, so reads give all ones, writes vanish, and an access to an MSR
-/// faults, as on the processor. Remembers who was looked for.
+/// The last controller of a chain. It answers unclaimed accesses like an open bus: reads return all ones, and writes have
+/// no effect. An access to an MSR raises #GP, as on the processor. It keeps the first sites and counts all accesses.
 #[derive(Clone, Debug, Default)]
 pub struct OpenBus {
     first: Vec<(Site, u64)>,
     total: u64,
 }
 
-/// How many sites an open bus tells apart.
-const REMEMBERED: usize = 8;
+/// The number of sites that an open bus keeps.
+const MAX_SEEN: usize = 8;
 
 impl OpenBus {
-    /// The first few sites at which nobody was, and how often each was looked for.
+    /// The sites of the first unclaimed accesses, each with its number of accesses.
     pub fn seen(&self) -> impl Iterator<Item = (Site, u64)> {
         self.first.iter().copied()
     }
 
-    /// All accesses at which nobody was.
+    /// The number of all unclaimed accesses.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// Adds what another vCPU's bus has seen.
+    /// Adds the accesses of another vCPU's open bus.
     pub fn absorb(&mut self, other: &Self) {
         self.total = self.total.saturating_add(other.total);
         other.seen().for_each(|(site, count)| self.add(site, count));
@@ -51,12 +51,12 @@ impl OpenBus {
     fn add(&mut self, site: Site, times: u64) {
         if let Some((_, count)) = self.first.iter_mut().find(|(seen, _)| *seen == site) {
             *count = count.saturating_add(times);
-        } else if self.first.len() < REMEMBERED {
+        } else if self.first.len() < MAX_SEEN {
             self.first.push((site, times));
         }
     }
 
-    fn remember(&mut self, exit: &Exit) {
+    fn count(&mut self, exit: &Exit) {
         let Some(site) = Site::of(exit) else { return };
         self.total = self.total.saturating_add(1);
         self.add(site, 1);
@@ -67,15 +67,15 @@ impl ExitController for OpenBus {
     fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
         match exit {
             Exit::PioIn { .. } | Exit::MmioRead { .. } => {
-                self.remember(exit);
+                self.count(exit);
                 Outcome::Value(u64::MAX)
             }
             Exit::PioOut { .. } | Exit::MmioWrite { .. } | Exit::Hypercall { .. } => {
-                self.remember(exit);
+                self.count(exit);
                 Outcome::Resume
             }
             Exit::RdMsr { .. } | Exit::WrMsr { .. } => {
-                self.remember(exit);
+                self.count(exit);
                 Outcome::Fault
             }
             _ => Outcome::Resume,
@@ -90,7 +90,7 @@ mod tests {
     use crate::exit::Instruction;
 
     #[test]
-    fn an_open_bus_remembers_the_first_and_counts_all() {
+    fn an_open_bus_keeps_the_first_sites_and_counts_all_accesses() {
         let mut bus = OpenBus::default();
         for port in (0..100).chain(0..3) {
             bus.handle(&Exit::PioOut { port, size: 1, data: 0 }, &mut FakeVcpu::default());
@@ -102,20 +102,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_an_end_ends() {
+    fn terminal_exits_end_the_run() {
         let instruction = Instruction::new(&[0x0f, 0x0b]);
         let expect = [
             (Exit::Hlt, "halted"),
             (Exit::Shutdown, "triple fault (an exception, and no handler for it)"),
-            (
-                Exit::EmulationFailure(instruction),
-                "KVM had to emulate an instruction of the guest and could not: 0f 0b",
-            ),
+            (Exit::EmulationFailure(instruction), "KVM could not emulate a guest instruction: 0f 0b"),
             (
                 Exit::FailedEntry { reason: 7 },
                 "the processor refused to enter the guest (hardware reason 0x7)",
             ),
-            (Exit::Other(99), "exit reason 99 of KVM, which this VMM does not handle"),
+            (Exit::Other(99), "unhandled KVM exit reason 99 (KVM_EXIT_* in linux/kvm.h)"),
         ];
         for (exit, text) in expect {
             match TerminalExits.handle(&exit, &mut FakeVcpu::default()) {
@@ -130,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_of_an_msr_faults() {
+    fn an_unclaimed_access_to_an_msr_faults() {
         let mut bus = OpenBus::default();
         let mut vcpu = FakeVcpu::default();
         for exit in [Exit::RdMsr { index: 7 }, Exit::WrMsr { index: 7, data: 1 }] {

@@ -1,4 +1,4 @@
-//! The vCPU as controllers and the loop see it.
+//! The vCPU, as controllers and the run loop see it.
 
 use crate::error::Error;
 use crate::exit::{Arrival, Exit};
@@ -9,20 +9,20 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What a controller sees of the vCPU whose exit it handles.
+/// The vCPU whose exit a controller handles: its registers and the guest's memory.
 pub trait VcpuState {
     /// The vCPU's number, which is also its APIC id.
     fn id(&self) -> u32;
 
-    /// The general registers, RIP and RFLAGS. Where they stand in the instruction that made the exit depends
-    /// on the host: RIP may be at it or behind it.
+    /// The general registers, RIP and RFLAGS. It depends on the host if RIP is at the instruction that caused the exit, or
+    /// already after it.
     ///
     /// # Errors
     /// The kernel refused.
     fn regs(&mut self) -> Result<kvm_regs, Error>;
 
-    /// Changes the general registers. RIP is best left as it is: the instruction that made the exit is
-    /// completed when the guest goes on.
+    /// Changes the general registers. Do not change RIP: KVM completes the instruction that caused the exit when the guest
+    /// continues.
     ///
     /// # Errors
     /// The kernel refused.
@@ -34,22 +34,27 @@ pub trait VcpuState {
     /// The kernel refused.
     fn sregs(&mut self) -> Result<kvm_sregs, Error>;
 
-    /// The value that KVM has for a model-specific register; `None` where it has none.
+    /// Sets the segment and control registers.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error>;
+
+    /// KVM's value of a model-specific register; `None` if KVM does not have the register.
     fn msr(&mut self, index: u32) -> Option<u64>;
 
-    /// Gives KVM a value for a model-specific register. Returns whether it took it.
+    /// Sets KVM's value of a model-specific register. Returns true if KVM accepts it.
     fn set_msr(&mut self, index: u32, data: u64) -> bool;
 
-    /// Where the processor itself says that a linear address leads, if that can be asked (KVM_TRANSLATE): a
-    /// guest physical address, or nowhere. A second opinion on [`Probe::translate_linear`].
-    fn translate(&mut self, _linear: u64) -> Option<Option<Gpa>> {
-        None
+    /// Translates a linear address with KVM (KVM_TRANSLATE). Tests compare it with [`Probe::translate_linear`].
+    fn translate(&mut self, _linear: u64) -> KvmTranslation {
+        KvmTranslation::Unavailable
     }
 
     /// The guest's memory, by physical address.
     fn memory(&self) -> &GuestMemory;
 
-    /// The guest's memory, by virtual address, as this vCPU sees it now.
+    /// The guest's memory, by guest virtual address, as this vCPU sees it now.
     ///
     /// # Errors
     /// The kernel refused.
@@ -59,44 +64,55 @@ pub trait VcpuState {
     }
 }
 
-/// With what the guest goes on.
+/// KVM's translation of a linear address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvmTranslation {
+    /// KVM or this vCPU cannot translate addresses.
+    Unavailable,
+    /// The address is not mapped.
+    NotMapped,
+    /// The address maps to this guest physical address.
+    Mapped(Gpa),
+}
+
+/// The answer to the last exit, with which the guest continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing to tell it. A read that nobody answered gives all ones.
+    /// No value. An unclaimed read returns all ones.
     Resume,
-    /// The value that it reads.
+    /// The value that the guest reads.
     Value(u64),
-    /// #GP, for its access to an MSR. Any other exit goes on as with [`Entry::Resume`].
+    /// #GP for an access to an MSR. For any other exit this is the same as [`Entry::Resume`].
     Fault,
 }
 
-/// Something that runs a guest until its next exit: KVM's vCPU, or a script in a test.
+/// A vCPU that can run a guest until its next exit: that of KVM, or a scripted one in tests.
 pub trait Vcpu: VcpuState {
-    /// Goes on with `entry` as the answer to the last exit, until the next one.
+    /// Enters the guest with `entry` as the answer to the last exit. Returns the next exit.
     ///
     /// # Errors
     /// The host cannot run the vCPU.
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error>;
 
-    /// The guest's RIP at the last exit, where it is known at no cost.
+    /// The guest's RIP at the last exit, if it is known without cost.
     fn rip(&mut self) -> Option<u64> {
         None
     }
 }
 
-/// Where a vCPU is in its guest.
+/// The location of a vCPU in the guest's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// At this place in the guest's code.
+    /// The vCPU is at this address.
     At {
-        /// The mode that the CPU is in.
+        /// The mode of the vCPU.
         mode: Mode,
         /// The code segment's selector.
         cs: u16,
         /// The instruction pointer.
         rip: u64,
     },
-    /// Lost: on AMD hosts KVM resets the vCPU at a triple fault.
+    /// The location is lost. On AMD hosts KVM resets the vCPU at a triple fault.
     Reset,
 }
 
@@ -110,28 +126,28 @@ impl fmt::Display for Location {
             Self::At { mode: Mode::Long, rip, .. } => write!(f, "in long mode at {rip:#x}"),
             Self::At { mode: Mode::User, rip, .. } => write!(f, "in long mode, ring 3, at {rip:#x}"),
             Self::Reset => {
-                f.write_str("at an unknown place, since this host resets a CPU that triple-faults")
+                f.write_str("at an unknown address, because this host resets a vCPU that triple-faults")
             }
         }
     }
 }
 
-/// A vCPU that stands still, to try controllers without KVM: registers, MSRs and memory as they are set.
+/// A vCPU for tests without KVM. It cannot run: its registers, MSRs and memory have the values that the test sets.
 #[derive(Clone, Debug)]
 pub struct FakeVcpu {
-    /// Its number.
+    /// The vCPU's number.
     pub id: u32,
-    /// Its general registers.
+    /// The general registers.
     pub regs: kvm_regs,
-    /// Its segment and control registers.
+    /// The segment and control registers.
     pub sregs: kvm_sregs,
-    /// The model-specific registers that it has.
+    /// The model-specific registers that exist, by number.
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
     pub memory: GuestMemory,
 }
 
-/// Number 0, all registers zero, and no memory.
+/// vCPU 0 with all registers zero, no MSRs, and no memory.
 impl Default for FakeVcpu {
     fn default() -> Self {
         Self {
@@ -158,6 +174,10 @@ impl VcpuState for FakeVcpu {
     fn sregs(&mut self) -> Result<kvm_sregs, Error> {
         Ok(self.sregs)
     }
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+        self.sregs = *sregs;
+        Ok(())
+    }
     fn msr(&mut self, index: u32) -> Option<u64> {
         self.msrs.get(&index).copied()
     }
@@ -174,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_reads_as_one_would_say_it() {
+    fn a_location_names_the_mode_and_the_address() {
         let at = |mode, cs, rip| Location::At { mode, cs, rip }.to_string();
         assert_eq!(at(Mode::Real, 0, 0x1003), "in real mode at 0000:1003");
         assert_eq!(at(Mode::Protected, 8, 0x1001), "in protected mode at 0008:00001001");

@@ -4,10 +4,10 @@ use crate::controller::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome};
 use crate::shutdown::Deadline;
 
-/// Decides what an interruption means: the time is up, somebody asked for an end, or nothing.
+/// Handles interruptions: ends the run if the deadline has passed or a stop was requested, otherwise resumes the guest.
 #[derive(Clone, Debug, Default)]
 pub struct Watchdog {
-    /// When the run must have ended.
+    /// The deadline of the run.
     pub deadline: Deadline,
 }
 

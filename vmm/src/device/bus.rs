@@ -1,7 +1,7 @@
-//! Buses: which device is behind a port or an address.
+//! Buses: they map ports, addresses and MSRs to devices.
 //!
-//! A [`Device`] sees an offset in its own range, never an address, the bus or the machine. What it wants
-//! of the machine it answers: [`ControlFlow::Break`] with a [`Stop`] ends the run.
+//! A [`Device`] gets an offset in its own range. It knows neither its address nor the bus nor the machine. A device
+//! ends the run with the value that it returns: [`ControlFlow::Break`] with a [`Stop`].
 
 use crate::error::BusError;
 use crate::exit::Stop;
@@ -10,20 +10,63 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A device behind a range of ports or addresses.
-pub trait Device: Send {
-    /// The guest reads `size` bytes (1, 2, 4; MMIO also 8 and odd sizes up to 8) at `offset` in the
-    /// device's range. The range may end before the access does.
-    fn read(&mut self, offset: u64, size: u8) -> ControlFlow<Stop, u64>;
-
-    /// The guest writes the low `size` bytes of `data` at `offset` in the device's range.
-    fn write(&mut self, offset: u64, size: u8, data: u64) -> ControlFlow<Stop>;
-
-    /// What is at `offset`, for the exit profile.
-    fn name(&self, offset: u64) -> &'static str;
+/// The name of a device and of one of its registers, for the exit profile.
+///
+/// It prints as one text, such as "simvirtio TX head". Saved profiles and traces contain this text (`docs/formats.md`),
+/// and a reader splits it at the first blank. A device that names its registers therefore has a name without blanks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceName {
+    /// The device, such as "simvirtio".
+    pub device: &'static str,
+    /// The register at the offset, such as "TX head". `None` if the device does not name its registers.
+    pub register: Option<&'static str>,
 }
 
-/// A device that a bus, or two, and the machine share.
+impl DeviceName {
+    /// The name of a device that does not name its registers.
+    pub const fn device(device: &'static str) -> Self {
+        Self { device, register: None }
+    }
+
+    /// The name of a register of `device`.
+    pub const fn register(device: &'static str, register: &'static str) -> Self {
+        Self { device, register: Some(register) }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.register {
+            Some(register) => write!(f, "{} {register}", self.device),
+            None => f.write_str(self.device),
+        }
+    }
+}
+
+impl From<DeviceName> for String {
+    fn from(name: DeviceName) -> Self {
+        name.to_string()
+    }
+}
+
+/// A device behind a range of ports, addresses or MSRs.
+pub trait Device: Send {
+    /// Reads `size` bytes at `offset` in the device's range. `size` is 1, 2 or 4 for ports, 1 to 8 for MMIO (odd sizes
+    /// included), and 8 for MSRs. The access may go beyond the end of the range.
+    fn read(&mut self, offset: u64, size: u8) -> ControlFlow<Stop, u64>;
+
+    /// Writes the low `size` bytes of `data` at `offset` in the device's range. Sizes are those of [`Self::read`].
+    fn write(&mut self, offset: u64, size: u8, data: u64) -> ControlFlow<Stop>;
+
+    /// The name of the device and of the register at `offset`, for the exit profile.
+    fn name(&self, offset: u64) -> DeviceName;
+
+    /// Returns the device to its state after power-on. [`Machine::reset`](crate::Machine::reset) calls this. A device
+    /// without state needs no implementation.
+    fn reset(&mut self) {}
+}
+
+/// A device that the machine shares with one or more buses.
 pub type SharedDevice = Arc<Mutex<dyn Device>>;
 
 struct Range {
@@ -32,12 +75,12 @@ struct Range {
     device: SharedDevice,
 }
 
-/// Ports, addresses or registers, and who is behind them.
+/// A set of ranges of ports, addresses or MSRs, each with its device.
 #[derive(Default)]
 pub struct Bus {
     /// In order of address, without overlaps.
     ranges: Vec<Range>,
-    /// Which of them was found last: a guest often comes back to it at once.
+    /// The index of the range that was found last. A guest often accesses the same device again.
     last: AtomicUsize,
 }
 
@@ -48,7 +91,7 @@ impl fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// Puts `device` behind the `len` ports or addresses from `first`.
+    /// Attaches `device` to the `len` ports or addresses from `first`.
     ///
     /// # Errors
     /// The range is empty, wraps, or overlaps another.
@@ -63,7 +106,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The device behind `address`, and the offset in its range.
+    /// The device at `address`, and the offset in its range.
     #[inline]
     pub fn at(&self, address: u64) -> Option<(&SharedDevice, u64)> {
         let holds = |range: &&Range| range.first <= address && address <= range.last;
@@ -72,7 +115,7 @@ impl Bus {
         Some((&range.device, address.saturating_sub(range.first)))
     }
 
-    /// The last range that begins at `address` or before it.
+    /// The last range that begins at or before `address`.
     fn find(&self, address: u64) -> Option<&Range> {
         let after = self.ranges.partition_point(|range| range.first <= address);
         let place = after.checked_sub(1)?;
@@ -80,8 +123,8 @@ impl Bus {
         self.ranges.get(place)
     }
 
-    /// What is behind `address`, for the exit profile.
-    pub fn name(&self, address: u64) -> Option<&'static str> {
+    /// The name of the device and the register at `address`, for the exit profile.
+    pub fn name(&self, address: u64) -> Option<DeviceName> {
         self.at(address).map(|(device, offset)| lock(device).name(offset))
     }
 
@@ -97,13 +140,30 @@ impl Bus {
         self.at(address).map(|(device, offset)| lock(device).write(offset, size, data))
     }
 
+    /// Puts all devices into the state after power-on.
+    pub(crate) fn reset(&self) {
+        self.ranges.iter().for_each(|range| lock(&range.device).reset());
+    }
+
     /// All addresses that a device claims, in order.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = u64> {
         self.ranges.iter().flat_map(|range| range.first..=range.last)
     }
 }
 
-/// A device's lock. A device that panicked leaves its state as it was: the run is over by then.
+/// Locks a device. A panic in a device ends the run, so a poisoned lock only serves the report: its state is used as it
+/// is.
 fn lock<D: ?Sized>(device: &Mutex<D>) -> std::sync::MutexGuard<'_, D> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DeviceName;
+
+    #[test]
+    fn a_name_prints_as_the_device_then_the_register() {
+        assert_eq!(DeviceName::device("exit port").to_string(), "exit port");
+        assert_eq!(String::from(DeviceName::register("simvirtio", "TX head")), "simvirtio TX head");
+    }
 }

@@ -1,22 +1,22 @@
-//! The debug console on port 0xE9, as Bochs has it: what is written is printed, a read answers 0xE9.
+//! The debug console on port 0xE9, as in Bochs: writes are printed, and a read returns 0xE9.
 
 use crate::console::output::Output;
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use simvirtio::abi;
 use std::ops::ControlFlow;
 
-/// The console's port.
+/// The port.
 pub const PORT: u16 = 0xe9;
 
-/// Prints what is written to it, low byte first.
+/// The device: prints the bytes of each write, low byte first.
 #[derive(Debug)]
 pub struct Debugcon {
     output: Output,
 }
 
 impl Debugcon {
-    /// A console that prints to `output`.
+    /// Creates a console that prints to `output`.
     pub fn new(output: Output) -> Self {
         Self { output }
     }
@@ -27,11 +27,12 @@ impl Device for Debugcon {
         ControlFlow::Continue(PORT.into())
     }
 
-    /// A driver written after the course's skeleton announces itself by writing SIMVIRTIO's magic here as
-    /// one word. That is no text, and is not printed.
+    /// Prints the low `size` bytes of `data`, with one exception: drivers based on the course's skeleton write
+    /// SIMVIRTIO's magic value to this port, as one 4-byte word, when they start. This word is not text, and is not
+    /// printed.
     fn write(&mut self, _: u64, size: u8, data: u64) -> ControlFlow<Stop> {
         if size == 4 && data == u64::from(abi::MAGIC) {
-            log::info!("a driver announced itself with SIMVIRTIO's magic on port {PORT:#x}");
+            log::info!("the driver wrote SIMVIRTIO's magic value to port {PORT:#x}");
             return ControlFlow::Continue(());
         }
         let bytes = data.to_le_bytes();
@@ -39,8 +40,8 @@ impl Device for Debugcon {
         self.output.print(text)
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "debug console"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("debug console")
     }
 }
 
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn the_magic_as_a_word_is_an_announcement_and_no_text() {
+    fn the_magic_value_as_a_word_is_not_printed() {
         let (output, captured) = Output::captured();
         let mut console = Debugcon::new(output);
         assert!(console.write(0, 4, abi::MAGIC.into()).is_continue());
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_fails_ends_the_run() {
+    fn a_failed_write_to_the_output_ends_the_run() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -1,14 +1,14 @@
-//! The exit port, 0xF4, as QEMU's isa-debug-exit has it, but with the code as it is: writing it ends the
-//! run. Reads give all ones.
+//! The exit port, 0xF4: a write ends the run. QEMU's isa-debug-exit has the same port, but changes the code; here the
+//! code is the value written. Reads return all ones.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 
-/// The exit port.
+/// The port.
 pub const PORT: u16 = 0xf4;
 
-/// Ends the run with the code that is written to it.
+/// The device: a write ends the run with the written value as its code.
 #[derive(Clone, Copy, Debug)]
 pub struct ExitPort;
 
@@ -19,7 +19,7 @@ impl Device for ExitPort {
     fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
         ControlFlow::Break(Stop::Exited(data))
     }
-    fn name(&self, _: u64) -> &'static str {
-        "exit port"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("exit port")
     }
 }

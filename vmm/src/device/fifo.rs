@@ -1,15 +1,15 @@
-//! A queue behind a port or a register: what is written is read again, first in, first out. Each width of
-//! access has a queue of its own.
+//! A first-in, first-out queue behind a port or an MSR: reads return the values that were written, in order. Each
+//! access width has its own queue.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-/// The most elements that a queue holds; what is written beyond that is lost.
+/// The capacity of each queue, in elements. A write to a full queue is lost.
 pub const CAPACITY: usize = 64 << 10;
 
-/// Four queues: of bytes, words, double and quad words.
+/// Four queues: for accesses of 1, 2, 4 and 8 bytes.
 #[derive(Debug, Default)]
 pub struct Fifo {
     queues: [VecDeque<u64>; 4],
@@ -17,19 +17,19 @@ pub struct Fifo {
 
 impl Fifo {
     fn queue(&mut self, size: u8) -> Option<&mut VecDeque<u64>> {
-        let place = match size {
+        let index = match size {
             1 => 0,
             2 => 1,
             4 => 2,
             8 => 3,
             _ => return None,
         };
-        self.queues.get_mut(place)
+        self.queues.get_mut(index)
     }
 }
 
 impl Device for Fifo {
-    /// The oldest element of that width; all ones where there is none.
+    /// Removes and returns the oldest element of that width. An empty queue reads as all ones.
     fn read(&mut self, _: u64, size: u8) -> ControlFlow<Stop, u64> {
         ControlFlow::Continue(self.queue(size).and_then(VecDeque::pop_front).unwrap_or(u64::MAX))
     }
@@ -41,8 +41,12 @@ impl Device for Fifo {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "FIFO"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("FIFO")
+    }
+
+    fn reset(&mut self) {
+        self.queues.iter_mut().for_each(VecDeque::clear);
     }
 }
 
@@ -55,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn each_width_is_a_queue_of_its_own() {
+    fn each_width_has_its_own_queue() {
         let mut fifo = Fifo::default();
         for (size, data) in [(1, 0x11), (2, 0x2222), (1, 0x12), (4, 0x4444_4444), (8, 1 << 63)] {
             assert!(fifo.write(0, size, data).is_continue());
@@ -65,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_takes_no_more() {
+    fn writes_to_a_full_queue_are_lost() {
         let mut fifo = Fifo::default();
         for data in 0..=CAPACITY as u64 {
             assert!(fifo.write(0, 1, data).is_continue());

@@ -1,9 +1,10 @@
-//! The devices, and the buses that lead to them.
+//! The devices, and the buses that map ports, addresses and MSRs to them.
 //!
-//! A device sees offsets in its own range: never an address, the bus or the machine. `pc/` holds the older hardware that
-//! Linux needs, `simvirtio/` the device of the SO2 assignment, `virtio/` virtio devices over MMIO.
+//! A device gets an offset in its own range. It knows neither its address nor the bus nor the machine. `pc/` contains
+//! the older PC hardware that Linux needs, `simvirtio/` the device of the SO2 assignment, and `virtio/` the virtio
+//! devices over MMIO.
 //!
-//! Imports: [`crate::memory`], the consoles, and the end of a run.
+//! May import `memory`, `console`, `shutdown`, `profile`, `exit`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -21,7 +22,7 @@ pub(crate) mod serial;
 pub(crate) mod simvirtio;
 pub(crate) mod virtio;
 
-pub use bus::{Bus, Device, SharedDevice};
+pub use bus::{Bus, Device, DeviceName, SharedDevice};
 pub use debugcon::{Debugcon, PORT as DEBUGCON_PORT};
 pub use exit_port::{ExitPort, PORT as EXIT_PORT};
 pub use fifo::Fifo;

@@ -1,11 +1,11 @@
-//! The first serial port, COM1: a 16550 from vm-superio on ports 0x3F8 to 0x3FF, with an interrupt where the machine
-//! has an interrupt controller.
+//! The first serial port, COM1: a 16550 from vm-superio on ports 0x3F8 to 0x3FF. It has an interrupt if the machine has
+//! an interrupt controller.
 //!
 //! National Semiconductor PC16550D data sheet.
 
 use crate::console::host::Port;
 use crate::console::output::{Output, stop_of};
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -16,25 +16,25 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// The UART's first port.
 pub const PORT: u16 = 0x3f8;
-/// How many ports it has.
+/// The number of ports.
 pub const PORTS: u16 = 8;
-/// Its interrupt, by the I/O interrupt controller's number.
+/// Its interrupt: the number of the input of the I/O interrupt controller.
 pub const IRQ: u32 = 4;
 
-/// An interrupt line, or one that leads nowhere.
+/// An interrupt line. `None` if the machine has no interrupt controller.
 #[derive(Debug)]
 struct Line(Option<EventFd>);
 
 impl Trigger for Line {
     type E = Infallible;
     fn trigger(&self) -> Result<(), Infallible> {
-        // It fails only where 2^64 - 2 interrupts have not been taken yet.
+        // The write fails only if the counter is full, after 2^64 - 2 interrupts that were not delivered.
         let _ = self.0.as_ref().map(|line| line.write(1));
         Ok(())
     }
 }
 
-/// Tells whoever feeds the UART that it has room again.
+/// The event that tells the thread with the input that the UART has room again.
 #[derive(Debug, Default)]
 struct Drained(Option<Arc<EventFd>>);
 
@@ -47,49 +47,58 @@ impl SerialEvents for Drained {
     }
 }
 
-/// Registers: interrupt enable (and, with DLAB set, the divisor), line control, line status.
+/// Register: interrupt enable, or with DLAB set a part of the divisor.
 const INTERRUPT_ENABLE: u8 = 1;
+/// Register: line control.
 const LINE_CONTROL: u8 = 3;
+/// Register: line status.
 const LINE_STATUS: u8 = 5;
-/// Interrupt enable: data has arrived.
+/// Interrupt enable: received data is available.
 const DATA_ARRIVED: u8 = 1 << 0;
 /// Line control: the first two registers are the divisor.
 const DLAB: u8 = 1 << 7;
-/// So many looks at the line status in a row are somebody who waits for input, and not for an output's end.
-const LOOKS: u32 = 8;
+/// After this number of consecutive reads of the line status the guest is taken to wait for input. A guest that waits
+/// for the transmitter reads it once, because the transmitter is always empty.
+const MIN_STATUS_READS: u32 = 8;
 
-/// A 16550 that prints what it sends.
+/// A 16550 that prints the bytes that the guest sends.
 #[derive(Debug)]
 pub struct Serial {
     uart: Uart<Line, Drained, Output>,
-    /// Somebody reads what arrives. Before that a driver that looks for the port would throw it away.
+    /// True if the guest reads its input. Input that arrives before would be lost: a driver that probes the port clears
+    /// the receive buffer.
     listens: bool,
-    /// Line status was read so often in a row.
-    looks: u32,
+    /// The number of consecutive reads of the line status.
+    status_reads: u32,
     line_control: u8,
+    /// The output, for [`Device::reset`]. `None` if the port has an interrupt, because a machine with interrupts is never
+    /// reset.
+    output: Option<Output>,
 }
 
 impl Serial {
-    /// A UART that prints to `output`, without interrupts.
+    /// Creates a UART that prints to `output`, without an interrupt.
     pub fn new(output: Output) -> Self {
-        Self::over(Uart::with_events(Line(None), Drained(None), output))
+        let uart = Uart::with_events(Line(None), Drained(None), output.clone());
+        Self { output: Some(output), ..Self::over(uart) }
     }
 
-    /// A UART that prints to `output`, interrupts by `line`, and writes to `drained` when the guest has read all
-    /// that there was.
+    /// Creates a UART that prints to `output`, raises its interrupt through `line`, and signals `drained` when the
+    /// guest has read all of its input.
     pub fn with_interrupt(output: Output, line: EventFd, drained: Arc<EventFd>) -> Self {
         Self::over(Uart::with_events(Line(Some(line)), Drained(Some(drained)), output))
     }
 
     fn over(uart: Uart<Line, Drained, Output>) -> Self {
-        Self { uart, listens: false, looks: 0, line_control: 0 }
+        Self { uart, listens: false, status_reads: 0, line_control: 0, output: None }
     }
 
-    /// How many bytes it has room for: none before the guest listens.
+    /// The number of bytes that it has room for. 0 until the guest reads its input.
     pub fn room(&self) -> usize {
         if self.listens { self.uart.fifo_capacity() } else { 0 }
     }
 
+    /// Accepts input from now on.
     fn listen(&mut self) {
         if !self.listens {
             self.listens = true;
@@ -97,15 +106,17 @@ impl Serial {
         }
     }
 
-    /// Bytes arrive, [`room`](Self::room) at most; in loopback mode they are lost, as on the wire.
+    /// Receives `bytes`, at most as many as there is [`room`](Self::room) for. In loopback mode they are lost, as on a
+    /// real line.
     pub fn receive(&mut self, bytes: &[u8]) {
         if let Err(error) = self.uart.enqueue_raw_bytes(bytes) {
-            log::debug!("serial input lost: {error:?}");
+            log::debug!("serial port: input is lost: {error:?}");
         }
     }
 }
 
-/// A UART register is a byte; a wider access reaches the ports after it.
+/// The registers of an access at `offset`. Each register is one byte, so a wider access also covers the registers after
+/// it.
 fn registers(offset: u64, size: u8) -> impl Iterator<Item = u8> {
     (0..size).filter_map(move |byte| u8::try_from(offset.checked_add(byte.into())?).ok())
 }
@@ -116,10 +127,11 @@ impl Device for Serial {
         for (register, byte) in registers(offset, size).zip(&mut value) {
             if u16::from(register) < PORTS {
                 *byte = self.uart.read(register);
-                self.looks = if register == LINE_STATUS { self.looks.saturating_add(1) } else { 0 };
+                self.status_reads =
+                    if register == LINE_STATUS { self.status_reads.saturating_add(1) } else { 0 };
             }
         }
-        if self.looks >= LOOKS {
+        if self.status_reads >= MIN_STATUS_READS {
             self.listen();
         }
         ControlFlow::Continue(u64::from_le_bytes(value))
@@ -134,7 +146,7 @@ impl Device for Serial {
                 Ok(()) | Err(Error::FullFifo) => {}
                 Err(Error::IOError(error)) => return ControlFlow::Break(stop_of(error)),
             }
-            self.looks = 0;
+            self.status_reads = 0;
             match register {
                 LINE_CONTROL => self.line_control = byte,
                 INTERRUPT_ENABLE if self.line_control & DLAB == 0 && byte & DATA_ARRIVED != 0 => {
@@ -146,16 +158,22 @@ impl Device for Serial {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         match offset {
-            0 => "serial data",
-            5 => "serial line status",
-            _ => "serial",
+            0 => DeviceName::register("serial", "data"),
+            5 => DeviceName::register("serial", "line status"),
+            _ => DeviceName::device("serial"),
+        }
+    }
+
+    fn reset(&mut self) {
+        if let Some(output) = &self.output {
+            *self = Self::new(output.clone());
         }
     }
 }
 
-/// The serial port, which the vCPUs have as well.
+/// The host's end of the serial port, which it shares with the vCPUs.
 pub(crate) struct SerialPort {
     pub(crate) serial: Arc<Mutex<Serial>>,
     pub(crate) drained: Arc<EventFd>,
@@ -166,7 +184,7 @@ impl Port for SerialPort {
         let mut serial = match self.serial.try_lock() {
             Ok(serial) => serial,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // A vCPU has it, perhaps in a write that blocks.
+            // A vCPU holds the lock, possibly in a write that blocks.
             Err(TryLockError::WouldBlock) => return 0,
         };
         let taken = bytes.get(..serial.room()).unwrap_or(bytes);
@@ -184,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_its_data_register() {
+    fn bytes_written_to_the_data_register_are_printed() {
         let (output, captured) = Output::captured();
         let mut serial = Serial::new(output);
         for byte in *b"hi" {
@@ -201,18 +219,18 @@ mod tests {
     }
 
     #[test]
-    fn wide_and_straddling_accesses_reach_neighbours_only() {
+    fn a_wide_access_covers_the_registers_up_to_the_last_one() {
         let mut serial = Serial::new(Output::captured().0);
         assert!(serial.write(7, 4, 0x1122_33aa).is_continue());
         let ControlFlow::Continue(value) = serial.read(7, 4) else { panic!() };
-        assert_eq!(value & 0xffff_ffff, 0xffff_ffaa, "the scratch register, then nothing");
+        assert_eq!(value & 0xffff_ffff, 0xffff_ffaa, "the scratch register, then no register");
     }
 
     #[test]
-    fn who_looks_again_and_again_listens() {
+    fn a_guest_that_polls_the_line_status_gets_input() {
         let mut serial = Serial::new(Output::captured().0);
         for _ in 0..20 {
-            // Each byte that is sent is preceded by a look.
+            // A driver reads the status before each byte that it sends.
             assert!(serial.read(5, 1).is_continue() && serial.write(0, 1, 0).is_continue());
         }
         assert_eq!(serial.room(), 0);
@@ -221,17 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_interrupts_and_is_read_and_its_end_is_told() {
+    fn input_interrupts_is_read_and_signals_that_it_is_drained() {
         let (line, drained) = (EventFd::new(0).unwrap(), Arc::new(EventFd::new(0).unwrap()));
         let mut serial =
             Serial::with_interrupt(Output::captured().0, line.try_clone().unwrap(), drained.clone());
-        assert_eq!(serial.room(), 0, "nobody listens yet");
-        // The divisor is no interrupt enable.
+        assert_eq!(serial.room(), 0, "the guest does not read its input yet");
+        // With DLAB set this register is the divisor, not interrupt enable.
         for (register, byte) in [(3, 0x80), (1, 1), (3, 0x03)] {
             assert!(serial.write(register, 1, byte).is_continue());
         }
         assert_eq!(serial.room(), 0);
-        // Interrupts when data is there.
+        // Enables the interrupt for received data.
         assert!(serial.write(1, 1, 1).is_continue());
         let room = serial.room();
         assert_eq!(drained.read().unwrap(), 1);

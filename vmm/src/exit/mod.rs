@@ -1,7 +1,9 @@
 //! VM exits, the answers to them, and how a run ends.
 //!
-//! An [`Exit`] is an owned value, and so is its answer, an [`Outcome`]. Who answers is in
-//! [`controller`](crate::controller).
+//! An [`Exit`] is an owned value, and so is its answer, an [`Outcome`]. The controllers in
+//! [`controller`](crate::controller) give the answers.
+//!
+//! Imports: host functions.
 
 mod site;
 mod stop;
@@ -14,19 +16,19 @@ use std::fmt;
 /// A 4-byte write to this port is a hypercall.
 pub const HYPERCALL_PORT: u16 = 0x500;
 
-/// Why the vCPU left the guest.
+/// The reason why the vCPU left the guest, with its details.
 ///
 /// Linux `Documentation/virt/kvm/api.rst`, section 5, "The kvm_run structure".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest reads a port. Answered by a value.
+    /// The guest reads a port. The answer is a value.
     PioIn {
         /// The port.
         port: u16,
         /// Width in bytes: 1, 2 or 4.
         size: u8,
     },
-    /// The guest writes a port.
+    /// The guest writes to a port.
     PioOut {
         /// The port.
         port: u16,
@@ -35,14 +37,14 @@ pub enum Exit {
         /// The value, zero-extended.
         data: u32,
     },
-    /// The guest reads an address with no memory behind it. Answered by a value.
+    /// The guest reads an address without memory. The answer is a value.
     MmioRead {
         /// Guest physical address.
         address: u64,
         /// Width in bytes, 1 to 8.
         size: u8,
     },
-    /// The guest writes an address with no memory behind it.
+    /// The guest writes to an address without memory.
     MmioWrite {
         /// Guest physical address.
         address: u64,
@@ -51,39 +53,60 @@ pub enum Exit {
         /// The value, zero-extended.
         data: u64,
     },
-    /// The guest calls its hypervisor: a 4-byte write to [`HYPERCALL_PORT`].
+    /// The guest makes a hypercall: a 4-byte write to [`HYPERCALL_PORT`].
     Hypercall {
-        /// Which call: what was written, EAX.
+        /// The number of the call, from EAX.
         number: u32,
     },
-    /// The guest reads a model-specific register that KVM leaves to this VMM. Answered by a value or a fault.
+    /// The guest reads a model-specific register that KVM leaves to this VMM. The answer is a value or a fault.
     RdMsr {
         /// The register's number: ECX.
         index: u32,
     },
-    /// The guest writes such a register.
+    /// The guest writes a model-specific register that KVM leaves to this VMM.
     WrMsr {
         /// The register's number: ECX.
         index: u32,
-        /// EDX:EAX.
+        /// The value: EDX:EAX.
         data: u64,
     },
     /// The guest halted.
     Hlt,
     /// The CPU shut down: a triple fault.
     Shutdown,
-    /// KVM had to emulate an instruction and could not.
+    /// KVM had to emulate an instruction, and could not.
     EmulationFailure(Instruction),
     /// The processor refused to enter the guest.
     FailedEntry {
-        /// The hardware's own reason: on Intel the VM-instruction error or exit reason (SDM volume 3,
-        /// appendix C), on AMD the VMCB's exit code.
+        /// The reason from the hardware. On Intel: the VM-instruction error or the exit reason (SDM volume 3, appendix C).
+        /// On AMD: the exit code of the VMCB.
         reason: u64,
     },
-    /// A signal, or a request to leave: not an exit of the guest's, and not counted as one.
+    /// A signal, or a request to leave the guest. The guest did not cause it, so it is not counted as an exit.
     Interrupted,
-    /// A reason that this VMM has no use for: KVM's number of it.
+    /// Any other reason, by its number in KVM.
     Other(u32),
+}
+
+impl Exit {
+    /// True for an access to a port, to memory-mapped I/O, or to a model-specific register.
+    pub fn is_access(&self) -> bool {
+        match self {
+            Self::PioIn { .. }
+            | Self::PioOut { .. }
+            | Self::MmioRead { .. }
+            | Self::MmioWrite { .. }
+            | Self::Hypercall { .. }
+            | Self::RdMsr { .. }
+            | Self::WrMsr { .. } => true,
+            Self::Hlt
+            | Self::Shutdown
+            | Self::EmulationFailure(_)
+            | Self::FailedEntry { .. }
+            | Self::Interrupted
+            | Self::Other(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Exit {
@@ -119,7 +142,7 @@ fn width(size: u8) -> &'static str {
     }
 }
 
-/// The bytes of an instruction that KVM could not emulate, where it says which.
+/// The bytes of an instruction that KVM could not emulate, if KVM reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instruction {
     bytes: [u8; 15],
@@ -127,7 +150,7 @@ pub struct Instruction {
 }
 
 impl Instruction {
-    /// The first 15 of `bytes`, the longest that an x86 instruction can be.
+    /// Keeps the first 15 of `bytes`: the maximum length of an x86 instruction.
     pub fn new(bytes: &[u8]) -> Self {
         let mut instruction = Self::default();
         for (to, from) in instruction.bytes.iter_mut().zip(bytes) {
@@ -137,7 +160,7 @@ impl Instruction {
         instruction
     }
 
-    /// The bytes; none where KVM did not say.
+    /// The bytes. Empty if KVM did not report them.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len.into()).unwrap_or_default()
     }
@@ -154,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn a_large_code_is_shown_whole() {
+    fn large_exit_codes_are_shown_in_decimal_and_hexadecimal() {
         assert_eq!(Stop::Exited(7).to_string(), "exited with code 7");
         assert_eq!(Stop::CpuExited(0xcafe).to_string(), "exited with code 51966 (0xcafe)");
     }
 
     #[test]
-    fn only_a_vcpu_s_own_end_lets_the_others_go_on() {
+    fn only_a_halt_and_cpu_exited_park_the_vcpu() {
         assert!(Stop::Halted.parks() && Stop::CpuExited(1).parks());
         assert!(!Stop::Exited(0).parks() && !Stop::Timeout.parks() && !Stop::TripleFault.parks());
     }

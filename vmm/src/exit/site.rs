@@ -1,4 +1,4 @@
-//! The places that exits come from, and how an exit arrives.
+//! The sites that exits come from, and the ways in which an exit arrives.
 
 use super::Exit;
 use std::fmt;
@@ -29,7 +29,7 @@ pub enum Reason {
     EmulationFailure,
     /// The processor refused to enter the guest.
     FailedEntry,
-    /// Anything else, by KVM's number.
+    /// Any other reason, by its number in KVM.
     Other(u32),
 }
 
@@ -49,7 +49,7 @@ impl Reason {
         Self::FailedEntry,
     ];
 
-    /// A small number for it.
+    /// The reason's code in profiles and traces: its index in [`Self::NAMED`], or one more for [`Reason::Other`].
     pub fn code(self) -> u8 {
         match self {
             Self::PioIn => 0,
@@ -67,7 +67,7 @@ impl Reason {
         }
     }
 
-    /// Whether exits of this reason come from a port, an address, a register or a number.
+    /// True if exits of this reason come from a port, an address, a register, or a hypercall number.
     pub fn has_place(self) -> bool {
         matches!(
             self,
@@ -101,7 +101,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A text that does not name a reason for an exit.
+/// The error for a text that does not name an exit reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown exit reason")]
 pub struct UnknownReason;
@@ -109,7 +109,7 @@ pub struct UnknownReason;
 impl FromStr for Reason {
     type Err = UnknownReason;
 
-    /// Parses the text that a reason displays as.
+    /// Parses the text that `Display` writes.
     fn from_str(text: &str) -> Result<Self, UnknownReason> {
         if let Some(reason) = Self::NAMED.iter().find(|reason| reason.to_string() == text) {
             return Ok(*reason);
@@ -120,18 +120,18 @@ impl FromStr for Reason {
     }
 }
 
-/// Where an exit comes from.
+/// The origin of an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site {
     /// The reason, which includes the direction.
     pub reason: Reason,
-    /// Port, guest physical address, number of an MSR or of a hypercall, and width in bytes. `None` for reasons that have none, and for the
-    /// sites past [`MAX_SITES`].
+    /// The port, guest physical address, MSR number or hypercall number, and the width in bytes. `None` for reasons
+    /// without a place, and for sites that no longer fit into a profile's table.
     pub place: Option<(u64, u8)>,
 }
 
 impl Site {
-    /// The site of an exit; `None` for what is no exit of the guest's.
+    /// The site of an exit; `None` for an interruption, which is not an exit of the guest.
     pub fn of(exit: &Exit) -> Option<Self> {
         let (reason, place) = match *exit {
             Exit::PioIn { port, size } => (Reason::PioIn, Some((port.into(), size))),
@@ -152,14 +152,14 @@ impl Site {
     }
 }
 
-/// How an [`Exit`] came about.
+/// The way in which an [`Exit`] arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// The guest was left for it.
+    /// The vCPU left the guest.
     FromGuest,
-    /// It is a further element of the string I/O exit before it.
+    /// The exit is a further element of the previous string I/O exit.
     NextElement,
-    /// It is a store that the kernel has queued without leaving the guest, before the exit that comes after it.
+    /// The exit is a store that the kernel queued without leaving the guest. It happened before the next exit.
     Coalesced,
 }
 
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_are_read_as_they_are_shown() {
+    fn a_reason_parses_from_the_text_that_it_displays() {
         for reason in Reason::NAMED.into_iter().chain([Reason::Other(0), Reason::Other(u32::MAX)]) {
             assert_eq!(reason.to_string().parse(), Ok(reason));
         }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_code_of_a_reason_is_its_place_in_the_table() {
+    fn the_code_of_a_reason_is_its_index_in_the_table() {
         for (code, reason) in (0..).zip(Reason::NAMED) {
             assert_eq!(reason.code(), code);
         }

@@ -1,4 +1,4 @@
-//! The answers to exits, and the ways in which a run ends.
+//! The answers to exits, and the reasons why a run ends.
 
 use super::Instruction;
 use simvirtio::device::Violation;
@@ -7,76 +7,76 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// What is to be done about an exit.
+/// The answer to an exit.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Not mine: ask the next controller.
+    /// The controller does not handle this exit. The next controller is asked.
     Unclaimed,
-    /// Done; go back into the guest.
+    /// The exit is handled. The guest continues.
     Resume,
-    /// The value that the guest reads; go back into the guest.
+    /// The value that the guest reads. The guest continues.
     Value(u64),
-    /// Of an MSR access: the guest gets #GP.
+    /// For an MSR access: the guest gets #GP.
     Fault,
     /// The run ends here.
     Stop(Stop),
 }
 
 impl Outcome {
-    /// Ends the run since a controller cannot go on.
+    /// Ends the run because a controller failed.
     pub fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Stop(Stop::failed(error))
     }
 }
 
-/// How a run ended.
+/// The reason why a run ended.
 #[derive(Clone, Debug)]
 pub enum Stop {
-    /// The guest halted. Of several vCPUs: this one did, and waits for an interrupt that never comes.
+    /// The guest halted. With several vCPUs: this vCPU halted, and waits for an interrupt that never comes.
     Halted,
-    /// This vCPU asked for its own end with this code. The machine's others go on.
+    /// The guest ended this vCPU with this code. The machine's other vCPUs continue.
     CpuExited(u64),
-    /// The guest asked for an end with this code.
+    /// The guest ended the machine with this code.
     Exited(u64),
-    /// The guest switched its machine off.
+    /// The guest powered its machine off.
     PoweredOff,
     /// The guest reset its machine.
     Rebooted,
     /// The guest's kernel panicked, for this reason, and reset the machine.
     Panicked(String),
-    /// Somebody ended the machine at its console.
+    /// The user ended the machine at its console.
     Quit,
     /// The guest triple-faulted.
     TripleFault,
-    /// KVM could not emulate an instruction of the guest's.
+    /// KVM could not emulate a guest instruction.
     EmulationFailure(Instruction),
-    /// The processor refused to enter the guest, with the hardware's own reason.
+    /// The processor refused to enter the guest, for this hardware reason.
     FailedEntry(u64),
     /// The guest broke the SIMVIRTIO protocol.
     ProtocolError(Violation),
-    /// The guest did not end in the time that it was given.
+    /// The guest did not end before the timeout.
     Timeout,
-    /// Somebody asked for the run to end.
+    /// A signal or another thread requested the end of the run.
     Interrupted,
-    /// The guest wrote more than it may: so many bytes.
+    /// The guest wrote more than this limit, in bytes.
     OutputLimit(u64),
-    /// What the guest wrote could not be handed on.
+    /// The guest's output could not be written.
     OutputFailed(Arc<io::Error>),
-    /// What the guest wants to read could not be had.
+    /// The guest's input could not be read.
     InputFailed(Arc<io::Error>),
-    /// A controller of exits could not go on, or panicked.
+    /// An exit controller failed or panicked.
     ControllerFailed(Arc<dyn Error + Send + Sync>),
-    /// An exit that nobody claimed and that cannot be passed over: KVM's number of the reason.
+    /// An unclaimed exit that cannot be resumed, by the number of its reason in KVM.
     UnknownExit(u32),
 }
 
 impl Stop {
-    /// A controller cannot go on.
+    /// A failed controller.
     pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::ControllerFailed(Arc::from(error.into()))
     }
 
-    /// Whether the guest came to its end by itself, and had its say.
+    /// True if the guest ended the run itself, without a fault. A kernel panic counts as orderly: the kernel reports it.
     pub fn is_orderly(&self) -> bool {
         matches!(
             self,
@@ -89,7 +89,7 @@ impl Stop {
         )
     }
 
-    /// Whether it is an end of one vCPU only, and the others go on.
+    /// True if only this vCPU ended, and the machine's other vCPUs continue.
     pub fn parks(&self) -> bool {
         matches!(self, Self::Halted | Self::CpuExited(_))
     }
@@ -109,7 +109,7 @@ impl fmt::Display for Stop {
             Self::Quit => f.write_str("ended at the console (Ctrl-A x)"),
             Self::TripleFault => f.write_str("triple fault (an exception, and no handler for it)"),
             Self::EmulationFailure(instruction) => {
-                f.write_str("KVM had to emulate an instruction of the guest and could not")?;
+                f.write_str("KVM could not emulate a guest instruction")?;
                 match instruction.bytes() {
                     [] => Ok(()),
                     bytes => {
@@ -127,9 +127,9 @@ impl fmt::Display for Stop {
             Self::OutputLimit(limit) => write!(f, "output limit: the guest wrote more than {limit} bytes"),
             Self::OutputFailed(error) => write!(f, "the guest's output could not be written: {error}"),
             Self::InputFailed(error) => write!(f, "the guest's input could not be read: {error}"),
-            Self::ControllerFailed(error) => write!(f, "a controller of exits failed: {error}"),
+            Self::ControllerFailed(error) => write!(f, "an exit controller failed: {error}"),
             Self::UnknownExit(reason) => {
-                write!(f, "exit reason {reason} of KVM, which this VMM does not handle")
+                write!(f, "unhandled KVM exit reason {reason} (KVM_EXIT_* in linux/kvm.h)")
             }
         }
     }

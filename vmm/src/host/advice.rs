@@ -1,8 +1,8 @@
-//! Advice for failed host calls.
+//! Advice for failed system calls.
 
 use std::io;
 
-/// What to do where a call to the host fails, if that is known.
+/// The advice for an error of a system call, to be appended to the message. Empty for an error without advice.
 pub fn host_advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => ": allow more open files (ulimit -n)",

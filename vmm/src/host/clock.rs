@@ -1,17 +1,17 @@
-//! The clock that no crate wraps.
+//! The clocks that no crate wraps.
 
 use std::time::Duration;
 
-/// The processor time that the calling thread has used so far (CLOCK_THREAD_CPUTIME_ID), of its guest too.
+/// The processor time that the calling thread has used so far, including its guest (CLOCK_THREAD_CPUTIME_ID).
 pub(crate) fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call fills the structure, and fails for an unknown clock only.
+    // SAFETY: the call fills the structure. It fails only for an unknown clock.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// The time-stamp counter.
+/// Reads the time-stamp counter.
 #[inline]
 pub(crate) fn tsc() -> u64 {
     // SAFETY: every x86-64 processor has the instruction, and Linux lets programs use it.
@@ -28,7 +28,7 @@ mod tests {
         let before = thread_cpu_time();
         let started = Instant::now();
         while thread_cpu_time() - before < Duration::from_millis(2) {
-            assert!(started.elapsed() < Duration::from_secs(60), "work takes no time");
+            assert!(started.elapsed() < Duration::from_secs(60), "work takes no processor time");
         }
         let worked = thread_cpu_time();
         std::thread::sleep(Duration::from_millis(50));

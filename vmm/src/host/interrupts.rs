@@ -1,36 +1,39 @@
-//! Signals that ask the program to end: the machine ends in an orderly way, and a second one ends the program.
+//! Signals that ask the program to end: the first one ends the machine with its report, and a second one ends the
+//! program at once.
 
 use crate::host::kicker::Kicker;
 use crate::host::{REPEAT, handle, terminal};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::{mem, ptr};
 
-/// Whether one of [`catch_interrupts`]'s signals has come.
+/// Set by the first signal of [`catch_interrupts`].
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The threads that such a signal kicks, or 0: those that run vCPUs.
+/// The threads to kick on such a signal, by their thread IDs: those that run vCPUs. 0 is a free entry.
 pub(super) static INTERRUPTIBLE: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
-/// Status of a program that is interrupted twice, and so ends at once.
-const TWICE: libc::c_int = 117;
+/// The exit status after a second signal.
+const STATUS_INTERRUPTED: libc::c_int = 117;
 
-/// Whether somebody has asked the program to end.
+/// True after a signal that asks the program to end.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// The handler of the signals of [`catch_interrupts`].
 extern "C" fn on_interrupt(_: libc::c_int) {
     if INTERRUPTED.swap(true, Ordering::Relaxed) {
         terminal::restore();
-        // SAFETY: allowed in a handler; nothing of this program is left to run.
-        unsafe { libc::_exit(TWICE) }
+        // SAFETY: allowed in a handler. It runs no further code of this program.
+        unsafe { libc::_exit(STATUS_INTERRUPTED) }
     }
-    // One kick is not enough: the thread may be about to enter a write that blocks.
+    // Repeat the kick with a timer (SIGALRM): the thread may be about to enter a blocking write.
     let again = libc::timeval { tv_sec: 0, tv_usec: REPEAT.as_micros() as libc::suseconds_t };
     let setting = libc::itimerval { it_interval: again, it_value: again };
-    // SAFETY: a plain system call; the setting outlives it.
+    // SAFETY: a system call that is allowed in handlers. The setting outlives it.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &setting, ptr::null_mut()) };
     kick_interruptible(0);
 }
 
+/// Kicks all threads in [`INTERRUPTIBLE`]. The handler of SIGALRM.
 extern "C" fn kick_interruptible(_: libc::c_int) {
     // SAFETY: allowed in a handler.
     let process = unsafe { libc::getpid() };
@@ -40,21 +43,22 @@ extern "C" fn kick_interruptible(_: libc::c_int) {
     }
 }
 
-/// For a program that runs one machine at a time: SIGINT, SIGTERM, SIGHUP and SIGQUIT end the run in an orderly way,
-/// with its report, and a second one ends the program at once. The same goes for SIGXCPU, of a limit of CPU
-/// time.
+/// Handles SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGXCPU (a limit of CPU time): the first signal ends the run with its
+/// report ([`interrupted`]), and a second one ends the program at once with status 117. Signals that the program was
+/// started with as ignored stay ignored. Also uses SIGALRM. For programs that run one machine at a time.
 pub fn catch_interrupts() {
     if handle(libc::SIGALRM, kick_interruptible).is_err() {
-        log::warn!("SIGALRM cannot be handled, so a first interruption may go unheard");
+        log::warn!("cannot handle SIGALRM: a first signal to end the program may be ignored");
     }
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU] {
-        // SAFETY: `nohup` and a shell's background jobs ignore signals on purpose; the query changes nothing.
+        // `nohup` and background jobs of shells ignore signals on purpose.
+        // SAFETY: with a null action the call only fills `before`.
         let ignored = unsafe {
             let mut before: libc::sigaction = mem::zeroed();
             libc::sigaction(signal, ptr::null(), &mut before) == 0 && before.sa_sigaction == libc::SIG_IGN
         };
         if !ignored && handle(signal, on_interrupt).is_err() {
-            log::warn!("signal {signal} cannot be handled, and will end the program without a report");
+            log::warn!("cannot handle signal {signal}: it will end the program without a report");
         }
     }
 }

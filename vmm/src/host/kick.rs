@@ -1,9 +1,9 @@
-//! Kicking a vCPU out of the guest, or a thread out of a call that blocks: by a signal, at once or by a timer.
+//! Kicks: a signal makes a vCPU leave the guest, or makes a blocked system call return. Sent at once or by a timer.
 //!
-//! A vCPU leaves the guest at a signal, and stays out if `immediate_exit` is set when KVM_RUN is entered
-//! (`Documentation/virt/kvm/api.rst`, "immediate_exit"). The signal's handler therefore sets that byte of
-//! the vCPU that its thread runs: a kick that comes between two KVM_RUNs is not lost. A timer whose signal
-//! goes to the thread needs no second thread; it repeats until the vCPU is out.
+//! A signal makes the vCPU leave the guest. If `immediate_exit` is set, KVM_RUN returns at once
+//! (`Documentation/virt/kvm/api.rst`, "immediate_exit"). The signal handler sets this byte of the vCPU that its thread
+//! runs, so that a kick between two KVM_RUNs is not lost. A timer sends its signal to the thread itself, so it needs no
+//! second thread. It repeats the signal until the timer is dropped.
 
 use crate::host::handle;
 use crate::host::interrupts::{INTERRUPTIBLE, interrupted};
@@ -17,26 +17,34 @@ use std::time::Duration;
 use std::{io, mem, ptr, thread};
 
 thread_local! {
-    /// The `immediate_exit` byte of the vCPU that this thread runs, or null.
+    /// The address of the `immediate_exit` byte of the vCPU that this thread runs, or null.
     static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
 }
 
+/// The handler of the kick signal: sets `immediate_exit` of the thread's vCPU.
 extern "C" fn on_kick(_: libc::c_int) {
     let immediate_exit = IMMEDIATE_EXIT.get();
     if !immediate_exit.is_null() {
-        // SAFETY: a thread's pointer is set only while the byte is mapped (`with_kicks`), and the handler
-        // runs on that thread.
+        // SAFETY: `with_kicks` sets the pointer of a thread only while the byte is mapped, and the handler runs on this
+        // thread.
         unsafe { (*immediate_exit).store(1, Ordering::Relaxed) }
     }
 }
 
-/// Sees that a kick of a thread that runs no vCPU only interrupts what it waits for.
+/// Installs the handler of the kick signal, once per process. A kick of a thread without a vCPU then only interrupts
+/// its blocked system call.
+///
+/// # Errors
+/// The handler cannot be installed.
 pub(crate) fn handle_kicks() -> io::Result<()> {
     static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
     (*HANDLER.get_or_init(|| handle(KICK, on_kick))).map_err(io::Error::from_raw_os_error)
 }
 
-/// Runs `body` with kicks of the calling thread going to `immediate_exit`.
+/// Runs `body`. Meanwhile kicks of the calling thread, through the [`Kicker`] that `body` gets, set `immediate_exit`.
+///
+/// # Errors
+/// The kick signal cannot be handled or unblocked.
 ///
 /// # Safety
 /// `immediate_exit` stays mapped until `body` has returned.
@@ -58,13 +66,13 @@ pub(crate) unsafe fn with_kicks<R>(
     Ok(body(kicker))
 }
 
-/// While it lives, an interruption of the program kicks the thread that made it. Of more threads than there
-/// are places some are not kicked; the others see to the end.
+/// While it lives, a signal that asks the program to end kicks the thread that created it. If there are more threads
+/// than entries in [`INTERRUPTIBLE`], the other threads end the run.
 #[derive(Debug)]
 struct Interruptible(Option<&'static AtomicI32>);
 
 impl Interruptible {
-    /// Of the calling thread, whose kicks are handled and go to `kicker`.
+    /// Registers the calling thread, whose kicks are handled. `kicker` is its own.
     fn new(kicker: Kicker) -> Self {
         let take = |slot: &&AtomicI32| {
             slot.compare_exchange(0, kicker.thread, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -85,7 +93,7 @@ impl Drop for Interruptible {
     }
 }
 
-/// The calling thread with the kick signal unblocked, whatever mask it was started with.
+/// While it lives, the kick signal is not blocked in the thread that created it. Dropping it restores the earlier mask.
 struct Unblocked(libc::sigset_t);
 
 impl Unblocked {
@@ -110,51 +118,81 @@ impl Drop for Unblocked {
     }
 }
 
-/// Kicks the calling thread when a time has passed, again and again until dropped.
+/// A timer that kicks the calling thread after a time, and then every [`REPEAT`] until it is stopped or dropped.
 #[derive(Debug)]
-pub(crate) enum KickTimer {
-    /// A timer of the kernel's, which costs next to nothing.
-    Timer(libc::timer_t),
-    /// A thread, where the user's quota leaves no timer. It ends when the sender is dropped.
-    Thread(#[allow(dead_code, reason = "its end is what the thread waits for")] Sender<()>),
+pub(crate) struct KickTimer {
+    thread: libc::pid_t,
+    source: TimerSource,
 }
 
+#[derive(Debug)]
+enum TimerSource {
+    /// A timer of the kernel.
+    Timer(libc::timer_t),
+    /// A thread, if the user's quota leaves no timer. It ends when the sender is dropped.
+    Thread(#[allow(dead_code, reason = "the thread waits for its drop")] Option<Sender<()>>),
+}
+
+// SAFETY: the kernel's timers belong to the process, and any of its threads may set or delete one.
+unsafe impl Send for KickTimer {}
+
 impl KickTimer {
-    /// Starts the timer for the calling thread, whose kicks are handled (`with_kicks`). A duration of zero
-    /// counts as a nanosecond.
+    /// Starts the timer for the calling thread, whose kicks must be handled ([`with_kicks`]). A duration of zero counts
+    /// as one nanosecond.
     ///
     /// # Errors
     /// The host has neither a timer nor a thread left.
     pub(crate) fn start(after: Duration) -> io::Result<Self> {
         Self::timer(after).or_else(|error| {
-            log::info!("no timer left ({error}); a thread watches the time instead");
+            log::info!("cannot create a timer ({error}): a thread watches the time instead");
             Self::thread(after)
         })
     }
 
+    /// Restarts the timer of an earlier run, which saves two system calls. If it is not a timer of the calling thread,
+    /// starts a new one.
+    ///
+    /// # Errors
+    /// The host has neither a timer nor a thread left.
+    pub(crate) fn restart(earlier: &mut Option<Self>, after: Duration) -> io::Result<()> {
+        match earlier {
+            Some(Self { thread, source: TimerSource::Timer(timer) }) if *thread == thread_id() => {
+                set_timer(*timer, after.max(Duration::from_nanos(1)), REPEAT)
+            }
+            _ => {
+                // Drop the old timer first, so that it does not count against the user's quota.
+                *earlier = None;
+                *earlier = Some(Self::start(after)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops the timer until it is restarted. A signal that is still queued finds no vCPU.
+    pub(crate) fn stop(&mut self) {
+        match &mut self.source {
+            TimerSource::Timer(timer) => drop(set_timer(*timer, Duration::ZERO, Duration::ZERO)),
+            TimerSource::Thread(sender) => *sender = None,
+        }
+    }
+
     fn timer(after: Duration) -> io::Result<Self> {
+        let thread = thread_id();
         let mut timer: libc::timer_t = ptr::null_mut();
-        // SAFETY: an all-zero sigevent is a valid one; the signal goes to a thread of this process, by number.
+        // SAFETY: an all-zero sigevent is valid. The signal goes to a thread of this process.
         let answer = unsafe {
             let mut event: libc::sigevent = mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = KICK;
-            event.sigev_notify_thread_id = thread_id();
+            event.sigev_notify_thread_id = thread;
             libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
         };
         if answer != 0 {
             return Err(io::Error::last_os_error());
         }
-        let started = Self::Timer(timer);
-        let setting = libc::itimerspec {
-            it_value: timespec(after.max(Duration::from_nanos(1))),
-            it_interval: timespec(REPEAT),
-        };
-        // SAFETY: the timer was made above, and the setting outlives the call.
-        match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
-            0 => Ok(started),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let started = Self { thread, source: TimerSource::Timer(timer) };
+        set_timer(timer, after.max(Duration::from_nanos(1)), REPEAT)?;
+        Ok(started)
     }
 
     fn thread(after: Duration) -> io::Result<Self> {
@@ -168,16 +206,26 @@ impl KickTimer {
             }
         };
         thread::Builder::new().name("watchdog".into()).spawn(body)?;
-        Ok(Self::Thread(sender))
+        Ok(Self { thread: kicker.thread, source: TimerSource::Thread(Some(sender)) })
+    }
+}
+
+/// Sets a timer of the kernel, or stops it if `after` is zero.
+fn set_timer(timer: libc::timer_t, after: Duration, repeat: Duration) -> io::Result<()> {
+    let setting = libc::itimerspec { it_value: timespec(after), it_interval: timespec(repeat) };
+    // SAFETY: the timer exists as long as its `KickTimer`, and the setting outlives the call.
+    match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
 impl Drop for KickTimer {
     fn drop(&mut self) {
-        if let Self::Timer(timer) = self {
-            // SAFETY: the timer was made by `timer` and is deleted once. A signal that it has queued finds no
+        if let TimerSource::Timer(timer) = self.source {
+            // SAFETY: `Self::timer` created the timer, and it is deleted once. A signal that is still queued finds no
             // vCPU.
-            unsafe { libc::timer_delete(*timer) };
+            unsafe { libc::timer_delete(timer) };
         }
     }
 }
@@ -213,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_kicks_again_and_again() {
+    fn a_timer_repeats_its_kicks() {
         for start in [KickTimer::timer, KickTimer::thread] {
             let byte = AtomicU8::new(0);
             // SAFETY: `byte` outlives the call.
@@ -229,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_kicks_in_time() {
+    fn a_timer_kicks_on_time() {
         const TIME: Duration = Duration::from_millis(30);
         for start in [KickTimer::timer, KickTimer::thread] {
             let late = || {
@@ -243,7 +291,7 @@ mod tests {
                         begun.elapsed()
                     })
                 };
-                took.unwrap().checked_sub(TIME).expect("not before its time")
+                took.unwrap().checked_sub(TIME).expect("not too early")
             };
             let latest = (0..3).map(|_| late()).min().unwrap();
             assert!(latest < Duration::from_millis(200), "{latest:?}");
@@ -253,7 +301,7 @@ mod tests {
     #[test]
     fn a_blocked_kick_signal_is_unblocked() {
         let byte = AtomicU8::new(0);
-        // SAFETY: `byte` outlives the call; the mask is that of this test's own thread.
+        // SAFETY: `byte` outlives the call. The mask is the one of this test's own thread.
         let kicked = unsafe {
             let mut all: libc::sigset_t = mem::zeroed();
             libc::sigfillset(&mut all);

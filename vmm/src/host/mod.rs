@@ -1,5 +1,7 @@
-//! The few host calls that no crate wraps: kicking a vCPU out of the guest, the signals that end the program,
-//! waiting for a stream without hanging on it, the terminal in raw mode.
+//! Host system calls that no crate wraps: kicking a vCPU out of the guest, signals that end the program, waiting for a
+//! stream with a time limit, and the raw mode of the terminal. Also text that is safe to print.
+//!
+//! Imports nothing of this crate. All unsafe code for signals is here.
 #![allow(unsafe_code)]
 
 mod advice;
@@ -33,10 +35,11 @@ use std::io;
 use std::mem;
 use std::ptr;
 
-/// Handles a signal for the whole process, without restarting what it interrupts; `Err` is an errno.
+/// Installs a signal handler for the process. The handler does not restart interrupted system calls (no SA_RESTART). An
+/// error is an errno.
 fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Result<(), i32> {
-    // SAFETY: an all-zero sigaction is a valid one; the handlers of this file touch atomics, a thread-local
-    // without a destructor, and system calls that are allowed in handlers.
+    // SAFETY: an all-zero sigaction is valid. The handlers of this folder use only atomics, a thread-local without a
+    // destructor, and system calls that are allowed in handlers.
     let answer = unsafe {
         let mut action: libc::sigaction = mem::zeroed();
         action.sa_sigaction = handler as *const () as usize;

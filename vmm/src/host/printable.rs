@@ -1,15 +1,21 @@
-//! Text from files, guests and command lines, made safe for a terminal.
+//! Text from files, guests and command lines, made safe to print on a terminal.
 
 use std::path::Path;
 
-/// A file's name without what would confuse a terminal, hide, or forge a line of a report.
+/// The path as text that is safe to print; see [`printable_text`].
 pub fn printable(path: &Path) -> String {
     printable_text(&path.display().to_string())
 }
 
-/// A text without what would confuse a terminal, hide, or forge a line of a report.
+/// Escapes all characters that could control a terminal, be invisible, or forge a line of a report: control characters,
+/// line ends, and invisible or direction-changing Unicode characters. Visible characters, blanks, quotes and
+/// backslashes stay as they are.
+///
+/// ```
+/// assert_eq!(vmm::host::printable_text("a\nb\x1b[31m \"é\""), r#"a\nb\u{1b}[31m "é""#);
+/// ```
 pub fn printable_text(text: &str) -> String {
-    // A report of a trace has millions of texts, which are mostly like that.
+    // The fast path: a report of a trace prints millions of texts, and most of them are plain ASCII.
     if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return text.into();
     }

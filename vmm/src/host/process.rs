@@ -1,35 +1,39 @@
-//! The process: its signals and standard streams at the start, and the time of its start.
+//! The start of the process: its signals, its standard streams and its time.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Has writes fail, instead of a signal end the program without a word: beyond a limit of file size (RLIMIT_FSIZE), and to
-/// a reader who has gone.
+/// Ignores SIGXFSZ and SIGPIPE, so that a write beyond a limit of file size (RLIMIT_FSIZE) or to a closed pipe fails
+/// with an error. Otherwise the signal would end the program without a message.
 pub fn prepare() {
-    // SAFETY: plain settings of the process.
+    // SAFETY: both calls only set the disposition of a signal.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
 
-/// Whether standard output was closed when the program started. `/dev/null` is opened in its place before `main`, lest a
-/// file of ours be taken for it, and what is printed would be lost without a word.
+/// Set if standard output was closed when the program started. `/dev/null` is opened instead before `main`, because the
+/// next file that the program opens would otherwise become standard output. The caller must check this, because the
+/// output would be lost without an error.
 static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// When the program started, as soon as it could tell.
+/// The time of the first call of [`started`].
 static STARTED: OnceLock<Instant> = OnceLock::new();
 
-/// When the program started: after the kernel and the dynamic linker have had their part.
+/// The time at which the program started, after the kernel and the dynamic linker have loaded it.
 pub(crate) fn started() -> Instant {
     *STARTED.get_or_init(Instant::now)
 }
 
-extern "C" fn look_at_streams() {
+/// Records the time, and opens `/dev/null` for each closed standard stream. Runs before `main`, because Rust's runtime
+/// also opens `/dev/null` for closed streams.
+extern "C" fn check_streams() {
     started();
     for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
-        // SAFETY: plain system calls. What is opened takes the lowest number that is free, which is that of the stream.
+        // SAFETY: the calls take no memory of this program, except a valid path. `open` takes the lowest free number,
+        // which is the one of the stream.
         unsafe {
             if libc::fcntl(stream, libc::F_GETFD) < 0 {
                 libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
@@ -39,13 +43,13 @@ extern "C" fn look_at_streams() {
     }
 }
 
-// SAFETY: the loader calls what is in this section before `main`, in order; the function needs nothing that
-// is not there by then.
+// SAFETY: the loader calls the functions of this section before `main`. This function needs nothing that is initialised
+// later.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static LOOK_AT_STREAMS: extern "C" fn() = look_at_streams;
+static CHECK_STREAMS: extern "C" fn() = check_streams;
 
-/// Whether the program was started without a standard output.
+/// True if standard output was closed when the program started.
 pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }

@@ -1,44 +1,49 @@
-//! Writing to the program's own streams without hanging on them.
+//! Writes to the program's own streams with a time limit.
 //!
-//! A terminal that is stopped, or a pipe that nobody empties, blocks whoever writes to it, and the standard
-//! library tries again when a signal interrupts that. What a guest prints goes through
-//! [`Output`](crate::Output), which the run's deadline ends; this is for what is said about it.
+//! A stopped terminal, or a pipe whose reader does not read, blocks its writer, and the standard library repeats a
+//! write that a signal interrupts. The output of guests goes through [`Output`](crate::Output), which the deadline of
+//! the run ends. This writer is for the messages and reports of the program itself.
 
 use crate::host;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Writes to a file descriptor, and gives up when an interruption of the program comes
-/// ([`catch_interrupts`](crate::catch_interrupts)) or nobody takes anything for a time.
+/// A writer to a file descriptor that gives up after a time limit, or when a signal asks the program to end
+/// ([`catch_interrupts`](crate::host::catch_interrupts)).
 #[derive(Debug)]
 pub struct TimeoutWriter<S> {
     stream: S,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 }
 
-/// How long nobody may take what is written after an interruption.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The time limit of each write after a signal has asked the program to end, if there is no other limit.
+const INTERRUPTED_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl<S: AsFd> TimeoutWriter<S> {
-    /// Writes to `stream`, past any buffer that it has. Without `patience` only an interruption ends the wait.
-    pub fn new(stream: S, patience: Option<Duration>) -> Self {
-        Self { stream, patience }
+    /// Creates a writer to `stream` that bypasses its buffer. `timeout` limits the wait of each write. For `None` only
+    /// a signal ends the wait.
+    pub fn new(stream: S, timeout: Option<Duration>) -> Self {
+        Self { stream, timeout }
     }
 
-    /// Waits until somebody takes what is written.
+    /// Waits until the stream accepts bytes.
+    ///
+    /// # Errors
+    /// * `TimedOut`: the time limit is over.
+    /// * ECANCELED: a signal has asked the program to end.
     fn wait(&self) -> io::Result<()> {
-        const TURN: Duration = Duration::from_millis(100);
+        const CHECK_INTERVAL: Duration = Duration::from_millis(100);
         let start = Instant::now();
-        // An interruption from before is what is being reported, for as long as somebody may still want it.
+        // A signal from before does not end the wait: its report is being written.
         let before = host::interrupted();
-        let patience = self.patience.or(before.then_some(LAST_WORDS));
-        while !host::wait_writable(self.stream.as_fd(), Some(TURN))? {
+        let timeout = self.timeout.or(before.then_some(INTERRUPTED_TIMEOUT));
+        while !host::wait_writable(self.stream.as_fd(), Some(CHECK_INTERVAL))? {
             if host::interrupted() && !before {
-                // Not `Interrupted`, after which the standard library would try again.
+                // Not `Interrupted`, because the standard library would repeat the write.
                 return Err(io::Error::from_raw_os_error(libc::ECANCELED));
             }
-            if patience.is_some_and(|patience| start.elapsed() >= patience) {
+            if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
@@ -69,24 +74,24 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn what_nobody_takes_is_given_up() {
+    fn a_write_without_a_reader_times_out() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut patient = TimeoutWriter::new(writer, Some(Duration::from_millis(150)));
-        let failed = patient.write_all(&vec![b'x'; 1 << 20]).unwrap_err();
+        let mut stream = TimeoutWriter::new(writer, Some(Duration::from_millis(150)));
+        let failed = stream.write_all(&vec![b'x'; 1 << 20]).unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
-        drop(patient);
+        drop(stream);
         let mut taken = Vec::new();
         reader.read_to_end(&mut taken).unwrap();
         assert!(taken.len() >= host::ATOMIC, "{}", taken.len());
     }
 
     #[test]
-    fn a_slow_reader_gets_all() {
+    fn a_slow_reader_gets_everything() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut patient = TimeoutWriter::new(writer, Some(Duration::from_secs(20)));
+        let mut stream = TimeoutWriter::new(writer, Some(Duration::from_secs(20)));
         let text = vec![b'x'; 300_000];
         let expected = text.len();
-        let thread = thread::spawn(move || patient.write_all(&text));
+        let thread = thread::spawn(move || stream.write_all(&text));
         thread::sleep(Duration::from_millis(250));
         let mut taken = Vec::new();
         reader.read_to_end(&mut taken).unwrap();
@@ -95,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_an_error() {
+    fn a_failed_write_is_an_error() {
         let null = std::fs::File::open("/dev/null").unwrap();
         assert!(TimeoutWriter::new(null, None).write_all(b"x").is_err());
     }

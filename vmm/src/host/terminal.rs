@@ -1,4 +1,5 @@
-//! The terminal in raw mode, so that each key goes to the guest, and back to what it was on every way out.
+//! The raw mode of the terminal, in which each key goes to the guest. Every way to end the program restores the earlier
+//! mode.
 
 use crate::host::handle;
 use std::mem::{self, MaybeUninit};
@@ -6,26 +7,27 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, ptr};
 
-/// What the terminal was before. Signal handlers read it.
+/// The earlier mode of the terminal. Signal handlers read it.
 static BEFORE: OnceLock<libc::termios> = OnceLock::new();
-/// Its raw mode.
+/// The raw mode of the terminal. Signal handlers read it.
 static MODE: OnceLock<libc::termios> = OnceLock::new();
-/// Whether it is raw now.
+/// Set while the terminal is in raw mode.
 static RAW: AtomicBool = AtomicBool::new(false);
 
-/// The terminal behind standard input in raw mode, until this is dropped or a signal ends the program.
+/// Keeps the terminal of standard input in raw mode until it is dropped or a signal ends the program.
 #[derive(Debug)]
 pub struct RawTerminal(());
 
 impl RawTerminal {
-    /// Makes it raw. Its output still ends lines as before, since others print there, too.
+    /// Switches the terminal to raw mode. The settings of its output stay unchanged, because other programs also print
+    /// there.
     ///
     /// # Errors
-    /// Standard input is no terminal.
+    /// Standard input is not a terminal.
     pub fn enter() -> io::Result<Self> {
         let fd = libc::STDIN_FILENO;
         let mut now = MaybeUninit::<libc::termios>::uninit();
-        // SAFETY: the call fills the structure, or fails.
+        // SAFETY: the structure is used only if the call filled it.
         let mut raw = unsafe {
             if libc::tcgetattr(fd, now.as_mut_ptr()) != 0 {
                 return Err(io::Error::last_os_error());
@@ -34,23 +36,23 @@ impl RawTerminal {
         };
         BEFORE.get_or_init(|| raw);
         let output = raw.c_oflag;
-        // SAFETY: it takes a valid structure.
+        // SAFETY: the structure is valid.
         unsafe { libc::cfmakeraw(&mut raw) };
         raw.c_oflag = output;
         let raw = MODE.get_or_init(|| raw);
-        // A shell that has stopped this program has its own mode, and leaves it behind.
+        // After a stop the shell leaves its own mode behind.
         handle(libc::SIGCONT, on_continue).map_err(io::Error::from_raw_os_error)?;
         RAW.store(true, Ordering::SeqCst);
-        // SAFETY: it takes a valid structure; a signal handler that restores the mode finds the old one above.
+        // SAFETY: the structure is valid. The earlier mode is stored above, so a signal handler can restore it.
         let answer = unsafe { libc::tcsetattr(fd, libc::TCSANOW, raw) };
         if answer == 0 { Ok(Self(())) } else { Err(io::Error::last_os_error()) }
     }
 }
 
-/// The program goes on after it was stopped: raw again, where the terminal is its own.
+/// The handler of SIGCONT, which comes after a stop: sets the raw mode again if this program is in the foreground.
 extern "C" fn on_continue(_: libc::c_int) {
     if let Some(raw) = MODE.get().filter(|_| RAW.load(Ordering::SeqCst)) {
-        // SAFETY: calls that handlers may make, on a structure that `enter` has filled.
+        // SAFETY: the calls are allowed in handlers, and `enter` has filled the structure.
         unsafe {
             if libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() {
                 libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw);
@@ -65,11 +67,11 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Makes the terminal what it was. Allowed in a signal handler.
+/// Restores the earlier mode of the terminal. Allowed in a signal handler.
 pub(crate) fn restore() {
     if let Some(before) = BEFORE.get().filter(|_| RAW.swap(false, Ordering::SeqCst)) {
-        // SAFETY: the structures are filled, one of them by `enter`; the calls are ones that handlers may make. A
-        // program in the background would be stopped for it (SIGTTOU), instead of ending.
+        // SIGTTOU is blocked, because it would stop a program in the background instead of letting it end.
+        // SAFETY: all structures are valid, `enter` has filled `before`, and the calls are allowed in handlers.
         unsafe {
             let (mut stop, mut mask): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
             libc::sigemptyset(&mut stop);

@@ -1,61 +1,63 @@
-//! Waiting for file descriptors without hanging on them.
+//! Waits for file descriptors with a time limit.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Duration;
 
+/// Converts a duration. A duration that is too long becomes the longest one.
 pub(super) fn timespec(duration: Duration) -> libc::timespec {
     let tv_sec = libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX);
     libc::timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
 }
 
-/// Waits until something can be read from `fd`, or its end was reached: for `patience` at most, or without
-/// end. Returns whether that came; a signal ends the wait, too.
-pub(crate) fn wait_readable(fd: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<bool> {
-    wait_for(fd, libc::POLLIN, patience)
+/// Waits until `fd` can be read without blocking, which includes the end of its data. Waits for at most `timeout`, or
+/// without limit for `None`. Returns true if it can be read, and false after the timeout or a signal.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    wait_for(fd, libc::POLLIN, timeout)
 }
 
-/// Waits until [`ATOMIC`] bytes can be written to `fd` without blocking, as above.
-pub(crate) fn wait_writable(fd: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<bool> {
-    wait_for(fd, libc::POLLOUT, patience)
+/// Waits until [`ATOMIC`] bytes can be written to `fd` without blocking. The time limit and the result are as for
+/// [`wait_readable`].
+pub(crate) fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    wait_for(fd, libc::POLLOUT, timeout)
 }
 
-/// Waits until something can be read from one of `fds`, as above, and says from which. Places without one stay
-/// silent.
+/// Waits until one of `fds` can be read, with a time limit as for [`wait_readable`]. Returns for each of them true if
+/// it can be read. The result for `None` is false.
 pub(crate) fn wait_any<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
     let mut polls = fds.map(|fd| libc::pollfd {
-        // The kernel passes over negative ones.
+        // The kernel ignores entries with negative descriptors.
         fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
         events: libc::POLLIN,
         revents: 0,
     });
-    poll(&mut polls, patience)?;
+    poll(&mut polls, timeout)?;
     Ok(polls.map(|poll| poll.revents != 0))
 }
 
-/// What a pipe that is writable takes without blocking, in bytes: PIPE_BUF.
+/// The number of bytes that a writable pipe accepts without blocking: PIPE_BUF.
 pub(crate) const ATOMIC: usize = 4096;
 
-/// One `write`, which a signal interrupts.
+/// Calls write(2) once. A signal interrupts it.
 pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
-    // SAFETY: the bytes are there, as many as is said.
+    // SAFETY: the pointer and the length are those of a slice.
     let written = unsafe { libc::write(fd.as_raw_fd(), data.as_ptr().cast(), data.len()) };
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
-fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, patience: Option<Duration>) -> io::Result<bool> {
-    poll(&mut [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }], patience)
+fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, timeout: Option<Duration>) -> io::Result<bool> {
+    poll(&mut [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }], timeout)
 }
 
-/// Whether one of `fds` is ready; a signal ends the wait.
-fn poll(fds: &mut [libc::pollfd], patience: Option<Duration>) -> io::Result<bool> {
-    let patience = patience.map(timespec);
-    let limit = patience.as_ref().map_or(ptr::null(), |limit| &raw const *limit);
-    // SAFETY: valid entries, as many as is said, and a time that is null or outlives the call.
+/// Calls ppoll(2). Returns true if one of `fds` is ready, and false after the timeout or a signal.
+fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<bool> {
+    let timeout = timeout.map(timespec);
+    let limit = timeout.as_ref().map_or(ptr::null(), |limit| &raw const *limit);
+    // SAFETY: the entries are those of a slice, and the time is null or outlives the call.
     match unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, ptr::null()) } {
         0 => Ok(false),
         1.. => Ok(true),
@@ -71,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_very_long_time_is_still_a_timespec() {
+    fn the_longest_duration_is_a_timespec() {
         assert_eq!(timespec(Duration::MAX).tv_sec, libc::time_t::MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! From `kvm_run` to an exit, and from string I/O to its elements.
+//! Decodes `kvm_run` into an exit, and splits string I/O into its elements.
 #![allow(unsafe_code)]
 
 use crate::exit::{Exit, HYPERCALL_PORT, Instruction};
@@ -9,36 +9,37 @@ use kvm_bindings::{
 };
 use std::ops::Range;
 
-/// A port I/O exit that is being handed on element by element.
+/// A port I/O exit that is returned element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Transfer {
     pub(super) port: u16,
     /// Width of an element, in bytes.
     pub(super) size: u8,
     pub(super) out: bool,
+    /// The number of elements.
     pub(super) count: u32,
-    /// Index of the element that is being handled.
+    /// Index of the current element.
     pub(super) index: u32,
     /// Offset of the elements from the start of `kvm_run`, in bytes.
     pub(super) data_offset: u64,
 }
 
 impl Transfer {
-    /// Where the element lies in `kvm_run`.
+    /// The element's place in the mapping of `kvm_run`.
     fn place(&self) -> Option<Range<usize>> {
         let start = usize::try_from(self.data_offset).ok()?;
         let start = start.checked_add((self.index as usize).checked_mul(self.size.into())?)?;
         Some(start..start.checked_add(self.size.into())?)
     }
 
-    /// The element as an exit. `page` is all of `kvm_run`.
+    /// The element as an exit. `page` is the whole mapping of `kvm_run`.
     pub(super) fn exit(&self, page: &[u8]) -> Exit {
         let Self { port, size, .. } = *self;
         if !self.out {
             return Exit::PioIn { port, size };
         }
         let element = self.place().and_then(|place| page.get(place)).unwrap_or_default();
-        // By width, without a loop: this is on every write's way.
+        // A match on the width instead of a loop, because each write of the guest takes this path.
         let data = match *element {
             [byte] => byte.into(),
             [low, high] => u16::from_le_bytes([low, high]).into(),
@@ -51,9 +52,9 @@ impl Transfer {
         Exit::PioOut { port, size, data }
     }
 
-    /// Stores what the guest reads.
+    /// Stores the value that the guest reads.
     pub(super) fn answer(&self, page: &mut [u8], value: u64) {
-        // By width, too.
+        // A match on the width, as above.
         match self.place().and_then(|place| page.get_mut(place)) {
             Some([byte]) => *byte = value as u8,
             Some([low, high]) => [*low, *high] = (value as u16).to_le_bytes(),
@@ -62,27 +63,27 @@ impl Transfer {
         }
     }
 
-    /// The element after this one.
+    /// The next element, if there is one.
     pub(super) fn next(self) -> Option<Self> {
         let index = self.index.checked_add(1)?;
         (index < self.count).then_some(Self { index, ..self })
     }
 }
 
-/// What was read out of `kvm_run`.
+/// The result of [`decode`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decoded {
     Exit(Exit),
-    /// Port I/O, whose elements lie elsewhere in the mapping.
+    /// Port I/O. Its elements are elsewhere in the mapping.
     Pio(Transfer),
 }
 
-/// Reads an exit out of `kvm_run`.
+/// Decodes the exit in `run`.
 pub(super) fn decode(run: &kvm_run) -> Decoded {
     // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
     // and all are plain integers, valid with any bits.
     let details = &run.__bindgen_anon_1;
-    // The most frequent one, before a table of all.
+    // The most frequent reason comes first, before the jump table of the others.
     if run.exit_reason == KVM_EXIT_IO {
         // SAFETY: see above.
         let io = unsafe { details.io };
@@ -95,23 +96,10 @@ pub(super) fn decode(run: &kvm_run) -> Decoded {
             data_offset: io.data_offset,
         });
     }
-    let exit = match run.exit_reason {
-        KVM_EXIT_MMIO => {
-            // SAFETY: see above.
-            let mmio = unsafe { details.mmio };
-            let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
-            if mmio.is_write == 0 {
-                return Decoded::Exit(Exit::MmioRead { address, size });
-            }
-            // The bytes past the store's width are whatever was there before.
-            let unused = 64u32.saturating_sub(8 * u32::from(size));
-            let data = u64::from_le_bytes(mmio.data).checked_shl(unused).map_or(0, |data| data >> unused);
-            Exit::MmioWrite { address, size, data }
-        }
-        KVM_EXIT_X86_RDMSR => {
-            // SAFETY: see above.
-            Exit::RdMsr { index: unsafe { details.msr }.index }
-        }
+    Decoded::Exit(match run.exit_reason {
+        KVM_EXIT_MMIO => decode_mmio(run),
+        // SAFETY: see above.
+        KVM_EXIT_X86_RDMSR => Exit::RdMsr { index: unsafe { details.msr }.index },
         KVM_EXIT_X86_WRMSR => {
             // SAFETY: see above.
             let msr = unsafe { details.msr };
@@ -123,26 +111,47 @@ pub(super) fn decode(run: &kvm_run) -> Decoded {
             // SAFETY: see above.
             Exit::FailedEntry { reason: unsafe { details.fail_entry }.hardware_entry_failure_reason }
         }
-        // SAFETY: see above.
-        KVM_EXIT_INTERNAL_ERROR if unsafe { details.internal }.suberror == KVM_INTERNAL_ERROR_EMULATION => {
-            // SAFETY: see above; the two layouts begin alike, and `ndata` says how much of this one is there.
-            let failure = unsafe { details.emulation_failure };
-            let has_bytes =
-                failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
-            if failure.ndata < 1 || !has_bytes {
-                return Decoded::Exit(Exit::EmulationFailure(Instruction::default()));
-            }
-            // SAFETY: see above; the flag says that this part is filled.
-            let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-            let len = usize::from(bytes.insn_size);
-            Exit::EmulationFailure(Instruction::new(bytes.insn_bytes.get(..len).unwrap_or(&bytes.insn_bytes)))
-        }
+        KVM_EXIT_INTERNAL_ERROR => decode_internal_error(run),
         reason => Exit::Other(reason),
-    };
-    Decoded::Exit(exit)
+    })
 }
 
-/// The first exit that `run` holds, at the start of the mapping `page`: for the benches of the parts, which have no vCPU.
+/// Decodes a KVM_EXIT_MMIO.
+fn decode_mmio(run: &kvm_run) -> Exit {
+    // SAFETY: the caller has checked the reason, so the kernel has filled this field of the union. It consists of plain
+    // integers, valid with any bits.
+    let mmio = unsafe { run.__bindgen_anon_1.mmio };
+    let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
+    if mmio.is_write == 0 {
+        return Exit::MmioRead { address, size };
+    }
+    // KVM does not clear the bytes past the width of the store.
+    let unused = 64u32.saturating_sub(8 * u32::from(size));
+    let data = u64::from_le_bytes(mmio.data).checked_shl(unused).map_or(0, |data| data >> unused);
+    Exit::MmioWrite { address, size, data }
+}
+
+/// Decodes a KVM_EXIT_INTERNAL_ERROR, of which a failed emulation is one kind.
+fn decode_internal_error(run: &kvm_run) -> Exit {
+    let details = &run.__bindgen_anon_1;
+    // SAFETY: the caller has checked the reason, so the kernel has filled this field of the union. It consists of plain
+    // integers, valid with any bits.
+    if unsafe { details.internal }.suberror != KVM_INTERNAL_ERROR_EMULATION {
+        return Exit::Other(run.exit_reason);
+    }
+    // SAFETY: as above. The two layouts begin in the same way, and `ndata` is the number of words in this one.
+    let failure = unsafe { details.emulation_failure };
+    let has_bytes = failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
+    if failure.ndata < 1 || !has_bytes {
+        return Exit::EmulationFailure(Instruction::default());
+    }
+    // SAFETY: as above. The flag says that the kernel has filled this part.
+    let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+    let len = usize::from(bytes.insn_size);
+    Exit::EmulationFailure(Instruction::new(bytes.insn_bytes.get(..len).unwrap_or(&bytes.insn_bytes)))
+}
+
+/// Decodes the first exit of `run`, at the start of the mapping `page`. For benchmarks, which have no vCPU.
 #[cfg(feature = "internals")]
 pub fn first_exit(run: &kvm_run, page: &[u8]) -> Exit {
     match decode(run) {

@@ -1,7 +1,8 @@
-//! KVM: everything that calls it.
+//! All code that calls KVM.
 //!
-//! `vcpu.rs` runs a guest until its next exit, with `decode.rs` and `coalesced.rs`; `vm.rs` makes the virtual machine;
-//! `counters.rs` reads KVM's own counters.
+//! `vm.rs` creates the virtual machine, `slots.rs` registers its memory, and `events.rs` its interrupts and doorbells.
+//! `msr_filter.rs` selects the MSR accesses that exit. `vcpu.rs` runs a guest until its next exit, with `decode.rs` and
+//! `coalesced.rs`. `counters.rs` reads KVM's own counters, and `node.rs` explains a `/dev/kvm` that cannot be used.
 //!
 //! Imports: the traits of the controllers, the processor's state, guest memory.
 
@@ -11,6 +12,7 @@ pub(crate) mod decode;
 pub(crate) mod events;
 pub(crate) mod msr_filter;
 mod node;
+mod retry;
 pub(crate) mod slots;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

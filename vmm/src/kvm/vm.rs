@@ -1,20 +1,24 @@
-//! The virtual machine: `/dev/kvm`, what has to be behind it, and a new VM without KVM's surprises.
+//! The virtual machine: checks `/dev/kvm`, and creates a VM with the settings that this VMM needs.
 
 use crate::error::Error;
-use crate::host;
 use crate::kvm::node;
-use crate::memory::pc;
+use crate::kvm::retry::retry_on_eintr;
+use crate::kvm::vcpu::KvmVcpu;
+use crate::memory::{GuestMemory, pc};
 use kvm_bindings::{
-    KVM_CAP_DISABLE_QUIRKS2, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
+    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
     KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap, kvm_irqchip,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
 
-/// The version of KVM's API that has been stable since Linux 2.6.22.
+/// The version of KVM's API. It is stable since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
-/// `/dev/kvm`, if KVM of the right version is behind it.
+/// Opens `/dev/kvm`.
+///
+/// # Errors
+/// It cannot be opened, is not KVM's device, or has another API version.
 pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| node::open_failed(io::Error::from_raw_os_error(error.errno())))?;
     match kvm.get_api_version() {
@@ -24,11 +28,127 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     }
 }
 
-/// `/dev/kvm` and a new virtual machine, after the checks of the assignment. On Intel hosts KVM keeps task state of its
-/// own in three pages from `tss` on.
+/// A virtual machine. `slots.rs`, `events.rs` and `msr_filter.rs` have more of its operations.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    kvm: Kvm,
+    fd: VmFd,
+}
+
+impl Vm {
+    /// Opens `/dev/kvm`, makes the checks of the assignment, and creates a virtual machine. On Intel hosts KVM keeps its
+    /// own task state in three pages from guest physical address `tss`.
+    ///
+    /// # Errors
+    /// KVM cannot be used on this host, or refused.
+    pub(crate) fn create(tss: u64) -> Result<Self, Error> {
+        let (kvm, fd) = create_vm(tss)?;
+        Ok(Self { kvm, fd })
+    }
+
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// Requires capabilities of KVM.
+    ///
+    /// # Errors
+    /// KVM lacks one of them.
+    fn require(&self, capabilities: &[Cap]) -> Result<(), Error> {
+        match capabilities.iter().find(|capability| !self.kvm.check_extension(**capability)) {
+            Some(missing) => Err(Error::MissingCapability(*missing)),
+            None => Ok(()),
+        }
+    }
+
+    /// True if KVM has slots that the guest can only read.
+    pub(crate) fn has_read_only_slots(&self) -> bool {
+        self.fd.check_extension(Cap::ReadonlyMem)
+    }
+
+    /// True if the local APIC of a vCPU has a timer with a TSC deadline.
+    pub(crate) fn has_tsc_deadline(&self) -> bool {
+        self.kvm.check_extension(Cap::TscDeadlineTimer)
+    }
+
+    /// Requires the parts of KVM that a PC needs.
+    ///
+    /// # Errors
+    /// KVM lacks a part.
+    pub(crate) fn require_pc(&self) -> Result<(), Error> {
+        self.require(&[Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd])
+    }
+
+    /// Creates the interrupt controllers (KVM_CREATE_IRQCHIP).
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn create_irqchip(&self) -> Result<(), Error> {
+        self.fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))
+    }
+
+    /// Sets the address of the page table that KVM uses for real mode on Intel hosts (KVM_SET_IDENTITY_MAP_ADDR).
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn set_identity_map(&self, address: u64) -> Result<(), Error> {
+        self.fd.set_identity_map_address(address).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))
+    }
+
+    /// The CPUID leaves that KVM can show a guest (KVM_GET_SUPPORTED_CPUID).
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn supported_cpuid(&self) -> Result<CpuId, Error> {
+        self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+    }
+
+    /// Creates vCPU number `id` over the machine's memory.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn create_vcpu(&self, id: u32, memory: &GuestMemory) -> Result<KvmVcpu, Error> {
+        KvmVcpu::new(&self.fd, id, memory.clone())
+    }
+
+    /// Refuses memory past the last physical address of this processor (CPUID leaf 0x8000_0008).
+    ///
+    /// # Errors
+    /// The memory ends past that address, or KVM refused.
+    pub(crate) fn check_address_width(&self, ram: u64) -> Result<(), Error> {
+        let end = pc::ram(ram).last().map_or(0, |(start, size)| start.0.saturating_add(*size));
+        let supported = self.supported_cpuid()?;
+        let leaf = supported.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008);
+        let bits = leaf.map_or(36, |leaf| leaf.eax & 0xff);
+        match 1u64.checked_shl(bits) {
+            Some(reach) if end > reach => Err(Error::Config(format!(
+                "{ram:#x} bytes of memory are too many: they end at {end:#x}, and this processor's physical addresses end at \
+                 {reach:#x}: choose a smaller --mem"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Masks all lines of the two 8259 interrupt controllers. KVM creates them together with the I/O APIC and connects them to
+    /// the same lines. The ACPI tables do not list them, so a kernel would not expect their interrupts.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn mask_legacy_controllers(&self) -> Result<(), Error> {
+        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            self.fd.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
+            chip.chip.pic.imr = 0xff;
+            self.fd.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens `/dev/kvm`, and creates a virtual machine: see [`Vm::create`].
 ///
 /// # Errors
-/// The host has no KVM that could be used.
+/// KVM cannot be used on this host, or refused.
 pub(crate) fn create_vm(tss: u64) -> Result<(Kvm, VmFd), Error> {
     let kvm = open_kvm()?;
     for capability in [Cap::UserMemory, Cap::ImmediateExit] {
@@ -37,61 +157,25 @@ pub(crate) fn create_vm(tss: u64) -> Result<(Kvm, VmFd), Error> {
         }
     }
     let vm = retry_on_eintr(|| kvm.create_vm()).map_err(Error::kvm("KVM_CREATE_VM"))?;
-    // Otherwise KVM rewrites a `vmcall` of the guest's for its own processor, and on some hosts tries for ever.
+    // Without this KVM rewrites a `vmcall` for the host's processor, and on some hosts repeats that without end.
     let quirk = KVM_X86_QUIRK_FIX_HYPERCALL_INSN;
-    let can = u32::try_from(vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into())).unwrap_or(0);
-    if can & quirk != 0 {
+    // Negative on an error, which counts as no quirk that can be disabled.
+    let supported = u32::try_from(vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into())).unwrap_or(0);
+    if supported & quirk != 0 {
         let disable = kvm_enable_cap {
             cap: KVM_CAP_DISABLE_QUIRKS2,
             args: [quirk.into(), 0, 0, 0],
             ..Default::default()
         };
         if let Err(error) = vm.enable_cap(&disable) {
-            log::warn!("KVM's rewriting of hypercalls cannot be switched off ({error}); going on with it");
+            log::warn!(
+                "KVM refused to disable its rewriting of hypercalls ({error}): continuing with it enabled"
+            );
         }
     }
-    // Intel hosts need the three pages for real mode, others ignore them.
+    // Intel hosts need the three pages for real mode. Others ignore them.
     if let Err(error) = vm.set_tss_address(tss as usize) {
-        log::warn!("KVM_SET_TSS_ADDR failed ({error}); going on without");
+        log::warn!("KVM_SET_TSS_ADDR failed ({error}): continuing without it");
     }
     Ok((kvm, vm))
-}
-
-/// Tries an operation of KVM's again while signals interrupt it, unless one asks the program to end.
-pub(crate) fn retry_on_eintr<T>(
-    mut operation: impl FnMut() -> Result<T, kvm_ioctls::Error>,
-) -> Result<T, kvm_ioctls::Error> {
-    loop {
-        match operation() {
-            Err(error) if error.errno() == libc::EINTR && !host::interrupted() => {}
-            answer => return answer,
-        }
-    }
-}
-
-/// Refuses memory beyond what this processor's physical addresses reach (CPUID leaf 0x8000_0008).
-pub(crate) fn check_address_width(kvm: &Kvm, ram: u64) -> Result<(), Error> {
-    let end = pc::ram(ram).last().map_or(0, |(start, size)| start.0.saturating_add(*size));
-    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-    let supported = supported.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
-    let leaf = supported.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008);
-    let bits = leaf.map_or(36, |leaf| leaf.eax & 0xff);
-    match 1u64.checked_shl(bits) {
-        Some(reach) if end > reach => Err(Error::Config(format!(
-            "{ram:#x} bytes of memory end at {end:#x}, and this processor's addresses at {reach:#x}: choose a smaller --mem"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Masks all lines of the two 8259 interrupt controllers, which come with the I/O APIC and are wired to the same lines:
-/// a kernel that does not know them, since the ACPI tables do not have them, would be interrupted by them.
-pub(crate) fn mask_legacy_controllers(vm: &VmFd) -> Result<(), Error> {
-    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-        vm.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
-        chip.chip.pic.imr = 0xff;
-        vm.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Whether this host can run guests, and what to do where it cannot: `vmm doctor`.
+//! The checks of `vmm doctor`: can this host run guests, and if not, what is the next step?
 
 use crate::boot::Image;
 use crate::console::input::Input;
@@ -15,29 +15,30 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::fs::File;
 use std::time::Duration;
 
-/// How a check came out.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// As it should be.
+    /// The host has what the check looks for.
     Good,
-    /// Something is missing that guests can do without.
+    /// Something is missing, but guests run without it. Some features are missing or slower.
     Missing,
-    /// Guests cannot run.
+    /// Guests cannot run on this host.
     Bad,
 }
 
-/// One thing that was looked at.
+/// One check of the host, with its outcome.
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// What it was.
+    /// The name of the thing that was checked.
     pub what: String,
-    /// How it came out.
+    /// The outcome.
     pub outcome: CheckOutcome,
-    /// What was found; where it is not good, also what to do or what is lost.
+    /// The finding, in words. If the outcome is not good, also the consequence and the next step.
     pub found: String,
 }
 
 impl Check {
+    /// A check that is good or bad.
     fn of(what: impl Into<String>, result: Result<String, Error>) -> Self {
         let what = what.into();
         match result {
@@ -47,108 +48,121 @@ impl Check {
     }
 }
 
-/// A capability of KVM that this program uses.
+/// A KVM capability that this program uses.
 struct Capability {
     name: &'static str,
-    /// KVM's number of it.
-    number: Cap,
+    /// The number in KVM's API.
+    number: libc::c_ulong,
+    /// True if guests cannot run without it.
     needed: bool,
-    /// What is lost without it.
-    lost: &'static str,
+    /// The consequence if it is missing, and the next step.
+    advice: &'static str,
 }
-
-const CAPABILITIES: &[Capability] = &[
-    Capability {
-        name: "KVM_CAP_USER_MEMORY",
-        number: Cap::UserMemory,
-        needed: true,
-        lost: "guests have no memory: use a current Linux kernel",
-    },
-    Capability {
-        name: "KVM_CAP_IMMEDIATE_EXIT",
-        number: Cap::ImmediateExit,
-        needed: true,
-        lost: "a guest cannot be ended in time: use Linux 4.12 or later",
-    },
-    Capability {
-        name: "KVM_CAP_SET_TSS_ADDR",
-        number: Cap::SetTssAddr,
-        needed: false,
-        lost: "real mode may fail on older Intel processors",
-    },
-    Capability {
-        name: "KVM_CAP_EXT_CPUID",
-        number: Cap::ExtCpuid,
-        needed: false,
-        lost: "guests cannot switch to long mode by themselves (run them with --cpuid none)",
-    },
-    Capability {
-        name: "KVM_CAP_SYNC_REGS",
-        number: Cap::SyncRegs,
-        needed: false,
-        lost: "hypercalls and controllers take longer to see registers (Linux 4.17 has it)",
-    },
-    Capability {
-        name: "KVM_CAP_X86_USER_SPACE_MSR",
-        number: Cap::X86UserSpaceMsr,
-        needed: false,
-        lost: "MSRs cannot have rules or devices, and are not counted (Linux 5.10 has it)",
-    },
-    Capability {
-        name: "KVM_CAP_X86_MSR_FILTER",
-        number: Cap::X86MsrFilter,
-        needed: false,
-        lost: "MSRs that KVM knows cannot have rules or devices (Linux 5.10 has it)",
-    },
-    Capability {
-        name: "KVM_CAP_IRQCHIP",
-        number: Cap::Irqchip,
-        needed: false,
-        lost: "vmm boot cannot boot Linux",
-    },
-    Capability {
-        name: "KVM_CAP_IRQFD",
-        number: Cap::Irqfd,
-        needed: false,
-        lost: "vmm boot cannot boot Linux",
-    },
-    Capability {
-        name: "KVM_CAP_IOEVENTFD",
-        number: Cap::Ioeventfd,
-        needed: false,
-        lost: "vmm boot cannot boot Linux, and no driver has a doorbell (--transport doorbell)",
-    },
-    Capability {
-        name: "KVM_CAP_COALESCED_MMIO",
-        number: Cap::CoalescedMmio,
-        needed: false,
-        lost: "stores of a driver cannot be queued (--transport coalesced)",
-    },
-    Capability {
-        name: "KVM_CAP_TSC_DEADLINE_TIMER",
-        number: Cap::TscDeadlineTimer,
-        needed: false,
-        lost: "Linux may not find a timer",
-    },
-    Capability {
-        name: "KVM_CAP_READONLY_MEM",
-        number: Cap::ReadonlyMem,
-        needed: false,
-        lost: "reading a register of a virtio device is an exit",
-    },
-];
 
 /// KVM_CAP_BINARY_STATS_FD, which kvm-ioctls has no name for.
 const BINARY_STATS_FD: libc::c_ulong = 203;
 
-/// Looks at everything that a run needs, in its order. What comes after a check that is [`CheckOutcome::Bad`] may
-/// be left out, since it cannot be good.
+const CAPABILITIES: &[Capability] = &[
+    Capability {
+        name: "KVM_CAP_USER_MEMORY",
+        number: Cap::UserMemory as _,
+        needed: true,
+        advice: "guests cannot have memory: use a current Linux kernel",
+    },
+    Capability {
+        name: "KVM_CAP_IMMEDIATE_EXIT",
+        number: Cap::ImmediateExit as _,
+        needed: true,
+        advice: "a guest cannot be stopped at its timeout: use Linux 4.12 or later",
+    },
+    Capability {
+        name: "KVM_CAP_SET_TSS_ADDR",
+        number: Cap::SetTssAddr as _,
+        needed: false,
+        advice: "real-mode guests may fail on older Intel processors: use a current Linux kernel",
+    },
+    Capability {
+        name: "KVM_CAP_EXT_CPUID",
+        number: Cap::ExtCpuid as _,
+        needed: false,
+        advice: "guests cannot switch to long mode themselves: run guests with --cpuid none",
+    },
+    Capability {
+        name: "KVM_CAP_SYNC_REGS",
+        number: Cap::SyncRegs as _,
+        needed: false,
+        advice: "hypercalls and controllers read registers more slowly: use Linux 4.17 or later",
+    },
+    Capability {
+        name: "KVM_CAP_X86_USER_SPACE_MSR",
+        number: Cap::X86UserSpaceMsr as _,
+        needed: false,
+        advice: "MSRs cannot have rules or devices, and MSR accesses are not counted: use Linux 5.10 or later",
+    },
+    Capability {
+        name: "KVM_CAP_X86_MSR_FILTER",
+        number: Cap::X86MsrFilter as _,
+        needed: false,
+        advice: "MSRs that KVM handles cannot have rules or devices: use Linux 5.10 or later",
+    },
+    Capability {
+        name: "KVM_CAP_IRQCHIP",
+        number: Cap::Irqchip as _,
+        needed: false,
+        advice: "vmm boot cannot boot Linux: use a current Linux kernel on the host",
+    },
+    Capability {
+        name: "KVM_CAP_IRQFD",
+        number: Cap::Irqfd as _,
+        needed: false,
+        advice: "vmm boot cannot boot Linux: use a current Linux kernel on the host",
+    },
+    Capability {
+        name: "KVM_CAP_IOEVENTFD",
+        number: Cap::Ioeventfd as _,
+        needed: false,
+        advice: "vmm boot cannot boot Linux, and --transport doorbell does not work: use a current Linux kernel on the host",
+    },
+    Capability {
+        name: "KVM_CAP_COALESCED_MMIO",
+        number: Cap::CoalescedMmio as _,
+        needed: false,
+        advice: "--transport coalesced does not work: choose another transport",
+    },
+    Capability {
+        name: "KVM_CAP_TSC_DEADLINE_TIMER",
+        number: Cap::TscDeadlineTimer as _,
+        needed: false,
+        advice: "Linux guests may not find a timer: use a current Linux kernel on the host",
+    },
+    Capability {
+        name: "KVM_CAP_READONLY_MEM",
+        number: Cap::ReadonlyMem as _,
+        needed: false,
+        advice: "each read of a virtio register is an exit, which is slower: use a current Linux kernel on the host",
+    },
+    Capability {
+        name: "KVM_CAP_BINARY_STATS_FD",
+        number: BINARY_STATS_FD,
+        needed: false,
+        advice: "exits cannot be compared with KVM's own counts: use Linux 5.14 or later",
+    },
+    Capability {
+        name: "KVM_CAP_DISABLE_QUIRKS2",
+        number: KVM_CAP_DISABLE_QUIRKS2 as _,
+        needed: false,
+        advice: "a guest's vmcall may loop in KVM until the timeout: use Linux 5.17 or later",
+    },
+];
+
+/// Checks everything that a run needs, in the order in which a run needs it. After a check that is
+/// [`CheckOutcome::Bad`], checks that depend on it are left out.
 pub fn examine() -> Vec<Check> {
     let mut checks = Vec::new();
     let kvm = match vm::open_kvm() {
         Ok(kvm) => {
             let version = kvm.get_api_version();
-            checks.push(Check::of("/dev/kvm", Ok(format!("opened; API version {version}"))));
+            checks.push(Check::of("/dev/kvm", Ok(format!("open, API version {version}"))));
             kvm
         }
         Err(error) => {
@@ -161,7 +175,7 @@ pub fn examine() -> Vec<Check> {
     match kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM")) {
         Ok(vm) => {
             checks.push(Check::of("virtual machine", Ok("created".into())));
-            checks.push(Check::of("virtual CPU", create_vcpu(&vm)));
+            checks.push(Check::of("vCPU", create_vcpu(&vm)));
         }
         Err(error) => checks.push(Check::of("virtual machine", Err(error))),
     }
@@ -171,39 +185,26 @@ pub fn examine() -> Vec<Check> {
     checks
 }
 
-fn capabilities(kvm: &Kvm) -> Vec<Check> {
-    let check = |name: &str, there: bool, needed: bool, lost: &str| {
-        let (outcome, found) = match (there, needed) {
-            (true, _) => (CheckOutcome::Good, "there".into()),
-            (false, true) => (CheckOutcome::Bad, format!("missing: {lost}")),
-            (false, false) => (CheckOutcome::Missing, format!("missing: {lost}")),
+fn capabilities(kvm: &Kvm) -> impl Iterator<Item = Check> {
+    CAPABILITIES.iter().map(|capability| {
+        let (outcome, found) = match (kvm.check_extension_raw(capability.number) > 0, capability.needed) {
+            (true, _) => (CheckOutcome::Good, "available".into()),
+            (false, true) => (CheckOutcome::Bad, format!("missing: {}", capability.advice)),
+            (false, false) => (CheckOutcome::Missing, format!("missing: {}", capability.advice)),
         };
-        Check { what: name.into(), outcome, found }
-    };
-    let mut checks: Vec<_> = CAPABILITIES
-        .iter()
-        .map(|capability| {
-            let there = kvm.check_extension(capability.number);
-            check(capability.name, there, capability.needed, capability.lost)
-        })
-        .collect();
-    let stats = kvm.check_extension_raw(BINARY_STATS_FD) > 0;
-    let lost = "counts cannot be compared with KVM's own (Linux 5.14 has it)";
-    checks.push(check("KVM_CAP_BINARY_STATS_FD", stats, false, lost));
-    let quirks = kvm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into()) > 0;
-    let lost = "a guest's vmcall may keep KVM busy until the guest's time is up (Linux 5.17 has it)";
-    checks.push(check("KVM_CAP_DISABLE_QUIRKS2", quirks, false, lost));
-    checks
+        Check { what: capability.name.into(), outcome, found }
+    })
 }
 
-/// How many files a run opens, beside those that the program is started with: KVM, a VM, a vCPU and its
-/// counters, standard input and output once more, and some to spare.
+/// The number of files that a run opens, in addition to those that the program starts with: KVM, a VM, a vCPU and its
+/// counters, copies of standard input and output, and a reserve.
 const FILES: usize = 9;
 
-/// Whether that many can be open.
+/// Checks that a run can open its files.
 fn files() -> Check {
-    let spare: Result<Vec<_>, _> = (0..FILES).map(|_| File::open("/dev/null")).collect();
-    Check::of("open files", spare.map(|_| "enough".into()).map_err(Error::host("opening files for a run")))
+    let opened: Result<Vec<_>, _> = (0..FILES).map(|_| File::open("/dev/null")).collect();
+    let found = opened.map(|_| format!("{FILES} more can be opened, which is enough"));
+    Check::of("open files", found.map_err(Error::host("opening the files of a run")))
 }
 
 fn create_vcpu(vm: &VmFd) -> Result<String, Error> {
@@ -212,13 +213,14 @@ fn create_vcpu(vm: &VmFd) -> Result<String, Error> {
 
 /// nop; hlt
 const TWO_INSTRUCTIONS: &[u8] = &[0x90, 0xf4];
-/// nop; out 0xf4, al: in ring 3 there is no hlt.
-const TWO_OF_RING_3: &[u8] = &[0x90, 0xe6, 0xf4];
+/// nop; out 0xf4, al. Ring 3 cannot execute hlt.
+const TWO_INSTRUCTIONS_IN_RING_3: &[u8] = &[0x90, 0xe6, 0xf4];
 
+/// Runs a guest of two instructions in `mode`.
 fn run_two_instructions(mode: Mode) -> Check {
     let what = format!("{mode} mode");
     let run = || {
-        let code = if mode == Mode::User { TWO_OF_RING_3 } else { TWO_INSTRUCTIONS };
+        let code = if mode == Mode::User { TWO_INSTRUCTIONS_IN_RING_3 } else { TWO_INSTRUCTIONS };
         let image = Image::flat(code, mode, Gpa(0x1000))?;
         let machine = Machine::builder(image).timeout(Some(Duration::from_secs(5)));
         machine.output(Output::captured().0).input(Input::bytes(b"")).build()?.run()
@@ -229,7 +231,8 @@ fn run_two_instructions(mode: Mode) -> Check {
         }
         Ok(report) => {
             let found = format!(
-                "two instructions ended with: {}: this host's KVM does not run this mode",
+                "a guest of two instructions ended with: {}; KVM on this host cannot run guests in this mode: look for its \
+                 messages (dmesg | grep -i kvm)",
                 report.stop
             );
             Check { what, outcome: CheckOutcome::Bad, found }

@@ -1,4 +1,4 @@
-//! Experiments on a host: the cost of the transports on one workload, and whether guests can run at all.
+//! Experiments on a host: the comparison of the transports, and the checks of `vmm doctor`.
 //!
 //! Imports: [`crate::machine`].
 
@@ -9,8 +9,8 @@ pub(crate) mod variant;
 pub(crate) mod workload;
 
 pub use compare::run as run_comparison;
-pub use compare::{MOST_BYTES, MOST_MESSAGES, MOST_ROUNDS, Row};
+pub use compare::{MAX_BYTES, MAX_MESSAGES, MAX_ROUNDS, Row};
 pub use doctor::{Check, CheckOutcome, examine};
 pub use stats::{Spread, percentile};
 pub use variant::{Ring, Variant, Workload};
-pub use workload::{ComparisonError, Echoes, Message, run_echoes, run_message, run_nothing};
+pub use workload::{ComparisonError, Echoes, Message, run_echoes, run_handshake, run_message};

@@ -1,18 +1,18 @@
-//! Medians, their spread, percentiles.
+//! Statistics of repeated measurements: the median with the extremes, and percentiles.
 
-/// The median of some values, and the smallest and largest.
+/// The median, the minimum and the maximum of some values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
-    /// The median: of an even number the mean of the middle two.
+    /// The median. For an even number of values, the mean of the two in the middle.
     pub median: f64,
-    /// The smallest.
+    /// The minimum.
     pub min: f64,
-    /// The largest.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of these values; all zero where there are none.
+    /// Computes the spread of `values`. All fields are 0 if there are no values.
     pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -22,13 +22,13 @@ impl Spread {
         Self { median, min: at(0), max: at(last) }
     }
 
-    /// Whether all values are the same.
+    /// True if all values are equal.
     pub fn is_exact(&self) -> bool {
         self.min == self.max
     }
 }
 
-/// The smallest of `values` that `part` of them (0 to 1) do not exceed; zero where there are none.
+/// Returns the smallest of `values` that the fraction `part` (0 to 1) of them do not exceed. 0 if there are no values.
 pub fn percentile(values: &[u64], part: f64) -> f64 {
     let mut values = values.to_vec();
     values.sort_unstable();
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_values_that_were_there() {
+    fn a_percentile_is_one_of_the_values() {
         let values: Vec<u64> = (1..=100).rev().collect();
         let of = |part| percentile(&values, part);
         assert_eq!((of(0.5), of(0.99), of(1.0), of(0.0)), (50.0, 99.0, 100.0, 1.0));

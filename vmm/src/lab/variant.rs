@@ -1,30 +1,30 @@
-//! What a comparison varies: the way of talking to the device, the ring, and the workload.
+//! The parameters of a comparison: the way in which the driver notifies the device, the ring, and the workload.
 
 use crate::device::simvirtio::Transport;
 use crate::x86::modes::Mode;
 use simvirtio::abi;
 use std::fmt;
 
-/// A way of talking to the device.
+/// A way in which the driver passes bytes to the device: a transport, and the number of stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// A store to TX head for each byte, which is an exit: the assignment's way.
+    /// A store to TX head for each byte, which is an exit. The assignment specifies this variant.
     Byte,
-    /// A store to TX head for as many bytes as the queue takes, which is an exit.
+    /// A store to TX head for as many bytes as fit into the queue, which is an exit.
     Batch,
-    /// A store to TX head for each byte, which the kernel queues.
+    /// A store to TX head for each byte, which KVM queues (coalesced MMIO).
     Coalesced,
-    /// As many bytes as the queue takes, then a ring of the doorbell.
+    /// As many bytes as fit into the queue, then a store to the doorbell.
     Doorbell,
-    /// As many bytes as the queue takes, and a thread that watches.
+    /// As many bytes as fit into the queue. The device's thread polls shared memory.
     Polling,
 }
 
 impl Variant {
-    /// All of them, from the most exits to none.
+    /// All variants, from the most exits to none.
     pub const ALL: [Self; 5] = [Self::Byte, Self::Batch, Self::Coalesced, Self::Doorbell, Self::Polling];
 
-    /// The transport that it runs over.
+    /// The transport of this variant.
     pub fn transport(self) -> Transport {
         match self {
             Self::Byte | Self::Batch => Transport::Exit,
@@ -34,7 +34,7 @@ impl Variant {
         }
     }
 
-    /// Its name on the command line and in files.
+    /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Byte => "byte",
@@ -58,17 +58,17 @@ impl fmt::Display for Variant {
     }
 }
 
-/// The ring that the driver runs in.
+/// The ring in which the driver runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ring {
-    /// As a kernel does.
+    /// Ring 0, like a kernel.
     Zero,
-    /// As a user's program does.
+    /// Ring 3, like a user program.
     Three,
 }
 
 impl Ring {
-    /// Its number.
+    /// The number of the ring.
     pub fn number(self) -> u8 {
         match self {
             Self::Zero => 0,
@@ -84,20 +84,21 @@ impl Ring {
     }
 }
 
-/// What is sent.
+/// The data that the driver sends in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Length of the message, in bytes.
+    /// The length of the message, in bytes. 0 sends no message.
     pub bytes: u32,
-    /// How many echoes.
+    /// The number of echoes. 0 sends none.
     pub messages: u32,
-    /// Length of each of them, in bytes: below the queue's.
+    /// The length of each echo, in bytes. It must be below the queue length.
     pub echo: u32,
-    /// Length of the queues, in bytes.
+    /// The length of the SIMVIRTIO queues, in bytes.
     pub queue_len: u16,
 }
 
 impl Default for Workload {
+    /// A message of 16 KiB, and 1000 echoes of 1 byte each.
     fn default() -> Self {
         Self { bytes: 16 << 10, messages: 1000, echo: 1, queue_len: abi::DEFAULT_QUEUE_LEN }
     }

@@ -1,4 +1,5 @@
-//! One run of the guest: its parameters into memory, its times out of it, and what arrived against what was sent.
+//! One run of the comparison's guest. The host writes the parameters into the guest's memory, runs the guest, compares the
+//! received data with the sent data, and reads the times from the guest's memory.
 
 use crate::boot::Image;
 use crate::console::input::Input;
@@ -7,8 +8,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host;
 use crate::lab::variant::{Ring, Variant, Workload};
-use crate::machine::Machine;
-use crate::machine::report::Report;
+use crate::machine::{Machine, Report};
 use crate::memory::{Gpa, GuestMemory};
 use crate::profile::clock::Clock;
 use simvirtio::abi;
@@ -16,36 +16,37 @@ use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 use std::{fmt, io};
 
-/// The parameters: flags, length of the message, number of echoes, length of each, as words.
+/// The parameters, four 32-bit words: flags, length of the message, number of echoes, length of each echo.
 const PARAMETERS: Gpa = Gpa(0x1_3000);
-/// The guest's time-stamp counter before and after the message, two words of 64 bits.
+/// The time-stamp counter before and after the message, two 64-bit words.
 const TIMES: Gpa = Gpa(PARAMETERS.0 + 16);
-/// How many echoes came back, a word.
+/// The number of echoes that came back, a 32-bit word.
 const DONE: Gpa = Gpa(PARAMETERS.0 + 32);
-/// The ticks of each round trip, words.
+/// The ticks of each round trip, 32-bit words.
 const SAMPLES: Gpa = Gpa(0x1_4000);
-/// What is sent, again and again.
+/// The bytes to send, repeatedly.
 const PATTERN: Gpa = Gpa(0x9_4000);
-/// After how many bytes it begins anew.
+/// The length of the pattern that a message repeats, in bytes.
 const PERIOD: usize = 251 * 16;
-/// Echoes begin within the first bytes of the pattern, by their number.
+/// The bits of an echo's number that are the offset of its first byte in the pattern.
 const ECHO_MASK: u32 = 0x7ff;
-/// Room for the pattern, and the longest echo at the last place that one begins.
+/// The size of the pattern in memory. The longest echo fits at the last offset.
 const PATTERN_SIZE: usize = 0x2000;
 
-/// Publish TX head at each byte.
+/// Flag: store TX head for each byte.
 const EACH_BYTE: u32 = 1;
-/// Ring the doorbell.
+/// Flag: ring the doorbell.
 const RINGS: u32 = 2;
 
-/// Why a comparison cannot go on.
+/// The reason why a comparison stopped.
 #[derive(Debug)]
 pub enum ComparisonError {
     /// The host failed.
     Host(Error),
-    /// Somebody asked for the end.
+    /// A signal requested the end.
     Interrupted,
-    /// A run did not do what it should: a transport is broken.
+    /// The guest ended in another way than expected, or the received data differs from the sent data. The text names the
+    /// variant and the difference.
     Wrong(String),
 }
 
@@ -67,51 +68,53 @@ impl fmt::Display for ComparisonError {
 
 impl std::error::Error for ComparisonError {}
 
-/// What came of sending the message.
+/// The measurements of a run that sends one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
-    /// Its length.
+    /// The length of the message, in bytes.
     pub bytes: u32,
-    /// All exits of the run.
+    /// The number of exits of the whole run, with the handshake.
     pub exits: u64,
-    /// From before the first store until the driver saw that the device has taken all, by the guest's clock.
+    /// The time from before the first store until the driver sees that the device has taken all bytes, by the guest's
+    /// clock.
     pub time: Duration,
-    /// Processor time of the vCPU's thread.
+    /// The processor time of the vCPU's thread.
     pub vcpu: Duration,
-    /// Processor time of the device's thread, where it has one.
+    /// The processor time of the device's thread. `None` if the device does not have one.
     pub device: Option<Duration>,
-    /// From the first entry to the last exit.
+    /// The duration of the run: see [`Report::elapsed`].
     pub elapsed: Duration,
 }
 
-/// What came of the echoes.
+/// The measurements of a run that sends echoes: short messages that the device sends back.
 #[derive(Clone, Debug)]
 pub struct Echoes {
-    /// All exits of the run.
+    /// The number of exits of the whole run, with the handshake.
     pub exits: u64,
-    /// Nanoseconds from before the first store of each until its echo was taken, by the guest's clock.
+    /// The round trip times in nanoseconds, one for each echo: from before its first store until the driver has taken it
+    /// back, by the guest's clock.
     pub round_trips: Vec<u64>,
-    /// Processor time of the vCPU's thread.
+    /// The processor time of the vCPU's thread.
     pub vcpu: Duration,
-    /// Processor time of the device's thread, where it has one.
+    /// The processor time of the device's thread. `None` if the device does not have one.
     pub device: Option<Duration>,
-    /// From the first entry to the last exit.
+    /// The duration of the run: see [`Report::elapsed`].
     pub elapsed: Duration,
 }
 
-/// A run that only shakes hands; gives its exits.
+/// Runs a guest that only makes the handshake. Returns the number of its exits.
 ///
 /// # Errors
-/// The host failed, somebody interrupted it, or the guest did not end well.
-pub fn run_nothing(variant: Variant, ring: Ring, workload: Workload) -> Result<u64, ComparisonError> {
-    let nothing = Workload { bytes: 0, messages: 0, ..workload };
-    Run::new(variant, ring, nothing)?.finish().map(|ran| ran.exits)
+/// See [`ComparisonError`].
+pub fn run_handshake(variant: Variant, ring: Ring, workload: Workload) -> Result<u64, ComparisonError> {
+    let handshake = Workload { bytes: 0, messages: 0, ..workload };
+    Run::new(variant, ring, handshake)?.finish().map(|ran| ran.exits)
 }
 
-/// Sends the message.
+/// Runs a guest that sends the message of `workload`, and no echoes.
 ///
 /// # Errors
-/// The host failed, somebody interrupted it, or what arrived is not what was sent.
+/// See [`ComparisonError`].
 pub fn run_message(variant: Variant, ring: Ring, workload: Workload) -> Result<Message, ComparisonError> {
     let ran = Run::new(variant, ring, Workload { messages: 0, ..workload })?.finish()?;
     let mut times = [0; 16];
@@ -127,10 +130,10 @@ pub fn run_message(variant: Variant, ring: Ring, workload: Workload) -> Result<M
     })
 }
 
-/// Sends the echoes and takes them back.
+/// Runs a guest that sends the echoes of `workload`, and no message.
 ///
 /// # Errors
-/// The host failed, somebody interrupted it, or what arrived is not what was sent.
+/// See [`ComparisonError`].
 pub fn run_echoes(variant: Variant, ring: Ring, workload: Workload) -> Result<Echoes, ComparisonError> {
     let ran = Run::new(variant, ring, Workload { bytes: 0, ..workload })?.finish()?;
     let mut samples = vec![0; (workload.messages as usize).saturating_mul(4)];
@@ -145,17 +148,17 @@ pub fn run_echoes(variant: Variant, ring: Ring, workload: Workload) -> Result<Ec
     })
 }
 
-/// The word of 64 bits at `at`; zero past the end.
+/// The 64-bit word at offset `at`. 0 past the end.
 fn word(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
 }
 
-/// The pattern as it lies in memory.
+/// The pattern, as it is in the guest's memory.
 fn pattern() -> Vec<u8> {
     (0..PATTERN_SIZE).map(|index| (index % 251) as u8).collect()
 }
 
-/// A digest of all that the device should receive.
+/// The digest and the number of the bytes that the device should receive.
 fn expected(workload: Workload) -> (u64, u64) {
     let pattern = pattern();
     let mut digest = DefaultHasher::new();
@@ -172,7 +175,7 @@ fn expected(workload: Workload) -> (u64, u64) {
     (digest.finish(), count)
 }
 
-/// A machine with the guest and its parameters.
+/// A machine whose memory holds the guest and its parameters.
 struct Run {
     variant: Variant,
     ring: Ring,
@@ -182,7 +185,7 @@ struct Run {
     clock: Clock,
 }
 
-/// A run that went as it should.
+/// The measurements of a run whose data was correct.
 struct Ran {
     exits: u64,
     memory: GuestMemory,
@@ -203,25 +206,26 @@ impl Run {
             .output(Output::new(io::sink(), true))
             .input(Input::bytes(b""))
             .build()?;
-        let memory = machine.memory.clone();
+        let memory = machine.memory().clone();
         let each_byte = matches!(variant, Variant::Byte | Variant::Coalesced);
         let flags = u32::from(each_byte) * EACH_BYTE + u32::from(variant == Variant::Doorbell) * RINGS;
         let parameters = [flags, workload.bytes, workload.messages, workload.echo];
         let parameters: Vec<u8> = parameters.iter().flat_map(|word| word.to_le_bytes()).collect();
         memory.write(PARAMETERS, &parameters)?;
         memory.write(PATTERN, &pattern())?;
-        let tsc_khz = machine.vcpus.first().and_then(|vcpu| vcpu.tsc_khz());
+        let tsc_khz = machine.tsc_khz();
         if tsc_khz.is_none_or(|khz| khz == 0) {
-            let source =
-                io::Error::other("the guest's clock has an unknown speed, so times cannot be compared");
+            let source = io::Error::other(
+                "KVM does not report the guest's TSC frequency, so times cannot be compared",
+            );
             return Err(Error::Host { operation: "KVM_GET_TSC_KHZ", source }.into());
         }
         Ok(Self { variant, ring, workload, machine, memory, clock: Clock::new(tsc_khz) })
     }
 
-    /// Runs it to its end, and compares what arrived with what was sent.
+    /// Runs the guest to its end, and checks the data that arrived.
     fn finish(self) -> Result<Ran, ComparisonError> {
-        let Self { variant, ring, workload, machine, memory, clock } = self;
+        let Self { variant, ring, workload, mut machine, memory, clock } = self;
         let before = host::thread_cpu_time();
         let report = machine.run()?;
         let vcpu = host::thread_cpu_time().saturating_sub(before);
@@ -241,33 +245,43 @@ impl Run {
     }
 }
 
-/// How long a run may take: much longer than any host needs. On a busy one each turn of a thread's may take long.
+/// The timeout of a run. It is generous, because on a busy host each switch between threads can take long.
 fn timeout(workload: Workload) -> Duration {
     const EACH: Duration = Duration::from_micros(400);
     let echoes = workload.messages.saturating_mul(workload.echo.saturating_add(8));
     Duration::from_secs(120) + EACH.saturating_mul(workload.bytes.saturating_add(echoes))
 }
 
-/// What went wrong with a run, if something did.
+/// Checks that the guest ended as expected, and that the received data is the sent data.
+///
+/// # Errors
+/// A sentence without the name of the variant.
 fn check(report: &Report, workload: Workload, memory: &GuestMemory) -> Result<(), String> {
     match &report.stop {
         Stop::Exited(0) => {}
-        Stop::Exited(1) => return Err("the driver found no device".into()),
+        Stop::Exited(1) => return Err("the guest's driver did not find the SIMVIRTIO device".into()),
         Stop::Exited(2) => {
             let mut done = [0; 4];
             memory.read(DONE, &mut done);
-            return Err(format!("echo {} came back changed", u32::from_le_bytes(done)));
+            return Err(format!("echo {} came back with different bytes", u32::from_le_bytes(done)));
         }
-        Stop::Timeout => return Err("the run did not end in time: is this host very busy?".into()),
-        stop => return Err(format!("the run ended otherwise than it should: {stop}")),
+        Stop::Timeout => {
+            return Err("the run reached its timeout: stop other programs on this host, and try again".into());
+        }
+        stop => return Err(format!("the guest should exit with code 0, but the run ended with: {stop}")),
     }
-    let Some(device) = &report.simvirtio else { return Err("the machine had no device".into()) };
+    let Some(device) = &report.simvirtio else { return Err("the machine has no SIMVIRTIO device".into()) };
     let (digest, count) = expected(workload);
     if device.history.received != count {
-        return Err(format!("{count} bytes were sent, and {} arrived", device.history.received));
+        return Err(format!(
+            "the driver sent {count} bytes, but the device received {}",
+            device.history.received
+        ));
     }
     if device.digest != digest {
-        return Err(format!("{count} bytes were sent, and others arrived"));
+        return Err(format!(
+            "the device received {count} bytes, but they are not the bytes that the driver sent"
+        ));
     }
     Ok(())
 }
@@ -279,7 +293,7 @@ mod tests {
     use simvirtio::Memory;
 
     #[test]
-    fn what_is_expected_is_what_the_device_digests() {
+    fn the_expected_digest_is_the_digest_of_the_device() {
         let workload = Workload { bytes: 5000, messages: 0, echo: 1, queue_len: 256 };
         let memory = GuestMemory::new(&[(Gpa(0), abi::DOORBELL)]).unwrap();
         let mut device =
@@ -302,18 +316,18 @@ mod tests {
     }
 
     #[test]
-    fn samples_and_pattern_have_room() {
-        let samples = SAMPLES.0 + 4 * u64::from(super::super::MOST_MESSAGES);
+    fn samples_and_pattern_fit_into_memory() {
+        let samples = SAMPLES.0 + 4 * u64::from(super::super::MAX_MESSAGES);
         assert!(samples <= PATTERN.0 && PATTERN.0 + PATTERN_SIZE as u64 <= abi::RAM_SIZE / 2 + 0x2_0000);
         assert!(ECHO_MASK as usize + usize::from(abi::MAX_QUEUE_LEN) <= PATTERN_SIZE);
-        assert_eq!(PERIOD % 251, 0, "the pattern goes on where it begins anew");
+        assert_eq!(PERIOD % 251, 0, "a repeated pattern continues without a gap");
     }
 
     #[test]
-    fn the_time_for_a_run_is_bounded() {
+    fn the_timeout_of_a_run_is_bounded() {
         let most = Workload {
-            bytes: super::super::MOST_BYTES,
-            messages: super::super::MOST_MESSAGES,
+            bytes: super::super::MAX_BYTES,
+            messages: super::super::MAX_MESSAGES,
             echo: 4095,
             queue_len: 4096,
         };

@@ -1,23 +1,72 @@
-//! A machine for an image: the SO2 map with its device, or the plain one.
+//! Building a machine for an image: the SO2 memory map with its SIMVIRTIO device, or the plain map.
 
 use crate::boot::Image;
 use crate::console::input::Input;
-use crate::controller::VcpuState;
 use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::{Error, ImageError};
-use crate::kvm::vm::create_vm;
-use crate::kvm::{events, msr_filter, slots};
+use crate::kvm::vcpu::KvmVcpu;
+use crate::kvm::vm::Vm;
+use crate::machine::Machine;
+use crate::machine::assembly::Parts;
+use crate::machine::background::{Background, SharedWindow};
 use crate::machine::builder::Builder;
-use crate::machine::{Background, Machine};
+use crate::machine::restore::Restore;
 use crate::memory::{self, Gpa, GuestMemory, Map, PAGE_TABLES, TABLES, TABLES_SIZE, TASK_STATE};
-use crate::x86::modes::{self, Mode};
+use crate::x86::modes::{self, Mode, VcpuIndex};
 use simvirtio::abi;
 use std::sync::{Arc, Mutex};
 
 impl Builder {
-    /// The memory map that all of this comes to.
+    /// Builds a machine for `image`: see [`Builder::build`].
+    pub(super) fn build_bare(mut self, image: Image) -> Result<Machine, Error> {
+        if self.irqchip && (self.cpus > 1 || self.first_vcpu != 0) {
+            // With in-kernel interrupt controllers, all vCPUs but number 0 wait for a start-up interrupt.
+            return Err(Error::Config("a machine with an in-kernel irqchip has one vCPU, number 0".into()));
+        }
+        // Everything that needs no KVM comes first, so that a mistake in it is reported on every host.
+        let map = self.map(&image)?;
+        let ram = memory::ram_size(map, self.memory)?;
+        let transport = self.transport.unwrap_or_default();
+        let coalesced = map == Map::So2 && transport == Transport::Coalesced;
+        if coalesced && self.cpus > 1 {
+            return Err(Error::Config(
+                "--transport coalesced needs one vCPU, because the kernel queues the stores of the whole machine and one \
+                 vCPU handles them: leave out --cpus, or choose another --transport"
+                    .into(),
+            ));
+        }
+        check_image(&image, ram, self.verify)?;
+        warn_of_overlaps(&image, map);
+        let tables = tables(image.mode());
+        let memory = guest_memory(ram, map, transport, &image, &tables)?;
+        let background = match map {
+            Map::Plain => Background::Nothing,
+            Map::So2 => self.attach_simvirtio(transport, &memory)?,
+        };
+        self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
+        let vm = self.bare_vm(&memory, &background, coalesced)?;
+        log::debug!(
+            "{map:?} map, {ram:#x} bytes of RAM; {} mode at {:#x}; image {:x?}; {} vCPUs",
+            image.mode(),
+            image.entry().0,
+            image.ranges(),
+            self.cpus
+        );
+        let vcpus = self.create_vcpus(&vm, &memory, |vcpu, index| {
+            if coalesced {
+                vcpu.hand_on_coalesced();
+            }
+            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)
+        })?;
+        let mode = image.mode();
+        let ranges = image.ranges();
+        let restore = Some(Restore::new(image, tables));
+        Ok(self.assemble(Parts { vcpus, vm, memory, mode, background, ram, image: ranges, restore }))
+    }
+
+    /// Chooses the memory map.
     fn map(&self, image: &Image) -> Result<Map, Error> {
         let plain = self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
             || image.end() > abi::RAM_SIZE
@@ -34,98 +83,24 @@ impl Builder {
         }
     }
 
-    /// See [`Builder::build`].
-    pub(super) fn build_bare(mut self, image: Image) -> Result<Machine, Error> {
-        if self.irqchip && (self.cpus > 1 || self.first_vcpu != 0) {
-            // With the kernel's interrupt controllers all but the first wait for a start-up interrupt.
-            return Err(Error::Config("a machine with an in-kernel irqchip has one vCPU, number 0".into()));
-        }
-        let map = self.map(&image)?;
-        let ram = memory::ram_size(map, self.memory)?;
-        let mode = image.mode();
-        if self.verify {
-            check_result_word(&image)?;
-        }
-        // All that needs no KVM comes first, so that a mistake in it is told on any host.
-        let transport = self.transport.unwrap_or_default();
-        let mut slots = vec![(Gpa(0), ram)];
-        if mode != Mode::Real {
-            slots.push((TABLES, TABLES_SIZE));
-        }
-        if map == Map::So2 && transport.shares_memory() {
-            slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
-        }
-        let memory = GuestMemory::new(&slots)?;
-        if let Err(error) = memory.merge_pages(Gpa(0)) {
-            log::warn!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
-        }
-        image.load(&memory, ram)?;
-        warn_of_overlaps(&image, map);
-        if mode != Mode::Real {
-            write_tables(&memory, mode)?;
-        }
-        let coalesced = map == Map::So2 && transport == Transport::Coalesced;
-        if coalesced && self.cpus > 1 {
-            return Err(Error::Config(
-                "the kernel queues coalesced stores for the whole machine, and one vCPU hands them on: leave out \
-                 --cpus, or choose another --transport"
-                    .into(),
-            ));
-        }
-        let background = match map {
-            Map::Plain => None,
-            Map::So2 => Some(self.attach_simvirtio(transport, &memory)?),
-        };
-        let filtered = self.filtered_msrs();
-        self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
-        self.output.set_limit(self.output_limit);
-
-        let (kvm, vm) = create_vm(memory::TSS)?;
-        slots::register(&vm, &memory)?;
+    /// Creates the VM over `memory`.
+    fn bare_vm(&self, memory: &GuestMemory, background: &Background, coalesced: bool) -> Result<Vm, Error> {
+        let vm = Vm::create(memory::TSS)?;
+        vm.add_memory(memory)?;
         if self.irqchip {
-            vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+            vm.create_irqchip()?;
         }
-        msr_filter::enable(&vm, &filtered)?;
-        if let Some(Background::SharedWindow(_, Some(doorbell))) = &background {
-            events::connect_doorbell(&vm, doorbell.bell())?;
+        vm.filter_msrs(&self.filtered_msrs())?;
+        if let Background::SharedWindow(SharedWindow { doorbell: Some(doorbell), .. }) = background {
+            vm.connect_doorbell(doorbell.bell())?;
         }
         if coalesced {
-            events::coalesce_tx_head(&vm)?;
+            vm.coalesce_tx_head()?;
         }
-        log::debug!(
-            "{map:?} map, {ram:#x} bytes of RAM; {mode} mode at {:#x}; image {:x?}; {} vCPUs",
-            image.entry().0,
-            image.ranges(),
-            self.cpus
-        );
-        let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, place| {
-            if coalesced {
-                vcpu.hand_on_coalesced();
-            }
-            vcpu.set_mode(image.mode(), image.entry(), TABLES, place)
-        })?;
-        let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
-        Ok(Machine {
-            clock: self.clock(&vcpus),
-            vcpus,
-            _vm: vm,
-            memory,
-            mode,
-            background,
-            ram,
-            image: image.ranges(),
-            devices: self.devices,
-            controllers,
-            msrs: self.msrs,
-            kev: self.kev,
-            timeout: self.timeout,
-            trace: self.trace,
-            verify: self.verify,
-            kernel_counters: self.kernel_counters,
-            output: self.output,
-        })
+        Ok(vm)
     }
 
+    /// Attaches the SIMVIRTIO device.
     fn attach_simvirtio(&mut self, transport: Transport, memory: &GuestMemory) -> Result<Background, Error> {
         let queue_len = self.queue_len.unwrap_or(abi::DEFAULT_QUEUE_LEN);
         let output = self.output.clone();
@@ -137,7 +112,10 @@ impl Builder {
             let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
             let rings = transport == Transport::Doorbell;
             let doorbell = rings.then(Doorbell::new).transpose()?.map(Arc::new);
-            return Ok(Background::SharedWindow(Box::new(simvirtio), doorbell));
+            return Ok(Background::SharedWindow(SharedWindow {
+                device: Some(Box::new(simvirtio)),
+                doorbell,
+            }));
         }
         let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output, input)?;
         let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
@@ -147,16 +125,78 @@ impl Builder {
     }
 }
 
-/// Refuses an image whose own bytes would be taken for a result.
-fn check_result_word(image: &Image) -> Result<(), Error> {
-    if image.covers(abi::RESULT, abi::RESULT + 8) { Err(ImageError::CoversResult.into()) } else { Ok(()) }
+/// Checks that `image` fits into `ram` bytes, can start in its mode, and does not cover the result if that is verified.
+///
+/// # Errors
+/// The image fails a check.
+pub(super) fn check_image(image: &Image, ram: u64, verify: bool) -> Result<(), Error> {
+    image.check(ram)?;
+    // The image's own bytes would be taken for a result.
+    if verify && image.covers(abi::RESULT, abi::RESULT + 8) {
+        return Err(ImageError::CoversResult.into());
+    }
+    Ok(())
 }
 
-/// Says where an image and the SO2 map are at odds, which a guest may intend.
+/// Sets the registers with which each vCPU starts `image`.
+///
+/// # Errors
+/// The kernel refused.
+pub(super) fn set_registers(vcpus: &mut [KvmVcpu], image: &Image) -> Result<(), Error> {
+    for (index, of) in (0..).zip(std::iter::repeat_n(vcpus.len(), vcpus.len())) {
+        let of = u32::try_from(of).unwrap_or(u32::MAX);
+        if let Some(vcpu) = vcpus.get_mut(index as usize) {
+            let index = VcpuIndex { index, of, id: vcpu.number() };
+            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
+        }
+    }
+    Ok(())
+}
+
+/// The guest's memory, with the image and the tables in it.
+fn guest_memory(
+    ram: u64,
+    map: Map,
+    transport: Transport,
+    image: &Image,
+    tables: &[(Gpa, Vec<u8>)],
+) -> Result<GuestMemory, Error> {
+    let mut slots = vec![(Gpa(0), ram)];
+    if !tables.is_empty() {
+        slots.push((TABLES, TABLES_SIZE));
+    }
+    if map == Map::So2 && transport.shares_memory() {
+        slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
+    }
+    let memory = GuestMemory::new(&slots)?;
+    if let Err(error) = memory.merge_pages(Gpa(0)) {
+        log::warn!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
+    }
+    image.load(&memory, ram)?;
+    tables.iter().try_for_each(|(start, bytes)| memory.write(*start, bytes))?;
+    Ok(memory)
+}
+
+/// The tables that a guest in `mode` needs: the GDT, in long mode the page tables, in ring 3 the task state.
+pub(super) fn tables(mode: Mode) -> Vec<(Gpa, Vec<u8>)> {
+    let gdt = || (TABLES, modes::bytes(&modes::gdt(mode)));
+    match mode {
+        Mode::Real => Vec::new(),
+        Mode::Protected => vec![gdt()],
+        Mode::Long => vec![gdt(), (PAGE_TABLES, modes::bytes(&modes::identity_map(PAGE_TABLES)))],
+        Mode::User => vec![
+            gdt(),
+            (PAGE_TABLES, modes::bytes(&modes::user_identity_map(PAGE_TABLES))),
+            (TASK_STATE, modes::task_state()),
+        ],
+    }
+}
+
+/// Warns if the image covers places of the SO2 map. A guest may do that on purpose.
 fn warn_of_overlaps(image: &Image, map: Map) {
     if image.overlaps(abi::RESULT, abi::RESULT + 8) {
         log::warn!(
-            "the image covers 0x400, where a guest of the assignment leaves its result: it would overwrite itself"
+            "the image covers 0x400, where a guest of the assignment leaves its result: the result would overwrite the image"
         );
     }
     if map == Map::So2 && image.overlaps(abi::DEVICE_TABLE, abi::HEAP) {
@@ -165,18 +205,5 @@ fn warn_of_overlaps(image: &Image, map: Map) {
             abi::DEVICE_TABLE,
             abi::HEAP - 1
         );
-    }
-}
-
-/// The GDT, in long mode the page tables after it, and in ring 3 the task state after those.
-fn write_tables(memory: &GuestMemory, mode: Mode) -> Result<(), Error> {
-    memory.write(TABLES, &modes::bytes(&modes::gdt(mode)))?;
-    match mode {
-        Mode::Real | Mode::Protected => Ok(()),
-        Mode::Long => memory.write(PAGE_TABLES, &modes::bytes(&modes::identity_map(PAGE_TABLES))),
-        Mode::User => {
-            memory.write(PAGE_TABLES, &modes::bytes(&modes::user_identity_map(PAGE_TABLES)))?;
-            memory.write(TASK_STATE, &modes::task_state())
-        }
     }
 }

@@ -1,46 +1,50 @@
-//! What the text on a Linux machine's console tells: that there is any, that userland runs, and that the kernel has
-//! panicked. A panic is nothing that a machine sees otherwise: with `panic=-1` it is a reset like any other.
+//! The events that the console text of a Linux machine shows: the first text, the start of userland, and a kernel panic.
+//! Only the console shows a panic: with `panic=-1`, the machine sees the same reset as after a reboot.
 
 use crate::host::printable_text;
 use crate::profile::timeline::{Event, Timeline};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How much of a line is looked at, in bytes.
+/// The maximum length of a line that is searched, in bytes. The rest of a longer line is ignored.
 pub(crate) const MAX_LINE: usize = 512;
-/// What the kernel says at the end of a panic's first line.
+/// The text in a panic's first line, before the reason.
 const PANIC: &[u8] = b"Kernel panic - not syncing: ";
-/// What the kernel says when it starts userland.
+/// The two parts of the kernel's message when it starts userland. The path is between them.
 const USERLAND: (&[u8], &[u8]) = (b"Run /", b" as init process");
 
-/// Looks at the console's text.
+/// Watches the text on the console.
 #[derive(Clone, Debug)]
 pub struct BootProgress(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     timeline: Arc<Timeline>,
-    /// The text that says that userland runs; without one, the kernel's own.
+    /// The text that marks the start of userland. `None` for the kernel's own message.
     marker: Option<Vec<u8>>,
+    /// The current line, up to [`MAX_LINE`] bytes.
     line: Vec<u8>,
-    begun: bool,
-    userland: bool,
+    /// True if the console has shown text.
+    has_text: bool,
+    /// True if userland has started.
+    in_userland: bool,
     panic: Option<String>,
 }
 
 impl BootProgress {
-    /// Marks `timeline`. Userland runs when `marker` is seen, or when the kernel says so.
+    /// Marks the events in `timeline`. Userland starts at the text `marker`; without one, at the kernel's message.
     pub fn new(timeline: Arc<Timeline>, marker: Option<&str>) -> Self {
         let marker = marker.map(|marker| marker.as_bytes().to_vec());
-        let state = State { timeline, marker, line: Vec::new(), begun: false, userland: false, panic: None };
+        let state =
+            State { timeline, marker, line: Vec::new(), has_text: false, in_userland: false, panic: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// More text has come.
+    /// Reads more console text.
     pub fn see(&self, text: &[u8]) {
         self.lock().see(text);
     }
 
-    /// Why the kernel has panicked, if it has said so.
+    /// The reason of the kernel's panic. `None` if the console has not shown one.
     pub fn panic(&self) -> Option<String> {
         self.lock().panic.clone()
     }
@@ -52,8 +56,8 @@ impl BootProgress {
 
 impl State {
     fn see(&mut self, text: &[u8]) {
-        if !self.begun && !text.is_empty() {
-            self.begun = true;
+        if !self.has_text && !text.is_empty() {
+            self.has_text = true;
             self.timeline.mark(Event::FirstByte);
         }
         for &byte in text {
@@ -64,15 +68,17 @@ impl State {
                 self.line.push(byte);
             }
         }
-        // A marker need not end its line.
-        if !self.userland && self.marker.as_deref().is_some_and(|marker| find(&self.line, marker).is_some()) {
+        // A marker counts before its line ends.
+        if !self.in_userland
+            && self.marker.as_deref().is_some_and(|marker| find(&self.line, marker).is_some())
+        {
             self.reached_userland();
         }
     }
 
     fn end_of_line(&mut self) {
         let line = self.line.as_slice();
-        let runs = match &self.marker {
+        let starts_userland = match &self.marker {
             Some(marker) => find(line, marker).is_some(),
             None => find(line, USERLAND.0).is_some() && find(line, USERLAND.1).is_some(),
         };
@@ -80,13 +86,13 @@ impl State {
             let reason = find(line, PANIC).and_then(|at| line.get(at.saturating_add(PANIC.len())..));
             self.panic = reason.map(|reason| printable_text(String::from_utf8_lossy(reason).trim()));
         }
-        if runs && !self.userland {
+        if starts_userland && !self.in_userland {
             self.reached_userland();
         }
     }
 
     fn reached_userland(&mut self) {
-        self.userland = true;
+        self.in_userland = true;
         self.timeline.mark(Event::Userland);
     }
 }
@@ -101,13 +107,13 @@ mod tests {
 
     fn events(marker: Option<&str>, pieces: &[&str]) -> (Vec<Event>, Option<String>) {
         let timeline = Arc::new(Timeline::default());
-        let watch = BootProgress::new(timeline.clone(), marker);
-        pieces.iter().for_each(|piece| watch.see(piece.as_bytes()));
-        (timeline.marks().into_iter().map(|mark| mark.event).collect(), watch.panic())
+        let progress = BootProgress::new(timeline.clone(), marker);
+        pieces.iter().for_each(|piece| progress.see(piece.as_bytes()));
+        (timeline.marks().into_iter().map(|mark| mark.event).collect(), progress.panic())
     }
 
     #[test]
-    fn the_kernel_says_when_userland_runs() {
+    fn the_kernel_message_marks_the_start_of_userland() {
         let text = [
             "",
             "[    0.1] Linux\r\n[    0.5] Run /in",
@@ -119,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_is_seen_in_the_middle_of_a_line_and_once() {
+    fn a_marker_in_the_middle_of_a_line_counts_once() {
         let seen = events(Some("REA"), &["abR", "EA", "DY\nREA\n", "Run /init as init process\n"]);
         assert_eq!(seen, (vec![Event::FirstByte, Event::Userland], None));
         assert_eq!(events(Some("no"), &["Run /init as init process\n"]).0, [Event::FirstByte]);
     }
 
     #[test]
-    fn a_panic_has_a_reason_and_the_first_counts() {
+    fn the_reason_of_the_first_panic_is_kept() {
         let text = [
             "[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n",
             "---[ end Kernel panic - not syncing: another ]---\r\n",
@@ -136,9 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_fills_no_memory() {
-        let watch = BootProgress::new(Arc::default(), None);
-        (0..1000).for_each(|_| watch.see(&[b'x'; 100]));
-        assert_eq!(watch.lock().line.len(), MAX_LINE);
+    fn an_endless_line_uses_bounded_memory() {
+        let progress = BootProgress::new(Arc::default(), None);
+        (0..1000).for_each(|_| progress.see(&[b'x'; 100]));
+        assert_eq!(progress.lock().line.len(), MAX_LINE);
     }
 }

@@ -1,38 +1,29 @@
-//! The builder: what a machine is made of, checked and put together.
+//! The builder: the options of a machine, checked when the machine is built.
 
 use crate::boot::Image;
 use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::controller::msr::{MsrPolicy, MsrRule};
-use crate::controller::{Devices, ExitController, kev};
+use crate::controller::{Devices, ExitController};
 use crate::device::bus::SharedDevice;
-use crate::device::debugcon::{self, Debugcon};
-use crate::device::exit_port::{self, ExitPort};
-use crate::device::serial::{self, Serial};
 use crate::device::simvirtio::Transport;
 use crate::error::Error;
-use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::linux::Linux;
-use crate::machine::{BoxedController, Machine};
-use crate::memory::{GuestMemory, MAX_CPUS};
-use crate::profile::clock::Clock;
+use crate::machine::{BoxedController, CallersControllers, Machine};
+use crate::memory::MAX_CPUS;
 use crate::profile::trace::MAX_TRACED_EXITS;
-use crate::x86::cpuid::{self, CpuidContext, CpuidOverride};
-use crate::x86::modes::VcpuIndex;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use crate::x86::cpuid::CpuidOverride;
+use std::fmt;
+use std::io;
 use std::time::Duration;
-use std::{fmt, io};
 
-/// Makes the caller's controllers.
+/// Functions that make the caller's controllers for a vCPU.
 #[derive(Default)]
 pub(super) struct Controllers(Vec<Box<dyn Fn(u32) -> BoxedController + Send>>);
 
 impl Controllers {
-    pub(super) fn for_vcpu(&self, id: u32) -> Vec<BoxedController> {
-        self.0.iter().map(|make| make(id)).collect()
+    pub(super) fn for_vcpu(&self, id: u32) -> CallersControllers {
+        CallersControllers(self.0.iter().map(|make| make(id)).collect())
     }
 }
 
@@ -42,20 +33,20 @@ impl fmt::Debug for Controllers {
     }
 }
 
-/// What a machine runs.
+/// The guest of a machine.
 #[derive(Debug)]
 pub(crate) enum Guest {
-    /// An image, on a machine with little else.
+    /// An image, on a machine with few devices.
     Image(Image),
     /// Linux, on a PC.
     Linux(Box<Linux>),
 }
 
-/// What a run should be. Made by [`Machine::builder`].
+/// The options of a machine. [`Machine::builder`] and [`Machine::linux`] make one.
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
-    pub(super) guest: Guest,
+    guest: Guest,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
     pub(super) queue_len: Option<u16>,
@@ -80,21 +71,20 @@ pub struct Builder {
 }
 
 impl Machine {
-    /// A machine for `image`, with all else as a user would expect: the SO2 map where the image fits into
-    /// it, one vCPU, 10 seconds to run, exits counted, nothing verified, text to standard output.
+    /// A machine for `image`. Defaults: the SO2 memory map if the image fits into it, one vCPU, a timeout of 10 seconds,
+    /// exits counted, nothing verified, text to standard output.
     pub fn builder(image: Image) -> Builder {
         Builder::new(Guest::Image(image))
     }
 
-    /// A PC that boots Linux: one vCPU, 256 MiB, no limit of time but one that the builder is given.
+    /// A PC that boots Linux. Defaults: one vCPU, 256 MiB, no timeout.
     pub fn linux(linux: Linux) -> Builder {
         Builder::new(Guest::Linux(Box::new(linux))).timeout(None)
     }
 }
 
 impl Builder {
-    /// A machine for `guest`, with all else as a user would expect.
-    pub(crate) fn new(guest: Guest) -> Self {
+    fn new(guest: Guest) -> Self {
         Self {
             guest,
             memory: None,
@@ -121,79 +111,79 @@ impl Builder {
         }
     }
 
-    /// Size of RAM, in bytes. More than 1 MiB selects the plain map, which has no SIMVIRTIO. Linux has 256 MiB unless
-    /// this says otherwise.
+    /// Sets the size of RAM, in bytes. More than 1 MiB selects the plain memory map, which has no SIMVIRTIO. The default
+    /// is 1 MiB, 250 MiB in the plain map, and 256 MiB for Linux.
     pub fn memory(mut self, bytes: Option<u64>) -> Self {
         self.memory = bytes;
         self
     }
 
-    /// How SIMVIRTIO is reached. Asking for a transport is asking for the SO2 map.
+    /// Sets the SIMVIRTIO transport. `Some` requires the SO2 memory map.
     pub fn transport(mut self, transport: Option<Transport>) -> Self {
         self.transport = transport;
         self
     }
 
-    /// Length of SIMVIRTIO's queues, in bytes. Asking for one is asking for the SO2 map.
+    /// Sets the length of the SIMVIRTIO queues, in bytes: 2 to 4096. `Some` requires the SO2 memory map.
     pub fn queue_len(mut self, queue_len: Option<u16>) -> Self {
         self.queue_len = queue_len;
         self
     }
 
-    /// Whether SIMVIRTIO's device gives its driver back what it receives, instead of printing that and reading input.
-    /// It holds 64 KiB; a driver that takes nothing back loses what is beyond.
+    /// Makes the SIMVIRTIO device send all data back to the driver, instead of printing it and reading input. The
+    /// device holds 64 KiB; if the driver does not read, later bytes are lost.
     pub fn loopback(mut self, loopback: bool) -> Self {
         self.loopback = loopback;
         self
     }
 
-    /// How long the guest may run; `None` for as long as it likes.
+    /// Sets the time that a run may take; `None` for no limit. Time in which the guest waits for input does not count.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Whether CPUID shows what the host supports (KVM_SET_CPUID2). Costs 130 to 190 us; without it CPUID
-    /// shows nothing, and a guest cannot switch to long mode by itself.
+    /// Shows the guest the CPUID leaves that the host supports (KVM_SET_CPUID2), at a cost of 130 to 190 us. Without
+    /// it, all leaves read as zero, and the guest cannot enter long mode by itself.
     pub fn cpuid(mut self, cpuid: bool) -> Self {
         self.cpuid = cpuid;
         self
     }
 
-    /// Changes what CPUID shows, which then is shown in any case. The last change to a bit counts.
+    /// Changes a field of a CPUID leaf, and shows CPUID as [`cpuid`](Self::cpuid) does. If several changes name one
+    /// bit, the last one counts.
     pub fn cpuid_override(mut self, change: CpuidOverride) -> Self {
         self.cpuid_changes.push(change);
         self
     }
 
-    /// How many vCPUs the machine has, 1 to 32, each on a thread of its own. All are entered at the same place; of
-    /// Linux's only the first, which starts the others.
+    /// Sets the number of vCPUs, 1 to 32. Each has a thread. All start at the entry point; of a Linux machine only the
+    /// first one does, and the kernel starts the others.
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
     }
 
-    /// The number of the first vCPU, which is also its APIC id: 0 unless this says otherwise. The others have
-    /// those after it.
+    /// Sets the number of the first vCPU, which is also its APIC id. The other vCPUs follow it. The default is 0.
     pub fn first_vcpu(mut self, number: u32) -> Self {
         self.first_vcpu = number;
         self
     }
 
-    /// What happens to accesses to a model-specific register, instead of what KVM makes of them.
+    /// Sets a rule for the guest's accesses to a model-specific register.
     pub fn msr_rule(mut self, index: u32, rule: MsrRule) -> Self {
         self.msrs.set(index, rule);
         self
     }
 
-    /// Whether the machine has the devices of KeV's second project ([`kev`]).
+    /// Adds the devices of KeV's second project: `docs/abi.md`, section 10.
     pub fn kev(mut self, kev: bool) -> Self {
         self.kev = kev;
         self
     }
 
-    /// Has a controller of the caller's see every exit first. `make` is called once for each vCPU, with its
-    /// number, before the guest runs; several of them are asked in this order.
+    /// Adds a controller that sees every exit before the machine's own controllers. `make` is called once for each vCPU,
+    /// with its number. Several controllers are asked in the order in which they were added.
     pub fn controller<C: ExitController + Send + 'static>(
         mut self,
         make: impl Fn(u32) -> C + Send + 'static,
@@ -202,59 +192,56 @@ impl Builder {
         self
     }
 
-    /// Whether the kernel emulates interrupt controllers (KVM_CREATE_IRQCHIP), as it always does for Linux. Costs 16
-    /// to 24 ms; HLT then waits in the kernel for an interrupt, and does not end the run.
+    /// Creates in-kernel interrupt controllers (KVM_CREATE_IRQCHIP), which a Linux machine always has. They cost 16 to
+    /// 24 ms on some hosts. HLT then waits in the kernel for an interrupt, and does not stop the vCPU.
     pub fn irqchip(mut self, irqchip: bool) -> Self {
         self.irqchip = irqchip;
         self
     }
 
-    /// Whether exits are counted and timed.
+    /// Counts and times exits. On by default.
     pub fn profile(mut self, profile: bool) -> Self {
         self.profile = profile;
         self
     }
 
-    /// How many of the last exits the report has, with the guest's RIP where KVM tells it: at most
-    /// [`MAX_TRACED_EXITS`]. Asking for them is asking for the profile.
+    /// Keeps the last exits of each vCPU one by one, 1 to [`MAX_TRACED_EXITS`], also if exits are not counted.
     pub fn trace(mut self, exits: Option<usize>) -> Self {
         self.trace = exits;
         self
     }
 
-    /// Whether the guest must leave 42 in RAX (EAX, AX) and at 0x400.
+    /// Requires the guest to leave 42 in RAX (EAX, AX) and at 0x400.
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
     }
 
-    /// Whether the report has KVM's own counters.
+    /// Adds KVM's own counters to the report.
     pub fn kernel_counters(mut self, kernel_counters: bool) -> Self {
         self.kernel_counters = kernel_counters;
         self
     }
 
-    /// Where the guest's text goes: standard output unless this says otherwise.
+    /// Sets the destination of the guest's text. The default is standard output.
     pub fn output(mut self, output: Output) -> Self {
         self.output = output;
         self
     }
 
-    /// How much text the guest may write, in bytes; `None` for as much as it likes.
+    /// Limits the text that the guest may write in one run, in bytes; `None` for no limit.
     pub fn output_limit(mut self, output_limit: Option<u64>) -> Self {
         self.output_limit = output_limit;
         self
     }
 
-    /// Where the input of the guest's SIMVIRTIO driver, or of Linux's console, comes from: nowhere, unless this says
-    /// otherwise.
+    /// Sets the input of the SIMVIRTIO driver, or of the console of Linux. The default is no input.
     pub fn input(mut self, input: Input) -> Self {
         self.input = input;
         self
     }
 
-    /// Puts a device of the caller's behind `len` ports from `first`. A 4-byte write to port 0x500 is a
-    /// hypercall all the same.
+    /// Adds a device at `len` ports from `first`. A 4-byte write to port 0x500 stays a hypercall.
     ///
     /// # Errors
     /// The range is empty, wraps, or overlaps that of another device.
@@ -263,8 +250,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Puts a device of the caller's behind `len` guest physical addresses from `first`, which should not
-    /// be RAM, nor with [`kev`](Self::kev) the printer's.
+    /// Adds a device at `len` guest physical addresses from `first`. Accesses to RAM do not reach a device; with
+    /// [`kev`](Self::kev), accesses to the printer's addresses do not either.
     ///
     /// # Errors
     /// The range is empty, wraps, or overlaps that of another device.
@@ -273,107 +260,30 @@ impl Builder {
         Ok(self)
     }
 
-    /// Puts a device of the caller's behind a model-specific register: accesses of 8 bytes at offset 0.
+    /// Adds a device at a model-specific register. It sees accesses of 8 bytes at offset 0.
     ///
     /// # Errors
-    /// Another device is there.
+    /// Another device is at the register.
     pub fn msr_device(mut self, index: u32, device: SharedDevice) -> Result<Self, Error> {
         self.devices.msrs.attach(index.into(), 1, device)?;
         Ok(self)
     }
 
-    /// Makes the virtual machine and loads the guest.
+    /// Creates the virtual machine and loads the guest.
     ///
     /// # Errors
-    /// The host cannot, or the parts do not fit together.
+    /// The options contradict each other, the guest does not fit, or the host failed.
     pub fn build(mut self) -> Result<Machine, Error> {
         if !(1..=MAX_CPUS).contains(&self.cpus) {
-            return Err(Error::Config(format!(
-                "a machine with {} vCPUs cannot be: choose --cpus 1 to {MAX_CPUS}",
-                self.cpus
-            )));
+            return Err(Error::Config(format!("--cpus must be 1 to {MAX_CPUS}, not {}", self.cpus)));
         }
         if let Some(exits) = self.trace.filter(|exits| !(1..=MAX_TRACED_EXITS).contains(exits)) {
-            return Err(Error::Config(format!(
-                "a trace of {exits} exits cannot be: choose --trace-exits 1 to {MAX_TRACED_EXITS}"
-            )));
+            return Err(Error::Config(format!("--trace-exits must be 1 to {MAX_TRACED_EXITS}, not {exits}")));
         }
         let nothing = Guest::Image(Image::default());
         match std::mem::replace(&mut self.guest, nothing) {
             Guest::Image(image) => self.build_bare(image),
             Guest::Linux(linux) => self.build_pc(*linux),
         }
-    }
-
-    /// The vCPUs, made ready by `enter`.
-    pub(super) fn create_vcpus(
-        &self,
-        kvm: &Kvm,
-        vm: &VmFd,
-        memory: &GuestMemory,
-        enter: impl Fn(&mut KvmVcpu, VcpuIndex) -> Result<(), Error>,
-    ) -> Result<Vec<KvmVcpu>, Error> {
-        // With more than one vCPU a guest has to find out where it is.
-        let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
-        let supported = match shown {
-            true => {
-                let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-                Some(supported.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?)
-            }
-            false => None,
-        };
-        let mut vcpus = Vec::new();
-        for index in 0..self.cpus {
-            let id = self.first_vcpu.saturating_add(index);
-            let mut vcpu = KvmVcpu::new(vm, id, memory.clone())?;
-            if let Some(supported) = &supported {
-                let tsc_deadline = self.irqchip && kvm.check_extension(Cap::TscDeadlineTimer);
-                let seen = CpuidContext { id, count: self.cpus, tsc_deadline };
-                let shown = cpuid::for_vcpu(supported.as_slice(), seen, &self.cpuid_changes);
-                let shown = CpuId::from_entries(&shown).map_err(|_| {
-                    Error::Config("there are more leaves of CPUID than KVM takes: change fewer".into())
-                })?;
-                vcpu.set_cpuid(&shown).map_err(|error| self.refused(error))?;
-            }
-            let place = VcpuIndex { index, of: self.cpus, id };
-            enter(&mut vcpu, place).map_err(|error| self.refused(error))?;
-            vcpus.push(vcpu);
-        }
-        Ok(vcpus)
-    }
-
-    /// By what the exits of these vCPUs are timed, where they are counted.
-    pub(super) fn clock(&self, vcpus: &[KvmVcpu]) -> Option<Clock> {
-        let counted = self.profile || self.trace.is_some();
-        counted.then(|| Clock::new(vcpus.first().and_then(KvmVcpu::tsc_khz)))
-    }
-
-    /// A failure that the user's changes to CPUID may have led to.
-    pub(super) fn refused(&self, error: Error) -> Error {
-        match error {
-            Error::Kvm { .. } if !self.cpuid_changes.is_empty() => Error::Config(format!(
-                "KVM does not take what --cpuid makes of CPUID ({error}): change something else"
-            )),
-            error => error,
-        }
-    }
-
-    /// The ports that every machine has for text and for its end, and the caller's devices beside them.
-    pub(super) fn attach_ports(&mut self, serial: Arc<Mutex<Serial>>) -> Result<(), Error> {
-        let ports = &mut self.devices.ports;
-        let debugcon = Debugcon::new(self.output.clone());
-        ports.attach(debugcon::PORT.into(), 1, Arc::new(Mutex::new(debugcon)))?;
-        ports.attach(serial::PORT.into(), serial::PORTS.into(), serial)?;
-        ports.attach(exit_port::PORT.into(), 1, Arc::new(Mutex::new(ExitPort)))?;
-        if self.kev {
-            kev::attach(&mut self.devices)?;
-        }
-        Ok(())
-    }
-
-    /// The registers that KVM is to hand on. KeV's own is one that KVM does not have, and needs no filter.
-    pub(super) fn filtered_msrs(&self) -> Vec<u32> {
-        let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
-        filtered.into_iter().collect()
     }
 }

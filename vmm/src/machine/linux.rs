@@ -1,8 +1,8 @@
-//! The PC that Linux runs on: what it is given, and the part of the machine that runs beside the vCPUs.
+//! The PC for Linux: its options, and the threads that run while its vCPUs run.
 //!
-//! Interrupt controllers of the kernel's, a serial port, virtio devices over MMIO, and of the older hardware only what
-//! kernels do not do without: a clock, a keyboard controller that resets, the ports 0x61 and 0x80. ACPI tables say
-//! where things are.
+//! The PC has in-kernel interrupt controllers, a serial port, virtio devices over MMIO, and the older hardware that a
+//! kernel needs: a real-time clock, a keyboard controller that can reset the machine, and the ports 0x61 and 0x80. ACPI
+//! tables list the addresses and interrupts.
 
 use crate::boot::linux::Kernel;
 use crate::console::host::{ConsoleSetup, ConsoleThreads};
@@ -16,7 +16,7 @@ use crate::shutdown::{Deadline, Kick, StopHandle};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Linux, and what it is started with.
+/// A Linux kernel and its boot options.
 #[derive(Debug)]
 pub struct Linux {
     pub(crate) kernel: Kernel,
@@ -28,24 +28,24 @@ pub struct Linux {
     pub(crate) console: ConsoleKind,
 }
 
-/// Which device is the console: what is typed goes there. Both print.
+/// The device that is the console and gets the input. The output of both devices is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConsoleKind {
     /// The serial port, ttyS0.
     #[default]
     Serial,
-    /// A virtio console, hvc0, whose driver may come late.
+    /// A virtio console, hvc0. Linux prints there only after it has loaded the driver.
     Virtio,
 }
 
-/// The most disks that a machine has: as many interrupts are left.
+/// The maximum number of disks of a machine. Each disk needs an interrupt of its own.
 pub const MAX_DISKS: usize = 16;
 
 impl Linux {
-    /// The kernel in a file, a `vmlinux` or a `bzImage`.
+    /// Opens the kernel in a file: a `vmlinux` or a `bzImage`.
     ///
     /// # Errors
-    /// It is no kernel that could be started.
+    /// The file cannot be read, or is not a kernel that this VMM can boot.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let kernel = Kernel::open(path)?;
         Ok(Self {
@@ -59,42 +59,44 @@ impl Linux {
         })
     }
 
-    /// Gives it the initial RAM disk in this file.
+    /// Sets the file with the initial RAM disk. Default: none.
     #[must_use]
     pub fn initrd(mut self, path: Option<&Path>) -> Self {
         self.initrd = path.map(Path::to_path_buf);
         self
     }
 
-    /// Its command line, in the place of one that has its messages on the console, and a crash end the machine.
+    /// Sets the kernel command line. Default: messages go to the console, and a kernel panic ends the machine
+    /// (`console=ttyS0 panic=-1 reboot=k`, with `hvc0` instead of `ttyS0` for [`ConsoleKind::Virtio`]).
     #[must_use]
     pub fn command_line(mut self, text: Option<&str>) -> Self {
         self.command_line = text.map(str::to_string);
         self
     }
 
-    /// The text on its console that says that userland runs, in the place of the kernel's own message.
+    /// Sets the console text that marks the start of userland in the timeline of the boot. Default: the kernel's message
+    /// `Run /init as init process`, with any path.
     #[must_use]
     pub fn marker(mut self, text: Option<&str>) -> Self {
         self.marker = text.map(str::to_string);
         self
     }
 
-    /// Gives it one more disk, 16 at most: the first is vda.
+    /// Attaches a disk. At most [`MAX_DISKS`]; the first appears as vda.
     #[must_use]
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disks.push(disk);
         self
     }
 
-    /// Which device is its console.
+    /// Sets the device that is the console. Default: [`ConsoleKind::Serial`].
     #[must_use]
     pub fn console(mut self, kind: ConsoleKind) -> Self {
         self.console = kind;
         self
     }
 
-    /// Whether its input is a keyboard: Ctrl-A x then ends the machine.
+    /// If set, the input is a keyboard, and the keys Ctrl-A x end the machine. Default: false.
     #[must_use]
     pub fn keyboard(mut self, yes: bool) -> Self {
         self.escapes = yes;
@@ -102,59 +104,65 @@ impl Linux {
     }
 }
 
-/// What runs beside the vCPUs, not started yet.
+/// The threads and devices that run while the vCPUs run, before they start.
 pub(crate) struct Pc {
     pub(crate) console: ConsoleSetup,
     pub(crate) stop_handle: Arc<StopHandle>,
-    pub(crate) watch: BootProgress,
+    pub(crate) progress: BootProgress,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) virtio: Vec<Arc<Mutex<Mmio>>>,
 }
 
-/// The same, running.
-pub(crate) struct Running {
+/// The threads and devices of a [`Pc`], while they run.
+pub(crate) struct RunningPc {
     virtio: Vec<Arc<Mutex<Mmio>>>,
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
-    watch: BootProgress,
+    progress: BootProgress,
     timeline: Arc<Timeline>,
 }
 
-/// How far the boot got.
+/// The milestones of a boot.
 #[derive(Clone, Debug)]
 pub struct BootReport {
-    /// When it got where. Exits by phase are in the profile.
+    /// The milestones with their times, in their order. The exits before each one are in the profile
+    /// ([`Profile::phases`](crate::profile::Profile::phases)).
     pub marks: Vec<Mark>,
-    /// How many marks found no place.
+    /// The number of marks that were dropped, because the guest made more than are kept.
     pub lost_marks: u64,
-    /// Why the kernel has panicked, if it has.
+    /// The reason of the kernel's panic, from its message on the console. `None` if there was no panic.
     pub panic: Option<String>,
 }
 
 impl Pc {
-    /// Starts all of it, beside these vCPUs.
+    /// Starts the threads. They kick `vcpus` if they stop the machine.
     ///
     /// # Errors
     /// The host has no thread left.
-    pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<Running, Error> {
-        let Self { console, stop_handle, watch, timeline, virtio } = self;
+    pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<RunningPc, Error> {
+        let Self { console, stop_handle, progress, timeline, virtio } = self;
         virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
-        Ok(Running { virtio, console, stop_handle, watch, timeline })
+        Ok(RunningPc { virtio, console, stop_handle, progress, timeline })
     }
 }
 
-impl Running {
-    /// Ends all of it, and says why the machine was ended from here, if it was.
+impl RunningPc {
+    /// The timeline of the boot.
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// Ends the threads. Returns the reason why one of them stopped the machine, if one did.
     pub(crate) fn finish(mut self, deadline: &Deadline) -> (Option<Stop>, BootReport) {
-        // Keys are for the program again: Ctrl-C ends one that waits for somebody to read its last words.
+        // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.
         host::terminal::restore();
         self.console.finish(deadline);
-        // A disk is written before the machine is gone.
+        // A disk writes its pending data before the machine is dropped.
         self.virtio.iter().for_each(|device| lock(device).stop());
         let (marks, lost_marks) = (self.timeline.marks(), self.timeline.lost());
-        (self.stop_handle.reason(), BootReport { marks, lost_marks, panic: self.watch.panic() })
+        (self.stop_handle.reason(), BootReport { marks, lost_marks, panic: self.progress.panic() })
     }
 }
 

@@ -1,87 +1,117 @@
-//! The machine: a virtual machine with its guest loaded, run and judged.
+//! The machine: a virtual machine with its guest loaded, its runs, and their reports.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `builder.rs` | the options of a machine |
+//! | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
+//! | `session.rs` | one run: the vCPUs with their controllers |
+//! | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
+//! | `ending.rs` | the decision how a run ended |
+//! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
+//! | `restore.rs` | putting a guest back to its start |
+//! | `boot_progress.rs` | milestones and panics, read off the console of Linux |
+//!
+//! Imports: everything below but `lab/`.
 
+mod assembly;
+mod background;
 mod bare;
-pub(crate) mod boot_progress;
-pub(crate) mod builder;
-pub(crate) mod explain;
-pub(crate) mod linux;
+mod boot_progress;
+mod builder;
+mod ending;
+mod explain;
+mod linux;
 mod pc;
-pub(crate) mod report;
+mod report;
+mod restore;
+mod session;
+mod totals;
 
 pub use builder::Builder;
 pub use explain::Explanation;
 pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
+use crate::boot::Image;
 use crate::console::output::Output;
-use crate::controller::hypercall::Hypercalls;
-use crate::controller::kev::MmioPrinter;
-use crate::controller::msr::{MsrForwarder, MsrPolicy};
-use crate::controller::{Devices, ExitController, OpenBus, TerminalExits, VcpuState, Watchdog};
-use crate::device::simvirtio::doorbell::Doorbell;
-use crate::device::simvirtio::poller::Poller;
-use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
+use crate::controller::msr::MsrPolicy;
+use crate::controller::vcpu::Location;
+use crate::controller::{Devices, ExitController, VcpuState};
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{self, KickTimer, Kicker};
-use crate::kvm::counters::KvmCounters;
+use crate::host::KickTimer;
 use crate::kvm::vcpu::KvmVcpu;
-use crate::machine::linux::Pc;
+use crate::kvm::vm::Vm;
 use crate::memory::{Gpa, GuestMemory};
-use crate::profile::Profile;
 use crate::profile::clock::Clock;
-use crate::profile::recorder::{LAST, Recorder, Recording};
-use crate::profile::timeline::{Event, Timeline};
+use crate::profile::recorder::LAST;
 use crate::profile::trace::Trace;
-use crate::run;
-use crate::run::vcpu_threads::{VcpuResults, VcpuThreads};
-use crate::shutdown::Deadline;
 use crate::x86::modes::Mode;
-use kvm_ioctls::VmFd;
+use background::Background;
+use restore::Restore;
+use session::{RunResult, message, run_machine};
 use simvirtio::abi;
-use std::any::Any;
-use std::ops::{ControlFlow, Range};
+use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{fmt, io};
+use totals::Totals;
 
 /// A controller of the caller's, for one vCPU.
-pub(crate) type BoxedController = Box<dyn ExitController + Send>;
+type BoxedController = Box<dyn ExitController + Send>;
 
-/// What a machine has beside its vCPUs and the devices of the buses.
-pub(crate) enum Background {
-    /// SIMVIRTIO's device behind the trapped window, shared with the bus.
-    TrappedWindow(Transport, Arc<Mutex<Window>>),
-    /// SIMVIRTIO's device over shared RAM, for a thread that polls, or sleeps until the driver rings.
-    SharedWindow(Box<Simvirtio<GuestMemory>>, Option<Arc<Doorbell>>),
-    /// The threads of a PC.
-    Pc(Pc),
+/// The caller's controllers for one vCPU.
+#[derive(Default)]
+struct CallersControllers(Vec<BoxedController>);
+
+/// A controller that panics when it is dropped does not take the program with it.
+impl Drop for CallersControllers {
+    fn drop(&mut self) {
+        for controller in self.0.drain(..) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(controller))) {
+                log::error!("an exit controller panicked when it was dropped: {}", message(&*panic));
+            }
+        }
+    }
 }
 
 /// A virtual machine with its guest loaded.
+///
+/// A machine can run more than once. [`run`](Self::run) goes on where the last run stopped: after a HLT, or after a
+/// timeout. [`reset`](Self::reset) puts the guest back to its start, and [`load`](Self::load) loads another one; both
+/// keep the virtual machine, which is much faster than a new one. Between and after runs the guest's
+/// [`memory`](Self::memory) and [registers](Self::vcpu) can be read and changed.
 pub struct Machine {
-    // Dropped first, before the memory that they use.
-    pub(crate) vcpus: Vec<KvmVcpu>,
-    pub(crate) _vm: VmFd,
-    pub(crate) memory: GuestMemory,
-    pub(crate) mode: Mode,
-    pub(crate) background: Option<Background>,
-    pub(crate) ram: u64,
-    pub(crate) image: Vec<Range<u64>>,
-    pub(crate) devices: Devices,
-    /// The caller's, for each vCPU.
-    pub(crate) controllers: Vec<Vec<BoxedController>>,
-    pub(crate) msrs: MsrPolicy,
-    pub(crate) kev: bool,
-    pub(crate) timeout: Option<Duration>,
-    /// By what exits are timed, where they are counted.
-    pub(crate) clock: Option<Clock>,
-    /// How many of the last exits the report has.
-    pub(crate) trace: Option<usize>,
-    pub(crate) verify: bool,
-    pub(crate) kernel_counters: bool,
-    pub(crate) output: Output,
+    // The vCPUs and the VM are dropped before the memory that they use.
+    vcpus: Vec<KvmVcpu>,
+    vm: Vm,
+    memory: GuestMemory,
+    /// The mode in which the guest starts.
+    mode: Mode,
+    background: Background,
+    /// The size of RAM, in bytes.
+    ram: u64,
+    /// The addresses of the image, a range for each segment.
+    image: Arc<[Range<u64>]>,
+    /// `None` for Linux, which cannot be reset.
+    restore: Option<Restore>,
+    devices: Arc<Devices>,
+    /// For each vCPU.
+    controllers: Vec<CallersControllers>,
+    msrs: Arc<MsrPolicy>,
+    kev: bool,
+    timeout: Option<Duration>,
+    /// The timer for the first vCPU, from the first run on.
+    timer: Option<KickTimer>,
+    /// The clock that times exits; `None` if they are not counted.
+    clock: Option<Clock>,
+    /// The number of exits that a trace keeps.
+    trace: Option<usize>,
+    verify: bool,
+    kernel_counters: bool,
+    output: Output,
+    output_limit: Option<u64>,
 }
 
 impl fmt::Debug for Machine {
@@ -93,157 +123,111 @@ impl fmt::Debug for Machine {
     }
 }
 
-/// What one vCPU has to show.
-#[derive(Default)]
-struct VcpuResult {
-    recording: Option<Recording>,
-    open_bus: OpenBus,
-}
-
-/// What came of a run: how it ended, what each vCPU has to show, and which one ended it.
-struct RunResult {
-    stop: Stop,
-    vcpus: Vec<(Stop, VcpuResult)>,
-    stopped_by: usize,
-    beside: SideResult,
-}
-
-/// What came of what ran beside the vCPUs.
-#[derive(Default)]
-struct SideResult {
-    /// Why the machine was ended from there, if it was.
-    stop: Option<Stop>,
-    simvirtio: Option<SimvirtioReport>,
-    boot: Option<BootReport>,
-}
-
-/// What the vCPUs of a machine have to show together.
-#[derive(Default)]
-struct Totals {
-    profile: Option<Profile>,
-    cost: u64,
-    steps: u64,
-    trace: Option<Trace>,
-    open_bus: OpenBus,
-    kernel: Option<KvmCounters>,
-    /// KVM did not tell of one of them.
-    uncounted: bool,
-}
-
-impl Totals {
-    fn add(&mut self, id: u32, done: VcpuResult, kernel: Option<KvmCounters>) {
-        self.open_bus.absorb(&done.open_bus);
-        match kernel {
-            Some(counters) => self.kernel.get_or_insert_default().absorb(&counters),
-            None => self.uncounted = true,
-        }
-        let Some(recording) = done.recording else { return };
-        self.cost = self.cost.saturating_add(recording.cost);
-        self.steps = self.steps.saturating_add(recording.steps);
-        self.trace.iter_mut().for_each(|trace| trace.add(id, &recording));
-        match &mut self.profile {
-            Some(all) => all.absorb(&recording.profile),
-            all => *all = Some(recording.profile),
-        }
-    }
-}
-
-/// What the vCPUs of a machine share.
-struct RunContext<'a> {
-    devices: &'a Devices,
-    msrs: &'a MsrPolicy,
-    output: &'a Output,
-    kev: bool,
-    timeout: Option<Duration>,
-    deadline: Deadline,
-    timeline: Option<Arc<Timeline>>,
-    /// By what exits are timed, and its reading when the run began.
-    clock: Option<(Clock, u64)>,
-    /// How many of the last exits somebody wants.
-    trace: Option<usize>,
-}
-
-impl RunContext<'_> {
-    /// Kicks the calling thread when the time is up.
-    fn timer(&self) -> Result<Option<KickTimer>, Error> {
-        self.timeout.map(KickTimer::start).transpose().map_err(Error::host("starting the watchdog"))
-    }
-
-    /// Runs one vCPU to its end, on the calling thread, whose kicks are handled.
-    fn run(
-        &self,
-        vcpu: &mut KvmVcpu,
-        controllers: Vec<BoxedController>,
-    ) -> Result<(Stop, VcpuResult), Error> {
-        let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
-        let mut recorder = self.clock.map(recorder);
-        let mut open_bus = OpenBus::default();
-        let run = || {
-            let watchdog = Watchdog { deadline: self.deadline.clone() };
-            // A PC has none: its kernel would not know of them.
-            let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
-            let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
-            let last = (self.devices, (MsrForwarder(self.msrs), (TerminalExits, &mut open_bus)));
-            let mut chain = (watchdog, (controllers, (hypercalls, (self.msrs, (printer, last)))));
-            run::run(vcpu, &mut chain, recorder.as_mut())
-        };
-        // What a controller leaves behind when it panics is not looked at again: the machine ends. Nor may one
-        // panic when it is dropped.
-        let stop = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(stop) => stop?,
-            Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
-        };
-        Ok((stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus }))
-    }
-}
-
-/// What a panic said.
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("nothing")
-}
-
-/// How a machine ended whose vCPUs all have parked: with the first code that is not zero.
-fn parked(vcpus: &[(Stop, VcpuResult)]) -> Stop {
-    let code = vcpus.iter().find_map(|(stop, _)| match stop {
-        Stop::CpuExited(code) if *code != 0 => Some(Stop::Exited(*code)),
-        _ => None,
-    });
-    code.unwrap_or(match vcpus.first() {
-        Some((Stop::CpuExited(code), _)) => Stop::Exited(*code),
-        _ => Stop::Halted,
-    })
-}
-
 impl Machine {
-    /// Runs the guest to its end, and judges it. The first vCPU runs on the calling thread.
+    /// Runs the guest until it stops, and reports how. The first vCPU runs on the calling thread. A second run goes on
+    /// where the first one stopped; Linux runs only once.
     ///
     /// # Errors
-    /// The host failed. What the guest does wrong is in the report.
-    pub fn run(mut self) -> Result<Report, Error> {
+    /// The host failed. A mistake of the guest is not an error: it is in the report.
+    pub fn run(&mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let RunResult { stop, vcpus, stopped_by, beside } = self.run_vcpus()?;
+        let result = run_machine(self)?;
         let elapsed = started.elapsed();
+        self.report(result, elapsed)
+    }
+
+    /// The guest's memory, by guest physical address.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The vCPU at `index`, counted from 0: its registers, and the guest's memory as it sees it. `None` past the last vCPU.
+    pub fn vcpu(&mut self, index: usize) -> Option<&mut dyn VcpuState> {
+        self.vcpus.get_mut(index).map(|vcpu| vcpu as &mut dyn VcpuState)
+    }
+
+    /// The number of vCPUs.
+    pub fn vcpu_count(&self) -> usize {
+        self.vcpus.len()
+    }
+
+    /// The frequency of the guest's time-stamp counter, in kHz; `None` if KVM does not know it.
+    pub(crate) fn tsc_khz(&self) -> Option<u32> {
+        self.vcpus.first().and_then(KvmVcpu::tsc_khz)
+    }
+
+    /// Puts the guest back to its start: its memory, the registers of its vCPUs and the machine's devices are as they
+    /// were before the first run. Only memory that has changed is restored.
+    ///
+    /// Input that was read and text that was written stay so. A device of the caller's is reset by
+    /// [`Device::reset`](crate::device::Device::reset); a controller keeps its state. Model-specific registers that
+    /// have no reset value in the Intel SDM keep the value that the guest has set, as does the time-stamp counter.
+    ///
+    /// # Errors
+    /// The guest is Linux, which cannot be reset, or the host failed.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
+        restore.memory(&self.vm, &self.memory)?;
+        self.background.reset();
+        self.devices.reset();
+        self.vcpus.iter_mut().try_for_each(KvmVcpu::restore)
+    }
+
+    /// Loads another guest into the machine, and puts the machine back to its start.
+    ///
+    /// # Errors
+    /// The image does not fit into the memory of this machine, needs the page tables that a machine for a real-mode guest
+    /// does not have, or covers the result that is verified. The guest is then as it was. Also if the guest is Linux, or
+    /// the host failed.
+    pub fn load(&mut self, image: Image) -> Result<(), Error> {
+        if self.restore.is_none() {
+            return Err(linux_is_not_reset());
+        }
+        bare::check_image(&image, self.ram, self.verify)?;
+        let tables = bare::tables(image.mode());
+        if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
+            return Err(Error::Config(format!(
+                "the machine was built for a real-mode guest, and has no tables at {:#x} for a guest that starts in {} mode: \
+                 build a new machine for it",
+                start.0,
+                image.mode()
+            )));
+        }
+        bare::set_registers(&mut self.vcpus, &image)?;
+        self.mode = image.mode();
+        self.image = image.ranges().into();
+        self.restore = Some(Restore::new(image, tables));
+        self.reset()
+    }
+
+    fn report(&mut self, result: RunResult, elapsed: Duration) -> Result<Report, Error> {
+        let RunResult { stop, vcpus, stopped_by, side } = result;
         let verdict = match stop {
             Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
             _ => None,
         };
         let (location, explanation) = self.explain(&stop, stopped_by)?;
         let several = vcpus.len() > 1;
-        let last = vcpus.get(stopped_by).and_then(|(_, done)| done.recording.as_ref());
+        let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
         let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
-        let mut all = Totals { trace: self.trace.map(Trace::new), ..Default::default() };
+        let mut totals = Totals::new(self.trace.map(Trace::new));
         let mut reports = Vec::new();
-        for (vcpu, (stop, done)) in self.vcpus.iter_mut().zip(vcpus) {
+        for (vcpu, (stop, result)) in self.vcpus.iter_mut().zip(vcpus) {
             let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
             if several {
-                let location = if stop.parks() { None } else { Some(vcpu.location(is_shutdown(&stop))?) };
-                let profile = done.recording.as_ref().map(|recording| recording.profile.clone());
-                reports.push(VcpuReport { id: vcpu.id(), stop, location, profile, kernel: kernel.clone() });
+                let location = if stop.parks() { None } else { Some(vcpu.location(has_shut_down(&stop))?) };
+                let profile = result.recording.as_ref().map(|recording| recording.profile.clone());
+                reports.push(VcpuReport {
+                    id: vcpu.number(),
+                    stop,
+                    location,
+                    profile,
+                    kernel: kernel.clone(),
+                });
             }
-            all.add(vcpu.id(), done, kernel);
+            totals.add(vcpu.number(), result, kernel);
         }
-        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(VcpuState::id);
+        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
         Ok(Report {
             stop,
             stopped_by,
@@ -251,133 +235,33 @@ impl Machine {
             explanation,
             verdict,
             elapsed,
-            simvirtio: beside.simvirtio,
-            boot: beside.boot,
-            profile: all.profile,
-            measured: self.clock.map(|clock| Timing { clock, cost: all.cost, steps: all.steps }),
-            last: last.unwrap_or_default(),
-            trace: all.trace,
-            open_bus: all.open_bus,
+            simvirtio: side.simvirtio,
+            boot: side.boot,
+            timing: self.clock.map(|clock| totals.timing(clock)),
+            last_exits: last.unwrap_or_default(),
+            kernel: totals.kernel(),
+            profile: totals.profile,
+            trace: totals.trace,
+            open_bus: totals.open_bus,
             vcpus: reports,
-            kernel: all.kernel.filter(|_| !all.uncounted),
             ram: self.ram,
-            image: self.image,
-            devices: self.devices,
+            image: self.image.clone(),
+            devices: self.devices.clone(),
             kev: self.kev,
-            msrs: self.msrs,
+            msrs: self.msrs.clone(),
         })
     }
 
-    /// The run itself. Whatever ends it, the text that still waits is handed on, also within the time.
-    fn run_vcpus(&mut self) -> Result<RunResult, Error> {
-        let Self { vcpus, controllers, devices, msrs, timeout, background, output, .. } = self;
-        let output = &*output;
-        let deadline = Deadline::after(*timeout);
-        output.set_deadline(deadline.clone());
-        let shared = RunContext {
-            devices,
-            msrs,
-            output,
-            kev: self.kev,
-            timeout: *timeout,
-            deadline: deadline.clone(),
-            clock: self.clock.map(|clock| (clock, clock.now())),
-            trace: self.trace,
-            timeline: match background {
-                Some(Background::Pc(pc)) => Some(pc.timeline.clone()),
-                _ => None,
-            },
-        };
-        let team = Arc::new(VcpuThreads::new(vcpus.len(), deadline.asked().clone()));
-        let Some((first, others)) = vcpus.split_first_mut() else {
-            return Err(Error::Config("a machine without a vCPU cannot run".into()));
-        };
-        let mut controllers = std::mem::take(controllers).into_iter();
-        let for_first = controllers.next().unwrap_or_default();
-        first.with_kicks(|first, kicker: Kicker| {
-            let _timer = shared.timer()?;
-            team.enter(0, kicker);
-            let run = || {
-                let others = others.iter_mut().zip(controllers.chain(std::iter::repeat_with(Vec::new)));
-                team.run(
-                    others,
-                    || shared.run(first, for_first),
-                    |vcpu, own| {
-                        let _timer = shared.timer()?;
-                        shared.run(vcpu, own)
-                    },
-                )
-            };
-            let mark = |event| shared.timeline.iter().for_each(|timeline| timeline.mark(event));
-            let (VcpuResults { vcpus, stopped_by }, beside) = match background.take() {
-                None => (run()?, SideResult::default()),
-                // The device has acted on each store: nothing is left in the queue.
-                Some(Background::TrappedWindow(transport, window)) => {
-                    let lock = || window.lock().unwrap_or_else(PoisonError::into_inner);
-                    lock().set_deadline(deadline);
-                    let ran = run()?;
-                    let report = lock().simvirtio().report(transport);
-                    (ran, SideResult { simvirtio: Some(report), ..Default::default() })
-                }
-                // Here something may be, and a protocol error in it outranks what the vCPUs stopped for.
-                Some(Background::SharedWindow(simvirtio, doorbell)) => {
-                    let transport = doorbell.as_ref().map_or(Transport::Polling, |_| Transport::Doorbell);
-                    let poller = Poller::start(*simvirtio, doorbell, team.clone(), deadline.clone())?;
-                    let ran = run()?;
-                    let ended = poller.finish(&deadline)?;
-                    let report = ended.simvirtio.report(transport);
-                    let (rings, thread_time) = (ended.rings, Some(ended.thread_time));
-                    let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
-                    (ran, SideResult { stop: ended.stop, simvirtio, boot: None })
-                }
-                Some(Background::Pc(pc)) => {
-                    let running = pc.start(deadline.clone(), team.clone())?;
-                    mark(Event::FirstInstruction);
-                    let ran = run()?;
-                    mark(Event::End);
-                    let (stop, boot) = running.finish(&deadline);
-                    (ran, SideResult { stop, simvirtio: None, boot: Some(boot) })
-                }
-            };
-            let stop = stopped_by.and_then(|stopped_by| vcpus.get(stopped_by)).map(|(stop, _)| stop.clone());
-            let stop = match (&beside.stop, stop) {
-                // That one was stopped with the other is no reason of its own.
-                (Some(Stop::Interrupted), Some(stop)) => stop,
-                (Some(Stop::Timeout), Some(stop)) if !matches!(stop, Stop::Interrupted) => stop,
-                (Some(beside), _) => beside.clone(),
-                (None, Some(stop)) => stop,
-                (None, None) => parked(&vcpus),
-            };
-            // A kernel that panics resets the machine.
-            let stop = match (stop, beside.boot.as_ref().and_then(|boot| boot.panic.clone())) {
-                (Stop::Rebooted, Some(reason)) => Stop::Panicked(reason),
-                (stop, _) => stop,
-            };
-            let stop = match (output.clone().finish(), stop) {
-                // The guest ended in time: it is the reader who did not.
-                (ControlFlow::Break(Stop::Timeout | Stop::Interrupted), stop)
-                    if stop.is_orderly() && !host::interrupted() =>
-                {
-                    let why = "nobody took it before the time was up";
-                    Stop::OutputFailed(Arc::new(io::Error::new(io::ErrorKind::TimedOut, why)))
-                }
-                (ControlFlow::Break(failed), stop) if stop.is_orderly() => failed,
-                (_, stop) => stop,
-            };
-            Ok(RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), beside })
-        })?
-    }
-
-    /// Where the vCPU that ended the machine was, and why it died, where it did.
+    /// The location of the vCPU that stopped the machine, and the explanation of its death.
     fn explain(
         &mut self,
         stop: &Stop,
         stopped_by: usize,
-    ) -> Result<(Option<crate::controller::vcpu::Location>, Option<Explanation>), Error> {
+    ) -> Result<(Option<Location>, Option<Explanation>), Error> {
         let orderly =
             stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
         let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return Ok((None, None)) };
-        let location = vcpu.location(is_shutdown(stop))?;
+        let location = vcpu.location(has_shut_down(stop))?;
         let explanation = match stop {
             Stop::Interrupted | Stop::ProtocolError(_) | Stop::OutputLimit(_) | Stop::ControllerFailed(_) => {
                 None
@@ -398,7 +282,11 @@ impl Machine {
     }
 }
 
-/// Whether the CPU shut down, after which some hosts reset it.
-fn is_shutdown(stop: &Stop) -> bool {
+/// True if the processor has shut down. Some hosts reset it then.
+fn has_shut_down(stop: &Stop) -> bool {
     matches!(stop, Stop::TripleFault)
+}
+
+fn linux_is_not_reset() -> Error {
+    Error::Config("a Linux machine cannot be reset: build a new machine".into())
 }

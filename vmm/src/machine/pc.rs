@@ -1,35 +1,34 @@
-//! A PC for Linux.
+//! Building a PC for Linux.
 
 use crate::boot::acpi::{self, VirtioMmio};
-use crate::boot::linux;
+use crate::boot::linux::{self, Loaded};
 use crate::console::host::{ConsoleSetup, Port};
 use crate::console::input::Input;
-use crate::controller::VcpuState;
 use crate::device::pc::i8042::{self, I8042};
 use crate::device::pc::post_code::{self, PostCode};
 use crate::device::pc::power::{self, Power};
 use crate::device::pc::rtc::{self, Rtc};
 use crate::device::serial::{self, Serial, SerialPort};
+use crate::device::virtio::mmio;
 use crate::device::virtio::registers::register;
-use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio, mmio};
+use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
 use crate::error::Error;
 use crate::host::{self, event};
-use crate::kvm::vm::{check_address_width, create_vm, mask_legacy_controllers};
-use crate::kvm::{events, msr_filter, slots};
+use crate::kvm::vm::Vm;
+use crate::machine::Machine;
+use crate::machine::assembly::Parts;
+use crate::machine::background::Background;
 use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
-use crate::machine::{Background, Machine};
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
 use crate::x86::modes::Mode;
-use kvm_ioctls::{Cap, IoEventAddress};
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The command line, unless the user gives one: messages on the console, and a panic that resets the machine, which
-/// ends it.
+/// The default command line: messages go to the console, and a panic resets the machine, which ends the run.
 fn default_command_line(console: ConsoleKind) -> &'static str {
     match console {
         ConsoleKind::Serial => "console=ttyS0 panic=-1 reboot=k",
@@ -37,131 +36,116 @@ fn default_command_line(console: ConsoleKind) -> &'static str {
     }
 }
 
-/// The interrupt of the first virtio device; each has its own. The serial port's is the one before.
+/// The interrupt of the first virtio device. Each virtio device has an interrupt of its own, after that of the serial port.
 const FIRST_VIRTIO_IRQ: u32 = serial::IRQ + 1;
 
+/// The size of a virtio device's registers, as the ACPI tables have it.
+const VIRTIO_SIZE: u32 = mmio::SIZE as u32;
+const _: () = assert!(VIRTIO_SIZE as u64 == mmio::SIZE);
+
+/// The serial port, and the events between it, KVM and the console's threads.
+struct SerialLine {
+    serial: Arc<Mutex<Serial>>,
+    /// Raises the port's interrupt.
+    line: EventFd,
+    /// Signals that the guest has read all input.
+    drained: Arc<EventFd>,
+}
+
+/// The virtio devices, and their places.
+struct Virtio {
+    devices: Vec<Arc<Mutex<Mmio>>>,
+    places: Vec<VirtioMmio>,
+}
+
 impl Builder {
-    /// See [`Builder::build`].
+    /// Builds a PC that boots `linux`: see [`Builder::build`].
     pub(super) fn build_pc(mut self, mut linux: Linux) -> Result<Machine, Error> {
-        if self.transport.is_some() || self.queue_len.is_some() || self.verify {
-            return Err(Error::Config(
-                "Linux has no SIMVIRTIO and leaves no 42: leave out what asks for them".into(),
-            ));
-        }
-        if self.first_vcpu != 0 {
-            return Err(Error::Config("the first vCPU of a Linux machine is number 0".into()));
-        }
-        let findable =
-            |marker: &String| (1..=boot_progress::MAX_LINE).contains(&marker.len()) && !marker.contains('\n');
-        if linux.marker.as_ref().is_some_and(|marker| !findable(marker)) {
-            return Err(Error::Config(format!(
-                "a marker is looked for in each line: give --marker 1 to {} bytes without an end of line",
-                boot_progress::MAX_LINE
-            )));
-        }
+        self.check_linux(&linux)?;
         let timeline = Arc::new(Timeline::since(host::started()));
         let ram = memory::pc_ram_size(self.memory)?;
         let memory = GuestMemory::new(&pc::ram(ram))?;
         memory.prefer_large_pages();
-        let loaded = linux.kernel.load(&memory, ram)?;
-        let command_line = linux.command_line.as_deref().unwrap_or(default_command_line(linux.console));
-        let initrd = linux.initrd.as_deref();
-        linux::write_boot_params(&linux.kernel, loaded, &memory, ram, initrd, command_line)?;
+        let loaded = load(&mut linux, &memory, ram)?;
         let stop_handle = Arc::new(StopHandle::new()?);
         let typed = ConsoleInput::new()?;
         let disks = std::mem::take(&mut linux.disks);
-        let virtio = self.virtio(&memory, disks, linux.console, &typed, &stop_handle)?;
-        let places = places(virtio.len());
-        memory.write(pc::ACPI, &acpi::tables(self.cpus, &places))?;
-        log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);
+        let devices = self.virtio(&memory, disks, linux.console, &typed, &stop_handle)?;
+        let virtio = Virtio { places: places(devices.len()), devices };
+        memory.write(pc::ACPI, &acpi::tables(self.cpus, &virtio.places))?;
 
-        let filtered = self.filtered_msrs();
-        let (line, drained) =
-            (event().map_err(Error::host("eventfd"))?, Arc::new(event().map_err(Error::host("eventfd"))?));
-        let serial = Serial::with_interrupt(self.output.clone(), duplicate(&line)?, drained.clone());
-        let serial = Arc::new(Mutex::new(serial));
-        self.attach_ports(serial.clone())?;
-        self.attach_pc_ports(&timeline)?;
-        self.output.set_limit(self.output_limit);
-        let watch = BootProgress::new(timeline.clone(), linux.marker.as_deref());
-        let observer = watch.clone();
+        let line = self.serial_line()?;
+        self.attach_ports(line.serial.clone())?;
+        self.attach_pc_devices(&timeline, &virtio)?;
+        let progress = BootProgress::new(timeline.clone(), linux.marker.as_deref());
+        let observer = progress.clone();
         self.output.set_observer(move |text| observer.see(text));
-        for (device, place) in virtio.iter().zip(&places) {
-            self.devices.mmio.attach(place.address.into(), place.size.into(), device.clone())?;
-        }
         let prompt = event().map_err(Error::host("eventfd"))?;
         self.output.set_prompt(duplicate(&prompt)?);
 
-        // Made before the VM, hence gone after it.
-        let size = places.iter().map(|place| u64::from(place.size)).sum();
+        // Created before the VM, and so dropped after it.
+        let size = virtio.places.iter().map(|place| u64::from(place.size)).sum();
         let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
-        let (kvm, vm) = create_vm(pc::TSS)?;
-        let readable = vm.check_extension(Cap::ReadonlyMem);
-        for capability in [Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd] {
-            if !kvm.check_extension(capability) {
-                return Err(Error::MissingCapability(capability));
-            }
-        }
-        vm.set_identity_map_address(pc::IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        slots::register(&vm, &memory)?;
-        if readable {
-            slots::register_read_only(&vm, &registers, memory.slot_count())?;
-        }
-        vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
-        mask_legacy_controllers(&vm)?;
-        check_address_width(&kvm, ram)?;
-        msr_filter::enable(&vm, &filtered)?;
-        events::connect_interrupt(&vm, &line, serial::IRQ)?;
-        for (device, place) in virtio.iter().zip(&places) {
-            let device = device.lock().unwrap_or_else(PoisonError::into_inner);
-            events::connect_interrupt(&vm, device.interrupt(), place.irq)?;
-            // Otherwise reading one is an exit.
-            if readable {
-                device.show(registers.clone(), Gpa(place.address.into()));
-            }
-            let notify =
-                IoEventAddress::Mmio(u64::from(place.address).saturating_add(register::QUEUE_NOTIFY));
-            for (queue, event) in device.notifiers() {
-                vm.register_ioevent(event, &notify, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
-            }
-        }
+        let vm = self.pc_vm(&memory, &registers, ram, &line.line, &virtio)?;
         (self.cpuid, self.irqchip) = (true, true);
-        let vcpus = self.create_vcpus(&kvm, &vm, &memory, |vcpu, place| {
+        let vcpus = self.create_vcpus(&vm, &memory, |vcpu, index| {
             vcpu.set_boot_msrs();
-            // The first one starts the others.
-            if place.index == 0 { vcpu.set_linux(loaded.entry) } else { Ok(()) }
+            // Linux starts the other vCPUs.
+            if index.index == 0 { vcpu.set_linux(loaded.entry) } else { Ok(()) }
         })?;
         timeline.mark(Event::VmReady);
-        let controllers = vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.id())).collect();
         let port: Box<dyn Port> = match linux.console {
-            ConsoleKind::Serial => Box::new(SerialPort { serial, drained }),
+            ConsoleKind::Serial => Box::new(SerialPort { serial: line.serial, drained: line.drained }),
             ConsoleKind::Virtio => Box::new(typed),
         };
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
         let console =
             ConsoleSetup { typed, input, escapes: linux.escapes, port, output: self.output.clone(), prompt };
-        Ok(Machine {
-            clock: self.clock(&vcpus),
-            vcpus,
-            _vm: vm,
-            memory,
-            mode: Mode::Long,
-            background: Some(Background::Pc(Pc { console, stop_handle, watch, timeline, virtio })),
-            ram,
-            image: Vec::new(),
-            devices: self.devices,
-            controllers,
-            msrs: self.msrs,
-            kev: self.kev,
-            timeout: self.timeout,
-            trace: self.trace,
-            verify: false,
-            kernel_counters: self.kernel_counters,
-            output: self.output,
-        })
+        let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices };
+        let background = Background::Pc(Some(Box::new(pc)));
+        let (mode, image, restore) = (Mode::Long, Vec::new(), None);
+        Ok(self.assemble(Parts { vcpus, vm, memory, mode, background, ram, image, restore }))
     }
 
-    /// The virtio devices: the disks in their order, the console where it is one, and entropy.
+    /// Refuses options that a Linux machine does not have.
+    fn check_linux(&self, linux: &Linux) -> Result<(), Error> {
+        if self.transport.is_some() || self.queue_len.is_some() || self.verify {
+            return Err(Error::Config(
+                "a Linux machine has no SIMVIRTIO, and leaves no result to verify: leave out the options for them".into(),
+            ));
+        }
+        if self.first_vcpu != 0 {
+            return Err(Error::Config(format!(
+                "the first vCPU of a Linux machine must have number 0, not {}",
+                self.first_vcpu
+            )));
+        }
+        let can_be_found =
+            |marker: &String| (1..=boot_progress::MAX_LINE).contains(&marker.len()) && !marker.contains('\n');
+        if linux.marker.as_ref().is_some_and(|marker| !can_be_found(marker)) {
+            return Err(Error::Config(format!(
+                "--marker must have 1 to {} bytes and no end of line, because it is searched for in each line",
+                boot_progress::MAX_LINE
+            )));
+        }
+        if linux.disks.len() > MAX_DISKS {
+            return Err(Error::Config(format!(
+                "a machine has at most {MAX_DISKS} disks, not {}: leave out some --disk",
+                linux.disks.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Creates the serial port.
+    fn serial_line(&self) -> Result<SerialLine, Error> {
+        let new = || event().map_err(Error::host("eventfd"));
+        let (line, drained) = (new()?, Arc::new(new()?));
+        let serial = Serial::with_interrupt(self.output.clone(), duplicate(&line)?, drained.clone());
+        Ok(SerialLine { serial: Arc::new(Mutex::new(serial)), line, drained })
+    }
+
+    /// Creates the virtio devices: the disks in their order, the console if it is a virtio console, and entropy.
     fn virtio(
         &self,
         memory: &GuestMemory,
@@ -170,44 +154,98 @@ impl Builder {
         typed: &ConsoleInput,
         stop_handle: &Arc<StopHandle>,
     ) -> Result<Vec<Arc<Mutex<Mmio>>>, Error> {
-        if disks.len() > MAX_DISKS {
-            return Err(Error::Config(format!(
-                "a machine with {} disks cannot be: give at most {MAX_DISKS}",
-                disks.len()
-            )));
-        }
         let mut devices = Vec::new();
         for disk in disks {
             devices.push(Mmio::new(Block::new(disk), memory.clone())?);
         }
         if console == ConsoleKind::Virtio {
             let stop_handle = stop_handle.clone();
-            let console = virtio::ConsoleDevice::new(self.output.clone(), typed.clone(), move |stop| {
-                stop_handle.end(stop);
-            });
+            let stop = move |reason| stop_handle.end(reason);
+            let console = virtio::ConsoleDevice::new(self.output.clone(), typed.clone(), stop);
             devices.push(Mmio::new(console, memory.clone())?);
         }
         devices.push(Mmio::new(Entropy::new()?, memory.clone())?);
         Ok(devices.into_iter().map(|device| Arc::new(Mutex::new(device))).collect())
     }
 
-    fn attach_pc_ports(&mut self, timeline: &Arc<Timeline>) -> Result<(), Error> {
+    /// Attaches the devices that only a PC has.
+    fn attach_pc_devices(&mut self, timeline: &Arc<Timeline>, virtio: &Virtio) -> Result<(), Error> {
         let ports = &mut self.devices.ports;
         ports.attach(i8042::PORT.into(), i8042::PORTS.into(), Arc::new(Mutex::new(I8042::default())))?;
         ports.attach(rtc::PORT.into(), rtc::PORTS.into(), Arc::new(Mutex::new(Rtc::default())))?;
         let post_code = PostCode::new(timeline.clone());
         ports.attach(post_code::PORT.into(), 1, Arc::new(Mutex::new(post_code)))?;
         ports.attach(power::PORT.into(), power::PORTS.into(), Arc::new(Mutex::new(Power)))?;
+        for (device, place) in virtio.devices.iter().zip(&virtio.places) {
+            self.devices.mmio.attach(place.address.into(), place.size.into(), device.clone())?;
+        }
         Ok(())
+    }
+
+    /// Creates the VM, with interrupt controllers, over `memory`. Guests read the registers of virtio devices in
+    /// `registers`, without an exit, if KVM has read-only slots.
+    fn pc_vm(
+        &self,
+        memory: &GuestMemory,
+        registers: &GuestMemory,
+        ram: u64,
+        serial_line: &EventFd,
+        virtio: &Virtio,
+    ) -> Result<Vm, Error> {
+        let vm = Vm::create(pc::TSS)?;
+        vm.require_pc()?;
+        vm.set_identity_map(pc::IDENTITY_MAP)?;
+        vm.add_memory(memory)?;
+        let read_only = vm.has_read_only_slots();
+        if read_only {
+            vm.add_read_only_memory(registers, memory.slot_count())?;
+        }
+        vm.create_irqchip()?;
+        vm.mask_legacy_controllers()?;
+        vm.check_address_width(ram)?;
+        vm.filter_msrs(&self.filtered_msrs())?;
+        vm.connect_interrupt(serial_line, serial::IRQ)?;
+        for (device, place) in virtio.devices.iter().zip(&virtio.places) {
+            connect(&vm, device, place, read_only.then_some(registers))?;
+        }
+        Ok(vm)
     }
 }
 
-/// Where the registers and interrupts of so many virtio devices are.
+/// Loads the kernel, its initial RAM disk and its boot parameters.
+fn load(linux: &mut Linux, memory: &GuestMemory, ram: u64) -> Result<Loaded, Error> {
+    let loaded = linux.kernel.load(memory, ram)?;
+    let command_line = linux.command_line.as_deref().unwrap_or(default_command_line(linux.console));
+    let initrd = linux.initrd.as_deref();
+    linux::write_boot_params(&linux.kernel, loaded, memory, ram, initrd, command_line)?;
+    log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);
+    Ok(loaded)
+}
+
+/// Connects a virtio device to KVM: its interrupt, its notifications, and its registers.
+fn connect(
+    vm: &Vm,
+    device: &Mutex<Mmio>,
+    place: &VirtioMmio,
+    registers: Option<&GuestMemory>,
+) -> Result<(), Error> {
+    let device = device.lock().unwrap_or_else(PoisonError::into_inner);
+    vm.connect_interrupt(device.interrupt(), place.irq)?;
+    if let Some(registers) = registers {
+        device.show(registers.clone(), Gpa(place.address.into()));
+    }
+    let notify = u64::from(place.address).saturating_add(register::QUEUE_NOTIFY);
+    for (queue, event) in device.notifiers() {
+        vm.connect_queue(event, notify, queue)?;
+    }
+    Ok(())
+}
+
+/// The addresses and interrupts of `count` virtio devices.
 fn places(count: usize) -> Vec<VirtioMmio> {
-    let size = u32::try_from(mmio::SIZE).unwrap_or(0);
     let place = |number: u32| VirtioMmio {
-        address: pc::VIRTIO.saturating_add(number.saturating_mul(size)),
-        size,
+        address: pc::VIRTIO.saturating_add(number.saturating_mul(VIRTIO_SIZE)),
+        size: VIRTIO_SIZE,
         irq: FIRST_VIRTIO_IRQ.saturating_add(number),
     };
     (0..).take(count).map(place).collect()

@@ -1,9 +1,10 @@
-//! What comes of a run: how it ended, the verdict, the exits.
+//! The report of a run: the reason why it ended, the verdict, the exits.
 
 use crate::controller::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
 use crate::controller::{Devices, OpenBus, hypercall};
+use crate::device::bus::DeviceName;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::exit::{Reason, Site, Stop};
 use crate::kvm::counters::KvmCounters;
@@ -17,15 +18,16 @@ use crate::x86::modes::Mode;
 use simvirtio::abi;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Whether the guest left what it should.
+/// The result that a verified guest leaves: a register and the word at 0x400, both of which should be 42.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     mode: Mode,
-    /// RAX, EAX or AX, by the mode that the guest was entered in.
+    /// The value of the result register: AX, EAX or RAX, by the mode in which the guest started.
     pub register: u64,
-    /// What is at 0x400: a word of 2 bytes in real mode, of 4 in the others.
+    /// The value at 0x400: a word of 2 bytes in real mode, of 4 bytes in the other modes.
     pub memory: u64,
 }
 
@@ -39,7 +41,7 @@ impl Verdict {
         Self { mode, register, memory }
     }
 
-    /// Whether both are 42.
+    /// True if both values are 42.
     pub fn passed(&self) -> bool {
         self.register == abi::RESULT_VALUE && self.memory == abi::RESULT_VALUE
     }
@@ -56,78 +58,87 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// How one of several vCPUs went.
+/// The report of one vCPU, in a machine with several vCPUs.
 #[derive(Clone, Debug)]
 pub struct VcpuReport {
-    /// Its number.
+    /// The number of the vCPU, as KVM and the guest (its APIC ID) see it.
     pub id: u32,
-    /// Why it ended.
+    /// The reason why this vCPU stopped. [`Stop::Interrupted`] if another vCPU, or another part of the machine, stopped
+    /// the machine.
     pub stop: Stop,
-    /// Where it was, if it did not end by itself.
+    /// The location of the vCPU in its guest. `None` if the vCPU stopped by itself (see [`Stop::parks`]).
     pub location: Option<Location>,
-    /// Its exits, where they were counted.
+    /// The exits of this vCPU. `None` if exits were not counted.
     pub profile: Option<Profile>,
-    /// KVM's own counters of it, where they were asked for and the host has them.
+    /// KVM's own counters for this vCPU. `None` if they were not requested, or if KVM does not have them (before
+    /// Linux 5.14).
     pub kernel: Option<KvmCounters>,
 }
 
-/// How exits were timed.
+/// The clock that timed the exits, and the cost of the measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// The clock.
     pub clock: Clock,
-    /// What counting, timing and remembering cost, of all vCPUs, in nanoseconds.
+    /// The cost of counting, timing and recording the exits, in nanoseconds: the sum over all vCPUs.
     pub cost: u64,
-    /// How often the clock went backwards.
+    /// The number of times that the clock went backwards. The affected times count as 0.
     pub steps: u64,
 }
 
-/// How a run went.
+/// The report of a run: the reason why it ended, the exits, and the result.
 #[derive(Debug)]
 pub struct Report {
-    /// Why it ended.
+    /// The reason why the run ended.
     pub stop: Stop,
-    /// Which of several vCPUs ended the machine, and is the one that is located and explained.
+    /// The number of the vCPU that stopped the machine. [`location`](Self::location) and
+    /// [`explanation`](Self::explanation) are about this vCPU. If each vCPU stopped by itself, it is the first one. `None`
+    /// if the machine has one vCPU.
     pub stopped_by: Option<u32>,
-    /// Where the vCPU was, if it did not end in an orderly way.
+    /// The location of the vCPU in its guest when the run ended. `None` after an orderly end (see
+    /// [`Stop::is_orderly`]), a failure of the output or the input, or Ctrl-A x at the console.
     pub location: Option<Location>,
-    /// What the guest died of, or was doing when its time was up, where that can be seen.
+    /// The state of the guest when the run ended, and the probable cause of a fault. `None` if
+    /// [`location`](Self::location) is `None` or [`Location::Reset`], and after an interruption, a SIMVIRTIO protocol error,
+    /// the output limit, or a failed controller.
     pub explanation: Option<Explanation>,
-    /// The verdict, where one was asked for and the guest came to its end.
+    /// The result that the guest left. `None` unless it was requested
+    /// ([`Builder::verify`](crate::machine::Builder::verify)) and the guest halted or exited with code 0.
     pub verdict: Option<Verdict>,
-    /// From the first entry to the last exit.
+    /// The duration of the run: from the call of [`Machine::run`](crate::machine::Machine::run) until all its threads have
+    /// ended.
     pub elapsed: Duration,
-    /// What became of SIMVIRTIO's device, where there was one.
+    /// The state and the history of the SIMVIRTIO device. `None` if the machine does not have one.
     pub simvirtio: Option<SimvirtioReport>,
-    /// How far the boot got, of Linux.
+    /// The milestones of the boot. `None` unless the guest is Linux.
     pub boot: Option<BootReport>,
-    /// The exits of all vCPUs, where they were counted.
+    /// The exits of all vCPUs. `None` if exits were not counted.
     pub profile: Option<Profile>,
-    /// How the exits were timed, where they were.
-    pub measured: Option<Timing>,
-    /// The last few exits of the vCPU that ended the machine, the last one last.
-    pub last: Vec<TracedExit>,
-    /// The last exits of all vCPUs, where they were asked for.
+    /// The clock that timed the exits, and the cost of the measurement. `None` if exits were not counted.
+    pub timing: Option<Timing>,
+    /// The last exits of the vCPU that stopped the machine, oldest first: at most 6. Empty if exits were not counted.
+    pub last_exits: Vec<TracedExit>,
+    /// The last exits of all vCPUs, up to the requested number. `None` if no trace was requested.
     pub trace: Option<Trace>,
-    /// What was looked for and is not there.
+    /// The accesses to addresses, ports and model-specific registers that no controller or device claimed.
     pub open_bus: OpenBus,
-    /// Each vCPU, where there are several.
+    /// The reports of the vCPUs, in their order. Empty if the machine has one vCPU.
     pub vcpus: Vec<VcpuReport>,
-    /// KVM's own counters of all vCPUs, where they were asked for and the host has them. It also counts the
-    /// exits that the kernel handled by itself.
+    /// KVM's own counters, added up over all vCPUs. They include the exits that the kernel handled itself. `None` if they
+    /// were not requested, or if KVM does not have them for each vCPU (before Linux 5.14).
     pub kernel: Option<KvmCounters>,
-    /// Size of the guest's memory, in bytes.
+    /// The size of the guest's RAM, in bytes.
     pub ram: u64,
-    /// Where the image was loaded, a range for each segment.
-    pub image: Vec<Range<u64>>,
-    pub(crate) devices: Devices,
+    /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
+    pub image: Arc<[Range<u64>]>,
+    pub(crate) devices: Arc<Devices>,
     pub(crate) kev: bool,
-    pub(crate) msrs: MsrPolicy,
+    pub(crate) msrs: Arc<MsrPolicy>,
 }
 
 impl Report {
-    /// Whether the vCPU was outside of all that was loaded, as after a jump to a wrong address or past the
-    /// last instruction. Of Linux nobody knows.
+    /// True if the vCPU was outside its image, for example after a jump to a wrong address or past the last instruction.
+    /// False if [`location`](Self::location) is not known. Always false for Linux, whose image is not recorded.
     pub fn left_its_image(&self) -> bool {
         match self.location.filter(|_| !self.image.is_empty()) {
             Some(Location::At { mode, cs, rip }) => {
@@ -139,16 +150,18 @@ impl Report {
         }
     }
 
-    /// The name of what is at a site of the profile, where a device is there.
-    pub fn device_at(&self, site: &Site) -> Option<&'static str> {
+    /// The name of the device and the register at a site of the profile. `None` if no device is there.
+    pub fn device_at(&self, site: &Site) -> Option<DeviceName> {
         let (address, _) = site.place?;
         match site.reason {
             Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
             Reason::RdMsr | Reason::WrMsr => {
                 let rule = u32::try_from(address).ok().and_then(|index| self.msrs.name(index));
-                rule.or_else(|| self.devices.msrs.name(address))
+                rule.map(DeviceName::device).or_else(|| self.devices.msrs.name(address))
             }
-            Reason::Hypercall => u32::try_from(address).ok().and_then(hypercall::name),
+            Reason::Hypercall => {
+                u32::try_from(address).ok().and_then(hypercall::name).map(DeviceName::device)
+            }
             _ if self.kev && (PRINTER..PRINTER + PRINTER_SIZE).contains(&address) => {
                 Some(MmioPrinter::name(address - PRINTER))
             }

@@ -1,10 +1,10 @@
-//! The memory maps, the single source of all addresses.
+//! The memory maps: the only place with guest physical addresses.
 //!
-//! | | SO2 map | plain map | PC map, of Linux |
+//! | | SO2 map | plain map | PC map, for Linux |
 //! |---|---|---|---|
-//! | RAM | [0, 1 MiB) | [0, size) | [0, size), less the hole [3 GiB, 4 GiB), which moves the rest up |
-//! | SIMVIRTIO window | 0x10_0000: trapped, or shared RAM when polling | none | none |
-//! | GDT, page tables, task state | [`TABLES`], outside both | the same | in RAM ([`pc`]) |
+//! | RAM | [0, 1 MiB) | [0, size) | [0, size). The hole [3 GiB, 4 GiB) moves the RAM after 3 GiB up |
+//! | SIMVIRTIO window | 0x10_0000: trapped or shared RAM, depending on the transport | none | none |
+//! | GDT, page tables, task state | [`TABLES`], outside RAM and window | [`TABLES`] | in RAM ([`pc`]) |
 //!
 //! The addresses of the SO2 map that a driver needs are in [`simvirtio::abi`].
 
@@ -14,71 +14,72 @@ use simvirtio::abi;
 
 pub use guest::Map;
 
-/// Size of a page, and the unit of all slots, in bytes.
+/// The size of a page in bytes. All slots are multiples of it.
 pub const PAGE: u64 = 0x1000;
-/// Where KVM may put its three pages of task state on Intel hosts (KVM_SET_TSS_ADDR): the assignment's value.
+/// The address of KVM's three pages of task state on Intel hosts (KVM_SET_TSS_ADDR). The SO2 assignment gives this
+/// value.
 pub const TSS: u64 = 0xfffb_d000;
-/// Where the GDT and the page tables are: after KVM's task state, below 4 GiB so that the identity map
-/// reaches them.
+/// The address of the tables: GDT, page tables and task state. It is after KVM's task state, and below 4 GiB so that
+/// the identity map covers it. The GDT takes the first page.
 pub const TABLES: Gpa = Gpa(0xfffc_0000);
-/// Where the page tables are: six pages after the GDT's.
+/// The address of the page tables, six pages.
 pub const PAGE_TABLES: Gpa = Gpa(TABLES.0 + PAGE);
-/// Where the task state of a guest in ring 3 is: three pages after the page tables.
+/// The address of the task state of a guest in ring 3, three pages.
 pub const TASK_STATE: Gpa = Gpa(PAGE_TABLES.0 + 6 * PAGE);
-/// Size of all of these, in bytes.
+/// The size of all tables, in bytes.
 pub const TABLES_SIZE: u64 = 10 * PAGE;
-/// RAM of the plain map unless the user says otherwise, in bytes.
+/// The default size of RAM in the plain map, in bytes.
 pub const PLAIN_RAM: u64 = 250 << 20;
-/// RAM of the plain map ends below here, in bytes: the rest of the first 4 GiB is for devices and tables.
+/// The maximum size of RAM in the plain map, in bytes. The rest of the first 4 GiB is for devices and tables.
 pub const MAX_RAM: u64 = 3 << 30;
 
-/// The most vCPUs that a machine has: their stacks take the upper half of the assignment's memory.
+/// The maximum number of vCPUs. Their stacks take the upper half of the memory of the SO2 map.
 pub const MAX_CPUS: u32 = 32;
 
-// No two places overlap.
+// The places do not overlap.
 const _: () = {
     assert!(abi::WINDOW >= abi::RAM_SIZE && abi::DOORBELL == abi::WINDOW + abi::WINDOW_SIZE);
     assert!(MAX_RAM <= TSS && TSS + 3 * PAGE <= TABLES.0 && TABLES.0 + TABLES_SIZE <= 1 << 32);
 };
 
-/// Where things are in the PC map, in which Linux runs. E820 and the ACPI tables are made from these.
+/// The addresses of the PC map, in which Linux runs. The E820 map and the ACPI tables are made from them.
 pub mod pc {
     use super::{Gpa, MAX_RAM, PAGE};
 
-    /// The GDT that the kernel is entered with.
+    /// The GDT at the kernel's entry.
     pub const GDT: Gpa = Gpa(0x500);
-    /// The page tables that the kernel is entered with: the first 4 GiB one to one.
+    /// The page tables at the kernel's entry: an identity map of the first 4 GiB.
     pub const PAGE_TABLES: Gpa = Gpa(0x2000);
     /// The kernel's `boot_params`.
     pub const BOOT_PARAMS: Gpa = Gpa(0x1_0000);
     /// The kernel's command line.
     pub const COMMAND_LINE: Gpa = Gpa(0x2_0000);
-    /// Where the first stretch of RAM ends that the kernel is told of: the rest up to 1 MiB was for firmware.
+    /// The end of the first range of RAM that is reported to the kernel. The rest up to 1 MiB is reserved for firmware.
     pub const LOW_RAM_END: u64 = 0x9_fc00;
-    /// The ACPI tables, in the part of the first MiB that is for firmware; the first is the RSDP.
+    /// The ACPI tables, in the area for firmware below 1 MiB. The first table is the RSDP.
     pub const ACPI: Gpa = Gpa(0xe_0000);
-    /// Size of that part, in bytes.
+    /// The maximum size of the ACPI tables, in bytes.
     pub const ACPI_SIZE: u64 = 0x2_0000;
-    /// The rest of RAM begins here, and the kernel is here or above.
+    /// The start of the second range of RAM. The kernel is at this address or above.
     pub const HIGH_RAM: u64 = 0x10_0000;
-    /// The hole for devices below 4 GiB, and where RAM goes on after it.
+    /// The start of the hole for devices.
     pub const HOLE: u64 = MAX_RAM;
-    /// See [`HOLE`].
+    /// The end of the hole for devices, where RAM continues.
     pub const HOLE_END: u64 = 1 << 32;
-    /// The first virtio device; each has a page.
+    /// The registers of the first virtio device. Each device has a page.
     pub const VIRTIO: u32 = 0xd000_0000;
-    /// The I/O interrupt controller.
+    /// The I/O interrupt controller (I/O APIC).
     pub const IOAPIC: u32 = 0xfec0_0000;
-    /// The local interrupt controllers.
+    /// The local interrupt controller (local APIC) of each vCPU.
     pub const LOCAL_APIC: u32 = 0xfee0_0000;
-    /// KVM's page for the identity map of Intel hosts (KVM_SET_IDENTITY_MAP_ADDR).
+    /// KVM's page for its identity map on Intel hosts (KVM_SET_IDENTITY_MAP_ADDR).
     pub const IDENTITY_MAP: u64 = TSS - PAGE;
-    /// KVM's task state of Intel hosts, at the end of the hole.
+    /// KVM's three pages of task state on Intel hosts (KVM_SET_TSS_ADDR), at the end of the hole.
     pub const TSS: u64 = 0xffff_d000;
-    /// The most RAM, in bytes: what a processor of 40 address bits reaches, half of it.
-    pub const MOST_RAM: u64 = 1 << 39;
+    /// The maximum size of RAM, in bytes: half of the address space of a processor with 40 physical address bits.
+    pub const MAX_PC_RAM: u64 = 1 << 39;
 
-    /// The stretches of RAM of a machine with `ram` bytes, as start and size.
+    /// The ranges of RAM of a machine with `ram` bytes, each as its start and its size in bytes.
     pub fn ram(ram: u64) -> Vec<(Gpa, u64)> {
         match ram.checked_sub(HOLE) {
             None | Some(0) => vec![(Gpa(0), ram)],
@@ -86,7 +87,7 @@ pub mod pc {
         }
     }
 
-    /// The stretches that the kernel may use: the same, less what is left to firmware below 1 MiB.
+    /// The ranges that the kernel may use: those of [`ram`] without the area for firmware below 1 MiB.
     pub fn usable(ram: u64) -> Vec<(Gpa, u64)> {
         let below = (Gpa(0), LOW_RAM_END);
         let above = self::ram(ram).into_iter().map(|(start, size)| match start {
@@ -97,7 +98,7 @@ pub mod pc {
     }
 }
 
-// No two places of the PC map overlap.
+// The places of the PC map do not overlap.
 const _: () = {
     assert!(pc::GDT.0 + 24 <= pc::PAGE_TABLES.0 && pc::PAGE_TABLES.0 + 6 * PAGE <= pc::BOOT_PARAMS.0);
     assert!(pc::BOOT_PARAMS.0 + PAGE <= pc::COMMAND_LINE.0 && pc::LOW_RAM_END <= pc::ACPI.0);
@@ -106,48 +107,49 @@ const _: () = {
     assert!((pc::LOCAL_APIC as u64) < pc::IDENTITY_MAP && pc::TSS + 3 * PAGE <= pc::HOLE_END);
 };
 
-/// The size of RAM of the PC map, checked: 256 MiB unless the user says otherwise.
+/// The error for a size of RAM that is not allowed. `rule` says which sizes are.
+fn bad_ram_size(rule: &str, bytes: u64) -> Error {
+    Error::Config(format!("--mem must be {rule}, not {bytes:#x} bytes"))
+}
+
+/// The size of RAM of the PC map in bytes: `asked` if it is allowed, or 256 MiB.
 ///
 /// # Errors
-/// There is no such size; the sentence says which there are.
+/// The size is not allowed. The message says which sizes are.
 pub fn pc_ram_size(asked: Option<u64>) -> Result<u64, Error> {
-    const LEAST: u64 = 8 << 20;
-    let bytes = asked.unwrap_or(256 << 20);
-    let refuse = |what: &str| {
-        Err(Error::Config(format!("a Linux machine with {bytes:#x} bytes of memory cannot be: {what}")))
-    };
-    match bytes {
-        ..LEAST => refuse("choose a --mem of at least 8M"),
-        _ if bytes > pc::MOST_RAM => refuse("choose a --mem of at most 512G"),
-        _ if !bytes.is_multiple_of(PAGE) => refuse("choose a --mem that is a multiple of 4K"),
-        _ => Ok(bytes),
+    const MIN_RAM: u64 = 8 << 20;
+    match asked.unwrap_or(256 << 20) {
+        bytes @ ..MIN_RAM => Err(bad_ram_size("at least 8M", bytes)),
+        bytes if bytes > pc::MAX_PC_RAM => Err(bad_ram_size("at most 512G", bytes)),
+        bytes if !bytes.is_multiple_of(PAGE) => Err(bad_ram_size("a multiple of 4K", bytes)),
+        bytes => Ok(bytes),
     }
 }
 
-/// The size of RAM for a map, checked.
+/// The size of RAM of `map` in bytes: `asked` if it is allowed, or the default of the map.
 ///
 /// # Errors
-/// The map has no such size; the sentence says what it has.
+/// The size is not allowed. The message says which sizes are.
 pub fn ram_size(map: Map, asked: Option<u64>) -> Result<u64, Error> {
     let bytes = match (map, asked) {
         (Map::So2, None) => abi::RAM_SIZE,
         (Map::Plain, None) => PLAIN_RAM,
         (_, Some(bytes)) => bytes,
     };
-    let refuse = |why: &str| Err(Error::Config(format!("a guest with {bytes:#x} bytes of memory {why}")));
     if bytes < abi::RAM_SIZE {
-        return refuse("cannot be: choose a --mem of at least 1M");
+        return Err(bad_ram_size("at least 1M", bytes));
     }
     if bytes > MAX_RAM {
-        return refuse("cannot be: choose a --mem of at most 3G");
+        return Err(bad_ram_size("at most 3G", bytes));
     }
     if !bytes.is_multiple_of(PAGE) {
-        return refuse("cannot be: choose a --mem that is a multiple of 4K");
+        return Err(bad_ram_size("a multiple of 4K", bytes));
     }
     if map == Map::So2 && bytes != abi::RAM_SIZE {
-        return refuse(
-            "has no SIMVIRTIO device, whose window is at 1 MiB: leave out --mem, or what asks for SIMVIRTIO",
-        );
+        return Err(Error::Config(format!(
+            "--mem must be 1M for a guest with SIMVIRTIO, not {bytes:#x} bytes, because SIMVIRTIO's window is at 1 MiB: \
+             leave out --mem, or the options that need SIMVIRTIO"
+        )));
     }
     Ok(bytes)
 }
@@ -157,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hole_moves_the_rest_of_ram_up() {
+    fn the_hole_moves_the_ram_after_it_up() {
         const GIB: u64 = 1 << 30;
         assert_eq!(pc::ram(3 * GIB), [(Gpa(0), 3 * GIB)]);
         assert_eq!(pc::ram(5 * GIB), [(Gpa(0), 3 * GIB), (Gpa(4 * GIB), 2 * GIB)]);
@@ -166,13 +168,13 @@ mod tests {
         assert_eq!(pc::usable(GIB), [low, (Gpa(1 << 20), GIB - (1 << 20))]);
         assert_eq!(pc::usable(4 * GIB), [low, (Gpa(1 << 20), 3 * GIB - (1 << 20)), (Gpa(4 * GIB), GIB)]);
         assert_eq!(pc_ram_size(None).unwrap(), 256 << 20);
-        for bytes in [0, 1 << 20, (256 << 20) + 1, pc::MOST_RAM + PAGE, u64::MAX] {
+        for bytes in [0, 1 << 20, (256 << 20) + 1, pc::MAX_PC_RAM + PAGE, u64::MAX] {
             assert!(pc_ram_size(Some(bytes)).is_err(), "{bytes}");
         }
     }
 
     #[test]
-    fn sizes_are_checked() {
+    fn ram_sizes_are_checked() {
         assert_eq!(ram_size(Map::So2, None).unwrap(), 1 << 20);
         assert_eq!(ram_size(Map::Plain, None).unwrap(), 250 << 20);
         assert_eq!(ram_size(Map::Plain, Some(MAX_RAM)).unwrap(), MAX_RAM);

@@ -1,32 +1,37 @@
-//! The host's memory behind a slot.
+//! The host memory behind a slot.
 
 use std::io;
 use std::ptr;
 
-/// Size and alignment of a large page, in bytes. Where a guest's large page is one of the host's as well, the host
-/// needs one fault for it instead of 512.
+/// The size and alignment of a large page, in bytes. If the large pages of guest and host coincide, the host needs one
+/// page fault for each instead of 512.
 pub(super) const LARGE_PAGE: usize = 2 << 20;
 
-/// Anonymous memory of the host's, zeroed. A large one begins at a large page.
+/// A mapping of anonymous, zeroed host memory. A mapping of at least [`LARGE_PAGE`] begins at a large page.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// All that was mapped.
+    /// The start of the mapping.
     whole: *mut libc::c_void,
+    /// The length of the mapping in bytes.
     length: usize,
-    /// Where its use begins.
+    /// The start of the usable part.
     pub(super) start: *mut u8,
 }
 
-// SAFETY: the addresses are only those of memory, which any thread may use.
+// SAFETY: the pointers only hold addresses of memory that every thread may use.
 unsafe impl Send for Mapping {}
-// SAFETY: see above; nothing is changed through a shared one.
+// SAFETY: see above; a shared reference changes nothing.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// Maps memory with `size` usable bytes.
+    ///
+    /// # Errors
+    /// The host does not have enough address space.
     pub(super) fn new(size: usize) -> io::Result<Self> {
         let slack = if size >= LARGE_PAGE { LARGE_PAGE } else { 0 };
         let length = size.checked_add(slack).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: a new mapping at an address of the kernel's choice.
+        // SAFETY: a new mapping at an address that the kernel chooses.
         let whole = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -49,7 +54,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new`, and whoever drops this uses it no more.
+        // SAFETY: `new` made the mapping, and the owner that drops it does not use it any more.
         unsafe { libc::munmap(self.whole, self.length) };
     }
 }

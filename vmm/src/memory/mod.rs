@@ -1,14 +1,18 @@
-//! Guest memory: the slots that make it, and the checked way in.
+//! Guest memory: its memory slots, checked access to it, and the memory maps.
+//!
+//! May import the errors and the crate `simvirtio`.
 #![allow(unsafe_code)]
 
-mod map;
+pub(crate) mod map;
 mod mapping;
 mod transfer;
 mod words;
+mod written;
 
+pub(crate) use map::pc;
 pub use map::{
-    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc,
-    pc_ram_size, ram_size,
+    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc_ram_size,
+    ram_size,
 };
 pub use transfer::Span;
 /// A guest physical address.
@@ -22,27 +26,34 @@ use std::sync::atomic::Ordering;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use words::Words;
+use written::WrittenPages;
 
 /// Guest memory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct GuestMemory {
     slots: GuestMemoryMmap,
-    /// What the slots lie in, unmapped with the last clone.
+    /// The host memory behind the slots. The last clone unmaps it.
     _mappings: Arc<Vec<Mapping>>,
-    /// The same slots, for single bytes and words of a ring: a device that polls looks at them all the time.
+    /// The same slots, for fast access to single bytes and words: a device that polls a ring reads them all the time.
     words: Arc<[Words]>,
+    written: Arc<WrittenPages>,
 }
 
 impl GuestMemory {
-    /// No memory at all.
+    /// Creates a guest memory without slots.
     pub fn none() -> Self {
-        Self { slots: GuestMemoryMmap::new(), _mappings: Arc::default(), words: Arc::default() }
+        Self {
+            slots: GuestMemoryMmap::new(),
+            _mappings: Arc::default(),
+            words: Arc::default(),
+            written: Arc::default(),
+        }
     }
 
-    /// Maps zeroed memory for each of the slots, given as start and size in bytes.
+    /// Maps zeroed memory for each slot. `slots` contains the start and the size in bytes of each.
     ///
     /// # Errors
-    /// The host has not enough address space, or the slots overlap.
+    /// The host does not have enough address space, a slot ends after the last address, or slots overlap.
     pub fn new(slots: &[(Gpa, u64)]) -> Result<Self, Error> {
         let mut regions = Vec::with_capacity(slots.len());
         let mut mappings = Vec::with_capacity(slots.len());
@@ -50,7 +61,8 @@ impl GuestMemory {
             let refused = |reason: String| Error::Memory { bytes, reason };
             let size = usize::try_from(bytes).map_err(|error| refused(error.to_string()))?;
             let mapping = Mapping::new(size).map_err(|error| refused(error.to_string()))?;
-            // SAFETY: that much is mapped from there on, and stays so as long as a clone of this lives.
+            // SAFETY: `size` bytes are mapped from `mapping.start`, and `_mappings` keeps them mapped while a clone
+            // lives.
             let slot = unsafe {
                 MmapRegion::<()>::build_raw(
                     mapping.start,
@@ -61,37 +73,38 @@ impl GuestMemory {
             };
             mappings.push(mapping);
             let region = GuestRegionMmap::new(slot.map_err(|error| refused(error.to_string()))?, start);
-            regions.push(region.ok_or_else(|| refused("it would end past the address space".into()))?);
+            regions.push(region.ok_or_else(|| refused("it would end after the last address".into()))?);
         }
         regions.sort_by_key(|region| region.start_addr());
         let slots = GuestMemoryMmap::from_regions(regions)
             .map_err(|error| Error::Memory { bytes: 0, reason: error.to_string() })?;
         let words = slots.iter().map(|region| Words::new(region.start_addr(), region.as_ptr(), region.len()));
         let words = words.collect();
-        Ok(Self { slots, _mappings: Arc::new(mappings), words })
+        Ok(Self { slots, _mappings: Arc::new(mappings), words, written: Arc::default() })
     }
 
-    /// The slots, for the crates that load kernels and read rings.
+    /// The slots, for the crates that load kernels and implement rings.
     pub(crate) fn slots(&self) -> &GuestMemoryMmap {
         &self.slots
     }
 
-    /// Asks for large pages behind all slots (MADV_HUGEPAGE). Only advice, which a kernel without them refuses.
+    /// Asks for large pages behind all slots (MADV_HUGEPAGE). This is only advice; a kernel without large pages refuses
+    /// it.
     pub(crate) fn prefer_large_pages(&self) {
         for region in self.slots.iter().filter(|region| region.size() >= LARGE_PAGE) {
             // SAFETY: the range is exactly the region's own mapping, which lives as long as `self`; the advice
             // does not change what it holds.
             if unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_HUGEPAGE) } != 0 {
-                log::debug!("no large pages: {}", io::Error::last_os_error());
+                log::debug!("the host refuses large pages: {}", io::Error::last_os_error());
             }
         }
     }
 
-    /// Lets the kernel merge equal pages of the slot at `start` with those of other guests
-    /// (MADV_MERGEABLE). Only advice: a kernel without KSM refuses it.
+    /// Allows the kernel to merge equal pages of the slot that contains `start` with pages of other guests
+    /// (MADV_MERGEABLE). This is only advice. Does nothing if there is no slot.
     ///
     /// # Errors
-    /// The kernel refused.
+    /// The kernel refused, for example because it has no KSM.
     pub fn merge_pages(&self, start: Gpa) -> io::Result<()> {
         let Some(region) = self.slots.find_region(start) else { return Ok(()) };
         // SAFETY: the range is exactly the region's own mapping, which lives as long as `self`; the advice
@@ -100,34 +113,68 @@ impl GuestMemory {
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Stores a word at an aligned address for the guest to read. Where nothing is, nothing is stored.
+    /// Stores a little-endian word at an aligned address. A store outside memory does nothing.
     pub(crate) fn store_word(&self, gpa: Gpa, value: u32) {
         let _ = self.slots.store(value.to_le(), gpa, Ordering::SeqCst);
     }
 
-    /// How many slots it takes.
+    /// The number of slots.
     pub(crate) fn slot_count(&self) -> u32 {
         u32::try_from(self.slots.num_regions()).unwrap_or(u32::MAX)
+    }
+
+    /// Starts the log of the pages that the host writes.
+    pub(crate) fn log_writes(&self) {
+        self.written.switch_on(self.slots.iter().map(|region| (region.start_addr().0, region.len())));
+    }
+
+    /// The pages that the host has written since the last call. Empty unless [`Self::log_writes`] was called.
+    pub(crate) fn take_written_pages(&self) -> Vec<Gpa> {
+        self.written.take()
+    }
+
+    /// Fills all memory with zeroes, and returns its pages to the host (MADV_DONTNEED).
+    ///
+    /// # Errors
+    /// The host refused, for example because the memory is locked.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        for region in self.slots.iter() {
+            // SAFETY: the range is exactly the region's own private mapping, which lives as long as `self`. The pages
+            // read as zero afterwards; nothing holds a reference into guest memory.
+            if unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) } != 0 {
+                return Err(Error::host("clearing guest memory (madvise)")(io::Error::last_os_error()));
+            }
+        }
+        Ok(())
     }
 
     /// Copies `data` to `start`.
     ///
     /// # Errors
-    /// Not all of the range is memory.
+    /// A part of the range is not guest memory.
     pub fn write(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
+        self.written.log(start.0, data.len() as u64);
+        self.restore(start, data)
+    }
+
+    /// Copies `data` to `start` like [`write`](Self::write), without an entry in the log of written pages.
+    ///
+    /// # Errors
+    /// A part of the range is not guest memory.
+    pub(crate) fn restore(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
         self.slots.write_slice(data, start).map_err(|_| Error::Memory {
             bytes: data.len() as u64,
-            reason: format!("the range from {:#x} is not all memory", start.0),
+            reason: format!("a part of the range from {:#x} is not guest memory", start.0),
         })
     }
 
-    /// Fills `data` from `start`. Returns `false`, and leaves `data` undefined, where not all of the range
-    /// is memory.
+    /// Copies memory from `start` into `data`. Returns `false`, with `data` in an undefined state, if a part of the
+    /// range is not guest memory.
     pub fn read(&self, start: Gpa, data: &mut [u8]) -> bool {
         self.slots.read_slice(data, start).is_ok()
     }
 
-    /// Whether all of a range is memory.
+    /// True if the whole range is guest memory.
     pub(crate) fn contains(&self, start: Gpa, len: u64) -> bool {
         usize::try_from(len).is_ok_and(|len| self.slots.check_range(start, len))
     }
@@ -141,8 +188,9 @@ impl simvirtio::Memory for GuestMemory {
     }
     #[inline]
     fn store_u8(&self, gpa: u64, value: u8) {
-        // A store where nothing is: an open bus swallows it.
+        // A store outside memory does nothing, as on an open bus.
         if let Some(byte) = self.words.iter().find_map(|words| words.byte(gpa)) {
+            self.written.log(gpa, 1);
             byte.store(value, Ordering::Release);
         }
     }
@@ -154,6 +202,7 @@ impl simvirtio::Memory for GuestMemory {
     #[inline]
     fn store_u32(&self, gpa: u64, value: u32) {
         if let Some(word) = self.words.iter().find_map(|words| words.word(gpa)) {
+            self.written.log(gpa, 4);
             word.store(value.to_le(), Ordering::Release);
         }
     }
@@ -175,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_the_bus_is_open() {
+    fn loads_outside_memory_return_all_ones() {
         let memory = GuestMemory::new(&[(Gpa(0), PAGE)]).unwrap();
         memory.store_u8(PAGE, 1);
         memory.store_u32(PAGE, 1);
@@ -190,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn large_memory_begins_at_a_large_page() {
+    fn large_slots_begin_at_a_large_page() {
         let memory = GuestMemory::new(&[(Gpa(0), 4 << 20), (Gpa(1 << 32), 3 << 20)]).unwrap();
         memory.prefer_large_pages();
         for region in memory.slots().iter() {

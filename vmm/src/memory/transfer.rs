@@ -1,4 +1,4 @@
-//! Bytes between files and guest memory, without a copy in between.
+//! Transfers between files and guest memory, without an intermediate copy.
 
 use super::{Gpa, GuestMemory};
 use std::fs::File;
@@ -7,43 +7,43 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use vm_memory::GuestMemoryBackend;
 
-/// A part of guest memory, as a guest names it: not yet checked.
+/// A range of guest memory, as the guest gives it. It is not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Where it starts.
+    /// The first address.
     pub start: Gpa,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub len: u32,
 }
 
 impl GuestMemory {
-    /// Fills `spans`, one after the other, from what `file` has at `offset`, without a copy in between.
-    /// Returns how many bytes came: fewer than the spans hold only where the file has no more.
+    /// Reads from `file` at `offset` into `spans`, in order. Returns the number of bytes: fewer than the spans have
+    /// only at the end of the file.
     ///
     /// # Errors
-    /// A span is not all memory, or the file cannot be read there.
+    /// A part of a span is not guest memory, or the file cannot be read.
     pub(crate) fn read_from_file_at(&self, file: &File, offset: u64, spans: &[Span]) -> io::Result<u64> {
         self.transfer(offset, spans, |vectors, at| {
-            // SAFETY: each entry is a mapped range of guest memory, which `self` keeps and nobody in this
-            // process has a reference into.
+            // SAFETY: each entry is a mapped range of guest memory. `self` keeps it mapped, and this process has no
+            // reference into it.
             unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), vectors.count(), at) }
         })
     }
 
-    /// Writes what is in `spans`, one after the other, into `file` at `offset`, without a copy in between.
-    /// Returns how many bytes went: fewer than the spans hold only where the file takes no more.
+    /// Writes `spans` to `file` at `offset`, in order. Returns the number of bytes: fewer than the spans have only if
+    /// the file takes no more.
     ///
     /// # Errors
-    /// A span is not all memory, or the file cannot be written there.
+    /// A part of a span is not guest memory, or the file cannot be written.
     pub(crate) fn write_to_file_at(&self, file: &File, offset: u64, spans: &[Span]) -> io::Result<u64> {
         self.transfer(offset, spans, |vectors, at| {
-            // SAFETY: as for `read_from_file_at`; the guest may change the bytes meanwhile, which only it
-            // will see.
+            // SAFETY: as in `read_from_file_at`. If the guest changes the bytes meanwhile, only the file's content
+            // differs.
             unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), vectors.count(), at) }
         })
     }
 
-    /// Calls until all is done, or the file's end is reached: a call may do a part only.
+    /// Repeats `call`, which may transfer only a part, until all bytes are transferred or the file ends.
     fn transfer(
         &self,
         offset: u64,
@@ -67,7 +67,8 @@ impl GuestMemory {
         Ok(done)
     }
 
-    /// Where `spans` are in this process, from their byte `skip` on, as far as there is place.
+    /// The addresses of `spans` in this process, without their first `skip` bytes. Ends early if there is no room for
+    /// more.
     fn vectors(&self, spans: &[Span], mut skip: u64) -> io::Result<Vectors> {
         let mut vectors = Vectors::new();
         for span in spans {
@@ -87,11 +88,11 @@ impl GuestMemory {
     }
 }
 
-/// Ranges of this process's memory for one vectored call: as many as the largest request of a disk has, on the
-/// stack and not cleared.
+/// The ranges of memory of one vectored system call: as many as the largest request of a disk has. The array is on the
+/// stack and is not initialised.
 struct Vectors {
     entries: [MaybeUninit<libc::iovec>; 256],
-    /// So many entries are filled in.
+    /// The number of initialised entries.
     len: usize,
 }
 
@@ -100,7 +101,7 @@ impl Vectors {
         Self { entries: [const { MaybeUninit::uninit() }; 256], len: 0 }
     }
 
-    /// Returns whether there was place.
+    /// Appends an entry. Returns false if there is no room.
     fn push(&mut self, vector: libc::iovec) -> bool {
         let Some(entry) = self.entries.get_mut(self.len) else { return false };
         entry.write(vector);
@@ -123,13 +124,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_and_scattered_memory_exchange_bytes() {
+    fn transfers_between_a_file_and_many_spans() {
         let file = tempfile::tempfile().unwrap();
-        // Two slots side by side, so that a span may cross from one into the other.
+        // Two adjacent slots, so that a span can cross from one into the other.
         let memory = GuestMemory::new(&[(Gpa(0), PAGE), (Gpa(PAGE), PAGE)]).unwrap();
         let data: Vec<u8> = (0..600).map(|byte| (byte % 251) as u8).collect();
         memory.write(Gpa(PAGE - 300), &data).unwrap();
-        // More spans than go into one call.
+        // More spans than fit into one call.
         let bytes: Vec<Span> = (0..600).map(|at| Span { start: Gpa(PAGE - 300 + at), len: 1 }).collect();
         assert_eq!(memory.write_to_file_at(&file, 7, &bytes).unwrap(), 600);
         let spans = [Span { start: Gpa(0), len: 0 }, Span { start: Gpa(PAGE - 100), len: 900 }];
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn files_reach_only_memory() {
+    fn spans_outside_memory_are_refused() {
         let file = tempfile::tempfile().unwrap();
         let memory = GuestMemory::new(&[(Gpa(0), PAGE)]).unwrap();
         for (start, len) in [(PAGE, 1), (PAGE - 1, 2), (u64::MAX, 2), (0, u32::MAX)] {
@@ -148,7 +149,7 @@ mod tests {
             assert!(memory.read_from_file_at(&file, 0, &spans).is_err());
             assert!(memory.write_to_file_at(&file, 0, &spans).is_err());
         }
-        assert_eq!(file.metadata().unwrap().len(), 0, "nothing of a wrong request is written");
+        assert_eq!(file.metadata().unwrap().len(), 0, "an invalid request writes nothing");
         let span = [Span { start: Gpa(0), len: 1 }];
         assert!(memory.write_to_file_at(&file, u64::MAX, &span).is_err());
         assert!(memory.write_to_file_at(&File::open("/dev/null").unwrap(), 0, &span).is_err());

@@ -1,51 +1,51 @@
-//! A slot as bytes and words, each read and written in one access: the shortest way for whoever looks at a ring over and
-//! over.
+//! A slot as atomic bytes and words: the fastest access for a device that polls a ring.
 
 use super::Gpa;
 use std::sync::atomic::{AtomicU8, AtomicU32};
 
-/// A slot. Only to be kept with the mapping that it is in.
+/// A slot. The owner must keep its mapping while it keeps this.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Words {
     start: u64,
+    /// The address of the slot in this process.
     host: *mut u8,
-    /// Size in bytes.
+    /// The size in bytes.
     len: u64,
 }
 
-// SAFETY: the address is only that of memory, all of whose accesses here are atomic.
+// SAFETY: the pointer only holds an address of memory, and all accesses through it are atomic.
 unsafe impl Send for Words {}
 // SAFETY: see above.
 unsafe impl Sync for Words {}
 
 impl Words {
-    /// The slot at `start`, of `len` bytes that are mapped at `host`.
+    /// Describes the slot of `len` bytes at `start`, which is mapped at `host`.
     pub(super) fn new(start: Gpa, host: *mut u8, len: u64) -> Self {
         Self { start: start.0, host, len }
     }
 
-    /// Where the `size` bytes at `gpa` are, if all of them are in this slot.
+    /// The address of the `size` bytes at `gpa` in this process. `None` unless all of them are in this slot.
     #[inline]
-    fn place(&self, gpa: u64, size: u64) -> Option<*mut u8> {
+    fn address(&self, gpa: u64, size: u64) -> Option<*mut u8> {
         let offset = gpa.checked_sub(self.start)?;
         let inside = offset < self.len && self.len - offset >= size;
-        // SAFETY: that much is mapped from `host` on, so this is within the mapping.
+        // SAFETY: `len` bytes are mapped from `host`, so the address is in the mapping.
         inside.then(|| unsafe { self.host.add(offset as usize) })
     }
 
     /// The byte at `gpa`.
     #[inline]
     pub(super) fn byte(&self, gpa: u64) -> Option<&AtomicU8> {
-        // SAFETY: mapped for as long as this is kept, as its owner promises, and the guest's accesses are atomic too.
-        self.place(gpa, 1).map(|place| unsafe { AtomicU8::from_ptr(place) })
+        // SAFETY: the owner keeps the memory mapped as long as `self`, and the guest's accesses are atomic too.
+        self.address(gpa, 1).map(|address| unsafe { AtomicU8::from_ptr(address) })
     }
 
-    /// The word at `gpa`, which has to be aligned.
+    /// The word at `gpa`. `None` unless `gpa` is aligned.
     #[inline]
     pub(super) fn word(&self, gpa: u64) -> Option<&AtomicU32> {
-        let place = self.place(gpa, 4)?.cast::<u32>();
+        let address = self.address(gpa, 4)?.cast::<u32>();
         // SAFETY: as above, and aligned.
-        place.is_aligned().then(|| unsafe { AtomicU32::from_ptr(place) })
+        address.is_aligned().then(|| unsafe { AtomicU32::from_ptr(address) })
     }
 }
 
@@ -55,7 +55,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     #[test]
-    fn only_what_is_wholly_inside_and_aligned_is_there() {
+    fn only_aligned_accesses_inside_the_slot_are_found() {
         let mut memory = [0u32; 4];
         memory[3] = 0x0403_0201;
         let words = Words::new(Gpa(0x1000), memory.as_mut_ptr().cast(), 16);

@@ -1,27 +1,27 @@
-//! The clock that exits are timed by: the processor's time-stamp counter, or CLOCK_MONOTONIC where nobody
-//! knows how fast that one counts.
+//! The clock that times exits: the processor's time-stamp counter, or CLOCK_MONOTONIC if the counter's frequency is
+//! unknown.
 
 use crate::host;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
-/// A clock whose readings are cheap and in a unit of its own.
+/// A clock with cheap readings, in its own unit (ticks).
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
     /// The time-stamp counter (Intel SDM volume 3, section 18.17).
     Tsc {
-        /// Ticks in a millisecond: what KVM_GET_TSC_KHZ says.
+        /// The frequency in kHz, from KVM_GET_TSC_KHZ.
         khz: NonZeroU32,
-        /// Nanoseconds in a tick, as a fraction of 2^32.
+        /// Nanoseconds per tick, times 2^32.
         scale: u64,
     },
-    /// CLOCK_MONOTONIC, in nanoseconds from here on.
+    /// CLOCK_MONOTONIC, in nanoseconds since this instant.
     Monotonic(Instant),
 }
 
 impl Clock {
-    /// The time-stamp counter where its speed is known, and the system's clock else.
+    /// Creates a clock: the time-stamp counter if its frequency is known and not 0, otherwise CLOCK_MONOTONIC.
     pub fn new(tsc_khz: Option<u32>) -> Self {
         match tsc_khz.and_then(NonZeroU32::new) {
             Some(khz) => Self::Tsc { khz, scale: (1_000_000 << 32) / u64::from(khz.get()) },
@@ -29,7 +29,8 @@ impl Clock {
         }
     }
 
-    /// A reading. Of the time-stamp counter, which processors of some machines do not share, a later one may be smaller.
+    /// Reads the clock, in ticks. A later reading of the time-stamp counter can be smaller, because the counters of some
+    /// hosts' processors differ.
     #[inline]
     pub fn now(&self) -> u64 {
         match self {
@@ -38,7 +39,7 @@ impl Clock {
         }
     }
 
-    /// The nanoseconds in a difference of two readings.
+    /// Converts a difference of two readings to nanoseconds.
     #[inline]
     pub fn nanos(&self, ticks: u64) -> u64 {
         match self {
@@ -50,7 +51,7 @@ impl Clock {
         }
     }
 
-    /// Ticks in a millisecond, of the time-stamp counter.
+    /// The frequency of the time-stamp counter in kHz; `None` for CLOCK_MONOTONIC.
     pub fn tsc_khz(&self) -> Option<u32> {
         match self {
             Self::Tsc { khz, .. } => Some(khz.get()),
@@ -63,9 +64,9 @@ impl fmt::Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tsc { khz, .. } => write!(f, "TSC at {:.0} MHz", f64::from(khz.get()) / 1e3),
-            Self::Monotonic(_) => {
-                f.write_str("CLOCK_MONOTONIC, since KVM does not tell the TSC's speed (KVM_GET_TSC_KHZ)")
-            }
+            Self::Monotonic(_) => f.write_str(
+                "CLOCK_MONOTONIC, because KVM does not report the TSC frequency (KVM_GET_TSC_KHZ)",
+            ),
         }
     }
 }
@@ -83,14 +84,14 @@ mod tests {
             assert!(clock.nanos(second).abs_diff(1_000_000_000) <= 2, "{khz}");
             assert_eq!(clock.nanos(0), 0);
         }
-        assert_eq!(Clock::new(Some(1)).nanos(u64::MAX), u64::MAX, "what does not fit is as much as fits");
+        assert_eq!(Clock::new(Some(1)).nanos(u64::MAX), u64::MAX, "the result saturates");
         assert_eq!(Clock::new(None).nanos(7), 7);
     }
 
     #[test]
-    fn a_clock_of_unknown_speed_is_not_taken() {
-        for none in [None, Some(0)] {
-            let clock = Clock::new(none);
+    fn without_a_frequency_the_clock_is_monotonic() {
+        for unknown in [None, Some(0)] {
+            let clock = Clock::new(unknown);
             assert_eq!(clock.tsc_khz(), None);
             assert!(clock.to_string().contains("KVM_GET_TSC_KHZ"), "{clock}");
             let before = clock.now();

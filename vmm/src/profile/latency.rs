@@ -1,19 +1,19 @@
-//! How long something took, each time: sum, extremes, and a histogram in bounded memory.
+//! Latencies: count, sum, extremes, and a histogram in bounded memory.
 
 use hdrhistogram::Histogram;
 
-/// Significant decimal digits of a histogram's values: 2, which is within one per cent.
+/// Significant decimal digits of a histogram's values. With 2 digits a value is exact within one per cent.
 pub const DIGITS: u8 = 2;
-/// The longest time that a histogram tells apart from longer ones, in nanoseconds: 18 minutes.
+/// The longest time that a histogram records, in nanoseconds: 18 minutes. Longer times count as this one.
 const LONGEST: u64 = 1 << 40;
-/// Bins of a power of two when a histogram is handed on for a picture.
+/// Bins per power of two in [`Latency::bins`].
 const BINS: u64 = 8;
 
-/// How many times are kept as they are before a histogram is made: most sites of a small guest have no more.
+/// The number of times that are kept exactly before a histogram is made. Most sites of a small guest have no more.
 const FEW: usize = 8;
 
-/// Times of one kind, in nanoseconds. Count, sum and extremes are exact; the percentiles are those of the
-/// histogram, where one is kept.
+/// A set of times in nanoseconds. Count, sum and extremes are exact. Percentiles are as exact as the histogram, if one is
+/// kept.
 #[derive(Clone, Debug, Default)]
 pub struct Latency {
     count: u64,
@@ -23,15 +23,15 @@ pub struct Latency {
     spread: Distribution,
 }
 
-/// How the times are distributed.
+/// The distribution of the times.
 #[derive(Clone, Debug, Default)]
 enum Distribution {
-    /// Nobody keeps that.
+    /// The distribution is not recorded.
     #[default]
     Unknown,
-    /// The times themselves, and how many there are.
+    /// The times themselves, and their number.
     Few([u64; FEW], usize),
-    /// It grows with the longest time, up to 36 KiB.
+    /// A histogram. It grows with the longest time, up to 36 KiB.
     Many(Box<Histogram<u64>>),
 }
 
@@ -41,7 +41,7 @@ impl Distribution {
         match self {
             Self::Unknown => {}
             Self::Many(histogram) => {
-                // It grows as far as that.
+                // Cannot fail: the histogram resizes itself up to LONGEST.
                 let _ = histogram.record_n(nanos.min(LONGEST), times);
             }
             Self::Few(kept, len) => match kept.get_mut(*len) {
@@ -57,13 +57,13 @@ impl Distribution {
     #[cold]
     fn make_histogram(&mut self, nanos: u64, times: u64) {
         let Self::Few(kept, len) = *self else { return };
-        // The precision is a valid one.
+        // Cannot fail: DIGITS is a valid precision.
         *self = Histogram::new(DIGITS).map_or(Self::Unknown, |histogram| Self::Many(Box::new(histogram)));
         kept.iter().take(len).for_each(|nanos| self.record(*nanos, 1));
         self.record(nanos, times);
     }
 
-    /// Adds what another knows, if both know something.
+    /// Adds the times of another distribution. The result is unknown if that one is.
     fn absorb(&mut self, other: &Self) {
         match other {
             Self::Unknown => *self = Self::Unknown,
@@ -73,14 +73,14 @@ impl Distribution {
                     self.make_histogram(0, 0);
                 }
                 if let Self::Many(own) = self {
-                    // It grows as far as the other did.
+                    // Cannot fail: the histogram resizes itself, and both have the same precision.
                     let _ = own.add(&**histogram);
                 }
             }
         }
     }
 
-    /// Each time, in order, and how often it was; those of a histogram are as long as its precision tells.
+    /// Each time in ascending order, with its count. Times of a histogram have the precision of the histogram.
     fn times(&self) -> Vec<(u64, u64)> {
         match self {
             Self::Unknown => Vec::new(),
@@ -98,17 +98,17 @@ impl Distribution {
 }
 
 impl Latency {
-    /// Nothing yet; percentiles will be known.
+    /// Creates an empty set that records percentiles.
     pub fn with_percentiles() -> Self {
         Self { spread: Distribution::Few([0; FEW], 0), ..Self::default() }
     }
 
-    /// Whether percentiles are known.
+    /// True if percentiles are recorded.
     pub(crate) fn knows_percentiles(&self) -> bool {
         !matches!(self.spread, Distribution::Unknown)
     }
 
-    /// Takes a time.
+    /// Adds a time, in nanoseconds.
     #[inline]
     pub fn record(&mut self, nanos: u64) {
         self.min = if self.count == 0 { nanos } else { self.min.min(nanos) };
@@ -118,7 +118,7 @@ impl Latency {
         self.spread.record(nanos, 1);
     }
 
-    /// Adds another's times. Percentiles stay known only where both knew them, or one had no times.
+    /// Adds the times of another set. Percentiles stay known only if both sets have them, or one set is empty.
     pub fn absorb(&mut self, other: &Self) {
         if other.count == 0 {
             return;
@@ -134,33 +134,33 @@ impl Latency {
         self.count = self.count.saturating_add(other.count);
     }
 
-    /// How many times there were.
+    /// The number of times.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// All of them together, in nanoseconds.
+    /// The sum, in nanoseconds.
     pub fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// The shortest, in nanoseconds; 0 if there was none.
+    /// The shortest time, in nanoseconds; 0 if the set is empty.
     pub fn min(&self) -> u64 {
         self.min
     }
 
-    /// The longest, in nanoseconds; 0 if there was none.
+    /// The longest time, in nanoseconds; 0 if the set is empty.
     pub fn max(&self) -> u64 {
         self.max
     }
 
-    /// The mean, in nanoseconds; 0 if there was none.
+    /// The mean, in nanoseconds; 0 if the set is empty.
     pub fn mean(&self) -> u64 {
         self.sum.checked_div(self.count).unwrap_or(0)
     }
 
-    /// The time that this share of all did not exceed, in nanoseconds; `None` where nobody kept that, or there was no
-    /// time.
+    /// The time that `percent` per cent of all times do not exceed, in nanoseconds. `None` if percentiles are not recorded,
+    /// or the set is empty.
     pub fn percentile(&self, percent: f64) -> Option<u64> {
         if self.count == 0 {
             return None;
@@ -177,8 +177,8 @@ impl Latency {
         Some(value.clamp(self.min, self.max))
     }
 
-    /// The histogram, coarser: lower bound of a bin in nanoseconds and how many times fell into it, eight bins for a
-    /// power of two, without the empty ones.
+    /// A coarser histogram for plots: the lower bound of each bin in nanoseconds, and its count. There are eight bins per
+    /// power of two. Empty bins are left out.
     pub fn bins(&self) -> Vec<(u64, u64)> {
         let mut bins: Vec<(u64, u64)> = Vec::new();
         for (value, times) in self.spread.times() {
@@ -192,7 +192,7 @@ impl Latency {
     }
 }
 
-/// The lower bound of the bin that `value` is in: eight bins for each power of two.
+/// The lower bound of the bin that contains `value`, with eight bins per power of two.
 pub fn lower_bound(value: u64) -> u64 {
     let width = value.checked_ilog2().map_or(1, |power| (1 << power) / BINS).max(1);
     value - value % width
@@ -210,24 +210,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_a_few_times() {
+    fn a_few_times_are_exact() {
         let latency = latency(&[100, 200, 300, 400, 10_000]);
         assert_eq!((latency.count(), latency.sum(), latency.mean()), (5, 11_000, 2200));
         assert_eq!((latency.min(), latency.max()), (100, 10_000));
         assert_eq!(latency.percentile(50.0), Some(300));
-        assert_eq!(latency.percentile(99.0), Some(10_000), "no longer than the longest");
+        assert_eq!(latency.percentile(99.0), Some(10_000), "at most the longest time");
         assert_eq!(latency.bins(), [(96, 1), (192, 1), (288, 1), (384, 1), (9216, 1)]);
     }
 
     #[test]
-    fn many_times_are_told_within_one_per_cent() {
+    fn many_times_are_exact_within_one_per_cent() {
         let latency = latency(&(1..=1000).map(|time| time * 100).collect::<Vec<_>>());
         assert_eq!((latency.percentile(50.0), latency.percentile(99.0)), (Some(50_175), Some(99_327)));
         assert_eq!(latency.percentile(100.0), Some(100_000));
     }
 
     #[test]
-    fn nothing_is_told_of_nothing() {
+    fn an_empty_set_has_no_percentiles() {
         let latency = latency(&[]);
         assert_eq!((latency.count(), latency.min(), latency.mean(), latency.max()), (0, 0, 0, 0));
         assert_eq!(latency.percentile(50.0), None);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_histogram_all_but_the_percentiles_is_known() {
+    fn without_a_histogram_only_percentiles_are_missing() {
         let mut latency = Latency::default();
         [7, 3].iter().for_each(|time| latency.record(*time));
         assert_eq!((latency.min(), latency.max(), latency.sum()), (3, 7, 10));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_times_stay_exact_at_the_ends() {
+    fn extremes_stay_exact_beyond_the_histogram_s_range() {
         let latency = latency(&[0, u64::MAX, u64::MAX]);
         assert_eq!((latency.min(), latency.max(), latency.sum()), (0, u64::MAX, u64::MAX));
         assert_eq!(latency.percentile(99.0), Some(u64::MAX));
@@ -264,16 +264,16 @@ mod tests {
         assert_eq!(
             all.percentile(100.0),
             Some(1_099_511_627_775 + (1 << 33)),
-            "the longest that is told apart"
+            "the longest time that the histogram records"
         );
     }
 
     #[test]
-    fn percentiles_are_not_made_up() {
+    fn a_sum_with_unknown_percentiles_has_none() {
         let mut all = latency(&[1]);
-        let mut untold = Latency::default();
-        untold.record(5);
-        all.absorb(&untold);
+        let mut without_percentiles = Latency::default();
+        without_percentiles.record(5);
+        all.absorb(&without_percentiles);
         assert_eq!((all.count(), all.percentile(50.0)), (2, None));
         let mut empty = Latency::default();
         empty.absorb(&latency(&[9]));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two halves added are the whole, and the bins hold all of it.
+        /// The sum of two halves equals the whole set, and the bins hold all times.
         #[test]
         fn halves_add_up(times in prop::collection::vec(0..1u64 << 41, 0..200), at in any::<prop::sample::Index>()) {
             let at = if times.is_empty() { 0 } else { at.index(times.len()) };

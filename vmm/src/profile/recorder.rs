@@ -1,12 +1,12 @@
-//! What the run loop hands its exits to: they are counted and timed, and the last ones remembered.
+//! The recorder: the run loop hands it each exit. It counts and times them, and keeps the last ones.
 //!
 //! ```text
 //! entered ........ KVM_RUN ........ left ..... controllers ..... answered = entered
 //!         |<----- time in KVM ----->|<------ time in the VMM ------>|
 //! ```
 //!
-//! The clock is read twice for each exit. Between the readings an exit is only written down; it is counted with
-//! [`CHUNK`] others when so many have come together, which is in neither time, and whose cost is known.
+//! The clock is read twice per exit. Between the readings the recorder only notes the exit. It counts the notes in chunks
+//! of [`CHUNK`]. The counting is part of neither time, and its cost is measured.
 
 use crate::exit::{Arrival, Exit, Outcome};
 use crate::profile::clock::Clock;
@@ -14,45 +14,45 @@ use crate::profile::timeline::Timeline;
 use crate::profile::{Profile, Times};
 use std::sync::Arc;
 
-/// How many of the last exits are remembered unless somebody asks for more.
+/// The number of last exits that are kept by default.
 pub const LAST: usize = 6;
 
-/// An exit that is remembered.
+/// One of the last exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TracedExit {
     /// The exit.
     pub exit: Exit,
-    /// How it came about.
+    /// The way in which it arrived.
     pub arrival: Arrival,
-    /// When the guest was left for it, in nanoseconds since the run began.
+    /// The time of the exit, in nanoseconds since the start of the run.
     pub at: u64,
-    /// How long it took.
+    /// The times in KVM and in the VMM.
     pub times: Times,
-    /// Where the guest was, where KVM tells at no cost (KVM_CAP_SYNC_REGS) and somebody wants to know.
+    /// The guest's RIP. Only if the recorder was asked for it, and KVM reports it without cost (KVM_CAP_SYNC_REGS).
     pub rip: Option<u64>,
-    /// What the guest wrote, or read.
+    /// The value that the guest wrote or read.
     pub value: Option<u64>,
-    /// Whether it got #GP for an answer.
+    /// True if the answer was #GP.
     pub fault: bool,
 }
 
-/// What the loop leaves behind.
+/// The result of a recorder.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     /// The counts and times.
     pub profile: Profile,
-    /// The last exits, the last one last.
+    /// The last exits, oldest first.
     pub last: Vec<TracedExit>,
-    /// What taking the profile cost, in nanoseconds.
+    /// The cost of the recording, in nanoseconds.
     pub cost: u64,
-    /// How often the clock went backwards: those times are taken for none.
+    /// The number of times that the clock went backwards. The affected time counts as 0.
     pub steps: u64,
 }
 
-/// How many exits are counted together.
+/// The number of exits that are counted together.
 pub const CHUNK: usize = 64;
 
-/// An exit as it is written down, with readings of the clock.
+/// The note of an exit, with readings of the clock.
 #[derive(Clone, Copy, Debug)]
 struct ExitNote {
     exit: Exit,
@@ -84,28 +84,29 @@ impl ExitNote {
 #[derive(Debug)]
 pub struct Recorder {
     clock: Clock,
-    /// When the run began, as a reading of the clock.
+    /// The reading of the clock at the start of the run.
     origin: u64,
     timeline: Option<Arc<Timeline>>,
-    /// How many exits are remembered.
+    /// The number of last exits to keep.
     remembered: usize,
     wants_rip: bool,
-    /// Whole chunks, of which the oldest is written over when there are enough.
+    /// The notes, in whole chunks. When there are enough, the oldest chunk is overwritten.
     notes: Vec<ExitNote>,
-    /// Where the next exit is written down.
+    /// The index of the next exit's note.
     next: usize,
-    /// Whether the exit there is still to be answered.
+    /// True if the exit at `next` has no answer yet.
     open: bool,
-    /// When the guest was entered.
+    /// The reading of the clock at the last entry.
     entered: u64,
-    /// Ticks that the counting took.
+    /// Ticks spent on counting.
     cost: u64,
     recording: Recording,
 }
 
 impl Recorder {
-    /// Records by a clock that read `origin` when the run began, by phase of a timeline where there is one. Remembers
-    /// the last `remembered` exits with their RIP, or a few without.
+    /// Creates a recorder. `origin` is the reading of `clock` at the start of the run. With `remembered` it keeps so many
+    /// of the last exits, with their RIP; otherwise the last 6 exits without RIP. With a `timeline` it also counts exits per
+    /// phase.
     pub fn new(
         clock: Clock,
         origin: u64,
@@ -127,19 +128,19 @@ impl Recorder {
         }
     }
 
-    /// Whether the loop is to say where the guest was.
+    /// True if [`Self::left`] should get the guest's RIP.
     #[inline]
     pub fn wants_rip(&self) -> bool {
         self.wants_rip
     }
 
-    /// The guest is about to be entered for the first time.
+    /// Notes the first entry. Call it just before.
     pub fn begin(&mut self) {
         self.more_notes();
         self.entered = self.clock.now();
     }
 
-    /// The guest was left.
+    /// Notes an exit. Call it just after the vCPU left the guest.
     #[inline]
     pub fn left(&mut self, exit: &Exit, arrival: Arrival, rip: Option<u64>) {
         let left = self.clock.now();
@@ -151,13 +152,13 @@ impl Recorder {
         }
     }
 
-    /// The exit was answered, and the guest is about to be entered.
+    /// Notes the answer to the exit. Call it just before the next entry.
     #[inline]
     pub fn answered(&mut self, outcome: &Outcome) {
         let answered = self.clock.now();
         let Some(note) = self.notes.get_mut(self.next) else { return };
         if !self.open {
-            // The time until an interruption belongs to the next exit.
+            // The time in KVM before an interruption belongs to the next exit.
             self.entered = answered.saturating_sub(note.left.saturating_sub(note.entered));
             return;
         }
@@ -165,7 +166,7 @@ impl Recorder {
         note.value = value(&note.exit, Some(outcome));
         note.fault = matches!(outcome, Outcome::Fault);
         self.open = false;
-        // So does the time until a store that the kernel has queued.
+        // The time in KVM before a store that the kernel queued also belongs to the next exit.
         let queued = note.arrival == Arrival::Coalesced;
         let before = if queued { note.left.saturating_sub(note.entered) } else { 0 };
         self.entered = answered.saturating_sub(before);
@@ -175,10 +176,10 @@ impl Recorder {
         }
     }
 
-    /// Counts the chunk of notes that is full, and finds a place for the next one.
+    /// Counts a full chunk of notes, and makes room for the next one.
     #[cold]
     fn count_chunk(&mut self, since: u64) {
-        // What belongs to the next exit, as after a queued store, stays with it.
+        // Time that belongs to the next exit, as after a queued store, stays with it.
         let carried = since.saturating_sub(self.entered);
         self.count(self.next.saturating_sub(CHUNK));
         self.more_notes();
@@ -187,14 +188,14 @@ impl Recorder {
         self.cost = self.cost.saturating_add(now.saturating_sub(since));
     }
 
-    /// Has room for a chunk of notes at `next`.
+    /// Makes room for a chunk of notes at `next`.
     fn more_notes(&mut self) {
-        // With a chunk more than what is remembered, there is as much left when one is written over.
+        // One chunk more than needed: enough notes remain while a chunk is overwritten.
         if self.next >= self.remembered.saturating_add(CHUNK) {
             self.next = 0;
         }
         if self.next >= self.notes.len() {
-            // Where memory runs out, fewer are remembered.
+            // If memory runs out, the recorder keeps fewer exits.
             match self.notes.try_reserve(CHUNK) {
                 Ok(()) => self.notes.resize(self.next.saturating_add(CHUNK), ExitNote::BLANK),
                 Err(_) => self.next = 0,
@@ -202,7 +203,7 @@ impl Recorder {
         }
     }
 
-    /// Counts the notes from `first` up to the next one.
+    /// Counts the notes from index `first` up to `next`.
     fn count(&mut self, first: usize) {
         let Recording { profile, steps, .. } = &mut self.recording;
         for note in self.notes.get(first..self.next).unwrap_or_default() {
@@ -214,7 +215,7 @@ impl Recorder {
         }
     }
 
-    /// All that was recorded, with an exit whose answer never came.
+    /// Ends the recording. An exit without an answer is counted too.
     pub fn finish(mut self) -> Recording {
         let since = self.clock.now();
         let first = self.next / CHUNK * CHUNK;
@@ -225,7 +226,7 @@ impl Recorder {
         }
         self.count(first);
         self.cost = self.cost.saturating_add(self.clock.now().saturating_sub(since));
-        // The two readings that each exit has are a cost, too.
+        // The two readings of the clock per exit are a cost, too.
         let exits = self.recording.profile.total().elements;
         let readings = self.nanos_of_readings().saturating_mul(exits);
         self.recording.cost = self.clock.nanos(self.cost).saturating_add(readings);
@@ -243,8 +244,8 @@ impl Recorder {
         TracedExit { exit, arrival, at, times: times(&self.clock, note, &mut 0), rip, value, fault }
     }
 
-    /// What two readings of the clock cost, in nanoseconds: the least of some times, since a thread that had to wait
-    /// meanwhile tells nothing.
+    /// The cost of two readings of the clock, in nanoseconds. It is the minimum of several measurements, because the host
+    /// can suspend the thread during a measurement.
     fn nanos_of_readings(&self) -> u64 {
         let pair = |_| {
             let before = self.clock.now();
@@ -255,7 +256,7 @@ impl Recorder {
     }
 }
 
-/// How long an exit took. A clock that went backwards, which is counted, tells nothing.
+/// The times of an exit. If the clock went backwards, the time is 0, and `steps` is incremented.
 #[inline]
 fn times(clock: &Clock, note: &ExitNote, steps: &mut u64) -> Times {
     let mut since = |earlier: u64, later: u64| {
@@ -268,7 +269,7 @@ fn times(clock: &Clock, note: &ExitNote, steps: &mut u64) -> Times {
     Times { in_kvm, in_vmm: since(note.left, note.answered) }
 }
 
-/// What the guest wrote, or read.
+/// The value that the guest wrote or read.
 fn value(exit: &Exit, outcome: Option<&Outcome>) -> Option<u64> {
     match (*exit, outcome) {
         (Exit::PioOut { data, .. }, _) => Some(data.into()),
@@ -283,135 +284,4 @@ fn value(exit: &Exit, outcome: Option<&Outcome>) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::profile::Count;
-
-    const OUT: Exit = Exit::PioOut { port: 0xe9, size: 1, data: 0x41 };
-    const IN: Exit = Exit::PioIn { port: 0xe9, size: 1 };
-
-    fn recorder(remembered: Option<usize>) -> Recorder {
-        let mut recorder = Recorder::new(Clock::new(Some(1_000_000)), 1000, remembered, None);
-        recorder.begin();
-        recorder
-    }
-
-    /// An exit by a clock that reads what the test says: a tick is a nanosecond.
-    fn at(recorder: &mut Recorder, exit: Exit, arrival: Arrival, readings: [u64; 3]) {
-        recorder.left(&exit, arrival, None);
-        let note = &mut recorder.notes[recorder.next];
-        [note.entered, note.left, note.answered] = readings;
-        recorder.next += 1;
-        recorder.open = false;
-        if recorder.next.is_multiple_of(CHUNK) {
-            recorder.count_chunk(0);
-        }
-    }
-
-    #[test]
-    fn the_time_until_a_queued_store_is_that_of_the_exit_after_it() {
-        let mut recorder = recorder(None);
-        recorder.begin();
-        std::thread::sleep(std::time::Duration::from_millis(2));
-        let stores = std::iter::repeat_n((OUT, Arrival::Coalesced), 3 * CHUNK);
-        for (exit, arrival) in stores.chain([(Exit::Hlt, Arrival::FromGuest)]) {
-            recorder.left(&exit, arrival, None);
-            recorder.answered(&Outcome::Resume);
-        }
-        let profile = recorder.finish().profile;
-        let in_kvm: Vec<_> = profile
-            .details()
-            .iter()
-            .map(|detail| (detail.in_kvm.count(), detail.in_kvm.sum() >= 2_000_000))
-            .collect();
-        assert!(in_kvm.contains(&(1, true)) && in_kvm.contains(&(0, false)), "{in_kvm:?}");
-    }
-
-    #[test]
-    fn times_are_split_at_the_exit() {
-        let mut recorder = recorder(None);
-        at(&mut recorder, OUT, Arrival::FromGuest, [2000, 6000, 6300]);
-        at(&mut recorder, OUT, Arrival::NextElement, [6400, 6410, 6460]);
-        let recording = recorder.finish();
-        let details = recording.profile.details();
-        assert_eq!((details[0].in_kvm.sum(), details[0].in_kvm.count()), (4000, 1));
-        assert_eq!((details[0].in_vmm.sum(), details[0].in_vmm.count()), (350, 2));
-        assert_eq!(details[0].time(), 4350);
-        let last: Vec<_> = recording.last.iter().map(|traced| (traced.at, traced.times)).collect();
-        let times = |in_kvm, in_vmm| Times { in_kvm, in_vmm };
-        assert_eq!(last, [(5000, times(4000, 300)), (5410, times(0, 50))]);
-        assert_eq!(recording.steps, 0);
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_costs_a_time_and_no_more() {
-        let mut recorder = recorder(None);
-        at(&mut recorder, OUT, Arrival::FromGuest, [6000, 2000, 2100]);
-        at(&mut recorder, OUT, Arrival::FromGuest, [3000, 4000, 500]);
-        at(&mut recorder, OUT, Arrival::FromGuest, [0, u64::MAX, u64::MAX]);
-        let recording = recorder.finish();
-        assert_eq!(recording.steps, 2);
-        assert_eq!(recording.profile.total(), Count { exits: 3, elements: 3 });
-        let details = recording.profile.details();
-        assert_eq!((details[0].in_kvm.min(), details[0].in_kvm.max()), (0, u64::MAX));
-        assert_eq!(recording.last[0].at, 1000);
-    }
-
-    #[test]
-    fn time_until_an_interruption_belongs_to_the_next_exit() {
-        let mut recorder = recorder(None);
-        for _ in 0..2 {
-            recorder.left(&Exit::Interrupted, Arrival::FromGuest, None);
-            recorder.notes[0].entered = recorder.notes[0].left - 1_000_000_000;
-            recorder.answered(&Outcome::Resume);
-        }
-        recorder.left(&Exit::Hlt, Arrival::FromGuest, None);
-        recorder.answered(&Outcome::Resume);
-        let recording = recorder.finish();
-        assert_eq!(recording.profile.total().exits, 1);
-        let in_kvm = recording.last[0].times.in_kvm;
-        assert!((1_000_000_000..2_000_000_000).contains(&in_kvm), "{in_kvm}");
-    }
-
-    #[test]
-    fn the_last_exits_are_remembered_in_order() {
-        for (remembered, seen) in
-            [(None, 10), (Some(3), 10), (Some(100), 10), (Some(100), 1000), (Some(64), 128)]
-        {
-            let mut recorder = recorder(remembered);
-            for port in 0..seen {
-                let exit = Exit::PioIn { port, size: 1 };
-                at(&mut recorder, exit, Arrival::FromGuest, [2000, 3000, 3000]);
-            }
-            let recording = recorder.finish();
-            assert_eq!(recording.profile.total().exits, u64::from(seen));
-            let ports: Vec<_> = recording.last.iter().map(|traced| traced.exit).collect();
-            let first = seen.saturating_sub(remembered.unwrap_or(LAST) as u16);
-            let wanted: Vec<_> = (first..seen).map(|port| Exit::PioIn { port, size: 1 }).collect();
-            assert_eq!(ports, wanted, "the last {remembered:?} of {seen}");
-        }
-    }
-
-    #[test]
-    fn an_exit_without_an_answer_is_counted() {
-        let mut recorder = recorder(None);
-        recorder.left(&OUT, Arrival::FromGuest, Some(7));
-        recorder.answered(&Outcome::Resume);
-        recorder.left(&IN, Arrival::FromGuest, Some(9));
-        let recording = recorder.finish();
-        assert_eq!(recording.profile.total().exits, 2);
-        let last: Vec<_> = recording.last.iter().map(|traced| (traced.rip, traced.value)).collect();
-        assert_eq!(last, [(Some(7), Some(0x41)), (Some(9), None)]);
-    }
-
-    #[test]
-    fn values_are_as_wide_as_the_access() {
-        let value = |exit, outcome| value(&exit, Some(&outcome));
-        assert_eq!(value(IN, Outcome::Value(u64::MAX)), Some(0xff));
-        assert_eq!(value(Exit::MmioRead { address: 0, size: 8 }, Outcome::Value(u64::MAX)), Some(u64::MAX));
-        assert_eq!(value(Exit::MmioRead { address: 0, size: 3 }, Outcome::Value(u64::MAX)), Some(0xff_ffff));
-        assert_eq!(value(Exit::RdMsr { index: 1 }, Outcome::Fault), None);
-        assert_eq!(value(Exit::WrMsr { index: 1, data: 5 }, Outcome::Fault), Some(5));
-        assert_eq!(value(Exit::Hlt, Outcome::Resume), None);
-    }
-}
+mod tests;

@@ -1,29 +1,29 @@
-//! When a machine got how far: marks in the order of time, and the phases between them, in which exits are counted.
+//! The timeline of a machine: marks in the order of time. The phases between them have their own exit counts.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many marks are kept. A guest makes as many as it likes.
+/// The number of marks that are kept. A guest can make any number of marks.
 pub const MAX_MARKS: usize = 40;
-/// How many of them may be boot marks, so that the others have room.
+/// The number of boot marks that are kept. The rest is reserved for the other events.
 const MAX_POST_CODES: usize = MAX_MARKS - 8;
 
-/// What happened.
+/// An event in the life of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The virtual machine is made, and the kernel in its memory.
+    /// The virtual machine is created, and the kernel is in its memory.
     VmReady,
-    /// The guest is entered.
+    /// The guest is entered for the first time.
     FirstInstruction,
-    /// The guest has written to its console.
+    /// The guest wrote the first byte to its console.
     FirstByte,
-    /// A value came to port 0x80.
+    /// The guest wrote this value to port 0x80.
     PostCode(u8),
-    /// The console showed that userland runs.
+    /// The console output shows that userland runs.
     Userland,
-    /// The run is over.
+    /// The run ended.
     End,
 }
 
@@ -43,17 +43,17 @@ impl fmt::Display for Event {
 /// An event and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// What happened.
+    /// The event.
     pub event: Event,
-    /// How long after the timeline began.
+    /// The time since the start of the timeline.
     pub at: Duration,
 }
 
-/// The marks of one machine, made on any of its threads.
+/// The marks of one machine. Any of its threads may add marks.
 #[derive(Debug)]
 pub struct Timeline {
     began: Instant,
-    /// How many marks there are: the phase that runs.
+    /// The current phase: the number of marks.
     phase: AtomicUsize,
     marks: Mutex<Marks>,
 }
@@ -72,12 +72,12 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// A timeline whose times count from `began`.
+    /// Creates a timeline that starts at `began`.
     pub fn since(began: Instant) -> Self {
         Self { began, phase: AtomicUsize::new(0), marks: Mutex::default() }
     }
 
-    /// The event happens now, and the next phase begins.
+    /// Adds a mark for `event` at the current time, which begins the next phase. Does nothing if the timeline is full.
     pub fn mark(&self, event: Event) {
         let mut marks = self.lock();
         let is_post_code = matches!(event, Event::PostCode(_));
@@ -90,7 +90,7 @@ impl Timeline {
         self.phase.store(marks.kept.len(), Ordering::Relaxed);
     }
 
-    /// The phase that runs: 0 before the first mark, and one more after each.
+    /// The current phase: 0 before the first mark, and one more after each mark.
     pub fn phase(&self) -> usize {
         self.phase.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ impl Timeline {
         self.lock().kept.clone()
     }
 
-    /// How many marks found no place any more.
+    /// The number of marks that were dropped because the timeline was full.
     pub fn lost(&self) -> u64 {
         self.lock().lost
     }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_are_in_order_and_begin_phases() {
+    fn each_mark_begins_a_phase() {
         let timeline = Timeline::default();
         assert_eq!(timeline.phase(), 0);
         timeline.mark(Event::VmReady);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_cannot_push_out_the_end() {
+    fn boot_marks_leave_room_for_the_end() {
         let timeline = Timeline::default();
         (0..=255).for_each(|code| timeline.mark(Event::PostCode(code)));
         timeline.mark(Event::End);

@@ -1,9 +1,9 @@
-//! The last exits of a machine, of all its vCPUs, in the order of time.
+//! The trace: the last exits of all vCPUs of a machine, in the order of time.
 
 use crate::profile::recorder::{Recording, TracedExit};
 
-/// The most exits that a trace may hold: 350 MiB for each vCPU while it runs, and some three times that when it is made a
-/// file.
+/// The maximum number of exits in a trace. It takes 350 MiB per vCPU during the run, and about three times as much while
+/// the file is written.
 pub const MAX_TRACED_EXITS: usize = 1 << 22;
 
 /// The last exits of a machine.
@@ -15,27 +15,27 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// A trace of the last `capacity` exits, without one yet.
+    /// Creates an empty trace of at most `capacity` exits.
     pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity, seen: 0, exits: Vec::new() }
     }
 
-    /// Adds what was recorded of vCPU `id`.
+    /// Adds the recording of vCPU `id`.
     pub(crate) fn add(&mut self, id: u32, recording: &Recording) {
         self.seen = self.seen.saturating_add(recording.profile.total().elements);
         self.exits.extend(recording.last.iter().map(|traced| (id, *traced)));
-        // A vCPU remembers as many as the machine, so none is missing among the last of all.
+        // Each vCPU's recording has up to `capacity` exits, so the last exits of the machine are complete.
         self.exits.sort_by_key(|(_, traced)| traced.at);
         let surplus = self.exits.len().saturating_sub(self.capacity);
         self.exits.drain(..surplus);
     }
 
-    /// How many exits, and further elements of string I/O, there were in all.
+    /// The number of all exits of the run, and of further elements of string I/O.
     pub fn seen(&self) -> u64 {
         self.seen
     }
 
-    /// The last of them, with the numbers of their vCPUs.
+    /// The last exits, each with the number of its vCPU.
     pub fn exits(&self) -> &[(u32, TracedExit)] {
         &self.exits
     }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_exits_of_all_vcpus_are_in_the_order_of_time() {
+    fn the_exits_of_all_vcpus_are_sorted_by_time() {
         let mut trace = Trace::new(4);
         trace.add(0, &recording([1, 5, 9]));
         trace.add(3, &recording([2, 6, 7]));

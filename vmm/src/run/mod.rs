@@ -1,6 +1,9 @@
-//! The loop: enter the guest, count and time the exit, ask the controllers, go on with their answer.
+//! The run loop: enter the guest, count and time the exit, ask the controllers, continue with their answer.
+//! `vcpu_threads.rs` runs the loop of each vCPU on its own thread.
 //!
-//! The loop knows no device and no KVM; a scripted [`Vcpu`] runs it in the tests.
+//! The loop does not depend on devices or KVM. Its tests use a scripted [`Vcpu`].
+//!
+//! Imports: KVM's vCPU, controllers, profiles, the deadline.
 
 pub(crate) mod vcpu_threads;
 
@@ -10,7 +13,7 @@ use crate::error::Error;
 use crate::exit::{Outcome, Stop};
 use crate::profile::recorder::Recorder;
 
-/// Runs a guest to its end.
+/// Runs a vCPU until a controller stops it. Returns the reason.
 ///
 /// # Errors
 /// The host cannot run the vCPU.
@@ -45,7 +48,7 @@ pub fn run(
 mod tests {
     use super::*;
     use crate::controller::{Devices, FakeVcpu, OpenBus, TerminalExits, VcpuState, Watchdog};
-    use crate::device::bus::Device;
+    use crate::device::bus::{Device, DeviceName};
     use crate::exit::{Arrival, Exit};
     use crate::memory::GuestMemory;
     use crate::profile::Count;
@@ -54,11 +57,10 @@ mod tests {
     use kvm_bindings::{kvm_regs, kvm_sregs};
     use std::collections::VecDeque;
     use std::ops::ControlFlow;
-    use std::sync::atomic::Ordering;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    /// A vCPU that makes the exits it is told to, and writes down the answers.
+    /// A vCPU with scripted exits. It keeps the answers.
     struct Script {
         exits: VecDeque<(Exit, Arrival)>,
         entries: Vec<Entry>,
@@ -84,6 +86,9 @@ mod tests {
         fn sregs(&mut self) -> Result<kvm_sregs, Error> {
             self.state.sregs()
         }
+        fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+            self.state.set_sregs(sregs)
+        }
         fn msr(&mut self, index: u32) -> Option<u64> {
             self.state.msr(index)
         }
@@ -98,11 +103,11 @@ mod tests {
     impl Vcpu for Script {
         fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
             self.entries.push(entry);
-            Ok(self.exits.pop_front().expect("the loop went on after the script's end"))
+            Ok(self.exits.pop_front().expect("the loop continued after the end of the script"))
         }
     }
 
-    /// A port that gives the next number at each read, and keeps what is written.
+    /// A port that returns the next number at each read, and keeps the written values.
     #[derive(Default)]
     struct Fifo {
         next: u64,
@@ -118,12 +123,12 @@ mod tests {
             self.written.push(data);
             ControlFlow::Continue(())
         }
-        fn name(&self, _: u64) -> &'static str {
-            "fifo"
+        fn name(&self, _: u64) -> DeviceName {
+            DeviceName::device("fifo")
         }
     }
 
-    /// Devices of one chain's own.
+    /// Devices that the chain owns.
     struct Owned(Devices);
 
     impl ExitController for Owned {
@@ -159,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn string_io_is_the_same_to_devices_whether_the_host_batches_or_not() {
+    fn devices_see_string_io_in_the_same_way_with_and_without_batches() {
         for arrivals in [[FRESH, FRESH, FRESH], [FRESH, NEXT, NEXT]] {
             let fifo: Arc<Mutex<Fifo>> = Arc::default();
             let mut recorder = Recorder::new(Clock::new(None), 0, None, None);
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_msr_that_nobody_has_faults() {
+    fn an_access_to_an_unclaimed_msr_faults() {
         let exits = [
             (Exit::RdMsr { index: 1 }, FRESH),
             (Exit::WrMsr { index: 1, data: 2 }, FRESH),
@@ -193,26 +198,26 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_without_a_reason_is_nothing() {
+    fn an_interruption_without_a_reason_resumes_the_guest() {
         let mut vcpu = Script::new([(Exit::Interrupted, FRESH), (Exit::Hlt, FRESH)]);
         let stop = run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
         assert!(matches!(stop, Stop::Halted));
     }
 
     #[test]
-    fn the_deadline_and_a_request_end_the_run() {
+    fn a_passed_deadline_or_a_stop_request_ends_the_run() {
         let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
         let at = |seconds| Deadline::after(Some(Duration::from_secs(seconds)));
         let mut late = Watchdog { deadline: at(0) };
         assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
         let mut early = Watchdog { deadline: at(60) };
         assert!(matches!(early.handle(&Exit::Interrupted, &mut FakeVcpu::default()), Outcome::Resume));
-        early.deadline.asked().store(true, Ordering::Release);
+        early.deadline.request_stop();
         assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
     }
 
     #[test]
-    fn every_end_ends_the_loop() {
+    fn each_terminal_exit_ends_the_loop() {
         for exit in [Exit::Hlt, Exit::Shutdown, Exit::EmulationFailure(Default::default()), Exit::Other(1)] {
             run(&mut Script::new([(exit, FRESH)]), &mut chain(&Arc::default()), None).unwrap();
         }

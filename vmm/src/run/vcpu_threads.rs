@@ -1,36 +1,35 @@
-//! The vCPUs of a machine as a team: each on a thread, until all have ended or one has ended the machine.
+//! The vCPU threads of a machine: each vCPU runs on its own thread, until all have ended or one has ended the machine.
 //!
-//! The first vCPU runs on the thread that asked for the run, the others on threads of their own. A vCPU that
-//! halts is parked, and the others go on. Anything else that ends a vCPU ends the machine: the others are
-//! kicked until they are out.
+//! The first vCPU runs on the caller's thread, the leader. A vCPU that halts is parked, and the others continue. Any
+//! other end of a vCPU ends the machine: the other vCPUs are kicked until they have left the guest.
 
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{self, Kicker, REPEAT};
+use crate::host::{Kicker, REPEAT};
 use crate::kvm::vcpu::KvmVcpu;
-use crate::shutdown::Kick;
+use crate::shutdown::{Deadline, Kick};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 
-/// Size of a vCPU thread's own stack, in bytes: more than the controllers of this crate need.
+/// Stack size of a vCPU thread, in bytes. It is more than the controllers of this crate need.
 const STACK: usize = 512 << 10;
-/// No vCPU.
+/// The value of `stopped_by` while no vCPU has ended the machine.
 const NO_VCPU: usize = usize::MAX;
 
-/// What the threads share.
+/// The state that the threads share.
 #[derive(Debug)]
 pub struct VcpuThreads {
-    /// Tells every vCPU's watchdog that the machine shall end.
-    asked: Arc<AtomicBool>,
-    /// The first vCPU that ended the machine.
+    /// Reports the end of the machine to each vCPU's watchdog.
+    deadline: Deadline,
+    /// The index of the first vCPU that ended the machine.
     stopped_by: AtomicUsize,
     threads: Vec<VcpuThread>,
 }
 
-/// What came of each vCPU, and which one ended the machine, if one did.
+/// The result of each vCPU, and the index of the vCPU that ended the machine, if one did.
 pub(crate) struct VcpuResults<R> {
     pub(crate) vcpus: Vec<(Stop, R)>,
     pub(crate) stopped_by: Option<usize>,
@@ -40,20 +39,21 @@ pub(crate) struct VcpuResults<R> {
 struct VcpuThread {
     kicker: OnceLock<Kicker>,
     thread: OnceLock<Thread>,
+    /// Set when the vCPU has ended.
     out: AtomicBool,
 }
 
 impl VcpuThreads {
-    /// A team of `size` that ends when `asked` is set. The first of them leads.
-    pub(crate) fn new(size: usize, asked: Arc<AtomicBool>) -> Self {
+    /// Creates the state of `size` vCPUs that end at `deadline`.
+    pub(crate) fn new(size: usize, deadline: Deadline) -> Self {
         let threads = std::iter::repeat_with(VcpuThread::default).take(size).collect();
-        Self { asked, stopped_by: AtomicUsize::new(NO_VCPU), threads }
+        Self { deadline, stopped_by: AtomicUsize::new(NO_VCPU), threads }
     }
 
-    /// Runs each of `others`, with what is its own, in `body` on a thread, and `first` on this one.
+    /// Runs `first` on this thread, and `body` with each of `others` on a new thread.
     ///
     /// # Errors
-    /// The host has no threads left, or cannot run a vCPU.
+    /// The host has no thread left, or cannot run a vCPU.
     pub(crate) fn run<'a, C: Send, R: Send>(
         &self,
         others: impl Iterator<Item = (&'a mut KvmVcpu, C)>,
@@ -87,7 +87,7 @@ impl VcpuThreads {
                     }
                 }
             }
-            // Those that were not started are out already.
+            // vCPUs that were not started count as ended.
             for thread in self.threads.iter().skip(1 + threads.len()) {
                 thread.out.store(true, Ordering::SeqCst);
             }
@@ -106,7 +106,7 @@ impl VcpuThreads {
         Ok(VcpuResults { vcpus: results.into_iter().collect::<Result<_, _>>()?, stopped_by })
     }
 
-    /// Says how vCPU `place`, which is the calling thread's, can be kicked.
+    /// Registers the calling thread as that of vCPU `place`, with its kicker.
     pub(crate) fn enter(&self, place: usize, kicker: Kicker) {
         if let Some(thread) = self.threads.get(place) {
             let _ = thread.kicker.set(kicker);
@@ -114,35 +114,32 @@ impl VcpuThreads {
         }
     }
 
-    /// vCPU `place` has ended. Where that ends the machine, the others are kicked until the leader is out; he then
-    /// sees to the rest.
+    /// Notes the end of vCPU `place`. If that ends the machine, kicks the others until the leader's vCPU has ended. The
+    /// leader then kicks the rest.
     fn leave<R>(&self, place: usize, result: Result<(Stop, R), Error>) -> Result<(Stop, R), Error> {
         if !matches!(&result, Ok((stop, _)) if stop.parks()) {
             let _ = self.stopped_by.compare_exchange(NO_VCPU, place, Ordering::SeqCst, Ordering::SeqCst);
-            self.asked.store(true, Ordering::SeqCst);
+            self.deadline.request_stop();
         }
         if let Some(thread) = self.threads.get(place) {
             thread.out.store(true, Ordering::SeqCst);
         }
-        // Whoever waits looks again.
+        // Wake the threads that wait for this end.
         self.threads.iter().filter_map(|thread| thread.thread.get()).for_each(Thread::unpark);
-        // Not him alone: he may wait for a lock that another one holds, in a write that blocks.
-        while place != 0 && self.asked.load(Ordering::SeqCst) && !self.is_out(0) {
+        // Kick all, not only the leader: it may wait for a lock whose owner blocks in a write.
+        while place != 0 && self.deadline.is_asked() && !self.is_out(0) {
             self.kick_all();
             thread::park_timeout(REPEAT);
         }
         result
     }
 
-    /// The leader waits until all are out, and kicks them where the machine shall end.
+    /// Waits, on the leader's thread, until all vCPUs have ended, and kicks them if the machine must end.
     fn wait(&self) {
         let left = || (1..self.threads.len()).filter(|place| !self.is_out(*place));
         while left().next().is_some() {
-            // His own vCPU is parked: nobody else would see an interruption.
-            if host::interrupted() {
-                self.asked.store(true, Ordering::SeqCst);
-            }
-            if self.asked.load(Ordering::SeqCst) {
+            // Includes signals: the leader's own vCPU is parked, so no other thread would see them.
+            if self.deadline.is_asked() {
                 left().for_each(|place| self.kick(place));
             }
             thread::park_timeout(REPEAT);
@@ -161,18 +158,18 @@ impl VcpuThreads {
 }
 
 impl Kick for VcpuThreads {
-    /// All that are not out, since one may hold a lock that another waits for.
+    /// Kicks all vCPUs that have not ended. All, because one may hold a lock that another waits for.
     fn kick_all(&self) {
         (0..self.threads.len()).filter(|place| !self.is_out(*place)).for_each(|place| self.kick(place));
     }
 }
 
-/// Runs a vCPU; a panic of this VMM's own, since those of controllers are caught earlier, is an error.
+/// Runs a vCPU, and turns a panic into an error. Panics of controllers are caught earlier, so this one is our bug.
 fn caught<R>(run: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()))
 }
 
 fn panicked() -> Error {
-    let source = io::Error::other("it panicked; this is a bug of the VMM");
+    let source = io::Error::other("it panicked: this is a bug in the VMM");
     Error::Host { operation: "a vCPU's thread", source }
 }

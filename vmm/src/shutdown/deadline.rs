@@ -6,42 +6,44 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// When a run must have ended: its time, or as soon as somebody asks for it. Clones are the same deadline.
+/// The end of a run: a point in time, or a request. All clones share the same state.
 ///
-/// Time in which the guest waits for its input does not count: it moves the deadline on.
+/// Time in which the guest waits for input does not count: it moves the deadline.
 #[derive(Clone, Debug, Default)]
 pub struct Deadline {
     end: Option<Instant>,
+    /// The time that the guest waited for input, in nanoseconds.
     waited: Arc<AtomicU64>,
-    asked: Arc<AtomicBool>,
+    stop_requested: Arc<AtomicBool>,
+    /// Set if pending output is to be dropped.
     abandoned: Arc<AtomicBool>,
 }
 
 impl Deadline {
-    /// A deadline this long from now; none for `None`.
+    /// Creates a deadline at this duration from now. With `None` it never passes.
     pub fn after(timeout: Option<Duration>) -> Self {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Self { end, ..Self::default() }
     }
 
-    /// What is set by whoever wants the run to end, before he kicks the vCPUs.
-    pub fn asked(&self) -> &Arc<AtomicBool> {
-        &self.asked
+    /// Requests the end of the run. A vCPU that runs sees the request only after a kick.
+    pub fn request_stop(&self) {
+        self.stop_requested.store(true, Ordering::Release);
     }
 
-    /// Whether somebody has asked for the end.
+    /// True if [`Self::request_stop`] was called, or a signal asked the program to end.
     pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire) || host::interrupted()
+        self.stop_requested.load(Ordering::Acquire) || host::interrupted()
     }
 
-    /// Asks for the end, and for no patience with what is still on its way.
+    /// Requests the end of the run, and drops output that is still pending.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
-        self.asked.store(true, Ordering::Release);
+        self.request_stop();
     }
 
-    /// Why text that nobody takes is to be given up now, if it is. That the run must end is no reason: it may be over,
-    /// with its last words on their way to a slow reader.
+    /// The reason to drop pending output now, or `None` to continue writing it. A requested stop alone is not a reason:
+    /// the run may have ended while its last output is still on its way to a slow reader.
     pub fn must_give_up(&self) -> Option<Stop> {
         if self.abandoned.load(Ordering::Acquire) || host::interrupted() {
             return Some(Stop::Interrupted);
@@ -49,7 +51,7 @@ impl Deadline {
         self.has_passed().then_some(Stop::Timeout)
     }
 
-    /// Why the run must end now, if it must: whoever blocks looks at this when a signal wakes him.
+    /// The reason to end the run now, or `None` to continue. Threads that block check this when a signal wakes them.
     pub fn must_end(&self) -> Option<Stop> {
         if self.is_asked() {
             return Some(Stop::Interrupted);
@@ -57,13 +59,13 @@ impl Deadline {
         self.has_passed().then_some(Stop::Timeout)
     }
 
-    /// Whether the time is up.
+    /// True if the point in time has passed.
     pub fn has_passed(&self) -> bool {
         let waited = Duration::from_nanos(self.waited.load(Ordering::Relaxed));
         self.end.and_then(|end| end.checked_add(waited)).is_some_and(|end| Instant::now() >= end)
     }
 
-    /// Moves the deadline on by the time since `start`, in which the guest waited for its input.
+    /// Moves the deadline by the time since `start`, in which the guest waited for input.
     pub(crate) fn extend_by_wait_since(&self, start: Instant) {
         let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited.fetch_add(waited, Ordering::Relaxed);
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_for_input_moves_the_deadline_on() {
+    fn waiting_for_input_moves_the_deadline() {
         let deadline = Deadline::after(Some(Duration::from_millis(20)));
         let start = Instant::now();
         std::thread::sleep(Duration::from_millis(30));

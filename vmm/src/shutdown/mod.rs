@@ -1,4 +1,4 @@
-//! The end of a run: its deadline, a handle that ends it from outside, and threads that always stop.
+//! The end of a run: its deadline, a handle that ends it from another thread, and worker threads that always stop.
 //!
 //! Imports: errors, exits and host functions.
 

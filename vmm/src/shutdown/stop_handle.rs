@@ -1,4 +1,4 @@
-//! A handle that ends a machine from a thread that runs none of its vCPUs.
+//! A handle that ends a machine from a thread that does not run its vCPUs.
 
 use super::Deadline;
 use crate::error::Error;
@@ -8,9 +8,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The threads that run a machine's vCPUs, as seen by a thread that ends the machine.
+/// The vCPU threads of a machine, as seen by a thread that ends the machine.
 pub(crate) trait Kick: Send + Sync {
-    /// Makes every vCPU leave the guest, and every blocking call of its thread return.
+    /// Makes each vCPU leave the guest, and interrupts blocking system calls of its thread.
     fn kick_all(&self);
 }
 
@@ -20,21 +20,21 @@ impl fmt::Debug for dyn Kick {
     }
 }
 
-/// Ends a machine from a thread that is none of its vCPUs'.
+/// Ends a machine from a thread that does not run its vCPUs.
 #[derive(Debug)]
 pub struct StopHandle {
-    /// What tells the vCPUs, and kicks them.
+    /// The deadline that reports the stop to the vCPUs, and the threads to kick.
     machine: OnceLock<(Deadline, Arc<dyn Kick>)>,
     reason: Mutex<Option<Stop>>,
-    /// Written to at the end: the console's thread then repeats the kicks, of which one may be lost.
+    /// Signalled at the end. The console's thread then repeats the kicks, because a single kick can be lost.
     event: EventFd,
 }
 
 impl StopHandle {
-    /// Nothing to end yet.
+    /// Creates a handle without a machine.
     ///
     /// # Errors
-    /// The host has no descriptor left.
+    /// The host has no file descriptor left.
     pub(crate) fn new() -> Result<Self, Error> {
         Ok(Self {
             machine: OnceLock::new(),
@@ -43,20 +43,20 @@ impl StopHandle {
         })
     }
 
-    /// From now on the machine that ends by this deadline, and has these vCPUs, is the one to end.
+    /// Sets the machine to end: its deadline and its vCPU threads.
     pub(crate) fn attach(&self, deadline: Deadline, vcpus: Arc<dyn Kick>) {
         let _ = self.machine.set((deadline, vcpus));
         self.kick_again();
     }
 
-    /// Ends the machine, for this reason unless there was one before.
+    /// Ends the machine. The first reason counts.
     pub(crate) fn end(&self, reason: Stop) {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         self.kick_again();
         let _ = self.event.write(1);
     }
 
-    /// Kicks the vCPUs of a machine that shall end.
+    /// Kicks the vCPUs if the machine must end.
     pub(crate) fn kick_again(&self) {
         if let Some((deadline, vcpus)) = self.machine.get().filter(|_| self.has_ended()) {
             deadline.abandon();
@@ -64,17 +64,17 @@ impl StopHandle {
         }
     }
 
-    /// Written to when the machine shall end.
+    /// The event that is signalled when the machine must end.
     pub(crate) fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// Whether the machine was ended by this.
+    /// True if this handle ended the machine.
     pub fn has_ended(&self) -> bool {
         self.reason().is_some()
     }
 
-    /// Why, if it was.
+    /// The reason for the end, if this handle ended the machine.
     pub fn reason(&self) -> Option<Stop> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! A thread beside the vCPUs that may block in a write that nobody reads, and can be kicked out of it.
+//! A worker thread besides the vCPU threads. It can be kicked out of a write that blocks because its reader is slow.
 
 use super::Deadline;
 use crate::error::Error;
@@ -7,21 +7,21 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 
-/// The thread, whose body gives a `T`.
+/// A worker thread that returns a `T`.
 #[derive(Debug)]
 pub(crate) struct Worker<T> {
     handle: JoinHandle<()>,
-    /// What it gave, or nothing where it panicked.
+    /// Receives the result. The channel closes without one if the thread panicked.
     result: Receiver<T>,
-    /// Set by the thread when it begins.
+    /// Set by the thread when it starts.
     kicker: Arc<OnceLock<Kicker>>,
 }
 
 impl<T: Send + 'static> Worker<T> {
-    /// Starts the thread; `operation` is what that is called where it fails.
+    /// Starts the thread. `operation` names this step in the error.
     ///
     /// # Errors
-    /// The host has no thread left, or no handler for the kick.
+    /// The host has no thread left, or the handler of the kick signal cannot be installed.
     pub(crate) fn spawn(
         name: &str,
         operation: &'static str,
@@ -30,33 +30,33 @@ impl<T: Send + 'static> Worker<T> {
         handle_kicks().map_err(Error::host("handling the kick signal"))?;
         let kicker = Arc::new(OnceLock::new());
         let own_kicker = kicker.clone();
-        let (give, result) = mpsc::channel();
+        let (sender, result) = mpsc::channel();
         let body = move || {
             own_kicker.get_or_init(Kicker::of_this_thread);
-            let _ = give.send(body());
+            let _ = sender.send(body());
         };
         let handle = thread::Builder::new().name(name.into()).spawn(body).map_err(Error::host(operation))?;
         Ok(Self { handle, result, kicker })
     }
 
-    /// To wake it where it is parked.
+    /// The thread, to unpark it.
     pub(crate) fn thread(&self) -> &Thread {
         self.handle.thread()
     }
 
-    /// Makes a system call of the thread's that blocks return.
+    /// Interrupts a blocking system call of the thread.
     pub(crate) fn kick(&self) {
         if let Some(kicker) = self.kicker.get() {
             kicker.kick();
         }
     }
 
-    /// Waits for its end, of which it has been told, and kicks it once nobody wants to wait any longer. Nothing
-    /// where it panicked.
+    /// Waits for the end of the thread, and kicks it when the deadline gives up. The caller requests the end beforehand.
+    /// `None` if the thread panicked.
     pub(crate) fn join(self, deadline: &Deadline) -> Option<T> {
-        let given = loop {
+        let result = loop {
             match self.result.recv_timeout(REPEAT) {
-                Ok(given) => break Some(given),
+                Ok(result) => break Some(result),
                 Err(RecvTimeoutError::Disconnected) => break None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -64,9 +64,9 @@ impl<T: Send + 'static> Worker<T> {
                 self.kick();
             }
         };
-        // It has nothing more to do.
+        // The thread's body has ended, so this does not block.
         let _ = self.handle.join();
-        given
+        result
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_thread_gives_what_it_made_or_nothing() {
+    fn join_returns_the_result_or_none_after_a_panic() {
         let thread = Worker::spawn("test", "a test", || 42).unwrap();
         assert_eq!(thread.join(&Deadline::default()), Some(42));
         let panics = || -> u32 { panic!("for a test") };
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_hangs_in_a_write_is_kicked_out_when_time_is_up() {
+    fn a_thread_that_blocks_in_a_write_is_kicked_after_the_deadline() {
         let (mut writer, mut reader) = std::os::unix::net::UnixStream::pair().unwrap();
         let body = move || loop {
             if let Err(error) = writer.write(&[0; 4096]) {

@@ -1,12 +1,12 @@
-//! The probe: from an address of the guest's to bytes of its memory.
+//! The probe: reads a guest's memory by guest virtual address.
 //!
 //! ```text
 //! guest virtual --(segment)--> linear --(page tables)--> guest physical --(memory slots)--> bytes
 //! ```
 //!
-//! The page tables are walked here, as the processor does it: two levels of 32-bit entries, three with
-//! physical address extension, four or five in long mode (Intel SDM volume 3, sections 4.3 to 4.5). Rights
-//! are not checked: a probe sees what a debugger would.
+//! It walks the page tables as the processor does: two levels of 32-bit entries, three with physical address extension,
+//! four or five in long mode (Intel SDM volume 3, sections 4.3 to 4.5). It does not check access rights: it sees what a
+//! debugger would see.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -26,39 +26,39 @@ const CR4_LA57: u64 = 1 << 12;
 /// The physical address in a 64-bit entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Why there is nothing at an address.
+/// The reason why an address cannot be translated or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
-    /// Its upper bits are not copies of the highest that counts.
+    /// The upper bits are not copies of the highest bit that is translated.
     #[error("{linear:#x} is not canonical")]
     NotCanonical {
         /// The linear address.
         linear: u64,
     },
-    /// A page table says that it is not mapped.
+    /// A page table entry is not present.
     #[error("{linear:#x} is not mapped: its {table} entry at {at:#x} is {entry:#x}")]
     NotMapped {
         /// The linear address.
         linear: u64,
-        /// The table whose entry says so.
+        /// The level of the table.
         table: &'static str,
         /// Guest physical address of the entry.
         at: u64,
         /// The entry.
         entry: u64,
     },
-    /// A page table lies where there is no memory.
+    /// A page table is at an address without memory.
     #[error("{linear:#x}: its {table} entry would be at {at:#x}, where there is no memory")]
     NoTable {
         /// The linear address.
         linear: u64,
-        /// The table.
+        /// The level of the table.
         table: &'static str,
         /// Guest physical address of the entry.
         at: u64,
     },
-    /// It is mapped to where there is no memory.
-    #[error("{linear:#x} is {gpa:#x}, where there is no memory")]
+    /// The address maps to a guest physical address without memory.
+    #[error("{linear:#x} maps to {gpa:#x}, where there is no memory")]
     NoMemory {
         /// The linear address.
         linear: u64,
@@ -70,25 +70,26 @@ pub enum ProbeError {
     Wraps {
         /// Guest virtual address of the first byte.
         address: u64,
-        /// How many bytes.
+        /// The length of the range, in bytes.
         len: u64,
     },
 }
 
-/// Where a linear address leads.
+/// The translation of a linear address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// Guest physical address.
     pub gpa: Gpa,
-    /// Size of its page in bytes; `None` without paging.
+    /// Size of the page in bytes; `None` without paging.
     pub page: Option<u64>,
-    /// Whether all tables on the way let it be written.
+    /// True if the entries of all levels allow writes.
     pub writable: bool,
 }
 
-/// A level of page tables: its name, the first bit of the linear address that it decodes, and how many bits.
+/// A level of page tables: its name, the lowest bit of the linear address that it decodes, and the number of bits.
 struct Level(&'static str, u32, u32);
 
+/// Long mode, with the level that only 57-bit addresses have.
 const LONG: [Level; 5] = [
     Level("PML5", 48, 9),
     Level("PML4", 39, 9),
@@ -96,10 +97,12 @@ const LONG: [Level; 5] = [
     Level("PD", 21, 9),
     Level("PT", 12, 9),
 ];
+/// 32-bit mode with physical address extension.
 const PAE: [Level; 3] = [Level("PDPT", 30, 2), Level("PD", 21, 9), Level("PT", 12, 9)];
+/// 32-bit mode with 32-bit entries.
 const NARROW: [Level; 2] = [Level("PD", 22, 10), Level("PT", 12, 10)];
 
-/// Sees a guest's memory through the eyes of one vCPU, at one moment.
+/// The guest's memory as one vCPU sees it at one moment.
 #[derive(Clone, Debug)]
 pub struct Probe {
     memory: GuestMemory,
@@ -107,12 +110,12 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A probe for a vCPU with these special registers.
+    /// Creates a probe for a vCPU with these special registers.
     pub fn new(memory: GuestMemory, sregs: kvm_sregs) -> Self {
         Self { memory, sregs }
     }
 
-    /// Whether the vCPU executes 64-bit code, where segments have no base.
+    /// True if the vCPU executes 64-bit code, where segments have no base.
     pub(crate) fn is_long(&self) -> bool {
         self.sregs.efer & modes::EFER_LMA != 0 && self.sregs.cs.l == 1
     }
@@ -122,10 +125,10 @@ impl Probe {
         if self.is_long() { address } else { base.wrapping_add(address) & 0xffff_ffff }
     }
 
-    /// Where a linear address leads.
+    /// Translates a linear address.
     ///
     /// # Errors
-    /// It is not mapped.
+    /// The address is not canonical, or not mapped.
     pub fn translate_linear(&self, linear: u64) -> Result<Translation, ProbeError> {
         let Self { sregs, .. } = self;
         if sregs.cr0 & modes::CR0_PG == 0 {
@@ -162,7 +165,7 @@ impl Probe {
             if entry & modes::PTE_PRESENT == 0 {
                 return Err(ProbeError::NotMapped { linear, table, at, entry });
             }
-            // The page directory pointers of PAE have no such bit.
+            // The page directory pointers of PAE have neither a writable bit nor a large bit.
             let pointers = levels.len() == PAE.len() && shift == 30;
             writable &= pointers || entry & modes::PTE_WRITABLE != 0;
             let large = entry & modes::PDE_LARGE != 0
@@ -187,19 +190,18 @@ impl Probe {
         Err(ProbeError::NoTable { linear, table: "PT", at: at_table })
     }
 
-    /// Where a guest virtual address leads: an address in the data segment (DS), as a pointer of the guest's
-    /// is.
+    /// Translates a guest virtual address: an offset in the data segment (DS), like the guest's pointers.
     ///
     /// # Errors
-    /// It is not mapped.
+    /// The address is not canonical, or not mapped.
     pub fn translate(&self, address: u64) -> Result<Translation, ProbeError> {
         self.translate_linear(self.linear(self.sregs.ds.base, address))
     }
 
-    /// Fills `data` from the guest virtual address `address` on, across pages.
+    /// Fills `data` from guest virtual address `address`, across pages.
     ///
     /// # Errors
-    /// Not all of the range is memory; `data` is then undefined.
+    /// A part of the range is not mapped, or not memory. The content of `data` is then undefined.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), ProbeError> {
         let mut done = 0u64;
         for (linear, len) in self.pieces(address, data.len())? {
@@ -215,7 +217,7 @@ impl Probe {
         Ok(())
     }
 
-    /// The linear addresses of a range, page by page, each with a length. Their sum is `len`.
+    /// The pieces of a range, split at page borders: the linear address and the length of each.
     fn pieces(&self, address: u64, len: usize) -> Result<impl Iterator<Item = (u64, u64)>, ProbeError> {
         let len = len as u64;
         let wraps = ProbeError::Wraps { address, len };
@@ -228,7 +230,7 @@ impl Probe {
         Ok(std::iter::from_fn(move || {
             let piece = left.min(PAGE.saturating_sub(at & PAGE.wrapping_sub(1)));
             let item = (piece > 0).then_some((at, piece));
-            // Past the last address nothing is left.
+            // Wraps only after the last address, when nothing is left.
             at = at.wrapping_add(piece);
             left = left.saturating_sub(piece);
             item
@@ -238,141 +240,4 @@ impl Probe {
 
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::memory::{TABLES, TABLES_SIZE};
-    use crate::x86::modes::Mode;
-    use proptest::prelude::*;
-
-    fn memory() -> GuestMemory {
-        GuestMemory::new(&[(Gpa(0), 0x10_0000), (TABLES, TABLES_SIZE)]).unwrap()
-    }
-
-    fn sregs(mode: Mode) -> kvm_sregs {
-        modes::sregs(mode, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE)
-    }
-
-    /// Entries of a table: the index, and the entry.
-    fn write(memory: &GuestMemory, table: u64, width: usize, entries: &[(u64, u64)]) {
-        for (index, entry) in entries {
-            memory.write(Gpa(table + index * width as u64), &entry.to_le_bytes()[..width]).unwrap();
-        }
-    }
-
-    #[test]
-    fn without_paging_an_address_is_its_own() {
-        let mut real = sregs(Mode::Real);
-        real.ds.base = 0x1230;
-        let probe = Probe::new(memory(), real);
-        assert_eq!(probe.translate(4).unwrap(), Translation { gpa: Gpa(0x1234), page: None, writable: true });
-        let probe = Probe::new(memory(), sregs(Mode::Protected));
-        assert_eq!(probe.translate(0x8000_0000).unwrap().gpa, Gpa(0x8000_0000));
-    }
-
-    #[test]
-    fn long_mode_pages_of_all_sizes() {
-        let memory = memory();
-        write(&memory, 0x1000, 8, &[(0, 0x2003), (511, 0x2003)]);
-        write(&memory, 0x2000, 8, &[(0, 0x3003), (1, 0x4000_0081), (2, 0x5001)]);
-        write(&memory, 0x3000, 8, &[(0, 0x4003), (1, 0x20_0083)]);
-        write(&memory, 0x4000, 8, &[(0, 0x9003), (1, 0x8001), (2, 0)]);
-        let probe = Probe::new(memory, kvm_sregs { cr3: 0x1000, ..sregs(Mode::Long) });
-        let at =
-            |address| probe.translate(address).map(|mapping| (mapping.gpa.0, mapping.page, mapping.writable));
-        assert_eq!(at(0x123), Ok((0x9123, Some(0x1000), true)));
-        assert_eq!(at(0x1ffc), Ok((0x8ffc, Some(0x1000), false)));
-        assert_eq!(at(0x20_0001), Ok((0x20_0001, Some(2 << 20), true)));
-        assert_eq!(at(0x4000_0005), Ok((0x4000_0005, Some(1 << 30), false)));
-        assert_eq!(at(0xffff_ff80_0000_0123), Ok((0x9123, Some(0x1000), true)), "the upper half");
-        let unmapped = |linear, table, at| ProbeError::NotMapped { linear, table, at, entry: 0 };
-        assert_eq!(at(0x2000), Err(unmapped(0x2000, "PT", 0x4010)));
-        assert_eq!(at(0x40_0000), Err(unmapped(0x40_0000, "PD", 0x3010)));
-        assert_eq!(at(0xc000_0000), Err(unmapped(0xc000_0000, "PDPT", 0x2018)));
-        assert_eq!(at(0x8000_0000), Err(unmapped(0x8000_0000, "PD", 0x5000)));
-        assert_eq!(at(1 << 47), Err(ProbeError::NotCanonical { linear: 1 << 47 }));
-    }
-
-    #[test]
-    fn five_levels_where_they_are_switched_on() {
-        let memory = memory();
-        write(&memory, 0x1000, 8, &[(1, 0x2003)]);
-        write(&memory, 0x2000, 8, &[(0, 0x3003)]);
-        write(&memory, 0x3000, 8, &[(0, 0x83)]);
-        let mut sregs = kvm_sregs { cr3: 0x1000, ..sregs(Mode::Long) };
-        sregs.cr4 |= CR4_LA57;
-        let probe = Probe::new(memory, sregs);
-        assert_eq!(probe.translate((1 << 48) + 7).unwrap().gpa, Gpa(7));
-        assert!(matches!(probe.translate(1 << 56), Err(ProbeError::NotCanonical { .. })));
-    }
-
-    #[test]
-    fn pae_and_32_bit_page_tables() {
-        let memory = memory();
-        write(&memory, 0x1020, 8, &[(0, 0x2001), (3, 0x2001)]);
-        write(&memory, 0x2000, 8, &[(0, 0x3003), (1, 0x20_0083)]);
-        write(&memory, 0x3000, 8, &[(5, 0x7003)]);
-        write(&memory, 0x4000, 4, &[(0, 0x5003), (1, 0x40_2083), (2, 0x80_0003)]);
-        write(&memory, 0x5000, 4, &[(1023, 0x6001)]);
-        let mut pae = sregs(Mode::Protected);
-        (pae.cr0, pae.cr3, pae.cr4) = (pae.cr0 | modes::CR0_PG, 0x1020, modes::CR4_PAE);
-        let probe = Probe::new(memory.clone(), pae);
-        assert_eq!(probe.translate(0x5123).unwrap().gpa, Gpa(0x7123));
-        assert_eq!(probe.translate(0xc020_0042).unwrap().gpa, Gpa(0x20_0042));
-        assert!(matches!(probe.translate(1 << 30), Err(ProbeError::NotMapped { table: "PDPT", .. })));
-
-        let narrow = kvm_sregs { cr3: 0x4000, cr4: CR4_PSE, ..pae };
-        let probe = Probe::new(memory.clone(), narrow);
-        let top = probe.translate(0x3f_f00c).unwrap();
-        assert_eq!((top.gpa, top.page, top.writable), (Gpa(0x600c), Some(0x1000), false));
-        let large = probe.translate(0x40_0123).unwrap();
-        assert_eq!((large.gpa, large.page), (Gpa(0x1_0040_0123), Some(4 << 20)), "bit 13 is bit 32");
-        let none = Probe::new(memory, kvm_sregs { cr4: 0, ..narrow });
-        assert!(matches!(none.translate(0x40_0123), Err(ProbeError::NoTable { table: "PT", .. })));
-    }
-
-    #[test]
-    fn bytes_across_pages_come_from_both() {
-        let memory = memory();
-        write(&memory, 0x1000, 8, &[(0, 0x2003)]);
-        write(&memory, 0x2000, 8, &[(0, 0x3003)]);
-        write(&memory, 0x3000, 8, &[(0, 0x4003)]);
-        write(&memory, 0x4000, 8, &[(0, 0x9003), (1, 0x8003), (3, 0x7000_0003)]);
-        memory.write(Gpa(0x9ffe), b"he").unwrap();
-        memory.write(Gpa(0x8000), b"llo").unwrap();
-        let probe = Probe::new(memory, kvm_sregs { cr3: 0x1000, ..sregs(Mode::Long) });
-        let mut data = [0; 5];
-        probe.read(0xffe, &mut data).unwrap();
-        assert_eq!(&data, b"hello");
-        assert!(matches!(probe.read(0x1ffe, &mut data), Err(ProbeError::NotMapped { linear: 0x2000, .. })));
-        assert!(matches!(probe.read(0x3000, &mut data), Err(ProbeError::NoMemory { gpa: 0x7000_0000, .. })));
-        assert_eq!(probe.read(0x2000, &mut []), Ok(()), "nothing is everywhere");
-    }
-
-    #[test]
-    fn a_range_does_not_wrap() {
-        let mut data = [0; 2];
-        let long = Probe::new(memory(), sregs(Mode::Long));
-        assert!(matches!(long.read(u64::MAX, &mut data), Err(ProbeError::Wraps { .. })));
-        assert!(matches!(long.read(u64::MAX, &mut data[..1]), Err(ProbeError::NotMapped { .. })));
-        let protected = Probe::new(memory(), sregs(Mode::Protected));
-        assert!(matches!(protected.read(0xffff_ffff, &mut data), Err(ProbeError::Wraps { .. })));
-        assert!(matches!(protected.read(1 << 32, &mut data), Err(ProbeError::Wraps { .. })));
-        assert!(matches!(protected.read(0xffff_ffff, &mut data[..1]), Err(ProbeError::NoMemory { .. })));
-    }
-
-    proptest! {
-        /// Whatever the tables and registers hold, a probe answers.
-        #[test]
-        fn no_tables_are_too_strange(seed in any::<[u64; 8]>(), cr3 in any::<u64>(), cr4 in any::<u64>(), efer in any::<u64>(), address in any::<u64>()) {
-            let memory = GuestMemory::new(&[(Gpa(0), 0x4000)]).unwrap();
-            for (place, word) in (0..0x4000).step_by(8).zip(seed.iter().cycle()) {
-                memory.write(Gpa(place), &(word & 0x3fff).to_le_bytes()).unwrap();
-            }
-            let mut sregs = sregs(Mode::Long);
-            (sregs.cr3, sregs.cr4, sregs.efer) = (cr3 & 0x7fff, cr4, efer);
-            (sregs.ds.base, sregs.cs.l) = (seed[0], seed[1] as u8 & 1);
-            let probe = Probe::new(memory, sregs);
-            let _ = (probe.translate(address), probe.read(address, &mut [0; 9000]));
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Hand-made ELF files, whole and broken.
+//! Hand-made ELF files, valid and invalid.
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
@@ -47,7 +47,7 @@ fn refusal(file: Vec<u8>) -> String {
 }
 
 #[test]
-fn a_plain_executable() {
+fn a_valid_executable_is_loaded() {
     let image = Image::elf(elf(0x1010, &[CODE])).unwrap();
     assert_eq!((image.entry(), image.mode(), image.end()), (Gpa(0x1010), Mode::Long, 0x1180));
     assert_eq!(image.segments(), [Segment { start: Gpa(0x1000), file: 0x200..0x300, size: 0x180 }]);
@@ -61,17 +61,17 @@ fn the_entry_point_may_be_virtual_or_physical() {
 }
 
 #[test]
-fn empty_and_foreign_segments_are_passed_over() {
+fn empty_segments_and_other_types_are_ignored() {
     let empty = Header(PT_LOAD, u64::MAX, 0, u64::MAX, 0, 0);
     let note = Header(4, u64::MAX, 0, 0, u64::MAX, 0);
     assert_eq!(Image::elf(elf(0x1000, &[empty, note, CODE])).unwrap().segments().len(), 1);
 }
 
 #[test]
-fn wrong_kinds_of_file_are_named() {
+fn errors_name_the_wrong_kind_of_file() {
     let mut file = elf(0x1000, &[CODE]);
     file[4] = 1;
-    assert!(refusal(file.clone()).contains("is for 32 bits"));
+    assert!(refusal(file.clone()).contains("is 32-bit"));
     (file[4], file[5]) = (2, 2);
     assert!(refusal(file.clone()).contains("is not little-endian"));
     (file[5], file[18]) = (1, 40);
@@ -82,7 +82,7 @@ fn wrong_kinds_of_file_are_named() {
 }
 
 #[test]
-fn wrong_segments_are_named() {
+fn errors_name_the_wrong_segment() {
     let refused = |header| refusal(elf(0x1000, &[header]));
     assert!(
         refused(Header(PT_LOAD, 0x200, 0x1000, 0x1000, 0x101, 0x200)).contains("past the end of the file")
@@ -107,8 +107,8 @@ fn a_file_cut_anywhere_is_refused() {
     }
 }
 
-/// A file with `count` program headers for a byte each, behind each other. From 65,535 on the header cannot
-/// hold the number: it is then in the first section header (ELF-64, "e_phnum"; PN_XNUM).
+/// A file with `count` program headers, each for one byte, at consecutive addresses. From 65,535 on the number does not
+/// fit into the header and is in the first section header (ELF-64, "e_phnum"; PN_XNUM).
 fn many_headers(count: u32) -> Vec<u8> {
     let header = |place: u64| Header(PT_LOAD, 0x200, 0x1000, 0x1000 + place, 1, 1);
     let headers: Vec<_> = (0..u64::from(count)).map(header).collect();
@@ -126,22 +126,21 @@ fn many_headers(count: u32) -> Vec<u8> {
 }
 
 #[test]
-fn the_most_program_headers_are_read_in_no_time() {
+fn the_largest_numbers_of_program_headers_are_read_fast() {
     for count in [65_534, 65_535, 70_000] {
         assert_eq!(Image::elf(many_headers(count)).unwrap().segments().len(), count as usize);
     }
     let mut cut = many_headers(65_535);
     cut.truncate(cut.len() - 1);
     assert!(refusal(cut).contains("cannot be read"));
-    let mut lying = many_headers(10);
-    lying[56..58].copy_from_slice(&0xffffu16.to_le_bytes());
-    refusal(lying);
+    let mut wrong = many_headers(10);
+    wrong[56..58].copy_from_slice(&0xffffu16.to_le_bytes());
+    refusal(wrong);
 }
 
 proptest! {
-    /// Any bytes, and any change to a good file, give an image or a sentence.
     #[test]
-    fn no_file_is_too_strange(noise in prop::collection::vec(any::<u8>(), 0..200), changes in prop::collection::vec((0usize..0x300, any::<u8>()), 0..12)) {
+    fn random_and_damaged_files_give_an_image_or_an_error(noise in prop::collection::vec(any::<u8>(), 0..200), changes in prop::collection::vec((0usize..0x300, any::<u8>()), 0..12)) {
         let _ = Image::elf(noise.clone());
         let mut file = elf(0x1000, &[CODE, Header(PT_LOAD, 0x200, 0x4000, 0x4000, 1, 1)]);
         for (place, byte) in changes {

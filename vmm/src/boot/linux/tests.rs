@@ -1,4 +1,4 @@
-//! Hand-made kernels, whole and broken, and what they are given.
+//! Hand-made kernels, valid and invalid, and the data that they get at their entry.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::super::elf::tests::{Header, elf};
@@ -76,16 +76,19 @@ fn a_vmlinux_goes_to_its_physical_addresses() {
 }
 
 #[test]
-fn kernels_are_told_by_their_content() {
+fn kernels_are_recognised_by_their_content() {
     let looks_like_one = |bytes: &[u8]| is_kernel(file(bytes).path());
     assert!(looks_like_one(&bzimage()));
     let mut linux = vmlinux(0x100_0000);
-    assert!(!looks_like_one(&linux), "another kernel in the last 2 GiB");
+    assert!(!looks_like_one(&linux), "a kernel other than Linux in the last 2 GiB");
     linux.resize((1 << 20) - 5, 0);
     linux.extend(b"Linux version 6.1.0");
-    assert!(looks_like_one(&linux), "the name may lie across two pieces that are read");
+    assert!(looks_like_one(&linux), "the banner may cross the border of two reads");
     let low = elf(0x1000, &[Header(1, 0x200, 0x1000, 0x1000, 0x100, 0x100)]);
-    assert!(!looks_like_one(&[low.as_slice(), b"Linux version 6"].concat()), "a program that names Linux");
+    assert!(
+        !looks_like_one(&[low.as_slice(), b"Linux version 6"].concat()),
+        "a program that contains the banner of Linux"
+    );
     for bytes in [&b""[..], b"x", &[0; 0x300], b"\x7fELF"] {
         assert!(!looks_like_one(bytes));
     }
@@ -93,33 +96,33 @@ fn kernels_are_told_by_their_content() {
 }
 
 #[test]
-fn a_vmlinux_over_what_it_is_given_or_outside_ram_is_refused() {
+fn a_vmlinux_below_1_mib_or_outside_ram_is_refused() {
     assert!(refusal(&vmlinux(0xf_ffff)).contains("below 0x100000"));
     assert!(refusal(&vmlinux(pc::BOOT_PARAMS.0)).contains("below 0x100000"));
-    assert!(refusal(&vmlinux(RAM - 0x1000)).contains("give it more (--mem)"));
+    assert!(refusal(&vmlinux(RAM - 0x1000)).contains("give the guest more (--mem)"));
     assert!(refusal(&vmlinux(u64::MAX - 0x1000)).contains("past the last address"));
 }
 
-/// A note's size is nobody's business here: a loader that believed it would read for hours.
+/// A loader that trusted the size of this note would read for hours.
 #[test]
-fn notes_are_left_alone() {
+fn notes_are_ignored() {
     let load = Header(1, 0x200, 0xffff_ffff_8100_0000, 0x100_0000, 0x100, 0x2000);
     let file = file(&elf(0x100_0000, &[load, Header(4, 0x200, 0, 0, u64::MAX >> 1, 0)]));
     assert!(Kernel::open(file.path()).unwrap().load(&memory(), RAM).is_ok());
 }
 
-/// Two readers would count its program headers differently.
+/// The check and the loader would read different numbers of program headers.
 #[test]
-fn a_number_of_headers_that_is_elsewhere_is_refused() {
+fn a_number_of_headers_in_section_0_is_refused() {
     let mut kernel = vmlinux(0x100_0000);
     put(&mut kernel, 56, &[0xff, 0xff]);
-    assert!(refusal(&kernel).contains("more program headers than a kernel has"));
+    assert!(refusal(&kernel).contains("too many program headers for a kernel"));
 }
 
 #[test]
-fn what_is_no_kernel_or_not_all_of_one_is_refused() {
-    assert!(refusal(b"").contains("is no Linux kernel"));
-    assert!(refusal(&[0; 0x1000]).contains("is no Linux kernel"));
+fn files_that_are_not_complete_kernels_are_refused() {
+    assert!(refusal(b"").contains("is not a Linux kernel"));
+    assert!(refusal(&[0; 0x1000]).contains("is not a Linux kernel"));
     assert!(refusal(&vmlinux(0x100_0000)[..0x280]).contains("is it complete?"));
     assert!(refusal(&bzimage()[..0x210]).contains("cut short within its setup header"));
     assert!(refusal(&bzimage()[..0x5ff]).contains("is it complete?"));
@@ -127,20 +130,20 @@ fn what_is_no_kernel_or_not_all_of_one_is_refused() {
 }
 
 #[test]
-fn a_bzimage_whose_header_lies_is_refused() {
+fn a_bzimage_with_an_invalid_header_is_refused() {
     let with = |at: usize, value: &[u8]| {
         let mut bytes = bzimage();
         put(&mut bytes, at, value);
         refusal(&bytes)
     };
     assert!(with(0x1f1, &[255]).contains("is it complete?"), "more setup than file");
-    assert!(with(0x1f1, &[0]).contains("is it complete?"), "none is four");
+    assert!(with(0x1f1, &[0]).contains("is it complete?"), "0 sectors of setup mean 4");
     assert!(with(0x1f4, &u32::MAX.to_le_bytes()).contains("is it complete?"), "more code than file");
     assert!(with(0x1f4, &[0; 4]).contains("is it complete?"), "no code");
     assert!(with(0x206, &[0x0b]).contains("without a 64-bit entry point"));
     assert!(with(0x236, &[2]).contains("without a 64-bit entry point"));
-    assert!(with(0x260, &u32::MAX.to_le_bytes()).contains("--mem"), "unpacks to more than there is");
-    assert!(with(0x258, &u64::MAX.to_le_bytes()).contains("--mem"), "unpacks to nowhere");
+    assert!(with(0x260, &u32::MAX.to_le_bytes()).contains("--mem"), "unpacks to more than RAM");
+    assert!(with(0x258, &u64::MAX.to_le_bytes()).contains("--mem"), "unpacks past the last address");
     assert!(with(0x211, &[0]).contains("cannot be loaded"), "not for high memory");
 }
 
@@ -156,7 +159,7 @@ fn given(kernel: &[u8], initrd: Option<&[u8]>, command_line: &str) -> Result<Gue
 }
 
 #[test]
-fn the_kernel_finds_what_it_is_given() {
+fn boot_params_lead_to_everything_the_kernel_needs() {
     for kernel in [bzimage(), vmlinux(0x100_0000)] {
         let memory = given(&kernel, Some(&[7; 0x1001]), "console=ttyS0").unwrap();
         let at = |offset: u64| word(&memory, pc::BOOT_PARAMS.0 + offset);
@@ -182,7 +185,7 @@ fn the_kernel_finds_what_it_is_given() {
 }
 
 #[test]
-fn fields_after_the_header_s_end_are_not_the_kernel_s() {
+fn fields_after_the_end_of_the_header_are_ignored() {
     // The header ends before cmdline_size: what is there is code.
     let mut kernel = bzimage();
     put(&mut kernel, 0x200, &[0xeb, 0x36]);
@@ -199,10 +202,10 @@ fn an_initrd_must_fit_between_the_kernel_and_the_end() {
     let refused = given(&bzimage(), Some(&vec![1; room + 1]), "").unwrap_err();
     assert!(refused.contains("--mem") && refused.contains("0x2e00001 bytes"), "{refused}");
     assert!(given(&bzimage(), Some(&[]), "").unwrap_err().contains("is empty"));
-    // As high as the kernel takes it.
-    let mut picky = bzimage();
-    put(&mut picky, 0x22c, &0x1ff_ffffu32.to_le_bytes());
-    let memory = given(&picky, Some(&[1]), "").unwrap();
+    // The kernel limits the address of the initrd.
+    let mut limited = bzimage();
+    put(&mut limited, 0x22c, &0x1ff_ffffu32.to_le_bytes());
+    let memory = given(&limited, Some(&[1]), "").unwrap();
     assert_eq!(word(&memory, pc::BOOT_PARAMS.0 + 0x218), 0x1ff_f000);
 }
 
@@ -210,20 +213,19 @@ fn an_initrd_must_fit_between_the_kernel_and_the_end() {
 fn a_command_line_must_fit_and_be_text() {
     let line = "x".repeat(2048);
     assert!(given(&bzimage(), None, &line[..2047]).is_ok());
-    assert!(given(&bzimage(), None, &line).unwrap_err().contains("takes 2047: shorten --cmdline"));
-    assert!(given(&vmlinux(0x100_0000), None, &line).unwrap_err().contains("takes 2047"));
+    assert!(given(&bzimage(), None, &line).unwrap_err().contains("accepts at most 2047: shorten --cmdline"));
+    assert!(given(&vmlinux(0x100_0000), None, &line).unwrap_err().contains("accepts at most 2047"));
     assert!(given(&bzimage(), None, "a\0b").unwrap_err().contains("NUL"));
-    let mut boasts = bzimage();
-    put(&mut boasts, 0x238, &u32::MAX.to_le_bytes());
-    assert!(given(&boasts, None, &"x".repeat(1 << 20)).unwrap_err().contains("shorten --cmdline"));
+    let mut large = bzimage();
+    put(&mut large, 0x238, &u32::MAX.to_le_bytes());
+    assert!(given(&large, None, &"x".repeat(1 << 20)).unwrap_err().contains("shorten --cmdline"));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the header says, it is taken or refused.
     #[test]
-    fn no_header_does_any_harm(header in prop::collection::vec(any::<u8>(), 0x7b)) {
+    fn random_headers_are_accepted_or_refused(header in prop::collection::vec(any::<u8>(), 0x7b)) {
         let mut bytes = bzimage();
         put(&mut bytes, 0x1f1, &header);
         put(&mut bytes, 0x202, b"HdrS");

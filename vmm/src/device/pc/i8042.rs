@@ -1,34 +1,34 @@
-//! The keyboard controller, 8042, on ports 0x60 and 0x64, as far as a kernel looks at it: it passes its self-test, has
-//! no keyboard or mouse, and resets the machine. A status that never changes would have a kernel poll it for seconds.
-//! Between its ports, at 0x61, is [`SystemControl`].
+//! The 8042 keyboard controller on ports 0x60 and 0x64, as far as kernels use it: it passes its self-test, has no
+//! keyboard and no mouse, and resets the machine. Without it, reads of the status port would return a constant, and a
+//! kernel would poll the port for seconds. [`SystemControl`] is between the two ports, at 0x61.
 //!
 //! "8042 Keyboard Controller", IBM PC AT Technical Reference, section 1; the commands are those of Linux's
 //! `include/linux/i8042.h`.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::device::pc::system_control::SystemControl;
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 
-/// The first port, for data; that for status and commands is the last.
+/// The first port, for data. The last port is for status and commands.
 pub const PORT: u16 = 0x60;
-/// How many ports there are.
+/// The number of ports.
 pub const PORTS: u16 = 5;
 
-/// Status: there is a byte to read.
+/// Status: a byte is ready to be read.
 const OUTPUT_FULL: u8 = 1 << 0;
 /// Status: the self-test has passed.
 const SYSTEM: u8 = 1 << 2;
-/// Control byte: the keyboard, and the mouse, are off.
+/// Control byte: the keyboard and the mouse are disabled.
 const BOTH_OFF: u8 = 0x30;
 
-/// The controller, and what lies between its ports.
+/// The controller, and system control port B between its ports.
 #[derive(Debug)]
 pub struct I8042 {
     output: Option<u8>,
     control: u8,
-    /// The command that the next byte of data belongs to.
-    wants: Option<u8>,
+    /// The command whose data byte the guest writes next.
+    pending: Option<u8>,
     system_control: SystemControl,
 }
 
@@ -37,7 +37,7 @@ impl Default for I8042 {
         Self {
             output: None,
             control: BOTH_OFF | SYSTEM,
-            wants: None,
+            pending: None,
             system_control: SystemControl::default(),
         }
     }
@@ -45,25 +45,25 @@ impl Default for I8042 {
 
 impl I8042 {
     fn command(&mut self, command: u8) -> ControlFlow<Stop> {
-        self.wants = None;
+        self.pending = None;
         match command {
             // Pulse the reset line.
             0xfe => return ControlFlow::Break(Stop::Rebooted),
             0x20 => self.output = Some(self.control),
             // Self-test passed.
             0xaa => self.output = Some(0x55),
-            // Keyboard and mouse interfaces: clock line stuck, so nobody is there.
+            // Tests of the keyboard and mouse interfaces: 1 reports a stuck clock line, so nothing is connected.
             0xa9 | 0xab => self.output = Some(1),
-            0x60 | 0xd1 | 0xd3 | 0xd4 => self.wants = Some(command),
+            0x60 | 0xd1 | 0xd3 | 0xd4 => self.pending = Some(command),
             _ => {}
         }
         ControlFlow::Continue(())
     }
 
     fn data(&mut self, data: u8) {
-        match self.wants.take() {
+        match self.pending.take() {
             Some(0x60) => self.control = data,
-            // The loop through the mouse's lines is not there: something else comes back.
+            // The loopback test of the mouse interface fails, because there is no mouse: another byte comes back.
             Some(0xd3) => self.output = Some(!data),
             _ => {}
         }
@@ -94,10 +94,10 @@ impl Device for I8042 {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         match offset {
             1 => self.system_control.name(0),
-            _ => "i8042",
+            _ => DeviceName::device("i8042"),
         }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_self_test_passes_and_nobody_is_connected() {
+    fn the_self_test_passes_and_no_keyboard_or_mouse_is_found() {
         let mut device = I8042::default();
         for (command, answer) in [(0xaa, 0x55), (0xab, 1), (0xa9, 1), (0x20, 0x34)] {
             assert_eq!(read(&mut device, 4) & 1, 0);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_control_byte_reads_back_and_the_mouse_s_loop_does_not() {
+    fn the_control_byte_reads_back_and_the_mouse_loopback_fails() {
         let mut device = I8042::default();
         for (offset, data) in [(4, 0x60), (0, 0x47), (4, 0x20)] {
             assert!(device.write(offset, 1, data).is_continue());

@@ -1,4 +1,6 @@
 //! The older hardware of a PC, as far as Linux needs it.
+//!
+//! May import what [`crate::device`] may import.
 
 pub(crate) mod i8042;
 pub(crate) mod post_code;

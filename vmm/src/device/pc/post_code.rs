@@ -1,7 +1,7 @@
-//! Port 0x80, where firmware and kernels say how far they are: each value that differs from the last is a mark of the
-//! [`Timeline`].
+//! Port 0x80, to which firmware and kernels write their progress codes. Each write that changes the value adds a mark
+//! to the [`Timeline`].
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use crate::profile::timeline::{Event, Timeline};
 use std::ops::ControlFlow;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// The port.
 pub const PORT: u16 = 0x80;
 
-/// The port.
+/// The device: marks the timeline when the value changes.
 #[derive(Debug)]
 pub struct PostCode {
     timeline: Arc<Timeline>,
@@ -18,7 +18,7 @@ pub struct PostCode {
 }
 
 impl PostCode {
-    /// A port that marks `timeline`.
+    /// Creates a port that adds marks to `timeline`.
     pub fn new(timeline: Arc<Timeline>) -> Self {
         Self { timeline, last: None }
     }
@@ -31,15 +31,15 @@ impl Device for PostCode {
 
     fn write(&mut self, _: u64, _: u8, data: u64) -> ControlFlow<Stop> {
         let code = data.to_le_bytes()[0];
-        // Linux writes to this port to pass the time, too.
+        // Linux also writes to this port as a short delay. A repeated value is not a mark.
         if self.last.replace(code) != Some(code) {
             self.timeline.mark(Event::PostCode(code));
         }
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "boot mark"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("boot mark")
     }
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changes_is_a_mark() {
+    fn only_a_changed_value_is_a_mark() {
         let timeline = Arc::new(Timeline::default());
         let mut port = PostCode::new(timeline.clone());
         assert_eq!(port.read(0, 1).continue_value(), Some(u64::MAX));

@@ -1,25 +1,25 @@
-//! Power-off and reset, as ACPI has them for machines without the older hardware: a sleep control register, whose
-//! status register always says "done", and a reset register.
+//! Power-off and reset through ACPI, for machines without the older hardware: the sleep control and status registers,
+//! and the reset register. All reads return 0.
 //!
 //! ACPI specification 6.5, section 4.8.3.7 "Sleep Control and Status Registers" and section 4.8.3.6 "Reset Register".
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 
 /// The sleep control register's port; the status and reset registers follow.
 pub const PORT: u16 = 0x600;
-/// How many ports there are.
+/// The number of ports.
 pub const PORTS: u16 = 3;
-/// The sleep type of soft-off, S5, which the tables name.
+/// The sleep type of soft-off (S5), which the ACPI tables report to the kernel.
 pub const SOFT_OFF: u8 = 5;
-/// What resets the machine when it is written to the reset register.
+/// The value of the reset register that resets the machine.
 pub const RESET: u8 = 1;
 
-/// Sleep control: enter the sleep state whose type is in bits 2 to 4.
+/// Sleep control: enters the sleep state whose type is in bits 2 to 4.
 const SLEEP_ENABLE: u64 = 1 << 5;
 
-/// The three registers.
+/// The device with the three registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Power;
 
@@ -38,10 +38,10 @@ impl Device for Power {
         }
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         match offset {
-            2 => "ACPI reset",
-            _ => "ACPI sleep",
+            2 => DeviceName::register("ACPI", "reset"),
+            _ => DeviceName::register("ACPI", "sleep"),
         }
     }
 }
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn one_resets() {
+    fn writing_one_to_the_reset_register_resets() {
         assert!(Power.write(2, 1, 0).is_continue());
         assert!(matches!(Power.write(2, 1, 1), ControlFlow::Break(Stop::Rebooted)));
     }

@@ -1,23 +1,24 @@
-//! The real-time clock of the PC, an MC146818 on ports 0x70 and 0x71, as far as it tells the time: the host's, in UTC
-//! and BCD, never in the middle of an update. Alarms and interrupts are not there; what is written is forgotten.
+//! The real-time clock of a PC, an MC146818 on ports 0x70 and 0x71, with the time registers only. The time is that of
+//! the host, in UTC and BCD, and an update is never in progress. Alarms and interrupts are missing, and writes to
+//! registers are ignored.
 //!
-//! Motorola MC146818 data sheet, "Address Map"; the century is where the ACPI tables say (register 0x32).
+//! Motorola MC146818 data sheet, "Address Map". The ACPI tables report the register of the century (0x32).
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The index port; the data port follows.
+/// The index port. The data port follows.
 pub const PORT: u16 = 0x70;
-/// How many ports it has.
+/// The number of ports.
 pub const PORTS: u16 = 2;
-/// The register with the century.
+/// The register of the century.
 pub const CENTURY: u8 = 0x32;
 
-/// Register A: a divider for 32,768 Hz, and no update in progress.
+/// Register A: the divider for 32,768 Hz, and no update in progress.
 const DIVIDER: u8 = 0x26;
-/// Register B: 24 hours, BCD.
+/// Register B: 24-hour mode, BCD.
 const FORMAT: u8 = 0x02;
 /// Register D: the time is valid.
 const VALID: u8 = 0x80;
@@ -39,18 +40,18 @@ impl Device for Rtc {
 
     fn write(&mut self, offset: u64, _: u8, data: u64) -> ControlFlow<Stop> {
         if offset == 0 {
-            // The highest bit masks NMIs.
+            // The highest bit masks NMIs; it is not part of the index.
             self.index = data.to_le_bytes()[0] & 0x7f;
         }
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "RTC"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("RTC")
     }
 }
 
-/// What a register says so many seconds after 1970.
+/// The value of a register at `seconds` after the start of 1970.
 fn register(index: u8, seconds: u64) -> u8 {
     let days = seconds / 86_400;
     let (year, month, day) = date(days);
@@ -72,14 +73,14 @@ fn register(index: u8, seconds: u64) -> u8 {
     bcd(value)
 }
 
-/// Two decimal digits.
+/// The last two decimal digits of `value`, in BCD.
 fn bcd(value: u64) -> u8 {
     u8::try_from(((value / 10 % 10) << 4) | (value % 10)).unwrap_or(0)
 }
 
-/// Year, month and day of the month, so many days after the first of 1970 in the Gregorian calendar.
+/// Year, month and day of the month in the Gregorian calendar, `days` after 1 January 1970.
 fn date(mut days: u64) -> (u64, u64, u64) {
-    // 400 years are 146,097 days, always.
+    // 400 years always have 146,097 days.
     let mut year = (days / 146_097).saturating_mul(400).saturating_add(1970);
     days %= 146_097;
     let is_leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
@@ -109,23 +110,23 @@ mod tests {
     }
 
     #[test]
-    fn tells_known_times() {
+    fn known_times_are_right() {
         assert_eq!(stamp(0), [0x19, 0x70, 0x01, 0x01, 0, 0, 0, 5]);
         assert_eq!(stamp(951_782_399), [0x20, 0x00, 0x02, 0x28, 0x23, 0x59, 0x59, 2]);
         assert_eq!(stamp(951_782_400), [0x20, 0x00, 0x02, 0x29, 0, 0, 0, 3]);
-        assert_eq!(stamp(4_107_542_400), [0x21, 0x00, 0x03, 0x01, 0, 0, 0, 2], "2100 is no leap year");
+        assert_eq!(stamp(4_107_542_400), [0x21, 0x00, 0x03, 0x01, 0, 0, 0, 2], "2100 is not a leap year");
         assert_eq!(stamp(1_700_000_000), [0x20, 0x23, 0x11, 0x14, 0x22, 0x13, 0x20, 3]);
     }
 
     #[test]
-    fn any_number_of_seconds_is_a_time() {
+    fn every_number_of_seconds_has_a_date() {
         for seconds in [u64::MAX, u64::MAX / 2, 1 << 40] {
             assert!((1..=0x31).contains(&register(7, seconds)));
         }
     }
 
     #[test]
-    fn is_never_in_an_update_and_has_an_index() {
+    fn an_update_is_never_in_progress_and_the_index_selects_a_register() {
         let mut rtc = Rtc::default();
         for (index, value) in [(0x0a, 0x26), (0x8b, 0x02), (0x0d, 0x80), (0x0c, 0)] {
             assert!(rtc.write(0, 1, index).is_continue());

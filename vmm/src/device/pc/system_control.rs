@@ -1,18 +1,18 @@
-//! System control port B, 0x61. Kernels that measure time with the PIT wait for bit 5, the output of its third
-//! counter, which here is always up; bit 4 changes at each read, as the refresh of memory has it.
+//! System control port B, 0x61. Kernels that measure time with the PIT wait for bit 5, the output of its third counter.
+//! There is no PIT, so the bit is always set. Bit 4 changes at each read, like the memory refresh bit of a PC.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 
-/// The timer's third counter has run out.
+/// The third counter of the timer has run out.
 const TIMER_OUT: u8 = 1 << 5;
-/// Changes with each refresh cycle.
+/// Changes with each memory refresh cycle.
 const REFRESH: u8 = 1 << 4;
-/// What is written and reads back: the counter's gate and the speaker.
+/// The bits that read back as written: the gate of the counter, and the speaker.
 const WRITABLE: u8 = 0x0f;
 
-/// The port.
+/// The device.
 #[derive(Debug, Default)]
 pub struct SystemControl {
     value: u8,
@@ -29,8 +29,8 @@ impl Device for SystemControl {
         ControlFlow::Continue(())
     }
 
-    fn name(&self, _: u64) -> &'static str {
-        "system control"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::device("system control")
     }
 }
 
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_timer_has_always_run_out_and_refresh_goes_on() {
+    fn the_timer_has_always_run_out_and_the_refresh_bit_changes() {
         let mut port = SystemControl::default();
         assert!(port.write(0, 1, 0xff).is_continue());
         let seen = [0; 3].map(|_| port.read(0, 1).continue_value().unwrap());

@@ -1,10 +1,12 @@
-//! The doorbell: a page in which a driver's store wakes the device's thread (KVM_IOEVENTFD), without an exit to this
+//! The doorbell: a page in which the driver's store wakes the device's thread (KVM_IOEVENTFD), without an exit to this
 //! program. The thread sleeps until then.
 //!
-//! The store must be 4 bytes wide, at the page's start, and hold a queue's number. Any other access to the page is an
-//! ordinary exit, and so is every one over the other transports.
+//! The doorbell carries no data: the thread drains the eventfd, then scans the window, so no notification is lost.
+//!
+//! The store must be 4 bytes wide, at the start of the page, and its value must be the number of a queue. Every other
+//! access to the page is an ordinary exit. Over the other transports every access to the page is one.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
@@ -17,10 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
-/// For how long the device sleeps at a time. A driver that does not ring is served so often, and no more.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// The longest time that the device sleeps without a ring. A driver that does not ring is served at this interval.
+const SLEEP: Duration = Duration::from_millis(100);
 
-/// What the driver rings, and what ends the wait for that.
+/// The event that the driver signals, and the event that ends the wait for it.
 #[derive(Debug)]
 pub(crate) struct Doorbell {
     bell: EventFd,
@@ -28,10 +30,10 @@ pub(crate) struct Doorbell {
 }
 
 impl Doorbell {
-    /// One that nobody can ring yet.
+    /// Creates a doorbell that is not attached to a page yet.
     ///
     /// # Errors
-    /// The host has no descriptor left.
+    /// The host has no file descriptor left.
     pub(crate) fn new() -> Result<Self, Error> {
         Ok(Self {
             bell: host::event().map_err(Error::host("eventfd"))?,
@@ -44,19 +46,19 @@ impl Doorbell {
         &self.bell
     }
 
-    /// Ends the wait, now and from now on.
+    /// Ends the wait of [`serve`](Self::serve), now and from now on.
     pub(crate) fn end(&self) {
         let _ = self.end.write(1);
     }
 
-    /// How often it was rung since this was last asked.
+    /// The number of rings since the last call.
     fn rings(&self) -> u64 {
-        // It does not block, and fails where there is nothing to read.
+        // The event does not block: the read fails if there was no ring.
         self.bell.read().unwrap_or(0)
     }
 
-    /// Runs the device whenever the driver has rung, or input has come that it waits for, until the run is over or the
-    /// device ends it. Counts the rings.
+    /// Runs the device each time the driver rings or input arrives that the driver waits for. Returns when `over` is
+    /// set or the device ends the run. Adds the number of rings to `rings`.
     pub(crate) fn serve(
         &self,
         simvirtio: &mut Simvirtio<GuestMemory>,
@@ -65,7 +67,7 @@ impl Doorbell {
         rings: &mut u64,
     ) -> ControlFlow<Stop> {
         while !over.load(Ordering::Acquire) {
-            // First forget the rings and then look: what is stored after this look rings anew.
+            // Drain the event first, then scan the window: a store after the scan signals the event again.
             *rings = rings.saturating_add(self.rings());
             if simvirtio.advance()? {
                 continue;
@@ -77,11 +79,11 @@ impl Doorbell {
             }
             let started = Instant::now();
             let input = simvirtio.input().filter(|_| waits);
-            let places = [Some(host::borrow(&self.bell)), Some(host::borrow(&self.end)), input];
-            if let Err(error) = host::wait_any(places, Some(PATIENCE)) {
+            let sources = [Some(host::borrow(&self.bell)), Some(host::borrow(&self.end)), input];
+            if let Err(error) = host::wait_any(sources, Some(SLEEP)) {
                 return ControlFlow::Break(Stop::InputFailed(Arc::new(error)));
             }
-            // Time in which the guest says that it waits does not count.
+            // Time in which the guest waits for input does not count.
             if waits {
                 deadline.extend_by_wait_since(started);
             }
@@ -91,8 +93,8 @@ impl Doorbell {
     }
 }
 
-/// The page on the bus: where an access is an exit. There is nothing to read, and the device looks at its window by
-/// itself.
+/// The doorbell page on the MMIO bus, for accesses that exit. Reads return all ones. Writes do nothing, because the
+/// device scans its window by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct DoorbellPage;
 
@@ -103,8 +105,8 @@ impl Device for DoorbellPage {
     fn write(&mut self, _: u64, _: u8, _: u64) -> ControlFlow<Stop> {
         ControlFlow::Continue(())
     }
-    fn name(&self, _: u64) -> &'static str {
-        "simvirtio doorbell"
+    fn name(&self, _: u64) -> DeviceName {
+        DeviceName::register("simvirtio", "doorbell")
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
     use simvirtio::abi;
     use simvirtio::device::State;
 
-    /// A device over RAM that holds a driver's `R`, in the hands of `serve` for as long as `body` takes.
+    /// Runs `serve` on a new device while `body` plays the driver. Returns the device and the number of rings.
     fn served(body: impl FnOnce(&Doorbell, &GuestMemory)) -> (Simvirtio<GuestMemory>, u64) {
         let memory = GuestMemory::new(&[(Gpa(0), abi::DOORBELL)]).unwrap();
         let (output, _) = Output::captured();
@@ -146,7 +148,7 @@ mod tests {
     fn wait_for_tail(memory: &GuestMemory, tail: u32) {
         let started = Instant::now();
         while memory.load_u32(abi::WINDOW + abi::offset::TX_TAIL) != tail {
-            assert!(started.elapsed() < Duration::from_secs(20), "the device takes nothing");
+            assert!(started.elapsed() < Duration::from_secs(20), "the device does not take the byte");
             std::thread::yield_now();
         }
     }
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_does_not_ring_is_served_all_the_same() {
+    fn a_driver_that_does_not_ring_is_still_served() {
         let (_, rings) = served(|_, memory| {
             push(memory, 0, b'R');
             wait_for_tail(memory, 1);

@@ -1,6 +1,9 @@
-//! SIMVIRTIO on the host's side: the protocol's device, what it may reach of the guest, and the trapped
-//! window of the exit and coalesced transports. The doorbell and polling transports run the same [`Simvirtio`] on a
-//! thread, in `doorbell.rs` and `poller.rs`.
+//! The host side of SIMVIRTIO: the device of the protocol with its memory, output and input.
+//!
+//! `window.rs` traps the window for the exit and coalesced transports. For the doorbell and polling transports the same
+//! [`Simvirtio`] runs on its own thread, in `doorbell.rs` and `poller.rs`.
+//!
+//! May import what [`crate::device`] may import, and the protocol's crate `simvirtio`.
 
 pub(crate) mod doorbell;
 pub(crate) mod poller;
@@ -22,25 +25,25 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How the driver's stores reach the device.
+/// The way in which the driver's stores reach the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// The window traps: each access to it is an exit, and a store to a queue's head is the notification.
+    /// The window traps: each access to it is an exit. A store to the head of a queue is the notification.
     Exit,
-    /// The window traps, but stores to TX head are queued by the kernel (KVM_REGISTER_COALESCED_MMIO) until the guest
-    /// is left for something else.
+    /// The window traps, but the kernel queues stores to TX head (KVM_REGISTER_COALESCED_MMIO) until the guest exits
+    /// for another reason.
     Coalesced,
-    /// The window is shared RAM, and a thread of the host's sleeps until the driver rings: an exit inside the kernel.
+    /// The window is shared RAM. The device's thread sleeps until the driver rings, which is an exit inside the kernel.
     Doorbell,
-    /// The window is shared RAM, and a thread of the host's watches it: no exits.
+    /// The window is shared RAM. The device's thread polls it, so there are no exits.
     Polling,
 }
 
 impl Transport {
-    /// All of them, from the most exits to none.
+    /// All transports, in order from the most exits to none.
     pub const ALL: [Self; 4] = [Self::Exit, Self::Coalesced, Self::Doorbell, Self::Polling];
 
-    /// Whether the window is RAM that guest and host share, and the device has a thread of its own.
+    /// True if the window is RAM that guest and host share, and the device has its own thread.
     pub fn shares_memory(self) -> bool {
         matches!(self, Self::Doorbell | Self::Polling)
     }
@@ -58,57 +61,60 @@ impl fmt::Display for Transport {
 }
 
 impl Default for Transport {
-    /// Exits, unless the program was built with the feature `polling`.
+    /// [`Self::Exit`]; with the feature `polling`, [`Self::Polling`].
     fn default() -> Self {
         if cfg!(feature = "polling") { Self::Polling } else { Self::Exit }
     }
 }
 
-/// How much the device holds of what it is to give back, in bytes.
-const LOOP: usize = 64 << 10;
-/// How much of a message is kept for the report, in bytes. All of it is printed.
-const KEPT: usize = 64 << 10;
+/// The most bytes that a looped-back device holds for the driver.
+const MAX_LOOPED: usize = 64 << 10;
+/// The most bytes of the message that are kept for the report. The output gets all of them.
+const MAX_MESSAGE: usize = 64 << 10;
 
-/// What is known of the device after a run.
+/// The state of the device after a run.
 #[derive(Clone, Debug)]
 pub struct SimvirtioReport {
     /// The transport of the run.
     pub transport: Transport,
-    /// Where the device stood at the end.
+    /// The state of the device at the end.
     pub state: State,
-    /// What the driver's status was at the end.
+    /// The driver's status register at the end.
     pub driver_status: u8,
-    /// What the device went through.
+    /// The device's counters: commands, bytes and ignored stores.
     pub history: History,
-    /// The first 64 KiB of what it received.
+    /// The first 64 KiB that the device received from the driver.
     pub message: Vec<u8>,
-    /// A digest of all that it received: messages with another one differ.
+    /// A digest of all bytes that the device received. Messages with different digests differ.
     pub digest: u64,
-    /// How often the driver has rung, over the doorbell transport.
+    /// The number of rings of the doorbell. 0 for the other transports.
     pub rings: u64,
-    /// Processor time of the device's own thread, where it has one.
+    /// The processor time of the device's own thread. `None` if the transport has no thread.
     pub thread_time: Option<Duration>,
 }
 
-/// The protocol's device with what it needs of the host: the shared memory, the output and the input.
+/// The device of the protocol, with the memory that it shares with the driver, its output and its input.
 #[derive(Debug)]
 pub struct Simvirtio<M> {
     device: Device,
+    queue_len: u16,
     memory: M,
     streams: Streams,
 }
 
-/// Prints a message's bytes, keeps the first of them, and remembers a failure; hands on the input.
+/// The device's byte streams: prints and keeps the bytes that the driver sends, and supplies the input.
 #[derive(Debug)]
 struct Streams {
     output: Output,
     input: Input,
-    /// What the driver is still to get back, where the device does that instead of printing and reading.
+    /// The bytes to return to the driver. `None` unless the device is looped back, in which case it neither prints nor
+    /// reads input.
     looped: Option<VecDeque<u8>>,
     message: Vec<u8>,
     digest: DefaultHasher,
-    /// What was received and is still to be printed.
-    fresh: Vec<u8>,
+    /// The bytes that were received and are not printed yet.
+    unprinted: Vec<u8>,
+    /// The end of the run that a failed print asks for.
     failure: Option<Stop>,
 }
 
@@ -121,33 +127,33 @@ impl Host for Streams {
     }
 
     fn transmit(&mut self, byte: u8) {
-        if self.message.len() < KEPT {
+        if self.message.len() < MAX_MESSAGE {
             self.message.push(byte);
         }
         self.digest.write_u8(byte);
         if let Some(looped) = &mut self.looped {
-            // A driver that takes nothing back loses the rest.
-            if looped.len() < LOOP {
+            // If the driver does not receive the bytes, the rest is lost.
+            if looped.len() < MAX_LOOPED {
                 looped.push_back(byte);
             }
             return;
         }
-        self.fresh.push(byte);
+        self.unprinted.push(byte);
     }
 
     fn transmitted(&mut self) {
-        if self.failure.is_none() && !self.fresh.is_empty() {
-            self.failure = self.output.print(&self.fresh).break_value();
+        if self.failure.is_none() && !self.unprinted.is_empty() {
+            self.failure = self.output.print(&self.unprinted).break_value();
         }
-        self.fresh.clear();
+        self.unprinted.clear();
     }
 }
 
 impl<M: Memory> Simvirtio<M> {
-    /// A device that is powered on.
+    /// Creates the device and powers it on.
     ///
     /// # Errors
-    /// The protocol has no such queue length.
+    /// The protocol does not allow `queue_len`.
     pub fn power_on(queue_len: u16, memory: M, output: Output, input: Input) -> Result<Self, BadQueueLen> {
         let device = Device::power_on(queue_len, &memory)?;
         let streams = Streams {
@@ -156,21 +162,35 @@ impl<M: Memory> Simvirtio<M> {
             looped: None,
             message: Vec::new(),
             digest: DefaultHasher::new(),
-            fresh: Vec::new(),
+            unprinted: Vec::new(),
             failure: None,
         };
-        Ok(Self { device, memory, streams })
+        Ok(Self { device, queue_len, memory, streams })
     }
 
-    /// The same, but what it receives goes back to the driver, up to 64 KiB at a time, instead of to the output; and
-    /// there is no input.
+    /// Returns the device to its state after power-on. The window must be zero. Input that was not read stays.
+    pub(crate) fn power_on_again(&mut self) {
+        // This does not fail: `power_on` has accepted the queue length.
+        if let Ok(device) = Device::power_on(self.queue_len, &self.memory) {
+            self.device = device;
+        }
+        let streams = &mut self.streams;
+        streams.looped.iter_mut().for_each(VecDeque::clear);
+        streams.message.clear();
+        streams.digest = DefaultHasher::new();
+        streams.unprinted.clear();
+        streams.failure = None;
+    }
+
+    /// Returns a device that sends received bytes back to the driver instead of to the output. It holds at most 64 KiB
+    /// of them, and has no input.
     pub fn looped_back(mut self) -> Self {
         self.streams.input = Input::none();
         self.streams.looped = Some(VecDeque::new());
         self
     }
 
-    /// Does all that there is to do now. Returns whether there was anything.
+    /// Processes everything that the driver has queued. Returns true if there was anything to do.
     pub fn advance(&mut self) -> ControlFlow<Stop, bool> {
         let answer = self.device.advance(&self.memory, &mut self.streams);
         if self.streams.failure.is_some()
@@ -184,38 +204,38 @@ impl<M: Memory> Simvirtio<M> {
         }
     }
 
-    /// Gets input for a driver that has none left, waiting for it for `patience` at most, or without end.
-    /// Returns whether the driver still has to wait for input that may come.
-    pub(crate) fn feed(&mut self, patience: Option<Duration>) -> ControlFlow<Stop, bool> {
+    /// Reads input for a driver that waits for it. Blocks for at most `timeout`, or without limit for `None`. Returns
+    /// true if the driver must still wait, because none has arrived.
+    pub(crate) fn feed(&mut self, timeout: Option<Duration>) -> ControlFlow<Stop, bool> {
         match self.device.is_starved(&self.memory) {
             Ok(true) if self.streams.input.may_wait() => {}
             Ok(_) => return ControlFlow::Continue(false),
             Err(violation) => return ControlFlow::Break(Stop::ProtocolError(violation)),
         }
-        // Somebody may be waiting for a prompt before he types.
+        // The user may not type before the prompt appears, so the output must not hold it back.
         self.streams.output.finish()?;
-        match self.streams.input.fetch(patience) {
+        match self.streams.input.fetch(timeout) {
             Err(error) => ControlFlow::Break(Stop::InputFailed(Arc::new(error))),
             Ok(()) => ControlFlow::Continue(self.streams.input.may_wait()),
         }
     }
 
-    /// Where input may still come from.
+    /// The file from which input may still come. `None` after its end.
     pub(crate) fn input(&self) -> Option<BorrowedFd<'_>> {
         self.streams.input.source()
     }
 
-    /// Whether the driver says that it reads the RX queue.
+    /// True if the driver has declared that it reads the RX queue.
     pub(crate) fn reads(&self) -> bool {
         self.memory.load_u8(abi::WINDOW.saturating_add(offset::Q1_CTL)) & abi::q1_ctl::READS != 0
     }
 
-    /// Puts right what the driver has overwritten of the device's fields.
+    /// Restores the device's fields that the driver has overwritten.
     pub fn repair(&mut self) {
         self.device.repair(&self.memory);
     }
 
-    /// What is known of the device now.
+    /// The current state of the device. `rings` and `thread_time` are not filled in.
     pub fn report(&self, transport: Transport) -> SimvirtioReport {
         SimvirtioReport {
             transport,
@@ -261,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_by_hand_gets_its_message_through() {
+    fn a_hand_written_driver_sends_a_message() {
         let (mut window, ram, captured) = window();
         assert_eq!(read(&mut window, offset::MAGIC, 4), u64::from(abi::MAGIC));
         for step in [b'R', b'C'] {
@@ -343,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_the_rx_head_brings_input() {
+    fn a_read_of_the_rx_head_brings_input() {
         let (mut window, ram, _) = window();
         assert_eq!(read(&mut window, offset::RX_HEAD, 4), 0, "not READY");
         for step in [b'R', b'C'] {
@@ -354,7 +374,11 @@ mod tests {
         let input: Vec<_> = (0..3).map(|i| ram.load_u8(abi::RX_BUFFER + i)).collect();
         assert_eq!(input, b"in\x04");
         assert!(window.write(offset::RX_TAIL, 4, 3).is_continue());
-        assert_eq!(read(&mut window, offset::RX_HEAD, 4), 3, "after the end there is nothing to wait for");
+        assert_eq!(
+            read(&mut window, offset::RX_HEAD, 4),
+            3,
+            "after the end of the input there is nothing to wait for"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The device's own thread: it runs the device while the vCPU runs its guest, by polling the window, or where the
-//! driver rings a doorbell, when it does.
+//! The device's own thread: it runs the device while the vCPU runs the guest. It polls the window or, with a doorbell,
+//! waits until the driver rings.
 
 use crate::device::simvirtio::Simvirtio;
 use crate::device::simvirtio::doorbell::Doorbell;
@@ -14,38 +14,39 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-/// How many looks without work go by before anything else is done, such as reading the clock.
-const LOOKS: u32 = 32;
-/// For how long without work the poller only pauses.
-const SPIN: Duration = Duration::from_micros(20);
-/// After how long without work it sleeps. In between it yields, since a host may have one CPU.
-const YIELD: Duration = Duration::from_millis(1);
-/// How long it sleeps at a time.
-const NAP: Duration = Duration::from_micros(50);
+/// The number of polls without work before the poller does anything else, such as reading the clock.
+const POLLS_PER_ROUND: u32 = 32;
+/// The time without work in which the poller only spins.
+const SPIN_TIME: Duration = Duration::from_micros(20);
+/// The time without work after which the poller sleeps. Before that it yields, because the host may have only one CPU.
+const YIELD_TIME: Duration = Duration::from_millis(1);
+/// The time between two polls of a sleeping poller.
+const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
-/// The device when its thread has ended.
+/// The device after its thread has ended.
 #[derive(Debug)]
 pub(crate) struct PollerResult {
     pub(crate) simvirtio: Simvirtio<GuestMemory>,
-    /// Why it ended the run, where it did.
+    /// The reason if the device ended the run.
     pub(crate) stop: Option<Stop>,
-    /// Processor time that the thread has used.
+    /// The processor time that the thread has used.
     pub(crate) thread_time: Duration,
-    /// How often the driver rang.
+    /// The number of rings of the doorbell.
     pub(crate) rings: u64,
 }
 
-/// A device in the hands of its thread.
+/// A device whose thread runs.
 #[derive(Debug)]
 pub(crate) struct Poller {
-    /// Tells the thread that the run is over.
+    /// Set when the run is over.
     run_ended: Arc<AtomicBool>,
     doorbell: Option<Arc<Doorbell>>,
     thread: Option<Worker<PollerResult>>,
 }
 
 impl Poller {
-    /// Starts the thread, which sleeps until the driver rings where there is a doorbell. Where the device ends the run, it asks for the end and kicks the vCPUs.
+    /// Starts the thread. With a doorbell it sleeps until the driver rings. If the device ends the run, the thread
+    /// abandons `deadline` and kicks the vCPUs.
     ///
     /// # Errors
     /// The host has no thread left.
@@ -68,7 +69,7 @@ impl Poller {
             let thread_time = host::thread_cpu_time();
             if stop.is_some() {
                 deadline.abandon();
-                // Again and again: a vCPU's thread may be about to enter the guest, or to write text.
+                // Repeated, because a kick may come just before the vCPU's thread enters the guest or a blocking write.
                 while !over.load(Ordering::Acquire) {
                     vcpus.kick_all();
                     thread::park_timeout(REPEAT);
@@ -76,12 +77,12 @@ impl Poller {
             }
             PollerResult { simvirtio, stop, thread_time, rings }
         };
-        let thread = Worker::spawn("simvirtio", "starting the poller's thread", body)?;
+        let thread = Worker::spawn("simvirtio", "starting SIMVIRTIO's thread", body)?;
         Ok(Self { run_ended, doorbell, thread: Some(thread) })
     }
 
-    /// Ends the thread, then takes what is still in the queue. Where the thread hangs in a write that
-    /// nobody reads, it is kicked out once the deadline has passed.
+    /// Ends the thread, then processes the rest of the queue. If the thread blocks in a write because the reader has
+    /// stopped reading, it is kicked out of the write after the deadline.
     ///
     /// # Errors
     /// The thread panicked.
@@ -101,7 +102,7 @@ impl Poller {
         Ok(ended)
     }
 
-    /// Tells the thread that the run is over.
+    /// Signals to the thread that the run is over.
     fn end(&self) {
         self.run_ended.store(true, Ordering::Release);
         if let Some(doorbell) = &self.doorbell {
@@ -117,39 +118,39 @@ impl Drop for Poller {
 }
 
 fn panicked() -> Error {
-    let source = io::Error::other("it panicked; this is a bug of the VMM");
-    Error::Host { operation: "the poller's thread", source }
+    let source = io::Error::other("it panicked; this is a bug in the VMM");
+    Error::Host { operation: "SIMVIRTIO's thread", source }
 }
 
-/// Runs the device until the run is over, or until the device ends it.
+/// Polls the device until `over` is set or the device ends the run.
 fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool, deadline: &Deadline) -> ControlFlow<Stop> {
-    let mut looks: u32 = 0;
+    let mut polls: u32 = 0;
     let mut idle: Option<Idle> = None;
     while !over.load(Ordering::Acquire) {
         if simvirtio.advance()? {
-            (looks, idle) = (0, None);
+            (polls, idle) = (0, None);
             continue;
         }
-        // The next message may be a moment away: what is not for it waits, the clock too.
-        looks = looks.saturating_add(1);
-        if looks < LOOKS {
+        // The next byte may come at once, so everything else waits, even reading the clock.
+        polls = polls.saturating_add(1);
+        if polls < POLLS_PER_ROUND {
             std::hint::spin_loop();
             continue;
         }
         simvirtio.repair();
         let Some(idle) = &mut idle else {
-            // The queues have run dry: is there more?
+            // The queues have just become empty.
             let waits = simvirtio.reads() && simvirtio.feed(Some(Duration::ZERO))?;
             let now = Instant::now();
-            (looks, idle) = (0, Some(Idle { since: now, waits_since: waits.then_some(now) }));
+            (polls, idle) = (0, Some(Idle { since: now, waits_since: waits.then_some(now) }));
             continue;
         };
         match idle.since.elapsed() {
-            time if time < SPIN => looks = 0,
-            time if time < YIELD => thread::yield_now(),
+            time if time < SPIN_TIME => polls = 0,
+            time if time < YIELD_TIME => thread::yield_now(),
             _ => {
-                let waits = nap(simvirtio)?;
-                // Time in which the guest says that it waits does not count.
+                let waits = sleep(simvirtio)?;
+                // Time in which the guest waits for input does not count.
                 if let Some(since) = idle.waits_since {
                     deadline.extend_by_wait_since(since);
                 }
@@ -160,23 +161,23 @@ fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool, deadline: &De
     ControlFlow::Continue(())
 }
 
-/// The device has nothing to do.
+/// The state of a device that has nothing to do.
 struct Idle {
-    /// Since when.
+    /// The start of the idle time.
     since: Instant,
-    /// Since when the guest waits for input, as far as that time was not yet taken off what counts.
+    /// The start of the time in which the guest waits for input and that has not been added to the deadline yet.
     waits_since: Option<Instant>,
 }
 
-/// Sleeps for a moment, or until there is input for a driver that has none left. Returns whether the driver
-/// says that it waits for input, and there still is none.
-fn nap(simvirtio: &mut Simvirtio<GuestMemory>) -> ControlFlow<Stop, bool> {
+/// Sleeps for [`POLL_INTERVAL`], or until input arrives for a driver that waits for it. Returns true if the driver
+/// waits for input and none has arrived.
+fn sleep(simvirtio: &mut Simvirtio<GuestMemory>) -> ControlFlow<Stop, bool> {
     let started = Instant::now();
-    // The input is left alone for a driver that does not read: it may be somebody else's.
-    let waits = simvirtio.reads() && simvirtio.feed(Some(NAP))?;
-    // Without anything to wait for, the whole moment is left to sleep.
-    if !waits && started.elapsed() < NAP {
-        thread::sleep(NAP);
+    // Without a driver that reads, the input is not touched: another program may want it.
+    let waits = simvirtio.reads() && simvirtio.feed(Some(POLL_INTERVAL))?;
+    // If `feed` had nothing to wait for, the thread sleeps here.
+    if !waits && started.elapsed() < POLL_INTERVAL {
+        thread::sleep(POLL_INTERVAL);
     }
     ControlFlow::Continue(waits)
 }

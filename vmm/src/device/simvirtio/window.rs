@@ -1,7 +1,7 @@
 //! The trapped window of the exit and coalesced transports: each access to it is an exit.
 
 use super::Simvirtio;
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
 use crate::shutdown::Deadline;
@@ -12,13 +12,13 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// How long a wait for input lasts before it is looked at anew whether the run shall end.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// How many bytes of the window have a register behind them.
+/// The interval at which a wait for input checks whether the run must end.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// The size of the window's registers, in bytes.
 const REGISTERS: usize = offset::QUEUES_END as usize;
 
-/// The window's registers, and the RAM with the buffers and the table: what the device sees where the
-/// window traps.
+/// The memory that the device works on if the window traps: the window's registers, and the RAM with the buffers and
+/// the device table.
 #[derive(Debug)]
 pub struct TrappedMemory {
     registers: [Cell<u8>; REGISTERS],
@@ -26,12 +26,12 @@ pub struct TrappedMemory {
 }
 
 impl TrappedMemory {
-    /// Registers that are all zero, over `ram`.
+    /// Creates registers that are all zero, over `ram`.
     pub fn new(ram: GuestMemory) -> Self {
         Self { registers: [const { Cell::new(0) }; REGISTERS], ram }
     }
 
-    /// The register at `gpa`; `None` for RAM.
+    /// The register byte at `gpa`. `None` for RAM.
     fn register(&self, gpa: u64) -> Option<&Cell<u8>> {
         self.registers.get(usize::try_from(gpa.checked_sub(abi::WINDOW)?).ok()?)
     }
@@ -68,22 +68,22 @@ pub struct Window {
 }
 
 impl Window {
-    /// The window of `simvirtio`.
+    /// Creates the window of `simvirtio`.
     pub fn new(simvirtio: Simvirtio<TrappedMemory>) -> Self {
         Self { simvirtio, deadline: Deadline::default() }
     }
 
-    /// Says which deadline waiting for input moves on.
+    /// Sets the deadline of the run, which is extended by the time of each wait for input.
     pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = deadline;
     }
 
-    /// A look at an empty RX queue waits until there is input, or its end.
+    /// If the RX queue is empty, waits until input or its end arrives.
     fn wait_for_input(&mut self) -> ControlFlow<Stop> {
         let start = Instant::now();
         let waited = loop {
-            match self.simvirtio.feed(Some(PATIENCE)) {
-                // The time does not count meanwhile.
+            match self.simvirtio.feed(Some(CHECK_INTERVAL)) {
+                // Only a request ends this wait: its time does not count against the deadline.
                 ControlFlow::Continue(true) if self.deadline.is_asked() => {
                     break ControlFlow::Break(Stop::Interrupted);
                 }
@@ -97,13 +97,19 @@ impl Window {
         self.simvirtio.advance().map_continue(drop)
     }
 
-    /// The device behind it.
+    /// Returns the device to its state after power-on.
+    pub(crate) fn power_on_again(&mut self) {
+        self.simvirtio.memory.registers.iter().for_each(|register| register.set(0));
+        self.simvirtio.power_on_again();
+    }
+
+    /// The device behind the window.
     pub fn simvirtio(&mut self) -> &mut Simvirtio<TrappedMemory> {
         &mut self.simvirtio
     }
 
-    /// The config table takes any width; the queue controls take aligned words; the rest of the page is
-    /// reserved, reads as zero and swallows stores.
+    /// Breaks with a protocol error if the queue controls are not accessed as aligned 4-byte words. The config table
+    /// allows every width. The rest of the page is reserved: it reads as zero and ignores stores.
     fn check(&mut self, offset: u64, size: u8, store: bool) -> ControlFlow<Stop> {
         let end = offset.saturating_add(size.into());
         let controls = end > offset::TX_HEAD && offset < offset::QUEUES_END;
@@ -116,7 +122,7 @@ impl Window {
     }
 }
 
-/// Whether the driver may write the byte at `offset`.
+/// True if the driver may write the byte at `offset`.
 fn is_writable(offset: u64) -> bool {
     matches!(offset, offset::DRIVER_STATUS..=offset::Q1_CTL)
         || (offset::TX_HEAD..offset::TX_TAIL).contains(&offset)
@@ -154,20 +160,21 @@ impl Device for Window {
         self.simvirtio.advance().map_continue(drop)
     }
 
-    fn name(&self, offset: u64) -> &'static str {
-        match offset {
-            offset::MAGIC..offset::MAX_QUEUE_LEN => "simvirtio magic",
-            offset::MAX_QUEUE_LEN..offset::DEVICE_STATUS => "simvirtio max_queue_len",
-            offset::DEVICE_STATUS => "simvirtio device_status",
-            offset::DRIVER_STATUS => "simvirtio driver_status",
-            offset::QUEUE_SELECTOR => "simvirtio queue_selector",
-            offset::Q0_CTL => "simvirtio q0_ctl",
-            offset::Q1_CTL => "simvirtio q1_ctl",
-            offset::TX_HEAD..offset::TX_TAIL => "simvirtio TX head",
-            offset::TX_TAIL..offset::RX_HEAD => "simvirtio TX tail",
-            offset::RX_HEAD..offset::RX_TAIL => "simvirtio RX head",
-            offset::RX_TAIL..offset::QUEUES_END => "simvirtio RX tail",
-            _ => "simvirtio, reserved",
-        }
+    fn name(&self, offset: u64) -> DeviceName {
+        let register = match offset {
+            offset::MAGIC..offset::MAX_QUEUE_LEN => "magic",
+            offset::MAX_QUEUE_LEN..offset::DEVICE_STATUS => "max_queue_len",
+            offset::DEVICE_STATUS => "device_status",
+            offset::DRIVER_STATUS => "driver_status",
+            offset::QUEUE_SELECTOR => "queue_selector",
+            offset::Q0_CTL => "q0_ctl",
+            offset::Q1_CTL => "q1_ctl",
+            offset::TX_HEAD..offset::TX_TAIL => "TX head",
+            offset::TX_TAIL..offset::RX_HEAD => "TX tail",
+            offset::RX_HEAD..offset::RX_TAIL => "RX head",
+            offset::RX_TAIL..offset::QUEUES_END => "RX tail",
+            _ => "reserved",
+        };
+        DeviceName::register("simvirtio", register)
     }
 }

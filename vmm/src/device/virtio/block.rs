@@ -1,64 +1,65 @@
-//! The block device (virtio 1.2, section 5.2): a disk of 512-byte sectors over a [`Disk`] image.
+//! The block device (virtio 1.2, section 5.2): a disk with 512-byte sectors over a [`Disk`] image.
 //!
-//! Data goes directly between the image and the guest's buffers, one system call for a request. Nothing is
-//! assumed of how the driver cuts a request into buffers: its header is the first 16 bytes that the device
-//! reads, its status the last byte that the device writes.
+//! Data goes directly between the image and the guest's buffers, with one system call per request. The driver may
+//! divide a request into buffers in any way: the header is the first 16 bytes that the device reads, and the status is
+//! the last byte that the device writes.
 
+use crate::device::virtio::Backend;
 use crate::device::virtio::disk::Disk;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
-use crate::device::virtio::{Backend, Names, names};
 use crate::memory::{GuestMemory, Span};
 use virtio_bindings::{virtio_blk, virtio_ids};
 
-/// How many entries the queue has at most.
+/// The maximum size of the queue, in entries.
 pub const QUEUE_SIZE: u16 = 256;
-/// How many buffers of data a request has at most: header and status have one each.
+/// The maximum number of data buffers of a request. The header and the status take one entry each.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
-/// The unit in which the driver should ask, in bytes.
+/// The block size that the driver should use, in bytes.
 const BLK_SIZE: u32 = 512;
 
-/// VIRTIO_BLK_F_FLUSH: the driver may ask for what it wrote to last.
+/// VIRTIO_BLK_F_FLUSH: the driver may request a flush of earlier writes to the storage.
 const FLUSH: u64 = 1 << virtio_blk::VIRTIO_BLK_F_FLUSH;
 const FEATURES: u64 = FLUSH | 1 << virtio_blk::VIRTIO_BLK_F_SEG_MAX | 1 << virtio_blk::VIRTIO_BLK_F_BLK_SIZE;
 const READ_ONLY: u64 = 1 << virtio_blk::VIRTIO_BLK_F_RO;
 
-/// A request's status byte.
+/// The status byte of a request: success.
 const OK: u8 = virtio_blk::VIRTIO_BLK_S_OK as u8;
+/// The status byte of a request: an error.
 const IOERR: u8 = virtio_blk::VIRTIO_BLK_S_IOERR as u8;
+/// The status byte of a request: an unsupported request type.
 const UNSUPP: u8 = virtio_blk::VIRTIO_BLK_S_UNSUPP as u8;
 
-/// A disk's back end.
+/// The back end of a disk.
 #[derive(Debug)]
 pub struct Block {
     disk: Disk,
-    /// The driver knows no flush, so each write has to last by itself (section 5.2.6.2).
+    /// Set if the driver cannot request flushes, so that each write must be flushed at once (section 5.2.6.2).
     writes_through: bool,
 }
 
 impl Block {
-    /// A disk with this image.
+    /// Creates a disk with the image `disk`.
     pub fn new(disk: Disk) -> Self {
         Self { disk, writes_through: false }
     }
 
-    /// Does a request, and writes its status.
+    /// Performs a request and writes its status byte.
     fn request(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
-        let status =
-            chain.take_last_byte().ok_or(QueueError::Chain("a request has no place for its status"))?;
+        let status = chain.take_last_byte().ok_or(QueueError::Chain("a request has no status byte"))?;
         let mut header = [0; 16];
         if chain.read(memory, &mut header)? != header.len() {
-            return Err(QueueError::Chain("a request has no header"));
+            return Err(QueueError::Chain("a request has no complete header"));
         }
         let (code, written) = self.perform(memory, &header, chain);
         memory
             .write(status, &[code])
-            .map_err(|_| QueueError::Chain("a request's status is not in memory"))?;
+            .map_err(|_| QueueError::Chain("the status byte of a request is not in guest memory"))?;
         Ok(Answer::Done(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1)))
     }
 
-    /// The request's status, and how many bytes of data were written into its buffers.
+    /// Performs a request. Returns its status, and the number of data bytes that were written into its buffers.
     fn perform(&mut self, memory: &GuestMemory, header: &[u8; 16], chain: &mut Chain) -> (u8, u64) {
-        // The header: u32 type, u32 reserved, u64 sector.
+        // struct virtio_blk_req: u32 type, u32 reserved, u64 sector.
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = *header;
         let sector = u64::from_le_bytes(sector);
         let done = match u32::from_le_bytes([t0, t1, t2, t3]) {
@@ -71,6 +72,7 @@ impl Block {
         done.map_or((IOERR, 0), |written| (OK, written))
     }
 
+    /// Writes to the disk, and flushes if the driver does not. `None` if that failed.
     fn write(&mut self, memory: &GuestMemory, sector: u64, spans: &[Span]) -> Option<u64> {
         let written = self.disk.write(memory, sector, spans)?;
         if self.writes_through {
@@ -79,7 +81,8 @@ impl Block {
         Some(written)
     }
 
-    /// Writes the disk's serial number, or as much of it as there is place for.
+    /// Writes the serial number of the disk, truncated to the size of the buffers. `None` if a buffer is not in guest
+    /// memory.
     fn identify(&self, memory: &GuestMemory, chain: &Chain) -> Option<u64> {
         let serial = self.disk.serial();
         let mut written: usize = 0;
@@ -98,8 +101,8 @@ impl Backend for Block {
         virtio_ids::VIRTIO_ID_BLOCK
     }
 
-    fn names(&self) -> &'static Names {
-        names!("virtio-blk")
+    fn name(&self) -> &'static str {
+        "virtio-blk"
     }
 
     fn features(&self) -> u64 {
@@ -110,7 +113,7 @@ impl Backend for Block {
         &[QUEUE_SIZE]
     }
 
-    /// `u64 capacity | u32 size_max | u32 seg_max | geometry, 4 bytes | u32 blk_size` (section 5.2.4).
+    /// The layout is `u64 capacity | u32 size_max | u32 seg_max | geometry, 4 bytes | u32 blk_size` (section 5.2.4).
     fn config(&self) -> Vec<u8> {
         let mut config = self.disk.sectors().to_le_bytes().to_vec();
         for field in [0, SEG_MAX, 0, BLK_SIZE] {

@@ -1,16 +1,16 @@
-//! The entropy device (virtio 1.2, section 5.4): fills the driver's buffers from the host's random numbers.
+//! The entropy device (virtio 1.2, section 5.4): fills the driver's buffers with random numbers of the host.
 
+use crate::device::virtio::Backend;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
-use crate::device::virtio::{Backend, Names, names};
 use crate::error::Error;
 use crate::memory::GuestMemory;
 use std::fs::File;
 use virtio_bindings::virtio_ids;
 
-/// How many entries the queue has at most.
+/// The maximum size of the queue, in entries.
 pub const QUEUE_SIZE: u16 = 64;
-/// How much a request gets at most, in bytes: a guest shall not keep the host busy with one.
-pub const MOST: u32 = 64 << 10;
+/// The most bytes that a request gets, so that one request cannot keep the host busy.
+pub const MAX_BYTES: u32 = 64 << 10;
 
 /// The back end of the entropy device.
 #[derive(Debug)]
@@ -19,22 +19,22 @@ pub struct Entropy {
 }
 
 impl Entropy {
-    /// A source of the host's random numbers.
+    /// Creates a device that reads `/dev/urandom`.
     ///
     /// # Errors
-    /// The host has none.
+    /// `/dev/urandom` cannot be opened.
     pub fn new() -> Result<Self, Error> {
         let source = File::open("/dev/urandom").map_err(Error::host("opening /dev/urandom"))?;
         Ok(Self { source })
     }
 
     fn fill(&self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
-        chain.limit_writable(MOST);
-        // The offset means nothing to this file.
+        chain.limit_writable(MAX_BYTES);
+        // This file has no offsets.
         let answer = memory.read_from_file_at(&self.source, 0, chain.writable());
         let written =
-            answer.map_err(|_| QueueError::Chain("a buffer for random numbers is not in memory"))?;
-        Ok(Answer::Done(u32::try_from(written).unwrap_or(MOST)))
+            answer.map_err(|_| QueueError::Chain("a buffer for random numbers is not in guest memory"))?;
+        Ok(Answer::Done(u32::try_from(written).unwrap_or(MAX_BYTES)))
     }
 }
 
@@ -43,8 +43,8 @@ impl Backend for Entropy {
         virtio_ids::VIRTIO_ID_RNG
     }
 
-    fn names(&self) -> &'static Names {
-        names!("virtio-rng")
+    fn name(&self) -> &'static str {
+        "virtio-rng"
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -67,14 +67,14 @@ mod tests {
 
     const DATA: u64 = 0x3_0000;
 
-    /// Asks for random numbers into these buffers. Returns how many bytes came.
+    /// Requests random numbers into `buffers`. Returns the number of bytes.
     fn fill(memory: &GuestMemory, buffers: &[Buffer]) -> Result<u32, QueueError> {
         let mut ring = Ring::new(memory, 0x1_0000, QUEUE_SIZE);
         let interrupt = Arc::new(Interrupt::new("virtio-rng").unwrap());
         let mut queues = Queues::new(vec![Some(ring.queue(&interrupt))]);
         ring.add(buffers);
         Entropy::new().unwrap().notified(0, &mut queues)?;
-        Ok(ring.used().expect("the request came back").1)
+        Ok(ring.used().expect("the request is complete").1)
     }
 
     #[test]
@@ -86,15 +86,18 @@ mod tests {
     }
 
     #[test]
-    fn a_request_gets_a_bounded_part() {
+    fn a_request_gets_a_bounded_number_of_bytes() {
         let memory = testing::memory();
-        assert_eq!(fill(&memory, &[Buffer(DATA, MOST - 1, true), Buffer(DATA, MOST, true)]).unwrap(), MOST);
-        assert_eq!(bytes(&memory, DATA + u64::from(MOST), 64), [0; 64]);
-        assert_eq!(fill(&memory, &[Buffer(DATA, 8, false)]).unwrap(), 0, "nothing to be written");
+        assert_eq!(
+            fill(&memory, &[Buffer(DATA, MAX_BYTES - 1, true), Buffer(DATA, MAX_BYTES, true)]).unwrap(),
+            MAX_BYTES
+        );
+        assert_eq!(bytes(&memory, DATA + u64::from(MAX_BYTES), 64), [0; 64]);
+        assert_eq!(fill(&memory, &[Buffer(DATA, 8, false)]).unwrap(), 0, "no writable buffer");
     }
 
     #[test]
-    fn a_buffer_where_nothing_is_breaks_the_device() {
+    fn a_buffer_outside_memory_breaks_the_device() {
         assert!(fill(&testing::memory(), &[Buffer(RAM, 8, true)]).is_err());
     }
 }

@@ -1,7 +1,6 @@
-//! What a device tells its driver: used buffers, and that it needs a reset (virtio 1.2, sections 2.1.2, 2.9
-//! and 4.2.2).
+//! A device's interrupts and status: used buffers, and a needed reset (virtio 1.2, sections 2.1.2, 2.9 and 4.2.2).
 //!
-//! The device's thread tells it, and the transport shows it in its registers.
+//! The device's thread raises interrupts, and the transport reads the registers.
 
 use crate::device::virtio::register_mirror::RegisterMirror;
 use crate::device::virtio::registers::{register, status};
@@ -12,58 +11,58 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Bit of InterruptStatus: the device has used a buffer.
+/// InterruptStatus: the device has used a buffer.
 pub const USED_BUFFER: u32 = 1;
-/// Bit of InterruptStatus: the device's configuration or status has changed.
+/// InterruptStatus: the configuration or the status of the device has changed.
 pub const CONFIG_CHANGE: u32 = 2;
 
-/// The registers that the device's thread changes, too.
+/// The registers that the device's thread also changes: InterruptStatus and Status.
 #[derive(Debug, Default)]
 struct Registers {
     interrupt: u32,
     device: u32,
 }
 
-/// A device's interrupt, and the rest of what its thread and the transport share.
+/// A device's interrupt, and the other state that its thread and the transport share.
 #[derive(Debug)]
 pub struct Interrupt {
     device: &'static str,
     registers: Mutex<Registers>,
-    /// The device shall take no further request.
+    /// Set if the device must not start another request.
     halted: AtomicBool,
-    /// Somebody has been told that the driver broke the rules.
-    told: AtomicBool,
+    /// Set after the warning that the driver broke the protocol.
+    has_warned: AtomicBool,
     event: EventFd,
     mirror: RegisterMirror,
 }
 
 impl Interrupt {
-    /// The interrupt of `device`, which is named in what is said of it.
+    /// Creates the interrupt of `device`, whose name appears in log messages.
     ///
     /// # Errors
-    /// The host has no descriptor left.
+    /// The host has no file descriptor left.
     pub fn new(device: &'static str) -> Result<Self, Error> {
         Ok(Self {
             device,
             registers: Mutex::default(),
             halted: AtomicBool::new(false),
-            told: AtomicBool::new(false),
+            has_warned: AtomicBool::new(false),
             event: event().map_err(Error::host("eventfd"))?,
             mirror: RegisterMirror::default(),
         })
     }
 
-    /// What KVM raises the interrupt line for (KVM_IRQFD).
+    /// The event that is signalled for each interrupt. KVM raises the interrupt line for it (KVM_IRQFD).
     pub fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// Where the registers are shown.
+    /// The copy of the registers in memory.
     pub(crate) fn mirror(&self) -> &RegisterMirror {
         &self.mirror
     }
 
-    /// InterruptStatus.
+    /// The InterruptStatus register.
     pub fn status(&self) -> u32 {
         self.lock().interrupt
     }
@@ -72,35 +71,35 @@ impl Interrupt {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the registers and shows them, so that nobody sees an older value after a newer one.
+    /// Changes the registers and updates their copies under one lock, so that a copy never goes back to an older value.
     fn change(&self, change: impl FnOnce(&mut Registers)) {
         let mut registers = self.lock();
         change(&mut registers);
-        self.mirror.show(register::INTERRUPT_STATUS, registers.interrupt);
-        self.mirror.show(register::STATUS, registers.device);
+        self.mirror.store(register::INTERRUPT_STATUS, registers.interrupt);
+        self.mirror.store(register::STATUS, registers.device);
     }
 
-    /// InterruptACK: the driver has seen these bits.
+    /// Handles a write to InterruptACK: clears `bits` of InterruptStatus.
     pub fn acknowledge(&self, bits: u32) {
         self.change(|registers| registers.interrupt &= !bits);
     }
 
-    /// Tells the driver of used buffers.
+    /// Notifies the driver of used buffers.
     pub fn used_buffer(&self) {
         self.raise(USED_BUFFER);
     }
 
-    /// The device cannot go on until the driver resets it.
+    /// Stops the device until the driver resets it: sets DEVICE_NEEDS_RESET and notifies the driver.
     pub fn needs_reset(&self, why: impl fmt::Display) {
-        // Once: a guest may do it again and again.
-        if !self.told.swap(true, Ordering::Relaxed) {
-            log::warn!("{}: the driver broke the protocol, and has to reset the device: {why}", self.device);
+        // Only one warning: a guest may repeat the mistake without end.
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            log::warn!("{}: the driver broke the protocol and must reset the device: {why}", self.device);
         }
         self.set_device_status(status::DEVICE_NEEDS_RESET);
         self.raise(CONFIG_CHANGE);
     }
 
-    /// The status register (section 2.1): the driver's bits, and DEVICE_NEEDS_RESET.
+    /// The status register (section 2.1): the bits of the driver, and DEVICE_NEEDS_RESET.
     pub fn device_status(&self) -> u32 {
         self.lock().device
     }
@@ -110,23 +109,23 @@ impl Interrupt {
         self.change(|registers| registers.device |= bits);
     }
 
-    /// The device's thread leaves its queues as soon as the request in its hands is done.
+    /// Asks the device's thread to leave its queues after the current request.
     pub(crate) fn halt(&self) {
         self.halted.store(true, Ordering::Release);
     }
 
-    /// Whether no further request shall be taken.
+    /// True if the device must not start another request.
     pub(crate) fn is_halted(&self) -> bool {
         self.halted.load(Ordering::Acquire)
     }
 
-    /// As after power-on.
+    /// Resets the registers to their state after power-on.
     pub(crate) fn reset(&self) {
         self.halted.store(false, Ordering::Release);
         self.change(|registers| *registers = Registers::default());
     }
 
-    /// The status comes first: the driver reads it in its interrupt handler.
+    /// Raises an interrupt. The register is set first, because the driver reads it in its interrupt handler.
     fn raise(&self, bit: u32) {
         self.change(|registers| registers.interrupt |= bit);
         signal(&self.event);

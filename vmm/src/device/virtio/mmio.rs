@@ -1,17 +1,17 @@
 //! The MMIO transport, version 2 (virtio 1.2, section 4.2): a page of registers, and the state machine of
 //! device initialisation behind them (section 3.1.1).
 //!
-//! Registers are aligned and 4 bytes wide: any other access writes nothing, and reads 0 or, where the registers are shown
-//! in memory, what is there. What the driver
-//! writes where it may not (features after FEATURES_OK, a queue that is ready) is ignored, as is a status
-//! that takes bits back; only a write of 0 does that, and resets the device.
+//! Registers are aligned and 4 bytes wide. An access of another form writes nothing and reads 0; if the guest reads the
+//! registers from memory, it reads the bytes there. Writes that the specification does not allow at this point are
+//! ignored: features after FEATURES_OK, the settings of a queue that is ready, and a status that clears bits. Only a
+//! write of 0 to the status clears bits, and it resets the device.
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, DeviceName};
+use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
 use crate::device::virtio::thread::DeviceThread;
-use crate::device::virtio::{Backend, Names};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{event, signal};
@@ -23,19 +23,21 @@ use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Size of a device's place on the MMIO bus, in bytes.
-pub const SIZE: u64 = 0x1000;
-/// Where the configuration space starts in it.
+/// The size of a device's range on the MMIO bus, in bytes.
+pub const SIZE: u64 = SIZE_U32 as u64;
+/// [`SIZE`] as a `u32`, as the ACPI tables need it.
+pub const SIZE_U32: u32 = 0x1000;
+/// The offset of the configuration space.
 const CONFIG: u64 = 0x100;
 
-/// "virt".
+/// The magic value, "virt".
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-/// Version of the transport; 1 is the legacy one.
+/// The version of the transport. Version 1 is the legacy one.
 const TRANSPORT: u32 = 2;
-/// Who made the device: nothing that a driver may depend on.
+/// The vendor of the device. Drivers do not depend on it.
 const VENDOR: u32 = u32::from_le_bytes(*b"vmm ");
 
-/// What the driver has said of a queue: not looked at before it says that it is done.
+/// The settings of a queue, as the driver has written them. They are not checked before DRIVER_OK.
 #[derive(Clone, Copy, Debug)]
 struct Setup {
     max: u16,
@@ -51,7 +53,10 @@ impl Setup {
         Self { max, size: max.into(), ready: false, descriptors: 0, driver: 0, device: 0 }
     }
 
-    /// The queue, if it can be one.
+    /// Builds the queue.
+    ///
+    /// # Errors
+    /// The settings are invalid.
     fn build(&self, memory: &GuestMemory, event_idx: bool) -> Result<Queue, QueueError> {
         let mut queue = Queue::new(self.max)?;
         queue.try_set_size(u16::try_from(self.size).map_err(|_| virtio_queue::Error::InvalidSize)?)?;
@@ -60,7 +65,7 @@ impl Setup {
         queue.try_set_used_ring_address(Gpa(self.device))?;
         queue.set_event_idx(event_idx);
         queue.set_ready(true);
-        // Looked at here first: `is_valid` logs what it refuses, and a guest could fill the host's log.
+        // `is_valid` logs what it refuses, so a guest could fill the host's log. Check the addresses here first.
         let entries = u64::from(queue.size());
         let tables = [
             (self.descriptors, 16_u64.saturating_mul(entries)),
@@ -70,15 +75,15 @@ impl Setup {
         let in_memory = tables.iter().all(|(start, len)| memory.contains(Gpa(*start), *len));
         match in_memory && queue.is_valid(memory.slots()) {
             true => Ok(queue),
-            false => Err(QueueError::Chain("a queue is not in memory")),
+            false => Err(QueueError::Chain("the queue is not in guest memory")),
         }
     }
 }
 
-/// A virtio device behind its registers.
+/// A virtio device with its registers.
 pub struct Mmio {
     id: u32,
-    names: &'static Names,
+    name: &'static str,
     offered: u64,
     config: Vec<u8>,
     memory: GuestMemory,
@@ -94,24 +99,24 @@ pub struct Mmio {
 
 impl fmt::Debug for Mmio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mmio").field("device", &self.names.device).field("status", &self.status()).finish()
+        f.debug_struct("Mmio").field("device", &self.name).field("status", &self.status()).finish()
     }
 }
 
 impl Mmio {
-    /// The device that `backend` makes, over the guest's memory. Its thread starts when a driver is ready.
+    /// Creates the device of `backend`, whose queues are in `memory`. Its thread starts when a driver is ready.
     ///
     /// # Errors
-    /// The host has no descriptor left.
+    /// The host has no file descriptor left.
     pub fn new(backend: impl Backend + 'static, memory: GuestMemory) -> Result<Self, Error> {
-        let names = backend.names();
+        let name = backend.name();
         let queues: Vec<Setup> = backend.queue_sizes().iter().copied().map(Setup::new).collect();
         let notifiers = queues.iter().map(|_| event().map(Arc::new)).collect::<Result<Vec<_>, _>>();
         let notifiers = notifiers.map_err(Error::host("eventfd"))?;
-        let interrupt = Arc::new(Interrupt::new(names.device)?);
+        let interrupt = Arc::new(Interrupt::new(name)?);
         Ok(Self {
             id: backend.id(),
-            names,
+            name,
             offered: backend.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC,
             config: backend.config(),
             memory,
@@ -126,45 +131,44 @@ impl Mmio {
         })
     }
 
-    /// The index of each queue, and what brings the device to it: a write to QueueNotify (offset 0x50, 4
-    /// bytes) of that index, which the kernel can take by itself (KVM_IOEVENTFD).
+    /// The index of each queue, and its notification event: the kernel can signal it (KVM_IOEVENTFD) when the driver
+    /// writes the index to QueueNotify (offset 0x50, 4 bytes).
     pub fn notifiers(&self) -> impl Iterator<Item = (u32, &EventFd)> {
         (0..).zip(self.notifiers.iter().map(Arc::as_ref))
     }
 
-    /// What is written to for each interrupt: an edge (KVM_IRQFD).
+    /// The event that is signalled for each interrupt. The interrupt is edge-triggered (KVM_IRQFD).
     pub fn interrupt(&self) -> &EventFd {
         self.interrupt.event()
     }
 
-    /// Says when whoever waits for the device stops being patient: it is then kicked out of a write that
-    /// nobody reads.
+    /// Sets the deadline after which a thread that waits for the device kicks it out of a blocked write.
     pub fn set_deadline(&mut self, deadline: Deadline) {
         self.worker.set_deadline(deadline);
     }
 
-    /// Ends the device's thread and makes what was written last. The request in the device's hands is
-    /// finished; what is still in its queues is not looked at. Once the vCPUs have ended; a second call does
-    /// nothing, and dropping the device does the same.
+    /// Ends the device's thread, and closes the back end, which writes cached data to its storage. The device completes
+    /// the request that it works on, and ignores the rest of its queues. Call this after the vCPUs have ended. A second
+    /// call does nothing. Dropping the device has the same effect.
     pub fn stop(&mut self) {
         self.worker.stop();
     }
 
-    /// From now on the guest reads the registers at `base` in `memory`, which it cannot write; its stores still come
-    /// to the device.
+    /// Copies the registers to `base` in `memory`, a read-only memory slot, and keeps the copy up to date. The guest
+    /// then reads registers without an exit. Its stores still exit to the device.
     pub(crate) fn show(&self, memory: GuestMemory, base: Gpa) {
         let mirror = self.interrupt.mirror();
-        mirror.set(memory, base);
+        mirror.attach(memory, base);
         for offset in (0..CONFIG).step_by(4) {
-            mirror.show(offset, self.read_register(offset));
+            mirror.store(offset, self.read_register(offset));
         }
-        mirror.show_bytes(CONFIG, &self.config);
+        mirror.store_bytes(CONFIG, &self.config);
     }
 
-    /// Shows the registers that what the driver has written may have changed; `interrupt` shows its own.
-    fn show_changes(&self) {
+    /// Updates the copies of the registers that a write of the driver may have changed. [`Interrupt`] updates its own.
+    fn update_mirror(&self) {
         for offset in [register::DEVICE_FEATURES, register::QUEUE_NUM_MAX, register::QUEUE_READY] {
-            self.interrupt.mirror().show(offset, self.read_register(offset));
+            self.interrupt.mirror().store(offset, self.read_register(offset));
         }
     }
 
@@ -181,7 +185,7 @@ impl Mmio {
         let value = value & (ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED);
         let before = self.status() & !status::DEVICE_NEEDS_RESET;
         if value & before != before {
-            log::debug!("{}: the driver takes status bits back, which only a reset does", self.names.device);
+            log::debug!("{}: ignored: the driver clears status bits without a reset", self.name);
             return ControlFlow::Continue(());
         }
         let new = value & !before;
@@ -201,7 +205,8 @@ impl Mmio {
         self.driver_features & !self.offered == 0 && self.driver_features & VERSION_1 != 0
     }
 
-    /// The driver is ready: the queues go to the device's thread, if all of them can be believed.
+    /// Handles DRIVER_OK: builds the queues and passes them to the device's thread. If a queue is invalid, the device
+    /// needs a reset.
     fn activate(&mut self) -> ControlFlow<Stop> {
         let event_idx = self.driver_features & EVENT_IDX != 0;
         let build = |(setup, notifier): (&Setup, &Arc<EventFd>)| -> Result<Option<Virtqueue>, QueueError> {
@@ -223,7 +228,7 @@ impl Mmio {
         ControlFlow::Continue(())
     }
 
-    /// As after power-on (section 2.4).
+    /// Resets the device to its state after power-on (section 2.4).
     fn reset(&mut self) {
         self.worker.reset();
         self.device_features_sel = 0;
@@ -231,9 +236,10 @@ impl Mmio {
         self.driver_features = 0;
         self.queue_sel = 0;
         self.queues.iter_mut().for_each(|queue| *queue = Setup::new(queue.max));
-        self.show_changes();
+        self.update_mirror();
     }
 
+    /// The selected queue.
     fn queue(&self) -> Option<&Setup> {
         self.queues.get(usize::try_from(self.queue_sel).ok()?)
     }
@@ -250,7 +256,7 @@ impl Mmio {
             QUEUE_READY => self.queue().is_some_and(|queue| queue.ready).into(),
             INTERRUPT_STATUS => self.interrupt.status(),
             STATUS => self.status(),
-            // No shared memory region is there: the length of any is all ones.
+            // The device has no shared memory region: the length of every region is all ones.
             SHM_LEN_LOW..=SHM_BASE_HIGH => u32::MAX,
             _ => 0,
         }
@@ -264,7 +270,7 @@ impl Mmio {
             DRIVER_FEATURES => self.take_features(value),
             QUEUE_SEL => self.queue_sel = value,
             QUEUE_NUM | QUEUE_READY | QUEUE_DESC_LOW..=QUEUE_DEVICE_HIGH => self.set_up_queue(offset, value),
-            // Mostly the kernel takes this one.
+            // The kernel handles most of these writes (KVM_IOEVENTFD).
             QUEUE_NOTIFY => {
                 if let Some(notifier) =
                     usize::try_from(value).ok().and_then(|index| self.notifiers.get(index))
@@ -277,33 +283,33 @@ impl Mmio {
             _ => {}
         }
         if offset != QUEUE_NOTIFY && offset != INTERRUPT_ACK {
-            self.show_changes();
+            self.update_mirror();
         }
         ControlFlow::Continue(())
     }
 
-    /// DriverFeatures, which count once the driver has said that it is one, until it is done with them.
+    /// Handles a write to DriverFeatures, which is valid between DRIVER and FEATURES_OK.
     fn take_features(&mut self, value: u32) {
         if self.status() & (status::DRIVER | status::FEATURES_OK) != status::DRIVER {
-            log::debug!("{}: features at the wrong time, ignored", self.names.device);
+            log::debug!("{}: ignored: the driver writes features at the wrong time", self.name);
             return;
         }
         set_half(&mut self.driver_features, self.driver_features_sel, value);
     }
 
-    /// The registers of the queue that is selected, between FEATURES_OK and DRIVER_OK.
+    /// Handles a write to a register of the selected queue, which is valid between FEATURES_OK and DRIVER_OK.
     fn set_up_queue(&mut self, offset: u64, value: u32) {
         use register::*;
-        let time = status::FEATURES_OK | status::DRIVER_OK;
-        let is_time = self.status() & time == status::FEATURES_OK;
+        let mask = status::FEATURES_OK | status::DRIVER_OK;
+        let is_allowed = self.status() & mask == status::FEATURES_OK;
         let selected = usize::try_from(self.queue_sel).ok();
-        let Some(queue) = selected.and_then(|index| self.queues.get_mut(index)).filter(|_| is_time) else {
-            log::debug!("{}: a queue is set up at the wrong time, ignored", self.names.device);
+        let Some(queue) = selected.and_then(|index| self.queues.get_mut(index)).filter(|_| is_allowed) else {
+            log::debug!("{}: ignored: the driver sets up a queue at the wrong time", self.name);
             return;
         };
         match offset {
             QUEUE_READY => queue.ready = value & 1 != 0,
-            // A queue that is ready stays as it is.
+            // A queue that is ready cannot be changed.
             _ if queue.ready => {}
             QUEUE_NUM => queue.size = value,
             QUEUE_DESC_LOW => set_half(&mut queue.descriptors, 0, value),
@@ -317,7 +323,7 @@ impl Mmio {
     }
 }
 
-/// The low (0) or high (1) half of `value`; there are no further ones.
+/// The low (`which` 0) or high (1) half of `value`. 0 for every other `which`.
 fn half(value: u64, which: u32) -> u32 {
     match which {
         0 => value as u32,
@@ -334,7 +340,7 @@ fn set_half(value: &mut u64, which: u32, to: u32) {
     }
 }
 
-/// Whether an access is one of a register.
+/// True if an access is aligned and as wide as a register.
 fn is_register(offset: u64, size: u8) -> bool {
     offset < CONFIG && size == 4 && offset.is_multiple_of(4)
 }
@@ -356,23 +362,24 @@ impl Device for Mmio {
         if is_register(offset, size) {
             return self.write_register(offset, data as u32);
         }
-        // Nothing in a configuration space can be written.
+        // The configuration spaces of these devices are read-only.
         ControlFlow::Continue(())
     }
 
-    fn name(&self, offset: u64) -> &'static str {
+    fn name(&self, offset: u64) -> DeviceName {
         use register::*;
-        match offset {
-            MAGIC_VALUE..DEVICE_FEATURES => self.names.identity,
-            DEVICE_FEATURES..QUEUE_SEL => self.names.features,
-            QUEUE_SEL..QUEUE_NOTIFY | QUEUE_DESC_LOW..SHM_SEL => self.names.queue,
-            QUEUE_NOTIFY => self.names.notify,
-            INTERRUPT_STATUS => self.names.interrupt_status,
-            INTERRUPT_ACK => self.names.interrupt_ack,
-            STATUS => self.names.status,
-            CONFIG_GENERATION..SIZE => self.names.config,
-            _ => self.names.reserved,
-        }
+        let register = match offset {
+            MAGIC_VALUE..DEVICE_FEATURES => "identity",
+            DEVICE_FEATURES..QUEUE_SEL => "features",
+            QUEUE_SEL..QUEUE_NOTIFY | QUEUE_DESC_LOW..SHM_SEL => "queue",
+            QUEUE_NOTIFY => "notify",
+            INTERRUPT_STATUS => "interrupt status",
+            INTERRUPT_ACK => "interrupt ack",
+            STATUS => "status",
+            CONFIG_GENERATION..SIZE => "config",
+            _ => "reserved",
+        };
+        DeviceName::register(self.name, register)
     }
 }
 

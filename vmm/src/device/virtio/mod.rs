@@ -1,24 +1,26 @@
-//! Virtio devices (virtio 1.2): a disk, a console and a source of entropy behind the MMIO transport.
+//! Virtio devices (virtio 1.2): a disk, a console and an entropy device behind the MMIO transport.
 //!
-//! | file | what | section |
+//! | file | content | section |
 //! |---|---|---|
-//! | `mmio.rs` | the registers and the state machine that a driver sees, on the vCPUs' threads | 4.2, 3.1.1 |
-//! | `registers.rs` | their offsets and bits | 4.2.2, 2.1 |
-//! | `register_mirror.rs` | the registers as the guest reads them, without an exit | |
+//! | `mmio.rs` | the registers and the state machine that a driver sees, on the threads of the vCPUs | 4.2, 3.1.1 |
+//! | `registers.rs` | the offsets and bits of the registers | 4.2.2, 2.1 |
+//! | `register_mirror.rs` | a read-only memory slot from which guests read the registers, without an exit | |
 //! | `thread.rs` | the device's own thread, which serves its queues | |
-//! | `queue.rs` | a queue in the device's hands: chains of descriptors, checked | 2.7 |
-//! | `interrupt.rs` | what the device tells the driver | 2.9, 4.2.2 |
-//! | `block.rs`, `disk.rs` | the disk, and the image behind it | 5.2 |
+//! | `queue.rs` | the device side of a queue: checked descriptor chains | 2.7 |
+//! | `interrupt.rs` | interrupts and the device status | 2.9, 4.2.2 |
+//! | `block.rs`, `disk.rs` | the disk, and its image | 5.2 |
 //! | `console.rs` | the console | 5.3 |
-//! | `entropy.rs` | the source of entropy | 5.4 |
+//! | `entropy.rs` | the entropy device | 5.4 |
 //!
-//! A store to QueueNotify is taken by the kernel (KVM_IOEVENTFD) and wakes the device's thread; an interrupt
-//! goes through the kernel too (KVM_IRQFD). A request therefore costs the vCPU's thread nothing but the exit.
+//! The kernel handles a store to QueueNotify (KVM_IOEVENTFD) and wakes the device's thread. Interrupts also go through
+//! the kernel (KVM_IRQFD). A request therefore costs the vCPU's thread only the exit inside the kernel.
 //!
-//! A driver that breaks the rules of a queue (a chain that loops, is too long, or whose table lies) gets
-//! DEVICE_NEEDS_RESET and a configuration-change interrupt (section 2.1.2): the ring cannot be believed any
-//! more. A mistake in one request only, such as a buffer where no memory is, is that request's error, where
-//! the device has a way to say so.
+//! A driver that breaks the rules of a queue (a chain that loops, a chain that is too long, an invalid indirect table)
+//! gets DEVICE_NEEDS_RESET and a configuration-change interrupt (section 2.1.2), because the content of the ring can no
+//! longer be trusted. A mistake in a single request, such as a buffer outside memory, is an error of this request if
+//! the device can report it.
+//!
+//! May import what [`crate::device`] may import.
 
 pub(crate) mod block;
 pub(crate) mod console;
@@ -42,44 +44,45 @@ pub use mmio::Mmio;
 use queue::{QueueError, Queues};
 use vmm_sys_util::eventfd::EventFd;
 
-/// What a kind of device does behind the transport. It runs on the device's own thread.
+/// A kind of device behind the transport. Runs on the device's own thread.
 pub trait Backend: Send {
-    /// What kind of device it is (section 5).
+    /// The device type (section 5).
     fn id(&self) -> u32;
 
-    /// What its registers are called in the exit profile.
-    fn names(&self) -> &'static Names;
+    /// The name of the device, without blanks, for the exit profile and for log messages.
+    fn name(&self) -> &'static str;
 
-    /// The feature bits of its own that it offers; the transport adds those of the rings.
+    /// The feature bits of this device type that it offers. The transport adds those of the rings.
     fn features(&self) -> u64 {
         0
     }
 
-    /// How many entries each queue has at most: powers of two.
+    /// The maximum size of each queue, in entries. Powers of two.
     fn queue_sizes(&self) -> &'static [u16];
 
-    /// Its configuration space, which neither side changes.
+    /// The configuration space. Neither the device nor the driver changes it.
     fn config(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    /// The driver is ready, and has taken these features of those offered.
+    /// Called when the driver is ready. `features` are the offered features that the driver accepted.
     fn start(&mut self, features: u64) {
         let _ = features;
     }
 
-    /// The driver has notified queue `index`.
+    /// Called when the driver has notified queue `index`.
     ///
     /// # Errors
-    /// The driver broke the rules, and the device needs a reset.
+    /// The driver broke the rules of the queue, and the device needs a reset.
     fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError>;
 
-    /// What else to wait for, each a descriptor of its own. Its counter is not read: each write counts.
+    /// Further events that the thread waits for, each with its own descriptor. Their counters are not read: each write
+    /// is a new event.
     fn sources(&self) -> Vec<&EventFd> {
         Vec::new()
     }
 
-    /// Source `index` was written to while the driver was ready.
+    /// Called when source `index` was signalled while the driver was ready.
     ///
     /// # Errors
     /// As for [`Self::notified`].
@@ -88,53 +91,9 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// The driver has reset the device.
+    /// Called when the driver has reset the device.
     fn reset(&mut self) {}
 
-    /// The machine has ended: what is to last is made to last.
+    /// Called when the machine has ended. Writes cached data to its storage.
     fn close(&mut self) {}
 }
-
-/// What a device's registers are called in the exit profile.
-#[derive(Debug)]
-pub struct Names {
-    /// The device itself.
-    pub device: &'static str,
-    /// Magic value, version and identifiers.
-    pub identity: &'static str,
-    /// Features offered and taken.
-    pub features: &'static str,
-    /// Where a queue is, and how long.
-    pub queue: &'static str,
-    /// QueueNotify.
-    pub notify: &'static str,
-    /// InterruptStatus.
-    pub interrupt_status: &'static str,
-    /// InterruptACK.
-    pub interrupt_ack: &'static str,
-    /// Status.
-    pub status: &'static str,
-    /// The configuration space.
-    pub config: &'static str,
-    /// Everything else.
-    pub reserved: &'static str,
-}
-
-/// The names of a device's registers, from the device's.
-macro_rules! names {
-    ($device:literal) => {
-        &$crate::device::virtio::Names {
-            device: $device,
-            identity: concat!($device, " identity"),
-            features: concat!($device, " features"),
-            queue: concat!($device, " queue"),
-            notify: concat!($device, " notify"),
-            interrupt_status: concat!($device, " interrupt status"),
-            interrupt_ack: concat!($device, " interrupt ack"),
-            status: concat!($device, " status"),
-            config: concat!($device, " config"),
-            reserved: concat!($device, ", reserved"),
-        }
-    };
-}
-pub(crate) use names;

@@ -1,8 +1,8 @@
-//! A queue in the device's hands: takes chains of descriptors, checked, and gives them back (virtio 1.2,
-//! section 2.7).
+//! The device side of a queue: takes descriptor chains, checks them, and returns them as used (virtio 1.2, section
+//! 2.7).
 //!
-//! The split ring itself is `virtio-queue`'s, which reads each field of the guest's once and keeps its own
-//! index. A chain is copied here before anybody looks at it: the guest may change its tables at any time.
+//! The crate `virtio-queue` implements the split ring. It reads each field of the guest once, and keeps its own index.
+//! This file copies a chain before it uses it, because the guest may change its tables at any time.
 
 use crate::device::virtio::interrupt::Interrupt;
 use crate::host::signal;
@@ -12,69 +12,69 @@ use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-/// The driver broke the rules of a queue, so that nothing in it can be believed.
+/// A violation of the rules of a queue by the driver. The content of the queue can no longer be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The ring or its indices cannot be.
+    /// The ring or its indices are invalid.
     #[error("{0}")]
     Ring(#[from] Error),
-    /// A chain of descriptors cannot be.
+    /// A descriptor chain is invalid.
     #[error("{0}")]
     Chain(&'static str),
 }
 
-/// The queues of a device whose driver is ready; those that it does not use are absent.
+/// The queues of a device whose driver is ready. Queues that the driver does not use are `None`.
 #[derive(Debug, Default)]
 pub struct Queues(Vec<Option<Virtqueue>>);
 
 impl Queues {
-    /// These, in the order of their indices.
+    /// Creates the set from `queues`, in the order of their indices.
     pub fn new(queues: Vec<Option<Virtqueue>>) -> Self {
         Self(queues)
     }
 
-    /// Queue `index`, if the driver uses it.
+    /// The queue `index`. `None` if the driver does not use it.
     pub fn get(&mut self, index: usize) -> Option<&mut Virtqueue> {
         self.0.get_mut(index)?.as_mut()
     }
 
-    /// Whether the driver is not ready.
+    /// True if the driver is not ready.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The buffers of one request: first those that the device reads, then those that it writes.
+/// The buffers of one request: those that the device reads, and those that it writes.
 #[derive(Debug, Default)]
 pub struct Chain {
     readable: Vec<Span>,
-    /// So many of the readable buffers have been read.
+    /// The number of readable buffers that have been read.
     read: usize,
     writable: Vec<Span>,
 }
 
 impl Chain {
-    /// Place for all chains that a queue of `size` entries can hold: none is ever allocated again.
+    /// Creates a chain with capacity for every chain of a queue with `size` entries, so that it never allocates again.
     fn with_capacity(size: u16) -> Self {
-        let place = || Vec::with_capacity(size.into());
-        Self { readable: place(), read: 0, writable: place() }
+        let buffers = || Vec::with_capacity(size.into());
+        Self { readable: buffers(), read: 0, writable: buffers() }
     }
 
-    /// What the device may read, and has not read yet.
+    /// The buffers that the device may read and has not read yet.
     pub fn readable(&self) -> &[Span] {
         self.readable.get(self.read..).unwrap_or_default()
     }
 
-    /// What the device may write.
+    /// The buffers that the device may write.
     pub fn writable(&self) -> &[Span] {
         &self.writable
     }
 
-    /// Copies the next readable bytes into `data`, wherever the driver has put the borders of its buffers
-    /// (section 2.7.4.2). Returns how many there were.
+    /// Copies the next readable bytes into `data`, regardless of the boundaries of the driver's buffers (section
+    /// 2.7.4.2). Returns the number of bytes: fewer than `data` has only at the end of the chain.
     ///
     /// # Errors
-    /// A buffer is not in memory.
+    /// A buffer is not in guest memory.
     pub fn read(&mut self, memory: &GuestMemory, data: &mut [u8]) -> Result<usize, QueueError> {
         let mut done: usize = 0;
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -82,10 +82,10 @@ impl Chain {
             let len = rest.len().min(span.len as usize);
             let Some(part) = rest.get_mut(..len) else { break };
             if !memory.read(span.start, part) {
-                return Err(QueueError::Chain("a buffer is not in memory"));
+                return Err(QueueError::Chain("a buffer is not in guest memory"));
             }
             done = done.saturating_add(len);
-            // `len` is at most the span's.
+            // `len` is at most the length of the span.
             span.len = span.len.saturating_sub(u32::try_from(len).unwrap_or(u32::MAX));
             span.start = Gpa(span.start.0.saturating_add(len as u64));
             if span.len == 0 {
@@ -95,7 +95,8 @@ impl Chain {
         Ok(done)
     }
 
-    /// Takes the last byte off what the device may write.
+    /// Removes the last byte from the writable buffers and returns its address. `None` if there is no writable byte, or
+    /// the address is above the last one.
     pub fn take_last_byte(&mut self) -> Option<Gpa> {
         let last = self.writable.last_mut()?;
         last.len = last.len.checked_sub(1)?;
@@ -106,7 +107,7 @@ impl Chain {
         Some(Gpa(byte))
     }
 
-    /// Leaves the first `limit` bytes of what the device may write.
+    /// Shortens the writable buffers to `limit` bytes in total.
     pub fn limit_writable(&mut self, mut limit: u32) {
         for span in &mut self.writable {
             span.len = span.len.min(limit);
@@ -114,8 +115,8 @@ impl Chain {
         }
     }
 
-    /// Copies the chain. A chain is no longer than its queue, also where its table is an indirect one
-    /// (section 2.7.5.3.1), and what the device reads comes before what it writes (section 2.7.4.2).
+    /// Copies and checks a chain. A chain must not be longer than its queue, even with an indirect table (section
+    /// 2.7.5.3.1), and its readable buffers must come before its writable ones (section 2.7.4.2).
     fn fill(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, size: u16) -> Result<(), QueueError> {
         self.readable.clear();
         self.writable.clear();
@@ -123,9 +124,9 @@ impl Chain {
         let mut is_whole = false;
         for (count, descriptor) in (0..).zip(chain) {
             if count == size {
-                return Err(QueueError::Chain("a chain of descriptors is longer than its queue"));
+                return Err(QueueError::Chain("a descriptor chain is longer than its queue"));
             }
-            // The iterator ends early, without a word, at whatever it cannot follow.
+            // The iterator ends early without an error if it cannot follow the chain.
             is_whole = !descriptor.has_next();
             let span = Span { start: descriptor.addr(), len: descriptor.len() };
             match (descriptor.is_write_only(), self.writable.is_empty()) {
@@ -137,62 +138,61 @@ impl Chain {
             }
         }
         if !is_whole {
-            return Err(QueueError::Chain("a chain of descriptors loops, or leads where no table is"));
+            return Err(QueueError::Chain("a descriptor chain loops, or leaves its table"));
         }
-        // Buffers without a byte mean nothing, and would be in the way of whoever wants the last one.
+        // Empty buffers have no meaning, and would hide the last byte from `take_last_byte`.
         self.readable.retain(|span| span.len > 0);
         self.writable.retain(|span| span.len > 0);
         Ok(())
     }
 }
 
-/// What a device makes of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is done, and so many bytes were written into its buffers.
+    /// The request is complete. The value is the number of bytes written into its buffers.
     Done(u32),
-    /// Not now: it stays in the queue, and the device looks for it when it can go on.
+    /// The device cannot complete it now. The request stays in the queue, and the device returns to it later.
     Later,
 }
 
-/// A queue, with what belongs to it on the host's side.
+/// A queue with its host side: memory, interrupt and notification event.
 #[derive(Debug)]
 pub struct Virtqueue {
     queue: Queue,
     memory: GuestMemory,
-    /// The request in the device's hands.
+    /// The buffers of the current request.
     chain: Chain,
     interrupt: Arc<Interrupt>,
     notifier: Arc<EventFd>,
 }
 
-/// Why no further request is taken.
+/// The reason why the device takes no further request.
 enum Pause {
-    /// There is none.
+    /// The queue is empty.
     Empty,
-    /// The device wants none.
+    /// The device answered [`Answer::Later`].
     Later,
-    /// Enough for one turn.
+    /// The limit of one turn is reached.
     Spent,
-    /// Somebody waits for the device to let go of its queues.
+    /// A reset or the end of the machine waits for the queues.
     Halted,
 }
 
 impl Virtqueue {
-    /// A queue that was found valid, in `memory`. A write to `notifier` brings the device back to it.
+    /// Wraps a valid queue in `memory`. Signalling `notifier` makes the device serve the queue again.
     pub fn new(queue: Queue, memory: GuestMemory, interrupt: Arc<Interrupt>, notifier: Arc<EventFd>) -> Self {
         let chain = Chain::with_capacity(queue.size());
         Self { queue, memory, chain, interrupt, notifier }
     }
 
-    /// Hands all requests that are in the queue to `handle`, and then tells the driver, once and if it wants
-    /// to be told.
+    /// Calls `handle` for each request in the queue, and then interrupts the driver once, if it wants an interrupt.
     ///
-    /// While the queue is served the driver need not notify it. A turn ends after as many requests as the
-    /// queue has entries, so that neither a busy driver nor a wrong one holds the device for ever.
+    /// Notifications are disabled meanwhile. A turn ends after as many requests as the queue has entries, so that a
+    /// busy or malicious driver cannot occupy the device without end.
     ///
     /// # Errors
-    /// The driver broke the rules.
+    /// The driver broke the rules of the queue.
     pub fn serve(
         &mut self,
         mut handle: impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, QueueError>,
@@ -202,7 +202,8 @@ impl Virtqueue {
         loop {
             self.queue.disable_notification(self.memory.slots())?;
             match self.drain(&mut left, &mut handle)? {
-                // A request may have come in between, of which nobody was told. Each such look counts as one.
+                // A request may have arrived before notifications were enabled again, so look once more. Each of these
+                // looks counts as one request.
                 Pause::Empty if self.queue.enable_notification(self.memory.slots())? => {
                     if left == 0 {
                         signal(&self.notifier);
@@ -223,6 +224,8 @@ impl Virtqueue {
         Ok(())
     }
 
+    /// Calls `handle` for each request until there is a reason to pause. `left` is the number of requests left in this
+    /// turn.
     fn drain(
         &mut self,
         left: &mut u16,
@@ -232,7 +235,7 @@ impl Virtqueue {
             if self.interrupt.is_halted() {
                 return Ok(Pause::Halted);
             }
-            // An index that is further ahead than the queue is long is an error here.
+            // `iter` fails if the driver's index is further ahead than the size of the queue.
             let Some(chain) = self.queue.iter(self.memory.slots())?.next() else { return Ok(Pause::Empty) };
             let Some(now_left) = left.checked_sub(1) else {
                 self.queue.go_to_previous_position();

@@ -1,8 +1,8 @@
-//! The registers of the MMIO transport and what is in them (virtio 1.2, sections 2.1, 4.2.2 and 6).
+//! The registers of the MMIO transport, their bits, and the feature bits (virtio 1.2, sections 2.1, 4.2.2 and 6).
 
 use virtio_bindings::{virtio_config, virtio_ring};
 
-/// Offsets of the registers (section 4.2.2, table 4.1).
+/// The offsets of the registers (section 4.2.2, table 4.1).
 pub mod register {
     #![allow(missing_docs, reason = "the names are the specification's")]
     pub const MAGIC_VALUE: u64 = 0x00;
@@ -33,7 +33,7 @@ pub mod register {
     pub const CONFIG_GENERATION: u64 = 0xfc;
 }
 
-/// Bits of the status register (section 2.1).
+/// The bits of the status register (section 2.1).
 pub mod status {
     #![allow(missing_docs, reason = "the names are the specification's")]
     use virtio_bindings::virtio_config as config;
@@ -45,9 +45,9 @@ pub mod status {
     pub const FAILED: u32 = config::VIRTIO_CONFIG_S_FAILED;
 }
 
-/// VIRTIO_F_VERSION_1, without which there is no driver for this transport.
+/// VIRTIO_F_VERSION_1: required by this version of the transport.
 pub const VERSION_1: u64 = 1 << virtio_config::VIRTIO_F_VERSION_1;
-/// VIRTIO_RING_F_EVENT_IDX.
+/// VIRTIO_RING_F_EVENT_IDX: each side says at which index it wants the next notification.
 pub const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-/// VIRTIO_RING_F_INDIRECT_DESC.
+/// VIRTIO_RING_F_INDIRECT_DESC: descriptors in tables outside the ring.
 pub const INDIRECT_DESC: u64 = 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;

@@ -1,12 +1,12 @@
-//! The driver's side, for tests: a split ring made by hand, so that it can be as wrong as a test likes.
+//! The driver side of a device, for tests: a split ring that a test fills by hand, with any mistake it wants.
 #![allow(clippy::arithmetic_side_effects)]
 
 use crate::device::bus::Device;
+use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::mmio::Mmio;
 use crate::device::virtio::queue::{Answer, QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{register, status};
-use crate::device::virtio::{Backend, Names, names};
 use crate::host::event;
 use crate::memory::{Gpa, GuestMemory};
 use std::ops::ControlFlow;
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use virtio_queue::{Queue, QueueT};
 
-/// Size of the memory of these guests, in bytes.
+/// The size of guest memory in these tests, in bytes.
 pub(crate) const RAM: u64 = 1 << 20;
 /// VIRTIO_F_VERSION_1 and VIRTIO_RING_F_EVENT_IDX.
 pub(crate) const FEATURES: u64 = 1 << 32 | 1 << 29;
@@ -25,11 +25,11 @@ pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
-/// A buffer: where it is, its length, and whether the device writes it.
+/// A buffer: its address, its length, and true if the device writes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Buffer(pub u64, pub u32, pub bool);
 
-/// A driver's ring, its tables 16 KiB from `base` on.
+/// A driver's ring. Its tables take 16 KiB from `base`.
 #[derive(Debug)]
 pub(crate) struct Ring {
     memory: GuestMemory,
@@ -74,7 +74,7 @@ impl Ring {
         self.describe(self.base + u64::from(slot) * 16, address, len, flags, next);
     }
 
-    /// Makes a chain available, and returns its head.
+    /// Makes a chain of `buffers` available. Returns its head.
     pub(crate) fn add(&mut self, buffers: &[Buffer]) -> u16 {
         let head = self.slot;
         for (index, Buffer(address, len, write)) in buffers.iter().enumerate() {
@@ -87,7 +87,7 @@ impl Ring {
         head
     }
 
-    /// Makes the chain from `head` available, whatever it is.
+    /// Makes the chain from `head` available, without any check.
     pub(crate) fn publish(&mut self, head: u16) {
         let entry = self.avail() + 4 + u64::from(self.added % self.size) * 2;
         self.memory.write(Gpa(entry), &head.to_le_bytes()).unwrap();
@@ -99,13 +99,13 @@ impl Ring {
         self.memory.write(Gpa(self.avail() + 2), &index.to_le_bytes()).unwrap();
     }
 
-    /// From which used entry on the device has to interrupt: `used_event`.
+    /// Sets `used_event`: the index of the used entry at which the device must interrupt.
     pub(crate) fn set_used_event(&self, index: u16) {
         let at = self.avail() + 4 + u64::from(self.size) * 2;
         self.memory.write(Gpa(at), &index.to_le_bytes()).unwrap();
     }
 
-    /// At which available entry the device wants to be notified: `avail_event`.
+    /// Reads `avail_event`: the index of the available entry at which the device wants a notification.
     pub(crate) fn avail_event(&self) -> u16 {
         self.u16_at(self.used_ring() + 4 + u64::from(self.size) * 8)
     }
@@ -114,7 +114,8 @@ impl Ring {
         self.u16_at(self.used_ring() + 2)
     }
 
-    /// The next chain that the device gave back: its head, and how much was written.
+    /// The next used chain: its head, and the number of bytes written. `None` if the device has returned no further
+    /// chain.
     pub(crate) fn used(&mut self) -> Option<(u32, u32)> {
         if self.used_index() == self.taken {
             return None;
@@ -127,7 +128,7 @@ impl Ring {
         Some((u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(rest)))
     }
 
-    /// The queue as a device has it, without a transport.
+    /// The device side of the queue, without a transport.
     pub(crate) fn queue(&self, interrupt: &Arc<Interrupt>) -> Virtqueue {
         let mut queue = Queue::new(self.size).unwrap();
         queue.try_set_desc_table_address(Gpa(self.base)).unwrap();
@@ -139,7 +140,7 @@ impl Ring {
         Virtqueue::new(queue, self.memory.clone(), interrupt.clone(), Arc::new(event().unwrap()))
     }
 
-    /// Tells the transport where the queue is.
+    /// Writes the addresses of the queue into the registers of the transport.
     pub(crate) fn set_up(&self, device: &mut Mmio, index: u32) {
         write(device, register::QUEUE_SEL, index);
         write(device, register::QUEUE_NUM, self.size.into());
@@ -174,7 +175,7 @@ pub(crate) fn write(device: &mut Mmio, offset: u64, value: u32) {
     assert!(device.write(offset, 4, value.into()).is_continue());
 }
 
-/// Takes the device as far as FEATURES_OK. Returns whether it agreed.
+/// Initialises the device up to FEATURES_OK. Returns true if the device accepted the features.
 pub(crate) fn negotiate(device: &mut Mmio, features: u64) -> bool {
     let known = status::ACKNOWLEDGE | status::DRIVER;
     write(device, register::STATUS, 0);
@@ -188,7 +189,7 @@ pub(crate) fn negotiate(device: &mut Mmio, features: u64) -> bool {
     read(device, register::STATUS) & status::FEATURES_OK != 0
 }
 
-/// The whole of device initialisation, with the queues in the order of their indices.
+/// Initialises the device up to DRIVER_OK, with the queues in the order of their indices.
 pub(crate) fn start(device: &mut Mmio, features: u64, rings: &[&Ring]) {
     assert!(negotiate(device, features));
     for (index, ring) in (0..).zip(rings) {
@@ -198,7 +199,7 @@ pub(crate) fn start(device: &mut Mmio, features: u64, rings: &[&Ring]) {
     write(device, register::STATUS, now | status::DRIVER_OK);
 }
 
-/// Waits until `condition` holds, for ten seconds at most.
+/// Waits until `condition` holds, for at most ten seconds. Returns true if it holds.
 pub(crate) fn soon(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(10) {
@@ -210,7 +211,7 @@ pub(crate) fn soon(mut condition: impl FnMut() -> bool) -> bool {
     false
 }
 
-/// What a test device went through.
+/// The calls that a test device got.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) requests: AtomicUsize,
@@ -219,12 +220,12 @@ pub(crate) struct Log {
     pub(crate) features: Mutex<Vec<u64>>,
 }
 
-/// A device with two queues that gives every request back, each only when it is allowed to.
+/// A device with two queues that completes every request. A test can hold requests back.
 pub(crate) struct Echo {
     pub(crate) log: Arc<Log>,
-    /// Hears of each request.
+    /// If set, gets a message at the start of each request.
     pub(crate) begun: Option<Sender<()>>,
-    /// Says when each may end.
+    /// If set, each request waits for a message before it completes.
     pub(crate) may_end: Option<Receiver<()>>,
 }
 
@@ -232,8 +233,8 @@ impl Backend for Echo {
     fn id(&self) -> u32 {
         42
     }
-    fn names(&self) -> &'static Names {
-        names!("virtio-echo")
+    fn name(&self) -> &'static str {
+        "virtio-echo"
     }
     fn features(&self) -> u64 {
         1 << 3 | 1 << 40
@@ -274,10 +275,10 @@ pub(crate) fn rings(memory: &GuestMemory) -> (Ring, Ring) {
     (Ring::new(memory, 0x1_0000, 16), Ring::new(memory, 0x2_0000, 8))
 }
 
-/// A request of [`Echo`]'s.
-pub(crate) const NOTHING: &[Buffer] = &[Buffer(0x3_0000, 1, false)];
+/// A request for [`Echo`], with one buffer.
+pub(crate) const REQUEST: &[Buffer] = &[Buffer(0x3_0000, 1, false)];
 
-/// A read of any width.
+/// Reads `size` bytes at `offset`.
 pub(crate) fn get(device: &mut Mmio, offset: u64, size: u8) -> u64 {
     match device.read(offset, size) {
         ControlFlow::Continue(value) => value,

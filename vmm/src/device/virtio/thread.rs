@@ -1,9 +1,9 @@
-//! A device's own thread: waits for notifications and serves them, so that no vCPU waits for a disk.
+//! A device's own thread: waits for notifications and serves the queues, so that no vCPU waits for a disk.
 //!
-//! The queues are behind a lock that the thread holds while it serves them. A reset, on a vCPU's thread, asks
-//! it to let go, takes the lock and so the queues: what is in the device's hands then is finished first.
+//! The thread holds a lock on the queues while it serves them. A reset runs on a vCPU's thread: it asks the device's
+//! thread to stop, then takes the lock. The device therefore completes its current request first.
 //!
-//! The thread comes with the first driver that is ready. A device that no guest uses costs none.
+//! The thread starts when a driver is ready for the first time. A device that the guest does not use has no thread.
 
 use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use std::{io, thread};
 use vmm_sys_util::eventfd::EventFd;
 
-/// What the thread and the transport share.
+/// The state that the thread and the transport share.
 struct WorkerState {
     device: Mutex<Device>,
     interrupt: Arc<Interrupt>,
@@ -25,7 +25,7 @@ struct WorkerState {
 
 struct Device {
     backend: Box<dyn Backend>,
-    /// None unless the driver is ready.
+    /// Empty unless the driver is ready.
     queues: Queues,
 }
 
@@ -34,11 +34,11 @@ impl WorkerState {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the back end work on its queues. A driver that breaks their rules loses them.
+    /// Runs `work` on the back end and its queues. If the driver broke the rules, takes the queues away until a reset.
     fn serve(&self, work: impl FnOnce(&mut dyn Backend, &mut Queues) -> Result<(), QueueError>) {
         let mut device = self.lock();
         let Device { backend, queues } = &mut *device;
-        // A notification from before a reset, or one that came too early.
+        // The notification is from before a reset, or came before the driver was ready.
         if queues.is_empty() {
             return;
         }
@@ -49,7 +49,7 @@ impl WorkerState {
     }
 }
 
-/// A device in the hands of its thread.
+/// A device and its thread.
 pub(crate) struct DeviceThread {
     shared: Arc<WorkerState>,
     notifiers: Vec<Arc<EventFd>>,
@@ -59,12 +59,12 @@ pub(crate) struct DeviceThread {
 
 struct Running {
     thread: Worker<()>,
-    /// Tells the thread to end.
+    /// Signalled to end the thread.
     end: Arc<EventFd>,
 }
 
 impl DeviceThread {
-    /// Of a device whose queues are notified through `notifiers`.
+    /// Creates a device whose queues are notified through `notifiers`. The thread does not start yet.
     pub(crate) fn new(
         backend: Box<dyn Backend>,
         notifiers: Vec<Arc<EventFd>>,
@@ -79,15 +79,15 @@ impl DeviceThread {
         }
     }
 
-    /// Says when waiting for the thread turns into kicking it.
+    /// Sets the deadline after which a thread that waits for this one kicks it.
     pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = deadline;
     }
 
-    /// The driver is ready: the thread serves these queues from now on.
+    /// Called when the driver is ready: the thread serves `queues` from now on.
     ///
     /// # Errors
-    /// The host has no thread or descriptor left.
+    /// The host has no thread or file descriptor left.
     pub(crate) fn activate(&mut self, queues: Queues, features: u64) -> Result<(), Error> {
         if self.running.is_none() {
             self.running = Some(self.start()?);
@@ -96,12 +96,12 @@ impl DeviceThread {
         device.backend.start(features);
         device.queues = queues;
         drop(device);
-        // What was put into the queues before is looked at without a notification.
+        // Serve the requests that the driver queued before it was ready, without a notification.
         self.notifiers.iter().for_each(|notifier| signal(notifier));
         Ok(())
     }
 
-    /// Takes the queues back. Waits for the request that the device works on.
+    /// Resets the back end and drops the queues. Waits for the current request.
     pub(crate) fn reset(&mut self) {
         self.shared.interrupt.halt();
         let mut device = self.lock_with_kicks();
@@ -110,11 +110,11 @@ impl DeviceThread {
         self.shared.interrupt.reset();
     }
 
-    /// The lock, once the thread lets go of it. A vCPU that waits for a lock cannot be kicked out of that,
-    /// so it kicks the thread itself when its time is up.
+    /// Waits for the lock. A kick does not interrupt the wait for a lock, so the caller, a vCPU's thread, polls it, and
+    /// kicks the device's thread after the deadline.
     fn lock_with_kicks(&self) -> MutexGuard<'_, Device> {
-        /// How long to sleep between two looks.
-        const NAP: Duration = Duration::from_micros(50);
+        /// The time between two polls of the lock.
+        const POLL_INTERVAL: Duration = Duration::from_micros(50);
         loop {
             match self.shared.device.try_lock() {
                 Ok(device) => return device,
@@ -124,13 +124,14 @@ impl DeviceThread {
             if let (Some(running), Some(_)) = (&self.running, self.deadline.must_end()) {
                 running.thread.kick();
             }
-            thread::sleep(NAP);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
+    /// Starts the thread.
     fn start(&self) -> Result<Running, Error> {
         let end = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let mut manager = EventManager::new().map_err(failed("making an event manager"))?;
+        let mut manager = EventManager::new().map_err(failed("creating an event manager"))?;
         let subscriber = Subscriber {
             shared: self.shared.clone(),
             notifiers: self.notifiers.clone(),
@@ -146,23 +147,23 @@ impl DeviceThread {
         let body = move || {
             while !manager.subscriber_mut(id).is_ok_and(|subscriber| subscriber.is_over) {
                 if let Err(error) = manager.run() {
-                    log::error!("a virtio device no longer gets its notifications: {error}");
+                    log::error!("a virtio device gets no more notifications: {error}");
                     break;
                 }
             }
         };
-        let name = self.shared.lock().backend.names().device;
+        let name = self.shared.lock().backend.name();
         let thread = Worker::spawn(name, "starting the thread of a virtio device", body)?;
         Ok(Running { thread, end })
     }
 
-    /// Ends the thread when it has finished the request in its hands, and closes the device.
+    /// Ends the thread after the current request, and closes the back end.
     pub(crate) fn stop(&mut self) {
         self.shared.interrupt.halt();
         let Some(running) = self.running.take() else { return };
         signal(&running.end);
         if running.thread.join(&self.deadline).is_none() {
-            log::error!("the thread of a virtio device panicked; this is a bug of the VMM");
+            log::error!("the thread of a virtio device panicked; this is a bug in the VMM");
         }
         let mut device = self.shared.lock();
         device.queues = Queues::default();
@@ -180,7 +181,7 @@ fn failed(operation: &'static str) -> impl FnOnce(event_manager::Error) -> Error
     move |error| Error::Host { operation, source: io::Error::other(error) }
 }
 
-/// What the event manager calls on the device's thread.
+/// The callbacks of the event manager, which run on the device's thread.
 struct Subscriber {
     shared: Arc<WorkerState>,
     notifiers: Vec<Arc<EventFd>>,
@@ -189,15 +190,15 @@ struct Subscriber {
     failure: Option<event_manager::Error>,
 }
 
-/// The number of the event that ends the thread. Queues are numbered from 0, sources from [`SOURCES`].
+/// The number of the event that ends the thread. Queues have numbers from 0, and sources from [`SOURCES`].
 const END: u32 = u32::MAX;
-/// The number of a back end's first source.
+/// The number of the back end's first source.
 const SOURCES: u32 = 0x1_0000;
 
 impl MutEventSubscriber for Subscriber {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        // Each write is an event, without a read in between to clear the counter: one system call less for
-        // each notification.
+        // Edge-triggered: each write is an event, and no read is needed to clear the counter. This saves one system
+        // call per notification.
         let each_write = EventSet::IN | EventSet::EDGE_TRIGGERED;
         let device = self.shared.lock();
         let queues = (0..).zip(self.notifiers.iter().map(Arc::as_ref));

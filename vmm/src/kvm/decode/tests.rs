@@ -1,9 +1,9 @@
-//! Decoding, without KVM: `kvm_run` as the kernel would fill it.
+//! Tests of decoding without KVM. They fill `kvm_run` as the kernel would.
 
 use super::*;
 use kvm_bindings::KVM_EXIT_IO_IN;
 
-/// Offset of string data in the mapping, as KVM has it: the page after `kvm_run`.
+/// Offset of string data in the mapping. Like KVM, the tests use the page after `kvm_run`.
 const DATA: usize = 4096;
 
 fn io_exit(out: bool, size: u8, count: u32, data: &[u8]) -> (kvm_run, Vec<u8>) {
@@ -19,9 +19,9 @@ fn io_exit(out: bool, size: u8, count: u32, data: &[u8]) -> (kvm_run, Vec<u8>) {
     (run, page)
 }
 
-/// All elements of a port exit, with the answers of `device` written back.
+/// Handles all elements of a port exit, and writes the answers of `device` back. Returns the number of elements.
 fn elements(run: &kvm_run, page: &mut [u8], mut device: impl FnMut(Exit) -> u64) -> usize {
-    let Decoded::Pio(mut transfer) = decode(run) else { panic!("no port I/O") };
+    let Decoded::Pio(mut transfer) = decode(run) else { panic!("not port I/O") };
     let mut exit = transfer.exit(page);
     for count in 1.. {
         let value = device(exit);
@@ -38,7 +38,7 @@ fn elements(run: &kvm_run, page: &mut [u8], mut device: impl FnMut(Exit) -> u64)
 }
 
 #[test]
-fn a_batch_of_outs_is_split_on_a_fixed_port() {
+fn a_batch_of_outs_is_split_into_elements_of_one_port() {
     for (size, expect) in [(1, vec![1, 2, 3, 4]), (2, vec![0x201, 0x403]), (4, vec![0x0403_0201])] {
         let (run, mut page) = io_exit(true, size, 4 / u32::from(size), &[1, 2, 3, 4]);
         let mut seen = Vec::new();
@@ -54,7 +54,7 @@ fn a_batch_of_outs_is_split_on_a_fixed_port() {
 }
 
 #[test]
-fn a_batch_of_ins_is_gathered_in_order() {
+fn the_answers_to_a_batch_of_ins_are_stored_in_order() {
     let (run, mut page) = io_exit(false, 2, 3, &[]);
     let mut next = 0x1110;
     let count = elements(&run, &mut page, |exit| {
@@ -67,7 +67,7 @@ fn a_batch_of_ins_is_gathered_in_order() {
 }
 
 #[test]
-fn a_full_page_of_elements_is_split_to_the_last() {
+fn a_full_page_of_elements_is_split_completely() {
     let (run, mut page) = io_exit(false, 4, 1024, &[]);
     assert_eq!(elements(&run, &mut page, |_| u64::MAX), 1024);
     assert_eq!(page[DATA..DATA + 4096], [0xff; 4096]);
@@ -103,11 +103,11 @@ fn mmio_keeps_its_width() {
 }
 
 #[test]
-fn an_emulation_failure_brings_its_bytes_where_kvm_gives_them() {
+fn an_emulation_failure_has_the_instruction_if_kvm_reports_it() {
     let mut run = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
     run.__bindgen_anon_1.internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
     assert_eq!(decode(&run), Decoded::Exit(Exit::EmulationFailure(Instruction::default())));
-    // The layout of `emulation_failure` from its flags on: the flag, then a length and bytes.
+    // The layout of `emulation_failure` from its flags: the flag, then a length and bytes.
     let mut data = [0; 16];
     data[..2].copy_from_slice(&[1, u64::from_le_bytes([3, 0x0f, 0x57, 0xc0, 0, 0, 0, 0])]);
     run.__bindgen_anon_1.internal.ndata = 4;
@@ -117,7 +117,7 @@ fn an_emulation_failure_brings_its_bytes_where_kvm_gives_them() {
 }
 
 #[test]
-fn the_other_reasons() {
+fn the_other_reasons_are_decoded() {
     let reason = |reason| match decode(&kvm_run { exit_reason: reason, ..Default::default() }) {
         Decoded::Exit(exit) => exit,
         other => panic!("{other:?}"),

@@ -15,13 +15,13 @@ const OUT: u32 = 1;
 const FLUSH_REQUEST: u32 = 4;
 const GET_ID: u32 = 8;
 
-/// Where the tests put things.
+// The addresses that the tests use.
 const RING: u64 = 0x1_0000;
 const HEADER: u64 = 0x2_0000;
 const STATUS: u64 = 0x2_1000;
 const DATA: u64 = 0x3_0000;
 const TABLE: u64 = 0x8_0000;
-/// A status that no device writes.
+/// A status byte that no device writes.
 const UNTOUCHED: u8 = 0xee;
 
 /// A disk of 64 sectors, each full of its own number, and its driver.
@@ -57,13 +57,13 @@ impl Rig {
         self.block.notified(0, &mut self.queues)
     }
 
-    /// Does a request with these buffers around its data. Returns its status and how much was written.
+    /// Performs a request with the data buffers `data`. Returns its status and the number of bytes written.
     fn request(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> (u8, u32) {
         self.header(kind, sector);
         let buffers = [&[Buffer(HEADER, 16, false)], data, &[Buffer(STATUS, 1, true)]].concat();
         let head = self.ring.add(&buffers);
         self.notify().unwrap();
-        let (id, written) = self.ring.used().expect("the request came back");
+        let (id, written) = self.ring.used().expect("the request is complete");
         assert_eq!((id, self.ring.used()), (head.into(), None));
         (bytes(&self.memory, STATUS, 1)[0], written)
     }
@@ -74,12 +74,12 @@ impl Rig {
 }
 
 #[test]
-fn reads_come_from_the_image() {
+fn reads_return_the_content_of_the_image() {
     let mut rig = Rig::new(false);
     assert_eq!(rig.request(IN, 5, &[Buffer(DATA, 1024, true)]), (OK, 1025));
     assert_eq!(rig.data(1024), [[5; 512], [6; 512]].concat());
     assert_eq!(rig.request(IN, 63, &[Buffer(DATA, 512, true)]), (OK, 513));
-    assert_eq!(rig.request(IN, 64, &[]), (OK, 1), "nothing, at the very end");
+    assert_eq!(rig.request(IN, 64, &[]), (OK, 1), "an empty read at the end of the disk");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn writes_are_in_the_image_after_a_flush() {
 }
 
 #[test]
-fn a_request_may_have_as_many_buffers_as_the_queue() {
+fn a_request_may_have_as_many_buffers_as_the_queue_has_entries() {
     let mut rig = Rig::new(false);
     // 2 + 254 descriptors, with 32 sectors in 254 pieces, backwards in memory.
     let mut buffers: Vec<Buffer> = (0..253).map(|n| Buffer(DATA + (253 - n) * 64, 64, true)).collect();
@@ -106,10 +106,10 @@ fn a_request_may_have_as_many_buffers_as_the_queue() {
 }
 
 #[test]
-fn the_driver_cuts_a_request_where_it_likes() {
+fn the_driver_may_divide_a_request_into_any_buffers() {
     let mut rig = Rig::new(false);
     rig.header(IN, 9);
-    // The header in three pieces, an empty buffer, and the status in the last buffer of the data.
+    // The header in three buffers, an empty buffer, and the status in the last buffer of the data.
     rig.ring.add(&[
         Buffer(HEADER, 3, false),
         Buffer(HEADER + 3, 0, false),
@@ -132,7 +132,7 @@ fn the_driver_cuts_a_request_where_it_likes() {
 }
 
 #[test]
-fn an_indirect_table_holds_a_request_too() {
+fn a_request_may_be_in_an_indirect_table() {
     let mut rig = Rig::new(false);
     rig.header(IN, 7);
     rig.ring.describe(TABLE, HEADER, 16, NEXT, 1);
@@ -151,7 +151,7 @@ fn sectors_outside_the_disk_are_an_error() {
         assert_eq!(rig.request(IN, sector, &[Buffer(DATA, len, true)]), (IOERR, 1), "{sector}");
         assert_eq!(rig.request(OUT, sector, &[Buffer(DATA, len, false)]), (IOERR, 1), "{sector}");
     }
-    assert_eq!(rig.request(IN, 0, &[Buffer(DATA, 100, true)]), (IOERR, 1), "a part of a sector");
+    assert_eq!(rig.request(IN, 0, &[Buffer(DATA, 100, true)]), (IOERR, 1), "part of a sector");
     assert_eq!(fs::read(rig.image.path()).unwrap().len(), 64 * 512);
 }
 
@@ -166,7 +166,7 @@ fn buffers_outside_memory_are_an_error() {
 }
 
 #[test]
-fn a_read_only_disk_says_so_and_stays_as_it_is() {
+fn a_read_only_disk_offers_the_feature_and_refuses_writes() {
     let mut rig = Rig::new(true);
     assert_ne!(rig.block.features() & READ_ONLY, 0);
     assert_eq!(rig.request(OUT, 0, &[Buffer(HEADER, 512, false)]), (IOERR, 1));
@@ -177,14 +177,14 @@ fn a_read_only_disk_says_so_and_stays_as_it_is() {
 }
 
 #[test]
-fn the_disk_has_its_file_s_name() {
+fn the_serial_number_is_the_file_name() {
     let mut rig = Rig::new(false);
     rig.memory.write(Gpa(DATA), &[0xff; 40]).unwrap();
     assert_eq!(rig.request(GET_ID, 0, &[Buffer(DATA, 20, true)]), (OK, 21));
     let name = rig.image.path().file_name().unwrap().to_string_lossy().into_owned();
     assert_eq!(rig.data(name.len()), name.as_bytes());
     assert_eq!(rig.data(21)[name.len()..], [vec![0; 20 - name.len()], vec![0xff]].concat());
-    assert_eq!(rig.request(GET_ID, 0, &[Buffer(DATA, 3, true)]), (OK, 4), "as much as there is place for");
+    assert_eq!(rig.request(GET_ID, 0, &[Buffer(DATA, 3, true)]), (OK, 4), "truncated to the buffer");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn an_unknown_request_is_unsupported() {
 }
 
 #[test]
-fn an_image_that_shrinks_is_an_error_for_what_is_missing() {
+fn reads_of_the_missing_part_of_a_truncated_image_fail() {
     let mut rig = Rig::new(false);
     rig.image.as_file().set_len(10 * 512).unwrap();
     assert_eq!(rig.request(IN, 9, &[Buffer(DATA, 512, true)]), (OK, 513));
@@ -206,7 +206,7 @@ fn an_image_that_shrinks_is_an_error_for_what_is_missing() {
 }
 
 #[test]
-fn the_configuration_is_laid_out_as_specified() {
+fn the_configuration_has_the_layout_of_the_specification() {
     let config = Rig::new(false).block.config();
     assert_eq!(config[..8], 64_u64.to_le_bytes());
     assert_eq!(config[12..16], 254_u32.to_le_bytes());
@@ -214,7 +214,7 @@ fn the_configuration_is_laid_out_as_specified() {
 }
 
 #[test]
-fn one_interrupt_tells_of_a_whole_batch() {
+fn a_batch_of_requests_gets_one_interrupt() {
     let mut rig = Rig::new(false);
     rig.header(IN, 1);
     for _ in 0..80 {
@@ -222,8 +222,8 @@ fn one_interrupt_tells_of_a_whole_batch() {
     }
     rig.notify().unwrap();
     assert_eq!((rig.ring.used_index(), rig.interrupt.event().read().unwrap()), (80, 1));
-    assert_eq!(rig.ring.avail_event(), 80, "the next request is to be notified");
-    // A driver that does not want to be told yet is not.
+    assert_eq!(rig.ring.avail_event(), 80, "the device wants a notification of the next request");
+    // A driver that does not want an interrupt yet does not get one.
     rig.ring.set_used_event(100);
     rig.ring.add(&[Buffer(HEADER, 16, false), Buffer(DATA, 512, true), Buffer(STATUS, 1, true)]);
     rig.notify().unwrap();
@@ -232,7 +232,7 @@ fn one_interrupt_tells_of_a_whole_batch() {
 }
 
 #[test]
-fn without_flushes_each_write_lasts_by_itself() {
+fn without_flushes_each_write_is_flushed() {
     let mut rig = Rig::new(false);
     rig.block.start(0);
     assert!(rig.block.writes_through);
@@ -241,7 +241,7 @@ fn without_flushes_each_write_lasts_by_itself() {
     assert!(!rig.block.writes_through);
 }
 
-/// Makes the first chain with `wrong`, and requires that the device sees it.
+/// Lets `wrong` fill the ring, and requires that the device refuses it. `what` describes the mistake.
 fn breaks(what: &str, wrong: impl FnOnce(&mut Ring)) {
     let mut rig = Rig::new(false);
     rig.header(IN, 0);
@@ -251,31 +251,31 @@ fn breaks(what: &str, wrong: impl FnOnce(&mut Ring)) {
 }
 
 #[test]
-fn wrong_chains_break_the_device() {
+fn invalid_chains_break_the_device() {
     breaks("a loop", |ring| {
         ring.set(0, HEADER, 16, NEXT, 1);
         ring.set(1, DATA, 512, NEXT | WRITE, 1);
         ring.publish(0);
     });
-    breaks("a head that is no descriptor", |ring| ring.publish(QUEUE_SIZE));
-    breaks("a head far away", |ring| ring.publish(u16::MAX));
-    breaks("a next that is no descriptor", |ring| {
+    breaks("a head outside the table", |ring| ring.publish(QUEUE_SIZE));
+    breaks("the largest head", |ring| ring.publish(u16::MAX));
+    breaks("a next outside the table", |ring| {
         ring.set(0, HEADER, 16, NEXT, QUEUE_SIZE);
         ring.publish(0);
     });
     let (header, data, status) =
         (Buffer(HEADER, 16, false), Buffer(DATA, 512, true), Buffer(STATUS, 1, true));
     for (what, buffers) in [
-        ("what is read after what is written", [data, header].as_slice()),
+        ("a readable buffer after a writable one", [data, header].as_slice()),
         ("no status", &[header]),
         ("no header", &[status]),
-        ("a header to be written", &[Buffer(HEADER, 16, true), status]),
+        ("a writable header", &[Buffer(HEADER, 16, true), status]),
         ("half a header", &[Buffer(HEADER, 15, false), status]),
-        ("nothing at all", &[Buffer(HEADER, 0, false), Buffer(STATUS, 0, true)]),
-        ("a header where nothing is", &[Buffer(RAM - 8, 16, false), status]),
-        ("a status where nothing is", &[header, Buffer(RAM, 1, true)]),
-        ("a status at the end of all", &[header, Buffer(u64::MAX, u32::MAX, true)]),
-        ("more than fits into 32 bits", &[header, Buffer(0, u32::MAX, true), status]),
+        ("only empty buffers", &[Buffer(HEADER, 0, false), Buffer(STATUS, 0, true)]),
+        ("a header partly outside memory", &[Buffer(RAM - 8, 16, false), status]),
+        ("a status outside memory", &[header, Buffer(RAM, 1, true)]),
+        ("a status at the last address", &[header, Buffer(u64::MAX, u32::MAX, true)]),
+        ("more than 4 GiB of buffers", &[header, Buffer(0, u32::MAX, true), status]),
     ] {
         breaks(what, |ring| {
             ring.add(buffers);
@@ -284,13 +284,13 @@ fn wrong_chains_break_the_device() {
 }
 
 #[test]
-fn indirect_tables_that_lie_break_the_device() {
+fn invalid_indirect_tables_break_the_device() {
     for (what, at, len) in [
         ("no entry", TABLE, 0),
         ("half an entry", TABLE, 24),
         ("outside memory", RAM, 48),
         ("partly outside memory", RAM - 16, 48),
-        ("at the end of all", u64::MAX - 15, 48),
+        ("at the last address", u64::MAX - 15, 48),
         ("too large", TABLE, 16 * 0x1_0000),
     ] {
         breaks(what, |ring| {
@@ -319,7 +319,7 @@ fn an_index_that_jumps_breaks_the_device() {
     for index in [QUEUE_SIZE + 1, u16::MAX, 1 << 15] {
         breaks("a jump", |ring| ring.set_avail_index(index));
     }
-    // As far as the queue is long it is 256 times the same chain, each to be done.
+    // A jump by the size of the queue is allowed: it makes the same chain available 256 times.
     let mut rig = Rig::new(false);
     rig.header(IN, 0);
     rig.ring.add(&[Buffer(HEADER, 16, false), Buffer(DATA, 512, true), Buffer(STATUS, 1, true)]);
@@ -341,9 +341,9 @@ fn a_device_that_is_asked_to_halt_takes_no_further_request() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Descriptors that mostly lead somewhere, in a ring that is mostly one.
+    /// The ring contains mostly valid descriptors.
     #[test]
-    fn whatever_the_ring_holds_the_device_returns(
+    fn the_device_returns_for_every_content_of_the_ring(
         descriptors in proptest::collection::vec(
             (
                 prop_oneof![Just(HEADER), Just(TABLE), Just(RING), DATA..RAM + 4096, any::<u64>()],
@@ -373,7 +373,7 @@ proptest! {
             if let Some(index) = index {
                 rig.ring.set_avail_index(index);
             }
-            // Also what a read has made of the ring.
+            // Repeated, because a read may overwrite the ring.
             for _ in 0..3 {
                 let _ = rig.notify();
             }

@@ -8,10 +8,10 @@ fn refused(path: &Path, read_only: bool) -> String {
 }
 
 #[test]
-fn an_image_that_cannot_be_one_is_refused_in_a_sentence() {
+fn an_unusable_image_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
-    assert!(refused(&path("none"), false).contains("is not there: make one (truncate -s 64M FILE)"));
+    assert!(refused(&path("none"), false).contains("does not exist: create it (truncate -s 64M FILE)"));
     for read_only in [false, true] {
         assert!(refused(folder.path(), read_only).contains("neither a file nor a block device"));
         assert!(refused(Path::new("/dev/null"), read_only).contains("neither a file nor a block device"));
@@ -28,7 +28,7 @@ fn an_image_that_cannot_be_one_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn two_machines_share_an_image_only_to_read_it() {
+fn machines_can_share_an_image_only_read_only() {
     let image = NamedTempFile::new().unwrap();
     image.as_file().write_at(&[0; 512], 0).unwrap();
     let path = image.path();
@@ -42,14 +42,14 @@ fn two_machines_share_an_image_only_to_read_it() {
 }
 
 #[test]
-fn what_may_not_be_written_can_be_had_read_only() {
+fn an_image_without_write_permission_can_be_used_read_only() {
     use std::os::unix::fs::PermissionsExt;
     let image = NamedTempFile::new().unwrap();
     image.as_file().set_len(512).unwrap();
     fs::set_permissions(image.path(), fs::Permissions::from_mode(0o444)).unwrap();
     assert_eq!(Disk::open(image.path(), true).unwrap().sectors(), 1);
-    // Who may write everything is not refused.
+    // A privileged user may write every file, and is not refused.
     if let Err(error) = Disk::open(image.path(), false) {
-        assert!(error.to_string().contains("give it read-only (FILE,ro)"));
+        assert!(error.to_string().contains("use it read-only (FILE,ro)"));
     }
 }

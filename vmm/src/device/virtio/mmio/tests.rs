@@ -3,12 +3,12 @@
 use super::*;
 use crate::device::virtio::registers::{register::*, status::*};
 use crate::device::virtio::testing::{
-    FEATURES, NOTHING, RAM, echo, get, negotiate, read, rings, soon, start, write,
+    FEATURES, RAM, REQUEST, echo, get, negotiate, read, rings, soon, start, write,
 };
 use proptest::prelude::*;
 
 #[test]
-fn a_driver_finds_a_modern_device() {
+fn the_identity_features_and_queue_sizes_are_right() {
     let (mut device, ..) = echo();
     assert_eq!(read(&mut device, MAGIC_VALUE), 0x7472_6976);
     assert_eq!([VERSION, DEVICE_ID].map(|at| read(&mut device, at)), [2, 42]);
@@ -27,7 +27,7 @@ fn a_driver_finds_a_modern_device() {
 }
 
 #[test]
-fn registers_are_aligned_words() {
+fn only_aligned_words_are_registers() {
     let (mut device, ..) = echo();
     for (offset, size) in [(0, 1), (0, 2), (0, 8), (1, 4), (2, 4), (STATUS, 1), (0xfe, 4)] {
         assert_eq!(get(&mut device, offset, size), 0, "{offset:#x} {size}");
@@ -39,7 +39,7 @@ fn registers_are_aligned_words() {
 }
 
 #[test]
-fn the_configuration_space_has_any_width_and_an_end() {
+fn the_configuration_space_allows_every_width_and_ends() {
     let (mut device, ..) = echo();
     for (offset, size, value) in [
         (0x100, 1, 1),
@@ -54,7 +54,7 @@ fn the_configuration_space_has_any_width_and_an_end() {
         assert_eq!(get(&mut device, offset, size), value, "{offset:#x} {size}");
     }
     assert!(device.write(0x100, 4, 0).is_continue());
-    assert_eq!(get(&mut device, 0x100, 1), 1, "nothing there can be written");
+    assert_eq!(get(&mut device, 0x100, 1), 1, "the configuration space is read-only");
 }
 
 #[test]
@@ -64,14 +64,14 @@ fn features_that_were_not_offered_are_refused() {
     assert!(negotiate(&mut device, 1 << 32));
     for wrong in [FEATURES | 1 << 4, FEATURES | 1 << 63, FEATURES & !(1 << 32), 0] {
         assert!(!negotiate(&mut device, wrong), "{wrong:#x}");
-        // What was refused leaves no way to go on.
+        // After the refusal the driver cannot continue.
         write(&mut device, STATUS, ACKNOWLEDGE | DRIVER | DRIVER_OK);
         assert_eq!(read(&mut device, STATUS), ACKNOWLEDGE | DRIVER);
     }
 }
 
 #[test]
-fn features_stay_as_they_were_agreed() {
+fn features_cannot_be_changed_after_features_ok() {
     let (mut device, memory, log) = echo();
     assert!(negotiate(&mut device, FEATURES));
     write(&mut device, DRIVER_FEATURES_SEL, 0);
@@ -82,15 +82,15 @@ fn features_stay_as_they_were_agreed() {
 }
 
 #[test]
-fn the_status_goes_forward_only() {
+fn status_bits_can_only_be_set() {
     let (mut device, ..) = echo();
     write(&mut device, STATUS, DRIVER_OK);
     write(&mut device, STATUS, FEATURES_OK);
-    assert_eq!(read(&mut device, STATUS), 0, "not before the driver is one");
+    assert_eq!(read(&mut device, STATUS), 0, "not before DRIVER");
     write(&mut device, STATUS, ACKNOWLEDGE | DRIVER | DEVICE_NEEDS_RESET | 0xffff_ff00);
-    assert_eq!(read(&mut device, STATUS), ACKNOWLEDGE | DRIVER, "some bits are not the driver's");
+    assert_eq!(read(&mut device, STATUS), ACKNOWLEDGE | DRIVER, "some bits cannot be set by the driver");
     write(&mut device, STATUS, ACKNOWLEDGE);
-    assert_eq!(read(&mut device, STATUS), ACKNOWLEDGE | DRIVER, "only a reset takes back");
+    assert_eq!(read(&mut device, STATUS), ACKNOWLEDGE | DRIVER, "only a reset clears bits");
     write(&mut device, STATUS, ACKNOWLEDGE | DRIVER | FAILED);
     assert_eq!(read(&mut device, STATUS), ACKNOWLEDGE | DRIVER | FAILED);
     write(&mut device, STATUS, 0);
@@ -98,26 +98,26 @@ fn the_status_goes_forward_only() {
 }
 
 #[test]
-fn queues_are_set_up_in_their_time() {
+fn queues_can_be_set_up_only_between_features_ok_and_driver_ok() {
     let (mut device, memory, _) = echo();
     let (ring, _) = rings(&memory);
     ring.set_up(&mut device, 0);
-    assert_eq!(read(&mut device, QUEUE_READY), 0, "not before the features are agreed");
+    assert_eq!(read(&mut device, QUEUE_READY), 0, "not before FEATURES_OK");
     assert!(negotiate(&mut device, FEATURES));
     ring.set_up(&mut device, 0);
     assert_eq!(read(&mut device, QUEUE_READY), 1);
     write(&mut device, QUEUE_READY, 0);
     assert_eq!(read(&mut device, QUEUE_READY), 0);
     ring.set_up(&mut device, 2);
-    assert_eq!(read(&mut device, QUEUE_READY), 0, "there is no such queue");
+    assert_eq!(read(&mut device, QUEUE_READY), 0, "the queue does not exist");
     ring.set_up(&mut device, 0);
     write(&mut device, STATUS, 15);
     write(&mut device, QUEUE_READY, 0);
-    assert_eq!(read(&mut device, QUEUE_READY), 1, "not while the driver is ready");
+    assert_eq!(read(&mut device, QUEUE_READY), 1, "not after DRIVER_OK");
 }
 
 #[test]
-fn a_queue_that_cannot_be_makes_the_device_need_a_reset() {
+fn an_invalid_queue_makes_the_device_need_a_reset() {
     let bad: [(u64, u32); 9] = [
         (QUEUE_NUM, 0),
         (QUEUE_NUM, 3),
@@ -145,13 +145,13 @@ fn a_queue_that_cannot_be_makes_the_device_need_a_reset() {
     assert!(log.features.lock().unwrap().is_empty(), "the device never starts");
     let (mut first, _) = rings(&memory);
     start(&mut device, FEATURES, &[&first]);
-    first.add(NOTHING);
+    first.add(REQUEST);
     write(&mut device, QUEUE_NOTIFY, 0);
-    assert!(soon(|| first.used().is_some()), "a reset makes it good");
+    assert!(soon(|| first.used().is_some()), "the device works after a reset");
 }
 
 #[test]
-fn the_profile_has_a_name_for_each_place() {
+fn each_register_has_a_name() {
     let (device, ..) = echo();
     for (offset, name) in [
         (MAGIC_VALUE, "virtio-echo identity"),
@@ -163,18 +163,18 @@ fn the_profile_has_a_name_for_each_place() {
         (INTERRUPT_ACK, "virtio-echo interrupt ack"),
         (STATUS, "virtio-echo status"),
         (0x104, "virtio-echo config"),
-        (0xb0, "virtio-echo, reserved"),
+        (0xb0, "virtio-echo reserved"),
     ] {
-        assert_eq!(device.name(offset), name);
+        assert_eq!(device.name(offset).to_string(), name);
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Registers in any order, over a ring of anything; the device is there afterwards.
+    /// The ring has random content.
     #[test]
-    fn whatever_is_written_the_device_starts_again(
+    fn the_device_starts_after_any_sequence_of_register_accesses(
         accesses in proptest::collection::vec(
             (
                 prop_oneof![0..0x40_u64, Just(0x11_u64), any::<u64>()],
@@ -196,20 +196,19 @@ proptest! {
         }
         let (mut first, _) = rings(&memory);
         start(&mut device, FEATURES, &[&first]);
-        first.add(NOTHING);
+        first.add(REQUEST);
         write(&mut device, QUEUE_NOTIFY, 0);
         prop_assert!(soon(|| first.used().is_some()));
     }
 }
 
-/// Whatever the driver does, the page says what reading the register would.
 #[test]
-fn a_page_shows_what_the_registers_say() {
+fn the_mirror_always_equals_the_registers() {
     let (mut device, memory, _) = echo();
     let base = Gpa(0x4000_0000);
     let page = GuestMemory::new(&[(base, SIZE)]).unwrap();
     let (receive, _) = rings(&memory);
-    let seen = |device: &mut Mmio| {
+    let check = |device: &mut Mmio| {
         for offset in (0..CONFIG).step_by(4) {
             let mut word = [0; 4];
             assert!(page.read(Gpa(base.0 + offset), &mut word));
@@ -217,20 +216,20 @@ fn a_page_shows_what_the_registers_say() {
         }
     };
     device.show(page.clone(), base);
-    seen(&mut device);
+    check(&mut device);
     let offered = device.offered;
     assert!(negotiate(&mut device, offered));
     write(&mut device, DEVICE_FEATURES_SEL, 1);
-    seen(&mut device);
+    check(&mut device);
     receive.set_up(&mut device, 1);
-    seen(&mut device);
+    check(&mut device);
     device.interrupt.used_buffer();
-    seen(&mut device);
+    check(&mut device);
     write(&mut device, INTERRUPT_ACK, 1);
     device.interrupt.needs_reset(QueueError::Chain("for a test"));
-    seen(&mut device);
+    check(&mut device);
     write(&mut device, STATUS, 0);
-    seen(&mut device);
+    check(&mut device);
     let config = device.config.clone();
     let mut shown = vec![0; config.len()];
     assert!(page.read(Gpa(base.0 + CONFIG), &mut shown) && shown == config);

@@ -5,7 +5,7 @@ use crate::console::output::Output;
 use crate::device::virtio::registers::register::*;
 use crate::device::virtio::registers::status::*;
 use crate::device::virtio::testing::{
-    Buffer, Echo, FEATURES, Log, NOTHING, Ring, bytes, echo, get, memory, read, rings, soon, start, write,
+    Buffer, Echo, FEATURES, Log, REQUEST, Ring, bytes, echo, get, memory, read, rings, soon, start, write,
 };
 use crate::device::virtio::{Block, ConsoleDevice, ConsoleInput, Disk, Mmio};
 use crate::memory::Gpa;
@@ -19,14 +19,14 @@ fn requests_are_served_and_interrupt() {
     let (mut first, mut second) = rings(&memory);
     start(&mut device, FEATURES, &[&first, &second]);
     assert_eq!(read(&mut device, STATUS), 15);
-    first.add(NOTHING);
+    first.add(REQUEST);
     write(&mut device, QUEUE_NOTIFY, 0);
     assert!(soon(|| first.used().is_some()));
-    second.add(NOTHING);
+    second.add(REQUEST);
     let notifier = device.notifiers().nth(1).unwrap();
     assert_eq!(notifier.0, 1);
     notifier.1.write(1).unwrap();
-    assert!(soon(|| second.used().is_some()), "as the kernel does it");
+    assert!(soon(|| second.used().is_some()), "notified as the kernel does it");
     assert_eq!(log.requests.load(Ordering::SeqCst), 2);
     assert!(soon(|| device.interrupt().read().is_ok()));
     assert_eq!(read(&mut device, INTERRUPT_STATUS), 1);
@@ -40,42 +40,42 @@ fn requests_are_served_and_interrupt() {
 }
 
 #[test]
-fn what_was_in_a_queue_before_the_driver_was_ready_is_served() {
+fn requests_queued_before_the_driver_was_ready_are_served() {
     let (mut device, memory, _) = echo();
     let (mut first, _) = rings(&memory);
     for _ in 0..3 {
-        first.add(NOTHING);
+        first.add(REQUEST);
     }
     start(&mut device, FEATURES, &[&first]);
     assert!(soon(|| first.used_index() == 3));
 }
 
 #[test]
-fn a_driver_without_event_index_is_served_too() {
+fn a_driver_without_event_index_is_served() {
     let (mut device, memory, _) = echo();
     let (mut first, _) = rings(&memory);
     start(&mut device, 1 << 32, &[&first]);
     for round in 1..5 {
-        first.add(NOTHING);
+        first.add(REQUEST);
         write(&mut device, QUEUE_NOTIFY, 0);
         assert!(soon(|| first.used_index() == round && device.interrupt().read().is_ok()));
     }
 }
 
 #[test]
-fn a_reset_takes_the_queues_back_and_the_device_starts_again() {
+fn after_a_reset_the_device_can_start_again() {
     let (mut device, memory, log) = echo();
     for round in 1..=20 {
         let (mut first, _) = rings(&memory);
         start(&mut device, FEATURES, &[&first]);
-        first.add(NOTHING);
+        first.add(REQUEST);
         write(&mut device, QUEUE_NOTIFY, 0);
         assert!(soon(|| first.used().is_some()));
         let before = log.resets.load(Ordering::SeqCst);
         write(&mut device, STATUS, 0);
         assert_eq!(log.resets.load(Ordering::SeqCst), before + 1, "{round}");
         assert_eq!([STATUS, INTERRUPT_STATUS, QUEUE_READY].map(|at| read(&mut device, at)), [0; 3]);
-        first.add(NOTHING);
+        first.add(REQUEST);
         write(&mut device, QUEUE_NOTIFY, 0);
         thread::sleep(Duration::from_millis(1));
         assert_eq!(first.used_index(), 1, "nothing is served after a reset");
@@ -83,7 +83,7 @@ fn a_reset_takes_the_queues_back_and_the_device_starts_again() {
 }
 
 #[test]
-fn a_reset_waits_for_the_request_in_hand_and_no_other() {
+fn a_reset_waits_for_the_current_request_only() {
     let (memory, log) = (memory(), Arc::new(Log::default()));
     let (begun, has_begun) = mpsc::channel();
     let (end, may_end) = mpsc::channel();
@@ -91,7 +91,7 @@ fn a_reset_waits_for_the_request_in_hand_and_no_other() {
     let mut device = Mmio::new(backend, memory.clone()).unwrap();
     let (mut first, _) = rings(&memory);
     for _ in 0..10 {
-        first.add(NOTHING);
+        first.add(REQUEST);
     }
     start(&mut device, FEATURES, &[&first]);
     has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -106,13 +106,13 @@ fn a_reset_waits_for_the_request_in_hand_and_no_other() {
     assert_eq!((log.requests.load(Ordering::SeqCst), first.used_index()), (1, 1));
     drop(end);
     let (mut first, _) = rings(&memory);
-    first.add(NOTHING);
+    first.add(REQUEST);
     start(&mut device, FEATURES, &[&first]);
-    assert!(soon(|| first.used().is_some()), "and it starts again");
+    assert!(soon(|| first.used().is_some()), "the device starts again");
 }
 
 #[test]
-fn stopping_leaves_what_is_still_in_the_queue_and_closes_the_device() {
+fn a_stop_completes_the_current_request_only_and_closes_the_device() {
     let (memory, log) = (memory(), Arc::new(Log::default()));
     let (begun, has_begun) = mpsc::channel();
     let (end, may_end) = mpsc::channel();
@@ -120,7 +120,7 @@ fn stopping_leaves_what_is_still_in_the_queue_and_closes_the_device() {
     let mut device = Mmio::new(backend, memory.clone()).unwrap();
     let (mut first, _) = rings(&memory);
     for _ in 0..10 {
-        first.add(NOTHING);
+        first.add(REQUEST);
     }
     start(&mut device, FEATURES, &[&first]);
     has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -138,7 +138,7 @@ fn stopping_leaves_what_is_still_in_the_queue_and_closes_the_device() {
 }
 
 #[test]
-fn a_ring_that_lies_makes_the_device_need_a_reset() {
+fn an_invalid_ring_makes_the_device_need_a_reset() {
     let (mut device, memory, _) = echo();
     let (mut first, _) = rings(&memory);
     start(&mut device, FEATURES, &[&first]);
@@ -154,7 +154,7 @@ fn a_ring_that_lies_makes_the_device_need_a_reset() {
 }
 
 #[test]
-fn a_disk_behind_the_transport_reads_and_keeps_what_is_written() {
+fn a_disk_behind_the_transport_reads_and_writes() {
     let image = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(image.path(), [7; 4096]).unwrap();
     let memory = memory();
@@ -174,11 +174,11 @@ fn a_disk_behind_the_transport_reads_and_keeps_what_is_written() {
         memory.write(Gpa(data), &[if kind == 0 { 7 } else { 9 }; 512]).unwrap();
     }
     drop(device);
-    assert!(Disk::open(image.path(), false).is_ok(), "the lock goes with the device");
+    assert!(Disk::open(image.path(), false).is_ok(), "the drop of the device unlocks the image");
 }
 
 #[test]
-fn a_console_behind_the_transport_gets_what_is_typed() {
+fn a_console_behind_the_transport_receives_and_transmits() {
     let memory = memory();
     let input = ConsoleInput::new().unwrap();
     let (output, captured) = Output::captured();
@@ -188,7 +188,7 @@ fn a_console_behind_the_transport_gets_what_is_typed() {
     input.push(b"early");
     receive.add(&[Buffer(0x3_0000, 64, true)]);
     start(&mut device, FEATURES, &[&receive, &transmit]);
-    assert!(soon(|| receive.used() == Some((0, 5))), "what was typed before the driver was ready");
+    assert!(soon(|| receive.used() == Some((0, 5))), "input from before the driver was ready");
     for round in 0..50 {
         receive.add(&[Buffer(0x3_0000, 64, true)]);
         write(&mut device, QUEUE_NOTIFY, 0);
@@ -202,7 +202,7 @@ fn a_console_behind_the_transport_gets_what_is_typed() {
 }
 
 #[test]
-fn a_console_that_nobody_reads_does_not_hold_a_reset_beyond_its_time() {
+fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     let memory = memory();
     let (_reader, pipe) = io::pipe().unwrap();
     let deadline = Deadline::after(Some(Duration::from_millis(100)));
@@ -214,7 +214,7 @@ fn a_console_that_nobody_reads_does_not_hold_a_reset_beyond_its_time() {
     let mut device = Mmio::new(console, memory.clone()).unwrap();
     device.set_deadline(deadline);
     let (receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
-    // More than a pipe holds.
+    // More than fits into a pipe.
     transmit.add(&[Buffer(0x4_0000, 0x8_0000, false)]);
     start(&mut device, FEATURES, &[&receive, &transmit]);
     thread::sleep(Duration::from_millis(20));
@@ -224,12 +224,12 @@ fn a_console_that_nobody_reads_does_not_hold_a_reset_beyond_its_time() {
 }
 
 #[test]
-fn a_driver_that_scribbles_over_its_ring_holds_neither_the_device_nor_a_reset() {
+fn random_writes_to_the_ring_block_neither_the_device_nor_a_reset() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 16).unwrap();
     let memory = memory();
     let mut device = Mmio::new(Block::new(Disk::open(image.path(), false).unwrap()), memory.clone()).unwrap();
-    // A linear congruential generator: the same scribbles each time.
+    // A linear congruential generator: every run uses the same numbers.
     let mut state = 1_u64;
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,0 +1,51 @@
+//! Results on stdout, and messages and log lines on stderr.
+
+use crate::status::{self, HasStatus};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use vmm::host::TimeoutWriter;
+
+/// The time limit for the reader of stderr to accept a message.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for a log line. It is shorter, because waiting delays the run.
+pub(crate) const LOG_TIMEOUT: Duration = Duration::from_millis(500);
+/// True once the reader of stderr did not accept a log line in that time.
+static LOG_BLOCKED: AtomicBool = AtomicBool::new(false);
+
+/// Prints a message on stderr. An error is ignored: the exit status still reports the failure.
+pub(crate) fn print_stderr(text: &str) {
+    let timeout = if LOG_BLOCKED.load(Ordering::Relaxed) { LOG_TIMEOUT } else { MESSAGE_TIMEOUT };
+    let _ = TimeoutWriter::new(io::stderr(), Some(timeout)).write_all(text.as_bytes());
+}
+
+/// The log's writer to stderr. After the first line that blocks it drops the others, so that the log cannot stop a
+/// run.
+pub(crate) struct Log(pub(crate) TimeoutWriter<io::Stderr>);
+
+impl Write for Log {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if !LOG_BLOCKED.load(Ordering::Relaxed) && self.0.write_all(data).is_err() {
+            LOG_BLOCKED.store(true, Ordering::Relaxed);
+        }
+        Ok(data.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints a result on stdout. Returns the exit status.
+pub(crate) fn print_stdout(text: &str) -> u8 {
+    match TimeoutWriter::new(io::stdout(), None).write_all(text.as_bytes()) {
+        Ok(()) => status::OK,
+        Err(_) if vmm::host::interrupted() => status::INTERRUPTED,
+        Err(source) => report_error(&vmm::Error::Host { operation: "writing standard output", source }),
+    }
+}
+
+/// Prints an error on stderr. Returns its exit status.
+pub(crate) fn report_error(error: &impl HasStatus) -> u8 {
+    print_stderr(&format!("vmm: error: {error}\n"));
+    error.status()
+}

@@ -1,0 +1,80 @@
+use super::*;
+
+/// A writer that takes three bytes at a time, after one interruption each.
+#[derive(Clone, Default)]
+struct Slow {
+    taken: Arc<Mutex<Vec<u8>>>,
+    interrupt: bool,
+}
+
+impl Write for Slow {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.interrupt = !self.interrupt;
+        if self.interrupt {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let some = &data[..data.len().min(3)];
+        self.taken.lock().unwrap().extend(some);
+        Ok(some.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn whole_lines_are_written_and_the_rest_at_the_end() {
+    let slow = Slow::default();
+    let mut output = Output::new(slow.clone(), true);
+    assert!(output.print(b"one").is_continue());
+    assert_eq!(*slow.taken.lock().unwrap(), b"");
+    assert!(output.print(b" line\nand").is_continue());
+    assert_eq!(*slow.taken.lock().unwrap(), b"one line\nand");
+    assert!(output.print(b" more").is_continue());
+    assert!(output.finish().is_continue());
+    assert_eq!(*slow.taken.lock().unwrap(), b"one line\nand more");
+}
+
+#[test]
+fn a_write_that_would_block_is_repeated() {
+    struct Busy(Captured, u32);
+    impl Write for Busy {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            if self.1.is_multiple_of(2) { self.0.write(data) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let captured = Captured::default();
+    let mut output = Output::new(Busy(captured.clone(), 0), false);
+    assert!(output.print(b"one").is_continue() && output.print(b"two").is_continue());
+    assert_eq!(captured.bytes(), b"onetwo");
+}
+
+#[test]
+fn a_very_long_line_is_written_in_chunks() {
+    let slow = Slow::default();
+    let mut output = Output::new(slow.clone(), true);
+    for _ in 0..CHUNK {
+        assert!(output.print(b"x").is_continue());
+    }
+    assert_eq!(slow.taken.lock().unwrap().len(), CHUNK);
+}
+
+#[test]
+fn an_interruption_after_the_deadline_ends_the_run() {
+    let mut output = Output::new(Slow::default(), false);
+    output.set_deadline(Deadline::after(Some(Duration::ZERO)));
+    assert!(matches!(output.print(b"x"), ControlFlow::Break(Stop::Timeout)));
+}
+
+#[test]
+fn a_captured_output_is_bounded() {
+    let (mut output, captured) = Output::captured();
+    for _ in 0..3 {
+        assert!(output.print(&vec![b'x'; MAX_CAPTURED / 2]).is_continue());
+    }
+    assert_eq!(captured.bytes().len(), MAX_CAPTURED);
+}

@@ -1,0 +1,154 @@
+//! The state of a vCPU: registers, CPUID, its location in the guest's code, and KVM's counters.
+
+use super::KvmVcpu;
+use super::restore::Start;
+use crate::controller::vcpu::{KvmTranslation, Location};
+use crate::controller::{VcpuState, msr};
+use crate::error::Error;
+use crate::kvm::counters::{self, KvmCounters};
+use crate::memory::{Gpa, GuestMemory, pc};
+use crate::x86::modes::{self, Mode, VcpuIndex};
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_ioctls::SyncReg;
+use std::io;
+
+impl KvmVcpu {
+    /// Sets the CPUID leaves that the guest sees (KVM_SET_CPUID2). Call it before the first entry.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), Error> {
+        self.fd.set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
+    }
+
+    /// The vCPU's number.
+    pub(crate) fn number(&self) -> u32 {
+        self.id
+    }
+
+    /// Sets the registers to enter `mode` at `entry`, and remembers them for [`restore`](Self::restore).
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
+        let reset = match &self.start {
+            Some(start) => start.reset,
+            None => self.sregs()?,
+        };
+        let sregs = modes::sregs(mode, reset, tables, index);
+        let regs = modes::regs(mode, entry, index);
+        self.start = Some(Box::new(Start { reset, sregs, regs }));
+        self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&regs).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+
+    /// Sets the registers to enter a Linux kernel at `entry`. The tables are at the addresses of the PC memory map.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn set_linux(&mut self, entry: Gpa) -> Result<(), Error> {
+        let sregs = modes::linux_sregs(self.sregs()?, pc::GDT, pc::PAGE_TABLES);
+        self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&modes::linux_regs(entry, pc::BOOT_PARAMS)).map_err(Error::kvm("KVM_SET_REGS"))?;
+        Ok(())
+    }
+
+    /// Sets the model-specific registers that Linux expects firmware to set.
+    pub(crate) fn set_boot_msrs(&mut self) {
+        for (index, bits) in msr::LINUX_BOOT {
+            let data = self.msr(index).unwrap_or(0) | bits;
+            if !self.set_msr(index, data) {
+                log::debug!("KVM refused the value {data:#x} for MSR {index:#x}");
+            }
+        }
+    }
+
+    /// The vCPU's location in the guest's code. Set `after_shutdown` after a triple fault, because some hosts then reset
+    /// the vCPU.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn location(&mut self, after_shutdown: bool) -> Result<Location, Error> {
+        let sregs = self.sregs()?;
+        let rip = self.regs()?.rip;
+        let cs = sregs.cs.selector;
+        let protected = sregs.cr0 & modes::CR0_PE != 0;
+        if after_shutdown && !protected && cs == 0xf000 && rip == 0xfff0 {
+            return Ok(Location::Reset);
+        }
+        let long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
+        let mode = match (protected, long) {
+            (false, _) => Mode::Real,
+            (true, false) => Mode::Protected,
+            (true, true) if cs & 3 == 3 => Mode::User,
+            (true, true) => Mode::Long,
+        };
+        Ok(Location::At { mode, cs, rip })
+    }
+
+    /// KVM's own counters of this vCPU.
+    ///
+    /// # Errors
+    /// The kernel does not show its counters.
+    pub fn counters(&self) -> io::Result<KvmCounters> {
+        counters::kvm_counters(&self.fd)
+    }
+
+    /// The frequency of the guest's time-stamp counter in kHz, which by default is that of the host. `None` if KVM does
+    /// not know it.
+    pub(crate) fn tsc_khz(&self) -> Option<u32> {
+        self.fd.get_tsc_khz().ok()
+    }
+}
+
+impl VcpuState for KvmVcpu {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn regs(&mut self) -> Result<kvm_regs, Error> {
+        if self.regs_in_sync {
+            return Ok(self.fd.sync_regs().regs);
+        }
+        self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
+    }
+
+    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+        if self.regs_in_sync {
+            self.fd.sync_regs_mut().regs = *regs;
+            self.fd.set_sync_dirty_reg(SyncReg::Register);
+            return Ok(());
+        }
+        self.fd.set_regs(regs).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+
+    fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+        self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))
+    }
+
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+        self.fd.set_sregs(sregs).map_err(Error::kvm("KVM_SET_SREGS"))
+    }
+
+    fn msr(&mut self, index: u32) -> Option<u64> {
+        let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).ok()?;
+        (self.fd.get_msrs(&mut msrs) == Ok(1)).then(|| msrs.as_slice().first().map(|msr| msr.data))?
+    }
+
+    fn set_msr(&mut self, index: u32, data: u64) -> bool {
+        let msrs = Msrs::from_entries(&[kvm_msr_entry { index, data, ..Default::default() }]);
+        msrs.is_ok_and(|msrs| self.fd.set_msrs(&msrs) == Ok(1))
+    }
+
+    fn translate(&mut self, linear: u64) -> KvmTranslation {
+        match self.fd.translate_gva(linear) {
+            Ok(answer) if answer.valid != 0 => KvmTranslation::Mapped(Gpa(answer.physical_address)),
+            Ok(_) => KvmTranslation::NotMapped,
+            Err(_) => KvmTranslation::Unavailable,
+        }
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+}

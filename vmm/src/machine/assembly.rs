@@ -1,0 +1,131 @@
+//! The steps that bare machines and PCs have in common when they are built.
+
+use crate::controller::kev;
+use crate::device::debugcon::{self, Debugcon};
+use crate::device::exit_port::{self, ExitPort};
+use crate::device::serial::{self, Serial};
+use crate::error::Error;
+use crate::kvm::vcpu::KvmVcpu;
+use crate::kvm::vm::Vm;
+use crate::machine::Machine;
+use crate::machine::background::Background;
+use crate::machine::builder::Builder;
+use crate::machine::restore::Restore;
+use crate::memory::GuestMemory;
+use crate::profile::clock::Clock;
+use crate::x86::cpuid::{self, CpuidContext};
+use crate::x86::modes::{Mode, VcpuIndex};
+use kvm_bindings::CpuId;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+/// The parts of a machine that depend on the kind of its guest.
+pub(super) struct Parts {
+    pub(super) vcpus: Vec<KvmVcpu>,
+    pub(super) vm: Vm,
+    pub(super) memory: GuestMemory,
+    /// The mode in which the guest starts.
+    pub(super) mode: Mode,
+    pub(super) background: Background,
+    /// The size of RAM, in bytes.
+    pub(super) ram: u64,
+    /// The addresses of the loaded image.
+    pub(super) image: Vec<Range<u64>>,
+    /// `None` if the machine cannot be reset.
+    pub(super) restore: Option<Restore>,
+}
+
+impl Builder {
+    /// Puts the parts together.
+    pub(super) fn assemble(self, parts: Parts) -> Machine {
+        let Parts { vcpus, vm, memory, mode, background, ram, image, restore } = parts;
+        let counted = self.profile || self.trace.is_some();
+        Machine {
+            clock: counted.then(|| Clock::new(vcpus.first().and_then(KvmVcpu::tsc_khz))),
+            controllers: vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.number())).collect(),
+            vcpus,
+            vm,
+            memory,
+            mode,
+            background,
+            ram,
+            image: image.into(),
+            restore,
+            devices: Arc::new(self.devices),
+            msrs: Arc::new(self.msrs),
+            kev: self.kev,
+            timeout: self.timeout,
+            timer: None,
+            trace: self.trace,
+            verify: self.verify,
+            kernel_counters: self.kernel_counters,
+            output: self.output,
+            output_limit: self.output_limit,
+        }
+    }
+
+    /// Creates the vCPUs. `enter` sets the registers with which each one starts.
+    pub(super) fn create_vcpus(
+        &self,
+        vm: &Vm,
+        memory: &GuestMemory,
+        enter: impl Fn(&mut KvmVcpu, VcpuIndex) -> Result<(), Error>,
+    ) -> Result<Vec<KvmVcpu>, Error> {
+        // If there are several vCPUs, the guest needs CPUID to tell them apart.
+        let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
+        let supported = match shown {
+            true => Some(vm.supported_cpuid()?),
+            false => None,
+        };
+        let mut vcpus = Vec::new();
+        for index in 0..self.cpus {
+            let id = self.first_vcpu.saturating_add(index);
+            let mut vcpu = vm.create_vcpu(id, memory)?;
+            if let Some(supported) = &supported {
+                let tsc_deadline = self.irqchip && vm.has_tsc_deadline();
+                let context = CpuidContext { id, count: self.cpus, tsc_deadline };
+                let leaves = cpuid::for_vcpu(supported.as_slice(), context, &self.cpuid_changes);
+                let leaves = CpuId::from_entries(&leaves).map_err(|_| {
+                    Error::Config("--cpuid adds more leaves than KVM takes: change fewer".into())
+                })?;
+                vcpu.set_cpuid(&leaves).map_err(|error| self.blame_cpuid(error))?;
+            }
+            let index = VcpuIndex { index, of: self.cpus, id };
+            enter(&mut vcpu, index).map_err(|error| self.blame_cpuid(error))?;
+            vcpus.push(vcpu);
+        }
+        Ok(vcpus)
+    }
+
+    /// Turns a failure of KVM into a mistake of the user's if `--cpuid` may be the cause.
+    fn blame_cpuid(&self, error: Error) -> Error {
+        match error {
+            Error::Kvm { .. } if !self.cpuid_changes.is_empty() => Error::Config(format!(
+                "KVM refuses the CPUID leaves that --cpuid asks for ({error}): change other bits"
+            )),
+            error => error,
+        }
+    }
+
+    /// Attaches the devices that every machine has: the debug console, the serial port, the exit port, and KeV's devices
+    /// if they are wanted.
+    pub(super) fn attach_ports(&mut self, serial: Arc<Mutex<Serial>>) -> Result<(), Error> {
+        let ports = &mut self.devices.ports;
+        let debugcon = Debugcon::new(self.output.clone());
+        ports.attach(debugcon::PORT.into(), 1, Arc::new(Mutex::new(debugcon)))?;
+        ports.attach(serial::PORT.into(), serial::PORTS.into(), serial)?;
+        ports.attach(exit_port::PORT.into(), 1, Arc::new(Mutex::new(ExitPort)))?;
+        if self.kev {
+            kev::attach(&mut self.devices)?;
+        }
+        Ok(())
+    }
+
+    /// The model-specific registers for which KVM's filter is needed. KeV's register is not among them: KVM does not
+    /// have it, so its accesses exit without a filter.
+    pub(super) fn filtered_msrs(&self) -> Vec<u32> {
+        let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
+        filtered.into_iter().filter(|index| !self.kev || *index != kev::FIFO_MSR).collect()
+    }
+}

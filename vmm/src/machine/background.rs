@@ -1,0 +1,138 @@
+//! The background work of a machine: everything that runs while the vCPUs run.
+
+use crate::device::simvirtio::doorbell::Doorbell;
+use crate::device::simvirtio::poller::Poller;
+use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::machine::linux::{BootReport, Pc, RunningPc};
+use crate::memory::GuestMemory;
+use crate::profile::timeline::{Event, Timeline};
+use crate::shutdown::{Deadline, Kick};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The background work of a machine, between two runs.
+pub(super) enum Background {
+    /// None: the plain map has no SIMVIRTIO.
+    Nothing,
+    /// The SIMVIRTIO device behind the trapped window. It works on the vCPU's thread, at each access.
+    TrappedWindow(Transport, Arc<Mutex<Window>>),
+    /// The SIMVIRTIO device over shared RAM, which a thread runs: it polls, or waits for the doorbell.
+    SharedWindow(SharedWindow),
+    /// The threads of a PC. `None` after its only run.
+    Pc(Option<Box<Pc>>),
+}
+
+/// The SIMVIRTIO device over shared RAM.
+pub(super) struct SharedWindow {
+    /// `None` while a run has it, and after a run whose thread panicked.
+    pub(super) device: Option<Box<Simvirtio<GuestMemory>>>,
+    /// `None` if the device polls.
+    pub(super) doorbell: Option<Arc<Doorbell>>,
+}
+
+/// The background work during a run.
+pub(super) enum RunningBackground<'a> {
+    Nothing,
+    Trapped(Transport, &'a Mutex<Window>),
+    Shared(&'a mut SharedWindow, Poller),
+    Pc(Box<RunningPc>),
+}
+
+/// The results of the background work.
+#[derive(Default)]
+pub(super) struct SideResult {
+    /// The reason why background work stopped the machine, if it did.
+    pub(super) stop: Option<Stop>,
+    pub(super) simvirtio: Option<SimvirtioReport>,
+    pub(super) boot: Option<BootReport>,
+}
+
+impl Background {
+    /// The timeline of a boot.
+    pub(super) fn timeline(&self) -> Option<Arc<Timeline>> {
+        match self {
+            Self::Pc(Some(pc)) => Some(pc.timeline.clone()),
+            _ => None,
+        }
+    }
+
+    /// Starts the threads. They kick `vcpus` if they stop the machine.
+    ///
+    /// # Errors
+    /// The host has no thread left, or a PC has run before.
+    pub(super) fn start(
+        &mut self,
+        deadline: &Deadline,
+        vcpus: Arc<dyn Kick>,
+    ) -> Result<RunningBackground<'_>, Error> {
+        match self {
+            Self::Nothing => Ok(RunningBackground::Nothing),
+            Self::TrappedWindow(transport, window) => {
+                lock(window).set_deadline(deadline.clone());
+                Ok(RunningBackground::Trapped(*transport, window))
+            }
+            Self::SharedWindow(shared) => {
+                let device = shared.device.take().ok_or_else(|| {
+                    Error::Config("the SIMVIRTIO device was lost in a failed run: build a new machine".into())
+                })?;
+                let poller = Poller::start(*device, shared.doorbell.clone(), vcpus, deadline.clone())?;
+                Ok(RunningBackground::Shared(shared, poller))
+            }
+            Self::Pc(pc) => {
+                let pc = pc.take().ok_or_else(|| {
+                    Error::Config("a Linux machine runs once: build a new machine for the next run".into())
+                })?;
+                let running = pc.start(deadline.clone(), vcpus)?;
+                running.timeline().mark(Event::FirstInstruction);
+                Ok(RunningBackground::Pc(Box::new(running)))
+            }
+        }
+    }
+
+    /// Puts the SIMVIRTIO device into the state after power-on.
+    pub(super) fn reset(&mut self) {
+        match self {
+            Self::Nothing | Self::Pc(_) => {}
+            Self::TrappedWindow(_, window) => lock(window).power_on_again(),
+            Self::SharedWindow(shared) => shared.device.iter_mut().for_each(|device| device.power_on_again()),
+        }
+    }
+}
+
+impl RunningBackground<'_> {
+    /// Ends the threads, and gives their results.
+    ///
+    /// # Errors
+    /// A thread panicked.
+    pub(super) fn finish(self, deadline: &Deadline) -> Result<SideResult, Error> {
+        match self {
+            Self::Nothing => Ok(SideResult::default()),
+            // The device has handled each store at once: nothing is left in the queue.
+            Self::Trapped(transport, window) => {
+                let simvirtio = Some(lock(window).simvirtio().report(transport));
+                Ok(SideResult { simvirtio, ..Default::default() })
+            }
+            // Bytes may be left in the queue. The poller handles them, and may find a protocol error.
+            Self::Shared(shared, poller) => {
+                let transport = shared.doorbell.as_ref().map_or(Transport::Polling, |_| Transport::Doorbell);
+                let ended = poller.finish(deadline)?;
+                let report = ended.simvirtio.report(transport);
+                let (rings, thread_time) = (ended.rings, Some(ended.thread_time));
+                shared.device = Some(Box::new(ended.simvirtio));
+                let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
+                Ok(SideResult { stop: ended.stop, simvirtio, boot: None })
+            }
+            Self::Pc(running) => {
+                running.timeline().mark(Event::End);
+                let (stop, boot) = running.finish(deadline);
+                Ok(SideResult { stop, simvirtio: None, boot: Some(boot) })
+            }
+        }
+    }
+}
+
+/// The lock of a device. A device whose holder panicked keeps its state: the run is over by then.
+fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
+    window.lock().unwrap_or_else(PoisonError::into_inner)
+}

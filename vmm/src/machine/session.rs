@@ -1,0 +1,161 @@
+//! One run of a machine: its vCPUs, each with its chain of controllers, until the machine stops.
+
+use crate::console::output::Output;
+use crate::controller::hypercall::Hypercalls;
+use crate::controller::kev::MmioPrinter;
+use crate::controller::msr::{MsrForwarder, MsrPolicy};
+use crate::controller::{Devices, OpenBus, TerminalExits, Watchdog};
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::host::{self, KickTimer};
+use crate::kvm::vcpu::KvmVcpu;
+use crate::machine::background::SideResult;
+use crate::machine::ending::{Reasons, ending};
+use crate::machine::{CallersControllers, Machine};
+use crate::profile::clock::Clock;
+use crate::profile::recorder::{Recorder, Recording};
+use crate::profile::timeline::Timeline;
+use crate::run;
+use crate::run::vcpu_threads::{VcpuResults, VcpuThreads};
+use crate::shutdown::Deadline;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The records of one vCPU after a run.
+#[derive(Default)]
+pub(super) struct VcpuResult {
+    pub(super) recording: Option<Recording>,
+    pub(super) open_bus: OpenBus,
+}
+
+/// The result of a run.
+pub(super) struct RunResult {
+    pub(super) stop: Stop,
+    pub(super) vcpus: Vec<(Stop, VcpuResult)>,
+    /// The index of the vCPU that stopped the machine; 0 if each stopped by itself.
+    pub(super) stopped_by: usize,
+    pub(super) side: SideResult,
+}
+
+/// The parts of a machine that its vCPUs share during a run.
+struct RunContext<'a> {
+    devices: &'a Devices,
+    msrs: &'a MsrPolicy,
+    output: &'a Output,
+    kev: bool,
+    timeout: Option<Duration>,
+    deadline: Deadline,
+    timeline: Option<Arc<Timeline>>,
+    /// The clock that times exits, and its reading at the start of the run.
+    clock: Option<(Clock, u64)>,
+    /// The number of exits that a trace keeps.
+    trace: Option<usize>,
+}
+
+impl RunContext<'_> {
+    /// Starts a timer that kicks the calling thread at the timeout.
+    fn timer(&self) -> Result<Option<KickTimer>, Error> {
+        let mut timer = None;
+        self.restart(&mut timer)?;
+        Ok(timer)
+    }
+
+    /// Starts the timer of an earlier run again.
+    fn restart(&self, timer: &mut Option<KickTimer>) -> Result<(), Error> {
+        let restart = |timeout| KickTimer::restart(timer, timeout);
+        self.timeout.map_or(Ok(()), restart).map_err(Error::host("starting the watchdog"))
+    }
+
+    /// Runs one vCPU until it stops, on the calling thread, which handles kicks.
+    fn run(
+        &self,
+        vcpu: &mut KvmVcpu,
+        controllers: &mut CallersControllers,
+    ) -> Result<(Stop, VcpuResult), Error> {
+        let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
+        let mut recorder = self.clock.map(recorder);
+        let mut open_bus = OpenBus::default();
+        let run = || {
+            let watchdog = Watchdog { deadline: self.deadline.clone() };
+            // Linux does not know these hypercalls.
+            let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
+            let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
+            let last = (self.devices, (MsrForwarder(self.msrs), (TerminalExits, &mut open_bus)));
+            let mut chain = (watchdog, (&mut controllers.0, (hypercalls, (self.msrs, (printer, last)))));
+            run::run(vcpu, &mut chain, recorder.as_mut())
+        };
+        // After a panic the machine stops, so a controller in a half-changed state is not asked again in this run.
+        let stop = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(stop) => stop?,
+            Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
+        };
+        Ok((stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus }))
+    }
+}
+
+/// The message of a panic.
+pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+/// Runs the vCPUs and the background work of a machine until it stops. The first vCPU runs on the calling thread.
+///
+/// # Errors
+/// The host failed.
+pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
+    let Machine { vcpus, controllers, devices, msrs, background, output, timer, .. } = machine;
+    let deadline = Deadline::after(machine.timeout);
+    output.begin_run(deadline.clone(), machine.output_limit);
+    let context = RunContext {
+        devices,
+        msrs,
+        output,
+        kev: machine.kev,
+        timeout: machine.timeout,
+        deadline: deadline.clone(),
+        clock: machine.clock.map(|clock| (clock, clock.now())),
+        trace: machine.trace,
+        timeline: background.timeline(),
+    };
+    let threads = Arc::new(VcpuThreads::new(vcpus.len(), deadline.clone()));
+    let (Some((first, others)), Some((for_first, for_others))) =
+        (vcpus.split_first_mut(), controllers.split_first_mut())
+    else {
+        return Err(Error::Config("a machine without a vCPU cannot run".into()));
+    };
+    let ran = first.with_kicks(|first, kicker| {
+        context.restart(timer)?;
+        threads.enter(0, kicker);
+        let running = background.start(&deadline, threads.clone())?;
+        let results = threads.run(
+            others.iter_mut().zip(for_others),
+            || context.run(first, for_first),
+            |vcpu, own| {
+                let _timer = context.timer()?;
+                context.run(vcpu, own)
+            },
+        );
+        let side = running.finish(&deadline)?;
+        // The timer still runs: it interrupts a write that blocks.
+        end(results?, side, output)
+    });
+    timer.iter_mut().for_each(KickTimer::stop);
+    ran?
+}
+
+/// Writes the text that is still buffered, and decides how the run ended.
+fn end(results: VcpuResults<VcpuResult>, side: SideResult, output: &Output) -> Result<RunResult, Error> {
+    let VcpuResults { vcpus, stopped_by } = results;
+    let stop = ending(Reasons {
+        vcpus: &vcpus.iter().map(|(stop, _)| stop).collect::<Vec<_>>(),
+        stopped_by,
+        background: side.stop.as_ref(),
+        panic: side.boot.as_ref().and_then(|boot| boot.panic.as_deref()),
+        output: output.clone().finish(),
+        interrupted: host::interrupted(),
+    });
+    Ok(RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), side })
+}
