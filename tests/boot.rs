@@ -108,7 +108,7 @@ fn ends() {
     assert_ended(&boot(&[RESET, LOOP], &[]), 119, "rebooted");
     assert_ended(&boot(&[ACPI_RESET, LOOP], &[]), 119, "rebooted");
     assert_ended(&boot(&[EXIT_7], &[]), 7, "exited with code 7");
-    // There is no interrupt table.
+    // The guest has no interrupt table.
     assert_ended(&boot(&[UNDEFINED], &[]), 112, "triple fault");
     let quiet = boot(&[POWER_OFF], &["-q"]);
     assert_eq!(quiet.stderr.lines().count(), 1, "{}", quiet.stderr);

@@ -12,6 +12,7 @@ pub use kvm::{kvm_test, plain_test, test_unless, unusable};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -23,13 +24,34 @@ use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Builder, Input, Machine, Output, Report};
 
-/// Aborts the whole test program after ten minutes.
+/// Aborts the whole test program after ten minutes. Before that, restores the default action of SIGINT and SIGQUIT, if it is
+/// not set.
 pub fn watchdog() {
+    restore_signals();
     thread::spawn(|| {
         thread::sleep(Duration::from_secs(600));
         eprintln!("the tests took longer than ten minutes");
         std::process::abort();
     });
+}
+
+/// Restarts the test program if it ignores SIGINT or SIGQUIT, as in the background of a shell. The programs that the tests
+/// start would ignore them too.
+fn restore_signals() {
+    const INTERRUPT_AND_QUIT: u64 = 1 << 1 | 1 << 2;
+    if signal_mask("self", "SigIgn:") & INTERRUPT_AND_QUIT != 0 {
+        let program = std::env::current_exe().expect("the path of the test program");
+        let mut restart = Command::new("env");
+        restart.arg("--default-signal=INT,QUIT").arg(program).args(std::env::args_os().skip(1));
+        panic!("cannot restart with the default signals: {}", restart.exec());
+    }
+}
+
+/// Returns a mask of signals from a process's status, or 0 if there is none.
+fn signal_mask(process: &str, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix(name));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The output and the exit status of a program.
@@ -91,10 +113,7 @@ pub fn wait_for_handlers(child: &Child) {
     const TERM: u64 = 1 << 14;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(30) {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        if caught.is_some_and(|mask| mask & TERM != 0) {
+        if signal_mask(&child.id().to_string(), "SigCgt:") & TERM != 0 {
             return;
         }
         thread::sleep(Duration::from_millis(5));

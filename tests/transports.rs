@@ -169,7 +169,7 @@ fn rings() {
 }
 
 /// Two stores ring the doorbell. Four accesses are ordinary exits because of their number, width or address, or because
-/// they are loads: mov edi, 0x101000; xor eax, eax; mov [rdi], eax; inc eax; mov [rdi], eax; inc eax; mov [rdi], eax;
+/// of the direction: mov edi, 0x101000; xor eax, eax; mov [rdi], eax; inc eax; mov [rdi], eax; inc eax; mov [rdi], eax;
 /// mov [rdi], al; mov [rdi + 4], eax; mov eax, [rdi]; out 0xf4, al
 const ACCESS_DOORBELL_PAGE: &[u8] = &[
     0xbf, 0, 0x10, 0x10, 0, 0x31, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0x88,
