@@ -6,7 +6,7 @@ use crate::device::exit_port::{self, ExitPort};
 use crate::device::serial::{self, Serial};
 use crate::error::Error;
 use crate::kvm::vcpu::KvmVcpu;
-use crate::kvm::vm::Vm;
+use crate::kvm::vm::{System, Vm};
 use crate::machine::Machine;
 use crate::machine::background::Background;
 use crate::machine::builder::Builder;
@@ -68,6 +68,7 @@ impl Builder {
     /// Creates the vCPUs. `enter` sets the registers with which each one starts.
     pub(super) fn create_vcpus(
         &self,
+        system: &System,
         vm: &Vm,
         memory: &GuestMemory,
         enter: impl Fn(&mut KvmVcpu, VcpuIndex) -> Result<(), Error>,
@@ -75,7 +76,7 @@ impl Builder {
         // If there are several vCPUs, the guest needs CPUID to tell them apart.
         let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
         let supported = match shown {
-            true => Some(vm.supported_cpuid()?),
+            true => Some(system.supported_cpuid()?),
             false => None,
         };
         let mut vcpus = Vec::new();
@@ -83,7 +84,7 @@ impl Builder {
             let id = self.first_vcpu.saturating_add(index);
             let mut vcpu = vm.create_vcpu(id, memory)?;
             if let Some(supported) = &supported {
-                let tsc_deadline = self.irqchip && vm.has_tsc_deadline();
+                let tsc_deadline = self.irqchip && system.has_tsc_deadline();
                 let context = CpuidContext { id, count: self.cpus, tsc_deadline };
                 let leaves = cpuid::for_vcpu(supported.as_slice(), context, &self.cpuid_changes);
                 let leaves = CpuId::from_entries(&leaves).map_err(|_| {
