@@ -8,7 +8,7 @@ LOCKED := --locked
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 # If /dev/kvm is missing or unusable, some targets run in the testbed instead: an emulated machine with KVM.
 HAS_KVM = $(CARGO) run $(LOCKED) -q --release -- doctor >/dev/null 2>&1
