@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// The reasons that the parts of a machine give for the end of a run.
 pub(super) struct Reasons<'a> {
-    /// How each vCPU stopped.
+    /// The stop of each vCPU.
     pub(super) vcpus: &'a [&'a Stop],
     /// The index of the vCPU that stopped the machine. `None` if each vCPU stopped by itself.
     pub(super) stopped_by: Option<usize>,

@@ -16,7 +16,7 @@ pub(super) struct Totals {
     pub(super) open_bus: OpenBus,
     /// The cost of counting and timing, in nanoseconds.
     cost: u64,
-    /// How often a clock went backwards.
+    /// The number of times that a clock went backwards.
     steps: u64,
     kernel: Option<KvmCounters>,
     /// KVM did not show the counters of one of the vCPUs, so the sum is not known.
