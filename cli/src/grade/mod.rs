@@ -25,8 +25,11 @@ Examples:
   vmm grade --simvirtio my.bin@0x1000:64       your own SIMVIRTIO driver
   vmm grade kev --guest kev-msr=my.bin@0x1000  your own guest for KeV
 
-so2 has five tasks with 100 points in all. kev has 20 checks of 5 points each; `vmm guests` describes their guests. \
-Below each task, + marks a check that passed, and - a check that failed, with the reason. A task with a failed check \
+so2 has five tasks: a 16-bit guest (30 points), a 32-bit and a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
+counting of exits (10), which always uses the built-in guests. kev has 20 checks of 5 points each; `vmm guests` \
+describes their guests.
+
+In the result, + marks a check that passed, and - a check that failed, with the reason. A task with a failed check \
 earns no points.
 
 An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
