@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static test test_here test_elsewhere page check testbed bench bench-parts bench-linux qemu fuzz testbed-linux setup clean
+.PHONY: help run polling static test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz testbed-linux setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -39,26 +39,28 @@ test: setup ## Run all tests and print the grades
 	@if $(HAS_KVM); then $(MAKE) --no-print-directory test_here; \
 		else $(NO_KVM); $(MAKE) --no-print-directory test_elsewhere; fi
 
+# Every debug build covers the whole workspace. For a single package, cargo would choose other features of the libraries
+# and compile them once more.
+WORKSPACE := $(LOCKED) --workspace
+
 # Tests that need no KVM run on this host, the others in the testbed.
 test_elsewhere:
-	$(CARGO) test $(LOCKED) --workspace
+	$(CARGO) test $(WORKSPACE)
 	tests/testbed/run test
 
-# The tests with results that can depend on the feature `polling`, which makes polling the default transport.
-POLLING_TESTS := guests hostile machines transports compare grade command_line controllers vcpus measure boot console \
-	grade_kev host signals scale
-
+# The feature `polling` changes only the default transport, which only the test `polling` depends on.
 test_here:
-	$(CARGO) test $(LOCKED) --workspace
-	$(CARGO) test $(LOCKED) -p cli --features polling $(POLLING_TESTS:%=--test %)
-	@echo && echo "Grade with exits as the default transport:"
-	@$(CARGO) run $(LOCKED) -q -p cli -- grade
-	@echo && echo "Grade with polling as the default transport:"
-	@$(CARGO) run $(LOCKED) -q -p cli --features polling -- grade
+	$(CARGO) test $(WORKSPACE)
+	$(CARGO) test $(WORKSPACE) --features cli/polling --test polling
+	@echo && echo "Grade for SO2's assignment:"
+	@$(TARGET)/release/vmm grade
 	@echo && echo "Grade for KeV's project 2:"
-	@$(CARGO) run $(LOCKED) -q -p cli -- grade kev
+	@$(TARGET)/release/vmm grade kev
 
-page: setup ## Test the HTML page of `vmm report` in chromium; install chromium if it is missing (Debian)
+page: setup browser ## Test the HTML page of `vmm report` in chromium; install chromium if it is missing (Debian)
+	REQUIRE_BROWSER=1 $(CARGO) test $(WORKSPACE) --test page
+
+browser:
 	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then \
 		echo "make: installing chromium, which the tests of the HTML page need" >&2; \
 		if ! command -v apt-get >/dev/null; then \
@@ -69,18 +71,16 @@ page: setup ## Test the HTML page of `vmm report` in chromium; install chromium 
 		{ $$install || { $$sudo apt-get update && $$install; }; } >&2 \
 			|| { echo "make: cannot install chromium: install it by hand, then try again" >&2; exit 1; }; \
 	fi
-	REQUIRE_BROWSER=1 $(CARGO) test $(LOCKED) -p cli --test page
 
+# The test `layers` also finds unused dependencies.
+check: export GUEST_DENY_WARNINGS := 1
 check: setup ## Check formatting, lints, layers, documentation and unused dependencies
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
-	GUEST_DENY_WARNINGS=1 $(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
-	$(CARGO) clippy $(LOCKED) -p cli --features polling --all-targets -- -D warnings
-	$(CARGO) test $(LOCKED) --quiet -p cli --test layers
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
-	@command -v cargo-machete >/dev/null || \
-		{ echo "make: installing cargo-machete, which finds unused dependencies"; $(CARGO) install --locked cargo-machete; }
-	$(CARGO) machete
+	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
+	$(CARGO) clippy $(WORKSPACE) --features cli/polling --lib --bins --test polling -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps
+	$(CARGO) test $(WORKSPACE) --quiet --test layers
 
 # Besides Rust, the build needs gcc with binutils, and nasm. Only nasm is installed automatically.
 setup: ## Check the build tools; install nasm if it is missing

@@ -1,5 +1,5 @@
-//! `vmm boot` with kernels of a few instructions, which any KVM runs: what they are given, and how they end. What
-//! somebody types and reads is in tests/console.rs, Linux itself in tests/linux.rs.
+//! `vmm boot` with kernels of a few instructions, which any KVM runs: their parameters, and their ends. The console is
+//! tested in tests/console.rs, and Linux in tests/linux.rs.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,28 +10,29 @@ use std::io::{Read, Write};
 use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 use support::kernels::{
-    ECHO, FOR_EVER, POWER_OFF, PRINT_COMMAND_LINE, RESET, assert_ended, boot, interactive, kernel, print,
+    ECHO, PAUSE, POWER_OFF, PRINT_COMMAND_LINE, RESET, assert_ended, boot, interactive, kernel, print,
 };
+use support::payloads::{LOOP, UNDEFINED};
 use support::{Files, assert_error, elf, kvm_test, plain_test, ran, wait};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("a_kernel_is_given_its_command_line_and_powers_off", command_line),
-        kvm_test("a_kernel_is_told_by_its_content", bare_kernel),
-        kvm_test("a_bzimage_is_entered_in_long_mode", bzimage),
-        kvm_test("an_initrd_is_where_boot_params_say", initrd),
-        kvm_test("every_end_has_its_status_and_its_line", ends),
-        kvm_test("a_panic_is_told_from_a_reboot", panic),
-        kvm_test("a_kernel_that_hangs_ends_in_time", hangs),
-        kvm_test("several_vcpus_end_with_the_first", several),
-        kvm_test("the_timeline_has_the_boot_s_marks_and_exits", timeline),
-        kvm_test("sixteen_disks_and_not_one_more", disks),
-        kvm_test("reading_a_virtio_register_is_no_exit", registers),
-        kvm_test("two_machines_do_not_write_one_image", one_image),
-        kvm_test("an_interrupt_for_a_vcpu_that_is_not_started_is_nothing", unstarted),
+        kvm_test("a_kernel_gets_its_command_line_and_powers_off", command_line),
+        kvm_test("a_kernel_is_recognised_by_its_content", bare_kernel),
+        kvm_test("a_bzimage_starts_in_long_mode", bzimage),
+        kvm_test("boot_params_have_the_address_of_the_initrd", initrd),
+        kvm_test("every_end_has_its_status_and_its_text", ends),
+        kvm_test("a_panic_is_distinguished_from_a_reboot", panic),
+        kvm_test("a_kernel_that_hangs_ends_at_its_deadline", hangs),
+        kvm_test("all_vcpus_end_with_the_first", several),
+        kvm_test("the_timeline_has_the_marks_and_exits_of_the_boot", timeline),
+        kvm_test("a_machine_has_at_most_sixteen_disks", disks),
+        kvm_test("reading_a_virtio_register_makes_no_exit", registers),
+        kvm_test("two_machines_cannot_write_the_same_image", one_image),
+        kvm_test("an_interrupt_for_a_stopped_vcpu_has_no_effect", unstarted),
         kvm_test("the_legacy_interrupt_controllers_are_masked", masked),
-        plain_test("what_cannot_be_booted_is_refused_in_a_sentence", refusals),
+        plain_test("wrong_files_and_options_are_refused", refusals),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -50,21 +51,21 @@ fn bare_kernel() {
     let files = Files::new();
     let mut linux = elf(0x10_0000, &[PRINT_COMMAND_LINE, POWER_OFF, b"Linux version 0"].concat());
     let plain = files.write("plain", &linux);
-    // Its virtual address is one of the kernel code model's.
+    // A virtual address of the kernel code model.
     linux[80..88].copy_from_slice(&0xffff_ffff_8010_0000u64.to_le_bytes());
     let linux = files.write("linux", &linux);
-    let ran = ran(&[&linux, "--cmdline", "told", "--timeout", "30"]);
+    let ran = ran(&[&linux, "--cmdline", "hello", "--timeout", "30"]);
     assert_ended(&ran, 0, "powered off");
-    assert_eq!(ran.text(), "told");
-    // Not what is only given to a guest to read.
+    assert_eq!(ran.text(), "hello");
+    // A kernel that is the input of another guest is not booted.
     let ran = support::ran(&["real16-42", "--input", &linux]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let ran = support::ran(&[&plain, "--timeout", "0.2"]);
-    assert!(ran.stderr.contains("no SIMVIRTIO device"), "an ELF guest as ever: {}", ran.stderr);
+    assert!(ran.stderr.contains("no SIMVIRTIO device"), "this is an ELF guest: {}", ran.stderr);
 }
 
-/// A bzImage with four sectors of setup and this code at its 64-bit entry point.
-fn made_bzimage(code: &[u8]) -> Vec<u8> {
+/// Returns a bzImage with four sectors of setup and this code at its 64-bit entry point.
+fn make_bzimage(code: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 0xa00 + 0x200];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(0x1fe, &[0x55, 0xaa, 0xeb, 0x66]);
@@ -81,7 +82,7 @@ fn made_bzimage(code: &[u8]) -> Vec<u8> {
 
 fn bzimage() {
     let files = Files::new();
-    let image = files.write("bzImage", &made_bzimage(&[PRINT_COMMAND_LINE, POWER_OFF].concat()));
+    let image = files.write("bzImage", &make_bzimage(&[PRINT_COMMAND_LINE, POWER_OFF].concat()));
     let ran = ran(&[&image, "--cmdline", "hello", "--timeout", "30"]);
     assert_ended(&ran, 0, "powered off");
     assert_eq!(ran.text(), "hello");
@@ -90,22 +91,25 @@ fn bzimage() {
 fn initrd() {
     let files = Files::new();
     let initrd = files.write("initrd", b"from the initrd\0");
-    // mov esi, [rsi+0x218] in the place of the command line's pointer.
+    // mov esi, [rsi+0x218] instead of mov esi, [rsi+0x228], the pointer to the command line
     let mut print = PRINT_COMMAND_LINE.to_vec();
     print[2] = 0x18;
     let ran = boot(&[&print, POWER_OFF], &["--initrd", &initrd]);
     assert_eq!((ran.status, ran.text().as_str()), (0, "from the initrd"), "{}", ran.stderr);
 }
 
+/// Uses the reset register of the ACPI tables: mov dx, 0x602; mov al, 1; out dx, al
+const ACPI_RESET: &[u8] = &[0x66, 0xba, 0x02, 0x06, 0xb0, 1, 0xee];
+/// mov al, 7; out 0xf4, al
+const EXIT_7: &[u8] = &[0xb0, 7, 0xe6, 0xf4];
+
 fn ends() {
     assert_ended(&boot(&[POWER_OFF], &[]), 0, "powered off");
-    assert_ended(&boot(&[RESET, FOR_EVER], &[]), 119, "rebooted");
-    // The reset register of the ACPI tables: mov dx, 0x602; mov al, 1; out dx, al
-    assert_ended(&boot(&[&[0x66, 0xba, 0x02, 0x06, 0xb0, 1, 0xee], FOR_EVER], &[]), 119, "rebooted");
-    // The exit port: mov al, 7; out 0xf4, al
-    assert_ended(&boot(&[&[0xb0, 7, 0xe6, 0xf4]], &[]), 7, "exited with code 7");
-    // ud2, without an interrupt table.
-    assert_ended(&boot(&[&[0x0f, 0x0b]], &[]), 112, "triple fault");
+    assert_ended(&boot(&[RESET, LOOP], &[]), 119, "rebooted");
+    assert_ended(&boot(&[ACPI_RESET, LOOP], &[]), 119, "rebooted");
+    assert_ended(&boot(&[EXIT_7], &[]), 7, "exited with code 7");
+    // There is no interrupt table.
+    assert_ended(&boot(&[UNDEFINED], &[]), 112, "triple fault");
     let quiet = boot(&[POWER_OFF], &["-q"]);
     assert_eq!(quiet.stderr.lines().count(), 1, "{}", quiet.stderr);
 }
@@ -114,16 +118,20 @@ fn panic() {
     let text = print("[    1.0] Kernel panic - not syncing: out of \x1b[31mtea\r\n");
     let ran = boot(&[&text, RESET], &[]);
     assert_ended(&ran, 112, "the kernel panicked: out of \\u{1b}[31mtea");
-    // One that does not reset the machine is still told of.
-    let ran = boot(&[&text, FOR_EVER], &["--timeout", "1"]);
+    // A panic without a reset is also reported.
+    let ran = boot(&[&text, LOOP], &["--timeout", "1"]);
     assert_ended(&ran, 114, "its kernel panicked: out of");
-    let ran = boot(&[&print("a Kernel panic that is none\n"), RESET], &[]);
+    let ran = boot(&[&print("a Kernel panic in the middle of a line\n"), RESET], &[]);
     assert_ended(&ran, 119, "rebooted");
 }
 
+/// again: hlt; jmp again
+const HALT_FOR_EVER: &[u8] = &[0xf4, 0xeb, 0xfd];
+/// cli; again: hlt; jmp again
+const HALT_WITHOUT_INTERRUPTS: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];
+
 fn hangs() {
-    // With interrupts on and off, and looping.
-    for code in [&[0xf4, 0xeb, 0xfd][..], &[0xfa, 0xf4, 0xeb, 0xfd], FOR_EVER] {
+    for code in [HALT_FOR_EVER, HALT_WITHOUT_INTERRUPTS, LOOP] {
         let started = Instant::now();
         let ran = boot(&[code], &["--timeout", "0.5"]);
         assert_ended(&ran, 114, "timeout");
@@ -134,13 +142,14 @@ fn hangs() {
 fn several() {
     let ran = boot(&[&print("one\n"), POWER_OFF], &["--cpus", "4"]);
     assert_ended(&ran, 0, "powered off");
-    assert_eq!(ran.text(), "one\n", "only the first vCPU is entered");
+    assert_eq!(ran.text(), "one\n", "only the first vCPU runs");
     assert!(ran.stderr.contains("vCPU 3: stopped with the others"), "{}", ran.stderr);
     assert_error(&boot(&[POWER_OFF], &["--cpus", "33"]), 110, "--cpus must be 1 to 32, not ");
 }
 
+/// Three boot marks with two values, text between them, and the marker.
 fn timeline() {
-    // Three boot marks of two values, text before and after them, and the marker.
+    // mov al, code; out 0x80, al
     let mark = |code| [0xb0, code, 0xe6, 0x80];
     let text = (print("a"), print("userland!\n"));
     let code: &[&[u8]] = &[&mark(1), &mark(1), &text.0, &mark(2), &text.1, POWER_OFF];
@@ -168,6 +177,7 @@ fn timeline() {
     assert!(ran.stderr.contains("first instruction") && !ran.stderr.contains("exits:"), "{}", ran.stderr);
 }
 
+/// Creates an empty disk image of this size.
 fn image(files: &Files, name: &str, size: u64) -> String {
     let path = files.write(name, b"");
     File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
@@ -182,18 +192,18 @@ fn disks() {
     assert_error(&boot(&[POWER_OFF], &options), 110, "at most 16 disks, not 17");
 }
 
-/// Prints the magic value at 0xd0000000, stores to DeviceFeaturesSel, and prints two bytes of DeviceFeatures.
+/// Prints the magic value at 0xd0000000: mov ebx, 0xd0000000; mov eax, [rbx]; mov dx, 0x3f8; mov ecx, 4;
+/// next: out dx, al; shr eax, 8; dec ecx; jnz next
+const PRINT_MAGIC: &[u8] = &[
+    0xbb, 0, 0, 0, 0xd0, 0x8b, 0x03, 0x66, 0xba, 0xf8, 0x03, 0xb9, 4, 0, 0, 0, 0xee, 0xc1, 0xe8, 8, 0xff,
+    0xc9, 0x75, 0xf8,
+];
+/// Stores to DeviceFeaturesSel and prints the lowest byte of DeviceFeatures as a digit: mov dword [rbx+0x14], 1;
+/// mov eax, [rbx+0x10]; add al, '0'; out dx, al
+const PRINT_FEATURES: &[u8] = &[0xc7, 0x43, 0x14, 1, 0, 0, 0, 0x8b, 0x43, 0x10, 0x04, b'0', 0xee];
+
 fn registers() {
-    let code: &[&[u8]] = &[
-        // mov ebx, 0xd0000000; mov eax, [rbx]; mov dx, 0x3f8; mov ecx, 4
-        &[0xbb, 0, 0, 0, 0xd0, 0x8b, 0x03, 0x66, 0xba, 0xf8, 0x03, 0xb9, 4, 0, 0, 0],
-        // out dx, al; shr eax, 8; dec ecx; jnz
-        &[0xee, 0xc1, 0xe8, 8, 0xff, 0xc9, 0x75, 0xf8],
-        // mov dword [rbx+0x14], 1; mov eax, [rbx+0x10]; add al, '0'; out dx, al
-        &[0xc7, 0x43, 0x14, 1, 0, 0, 0, 0x8b, 0x43, 0x10, 0x04, b'0', 0xee],
-        POWER_OFF,
-    ];
-    let ran = boot(code, &[]);
+    let ran = boot(&[PRINT_MAGIC, PRINT_FEATURES, POWER_OFF], &[]);
     // VIRTIO_F_VERSION_1 is bit 0 of the second word.
     assert_eq!((ran.status, ran.text().as_str()), (0, "virt1"), "{}", ran.stderr);
     assert!(ran.stderr.contains("1 MMIO write") && !ran.stderr.contains("MMIO read"), "{}", ran.stderr);
@@ -204,50 +214,52 @@ fn one_image() {
     let (kernel, image) =
         (kernel(&files, &[&print("x\n"), ECHO, POWER_OFF]), image(&files, "image", 1 << 20));
     let read_only = format!("{image},ro");
-    let hold = |disk: &str| {
+    // Starts a machine with this disk. The machine runs until `end` sends it a q.
+    let start = |disk: &str| {
         let mut child = interactive(&["boot", &kernel, "--timeout", "50", "--disk", disk]);
         child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
         child
     };
-    let let_go = |mut child: Child| {
+    let end = |mut child: Child| {
         child.stdin.take().unwrap().write_all(b"q").unwrap();
         assert_eq!(wait(&mut child), 0);
     };
     let busy = "is in use by another machine";
-    let writer = hold(&image);
+    let writer = start(&image);
     for disk in [&image, &read_only] {
         assert_error(&ran(&["boot", &kernel, "--disk", disk]), 110, busy);
     }
-    let_go(writer);
-    let readers = [hold(&read_only), hold(&read_only)];
+    end(writer);
+    let readers = [start(&read_only), start(&read_only)];
     assert_error(&ran(&["boot", &kernel, "--disk", &image]), 110, busy);
     assert_error(&ran(&["boot", &kernel, "--disk", &read_only, "--disk", &image]), 110, busy);
-    readers.into_iter().for_each(let_go);
+    readers.into_iter().for_each(end);
 }
 
-/// mov ebx, ADDRESS; mov dword [rbx], VALUE
+/// Stores to an address: mov ebx, ADDRESS; mov dword [rbx], VALUE
 fn store(address: u32, value: u32) -> Vec<u8> {
     [&[0xbb], &address.to_le_bytes()[..], &[0xc7, 0x03], &value.to_le_bytes()].concat()
 }
 
-/// Switches its local APIC on and sends the second vCPU an NMI.
+/// Enables the local APIC and sends an NMI to the second vCPU.
 fn unstarted() {
     let code: &[&[u8]] = &[
         &store(0xfee0_00f0, 0x1ff),
         &store(0xfee0_0310, 1 << 24),
         &store(0xfee0_0300, 0x4400),
-        // Time for that vCPU to be turned away often.
-        &[0xb9, 0x80, 0x1a, 0x06, 0x00, 0xff, 0xc9, 0x75, 0xfc],
+        // Meanwhile the second vCPU tries to run many times.
+        PAUSE,
         POWER_OFF,
     ];
     assert_ended(&boot(code, &["--cpus", "2"]), 0, "powered off");
 }
 
-/// Has the serial port interrupt, and switches interrupts on without an interrupt table: mov dx, 0x3f9; mov al, 2;
-/// out dx, al; sti; nop
+/// Makes the serial port interrupt, and enables interrupts without an interrupt table: mov dx, 0x3f9; mov al, 2;
+/// out dx, al; sti; nop; nop
+const ENABLE_INTERRUPTS: &[u8] = &[0x66, 0xba, 0xf9, 0x03, 0xb0, 2, 0xee, 0xfb, 0x90, 0x90];
+
 fn masked() {
-    let code: &[&[u8]] = &[&[0x66, 0xba, 0xf9, 0x03, 0xb0, 2, 0xee, 0xfb, 0x90, 0x90], POWER_OFF];
-    assert_ended(&boot(code, &[]), 0, "powered off");
+    assert_ended(&boot(&[ENABLE_INTERRUPTS, POWER_OFF], &[]), 0, "powered off");
 }
 
 fn refusals() {
@@ -258,12 +270,12 @@ fn refusals() {
     let far = files.write("far", &elf(0x8000_0000, POWER_OFF));
     let whole = fs::read(&good).unwrap();
     let cut = files.write("cut", &whole[..whole.len() - 1]);
-    let bz = made_bzimage(POWER_OFF);
+    let bz = make_bzimage(POWER_OFF);
     let cut_bz = files.write("cut bz", &bz[..0xa00]);
     let mut lying = bz.clone();
     lying[0x1f1] = 200;
     let lying = files.write("lying", &lying);
-    for (kernel, says) in [
+    for (kernel, text) in [
         (&path("missing"), "cannot read"),
         (&path(""), "is not a regular file"),
         (&files.write("empty", b""), "is not a Linux kernel"),
@@ -274,13 +286,13 @@ fn refusals() {
         (&cut_bz, "is it complete?"),
         (&lying, "is it complete?"),
     ] {
-        assert_error(&ran(&["boot", kernel]), 116, says);
+        assert_error(&ran(&["boot", kernel]), 116, text);
     }
     let big = image(&files, "big", 300 << 20);
     let odd = image(&files, "odd", 1000);
     let long = "x".repeat(2048);
     let (missing, none) = (path("missing"), files.write("none", b""));
-    for (arguments, status, says) in [
+    for (arguments, status, text) in [
         (["--initrd", &missing], 116, "cannot read"),
         (["--initrd", &big], 116, "a smaller initrd"),
         (["--initrd", &none], 116, "is empty"),
@@ -295,6 +307,6 @@ fn refusals() {
         (["--disk", &path("")], 110, "neither a file nor a block device"),
     ] {
         let arguments = [&["boot", good.as_str()], &arguments[..]].concat();
-        assert_error(&ran(&arguments), status, says);
+        assert_error(&ran(&arguments), status, text);
     }
 }

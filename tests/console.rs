@@ -1,4 +1,4 @@
-//! The console of a machine that `vmm boot` makes: keys, prompts, terminals, signals, and readers that are slow or gone.
+//! The console of `vmm boot`: input, prompts, terminals, signals, and readers of the output that are slow or have ended.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,21 +9,22 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
-use support::kernels::{ECHO, FOR_EVER, POWER_OFF, assert_ended, interactive, kernel, print};
+use support::kernels::{ECHO, PAUSE, POWER_OFF, assert_ended, interactive, kernel, print, print_for_ever};
+use support::payloads::LOOP;
 use support::{Files, kvm_test, shell, vmm, wait};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("what_is_typed_arrives", typed),
-        kvm_test("a_closed_stdin_is_silence", no_stdin),
-        kvm_test("a_prompt_is_shown_while_the_guest_waits", prompt),
+        kvm_test("typed_input_reaches_the_guest", typed),
+        kvm_test("a_closed_stdin_is_empty_input", no_stdin),
+        kvm_test("a_prompt_is_printed_while_the_guest_waits", prompt),
         kvm_test("signals_end_a_boot_at_any_time", signals),
-        kvm_test("the_escape_key_ends_the_machine_and_the_terminal_is_as_before", escape),
-        kvm_test("a_signal_restores_the_terminal_twice", terminal_and_signals),
-        kvm_test("a_reader_that_stalls_holds_no_boot", stalled_reader),
-        kvm_test("the_escape_key_ends_a_machine_whose_reader_stalls", escape_and_stalled_reader),
-        kvm_test("a_slow_reader_gets_the_last_words", slow_reader),
+        kvm_test("the_escape_key_ends_the_machine_and_restores_the_terminal", escape),
+        kvm_test("signals_restore_the_terminal", terminal_and_signals),
+        kvm_test("a_reader_that_stalls_does_not_block_the_end", stalled_reader),
+        kvm_test("the_escape_key_ends_a_machine_whose_output_is_blocked", escape_and_stalled_reader),
+        kvm_test("a_slow_reader_receives_the_last_output", slow_reader),
         kvm_test("a_closed_output_ends_the_boot", closed_output),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -33,7 +34,7 @@ fn typed() {
     let files = Files::new();
     let kernel = kernel(&files, &[ECHO, POWER_OFF]);
     let mut child = interactive(&["boot", &kernel, "--timeout", "50"]);
-    // More than the port has room for, and Ctrl-A, which means nothing in a pipe.
+    // The text is longer than the FIFO of the port. Its Ctrl-A has no meaning in a pipe.
     let text: String = (0..300).map(|line| format!("line {line}\x01x\n")).collect::<String>() + "q";
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let mut seen = String::new();
@@ -55,14 +56,14 @@ fn prompt() {
     let mut stdout = child.stdout.take().unwrap();
     let mut seen = [0; 7];
     stdout.read_exact(&mut seen).unwrap();
-    assert_eq!(&seen, b"login: ", "shown before anything is typed");
+    assert_eq!(&seen, b"login: ", "the prompt is printed before any input");
     child.stdin.take().unwrap().write_all(b"q").unwrap();
     assert_eq!(wait(&mut child), 0);
 }
 
 fn signals() {
     let files = Files::new();
-    let kernel = kernel(&files, &[&print("x\n"), FOR_EVER]);
+    let kernel = kernel(&files, &[&print("x\n"), LOOP]);
     let line = "mkfifo \"$2\"; env --default-signal=\"$3\" \"$0\" boot \"$1\" --timeout 50 --cpus 2 >\"$2\" & \
         read -r line <\"$2\"; kill -\"$3\" $!; wait $!";
     for signal in ["INT", "TERM", "HUP", "QUIT"] {
@@ -72,8 +73,8 @@ fn signals() {
     }
 }
 
-/// A shell's line on a terminal of its own, on which keys are typed, each when a text has been seen there. Gives the
-/// line's exit status and all that was seen.
+/// Runs a shell command on a new terminal. Types each keys after their text has appeared on the terminal. Returns the exit
+/// status and everything that appeared.
 fn on_a_terminal(line: &str, keys: &[(&str, &[u8])], arguments: &[&str]) -> (i32, String) {
     let files = Files::new();
     let words: Vec<_> = arguments.iter().map(|word| format!("'{word}'")).collect();
@@ -115,7 +116,7 @@ fn escape() {
     assert!(seen.contains("Ctrl-A x  ends the machine"), "{seen}");
     assert!(seen.contains("ended at the console (Ctrl-A x)") && seen.contains("as before"), "{seen}");
     assert!(seen.contains("a\x03b"), "keys go to the guest, Ctrl-C too: {seen:?}");
-    // What the guest ends leaves the terminal as it was, too.
+    // The terminal is also restored if the guest ends the machine.
     let (status, seen) = on_a_terminal(line, &[("ready", b"q")], &[&kernel]);
     assert!(status == 0 && seen.contains("as before"), "{status}: {seen}");
 }
@@ -123,7 +124,7 @@ fn escape() {
 fn terminal_and_signals() {
     let files = Files::new();
     let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
-    // The first signal ends the run, a second the program at once.
+    // The first signal ends the run, and a second one ends the program at once.
     for kill in ["kill -TERM $pid", "kill -TERM $pid; kill -INT $pid", "kill -QUIT $pid"] {
         let line = format!(
             "before=$(stty -g); (sleep 1; pid=$(pgrep -nf \"$1\"); {kill}) & \"$VMM\" boot \"$1\" --timeout 50; \
@@ -136,16 +137,14 @@ fn terminal_and_signals() {
 
 fn stalled_reader() {
     let files = Files::new();
-    // Prints for ever.
-    let endless = [&print("x")[..], &[0xee, 0xeb, 0xfd]].concat();
-    let kernel = kernel(&files, &[&endless]);
+    let kernel = kernel(&files, &[&print_for_ever("x")]);
     for cpus in ["1", "2"] {
         let (writer, _reader) = support::full_stream();
         let mut command = vmm(&["boot", &kernel, "--timeout", "1", "--cpus", cpus]);
         command.stdout(OwnedFd::from(writer)).stdin(Stdio::null()).stderr(Stdio::null());
         assert_eq!(wait(&mut command.spawn().unwrap()), 114);
     }
-    // A guest that is done, but whose last word nobody takes.
+    // The guest powers off, but its last output cannot be written.
     let kernel = self::kernel(&files, &[&print("x"), POWER_OFF]);
     let (writer, _reader) = support::full_stream();
     let mut command = vmm(&["boot", &kernel, "--timeout", "1"]);
@@ -155,11 +154,9 @@ fn stalled_reader() {
 
 fn escape_and_stalled_reader() {
     let files = Files::new();
-    // The second one has only a prompt to say, and a key waits for it.
-    let endless = [&print("x")[..], &[0xee, 0xeb, 0xfd]].concat();
-    for (code, keys) in
-        [(endless, b"\x01x".as_slice()), ([&print("login: ")[..], FOR_EVER].concat(), b"a\x01x")]
-    {
+    // The second guest prints only a prompt, and there is input that waits.
+    let prompt = [&print("login: ")[..], LOOP].concat();
+    for (code, keys) in [(print_for_ever("x"), b"\x01x".as_slice()), (prompt, b"a\x01x")] {
         let kernel = kernel(&files, &[&code]);
         let fifo = files.0.path().join("fifo");
         let line = "rm -f \"$2\"; mkfifo \"$2\"; sleep 50 <\"$2\" & sleeper=$!; exec 3>\"$2\"; \
@@ -172,10 +169,9 @@ fn escape_and_stalled_reader() {
 
 fn slow_reader() {
     let files = Files::new();
-    // mov ecx, 400000; dec ecx; jnz: long enough for the prompt to be on its way.
-    let pause = [0xb9, 0x80, 0x1a, 0x06, 0x00, 0xff, 0xc9, 0x75, 0xfc];
     for cpus in ["1", "2"] {
-        let kernel = kernel(&files, &[&print("bye"), &pause, POWER_OFF]);
+        // During the pause, the program begins to write the text.
+        let kernel = kernel(&files, &[&print("bye"), PAUSE, POWER_OFF]);
         let (writer, mut reader) = support::full_stream();
         let mut command = vmm(&["boot", &kernel, "--cpus", cpus]);
         command.stdout(OwnedFd::from(writer)).stdin(Stdio::null()).stderr(Stdio::null());
@@ -190,8 +186,7 @@ fn slow_reader() {
 
 fn closed_output() {
     let files = Files::new();
-    let endless = [&print("x\n")[..], &[0xee, 0xeb, 0xfd]].concat();
-    let kernel = kernel(&files, &[&endless]);
+    let kernel = kernel(&files, &[&print_for_ever("x\n")]);
     let ran = shell("\"$0\" boot \"$1\" --timeout 30 | head -c 1; exit \"${PIPESTATUS:-0}\"", &[&kernel]);
     assert!(ran.stderr.contains("could not be written"), "{}", ran.stderr);
     let full = shell("exec \"$0\" boot \"$1\" --timeout 30 >/dev/full", &[&kernel]);

@@ -1,4 +1,4 @@
-//! Hosts that fail: without KVM or with a sick one, with limits, with streams that are closed, full or unread.
+//! Hosts that fail: without KVM, with a KVM that fails, with limits, and with streams that are closed, full or not read.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,34 +11,35 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::payloads::PRINT_LINES;
 use support::{
-    Files, Liar, full_stream, kvm_test, no_namespaces, plain_test, ran, run, shell, test_unless, unusable,
-    vmm, without_kvm,
+    Files, Liar, TRANSPORT_NAMES, full_stream, kvm_test, no_namespaces, plain_test, ran, run, shell,
+    test_unless, unusable, vmm, without_kvm,
 };
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        plain_test("a_host_that_refuses_is_status_115", host_error),
-        plain_test("the_doctor_says_what_to_do", sick_host),
-        kvm_test("the_doctor_finds_a_good_host_good", good_host),
-        kvm_test("errors_that_cannot_be_said_keep_their_status", full_stderr),
+        plain_test("a_host_error_is_status_115", host_error),
+        plain_test("the_doctor_gives_advice", sick_host),
+        kvm_test("the_doctor_accepts_a_good_host", good_host),
+        kvm_test("the_status_is_right_if_stderr_is_full", full_stderr),
         kvm_test("a_file_size_limit_is_status_115", file_size_limit),
-        kvm_test("an_output_that_is_full_is_status_115", full_output),
+        kvm_test("a_full_output_is_status_115", full_output),
         test_unless(no_namespaces, "a_host_without_kvm_gets_advice", no_kvm),
-        kvm_test("what_kvm_refuses_is_told_with_advice", lies),
-        kvm_test("the_doctor_knows_how_many_files_a_run_needs", too_few_files),
-        kvm_test("a_host_that_fails_costs_nobody_points", host_fails_while_grading),
-        kvm_test("without_a_standard_output_nothing_is_done", closed_stdout),
-        kvm_test("a_stream_that_does_not_block_gets_all", nonblocking_stdout),
-        kvm_test("output_that_nobody_takes_is_no_fault_of_the_guest_s", unread_output),
-        kvm_test("a_report_that_nobody_takes_is_given_up", unread_stderr),
-        kvm_test("input_may_be_a_pipe_without_a_writer", input_without_writer),
+        kvm_test("errors_of_kvm_are_reported_with_advice", lies),
+        kvm_test("the_doctor_checks_for_the_files_that_a_run_needs", too_few_files),
+        kvm_test("a_host_that_fails_makes_a_grade_invalid", host_fails_while_grading),
+        kvm_test("a_closed_standard_output_is_an_error", closed_stdout),
+        kvm_test("a_nonblocking_stdout_receives_everything", nonblocking_stdout),
+        kvm_test("output_that_is_not_read_is_a_host_error", unread_output),
+        kvm_test("a_report_that_is_not_read_is_given_up", unread_stderr),
+        kvm_test("input_can_be_a_pipe_without_a_writer", input_without_writer),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// With room for one more file descriptor a virtual machine cannot be made, with or without KVM.
+/// With room for one more file descriptor, the program cannot create a VM, with or without KVM.
 fn host_error() {
     let program = env!("CARGO_BIN_EXE_vmm");
     for arguments in ["real16-42", "grade"] {
@@ -46,14 +47,14 @@ fn host_error() {
         command.arg("-c").arg(format!("ulimit -n 4; exec {program} {arguments}")).stdout(Stdio::piped());
         let ran = run(&mut command);
         assert_eq!(ran.status, 115, "{}", ran.stderr);
-        let said = ["Too many open files", "/dev/kvm"];
-        assert!(said.iter().any(|text| ran.stderr.contains(text)), "{}", ran.stderr);
+        let texts = ["Too many open files", "/dev/kvm"];
+        assert!(texts.iter().any(|text| ran.stderr.contains(text)), "{}", ran.stderr);
         assert_eq!(ran.text(), "");
     }
 }
 
-/// With room for one more file descriptor, a VM cannot be made at the latest. On a host without KVM the doctor does not
-/// come that far, and reports the reason that every run reports.
+/// With room for one more file descriptor, the doctor cannot create a VM. On a host without KVM, it reports the reason
+/// that every run reports.
 fn sick_host() {
     let advice = unusable().unwrap_or("ulimit -n");
     let sick = |option| {
@@ -72,15 +73,18 @@ fn sick_host() {
     assert!(json["checks"].as_array().expect("a list").iter().any(is_bad), "{json}");
 }
 
-/// What a run needs more than the doctor's own guests do, he looks for.
+/// The doctor also checks for the files that only other guests than its own need.
 fn too_few_files() {
-    // With less not even the program's libraries can be opened.
+    // With fewer than 4 files, the program cannot open its libraries.
     for files in 4..16 {
-        let run = shell(&format!("ulimit -n {files}; exec \"$0\" real16-42"), &[]);
         let doctor = shell(&format!("ulimit -n {files}; exec \"$0\" doctor"), &[]);
-        assert!(run.status == 0 || doctor.status == 115, "{files}: {} {}", run.stderr, doctor.text());
-        if run.status != 0 {
-            assert!(run.stderr.contains("ulimit -n"), "{files}: {}", run.stderr);
+        for transport in TRANSPORT_NAMES {
+            let line = format!("ulimit -n {files}; exec \"$0\" real16-42 --transport {transport}");
+            let run = shell(&line, &[]);
+            assert!(run.status == 0 || doctor.status == 115, "{files}: {} {}", run.stderr, doctor.text());
+            if run.status != 0 {
+                assert!(run.stderr.contains("ulimit -n"), "{files}: {}", run.stderr);
+            }
         }
     }
 }
@@ -101,9 +105,12 @@ fn good_host() {
 }
 
 fn full_stderr() {
-    for (arguments, status) in
-        [(&["simvirtio"][..], 0), (&["no-such-guest"], 110), (&["long64-exit-code"], 7)]
-    {
+    for (arguments, status) in [
+        (&["simvirtio"][..], 0),
+        (&["simvirtio", "--transport", "polling"], 0),
+        (&["no-such-guest"], 110),
+        (&["long64-exit-code"], 7),
+    ] {
         let line = "\"$0\" \"$@\" 2>/dev/full";
         let mut command = Command::new("sh");
         command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped());
@@ -113,7 +120,7 @@ fn full_stderr() {
 
 fn file_size_limit() {
     let files = Files::new();
-    let endless = files.write("flood", &[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa]);
+    let endless = files.write("lines", PRINT_LINES);
     let mut command = Command::new("sh");
     let target = files.0.path().join("out");
     command
@@ -126,22 +133,22 @@ fn file_size_limit() {
 
 fn full_output() {
     for guest in ["real16-hello", "hello-kvm", "simvirtio"] {
-        for transport in ["exit", "polling"] {
+        for transport in TRANSPORT_NAMES {
             let mut arguments = vec![guest];
             if guest == "simvirtio" {
                 arguments.extend(["--transport", transport]);
             }
-            let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+            let full = File::options().write(true).open("/dev/full").expect("Linux has /dev/full");
             let ran = run(vmm(&arguments).stdout(full));
             assert_eq!(ran.status, 115, "{guest}: {}", ran.stderr);
             assert!(ran.stderr.contains("output could not be written"), "{guest}: {}", ran.stderr);
         }
     }
-    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    let full = File::options().write(true).open("/dev/full").expect("Linux has /dev/full");
     assert_eq!(run(vmm(&["grade"]).stdout(full)).status, 115);
 }
 
-/// In a mount namespace, so also on a host that has KVM.
+/// The program runs in a mount namespace, so the test also works on a host that has KVM.
 fn no_kvm() {
     let replaced = "/dev/kvm is not KVM's device, but the character device 1:3, the null device: find out what put it there";
     let missing = "cannot open /dev/kvm: No such file or directory (os error 2): load the kernel's module";
@@ -189,13 +196,17 @@ fn lies() {
         ("ae80 -1 0 0", guest, 112, "unhandled KVM exit reason 0"),
         ("ae80 -1 0 0", doctor, 115, "two instructions ended with: unhandled KVM exit reason 0"),
     ] {
-        let ran = liar.run(&format!("{lie} 0 1000"), arguments);
-        let all = ran.text() + &ran.stderr;
-        assert!(ran.status == status && all.contains(text), "{lie} {arguments:?}: {} {all}", ran.status);
+        let by = |transport| [arguments, &["--transport", transport]].concat();
+        let runs = if arguments == doctor { vec![doctor.to_vec()] } else { TRANSPORT_NAMES.map(by).to_vec() };
+        for arguments in runs {
+            let ran = liar.run(&format!("{lie} 0 1000"), &arguments);
+            let all = ran.text() + &ran.stderr;
+            assert!(ran.status == status && all.contains(text), "{lie} {arguments:?}: {} {all}", ran.status);
+        }
     }
 }
 
-/// The host fails in the middle of a grade: that is nobody's fault but its own.
+/// The host fails in the middle of a grade. The grade is then invalid, and no points are lost.
 fn host_fails_while_grading() {
     let liar = Liar::new();
     for skip in [0, 1, 4, 9, 20] {
@@ -205,9 +216,11 @@ fn host_fails_while_grading() {
     }
 }
 
-/// What would be printed there would be lost without a word.
+/// Otherwise the output would be lost silently.
 fn closed_stdout() {
-    for program in ["real16-hello", "simvirtio", "guests", "doctor", "grade", "--help"] {
+    for program in
+        ["real16-hello", "simvirtio", "simvirtio --transport polling", "guests", "doctor", "grade", "--help"]
+    {
         let closed = shell(&format!("\"$0\" {program} >&-"), &[]);
         assert_eq!(closed.status, 115, "{program}: {}", closed.stderr);
         assert!(closed.stderr.contains("standard output is closed"), "{program}: {}", closed.stderr);
@@ -222,12 +235,14 @@ fn closed_stdout() {
     }
 }
 
-/// Whoever reads is slow, and somebody else has made the stream one that does not block.
+/// mov ecx, 200000; again: mov al, 'x'; out 0xe9, al; dec ecx; jnz again; hlt
+const PRINT_200000_BYTES: &[u8] =
+    &[0x66, 0xb9, 0x40, 0x0d, 3, 0, 0xb0, b'x', 0xe6, 0xe9, 0x66, 0x49, 0x75, 0xf8, 0xf4];
+
+/// The reader is slow, and another process has set O_NONBLOCK on the stream.
 fn nonblocking_stdout() {
     let files = Files::new();
-    // mov ecx, 200000; again: mov al, 'x'; out 0xe9, al; dec ecx; jnz again; hlt
-    let guest = [0x66, 0xb9, 0x40, 0x0d, 3, 0, 0xb0, b'x', 0xe6, 0xe9, 0x66, 0x49, 0x75, 0xf8, 0xf4];
-    let guest = files.write("slow", &guest);
+    let guest = files.write("slow", PRINT_200000_BYTES);
     let (writer, mut reader) = UnixStream::pair().unwrap();
     writer.set_nonblocking(true).unwrap();
     let mut command = vmm(&[&guest, "--timeout", "50"]);
@@ -240,10 +255,13 @@ fn nonblocking_stdout() {
     assert_eq!((support::wait(&mut child), taken.len()), (0, 200_000));
 }
 
-/// The guest ends in time, and nobody takes what it has printed.
+/// mov al, 'a'; out 0xe9, al; hlt
+const PRINT_A: &[u8] = &[0xb0, b'a', 0xe6, 0xe9, 0xf4];
+
+/// The guest ends in time, and its output stays unread.
 fn unread_output() {
     let files = Files::new();
-    let guest = files.write("a", &[0xb0, b'a', 0xe6, 0xe9, 0xf4]);
+    let guest = files.write("a", PRINT_A);
     let (full, _reader) = full_stream();
     let ran = run(vmm(&[&guest, "--timeout", "0.3"]).stdout(OwnedFd::from(full)));
     assert_eq!(ran.status, 115, "{}", ran.stderr);
@@ -254,9 +272,14 @@ fn unread_output() {
     );
 }
 
-/// Nobody takes what is said: it is given up after a while, and the status stays.
+/// The program gives up the report after a while. Its status does not change.
 fn unread_stderr() {
-    for options in [&["real16-endless", "--timeout", "0.2"][..], &["-vvv", "simvirtio", "--timeout", "2"]] {
+    for options in [
+        &["real16-endless", "--timeout", "0.2"][..],
+        &["real16-endless", "--timeout", "0.2", "--transport", "polling"],
+        &["-vvv", "simvirtio", "--timeout", "2"],
+        &["-vvv", "simvirtio", "--timeout", "2", "--transport", "polling"],
+    ] {
         let (full, _reader) = full_stream();
         let mut command = vmm(options);
         let started = Instant::now();
@@ -268,18 +291,18 @@ fn unread_stderr() {
     }
 }
 
-/// A pipe as `--input` that has no writer, for a guest that never asks.
+/// A guest that reads no input does not wait for a writer of the pipe.
 fn input_without_writer() {
     let files = Files::new();
     let fifo = files.0.path().join("fifo");
     let line = "mkfifo \"$1\"; exec \"$0\" simvirtio --input \"$1\" --timeout 5 --transport $2";
-    for transport in ["exit", "polling"] {
+    for transport in TRANSPORT_NAMES {
         let ran = shell(line, &[fifo.to_str().unwrap(), transport]);
         assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"), "{}", ran.stderr);
     }
-    // Its writer comes late.
+    // For a guest that reads input, the writer can open the pipe late.
     let line = "(sleep 0.5; echo late >\"$1\") & exec \"$0\" simvirtio-upper --input \"$1\" --timeout 5 --transport $2";
-    for transport in ["exit", "polling"] {
+    for transport in TRANSPORT_NAMES {
         let ran = shell(line, &[fifo.to_str().unwrap(), transport]);
         assert_eq!((ran.status, ran.text().as_str()), (0, "LATE\n"), "{}", ran.stderr);
     }

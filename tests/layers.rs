@@ -1,7 +1,6 @@
-//! The layers of the project: a lower layer never imports a higher one.
+//! The layers of the project: a lower layer never imports a higher one. Also, no package has an unused dependency.
 //!
-//! The test reads the source files. It looks at `use` declarations and at paths inside of code.
-
+//! The tests read the source files. They look at `use` declarations and at paths in the code.
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its sources fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +10,7 @@ use std::path::{Path, PathBuf};
 /// The packages, from the top down. Each may depend only on those below it.
 const PACKAGES: [&str; 6] = ["bench", "cli", "report", "vmm", "guest", "simvirtio"];
 
-/// The layers of `vmm/src`, from the top down. Each may import only what stands below it. docs/design.md shows the same
-/// table.
+/// The layers of `vmm/src`, from the top down. Each may import only those below it. docs/design.md shows the same table.
 const LAYERS: [&str; 16] = [
     "lab",
     "machine",
@@ -32,16 +30,17 @@ const LAYERS: [&str; 16] = [
     "lib",
 ];
 
+/// Returns the folder of the workspace.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// All Rust files below `folder`.
+/// Returns all Rust files below `folder`, except build results.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        if path.is_dir() && !path.ends_with("target") {
             found.extend(sources(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
@@ -51,7 +50,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The path of a file's module: `["device", "bus"]` for `device/bus.rs`, `["device"]` for `device/mod.rs`.
+/// Returns the path of a file's module: `["device", "bus"]` for `device/bus.rs`, `["device"]` for `device/mod.rs`.
 fn module(file: &Path, base: &Path) -> Vec<String> {
     let path = file.strip_prefix(base).unwrap().with_extension("");
     let mut parts: Vec<String> = path.iter().map(|part| part.to_str().unwrap().into()).collect();
@@ -61,8 +60,8 @@ fn module(file: &Path, base: &Path) -> Vec<String> {
     parts
 }
 
-/// The paths that begin with `crate::` or `super::` in one line of code, with braces expanded: `crate::a::{b, c::d}` gives
-/// `crate::a::b` and `crate::a::c::d`.
+/// Returns the paths that begin with `crate::` or `super::` in a line of code, with expanded braces: `crate::a::{b, c::d}`
+/// results in `crate::a::b` and `crate::a::c::d`.
 fn paths(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
@@ -71,7 +70,7 @@ fn paths(code: &str) -> Vec<String> {
             let before = rest[..at].chars().next_back();
             let path = &rest[at..];
             rest = &rest[at + start.len()..];
-            // Not in the middle of another path or name.
+            // Skip a match in the middle of another path or name.
             if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
                 continue;
             }
@@ -81,6 +80,7 @@ fn paths(code: &str) -> Vec<String> {
     found
 }
 
+/// Adds the paths of `prefix` and a path with braces, which begins `text`.
 fn expand(prefix: &str, text: &str, found: &mut Vec<String>) {
     let name = |c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '*';
     let end = text.find(|c| !name(c)).unwrap_or(text.len());
@@ -115,10 +115,11 @@ struct Statement {
     line: usize,
     /// The code, without comments.
     code: String,
-    /// It is indented: it stands in a module inside of the file, or in a function.
+    /// If set, the statement is indented: it is in a function, or in a module inside the file.
     nested: bool,
 }
 
+/// Returns the statements of a file.
 fn statements(text: &str) -> Vec<Statement> {
     let mut found: Vec<Statement> = Vec::new();
     let mut open = false;
@@ -136,7 +137,7 @@ fn statements(text: &str) -> Vec<Statement> {
     found
 }
 
-/// The absolute module path of an import; `None` if it leads out of the crate.
+/// Returns the absolute module path of an import, or `None` if it leads out of the crate.
 fn absolute(path: &str, here: &[String], nested: bool) -> Option<Vec<String>> {
     let mut parts: Vec<String> = path.split("::").map(Into::into).collect();
     if parts[0] == "crate" {
@@ -144,7 +145,7 @@ fn absolute(path: &str, here: &[String], nested: bool) -> Option<Vec<String>> {
         return Some(parts);
     }
     let mut base = here.to_vec();
-    // The parent of a module inside of the file is the file's own module.
+    // The parent of a module inside the file is the module of the file.
     if nested && path.starts_with("super::") {
         base.push("tests".into());
     }
@@ -163,6 +164,7 @@ struct Import {
     path: String,
 }
 
+/// Returns all imports in `vmm/src`.
 fn imports() -> Vec<Import> {
     let base = root().join("vmm/src");
     let mut found = Vec::new();
@@ -171,7 +173,7 @@ fn imports() -> Vec<Import> {
         let shown = file.strip_prefix(root()).unwrap().display().to_string();
         for Statement { line, code, nested } in statements(&fs::read_to_string(&file).unwrap()) {
             for path in paths(&code) {
-                // In a function's body `super` is the parent of the file, in a module inside of the file it is the file.
+                // In a function, `super` is the parent of the file's module. In a module inside the file, it is the file's module.
                 let both = [nested, false].map(|nested| absolute(&path, &here, nested));
                 let outer = both[1]
                     .clone()
@@ -189,6 +191,7 @@ fn is_layer(name: &str) -> bool {
     LAYERS.contains(&name)
 }
 
+/// Returns the position of a module's layer in [`LAYERS`].
 fn layer(module: &[String]) -> Option<usize> {
     let name = module.first().map_or("lib", String::as_str);
     LAYERS.iter().position(|layer| *layer == name)
@@ -198,14 +201,15 @@ fn layer(module: &[String]) -> Option<usize> {
 fn no_layer_imports_a_higher_one() {
     let mut wrong = Vec::new();
     for import in imports() {
-        let from = layer(&import.from).unwrap_or_else(|| panic!("{}: in none of the layers", import.place));
+        let from =
+            layer(&import.from).unwrap_or_else(|| panic!("{}: the file is not in a layer", import.place));
         // The root re-exports items of all layers. A layer that imports those hides where they live.
         let to = layer(&import.to).filter(|to| LAYERS[*to] != "lib");
         match to {
             _ if import.from.is_empty() => {}
             None => wrong.push(format!("{}: {} is not in a layer", import.place, import.path)),
             Some(to) if to < from => wrong.push(format!(
-                "{}: {} (layer {}) imports {} (layer {}), which stands above it",
+                "{}: {} (layer {}) imports {} of the higher layer {}",
                 import.place,
                 import.from.join("::"),
                 LAYERS[from],
@@ -222,7 +226,7 @@ fn no_layer_imports_a_higher_one() {
 fn no_two_files_of_different_folders_import_each_other() {
     let base = root().join("vmm/src");
     let files: BTreeSet<Vec<String>> = sources(&base).iter().map(|file| module(file, &base)).collect();
-    // The folder of a module: that of its file. A mod.rs belongs to its own folder.
+    // The folder of a module's file. A mod.rs belongs to the folder that it is in.
     let folder = |module: &[String]| {
         let inner = files.iter().any(|other| other.len() > module.len() && other.starts_with(module));
         module[..module.len().saturating_sub(usize::from(!inner))].to_vec()
@@ -238,7 +242,7 @@ fn no_two_files_of_different_folders_import_each_other() {
             edges.entry((import.from, to)).or_insert(import.place);
         }
     }
-    // A folder's own mod.rs re-exports its children, and they may use its traits.
+    // A mod.rs re-exports the other files of its folder, and they may use its traits.
     let related = |a: &[String], b: &[String]| a.starts_with(b) || b.starts_with(a);
     let mut wrong = Vec::new();
     for ((from, to), place) in &edges {
@@ -255,18 +259,91 @@ fn no_two_files_of_different_folders_import_each_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Returns the names in these sections of a folder's Cargo.toml.
+fn dependencies(folder: &str, sections: &[&str]) -> Vec<String> {
+    let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+    let (mut found, mut wanted) = (Vec::new(), false);
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            wanted = sections.contains(&line);
+        } else if let Some(name) = line.split(['.', ' ', '=']).next()
+            && wanted
+            && !name.is_empty()
+            && !name.starts_with('#')
+        {
+            found.push(name.into());
+        }
+    }
+    found
+}
+
 #[test]
 fn no_package_depends_on_a_higher_one() {
     for (place, package) in PACKAGES.iter().enumerate() {
-        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
-        let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
-        let dependencies = dependencies.split("\n[").next().unwrap();
+        let dependencies = dependencies(package, &["[dependencies]"]);
         for higher in &PACKAGES[..place] {
-            let named = dependencies
-                .lines()
-                .any(|line| line.split(['.', ' ', '=']).next().is_some_and(|name| name == *higher));
+            let named = dependencies.iter().any(|name| name == higher);
             assert!(!named, "{package}/Cargo.toml: depends on {higher}, which stands above it");
         }
+    }
+}
+
+/// True if the code names this crate: in a path or in a `use` declaration.
+fn names(text: &str, krate: &str) -> bool {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| {
+        line.match_indices(krate).map(move |(at, _)| (&line[..at], &line[at + krate.len()..]))
+    })
+    .any(|(before, after)| {
+        let whole = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+        whole && (after.starts_with("::") || before.ends_with("use ") && after.starts_with([';', ' ', ',']))
+    })
+}
+
+/// The tests of `cli` are in the folder `tests`, and the build script of `guest` is in the folder of the workspace.
+#[test]
+fn every_dependency_is_used() {
+    const SECTIONS: [&str; 3] = ["[dependencies]", "[dev-dependencies]", "[build-dependencies]"];
+    let mut declared = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for package in PACKAGES.iter().chain(&["fuzz"]) {
+        let mut files = sources(&root().join(package));
+        match *package {
+            "cli" => files.extend(sources(&root().join("tests"))),
+            "guest" => files.push(root().join("build.rs")),
+            "bench" => files.push(root().join("tests/support/kvm.rs")),
+            _ => {}
+        }
+        let texts: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+        for name in dependencies(package, &SECTIONS) {
+            if !texts.iter().any(|text| names(text, &name.replace('-', "_"))) {
+                wrong.push(format!("{package}/Cargo.toml: nothing uses {name}"));
+            }
+            declared.insert(name);
+        }
+    }
+    for name in dependencies("", &["[workspace.dependencies]"]) {
+        if !declared.contains(&name) {
+            wrong.push(format!("Cargo.toml: no package depends on {name}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_names_of_crates_are_found_in_code_only() {
+    for (code, named) in [
+        ("use libc::c_int;", true),
+        ("use libc;", true),
+        ("let x = libc::open();", true),
+        ("    unsafe { libc::close(3) }", true),
+        ("// libc::open is better", false),
+        ("let x = vmm_libc::open();", false),
+        ("let x = crate::libc::open();", false),
+        ("let libc = 1;", false),
+        ("", false),
+    ] {
+        assert_eq!(names(code, "libc"), named, "{code}");
     }
 }
 
@@ -281,7 +358,16 @@ fn the_design_shows_the_same_layers() {
 }
 
 #[test]
-fn imports_are_read_as_the_compiler_reads_them() {
+fn the_library_has_at_most_ten_public_modules() {
+    let library = fs::read_to_string(root().join("vmm/src/lib.rs")).unwrap();
+    let public: Vec<&str> = library.lines().filter_map(|line| line.strip_prefix("pub mod ")).collect();
+    // `internals` is hidden from the documentation, and exists only with the feature of the same name.
+    let documented = public.iter().filter(|name| !name.starts_with("internals"));
+    assert!(documented.count() <= 10, "{public:?}");
+}
+
+#[test]
+fn imports_are_found_in_all_forms() {
     let read = |code: &str| {
         let mut found: Vec<String> =
             statements(code).iter().flat_map(|statement| paths(&statement.code)).collect();

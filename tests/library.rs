@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// Where flat guests are loaded and start.
+/// The load address and entry point of flat guests.
 const START: Gpa = Gpa(0x1000);
 
 fn real(code: &[u8]) -> Image {

@@ -1,5 +1,5 @@
-//! What is measured of a run: counts and times, the files of --profile and --trace, KVM's own counters, and that
-//! they agree.
+//! The measurements of a run: counts and times, the files of --profile and --trace, and KVM's own counters. They must
+//! agree.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
+use support::payloads::{READ_A_MILLION_ADDRESSES, READ_PORT};
 use support::{
-    Files, Liar, assert_error, code, embedded, find, kvm_test, plain_test, ran, run, run_machine, shell, vmm,
+    Files, Liar, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, kvm_test, plain_test, ran,
+    run, run_machine, shell, vmm,
 };
 use vmm::Machine;
 use vmm::exit::Reason;
@@ -22,25 +24,25 @@ use vmm::x86::Mode;
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("profile_trace_and_kvm_s_counters_agree", all_agree),
+        kvm_test("profile_trace_and_the_counters_of_kvm_agree", all_agree),
         kvm_test("the_profiles_of_vcpus_add_up", vcpus_add_up),
         kvm_test("string_io_has_one_time_in_kvm_and_one_in_the_vmm_for_each_element", string_io),
-        kvm_test("times_fit_into_the_run", times_fit),
+        kvm_test("times_add_up_to_less_than_the_run", times_fit),
         kvm_test("a_trace_has_the_last_exits_with_values_and_rip", last_exits),
-        kvm_test("a_million_addresses_are_counted_and_few_are_kept", million_addresses),
-        plain_test("a_file_that_cannot_be_written_is_told_before_the_run", unwritable),
-        kvm_test("a_full_disk_costs_the_file_and_not_the_run", full_disk),
+        kvm_test("a_million_addresses_are_counted_and_few_are_listed", million_addresses),
+        plain_test("a_file_that_cannot_be_written_is_reported_before_the_run", unwritable),
+        kvm_test("a_full_disk_loses_the_file_but_not_the_run", full_disk),
         kvm_test("a_trace_that_is_cut_can_be_read", cut_trace),
-        kvm_test("of_two_runs_that_write_one_file_a_whole_one_is_left", one_file),
-        kvm_test("an_interrupted_run_leaves_its_profile", interrupted),
-        kvm_test("a_host_that_tells_less_is_measured_all_the_same", poor_host),
+        kvm_test("runs_that_write_the_same_file_leave_a_complete_one", one_file),
+        kvm_test("an_interrupted_run_writes_its_profile", interrupted),
+        kvm_test("a_host_without_clock_or_counters_is_measured", poor_host),
         plain_test("options_that_contradict_each_other_are_refused", contradictions),
         kvm_test("without_a_profile_nothing_is_timed", not_measured),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// Runs a guest with both files. The trace holds all of it.
+/// Runs a guest and returns both files. The trace has all exits of the run.
 fn measured(arguments: &[&str]) -> (SavedProfile, SavedTrace) {
     let files = Files::new();
     let (profile, trace) = (files.write("profile", b"old"), files.write("trace", b"old"));
@@ -56,7 +58,7 @@ fn measured(arguments: &[&str]) -> (SavedProfile, SavedTrace) {
 
 type Sites = BTreeMap<(Reason, Option<u64>, Option<u8>), (u64, u64)>;
 
-/// Exits and elements by site.
+/// Returns the exits and elements of each site.
 fn sites_of(vcpu: &SavedVcpu) -> Sites {
     vcpu.sites.iter().map(|site| (site.key(), (site.exits, site.elements))).collect()
 }
@@ -93,7 +95,7 @@ fn all_agree() {
         assert_eq!(machine.elements, trace.seen, "{what}");
         assert_eq!(machine.sites.iter().map(|site| site.exits).sum::<u64>(), machine.exits, "{what}");
 
-        // The times are the same ones, to the nanosecond.
+        // The times of profile and trace are equal, to the nanosecond.
         let sum = |times: &dyn Fn(&report::trace::Record) -> u32| {
             trace.records.iter().map(|record| u64::from(times(record))).sum::<u64>()
         };
@@ -101,9 +103,9 @@ fn all_agree() {
         assert_eq!(sum(&|record| record.in_vmm), machine.in_vmm.sum, "{what}");
         assert_eq!((machine.in_kvm.count, machine.in_vmm.count), (machine.exits, machine.elements), "{what}");
 
-        // KVM counts what it handles by itself, too, and each kind of exit where it counts it at all.
-        let kernel = machine.kernel.as_ref().expect("this host's KVM has counters");
-        // Where it emulates 16-bit code it may not leave the processor for each.
+        // KVM also counts exits that it handles itself, and it has counters for some kinds of exits.
+        let kernel = machine.kernel.as_ref().expect("KVM has counters");
+        // If KVM emulates 16-bit code, it may count fewer exits.
         assert!(name.starts_with("real16") || kernel["exits"] >= machine.exits, "{what}");
         let mmio: u64 = machine
             .sites
@@ -134,15 +136,16 @@ fn vcpus_add_up() {
     assert!(trace.records.is_sorted_by_key(|record| record.when));
 }
 
+/// mov si, data; mov dx, 0xe9; mov cx, 3; rep outsb; hlt; data: "abc"
+const PRINT_STRING: &[u8] = &[0xbe, 0x0c, 0, 0xba, 0xe9, 0, 0xb9, 3, 0, 0xf3, 0x6e, 0xf4, b'a', b'b', b'c'];
+
 fn string_io() {
-    // mov si, data; mov dx, 0xe9; mov cx, 3; rep outsb; hlt; data: "abc"
-    let image = &[0xbe, 0x0c, 0, 0xba, 0xe9, 0, 0xb9, 3, 0, 0xf3, 0x6e, 0xf4, b'a', b'b', b'c'];
     let files = Files::new();
-    let guest = files.write("guest", image);
+    let guest = files.write("guest", PRINT_STRING);
     let (profile, trace) = measured(&[&guest]);
     let site = profile.machine.sites.iter().find(|site| site.reason == Reason::PioOut).unwrap();
     assert_eq!(site.elements, 3);
-    // Some hosts leave the guest once for all of them, others each time.
+    // Some hosts make one exit for all elements, others one for each.
     assert_eq!((site.in_kvm.count, site.in_vmm.count), (site.exits, 3));
     let values: Vec<_> = trace.records.iter().filter_map(|record| record.value).collect();
     assert_eq!(values, [0x61, 0x62, 0x63]);
@@ -152,7 +155,13 @@ fn string_io() {
 }
 
 fn times_fit() {
-    let (profile, _) = measured(&["simvirtio"]);
+    for transport in TRANSPORT_NAMES {
+        times_fit_by(transport);
+    }
+}
+
+fn times_fit_by(transport: &str) {
+    let (profile, _) = measured(&["simvirtio", "--transport", transport]);
     let SavedVcpu { in_kvm, in_vmm, sites, .. } = &profile.machine;
     assert!(in_kvm.sum > 0 && in_vmm.sum > 0);
     assert!(in_kvm.sum + in_vmm.sum <= profile.elapsed_ns, "{profile:?}");
@@ -166,9 +175,12 @@ fn times_fit() {
     }
 }
 
+/// Writes 0 to 199 to port 0x40 and reads port 0x99, which has no device: mov al, 0; again: out 0x40, al; inc al;
+/// cmp al, 200; jne again; in al, 0x99; hlt
+const WRITE_200_VALUES: &[u8] = &[0xb0, 0, 0xe6, 0x40, 0xfe, 0xc0, 0x3c, 200, 0x75, 0xf8, 0xe4, 0x99, 0xf4];
+
 fn last_exits() {
-    // xor ax, ax; mov dx, 0x40; again: out dx, al; inc al; in al, 0x99 (nobody); cmp ... : counts to 200
-    let image = code(&[0xb0, 0, 0xe6, 0x40, 0xfe, 0xc0, 0x3c, 200, 0x75, 0xf8, 0xe4, 0x99, 0xf4], Mode::Real);
+    let image = code(WRITE_200_VALUES, Mode::Real);
     for (asked, kept) in [(1, 1), (64, 64), (65, 65), (1000, 202)] {
         let builder =
             Machine::builder(image.clone()).timeout(Some(Duration::from_secs(20))).trace(Some(asked));
@@ -180,7 +192,11 @@ fn last_exits() {
         assert_eq!((last.reason, last.place, last.value), (Reason::Hlt, None, None));
         if let [.., before, read, _] = trace.records.as_slice() {
             assert_eq!((before.place, before.value, before.width), (Some(0x40), Some(199), 1));
-            assert_eq!((read.place, read.value), (Some(0x99), Some(0xff)), "nobody is there: all ones");
+            assert_eq!(
+                (read.place, read.value),
+                (Some(0x99), Some(0xff)),
+                "an unclaimed read returns all ones"
+            );
             if let Some(rip) = read.rip {
                 assert!((0x100a..=0x100c).contains(&rip), "{rip:#x}");
             }
@@ -193,17 +209,16 @@ fn last_exits() {
 }
 
 fn million_addresses() {
-    // mov eax, 0xd0000000; again: mov bl, [eax]; inc eax; cmp eax, 0xd00f4240; jne again; hlt
-    let image = [0xb8, 0, 0, 0, 0xd0, 0x8a, 0x18, 0x40, 0x3d, 0x40, 0x42, 0x0f, 0xd0, 0x75, 0xf6, 0xf4];
     let files = Files::new();
-    let guest = files.write("guest", &image) + "@0x1000:32";
-    let (profile, trace) = measured(&[&guest, "--timeout", "300"]);
+    let guest = files.write("guest", READ_A_MILLION_ADDRESSES) + "@0x1000:32";
+    // By polling, so that the thread of the device runs meanwhile. tests/hostile.rs has the run by exits.
+    let (profile, trace) = measured(&[&guest, "--timeout", "300", "--transport", "polling"]);
     let machine = &profile.machine;
     assert_eq!(machine.exits, 1_000_001);
     assert_eq!((machine.in_kvm.count, machine.in_vmm.count), (1_000_001, 1_000_001));
     assert_eq!(machine.sites.iter().map(|site| site.in_kvm.sum).sum::<u64>(), machine.in_kvm.sum);
     assert_eq!(machine.in_vmm.bins.iter().map(|(_, count)| count).sum::<u64>(), 1_000_001);
-    assert_eq!(machine.sites.len(), MAX_SITES + 2, "and one for the rest, and HLT");
+    assert_eq!(machine.sites.len(), MAX_SITES + 2, "plus one for the rest, and HLT");
     let known = machine.sites.iter().filter(|site| site.in_kvm.p50.is_some()).count();
     assert_eq!(known, MAX_TIMED_SITES + 2);
     assert!(machine.sites.iter().all(|site| site.in_kvm.count == site.exits));
@@ -218,7 +233,7 @@ fn unwritable() {
         for option in [["--profile", &format!("json={path}")], ["--trace", &path]] {
             let ran = ran(&[&["run", "real16-hello"], &option[..]].concat());
             assert_error(&ran, 110, "cannot write");
-            assert_eq!(ran.text(), "", "the guest did not run");
+            assert_eq!(ran.text(), "", "the guest does not run");
         }
     }
 }
@@ -232,30 +247,41 @@ fn full_disk() {
         assert!(ran.stderr.contains("is not saved"), "{}", ran.stderr);
         assert_eq!(ran.status, 115);
     }
-    // What was there stays, also where not one record fits.
+    // An old file stays unchanged, even if not a single record fits.
     let files = Files::new();
     let old = files.write("old", b"old");
-    let small = shell("ulimit -f 0; \"$0\" run simvirtio -q --trace \"$1\"", &[&old]);
-    assert_eq!((small.status, fs::read(&old).unwrap().as_slice()), (115, &b"old"[..]), "{}", small.stderr);
-    assert!(
-        small.stderr.contains("the trace is not saved, and an existing file is unchanged"),
-        "{}",
-        small.stderr
-    );
-    // The guest's own status is worth more.
+    for transport in TRANSPORT_NAMES {
+        let line = "ulimit -f 0; \"$0\" run simvirtio -q --trace \"$1\" --transport $2";
+        let small = shell(line, &[&old, transport]);
+        assert_eq!(
+            (small.status, fs::read(&old).unwrap().as_slice()),
+            (115, &b"old"[..]),
+            "{}",
+            small.stderr
+        );
+        assert!(
+            small.stderr.contains("the trace is not saved, and an existing file is unchanged"),
+            "{}",
+            small.stderr
+        );
+    }
+    // The status of the guest has priority.
     assert_eq!(ran(&["run", "long64-exit-code", "--trace", "/dev/full"]).status, 7);
 }
 
+/// Makes 65,537 exits: xor cx, cx; again: in al, 0x42; loop again; hlt
+const READ_65536_TIMES: &[u8] = &[0x31, 0xc9, 0xe4, 0x42, 0xe2, 0xfc, 0xf4];
+
+/// The limit of the file size cuts the trace.
 fn cut_trace() {
     let files = Files::new();
     let trace = files.write("trace", b"");
-    // xor cx, cx; again: in al, 0x42; loop again; hlt: 65,537 exits, of which the limit of a file's size lets some in
-    let guest = files.write("guest", &[0x31, 0xc9, 0xe4, 0x42, 0xe2, 0xfc, 0xf4]);
+    let guest = files.write("guest", READ_65536_TIMES);
     let ran = shell("ulimit -f 100; \"$0\" run \"$1\" --timeout 60 --trace \"$2\"", &[&guest, &trace]);
     assert_eq!(ran.status, 115, "{}", ran.stderr);
     assert!(ran.stderr.contains("the trace is cut short after"), "{}", ran.stderr);
     let Saved::Trace(read, cut) = Saved::read(&fs::read(&trace).unwrap()).unwrap() else { panic!("a trace") };
-    let cut = cut.expect("it is cut");
+    let cut = cut.expect("the trace is cut");
     assert_eq!((read.records.len() as u64, cut.of, read.seen), (cut.records, 65_536, 65_537));
     assert!(cut.records > 100);
     assert!(ran.stderr.contains(&cut.to_string()), "{cut}: {}", ran.stderr);
@@ -266,31 +292,36 @@ fn one_file() {
     let path = files.0.path().join("profile");
     let json = format!("json={}", path.display());
     let runs: Vec<_> = (0..6)
-        .map(|_| {
+        .map(|number| {
             let json = json.clone();
-            std::thread::spawn(move || run(&mut vmm(&["run", "simvirtio", "-q", "--profile", &json])).status)
+            let transport = TRANSPORT_NAMES[number % 2];
+            std::thread::spawn(move || {
+                let arguments = ["run", "simvirtio", "-q", "--transport", transport, "--profile", &json];
+                run(&mut vmm(&arguments)).status
+            })
         })
         .collect();
     assert!(runs.into_iter().all(|run| run.join().unwrap() == 0));
     assert_eq!(SavedProfile::read(&fs::read(path).unwrap()).unwrap().guest, "simvirtio");
-    assert_eq!(fs::read_dir(files.0.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(files.0.path()).unwrap().count(), 1, "no other file is left");
 }
 
 fn interrupted() {
     let files = Files::new();
     let profile = files.write("profile", b"");
-    // again: in al, 0x42; jmp again
-    let guest = files.write("guest", &[0xe4, 0x42, 0xeb, 0xfc]);
-    let line = "\"$0\" run \"$1\" --timeout 50 --profile json=\"$2\" & \
+    let guest = files.write("guest", READ_PORT);
+    let line = "\"$0\" run \"$1\" --timeout 50 --profile json=\"$2\" --transport $3 & \
         until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$!/status; do sleep 0.1; done; \
         sleep 0.5; kill -TERM $!; wait $!";
-    let ran = shell(line, &[&guest, &profile]);
-    assert_eq!(ran.status, 117, "{}", ran.stderr);
-    let profile = SavedProfile::read(&fs::read(&profile).unwrap()).unwrap();
-    assert!(profile.machine.exits > 100 && profile.ended.starts_with("interrupted"), "{profile:?}");
+    for transport in TRANSPORT_NAMES {
+        let ran = shell(line, &[&guest, &profile, transport]);
+        assert_eq!(ran.status, 117, "{}", ran.stderr);
+        let profile = SavedProfile::read(&fs::read(&profile).unwrap()).unwrap();
+        assert!(profile.machine.exits > 100 && profile.ended.starts_with("interrupted"), "{profile:?}");
+    }
 }
 
-/// KVM does not know the TSC's speed, or has no counters.
+/// KVM does not know the frequency of the TSC, or has no counters.
 fn poor_host() {
     let liar = Liar::new();
     let files = Files::new();
@@ -335,9 +366,11 @@ fn contradictions() {
 }
 
 fn not_measured() {
-    let (report, _) = run_machine(embedded(find("simvirtio"), None).profile(false));
-    assert!(report.profile.is_none() && report.timing.is_none() && report.last_exits.is_empty());
-    assert!(SavedProfile::capture("simvirtio", "halted", &report).is_none());
-    let text = ran(&["simvirtio", "--no-profile"]).stderr;
-    assert!(!text.contains("KVM_RUN"), "{text}");
+    for (transport, name) in TRANSPORTS.into_iter().zip(TRANSPORT_NAMES) {
+        let (report, _) = run_machine(embedded(find("simvirtio"), Some(transport)).profile(false));
+        assert!(report.profile.is_none() && report.timing.is_none() && report.last_exits.is_empty());
+        assert!(SavedProfile::capture("simvirtio", "halted", &report).is_none());
+        let text = ran(&["simvirtio", "--no-profile", "--transport", name]).stderr;
+        assert!(!text.contains("KVM_RUN"), "{text}");
+    }
 }

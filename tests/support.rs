@@ -1,8 +1,10 @@
-//! What the end-to-end tests share: a test that needs KVM, a program that cannot hang, an ELF file.
+//! Shared helpers of the end-to-end tests: tests that need KVM, runs of the program with a time limit, ELF files, and a
+//! simulated KVM that fails.
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod kernels;
 pub mod kvm;
+pub mod payloads;
 
 use guest::{End, Guest};
 #[allow(unused_imports)]
@@ -21,34 +23,34 @@ use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Builder, Input, Machine, Output, Report};
 
-/// Ends the whole test program where it has not ended by itself after ten minutes.
+/// Aborts the whole test program after ten minutes.
 pub fn watchdog() {
     thread::spawn(|| {
         thread::sleep(Duration::from_secs(600));
-        eprintln!("the tests did not end within ten minutes");
+        eprintln!("the tests took longer than ten minutes");
         std::process::abort();
     });
 }
 
-/// What a program printed, and its exit status.
+/// The output and the exit status of a program.
 #[derive(Debug)]
 pub struct Ran {
-    /// The exit status; -1 for a signal.
+    /// The exit status, or -1 if a signal ended the program.
     pub status: i32,
-    /// Its standard output.
+    /// The standard output.
     pub stdout: Vec<u8>,
-    /// Its standard error.
+    /// The standard error, as text.
     pub stderr: String,
 }
 
 impl Ran {
-    /// Standard output as text.
+    /// Returns the standard output as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 }
 
-/// Runs a command for a minute at most; one that takes longer is killed and fails its test.
+/// Runs a command. A command that takes longer than a minute is killed, and its test fails.
 pub fn run(command: &mut Command) -> Ran {
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the command starts");
     let stdout = child.stdout.take().map(drain);
@@ -68,7 +70,7 @@ fn drain(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     })
 }
 
-/// Waits for a program's end, for a minute at most.
+/// Waits until a program ends and returns its exit status. After a minute it kills the program and panics.
 pub fn wait(child: &mut Child) -> i32 {
     let started = Instant::now();
     loop {
@@ -84,7 +86,7 @@ pub fn wait(child: &mut Child) -> i32 {
     }
 }
 
-/// Waits until a program handles SIGTERM, for half a minute at most.
+/// Waits until a program has a handler for SIGTERM. Panics after half a minute.
 pub fn wait_for_handlers(child: &Child) {
     const TERM: u64 = 1 << 14;
     let started = Instant::now();
@@ -97,22 +99,22 @@ pub fn wait_for_handlers(child: &Child) {
         }
         thread::sleep(Duration::from_millis(5));
     }
-    panic!("the program handles no signals");
+    panic!("the program has no handler for SIGTERM");
 }
 
-/// The `vmm` program with these arguments, its output captured.
+/// Returns a command that runs the `vmm` program with these arguments and captures its output.
 pub fn vmm(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
     command.args(arguments).stdout(Stdio::piped()).env_remove("RUST_LOG");
     command
 }
 
-/// An ELF64 executable with `code` at `address`, where it begins.
+/// Returns an ELF64 executable with `code` at `address`. Its entry point is the first byte of the code.
 pub fn elf(address: u64, code: &[u8]) -> Vec<u8> {
     elf_entered_at(address, address, code)
 }
 
-/// An ELF64 executable with `code` at `address` that begins at `entry`.
+/// Returns an ELF64 executable with `code` at `address` and this entry point.
 pub fn elf_entered_at(address: u64, entry: u64, code: &[u8]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
@@ -137,14 +139,25 @@ pub fn elf_entered_at(address: u64, entry: u64, code: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A run's report and what the guest printed.
+/// Runs a machine. Returns the report and the output of the guest.
 pub fn run_machine(builder: Builder) -> (Report, Vec<u8>) {
     let (output, captured) = Output::captured();
-    let report =
-        builder.output(output).build().expect("the machine is made").run().expect("the host can run it");
+    let report = builder
+        .output(output)
+        .build()
+        .expect("the machine is built")
+        .run()
+        .expect("the host runs the machine");
     (report, captured.bytes())
 }
 
+/// The default transport of a build, and that of a build with the feature `polling`.
+pub const TRANSPORTS: [Transport; 2] = [Transport::Exit, Transport::Polling];
+
+/// The names of [`TRANSPORTS`] on the command line.
+pub const TRANSPORT_NAMES: [&str; 2] = ["exit", "polling"];
+
+/// Returns a builder for a built-in guest, with the settings that the catalogue gives.
 pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder {
     let image = Image::flat(guest.image, guest.mode, Gpa(guest.load_at)).expect("an embedded image");
     let timeout = if guest.end == End::Never { Duration::from_millis(100) } else { Duration::from_secs(20) };
@@ -162,62 +175,64 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
         .timeout(Some(timeout))
 }
 
+/// Returns the built-in guest with this name.
 pub fn find(name: &str) -> &'static Guest {
-    guest::find(name).expect("it is in the catalogue")
+    guest::find(name).expect("the guest is in the catalogue")
 }
 
+/// Returns an image of this code for address 0x1000.
 pub fn code(code: &'static [u8], mode: Mode) -> Image {
     Image::flat(code, mode, Gpa(0x1000)).expect("a flat image")
 }
 
-/// The program, run with these arguments.
+/// Runs the `vmm` program with these arguments.
 pub fn ran(arguments: &[&str]) -> Ran {
     run(&mut vmm(arguments))
 }
 
-/// Files for one test, gone with it.
+/// A temporary folder for one test.
 pub struct Files(pub TempDir);
 
 impl Files {
-    /// None yet.
+    /// Creates an empty folder.
     pub fn new() -> Self {
         Self(TempDir::new().expect("a temporary folder"))
     }
 
-    /// A file with these bytes; gives its path.
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, bytes: &[u8]) -> String {
         let path: PathBuf = self.0.path().join(name);
         fs::write(&path, bytes).expect("the file is written");
         path.to_str().expect("a plain path").into()
     }
 
-    /// The image of a built-in guest as a file, with the address that it is linked at.
+    /// Writes the image of a built-in guest to a file. Returns `PATH@ADDRESS`, with the address that it is linked at.
     pub fn guest(&self, name: &str) -> String {
-        let guest = guest::find(name).expect("it is built in");
+        let guest = guest::find(name).expect("the guest is in the catalogue");
         format!("{}@{:#x}", self.write(name, guest.image), guest.load_at)
     }
 }
 
-/// The program in a shell's line, with "$0" for it and "$1" and so on for the arguments.
+/// Runs a shell command. In it, "$0" is the `vmm` program and "$1", "$2" and so on are the arguments.
 pub fn shell(line: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new("sh");
     run(command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped()))
 }
 
-/// A command that runs in a place without KVM: `missing` or `replaced`. See `tests/without-kvm`.
+/// Returns a command that runs a program without KVM. The kind is `missing` or `replaced`, as in `tests/without-kvm`.
 pub fn without_kvm(kind: &str, program: &str) -> Command {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/without-kvm"));
     command.args([kind, program]).stdout(Stdio::piped());
     command
 }
 
-/// The reason why this host cannot play a host without KVM, if it cannot.
+/// Returns the reason why `without_kvm` does not work on this host, if it does not.
 pub fn no_namespaces() -> Option<String> {
     let tried = run(&mut without_kvm("missing", "true"));
     (tried.status != 0).then(|| tried.stderr.trim_end().into())
 }
 
-/// A stream that nobody reads and that is full: the next write blocks.
+/// Returns the two ends of a full stream, writer first. The next write blocks.
 pub fn full_stream() -> (UnixStream, UnixStream) {
     let (mut writer, reader) = UnixStream::pair().unwrap();
     writer.set_nonblocking(true).unwrap();
@@ -226,7 +241,7 @@ pub fn full_stream() -> (UnixStream, UnixStream) {
     (writer, reader)
 }
 
-/// One line on stderr that begins with `vmm: error:` and holds `text`.
+/// Checks for this exit status, an empty stdout, and one line on stderr that begins with `vmm: error:` and contains `text`.
 pub fn assert_error(ran: &Ran, status: i32, text: &str) {
     assert_eq!(ran.status, status, "{}", ran.stderr);
     assert!(ran.stderr.starts_with("vmm: error: ") && ran.stderr.contains(text), "{}", ran.stderr);
@@ -234,9 +249,10 @@ pub fn assert_error(ran: &Ran, status: i32, text: &str) {
     assert_eq!(ran.text(), "");
 }
 
-/// Takes the place of `ioctl` and answers the request in LIE: its number, its argument (-1 for any), the answer
-/// and errno, how often it is let pass first, and how often it is answered so. For the errno -1 it sends SIGTERM, and
-/// lets the request pass.
+/// A library that replaces `ioctl` and gives false answers. The environment variable LIE has six numbers: the request
+/// (hexadecimal), its argument (-1 for any), the answer, the errno, the number of matching requests that pass to KVM
+/// first, and the number of false answers. With the errno -1, the library sends SIGTERM instead and passes the request
+/// to KVM.
 const LIAR: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -269,22 +285,23 @@ int ioctl(int fd, unsigned long request, ...) {
 }
 "#;
 
-/// A host that is sick in ways that a test cannot bring about, played by a library.
+/// A host whose KVM fails. A preloaded library simulates failures that a test cannot cause on a real host.
 pub struct Liar {
     files: Files,
 }
 
 impl Liar {
+    /// Compiles the library.
     pub fn new() -> Self {
         let files = Files::new();
         let source = files.write("liar.c", LIAR.as_bytes());
         let mut gcc = Command::new("gcc");
         gcc.args(["-shared", "-fPIC", "-o"]).arg(files.0.path().join("liar.so")).arg(source).arg("-ldl");
-        assert!(gcc.status().is_ok_and(|status| status.success()), "gcc, which also builds the guests");
+        assert!(gcc.status().is_ok_and(|status| status.success()), "gcc compiles the library");
         Self { files }
     }
 
-    /// The program, run on that host.
+    /// Runs the `vmm` program with this LIE.
     pub fn run(&self, lie: &str, arguments: &[&str]) -> Ran {
         run(vmm(arguments).env("LD_PRELOAD", self.files.0.path().join("liar.so")).env("LIE", lie))
     }

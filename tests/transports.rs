@@ -1,5 +1,5 @@
-//! The transports of SIMVIRTIO beside exits and polling: coalesced stores and the doorbell, over the catalogue and over
-//! guests that try their limits.
+//! The other two transports of SIMVIRTIO, coalesced stores and the doorbell: with the guests of the catalogue, and with
+//! guests that test their limits.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -19,18 +19,18 @@ use vmm::{Input, Machine, Report};
 fn main() -> ExitCode {
     support::watchdog();
     let mut tests = vec![
-        kvm_test("coalesced_stores_to_tx_head_are_no_exits", coalesced_exits),
-        kvm_test("a_full_ring_of_coalesced_stores_is_one_exit", full_ring),
-        kvm_test("stores_are_seen_before_the_exit_after_them", order),
-        kvm_test("wrong_stores_are_told_when_they_are_seen", wrong_stores),
-        kvm_test("a_guest_that_never_exits_ends_with_its_stores_seen", never_exits),
-        kvm_test("a_driver_that_rings_makes_no_exits", rings),
-        kvm_test("only_a_store_of_a_queue_s_number_rings", odd_rings),
-        kvm_test("the_doorbell_page_is_nothing_to_other_transports", other_transports),
-        kvm_test("what_the_host_cannot_is_named", missing_capabilities),
-        kvm_test("coalesced_stores_are_for_one_vcpu", several_vcpus),
+        kvm_test("coalesced_stores_to_tx_head_are_not_exits", coalesced_exits),
+        kvm_test("a_full_ring_of_coalesced_stores_makes_one_exit", full_ring),
+        kvm_test("stores_are_handled_before_the_next_exit", order),
+        kvm_test("wrong_stores_are_reported_at_the_next_exit", wrong_stores),
+        kvm_test("stores_of_a_guest_without_exits_are_handled_at_the_deadline", never_exits),
+        kvm_test("a_driver_that_rings_the_doorbell_makes_no_exits", rings),
+        kvm_test("only_a_store_of_a_queue_number_rings", odd_rings),
+        kvm_test("the_doorbell_page_has_no_effect_with_other_transports", other_transports),
+        kvm_test("a_missing_capability_is_reported", missing_capabilities),
+        kvm_test("coalesced_stores_need_a_single_vcpu", several_vcpus),
         kvm_test("the_report_names_the_transport", reported),
-        kvm_test("a_device_may_give_back_what_it_receives", loopback),
+        kvm_test("a_loopback_device_returns_the_received_text", loopback),
     ];
     for guest in GUESTS.iter().filter(|guest| guest.polling_exits.is_some()) {
         let by_coalesced = move || same_as_by_exits(guest);
@@ -46,7 +46,7 @@ fn total(report: &Report) -> Count {
     report.profile.as_ref().unwrap().total()
 }
 
-/// The same text and end as by exits, and the same accesses, of which good stores to TX head are no exits.
+/// The output, the end and the number of accesses are the same as by exits. Only the number of exits may be lower.
 fn same_as_by_exits(guest: &'static Guest) {
     let (by_exit, text) = run_machine(embedded(guest, Some(Transport::Exit)));
     let (report, output) = run_machine(embedded(guest, Some(Transport::Coalesced)));
@@ -59,7 +59,7 @@ fn same_as_by_exits(guest: &'static Guest) {
     }
 }
 
-/// Not by its rings, which it does not make, but since the device looks by itself now and then.
+/// These drivers do not ring the doorbell. They work because the device also checks the queues periodically.
 fn same_without_rings(guest: &'static Guest) {
     let (report, output) = run_machine(embedded(guest, Some(Transport::Doorbell)));
     assert_eq!(String::from_utf8_lossy(&output), guest.output);
@@ -81,53 +81,56 @@ fn coalesced_exits() {
     }
 }
 
-/// Pushes `stores` times 'R', each a reset, and halts.
-fn resets(stores: u8) -> Vec<u8> {
-    // mov edi, 0x11000; mov ecx, 256; mov al, 'R'; rep stosb; mov edi, 0x100010; mov ecx, stores; xor eax, eax
-    let mut code = vec![0xbf, 0, 0x10, 1, 0, 0xb9, 0, 1, 0, 0, 0xb0, b'R', 0xf3, 0xaa];
-    code.extend([0xbf, 0x10, 0, 0x10, 0, 0xb9, stores, 0, 0, 0, 0x31, 0xc0]);
+/// Returns code that sends 'R', a reset, this many times, and halts.
+fn send_resets(stores: u8) -> Vec<u8> {
+    // mov edi, 0x11000; mov ecx, 256; mov al, 'R'; rep stosb
+    const FILL_THE_QUEUE: [u8; 14] = [0xbf, 0, 0x10, 1, 0, 0xb9, 0, 1, 0, 0, 0xb0, b'R', 0xf3, 0xaa];
+    // mov edi, 0x100010; mov ecx, stores; xor eax, eax
+    let prepare = [0xbf, 0x10, 0, 0x10, 0, 0xb9, stores, 0, 0, 0, 0x31, 0xc0];
     // next: inc eax; mov [rdi], eax; loop next; hlt
-    code.extend([0xff, 0xc0, 0x89, 0x07, 0xe2, 0xfa, 0xf4]);
-    code
+    const ADVANCE_THE_HEAD: [u8; 7] = [0xff, 0xc0, 0x89, 0x07, 0xe2, 0xfa, 0xf4];
+    [&FILL_THE_QUEUE[..], &prepare, &ADVANCE_THE_HEAD].concat()
 }
 
-/// KVM's ring has 170 entries, of which one is always free. The store after that is an ordinary exit, which empties it.
-/// Kernels before 6.12 sometimes take one that is half full for a full one.
+/// KVM's ring has 170 entries, and one is always free. When it is full, the next store is an ordinary exit, which empties
+/// the ring. Kernels before 6.12 sometimes treat a half-full ring as full.
 fn full_ring() {
     for (stores, most) in [(1, 1), (169, 2), (170, 2), (171, 2), (255, 2)] {
-        let code = code(resets(stores).leak(), Mode::Long);
+        let code = code(send_resets(stores).leak(), Mode::Long);
         let (report, _) = run_machine(Machine::builder(code).transport(Some(Transport::Coalesced)));
         assert!(matches!(report.stop, Stop::Halted), "{report:?}");
         let Count { exits, elements } = total(&report);
         assert_eq!(elements, u64::from(stores) + 1, "{stores} stores");
         assert!(exits <= most && (stores < 170 || exits == most), "{stores} stores: {exits} exits");
         let history = report.simvirtio.unwrap().history;
-        assert_eq!(history.resets, u64::from(stores), "each is seen, and once");
+        assert_eq!(history.resets, u64::from(stores), "the device handles each store once");
     }
 }
 
-/// Stores TX head, then reads TX tail: the device has acted on the one before it answers the other.
+/// Sends 'R', then reads TX tail: mov byte [0x11000], 'R'; mov dword [0x100010], 1; mov eax, [0x100014]; out 0xf4, al
+const SEND_AND_READ_TAIL: &[u8] = &[
+    0xc6, 0x04, 0x25, 0, 0x10, 1, 0, b'R', 0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 1, 0, 0, 0, 0x8b, 0x04, 0x25,
+    0x14, 0, 0x10, 0, 0xe6, 0xf4,
+];
+
+/// The device handles the store to TX head before it answers the read of TX tail.
 fn order() {
-    // mov byte [0x11000], 'R'; mov dword [0x100010], 1; mov eax, [0x100014]; out 0xf4, al
-    let image: &[u8] = &[
-        0xc6, 0x04, 0x25, 0, 0x10, 1, 0, b'R', 0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 1, 0, 0, 0, 0x8b, 0x04,
-        0x25, 0x14, 0, 0x10, 0, 0xe6, 0xf4,
-    ];
     for mode in [Mode::Long, Mode::User] {
-        let builder = Machine::builder(code(image, mode)).transport(Some(Transport::Coalesced));
+        let builder = Machine::builder(code(SEND_AND_READ_TAIL, mode)).transport(Some(Transport::Coalesced));
         let (report, _) = run_machine(builder);
         assert!(matches!(report.stop, Stop::Exited(1)), "{report:?}");
         assert_eq!(total(&report), Count { exits: 2, elements: 3 });
     }
 }
 
-/// A wild head, and a store within the word that is too narrow; both are seen at the halt.
+/// Stores a head outside the queue: mov dword [0x100010], 256; hlt
+const STORE_WILD_HEAD: &[u8] = &[0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 0, 1, 0, 0, 0xf4];
+/// Stores one byte of the head: mov byte [0x100011], 1; hlt
+const STORE_NARROW_HEAD: &[u8] = &[0xc6, 0x04, 0x25, 0x11, 0, 0x10, 0, 1, 0xf4];
+
+/// The device finds these stores at the halt.
 fn wrong_stores() {
-    // mov dword [0x100010], 256; hlt
-    let wild: &[u8] = &[0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 0, 1, 0, 0, 0xf4];
-    // mov byte [0x100011], 1; hlt
-    let narrow: &[u8] = &[0xc6, 0x04, 0x25, 0x11, 0, 0x10, 0, 1, 0xf4];
-    for image in [wild, narrow] {
+    for image in [STORE_WILD_HEAD, STORE_NARROW_HEAD] {
         let (report, _) =
             run_machine(Machine::builder(code(image, Mode::Long)).transport(Some(Transport::Coalesced)));
         let right = match &report.stop {
@@ -142,13 +145,14 @@ fn wrong_stores() {
     }
 }
 
-/// Stores and runs in circles: the end of its time is what hands its store on.
+/// mov byte [0x11000], 'R'; mov dword [0x100010], 1; jmp $
+const SEND_AND_LOOP: &[u8] =
+    &[0xc6, 0x04, 0x25, 0, 0x10, 1, 0, b'R', 0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 1, 0, 0, 0, 0xeb, 0xfe];
+
+/// The guest makes no exit after its store, so the device handles a coalesced store at the deadline.
 fn never_exits() {
-    // mov byte [0x11000], 'R'; mov dword [0x100010], 1; jmp $
-    let image: &[u8] =
-        &[0xc6, 0x04, 0x25, 0, 0x10, 1, 0, b'R', 0xc7, 0x04, 0x25, 0x10, 0, 0x10, 0, 1, 0, 0, 0, 0xeb, 0xfe];
     for transport in Transport::ALL {
-        let builder = Machine::builder(code(image, Mode::Long)).timeout(Some(Duration::from_secs(1)));
+        let builder = Machine::builder(code(SEND_AND_LOOP, Mode::Long)).timeout(Some(Duration::from_secs(1)));
         let (report, _) = run_machine(builder.transport(Some(transport)));
         assert!(matches!(report.stop, Stop::Timeout), "{report:?}");
         assert_eq!(report.simvirtio.unwrap().history.resets, 1, "{transport}");
@@ -158,30 +162,31 @@ fn never_exits() {
 fn rings() {
     let (report, output) = run_machine(embedded(find("simvirtio-doorbell"), Some(Transport::Doorbell)));
     assert_eq!(output, b"Ana are mere");
-    assert_eq!(total(&report), Count { exits: 1, elements: 1 }, "the halt");
+    assert_eq!(total(&report), Count { exits: 1, elements: 1 }, "only the halt");
     let device = report.simvirtio.unwrap();
     assert_eq!((device.rings, device.state), (4, State::Ready));
     assert!(device.thread_time.is_some());
 }
 
-/// Two that ring, and four that are ordinary exits: another width, another number, another place, and a load.
+/// Two stores ring the doorbell. Four accesses are ordinary exits because of their number, width or address, or because
+/// they are loads: mov edi, 0x101000; xor eax, eax; mov [rdi], eax; inc eax; mov [rdi], eax; inc eax; mov [rdi], eax;
+/// mov [rdi], al; mov [rdi + 4], eax; mov eax, [rdi]; out 0xf4, al
+const ACCESS_DOORBELL_PAGE: &[u8] = &[
+    0xbf, 0, 0x10, 0x10, 0, 0x31, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0x88,
+    0x07, 0x89, 0x47, 0x04, 0x8b, 0x07, 0xe6, 0xf4,
+];
+
 fn odd_rings() {
-    // mov edi, 0x101000; xor eax, eax; mov [rdi], eax; inc eax; mov [rdi], eax; inc eax; mov [rdi], eax;
-    // mov [rdi], al; mov [rdi + 4], eax; mov eax, [rdi]; out 0xf4, al
-    let image: &[u8] = &[
-        0xbf, 0, 0x10, 0x10, 0, 0x31, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0xff, 0xc0, 0x89, 0x07, 0x88,
-        0x07, 0x89, 0x47, 0x04, 0x8b, 0x07, 0xe6, 0xf4,
-    ];
     for mode in [Mode::Long, Mode::User] {
-        let builder = Machine::builder(code(image, mode)).transport(Some(Transport::Doorbell));
+        let builder = Machine::builder(code(ACCESS_DOORBELL_PAGE, mode)).transport(Some(Transport::Doorbell));
         let (report, _) = run_machine(builder);
-        assert!(matches!(report.stop, Stop::Exited(0xff)), "a load gives all ones: {report:?}");
+        assert!(matches!(report.stop, Stop::Exited(0xff)), "a load returns all ones: {report:?}");
         assert_eq!(total(&report).exits, 5);
         assert_eq!(report.simvirtio.unwrap().rings, 2);
     }
 }
 
-/// There each ring is an exit that does nothing, and nobody says that nobody is there.
+/// A ring is then an exit without an effect. It is not reported as an unclaimed access.
 fn other_transports() {
     let guest = find("simvirtio-doorbell");
     for transport in [Transport::Exit, Transport::Coalesced, Transport::Polling] {
@@ -226,7 +231,7 @@ fn reported() {
     }
 }
 
-/// Its text goes back to the driver, who does not care; neither is it printed, nor the input read.
+/// The device returns the text to the driver, which ignores it. The text is not printed, and the input is not read.
 fn loopback() {
     for transport in Transport::ALL {
         let builder =
@@ -234,7 +239,7 @@ fn loopback() {
         let (report, output) = run_machine(builder);
         let device = report.simvirtio.as_ref().unwrap();
         assert_eq!((output.as_slice(), device.message.as_slice()), (&b""[..], &b"Ana are mere"[..]));
-        // By its own thread the device may have something left to give back when the guest has ended.
+        // If the device runs on its own thread, the guest may end before all of it is returned.
         assert!(device.history.delivered <= 12, "{report:?}");
         if !transport.shares_memory() {
             assert_eq!(device.history.delivered, 12, "{report:?}");

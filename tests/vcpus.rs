@@ -1,4 +1,4 @@
-//! Machines with several vCPUs: what ends one, what ends all, and that nobody holds the others.
+//! Machines with several vCPUs: the ends of one vCPU and of all, and vCPUs that do not block each other.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,8 +9,10 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::payloads::{FIRST_HALTS, HALT, LOOP, PRINT_LINES};
 use support::{
-    Files, assert_error, code, embedded, find, full_stream, kvm_test, ran, run_machine, shell, vmm,
+    Files, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, full_stream, kvm_test, ran,
+    run_machine, shell, vmm,
 };
 use vmm::boot::Image;
 use vmm::device::Transport;
@@ -23,20 +25,20 @@ fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         kvm_test("wrong_numbers_of_vcpus_are_refused", wrong_cpus),
-        kvm_test("as_many_vcpus_as_there_may_be", most_cpus),
+        kvm_test("the_largest_number_of_vcpus_works", most_cpus),
         kvm_test("every_mode_has_a_stack_for_each_vcpu", stacks),
-        kvm_test("a_halt_parks_one_vcpu_only", parks),
-        kvm_test("the_time_is_up_for_all_vcpus", timeout_of_all),
+        kvm_test("a_halt_stops_one_vcpu_only", halt_of_one),
+        kvm_test("the_deadline_ends_all_vcpus", timeout_of_all),
         kvm_test("a_fault_of_one_vcpu_ends_all", fault_of_one),
-        kvm_test("a_signal_ends_all_vcpus_parked_or_not", signals),
+        kvm_test("a_signal_ends_all_vcpus_halted_or_running", signals),
         kvm_test("vcpus_share_the_device_window", shared_window),
         kvm_test("exits_are_counted_for_each_vcpu", counts),
-        kvm_test("machines_with_several_vcpus_end_again_and_again", many_ends),
-        kvm_test("a_signal_frees_all_from_a_reader_that_stalls", signal_while_stalled),
-        kvm_test("an_end_frees_who_writes_and_who_waits", end_while_blocked),
-        kvm_test("a_poller_that_writes_does_not_hold_the_guest", poller_holds_output),
-        kvm_test("the_vcpu_that_died_is_the_one_explained", who_died),
-        kvm_test("interrupt_controllers_are_for_one_vcpu", irqchip_alone),
+        kvm_test("many_machines_with_several_vcpus_end", many_ends),
+        kvm_test("a_signal_ends_vcpus_that_are_blocked_in_writes", signal_while_stalled),
+        kvm_test("the_end_of_one_vcpu_ends_those_that_are_blocked", end_while_blocked),
+        kvm_test("a_blocked_device_thread_does_not_block_the_end", blocked_device_thread),
+        kvm_test("the_report_explains_the_vcpu_that_crashed", crashed_vcpu),
+        kvm_test("an_irqchip_needs_a_single_vcpu", irqchip_alone),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -49,93 +51,110 @@ fn wrong_cpus() {
 }
 
 fn most_cpus() {
-    let (report, _) =
-        run_machine(embedded(find("smp-counter"), None).cpus(32).timeout(Some(Duration::from_secs(50))));
-    assert!(report.verdict.unwrap().passed());
-    assert_eq!(report.vcpus.len(), 32);
-}
-
-/// Each vCPU pushes its number a thousand times, and looks what is on top.
-fn stacks() {
-    // mov ecx, 0x400 (in real mode cx); again: push edi; loop again; pop eax; cmp eax, edi; jne $; hlt
-    let real: &[u8] = &[0xb9, 0, 4, 0x66, 0x57, 0xe2, 0xfc, 0x66, 0x58, 0x66, 0x39, 0xf8, 0x75, 0xfe, 0xf4];
-    let protected: &[u8] = &[0xb9, 0, 4, 0, 0, 0x57, 0xe2, 0xfd, 0x58, 0x39, 0xf8, 0x75, 0xfe, 0xf4];
-    for (image, mode) in [(real, Mode::Real), (protected, Mode::Protected), (protected, Mode::Long)] {
-        let (report, _) = run_machine(Machine::builder(code(image, mode)).cpus(8));
-        assert!(matches!(report.stop, Stop::Halted), "{mode:?}: {}", report.stop);
+    for transport in TRANSPORTS {
+        let machine = embedded(find("smp-counter"), Some(transport)).cpus(32);
+        let (report, _) = run_machine(machine.timeout(Some(Duration::from_secs(50))));
+        assert!(report.verdict.unwrap().passed());
+        assert_eq!(report.vcpus.len(), 32);
     }
 }
 
-/// The first halts at once; the second goes on, prints, and halts.
-fn parks() {
-    // test edi, edi; jz end; mov ecx, 300; again: loop again; mov al, 'x'; out 0xe9, al; end: hlt
-    let image = code(
-        &[0x85, 0xff, 0x74, 0x0b, 0xb9, 0x2c, 1, 0, 0, 0xe2, 0xfe, 0xb0, b'x', 0xe6, 0xe9, 0xf4],
-        Mode::Protected,
-    );
-    let (report, output) = run_machine(Machine::builder(image).cpus(2));
-    assert!(matches!(report.stop, Stop::Halted), "{}", report.stop);
-    assert_eq!(output, b"x");
-    let ends: Vec<_> =
-        report.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.stop.to_string(), vcpu.location)).collect();
-    assert_eq!(ends, [(0, "halted".into(), None), (1, "halted".into(), None)]);
+/// Pushes the number of the vCPU a thousand times and checks the top of the stack, in real mode: mov cx, 0x400;
+/// again: push edi; loop again; pop eax; cmp eax, edi; jne $; hlt
+const PUSH_NUMBER_REAL: &[u8] =
+    &[0xb9, 0, 4, 0x66, 0x57, 0xe2, 0xfc, 0x66, 0x58, 0x66, 0x39, 0xf8, 0x75, 0xfe, 0xf4];
+/// The same in protected and long mode, with mov ecx, 0x400
+const PUSH_NUMBER: &[u8] = &[0xb9, 0, 4, 0, 0, 0x57, 0xe2, 0xfd, 0x58, 0x39, 0xf8, 0x75, 0xfe, 0xf4];
+
+fn stacks() {
+    for (image, mode) in
+        [(PUSH_NUMBER_REAL, Mode::Real), (PUSH_NUMBER, Mode::Protected), (PUSH_NUMBER, Mode::Long)]
+    {
+        for transport in TRANSPORTS {
+            let machine = Machine::builder(code(image, mode)).cpus(8).transport(Some(transport));
+            let (report, _) = run_machine(machine);
+            assert!(matches!(report.stop, Stop::Halted), "{mode:?}: {}", report.stop);
+        }
+    }
+}
+
+/// vCPU 0 halts at once, and vCPU 1 prints first: test edi, edi; jz end; mov ecx, 300; again: loop again; mov al, 'x';
+/// out 0xe9, al; end: hlt
+const SECOND_PRINTS: &[u8] =
+    &[0x85, 0xff, 0x74, 0x0b, 0xb9, 0x2c, 1, 0, 0, 0xe2, 0xfe, 0xb0, b'x', 0xe6, 0xe9, 0xf4];
+
+fn halt_of_one() {
+    for transport in TRANSPORTS {
+        let machine = Machine::builder(code(SECOND_PRINTS, Mode::Protected)).transport(Some(transport));
+        let (report, output) = run_machine(machine.cpus(2));
+        assert!(matches!(report.stop, Stop::Halted), "{}", report.stop);
+        assert_eq!(output, b"x");
+        let ends: Vec<_> =
+            report.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.stop.to_string(), vcpu.location)).collect();
+        assert_eq!(ends, [(0, "halted".into(), None), (1, "halted".into(), None)]);
+    }
 }
 
 fn timeout_of_all() {
-    // jmp $; and: test edi, edi; jnz $; hlt, where only the first parks.
-    for (image, halted) in [(&[0xeb, 0xfe][..], 0), (&[0x85, 0xff, 0x75, 0xfe, 0xf4], 1)] {
-        let late = || {
-            let machine = Machine::builder(code(image, Mode::Protected)).cpus(4);
-            let (report, _) = run_machine(machine.timeout(Some(Duration::from_millis(200))));
-            assert!(matches!(report.stop, Stop::Timeout), "{}", report.stop);
-            assert_eq!(report.vcpus.iter().filter(|vcpu| matches!(vcpu.stop, Stop::Halted)).count(), halted);
-            report.elapsed.saturating_sub(Duration::from_millis(200))
-        };
-        let latest = (0..3).map(|_| late()).min().unwrap();
-        assert!(latest < Duration::from_millis(200), "{latest:?}");
+    const TIMEOUT: Duration = Duration::from_millis(200);
+    for (image, halted) in [(LOOP, 0), (FIRST_HALTS, 1)] {
+        for transport in TRANSPORTS {
+            let late = || {
+                let machine = Machine::builder(code(image, Mode::Protected)).cpus(4);
+                let (report, _) = run_machine(machine.transport(Some(transport)).timeout(Some(TIMEOUT)));
+                assert!(matches!(report.stop, Stop::Timeout), "{}", report.stop);
+                let found = report.vcpus.iter().filter(|vcpu| matches!(vcpu.stop, Stop::Halted)).count();
+                assert_eq!(found, halted);
+                report.elapsed.saturating_sub(TIMEOUT)
+            };
+            let least = (0..3).map(|_| late()).min().unwrap();
+            assert!(least < Duration::from_millis(200), "{least:?}");
+        }
     }
 }
 
+/// vCPU 0 loops and the others crash: test edi, edi; jz $; ud2
+const ALL_BUT_FIRST_CRASH: &[u8] = &[0x85, 0xff, 0x74, 0xfe, 0x0f, 0x0b];
+
 fn fault_of_one() {
-    // test edi, edi; jz $ (over the next two bytes); ud2
-    let image = code(&[0x85, 0xff, 0x74, 0xfe, 0x0f, 0x0b], Mode::Protected);
-    let (report, _) = run_machine(Machine::builder(image).cpus(3).timeout(Some(Duration::from_secs(60))));
-    assert!(matches!(report.stop, Stop::TripleFault), "{}", report.stop);
-    assert!(matches!(report.vcpus[0].stop, Stop::Interrupted), "{:?}", report.vcpus);
-    assert!(report.elapsed < Duration::from_secs(30));
+    for transport in TRANSPORTS {
+        let machine = Machine::builder(code(ALL_BUT_FIRST_CRASH, Mode::Protected)).transport(Some(transport));
+        let (report, _) = run_machine(machine.cpus(3).timeout(Some(Duration::from_secs(60))));
+        assert!(matches!(report.stop, Stop::TripleFault), "{}", report.stop);
+        assert!(matches!(report.vcpus[0].stop, Stop::Interrupted), "{:?}", report.vcpus);
+        assert!(report.elapsed < Duration::from_secs(30));
+    }
 }
 
 fn signals() {
     let files = Files::new();
-    // All loop; and: the first parks, the others loop.
-    let looping = files.write("loop", &[0xeb, 0xfe]);
-    let parked = files.write("parked", &[0x85, 0xff, 0x75, 0xfe, 0xf4]);
-    for guest in [looping, parked] {
-        for signal in ["TERM", "HUP"] {
-            // Once it handles the signals, and a while later, when its vCPUs run.
-            let line = "\"$0\" \"$1@0x1000:32\" --cpus 3 --timeout 50 & \
-                until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$!/status; do sleep 0.1; done; \
-                sleep 0.5; kill -$2 $!; wait $!";
+    let looping = files.write("loop", LOOP);
+    let halted = files.write("halted", FIRST_HALTS);
+    // The signal comes when the program has its handlers, and half a second later, when the vCPUs run.
+    let line = "\"$0\" \"$1@0x1000:32\" --cpus 3 --timeout 50 --transport $3 & \
+        until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$!/status; do sleep 0.1; done; \
+        sleep 0.5; kill -$2 $!; wait $!";
+    for guest in [looping, halted] {
+        for (signal, transport) in
+            [("TERM", "exit"), ("HUP", "exit"), ("TERM", "polling"), ("HUP", "polling")]
+        {
             let started = Instant::now();
-            let ran = shell(line, &[&guest, signal]);
-            assert_eq!(ran.status, 117, "{guest} {signal}: {}", ran.stderr);
+            let ran = shell(line, &[&guest, signal, transport]);
+            assert_eq!(ran.status, 117, "{guest} {signal} {transport}: {}", ran.stderr);
             assert!(ran.stderr.contains("vmm: vCPU 2: interrupted"), "{}", ran.stderr);
             assert!(started.elapsed() < Duration::from_secs(20));
         }
     }
 }
 
-/// Four vCPUs read the window's magic a hundred times each.
+/// Reads the magic value of the window a hundred times: mov ecx, 100; again: cmp dword [0x100000], 0x74726976; jne $;
+/// loop again; hlt
+const READ_MAGIC: &[u8] =
+    &[0xb9, 100, 0, 0, 0, 0x81, 0x3d, 0, 0, 0x10, 0, 0x76, 0x69, 0x72, 0x74, 0x75, 0xfe, 0xe2, 0xf2, 0xf4];
+
 fn shared_window() {
-    // mov ecx, 100; again: cmp dword [0x100000], 0x74726976; jne $; loop again; hlt
-    let image = code(
-        &[
-            0xb9, 100, 0, 0, 0, 0x81, 0x3d, 0, 0, 0x10, 0, 0x76, 0x69, 0x72, 0x74, 0x75, 0xfe, 0xe2, 0xf2,
-            0xf4,
-        ],
-        Mode::Protected,
-    );
-    let (report, _) = run_machine(Machine::builder(image).transport(Some(Transport::Exit)).cpus(4));
+    let machine = Machine::builder(code(READ_MAGIC, Mode::Protected)).cpus(4);
+    let (report, _) = run_machine(machine.transport(Some(Transport::Exit)));
     assert!(matches!(report.stop, Stop::Halted), "{}", report.stop);
     assert_eq!(report.profile.unwrap().total().exits, 404);
 }
@@ -152,21 +171,23 @@ fn counts() {
 }
 
 fn many_ends() {
-    for _ in 0..40 {
-        let (report, _) = run_machine(embedded(find("smp-stop"), None));
-        assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
-        let (report, _) = run_machine(embedded(find("smp-counter"), None));
-        assert!(report.verdict.unwrap().passed());
+    for transport in TRANSPORTS {
+        for _ in 0..40 {
+            let (report, _) = run_machine(embedded(find("smp-stop"), Some(transport)));
+            assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
+            let (report, _) = run_machine(embedded(find("smp-counter"), Some(transport)));
+            assert!(report.verdict.unwrap().passed());
+        }
     }
 }
 
 fn signal_while_stalled() {
     let files = Files::new();
-    // again: mov al, 10; out 0xe9, al; jmp again
-    let guest = files.write("flood", &[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa]);
-    for cpus in ["1", "2", "5"] {
+    let guest = files.write("lines", PRINT_LINES);
+    let machines = ["1", "2", "5"].iter().flat_map(|cpus| TRANSPORT_NAMES.map(|transport| (cpus, transport)));
+    for (cpus, transport) in machines {
         let (full, _reader) = full_stream();
-        let mut command = vmm(&[&guest, "--cpus", cpus, "--timeout", "0"]);
+        let mut command = vmm(&[&guest, "--cpus", cpus, "--timeout", "0", "--transport", transport]);
         let mut child =
             command.stdin(Stdio::null()).stdout(OwnedFd::from(full)).stderr(Stdio::null()).spawn().unwrap();
         support::wait_for_handlers(&child);
@@ -178,33 +199,38 @@ fn signal_while_stalled() {
     }
 }
 
-/// One vCPU waits a while and writes the exit port; the other blocks meanwhile, in a write that nobody reads or in a
-/// wait for input that does not come.
-fn end_while_blocked() {
-    // edi is 0: mov ecx, 200000; again: loop again; mov al, 7; out 0xf4, al. Otherwise: again: out 0xe9, al; jmp again
-    let writes = [
-        0x85, 0xff, 0x75, 0x0b, 0xb9, 0x40, 0x0d, 3, 0, 0xe2, 0xfe, 0xb0, 7, 0xe6, 0xf4, 0xe6, 0xe9, 0xeb,
-        0xfc,
-    ];
-    let (full, _reader) = full_stream();
-    let image = Image::flat(writes.to_vec(), Mode::Protected, Gpa(0x1000)).unwrap();
-    let builder = Machine::builder(image).cpus(2).timeout(None).output(Output::new(full, false));
-    let report = builder.build().unwrap().run().unwrap();
-    assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
-    assert!(report.elapsed < Duration::from_secs(20));
+/// vCPU 0 exits with code 7 after a pause, and the other vCPU prints: test edi, edi; jnz print; mov ecx, 200000;
+/// pause: loop pause; mov al, 7; out 0xf4, al; print: out 0xe9, al; jmp print
+const FIRST_EXITS: &[u8] = &[
+    0x85, 0xff, 0x75, 0x0b, 0xb9, 0x40, 0x0d, 3, 0, 0xe2, 0xfe, 0xb0, 7, 0xe6, 0xf4, 0xe6, 0xe9, 0xeb, 0xfc,
+];
 
-    // The handshake by vCPU 0, which then looks at RX head; vCPU 1 ends the machine a while later.
-    let guest = find("simvirtio-upper").image;
-    let mut image = vec![0x85, 0xff, 0x74, 0x0b, 0xb9, 0x40, 0x0d, 3, 0, 0xe2, 0xfe, 0xb0, 7, 0xe6, 0xf4];
-    // jmp 0x1000, from behind the guest, where both begin
-    let begin = 0x1000 + guest.len() as u64;
-    let back = -(guest.len() as i32 + image.len() as i32 + 5);
-    image.push(0xe9);
-    image.extend(back.to_le_bytes());
-    let image = [guest, &image].concat();
+/// vCPU 1 exits with code 7 after a pause, and vCPU 0 goes on: test edi, edi; jz go_on; mov ecx, 200000;
+/// pause: loop pause; mov al, 7; out 0xf4, al; go_on:
+const SECOND_EXITS: &[u8] =
+    &[0x85, 0xff, 0x74, 0x0b, 0xb9, 0x40, 0x0d, 3, 0, 0xe2, 0xfe, 0xb0, 7, 0xe6, 0xf4];
+
+/// One vCPU ends the machine. The other is blocked in a write to a full stream, or waits for input that does not come.
+fn end_while_blocked() {
+    for transport in TRANSPORTS {
+        let (full, _reader) = full_stream();
+        let image = code(FIRST_EXITS, Mode::Protected);
+        let builder = Machine::builder(image).cpus(2).timeout(None).output(Output::new(full, false));
+        let report = builder.transport(Some(transport)).build().unwrap().run().unwrap();
+        assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
+        assert!(report.elapsed < Duration::from_secs(20));
+    }
+
+    // Both vCPUs begin behind a driver's image. vCPU 0 jumps to the driver, which waits for input after the handshake.
+    let driver = find("simvirtio-upper").image;
+    let begin = 0x1000 + driver.len() as u64;
+    let back = -(driver.len() as i32 + SECOND_EXITS.len() as i32 + 5);
+    // jmp 0x1000
+    let jump = [&[0xe9][..], &back.to_le_bytes()].concat();
+    let image = [driver, SECOND_EXITS, &jump].concat();
     let files = Files::new();
     let file = files.write("elf", &support::elf_entered_at(0x1000, begin, &image));
-    for transport in ["exit", "polling"] {
+    for transport in TRANSPORT_NAMES {
         let mut command = vmm(&[&file, "--cpus", "2", "--timeout", "20", "--transport", transport]);
         let started = Instant::now();
         let mut child =
@@ -212,19 +238,24 @@ fn end_while_blocked() {
         let _input = child.stdin.take();
         let status = support::wait(&mut child);
         assert!(started.elapsed() < Duration::from_secs(15), "{transport}");
-        let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert!(status == 7 && said.contains("exited with code 7"), "{transport}: {said}");
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert!(status == 7 && stderr.contains("exited with code 7"), "{transport}: {stderr}");
     }
 }
 
-/// The device's thread writes what nobody reads, and the vCPU wants to write, too.
-fn poller_holds_output() {
+/// mov eax, 42
+const RESULT_42: [u8; 5] = [0xb8, 42, 0, 0, 0];
+/// Prints a line and moves TX head, without end: again: mov al, 10; out 0xe9, al; inc cl; mov [rdi + 0x10], ecx;
+/// jmp again
+const PRINT_AND_MOVE_HEAD: &[u8] = &[0xb0, 10, 0xe6, 0xe9, 0xfe, 0xc1, 0x89, 0x4f, 0x10, 0xeb, 0xf5];
+
+/// The thread of the device and the vCPU both block in writes to a full stream.
+fn blocked_device_thread() {
     let mut image = find("hostile-second-reset").image.to_vec();
-    let end = image.windows(5).position(|bytes| bytes == [0xb8, 42, 0, 0, 0]).expect("its end");
+    let end = image.windows(5).position(|bytes| bytes == RESULT_42).expect("the end of the driver");
     image.truncate(end);
-    // again: mov al, 10; out 0xe9, al; inc cl; mov [rdi + 0x10], ecx; jmp again
-    image.extend([0xb0, 10, 0xe6, 0xe9, 0xfe, 0xc1, 0x89, 0x4f, 0x10, 0xeb, 0xf5]);
+    image.extend(PRINT_AND_MOVE_HEAD);
     for _ in 0..5 {
         let (full, _reader) = full_stream();
         let image = Image::flat(image.clone(), Mode::Long, Gpa(0x1000)).unwrap();
@@ -236,26 +267,28 @@ fn poller_holds_output() {
     }
 }
 
-/// vCPU 0 makes exits, vCPU 1 dies without one.
-fn who_died() {
+/// vCPU 0 makes exits, and vCPU 1 crashes without an exit: test edi, edi; jnz fault; again: in al, 0x99; jmp again;
+/// fault: ud2
+const SECOND_CRASHES: &[u8] = &[0x85, 0xff, 0x75, 0x04, 0xe4, 0x99, 0xeb, 0xfc, 0x0f, 0x0b];
+
+fn crashed_vcpu() {
     let files = Files::new();
-    // test edi, edi; jnz fault; again: in al, 0x99; jmp again; fault: ud2
-    let guest = files.write("dies", &[0x85, 0xff, 0x75, 0x04, 0xe4, 0x99, 0xeb, 0xfc, 0x0f, 0x0b]);
-    let ran = ran(&[&format!("{guest}@0x1000:32"), "--cpus", "2"]);
-    assert_eq!(ran.status, 112, "{}", ran.stderr);
-    let first = ran.stderr.lines().next().unwrap();
-    assert!(
-        first.contains(", vCPU 1 in protected mode at 0008:00001008") || first.contains("resets"),
-        "{first}"
-    );
-    assert!(!ran.stderr.contains("last exits   in8"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("vmm: vCPU 0: stopped with the others; it was then"), "{}", ran.stderr);
+    let guest = files.write("crashes", SECOND_CRASHES);
+    let guest = format!("{guest}@0x1000:32");
+    for transport in TRANSPORT_NAMES {
+        let ran = ran(&[&guest, "--cpus", "2", "--transport", transport]);
+        assert_eq!(ran.status, 112, "{}", ran.stderr);
+        let first = ran.stderr.lines().next().unwrap();
+        let known = ", vCPU 1 in protected mode at 0008:00001008";
+        assert!(first.contains(known) || first.contains("resets"), "{first}");
+        assert!(!ran.stderr.contains("last exits   in8"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("vmm: vCPU 0: stopped with the others; it was then"), "{}", ran.stderr);
+    }
 }
 
 fn irqchip_alone() {
-    let image = || code(&[0xf4], Mode::Real);
-    let refused =
-        Machine::builder(image()).irqchip(true).cpus(2).build().expect_err("it would wait for ever");
+    let image = || code(HALT, Mode::Real);
+    let refused = Machine::builder(image()).irqchip(true).cpus(2).build().expect_err("two vCPUs");
     assert!(refused.to_string().contains("irqchip"), "{refused}");
     assert!(Machine::builder(image()).irqchip(true).first_vcpu(1).build().is_err());
 }

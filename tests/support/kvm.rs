@@ -1,4 +1,4 @@
-//! Tests that need KVM, and tests that do not. The tests of the bench share this file.
+//! Tests that need KVM, and tests that do not. The tests of the package `bench` use this file too.
 
 use libtest_mimic::{Completion, Failed, Trial};
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Error, Machine, Output};
 
-/// The reason why KVM cannot be used here, if it cannot. Any other failure does not skip a test.
+/// Returns the reason why KVM cannot be used on this host, if it cannot. Only this reason skips tests, no other failure.
 pub fn unusable() -> Option<&'static str> {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
     let probe = || {
@@ -22,8 +22,8 @@ pub fn unusable() -> Option<&'static str> {
     REASON.get_or_init(probe).as_deref()
 }
 
-/// A test that runs guests. If KVM cannot be used, the test is skipped with the reason. With REQUIRE_KVM=1 in the
-/// environment it fails instead.
+/// Returns a test that runs guests. If KVM cannot be used, the test is skipped with the reason. With REQUIRE_KVM=1 in
+/// the environment, it fails instead.
 pub fn kvm_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial {
     Trial::ignorable_test(name, move || match unusable() {
         None => {
@@ -37,7 +37,7 @@ pub fn kvm_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -
     })
 }
 
-/// A test that needs no KVM.
+/// Returns a test that does not need KVM.
 pub fn plain_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial {
     Trial::test(name, || {
         body();
@@ -45,7 +45,7 @@ pub fn plain_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static)
     })
 }
 
-/// A test that needs something else of the host. It is skipped with the reason that `lacks` returns, if any.
+/// Returns a test with another condition. If `lacks` returns a reason, the test is skipped with it.
 pub fn test_unless(
     lacks: impl FnOnce() -> Option<String> + Send + 'static,
     name: impl Into<String>,

@@ -82,6 +82,6 @@ pub mod internals {
     pub use crate::device::virtio::queue::{Queues, Virtqueue};
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
     pub use crate::kvm::decode::first_exit;
-    pub use crate::memory::pc;
+    pub use crate::memory::map::pc;
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};
 }

@@ -3,15 +3,16 @@
 //! May import the errors and the crate `simvirtio`.
 #![allow(unsafe_code)]
 
-mod map;
+pub(crate) mod map;
 mod mapping;
 mod transfer;
 mod words;
 mod written;
 
+pub(crate) use map::pc;
 pub use map::{
-    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc,
-    pc_ram_size, ram_size,
+    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc_ram_size,
+    ram_size,
 };
 pub use transfer::Span;
 /// A guest physical address.
