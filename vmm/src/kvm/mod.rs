@@ -3,6 +3,7 @@
 //! `vm.rs` creates the virtual machine, `slots.rs` registers its memory, and `events.rs` its interrupts and doorbells.
 //! `msr_filter.rs` selects the MSR accesses that exit. `vcpu.rs` runs a guest until its next exit, with `decode.rs` and
 //! `coalesced.rs`. `counters.rs` reads KVM's own counters, and `node.rs` explains a `/dev/kvm` that cannot be used.
+//! `retry.rs` repeats operations that a signal interrupted.
 //!
 //! Imports: the traits of the controllers, the processor's state, guest memory.
 

@@ -33,7 +33,7 @@ impl Builder {
         if coalesced && self.cpus > 1 {
             return Err(Error::Config(
                 "--transport coalesced needs one vCPU, because the kernel queues the stores of the whole machine and one \
-                 vCPU handles them: leave out --cpus, or choose another --transport"
+                 vCPU handles them: give --cpus 1, or choose another --transport"
                     .into(),
             ));
         }

@@ -6,12 +6,12 @@
 //! | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
 //! | `session.rs` | one run: the vCPUs with their controllers |
 //! | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
-//! | `ending.rs` | the decision how a run ended |
+//! | `ending.rs` | the decision between several reasons for the end of a run |
 //! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
 //! | `restore.rs` | putting a guest back to its start |
-//! | `boot_progress.rs` | milestones and panics, read off the console of Linux |
+//! | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //!
-//! Imports: everything below but `lab/`.
+//! Imports: all other layers except `lab/`.
 
 mod assembly;
 mod background;
@@ -58,7 +58,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use totals::Totals;
 
-/// A controller of the caller's, for one vCPU.
+/// A controller that the caller added, for one vCPU.
 type BoxedController = Box<dyn ExitController + Send>;
 
 /// The caller's controllers for one vCPU.
@@ -159,8 +159,8 @@ impl Machine {
     /// Puts the guest back to its start: its memory, the registers of its vCPUs and the machine's devices are as they
     /// were before the first run. Only memory that has changed is restored.
     ///
-    /// Input that was read and text that was written stay so. A device of the caller's is reset by
-    /// [`Device::reset`](crate::device::Device::reset); a controller keeps its state. Model-specific registers that
+    /// Input that was read is not read again, and text that was written stays. The caller's own devices are reset by
+    /// [`Device::reset`](crate::device::Device::reset); controllers keep their state. Model-specific registers that
     /// have no reset value in the Intel SDM keep the value that the guest has set, as does the time-stamp counter.
     ///
     /// # Errors
@@ -177,8 +177,8 @@ impl Machine {
     ///
     /// # Errors
     /// The image does not fit into the memory of this machine, needs the page tables that a machine for a real-mode guest
-    /// does not have, or covers the result that is verified. The guest is then as it was. Also if the guest is Linux, or
-    /// the host failed.
+    /// does not have, or covers the result that is verified. The guest is then as it was. Or: the guest is Linux, or the
+    /// host failed.
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
         if self.restore.is_none() {
             return Err(linux_is_not_reset());
