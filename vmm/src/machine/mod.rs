@@ -167,6 +167,8 @@ impl Machine {
     /// The guest is Linux, which cannot be reset, or the host failed.
     pub fn reset(&mut self) -> Result<(), Error> {
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
+        // An instruction that is completed may write to memory.
+        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
         restore.memory(&self.vm, &self.memory)?;
         self.background.reset();
         self.devices.reset();
@@ -193,6 +195,8 @@ impl Machine {
                 image.mode()
             )));
         }
+        // An instruction that is completed later would use the registers of the new guest.
+        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
         bare::set_registers(&mut self.vcpus, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();

@@ -17,8 +17,10 @@ pub(super) struct Start {
     pub(super) regs: kvm_regs,
 }
 
-/// The maximum number of accesses of one instruction that are completed before a vCPU is put back.
-const MAX_FRAGMENTS: u32 = 1024;
+/// The maximum number of accesses that are completed before a vCPU is put back. KVM emulates a repeated string
+/// instruction for up to 1024 elements before it enters the guest again. CMPS reads two operands for each, and an
+/// operand that crosses a page is two accesses.
+const MAX_ACCESSES: u32 = 4 * 1024;
 
 /// The model-specific registers that a guest may use without CPUID leaves, and their values after a reset (Intel SDM
 /// volume 3, table 9-1, "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT"). The others keep the
@@ -41,12 +43,11 @@ const MXCSR: u32 = 0x1f80;
 
 impl KvmVcpu {
     /// Puts the vCPU back to its start: general, segment and control registers, x87 and SSE state, pending exceptions, and
-    /// the model-specific registers of [`MSRS`].
+    /// the model-specific registers of [`MSRS`]. Call [`complete_access`](Self::complete_access) first.
     ///
     /// # Errors
     /// The kernel refused, or the vCPU was started for Linux.
     pub(crate) fn restore(&mut self) -> Result<(), Error> {
-        self.complete_access()?;
         self.restore_registers()?;
         // A vCPU that has completed a HLT has no exception pending. Each call costs several microseconds on some hosts.
         if !self.halted {
@@ -65,15 +66,18 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Lets KVM complete the access of the last exit. KVM would otherwise complete it at the next entry, over registers
-    /// that are set until then (`Documentation/virt/kvm/api.rst`, section 5, the note on KVM_EXIT_IO).
+    /// Lets KVM complete the access of the last exit, and drops the stores that are still queued. KVM would otherwise
+    /// complete the access at the next entry, over registers that are set until then
+    /// (`Documentation/virt/kvm/api.rst`, section 5, the note on KVM_EXIT_IO). The instruction may write to the guest's
+    /// memory, so this comes before memory is put back.
     ///
     /// # Errors
     /// KVM_RUN failed, or the instruction of the last exit makes accesses without end.
-    fn complete_access(&mut self) -> Result<(), Error> {
+    pub(crate) fn complete_access(&mut self) -> Result<(), Error> {
         self.held = None;
-        for _ in 0..MAX_FRAGMENTS {
+        for _ in 0..MAX_ACCESSES {
             if !std::mem::take(&mut self.incomplete) {
+                while self.next_coalesced()?.is_some() {}
                 return Ok(());
             }
             while self.answer(Entry::Resume).is_some() {}
