@@ -6,8 +6,7 @@ use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::memory::{GuestMemory, pc};
 use kvm_bindings::{
-    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap, kvm_irqchip,
+    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
@@ -28,7 +27,7 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     }
 }
 
-/// A virtual machine. `slots.rs`, `events.rs` and `msr_filter.rs` have more of its operations.
+/// A virtual machine. `slots.rs`, `events.rs`, `irqchip.rs` and `msr_filter.rs` have more of its operations.
 #[derive(Debug)]
 pub(crate) struct Vm {
     kvm: Kvm,
@@ -79,14 +78,6 @@ impl Vm {
         self.require(&[Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd])
     }
 
-    /// Creates the interrupt controllers (KVM_CREATE_IRQCHIP).
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn create_irqchip(&self) -> Result<(), Error> {
-        self.fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))
-    }
-
     /// Sets the address of the page table that KVM uses for real mode on Intel hosts (KVM_SET_IDENTITY_MAP_ADDR).
     ///
     /// # Errors
@@ -127,21 +118,6 @@ impl Vm {
             ))),
             _ => Ok(()),
         }
-    }
-
-    /// Masks all lines of the two 8259 interrupt controllers. KVM creates them together with the I/O APIC and connects them to
-    /// the same lines. The ACPI tables do not list them, so a kernel would not expect their interrupts.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn mask_legacy_controllers(&self) -> Result<(), Error> {
-        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            self.fd.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
-            chip.chip.pic.imr = 0xff;
-            self.fd.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
-        }
-        Ok(())
     }
 }
 
