@@ -6,8 +6,7 @@ use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::memory::{GuestMemory, pc};
 use kvm_bindings::{
-    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap, kvm_irqchip,
+    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
@@ -32,7 +31,7 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
 #[derive(Debug)]
 pub(crate) struct System(Kvm);
 
-/// A virtual machine. `slots.rs`, `events.rs` and `msr_filter.rs` have more of its operations.
+/// A virtual machine. `slots.rs`, `events.rs`, `irqchip.rs` and `msr_filter.rs` have more of its operations.
 #[derive(Debug)]
 pub(crate) struct Vm {
     fd: VmFd,
@@ -110,14 +109,6 @@ impl Vm {
         self.fd.check_extension(Cap::ReadonlyMem)
     }
 
-    /// Creates the interrupt controllers (KVM_CREATE_IRQCHIP).
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn create_irqchip(&self) -> Result<(), Error> {
-        self.fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))
-    }
-
     /// Sets the address of the page table that KVM uses for real mode on Intel hosts (KVM_SET_IDENTITY_MAP_ADDR).
     ///
     /// # Errors
@@ -132,21 +123,6 @@ impl Vm {
     /// The kernel refused.
     pub(crate) fn create_vcpu(&self, id: u32, memory: &GuestMemory) -> Result<KvmVcpu, Error> {
         KvmVcpu::new(&self.fd, id, memory.clone())
-    }
-
-    /// Masks all lines of the two 8259 interrupt controllers. KVM creates them together with the I/O APIC and connects them to
-    /// the same lines. The ACPI tables do not list them, so a kernel would not expect their interrupts.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn mask_legacy_controllers(&self) -> Result<(), Error> {
-        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            self.fd.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
-            chip.chip.pic.imr = 0xff;
-            self.fd.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
-        }
-        Ok(())
     }
 }
 

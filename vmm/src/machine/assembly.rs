@@ -1,16 +1,16 @@
 //! The steps that bare machines and PCs have in common when they are built.
 
-use crate::controller::kev;
+use crate::controller::kev::{self, MmioPrinter};
 use crate::device::debugcon::{self, Debugcon};
 use crate::device::exit_port::{self, ExitPort};
 use crate::device::serial::{self, Serial};
 use crate::error::Error;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm::{System, Vm};
-use crate::machine::Machine;
 use crate::machine::background::Background;
 use crate::machine::builder::Builder;
 use crate::machine::restore::Restore;
+use crate::machine::{Machine, VcpuControllers};
 use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
 use crate::x86::cpuid::{self, CpuidContext};
@@ -43,7 +43,7 @@ impl Builder {
         let counted = self.profile || self.trace.is_some();
         Machine {
             clock: counted.then(|| Clock::new(vcpus.first().and_then(KvmVcpu::tsc_khz))),
-            controllers: vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.number())).collect(),
+            controllers: vcpus.iter().map(|vcpu| self.vcpu_controllers(vcpu.number())).collect(),
             vcpus,
             vm,
             memory,
@@ -62,6 +62,14 @@ impl Builder {
             kernel_counters: self.kernel_counters,
             output: self.output,
             output_limit: self.output_limit,
+        }
+    }
+
+    /// The controllers of vCPU `id` that keep their state from run to run.
+    fn vcpu_controllers(&self, id: u32) -> VcpuControllers {
+        VcpuControllers {
+            callers: self.controllers.for_vcpu(id),
+            printer: self.kev.then(|| MmioPrinter::new(self.output.clone())),
         }
     }
 

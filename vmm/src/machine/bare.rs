@@ -58,11 +58,13 @@ impl Builder {
             if coalesced {
                 vcpu.hand_on_coalesced();
             }
-            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)
+            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
+            if self.irqchip { vcpu.remember_lapic() } else { Ok(()) }
         })?;
+        let irqchip = self.irqchip.then(|| vm.irqchip()).transpose()?;
         let mode = image.mode();
         let ranges = image.ranges();
-        let restore = Some(Restore::new(image, tables));
+        let restore = Some(Restore::new(image, tables, irqchip));
         Ok(self.assemble(Parts { vcpus, vm, memory, mode, background, ram, image: ranges, restore }))
     }
 

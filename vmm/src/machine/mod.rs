@@ -34,6 +34,7 @@ pub use report::{Report, Timing, VcpuReport, Verdict};
 
 use crate::boot::Image;
 use crate::console::output::Output;
+use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
 use crate::controller::{Devices, ExitController, VcpuState};
@@ -76,6 +77,13 @@ impl Drop for CallersControllers {
     }
 }
 
+/// The controllers of one vCPU that keep their state from run to run.
+struct VcpuControllers {
+    callers: CallersControllers,
+    /// `None` without KeV's devices.
+    printer: Option<MmioPrinter>,
+}
+
 /// A virtual machine with its guest loaded.
 ///
 /// A machine can run more than once. [`run`](Self::run) goes on where the last run stopped: after a HLT, or after a
@@ -98,7 +106,7 @@ pub struct Machine {
     restore: Option<Restore>,
     devices: Arc<Devices>,
     /// For each vCPU.
-    controllers: Vec<CallersControllers>,
+    controllers: Vec<VcpuControllers>,
     msrs: Arc<MsrPolicy>,
     kev: bool,
     timeout: Option<Duration>,
@@ -167,9 +175,14 @@ impl Machine {
     /// The guest is Linux, which cannot be reset, or the host failed.
     pub fn reset(&mut self) -> Result<(), Error> {
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
+        // An instruction that is completed may write to memory.
+        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
         restore.memory(&self.vm, &self.memory)?;
+        restore.irqchip(&self.vm)?;
         self.background.reset();
         self.devices.reset();
+        let printers = self.controllers.iter_mut().filter_map(|controllers| controllers.printer.as_mut());
+        printers.for_each(MmioPrinter::reset);
         self.vcpus.iter_mut().try_for_each(KvmVcpu::restore)
     }
 
@@ -180,9 +193,7 @@ impl Machine {
     /// does not have, or covers the result that is verified. The guest is then as it was. Or: the guest is Linux, or the
     /// host failed.
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
-        if self.restore.is_none() {
-            return Err(linux_is_not_reset());
-        }
+        let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
         bare::check_image(&image, self.ram, self.verify)?;
         let tables = bare::tables(image.mode());
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
@@ -193,10 +204,12 @@ impl Machine {
                 image.mode()
             )));
         }
+        // An instruction that is completed later would use the registers of the new guest.
+        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
         bare::set_registers(&mut self.vcpus, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();
-        self.restore = Some(Restore::new(image, tables));
+        restore.load(image, tables);
         self.reset()
     }
 
