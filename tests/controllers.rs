@@ -45,7 +45,7 @@ fn example() {
     let example = Path::new(env!("CARGO_BIN_EXE_vmm")).with_file_name("examples").join("controller");
     // `cargo test` builds examples, but `cargo test --test controllers` does not.
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--package", "vmm", "--example", "controller"]);
+    cargo.args(["build", "--quiet", "--locked", "--workspace", "--example", "controller"]);
     assert!(cargo.status().unwrap().success());
     let ran = run(Command::new(example).stdout(Stdio::piped()));
     assert_eq!(ran.text(), "vCPU 0 reads twice 21\nexited with code 42\n", "{}", ran.stderr);
