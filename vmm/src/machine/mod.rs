@@ -170,7 +170,7 @@ impl Machine {
     /// Input that was read and text that was written stay so. A device of the caller's is reset by
     /// [`Device::reset`](crate::device::Device::reset); a controller keeps its state. Model-specific registers
     /// without a reset value that holds on every host, such as IA32_MISC_ENABLE and performance counters, keep the value
-    /// that the guest has set, as does the time-stamp counter.
+    /// that the guest has set. So does the time-stamp counter; without [`Builder::cpuid`], so does IA32_TSC_ADJUST.
     ///
     /// # Errors
     /// The guest is Linux, which cannot be reset, or the host failed.
