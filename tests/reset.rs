@@ -6,14 +6,15 @@ mod support;
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use std::time::Duration;
-use support::{kvm_test, watchdog};
+use support::{Files, kernels, kvm_test, watchdog};
 use vmm::boot::Image;
 use vmm::controller::VcpuState;
 use vmm::device::Transport;
 use vmm::exit::{Exit, Outcome, Stop};
+use vmm::machine::Linux;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
-use vmm::{Builder, ExitController, Machine, Output, Report};
+use vmm::{Builder, Error, ExitController, Machine, Output, Report};
 
 fn main() -> ExitCode {
     watchdog();
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         kvm_test("a_reset_puts_back_msrs", msrs),
         kvm_test("a_reset_wakes_a_vcpu_that_waits_for_an_interrupt", waiting_vcpu),
         kvm_test("a_reset_puts_back_the_interrupt_controllers", interrupt_controllers),
+        kvm_test("a_linux_machine_runs_once_and_is_not_reset", linux),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -213,4 +215,19 @@ fn interrupt_controllers() {
         machine.reset().expect("a reset");
     }
     assert_ne!(first.map(|(rax, _)| rax >> 8), Some(0x5a));
+}
+
+fn linux() {
+    let files = Files::new();
+    let kernel = kernels::kernel(&files, &[kernels::POWER_OFF]);
+    let linux = Linux::open(kernel.as_ref()).expect("a kernel");
+    let mut machine = Machine::linux(linux).output(Output::captured().0).build().expect("the machine");
+    machine.run().expect("a run");
+    for turn in 0..2 {
+        let answers = [machine.run().map(drop), machine.reset(), machine.load(image(Mode::Real, &[0xf4]))];
+        for answer in answers {
+            let Err(Error::Config(message)) = answer else { panic!("{turn}: {answer:?}") };
+            assert!(message.contains("build a new machine"), "{message}");
+        }
+    }
 }

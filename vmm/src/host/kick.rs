@@ -57,6 +57,11 @@ pub(crate) unsafe fn with_kicks<R>(
     impl Drop for Reset {
         fn drop(&mut self) {
             IMMEDIATE_EXIT.set(self.0);
+            if !self.0.is_null() {
+                // A controller has run a second machine. Kicks of its own machine reached the second one meanwhile.
+                // SAFETY: an outer `with_kicks` of this thread has set the pointer, and its byte is still mapped.
+                unsafe { (*self.0).store(1, Ordering::Relaxed) }
+            }
         }
     }
     handle_kicks()?;
@@ -262,6 +267,22 @@ mod tests {
             with_kicks(&byte, |kicker| {
                 thread::spawn(move || kicker.kick());
                 soon(|| byte.load(Ordering::Relaxed) == 1)
+            })
+        };
+        assert!(kicked.unwrap());
+    }
+
+    #[test]
+    fn a_kick_during_an_inner_run_reaches_the_outer_run_too() {
+        let (outer, inner) = (AtomicU8::new(0), AtomicU8::new(0));
+        // SAFETY: both bytes outlive the calls.
+        let kicked = unsafe {
+            with_kicks(&outer, |_| {
+                let kicked = with_kicks(&inner, |kicker| {
+                    kicker.kick();
+                    soon(|| inner.load(Ordering::Relaxed) == 1)
+                });
+                kicked.unwrap() && outer.load(Ordering::Relaxed) == 1
             })
         };
         assert!(kicked.unwrap());

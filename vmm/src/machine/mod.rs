@@ -168,8 +168,9 @@ impl Machine {
     /// were before the first run. Only memory that has changed is restored.
     ///
     /// Input that was read is not read again, and text that was written stays. The caller's own devices are reset by
-    /// [`Device::reset`](crate::device::Device::reset); controllers keep their state. Model-specific registers that
-    /// have no reset value in the Intel SDM keep the value that the guest has set, as does the time-stamp counter.
+    /// [`Device::reset`](crate::device::Device::reset); controllers keep their state. Model-specific registers
+    /// without a reset value that holds on every host, such as IA32_MISC_ENABLE and performance counters, keep the value
+    /// that the guest has set. So does the time-stamp counter; without [`Builder::cpuid`], so does IA32_TSC_ADJUST.
     ///
     /// # Errors
     /// The guest is Linux, which cannot be reset, or the host failed.
