@@ -274,21 +274,24 @@ fn unread_output() {
 
 /// The program gives up the report after a while. Its status does not change.
 fn unread_stderr() {
-    for options in [
-        &["real16-endless", "--timeout", "0.2"][..],
-        &["real16-endless", "--timeout", "0.2", "--transport", "polling"],
-        &["-vvv", "simvirtio", "--timeout", "2"],
-        &["-vvv", "simvirtio", "--timeout", "2", "--transport", "polling"],
-    ] {
-        let (full, _reader) = full_stream();
-        let mut command = vmm(options);
-        let started = Instant::now();
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(OwnedFd::from(full)).spawn().unwrap();
-        let status = support::wait(&mut child);
-        assert!(started.elapsed() < Duration::from_secs(30), "{options:?}");
-        assert!([0, 114].contains(&status), "{options:?}: {status}");
-    }
+    thread::scope(|scope| {
+        for options in [
+            &["real16-endless", "--timeout", "0.2"][..],
+            &["real16-endless", "--timeout", "0.2", "--transport", "polling"],
+            &["-vvv", "simvirtio", "--timeout", "2"],
+            &["-vvv", "simvirtio", "--timeout", "2", "--transport", "polling"],
+        ] {
+            scope.spawn(move || {
+                let (full, _reader) = full_stream();
+                let mut command = vmm(options);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(OwnedFd::from(full));
+                let started = Instant::now();
+                let status = support::wait(&mut command.spawn().unwrap());
+                assert!(started.elapsed() < Duration::from_secs(30), "{options:?}");
+                assert!([0, 114].contains(&status), "{options:?}: {status}");
+            });
+        }
+    });
 }
 
 /// A guest that reads no input does not wait for a writer of the pipe.
