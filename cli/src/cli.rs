@@ -26,7 +26,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
-  vmm run simvirtio --transport polling  run it over shared memory instead of exits
+  vmm run simvirtio --transport polling  run it over shared memory, by polling
   vmm guest.bin --verify                 run a 16-bit binary; it must leave 42
   vmm guest.bin@0x1000:32                run a 32-bit binary at 0x1000
   vmm guest.elf --timeout 0              run an ELF64 file without a time limit
