@@ -155,7 +155,8 @@ fn interrupted() {
         .unwrap();
     wait_for_handlers(&child);
     thread::sleep(Duration::from_millis(700));
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    // Not SIGINT: tests that run in the background of a shell inherit that it is ignored.
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     assert_eq!(wait(&mut child), 117);
     let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();

@@ -252,7 +252,7 @@ fn cpuid_option() {
         "--cpuid none excludes changes to CPUID",
     );
     let wrong = ran(&[&bit, "--cpuid", "1.ecx.32=1"]);
-    assert!(wrong.status == 110 && wrong.stderr.contains("is not a CPUID override"), "{}", wrong.stderr);
+    assert!(wrong.status == 110 && wrong.stderr.contains("is not a change to CPUID"), "{}", wrong.stderr);
     assert_eq!(ran(&["kev-cpuid", "--cpuid", "1.ebx.31-24=0xba"]).status, 111, "vCPU 0 sees the number 0xba");
 }
 

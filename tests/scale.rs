@@ -91,7 +91,7 @@ fn interrupted() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.by_ref().any(|line| line.contains("round 2")));
     let asked = Instant::now();
-    let kill = shell("kill -INT \"$1\"", &[&child.id().to_string()]);
+    let kill = shell("kill -TERM \"$1\"", &[&child.id().to_string()]);
     assert_eq!(kill.status, 0, "{}", kill.stderr);
     assert_eq!(wait(&mut child), 117);
     assert!(asked.elapsed() < Duration::from_secs(20), "it continued after the interruption");

@@ -15,7 +15,7 @@ use vmm::x86::{CpuidOverride, Mode};
 #[command(after_help = "\
 Examples:
   vmm run simvirtio                          a built-in guest
-  vmm run simvirtio --transport polling      the same guest, without exits
+  vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF64 executable on four vCPUs
   vmm run simvirtio --profile json=run.json --trace run.trace
@@ -81,7 +81,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
     pub(super) msr: Vec<(u32, MsrRule)>,
 
-    /// Add the devices of KeV's project 2: FIFOs on port 0xbb and MSR 0xabc, a constant on port 3, and a printer at
+    /// Add the devices of project 2 of the KeV course: FIFOs on port 0xbb and MSR 0xabc, a constant on port 3, and a printer at
     /// 0xcafe0000
     #[arg(long)]
     pub(super) kev: bool,
@@ -119,7 +119,7 @@ pub(super) struct BootArgs {
     pub(super) initrd: Option<PathBuf>,
 
     /// Command line of the kernel; with panic=-1 a kernel panic ends the machine
-    /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0]
+    /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0 panic=-1 reboot=k]
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,
 

@@ -26,7 +26,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
-  vmm run simvirtio --transport polling  run the same guest without exits
+  vmm run simvirtio --transport polling  run it over shared memory, by polling
   vmm guest.bin --verify                 run a 16-bit binary; it must leave 42
   vmm guest.bin@0x1000:32                run a 32-bit binary at 0x1000
   vmm guest.elf --timeout 0              run an ELF64 file without a time limit
@@ -37,8 +37,8 @@ Examples:
   vmm report run.json --format html -o run.html
                                          write a page about the exits of a run
 
-`vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm runs the guest that is named, \
-or boots it if it is a Linux kernel.
+`vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm boots the file \
+if it is a Linux kernel, and otherwise runs it.
 
 Exit status:
   0        the guest halted or powered off; its result is right, if verified
@@ -68,11 +68,11 @@ enum Command {
     Boot(BootArgs),
     /// List the built-in guests
     Guests(guests::GuestsArgs),
-    /// Grade the SO2 assignment, or KeV's project 2 (`grade kev`)
+    /// Grade the assignment of the SO2 course, or project 2 of the KeV course (`grade kev`)
     Grade(grade::GradeArgs),
     /// Show a profile or a trace of a run, or the difference between two of them
     Report(report::ReportArgs),
-    /// Compare the transports: runs one workload over each of them, in ring 0 and ring 3
+    /// Compare the SIMVIRTIO transports with one workload, in ring 0 and ring 3
     Compare(compare::CompareArgs),
     /// Check if this host can run guests, and print advice if it cannot
     Doctor(doctor::DoctorArgs),

@@ -62,7 +62,7 @@ fn expectation(guest: &Guest) -> String {
 fn exits(exits: Exits) -> Option<String> {
     match exits {
         Exits::Exactly(count) => Some(report::view::plural(count, "exit")),
-        Exits::Elements(count) => Some(format!("exits for {count} accesses")),
+        Exits::Elements(count) => Some(format!("{count} accesses (exits vary by host)")),
         Exits::Unspecified => None,
     }
 }

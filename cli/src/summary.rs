@@ -175,19 +175,27 @@ fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// Lists the sites with the most exits, in a few words.
+/// Lists the places with the most exits, in a few words. Accesses of different widths to one place are listed together.
 pub fn busiest(profile: &Profile) -> String {
     const LISTED: usize = 3;
-    let sites = profile.sites();
-    let listed: Vec<_> = sites
+    let mut places: Vec<((Reason, Option<u64>), u64)> = Vec::new();
+    for (site, count) in profile.sites() {
+        let key = (site.reason, site.place.map(|(place, _)| place));
+        match places.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, total)) => *total = total.saturating_add(count.exits),
+            None => places.push((key, count.exits)),
+        }
+    }
+    places.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let listed: Vec<_> = places
         .iter()
         .take(LISTED)
-        .map(|(site, count)| match site.place {
-            Some((place, _)) => format!("{} {} {place:#x}", count.exits, site.reason),
-            None => format!("{} {}", count.exits, site.reason),
+        .map(|((reason, place), count)| match place {
+            Some(place) => format!("{count} {reason} {place:#x}"),
+            None => format!("{count} {reason}"),
         })
         .collect();
-    listed.join(", ") + if sites.len() > LISTED { ", ..." } else { "" }
+    listed.join(", ") + if places.len() > LISTED { ", ..." } else { "" }
 }
 
 /// Writes a line about the SIMVIRTIO device, if its driver did anything.

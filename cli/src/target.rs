@@ -100,7 +100,7 @@ impl RunTarget {
             if !matches!(mode, Mode::Long | Mode::User) || spec.load_at.is_some() {
                 return Err(Error::Config(format!(
                     "{name} is an ELF file, which has its own addresses and runs in long mode (ring 0 or 3): leave out \
-                     the address and any mode but long or user64, or convert the file to a flat binary (objcopy -O \
+                     the address and any mode except long and user64, or convert the file to a flat binary (objcopy -O \
                      binary)"
                 )));
             }
@@ -134,7 +134,7 @@ fn not_found(text: &OsStr) -> String {
         _ if text.is_empty() => "the guest's name is empty: `vmm guests` lists the built-in guests".into(),
         Some((file, rest)) => format!(
             "{rest:?} after the file {} is not an address or mode: give FILE[@ADDR][:MODE] with an address such as \
-             0x1000, and a mode out of real (16), protected (32), long (64) and user64",
+             0x1000, and a mode: real (16), protected (32), long (64) or user64",
             printable(Path::new(file))
         ),
         None => {

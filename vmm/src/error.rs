@@ -151,7 +151,7 @@ pub enum ImageError {
     },
     /// The entry point of a real-mode guest is not below 64 KiB.
     #[error(
-        "a real-mode guest cannot begin at {0:#x}: its cs is 0, so its entry point must be below 0x10000: load it lower, or \
+        "a real-mode guest cannot begin at {0:#x}: CS is 0, so its entry point must be below 0x10000: load it lower, or \
          choose another --mode"
     )]
     BeyondRealMode(u64),

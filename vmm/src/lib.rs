@@ -28,9 +28,9 @@
 #![doc = include_str!("../examples/thousand_runs.rs")]
 //! ```
 //!
-//! # A controller of your own
+//! # Your own controller
 //!
-//! An [`ExitController`] of yours sees every exit before the machine's own controllers. This is
+//! Your own [`ExitController`] sees every exit before the machine's controllers. This is
 //! `vmm/examples/controller.rs`:
 //!
 //! ```no_run

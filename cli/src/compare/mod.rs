@@ -23,7 +23,7 @@ use vmm::lab::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  vmm compare                                        all rows, about 15 seconds
+  vmm compare                                        all rows, about 20 seconds
   vmm compare --transports byte,polling --ring 3     two rows
   vmm compare --bytes 4K --messages 200 --rounds 3   a shorter comparison
   vmm compare --json result.json --svg picture.svg   results also in files

@@ -25,7 +25,12 @@ Examples:
   vmm grade --simvirtio my.bin@0x1000:64       your own SIMVIRTIO driver
   vmm grade kev --guest kev-msr=my.bin@0x1000  your own guest for KeV
 
-so2 has five tasks with 100 points in all. kev has twenty traps with 5 points each; `vmm guests` lists their guests.
+so2 has five tasks: a 16-bit guest (30 points), a 32-bit and a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
+counting of exits (10), which always uses the built-in guests. kev has 20 checks of 5 points each; `vmm guests` \
+describes their guests.
+
+In the result, + marks a check that passed, and - a check that failed, with the reason. A task with a failed check \
+earns no points.
 
 An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
@@ -35,11 +40,12 @@ pub struct GradeArgs {
     #[arg(value_enum, default_value_t = Course::So2)]
     course: Course,
 
-    /// Replace the built-in guest NAME of kev by IMAGE; can be repeated for other guests
+    /// Replace the built-in guest NAME of kev by IMAGE, which must end, print and exit like NAME; can be repeated for
+    /// other guests [default mode: the mode of NAME]
     #[arg(long, value_name = "NAME=IMAGE")]
     guest: Vec<OsString>,
 
-    /// Image for the real-mode task of so2 [default mode: real]
+    /// Image for the real-mode task of so2; it must leave 42 in AX and at 0x400 [default mode: real]
     #[arg(long, value_name = "IMAGE")]
     guest16: Option<OsString>,
 
@@ -61,7 +67,7 @@ pub struct GradeArgs {
 enum Course {
     /// the assignment of the operating systems course SO2
     So2,
-    /// KeV's project 2, VM exits
+    /// project 2 of the KeV course, about VM exits
     Kev,
 }
 

@@ -85,15 +85,15 @@ impl fmt::Display for Violation {
                  driver_status, and found {value:#04x}"
             ),
             Self::Selector { value } => {
-                write!(f, "queue_selector is {value}, and there are only queue 0 (TX) and queue 1 (RX)")
+                write!(f, "queue_selector is {value}, but must be 0 (TX) or 1 (RX)")
             }
             Self::WildIndex { queue, wild } => {
                 write!(f, "the {} queue's {wild}", if queue == 0 { "TX" } else { "RX" })
             }
             Self::Table { count } => write!(
                 f,
-                "the device table at {:#x} says that it has {count} entries, and it has room for {}: was it \
-                 overwritten?",
+                "the device table at {:#x} has the count {count}, but room for {} entries: the guest probably \
+                 overwrote it",
                 abi::DEVICE_TABLE,
                 abi::TABLE_LEN
             ),

@@ -64,6 +64,11 @@ impl MmioPrinter {
         Self { output, registers: [0; 2], result: 0 }
     }
 
+    /// Clears the registers and the result.
+    pub(crate) fn reset(&mut self) {
+        (self.registers, self.result) = ([0; 2], 0);
+    }
+
     /// The name of the register at `offset`, for the profile.
     pub fn name(offset: u64) -> DeviceName {
         let register = match offset {

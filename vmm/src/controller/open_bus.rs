@@ -106,7 +106,7 @@ mod tests {
         let instruction = Instruction::new(&[0x0f, 0x0b]);
         let expect = [
             (Exit::Hlt, "halted"),
-            (Exit::Shutdown, "triple fault (an exception, and no handler for it)"),
+            (Exit::Shutdown, "triple fault (an exception without a working handler)"),
             (Exit::EmulationFailure(instruction), "KVM could not emulate a guest instruction: 0f 0b"),
             (
                 Exit::FailedEntry { reason: 7 },

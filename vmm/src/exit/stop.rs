@@ -107,7 +107,7 @@ impl fmt::Display for Stop {
             Self::Rebooted => f.write_str("rebooted, which ends the machine"),
             Self::Panicked(reason) => write!(f, "the kernel panicked: {reason}"),
             Self::Quit => f.write_str("ended at the console (Ctrl-A x)"),
-            Self::TripleFault => f.write_str("triple fault (an exception, and no handler for it)"),
+            Self::TripleFault => f.write_str("triple fault (an exception without a working handler)"),
             Self::EmulationFailure(instruction) => {
                 f.write_str("KVM could not emulate a guest instruction")?;
                 match instruction.bytes() {
@@ -122,7 +122,7 @@ impl fmt::Display for Stop {
                 write!(f, "the processor refused to enter the guest (hardware reason {reason:#x})")
             }
             Self::ProtocolError(violation) => write!(f, "SIMVIRTIO protocol error: {violation}"),
-            Self::Timeout => f.write_str("timeout: the guest did not end in the time it was given"),
+            Self::Timeout => f.write_str("timeout: the guest did not end within its time limit"),
             Self::Interrupted => f.write_str("interrupted"),
             Self::OutputLimit(limit) => write!(f, "output limit: the guest wrote more than {limit} bytes"),
             Self::OutputFailed(error) => write!(f, "the guest's output could not be written: {error}"),

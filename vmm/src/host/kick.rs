@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::ThreadId;
 use std::time::Duration;
 use std::{io, mem, ptr, thread};
 
@@ -56,6 +57,11 @@ pub(crate) unsafe fn with_kicks<R>(
     impl Drop for Reset {
         fn drop(&mut self) {
             IMMEDIATE_EXIT.set(self.0);
+            if !self.0.is_null() {
+                // A controller has run a second machine. Kicks of its own machine reached the second one meanwhile.
+                // SAFETY: an outer `with_kicks` of this thread has set the pointer, and its byte is still mapped.
+                unsafe { (*self.0).store(1, Ordering::Relaxed) }
+            }
         }
     }
     handle_kicks()?;
@@ -122,6 +128,8 @@ impl Drop for Unblocked {
 #[derive(Debug)]
 pub(crate) struct KickTimer {
     thread: libc::pid_t,
+    /// The same thread. Linux gives the ID of a thread that has ended to a new one, and this one is never used again.
+    unique: ThreadId,
     source: TimerSource,
 }
 
@@ -156,7 +164,9 @@ impl KickTimer {
     /// The host has neither a timer nor a thread left.
     pub(crate) fn restart(earlier: &mut Option<Self>, after: Duration) -> io::Result<()> {
         match earlier {
-            Some(Self { thread, source: TimerSource::Timer(timer) }) if *thread == thread_id() => {
+            Some(Self { thread, unique, source: TimerSource::Timer(timer) })
+                if *thread == thread_id() && *unique == thread::current().id() =>
+            {
                 set_timer(*timer, after.max(Duration::from_nanos(1)), REPEAT)
             }
             _ => {
@@ -190,7 +200,8 @@ impl KickTimer {
         if answer != 0 {
             return Err(io::Error::last_os_error());
         }
-        let started = Self { thread, source: TimerSource::Timer(timer) };
+        let unique = thread::current().id();
+        let started = Self { thread, unique, source: TimerSource::Timer(timer) };
         set_timer(timer, after.max(Duration::from_nanos(1)), REPEAT)?;
         Ok(started)
     }
@@ -206,7 +217,8 @@ impl KickTimer {
             }
         };
         thread::Builder::new().name("watchdog".into()).spawn(body)?;
-        Ok(Self { thread: kicker.thread, source: TimerSource::Thread(Some(sender)) })
+        let unique = thread::current().id();
+        Ok(Self { thread: kicker.thread, unique, source: TimerSource::Thread(Some(sender)) })
     }
 }
 
@@ -261,6 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn a_kick_during_an_inner_run_reaches_the_outer_run_too() {
+        let (outer, inner) = (AtomicU8::new(0), AtomicU8::new(0));
+        // SAFETY: both bytes outlive the calls.
+        let kicked = unsafe {
+            with_kicks(&outer, |_| {
+                let kicked = with_kicks(&inner, |kicker| {
+                    kicker.kick();
+                    soon(|| inner.load(Ordering::Relaxed) == 1)
+                });
+                kicked.unwrap() && outer.load(Ordering::Relaxed) == 1
+            })
+        };
+        assert!(kicked.unwrap());
+    }
+
+    #[test]
     fn a_timer_repeats_its_kicks() {
         for start in [KickTimer::timer, KickTimer::thread] {
             let byte = AtomicU8::new(0);
@@ -274,6 +302,24 @@ mod tests {
             };
             assert!(kicked.unwrap());
         }
+    }
+
+    #[test]
+    fn the_timer_of_an_ended_thread_is_not_restarted_for_a_thread_with_the_same_id() {
+        let body = || KickTimer::start(Duration::from_secs(60)).unwrap();
+        let mut earlier = thread::spawn(body).join().unwrap();
+        // The new thread has the ID of the old one.
+        earlier.thread = thread_id();
+        let byte = AtomicU8::new(0);
+        // SAFETY: `byte` outlives the call.
+        let kicked = unsafe {
+            with_kicks(&byte, |_| {
+                let mut timer = Some(earlier);
+                KickTimer::restart(&mut timer, Duration::ZERO).unwrap();
+                soon(|| byte.load(Ordering::Relaxed) == 1)
+            })
+        };
+        assert!(kicked.unwrap());
     }
 
     #[test]

@@ -68,6 +68,10 @@ pub struct KvmVcpu {
     regs_in_sync: bool,
     /// The registers at the guest's start. `None` for Linux, which is not put back.
     start: Option<Box<Start>>,
+    /// The model-specific registers that are put back, with their values. `None` before the first time.
+    restored_msrs: Option<Vec<(u32, u64)>>,
+    /// Set if CPUID shows XSAVE, so that the guest may change XCR0.
+    has_xsave: bool,
     /// The number of times in a row that KVM_RUN failed with EAGAIN.
     retries: u32,
 }
@@ -99,6 +103,8 @@ impl KvmVcpu {
             syncs_regs,
             regs_in_sync: false,
             start: None,
+            restored_msrs: None,
+            has_xsave: false,
             retries: 0,
         })
     }

@@ -6,8 +6,7 @@ use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::memory::{GuestMemory, pc};
 use kvm_bindings::{
-    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap, kvm_irqchip,
+    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
@@ -28,26 +27,25 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     }
 }
 
-/// A virtual machine. `slots.rs`, `events.rs` and `msr_filter.rs` have more of its operations.
+/// `/dev/kvm`: what KVM can do on this host. It is needed only while a machine is built.
+#[derive(Debug)]
+pub(crate) struct System(Kvm);
+
+/// A virtual machine. `slots.rs`, `events.rs`, `irqchip.rs` and `msr_filter.rs` have more of its operations.
 #[derive(Debug)]
 pub(crate) struct Vm {
-    kvm: Kvm,
     fd: VmFd,
 }
 
-impl Vm {
+impl System {
     /// Opens `/dev/kvm`, makes the checks of the assignment, and creates a virtual machine. On Intel hosts KVM keeps its
     /// own task state in three pages from guest physical address `tss`.
     ///
     /// # Errors
     /// KVM cannot be used on this host, or refused.
-    pub(crate) fn create(tss: u64) -> Result<Self, Error> {
+    pub(crate) fn create_vm(tss: u64) -> Result<(Self, Vm), Error> {
         let (kvm, fd) = create_vm(tss)?;
-        Ok(Self { kvm, fd })
-    }
-
-    pub(super) fn fd(&self) -> &VmFd {
-        &self.fd
+        Ok((Self(kvm), Vm { fd }))
     }
 
     /// Requires capabilities of KVM.
@@ -55,20 +53,15 @@ impl Vm {
     /// # Errors
     /// KVM lacks one of them.
     fn require(&self, capabilities: &[Cap]) -> Result<(), Error> {
-        match capabilities.iter().find(|capability| !self.kvm.check_extension(**capability)) {
+        match capabilities.iter().find(|capability| !self.0.check_extension(**capability)) {
             Some(missing) => Err(Error::MissingCapability(*missing)),
             None => Ok(()),
         }
     }
 
-    /// True if KVM has slots that the guest can only read.
-    pub(crate) fn has_read_only_slots(&self) -> bool {
-        self.fd.check_extension(Cap::ReadonlyMem)
-    }
-
     /// True if the local APIC of a vCPU has a timer with a TSC deadline.
     pub(crate) fn has_tsc_deadline(&self) -> bool {
-        self.kvm.check_extension(Cap::TscDeadlineTimer)
+        self.0.check_extension(Cap::TscDeadlineTimer)
     }
 
     /// Requires the parts of KVM that a PC needs.
@@ -79,36 +72,12 @@ impl Vm {
         self.require(&[Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd])
     }
 
-    /// Creates the interrupt controllers (KVM_CREATE_IRQCHIP).
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn create_irqchip(&self) -> Result<(), Error> {
-        self.fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))
-    }
-
-    /// Sets the address of the page table that KVM uses for real mode on Intel hosts (KVM_SET_IDENTITY_MAP_ADDR).
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn set_identity_map(&self, address: u64) -> Result<(), Error> {
-        self.fd.set_identity_map_address(address).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))
-    }
-
     /// The CPUID leaves that KVM can show a guest (KVM_GET_SUPPORTED_CPUID).
     ///
     /// # Errors
     /// The kernel refused.
     pub(crate) fn supported_cpuid(&self) -> Result<CpuId, Error> {
-        self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
-    }
-
-    /// Creates vCPU number `id` over the machine's memory.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn create_vcpu(&self, id: u32, memory: &GuestMemory) -> Result<KvmVcpu, Error> {
-        KvmVcpu::new(&self.fd, id, memory.clone())
+        self.0.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
     }
 
     /// Refuses memory past the last physical address of this processor (CPUID leaf 0x8000_0008).
@@ -128,20 +97,32 @@ impl Vm {
             _ => Ok(()),
         }
     }
+}
 
-    /// Masks all lines of the two 8259 interrupt controllers. KVM creates them together with the I/O APIC and connects them to
-    /// the same lines. The ACPI tables do not list them, so a kernel would not expect their interrupts.
+impl Vm {
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// True if KVM has slots that the guest can only read.
+    pub(crate) fn has_read_only_slots(&self) -> bool {
+        self.fd.check_extension(Cap::ReadonlyMem)
+    }
+
+    /// Sets the address of the page table that KVM uses for real mode on Intel hosts (KVM_SET_IDENTITY_MAP_ADDR).
     ///
     /// # Errors
     /// The kernel refused.
-    pub(crate) fn mask_legacy_controllers(&self) -> Result<(), Error> {
-        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            self.fd.get_irqchip(&mut chip).map_err(Error::kvm("KVM_GET_IRQCHIP"))?;
-            chip.chip.pic.imr = 0xff;
-            self.fd.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
-        }
-        Ok(())
+    pub(crate) fn set_identity_map(&self, address: u64) -> Result<(), Error> {
+        self.fd.set_identity_map_address(address).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))
+    }
+
+    /// Creates vCPU number `id` over the machine's memory.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn create_vcpu(&self, id: u32, memory: &GuestMemory) -> Result<KvmVcpu, Error> {
+        KvmVcpu::new(&self.fd, id, memory.clone())
     }
 }
 

@@ -203,7 +203,7 @@ const FILES: usize = 9;
 /// Checks that a run can open its files.
 fn files() -> Check {
     let opened: Result<Vec<_>, _> = (0..FILES).map(|_| File::open("/dev/null")).collect();
-    let found = opened.map(|_| format!("{FILES} more can be opened, which is enough"));
+    let found = opened.map(|_| format!("at least {FILES} more can be opened, which is enough"));
     Check::of("open files", found.map_err(Error::host("opening the files of a run")))
 }
 

@@ -1,16 +1,16 @@
 //! The steps that bare machines and PCs have in common when they are built.
 
-use crate::controller::kev;
+use crate::controller::kev::{self, MmioPrinter};
 use crate::device::debugcon::{self, Debugcon};
 use crate::device::exit_port::{self, ExitPort};
 use crate::device::serial::{self, Serial};
 use crate::error::Error;
 use crate::kvm::vcpu::KvmVcpu;
-use crate::kvm::vm::Vm;
-use crate::machine::Machine;
+use crate::kvm::vm::{System, Vm};
 use crate::machine::background::Background;
 use crate::machine::builder::Builder;
 use crate::machine::restore::Restore;
+use crate::machine::{Machine, VcpuControllers};
 use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
 use crate::x86::cpuid::{self, CpuidContext};
@@ -43,7 +43,7 @@ impl Builder {
         let counted = self.profile || self.trace.is_some();
         Machine {
             clock: counted.then(|| Clock::new(vcpus.first().and_then(KvmVcpu::tsc_khz))),
-            controllers: vcpus.iter().map(|vcpu| self.controllers.for_vcpu(vcpu.number())).collect(),
+            controllers: vcpus.iter().map(|vcpu| self.vcpu_controllers(vcpu.number())).collect(),
             vcpus,
             vm,
             memory,
@@ -65,9 +65,18 @@ impl Builder {
         }
     }
 
+    /// The controllers of vCPU `id` that keep their state from run to run.
+    fn vcpu_controllers(&self, id: u32) -> VcpuControllers {
+        VcpuControllers {
+            callers: self.controllers.for_vcpu(id),
+            printer: self.kev.then(|| MmioPrinter::new(self.output.clone())),
+        }
+    }
+
     /// Creates the vCPUs. `enter` sets the registers with which each one starts.
     pub(super) fn create_vcpus(
         &self,
+        system: &System,
         vm: &Vm,
         memory: &GuestMemory,
         enter: impl Fn(&mut KvmVcpu, VcpuIndex) -> Result<(), Error>,
@@ -75,7 +84,7 @@ impl Builder {
         // If there are several vCPUs, the guest needs CPUID to tell them apart.
         let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
         let supported = match shown {
-            true => Some(vm.supported_cpuid()?),
+            true => Some(system.supported_cpuid()?),
             false => None,
         };
         let mut vcpus = Vec::new();
@@ -83,7 +92,7 @@ impl Builder {
             let id = self.first_vcpu.saturating_add(index);
             let mut vcpu = vm.create_vcpu(id, memory)?;
             if let Some(supported) = &supported {
-                let tsc_deadline = self.irqchip && vm.has_tsc_deadline();
+                let tsc_deadline = self.irqchip && system.has_tsc_deadline();
                 let context = CpuidContext { id, count: self.cpus, tsc_deadline };
                 let leaves = cpuid::for_vcpu(supported.as_slice(), context, &self.cpuid_changes);
                 let leaves = CpuId::from_entries(&leaves).map_err(|_| {

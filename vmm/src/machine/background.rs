@@ -95,7 +95,10 @@ impl Background {
         match self {
             Self::Nothing | Self::Pc(_) => {}
             Self::TrappedWindow(_, window) => lock(window).power_on_again(),
-            Self::SharedWindow(shared) => shared.device.iter_mut().for_each(|device| device.power_on_again()),
+            Self::SharedWindow(shared) => {
+                shared.doorbell.iter().for_each(|doorbell| doorbell.reset());
+                shared.device.iter_mut().for_each(|device| device.power_on_again());
+            }
         }
     }
 }

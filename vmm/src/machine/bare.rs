@@ -7,7 +7,7 @@ use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::{Error, ImageError};
 use crate::kvm::vcpu::KvmVcpu;
-use crate::kvm::vm::Vm;
+use crate::kvm::vm::{System, Vm};
 use crate::machine::Machine;
 use crate::machine::assembly::Parts;
 use crate::machine::background::{Background, SharedWindow};
@@ -33,7 +33,7 @@ impl Builder {
         if coalesced && self.cpus > 1 {
             return Err(Error::Config(
                 "--transport coalesced needs one vCPU, because the kernel queues the stores of the whole machine and one \
-                 vCPU handles them: leave out --cpus, or choose another --transport"
+                 vCPU handles them: give --cpus 1, or choose another --transport"
                     .into(),
             ));
         }
@@ -46,7 +46,7 @@ impl Builder {
             Map::So2 => self.attach_simvirtio(transport, &memory)?,
         };
         self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
-        let vm = self.bare_vm(&memory, &background, coalesced)?;
+        let (system, vm) = self.bare_vm(&memory, &background, coalesced)?;
         log::debug!(
             "{map:?} map, {ram:#x} bytes of RAM; {} mode at {:#x}; image {:x?}; {} vCPUs",
             image.mode(),
@@ -54,15 +54,17 @@ impl Builder {
             image.ranges(),
             self.cpus
         );
-        let vcpus = self.create_vcpus(&vm, &memory, |vcpu, index| {
+        let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
             if coalesced {
                 vcpu.hand_on_coalesced();
             }
-            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)
+            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
+            if self.irqchip { vcpu.remember_lapic() } else { Ok(()) }
         })?;
+        let irqchip = self.irqchip.then(|| vm.irqchip()).transpose()?;
         let mode = image.mode();
         let ranges = image.ranges();
-        let restore = Some(Restore::new(image, tables));
+        let restore = Some(Restore::new(image, tables, irqchip));
         Ok(self.assemble(Parts { vcpus, vm, memory, mode, background, ram, image: ranges, restore }))
     }
 
@@ -84,8 +86,13 @@ impl Builder {
     }
 
     /// Creates the VM over `memory`.
-    fn bare_vm(&self, memory: &GuestMemory, background: &Background, coalesced: bool) -> Result<Vm, Error> {
-        let vm = Vm::create(memory::TSS)?;
+    fn bare_vm(
+        &self,
+        memory: &GuestMemory,
+        background: &Background,
+        coalesced: bool,
+    ) -> Result<(System, Vm), Error> {
+        let (system, vm) = System::create_vm(memory::TSS)?;
         vm.add_memory(memory)?;
         if self.irqchip {
             vm.create_irqchip()?;
@@ -97,7 +104,7 @@ impl Builder {
         if coalesced {
             vm.coalesce_tx_head()?;
         }
-        Ok(vm)
+        Ok((system, vm))
     }
 
     /// Attaches the SIMVIRTIO device.

@@ -176,7 +176,7 @@ impl Builder {
         self
     }
 
-    /// Adds the devices of KeV's second project: `docs/abi.md`, section 10.
+    /// Adds the devices of project 2 of the KeV course: `docs/abi.md`, section 10.
     pub fn kev(mut self, kev: bool) -> Self {
         self.kev = kev;
         self

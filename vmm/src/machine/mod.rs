@@ -6,12 +6,12 @@
 //! | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
 //! | `session.rs` | one run: the vCPUs with their controllers |
 //! | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
-//! | `ending.rs` | the decision how a run ended |
+//! | `ending.rs` | the decision between several reasons for the end of a run |
 //! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
 //! | `restore.rs` | putting a guest back to its start |
-//! | `boot_progress.rs` | milestones and panics, read off the console of Linux |
+//! | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //!
-//! Imports: everything below but `lab/`.
+//! Imports: all other layers except `lab/`.
 
 mod assembly;
 mod background;
@@ -34,6 +34,7 @@ pub use report::{Report, Timing, VcpuReport, Verdict};
 
 use crate::boot::Image;
 use crate::console::output::Output;
+use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
 use crate::controller::{Devices, ExitController, VcpuState};
@@ -58,7 +59,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use totals::Totals;
 
-/// A controller of the caller's, for one vCPU.
+/// A controller that the caller added, for one vCPU.
 type BoxedController = Box<dyn ExitController + Send>;
 
 /// The caller's controllers for one vCPU.
@@ -74,6 +75,13 @@ impl Drop for CallersControllers {
             }
         }
     }
+}
+
+/// The controllers of one vCPU that keep their state from run to run.
+struct VcpuControllers {
+    callers: CallersControllers,
+    /// `None` without KeV's devices.
+    printer: Option<MmioPrinter>,
 }
 
 /// A virtual machine with its guest loaded.
@@ -98,7 +106,7 @@ pub struct Machine {
     restore: Option<Restore>,
     devices: Arc<Devices>,
     /// For each vCPU.
-    controllers: Vec<CallersControllers>,
+    controllers: Vec<VcpuControllers>,
     msrs: Arc<MsrPolicy>,
     kev: bool,
     timeout: Option<Duration>,
@@ -159,17 +167,23 @@ impl Machine {
     /// Puts the guest back to its start: its memory, the registers of its vCPUs and the machine's devices are as they
     /// were before the first run. Only memory that has changed is restored.
     ///
-    /// Input that was read and text that was written stay so. A device of the caller's is reset by
-    /// [`Device::reset`](crate::device::Device::reset); a controller keeps its state. Model-specific registers that
-    /// have no reset value in the Intel SDM keep the value that the guest has set, as does the time-stamp counter.
+    /// Input that was read is not read again, and text that was written stays. The caller's own devices are reset by
+    /// [`Device::reset`](crate::device::Device::reset); controllers keep their state. Model-specific registers
+    /// without a reset value that holds on every host, such as IA32_MISC_ENABLE and performance counters, keep the value
+    /// that the guest has set. So does the time-stamp counter; without [`Builder::cpuid`], so does IA32_TSC_ADJUST.
     ///
     /// # Errors
     /// The guest is Linux, which cannot be reset, or the host failed.
     pub fn reset(&mut self) -> Result<(), Error> {
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
+        // An instruction that is completed may write to memory.
+        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
         restore.memory(&self.vm, &self.memory)?;
+        restore.irqchip(&self.vm)?;
         self.background.reset();
         self.devices.reset();
+        let printers = self.controllers.iter_mut().filter_map(|controllers| controllers.printer.as_mut());
+        printers.for_each(MmioPrinter::reset);
         self.vcpus.iter_mut().try_for_each(KvmVcpu::restore)
     }
 
@@ -177,12 +191,10 @@ impl Machine {
     ///
     /// # Errors
     /// The image does not fit into the memory of this machine, needs the page tables that a machine for a real-mode guest
-    /// does not have, or covers the result that is verified. The guest is then as it was. Also if the guest is Linux, or
-    /// the host failed.
+    /// does not have, or covers the result that is verified. The guest is then as it was. Or: the guest is Linux, or the
+    /// host failed.
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
-        if self.restore.is_none() {
-            return Err(linux_is_not_reset());
-        }
+        let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
         bare::check_image(&image, self.ram, self.verify)?;
         let tables = bare::tables(image.mode());
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
@@ -193,10 +205,12 @@ impl Machine {
                 image.mode()
             )));
         }
+        // An instruction that is completed later would use the registers of the new guest.
+        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
         bare::set_registers(&mut self.vcpus, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();
-        self.restore = Some(Restore::new(image, tables));
+        restore.load(image, tables);
         self.reset()
     }
 

@@ -14,7 +14,7 @@ use crate::device::virtio::registers::register;
 use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
 use crate::error::Error;
 use crate::host::{self, event};
-use crate::kvm::vm::Vm;
+use crate::kvm::vm::{System, Vm};
 use crate::machine::Machine;
 use crate::machine::assembly::Parts;
 use crate::machine::background::Background;
@@ -86,9 +86,9 @@ impl Builder {
         // Created before the VM, and so dropped after it.
         let size = virtio.places.iter().map(|place| u64::from(place.size)).sum();
         let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
-        let vm = self.pc_vm(&memory, &registers, ram, &line.line, &virtio)?;
+        let (system, vm) = self.pc_vm(&memory, &registers, ram, &line.line, &virtio)?;
         (self.cpuid, self.irqchip) = (true, true);
-        let vcpus = self.create_vcpus(&vm, &memory, |vcpu, index| {
+        let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
             vcpu.set_boot_msrs();
             // Linux starts the other vCPUs.
             if index.index == 0 { vcpu.set_linux(loaded.entry) } else { Ok(()) }
@@ -191,9 +191,9 @@ impl Builder {
         ram: u64,
         serial_line: &EventFd,
         virtio: &Virtio,
-    ) -> Result<Vm, Error> {
-        let vm = Vm::create(pc::TSS)?;
-        vm.require_pc()?;
+    ) -> Result<(System, Vm), Error> {
+        let (system, vm) = System::create_vm(pc::TSS)?;
+        system.require_pc()?;
         vm.set_identity_map(pc::IDENTITY_MAP)?;
         vm.add_memory(memory)?;
         let read_only = vm.has_read_only_slots();
@@ -202,13 +202,13 @@ impl Builder {
         }
         vm.create_irqchip()?;
         vm.mask_legacy_controllers()?;
-        vm.check_address_width(ram)?;
+        system.check_address_width(ram)?;
         vm.filter_msrs(&self.filtered_msrs())?;
         vm.connect_interrupt(serial_line, serial::IRQ)?;
         for (device, place) in virtio.devices.iter().zip(&virtio.places) {
             connect(&vm, device, place, read_only.then_some(registers))?;
         }
-        Ok(vm)
+        Ok((system, vm))
     }
 }
 

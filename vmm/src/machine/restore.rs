@@ -6,6 +6,7 @@
 
 use crate::boot::Image;
 use crate::error::Error;
+use crate::kvm::irqchip::Irqchip;
 use crate::kvm::vm::Vm;
 use crate::memory::{Gpa, GuestMemory, PAGE};
 
@@ -18,12 +19,29 @@ pub(super) struct Restore {
     tables: Vec<(Gpa, Vec<u8>)>,
     /// KVM and [`GuestMemory`] log changed pages.
     logs: bool,
+    /// The interrupt controllers of a new machine. `None` if they are not in the kernel.
+    irqchip: Option<Irqchip>,
 }
 
 impl Restore {
     /// Memory that holds `image` and `tables`, and is zero elsewhere.
-    pub(super) fn new(image: Image, tables: Vec<(Gpa, Vec<u8>)>) -> Self {
-        Self { image, tables, logs: false }
+    pub(super) fn new(image: Image, tables: Vec<(Gpa, Vec<u8>)>, irqchip: Option<Irqchip>) -> Self {
+        Self { image, tables, logs: false, irqchip }
+    }
+
+    /// Takes another guest.
+    pub(super) fn load(&mut self, image: Image, tables: Vec<(Gpa, Vec<u8>)>) {
+        (self.image, self.tables) = (image, tables);
+        // All memory is filled anew, because the bytes of the guest before are in pages that were not changed.
+        self.logs = false;
+    }
+
+    /// Restores the interrupt controllers of `vm`.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(super) fn irqchip(&self, vm: &Vm) -> Result<(), Error> {
+        self.irqchip.iter().try_for_each(|state| vm.set_irqchip(state))
     }
 
     /// Restores the memory of `vm`.
@@ -82,7 +100,7 @@ mod tests {
     fn a_page_has_the_bytes_that_were_loaded_there() {
         let bytes: Vec<u8> = (0..0x2000u32).map(|index| (index % 251) as u8 + 1).collect();
         let image = Image::flat(bytes.clone(), Mode::Real, Gpa(0xf80)).unwrap();
-        let restore = Restore::new(image, vec![(Gpa(0x5010), vec![7; 3])]);
+        let restore = Restore::new(image, vec![(Gpa(0x5010), vec![7; 3])], None);
         let mut page = [9; PAGE_BYTES];
         let mut at = |start| {
             restore.page(Gpa(start), &mut page);

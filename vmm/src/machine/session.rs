@@ -2,7 +2,6 @@
 
 use crate::console::output::Output;
 use crate::controller::hypercall::Hypercalls;
-use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::{MsrForwarder, MsrPolicy};
 use crate::controller::{Devices, OpenBus, TerminalExits, Watchdog};
 use crate::error::Error;
@@ -11,7 +10,7 @@ use crate::host::{self, KickTimer};
 use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::background::SideResult;
 use crate::machine::ending::{Reasons, ending};
-use crate::machine::{CallersControllers, Machine};
+use crate::machine::{Machine, VcpuControllers};
 use crate::profile::clock::Clock;
 use crate::profile::recorder::{Recorder, Recording};
 use crate::profile::timeline::Timeline;
@@ -44,7 +43,6 @@ struct RunContext<'a> {
     devices: &'a Devices,
     msrs: &'a MsrPolicy,
     output: &'a Output,
-    kev: bool,
     timeout: Option<Duration>,
     deadline: Deadline,
     timeline: Option<Arc<Timeline>>,
@@ -72,7 +70,7 @@ impl RunContext<'_> {
     fn run(
         &self,
         vcpu: &mut KvmVcpu,
-        controllers: &mut CallersControllers,
+        controllers: &mut VcpuControllers,
     ) -> Result<(Stop, VcpuResult), Error> {
         let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
         let mut recorder = self.clock.map(recorder);
@@ -81,9 +79,9 @@ impl RunContext<'_> {
             let watchdog = Watchdog { deadline: self.deadline.clone() };
             // Linux does not know these hypercalls.
             let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
-            let printer = self.kev.then(|| MmioPrinter::new(self.output.clone()));
             let last = (self.devices, (MsrForwarder(self.msrs), (TerminalExits, &mut open_bus)));
-            let mut chain = (watchdog, (&mut controllers.0, (hypercalls, (self.msrs, (printer, last)))));
+            let VcpuControllers { callers, printer } = &mut *controllers;
+            let mut chain = (watchdog, (&mut callers.0, (hypercalls, (self.msrs, (printer, last)))));
             run::run(vcpu, &mut chain, recorder.as_mut())
         };
         // After a panic the machine stops, so a controller in a half-changed state is not asked again in this run.
@@ -113,7 +111,6 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         devices,
         msrs,
         output,
-        kev: machine.kev,
         timeout: machine.timeout,
         deadline: deadline.clone(),
         clock: machine.clock.map(|clock| (clock, clock.now())),

@@ -46,9 +46,19 @@ impl Doorbell {
         &self.bell
     }
 
-    /// Ends the wait of [`serve`](Self::serve), now and from now on.
+    /// Ends the wait of [`serve`](Self::serve), now and until the next [`begin_run`](Self::begin_run).
     pub(crate) fn end(&self) {
         let _ = self.end.write(1);
+    }
+
+    /// Drains the event with which an earlier run ended. Otherwise no wait would block.
+    pub(crate) fn begin_run(&self) {
+        let _ = self.end.read();
+    }
+
+    /// Drops the rings that were not counted.
+    pub(crate) fn reset(&self) {
+        let _ = self.rings();
     }
 
     /// The number of rings since the last call.

@@ -56,6 +56,7 @@ impl Poller {
         vcpus: Arc<dyn Kick>,
         deadline: Deadline,
     ) -> Result<Self, Error> {
+        doorbell.iter().for_each(|doorbell| doorbell.begin_run());
         let run_ended = Arc::new(AtomicBool::new(false));
         let over = run_ended.clone();
         let bell = doorbell.clone();

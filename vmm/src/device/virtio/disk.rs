@@ -74,7 +74,7 @@ impl Disk {
         }
         if size != whole {
             return Err(refuse(format!(
-                "has {size} bytes, which is not a multiple of {SECTOR}: pad it (truncate -s {whole} FILE)"
+                "has a size of {size}, which is not a multiple of {SECTOR} bytes: pad it (truncate -s {whole} FILE)"
             )));
         }
         Ok(Self { file, path: path.to_owned(), read_only, size, dirty: false, has_warned: false })

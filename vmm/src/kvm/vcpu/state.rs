@@ -12,12 +12,17 @@ use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use kvm_ioctls::SyncReg;
 use std::io;
 
+/// CPUID leaf 1, ECX: the processor has XSAVE.
+const CPUID_XSAVE: u32 = 1 << 26;
+
 impl KvmVcpu {
     /// Sets the CPUID leaves that the guest sees (KVM_SET_CPUID2). Call it before the first entry.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), Error> {
+    pub fn set_cpuid(&mut self, cpuid: &CpuId) -> Result<(), Error> {
+        self.has_xsave =
+            cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & CPUID_XSAVE != 0);
         self.fd.set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
     }
 
@@ -31,15 +36,28 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
-        let reset = match &self.start {
-            Some(start) => start.reset,
-            None => self.sregs()?,
+        let (reset, lapic) = match &self.start {
+            Some(start) => (start.reset, start.lapic),
+            None => (self.sregs()?, None),
         };
         let sregs = modes::sregs(mode, reset, tables, index);
         let regs = modes::regs(mode, entry, index);
-        self.start = Some(Box::new(Start { reset, sregs, regs }));
+        self.start = Some(Box::new(Start { reset, sregs, regs, lapic }));
         self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd.set_regs(&regs).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+
+    /// Remembers the state of the local APIC for [`restore`](Self::restore). Call it before the first entry, if the VM has
+    /// in-kernel interrupt controllers.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn remember_lapic(&mut self) -> Result<(), Error> {
+        let lapic = self.fd.get_lapic().map_err(Error::kvm("KVM_GET_LAPIC"))?;
+        if let Some(start) = &mut self.start {
+            start.lapic = Some(lapic);
+        }
+        Ok(())
     }
 
     /// Sets the registers to enter a Linux kernel at `entry`. The tables are at the addresses of the PC memory map.

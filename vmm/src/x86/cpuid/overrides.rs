@@ -78,8 +78,8 @@ impl FromStr for CpuidOverride {
     fn from_str(text: &str) -> Result<Self, String> {
         let usage = || {
             format!(
-                "{text:?} is not a CPUID override: give LEAF.REGISTER.BIT=VALUE, such as 1.ecx.24=1, 7.0.ebx=0 or \
-                 1.ebx.31-24=0xba"
+                "{text:?} is not a change to CPUID: give LEAF[.SUBLEAF].REGISTER[.BITS]=VALUE, such as 1.ecx.24=1, \
+                 7.0.ebx=0 or 1.ebx.31-24=0xba"
             )
         };
         let (place, value) = text.split_once('=').ok_or_else(usage)?;
@@ -110,7 +110,7 @@ impl FromStr for CpuidOverride {
         let change = Self { leaf, subleaf, register, low, high, value };
         if value > change.mask() >> low {
             return Err(format!(
-                "{text:?} is not a CPUID override: {value:#x} does not fit into bits {high} to {low}: give a smaller value"
+                "{text:?} is not a change to CPUID: {value:#x} does not fit into bits {high} to {low}: give a smaller value"
             ));
         }
         Ok(change)

@@ -23,7 +23,7 @@ fn an_unusable_image_is_refused() {
     fs::write(path("empty"), b"").unwrap();
     assert!(refused(&path("empty"), false).contains("is empty"));
     fs::write(path("odd"), [0; 513]).unwrap();
-    assert!(refused(&path("odd"), false).contains("has 513 bytes"));
+    assert!(refused(&path("odd"), false).contains("has a size of 513"));
     assert!(refused(&path("odd"), true).contains("truncate -s 1024"));
 }
 
