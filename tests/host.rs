@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         kvm_test("errors_of_kvm_are_reported_with_advice", lies),
         kvm_test("the_doctor_checks_for_the_files_that_a_run_needs", too_few_files),
         kvm_test("a_host_that_fails_makes_a_grade_invalid", host_fails_while_grading),
+        kvm_test("a_host_that_fails_in_the_middle_of_a_run_loses_no_result", host_fails_during_a_run),
+        kvm_test("a_result_that_the_host_does_not_tell_is_no_success", unreadable_registers),
         kvm_test("a_closed_standard_output_is_an_error", closed_stdout),
         kvm_test("a_nonblocking_stdout_receives_everything", nonblocking_stdout),
         kvm_test("output_that_is_not_read_is_a_host_error", unread_output),
@@ -214,6 +216,59 @@ fn host_fails_while_grading() {
         assert_eq!((ran.status, ran.text().as_str()), (115, ""), "{skip}: {}", ran.stderr);
         assert!(ran.stderr.contains("this run gives no grade"), "{}", ran.stderr);
     }
+}
+
+/// In long mode, prints "half" on one vCPU and then reads a port without end; the others loop. `jump` is the condition on
+/// which a vCPU loops: jz (0x74) or jnz (0x75). test edi, edi; jCC $; mov al, BYTE; out 0xe9, al for each byte; again: in
+/// al, 0x42; jmp again
+fn print_half_a_line(jump: u8) -> Vec<u8> {
+    let prints = b"half".iter().flat_map(|byte| [0xb0, *byte, 0xe6, 0xe9]);
+    [0x85, 0xff, jump, 0xfe].into_iter().chain(prints).chain([0xe4, 0x42, 0xeb, 0xfc]).collect()
+}
+
+/// KVM_RUN fails after the guest has printed a part of a line. The text, the profile and the trace are written.
+fn host_fails_during_a_run() {
+    const JZ: u8 = 0x74;
+    const JNZ: u8 = 0x75;
+    let (liar, files) = (Liar::new(), Files::new());
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_string();
+    for (cpus, jump) in [("1", JNZ), ("2", JNZ), ("2", JZ)] {
+        let guest = files.write("half", &print_half_a_line(jump)) + "@0x1000:long";
+        for transport in TRANSPORT_NAMES {
+            let (profile, trace) = (path("profile"), path("trace"));
+            let json = format!("json={profile}");
+            let arguments =
+                [&guest, "--cpus", cpus, "--transport", transport, "--profile", &json, "--trace", &trace];
+            let case = format!("{cpus} vCPUs, jump {jump:#x}, {transport}");
+            let ran = liar.run("ae80 -1 -1 5 9 1", &arguments);
+            assert_eq!((ran.status, ran.text().as_str()), (115, "half"), "{case}: {}", ran.stderr);
+            let failure = "the host failed: KVM_RUN failed: Input/output error (os error 5)";
+            let first = ran.stderr.lines().next().unwrap_or_default();
+            assert!(first.contains(failure), "{case}: {}", ran.stderr);
+            for (file, text) in [(&profile, "0xe9"), (&trace, "0xe9")] {
+                let shown = support::ran(&["report", file]);
+                assert!(shown.status == 0 && shown.text().contains(text), "{case}: {}", shown.text());
+                std::fs::remove_file(file).unwrap();
+            }
+        }
+    }
+}
+
+/// The registers of a guest that halted cannot be read, so that its result is not known.
+fn unreadable_registers() {
+    let liar = Liar::new();
+    // Without KVM_CAP_SYNC_REGS (74), the registers are read with KVM_GET_REGS.
+    let ran = liar.run("ae03 74 0 0 0 1000; 8090ae81 -1 -1 5 0 1000", &["real16-42"]);
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("the host failed: KVM_GET_REGS failed: Input/output error"),
+        "{}",
+        ran.stderr
+    );
+    // A guest that crashed has crashed, also if its place is not known.
+    let ran = liar.run("8138ae83 -1 -1 5 1 1000", &["hostile-jump-outside"]);
+    assert_eq!(ran.status, 112, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the place of vCPU 0 is not known: KVM_GET_SREGS failed"), "{}", ran.stderr);
 }
 
 /// Otherwise the output would be lost silently.

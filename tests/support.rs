@@ -271,7 +271,7 @@ pub fn assert_error(ran: &Ran, status: i32, text: &str) {
 /// A library that replaces `ioctl` and gives false answers. The environment variable LIE has six numbers: the request
 /// (hexadecimal), its argument (-1 for any), the answer, the errno, the number of matching requests that pass to KVM
 /// first, and the number of false answers. With the errno -1, the library sends SIGTERM instead and passes the request
-/// to KVM.
+/// to KVM. Several lies are separated by semicolons.
 const LIAR: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -280,6 +280,7 @@ const LIAR: &str = r#"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 int ioctl(int fd, unsigned long request, ...) {
     va_list list;
@@ -289,10 +290,12 @@ int ioctl(int fd, unsigned long request, ...) {
     unsigned long which;
     long of;
     int answer, error, skip, times;
-    static int seen;
-    const char *lie = getenv("LIE");
-    if (lie && sscanf(lie, "%lx %ld %d %d %d %d", &which, &of, &answer, &error, &skip, &times) == 6 && request == which
-        && (of == -1 || of == (long)argument) && seen++ >= skip && seen <= skip + times) {
+    static int seen[8];
+    int number = 0;
+    for (const char *lie = getenv("LIE"); lie && number < 8; lie = strchr(lie, ';'), lie += lie != 0, number++) {
+        if (sscanf(lie, "%lx %ld %d %d %d %d", &which, &of, &answer, &error, &skip, &times) != 6 || request != which
+            || (of != -1 && of != (long)argument) || seen[number]++ < skip || seen[number] > skip + times)
+            continue;
         if (error != -1) {
             errno = error;
             return answer;

@@ -1,8 +1,9 @@
 //! Errors of the host and of the user's request. A fault of the guest is never one of these: it is a
 //! [`Stop`](crate::exit::Stop).
 //!
-//! Imports: host functions.
+//! Imports: the reasons for the end of a run, host functions.
 
+use crate::exit::Stop;
 use crate::host::{self, host_advice};
 use guest::Mode;
 use kvm_ioctls::Cap;
@@ -208,6 +209,16 @@ impl Error {
     /// Wraps the error of another operation of the host, for `map_err`.
     pub(crate) fn host(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { operation, source }
+    }
+}
+
+/// The end of a run whose host failed in the middle.
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Interrupted => Self::Interrupted,
+            error => Self::host(error),
+        }
     }
 }
 

@@ -43,7 +43,8 @@ impl VmFactory for VmmFactory {
     }
 
     fn run(&self, mut machine: Machine) -> Result<bool, Error> {
-        Ok(status::of_report(&machine.run()?) == status::OK)
+        let report = machine.run()?;
+        report.host_failure().map_or(Ok(status::of_report(&report) == status::OK), Err)
     }
 }
 

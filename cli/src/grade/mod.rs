@@ -190,8 +190,14 @@ impl Run {
     }
 
     /// Builds the machine and runs it. `captured` receives its output.
+    ///
+    /// # Errors
+    /// The machine cannot be built, or the host failed.
     fn of(name: String, builder: Builder, captured: Captured, timeout: Timeout) -> Result<Self, Error> {
         let report = builder.timeout(timeout.0).verify(true).kernel_counters(true).build()?.run()?;
+        if let Some(error) = report.host_failure() {
+            return Err(error);
+        }
         Ok(Self { name, report, output: captured.bytes() })
     }
 

@@ -250,7 +250,11 @@ impl Vcpu for KvmVcpu {
                 std::thread::yield_now();
                 Ok((Exit::Interrupted, Arrival::FromGuest))
             }
-            Err(error) => Err(Error::kvm("KVM_RUN")(error)),
+            Err(error) => {
+                // KVM may have failed before it stored them.
+                self.regs_in_sync = false;
+                Err(Error::kvm("KVM_RUN")(error))
+            }
         }
     }
 

@@ -230,6 +230,9 @@ fn run_two_instructions(mode: Mode) -> Check {
             Check::of(what, Ok("ran two instructions".into()))
         }
         Ok(report) => {
+            if let Some(error) = report.host_failure() {
+                return Check::of(what, Err(error));
+            }
             let found = format!(
                 "a guest of two instructions ended with: {}; KVM on this host cannot run guests in this mode: look for its \
                  messages (dmesg | grep -i kvm)",

@@ -232,6 +232,9 @@ impl Run {
         if matches!(report.stop, Stop::Interrupted) {
             return Err(ComparisonError::Interrupted);
         }
+        if let Some(error) = report.host_failure() {
+            return Err(error.into());
+        }
         check(&report, workload, &memory)
             .map_err(|what| ComparisonError::Wrong(format!("{variant} in ring {}: {what}", ring.number())))?;
         Ok(Ran {

@@ -104,32 +104,32 @@ impl Background {
 }
 
 impl RunningBackground<'_> {
-    /// Ends the threads, and gives their results.
-    ///
-    /// # Errors
-    /// A thread panicked.
-    pub(super) fn finish(self, deadline: &Deadline) -> Result<SideResult, Error> {
+    /// Ends the threads, and gives their results. A thread that panicked is a failure of the host.
+    pub(super) fn finish(self, deadline: &Deadline) -> SideResult {
         match self {
-            Self::Nothing => Ok(SideResult::default()),
+            Self::Nothing => SideResult::default(),
             // The device has handled each store at once: nothing is left in the queue.
             Self::Trapped(transport, window) => {
                 let simvirtio = Some(lock(window).simvirtio().report(transport));
-                Ok(SideResult { simvirtio, ..Default::default() })
+                SideResult { simvirtio, ..Default::default() }
             }
             // Bytes may be left in the queue. The poller handles them, and may find a protocol error.
             Self::Shared(shared, poller) => {
                 let transport = shared.doorbell.as_ref().map_or(Transport::Polling, |_| Transport::Doorbell);
-                let ended = poller.finish(deadline)?;
+                let ended = match poller.finish(deadline) {
+                    Ok(ended) => ended,
+                    Err(error) => return SideResult { stop: Some(error.into()), ..Default::default() },
+                };
                 let report = ended.simvirtio.report(transport);
                 let (rings, thread_time) = (ended.rings, Some(ended.thread_time));
                 shared.device = Some(Box::new(ended.simvirtio));
                 let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
-                Ok(SideResult { stop: ended.stop, simvirtio, boot: None })
+                SideResult { stop: ended.stop, simvirtio, boot: None }
             }
             Self::Pc(running) => {
                 running.timeline().mark(Event::End);
                 let (stop, boot) = running.finish(deadline);
-                Ok(SideResult { stop, simvirtio: None, boot: Some(boot) })
+                SideResult { stop, simvirtio: None, boot: Some(boot) }
             }
         }
     }

@@ -136,12 +136,13 @@ impl Machine {
     /// where the first one stopped; Linux runs only once.
     ///
     /// # Errors
-    /// The host failed. A mistake of the guest is not an error: it is in the report.
+    /// The host failed before the guest ran. A mistake of the guest is not an error, and neither is a failure of the host
+    /// after the guest has started ([`Stop::HostFailed`]): both are in the report.
     pub fn run(&mut self) -> Result<Report, Error> {
         let started = Instant::now();
         let result = run_machine(self)?;
         let elapsed = started.elapsed();
-        self.report(result, elapsed)
+        Ok(self.report(result, elapsed))
     }
 
     /// The guest's memory, by guest physical address.
@@ -214,13 +215,20 @@ impl Machine {
         self.reset()
     }
 
-    fn report(&mut self, result: RunResult, elapsed: Duration) -> Result<Report, Error> {
-        let RunResult { stop, vcpus, stopped_by, side } = result;
+    fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
+        let RunResult { mut stop, vcpus, stopped_by, side } = result;
         let verdict = match stop {
-            Stop::Halted | Stop::Exited(0) if self.verify => Some(self.verdict()?),
+            // A result that cannot be read is not a success.
+            Stop::Halted | Stop::Exited(0) if self.verify => match self.verdict() {
+                Ok(verdict) => Some(verdict),
+                Err(error) => {
+                    stop = error.into();
+                    None
+                }
+            },
             _ => None,
         };
-        let (location, explanation) = self.explain(&stop, stopped_by)?;
+        let (location, explanation) = self.explain(&stop, stopped_by);
         let several = vcpus.len() > 1;
         let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
         let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
@@ -229,7 +237,8 @@ impl Machine {
         for (vcpu, (stop, result)) in self.vcpus.iter_mut().zip(vcpus) {
             let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
             if several {
-                let location = if stop.parks() { None } else { Some(vcpu.location(has_shut_down(&stop))?) };
+                let location =
+                    if stop.parks() { None } else { known(vcpu.location(has_shut_down(&stop)), vcpu) };
                 let profile = result.recording.as_ref().map(|recording| recording.profile.clone());
                 reports.push(VcpuReport {
                     id: vcpu.number(),
@@ -242,7 +251,7 @@ impl Machine {
             totals.add(vcpu.number(), result, kernel);
         }
         let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
-        Ok(Report {
+        Report {
             stop,
             stopped_by,
             location,
@@ -263,26 +272,29 @@ impl Machine {
             devices: self.devices.clone(),
             kev: self.kev,
             msrs: self.msrs.clone(),
-        })
+        }
     }
 
-    /// The location of the vCPU that stopped the machine, and the explanation of its death.
-    fn explain(
-        &mut self,
-        stop: &Stop,
-        stopped_by: usize,
-    ) -> Result<(Option<Location>, Option<Explanation>), Error> {
+    /// The location of the vCPU that stopped the machine, and the explanation of its death. `None` for what the host
+    /// does not tell.
+    fn explain(&mut self, stop: &Stop, stopped_by: usize) -> (Option<Location>, Option<Explanation>) {
         let orderly =
             stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
-        let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return Ok((None, None)) };
-        let location = vcpu.location(has_shut_down(stop))?;
+        let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return (None, None) };
+        let location = vcpu.location(has_shut_down(stop));
+        let Some(location) = known(location, vcpu) else { return (None, None) };
         let explanation = match stop {
-            Stop::Interrupted | Stop::ProtocolError(_) | Stop::OutputLimit(_) | Stop::ControllerFailed(_) => {
-                None
-            }
-            _ => Explanation::new(location, vcpu.regs()?, vcpu.sregs()?, &self.memory),
+            Stop::Interrupted
+            | Stop::ProtocolError(_)
+            | Stop::OutputLimit(_)
+            | Stop::ControllerFailed(_)
+            | Stop::HostFailed(_) => None,
+            _ => match (vcpu.regs(), vcpu.sregs()) {
+                (Ok(regs), Ok(sregs)) => Explanation::new(location, regs, sregs, &self.memory),
+                _ => None,
+            },
         };
-        Ok((Some(location), explanation))
+        (Some(location), explanation)
     }
 
     fn verdict(&mut self) -> Result<Verdict, Error> {
@@ -294,6 +306,11 @@ impl Machine {
         };
         Ok(Verdict::new(self.mode, rax, u64::from_le_bytes(memory)))
     }
+}
+
+/// The location of `vcpu`. If the host does not tell it, it is missing from the report.
+fn known(location: Result<Location, Error>, vcpu: &KvmVcpu) -> Option<Location> {
+    location.map_err(|error| log::warn!("the place of vCPU {} is not known: {error}", vcpu.number())).ok()
 }
 
 /// True if the processor has shut down. Some hosts reset it then.

@@ -6,6 +6,7 @@ use crate::controller::vcpu::Location;
 use crate::controller::{Devices, OpenBus, hypercall};
 use crate::device::bus::DeviceName;
 use crate::device::simvirtio::SimvirtioReport;
+use crate::error::Error;
 use crate::exit::{Reason, Site, Stop};
 use crate::kvm::counters::KvmCounters;
 use crate::machine::explain::Explanation;
@@ -17,6 +18,7 @@ use crate::profile::trace::Trace;
 use crate::x86::modes::Mode;
 use simvirtio::abi;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +102,7 @@ pub struct Report {
     pub location: Option<Location>,
     /// The state of the guest when the run ended, and the probable cause of a fault. `None` if
     /// [`location`](Self::location) is `None` or [`Location::Reset`], and after an interruption, a SIMVIRTIO protocol error,
-    /// the output limit, or a failed controller.
+    /// the output limit, a failed controller, or a failure of the host.
     pub explanation: Option<Explanation>,
     /// The result that the guest left. `None` unless it was requested
     /// ([`Builder::verify`](crate::machine::Builder::verify)) and the guest halted or exited with code 0.
@@ -148,6 +150,13 @@ impl Report {
             }
             Some(Location::Reset) | None => false,
         }
+    }
+
+    /// The failure of the host that ended the run ([`Stop::HostFailed`]), for a caller to whom the report of such a run is of
+    /// no use. `None` if the run ended in another way.
+    pub fn host_failure(&self) -> Option<Error> {
+        let Stop::HostFailed(error) = &self.stop else { return None };
+        Some(Error::Host { operation: "running the guest", source: io::Error::other(error.to_string()) })
     }
 
     /// The name of the device and the register at a site of the profile. `None` if no device is there.

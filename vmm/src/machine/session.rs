@@ -67,11 +67,7 @@ impl RunContext<'_> {
     }
 
     /// Runs one vCPU until it stops, on the calling thread, which handles kicks.
-    fn run(
-        &self,
-        vcpu: &mut KvmVcpu,
-        controllers: &mut VcpuControllers,
-    ) -> Result<(Stop, VcpuResult), Error> {
+    fn run(&self, vcpu: &mut KvmVcpu, controllers: &mut VcpuControllers) -> (Stop, VcpuResult) {
         let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
         let mut recorder = self.clock.map(recorder);
         let mut open_bus = OpenBus::default();
@@ -86,10 +82,10 @@ impl RunContext<'_> {
         };
         // After a panic the machine stops, so a controller in a half-changed state is not asked again in this run.
         let stop = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(stop) => stop?,
+            Ok(stop) => stop,
             Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
         };
-        Ok((stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus }))
+        (stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus })
     }
 }
 
@@ -102,7 +98,8 @@ pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
 /// Runs the vCPUs and the background work of a machine until it stops. The first vCPU runs on the calling thread.
 ///
 /// # Errors
-/// The host failed.
+/// The host failed before the guest ran. A later failure is the end of the run ([`Stop::HostFailed`]), so that the text
+/// that the guest has printed and the exits that were recorded are not lost.
 pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
     let Machine { vcpus, controllers, devices, msrs, background, output, timer, .. } = machine;
     let deadline = Deadline::after(machine.timeout);
@@ -130,21 +127,21 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         let results = threads.run(
             others.iter_mut().zip(for_others),
             || context.run(first, for_first),
-            |vcpu, own| {
-                let _timer = context.timer()?;
-                context.run(vcpu, own)
+            |vcpu, own| match context.timer() {
+                Ok(_timer) => context.run(vcpu, own),
+                Err(error) => (error.into(), VcpuResult::default()),
             },
         );
-        let side = running.finish(&deadline)?;
+        let side = running.finish(&deadline);
         // The timer still runs: it interrupts a write that blocks.
-        end(results?, side, output)
+        Ok(end(results, side, output))
     });
     timer.iter_mut().for_each(KickTimer::stop);
     ran?
 }
 
 /// Writes the text that is still buffered, and decides how the run ended.
-fn end(results: VcpuResults<VcpuResult>, side: SideResult, output: &Output) -> Result<RunResult, Error> {
+fn end(results: VcpuResults<VcpuResult>, side: SideResult, output: &Output) -> RunResult {
     let VcpuResults { vcpus, stopped_by } = results;
     let stop = ending(Reasons {
         vcpus: &vcpus.iter().map(|(stop, _)| stop).collect::<Vec<_>>(),
@@ -154,5 +151,5 @@ fn end(results: VcpuResults<VcpuResult>, side: SideResult, output: &Output) -> R
         output: output.clone().finish(),
         interrupted: host::interrupted(),
     });
-    Ok(RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), side })
+    RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), side }
 }

@@ -9,23 +9,23 @@ pub(crate) mod vcpu_threads;
 
 use crate::controller::ExitController;
 use crate::controller::vcpu::{Entry, Vcpu};
-use crate::error::Error;
 use crate::exit::{Outcome, Stop};
 use crate::profile::recorder::Recorder;
 
-/// Runs a vCPU until a controller stops it. Returns the reason.
-///
-/// # Errors
-/// The host cannot run the vCPU.
+/// Runs a vCPU until a controller stops it, or until the host cannot run it any more ([`Stop::HostFailed`]). Returns the
+/// reason.
 pub fn run(
     vcpu: &mut impl Vcpu,
     controllers: &mut impl ExitController,
     mut recorder: Option<&mut Recorder>,
-) -> Result<Stop, Error> {
+) -> Stop {
     let mut entry = Entry::Resume;
     recorder.iter_mut().for_each(|recorder| recorder.begin());
     loop {
-        let (exit, arrival) = vcpu.enter(entry)?;
+        let (exit, arrival) = match vcpu.enter(entry) {
+            Ok(entered) => entered,
+            Err(error) => return error.into(),
+        };
         if let Some(recorder) = &mut recorder {
             let rip = if recorder.wants_rip() { vcpu.rip() } else { None };
             recorder.left(&exit, arrival, rip);
@@ -36,7 +36,7 @@ pub fn run(
             recorder.answered(&outcome);
         }
         entry = match outcome {
-            Outcome::Stop(stop) => return Ok(stop),
+            Outcome::Stop(stop) => return stop,
             Outcome::Value(value) => Entry::Value(value),
             Outcome::Fault => Entry::Fault,
             Outcome::Resume | Outcome::Unclaimed => Entry::Resume,
@@ -49,6 +49,7 @@ mod tests {
     use super::*;
     use crate::controller::{Devices, FakeVcpu, OpenBus, TerminalExits, VcpuState, Watchdog};
     use crate::device::bus::{Device, DeviceName};
+    use crate::error::Error;
     use crate::exit::{Arrival, Exit};
     use crate::memory::GuestMemory;
     use crate::profile::Count;
@@ -158,7 +159,7 @@ mod tests {
     fn answers_go_back_into_the_guest() {
         let fifo = Arc::default();
         let mut vcpu = Script::new([(input(0xbb), FRESH), (input(0xbc), FRESH), (Exit::Hlt, FRESH)]);
-        let stop = run(&mut vcpu, &mut chain(&fifo), None).unwrap();
+        let stop = run(&mut vcpu, &mut chain(&fifo), None);
         assert!(matches!(stop, Stop::Halted));
         assert_eq!(vcpu.entries, [Entry::Resume, Entry::Value(1), Entry::Value(u64::MAX)]);
     }
@@ -170,7 +171,7 @@ mod tests {
             let mut recorder = Recorder::new(Clock::new(None), 0, None, None);
             let elements = (1..=3).map(output).zip(arrivals);
             let mut vcpu = Script::new(elements.chain([(Exit::Hlt, FRESH)]));
-            run(&mut vcpu, &mut chain(&fifo), Some(&mut recorder)).unwrap();
+            run(&mut vcpu, &mut chain(&fifo), Some(&mut recorder));
             assert_eq!(fifo.lock().unwrap().written, [1, 2, 3]);
             let exits = 1 + arrivals.iter().filter(|arrival| **arrival == FRESH).count() as u64;
             assert_eq!(recorder.finish().profile.total(), Count { exits, elements: 4 });
@@ -181,7 +182,7 @@ mod tests {
     fn string_input_is_answered_element_by_element() {
         let fifo = Arc::default();
         let mut vcpu = Script::new([(input(0xbb), FRESH), (input(0xbb), NEXT), (Exit::Hlt, FRESH)]);
-        run(&mut vcpu, &mut chain(&fifo), None).unwrap();
+        run(&mut vcpu, &mut chain(&fifo), None);
         assert_eq!(vcpu.entries, [Entry::Resume, Entry::Value(1), Entry::Value(2)]);
     }
 
@@ -193,14 +194,14 @@ mod tests {
             (Exit::Hlt, FRESH),
         ];
         let mut vcpu = Script::new(exits);
-        run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
+        run(&mut vcpu, &mut chain(&Arc::default()), None);
         assert_eq!(vcpu.entries, [Entry::Resume, Entry::Fault, Entry::Fault]);
     }
 
     #[test]
     fn an_interruption_without_a_reason_resumes_the_guest() {
         let mut vcpu = Script::new([(Exit::Interrupted, FRESH), (Exit::Hlt, FRESH)]);
-        let stop = run(&mut vcpu, &mut chain(&Arc::default()), None).unwrap();
+        let stop = run(&mut vcpu, &mut chain(&Arc::default()), None);
         assert!(matches!(stop, Stop::Halted));
     }
 
@@ -209,17 +210,17 @@ mod tests {
         let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
         let at = |seconds| Deadline::after(Some(Duration::from_secs(seconds)));
         let mut late = Watchdog { deadline: at(0) };
-        assert!(matches!(run(&mut interrupted(), &mut late, None).unwrap(), Stop::Timeout));
+        assert!(matches!(run(&mut interrupted(), &mut late, None), Stop::Timeout));
         let mut early = Watchdog { deadline: at(60) };
         assert!(matches!(early.handle(&Exit::Interrupted, &mut FakeVcpu::default()), Outcome::Resume));
         early.deadline.request_stop();
-        assert!(matches!(run(&mut interrupted(), &mut early, None).unwrap(), Stop::Interrupted));
+        assert!(matches!(run(&mut interrupted(), &mut early, None), Stop::Interrupted));
     }
 
     #[test]
     fn each_terminal_exit_ends_the_loop() {
         for exit in [Exit::Hlt, Exit::Shutdown, Exit::EmulationFailure(Default::default()), Exit::Other(1)] {
-            run(&mut Script::new([(exit, FRESH)]), &mut chain(&Arc::default()), None).unwrap();
+            run(&mut Script::new([(exit, FRESH)]), &mut chain(&Arc::default()), None);
         }
     }
 }

@@ -50,19 +50,17 @@ impl VcpuThreads {
         Self { deadline, stopped_by: AtomicUsize::new(NO_VCPU), threads }
     }
 
-    /// Runs `first` on this thread, and `body` with each of `others` on a new thread.
-    ///
-    /// # Errors
-    /// The host has no thread left, or cannot run a vCPU.
-    pub(crate) fn run<'a, C: Send, R: Send>(
+    /// Runs `first` on this thread, and `body` with each of `others` on a new thread. If the host has no thread left,
+    /// or a thread panics, its vCPU ends with [`Stop::HostFailed`] and without a result of its own.
+    pub(crate) fn run<'a, C: Send, R: Default + Send>(
         &self,
         others: impl Iterator<Item = (&'a mut KvmVcpu, C)>,
-        first: impl FnOnce() -> Result<(Stop, R), Error>,
-        body: impl Fn(&mut KvmVcpu, C) -> Result<(Stop, R), Error> + Sync,
-    ) -> Result<VcpuResults<R>, Error> {
-        let results = thread::scope(|scope| {
+        first: impl FnOnce() -> (Stop, R),
+        body: impl Fn(&mut KvmVcpu, C) -> (Stop, R) + Sync,
+    ) -> VcpuResults<R> {
+        let vcpus = thread::scope(|scope| {
             let mut threads = Vec::new();
-            let mut failed = None;
+            let mut missing = None;
             for (place, (vcpu, own)) in (1..).zip(others) {
                 let body = &body;
                 let run = move || {
@@ -71,7 +69,7 @@ impl VcpuThreads {
                             self.enter(place, kicker);
                             body(vcpu, own)
                         })
-                        .and_then(|result| result)
+                        .unwrap_or_else(failed)
                     };
                     self.leave(place, caught(run))
                 };
@@ -82,7 +80,7 @@ impl VcpuThreads {
                 {
                     Ok(thread) => threads.push(thread),
                     Err(error) => {
-                        failed = Some(Error::host("starting a vCPU's thread")(error));
+                        missing = Some(Error::host("starting a vCPU's thread")(error));
                         break;
                     }
                 }
@@ -91,19 +89,22 @@ impl VcpuThreads {
             for thread in self.threads.iter().skip(1 + threads.len()) {
                 thread.out.store(true, Ordering::SeqCst);
             }
-            let result = match failed {
+            let result = match missing {
                 None => self.leave(0, caught(first)),
-                Some(error) => self.leave(0, Err(error)),
+                Some(error) => self.leave(0, failed(error)),
             };
             self.wait();
             let mut results = vec![result];
-            let join =
-                |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|_| Err(panicked()));
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|_| failed(panicked()))
+            };
             results.extend(threads.into_iter().map(join));
+            let unstarted = || (Stop::Interrupted, R::default());
+            results.resize_with(self.threads.len(), unstarted);
             results
         });
         let stopped_by = Some(self.stopped_by.load(Ordering::SeqCst)).filter(|place| *place != NO_VCPU);
-        Ok(VcpuResults { vcpus: results.into_iter().collect::<Result<_, _>>()?, stopped_by })
+        VcpuResults { vcpus, stopped_by }
     }
 
     /// Registers the calling thread as that of vCPU `place`, with its kicker.
@@ -116,8 +117,8 @@ impl VcpuThreads {
 
     /// Notes the end of vCPU `place`. If that ends the machine, kicks the others until the leader's vCPU has ended. The
     /// leader then kicks the rest.
-    fn leave<R>(&self, place: usize, result: Result<(Stop, R), Error>) -> Result<(Stop, R), Error> {
-        if !matches!(&result, Ok((stop, _)) if stop.parks()) {
+    fn leave<R>(&self, place: usize, result: (Stop, R)) -> (Stop, R) {
+        if !result.0.parks() {
             let _ = self.stopped_by.compare_exchange(NO_VCPU, place, Ordering::SeqCst, Ordering::SeqCst);
             self.deadline.request_stop();
         }
@@ -164,9 +165,14 @@ impl Kick for VcpuThreads {
     }
 }
 
-/// Runs a vCPU, and turns a panic into an error. Panics of controllers are caught earlier, so this one is our bug.
-fn caught<R>(run: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()))
+/// Runs a vCPU, and turns a panic into a failure. Panics of controllers are caught earlier, so this one is our bug.
+fn caught<R: Default>(run: impl FnOnce() -> (Stop, R)) -> (Stop, R) {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| failed(panicked()))
+}
+
+/// The end of a vCPU that the host cannot run.
+fn failed<R: Default>(error: Error) -> (Stop, R) {
+    (error.into(), R::default())
 }
 
 fn panicked() -> Error {
