@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         kvm_test("the_escape_key_ends_a_machine_whose_output_is_blocked", escape_and_stalled_reader),
         kvm_test("a_slow_reader_receives_the_last_output", slow_reader),
         kvm_test("a_closed_output_ends_the_boot", closed_output),
+        kvm_test("a_run_shows_control_characters_on_a_terminal_only", visible_controls),
+        kvm_test("a_run_on_a_terminal_has_an_output_limit", limit_on_a_terminal),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -182,6 +184,53 @@ fn slow_reader() {
         reader.read_to_end(&mut seen).unwrap();
         assert_eq!((wait(&mut child), seen.ends_with(b"bye")), (0, true));
     }
+}
+
+/// A real-mode guest that prints these bytes: mov al, BYTE; out 0xe9, al for each byte; hlt
+fn prints(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().flat_map(|byte| [0xb0, *byte, 0xe6, 0xe9]).chain([0xf4]).collect()
+}
+
+fn visible_controls() {
+    const TEXT: &[u8] = b"a\x1b[31mb\xffc\xc2\x9bd\x07 \xe2\x9c\x93\r\nend";
+    let files = Files::new();
+    let guest = files.write("guest", &prints(TEXT));
+    let raw = String::from_utf8_lossy(TEXT);
+    let shown = "a\\x1b[31mb\\xffc\\u{9b}d\\x07 \u{2713}\r\nend";
+    let (status, seen) = on_a_terminal("exec \"$VMM\" run \"$1\" -q", &[], &[&guest]);
+    // The terminal itself adds a CR before each LF.
+    let seen = seen.replace("\r\r", "\r");
+    assert!(status == 0 && seen.contains(shown) && !seen.contains('\x1b'), "{status}: {seen:?}");
+    let (status, seen) = on_a_terminal("exec \"$VMM\" run \"$1\" -q --raw-output", &[], &[&guest]);
+    assert!(status == 0 && seen.replace("\r\r", "\r").contains(&*raw), "{status}: {seen:?}");
+    let piped = shell("\"$0\" run \"$1\" -q 2>/dev/null", &[&guest]);
+    assert_eq!((piped.status, piped.stdout.as_slice()), (0, TEXT));
+    // `boot` is a console.
+    let kernel = kernel(&files, &[&print("\x1b[31m!"), POWER_OFF]);
+    let (status, seen) = on_a_terminal("exec \"$VMM\" boot \"$1\" --timeout 50", &[], &[&kernel]);
+    assert!(status == 0 && seen.contains("\x1b[31m!"), "{status}: {seen:?}");
+}
+
+/// mov al, 0xff; again: out 0xe9, al; jmp again
+const POUR: &[u8] = &[0xb0, 0xff, 0xe6, 0xe9, 0xeb, 0xfc];
+
+fn limit_on_a_terminal() {
+    let files = Files::new();
+    let guest = files.write("pours", POUR);
+    let (status, seen) = on_a_terminal("exec \"$VMM\" run \"$1\" -q --timeout 50", &[], &[&guest]);
+    let end = &seen[seen.len().saturating_sub(200)..];
+    assert!(
+        status == 118 && seen.contains("wrote more than 262144 bytes (--output-limit"),
+        "{status}: {end}"
+    );
+    for options in ["--output-limit 0", "--output-limit 0 --raw-output"] {
+        let line = format!("exec \"$VMM\" run \"$1\" -q --timeout 0.5 {options}");
+        let (status, _) = on_a_terminal(&line, &[], &[&guest]);
+        assert_eq!(status, 114, "{options}");
+    }
+    // A pipe has no limit.
+    let piped = shell("\"$0\" run \"$1\" -q --timeout 8 | wc -c", &[&guest]);
+    assert!(piped.text().trim().parse::<u64>().unwrap() > 262_144, "{}", piped.text());
 }
 
 fn closed_output() {

@@ -7,9 +7,11 @@ mod support;
 use guest::{End, Exits, GUESTS, Guest};
 use libtest_mimic::Arguments;
 use simvirtio::device::{State, Violation};
-use std::process::ExitCode;
-use std::time::Duration;
-use support::{Liar, assert_error, code, embedded, find, kvm_test, ran, run_machine};
+use std::io::Read;
+use std::process::{ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{Liar, assert_error, code, embedded, find, kvm_test, ran, run_machine, vmm, wait};
 use vmm::device::Transport;
 use vmm::exit::{Reason, Stop};
 use vmm::profile::Count;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         kvm_test("coalesced_stores_need_a_single_vcpu", several_vcpus),
         kvm_test("the_report_names_the_transport", reported),
         kvm_test("a_loopback_device_returns_the_received_text", loopback),
+        kvm_test("a_guest_that_waits_for_input_ends_at_the_wall_clock_limit", wall_clock_limit),
     ];
     for guest in GUESTS.iter().filter(|guest| guest.polling_exits.is_some()) {
         let by_coalesced = move || same_as_by_exits(guest);
@@ -157,6 +160,30 @@ fn never_exits() {
         assert!(matches!(report.stop, Stop::Timeout), "{report:?}");
         assert_eq!(report.simvirtio.unwrap().history.resets, 1, "{transport}");
     }
+}
+
+/// The input stays open, so the guest's wait moves its deadline, but not the wall-clock limit.
+fn wall_clock_limit() {
+    let ends_at_the_limit = |transport| {
+        let limits = ["--timeout", "2", "--wall-timeout", "4.5"];
+        let mut command = vmm(&[&["simvirtio-upper", "--transport", transport], &limits[..]].concat());
+        let started = Instant::now();
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        let status = wait(&mut child);
+        let elapsed = started.elapsed();
+        drop(stdin);
+        let mut text = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(status, 114, "{transport}: {text}");
+        assert!(text.contains("wall-clock limit: the guest did not end within 4.5 s"), "{transport}: {text}");
+        assert!(elapsed >= Duration::from_millis(4500), "{transport}: {elapsed:?}");
+    };
+    thread::scope(|scope| {
+        for transport in ["exit", "coalesced", "doorbell", "polling"] {
+            scope.spawn(move || ends_at_the_limit(transport));
+        }
+    });
 }
 
 fn rings() {

@@ -60,6 +60,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
+    /// Wall-clock limit of the run in seconds; time spent waiting for input counts [default: no limit]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
+    pub(super) wall_timeout: Option<Timeout>,
+
     /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400; built-in guests that promise this are always
     /// verified
     #[arg(long)]
@@ -86,9 +90,15 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) kev: bool,
 
-    /// Limit of the guest's output in bytes, such as 64K [default: no limit]
+    /// Limit of the guest's output in bytes, such as 64K; 0 means no limit [default: 256K if stdout is a terminal,
+    /// otherwise no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
+
+    /// Pass control characters of the guest to the terminal. By default they are shown as text, such as \x1b. If stdout
+    /// is not a terminal, all bytes pass
+    #[arg(long)]
+    pub(super) raw_output: bool,
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,
@@ -144,6 +154,11 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
+    /// The same as --timeout, because Linux reads its console without an end; the shorter limit counts [default: no
+    /// limit]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
+    pub(super) wall_timeout: Option<Timeout>,
+
     /// Console text that marks the start of userland in the boot timeline, 1 to 512 bytes [default: the kernel's
     /// message that it runs init]
     #[arg(long, value_name = "TEXT")]
@@ -158,7 +173,7 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
     pub(super) msr: Vec<(u32, MsrRule)>,
 
-    /// Limit of the guest's output in bytes, such as 64K [default: no limit]
+    /// Limit of the guest's output in bytes, such as 64K; 0 means no limit [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
 
@@ -251,6 +266,14 @@ pub(super) fn parse_msr_rule(text: &str) -> Result<(u32, MsrRule), String> {
 /// The time limit of a run; `None` for no limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
+
+/// The default of `--output-limit` if stdout is a terminal: a guest in a wrong mode pours out bytes without end.
+pub(super) const TERMINAL_OUTPUT_LIMIT: u64 = 256 << 10;
+
+/// The limit that `--output-limit` sets: 0 means none. `default` is the limit without the option.
+pub(super) fn output_limit(given: Option<u64>, default: Option<u64>) -> Option<u64> {
+    given.or(default).filter(|limit| *limit != 0)
+}
 
 /// The limit of `vmm run`.
 impl Default for Timeout {

@@ -1,6 +1,6 @@
 //! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr.
 
-use crate::args::{BootArgs, ConsoleArg};
+use crate::args::{BootArgs, ConsoleArg, output_limit};
 use crate::run;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -14,7 +14,7 @@ use vmm::{Builder, Error, Machine, Output, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
-    run::run_and_report(&arguments.measure, |output| boot(arguments, output))
+    run::run_and_report(&arguments.measure, |text| boot(arguments, text.output))
 }
 
 fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error> {
@@ -29,8 +29,9 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
         .memory(Some(arguments.mem))
         .cpus(arguments.cpus)
         .timeout(arguments.timeout.0)
+        .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
         .output(output)
-        .output_limit(arguments.output_limit)
+        .output_limit(output_limit(arguments.output_limit, None))
         .input(run::input(None)?)
         .build()?;
     // In raw mode each key goes to the guest. The terminal is restored before the summary is printed.

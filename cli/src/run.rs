@@ -1,6 +1,6 @@
 //! `vmm run`: runs one guest. Its output goes to stdout, the summary to stderr.
 
-use crate::args::{CpuidArg, RunArgs, check_queue_len};
+use crate::args::{CpuidArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::streams::{print_stderr, report_error};
 use crate::target::RunTarget;
@@ -23,11 +23,19 @@ pub fn main(arguments: &RunArgs) -> u8 {
     run_and_report(&arguments.measure, |output| run(arguments, output))
 }
 
+/// Standard output for the guest's text.
+pub struct GuestText {
+    /// The output of the machine.
+    pub output: Output,
+    /// True if it is a terminal.
+    pub is_terminal: bool,
+}
+
 /// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. Returns the
 /// exit status.
 pub fn run_and_report(
     arguments: &MeasureArgs,
-    run: impl FnOnce(Output) -> Result<(String, Report), Error>,
+    run: impl FnOnce(GuestText) -> Result<(String, Report), Error>,
 ) -> u8 {
     let last_byte = Arc::new(AtomicU8::new(b'\n'));
     vmm::host::catch_interrupts();
@@ -55,11 +63,12 @@ pub fn run_and_report(
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
-fn output(last_byte: Arc<AtomicU8>) -> Result<Output, Error> {
+fn output(last_byte: Arc<AtomicU8>) -> Result<GuestText, Error> {
     let stdout = io::stdout();
     let file = stdout.as_fd().try_clone_to_owned();
     let file = file.map_err(|source| Error::Host { operation: "opening standard output", source })?;
-    Ok(Output::new(Stdout { file: file.into(), last_byte }, !stdout.is_terminal()))
+    let is_terminal = stdout.is_terminal();
+    Ok(GuestText { output: Output::new(Stdout { file: file.into(), last_byte }, !is_terminal), is_terminal })
 }
 
 /// Opens the file of `--input`, or standard input.
@@ -85,7 +94,7 @@ pub fn input(path: Option<&Path>) -> Result<Input, Error> {
     Ok(Input::new(file))
 }
 
-fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
+fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> {
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = RunTarget::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
     let cpuid = shows_cpuid(arguments, &target)?;
@@ -112,10 +121,14 @@ fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
         .transport(arguments.transport.map(Into::into).or(needed_transport))
         .queue_len(queue_len.or(target.queue_len()))
         .timeout(arguments.timeout.0)
+        .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
         .cpuid(cpuid)
         .verify(arguments.verify || target.promises_result())
-        .output(output)
-        .output_limit(arguments.output_limit)
+        .output(match text.is_terminal && !arguments.raw_output {
+            true => text.output.with_visible_controls(),
+            false => text.output,
+        })
+        .output_limit(output_limit(arguments.output_limit, text.is_terminal.then_some(TERMINAL_OUTPUT_LIMIT)))
         .input(input(arguments.input.as_deref())?)
         .build()?;
     let report = machine.run()?;

@@ -42,7 +42,10 @@ pub fn ending(report: &Report) -> String {
             _ => write!(text, "; {subject} was then {location}"),
         };
     }
-    let may_be_lost = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout);
+    let may_be_lost = matches!(
+        report.stop,
+        Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout | Stop::WallTimeout(_)
+    );
     if may_be_lost && report.left_its_image() {
         let ranges: Vec<_> = report
             .image

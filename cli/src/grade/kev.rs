@@ -178,7 +178,7 @@ fn check(
     if trap.guest == "kev-cpuid" {
         builder = builder.first_vcpu(CPUID_VCPU.into());
     }
-    let run = Run::of(target.name, builder, captured, arguments.timeout)?;
+    let run = Run::of(target.name, builder, captured, arguments.limits())?;
     let recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(evidence(trap, guest, &run, &recorder.0))
 }
@@ -287,7 +287,7 @@ fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
     let target = RunTarget::embedded(guest)?;
     let (output, captured) = Output::captured();
     let builder = target.builder().output(output);
-    let run = Run::of(target.name, builder, captured, arguments.timeout)?;
+    let run = Run::of(target.name, builder, captured, arguments.limits())?;
     let counts: Vec<u64> = run
         .report
         .vcpus

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use guest::{GUESTS, Guest};
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::time::Duration;
 use vmm::device::Transport;
 use vmm::exit::Stop;
 use vmm::profile::Count;
@@ -61,6 +62,29 @@ pub struct GradeArgs {
     /// Time limit of each run in seconds, such as 10 or 0.5; 0 means no limit
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     timeout: Timeout,
+
+    /// Wall-clock limit of each run in seconds; time spent waiting for input counts; 0 means no limit [default: six
+    /// times --timeout]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
+    wall_timeout: Option<Timeout>,
+}
+
+/// The wall-clock limit of a run by default, as a multiple of its time limit.
+const WALL_TIMES: u32 = 6;
+
+/// The time limits of each run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    timeout: Option<Duration>,
+    wall: Option<Duration>,
+}
+
+impl GradeArgs {
+    fn limits(&self) -> Limits {
+        let Timeout(timeout) = self.timeout;
+        let default = timeout.map(|timeout| timeout.saturating_mul(WALL_TIMES));
+        Limits { timeout, wall: self.wall_timeout.map_or(default, |limit| limit.0) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -100,7 +124,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Err(error) => return report_error(&error),
     };
     // A failure of the host must not cost points, so it is detected with a built-in guest first.
-    let first = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.timeout).map(drop));
+    let first = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.limits()).map(drop));
     let tasks = first.unwrap_or(Ok(())).and_then(|()| match arguments.course {
         Course::So2 => so2::tasks(arguments),
         Course::Kev => kev::tasks(arguments, &images),
@@ -176,7 +200,7 @@ impl Run {
         target: &RunTarget,
         transport: Option<Transport>,
         queue_len: Option<u16>,
-        timeout: Timeout,
+        limits: Limits,
     ) -> Result<Self, Error> {
         let (output, captured) = Output::captured();
         let builder = target
@@ -186,27 +210,24 @@ impl Run {
             .cpuid(target.embedded.is_none_or(|guest| guest.cpuid))
             .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
             .output(output);
-        Self::of(target.name.clone(), builder, captured, timeout)
+        Self::of(target.name.clone(), builder, captured, limits)
     }
 
     /// Builds the machine and runs it. `captured` receives its output.
     ///
     /// # Errors
     /// The machine cannot be built, or the host failed.
-    fn of(name: String, builder: Builder, captured: Captured, timeout: Timeout) -> Result<Self, Error> {
-        let report = builder.timeout(timeout.0).verify(true).kernel_counters(true).build()?.run()?;
+    fn of(name: String, builder: Builder, captured: Captured, limits: Limits) -> Result<Self, Error> {
+        let builder = builder.timeout(limits.timeout).wall_timeout(limits.wall);
+        let report = builder.verify(true).kernel_counters(true).build()?.run()?;
         if let Some(error) = report.host_failure() {
             return Err(error);
         }
         Ok(Self { name, report, output: captured.bytes() })
     }
 
-    fn embedded(
-        guest: &'static Guest,
-        transport: Option<Transport>,
-        timeout: Timeout,
-    ) -> Result<Self, Error> {
-        Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, timeout)
+    fn embedded(guest: &'static Guest, transport: Option<Transport>, limits: Limits) -> Result<Self, Error> {
+        Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, limits)
     }
 
     /// Returns true if the guest halted and left 42 in both places.
@@ -238,6 +259,25 @@ fn wrong(text: impl Into<String>) -> Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wall_clock_limit_is_six_times_the_time_limit_unless_it_is_given() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            grade: GradeArgs,
+        }
+        let limits = |line: &str| {
+            let command = <Command as clap::Parser>::try_parse_from(line.split(' ')).unwrap();
+            let Limits { timeout, wall } = command.grade.limits();
+            [timeout, wall].map(|limit| limit.map(|limit| limit.as_secs()))
+        };
+        assert_eq!(limits("grade"), [Some(10), Some(60)]);
+        assert_eq!(limits("grade --timeout 2"), [Some(2), Some(12)]);
+        assert_eq!(limits("grade --timeout 0"), [None, None]);
+        assert_eq!(limits("grade --timeout 0 --wall-timeout 7"), [None, Some(7)]);
+        assert_eq!(limits("grade --wall-timeout 0"), [Some(10), None]);
+    }
 
     #[test]
     fn a_task_without_evidence_earns_nothing() {

@@ -124,7 +124,7 @@ fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
                 target.image.mode()
             )));
         }
-        let run = Run::new(target, None, None, arguments.timeout)?;
+        let run = Run::new(target, None, None, arguments.limits())?;
         Ok(Evidence { right: run.passed(), text: run.ending() })
     })
 }
@@ -138,7 +138,7 @@ fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
                 target.name
             )));
         }
-        let run = Run::new(target, None, None, arguments.timeout)?;
+        let run = Run::new(target, None, None, arguments.limits())?;
         let greeted = contains(&run.output, GREETING);
         let printed =
             if greeted { format!("prints {GREETING:?}") } else { format!("does not print {GREETING:?}") };
@@ -152,8 +152,8 @@ fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<RunTarget, Error>> {
 
 fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     check_each(simvirtio_targets(arguments), |target| {
-        let run = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
-        let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.timeout)?;
+        let run = Run::new(target, Some(Transport::Exit), None, arguments.limits())?;
+        let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.limits())?;
         let Some(device) = &run.report.simvirtio else {
             return Ok(wrong(format!("{}: the machine has no SIMVIRTIO device", run.name)));
         };
@@ -188,9 +188,9 @@ fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
 /// in the device's window.
 fn polling(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     check_each(simvirtio_targets(arguments), |target| {
-        let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.timeout)?;
-        let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.timeout)?;
-        let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.timeout)?;
+        let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.limits())?;
+        let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.limits())?;
+        let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.limits())?;
         let saved = by_exit.window_exits();
         let left = by_exit.exits().saturating_sub(saved);
         let text = format!(
@@ -245,7 +245,7 @@ fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             if expected == Exits::Unspecified {
                 continue;
             }
-            let run = Run::embedded(guest, transport, arguments.timeout)?;
+            let run = Run::embedded(guest, transport, arguments.limits())?;
             runs += 1;
             evidence.extend(miscounted(&run.name, run.total(), expected));
             kernel.compare(&run.name, run.exits(), run.report.kernel.as_ref().and_then(KvmCounters::exits));

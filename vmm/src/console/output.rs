@@ -4,7 +4,7 @@
 //! kicks the thread, which interrupts a blocked write. This file then gives up; the standard library would try again.
 
 use crate::exit::Stop;
-use crate::host::REPEAT;
+use crate::host::{ControlEscaper, REPEAT};
 use crate::shutdown::Deadline;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -43,6 +43,8 @@ struct Sink {
     limit: Option<Limit>,
     observer: Option<Observer>,
     prompt: Option<Prompt>,
+    /// Makes control characters visible. `None` if they are written as they are.
+    escaper: Option<ControlEscaper>,
 }
 
 /// The event that is signalled when text waits for the end of its line.
@@ -71,6 +73,7 @@ impl Output {
             limit: None,
             observer: None,
             prompt: None,
+            escaper: None,
         };
         Self(Arc::new(OutputState {
             sink: Mutex::new(sink),
@@ -83,6 +86,15 @@ impl Output {
     pub fn captured() -> (Self, Captured) {
         let captured = Captured::default();
         (Self::new(captured.clone(), false), captured)
+    }
+
+    /// Makes control characters visible, because the text goes to a terminal, which they could control. Line ends (LF and
+    /// CR LF), tabs and complete UTF-8 characters pass; other bytes are shown like `\x1b`, and C1 control characters
+    /// like `\u{9b}`.
+    #[must_use]
+    pub fn with_visible_controls(self) -> Self {
+        self.lock().escaper = Some(ControlEscaper::default());
+        self
     }
 
     /// Begins a run with its deadline and its limit in bytes. Text that an earlier run lost no longer counts.
@@ -143,6 +155,16 @@ impl Output {
         }
     }
 
+    /// Ends a run: writes all text, also the beginning of a character that never ended. Breaks like
+    /// [`finish`](Self::finish).
+    pub(crate) fn end_run(&mut self) -> ControlFlow<Stop> {
+        let mut sink = self.lock();
+        let Sink { escaper, waiting, .. } = &mut *sink;
+        escaper.iter_mut().for_each(|escaper| escaper.finish(waiting));
+        drop(sink);
+        self.finish()
+    }
+
     /// Writes the text that waits for the end of its line. Breaks with the end of the run if this text or any text
     /// before it was lost.
     pub(crate) fn finish(&mut self) -> ControlFlow<Stop> {
@@ -199,7 +221,10 @@ impl Sink {
         if let Some(observer) = &mut self.observer {
             observer(text);
         }
-        self.waiting.extend_from_slice(text);
+        match &mut self.escaper {
+            Some(escaper) => escaper.push(text, &mut self.waiting),
+            None => self.waiting.extend_from_slice(text),
+        }
         if !self.by_lines || text.contains(&b'\n') || self.waiting.len() >= CHUNK {
             self.flush_text(Deadline::must_end)?;
         }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The answer to an exit.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub enum Stop {
     ProtocolError(Violation),
     /// The guest did not end before the timeout.
     Timeout,
+    /// The guest did not end within this wall-clock time, in which waiting for input counts, too.
+    WallTimeout(Duration),
     /// A signal or another thread requested the end of the run.
     Interrupted,
     /// The guest wrote more than this limit, in bytes.
@@ -130,8 +133,18 @@ impl fmt::Display for Stop {
             }
             Self::ProtocolError(violation) => write!(f, "SIMVIRTIO protocol error: {violation}"),
             Self::Timeout => f.write_str("timeout: the guest did not end within its time limit"),
+            Self::WallTimeout(limit) => write!(
+                f,
+                "wall-clock limit: the guest did not end within {} s, with its waits for input (--wall-timeout)",
+                limit.as_secs_f64()
+            ),
             Self::Interrupted => f.write_str("interrupted"),
-            Self::OutputLimit(limit) => write!(f, "output limit: the guest wrote more than {limit} bytes"),
+            Self::OutputLimit(limit) => {
+                write!(
+                    f,
+                    "output limit: the guest wrote more than {limit} bytes (--output-limit; 0 means no limit)"
+                )
+            }
             Self::OutputFailed(error) => write!(f, "the guest's output could not be written: {error}"),
             Self::InputFailed(error) => write!(f, "the guest's input could not be read: {error}"),
             Self::ControllerFailed(error) => write!(f, "an exit controller failed: {error}"),

@@ -6,6 +6,7 @@
 
 mod advice;
 mod clock;
+mod escaper;
 mod event;
 mod identity;
 mod interrupts;
@@ -19,6 +20,7 @@ mod wait;
 
 pub use advice::host_advice;
 pub(crate) use clock::{thread_cpu_time, tsc};
+pub(crate) use escaper::ControlEscaper;
 pub(crate) use event::{borrow, event, signal};
 pub(crate) use identity::User;
 pub use interrupts::{catch_interrupts, interrupted};

@@ -56,6 +56,7 @@ impl Builder {
             msrs: Arc::new(self.msrs),
             kev: self.kev,
             timeout: self.timeout,
+            wall_timeout: self.wall_timeout,
             timer: None,
             trace: self.trace,
             verify: self.verify,

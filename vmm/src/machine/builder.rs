@@ -52,6 +52,7 @@ pub struct Builder {
     pub(super) queue_len: Option<u16>,
     pub(super) loopback: bool,
     pub(super) timeout: Option<Duration>,
+    pub(super) wall_timeout: Option<Duration>,
     pub(super) cpuid: bool,
     pub(super) cpuid_changes: Vec<CpuidOverride>,
     pub(super) cpus: u32,
@@ -92,6 +93,7 @@ impl Builder {
             queue_len: None,
             loopback: false,
             timeout: Some(Duration::from_secs(10)),
+            wall_timeout: None,
             cpuid: false,
             cpuid_changes: Vec::new(),
             cpus: 1,
@@ -140,6 +142,14 @@ impl Builder {
     /// Sets the time that a run may take; `None` for no limit. Time in which the guest waits for input does not count.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets the wall-clock time that a run may take; `None` for no limit, which is the default. Unlike for
+    /// [`timeout`](Self::timeout), time in which the guest waits for input counts, so a guest cannot outlast this limit by
+    /// saying that it reads.
+    pub fn wall_timeout(mut self, wall_timeout: Option<Duration>) -> Self {
+        self.wall_timeout = wall_timeout;
         self
     }
 

@@ -35,7 +35,9 @@ pub(super) fn ending(reasons: Reasons<'_>) -> Stop {
     let stopped = stopped_by.and_then(|index| vcpus.get(index)).copied();
     let stop = match (background, stopped) {
         (Some(Stop::Interrupted), Some(stop)) => stop.clone(),
-        (Some(Stop::Timeout), Some(stop)) if !matches!(stop, Stop::Interrupted) => stop.clone(),
+        (Some(Stop::Timeout | Stop::WallTimeout(_)), Some(stop)) if !matches!(stop, Stop::Interrupted) => {
+            stop.clone()
+        }
         (Some(background), _) => background.clone(),
         (None, Some(stop)) => stop.clone(),
         (None, None) => all_parked(vcpus),
@@ -46,7 +48,7 @@ pub(super) fn ending(reasons: Reasons<'_>) -> Stop {
     };
     match output {
         ControlFlow::Break(failure) if stop.is_orderly() => match failure {
-            Stop::Timeout | Stop::Interrupted if !interrupted => {
+            Stop::Timeout | Stop::WallTimeout(_) | Stop::Interrupted if !interrupted => {
                 let why = "its reader did not take it before the timeout";
                 Stop::OutputFailed(Arc::new(io::Error::new(io::ErrorKind::TimedOut, why)))
             }

@@ -110,6 +110,7 @@ pub struct Machine {
     msrs: Arc<MsrPolicy>,
     kev: bool,
     timeout: Option<Duration>,
+    wall_timeout: Option<Duration>,
     /// The timer for the first vCPU, from the first run on.
     timer: Option<KickTimer>,
     /// The clock that times exits; `None` if they are not counted.

@@ -43,7 +43,8 @@ struct RunContext<'a> {
     devices: &'a Devices,
     msrs: &'a MsrPolicy,
     output: &'a Output,
-    timeout: Option<Duration>,
+    /// The time after which the vCPUs are kicked: the shorter one of the run's limits.
+    limit: Option<Duration>,
     deadline: Deadline,
     timeline: Option<Arc<Timeline>>,
     /// The clock that times exits, and its reading at the start of the run.
@@ -53,7 +54,7 @@ struct RunContext<'a> {
 }
 
 impl RunContext<'_> {
-    /// Starts a timer that kicks the calling thread at the timeout.
+    /// Starts a timer that kicks the calling thread at the limit of the run.
     fn timer(&self) -> Result<Option<KickTimer>, Error> {
         let mut timer = None;
         self.restart(&mut timer)?;
@@ -62,8 +63,8 @@ impl RunContext<'_> {
 
     /// Starts the timer of an earlier run again.
     fn restart(&self, timer: &mut Option<KickTimer>) -> Result<(), Error> {
-        let restart = |timeout| KickTimer::restart(timer, timeout);
-        self.timeout.map_or(Ok(()), restart).map_err(Error::host("starting the watchdog"))
+        let restart = |limit| KickTimer::restart(timer, limit);
+        self.limit.map_or(Ok(()), restart).map_err(Error::host("starting the watchdog"))
     }
 
     /// Runs one vCPU until it stops, on the calling thread, which handles kicks.
@@ -102,13 +103,14 @@ pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
 /// that the guest has printed and the exits that were recorded are not lost.
 pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
     let Machine { vcpus, controllers, devices, msrs, background, output, timer, .. } = machine;
-    let deadline = Deadline::after(machine.timeout);
+    let deadline = Deadline::after(machine.timeout).with_wall_limit(machine.wall_timeout);
     output.begin_run(deadline.clone(), machine.output_limit);
     let context = RunContext {
         devices,
         msrs,
         output,
-        timeout: machine.timeout,
+        // The timer repeats, so it also kicks at the longer limit.
+        limit: machine.timeout.into_iter().chain(machine.wall_timeout).min(),
         deadline: deadline.clone(),
         clock: machine.clock.map(|clock| (clock, clock.now())),
         trace: machine.trace,
@@ -148,7 +150,7 @@ fn end(results: VcpuResults<VcpuResult>, side: SideResult, output: &Output) -> R
         stopped_by,
         background: side.stop.as_ref(),
         panic: side.boot.as_ref().and_then(|boot| boot.panic.as_deref()),
-        output: output.clone().finish(),
+        output: output.clone().end_run(),
         interrupted: host::interrupted(),
     });
     RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), side }

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 /// The end of a run: a point in time, or a request. All clones share the same state.
 ///
-/// Time in which the guest waits for input does not count: it moves the deadline.
+/// Time in which the guest waits for input does not count: it moves the deadline. Nothing moves the wall-clock limit, which
+/// a deadline can have in addition.
 #[derive(Clone, Debug, Default)]
 pub struct Deadline {
     end: Option<Instant>,
+    /// The wall-clock limit: its point in time, and its length.
+    wall: Option<(Instant, Duration)>,
     /// The time that the guest waited for input, in nanoseconds.
     waited: Arc<AtomicU64>,
     stop_requested: Arc<AtomicBool>,
@@ -24,6 +27,13 @@ impl Deadline {
     pub fn after(timeout: Option<Duration>) -> Self {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Self { end, ..Self::default() }
+    }
+
+    /// Adds a wall-clock limit at this duration from now; `None` adds nothing.
+    #[must_use]
+    pub fn with_wall_limit(self, limit: Option<Duration>) -> Self {
+        let wall = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
+        Self { wall, ..self }
     }
 
     /// Requests the end of the run. A vCPU that runs sees the request only after a kick.
@@ -48,7 +58,7 @@ impl Deadline {
         if self.abandoned.load(Ordering::Acquire) || host::interrupted() {
             return Some(Stop::Interrupted);
         }
-        self.has_passed().then_some(Stop::Timeout)
+        self.passed()
     }
 
     /// The reason to end the run now, or `None` to continue. Threads that block check this when a signal wakes them.
@@ -56,13 +66,36 @@ impl Deadline {
         if self.is_asked() {
             return Some(Stop::Interrupted);
         }
-        self.has_passed().then_some(Stop::Timeout)
+        self.passed()
     }
 
-    /// True if the point in time has passed.
+    /// The reason to end a wait for input now, or `None` to continue: time in which the guest waits counts only towards the
+    /// wall-clock limit.
+    pub(crate) fn must_end_wait(&self) -> Option<Stop> {
+        if self.is_asked() {
+            return Some(Stop::Interrupted);
+        }
+        self.wall_passed(self.wall.map(|_| Instant::now())?)
+    }
+
+    /// True if the point in time or the wall-clock limit has passed.
     pub fn has_passed(&self) -> bool {
+        self.passed().is_some()
+    }
+
+    /// The limit that has passed, if one has.
+    fn passed(&self) -> Option<Stop> {
+        let now = Instant::now();
         let waited = Duration::from_nanos(self.waited.load(Ordering::Relaxed));
-        self.end.and_then(|end| end.checked_add(waited)).is_some_and(|end| Instant::now() >= end)
+        let end = self.end.and_then(|end| end.checked_add(waited));
+        if end.is_some_and(|end| now >= end) {
+            return Some(Stop::Timeout);
+        }
+        self.wall_passed(now)
+    }
+
+    fn wall_passed(&self, now: Instant) -> Option<Stop> {
+        self.wall.filter(|(end, _)| now >= *end).map(|(_, limit)| Stop::WallTimeout(limit))
     }
 
     /// Moves the deadline by the time since `start`, in which the guest waited for input.
@@ -86,5 +119,18 @@ mod tests {
         std::thread::sleep(Duration::from_millis(30));
         assert!(deadline.has_passed());
         assert!(!Deadline::after(None).has_passed());
+    }
+
+    #[test]
+    fn nothing_moves_the_wall_clock_limit() {
+        let limit = Duration::from_millis(20);
+        let deadline = Deadline::after(Some(limit)).with_wall_limit(Some(limit));
+        let start = Instant::now();
+        assert!(Deadline::default().with_wall_limit(Some(Duration::from_secs(60))).must_end_wait().is_none());
+        std::thread::sleep(Duration::from_millis(30));
+        deadline.extend_by_wait_since(start);
+        assert!(matches!(deadline.must_end(), Some(Stop::WallTimeout(of)) if of == limit));
+        assert!(matches!(deadline.must_end_wait(), Some(Stop::WallTimeout(_))));
+        assert!(matches!(Deadline::after(Some(Duration::ZERO)).must_end(), Some(Stop::Timeout)));
     }
 }

@@ -83,11 +83,12 @@ impl Window {
         let start = Instant::now();
         let waited = loop {
             match self.simvirtio.feed(Some(CHECK_INTERVAL)) {
-                // Only a request ends this wait: its time does not count against the deadline.
-                ControlFlow::Continue(true) if self.deadline.is_asked() => {
-                    break ControlFlow::Break(Stop::Interrupted);
+                // A request and the wall-clock limit end this wait. Its time does not count against the timeout.
+                ControlFlow::Continue(true) => {
+                    if let Some(stop) = self.deadline.must_end_wait() {
+                        break ControlFlow::Break(stop);
+                    }
                 }
-                ControlFlow::Continue(true) => {}
                 ControlFlow::Continue(false) => break ControlFlow::Continue(()),
                 ControlFlow::Break(stop) => break ControlFlow::Break(stop),
             }
