@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         kvm_test("a_flat_binary_runs_in_the_requested_mode", files),
         kvm_test("an_elf_file_runs_at_its_own_addresses", elf_files),
         kvm_test("files_are_verified_only_on_request", verify),
+        kvm_test("a_boot_sector_runs_at_its_address", boot_sector_runs),
+        kvm_test("a_file_with_the_name_of_a_built_in_guest_is_mentioned", shadowed),
         kvm_test("the_summary_starts_on_a_new_line", own_line),
         kvm_test("input_comes_from_stdin_or_a_file", input),
         kvm_test("control_characters_in_names_are_escaped", forged_names),
@@ -123,7 +125,12 @@ fn bad_images() {
     let covering = files.write("covering", &[0x90; 0x401]);
     assert_error(&ran(&[&covering, "--verify"]), 116, "at 0x400 to 0x407");
     let executable = files.write("elf", &elf(0x1000, &[0xf4]));
-    assert_error(&ran(&[&executable, "--mode", "real"]), 110, "is an ELF file");
+    let mode = "is an ELF64 file, which starts only in the modes long and user64, not in protected mode: leave out the mode,";
+    for arguments in [&[executable.as_str(), "--mode", "32"][..], &[&format!("{executable}:32")]] {
+        let refused = ran(arguments);
+        assert_error(&refused, 110, mode);
+        assert!(!refused.stderr.contains("address"), "{}", refused.stderr);
+    }
     assert_error(&ran(&[&format!("{executable}@0")]), 110, "is an ELF file");
     // Reserved addresses: outside RAM, where the VMM has its tables, and in the device window.
     for (address, options, status, text) in [
@@ -161,6 +168,27 @@ fn is_found_without_kvm(status: &str) -> bool {
     matches!(status, "110" | "116")
 }
 
+/// An ELF64 file of another type than that of an executable (`e_type`).
+fn elf_of_type(kind: u8) -> Vec<u8> {
+    let mut file = elf(0x1000, &[0xf4]);
+    file[16] = kind;
+    file
+}
+
+/// A boot sector that prints "!" and halts: mov al, '!'; out 0xe9, al; hlt
+fn boot_sector() -> Vec<u8> {
+    let mut sector = vec![0; 512];
+    sector[..5].copy_from_slice(&[0xb0, b'!', 0xe6, 0xe9, 0xf4]);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// A flat multiboot kernel: its header, and hlt.
+fn multiboot() -> Vec<u8> {
+    let header = [0x1bad_b002u32, 0, 0u32.wrapping_sub(0x1bad_b002)].map(u32::to_le_bytes);
+    [header.as_flattened(), &[0xf4]].concat()
+}
+
 /// Runs the commands of `docs/errors.md` whose status passes the filter, and compares status and message.
 fn table_of_errors(filter: fn(&str) -> bool) {
     let files = Files::new();
@@ -192,6 +220,15 @@ fn table_of_errors(filter: fn(&str) -> bool) {
         ("CUT", files.write("cut", b"\x7fELF")),
         ("ELF32", files.write("elf32", &elf32)),
         ("ELF", files.write("elf", &elf(0x1000, &[0xf4]))),
+        ("HIGH_ELF", files.write("high-elf", &elf(0x40_0000, &[0xf4]))),
+        ("OBJECT", files.write("object", &elf_of_type(1))),
+        ("LIBRARY", files.write("library", &elf_of_type(3))),
+        ("TEXT", files.write("text", b"a line of text\n")),
+        ("SOURCE", files.write("source", b"bits 16\n    hlt\n")),
+        ("GZIP", files.write("gzip", b"\x1f\x8b\x08\0\0\0\0\0")),
+        ("QCOW2", files.write("qcow2", b"QFI\xfb\0\0\0\x03")),
+        ("BOOT_SECTOR", files.write("boot-sector", &boot_sector())),
+        ("MULTIBOOT", files.write("multiboot", &multiboot())),
         ("COVERING", files.write("covering", &[0x90; 0x401])),
         // jmp $; and mov al, 0xfe; out 0x64, al
         ("KERNEL", files.write("kernel", &elf(0x10_0000, &[0xeb, 0xfe]))),
@@ -319,6 +356,28 @@ fn verify() {
     let wrong = files.guest("real16-wrong-result");
     assert_eq!(ran(&[&wrong]).status, 0);
     assert_eq!(ran(&[&wrong, "--verify"]).status, 111);
+}
+
+fn boot_sector_runs() {
+    let files = Files::new();
+    let sector = files.write("sector", &boot_sector());
+    let ran = ran(&[&format!("{sector}@0x7c00")]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "!"), "{}", ran.stderr);
+}
+
+fn shadowed() {
+    let files = Files::new();
+    // out 0xf4, al with 7 in it: mov al, 7; out 0xf4, al
+    files.write("real16-hello", &[0xb0, 7, 0xe6, 0xf4]);
+    let in_folder = |guest: &str| run(vmm(&[guest]).current_dir(files.0.path()));
+    let built_in = in_folder("real16-hello");
+    assert_eq!((built_in.status, built_in.text().as_str()), (0, "Hello, world!\n"), "{}", built_in.stderr);
+    let note = "give ./real16-hello to run the file";
+    assert!(built_in.stderr.lines().next().unwrap().contains(note), "{}", built_in.stderr);
+    assert_eq!(in_folder("./real16-hello").status, 7);
+    // A folder of this name is not a guest.
+    std::fs::create_dir(files.0.path().join("real16-42")).unwrap();
+    assert!(!in_folder("real16-42").stderr.contains("built-in"), "no note");
 }
 
 fn own_line() {

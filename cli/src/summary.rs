@@ -4,6 +4,7 @@ use report::SavedProfile;
 use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
+use vmm::boot::list_ranges;
 use vmm::controller::OpenBus;
 use vmm::device::{SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
@@ -47,13 +48,7 @@ pub fn ending(report: &Report) -> String {
         Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout | Stop::WallTimeout(_)
     );
     if may_be_lost && report.left_its_image() {
-        let ranges: Vec<_> = report
-            .image
-            .iter()
-            .take(3)
-            .map(|range| format!("{:#x} to {:#x}", range.start, range.end - 1))
-            .collect();
-        let _ = write!(text, ", outside its image ({})", ranges.join(", "));
+        let _ = write!(text, ", outside its image ({})", list_ranges(&report.image));
     }
     let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
@@ -84,11 +79,15 @@ fn write_details(to: &mut String, report: &Report, saved: Option<&SavedProfile>)
     }
     write_vcpus(to, report)?;
     if report.simvirtio.is_none() && report.boot.is_none() {
-        writeln!(
+        write!(
             to,
             "vmm: no SIMVIRTIO device: the guest has {:#x} bytes of memory, more than 1 MiB",
             report.ram
         )?;
+        if report.image.iter().any(|range| range.end > simvirtio::abi::RAM_SIZE) {
+            write!(to, ", because its image lies at {}", list_ranges(&report.image))?;
+        }
+        writeln!(to)?;
     }
     if let Some(simvirtio) = &report.simvirtio {
         write_simvirtio(to, simvirtio, matches!(report.stop, Stop::Halted | Stop::Exited(0)))?;

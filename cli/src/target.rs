@@ -71,6 +71,12 @@ impl RunTarget {
                     guest.name
                 )));
             }
+            if Path::new(guest.name).is_file() {
+                log::warn!(
+                    "the built-in guest {0} runs, and not the file {0} in this folder: give ./{0} to run the file",
+                    guest.name
+                );
+            }
             return Self::embedded(guest);
         }
         let spec = Spec::parse(text);
@@ -97,15 +103,10 @@ impl RunTarget {
         let bytes = boot::read_file(path, limit)?;
         if boot::is_elf(&bytes) {
             let mode = spec.mode.unwrap_or(Mode::Long);
-            if !matches!(mode, Mode::Long | Mode::User) || spec.load_at.is_some() {
-                return Err(Error::Config(format!(
-                    "{name} is an ELF file, which has its own addresses and runs in long mode (ring 0 or 3): leave out \
-                     the address and any mode except long and user64, or convert the file to a flat binary (objcopy -O \
-                     binary)"
-                )));
-            }
+            elf_accepts(&name, mode, spec.load_at)?;
             return Ok(Self { name, image: Image::elf(bytes)?.entered_in(mode), embedded: None });
         }
+        boot::refuse_known_formats(path, &bytes, spec.load_at)?;
         let load_at = spec.load_at.unwrap_or(0);
         let high = load_at >= simvirtio::abi::RAM_SIZE;
         let mode = spec.mode.or(default_mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
@@ -121,6 +122,25 @@ impl RunTarget {
     /// The memory map that the guest needs, if it is known.
     pub fn map(&self) -> Option<Map> {
         self.embedded.map(|guest| guest.map)
+    }
+}
+
+/// Checks the mode and the address that the user gave for the ELF file `name`.
+///
+/// # Errors
+/// An ELF64 file has its own address, and does not start in this mode.
+fn elf_accepts(name: &str, mode: Mode, load_at: Option<u64>) -> Result<(), Error> {
+    const FLAT: &str = "or convert the file to a flat binary (objcopy -O binary)";
+    let refuse = |why: String| Err(Error::Config(why));
+    match (mode, load_at) {
+        (Mode::Long | Mode::User, None) => Ok(()),
+        (Mode::Long | Mode::User, Some(address)) => refuse(format!(
+            "{name} is an ELF file, which has its own addresses: leave out the address ({address:#x}), {FLAT}"
+        )),
+        (mode, _) => refuse(format!(
+            "{name} is an ELF64 file, which starts only in the modes long and user64, not in {mode} mode: leave out \
+             the mode, {FLAT}"
+        )),
     }
 }
 

@@ -126,6 +126,16 @@ pub enum ImageError {
         /// The maximum size, in bytes.
         limit: u64,
     },
+    /// The file has a known format, which is neither a flat binary nor an ELF file.
+    #[error("{path} is {format}: {advice}")]
+    KnownFormat {
+        /// The path of the file.
+        path: String,
+        /// The format, as a noun phrase.
+        format: String,
+        /// The next step, as a verb phrase.
+        advice: String,
+    },
     /// The file is an ELF file that this VMM cannot run.
     #[error("the ELF file {0}")]
     Elf(String),
@@ -147,6 +157,18 @@ pub enum ImageError {
         start: u64,
         /// The address after its last byte.
         end: u64,
+        /// The size of the guest's memory, in bytes.
+        ram: u64,
+    },
+    /// An ELF file does not fit into the guest's memory, or its entry point is not below 4 GiB.
+    #[error(
+        "the ELF file does not fit: its segments are {places}, and the guest's memory is 0x0 to {:#x}: link it lower (gcc \
+         -static -nostdlib -no-pie -Wl,-Ttext-segment=0x1000, or ld -T linker/long64.ld), give its segments physical \
+         addresses below that (AT() in its linker script), or choose a larger --mem", .ram.saturating_sub(1)
+    )]
+    Segments {
+        /// The addresses of the segments, in words.
+        places: String,
         /// The size of the guest's memory, in bytes.
         ram: u64,
     },

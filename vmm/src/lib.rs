@@ -49,6 +49,7 @@ pub mod controller;
 pub mod device;
 mod error;
 pub mod exit;
+mod file_format;
 pub mod host;
 mod kvm;
 pub mod lab;

@@ -4,10 +4,15 @@
 //! ELF-64 object file format, version 1.5; System V ABI for AMD64.
 
 use super::{Image, ImageError, Segment};
+use crate::file_format::{self, multiboot_offset};
 use crate::memory::Gpa;
 use crate::x86::modes::Mode;
 use object::Endianness;
-use object::elf::{EM_X86_64, ET_EXEC, FileHeader64, PT_INTERP, PT_LOAD, ProgramHeader64};
+use object::elf::{
+    EM_386, EM_AARCH64, EM_ARM, EM_BPF, EM_IAMCU, EM_MIPS, EM_PPC, EM_PPC64, EM_RISCV, EM_S390, EM_X86_64,
+    ET_CORE, ET_DYN, ET_EXEC, ET_REL, FileHeader64, FileType, Machine, PT_INTERP, PT_LOAD, PT_TLS,
+    ProgramHeader64,
+};
 use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader};
 use std::sync::Arc;
@@ -25,7 +30,13 @@ impl Image {
     /// `bytes` are not an x86-64 executable or are truncated, segments overlap, or no segment contains the entry point.
     pub fn elf(bytes: Vec<u8>) -> Result<Self, ImageError> {
         let Layout { segments, entry, .. } = layout(bytes.as_slice())?;
-        Ok(Self { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long })
+        if multiboot_offset(&bytes).is_some() {
+            log::warn!(
+                "the ELF64 file has a multiboot header, so its entry point may be 32-bit code, but it is entered in long \
+                 mode: if it crashes, make a flat binary of its 32-bit code, and give FILE@ADDR:32"
+            );
+        }
+        Ok(Self { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long, is_elf: true })
     }
 }
 
@@ -44,11 +55,7 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
     let refuse = |what: &str| Err(ImageError::Elf(what.into()));
     match data.read_bytes_at(4, 2) {
         Ok([2, 1]) => {}
-        Ok([1, _]) => {
-            return refuse(
-                "is 32-bit, but this loader needs ELF64: convert it to a flat binary (objcopy -O binary) and give --mode",
-            );
-        }
+        Ok([1, _]) => return refuse(not_64_bit(data)),
         Ok(_) => return refuse("is not little-endian: build it for x86-64"),
         Err(()) => return refuse("is cut short within its header: is it complete?"),
     }
@@ -56,10 +63,11 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
     let header = FileHeader64::<Endianness>::parse(data).map_err(unreadable)?;
     let endian = header.endian().map_err(unreadable)?;
     if header.e_machine(endian) != EM_X86_64 {
-        return refuse("is for another processor: build it for x86-64");
+        let machine = machine(header.e_machine(endian));
+        return refuse(&format!("is for another processor, {machine}: build it for x86-64"));
     }
     if header.e_type(endian) != ET_EXEC {
-        return refuse("is not an executable with fixed addresses: link it with -static -no-pie");
+        return refuse(not_executable(header.e_type(endian)));
     }
     // The count may be in section 0, as any 32-bit number.
     if header.phnum(endian, data).map_err(unreadable)? > MAX_HEADERS {
@@ -68,6 +76,12 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
     let headers = header.program_headers(endian, data).map_err(unreadable)?;
     if headers.iter().any(|header| header.p_type(endian) == PT_INTERP) {
         return refuse("needs a dynamic linker: link it with -static -no-pie");
+    }
+    if headers.iter().any(|header| header.p_type(endian) == PT_TLS) {
+        log::warn!(
+            "the ELF file has thread-local data, like programs for Linux with a C library, which cannot run without Linux: \
+             build guests with -ffreestanding -static -nostdlib"
+        );
     }
     let start = header.e_entry(endian);
     let mut segments = Vec::new();
@@ -98,6 +112,51 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
         }
     }
     Ok(Layout { segments, entry, is_high })
+}
+
+/// The refusal of an ELF file for 32 bits.
+fn not_64_bit<'data>(data: impl ReadRef<'data>) -> &'static str {
+    let length = data.len().unwrap_or(0).min(file_format::HEAD as u64);
+    let head = data.read_bytes_at(0, length).unwrap_or_default();
+    match multiboot_offset(head) {
+        Some(_) => {
+            "is a 32-bit multiboot kernel, which needs a boot loader: convert it to a flat binary that begins with its \
+             code (objcopy -O binary -R .multiboot), and give FILE@ADDR:32 with its link address"
+        }
+        None => {
+            "is 32-bit, but this loader needs ELF64: convert it to a flat binary (objcopy -O binary) and give \
+             FILE@ADDR:32 with its link address"
+        }
+    }
+}
+
+/// The refusal of an ELF file that is not an executable with fixed addresses, by its type.
+fn not_executable(kind: FileType) -> &'static str {
+    match kind {
+        ET_REL => "is an object file: link it (ld -T linker/long64.ld, or gcc -static -nostdlib -no-pie)",
+        ET_DYN => {
+            "is position-independent or a shared library, and a guest needs fixed addresses: link it with -static \
+             -nostdlib -no-pie"
+        }
+        ET_CORE => "is the core dump of a program: give the executable of a guest",
+        _ => "is not an executable with fixed addresses: link it with -static -no-pie",
+    }
+}
+
+/// The name of a processor (`e_machine`, gABI "ELF Header"), or its number.
+fn machine(machine: Machine) -> String {
+    let name = match machine {
+        EM_386 | EM_IAMCU => "x86 of 32 bits",
+        EM_ARM => "ARM of 32 bits",
+        EM_AARCH64 => "ARM of 64 bits",
+        EM_RISCV => "RISC-V",
+        EM_PPC | EM_PPC64 => "PowerPC",
+        EM_MIPS => "MIPS",
+        EM_S390 => "s390",
+        EM_BPF => "BPF",
+        _ => return format!("number {}", machine.0),
+    };
+    name.into()
 }
 
 /// The maximum number of program headers.

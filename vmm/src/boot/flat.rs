@@ -17,6 +17,6 @@ impl Image {
             return Err(ImageError::Empty);
         }
         let segment = Segment { start, file: 0..bytes.len(), size: bytes.len() as u64 };
-        Ok(Self { bytes: Arc::new(bytes), segments: vec![segment], entry: start, mode })
+        Ok(Self { bytes: Arc::new(bytes), segments: vec![segment], entry: start, mode, is_elf: false })
     }
 }

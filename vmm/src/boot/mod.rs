@@ -1,6 +1,6 @@
 //! Guests to load: an [`Image`] from a file or from an embedded guest, and Linux kernels with their ACPI tables.
 //!
-//! May import `device`, `x86`, `memory`, `host` and the errors.
+//! May import `device`, `x86`, `memory`, `file_format`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -12,12 +12,15 @@
 pub(crate) mod acpi;
 pub(crate) mod elf;
 pub(crate) mod flat;
+mod known;
 pub(crate) mod linux;
 
 pub use elf::is_elf;
+pub use known::refuse_known_formats;
 pub use linux::{Kernel, is_kernel};
 
 use crate::error::ImageError;
+use crate::file_format;
 use crate::host::printable;
 use crate::memory::{Gpa, GuestMemory, MAX_RAM};
 use crate::x86::modes::Mode;
@@ -68,11 +71,13 @@ pub struct Image {
     segments: Vec<Segment>,
     entry: Gpa,
     mode: Mode,
+    /// The addresses come from an ELF file, and not from the user.
+    is_elf: bool,
 }
 
 impl Default for Image {
     fn default() -> Self {
-        Self { bytes: Arc::default(), segments: Vec::new(), entry: Gpa(0), mode: Mode::Real }
+        Self { bytes: Arc::default(), segments: Vec::new(), entry: Gpa(0), mode: Mode::Real, is_elf: false }
     }
 }
 
@@ -108,6 +113,11 @@ impl Image {
         self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
     }
 
+    /// The first and the last address of the first segments, in words.
+    pub(crate) fn places(&self) -> String {
+        list_ranges(&self.ranges())
+    }
+
     /// The address after the last byte of the image. 0 for an empty image.
     pub fn end(&self) -> u64 {
         self.segments.iter().map(Segment::end).max().unwrap_or(0)
@@ -136,7 +146,18 @@ impl Image {
     /// * [`ImageError::OutsideRam`]: a segment is not completely in RAM.
     /// * [`ImageError::BeyondRealMode`]: the entry point of a real-mode image is not below 0x10000.
     /// * [`ImageError::BeyondMode`]: the entry point of another image is not below 4 GiB.
+    /// * [`ImageError::Segments`]: an ELF file fails one of these checks.
     pub(crate) fn check(&self, ram: u64) -> Result<(), ImageError> {
+        self.fits(ram).map_err(|error| match error {
+            ImageError::OutsideRam { .. } | ImageError::BeyondMode { .. } if self.is_elf => {
+                ImageError::Segments { places: self.places(), ram }
+            }
+            error => error,
+        })
+    }
+
+    /// Checks the addresses of the image, without regard to their source.
+    fn fits(&self, ram: u64) -> Result<(), ImageError> {
         match self.mode {
             Mode::Real if self.entry.0 > 0xffff => return Err(ImageError::BeyondRealMode(self.entry.0)),
             Mode::Protected | Mode::Long | Mode::User if self.entry.0 > 0xffff_ffff => {
@@ -169,19 +190,37 @@ impl Image {
     }
 }
 
+/// The first and the last address of each range, in words. At most three are listed.
+///
+/// ```
+/// assert_eq!(vmm::boot::list_ranges(&[0x1000..0x1003, 0..1]), "0x1000 to 0x1002, 0x0 to 0x0");
+/// ```
+pub fn list_ranges(ranges: &[Range<u64>]) -> String {
+    const LISTED: usize = 3;
+    let words = |range: &Range<u64>| format!("{:#x} to {:#x}", range.start, range.end.saturating_sub(1));
+    let listed: Vec<_> = ranges.iter().take(LISTED).map(words).collect();
+    match ranges.len().saturating_sub(LISTED) {
+        0 => listed.join(", "),
+        more => format!("{} and {more} more", listed.join(", ")),
+    }
+}
+
 /// Reads a file with an image. A flat binary may have at most `limit` bytes. An ELF file may be larger, up to
 /// [`MAX_RAM`], because it may contain parts that are not loaded.
 ///
 /// ```no_run
 /// use std::path::Path;
-/// use vmm::boot::{Image, is_elf, read_file};
+/// use vmm::boot::{Image, is_elf, read_file, refuse_known_formats};
 /// use vmm::memory::{Gpa, PLAIN_RAM};
 /// use vmm::x86::Mode;
 ///
-/// let bytes = read_file(Path::new("guest"), PLAIN_RAM)?;
-/// let image = match is_elf(&bytes) {
-///     true => Image::elf(bytes)?,
-///     false => Image::flat(bytes, Mode::Long, Gpa(0x1000))?,
+/// let path = Path::new("guest");
+/// let bytes = read_file(path, PLAIN_RAM)?;
+/// let image = if is_elf(&bytes) {
+///     Image::elf(bytes)?
+/// } else {
+///     refuse_known_formats(path, &bytes, Some(0x1000))?;
+///     Image::flat(bytes, Mode::Long, Gpa(0x1000))?
 /// };
 /// println!("entered at {:#x}", image.entry().0);
 /// # Ok::<(), vmm::ImageError>(())
@@ -218,6 +257,9 @@ fn read_image(mut file: impl Read, expected: u64, limit: u64, path: &Path) -> Re
     let limit = if is_elf(&bytes) { MAX_RAM } else { limit };
     let too_large = |size| ImageError::TooLarge { path: printable(path), size, limit };
     if expected > limit {
+        // The file may be the image of a disk, for example. That is the better message.
+        file.take(file_format::HEAD as u64).read_to_end(&mut bytes).map_err(failed)?;
+        refuse_known_formats(path, &bytes, None)?;
         return Err(too_large(expected));
     }
     let room = bytes.try_reserve_exact(usize::try_from(expected).map_err(|_| too_large(expected))?);
@@ -298,7 +340,7 @@ mod tests {
         ] {
             let segments = vec![Segment { start: Gpa(start), file: 0..len, size }];
             let bytes = Arc::new(Cow::from(vec![0xf4; 2]));
-            let image = Image { bytes, segments, entry: Gpa(start), mode: Mode::Long };
+            let image = Image { bytes, segments, entry: Gpa(start), mode: Mode::Long, is_elf: false };
             let loaded = image.load(&memory, 0x2000);
             assert_eq!(loaded.is_ok(), fits, "{start:#x} {size:#x}: {loaded:?}");
         }

@@ -75,11 +75,12 @@ impl Builder {
             || image.entry().0 >= abi::RAM_SIZE;
         let window = self.transport.is_some() || self.queue_len.is_some();
         match (plain, window) {
-            (true, true) => Err(Error::Config(
-                "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and lies below that: \
-                 leave --mem out and link or load the guest lower (such as at 0x1000), or run it without SIMVIRTIO"
-                    .into(),
-            )),
+            (true, true) => Err(Error::Config(format!(
+                "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and lies below that, and this \
+                 one lies at {}: leave --mem out and link or load the guest lower (FILE@0x1000; gcc -static -nostdlib \
+                 -no-pie -Wl,-Ttext-segment=0x1000; ld -T linker/long64.ld), or run it without SIMVIRTIO",
+                image.places()
+            ))),
             (true, false) => Ok(Map::Plain),
             (false, _) => Ok(Map::So2),
         }

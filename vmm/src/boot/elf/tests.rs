@@ -75,10 +75,49 @@ fn errors_name_the_wrong_kind_of_file() {
     (file[4], file[5]) = (2, 2);
     assert!(refusal(file.clone()).contains("is not little-endian"));
     (file[5], file[18]) = (1, 40);
-    assert!(refusal(file.clone()).contains("is for another processor"));
-    (file[18], file[16]) = (62, 3);
-    assert!(refusal(file).contains("link it with -static -no-pie"));
+    assert!(refusal(file.clone()).contains("is for another processor, ARM of 32 bits: build it"));
+    file[18] = 1;
+    assert!(refusal(file.clone()).contains("is for another processor, number 1: build it"));
+    for (kind, text) in
+        [(1, "an object file: link it"), (3, "-nostdlib -no-pie"), (4, "the core dump"), (9, "-no-pie")]
+    {
+        (file[18], file[16]) = (62, kind);
+        assert!(refusal(file.clone()).contains(text), "{kind}");
+    }
     assert!(refusal(elf(0x1000, &[CODE, Header(PT_INTERP, 0, 0, 0, 0, 0)])).contains("dynamic linker"));
+}
+
+#[test]
+fn a_multiboot_kernel_for_32_bits_is_named() {
+    let mut file = elf(0x1000, &[CODE]);
+    file[4] = 1;
+    let header = [0x1bad_b002u32, 0, 0u32.wrapping_sub(0x1bad_b002)].map(u32::to_le_bytes);
+    file[0x180..0x18c].copy_from_slice(header.as_flattened());
+    let refusal = refusal(file);
+    assert!(refusal.contains("a 32-bit multiboot kernel") && refusal.contains("FILE@ADDR:32"), "{refusal}");
+}
+
+#[test]
+fn segments_that_do_not_fit_are_listed_with_the_flags_that_help() {
+    let at = |address: u64| Header(PT_LOAD, 0x200, address, address, 0x100, 0x180);
+    let image =
+        Image::elf(elf(0x40_0010, &[at(0x40_0000), at(0x40_1000), at(0x40_2000), at(0x40_3000)])).unwrap();
+    let refused = image.check(0x10_0000).unwrap_err().to_string();
+    for text in [
+        "its segments are 0x400000 to 0x40017f, 0x401000 to 0x40117f, 0x402000 to 0x40217f and 1 more",
+        "memory is 0x0 to 0xfffff",
+        "-Wl,-Ttext-segment=0x1000",
+        "linker/long64.ld",
+    ] {
+        assert!(refused.contains(text), "{refused}");
+    }
+    assert!(image.check(0x100_0000).is_ok());
+    let high = Image::elf(elf(0xffff_ffff_8010_0000, &[at(0xffff_ffff_8010_0000)])).unwrap();
+    let refused = high.check(0x10_0000).unwrap_err().to_string();
+    assert!(
+        refused.contains("0xffffffff80100000 to 0xffffffff8010017f") && refused.contains("AT("),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -1,0 +1,139 @@
+//! Refuses files whose format is known, but which cannot be a flat binary: text, pictures, disks, programs of other
+//! systems.
+
+use crate::error::ImageError;
+use crate::file_format::FileFormat;
+use crate::host::printable;
+use std::path::Path;
+
+/// The address at which a BIOS loads a boot sector.
+const BOOT_SECTOR: u64 = 0x7c00;
+
+/// The advice that ends most messages.
+const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
+
+/// Refuses a file that is not an ELF file, if its content shows that it is not a flat binary either. `load_at` is the
+/// address that the user gave for it, if any.
+///
+/// # Errors
+/// [`ImageError::KnownFormat`], which names the format and says how to make a guest of the file.
+pub fn refuse_known_formats(path: &Path, bytes: &[u8], load_at: Option<u64>) -> Result<(), ImageError> {
+    let format = match FileFormat::of(bytes) {
+        None | Some(FileFormat::Elf) => return Ok(()),
+        Some(FileFormat::BootSector) if load_at == Some(BOOT_SECTOR) => return Ok(()),
+        Some(format) => format,
+    };
+    let path = printable(path);
+    let (format, advice) = refusal(format, &path);
+    Err(ImageError::KnownFormat { path, format, advice })
+}
+
+/// The format as a noun phrase, and the next step as a verb phrase.
+fn refusal(format: FileFormat, path: &str) -> (String, String) {
+    let (format, advice): (&str, &str) = match format {
+        FileFormat::Text => ("a text file", FLAT_OR_ELF),
+        FileFormat::Script => ("a script", "give the guest that it builds, a flat binary or an ELF64 file"),
+        FileFormat::AssemblySource => {
+            ("the source of an assembler", "assemble it (nasm -f bin -o guest.bin), and give the result")
+        }
+        FileFormat::CSource => (
+            "the source of a C program",
+            "compile it without a C library (gcc -ffreestanding -mgeneral-regs-only -static -nostdlib -no-pie \
+             -Wl,-Ttext-segment=0x1000), and give the result",
+        ),
+        FileFormat::Compressed(name, program) => {
+            return (format!("a file that {name} compressed"), format!("unpack it first ({program})"));
+        }
+        FileFormat::Archive(name, program) => {
+            let article = if name == "RAR" { "an" } else { "a" };
+            return (
+                format!("{article} {name} archive"),
+                format!("unpack it ({program}), and give the guest in it"),
+            );
+        }
+        FileFormat::Cpio => (
+            "a cpio archive, such as an initial RAM disk of Linux",
+            "give it with its kernel (vmm boot KERNEL --initrd FILE)",
+        ),
+        FileFormat::Document(name) => return (format!("a {name}"), FLAT_OR_ELF.into()),
+        FileFormat::Disk(name, qemu_name) => {
+            return (
+                format!("a disk image of the format {name}"),
+                format!(
+                    "convert it to a raw disk (qemu-img convert -f {qemu_name} -O raw), and give that with a kernel \
+                     (vmm boot KERNEL --disk FILE)"
+                ),
+            );
+        }
+        FileFormat::Iso9660 => (
+            "the image of a CD (ISO 9660)",
+            "take the kernel and its initrd out of it, and give these (vmm boot KERNEL --initrd FILE)",
+        ),
+        FileFormat::BootSector => {
+            return (
+                "a boot sector, which runs only at 0x7c00".into(),
+                format!(
+                    "give {path}@0x7c00 (there is no BIOS here: replace int 0x10 by a write to port 0xe9, and int 0x13 \
+                     by an image that has all its sectors)"
+                ),
+            );
+        }
+        FileFormat::LinuxKernel => ("a Linux kernel", "boot it (vmm boot FILE)"),
+        FileFormat::Multiboot => (
+            "a multiboot kernel, which needs a boot loader",
+            "link it for a start in 32-bit mode without the multiboot header and without the loader's registers, and \
+             give FILE@ADDR:32",
+        ),
+        FileFormat::Elf => ("an ELF file", FLAT_OR_ELF),
+        FileFormat::Program(name) => (
+            name,
+            "build the guest for no system instead (nasm -f bin, or gcc and ld for ELF64 with -static -nostdlib)",
+        ),
+        FileFormat::StaticLibrary => ("a static library", "link it to an executable (ld), and give that"),
+    };
+    (format.into(), advice.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(bytes: &[u8], load_at: Option<u64>) -> String {
+        let answer = refuse_known_formats(Path::new("file"), bytes, load_at);
+        answer.err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_known_format_is_refused_by_name_with_the_next_step() {
+        for (bytes, name, step) in [
+            (&b"vm.\n"[..], "file is a text file", "give a flat binary"),
+            (b"bits 16\nhlt\n", "the source of an assembler", "nasm -f bin"),
+            (b"#include <stdio.h>\n", "the source of a C program", "-Wl,-Ttext-segment=0x1000"),
+            (b"#!/bin/sh\n", "a script", "the guest that it builds"),
+            (b"\x1f\x8b\x08\0", "a file that gzip compressed", "gunzip"),
+            (b"PK\x03\x04", "a zip archive", "unzip"),
+            (b"QFI\xfb\0\0\0\x03", "a disk image of the format qcow2", "qemu-img convert -f qcow2 -O raw"),
+            (b"\x89PNG\r\n\x1a\n", "a PNG picture", "give a flat binary"),
+            (b"070701", "a cpio archive", "--initrd"),
+            (b"\xcf\xfa\xed\xfe", "a Mach-O program", "nasm -f bin"),
+        ] {
+            let message = refused(bytes, Some(0x1000));
+            assert!(message.contains(name) && message.contains(step), "{message}");
+            assert!(
+                message.lines().count() == 1 && !message.contains('.') || message.starts_with("file is ")
+            );
+        }
+        assert_eq!(refused(&[0xf4], None), "");
+        assert_eq!(refused(b"\x7fELF", None), "", "ELF files have their own loader");
+    }
+
+    #[test]
+    fn a_boot_sector_runs_only_at_its_address() {
+        let mut sector = vec![0xf4; 512];
+        sector.splice(510.., [0x55, 0xaa]);
+        assert_eq!(refused(&sector, Some(0x7c00)), "");
+        for load_at in [None, Some(0), Some(0x1000)] {
+            assert!(refused(&sector, load_at).contains("give file@0x7c00"), "{load_at:?}");
+        }
+    }
+}
