@@ -7,6 +7,7 @@ mod boot;
 mod cli;
 mod compare;
 mod doctor;
+mod file_format;
 mod grade;
 mod guests;
 mod measure;

@@ -1,5 +1,6 @@
 //! The options for measuring a run, and the result files that `--profile` and `--trace` write.
 
+use crate::file_format::{FileFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use crate::summary;
@@ -90,8 +91,14 @@ impl<'a> ResultFiles<'a> {
     /// Opens the files.
     ///
     /// # Errors
-    /// One of them cannot be written, or both are the same file.
+    /// One of them cannot be written or has the extension of another format, or both are the same file.
     pub fn open(arguments: &'a MeasureArgs) -> Result<Self, Failure> {
+        if let Some(file) = &arguments.profile {
+            check_extension("--profile json=FILE", &file.0, FileFormat::Json)?;
+        }
+        if let Some(path) = &arguments.trace {
+            check_extension("--trace", path, FileFormat::Trace)?;
+        }
         let profile = arguments.profile.as_ref().map(|file| OutputFile::open(&file.0)).transpose()?;
         let trace = arguments.trace.as_ref().map(|path| OutputFile::open(path)).transpose()?;
         if let (Some(one), Some(other), Some(path)) = (&profile, &trace, &arguments.trace)
