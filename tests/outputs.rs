@@ -7,7 +7,7 @@ use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs;
 use std::process::{ExitCode, Stdio};
-use support::{Files, Ran, assert_error, kvm_test, plain_test, ran, run, vmm};
+use support::{Files, Ran, assert_error, elf, kvm_test, plain_test, ran, run, shell, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -17,6 +17,11 @@ fn main() -> ExitCode {
         kvm_test("a_reader_must_not_close_the_pipe_of_a_guest", closed_pipe_of_a_guest),
         plain_test("the_extension_of_a_report_selects_its_format", formats_by_name),
         plain_test("a_name_that_promises_another_format_is_refused", contradictions),
+        plain_test("a_result_does_not_replace_an_input", inputs),
+        plain_test("a_place_that_cannot_be_written_is_refused", wrong_places),
+        plain_test("standard_input_is_named_and_read_once", standard_input),
+        plain_test("a_full_stdout_is_an_error", full_stdout),
+        kvm_test("a_stderr_that_cannot_be_written_changes_nothing", broken_stderr),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -131,4 +136,113 @@ fn contradictions() {
     refused(&["bench", "scale", "--json", "OUT"], "a.csv", "--json writes JSON, but ");
     refused(&["real16-42", "--profile", "json=OUT"], "a.html", "--profile json=FILE writes JSON, but ");
     refused(&["real16-42", "--trace", "OUT"], "a.json", "--trace writes a trace, but ");
+}
+
+/// A run or a report that writes to one of its own inputs would destroy an image, a disk or a measurement.
+fn inputs() {
+    let files = Files::new();
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_string();
+    let saved = profile(&files);
+    let image = files.write("image", &[0xf4]);
+    let kernel = files.write("kernel", &elf(0x10_0000, &[0xeb, 0xfe]));
+    let (initrd, disk) = (files.write("initrd", b"cpio"), files.write("disk", &[0; 512]));
+    let link = path("link");
+    std::os::unix::fs::symlink(&disk, &link).unwrap();
+    let (at, json, read_only) = (format!("{image}@0x1000:32"), format!("json={image}"), format!("{disk},ro"));
+    for arguments in [
+        &[image.as_str(), "--trace", &image][..],
+        &[&at, "--profile", &json],
+        &["simvirtio", "--input", &image, "--trace", &image],
+        &["boot", &kernel, "--trace", &kernel],
+        &["boot", &kernel, "--initrd", &initrd, "--trace", &initrd],
+        &["boot", &kernel, "--disk", &disk, "--trace", &link],
+        &["boot", &kernel, "--disk", &read_only, "--trace", &disk],
+        &["report", &saved, "-o", &saved],
+        &["report", &image, &saved, "-o", &saved],
+    ] {
+        let before = [&saved, &image, &kernel, &initrd, &disk].map(|file| fs::read(file).unwrap());
+        let message = "is also an input, which the result would replace: give another file";
+        assert_error(&ran(arguments), 110, message);
+        let after = [&saved, &image, &kernel, &initrd, &disk].map(|file| fs::read(file).unwrap());
+        assert_eq!(before, after, "{arguments:?}");
+    }
+    let redirected = shell("\"$0\" report - -o \"$1\" < \"$1\"", &[&saved]);
+    assert_error(&redirected, 110, "is also an input");
+}
+
+fn wrong_places() {
+    let files = Files::new();
+    let saved = profile(&files);
+    let folder = files.0.path().to_str().unwrap();
+    let link = format!("{folder}/loop");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    let long = format!("{folder}/{}", "x".repeat(300));
+    for (place, message) in [
+        (folder, "it is a directory: give the name of a file"),
+        (&format!("{folder}/new/"), "it is a directory: give the name of a file"),
+        (&format!("{folder}/new/."), "it is a directory: give the name of a file"),
+        (&format!("{folder}/.."), "it is a directory: give the name of a file"),
+        (&format!("{folder}/new/file"), "create the directory, or correct the path"),
+        (&format!("{saved}/file"), "create the directory, or correct the path"),
+        (&link, "give another file"),
+        (&long, "give another file"),
+        ("/proc/self/new", "create the directory, or correct the path"),
+    ] {
+        assert_error(&ran(&["report", &saved, "-o", place]), 110, message);
+        assert_error(&ran(&["real16-42", "--trace", place]), 110, message);
+        assert_error(&ran(&["real16-42", "--profile", &format!("json={place}")]), 110, message);
+        assert_error(&ran(&["compare", "--json", place]), 110, message);
+        assert_error(&ran(&["bench", "scale", "--json", place]), 110, message);
+    }
+    assert!(!files.0.path().join("new").exists());
+}
+
+fn standard_input() {
+    let files = Files::new();
+    let saved = profile(&files);
+    let once = "standard input can be only one of the two files";
+    assert_error(&shell("\"$0\" report - - < \"$1\"", &[&saved]), 110, once);
+    assert_error(&shell("\"$0\" report - /dev/stdin < \"$1\"", &[&saved]), 110, once);
+    assert_eq!(shell("\"$0\" report \"$1\" - < \"$1\"", &[&saved]).status, 0);
+    let empty = shell("\"$0\" report - < /dev/null", &[]);
+    assert_error(&empty, 116, "standard input: the file is not a profile or a trace");
+    assert_error(&shell("\"$0\" report - < /", &[]), 116, "cannot read standard input: ");
+}
+
+fn full_stdout() {
+    let files = Files::new();
+    let saved = profile(&files);
+    for words in
+        ["--help", "--version", "run --help", "guests", "report PROFILE", "report PROFILE --format html"]
+    {
+        let arguments: Vec<_> =
+            words.split(' ').map(|word| if word == "PROFILE" { &saved } else { word }).collect();
+        let full = run(vmm(&arguments).stdout(fs::File::options().write(true).open("/dev/full").unwrap()));
+        assert_error(&full, 115, "writing standard output failed: No space left on device");
+    }
+}
+
+/// Messages are lost, but results and statuses are the same.
+fn broken_stderr() {
+    for (line, status, text) in [
+        ("real16-hello", 0, "Hello, world!\n"),
+        ("real16-wrong-result", 111, ""),
+        ("no-such-guest", 110, ""),
+        ("--no-such-option", 110, ""),
+        ("report /", 116, ""),
+        ("bench scale --vms 1 --rounds 1 | wc -l", 0, "3\n"),
+        (
+            "compare --rounds 1 --bytes 1 --messages 1 --ring 3 --transports batch | grep -c Workload",
+            0,
+            "1\n",
+        ),
+    ] {
+        for redirect in ["2>&-", "2>/dev/full"] {
+            let (command, rest) = line
+                .split_once(" |")
+                .map_or((line, String::new()), |(command, rest)| (command, format!("|{rest}")));
+            let ran = shell(&format!("\"$0\" {command} {redirect} {rest}"), &[]);
+            assert_eq!((ran.status, ran.text().trim_start()), (status, text), "{line} {redirect}");
+        }
+    }
 }

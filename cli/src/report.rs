@@ -7,13 +7,12 @@
     clippy::expect_used
 )]
 
-use crate::file_format::{FileFormat, check_extension, promised_format};
+use crate::file_name::{FileFormat, check_extension, check_inputs, promised_format};
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use clap::{Args, ValueEnum};
 use report::view::{self, Format, Source};
 use report::{FileError, OutputFile};
-use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
@@ -136,13 +135,14 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
         let what = "--format html is not for a terminal: give -o FILE, such as -o report.html, and open it in a browser";
         return Err(Error::Config(what.into()).into());
     }
-    let inputs = [Some(&arguments.file), arguments.other.as_ref()];
-    if let Some(path) = output
-        && inputs.into_iter().flatten().any(|input| is_same_file(input, path))
-    {
-        let path = printable(path);
-        let what = format!("-o {path} is also an input, which the report would replace: give another file");
-        return Err(Error::Config(what).into());
+    let inputs =
+        || [Some(&arguments.file), arguments.other.as_ref()].into_iter().flatten().map(|path| source(path));
+    if inputs().filter(|path| *path == Path::new(STDIN)).count() > 1 {
+        let what = "standard input can be only one of the two files: give the name of the other one";
+        return Err(Error::Config(what.into()).into());
+    }
+    if let Some(path) = output {
+        check_inputs("-o", path, inputs())?;
     }
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
@@ -163,14 +163,6 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     Ok(target.commit()?)
 }
 
-/// Returns true if both paths lead to the same regular file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    match (fs::canonicalize(one), fs::canonicalize(other)) {
-        (Ok(one), Ok(other)) => one == other && one.is_file(),
-        _ => false,
-    }
-}
-
 /// A writer that fails after a signal has interrupted the program.
 struct Interruptible<W>(W);
 
@@ -188,9 +180,22 @@ impl<W: Write> Write for Interruptible<W> {
     }
 }
 
+/// The file that `-` stands for.
+const STDIN: &str = "/dev/stdin";
+
+/// Returns the path to read for an argument.
+fn source(argument: &Path) -> &Path {
+    if argument == Path::new("-") { Path::new(STDIN) } else { argument }
+}
+
 /// Reads a profile or a trace; `-` is standard input.
-fn read(path: &Path) -> Result<Source, FileError> {
-    let stdin = path == Path::new("-");
-    let saved = report::read(if stdin { Path::new("/dev/stdin") } else { path })?;
-    Ok(Source::new(if stdin { "standard input".into() } else { printable(path) }, saved))
+fn read(argument: &Path) -> Result<Source, FileError> {
+    let path = source(argument);
+    let name = if path == argument { printable(path) } else { "standard input".into() };
+    match report::read(path) {
+        Ok(saved) => Ok(Source::new(name, saved)),
+        Err(FileError::Read { source, .. }) => Err(FileError::Read { path: name, source }),
+        Err(FileError::Content { source, .. }) => Err(FileError::Content { path: name, source }),
+        Err(error) => Err(error),
+    }
 }

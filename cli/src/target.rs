@@ -6,7 +6,7 @@ use guest::{End, Guest, Map};
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vmm::boot::{self, Image};
 use vmm::host::printable;
 use vmm::memory::{Gpa, PLAIN_RAM};
@@ -136,6 +136,12 @@ impl RunTarget {
     pub fn map(&self) -> Option<Map> {
         self.embedded.map(|guest| guest.map)
     }
+}
+
+/// Returns the file that `text` names; `None` for a built-in guest.
+pub fn file(text: &OsStr) -> Option<PathBuf> {
+    let is_built_in = text.to_str().and_then(guest::find).is_some();
+    (!is_built_in).then(|| Spec::parse(text).file.into())
 }
 
 /// Returns true if a file could not be read. Its content is then unknown.

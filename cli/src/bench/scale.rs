@@ -9,7 +9,7 @@ use crate::bench::pass::{self, VmmFactory};
 use crate::bench::sample::Side;
 use crate::bench::sys::raise_descriptor_limit;
 use crate::bench::table::{self, Row};
-use crate::file_format::{FileFormat, check_extension};
+use crate::file_name::{FileFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;

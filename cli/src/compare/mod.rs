@@ -7,7 +7,7 @@ mod svg;
 mod table;
 
 use crate::args::{check_queue_len, in_range, parse_number, parse_size};
-use crate::file_format::{FileFormat, check_extension};
+use crate::file_name::{FileFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::{Args, ValueEnum};

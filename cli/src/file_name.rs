@@ -1,6 +1,8 @@
-//! The formats of result files, and the extensions of file names that promise one of them.
+//! The names of result files: the format that an extension promises, and results that would replace an input.
 
 use std::fmt;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use vmm::Error;
 use vmm::host::{printable, printable_text};
@@ -72,6 +74,35 @@ pub fn check_extension(option: &str, path: &Path, written: FileFormat) -> Result
             printable(path),
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Checks that a result does not replace an input of the same run. `inputs` may contain names of missing files.
+///
+/// # Errors
+/// It does.
+pub fn check_inputs<'a>(
+    option: &str,
+    path: &Path,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Error> {
+    match inputs.into_iter().any(|input| is_same_file(input, path)) {
+        false => Ok(()),
+        true => Err(Error::Config(format!(
+            "{option} {} is also an input, which the result would replace: give another file",
+            printable(path)
+        ))),
+    }
+}
+
+/// Returns true if both paths lead to the same regular file or disk.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let holds_data = |path: &Path| {
+        fs::metadata(path).is_ok_and(|file| file.is_file() || file.file_type().is_block_device())
+    };
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other && holds_data(&one),
+        _ => false,
     }
 }
 
