@@ -5,7 +5,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
-use support::{Files, elf, kvm_test, ran};
+use support::{Files, assert_error, elf, kvm_test, plain_test, ran, shell};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -13,6 +13,9 @@ fn main() -> ExitCode {
         kvm_test("the_built_in_guests_get_100_points", grade),
         kvm_test("right_images_of_a_student_get_all_points", right_students),
         kvm_test("a_wrong_image_loses_only_the_points_of_its_task", wrong_students),
+        plain_test("an_image_that_cannot_be_read_gives_no_grade", unreadable_images),
+        kvm_test("an_image_that_disappears_gives_no_grade", disappearing_image),
+        kvm_test("a_time_limit_that_no_guest_can_meet_gives_no_grade", short_limit),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -60,7 +63,7 @@ fn right_students() {
 
 fn wrong_students() {
     let files = Files::new();
-    let nothing = files.0.path().join("nothing").to_str().unwrap().to_string();
+    let nothing = files.write("nothing", b"");
     let without = |lost: &[usize]| {
         let mut tasks = ALL;
         lost.iter().for_each(|task| tasks[*task] = 0);
@@ -105,6 +108,36 @@ fn wrong_students() {
             assert_eq!((tasks, status), (without(lost), 111), "{option} {image}:\n{text}");
         }
     }
+}
+
+/// These errors are found before the first task runs, and without KVM.
+fn unreadable_images() {
+    let files = Files::new();
+    let missing = files.0.path().join("missing").to_str().unwrap().to_string();
+    let folder = files.0.path().to_str().unwrap();
+    let flat = files.write("flat", &[0xf4]);
+    for option in ["--guest16", "--guest64", "--simvirtio"] {
+        assert_error(&ran(&["grade", option, &missing]), 116, "cannot read ");
+        assert_error(&ran(&["grade", option, &format!("{missing}@0x1000:64")]), 116, "cannot read ");
+        assert_error(&ran(&["grade", option, folder]), 116, "is not a regular file");
+        assert_error(&ran(&["grade", option, ""]), 110, "the guest's name is empty");
+        assert_error(&ran(&["grade", option, &format!("{flat}:lnog")]), 110, "is not an address or mode");
+    }
+}
+
+/// The image is removed after the check of the command line, while the first tasks run.
+fn disappearing_image() {
+    let files = Files::new();
+    let endless = files.guest("long64-endless");
+    let driver = files.guest("simvirtio");
+    let (file, _) = driver.split_once('@').unwrap();
+    let line = "\"$0\" grade --timeout 3 --guest64 \"$1\" --simvirtio \"$2\" & sleep 1; rm \"$3\"; wait $!";
+    assert_error(&shell(line, &[&endless, &driver, file]), 116, "cannot read ");
+}
+
+fn short_limit() {
+    let ran = ran(&["grade", "--timeout", "0.000000001"]);
+    assert_error(&ran, 110, "--timeout is too short for this host: the built-in guest ");
 }
 
 /// Returns a 64-bit image that prints `text` on port 0xE9, leaves 42 and halts.

@@ -43,7 +43,7 @@ fn wrong_guests() {
         ("kev-vmcall", &silent, "must make an exit PIO out 0x42"),
         ("kev-cpuid", &files.guest("real16-wrong-result"), ""),
         ("smp-counter", &files.guest("smp-stop"), "must end like smp-counter"),
-        ("kev-msr", &"/no/such/file".to_string(), "cannot read"),
+        ("kev-msr", &files.write("empty", b""), "the image is empty"),
     ] {
         let (line, lost, status) = line(name, image);
         assert_eq!((lost, status), (1, 111), "{name}: {line}");
@@ -60,6 +60,11 @@ fn misplaced_options() {
     );
     assert_error(&ran(&["grade", "kev", "--guest16", "x"]), 110, "--guest NAME=IMAGE");
     assert_error(&ran(&["grade", "--guest", "kev-msr=x"]), 110, "is for `vmm grade kev`");
+    let twice = ["grade", "kev", "--guest", "kev-msr=a", "--guest", "kev-msr=b"];
+    assert_error(&ran(&twice), 110, "--guest replaces kev-msr twice");
+    // A file that cannot be read costs no points: there is no grade.
+    let missing = ["grade", "kev", "--guest", "kev-msr=/no/such/file"];
+    assert_error(&ran(&missing), 116, "cannot read /no/such/file: No such file");
 }
 
 fn right_guests() {
@@ -88,7 +93,10 @@ fn silent_guests() {
             "kev-hypercall32" => &protected,
             _ => &wide,
         };
-        arguments.extend(["--guest".into(), format!("{name}={file}@0x1000")]);
+        let image = format!("{name}={file}@0x1000");
+        if !arguments.contains(&image) {
+            arguments.extend(["--guest".into(), image]);
+        }
     }
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let grade = ran(&arguments);

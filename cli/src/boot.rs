@@ -14,7 +14,11 @@ use vmm::{Builder, Error, Machine, Output, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
-    run::run_and_report(&arguments.measure, |text| boot(arguments, text.output))
+    let inputs = || {
+        let disks = arguments.disk.iter().map(|text| disk_file(text).0.into());
+        [arguments.kernel.clone()].into_iter().chain(arguments.initrd.clone()).chain(disks).collect()
+    };
+    run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text.output))
 }
 
 fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error> {
@@ -77,11 +81,17 @@ fn reached_userland(report: &Report) -> bool {
     report.boot.as_ref().is_some_and(|boot| boot.marks.iter().any(|mark| mark.event == Event::Userland))
 }
 
-/// Opens the disk that `FILE[,ro]` names. If a file has the whole text as its name, it is that file.
+/// Opens the disk that `FILE[,ro]` names.
 fn disk(text: &OsStr) -> Result<Disk, Error> {
-    let file = text.as_bytes().strip_suffix(b",ro").filter(|_| !Path::new(text).exists());
-    match file {
-        Some(file) => Disk::open(Path::new(OsStr::from_bytes(file)), true),
-        None => Disk::open(Path::new(text), false),
+    let (file, read_only) = disk_file(text);
+    Disk::open(file, read_only)
+}
+
+/// Splits `FILE[,ro]` into the file, and true if the disk is read-only. If a file has the whole text as its name, it is
+/// that file.
+fn disk_file(text: &OsStr) -> (&Path, bool) {
+    match text.as_bytes().strip_suffix(b",ro").filter(|_| !Path::new(text).exists()) {
+        Some(file) => (Path::new(OsStr::from_bytes(file)), true),
+        None => (Path::new(text), false),
     }
 }

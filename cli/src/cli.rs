@@ -34,8 +34,7 @@ Examples:
   vmm bzImage --initrd initrd            boot Linux; Ctrl-A x ends it
   vmm grade --guest16 my.bin             grade the SO2 assignment
   vmm compare                            compare the SIMVIRTIO transports
-  vmm report run.json --format html -o run.html
-                                         write a page about the exits of a run
+  vmm report run.json -o run.html        write a page about the exits of a run
 
 `vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm boots the file \
 if it is a Linux kernel, and otherwise runs it.

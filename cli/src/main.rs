@@ -7,6 +7,7 @@ mod boot;
 mod cli;
 mod compare;
 mod doctor;
+mod file_name;
 mod grade;
 mod guests;
 mod measure;

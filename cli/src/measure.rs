@@ -1,5 +1,6 @@
 //! The options for measuring a run, and the result files that `--profile` and `--trace` write.
 
+use crate::file_name::{FileFormat, check_extension, check_inputs};
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use crate::summary;
@@ -87,11 +88,24 @@ pub struct ResultFiles<'a> {
 }
 
 impl<'a> ResultFiles<'a> {
-    /// Opens the files.
+    /// Opens the files. `inputs` returns the files that the run reads.
     ///
     /// # Errors
-    /// One of them cannot be written, or both are the same file.
-    pub fn open(arguments: &'a MeasureArgs) -> Result<Self, Failure> {
+    /// One of them cannot be written, has the extension of another format or is an input, or both are the same file.
+    pub fn open(arguments: &'a MeasureArgs, inputs: impl FnOnce() -> Vec<PathBuf>) -> Result<Self, Failure> {
+        if arguments.profile.is_none() && arguments.trace.is_none() {
+            return Ok(Self { arguments, profile: None, trace: None });
+        }
+        let inputs = inputs();
+        let inputs = || inputs.iter().map(PathBuf::as_path);
+        if let Some(file) = &arguments.profile {
+            check_extension("--profile json=FILE", &file.0, FileFormat::Json)?;
+            check_inputs("--profile", &file.0, inputs())?;
+        }
+        if let Some(path) = &arguments.trace {
+            check_extension("--trace", path, FileFormat::Trace)?;
+            check_inputs("--trace", path, inputs())?;
+        }
         let profile = arguments.profile.as_ref().map(|file| OutputFile::open(&file.0)).transpose()?;
         let trace = arguments.trace.as_ref().map(|path| OutputFile::open(path)).transpose()?;
         if let (Some(one), Some(other), Some(path)) = (&profile, &trace, &arguments.trace)

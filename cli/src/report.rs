@@ -7,12 +7,12 @@
     clippy::expect_used
 )]
 
+use crate::file_name::{FileFormat, check_extension, check_inputs, promised_format};
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use clap::{Args, ValueEnum};
 use report::view::{self, Format, Source};
 use report::{FileError, OutputFile};
-use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
@@ -21,10 +21,11 @@ use vmm::host::{TimeoutWriter, printable};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  vmm report run.json                              a profile as tables
-  vmm report run.json --format html -o run.html    a page for a browser
-  vmm report run.trace --format csv -o exits.csv   a line for each exit
-  vmm report before.json after.json                the difference by site
+  vmm report run.json                       a profile as tables
+  vmm report run.json -o run.html           a page for a browser
+  vmm report run.trace -o exits.csv         a line for each exit
+  vmm report run.trace --format csv | less  the same, on standard output
+  vmm report before.json after.json         the difference by site
 
 `vmm run` and `vmm boot` write profiles (--profile json=FILE) and traces (--trace FILE). vmm recognises both by \
 their content. In a comparison, a trace is first summed up by site.")]
@@ -38,8 +39,9 @@ pub struct ReportArgs {
     other: Option<PathBuf>,
 
     /// Format of the report: text for a terminal, JSON for programs, CSV for spreadsheets, HTML for a browser
-    #[arg(long, value_enum, default_value_t)]
-    format: FormatArg,
+    /// [default: by the extension of OUT: .txt, .json, .csv or .html; text without an extension]
+    #[arg(long, value_enum)]
+    format: Option<FormatArg>,
 
     /// File to write the report to; an existing file is replaced when the new one is complete
     /// [default: standard output]
@@ -47,23 +49,58 @@ pub struct ReportArgs {
     output: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum FormatArg {
-    #[default]
     Text,
     Json,
     Csv,
     Html,
 }
 
-impl From<FormatArg> for Format {
-    fn from(format: FormatArg) -> Self {
-        match format {
-            FormatArg::Text => Self::Text,
-            FormatArg::Json => Self::Json,
-            FormatArg::Csv => Self::Csv,
-            FormatArg::Html => Self::Html,
+impl FormatArg {
+    fn view(self) -> Format {
+        match self {
+            Self::Text => Format::Text,
+            Self::Json => Format::Json,
+            Self::Csv => Format::Csv,
+            Self::Html => Format::Html,
         }
+    }
+
+    fn file(self) -> FileFormat {
+        match self {
+            Self::Text => FileFormat::Text,
+            Self::Json => FileFormat::Json,
+            Self::Csv => FileFormat::Csv,
+            Self::Html => FileFormat::Html,
+        }
+    }
+}
+
+/// Chooses the format: the one of `--format`, or the one that the extension of the output file promises.
+///
+/// # Errors
+/// The extension is unknown, or contradicts `--format`.
+fn choose_format(given: Option<FormatArg>, output: Option<&Path>) -> Result<FormatArg, Error> {
+    match (given, output) {
+        (Some(given), Some(path)) => {
+            let option = given.to_possible_value().map_or_else(String::new, |value| value.get_name().into());
+            check_extension(&format!("--format {option}"), path, given.file()).map(|()| given)
+        }
+        (Some(given), None) => Ok(given),
+        (None, None) => Ok(FormatArg::Text),
+        (None, Some(path)) => match promised_format("-o", path)? {
+            None => Ok(FormatArg::Text),
+            Some(promised) => {
+                let known = FormatArg::value_variants().iter().find(|one| one.file() == promised);
+                known.copied().ok_or_else(|| {
+                    let path = printable(path);
+                    Error::Config(format!(
+                        "-o {path} is a name for {promised}, which a report cannot be: use .txt, .json, .csv or .html"
+                    ))
+                })
+            }
+        },
     }
 }
 
@@ -71,6 +108,8 @@ impl From<FormatArg> for Format {
 pub fn main(arguments: &ReportArgs) -> u8 {
     match report(arguments) {
         Ok(()) => status::OK,
+        // The reader has closed the pipe, so it wants no more.
+        Err(error) if is_closed_pipe(&error) => status::OK,
         Err(error) if vmm::host::interrupted() && error.status() != status::USAGE => {
             print_stderr("vmm: interrupted: the report is incomplete\n");
             status::INTERRUPTED
@@ -79,19 +118,31 @@ pub fn main(arguments: &ReportArgs) -> u8 {
     }
 }
 
+/// Returns true if the error is that the reader of the output has closed it.
+fn is_closed_pipe(error: &Failure) -> bool {
+    match error {
+        Failure::Vmm(Error::Host { source, .. }) | Failure::File(FileError::Write { source, .. }) => {
+            source.kind() == io::ErrorKind::BrokenPipe
+        }
+        _ => false,
+    }
+}
+
 fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     let output = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
-    if arguments.format == FormatArg::Html && output.is_none() && io::stdout().is_terminal() {
+    let format = choose_format(arguments.format, output)?;
+    if format == FormatArg::Html && output.is_none() && io::stdout().is_terminal() {
         let what = "--format html is not for a terminal: give -o FILE, such as -o report.html, and open it in a browser";
         return Err(Error::Config(what.into()).into());
     }
-    let inputs = [Some(&arguments.file), arguments.other.as_ref()];
-    if let Some(path) = output
-        && inputs.into_iter().flatten().any(|input| is_same_file(input, path))
-    {
-        let path = printable(path);
-        let what = format!("-o {path} is also an input, which the report would replace: give another file");
-        return Err(Error::Config(what).into());
+    let inputs =
+        || [Some(&arguments.file), arguments.other.as_ref()].into_iter().flatten().map(|path| source(path));
+    if inputs().filter(|path| *path == Path::new(STDIN)).count() > 1 {
+        let what = "standard input can be only one of the two files: give the name of the other one";
+        return Err(Error::Config(what.into()).into());
+    }
+    if let Some(path) = output {
+        check_inputs("-o", path, inputs())?;
     }
     let first = read(&arguments.file)?;
     let second = arguments.other.as_deref().map(read).transpose()?;
@@ -99,27 +150,17 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     vmm::host::catch_interrupts();
     let Some(path) = output else {
         let mut to = BufWriter::with_capacity(1 << 16, Interruptible(TimeoutWriter::new(io::stdout(), None)));
-        let written =
-            view::write(&mut to, arguments.format.into(), &first, second.as_ref()).and_then(|()| to.flush());
+        let written = view::write(&mut to, format.view(), &first, second.as_ref()).and_then(|()| to.flush());
         written.map_err(|source| Error::Host { operation: "writing standard output", source })?;
         return Ok(());
     };
     let mut target = OutputFile::open(path)?;
     let mut to = BufWriter::with_capacity(1 << 16, Interruptible(&mut target));
-    let written =
-        view::write(&mut to, arguments.format.into(), &first, second.as_ref()).and_then(|()| to.flush());
+    let written = view::write(&mut to, format.view(), &first, second.as_ref()).and_then(|()| to.flush());
     // Dropping a BufWriter writes its buffer again, which could block on a file that already failed.
     let _ = to.into_parts();
     written.map_err(|source| target.failed(source))?;
     Ok(target.commit()?)
-}
-
-/// Returns true if both paths lead to the same regular file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    match (fs::canonicalize(one), fs::canonicalize(other)) {
-        (Ok(one), Ok(other)) => one == other && one.is_file(),
-        _ => false,
-    }
 }
 
 /// A writer that fails after a signal has interrupted the program.
@@ -139,9 +180,22 @@ impl<W: Write> Write for Interruptible<W> {
     }
 }
 
+/// The file that `-` stands for.
+const STDIN: &str = "/dev/stdin";
+
+/// Returns the path to read for an argument.
+fn source(argument: &Path) -> &Path {
+    if argument == Path::new("-") { Path::new(STDIN) } else { argument }
+}
+
 /// Reads a profile or a trace; `-` is standard input.
-fn read(path: &Path) -> Result<Source, FileError> {
-    let stdin = path == Path::new("-");
-    let saved = report::read(if stdin { Path::new("/dev/stdin") } else { path })?;
-    Ok(Source::new(if stdin { "standard input".into() } else { printable(path) }, saved))
+fn read(argument: &Path) -> Result<Source, FileError> {
+    let path = source(argument);
+    let name = if path == argument { printable(path) } else { "standard input".into() };
+    match report::read(path) {
+        Ok(saved) => Ok(Source::new(name, saved)),
+        Err(FileError::Read { source, .. }) => Err(FileError::Read { path: name, source }),
+        Err(FileError::Content { source, .. }) => Err(FileError::Content { path: name, source }),
+        Err(error) => Err(error),
+    }
 }

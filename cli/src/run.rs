@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use vmm::device::Transport;
@@ -20,7 +20,11 @@ use vmm::{Builder, Error, Input, Output, Report};
 
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
-    run_and_report(&arguments.measure, |output| run(arguments, output))
+    let inputs = || {
+        let image = crate::target::file(&arguments.guest);
+        image.into_iter().chain(arguments.input.clone()).collect()
+    };
+    run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
 }
 
 /// Standard output for the guest's text.
@@ -31,17 +35,18 @@ pub struct GuestText {
     pub is_terminal: bool,
 }
 
-/// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. Returns the
-/// exit status.
+/// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. `inputs` returns
+/// the files that the run reads. Returns the exit status.
 pub fn run_and_report(
     arguments: &MeasureArgs,
+    inputs: impl FnOnce() -> Vec<PathBuf>,
     run: impl FnOnce(GuestText) -> Result<(String, Report), Error>,
 ) -> u8 {
     let last_byte = Arc::new(AtomicU8::new(b'\n'));
     vmm::host::catch_interrupts();
     let open_and_run = || {
         let output = output(last_byte.clone())?;
-        let files = ResultFiles::open(arguments)?;
+        let files = ResultFiles::open(arguments, inputs)?;
         let (name, report) = run(output)?;
         Ok::<_, status::Failure>((files, name, report))
     };

@@ -35,10 +35,12 @@ impl Write for Log {
     }
 }
 
-/// Prints a result on stdout. Returns the exit status.
+/// Prints a result on stdout. Returns the exit status. A reader that closes the pipe early, such as `head -1`, has all that
+/// it wants, so this is not an error.
 pub(crate) fn print_stdout(text: &str) -> u8 {
     match TimeoutWriter::new(io::stdout(), None).write_all(text.as_bytes()) {
         Ok(()) => status::OK,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => status::OK,
         Err(_) if vmm::host::interrupted() => status::INTERRUPTED,
         Err(source) => report_error(&vmm::Error::Host { operation: "writing standard output", source }),
     }

@@ -6,12 +6,12 @@ use guest::{End, Guest, Map};
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vmm::boot::{self, Image};
 use vmm::host::printable;
 use vmm::memory::{Gpa, PLAIN_RAM};
 use vmm::x86::Mode;
-use vmm::{Builder, Error, Machine};
+use vmm::{Builder, Error, ImageError, Machine};
 
 /// A guest to run.
 pub struct RunTarget {
@@ -95,6 +95,20 @@ impl RunTarget {
         Self::file(Spec::parse(text), Some(default_mode), PLAIN_RAM)
     }
 
+    /// Checks that the file that `text` names can be read. It may still be a bad guest.
+    ///
+    /// # Errors
+    /// The file does not exist, cannot be read, or is not a regular file; or an error follows its name.
+    pub fn check_file(text: &OsStr) -> Result<(), Error> {
+        if let Some(wrong) = wrong_name(text) {
+            return Err(Error::Config(wrong));
+        }
+        match boot::read_file(Path::new(&Spec::parse(text).file), PLAIN_RAM) {
+            Err(error) if is_unreadable(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the file of `spec`. A flat binary without a mode is entered in `default_mode`; if that is `None`, its
     /// address selects the mode.
     fn file(spec: Spec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
@@ -144,25 +158,44 @@ fn elf_accepts(name: &str, mode: Mode, load_at: Option<u64>) -> Result<(), Error
     }
 }
 
+/// Returns the file that `text` names; `None` for a built-in guest.
+pub fn file(text: &OsStr) -> Option<PathBuf> {
+    let is_built_in = text.to_str().and_then(guest::find).is_some();
+    (!is_built_in).then(|| Spec::parse(text).file.into())
+}
+
+/// Returns true if a file could not be read. Its content is then unknown.
+pub fn is_unreadable(error: &ImageError) -> bool {
+    matches!(error, ImageError::Read { .. } | ImageError::NotAFile { .. })
+}
+
 /// Explains why `text` does not name a guest: an error after the name of a file, or a missing file.
 fn not_found(text: &OsStr) -> String {
-    let shown = printable(Path::new(text));
+    wrong_name(text).unwrap_or_else(|| {
+        format!(
+            "no built-in guest and no file has the name {}: `vmm guests` lists the built-in guests",
+            printable(Path::new(text))
+        )
+    })
+}
+
+/// Explains the error in an empty name, or in what follows the name of a file; `None` if there is none.
+fn wrong_name(text: &OsStr) -> Option<String> {
+    if text.is_empty() {
+        return Some("the guest's name is empty: `vmm guests` lists the built-in guests".into());
+    }
+    if Path::new(&Spec::parse(text).file).symlink_metadata().is_ok() {
+        return None;
+    }
     let text = text.to_string_lossy();
     let places = text.char_indices().filter(|(_, mark)| [':', '@'].contains(mark));
-    let splits = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
-    match splits.into_iter().find(|(file, _)| Path::new(file).is_file()) {
-        _ if text.is_empty() => "the guest's name is empty: `vmm guests` lists the built-in guests".into(),
-        Some((file, rest)) => format!(
-            "{rest:?} after the file {} is not an address or mode: give FILE[@ADDR][:MODE] with an address such as \
-             0x1000, and a mode: real (16), protected (32), long (64) or user64",
-            printable(Path::new(file))
-        ),
-        None => {
-            format!(
-                "no built-in guest and no file has the name {shown}: `vmm guests` lists the built-in guests"
-            )
-        }
-    }
+    let mut splits = places.filter_map(|(at, _)| Some((text.get(..at)?, text.get(at..)?)));
+    let (file, rest) = splits.find(|(file, _)| Path::new(file).is_file())?;
+    Some(format!(
+        "{rest:?} after the file {} is not an address or mode: give FILE[@ADDR][:MODE] with an address such as 0x1000, \
+         and a mode: real (16), protected (32), long (64) or user64",
+        printable(Path::new(file))
+    ))
 }
 
 /// The parts of `FILE[@ADDR][:MODE]`.

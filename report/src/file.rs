@@ -7,6 +7,7 @@
 use crate::{FileError, Saved, SavedError, profile, trace};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -112,6 +113,9 @@ fn open_error(path: String, source: io::Error) -> FileError {
         AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound,
         PermissionDenied, ReadOnlyFilesystem,
     };
+    if source.raw_os_error() == Some(libc::ELOOP) {
+        return FileError::Path { path, what: format!("{source}: give another file") };
+    }
     match source.kind() {
         NotFound | NotADirectory => {
             FileError::Path { path, what: format!("{source}: create the directory, or correct the path") }
@@ -128,6 +132,10 @@ fn open_error(path: String, source: io::Error) -> FileError {
 /// instead. Files in /dev and /proc are never replaced, even if they lead to a regular file as `/dev/stdout` can.
 fn resolve(path: &Path) -> io::Result<(PathBuf, bool)> {
     const MOST_LINKS: usize = 40;
+    // `file_name` ignores the end of such a path.
+    if [&b"/"[..], b"/."].iter().any(|end| path.as_os_str().as_bytes().ends_with(end)) {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
         let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;

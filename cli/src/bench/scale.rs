@@ -9,6 +9,7 @@ use crate::bench::pass::{self, VmmFactory};
 use crate::bench::sample::Side;
 use crate::bench::sys::raise_descriptor_limit;
 use crate::bench::table::{self, Row};
+use crate::file_name::{FileFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;
@@ -102,6 +103,9 @@ fn prepare(arguments: &ScaleArgs) -> Result<(&'static Guest, u32, Option<OutputF
         return Err(Error::Config(format!("this build lacks the guest {GUEST}")).into());
     };
     let rounds = in_range("--rounds", arguments.rounds, 1, MAX_ROUNDS)?;
+    if let Some(path) = &arguments.json {
+        check_extension("--json", path, FileFormat::Json)?;
+    }
     let json = arguments.json.as_deref().map(OutputFile::open).transpose()?;
     arguments.vms.iter().try_for_each(|vms| check_descriptors(*vms))?;
     Ok((guest, rounds, json))

@@ -6,10 +6,11 @@ use vmm::lab::{Ring, Row, Spread, Variant};
 
 /// Formats bytes per second with three digits and a unit, such as `1.23 MB/s`.
 pub fn rate(bytes_per_second: f64) -> String {
+    // 999.95 kB/s is 1.00 MB/s, not 1000 kB/s.
     let (scale, unit) = match bytes_per_second {
-        1e9.. => (1e9, "GB/s"),
-        1e6.. => (1e6, "MB/s"),
-        1e3.. => (1e3, "kB/s"),
+        999.5e6.. => (1e9, "GB/s"),
+        999.5e3.. => (1e6, "MB/s"),
+        999.5.. => (1e3, "kB/s"),
         _ => (1.0, "B/s"),
     };
     format!("{} {unit}", digits(bytes_per_second / scale))
@@ -23,8 +24,8 @@ pub fn time(nanoseconds: f64) -> String {
 /// Formats a number with three digits, or with more if it is large.
 pub fn digits(value: f64) -> String {
     match value {
-        _ if value >= 100.0 => format!("{value:.0}"),
-        _ if value >= 10.0 => format!("{value:.1}"),
+        _ if value >= 99.95 => format!("{value:.0}"),
+        _ if value >= 9.995 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
 }
@@ -104,6 +105,7 @@ mod tests {
     fn rates_and_times_have_three_digits_and_a_unit() {
         assert_eq!(rate(37_230.0), "37.2 kB/s");
         assert_eq!(rate(5.125e6), "5.12 MB/s");
+        assert_eq!([999_600.0, 9_999.0, 99_990.0].map(rate), ["1.00 MB/s", "10.0 kB/s", "100 kB/s"]);
         assert_eq!(time(1070.0), "1.07 us");
         assert_eq!((time(0.0), time(12.0), time(3.4e9)), ("0 ns".into(), "12 ns".into(), "3.40 s".into()));
     }

@@ -7,6 +7,7 @@ mod svg;
 mod table;
 
 use crate::args::{check_queue_len, in_range, parse_number, parse_size};
+use crate::file_name::{FileFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::{Args, ValueEnum};
@@ -126,8 +127,13 @@ impl ResultFiles {
     /// Opens the files before the measurement, so that a wrong path is reported at once.
     ///
     /// # Errors
-    /// One of them cannot be written, or both are the same file.
+    /// One of them cannot be written or has the extension of another format, or both are the same file.
     fn open(arguments: &CompareArgs) -> Result<Self, Failure> {
+        let named =
+            [("--json", &arguments.json, FileFormat::Json), ("--svg", &arguments.svg, FileFormat::Svg)];
+        for (option, path, format) in named {
+            path.iter().try_for_each(|path| check_extension(option, path, format))?;
+        }
         let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
         let (json, svg) = (open(&arguments.json)?, open(&arguments.svg)?);
         if let (Some(one), Some(other)) = (&json, &svg)

@@ -37,7 +37,7 @@ fn write(to: &mut String, results: &Results<'_>) -> fmt::Result {
     let head = ["ring", "exits per", "bytes per second", "round trip p50", "p99", "vCPU ms", "device ms"];
     writeln!(
         to,
-        "{:<16} {:>4} {:>9} {:>9}  {:<27} {:<27} {:<11} {:>8} {:>9}",
+        "{:<16} {:>4} {:>9} {:>9}  {:<30} {:<25} {:<11} {:>8} {:>9}",
         "", head[0], head[1], "exits per", head[2], head[3], head[4], head[5], head[6]
     )?;
     writeln!(to, "{:<16} {:>4} {:>9} {:>9}", "", "", "message", "echo")?;
@@ -72,7 +72,7 @@ fn write_row(to: &mut String, row: &Row) -> fmt::Result {
     let milliseconds = |spread: Spread| digits(spread.median * 1e3);
     writeln!(
         to,
-        "{:<16} {:>4} {:>9} {:>9}  {:<27} {:<27} {:<11} {:>8} {:>9}",
+        "{:<16} {:>4} {:>9} {:>9}  {:<30} {:<25} {:<11} {:>8} {:>9}",
         row.variant,
         row.ring.number(),
         count(row.exits_per_message()),
@@ -85,17 +85,19 @@ fn write_row(to: &mut String, row: &Row) -> fmt::Result {
     )
 }
 
-/// Formats a median. If the values differ, the smallest and the largest follow in brackets.
+/// Formats a median. If the values differ, the smallest and the largest follow in brackets, with their unit.
 fn spread(spread: Spread, shown: fn(f64) -> String) -> String {
     match spread.is_exact() {
         true => shown(spread.median),
-        false => {
-            let number = |value| shown(value).split(' ').next().unwrap_or_default().to_string();
-            let unit = |value| shown(value).split(' ').nth(1).unwrap_or_default().to_string();
-            let bound =
-                |value: f64| if unit(value) == unit(spread.median) { number(value) } else { shown(value) };
-            format!("{} ({}-{})", shown(spread.median), bound(spread.min), bound(spread.max))
-        }
+        false => format!("{} ({})", shown(spread.median), range(&shown(spread.min), &shown(spread.max))),
+    }
+}
+
+/// Formats a range of two values with units, such as `1.20-2.00 us` or `900 ns-2.00 us`.
+fn range(low: &str, high: &str) -> String {
+    match (low.split_once(' '), high.split_once(' ')) {
+        (Some((number, unit)), Some((_, same))) if unit == same => format!("{number}-{high}"),
+        _ => format!("{low}-{high}"),
     }
 }
 
@@ -152,9 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_repeats_the_unit_only_if_it_differs() {
-        let values = Spread { median: 1500.0, min: 900.0, max: 2000.0 };
-        assert_eq!(spread(values, time), "1.50 us (900 ns-2.00)");
+    fn both_ends_of_a_range_have_a_unit() {
+        let values = |min, max| Spread { median: 1500.0, min, max };
+        assert_eq!(spread(values(900.0, 2000.0), time), "1.50 us (900 ns-2.00 us)");
+        assert_eq!(spread(values(1200.0, 2000.0), time), "1.50 us (1.20-2.00 us)");
+        // The median has another unit than the ends.
+        assert_eq!(spread(values(700.0, 800.0), time), "1.50 us (700-800 ns)");
+        assert_eq!(spread(values(900.0, 2e6), rate), "1.50 kB/s (900 B/s-2.00 MB/s)");
         assert_eq!(spread(Spread { median: 5.0, min: 5.0, max: 5.0 }, time), "5 ns");
     }
 }

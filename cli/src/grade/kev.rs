@@ -3,7 +3,7 @@
 //!
 //! A student's image replaces a built-in guest, and must do the same.
 
-use crate::grade::{Evidence, GradeArgs, Run, Task, wrong};
+use crate::grade::{Evidence, GradeArgs, Run, Task, is_bad_guest, wrong};
 use crate::summary::{busiest, ending, excerpt};
 use crate::target::RunTarget;
 use guest::{End, Guest};
@@ -92,19 +92,19 @@ fn traps() -> &'static [Trap] {
 /// The name of a guest, and the image that replaces it.
 pub(super) type Replacement = (&'static str, OsString);
 
-/// Runs the guest of each trap, and checks the results. If a guest has several replacements, the last one counts.
+/// Runs the guest of each trap, and checks the results.
 ///
 /// # Errors
-/// The host failed.
+/// The host failed, or a file can no longer be read.
 pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec<Task>, Error> {
     let mut tasks = Vec::new();
     for trap in traps() {
         let Some(guest) = guest::find(trap.guest) else {
             return Err(Error::Config(format!("this build lacks the guest {}", trap.guest)));
         };
-        let image = images.iter().rev().find(|(name, _)| *name == guest.name).map(|(_, image)| image);
+        let image = images.iter().find(|(name, _)| *name == guest.name).map(|(_, image)| image);
         let evidence = match check(trap, guest, image, arguments) {
-            Err(error @ (Error::Image(_) | Error::Config(_))) => wrong(error.to_string()),
+            Err(error) if is_bad_guest(&error) => wrong(error.to_string()),
             evidence => evidence?,
         };
         tasks.push(Task { title: "", points: POINTS, evidence: vec![evidence] });
@@ -113,11 +113,27 @@ pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec
     Ok(tasks)
 }
 
+/// Splits each `NAME=IMAGE`.
+///
+/// # Errors
+/// No trap has a guest of this name, or two images replace the same guest.
+pub(super) fn replacements(texts: &[OsString]) -> Result<Vec<Replacement>, Error> {
+    let mut replacements: Vec<Replacement> = Vec::new();
+    for text in texts {
+        let new = image(text)?;
+        if replacements.iter().any(|(name, _)| *name == new.0) {
+            return Err(Error::Config(format!("--guest replaces {} twice: give one image for it", new.0)));
+        }
+        replacements.push(new);
+    }
+    Ok(replacements)
+}
+
 /// Splits `NAME=IMAGE`.
 ///
 /// # Errors
 /// No trap has a guest of this name.
-pub(super) fn image(text: &OsStr) -> Result<Replacement, Error> {
+fn image(text: &OsStr) -> Result<Replacement, Error> {
     let parts = text.as_bytes().iter().position(|byte| *byte == b'=').and_then(|at| {
         let (name, image) = text.as_bytes().split_at_checked(at)?;
         let name = traps().iter().find(|trap| trap.guest.as_bytes() == name)?.guest;

@@ -7,11 +7,12 @@ use crate::args::{Timeout, parse_timeout};
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
 use crate::summary::ending;
-use crate::target::RunTarget;
+use crate::target::{RunTarget, is_unreadable};
 use clap::{Args, ValueEnum};
-use guest::{GUESTS, Guest};
+use guest::{End, GUESTS, Guest};
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io;
 use std::time::Duration;
 use vmm::device::Transport;
 use vmm::exit::Stop;
@@ -35,7 +36,8 @@ earns no points.
 
 An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
-Exit status: 0 for 100 points, 111 for fewer, 115 if the host failed, 117 if interrupted.")]
+Exit status: 0 for 100 points, 111 for fewer, 110 for a usage error, 115 if the host failed, 116 if an image cannot be \
+read, 117 if interrupted. Only 0 and 111 have a result.")]
 pub struct GradeArgs {
     /// Course whose work is graded
     #[arg(value_enum, default_value_t = Course::So2)]
@@ -123,9 +125,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Ok(images) => images,
         Err(error) => return report_error(&error),
     };
-    // A failure of the host must not cost points, so it is detected with a built-in guest first.
-    let first = GUESTS.first().map(|guest| Run::embedded(guest, None, arguments.limits()).map(drop));
-    let tasks = first.unwrap_or(Ok(())).and_then(|()| match arguments.course {
+    let tasks = check_host(arguments.limits()).and_then(|()| match arguments.course {
         Course::So2 => so2::tasks(arguments),
         Course::Kev => kev::tasks(arguments, &images),
     });
@@ -133,7 +133,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Ok(tasks) if !vmm::host::interrupted() => tasks,
         Ok(_) => return interrupted(),
         Err(_) if vmm::host::interrupted() => return interrupted(),
-        Err(error @ Error::Config(_)) => return report_error(&error),
+        Err(error @ (Error::Config(_) | Error::Image(_))) => return report_error(&error),
         Err(error) => {
             print_stderr("vmm: the host failed, so this run gives no grade\n");
             return report_error(&error);
@@ -145,6 +145,29 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         status::OK if earned == points => status::OK,
         status::OK => status::WRONG_RESULT,
         failed => failed,
+    }
+}
+
+/// Runs a built-in guest, so that a failure of the host costs no points.
+///
+/// # Errors
+/// The guest did not end as it should.
+fn check_host(limits: Limits) -> Result<(), Error> {
+    let Some(guest) = GUESTS.iter().find(|guest| guest.end == End::FortyTwo) else { return Ok(()) };
+    let run = Run::embedded(guest, None, limits)?;
+    if run.passed() {
+        return Ok(());
+    }
+    let source = io::Error::other(format!("the built-in guest {}", run.ending()));
+    Err(Error::Host { operation: "checking the host", source })
+}
+
+/// Returns true if an error is the fault of an image. Otherwise the image cannot be graded.
+fn is_bad_guest(error: &Error) -> bool {
+    match error {
+        Error::Image(error) => !is_unreadable(error),
+        Error::Config(_) => true,
+        _ => false,
     }
 }
 
@@ -164,23 +187,30 @@ fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
     text
 }
 
-/// Checks the options for images. This needs no KVM. Returns the replacements of [`Course::Kev`].
+/// Checks the options for images, and that their files can be read. This needs no KVM. Returns the replacements of
+/// [`Course::Kev`].
 ///
 /// # Errors
-/// An option belongs to the other course, or names an unknown guest.
+/// An option belongs to the other course, names an unknown guest or one that another option names, or names a file that
+/// cannot be read.
 fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
-    let has_so2_option =
-        [&arguments.guest16, &arguments.guest64, &arguments.simvirtio].into_iter().any(Option::is_some);
+    let of_so2 = [&arguments.guest16, &arguments.guest64, &arguments.simvirtio];
     match arguments.course {
         Course::So2 if !arguments.guest.is_empty() => {
-            Err(Error::Config("--guest is for `vmm grade kev`: leave it out, or grade kev".into()))
+            return Err(Error::Config("--guest is for `vmm grade kev`: leave it out, or grade kev".into()));
         }
-        Course::Kev if has_so2_option => Err(Error::Config(
-            "--guest16, --guest64 and --simvirtio are for `vmm grade so2`: for kev, give --guest NAME=IMAGE"
-                .into(),
-        )),
-        _ => arguments.guest.iter().map(|text| kev::image(text)).collect(),
+        Course::Kev if of_so2.into_iter().any(Option::is_some) => {
+            return Err(Error::Config(
+                "--guest16, --guest64 and --simvirtio are for `vmm grade so2`: for kev, give --guest NAME=IMAGE"
+                    .into(),
+            ));
+        }
+        _ => {}
     }
+    let replacements = kev::replacements(&arguments.guest)?;
+    let files = of_so2.into_iter().flatten().chain(replacements.iter().map(|(_, image)| image));
+    files.into_iter().try_for_each(|file| RunTarget::check_file(file))?;
+    Ok(replacements)
 }
 
 fn interrupted() -> u8 {
@@ -226,8 +256,20 @@ impl Run {
         Ok(Self { name, report, output: captured.bytes() })
     }
 
+    /// Runs a built-in guest that ends.
+    ///
+    /// # Errors
+    /// The host failed, or is too slow for the time limit.
     fn embedded(guest: &'static Guest, transport: Option<Transport>, limits: Limits) -> Result<Self, Error> {
-        Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, limits)
+        let run = Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, limits)?;
+        match run.report.stop {
+            Stop::Timeout | Stop::WallTimeout(_) => Err(Error::Config(format!(
+                "--timeout is too short for this host: the built-in guest {} did not end within it, so this run gives no \
+                 grade: give a longer time",
+                run.name
+            ))),
+            _ => Ok(run),
+        }
     }
 
     /// Returns true if the guest halted and left 42 in both places.

@@ -3,7 +3,7 @@
 //! A student's image replaces the built-in guests of its task. The last task checks how this program counts exits, and
 //! always runs the built-in guests.
 
-use crate::grade::{Evidence, GradeArgs, Run, Task, wrong};
+use crate::grade::{Evidence, GradeArgs, Run, Task, is_bad_guest, wrong};
 use crate::summary::{ending, excerpt};
 use crate::target::RunTarget;
 use guest::{End, Exits, GUESTS};
@@ -102,13 +102,13 @@ fn targets(image: Option<&OsString>, mode: Mode, builtin: &[&str]) -> Vec<Result
 /// Collects the evidence of each target. A target that cannot be run fails its check.
 ///
 /// # Errors
-/// The host failed.
+/// The host failed, or a file can no longer be read.
 fn check_each(
     targets: Vec<Result<RunTarget, Error>>,
     check: impl Fn(&RunTarget) -> Result<Evidence, Error>,
 ) -> Result<Vec<Evidence>, Error> {
     let checked = targets.into_iter().map(|target| match target.and_then(|target| check(&target)) {
-        Err(error @ (Error::Image(_) | Error::Config(_))) => Ok(wrong(error.to_string())),
+        Err(error) if is_bad_guest(&error) => Ok(wrong(error.to_string())),
         evidence => evidence,
     });
     checked.collect()

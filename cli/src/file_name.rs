@@ -1,0 +1,146 @@
+//! The names of result files: the format that an extension promises, and results that would replace an input.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use vmm::Error;
+use vmm::host::{printable, printable_text};
+
+/// The format of a file that this program writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    Text,
+    Json,
+    Csv,
+    Html,
+    Svg,
+    /// The records of `--trace`. No extension is reserved for them.
+    Trace,
+}
+
+impl fmt::Display for FileFormat {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "JSON",
+            Self::Csv => "CSV",
+            Self::Html => "HTML",
+            Self::Svg => "SVG",
+            Self::Trace => "a trace",
+        })
+    }
+}
+
+/// Returns the extension of a file name in lower case, and the format that it promises, if it is known.
+fn extension(path: &Path) -> Option<(String, Option<FileFormat>)> {
+    let extension = path.extension()?.to_string_lossy().to_lowercase();
+    let format = match extension.as_str() {
+        "txt" => Some(FileFormat::Text),
+        "json" => Some(FileFormat::Json),
+        "csv" => Some(FileFormat::Csv),
+        "html" | "htm" => Some(FileFormat::Html),
+        "svg" => Some(FileFormat::Svg),
+        _ => None,
+    };
+    Some((extension, format))
+}
+
+/// Returns the format that the extension of an output file promises; `None` if the name has no extension.
+///
+/// # Errors
+/// The extension is unknown.
+pub fn promised_format(option: &str, path: &Path) -> Result<Option<FileFormat>, Error> {
+    match extension(path) {
+        None => Ok(None),
+        Some((_, Some(format))) => Ok(Some(format)),
+        Some((extension, None)) => Err(Error::Config(format!(
+            "{option} {} has the extension .{}, which names no known format: use .txt, .json, .csv or .html, or give \
+             --format",
+            printable(path),
+            printable_text(&extension)
+        ))),
+    }
+}
+
+/// Checks that the extension of an output file does not promise another format than the one that it will have.
+///
+/// # Errors
+/// It does. An unknown extension is not an error.
+pub fn check_extension(option: &str, path: &Path, written: FileFormat) -> Result<(), Error> {
+    match extension(path) {
+        Some((extension, Some(promised))) if promised != written => Err(Error::Config(format!(
+            "{option} writes {written}, but {} has the extension .{extension} of {promised}: give another name",
+            printable(path),
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a result does not replace an input of the same run. `inputs` may contain names of missing files.
+///
+/// # Errors
+/// It does.
+pub fn check_inputs<'a>(
+    option: &str,
+    path: &Path,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Error> {
+    match inputs.into_iter().any(|input| is_same_file(input, path)) {
+        false => Ok(()),
+        true => Err(Error::Config(format!(
+            "{option} {} is also an input, which the result would replace: give another file",
+            printable(path)
+        ))),
+    }
+}
+
+/// Returns true if both paths lead to the same regular file or disk.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let holds_data = |path: &Path| {
+        fs::metadata(path).is_ok_and(|file| file.is_file() || file.file_type().is_block_device())
+    };
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other && holds_data(&one),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extension_promises_a_format() {
+        let promised = |name: &str| promised_format("-o", Path::new(name));
+        for (name, format) in [
+            ("a.txt", FileFormat::Text),
+            ("a.b/c.JSON", FileFormat::Json),
+            ("a.tar.csv", FileFormat::Csv),
+            ("a.htm", FileFormat::Html),
+            ("a.html", FileFormat::Html),
+            ("a.svg", FileFormat::Svg),
+        ] {
+            assert_eq!(promised(name).unwrap(), Some(format), "{name}");
+        }
+        for name in ["a", "a.html/b", ".json", "/dev/stdout", ""] {
+            assert_eq!(promised(name).unwrap(), None, "{name}");
+        }
+        for name in ["a.pdf", "a.html.gz", "run.trace", "a.\u{1b}", "a."] {
+            let error = promised(name).unwrap_err().to_string();
+            assert!(error.contains("names no known format") && !error.contains('\u{1b}'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_must_not_promise_another_format() {
+        let check = |name: &str, format| check_extension("--json", Path::new(name), format);
+        for name in ["a.json", "a", "a.out"] {
+            assert!(check(name, FileFormat::Json).is_ok(), "{name}");
+        }
+        assert!(check("a.trace", FileFormat::Trace).is_ok());
+        let error = check("a.svg", FileFormat::Json).unwrap_err().to_string();
+        assert_eq!(error, "--json writes JSON, but a.svg has the extension .svg of SVG: give another name");
+        assert!(check("a.json", FileFormat::Trace).is_err());
+    }
+}
