@@ -30,7 +30,7 @@ use vmm::device::{
     TrappedMemory, Window,
 };
 use vmm::exit::{Arrival, Exit, Outcome, Stop};
-use vmm::internals::{Entropy, I8042, Mmio, PostCode, Power, Rtc, SystemControl, first_exit};
+use vmm::internals::{Entropy, FakeRun, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
 use vmm::memory::{Gpa, GuestMemory};
 use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};
 use vmm::{Error, Input, Output, run_vcpu};
@@ -65,7 +65,6 @@ fn decode(criterion: &mut Criterion) {
     mmio.__bindgen_anon_1.mmio.is_write = 1;
     let mut msr = of_reason(KVM_EXIT_X86_RDMSR);
     msr.__bindgen_anon_1.msr.index = 0xabc;
-    let page = vec![0; 2 * DATA];
     let mut group = criterion.benchmark_group("decode");
     for (name, run) in [
         ("PIO out", pio(KVM_EXIT_IO_OUT)),
@@ -74,7 +73,8 @@ fn decode(criterion: &mut Criterion) {
         ("RDMSR", msr),
         ("HLT", of_reason(KVM_EXIT_HLT)),
     ] {
-        group.bench_function(name, |bencher| bencher.iter(|| first_exit(black_box(&run), black_box(&page))));
+        let run = FakeRun::new(run);
+        group.bench_function(name, |bencher| bencher.iter(|| black_box(&run).first_exit()));
     }
 }
 

@@ -82,7 +82,7 @@ pub mod internals {
     pub use crate::device::virtio::interrupt::Interrupt;
     pub use crate::device::virtio::queue::{Queues, Virtqueue};
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
-    pub use crate::kvm::decode::first_exit;
+    pub use crate::kvm::run_page::FakeRun;
     pub use crate::memory::map::pc;
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};
 }

@@ -9,22 +9,22 @@ use crate::host::handle;
 use crate::host::interrupts::{INTERRUPTIBLE, interrupted};
 use crate::host::kicker::{KICK, Kicker, REPEAT, thread_id};
 use crate::host::wait::timespec;
-use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering, compiler_fence};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::ThreadId;
 use std::time::Duration;
 use std::{io, mem, ptr, thread};
 
 thread_local! {
-    /// The address of the `immediate_exit` byte of the vCPU that this thread runs, or null.
-    static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
+    /// The address of the `immediate_exit` byte of the vCPU that this thread runs, or null. Atomic, because the signal
+    /// handler of this thread reads it between any two instructions.
+    static IMMEDIATE_EXIT: AtomicPtr<AtomicU8> = const { AtomicPtr::new(ptr::null_mut()) };
 }
 
 /// The handler of the kick signal: sets `immediate_exit` of the thread's vCPU.
 extern "C" fn on_kick(_: libc::c_int) {
-    let immediate_exit = IMMEDIATE_EXIT.get();
+    let immediate_exit = IMMEDIATE_EXIT.with(|pointer| pointer.load(Ordering::Acquire));
     if !immediate_exit.is_null() {
         // SAFETY: `with_kicks` sets the pointer of a thread only while the byte is mapped, and the handler runs on this
         // thread.
@@ -53,10 +53,12 @@ pub(crate) unsafe fn with_kicks<R>(
     immediate_exit: *const AtomicU8,
     body: impl FnOnce(Kicker) -> R,
 ) -> io::Result<R> {
-    struct Reset(*const AtomicU8);
+    struct Reset(*mut AtomicU8);
     impl Drop for Reset {
         fn drop(&mut self) {
-            IMMEDIATE_EXIT.set(self.0);
+            IMMEDIATE_EXIT.with(|pointer| pointer.store(self.0, Ordering::Release));
+            // A handler that runs from here on does not use the old pointer, so the caller may unmap the byte.
+            compiler_fence(Ordering::SeqCst);
             if !self.0.is_null() {
                 // A controller has run a second machine. Kicks of its own machine reached the second one meanwhile.
                 // SAFETY: an outer `with_kicks` of this thread has set the pointer, and its byte is still mapped.
@@ -67,7 +69,8 @@ pub(crate) unsafe fn with_kicks<R>(
     handle_kicks()?;
     let _unblocked = Unblocked::new()?;
     let kicker = Kicker::of_this_thread();
-    let _reset = Reset(IMMEDIATE_EXIT.replace(immediate_exit));
+    let _reset =
+        Reset(IMMEDIATE_EXIT.with(|pointer| pointer.swap(immediate_exit.cast_mut(), Ordering::AcqRel)));
     let _interruptible = Interruptible::new(kicker);
     Ok(body(kicker))
 }

@@ -2,12 +2,12 @@
 #![allow(unsafe_code)]
 
 use crate::exit::{Exit, HYPERCALL_PORT, Instruction};
+use crate::kvm::run_page::RunPage;
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO,
     KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_run,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
 };
-use std::ops::Range;
 
 /// A port I/O exit that is returned element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,27 +25,26 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// The element's place in the mapping of `kvm_run`.
-    fn place(&self) -> Option<Range<usize>> {
+    /// The element's offset in the mapping of `kvm_run`.
+    fn place(&self) -> Option<usize> {
         let start = usize::try_from(self.data_offset).ok()?;
-        let start = start.checked_add((self.index as usize).checked_mul(self.size.into())?)?;
-        Some(start..start.checked_add(self.size.into())?)
+        start.checked_add((self.index as usize).checked_mul(self.size.into())?)
     }
 
     /// The element as an exit. `page` is the whole mapping of `kvm_run`.
-    pub(super) fn exit(&self, page: &[u8]) -> Exit {
+    pub(super) fn exit(&self, page: &RunPage) -> Exit {
         let Self { port, size, .. } = *self;
         if !self.out {
             return Exit::PioIn { port, size };
         }
-        let element = self.place().and_then(|place| page.get(place)).unwrap_or_default();
         // A match on the width instead of a loop, because each write of the guest takes this path.
-        let data = match *element {
-            [byte] => byte.into(),
-            [low, high] => u16::from_le_bytes([low, high]).into(),
-            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
-            _ => 0,
-        };
+        let data = self.place().and_then(|place| match size {
+            1 => page.read(place).map(u8::from_le_bytes).map(u32::from),
+            2 => page.read(place).map(u16::from_le_bytes).map(u32::from),
+            4 => page.read(place).map(u32::from_le_bytes),
+            _ => None,
+        });
+        let data = data.unwrap_or(0);
         if port == HYPERCALL_PORT && size == 4 {
             return Exit::Hypercall { number: data };
         }
@@ -53,12 +52,12 @@ impl Transfer {
     }
 
     /// Stores the value that the guest reads.
-    pub(super) fn answer(&self, page: &mut [u8], value: u64) {
+    pub(super) fn answer(&self, page: &RunPage, value: u64) {
         // A match on the width, as above.
-        match self.place().and_then(|place| page.get_mut(place)) {
-            Some([byte]) => *byte = value as u8,
-            Some([low, high]) => [*low, *high] = (value as u16).to_le_bytes(),
-            Some([a, b, c, d]) => [*a, *b, *c, *d] = (value as u32).to_le_bytes(),
+        match (self.place(), self.size) {
+            (Some(place), 1) => page.write(place, (value as u8).to_le_bytes()),
+            (Some(place), 2) => page.write(place, (value as u16).to_le_bytes()),
+            (Some(place), 4) => page.write(place, (value as u32).to_le_bytes()),
             _ => {}
         }
     }
@@ -78,15 +77,16 @@ pub(super) enum Decoded {
     Pio(Transfer),
 }
 
-/// Decodes the exit in `run`.
-pub(super) fn decode(run: &kvm_run) -> Decoded {
-    // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled,
-    // and all are plain integers, valid with any bits.
-    let details = &run.__bindgen_anon_1;
+/// Decodes the exit in `page`.
+#[inline]
+pub(super) fn decode(page: &RunPage) -> Decoded {
+    // SAFETY, for each of the union's fields below: `exit_reason` says which of them the kernel has filled, and all are
+    // plain integers, valid with any bits. They are copied out of the mapping without a reference to it.
+    let (reason, details) = (page.exit_reason(), page.details());
     // The most frequent reason comes first, before the jump table of the others.
-    if run.exit_reason == KVM_EXIT_IO {
+    if reason == KVM_EXIT_IO {
         // SAFETY: see above.
-        let io = unsafe { details.io };
+        let io = unsafe { (*details).io };
         return Decoded::Pio(Transfer {
             port: io.port,
             size: io.size,
@@ -96,31 +96,31 @@ pub(super) fn decode(run: &kvm_run) -> Decoded {
             data_offset: io.data_offset,
         });
     }
-    Decoded::Exit(match run.exit_reason {
-        KVM_EXIT_MMIO => decode_mmio(run),
+    Decoded::Exit(match reason {
+        KVM_EXIT_MMIO => decode_mmio(page),
         // SAFETY: see above.
-        KVM_EXIT_X86_RDMSR => Exit::RdMsr { index: unsafe { details.msr }.index },
+        KVM_EXIT_X86_RDMSR => Exit::RdMsr { index: unsafe { (*details).msr }.index },
         KVM_EXIT_X86_WRMSR => {
             // SAFETY: see above.
-            let msr = unsafe { details.msr };
+            let msr = unsafe { (*details).msr };
             Exit::WrMsr { index: msr.index, data: msr.data }
         }
         KVM_EXIT_HLT => Exit::Hlt,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
         KVM_EXIT_FAIL_ENTRY => {
             // SAFETY: see above.
-            Exit::FailedEntry { reason: unsafe { details.fail_entry }.hardware_entry_failure_reason }
+            Exit::FailedEntry { reason: unsafe { (*details).fail_entry }.hardware_entry_failure_reason }
         }
-        KVM_EXIT_INTERNAL_ERROR => decode_internal_error(run),
+        KVM_EXIT_INTERNAL_ERROR => decode_internal_error(page),
         reason => Exit::Other(reason),
     })
 }
 
 /// Decodes a KVM_EXIT_MMIO.
-fn decode_mmio(run: &kvm_run) -> Exit {
+fn decode_mmio(page: &RunPage) -> Exit {
     // SAFETY: the caller has checked the reason, so the kernel has filled this field of the union. It consists of plain
     // integers, valid with any bits.
-    let mmio = unsafe { run.__bindgen_anon_1.mmio };
+    let mmio = unsafe { (*page.details()).mmio };
     let (address, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
     if mmio.is_write == 0 {
         return Exit::MmioRead { address, size };
@@ -132,15 +132,15 @@ fn decode_mmio(run: &kvm_run) -> Exit {
 }
 
 /// Decodes a KVM_EXIT_INTERNAL_ERROR, of which a failed emulation is one kind.
-fn decode_internal_error(run: &kvm_run) -> Exit {
-    let details = &run.__bindgen_anon_1;
+fn decode_internal_error(page: &RunPage) -> Exit {
+    let details = page.details();
     // SAFETY: the caller has checked the reason, so the kernel has filled this field of the union. It consists of plain
     // integers, valid with any bits.
-    if unsafe { details.internal }.suberror != KVM_INTERNAL_ERROR_EMULATION {
-        return Exit::Other(run.exit_reason);
+    if unsafe { (*details).internal }.suberror != KVM_INTERNAL_ERROR_EMULATION {
+        return Exit::Other(KVM_EXIT_INTERNAL_ERROR);
     }
     // SAFETY: as above. The two layouts begin in the same way, and `ndata` is the number of words in this one.
-    let failure = unsafe { details.emulation_failure };
+    let failure = unsafe { (*details).emulation_failure };
     let has_bytes = failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
     if failure.ndata < 1 || !has_bytes {
         return Exit::EmulationFailure(Instruction::default());
@@ -151,10 +151,10 @@ fn decode_internal_error(run: &kvm_run) -> Exit {
     Exit::EmulationFailure(Instruction::new(bytes.insn_bytes.get(..len).unwrap_or(&bytes.insn_bytes)))
 }
 
-/// Decodes the first exit of `run`, at the start of the mapping `page`. For benchmarks, which have no vCPU.
-#[cfg(feature = "internals")]
-pub fn first_exit(run: &kvm_run, page: &[u8]) -> Exit {
-    match decode(run) {
+/// Decodes the exit in `page`. For port I/O: its first element.
+#[cfg(any(test, feature = "internals"))]
+pub(super) fn first_exit(page: &RunPage) -> Exit {
+    match decode(page) {
         Decoded::Pio(transfer) => transfer.exit(page),
         Decoded::Exit(exit) => exit,
     }

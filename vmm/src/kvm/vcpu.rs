@@ -1,4 +1,4 @@
-//! The vCPU: the only code that uses `kvm_run`.
+//! The vCPU.
 //!
 //! [`KvmVcpu::enter`] writes the answer to the last exit into `kvm_run`, runs the guest, and decodes the next exit into
 //! an owned [`Exit`]. For KVM, string I/O (`rep ins`, `rep outs`) is one exit with `count` elements of one port. The vCPU
@@ -18,15 +18,15 @@ use crate::host::{self, Kicker};
 use crate::kvm::coalesced;
 use crate::kvm::decode::{Decoded, Transfer, decode};
 use crate::kvm::retry::retry_on_eintr;
+use crate::kvm::run_page::RunPage;
 use crate::memory::GuestMemory;
 use kvm_bindings::{
-    KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS, kvm_run,
+    KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,
 };
-use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 use restore::Start;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 /// `_IO(KVMIO, 0x80)`.
@@ -48,9 +48,9 @@ enum Pending {
 /// A vCPU of KVM.
 #[derive(Debug)]
 pub struct KvmVcpu {
+    /// The mapping that `fd` owns. The first field is dropped first.
+    page: RunPage,
     fd: VcpuFd,
-    /// Size of the mapping of `kvm_run`, in bytes.
-    run_size: usize,
     pending: Pending,
     /// Set if KVM has not completed the access of the last exit.
     incomplete: bool,
@@ -86,13 +86,16 @@ impl KvmVcpu {
         let mut fd = retry_on_eintr(|| vm.create_vcpu(id.into())).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
         let sets = vm.check_extension_raw(KVM_CAP_SYNC_REGS.into());
         let syncs_regs = u32::try_from(sets).is_ok_and(|sets| sets & KVM_SYNC_X86_REGS != 0);
+        // SAFETY: the page and `fd` have one owner, which calls no such method of `fd`.
+        let page = unsafe { RunPage::of(&mut fd, vm.run_size()) };
+        let short = || io::Error::new(io::ErrorKind::InvalidData, "the mapping is too short for kvm_run");
+        let page = page.ok_or_else(short).map_err(Error::host("KVM_GET_VCPU_MMAP_SIZE"))?;
         if syncs_regs {
-            fd.set_sync_valid_reg(SyncReg::Register);
+            page.sync_registers();
         }
-        let run_size = vm.run_size();
         Ok(Self {
+            page,
             fd,
-            run_size,
             pending: Pending::Nothing,
             incomplete: false,
             halted: false,
@@ -121,7 +124,7 @@ impl KvmVcpu {
             return Ok(None);
         }
         let invalid = |bad| io::Error::new(io::ErrorKind::InvalidData, bad);
-        coalesced::take(self.page()).map_err(|bad| Error::host("KVM_REGISTER_COALESCED_MMIO")(invalid(bad)))
+        coalesced::take(&self.page).map_err(|bad| Error::host("KVM_REGISTER_COALESCED_MMIO")(invalid(bad)))
     }
 
     /// Runs `body` on this thread, with a kicker that makes this vCPU leave the guest.
@@ -129,10 +132,8 @@ impl KvmVcpu {
     /// # Errors
     /// The handler of the kick signal cannot be installed.
     pub(crate) fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
-        let immediate_exit = &raw mut self.fd.get_kvm_run().immediate_exit;
-        // SAFETY: `kvm_run` stays mapped as long as the vCPU, which `body` only borrows; the kernel and this
-        // thread read the byte, and an AtomicU8 is laid out as a u8.
-        unsafe { host::with_kicks(immediate_exit.cast::<AtomicU8>(), |kicker| body(self, kicker)) }
+        // SAFETY: `kvm_run` stays mapped as long as the vCPU, which `body` only borrows.
+        unsafe { host::with_kicks(self.page.immediate_exit(), |kicker| body(self, kicker)) }
             .map_err(Error::host("sigaction"))
     }
 
@@ -154,11 +155,11 @@ impl KvmVcpu {
 
     /// Decodes the exit in `kvm_run`. For port I/O: its first element.
     fn decode(&mut self) -> Exit {
-        match decode(self.fd.get_kvm_run()) {
+        match decode(&self.page) {
             Decoded::Pio(transfer) => {
                 (self.incomplete, self.halted) = (true, false);
                 self.pending = Pending::Pio(transfer);
-                transfer.exit(self.page())
+                transfer.exit(&self.page)
             }
             Decoded::Exit(exit) => {
                 (self.incomplete, self.halted) = (exit.is_access(), exit == Exit::Hlt);
@@ -172,13 +173,6 @@ impl KvmVcpu {
         }
     }
 
-    /// The whole mapping that begins with `kvm_run`.
-    fn page(&mut self) -> &mut [u8] {
-        let run: *mut kvm_run = self.fd.get_kvm_run();
-        // SAFETY: the kernel said that the mapping has this size, and the vCPU does not run meanwhile.
-        unsafe { std::slice::from_raw_parts_mut(run.cast(), self.run_size) }
-    }
-
     /// Writes the answer to the last exit. Returns the next element of the exit, if there is one.
     fn answer(&mut self, entry: Entry) -> Option<Exit> {
         let value = match entry {
@@ -188,22 +182,25 @@ impl KvmVcpu {
         match std::mem::replace(&mut self.pending, Pending::Nothing) {
             Pending::Nothing => None,
             Pending::MmioRead => {
-                self.fd.get_kvm_run().__bindgen_anon_1.mmio.data = value.to_le_bytes();
+                // SAFETY: the last exit was a load, and the field is in the mapping.
+                unsafe { (*self.page.details()).mmio.data = value.to_le_bytes() };
                 None
             }
             Pending::Msr => {
-                // SAFETY: the last exit was an MSR access, so this is what the kernel has filled.
-                let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
-                (msr.data, msr.error) = (value, (entry == Entry::Fault).into());
+                // SAFETY: the last exit was an MSR access, and the fields are in the mapping.
+                unsafe {
+                    (*self.page.details()).msr.data = value;
+                    (*self.page.details()).msr.error = (entry == Entry::Fault).into();
+                }
                 None
             }
             Pending::Pio(transfer) => {
                 if !transfer.out {
-                    transfer.answer(self.page(), value);
+                    transfer.answer(&self.page, value);
                 }
                 let next = transfer.next()?;
                 self.pending = Pending::Pio(next);
-                Some(next.exit(self.page()))
+                Some(next.exit(&self.page))
             }
         }
     }
@@ -235,7 +232,7 @@ impl Vcpu for KvmVcpu {
             }
             Err(error) if error.errno() == libc::EINTR => {
                 (self.incomplete, self.halted) = (false, false);
-                self.fd.set_kvm_immediate_exit(0);
+                self.page.set_immediate_exit(0);
                 Ok((Exit::Interrupted, Arrival::FromGuest))
             }
             // The guest has not started this vCPU, but has sent it an interrupt. KVM refuses to enter it.
@@ -259,6 +256,6 @@ impl Vcpu for KvmVcpu {
     }
 
     fn rip(&mut self) -> Option<u64> {
-        self.regs_in_sync.then(|| self.fd.sync_regs().regs.rip)
+        self.regs_in_sync.then(|| self.page.rip())
     }
 }

@@ -145,9 +145,9 @@ impl KvmVcpu {
                 return Ok(());
             }
             while self.answer(Entry::Resume).is_some() {}
-            self.fd.set_kvm_immediate_exit(1);
+            self.page.set_immediate_exit(1);
             let completed = self.run();
-            self.fd.set_kvm_immediate_exit(0);
+            self.page.set_immediate_exit(0);
             match completed {
                 // The instruction has a further access.
                 Ok(()) => drop(self.decode()),

@@ -9,7 +9,6 @@ use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::modes::{self, Mode, VcpuIndex};
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
-use kvm_ioctls::SyncReg;
 use std::io;
 
 /// CPUID leaf 1, ECX: the processor has XSAVE.
@@ -126,15 +125,14 @@ impl VcpuState for KvmVcpu {
 
     fn regs(&mut self) -> Result<kvm_regs, Error> {
         if self.regs_in_sync {
-            return Ok(self.fd.sync_regs().regs);
+            return Ok(self.page.registers());
         }
         self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
     }
 
     fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
         if self.regs_in_sync {
-            self.fd.sync_regs_mut().regs = *regs;
-            self.fd.set_sync_dirty_reg(SyncReg::Register);
+            self.page.set_registers(regs);
             return Ok(());
         }
         self.fd.set_regs(regs).map_err(Error::kvm("KVM_SET_REGS"))
