@@ -112,6 +112,8 @@ pub enum Location {
         /// The instruction pointer.
         rip: u64,
     },
+    /// The vCPU has not run: another vCPU starts it with a start-up interrupt, and has not done so.
+    NotStarted,
     /// The location is lost. On AMD hosts KVM resets the vCPU at a triple fault.
     Reset,
 }
@@ -125,6 +127,7 @@ impl fmt::Display for Location {
             }
             Self::At { mode: Mode::Long, rip, .. } => write!(f, "in long mode at {rip:#x}"),
             Self::At { mode: Mode::User, rip, .. } => write!(f, "in long mode, ring 3, at {rip:#x}"),
+            Self::NotStarted => f.write_str("waiting for another vCPU to start it"),
             Self::Reset => {
                 f.write_str("at an unknown address, because this host resets a vCPU that triple-faults")
             }

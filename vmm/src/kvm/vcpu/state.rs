@@ -87,6 +87,10 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     pub fn location(&mut self, after_shutdown: bool) -> Result<Location, Error> {
+        // The first vCPU always starts by itself.
+        if self.id != 0 && self.is_unstarted() {
+            return Ok(Location::NotStarted);
+        }
         let sregs = self.sregs()?;
         let rip = self.regs()?.rip;
         let cs = sregs.cs.selector;
