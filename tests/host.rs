@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         plain_test("a_host_error_is_status_115", host_error),
         plain_test("the_doctor_gives_advice", sick_host),
         kvm_test("the_doctor_accepts_a_good_host", good_host),
+        kvm_test("the_doctor_checks_an_instruction_that_linux_needs", doctor_and_linux),
         kvm_test("the_status_is_right_if_stderr_is_full", full_stderr),
         kvm_test("a_file_size_limit_is_status_115", file_size_limit),
         kvm_test("a_full_output_is_status_115", full_output),
@@ -105,6 +106,31 @@ fn good_host() {
     assert_eq!(json["good"], true);
     let checks = json["checks"].as_array().expect("a list");
     assert!(checks.len() > 8 && checks.iter().all(|check| check["outcome"] != "bad"), "{json}");
+}
+
+/// The doctor runs the instruction that Linux needs. On this host the answer depends on KVM, so a lie makes both.
+fn doctor_and_linux() {
+    let json = ran(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let check =
+        json["checks"].as_array().unwrap().iter().find(|check| check["check"] == "Linux guests").unwrap();
+    let found = check["found"].as_str().unwrap();
+    match check["outcome"].as_str().unwrap() {
+        "good" => assert_eq!(found, "int3 in ring 0 reaches the guest's handler"),
+        "missing" => assert!(found.contains("`vmm boot` cannot boot Linux on this host"), "{found}"),
+        other => panic!("{other}: {found}"),
+    }
+    // The last run of the doctor is that of the breakpoint. An unknown exit makes it end in another way.
+    let liar = Liar::new();
+    let runs = |skip| liar.run(&format!("ae80 -1 0 0 {skip} 1000"), &["doctor"]);
+    let told = (1..12).map(runs).find(|ran| ran.status == 0).expect("all small guests run");
+    let line = told.text().lines().find(|line| line.contains("Linux guests")).unwrap().to_string();
+    assert!(line.starts_with("missing  Linux guests"), "{line}");
+    assert!(
+        line.contains("ended with: unhandled KVM exit reason 0; Linux executes it in each boot"),
+        "{line}"
+    );
+    assert!(told.text().contains("This host can run guests. Some features do not work"), "{}", told.text());
 }
 
 fn full_stderr() {

@@ -78,6 +78,11 @@ impl Explanation {
         self.suspicion
     }
 
+    /// The bytes and the text of the instruction. `None` if it cannot be read.
+    pub(super) fn instruction(&self) -> Option<&str> {
+        Some(self.instruction.as_str()).filter(|text| !text.is_empty())
+    }
+
     /// Writes the general registers, four in a line.
     fn write_registers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let regs = &self.regs;

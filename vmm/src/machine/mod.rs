@@ -9,6 +9,7 @@
 //! | `ending.rs` | the decision between several reasons for the end of a run |
 //! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
 //! | `restore.rs` | putting a guest back to its start |
+//! | `standstill.rs` | the warning about a boot that stands still |
 //! | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //!
 //! Imports: all other layers except `lab/`.
@@ -25,6 +26,7 @@ mod pc;
 mod report;
 mod restore;
 mod session;
+mod standstill;
 mod totals;
 
 pub use builder::Builder;
