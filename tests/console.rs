@@ -8,8 +8,10 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::Duration;
-use support::kernels::{ECHO, PAUSE, POWER_OFF, assert_ended, interactive, kernel, print, print_for_ever};
+use std::time::{Duration, Instant};
+use support::kernels::{
+    ECHO, PAUSE, POWER_OFF, assert_ended, boot, interactive, kernel, print, print_for_ever,
+};
 use support::payloads::LOOP;
 use support::{Files, kvm_test, shell, vmm, wait};
 
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         kvm_test("the_escape_key_ends_a_machine_whose_output_is_blocked", escape_and_stalled_reader),
         kvm_test("a_slow_reader_receives_the_last_output", slow_reader),
         kvm_test("a_closed_output_ends_the_boot", closed_output),
+        kvm_test("a_boot_that_stands_still_says_where", standstill),
+        kvm_test("a_boot_that_stands_still_does_not_wait_for_stderr", standstill_and_full_stderr),
         kvm_test("a_run_shows_control_characters_on_a_terminal_only", visible_controls),
         kvm_test("a_run_on_a_terminal_has_an_output_limit", limit_on_a_terminal),
     ];
@@ -231,6 +235,50 @@ fn limit_on_a_terminal() {
     // A pipe has no limit.
     let piped = shell("\"$0\" run \"$1\" -q --timeout 8 | wc -c", &[&guest]);
     assert!(piped.text().trim().parse::<u64>().unwrap() > 262_144, "{}", piped.text());
+}
+
+/// cli; hlt
+const HALT: &[u8] = &[0xfa, 0xf4];
+const STANDS_STILL: &str = "warn: the guest has made no exits and shown no text for 10 s";
+
+fn standstill() {
+    thread::scope(|scope| {
+        let running = "vCPU 0: running in long mode at 0x100000, CS 0x0010: eb fe  jmp";
+        let halted = "vCPU 0: halted in long mode at 0x100002, CS 0x0010";
+        let text = [&print("x")[..], LOOP].concat();
+        let waits = [&print("x")[..], HALT].concat();
+        for (code, line) in [
+            (LOOP.to_vec(), Some(running)),
+            (HALT.to_vec(), Some(halted)),
+            (text, Some("vCPU 0: running")),
+            (waits, None),
+        ] {
+            scope.spawn(move || {
+                let ran = boot(&[&code], &["--cpus", "3", "--timeout", "20"]);
+                let told = ran.stderr.split("vmm: /").next().unwrap();
+                // Nothing moves afterwards, so there is no second warning.
+                assert_eq!(told.matches(STANDS_STILL).count(), usize::from(line.is_some()), "{}", ran.stderr);
+                if let Some(line) = line {
+                    for text in [line, "\n  2 vCPUs have not been started\n", "`vmm doctor` checks it"] {
+                        assert!(told.contains(text), "{text}: {told}");
+                    }
+                }
+                assert_eq!(ran.status, 114, "{}", ran.stderr);
+            });
+        }
+    });
+}
+
+fn standstill_and_full_stderr() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[LOOP]);
+    let (full, _reader) = support::full_stream();
+    let mut command = vmm(&["boot", &kernel, "--timeout", "13"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(OwnedFd::from(full));
+    let started = Instant::now();
+    assert_eq!(wait(&mut command.spawn().unwrap()), 114);
+    // The summary waits for its reader.
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
 }
 
 fn closed_output() {

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         kvm_test("cpuid_can_be_changed_from_the_command_line", cpuid_option),
         kvm_test("msr_rules_come_from_the_command_line", msr_option),
         kvm_test("an_msr_can_have_a_device", msr_device),
+        kvm_test("a_guest_does_not_flood_the_log", msr_flood),
         kvm_test("too_many_rules_are_refused", too_many_rules),
         kvm_test("the_guest_sees_the_vendor_of_the_host", vendor),
     ];
@@ -353,4 +354,19 @@ fn refused_cpuid() {
         assert_error(&refused, 110, "KVM refuses the CPUID leaves that --cpuid asks for");
     }
     assert_error(&ran(&["smp-counter", "--cpus", "2", "--cpuid", "none"]), 110, "needs a single vCPU, not 2");
+}
+
+/// mov ecx, 0x174; again: rdmsr; jmp again
+const READ_MSR: &[u8] = &[0x66, 0xb9, 0x74, 1, 0, 0, 0x0f, 0x32, 0xeb, 0xfc];
+
+/// The accesses that are not logged are counted.
+fn msr_flood() {
+    let files = Files::new();
+    let guest = files.write("flood", READ_MSR);
+    let flood = ran(&[&guest, "--msr", "0x174=log", "--timeout", "1"]);
+    assert_eq!(flood.status, 114, "{}", flood.stderr);
+    assert_eq!(flood.stderr.matches("vCPU 0 reads MSR 0x174").count(), 100);
+    assert_eq!(flood.stderr.matches("further ones are counted, but not logged").count(), 1);
+    let counted = flood.stderr.lines().find_map(|line| line.strip_suffix(" RDMSR")?.rsplit(' ').next());
+    assert!(counted.unwrap().parse::<u64>().unwrap() > 100, "{}", flood.stderr);
 }

@@ -23,12 +23,14 @@ fn main() -> ExitCode {
         plain_test("a_host_error_is_status_115", host_error),
         plain_test("the_doctor_gives_advice", sick_host),
         kvm_test("the_doctor_accepts_a_good_host", good_host),
+        kvm_test("the_doctor_checks_an_instruction_that_linux_needs", doctor_and_linux),
         kvm_test("the_status_is_right_if_stderr_is_full", full_stderr),
         kvm_test("a_file_size_limit_is_status_115", file_size_limit),
         kvm_test("a_full_output_is_status_115", full_output),
         test_unless(no_namespaces, "a_host_without_kvm_gets_advice", no_kvm),
         kvm_test("errors_of_kvm_are_reported_with_advice", lies),
         kvm_test("the_doctor_checks_for_the_files_that_a_run_needs", too_few_files),
+        plain_test("files_that_the_host_cannot_open_are_not_bad_images", too_few_files_for_an_image),
         kvm_test("a_host_that_fails_makes_a_grade_invalid", host_fails_while_grading),
         kvm_test("a_host_that_fails_in_the_middle_of_a_run_loses_no_result", host_fails_during_a_run),
         kvm_test("a_result_that_the_host_does_not_tell_is_no_success", unreadable_registers),
@@ -104,6 +106,31 @@ fn good_host() {
     assert_eq!(json["good"], true);
     let checks = json["checks"].as_array().expect("a list");
     assert!(checks.len() > 8 && checks.iter().all(|check| check["outcome"] != "bad"), "{json}");
+}
+
+/// The doctor runs the instruction that Linux needs. On this host the answer depends on KVM, so a lie makes both.
+fn doctor_and_linux() {
+    let json = ran(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let check =
+        json["checks"].as_array().unwrap().iter().find(|check| check["check"] == "Linux guests").unwrap();
+    let found = check["found"].as_str().unwrap();
+    match check["outcome"].as_str().unwrap() {
+        "good" => assert_eq!(found, "int3 in ring 0 reaches the guest's handler"),
+        "missing" => assert!(found.contains("`vmm boot` cannot boot Linux on this host"), "{found}"),
+        other => panic!("{other}: {found}"),
+    }
+    // The last run of the doctor is that of the breakpoint. An unknown exit makes it end in another way.
+    let liar = Liar::new();
+    let runs = |skip| liar.run(&format!("ae80 -1 0 0 {skip} 1000"), &["doctor"]);
+    let told = (1..12).map(runs).find(|ran| ran.status == 0).expect("all small guests run");
+    let line = told.text().lines().find(|line| line.contains("Linux guests")).unwrap().to_string();
+    for text in
+        ["missing  Linux guests", "ended with: unhandled KVM exit reason 0", "Linux executes it in each boot"]
+    {
+        assert!(line.contains(text), "{text}: {line}");
+    }
+    assert!(told.text().contains("This host can run guests. Some features do not work"), "{}", told.text());
 }
 
 fn full_stderr() {
@@ -216,6 +243,35 @@ fn host_fails_while_grading() {
         assert_eq!((ran.status, ran.text().as_str()), (115, ""), "{skip}: {}", ran.stderr);
         assert!(ran.stderr.contains("this run gives no grade"), "{}", ran.stderr);
     }
+}
+
+/// With too few file descriptors, it does not matter which file is opened too late.
+fn too_few_files_for_an_image() {
+    let files = Files::new();
+    let kernel =
+        support::kernels::kernel(&files, &[&support::kernels::print("x"), support::kernels::POWER_OFF]);
+    let flat = files.write("flat", &[0xf4]);
+    // The first four are those of the program, so nothing else can be opened.
+    for (line, file) in
+        [("boot \"$1\" --initrd \"$2\"", &kernel), ("run \"$2\"", &flat), ("grade --guest16 \"$2\"", &flat)]
+    {
+        for limit in 4..8 {
+            let ran = shell(&format!("ulimit -n {limit}; exec \"$0\" {line}"), &[&kernel, &flat]);
+            assert_eq!(ran.status, 115, "{line}, {limit} files: {}", ran.stderr);
+            let told =
+                format!("cannot read {file}: Too many open files (os error 24): allow more open files");
+            assert!(
+                limit != 4 || line.starts_with("grade") || ran.stderr.contains(&told),
+                "{line}: {}",
+                ran.stderr
+            );
+        }
+    }
+    let initrd = shell("ulimit -n 6; exec \"$0\" boot \"$1\" --initrd \"$2\"", &[&kernel, &flat]);
+    assert!(initrd.stderr.contains(&format!("cannot read {flat}: Too many open files")), "{}", initrd.stderr);
+    let input = shell("ulimit -n 4; exec \"$0\" simvirtio --input \"$1\"", &[&flat]);
+    assert_eq!(input.status, 115, "{}", input.stderr);
+    assert!(input.stderr.contains(&format!("cannot read {flat}: Too many open files")), "{}", input.stderr);
 }
 
 /// In long mode, prints "half" on one vCPU and then reads a port without end; the others loop. `jump` is the condition on

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::kernels::kernel;
 use support::payloads::{FIRST_HALTS, HALT, LOOP, PRINT_LINES};
 use support::{
     Files, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, full_stream, kvm_test, ran,
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         kvm_test("a_blocked_device_thread_does_not_block_the_end", blocked_device_thread),
         kvm_test("the_report_explains_the_vcpu_that_crashed", crashed_vcpu),
         kvm_test("an_irqchip_needs_a_single_vcpu", irqchip_alone),
+        kvm_test("a_vcpu_that_never_ran_is_not_blamed_for_a_timeout", never_started),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -291,4 +293,21 @@ fn irqchip_alone() {
     let refused = Machine::builder(image()).irqchip(true).cpus(2).build().expect_err("two vCPUs");
     assert!(refused.to_string().contains("irqchip"), "{refused}");
     assert!(Machine::builder(image()).irqchip(true).first_vcpu(1).build().is_err());
+}
+
+/// Each vCPU has a timer, and the one whose timer is first ends the machine. It may be one that the kernel never started.
+fn never_started() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[LOOP]);
+    for _ in 0..12 {
+        let ran = ran(&["boot", &kernel, "--cpus", "8", "--timeout", "0.1"]);
+        assert_eq!(ran.status, 114, "{}", ran.stderr);
+        let first = ran.stderr.lines().next().unwrap_or_default();
+        assert!(first.contains("; vCPU 0 was then in long mode at 0x100000"), "{first}");
+        for line in
+            ["vCPU 0: timeout", "vCPU 7: stopped with the others; it was then waiting for another vCPU"]
+        {
+            assert!(ran.stderr.contains(line), "{line}: {}", ran.stderr);
+        }
+    }
 }

@@ -81,7 +81,7 @@ pub(super) struct RunArgs {
     pub(super) cpus: Option<u32>,
 
     /// Rule for accesses to a model-specific register, such as 0x1a0=deny: `deny` raises #GP, `ignore` reads 0 and
-    /// drops writes, `log` prints a line on stderr; can be repeated for other registers
+    /// drops writes, `log` prints a line on stderr for each of the first 100 accesses; can be repeated for other registers
     #[arg(long, value_name = "MSR=RULE", value_parser = parse_msr_rule)]
     pub(super) msr: Vec<(u32, MsrRule)>,
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use vmm::device::Transport;
-use vmm::host::printable;
+use vmm::host::{is_shortage, printable};
 use vmm::x86::CpuidOverride;
 use vmm::{Builder, Error, Input, Output, Report};
 
@@ -85,10 +85,13 @@ pub fn input(path: Option<&Path>) -> Result<Input, Error> {
         // Without O_NONBLOCK, opening a pipe waits for a writer, and the guest may never read its input.
         Some(path) => {
             File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
-                Error::Config(format!(
-                    "cannot open {} for --input: {error}: give a file that can be read",
-                    printable(path)
-                ))
+                match is_shortage(&error) {
+                    true => Error::Read { path: printable(path), source: error },
+                    false => Error::Config(format!(
+                        "cannot open {} for --input: {error}: give a file that can be read",
+                        printable(path)
+                    )),
+                }
             })?
         }
         None => {

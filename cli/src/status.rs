@@ -6,6 +6,7 @@
 use report::FileError;
 use std::fmt;
 use vmm::exit::Stop;
+use vmm::host::is_shortage;
 use vmm::{Error, Report};
 
 /// The guest halted, and its result is right if it was verified.
@@ -54,6 +55,7 @@ impl HasStatus for FileError {
     fn status(&self) -> u8 {
         match self {
             Self::Path { .. } => USAGE,
+            Self::Read { source, .. } if is_shortage(source) => HOST_ERROR,
             Self::Read { .. } | Self::Content { .. } => BAD_IMAGE,
             // A signal interrupted the wait for the reader of a pipe.
             Self::Write { source, .. } if source.raw_os_error() == Some(libc::ECANCELED) => INTERRUPTED,
@@ -105,5 +107,23 @@ pub fn of_report(report: &Report) -> u8 {
         | Stop::EmulationFailure(_)
         | Stop::FailedEntry(_)
         | Stop::UnknownExit(_) => GUEST_FAULT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn a_file_that_the_host_cannot_open_is_not_a_bad_file() {
+        let read = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            FileError::Read { path: "profile".into(), source }
+        };
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            assert_eq!(read(errno).status(), HOST_ERROR, "{}", read(errno));
+        }
+        assert_eq!(read(libc::ENOENT).status(), BAD_IMAGE);
     }
 }

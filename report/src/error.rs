@@ -69,7 +69,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// Reading a file failed.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}{}", host_advice(.source))]
     Read {
         /// The path, safe to print.
         path: String,

@@ -4,7 +4,7 @@
 //! Imports: the reasons for the end of a run, host functions.
 
 use crate::exit::Stop;
-use crate::host::{self, host_advice};
+use crate::host::{self, host_advice, is_shortage};
 use guest::Mode;
 use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
@@ -76,7 +76,15 @@ pub enum Error {
     Config(String),
     /// The image cannot be run.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(ImageError),
+    /// A file could not be read, because the host lacks a resource.
+    #[error("cannot read {path}: {source}{}", host_advice(.source))]
+    Read {
+        /// The path of the file.
+        path: String,
+        /// The kernel's error.
+        source: io::Error,
+    },
     /// A device could not be attached to a bus.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -234,6 +242,16 @@ impl Error {
     }
 }
 
+/// A file that cannot be read because the host lacks a resource is not a bad image.
+impl From<ImageError> for Error {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Read { path, source } if is_shortage(&source) => Self::Read { path, source },
+            error => Self::Image(error),
+        }
+    }
+}
+
 /// The end of a run whose host failed in the middle.
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
@@ -266,6 +284,19 @@ fn kvm_advice(operation: &str, error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_resources_is_not_a_bad_image() {
+        let read = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            Error::from(ImageError::Read { path: "kernel".into(), source })
+        };
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            assert!(matches!(read(errno), Error::Read { .. }), "{errno}");
+        }
+        assert!(read(libc::EMFILE).to_string().ends_with("allow more open files (ulimit -n)"));
+        assert!(matches!(read(libc::ENOENT), Error::Image(_)));
+    }
 
     #[test]
     fn failed_kvm_operations_give_advice() {

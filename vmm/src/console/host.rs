@@ -1,7 +1,8 @@
 //! The threads that connect the terminal of the host with the console of a guest.
 //!
 //! The keys thread reads the terminal, passes the keys to the guest's port as it has room, and handles the escape key.
-//! The prompts thread writes a prompt that the guest printed without the end of its line.
+//! The prompts thread writes a prompt that the guest printed without the end of its line. It also watches the progress of a
+//! boot.
 //!
 //! The keys thread waits for keys only, so that the escape key ends every machine. It does not wait for a guest that
 //! does not read its input, for a vCPU that holds the lock of the port, or for the reader of the output.
@@ -18,7 +19,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The escape key, Ctrl-A: the next key is a command for the VMM.
@@ -55,7 +56,12 @@ pub(crate) struct ConsoleSetup {
     pub(crate) output: Output,
     /// Signalled when text waits for the end of its line.
     pub(crate) prompt: EventFd,
+    /// Called by the prompts thread. Returns the time until the next call; `None` if there is none.
+    pub(crate) watch: Watch,
 }
+
+/// A function that the prompts thread calls at intervals. It does not block.
+pub(crate) type Watch = Box<dyn FnMut() -> Option<Duration> + Send>;
 
 /// The running threads. Dropping this ends them.
 #[derive(Debug)]
@@ -70,7 +76,7 @@ impl ConsoleThreads {
     /// # Errors
     /// The host has no thread or file descriptor left.
     pub(crate) fn start(console: ConsoleSetup, stop_handle: Arc<StopHandle>) -> Result<Self, Error> {
-        let ConsoleSetup { typed, input, escapes, port, output, prompt } = console;
+        let ConsoleSetup { typed, input, escapes, port, output, prompt, watch } = console;
         let stop = [
             Arc::new(event().map_err(Error::host("eventfd"))?),
             Arc::new(event().map_err(Error::host("eventfd"))?),
@@ -78,7 +84,7 @@ impl ConsoleThreads {
         let mut running = Self { stop, threads: Vec::new() };
         let [stop_keys, stop_prompts] = running.stop.clone();
         let failed = "starting a thread of the console";
-        let prompts = Prompts { output, prompt, stop_handle: stop_handle.clone() };
+        let prompts = Prompts { output, prompt, stop_handle: stop_handle.clone(), watch };
         running.threads.push(Worker::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
         let keys = Keys { input, escapes, port, stop_handle, pending: typed.into(), escaped: false };
         running.threads.push(Worker::spawn("console", failed, move || keys.run(&stop_keys))?);
@@ -107,12 +113,19 @@ struct Prompts {
     output: Output,
     prompt: EventFd,
     stop_handle: Arc<StopHandle>,
+    watch: Watch,
 }
 
 impl Prompts {
-    fn run(self, stop: &EventFd) {
+    fn run(mut self, stop: &EventFd) {
+        let after = |pause: Duration| Instant::now().checked_add(pause);
+        let mut next = (self.watch)().and_then(after);
         loop {
-            match host::wait_any([Some(host::borrow(stop)), Some(host::borrow(&self.prompt))], None) {
+            if next.is_some_and(|next| Instant::now() >= next) {
+                next = (self.watch)().and_then(after);
+            }
+            let pause = next.map(|next| next.saturating_duration_since(Instant::now()));
+            match host::wait_any([Some(host::borrow(stop)), Some(host::borrow(&self.prompt))], pause) {
                 Ok([true, _]) => return,
                 Ok([_, false]) => continue,
                 Ok([_, true]) => {}
@@ -234,7 +247,6 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::sync::Mutex;
     use std::thread;
-    use std::time::Instant;
 
     /// A port with room for four bytes.
     #[derive(Clone)]
@@ -270,6 +282,7 @@ mod tests {
             port: Box::new(port.clone()),
             output: Output::captured().0,
             prompt: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
+            watch: Box::new(|| None),
         };
         let _running = ConsoleThreads::start(console, stop_handle.clone()).unwrap();
         Bench { port, stop_handle, keyboard, _running }

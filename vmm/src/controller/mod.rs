@@ -58,6 +58,7 @@
 
 pub(crate) mod devices;
 pub(crate) mod hypercall;
+pub(crate) mod inquiry;
 pub(crate) mod kev;
 pub(crate) mod msr;
 mod open_bus;
@@ -72,7 +73,7 @@ pub use kev::{
 };
 pub use msr::{MsrForwarder, MsrPolicy, MsrRule};
 pub use open_bus::{OpenBus, TerminalExits};
-pub use vcpu::{Entry, FakeVcpu, KvmTranslation, Location, Vcpu, VcpuState};
+pub use vcpu::{Activity, Entry, FakeVcpu, KvmTranslation, Location, Vcpu, VcpuState};
 pub use watchdog::Watchdog;
 
 use crate::exit::{Exit, Outcome};

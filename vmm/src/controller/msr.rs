@@ -8,6 +8,7 @@ use crate::controller::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome};
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The rule for accesses to a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub enum MsrRule {
     Deny,
     /// A read returns 0. A write has no effect.
     Ignore,
-    /// The access behaves as without a rule, and is logged.
+    /// The access behaves as without a rule, and is logged. After 100 accesses to the register, they are only counted.
     Log,
 }
 
@@ -48,16 +49,42 @@ impl FromStr for MsrRule {
 /// as the default memory type (IA32_MTRR_DEF_TYPE). Intel SDM volume 4.
 pub(crate) const LINUX_BOOT: [(u32, u64); 2] = [(0x1a0, 1), (0x2ff, 1 << 11 | 6)];
 
+/// The number of accesses to a register that are logged. A guest can repeat an access without end.
+const MAX_LOGGED: u32 = 100;
+
 /// The rules, by register number.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct MsrPolicy {
     rules: BTreeMap<u32, MsrRule>,
+    /// The number of logged accesses to each register with the rule [`MsrRule::Log`].
+    logged: BTreeMap<u32, AtomicU32>,
 }
 
 impl MsrPolicy {
     /// Sets the rule for a register. It replaces an earlier one.
     pub fn set(&mut self, index: u32, rule: MsrRule) {
         self.rules.insert(index, rule);
+        if rule == MsrRule::Log {
+            self.logged.insert(index, AtomicU32::new(0));
+        }
+    }
+
+    /// Logs an access, `what`, to the register `index`. Returns false if it is one too many.
+    fn log(&self, index: u32, what: impl FnOnce() -> String) -> bool {
+        let Some(logged) = self.logged.get(&index) else { return false };
+        if logged.load(Ordering::Relaxed) >= MAX_LOGGED {
+            return false;
+        }
+        let number = logged.fetch_add(1, Ordering::Relaxed);
+        if number < MAX_LOGGED {
+            log::warn!("{}", what());
+        }
+        if number == MAX_LOGGED - 1 {
+            log::warn!(
+                "that was access {MAX_LOGGED} to MSR {index:#x}: further ones are counted, but not logged"
+            );
+        }
+        number < MAX_LOGGED
     }
 
     /// The name of a register's rule, for the profile.
@@ -88,11 +115,11 @@ impl ExitController for &MsrPolicy {
             (Some(MsrRule::Ignore), Exit::RdMsr { .. }) => Outcome::Value(0),
             (Some(MsrRule::Ignore), _) => Outcome::Resume,
             (Some(MsrRule::Log), Exit::WrMsr { data, .. }) => {
-                log::warn!("vCPU {} writes {data:#x} to MSR {index:#x}", vcpu.id());
+                self.log(index, || format!("vCPU {} writes {data:#x} to MSR {index:#x}", vcpu.id()));
                 Outcome::Unclaimed
             }
             (Some(MsrRule::Log), _) => {
-                log::warn!("vCPU {} reads MSR {index:#x}", vcpu.id());
+                self.log(index, || format!("vCPU {} reads MSR {index:#x}", vcpu.id()));
                 Outcome::Unclaimed
             }
         }
@@ -160,6 +187,16 @@ mod tests {
             Outcome::Value(0)
         ));
         assert_eq!(policy.registers().collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_bounded_number_of_accesses_to_each_register_is_logged() {
+        let policy = policy();
+        for index in [3, 4] {
+            let logged = (0..1000).filter(|_| policy.log(index, String::new)).count();
+            assert_eq!(logged, MAX_LOGGED as usize);
+        }
+        assert!(!policy.log(1, String::new), "it has another rule");
     }
 
     #[test]

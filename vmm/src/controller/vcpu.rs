@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::exit::{Arrival, Exit};
 use crate::memory::{Gpa, GuestMemory};
-use crate::x86::modes::Mode;
+use crate::x86::modes::{self, Mode};
 use crate::x86::probe::Probe;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use std::collections::BTreeMap;
@@ -46,6 +46,11 @@ pub trait VcpuState {
     /// Sets KVM's value of a model-specific register. Returns true if KVM accepts it.
     fn set_msr(&mut self, index: u32, data: u64) -> bool;
 
+    /// The activity of the vCPU. Without KVM it is always running.
+    fn activity(&mut self) -> Activity {
+        Activity::Running
+    }
+
     /// Translates a linear address with KVM (KVM_TRANSLATE). Tests compare it with [`Probe::translate_linear`].
     fn translate(&mut self, _linear: u64) -> KvmTranslation {
         KvmTranslation::Unavailable
@@ -61,6 +66,34 @@ pub trait VcpuState {
     fn probe(&mut self) -> Result<Probe, Error> {
         let sregs = self.sregs()?;
         Ok(Probe::new(self.memory().clone(), sregs))
+    }
+}
+
+/// The activity of a vCPU (KVM_GET_MP_STATE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// It executes instructions.
+    Running,
+    /// It waits for an interrupt after a HLT. Only with in-kernel interrupt controllers.
+    Halted,
+    /// It waits for another vCPU to start it.
+    NotStarted,
+}
+
+impl Activity {
+    /// True if the vCPU executes no instructions.
+    pub fn is_idle(self) -> bool {
+        self != Self::Running
+    }
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Halted => "halted",
+            Self::NotStarted => "not started",
+        })
     }
 }
 
@@ -112,8 +145,25 @@ pub enum Location {
         /// The instruction pointer.
         rip: u64,
     },
+    /// The vCPU has not run: another vCPU starts it with a start-up interrupt, and has not done so.
+    NotStarted,
     /// The location is lost. On AMD hosts KVM resets the vCPU at a triple fault.
     Reset,
+}
+
+impl Location {
+    /// The location of a vCPU with these registers.
+    pub fn of(sregs: &kvm_sregs, rip: u64) -> Self {
+        let cs = sregs.cs.selector;
+        let long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
+        let mode = match (sregs.cr0 & modes::CR0_PE != 0, long) {
+            (false, _) => Mode::Real,
+            (true, false) => Mode::Protected,
+            (true, true) if cs & 3 == 3 => Mode::User,
+            (true, true) => Mode::Long,
+        };
+        Self::At { mode, cs, rip }
+    }
 }
 
 impl fmt::Display for Location {
@@ -125,6 +175,7 @@ impl fmt::Display for Location {
             }
             Self::At { mode: Mode::Long, rip, .. } => write!(f, "in long mode at {rip:#x}"),
             Self::At { mode: Mode::User, rip, .. } => write!(f, "in long mode, ring 3, at {rip:#x}"),
+            Self::NotStarted => f.write_str("waiting for another vCPU to start it"),
             Self::Reset => {
                 f.write_str("at an unknown address, because this host resets a vCPU that triple-faults")
             }

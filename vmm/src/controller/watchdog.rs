@@ -1,20 +1,34 @@
 //! The watchdog: the controller that ends a run at its deadline.
 
+use crate::controller::inquiry::Respondent;
 use crate::controller::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome};
 use crate::shutdown::Deadline;
 
-/// Handles interruptions: ends the run if the deadline has passed or a stop was requested, otherwise resumes the guest.
+/// Handles interruptions: ends the run if the deadline has passed or a stop was requested, otherwise resumes the guest. Also
+/// answers a thread that asks for the state of the vCPU.
 #[derive(Clone, Debug, Default)]
 pub struct Watchdog {
     /// The deadline of the run.
     pub deadline: Deadline,
+    /// `None` if no thread asks.
+    pub(crate) respondent: Option<Respondent>,
+}
+
+impl Watchdog {
+    /// Creates the watchdog of a run with this deadline.
+    pub fn new(deadline: Deadline) -> Self {
+        Self { deadline, respondent: None }
+    }
 }
 
 impl ExitController for Watchdog {
-    fn handle(&mut self, exit: &Exit, _: &mut dyn VcpuState) -> Outcome {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         if *exit != Exit::Interrupted {
             return Outcome::Unclaimed;
+        }
+        if let Some(respondent) = &self.respondent {
+            respondent.answer(vcpu);
         }
         self.deadline.must_end().map_or(Outcome::Resume, Outcome::Stop)
     }

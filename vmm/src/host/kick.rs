@@ -32,6 +32,13 @@ extern "C" fn on_kick(_: libc::c_int) {
     }
 }
 
+/// True if the calling thread runs a vCPU that has been kicked and has not left the guest since.
+pub(super) fn is_kicked() -> bool {
+    let immediate_exit = IMMEDIATE_EXIT.with(|pointer| pointer.load(Ordering::Acquire));
+    // SAFETY: as in `on_kick`.
+    !immediate_exit.is_null() && unsafe { (*immediate_exit).load(Ordering::Relaxed) != 0 }
+}
+
 /// Installs the handler of the kick signal, once per process. A kick of a thread without a vCPU then only interrupts
 /// its blocked system call.
 ///

@@ -18,7 +18,7 @@ mod stream;
 pub(crate) mod terminal;
 mod wait;
 
-pub use advice::host_advice;
+pub use advice::{host_advice, is_shortage};
 pub(crate) use clock::{thread_cpu_time, tsc};
 pub(crate) use escaper::ControlEscaper;
 pub(crate) use event::{borrow, event, signal};

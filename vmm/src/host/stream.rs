@@ -5,12 +5,14 @@
 //! the run ends. This writer is for the messages and reports of the program itself.
 
 use crate::host;
+use crate::host::kick::is_kicked;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// A writer to a file descriptor that gives up after a time limit, or when a signal asks the program to end
-/// ([`catch_interrupts`](crate::host::catch_interrupts)).
+/// ([`catch_interrupts`](crate::host::catch_interrupts)). On the thread of a vCPU, a kick ends the wait too, so that a
+/// log line does not hold a run beyond its deadline.
 #[derive(Debug)]
 pub struct TimeoutWriter<S> {
     stream: S,
@@ -30,7 +32,7 @@ impl<S: AsFd> TimeoutWriter<S> {
     /// Waits until the stream accepts bytes.
     ///
     /// # Errors
-    /// * `TimedOut`: the time limit is over.
+    /// * `TimedOut`: the time limit is over, or the vCPU of this thread was kicked.
     /// * ECANCELED: a signal has asked the program to end.
     fn wait(&self) -> io::Result<()> {
         const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -43,7 +45,7 @@ impl<S: AsFd> TimeoutWriter<S> {
                 // Not `Interrupted`, because the standard library would repeat the write.
                 return Err(io::Error::from_raw_os_error(libc::ECANCELED));
             }
-            if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
+            if is_kicked() || timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
@@ -83,6 +85,28 @@ mod tests {
         let mut taken = Vec::new();
         reader.read_to_end(&mut taken).unwrap();
         assert!(taken.len() >= host::ATOMIC, "{}", taken.len());
+    }
+
+    #[test]
+    fn a_kick_ends_the_wait_of_a_vcpus_thread() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let mut stream = TimeoutWriter::new(writer, None);
+        let byte = std::sync::atomic::AtomicU8::new(0);
+        // SAFETY: `byte` outlives the call.
+        let failed = unsafe {
+            host::with_kicks(&byte, |kicker| {
+                let kicks = thread::spawn(move || {
+                    for _ in 0..100 {
+                        thread::sleep(host::REPEAT);
+                        kicker.kick();
+                    }
+                });
+                let failed = stream.write_all(&vec![b'x'; 1 << 20]).unwrap_err();
+                kicks.join().unwrap();
+                failed
+            })
+        };
+        assert_eq!(failed.unwrap().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl KvmVcpu {
     }
 
     /// True if the vCPU waits for another vCPU to start it (INIT, SIPI).
-    fn is_unstarted(&self) -> bool {
+    pub(crate) fn is_unstarted(&self) -> bool {
         self.fd.get_mp_state().is_ok_and(|state| {
             [KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_INIT_RECEIVED].contains(&state.mp_state)
         })

@@ -181,6 +181,7 @@ pub fn examine() -> Vec<Check> {
     }
     if checks.iter().all(|check| check.outcome != CheckOutcome::Bad) {
         checks.extend([Mode::Real, Mode::Protected, Mode::Long, Mode::User].map(run_two_instructions));
+        checks.push(run_breakpoint());
     }
     checks
 }
@@ -239,6 +240,47 @@ fn run_two_instructions(mode: Mode) -> Check {
                 report.stop
             );
             Check { what, outcome: CheckOutcome::Bad, found }
+        }
+        Err(error) => Check::of(what, Err(error)),
+    }
+}
+
+/// The address of the breakpoint guest.
+const BREAKPOINT_GUEST: u64 = 0x1000;
+/// At 0x1000, in long mode: lidt [0x1018]; int3; hlt. At 0x1010, the handler of #BP: xor eax, eax; out 0xf4, al. At 0x1018
+/// the limit and the address of the IDT: 63, 0x1030.
+const BREAKPOINT: &[u8] = &[
+    0x0f, 0x01, 0x1c, 0x25, 0x18, 0x10, 0, 0, 0xcc, 0xf4, 0, 0, 0, 0, 0, 0, //
+    0x31, 0xc0, 0xe6, 0xf4, 0, 0, 0, 0, 63, 0, 0x30, 0x10, 0, 0, 0, 0, //
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+/// The gate of #BP, entry 3 of the IDT: an interrupt gate to the handler (Intel SDM volume 3, section 6.14.1).
+const BREAKPOINT_GATE: &[u8] = &[0x10, 0x10, 8, 0, 0, 0x8e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Checks that `int3` in ring 0 of long mode reaches the guest's handler. Linux executes it early in each boot, to test how
+/// it patches its own code. KVM hosts that emulate ring 0 cannot execute it.
+fn run_breakpoint() -> Check {
+    let what = "Linux guests";
+    let run = || {
+        let code = [BREAKPOINT, &[0; 48], BREAKPOINT_GATE].concat();
+        let image = Image::flat(code, Mode::Long, Gpa(BREAKPOINT_GUEST))?;
+        let machine = Machine::builder(image).timeout(Some(Duration::from_secs(5)));
+        machine.output(Output::captured().0).input(Input::bytes(b"")).build()?.run()
+    };
+    match run() {
+        Ok(report) if matches!(report.stop, Stop::Exited(0)) => {
+            Check::of(what, Ok("int3 in ring 0 reaches the guest's handler".into()))
+        }
+        Ok(report) => {
+            if let Some(error) = report.host_failure() {
+                return Check::of(what, Err(error));
+            }
+            let found = format!(
+                "int3 in ring 0 ended with: {}; Linux executes it in each boot, so `vmm boot` cannot boot Linux on this host: \
+                 use a host whose KVM runs ring 0 on the processor, or `make testbed`",
+                report.stop
+            );
+            Check { what: what.into(), outcome: CheckOutcome::Missing, found }
         }
         Err(error) => Check::of(what, Err(error)),
     }

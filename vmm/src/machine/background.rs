@@ -1,5 +1,6 @@
 //! The background work of a machine: everything that runs while the vCPUs run.
 
+use crate::controller::inquiry::Inquiry;
 use crate::device::simvirtio::doorbell::Doorbell;
 use crate::device::simvirtio::poller::Poller;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
@@ -53,6 +54,14 @@ impl Background {
     pub(super) fn timeline(&self) -> Option<Arc<Timeline>> {
         match self {
             Self::Pc(Some(pc)) => Some(pc.timeline.clone()),
+            _ => None,
+        }
+    }
+
+    /// The questions to the vCPUs of a boot.
+    pub(super) fn inquiry(&self) -> Option<Arc<Inquiry>> {
+        match self {
+            Self::Pc(Some(pc)) => Some(pc.inquiry.clone()),
             _ => None,
         }
     }

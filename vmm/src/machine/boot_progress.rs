@@ -16,6 +16,15 @@ const USERLAND: (&[u8], &[u8]) = (b"Run /", b" as init process");
 #[derive(Clone, Debug)]
 pub struct BootProgress(Arc<Mutex<State>>);
 
+/// The progress of a boot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SoFar {
+    /// The number of bytes that the console has shown.
+    pub(super) bytes: u64,
+    /// True if userland has started.
+    pub(super) in_userland: bool,
+}
+
 #[derive(Debug)]
 struct State {
     timeline: Arc<Timeline>,
@@ -23,8 +32,8 @@ struct State {
     marker: Option<Vec<u8>>,
     /// The current line, up to [`MAX_LINE`] bytes.
     line: Vec<u8>,
-    /// True if the console has shown text.
-    has_text: bool,
+    /// The number of bytes that the console has shown.
+    bytes: u64,
     /// True if userland has started.
     in_userland: bool,
     panic: Option<String>,
@@ -34,14 +43,19 @@ impl BootProgress {
     /// Marks the events in `timeline`. Userland starts at the text `marker`; without one, at the kernel's message.
     pub fn new(timeline: Arc<Timeline>, marker: Option<&str>) -> Self {
         let marker = marker.map(|marker| marker.as_bytes().to_vec());
-        let state =
-            State { timeline, marker, line: Vec::new(), has_text: false, in_userland: false, panic: None };
+        let state = State { timeline, marker, line: Vec::new(), bytes: 0, in_userland: false, panic: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// Reads more console text.
     pub fn see(&self, text: &[u8]) {
         self.lock().see(text);
+    }
+
+    /// What the console has shown so far.
+    pub(super) fn so_far(&self) -> SoFar {
+        let state = self.lock();
+        SoFar { bytes: state.bytes, in_userland: state.in_userland }
     }
 
     /// The reason of the kernel's panic. `None` if the console has not shown one.
@@ -56,10 +70,10 @@ impl BootProgress {
 
 impl State {
     fn see(&mut self, text: &[u8]) {
-        if !self.has_text && !text.is_empty() {
-            self.has_text = true;
+        if self.bytes == 0 && !text.is_empty() {
             self.timeline.mark(Event::FirstByte);
         }
+        self.bytes = self.bytes.saturating_add(text.len() as u64);
         for &byte in text {
             if byte == b'\n' {
                 self.end_of_line();

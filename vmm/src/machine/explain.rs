@@ -42,7 +42,8 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Explains the state of a vCPU. `None` if the state is lost ([`Location::Reset`]).
+    /// Explains the state of a vCPU. `None` if the state is lost ([`Location::Reset`]), or the vCPU
+    /// has not run ([`Location::NotStarted`]).
     pub fn new(location: Location, regs: kvm_regs, sregs: kvm_sregs, memory: &GuestMemory) -> Option<Self> {
         let Location::At { mode, rip, .. } = location else { return None };
         let probe = Probe::new(memory.clone(), sregs);
@@ -75,6 +76,11 @@ impl Explanation {
     /// [`Stop::EmulationFailure`](crate::exit::Stop::EmulationFailure)).
     pub fn suspicion(&self) -> Option<&'static str> {
         self.suspicion
+    }
+
+    /// The bytes and the text of the instruction. `None` if it cannot be read.
+    pub(super) fn instruction(&self) -> Option<&str> {
+        Some(self.instruction.as_str()).filter(|text| !text.is_empty())
     }
 
     /// Writes the general registers, four in a line.

@@ -6,6 +6,7 @@
 
 use crate::boot::linux::Kernel;
 use crate::console::host::{ConsoleSetup, ConsoleThreads};
+use crate::controller::inquiry::Inquiry;
 use crate::device::virtio::{Disk, Mmio};
 use crate::error::{Error, ImageError};
 use crate::exit::Stop;
@@ -111,6 +112,8 @@ pub(crate) struct Pc {
     pub(crate) progress: BootProgress,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) virtio: Vec<Arc<Mutex<Mmio>>>,
+    /// Answers the questions of the console's thread.
+    pub(crate) inquiry: Arc<Inquiry>,
 }
 
 /// The threads and devices of a [`Pc`], while they run.
@@ -140,7 +143,7 @@ impl Pc {
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<RunningPc, Error> {
-        let Self { console, stop_handle, progress, timeline, virtio } = self;
+        let Self { console, stop_handle, progress, timeline, virtio, inquiry: _ } = self;
         virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;

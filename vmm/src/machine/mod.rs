@@ -9,6 +9,7 @@
 //! | `ending.rs` | the decision between several reasons for the end of a run |
 //! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
 //! | `restore.rs` | putting a guest back to its start |
+//! | `standstill.rs` | the warning about a boot that stands still |
 //! | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //!
 //! Imports: all other layers except `lab/`.
@@ -25,6 +26,7 @@ mod pc;
 mod report;
 mod restore;
 mod session;
+mod standstill;
 mod totals;
 
 pub use builder::Builder;
@@ -50,7 +52,7 @@ use crate::profile::trace::Trace;
 use crate::x86::modes::Mode;
 use background::Background;
 use restore::Restore;
-use session::{RunResult, message, run_machine};
+use session::{RunResult, VcpuResult, message, run_machine};
 use simvirtio::abi;
 use std::fmt;
 use std::ops::Range;
@@ -217,7 +219,8 @@ impl Machine {
     }
 
     fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
-        let RunResult { mut stop, vcpus, stopped_by, side } = result;
+        let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
+        let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
         let verdict = match stop {
             // A result that cannot be read is not a success.
             Stop::Halted | Stop::Exited(0) if self.verify => match self.verdict() {
@@ -274,6 +277,24 @@ impl Machine {
             kev: self.kev,
             msrs: self.msrs.clone(),
         }
+    }
+
+    /// At a limit, the vCPU that notices it first stops the machine. If that one has not run, blames one that has: they swap
+    /// their stops. Returns the index of the vCPU that stopped the machine.
+    fn blame_a_started_vcpu(&self, vcpus: &mut [(Stop, VcpuResult)], stopped_by: usize) -> usize {
+        let is_unstarted = |index: usize| self.vcpus.get(index).is_some_and(KvmVcpu::is_unstarted);
+        let at_a_limit = |(stop, _): &(Stop, VcpuResult)| {
+            matches!(stop, Stop::Timeout | Stop::WallTimeout(_) | Stop::Interrupted)
+        };
+        let several = vcpus.len() > 1;
+        if !several || !vcpus.get(stopped_by).is_some_and(at_a_limit) || !is_unstarted(stopped_by) {
+            return stopped_by;
+        }
+        let started = (0..vcpus.len()).find(|index| !is_unstarted(*index)).unwrap_or(stopped_by);
+        if let Ok([(noticed, _), (blamed, _)]) = vcpus.get_disjoint_mut([stopped_by, started]) {
+            std::mem::swap(noticed, blamed);
+        }
+        started
     }
 
     /// The location of the vCPU that stopped the machine, and the explanation of its death. `None` for what the host

@@ -2,8 +2,9 @@
 
 use crate::boot::acpi::{self, VirtioMmio};
 use crate::boot::linux::{self, Loaded};
-use crate::console::host::{ConsoleSetup, Port};
+use crate::console::host::{ConsoleSetup, Port, Watch};
 use crate::console::input::Input;
+use crate::controller::inquiry::Inquiry;
 use crate::device::pc::i8042::{self, I8042};
 use crate::device::pc::post_code::{self, PostCode};
 use crate::device::pc::power::{self, Power};
@@ -21,6 +22,7 @@ use crate::machine::background::Background;
 use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
+use crate::machine::standstill::{self, Standstill};
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
@@ -99,12 +101,31 @@ impl Builder {
             ConsoleKind::Virtio => Box::new(typed),
         };
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
-        let console =
-            ConsoleSetup { typed, input, escapes: linux.escapes, port, output: self.output.clone(), prompt };
-        let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices };
+        let (inquiry, watch) = self.watch(&memory, &progress, &stop_handle);
+        let (escapes, output) = (linux.escapes, self.output.clone());
+        let console = ConsoleSetup { typed, input, escapes, port, output, prompt, watch };
+        let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices, inquiry };
         let background = Background::Pc(Some(Box::new(pc)));
         let (mode, image, restore) = (Mode::Long, Vec::new(), None);
         Ok(self.assemble(Parts { vcpus, vm, memory, mode, background, ram, image, restore }))
+    }
+
+    /// The questions to the vCPUs, and the function that asks them if the boot stands still.
+    fn watch(
+        &self,
+        memory: &GuestMemory,
+        progress: &BootProgress,
+        stop_handle: &Arc<StopHandle>,
+    ) -> (Arc<Inquiry>, Watch) {
+        let inquiry = Arc::new(Inquiry::new(self.cpus));
+        let mut standstill = Standstill {
+            inquiry: inquiry.clone(),
+            progress: progress.clone(),
+            vcpus: stop_handle.clone(),
+            memory: memory.clone(),
+            state: standstill::State::default(),
+        };
+        (inquiry, Box::new(move || standstill.check()))
     }
 
     /// Refuses options that a Linux machine does not have.

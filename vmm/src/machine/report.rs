@@ -101,7 +101,7 @@ pub struct Report {
     /// [`Stop::is_orderly`]), a failure of the output or the input, or Ctrl-A x at the console.
     pub location: Option<Location>,
     /// The state of the guest when the run ended, and the probable cause of a fault. `None` if
-    /// [`location`](Self::location) is `None` or [`Location::Reset`], and after an interruption, a SIMVIRTIO protocol error,
+    /// [`location`](Self::location) is `None`, [`Location::Reset`] or [`Location::NotStarted`], and after an interruption, a SIMVIRTIO protocol error,
     /// the output limit, a failed controller, or a failure of the host.
     pub explanation: Option<Explanation>,
     /// The result that the guest left. `None` unless it was requested
@@ -148,7 +148,7 @@ impl Report {
                 let place = base.saturating_add(rip);
                 !self.image.iter().any(|range| range.contains(&place))
             }
-            Some(Location::Reset) | None => false,
+            Some(Location::Reset | Location::NotStarted) | None => false,
         }
     }
 

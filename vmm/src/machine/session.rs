@@ -2,10 +2,11 @@
 
 use crate::console::output::Output;
 use crate::controller::hypercall::Hypercalls;
+use crate::controller::inquiry::{Inquiry, Respondent};
 use crate::controller::msr::{MsrForwarder, MsrPolicy};
-use crate::controller::{Devices, OpenBus, TerminalExits, Watchdog};
+use crate::controller::{Devices, ExitController, OpenBus, TerminalExits, VcpuState, Watchdog};
 use crate::error::Error;
-use crate::exit::Stop;
+use crate::exit::{Exit, Outcome, Stop};
 use crate::host::{self, KickTimer};
 use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::background::SideResult;
@@ -47,6 +48,8 @@ struct RunContext<'a> {
     limit: Option<Duration>,
     deadline: Deadline,
     timeline: Option<Arc<Timeline>>,
+    /// The questions to the vCPUs of a boot.
+    inquiry: Option<Arc<Inquiry>>,
     /// The clock that times exits, and its reading at the start of the run.
     clock: Option<(Clock, u64)>,
     /// The number of exits that a trace keeps.
@@ -67,18 +70,27 @@ impl RunContext<'_> {
         self.limit.map_or(Ok(()), restart).map_err(Error::host("starting the watchdog"))
     }
 
+    /// The side of a boot's vCPU that answers questions. The first vCPU of a boot has number 0.
+    fn respondent(&self, vcpu: u32) -> Option<Respondent> {
+        let index = usize::try_from(vcpu).ok()?;
+        Some(Respondent { inquiry: self.inquiry.clone()?, index })
+    }
+
     /// Runs one vCPU until it stops, on the calling thread, which handles kicks.
     fn run(&self, vcpu: &mut KvmVcpu, controllers: &mut VcpuControllers) -> (Stop, VcpuResult) {
         let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
         let mut recorder = self.clock.map(recorder);
         let mut open_bus = OpenBus::default();
         let run = || {
-            let watchdog = Watchdog { deadline: self.deadline.clone() };
-            // Linux does not know these hypercalls.
-            let hypercalls = self.timeline.is_none().then(|| Hypercalls::new(self.output.clone()));
+            let (deadline, respondent) = (self.deadline.clone(), self.respondent(vcpu.number()));
+            let own = match respondent.clone() {
+                None => OfItsKind::Bare(Hypercalls::new(self.output.clone())),
+                Some(respondent) => OfItsKind::Pc(respondent),
+            };
+            let watchdog = Watchdog { deadline, respondent };
             let last = (self.devices, (MsrForwarder(self.msrs), (TerminalExits, &mut open_bus)));
             let VcpuControllers { callers, printer } = &mut *controllers;
-            let mut chain = (watchdog, (&mut callers.0, (hypercalls, (self.msrs, (printer, last)))));
+            let mut chain = (watchdog, (&mut callers.0, (own, (self.msrs, (printer, last)))));
             run::run(vcpu, &mut chain, recorder.as_mut())
         };
         // After a panic the machine stops, so a controller in a half-changed state is not asked again in this run.
@@ -87,6 +99,22 @@ impl RunContext<'_> {
             Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
         };
         (stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus })
+    }
+}
+
+/// The controller that depends on the kind of the machine.
+enum OfItsKind {
+    Bare(Hypercalls),
+    /// Linux does not know the hypercalls.
+    Pc(Respondent),
+}
+
+impl ExitController for OfItsKind {
+    fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
+        match self {
+            Self::Bare(hypercalls) => hypercalls.handle(exit, vcpu),
+            Self::Pc(respondent) => respondent.handle(exit, vcpu),
+        }
     }
 }
 
@@ -115,6 +143,7 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         clock: machine.clock.map(|clock| (clock, clock.now())),
         trace: machine.trace,
         timeline: background.timeline(),
+        inquiry: background.inquiry(),
     };
     let threads = Arc::new(VcpuThreads::new(vcpus.len(), deadline.clone()));
     let (Some((first, others)), Some((for_first, for_others))) =

@@ -209,9 +209,9 @@ mod tests {
     fn a_passed_deadline_or_a_stop_request_ends_the_run() {
         let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
         let at = |seconds| Deadline::after(Some(Duration::from_secs(seconds)));
-        let mut late = Watchdog { deadline: at(0) };
+        let mut late = Watchdog::new(at(0));
         assert!(matches!(run(&mut interrupted(), &mut late, None), Stop::Timeout));
-        let mut early = Watchdog { deadline: at(60) };
+        let mut early = Watchdog::new(at(60));
         assert!(matches!(early.handle(&Exit::Interrupted, &mut FakeVcpu::default()), Outcome::Resume));
         early.deadline.request_stop();
         assert!(matches!(run(&mut interrupted(), &mut early, None), Stop::Interrupted));

@@ -64,6 +64,13 @@ impl StopHandle {
         }
     }
 
+    /// Makes each vCPU leave the guest once. The machine continues.
+    pub(crate) fn kick_all(&self) {
+        if let Some((_, vcpus)) = self.machine.get() {
+            vcpus.kick_all();
+        }
+    }
+
     /// The event that is signalled when the machine must end.
     pub(crate) fn event(&self) -> &EventFd {
         &self.event

@@ -2,13 +2,13 @@
 
 use super::KvmVcpu;
 use super::restore::Start;
-use crate::controller::vcpu::{KvmTranslation, Location};
+use crate::controller::vcpu::{Activity, KvmTranslation, Location};
 use crate::controller::{VcpuState, msr};
 use crate::error::Error;
 use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::modes::{self, Mode, VcpuIndex};
-use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use std::io;
 
 /// CPUID leaf 1, ECX: the processor has XSAVE.
@@ -86,21 +86,17 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     pub fn location(&mut self, after_shutdown: bool) -> Result<Location, Error> {
+        // The first vCPU always starts by itself.
+        if self.id != 0 && self.is_unstarted() {
+            return Ok(Location::NotStarted);
+        }
         let sregs = self.sregs()?;
         let rip = self.regs()?.rip;
-        let cs = sregs.cs.selector;
         let protected = sregs.cr0 & modes::CR0_PE != 0;
-        if after_shutdown && !protected && cs == 0xf000 && rip == 0xfff0 {
+        if after_shutdown && !protected && sregs.cs.selector == 0xf000 && rip == 0xfff0 {
             return Ok(Location::Reset);
         }
-        let long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
-        let mode = match (protected, long) {
-            (false, _) => Mode::Real,
-            (true, false) => Mode::Protected,
-            (true, true) if cs & 3 == 3 => Mode::User,
-            (true, true) => Mode::Long,
-        };
-        Ok(Location::At { mode, cs, rip })
+        Ok(Location::of(&sregs, rip))
     }
 
     /// KVM's own counters of this vCPU.
@@ -154,6 +150,14 @@ impl VcpuState for KvmVcpu {
     fn set_msr(&mut self, index: u32, data: u64) -> bool {
         let msrs = Msrs::from_entries(&[kvm_msr_entry { index, data, ..Default::default() }]);
         msrs.is_ok_and(|msrs| self.fd.set_msrs(&msrs) == Ok(1))
+    }
+
+    fn activity(&mut self) -> Activity {
+        match self.fd.get_mp_state().map(|state| state.mp_state) {
+            Ok(KVM_MP_STATE_HALTED) => Activity::Halted,
+            _ if self.is_unstarted() => Activity::NotStarted,
+            _ => Activity::Running,
+        }
     }
 
     fn translate(&mut self, linear: u64) -> KvmTranslation {

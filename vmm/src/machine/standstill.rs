@@ -1,0 +1,232 @@
+//! A boot that stands still: for some seconds, the guest makes no exits and shows no text.
+//!
+//! A boot has no time limit by default, and a kernel that loops or halts early says nothing. A thread of the console
+//! calls [`Standstill::check`] at intervals until userland has started. If nothing moves, the vCPUs are asked for their
+//! state, and a warning says where they are.
+
+use crate::controller::inquiry::{Answer, Inquiry};
+use crate::controller::vcpu::{Activity, Location};
+use crate::host;
+use crate::machine::boot_progress::BootProgress;
+use crate::machine::explain::Explanation;
+use crate::memory::GuestMemory;
+use crate::shutdown::StopHandle;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The interval between two checks.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The number of checks in a row without a change after which the boot stands still.
+const QUIET_CHECKS: u32 = 5;
+/// The time that the vCPUs have to answer.
+const ANSWER_TIME: Duration = Duration::from_millis(100);
+/// The most warnings of one boot.
+const MAX_WARNINGS: u32 = 3;
+/// The most vCPUs that have a line of their own.
+const MAX_LINES: usize = 8;
+/// The usual causes.
+const CAUSES: &str = "  usual causes: this host's KVM cannot run Linux (`vmm doctor` checks it); the command line \
+    has no console=ttyS0; the kernel has no kvm-clock, and measures its timer; the kernel waits for a device";
+
+/// Watches the progress of a boot.
+pub(super) struct Standstill {
+    pub(super) inquiry: Arc<Inquiry>,
+    pub(super) progress: BootProgress,
+    /// Kicks the vCPUs.
+    pub(super) vcpus: Arc<StopHandle>,
+    pub(super) memory: GuestMemory,
+    pub(super) state: State,
+}
+
+/// The state of the watch.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The number of exits and of bytes of text at the last check.
+    last: (u64, u64),
+    /// The number of checks in a row that saw no change.
+    quiet: u32,
+    /// Set while the vCPUs have been asked.
+    asked: bool,
+    /// Set after a warning, or after the decision that none is needed, until something moves.
+    settled: bool,
+    warnings: u32,
+}
+
+impl Standstill {
+    /// Checks if the boot stands still, and warns. Returns the time until the next check; `None` if no more checks are
+    /// needed. It does not block.
+    pub(super) fn check(&mut self) -> Option<Duration> {
+        let seen = self.progress.so_far();
+        if seen.in_userland || self.state.warnings >= MAX_WARNINGS {
+            return None;
+        }
+        let now = (self.inquiry.exits(), seen.bytes);
+        let state = &mut self.state;
+        if now != state.last {
+            *state = State { last: now, warnings: state.warnings, ..State::default() };
+        } else if state.asked {
+            (state.asked, state.settled) = (false, true);
+            let answers = self.inquiry.take();
+            self.warn(&answers, seen.bytes > 0);
+        } else if !state.settled {
+            state.quiet = state.quiet.saturating_add(1);
+            if state.quiet >= QUIET_CHECKS {
+                state.asked = true;
+                self.inquiry.ask();
+                self.vcpus.kick_all();
+                return Some(ANSWER_TIME);
+            }
+        }
+        Some(INTERVAL)
+    }
+
+    fn warn(&mut self, answers: &[Option<Answer>], has_text: bool) {
+        let runs = |answer: &Option<Answer>| !answer.as_ref().is_some_and(|answer| answer.activity.is_idle());
+        // A guest that has shown text and then halts may have reached userland, and wait for a key.
+        if has_text && !answers.iter().any(runs) {
+            return;
+        }
+        // A reader of stderr that takes nothing does not hold up the prompts. The next check tries again.
+        if !host::wait_writable(io::stderr().as_fd(), Some(Duration::ZERO)).unwrap_or(false) {
+            self.state.settled = false;
+            return;
+        }
+        self.state.warnings = self.state.warnings.saturating_add(1);
+        log::warn!("{}", describe(answers, &self.memory));
+    }
+}
+
+/// The text of the warning.
+fn describe(answers: &[Option<Answer>], memory: &GuestMemory) -> String {
+    let seconds = INTERVAL.as_secs().saturating_mul(QUIET_CHECKS.into());
+    let mut lines = vec![format!("the guest has made no exits and shown no text for {seconds} s")];
+    let is_unstarted = |answer: &Option<Answer>| {
+        answer.as_ref().is_some_and(|answer| answer.activity == Activity::NotStarted)
+    };
+    let started = || answers.iter().enumerate().filter(|(_, answer)| !is_unstarted(answer));
+    let line = |(number, answer): (usize, &Option<Answer>)| {
+        format!(
+            "  vCPU {number}: {}",
+            answer.as_ref().map_or("in the VMM".into(), |answer| place(answer, memory))
+        )
+    };
+    lines.extend(started().take(MAX_LINES).map(line));
+    let more = started().skip(MAX_LINES).count();
+    if more > 0 {
+        lines.push(format!("  and {more} more vCPUs"));
+    }
+    match answers.iter().filter(|answer| is_unstarted(answer)).count() {
+        0 => {}
+        1 => lines.push("  1 vCPU has not been started".into()),
+        count => lines.push(format!("  {count} vCPUs have not been started")),
+    }
+    lines.push(CAUSES.into());
+    lines.join("\n")
+}
+
+/// The activity and the place of a vCPU, with its instruction.
+fn place(answer: &Answer, memory: &GuestMemory) -> String {
+    let Some((regs, sregs)) = answer.registers else { return format!("{}", answer.activity) };
+    let location = Location::of(&sregs, regs.rip);
+    let mut text = format!("{} {location}, CS {:#06x}", answer.activity, sregs.cs.selector);
+    if let Some(instruction) =
+        Explanation::new(location, regs, sregs, memory).as_ref().and_then(Explanation::instruction)
+    {
+        text += ": ";
+        text += instruction;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::inquiry::Respondent;
+    use crate::controller::{ExitController, FakeVcpu, Watchdog};
+    use crate::exit::Exit;
+    use crate::memory::Gpa;
+    use kvm_bindings::kvm_regs;
+
+    fn standstill(vcpus: u32) -> Standstill {
+        Standstill {
+            inquiry: Arc::new(Inquiry::new(vcpus)),
+            progress: BootProgress::new(Arc::default(), Some("ready")),
+            vcpus: Arc::new(StopHandle::new().unwrap()),
+            memory: GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap(),
+            state: State::default(),
+        }
+    }
+
+    /// Checks until the vCPUs are asked. Returns the number of checks.
+    fn checks_until_asked(standstill: &mut Standstill) -> u32 {
+        (1..100).find(|_| standstill.check() == Some(ANSWER_TIME)).unwrap()
+    }
+
+    fn respond(standstill: &Standstill, exit: &Exit) {
+        let respondent = Respondent { inquiry: standstill.inquiry.clone(), index: 0 };
+        let mut watchdog = Watchdog { respondent: Some(respondent.clone()), ..Watchdog::default() };
+        (&mut watchdog, respondent).handle(exit, &mut FakeVcpu::default());
+    }
+
+    #[test]
+    fn the_vcpus_are_asked_when_nothing_moves_and_again_after_a_move() {
+        let mut boot = standstill(1);
+        for round in 1..=MAX_WARNINGS {
+            assert_eq!(checks_until_asked(&mut boot), QUIET_CHECKS + u32::from(round > 1), "{round}");
+            respond(&boot, &Exit::Interrupted);
+            if boot.check().is_none() {
+                panic!("the check that reads the answers is not the last one");
+            }
+            // Stderr may be full. Then the warning comes later, which another test covers.
+            boot.state = State { settled: true, warnings: round, ..boot.state };
+            for _ in 0..20 {
+                assert_ne!(boot.check(), Some(ANSWER_TIME), "nothing has moved");
+            }
+            respond(&boot, &Exit::Hlt);
+        }
+        assert_eq!(boot.check(), None, "the number of warnings is bounded");
+    }
+
+    #[test]
+    fn text_and_exits_are_progress_and_userland_ends_the_checks() {
+        let mut boot = standstill(1);
+        for _ in 0..5 {
+            for _ in 0..QUIET_CHECKS - 1 {
+                assert_eq!(boot.check(), Some(INTERVAL));
+            }
+            boot.progress.see(b"x");
+            assert_eq!(boot.check(), Some(INTERVAL));
+            respond(&boot, &Exit::Hlt);
+            assert_eq!(boot.check(), Some(INTERVAL));
+        }
+        boot.progress.see(b"ready");
+        assert_eq!(boot.check(), None);
+    }
+
+    #[test]
+    fn the_warning_names_the_place_and_the_instruction_of_each_vcpu() {
+        let boot = standstill(1);
+        boot.memory.write(Gpa(0x1000), &[0xeb, 0xfe]).unwrap();
+        let answer = |activity| {
+            let registers = Some((kvm_regs { rip: 0x1000, ..Default::default() }, Default::default()));
+            Some(Answer { activity, registers })
+        };
+        let answers =
+            [answer(Activity::Running), answer(Activity::Halted), None, answer(Activity::NotStarted)];
+        let text = describe(&answers, &boot.memory);
+        for line in [
+            "no exits and shown no text for 10 s\n",
+            "\n  vCPU 0: running in real mode at 0000:1000, CS 0x0000: eb fe  jmp short 1000h\n",
+            "\n  vCPU 1: halted in real mode at 0000:1000",
+            "\n  vCPU 2: in the VMM\n",
+            "\n  1 vCPU has not been started\n",
+            "vmm doctor",
+        ] {
+            assert!(text.contains(line), "{line:?}: {text}");
+        }
+        let many = describe(&vec![answer(Activity::Running); 32], &boot.memory);
+        assert!(many.lines().count() == 3 + MAX_LINES && many.contains("  and 24 more vCPUs"), "{many}");
+    }
+}
