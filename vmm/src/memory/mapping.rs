@@ -23,6 +23,9 @@ unsafe impl Send for Mapping {}
 // SAFETY: see above; a shared reference changes nothing.
 unsafe impl Sync for Mapping {}
 
+/// Swap is not reserved for memory that the guest does not touch. Miri does not know the flag.
+const NO_RESERVE: libc::c_int = if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
+
 impl Mapping {
     /// Maps memory with `size` usable bytes.
     ///
@@ -37,7 +40,7 @@ impl Mapping {
                 ptr::null_mut(),
                 length,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_RESERVE,
                 -1,
                 0,
             )

@@ -3,6 +3,7 @@
 //! May import the errors and the crate `simvirtio`.
 #![allow(unsafe_code)]
 
+mod access;
 pub(crate) mod map;
 mod mapping;
 mod transfer;
@@ -22,9 +23,9 @@ use crate::error::Error;
 use mapping::{LARGE_PAGE, Mapping};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use vm_memory::mmap::MmapRegion;
-use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use words::Words;
 use written::WrittenPages;
 
@@ -34,7 +35,7 @@ pub struct GuestMemory {
     slots: GuestMemoryMmap,
     /// The host memory behind the slots. The last clone unmaps it.
     _mappings: Arc<Vec<Mapping>>,
-    /// The same slots, for fast access to single bytes and words: a device that polls a ring reads them all the time.
+    /// The same slots, for all accesses of this program except those of the crates that get [`Self::slots`].
     words: Arc<[Words]>,
     written: Arc<WrittenPages>,
 }
@@ -83,7 +84,7 @@ impl GuestMemory {
         Ok(Self { slots, _mappings: Arc::new(mappings), words, written: Arc::default() })
     }
 
-    /// The slots, for the crates that load kernels and implement rings.
+    /// The slots, for the crates that load kernels and implement rings. They make volatile accesses.
     pub(crate) fn slots(&self) -> &GuestMemoryMmap {
         &self.slots
     }
@@ -115,7 +116,9 @@ impl GuestMemory {
 
     /// Stores a little-endian word at an aligned address. A store outside memory does nothing.
     pub(crate) fn store_word(&self, gpa: Gpa, value: u32) {
-        let _ = self.slots.store(value.to_le(), gpa, Ordering::SeqCst);
+        let _ = self.words.iter().any(|words| words.store_u32(gpa.0, value));
+        // The guest sees the word before anything that this thread does afterwards.
+        fence(Ordering::SeqCst);
     }
 
     /// The number of slots.
@@ -162,7 +165,11 @@ impl GuestMemory {
     /// # Errors
     /// A part of the range is not guest memory.
     pub(crate) fn restore(&self, start: Gpa, data: &[u8]) -> Result<(), Error> {
-        self.slots.write_slice(data, start).map_err(|_| Error::Memory {
+        let copied = each_slot(start, data.len(), |gpa, done| {
+            let rest = data.get(done..)?;
+            self.words.iter().find_map(|words| words.write(gpa, rest))
+        });
+        copied.ok_or_else(|| Error::Memory {
             bytes: data.len() as u64,
             reason: format!("a part of the range from {:#x} is not guest memory", start.0),
         })
@@ -171,7 +178,11 @@ impl GuestMemory {
     /// Copies memory from `start` into `data`. Returns `false`, with `data` in an undefined state, if a part of the
     /// range is not guest memory.
     pub fn read(&self, start: Gpa, data: &mut [u8]) -> bool {
-        self.slots.read_slice(data, start).is_ok()
+        let copied = each_slot(start, data.len(), |gpa, done| {
+            let rest = data.get_mut(done..)?;
+            self.words.iter().find_map(|words| words.read(gpa, rest))
+        });
+        copied.is_some()
     }
 
     /// True if the whole range is guest memory.
@@ -180,31 +191,36 @@ impl GuestMemory {
     }
 }
 
+/// Calls `copy` until `len` bytes from `start` are copied. `copy` gets the next address and the number of bytes that are
+/// done. It returns the number of bytes that it copied, up to the end of a slot. `None` if there is no slot.
+fn each_slot(start: Gpa, len: usize, mut copy: impl FnMut(u64, usize) -> Option<usize>) -> Option<()> {
+    let mut done = 0;
+    while done < len {
+        let gpa = start.0.checked_add(done as u64)?;
+        done = done.checked_add(copy(gpa, done)?)?;
+    }
+    Some(())
+}
+
+// A store outside memory does nothing, as on an open bus.
 impl simvirtio::Memory for GuestMemory {
     #[inline]
     fn load_u8(&self, gpa: u64) -> u8 {
-        let byte = self.words.iter().find_map(|words| words.byte(gpa));
-        byte.map_or(u8::MAX, |byte| byte.load(Ordering::Acquire))
+        self.words.iter().find_map(|words| words.load_u8(gpa)).unwrap_or(u8::MAX)
     }
     #[inline]
     fn store_u8(&self, gpa: u64, value: u8) {
-        // A store outside memory does nothing, as on an open bus.
-        if let Some(byte) = self.words.iter().find_map(|words| words.byte(gpa)) {
-            self.written.log(gpa, 1);
-            byte.store(value, Ordering::Release);
-        }
+        self.written.log(gpa, 1);
+        let _ = self.words.iter().any(|words| words.store_u8(gpa, value));
     }
     #[inline]
     fn load_u32(&self, gpa: u64) -> u32 {
-        let word = self.words.iter().find_map(|words| words.word(gpa));
-        word.map_or(u32::MAX, |word| u32::from_le(word.load(Ordering::Acquire)))
+        self.words.iter().find_map(|words| words.load_u32(gpa)).unwrap_or(u32::MAX)
     }
     #[inline]
     fn store_u32(&self, gpa: u64, value: u32) {
-        if let Some(word) = self.words.iter().find_map(|words| words.word(gpa)) {
-            self.written.log(gpa, 4);
-            word.store(value.to_le(), Ordering::Release);
-        }
+        self.written.log(gpa, 4);
+        let _ = self.words.iter().any(|words| words.store_u32(gpa, value));
     }
 }
 
@@ -221,6 +237,22 @@ mod tests {
         assert!(memory.write(Gpa(2 * PAGE - 1), &[1, 2]).is_err());
         assert!(!memory.read(Gpa(2 * PAGE), &mut [0]));
         assert!(memory.read(Gpa(0x10_0fff), &mut [0]));
+    }
+
+    #[test]
+    fn copies_cross_from_slot_to_slot_and_stop_at_a_hole() {
+        let memory = GuestMemory::new(&[(Gpa(0), PAGE), (Gpa(PAGE), PAGE), (Gpa(3 * PAGE), PAGE)]).unwrap();
+        let data: Vec<u8> = (0..2 * PAGE).map(|byte| (byte % 251) as u8).collect();
+        memory.write(Gpa(0), &data).unwrap();
+        let mut copy = vec![0; data.len()];
+        assert!(memory.read(Gpa(0), &mut copy) && copy == data);
+        assert!(memory.read(Gpa(u64::MAX), &mut []) && memory.write(Gpa(2 * PAGE), &[]).is_ok());
+        assert!(!memory.read(Gpa(PAGE), &mut copy) && memory.write(Gpa(PAGE + 1), &data).is_err());
+        let last = GuestMemory::new(&[(Gpa(u64::MAX - PAGE), PAGE)]).unwrap();
+        assert!(
+            last.write(Gpa(u64::MAX - 2), &[1, 2]).is_ok()
+                && last.write(Gpa(u64::MAX - 2), &[1, 2, 3]).is_err()
+        );
     }
 
     #[test]

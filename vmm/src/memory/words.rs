@@ -1,7 +1,8 @@
-//! A slot as atomic bytes and words: the fastest access for a device that polls a ring.
+//! A slot of guest memory, with checked accesses to it. A device that polls a ring makes them all the time, so the check
+//! is only a comparison.
 
 use super::Gpa;
-use std::sync::atomic::{AtomicU8, AtomicU32};
+use super::access;
 
 /// A slot. The owner must keep its mapping while it keeps this.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +14,8 @@ pub(super) struct Words {
     len: u64,
 }
 
-// SAFETY: the pointer only holds an address of memory, and all accesses through it are atomic.
+// SAFETY: the pointer only holds an address of memory. All accesses through it are those of `access`, which may happen on
+// several threads at the same time.
 unsafe impl Send for Words {}
 // SAFETY: see above.
 unsafe impl Sync for Words {}
@@ -33,39 +35,147 @@ impl Words {
         inside.then(|| unsafe { self.host.add(offset as usize) })
     }
 
-    /// The byte at `gpa`.
+    /// The address of the word at `gpa` in this process. `None` unless it is aligned and in this slot.
     #[inline]
-    pub(super) fn byte(&self, gpa: u64) -> Option<&AtomicU8> {
-        // SAFETY: the owner keeps the memory mapped as long as `self`, and the guest's accesses are atomic too.
-        self.address(gpa, 1).map(|address| unsafe { AtomicU8::from_ptr(address) })
+    fn word(&self, gpa: u64) -> Option<*mut u8> {
+        self.address(gpa, 4).filter(|address| address.cast::<u32>().is_aligned())
     }
 
-    /// The word at `gpa`. `None` unless `gpa` is aligned.
+    // SAFETY, for all accesses below: the address is in the slot, and the owner keeps it mapped as long as `self`. While
+    // vCPUs or devices run, this program accesses guest memory only in this way, except for the rings of virtio, whose
+    // crate makes volatile accesses, and for the kernel, which is outside of Rust's memory model.
+
+    /// Reads the byte at `gpa`. `None` if it is not in this slot.
     #[inline]
-    pub(super) fn word(&self, gpa: u64) -> Option<&AtomicU32> {
-        let address = self.address(gpa, 4)?.cast::<u32>();
-        // SAFETY: as above, and aligned.
-        address.is_aligned().then(|| unsafe { AtomicU32::from_ptr(address) })
+    pub(super) fn load_u8(&self, gpa: u64) -> Option<u8> {
+        // SAFETY: see above.
+        self.address(gpa, 1).map(|address| unsafe { access::load_u8(address) })
+    }
+
+    /// Writes the byte at `gpa`. Returns false if it is not in this slot.
+    #[inline]
+    pub(super) fn store_u8(&self, gpa: u64, value: u8) -> bool {
+        let address = self.address(gpa, 1);
+        // SAFETY: see above.
+        address.map(|address| unsafe { access::store_u8(address, value) }).is_some()
+    }
+
+    /// Reads the little-endian word at `gpa`. `None` unless it is aligned and in this slot.
+    #[inline]
+    pub(super) fn load_u32(&self, gpa: u64) -> Option<u32> {
+        // SAFETY: see above.
+        self.word(gpa).map(|address| unsafe { access::load_u32(address) })
+    }
+
+    /// Writes the little-endian word at `gpa`. Returns false unless it is aligned and in this slot.
+    #[inline]
+    pub(super) fn store_u32(&self, gpa: u64, value: u32) -> bool {
+        // SAFETY: see above.
+        self.word(gpa).map(|address| unsafe { access::store_u32(address, value) }).is_some()
+    }
+
+    /// Copies memory from `gpa` into the start of `data`, up to the end of the slot. Returns the number of bytes, which is
+    /// 0 only if `gpa` is not in this slot or `data` is empty.
+    pub(super) fn read(&self, gpa: u64, data: &mut [u8]) -> Option<usize> {
+        let (address, len) = self.rest(gpa, data.len())?;
+        let part = data.get_mut(..len)?;
+        // SAFETY: see above.
+        unsafe { access::copy_from(address, part) };
+        Some(len)
+    }
+
+    /// Copies the start of `data` to `gpa`, up to the end of the slot. Returns the number of bytes as [`read`](Self::read).
+    pub(super) fn write(&self, gpa: u64, data: &[u8]) -> Option<usize> {
+        let (address, len) = self.rest(gpa, data.len())?;
+        // SAFETY: see above.
+        unsafe { access::copy_to(address, data.get(..len)?) };
+        Some(len)
+    }
+
+    /// The address of `gpa` in this process, and the smaller one of `len` and the number of bytes up to the end of the
+    /// slot.
+    #[inline]
+    fn rest(&self, gpa: u64, len: usize) -> Option<(*mut u8, usize)> {
+        let address = self.address(gpa, 1)?;
+        let rest = self.len.saturating_sub(gpa.saturating_sub(self.start));
+        Some((address, usize::try_from(rest).map_or(len, |rest| len.min(rest))))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
+    use std::thread;
 
     #[test]
     fn only_aligned_accesses_inside_the_slot_are_found() {
         let mut memory = [0u32; 4];
         memory[3] = 0x0403_0201;
         let words = Words::new(Gpa(0x1000), memory.as_mut_ptr().cast(), 16);
-        let byte = |gpa| words.byte(gpa).map(|byte| byte.load(Ordering::Relaxed));
-        let word = |gpa| words.word(gpa).map(|word| word.load(Ordering::Relaxed));
+        let (byte, word) = (|gpa| words.load_u8(gpa), |gpa| words.load_u32(gpa));
         assert_eq!((byte(0x100c), byte(0x100f)), (Some(1), Some(4)));
         for outside in [0, 0xfff, 0x1010, u64::MAX] {
             assert_eq!((byte(outside), word(outside)), (None, None), "{outside:#x}");
+            assert!(!words.store_u8(outside, 1) && !words.store_u32(outside, 1));
+            assert_eq!((words.read(outside, &mut [0]), words.write(outside, &[1])), (None, None));
         }
         assert_eq!((word(0x100c), word(0x100d), word(0x100e)), (Some(0x0403_0201), None, None));
         assert_eq!((word(0xffd), word(u64::MAX - 3)), (None, None));
+        assert_eq!((words.write(0x100e, &[7, 8, 9]), words.load_u32(0x100c)), (Some(2), Some(0x0807_0201)));
+        let mut data = [0; 20];
+        assert_eq!((words.read(0x100f, &mut data), data[0], data[1]), (Some(1), 8, 0));
+    }
+
+    /// Returns a slot of 4096 bytes that is never freed.
+    fn leaked() -> Words {
+        let memory = Box::leak(vec![0u64; 512].into_boxed_slice());
+        Words::new(Gpa(0), memory.as_mut_ptr().cast(), 4096)
+    }
+
+    const ROUNDS: u32 = if cfg!(miri) { 20 } else { 2_000 };
+
+    #[test]
+    fn a_consumer_sees_each_byte_before_the_index_after_it() {
+        let slot = leaked();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for index in 0..ROUNDS {
+                    slot.store_u8(64 + u64::from(index % 1024), index as u8);
+                    slot.store_u32(16, index + 1);
+                    while slot.load_u32(20) != Some(index + 1) {
+                        thread::yield_now();
+                    }
+                }
+            });
+            for index in 0..ROUNDS {
+                while slot.load_u32(16) != Some(index + 1) {
+                    thread::yield_now();
+                }
+                assert_eq!(slot.load_u8(64 + u64::from(index % 1024)), Some(index as u8));
+                slot.store_u32(20, index + 1);
+            }
+        });
+    }
+
+    /// The guest chooses the addresses, so it can make two threads access the same bytes with any two widths. Miri and
+    /// ThreadSanitizer would report a race here.
+    #[test]
+    fn threads_may_access_the_same_bytes_with_any_widths() {
+        let slot = leaked();
+        let all = |value: u32| {
+            slot.store_u8(17, value as u8);
+            slot.store_u32(16, value);
+            slot.write(12, &[value as u8; 11]);
+            slot.write(8, &[value as u8; 300]);
+            let (mut short, mut long) = ([0; 11], [0; 300]);
+            slot.read(13, &mut short);
+            slot.read(9, &mut long);
+            assert!(slot.load_u8(18).is_some() && slot.load_u32(16).is_some());
+        };
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..ROUNDS).for_each(all));
+            }
+        });
     }
 }
