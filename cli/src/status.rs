@@ -95,7 +95,9 @@ pub fn of_report(report: &Report) -> u8 {
         }
         Stop::ProtocolError(_) => PROTOCOL_ERROR,
         Stop::Timeout => TIMEOUT,
-        Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::ControllerFailed(_) => HOST_ERROR,
+        Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::ControllerFailed(_) | Stop::HostFailed(_) => {
+            HOST_ERROR
+        }
         Stop::Interrupted | Stop::Quit => INTERRUPTED,
         Stop::OutputLimit(_) => OUTPUT_LIMIT,
         Stop::Panicked(_)

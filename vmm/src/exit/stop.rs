@@ -66,6 +66,8 @@ pub enum Stop {
     InputFailed(Arc<io::Error>),
     /// An exit controller failed or panicked.
     ControllerFailed(Arc<dyn Error + Send + Sync>),
+    /// The host failed after the guest had started: it could not run a vCPU, or one of its threads panicked.
+    HostFailed(Arc<dyn Error + Send + Sync>),
     /// An unclaimed exit that cannot be resumed, by the number of its reason in KVM.
     UnknownExit(u32),
 }
@@ -74,6 +76,11 @@ impl Stop {
     /// A failed controller.
     pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::ControllerFailed(Arc::from(error.into()))
+    }
+
+    /// A host that failed in the middle of a run.
+    pub(crate) fn host(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::HostFailed(Arc::from(error.into()))
     }
 
     /// True if the guest ended the run itself, without a fault. A kernel panic counts as orderly: the kernel reports it.
@@ -128,6 +135,7 @@ impl fmt::Display for Stop {
             Self::OutputFailed(error) => write!(f, "the guest's output could not be written: {error}"),
             Self::InputFailed(error) => write!(f, "the guest's input could not be read: {error}"),
             Self::ControllerFailed(error) => write!(f, "an exit controller failed: {error}"),
+            Self::HostFailed(error) => write!(f, "the host failed: {error}"),
             Self::UnknownExit(reason) => {
                 write!(f, "unhandled KVM exit reason {reason} (KVM_EXIT_* in linux/kvm.h)")
             }

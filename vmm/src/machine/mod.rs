@@ -277,9 +277,11 @@ impl Machine {
         let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return Ok((None, None)) };
         let location = vcpu.location(has_shut_down(stop))?;
         let explanation = match stop {
-            Stop::Interrupted | Stop::ProtocolError(_) | Stop::OutputLimit(_) | Stop::ControllerFailed(_) => {
-                None
-            }
+            Stop::Interrupted
+            | Stop::ProtocolError(_)
+            | Stop::OutputLimit(_)
+            | Stop::ControllerFailed(_)
+            | Stop::HostFailed(_) => None,
             _ => Explanation::new(location, vcpu.regs()?, vcpu.sregs()?, &self.memory),
         };
         Ok((Some(location), explanation))
