@@ -3,13 +3,13 @@
 //! The device's thread raises interrupts, and the transport reads the registers. The thread also learns here when it must
 //! end its work, and ends the run here if the host fails.
 
-use crate::device::virtio::queue::QueueError;
 use crate::device::virtio::register_mirror::RegisterMirror;
 use crate::device::virtio::registers::{register, status};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{event, signal};
 use crate::shutdown::{Deadline, StopHandle};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
@@ -95,10 +95,9 @@ impl Interrupt {
         self.raise(USED_BUFFER);
     }
 
-    /// Stops the device until the driver resets it: sets DEVICE_NEEDS_RESET and notifies the driver. Each kind of mistake
-    /// is reported once, because a guest may repeat it without end.
-    pub fn needs_reset(&self, why: &QueueError) {
-        let kind = why.kind();
+    /// Stops the device until the driver resets it: sets DEVICE_NEEDS_RESET and notifies the driver. Each `kind` of
+    /// mistake is reported once, with `why`, because a guest may repeat it without end.
+    pub fn needs_reset(&self, kind: String, why: impl fmt::Display) {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if !reported.contains(&kind) {
             reported.push(kind);

@@ -224,7 +224,7 @@ impl Mmio {
             Ok(Some(queue.allow_indirect(indirect)))
         };
         match self.queues.iter().zip(&self.notifiers).map(build).collect::<Result<_, _>>() {
-            Err(broken) => self.interrupt.needs_reset(&broken),
+            Err(broken) => self.interrupt.needs_reset(broken.kind(), &broken),
             Ok(queues) => {
                 if let Err(error) = self.worker.activate(Queues::new(queues), self.driver_features) {
                     return ControlFlow::Break(Stop::host(error));

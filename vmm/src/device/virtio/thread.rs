@@ -52,7 +52,7 @@ impl WorkerState {
                 drop(device);
                 match error {
                     QueueError::End(stop) => self.interrupt.end_run(stop),
-                    broken => self.interrupt.needs_reset(&broken),
+                    broken => self.interrupt.needs_reset(broken.kind(), &broken),
                 }
             }
         }

@@ -132,9 +132,9 @@ fn the_rules_of_chains_are_checked() {
 fn each_kind_of_mistake_is_reported_once() {
     let interrupt = Interrupt::new("test").unwrap();
     for _ in 0..3 {
-        interrupt.needs_reset(&QueueError::Chain("one"));
-        interrupt.needs_reset(&QueueError::Chain("two"));
-        interrupt.needs_reset(&QueueError::Ring(Error::InvalidChain));
+        for error in [QueueError::Chain("one"), QueueError::Chain("two"), Error::InvalidChain.into()] {
+            interrupt.needs_reset(error.kind(), &error);
+        }
     }
     assert_eq!(interrupt.reported_kinds(), 3);
 }
