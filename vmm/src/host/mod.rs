@@ -17,6 +17,7 @@ mod process;
 mod stream;
 pub(crate) mod terminal;
 mod wait;
+mod write_back;
 
 pub use advice::{host_advice, is_shortage};
 pub(crate) use clock::{thread_cpu_time, tsc};
@@ -32,6 +33,7 @@ pub use process::{prepare, stdout_was_closed};
 pub use stream::TimeoutWriter;
 pub use terminal::RawTerminal;
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};
+pub(crate) use write_back::{WriteBack, write_back};
 
 use std::io;
 use std::mem;

@@ -144,7 +144,7 @@ impl Pc {
     /// The host has no thread left.
     pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<RunningPc, Error> {
         let Self { console, stop_handle, progress, timeline, virtio, inquiry: _ } = self;
-        virtio.iter().for_each(|device| lock(device).set_deadline(deadline.clone()));
+        virtio.iter().for_each(|device| lock(device).begin_run(deadline.clone(), stop_handle.clone()));
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
         Ok(RunningPc { virtio, console, stop_handle, progress, timeline })
@@ -163,9 +163,13 @@ impl RunningPc {
         host::terminal::restore();
         self.console.finish(deadline);
         // A disk writes its pending data before the machine is dropped.
-        self.virtio.iter().for_each(|device| lock(device).stop());
+        let stops: Vec<_> = self.virtio.iter().map(|device| lock(device).stop()).collect();
+        let failure = stops.into_iter().find_map(Result::err);
         let (marks, lost_marks) = (self.timeline.marks(), self.timeline.lost());
-        (self.stop_handle.reason(), BootReport { marks, lost_marks, panic: self.progress.panic() })
+        (
+            self.stop_handle.reason().or(failure),
+            BootReport { marks, lost_marks, panic: self.progress.panic() },
+        )
     }
 }
 

@@ -72,7 +72,7 @@ impl Builder {
         let stop_handle = Arc::new(StopHandle::new()?);
         let typed = ConsoleInput::new()?;
         let disks = std::mem::take(&mut linux.disks);
-        let devices = self.virtio(&memory, disks, linux.console, &typed, &stop_handle)?;
+        let devices = self.virtio(&memory, disks, linux.console, &typed)?;
         let virtio = Virtio { places: places(devices.len()), devices };
         memory.write(pc::ACPI, &acpi::tables(self.cpus, &virtio.places))?;
 
@@ -173,16 +173,13 @@ impl Builder {
         disks: Vec<Disk>,
         console: ConsoleKind,
         typed: &ConsoleInput,
-        stop_handle: &Arc<StopHandle>,
     ) -> Result<Vec<Arc<Mutex<Mmio>>>, Error> {
         let mut devices = Vec::new();
         for disk in disks {
             devices.push(Mmio::new(Block::new(disk), memory.clone())?);
         }
         if console == ConsoleKind::Virtio {
-            let stop_handle = stop_handle.clone();
-            let stop = move |reason| stop_handle.end(reason);
-            let console = virtio::ConsoleDevice::new(self.output.clone(), typed.clone(), stop);
+            let console = virtio::ConsoleDevice::new(self.output.clone(), typed.clone());
             devices.push(Mmio::new(console, memory.clone())?);
         }
         devices.push(Mmio::new(Entropy::new()?, memory.clone())?);

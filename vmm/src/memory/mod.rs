@@ -16,6 +16,7 @@ pub use map::{
     ram_size,
 };
 pub use transfer::Span;
+pub(crate) use transfer::TransferError;
 /// A guest physical address.
 pub use vm_memory::GuestAddress as Gpa;
 

@@ -1,12 +1,13 @@
 //! The block device (virtio 1.2, section 5.2): a disk with 512-byte sectors over a [`Disk`] image.
 //!
-//! Data goes directly between the image and the guest's buffers, with one system call per request. The driver may
+//! Data goes directly between the image and the guest's buffers, with one system call for each 256 KiB. The driver may
 //! divide a request into buffers in any way: the header is the first 16 bytes that the device reads, and the status is
 //! the last byte that the device writes.
 
 use crate::device::virtio::Backend;
-use crate::device::virtio::disk::Disk;
+use crate::device::virtio::disk::{Disk, Failure};
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
+use crate::exit::Stop;
 use crate::memory::{GuestMemory, Span};
 use virtio_bindings::{virtio_blk, virtio_ids};
 
@@ -43,56 +44,68 @@ impl Block {
         Self { disk, writes_through: false }
     }
 
-    /// Performs a request and writes its status byte.
+    /// Performs a request and writes its status byte. If the run must end, leaves the request incomplete.
     fn request(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
         let status = chain.take_last_byte().ok_or(QueueError::Chain("a request has no status byte"))?;
         let mut header = [0; 16];
         if chain.read(memory, &mut header)? != header.len() {
             return Err(QueueError::Chain("a request has no complete header"));
         }
-        let (code, written) = self.perform(memory, &header, chain);
+        let (code, written) = match self.perform(memory, &header, chain) {
+            Ok(written) => (OK, written),
+            Err(Failure::CutOff) => return Ok(Answer::Later),
+            Err(Failure::Unsupported) => (UNSUPP, 0),
+            Err(_) => (IOERR, 0),
+        };
         memory
             .write(status, &[code])
             .map_err(|_| QueueError::Chain("the status byte of a request is not in guest memory"))?;
         Ok(Answer::Done(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1)))
     }
 
-    /// Performs a request. Returns its status, and the number of data bytes that were written into its buffers.
-    fn perform(&mut self, memory: &GuestMemory, header: &[u8; 16], chain: &mut Chain) -> (u8, u64) {
+    /// Performs a request. Returns the number of data bytes that were written into its buffers.
+    fn perform(&mut self, memory: &GuestMemory, header: &[u8; 16], chain: &Chain) -> Result<u64, Failure> {
         // struct virtio_blk_req: u32 type, u32 reserved, u64 sector.
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = *header;
         let sector = u64::from_le_bytes(sector);
+        let must_end = || chain.must_give_up();
         let done = match u32::from_le_bytes([t0, t1, t2, t3]) {
-            virtio_blk::VIRTIO_BLK_T_IN => self.disk.read(memory, sector, chain.writable()),
-            virtio_blk::VIRTIO_BLK_T_OUT => self.write(memory, sector, chain.readable()).map(|_| 0),
-            virtio_blk::VIRTIO_BLK_T_FLUSH => self.disk.flush().map(|()| 0),
+            virtio_blk::VIRTIO_BLK_T_IN => self.disk.read(memory, sector, chain.writable(), &must_end),
+            virtio_blk::VIRTIO_BLK_T_OUT => self.write(memory, sector, chain.readable(), &must_end),
+            virtio_blk::VIRTIO_BLK_T_FLUSH => self.disk.flush(&must_end).map(|()| 0),
             virtio_blk::VIRTIO_BLK_T_GET_ID => self.identify(memory, chain),
-            _ => return (UNSUPP, 0),
+            _ => Err(Failure::Unsupported),
         };
-        done.map_or((IOERR, 0), |written| (OK, written))
+        done.inspect_err(|failure| self.disk.report(failure))
     }
 
-    /// Writes to the disk, and flushes if the driver does not. `None` if that failed.
-    fn write(&mut self, memory: &GuestMemory, sector: u64, spans: &[Span]) -> Option<u64> {
-        let written = self.disk.write(memory, sector, spans)?;
+    /// Writes to the disk, and flushes if the driver does not. Returns the number of bytes that went into the driver's
+    /// buffers: none.
+    fn write(
+        &mut self,
+        memory: &GuestMemory,
+        sector: u64,
+        spans: &[Span],
+        must_end: &dyn Fn() -> bool,
+    ) -> Result<u64, Failure> {
+        self.disk.write(memory, sector, spans, must_end)?;
         if self.writes_through {
-            self.disk.flush()?;
+            self.disk.flush(must_end)?;
         }
-        Some(written)
+        Ok(0)
     }
 
-    /// Writes the serial number of the disk, truncated to the size of the buffers. `None` if a buffer is not in guest
-    /// memory.
-    fn identify(&self, memory: &GuestMemory, chain: &Chain) -> Option<u64> {
+    /// Writes the serial number of the disk, truncated to the size of the buffers. Returns the number of bytes.
+    fn identify(&self, memory: &GuestMemory, chain: &Chain) -> Result<u64, Failure> {
         let serial = self.disk.serial();
         let mut written: usize = 0;
         for span in chain.writable() {
             let rest = serial.get(written..).unwrap_or_default();
             let part = rest.get(..span.len as usize).unwrap_or(rest);
-            memory.write(span.start, part).ok()?;
+            memory.write(span.start, part).map_err(|_| Failure::NotMemory)?;
             written = written.saturating_add(part.len());
         }
-        Some(written as u64)
+        Ok(written as u64)
     }
 }
 
@@ -131,8 +144,8 @@ impl Backend for Block {
         queue.serve(|memory, chain| self.request(memory, chain))
     }
 
-    fn close(&mut self) {
-        self.disk.close();
+    fn close(&mut self, must_give_up: &dyn Fn() -> bool) -> Result<(), Stop> {
+        self.disk.close(must_give_up).map_err(Stop::host)
     }
 }
 

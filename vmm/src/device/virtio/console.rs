@@ -6,11 +6,9 @@ use crate::console::output::Output;
 use crate::device::virtio::Backend;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
 use crate::error::Error;
-use crate::exit::Stop;
 use crate::host::{event, signal};
 use crate::memory::GuestMemory;
 use std::collections::VecDeque;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::virtio_ids;
@@ -116,27 +114,17 @@ impl Port for ConsoleInput {
     }
 }
 
-/// The back end of the console.
+/// The back end of the console. Output that cannot be written ends the run.
+#[derive(Debug)]
 pub struct ConsoleDevice {
     output: Output,
     input: ConsoleInput,
-    /// The function that ends the machine.
-    end: Box<dyn Fn(Stop) + Send>,
-    /// Set after the call of `end`. Nothing is printed after that.
-    has_ended: bool,
-}
-
-impl fmt::Debug for ConsoleDevice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Console").field("input", &self.input).finish_non_exhaustive()
-    }
 }
 
 impl ConsoleDevice {
-    /// Creates a console that prints to `output` and reads `input`. If it cannot print, it calls `end` once, on its own
-    /// thread. `end` must not wait for the device.
-    pub fn new(output: Output, input: ConsoleInput, end: impl Fn(Stop) + Send + 'static) -> Self {
-        Self { output, input, end: Box::new(end), has_ended: false }
+    /// Creates a console that prints to `output` and reads `input`.
+    pub fn new(output: Output, input: ConsoleInput) -> Self {
+        Self { output, input }
     }
 
     /// Copies input into the buffers of the receive queue.
@@ -174,16 +162,17 @@ impl ConsoleDevice {
     /// Prints the buffers of a request.
     fn print(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
         let mut data = [0; CHUNK];
-        while !self.has_ended {
+        loop {
+            if chain.must_give_up() {
+                return Ok(Answer::Later);
+            }
             let count = chain.read(memory, &mut data)?;
             let text = data.get(..count).filter(|text| !text.is_empty());
-            let Some(text) = text else { break };
+            let Some(text) = text else { return Ok(Answer::Done(0)) };
             if let ControlFlow::Break(stop) = self.output.print(text) {
-                self.has_ended = true;
-                (self.end)(stop);
+                return Err(QueueError::End(stop));
             }
         }
-        Ok(Answer::Done(0))
     }
 }
 

@@ -1,184 +1,263 @@
-//! The image of a disk: a raw file or a block device with the content of the disk.
+//! The disk behind a block device: reads and writes its image, and flushes it.
 //!
-//! An image is locked while a machine uses it (flock(2)): one machine may write it, or any number of machines may read
-//! it. The size of the disk is the size of the image when it was opened. If the file is truncated later, reads of the
-//! missing part fail, and writes to it extend the file again.
+//! The size of the disk is the size of the image when it was opened. If the file is truncated later, reads of the missing
+//! part fail, and writes to it extend the file again.
+//!
+//! All work is done in pieces of a few milliseconds. Between two pieces it ends if the run must end.
 
+use crate::device::virtio::image::{Image, SECTOR};
 use crate::error::Error;
-use crate::host::printable;
-use crate::memory::{GuestMemory, Span};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use crate::host::{WriteBack, printable, write_back};
+use crate::memory::{GuestMemory, Span, TransferError};
+use std::io;
+use std::path::Path;
 
-/// The size of a sector, in bytes: the unit of the protocol (virtio 1.2, section 5.2).
-pub const SECTOR: u64 = 512;
+/// The most bytes that a flush leaves to fdatasync. It writes more in pieces of this size.
+const FLUSH_PIECE: u64 = 4 << 20;
 
-/// An open and locked image.
+/// A disk.
 #[derive(Debug)]
 pub struct Disk {
-    file: File,
-    path: PathBuf,
-    read_only: bool,
-    /// The size in bytes.
-    size: u64,
+    image: Image,
     /// Set by a write, and cleared by a successful flush.
     dirty: bool,
-    /// Set after the warning about the first failure.
-    has_warned: bool,
+    /// The number of bytes that may wait in the host's cache for the next flush. Before the first flush it is the size of the
+    /// image, which another program may have just written.
+    unflushed: u64,
+    /// The error of the first flush that failed. The kernel reports a lost write only once, and forgets it then.
+    lost: Option<String>,
+    /// The kinds of failures that were reported.
+    reported: Vec<(&'static str, i32)>,
+}
+
+/// The reason why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The guest's mistake: the request is not inside the disk.
+    #[error("is outside the disk")]
+    Outside,
+    /// The guest's mistake: the request is not a whole number of sectors.
+    #[error("is not a whole number of sectors of {SECTOR} bytes")]
+    PartOfSector,
+    /// The guest's mistake: a buffer is not in guest memory. Nothing was transferred.
+    #[error("has a buffer that is not in guest memory")]
+    NotMemory,
+    /// The guest's mistake: it wrote to a read-only disk.
+    #[error("is a write, and the disk is read-only")]
+    ReadOnly,
+    /// The guest's mistake: the device does not have this type of request.
+    #[error("is of a type that the disk does not support")]
+    Unsupported,
+    /// The host's failure. The first field is the participle of the operation.
+    #[error("could not be {0}: {1}")]
+    Host(&'static str, io::Error),
+    /// The image has become shorter.
+    #[error("could not be {0}: the file is shorter than the {1} bytes that it had at the start")]
+    Short(&'static str, u64),
+    /// An earlier flush has failed.
+    #[error("could not be flushed: an earlier flush failed: {0}")]
+    Lost(String),
+    /// The run must end. The request is not complete.
+    #[error("was cut off")]
+    CutOff,
+}
+
+impl Failure {
+    fn of_transfer(done: &'static str) -> impl FnOnce(TransferError) -> Self {
+        move |error| match error {
+            TransferError::NotMemory => Self::NotMemory,
+            TransferError::CutOff => Self::CutOff,
+            TransferError::Host(error) => Self::Host(done, error),
+        }
+    }
+
+    /// The kind of failure: a name, and the errno of the host.
+    fn kind(&self) -> (&'static str, i32) {
+        match self {
+            Self::Outside => ("outside", 0),
+            Self::PartOfSector => ("part of a sector", 0),
+            Self::NotMemory => ("buffer", 0),
+            Self::ReadOnly => ("read-only", 0),
+            Self::Unsupported => ("unsupported", 0),
+            Self::Host(done, error) => (done, error.raw_os_error().unwrap_or(0)),
+            Self::Short(done, _) => (done, -1),
+            Self::Lost(_) => ("lost", 0),
+            Self::CutOff => ("cut off", 0),
+        }
+    }
+
+    /// True if the host failed, and not the guest.
+    fn is_of_host(&self) -> bool {
+        matches!(self, Self::Host(..) | Self::Short(..) | Self::Lost(_))
+    }
 }
 
 impl Disk {
     /// Opens and locks the image at `path`.
     ///
     /// # Errors
-    /// The image does not exist, cannot be used as a disk, or is in use by another machine. The message says what to
-    /// do.
+    /// The image does not exist, cannot be used as a disk, or is in use. The message says what to do.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Config(format!("the disk image {} {why}", printable(path)));
-        if path.as_os_str().is_empty() {
-            return Err(Error::Config("--disk needs a file name: give --disk FILE or --disk FILE,ro".into()));
-        }
-        let mut options = OpenOptions::new();
-        // O_NONBLOCK, because opening a pipe would wait for its writer. It has no effect on files.
-        options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK);
-        let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => Error::host("opening a disk image")(error),
-            _ => refuse(refusal(&error, read_only)),
-        })?;
-        let failed = |error: io::Error| refuse(format!("cannot be used: {error}: choose another file"));
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() && !metadata.file_type().is_block_device() {
-            return Err(refuse(NOT_A_FILE.into()));
-        }
-        let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
-        match locked {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(refuse(
-                    "is in use by another machine: end that machine, or use a copy (machines can share an image only \
-                     if all of them use it read-only: FILE,ro)"
-                        .into(),
-                ));
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(refuse(format!("cannot be locked: {error}: move it to another file system")));
-            }
-        }
-        // For a block device the metadata has no size, so seek to the end.
-        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let whole = size.next_multiple_of(SECTOR);
-        if size == 0 {
-            return Err(refuse("is empty: give it a size (truncate -s 64M FILE)".into()));
-        }
-        if size != whole {
-            return Err(refuse(format!(
-                "has a size of {size}, which is not a multiple of {SECTOR} bytes: pad it (truncate -s {whole} FILE)"
-            )));
-        }
-        Ok(Self { file, path: path.to_owned(), read_only, size, dirty: false, has_warned: false })
+        let image = Image::open(path, read_only)?;
+        let unflushed = image.size;
+        Ok(Self { image, dirty: false, unflushed, lost: None, reported: Vec::new() })
     }
 
     /// The size in sectors.
     pub fn sectors(&self) -> u64 {
-        self.size / SECTOR
+        self.image.size / SECTOR
     }
 
     /// True if the disk is read-only.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.image.read_only
     }
 
     /// The serial number that the guest sees: the first 20 bytes of the file name, with `_` for each byte that is not a
     /// visible ASCII character, padded with zeroes.
     pub(crate) fn serial(&self) -> [u8; 20] {
         let mut serial = [0; 20];
-        let name = self.path.file_name().unwrap_or_default().as_encoded_bytes();
+        let name = self.image.path.file_name().unwrap_or_default().as_encoded_bytes();
         for (to, from) in serial.iter_mut().zip(name) {
             *to = if from.is_ascii_graphic() { *from } else { b'_' };
         }
         serial
     }
 
-    /// True after the warning about the first failure.
+    /// The kinds of failures that were reported.
     #[cfg(test)]
-    pub(crate) fn has_warned(&self) -> bool {
-        self.has_warned
+    pub(crate) fn reported(&self) -> Vec<&'static str> {
+        self.reported.iter().map(|(name, _)| *name).collect()
     }
 
-    /// The byte offset of a request for `len` bytes from `sector`. `None` if the request is not inside the disk, or
-    /// `len` is not a multiple of the sector size.
-    fn offset(&self, sector: u64, len: u64) -> Option<u64> {
-        let start = sector.checked_mul(SECTOR)?;
-        (start.checked_add(len)? <= self.size && len.is_multiple_of(SECTOR)).then_some(start)
+    /// The byte offset of a request for `len` bytes from `sector`.
+    fn offset(&self, sector: u64, len: u64) -> Result<u64, Failure> {
+        if !len.is_multiple_of(SECTOR) {
+            return Err(Failure::PartOfSector);
+        }
+        let start = sector.checked_mul(SECTOR);
+        let end = start.and_then(|start| start.checked_add(len));
+        start.filter(|_| end.is_some_and(|end| end <= self.image.size)).ok_or(Failure::Outside)
     }
 
-    /// Reads from `sector` into `spans`. Returns the number of bytes, or `None` after a failure.
-    pub(crate) fn read(&mut self, memory: &GuestMemory, sector: u64, spans: &[Span]) -> Option<u64> {
+    /// Reads from `sector` into `spans`, until `must_end` returns true. Returns the number of bytes.
+    pub(crate) fn read(
+        &mut self,
+        memory: &GuestMemory,
+        sector: u64,
+        spans: &[Span],
+        must_end: &dyn Fn() -> bool,
+    ) -> Result<u64, Failure> {
+        const DONE: &str = "read";
         let len = total(spans);
-        let answer = memory.read_from_file_at(&self.file, self.offset(sector, len)?, spans);
-        self.complete(len, "read", answer)
+        let offset = self.offset(sector, len)?;
+        let moved = memory.read_from_file_at(&self.image.file, offset, spans, must_end);
+        match moved.map_err(Failure::of_transfer(DONE))? {
+            moved if moved == len => Ok(moved),
+            _ => Err(Failure::Short(DONE, self.image.size)),
+        }
     }
 
-    /// Writes `spans` from `sector`. Returns the number of bytes, or `None` after a failure.
-    pub(crate) fn write(&mut self, memory: &GuestMemory, sector: u64, spans: &[Span]) -> Option<u64> {
+    /// Writes `spans` from `sector`, until `must_end` returns true. Returns the number of bytes.
+    pub(crate) fn write(
+        &mut self,
+        memory: &GuestMemory,
+        sector: u64,
+        spans: &[Span],
+        must_end: &dyn Fn() -> bool,
+    ) -> Result<u64, Failure> {
+        const DONE: &str = "written";
         let len = total(spans);
-        let offset = self.offset(sector, len).filter(|_| !self.read_only)?;
+        let offset = self.offset(sector, len)?;
+        if self.image.read_only {
+            return Err(Failure::ReadOnly);
+        }
         self.dirty = true;
-        let answer = memory.write_to_file_at(&self.file, offset, spans);
-        self.complete(len, "written", answer)
-    }
-
-    /// Flushes earlier writes to the storage of the host (fdatasync). `None` after a failure.
-    pub(crate) fn flush(&mut self) -> Option<()> {
-        if self.read_only {
-            return Some(());
-        }
-        let answer = self.file.sync_data();
-        self.dirty &= answer.is_err();
-        self.complete(0, "flushed", answer.map(|()| 0)).map(drop)
-    }
-
-    /// Flushes at the end of the machine. A flush takes time, so this does nothing if there was no write since the last
-    /// one.
-    pub(crate) fn close(&mut self) {
-        if self.dirty {
-            self.flush();
+        self.unflushed = self.unflushed.saturating_add(len);
+        let moved = memory.write_to_file_at(&self.image.file, offset, spans, must_end);
+        match moved.map_err(Failure::of_transfer(DONE))? {
+            moved if moved == len => Ok(moved),
+            _ => Err(Failure::Short(DONE, self.image.size)),
         }
     }
 
-    /// Checks that a transfer moved all `len` bytes. Returns `len`, or warns and returns `None`. Only the first failure
-    /// is logged, because a guest may repeat the request without end.
-    fn complete(&mut self, len: u64, done: &str, answer: io::Result<u64>) -> Option<u64> {
-        let why = match answer {
-            Ok(bytes) if bytes == len => return Some(bytes),
-            Ok(_) => format!("the file is shorter than the {} bytes that it had at the start", self.size),
-            Err(error) => error.to_string(),
+    /// Flushes earlier writes to the storage of the host, until `must_end` returns true. After one flush has failed, every
+    /// later one fails: the data of the first is lost, and the kernel does not report that again.
+    pub(crate) fn flush(&mut self, must_end: &dyn Fn() -> bool) -> Result<(), Failure> {
+        if self.image.read_only {
+            return Ok(());
+        }
+        if let Some(why) = &self.lost {
+            return Err(Failure::Lost(why.clone()));
+        }
+        let answer = self
+            .write_back(must_end)
+            .and_then(|()| self.image.file.sync_data().map_err(|error| Failure::Host("flushed", error)));
+        match &answer {
+            Ok(()) => (self.dirty, self.unflushed) = (false, 0),
+            Err(Failure::Host(_, error)) => self.lost = Some(error.to_string()),
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// Writes the data in the host's cache to the storage, if it may be too much for a single fdatasync, which cannot be
+    /// interrupted. While one piece is on its way, the next one begins.
+    fn write_back(&self, must_end: &dyn Fn() -> bool) -> Result<(), Failure> {
+        if self.unflushed <= FLUSH_PIECE {
+            return Ok(());
+        }
+        let step = |start, step| {
+            write_back(&self.image.file, start, FLUSH_PIECE, step)
+                .map_err(|error| Failure::Host("flushed", error))
         };
-        if !std::mem::replace(&mut self.has_warned, true) {
-            let image = printable(&self.path);
-            log::warn!("the disk image {image} could not be {done}: {why}");
+        let mut start: u64 = 0;
+        step(start, WriteBack::Begin)?;
+        while start < self.image.size {
+            if must_end() {
+                return Err(Failure::CutOff);
+            }
+            let next = start.saturating_add(FLUSH_PIECE);
+            step(next, WriteBack::Begin)?;
+            step(start, WriteBack::Wait)?;
+            start = next;
         }
-        None
+        Ok(())
     }
-}
 
-const NOT_A_FILE: &str = "is neither a file nor a block device: give a raw image";
-
-/// The reason why an image cannot be opened, and what to do.
-fn refusal(error: &io::Error, read_only: bool) -> String {
-    use io::ErrorKind::{self, IsADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    match error.kind() {
-        NotFound => "does not exist: create it (truncate -s 64M FILE), or correct the path".into(),
-        IsADirectory => NOT_A_FILE.into(),
-        PermissionDenied | ReadOnlyFilesystem if !read_only => {
-            format!("cannot be written: {error}: use it read-only (FILE,ro), or allow writing (chmod u+w)")
+    /// Flushes at the end of the machine, until `must_end` returns true: the data is then in the host's cache, as after a
+    /// kill. A flush takes time, so this does nothing if there was no write since the last one.
+    ///
+    /// # Errors
+    /// Data was lost. The text says which image.
+    pub(crate) fn close(&mut self, must_end: &dyn Fn() -> bool) -> Result<(), String> {
+        if !self.dirty || must_end() {
+            return Ok(());
         }
-        ErrorKind::ExecutableFileBusy => "is a running program: use a copy".into(),
-        // The error of opening a socket.
-        _ if error.raw_os_error() == Some(libc::ENXIO) => NOT_A_FILE.into(),
-        _ => format!("cannot be opened: {error}: allow this user to read it (ls -l)"),
+        match self.flush(must_end) {
+            Err(failure) if failure.is_of_host() => Err(self.describe(&failure)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reports a failure of a request. Each kind is reported once, because a guest may repeat the request without end.
+    pub(crate) fn report(&mut self, failure: &Failure) {
+        let kind = failure.kind();
+        // The failure of the first flush was reported, and requests that are cut off are not failures.
+        if matches!(failure, Failure::Lost(_) | Failure::CutOff) || self.reported.contains(&kind) {
+            return;
+        }
+        self.reported.push(kind);
+        log::warn!("{}", self.describe(failure));
+    }
+
+    /// A sentence about a failure.
+    fn describe(&self, failure: &Failure) -> String {
+        let image = printable(&self.image.path);
+        match failure.is_of_host() {
+            true => format!("the disk image {image} {failure}"),
+            false => format!("a request of the guest to the disk {image} failed, because it {failure}"),
+        }
     }
 }
 

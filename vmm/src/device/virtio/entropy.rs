@@ -3,7 +3,8 @@
 use crate::device::virtio::Backend;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
 use crate::error::Error;
-use crate::memory::GuestMemory;
+use crate::exit::Stop;
+use crate::memory::{GuestMemory, TransferError};
 use std::fs::File;
 use virtio_bindings::virtio_ids;
 
@@ -31,10 +32,16 @@ impl Entropy {
     fn fill(&self, memory: &GuestMemory, chain: &mut Chain) -> Result<Answer, QueueError> {
         chain.limit_writable(MAX_BYTES);
         // This file has no offsets.
-        let answer = memory.read_from_file_at(&self.source, 0, chain.writable());
-        let written =
-            answer.map_err(|_| QueueError::Chain("a buffer for random numbers is not in guest memory"))?;
-        Ok(Answer::Done(u32::try_from(written).unwrap_or(MAX_BYTES)))
+        match memory.read_from_file_at(&self.source, 0, chain.writable(), &|| chain.must_give_up()) {
+            Ok(written) => Ok(Answer::Done(u32::try_from(written).unwrap_or(MAX_BYTES))),
+            Err(TransferError::CutOff) => Ok(Answer::Later),
+            Err(TransferError::NotMemory) => {
+                Err(QueueError::Chain("a buffer for random numbers is not in guest memory"))
+            }
+            Err(TransferError::Host(error)) => {
+                Err(QueueError::End(Stop::host(format!("/dev/urandom could not be read: {error}"))))
+            }
+        }
     }
 }
 

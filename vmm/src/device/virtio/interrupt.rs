@@ -1,14 +1,17 @@
 //! A device's interrupts and status: used buffers, and a needed reset (virtio 1.2, sections 2.1.2, 2.9 and 4.2.2).
 //!
-//! The device's thread raises interrupts, and the transport reads the registers.
+//! The device's thread raises interrupts, and the transport reads the registers. The thread also learns here when it must
+//! end its work, and ends the run here if the host fails.
 
 use crate::device::virtio::register_mirror::RegisterMirror;
 use crate::device::virtio::registers::{register, status};
 use crate::error::Error;
+use crate::exit::Stop;
 use crate::host::{event, signal};
+use crate::shutdown::{Deadline, StopHandle};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 /// InterruptStatus: the device has used a buffer.
@@ -30,8 +33,10 @@ pub struct Interrupt {
     registers: Mutex<Registers>,
     /// Set if the device must not start another request.
     halted: AtomicBool,
-    /// Set after the warning that the driver broke the protocol.
-    has_warned: AtomicBool,
+    /// The kinds of mistakes of the driver that were reported.
+    reported: Mutex<Vec<String>>,
+    /// The run that uses the device. Empty before it.
+    run: OnceLock<(Deadline, Arc<StopHandle>)>,
     event: EventFd,
     mirror: RegisterMirror,
 }
@@ -46,7 +51,8 @@ impl Interrupt {
             device,
             registers: Mutex::default(),
             halted: AtomicBool::new(false),
-            has_warned: AtomicBool::new(false),
+            reported: Mutex::default(),
+            run: OnceLock::new(),
             event: event().map_err(Error::host("eventfd"))?,
             mirror: RegisterMirror::default(),
         })
@@ -89,14 +95,23 @@ impl Interrupt {
         self.raise(USED_BUFFER);
     }
 
-    /// Stops the device until the driver resets it: sets DEVICE_NEEDS_RESET and notifies the driver.
-    pub fn needs_reset(&self, why: impl fmt::Display) {
-        // Only one warning: a guest may repeat the mistake without end.
-        if !self.has_warned.swap(true, Ordering::Relaxed) {
+    /// Stops the device until the driver resets it: sets DEVICE_NEEDS_RESET and notifies the driver. Each `kind` of
+    /// mistake is reported once, with `why`, because a guest may repeat it without end.
+    pub fn needs_reset(&self, kind: String, why: impl fmt::Display) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if !reported.contains(&kind) {
+            reported.push(kind);
             log::warn!("{}: the driver broke the protocol and must reset the device: {why}", self.device);
         }
+        drop(reported);
         self.set_device_status(status::DEVICE_NEEDS_RESET);
         self.raise(CONFIG_CHANGE);
+    }
+
+    /// The number of kinds of mistakes that were reported.
+    #[cfg(test)]
+    pub(crate) fn reported_kinds(&self) -> usize {
+        self.reported.lock().unwrap().len()
     }
 
     /// The status register (section 2.1): the bits of the driver, and DEVICE_NEEDS_RESET.
@@ -117,6 +132,30 @@ impl Interrupt {
     /// True if the device must not start another request.
     pub(crate) fn is_halted(&self) -> bool {
         self.halted.load(Ordering::Acquire)
+    }
+
+    /// Begins the run that uses the device. A second call has no effect.
+    pub(crate) fn begin_run(&self, deadline: Deadline, stop_handle: Arc<StopHandle>) {
+        let _ = self.run.set((deadline, stop_handle));
+    }
+
+    /// The deadline of the run.
+    pub(crate) fn deadline(&self) -> Option<&Deadline> {
+        self.run.get().map(|(deadline, _)| deadline)
+    }
+
+    /// True if the device must not continue even its current request, because the deadline has passed or a signal has
+    /// asked for the end. A guest that has only powered its machine off still gets this request.
+    pub(crate) fn must_give_up(&self) -> bool {
+        self.deadline().is_some_and(|deadline| deadline.must_give_up().is_some())
+    }
+
+    /// Ends the run, because the device cannot continue.
+    pub(crate) fn end_run(&self, stop: Stop) {
+        match self.run.get() {
+            Some((_, stop_handle)) => stop_handle.end(stop),
+            None => log::error!("{}: {stop}", self.device),
+        }
     }
 
     /// Resets the registers to their state after power-on.

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{event, signal};
 use crate::memory::{Gpa, GuestMemory};
-use crate::shutdown::Deadline;
+use crate::shutdown::{Deadline, StopHandle};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -142,16 +142,21 @@ impl Mmio {
         self.interrupt.event()
     }
 
-    /// Sets the deadline after which a thread that waits for the device kicks it out of a blocked write.
-    pub fn set_deadline(&mut self, deadline: Deadline) {
-        self.worker.set_deadline(deadline);
+    /// Begins a run. After `deadline` the device leaves its current request incomplete, and is kicked out of a blocked
+    /// write. If the host fails, the device ends the run through `stop_handle`. A second call has no effect.
+    pub fn begin_run(&mut self, deadline: Deadline, stop_handle: Arc<StopHandle>) {
+        self.interrupt.begin_run(deadline, stop_handle);
     }
 
     /// Ends the device's thread, and closes the back end, which writes cached data to its storage. The device completes
-    /// the request that it works on, and ignores the rest of its queues. Call this after the vCPUs have ended. A second
-    /// call does nothing. Dropping the device has the same effect.
-    pub fn stop(&mut self) {
-        self.worker.stop();
+    /// the request that it works on, and ignores the rest of its queues. After the deadline of the run it leaves the request
+    /// incomplete, and writes no more cached data. Call this after the vCPUs have ended. A second call does nothing. Dropping
+    /// the device has the same effect.
+    ///
+    /// # Errors
+    /// The host failed: the end of the run is this one, instead of a success.
+    pub fn stop(&mut self) -> Result<(), Stop> {
+        self.worker.stop()
     }
 
     /// Copies the registers to `base` in `memory`, a read-only memory slot, and keeps the copy up to date. The guest
@@ -208,20 +213,21 @@ impl Mmio {
     /// Handles DRIVER_OK: builds the queues and passes them to the device's thread. If a queue is invalid, the device
     /// needs a reset.
     fn activate(&mut self) -> ControlFlow<Stop> {
-        let event_idx = self.driver_features & EVENT_IDX != 0;
+        let [event_idx, indirect] = [EVENT_IDX, INDIRECT_DESC].map(|bit| self.driver_features & bit != 0);
         let build = |(setup, notifier): (&Setup, &Arc<EventFd>)| -> Result<Option<Virtqueue>, QueueError> {
             if !setup.ready {
                 return Ok(None);
             }
             let queue = setup.build(&self.memory, event_idx)?;
             let (memory, interrupt) = (self.memory.clone(), self.interrupt.clone());
-            Ok(Some(Virtqueue::new(queue, memory, interrupt, notifier.clone())))
+            let queue = Virtqueue::new(queue, memory, interrupt, notifier.clone());
+            Ok(Some(queue.allow_indirect(indirect)))
         };
         match self.queues.iter().zip(&self.notifiers).map(build).collect::<Result<_, _>>() {
-            Err(broken) => self.interrupt.needs_reset(&broken),
+            Err(broken) => self.interrupt.needs_reset(broken.kind(), &broken),
             Ok(queues) => {
                 if let Err(error) = self.worker.activate(Queues::new(queues), self.driver_features) {
-                    return ControlFlow::Break(Stop::failed(error));
+                    return ControlFlow::Break(Stop::host(error));
                 }
             }
         }

@@ -8,7 +8,7 @@
 //! | `thread.rs` | the device's own thread, which serves its queues | |
 //! | `queue.rs` | the device side of a queue: checked descriptor chains | 2.7 |
 //! | `interrupt.rs` | interrupts and the device status | 2.9, 4.2.2 |
-//! | `block.rs`, `disk.rs` | the disk, and its image | 5.2 |
+//! | `block.rs`, `disk.rs`, `image.rs` | the block device, its disk, and the image file | 5.2 |
 //! | `console.rs` | the console | 5.3 |
 //! | `entropy.rs` | the entropy device | 5.4 |
 //!
@@ -26,6 +26,7 @@ pub(crate) mod block;
 pub(crate) mod console;
 pub(crate) mod disk;
 pub(crate) mod entropy;
+pub(crate) mod image;
 pub(crate) mod interrupt;
 pub(crate) mod mmio;
 pub(crate) mod queue;
@@ -41,6 +42,7 @@ pub use disk::Disk;
 pub use entropy::Entropy;
 pub use mmio::Mmio;
 
+use crate::exit::Stop;
 use queue::{QueueError, Queues};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -70,10 +72,11 @@ pub trait Backend: Send {
         let _ = features;
     }
 
-    /// Called when the driver has notified queue `index`.
+    /// Called when the driver has notified queue `index`. A request that takes more than a few milliseconds asks its chain
+    /// again and again if the run must end ([`queue::Chain::must_give_up`]).
     ///
     /// # Errors
-    /// The driver broke the rules of the queue, and the device needs a reset.
+    /// The driver broke the rules of the queue, and the device needs a reset; or the run must end.
     fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError>;
 
     /// Further events that the thread waits for, each with its own descriptor. Their counters are not read: each write
@@ -94,6 +97,12 @@ pub trait Backend: Send {
     /// Called when the driver has reset the device.
     fn reset(&mut self) {}
 
-    /// Called when the machine has ended. Writes cached data to its storage.
-    fn close(&mut self) {}
+    /// Called when the machine has ended. Writes cached data to its storage, until `must_give_up` returns true.
+    ///
+    /// # Errors
+    /// The host failed, and the run must not end as a success.
+    fn close(&mut self, must_give_up: &dyn Fn() -> bool) -> Result<(), Stop> {
+        let _ = must_give_up;
+        Ok(())
+    }
 }

@@ -2,17 +2,19 @@
 //! 2.7).
 //!
 //! The crate `virtio-queue` implements the split ring. It reads each field of the guest once, and keeps its own index.
-//! This file copies a chain before it uses it, because the guest may change its tables at any time.
+//! This file follows the chains itself, because the crate accepts some that the specification forbids. It copies a chain
+//! before it uses it, because the guest may change its tables at any time.
 
 use crate::device::virtio::interrupt::Interrupt;
+use crate::exit::Stop;
 use crate::host::signal;
 use crate::memory::{Gpa, GuestMemory, Span};
 use std::sync::Arc;
-use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
+use virtio_bindings::virtio_ring;
+use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
-/// A violation of the rules of a queue by the driver. The content of the queue can no longer be trusted.
+/// The reason why a device stops serving its queues.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// The ring or its indices are invalid.
@@ -21,6 +23,20 @@ pub enum QueueError {
     /// A descriptor chain is invalid.
     #[error("{0}")]
     Chain(&'static str),
+    /// The run must end, for this reason. This is no mistake of the driver.
+    #[error("{0}")]
+    End(Stop),
+}
+
+impl QueueError {
+    /// The kind of mistake, without the values of this one.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Ring(error) => format!("{:?}", std::mem::discriminant(error)),
+            Self::Chain(what) => (*what).into(),
+            Self::End(stop) => stop.to_string(),
+        }
+    }
 }
 
 /// The queues of a device whose driver is ready. Queues that the driver does not use are `None`.
@@ -44,20 +60,90 @@ impl Queues {
     }
 }
 
+/// Descriptor flag: the chain continues at `next`.
+const NEXT: u16 = virtio_ring::VRING_DESC_F_NEXT as u16;
+/// Descriptor flag: the device writes the buffer.
+const WRITE: u16 = virtio_ring::VRING_DESC_F_WRITE as u16;
+/// Descriptor flag: the buffer is a table of descriptors.
+const INDIRECT: u16 = virtio_ring::VRING_DESC_F_INDIRECT as u16;
+/// The size of a descriptor, in bytes.
+const DESCRIPTOR: u32 = 16;
+/// The maximum length of a chain's buffers together, in bytes (section 2.7.5.2).
+const MAX_BYTES: u64 = 1 << 32;
+
+/// A table of descriptors: that of the queue, or an indirect one.
+#[derive(Clone, Copy, Debug)]
+struct Table {
+    start: u64,
+    /// The number of descriptors.
+    entries: u32,
+    is_indirect: bool,
+}
+
+/// A descriptor (section 2.7.5).
+struct Descriptor {
+    span: Span,
+    flags: u16,
+    next: u16,
+}
+
+impl Table {
+    /// Reads the descriptor `index`, once.
+    fn get(&self, memory: &GuestMemory, index: u16) -> Result<Descriptor, QueueError> {
+        if u32::from(index) >= self.entries {
+            return Err(QueueError::Chain("a descriptor chain leaves its table"));
+        }
+        let offset = u64::from(index).saturating_mul(DESCRIPTOR.into());
+        // struct virtq_desc: le64 addr, le32 len, le16 flags, le16 next.
+        let mut raw = [0; DESCRIPTOR as usize];
+        let is_read = self.start.checked_add(offset).is_some_and(|at| memory.read(Gpa(at), &mut raw));
+        if !is_read {
+            return Err(QueueError::Chain("a table of descriptors is not in guest memory"));
+        }
+        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = raw;
+        let start = Gpa(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]));
+        let span = Span { start, len: u32::from_le_bytes([l0, l1, l2, l3]) };
+        Ok(Descriptor { span, flags: u16::from_le_bytes([f0, f1]), next: u16::from_le_bytes([n0, n1]) })
+    }
+
+    /// The indirect table that a descriptor of this table refers to (section 2.7.5.3.1).
+    fn indirect(&self, descriptor: &Descriptor) -> Result<Self, QueueError> {
+        let Span { start, len } = descriptor.span;
+        if self.is_indirect {
+            return Err(QueueError::Chain("an indirect table refers to another one"));
+        }
+        if descriptor.flags & NEXT != 0 {
+            return Err(QueueError::Chain("a descriptor with an indirect table has a next one"));
+        }
+        let entries = len / DESCRIPTOR;
+        if len == 0 || !len.is_multiple_of(DESCRIPTOR) || entries > u16::MAX.into() {
+            return Err(QueueError::Chain("an indirect table has an invalid length"));
+        }
+        Ok(Self { start: start.0, entries, is_indirect: true })
+    }
+}
+
 /// The buffers of one request: those that the device reads, and those that it writes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chain {
     readable: Vec<Span>,
     /// The number of readable buffers that have been read.
     read: usize,
     writable: Vec<Span>,
+    interrupt: Arc<Interrupt>,
 }
 
 impl Chain {
     /// Creates a chain with capacity for every chain of a queue with `size` entries, so that it never allocates again.
-    fn with_capacity(size: u16) -> Self {
+    fn with_capacity(size: u16, interrupt: Arc<Interrupt>) -> Self {
         let buffers = || Vec::with_capacity(size.into());
-        Self { readable: buffers(), read: 0, writable: buffers() }
+        Self { readable: buffers(), read: 0, writable: buffers(), interrupt }
+    }
+
+    /// True if the run must end now. The device then leaves the request incomplete ([`Answer::Later`]). A device whose
+    /// request takes more than a few milliseconds asks this again and again.
+    pub fn must_give_up(&self) -> bool {
+        self.interrupt.must_give_up()
     }
 
     /// The buffers that the device may read and has not read yet.
@@ -115,30 +201,48 @@ impl Chain {
         }
     }
 
-    /// Copies and checks a chain. A chain must not be longer than its queue, even with an indirect table (section
-    /// 2.7.5.3.1), and its readable buffers must come before its writable ones (section 2.7.4.2).
-    fn fill(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, size: u16) -> Result<(), QueueError> {
+    /// Copies and checks the chain that begins at descriptor `head` of `table`. A chain must not be longer than its queue,
+    /// even with an indirect table (section 2.7.5.3.1), and its readable buffers must come before its writable ones
+    /// (section 2.7.4.2). `allows_indirect` is true if the driver has accepted indirect tables.
+    fn fill(
+        &mut self,
+        memory: &GuestMemory,
+        mut table: Table,
+        head: u16,
+        allows_indirect: bool,
+    ) -> Result<(), QueueError> {
         self.readable.clear();
         self.writable.clear();
         self.read = 0;
-        let mut is_whole = false;
-        for (count, descriptor) in (0..).zip(chain) {
-            if count == size {
-                return Err(QueueError::Chain("a descriptor chain is longer than its queue"));
+        let (mut left, mut bytes, mut index) = (table.entries, 0_u64, head);
+        loop {
+            let descriptor = table.get(memory, index)?;
+            if descriptor.flags & INDIRECT != 0 {
+                if !allows_indirect {
+                    return Err(QueueError::Chain("the driver uses an indirect table without the feature"));
+                }
+                (table, index) = (table.indirect(&descriptor)?, 0);
+                continue;
             }
-            // The iterator ends early without an error if it cannot follow the chain.
-            is_whole = !descriptor.has_next();
-            let span = Span { start: descriptor.addr(), len: descriptor.len() };
-            match (descriptor.is_write_only(), self.writable.is_empty()) {
-                (true, _) => self.writable.push(span),
-                (false, true) => self.readable.push(span),
+            // This also ends a chain that loops.
+            left = left
+                .checked_sub(1)
+                .ok_or(QueueError::Chain("a descriptor chain is longer than its queue"))?;
+            bytes = bytes.saturating_add(descriptor.span.len.into());
+            if bytes > MAX_BYTES {
+                return Err(QueueError::Chain("a descriptor chain has more than 4 GiB"));
+            }
+            match (descriptor.flags & WRITE != 0, self.writable.is_empty()) {
+                (true, _) => self.writable.push(descriptor.span),
+                (false, true) => self.readable.push(descriptor.span),
                 (false, false) => {
                     return Err(QueueError::Chain("a readable descriptor comes after a writable one"));
                 }
             }
-        }
-        if !is_whole {
-            return Err(QueueError::Chain("a descriptor chain loops, or leaves its table"));
+            if descriptor.flags & NEXT == 0 {
+                break;
+            }
+            index = descriptor.next;
         }
         // Empty buffers have no meaning, and would hide the last byte from `take_last_byte`.
         self.readable.retain(|span| span.len > 0);
@@ -165,6 +269,8 @@ pub struct Virtqueue {
     chain: Chain,
     interrupt: Arc<Interrupt>,
     notifier: Arc<EventFd>,
+    /// Set if the driver has accepted indirect tables.
+    allows_indirect: bool,
 }
 
 /// The reason why the device takes no further request.
@@ -180,19 +286,27 @@ enum Pause {
 }
 
 impl Virtqueue {
-    /// Wraps a valid queue in `memory`. Signalling `notifier` makes the device serve the queue again.
+    /// Wraps a valid queue in `memory`, whose driver has accepted indirect tables. Signalling `notifier` makes the device
+    /// serve the queue again.
     pub fn new(queue: Queue, memory: GuestMemory, interrupt: Arc<Interrupt>, notifier: Arc<EventFd>) -> Self {
-        let chain = Chain::with_capacity(queue.size());
-        Self { queue, memory, chain, interrupt, notifier }
+        let chain = Chain::with_capacity(queue.size(), interrupt.clone());
+        Self { queue, memory, chain, interrupt, notifier, allows_indirect: true }
+    }
+
+    /// Sets whether the driver has accepted indirect tables (VIRTIO_F_INDIRECT_DESC).
+    #[must_use]
+    pub(crate) fn allow_indirect(self, yes: bool) -> Self {
+        Self { allows_indirect: yes, ..self }
     }
 
     /// Calls `handle` for each request in the queue, and then interrupts the driver once, if it wants an interrupt.
     ///
     /// Notifications are disabled meanwhile. A turn ends after as many requests as the queue has entries, so that a
-    /// busy or malicious driver cannot occupy the device without end.
+    /// busy or malicious driver cannot occupy the device without end. It also ends when the run must end: a request that is
+    /// not complete then stays in the queue, and is never returned to the driver.
     ///
     /// # Errors
-    /// The driver broke the rules of the queue.
+    /// The driver broke the rules of the queue, or `handle` failed.
     pub fn serve(
         &mut self,
         mut handle: impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, QueueError>,
@@ -231,8 +345,10 @@ impl Virtqueue {
         left: &mut u16,
         handle: &mut impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, QueueError>,
     ) -> Result<Pause, QueueError> {
+        let (start, entries) = (self.queue.desc_table(), self.queue.size().into());
+        let table = Table { start, entries, is_indirect: false };
         loop {
-            if self.interrupt.is_halted() {
+            if self.interrupt.is_halted() || self.interrupt.must_give_up() {
                 return Ok(Pause::Halted);
             }
             // `iter` fails if the driver's index is further ahead than the size of the queue.
@@ -243,7 +359,7 @@ impl Virtqueue {
             };
             *left = now_left;
             let head = chain.head_index();
-            self.chain.fill(chain, self.queue.size())?;
+            self.chain.fill(&self.memory, table, head, self.allows_indirect)?;
             match handle(&self.memory, &mut self.chain)? {
                 Answer::Done(written) => self.queue.add_used(self.memory.slots(), head, written)?,
                 Answer::Later => {
@@ -254,3 +370,6 @@ impl Virtqueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::mmio::Mmio;
 use crate::device::virtio::queue::{Answer, QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{register, status};
+use crate::exit::Stop;
 use crate::host::event;
 use crate::memory::{Gpa, GuestMemory};
 use std::ops::ControlFlow;
@@ -227,6 +228,8 @@ pub(crate) struct Echo {
     pub(crate) begun: Option<Sender<()>>,
     /// If set, each request waits for a message before it completes.
     pub(crate) may_end: Option<Receiver<()>>,
+    /// If set, the device panics if the message about the start is not received.
+    pub(crate) must_be_heard: bool,
 }
 
 impl Backend for Echo {
@@ -251,7 +254,8 @@ impl Backend for Echo {
     fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(queue) = queues.get(index) else { return Ok(()) };
         queue.serve(|_, _| {
-            let _ = self.begun.as_ref().map(|begun| begun.send(()));
+            let heard = self.begun.as_ref().is_none_or(|begun| begun.send(()).is_ok());
+            assert!(heard || !self.must_be_heard, "for a test");
             let _ = self.may_end.as_ref().map(|end| end.recv_timeout(Duration::from_secs(10)));
             self.log.requests.fetch_add(1, Ordering::SeqCst);
             Ok(Answer::Done(0))
@@ -260,14 +264,15 @@ impl Backend for Echo {
     fn reset(&mut self) {
         self.log.resets.fetch_add(1, Ordering::SeqCst);
     }
-    fn close(&mut self) {
+    fn close(&mut self, _: &dyn Fn() -> bool) -> Result<(), Stop> {
         self.log.closes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 }
 
 pub(crate) fn echo() -> (Mmio, GuestMemory, Arc<Log>) {
     let (memory, log) = (memory(), Arc::new(Log::default()));
-    let backend = Echo { log: log.clone(), begun: None, may_end: None };
+    let backend = Echo { log: log.clone(), begun: None, may_end: None, must_be_heard: false };
     (Mmio::new(backend, memory.clone()).unwrap(), memory, log)
 }
 

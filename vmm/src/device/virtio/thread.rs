@@ -1,7 +1,8 @@
 //! A device's own thread: waits for notifications and serves the queues, so that no vCPU waits for a disk.
 //!
 //! The thread holds a lock on the queues while it serves them. A reset runs on a vCPU's thread: it asks the device's
-//! thread to stop, then takes the lock. The device therefore completes its current request first.
+//! thread to stop, then takes the lock. The device therefore completes its current request first. After the deadline of the
+//! run it leaves the request incomplete.
 //!
 //! The thread starts when a driver is ready for the first time. A device that the guest does not use has no thread.
 
@@ -9,9 +10,11 @@ use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{QueueError, Queues};
 use crate::error::Error;
+use crate::exit::Stop;
 use crate::host::{event, signal};
 use crate::shutdown::{Deadline, Worker};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 use std::{io, thread};
@@ -42,9 +45,16 @@ impl WorkerState {
         if queues.is_empty() {
             return;
         }
-        if let Err(broken) = work(backend.as_mut(), queues) {
-            *queues = Queues::default();
-            self.interrupt.needs_reset(&broken);
+        match work(backend.as_mut(), queues) {
+            Ok(()) => {}
+            Err(error) => {
+                *queues = Queues::default();
+                drop(device);
+                match error {
+                    QueueError::End(stop) => self.interrupt.end_run(stop),
+                    broken => self.interrupt.needs_reset(broken.kind(), &broken),
+                }
+            }
         }
     }
 }
@@ -53,7 +63,6 @@ impl WorkerState {
 pub(crate) struct DeviceThread {
     shared: Arc<WorkerState>,
     notifiers: Vec<Arc<EventFd>>,
-    deadline: Deadline,
     running: Option<Running>,
 }
 
@@ -71,17 +80,12 @@ impl DeviceThread {
         interrupt: Arc<Interrupt>,
     ) -> Self {
         let device = Mutex::new(Device { backend, queues: Queues::default() });
-        Self {
-            shared: Arc::new(WorkerState { device, interrupt }),
-            notifiers,
-            deadline: Deadline::default(),
-            running: None,
-        }
+        Self { shared: Arc::new(WorkerState { device, interrupt }), notifiers, running: None }
     }
 
-    /// Sets the deadline after which a thread that waits for this one kicks it.
-    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
-        self.deadline = deadline;
+    /// The deadline of the run.
+    fn deadline(&self) -> Deadline {
+        self.shared.interrupt.deadline().cloned().unwrap_or_default()
     }
 
     /// Called when the driver is ready: the thread serves `queues` from now on.
@@ -115,13 +119,14 @@ impl DeviceThread {
     fn lock_with_kicks(&self) -> MutexGuard<'_, Device> {
         /// The time between two polls of the lock.
         const POLL_INTERVAL: Duration = Duration::from_micros(50);
+        let deadline = self.deadline();
         loop {
             match self.shared.device.try_lock() {
                 Ok(device) => return device,
                 Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {}
             }
-            if let (Some(running), Some(_)) = (&self.running, self.deadline.must_end()) {
+            if let (Some(running), Some(_)) = (&self.running, deadline.must_end()) {
                 running.thread.kick();
             }
             thread::sleep(POLL_INTERVAL);
@@ -144,36 +149,54 @@ impl DeviceThread {
         if let Some(error) = subscriber.failure.take() {
             return Err(failed("waiting for notifications")(error));
         }
+        let name = self.shared.lock().backend.name();
+        let interrupt = self.shared.interrupt.clone();
         let body = move || {
-            while !manager.subscriber_mut(id).is_ok_and(|subscriber| subscriber.is_over) {
-                if let Err(error) = manager.run() {
-                    log::error!("a virtio device gets no more notifications: {error}");
-                    break;
+            // Without its thread the device would be silent, so the run ends.
+            let end = |why: String| interrupt.end_run(Stop::host(format!("{name} cannot continue: {why}")));
+            let serve = || {
+                while !manager.subscriber_mut(id).is_ok_and(|subscriber| subscriber.is_over) {
+                    if let Err(error) = manager.run() {
+                        return end(format!("waiting for notifications failed: {}", reason(&error)));
+                    }
                 }
+            };
+            if panic::catch_unwind(AssertUnwindSafe(serve)).is_err() {
+                end("its thread panicked; this is a bug in the VMM".into());
             }
         };
-        let name = self.shared.lock().backend.name();
         let thread = Worker::spawn(name, "starting the thread of a virtio device", body)?;
         Ok(Running { thread, end })
     }
 
-    /// Ends the thread after the current request, and closes the back end.
-    pub(crate) fn stop(&mut self) {
-        self.shared.interrupt.halt();
-        let Some(running) = self.running.take() else { return };
+    /// Ends the thread after the current request, and closes the back end. After the deadline, both are left incomplete.
+    ///
+    /// # Errors
+    /// The host failed, and the run must not end as a success.
+    pub(crate) fn stop(&mut self) -> Result<(), Stop> {
+        let interrupt = &self.shared.interrupt;
+        interrupt.halt();
+        let Some(running) = self.running.take() else { return Ok(()) };
         signal(&running.end);
-        if running.thread.join(&self.deadline).is_none() {
-            log::error!("the thread of a virtio device panicked; this is a bug in the VMM");
-        }
+        // The thread catches its panics.
+        let _ = running.thread.join(&self.deadline());
         let mut device = self.shared.lock();
         device.queues = Queues::default();
-        device.backend.close();
+        device.backend.close(&|| interrupt.must_give_up())
     }
 }
 
 impl Drop for DeviceThread {
     fn drop(&mut self) {
-        self.stop();
+        let _ = self.stop();
+    }
+}
+
+/// The text of an error, with the name of the system's error instead of its number.
+fn reason(error: &event_manager::Error) -> String {
+    match error {
+        event_manager::Error::Epoll(errno) => io::Error::from(*errno).to_string(),
+        error => error.to_string(),
     }
 }
 

@@ -202,7 +202,7 @@ fn reads_of_the_missing_part_of_a_truncated_image_fail() {
     assert_eq!(rig.request(IN, 9, &[Buffer(DATA, 512, true)]), (OK, 513));
     assert_eq!(rig.request(IN, 9, &[Buffer(DATA, 1024, true)]), (IOERR, 1));
     assert_eq!(rig.request(IN, 20, &[Buffer(DATA, 512, true)]), (IOERR, 1));
-    assert!(rig.block.disk.has_warned());
+    assert_eq!(rig.block.disk.reported(), ["read"]);
 }
 
 #[test]

@@ -4,8 +4,9 @@ use super::*;
 use crate::console::output::Captured;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::testing::{self, Buffer, RAM, Ring, bytes};
+use crate::exit::Stop;
 use crate::memory::Gpa;
-use crate::shutdown::Deadline;
+use crate::shutdown::{Deadline, StopHandle};
 
 const DATA: u64 = 0x3_0000;
 
@@ -13,7 +14,6 @@ struct Rig {
     console: ConsoleDevice,
     input: ConsoleInput,
     captured: Captured,
-    ends: Arc<Mutex<Vec<Stop>>>,
     memory: GuestMemory,
     receive: Ring,
     transmit: Ring,
@@ -25,17 +25,14 @@ impl Rig {
     fn new() -> Self {
         let (output, captured) = Output::captured();
         let input = ConsoleInput::new().unwrap();
-        let ends = Arc::new(Mutex::new(Vec::new()));
-        let seen = ends.clone();
-        let end = move |stop| seen.lock().unwrap().push(stop);
-        let console = ConsoleDevice::new(output, input.clone(), end);
+        let console = ConsoleDevice::new(output, input.clone());
         let memory = testing::memory();
         let (receive, transmit) =
             (Ring::new(&memory, 0x1_0000, QUEUE_SIZE), Ring::new(&memory, 0x2_0000, QUEUE_SIZE));
         let interrupt = Arc::new(Interrupt::new("virtio-console").unwrap());
         let queues = [&receive, &transmit].map(|ring| Some(ring.queue(&interrupt)));
         let queues = Queues::new(queues.into());
-        Self { console, input, captured, ends, memory, receive, transmit, queues, interrupt }
+        Self { console, input, captured, memory, receive, transmit, queues, interrupt }
     }
 
     fn print(&mut self, buffers: &[Buffer]) -> Result<(), QueueError> {
@@ -120,16 +117,27 @@ fn buffers_outside_memory_break_the_device() {
 }
 
 #[test]
-fn failed_output_ends_the_machine_once() {
+fn failed_output_ends_the_run() {
     let mut rig = Rig::new();
     rig.console.output.set_limit(Some(3));
     rig.console.output.set_deadline(Deadline::default());
     rig.memory.write(Gpa(DATA), b"text").unwrap();
-    for _ in 0..3 {
-        rig.print(&[Buffer(DATA, 4, false)]).unwrap();
-    }
-    assert!(matches!(rig.ends.lock().unwrap().as_slice(), [Stop::OutputLimit(3)]));
-    assert_eq!((rig.captured.bytes(), rig.transmit.used_index()), (b"tex".into(), 3));
+    let end = rig.print(&[Buffer(DATA, 4, false)]);
+    assert!(matches!(end, Err(QueueError::End(Stop::OutputLimit(3)))), "{end:?}");
+    assert_eq!((rig.captured.bytes(), rig.transmit.used_index()), (b"tex".into(), 0));
+}
+
+#[test]
+fn after_the_deadline_output_is_cut_off() {
+    let mut rig = Rig::new();
+    let deadline = Deadline::default();
+    rig.interrupt.begin_run(deadline.clone(), Arc::new(StopHandle::new().unwrap()));
+    // Ends the run after the first piece of the text.
+    let observed = deadline.clone();
+    rig.console.output.set_observer(move |_| observed.abandon());
+    rig.print(&[Buffer(DATA, 4 * CHUNK as u32, false)]).unwrap();
+    assert_eq!(rig.captured.bytes().len(), CHUNK);
+    assert_eq!(rig.transmit.used(), None, "text that was not printed is not returned as used");
 }
 
 #[test]

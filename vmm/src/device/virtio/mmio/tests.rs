@@ -226,7 +226,7 @@ fn the_mirror_always_equals_the_registers() {
     device.interrupt.used_buffer();
     check(&mut device);
     write(&mut device, INTERRUPT_ACK, 1);
-    device.interrupt.needs_reset(QueueError::Chain("for a test"));
+    device.interrupt.needs_reset("kind".into(), "for a test");
     check(&mut device);
     write(&mut device, STATUS, 0);
     check(&mut device);

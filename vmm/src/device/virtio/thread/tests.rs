@@ -9,9 +9,17 @@ use crate::device::virtio::testing::{
 };
 use crate::device::virtio::{Block, ConsoleDevice, ConsoleInput, Disk, Mmio};
 use crate::memory::Gpa;
+use crate::shutdown::StopHandle;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Instant;
+
+/// Begins a run of `device`. Returns the handle through which the device ends it.
+fn begin_run(device: &mut Mmio, deadline: Deadline) -> Arc<StopHandle> {
+    let stop_handle = Arc::new(StopHandle::new().unwrap());
+    device.begin_run(deadline, stop_handle.clone());
+    stop_handle
+}
 
 #[test]
 fn requests_are_served_and_interrupt() {
@@ -87,7 +95,7 @@ fn a_reset_waits_for_the_current_request_only() {
     let (memory, log) = (memory(), Arc::new(Log::default()));
     let (begun, has_begun) = mpsc::channel();
     let (end, may_end) = mpsc::channel();
-    let backend = Echo { log: log.clone(), begun: Some(begun), may_end: Some(may_end) };
+    let backend = Echo { log: log.clone(), begun: Some(begun), may_end: Some(may_end), must_be_heard: false };
     let mut device = Mmio::new(backend, memory.clone()).unwrap();
     let (mut first, _) = rings(&memory);
     for _ in 0..10 {
@@ -116,7 +124,7 @@ fn a_stop_completes_the_current_request_only_and_closes_the_device() {
     let (memory, log) = (memory(), Arc::new(Log::default()));
     let (begun, has_begun) = mpsc::channel();
     let (end, may_end) = mpsc::channel();
-    let backend = Echo { log: log.clone(), begun: Some(begun), may_end: Some(may_end) };
+    let backend = Echo { log: log.clone(), begun: Some(begun), may_end: Some(may_end), must_be_heard: false };
     let mut device = Mmio::new(backend, memory.clone()).unwrap();
     let (mut first, _) = rings(&memory);
     for _ in 0..10 {
@@ -125,8 +133,8 @@ fn a_stop_completes_the_current_request_only_and_closes_the_device() {
     start(&mut device, FEATURES, &[&first]);
     has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
     let stopper = thread::spawn(move || {
-        device.set_deadline(Deadline::after(Some(Duration::ZERO)));
-        device.stop();
+        begin_run(&mut device, Deadline::after(Some(Duration::ZERO)));
+        device.stop().unwrap();
         device
     });
     thread::sleep(Duration::from_millis(30));
@@ -135,6 +143,24 @@ fn a_stop_completes_the_current_request_only_and_closes_the_device() {
     assert_eq!((first.used_index(), log.closes.load(Ordering::SeqCst)), (1, 1));
     drop(device);
     assert_eq!(log.closes.load(Ordering::SeqCst), 1, "once");
+}
+
+#[test]
+fn a_device_that_cannot_continue_ends_the_run() {
+    let (memory, log) = (memory(), Arc::new(Log::default()));
+    // The test drops its end of the channel, and the device panics.
+    let (begun, has_begun) = mpsc::channel();
+    drop(has_begun);
+    let backend = Echo { log, begun: Some(begun), may_end: None, must_be_heard: true };
+    let mut device = Mmio::new(backend, memory.clone()).unwrap();
+    let stop_handle = begin_run(&mut device, Deadline::default());
+    let (mut first, _) = rings(&memory);
+    first.add(REQUEST);
+    start(&mut device, FEATURES, &[&first]);
+    assert!(soon(|| stop_handle.has_ended()));
+    let Some(Stop::HostFailed(why)) = stop_handle.reason() else { panic!() };
+    assert!(why.to_string().starts_with("virtio-echo cannot continue: its thread panicked"), "{why}");
+    assert!(device.stop().is_ok());
 }
 
 #[test]
@@ -182,7 +208,7 @@ fn a_console_behind_the_transport_receives_and_transmits() {
     let memory = memory();
     let input = ConsoleInput::new().unwrap();
     let (output, captured) = Output::captured();
-    let console = ConsoleDevice::new(output, input.clone(), |stop| panic!("{stop}"));
+    let console = ConsoleDevice::new(output, input.clone());
     let mut device = Mmio::new(console, memory.clone()).unwrap();
     let (mut receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
     input.push(b"early");
@@ -208,11 +234,9 @@ fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     let deadline = Deadline::after(Some(Duration::from_millis(100)));
     let output = Output::new(std::fs::File::from(std::os::fd::OwnedFd::from(pipe)), false);
     output.set_deadline(deadline.clone());
-    let (end, ended) = mpsc::channel();
-    let console =
-        ConsoleDevice::new(output, ConsoleInput::new().unwrap(), move |stop| end.send(stop).unwrap());
+    let console = ConsoleDevice::new(output, ConsoleInput::new().unwrap());
     let mut device = Mmio::new(console, memory.clone()).unwrap();
-    device.set_deadline(deadline);
+    let stop_handle = begin_run(&mut device, deadline);
     let (receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
     // More than fits into a pipe.
     transmit.add(&[Buffer(0x4_0000, 0x8_0000, false)]);
@@ -220,7 +244,7 @@ fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     thread::sleep(Duration::from_millis(20));
     let resetter = thread::spawn(move || write(&mut device, STATUS, 0));
     assert!(soon(|| resetter.is_finished()));
-    assert!(matches!(ended.recv_timeout(Duration::from_secs(10)), Ok(crate::exit::Stop::Timeout)));
+    assert!(soon(|| matches!(stop_handle.reason(), Some(Stop::Timeout))));
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! The image of a disk: a raw file or a block device with the content of the disk.
+//!
+//! An image is locked while a machine uses it (flock(2)): one machine may write it, or any number of machines may read
+//! it.
+
+use crate::error::Error;
+use crate::host::printable;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The size of a sector, in bytes: the unit of the protocol (virtio 1.2, section 5.2).
+pub const SECTOR: u64 = 512;
+
+/// An open and locked image.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    pub(crate) read_only: bool,
+    /// The size in bytes.
+    pub(crate) size: u64,
+}
+
+impl Image {
+    /// Opens and locks the image at `path`.
+    ///
+    /// # Errors
+    /// The image does not exist, cannot be used as a disk, or is in use by another machine. The message says what to
+    /// do.
+    pub(crate) fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Config(format!("the disk image {} {why}", printable(path)));
+        if path.as_os_str().is_empty() {
+            return Err(Error::Config("--disk needs a file name: give --disk FILE or --disk FILE,ro".into()));
+        }
+        let mut options = OpenOptions::new();
+        // O_NONBLOCK, because opening a pipe would wait for its writer. It has no effect on files.
+        options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK);
+        let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Error::host("opening a disk image")(error),
+            _ => refuse(refusal(&error, read_only)),
+        })?;
+        let failed = |error: io::Error| refuse(format!("cannot be used: {error}: choose another file"));
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() && !metadata.file_type().is_block_device() {
+            return Err(refuse(NOT_A_FILE.into()));
+        }
+        let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
+        match locked {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(refuse(
+                    "is in use by another machine: end that machine, or use a copy (machines can share an image only \
+                     if all of them use it read-only: FILE,ro)"
+                        .into(),
+                ));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(refuse(format!("cannot be locked: {error}: move it to another file system")));
+            }
+        }
+        // For a block device the metadata has no size, so seek to the end.
+        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let whole = size.next_multiple_of(SECTOR);
+        if size == 0 {
+            return Err(refuse("is empty: give it a size (truncate -s 64M FILE)".into()));
+        }
+        if size != whole {
+            return Err(refuse(format!(
+                "has a size of {size}, which is not a multiple of {SECTOR} bytes: pad it (truncate -s {whole} FILE)"
+            )));
+        }
+        Ok(Self { file, path: path.to_owned(), read_only, size })
+    }
+}
+
+const NOT_A_FILE: &str = "is neither a file nor a block device: give a raw image";
+
+/// The reason why an image cannot be opened, and what to do.
+fn refusal(error: &io::Error, read_only: bool) -> String {
+    use io::ErrorKind::{self, IsADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    match error.kind() {
+        NotFound => "does not exist: create it (truncate -s 64M FILE), or correct the path".into(),
+        IsADirectory => NOT_A_FILE.into(),
+        PermissionDenied | ReadOnlyFilesystem if !read_only => {
+            format!("cannot be written: {error}: use it read-only (FILE,ro), or allow writing (chmod u+w)")
+        }
+        ErrorKind::ExecutableFileBusy => "is a running program: use a copy".into(),
+        // The error of opening a socket.
+        _ if error.raw_os_error() == Some(libc::ENXIO) => NOT_A_FILE.into(),
+        _ => format!("cannot be opened: {error}: allow this user to read it (ls -l)"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
