@@ -24,7 +24,8 @@ pub(super) struct MeasureArgs {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// Number of exits in the trace, 1 to 4194304; each takes 88 bytes of memory per vCPU
+    /// Number of exits in the trace, 1 to 4194304 divided by the number of vCPUs; each takes 88 bytes of memory per
+    /// vCPU
     #[arg(long, value_name = "N", default_value_t = TRACE_EXITS, requires = "trace", value_parser = parse_exits)]
     trace_exits: usize,
 

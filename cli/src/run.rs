@@ -73,21 +73,23 @@ fn output(last_byte: Arc<AtomicU8>) -> Result<Output, Error> {
 /// It cannot be opened.
 pub fn input(path: Option<&Path>) -> Result<Input, Error> {
     let file = match path {
-        // Without O_NONBLOCK, opening a pipe waits for a writer, and the guest may never read its input.
-        Some(path) => {
-            File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
-                Error::Config(format!(
-                    "cannot open {} for --input: {error}: give a file that can be read",
-                    printable(path)
-                ))
-            })?
-        }
+        Some(path) => open_input(path).map_err(|error| {
+            let path = printable(path);
+            Error::Config(format!("cannot open {path} for --input: {error}: give a file that can be read"))
+        })?,
         None => {
             let stdin = io::stdin().as_fd().try_clone_to_owned();
             stdin.map_err(|source| Error::Host { operation: "opening standard input", source })?.into()
         }
     };
     Ok(Input::new(file))
+}
+
+fn open_input(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a pipe waits for a writer, and the guest may never read its input.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    // A directory can be opened, but not read.
+    if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
 }
 
 fn run(arguments: &RunArgs, output: Output) -> Result<(String, Report), Error> {
@@ -149,6 +151,10 @@ fn cpuid_changes(arguments: &RunArgs) -> impl Iterator<Item = CpuidOverride> {
 fn shows_cpuid(arguments: &RunArgs, target: &RunTarget) -> Result<bool, Error> {
     let base = arguments.cpuid.iter().rev().find(|cpuid| !matches!(cpuid, CpuidArg::Change(_)));
     let cpus = arguments.cpus.or(target.embedded.map(|guest| guest.cpus)).unwrap_or(1);
+    if [CpuidArg::Host, CpuidArg::None].iter().all(|cpuid| arguments.cpuid.contains(cpuid)) {
+        let what = "--cpuid host and --cpuid none contradict each other: give only one of them";
+        return Err(Error::Config(what.into()));
+    }
     match (base, target.embedded) {
         (Some(CpuidArg::None), _) if cpuid_changes(arguments).next().is_some() => Err(Error::Config(
             "--cpuid none excludes changes to CPUID: leave out --cpuid none, or the changes".into(),
