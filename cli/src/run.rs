@@ -50,13 +50,12 @@ pub fn run_and_report(
     if last_byte.load(Ordering::Relaxed) != b'\n' && stdout_is_stderr() {
         print_stderr("\n");
     }
-    let saved = arguments.capture(&name, &report);
     let mut text = summary::first_line(&name, &report);
     if !arguments.quiet {
-        text += &summary::details(&report, saved.as_ref());
+        text += &summary::details(&report);
     }
     print_stderr(&text);
-    files.write(&name, &report, saved, status::of_report(&report))
+    files.write(&name, &report, status::of_report(&report))
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
