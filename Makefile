@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz testbed-linux setup clean
+.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz testbed-linux setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -24,15 +24,30 @@ polling: setup ## Run the SIMVIRTIO guest with polling over shared memory instea
 
 TRIPLE := x86_64-unknown-linux-gnu
 
+# Succeeds if the static C library is installed. gcc prints only the name of a file that it does not find.
+HAS_STATIC_LIBC = case $$(gcc -print-file-name=libc.a) in */*) ;; *) false;; esac
+
 # Static linking is not the default: the tests simulate host errors with a preloaded library, which works only in a
 # dynamic program, and a static C library is not installed everywhere. Without --target, cargo would apply the flag to
 # procedural macros too, which must be dynamic.
 static: setup ## Build target/release/vmm-static: statically linked, starts faster
-	@case $$(gcc -print-file-name=libc.a) in */*) ;; *) \
-		echo "make: the static C library (libc.a) is missing: install libc6-dev (Debian) or glibc-static (Fedora)" >&2; exit 1;; esac
+	@$(HAS_STATIC_LIBC) || { \
+		echo "make: the static C library (libc.a) is missing: install libc6-dev (Debian) or glibc-static (Fedora)" >&2; exit 1; }
 	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" \
 		$(CARGO) build $(LOCKED) --release --package cli --target $(TRIPLE)
 	@mkdir -p $(TARGET)/release && cp $(TARGET)/$(TRIPLE)/release/vmm $(TARGET)/release/vmm-static
+
+PREFIX = /usr/local
+BIN = $(DESTDIR)$(PREFIX)/bin
+
+# The static program starts faster and runs on every distribution, so it is the one to package.
+install: setup ## Install the program, static if libc.a is there (PREFIX=/usr/local, DESTDIR=)
+	@if $(HAS_STATIC_LIBC); then \
+		$(MAKE) --no-print-directory static && program=vmm-static kind="statically linked"; \
+	else \
+		$(CARGO) build $(LOCKED) --release && program=vmm kind="dynamically linked, because libc.a is missing"; \
+	fi && install -d "$(BIN)" && install -m 755 $(TARGET)/release/$$program "$(BIN)/vmm" && \
+		echo "make: installed $(BIN)/vmm ($$kind)" >&2
 
 test: setup ## Run all tests and print the grades
 	@$(CARGO) build $(LOCKED) --release
@@ -108,10 +123,16 @@ testbed-linux: setup ## Run the part of make testbed that boots Linux
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 PLOT = $(if $(SAVE),docs/img/bench.svg,$(TARGET)/bench/bench.svg)
 
-bench: setup qemu ## Measure costs, compared with bare programs and QEMU; 4 minutes (ROUNDS=n, ONLY=name, SAVE=1)
-	@$(CARGO) build $(LOCKED) --release
+# What the chosen measurements need. The others need only the program `bench`.
+BENCH_PARTS = $(or $(ONLY),exits cold again echo scale size qemu)
+BENCH_NEEDS_VMM = $(filter cold scale size qemu,$(BENCH_PARTS))
+BENCH_NEEDS_STATIC = $(filter cold,$(BENCH_PARTS))
+BENCH_NEEDS_QEMU = $(filter size qemu,$(BENCH_PARTS))
+
+bench: setup $(if $(BENCH_NEEDS_QEMU),qemu) ## Measure costs, compared with bare programs and QEMU; 4 minutes (ROUNDS=n, ONLY=name, SAVE=1)
 	@$(CARGO) build $(LOCKED) --release -p bench
-	@$(MAKE) --no-print-directory static || echo "make: measuring cold starts without the static program" >&2
+	@$(if $(BENCH_NEEDS_VMM),$(CARGO) build $(LOCKED) --release)
+	@$(if $(BENCH_NEEDS_STATIC),$(MAKE) --no-print-directory static || echo "make: measuring cold starts without the static program" >&2)
 	@$(TARGET)/release/bench --json $(TARGET)/bench/results.json --svg $(PLOT) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(ONLY:%=--only %)
 	@echo "make: wrote the plot to $(PLOT) and the numbers to $(TARGET)/bench/results.json" >&2

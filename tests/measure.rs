@@ -206,6 +206,15 @@ fn last_exits() {
     let refused = |exits| Machine::builder(image.clone()).trace(Some(exits)).build().unwrap_err().to_string();
     assert!(refused(0).contains("--trace-exits must be 1 to 4194304, not 0"));
     assert!(refused((1 << 22) + 1).contains("4194305"));
+    // The limit is for all vCPUs together.
+    let on = |cpus, exits| Machine::builder(image.clone()).cpus(cpus).trace(Some(exits)).build().map(drop);
+    on(32, 1 << 17).unwrap();
+    on(3, (1 << 22) / 3).unwrap();
+    assert_eq!(
+        on(32, (1 << 17) + 1).unwrap_err().to_string(),
+        "--trace-exits must be 1 to 131072 with 32 vCPUs, not 131073"
+    );
+    assert!(on(3, (1 << 22) / 3 + 1).is_err());
 }
 
 fn million_addresses() {

@@ -24,8 +24,10 @@ mod table;
 
 use clap::Parser;
 use host::Host;
+use qemu::Qemu;
 use results::Results;
 use row::Row;
+use std::cell::OnceCell;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -46,8 +48,8 @@ const INTERRUPTED: u8 = 117;
 struct Context {
     /// The `vmm` program to measure.
     vmm: PathBuf,
-    /// The QEMU program, if it is installed.
-    qemu: Option<PathBuf>,
+    /// QEMU, once a measurement has asked for it, or the reason why it does not run here.
+    qemu: OnceCell<Result<Qemu, String>>,
 }
 
 impl Context {
@@ -62,14 +64,40 @@ impl Context {
         })
     }
 
-    /// Returns the QEMU program.
+    /// Runs a measurement that compares with QEMU. If QEMU does not run here, or fails, it runs without QEMU, and the result
+    /// says so.
     ///
     /// # Errors
-    /// QEMU is not installed.
-    fn qemu(&self) -> Result<&Path, String> {
-        let missing =
-            || format!("{} is not in PATH: install it (apt-get install qemu-system-x86)", qemu::PROGRAM);
-        self.qemu.as_deref().ok_or_else(missing)
+    /// The measurement fails without QEMU, too.
+    fn beside_qemu(
+        &self,
+        run: impl Fn(&Path, Option<&Qemu>) -> Result<Vec<Row>, String>,
+    ) -> Result<Measured, String> {
+        let vmm = self.vmm()?;
+        let why = match self.qemu.get_or_init(Qemu::find) {
+            Err(why) => why.clone(),
+            Ok(qemu) => match run(vmm, Some(qemu)) {
+                Ok(rows) => return Ok(rows.into()),
+                Err(why) => why,
+            },
+        };
+        if vmm::host::interrupted() {
+            return Err(why);
+        }
+        Ok(Measured { rows: run(vmm, None)?, without_qemu: Some(why) })
+    }
+}
+
+/// The result of a measurement.
+struct Measured {
+    rows: Vec<Row>,
+    /// The reason why the rows lack the side of QEMU.
+    without_qemu: Option<String>,
+}
+
+impl From<Vec<Row>> for Measured {
+    fn from(rows: Vec<Row>) -> Self {
+        Self { rows, without_qemu: None }
     }
 }
 
@@ -79,7 +107,7 @@ struct Measurement {
     about: &'static str,
     /// The number of rounds without `--rounds`.
     rounds: usize,
-    run: fn(&Context, usize) -> Result<Vec<Row>, String>,
+    run: fn(&Context, usize) -> Result<Measured, String>,
 }
 
 /// All measurements, in the order of the results table.
@@ -88,43 +116,43 @@ const MEASUREMENTS: &[Measurement] = &[
         name: "exits",
         about: "the cost of an exit, including the device access, compared with a bare KVM_RUN loop",
         rounds: 120,
-        run: |_, rounds| exits::run(rounds),
+        run: |_, rounds| exits::run(rounds).map(Measured::from),
     },
     Measurement {
         name: "cold",
         about: "a whole run of vmm with a tiny guest, compared with a bare program",
         rounds: 150,
-        run: |context, rounds| cold::run(rounds, context.vmm()?),
+        run: |context, rounds| cold::run(rounds, context.vmm()?).map(Measured::from),
     },
     Measurement {
         name: "again",
         about: "a tiny guest that runs again and again in one VM, compared with a bare loop",
         rounds: 30,
-        run: |_, rounds| again::run(rounds),
+        run: |_, rounds| again::run(rounds).map(Measured::from),
     },
     Measurement {
         name: "echo",
         about: "one byte to the device and back by polling, from ring 3, compared with a bare poller",
         rounds: 20,
-        run: |_, rounds| echo::run(rounds),
+        run: |_, rounds| echo::run(rounds).map(Measured::from),
     },
     Measurement {
         name: "scale",
         about: "1 to 1000 VMs alive in one process, compared with a bare program",
         rounds: 5,
-        run: |context, rounds| scale::run(rounds, context.vmm()?),
+        run: |context, rounds| scale::run(rounds, context.vmm()?).map(Measured::from),
     },
     Measurement {
         name: "size",
         about: "the peak RSS of a run and the size of the program, compared with QEMU",
         rounds: 5,
-        run: |context, rounds| size::run(rounds, context.vmm()?, context.qemu.as_deref()),
+        run: |context, rounds| context.beside_qemu(|vmm, qemu| size::run(rounds, vmm, qemu)),
     },
     Measurement {
         name: "qemu",
         about: "the same guests under QEMU's microvm: a whole run, and the cost per exit",
         rounds: 15,
-        run: |context, rounds| qemu::run(rounds, context.vmm()?, context.qemu()?),
+        run: |context, rounds| context.beside_qemu(|vmm, qemu| qemu::run(rounds, vmm, qemu)),
     },
 ];
 
@@ -171,11 +199,24 @@ fn main() -> ExitCode {
         }
     };
     let (text, status) = if arguments.list { (list(), 0) } else { measure(&arguments) };
-    let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-    if let Err(error) = written {
-        return report_error(&format!("cannot write standard output: {error}")).into();
+    match print(&text) {
+        // The reader has closed the pipe, so it wants no more.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            report_error(&format!("cannot write standard output: {error}")).into()
+        }
+        _ => status.into(),
     }
-    status.into()
+}
+
+/// Prints a text on stdout.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+}
+
+/// Prints a line on stderr. An error is ignored: the exit status still reports a failure.
+fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "bench: {line}");
 }
 
 fn list() -> String {
@@ -183,9 +224,27 @@ fn list() -> String {
     MEASUREMENTS.iter().map(line).collect()
 }
 
+/// Checks the names of the result files, before the measurements take their time.
+///
+/// # Errors
+/// One of them is a directory, or both are the same.
+fn check_files(arguments: &Arguments) -> Result<(), String> {
+    for path in [&arguments.json, &arguments.svg].into_iter().flatten().filter(|path| path.is_dir()) {
+        let path = vmm::host::printable(path);
+        return Err(format!("cannot write {path}: it is a directory: give the name of a file"));
+    }
+    match (&arguments.json, &arguments.svg) {
+        (Some(json), Some(svg)) if json == svg => {
+            let path = vmm::host::printable(json);
+            Err(format!("--json and --svg write the same file, {path}: give two different files"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints an error and returns its exit status.
 fn report_error(message: &str) -> u8 {
-    eprintln!("bench: error: {message}");
+    note(&format!("error: {message}"));
     HOST_ERROR
 }
 
@@ -197,6 +256,10 @@ fn try_guest() -> Result<(), vmm::Error> {
 
 /// Runs the measurements that the user asked for. Returns the tables and the exit status.
 fn measure(arguments: &Arguments) -> (String, u8) {
+    if let Err(error) = check_files(arguments) {
+        report_error(&error);
+        return (String::new(), USAGE);
+    }
     if let Err(error) = try_guest() {
         return (String::new(), report_error(&error.to_string()));
     }
@@ -204,7 +267,9 @@ fn measure(arguments: &Arguments) -> (String, u8) {
     let results = Arc::new(Mutex::new(Results { host: Host::this(), ..Default::default() }));
     sys::start_watchdog({
         let results = results.clone();
-        move || print!("{}", table::markdown(&lock(&results)))
+        move || {
+            let _ = print(&table::markdown(&lock(&results)));
+        }
     });
     run_measurements(arguments, &results);
     let results = lock(&results).clone();
@@ -223,28 +288,28 @@ fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
 /// Runs the measurements, and adds each one's rows to `results` at its end.
 fn run_measurements(arguments: &Arguments, results: &Mutex<Results>) {
     let default_vmm = std::env::current_exe().unwrap_or_default().with_file_name("vmm");
-    let context = Context { vmm: arguments.vmm.clone().unwrap_or(default_vmm), qemu: qemu::find() };
+    let context = Context { vmm: arguments.vmm.clone().unwrap_or(default_vmm), qemu: OnceCell::new() };
     let wanted =
         |one: &&Measurement| arguments.only.is_empty() || arguments.only.iter().any(|name| name == one.name);
     for one in MEASUREMENTS.iter().filter(wanted) {
         let rounds = arguments.rounds.map_or(one.rounds, |rounds| rounds as usize);
-        eprintln!("bench: {}: {} ({rounds} rounds)", one.name, one.about);
+        note(&format!("{}: {} ({rounds} rounds)", one.name, one.about));
         let start = Instant::now();
         let outcome = (one.run)(&context, rounds);
         let mut results = lock(results);
         match outcome {
-            Ok(rows) => results.add(rows),
-            Err(_) if vmm::host::interrupted() => {}
-            Err(why) => {
-                eprintln!("bench: {}: not measured: {why}", one.name);
-                results.skipped.push((one.name.into(), why));
+            Ok(Measured { rows, without_qemu }) => {
+                results.add(rows);
+                results.skip(without_qemu.map(|why| (format!("QEMU's side of {}", one.name), why)));
             }
+            Err(_) if vmm::host::interrupted() => {}
+            Err(why) => results.skip(Some((one.name.into(), why))),
         }
         if vmm::host::interrupted() {
             results.interrupted = true;
             break;
         }
-        eprintln!("bench: {}: done in {:.0} s", one.name, start.elapsed().as_secs_f64());
+        note(&format!("{}: done in {:.0} s", one.name, start.elapsed().as_secs_f64()));
     }
 }
 

@@ -23,20 +23,58 @@ const SIMVIRTIO: u32 = 0x10_0000;
 /// The number of passes of a guest's loop, which makes 19,200 exits.
 const PASSES: u32 = 300;
 
-/// Finds QEMU in PATH.
-pub fn find() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(PROGRAM)).find(|program| program.is_file())
+/// The CPU models, the best first. With some kernels KVM offers MSR 0x10a (IA32_ARCH_CAPABILITIES) on a host that lacks it,
+/// and QEMU aborts when it sets this MSR.
+const CPU_MODELS: [&str; 3] = ["host", "host,-arch-capabilities", "qemu64"];
+
+/// The QEMU program, and a CPU model with which it runs on this host.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    cpu: &'static str,
+}
+
+impl Qemu {
+    /// Finds QEMU in PATH, and tries each CPU model once with a guest that ends at once.
+    ///
+    /// # Errors
+    /// QEMU is not installed, or runs the guest with no CPU model.
+    pub fn find() -> Result<Self, String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let program = std::env::split_paths(&path)
+            .map(|folder| folder.join(PROGRAM))
+            .find(|program| program.is_file())
+            .ok_or_else(|| {
+                format!("{PROGRAM} is not in PATH: install it (apt-get install qemu-system-x86)")
+            })?;
+        let scratch = Scratch::new()?;
+        let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::console_guest(0)))?;
+        let mut first_error = None;
+        for cpu in CPU_MODELS {
+            let qemu = Self { program: program.clone(), cpu };
+            let tried = measure(&qemu_candidate(&qemu, firmware.clone()));
+            match tried {
+                Ok(_) => return Ok(qemu),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.unwrap_or_default())
+    }
+
+    /// Returns the path of the program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
 }
 
 /// Returns the command for a minimal microvm that runs a firmware image.
-pub fn qemu_command(qemu: &Path, firmware: &Path) -> Command {
-    let mut command = Command::new(qemu);
+pub fn qemu_command(qemu: &Qemu, firmware: &Path) -> Command {
+    let mut command = Command::new(&qemu.program);
     command
         .args(["-M", "microvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=off", "-accel", "kvm"])
         .args([
             "-cpu",
-            "host",
+            qemu.cpu,
             "-m",
             "16",
             "-nodefaults",
@@ -69,12 +107,12 @@ fn vmm_command(vmm: &Path, image: &Path, mode: &str) -> Command {
 }
 
 /// A command line, and the exit status that it must end with.
-struct Candidate {
-    command: Box<dyn Fn() -> Command>,
+struct Candidate<'a> {
+    command: Box<dyn Fn() -> Command + 'a>,
     status: i32,
 }
 
-fn measure(candidate: &Candidate) -> Result<Cost, String> {
+fn measure(candidate: &Candidate<'_>) -> Result<Cost, String> {
     let mut command = (candidate.command)();
     let ran = sys::run(command.stderr(Stdio::null()))?;
     if ran.status.code() == Some(candidate.status) {
@@ -86,35 +124,45 @@ fn measure(candidate: &Candidate) -> Result<Cost, String> {
     Err(format!("{command:?} ended with {}: {message}", ran.status))
 }
 
-/// Measures `rounds` runs of each guest under both programs.
+/// Measures `rounds` runs of each guest under both programs, or without `qemu` only under `vmm`.
 ///
 /// # Errors
 /// A program could not run, or ended with the wrong status.
-pub fn run(rounds: usize, vmm: &Path, qemu: &Path) -> Result<Vec<Row>, String> {
+pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Qemu>) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let mut candidates = Vec::new();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for (name, passes) in [("none", 0), ("many", PASSES)] {
         let console = loops::console_guest(passes);
         let image = scratch.file(&format!("console-{name}.bin"), &console)?;
         let firmware = scratch.file(&format!("console-{name}.fw"), &loops::firmware(&console))?;
-        candidates.push(vmm_candidate(vmm, image, "@0x1000:16"));
-        candidates.push(qemu_candidate(qemu, firmware));
+        ours.push(vmm_candidate(vmm, image, "@0x1000:16"));
+        theirs.extend(qemu.map(|qemu| qemu_candidate(qemu, firmware)));
         let image = scratch.file(&format!("reads-{name}.bin"), &loops::register_guest(SIMVIRTIO, passes))?;
         let code = loops::register_guest(VIRTIO, passes);
         let firmware = scratch.file(&format!("reads-{name}.fw"), &loops::firmware32(&code))?;
-        candidates.push(vmm_candidate(vmm, image, "@0x1000:32"));
-        candidates.push(qemu_candidate(qemu, firmware));
+        ours.push(vmm_candidate(vmm, image, "@0x1000:32"));
+        theirs.extend(qemu.map(|qemu| qemu_candidate(qemu, firmware)));
     }
+    let count = ours.len();
+    let candidates: Vec<_> = ours.into_iter().chain(theirs).collect();
     let costs = interleave(rounds, &candidates, measure)?;
-    let costs_of = |index: usize| costs.get(index).map_or(&[][..], Vec::as_slice);
-    // The indices are in the order in which the loop above adds the candidates.
-    let per_exit = |none: usize, many: usize| -> Vec<Cost> {
+    let (ours, theirs) = costs.split_at_checked(count).unwrap_or_default();
+    Ok(rows(ours, theirs))
+}
+
+/// Returns the rows. Both sides have the costs of four guests: the console and the register guest without exits, and the
+/// same with many exits. The other side may be empty.
+fn rows(ours: &[Vec<Cost>], theirs: &[Vec<Cost>]) -> Vec<Row> {
+    fn costs_of(side: &[Vec<Cost>], guest: usize) -> &[Cost] {
+        side.get(guest).map_or(&[], Vec::as_slice)
+    }
+    let per_exit = |side, none: usize, many: usize| -> Vec<Cost> {
         let exits = f64::from(PASSES * UNROLLED);
         let difference = |(none, many): (&Cost, &Cost)| Cost {
             cpu: (many.cpu - none.cpu) / exits,
             wall: (many.wall - none.wall) / exits,
         };
-        costs_of(none).iter().zip(costs_of(many)).map(difference).collect()
+        costs_of(side, none).iter().zip(costs_of(side, many)).map(difference).collect()
     };
     let row = |id: &str, title: &str, how, ours: &[Cost], theirs: &[Cost]| Row {
         id: id.into(),
@@ -129,25 +177,36 @@ pub fn run(rounds: usize, vmm: &Path, qemu: &Path) -> Result<Vec<Row>, String> {
     };
     let of_process = "CPU time of the whole process";
     let of_exit = "CPU time of the process with 19,200 exits minus that with none, per exit";
-    Ok(vec![
-        row("qemu-start", "whole run of a guest that ends at once", of_process, costs_of(0), costs_of(1)),
+    vec![
+        row(
+            "qemu-start",
+            "whole run of a guest that ends at once",
+            of_process,
+            costs_of(ours, 0),
+            costs_of(theirs, 0),
+        ),
         row(
             "qemu-console",
             "write of a byte to the debug console",
             of_exit,
-            &per_exit(0, 4),
-            &per_exit(1, 5),
+            &per_exit(ours, 0, 2),
+            &per_exit(theirs, 0, 2),
         ),
-        row("qemu-register", "read of a device register", of_exit, &per_exit(2, 6), &per_exit(3, 7)),
-    ])
+        row(
+            "qemu-register",
+            "read of a device register",
+            of_exit,
+            &per_exit(ours, 1, 3),
+            &per_exit(theirs, 1, 3),
+        ),
+    ]
 }
 
-fn vmm_candidate(vmm: &Path, image: PathBuf, mode: &'static str) -> Candidate {
+fn vmm_candidate(vmm: &Path, image: PathBuf, mode: &'static str) -> Candidate<'static> {
     let vmm = vmm.to_owned();
     Candidate { command: Box::new(move || vmm_command(&vmm, &image, mode)), status: 0 }
 }
 
-fn qemu_candidate(qemu: &Path, firmware: PathBuf) -> Candidate {
-    let qemu = qemu.to_owned();
-    Candidate { command: Box::new(move || qemu_command(&qemu, &firmware)), status: EXIT_STATUS }
+fn qemu_candidate(qemu: &Qemu, firmware: PathBuf) -> Candidate<'_> {
+    Candidate { command: Box::new(move || qemu_command(qemu, &firmware)), status: EXIT_STATUS }
 }

@@ -14,7 +14,7 @@ pub struct Results {
     pub host: Host,
     /// The rows, in the order of the measurements.
     pub rows: Vec<Row>,
-    /// The name of each measurement that failed, and the reason.
+    /// The name of each measurement, or side of a measurement, that failed, and the reason.
     pub skipped: Vec<(String, String)>,
     /// True if the user interrupted the run before its end.
     pub interrupted: bool,
@@ -24,6 +24,14 @@ impl Results {
     /// Adds the rows that have numbers.
     pub fn add(&mut self, rows: Vec<Row>) {
         self.rows.extend(rows.into_iter().filter(|row| !row.pair.ours.is_empty()));
+    }
+
+    /// Notes what was not measured, and the reason, if there is one. Prints it on stderr.
+    pub fn skip(&mut self, skipped: Option<(String, String)>) {
+        if let Some((what, why)) = skipped {
+            crate::note(&format!("{what}: not measured: {why}"));
+            self.skipped.push((what, why));
+        }
     }
 
     /// Returns the results as JSON.

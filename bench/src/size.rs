@@ -1,7 +1,7 @@
 //! The peak memory of a run and the size of the program, compared with QEMU.
 
 use crate::loops;
-use crate::qemu;
+use crate::qemu::{self, Qemu};
 use crate::row::{Baseline, Goal, Pair, Row, Unit};
 use crate::scratch::Scratch;
 use crate::sys;
@@ -12,13 +12,13 @@ use std::process::{Command, Stdio};
 /// The goal for both rows: 3 MB.
 const LIMIT: f64 = 3e6;
 
-/// Measures `rounds` runs of `vmm`, and of QEMU if it is installed, and the sizes of both programs.
+/// Measures `rounds` runs of `vmm`, and of QEMU if it runs here, and the sizes of both programs.
 ///
 /// # Errors
 /// A program could not run or ended with the wrong status, or a file could not be read.
-pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Vec<Row>, String> {
+pub fn run(rounds: usize, vmm: &Path, qemu: Option<&Qemu>) -> Result<Vec<Row>, String> {
     let memory = peak_memory(rounds, vmm, qemu)?;
-    let other_size = qemu.map(file_size).transpose()?;
+    let other_size = qemu.map(|qemu| file_size(qemu.program())).transpose()?;
     let size = Pair { ours: vec![file_size(vmm)?], other: other_size.into_iter().collect() };
     // The goal is for the worst run.
     let most = memory.ours.iter().copied().reduce(f64::max);
@@ -60,7 +60,7 @@ fn row(id: &str, title: &str, how: &'static str, pair: Pair, what: &'static str,
 }
 
 /// Returns the peak memory of `rounds` runs of both programs.
-fn peak_memory(rounds: usize, vmm: &Path, qemu: Option<&Path>) -> Result<Pair, String> {
+fn peak_memory(rounds: usize, vmm: &Path, qemu: Option<&Qemu>) -> Result<Pair, String> {
     let scratch = Scratch::new()?;
     let firmware = scratch.file("tiny.fw", &loops::firmware(&loops::console_guest(0)))?;
     let mut memory = Pair::default();

@@ -68,11 +68,11 @@ pub fn start_watchdog(before_exit: impl Fn() + Send + 'static) {
                 seen = (steps, Instant::now());
             } else if seen.1.elapsed() > STEP_LIMIT {
                 kill_child();
-                eprintln!(
-                    "bench: a step exceeds its limit of {} s ({:.0} s after the start): the run ends here",
+                crate::note(&format!(
+                    "a step exceeds its limit of {} s ({:.0} s after the start): the run ends here",
                     STEP_LIMIT.as_secs(),
                     started.elapsed().as_secs_f64()
-                );
+                ));
                 before_exit();
                 std::process::exit(114);
             }

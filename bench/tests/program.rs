@@ -8,6 +8,8 @@ mod kvm;
 use kvm::{kvm_test, plain_test, unusable};
 use libtest_mimic::Arguments;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
 fn main() -> ExitCode {
@@ -17,6 +19,9 @@ fn main() -> ExitCode {
         plain_test("a_host_without_kvm_is_status_115_and_one_line", host_without_kvm),
         kvm_test("one_round_of_exits_gives_all_rows_a_picture_and_json", one_round),
         kvm_test("a_missing_program_is_reported_and_left_out", missing_program),
+        kvm_test("without_a_running_qemu_only_its_side_is_left_out", crashing_qemu),
+        kvm_test("a_cpu_model_that_crashes_qemu_is_replaced", other_cpu_model),
+        plain_test("a_reader_may_close_the_pipe", closed_pipe),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -39,7 +44,13 @@ fn list() {
 }
 
 fn usage() {
-    for wrong in [&["--only", "nothing"][..], &["--rounds", "0"], &["--frobnicate"]] {
+    for wrong in [
+        &["--only", "nothing"][..],
+        &["--rounds", "0"],
+        &["--frobnicate"],
+        &["--json", "/"],
+        &["--json", "a", "--svg", "a"],
+    ] {
         let refused = bench(wrong);
         assert_eq!(refused.status.code(), Some(110), "{wrong:?}: {}", text(&refused.stderr));
     }
@@ -85,4 +96,64 @@ fn missing_program() {
     let (stderr, table) = (text(&ran.stderr), text(&ran.stdout));
     assert!(stderr.contains("size: not measured: /no/such/vmm does not exist: run cargo build"), "{stderr}");
     assert!(table.contains("Not measured: size: /no/such/vmm does not exist"), "{table}");
+}
+
+/// Runs one round of `size` and `qemu` with a shell script as QEMU. Returns what it printed on stderr, and the JSON.
+fn with_qemu(script: &str) -> (String, serde_json::Value) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let qemu = folder.path().join("qemu-system-x86_64");
+    fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).expect("written");
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).expect("executable");
+    let json = folder.path().join("results.json");
+    let vmm = Path::new(env!("CARGO_BIN_EXE_bench")).with_file_name("vmm");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    command.args(["--only", "size", "--only", "qemu", "--rounds", "1", "--json"]).arg(&json);
+    command.arg("--vmm").arg(vmm).env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()));
+    let ran = command.output().expect("it starts");
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let results = serde_json::from_slice(&fs::read(&json).expect("written")).expect("JSON");
+    (text(&ran.stderr), results)
+}
+
+const QEMU_ROWS: [&str; 5] = ["peak-memory", "program-size", "qemu-start", "qemu-console", "qemu-register"];
+
+/// Like QEMU on some AMD hosts.
+fn crashing_qemu() {
+    let (stderr, results) = with_qemu("echo \"failed to set MSR 0x10a\" >&2; kill -ABRT $$");
+    let rows = results["rows"].as_array().expect("rows");
+    let ids: Vec<_> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
+    assert_eq!(ids, QEMU_ROWS, "{stderr}");
+    for row in rows {
+        assert!(row["measured"]["ours"]["median"].is_number(), "{row}");
+        assert!(row["measured"]["other"].is_null() && row["other"].is_null(), "{row}");
+    }
+    for (skipped, name) in results["skipped"].as_array().expect("a list").iter().zip(["size", "qemu"]) {
+        assert_eq!(skipped["what"], format!("QEMU's side of {name}"));
+        let why = skipped["why"].as_str().expect("a reason");
+        assert!(why.contains("signal: 6") && why.contains("failed to set MSR 0x10a"), "{why}");
+    }
+    assert!(stderr.contains("QEMU's side of size: not measured: "), "{stderr}");
+}
+
+/// The script ends like a guest that writes 0 to isa-debug-exit, except with the model `host`.
+fn other_cpu_model() {
+    let (stderr, results) =
+        with_qemu("case \"$*\" in *\"-cpu host -m\"*) kill -ABRT $$;; esac\n[ \"$1\" = -M ] && exit 1");
+    let rows = results["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), QEMU_ROWS.len(), "{stderr}");
+    assert!(rows.iter().all(|row| row["measured"]["other"]["median"].is_number()), "{rows:?}");
+    assert_eq!(results["skipped"], serde_json::json!([]));
+}
+
+fn closed_pipe() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let ran = command
+        .arg("--list")
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .expect("it starts");
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
 }

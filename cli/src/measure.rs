@@ -24,7 +24,8 @@ pub(super) struct MeasureArgs {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// Number of exits in the trace, 1 to 4194304; each takes 88 bytes of memory per vCPU
+    /// Number of exits in the trace, 1 to 4194304 divided by the number of vCPUs; each takes 88 bytes of memory per
+    /// vCPU
     #[arg(long, value_name = "N", default_value_t = TRACE_EXITS, requires = "trace", value_parser = parse_exits)]
     trace_exits: usize,
 
@@ -70,14 +71,6 @@ impl MeasureArgs {
         let kernel_counters = profile && (!self.quiet || self.profile.is_some());
         builder.profile(profile).trace(trace).kernel_counters(kernel_counters)
     }
-
-    /// Returns the profile of a run, if exits were counted, and the summary or `--profile` needs it.
-    pub fn capture(&self, name: &str, report: &Report) -> Option<SavedProfile> {
-        if self.quiet && self.profile.is_none() {
-            return None;
-        }
-        SavedProfile::capture(name, &summary::ending(report), report)
-    }
 }
 
 /// The result files of a run. They are opened before the run, so that a wrong path is reported before it.
@@ -118,13 +111,12 @@ impl<'a> ResultFiles<'a> {
         Ok(Self { arguments, profile, trace })
     }
 
-    /// Writes the files for a run of the guest with this name; `saved` is its profile. Prints each file on stderr, or why
-    /// it could not be written. Returns `status`; if that is 0 and a file is missing, returns the status of a host error.
-    pub fn write(self, name: &str, report: &Report, saved: Option<SavedProfile>, status: u8) -> u8 {
+    /// Writes the files for a run of the guest with this name. Prints each file on stderr, or why it could not be written. Returns `status`; if that is 0 and a file is missing, returns the status of a host error.
+    pub fn write(self, name: &str, report: &Report, status: u8) -> u8 {
         let mut failures = Vec::new();
         let mut done = Vec::new();
         if let (Some(to), Some(file)) = (self.profile, &self.arguments.profile) {
-            match write_profile(saved, to) {
+            match write_profile(SavedProfile::capture(name, &summary::ending(report), report), to) {
                 Err(failure) => failures.push(failure),
                 Ok(()) => {
                     done.push(format!("wrote the profile: `vmm report {}` shows it", printable(&file.0)));

@@ -58,13 +58,12 @@ pub fn run_and_report(
     if last_byte.load(Ordering::Relaxed) != b'\n' && stdout_is_stderr() {
         print_stderr("\n");
     }
-    let saved = arguments.capture(&name, &report);
     let mut text = summary::first_line(&name, &report);
     if !arguments.quiet {
-        text += &summary::details(&report, saved.as_ref());
+        text += &summary::details(&report);
     }
     print_stderr(&text);
-    files.write(&name, &report, saved, status::of_report(&report))
+    files.write(&name, &report, status::of_report(&report))
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
@@ -82,24 +81,26 @@ fn output(last_byte: Arc<AtomicU8>) -> Result<GuestText, Error> {
 /// It cannot be opened.
 pub fn input(path: Option<&Path>) -> Result<Input, Error> {
     let file = match path {
-        // Without O_NONBLOCK, opening a pipe waits for a writer, and the guest may never read its input.
-        Some(path) => {
-            File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
-                match is_shortage(&error) {
-                    true => Error::Read { path: printable(path), source: error },
-                    false => Error::Config(format!(
-                        "cannot open {} for --input: {error}: give a file that can be read",
-                        printable(path)
-                    )),
-                }
-            })?
-        }
+        Some(path) => open_input(path).map_err(|error| match is_shortage(&error) {
+            true => Error::Read { path: printable(path), source: error },
+            false => Error::Config(format!(
+                "cannot open {} for --input: {error}: give a file that can be read",
+                printable(path)
+            )),
+        })?,
         None => {
             let stdin = io::stdin().as_fd().try_clone_to_owned();
             stdin.map_err(|source| Error::Host { operation: "opening standard input", source })?.into()
         }
     };
     Ok(Input::new(file))
+}
+
+fn open_input(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a pipe waits for a writer, and the guest may never read its input.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    // A directory can be opened, but not read.
+    if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
 }
 
 fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> {
@@ -165,6 +166,10 @@ fn cpuid_changes(arguments: &RunArgs) -> impl Iterator<Item = CpuidOverride> {
 fn shows_cpuid(arguments: &RunArgs, target: &RunTarget) -> Result<bool, Error> {
     let base = arguments.cpuid.iter().rev().find(|cpuid| !matches!(cpuid, CpuidArg::Change(_)));
     let cpus = arguments.cpus.or(target.embedded.map(|guest| guest.cpus)).unwrap_or(1);
+    if [CpuidArg::Host, CpuidArg::None].iter().all(|cpuid| arguments.cpuid.contains(cpuid)) {
+        let what = "--cpuid host and --cpuid none contradict each other: give only one of them";
+        return Err(Error::Config(what.into()));
+    }
     match (base, target.embedded) {
         (Some(CpuidArg::None), _) if cpuid_changes(arguments).next().is_some() => Err(Error::Config(
             "--cpuid none excludes changes to CPUID: leave out --cpuid none, or the changes".into(),

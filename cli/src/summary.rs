@@ -1,6 +1,6 @@
 //! The summary after a run: how it ended, and the table of exits.
 
-use report::SavedProfile;
+use report::profile::SavedVcpu;
 use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
@@ -21,11 +21,11 @@ pub fn first_line(name: &str, report: &Report) -> String {
     format!("vmm: {name}: {} (after {milliseconds:.2} ms)\n", ending(report))
 }
 
-/// Returns the other lines of the summary. `saved` is the run's profile, if exits were counted.
-pub fn details(report: &Report, saved: Option<&SavedProfile>) -> String {
+/// Returns the other lines of the summary.
+pub fn details(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_details(&mut text, report, saved);
+    let _ = write_details(&mut text, report);
     text
 }
 
@@ -69,7 +69,7 @@ pub fn ending(report: &Report) -> String {
     text
 }
 
-fn write_details(to: &mut String, report: &Report, saved: Option<&SavedProfile>) -> fmt::Result {
+fn write_details(to: &mut String, report: &Report) -> fmt::Result {
     if let Some(explanation) = &report.explanation {
         write!(to, "{explanation}")?;
         let last: Vec<_> = report.last_exits.iter().map(|traced| traced.exit.to_string()).collect();
@@ -98,7 +98,7 @@ fn write_details(to: &mut String, report: &Report, saved: Option<&SavedProfile>)
     }
     if let Some(profile) = &report.profile {
         write_reasons(to, profile)?;
-        to.write_str(&saved.map(exit_table).unwrap_or_default())?;
+        to.write_str(&SavedVcpu::capture_sums(report).as_ref().map(exit_table).unwrap_or_default())?;
     }
     write_times(to, report)
 }

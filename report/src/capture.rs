@@ -3,7 +3,7 @@
 use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
 use crate::trace::{Record, SavedDevice};
 use crate::{SavedProfile, SavedTrace};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use vmm::exit::{Arrival, Exit, Reason};
 use vmm::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, TracedExit};
 use vmm::{KvmCounters, Report};
@@ -11,31 +11,41 @@ use vmm::{KvmCounters, Report};
 /// The `program` member of the files.
 const PROGRAM: &str = concat!("vmm ", env!("CARGO_PKG_VERSION"));
 
+impl SavedVcpu {
+    /// Builds the sums over all vCPUs, without KVM's own counters: the part of the profile that the summary of a run
+    /// shows. Returns `None` if the run did not count its exits.
+    pub fn capture_sums(report: &Report) -> Option<Self> {
+        Some(Self::capture(report, None, String::new(), report.profile.as_ref()?))
+    }
+
+    fn capture(report: &Report, id: Option<u32>, ended: String, profile: &profile::Profile) -> Self {
+        let total = profile.total();
+        let (in_kvm, in_vmm) = profile.total_times();
+        Self {
+            id,
+            ended,
+            exits: total.exits,
+            elements: total.elements,
+            kernel: None,
+            in_kvm: times(&in_kvm),
+            in_vmm: times(&in_vmm),
+            sites: profile.details().into_iter().map(|site| self::site(report, site)).collect(),
+        }
+    }
+}
+
 impl SavedProfile {
     /// Builds the profile of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
     /// `None` if the run did not count its exits.
     pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
         let (profile, measured) = (report.profile.as_ref()?, report.timing.as_ref()?);
-        let vcpu = |id, ended: &str, profile: &profile::Profile, kernel: Option<&KvmCounters>| {
-            let total = profile.total();
-            let (in_kvm, in_vmm) = profile.total_times();
-            SavedVcpu {
-                id,
-                ended: ended.into(),
-                exits: total.exits,
-                elements: total.elements,
-                kernel: kernel.map(|counters| {
-                    let kept = counters.iter().filter(|(name, value)| *value > 0 || *name == "exits");
-                    kept.map(|(name, value)| (name.into(), value)).collect()
-                }),
-                in_kvm: times(&in_kvm),
-                in_vmm: times(&in_vmm),
-                sites: profile.details().into_iter().map(|site| self::site(report, site)).collect(),
-            }
+        let vcpu = |id, ended, profile, kernel: Option<&KvmCounters>| SavedVcpu {
+            kernel: kernel.map(counters),
+            ..SavedVcpu::capture(report, id, ended, profile)
         };
-        let machine = vcpu(None, ended, profile, report.kernel.as_ref());
+        let machine = vcpu(None, ended.into(), profile, report.kernel.as_ref());
         let each = report.vcpus.iter().filter_map(|one| {
-            Some(vcpu(Some(one.id), &one.stop.to_string(), one.profile.as_ref()?, one.kernel.as_ref()))
+            Some(vcpu(Some(one.id), one.stop.to_string(), one.profile.as_ref()?, one.kernel.as_ref()))
         });
         let mut vcpus: Vec<_> = each.collect();
         if vcpus.is_empty() {
@@ -100,6 +110,12 @@ impl SavedTrace {
 
 fn nanos(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns the counters that are not zero, and always `exits`.
+fn counters(from: &KvmCounters) -> BTreeMap<String, u64> {
+    let kept = from.iter().filter(|(name, value)| *value > 0 || *name == "exits");
+    kept.map(|(name, value)| (name.into(), value)).collect()
 }
 
 fn site(report: &Report, from: &profile::SiteProfile) -> SavedSite {

@@ -2,6 +2,7 @@
 
 use crate::compare::Results;
 use crate::compare::format::{conclusions, count, digits, rate, time};
+use libm::log10;
 use report::view::plural;
 use std::fmt::{self, Write};
 use vmm::lab::{Row, Spread};
@@ -127,14 +128,15 @@ pub fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if values.is_empty() {
         return (1.0, 10.0);
     }
-    let low = 10f64.powf(low.log10().floor());
-    (low, 10f64.powf(high.log10().ceil()).max(low * 10.0))
+    let power = |exponent: f64| 10f64.powi(exponent as i32);
+    let low = power(log10(low).floor());
+    (low, power(log10(high).ceil()).max(low * 10.0))
 }
 
 /// Returns the position of a value between `low` and `high` on a logarithmic scale, from 0 to 1.
 pub fn position(value: f64, low: f64, high: f64) -> f64 {
-    let span = (high / low).log10().max(f64::MIN_POSITIVE);
-    ((value.max(f64::MIN_POSITIVE) / low).log10() / span).clamp(0.0, 1.0)
+    let span = log10(high / low).max(f64::MIN_POSITIVE);
+    (log10(value.max(f64::MIN_POSITIVE) / low) / span).clamp(0.0, 1.0)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The short exit table that `vmm` prints after a run.
 
-use crate::SavedProfile;
-use crate::profile::{SavedSite, SavedTimes};
+use crate::profile::{SavedSite, SavedTimes, SavedVcpu};
 use crate::view::profile::{SITE, site_cells};
 use crate::view::table::{Cell, Column, Row, Table, number, plural};
 use crate::view::text;
@@ -14,13 +13,12 @@ const COUNT: usize = 8;
 /// The width of the share column: `100.0%` fits.
 const SHARE: usize = 6;
 
-/// Returns the exit table of a profile as text, one line per site, most exits first.
+/// Returns the exit table of a vCPU or machine as text, one line per site, most exits first.
 ///
 /// Its columns are the exits, their share of all exits, the mean times in KVM and in the VMM in microseconds, and the
 /// site: reason, place, width in bits, and device. A column of elements follows the share if their number differs
 /// from the number of exits. After 24 sites, a last line sums up the others. The text is empty if the run had no exits.
-pub fn exit_table(profile: &SavedProfile) -> String {
-    let machine = &profile.machine;
+pub fn exit_table(machine: &SavedVcpu) -> String {
     let (shown, rest) = machine.sites.split_at_checked(ROWS).unwrap_or((&machine.sites, &[]));
     if shown.is_empty() {
         return String::new();
@@ -71,7 +69,6 @@ fn row(site: &SavedSite, exits: u64, elements: bool) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::SavedVcpu;
     use vmm::exit::Reason;
 
     fn site(reason: Reason, place: Option<u64>, device: Option<&str>, exits: u64) -> SavedSite {
@@ -89,22 +86,21 @@ mod tests {
         }
     }
 
-    fn profile(sites: Vec<SavedSite>) -> SavedProfile {
+    fn machine(sites: Vec<SavedSite>) -> SavedVcpu {
         let sum = |of: fn(&SavedSite) -> u64| sites.iter().map(of).sum();
         let (exits, elements) = (sum(|site| site.exits), sum(|site| site.elements));
-        let machine = SavedVcpu { exits, elements, sites, ..SavedVcpu::default() };
-        SavedProfile { machine, ..SavedProfile::default() }
+        SavedVcpu { exits, elements, sites, ..SavedVcpu::default() }
     }
 
     #[test]
     fn the_columns_line_up() {
-        let profile = profile(vec![
+        let machine = machine(vec![
             site(Reason::MmioRead, Some(0x10_0014), Some("simvirtio TX tail"), 15),
             site(Reason::PioOut, Some(0x42), None, 4),
             site(Reason::Hlt, None, None, 1),
         ]);
         assert_eq!(
-            exit_table(&profile),
+            exit_table(&machine),
             "     exits   share us in KVM us in VMM  reason             place         width  device
         15   75.0%     21.06      0.10  MMIO read          0x100014         32  simvirtio TX tail
          4   20.0%     21.06      0.10  PIO out            0x42             32  unclaimed
@@ -115,11 +111,11 @@ mod tests {
 
     #[test]
     fn string_io_adds_a_column_of_elements() {
-        let mut profile = profile(vec![site(Reason::PioOut, Some(0xe9), Some("debugcon"), 1)]);
-        profile.machine.sites[0].elements = 14;
-        profile.machine.elements = 14;
+        let mut machine = machine(vec![site(Reason::PioOut, Some(0xe9), Some("debugcon"), 1)]);
+        machine.sites[0].elements = 14;
+        machine.elements = 14;
         assert_eq!(
-            exit_table(&profile),
+            exit_table(&machine),
             "     exits   share  elements us in KVM us in VMM  reason             place         width  device
          1  100.0%        14     21.06      0.10  PIO out            0xe9             32  debugcon
 "
@@ -129,19 +125,19 @@ mod tests {
     #[test]
     fn the_last_line_sums_up_the_sites_without_a_row() {
         let sites = (0..ROWS as u64 + 2).map(|port| site(Reason::PioIn, Some(port), None, 2));
-        let text = exit_table(&profile(sites.collect()));
+        let text = exit_table(&machine(sites.collect()));
         assert_eq!(text.lines().count(), 1 + ROWS + 1);
         assert_eq!(text.lines().last(), Some("         4    7.7%  at 2 more sites"));
     }
 
     #[test]
     fn a_profile_without_exits_has_no_table() {
-        assert_eq!(exit_table(&SavedProfile::default()), "");
+        assert_eq!(exit_table(&SavedVcpu::default()), "");
     }
 
     #[test]
     fn a_hostile_device_name_is_printable() {
-        let text = exit_table(&profile(vec![site(Reason::PioOut, Some(1), Some("\u{1b}[2J\n"), 1)]));
+        let text = exit_table(&machine(vec![site(Reason::PioOut, Some(1), Some("\u{1b}[2J\n"), 1)]));
         assert!(text.ends_with("  \\u{1b}[2J\\n\n"), "{text:?}");
     }
 }

@@ -152,7 +152,7 @@ impl Axis {
 }
 
 fn log(time: u64) -> f64 {
-    (time.max(1) as f64).log10()
+    libm::log10(time.max(1) as f64)
 }
 
 /// Returns the upper bound of a bin. Each power of two has 8 bins.

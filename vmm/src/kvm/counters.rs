@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use kvm_bindings::kvm_stats_header;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -14,7 +13,7 @@ const DESCRIPTOR: usize = 16;
 /// values is refused, so that it cannot make this program allocate much memory.
 const MAX_FIELD: u32 = 4096;
 /// The limit for the offset of a counter's value, in bytes.
-const MAX_OFFSET: u32 = 16 * MAX_FIELD;
+const MAX_OFFSET: usize = 16 * MAX_FIELD as usize;
 /// The mask of the type in a descriptor's flags: 0 is a counter that only grows, 1 a current value, 2 a peak. Higher
 /// types are histograms.
 const TYPE: u32 = 0xf;
@@ -22,13 +21,23 @@ const TYPE: u32 = 0xf;
 const PEAK: u32 = 2;
 
 /// KVM's own counters, by name.
+///
+/// They stay in KVM's own format until they are asked for, because most runs ask for one of about fifty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KvmCounters(BTreeMap<String, u64>);
+pub struct KvmCounters {
+    /// The descriptors, each of `descriptor_size` bytes: 16 bytes of `struct kvm_stats_desc`, and the name.
+    descriptors: Vec<u8>,
+    descriptor_size: usize,
+    /// The block of values.
+    values: Vec<u8>,
+}
 
 impl KvmCounters {
     /// The counter of this name, if this kernel has it.
     pub fn get(&self, name: &str) -> Option<u64> {
-        self.0.get(name).copied()
+        let offset =
+            self.fields().find_map(|(field, offset)| (field == name.as_bytes()).then_some(offset))?;
+        self.value(offset)
     }
 
     /// The number of times that the processor left the guest, including exits that the kernel handled itself.
@@ -38,15 +47,36 @@ impl KvmCounters {
 
     /// All counters, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+        let named = |(name, offset)| Some((str::from_utf8(name).ok()?, self.value(offset)?));
+        let mut counters: Vec<_> = self.fields().filter_map(named).collect();
+        counters.sort_unstable();
+        counters.into_iter()
     }
 
-    /// Adds the counters of another vCPU.
+    /// Adds the counters of another vCPU. Both have the same descriptors, because they are from the same kernel.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        for (name, value) in &other.0 {
-            let sum = self.0.entry(name.clone()).or_default();
-            *sum = sum.saturating_add(*value);
+        let offsets: Vec<_> = self.fields().map(|(_, offset)| offset).collect();
+        for offset in offsets {
+            let sum = self.value(offset).unwrap_or(0).saturating_add(other.value(offset).unwrap_or(0));
+            if let Some(bytes) = self.values.get_mut(offset..).and_then(|rest| rest.first_chunk_mut()) {
+                *bytes = sum.to_ne_bytes();
+            }
         }
+    }
+
+    /// The name and the offset of each counter that has a single value.
+    fn fields(&self) -> impl Iterator<Item = (&[u8], usize)> {
+        self.descriptors.chunks_exact(self.descriptor_size.max(1)).filter_map(|descriptor| {
+            let (fixed, name) = descriptor.split_at_checked(DESCRIPTOR)?;
+            let is_single = word(fixed, 0) & TYPE <= PEAK && word(fixed, 4) >> 16 == 1;
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            is_single.then_some((name, word(fixed, 8) as usize))
+        })
+    }
+
+    /// The value at an offset of the block; `None` past its end.
+    fn value(&self, offset: usize) -> Option<u64> {
+        self.values.get(offset..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
     }
 }
 
@@ -64,29 +94,17 @@ pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<KvmCounters> {
     if name_size > MAX_FIELD || count > MAX_FIELD {
         return Err(invalid());
     }
-    let size = DESCRIPTOR.saturating_add(name_size as usize);
-    let mut table = vec![0; size.saturating_mul(count as usize)];
-    stats.read_exact_at(&mut table, descriptors.into())?;
-    let mut counters = Vec::new();
-    for descriptor in table.chunks_exact(size) {
-        let (fixed, name) = descriptor.split_at(DESCRIPTOR);
-        // Only counters with a single value.
-        if word(fixed, 0) & TYPE <= PEAK && word(fixed, 4) >> 16 == 1 {
-            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-            counters.push((String::from_utf8_lossy(name).into_owned(), word(fixed, 8)));
-        }
-    }
-    let end = counters.iter().map(|(_, offset)| *offset).max().unwrap_or(0);
+    let descriptor_size = DESCRIPTOR.saturating_add(name_size as usize);
+    let table = vec![0; descriptor_size.saturating_mul(count as usize)];
+    let mut counters = KvmCounters { descriptors: table, descriptor_size, values: Vec::new() };
+    stats.read_exact_at(&mut counters.descriptors, descriptors.into())?;
+    let end = counters.fields().map(|(_, offset)| offset).max().unwrap_or(0);
     if end > MAX_OFFSET {
         return Err(invalid());
     }
-    let mut values = vec![0; end as usize + 8];
-    stats.read_exact_at(&mut values, data.into())?;
-    let value = |offset: u32| {
-        let bytes = values.get(offset as usize..)?.first_chunk()?;
-        Some(u64::from_ne_bytes(*bytes))
-    };
-    Ok(KvmCounters(counters.into_iter().filter_map(|(name, offset)| Some((name, value(offset)?))).collect()))
+    counters.values = vec![0; end + size_of::<u64>()];
+    stats.read_exact_at(&mut counters.values, data.into())?;
+    Ok(counters)
 }
 
 /// The 32-bit word at offset `at`, in native byte order; 0 past the end.
@@ -106,4 +124,46 @@ fn kvm_stats(fd: &impl AsRawFd) -> io::Result<File> {
     }
     // SAFETY: the descriptor is new, and nothing else owns it.
     Ok(unsafe { File::from_raw_fd(stats) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counters of two kinds and a histogram, with names of 8 bytes.
+    fn counters(values: &[u64]) -> KvmCounters {
+        let mut descriptors = Vec::new();
+        for (flags, sizes, offset, name) in
+            [(0u32, 1u32, 8u32, b"exits\0xx"), (4, 2, 0, b"histo\0\0\0"), (1, 1, 0, b"a_fault\0")]
+        {
+            let words = [flags, sizes << 16, offset, 0];
+            descriptors.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+            descriptors.extend(name);
+        }
+        let values = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        KvmCounters { descriptors, descriptor_size: DESCRIPTOR + 8, values }
+    }
+
+    #[test]
+    fn counters_have_names_and_are_sorted() {
+        let counters = counters(&[3, 7]);
+        assert_eq!((counters.exits(), counters.get("a_fault")), (Some(7), Some(3)));
+        assert_eq!(
+            (counters.get("histo"), counters.get("exit"), counters.get("exits\0xx")),
+            (None, None, None)
+        );
+        assert_eq!(counters.iter().collect::<Vec<_>>(), [("a_fault", 3), ("exits", 7)]);
+        assert_eq!(KvmCounters::default().iter().count(), 0);
+    }
+
+    #[test]
+    fn the_counters_of_vcpus_add_up() {
+        let mut sum = counters(&[3, 7]);
+        sum.absorb(&counters(&[u64::MAX, 5]));
+        assert_eq!(sum, counters(&[u64::MAX, 12]));
+        // A value past the end of the block counts as missing.
+        let mut short = counters(&[3]);
+        short.absorb(&counters(&[1, 1]));
+        assert_eq!((short.get("a_fault"), short.exits()), (Some(4), None));
+    }
 }

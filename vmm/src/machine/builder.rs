@@ -215,7 +215,8 @@ impl Builder {
         self
     }
 
-    /// Keeps the last exits of each vCPU one by one, 1 to [`MAX_TRACED_EXITS`], also if exits are not counted.
+    /// Keeps the last exits of the machine one by one, also if exits are not counted: 1 to [`MAX_TRACED_EXITS`] divided by
+    /// the number of vCPUs.
     pub fn trace(mut self, exits: Option<usize>) -> Self {
         self.trace = exits;
         self
@@ -287,8 +288,11 @@ impl Builder {
         if !(1..=MAX_CPUS).contains(&self.cpus) {
             return Err(Error::Config(format!("--cpus must be 1 to {MAX_CPUS}, not {}", self.cpus)));
         }
-        if let Some(exits) = self.trace.filter(|exits| !(1..=MAX_TRACED_EXITS).contains(exits)) {
-            return Err(Error::Config(format!("--trace-exits must be 1 to {MAX_TRACED_EXITS}, not {exits}")));
+        // Each vCPU keeps as many exits as the trace, because the last ones of the machine may all be its own.
+        let most = MAX_TRACED_EXITS / self.cpus as usize;
+        if let Some(exits) = self.trace.filter(|exits| !(1..=most).contains(exits)) {
+            let cpus = if self.cpus == 1 { String::new() } else { format!(" with {} vCPUs", self.cpus) };
+            return Err(Error::Config(format!("--trace-exits must be 1 to {most}{cpus}, not {exits}")));
         }
         let nothing = Guest::Image(Image::default());
         match std::mem::replace(&mut self.guest, nothing) {

@@ -32,7 +32,10 @@ impl Totals {
     pub(super) fn add(&mut self, id: u32, result: VcpuResult, kernel: Option<KvmCounters>) {
         self.open_bus.absorb(&result.open_bus);
         match kernel {
-            Some(counters) => self.kernel.get_or_insert_default().absorb(&counters),
+            Some(counters) => match &mut self.kernel {
+                Some(sum) => sum.absorb(&counters),
+                sum => *sum = Some(counters),
+            },
             None => self.kernel_is_incomplete = true,
         }
         let Some(recording) = result.recording else { return };

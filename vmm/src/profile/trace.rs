@@ -2,8 +2,8 @@
 
 use crate::profile::recorder::{Recording, TracedExit};
 
-/// The maximum number of exits in a trace. It takes 350 MiB per vCPU during the run, and about three times as much while
-/// the file is written.
+/// The maximum number of exits in a trace, multiplied by the number of vCPUs. They take 350 MiB during the run, and about
+/// three times as much while the file is written.
 pub const MAX_TRACED_EXITS: usize = 1 << 22;
 
 /// The last exits of a machine.
