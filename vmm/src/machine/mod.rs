@@ -7,6 +7,7 @@
 //! | `session.rs` | one run: the vCPUs with their controllers |
 //! | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
 //! | `ending.rs` | the decision between several reasons for the end of a run |
+//! | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
 //! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
 //! | `restore.rs` | putting a guest back to its start |
 //! | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
@@ -18,6 +19,7 @@ mod background;
 mod bare;
 mod boot_progress;
 mod builder;
+mod doubt;
 mod ending;
 mod explain;
 mod linux;
@@ -28,6 +30,7 @@ mod session;
 mod totals;
 
 pub use builder::Builder;
+pub use doubt::Doubt;
 pub use explain::Explanation;
 pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
 pub use report::{Report, Timing, VcpuReport, Verdict};
@@ -117,6 +120,8 @@ pub struct Machine {
     /// The number of exits that a trace keeps.
     trace: Option<usize>,
     verify: bool,
+    /// The guest stores where nothing is, on purpose.
+    loses_stores: bool,
     kernel_counters: bool,
     output: Output,
     output_limit: Option<u64>,
@@ -225,6 +230,7 @@ impl Machine {
         let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
         let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
         let mut totals = Totals::new(self.trace.map(Trace::new));
+        let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
         let mut reports = Vec::new();
         for (vcpu, (stop, result)) in self.vcpus.iter_mut().zip(vcpus) {
             let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
@@ -242,12 +248,15 @@ impl Machine {
             totals.add(vcpu.number(), result, kernel);
         }
         let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
+        let doubts =
+            self.doubts(&stop, &stops, &totals.open_bus, totals.profile.as_ref(), side.simvirtio.as_ref())?;
         Ok(Report {
             stop,
             stopped_by,
             location,
             explanation,
             verdict,
+            doubts,
             elapsed,
             simvirtio: side.simvirtio,
             boot: side.boot,
