@@ -229,6 +229,9 @@ fn table_of_errors(filter: fn(&str) -> bool) {
         ("QCOW2", files.write("qcow2", b"QFI\xfb\0\0\0\x03")),
         ("BOOT_SECTOR", files.write("boot-sector", &boot_sector())),
         ("MULTIBOOT", files.write("multiboot", &multiboot())),
+        // mov ax, 0xe41; int 0x10; hlt
+        ("BIOS", files.write("bios", &[0xb8, 0x41, 0x0e, 0xcd, 0x10, 0xf4])),
+        ("MISPLACED", files.write("misplaced", guest::find("real16-hello").unwrap().image)),
         ("COVERING", files.write("covering", &[0x90; 0x401])),
         // jmp $; and mov al, 0xfe; out 0x64, al
         ("KERNEL", files.write("kernel", &elf(0x10_0000, &[0xeb, 0xfe]))),

@@ -62,6 +62,7 @@ fn check(guest: &'static Guest, transport: Option<Transport>, exits: Exits) {
         }
         End::Never => assert!(matches!(report.stop, Stop::Timeout), "{report:?}"),
     }
+    assert_eq!(report.doubts, [], "no doubt about a guest of the catalogue");
     let total = report.profile.expect("a profile").total();
     match exits {
         Exits::Exactly(expected) => assert_eq!(total.exits, expected, "exits"),

@@ -2,6 +2,7 @@
 //! simulated KVM that fails.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod assembler;
 pub mod kernels;
 pub mod kvm;
 pub mod payloads;
@@ -186,6 +187,7 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
         .fold(Machine::builder(image), |builder, (index, rule)| builder.msr_rule(index, rule))
         .cpus(guest.cpus)
         .kev(guest.kev)
+        .loses_stores(guest.loses_stores)
         .input(input)
         .cpuid(guest.cpuid)
         .transport(transport)

@@ -7,6 +7,7 @@ use report::FileError;
 use std::fmt;
 use vmm::exit::Stop;
 use vmm::host::is_shortage;
+use vmm::machine::Doubt;
 use vmm::{Error, Report};
 
 /// The guest halted, and its result is right if it was verified.
@@ -15,7 +16,7 @@ pub const OK: u8 = 0;
 pub const MAX_GUEST_CODE: u8 = 99;
 /// The command line is wrong.
 pub const USAGE: u8 = 110;
-/// The guest ended, but did not leave 42; or a grade is below the full points.
+/// The guest ended, but did not leave 42, or its result is in doubt; or a grade is below the full points.
 pub const WRONG_RESULT: u8 = 111;
 /// The guest crashed.
 pub const GUEST_FAULT: u8 = 112;
@@ -86,8 +87,11 @@ impl HasStatus for Failure {
 
 /// Returns the exit status of a run.
 pub fn of_report(report: &Report) -> u8 {
-    let right = report.verdict.is_none_or(|verdict| verdict.passed());
+    let right = report.verified().unwrap_or(true);
+    // It ran on at a wrong place, although it then found a HLT there.
+    let is_lost = report.doubts.iter().any(|doubt| matches!(doubt, Doubt::MissingHandler(_)));
     match report.stop {
+        Stop::Halted | Stop::Exited(0) if is_lost => GUEST_FAULT,
         Stop::Halted | Stop::Exited(0) if right => OK,
         Stop::PoweredOff => OK,
         Stop::Rebooted => REBOOTED,

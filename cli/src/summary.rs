@@ -61,10 +61,14 @@ pub fn ending(report: &Report) -> String {
         };
     }
     if let Some(verdict) = report.verdict {
-        let _ = match verdict.passed() {
-            true => write!(text, "; verified: {verdict}"),
-            false => write!(text, "; wrong result: {verdict}, and both should be 42"),
+        let _ = match (verdict.passed(), report.doubts.is_empty()) {
+            (true, true) => write!(text, "; verified: {verdict}"),
+            (true, false) => write!(text, "; not verified, although {verdict}"),
+            (false, _) => write!(text, "; wrong result: {verdict}, and both should be 42"),
         };
+    }
+    for doubt in &report.doubts {
+        let _ = write!(text, "; {doubt}");
     }
     text
 }

@@ -43,7 +43,8 @@ impl RunTarget {
     pub fn builder(&self) -> Builder {
         let builder = Machine::builder(self.image.clone());
         let Some(guest) = self.embedded else { return builder };
-        let builder = builder.cpus(guest.cpus).kev(guest.kev).cpuid(guest.cpuid);
+        let builder =
+            builder.cpus(guest.cpus).kev(guest.kev).cpuid(guest.cpuid).loses_stores(guest.loses_stores);
         guest.msrs.iter().fold(builder, |builder, &(index, rule)| builder.msr_rule(index, rule.into()))
     }
 

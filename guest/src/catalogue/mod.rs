@@ -35,6 +35,7 @@ const BASE: Guest = Guest {
     cpus: 1,
     kev: false,
     msrs: &[],
+    loses_stores: false,
     queue_len: None,
     input: "",
     output: "",

@@ -137,6 +137,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "user64/ports.asm",
         Guest {
             about: "accesses the first and last port in each width in ring 3: all are allowed",
+            loses_stores: true,
             exits: Exits::Exactly(7),
             part: Part::Test,
             ..USER

@@ -114,6 +114,22 @@ impl Image {
         self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
     }
 
+    /// The byte of the file at a guest physical address. Zero in the part of a segment after its bytes; `None` outside all
+    /// segments.
+    pub(crate) fn byte_at(&self, gpa: u64) -> Option<u8> {
+        let segment = self.segments.iter().find(|segment| segment.start.0 <= gpa && gpa < segment.end())?;
+        let offset = usize::try_from(gpa.checked_sub(segment.start.0)?).ok()?;
+        Some(self.bytes.get(segment.file.clone())?.get(offset).copied().unwrap_or(0))
+    }
+
+    /// The address and the bytes of a flat binary that was read from a file. `None` for other images.
+    pub(crate) fn flat_file(&self) -> Option<(u64, &[u8])> {
+        match (&*self.bytes, self.segments.as_slice()) {
+            (Cow::Owned(bytes), [segment]) if !self.is_elf => Some((segment.start.0, bytes)),
+            _ => None,
+        }
+    }
+
     /// The first and the last address of the first segments, in words.
     pub(crate) fn places(&self) -> String {
         list_ranges(&self.ranges())

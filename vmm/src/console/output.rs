@@ -41,6 +41,8 @@ struct Sink {
     waiting: Vec<u8>,
     deadline: Deadline,
     limit: Option<Limit>,
+    /// The bytes that the guest printed in this run.
+    printed: u64,
     observer: Option<Observer>,
     prompt: Option<Prompt>,
     /// Makes control characters visible. `None` if they are written as they are.
@@ -71,6 +73,7 @@ impl Output {
             waiting: Vec::new(),
             deadline: Deadline::default(),
             limit: None,
+            printed: 0,
             observer: None,
             prompt: None,
             escaper: None,
@@ -102,6 +105,12 @@ impl Output {
         *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.set_deadline(deadline);
         self.set_limit(limit);
+        self.lock().printed = 0;
+    }
+
+    /// The bytes that the guest has printed in this run.
+    pub(crate) fn printed(&self) -> u64 {
+        self.lock().printed
     }
 
     /// Sets the deadline after which a blocked write gives up.
@@ -221,6 +230,7 @@ impl Sink {
         if let Some(observer) = &mut self.observer {
             observer(text);
         }
+        self.printed = self.printed.saturating_add(text.len() as u64);
         match &mut self.escaper {
             Some(escaper) => escaper.push(text, &mut self.waiting),
             None => self.waiting.extend_from_slice(text),

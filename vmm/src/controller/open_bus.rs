@@ -1,7 +1,7 @@
 //! The last controllers of a chain: the exits that end a run, and the open bus.
 
 use super::{ExitController, VcpuState};
-use crate::exit::{Exit, Outcome, Site, Stop};
+use crate::exit::{Exit, Outcome, Reason, Site, Stop};
 
 /// Ends the run at terminal exits: a halt, a shutdown, and exits that cannot be resumed.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,25 @@ impl ExitController for TerminalExits {
 pub struct OpenBus {
     first: Vec<(Site, u64)>,
     total: u64,
+    /// The first store that had no effect, and the number of such stores.
+    lost_stores: Option<(Site, u64)>,
 }
+
+/// Ports of a PC's legacy devices. Guests write to them to switch these devices off or to wait, which needs no device:
+/// the interrupt controllers, the timer, the keyboard controller with system control ports B and A, the clock, the boot
+/// mark, the cursor of the text screen, and the PCI configuration address.
+const QUIET_PORTS: [std::ops::RangeInclusive<u64>; 10] = [
+    0x20..=0x21,
+    0x40..=0x43,
+    0x60..=0x61,
+    0x64..=0x64,
+    0x70..=0x71,
+    0x80..=0x80,
+    0x92..=0x92,
+    0xa0..=0xa1,
+    0x3d4..=0x3d5,
+    0xcf8..=0xcf8,
+];
 
 /// The number of sites that an open bus keeps.
 const MAX_SEEN: usize = 8;
@@ -42,9 +60,18 @@ impl OpenBus {
         self.total
     }
 
+    /// The first unclaimed store to memory or a port, and the number of all of them. Writes to the ports of a PC's legacy
+    /// devices do not count.
+    pub fn lost_stores(&self) -> Option<(Site, u64)> {
+        self.lost_stores
+    }
+
     /// Adds the accesses of another vCPU's open bus.
     pub fn absorb(&mut self, other: &Self) {
         self.total = self.total.saturating_add(other.total);
+        if let Some((site, count)) = other.lost_stores {
+            self.add_lost_stores(site, count);
+        }
         other.seen().for_each(|(site, count)| self.add(site, count));
     }
 
@@ -56,10 +83,21 @@ impl OpenBus {
         }
     }
 
+    fn add_lost_stores(&mut self, site: Site, times: u64) {
+        let (_, count) = self.lost_stores.get_or_insert((site, 0));
+        *count = count.saturating_add(times);
+    }
+
     fn count(&mut self, exit: &Exit) {
         let Some(site) = Site::of(exit) else { return };
         self.total = self.total.saturating_add(1);
         self.add(site, 1);
+        let is_quiet = |(port, _): (u64, u8)| QUIET_PORTS.iter().any(|ports| ports.contains(&port));
+        match site.reason {
+            Reason::MmioWrite => self.add_lost_stores(site, 1),
+            Reason::PioOut if !site.place.is_some_and(is_quiet) => self.add_lost_stores(site, 1),
+            _ => {}
+        }
     }
 }
 
@@ -99,6 +137,24 @@ mod tests {
         assert_eq!(bus.total(), 103);
         let counts: Vec<_> = bus.seen().map(|(_, count)| count).collect();
         assert_eq!(counts, [2, 2, 2, 1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn stores_without_effect_are_counted_but_not_those_to_legacy_ports() {
+        let lost = |exits: &[Exit]| {
+            let mut bus = OpenBus::default();
+            exits.iter().for_each(|exit| drop(bus.handle(exit, &mut FakeVcpu::default())));
+            let mut all = OpenBus::default();
+            all.absorb(&bus);
+            all.absorb(&bus);
+            all.lost_stores().map(|(site, count)| (site.reason, site.place, count))
+        };
+        let out = |port| Exit::PioOut { port, size: 1, data: 0 };
+        let store = Exit::MmioWrite { address: 0xd000_0000, size: 4, data: 0 };
+        assert_eq!(lost(&[out(0x21), out(0x43), out(0x80), Exit::PioIn { port: 0xe8, size: 1 }]), None);
+        assert_eq!(lost(&[out(0x80), out(0xe8), store]), Some((Reason::PioOut, Some((0xe8, 1)), 4)));
+        assert_eq!(lost(&[store]), Some((Reason::MmioWrite, Some((0xd000_0000, 4)), 2)));
+        assert_eq!(lost(&[Exit::MmioRead { address: 0xd000_0000, size: 4 }]), None);
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl Builder {
             timer: None,
             trace: self.trace,
             verify: self.verify,
+            loses_stores: self.loses_stores,
             kernel_counters: self.kernel_counters,
             output: self.output,
             output_limit: self.output_limit,

@@ -64,6 +64,7 @@ pub struct Builder {
     pub(super) profile: bool,
     pub(super) trace: Option<usize>,
     pub(super) verify: bool,
+    pub(super) loses_stores: bool,
     pub(super) kernel_counters: bool,
     pub(super) output: Output,
     pub(super) output_limit: Option<u64>,
@@ -105,6 +106,7 @@ impl Builder {
             profile: true,
             trace: None,
             verify: false,
+            loses_stores: false,
             kernel_counters: false,
             output: Output::new(io::stdout(), true),
             output_limit: None,
@@ -222,7 +224,14 @@ impl Builder {
         self
     }
 
-    /// Requires the guest to leave 42 in RAX (EAX, AX) and at 0x400.
+    /// Expects the guest to store where nothing is, on purpose. Otherwise such a store is a
+    /// [`Doubt`](crate::machine::Doubt).
+    pub fn loses_stores(mut self, loses_stores: bool) -> Self {
+        self.loses_stores = loses_stores;
+        self
+    }
+
+    /// Requires the guest to leave 42 in RAX (EAX, AX) and at 0x400, and to leave no [`Doubt`](crate::machine::Doubt).
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
         self

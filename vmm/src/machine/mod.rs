@@ -7,6 +7,7 @@
 //! | `session.rs` | one run: the vCPUs with their controllers |
 //! | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
 //! | `ending.rs` | the decision between several reasons for the end of a run |
+//! | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
 //! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
 //! | `restore.rs` | putting a guest back to its start |
 //! | `standstill.rs` | the warning about a boot that stands still |
@@ -19,6 +20,7 @@ mod background;
 mod bare;
 mod boot_progress;
 mod builder;
+mod doubt;
 mod ending;
 mod explain;
 mod linux;
@@ -30,6 +32,7 @@ mod standstill;
 mod totals;
 
 pub use builder::Builder;
+pub use doubt::Doubt;
 pub use explain::Explanation;
 pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
 pub use report::{Report, Timing, VcpuReport, Verdict};
@@ -120,6 +123,8 @@ pub struct Machine {
     /// The number of exits that a trace keeps.
     trace: Option<usize>,
     verify: bool,
+    /// The guest stores where nothing is, on purpose.
+    loses_stores: bool,
     kernel_counters: bool,
     output: Output,
     output_limit: Option<u64>,
@@ -221,22 +226,57 @@ impl Machine {
     fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
-        let verdict = match stop {
+        let verdict = match self.verdict_after(&stop) {
+            Ok(verdict) => verdict,
             // A result that cannot be read is not a success.
-            Stop::Halted | Stop::Exited(0) if self.verify => match self.verdict() {
-                Ok(verdict) => Some(verdict),
-                Err(error) => {
-                    stop = error.into();
-                    None
-                }
-            },
-            _ => None,
+            Err(error) => {
+                stop = error.into();
+                None
+            }
         };
         let (location, explanation) = self.explain(&stop, stopped_by);
         let several = vcpus.len() > 1;
         let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
         let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
         let mut totals = Totals::new(self.trace.map(Trace::new));
+        let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
+        let reports = self.vcpu_reports(vcpus, &mut totals);
+        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
+        let examined =
+            self.doubts(&stop, &stops, &totals.open_bus, totals.profile.as_ref(), side.simvirtio.as_ref());
+        // Without an examination, a doubt is not ruled out.
+        let doubts = examined.unwrap_or_else(|error| {
+            stop = error.into();
+            Vec::new()
+        });
+        Report {
+            stop,
+            stopped_by,
+            location,
+            explanation,
+            verdict,
+            doubts,
+            elapsed,
+            simvirtio: side.simvirtio,
+            boot: side.boot,
+            timing: self.clock.map(|clock| totals.timing(clock)),
+            last_exits: last.unwrap_or_default(),
+            kernel: totals.kernel(),
+            profile: totals.profile,
+            trace: totals.trace,
+            open_bus: totals.open_bus,
+            vcpus: reports,
+            ram: self.ram,
+            image: self.image.clone(),
+            devices: self.devices.clone(),
+            kev: self.kev,
+            msrs: self.msrs.clone(),
+        }
+    }
+
+    /// Adds up the results of the vCPUs. Returns the report of each vCPU; nothing if there is only one.
+    fn vcpu_reports(&mut self, vcpus: Vec<(Stop, VcpuResult)>, totals: &mut Totals) -> Vec<VcpuReport> {
+        let several = vcpus.len() > 1;
         let mut reports = Vec::new();
         for (vcpu, (stop, result)) in self.vcpus.iter_mut().zip(vcpus) {
             let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
@@ -254,29 +294,7 @@ impl Machine {
             }
             totals.add(vcpu.number(), result, kernel);
         }
-        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
-        Report {
-            stop,
-            stopped_by,
-            location,
-            explanation,
-            verdict,
-            elapsed,
-            simvirtio: side.simvirtio,
-            boot: side.boot,
-            timing: self.clock.map(|clock| totals.timing(clock)),
-            last_exits: last.unwrap_or_default(),
-            kernel: totals.kernel(),
-            profile: totals.profile,
-            trace: totals.trace,
-            open_bus: totals.open_bus,
-            vcpus: reports,
-            ram: self.ram,
-            image: self.image.clone(),
-            devices: self.devices.clone(),
-            kev: self.kev,
-            msrs: self.msrs.clone(),
-        }
+        reports
     }
 
     /// At a limit, the vCPU that notices it first stops the machine. If that one has not run, blames one that has: they swap
@@ -317,6 +335,12 @@ impl Machine {
             },
         };
         (Some(location), explanation)
+    }
+
+    /// The verdict about a run that ended with `stop`. `None` if none was requested, or if the guest left no result.
+    fn verdict_after(&mut self, stop: &Stop) -> Result<Option<Verdict>, Error> {
+        let has_result = matches!(stop, Stop::Halted | Stop::Exited(0));
+        if self.verify && has_result { self.verdict().map(Some) } else { Ok(None) }
     }
 
     fn verdict(&mut self) -> Result<Verdict, Error> {

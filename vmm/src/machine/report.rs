@@ -9,6 +9,7 @@ use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
 use crate::exit::{Reason, Site, Stop};
 use crate::kvm::counters::KvmCounters;
+use crate::machine::doubt::Doubt;
 use crate::machine::explain::Explanation;
 use crate::machine::linux::BootReport;
 use crate::profile::Profile;
@@ -107,6 +108,9 @@ pub struct Report {
     /// The result that the guest left. `None` unless it was requested
     /// ([`Builder::verify`](crate::machine::Builder::verify)) and the guest halted or exited with code 0.
     pub verdict: Option<Verdict>,
+    /// The reasons to doubt that the guest did its work, the most telling one first. Empty unless the guest halted or
+    /// exited with code 0.
+    pub doubts: Vec<Doubt>,
     /// The duration of the run: from the call of [`Machine::run`](crate::machine::Machine::run) until all its threads have
     /// ended.
     pub elapsed: Duration,
@@ -139,6 +143,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// True if the guest left the right result, and there is no doubt about it. `None` without a
+    /// [`verdict`](Self::verdict).
+    pub fn verified(&self) -> Option<bool> {
+        self.verdict.map(|verdict| verdict.passed() && self.doubts.is_empty())
+    }
+
     /// True if the vCPU was outside its image, for example after a jump to a wrong address or past the last instruction.
     /// False if [`location`](Self::location) is not known. Always false for Linux, whose image is not recorded.
     pub fn left_its_image(&self) -> bool {

@@ -29,6 +29,11 @@ impl Restore {
         Self { image, tables, logs: false, irqchip }
     }
 
+    /// The guest's image.
+    pub(super) fn image(&self) -> &Image {
+        &self.image
+    }
+
     /// Takes another guest.
     pub(super) fn load(&mut self, image: Image, tables: Vec<(Gpa, Vec<u8>)>) {
         (self.image, self.tables) = (image, tables);

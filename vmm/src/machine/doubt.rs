@@ -1,0 +1,199 @@
+//! Reasons to doubt that a guest did its work, although it ended in good order: it halted, or ended with code 0.
+//!
+//! A halt alone shows little. A processor that runs past the end of its program, or into data, also finds a HLT sooner
+//! or later. The doubts are found in what is left after the run: the place of each vCPU, memory, and the exits. They
+//! cost a small run about a microsecond.
+
+mod gather;
+mod misplaced_text;
+mod missing_handler;
+#[cfg(test)]
+mod tests;
+
+use misplaced_text::misplaced_text;
+pub(super) use missing_handler::missing_handler;
+
+use crate::boot::{Image, list_ranges};
+use crate::controller::OpenBus;
+use crate::controller::vcpu::Location;
+use crate::exit::{Reason, Site, Stop};
+use crate::memory::{Gpa, GuestMemory};
+use crate::profile::Profile;
+use simvirtio::abi;
+use std::fmt;
+use std::ops::Range;
+
+/// The text screen of a PC: 25 rows of 80 cells, each a character and an attribute. Here it is plain RAM.
+const TEXT_SCREEN: Range<u64> = 0xb8000..0xb8fa0;
+/// The longest excerpt of a text, in characters.
+const EXCERPT: usize = 40;
+
+/// A reason to doubt that a guest did its work. The text is a clause that follows the end of the run. A guest with a
+/// doubt is not verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// A real-mode guest called this software interrupt, for which there is no handler: the machine has no BIOS.
+    MissingHandler(u8),
+    /// A vCPU ended outside the image.
+    EndedOutside {
+        /// Where it ended.
+        location: Location,
+        /// The guest physical addresses of the image.
+        image: Vec<Range<u64>>,
+    },
+    /// The guest wrote text to the text screen of a PC, which this machine does not have.
+    TextScreen(String),
+    /// A flat binary expects its text at another address.
+    MisplacedText {
+        /// The text.
+        text: String,
+        /// The address of the text in the code.
+        expected: u64,
+        /// The address at which the text is.
+        actual: u64,
+        /// The address at which the image should be loaded.
+        load_at: u64,
+    },
+    /// The guest stored to places where nothing is: the first place, and the number of all stores.
+    LostStores(Site, u64),
+    /// The guest had no effect: no output, no result, no exit but the one that ended it.
+    NothingSeen,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MissingHandler(vector) => write!(
+                f,
+                "it called int {vector:#x}, which has no handler, because this machine has no BIOS: print with port 0xe9"
+            ),
+            Self::EndedOutside { location, image } => write!(
+                f,
+                "it ended {location}, outside its image ({}): it ran past its end, jumped to a wrong address, or moved \
+                 its code",
+                list_ranges(image)
+            ),
+            Self::TextScreen(text) => write!(
+                f,
+                "it wrote {text:?} to the text screen at 0xb8000, which this machine does not have: print with port 0xe9"
+            ),
+            Self::MisplacedText { text, expected, actual, load_at } => write!(
+                f,
+                "it printed nothing, and its code expects the text {text:?} at {expected:#x}, but the text is at \
+                 {actual:#x}: load it at {load_at:#x} (FILE@{load_at:#x}), or link it for another address"
+            ),
+            Self::LostStores(site, count) => {
+                let (place, _) = site.place.unwrap_or_default();
+                match site.reason {
+                    Reason::PioOut => write!(f, "it wrote to port {place:#x}, which has no device")?,
+                    _ => write!(f, "it stored to {place:#x}, where nothing is")?,
+                }
+                match count.saturating_sub(1) {
+                    0 => Ok(()),
+                    more => write!(f, " (and made {more} more such stores)"),
+                }
+            }
+            Self::NothingSeen => f.write_str(
+                "it had no visible effect: no output, no result, no exit but the one that ended it",
+            ),
+        }
+    }
+}
+
+/// The state of a vCPU at the end of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) location: Location,
+    /// The guest physical address of the instruction pointer. `None` if it is not mapped.
+    pub(super) gpa: Option<u64>,
+}
+
+/// What a run left behind, for the search for doubts.
+pub(super) struct Remains<'a> {
+    pub(super) stop: &'a Stop,
+    pub(super) image: &'a Image,
+    pub(super) memory: &'a GuestMemory,
+    /// The vCPUs that ended by themselves. Those that are plainly in the image may be left out.
+    pub(super) vcpus: &'a [Ended],
+    /// The software interrupt without a handler that the guest called, if any.
+    pub(super) missing_handler: Option<u8>,
+    /// The number of bytes that the guest printed.
+    pub(super) printed: u64,
+    pub(super) open_bus: &'a OpenBus,
+    /// The guest stores where nothing is, on purpose.
+    pub(super) loses_stores: bool,
+    /// `None` if exits were not counted.
+    pub(super) profile: Option<&'a Profile>,
+    /// The driver of SIMVIRTIO did something.
+    pub(super) used_simvirtio: bool,
+}
+
+impl Remains<'_> {
+    /// The doubts, the most telling one first. Empty if the guest did not end in good order.
+    pub(super) fn doubts(&self) -> Vec<Doubt> {
+        if !matches!(self.stop, Stop::Halted | Stop::Exited(0)) {
+            return Vec::new();
+        }
+        let mut doubts = Vec::new();
+        doubts.extend(self.missing_handler.map(Doubt::MissingHandler));
+        doubts.extend(self.ended_outside());
+        doubts.extend(self.text_screen().map(Doubt::TextScreen));
+        if self.printed == 0 {
+            doubts.extend(misplaced_text(self.image));
+        }
+        let lost = self.open_bus.lost_stores().filter(|_| !self.loses_stores);
+        doubts.extend(lost.map(|(site, count)| Doubt::LostStores(site, count)));
+        if doubts.is_empty() && self.saw_nothing() {
+            doubts.push(Doubt::NothingSeen);
+        }
+        doubts
+    }
+
+    fn ended_outside(&self) -> Option<Doubt> {
+        let image = self.image.ranges();
+        let outside = self.vcpus.iter().find(|ended| !ends_inside(&image, ended.gpa))?;
+        Some(Doubt::EndedOutside { location: outside.location, image })
+    }
+
+    /// The text on the text screen, if the guest wrote there.
+    fn text_screen(&self) -> Option<String> {
+        let mut cells = [0; (TEXT_SCREEN.end - TEXT_SCREEN.start) as usize];
+        let is_readable = !self.image.overlaps(TEXT_SCREEN.start, TEXT_SCREEN.end)
+            && self.memory.read(Gpa(TEXT_SCREEN.start), &mut cells);
+        if is_readable { screen_text(&cells) } else { None }
+    }
+
+    /// True if the run had no effect that could be seen from outside.
+    fn saw_nothing(&self) -> bool {
+        let mut result = [0; 8];
+        let read = self.memory.read(Gpa(abi::RESULT), &mut result);
+        let kept =
+            (abi::RESULT..).zip(result).all(|(gpa, byte)| self.image.byte_at(gpa).unwrap_or(0) == byte);
+        let only_hlt = self.profile.is_none_or(|profile| {
+            profile.reasons().iter().all(|(reason, count)| *reason == Reason::Hlt || count.elements == 0)
+        });
+        let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_simvirtio;
+        matches!(self.stop, Stop::Halted) && silent && only_hlt && read && kept
+    }
+}
+
+/// True if a vCPU ended in the image. The address is that of the last instruction, or that after it. An address that is
+/// not mapped is outside.
+pub(super) fn ends_inside(image: &[Range<u64>], gpa: Option<u64>) -> bool {
+    let inside = |gpa: u64| image.iter().any(|range| range.contains(&gpa));
+    gpa.is_some_and(|gpa| inside(gpa) || gpa.checked_sub(1).is_some_and(inside))
+}
+
+/// The beginning of the text on a text screen. `None` if it is empty, or if it does not look like text: each cell that is
+/// not zero must begin with a printable character.
+fn screen_text(cells: &[u8]) -> Option<String> {
+    let mut text = String::new();
+    for cell in cells.chunks_exact(2).filter(|cell| cell.iter().any(|byte| *byte != 0)) {
+        match cell.first() {
+            Some(character @ b' '..=b'~') => text.push(char::from(*character)),
+            _ => return None,
+        }
+    }
+    let excerpt: String = text.trim().chars().take(EXCERPT).collect();
+    (!text.is_empty()).then_some(excerpt)
+}

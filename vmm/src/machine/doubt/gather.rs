@@ -1,0 +1,72 @@
+//! Gathers what a run left behind, and looks for doubts in it.
+
+use super::{Doubt, Ended, Remains, ends_inside, missing_handler};
+use crate::boot::Image;
+use crate::controller::{OpenBus, VcpuState};
+use crate::device::simvirtio::SimvirtioReport;
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::kvm::vcpu::KvmVcpu;
+use crate::machine::Machine;
+use crate::profile::Profile;
+use crate::x86::modes::Mode;
+use crate::x86::probe::Probe;
+
+/// The first byte of `int n`.
+const INT: u8 = 0xcd;
+
+impl Machine {
+    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU. Empty for Linux.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(in crate::machine) fn doubts(
+        &mut self,
+        stop: &Stop,
+        stops: &[Stop],
+        open_bus: &OpenBus,
+        profile: Option<&Profile>,
+        simvirtio: Option<&SimvirtioReport>,
+    ) -> Result<Vec<Doubt>, Error> {
+        let Some(image) = self.restore.as_ref().map(|restore| restore.image()) else { return Ok(Vec::new()) };
+        if !matches!(stop, Stop::Halted | Stop::Exited(0)) {
+            return Ok(Vec::new());
+        }
+        let calls = image.mode() == Mode::Real && image.contents().any(|(_, bytes)| bytes.contains(&INT));
+        let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
+        let mut vcpus = Vec::new();
+        let mut missing = None;
+        for (vcpu, _) in self.vcpus.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
+            vcpus.extend(outside(vcpu, image)?);
+            if calls && missing.is_none() {
+                missing = missing_handler(image, &self.memory, vcpu.sregs()?.ss.base, vcpu.regs()?.rsp);
+            }
+        }
+        let remains = Remains {
+            stop,
+            image,
+            memory: &self.memory,
+            vcpus: &vcpus,
+            missing_handler: missing,
+            printed: self.output.printed(),
+            open_bus,
+            loses_stores: self.loses_stores,
+            profile,
+            used_simvirtio: simvirtio.is_some_and(|device| device.history != Default::default()),
+        };
+        Ok(remains.doubts())
+    }
+}
+
+/// The state of a vCPU, unless its instruction pointer is plainly in the image. The address is first taken for a physical
+/// one, because that saves a call to the kernel after most runs.
+fn outside(vcpu: &mut KvmVcpu, image: &Image) -> Result<Option<Ended>, Error> {
+    let rip = vcpu.regs()?.rip;
+    if ends_inside(&image.ranges(), Some(rip)) {
+        return Ok(None);
+    }
+    let sregs = vcpu.sregs()?;
+    let probe = Probe::new(vcpu.memory().clone(), sregs);
+    let gpa = probe.translate_linear(probe.linear(sregs.cs.base, rip)).ok().map(|place| place.gpa.0);
+    Ok(Some(Ended { location: vcpu.location(false)?, gpa }))
+}

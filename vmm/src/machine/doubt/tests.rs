@@ -1,0 +1,215 @@
+//! Doubts about made-up remains of a run, without KVM.
+
+use super::*;
+use crate::controller::{ExitController, FakeVcpu};
+use crate::exit::Exit;
+use crate::x86::modes::Mode;
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+
+const RAM: u64 = 0x10_0000;
+
+/// A flat binary for real mode, loaded into its memory.
+fn loaded(code: &[u8], start: u64) -> (Image, GuestMemory) {
+    let image = Image::flat(code.to_vec(), Mode::Real, Gpa(start)).unwrap();
+    let memory = GuestMemory::new(&[(Gpa(0), RAM)]).unwrap();
+    image.load(&memory, RAM).unwrap();
+    (image, memory)
+}
+
+/// Code for real mode at an address.
+fn assemble(start: u64, write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
+    let mut code = CodeAssembler::new(16).unwrap();
+    write(&mut code).unwrap();
+    code.assemble(start).unwrap()
+}
+
+/// A change to the remains of a guest that halts at once.
+type Change = fn(&mut Remains<'_>);
+
+#[test]
+fn each_doubt_has_its_evidence() {
+    let (image, memory) = loaded(&[0xf4], 0x1000);
+    let open_bus = OpenBus::default();
+    let doubts = |change: Change| {
+        let mut remains = Remains {
+            stop: &Stop::Halted,
+            image: &image,
+            memory: &memory,
+            vcpus: &[],
+            missing_handler: None,
+            printed: 0,
+            open_bus: &open_bus,
+            loses_stores: false,
+            profile: None,
+            used_simvirtio: false,
+        };
+        change(&mut remains);
+        remains.doubts()
+    };
+    const HERE: Location = Location::At { mode: Mode::Real, cs: 0, rip: 0x2001 };
+    let outside = Doubt::EndedOutside { location: HERE, image: vec![0x1000..0x1001] };
+    assert_eq!(doubts(|_| {}), [Doubt::NothingSeen]);
+    assert_eq!(doubts(|remains| remains.printed = 1), []);
+    assert_eq!(doubts(|remains| remains.used_simvirtio = true), []);
+    assert_eq!(doubts(|remains| remains.stop = &Stop::Exited(0)), []);
+    assert_eq!(doubts(|remains| remains.stop = &Stop::Timeout), []);
+    assert_eq!(doubts(|remains| remains.missing_handler = Some(0x10)), [Doubt::MissingHandler(0x10)]);
+    let vcpus: Change = |remains| {
+        remains.vcpus =
+            &[Ended { location: HERE, gpa: Some(0x1001) }, Ended { location: HERE, gpa: Some(0x2001) }];
+        remains.printed = 1;
+    };
+    assert_eq!(doubts(vcpus), [outside]);
+    assert_eq!(doubts(|remains| remains.vcpus = &[Ended { location: HERE, gpa: Some(0x1001) }]).len(), 1);
+}
+
+#[test]
+fn a_result_a_screen_and_a_lost_store_are_seen() {
+    let doubts = |at: u64, bytes: &[u8], bus: &OpenBus, loses_stores| {
+        let (image, memory) = loaded(&[0xf4], 0x1000);
+        memory.write(Gpa(at), bytes).unwrap();
+        let remains = Remains {
+            stop: &Stop::Halted,
+            image: &image,
+            memory: &memory,
+            vcpus: &[],
+            missing_handler: None,
+            printed: 0,
+            open_bus: bus,
+            loses_stores,
+            profile: None,
+            used_simvirtio: false,
+        };
+        remains.doubts()
+    };
+    let none = OpenBus::default();
+    assert_eq!(doubts(0x400, &[42], &none, false), []);
+    assert_eq!(doubts(0x407, &[1], &none, false), []);
+    assert_eq!(doubts(0x408, &[1], &none, false), [Doubt::NothingSeen]);
+    assert_eq!(doubts(0xb8000, b"H\x07i\x07", &none, false), [Doubt::TextScreen("Hi".into())]);
+    let mut bus = OpenBus::default();
+    bus.handle(&Exit::MmioWrite { address: 0xd000_0000, size: 4, data: 0 }, &mut FakeVcpu::default());
+    let site = Site { reason: Reason::MmioWrite, place: Some((0xd000_0000, 4)) };
+    assert_eq!(doubts(0x2000, &[0], &bus, false), [Doubt::LostStores(site, 1)]);
+    assert_eq!(doubts(0x2000, &[0], &bus, true), []);
+}
+
+#[test]
+fn the_last_instruction_is_in_the_image() {
+    let image = [0x1000..0x1010, 0x3000..0x3001];
+    for (gpa, inside) in [
+        (Some(0xfff), false),
+        (Some(0x1000), true),
+        (Some(0x1010), true),
+        (Some(0x1011), false),
+        (Some(0x3001), true),
+        (Some(0), false),
+        (None, false),
+    ] {
+        assert_eq!(ends_inside(&image, gpa), inside, "{gpa:x?}");
+    }
+    assert!(!ends_inside(&[], Some(0)));
+}
+
+#[test]
+fn only_text_on_the_screen_is_text() {
+    for (cells, text) in [
+        (&b"H\x07e\x07y\x07\0\0\0\0"[..], Some("Hey")),
+        (b"A\0", Some("A")),
+        // A cleared screen.
+        (b" \x07 \x07 \x07", Some("")),
+        (b"\0\0\0\0", None),
+        (b"A\x07\x01\x02", None),
+        (b"\0\x07", None),
+    ] {
+        assert_eq!(screen_text(cells).as_deref(), text, "{cells:x?}");
+    }
+    assert_eq!(screen_text(&b"x\x07".repeat(100)).unwrap().len(), EXCERPT);
+}
+
+/// The stack of a guest after `int vector`, and `deeper` bytes that were pushed before.
+fn after_int(start: u64, vector: u8, table: &[u8]) -> Option<u8> {
+    let (image, memory) = loaded(&[0x90, 0xcd, vector, 0xf4], start);
+    memory.write(Gpa(u64::from(vector) * 4), table).unwrap();
+    let next = start as u16 + 3;
+    let frame = [next, 0, 0x0202].map(u16::to_le_bytes);
+    memory.write(Gpa(0x8000), frame.as_flattened()).unwrap();
+    missing_handler(&image, &memory, 0, 0x7ff0)
+}
+
+#[test]
+fn an_interrupt_without_a_handler_leaves_its_frame() {
+    assert_eq!(after_int(0x1000, 0x10, &[0; 4]), Some(0x10));
+    assert_eq!(after_int(0, 0x21, &[0; 4]), Some(0x21));
+    // The guest has set a handler.
+    assert_eq!(after_int(0x1000, 0x10, &[0, 0x20, 0, 0]), None);
+    let (image, memory) = loaded(&[0x90, 0xcd, 0x10, 0xf4], 0x1000);
+    // Three words that are not a frame: the flags are impossible, or no `int` is before the address.
+    for words in [[0x1003u16, 0, 0x0200], [0x1003, 0, 0xffff], [0x1002, 0, 0x0202], [0x5003, 0, 0x0202]] {
+        memory.write(Gpa(0x8000), words.map(u16::to_le_bytes).as_flattened()).unwrap();
+        assert_eq!(missing_handler(&image, &memory, 0, 0x8000), None, "{words:x?}");
+    }
+    // Hostile registers: no panic.
+    for (stack, pointer) in [(u64::MAX, u64::MAX), (RAM, 0), (0xf_ffff, 0xffff)] {
+        assert_eq!(missing_handler(&image, &memory, stack, pointer), None);
+    }
+}
+
+/// Code that loads the address of a text, and the text after it.
+fn text_at(address: u32) -> Vec<u8> {
+    assemble(0, |code| {
+        code.mov(si, address as i32)?;
+        code.lodsb()?;
+        code.hlt()?;
+        code.db(b"Hello, world!\0")
+    })
+}
+
+#[test]
+fn a_text_at_another_address_shows_where_the_image_belongs() {
+    // The text is at offset 5.
+    for (address, start, load_at) in [
+        (0x1005, 0, Some(0x1000)),
+        (0x7c05, 0x1000, Some(0x7c00)),
+        (0x0005, 0x1000, Some(0)),
+        (0x0105, 0, Some(0x100)),
+        (0x1005, 0x1000, None),
+        (0x1006, 0, None),
+        (0x2345, 0, None),
+    ] {
+        let image = Image::flat(text_at(address), Mode::Real, Gpa(start)).unwrap();
+        let found = misplaced_text(&image).map(|doubt| match doubt {
+            Doubt::MisplacedText { load_at, .. } => load_at,
+            other => panic!("{other}"),
+        });
+        assert_eq!(found, load_at, "{address:#x} {start:#x}");
+    }
+}
+
+#[test]
+fn code_whose_addresses_are_not_clear_is_not_blamed() {
+    let misplaced = |code: Vec<u8>| misplaced_text(&Image::flat(code, Mode::Real, Gpa(0x1000)).unwrap());
+    // A data segment that does not begin at 0.
+    let segment = |value: i32| {
+        assemble(0, |code| {
+            code.mov(ax, value)?;
+            code.mov(ds, ax)?;
+            code.mov(si, 0xa)?;
+            code.lodsb()?;
+            code.hlt()?;
+            code.db(b"Hello, world!\0")
+        })
+    };
+    assert_eq!(misplaced(segment(0x100)), None);
+    assert!(misplaced(segment(0)).is_some());
+    // The guests of the catalogue are in the program, and at their addresses.
+    for guest in guest::GUESTS.iter().filter(|guest| guest.mode != Mode::User) {
+        let image = Image::flat(guest.image.to_vec(), guest.mode, Gpa(guest.load_at)).unwrap();
+        assert_eq!(misplaced_text(&image), None, "{}", guest.name);
+    }
+    // Any bytes, also code that jumps to itself, before itself and past its end.
+    for code in [&[0xeb, 0xfe][..], &[0xe9, 0, 0x80], &[0x75, 0x7f], &[0xff; 64], &[0; 4096]] {
+        assert_eq!(misplaced(code.to_vec()), None);
+    }
+}
