@@ -10,13 +10,16 @@ use vmm::host::TimeoutWriter;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for a log line. It is shorter, because waiting delays the run.
 pub(crate) const LOG_TIMEOUT: Duration = Duration::from_millis(500);
-/// True once the reader of stderr did not accept a log line in that time.
+/// True once the reader of stderr did not accept a log line or a message in its time.
 static LOG_BLOCKED: AtomicBool = AtomicBool::new(false);
 
-/// Prints a message on stderr. An error is ignored: the exit status still reports the failure.
+/// Prints a message on stderr. An error is ignored: the exit status still reports the failure. After a message that blocks,
+/// the next ones wait for less time.
 pub(crate) fn print_stderr(text: &str) {
     let timeout = if LOG_BLOCKED.load(Ordering::Relaxed) { LOG_TIMEOUT } else { MESSAGE_TIMEOUT };
-    let _ = TimeoutWriter::new(io::stderr(), Some(timeout)).write_all(text.as_bytes());
+    if TimeoutWriter::new(io::stderr(), Some(timeout)).write_all(text.as_bytes()).is_err() {
+        LOG_BLOCKED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The log's writer to stderr. After the first line that blocks it drops the others, so that the log cannot stop a

@@ -247,15 +247,20 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes all waiting text. When a kick interrupts the write, gives up if `until` returns the end of the run. Text
-    /// that cannot be written is dropped, and the error ends the run.
+    /// Writes all waiting text. When a kick interrupts the write, or the reader takes only a part, gives up if `until`
+    /// returns the end of the run. Text that cannot be written is dropped, and the error ends the run.
     fn flush_text(&mut self, until: fn(&Deadline) -> Option<Stop>) -> io::Result<()> {
         let text = std::mem::take(&mut self.waiting);
         let mut rest = text.as_slice();
         while !rest.is_empty() {
             match self.writer.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Ok(written) => {
+                    rest = rest.get(written..).unwrap_or_default();
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
                 Err(error)
                     if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) =>
                 {
@@ -263,11 +268,11 @@ impl Sink {
                     if error.kind() == io::ErrorKind::WouldBlock {
                         thread::sleep(REPEAT);
                     }
-                    if let Some(stop) = until(&self.deadline) {
-                        return Err(io::Error::other(Stopped(stop)));
-                    }
                 }
                 Err(error) => return Err(error),
+            }
+            if let Some(stop) = until(&self.deadline) {
+                return Err(io::Error::other(Stopped(stop)));
             }
         }
         self.writer.flush()

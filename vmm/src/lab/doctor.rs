@@ -257,8 +257,8 @@ const BREAKPOINT: &[u8] = &[
 /// The gate of #BP, entry 3 of the IDT: an interrupt gate to the handler (Intel SDM volume 3, section 6.14.1).
 const BREAKPOINT_GATE: &[u8] = &[0x10, 0x10, 8, 0, 0, 0x8e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// Checks that `int3` in ring 0 of long mode reaches the guest's handler. Linux executes it early in each boot, to test how
-/// it patches its own code. KVM hosts that emulate ring 0 cannot execute it.
+/// Checks that `int3` in ring 0 of long mode reaches the guest's handler. Current Linux kernels execute it early in the boot,
+/// to test how they patch their own code. KVM hosts that emulate ring 0 cannot execute it.
 fn run_breakpoint() -> Check {
     let what = "Linux guests";
     let run = || {
@@ -276,7 +276,7 @@ fn run_breakpoint() -> Check {
                 return Check::of(what, Err(error));
             }
             let found = format!(
-                "int3 in ring 0 ended with: {}; Linux executes it in each boot, so `vmm boot` cannot boot Linux on this host: \
+                "int3 in ring 0 ended with: {}; current Linux kernels execute it when they boot, so `vmm boot` cannot boot them on this host: \
                  use a host whose KVM runs ring 0 on the processor, or `make testbed`",
                 report.stop
             );

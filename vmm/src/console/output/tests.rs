@@ -70,6 +70,27 @@ fn an_interruption_after_the_deadline_ends_the_run() {
     assert!(matches!(output.print(b"x"), ControlFlow::Break(Stop::Timeout)));
 }
 
+/// A kick interrupts a long write after a part of it, and the next write blocks again.
+#[test]
+fn a_reader_that_takes_little_at_a_time_does_not_hold_a_run_beyond_its_deadline() {
+    struct Trickle(Captured);
+    impl Write for Trickle {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.0.write(&data[..1])
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let captured = Captured::default();
+    let mut output = Output::new(Trickle(captured.clone()), false);
+    assert!(output.print(b"all").is_continue());
+    output.set_deadline(Deadline::after(Some(Duration::ZERO)));
+    assert!(matches!(output.print(b"text"), ControlFlow::Break(Stop::Timeout)));
+    assert_eq!(captured.bytes(), b"allt");
+    assert!(output.print(b"x").is_continue(), "nothing is left to wait for");
+}
+
 #[test]
 fn a_captured_output_is_bounded() {
     let (mut output, captured) = Output::captured();
