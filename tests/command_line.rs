@@ -213,6 +213,8 @@ fn table_of_errors(filter: fn(&str) -> bool) {
         ("NOWHERE", files.0.path().join("nowhere/file").to_str().unwrap().into()),
         ("FLAT", files.write("flat", &[0xf4])),
         ("EMPTY", files.write("empty", b"")),
+        ("QCOW2", files.write("qcow2", b"QFI\xfb\0\0\0\x03")),
+        ("GZIP", files.write("gzip", b"\x1f\x8b\x08")),
         ("FOLDER", files.0.path().to_str().unwrap().into()),
         ("HUGE", huge),
         ("LOOP", link),

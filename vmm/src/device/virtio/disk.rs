@@ -14,6 +14,8 @@ use std::path::Path;
 
 /// The most bytes that a flush leaves to fdatasync. It writes more in pieces of this size.
 const FLUSH_PIECE: u64 = 4 << 20;
+/// The bytes that are on their way to the storage while a flush waits for one piece.
+const FLUSH_AHEAD: u64 = 16 * FLUSH_PIECE;
 
 /// A disk.
 #[derive(Debug)]
@@ -202,7 +204,7 @@ impl Disk {
     }
 
     /// Writes the data in the host's cache to the storage, if it may be too much for a single fdatasync, which cannot be
-    /// interrupted. While one piece is on its way, the next one begins.
+    /// interrupted. While it waits for one piece, the next ones are on their way.
     fn write_back(&self, must_end: &dyn Fn() -> bool) -> Result<(), Failure> {
         if self.unflushed <= FLUSH_PIECE {
             return Ok(());
@@ -211,16 +213,15 @@ impl Disk {
             write_back(&self.image.file, start, FLUSH_PIECE, step)
                 .map_err(|error| Failure::Host("flushed", error))
         };
-        let mut start: u64 = 0;
-        step(start, WriteBack::Begin)?;
-        while start < self.image.size {
+        let pieces = |len: u64| (0..len).step_by(FLUSH_PIECE as usize);
+        let begin = |start: u64| if start < self.image.size { step(start, WriteBack::Begin) } else { Ok(()) };
+        pieces(FLUSH_AHEAD).try_for_each(begin)?;
+        for start in pieces(self.image.size) {
             if must_end() {
                 return Err(Failure::CutOff);
             }
-            let next = start.saturating_add(FLUSH_PIECE);
-            step(next, WriteBack::Begin)?;
+            begin(start.saturating_add(FLUSH_AHEAD))?;
             step(start, WriteBack::Wait)?;
-            start = next;
         }
         Ok(())
     }

@@ -1,14 +1,19 @@
 //! The image of a disk: a raw file or a block device with the content of the disk.
 //!
 //! An image is locked while a machine uses it (flock(2)): one machine may write it, or any number of machines may read
-//! it.
+//! it. An image that the host itself uses can only be read: a block device that is mounted, or a file behind a loop device.
 
 use crate::error::Error;
 use crate::host::printable;
-use std::fs::{File, OpenOptions, TryLockError};
+use format::Format;
+use loop_device::SYS_BLOCK;
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+mod format;
+mod loop_device;
 
 /// The size of a sector, in bytes: the unit of the protocol (virtio 1.2, section 5.2).
 pub const SECTOR: u64 = 512;
@@ -27,17 +32,13 @@ impl Image {
     /// Opens and locks the image at `path`.
     ///
     /// # Errors
-    /// The image does not exist, cannot be used as a disk, or is in use by another machine. The message says what to
-    /// do.
+    /// The image does not exist, cannot be used as a disk, is not a raw image, or is in use. The message says what to do.
     pub(crate) fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
         let refuse = |why: String| Error::Config(format!("the disk image {} {why}", printable(path)));
         if path.as_os_str().is_empty() {
             return Err(Error::Config("--disk needs a file name: give --disk FILE or --disk FILE,ro".into()));
         }
-        let mut options = OpenOptions::new();
-        // O_NONBLOCK, because opening a pipe would wait for its writer. It has no effect on files.
-        options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK);
-        let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
+        let mut file = open_file(path, read_only).map_err(|error| match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => Error::host("opening a disk image")(error),
             _ => refuse(refusal(&error, read_only)),
         })?;
@@ -45,6 +46,12 @@ impl Image {
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() && !metadata.file_type().is_block_device() {
             return Err(refuse(NOT_A_FILE.into()));
+        }
+        if !read_only && let Some(device) = loop_device::attached(Path::new(SYS_BLOCK), &metadata) {
+            return Err(refuse(format!(
+                "is attached to the loop device /dev/{device}, which may be mounted: detach it (umount, losetup -d \
+                 /dev/{device}), or use it read-only (FILE,ro)"
+            )));
         }
         let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
         match locked {
@@ -66,6 +73,9 @@ impl Image {
         if size == 0 {
             return Err(refuse("is empty: give it a size (truncate -s 64M FILE)".into()));
         }
+        if let Some(Format { name, command }) = format::of_file(&file, size).map_err(failed)? {
+            return Err(refuse(format!("is {name} and not a raw image: convert it ({command})")));
+        }
         if size != whole {
             return Err(refuse(format!(
                 "has a size of {size}, which is not a multiple of {SECTOR} bytes: pad it (truncate -s {whole} FILE)"
@@ -77,6 +87,22 @@ impl Image {
 
 const NOT_A_FILE: &str = "is neither a file nor a block device: give a raw image";
 
+/// Opens an image. A block device that will be written is opened exclusively (O_EXCL without O_CREAT, open(2)): the kernel
+/// refuses it while it is mounted or used in another way, and refuses to mount it later.
+fn open_file(path: &Path, read_only: bool) -> io::Result<File> {
+    let is_device = |metadata: &Metadata| metadata.file_type().is_block_device();
+    // Without O_CREAT, O_EXCL is defined for block devices only.
+    let exclusive = !read_only && fs::metadata(path).is_ok_and(|metadata| is_device(&metadata));
+    // O_NONBLOCK, because opening a pipe would wait for its writer. It has no effect on files.
+    let flags = libc::O_NONBLOCK | if exclusive { libc::O_EXCL } else { 0 };
+    let file = OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)?;
+    if !read_only && !exclusive && is_device(&file.metadata()?) {
+        // Another file was put at this path meanwhile.
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    Ok(file)
+}
+
 /// The reason why an image cannot be opened, and what to do.
 fn refusal(error: &io::Error, read_only: bool) -> String {
     use io::ErrorKind::{self, IsADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
@@ -85,6 +111,9 @@ fn refusal(error: &io::Error, read_only: bool) -> String {
         IsADirectory => NOT_A_FILE.into(),
         PermissionDenied | ReadOnlyFilesystem if !read_only => {
             format!("cannot be written: {error}: use it read-only (FILE,ro), or allow writing (chmod u+w)")
+        }
+        ErrorKind::ResourceBusy => {
+            "is mounted or in use: unmount it (findmnt, lsblk), or use it read-only (FILE,ro)".into()
         }
         ErrorKind::ExecutableFileBusy => "is a running program: use a copy".into(),
         // The error of opening a socket.

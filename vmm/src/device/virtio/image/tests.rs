@@ -53,3 +53,88 @@ fn an_image_without_write_permission_can_be_used_read_only() {
         assert!(error.to_string().contains("use it read-only (FILE,ro)"));
     }
 }
+
+#[test]
+fn a_file_in_another_format_is_refused_with_the_command_that_converts_it() {
+    let at = |offset: usize, signature: &[u8]| {
+        let mut bytes = vec![0; 4096];
+        bytes[offset..offset + signature.len()].copy_from_slice(signature);
+        bytes
+    };
+    let (qemu, vhd) = ("qemu-img convert -O raw FILE NEW", "qemu-img convert -f vpc -O raw FILE NEW");
+    let last = 4096 - 512;
+    let table: &[(Vec<u8>, &str, &str)] = &[
+        (at(0, b"QFI\xfb\0\0\0\x01"), "a qcow image", qemu),
+        (at(0, b"QFI\xfb\0\0\0\x02"), "a qcow2 image", qemu),
+        (at(0, b"QFI\xfb\0\0\0\x03"), "a qcow2 image", qemu),
+        (at(0, b"QED\0"), "a QED image", qemu),
+        (at(0, b"vhdxfile"), "a VHDX image", qemu),
+        (at(0, b"KDMV\x01\0\0\0"), "a VMDK image", qemu),
+        (at(0, b"# Disk DescriptorFile\n"), "a VMDK image", qemu),
+        (at(0x40, b"\x7f\x10\xda\xbe"), "a VDI image", qemu),
+        (at(0, b"WithoutFreeSpace"), "a Parallels image", qemu),
+        (at(0, b"conectix"), "a VHD image", vhd),
+        (at(last, b"conectix"), "a VHD image", vhd),
+        (at(last, b"koly\0\0\0\x04\0\0\x02\0"), "a DMG image", "qemu-img convert -f dmg -O raw FILE NEW"),
+        (at(0, b"\x1f\x8b\x08\0"), "a gzip-compressed file", "gzip -dc FILE > NEW"),
+        (at(0, b"\xfd7zXZ\0"), "an xz-compressed file", "xz -dc FILE > NEW"),
+        (at(0, b"\x28\xb5\x2f\xfd"), "a zstd-compressed file", "zstd -dc FILE > NEW"),
+        (at(0, b"\x04\x22\x4d\x18"), "an lz4-compressed file", "lz4 -dc FILE > NEW"),
+        (at(0, b"BZh91AY&SY"), "a bzip2-compressed file", "bzip2 -dc FILE > NEW"),
+        (at(0, b"PK\x03\x04"), "a zip archive", "unzip FILE"),
+    ];
+    let image = NamedTempFile::new().unwrap();
+    for (bytes, name, command) in table {
+        for read_only in [false, true] {
+            fs::write(image.path(), bytes).unwrap();
+            let refusal = refused(image.path(), read_only);
+            let expected = format!("is {name} and not a raw image: convert it ({command})");
+            assert!(refusal.ends_with(&expected), "{refusal}");
+        }
+    }
+    // The size of a compressed file is seldom a multiple of a sector. That is not its fault.
+    fs::write(image.path(), b"\x1f\x8b\x08\0 and more").unwrap();
+    assert!(refused(image.path(), false).contains("is a gzip-compressed file"));
+    assert_eq!(fs::read(image.path()).unwrap(), b"\x1f\x8b\x08\0 and more", "a refused file is not changed");
+}
+
+#[test]
+fn raw_images_are_accepted() {
+    let image = NamedTempFile::new().unwrap();
+    let mut boot_sector = vec![0; 4096];
+    boot_sector[..3].copy_from_slice(&[0xeb, 0x63, 0x90]);
+    boot_sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let mut iso = vec![0; 0x9000];
+    iso[0x8001..0x8006].copy_from_slice(b"CD001");
+    // Signatures at other places, and the signature of qcow with an unknown version.
+    let mut text = vec![b' '; 2048];
+    text[1024..1032].copy_from_slice(b"conectix");
+    text[4..8].copy_from_slice(b"QED\0");
+    let qcow = [&b"QFI\xfb\0\0\0\x09"[..], &[0; 504]].concat();
+    for bytes in [boot_sector, iso, text, qcow, vec![0; 512]] {
+        fs::write(image.path(), bytes).unwrap();
+        assert!(Image::open(image.path(), false).is_ok());
+    }
+}
+
+#[test]
+fn a_file_behind_a_loop_device_is_found() {
+    let sys = tempfile::tempdir().unwrap();
+    let (mine, other) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+    let link = sys.path().join("link");
+    std::os::unix::fs::symlink(mine.path(), &link).unwrap();
+    let attach = |device: &str, file: &Path| {
+        let folder = sys.path().join(device).join("loop");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("backing_file"), format!("{}\n", file.display())).unwrap();
+    };
+    fs::create_dir(sys.path().join("loop0")).unwrap();
+    attach("loop1", Path::new("/nowhere (deleted)"));
+    attach("sda", mine.path());
+    let found = || loop_device::attached(sys.path(), &mine.as_file().metadata().unwrap());
+    attach("loop2", other.path());
+    assert_eq!(found(), None);
+    attach("loop7", &link);
+    assert_eq!(found().as_deref(), Some("loop7"));
+    assert_eq!(loop_device::attached(Path::new("/nowhere"), &mine.as_file().metadata().unwrap()), None);
+}
