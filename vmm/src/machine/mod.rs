@@ -52,6 +52,7 @@ use crate::profile::recorder::LAST;
 use crate::profile::trace::Trace;
 use crate::x86::modes::Mode;
 use background::Background;
+use explain::Scene;
 use restore::Restore;
 use session::{RunResult, message, run_machine};
 use simvirtio::abi;
@@ -285,11 +286,22 @@ impl Machine {
             stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
         let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return Ok((None, None)) };
         let location = vcpu.location(has_shut_down(stop))?;
+        let start = vcpu.start_of_stack().filter(|_| self.restore.is_some());
+        let scene = Scene {
+            image: self.restore.as_ref().map(Restore::image),
+            stack_top: start.map(|(_, pointer)| pointer),
+            stack_base: start.map(|(base, _)| base),
+            has_window: matches!(
+                self.background,
+                Background::TrappedWindow(..) | Background::SharedWindow(_)
+            ),
+            died: matches!(stop, Stop::TripleFault | Stop::EmulationFailure(_)),
+        };
         let explanation = match stop {
             Stop::Interrupted | Stop::ProtocolError(_) | Stop::OutputLimit(_) | Stop::ControllerFailed(_) => {
                 None
             }
-            _ => Explanation::new(location, vcpu.regs()?, vcpu.sregs()?, &self.memory),
+            _ => Explanation::new(location, vcpu.regs()?, vcpu.sregs()?, &self.memory, &scene),
         };
         Ok((Some(location), explanation))
     }

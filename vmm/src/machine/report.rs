@@ -160,6 +160,14 @@ impl Report {
         }
     }
 
+    /// True if the driver of SIMVIRTIO seems to use the assignment's `device_t`, whose layout is not that of the window: it
+    /// stored to the second byte of `max_queue_len`, and never finished the handshake (`docs/abi.md`, section 4.1).
+    pub fn uses_foreign_layout(&self) -> bool {
+        self.simvirtio
+            .as_ref()
+            .is_some_and(|device| device.history.misplaced_statuses > 0 && device.history.readies == 0)
+    }
+
     /// The name of the device and the register at a site of the profile. `None` if no device is there.
     pub fn device_at(&self, site: &Site) -> Option<DeviceName> {
         let (address, _) = site.place?;

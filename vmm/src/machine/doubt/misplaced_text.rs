@@ -6,6 +6,7 @@
 
 use super::{Doubt, EXCERPT};
 use crate::boot::Image;
+use crate::memory::PLAIN_RAM;
 use crate::x86::modes::Mode;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::collections::BTreeSet;
@@ -27,10 +28,12 @@ pub(super) fn misplaced_text(image: &Image) -> Option<Doubt> {
         return None;
     }
     let texts = texts(bytes, &code.visited);
+    let highest = if image.mode() == Mode::Real { 0xffff } else { PLAIN_RAM };
     code.addresses.iter().find_map(|&expected| {
         texts.iter().find_map(|(offset, text)| {
             let load_at = expected.checked_sub(*offset)?;
-            load_at.is_multiple_of(ALIGNMENT).then(|| Doubt::MisplacedText {
+            let is_plausible = load_at.is_multiple_of(ALIGNMENT) && load_at <= highest;
+            is_plausible.then(|| Doubt::MisplacedText {
                 text: text.chars().take(EXCERPT).collect(),
                 expected,
                 actual: start.saturating_add(*offset),

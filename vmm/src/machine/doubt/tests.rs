@@ -48,7 +48,7 @@ fn each_doubt_has_its_evidence() {
         remains.doubts()
     };
     const HERE: Location = Location::At { mode: Mode::Real, cs: 0, rip: 0x2001 };
-    let outside = Doubt::EndedOutside { location: HERE, image: vec![0x1000..0x1001] };
+    let outside = Doubt::EndedOutside { location: HERE, image: image.ranges() };
     assert_eq!(doubts(|_| {}), [Doubt::NothingSeen]);
     assert_eq!(doubts(|remains| remains.printed = 1), []);
     assert_eq!(doubts(|remains| remains.used_simvirtio = true), []);
