@@ -51,7 +51,7 @@ pub fn ending(report: &Report) -> String {
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
         let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
     }
-    if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
+    if let Some(suspicion) = report.suspicion() {
         let _ = match report.stop {
             Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout => {
                 write!(text, ": probably {suspicion}")

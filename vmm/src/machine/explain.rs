@@ -15,10 +15,12 @@ mod tests;
 use crate::boot::Image;
 use crate::controller::vcpu::Location;
 use crate::memory::{Gpa, GuestMemory};
+use crate::profile::recorder::TracedExit;
 use crate::x86::modes::Mode;
 use crate::x86::probe::{Probe, ProbeError};
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
 use kvm_bindings::{kvm_regs, kvm_sregs};
+use std::borrow::Cow;
 use std::fmt;
 use suspicion::Suspicion;
 
@@ -151,6 +153,12 @@ impl fmt::Display for Explanation {
             None => writeln!(f, "  stack        no memory at the stack pointer"),
         }
     }
+}
+
+/// The probable cause of a death after which the host has reset the vCPU ([`Location::Reset`]). `last` are the last exits.
+pub(super) fn suspicion_without_state(image: &Image, last: &[TracedExit]) -> Option<String> {
+    let exits: Vec<_> = last.iter().map(|traced| traced.exit).collect();
+    derail::derailed_before_reset(image, &exits).map(Cow::into_owned)
 }
 
 /// What the machine knows about the guest, besides the state of the vCPU.

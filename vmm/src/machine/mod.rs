@@ -52,7 +52,7 @@ use crate::profile::recorder::LAST;
 use crate::profile::trace::Trace;
 use crate::x86::modes::Mode;
 use background::Background;
-use explain::Scene;
+use explain::{Scene, suspicion_without_state};
 use restore::Restore;
 use session::{RunResult, message, run_machine};
 use simvirtio::abi;
@@ -229,7 +229,11 @@ impl Machine {
         let (location, explanation) = self.explain(&stop, stopped_by)?;
         let several = vcpus.len() > 1;
         let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
-        let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
+        let last: Vec<_> =
+            last.iter().flat_map(|recording| recording.last.iter().rev().take(LAST).rev().copied()).collect();
+        let is_lost = location == Some(Location::Reset);
+        let image = self.restore.as_ref().map(Restore::image).filter(|_| is_lost);
+        let lost_suspicion = image.and_then(|image| suspicion_without_state(image, &last));
         let mut totals = Totals::new(self.trace.map(Trace::new));
         let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
         let mut reports = Vec::new();
@@ -262,7 +266,8 @@ impl Machine {
             simvirtio: side.simvirtio,
             boot: side.boot,
             timing: self.clock.map(|clock| totals.timing(clock)),
-            last_exits: last.unwrap_or_default(),
+            last_exits: last,
+            lost_suspicion,
             kernel: totals.kernel(),
             profile: totals.profile,
             trace: totals.trace,

@@ -135,6 +135,8 @@ pub struct Report {
     pub ram: u64,
     /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
     pub image: Arc<[Range<u64>]>,
+    /// The probable cause of a death after which the host has reset the vCPU, which leaves no explanation.
+    pub(crate) lost_suspicion: Option<String>,
     pub(crate) devices: Arc<Devices>,
     pub(crate) kev: bool,
     pub(crate) msrs: Arc<MsrPolicy>,
@@ -158,6 +160,13 @@ impl Report {
             }
             Some(Location::Reset) | None => false,
         }
+    }
+
+    /// The probable cause of the guest's death, or of its timeout, as a phrase that follows "probably". `None` if none is
+    /// known.
+    pub fn suspicion(&self) -> Option<&str> {
+        let explained = self.explanation.as_ref().and_then(Explanation::suspicion);
+        explained.or(self.lost_suspicion.as_deref())
     }
 
     /// True if the driver of SIMVIRTIO seems to use the assignment's `device_t`, whose layout is not that of the window: it

@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 
 /// The most instructions that are looked at.
 const MAX_INSTRUCTIONS: usize = 10_000;
+/// The largest file that is looked at, in bytes.
+const MAX_FILE: usize = 1 << 20;
 /// The shortest text that is recognised, in bytes.
 const MIN_TEXT: usize = 4;
 /// Addresses for which images are linked are multiples of this.
@@ -21,7 +23,7 @@ const ALIGNMENT: u64 = 0x100;
 /// A text that the code of a flat binary expects at another address. `None` for other images, and if the code is not
 /// clear.
 pub(super) fn misplaced_text(image: &Image) -> Option<Doubt> {
-    let (start, bytes) = image.flat_file()?;
+    let (start, bytes) = image.flat_file().filter(|(_, bytes)| bytes.len() <= MAX_FILE)?;
     let code = Code::of(bytes, start, image.mode())?;
     let end = start.saturating_add(bytes.len() as u64);
     if code.addresses.iter().any(|address| (start..end).contains(address)) {

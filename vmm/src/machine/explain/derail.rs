@@ -4,9 +4,11 @@ use super::State;
 use super::suspicion::Suspicion;
 use super::{features, stack};
 use crate::boot::Image;
+use crate::exit::Exit;
 use crate::machine::doubt::missing_handler;
 use crate::x86::modes::{self, Mode};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
+use simvirtio::abi;
 
 /// The most bytes that a guest pops that returned from its entry point a few times.
 const MOST_POPPED: u64 = 0x1000;
@@ -38,6 +40,16 @@ pub(super) fn derailed(state: &State<'_>, outside: bool) -> Option<Suspicion> {
     }
     let wrong = "a ret to a wrong address: the stack was overwritten, or a function popped more or less than it pushed";
     popped_address(state).then(|| wrong.into())
+}
+
+/// The way in which a guest left its code, if the host has reset the vCPU and nothing is left of its state: the entry
+/// point returned. A `ret` with nothing on the stack reads the word at its top, which in a machine with SIMVIRTIO is an
+/// exit, because the window is there.
+pub(super) fn derailed_before_reset(image: &Image, last: &[Exit]) -> Option<Suspicion> {
+    let read_top = last.iter().any(
+        |exit| matches!(*exit, Exit::MmioRead { address: abi::RAM_SIZE, size } if [4, 8].contains(&size)),
+    );
+    (read_top && returns(image)).then(|| RETURNED.into())
 }
 
 fn no_bios(vector: u8) -> Suspicion {

@@ -1,6 +1,7 @@
 //! The commonest mistakes, as made-up states of a vCPU.
 
 use super::super::*;
+use crate::exit::Exit;
 use crate::memory::{PAGE, TABLES, TABLES_SIZE};
 use crate::x86::modes;
 use iced_x86::IcedError;
@@ -138,6 +139,23 @@ fn a_return_is_found_on_every_path_but_not_behind_a_call() {
         code.ret()
     }));
     assert!(!returns(|code| code.jmp(START)));
+}
+
+#[test]
+fn a_return_is_recognised_after_a_reset_of_the_vcpu_by_its_last_exits() {
+    let read = |address, size| Exit::MmioRead { address, size };
+    let print = Exit::PioOut { port: 0xe9, size: 1, data: 0x41 };
+    let returning = long(CodeAssembler::ret).image;
+    let halting = long(CodeAssembler::hlt).image;
+    for (image, last, is_return) in [
+        (&returning, &[print, read(abi::WINDOW, 8), Exit::Shutdown][..], true),
+        (&returning, &[read(abi::WINDOW, 4), Exit::EmulationFailure(Default::default())], true),
+        (&returning, &[print, Exit::Shutdown], false),
+        (&returning, &[read(abi::WINDOW, 2), Exit::Shutdown], false),
+        (&halting, &[read(abi::WINDOW, 8), Exit::Shutdown], false),
+    ] {
+        assert_eq!(derail::derailed_before_reset(image, last).is_some(), is_return, "{last:?}");
+    }
 }
 
 #[test]
