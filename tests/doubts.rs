@@ -194,7 +194,9 @@ fn exits_with_0(code: &mut CodeAssembler) -> Result<(), IcedError> {
 
 fn honest() {
     let files = Files::new();
-    let honest: [(&str, u32, u64, Payload, &[&str], &str); 6] = [
+    /// Name, bits, address, code, options, and a part of the first line.
+    type Honest<'a> = (&'a str, u32, u64, Payload, &'a [&'a str], &'a str);
+    let honest: [Honest<'_>; 6] = [
         (
             "quiet",
             16,

@@ -54,9 +54,11 @@ pub fn ending(report: &Report) -> String {
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
         let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
     }
-    if let Some(suspicion) = report.explanation.as_ref().and_then(|explanation| explanation.suspicion()) {
+    if let Some(suspicion) = report.suspicion() {
         let _ = match report.stop {
-            Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ": probably {suspicion}"),
+            Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout => {
+                write!(text, ": probably {suspicion}")
+            }
             _ => Ok(()),
         };
     }
@@ -66,6 +68,10 @@ pub fn ending(report: &Report) -> String {
             (true, false) => write!(text, "; not verified, although {verdict}"),
             (false, _) => write!(text, "; wrong result: {verdict}, and both should be 42"),
         };
+    }
+    if report.verified() != Some(true) && report.uses_foreign_layout() {
+        text += "; its driver stored to offset 5 of the window, which is driver_status in the assignment's device_t, but \
+                 not in the actual layout: use guest/include/simvirtio.h";
     }
     for doubt in &report.doubts {
         let _ = write!(text, "; {doubt}");

@@ -96,6 +96,9 @@ pub struct History {
     /// The number of stores to read-only fields. Where stores are trapped they are dropped; in shared memory the
     /// fields are restored.
     pub ignored_stores: u64,
+    /// The number of these stores that changed only the second byte of `max_queue_len`. The `device_t` of the assignment
+    /// has `driver_status` there.
+    pub misplaced_statuses: u64,
 }
 
 /// The device's private state, which the guest cannot access.
@@ -125,7 +128,7 @@ impl Device {
             history: History::default(),
         };
         device.repair(memory);
-        device.history.ignored_stores = 0;
+        device.history = History::default();
         Ok(device)
     }
 
@@ -175,9 +178,11 @@ impl Device {
         violation
     }
 
-    /// Counts a store to a read-only field that the transport has dropped.
-    pub fn ignored_store(&mut self) {
+    /// Counts a store of `size` bytes to a read-only field at an offset of the window. The transport has dropped it.
+    pub fn ignored_store(&mut self, offset: u64, size: u8) {
         self.history.ignored_stores = self.history.ignored_stores.saturating_add(1);
+        let misplaced = u64::from(size == 1 && offset == abi::offset::MAX_QUEUE_LEN + 1);
+        self.history.misplaced_statuses = self.history.misplaced_statuses.saturating_add(misplaced);
     }
 
     /// Restores the read-only fields that the driver has overwritten, and counts them. A window in shared RAM needs
@@ -194,6 +199,9 @@ impl Device {
         }
         let [low, high] = self.max_queue_len.to_le_bytes();
         let length = [(gpa::MAX_QUEUE_LEN, low), (gpa::MAX_QUEUE_LEN + 1, high)];
+        let is_right = length.map(|(gpa, right)| memory.load_u8(gpa) == right);
+        let misplaced = u64::from(is_right == [true, false]);
+        self.history.misplaced_statuses = self.history.misplaced_statuses.saturating_add(misplaced);
         for field in [&length[..], &[(gpa::DEVICE_STATUS, self.state.status())]] {
             if field.iter().any(|&(gpa, right)| memory.load_u8(gpa) != right) {
                 field.iter().for_each(|&(gpa, right)| memory.store_u8(gpa, right));

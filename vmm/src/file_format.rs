@@ -216,6 +216,7 @@ fn text(bytes: &[u8]) -> Option<FileFormat> {
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// A file of `len` zeroes with `bytes` at an offset.
     fn file(len: usize, offset: usize, bytes: &[u8]) -> Vec<u8> {
@@ -297,6 +298,19 @@ mod tests {
             assert_eq!(FileFormat::of(&sector(len)), is.then_some(BootSector), "{len}");
         }
         assert_eq!(FileFormat::of(&[0; 512]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_a_format_or_none(
+            which in 0..MAGICS.len(),
+            noise in prop::collection::vec(any::<u8>(), 0..0x300),
+        ) {
+            let _ = FileFormat::of(&noise);
+            let (_, offset, magic) = MAGICS[which];
+            let _ = FileFormat::of(&[&noise[..noise.len().min(offset)], magic, &noise].concat());
+            let _ = FileFormat::of(&[b"MZ", &noise[..]].concat());
+        }
     }
 
     #[test]

@@ -103,6 +103,12 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
         }
     };
     segments.sort_by_key(|segment| segment.start.0);
+    check_overlaps(&segments)?;
+    Ok(Layout { segments, entry, is_high })
+}
+
+/// Checks that segments in the order of their addresses do not overlap.
+fn check_overlaps(segments: &[Segment]) -> Result<(), ImageError> {
     for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
         if segment.end() > next.start.0 {
             return Err(ImageError::Elf(format!(
@@ -111,7 +117,7 @@ pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageEr
             )));
         }
     }
-    Ok(Layout { segments, entry, is_high })
+    Ok(())
 }
 
 /// The refusal of an ELF file for 32 bits.

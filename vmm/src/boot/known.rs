@@ -30,7 +30,39 @@ pub fn refuse_known_formats(path: &Path, bytes: &[u8], load_at: Option<u64>) -> 
 
 /// The format as a noun phrase, and the next step as a verb phrase.
 fn refusal(format: FileFormat, path: &str) -> (String, String) {
-    let (format, advice): (&str, &str) = match format {
+    match format {
+        FileFormat::Compressed(name, program) => {
+            (format!("a file that {name} compressed"), format!("unpack it first ({program})"))
+        }
+        FileFormat::Archive(name, program) => {
+            let article = if name == "RAR" { "an" } else { "a" };
+            (format!("{article} {name} archive"), format!("unpack it ({program}), and give the guest in it"))
+        }
+        FileFormat::Document(name) => (format!("a {name}"), FLAT_OR_ELF.into()),
+        FileFormat::Disk(name, qemu_name) => (
+            format!("a disk image of the format {name}"),
+            format!(
+                "convert it to a raw disk (qemu-img convert -f {qemu_name} -O raw), and give that with a kernel (vmm boot \
+                 KERNEL --disk FILE)"
+            ),
+        ),
+        FileFormat::BootSector => (
+            "a boot sector, which runs only at 0x7c00".into(),
+            format!(
+                "give {path}@0x7c00 (there is no BIOS here: replace int 0x10 by a write to port 0xe9, and int 0x13 by an \
+                 image that has all its sectors)"
+            ),
+        ),
+        other => {
+            let (format, advice) = fixed_refusal(other);
+            (format.into(), advice.into())
+        }
+    }
+}
+
+/// The same for the formats whose refusal has no names in it.
+fn fixed_refusal(format: FileFormat) -> (&'static str, &'static str) {
+    match format {
         FileFormat::Text => ("a text file", FLAT_OR_ELF),
         FileFormat::Script => ("a script", "give the guest that it builds, a flat binary or an ELF64 file"),
         FileFormat::AssemblySource => {
@@ -41,57 +73,27 @@ fn refusal(format: FileFormat, path: &str) -> (String, String) {
             "compile it without a C library (gcc -ffreestanding -mgeneral-regs-only -static -nostdlib -no-pie \
              -Wl,-Ttext-segment=0x1000), and give the result",
         ),
-        FileFormat::Compressed(name, program) => {
-            return (format!("a file that {name} compressed"), format!("unpack it first ({program})"));
-        }
-        FileFormat::Archive(name, program) => {
-            let article = if name == "RAR" { "an" } else { "a" };
-            return (
-                format!("{article} {name} archive"),
-                format!("unpack it ({program}), and give the guest in it"),
-            );
-        }
         FileFormat::Cpio => (
             "a cpio archive, such as an initial RAM disk of Linux",
             "give it with its kernel (vmm boot KERNEL --initrd FILE)",
         ),
-        FileFormat::Document(name) => return (format!("a {name}"), FLAT_OR_ELF.into()),
-        FileFormat::Disk(name, qemu_name) => {
-            return (
-                format!("a disk image of the format {name}"),
-                format!(
-                    "convert it to a raw disk (qemu-img convert -f {qemu_name} -O raw), and give that with a kernel \
-                     (vmm boot KERNEL --disk FILE)"
-                ),
-            );
-        }
         FileFormat::Iso9660 => (
             "the image of a CD (ISO 9660)",
             "take the kernel and its initrd out of it, and give these (vmm boot KERNEL --initrd FILE)",
         ),
-        FileFormat::BootSector => {
-            return (
-                "a boot sector, which runs only at 0x7c00".into(),
-                format!(
-                    "give {path}@0x7c00 (there is no BIOS here: replace int 0x10 by a write to port 0xe9, and int 0x13 \
-                     by an image that has all its sectors)"
-                ),
-            );
-        }
         FileFormat::LinuxKernel => ("a Linux kernel", "boot it (vmm boot FILE)"),
         FileFormat::Multiboot => (
             "a multiboot kernel, which needs a boot loader",
             "link it for a start in 32-bit mode without the multiboot header and without the loader's registers, and \
              give FILE@ADDR:32",
         ),
-        FileFormat::Elf => ("an ELF file", FLAT_OR_ELF),
+        FileFormat::StaticLibrary => ("a static library", "link it to an executable (ld), and give that"),
         FileFormat::Program(name) => (
             name,
             "build the guest for no system instead (nasm -f bin, or gcc and ld for ELF64 with -static -nostdlib)",
         ),
-        FileFormat::StaticLibrary => ("a static library", "link it to an executable (ld), and give that"),
-    };
-    (format.into(), advice.into())
+        _ => ("not a flat binary", FLAT_OR_ELF),
+    }
 }
 
 #[cfg(test)]

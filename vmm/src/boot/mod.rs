@@ -117,9 +117,16 @@ impl Image {
     /// The byte of the file at a guest physical address. Zero in the part of a segment after its bytes; `None` outside all
     /// segments.
     pub(crate) fn byte_at(&self, gpa: u64) -> Option<u8> {
+        let is_inside = self.segments.iter().any(|segment| segment.start.0 <= gpa && gpa < segment.end());
+        let byte = self.bytes_from(gpa).and_then(|bytes| bytes.first().copied());
+        is_inside.then(|| byte.unwrap_or(0))
+    }
+
+    /// The bytes of the file from a guest physical address to the end of its segment. `None` outside all segments.
+    pub(crate) fn bytes_from(&self, gpa: u64) -> Option<&[u8]> {
         let segment = self.segments.iter().find(|segment| segment.start.0 <= gpa && gpa < segment.end())?;
         let offset = usize::try_from(gpa.checked_sub(segment.start.0)?).ok()?;
-        Some(self.bytes.get(segment.file.clone())?.get(offset).copied().unwrap_or(0))
+        self.bytes.get(segment.file.clone())?.get(offset..)
     }
 
     /// The address and the bytes of a flat binary that was read from a file. `None` for other images.

@@ -69,8 +69,8 @@ impl fmt::Display for Doubt {
             ),
             Self::EndedOutside { location, image } => write!(
                 f,
-                "it ended {location}, outside its image ({}): it ran past its end, jumped to a wrong address, or moved \
-                 its code",
+                "it ended {location}, outside its image ({}): it ran past its end, its entry point returned, it jumped \
+                 to a wrong address, or it moved its code",
                 list_ranges(image)
             ),
             Self::TextScreen(text) => write!(

@@ -3,18 +3,26 @@
 //! KVM reports only that a guest shut down, or that KVM could not emulate an instruction. The cause is guessed from the
 //! state of the vCPU, so the text calls it probable.
 
+mod derail;
+mod features;
+mod registers;
+mod selectors;
+mod stack;
 mod suspicion;
 #[cfg(test)]
 mod tests;
 
+use crate::boot::Image;
 use crate::controller::vcpu::Location;
 use crate::memory::{Gpa, GuestMemory};
+use crate::profile::recorder::TracedExit;
 use crate::x86::modes::Mode;
 use crate::x86::probe::{Probe, ProbeError};
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
 use kvm_bindings::{kvm_regs, kvm_sregs};
+use std::borrow::Cow;
 use std::fmt;
-use suspicion::State;
+use suspicion::Suspicion;
 
 /// The maximum length of an x86 instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
@@ -33,7 +41,7 @@ pub struct Explanation {
     mapping: String,
     /// The bytes and the text of the instruction. Empty if it cannot be read.
     instruction: String,
-    suspicion: Option<&'static str>,
+    suspicion: Option<Suspicion>,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
     mode: Mode,
@@ -42,29 +50,32 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Explains the state of a vCPU. `None` if the state is lost ([`Location::Reset`]), or the vCPU
-    /// has not run ([`Location::NotStarted`]).
-    pub fn new(location: Location, regs: kvm_regs, sregs: kvm_sregs, memory: &GuestMemory) -> Option<Self> {
+    /// Explains the state of a vCPU. `None` if the state is lost ([`Location::Reset`]), or the vCPU has not run
+    /// ([`Location::NotStarted`]).
+    pub(super) fn new(
+        location: Location,
+        regs: kvm_regs,
+        sregs: kvm_sregs,
+        memory: &GuestMemory,
+        scene: &Scene<'_>,
+    ) -> Option<Self> {
         let Location::At { mode, rip, .. } = location else { return None };
         let probe = Probe::new(memory.clone(), sregs);
         let code = translate(&probe, memory, probe.linear(sregs.cs.base, rip));
         let bytes = code.gpa.map(|gpa| instruction_bytes(memory, gpa)).unwrap_or_default();
         let instruction = decode(mode, rip, &bytes);
-        let state = State { regs: &regs, sregs: &sregs, probe: &probe };
-        let (width, stack_pointer) = match mode {
-            Mode::Real => (2, regs.rsp & 0xffff),
-            Mode::Protected => (4, regs.rsp & 0xffff_ffff),
-            Mode::Long | Mode::User => (8, regs.rsp),
+        let width = match mode {
+            Mode::Real => 2,
+            Mode::Protected => 4,
+            Mode::Long | Mode::User => 8,
         };
-        let stack = translate(&probe, memory, probe.linear(sregs.ss.base, stack_pointer)).gpa;
+        let state = State { regs: &regs, sregs: &sregs, probe: &probe, memory, width, scene };
+        let stack = translate(&probe, memory, probe.linear(sregs.ss.base, state.stack_offset())).gpa;
         Some(Self {
-            suspicion: match code.fault {
-                Some(fault) => Some(suspicion::of_fetch(fault)),
-                None => suspicion::of_instruction(instruction.as_ref(), &bytes, &state),
-            },
+            suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
             mapping: code.description,
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
-            stack: stack.and_then(|gpa| stack_words(memory, gpa, width)),
+            stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
             mode,
             regs,
             sregs: Box::new(sregs),
@@ -72,10 +83,9 @@ impl Explanation {
     }
 
     /// The probable cause of the guest's fault, as a phrase that follows "probably". `None` if the state shows no cause.
-    /// Only meaningful if the guest died of a fault ([`Stop::TripleFault`](crate::exit::Stop::TripleFault) or
-    /// [`Stop::EmulationFailure`](crate::exit::Stop::EmulationFailure)).
-    pub fn suspicion(&self) -> Option<&'static str> {
-        self.suspicion
+    /// After a timeout, the way in which the guest left its code, if it did.
+    pub fn suspicion(&self) -> Option<&str> {
+        self.suspicion.as_deref()
     }
 
     /// The bytes and the text of the instruction. `None` if it cannot be read.
@@ -151,8 +161,83 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// The probable cause of a death after which the host has reset the vCPU ([`Location::Reset`]). `last` are the last exits.
+pub(super) fn suspicion_without_state(image: &Image, last: &[TracedExit]) -> Option<String> {
+    let exits: Vec<_> = last.iter().map(|traced| traced.exit).collect();
+    derail::derailed_before_reset(image, &exits).map(Cow::into_owned)
+}
+
+/// What the machine knows about the guest, besides the state of the vCPU.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Scene<'a> {
+    /// `None` for Linux.
+    pub(super) image: Option<&'a Image>,
+    /// RSP and the base of SS at the start. `None` for Linux.
+    pub(super) stack_top: Option<u64>,
+    pub(super) stack_base: Option<u64>,
+    /// The machine has SIMVIRTIO.
+    pub(super) has_window: bool,
+    /// The guest died of a fault. If not, only a guest that left its code is explained.
+    pub(super) died: bool,
+}
+
+/// The state of a vCPU at an instruction.
+struct State<'a> {
+    regs: &'a kvm_regs,
+    sregs: &'a kvm_sregs,
+    probe: &'a Probe,
+    memory: &'a GuestMemory,
+    /// The width of a word on the stack, in bytes.
+    width: u64,
+    scene: &'a Scene<'a>,
+}
+
+impl State<'_> {
+    /// The stack pointer, as an offset in the stack segment.
+    fn stack_offset(&self) -> u64 {
+        match self.width {
+            2 => self.regs.rsp & 0xffff,
+            4 => self.regs.rsp & 0xffff_ffff,
+            _ => self.regs.rsp,
+        }
+    }
+
+    /// The word on the stack at a distance from the stack pointer, in bytes, which wraps. `None` if it is not in memory.
+    fn stack_word(&self, distance: u64) -> Option<u64> {
+        let mask = if self.width == 2 { 0xffff } else { u64::MAX };
+        let offset = self.stack_offset().wrapping_add(distance) & mask;
+        let linear = self.probe.linear(self.sregs.ss.base, offset);
+        let gpa = self.probe.translate_linear(linear).ok()?.gpa;
+        let mut word = [0; 8];
+        let read = word.get_mut(..usize::try_from(self.width).ok()?)?;
+        self.memory.read(gpa, read).then(|| u64::from_le_bytes(word))
+    }
+}
+
+/// The probable cause of the guest's death, or of its timeout.
+fn suspicion(
+    code: &Target,
+    instruction: Option<&Instruction>,
+    bytes: &[u8],
+    state: &State<'_>,
+) -> Option<Suspicion> {
+    let image = state.scene.image.map(Image::ranges).unwrap_or_default();
+    let is_inside = |gpa: Gpa| image.iter().any(|range| range.contains(&gpa.0));
+    let derailed = derail::derailed(state, !code.gpa.is_some_and(is_inside));
+    if derailed.is_some() || !state.scene.died {
+        return derailed;
+    }
+    match (code.fault, instruction) {
+        (Some(fault), _) => Some(suspicion::of_fetch(fault)),
+        (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
+        (None, None) => Some(suspicion::of_place_without_memory(code.linear, state.scene.has_window)),
+    }
+}
+
 /// The translation of a linear address.
 struct Target {
+    /// The linear address.
+    linear: u64,
     /// The guest physical address. `None` if the address is not mapped, or if there is no memory.
     gpa: Option<Gpa>,
     /// The translation in words.
@@ -184,7 +269,7 @@ fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Target {
     let mapping = match probe.translate_linear(linear) {
         Ok(mapping) => mapping,
         Err(error) => {
-            return Target { gpa: None, description: error.to_string(), fault: Some(error.into()) };
+            return Target { linear, gpa: None, description: error.to_string(), fault: Some(error.into()) };
         }
     };
     let gpa = mapping.gpa.0;
@@ -201,7 +286,7 @@ fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Target {
     if !has_memory {
         description += ", where there is no memory";
     }
-    Target { gpa: has_memory.then_some(mapping.gpa), description, fault: None }
+    Target { linear, gpa: has_memory.then_some(mapping.gpa), description, fault: None }
 }
 
 /// Reads the bytes of an instruction, up to the end of memory.

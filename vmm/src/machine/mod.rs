@@ -8,7 +8,8 @@
 //! | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
 //! | `ending.rs` | the decision between several reasons for the end of a run |
 //! | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
-//! | `report.rs`, `totals.rs`, `explain.rs` | the report of a run, and the explanation of a guest's death |
+//! | `examine.rs`, `report.rs`, `totals.rs` | what a run left behind, and its report |
+//! | `explain.rs` | the explanation of a guest's death |
 //! | `restore.rs` | putting a guest back to its start |
 //! | `standstill.rs` | the warning about a boot that stands still |
 //! | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
@@ -22,6 +23,7 @@ mod boot_progress;
 mod builder;
 mod doubt;
 mod ending;
+mod examine;
 mod explain;
 mod linux;
 mod pc;
@@ -41,28 +43,22 @@ use crate::boot::Image;
 use crate::console::output::Output;
 use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
-use crate::controller::vcpu::Location;
 use crate::controller::{Devices, ExitController, VcpuState};
 use crate::error::Error;
-use crate::exit::Stop;
 use crate::host::KickTimer;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm::Vm;
-use crate::memory::{Gpa, GuestMemory};
+use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
-use crate::profile::recorder::LAST;
-use crate::profile::trace::Trace;
 use crate::x86::modes::Mode;
 use background::Background;
 use restore::Restore;
-use session::{RunResult, VcpuResult, message, run_machine};
-use simvirtio::abi;
+use session::{message, run_machine};
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use totals::Totals;
 
 /// A controller that the caller added, for one vCPU.
 type BoxedController = Box<dyn ExitController + Send>;
@@ -222,146 +218,6 @@ impl Machine {
         restore.load(image, tables);
         self.reset()
     }
-
-    fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
-        let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
-        let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
-        let verdict = match self.verdict_after(&stop) {
-            Ok(verdict) => verdict,
-            // A result that cannot be read is not a success.
-            Err(error) => {
-                stop = error.into();
-                None
-            }
-        };
-        let (location, explanation) = self.explain(&stop, stopped_by);
-        let several = vcpus.len() > 1;
-        let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
-        let last = last.map(|recording| recording.last.iter().rev().take(LAST).rev().copied().collect());
-        let mut totals = Totals::new(self.trace.map(Trace::new));
-        let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
-        let reports = self.vcpu_reports(vcpus, &mut totals);
-        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
-        let examined =
-            self.doubts(&stop, &stops, &totals.open_bus, totals.profile.as_ref(), side.simvirtio.as_ref());
-        // Without an examination, a doubt is not ruled out.
-        let doubts = examined.unwrap_or_else(|error| {
-            stop = error.into();
-            Vec::new()
-        });
-        Report {
-            stop,
-            stopped_by,
-            location,
-            explanation,
-            verdict,
-            doubts,
-            elapsed,
-            simvirtio: side.simvirtio,
-            boot: side.boot,
-            timing: self.clock.map(|clock| totals.timing(clock)),
-            last_exits: last.unwrap_or_default(),
-            kernel: totals.kernel(),
-            profile: totals.profile,
-            trace: totals.trace,
-            open_bus: totals.open_bus,
-            vcpus: reports,
-            ram: self.ram,
-            image: self.image.clone(),
-            devices: self.devices.clone(),
-            kev: self.kev,
-            msrs: self.msrs.clone(),
-        }
-    }
-
-    /// Adds up the results of the vCPUs. Returns the report of each vCPU; nothing if there is only one.
-    fn vcpu_reports(&mut self, vcpus: Vec<(Stop, VcpuResult)>, totals: &mut Totals) -> Vec<VcpuReport> {
-        let several = vcpus.len() > 1;
-        let mut reports = Vec::new();
-        for (vcpu, (stop, result)) in self.vcpus.iter_mut().zip(vcpus) {
-            let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
-            if several {
-                let location =
-                    if stop.parks() { None } else { known(vcpu.location(has_shut_down(&stop)), vcpu) };
-                let profile = result.recording.as_ref().map(|recording| recording.profile.clone());
-                reports.push(VcpuReport {
-                    id: vcpu.number(),
-                    stop,
-                    location,
-                    profile,
-                    kernel: kernel.clone(),
-                });
-            }
-            totals.add(vcpu.number(), result, kernel);
-        }
-        reports
-    }
-
-    /// At a limit, the vCPU that notices it first stops the machine. If that one has not run, blames one that has: they swap
-    /// their stops. Returns the index of the vCPU that stopped the machine.
-    fn blame_a_started_vcpu(&self, vcpus: &mut [(Stop, VcpuResult)], stopped_by: usize) -> usize {
-        let is_unstarted = |index: usize| self.vcpus.get(index).is_some_and(KvmVcpu::is_unstarted);
-        let at_a_limit = |(stop, _): &(Stop, VcpuResult)| {
-            matches!(stop, Stop::Timeout | Stop::WallTimeout(_) | Stop::Interrupted)
-        };
-        let several = vcpus.len() > 1;
-        if !several || !vcpus.get(stopped_by).is_some_and(at_a_limit) || !is_unstarted(stopped_by) {
-            return stopped_by;
-        }
-        let started = (0..vcpus.len()).find(|index| !is_unstarted(*index)).unwrap_or(stopped_by);
-        if let Ok([(noticed, _), (blamed, _)]) = vcpus.get_disjoint_mut([stopped_by, started]) {
-            std::mem::swap(noticed, blamed);
-        }
-        started
-    }
-
-    /// The location of the vCPU that stopped the machine, and the explanation of its death. `None` for what the host
-    /// does not tell.
-    fn explain(&mut self, stop: &Stop, stopped_by: usize) -> (Option<Location>, Option<Explanation>) {
-        let orderly =
-            stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
-        let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return (None, None) };
-        let location = vcpu.location(has_shut_down(stop));
-        let Some(location) = known(location, vcpu) else { return (None, None) };
-        let explanation = match stop {
-            Stop::Interrupted
-            | Stop::ProtocolError(_)
-            | Stop::OutputLimit(_)
-            | Stop::ControllerFailed(_)
-            | Stop::HostFailed(_) => None,
-            _ => match (vcpu.regs(), vcpu.sregs()) {
-                (Ok(regs), Ok(sregs)) => Explanation::new(location, regs, sregs, &self.memory),
-                _ => None,
-            },
-        };
-        (Some(location), explanation)
-    }
-
-    /// The verdict about a run that ended with `stop`. `None` if none was requested, or if the guest left no result.
-    fn verdict_after(&mut self, stop: &Stop) -> Result<Option<Verdict>, Error> {
-        let has_result = matches!(stop, Stop::Halted | Stop::Exited(0));
-        if self.verify && has_result { self.verdict().map(Some) } else { Ok(None) }
-    }
-
-    fn verdict(&mut self) -> Result<Verdict, Error> {
-        let mut memory = [0; 8];
-        self.memory.read(Gpa(abi::RESULT), &mut memory);
-        let rax = match self.vcpus.first_mut() {
-            Some(vcpu) => vcpu.regs()?.rax,
-            None => 0,
-        };
-        Ok(Verdict::new(self.mode, rax, u64::from_le_bytes(memory)))
-    }
-}
-
-/// The location of `vcpu`. If the host does not tell it, it is missing from the report.
-fn known(location: Result<Location, Error>, vcpu: &KvmVcpu) -> Option<Location> {
-    location.map_err(|error| log::warn!("the place of vCPU {} is not known: {error}", vcpu.number())).ok()
-}
-
-/// True if the processor has shut down. Some hosts reset it then.
-fn has_shut_down(stop: &Stop) -> bool {
-    matches!(stop, Stop::TripleFault)
 }
 
 fn linux_is_not_reset() -> Error {

@@ -137,6 +137,8 @@ pub struct Report {
     pub ram: u64,
     /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
     pub image: Arc<[Range<u64>]>,
+    /// The probable cause of a death after which the host has reset the vCPU, which leaves no explanation.
+    pub(crate) lost_suspicion: Option<String>,
     pub(crate) devices: Arc<Devices>,
     pub(crate) kev: bool,
     pub(crate) msrs: Arc<MsrPolicy>,
@@ -167,6 +169,21 @@ impl Report {
     pub fn host_failure(&self) -> Option<Error> {
         let Stop::HostFailed(error) = &self.stop else { return None };
         Some(Error::Host { operation: "running the guest", source: io::Error::other(error.to_string()) })
+    }
+
+    /// The probable cause of the guest's death, or of its timeout, as a phrase that follows "probably". `None` if none is
+    /// known.
+    pub fn suspicion(&self) -> Option<&str> {
+        let explained = self.explanation.as_ref().and_then(Explanation::suspicion);
+        explained.or(self.lost_suspicion.as_deref())
+    }
+
+    /// True if the driver of SIMVIRTIO seems to use the assignment's `device_t`, whose layout is not that of the window: it
+    /// stored to the second byte of `max_queue_len`, and never finished the handshake (`docs/abi.md`, section 4.1).
+    pub fn uses_foreign_layout(&self) -> bool {
+        self.simvirtio
+            .as_ref()
+            .is_some_and(|device| device.history.misplaced_statuses > 0 && device.history.readies == 0)
     }
 
     /// The name of the device and the register at a site of the profile. `None` if no device is there.

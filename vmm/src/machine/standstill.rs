@@ -8,7 +8,7 @@ use crate::controller::inquiry::{Answer, Inquiry};
 use crate::controller::vcpu::{Activity, Location};
 use crate::host;
 use crate::machine::boot_progress::BootProgress;
-use crate::machine::explain::Explanation;
+use crate::machine::explain::{Explanation, Scene};
 use crate::memory::GuestMemory;
 use crate::shutdown::StopHandle;
 use std::io;
@@ -131,9 +131,8 @@ fn place(answer: &Answer, memory: &GuestMemory) -> String {
     let Some((regs, sregs)) = answer.registers else { return format!("{}", answer.activity) };
     let location = Location::of(&sregs, regs.rip);
     let mut text = format!("{} {location}, CS {:#06x}", answer.activity, sregs.cs.selector);
-    if let Some(instruction) =
-        Explanation::new(location, regs, sregs, memory).as_ref().and_then(Explanation::instruction)
-    {
+    let explanation = Explanation::new(location, regs, sregs, memory, &Scene::default());
+    if let Some(instruction) = explanation.as_ref().and_then(Explanation::instruction) {
         text += ": ";
         text += instruction;
     }

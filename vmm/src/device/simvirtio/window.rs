@@ -156,7 +156,7 @@ impl Device for Window {
             }
         }
         if ignored {
-            self.simvirtio.device.ignored_store();
+            self.simvirtio.device.ignored_store(offset, size);
         }
         self.simvirtio.advance().map_continue(drop)
     }

@@ -99,6 +99,11 @@ impl KvmVcpu {
         Ok(Location::of(&sregs, rip))
     }
 
+    /// The base of SS and RSP at the start. `None` for a vCPU that starts Linux.
+    pub(crate) fn start_of_stack(&self) -> Option<(u64, u64)> {
+        self.start.as_ref().map(|start| (start.sregs.ss.base, start.regs.rsp))
+    }
+
     /// KVM's own counters of this vCPU.
     ///
     /// # Errors

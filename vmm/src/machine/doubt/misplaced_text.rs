@@ -6,12 +6,15 @@
 
 use super::{Doubt, EXCERPT};
 use crate::boot::Image;
+use crate::memory::PLAIN_RAM;
 use crate::x86::modes::Mode;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::collections::BTreeSet;
 
 /// The most instructions that are looked at.
 const MAX_INSTRUCTIONS: usize = 10_000;
+/// The largest file that is looked at, in bytes.
+const MAX_FILE: usize = 1 << 20;
 /// The shortest text that is recognised, in bytes.
 const MIN_TEXT: usize = 4;
 /// Addresses for which images are linked are multiples of this.
@@ -20,17 +23,19 @@ const ALIGNMENT: u64 = 0x100;
 /// A text that the code of a flat binary expects at another address. `None` for other images, and if the code is not
 /// clear.
 pub(super) fn misplaced_text(image: &Image) -> Option<Doubt> {
-    let (start, bytes) = image.flat_file()?;
+    let (start, bytes) = image.flat_file().filter(|(_, bytes)| bytes.len() <= MAX_FILE)?;
     let code = Code::of(bytes, start, image.mode())?;
     let end = start.saturating_add(bytes.len() as u64);
     if code.addresses.iter().any(|address| (start..end).contains(address)) {
         return None;
     }
     let texts = texts(bytes, &code.visited);
+    let highest = if image.mode() == Mode::Real { 0xffff } else { PLAIN_RAM };
     code.addresses.iter().find_map(|&expected| {
         texts.iter().find_map(|(offset, text)| {
             let load_at = expected.checked_sub(*offset)?;
-            load_at.is_multiple_of(ALIGNMENT).then(|| Doubt::MisplacedText {
+            let is_plausible = load_at.is_multiple_of(ALIGNMENT) && load_at <= highest;
+            is_plausible.then(|| Doubt::MisplacedText {
                 text: text.chars().take(EXCERPT).collect(),
                 expected,
                 actual: start.saturating_add(*offset),

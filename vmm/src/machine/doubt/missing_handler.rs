@@ -33,8 +33,9 @@ pub(crate) fn missing_handler(image: &Image, memory: &GuestMemory, stack: u64, p
             (0xcd, vector) => vector,
             _ => return None,
         };
-        // The stack may have reached the table, too. It then holds no handler that the guest has set.
-        let overwrote = stack.saturating_add(pointer & 0xffff) < VECTORS + DEPTH;
+        // After many calls the stack has overwritten everything. The table then holds no handler that the guest has set.
+        let at = stack.saturating_add(pointer & 0xffff);
+        let overwrote = at < VECTORS + DEPTH || !is_intact(image, memory, next - 2);
         has_no_handler(image, memory, vector, overwrote).then_some(vector)
     })
 }
@@ -48,4 +49,12 @@ fn has_no_handler(image: &Image, memory: &GuestMemory, vector: u8, overwritten: 
     let [offset, segment] = [[start[0], start[1]], [start[2], start[3]]].map(u16::from_le_bytes);
     let handler = (u64::from(segment) << 4) + u64::from(offset);
     (unchanged || overwritten) && (start == [0; 4] || image.byte_at(handler).is_none())
+}
+
+/// True if the instruction at an address, and the one at the entry point, are as in the file.
+fn is_intact(image: &Image, memory: &GuestMemory, instruction: u64) -> bool {
+    [instruction, instruction.saturating_add(1), image.entry().0].into_iter().all(|gpa| {
+        let mut byte = [0];
+        memory.read(Gpa(gpa), &mut byte) && image.byte_at(gpa) == Some(byte[0])
+    })
 }

@@ -48,7 +48,7 @@ fn each_doubt_has_its_evidence() {
         remains.doubts()
     };
     const HERE: Location = Location::At { mode: Mode::Real, cs: 0, rip: 0x2001 };
-    let outside = Doubt::EndedOutside { location: HERE, image: vec![0x1000..0x1001] };
+    let outside = Doubt::EndedOutside { location: HERE, image: image.ranges() };
     assert_eq!(doubts(|_| {}), [Doubt::NothingSeen]);
     assert_eq!(doubts(|remains| remains.printed = 1), []);
     assert_eq!(doubts(|remains| remains.used_simvirtio = true), []);
@@ -145,6 +145,12 @@ fn an_interrupt_without_a_handler_leaves_its_frame() {
     // The guest has set a handler.
     assert_eq!(after_int(0x1000, 0x10, &[0, 0x20, 0, 0]), None);
     let (image, memory) = loaded(&[0x90, 0xcd, 0x10, 0xf4], 0x1000);
+    // The stack has overwritten the table and the code.
+    memory.write(Gpa(0x40), &[0, 0x20, 0, 0]).unwrap();
+    memory.write(Gpa(0x8000), [0x1003u16, 0, 0x0202].map(u16::to_le_bytes).as_flattened()).unwrap();
+    assert_eq!(missing_handler(&image, &memory, 0, 0x8000), None);
+    memory.write(Gpa(0x1000), &[0x03]).unwrap();
+    assert_eq!(missing_handler(&image, &memory, 0, 0x8000), Some(0x10));
     // Three words that are not a frame: the flags are impossible, or no `int` is before the address.
     for words in [[0x1003u16, 0, 0x0200], [0x1003, 0, 0xffff], [0x1002, 0, 0x0202], [0x5003, 0, 0x0202]] {
         memory.write(Gpa(0x8000), words.map(u16::to_le_bytes).as_flattened()).unwrap();

@@ -3,43 +3,45 @@
 //! Each suspicion is a phrase that follows "probably". If the exception is known, the phrase begins with its name (Intel
 //! SDM volume 3, table "Protected-Mode Exceptions and Interrupts").
 
-use super::Fault;
-use crate::x86::probe::Probe;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use super::registers::register_value;
+use super::{Fault, State, features, selectors, stack};
+use crate::x86::modes;
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use simvirtio::abi;
+use std::borrow::Cow;
 
-/// CR4: SSE is enabled.
-const CR4_OSFXSR: u64 = 1 << 9;
+/// A probable cause, as a phrase.
+pub(super) type Suspicion = Cow<'static, str>;
 
-/// The state of a vCPU at an instruction.
-pub(super) struct State<'a> {
-    pub(super) regs: &'a kvm_regs,
-    pub(super) sregs: &'a kvm_sregs,
-    pub(super) probe: &'a Probe,
-}
-
-/// The suspicion if the instruction cannot be fetched.
-pub(super) fn of_fetch(fault: Fault) -> &'static str {
+/// The suspicion if the instruction at `linear` cannot be fetched.
+pub(super) fn of_fetch(fault: Fault) -> Suspicion {
     match fault {
         Fault::NotMapped => {
             "#PF: the instruction's address is not mapped (a jump to a wrong address, or a mistake in the page tables)"
         }
         Fault::NotCanonical => "#GP: a jump to an address that is not canonical",
     }
+    .into()
 }
 
-/// The suspicion for an instruction at a mapped address. The instruction is `None` if there is no memory.
+/// The suspicion if there is no memory at the instruction's guest physical address. `has_window`: the machine has
+/// SIMVIRTIO.
+pub(super) fn of_place_without_memory(gpa: u64, has_window: bool) -> Suspicion {
+    let is_window = (abi::WINDOW..abi::DOORBELL.saturating_add(abi::DOORBELL_SIZE)).contains(&gpa);
+    match is_window && has_window {
+        true => "a jump into the window of SIMVIRTIO, which holds registers and no code".into(),
+        false => "a jump to a wrong address, where there is no memory".into(),
+    }
+}
+
+/// The suspicion for an instruction at a mapped address with memory.
 pub(super) fn of_instruction(
-    instruction: Option<&Instruction>,
+    instruction: &Instruction,
     bytes: &[u8],
     state: &State<'_>,
-) -> Option<&'static str> {
-    let Some(instruction) = instruction else {
-        return Some("a jump to a wrong address, where there is no memory");
-    };
+) -> Option<Suspicion> {
     let in_ring_3 = state.sregs.cs.selector & 3 == 3;
-    let sse_is_off = state.sregs.cr4 & CR4_OSFXSR == 0;
-    match instruction.mnemonic() {
+    let known: Option<&'static str> = match instruction.mnemonic() {
         Mnemonic::Add if bytes.iter().take(4).all(|byte| *byte == 0) => Some(
             "execution of zeroed memory: the guest ran past the end of its code, or jumped to a wrong address",
         ),
@@ -50,34 +52,82 @@ pub(super) fn of_instruction(
             Some("#GP: hlt is a privileged instruction, and the guest is in ring 3: write port 0xf4 instead")
         }
         _ if in_ring_3 && is_privileged(instruction) => Some("#GP: a privileged instruction in ring 3"),
-        _ if sse_is_off && uses_vectors(instruction) => Some(
-            "#UD: SSE is not enabled (CR4.OSFXSR is 0): set the bit, or compile with -mgeneral-regs-only",
-        ),
-        mnemonic => of_operand(instruction, state).or(match mnemonic {
-            Mnemonic::Div | Mnemonic::Idiv => {
-                Some("#DE: a division by zero, or a quotient that does not fit in its register")
-            }
-            Mnemonic::Int | Mnemonic::Int3 => Some("a software interrupt without a handler"),
-            _ => None,
-        }),
-    }
+        _ => None,
+    };
+    known
+        .map(Cow::from)
+        .or_else(|| features::missing(instruction, state))
+        .or_else(|| selectors::wrong(instruction, state))
+        .or_else(|| stack::wrong(instruction, state))
+        .or_else(|| of_operand(instruction, state))
+        .or_else(|| of_operation(instruction, state))
+}
+
+/// The suspicion for what an instruction does with its operands.
+fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion> {
+    Some(match instruction.mnemonic() {
+        Mnemonic::Div | Mnemonic::Idiv => {
+            "#DE: a division by zero, or a quotient that does not fit in its register".into()
+        }
+        Mnemonic::Int | Mnemonic::Int3 => "a software interrupt without a handler".into(),
+        mnemonic @ (Mnemonic::Rdmsr | Mnemonic::Wrmsr) => {
+            let index = state.regs.rcx & 0xffff_ffff;
+            let value = if mnemonic == Mnemonic::Wrmsr { ", or it does not take this value" } else { "" };
+            format!("#GP: this processor has no MSR {index:#x}{value}").into()
+        }
+        Mnemonic::Mov if [Register::CR0, Register::CR4].contains(&instruction.op0_register()) => {
+            let register = format!("{:?}", instruction.op0_register()).to_lowercase();
+            let value = register_value(instruction.op1_register(), state.regs)?;
+            format!("#GP: the value {value:#x} is not allowed in {register}").into()
+        }
+        _ => return None,
+    })
 }
 
 /// The suspicion for the memory operand of an instruction, if it has one.
-fn of_operand(instruction: &Instruction, state: &State<'_>) -> Option<&'static str> {
+fn of_operand(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion> {
     if !accesses_operand(instruction) {
         return None;
     }
     let operand = memory_operand(instruction)?;
-    let value = |register, _, _| register_value(register, state.regs);
-    let address = instruction.virtual_address(operand, 0, value)?;
-    Some(match Fault::from(state.probe.translate_linear(address).err()?) {
-        Fault::NotMapped => "#PF: the operand's address is not mapped",
-        Fault::NotCanonical if instruction.memory_segment() == Register::SS => {
-            "#SS: the operand's address, on the stack, is not canonical"
+    let address = operand_address(instruction, operand, state)?;
+    let mapping = match state.probe.translate_linear(address) {
+        Ok(mapping) => mapping,
+        Err(error) => {
+            return Some(match Fault::from(error) {
+                Fault::NotMapped => "#PF: the operand's address is not mapped".into(),
+                Fault::NotCanonical if instruction.memory_segment() == Register::SS => {
+                    "#SS: the operand's address, on the stack, is not canonical".into()
+                }
+                Fault::NotCanonical => "#GP: the operand's address is not canonical".into(),
+            });
         }
-        Fault::NotCanonical => "#GP: the operand's address is not canonical",
-    })
+    };
+    // Without CR0.WP, ring 0 may write read-only pages (Intel SDM volume 3, section 4.6).
+    let protects = state.sregs.cr0 & modes::CR0_WP != 0 || state.sregs.cs.selector & 3 == 3;
+    let is_protected = protects && !mapping.writable && writes(instruction, operand);
+    is_protected.then(|| format!("#PF: a store to {address:#x}, whose page is read-only").into())
+}
+
+/// The linear address of the operand in memory.
+pub(super) fn operand_address(instruction: &Instruction, operand: u32, state: &State<'_>) -> Option<u64> {
+    let value = |register, _, _| register_value(register, state.regs);
+    let offset = instruction.virtual_address(operand, 0, value)?;
+    let base = match instruction.memory_segment() {
+        Register::SS => state.sregs.ss.base,
+        Register::ES => state.sregs.es.base,
+        Register::CS => state.sregs.cs.base,
+        Register::FS => return Some(state.sregs.fs.base.wrapping_add(offset)),
+        Register::GS => return Some(state.sregs.gs.base.wrapping_add(offset)),
+        _ => state.sregs.ds.base,
+    };
+    Some(state.probe.linear(base, offset))
+}
+
+/// True if the instruction stores to the operand.
+fn writes(instruction: &Instruction, operand: u32) -> bool {
+    let access = InstructionInfoFactory::new().info(instruction).op_access(operand);
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
 /// True if ring 3 must not execute the instruction. Port I/O is not privileged here: the task state allows all ports.
@@ -93,14 +143,6 @@ fn is_privileged(instruction: &Instruction) -> bool {
         Mnemonic::Outsd,
     ];
     instruction.is_privileged() && !port_io.contains(&instruction.mnemonic())
-}
-
-/// True if the instruction uses a vector register, which needs SSE.
-fn uses_vectors(instruction: &Instruction) -> bool {
-    (0..instruction.op_count()).any(|operand| {
-        let register = instruction.op_kind(operand) == OpKind::Register;
-        register && instruction.op_register(operand).is_vector_register()
-    })
 }
 
 /// False if the instruction only computes the address of its memory operand, or ignores a fault there.
@@ -119,35 +161,6 @@ fn accesses_operand(instruction: &Instruction) -> bool {
 }
 
 /// The number of the operand in memory.
-fn memory_operand(instruction: &Instruction) -> Option<u32> {
+pub(super) fn memory_operand(instruction: &Instruction) -> Option<u32> {
     (0..instruction.op_count()).find(|operand| instruction.op_kind(*operand) == OpKind::Memory)
-}
-
-/// The value of a general register or a part of one. Segment bases count as 0.
-fn register_value(register: Register, regs: &kvm_regs) -> Option<u64> {
-    let value = match register.full_register() {
-        Register::RAX => regs.rax,
-        Register::RBX => regs.rbx,
-        Register::RCX => regs.rcx,
-        Register::RDX => regs.rdx,
-        Register::RSI => regs.rsi,
-        Register::RDI => regs.rdi,
-        Register::RSP => regs.rsp,
-        Register::RBP => regs.rbp,
-        Register::R8 => regs.r8,
-        Register::R9 => regs.r9,
-        Register::R10 => regs.r10,
-        Register::R11 => regs.r11,
-        Register::R12 => regs.r12,
-        Register::R13 => regs.r13,
-        Register::R14 => regs.r14,
-        Register::R15 => regs.r15,
-        _ if register.is_segment_register() => 0,
-        _ => return None,
-    };
-    Some(match register.size() {
-        4 => value & 0xffff_ffff,
-        2 => value & 0xffff,
-        _ => value,
-    })
 }

@@ -21,15 +21,19 @@ fn explain_in(mode: Mode, code: &[u8], regs: kvm_regs) -> Explanation {
     memory.write(Gpa(0x1000), code).unwrap();
     let sregs = modes::sregs(mode, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE);
     let location = Location::At { mode, cs: sregs.cs.selector, rip: regs.rip };
-    Explanation::new(location, regs, sregs, &memory).unwrap()
+    Explanation::new(location, regs, sregs, &memory, &DIED).unwrap()
 }
+
+/// A guest that died, about which nothing else is known.
+const DIED: Scene<'_> =
+    Scene { image: None, stack_top: None, stack_base: None, has_window: false, died: true };
 
 fn at_code() -> kvm_regs {
     kvm_regs { rip: 0x1000, rsp: 0xf_fff0, ..Default::default() }
 }
 
-fn suspicion(code: &[u8]) -> &'static str {
-    explain(code, at_code()).suspicion().unwrap_or("none")
+fn suspicion(code: &[u8]) -> String {
+    explain(code, at_code()).suspicion().unwrap_or("none").into()
 }
 
 #[test]
@@ -73,7 +77,8 @@ fn an_operand_at_a_wrong_address_is_suspected() {
 
 #[test]
 fn a_wrong_instruction_pointer_is_suspected() {
-    let suspicion = |rip| explain(&[0x90], kvm_regs { rip, ..at_code() }).suspicion().unwrap();
+    let suspicion =
+        |rip| explain(&[0x90], kvm_regs { rip, ..at_code() }).suspicion().map(String::from).unwrap();
     assert!(suspicion(1 << 39).starts_with("#PF: the instruction's address is not mapped"));
     assert_eq!(suspicion(1 << 62), "#GP: a jump to an address that is not canonical");
     assert_eq!(suspicion(0x8000_0000), "a jump to a wrong address, where there is no memory");
@@ -81,10 +86,11 @@ fn a_wrong_instruction_pointer_is_suspected() {
 
 #[test]
 fn a_privileged_instruction_is_suspected_only_in_ring_3() {
-    let suspicion = |code: &[u8], mode| explain_in(mode, code, at_code()).suspicion();
+    let suspicion = |code: &[u8], mode| explain_in(mode, code, at_code()).suspicion().map(String::from);
     // cli; mov cr3, rax
     for code in [&[0xfa][..], &[0x0f, 0x22, 0xd8]] {
-        assert_eq!(suspicion(code, Mode::User), Some("#GP: a privileged instruction in ring 3"), "{code:x?}");
+        let privileged = Some("#GP: a privileged instruction in ring 3".to_string());
+        assert_eq!(suspicion(code, Mode::User), privileged, "{code:x?}");
         assert_eq!(suspicion(code, Mode::Long), None);
     }
     // hlt
@@ -116,7 +122,7 @@ fn the_mapping_follows_32_bit_page_tables() {
     let mut sregs = modes::sregs(Mode::Protected, kvm_sregs::default(), Gpa(0), modes::VcpuIndex::ALONE);
     (sregs.cr0, sregs.cr3) = (sregs.cr0 | modes::CR0_PG, 0x2000);
     let location = Location::At { mode: Mode::Protected, cs: 8, rip: 0x1000 };
-    let explanation = Explanation::new(location, at_code(), sregs, &memory).unwrap();
+    let explanation = Explanation::new(location, at_code(), sregs, &memory, &DIED).unwrap();
     assert!(explanation.suspicion().unwrap().starts_with("#PF"), "{explanation}");
     assert_eq!(explanation.mapping, "0x1000 is not mapped: its PD entry at 0x2000 is 0x0");
 }
@@ -141,8 +147,10 @@ fn any_page_tables_and_registers_can_be_explained() {
                 (sregs.cs.base, sregs.ss.base) = (rip, u64::MAX);
                 let regs = kvm_regs { rip, rsp: u64::MAX, ..Default::default() };
                 let location = Location::At { mode, cs: 0xffff, rip };
-                let _ = Explanation::new(location, regs, sregs, &memory).unwrap().to_string();
+                let _ = Explanation::new(location, regs, sregs, &memory, &DIED).unwrap().to_string();
             }
         }
     }
 }
+
+mod mistakes;

@@ -1,0 +1,178 @@
+//! The examination of a machine after a run: what the guest left, where its vCPUs are, and how it died.
+
+use super::Machine;
+use crate::controller::VcpuState;
+use crate::controller::vcpu::Location;
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::kvm::vcpu::KvmVcpu;
+use crate::machine::background::Background;
+use crate::machine::explain::{Explanation, Scene, suspicion_without_state};
+use crate::machine::report::{Report, VcpuReport, Verdict};
+use crate::machine::restore::Restore;
+use crate::machine::session::{RunResult, VcpuResult};
+use crate::machine::totals::Totals;
+use crate::memory::Gpa;
+use crate::profile::recorder::LAST;
+use crate::profile::trace::Trace;
+use simvirtio::abi;
+use std::time::Duration;
+
+impl Machine {
+    /// The report of a run.
+    pub(super) fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
+        let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
+        let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
+        let verdict = match self.verdict_after(&stop) {
+            Ok(verdict) => verdict,
+            // A result that cannot be read is not a success.
+            Err(error) => {
+                stop = error.into();
+                None
+            }
+        };
+        let (location, explanation) = self.explain(&stop, stopped_by);
+        let several = vcpus.len() > 1;
+        let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
+        let last: Vec<_> =
+            last.iter().flat_map(|recording| recording.last.iter().rev().take(LAST).rev().copied()).collect();
+        let is_lost = location == Some(Location::Reset);
+        let image = self.restore.as_ref().map(Restore::image).filter(|_| is_lost);
+        let lost_suspicion = image.and_then(|image| suspicion_without_state(image, &last));
+        let mut totals = Totals::new(self.trace.map(Trace::new));
+        let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
+        let reports = self.vcpu_reports(vcpus, &mut totals);
+        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
+        let examined =
+            self.doubts(&stop, &stops, &totals.open_bus, totals.profile.as_ref(), side.simvirtio.as_ref());
+        // Without an examination, a doubt is not ruled out.
+        let doubts = examined.unwrap_or_else(|error| {
+            stop = error.into();
+            Vec::new()
+        });
+        Report {
+            stop,
+            stopped_by,
+            location,
+            explanation,
+            verdict,
+            doubts,
+            elapsed,
+            simvirtio: side.simvirtio,
+            boot: side.boot,
+            timing: self.clock.map(|clock| totals.timing(clock)),
+            last_exits: last,
+            lost_suspicion,
+            kernel: totals.kernel(),
+            profile: totals.profile,
+            trace: totals.trace,
+            open_bus: totals.open_bus,
+            vcpus: reports,
+            ram: self.ram,
+            image: self.image.clone(),
+            devices: self.devices.clone(),
+            kev: self.kev,
+            msrs: self.msrs.clone(),
+        }
+    }
+
+    /// Adds up the results of the vCPUs. Returns the report of each vCPU; nothing if there is only one.
+    fn vcpu_reports(&mut self, vcpus: Vec<(Stop, VcpuResult)>, totals: &mut Totals) -> Vec<VcpuReport> {
+        let several = vcpus.len() > 1;
+        let mut reports = Vec::new();
+        for (vcpu, (stop, result)) in self.vcpus.iter_mut().zip(vcpus) {
+            let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
+            if several {
+                let location =
+                    if stop.parks() { None } else { known(vcpu.location(has_shut_down(&stop)), vcpu) };
+                let profile = result.recording.as_ref().map(|recording| recording.profile.clone());
+                reports.push(VcpuReport {
+                    id: vcpu.number(),
+                    stop,
+                    location,
+                    profile,
+                    kernel: kernel.clone(),
+                });
+            }
+            totals.add(vcpu.number(), result, kernel);
+        }
+        reports
+    }
+
+    /// At a limit, the vCPU that notices it first stops the machine. If that one has not run, blames one that has: they swap
+    /// their stops. Returns the index of the vCPU that stopped the machine.
+    fn blame_a_started_vcpu(&self, vcpus: &mut [(Stop, VcpuResult)], stopped_by: usize) -> usize {
+        let is_unstarted = |index: usize| self.vcpus.get(index).is_some_and(KvmVcpu::is_unstarted);
+        let at_a_limit = |(stop, _): &(Stop, VcpuResult)| {
+            matches!(stop, Stop::Timeout | Stop::WallTimeout(_) | Stop::Interrupted)
+        };
+        let several = vcpus.len() > 1;
+        if !several || !vcpus.get(stopped_by).is_some_and(at_a_limit) || !is_unstarted(stopped_by) {
+            return stopped_by;
+        }
+        let started = (0..vcpus.len()).find(|index| !is_unstarted(*index)).unwrap_or(stopped_by);
+        if let Ok([(noticed, _), (blamed, _)]) = vcpus.get_disjoint_mut([stopped_by, started]) {
+            std::mem::swap(noticed, blamed);
+        }
+        started
+    }
+
+    /// The location of the vCPU that stopped the machine, and the explanation of its death. `None` for what the host
+    /// does not tell.
+    fn explain(&mut self, stop: &Stop, stopped_by: usize) -> (Option<Location>, Option<Explanation>) {
+        let orderly =
+            stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
+        let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return (None, None) };
+        let location = vcpu.location(has_shut_down(stop));
+        let Some(location) = known(location, vcpu) else { return (None, None) };
+        let start = vcpu.start_of_stack().filter(|_| self.restore.is_some());
+        let scene = Scene {
+            image: self.restore.as_ref().map(Restore::image),
+            stack_top: start.map(|(_, pointer)| pointer),
+            stack_base: start.map(|(base, _)| base),
+            has_window: matches!(
+                self.background,
+                Background::TrappedWindow(..) | Background::SharedWindow(_)
+            ),
+            died: matches!(stop, Stop::TripleFault | Stop::EmulationFailure(_)),
+        };
+        let explanation = match stop {
+            Stop::Interrupted
+            | Stop::ProtocolError(_)
+            | Stop::OutputLimit(_)
+            | Stop::ControllerFailed(_)
+            | Stop::HostFailed(_) => None,
+            _ => match (vcpu.regs(), vcpu.sregs()) {
+                (Ok(regs), Ok(sregs)) => Explanation::new(location, regs, sregs, &self.memory, &scene),
+                _ => None,
+            },
+        };
+        (Some(location), explanation)
+    }
+
+    /// The verdict about a run that ended with `stop`. `None` if none was requested, or if the guest left no result.
+    fn verdict_after(&mut self, stop: &Stop) -> Result<Option<Verdict>, Error> {
+        let has_result = matches!(stop, Stop::Halted | Stop::Exited(0));
+        if self.verify && has_result { self.verdict().map(Some) } else { Ok(None) }
+    }
+
+    fn verdict(&mut self) -> Result<Verdict, Error> {
+        let mut memory = [0; 8];
+        self.memory.read(Gpa(abi::RESULT), &mut memory);
+        let rax = match self.vcpus.first_mut() {
+            Some(vcpu) => vcpu.regs()?.rax,
+            None => 0,
+        };
+        Ok(Verdict::new(self.mode, rax, u64::from_le_bytes(memory)))
+    }
+}
+
+/// The location of `vcpu`. If the host does not tell it, it is missing from the report.
+fn known(location: Result<Location, Error>, vcpu: &KvmVcpu) -> Option<Location> {
+    location.map_err(|error| log::warn!("the place of vCPU {} is not known: {error}", vcpu.number())).ok()
+}
+
+/// True if the processor has shut down. Some hosts reset it then.
+fn has_shut_down(stop: &Stop) -> bool {
+    matches!(stop, Stop::TripleFault)
+}

@@ -1,0 +1,175 @@
+//! Segment selectors that the processor refuses to load.
+//!
+//! Intel SDM volume 3, sections 3.4.2 (selectors), 3.4.5 (descriptors) and 5.4 (type and null-selector checking).
+
+use super::State;
+use super::registers::register_value;
+use super::suspicion::{Suspicion, memory_operand, operand_address};
+use crate::x86::modes;
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+
+/// The kind of segment that an instruction loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Code,
+    Stack,
+    Data,
+}
+
+/// The wrong selector that an instruction loads, in protected or long mode.
+pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion> {
+    if state.sregs.cr0 & modes::CR0_PE == 0 {
+        return None;
+    }
+    let (selector, kind) = loaded(instruction, state)?;
+    let register = match kind {
+        Kind::Code => "cs",
+        Kind::Stack => "ss",
+        Kind::Data => "a data segment register",
+    };
+    refusal(selector, kind, register, state).map(Suspicion::from)
+}
+
+/// The selector that an instruction loads, and the kind of segment that it must select.
+fn loaded(instruction: &Instruction, state: &State<'_>) -> Option<(u16, Kind)> {
+    let to = |register| match register {
+        Register::CS => Kind::Code,
+        Register::SS => Kind::Stack,
+        _ => Kind::Data,
+    };
+    let register = instruction.op0_register();
+    let width = state.width;
+    let selector = match instruction.mnemonic() {
+        Mnemonic::Mov | Mnemonic::Pop if register.is_segment_register() => {
+            let value = match (instruction.mnemonic(), memory_operand(instruction)) {
+                (Mnemonic::Pop, _) => state.stack_word(0)?,
+                (_, Some(operand)) => word(state, operand_address(instruction, operand, state)?)?,
+                _ => register_value(instruction.op1_register(), state.regs)?,
+            };
+            return Some((value as u16, to(register)));
+        }
+        Mnemonic::Jmp | Mnemonic::Call
+            if [OpKind::FarBranch16, OpKind::FarBranch32].contains(&instruction.op0_kind()) =>
+        {
+            instruction.far_branch_selector()
+        }
+        // The selector follows the offset, which is as wide as the operand.
+        Mnemonic::Jmp | Mnemonic::Call
+            if instruction.is_jmp_far_indirect() || instruction.is_call_far_indirect() =>
+        {
+            let operand = memory_operand(instruction)?;
+            let offset = (instruction.memory_size().size() as u64).saturating_sub(2);
+            word(state, operand_address(instruction, operand, state)?.checked_add(offset)?)? as u16
+        }
+        Mnemonic::Retf => state.stack_word(far_width(instruction, 4))? as u16,
+        Mnemonic::Iret => state.stack_word(2)? as u16,
+        Mnemonic::Iretd => state.stack_word(4)? as u16,
+        Mnemonic::Iretq => state.stack_word(width.max(8))? as u16,
+        _ => return None,
+    };
+    Some((selector, Kind::Code))
+}
+
+/// The width of the offset of a far return, in bytes. Without a prefix it is `default`, as in 32-bit and 64-bit code.
+fn far_width(instruction: &Instruction, default: u64) -> u64 {
+    use iced_x86::Code;
+    match instruction.code() {
+        Code::Retfw | Code::Retfw_imm16 => 2,
+        Code::Retfq | Code::Retfq_imm16 => 8,
+        _ => default,
+    }
+}
+
+/// A word of 2 bytes at a linear address.
+fn word(state: &State<'_>, linear: u64) -> Option<u64> {
+    let mut word = [0; 2];
+    let gpa = state.probe.translate_linear(linear).ok()?.gpa;
+    state.memory.read(gpa, &mut word).then(|| u16::from_le_bytes(word).into())
+}
+
+/// The reason why the processor refuses to load a selector. `None` if it takes it, or if the GDT cannot be read.
+fn refusal(selector: u16, kind: Kind, register: &str, state: &State<'_>) -> Option<String> {
+    let sregs = state.sregs;
+    let is_null = selector & !3 == 0;
+    if is_null {
+        // 64-bit code may load the null selector into SS, except in ring 3.
+        let is_allowed = match kind {
+            Kind::Data => true,
+            Kind::Stack => state.probe.is_long() && sregs.cs.selector & 3 != 3,
+            Kind::Code => false,
+        };
+        return (!is_allowed).then(|| format!("#GP: {register} cannot be the null selector"));
+    }
+    if selector & 4 != 0 {
+        let has_ldt = sregs.ldt.unusable == 0 && sregs.ldt.present == 1 && sregs.ldt.limit > 0;
+        return (!has_ldt).then(|| {
+            format!(
+                "#GP: the selector {selector:#x} is in the LDT (bit 2 is set), which the guest does not have"
+            )
+        });
+    }
+    let offset = u64::from(selector & !7);
+    let last = u64::from(sregs.gdt.limit);
+    if offset.saturating_add(7) > last {
+        return Some(format!(
+            "#GP: the selector {selector:#x} is outside the GDT, which has {} bytes",
+            last.saturating_add(1)
+        ));
+    }
+    let mut descriptor = [0; 8];
+    let at = state.probe.translate_linear(sregs.gdt.base.checked_add(offset)?).ok()?.gpa;
+    if !state.memory.read(at, &mut descriptor) {
+        return Some(format!("the GDT at {:#x} is where there is no memory", sregs.gdt.base));
+    }
+    wrong_descriptor(u64::from_le_bytes(descriptor), kind)
+        .map(|why| format!("{why}, in the GDT at selector {selector:#x}, which {register} cannot take"))
+}
+
+/// The reason why a descriptor is of the wrong kind.
+fn wrong_descriptor(descriptor: u64, kind: Kind) -> Option<&'static str> {
+    let has = |bit: u32| descriptor >> bit & 1 == 1;
+    let (is_code, allows, is_segment, is_present) = (has(43), has(41), has(44), has(47));
+    Some(match kind {
+        _ if descriptor == 0 => "#GP: an empty entry",
+        _ if !is_segment => "#GP: a system segment or gate",
+        Kind::Code if !is_code => "#GP: a data segment",
+        Kind::Code if has(53) && has(54) => "#GP: a code segment with both the bits L and D",
+        Kind::Stack if is_code => "#GP: a code segment",
+        Kind::Stack if !allows => "#GP: a read-only data segment",
+        Kind::Data if is_code && !allows => "#GP: a code segment that cannot be read",
+        _ if !is_present => "#NP: an entry that is not present",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_checked_against_their_use() {
+        const CODE: u64 = 0x00af_9b00_0000_ffff;
+        const DATA: u64 = 0x00cf_9300_0000_ffff;
+        const READ_ONLY: u64 = 0x00cf_9100_0000_ffff;
+        const UNREADABLE: u64 = 0x00af_9900_0000_ffff;
+        const TASK: u64 = 0x0000_8900_0000_0067;
+        const ABSENT: u64 = 1 << 47;
+        for (descriptor, kind, why) in [
+            (CODE, Kind::Code, None),
+            (DATA, Kind::Stack, None),
+            (DATA, Kind::Data, None),
+            (READ_ONLY, Kind::Data, None),
+            (CODE, Kind::Data, None),
+            (0, Kind::Data, Some("#GP: an empty entry")),
+            (TASK, Kind::Code, Some("#GP: a system segment or gate")),
+            (DATA, Kind::Code, Some("#GP: a data segment")),
+            (CODE | 1 << 54, Kind::Code, Some("#GP: a code segment with both the bits L and D")),
+            (CODE, Kind::Stack, Some("#GP: a code segment")),
+            (READ_ONLY, Kind::Stack, Some("#GP: a read-only data segment")),
+            (UNREADABLE, Kind::Data, Some("#GP: a code segment that cannot be read")),
+            (DATA & !ABSENT, Kind::Data, Some("#NP: an entry that is not present")),
+        ] {
+            assert_eq!(wrong_descriptor(descriptor, kind), why, "{descriptor:#x} {kind:?}");
+        }
+    }
+}
