@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz testbed-linux setup clean
+.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -118,6 +118,9 @@ testbed: setup ## Run tests, grades and Linux on kvm_amd in an emulated machine 
 
 testbed-linux: setup ## Run the part of make testbed that boots Linux
 	@tests/testbed/run linux
+
+durability: setup ## Kill Linux guests that write to a disk, and check its files, in the testbed; 10 minutes (ROUNDS=50)
+	@LINUX_KILLS=$(or $(ROUNDS),50) TESTBED_SECONDS=3600 tests/testbed/run linux synced_files_survive_a_kill
 
 # The build folder, and the file of the plot. SAVE=1 replaces the plot in docs/img.
 TARGET = $(or $(CARGO_TARGET_DIR),target)

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         kvm_test("after_a_failed_flush_every_flush_fails", failed_flush),
         kvm_test("a_failed_last_flush_is_a_host_error", failed_last_flush),
         kvm_test("a_device_that_cannot_wait_for_notifications_ends_the_run", dead_epoll),
+        kvm_test("a_console_that_cannot_wait_for_keys_ends_the_run", dead_console),
         kvm_test("a_descriptor_with_indirect_and_next_needs_a_reset", indirect_and_next),
         test_unless(no_loop_devices, "a_disk_that_the_host_uses_is_not_written", used_by_the_host),
     ];
@@ -192,6 +193,15 @@ fn dead_epoll() {
         115,
         "virtio-blk cannot continue: waiting for notifications failed: Bad file descriptor",
     );
+    assert!(started.elapsed() < Duration::from_secs(15), "the run ends long before its timeout");
+}
+
+/// The two threads of the console wait with ppoll. One of them fails.
+fn dead_console() {
+    let started = Instant::now();
+    let ran = on_failing_host("ppoll 9 0 1", "for (;;);");
+    assert_eq!(ran.status, 115, "{}", ran.stderr);
+    assert_eq!(lines(&ran, "Bad file descriptor"), 1, "{}", ran.stderr);
     assert!(started.elapsed() < Duration::from_secs(15), "the run ends long before its timeout");
 }
 

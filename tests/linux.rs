@@ -4,6 +4,8 @@
 //! Linux, `LINUX_KIT=$(tests/testbed/kit) cargo test -p cli --test linux` needs no testbed.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/durability.rs"]
+mod durability;
 #[path = "support/linux_guest.rs"]
 mod linux_guest;
 mod support;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         linux_test("the_exit_port_sets_the_status", exit_port),
         linux_test("the_shell_is_on_a_virtio_console", virtio_console),
         linux_test("a_signal_during_a_write_keeps_synced_data", interrupted_write),
+        linux_test("synced_files_survive_a_kill", || durability::kills(number("LINUX_KILLS").unwrap_or(2))),
         linux_test("an_idle_guest_runs_into_its_timeout", timeout),
         linux_test("entropy_comes_from_the_host", entropy),
         linux_test("memory_continues_above_four_gibibytes", much_memory),
@@ -48,14 +51,19 @@ fn main() -> ExitCode {
         linux_test("an_initrd_larger_than_memory_is_refused", large_initrd),
     ];
     // LINUX_BOOTS=20 takes minutes.
-    if let Some(boots) = std::env::var("LINUX_BOOTS").ok().filter(|boots| !boots.is_empty()) {
-        let boots: u32 = boots.parse().expect("LINUX_BOOTS is a number");
+    if let Some(boots) = number("LINUX_BOOTS") {
         for cpus in [1, 2] {
             let name = format!("{boots}_boots_in_a_row_with_{cpus}_vcpus");
             tests.push(linux_test(name, move || many_boots(boots, cpus)));
         }
     }
     libtest_mimic::run(&arguments, tests).exit_code()
+}
+
+/// Returns the number in an environment variable, if it is set and not empty.
+fn number(variable: &str) -> Option<u32> {
+    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
 }
 
 /// Returns a test that boots Linux. It is ignored if LINUX_KIT is not set. LINUX_KIT states that this KVM runs Linux.

@@ -115,6 +115,14 @@ impl Linux {
         linux
     }
 
+    /// Kills the program with SIGKILL. Returns the whole text of the console.
+    pub fn kill(&mut self) -> String {
+        self.child.kill().expect("the program is killed");
+        self.child.wait().expect("the child can be waited for");
+        self.console.wait_for_end(self.deadline);
+        self.console.text()
+    }
+
     /// Kills the guest and panics.
     pub fn fail(&mut self, why: &str) -> ! {
         let _ = self.child.kill();

@@ -12,7 +12,7 @@ pub fn guest(files: &Files, body: &str) -> String {
     let kernel = files.0.path().join("kernel");
     let script = files.write(
         "guest.ld",
-        b"ENTRY(_start)\nPHDRS { all PT_LOAD FLAGS(7); }\nSECTIONS { . = 0x100000; .text : { *(.start) *(.text*) *(.rodata*) \
+        b"ENTRY(_start)\nPHDRS { all PT_LOAD FLAGS(5); }\nSECTIONS { . = 0x100000; .text : { *(.start) *(.text*) *(.rodata*) \
           *(.data*) *(.bss*) } :all /DISCARD/ : { *(.note*) *(.eh_frame*) *(.comment*) } }",
     );
     let mut gcc = Command::new("gcc");
@@ -32,6 +32,8 @@ const FAILING: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +58,8 @@ static int fails(const char *function) {
 REPLACE(int, fdatasync, (int file), (file))
 REPLACE(int, sync_file_range, (int file, off64_t start, off64_t len, unsigned flags), (file, start, len, flags))
 REPLACE(int, epoll_wait, (int file, struct epoll_event *events, int max, int wait), (file, events, max, wait))
+REPLACE(int, ppoll, (struct pollfd *files, nfds_t count, const struct timespec *wait, const sigset_t *mask),
+        (files, count, wait, mask))
 REPLACE(ssize_t, preadv, (int file, const struct iovec *to, int count, off_t at), (file, to, count, at))
 REPLACE(ssize_t, pwritev, (int file, const struct iovec *from, int count, off_t at), (file, from, count, at))
 "#;

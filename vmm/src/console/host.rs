@@ -19,6 +19,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -129,7 +130,7 @@ impl Prompts {
                 Ok([true, _]) => return,
                 Ok([_, false]) => continue,
                 Ok([_, true]) => {}
-                Err(error) => return log::warn!("prompts of the guest are no longer shown at once: {error}"),
+                Err(error) => return self.stop_handle.end(Stop::OutputFailed(Arc::new(error))),
             }
             let _ = self.prompt.read();
             // The guest may still end the line.
@@ -173,7 +174,7 @@ impl Keys {
             );
             let [stopped, ended, room, typed] = match ready {
                 Ok(ready) => ready,
-                Err(error) => return log::warn!("the console input is no longer read: {error}"),
+                Err(error) => return self.fail(stop, error),
             };
             if stopped {
                 return;
@@ -188,6 +189,15 @@ impl Keys {
             if typed {
                 self.read();
             }
+        }
+    }
+
+    /// Ends the run, because the thread cannot wait for keys. Repeats the kicks until `stop` is signalled.
+    fn fail(&self, stop: &EventFd, error: io::Error) {
+        self.stop_handle.end(Stop::InputFailed(Arc::new(error)));
+        while stop.read().is_err() {
+            self.stop_handle.kick_again();
+            thread::sleep(REPEAT);
         }
     }
 
@@ -246,7 +256,6 @@ mod tests {
     use std::io::Write;
     use std::os::fd::OwnedFd;
     use std::sync::Mutex;
-    use std::thread;
 
     /// A port with room for four bytes.
     #[derive(Clone)]

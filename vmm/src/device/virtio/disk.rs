@@ -10,12 +10,16 @@ use crate::error::Error;
 use crate::host::{WriteBack, printable, write_back};
 use crate::memory::{GuestMemory, Span, TransferError};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
-/// The most bytes that a flush leaves to fdatasync. It writes more in pieces of this size.
+/// The most bytes that a flush leaves to fdatasync. It writes more in pieces of at least this size.
 const FLUSH_PIECE: u64 = 4 << 20;
-/// The bytes that are on their way to the storage while a flush waits for one piece.
-const FLUSH_AHEAD: u64 = 16 * FLUSH_PIECE;
+/// The most pieces of a flush. A larger disk has larger pieces, because each one takes two system calls even if it has no
+/// data to write.
+const FLUSH_PIECES: u64 = 1 << 16;
+/// The number of pieces that are on their way to the storage while a flush waits for one of them.
+const PIECES_AHEAD: u64 = 16;
 
 /// A disk.
 #[derive(Debug)]
@@ -23,13 +27,33 @@ pub struct Disk {
     image: Image,
     /// Set by a write, and cleared by a successful flush.
     dirty: bool,
-    /// The number of bytes that may wait in the host's cache for the next flush. Before the first flush it is the size of the
-    /// image, which another program may have just written.
-    unflushed: u64,
+    /// The data that may wait in the host's cache for the next flush. Before the first flush it is the whole image, which
+    /// another program may have just written.
+    unflushed: Unflushed,
     /// The error of the first flush that failed. The kernel reports a lost write only once, and forgets it then.
     lost: Option<String>,
     /// The kinds of failures that were reported.
     reported: Vec<(&'static str, i32)>,
+}
+
+/// Data in the host's cache.
+#[derive(Clone, Debug, Default)]
+struct Unflushed {
+    /// The number of bytes.
+    bytes: u64,
+    /// The range that contains them. Empty if there are none.
+    range: Range<u64>,
+}
+
+impl Unflushed {
+    fn add(&mut self, start: u64, len: u64) {
+        let end = start.saturating_add(len);
+        self.range = match self.range.is_empty() {
+            true => start..end,
+            false => self.range.start.min(start)..self.range.end.max(end),
+        };
+        self.bytes = self.bytes.saturating_add(len);
+    }
 }
 
 /// The reason why a request failed.
@@ -101,7 +125,7 @@ impl Disk {
     /// The image does not exist, cannot be used as a disk, or is in use. The message says what to do.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
         let image = Image::open(path, read_only)?;
-        let unflushed = image.size;
+        let unflushed = Unflushed { bytes: image.size, range: 0..image.size };
         Ok(Self { image, dirty: false, unflushed, lost: None, reported: Vec::new() })
     }
 
@@ -175,7 +199,7 @@ impl Disk {
             return Err(Failure::ReadOnly);
         }
         self.dirty = true;
-        self.unflushed = self.unflushed.saturating_add(len);
+        self.unflushed.add(offset, len);
         let moved = memory.write_to_file_at(&self.image.file, offset, spans, must_end);
         match moved.map_err(Failure::of_transfer(DONE))? {
             moved if moved == len => Ok(moved),
@@ -196,7 +220,7 @@ impl Disk {
             .write_back(must_end)
             .and_then(|()| self.image.file.sync_data().map_err(|error| Failure::Host("flushed", error)));
         match &answer {
-            Ok(()) => (self.dirty, self.unflushed) = (false, 0),
+            Ok(()) => (self.dirty, self.unflushed) = (false, Unflushed::default()),
             Err(Failure::Host(_, error)) => self.lost = Some(error.to_string()),
             Err(_) => {}
         }
@@ -206,21 +230,24 @@ impl Disk {
     /// Writes the data in the host's cache to the storage, if it may be too much for a single fdatasync, which cannot be
     /// interrupted. While it waits for one piece, the next ones are on their way.
     fn write_back(&self, must_end: &dyn Fn() -> bool) -> Result<(), Failure> {
-        if self.unflushed <= FLUSH_PIECE {
+        let Unflushed { bytes, range: Range { start, end } } = self.unflushed.clone();
+        if bytes <= FLUSH_PIECE {
             return Ok(());
         }
+        let piece = FLUSH_PIECE.max(self.image.size / FLUSH_PIECES);
         let step = |start, step| {
-            write_back(&self.image.file, start, FLUSH_PIECE, step)
-                .map_err(|error| Failure::Host("flushed", error))
+            write_back(&self.image.file, start, piece, step).map_err(|error| Failure::Host("flushed", error))
         };
-        let pieces = |len: u64| (0..len).step_by(FLUSH_PIECE as usize);
-        let begin = |start: u64| if start < self.image.size { step(start, WriteBack::Begin) } else { Ok(()) };
-        pieces(FLUSH_AHEAD).try_for_each(begin)?;
-        for start in pieces(self.image.size) {
+        let pieces = || (start..end).step_by(usize::try_from(piece).unwrap_or(usize::MAX));
+        let mut ahead = pieces().peekable();
+        for start in pieces() {
             if must_end() {
                 return Err(Failure::CutOff);
             }
-            begin(start.saturating_add(FLUSH_AHEAD))?;
+            let limit = start.saturating_add(piece.saturating_mul(PIECES_AHEAD));
+            while let Some(next) = ahead.next_if(|next| *next < limit) {
+                step(next, WriteBack::Begin)?;
+            }
             step(start, WriteBack::Wait)?;
         }
         Ok(())

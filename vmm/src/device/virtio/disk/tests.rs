@@ -60,11 +60,26 @@ fn a_flush_ends_between_two_pieces_and_is_no_failure() {
     }
     assert!(disk.dirty && disk.lost.is_none());
     disk.flush(NEVER).unwrap();
-    assert!(!disk.dirty && disk.unflushed == 0);
+    assert!(!disk.dirty && disk.unflushed.bytes == 0);
     // A small flush is one piece.
     disk.write(&memory, 5, &span(0, SECTOR), NEVER).unwrap();
     disk.flush(&|| true).unwrap();
     assert!(!disk.dirty);
+}
+
+#[test]
+fn a_flush_covers_the_range_of_the_writes() {
+    let (mut disk, _image, memory) = disk(64 * MIB);
+    assert_eq!(disk.unflushed.range, 0..64 * MIB, "another program may have written the image");
+    disk.flush(NEVER).unwrap();
+    for (sector, len) in [(40 * MIB_SECTORS, 5 * MIB), (20 * MIB_SECTORS, MIB)] {
+        disk.write(&memory, sector, &span(0, len), NEVER).unwrap();
+    }
+    assert_eq!((disk.unflushed.range.clone(), disk.unflushed.bytes), (20 * MIB..45 * MIB, 6 * MIB));
+    // Seven pieces of 4 MiB cover it.
+    assert!(matches!(disk.flush(&after(6)), Err(Failure::CutOff)));
+    disk.flush(&after(7)).unwrap();
+    assert!(disk.unflushed.range.is_empty());
 }
 
 #[test]
@@ -84,7 +99,7 @@ fn after_a_failed_flush_every_flush_fails() {
     // A pipe cannot be flushed.
     let pipe = std::os::fd::OwnedFd::from(io::pipe().unwrap().1);
     let good = std::mem::replace(&mut disk.image.file, pipe.into());
-    disk.unflushed = 0;
+    disk.unflushed = Unflushed::default();
     assert!(matches!(disk.flush(NEVER), Err(Failure::Host("flushed", _))));
     disk.image.file = good;
     for _ in 0..2 {
