@@ -229,7 +229,8 @@ fn list() -> String {
 /// # Errors
 /// One of them is a directory, or both are the same.
 fn check_files(arguments: &Arguments) -> Result<(), String> {
-    for path in [&arguments.json, &arguments.svg].into_iter().flatten().filter(|path| path.is_dir()) {
+    let mut paths = [&arguments.json, &arguments.svg].into_iter().flatten();
+    if let Some(path) = paths.find(|path| path.is_dir()) {
         let path = vmm::host::printable(path);
         return Err(format!("cannot write {path}: it is a directory: give the name of a file"));
     }

@@ -35,8 +35,11 @@ pub struct KvmCounters {
 impl KvmCounters {
     /// The counter of this name, if this kernel has it.
     pub fn get(&self, name: &str) -> Option<u64> {
-        let offset =
-            self.fields().find_map(|(field, offset)| (field == name.as_bytes()).then_some(offset))?;
+        let is_named = |field: &[u8]| {
+            let rest = field.strip_prefix(name.as_bytes());
+            rest.is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
+        };
+        let (_, offset) = self.fields().find(|(field, _)| is_named(field))?;
         self.value(offset)
     }
 
@@ -46,8 +49,11 @@ impl KvmCounters {
     }
 
     /// All counters, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        let named = |(name, offset)| Some((str::from_utf8(name).ok()?, self.value(offset)?));
+    pub fn iter<'a>(&'a self) -> impl Iterator<Item = (&'a str, u64)> {
+        let named = |(field, offset): (&'a [u8], usize)| {
+            let name = field.split(|byte| *byte == 0).next()?;
+            Some((str::from_utf8(name).ok()?, self.value(offset)?))
+        };
         let mut counters: Vec<_> = self.fields().filter_map(named).collect();
         counters.sort_unstable();
         counters.into_iter()
@@ -64,12 +70,11 @@ impl KvmCounters {
         }
     }
 
-    /// The name and the offset of each counter that has a single value.
+    /// The name, filled up with zeroes, and the offset of each counter that has a single value.
     fn fields(&self) -> impl Iterator<Item = (&[u8], usize)> {
         self.descriptors.chunks_exact(self.descriptor_size.max(1)).filter_map(|descriptor| {
             let (fixed, name) = descriptor.split_at_checked(DESCRIPTOR)?;
             let is_single = word(fixed, 0) & TYPE <= PEAK && word(fixed, 4) >> 16 == 1;
-            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
             is_single.then_some((name, word(fixed, 8) as usize))
         })
     }
