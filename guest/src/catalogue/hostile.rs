@@ -241,8 +241,8 @@ pub(super) const GUESTS: &[Guest] = &[
             cpus: 2,
             input: "xxxxxxxx",
             output: SEVENTY,
-            exits: Exits::Unspecified,
-            polling_exits: Some(Exits::Unspecified),
+            exits: Exits::Exactly(15),
+            polling_exits: Some(Exits::Exactly(3)),
             ..TEST
         }
     ),
