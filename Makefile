@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz testbed-linux durability setup clean
+.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -168,6 +168,13 @@ fuzz: setup ## Fuzz the loaders, window, rings, disk and saved files, FUZZ_SECON
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 || exit 1; \
 	done
+
+# loom is a dependency of this package only, which is not part of the workspace.
+model: setup ## Run the rings and the doorbell with every interleaving of their threads (loom)
+	$(CARGO) test $(LOCKED) --manifest-path model/Cargo.toml --target-dir $(TARGET)/model
+
+sanitize: setup model ## Search for data races and undefined behaviour: ThreadSanitizer, Miri, loom
+	@CARGO="$(CARGO)" TARGET="$(TARGET)" tests/sanitize/run
 
 clean: ## Remove all build results
 	$(CARGO) clean

@@ -8,6 +8,7 @@
 //! * [`ring`]: the byte queues, with a [`ring::Producer`] and a [`ring::Consumer`].
 //! * [`device`]: the state machine of the device.
 //! * [`driver`]: the driver's side of the handshake.
+//! * [`serve`](mod@serve): the loop of a device that sleeps until its driver rings.
 //!
 //! The crate is `no_std` and has no dependencies and no `unsafe` code, so that the host (the `vmm` crate) and the
 //! guests compile the same source.
@@ -32,6 +33,7 @@ pub mod abi;
 pub mod device;
 pub mod driver;
 pub mod ring;
+pub mod serve;
 mod table;
 #[cfg(test)]
 mod testing;

@@ -9,6 +9,9 @@ const TWO_QUEUES: &str = match str::from_utf8(&[b'x'; 2 * 4095]) {
     Err(_) => panic!("ASCII is UTF-8"),
 };
 
+/// The output of `hostile-racing-print`: 62 bytes through the device, and eight by a hypercall.
+const SEVENTY: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+
 pub(super) const GUESTS: &[Guest] = &[
     guest!(
         "hostile-data-early",
@@ -227,6 +230,19 @@ pub(super) const GUESTS: &[Guest] = &[
             about: "halts in the middle of the handshake",
             exits: Exits::Exactly(2),
             polling_exits: Some(Exits::Exactly(1)),
+            ..TEST
+        }
+    ),
+    guest!(
+        "hostile-racing-print",
+        "hostile/racing_print.asm",
+        Guest {
+            about: "prints the RX queue on one vCPU while the device writes to it for another",
+            cpus: 2,
+            input: "xxxxxxxx",
+            output: SEVENTY,
+            exits: Exits::Exactly(15),
+            polling_exits: Some(Exits::Exactly(3)),
             ..TEST
         }
     ),

@@ -178,4 +178,17 @@ mod tests {
             }
         });
     }
+
+    /// A race on purpose, which `make sanitize` runs to see that ThreadSanitizer works.
+    #[test]
+    #[cfg(tsan)]
+    #[ignore = "ThreadSanitizer must report it"]
+    fn a_plain_access_is_a_race() {
+        let slot = leaked();
+        thread::scope(|scope| {
+            scope.spawn(move || slot.store_u8(100, 1));
+            // SAFETY: the byte is in the slot. The race is intended.
+            scope.spawn(move || unsafe { slot.address(100, 1).map(|byte| byte.write(2)) });
+        });
+    }
 }
