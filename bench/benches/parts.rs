@@ -31,7 +31,7 @@ use vmm::device::{
 };
 use vmm::exit::{Arrival, Exit, Outcome, Stop};
 use vmm::internals::{Entropy, FakeRun, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
-use vmm::memory::{Gpa, GuestMemory};
+use vmm::memory::{Gpa, GuestMemory, SharedMemory};
 use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};
 use vmm::{Error, Input, Output, run_vcpu};
 
@@ -315,6 +315,33 @@ fn ring(criterion: &mut Criterion) {
     });
 }
 
+/// The work of the polling thread: a poll without work, and the echo of a byte, with the driver's side of the queues.
+fn polling(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("polling");
+    let memory = memory();
+    let shared = SharedMemory::new(&memory).unwrap();
+    let device = Simvirtio::power_on(abi::DEFAULT_QUEUE_LEN, shared, sink(), Input::bytes(b""));
+    let mut device = device.unwrap().looped_back();
+    let mut tx = Producer::attach(Ring::tx(abi::DEFAULT_QUEUE_LEN), &memory).unwrap();
+    let mut rx = Consumer::attach(Ring::rx(abi::DEFAULT_QUEUE_LEN), &memory).unwrap();
+    for command in [abi::command::RESET, abi::command::CONFIG] {
+        tx.push(&memory, command).unwrap();
+        assert!(device.advance().is_continue());
+    }
+    memory.store_u8(abi::gpa::DRIVER_STATUS, abi::driver_status::DRIVER_OK);
+    assert!(device.advance().is_continue());
+    group.bench_function("a poll without work", |bencher| bencher.iter(|| device.advance()));
+    group.bench_function("echo of a byte", |bencher| {
+        bencher.iter(|| {
+            tx.push(&memory, black_box(b'x')).unwrap();
+            let answer = device.advance();
+            let byte = rx.peek(&memory).unwrap();
+            rx.release(&memory);
+            (answer, byte)
+        });
+    });
+}
+
 /// The profile of an exit. `recorded` is the work per exit: two clock reads and an entry in a buffer, plus the share of
 /// counting a full buffer. `counted` is the counting alone.
 fn profile(criterion: &mut Criterion) {
@@ -355,6 +382,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = parts;
     config = short();
-    targets = decode, dispatch, each_device, ring, profile
+    targets = decode, dispatch, each_device, ring, polling, profile
 }
 criterion_main!(parts);

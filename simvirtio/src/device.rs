@@ -37,6 +37,10 @@ pub trait Host {
     /// Completes the bytes since the last call. Their effects must be done before this returns, because the device then
     /// reports to the driver that they were taken.
     fn transmitted(&mut self) {}
+    /// Returns false if [`receive`](Self::receive) would return `None`. The device asks this at every poll.
+    fn has_input(&self) -> bool {
+        true
+    }
     /// Returns the next byte for the driver, or `None` if there is no input now. Must not wait.
     fn receive(&mut self) -> Option<u8>;
 }
@@ -224,7 +228,7 @@ impl Device {
 
     /// Moves the host's input into the RX queue, until the input is used up or the queue is full.
     fn deliver(&mut self, memory: &impl Memory, host: &mut impl Host) -> Result<bool, Violation> {
-        if self.state != State::Ready {
+        if self.state != State::Ready || !host.has_input() {
             return Ok(false);
         }
         let mut space = self.rx.space(memory).map_err(wild_rx)?;

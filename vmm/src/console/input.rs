@@ -52,6 +52,11 @@ impl Input {
         (self.buffer.into(), self.source)
     }
 
+    /// True if a byte is buffered.
+    pub(crate) fn has_next(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// The next buffered byte.
     pub(crate) fn next(&mut self) -> Option<u8> {
         self.buffer.pop_front()

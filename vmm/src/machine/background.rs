@@ -7,7 +7,7 @@ use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::linux::{BootReport, Pc, RunningPc};
-use crate::memory::GuestMemory;
+use crate::memory::SharedMemory;
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::{Deadline, Kick};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ pub(super) enum Background {
 /// The SIMVIRTIO device over shared RAM.
 pub(super) struct SharedWindow {
     /// `None` while a run has it, and after a run whose thread panicked.
-    pub(super) device: Option<Box<Simvirtio<GuestMemory>>>,
+    pub(super) device: Option<Box<Simvirtio<SharedMemory>>>,
     /// `None` if the device polls.
     pub(super) doorbell: Option<Arc<Doorbell>>,
 }

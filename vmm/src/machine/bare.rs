@@ -13,7 +13,9 @@ use crate::machine::assembly::Parts;
 use crate::machine::background::{Background, SharedWindow};
 use crate::machine::builder::Builder;
 use crate::machine::restore::Restore;
-use crate::memory::{self, Gpa, GuestMemory, Map, PAGE_TABLES, TABLES, TABLES_SIZE, TASK_STATE};
+use crate::memory::{
+    self, Gpa, GuestMemory, Map, PAGE_TABLES, SharedMemory, TABLES, TABLES_SIZE, TASK_STATE,
+};
 use crate::x86::modes::{self, Mode, VcpuIndex};
 use simvirtio::abi;
 use std::sync::{Arc, Mutex};
@@ -116,7 +118,9 @@ impl Builder {
         let page = Arc::new(Mutex::new(DoorbellPage));
         self.devices.mmio.attach(abi::DOORBELL, abi::DOORBELL_SIZE, page)?;
         if transport.shares_memory() {
-            let simvirtio = Simvirtio::power_on(queue_len, memory.clone(), output, input)?;
+            let shared = SharedMemory::new(memory)
+                .ok_or_else(|| Error::Config("SIMVIRTIO needs the SO2 memory map".into()))?;
+            let simvirtio = Simvirtio::power_on(queue_len, shared, output, input)?;
             let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
             let rings = transport == Transport::Doorbell;
             let doorbell = rings.then(Doorbell::new).transpose()?.map(Arc::new);

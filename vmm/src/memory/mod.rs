@@ -6,6 +6,7 @@
 mod access;
 pub(crate) mod map;
 mod mapping;
+mod shared;
 mod transfer;
 mod words;
 mod written;
@@ -15,6 +16,7 @@ pub use map::{
     MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc_ram_size,
     ram_size,
 };
+pub use shared::SharedMemory;
 pub use transfer::Span;
 pub(crate) use transfer::TransferError;
 /// A guest physical address.

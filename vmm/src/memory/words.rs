@@ -28,7 +28,7 @@ impl Words {
 
     /// The address of the `size` bytes at `gpa` in this process. `None` unless all of them are in this slot.
     #[inline]
-    fn address(&self, gpa: u64, size: u64) -> Option<*mut u8> {
+    pub(super) fn address(&self, gpa: u64, size: u64) -> Option<*mut u8> {
         let offset = gpa.checked_sub(self.start)?;
         let inside = offset < self.len && self.len - offset >= size;
         // SAFETY: `len` bytes are mapped from `host`, so the address is in the mapping.

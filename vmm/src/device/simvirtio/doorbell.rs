@@ -12,7 +12,7 @@ use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host;
-use crate::memory::GuestMemory;
+use crate::memory::SharedMemory;
 use crate::shutdown::Deadline;
 use simvirtio::serve::{Sleeper, serve};
 use std::ops::ControlFlow;
@@ -73,7 +73,7 @@ impl Doorbell {
     /// set or the device ends the run. Adds the number of rings to `rings`.
     pub(crate) fn serve(
         &self,
-        simvirtio: &mut Simvirtio<GuestMemory>,
+        simvirtio: &mut Simvirtio<SharedMemory>,
         over: &AtomicBool,
         deadline: &Deadline,
         rings: &mut u64,
@@ -85,7 +85,7 @@ impl Doorbell {
 /// A device with its doorbell, while [`Doorbell::serve`] runs.
 struct Served<'a> {
     doorbell: &'a Doorbell,
-    simvirtio: &'a mut Simvirtio<GuestMemory>,
+    simvirtio: &'a mut Simvirtio<SharedMemory>,
     over: &'a AtomicBool,
     deadline: &'a Deadline,
     rings: &'a mut u64,
@@ -151,16 +151,17 @@ mod tests {
     use super::*;
     use crate::console::input::Input;
     use crate::console::output::Output;
-    use crate::memory::Gpa;
+    use crate::memory::{Gpa, GuestMemory};
     use simvirtio::Memory;
     use simvirtio::abi;
     use simvirtio::device::State;
 
     /// Runs `serve` on a new device while `body` plays the driver. Returns the device and the number of rings.
-    fn served(body: impl FnOnce(&Doorbell, &GuestMemory)) -> (Simvirtio<GuestMemory>, u64) {
+    fn served(body: impl FnOnce(&Doorbell, &GuestMemory)) -> (Simvirtio<SharedMemory>, u64) {
         let memory = GuestMemory::new(&[(Gpa(0), abi::DOORBELL)]).unwrap();
+        let shared = SharedMemory::new(&memory).unwrap();
         let (output, _) = Output::captured();
-        let mut simvirtio = Simvirtio::power_on(256, memory.clone(), output, Input::bytes(b"")).unwrap();
+        let mut simvirtio = Simvirtio::power_on(256, shared, output, Input::bytes(b"")).unwrap();
         let doorbell = Doorbell::new().unwrap();
         let (over, mut rings) = (AtomicBool::new(false), 0);
         std::thread::scope(|scope| {

@@ -112,13 +112,22 @@ struct Streams {
     looped: Option<VecDeque<u8>>,
     message: Vec<u8>,
     digest: DefaultHasher,
-    /// The bytes that were received and are not printed yet.
-    unprinted: Vec<u8>,
+    /// The bytes that were received and are not in `message` and `digest` yet.
+    received: Vec<u8>,
+    /// The number of bytes in `received` that were printed.
+    printed: usize,
     /// The end of the run that a failed print asks for.
     failure: Option<Stop>,
 }
 
 impl Host for Streams {
+    fn has_input(&self) -> bool {
+        match &self.looped {
+            Some(looped) => !looped.is_empty(),
+            None => self.input.has_next(),
+        }
+    }
+
     fn receive(&mut self) -> Option<u8> {
         match &mut self.looped {
             Some(looped) => looped.pop_front(),
@@ -127,25 +136,36 @@ impl Host for Streams {
     }
 
     fn transmit(&mut self, byte: u8) {
-        if self.message.len() < MAX_MESSAGE {
-            self.message.push(byte);
-        }
-        self.digest.write_u8(byte);
+        self.received.push(byte);
         if let Some(looped) = &mut self.looped {
             // If the driver does not receive the bytes, the rest is lost.
             if looped.len() < MAX_LOOPED {
                 looped.push_back(byte);
             }
-            return;
         }
-        self.unprinted.push(byte);
     }
 
     fn transmitted(&mut self) {
-        if self.failure.is_none() && !self.unprinted.is_empty() {
-            self.failure = self.output.print(&self.unprinted).break_value();
+        let unprinted = self.received.get(self.printed..).unwrap_or_default();
+        if self.looped.is_none() && self.failure.is_none() && !unprinted.is_empty() {
+            self.failure = self.output.print(unprinted).break_value();
         }
-        self.unprinted.clear();
+        self.printed = self.received.len();
+    }
+}
+
+impl Streams {
+    /// Adds the received bytes to the message and the digest. This happens after the driver was told that the bytes were
+    /// taken, so that it does not wait for it.
+    fn account(&mut self) {
+        for &byte in &self.received {
+            if self.message.len() < MAX_MESSAGE {
+                self.message.push(byte);
+            }
+            self.digest.write_u8(byte);
+        }
+        self.received.clear();
+        self.printed = 0;
     }
 }
 
@@ -162,7 +182,8 @@ impl<M: Memory> Simvirtio<M> {
             looped: None,
             message: Vec::new(),
             digest: DefaultHasher::new(),
-            unprinted: Vec::new(),
+            received: Vec::new(),
+            printed: 0,
             failure: None,
         };
         Ok(Self { device, queue_len, memory, streams })
@@ -178,7 +199,8 @@ impl<M: Memory> Simvirtio<M> {
         streams.looped.iter_mut().for_each(VecDeque::clear);
         streams.message.clear();
         streams.digest = DefaultHasher::new();
-        streams.unprinted.clear();
+        streams.received.clear();
+        streams.printed = 0;
         streams.failure = None;
     }
 
@@ -193,6 +215,9 @@ impl<M: Memory> Simvirtio<M> {
     /// Processes everything that the driver has queued. Returns true if there was anything to do.
     pub fn advance(&mut self) -> ControlFlow<Stop, bool> {
         let answer = self.device.advance(&self.memory, &mut self.streams);
+        if !self.streams.received.is_empty() {
+            self.streams.account();
+        }
         if self.streams.failure.is_some()
             && let Some(stop) = self.streams.failure.take()
         {

@@ -6,7 +6,7 @@ use crate::device::simvirtio::doorbell::Doorbell;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, REPEAT};
-use crate::memory::GuestMemory;
+use crate::memory::SharedMemory;
 use crate::shutdown::{Deadline, Kick, Worker};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_micros(50);
 /// The device after its thread has ended.
 #[derive(Debug)]
 pub(crate) struct PollerResult {
-    pub(crate) simvirtio: Simvirtio<GuestMemory>,
+    pub(crate) simvirtio: Simvirtio<SharedMemory>,
     /// The reason if the device ended the run.
     pub(crate) stop: Option<Stop>,
     /// The processor time that the thread has used.
@@ -51,7 +51,7 @@ impl Poller {
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(
-        mut simvirtio: Simvirtio<GuestMemory>,
+        mut simvirtio: Simvirtio<SharedMemory>,
         doorbell: Option<Arc<Doorbell>>,
         vcpus: Arc<dyn Kick>,
         deadline: Deadline,
@@ -124,7 +124,11 @@ fn panicked() -> Error {
 }
 
 /// Polls the device until `over` is set or the device ends the run.
-fn poll(simvirtio: &mut Simvirtio<GuestMemory>, over: &AtomicBool, deadline: &Deadline) -> ControlFlow<Stop> {
+fn poll(
+    simvirtio: &mut Simvirtio<SharedMemory>,
+    over: &AtomicBool,
+    deadline: &Deadline,
+) -> ControlFlow<Stop> {
     let mut polls: u32 = 0;
     let mut idle: Option<Idle> = None;
     while !over.load(Ordering::Acquire) {
@@ -172,7 +176,7 @@ struct Idle {
 
 /// Sleeps for [`POLL_INTERVAL`], or until input arrives for a driver that waits for it. Returns true if the driver
 /// waits for input and none has arrived.
-fn sleep(simvirtio: &mut Simvirtio<GuestMemory>) -> ControlFlow<Stop, bool> {
+fn sleep(simvirtio: &mut Simvirtio<SharedMemory>) -> ControlFlow<Stop, bool> {
     let started = Instant::now();
     // Without a driver that reads, the input is not touched: another program may want it.
     let waits = simvirtio.reads() && simvirtio.feed(Some(POLL_INTERVAL))?;
