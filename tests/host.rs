@@ -249,7 +249,9 @@ fn host_fails_while_grading() {
     for (skip, arguments) in [(3, &["grade"][..]), (40, &["grade"]), (9, &["grade", "kev"])] {
         let ran = liar.run(&format!("ae80 -1 -1 5 {skip} 1"), arguments);
         assert_eq!((ran.status, ran.text().as_str()), (115, ""), "{skip}: {}", ran.stderr);
-        for text in ["this run gives no grade", "running the guest failed: KVM_RUN failed: Input/output error"] {
+        for text in
+            ["this run gives no grade", "running the guest failed: KVM_RUN failed: Input/output error"]
+        {
             assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
         }
     }
