@@ -11,6 +11,7 @@ use crate::machine::boot_progress::BootProgress;
 use crate::machine::explain::{Explanation, Scene};
 use crate::memory::GuestMemory;
 use crate::shutdown::StopHandle;
+use crate::x86::modes::Mode;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -69,6 +70,9 @@ impl Standstill {
         } else if state.asked {
             (state.asked, state.settled) = (false, true);
             let answers = self.inquiry.take();
+            if answers.iter().flatten().any(is_in_userland) {
+                return None;
+            }
             self.warn(&answers, seen.bytes > 0);
         } else if !state.settled {
             state.quiet = state.quiet.saturating_add(1);
@@ -96,6 +100,12 @@ impl Standstill {
         self.state.warnings = self.state.warnings.saturating_add(1);
         log::warn!("{}", describe(answers, &self.memory));
     }
+}
+
+/// True if the vCPU was in ring 3. A kernel that prints little, such as with `quiet`, does not say that userland runs.
+fn is_in_userland(answer: &Answer) -> bool {
+    let location = answer.registers.as_ref().map(|(regs, sregs)| Location::of(sregs, regs.rip));
+    matches!(location, Some(Location::At { mode: Mode::User, .. }))
 }
 
 /// The text of the warning.
@@ -146,6 +156,7 @@ mod tests {
     use crate::controller::{ExitController, FakeVcpu, Watchdog};
     use crate::exit::Exit;
     use crate::memory::Gpa;
+    use crate::x86::modes;
     use kvm_bindings::kvm_regs;
 
     fn standstill(vcpus: u32) -> Standstill {
@@ -202,6 +213,17 @@ mod tests {
         }
         boot.progress.see(b"ready");
         assert_eq!(boot.check(), None);
+    }
+
+    #[test]
+    fn a_vcpu_in_ring_3_ends_the_checks() {
+        let mut boot = standstill(1);
+        checks_until_asked(&mut boot);
+        let sregs = modes::sregs(Mode::User, Default::default(), Gpa(0), modes::VcpuIndex::ALONE);
+        let respondent = Respondent { inquiry: boot.inquiry.clone(), index: 0 };
+        let mut watchdog = Watchdog { respondent: Some(respondent), ..Watchdog::default() };
+        watchdog.handle(&Exit::Interrupted, &mut FakeVcpu { sregs, ..Default::default() });
+        assert_eq!((boot.check(), boot.state.warnings), (None, 0));
     }
 
     #[test]

@@ -99,3 +99,13 @@ fn a_captured_output_is_bounded() {
     }
     assert_eq!(captured.bytes().len(), MAX_CAPTURED);
 }
+
+#[test]
+fn a_character_that_never_ends_becomes_visible_at_the_end_of_the_run() {
+    let (output, captured) = Output::captured();
+    let mut output = output.with_visible_controls();
+    assert!(output.print(b"\x1b\xe2\x9c").is_continue() && output.finish().is_continue());
+    assert_eq!(captured.bytes(), b"\\x1b", "the character may still be completed");
+    assert!(output.print(b"\x93\xe2").is_continue() && output.end_run().is_continue());
+    assert_eq!(String::from_utf8(captured.bytes()).unwrap(), "\\x1b\u{2713}\\xe2");
+}
