@@ -73,7 +73,7 @@ pub trait Backend: Send {
     }
 
     /// Called when the driver has notified queue `index`. A request that takes more than a few milliseconds asks its chain
-    /// again and again if the run must end ([`queue::Chain::must_give_up`]).
+    /// again and again if the run must end (`queue::Chain::must_give_up`).
     ///
     /// # Errors
     /// The driver broke the rules of the queue, and the device needs a reset; or the run must end.
