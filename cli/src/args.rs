@@ -60,8 +60,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
-    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400; built-in guests that promise this are always
-    /// verified
+    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400, without a sign that it ran wrong, such as a store
+    /// where nothing is; built-in guests that promise this are always verified
     #[arg(long)]
     pub(super) verify: bool,
 
