@@ -64,8 +64,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     pub(super) wall_timeout: Option<Timeout>,
 
-    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400; built-in guests that promise this are always
-    /// verified
+    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400, without a sign that it ran wrong, such as a store
+    /// where nothing is; built-in guests that promise this are always verified
     #[arg(long)]
     pub(super) verify: bool,
 
