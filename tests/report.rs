@@ -353,9 +353,9 @@ fn whole_or_not() {
     let before = fs::read(&profile).unwrap();
     for (one, other) in [(&*profile, &*profile), (&profile, by_another), (by_another, &profile)] {
         let refused = ran(&["report", one, "-o", other]);
-        assert_error(&refused, 110, "is also an input, which the report would replace");
+        assert_error(&refused, 110, "is also an input, which the result would replace");
     }
-    assert_error(&ran(&["report", &page, &profile, "-o", &profile]), 110, "which the report would replace");
+    assert_error(&ran(&["report", &page, &profile, "-o", &profile]), 110, "which the result would replace");
     assert_eq!(fs::read(&profile).unwrap(), before);
     let folder = files.0.path().to_str().unwrap();
     let again = profile_in(&files, "p", &saved::simvirtio(1.0));

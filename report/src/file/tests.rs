@@ -72,7 +72,7 @@ fn symbolic_links_and_file_modes_are_kept() {
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
     let round = folder.path().join("round");
     symlink("round", &round).unwrap();
-    assert!(matches!(OutputFile::open(&round), Err(FileError::Write { .. })));
+    assert!(matches!(OutputFile::open(&round), Err(FileError::Path { .. })));
 }
 
 #[test]

@@ -154,7 +154,7 @@ mod tests {
         let counters = counters(&[3, 7]);
         assert_eq!((counters.exits(), counters.get("a_fault")), (Some(7), Some(3)));
         assert_eq!(
-            (counters.get("histo"), counters.get("exit"), counters.get("exits\0xx")),
+            (counters.get("histo"), counters.get("exit"), counters.get("exitsxx")),
             (None, None, None)
         );
         assert_eq!(counters.iter().collect::<Vec<_>>(), [("a_fault", 3), ("exits", 7)]);
