@@ -9,7 +9,7 @@ use vmm::host::{printable, printable_text};
 
 /// The format of a file that this program writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileFormat {
+pub enum ResultFormat {
     Text,
     Json,
     Csv,
@@ -19,7 +19,7 @@ pub enum FileFormat {
     Trace,
 }
 
-impl fmt::Display for FileFormat {
+impl fmt::Display for ResultFormat {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str(match self {
             Self::Text => "text",
@@ -33,14 +33,14 @@ impl fmt::Display for FileFormat {
 }
 
 /// Returns the extension of a file name in lower case, and the format that it promises, if it is known.
-fn extension(path: &Path) -> Option<(String, Option<FileFormat>)> {
+fn extension(path: &Path) -> Option<(String, Option<ResultFormat>)> {
     let extension = path.extension()?.to_string_lossy().to_lowercase();
     let format = match extension.as_str() {
-        "txt" => Some(FileFormat::Text),
-        "json" => Some(FileFormat::Json),
-        "csv" => Some(FileFormat::Csv),
-        "html" | "htm" => Some(FileFormat::Html),
-        "svg" => Some(FileFormat::Svg),
+        "txt" => Some(ResultFormat::Text),
+        "json" => Some(ResultFormat::Json),
+        "csv" => Some(ResultFormat::Csv),
+        "html" | "htm" => Some(ResultFormat::Html),
+        "svg" => Some(ResultFormat::Svg),
         _ => None,
     };
     Some((extension, format))
@@ -50,7 +50,7 @@ fn extension(path: &Path) -> Option<(String, Option<FileFormat>)> {
 ///
 /// # Errors
 /// The extension is unknown.
-pub fn promised_format(option: &str, path: &Path) -> Result<Option<FileFormat>, Error> {
+pub fn promised_format(option: &str, path: &Path) -> Result<Option<ResultFormat>, Error> {
     match extension(path) {
         None => Ok(None),
         Some((_, Some(format))) => Ok(Some(format)),
@@ -67,7 +67,7 @@ pub fn promised_format(option: &str, path: &Path) -> Result<Option<FileFormat>, 
 ///
 /// # Errors
 /// It does. An unknown extension is not an error.
-pub fn check_extension(option: &str, path: &Path, written: FileFormat) -> Result<(), Error> {
+pub fn check_extension(option: &str, path: &Path, written: ResultFormat) -> Result<(), Error> {
     match extension(path) {
         Some((extension, Some(promised))) if promised != written => Err(Error::Config(format!(
             "{option} writes {written}, but {} has the extension .{extension} of {promised}: give another name",
@@ -114,12 +114,12 @@ mod tests {
     fn an_extension_promises_a_format() {
         let promised = |name: &str| promised_format("-o", Path::new(name));
         for (name, format) in [
-            ("a.txt", FileFormat::Text),
-            ("a.b/c.JSON", FileFormat::Json),
-            ("a.tar.csv", FileFormat::Csv),
-            ("a.htm", FileFormat::Html),
-            ("a.html", FileFormat::Html),
-            ("a.svg", FileFormat::Svg),
+            ("a.txt", ResultFormat::Text),
+            ("a.b/c.JSON", ResultFormat::Json),
+            ("a.tar.csv", ResultFormat::Csv),
+            ("a.htm", ResultFormat::Html),
+            ("a.html", ResultFormat::Html),
+            ("a.svg", ResultFormat::Svg),
         ] {
             assert_eq!(promised(name).unwrap(), Some(format), "{name}");
         }
@@ -136,11 +136,11 @@ mod tests {
     fn a_name_must_not_promise_another_format() {
         let check = |name: &str, format| check_extension("--json", Path::new(name), format);
         for name in ["a.json", "a", "a.out"] {
-            assert!(check(name, FileFormat::Json).is_ok(), "{name}");
+            assert!(check(name, ResultFormat::Json).is_ok(), "{name}");
         }
-        assert!(check("a.trace", FileFormat::Trace).is_ok());
-        let error = check("a.svg", FileFormat::Json).unwrap_err().to_string();
+        assert!(check("a.trace", ResultFormat::Trace).is_ok());
+        let error = check("a.svg", ResultFormat::Json).unwrap_err().to_string();
         assert_eq!(error, "--json writes JSON, but a.svg has the extension .svg of SVG: give another name");
-        assert!(check("a.json", FileFormat::Trace).is_err());
+        assert!(check("a.json", ResultFormat::Trace).is_err());
     }
 }

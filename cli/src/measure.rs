@@ -1,6 +1,6 @@
 //! The options for measuring a run, and the result files that `--profile` and `--trace` write.
 
-use crate::file_name::{FileFormat, check_extension, check_inputs};
+use crate::file_name::{ResultFormat, check_extension, check_inputs};
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use crate::summary;
@@ -92,11 +92,11 @@ impl<'a> ResultFiles<'a> {
         let inputs = inputs();
         let inputs = || inputs.iter().map(PathBuf::as_path);
         if let Some(file) = &arguments.profile {
-            check_extension("--profile json=FILE", &file.0, FileFormat::Json)?;
+            check_extension("--profile json=FILE", &file.0, ResultFormat::Json)?;
             check_inputs("--profile", &file.0, inputs())?;
         }
         if let Some(path) = &arguments.trace {
-            check_extension("--trace", path, FileFormat::Trace)?;
+            check_extension("--trace", path, ResultFormat::Trace)?;
             check_inputs("--trace", path, inputs())?;
         }
         let profile = arguments.profile.as_ref().map(|file| OutputFile::open(&file.0)).transpose()?;

@@ -7,7 +7,7 @@
     clippy::expect_used
 )]
 
-use crate::file_name::{FileFormat, check_extension, check_inputs, promised_format};
+use crate::file_name::{ResultFormat, check_extension, check_inputs, promised_format};
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use clap::{Args, ValueEnum};
@@ -67,12 +67,12 @@ impl FormatArg {
         }
     }
 
-    fn file(self) -> FileFormat {
+    fn file(self) -> ResultFormat {
         match self {
-            Self::Text => FileFormat::Text,
-            Self::Json => FileFormat::Json,
-            Self::Csv => FileFormat::Csv,
-            Self::Html => FileFormat::Html,
+            Self::Text => ResultFormat::Text,
+            Self::Json => ResultFormat::Json,
+            Self::Csv => ResultFormat::Csv,
+            Self::Html => ResultFormat::Html,
         }
     }
 }

@@ -107,15 +107,28 @@ const MAGICS: &[Magic] = &[
     (Text, 0, b"\xfe\xff"),
 ];
 
+/// The magic numbers at the start of the last 512 bytes of a file. The footer is all that a VHD image of fixed size has.
+const LAST_SECTOR: &[(FileFormat, &[u8])] =
+    &[(Disk("VHD", "vpc"), b"conectix"), (Disk("DMG", "dmg"), b"koly\0\0\0\x04\0\0\x02\0")];
+
 impl FileFormat {
+    /// Recognises a format by its magic number alone. `bytes` are the start of the file.
+    pub fn of_magic(bytes: &[u8]) -> Option<Self> {
+        let at =
+            |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|rest| rest.starts_with(magic));
+        MAGICS.iter().find(|(_, offset, magic)| at(*offset, magic)).map(|(format, ..)| *format)
+    }
+
+    /// Recognises a format by the last 512 bytes of the file.
+    pub fn of_last_sector(bytes: &[u8]) -> Option<Self> {
+        LAST_SECTOR.iter().find(|(_, magic)| bytes.starts_with(magic)).map(|(format, _)| *format)
+    }
+
     /// Recognises the format of a file. `None` for unknown bytes, such as a flat binary or a raw disk.
     ///
     /// `bytes` are the whole file, or its first [`HEAD`] bytes or more.
     pub fn of(bytes: &[u8]) -> Option<Self> {
-        let at =
-            |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|rest| rest.starts_with(magic));
-        let known = MAGICS.iter().find(|(_, offset, magic)| at(*offset, magic)).map(|(format, ..)| *format);
-        known
+        Self::of_magic(bytes)
             .or_else(|| coff(bytes))
             .or_else(|| java_or_mach_o(bytes))
             .or_else(|| windows_or_dos(bytes))

@@ -9,7 +9,7 @@ use crate::bench::pass::{self, VmmFactory};
 use crate::bench::sample::Side;
 use crate::bench::sys::raise_descriptor_limit;
 use crate::bench::table::{self, Row};
-use crate::file_name::{FileFormat, check_extension};
+use crate::file_name::{ResultFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;
@@ -104,7 +104,7 @@ fn prepare(arguments: &ScaleArgs) -> Result<(&'static Guest, u32, Option<OutputF
     };
     let rounds = in_range("--rounds", arguments.rounds, 1, MAX_ROUNDS)?;
     if let Some(path) = &arguments.json {
-        check_extension("--json", path, FileFormat::Json)?;
+        check_extension("--json", path, ResultFormat::Json)?;
     }
     let json = arguments.json.as_deref().map(OutputFile::open).transpose()?;
     arguments.vms.iter().try_for_each(|vms| check_descriptors(*vms))?;

@@ -7,7 +7,7 @@ mod svg;
 mod table;
 
 use crate::args::{check_queue_len, in_range, parse_number, parse_size};
-use crate::file_name::{FileFormat, check_extension};
+use crate::file_name::{ResultFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::{Args, ValueEnum};
@@ -130,7 +130,7 @@ impl ResultFiles {
     /// One of them cannot be written or has the extension of another format, or both are the same file.
     fn open(arguments: &CompareArgs) -> Result<Self, Failure> {
         let named =
-            [("--json", &arguments.json, FileFormat::Json), ("--svg", &arguments.svg, FileFormat::Svg)];
+            [("--json", &arguments.json, ResultFormat::Json), ("--svg", &arguments.svg, ResultFormat::Svg)];
         for (option, path, format) in named {
             path.iter().try_for_each(|path| check_extension(option, path, format))?;
         }

@@ -74,7 +74,7 @@ impl Image {
             return Err(refuse("is empty: give it a size (truncate -s 64M FILE)".into()));
         }
         if let Some(Format { name, command }) = format::of_file(&file, size).map_err(failed)? {
-            return Err(refuse(format!("is {name} and not a raw image: convert it ({command})")));
+            return Err(refuse(format!("is {name} and not a raw image: make a raw image of it ({command})")));
         }
         if size != whole {
             return Err(refuse(format!(

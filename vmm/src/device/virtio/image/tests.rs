@@ -61,40 +61,41 @@ fn a_file_in_another_format_is_refused_with_the_command_that_converts_it() {
         bytes[offset..offset + signature.len()].copy_from_slice(signature);
         bytes
     };
-    let (qemu, vhd) = ("qemu-img convert -O raw FILE NEW", "qemu-img convert -f vpc -O raw FILE NEW");
     let last = 4096 - 512;
-    let table: &[(Vec<u8>, &str, &str)] = &[
-        (at(0, b"QFI\xfb\0\0\0\x01"), "a qcow image", qemu),
-        (at(0, b"QFI\xfb\0\0\0\x02"), "a qcow2 image", qemu),
-        (at(0, b"QFI\xfb\0\0\0\x03"), "a qcow2 image", qemu),
-        (at(0, b"QED\0"), "a QED image", qemu),
-        (at(0, b"vhdxfile"), "a VHDX image", qemu),
-        (at(0, b"KDMV\x01\0\0\0"), "a VMDK image", qemu),
-        (at(0, b"# Disk DescriptorFile\n"), "a VMDK image", qemu),
-        (at(0x40, b"\x7f\x10\xda\xbe"), "a VDI image", qemu),
-        (at(0, b"WithoutFreeSpace"), "a Parallels image", qemu),
-        (at(0, b"conectix"), "a VHD image", vhd),
-        (at(last, b"conectix"), "a VHD image", vhd),
-        (at(last, b"koly\0\0\0\x04\0\0\x02\0"), "a DMG image", "qemu-img convert -f dmg -O raw FILE NEW"),
-        (at(0, b"\x1f\x8b\x08\0"), "a gzip-compressed file", "gzip -dc FILE > NEW"),
-        (at(0, b"\xfd7zXZ\0"), "an xz-compressed file", "xz -dc FILE > NEW"),
-        (at(0, b"\x28\xb5\x2f\xfd"), "a zstd-compressed file", "zstd -dc FILE > NEW"),
-        (at(0, b"\x04\x22\x4d\x18"), "an lz4-compressed file", "lz4 -dc FILE > NEW"),
-        (at(0, b"BZh91AY&SY"), "a bzip2-compressed file", "bzip2 -dc FILE > NEW"),
-        (at(0, b"PK\x03\x04"), "a zip archive", "unzip FILE"),
+    let convert = |format: &str| format!("qemu-img convert -f {format} -O raw FILE NEW");
+    let disk = |name: &str| format!("a disk image of the format {name}");
+    let table: &[(Vec<u8>, String, String)] = &[
+        (at(0, b"QFI\xfb\0\0\0\x01"), disk("qcow"), convert("qcow")),
+        (at(0, b"QFI\xfb\0\0\0\x02"), disk("qcow2"), convert("qcow2")),
+        (at(0, b"QFI\xfb\0\0\0\x03"), disk("qcow2"), convert("qcow2")),
+        (at(0, b"QED\0"), disk("QED"), convert("qed")),
+        (at(0, b"vhdxfile"), disk("VHDX"), convert("vhdx")),
+        (at(0, b"KDMV\x01\0\0\0"), disk("VMDK"), convert("vmdk")),
+        (at(0, b"# Disk DescriptorFile\n"), disk("VMDK"), convert("vmdk")),
+        (at(0x40, b"\x7f\x10\xda\xbe"), disk("VDI"), convert("vdi")),
+        (at(0, b"WithoutFreeSpace"), disk("Parallels"), convert("parallels")),
+        (at(0, b"conectix"), disk("VHD"), convert("vpc")),
+        (at(last, b"conectix"), disk("VHD"), convert("vpc")),
+        (at(last, b"koly\0\0\0\x04\0\0\x02\0"), disk("DMG"), convert("dmg")),
+        (at(0, b"\x1f\x8b\x08\0"), "a file that gzip compressed".into(), "gunzip FILE".into()),
+        (at(0, b"\xfd7zXZ\0"), "a file that xz compressed".into(), "xz -d FILE".into()),
+        (at(0, b"\x28\xb5\x2f\xfd"), "a file that zstd compressed".into(), "zstd -d FILE".into()),
+        (at(0, b"\x04\x22\x4d\x18"), "a file that lz4 compressed".into(), "lz4 -d FILE".into()),
+        (at(0, b"BZh91AY&SY"), "a file that bzip2 compressed".into(), "bzip2 -d FILE".into()),
+        (at(0, b"PK\x03\x04"), "an archive of the format zip".into(), "unzip FILE".into()),
     ];
     let image = NamedTempFile::new().unwrap();
     for (bytes, name, command) in table {
         for read_only in [false, true] {
             fs::write(image.path(), bytes).unwrap();
             let refusal = refused(image.path(), read_only);
-            let expected = format!("is {name} and not a raw image: convert it ({command})");
+            let expected = format!("is {name} and not a raw image: make a raw image of it ({command})");
             assert!(refusal.ends_with(&expected), "{refusal}");
         }
     }
     // The size of a compressed file is seldom a multiple of a sector. That is not its fault.
     fs::write(image.path(), b"\x1f\x8b\x08\0 and more").unwrap();
-    assert!(refused(image.path(), false).contains("is a gzip-compressed file"));
+    assert!(refused(image.path(), false).contains("is a file that gzip compressed"));
     assert_eq!(fs::read(image.path()).unwrap(), b"\x1f\x8b\x08\0 and more", "a refused file is not changed");
 }
 
