@@ -83,5 +83,6 @@ pub mod internals {
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
     pub use crate::kvm::decode::first_exit;
     pub use crate::memory::map::pc;
+    pub use crate::x86::cpuid::{CpuidContext, for_vcpu};
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};
 }

@@ -13,9 +13,11 @@ pub(crate) mod acpi;
 pub(crate) mod elf;
 pub(crate) mod flat;
 pub(crate) mod linux;
+mod spec;
 
 pub use elf::is_elf;
 pub use linux::{Kernel, is_kernel};
+pub use spec::ImageSpec;
 
 use crate::error::ImageError;
 use crate::host::printable;
