@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz testbed-linux setup clean
+.PHONY: help run polling static test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz campaign testbed-linux setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -151,6 +151,13 @@ fuzz: setup cargo-fuzz ## Fuzz loaders, devices, rings, options and saved files,
 
 fuzz-check: setup cargo-fuzz ## Check that the fuzz targets find planted bugs, a minute for each (FUZZ_SEED=n, BUGS="V1 K3")
 	@fuzz/check $(BUGS)
+
+# The files of a run with a finding stay in target/campaign.
+campaign: setup ## Run vmm on failing hosts, with random images and hostile kernels; 10 minutes (SEED=n, ONLY=part:number)
+	@$(CARGO) build $(LOCKED) --release
+	@$(CARGO) build $(LOCKED) --release -p campaign
+	@$(TARGET)/release/campaign --program $(TARGET)/release/vmm --findings $(TARGET)/campaign \
+		$(SEED:%=--seed %) $(ONLY:%=--only %) $(CAMPAIGN_SECONDS:%=--seconds %)
 
 clean: ## Remove all build results
 	$(CARGO) clean
