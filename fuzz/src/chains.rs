@@ -83,7 +83,9 @@ fn write_header(script: &mut Script, memory: &mut [u8], header: u64) {
         5 | 6 => 8,
         _ => script.any(),
     };
-    let sector: u64 = if script.one_in(16) { script.any() } else { script.below(40) };
+    // The first sectors, and those around the end of the disk.
+    let near = script.below(8) + script.pick(&[0, DISK / 512 - 4]);
+    let sector: u64 = if script.one_in(16) { script.any() } else { near };
     put(memory, header, &kind.to_le_bytes());
     put(memory, header + 8, &sector.to_le_bytes());
 }
