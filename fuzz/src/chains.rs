@@ -103,8 +103,10 @@ fn buffers(script: &mut Script, header: u64, data: &mut u64) -> Vec<Buffer> {
         buffers.push(Buffer { start: header + 16 - left, len: left, write: false });
     }
     let write = script.any::<u8>() & 1 == 1;
+    let has_whole_sectors = script.one_in(2);
     for _ in 0..script.below(6) {
         let len = match script.below(16) {
+            _ if has_whole_sectors => script.pick(&[512, 1024]),
             15 => script.any::<u32>().into(),
             choice => [512, 1024, 512, 1, 4, 8, 16, 20, 7, 0, 511, 513, 508, 2048, 512][choice as usize],
         };
