@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz sanitize model testbed-linux durability setup clean
+.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz campaign sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -158,16 +158,30 @@ bench-linux: setup ## Measure Linux boots and disks in the testbed, compared wit
 	@tests/testbed/run bench $(or $(ROUNDS),3)
 
 FUZZ_SECONDS := 30
+FUZZ_TARGETS = $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+
+cargo-fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || \
+		{ echo "make: installing cargo-fuzz" >&2; $(CARGO) install --locked cargo-fuzz; }
 
 # cargo-fuzz uses unstable compiler flags. RUSTC_BOOTSTRAP=1 makes a stable compiler accept them.
-fuzz: setup ## Fuzz the loaders, window, rings, disk and saved files, FUZZ_SECONDS (30) each
-	@cargo fuzz --version >/dev/null 2>&1 || \
-		{ echo "make: installing cargo-fuzz"; $(CARGO) install --locked cargo-fuzz; }
-	for target in elf window ring kernel virtio profile trace; do \
+fuzz: setup cargo-fuzz ## Fuzz loaders, devices, rings, options and saved files, FUZZ_SECONDS (30) for each target
+	for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/corpus/$$target && \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target \
+			$$(ls -d fuzz/seeds/$$target 2>/dev/null) -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 || exit 1; \
 	done
+
+fuzz-check: setup cargo-fuzz ## Check that the fuzz targets find planted bugs, a minute for each (FUZZ_SEED=n, BUGS="V1 K3")
+	@fuzz/check $(BUGS)
+
+# The files of a run with a finding stay in target/campaign.
+campaign: setup ## Run vmm on failing hosts, with random images and hostile kernels; 10 minutes (SEED=n, ONLY=part:number)
+	@$(CARGO) build $(LOCKED) --release
+	@$(CARGO) build $(LOCKED) --release -p campaign
+	@$(TARGET)/release/campaign --program $(TARGET)/release/vmm --findings $(TARGET)/campaign \
+		$(SEED:%=--seed %) $(ONLY:%=--only %) $(CAMPAIGN_SECONDS:%=--seconds %)
 
 # loom is a dependency of this package only, which is not part of the workspace.
 model: setup ## Run the rings and the doorbell with every interleaving of their threads (loom)

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use support::payloads::PRINT_LINES;
 use support::{
-    Files, Liar, TRANSPORT_NAMES, full_stream, kvm_test, no_namespaces, plain_test, ran, run, shell,
-    test_unless, unusable, vmm, without_kvm,
+    Files, Liar, TRANSPORT_NAMES, assert_error, full_stream, kvm_test, no_namespaces, plain_test, ran, run,
+    shell, test_unless, unusable, vmm, without_kvm,
 };
 
 fn main() -> ExitCode {
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         kvm_test("errors_of_kvm_are_reported_with_advice", lies),
         kvm_test("the_doctor_checks_for_the_files_that_a_run_needs", too_few_files),
         plain_test("files_that_the_host_cannot_open_are_not_bad_images", too_few_files_for_an_image),
+        plain_test("a_host_that_cannot_wait_still_tells_the_error", no_waits),
         kvm_test("a_host_that_fails_makes_a_grade_invalid", host_fails_while_grading),
         kvm_test("a_host_that_fails_in_the_middle_of_a_run_loses_no_result", host_fails_during_a_run),
         kvm_test("a_result_that_the_host_does_not_tell_is_no_success", unreadable_registers),
@@ -234,6 +235,17 @@ fn lies() {
             let all = ran.text() + &ran.stderr;
             assert!(ran.status == status && all.contains(text), "{lie} {arguments:?}: {} {all}", ran.status);
         }
+    }
+}
+
+/// The messages have a time limit, which needs ppoll. Without it they are written at once.
+fn no_waits() {
+    let liar = Liar::new();
+    for error in [1, 12, 38] {
+        let ran = liar.fail(&format!("ppoll {error} 1 0"), &["no-such-guest"]);
+        assert_error(&ran, 110, "no built-in guest and no file has the name no-such-guest");
+        let ran = liar.fail(&format!("ppoll {error} 1 0"), &["--version"]);
+        assert!(ran.status == 0 && ran.text().starts_with("vmm "), "{} {}", ran.status, ran.stderr);
     }
 }
 

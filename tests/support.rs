@@ -270,46 +270,8 @@ pub fn assert_error(ran: &Ran, status: i32, text: &str) {
     assert_eq!(ran.text(), "");
 }
 
-/// A library that replaces `ioctl` and gives false answers. The environment variable LIE has six numbers: the request
-/// (hexadecimal), its argument (-1 for any), the answer, the errno, the number of matching requests that pass to KVM
-/// first, and the number of false answers. With the errno -1, the library sends SIGTERM instead and passes the request
-/// to KVM. Several lies are separated by semicolons.
-const LIAR: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-int ioctl(int fd, unsigned long request, ...) {
-    va_list list;
-    va_start(list, request);
-    void *argument = va_arg(list, void *);
-    va_end(list);
-    unsigned long which;
-    long of;
-    int answer, error, skip, times;
-    static int seen[8];
-    int number = 0;
-    for (const char *lie = getenv("LIE"); lie && number < 8; lie = strchr(lie, ';'), lie += lie != 0, number++) {
-        if (sscanf(lie, "%lx %ld %d %d %d %d", &which, &of, &answer, &error, &skip, &times) != 6 || request != which
-            || (of != -1 && of != (long)argument) || seen[number]++ < skip || seen[number] > skip + times)
-            continue;
-        if (error != -1) {
-            errno = error;
-            return answer;
-        }
-        kill(getpid(), SIGTERM);
-    }
-    int (*real)(int, unsigned long, ...) = (int (*)(int, unsigned long, ...))dlsym(RTLD_NEXT, "ioctl");
-    return real(fd, request, argument);
-}
-"#;
-
-/// A host whose KVM fails. A preloaded library simulates failures that a test cannot cause on a real host.
+/// A host whose KVM fails. A preloaded library simulates failures that a test cannot cause on a real host:
+/// `support/failing-host.c` describes its variables.
 pub struct Liar {
     files: Files,
 }
@@ -318,11 +280,16 @@ impl Liar {
     /// Compiles the library.
     pub fn new() -> Self {
         let files = Files::new();
-        let source = files.write("liar.c", LIAR.as_bytes());
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/support/failing-host.c");
         let mut gcc = Command::new("gcc");
         gcc.args(["-shared", "-fPIC", "-o"]).arg(files.0.path().join("liar.so")).arg(source).arg("-ldl");
         assert!(gcc.status().is_ok_and(|status| status.success()), "gcc compiles the library");
         Self { files }
+    }
+
+    /// Runs the `vmm` program with this FAIL.
+    pub fn fail(&self, fail: &str, arguments: &[&str]) -> Ran {
+        run(vmm(arguments).env("LD_PRELOAD", self.files.0.path().join("liar.so")).env("FAIL", fail))
     }
 
     /// Runs the `vmm` program with this LIE.

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use vmm::Error;
 use vmm::controller::MsrRule;
+pub(super) use vmm::controller::parse_msr_rule;
 use vmm::device::Transport;
+pub(super) use vmm::host::parse_number;
 use vmm::x86::{CpuidOverride, Mode};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
@@ -257,12 +259,6 @@ pub(super) fn parse_cpuid(text: &str) -> Result<CpuidArg, String> {
     }
 }
 
-pub(super) fn parse_msr_rule(text: &str) -> Result<(u32, MsrRule), String> {
-    let (index, rule) = text.split_once('=').ok_or("give MSR=RULE, such as 0x1a0=deny")?;
-    let index = parse_number(index)?.try_into().map_err(|_| "the number of an MSR has at most 32 bits")?;
-    Ok((index, rule.parse()?))
-}
-
 /// The time limit of a run; `None` for no limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
@@ -300,18 +296,6 @@ pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
 pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
     let number = parse_number(text).ok().and_then(|number| number.try_into().ok());
     number.ok_or_else(|| "give a number from 1 to 32".into())
-}
-
-/// Parses a number in decimal, or in hexadecimal after 0x.
-pub(super) fn parse_number(text: &str) -> Result<u64, String> {
-    let digits = text.replace('_', "");
-    match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        // from_str_radix accepts a sign, which is not a digit here.
-        Some(hex) if hex.starts_with(|c: char| c.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16),
-        None if digits.starts_with(|c: char| c.is_ascii_digit()) => digits.parse(),
-        _ => return Err("give a number, such as 4096 or 0x1000".into()),
-    }
-    .map_err(|_| "give a number of at most 64 bits, such as 4096 or 0x1000".into())
 }
 
 /// Parses a number of bytes. The suffixes K, M and G stand for powers of 1024.
@@ -373,6 +357,18 @@ mod tests {
         assert_eq!(parse_cpus("4"), Ok(4));
         for bad in ["", "-1", "four", "4294967296"] {
             assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// `FILE:MODE` and `--mode` accept the same names.
+    #[test]
+    fn the_names_of_modes_are_those_of_the_library() {
+        for mode in ModeArg::value_variants() {
+            let value = mode.to_possible_value().unwrap();
+            for name in value.get_name_and_aliases() {
+                assert_eq!(name.parse(), Ok(Mode::from(*mode)), "{name}");
+                assert_eq!(name.to_uppercase().parse(), Ok(Mode::from(*mode)), "{name}");
+            }
         }
     }
 

@@ -1,13 +1,11 @@
 //! Finds the guest that the user names: a built-in guest, an ELF64 executable, or a flat binary with an address and a
 //! mode, `FILE[@ADDR][:MODE]`.
 
-use clap::ValueEnum;
 use guest::{End, Guest, Map};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use vmm::boot::{self, Image};
+use vmm::boot::{self, Image, ImageSpec};
 use vmm::host::printable;
 use vmm::memory::{Gpa, PLAIN_RAM};
 use vmm::x86::Mode;
@@ -80,12 +78,12 @@ impl RunTarget {
             }
             return Self::embedded(guest);
         }
-        let spec = Spec::parse(text);
+        let spec = ImageSpec::parse(text);
         // Other errors, such as a link to a missing file, are reported when the file is read.
         if Path::new(&spec.file).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Err(Error::Config(not_found(text)));
         }
-        Self::file(spec.with_options(mode, load_at)?, None, limit)
+        Self::file(with_options(spec, mode, load_at)?, None, limit)
     }
 
     /// Reads the file that `text` names. A flat binary without a mode is entered in `default_mode`.
@@ -93,7 +91,7 @@ impl RunTarget {
     /// # Errors
     /// The file cannot be read or run.
     pub fn find_file(text: &OsStr, default_mode: Mode) -> Result<Self, Error> {
-        Self::file(Spec::parse(text), Some(default_mode), PLAIN_RAM)
+        Self::file(ImageSpec::parse(text), Some(default_mode), PLAIN_RAM)
     }
 
     /// Checks that the file that `text` names can be read. It may still be a bad guest.
@@ -104,7 +102,7 @@ impl RunTarget {
         if let Some(wrong) = wrong_name(text) {
             return Err(Error::Config(wrong));
         }
-        match boot::read_file(Path::new(&Spec::parse(text).file), PLAIN_RAM) {
+        match boot::read_file(Path::new(&ImageSpec::parse(text).file), PLAIN_RAM) {
             Err(error) if is_unreadable(&error) => Err(error.into()),
             _ => Ok(()),
         }
@@ -112,7 +110,7 @@ impl RunTarget {
 
     /// Reads the file of `spec`. A flat binary without a mode is entered in `default_mode`; if that is `None`, its
     /// address selects the mode.
-    fn file(spec: Spec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
+    fn file(spec: ImageSpec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
         let name = printable(path);
         let bytes = boot::read_file(path, limit)?;
@@ -162,7 +160,7 @@ fn elf_accepts(name: &str, mode: Mode, load_at: Option<u64>) -> Result<(), Error
 /// Returns the file that `text` names; `None` for a built-in guest.
 pub fn file(text: &OsStr) -> Option<PathBuf> {
     let is_built_in = text.to_str().and_then(guest::find).is_some();
-    (!is_built_in).then(|| Spec::parse(text).file.into())
+    (!is_built_in).then(|| ImageSpec::parse(text).file.into())
 }
 
 /// Returns true if a file could not be read. Its content is then unknown.
@@ -185,7 +183,7 @@ fn wrong_name(text: &OsStr) -> Option<String> {
     if text.is_empty() {
         return Some("the guest's name is empty: `vmm guests` lists the built-in guests".into());
     }
-    if Path::new(&Spec::parse(text).file).symlink_metadata().is_ok() {
+    if Path::new(&ImageSpec::parse(text).file).symlink_metadata().is_ok() {
         return None;
     }
     let text = text.to_string_lossy();
@@ -199,92 +197,19 @@ fn wrong_name(text: &OsStr) -> Option<String> {
     ))
 }
 
-/// The parts of `FILE[@ADDR][:MODE]`.
-#[derive(Debug, PartialEq, Eq)]
-struct Spec {
-    file: OsString,
-    load_at: Option<u64>,
-    mode: Option<Mode>,
-}
-
-impl Spec {
-    /// Adds the values of `--mode` and `--load-at`.
-    ///
-    /// # Errors
-    /// One of them is given already.
-    fn with_options(self, mode: Option<Mode>, load_at: Option<u64>) -> Result<Self, Error> {
-        let twice = |what, option| {
-            Error::Config(format!(
-                "{what} is given twice, after the file's name and with {option}: give it once"
-            ))
-        };
-        if self.mode.is_some() && mode.is_some() {
-            return Err(twice("the mode", "--mode"));
-        }
-        if self.load_at.is_some() && load_at.is_some() {
-            return Err(twice("the address", "--load-at"));
-        }
-        Ok(Self { mode: self.mode.or(mode), load_at: self.load_at.or(load_at), ..self })
+/// Adds the values of `--mode` and `--load-at` to what the file's name says.
+///
+/// # Errors
+/// One of them is given already.
+fn with_options(spec: ImageSpec, mode: Option<Mode>, load_at: Option<u64>) -> Result<ImageSpec, Error> {
+    let twice = |what, option| {
+        Error::Config(format!("{what} is given twice, after the file's name and with {option}: give it once"))
+    };
+    if spec.mode.is_some() && mode.is_some() {
+        return Err(twice("the mode", "--mode"));
     }
-
-    /// Splits `text`. If a file has the whole text as its name, it is that file.
-    fn parse(text: &OsStr) -> Self {
-        let whole = Self { file: text.to_owned(), load_at: None, mode: None };
-        if Path::new(text).exists() {
-            return whole;
-        }
-        let (mut rest, mut spec) = (text, whole);
-        if let Some((file, mode)) = suffix(rest, b':', |word| crate::args::ModeArg::from_str(word, true)) {
-            (spec.mode, rest) = (Some(mode.into()), file);
-        }
-        if let Some((file, address)) = suffix(rest, b'@', crate::args::parse_number) {
-            (spec.load_at, rest) = (Some(address), file);
-        }
-        spec.file = rest.into();
-        spec
+    if spec.load_at.is_some() && load_at.is_some() {
+        return Err(twice("the address", "--load-at"));
     }
-}
-
-/// Splits `text` at the last `mark`. Returns the part before it and the value after it; `None` if `parse` fails.
-fn suffix<T>(text: &OsStr, mark: u8, parse: impl Fn(&str) -> Result<T, String>) -> Option<(&OsStr, T)> {
-    let bytes = text.as_bytes();
-    let at = bytes.iter().rposition(|byte| *byte == mark)?;
-    let (before, rest) = bytes.split_at_checked(at)?;
-    let word = str::from_utf8(rest.get(1..)?).ok()?;
-    Some((OsStr::from_bytes(before), parse(word).ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec(text: &str) -> (String, Option<u64>, Option<Mode>) {
-        let spec = Spec::parse(OsStr::new(text));
-        (spec.file.into_string().unwrap(), spec.load_at, spec.mode)
-    }
-
-    #[test]
-    fn an_address_and_a_mode_follow_the_name_of_a_file() {
-        let file = |name: &str, address, mode| (name.to_string(), address, mode);
-        assert_eq!(spec("a.bin"), file("a.bin", None, None));
-        assert_eq!(spec("a.bin@0x1000"), file("a.bin", Some(0x1000), None));
-        assert_eq!(spec("a.bin:long"), file("a.bin", None, Some(Mode::Long)));
-        assert_eq!(spec("a.bin@4096:32"), file("a.bin", Some(4096), Some(Mode::Protected)));
-        assert_eq!(spec("b@c:d"), file("b@c:d", None, None));
-        assert_eq!(spec("b@c@1:16"), file("b@c", Some(1), Some(Mode::Real)));
-        let odd = Spec::parse(OsStr::from_bytes(b"\xff@0x10:16"));
-        assert_eq!(
-            (odd.file.as_bytes(), odd.load_at, odd.mode),
-            (&b"\xff"[..], Some(0x10), Some(Mode::Real))
-        );
-    }
-
-    #[test]
-    fn a_file_whose_name_contains_an_address_and_a_mode_is_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a@1:16");
-        std::fs::write(&path, [0xf4]).unwrap();
-        let path = path.to_str().unwrap();
-        assert_eq!(spec(path), (path.to_string(), None, None));
-    }
+    Ok(ImageSpec { mode: spec.mode.or(mode), load_at: spec.load_at.or(load_at), ..spec })
 }

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use simvirtio::{Memory, abi};
 use simvirtio::device::{Device, Host, State};
+use simvirtio::{Memory, abi};
 use std::cell::RefCell;
 
 /// The window and the RAM below it. A store of the driver may precede each load of the device.
@@ -63,7 +63,10 @@ impl Host for Counts {
 }
 
 fuzz_target!(|stores: &[u8]| {
-    let shared = Shared { bytes: RefCell::new(vec![0; (abi::WINDOW + abi::WINDOW_SIZE) as usize]), stores: RefCell::new(&[]) };
+    let shared = Shared {
+        bytes: RefCell::new(vec![0; (abi::WINDOW + abi::WINDOW_SIZE) as usize]),
+        stores: RefCell::new(&[]),
+    };
     let mut device = Device::power_on(8, &shared).expect("8 is a valid queue length");
     let shared = Shared { stores: RefCell::new(stores), ..shared };
     let mut host = Counts::default();

@@ -1,11 +1,20 @@
-//! Fuzzes the reader of traces with any file. A trace that was read is equal after it is written and read again.
+//! Fuzzes the reader of traces with traces and with any file. A trace that was read is equal after it is written and read
+//! again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use report::SavedTrace;
+use report::{SavedTrace, trace::MAGIC};
+use vmm_fuzz::{Script, saved};
 
-fuzz_target!(|file: &[u8]| {
-    let (trace, cut) = match SavedTrace::read(file) {
+fuzz_target!(|input: &[u8]| {
+    let mut file = input.to_vec();
+    if !input.starts_with(&MAGIC) {
+        let mut script = Script::new(input);
+        file.clear();
+        saved::trace(&mut script).write(&mut file).expect("memory");
+        script.damage(&mut file);
+    }
+    let (trace, cut) = match SavedTrace::read(&file) {
         Ok(read) => read,
         Err(error) => {
             let message = error.to_string();

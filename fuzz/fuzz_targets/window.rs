@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use simvirtio::{Memory, abi};
 use simvirtio::device::State;
+use simvirtio::{Memory, abi};
 use std::ops::ControlFlow;
-use vmm::{Input, Output};
 use vmm::device::{Device, Simvirtio, Transport, TrappedMemory, Window};
 use vmm::memory::{Gpa, GuestMemory};
+use vmm::{Input, Output};
 
 fuzz_target!(|accesses: &[u8]| {
     let ram = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE)]).expect("1 MiB");
@@ -26,7 +26,10 @@ fuzz_target!(|accesses: &[u8]| {
                 ram.store_u8(abi::TX_BUFFER + (offset & 3), data as u8);
                 false
             }
-            _ => matches!(window.write(offset, size, u64::from(data) << 32 | u64::from(data)), ControlFlow::Break(_)),
+            _ => matches!(
+                window.write(offset, size, u64::from(data) << 32 | u64::from(data)),
+                ControlFlow::Break(_)
+            ),
         };
         let report = window.simvirtio().report(Transport::Exit);
         assert_eq!(stopped, report.state == State::Broken);

@@ -17,7 +17,7 @@ mod catalogue;
 mod model;
 
 pub use catalogue::GUESTS;
-pub use model::{End, Exits, Guest, Map, Mode, MsrRule, Part};
+pub use model::{End, Exits, Guest, Map, Mode, MsrRule, Part, UnknownMode};
 
 /// The flat image that `vmm compare` runs, in long mode or in ring 3, at 0x1000. It does not run by itself: its
 /// parameters have to be in memory (`docs/compare.md`).

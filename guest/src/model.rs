@@ -1,6 +1,7 @@
 //! The facts that the catalogue states about each guest.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// The CPU mode in which a guest is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,25 @@ impl fmt::Display for Mode {
         })
     }
 }
+
+/// A name of the mode on the command line, in upper or lower case.
+impl FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMode> {
+        match name.to_ascii_lowercase().as_str() {
+            "real" | "16" => Ok(Self::Real),
+            "protected" | "32" => Ok(Self::Protected),
+            "long" | "64" => Ok(Self::Long),
+            "user64" | "user" | "ring3" => Ok(Self::User),
+            _ => Err(UnknownMode),
+        }
+    }
+}
+
+/// The error for a text that does not name a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownMode;
 
 /// The memory map that a guest is written for (`docs/abi.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -84,5 +84,6 @@ pub mod internals {
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
     pub use crate::kvm::run_page::FakeRun;
     pub use crate::memory::map::pc;
+    pub use crate::x86::cpuid::{CpuidContext, for_vcpu};
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};
 }

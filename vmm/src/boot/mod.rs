@@ -14,10 +14,12 @@ pub(crate) mod elf;
 pub(crate) mod flat;
 mod known;
 pub(crate) mod linux;
+mod spec;
 
 pub use elf::is_elf;
 pub use known::refuse_known_formats;
 pub use linux::{Kernel, is_kernel};
+pub use spec::ImageSpec;
 
 use crate::error::ImageError;
 use crate::file_format;

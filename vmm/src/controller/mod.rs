@@ -71,7 +71,7 @@ pub use kev::{
     CONSTANT_PORT as KEV_CONSTANT_PORT, FIFO_MSR as KEV_FIFO_MSR, FIFO_PORT as KEV_FIFO_PORT, MmioPrinter,
     PRINTER as KEV_PRINTER,
 };
-pub use msr::{MsrForwarder, MsrPolicy, MsrRule};
+pub use msr::{MsrForwarder, MsrPolicy, MsrRule, parse_msr_rule};
 pub use open_bus::{OpenBus, TerminalExits};
 pub use vcpu::{Activity, Entry, FakeVcpu, KvmTranslation, Location, Vcpu, VcpuState};
 pub use watchdog::Watchdog;

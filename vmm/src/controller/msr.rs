@@ -6,6 +6,7 @@
 
 use crate::controller::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome};
+use crate::host::parse_number;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,6 +44,16 @@ impl FromStr for MsrRule {
             _ => Err(format!("{word:?} is not an MSR rule: give deny, ignore or log")),
         }
     }
+}
+
+/// Parses a register's number and its rule, `MSR=RULE`, such as `0x1a0=deny`.
+///
+/// # Errors
+/// The text has another form, the number has more than 32 bits, or no rule has this name.
+pub fn parse_msr_rule(text: &str) -> Result<(u32, MsrRule), String> {
+    let (index, rule) = text.split_once('=').ok_or("give MSR=RULE, such as 0x1a0=deny")?;
+    let index = parse_number(index)?.try_into().map_err(|_| "the number of an MSR has at most 32 bits")?;
+    Ok((index, rule.parse()?))
 }
 
 /// The bits that firmware sets before it starts Linux: fast string operations (IA32_MISC_ENABLE), and write-back caching

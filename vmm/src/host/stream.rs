@@ -40,7 +40,8 @@ impl<S: AsFd> TimeoutWriter<S> {
         // A signal from before does not end the wait: its report is being written.
         let before = host::interrupted();
         let timeout = self.timeout.or(before.then_some(INTERRUPTED_TIMEOUT));
-        while !host::wait_writable(self.stream.as_fd(), Some(CHECK_INTERVAL))? {
+        // On a host that cannot wait, a write without a time limit is better than a lost message.
+        while !host::wait_writable(self.stream.as_fd(), Some(CHECK_INTERVAL)).unwrap_or(true) {
             if host::interrupted() && !before {
                 // Not `Interrupted`, because the standard library would repeat the write.
                 return Err(io::Error::from_raw_os_error(libc::ECANCELED));

@@ -1,0 +1,20 @@
+//! Numbers on a command line.
+
+/// Parses a number in decimal, or in hexadecimal after 0x. An underscore may separate digits.
+///
+/// ```
+/// assert_eq!(vmm::host::parse_number("0x10_0000"), Ok(1 << 20));
+/// ```
+///
+/// # Errors
+/// The text is not a number, or the number has more than 64 bits.
+pub fn parse_number(text: &str) -> Result<u64, String> {
+    let digits = text.replace('_', "");
+    match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        // from_str_radix accepts a sign, which is not a digit here.
+        Some(hex) if hex.starts_with(|c: char| c.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16),
+        None if digits.starts_with(|c: char| c.is_ascii_digit()) => digits.parse(),
+        _ => return Err("give a number, such as 4096 or 0x1000".into()),
+    }
+    .map_err(|_| "give a number of at most 64 bits, such as 4096 or 0x1000".into())
+}
