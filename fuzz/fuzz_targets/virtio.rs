@@ -36,7 +36,8 @@ fn queues(memory: &GuestMemory, event_idx: bool) -> Queues {
     queue.set_ready(true);
     let interrupt = Arc::new(Interrupt::new("fuzzed").expect("a descriptor"));
     let notifier = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("a descriptor"));
-    Queues::new(vec![Some(Virtqueue::new(queue, memory.clone(), interrupt, notifier))])
+    let queue = Virtqueue::new(queue, memory.clone(), interrupt, notifier).allow_indirect(true);
+    Queues::new(vec![Some(queue)])
 }
 
 fuzz_target!(|input: &[u8]| {

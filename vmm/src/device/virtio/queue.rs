@@ -295,7 +295,7 @@ impl Virtqueue {
 
     /// Sets whether the driver has accepted indirect tables (VIRTIO_F_INDIRECT_DESC).
     #[must_use]
-    pub(crate) fn allow_indirect(self, yes: bool) -> Self {
+    pub fn allow_indirect(self, yes: bool) -> Self {
         Self { allows_indirect: yes, ..self }
     }
 
