@@ -69,7 +69,8 @@ pub enum Stop {
     InputFailed(Arc<io::Error>),
     /// An exit controller failed or panicked.
     ControllerFailed(Arc<dyn Error + Send + Sync>),
-    /// The host failed after the guest had started: it could not run a vCPU, or one of its threads panicked.
+    /// The host failed after the guest had started: it could not run a vCPU, a disk could not be flushed, another device could
+    /// not continue, or a thread panicked.
     HostFailed(Arc<dyn Error + Send + Sync>),
     /// An unclaimed exit that cannot be resumed, by the number of its reason in KVM.
     UnknownExit(u32),

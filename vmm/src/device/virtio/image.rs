@@ -4,7 +4,7 @@
 //! it. An image that the host itself uses can only be read: a block device that is mounted, or a file behind a loop device.
 
 use crate::error::Error;
-use crate::host::printable;
+use crate::host::{is_shortage, printable};
 use format::Format;
 use loop_device::SYS_BLOCK;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -38,9 +38,9 @@ impl Image {
         if path.as_os_str().is_empty() {
             return Err(Error::Config("--disk needs a file name: give --disk FILE or --disk FILE,ro".into()));
         }
-        let mut file = open_file(path, read_only).map_err(|error| match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => Error::host("opening a disk image")(error),
-            _ => refuse(refusal(&error, read_only)),
+        let mut file = open_file(path, read_only).map_err(|error| match is_shortage(&error) {
+            true => Error::host("opening a disk image")(error),
+            false => refuse(refusal(&error, read_only)),
         })?;
         let failed = |error: io::Error| refuse(format!("cannot be used: {error}: choose another file"));
         let metadata = file.metadata().map_err(failed)?;
