@@ -221,9 +221,8 @@ fn suspicion(
     bytes: &[u8],
     state: &State<'_>,
 ) -> Option<Suspicion> {
-    let image = state.scene.image.map(Image::ranges).unwrap_or_default();
-    let is_inside = |gpa: Gpa| image.iter().any(|range| range.contains(&gpa.0));
-    let derailed = derail::derailed(state, !code.gpa.is_some_and(is_inside));
+    let is_code = |gpa: Gpa| state.scene.image.is_some_and(|image| is_code_of(image, gpa, bytes));
+    let derailed = derail::derailed(state, !code.gpa.is_some_and(is_code));
     if derailed.is_some() || !state.scene.died {
         return derailed;
     }
@@ -232,6 +231,13 @@ fn suspicion(
         (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
         (None, None) => Some(suspicion::of_place_without_memory(code.linear, state.scene.has_window)),
     }
+}
+
+/// True if `bytes`, which memory holds at `gpa`, are those of the image. A guest that has left its code may have overwritten
+/// it.
+fn is_code_of(image: &Image, gpa: Gpa, bytes: &[u8]) -> bool {
+    image.ranges().iter().any(|range| range.contains(&gpa.0))
+        && image.bytes_from(gpa.0).is_none_or(|code| code.iter().zip(bytes).all(|(code, byte)| code == byte))
 }
 
 /// The translation of a linear address.

@@ -113,6 +113,16 @@ fn a_ret_of_a_function_is_not_that_of_the_entry_point() {
 }
 
 #[test]
+fn a_return_is_recognised_in_code_that_was_overwritten() {
+    let mut dead = Dead::new(Mode::Real, CodeAssembler::ret);
+    dead.regs.rsp = 0xefb2;
+    assert_ne!(dead.suspicion(), RETURNED, "the guest is still in its code");
+    // The guest ran through memory until it came back to the place of its code.
+    dead.memory.write(Gpa(START), &[0xdf, 0x00]).unwrap();
+    assert_suspects(&dead, RETURNED);
+}
+
+#[test]
 fn a_return_is_found_on_every_path_but_not_behind_a_call() {
     let returns =
         |write: fn(&mut CodeAssembler) -> Result<(), IcedError>| derail::returns(&long(write).image);
