@@ -13,6 +13,10 @@ pub struct Verdict {
     pub command: String,
 }
 
+/// The status of options that contradict each other.
+pub const USAGE: i32 = 110;
+/// The status of an image that cannot be run with these options.
+pub const BAD_IMAGE: i32 = 116;
 /// The status of a host that failed.
 pub const HOST_ERROR: i32 = 115;
 /// The statuses of the program itself, as `cli/src/status.rs` defines them. 1 to 99 are those of a guest.
