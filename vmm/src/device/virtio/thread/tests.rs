@@ -200,6 +200,27 @@ fn an_invalid_ring_makes_the_device_need_a_reset() {
 }
 
 #[test]
+fn a_mistake_from_before_a_reset_does_not_stop_the_device_after_it() {
+    let (mut device, memory, _) = echo();
+    let (mut first, _) = rings(&memory);
+    let interrupt = device.shared_interrupt();
+    let delayed = interrupt.delay_reports();
+    start(&mut device, FEATURES, &[&first]);
+    first.set_avail_index(17);
+    write(&mut device, QUEUE_NOTIFY, 0);
+    // The thread finds the mistake meanwhile, and waits before it reports it.
+    thread::sleep(Duration::from_millis(100));
+    write(&mut device, STATUS, 0);
+    let (mut first, _) = rings(&memory);
+    start(&mut device, FEATURES, &[&first]);
+    drop(delayed);
+    first.add(REQUEST);
+    write(&mut device, QUEUE_NOTIFY, 0);
+    assert!(soon(|| first.used().is_some()));
+    assert_eq!(read(&mut device, STATUS), 15);
+}
+
+#[test]
 fn a_disk_behind_the_transport_reads_and_writes() {
     let image = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(image.path(), [7; 4096]).unwrap();
