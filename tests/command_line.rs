@@ -13,6 +13,8 @@ fn main() -> ExitCode {
     let tests = vec![
         plain_test("every_help_text_has_an_example", help),
         plain_test("wrong_usage_is_status_110", usage),
+        plain_test("a_missing_guest_is_named_with_a_similar_one", similar_names),
+        kvm_test("an_address_that_looks_hexadecimal_is_mentioned", decimal_address),
         plain_test("guests_lists_every_built_in_guest", guests),
         kvm_test("an_image_may_cover_the_buffers_of_simvirtio", over_the_buffers),
         kvm_test("stdout_has_only_the_guest_output", message),
@@ -61,6 +63,35 @@ fn help() {
     assert!(ran(&["--version"]).text().starts_with("vmm "));
     let nothing = ran(&[]);
     assert_eq!((nothing.status, nothing.text().as_str()), (110, ""));
+}
+
+fn similar_names() {
+    let similar = |name: &str, found: &str| {
+        assert_error(
+            &ran(&[name]),
+            110,
+            &format!("has the name {name}: the most similar name is {found}; `vmm guests`"),
+        );
+    };
+    similar("simvrtio", "simvirtio");
+    similar("real16-helo", "real16-hello");
+    let files = Files::new();
+    let binary = files.write("first.bin", &[0xf4]);
+    similar(binary.strip_suffix(".bin").unwrap(), &binary);
+    assert_error(&ran(&["zzzzzz"]), 110, "has the name zzzzzz: `vmm guests`");
+}
+
+fn decimal_address() {
+    let files = Files::new();
+    let halt = files.write("halt", &[0xf4]);
+    let warning =
+        "vmm: warn: the address 1000 is decimal, which is 0x3e8: write 0x1000 for a hexadecimal address";
+    assert!(ran(&[&format!("{halt}@1000")]).stderr.contains(warning));
+    assert!(ran(&[&format!("{halt}@1000:32")]).stderr.contains(warning));
+    for address in ["0x1000", "4096", "0", "1001"] {
+        let stderr = ran(&[&format!("{halt}@{address}")]).stderr;
+        assert!(!stderr.contains("is decimal"), "{stderr}");
+    }
 }
 
 fn usage() {

@@ -9,6 +9,7 @@ use vmm::Error;
 use vmm::controller::MsrRule;
 pub(super) use vmm::controller::parse_msr_rule;
 use vmm::device::Transport;
+use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
 use vmm::x86::{CpuidOverride, Mode};
 
@@ -26,7 +27,7 @@ Examples:
 `vmm --help` lists the exit statuses.")]
 pub(super) struct RunArgs {
     /// Guest to run: a built-in guest (see `vmm guests`), an ELF64 executable, or a flat binary as
-    /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32
+    /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32; an ADDR without 0x is decimal
     #[arg(value_name = "NAME|FILE")]
     pub(super) guest: OsString,
 
@@ -35,7 +36,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
 
-    /// Guest physical address at which a flat binary is loaded and entered [default: 0]
+    /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
+    /// decimal [default: 0]
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
     pub(super) load_at: Option<u64>,
 
@@ -62,12 +64,12 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
-    /// Wall-clock limit of the run in seconds; time spent waiting for input counts [default: no limit]
+    /// Wall-clock limit of the run in seconds; time spent waiting for input counts; 0 means no limit [default: 0]
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     pub(super) wall_timeout: Option<Timeout>,
 
-    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400, without a sign that it ran wrong, such as a store
-    /// where nothing is; built-in guests that promise this are always verified
+    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400, and show no sign of a mistake, such as a store to
+    /// an address without memory; built-in guests that promise this are always verified
     #[arg(long)]
     pub(super) verify: bool,
 
@@ -156,13 +158,13 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
-    /// The same as --timeout, because Linux reads its console without an end; the shorter limit counts [default: no
-    /// limit]
+    /// Time limit in real time. For Linux, --timeout counts the same time; the shorter one applies; 0 means no limit
+    /// [default: 0]
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     pub(super) wall_timeout: Option<Timeout>,
 
-    /// Console text that marks the start of userland in the boot timeline, 1 to 512 bytes [default: the kernel's
-    /// message that it runs init]
+    /// Console text that marks the start of userland in the boot timeline, 1 to 512 bytes without an end of line
+    /// [default: the kernel's message that it runs init]
     #[arg(long, value_name = "TEXT")]
     pub(super) marker: Option<String>,
 
@@ -325,6 +327,21 @@ pub(super) fn in_range<T: Copy + PartialOrd + Into<u64> + TryFrom<u64>>(
     let checked = T::try_from(value).ok().filter(|value| (min..=max).contains(value));
     checked.ok_or_else(|| {
         Error::Config(format!("{option} must be {} to {}, not {value}", min.into(), max.into()))
+    })
+}
+
+/// Checks that a number of bytes is 1 to `max`.
+///
+/// # Errors
+/// It is not. The message names the option, the value and the range.
+pub(super) fn size_in_range(option: &str, bytes: u64, max: u32) -> Result<u32, Error> {
+    let checked = u32::try_from(bytes).ok().filter(|bytes| (1..=max).contains(bytes));
+    checked.ok_or_else(|| {
+        Error::Config(format!(
+            "{option} must be 1 to {}, not {}",
+            format_size(max.into()),
+            format_size(bytes)
+        ))
     })
 }
 

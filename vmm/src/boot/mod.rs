@@ -1,6 +1,6 @@
 //! Guests to load: an [`Image`] from a file or from an embedded guest, and Linux kernels with their ACPI tables.
-//!
-//! May import `device`, `x86`, `memory`, `file_format`, `host` and the errors.
+
+// May import `device`, `x86`, `memory`, `file_format`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,

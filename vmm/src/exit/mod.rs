@@ -2,8 +2,8 @@
 //!
 //! An [`Exit`] is an owned value, and so is its answer, an [`Outcome`]. The controllers in
 //! [`controller`](crate::controller) give the answers.
-//!
-//! Imports: host functions.
+
+// Imports: host functions.
 
 mod site;
 mod stop;
