@@ -263,7 +263,7 @@ impl Run {
     fn embedded(guest: &'static Guest, transport: Option<Transport>, limits: Limits) -> Result<Self, Error> {
         let run = Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, limits)?;
         match run.report.stop {
-            Stop::Timeout | Stop::WallTimeout(_) => Err(Error::Config(format!(
+            Stop::Timeout(_) | Stop::WallTimeout(_) => Err(Error::Config(format!(
                 "--timeout is too short for this host: the built-in guest {} did not end within it, so this run gives no \
                  grade: give a longer time",
                 run.name
