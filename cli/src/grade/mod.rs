@@ -290,7 +290,7 @@ impl Run {
     fn embedded(guest: &'static Guest, transport: Option<Transport>, limits: Limits) -> Result<Self, Error> {
         let run = Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, limits)?;
         let option = match run.report.stop {
-            Stop::Timeout => "--timeout",
+            Stop::Timeout(_) => "--timeout",
             Stop::WallTimeout(_) => "--wall-timeout",
             _ => return Ok(run),
         };

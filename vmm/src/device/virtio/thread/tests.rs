@@ -285,7 +285,7 @@ fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     thread::sleep(Duration::from_millis(20));
     let resetter = thread::spawn(move || write(&mut device, STATUS, 0));
     assert!(soon(|| resetter.is_finished()));
-    assert!(soon(|| matches!(stop_handle.reason(), Some(Stop::Timeout))));
+    assert!(soon(|| matches!(stop_handle.reason(), Some(Stop::Timeout(_)))));
 }
 
 #[test]
