@@ -141,7 +141,7 @@ impl Machine {
     ///
     /// # Errors
     /// The host failed before the guest ran. A mistake of the guest is not an error, and neither is a failure of the host
-    /// after the guest has started ([`Stop::HostFailed`]): both are in the report.
+    /// after the guest has started ([`Stop::HostFailed`](crate::exit::Stop::HostFailed)): both are in the report.
     pub fn run(&mut self) -> Result<Report, Error> {
         let started = Instant::now();
         let result = run_machine(self)?;
