@@ -36,6 +36,8 @@ fn bad_images() {
     assert_error(&ran(&["/dev/zero"]), 116, "not a regular file");
     assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty: the image is empty");
     assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "cut: the ELF file");
+    let library = files.write("library", &elf_of_type(3));
+    assert_error(&ran(&["boot", &library]), 116, "library: the ELF file is position-independent");
     assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32-bit");
     assert_error(&ran(&[&format!("{}@0x10000", files.write("high", &[0xf4]))]), 116, "real-mode");
     let past = format!("{}@0xfffff:32", files.write("past", &[0x90, 0xf4]));

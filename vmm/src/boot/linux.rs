@@ -222,7 +222,8 @@ fn vmlinux(file: &File, name: &str) -> Result<Kind, ImageError> {
     if file.read_exact_at(&mut count, HEADER_COUNT).is_ok() && u16::from_le_bytes(count) == u16::MAX {
         return refuse("has too many program headers for a kernel: is it complete?".into());
     }
-    let elf::Layout { segments, entry, .. } = elf::layout(&ReadCache::new(file))?;
+    let elf::Layout { segments, entry, .. } =
+        elf::layout(&ReadCache::new(file)).map_err(|error| error.in_file(name))?;
     if let Some(low) = segments.iter().find(|segment| segment.start.0 < pc::HIGH_RAM) {
         return refuse(format!(
             "has a segment at {:#x}, but the VMM uses the memory below {:#x}: link it higher",
