@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         kvm_test("a_wrong_selector_is_named", selectors),
         kvm_test("an_access_that_the_page_does_not_allow_is_named", pages),
         kvm_test("a_place_without_code_is_named", places),
+        kvm_test("a_missing_end_of_the_code_is_named", missing_hlt),
+        kvm_test("code_for_another_mode_is_named", other_mode),
+        kvm_test("a_kernel_without_a_stack_is_named", kernels),
         kvm_test("a_missing_bios_is_named_after_a_timeout", bios),
         kvm_test("the_layout_of_the_assignment_is_named", foreign_layout),
     ];
@@ -173,6 +176,53 @@ fn places() {
         code.jmp(support::assembler::rcx)
     };
     assert_named("long", zeroes, "execution of zeroed memory");
+}
+
+/// Has no `hlt` at its end.
+fn missing_hlt() {
+    for mode in ["protected", "long", "user64"] {
+        // Near the window, because some hosts are slow in ring 0.
+        assert_named_at(
+            0xf_0000,
+            mode,
+            |code| code.mov(eax, 0),
+            "the guest ran past the end of its code (is the last hlt missing?), through zeroed memory",
+        );
+    }
+    let files = Files::new();
+    let file = files.write("guest", &assemble(16, 0x1000, |code| code.mov(ax, 42)));
+    let ran = ran(&[&format!("{file}@0x1000"), "--timeout", "0.5", "--quiet"]);
+    let is_named =
+        ["ran past", "it left its image", "zeroed memory"].iter().any(|text| ran.stderr.contains(text));
+    let lost = ran.stderr.contains("this host resets a vCPU");
+    assert!(lost || is_named, "{}", ran.stderr);
+}
+
+/// 64-bit code in real mode, because `:64` is missing.
+fn other_mode() {
+    let files = Files::new();
+    // In real mode, this code loops, too.
+    let code = assemble(64, 0, |code| {
+        code.mov(eax, 42)?;
+        code.jmp(5u64)
+    });
+    let ran = ran(&[&files.write("guest", &code), "--timeout", "0.5", "--quiet"]);
+    let text = "probably the code may be for another mode: give :32 or :64";
+    assert!(ran.stderr.contains(text), "{}", ran.stderr);
+}
+
+/// Kernels that return from their entry point, or push before they set RSP.
+fn kernels() {
+    let files = Files::new();
+    for (name, code, text) in [
+        ("returns", assemble(64, 0x10_0000, CodeAssembler::ret), "probably the entry point returned"),
+        ("pushes", assemble(64, 0x10_0000, |code| code.push(rax)), "RSP is 0 at the entry"),
+    ] {
+        let file = files.write(name, &elf(0x10_0000, &code));
+        let ran = run(&mut vmm(&["boot", &file, "--timeout", "3", "--quiet"]));
+        let lost = ran.stderr.contains("this host resets a vCPU");
+        assert!(lost || ran.stderr.contains(text), "{name}: {}", ran.stderr);
+    }
 }
 
 /// Prints with the BIOS.

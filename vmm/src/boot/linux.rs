@@ -149,7 +149,7 @@ impl Kernel {
         let (Kind::Vmlinux { end, .. } | Kind::BzImage { end, .. }) = &self.kind;
         if *end > pc::HOLE {
             let what = format!(
-                "has a segment that ends at {end:#x}, and a kernel must end below {:#x}, whatever --mem is: if its physical \
+                "has a segment that ends at {end:#x}, and a kernel must end below {:#x}, with any --mem: if its physical \
                  addresses (p_paddr) equal its virtual ones, set them with AT() in the linker script",
                 pc::HOLE
             );

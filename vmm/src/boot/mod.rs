@@ -118,18 +118,6 @@ impl Image {
         self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
     }
 
-    /// The image with these bytes as a segment of data in addition.
-    #[cfg(test)]
-    pub(crate) fn with_data(&self, start: u64, data: &[u8]) -> Self {
-        let mut bytes = self.bytes.to_vec();
-        let offset = bytes.len();
-        bytes.extend(data);
-        let file = offset..bytes.len();
-        let mut segments = self.segments.clone();
-        segments.push(Segment { start: Gpa(start), file, size: data.len() as u64, executable: false });
-        Self { bytes: Arc::new(bytes.into()), segments, is_elf: true, ..self.clone() }
-    }
-
     /// The ranges that may hold code: the executable segments, or all if the entry point is in none of these.
     pub(crate) fn code_ranges(&self) -> Vec<Range<u64>> {
         let range = |segment: &Segment| segment.start.0..segment.end();

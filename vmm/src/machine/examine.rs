@@ -32,13 +32,7 @@ impl Machine {
             }
         };
         let (location, explanation) = self.explain(&stop, stopped_by);
-        if let (Stop::EmulationFailure(bytes), Some(explanation)) = (&mut stop, &explanation) {
-            // KVM reports as many bytes as it has fetched.
-            *bytes = bytes.first(explanation.instruction_len());
-            if let Some((stop_of_vcpu, _)) = vcpus.get_mut(stopped_by) {
-                *stop_of_vcpu = stop.clone();
-            }
-        }
+        shorten(&mut stop, explanation.as_ref(), vcpus.get_mut(stopped_by));
         let several = vcpus.len() > 1;
         let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
         let last: Vec<_> =
@@ -185,6 +179,15 @@ impl Machine {
             None => 0,
         };
         Ok(Verdict::new(self.mode, rax, u64::from_le_bytes(memory)))
+    }
+}
+
+/// Shortens the bytes in an emulation failure to the instruction: KVM reports as many bytes as it has fetched.
+fn shorten(stop: &mut Stop, explanation: Option<&Explanation>, vcpu: Option<&mut (Stop, VcpuResult)>) {
+    let (Stop::EmulationFailure(bytes), Some(explanation)) = (&mut *stop, explanation) else { return };
+    *bytes = bytes.first(explanation.instruction_len());
+    if let Some((stop_of_vcpu, _)) = vcpu {
+        *stop_of_vcpu = stop.clone();
     }
 }
 

@@ -241,15 +241,13 @@ fn suspicion(
     }
     let has_left = outside && state.scene.image.is_some();
     if !state.scene.died {
-        return (has_left && bytes.starts_with(&[0; 4])).then(|| astray::LEFT.into());
+        let in_zeroes = has_left && bytes.starts_with(&[0; 4]);
+        return in_zeroes.then(|| astray::way_out(code.linear, state));
     }
     let is_undefined = instruction.is_some_and(suspicion::is_undefined);
     let found = match (code.fault, instruction) {
         (Some(fault), _) => Some(suspicion::of_fetch(fault)),
-        (None, Some(_)) if has_left && is_undefined => {
-            let past_end = astray::ran_through_zeroes(code.linear, state);
-            Some(if past_end { astray::PAST_END } else { astray::LEFT }.into())
-        }
+        (None, Some(_)) if has_left && is_undefined => Some(astray::way_out(code.linear, state)),
         (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
         (None, None) => Some(astray::of_place_without_memory(code.linear, state)),
     };

@@ -46,6 +46,19 @@ fn refusal(file: Vec<u8>) -> String {
     }
 }
 
+impl Image {
+    /// The image with these bytes as a segment of data in addition.
+    pub(crate) fn with_data(&self, start: u64, data: &[u8]) -> Self {
+        let mut bytes = self.bytes.to_vec();
+        let offset = bytes.len();
+        bytes.extend(data);
+        let file = offset..bytes.len();
+        let mut segments = self.segments.clone();
+        segments.push(Segment { start: Gpa(start), file, size: data.len() as u64, executable: false });
+        Self { bytes: Arc::new(bytes.into()), segments, is_elf: true, ..self.clone() }
+    }
+}
+
 #[test]
 fn a_valid_executable_is_loaded() {
     let image = Image::elf(elf(0x1010, &[CODE])).unwrap();
@@ -193,4 +206,18 @@ proptest! {
             let _ = image.load(&memory, 0x8000);
         }
     }
+}
+
+#[test]
+fn a_segment_without_the_execute_flag_holds_no_code() {
+    let data = Header(PT_LOAD, 0x200, 0x3000, 0x3000, 0x100, 0x100);
+    let mut file = elf(0x1010, &[CODE, data]);
+    assert_eq!(Image::elf(file.clone()).unwrap().code_ranges(), [0x1000..0x1180, 0x3000..0x3100]);
+    // p_flags of the second header, without PF_X.
+    let flags = 64 + 56 + 4;
+    file[flags] = 6;
+    assert_eq!(Image::elf(file.clone()).unwrap().code_ranges(), [0x1000..0x1180]);
+    // Without any flag, nothing is known.
+    file[64 + 4] = 6;
+    assert_eq!(Image::elf(file).unwrap().code_ranges(), [0x1000..0x1180, 0x3000..0x3100]);
 }

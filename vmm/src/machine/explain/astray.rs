@@ -21,7 +21,7 @@ const SIGN: u64 = 1 << 7;
 
 pub(super) const LEFT: &str =
     "it left its image: it ran past its end, or jumped or returned to a wrong address";
-pub(super) const PAST_END: &str =
+const PAST_END: &str =
     "the guest ran past the end of its code (is the last hlt missing?), through zeroed memory";
 
 /// The suspicion if there is no memory at the linear address of the instruction.
@@ -36,8 +36,13 @@ pub(super) fn of_place_without_memory(linear: u64, state: &State<'_>) -> Suspici
     }
 }
 
+/// The way in which the guest left its image, at a linear address outside.
+pub(super) fn way_out(linear: u64, state: &State<'_>) -> Suspicion {
+    if ran_through_zeroes(linear, state) { PAST_END.into() } else { LEFT.into() }
+}
+
 /// True if there are zeroes before the linear address, and the flags are those of their last addition.
-pub(super) fn ran_through_zeroes(linear: u64, state: &State<'_>) -> bool {
+fn ran_through_zeroes(linear: u64, state: &State<'_>) -> bool {
     let zeroes = |distance: usize| {
         let mut bytes = [1; CHUNK as usize];
         let start = linear.checked_sub((distance as u64).saturating_add(CHUNK));

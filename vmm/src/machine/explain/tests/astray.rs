@@ -55,6 +55,8 @@ fn an_undefined_instruction_outside_the_image_is_not_blamed_alone() {
         dead.died = false;
         assert_suspects(&dead, "none");
         dead.regs.rip = 0x8000;
+        assert_suspects(&dead, "the guest ran past the end of its code (is the last hlt missing?)");
+        dead.regs.rflags = 2;
         assert_suspects(&dead, "it left its image");
     }
 }
