@@ -14,12 +14,12 @@ help: ## List the targets
 HAS_KVM = $(CARGO) run $(LOCKED) -q --release -- doctor >/dev/null 2>&1
 NO_KVM = echo "make: this host cannot run guests (vmm doctor shows the reason): using the testbed, an emulated machine" >&2
 
-run: setup ## Run the SIMVIRTIO guest; print its message, its verdict and its exits
+run: setup ## Run the SIMVIRTIO guest, and list its exits
 	@$(CARGO) build $(LOCKED) --release
 	@if $(HAS_KVM); then $(CARGO) run $(LOCKED) -q --release -- simvirtio; \
 		else $(NO_KVM); tests/testbed/run vmm simvirtio; fi
 
-polling: setup ## Run the SIMVIRTIO guest with polling over shared memory instead of exits
+polling: setup ## Run the SIMVIRTIO guest with polling instead of exits
 	@$(CARGO) run $(LOCKED) --release -- simvirtio --transport polling
 
 TRIPLE := x86_64-unknown-linux-gnu
@@ -30,7 +30,7 @@ HAS_STATIC_LIBC = case $$(gcc -print-file-name=libc.a) in */*) ;; *) false;; esa
 # Static linking is not the default: the tests simulate host errors with a preloaded library, which works only in a
 # dynamic program, and a static C library is not installed everywhere. Without --target, cargo would apply the flag to
 # procedural macros too, which must be dynamic.
-static: setup ## Build target/release/vmm-static: statically linked, starts faster
+static: setup ## Build the statically linked target/release/vmm-static
 	@$(HAS_STATIC_LIBC) || { \
 		echo "make: the static C library (libc.a) is missing: install libc6-dev (Debian) or glibc-static (Fedora)" >&2; exit 1; }
 	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" \
@@ -41,7 +41,7 @@ PREFIX = /usr/local
 BIN = $(DESTDIR)$(PREFIX)/bin
 
 # The static program starts faster and runs on every distribution, so it is the one to package.
-install: setup ## Install the program, static if libc.a is there (PREFIX=/usr/local, DESTDIR=)
+install: setup ## Install the program (PREFIX=/usr/local, DESTDIR=)
 	@if $(HAS_STATIC_LIBC); then \
 		$(MAKE) --no-print-directory static && program=vmm-static kind="statically linked"; \
 	else \
@@ -72,7 +72,8 @@ test_here:
 	@echo && echo "Grade for KeV's project 2:"
 	@$(TARGET)/release/vmm grade kev
 
-page: setup browser ## Test the HTML page of `vmm report` in chromium; install chromium if it is missing (Debian)
+# Installs chromium if it is missing (Debian).
+page: setup browser ## Test the HTML page of `vmm report` in chromium
 	REQUIRE_BROWSER=1 $(CARGO) test $(WORKSPACE) --test page
 
 browser:
@@ -89,7 +90,7 @@ browser:
 
 # The test `layers` also finds unused dependencies.
 check: export GUEST_DENY_WARNINGS := 1
-check: setup ## Check formatting, lints, layers, documentation and unused dependencies
+check: setup ## Check formatting, lints, layers and documentation
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
 	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
@@ -112,14 +113,14 @@ setup: ## Check the build tools; install nasm if it is missing
 	fi
 
 # Two emulated hosts, because a host that runs for a long time sometimes stops.
-testbed: setup ## Run tests, grades and Linux on kvm_amd in an emulated machine (Debian)
+testbed: setup ## Run tests and Linux in an emulated machine (Debian)
 	@tests/testbed/run test
 	@$(MAKE) --no-print-directory testbed-linux
 
 testbed-linux: setup ## Run the part of make testbed that boots Linux
 	@tests/testbed/run linux
 
-durability: setup ## Kill Linux guests that write to a disk, and check its files, in the testbed; 10 minutes (ROUNDS=50)
+durability: setup ## Kill Linux guests that write to a disk (ROUNDS=50)
 	@LINUX_KILLS=$(or $(ROUNDS),50) TESTBED_SECONDS=3600 tests/testbed/run linux synced_files_survive_a_kill
 
 # The build folder, and the file of the plot. SAVE=1 replaces the plot in docs/img.
@@ -132,7 +133,7 @@ BENCH_NEEDS_VMM = $(filter cold scale size qemu,$(BENCH_PARTS))
 BENCH_NEEDS_STATIC = $(filter cold,$(BENCH_PARTS))
 BENCH_NEEDS_QEMU = $(filter size qemu,$(BENCH_PARTS))
 
-bench: setup $(if $(BENCH_NEEDS_QEMU),qemu) ## Measure costs, compared with bare programs and QEMU; 4 minutes (ROUNDS=n, ONLY=name, SAVE=1)
+bench: setup $(if $(BENCH_NEEDS_QEMU),qemu) ## Measure costs; 4 minutes (ROUNDS=n, ONLY=name, SAVE=1)
 	@$(CARGO) build $(LOCKED) --release -p bench
 	@$(if $(BENCH_NEEDS_VMM),$(CARGO) build $(LOCKED) --release)
 	@$(if $(BENCH_NEEDS_STATIC),$(MAKE) --no-print-directory static || echo "make: measuring cold starts without the static program" >&2)
@@ -140,7 +141,7 @@ bench: setup $(if $(BENCH_NEEDS_QEMU),qemu) ## Measure costs, compared with bare
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(ONLY:%=--only %)
 	@echo "make: wrote the plot to $(PLOT) and the numbers to $(TARGET)/bench/results.json" >&2
 
-bench-parts: setup ## Measure the steps of an exit separately: decoding, dispatch, devices, rings, profile
+bench-parts: setup ## Measure the steps of an exit separately
 	@$(CARGO) bench $(LOCKED) -p bench --bench parts
 
 # QEMU is only a baseline: without it, `make bench` skips the comparison and reports that.
@@ -153,7 +154,8 @@ qemu:
 			|| echo "make: cannot install QEMU: continuing without it" >&2; \
 	fi
 
-bench-linux: setup ## Measure Linux boots and disks in the testbed, compared with QEMU (ROUNDS=3; TINY=1: also a tiny kernel)
+# Boots Linux and measures its disks in the testbed. TINY=1 adds a tiny kernel.
+bench-linux: setup ## Compare Linux boots with QEMU (ROUNDS=3, TINY=1)
 	@[ -z "$(TINY)" ] || tests/testbed/tiny-kernel >/dev/null
 	@tests/testbed/run bench $(or $(ROUNDS),3)
 
@@ -165,7 +167,7 @@ cargo-fuzz:
 		{ echo "make: installing cargo-fuzz" >&2; $(CARGO) install --locked cargo-fuzz; }
 
 # cargo-fuzz uses unstable compiler flags. RUSTC_BOOTSTRAP=1 makes a stable compiler accept them.
-fuzz: setup cargo-fuzz ## Fuzz loaders, devices, rings, options and saved files, FUZZ_SECONDS (30) for each target
+fuzz: setup cargo-fuzz ## Fuzz all readers of hostile input (FUZZ_SECONDS=30)
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/corpus/$$target && \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target \
@@ -173,21 +175,23 @@ fuzz: setup cargo-fuzz ## Fuzz loaders, devices, rings, options and saved files,
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -len_control=0 || exit 1; \
 	done
 
-fuzz-check: setup cargo-fuzz ## Check that the fuzz targets find planted bugs, a minute for each (FUZZ_SEED=n, BUGS="V1 K3")
+# The targets must find planted bugs, each within a minute.
+fuzz-check: setup cargo-fuzz ## Check the fuzz targets (FUZZ_SEED=n, BUGS="V1 K3")
 	@fuzz/check $(BUGS)
 
 # The files of a run with a finding stay in target/campaign.
-campaign: setup ## Run vmm on failing hosts, with random images and hostile kernels; 10 minutes (SEED=n, ONLY=part:number)
+# Runs on hosts whose system calls fail, random images, and hostile kernels.
+campaign: setup ## Run hostile guests; 10 minutes (SEED=n, ONLY=part:n)
 	@$(CARGO) build $(LOCKED) --release
 	@$(CARGO) build $(LOCKED) --release -p campaign
 	@$(TARGET)/release/campaign --program $(TARGET)/release/vmm --findings $(TARGET)/campaign \
 		$(SEED:%=--seed %) $(ONLY:%=--only %) $(CAMPAIGN_SECONDS:%=--seconds %)
 
 # loom is a dependency of this package only, which is not part of the workspace.
-model: setup ## Run the rings and the doorbell with every interleaving of their threads (loom)
+model: setup ## Run every interleaving of the threads of a ring (loom)
 	$(CARGO) test $(LOCKED) --manifest-path model/Cargo.toml --target-dir $(TARGET)/model
 
-sanitize: setup model ## Search for data races and undefined behaviour: ThreadSanitizer, Miri, loom
+sanitize: setup model ## Run ThreadSanitizer, Miri and loom
 	@CARGO="$(CARGO)" TARGET="$(TARGET)" tests/sanitize/run
 
 clean: ## Remove all build results

@@ -13,8 +13,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::kernels::{assert_ended, boot};
-use support::{Files, Ran, assert_error, kvm_test, ran, run, test_unless, vmm, wait};
-use virtio_guest::{failing_host, guest};
+use support::{Files, Liar, Ran, assert_error, kvm_test, ran, run, test_unless, vmm, wait};
+use virtio_guest::guest;
 
 const GIB: u64 = 1 << 30;
 
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         kvm_test("after_a_failed_flush_every_flush_fails", failed_flush),
         kvm_test("a_failed_last_flush_is_a_host_error", failed_last_flush),
         kvm_test("a_device_that_cannot_wait_for_notifications_ends_the_run", dead_epoll),
+        kvm_test("a_device_that_fails_at_the_end_of_a_run_fails_the_run", dead_epoll_at_the_end),
         kvm_test("a_console_that_cannot_wait_for_keys_ends_the_run", dead_console),
         kvm_test("a_descriptor_with_indirect_and_next_needs_a_reset", indirect_and_next),
         test_unless(no_loop_devices, "a_disk_that_the_host_uses_is_not_written", used_by_the_host),
@@ -116,10 +117,10 @@ fn reset() {
 fn no_last_flush() {
     let files = Files::new();
     let body = format!("{START_DISK} request(disk, WRITE_DISK, 0, DATA, 512); for (;;);");
-    let (kernel, disk, library) = (guest(&files, &body), disk(&files, GIB), failing_host(&files));
+    let (kernel, disk) = (guest(&files, &body), disk(&files, GIB));
     let arguments = ["boot", &kernel, "--disk", &disk, "--timeout", "0.5"];
     // A flush would fail, and end the run with status 115.
-    let ran = run(vmm(&arguments).env("LD_PRELOAD", library).env("FAIL", "fdatasync 5 0 99"));
+    let ran = Liar::new().fail("fdatasync 5 1 0", &arguments);
     assert_ended(&ran, 114, "timeout");
     assert_eq!(ran.text(), "0");
 }
@@ -128,9 +129,8 @@ fn no_last_flush() {
 fn on_failing_host(fail: &str, requests: &str) -> Ran {
     let files = Files::new();
     let kernel = guest(&files, &format!("{START_DISK} {requests}"));
-    let (disk, library) = (disk(&files, 64 << 20), failing_host(&files));
-    let arguments = ["boot", &kernel, "--disk", &disk, "--timeout", "20"];
-    run(vmm(&arguments).env("LD_PRELOAD", library).env("FAIL", fail))
+    let disk = disk(&files, 64 << 20);
+    Liar::new().fail(fail, &["boot", &kernel, "--disk", &disk, "--timeout", "20"])
 }
 
 /// Returns the number of lines on stderr that contain `text`.
@@ -144,7 +144,7 @@ fn reported() {
                  request(disk, READ_DISK, 0, DATA, 100);
                  request(disk, 77, 0, DATA, 512);
                  request(disk, READ_DISK, 0, DATA, 512);";
-    let ran = on_failing_host("preadv 5 0 99", &format!("{round} {round} power_off();"));
+    let ran = on_failing_host("preadv 5 1 0", &format!("{round} {round} power_off();"));
     assert_ended(&ran, 0, "warn: ");
     assert_eq!(ran.text(), "1112111121");
     for text in [
@@ -165,7 +165,7 @@ fn failed_flush() {
                     request(disk, FLUSH_DISK, 0, 0, 0); request(disk, WRITE_DISK, 0, DATA, 512);
                     request(disk, FLUSH_DISK, 0, 0, 0); power_off();";
     for function in ["fdatasync", "sync_file_range"] {
-        let ran = on_failing_host(&format!("{function} 5 0 1"), requests);
+        let ran = on_failing_host(&format!("{function} 5 1 1"), requests);
         assert_eq!((ran.status, ran.text().as_str()), (115, "01101"), "{}", ran.stderr);
         let text = "the host failed: the disk image ";
         assert_eq!(lines(&ran, text), 1, "{}", ran.stderr);
@@ -175,19 +175,19 @@ fn failed_flush() {
 
 fn failed_last_flush() {
     let requests = "request(disk, WRITE_DISK, 0, DATA, 512); power_off();";
-    let ran = on_failing_host("fdatasync 28 0 99", requests);
+    let ran = on_failing_host("fdatasync 28 1 0", requests);
     assert_eq!((ran.status, ran.text().as_str()), (115, "0"), "{}", ran.stderr);
     assert_eq!(lines(&ran, "could not be flushed: No space left on device"), 1, "{}", ran.stderr);
     assert_eq!(lines(&ran, "warn: "), 0, "one sentence is enough: {}", ran.stderr);
     // Without a write, there is nothing to flush.
-    let ran = on_failing_host("fdatasync 28 0 99", "request(disk, READ_DISK, 0, DATA, 512); power_off();");
+    let ran = on_failing_host("fdatasync 28 1 0", "request(disk, READ_DISK, 0, DATA, 512); power_off();");
     assert_eq!((ran.status, ran.text().as_str()), (0, "0"), "{}", ran.stderr);
 }
 
 fn dead_epoll() {
     let started = Instant::now();
     let requests = "for (;;) request(disk, READ_DISK, 0, DATA, 512);";
-    let ran = on_failing_host("epoll_wait 9 3 99", requests);
+    let ran = on_failing_host("epoll_wait 9 4 0", requests);
     assert_ended(
         &ran,
         115,
@@ -196,10 +196,27 @@ fn dead_epoll() {
     assert!(started.elapsed() < Duration::from_secs(15), "the run ends long before its timeout");
 }
 
+/// The failure may come before the guest powers its machine off, or after it. The run has failed in both cases.
+fn dead_epoll_at_the_end() {
+    let files = Files::new();
+    let kernel = guest(&files, &format!("{START_DISK} request(disk, READ_DISK, 0, DATA, 512); power_off();"));
+    let (disk, liar) = (disk(&files, 1 << 20), Liar::new());
+    let arguments = ["boot", &kernel, "--disk", &disk, "--timeout", "20"];
+    let mut failed = 0;
+    for first in 1..=5 {
+        let (ran, calls) = liar.fail_and_count(&format!("epoll_wait 9 {first} 1"), "epoll_wait", &arguments);
+        let has_failed = calls >= first;
+        let expected = if has_failed { 115 } else { 0 };
+        assert_eq!(ran.status, expected, "call {first} of {calls}: {}", ran.stderr);
+        failed += u32::from(has_failed);
+    }
+    assert!(failed > 1, "the device waits for a request and for the end");
+}
+
 /// The two threads of the console wait with ppoll. One of them fails.
 fn dead_console() {
     let started = Instant::now();
-    let ran = on_failing_host("ppoll 9 0 1", "for (;;);");
+    let ran = on_failing_host("ppoll 9 1 1", "for (;;);");
     assert_eq!(ran.status, 115, "{}", ran.stderr);
     assert_eq!(lines(&ran, "Bad file descriptor"), 1, "{}", ran.stderr);
     assert!(started.elapsed() < Duration::from_secs(15), "the run ends long before its timeout");

@@ -113,14 +113,14 @@ const DOUBTFUL: [(&str, u32, u64, Payload, i32, &str); 6] = [
         0,
         "it ended in real mode at 0000:3001, outside its image (0x1000 to 0x100d)",
     ),
-    ("nowhere", 32, 0x1000, stores_nowhere, 0, "it stored to 0xd0000000, where nothing is"),
+    ("nowhere", 32, 0x1000, stores_nowhere, 0, "it stored to 0xd0000000, where there is no memory or device"),
     (
         "port",
         16,
         0x1000,
         prints_on_a_wrong_port,
         0,
-        "it wrote to port 0xe8, which has no device (and made 1 more such store",
+        "it wrote to port 0xe8, which has no device (and 1 more such store)",
     ),
 ];
 

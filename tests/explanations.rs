@@ -154,7 +154,7 @@ fn pages() {
         code.mov(rax, 1u64 << 33)?;
         code.mov(qword_ptr(rax), rax)
     };
-    assert_named("long", unmapped, "#PF: the operand's address is not mapped");
+    assert_named("long", unmapped, "#PF: the operand's address, 0x200000000, is not mapped");
 }
 
 fn places() {

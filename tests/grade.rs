@@ -15,6 +15,9 @@ fn main() -> ExitCode {
         kvm_test("a_wrong_image_loses_only_the_points_of_its_task", wrong_students),
         plain_test("an_image_that_cannot_be_read_gives_no_grade", unreadable_images),
         kvm_test("an_image_that_disappears_gives_no_grade", disappearing_image),
+        kvm_test("a_task_without_an_image_says_that_its_guest_is_built_in", some_images),
+        kvm_test("a_failed_check_begins_with_what_is_missing", reasons),
+        kvm_test("without_a_time_limit_an_endless_guest_still_ends", without_a_time_limit),
         kvm_test("a_time_limit_that_no_guest_can_meet_gives_no_grade", short_limit),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -41,9 +44,62 @@ fn grade() {
     assert_eq!((tasks, status), (ALL, 0), "{text}");
     for evidence in [
         "40 exits with transport exit (39 at the device), 1 with polling",
-        "exactly the exits that the catalogue lists",
+        "exactly the exits that `vmm guests` lists",
     ] {
         assert!(text.contains(evidence), "{text}");
+    }
+    assert_eq!(text.matches("(built-in guest): halted").count(), 8, "{text}");
+}
+
+/// Without an image a task runs a built-in guest, and the result says so.
+fn some_images() {
+    let files = Files::new();
+    let image = files.guest("real16-42");
+    let grade = ran(&["grade", "--guest16", &image]);
+    let file = image.split('@').next().unwrap();
+    assert!(grade.text().contains(&format!("+ {file}: halted")), "{}", grade.text());
+    assert_eq!(grade.text().matches("(built-in guest): halted").count(), 6, "{}", grade.text());
+    let notice =
+        "vmm: built-in guests earned points: to grade a submission, give --guest64 and --simvirtio, too\n";
+    assert_eq!((grade.status, grade.stderr.as_str()), (0, notice));
+    let grade = ran(&["grade", "--guest16", &image, "--guest64", "/dev/null", "--simvirtio", "/dev/null"]);
+    assert!(!grade.stderr.contains("built-in guests earned"), "{}", grade.stderr);
+}
+
+/// A failed check begins with the file and what is missing, and names no option that the grade lacks.
+fn reasons() {
+    let files = Files::new();
+    let no_driver = files.write("no-driver", &prints_only("x"));
+    let long = files.write("long.elf", &elf(0x1000, &[0xf4]));
+    let high = files.write("high.elf", &elf(0x40_0000, &[0xf4]));
+    let object = files.write("cut.elf", b"\x7fELF\x02\x01");
+    let empty = files.write("empty", b"");
+    for (option, image, reason) in [
+        (
+            "--simvirtio",
+            &no_driver,
+            "must end in state Ready, with a message that contains \"Ana are mere\" (halted; ",
+        ),
+        ("--guest64", &format!("{no_driver}:long"), "must print \"Hello, world!\" (halted; "),
+        (
+            "--guest16",
+            &long,
+            "needs to start in real mode, not in long mode: make a flat binary (nasm -f bin)",
+        ),
+        ("--guest16", &object, "the ELF file cannot be read"),
+        ("--guest64", &empty, "the image is empty"),
+        (
+            "--simvirtio",
+            &high,
+            "lies at 0x400000 to 0x400000, and a SIMVIRTIO guest must lie below 0x100000: link it",
+        ),
+    ] {
+        let (_, status, text) = points(&[option, image]);
+        let file = image.split(":long").next().unwrap();
+        let line = text.lines().find(|line| line.trim_start().starts_with("- ")).unwrap();
+        let rest = line.trim_start().strip_prefix("- ").unwrap().strip_prefix(file).expect("the file's name");
+        assert!(rest.trim_start_matches([':', ' ']).starts_with(reason), "{text}");
+        assert!(status == 111 && !text.contains("--mem"), "{text}");
     }
 }
 
@@ -137,7 +193,17 @@ fn disappearing_image() {
 
 fn short_limit() {
     let ran = ran(&["grade", "--timeout", "0.000000001"]);
-    assert_error(&ran, 110, "--timeout is too short for this host: the built-in guest ");
+    assert_error(&ran, 110, "error: --timeout is too short for this host: the built-in guest ");
+    let ran = support::ran(&["grade", "--wall-timeout", "0.000000001"]);
+    assert_error(&ran, 110, "error: --wall-timeout is too short for this host: the built-in guest ");
+}
+
+/// The wall-clock limit does not need a time limit. A unit test checks its default, which is too long to wait for.
+fn without_a_time_limit() {
+    let files = Files::new();
+    let endless = files.guest("real16-endless");
+    let ran = ran(&["grade", "--timeout", "0", "--wall-timeout", "5", "--guest16", &endless]);
+    assert!(ran.status == 111 && ran.text().contains("  0/30  a 16-bit"), "{}", ran.text());
 }
 
 /// Returns a 64-bit image that prints `text` on port 0xE9, leaves 42 and halts.

@@ -60,7 +60,7 @@ fn check(guest: &'static Guest, transport: Option<Transport>, exits: Exits) {
             assert!(matches!(report.stop, Stop::ProtocolError(_)), "{report:?}");
             assert_eq!(report.simvirtio.as_ref().expect("a device").state, State::Broken);
         }
-        End::Never => assert!(matches!(report.stop, Stop::Timeout), "{report:?}"),
+        End::Never => assert!(matches!(report.stop, Stop::Timeout(_)), "{report:?}"),
     }
     assert_eq!(report.doubts, [], "no doubt about a guest of the catalogue");
     let total = report.profile.expect("a profile").total();

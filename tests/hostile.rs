@@ -107,7 +107,7 @@ fn stalled_reader() {
             .build()
             .expect("the machine is built");
         let report = machine.run().expect("the host runs the machine");
-        assert!(matches!(report.stop, Stop::Timeout), "{transport:?}: {:?}", report.stop);
+        assert!(matches!(report.stop, Stop::Timeout(_)), "{transport:?}: {:?}", report.stop);
         drop(reader);
     }
 }
@@ -172,7 +172,7 @@ fn stopped_in_time() {
         for name in ["real16-endless", "prot32-endless", "long64-endless"] {
             assert_in_time(name, &|| {
                 let (report, _) = run_machine(embedded(find(name), Some(transport)));
-                assert!(matches!(report.stop, Stop::Timeout), "{name}: {}", report.stop);
+                assert!(matches!(report.stop, Stop::Timeout(_)), "{name}: {}", report.stop);
                 report.elapsed.saturating_sub(TIMEOUT)
             });
         }
@@ -180,7 +180,7 @@ fn stopped_in_time() {
         assert_in_time("hlt", &|| {
             let builder = Machine::builder(code(HALT_FOR_EVER, Mode::Real)).irqchip(true);
             let (report, _) = run_machine(builder.transport(Some(transport)).timeout(Some(TIMEOUT)));
-            assert!(matches!(report.stop, Stop::Timeout), "hlt: {}", report.stop);
+            assert!(matches!(report.stop, Stop::Timeout(_)), "hlt: {}", report.stop);
             assert_eq!(report.profile.expect("a profile").total().exits, 0);
             report.elapsed.saturating_sub(TIMEOUT)
         });

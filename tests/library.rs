@@ -103,7 +103,7 @@ fn goes_on_after_timeout() {
         quiet(real(SPINS)).timeout(Some(Duration::from_millis(30))).build().expect("the machine");
     let mut counts = Vec::new();
     for _ in 0..3 {
-        assert!(matches!(machine.run().expect("a run").stop, Stop::Timeout));
+        assert!(matches!(machine.run().expect("a run").stop, Stop::Timeout(_)));
         let regs = machine.vcpu(0).expect("vCPU 0").regs().expect("its registers");
         assert!([0x1000, 0x1004].contains(&regs.rip), "{:#x}", regs.rip);
         counts.push(word(&machine, 0x500));

@@ -308,7 +308,7 @@ fn in_parallel() {
                     assert!(report.verdict.is_some_and(|verdict| verdict.passed()));
                 }
                 let (report, _) = run_machine(embedded(find("long64-endless"), Some(transport)));
-                assert!(matches!(report.stop, Stop::Timeout));
+                assert!(matches!(report.stop, Stop::Timeout(_)));
             })
         })
         .collect();
@@ -323,7 +323,7 @@ fn cpuid_is_needed() {
     let (report, output) = run_machine(embedded(guest, None).cpuid(true));
     assert!(matches!(report.stop, Stop::Halted) && output == guest.output.as_bytes());
     let (report, output) = run_machine(embedded(guest, None).cpuid(false));
-    assert!(!matches!(report.stop, Stop::Timeout), "{report:?}");
+    assert!(!matches!(report.stop, Stop::Timeout(_)), "{report:?}");
     assert!(output.starts_with(b"real mode\nprotected mode\n"));
 }
 

@@ -192,7 +192,7 @@ fn waiting_vcpu() {
     let mut machine = builder.timeout(Some(Duration::from_millis(50))).build().expect("the machine");
     for turn in 0..3 {
         let report = machine.run().expect("a run");
-        assert!(matches!(report.stop, Stop::Timeout), "{}", report.stop);
+        assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
         assert_eq!(report.profile.expect("exits are counted").total().exits, 1, "run {turn}");
         machine.reset().expect("a reset");
     }

@@ -287,13 +287,33 @@ impl Liar {
         Self { files }
     }
 
+    fn vmm(&self, arguments: &[&str]) -> Command {
+        let mut command = vmm(arguments);
+        command.env("LD_PRELOAD", self.files.0.path().join("liar.so"));
+        command
+    }
+
     /// Runs the `vmm` program with this FAIL.
     pub fn fail(&self, fail: &str, arguments: &[&str]) -> Ran {
-        run(vmm(arguments).env("LD_PRELOAD", self.files.0.path().join("liar.so")).env("FAIL", fail))
+        run(self.vmm(arguments).env("FAIL", fail))
+    }
+
+    /// Runs the `vmm` program with this FAIL. Returns also how often it called the function `name`.
+    pub fn fail_and_count(&self, fail: &str, name: &str, arguments: &[&str]) -> (Ran, u64) {
+        let table = self.files.0.path().join("calls");
+        let _ = fs::remove_file(&table);
+        let ran = run(self.vmm(arguments).env("FAIL", fail).env("CALLS", &table));
+        let table = fs::read(table).unwrap();
+        // struct call: a name of 24 bytes, and a count of 8 bytes.
+        let mut calls = table.as_chunks::<32>().0.iter().map(|call| call.split_at(24));
+        let is_wanted =
+            |call: &(&[u8], &[u8])| call.0.split(|byte| *byte == 0).next() == Some(name.as_bytes());
+        let (_, count) = calls.find(is_wanted).expect("the library replaces this function");
+        (ran, u64::from_le_bytes(count.try_into().unwrap()))
     }
 
     /// Runs the `vmm` program with this LIE.
     pub fn run(&self, lie: &str, arguments: &[&str]) -> Ran {
-        run(vmm(arguments).env("LD_PRELOAD", self.files.0.path().join("liar.so")).env("LIE", lie))
+        run(self.vmm(arguments).env("LIE", lie))
     }
 }

@@ -160,7 +160,7 @@ fn never_exits() {
     for transport in Transport::ALL {
         let builder = Machine::builder(code(SEND_AND_LOOP, Mode::Long)).timeout(Some(Duration::from_secs(1)));
         let (report, _) = run_machine(builder.transport(Some(transport)));
-        assert!(matches!(report.stop, Stop::Timeout), "{report:?}");
+        assert!(matches!(report.stop, Stop::Timeout(_)), "{report:?}");
         assert_eq!(report.simvirtio.unwrap().history.resets, 1, "{transport}");
     }
 }

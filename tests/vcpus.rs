@@ -104,7 +104,7 @@ fn timeout_of_all() {
             let late = || {
                 let machine = Machine::builder(code(image, Mode::Protected)).cpus(4);
                 let (report, _) = run_machine(machine.transport(Some(transport)).timeout(Some(TIMEOUT)));
-                assert!(matches!(report.stop, Stop::Timeout), "{}", report.stop);
+                assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
                 let found = report.vcpus.iter().filter(|vcpu| matches!(vcpu.stop, Stop::Halted)).count();
                 assert_eq!(found, halted);
                 report.elapsed.saturating_sub(TIMEOUT)
@@ -264,7 +264,7 @@ fn blocked_device_thread() {
         let builder = Machine::builder(image).transport(Some(Transport::Polling)).input(Input::bytes(b""));
         let builder = builder.timeout(Some(Duration::from_millis(300))).output(Output::new(full, false));
         let report = builder.build().unwrap().run().unwrap();
-        assert!(matches!(report.stop, Stop::Timeout), "{}", report.stop);
+        assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
         assert!(report.elapsed < Duration::from_secs(10), "{:?}", report.elapsed);
     }
 }

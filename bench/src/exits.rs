@@ -167,7 +167,7 @@ fn goals_over_bare(pair: &Pair) -> Vec<Goal> {
         Goal {
             what: "CPU time per exit, profile on, relative to the bare loop",
             unit: Unit::Ratio,
-            limit: 1.03,
+            limit: 1.02,
             value: ratio.median,
             error: ratio.error,
         },

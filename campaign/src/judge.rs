@@ -13,6 +13,10 @@ pub struct Verdict {
     pub command: String,
 }
 
+/// The status of options that contradict each other.
+pub const USAGE: i32 = 110;
+/// The status of an image that cannot be run with these options.
+pub const BAD_IMAGE: i32 = 116;
 /// The status of a host that failed.
 pub const HOST_ERROR: i32 = 115;
 /// The statuses of the program itself, as `cli/src/status.rs` defines them. 1 to 99 are those of a guest.
@@ -31,7 +35,9 @@ pub fn check(ran: &Ran) -> Option<String> {
         }
         _ => {}
     }
-    if ["panicked at", "RUST_BACKTRACE", "stack overflow"].iter().any(|text| ran.stderr.contains(text)) {
+    // The program also says that a guest's stack has probably overflowed. Rust says this of the program's own stack.
+    if ["panicked at", "RUST_BACKTRACE", "overflowed its stack"].iter().any(|text| ran.stderr.contains(text))
+    {
         return Some(format!("prints the text of a panic: {}", first_line(&ran.stderr)));
     }
     errors(ran)
@@ -85,6 +91,7 @@ mod tests {
     fn right_ends_are_accepted() {
         assert_eq!(wrong(0, "vmm: a: halted\n"), None);
         assert_eq!(wrong(42, "vmm: a: exited with code 42\n"), None);
+        assert_eq!(wrong(112, "vmm: a: triple fault: probably a stack overflow: the stack pointer\n"), None);
         assert_eq!(wrong(115, "vmm: error: cannot open /dev/kvm: x\n"), None);
         assert_eq!(wrong(115, "vmm: a: the guest's output could not be written: x\nvmm: 3 exits\n"), None);
         assert_eq!(wrong(115, "vmm: a: an exit controller failed: creating a thread failed: x\n"), None);
@@ -101,6 +108,7 @@ mod tests {
             (120, ""),
             (-1, ""),
             (112, "thread 'vcpu' panicked at x"),
+            (0, "thread 'vcpu' has overflowed its stack\nfatal runtime error: stack overflow"),
             (115, ""),
             (115, "vmm: a: halted\n"),
             (115, "vmm: error: a\nvmm: error: b\n"),

@@ -9,6 +9,7 @@ use vmm::Error;
 use vmm::controller::MsrRule;
 pub(super) use vmm::controller::parse_msr_rule;
 use vmm::device::Transport;
+use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
 use vmm::x86::{CpuidOverride, Mode};
 
@@ -26,7 +27,7 @@ Examples:
 `vmm --help` lists the exit statuses.")]
 pub(super) struct RunArgs {
     /// Guest to run: a built-in guest (see `vmm guests`), an ELF64 executable, or a flat binary as
-    /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32
+    /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32; an ADDR without 0x is decimal
     #[arg(value_name = "NAME|FILE")]
     pub(super) guest: OsString,
 
@@ -35,7 +36,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
 
-    /// Guest physical address at which a flat binary is loaded and entered [default: 0]
+    /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
+    /// decimal [default: 0]
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
     pub(super) load_at: Option<u64>,
 
@@ -62,12 +64,12 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
-    /// Wall-clock limit of the run in seconds; time spent waiting for input counts [default: no limit]
+    /// Wall-clock limit of the run in seconds; time spent waiting for input counts; 0 means no limit [default: 0]
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     pub(super) wall_timeout: Option<Timeout>,
 
-    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400, without a sign that it ran wrong, such as a store
-    /// where nothing is; built-in guests that promise this are always verified
+    /// Require the guest to leave 42 in RAX (EAX, AX) and at 0x400, and show no sign of a mistake, such as a store to
+    /// an address without memory; built-in guests that promise this are always verified
     #[arg(long)]
     pub(super) verify: bool,
 
@@ -156,13 +158,13 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_timeout)]
     pub(super) timeout: Timeout,
 
-    /// The same as --timeout, because Linux reads its console without an end; the shorter limit counts [default: no
-    /// limit]
+    /// Time limit in real time. For Linux, --timeout counts the same time; the shorter one applies; 0 means no limit
+    /// [default: 0]
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     pub(super) wall_timeout: Option<Timeout>,
 
-    /// Console text that marks the start of userland in the boot timeline, 1 to 512 bytes [default: the kernel's
-    /// message that it runs init]
+    /// Console text that marks the start of userland in the boot timeline, 1 to 512 bytes without an end of line
+    /// [default: the kernel's message that it runs init]
     #[arg(long, value_name = "TEXT")]
     pub(super) marker: Option<String>,
 
@@ -328,6 +330,21 @@ pub(super) fn in_range<T: Copy + PartialOrd + Into<u64> + TryFrom<u64>>(
     })
 }
 
+/// Checks that a number of bytes is 1 to `max`.
+///
+/// # Errors
+/// It is not. The message names the option, the value and the range.
+pub(super) fn size_in_range(option: &str, bytes: u64, max: u32) -> Result<u32, Error> {
+    let checked = u32::try_from(bytes).ok().filter(|bytes| (1..=max).contains(bytes));
+    checked.ok_or_else(|| {
+        Error::Config(format!(
+            "{option} must be 1 to {}, not {}",
+            format_size(max.into()),
+            format_size(bytes)
+        ))
+    })
+}
+
 /// Checks the value of `--queue-len`.
 ///
 /// # Errors
@@ -337,67 +354,4 @@ pub(super) fn check_queue_len(bytes: u64) -> Result<u16, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_and_sizes_are_parsed() {
-        assert_eq!(parse_number("0x10_0000"), Ok(1 << 20));
-        assert_eq!(parse_number("4096"), Ok(4096));
-        for bad in ["", "0x", "-1", "+1", "0x-1", "4k", "18446744073709551616", "1.5"] {
-            assert!(parse_number(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_size("250M"), Ok(250 << 20));
-        assert_eq!(parse_size("4k"), Ok(4096));
-        assert_eq!(parse_size("0x1000"), Ok(4096));
-        assert_eq!(parse_size("9223372036854775808"), Ok(1 << 63));
-        for bad in ["", "M", "17179869184G", "-1M", "0x1M", "1T", "é"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_cpus("4"), Ok(4));
-        for bad in ["", "-1", "four", "4294967296"] {
-            assert!(parse_cpus(bad).is_err(), "{bad}");
-        }
-    }
-
-    /// `FILE:MODE` and `--mode` accept the same names.
-    #[test]
-    fn the_names_of_modes_are_those_of_the_library() {
-        for mode in ModeArg::value_variants() {
-            let value = mode.to_possible_value().unwrap();
-            for name in value.get_name_and_aliases() {
-                assert_eq!(name.parse(), Ok(Mode::from(*mode)), "{name}");
-                assert_eq!(name.to_uppercase().parse(), Ok(Mode::from(*mode)), "{name}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_value_out_of_range_is_named_with_its_option_and_range() {
-        assert_eq!(check_queue_len(4096).unwrap(), 4096);
-        let message = |bytes| check_queue_len(bytes).unwrap_err().to_string();
-        assert_eq!(message(1), "--queue-len must be 2 to 4096, not 1");
-        assert_eq!(message(1 << 40), "--queue-len must be 2 to 4096, not 1099511627776");
-    }
-
-    #[test]
-    fn msr_rules_and_cpuid_changes_are_parsed() {
-        assert_eq!(parse_msr_rule("0x1a0=deny"), Ok((0x1a0, MsrRule::Deny)));
-        for bad in ["", "1", "1=", "=deny", "1=allow", "0x100000000=deny", "x=log"] {
-            assert!(parse_msr_rule(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_cpuid("none"), Ok(CpuidArg::None));
-        assert!(matches!(parse_cpuid("1.ecx.24=1"), Ok(CpuidArg::Change(_))));
-        assert!(parse_cpuid("some").is_err());
-    }
-
-    #[test]
-    fn timeouts_are_parsed() {
-        assert_eq!(parse_timeout("0.5").unwrap().0, Some(Duration::from_millis(500)));
-        assert_eq!(parse_timeout("0").unwrap().0, None);
-        assert_eq!(parse_timeout("0.0e9").unwrap().0, None);
-        for bad in ["", "1e-400", "-1", "nan", "inf", "1e10", "ten"] {
-            assert!(parse_timeout(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -2,9 +2,11 @@
 
 use crate::args::{BootArgs, ConsoleArg, output_limit};
 use crate::run;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use vmm::device::Disk;
 use vmm::host::{RawTerminal, printable, printable_text};
@@ -72,6 +74,7 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
             ConsoleArg::Virtio => ConsoleKind::Virtio,
         })
         .keyboard(keyboard);
+    check_disks(&arguments.disk)?;
     let disks = arguments.disk.iter().map(|text| disk(text)).collect::<Result<Vec<_>, _>>()?;
     Ok(disks.into_iter().fold(linux, Linux::disk))
 }
@@ -85,6 +88,41 @@ fn reached_userland(report: &Report) -> bool {
 fn disk(text: &OsStr) -> Result<Disk, Error> {
     let (file, read_only) = disk_file(text);
     Disk::open(file, read_only)
+}
+
+/// Checks the names of all disks.
+///
+/// # Errors
+/// A name ends in an unknown option, or a disk that a guest may write is given twice.
+fn check_disks(texts: &[OsString]) -> Result<(), Error> {
+    let mut seen: Vec<(u64, u64, bool)> = Vec::new();
+    for text in texts {
+        let (file, read_only) = disk_file(text);
+        let name = file.as_os_str().as_bytes();
+        let Ok(metadata) = fs::metadata(file) else {
+            let comma = name.iter().rposition(|byte| *byte == b',').and_then(|at| name.split_at_checked(at));
+            return match comma.filter(|(file, _)| Path::new(OsStr::from_bytes(file)).is_file()) {
+                Some((image, option)) => Err(Error::Config(format!(
+                    "{} after the disk image {} is not an option: only ,ro may follow the name",
+                    printable_text(&String::from_utf8_lossy(option)),
+                    printable(Path::new(OsStr::from_bytes(image))),
+                ))),
+                // The error of opening the file says more.
+                None => Ok(()),
+            };
+        };
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        let is_same =
+            |other: &(u64, u64, bool)| (other.0, other.1) == (device, inode) && !(other.2 && read_only);
+        if seen.iter().any(is_same) {
+            return Err(Error::Config(format!(
+                "the disk image {} is given twice: give it once, or read-only each time (FILE,ro)",
+                printable(file)
+            )));
+        }
+        seen.push((device, inode, read_only));
+    }
+    Ok(())
 }
 
 /// Splits `FILE[,ro]` into the file, and true if the disk is read-only. If a file has the whole text as its name, it is

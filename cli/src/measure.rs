@@ -7,8 +7,12 @@ use crate::summary;
 use clap::Args;
 use report::{FileError, OutputFile, SavedProfile, SavedTrace};
 use std::path::PathBuf;
+use std::time::Duration;
 use vmm::host::printable;
 use vmm::{Builder, Error, Report};
+
+/// The longest wait for the reader of a result file that is a pipe: for its start, and for each write.
+const RESULT_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(super) struct MeasureArgs {
@@ -99,8 +103,13 @@ impl<'a> ResultFiles<'a> {
             check_extension("--trace", path, ResultFormat::Trace)?;
             check_inputs("--trace", path, inputs())?;
         }
-        let profile = arguments.profile.as_ref().map(|file| OutputFile::open(&file.0)).transpose()?;
-        let trace = arguments.trace.as_ref().map(|path| OutputFile::open(path)).transpose()?;
+        let profile = arguments
+            .profile
+            .as_ref()
+            .map(|file| OutputFile::open_within(&file.0, RESULT_WAIT))
+            .transpose()?;
+        let trace =
+            arguments.trace.as_ref().map(|path| OutputFile::open_within(path, RESULT_WAIT)).transpose()?;
         if let (Some(one), Some(other), Some(path)) = (&profile, &trace, &arguments.trace)
             && one.takes_the_place_of(other)
         {

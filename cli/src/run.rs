@@ -3,7 +3,7 @@
 use crate::args::{CpuidArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::streams::{print_stderr, report_error};
-use crate::target::RunTarget;
+use crate::target::{RunTarget, name_error};
 use crate::{status, summary};
 use guest::Map;
 use std::fs::File;
@@ -139,7 +139,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         })
         .output_limit(output_limit(arguments.output_limit, text.is_terminal.then_some(TERMINAL_OUTPUT_LIMIT)))
         .input(input(arguments.input.as_deref())?)
-        .build()?;
+        .build()
+        .map_err(name_error(&target.name))?;
     let report = machine.run()?;
     if let (Some(path), None) = (&arguments.input, &report.simvirtio) {
         log::warn!(

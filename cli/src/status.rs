@@ -100,7 +100,7 @@ pub fn of_report(report: &Report) -> u8 {
             u8::try_from(code).unwrap_or(MAX_GUEST_CODE).min(MAX_GUEST_CODE)
         }
         Stop::ProtocolError(_) => PROTOCOL_ERROR,
-        Stop::Timeout | Stop::WallTimeout(_) => TIMEOUT,
+        Stop::Timeout(_) | Stop::WallTimeout(_) => TIMEOUT,
         Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::ControllerFailed(_) | Stop::HostFailed(_) => {
             HOST_ERROR
         }

@@ -45,7 +45,7 @@ pub fn ending(report: &Report) -> String {
     }
     let may_be_lost = matches!(
         report.stop,
-        Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout | Stop::WallTimeout(_)
+        Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_) | Stop::WallTimeout(_)
     );
     if may_be_lost && report.left_its_image() {
         let _ = write!(text, ", outside its image ({})", list_ranges(&report.image));
@@ -56,7 +56,7 @@ pub fn ending(report: &Report) -> String {
     }
     if let Some(suspicion) = report.suspicion() {
         let _ = match report.stop {
-            Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout => {
+            Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_) => {
                 write!(text, ": probably {suspicion}")
             }
             _ => Ok(()),
@@ -88,11 +88,12 @@ fn write_details(to: &mut String, report: &Report) -> fmt::Result {
         }
     }
     write_vcpus(to, report)?;
-    if report.simvirtio.is_none() && report.boot.is_none() {
+    if report.missed_simvirtio {
         write!(
             to,
-            "vmm: no SIMVIRTIO device: the guest has {:#x} bytes of memory, more than 1 MiB",
-            report.ram
+            "vmm: no SIMVIRTIO device, although the guest stored where its window would be: the guest has {} of memory, \
+             more than 1 MiB",
+            binary_size(report.ram)
         )?;
         if report.image.iter().any(|range| range.end > simvirtio::abi::RAM_SIZE) {
             write!(to, ", because its image lies at {}", list_ranges(&report.image))?;
@@ -111,6 +112,14 @@ fn write_details(to: &mut String, report: &Report) -> fmt::Result {
         to.write_str(&SavedVcpu::capture_sums(report).as_ref().map(exit_table).unwrap_or_default())?;
     }
     write_times(to, report)
+}
+
+/// A size in bytes as MiB, or in hexadecimal if it is not a whole number of MiB.
+fn binary_size(bytes: u64) -> String {
+    match bytes.is_multiple_of(1 << 20) {
+        true => format!("{} MiB", bytes >> 20),
+        false => format!("{bytes:#x} bytes"),
+    }
 }
 
 /// Writes the time in KVM and in the VMM, and KVM's own count of the exits.

@@ -83,6 +83,7 @@ impl RunTarget {
         if Path::new(&spec.file).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Err(Error::Config(not_found(text)));
         }
+        warn_of_decimal(text, &spec);
         Self::file(with_options(spec, mode, load_at)?, None, limit)
     }
 
@@ -113,18 +114,21 @@ impl RunTarget {
     fn file(spec: ImageSpec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
         let name = printable(path);
-        let bytes = boot::read_file(path, limit)?;
+        let in_file = |error: ImageError| error.in_file(&name);
+        let bytes = boot::read_file(path, limit).map_err(in_file)?;
         if boot::is_elf(&bytes) {
             let mode = spec.mode.unwrap_or(Mode::Long);
             elf_accepts(&name, mode, spec.load_at)?;
-            return Ok(Self { name, image: Image::elf(bytes)?.entered_in(mode), embedded: None });
+            let image = Image::elf(bytes).map_err(in_file)?.entered_in(mode);
+            return Ok(Self { name, image, embedded: None });
         }
         boot::refuse_known_formats(path, &bytes, spec.load_at)?;
         let load_at = spec.load_at.unwrap_or(0);
         let high = load_at >= simvirtio::abi::RAM_SIZE;
         let mode = spec.mode.or(default_mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
         log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode} mode");
-        Ok(Self { name, image: Image::flat(bytes, mode, Gpa(load_at))?, embedded: None })
+        let image = Image::flat(bytes, mode, Gpa(load_at)).map_err(in_file)?;
+        Ok(Self { name, image, embedded: None })
     }
 
     /// Replaces the image of a built-in guest by this one. The rest of the guest's catalogue entry applies to it.
@@ -135,6 +139,14 @@ impl RunTarget {
     /// The memory map that the guest needs, if it is known.
     pub fn map(&self) -> Option<Map> {
         self.embedded.map(|guest| guest.map)
+    }
+}
+
+/// Adds the name of a guest to an error of its image, for `map_err`.
+pub fn name_error(name: &str) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Image(error) => Error::Image(error.in_file(name)),
+        error => error,
     }
 }
 
@@ -171,11 +183,39 @@ pub fn is_unreadable(error: &ImageError) -> bool {
 /// Explains why `text` does not name a guest: an error after the name of a file, or a missing file.
 fn not_found(text: &OsStr) -> String {
     wrong_name(text).unwrap_or_else(|| {
-        format!(
-            "no built-in guest and no file has the name {}: `vmm guests` lists the built-in guests",
-            printable(Path::new(text))
-        )
+        let name = printable(Path::new(text));
+        let similar = match similar(&text.to_string_lossy()) {
+            Some(similar) => format!("the most similar name is {}; ", printable(Path::new(&similar))),
+            None => String::new(),
+        };
+        format!("no built-in guest and no file has the name {name}: {similar}`vmm guests` lists the built-in guests")
     })
+}
+
+/// Finds a file with the name `name` and an extension, or the built-in guest with the most similar name. `None` if no name
+/// is similar.
+fn similar(name: &str) -> Option<String> {
+    /// A similarity of 1 is equality.
+    const SIMILAR: f64 = 0.85;
+    let mut files = [".bin", ".elf"].iter().map(|extension| format!("{name}{extension}"));
+    if let Some(file) = files.find(|file| Path::new(file).is_file()) {
+        return Some(file);
+    }
+    let similarities = guest::GUESTS.iter().map(|guest| (strsim::jaro_winkler(guest.name, name), guest.name));
+    let (similarity, guest) = similarities.max_by(|left, right| left.0.total_cmp(&right.0))?;
+    (similarity > SIMILAR).then(|| guest.into())
+}
+
+/// Warns of an address that is decimal, but looks like a hexadecimal number without 0x.
+fn warn_of_decimal(text: &OsStr, spec: &ImageSpec) {
+    let text = text.to_string_lossy();
+    let address = text.rsplit('@').next().and_then(|rest| rest.split(':').next()).unwrap_or_default();
+    let Ok(decimal) = address.parse::<u64>() else { return };
+    if spec.load_at == Some(decimal) && (1..0x1_0000).contains(&decimal) && address.ends_with("00") {
+        log::warn!(
+            "the address {address} is decimal, which is {decimal:#x}: write 0x{address} for a hexadecimal address"
+        );
+    }
 }
 
 /// Explains the error in an empty name, or in what follows the name of a file; `None` if there is none.

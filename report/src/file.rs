@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm::host::{self, TimeoutWriter, printable};
 
 /// A file that is being written. Without a [`commit`](Self::commit) nothing of it is left.
@@ -49,8 +49,21 @@ impl OutputFile {
     /// # Errors
     /// `path` is a directory, is in a directory that does not exist, or cannot be written.
     pub fn open(path: &Path) -> Result<Self, FileError> {
+        Self::open_with(path, None)
+    }
+
+    /// Opens `path` like [`open`](Self::open), for a program that must end. The wait for a reader of a pipe, and the wait of
+    /// each write to a pipe, device or stream, is at most `limit`.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), or a pipe has no reader after `limit`.
+    pub fn open_within(path: &Path, limit: Duration) -> Result<Self, FileError> {
+        Self::open_with(path, Some(limit))
+    }
+
+    fn open_with(path: &Path, limit: Option<Duration>) -> Result<Self, FileError> {
         let shown = printable(path);
-        match resolve(path).and_then(|(place, direct)| open(&place, direct)) {
+        match resolve(path).and_then(|(place, direct)| open(&place, direct, limit)) {
             Ok(to) => Ok(Self { shown, to }),
             Err(source) => Err(open_error(shown, source)),
         }
@@ -111,12 +124,20 @@ impl Write for OutputFile {
 fn open_error(path: String, source: io::Error) -> FileError {
     use io::ErrorKind::{
         AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound,
-        PermissionDenied, ReadOnlyFilesystem,
+        PermissionDenied, ReadOnlyFilesystem, TimedOut,
     };
-    if source.raw_os_error() == Some(libc::ELOOP) {
-        return FileError::Path { path, what: format!("{source}: give another file") };
+    match source.raw_os_error() {
+        Some(libc::ELOOP) => return FileError::Path { path, what: format!("{source}: give another file") },
+        Some(libc::ECANCELED) => {
+            return FileError::Write {
+                path,
+                source: io::Error::other("interrupted before the pipe had a reader"),
+            };
+        }
+        _ => {}
     }
     match source.kind() {
+        TimedOut => FileError::Path { path, what: "the pipe has no reader: start its reader first".into() },
         NotFound | NotADirectory => {
             FileError::Path { path, what: format!("{source}: create the directory, or correct the path") }
         }
@@ -156,9 +177,9 @@ fn resolve(path: &Path) -> io::Result<(PathBuf, bool)> {
     Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
-fn open(place: &Path, direct: bool) -> io::Result<To> {
+fn open(place: &Path, direct: bool, limit: Option<Duration>) -> io::Result<To> {
     if direct {
-        return Ok(To::Direct(TimeoutWriter::new(open_directly(place)?, None)));
+        return Ok(To::Direct(TimeoutWriter::new(open_directly(place, limit)?, limit)));
     }
     let known = fs::metadata(place).ok();
     if known.is_some() {
@@ -183,9 +204,10 @@ fn open(place: &Path, direct: bool) -> io::Result<To> {
     Ok(To::TempFile { file, temp, place: place.to_owned() })
 }
 
-fn open_directly(place: &Path) -> io::Result<File> {
+fn open_directly(place: &Path, limit: Option<Duration>) -> io::Result<File> {
     /// The time between two attempts to open a pipe without a reader.
     const TURN: Duration = Duration::from_millis(20);
+    let start = Instant::now();
     loop {
         // Append: if the stream is a file, the shell has truncated it already or wants its content kept (`>>`).
         let opened = File::options().append(true).custom_flags(libc::O_NONBLOCK).open(place);
@@ -193,6 +215,9 @@ fn open_directly(place: &Path) -> io::Result<File> {
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_pipe(place) => {
                 if host::interrupted() {
                     return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+                }
+                if limit.is_some_and(|limit| start.elapsed() >= limit) {
+                    return Err(io::ErrorKind::TimedOut.into());
                 }
                 thread::sleep(TURN);
             }

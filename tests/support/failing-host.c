@@ -52,6 +52,7 @@ struct call {
     X(int, rename, rename, (const char *from, const char *to), (from, to))                                               \
     X(int, fsync, fsync, (int fd), (fd))                                                                                 \
     X(int, fdatasync, fdatasync, (int fd), (fd))                                                                         \
+    X(int, sync_file_range, sync_file_range, (int fd, off_t at, off_t len, unsigned how), (fd, at, len, how))           \
     X(int, ftruncate, ftruncate64, (int fd, off_t size), (fd, size))                                                     \
     X(off_t, lseek, lseek64, (int fd, off_t offset, int from), (fd, offset, from))                                       \
     X(ssize_t, read, read, (int fd, void *to, size_t size), (fd, to, size))                                              \

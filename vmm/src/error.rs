@@ -4,7 +4,7 @@
 //! Imports: the reasons for the end of a run, host functions.
 
 use crate::exit::Stop;
-use crate::host::{self, host_advice, is_shortage};
+use crate::host::{self, format_size, host_advice, is_shortage};
 use guest::Mode;
 use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
@@ -62,8 +62,8 @@ pub enum Error {
     },
     /// Guest memory could not be allocated.
     #[error(
-        "cannot allocate {bytes:#x} bytes of guest memory: {reason}: free memory, raise the limit (ulimit -v), or choose \
-         a smaller --mem"
+        "cannot allocate {} of guest memory: {reason}: free memory, raise the limit (ulimit -v), or choose \
+         a smaller --mem", format_size(*.bytes)
     )]
     Memory {
         /// The size of the memory, in bytes.
@@ -202,6 +202,35 @@ pub enum ImageError {
          (FILE@0x1000), or run it without --verify"
     )]
     CoversResult,
+    /// The image in a file cannot be run.
+    #[error("{path}: {error}")]
+    InFile {
+        /// The path of the file.
+        path: String,
+        /// The reason.
+        error: Box<ImageError>,
+    },
+}
+
+impl ImageError {
+    /// Adds the path of the file to an error that does not name it.
+    ///
+    /// ```
+    /// let error = vmm::ImageError::Empty.in_file("guest.bin").in_file("guest.bin");
+    /// assert_eq!(error.to_string(), "guest.bin: the image is empty: give a flat binary or an ELF64 file");
+    /// ```
+    #[must_use]
+    pub fn in_file(self, path: &str) -> Self {
+        match self {
+            Self::Read { .. }
+            | Self::NotAFile { .. }
+            | Self::TooLarge { .. }
+            | Self::KnownFormat { .. }
+            | Self::Linux { .. }
+            | Self::InFile { .. } => self,
+            error => Self::InFile { path: path.into(), error: Box::new(error) },
+        }
+    }
 }
 
 /// The reason why a device cannot be attached to a range of a bus.

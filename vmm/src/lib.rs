@@ -18,6 +18,48 @@
 //! # Ok::<(), vmm::Error>(())
 //! ```
 //!
+//! The library is not on crates.io. A program in another folder depends on it by its path, or by the address of its
+//! repository:
+//!
+//! ```toml
+//! [dependencies]
+//! vmm = { path = "../vmm/vmm" }
+//! ```
+//!
+//! # Modules
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`boot`] | images of guests, from files and from bytes, and Linux kernels |
+//! | [`machine`] | machines, their builder, and the reports of their runs |
+//! | [`controller`] | exit controllers, and what they see of a vCPU |
+//! | [`device`] | devices, and the buses that map ports, addresses and MSRs to them |
+//! | [`exit`] | VM exits, the answers to them, and the reasons for the end of a run |
+//! | [`profile`] | counts, times and traces of exits |
+//! | [`memory`] | guest memory and its maps |
+//! | [`x86`] | modes, CPUID leaves and page tables |
+//! | [`host`] | functions of the host: signals, text that is safe to print, numbers in text |
+//! | [`lab`] | the comparison of the transports, and the checks of `vmm doctor` |
+//!
+//! # Linux
+//!
+//! A [`Linux`](machine::Linux) is a kernel with its initial RAM disk and its command line. [`Machine::linux`] boots it:
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::time::Duration;
+//! use vmm::Machine;
+//! use vmm::machine::Linux;
+//!
+//! let linux = Linux::open(Path::new("bzImage"))?
+//!     .initrd(Some(Path::new("initrd")))
+//!     .command_line(Some("console=ttyS0 panic=-1"));
+//! let machine = Machine::linux(linux).memory(Some(512 << 20)).cpus(2);
+//! let report = machine.timeout(Some(Duration::from_secs(60))).build()?.run()?;
+//! println!("{}", report.stop);
+//! # Ok::<(), vmm::Error>(())
+//! ```
+//!
 //! # A guest that runs a thousand times
 //!
 //! A machine runs more than once. Between two runs its memory and registers can be read and changed; a reset restores

@@ -19,7 +19,10 @@ use report::view::plural;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::thread;
-use vmm::Error;
+use vmm::boot::Image;
+use vmm::memory::Gpa;
+use vmm::x86::Mode;
+use vmm::{Error, Machine};
 
 /// The guest of all VMs. It leaves 42 and halts.
 const GUEST: &str = "real16-42";
@@ -94,10 +97,13 @@ pub fn main(arguments: &ScaleArgs) -> u8 {
     }
 }
 
-/// Finds the guest, checks the options, and opens the file of `--json`.
+/// The instruction of a guest that only ends.
+const HLT: u8 = 0xf4;
+
+/// Finds the guest, checks the options and the host, and opens the file of `--json`.
 ///
 /// # Errors
-/// A value is out of range, the file cannot be written, or the host allows too few file descriptors.
+/// A value is out of range, the file cannot be written, the host allows too few file descriptors, or it has no KVM.
 fn prepare(arguments: &ScaleArgs) -> Result<(&'static Guest, u32, Option<OutputFile>), Failure> {
     let Some(guest) = guest::find(GUEST) else {
         return Err(Error::Config(format!("this build lacks the guest {GUEST}")).into());
@@ -108,6 +114,9 @@ fn prepare(arguments: &ScaleArgs) -> Result<(&'static Guest, u32, Option<OutputF
     }
     let json = arguments.json.as_deref().map(OutputFile::open).transpose()?;
     arguments.vms.iter().try_for_each(|vms| check_descriptors(*vms))?;
+    // A host without KVM is explained here, and not by the bare program.
+    let image = Image::flat(vec![HLT], Mode::Real, Gpa(0)).map_err(Error::from)?;
+    Machine::builder(image).build()?;
     Ok((guest, rounds, json))
 }
 

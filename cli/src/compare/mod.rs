@@ -6,7 +6,7 @@ mod json;
 mod svg;
 mod table;
 
-use crate::args::{check_queue_len, in_range, parse_number, parse_size};
+use crate::args::{check_queue_len, in_range, parse_number, parse_size, size_in_range};
 use crate::file_name::{ResultFormat, check_extension};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
@@ -216,7 +216,7 @@ fn print_results(results: &Results<'_>, files: ResultFiles) -> u8 {
 /// A number is out of range.
 fn workload(arguments: &CompareArgs) -> Result<(Workload, u32), Error> {
     let workload = Workload {
-        bytes: in_range("--bytes", arguments.bytes, 1, MAX_BYTES)?,
+        bytes: size_in_range("--bytes", arguments.bytes, MAX_BYTES)?,
         messages: in_range("--messages", arguments.messages, 1, MAX_MESSAGES)?,
         queue_len: check_queue_len(arguments.queue_len)?,
         ..Workload::default()

@@ -3,9 +3,9 @@
 //!
 //! A student's image replaces a built-in guest, and must do the same.
 
+use crate::grade::target::{built_in, student, wrong_mode};
 use crate::grade::{Evidence, GradeArgs, Run, Task, is_bad_guest, wrong};
 use crate::summary::{busiest, ending, excerpt};
-use crate::target::RunTarget;
 use guest::{End, Guest};
 use report::view::plural;
 use std::ffi::{OsStr, OsString};
@@ -17,6 +17,7 @@ use vmm::controller::{
 };
 use vmm::device::{Device, DeviceName};
 use vmm::exit::{Reason, Stop};
+use vmm::memory::PLAIN_RAM;
 use vmm::profile::Profile;
 use vmm::{Error, Output};
 
@@ -87,6 +88,11 @@ static TRAPS: [Trap; 19] = [
 /// through it at compile time.
 fn traps() -> &'static [Trap] {
     std::hint::black_box(&TRAPS)
+}
+
+/// The number of guests that an image can replace.
+pub(super) fn replaceable() -> usize {
+    traps().len()
 }
 
 /// The name of a guest, and the image that replaces it.
@@ -177,16 +183,11 @@ fn check(
     arguments: &GradeArgs,
 ) -> Result<Evidence, Error> {
     let target = match image {
-        Some(image) => RunTarget::find_file(image, guest.mode)?.replacing(guest),
-        None => RunTarget::embedded(guest)?,
+        Some(image) => student(image, guest.mode, PLAIN_RAM)?.replacing(guest),
+        None => built_in(guest)?,
     };
     if target.image.mode() != guest.mode {
-        return Ok(wrong(format!(
-            "{}: this line needs a guest in {} mode, not in {} mode",
-            target.name,
-            guest.mode,
-            target.image.mode()
-        )));
+        return Ok(wrong_mode(&target, &guest.mode.to_string(), guest.mode));
     }
     let recorder = Arc::new(Mutex::new(WriteRecorder::default()));
     let (output, captured) = Output::captured();
@@ -225,7 +226,7 @@ fn evidence(trap: &Trap, guest: &Guest, run: &Run, results: &[u64]) -> Evidence 
             let exits = run.report.profile.as_ref().map(busiest).unwrap_or_default();
             Evidence { right: true, text: format!("{text}; {}: {exits}", plural(run.exits(), "exit")) }
         }
-        Some(failure) => wrong(format!("{text}: {failure}")),
+        Some(failure) => run.lacks(failure, ""),
     }
 }
 
@@ -300,7 +301,7 @@ fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
     let Some(guest) = guest::find("smp-print") else {
         return Ok(wrong("this build lacks the guest smp-print"));
     };
-    let target = RunTarget::embedded(guest)?;
+    let target = built_in(guest)?;
     let (output, captured) = Output::captured();
     let builder = target.builder().output(output);
     let run = Run::of(target.name, builder, captured, arguments.limits())?;

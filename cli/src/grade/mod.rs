@@ -2,12 +2,13 @@
 
 mod kev;
 mod so2;
+mod target;
 
 use crate::args::{Timeout, parse_timeout};
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
 use crate::summary::ending;
-use crate::target::{RunTarget, is_unreadable};
+use crate::target::{RunTarget, is_unreadable, name_error};
 use clap::{Args, ValueEnum};
 use guest::{End, GUESTS, Guest};
 use std::ffi::OsString;
@@ -30,6 +31,9 @@ Examples:
 so2 has five tasks: a 16-bit guest (30 points), a 32-bit and a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
 counting of exits (10), which always uses the built-in guests. kev has 20 checks of 5 points each; `vmm guests` \
 describes their guests.
+
+A task without an image runs a built-in guest and earns its points: give all three images to grade a submission. The \
+lines of these tasks say (built-in guest).
 
 In the result, + marks a check that passed, and - a check that failed, with the reason. A task with a failed check \
 earns no points.
@@ -66,13 +70,15 @@ pub struct GradeArgs {
     timeout: Timeout,
 
     /// Wall-clock limit of each run in seconds; time spent waiting for input counts; 0 means no limit [default: six
-    /// times --timeout]
+    /// times --timeout; 60 with --timeout 0]
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     wall_timeout: Option<Timeout>,
 }
 
 /// The wall-clock limit of a run by default, as a multiple of its time limit.
 const WALL_TIMES: u32 = 6;
+/// The wall-clock limit of a run by default, if it has no time limit.
+const WALL_ALONE: Duration = Duration::from_secs(60);
 
 /// The time limits of each run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +90,23 @@ struct Limits {
 impl GradeArgs {
     fn limits(&self) -> Limits {
         let Timeout(timeout) = self.timeout;
-        let default = timeout.map(|timeout| timeout.saturating_mul(WALL_TIMES));
-        Limits { timeout, wall: self.wall_timeout.map_or(default, |limit| limit.0) }
+        let default = timeout.map_or(WALL_ALONE, |timeout| timeout.saturating_mul(WALL_TIMES));
+        Limits { timeout, wall: self.wall_timeout.map_or(Some(default), |limit| limit.0) }
+    }
+
+    /// Names what built-in guests replace, if the user gave some images, but not all.
+    fn missing_images(&self) -> Option<String> {
+        let images =
+            [("--guest16", &self.guest16), ("--guest64", &self.guest64), ("--simvirtio", &self.simvirtio)];
+        let missing: Vec<_> =
+            images.iter().filter(|(_, image)| image.is_none()).map(|(option, _)| *option).collect();
+        match self.course {
+            Course::So2 if (1..images.len()).contains(&missing.len()) => Some(missing.join(" and ")),
+            Course::Kev if (1..kev::replaceable()).contains(&self.guest.len()) => {
+                Some("--guest for every other guest".into())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -141,7 +162,13 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     };
     let earned: u32 = tasks.iter().map(Task::earned).sum();
     let points: u32 = tasks.iter().map(|task| task.points).sum();
-    match print_stdout(&as_text(&tasks, earned, points)) {
+    let printed = print_stdout(&as_text(&tasks, earned, points));
+    if let Some(missing) = arguments.missing_images() {
+        print_stderr(&format!(
+            "vmm: built-in guests earned points: to grade a submission, give {missing}, too\n"
+        ));
+    }
+    match printed {
         status::OK if earned == points => status::OK,
         status::OK => status::WRONG_RESULT,
         failed => failed,
@@ -158,7 +185,7 @@ fn check_host(limits: Limits) -> Result<(), Error> {
     if run.passed() {
         return Ok(());
     }
-    let source = io::Error::other(format!("the built-in guest {}", run.ending()));
+    let source = io::Error::other(format!("the built-in guest {}: {}", run.name, ending(&run.report)));
     Err(Error::Host { operation: "checking the host", source })
 }
 
@@ -249,7 +276,7 @@ impl Run {
     /// The machine cannot be built, or the host failed.
     fn of(name: String, builder: Builder, captured: Captured, limits: Limits) -> Result<Self, Error> {
         let builder = builder.timeout(limits.timeout).wall_timeout(limits.wall);
-        let report = builder.verify(true).kernel_counters(true).build()?.run()?;
+        let report = builder.verify(true).kernel_counters(true).build().map_err(name_error(&name))?.run()?;
         if let Some(error) = report.host_failure() {
             return Err(error);
         }
@@ -262,14 +289,16 @@ impl Run {
     /// The host failed, or is too slow for the time limit.
     fn embedded(guest: &'static Guest, transport: Option<Transport>, limits: Limits) -> Result<Self, Error> {
         let run = Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, limits)?;
-        match run.report.stop {
-            Stop::Timeout | Stop::WallTimeout(_) => Err(Error::Config(format!(
-                "--timeout is too short for this host: the built-in guest {} did not end within it, so this run gives no \
-                 grade: give a longer time",
-                run.name
-            ))),
-            _ => Ok(run),
-        }
+        let option = match run.report.stop {
+            Stop::Timeout(_) => "--timeout",
+            Stop::WallTimeout(_) => "--wall-timeout",
+            _ => return Ok(run),
+        };
+        Err(Error::Config(format!(
+            "{option} is too short for this host: the built-in guest {} did not end within it, so this run gives no \
+             grade: give a longer time",
+            run.name
+        )))
     }
 
     /// Returns true if the guest halted, left 42 in both places, and there is no doubt about it.
@@ -290,6 +319,11 @@ impl Run {
     fn ending(&self) -> String {
         format!("{}: {}", self.name, ending(&self.report))
     }
+
+    /// Evidence that a run failed: what is missing, and then how the run ended. `details` follow in the text.
+    fn lacks(&self, missing: &str, details: &str) -> Evidence {
+        wrong(format!("{}: {missing} ({}{details})", self.name, ending(&self.report)))
+    }
 }
 
 /// Evidence of a failed check.
@@ -302,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wall_clock_limit_is_six_times_the_time_limit_unless_it_is_given() {
+    fn a_run_has_a_wall_clock_limit_unless_it_is_switched_off() {
         #[derive(clap::Parser)]
         struct Command {
             #[command(flatten)]
@@ -315,7 +349,8 @@ mod tests {
         };
         assert_eq!(limits("grade"), [Some(10), Some(60)]);
         assert_eq!(limits("grade --timeout 2"), [Some(2), Some(12)]);
-        assert_eq!(limits("grade --timeout 0"), [None, None]);
+        assert_eq!(limits("grade --timeout 0"), [None, Some(60)]);
+        assert_eq!(limits("grade --timeout 0 --wall-timeout 0"), [None, None]);
         assert_eq!(limits("grade --timeout 0 --wall-timeout 7"), [None, Some(7)]);
         assert_eq!(limits("grade --wall-timeout 0"), [Some(10), None]);
     }

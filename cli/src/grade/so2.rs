@@ -3,6 +3,7 @@
 //! A student's image replaces the built-in guests of its task. The last task checks how this program counts exits, and
 //! always runs the built-in guests.
 
+use crate::grade::target::{built_in, student, wrong_mode};
 use crate::grade::{Evidence, GradeArgs, Run, Task, is_bad_guest, wrong};
 use crate::summary::{ending, excerpt};
 use crate::target::RunTarget;
@@ -13,6 +14,7 @@ use simvirtio::device::State;
 use std::ffi::OsString;
 use vmm::device::Transport;
 use vmm::exit::Reason;
+use vmm::memory::PLAIN_RAM;
 use vmm::profile::Count;
 use vmm::x86::Mode;
 use vmm::{Error, KvmCounters};
@@ -87,14 +89,19 @@ fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// Returns the student's image, or the built-in guests of a task.
-fn targets(image: Option<&OsString>, mode: Mode, builtin: &[&str]) -> Vec<Result<RunTarget, Error>> {
+/// Returns the student's image, which must lie below the address `limit`, or the built-in guests of a task.
+fn targets(
+    image: Option<&OsString>,
+    mode: Mode,
+    limit: u64,
+    builtin: &[&str],
+) -> Vec<Result<RunTarget, Error>> {
     let embedded = |name: &&str| match guest::find(name) {
-        Some(guest) => RunTarget::embedded(guest),
+        Some(guest) => built_in(guest),
         None => Err(Error::Config(format!("this build lacks the guest {name}"))),
     };
     match image {
-        Some(image) => vec![RunTarget::find_file(image, mode)],
+        Some(image) => vec![student(image, mode, limit)],
         None => builtin.iter().map(embedded).collect(),
     }
 }
@@ -115,14 +122,10 @@ fn check_each(
 }
 
 fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
-    let targets = targets(arguments.guest16.as_ref(), Mode::Real, &["real16-42", "real16-hello"]);
+    let targets = targets(arguments.guest16.as_ref(), Mode::Real, PLAIN_RAM, &["real16-42", "real16-hello"]);
     check_each(targets, |target| {
         if target.image.mode() != Mode::Real {
-            return Ok(wrong(format!(
-                "{}: this task needs a guest in real mode, not in {} mode",
-                target.name,
-                target.image.mode()
-            )));
+            return Ok(wrong_mode(target, "real", Mode::Real));
         }
         let run = Run::new(target, None, None, arguments.limits())?;
         Ok(Evidence { right: run.passed(), text: run.ending() })
@@ -130,24 +133,27 @@ fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
 }
 
 fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
-    let targets = targets(arguments.guest64.as_ref(), Mode::Long, &["prot32-hello", "long64-hello"]);
+    let targets =
+        targets(arguments.guest64.as_ref(), Mode::Long, PLAIN_RAM, &["prot32-hello", "long64-hello"]);
     check_each(targets, |target| {
         if target.image.mode() == Mode::Real {
-            return Ok(wrong(format!(
-                "{}: this task needs a guest in protected or long mode, not in real mode",
-                target.name
-            )));
+            return Ok(wrong_mode(target, "protected or long", Mode::Long));
         }
         let run = Run::new(target, None, None, arguments.limits())?;
-        let greeted = contains(&run.output, GREETING);
-        let printed =
-            if greeted { format!("prints {GREETING:?}") } else { format!("does not print {GREETING:?}") };
-        Ok(Evidence { right: run.passed() && greeted, text: format!("{}; {printed}", run.ending()) })
+        Ok(require(
+            &run,
+            "",
+            &format!("prints {GREETING:?}"),
+            &[
+                (run.passed(), "must halt with 42".into()),
+                (contains(&run.output, GREETING), format!("must print {GREETING:?}")),
+            ],
+        ))
     })
 }
 
 fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<RunTarget, Error>> {
-    targets(arguments.simvirtio.as_ref(), Mode::Long, &["simvirtio", "simvirtio-c"])
+    targets(arguments.simvirtio.as_ref(), Mode::Long, abi::RAM_SIZE, &["simvirtio", "simvirtio-c"])
 }
 
 fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
@@ -157,9 +163,8 @@ fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
         let Some(device) = &run.report.simvirtio else {
             return Ok(wrong(format!("{}: the machine has no SIMVIRTIO device", run.name)));
         };
-        let text = format!(
-            "{}; state {} after {}, {}, {}; message {}",
-            run.ending(),
+        let details = format!(
+            "; state {} after {}, {}, {}; message {}",
             device.state,
             plural(device.history.resets, "reset"),
             plural(device.history.configs, "config"),
@@ -167,7 +172,8 @@ fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             run.excerpt()
         );
         Ok(require(
-            text,
+            &run,
+            &details,
             &format!("same message through queues of {SHORT_QUEUE} bytes"),
             &[
                 (run.passed(), "must halt with 42".into()),
@@ -193,14 +199,14 @@ fn polling(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
         let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.limits())?;
         let saved = by_exit.window_exits();
         let left = by_exit.exits().saturating_sub(saved);
-        let text = format!(
-            "{}; {} with transport exit ({saved} at the device), {} with polling",
-            by_polling.ending(),
+        let details = format!(
+            "; {} with transport exit ({saved} at the device), {} with polling",
             plural(by_exit.exits(), "exit"),
             by_polling.exits(),
         );
         Ok(require(
-            text,
+            &by_polling,
+            &details,
             "same message",
             &[
                 (by_exit.passed() && by_polling.passed(), "must halt with 42 over both transports".into()),
@@ -224,12 +230,12 @@ fn polling(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     })
 }
 
-/// Returns evidence that passes if all conditions are met, and adds `success` to its text. Otherwise the evidence fails, and
-/// the first condition that is not met follows its text.
-fn require(text: String, success: &str, conditions: &[(bool, String)]) -> Evidence {
+/// Returns evidence that passes if all conditions are met. Its text is the end of the run, `details` and `success`.
+/// Otherwise the evidence fails, and its text begins with the first condition that is not met.
+fn require(run: &Run, details: &str, success: &str, conditions: &[(bool, String)]) -> Evidence {
     match conditions.iter().find(|(met, _)| !met) {
-        None => Evidence { right: true, text: format!("{text}; {success}") },
-        Some((_, missing)) => wrong(format!("{text}: {missing}")),
+        None => Evidence { right: true, text: format!("{}{details}; {success}", run.ending()) },
+        Some((_, missing)) => run.lacks(missing, details),
     }
 }
 
@@ -252,7 +258,7 @@ fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
         }
     }
     if evidence.is_empty() {
-        let text = format!("{} made exactly the exits that the catalogue lists", plural(runs, "run"));
+        let text = format!("{} made exactly the exits that `vmm guests` lists", plural(runs, "run"));
         evidence.push(Evidence { right: runs > 0, text });
     }
     evidence.push(kernel.evidence());
@@ -267,7 +273,7 @@ fn miscounted(name: &str, total: Count, expected: Exits) -> Option<Evidence> {
         Exits::Unspecified => return None,
     };
     (counted != expected)
-        .then(|| wrong(format!("{name}: {counted} counted, but the catalogue lists {expected}")))
+        .then(|| wrong(format!("{name}: {counted} counted, but `vmm guests` lists {expected}")))
 }
 
 /// Compares KVM's counter `exits` with this program's count. KVM also counts exits that it handles itself, so its count
@@ -323,9 +329,9 @@ mod tests {
             |expected| miscounted("guest", TOTAL, expected).map(|evidence| (evidence.right, evidence.text));
         assert_eq!(text(Exits::Exactly(2)), None);
         assert_eq!(text(Exits::Elements(17)), None);
-        let wrong = "guest: 2 counted, but the catalogue lists 3".to_string();
+        let wrong = "guest: 2 counted, but `vmm guests` lists 3".to_string();
         assert_eq!(text(Exits::Exactly(3)), Some((false, wrong)));
-        let wrong = "guest: 17 counted, but the catalogue lists 16".to_string();
+        let wrong = "guest: 17 counted, but `vmm guests` lists 16".to_string();
         assert_eq!(text(Exits::Elements(16)), Some((false, wrong)));
     }
 

@@ -98,6 +98,21 @@ fn devices_and_pipes_are_written_directly() {
     assert_eq!(names(folder.path()), ["pipe"]);
 }
 
+#[test]
+fn a_pipe_without_a_reader_does_not_hold_a_run() {
+    let folder = folder();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let limit = Duration::from_millis(50);
+    let Err(FileError::Path { what, .. }) = OutputFile::open_within(&pipe, limit) else { panic!() };
+    assert_eq!(what, "the pipe has no reader: start its reader first");
+    // A reader that takes nothing.
+    let _reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    let mut target = OutputFile::open_within(&pipe, limit).unwrap();
+    let failed = target.write_all(&vec![b'x'; 1 << 20]).unwrap_err();
+    assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
+}
+
 /// The case of `-o /dev/stdout >> log`.
 #[test]
 fn a_stream_that_is_a_file_is_appended_to() {

@@ -3,7 +3,7 @@
 use crate::profile::{SavedSite, SavedTimes};
 use crate::view::markup::{LEGEND, escape};
 use crate::view::profile::{UNCLAIMED, total};
-use crate::view::table::{Cell, duration};
+use crate::view::table::{Cell, duration, plural};
 use crate::view::{Source, compare};
 use std::cmp::Reverse;
 use std::io::{self, Write};
@@ -226,8 +226,8 @@ fn write_tip(to: &mut impl Write, index: usize, name: &str, strips: &[Strip<'_>]
         let known = |time: Option<u64>| time.map_or("unknown".into(), duration);
         write!(
             to,
-            "<span>{side}: {} samples, min {}, median {}, mean {}, p99 {}, max {}</span>",
-            times.count,
+            "<span>{side}: {}, min {}, median {}, mean {}, p99 {}, max {}</span>",
+            plural(times.count, "sample"),
             duration(times.min),
             known(times.p50),
             duration(times.mean()),

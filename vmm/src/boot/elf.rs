@@ -10,7 +10,7 @@ use crate::x86::modes::Mode;
 use object::Endianness;
 use object::elf::{
     EM_386, EM_AARCH64, EM_ARM, EM_BPF, EM_IAMCU, EM_MIPS, EM_PPC, EM_PPC64, EM_RISCV, EM_S390, EM_X86_64,
-    ET_CORE, ET_DYN, ET_EXEC, ET_REL, FileHeader64, FileType, Machine, PT_INTERP, PT_LOAD, PT_TLS,
+    ET_CORE, ET_DYN, ET_EXEC, ET_REL, FileHeader64, FileType, Machine, PF_X, PT_INTERP, PT_LOAD, PT_TLS,
     ProgramHeader64,
 };
 use object::read::ReadRef;
@@ -196,7 +196,8 @@ fn segment(
     if start.checked_add(size).is_none() {
         return refuse("goes past the last address: correct its linker script");
     }
-    Ok(Some(Segment { start: Gpa(start), file: offset..end, size }))
+    let executable = header.p_flags(endian).contains(PF_X);
+    Ok(Some(Segment { start: Gpa(start), file: offset..end, size, executable }))
 }
 
 /// The physical address of the entry point, if `segment` contains it. The entry point may be a virtual address, as

@@ -16,7 +16,7 @@ impl Image {
         if bytes.is_empty() {
             return Err(ImageError::Empty);
         }
-        let segment = Segment { start, file: 0..bytes.len(), size: bytes.len() as u64 };
+        let segment = Segment { start, file: 0..bytes.len(), size: bytes.len() as u64, executable: true };
         Ok(Self { bytes: Arc::new(bytes), segments: vec![segment], entry: start, mode, is_elf: false })
     }
 }

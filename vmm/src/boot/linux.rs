@@ -147,6 +147,14 @@ impl Kernel {
     pub fn load(&mut self, memory: &GuestMemory, ram: u64) -> Result<Loaded, ImageError> {
         let low = pc::HOLE.min(ram);
         let (Kind::Vmlinux { end, .. } | Kind::BzImage { end, .. }) = &self.kind;
+        if *end > pc::HOLE {
+            let what = format!(
+                "has a segment that ends at {end:#x}, and a kernel must end below {:#x}, whatever --mem is: if its physical \
+                 addresses (p_paddr) equal its virtual ones, set them with AT() in the linker script",
+                pc::HOLE
+            );
+            return Err(ImageError::Linux { file: self.name.clone(), what });
+        }
         if *end > low {
             let what = format!(
                 "needs memory up to {end:#x}, but the guest's memory is [0x0, {low:#x}): give the guest more (--mem)"

@@ -1,6 +1,6 @@
 //! Guests to load: an [`Image`] from a file or from an embedded guest, and Linux kernels with their ACPI tables.
-//!
-//! May import `device`, `x86`, `memory`, `file_format`, `host` and the errors.
+
+// May import `device`, `x86`, `memory`, `file_format`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -43,6 +43,8 @@ pub struct Segment {
     pub file: Range<usize>,
     /// The size in memory, in bytes. At least the size in the file.
     pub size: u64,
+    /// It may hold code (PF_X in an ELF file).
+    pub executable: bool,
 }
 
 impl Segment {
@@ -114,6 +116,25 @@ impl Image {
     /// The guest physical addresses that the image takes, one range for each segment.
     pub fn ranges(&self) -> Vec<Range<u64>> {
         self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
+    }
+
+    /// The image with these bytes as a segment of data in addition.
+    #[cfg(test)]
+    pub(crate) fn with_data(&self, start: u64, data: &[u8]) -> Self {
+        let mut bytes = self.bytes.to_vec();
+        let offset = bytes.len();
+        bytes.extend(data);
+        let file = offset..bytes.len();
+        let mut segments = self.segments.clone();
+        segments.push(Segment { start: Gpa(start), file, size: data.len() as u64, executable: false });
+        Self { bytes: Arc::new(bytes.into()), segments, is_elf: true, ..self.clone() }
+    }
+
+    /// The ranges that may hold code: the executable segments, or all if the entry point is in none of these.
+    pub(crate) fn code_ranges(&self) -> Vec<Range<u64>> {
+        let range = |segment: &Segment| segment.start.0..segment.end();
+        let code: Vec<_> = self.segments.iter().filter(|segment| segment.executable).map(range).collect();
+        if code.iter().any(|range| range.contains(&self.entry.0)) { code } else { self.ranges() }
     }
 
     /// The byte of the file at a guest physical address. Zero in the part of a segment after its bytes; `None` outside all
@@ -366,7 +387,7 @@ mod tests {
             (0x1fff, 2, 2, false),
             (0x2000, 1, 1, false),
         ] {
-            let segments = vec![Segment { start: Gpa(start), file: 0..len, size }];
+            let segments = vec![Segment { start: Gpa(start), file: 0..len, size, executable: true }];
             let bytes = Arc::new(Cow::from(vec![0xf4; 2]));
             let image = Image { bytes, segments, entry: Gpa(start), mode: Mode::Long, is_elf: false };
             let loaded = image.load(&memory, 0x2000);

@@ -53,8 +53,8 @@
 //! ```
 //!
 //! `vmm/examples/controller.rs` runs a controller with a guest. The crate's documentation shows it.
-//!
-//! Imports: devices, the processor's state, the console's output, the deadline.
+
+// Imports: devices, the processor's state, the console's output, the deadline.
 
 pub(crate) mod devices;
 pub(crate) mod hypercall;

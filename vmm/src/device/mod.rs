@@ -3,8 +3,8 @@
 //! A device gets an offset in its own range. It knows neither its address nor the bus nor the machine. `pc/` contains
 //! the older PC hardware that Linux needs, `simvirtio/` the device of the SO2 assignment, and `virtio/` the virtio
 //! devices over MMIO.
-//!
-//! May import `memory`, `console`, `shutdown`, `profile`, `exit`, `host` and the errors.
+
+// May import `memory`, `console`, `shutdown`, `profile`, `exit`, `host` and the errors.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,

@@ -2,8 +2,8 @@
 //!
 //! An [`Exit`] is an owned value, and so is its answer, an [`Outcome`]. The controllers in
 //! [`controller`](crate::controller) give the answers.
-//!
-//! Imports: host functions.
+
+// Imports: host functions.
 
 mod site;
 mod stop;
@@ -160,6 +160,11 @@ impl Instruction {
         instruction
     }
 
+    /// The first `len` bytes.
+    pub(crate) fn first(self, len: usize) -> Self {
+        Self::new(self.bytes().get(..len).unwrap_or(self.bytes()))
+    }
+
     /// The bytes. Empty if KVM did not report them.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len.into()).unwrap_or_default()
@@ -174,6 +179,8 @@ mod tests {
     fn an_instruction_holds_fifteen_bytes() {
         assert_eq!(Instruction::new(&[0x90; 20]).bytes(), [0x90; 15]);
         assert!(Instruction::default().bytes().is_empty());
+        assert_eq!(Instruction::new(&[1, 2, 3]).first(2).bytes(), [1, 2]);
+        assert_eq!(Instruction::new(&[1, 2, 3]).first(9).bytes(), [1, 2, 3]);
     }
 
     #[test]
@@ -185,6 +192,10 @@ mod tests {
     #[test]
     fn only_a_halt_and_cpu_exited_park_the_vcpu() {
         assert!(Stop::Halted.parks() && Stop::CpuExited(1).parks());
-        assert!(!Stop::Exited(0).parks() && !Stop::Timeout.parks() && !Stop::TripleFault.parks());
+        assert!(
+            !Stop::Exited(0).parks()
+                && !Stop::Timeout(std::time::Duration::ZERO).parks()
+                && !Stop::TripleFault.parks()
+        );
     }
 }

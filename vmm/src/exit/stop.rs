@@ -55,8 +55,8 @@ pub enum Stop {
     FailedEntry(u64),
     /// The guest broke the SIMVIRTIO protocol.
     ProtocolError(Violation),
-    /// The guest did not end before the timeout.
-    Timeout,
+    /// The guest did not end within this time, in which waiting for input does not count.
+    Timeout(Duration),
     /// The guest did not end within this wall-clock time, in which waiting for input counts, too.
     WallTimeout(Duration),
     /// A signal or another thread requested the end of the run.
@@ -133,10 +133,12 @@ impl fmt::Display for Stop {
                 write!(f, "the processor refused to enter the guest (hardware reason {reason:#x})")
             }
             Self::ProtocolError(violation) => write!(f, "SIMVIRTIO protocol error: {violation}"),
-            Self::Timeout => f.write_str("timeout: the guest did not end within its time limit"),
+            Self::Timeout(limit) => {
+                write!(f, "timeout: the guest did not end within {} s (--timeout)", limit.as_secs_f64())
+            }
             Self::WallTimeout(limit) => write!(
                 f,
-                "wall-clock limit: the guest did not end within {} s, with its waits for input (--wall-timeout)",
+                "wall-clock limit: the guest did not end within {} s, including waits for input (--wall-timeout)",
                 limit.as_secs_f64()
             ),
             Self::Interrupted => f.write_str("interrupted"),

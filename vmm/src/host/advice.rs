@@ -15,7 +15,7 @@ pub fn is_shortage(error: &io::Error) -> bool {
 pub fn host_advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => ": allow more open files (ulimit -n)",
-        Some(libc::EAGAIN) => ": allow more threads and signals (ulimit -u, ulimit -i)",
+        Some(libc::EAGAIN) => ": allow more threads, signals or memory (ulimit -u, -i, -v)",
         Some(libc::ENOMEM) => ": free memory, or allow more (ulimit -v)",
         _ => "",
     }

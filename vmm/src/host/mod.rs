@@ -1,7 +1,7 @@
 //! Host system calls that no crate wraps: kicking a vCPU out of the guest, signals that end the program, waiting for a
 //! stream with a time limit, and the raw mode of the terminal. Also text that is safe to print, and numbers in text.
-//!
-//! Imports nothing of this crate. All unsafe code for signals is here.
+
+// Imports nothing of this crate. All unsafe code for signals is here.
 #![allow(unsafe_code)]
 
 mod advice;
@@ -28,7 +28,7 @@ pub(crate) use identity::User;
 pub use interrupts::{catch_interrupts, interrupted};
 pub(crate) use kick::{KickTimer, handle_kicks, with_kicks};
 pub(crate) use kicker::{Kicker, REPEAT};
-pub use number::parse_number;
+pub use number::{format_size, parse_number};
 pub use printable::{printable, printable_text};
 pub(crate) use process::started;
 pub use process::{prepare, stdout_was_closed};

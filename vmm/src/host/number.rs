@@ -18,3 +18,19 @@ pub fn parse_number(text: &str) -> Result<u64, String> {
     }
     .map_err(|_| "give a number of at most 64 bits, such as 4096 or 0x1000".into())
 }
+
+/// Formats a number of bytes in the largest unit that divides it: G, M or K, which stand for powers of 1024.
+///
+/// ```
+/// use vmm::host::format_size;
+///
+/// assert_eq!([0, 4095, 512 << 10, 600 << 30].map(format_size), ["0", "4095 bytes", "512K", "600G"]);
+/// ```
+pub fn format_size(bytes: u64) -> String {
+    let units = [(30, "G"), (20, "M"), (10, "K")];
+    match units.iter().find(|(shift, _)| bytes.is_multiple_of(1 << shift)) {
+        _ if bytes == 0 => "0".into(),
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}

@@ -275,10 +275,12 @@ fn run_breakpoint() -> Check {
             if let Some(error) = report.host_failure() {
                 return Check::of(what, Err(error));
             }
+            let end = match &report.stop {
+                Stop::EmulationFailure(_) => "KVM could not emulate it".into(),
+                stop => stop.to_string(),
+            };
             let found = format!(
-                "int3 in ring 0 ended with: {}; current Linux kernels execute it when they boot, so `vmm boot` cannot boot them on this host: \
-                 use a host whose KVM runs ring 0 on the processor, or `make testbed`",
-                report.stop
+                "use another host or `make testbed`: Linux executes int3 in ring 0 when it boots, and here {end}"
             );
             Check { what: what.into(), outcome: CheckOutcome::Missing, found }
         }

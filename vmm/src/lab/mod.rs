@@ -1,6 +1,6 @@
 //! Experiments on a host: the comparison of the transports, and the checks of `vmm doctor`.
-//!
-//! Imports: [`crate::machine`].
+
+// Imports: `machine`.
 
 pub(crate) mod compare;
 pub(crate) mod doctor;

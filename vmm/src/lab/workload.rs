@@ -268,7 +268,7 @@ fn check(report: &Report, workload: Workload, memory: &GuestMemory) -> Result<()
             memory.read(DONE, &mut done);
             return Err(format!("echo {} came back with different bytes", u32::from_le_bytes(done)));
         }
-        Stop::Timeout => {
+        Stop::Timeout(_) => {
             return Err("the run reached its timeout: stop other programs on this host, and try again".into());
         }
         stop => return Err(format!("the guest should exit with code 0, but the run ended with: {stop}")),

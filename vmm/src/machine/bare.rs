@@ -50,10 +50,10 @@ impl Builder {
         self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
         let (system, vm) = self.bare_vm(&memory, &background, coalesced)?;
         log::debug!(
-            "{map:?} map, {ram:#x} bytes of RAM; {} mode at {:#x}; image {:x?}; {} vCPUs",
+            "{map:?} map, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
             image.mode(),
             image.entry().0,
-            image.ranges(),
+            image.places(),
             self.cpus
         );
         let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {

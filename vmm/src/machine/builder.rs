@@ -115,48 +115,51 @@ impl Builder {
         }
     }
 
-    /// Sets the size of RAM, in bytes. More than 1 MiB selects the plain memory map, which has no SIMVIRTIO. The default
-    /// is 1 MiB, 250 MiB in the plain map, and 256 MiB for Linux.
+    /// Sets the size of RAM, in bytes: a multiple of 4 KiB, 1 MiB to 3 GiB for an image, and 8 MiB to 512 GiB for Linux.
+    /// More than 1 MiB selects the plain memory map for an image, which has no SIMVIRTIO. The default is 1 MiB, 250 MiB
+    /// in the plain map, and 256 MiB for Linux.
     pub fn memory(mut self, bytes: Option<u64>) -> Self {
         self.memory = bytes;
         self
     }
 
-    /// Sets the SIMVIRTIO transport. `Some` requires the SO2 memory map.
+    /// Sets the SIMVIRTIO transport. `Some` requires the SO2 memory map. The default is [`Transport::default`].
     pub fn transport(mut self, transport: Option<Transport>) -> Self {
         self.transport = transport;
         self
     }
 
-    /// Sets the length of the SIMVIRTIO queues, in bytes: 2 to 4096. `Some` requires the SO2 memory map.
+    /// Sets the length of the SIMVIRTIO queues, in bytes: 2 to 4096. `Some` requires the SO2 memory map. The
+    /// default is 256.
     pub fn queue_len(mut self, queue_len: Option<u16>) -> Self {
         self.queue_len = queue_len;
         self
     }
 
     /// Makes the SIMVIRTIO device send all data back to the driver, instead of printing it and reading input. The
-    /// device holds 64 KiB; if the driver does not read, later bytes are lost.
+    /// device holds 64 KiB; if the driver does not read, later bytes are lost. Off by default.
     pub fn loopback(mut self, loopback: bool) -> Self {
         self.loopback = loopback;
         self
     }
 
     /// Sets the time that a run may take; `None` for no limit. Time in which the guest waits for input does not count.
+    /// The default is 10 seconds, and no limit for Linux.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets the wall-clock time that a run may take; `None` for no limit, which is the default. Unlike for
-    /// [`timeout`](Self::timeout), time in which the guest waits for input counts, so a guest cannot outlast this limit by
-    /// saying that it reads.
+    /// Sets the wall-clock time that a run may take; `None` for no limit, which is the default. It counts waits for
+    /// input, which [`timeout`](Self::timeout) does not, so a guest cannot outlast it by saying that it reads.
     pub fn wall_timeout(mut self, wall_timeout: Option<Duration>) -> Self {
         self.wall_timeout = wall_timeout;
         self
     }
 
     /// Shows the guest the CPUID leaves that the host supports (KVM_SET_CPUID2), at a cost of 130 to 190 us. Without
-    /// it, all leaves read as zero, and the guest cannot enter long mode by itself.
+    /// it, all leaves read as zero, and the guest cannot enter long mode by itself. Off by default, unlike in `vmm FILE`;
+    /// Linux and machines with several vCPUs always have it.
     pub fn cpuid(mut self, cpuid: bool) -> Self {
         self.cpuid = cpuid;
         self
@@ -170,7 +173,7 @@ impl Builder {
     }
 
     /// Sets the number of vCPUs, 1 to 32. Each has a thread. All start at the entry point; of a Linux machine only the
-    /// first one does, and the kernel starts the others.
+    /// first one does, and the kernel starts the others. The default is 1.
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
@@ -182,13 +185,13 @@ impl Builder {
         self
     }
 
-    /// Sets a rule for the guest's accesses to a model-specific register.
+    /// Sets a rule for the guest's accesses to a model-specific register. By default there are no rules.
     pub fn msr_rule(mut self, index: u32, rule: MsrRule) -> Self {
         self.msrs.set(index, rule);
         self
     }
 
-    /// Adds the devices of project 2 of the KeV course: `docs/abi.md`, section 10.
+    /// Adds the devices of project 2 of the KeV course: `docs/abi.md`, section 10. Off by default.
     pub fn kev(mut self, kev: bool) -> Self {
         self.kev = kev;
         self
@@ -205,7 +208,7 @@ impl Builder {
     }
 
     /// Creates in-kernel interrupt controllers (KVM_CREATE_IRQCHIP), which a Linux machine always has. They cost 16 to
-    /// 24 ms on some hosts. HLT then waits in the kernel for an interrupt, and does not stop the vCPU.
+    /// 24 ms on some hosts. HLT then waits in the kernel for an interrupt, and does not stop the vCPU. Off by default.
     pub fn irqchip(mut self, irqchip: bool) -> Self {
         self.irqchip = irqchip;
         self
@@ -218,26 +221,26 @@ impl Builder {
     }
 
     /// Keeps the last exits of the machine one by one, also if exits are not counted: 1 to [`MAX_TRACED_EXITS`] divided by
-    /// the number of vCPUs.
+    /// the number of vCPUs. The default is `None`: no exits are kept.
     pub fn trace(mut self, exits: Option<usize>) -> Self {
         self.trace = exits;
         self
     }
 
-    /// Expects the guest to store where nothing is, on purpose. Otherwise such a store is a
-    /// [`Doubt`](crate::machine::Doubt).
+    /// Says that stores to unclaimed addresses are intended and are no [`Doubt`](crate::machine::Doubt). Off by default.
     pub fn loses_stores(mut self, loses_stores: bool) -> Self {
         self.loses_stores = loses_stores;
         self
     }
 
     /// Requires the guest to leave 42 in RAX (EAX, AX) and at 0x400, and to leave no [`Doubt`](crate::machine::Doubt).
+    /// Off by default.
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
     }
 
-    /// Adds KVM's own counters to the report.
+    /// Adds KVM's own counters to the report. Off by default.
     pub fn kernel_counters(mut self, kernel_counters: bool) -> Self {
         self.kernel_counters = kernel_counters;
         self
@@ -249,7 +252,7 @@ impl Builder {
         self
     }
 
-    /// Limits the text that the guest may write in one run, in bytes; `None` for no limit.
+    /// Limits the text that the guest may write in one run, in bytes; `None` for no limit, which is the default.
     pub fn output_limit(mut self, output_limit: Option<u64>) -> Self {
         self.output_limit = output_limit;
         self

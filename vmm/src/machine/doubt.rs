@@ -11,7 +11,7 @@ mod missing_handler;
 mod tests;
 
 use misplaced_text::misplaced_text;
-pub(super) use missing_handler::missing_handler;
+pub(super) use missing_handler::{missing_firmware, missing_handler};
 
 use crate::boot::{Image, list_ranges};
 use crate::controller::OpenBus;
@@ -38,7 +38,7 @@ pub enum Doubt {
     EndedOutside {
         /// Where it ended.
         location: Location,
-        /// The guest physical addresses of the image.
+        /// The guest physical addresses of the image's code.
         image: Vec<Range<u64>>,
     },
     /// The guest wrote text to the text screen of a PC, which this machine does not have.
@@ -58,6 +58,8 @@ pub enum Doubt {
     LostStores(Site, u64),
     /// The guest had no effect: no output, no result, no exit but the one that ended it.
     NothingSeen,
+    /// The guest had no effect, and halted with interrupts on in a machine that has none.
+    NoInterrupts,
 }
 
 impl fmt::Display for Doubt {
@@ -65,7 +67,8 @@ impl fmt::Display for Doubt {
         match self {
             Self::MissingHandler(vector) => write!(
                 f,
-                "it called int {vector:#x}, which has no handler, because this machine has no BIOS: print with port 0xe9"
+                "it called int {vector:#x}, which has no handler, because this machine has {}: print with port 0xe9",
+                missing_firmware(*vector)
             ),
             Self::EndedOutside { location, image } => write!(
                 f,
@@ -86,12 +89,16 @@ impl fmt::Display for Doubt {
                 let (place, _) = site.place.unwrap_or_default();
                 match site.reason {
                     Reason::PioOut => write!(f, "it wrote to port {place:#x}, which has no device")?,
-                    _ => write!(f, "it stored to {place:#x}, where nothing is")?,
+                    _ => write!(f, "it stored to {place:#x}, where there is no memory or device")?,
                 }
                 match count.saturating_sub(1) {
                     0 => Ok(()),
-                    more => write!(f, " (and made {more} more such stores)"),
+                    1 => f.write_str(" (and 1 more such store)"),
+                    more => write!(f, " (and {more} more such stores)"),
                 }
+            }
+            Self::NoInterrupts => {
+                f.write_str("it halted with interrupts on, but no interrupt ever arrives: this machine has no interrupt controller")
             }
             Self::NothingSeen => f.write_str(
                 "it had no visible effect: no output, no result, no exit but the one that ended it",
@@ -117,6 +124,8 @@ pub(super) struct Remains<'a> {
     pub(super) vcpus: &'a [Ended],
     /// The software interrupt without a handler that the guest called, if any.
     pub(super) missing_handler: Option<u8>,
+    /// A vCPU halted with interrupts on.
+    pub(super) waits_for_interrupt: bool,
     /// The number of bytes that the guest printed.
     pub(super) printed: u64,
     pub(super) open_bus: &'a OpenBus,
@@ -145,12 +154,13 @@ impl Remains<'_> {
         doubts.extend(lost.map(|(site, count)| Doubt::LostStores(site, count)));
         if doubts.is_empty() && self.saw_nothing() {
             doubts.push(Doubt::NothingSeen);
+            doubts.extend(self.waits_for_interrupt.then_some(Doubt::NoInterrupts));
         }
         doubts
     }
 
     fn ended_outside(&self) -> Option<Doubt> {
-        let image = self.image.ranges();
+        let image = self.image.code_ranges();
         let outside = self.vcpus.iter().find(|ended| !ends_inside(&image, ended.gpa))?;
         Some(Doubt::EndedOutside { location: outside.location, image })
     }

@@ -35,7 +35,7 @@ pub(super) fn ending(reasons: Reasons<'_>) -> Stop {
     let stopped = stopped_by.and_then(|index| vcpus.get(index)).copied();
     let stop = match (background, stopped) {
         (Some(Stop::Interrupted), Some(stop)) => stop.clone(),
-        (Some(Stop::Timeout | Stop::WallTimeout(_)), Some(stop)) if !matches!(stop, Stop::Interrupted) => {
+        (Some(Stop::Timeout(_) | Stop::WallTimeout(_)), Some(stop)) if !matches!(stop, Stop::Interrupted) => {
             stop.clone()
         }
         (Some(background), _) => background.clone(),
@@ -48,7 +48,7 @@ pub(super) fn ending(reasons: Reasons<'_>) -> Stop {
     };
     match output {
         ControlFlow::Break(failure) if stop.is_orderly() => match failure {
-            Stop::Timeout | Stop::WallTimeout(_) | Stop::Interrupted if !interrupted => {
+            Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::Interrupted if !interrupted => {
                 let why = "its reader did not take it before the timeout";
                 Stop::OutputFailed(Arc::new(io::Error::new(io::ErrorKind::TimedOut, why)))
             }
@@ -92,6 +92,10 @@ mod tests {
         ending(reasons).to_string()
     }
 
+    fn timed_out() -> Stop {
+        Stop::Timeout(std::time::Duration::ZERO)
+    }
+
     #[test]
     fn background_work_counts_before_the_vcpus() {
         const DONE: ControlFlow<Stop> = ControlFlow::Continue(());
@@ -100,9 +104,9 @@ mod tests {
             (Stop::Halted, Some(Stop::Quit), "ended at the console"),
             (Stop::Interrupted, Some(Stop::Quit), "ended at the console"),
             (Stop::TripleFault, Some(Stop::Interrupted), "triple fault"),
-            (Stop::TripleFault, Some(Stop::Timeout), "triple fault"),
-            (Stop::Interrupted, Some(Stop::Timeout), "timeout"),
-            (Stop::Halted, Some(Stop::Timeout), "timeout"),
+            (Stop::TripleFault, Some(timed_out()), "triple fault"),
+            (Stop::Interrupted, Some(timed_out()), "timeout"),
+            (Stop::Halted, Some(timed_out()), "timeout"),
             (Stop::Halted, Some(Stop::Interrupted), "interrupted"),
         ];
         for (stop, background, expected) in table {
@@ -118,11 +122,11 @@ mod tests {
             "the guest's output could not be written: its reader did not take it before the timeout";
         let table = [
             (Stop::Halted, failed(), false, "the guest's output could not be written"),
-            (Stop::Halted, Stop::Timeout, false, timeout),
+            (Stop::Halted, timed_out(), false, timeout),
             (Stop::Halted, Stop::Interrupted, false, timeout),
             (Stop::Halted, Stop::Interrupted, true, "interrupted"),
             (Stop::TripleFault, failed(), false, "triple fault"),
-            (Stop::Timeout, Stop::Timeout, false, "timeout"),
+            (timed_out(), timed_out(), false, "timeout"),
         ];
         for (stop, output, interrupted, expected) in table {
             let case = format!("{stop}, {output}, {interrupted}");

@@ -32,6 +32,13 @@ impl Machine {
             }
         };
         let (location, explanation) = self.explain(&stop, stopped_by);
+        if let (Stop::EmulationFailure(bytes), Some(explanation)) = (&mut stop, &explanation) {
+            // KVM reports as many bytes as it has fetched.
+            *bytes = bytes.first(explanation.instruction_len());
+            if let Some((stop_of_vcpu, _)) = vcpus.get_mut(stopped_by) {
+                *stop_of_vcpu = stop.clone();
+            }
+        }
         let several = vcpus.len() > 1;
         let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
         let last: Vec<_> =
@@ -63,6 +70,7 @@ impl Machine {
             timing: self.clock.map(|clock| totals.timing(clock)),
             last_exits: last,
             lost_suspicion,
+            missed_simvirtio: self.missed_simvirtio(),
             kernel: totals.kernel(),
             profile: totals.profile,
             trace: totals.trace,
@@ -104,7 +112,7 @@ impl Machine {
     fn blame_a_started_vcpu(&self, vcpus: &mut [(Stop, VcpuResult)], stopped_by: usize) -> usize {
         let is_unstarted = |index: usize| self.vcpus.get(index).is_some_and(KvmVcpu::is_unstarted);
         let at_a_limit = |(stop, _): &(Stop, VcpuResult)| {
-            matches!(stop, Stop::Timeout | Stop::WallTimeout(_) | Stop::Interrupted)
+            matches!(stop, Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::Interrupted)
         };
         let several = vcpus.len() > 1;
         if !several || !vcpus.get(stopped_by).is_some_and(at_a_limit) || !is_unstarted(stopped_by) {
@@ -134,6 +142,7 @@ impl Machine {
                 self.background,
                 Background::TrappedWindow(..) | Background::SharedWindow(_)
             ),
+            is_kernel: self.restore.is_none(),
             died: matches!(stop, Stop::TripleFault | Stop::EmulationFailure(_)),
         };
         let explanation = match stop {
@@ -148,6 +157,18 @@ impl Machine {
             },
         };
         (Some(location), explanation)
+    }
+
+    /// True if a machine without SIMVIRTIO has something in memory where the window would be, which the image did not put
+    /// there.
+    fn missed_simvirtio(&self) -> bool {
+        let (window, end) = (abi::WINDOW, abi::WINDOW.saturating_add(abi::WINDOW_SIZE));
+        let Some(image) = self.restore.as_ref().map(Restore::image) else { return false };
+        let mut bytes = [0; abi::WINDOW_SIZE as usize];
+        matches!(self.background, Background::Nothing)
+            && !image.overlaps(window, end)
+            && self.memory.read(Gpa(window), &mut bytes)
+            && bytes.iter().any(|byte| *byte != 0)
     }
 
     /// The verdict about a run that ended with `stop`. `None` if none was requested, or if the guest left no result.

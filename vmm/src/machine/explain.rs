@@ -3,8 +3,10 @@
 //! KVM reports only that a guest shut down, or that KVM could not emulate an instruction. The cause is guessed from the
 //! state of the vCPU, so the text calls it probable.
 
+mod astray;
 mod derail;
 mod features;
+mod other_mode;
 mod registers;
 mod selectors;
 mod stack;
@@ -16,7 +18,7 @@ use crate::boot::Image;
 use crate::controller::vcpu::Location;
 use crate::memory::{Gpa, GuestMemory};
 use crate::profile::recorder::TracedExit;
-use crate::x86::modes::Mode;
+use crate::x86::modes::{self, Mode};
 use crate::x86::probe::{Probe, ProbeError};
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -41,6 +43,8 @@ pub struct Explanation {
     mapping: String,
     /// The bytes and the text of the instruction. Empty if it cannot be read.
     instruction: String,
+    /// The number of bytes of the instruction that are shown.
+    instruction_len: usize,
     suspicion: Option<Suspicion>,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
@@ -63,7 +67,7 @@ impl Explanation {
         let probe = Probe::new(memory.clone(), sregs);
         let code = translate(&probe, memory, probe.linear(sregs.cs.base, rip));
         let bytes = code.gpa.map(|gpa| instruction_bytes(memory, gpa)).unwrap_or_default();
-        let instruction = decode(mode, rip, &bytes);
+        let instruction = decode(code_bits(&sregs), rip, &bytes);
         let width = match mode {
             Mode::Real => 2,
             Mode::Protected => 4,
@@ -74,6 +78,7 @@ impl Explanation {
         Some(Self {
             suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
             mapping: code.description,
+            instruction_len: instruction.as_ref().map_or(SHOWN_INVALID_BYTES, shown_len),
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
             mode,
@@ -91,6 +96,11 @@ impl Explanation {
     /// The bytes and the text of the instruction. `None` if it cannot be read.
     pub(super) fn instruction(&self) -> Option<&str> {
         Some(self.instruction.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// The number of bytes of the instruction, or a few if they are not an instruction.
+    pub(super) fn instruction_len(&self) -> usize {
+        self.instruction_len
     }
 
     /// Writes the general registers, four in a line.
@@ -175,6 +185,8 @@ pub(super) struct Scene<'a> {
     /// RSP and the base of SS at the start. `None` for Linux.
     pub(super) stack_top: Option<u64>,
     pub(super) stack_base: Option<u64>,
+    /// The guest is a kernel that was entered as Linux is, with RSP = 0.
+    pub(super) is_kernel: bool,
     /// The machine has SIMVIRTIO.
     pub(super) has_window: bool,
     /// The guest died of a fault. If not, only a guest that left its code is explained.
@@ -221,17 +233,34 @@ fn suspicion(
     bytes: &[u8],
     state: &State<'_>,
 ) -> Option<Suspicion> {
-    let image = state.scene.image.map(Image::ranges).unwrap_or_default();
-    let is_inside = |gpa: Gpa| image.iter().any(|range| range.contains(&gpa.0));
-    let derailed = derail::derailed(state, !code.gpa.is_some_and(is_inside));
-    if derailed.is_some() || !state.scene.died {
+    let is_code = |gpa: Gpa| state.scene.image.is_some_and(|image| is_code_of(image, gpa, bytes));
+    let outside = !code.gpa.is_some_and(is_code);
+    let derailed = derail::derailed(state, outside);
+    if derailed.is_some() {
         return derailed;
     }
-    match (code.fault, instruction) {
-        (Some(fault), _) => Some(suspicion::of_fetch(fault)),
-        (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
-        (None, None) => Some(suspicion::of_place_without_memory(code.linear, state.scene.has_window)),
+    let has_left = outside && state.scene.image.is_some();
+    if !state.scene.died {
+        return (has_left && bytes.starts_with(&[0; 4])).then(|| astray::LEFT.into());
     }
+    let is_undefined = instruction.is_some_and(suspicion::is_undefined);
+    let found = match (code.fault, instruction) {
+        (Some(fault), _) => Some(suspicion::of_fetch(fault)),
+        (None, Some(_)) if has_left && is_undefined => {
+            let past_end = astray::ran_through_zeroes(code.linear, state);
+            Some(if past_end { astray::PAST_END } else { astray::LEFT }.into())
+        }
+        (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
+        (None, None) => Some(astray::of_place_without_memory(code.linear, state)),
+    };
+    found.or_else(|| has_left.then(|| astray::LEFT.into()))
+}
+
+/// True if `bytes`, which memory holds at `gpa`, are those of the image's code. A guest that has left its code may have overwritten
+/// it.
+fn is_code_of(image: &Image, gpa: Gpa, bytes: &[u8]) -> bool {
+    image.code_ranges().iter().any(|range| range.contains(&gpa.0))
+        && image.bytes_from(gpa.0).is_none_or(|code| code.iter().zip(bytes).all(|(code, byte)| code == byte))
 }
 
 /// The translation of a linear address.
@@ -309,21 +338,31 @@ fn stack_words(memory: &GuestMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>>
     (!words.is_empty()).then_some(words)
 }
 
+/// The width of the code, in bits. Protected mode has 16-bit code, too: after CR0.PE is set, until the first far jump.
+fn code_bits(sregs: &kvm_sregs) -> u32 {
+    let is_long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
+    match (sregs.cr0 & modes::CR0_PE != 0, is_long, sregs.cs.db) {
+        (false, ..) | (true, false, 0) => 16,
+        (true, true, _) => 64,
+        (true, false, _) => 32,
+    }
+}
+
 /// Decodes the instruction at `rip`. `None` if it has no bytes.
-fn decode(mode: Mode, rip: u64, bytes: &[u8]) -> Option<Instruction> {
-    let bits = match mode {
-        Mode::Real => 16,
-        Mode::Protected => 32,
-        Mode::Long | Mode::User => 64,
-    };
+fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Instruction> {
     (!bytes.is_empty()).then(|| Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE).decode())
+}
+
+/// The number of bytes that are shown of an instruction.
+fn shown_len(instruction: &Instruction) -> usize {
+    if instruction.is_invalid() { SHOWN_INVALID_BYTES } else { instruction.len() }
 }
 
 /// The bytes and the text of an instruction.
 fn format(instruction: &Instruction, bytes: &[u8]) -> String {
     let mut text = String::new();
     NasmFormatter::new().format(instruction, &mut text);
-    let len = if instruction.is_invalid() { SHOWN_INVALID_BYTES } else { instruction.len() };
+    let len = shown_len(instruction);
     let hex: Vec<_> = bytes.iter().take(len).map(|byte| format!("{byte:02x}")).collect();
     format!("{}  {text}", hex.join(" "))
 }

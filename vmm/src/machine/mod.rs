@@ -1,20 +1,20 @@
 //! The machine: a virtual machine with its guest loaded, its runs, and their reports.
-//!
-//! | file | contents |
-//! |---|---|
-//! | `builder.rs` | the options of a machine |
-//! | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
-//! | `session.rs` | one run: the vCPUs with their controllers |
-//! | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
-//! | `ending.rs` | the decision between several reasons for the end of a run |
-//! | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
-//! | `examine.rs`, `report.rs`, `totals.rs` | what a run left behind, and its report |
-//! | `explain.rs` | the explanation of a guest's death |
-//! | `restore.rs` | putting a guest back to its start |
-//! | `standstill.rs` | the warning about a boot that stands still |
-//! | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
-//!
-//! Imports: all other layers except `lab/`.
+
+// | file | contents |
+// |---|---|
+// | `builder.rs` | the options of a machine |
+// | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
+// | `session.rs` | one run: the vCPUs with their controllers |
+// | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
+// | `ending.rs` | the decision between several reasons for the end of a run |
+// | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
+// | `examine.rs`, `report.rs`, `totals.rs` | what a run left behind, and its report |
+// | `explain.rs` | the explanation of a guest's death |
+// | `restore.rs` | putting a guest back to its start |
+// | `standstill.rs` | the warning about a boot that stands still |
+// | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
+//
+// Imports: all other layers except `lab/`.
 
 mod assembly;
 mod background;
@@ -141,7 +141,7 @@ impl Machine {
     ///
     /// # Errors
     /// The host failed before the guest ran. A mistake of the guest is not an error, and neither is a failure of the host
-    /// after the guest has started ([`Stop::HostFailed`]): both are in the report.
+    /// after the guest has started ([`Stop::HostFailed`](crate::exit::Stop::HostFailed)): both are in the report.
     pub fn run(&mut self) -> Result<Report, Error> {
         let started = Instant::now();
         let result = run_machine(self)?;

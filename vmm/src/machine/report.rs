@@ -137,6 +137,8 @@ pub struct Report {
     pub ram: u64,
     /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
     pub image: Arc<[Range<u64>]>,
+    /// The machine has no SIMVIRTIO device, although the guest stored where its window would be. Always false for Linux.
+    pub missed_simvirtio: bool,
     /// The probable cause of a death after which the host has reset the vCPU, which leaves no explanation.
     pub(crate) lost_suspicion: Option<String>,
     pub(crate) devices: Arc<Devices>,

@@ -27,9 +27,12 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 const MAX_WARNINGS: u32 = 3;
 /// The most vCPUs that have a line of their own.
 const MAX_LINES: usize = 8;
+/// RFLAGS: interrupts are on.
+const INTERRUPTS_ON: u64 = 1 << 9;
 /// The usual causes.
 const CAUSES: &str = "  usual causes: this host's KVM cannot run Linux (`vmm doctor` checks it); the command line \
-    has no console=ttyS0; the kernel has no kvm-clock, and measures its timer; the kernel waits for a device";
+    has no console=ttyS0; without kvm-clock the kernel calibrates its timer with a PIT, which this machine does not have; \
+    the kernel waits for a device; a loop, or hlt with interrupts off, which never wakes";
 
 /// Watches the progress of a boot.
 pub(super) struct Standstill {
@@ -87,9 +90,8 @@ impl Standstill {
     }
 
     fn warn(&mut self, answers: &[Option<Answer>], has_text: bool) {
-        let runs = |answer: &Option<Answer>| !answer.as_ref().is_some_and(|answer| answer.activity.is_idle());
         // A guest that has shown text and then halts may have reached userland, and wait for a key.
-        if has_text && !answers.iter().any(runs) {
+        if has_text && waits_for_interrupt(answers) {
             return;
         }
         // A reader of stderr that takes nothing does not hold up the prompts. The next check tries again.
@@ -100,6 +102,16 @@ impl Standstill {
         self.state.warnings = self.state.warnings.saturating_add(1);
         log::warn!("{}", describe(answers, &self.memory));
     }
+}
+
+/// True if no vCPU runs, and an interrupt can wake one of them. A HLT with interrupts off never ends.
+fn waits_for_interrupt(answers: &[Option<Answer>]) -> bool {
+    let is_idle = |answer: &Option<Answer>| answer.as_ref().is_some_and(|answer| answer.activity.is_idle());
+    let can_wake = |answer: &Answer| {
+        answer.activity == Activity::Halted
+            && answer.registers.as_ref().is_none_or(|(regs, _)| regs.rflags & INTERRUPTS_ON != 0)
+    };
+    answers.iter().all(is_idle) && answers.iter().flatten().any(can_wake)
 }
 
 /// True if the vCPU was in ring 3. A kernel that prints little, such as with `quiet`, does not say that userland runs.
@@ -224,6 +236,28 @@ mod tests {
         let mut watchdog = Watchdog { respondent: Some(respondent), ..Watchdog::default() };
         watchdog.handle(&Exit::Interrupted, &mut FakeVcpu { sregs, ..Default::default() });
         assert_eq!((boot.check(), boot.state.warnings), (None, 0));
+    }
+
+    #[test]
+    fn a_halt_waits_for_an_interrupt_only_if_interrupts_are_on() {
+        let answer = |activity, rflags| {
+            let registers = Some((kvm_regs { rflags, ..Default::default() }, Default::default()));
+            Some(Answer { activity, registers })
+        };
+        let (asleep, dead) = (answer(Activity::Halted, 0x202), answer(Activity::Halted, 2));
+        let (running, unstarted) = (answer(Activity::Running, 0x202), answer(Activity::NotStarted, 2));
+        for (answers, waits) in [
+            (&[asleep.clone()][..], true),
+            (&[dead.clone()], false),
+            (&[dead.clone(), unstarted.clone()], false),
+            // Linux halts a processor that it takes offline with interrupts off.
+            (&[asleep.clone(), dead], true),
+            (&[asleep.clone(), unstarted], true),
+            (&[asleep.clone(), running], false),
+            (&[asleep, None], false),
+        ] {
+            assert_eq!(waits_for_interrupt(answers), waits, "{answers:x?}");
+        }
     }
 
     #[test]

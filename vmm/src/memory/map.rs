@@ -10,6 +10,7 @@
 
 use super::Gpa;
 use crate::error::Error;
+use crate::host::format_size;
 use simvirtio::abi;
 
 pub use guest::Map;
@@ -109,7 +110,7 @@ const _: () = {
 
 /// The error for a size of RAM that is not allowed. `rule` says which sizes are.
 fn bad_ram_size(rule: &str, bytes: u64) -> Error {
-    Error::Config(format!("--mem must be {rule}, not {bytes:#x} bytes"))
+    Error::Config(format!("--mem must be {rule}, not {}", format_size(bytes)))
 }
 
 /// The size of RAM of the PC map in bytes: `asked` if it is allowed, or 256 MiB.
@@ -147,8 +148,9 @@ pub fn ram_size(map: Map, asked: Option<u64>) -> Result<u64, Error> {
     }
     if map == Map::So2 && bytes != abi::RAM_SIZE {
         return Err(Error::Config(format!(
-            "--mem must be 1M for a guest with SIMVIRTIO, not {bytes:#x} bytes, because SIMVIRTIO's window is at 1 MiB: \
-             leave out --mem, or the options that need SIMVIRTIO"
+            "--mem must be 1M for a guest with SIMVIRTIO, not {}, because SIMVIRTIO's window is at 1 MiB: \
+             leave out --mem, or the options that need SIMVIRTIO",
+            format_size(bytes)
         )));
     }
     Ok(bytes)

@@ -1,6 +1,6 @@
 //! Guest memory: its memory slots, checked access to it, and the memory maps.
-//!
-//! May import the errors and the crate `simvirtio`.
+
+// May import the errors and the crate `simvirtio`.
 #![allow(unsafe_code)]
 
 mod access;

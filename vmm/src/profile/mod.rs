@@ -1,10 +1,10 @@
 //! Profiles: the exits of a vCPU, counted and timed per reason and per site.
-//!
-//! `recorder.rs` notes each exit of the run loop with the times of `clock.rs`. `sites.rs` counts them per site, with the
-//! distributions of `latency.rs`. `trace.rs` keeps the last exits of a machine. `timeline.rs` marks the events of
-//! its run.
-//!
-//! Imports: exits and host functions.
+
+// `recorder.rs` notes each exit of the run loop with the times of `clock.rs`. `sites.rs` counts them per site, with the
+// distributions of `latency.rs`. `trace.rs` keeps the last exits of a machine. `timeline.rs` marks the events of
+// its run.
+//
+// Imports: exits and host functions.
 
 pub(crate) mod clock;
 mod latency;

@@ -210,7 +210,7 @@ mod tests {
         let interrupted = || Script::new([(Exit::Interrupted, FRESH)]);
         let at = |seconds| Deadline::after(Some(Duration::from_secs(seconds)));
         let mut late = Watchdog::new(at(0));
-        assert!(matches!(run(&mut interrupted(), &mut late, None), Stop::Timeout));
+        assert!(matches!(run(&mut interrupted(), &mut late, None), Stop::Timeout(_)));
         let mut early = Watchdog::new(at(60));
         assert!(matches!(early.handle(&Exit::Interrupted, &mut FakeVcpu::default()), Outcome::Resume));
         early.deadline.request_stop();

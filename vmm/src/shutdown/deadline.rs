@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 /// a deadline can have in addition.
 #[derive(Clone, Debug, Default)]
 pub struct Deadline {
-    end: Option<Instant>,
+    /// The limit: its point in time, and its length.
+    end: Option<(Instant, Duration)>,
     /// The wall-clock limit: its point in time, and its length.
     wall: Option<(Instant, Duration)>,
     /// The time that the guest waited for input, in nanoseconds.
@@ -25,7 +26,7 @@ pub struct Deadline {
 impl Deadline {
     /// Creates a deadline at this duration from now. With `None` it never passes.
     pub fn after(timeout: Option<Duration>) -> Self {
-        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let end = timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
         Self { end, ..Self::default() }
     }
 
@@ -87,9 +88,9 @@ impl Deadline {
     fn passed(&self) -> Option<Stop> {
         let now = Instant::now();
         let waited = Duration::from_nanos(self.waited.load(Ordering::Relaxed));
-        let end = self.end.and_then(|end| end.checked_add(waited));
-        if end.is_some_and(|end| now >= end) {
-            return Some(Stop::Timeout);
+        let end = self.end.and_then(|(end, limit)| Some((end.checked_add(waited)?, limit)));
+        if let Some((_, limit)) = end.filter(|(end, _)| now >= *end) {
+            return Some(Stop::Timeout(limit));
         }
         self.wall_passed(now)
     }
@@ -131,6 +132,9 @@ mod tests {
         deadline.extend_by_wait_since(start);
         assert!(matches!(deadline.must_end(), Some(Stop::WallTimeout(of)) if of == limit));
         assert!(matches!(deadline.must_end_wait(), Some(Stop::WallTimeout(_))));
-        assert!(matches!(Deadline::after(Some(Duration::ZERO)).must_end(), Some(Stop::Timeout)));
+        assert!(matches!(
+            Deadline::after(Some(Duration::ZERO)).must_end(),
+            Some(Stop::Timeout(Duration::ZERO))
+        ));
     }
 }

@@ -1,6 +1,8 @@
 //! The x86 processor: the state in which guests start, the CPUID leaves that they see, and their page tables.
 //!
-//! Pure functions. Imports: [`crate::memory`].
+//! All of them are pure functions.
+
+// Imports: `memory`.
 
 pub(crate) mod cpuid;
 pub(crate) mod modes;

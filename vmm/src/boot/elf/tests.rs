@@ -50,7 +50,10 @@ fn refusal(file: Vec<u8>) -> String {
 fn a_valid_executable_is_loaded() {
     let image = Image::elf(elf(0x1010, &[CODE])).unwrap();
     assert_eq!((image.entry(), image.mode(), image.end()), (Gpa(0x1010), Mode::Long, 0x1180));
-    assert_eq!(image.segments(), [Segment { start: Gpa(0x1000), file: 0x200..0x300, size: 0x180 }]);
+    assert_eq!(
+        image.segments(),
+        [Segment { start: Gpa(0x1000), file: 0x200..0x300, size: 0x180, executable: true }]
+    );
 }
 
 #[test]

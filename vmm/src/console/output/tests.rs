@@ -67,7 +67,7 @@ fn a_very_long_line_is_written_in_chunks() {
 fn an_interruption_after_the_deadline_ends_the_run() {
     let mut output = Output::new(Slow::default(), false);
     output.set_deadline(Deadline::after(Some(Duration::ZERO)));
-    assert!(matches!(output.print(b"x"), ControlFlow::Break(Stop::Timeout)));
+    assert!(matches!(output.print(b"x"), ControlFlow::Break(Stop::Timeout(_))));
 }
 
 /// A kick interrupts a long write after a part of it, and the next write blocks again.
@@ -86,7 +86,7 @@ fn a_reader_that_takes_little_at_a_time_does_not_hold_a_run_beyond_its_deadline(
     let mut output = Output::new(Trickle(captured.clone()), false);
     assert!(output.print(b"all").is_continue());
     output.set_deadline(Deadline::after(Some(Duration::ZERO)));
-    assert!(matches!(output.print(b"text"), ControlFlow::Break(Stop::Timeout)));
+    assert!(matches!(output.print(b"text"), ControlFlow::Break(Stop::Timeout(_))));
     assert_eq!(captured.bytes(), b"allt");
     assert!(output.print(b"x").is_continue(), "nothing is left to wait for");
 }

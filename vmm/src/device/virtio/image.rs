@@ -70,6 +70,9 @@ impl Image {
         // For a block device the metadata has no size, so seek to the end.
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let whole = size.next_multiple_of(SECTOR);
+        if size == 0 && metadata.file_type().is_block_device() {
+            return Err(refuse("has no medium: attach one (for a loop device: losetup)".into()));
+        }
         if size == 0 {
             return Err(refuse("is empty: give it a size (truncate -s 64M FILE)".into()));
         }

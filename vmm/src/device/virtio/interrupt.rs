@@ -95,17 +95,32 @@ impl Interrupt {
         self.raise(USED_BUFFER);
     }
 
-    /// Stops the device until the driver resets it: sets DEVICE_NEEDS_RESET and notifies the driver. Each `kind` of
-    /// mistake is reported once, with `why`, because a guest may repeat it without end.
+    /// Stops the device until the driver resets it: sets DEVICE_NEEDS_RESET and notifies the driver. Then reports the
+    /// mistake, as [`report`](Self::report) does.
     pub fn needs_reset(&self, kind: String, why: impl fmt::Display) {
+        self.require_reset();
+        self.report(kind, why);
+    }
+
+    /// Sets DEVICE_NEEDS_RESET and notifies the driver.
+    pub(crate) fn require_reset(&self) {
+        self.set_device_status(status::DEVICE_NEEDS_RESET);
+        self.raise(CONFIG_CHANGE);
+    }
+
+    /// Logs a mistake of the driver. Each `kind` is reported once, with `why`, because a guest may repeat it without end.
+    pub(crate) fn report(&self, kind: String, why: impl fmt::Display) {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if !reported.contains(&kind) {
             reported.push(kind);
             log::warn!("{}: the driver broke the protocol and must reset the device: {why}", self.device);
         }
-        drop(reported);
-        self.set_device_status(status::DEVICE_NEEDS_RESET);
-        self.raise(CONFIG_CHANGE);
+    }
+
+    /// Delays reports until the guard is dropped.
+    #[cfg(test)]
+    pub(crate) fn delay_reports(&self) -> impl Drop + '_ {
+        self.reported.lock().unwrap()
     }
 
     /// The number of kinds of mistakes that were reported.

@@ -113,6 +113,12 @@ impl Mmio {
         self.interrupt.event()
     }
 
+    /// The interrupt and the status, which the device's thread shares.
+    #[cfg(test)]
+    pub(crate) fn shared_interrupt(&self) -> Arc<Interrupt> {
+        self.interrupt.clone()
+    }
+
     /// Begins a run. After `deadline` the device leaves its current request incomplete, and is kicked out of a blocked
     /// write. If the host fails, the device ends the run through `stop_handle`. A second call has no effect.
     pub fn begin_run(&mut self, deadline: Deadline, stop_handle: Arc<StopHandle>) {

@@ -49,11 +49,14 @@ impl WorkerState {
             Ok(()) => {}
             Err(error) => {
                 *queues = Queues::default();
-                drop(device);
-                match error {
-                    QueueError::End(stop) => self.interrupt.end_run(stop),
-                    broken => self.interrupt.needs_reset(broken.kind(), &broken),
+                if let QueueError::End(stop) = error {
+                    drop(device);
+                    return self.interrupt.end_run(stop);
                 }
+                // The driver can reset the device as soon as the lock is released. The bit must not be set after that.
+                self.interrupt.require_reset();
+                drop(device);
+                self.interrupt.report(error.kind(), &error);
             }
         }
     }

@@ -14,6 +14,8 @@ use crate::x86::probe::Probe;
 
 /// The first byte of `int n`.
 const INT: u8 = 0xcd;
+/// RFLAGS: interrupts are on.
+const INTERRUPTS_ON: u64 = 1 << 9;
 
 impl Machine {
     /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU. Empty for Linux.
@@ -35,8 +37,9 @@ impl Machine {
         let calls = image.mode() == Mode::Real && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
-        let mut missing = None;
-        for (vcpu, _) in self.vcpus.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
+        let (mut missing, mut waits) = (None, false);
+        for (vcpu, stop) in self.vcpus.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
+            waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
             vcpus.extend(outside(vcpu, image)?);
             if calls && missing.is_none() {
                 missing = missing_handler(image, &self.memory, vcpu.sregs()?.ss.base, vcpu.regs()?.rsp);
@@ -48,6 +51,7 @@ impl Machine {
             memory: &self.memory,
             vcpus: &vcpus,
             missing_handler: missing,
+            waits_for_interrupt: waits,
             printed: self.output.printed(),
             open_bus,
             loses_stores: self.loses_stores,
@@ -62,7 +66,7 @@ impl Machine {
 /// one, because that saves a call to the kernel after most runs.
 fn outside(vcpu: &mut KvmVcpu, image: &Image) -> Result<Option<Ended>, Error> {
     let rip = vcpu.regs()?.rip;
-    if ends_inside(&image.ranges(), Some(rip)) {
+    if ends_inside(&image.code_ranges(), Some(rip)) {
         return Ok(None);
     }
     let sregs = vcpu.sregs()?;

@@ -14,6 +14,15 @@ const VECTORS: u64 = 0x400;
 /// The bits of the flags that are always the same, and their values (Intel SDM volume 1, section 3.4.3).
 const FIXED_FLAGS: (u16, u16) = (0x802a, 0x0002);
 
+/// The firmware that would have set a handler for the vector, in words. DOS has 0x20 to 0x2f (Microsoft MS-DOS
+/// Programmer's Reference, "Interrupts").
+pub(crate) fn missing_firmware(vector: u8) -> &'static str {
+    match vector {
+        0x20..=0x2f => "no BIOS and no DOS",
+        _ => "no BIOS",
+    }
+}
+
 /// The number of the software interrupt without a handler whose frame is on the stack. `stack` is the linear address of
 /// the stack segment, and `pointer` the stack pointer in it. `None` if there is none.
 pub(crate) fn missing_handler(image: &Image, memory: &GuestMemory, stack: u64, pointer: u64) -> Option<u8> {

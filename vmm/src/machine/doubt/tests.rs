@@ -38,6 +38,7 @@ fn each_doubt_has_its_evidence() {
             memory: &memory,
             vcpus: &[],
             missing_handler: None,
+            waits_for_interrupt: false,
             printed: 0,
             open_bus: &open_bus,
             loses_stores: false,
@@ -50,10 +51,15 @@ fn each_doubt_has_its_evidence() {
     const HERE: Location = Location::At { mode: Mode::Real, cs: 0, rip: 0x2001 };
     let outside = Doubt::EndedOutside { location: HERE, image: image.ranges() };
     assert_eq!(doubts(|_| {}), [Doubt::NothingSeen]);
+    assert_eq!(
+        doubts(|remains| remains.waits_for_interrupt = true),
+        [Doubt::NothingSeen, Doubt::NoInterrupts]
+    );
+    assert_eq!(doubts(|remains| (remains.waits_for_interrupt, remains.printed) = (true, 1)), []);
     assert_eq!(doubts(|remains| remains.printed = 1), []);
     assert_eq!(doubts(|remains| remains.used_simvirtio = true), []);
     assert_eq!(doubts(|remains| remains.stop = &Stop::Exited(0)), []);
-    assert_eq!(doubts(|remains| remains.stop = &Stop::Timeout), []);
+    assert_eq!(doubts(|remains| remains.stop = &Stop::Timeout(std::time::Duration::ZERO)), []);
     assert_eq!(doubts(|remains| remains.missing_handler = Some(0x10)), [Doubt::MissingHandler(0x10)]);
     let vcpus: Change = |remains| {
         remains.vcpus =
@@ -75,6 +81,7 @@ fn a_result_a_screen_and_a_lost_store_are_seen() {
             memory: &memory,
             vcpus: &[],
             missing_handler: None,
+            waits_for_interrupt: false,
             printed: 0,
             open_bus: bus,
             loses_stores,
@@ -93,6 +100,20 @@ fn a_result_a_screen_and_a_lost_store_are_seen() {
     let site = Site { reason: Reason::MmioWrite, place: Some((0xd000_0000, 4)) };
     assert_eq!(doubts(0x2000, &[0], &bus, false), [Doubt::LostStores(site, 1)]);
     assert_eq!(doubts(0x2000, &[0], &bus, true), []);
+}
+
+#[test]
+fn lost_stores_and_interrupts_are_worded_after_their_number() {
+    let site = Site { reason: Reason::MmioWrite, place: Some((0xdead_beef, 4)) };
+    for (count, text) in [
+        (1, "it stored to 0xdeadbeef, where there is no memory or device"),
+        (2, "it stored to 0xdeadbeef, where there is no memory or device (and 1 more such store)"),
+        (3, "it stored to 0xdeadbeef, where there is no memory or device (and 2 more such stores)"),
+    ] {
+        assert_eq!(Doubt::LostStores(site, count).to_string(), text);
+    }
+    assert!(Doubt::MissingHandler(0x21).to_string().contains("this machine has no BIOS and no DOS:"));
+    assert!(Doubt::MissingHandler(0x10).to_string().contains("this machine has no BIOS:"));
 }
 
 #[test]

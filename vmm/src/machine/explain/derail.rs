@@ -2,10 +2,10 @@
 
 use super::State;
 use super::suspicion::Suspicion;
-use super::{features, stack};
+use super::{features, other_mode, stack};
 use crate::boot::Image;
 use crate::exit::Exit;
-use crate::machine::doubt::missing_handler;
+use crate::machine::doubt::{missing_firmware, missing_handler};
 use crate::x86::modes::{self, Mode};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 use simvirtio::abi;
@@ -17,11 +17,22 @@ const MAX_INSTRUCTIONS: usize = 1000;
 
 const RETURNED: &str = "the entry point returned (a ret, and nothing had called it): end it with hlt, or write its exit \
                         code to port 0xf4";
+/// The same for a kernel, whose RSP is 0 at the start.
+const KERNEL_RETURNED: &str = "the entry point returned (a ret, and nothing had called it): end it with a power-off or a \
+                               reset, or write its exit code to port 0xf4";
 
 /// The way in which a guest left its code. `outside`: the instruction pointer is in no segment of the image.
 pub(super) fn derailed(state: &State<'_>, outside: bool) -> Option<Suspicion> {
-    let image = state.scene.image?;
+    let Some(image) = state.scene.image else {
+        let returned =
+            state.scene.is_kernel && (1..=MOST_POPPED).contains(&state.regs.rsp) && state.width == 8;
+        return returned.then(|| KERNEL_RETURNED.into());
+    };
     let is_real = state.sregs.cr0 & modes::CR0_PE == 0;
+    let advice = (is_real == (image.mode() == Mode::Real)).then(|| other_mode::advice(image)).flatten();
+    if advice.is_some() {
+        return advice;
+    }
     if is_real {
         let called = missing_handler(image, state.memory, state.sregs.ss.base, state.regs.rsp);
         let exception = || exception_in_real_mode(state, image);
@@ -54,7 +65,8 @@ pub(super) fn derailed_before_reset(image: &Image, last: &[Exit]) -> Option<Susp
 
 fn no_bios(vector: u8) -> Suspicion {
     format!(
-        "a call of int {vector:#x}, which has no handler, because this machine has no BIOS: print with port 0xe9"
+        "a call of int {vector:#x}, which has no handler, because this machine has {}: print with port 0xe9",
+        missing_firmware(vector)
     )
     .into()
 }

@@ -110,6 +110,11 @@ fn refusal(selector: u16, kind: Kind, register: &str, state: &State<'_>) -> Opti
     }
     let offset = u64::from(selector & !7);
     let last = u64::from(sregs.gdt.limit);
+    if last < 7 {
+        return Some(format!(
+            "#GP: the selector {selector:#x} is outside the GDT, whose limit is {last} (is the address at lgdt right?)"
+        ));
+    }
     if offset.saturating_add(7) > last {
         return Some(format!(
             "#GP: the selector {selector:#x} is outside the GDT, which has {} bytes",

@@ -8,6 +8,10 @@ use simvirtio::abi;
 
 /// The number of bytes at the stack pointer that are compared with the image.
 const COMPARED: u64 = 16;
+/// The largest distance below the start of the stack at which a kernel has not set its stack pointer, in bytes.
+const NEAR: u64 = 0x1_0000;
+const NO_STACK: &str =
+    ": RSP is 0 at the entry (the boot protocol gives no stack): load RSP before the first push or call";
 
 /// The fault of an instruction that uses the stack without naming it, such as `push` and `call`.
 pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion> {
@@ -28,7 +32,8 @@ pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Susp
                     format!("#SS: the stack pointer, {address:#x}, is not canonical").into()
                 }
                 Fault::NotMapped => overflow(state).unwrap_or_else(|| {
-                    format!("#PF: the stack is at {address:#x}, which is not mapped").into()
+                    let advice = if is_below_start_of_kernel(address, state) { NO_STACK } else { "" };
+                    format!("#PF: the stack is at {address:#x}, which is not mapped{advice}").into()
                 }),
             });
         }
@@ -37,11 +42,20 @@ pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Susp
         .then(|| format!("#PF: the stack is at {address:#x}, whose page is read-only").into())
 }
 
+/// True for a kernel that has never set RSP, and uses addresses below 0.
+fn is_below_start_of_kernel(address: u64, state: &State<'_>) -> bool {
+    state.scene.is_kernel && address.wrapping_neg() <= NEAR
+}
+
 /// The place into which the stack has grown, if it has.
 pub(super) fn overflow(state: &State<'_>) -> Option<Suspicion> {
     let pointer = state.stack_offset();
     let at = state.probe.linear(state.sregs.ss.base, pointer);
     let top = state.scene.stack_top?;
+    // A stack that has not moved has not grown.
+    if pointer == top {
+        return None;
+    }
     let into = if overwrote_image(state, at) {
         "the image, and overwritten it"
     } else if (TABLES.0..TABLES.0.saturating_add(TABLES_SIZE)).contains(&at) {

@@ -7,7 +7,6 @@ use super::registers::register_value;
 use super::{Fault, State, features, selectors, stack};
 use crate::x86::modes;
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
-use simvirtio::abi;
 use std::borrow::Cow;
 
 /// A probable cause, as a phrase.
@@ -24,16 +23,6 @@ pub(super) fn of_fetch(fault: Fault) -> Suspicion {
     .into()
 }
 
-/// The suspicion if there is no memory at the instruction's guest physical address. `has_window`: the machine has
-/// SIMVIRTIO.
-pub(super) fn of_place_without_memory(gpa: u64, has_window: bool) -> Suspicion {
-    let is_window = (abi::WINDOW..abi::DOORBELL.saturating_add(abi::DOORBELL_SIZE)).contains(&gpa);
-    match is_window && has_window {
-        true => "a jump into the window of SIMVIRTIO, which holds registers and no code".into(),
-        false => "a jump to a wrong address, where there is no memory".into(),
-    }
-}
-
 /// The suspicion for an instruction at a mapped address with memory.
 pub(super) fn of_instruction(
     instruction: &Instruction,
@@ -45,9 +34,7 @@ pub(super) fn of_instruction(
         Mnemonic::Add if bytes.iter().take(4).all(|byte| *byte == 0) => Some(
             "execution of zeroed memory: the guest ran past the end of its code, or jumped to a wrong address",
         ),
-        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::INVALID => {
-            Some("#UD: an undefined instruction")
-        }
+        _ if is_undefined(instruction) => Some("#UD: an undefined instruction"),
         Mnemonic::Hlt if in_ring_3 => {
             Some("#GP: hlt is a privileged instruction, and the guest is in ring 3: write port 0xf4 instead")
         }
@@ -63,6 +50,11 @@ pub(super) fn of_instruction(
         .or_else(|| of_operation(instruction, state))
 }
 
+/// True if the instruction raises #UD in every state.
+pub(super) fn is_undefined(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::INVALID)
+}
+
 /// The suspicion for what an instruction does with its operands.
 fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion> {
     Some(match instruction.mnemonic() {
@@ -70,6 +62,14 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
             "#DE: a division by zero, or a quotient that does not fit in its register".into()
         }
         Mnemonic::Int | Mnemonic::Int3 => "a software interrupt without a handler".into(),
+        Mnemonic::Vmcall | Mnemonic::Vmmcall => {
+            let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
+            format!(
+                "#UD: {name} is not the hypercall instruction of this host: call the VMM with out dx, eax on port 0x500 \
+                 (docs/abi.md, section 7)"
+            )
+            .into()
+        }
         mnemonic @ (Mnemonic::Rdmsr | Mnemonic::Wrmsr) => {
             let index = state.regs.rcx & 0xffff_ffff;
             let value = if mnemonic == Mnemonic::Wrmsr { ", or it does not take this value" } else { "" };
@@ -95,11 +95,13 @@ fn of_operand(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion>
         Ok(mapping) => mapping,
         Err(error) => {
             return Some(match Fault::from(error) {
-                Fault::NotMapped => "#PF: the operand's address is not mapped".into(),
+                Fault::NotMapped => format!("#PF: the operand's address, {address:#x}, is not mapped").into(),
                 Fault::NotCanonical if instruction.memory_segment() == Register::SS => {
-                    "#SS: the operand's address, on the stack, is not canonical".into()
+                    format!("#SS: the operand's address, {address:#x}, on the stack, is not canonical").into()
                 }
-                Fault::NotCanonical => "#GP: the operand's address is not canonical".into(),
+                Fault::NotCanonical => {
+                    format!("#GP: the operand's address, {address:#x}, is not canonical").into()
+                }
             });
         }
     };

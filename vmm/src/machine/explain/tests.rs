@@ -26,7 +26,7 @@ fn explain_in(mode: Mode, code: &[u8], regs: kvm_regs) -> Explanation {
 
 /// A guest that died, about which nothing else is known.
 const DIED: Scene<'_> =
-    Scene { image: None, stack_top: None, stack_base: None, has_window: false, died: true };
+    Scene { image: None, stack_top: None, stack_base: None, is_kernel: false, has_window: false, died: true };
 
 fn at_code() -> kvm_regs {
     kvm_regs { rip: 0x1000, rsp: 0xf_fff0, ..Default::default() }
@@ -54,7 +54,7 @@ fn each_faulting_instruction_has_its_suspicion() {
 
 #[test]
 fn an_operand_at_a_wrong_address_is_suspected() {
-    let unmapped = "#PF: the operand's address is not mapped";
+    let unmapped = "#PF: the operand's address, 0x10000000000, is not mapped";
     // mov eax, [rbx]
     let load: &[u8] = &[0x8b, 0x03];
     // RBX is past the end of the identity map.
@@ -70,7 +70,10 @@ fn an_operand_at_a_wrong_address_is_suspected() {
         assert_eq!(explain(code, regs).suspicion(), None, "{code:x?}");
     }
     let regs = kvm_regs { rbx: 1 << 62, rbp: 1 << 62, ..at_code() };
-    assert_eq!(explain(load, regs).suspicion(), Some("#GP: the operand's address is not canonical"));
+    assert_eq!(
+        explain(load, regs).suspicion(),
+        Some("#GP: the operand's address, 0x4000000000000000, is not canonical")
+    );
     // mov eax, [rbp + 0]
     assert!(explain(&[0x8b, 0x45, 0], regs).suspicion().unwrap().starts_with("#SS: "));
 }
@@ -153,4 +156,5 @@ fn any_page_tables_and_registers_can_be_explained() {
     }
 }
 
+mod astray;
 mod mistakes;

@@ -165,6 +165,26 @@ fn a_device_that_cannot_continue_ends_the_run() {
 }
 
 #[test]
+fn a_device_that_fails_while_it_stops_has_given_the_reason_when_it_has_stopped() {
+    let (memory, log) = (memory(), Arc::new(Log::default()));
+    let (begun, has_begun) = mpsc::channel();
+    let (end, may_end) = mpsc::channel();
+    let backend = Echo { log, begun: Some(begun), may_end: Some(may_end), must_be_heard: true };
+    let mut device = Mmio::new(backend, memory.clone()).unwrap();
+    let stop_handle = begin_run(&mut device, Deadline::default());
+    let (mut first, _) = rings(&memory);
+    first.add(REQUEST);
+    start(&mut device, FEATURES, &[&first]);
+    has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
+    let stopper = thread::spawn(move || device.stop());
+    thread::sleep(Duration::from_millis(30));
+    assert!(!stopper.is_finished() && !stop_handle.has_ended());
+    drop(end);
+    stopper.join().unwrap().unwrap();
+    assert!(matches!(stop_handle.reason(), Some(Stop::HostFailed(_))), "{:?}", stop_handle.reason());
+}
+
+#[test]
 fn an_invalid_ring_makes_the_device_need_a_reset() {
     let (mut device, memory, _) = echo();
     let (mut first, _) = rings(&memory);
@@ -178,6 +198,27 @@ fn an_invalid_ring_makes_the_device_need_a_reset() {
     assert_eq!(read(&mut device, STATUS), 15 | DEVICE_NEEDS_RESET);
     write(&mut device, STATUS, 0);
     assert_eq!(read(&mut device, STATUS), 0);
+}
+
+#[test]
+fn a_mistake_from_before_a_reset_does_not_stop_the_device_after_it() {
+    let (mut device, memory, _) = echo();
+    let (mut first, _) = rings(&memory);
+    let interrupt = device.shared_interrupt();
+    let delayed = interrupt.delay_reports();
+    start(&mut device, FEATURES, &[&first]);
+    first.set_avail_index(17);
+    write(&mut device, QUEUE_NOTIFY, 0);
+    // The thread finds the mistake meanwhile, and waits before it reports it.
+    thread::sleep(Duration::from_millis(100));
+    write(&mut device, STATUS, 0);
+    let (mut first, _) = rings(&memory);
+    start(&mut device, FEATURES, &[&first]);
+    drop(delayed);
+    first.add(REQUEST);
+    write(&mut device, QUEUE_NOTIFY, 0);
+    assert!(soon(|| first.used().is_some()));
+    assert_eq!(read(&mut device, STATUS), 15);
 }
 
 #[test]
@@ -247,7 +288,7 @@ fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     thread::sleep(Duration::from_millis(20));
     let resetter = thread::spawn(move || write(&mut device, STATUS, 0));
     assert!(soon(|| resetter.is_finished()));
-    assert!(soon(|| matches!(stop_handle.reason(), Some(Stop::Timeout))));
+    assert!(soon(|| matches!(stop_handle.reason(), Some(Stop::Timeout(_)))));
 }
 
 #[test]

@@ -9,21 +9,30 @@ use iced_x86::code_asm::*;
 use simvirtio::abi;
 
 /// The place of the code.
-const START: u64 = 0x1000;
+pub(super) const START: u64 = 0x1000;
 
 /// A guest in a machine with SIMVIRTIO: its code at 0x1000, and the state in which it died.
-struct Dead {
-    mode: Mode,
-    image: Image,
-    memory: GuestMemory,
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    died: bool,
+pub(super) struct Dead {
+    pub(super) mode: Mode,
+    pub(super) image: Image,
+    pub(super) memory: GuestMemory,
+    pub(super) regs: kvm_regs,
+    pub(super) sregs: kvm_sregs,
+    pub(super) died: bool,
 }
 
 impl Dead {
     /// A guest of this mode that died at its entry point.
-    fn new(mode: Mode, write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Self {
+    pub(super) fn new(mode: Mode, write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Self {
+        Self::at(START, mode, write)
+    }
+
+    /// The same, with its code at another address.
+    pub(super) fn at(
+        start: u64,
+        mode: Mode,
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Self {
         let bits = match mode {
             Mode::Real => 16,
             Mode::Protected => 32,
@@ -31,7 +40,7 @@ impl Dead {
         };
         let mut code = CodeAssembler::new(bits).unwrap();
         write(&mut code).unwrap();
-        let image = Image::flat(code.assemble(START).unwrap(), mode, Gpa(START)).unwrap();
+        let image = Image::flat(code.assemble(start).unwrap(), mode, Gpa(start)).unwrap();
         let memory = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE), (TABLES, TABLES_SIZE)]).unwrap();
         image.load(&memory, abi::RAM_SIZE).unwrap();
         memory.write(TABLES, &modes::bytes(&modes::gdt(mode))).unwrap();
@@ -39,7 +48,7 @@ impl Dead {
         memory.write(Gpa(TABLES.0 + PAGE), &map).unwrap();
         let alone = modes::VcpuIndex::ALONE;
         let sregs = modes::sregs(mode, kvm_sregs::default(), TABLES, alone);
-        let regs = modes::regs(mode, Gpa(START), alone);
+        let regs = modes::regs(mode, Gpa(start), alone);
         Self { mode, image, memory, regs, sregs, died: true }
     }
 
@@ -49,6 +58,7 @@ impl Dead {
             image: Some(&self.image),
             stack_top: Some(modes::regs(self.mode, Gpa(START), alone).rsp),
             stack_base: Some(0),
+            is_kernel: false,
             has_window: true,
             died: self.died,
         };
@@ -59,12 +69,12 @@ impl Dead {
 }
 
 /// A guest in long mode.
-fn long(write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Dead {
+pub(super) fn long(write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Dead {
     Dead::new(Mode::Long, write)
 }
 
 #[track_caller]
-fn assert_suspects(dead: &Dead, text: &str) {
+pub(super) fn assert_suspects(dead: &Dead, text: &str) {
     let suspicion = dead.suspicion();
     assert!(suspicion.starts_with(text), "{suspicion}");
 }
@@ -110,6 +120,16 @@ fn a_ret_of_a_function_is_not_that_of_the_entry_point() {
     let mut looping = long(CodeAssembler::ret);
     looping.died = false;
     assert_suspects(&looping, "none");
+}
+
+#[test]
+fn a_return_is_recognised_in_code_that_was_overwritten() {
+    let mut dead = Dead::new(Mode::Real, CodeAssembler::ret);
+    dead.regs.rsp = 0xefb2;
+    assert_ne!(dead.suspicion(), RETURNED, "the guest is still in its code");
+    // The guest ran through memory until it came back to the place of its code.
+    dead.memory.write(Gpa(START), &[0xdf, 0x00]).unwrap();
+    assert_suspects(&dead, RETURNED);
 }
 
 #[test]
@@ -311,7 +331,7 @@ fn exceptions_in_real_mode_are_found_on_the_stack() {
         ((|code| code.div(cx)) as fn(&mut CodeAssembler) -> Result<(), IcedError>, "#DE: a division by zero"),
         (CodeAssembler::ud2, "#UD: an undefined instruction, at 0000:1000, and real mode has no handler"),
         (|code| code.xorps(xmm0, xmm0), "#UD: SSE is not enabled"),
-        (CodeAssembler::nop, "none"),
+        (CodeAssembler::nop, "it left its image"),
     ] {
         let mut dead = Dead::new(Mode::Real, write);
         let frame = [START as u16, 0, 2].map(u16::to_le_bytes);

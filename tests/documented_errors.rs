@@ -1,0 +1,176 @@
+//! The errors of the command line and of images, as `docs/errors.md` lists them.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use report::SavedProfile;
+use std::fs::File;
+use std::process::ExitCode;
+use support::{Files, assert_error, elf, kvm_test, plain_test, ran};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        plain_test("unusable_images_are_status_116", bad_images),
+        plain_test("usage_errors_match_their_documentation_without_kvm", || {
+            table_of_errors(is_found_without_kvm);
+        }),
+        kvm_test("run_errors_match_their_documentation", || {
+            table_of_errors(|status| !is_found_without_kvm(status));
+        }),
+        kvm_test("a_boot_sector_runs_at_its_address", boot_sector_runs),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+fn bad_images() {
+    let files = Files::new();
+    assert_error(&ran(&["/"]), 116, "not a regular file");
+    let link = files.0.path().join("link");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    assert_error(&ran(&[link.to_str().unwrap()]), 116, "cannot read");
+    let sparse = files.write("sparse", b"");
+    File::options().write(true).open(&sparse).unwrap().set_len(1 << 40).unwrap();
+    assert_error(&ran(&[&sparse]), 116, "give a smaller file");
+    assert_error(&ran(&["/dev/zero"]), 116, "not a regular file");
+    assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty: the image is empty");
+    assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "cut: the ELF file");
+    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32-bit");
+    assert_error(&ran(&[&format!("{}@0x10000", files.write("high", &[0xf4]))]), 116, "real-mode");
+    let past = format!("{}@0xfffff:32", files.write("past", &[0x90, 0xf4]));
+    assert_error(&ran(&[&past, "--mem", "1M"]), 116, "guest's memory is [0x0, 0x100000)");
+    let covering = files.write("covering", &[0x90; 0x401]);
+    assert_error(&ran(&[&covering, "--verify"]), 116, "at 0x400 to 0x407");
+    let executable = files.write("elf", &elf(0x1000, &[0xf4]));
+    let mode = "is an ELF64 file, which starts only in the modes long and user64, not in protected mode: leave out the mode,";
+    for arguments in [&[executable.as_str(), "--mode", "32"][..], &[&format!("{executable}:32")]] {
+        let refused = ran(arguments);
+        assert_error(&refused, 110, mode);
+        assert!(!refused.stderr.contains("address"), "{}", refused.stderr);
+    }
+    assert_error(&ran(&[&format!("{executable}@0")]), 110, "is an ELF file");
+    // Reserved addresses: outside RAM, where the VMM has its tables, and in the device window.
+    for (address, options, status, text) in [
+        (0xffff_0000, &[][..], 116, "guest's memory"),
+        (0xfffc_0000, &[], 116, "guest's memory"),
+        (0x10_0000, &["--transport", "exit"], 110, "window is at 1 MiB"),
+    ] {
+        let file = files.write("reserved", &elf(address, &[0xf4]));
+        assert_error(&ran(&[&[file.as_str()], options].concat()), status, text);
+    }
+}
+
+/// Returns true for the statuses of errors on the command line and in files. They are reported before `/dev/kvm` is opened.
+fn is_found_without_kvm(status: &str) -> bool {
+    matches!(status, "110" | "116")
+}
+
+/// An ELF64 file of another type than that of an executable (`e_type`).
+fn elf_of_type(kind: u8) -> Vec<u8> {
+    let mut file = elf(0x1000, &[0xf4]);
+    file[16] = kind;
+    file
+}
+
+/// A boot sector that prints "!" and halts: mov al, '!'; out 0xe9, al; hlt
+fn boot_sector() -> Vec<u8> {
+    let mut sector = vec![0; 512];
+    sector[..5].copy_from_slice(&[0xb0, b'!', 0xe6, 0xe9, 0xf4]);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// A flat multiboot kernel: its header, and hlt.
+fn multiboot() -> Vec<u8> {
+    let header = [0x1bad_b002u32, 0, 0u32.wrapping_sub(0x1bad_b002)].map(u32::to_le_bytes);
+    [header.as_flattened(), &[0xf4]].concat()
+}
+
+/// The files that `docs/errors.md` names, with their paths.
+fn documented_files(files: &Files) -> Vec<(&'static str, String)> {
+    let mut elf32 = elf(0x1000, &[0xf4]);
+    elf32[4] = 1;
+    let huge = files.write("huge", b"");
+    File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
+    let link = files.0.path().join("loop").to_str().unwrap().to_string();
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    let mut profile = SavedProfile { vcpus: vec![Default::default()], ..SavedProfile::default() };
+    profile.program = "vmm".into();
+    let mut saved = Vec::new();
+    profile.write(&mut saved).unwrap();
+    let later = String::from_utf8(saved.clone()).unwrap().replace("\"version\":1", "\"version\":2");
+    let damaged = String::from_utf8(saved.clone()).unwrap().replace("\"elapsed_ns\":0", "\"elapsed_ns\":1.5");
+    vec![
+        ("PROFILE", files.write("profile", &saved)),
+        ("CUT_PROFILE", files.write("cut-profile", &saved[..saved.len() / 2])),
+        ("LATER", files.write("later", later.as_bytes())),
+        ("DAMAGED", files.write("damaged", damaged.as_bytes())),
+        ("CUT_TRACE", files.write("cut-trace", b"vmmtrace\x01\0\x30\0\x01\0\0\0\0\0\0\0")),
+        ("NOWHERE", files.0.path().join("nowhere/file").to_str().unwrap().into()),
+        ("FLAT", files.write("flat", &[0xf4])),
+        ("EMPTY", files.write("empty", b"")),
+        ("QCOW2", files.write("qcow2", b"QFI\xfb\0\0\0\x03")),
+        ("GZIP", files.write("gzip", b"\x1f\x8b\x08")),
+        ("FOLDER", files.0.path().to_str().unwrap().into()),
+        ("HUGE", huge),
+        ("LOOP", link),
+        ("MISSING", files.0.path().join("missing").to_str().unwrap().into()),
+        ("CUT", files.write("cut", b"\x7fELF")),
+        ("ELF32", files.write("elf32", &elf32)),
+        ("ELF", files.write("elf", &elf(0x1000, &[0xf4]))),
+        ("HIGH_ELF", files.write("high-elf", &elf(0x40_0000, &[0xf4]))),
+        ("OBJECT", files.write("object", &elf_of_type(1))),
+        ("LIBRARY", files.write("library", &elf_of_type(3))),
+        ("TEXT", files.write("text", b"a line of text\n")),
+        ("SOURCE", files.write("source", b"bits 16\n    hlt\n")),
+        ("BOOT_SECTOR", files.write("boot-sector", &boot_sector())),
+        ("MULTIBOOT", files.write("multiboot", &multiboot())),
+        // mov ax, 0xe41; int 0x10; hlt
+        ("BIOS", files.write("bios", &[0xb8, 0x41, 0x0e, 0xcd, 0x10, 0xf4])),
+        ("MISPLACED", files.write("misplaced", guest::find("real16-hello").unwrap().image)),
+        ("COVERING", files.write("covering", &[0x90; 0x401])),
+        // jmp $; and mov al, 0xfe; out 0x64, al
+        ("KERNEL", files.write("kernel", &elf(0x10_0000, &[0xeb, 0xfe]))),
+        ("REBOOTS", files.write("reboots", &elf(0x10_0000, &[0xb0, 0xfe, 0xe6, 0x64]))),
+    ]
+}
+
+/// Runs the commands of `docs/errors.md` whose status passes the filter, and compares status and message.
+fn table_of_errors(filter: fn(&str) -> bool) {
+    let files = Files::new();
+    let names = documented_files(&files);
+    let mut rows = 0;
+    for line in include_str!("../docs/errors.md").lines() {
+        let Some(row) = line.strip_prefix("| `vmm ") else { continue };
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        let [command, status, message] = cells.as_slice() else { panic!("{line}") };
+        if !filter(status) {
+            continue;
+        }
+        let arguments: Vec<String> = command
+            .trim_end_matches('`')
+            .split(' ')
+            .map(|word| {
+                let (name, rest) = word.split_at(word.find('@').unwrap_or(word.len()));
+                let file = names.iter().find(|(known, _)| *known == name);
+                file.map_or(word.to_string(), |(_, path)| format!("{path}{rest}"))
+            })
+            .collect();
+        let ran = ran(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let reset = ran.stderr.contains("this host resets a CPU");
+        assert_eq!(ran.status.to_string(), *status, "{line}\n{}", ran.stderr);
+        let quoted = message.strip_prefix('`').and_then(|text| text.strip_suffix('`'));
+        let message = quoted.unwrap_or(message);
+        assert!(reset || ran.stderr.contains(message), "{line}\n{}", ran.stderr);
+        rows += 1;
+    }
+    assert!(rows > 30, "{rows} rows");
+}
+
+fn boot_sector_runs() {
+    let files = Files::new();
+    let sector = files.write("sector", &boot_sector());
+    let ran = ran(&[&format!("{sector}@0x7c00")]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "!"), "{}", ran.stderr);
+}
