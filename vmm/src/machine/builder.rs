@@ -224,7 +224,7 @@ impl Builder {
         self
     }
 
-    /// Expects the guest to store where nothing is, on purpose. Otherwise such a store is a
+    /// Expects the guest to store where nothing is, or to make hypercalls that fail, on purpose. Otherwise this is a
     /// [`Doubt`](crate::machine::Doubt).
     pub fn loses_stores(mut self, loses_stores: bool) -> Self {
         self.loses_stores = loses_stores;
