@@ -5,7 +5,7 @@ mod support;
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{
-    CodeAssembler, IcedError, al, assemble, ax, ds, eax, edi, halt_with_42, halt_with_42_in_eax, si,
+    CodeAssembler, IcedError, al, assemble, ax, ds, dx, eax, edi, edx, halt_with_42, halt_with_42_in_eax, si,
 };
 use support::assembler::{byte_ptr, dword_ptr, word_ptr};
 use support::{Files, kvm_test, ran, run_machine};
@@ -84,10 +84,35 @@ fn prints_on_a_wrong_port(code: &mut CodeAssembler) -> Result<(), IcedError> {
     halt_with_42(code)
 }
 
+/// Prints bytes of memory that is zero.
+fn prints_zeroes(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(si, 0x3000)?;
+    code.lodsb()?;
+    code.out(0xe9, al)?;
+    halt_with_42(code)?;
+    code.db(b"Hello, world!\n\0")
+}
+
+/// Makes a hypercall that does not exist.
+fn calls_an_unknown_number(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(eax, 99)?;
+    code.mov(edx, 0x500)?;
+    code.out(dx, eax)?;
+    halt_with_42_in_eax(code)
+}
+
+/// Switches QEMU off.
+fn switches_qemu_off(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(dx, 0x604)?;
+    code.mov(ax, 0x2000)?;
+    code.out(dx, ax)?;
+    halt_with_42(code)
+}
+
 type Payload = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// The guests with a doubt: name, bits, address, code, status without verification, and the doubt.
-const DOUBTFUL: [(&str, u32, u64, Payload, i32, &str); 6] = [
+const DOUBTFUL: [(&str, u32, u64, Payload, i32, &str); 9] = [
     ("screen", 16, 0x1000, writes_to_the_screen, 0, "it wrote \"A\" to the text screen at 0xb8000"),
     (
         "bios",
@@ -113,6 +138,9 @@ const DOUBTFUL: [(&str, u32, u64, Payload, i32, &str); 6] = [
         0,
         "it ended in real mode at 0000:3001, outside its image (0x1000 to 0x100d)",
     ),
+    ("zeroes", 16, 0x1000, prints_zeroes, 0, "it printed only bytes that are 0 or 0xff (1)"),
+    ("hypercall", 32, 0x1000, calls_an_unknown_number, 0, "its hypercall 99 failed with -38 (ENOSYS"),
+    ("qemu", 16, 0x1000, switches_qemu_off, 0, "it wrote to port 0x604, which switches QEMU off"),
     ("nowhere", 32, 0x1000, stores_nowhere, 0, "it stored to 0xd0000000, where there is no memory or device"),
     (
         "port",

@@ -134,7 +134,7 @@ pub struct Guest {
     pub kev: bool,
     /// The MSR rules that the guest needs: register number and rule.
     pub msrs: &'static [(u32, MsrRule)],
-    /// If set, the guest writes to ports without a device, on purpose.
+    /// If set, the guest writes to ports without a device, or makes hypercalls that fail, on purpose.
     pub loses_stores: bool,
     /// The length of the SIMVIRTIO queues in bytes that `output` and the exits are for; `None` for the default.
     pub queue_len: Option<u16>,

@@ -43,6 +43,8 @@ struct Sink {
     limit: Option<Limit>,
     /// The bytes that the guest printed in this run.
     printed: u64,
+    /// One of these bytes is neither 0 nor 0xff.
+    printed_text: bool,
     observer: Option<Observer>,
     prompt: Option<Prompt>,
     /// Makes control characters visible. `None` if they are written as they are.
@@ -74,6 +76,7 @@ impl Output {
             deadline: Deadline::default(),
             limit: None,
             printed: 0,
+            printed_text: false,
             observer: None,
             prompt: None,
             escaper: None,
@@ -105,7 +108,14 @@ impl Output {
         *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.set_deadline(deadline);
         self.set_limit(limit);
-        self.lock().printed = 0;
+        let mut sink = self.lock();
+        (sink.printed, sink.printed_text) = (0, false);
+    }
+
+    /// True if the guest has printed a byte in this run that is neither 0 nor 0xff, which are what memory without a text
+    /// holds.
+    pub(crate) fn printed_text(&self) -> bool {
+        self.lock().printed_text
     }
 
     /// The bytes that the guest has printed in this run.
@@ -231,6 +241,7 @@ impl Sink {
             observer(text);
         }
         self.printed = self.printed.saturating_add(text.len() as u64);
+        self.printed_text = self.printed_text || text.iter().any(|byte| !matches!(byte, 0 | 0xff));
         match &mut self.escaper {
             Some(escaper) => escaper.push(text, &mut self.waiting),
             None => self.waiting.extend_from_slice(text),

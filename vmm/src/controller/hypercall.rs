@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::exit::HYPERCALL_PORT;
 use crate::exit::{Exit, Outcome, Stop};
 use crate::x86::probe::Probe;
+use std::fmt;
 use std::ops::ControlFlow;
 
 /// Hypercall number of `HaltCpu(code)`, which ends this vCPU. The machine ends when all its vCPUs have ended.
@@ -34,12 +35,57 @@ pub fn name(call: u32) -> Option<&'static str> {
 #[derive(Debug)]
 pub struct Hypercalls {
     output: Output,
+    failed: Option<FailedCalls>,
+}
+
+/// Hypercalls that failed: the first one, and the number of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedCalls {
+    /// The number of the first call that failed.
+    pub call: u32,
+    /// Its errno, as a positive number.
+    pub errno: i32,
+    /// The number of all calls that failed.
+    pub count: u64,
+}
+
+impl FailedCalls {
+    /// Adds later calls.
+    #[must_use]
+    pub fn and(self, later: Self) -> Self {
+        Self { count: self.count.saturating_add(later.count), ..self }
+    }
+}
+
+impl fmt::Display for FailedCalls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, errno, count } = *self;
+        match name(call) {
+            Some(name) => write!(f, "its hypercall {name} failed with -{errno}")?,
+            None => write!(f, "its hypercall {call} failed with -{errno}")?,
+        }
+        f.write_str(match errno {
+            libc::EFAULT => " (EFAULT: the text is not in memory)",
+            libc::EMSGSIZE => " (EMSGSIZE: the text is too long)",
+            libc::ENOSYS => " (ENOSYS: there is no such call)",
+            _ => "",
+        })?;
+        match count.saturating_sub(1) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more failed"),
+        }
+    }
 }
 
 impl Hypercalls {
     /// Creates the controller. Prints go to `output`.
     pub fn new(output: Output) -> Self {
-        Self { output }
+        Self { output, failed: None }
+    }
+
+    /// The calls that failed, if any.
+    pub fn failed(&self) -> Option<FailedCalls> {
+        self.failed
     }
 
     fn call(&mut self, call: u32, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
@@ -57,6 +103,10 @@ impl Hypercalls {
             }
             _ => -i64::from(libc::ENOSYS),
         };
+        if let Some(errno) = result.checked_neg().filter(|errno| *errno > 0) {
+            let now = FailedCalls { call, errno: errno.try_into().unwrap_or(i32::MAX), count: 1 };
+            self.failed = Some(self.failed.map_or(now, |failed| failed.and(now)));
+        }
         regs.rax = result.cast_unsigned();
         vcpu.set_regs(&regs)?;
         Ok(Outcome::Resume)
@@ -154,6 +204,20 @@ mod tests {
         let mut vcpu = vcpu(0, 0);
         assert!(matches!(call(99, &mut vcpu).0, Outcome::Resume));
         assert_eq!(vcpu.regs.rax as i64, -i64::from(libc::ENOSYS));
+    }
+
+    #[test]
+    fn failed_calls_are_counted() {
+        let mut hypercalls = Hypercalls::new(Output::captured().0);
+        let mut call = |number, address| {
+            hypercalls.handle(&Exit::Hypercall { number }, &mut vcpu(address, 1));
+            hypercalls.failed()
+        };
+        assert_eq!(call(HYPERCALL_PRINT, 0x1ff8), None);
+        let failed = |count| Some(FailedCalls { call: 1, errno: libc::EFAULT, count });
+        assert_eq!(call(HYPERCALL_PRINT, 0x8000_0000), failed(1));
+        assert_eq!(call(99, 0), failed(2));
+        assert_eq!(call(HYPERCALL_PRINT, 0x1ff8), failed(2));
     }
 
     #[test]

@@ -31,18 +31,27 @@ pub struct OpenBus {
 }
 
 /// Ports of a PC's legacy devices. Guests write to them to switch these devices off or to wait, which needs no device:
-/// the interrupt controllers, the timer, the keyboard controller with system control ports B and A, the clock, the boot
-/// mark, the cursor of the text screen, and the PCI configuration address.
-const QUIET_PORTS: [std::ops::RangeInclusive<u64>; 10] = [
-    0x20..=0x21,
+/// the DMA controllers with their pages, the interrupt controllers with their mode and edge registers, the timer, the
+/// keyboard controller with system control ports B and A, the clock, the boot mark, a port for delays, the numeric
+/// coprocessor, the disk and floppy controllers' control registers, the registers of the text screen, and the PCI
+/// configuration address.
+const QUIET_PORTS: [std::ops::RangeInclusive<u64>; 17] = [
+    0x00..=0x0f,
+    0x20..=0x23,
     0x40..=0x43,
     0x60..=0x61,
     0x64..=0x64,
     0x70..=0x71,
-    0x80..=0x80,
+    0x80..=0x8f,
     0x92..=0x92,
     0xa0..=0xa1,
+    0xc0..=0xdf,
+    0xed..=0xed,
+    0xf0..=0xf1,
+    0x376..=0x376,
     0x3d4..=0x3d5,
+    0x3f2..=0x3f7,
+    0x4d0..=0x4d1,
     0xcf8..=0xcf8,
 ];
 
@@ -151,7 +160,17 @@ mod tests {
         };
         let out = |port| Exit::PioOut { port, size: 1, data: 0 };
         let store = Exit::MmioWrite { address: 0xd000_0000, size: 4, data: 0 };
-        assert_eq!(lost(&[out(0x21), out(0x43), out(0x80), Exit::PioIn { port: 0xe8, size: 1 }]), None);
+        assert_eq!(
+            lost(&[
+                out(0x21),
+                out(0x43),
+                out(0x80),
+                out(0x3f2),
+                out(0x4d0),
+                Exit::PioIn { port: 0xe8, size: 1 }
+            ]),
+            None
+        );
         assert_eq!(lost(&[out(0x80), out(0xe8), store]), Some((Reason::PioOut, Some((0xe8, 1)), 4)));
         assert_eq!(lost(&[store]), Some((Reason::MmioWrite, Some((0xd000_0000, 4)), 2)));
         assert_eq!(lost(&[Exit::MmioRead { address: 0xd000_0000, size: 4 }]), None);

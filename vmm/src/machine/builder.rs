@@ -227,7 +227,8 @@ impl Builder {
         self
     }
 
-    /// Says that stores to unclaimed addresses are intended and are no [`Doubt`](crate::machine::Doubt). Off by default.
+    /// Says that stores to unclaimed addresses and hypercalls that fail are intended and are no
+    /// [`Doubt`](crate::machine::Doubt). Off by default.
     pub fn loses_stores(mut self, loses_stores: bool) -> Self {
         self.loses_stores = loses_stores;
         self

@@ -4,27 +4,30 @@
 //! or later. The doubts are found in what is left after the run: the place of each vCPU, memory, and the exits. They
 //! cost a small run about a microsecond.
 
+mod code;
 mod gather;
-mod misplaced_text;
 mod missing_handler;
+mod screen;
+mod silence;
 #[cfg(test)]
 mod tests;
 
-use misplaced_text::misplaced_text;
 pub(super) use missing_handler::{missing_firmware, missing_handler};
 
 use crate::boot::{Image, list_ranges};
 use crate::controller::OpenBus;
+use crate::controller::hypercall::FailedCalls;
 use crate::controller::vcpu::Location;
 use crate::exit::{Reason, Site, Stop};
 use crate::memory::{Gpa, GuestMemory};
 use crate::profile::Profile;
+use silence::silence;
 use simvirtio::abi;
 use std::fmt;
 use std::ops::Range;
 
-/// The text screen of a PC: 25 rows of 80 cells, each a character and an attribute. Here it is plain RAM.
-const TEXT_SCREEN: Range<u64> = 0xb8000..0xb8fa0;
+/// The ports at which a guest switches QEMU off.
+const QEMU_POWER_OFF: [u64; 2] = [0x604, 0xb004];
 /// The longest excerpt of a text, in characters.
 const EXCERPT: usize = 40;
 
@@ -54,6 +57,19 @@ pub enum Doubt {
         /// The address at which the image should be loaded.
         load_at: u64,
     },
+    /// A flat binary printed no text, and its code prints one only if it is run in another mode.
+    OtherMode {
+        /// The text.
+        text: String,
+        /// The modes, as in the argument of `vmm run`.
+        modes: Vec<&'static str>,
+        /// The address at which the image should be loaded.
+        load_at: u64,
+    },
+    /// A flat binary with a text printed this number of bytes, which are all 0 or 0xff.
+    BlankOutput(u64),
+    /// Hypercalls failed.
+    FailedHypercall(FailedCalls),
     /// The guest stored to places where nothing is: the first place, and the number of all stores.
     LostStores(Site, u64),
     /// The guest had no effect: no output, no result, no exit but the one that ended it.
@@ -82,12 +98,31 @@ impl fmt::Display for Doubt {
             ),
             Self::MisplacedText { text, expected, actual, load_at } => write!(
                 f,
-                "it printed nothing, and its code expects the text {text:?} at {expected:#x}, but the text is at \
+                "it printed no text, and its code expects the text {text:?} at {expected:#x}, but the text is at \
                  {actual:#x}: load it at {load_at:#x} (FILE@{load_at:#x}), or link it for another address"
             ),
+            Self::OtherMode { text, modes, load_at } => write!(
+                f,
+                "it printed no text, and its code prints the text {text:?} only in another mode: add {} to the address \
+                 (FILE@{load_at:#x}{})",
+                modes.join(" or "),
+                modes.first().unwrap_or(&"")
+            ),
+            Self::BlankOutput(count) => write!(
+                f,
+                "it printed only bytes that are 0 or 0xff ({count}): its text is probably at another address than its \
+                 code expects"
+            ),
+            Self::FailedHypercall(calls) => write!(f, "{calls}"),
             Self::LostStores(site, count) => {
                 let (place, _) = site.place.unwrap_or_default();
                 match site.reason {
+                    Reason::PioOut if QEMU_POWER_OFF.contains(&place) => {
+                        write!(
+                            f,
+                            "it wrote to port {place:#x}, which switches QEMU off: use hlt or port 0xf4 here"
+                        )?;
+                    }
                     Reason::PioOut => write!(f, "it wrote to port {place:#x}, which has no device")?,
                     _ => write!(f, "it stored to {place:#x}, where there is no memory or device")?,
                 }
@@ -128,8 +163,13 @@ pub(super) struct Remains<'a> {
     pub(super) waits_for_interrupt: bool,
     /// The number of bytes that the guest printed.
     pub(super) printed: u64,
+    /// One of these bytes is neither 0 nor 0xff.
+    pub(super) is_readable: bool,
+    pub(super) failed_calls: Option<FailedCalls>,
+    /// The stack pointers of the vCPUs.
+    pub(super) stacks: &'a [u64],
     pub(super) open_bus: &'a OpenBus,
-    /// The guest stores where nothing is, on purpose.
+    /// The guest stores where nothing is, or makes hypercalls that fail, on purpose.
     pub(super) loses_stores: bool,
     /// `None` if exits were not counted.
     pub(super) profile: Option<&'a Profile>,
@@ -146,10 +186,12 @@ impl Remains<'_> {
         let mut doubts = Vec::new();
         doubts.extend(self.missing_handler.map(Doubt::MissingHandler));
         doubts.extend(self.ended_outside());
-        doubts.extend(self.text_screen().map(Doubt::TextScreen));
-        if self.printed == 0 {
-            doubts.extend(misplaced_text(self.image));
+        doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
+        if !self.is_readable {
+            doubts.extend(silence(self.image, self.printed));
         }
+        let failed = self.failed_calls.filter(|_| !self.loses_stores);
+        doubts.extend(failed.map(Doubt::FailedHypercall));
         let lost = self.open_bus.lost_stores().filter(|_| !self.loses_stores);
         doubts.extend(lost.map(|(site, count)| Doubt::LostStores(site, count)));
         if doubts.is_empty() && self.saw_nothing() {
@@ -163,14 +205,6 @@ impl Remains<'_> {
         let image = self.image.code_ranges();
         let outside = self.vcpus.iter().find(|ended| !ends_inside(&image, ended.gpa))?;
         Some(Doubt::EndedOutside { location: outside.location, image })
-    }
-
-    /// The text on the text screen, if the guest wrote there.
-    fn text_screen(&self) -> Option<String> {
-        let mut cells = [0; (TEXT_SCREEN.end - TEXT_SCREEN.start) as usize];
-        let is_readable = !self.image.overlaps(TEXT_SCREEN.start, TEXT_SCREEN.end)
-            && self.memory.read(Gpa(TEXT_SCREEN.start), &mut cells);
-        if is_readable { screen_text(&cells) } else { None }
     }
 
     /// True if the run had no effect that could be seen from outside.
@@ -192,18 +226,4 @@ impl Remains<'_> {
 pub(super) fn ends_inside(image: &[Range<u64>], gpa: Option<u64>) -> bool {
     let inside = |gpa: u64| image.iter().any(|range| range.contains(&gpa));
     gpa.is_some_and(|gpa| inside(gpa) || gpa.checked_sub(1).is_some_and(inside))
-}
-
-/// The beginning of the text on a text screen. `None` if it is empty, or if it does not look like text: each cell that is
-/// not zero must begin with a printable character.
-fn screen_text(cells: &[u8]) -> Option<String> {
-    let mut text = String::new();
-    for cell in cells.chunks_exact(2).filter(|cell| cell.iter().any(|byte| *byte != 0)) {
-        match cell.first() {
-            Some(character @ b' '..=b'~') => text.push(char::from(*character)),
-            _ => return None,
-        }
-    }
-    let excerpt: String = text.trim().chars().take(EXCERPT).collect();
-    (!text.is_empty()).then_some(excerpt)
 }

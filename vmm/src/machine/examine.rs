@@ -44,8 +44,7 @@ impl Machine {
         let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
         let reports = self.vcpu_reports(vcpus, &mut totals);
         let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
-        let examined =
-            self.doubts(&stop, &stops, &totals.open_bus, totals.profile.as_ref(), side.simvirtio.as_ref());
+        let examined = self.doubts(&stop, &stops, &totals, side.simvirtio.as_ref());
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
             stop = error.into();

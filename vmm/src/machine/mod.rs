@@ -119,7 +119,7 @@ pub struct Machine {
     /// The number of exits that a trace keeps.
     trace: Option<usize>,
     verify: bool,
-    /// The guest stores where nothing is, on purpose.
+    /// The guest stores where nothing is, or makes hypercalls that fail, on purpose.
     loses_stores: bool,
     kernel_counters: bool,
     output: Output,

@@ -1,7 +1,7 @@
 //! One run of a machine: its vCPUs, each with its chain of controllers, until the machine stops.
 
 use crate::console::output::Output;
-use crate::controller::hypercall::Hypercalls;
+use crate::controller::hypercall::{FailedCalls, Hypercalls};
 use crate::controller::inquiry::{Inquiry, Respondent};
 use crate::controller::msr::{MsrForwarder, MsrPolicy};
 use crate::controller::{Devices, ExitController, OpenBus, TerminalExits, VcpuState, Watchdog};
@@ -28,6 +28,8 @@ use std::time::Duration;
 pub(super) struct VcpuResult {
     pub(super) recording: Option<Recording>,
     pub(super) open_bus: OpenBus,
+    /// The hypercalls that failed, if any.
+    pub(super) failed_calls: Option<FailedCalls>,
 }
 
 /// The result of a run.
@@ -81,16 +83,16 @@ impl RunContext<'_> {
         let recorder = |(clock, origin)| Recorder::new(clock, origin, self.trace, self.timeline.clone());
         let mut recorder = self.clock.map(recorder);
         let mut open_bus = OpenBus::default();
+        let (deadline, respondent) = (self.deadline.clone(), self.respondent(vcpu.number()));
+        let mut own = match respondent.clone() {
+            None => OfItsKind::Bare(Hypercalls::new(self.output.clone())),
+            Some(respondent) => OfItsKind::Pc(respondent),
+        };
         let run = || {
-            let (deadline, respondent) = (self.deadline.clone(), self.respondent(vcpu.number()));
-            let own = match respondent.clone() {
-                None => OfItsKind::Bare(Hypercalls::new(self.output.clone())),
-                Some(respondent) => OfItsKind::Pc(respondent),
-            };
             let watchdog = Watchdog { deadline, respondent };
             let last = (self.devices, (MsrForwarder(self.msrs), (TerminalExits, &mut open_bus)));
             let VcpuControllers { callers, printer } = &mut *controllers;
-            let mut chain = (watchdog, (&mut callers.0, (own, (self.msrs, (printer, last)))));
+            let mut chain = (watchdog, (&mut callers.0, (&mut own, (self.msrs, (printer, last)))));
             run::run(vcpu, &mut chain, recorder.as_mut())
         };
         // After a panic the machine stops, so a controller in a half-changed state is not asked again in this run.
@@ -98,7 +100,11 @@ impl RunContext<'_> {
             Ok(stop) => stop,
             Err(panic) => Stop::failed(format!("it panicked: {}", message(&*panic))),
         };
-        (stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus })
+        let failed_calls = match &own {
+            OfItsKind::Bare(hypercalls) => hypercalls.failed(),
+            OfItsKind::Pc(_) => None,
+        };
+        (stop, VcpuResult { recording: recorder.map(Recorder::finish), open_bus, failed_calls })
     }
 }
 

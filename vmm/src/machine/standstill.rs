@@ -248,10 +248,10 @@ mod tests {
         let (running, unstarted) = (answer(Activity::Running, 0x202), answer(Activity::NotStarted, 2));
         for (answers, waits) in [
             (&[asleep.clone()][..], true),
-            (&[dead.clone()], false),
+            (std::slice::from_ref(&dead), false),
             (&[dead.clone(), unstarted.clone()], false),
             // Linux halts a processor that it takes offline with interrupts off.
-            (&[asleep.clone(), dead], true),
+            (&[asleep.clone(), dead.clone()], true),
             (&[asleep.clone(), unstarted], true),
             (&[asleep.clone(), running], false),
             (&[asleep, None], false),

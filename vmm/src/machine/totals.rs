@@ -1,6 +1,7 @@
 //! The sums over the vCPUs of a machine.
 
 use crate::controller::OpenBus;
+use crate::controller::hypercall::FailedCalls;
 use crate::kvm::counters::KvmCounters;
 use crate::machine::report::Timing;
 use crate::machine::session::VcpuResult;
@@ -14,6 +15,8 @@ pub(super) struct Totals {
     pub(super) profile: Option<Profile>,
     pub(super) trace: Option<Trace>,
     pub(super) open_bus: OpenBus,
+    /// The hypercalls that failed, if any.
+    pub(super) failed_calls: Option<FailedCalls>,
     /// The cost of counting and timing, in nanoseconds.
     cost: u64,
     /// The number of times that a clock went backwards.
@@ -31,6 +34,10 @@ impl Totals {
     /// Adds the records of vCPU `id`.
     pub(super) fn add(&mut self, id: u32, result: VcpuResult, kernel: Option<KvmCounters>) {
         self.open_bus.absorb(&result.open_bus);
+        self.failed_calls = match (self.failed_calls, result.failed_calls) {
+            (Some(all), Some(more)) => Some(all.and(more)),
+            (all, more) => all.or(more),
+        };
         match kernel {
             Some(counters) => match &mut self.kernel {
                 Some(sum) => sum.absorb(&counters),

@@ -216,7 +216,7 @@ fn a_segment_without_the_execute_flag_holds_no_code() {
     // p_flags of the second header, without PF_X.
     let flags = 64 + 56 + 4;
     file[flags] = 6;
-    assert_eq!(Image::elf(file.clone()).unwrap().code_ranges(), [0x1000..0x1180]);
+    assert_eq!(Image::elf(file.clone()).unwrap().code_ranges(), vec![0x1000u64..0x1180]);
     // Without any flag, nothing is known.
     file[64 + 4] = 6;
     assert_eq!(Image::elf(file).unwrap().code_ranges(), [0x1000..0x1180, 0x3000..0x3100]);

@@ -2,13 +2,13 @@
 
 use super::{Doubt, Ended, Remains, ends_inside, missing_handler};
 use crate::boot::Image;
-use crate::controller::{OpenBus, VcpuState};
+use crate::controller::VcpuState;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::Machine;
-use crate::profile::Profile;
+use crate::machine::totals::Totals;
 use crate::x86::modes::Mode;
 use crate::x86::probe::Probe;
 
@@ -26,8 +26,7 @@ impl Machine {
         &mut self,
         stop: &Stop,
         stops: &[Stop],
-        open_bus: &OpenBus,
-        profile: Option<&Profile>,
+        totals: &Totals,
         simvirtio: Option<&SimvirtioReport>,
     ) -> Result<Vec<Doubt>, Error> {
         let Some(image) = self.restore.as_ref().map(|restore| restore.image()) else { return Ok(Vec::new()) };
@@ -37,10 +36,11 @@ impl Machine {
         let calls = image.mode() == Mode::Real && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
-        let (mut missing, mut waits) = (None, false);
+        let (mut missing, mut waits, mut stacks) = (None, false, Vec::new());
         for (vcpu, stop) in self.vcpus.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
             waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
             vcpus.extend(outside(vcpu, image)?);
+            stacks.push(vcpu.regs()?.rsp);
             if calls && missing.is_none() {
                 missing = missing_handler(image, &self.memory, vcpu.sregs()?.ss.base, vcpu.regs()?.rsp);
             }
@@ -53,9 +53,12 @@ impl Machine {
             missing_handler: missing,
             waits_for_interrupt: waits,
             printed: self.output.printed(),
-            open_bus,
+            is_readable: self.output.printed_text(),
+            failed_calls: totals.failed_calls,
+            stacks: &stacks,
+            open_bus: &totals.open_bus,
             loses_stores: self.loses_stores,
-            profile,
+            profile: totals.profile.as_ref(),
             used_simvirtio: simvirtio.is_some_and(|device| device.history != Default::default()),
         };
         Ok(remains.doubts())

@@ -42,22 +42,61 @@ pub(crate) fn missing_handler(image: &Image, memory: &GuestMemory, stack: u64, p
             (0xcd, vector) => vector,
             _ => return None,
         };
-        // After many calls the stack has overwritten everything. The table then holds no handler that the guest has set.
+        // After many calls the stack has overwritten everything, also the table.
         let at = stack.saturating_add(pointer & 0xffff);
         let overwrote = at < VECTORS + DEPTH || !is_intact(image, memory, next - 2);
-        has_no_handler(image, memory, vector, overwrote).then_some(vector)
+        let found = match entry(image, memory, vector) {
+            Entry::None => true,
+            Entry::Set(_) if !overwrote => false,
+            Entry::Set(set) => !is_handler(image, memory, vector, set, [ip, cs, flags]),
+        };
+        found.then_some(vector)
     })
 }
 
-/// True if a vector is as it was at the start, and led nowhere then: to address 0, or out of the image.
-fn has_no_handler(image: &Image, memory: &GuestMemory, vector: u8, overwritten: bool) -> bool {
+/// The entry of a vector in the table, as offset and segment.
+enum Entry {
+    /// It is as it was at the start, and leads nowhere: to address 0, or out of the image.
+    None,
+    /// It leads into the image, or it was changed.
+    Set([u16; 2]),
+}
+
+fn entry(image: &Image, memory: &GuestMemory, vector: u8) -> Entry {
     let at = u64::from(vector) * 4;
     let start: [u8; 4] = std::array::from_fn(|byte| image.byte_at(at + byte as u64).unwrap_or(0));
     let mut now = [0; 4];
     let unchanged = memory.read(Gpa(at), &mut now) && now == start;
-    let [offset, segment] = [[start[0], start[1]], [start[2], start[3]]].map(u16::from_le_bytes);
-    let handler = (u64::from(segment) << 4) + u64::from(offset);
-    (unchanged || overwritten) && (start == [0; 4] || image.byte_at(handler).is_none())
+    let entry = [[now[0], now[1]], [now[2], now[3]]].map(u16::from_le_bytes);
+    match unchanged && (start == [0; 4] || image.byte_at(linear(entry)).is_none()) {
+        true => Entry::None,
+        false => Entry::Set(entry),
+    }
+}
+
+/// True if a changed entry leads to code: into the image, or to memory that is not zero. Two neighbouring words of the
+/// frames that `int n` pushes (IP, CS and flags) are not an entry. IP and CS alone may be one, because a handler can
+/// follow the call; in a frame the flags are behind them.
+fn is_handler(
+    image: &Image,
+    memory: &GuestMemory,
+    vector: u8,
+    entry: [u16; 2],
+    [ip, cs, flags]: [u16; 3],
+) -> bool {
+    let mut behind = [0; 2];
+    let has_flags = memory.read(Gpa((u64::from(vector) + 1) * 4), &mut behind)
+        && u16::from_le_bytes(behind) & FIXED_FLAGS.0 == FIXED_FLAGS.1;
+    let is_frame = entry == [ip, cs] && has_flags || [[cs, flags], [flags, ip]].contains(&entry);
+    let mut code = [0; 2];
+    let leads_to_code = image.byte_at(linear(entry)).is_some()
+        || (memory.read(Gpa(linear(entry)), &mut code) && code != [0; 2]);
+    entry != [0; 2] && !is_frame && leads_to_code
+}
+
+/// The linear address of an offset and a segment.
+fn linear([offset, segment]: [u16; 2]) -> u64 {
+    (u64::from(segment) << 4) + u64::from(offset)
 }
 
 /// True if the instruction at an address, and the one at the entry point, are as in the file.

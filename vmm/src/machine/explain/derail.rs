@@ -1,13 +1,14 @@
 //! Guests that left their code: how they got to the place where they died, or where they ran until the timeout.
 
 use super::State;
+use super::registers::register_value;
 use super::suspicion::Suspicion;
 use super::{features, other_mode, stack};
 use crate::boot::Image;
 use crate::exit::Exit;
 use crate::machine::doubt::{missing_firmware, missing_handler};
 use crate::x86::modes::{self, Mode};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use simvirtio::abi;
 
 /// The most bytes that a guest pops that returned from its entry point a few times.
@@ -46,6 +47,10 @@ pub(super) fn derailed(state: &State<'_>, outside: bool) -> Option<Suspicion> {
     if !outside || overflow.is_some() {
         return overflow;
     }
+    if let Some(target) = called_pointer(state, image) {
+        let place = if target == 0 { "0".into() } else { format!("{target:#x}, which is outside its image") };
+        return Some(format!("a call of a function pointer that is {place}").into());
+    }
     if popped_too_much(state) || (popped_address(state) && returns(image)) || (is_real && returns(image)) {
         return Some(RETURNED.into());
     }
@@ -82,6 +87,34 @@ fn popped_too_much(state: &State<'_>) -> bool {
 /// The word below the stack pointer is the instruction pointer: the last instruction of the code was a `ret`.
 fn popped_address(state: &State<'_>) -> bool {
     state.stack_word(0u64.wrapping_sub(state.width)) == Some(state.regs.rip)
+}
+
+/// The target of an indirect call of the image that has just been made: the word on top of the stack is the address after
+/// the call. `None` if there is no such call, or if its target is not known or is in the image.
+fn called_pointer(state: &State<'_>, image: &Image) -> Option<u64> {
+    /// The lengths of an indirect call, in bytes.
+    const LENGTHS: std::ops::RangeInclusive<u64> = 2..=8;
+    let (next, bits) = (state.stack_word(0)?, u32::try_from(state.width).ok()?.checked_mul(8)?);
+    let is_call = |length: u64| {
+        let at = next.checked_sub(length)?;
+        let gpa = state.probe.translate_linear(state.probe.linear(state.sregs.cs.base, at)).ok()?.gpa.0;
+        let call = Decoder::with_ip(bits, image.bytes_from(gpa)?, at, DecoderOptions::NONE).decode();
+        (call.flow_control() == FlowControl::IndirectCall && call.len() as u64 == length).then_some(call)
+    };
+    let call = LENGTHS.into_iter().find_map(is_call)?;
+    let target = match call.op0_kind() {
+        OpKind::Register => register_value(call.op0_register(), state.regs)?,
+        OpKind::Memory => {
+            let at = call.virtual_address(0, 0, |register, _, _| register_value(register, state.regs))?;
+            let mut word = [0; 8];
+            let read = word.get_mut(..usize::try_from(state.width).ok()?)?;
+            let gpa = state.probe.translate_linear(at).ok()?.gpa;
+            state.memory.read(gpa, read).then(|| u64::from_le_bytes(word))?
+        }
+        _ => return None,
+    };
+    let linear = state.probe.linear(state.sregs.cs.base, target);
+    image.byte_at(linear).is_none().then_some(target)
 }
 
 /// An exception of an instruction of the image in real mode. Its frame is on top of the stack: the address of the

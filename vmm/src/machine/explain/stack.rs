@@ -2,9 +2,12 @@
 
 use super::suspicion::Suspicion;
 use super::{Fault, State};
+use crate::boot::Image;
 use crate::memory::{Gpa, TABLES, TABLES_SIZE};
-use iced_x86::{Instruction, Register};
+use crate::x86::modes::Mode;
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 use simvirtio::abi;
+use std::collections::BTreeSet;
 
 /// The number of bytes at the stack pointer that are compared with the image.
 const COMPARED: u64 = 16;
@@ -12,6 +15,8 @@ const COMPARED: u64 = 16;
 const NEAR: u64 = 0x1_0000;
 const NO_STACK: &str =
     ": RSP is 0 at the entry (the boot protocol gives no stack): load RSP before the first push or call";
+/// The most instructions that are followed.
+const MAX_INSTRUCTIONS: usize = 10_000;
 
 /// The fault of an instruction that uses the stack without naming it, such as `push` and `call`.
 pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion> {
@@ -70,14 +75,70 @@ pub(super) fn overflow(state: &State<'_>) -> Option<Suspicion> {
     Some(format!("a stack overflow: the stack pointer, {at:#x}, has run into {into} (endless recursion, or large variables)").into())
 }
 
-/// True if the stack holds other bytes than the code or data that the image had there. Zeroes in the image may be meant
-/// for a stack.
-pub(super) fn overwrote_image(state: &State<'_>, at: u64) -> bool {
+/// True if the stack has grown into the image. It holds other bytes than the image had there, and it is not a stack that
+/// the guest has set up in the image: the code never loads the stack pointer, or the stack has overwritten code. Zeroes in
+/// the image may be meant for a stack.
+fn overwrote_image(state: &State<'_>, at: u64) -> bool {
     let Some(image) = state.scene.image else { return false };
     let Ok(place) = state.probe.translate_linear(at) else { return false };
-    (place.gpa.0..place.gpa.0.saturating_add(COMPARED)).any(|gpa| {
+    let changed = |gpa: u64| {
         let mut byte = [0];
         let had = image.byte_at(gpa).filter(|byte| *byte != 0);
         had.is_some_and(|had| state.memory.read(Gpa(gpa), &mut byte) && byte != [had])
-    })
+    };
+    let lowest = place.gpa.0;
+    if state.scene.stack_top == Some(state.stack_offset())
+        || !(lowest..lowest.saturating_add(COMPARED)).any(changed)
+    {
+        return false;
+    }
+    let code = instructions(image);
+    let is_changed = |code: &Instruction| {
+        code.ip() >= lowest && (code.ip()..code.ip().saturating_add(code.len() as u64)).any(changed)
+    };
+    let current = state.probe.translate_linear(state.probe.linear(state.sregs.cs.base, state.regs.rip));
+    let current = current.is_ok_and(|place| place.gpa.0 >= lowest && changed(place.gpa.0));
+    !code.iter().any(loads_stack_pointer) || current || code.iter().any(is_changed)
+}
+
+fn loads_stack_pointer(instruction: &Instruction) -> bool {
+    let moves = instruction.op0_register().full_register() == Register::RSP;
+    let loads = instruction.op1_register().full_register() != Register::RBP;
+    (moves && loads && instruction.mnemonic() != Mnemonic::Add && instruction.mnemonic() != Mnemonic::Sub)
+        || instruction.op0_register() == Register::SS
+}
+
+/// The instructions that can be reached from the entry point without an indirect jump.
+fn instructions(image: &Image) -> Vec<Instruction> {
+    let bits = match image.mode() {
+        Mode::Real => 16,
+        Mode::Protected => 32,
+        Mode::Long | Mode::User => 64,
+    };
+    let mut targets = vec![image.entry().0];
+    let (mut seen, mut code) = (BTreeSet::new(), Vec::new());
+    while let Some(target) = targets.pop() {
+        let Some(bytes) = image.bytes_from(target) else { continue };
+        for instruction in &mut Decoder::with_ip(bits, bytes, target, DecoderOptions::NONE) {
+            if instruction.is_invalid() || code.len() >= MAX_INSTRUCTIONS || !seen.insert(instruction.ip()) {
+                break;
+            }
+            code.push(instruction);
+            match instruction.flow_control() {
+                FlowControl::Next | FlowControl::IndirectCall | FlowControl::Interrupt => {}
+                FlowControl::ConditionalBranch | FlowControl::Call => {
+                    targets.push(instruction.near_branch_target());
+                }
+                FlowControl::UnconditionalBranch => {
+                    targets.push(instruction.near_branch_target());
+                    break;
+                }
+                _ => break,
+            }
+            if instruction.mnemonic() == Mnemonic::Hlt {
+                break;
+            }
+        }
+    }
+    code
 }

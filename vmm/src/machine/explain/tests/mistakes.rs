@@ -215,6 +215,58 @@ fn a_stack_that_grew_into_something_else_is_an_overflow() {
 }
 
 #[test]
+fn a_stack_that_the_guest_has_in_its_image_is_no_overflow() {
+    let with_stack = |overwritten: u64| {
+        let mut dead = long(|code| {
+            let mut function = code.create_label();
+            code.mov(rsp, START + 0x40)?;
+            code.call(function)?;
+            code.hlt()?;
+            code.set_label(&mut function)?;
+            code.hlt()?;
+            code.db(&[0xcc; 0x80])
+        });
+        // A variable above the stack, and words on it, are not as in the file.
+        dead.memory.write(Gpa(overwritten), &[1; 16]).unwrap();
+        dead.regs.rsp = overwritten;
+        dead
+    };
+    for place in [START + 0x40, START + 0x30] {
+        assert_suspects(&with_stack(place), "none");
+    }
+    // The same stack has grown down into the code.
+    assert_suspects(
+        &with_stack(START),
+        "a stack overflow: the stack pointer, 0x1000, has run into the image",
+    );
+    // A stack that has not moved has overwritten nothing: in real mode it begins at 0.
+    let mut dead = Dead::new(Mode::Real, CodeAssembler::nop);
+    dead.image = Image::flat(vec![0x90, 0xeb, 0xfe, 7], Mode::Real, Gpa(0)).unwrap();
+    dead.memory.write(Gpa(0), &[0x90, 0xeb, 0xfe, 6]).unwrap();
+    (dead.regs.rsp, dead.regs.rip) = (0, 1);
+    assert_suspects(&dead, "none");
+}
+
+#[test]
+fn a_call_of_a_null_pointer_is_no_ret() {
+    let calls = |write: fn(&mut CodeAssembler) -> Result<(), IcedError>, next: u64| {
+        let mut dead = long(write);
+        dead.memory.write(Gpa(0xf_fff0), &(START + next).to_le_bytes()).unwrap();
+        (dead.regs.rsp, dead.regs.rip) = (0xf_fff0, 0);
+        dead
+    };
+    let by_register = calls(|code| code.call(rcx).and_then(|()| code.hlt()), 2);
+    assert_suspects(&by_register, "a call of a function pointer that is 0");
+    let by_memory = calls(|code| code.call(qword_ptr(0x2000)).and_then(|()| code.hlt()), 7);
+    assert_suspects(&by_memory, "a call of a function pointer that is 0");
+    by_memory.memory.write(Gpa(0x2000), &0x5_0000u64.to_le_bytes()).unwrap();
+    assert_suspects(&by_memory, "a call of a function pointer that is 0x50000, which is outside its image");
+    // The word on the stack is not behind a call.
+    let returned = calls(|code| code.nop().and_then(|()| code.hlt()), 1);
+    assert_suspects(&returned, "a ret to a wrong address");
+}
+
+#[test]
 fn a_wrong_stack_pointer_is_recognised_in_instructions_that_do_not_name_it() {
     let mut dead = long(|code| code.push(rax));
     dead.regs.rsp = 1 << 62;
