@@ -5,7 +5,8 @@ mod support;
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{
-    CodeAssembler, IcedError, al, assemble, ax, ds, dx, eax, edi, edx, halt_with_42, halt_with_42_in_eax, si,
+    CodeAssembler, IcedError, al, assemble, ax, cx, ds, dx, eax, ecx, edi, edx, halt_with_42,
+    halt_with_42_in_eax, si,
 };
 use support::assembler::{byte_ptr, dword_ptr, word_ptr};
 use support::{Files, kvm_test, ran, run_machine};
@@ -214,6 +215,28 @@ fn handles_its_interrupt(code: &mut CodeAssembler) -> Result<(), IcedError> {
     code.int(0x21)
 }
 
+/// Holds a name that it never prints, and computes with a number that equals its offset.
+fn holds_a_name(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut main = code.create_label();
+    code.jmp(main)?;
+    code.db(b"guest16 by Ana\0")?;
+    code.set_label(&mut main)?;
+    code.mov(ax, 21)?;
+    code.mov(cx, 2)?;
+    code.mul(cx)?;
+    code.mov(word_ptr(0x400), ax)?;
+    code.hlt()
+}
+
+/// Fills the memory of the text screen, and more, with a letter.
+fn fills_memory(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(edi, 0xb0000)?;
+    code.mov(ecx, 0x10000)?;
+    code.mov(al, 0x61)?;
+    code.rep().stosb()?;
+    halt_with_42_in_eax(code)
+}
+
 /// Ends with code 0 on the exit port, without output.
 fn exits_with_0(code: &mut CodeAssembler) -> Result<(), IcedError> {
     code.xor(al, al)?;
@@ -224,7 +247,7 @@ fn honest() {
     let files = Files::new();
     /// Name, bits, address, code, options, and a part of the first line.
     type Honest<'a> = (&'a str, u32, u64, Payload, &'a [&'a str], &'a str);
-    let honest: [Honest<'_>; 6] = [
+    let honest: [Honest<'_>; 8] = [
         (
             "quiet",
             16,
@@ -241,6 +264,8 @@ fn honest() {
             &["--verify"],
             "halted; verified: EAX = 42, [0x400] = 42 (after",
         ),
+        ("name", 16, 0x1000, holds_a_name, &["--verify"], "halted; verified: AX = 42, [0x400] = 42 (after"),
+        ("fill", 32, 0x1000, fills_memory, &["--verify"], "halted; verified: EAX = 42, [0x400] = 42 (after"),
         ("text", 16, 0x1000, prints_text, &["--verify"], "halted; verified: AX = 42, [0x400] = 42 (after"),
         ("result", 16, 0, halt_with_42, &["--verify"], "halted; verified: AX = 42, [0x400] = 42 (after"),
         (
