@@ -242,6 +242,8 @@ fn limit_on_a_terminal() {
 
 /// cli; hlt
 const HALT: &[u8] = &[0xfa, 0xf4];
+/// sti; again: hlt; jmp again
+const WAIT: &[u8] = &[0xfb, 0xf4, 0xeb, 0xfd];
 const STANDS_STILL: &str = "warn: the guest has made no exits and shown no text for 10 s";
 
 fn standstill() {
@@ -249,11 +251,14 @@ fn standstill() {
         let running = "vCPU 0: running in long mode at 0x100000, CS 0x0010: eb fe  jmp";
         let halted = "vCPU 0: halted in long mode at 0x100002, CS 0x0010";
         let text = [&print("x")[..], LOOP].concat();
-        let waits = [&print("x")[..], HALT].concat();
+        let dead = [&print("x")[..], HALT].concat();
+        let waits = [&print("x")[..], WAIT].concat();
         for (code, line) in [
             (LOOP.to_vec(), Some(running)),
             (HALT.to_vec(), Some(halted)),
             (text, Some("vCPU 0: running")),
+            (dead, Some("vCPU 0: halted")),
+            // An interrupt can wake it, so it may be a shell that waits for a key.
             (waits, None),
         ] {
             scope.spawn(move || {

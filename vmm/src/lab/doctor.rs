@@ -276,11 +276,11 @@ fn run_breakpoint() -> Check {
                 return Check::of(what, Err(error));
             }
             let end = match &report.stop {
-                Stop::EmulationFailure(_) => "KVM could not emulate it".into(),
-                stop => stop.to_string(),
+                Stop::EmulationFailure(_) => "KVM cannot emulate that".into(),
+                stop => format!("that ended with: {stop}"),
             };
             let found = format!(
-                "use another host or `make testbed`: Linux executes int3 in ring 0 when it boots, and here {end}"
+                "use another host, or `make testbed`: Linux executes int3 in ring 0 when it boots, and here {end}"
             );
             Check { what: what.into(), outcome: CheckOutcome::Missing, found }
         }

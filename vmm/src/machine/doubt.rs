@@ -114,24 +114,7 @@ impl fmt::Display for Doubt {
                  code expects"
             ),
             Self::FailedHypercall(calls) => write!(f, "{calls}"),
-            Self::LostStores(site, count) => {
-                let (place, _) = site.place.unwrap_or_default();
-                match site.reason {
-                    Reason::PioOut if QEMU_POWER_OFF.contains(&place) => {
-                        write!(
-                            f,
-                            "it wrote to port {place:#x}, which switches QEMU off: use hlt or port 0xf4 here"
-                        )?;
-                    }
-                    Reason::PioOut => write!(f, "it wrote to port {place:#x}, which has no device")?,
-                    _ => write!(f, "it stored to {place:#x}, where there is no memory or device")?,
-                }
-                match count.saturating_sub(1) {
-                    0 => Ok(()),
-                    1 => f.write_str(" (and 1 more such store)"),
-                    more => write!(f, " (and {more} more such stores)"),
-                }
-            }
+            Self::LostStores(site, count) => write_lost_stores(f, site, *count),
             Self::NoInterrupts => {
                 f.write_str("it halted with interrupts on, but no interrupt ever arrives: this machine has no interrupt controller")
             }
@@ -139,6 +122,23 @@ impl fmt::Display for Doubt {
                 "it had no visible effect: no output, no result, no exit but the one that ended it",
             ),
         }
+    }
+}
+
+/// Writes the first place of `count` stores where nothing is.
+fn write_lost_stores(f: &mut fmt::Formatter<'_>, site: &Site, count: u64) -> fmt::Result {
+    let (place, _) = site.place.unwrap_or_default();
+    match site.reason {
+        Reason::PioOut if QEMU_POWER_OFF.contains(&place) => {
+            write!(f, "it wrote to port {place:#x}, which switches QEMU off: use hlt or port 0xf4 here")?;
+        }
+        Reason::PioOut => write!(f, "it wrote to port {place:#x}, which has no device")?,
+        _ => write!(f, "it stored to {place:#x}, where there is no memory or device")?,
+    }
+    match count.saturating_sub(1) {
+        0 => Ok(()),
+        1 => f.write_str(" (and 1 more such store)"),
+        more => write!(f, " (and {more} more such stores)"),
     }
 }
 
