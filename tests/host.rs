@@ -112,7 +112,9 @@ fn doctor_and_linux() {
     let found = check["found"].as_str().unwrap();
     match check["outcome"].as_str().unwrap() {
         "good" => assert_eq!(found, "int3 in ring 0 reaches the guest's handler"),
-        "missing" => assert!(found.contains("Linux executes int3 in ring 0 when it boots, and here"), "{found}"),
+        "missing" => {
+            assert!(found.contains("Linux executes int3 in ring 0 when it boots, and here"), "{found}")
+        }
         other => panic!("{other}: {found}"),
     }
     // The last run of the doctor is that of the breakpoint. An unknown exit makes it end in another way.
