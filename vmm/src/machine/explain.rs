@@ -233,7 +233,9 @@ fn suspicion(
     bytes: &[u8],
     state: &State<'_>,
 ) -> Option<Suspicion> {
-    let is_code = |gpa: Gpa| state.scene.image.is_some_and(|image| is_code_of(image, gpa, bytes));
+    // Behind the instruction there may be variables.
+    let own = bytes.get(..instruction.map_or(1, Instruction::len)).unwrap_or(bytes);
+    let is_code = |gpa: Gpa| state.scene.image.is_some_and(|image| is_code_of(image, gpa, own));
     let outside = !code.gpa.is_some_and(is_code);
     let derailed = derail::derailed(state, outside);
     if derailed.is_some() {
