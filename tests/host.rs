@@ -113,7 +113,7 @@ fn doctor_and_linux() {
     match check["outcome"].as_str().unwrap() {
         "good" => assert_eq!(found, "int3 in ring 0 reaches the guest's handler"),
         "missing" => {
-            assert!(found.contains("Linux executes int3 in ring 0 when it boots, and here"), "{found}")
+            assert!(found.contains("Linux executes int3 in ring 0 when it boots, and here"), "{found}");
         }
         other => panic!("{other}: {found}"),
     }
