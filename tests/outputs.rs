@@ -1,4 +1,4 @@
-//! Where results go: pipes that are closed, names that promise a format, and places that cannot be written.
+//! The destinations of results: pipes that are closed, names that promise a format, and places that cannot be written.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -72,7 +72,7 @@ fn closed_pipes_with_kvm() {
     assert_quiet(&[&short[..], &["--ring", "3"]].concat(), 0);
     let scale = with_closed_pipe(&["bench", "scale", "--vms", "1", "--rounds", "1"]);
     assert!(scale.status == 0 && !scale.stderr.contains("error"), "{}", scale.stderr);
-    // The status of a grade is its result, whoever reads the text.
+    // The status of a grade is its result, even if its text is not read.
     let none = ["grade", "--guest16", "Cargo.toml", "--guest64", "Cargo.toml", "--simvirtio", "Cargo.toml"];
     assert_quiet(&none, 111);
 }
@@ -128,7 +128,7 @@ fn contradictions() {
         "has the extension .pdf, which names no known format",
     );
     refused(&["report", &profile, "-o", "OUT"], "run.trace", "or give --format");
-    refused(&["report", &profile, "-o", "OUT"], "a.svg", "is a name for SVG, which a report cannot be");
+    refused(&["report", &profile, "-o", "OUT"], "a.svg", "is a name for SVG, but a report has no such format");
     let text = &["report", &profile, "--format", "text", "-o", "OUT"];
     refused(text, "a.html", "--format text writes text, but ");
     refused(text, "a.svg", "has the extension .svg of SVG: give another name");

@@ -7,7 +7,7 @@ use crate::program::{KILLED, Ran};
 pub struct Verdict {
     /// The exit status.
     pub status: i32,
-    /// What is wrong, in a sentence.
+    /// The fault, in a sentence.
     pub wrong: Option<String>,
     /// The command line.
     pub command: String,

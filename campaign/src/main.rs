@@ -44,7 +44,7 @@ struct Options {
     findings: PathBuf,
 }
 
-/// What every part needs.
+/// The resources that every part needs.
 struct Setup {
     seed: u64,
     program: PathBuf,

@@ -31,13 +31,13 @@ pub trait Part: Sync {
 pub struct Finding {
     /// The number of the run.
     pub number: u64,
-    /// What was wrong.
+    /// The fault.
     pub what: String,
     /// The program's command line.
     pub command: String,
 }
 
-/// What a part has done.
+/// The work that a part has done.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// The name of the part.

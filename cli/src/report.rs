@@ -96,7 +96,7 @@ fn choose_format(given: Option<FormatArg>, output: Option<&Path>) -> Result<Form
                 known.copied().ok_or_else(|| {
                     let path = printable(path);
                     Error::Config(format!(
-                        "-o {path} is a name for {promised}, which a report cannot be: use .txt, .json, .csv or .html"
+                        "-o {path} is a name for {promised}, but a report has no such format: use .txt, .json, .csv or .html"
                     ))
                 })
             }

@@ -114,7 +114,7 @@ fn a_polling_device_sends_bytes_back_in_order() {
     });
 }
 
-/// What the device's thread and the driver's thread share.
+/// The state that the device's thread and the driver's thread share.
 #[derive(Default)]
 struct Bell {
     memory: Shared,

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_IO_OUT};
 
-    /// What the handler of the kick signal does.
+    /// Does the work of the handler of the kick signal.
     fn kick(immediate_exit: *const AtomicU8) {
         // SAFETY: the callers keep the mapping.
         unsafe { (*immediate_exit).store(1, Ordering::Relaxed) }

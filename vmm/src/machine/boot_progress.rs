@@ -52,7 +52,7 @@ impl BootProgress {
         self.lock().see(text);
     }
 
-    /// What the console has shown so far.
+    /// The progress that the console has shown so far.
     pub(super) fn so_far(&self) -> SoFar {
         let state = self.lock();
         SoFar { bytes: state.bytes, in_userland: state.in_userland }

@@ -39,7 +39,7 @@ pub enum Doubt {
     MissingHandler(u8),
     /// A vCPU ended outside the image.
     EndedOutside {
-        /// Where it ended.
+        /// The place of its end.
         location: Location,
         /// The guest physical addresses of the image's code.
         image: Vec<Range<u64>>,
@@ -150,7 +150,7 @@ pub(super) struct Ended {
     pub(super) gpa: Option<u64>,
 }
 
-/// What a run left behind, for the search for doubts.
+/// The state after a run, in which doubts are searched.
 pub(super) struct Remains<'a> {
     pub(super) stop: &'a Stop,
     pub(super) image: &'a Image,

@@ -177,7 +177,7 @@ pub(super) fn suspicion_without_state(image: &Image, last: &[TracedExit]) -> Opt
     derail::derailed_before_reset(image, &exits).map(Cow::into_owned)
 }
 
-/// What the machine knows about the guest, besides the state of the vCPU.
+/// The knowledge of the machine about the guest, besides the state of the vCPU.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Scene<'a> {
     /// `None` for Linux.
