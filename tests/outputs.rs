@@ -128,7 +128,11 @@ fn contradictions() {
         "has the extension .pdf, which names no known format",
     );
     refused(&["report", &profile, "-o", "OUT"], "run.trace", "or give --format");
-    refused(&["report", &profile, "-o", "OUT"], "a.svg", "is a name for SVG, but a report has no such format");
+    refused(
+        &["report", &profile, "-o", "OUT"],
+        "a.svg",
+        "is a name for SVG, but a report has no such format",
+    );
     let text = &["report", &profile, "--format", "text", "-o", "OUT"];
     refused(text, "a.html", "--format text writes text, but ");
     refused(text, "a.svg", "has the extension .svg of SVG: give another name");
