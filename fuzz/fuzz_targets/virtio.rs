@@ -4,8 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;
 use std::sync::Arc;
+use virtio_queue::{Queue, QueueT};
 use vmm::device::Disk;
-use vmm::internals::{Backend, Block, Interrupt, Layout, Queues, Ring, Virtqueue};
+use vmm::internals::{Backend, Block, Interrupt, Queues, Virtqueue};
 use vmm::memory::{Gpa, GuestMemory};
 use vmm_fuzz::chains::{self, DEVICE, DEVICE_END, DISK, DRIVER, RAM, Requests, SIZE};
 use vmm_fuzz::{ScratchFile, Script};
@@ -26,11 +27,16 @@ fn requests(script: &mut Script) -> Requests {
 }
 
 fn queues(memory: &GuestMemory, event_idx: bool) -> Queues {
-    let layout = Layout { size: SIZE.into(), descriptors: 0, driver: DRIVER, device: DEVICE };
-    let ring = Ring::new(memory.clone(), &layout, SIZE, event_idx).expect("a valid layout");
+    let mut queue = Queue::new(SIZE).expect("16 is a valid queue size");
+    queue.set_size(SIZE);
+    queue.try_set_desc_table_address(Gpa(0)).expect("an aligned address");
+    queue.try_set_avail_ring_address(Gpa(DRIVER)).expect("an aligned address");
+    queue.try_set_used_ring_address(Gpa(DEVICE)).expect("an aligned address");
+    queue.set_event_idx(event_idx);
+    queue.set_ready(true);
     let interrupt = Arc::new(Interrupt::new("fuzzed").expect("a descriptor"));
     let notifier = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("a descriptor"));
-    let queue = Virtqueue::new(ring, interrupt, notifier).allow_indirect(true);
+    let queue = Virtqueue::new(queue, memory.clone(), interrupt, notifier).allow_indirect(true);
     Queues::new(vec![Some(queue)])
 }
 

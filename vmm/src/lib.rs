@@ -123,7 +123,6 @@ pub mod internals {
     pub use crate::device::pc::system_control::SystemControl;
     pub use crate::device::virtio::interrupt::Interrupt;
     pub use crate::device::virtio::queue::{Queues, Virtqueue};
-    pub use crate::device::virtio::ring::{Layout, Ring};
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
     pub use crate::kvm::run_page::FakeRun;
     pub use crate::memory::map::pc;

@@ -6,7 +6,8 @@
 //! accesses to single bytes: loads with acquire order, stores with release order.
 //!
 //! The functions are assembly, because the standard library has no such copy of several bytes, and because the
-//! processor does more than the model says: an access to an aligned word is one access. The rings need that to work, but memory safety does not depend on it. On x86, ordinary loads and stores have acquire and release order.
+//! processor does more than the model says: an access to an aligned word is one access. The rings of SIMVIRTIO need that
+//! to work, but memory safety does not depend on it. On x86, ordinary loads and stores have acquire and release order.
 //!
 //! Miri and ThreadSanitizer do not see into assembly. With `cfg(miri)` and `cfg(tsan)` the same functions are what they
 //! are in the model, so the tools find every access that does not go through this file.
@@ -16,9 +17,9 @@
 const LONG: usize = 256;
 
 #[cfg(any(miri, tsan))]
-pub(super) use model::{copy_from, copy_to, load_u8, load_u16, load_u32, store_u8, store_u16, store_u32};
+pub(super) use model::{copy_from, copy_to, load_u8, load_u32, store_u8, store_u32};
 #[cfg(not(any(miri, tsan)))]
-pub(super) use processor::{copy_from, copy_to, load_u8, load_u16, load_u32, store_u8, store_u16, store_u32};
+pub(super) use processor::{copy_from, copy_to, load_u8, load_u32, store_u8, store_u32};
 
 /// The accesses as instructions.
 #[cfg(not(any(miri, tsan)))]
@@ -49,32 +50,6 @@ mod processor {
         // SAFETY: the caller promises that the byte can be written.
         unsafe {
             asm!("mov byte ptr [{0}], {1}", in(reg) to, in(reg_byte) byte, options(nostack, preserves_flags));
-        }
-    }
-
-    /// Reads the little-endian 16-bit word at `from`, in one access if it is aligned.
-    ///
-    /// # Safety
-    /// As for [`load_u8`], for both bytes.
-    #[inline]
-    pub(in super::super) unsafe fn load_u16(from: *const u8) -> u16 {
-        let word: u32;
-        // SAFETY: the caller promises that the bytes can be read.
-        unsafe {
-            asm!("movzx {0:e}, word ptr [{1}]", out(reg) word, in(reg) from, options(nostack, preserves_flags));
-        }
-        word as u16
-    }
-
-    /// Writes the little-endian 16-bit word at `to`, in one access if it is aligned.
-    ///
-    /// # Safety
-    /// As for [`load_u8`], for both bytes.
-    #[inline]
-    pub(in super::super) unsafe fn store_u16(to: *mut u8, word: u16) {
-        // SAFETY: the caller promises that the bytes can be written.
-        unsafe {
-            asm!("mov word ptr [{0}], {1:x}", in(reg) to, in(reg) word, options(nostack, preserves_flags));
         }
     }
 
@@ -144,7 +119,8 @@ mod processor {
                     (from, to) = (from.add(4), to.add(4));
                 }
                 if len & 2 != 0 {
-                    store_u16(to, load_u16(from));
+                    asm!("movzx {0:e}, word ptr [{1}]", "mov word ptr [{2}], {0:x}",
+                        out(reg) _, in(reg) from, in(reg) to, options(nostack, preserves_flags));
                     (from, to) = (from.add(2), to.add(2));
                 }
                 if len & 1 != 0 {
@@ -163,7 +139,7 @@ mod processor {
 #[allow(clippy::missing_safety_doc)]
 mod model {
     use std::array;
-    use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
     pub(in super::super) unsafe fn load_u8(from: *const u8) -> u8 {
         // SAFETY: the caller promises it.
@@ -175,27 +151,8 @@ mod model {
         unsafe { AtomicU8::from_ptr(to).store(byte, Ordering::Release) }
     }
 
-    pub(in super::super) unsafe fn load_u16(from: *const u8) -> u16 {
-        // ThreadSanitizer runs whole guests, which need words in one access. It has no rule about widths.
-        if cfg!(tsan) && from.cast::<u16>().is_aligned() {
-            // SAFETY: the caller promises it, and the word is aligned.
-            return unsafe { AtomicU16::from_ptr(from.cast_mut().cast()).load(Ordering::Acquire) };
-        }
-        // SAFETY: the caller promises it for two bytes.
-        u16::from_le_bytes(array::from_fn(|at| unsafe { load_u8(from.add(at)) }))
-    }
-
-    pub(in super::super) unsafe fn store_u16(to: *mut u8, word: u16) {
-        if cfg!(tsan) && to.cast::<u16>().is_aligned() {
-            // SAFETY: as above.
-            return unsafe { AtomicU16::from_ptr(to.cast()).store(word, Ordering::Release) };
-        }
-        // SAFETY: the caller promises it for two bytes.
-        unsafe { copy_to(to, &word.to_le_bytes()) }
-    }
-
     pub(in super::super) unsafe fn load_u32(from: *const u8) -> u32 {
-        // As in `load_u16`.
+        // ThreadSanitizer runs whole guests, which need words in one access. It has no rule about widths.
         if cfg!(tsan) && from.cast::<u32>().is_aligned() {
             // SAFETY: the caller promises it, and the word is aligned.
             return unsafe { AtomicU32::from_ptr(from.cast_mut().cast()).load(Ordering::Acquire) };
@@ -261,10 +218,6 @@ mod tests {
             store_u8(start.add(5), 0x22);
             assert_eq!((load_u8(start.add(4)), load_u8(start.add(7))), (1, 4));
             assert_eq!((load_u32(start.add(4)), load_u32(start)), (0x0403_2201, 0));
-            store_u16(start.add(6), 0x6655);
-            store_u16(start.add(1), 0x8877);
-            assert_eq!((load_u16(start.add(6)), load_u16(start.add(5))), (0x6655, 0x5522));
-            assert_eq!((load_u32(start.add(4)), load_u32(start)), (0x6655_2201, 0x0088_7700));
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct GuestMemory {
     slots: GuestMemoryMmap,
     /// The host memory behind the slots. The last clone unmaps it.
     _mappings: Arc<Vec<Mapping>>,
-    /// The same slots, for all accesses of this program except those of the crate that gets [`Self::slots`].
+    /// The same slots, for all accesses of this program except those of the crates that get [`Self::slots`].
     words: Arc<[Words]>,
     written: Arc<WrittenPages>,
 }
@@ -87,7 +87,7 @@ impl GuestMemory {
         Ok(Self { slots, _mappings: Arc::new(mappings), words, written: Arc::default() })
     }
 
-    /// The slots, for the crate that loads kernels. It makes volatile accesses.
+    /// The slots, for the crates that load kernels and implement rings. They make volatile accesses.
     pub(crate) fn slots(&self) -> &GuestMemoryMmap {
         &self.slots
     }
@@ -122,19 +122,6 @@ impl GuestMemory {
         let _ = self.words.iter().any(|words| words.store_u32(gpa.0, value));
         // The guest sees the word before anything that this thread does afterwards.
         fence(Ordering::SeqCst);
-    }
-
-    /// Reads the little-endian 16-bit word at `gpa`, in one access. `None` unless it is aligned and in one slot.
-    #[inline]
-    pub(crate) fn load_u16(&self, gpa: Gpa) -> Option<u16> {
-        self.words.iter().find_map(|words| words.load_u16(gpa.0))
-    }
-
-    /// Writes the little-endian 16-bit word at `gpa`, in one access. Returns false unless it is aligned and in one slot.
-    #[inline]
-    pub(crate) fn store_u16(&self, gpa: Gpa, value: u16) -> bool {
-        self.written.log(gpa.0, 2);
-        self.words.iter().any(|words| words.store_u16(gpa.0, value))
     }
 
     /// The number of slots.
@@ -277,18 +264,6 @@ mod tests {
         memory.store_u8(PAGE, 1);
         memory.store_u32(PAGE, 1);
         assert_eq!((memory.load_u8(PAGE), memory.load_u32(PAGE)), (0xff, 0xffff_ffff));
-    }
-
-    #[test]
-    fn words_of_16_bits_are_aligned_and_in_memory() {
-        let memory = GuestMemory::new(&[(Gpa(0), PAGE), (Gpa(PAGE), PAGE)]).unwrap();
-        memory.log_writes();
-        assert!(memory.store_u16(Gpa(PAGE), 0x0201) && memory.store_u16(Gpa(2 * PAGE - 2), 7));
-        assert!(memory.take_written_pages().contains(&Gpa(PAGE)));
-        for outside in [1, PAGE - 1, 2 * PAGE - 1, 2 * PAGE, u64::MAX - 1, u64::MAX] {
-            assert!(!memory.store_u16(Gpa(outside), 1) && memory.load_u16(Gpa(outside)).is_none());
-        }
-        assert_eq!((memory.load_u16(Gpa(PAGE)), memory.load_u8(PAGE + 1)), (Some(0x0201), 2));
     }
 
     #[test]

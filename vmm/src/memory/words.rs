@@ -35,15 +35,15 @@ impl Words {
         inside.then(|| unsafe { self.host.add(offset as usize) })
     }
 
-    /// The address of the word at `gpa`, of the type `T`, in this process. `None` unless it is aligned and in this slot.
+    /// The address of the word at `gpa` in this process. `None` unless it is aligned and in this slot.
     #[inline]
-    fn word<T>(&self, gpa: u64) -> Option<*mut u8> {
-        self.address(gpa, size_of::<T>() as u64).filter(|address| address.cast::<T>().is_aligned())
+    fn word(&self, gpa: u64) -> Option<*mut u8> {
+        self.address(gpa, 4).filter(|address| address.cast::<u32>().is_aligned())
     }
 
     // SAFETY, for all accesses below: the address is in the slot, and the owner keeps it mapped as long as `self`. While
-    // vCPUs or devices run, this program accesses guest memory only in this way, except for the kernel, which is outside of
-    // Rust's memory model.
+    // vCPUs or devices run, this program accesses guest memory only in this way, except for the rings of virtio, whose
+    // crate makes volatile accesses, and for the kernel, which is outside of Rust's memory model.
 
     /// Reads the byte at `gpa`. `None` if it is not in this slot.
     #[inline]
@@ -60,32 +60,18 @@ impl Words {
         address.map(|address| unsafe { access::store_u8(address, value) }).is_some()
     }
 
-    /// Reads the little-endian 16-bit word at `gpa`. `None` unless it is aligned and in this slot.
-    #[inline]
-    pub(super) fn load_u16(&self, gpa: u64) -> Option<u16> {
-        // SAFETY: see above.
-        self.word::<u16>(gpa).map(|address| unsafe { access::load_u16(address) })
-    }
-
-    /// Writes the little-endian 16-bit word at `gpa`. Returns false unless it is aligned and in this slot.
-    #[inline]
-    pub(super) fn store_u16(&self, gpa: u64, value: u16) -> bool {
-        // SAFETY: see above.
-        self.word::<u16>(gpa).map(|address| unsafe { access::store_u16(address, value) }).is_some()
-    }
-
     /// Reads the little-endian word at `gpa`. `None` unless it is aligned and in this slot.
     #[inline]
     pub(super) fn load_u32(&self, gpa: u64) -> Option<u32> {
         // SAFETY: see above.
-        self.word::<u32>(gpa).map(|address| unsafe { access::load_u32(address) })
+        self.word(gpa).map(|address| unsafe { access::load_u32(address) })
     }
 
     /// Writes the little-endian word at `gpa`. Returns false unless it is aligned and in this slot.
     #[inline]
     pub(super) fn store_u32(&self, gpa: u64, value: u32) -> bool {
         // SAFETY: see above.
-        self.word::<u32>(gpa).map(|address| unsafe { access::store_u32(address, value) }).is_some()
+        self.word(gpa).map(|address| unsafe { access::store_u32(address, value) }).is_some()
     }
 
     /// Copies memory from `gpa` into the start of `data`, up to the end of the slot. Returns the number of bytes, which is
@@ -126,21 +112,15 @@ mod tests {
         let mut memory = [0u32; 4];
         memory[3] = 0x0403_0201;
         let words = Words::new(Gpa(0x1000), memory.as_mut_ptr().cast(), 16);
-        let (byte, half) = (|gpa| words.load_u8(gpa), |gpa| words.load_u16(gpa));
-        let word = |gpa| words.load_u32(gpa);
+        let (byte, word) = (|gpa| words.load_u8(gpa), |gpa| words.load_u32(gpa));
         assert_eq!((byte(0x100c), byte(0x100f)), (Some(1), Some(4)));
         for outside in [0, 0xfff, 0x1010, u64::MAX] {
-            assert_eq!((byte(outside), half(outside), word(outside)), (None, None, None), "{outside:#x}");
-            assert!(
-                !words.store_u8(outside, 1) && !words.store_u16(outside, 1) && !words.store_u32(outside, 1)
-            );
+            assert_eq!((byte(outside), word(outside)), (None, None), "{outside:#x}");
+            assert!(!words.store_u8(outside, 1) && !words.store_u32(outside, 1));
             assert_eq!((words.read(outside, &mut [0]), words.write(outside, &[1])), (None, None));
         }
         assert_eq!((word(0x100c), word(0x100d), word(0x100e)), (Some(0x0403_0201), None, None));
         assert_eq!((word(0xffd), word(u64::MAX - 3)), (None, None));
-        assert_eq!((half(0x100e), half(0x100d), half(0x100f)), (Some(0x0403), None, None));
-        assert_eq!((words.store_u16(0x100f, 1), words.store_u16(0x1002, 0x0605)), (false, true));
-        assert_eq!((half(0x1000), word(0x1000)), (Some(0), Some(0x0605_0000)));
         assert_eq!((words.write(0x100e, &[7, 8, 9]), words.load_u32(0x100c)), (Some(2), Some(0x0807_0201)));
         let mut data = [0; 20];
         assert_eq!((words.read(0x100f, &mut data), data[0], data[1]), (Some(1), 8, 0));
@@ -184,14 +164,13 @@ mod tests {
         let slot = leaked();
         let all = |value: u32| {
             slot.store_u8(17, value as u8);
-            slot.store_u16(18, value as u16);
             slot.store_u32(16, value);
             slot.write(12, &[value as u8; 11]);
             slot.write(8, &[value as u8; 300]);
             let (mut short, mut long) = ([0; 11], [0; 300]);
             slot.read(13, &mut short);
             slot.read(9, &mut long);
-            assert!(slot.load_u8(18).is_some() && slot.load_u16(16).is_some() && slot.load_u32(16).is_some());
+            assert!(slot.load_u8(18).is_some() && slot.load_u32(16).is_some());
         };
         thread::scope(|scope| {
             for _ in 0..3 {

@@ -69,14 +69,14 @@ impl Backend for Entropy {
 mod tests {
     use super::*;
     use crate::device::virtio::interrupt::Interrupt;
-    use crate::device::virtio::testing::{self, Buffer, DriverRing, RAM, bytes};
+    use crate::device::virtio::testing::{self, Buffer, RAM, Ring, bytes};
     use std::sync::Arc;
 
     const DATA: u64 = 0x3_0000;
 
     /// Requests random numbers into `buffers`. Returns the number of bytes.
     fn fill(memory: &GuestMemory, buffers: &[Buffer]) -> Result<u32, QueueError> {
-        let mut ring = DriverRing::new(memory, 0x1_0000, QUEUE_SIZE);
+        let mut ring = Ring::new(memory, 0x1_0000, QUEUE_SIZE);
         let interrupt = Arc::new(Interrupt::new("virtio-rng").unwrap());
         let mut queues = Queues::new(vec![Some(ring.queue(&interrupt))]);
         ring.add(buffers);

@@ -11,7 +11,6 @@ use crate::device::virtio::Backend;
 use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
-use crate::device::virtio::ring::{Layout, Ring};
 use crate::device::virtio::thread::DeviceThread;
 use crate::error::Error;
 use crate::exit::Stop;
@@ -21,6 +20,7 @@ use crate::shutdown::{Deadline, StopHandle};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The size of a device's range on the MMIO bus, in bytes.
@@ -41,13 +41,42 @@ const VENDOR: u32 = u32::from_le_bytes(*b"vmm ");
 #[derive(Clone, Copy, Debug)]
 struct Setup {
     max: u16,
+    size: u32,
     ready: bool,
-    layout: Layout,
+    descriptors: u64,
+    driver: u64,
+    device: u64,
 }
 
 impl Setup {
     fn new(max: u16) -> Self {
-        Self { max, ready: false, layout: Layout { size: max.into(), ..Layout::default() } }
+        Self { max, size: max.into(), ready: false, descriptors: 0, driver: 0, device: 0 }
+    }
+
+    /// Builds the queue.
+    ///
+    /// # Errors
+    /// The settings are invalid.
+    fn build(&self, memory: &GuestMemory, event_idx: bool) -> Result<Queue, QueueError> {
+        let mut queue = Queue::new(self.max)?;
+        queue.try_set_size(u16::try_from(self.size).map_err(|_| virtio_queue::Error::InvalidSize)?)?;
+        queue.try_set_desc_table_address(Gpa(self.descriptors))?;
+        queue.try_set_avail_ring_address(Gpa(self.driver))?;
+        queue.try_set_used_ring_address(Gpa(self.device))?;
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        // `is_valid` logs what it refuses, so a guest could fill the host's log. Check the addresses here first.
+        let entries = u64::from(queue.size());
+        let tables = [
+            (self.descriptors, 16_u64.saturating_mul(entries)),
+            (self.driver, 2_u64.saturating_mul(entries).saturating_add(6)),
+            (self.device, 8_u64.saturating_mul(entries).saturating_add(6)),
+        ];
+        let in_memory = tables.iter().all(|(start, len)| memory.contains(Gpa(*start), *len));
+        match in_memory && queue.is_valid(memory.slots()) {
+            true => Ok(queue),
+            false => Err(QueueError::Chain("the queue is not in guest memory")),
+        }
     }
 }
 
@@ -195,8 +224,9 @@ impl Mmio {
             if !setup.ready {
                 return Ok(None);
             }
-            let ring = Ring::new(self.memory.clone(), &setup.layout, setup.max, event_idx)?;
-            let queue = Virtqueue::new(ring, self.interrupt.clone(), notifier.clone());
+            let queue = setup.build(&self.memory, event_idx)?;
+            let (memory, interrupt) = (self.memory.clone(), self.interrupt.clone());
+            let queue = Virtqueue::new(queue, memory, interrupt, notifier.clone());
             Ok(Some(queue.allow_indirect(indirect)))
         };
         match self.queues.iter().zip(&self.notifiers).map(build).collect::<Result<_, _>>() {
@@ -293,13 +323,13 @@ impl Mmio {
             QUEUE_READY => queue.ready = value & 1 != 0,
             // A queue that is ready cannot be changed.
             _ if queue.ready => {}
-            QUEUE_NUM => queue.layout.size = value,
-            QUEUE_DESC_LOW => set_half(&mut queue.layout.descriptors, 0, value),
-            QUEUE_DESC_HIGH => set_half(&mut queue.layout.descriptors, 1, value),
-            QUEUE_DRIVER_LOW => set_half(&mut queue.layout.driver, 0, value),
-            QUEUE_DRIVER_HIGH => set_half(&mut queue.layout.driver, 1, value),
-            QUEUE_DEVICE_LOW => set_half(&mut queue.layout.device, 0, value),
-            QUEUE_DEVICE_HIGH => set_half(&mut queue.layout.device, 1, value),
+            QUEUE_NUM => queue.size = value,
+            QUEUE_DESC_LOW => set_half(&mut queue.descriptors, 0, value),
+            QUEUE_DESC_HIGH => set_half(&mut queue.descriptors, 1, value),
+            QUEUE_DRIVER_LOW => set_half(&mut queue.driver, 0, value),
+            QUEUE_DRIVER_HIGH => set_half(&mut queue.driver, 1, value),
+            QUEUE_DEVICE_LOW => set_half(&mut queue.device, 0, value),
+            QUEUE_DEVICE_HIGH => set_half(&mut queue.device, 1, value),
             _ => {}
         }
     }

@@ -6,8 +6,7 @@
 //! | `registers.rs` | the offsets and bits of the registers | 4.2.2, 2.1 |
 //! | `register_mirror.rs` | a read-only memory slot from which guests read the registers, without an exit | |
 //! | `thread.rs` | the device's own thread, which serves its queues | |
-//! | `queue.rs` | the device side of a queue: checked descriptor chains | 2.7.4, 2.7.5 |
-//! | `ring.rs` | the device side of the two rings of a queue | 2.7.6 to 2.7.10 |
+//! | `queue.rs` | the device side of a queue: checked descriptor chains | 2.7 |
 //! | `interrupt.rs` | interrupts and the device status | 2.9, 4.2.2 |
 //! | `block.rs`, `disk.rs`, `image.rs` | the block device, its disk, and the image file | 5.2 |
 //! | `console.rs` | the console | 5.3 |
@@ -33,7 +32,6 @@ pub(crate) mod mmio;
 pub(crate) mod queue;
 pub(crate) mod register_mirror;
 pub(crate) mod registers;
-pub(crate) mod ring;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod thread;

@@ -1,23 +1,25 @@
-//! The device side of a queue: takes descriptor chains from its ring, checks them, and returns them as used (virtio 1.2,
-//! sections 2.7.4 and 2.7.5).
+//! The device side of a queue: takes descriptor chains, checks them, and returns them as used (virtio 1.2, section
+//! 2.7).
 //!
-//! A chain is copied before it is used, because the guest may change its tables at any time.
+//! The crate `virtio-queue` implements the split ring. It reads each field of the guest once, and keeps its own index.
+//! This file follows the chains itself, because the crate accepts some that the specification forbids. It copies a chain
+//! before it uses it, because the guest may change its tables at any time.
 
 use crate::device::virtio::interrupt::Interrupt;
-use crate::device::virtio::ring::{Ring, RingError};
 use crate::exit::Stop;
 use crate::host::signal;
 use crate::memory::{Gpa, GuestMemory, Span};
 use std::sync::Arc;
 use virtio_bindings::virtio_ring;
+use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The reason why a device stops serving its queues.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The rings or their indices are invalid.
+    /// The ring or its indices are invalid.
     #[error("{0}")]
-    Ring(#[from] RingError),
+    Ring(#[from] Error),
     /// A descriptor chain is invalid.
     #[error("{0}")]
     Chain(&'static str),
@@ -258,10 +260,11 @@ pub enum Answer {
     Later,
 }
 
-/// A queue with its host side: interrupt and notification event.
+/// A queue with its host side: memory, interrupt and notification event.
 #[derive(Debug)]
 pub struct Virtqueue {
-    ring: Ring,
+    queue: Queue,
+    memory: GuestMemory,
     /// The buffers of the current request.
     chain: Chain,
     interrupt: Arc<Interrupt>,
@@ -283,11 +286,11 @@ enum Pause {
 }
 
 impl Virtqueue {
-    /// Wraps the rings of a driver that has accepted indirect tables. Signalling `notifier` makes the device serve the
-    /// queue again.
-    pub fn new(ring: Ring, interrupt: Arc<Interrupt>, notifier: Arc<EventFd>) -> Self {
-        let chain = Chain::with_capacity(ring.size(), interrupt.clone());
-        Self { ring, chain, interrupt, notifier, allows_indirect: true }
+    /// Wraps a valid queue in `memory`, whose driver has accepted indirect tables. Signalling `notifier` makes the device
+    /// serve the queue again.
+    pub fn new(queue: Queue, memory: GuestMemory, interrupt: Arc<Interrupt>, notifier: Arc<EventFd>) -> Self {
+        let chain = Chain::with_capacity(queue.size(), interrupt.clone());
+        Self { queue, memory, chain, interrupt, notifier, allows_indirect: true }
     }
 
     /// Sets whether the driver has accepted indirect tables (VIRTIO_F_INDIRECT_DESC).
@@ -308,14 +311,14 @@ impl Virtqueue {
         &mut self,
         mut handle: impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, QueueError>,
     ) -> Result<(), QueueError> {
-        let before = self.ring.next_used();
-        let mut left = self.ring.size();
+        let before = self.queue.next_used();
+        let mut left = self.queue.size();
         loop {
-            self.ring.disable_notification()?;
+            self.queue.disable_notification(self.memory.slots())?;
             match self.drain(&mut left, &mut handle)? {
                 // A request may have arrived before notifications were enabled again, so look once more. Each of these
                 // looks counts as one request.
-                Pause::Empty if self.ring.enable_notification()? => {
+                Pause::Empty if self.queue.enable_notification(self.memory.slots())? => {
                     if left == 0 {
                         signal(&self.notifier);
                         break;
@@ -329,7 +332,7 @@ impl Virtqueue {
                 }
             }
         }
-        if self.ring.needs_interrupt(before)? {
+        if self.queue.next_used() != before && self.queue.needs_notification(self.memory.slots())? {
             self.interrupt.used_buffer();
         }
         Ok(())
@@ -342,23 +345,25 @@ impl Virtqueue {
         left: &mut u16,
         handle: &mut impl FnMut(&GuestMemory, &mut Chain) -> Result<Answer, QueueError>,
     ) -> Result<Pause, QueueError> {
-        let (start, entries) = (self.ring.descriptors(), self.ring.size().into());
+        let (start, entries) = (self.queue.desc_table(), self.queue.size().into());
         let table = Table { start, entries, is_indirect: false };
         loop {
             if self.interrupt.is_halted() || self.interrupt.must_give_up() {
                 return Ok(Pause::Halted);
             }
-            let Some(head) = self.ring.take()? else { return Ok(Pause::Empty) };
+            // `iter` fails if the driver's index is further ahead than the size of the queue.
+            let Some(chain) = self.queue.iter(self.memory.slots())?.next() else { return Ok(Pause::Empty) };
             let Some(now_left) = left.checked_sub(1) else {
-                self.ring.put_back();
+                self.queue.go_to_previous_position();
                 return Ok(Pause::Spent);
             };
             *left = now_left;
-            self.chain.fill(self.ring.memory(), table, head, self.allows_indirect)?;
-            match handle(self.ring.memory(), &mut self.chain)? {
-                Answer::Done(written) => self.ring.add_used(head, written)?,
+            let head = chain.head_index();
+            self.chain.fill(&self.memory, table, head, self.allows_indirect)?;
+            match handle(&self.memory, &mut self.chain)? {
+                Answer::Done(written) => self.queue.add_used(self.memory.slots(), head, written)?,
                 Answer::Later => {
-                    self.ring.put_back();
+                    self.queue.go_to_previous_position();
                     return Ok(Pause::Later);
                 }
             }

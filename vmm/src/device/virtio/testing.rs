@@ -7,7 +7,6 @@ use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::mmio::Mmio;
 use crate::device::virtio::queue::{Answer, QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{register, status};
-use crate::device::virtio::ring::{Layout, Ring};
 use crate::exit::Stop;
 use crate::host::event;
 use crate::memory::{Gpa, GuestMemory};
@@ -16,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use virtio_queue::{Queue, QueueT};
 
 /// The size of guest memory in these tests, in bytes.
 pub(crate) const RAM: u64 = 1 << 20;
@@ -32,7 +32,7 @@ pub(crate) struct Buffer(pub u64, pub u32, pub bool);
 
 /// A driver's ring. Its tables take 16 KiB from `base`.
 #[derive(Debug)]
-pub(crate) struct DriverRing {
+pub(crate) struct Ring {
     memory: GuestMemory,
     base: u64,
     size: u16,
@@ -41,7 +41,7 @@ pub(crate) struct DriverRing {
     taken: u16,
 }
 
-impl DriverRing {
+impl Ring {
     pub(crate) fn new(memory: &GuestMemory, base: u64, size: u16) -> Self {
         memory.write(Gpa(base), &[0; 0x4000]).unwrap();
         Self { memory: memory.clone(), base, size, slot: 0, added: 0, taken: 0 }
@@ -56,7 +56,9 @@ impl DriverRing {
     }
 
     fn u16_at(&self, at: u64) -> u16 {
-        self.memory.load_u16(Gpa(at)).unwrap()
+        let mut value = [0; 2];
+        assert!(self.memory.read(Gpa(at), &mut value));
+        u16::from_le_bytes(value)
     }
 
     /// Writes a descriptor of any table.
@@ -95,24 +97,13 @@ impl DriverRing {
 
     pub(crate) fn set_avail_index(&mut self, index: u16) {
         self.added = index;
-        // In one access, because the device may read it at the same time.
-        assert!(self.memory.store_u16(Gpa(self.avail() + 2), index));
+        self.memory.write(Gpa(self.avail() + 2), &index.to_le_bytes()).unwrap();
     }
 
     /// Sets `used_event`: the index of the used entry at which the device must interrupt.
     pub(crate) fn set_used_event(&self, index: u16) {
         let at = self.avail() + 4 + u64::from(self.size) * 2;
-        assert!(self.memory.store_u16(Gpa(at), index));
-    }
-
-    /// Sets the flags of the driver's ring.
-    pub(crate) fn set_flags(&self, flags: u16) {
-        assert!(self.memory.store_u16(Gpa(self.avail()), flags));
-    }
-
-    /// Reads the flags of the device's ring.
-    pub(crate) fn flags(&self) -> u16 {
-        self.u16_at(self.used_ring())
+        self.memory.write(Gpa(at), &index.to_le_bytes()).unwrap();
     }
 
     /// Reads `avail_event`: the index of the available entry at which the device wants a notification.
@@ -140,18 +131,14 @@ impl DriverRing {
 
     /// The device side of the queue, without a transport.
     pub(crate) fn queue(&self, interrupt: &Arc<Interrupt>) -> Virtqueue {
-        Virtqueue::new(self.ring(true), interrupt.clone(), Arc::new(event().unwrap()))
-    }
-
-    /// The addresses of the queue.
-    pub(crate) fn layout(&self) -> Layout {
-        let (driver, device) = (self.avail(), self.used_ring());
-        Layout { size: self.size.into(), descriptors: self.base, driver, device }
-    }
-
-    /// The device side of the rings.
-    pub(crate) fn ring(&self, event_idx: bool) -> Ring {
-        Ring::new(self.memory.clone(), &self.layout(), self.size, event_idx).unwrap()
+        let mut queue = Queue::new(self.size).unwrap();
+        queue.try_set_desc_table_address(Gpa(self.base)).unwrap();
+        queue.try_set_avail_ring_address(Gpa(self.avail())).unwrap();
+        queue.try_set_used_ring_address(Gpa(self.used_ring())).unwrap();
+        queue.set_event_idx(true);
+        queue.set_ready(true);
+        assert!(queue.is_valid(self.memory.slots()));
+        Virtqueue::new(queue, self.memory.clone(), interrupt.clone(), Arc::new(event().unwrap()))
     }
 
     /// Writes the addresses of the queue into the registers of the transport.
@@ -204,7 +191,7 @@ pub(crate) fn negotiate(device: &mut Mmio, features: u64) -> bool {
 }
 
 /// Initialises the device up to DRIVER_OK, with the queues in the order of their indices.
-pub(crate) fn start(device: &mut Mmio, features: u64, rings: &[&DriverRing]) {
+pub(crate) fn start(device: &mut Mmio, features: u64, rings: &[&Ring]) {
     assert!(negotiate(device, features));
     for (index, ring) in (0..).zip(rings) {
         ring.set_up(device, index);
@@ -290,8 +277,8 @@ pub(crate) fn echo() -> (Mmio, GuestMemory, Arc<Log>) {
     (Mmio::new(backend, memory.clone()).unwrap(), memory, log)
 }
 
-pub(crate) fn rings(memory: &GuestMemory) -> (DriverRing, DriverRing) {
-    (DriverRing::new(memory, 0x1_0000, 16), DriverRing::new(memory, 0x2_0000, 8))
+pub(crate) fn rings(memory: &GuestMemory) -> (Ring, Ring) {
+    (Ring::new(memory, 0x1_0000, 16), Ring::new(memory, 0x2_0000, 8))
 }
 
 /// A request for [`Echo`], with one buffer.

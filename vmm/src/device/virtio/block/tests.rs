@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::virtio::interrupt::Interrupt;
-use crate::device::virtio::testing::{self, Buffer, DriverRing, INDIRECT, NEXT, RAM, WRITE, bytes};
+use crate::device::virtio::testing::{self, Buffer, INDIRECT, NEXT, RAM, Ring, WRITE, bytes};
 use crate::memory::Gpa;
 use proptest::prelude::*;
 use std::fs;
@@ -29,7 +29,7 @@ struct Rig {
     image: NamedTempFile,
     block: Block,
     memory: GuestMemory,
-    ring: DriverRing,
+    ring: Ring,
     queues: Queues,
     interrupt: Arc<Interrupt>,
 }
@@ -41,7 +41,7 @@ impl Rig {
         fs::write(image.path(), content).unwrap();
         let block = Block::new(Disk::open(image.path(), read_only).unwrap());
         let memory = testing::memory();
-        let ring = DriverRing::new(&memory, RING, QUEUE_SIZE);
+        let ring = Ring::new(&memory, RING, QUEUE_SIZE);
         let interrupt = Arc::new(Interrupt::new("virtio-blk").unwrap());
         let queues = Queues::new(vec![Some(ring.queue(&interrupt))]);
         Self { image, block, memory, ring, queues, interrupt }
@@ -242,7 +242,7 @@ fn without_flushes_each_write_is_flushed() {
 }
 
 /// Lets `wrong` fill the ring, and requires that the device refuses it. `what` describes the mistake.
-fn breaks(what: &str, wrong: impl FnOnce(&mut DriverRing)) {
+fn breaks(what: &str, wrong: impl FnOnce(&mut Ring)) {
     let mut rig = Rig::new(false);
     rig.header(IN, 0);
     wrong(&mut rig.ring);

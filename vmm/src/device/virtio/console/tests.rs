@@ -3,7 +3,7 @@
 use super::*;
 use crate::console::output::Captured;
 use crate::device::virtio::interrupt::Interrupt;
-use crate::device::virtio::testing::{self, Buffer, DriverRing, RAM, bytes};
+use crate::device::virtio::testing::{self, Buffer, RAM, Ring, bytes};
 use crate::exit::Stop;
 use crate::memory::Gpa;
 use crate::shutdown::{Deadline, StopHandle};
@@ -15,8 +15,8 @@ struct Rig {
     input: ConsoleInput,
     captured: Captured,
     memory: GuestMemory,
-    receive: DriverRing,
-    transmit: DriverRing,
+    receive: Ring,
+    transmit: Ring,
     queues: Queues,
     interrupt: Arc<Interrupt>,
 }
@@ -28,7 +28,7 @@ impl Rig {
         let console = ConsoleDevice::new(output, input.clone());
         let memory = testing::memory();
         let (receive, transmit) =
-            (DriverRing::new(&memory, 0x1_0000, QUEUE_SIZE), DriverRing::new(&memory, 0x2_0000, QUEUE_SIZE));
+            (Ring::new(&memory, 0x1_0000, QUEUE_SIZE), Ring::new(&memory, 0x2_0000, QUEUE_SIZE));
         let interrupt = Arc::new(Interrupt::new("virtio-console").unwrap());
         let queues = [&receive, &transmit].map(|ring| Some(ring.queue(&interrupt)));
         let queues = Queues::new(queues.into());

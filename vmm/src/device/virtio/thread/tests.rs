@@ -5,8 +5,7 @@ use crate::console::output::Output;
 use crate::device::virtio::registers::register::*;
 use crate::device::virtio::registers::status::*;
 use crate::device::virtio::testing::{
-    Buffer, DriverRing, Echo, FEATURES, Log, REQUEST, bytes, echo, get, memory, read, rings, soon, start,
-    write,
+    Buffer, Echo, FEATURES, Log, REQUEST, Ring, bytes, echo, get, memory, read, rings, soon, start, write,
 };
 use crate::device::virtio::{Block, ConsoleDevice, ConsoleInput, Disk, Mmio};
 use crate::memory::Gpa;
@@ -229,7 +228,7 @@ fn a_disk_behind_the_transport_reads_and_writes() {
     let disk = Disk::open(image.path(), false).unwrap();
     let mut device = Mmio::new(Block::new(disk), memory.clone()).unwrap();
     assert_eq!(get(&mut device, 0x100, 8), 8, "sectors");
-    let mut ring = DriverRing::new(&memory, 0x1_0000, 128);
+    let mut ring = Ring::new(&memory, 0x1_0000, 128);
     start(&mut device, FEATURES | 1 << 9, &[&ring]);
     let (header, data, status) = (0x2_0000, 0x3_0000, 0x2_1000);
     for kind in [0_u32, 1] {
@@ -252,8 +251,7 @@ fn a_console_behind_the_transport_receives_and_transmits() {
     let (output, captured) = Output::captured();
     let console = ConsoleDevice::new(output, input.clone());
     let mut device = Mmio::new(console, memory.clone()).unwrap();
-    let (mut receive, mut transmit) =
-        (DriverRing::new(&memory, 0x1_0000, 64), DriverRing::new(&memory, 0x2_0000, 64));
+    let (mut receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
     input.push(b"early");
     receive.add(&[Buffer(0x3_0000, 64, true)]);
     start(&mut device, FEATURES, &[&receive, &transmit]);
@@ -280,8 +278,7 @@ fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     let console = ConsoleDevice::new(output, ConsoleInput::new().unwrap());
     let mut device = Mmio::new(console, memory.clone()).unwrap();
     let stop_handle = begin_run(&mut device, deadline);
-    let (receive, mut transmit) =
-        (DriverRing::new(&memory, 0x1_0000, 64), DriverRing::new(&memory, 0x2_0000, 64));
+    let (receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
     // More than fits into a pipe.
     transmit.add(&[Buffer(0x4_0000, 0x8_0000, false)]);
     start(&mut device, FEATURES, &[&receive, &transmit]);
@@ -305,7 +302,7 @@ fn random_writes_to_the_ring_block_neither_the_device_nor_a_reset() {
     };
     let begun = Instant::now();
     for _ in 0..200 {
-        let mut ring = DriverRing::new(&memory, 0x1_0000, 64);
+        let mut ring = Ring::new(&memory, 0x1_0000, 64);
         memory.write(Gpa(0x2_0000), &[0; 16]).unwrap();
         start(&mut device, FEATURES, &[&ring]);
         for _ in 0..40 {
