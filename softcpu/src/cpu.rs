@@ -1,0 +1,391 @@
+//! The processor: its parts, and the loop that executes instructions.
+
+use crate::blocks::{Block, Blocks, Key, MAX_INSTRUCTION};
+use crate::exit::{Death, Exit};
+use crate::memory::{Memory, PAGE};
+use crate::op::Op;
+use crate::paging::{Access, Tlb};
+use crate::state::{State, flag, seg};
+use crate::trap::Trap;
+use iced_x86::{Decoder, DecoderError, DecoderOptions};
+
+/// The number of block entries that [`Cpu::recent`] remembers.
+const RECENT: usize = 64;
+
+/// An x86 processor.
+pub struct Cpu<M: Memory> {
+    /// The registers.
+    pub state: State,
+    pub(crate) memory: M,
+    pub(crate) tlb: Tlb<M::Page>,
+    pub(crate) blocks: Blocks<M>,
+    /// RIP after the instruction that is executed. A branch changes it.
+    pub(crate) next_rip: u64,
+    /// The number of instructions that may still be executed in this run.
+    pub(crate) left: u64,
+    /// The number of instructions that this run may execute.
+    allowed: u64,
+    /// The number of instructions that were executed before this run.
+    executed: u64,
+    /// The access that needs an answer.
+    pub(crate) pending: Option<Exit>,
+    /// The answer to the last exit.
+    reply: Option<Reply>,
+    /// The answers to the accesses of the instruction that is executed again.
+    pub(crate) answers: Vec<u64>,
+    /// The index of the next one.
+    pub(crate) next_answer: usize,
+    /// The code or its translation may have changed, so the next instruction is looked up anew.
+    pub(crate) leave_block: bool,
+    /// The instruction before this one was a MOV SS, POP SS or STI, after which no trap or interrupt is taken.
+    pub(crate) shadow: bool,
+    pub(crate) death: Option<Death>,
+    /// The CPUID leaves.
+    pub(crate) cpuid: Vec<CpuidLeaf>,
+    /// The model-specific registers whose accesses are exits.
+    pub(crate) trapped_msrs: Vec<u32>,
+    /// The addresses of the blocks that were entered last, a ring.
+    recent: [u64; RECENT],
+    next_recent: usize,
+}
+
+/// A CPUID leaf. A `subleaf` of `None` matches any ECX.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuidLeaf {
+    /// EAX.
+    pub leaf: u32,
+    /// ECX, if the leaf has subleaves.
+    pub subleaf: Option<u32>,
+    /// EAX, EBX, ECX and EDX of the answer.
+    pub registers: [u32; 4],
+}
+
+/// The answer to an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    Value(u64),
+    Refused,
+}
+
+impl<M: Memory> Cpu<M> {
+    /// A processor after a reset (SDM volume 3, section 10.1).
+    pub fn new(memory: M) -> Self {
+        Self {
+            state: State::default(),
+            memory,
+            tlb: Tlb::new(),
+            blocks: Blocks::new(),
+            next_rip: 0,
+            left: 0,
+            allowed: 0,
+            executed: 0,
+            pending: None,
+            reply: None,
+            answers: Vec::new(),
+            next_answer: 0,
+            leave_block: false,
+            shadow: false,
+            death: None,
+            cpuid: Vec::new(),
+            trapped_msrs: Vec::new(),
+            recent: [0; RECENT],
+            next_recent: 0,
+        }
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Makes CS a real-mode segment with this base.
+    pub fn set_code_segment_base(&mut self, base: u64) {
+        let code = &mut self.state.segments[seg::CS];
+        (code.selector, code.base) = ((base >> 4) as u16, base);
+    }
+
+    /// Sets the CPUID leaves. A leaf that is not among them reads as zero.
+    pub fn set_cpuid(&mut self, leaves: Vec<CpuidLeaf>) {
+        self.cpuid = leaves;
+    }
+
+    /// Makes accesses to these model-specific registers exits.
+    pub fn trap_msrs(&mut self, indices: Vec<u32>) {
+        self.trapped_msrs = indices;
+    }
+
+    /// The caller has changed registers in [`state`](Self::state): forgets what was derived from them, and the access of
+    /// the last exit.
+    pub fn state_changed(&mut self) {
+        self.tlb.flush();
+        self.forget_exit();
+    }
+
+    /// Forgets the access of the last exit: the instruction will be executed from its start.
+    pub fn forget_exit(&mut self) {
+        self.pending = None;
+        self.reply = None;
+        self.answers.clear();
+        self.next_answer = 0;
+    }
+
+    /// Answers the last exit with a value.
+    pub fn answer(&mut self, value: u64) {
+        self.reply = Some(Reply::Value(value));
+    }
+
+    /// Answers the last exit, an access to a model-specific register, with #GP(0).
+    pub fn refuse(&mut self) {
+        self.reply = Some(Reply::Refused);
+    }
+
+    /// The faults of the triple fault after which [`run`](Self::run) returned [`Exit::Shutdown`].
+    pub fn death(&self) -> Option<&Death> {
+        self.death.as_ref()
+    }
+
+    /// The number of instructions that were executed. An iteration of a repeated string instruction counts as one.
+    #[inline]
+    pub fn instructions(&self) -> u64 {
+        self.executed.wrapping_add(self.allowed.wrapping_sub(self.left))
+    }
+
+    /// The time-stamp counter.
+    #[inline]
+    pub(crate) fn tsc(&self) -> u64 {
+        self.instructions().wrapping_add(self.state.tsc_offset)
+    }
+
+    /// The addresses (RIP) of the blocks of code that were entered last, oldest first.
+    pub fn recent(&self) -> impl Iterator<Item = u64> {
+        let (newer, older) = self.recent.split_at(self.next_recent % RECENT);
+        let known = self.next_recent.min(RECENT);
+        older.iter().chain(newer).copied().skip(RECENT - known)
+    }
+
+    /// The number of bytes of the block of code that begins at `rip`, and the number of times that it was entered. `None`
+    /// if it is not known any more.
+    pub fn block(&self, rip: u64) -> Option<(u64, u64)> {
+        let mut blocks = self.blocks.iter().filter(|block| block.key.rip == rip);
+        blocks.next().map(|block| (block.len(), block.entered))
+    }
+
+    /// Executes at most `instructions` instructions, until an exit. Memory may have changed since the last run.
+    pub fn run(&mut self, instructions: u64) -> Exit {
+        self.executed = self.instructions();
+        (self.allowed, self.left) = (instructions, instructions);
+        self.blocks.epoch = self.blocks.epoch.wrapping_add(1);
+        if let Some(exit) = self.complete_exit() {
+            return exit;
+        }
+        loop {
+            if self.left == 0 {
+                return Exit::SliceEnd;
+            }
+            let Err(trap) = self.execute_block() else { continue };
+            if let Some(exit) = self.handle(trap) {
+                return exit;
+            }
+        }
+    }
+
+    /// Executes the instruction of the last exit again, now with an answer.
+    fn complete_exit(&mut self) -> Option<Exit> {
+        let pending = self.pending.take()?;
+        match self.reply.take().unwrap_or(Reply::Value(u64::MAX)) {
+            Reply::Refused if matches!(pending, Exit::RdMsr { .. } | Exit::WrMsr { .. }) => {
+                self.forget_exit();
+                return self.handle(Trap::gp());
+            }
+            Reply::Refused => self.answers.push(u64::MAX),
+            Reply::Value(value) => self.answers.push(value),
+        }
+        self.next_answer = 0;
+        // At least this instruction is executed.
+        self.left = self.left.max(1);
+        let result = self.execute(1);
+        match result {
+            Err(Trap::Exit) => {}
+            _ => self.forget_answers(),
+        }
+        result.err().and_then(|trap| self.handle(trap))
+    }
+
+    fn forget_answers(&mut self) {
+        self.answers.clear();
+        self.next_answer = 0;
+    }
+
+    /// Handles the end of an instruction that is not complete. Returns an exit, or `None` if the guest goes on.
+    fn handle(&mut self, trap: Trap) -> Option<Exit> {
+        match trap {
+            Trap::Again => None,
+            Trap::Exit => {
+                self.next_answer = 0;
+                Some(self.pending.unwrap_or(Exit::Unsupported))
+            }
+            Trap::Halted => Some(Exit::Halted),
+            Trap::Unsupported => Some(Exit::Unsupported),
+            Trap::Fault(exception) => {
+                self.shadow = false;
+                // A guest whose handlers fault at once must not run for ever.
+                self.left = self.left.saturating_sub(1);
+                match self.raise(exception) {
+                    Ok(()) => None,
+                    Err(trap) => self.handle_undelivered(trap),
+                }
+            }
+        }
+    }
+
+    /// Handles the failure to deliver an exception.
+    fn handle_undelivered(&mut self, trap: Trap) -> Option<Exit> {
+        match trap {
+            Trap::Exit => {
+                self.next_answer = 0;
+                Some(self.pending.unwrap_or(Exit::Unsupported))
+            }
+            Trap::Again => None,
+            Trap::Halted => Some(Exit::Halted),
+            Trap::Unsupported => Some(Exit::Unsupported),
+            // `raise` returns a fault only for the third one.
+            Trap::Fault(_) => Some(Exit::Shutdown),
+        }
+    }
+
+    /// Executes a block, as far as the run allows.
+    #[inline]
+    fn execute_block(&mut self) -> Result<(), Trap> {
+        let is_stepped = self.state.rflags & flag::TF != 0 || self.shadow;
+        self.execute(if is_stepped { 1 } else { self.left })
+    }
+
+    /// Executes at most `most` instructions of one block.
+    fn execute(&mut self, most: u64) -> Result<(), Trap> {
+        let rip = self.state.rip;
+        let linear = self.code_address(rip)?;
+        let entry = self.translate(linear, Access::Execute, self.is_user())?;
+        // Code in memory-mapped I/O is not supported.
+        let page = entry.page.ok_or(Trap::Unsupported)?;
+        let key = Key { gpa: entry.gpa | linear & (PAGE - 1), rip, bits: self.state.code_bits() };
+        let (block, is_new_page) = self.blocks.take(key, &self.memory, page);
+        if is_new_page {
+            self.tlb.mark_code(key.gpa);
+        }
+        let Some(block) = block else { return self.execute_uncached() };
+        if !self.is_within_limit(rip, block.len()) {
+            self.blocks.put_back(block);
+            return self.execute_uncached();
+        }
+        self.recent[self.next_recent % RECENT] = rip;
+        self.next_recent = if self.next_recent == 2 * RECENT - 1 { RECENT } else { self.next_recent + 1 };
+        let result = self.execute_ops(&block, most);
+        self.blocks.put_back(block);
+        result
+    }
+
+    #[inline]
+    fn execute_ops(&mut self, block: &Block<M>, most: u64) -> Result<(), Trap> {
+        self.leave_block = false;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        for op in block.ops.iter().take(most) {
+            self.execute_op(op)?;
+            if self.leave_block {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes one instruction, and the traps after it.
+    #[inline]
+    fn execute_op(&mut self, op: &Op<M>) -> Result<(), Trap> {
+        let traps = self.state.rflags & flag::TF != 0;
+        let shadow = self.shadow;
+        self.next_rip = self.state.rip.wrapping_add(op.len.into());
+        let result = (op.run)(self, op);
+        if result.is_ok() {
+            self.state.rip = self.next_rip;
+            self.left = self.left.saturating_sub(1);
+        }
+        if traps || shadow {
+            return self.after_step(result, traps, shadow);
+        }
+        result
+    }
+
+    /// The address of the code at `rip`.
+    #[inline]
+    fn code_address(&self, rip: u64) -> Result<u64, Trap> {
+        self.linear(seg::CS, rip, 1, Access::Execute).map_err(|_| Trap::gp())
+    }
+
+    /// True if `len` bytes of code are within the limit of CS.
+    #[inline]
+    fn is_within_limit(&self, rip: u64, len: u64) -> bool {
+        self.state.is_64()
+            || rip.saturating_add(len.saturating_sub(1)) <= self.state.segments[seg::CS].limit.into()
+    }
+
+    /// Decodes and executes one instruction that is not kept: it crosses the end of a page or of the segment, or is not
+    /// valid.
+    #[cold]
+    fn execute_uncached(&mut self) -> Result<(), Trap> {
+        let op = self.decode_uncached()?;
+        self.leave_block = false;
+        self.execute_op(&op)
+    }
+
+    /// Decodes the instruction at RIP.
+    ///
+    /// # Errors
+    /// It cannot be fetched, or is longer than 15 bytes.
+    fn decode_uncached(&mut self) -> Result<Op<M>, Trap> {
+        let (bits, rip) = (self.state.code_bits(), self.state.rip);
+        let mut bytes = Vec::with_capacity(MAX_INSTRUCTION);
+        loop {
+            if !bytes.is_empty() {
+                let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
+                let insn = decoder.decode();
+                if decoder.last_error() != DecoderError::NoMoreBytes {
+                    return Ok(Op::new(insn, bits));
+                }
+            }
+            if bytes.len() == MAX_INSTRUCTION {
+                return Err(Trap::gp());
+            }
+            // Fetch as far as the end of the page, and the next page only if the instruction needs it.
+            let at = rip.wrapping_add(bytes.len() as u64);
+            let linear = self.code_address(at)?;
+            let entry = self.translate(linear, Access::Execute, self.is_user())?;
+            let page = entry.page.ok_or(Trap::Unsupported)?;
+            let start = (linear & (PAGE - 1)) as usize;
+            let mut end = start.saturating_add(MAX_INSTRUCTION - bytes.len()).min(PAGE as usize);
+            if !self.state.is_64() {
+                let limit = u64::from(self.state.segments[seg::CS].limit);
+                let rest = usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX);
+                end = end.min(start.saturating_add(rest).saturating_add(1));
+            }
+            bytes.extend((start..end).map(|offset| self.memory.load::<1>(page, offset) as u8));
+        }
+    }
+
+    /// The bytes of the instruction at RIP, as far as they can be read.
+    pub fn instruction_bytes(&mut self) -> Vec<u8> {
+        let rip = self.state.rip;
+        let byte = |at: u64| {
+            let linear = self.code_address(rip.wrapping_add(at)).ok()?;
+            let entry = self.translate(linear, Access::Execute, self.is_user()).ok()?;
+            Some(self.memory.load::<1>(entry.page?, (linear & (PAGE - 1)) as usize) as u8)
+        };
+        (0..MAX_INSTRUCTION as u64).map_while(byte).collect()
+    }
+
+    /// The guest has written `len` bytes at a physical address, in one page: forgets the code that was decoded from them.
+    #[inline]
+    pub(crate) fn code_written(&mut self, gpa: u64, len: u64) {
+        if self.blocks.remove(gpa, len) {
+            self.leave_block = true;
+        }
+    }
+}
