@@ -49,7 +49,7 @@ impl Words {
     /// The offset of the page that contains `gpa`. `None` unless the whole page is in this slot.
     pub(super) fn page_offset(&self, gpa: u64, page: u64) -> Option<u64> {
         let offset = (gpa & !page.wrapping_sub(1)).checked_sub(self.start)?;
-        self.at(offset, page).map(|_| offset)
+        self.at(offset, page).map(|_| offset).filter(|offset| offset.is_multiple_of(page))
     }
 
     /// The address of the word at `gpa` in this process. `None` unless it is aligned and in this slot.
