@@ -25,6 +25,7 @@ mod blocks;
 mod cpu;
 mod exit;
 mod flags;
+mod float;
 mod interrupts;
 mod linear;
 mod memory;

@@ -5,6 +5,7 @@ mod arithmetic;
 mod branch;
 mod data;
 mod port;
+mod sse;
 
 use crate::cpu::Cpu;
 use crate::memory::Memory;
@@ -17,8 +18,8 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 4] =
-        [arithmetic::handler, data::handler, branch::handler, port::handler];
+    let groups: [fn(&Instruction) -> Option<Handler<M>>; 5] =
+        [arithmetic::handler, data::handler, branch::handler, port::handler, sse::handler];
     groups.into_iter().find_map(|group| group(insn)).unwrap_or(unsupported)
 }
 
