@@ -27,6 +27,7 @@ mod cpu;
 mod cpuid;
 mod exit;
 mod flags;
+mod float;
 mod interrupts;
 mod linear;
 mod memory;

@@ -8,6 +8,7 @@ mod control;
 mod data;
 mod flag;
 mod port;
+mod sse;
 mod system;
 
 use crate::cpu::Cpu;
@@ -21,17 +22,18 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 8] = [
+    let groups: &[fn(&Instruction) -> Option<Handler<M>>] = &[
         arithmetic::handler,
         data::handler,
         branch::handler,
         port::handler,
         control::handler,
         flag::handler,
+        sse::handler,
         system::handler,
         absent::handler,
     ];
-    groups.into_iter().find_map(|group| group(insn)).unwrap_or(unsupported)
+    groups.iter().find_map(|group| group(insn)).unwrap_or(unsupported)
 }
 
 /// True if the instruction after this one is not always the next to be executed, or is decoded in another way.
