@@ -23,6 +23,7 @@
 
 mod blocks;
 mod cpu;
+mod descriptors;
 mod exit;
 mod flags;
 mod interrupts;
@@ -32,6 +33,7 @@ mod op;
 mod operands;
 mod ops;
 mod paging;
+mod stack;
 mod state;
 mod trap;
 

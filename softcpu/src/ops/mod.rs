@@ -4,7 +4,15 @@
 mod arithmetic;
 mod branch;
 mod data;
+mod far;
+mod gates;
+mod interrupt;
 mod port;
+mod returns;
+mod segments;
+mod selectors;
+mod syscall;
+mod tables;
 
 use crate::cpu::Cpu;
 use crate::memory::Memory;
@@ -17,8 +25,19 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 4] =
-        [arithmetic::handler, data::handler, branch::handler, port::handler];
+    let groups: [fn(&Instruction) -> Option<Handler<M>>; 11] = [
+        arithmetic::handler,
+        data::handler,
+        branch::handler,
+        port::handler,
+        segments::handler,
+        interrupt::handler,
+        far::handler,
+        returns::handler,
+        selectors::handler,
+        tables::handler,
+        syscall::handler,
+    ];
     groups.into_iter().find_map(|group| group(insn)).unwrap_or(unsupported)
 }
 
