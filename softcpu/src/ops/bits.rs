@@ -84,7 +84,7 @@ fn scan<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, found: impl Fn(u64) -> u32) -> 
     if value != 0 {
         cpu.set(op, 0, found(value).into())?;
     }
-    cpu.set_flags(flag::ZF, if value == 0 { flag::ZF } else { 0 });
+    cpu.set_status(if value == 0 { flag::ZF } else { 0 });
     Ok(())
 }
 
@@ -108,7 +108,7 @@ fn count_zeros<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, value: u64, count: u32) 
     cpu.set(op, 0, count.into())?;
     let carry = if value == 0 { flag::CF } else { 0 };
     let zero = if count == 0 { flag::ZF } else { 0 };
-    cpu.set_flags(flag::CF | flag::ZF, carry | zero);
+    cpu.set_status(carry | zero);
     Ok(())
 }
 

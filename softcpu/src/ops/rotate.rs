@@ -1,7 +1,7 @@
 //! Rotations (SDM volume 1, section 7.3.6.3). OF after a rotation by more than 1, which the SDM leaves undefined, is as
 //! processors of Intel set it.
 
-use super::shift::{count_mask, flag_if, overflow_of_carry, overflow_of_top};
+use super::shift::{count_mask, flag_if, overflow_of_sign, overflow_of_top};
 use crate::cpu::Cpu;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
@@ -50,7 +50,7 @@ fn rol<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
         let bits = 8 * u32::from(size);
         let result = turn(value, count % bits, bits) & mask(size);
         let carry = flag_if(result, flag::CF);
-        (result, carry, overflow_of_carry(result, carry, size))
+        (result, carry, overflow_of_top(value, size))
     })
 }
 
@@ -59,7 +59,7 @@ fn ror<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
         let bits = 8 * u32::from(size);
         let result = turn(value, bits - count % bits, bits) & mask(size);
         let carry = if result & sign_bit(size) != 0 { flag::CF } else { 0 };
-        (result, carry, overflow_of_top(result, size))
+        (result, carry, overflow_of_sign(value, value & 1, size))
     })
 }
 
@@ -76,14 +76,14 @@ fn rcl<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     rotate(cpu, op, |value, carry, count, size| {
         let bits = 8 * u32::from(size) + 1;
         let (result, carry) = turn_with_carry(value, carry, count % bits, size);
-        (result, carry, overflow_of_carry(result, carry, size))
+        (result, carry, overflow_of_top(value, size))
     })
 }
 
 fn rcr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    rotate(cpu, op, |value, carry, count, size| {
+    rotate(cpu, op, |value, old, count, size| {
         let bits = 8 * u32::from(size) + 1;
-        let (result, carry) = turn_with_carry(value, carry, bits - count % bits, size);
-        (result, carry, overflow_of_top(result, size))
+        let (result, carry) = turn_with_carry(value, old, bits - count % bits, size);
+        (result, carry, overflow_of_sign(value, old, size))
     })
 }

@@ -84,11 +84,13 @@ impl<M: Memory> Cpu<M> {
         let width = elements.width;
         let mut count = self.gpr(gpr::CX, width);
         if count == 0 {
-            self.clear_high_halves(op, elements);
+            self.finish_empty(op, elements);
             return Ok(());
         }
+        // A repetition that is to be continued leaves the flags as they were (SDM volume 2, REP).
+        let rflags = self.state.rflags;
         loop {
-            once(self, elements)?;
+            once(self, elements).inspect_err(|_| self.state.rflags = rflags)?;
             count = count.wrapping_sub(1);
             self.set_gpr(gpr::CX, width, count);
             self.commit_answers();
@@ -102,6 +104,7 @@ impl<M: Memory> Cpu<M> {
             }
             self.left = self.left.saturating_sub(1);
             if self.left == 0 || self.state.has(flag::TF) {
+                self.state.rflags = rflags;
                 return Err(Trap::Again);
             }
             // The last element, and the last of the run, are left to `once`.
@@ -112,9 +115,27 @@ impl<M: Memory> Cpu<M> {
         }
     }
 
-    /// Writes the registers of a string instruction with a count of zero: a 32-bit address size clears the upper halves.
-    fn clear_high_halves(&mut self, op: &Op<M>, elements: Elements) {
-        let _ = (op, elements);
+    /// Completes an instruction with a count of 0. A 32-bit address size clears the upper half of RCX; that of RDI for a
+    /// destination that is written; and that of RSI for MOVS, as on processors of Intel.
+    fn finish_empty(&mut self, op: &Op<M>, elements: Elements) {
+        if elements.width != 4 || !self.state.is_64() {
+            return;
+        }
+        self.state.gpr[gpr::CX] = 0;
+        let moves = matches!(
+            op.insn.mnemonic(),
+            Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq
+        );
+        let stores = matches!(
+            op.insn.mnemonic(),
+            Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq
+        );
+        if moves {
+            self.state.gpr[gpr::SI] &= mask(4);
+        }
+        if moves || stores {
+            self.state.gpr[gpr::DI] &= mask(4);
+        }
     }
 }
 
