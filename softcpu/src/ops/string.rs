@@ -82,9 +82,11 @@ impl<M: Memory> Cpu<M> {
             return once(self, elements);
         }
         let width = elements.width;
+        if width == 4 && self.state.is_64() {
+            self.clear_upper_halves(op);
+        }
         let mut count = self.gpr(gpr::CX, width);
         if count == 0 {
-            self.finish_empty(op, elements);
             return Ok(());
         }
         // A repetition that is to be continued leaves the flags as they were (SDM volume 2, REP).
@@ -115,26 +117,17 @@ impl<M: Memory> Cpu<M> {
         }
     }
 
-    /// Completes an instruction with a count of 0. A 32-bit address size clears the upper half of RCX; that of RDI for a
-    /// destination that is written; and that of RSI for MOVS, as on processors of Intel.
-    fn finish_empty(&mut self, op: &Op<M>, elements: Elements) {
-        if elements.width != 4 || !self.state.is_64() {
-            return;
-        }
-        self.state.gpr[gpr::CX] = 0;
-        let moves = matches!(
-            op.insn.mnemonic(),
-            Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq
-        );
-        let stores = matches!(
-            op.insn.mnemonic(),
-            Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq
-        );
-        if moves {
-            self.state.gpr[gpr::SI] &= mask(4);
-        }
-        if moves || stores {
-            self.state.gpr[gpr::DI] &= mask(4);
+    /// A repetition with 32-bit addresses in 64-bit mode first clears the upper halves of RCX, of RDI if it writes, and of
+    /// RSI for MOVS, also if the count is 0 or the first access faults, as on processors of Intel.
+    fn clear_upper_halves(&mut self, op: &Op<M>) {
+        use Mnemonic::{Movsb, Movsd, Movsq, Movsw, Stosb, Stosd, Stosq, Stosw};
+        let registers: &[usize] = match op.insn.mnemonic() {
+            Movsb | Movsw | Movsd | Movsq => &[gpr::CX, gpr::SI, gpr::DI],
+            Stosb | Stosw | Stosd | Stosq => &[gpr::CX, gpr::DI],
+            _ => &[gpr::CX],
+        };
+        for register in registers {
+            self.state.gpr[register & 15] &= mask(4);
         }
     }
 }
