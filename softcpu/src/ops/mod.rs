@@ -1,21 +1,26 @@
 //! The instructions, a file for each group. Each group has a function `handler` that finds the function for an
 //! instruction.
 
+mod absent;
 mod arithmetic;
 mod bits;
 mod bmi;
 mod branch;
 mod condition;
+mod control;
 mod data;
 mod decimal;
 mod exchange;
+mod flag;
 mod multiply;
 mod port;
 mod rotate;
 mod shift;
+mod sse;
 mod stack;
 mod string;
 mod string_fast;
+mod system;
 
 use crate::cpu::Cpu;
 use crate::memory::Memory;
@@ -43,6 +48,11 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
         bmi::handler,
         decimal::handler,
         port::handler,
+        control::handler,
+        flag::handler,
+        sse::handler,
+        system::handler,
+        absent::handler,
     ];
     groups.iter().find_map(|group| group(insn)).unwrap_or(unsupported)
 }
