@@ -17,9 +17,13 @@
 const LONG: usize = 256;
 
 #[cfg(any(miri, tsan))]
-pub(super) use model::{copy_from, copy_to, load_u8, load_u32, store_u8, store_u32};
+pub(super) use model::{
+    copy_from, copy_to, load_u8, load_u16, load_u32, load_u64, store_u8, store_u16, store_u32, store_u64,
+};
 #[cfg(not(any(miri, tsan)))]
-pub(super) use processor::{copy_from, copy_to, load_u8, load_u32, store_u8, store_u32};
+pub(super) use processor::{
+    copy_from, copy_to, load_u8, load_u16, load_u32, load_u64, store_u8, store_u16, store_u32, store_u64,
+};
 
 /// The accesses as instructions.
 #[cfg(not(any(miri, tsan)))]
@@ -76,6 +80,58 @@ mod processor {
         // SAFETY: the caller promises that the bytes can be written.
         unsafe {
             asm!("mov dword ptr [{0}], {1:e}", in(reg) to, in(reg) word, options(nostack, preserves_flags));
+        }
+    }
+
+    /// Reads the 2 little-endian bytes at `from`, in one access if they are aligned.
+    ///
+    /// # Safety
+    /// As for [`load_u8`], for both bytes.
+    #[inline]
+    pub(in super::super) unsafe fn load_u16(from: *const u8) -> u16 {
+        let half: u32;
+        // SAFETY: the caller promises that the bytes can be read.
+        unsafe {
+            asm!("movzx {0:e}, word ptr [{1}]", out(reg) half, in(reg) from, options(nostack, preserves_flags));
+        }
+        half as u16
+    }
+
+    /// Writes the 2 little-endian bytes at `to`, in one access if they are aligned.
+    ///
+    /// # Safety
+    /// As for [`load_u8`], for both bytes.
+    #[inline]
+    pub(in super::super) unsafe fn store_u16(to: *mut u8, half: u16) {
+        // SAFETY: the caller promises that the bytes can be written.
+        unsafe {
+            asm!("mov word ptr [{0}], {1:x}", in(reg) to, in(reg) half, options(nostack, preserves_flags));
+        }
+    }
+
+    /// Reads the 8 little-endian bytes at `from`, in one access if they are aligned.
+    ///
+    /// # Safety
+    /// As for [`load_u8`], for all eight bytes.
+    #[inline]
+    pub(in super::super) unsafe fn load_u64(from: *const u8) -> u64 {
+        let word: u64;
+        // SAFETY: the caller promises that the bytes can be read.
+        unsafe {
+            asm!("mov {0}, qword ptr [{1}]", out(reg) word, in(reg) from, options(nostack, preserves_flags));
+        }
+        word
+    }
+
+    /// Writes the 8 little-endian bytes at `to`, in one access if they are aligned.
+    ///
+    /// # Safety
+    /// As for [`load_u8`], for all eight bytes.
+    #[inline]
+    pub(in super::super) unsafe fn store_u64(to: *mut u8, word: u64) {
+        // SAFETY: the caller promises that the bytes can be written.
+        unsafe {
+            asm!("mov qword ptr [{0}], {1}", in(reg) to, in(reg) word, options(nostack, preserves_flags));
         }
     }
 
@@ -170,6 +226,26 @@ mod model {
         unsafe { copy_to(to, &word.to_le_bytes()) }
     }
 
+    pub(in super::super) unsafe fn load_u16(from: *const u8) -> u16 {
+        // SAFETY: the caller promises it for both bytes.
+        u16::from_le_bytes(array::from_fn(|at| unsafe { load_u8(from.add(at)) }))
+    }
+
+    pub(in super::super) unsafe fn store_u16(to: *mut u8, half: u16) {
+        // SAFETY: as above.
+        unsafe { copy_to(to, &half.to_le_bytes()) }
+    }
+
+    pub(in super::super) unsafe fn load_u64(from: *const u8) -> u64 {
+        // SAFETY: the caller promises it for all eight bytes.
+        u64::from_le_bytes(array::from_fn(|at| unsafe { load_u8(from.add(at)) }))
+    }
+
+    pub(in super::super) unsafe fn store_u64(to: *mut u8, word: u64) {
+        // SAFETY: as above.
+        unsafe { copy_to(to, &word.to_le_bytes()) }
+    }
+
     pub(in super::super) unsafe fn copy_from(from: *const u8, to: &mut [u8]) {
         for (at, byte) in to.iter_mut().enumerate() {
             // SAFETY: the caller promises it for as many bytes.
@@ -218,6 +294,10 @@ mod tests {
             store_u8(start.add(5), 0x22);
             assert_eq!((load_u8(start.add(4)), load_u8(start.add(7))), (1, 4));
             assert_eq!((load_u32(start.add(4)), load_u32(start)), (0x0403_2201, 0));
+            store_u16(start.add(1), 0xbbaa);
+            assert_eq!((load_u16(start.add(2)), load_u64(start)), (0x00bb, 0x0403_2201_00bb_aa00));
+            store_u64(start, 0x8877_6655_4433_2211);
+            assert_eq!((load_u16(start.add(3)), load_u64(start)), (0x5544, 0x8877_6655_4433_2211));
         }
     }
 }
