@@ -11,21 +11,23 @@
 //!
 //! Miri and ThreadSanitizer do not see into assembly. With `cfg(miri)` and `cfg(tsan)` the same functions are what they
 //! are in the model, so the tools find every access that does not go through this file.
+//!
+//! Other processors use the same functions, with atomic accesses to aligned words. An atomic access to a word is one access
+//! on every processor that has it. A race between a word and its bytes is outside Rust's model, and defined on the processor:
+//! each access is one instruction, and a load returns for each byte a value that was stored there.
 
-/// The length from which a string instruction copies faster than a loop over words, in bytes.
-#[cfg(not(any(miri, tsan)))]
-const LONG: usize = 256;
-
-#[cfg(any(miri, tsan))]
+#[cfg(not(all(target_arch = "x86_64", not(any(miri, tsan)))))]
 pub(super) use model::{copy_from, copy_to, load_u8, load_u32, store_u8, store_u32};
-#[cfg(not(any(miri, tsan)))]
+#[cfg(all(target_arch = "x86_64", not(any(miri, tsan))))]
 pub(super) use processor::{copy_from, copy_to, load_u8, load_u32, store_u8, store_u32};
 
-/// The accesses as instructions.
-#[cfg(not(any(miri, tsan)))]
+/// The accesses as instructions of x86.
+#[cfg(all(target_arch = "x86_64", not(any(miri, tsan))))]
 mod processor {
-    use super::LONG;
     use std::arch::asm;
+
+    /// The length from which a string instruction copies faster than a loop over words, in bytes.
+    const LONG: usize = 256;
 
     /// Reads the byte at `from`.
     ///
@@ -134,12 +136,17 @@ mod processor {
     }
 }
 
-/// The accesses as Rust's memory model sees them. The safety conditions are those of `processor`.
-#[cfg(any(miri, tsan))]
+/// The accesses as Rust's memory model sees them, for the tools and for other processors. The safety conditions are those
+/// of `processor`.
+#[cfg(any(test, not(target_arch = "x86_64"), miri, tsan))]
 #[allow(clippy::missing_safety_doc)]
 mod model {
     use std::array;
-    use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+    /// Makes an access to an aligned word one access, which guests need. Miri does not run guests, and refuses races of
+    /// accesses of different widths. ThreadSanitizer has no rule about widths.
+    const WORDS: bool = !cfg!(miri);
 
     pub(in super::super) unsafe fn load_u8(from: *const u8) -> u8 {
         // SAFETY: the caller promises it.
@@ -152,35 +159,75 @@ mod model {
     }
 
     pub(in super::super) unsafe fn load_u32(from: *const u8) -> u32 {
-        // ThreadSanitizer runs whole guests, which need words in one access. It has no rule about widths.
-        if cfg!(tsan) && from.cast::<u32>().is_aligned() {
+        if WORDS && from.cast::<u32>().is_aligned() {
             // SAFETY: the caller promises it, and the word is aligned.
-            return unsafe { AtomicU32::from_ptr(from.cast_mut().cast()).load(Ordering::Acquire) };
+            let word = unsafe { AtomicU32::from_ptr(from.cast_mut().cast()).load(Ordering::Acquire) };
+            return u32::from_le(word);
         }
         // SAFETY: the caller promises it for four bytes.
         u32::from_le_bytes(array::from_fn(|at| unsafe { load_u8(from.add(at)) }))
     }
 
     pub(in super::super) unsafe fn store_u32(to: *mut u8, word: u32) {
-        if cfg!(tsan) && to.cast::<u32>().is_aligned() {
+        if WORDS && to.cast::<u32>().is_aligned() {
             // SAFETY: as above.
-            return unsafe { AtomicU32::from_ptr(to.cast()).store(word, Ordering::Release) };
+            return unsafe { AtomicU32::from_ptr(to.cast()).store(word.to_le(), Ordering::Release) };
         }
         // SAFETY: the caller promises it for four bytes.
         unsafe { copy_to(to, &word.to_le_bytes()) }
     }
 
     pub(in super::super) unsafe fn copy_from(from: *const u8, to: &mut [u8]) {
-        for (at, byte) in to.iter_mut().enumerate() {
-            // SAFETY: the caller promises it for as many bytes.
-            *byte = unsafe { load_u8(from.add(at)) };
+        let mut done = 0;
+        while let Some(rest) = to.get_mut(done..) {
+            // SAFETY: the caller promises it for as many bytes as are left, and words are aligned.
+            done += unsafe {
+                let from = from.add(done);
+                if WORDS
+                    && from.cast::<u64>().is_aligned()
+                    && let Some(word) = rest.first_chunk_mut()
+                {
+                    *word = AtomicU64::from_ptr(from.cast_mut().cast()).load(Ordering::Acquire).to_ne_bytes();
+                    word.len()
+                } else if WORDS
+                    && from.cast::<u32>().is_aligned()
+                    && let Some(word) = rest.first_chunk_mut()
+                {
+                    *word = load_u32(from).to_le_bytes();
+                    word.len()
+                } else {
+                    let Some(byte) = rest.first_mut() else { return };
+                    *byte = load_u8(from);
+                    1
+                }
+            };
         }
     }
 
     pub(in super::super) unsafe fn copy_to(to: *mut u8, from: &[u8]) {
-        for (at, byte) in from.iter().enumerate() {
-            // SAFETY: the caller promises it for as many bytes.
-            unsafe { store_u8(to.add(at), *byte) }
+        let mut done = 0;
+        while let Some(rest) = from.get(done..) {
+            // SAFETY: as in `copy_from`.
+            done += unsafe {
+                let to = to.add(done);
+                if WORDS
+                    && to.cast::<u64>().is_aligned()
+                    && let Some(word) = rest.first_chunk()
+                {
+                    AtomicU64::from_ptr(to.cast()).store(u64::from_ne_bytes(*word), Ordering::Release);
+                    word.len()
+                } else if WORDS
+                    && to.cast::<u32>().is_aligned()
+                    && let Some(word) = rest.first_chunk()
+                {
+                    store_u32(to, u32::from_le_bytes(*word));
+                    word.len()
+                } else {
+                    let Some(byte) = rest.first() else { return };
+                    store_u8(to, *byte);
+                    1
+                }
+            };
         }
     }
 }
@@ -191,18 +238,26 @@ mod tests {
 
     #[test]
     fn copies_of_any_length_copy_exactly_these_bytes() {
+        // SAFETY: the buffers of `copies` are long enough, and only this thread uses them.
+        copies(|to, from| unsafe { copy_to(to, from) }, |from, to| unsafe { copy_from(from, to) });
+        // SAFETY: as above.
+        copies(
+            |to, from| unsafe { model::copy_to(to, from) },
+            |from, to| unsafe { model::copy_from(from, to) },
+        );
+    }
+
+    fn copies(copy_to: impl Fn(*mut u8, &[u8]), copy_from: impl Fn(*const u8, &mut [u8])) {
         let source: Vec<u8> = (0..600).map(|byte| (byte % 251) as u8 + 1).collect();
         let lengths: Vec<usize> = if cfg!(miri) { vec![0, 1, 7, 15, 300] } else { (0..520).collect() };
         for len in lengths {
             for start in [0, 1, 3] {
                 let mut memory = vec![0; 600];
-                // SAFETY: both buffers are long enough, and only this thread uses them.
-                unsafe { copy_to(memory.as_mut_ptr().add(start), &source[..len]) };
+                copy_to(memory[start..].as_mut_ptr(), &source[..len]);
                 assert_eq!(memory[start..start + len], source[..len]);
                 assert!(memory[..start].iter().chain(&memory[start + len..]).all(|byte| *byte == 0));
                 let mut copy = vec![0; len];
-                // SAFETY: as above.
-                unsafe { copy_from(memory.as_ptr().add(start), &mut copy) };
+                copy_from(memory[start..].as_ptr(), &mut copy);
                 assert_eq!(copy, source[..len]);
             }
         }
