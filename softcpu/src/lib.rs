@@ -35,7 +35,10 @@ mod paging;
 mod state;
 mod trap;
 
-pub use cpu::Cpu;
+pub use cpu::{Cpu, CpuidLeaf};
+pub fn supported_cpuid() -> Vec<CpuidLeaf> {
+    Vec::new()
+}
 pub use exit::{Death, Exit, Fault};
 pub use memory::{Memory, VecMemory};
 pub use state::{Fpu, Segment, State, Table, cr0, cr4, efer, flag, seg};

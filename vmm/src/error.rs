@@ -60,6 +60,11 @@ pub enum Error {
         /// The kernel's error.
         source: io::Error,
     },
+    /// KVM cannot be used, and Linux needs it.
+    #[error(
+        "{0}; Linux needs KVM, and the software processor is for small guests: `make testbed` runs Linux without KVM"
+    )]
+    LinuxNeedsKvm(Box<Error>),
     /// Guest memory could not be allocated.
     #[error(
         "cannot allocate {} of guest memory: {reason}: free memory, raise the limit (ulimit -v), or choose \
@@ -262,6 +267,15 @@ impl Error {
         move |error| match error.errno() {
             libc::EINTR if host::interrupted() => Self::Interrupted,
             errno => Self::Kvm { operation, source: io::Error::from_raw_os_error(errno) },
+        }
+    }
+
+    /// True if KVM is not usable on this host. False if the host only lacks a resource, such as a file descriptor.
+    pub(crate) fn is_kvm_missing(&self) -> bool {
+        match self {
+            Self::OpenKvm { source, .. } | Self::Kvm { source, .. } => !is_shortage(source),
+            Self::NotKvm { .. } | Self::ApiVersion { .. } | Self::MissingCapability(_) => true,
+            _ => false,
         }
     }
 

@@ -100,6 +100,7 @@ pub mod memory;
 pub mod profile;
 mod run;
 mod shutdown;
+mod soft;
 pub mod x86;
 
 pub use console::input::Input;

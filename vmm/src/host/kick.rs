@@ -81,6 +81,16 @@ pub(crate) unsafe fn with_kicks<R>(
     Ok(body(kicker))
 }
 
+/// Runs `body` with a byte that kicks of the calling thread set, for a thread that runs no vCPU of KVM.
+///
+/// # Errors
+/// The kick signal cannot be handled or unblocked.
+pub(crate) fn with_kick_byte<R>(body: impl FnOnce(Kicker, &AtomicU8) -> R) -> io::Result<R> {
+    let kicked = AtomicU8::new(0);
+    // SAFETY: the byte lives until the call has returned.
+    unsafe { with_kicks(&kicked, |kicker| body(kicker, &kicked)) }
+}
+
 /// While it lives, a signal that asks the program to end kicks the thread that created it. If there are more threads
 /// than entries in [`INTERRUPTIBLE`], the other threads end the run.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ pub(crate) use escaper::ControlEscaper;
 pub(crate) use event::{borrow, signal};
 pub(crate) use identity::User;
 pub use interrupts::{catch_interrupts, interrupted};
-pub(crate) use kick::{KickTimer, handle_kicks, with_kicks};
+pub(crate) use kick::{KickTimer, handle_kicks, with_kick_byte, with_kicks};
 pub(crate) use kicker::{Kicker, REPEAT};
 pub use number::{format_size, parse_number};
 pub use os::EventFd;

@@ -1,11 +1,12 @@
 //! Guest memory: its memory slots, checked access to it, and the memory maps.
 
-// May import the errors, `host` and the crate `simvirtio`.
+// May import the errors, `host` and the crates `simvirtio` and `softcpu`.
 #![allow(unsafe_code)]
 
 mod access;
 pub(crate) mod map;
 mod mapping;
+mod pages;
 mod shared;
 mod transfer;
 mod words;
@@ -16,6 +17,7 @@ pub use map::{
     MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc_ram_size,
     ram_size,
 };
+pub(crate) use pages::PagedMemory;
 pub use shared::SharedMemory;
 pub use transfer::Span;
 pub(crate) use transfer::TransferError;
