@@ -145,14 +145,6 @@ impl<M: Memory> Cpu<M> {
         self.reply = Some(Reply::Refused);
     }
 
-    pub fn msr(&self, _: u32) -> Option<u64> {
-        None
-    }
-
-    pub fn set_msr(&mut self, _: u32, _: u64) -> bool {
-        false
-    }
-
     /// The faults of the triple fault after which [`run`](Self::run) returned [`Exit::Shutdown`].
     pub fn death(&self) -> Option<&Death> {
         self.death.as_ref()
