@@ -9,16 +9,20 @@
     clippy::expect_used
 )]
 
+#[cfg(has_kvm)]
 pub(crate) mod acpi;
+mod detect;
 pub(crate) mod elf;
 pub(crate) mod flat;
 mod known;
+#[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod linux;
 mod spec;
 
+pub use detect::is_kernel;
 pub use elf::is_elf;
 pub use known::refuse_known_formats;
-pub use linux::{Kernel, is_kernel};
+pub use linux::Kernel;
 pub use spec::ImageSpec;
 
 use crate::error::ImageError;

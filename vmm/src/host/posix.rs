@@ -7,7 +7,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::ptr;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
@@ -177,7 +176,7 @@ mod tests {
         // SAFETY: the mapping is this test's own, and is written only through its pointer.
         unsafe {
             let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
-            let start = libc::mmap(ptr::null_mut(), 2 * PAGE, access, kind, -1, 0).cast::<u8>();
+            let start = libc::mmap(std::ptr::null_mut(), 2 * PAGE, access, kind, -1, 0).cast::<u8>();
             start.write_bytes(7, 2 * PAGE);
             clear_pages(start, PAGE).unwrap();
             assert_eq!([0, PAGE - 1, PAGE].map(|at| start.add(at).read()), [0, 0, 7]);
