@@ -28,11 +28,13 @@ mod ending;
 mod examine;
 mod explain;
 mod linux;
+#[cfg_attr(not(has_kvm), path = "absent.rs")]
 mod pc;
 mod processors;
 mod report;
 mod restore;
 mod session;
+#[cfg(has_kvm)]
 mod standstill;
 mod totals;
 mod turns;

@@ -14,7 +14,7 @@ use crate::device::virtio::mmio;
 use crate::device::virtio::registers::register;
 use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
 use crate::error::Error;
-use crate::host::{self, event};
+use crate::host::{self, EventFd, event};
 use crate::kvm::vm::{System, Vm};
 use crate::machine::Machine;
 use crate::machine::assembly::Parts;
@@ -29,7 +29,6 @@ use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
 use crate::x86::modes::Mode;
 use std::sync::{Arc, Mutex, PoisonError};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The default command line: messages go to the console, and a panic resets the machine, which ends the run.
 fn default_command_line(console: ConsoleKind) -> &'static str {
