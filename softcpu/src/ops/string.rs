@@ -105,6 +105,8 @@ impl<M: Memory> Cpu<M> {
                 return Ok(());
             }
             self.left = self.left.saturating_sub(1);
+            // The block counts this instruction once, but fewer may be left now.
+            self.leave_block = true;
             if self.left == 0 || self.state.has(flag::TF) {
                 self.state.rflags = rflags;
                 return Err(Trap::Again);
