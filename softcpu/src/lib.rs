@@ -25,8 +25,10 @@ mod blocks;
 mod control;
 mod cpu;
 mod cpuid;
+mod descriptors;
 mod exit;
 mod flags;
+mod float;
 mod interrupts;
 mod linear;
 mod memory;
@@ -35,6 +37,7 @@ mod op;
 mod operands;
 mod ops;
 mod paging;
+mod stack;
 mod state;
 #[cfg(test)]
 mod testing;
