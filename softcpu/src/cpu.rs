@@ -248,8 +248,10 @@ impl<M: Memory> Cpu<M> {
                 // The answers of the instruction, which is not executed again.
                 self.forget_answers();
                 self.shadow = false;
-                // A guest whose handlers fault at once must not run for ever.
-                self.left = self.left.saturating_sub(1);
+                // A fault counts as an instruction: a guest whose handlers fault at once must not run for ever.
+                if !exception.is_single_step() {
+                    self.left = self.left.saturating_sub(1);
+                }
                 self.deliver_exception(exception)
             }
         }
