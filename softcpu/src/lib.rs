@@ -35,6 +35,8 @@ mod ops;
 mod paging;
 mod stack;
 mod state;
+#[cfg(test)]
+mod testing;
 mod trap;
 
 pub use cpu::Cpu;

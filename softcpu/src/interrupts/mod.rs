@@ -1,6 +1,8 @@
 //! Exceptions and interrupts (SDM volume 3, chapter 6).
 
 mod deliver;
+#[cfg(test)]
+mod tests;
 
 use crate::cpu::Cpu;
 use crate::exit::{Death, Fault};
@@ -53,7 +55,6 @@ impl<M: Memory> Cpu<M> {
                 // The processor would raise it for ever.
                 return Err(Trap::Again);
             }
-            faults.push(self.fault_of(&current));
             if current.vector == DF {
                 self.note(&raised);
                 faults.push(self.fault_of(&raised));
@@ -61,6 +62,7 @@ impl<M: Memory> Cpu<M> {
                 self.death = Some(Death { faults, cs, rip: self.state.rip });
                 return Err(Trap::Fault(raised));
             }
+            faults.push(self.fault_of(&current));
             if is_double_fault(current.vector, raised.vector) {
                 self.note(&raised);
                 faults.push(self.fault_of(&raised));
