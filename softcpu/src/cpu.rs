@@ -1,6 +1,7 @@
 //! The processor: its parts, and the loop that executes instructions.
 
 use crate::blocks::{Block, Blocks, Key, MAX_INSTRUCTION};
+use crate::cpuid::CpuidLeaf;
 use crate::exit::{Death, Exit};
 use crate::memory::{Memory, PAGE};
 use crate::op::Op;
@@ -52,17 +53,6 @@ pub struct Cpu<M: Memory> {
     /// The addresses of the blocks that were entered last, a ring.
     recent: [u64; RECENT],
     next_recent: usize,
-}
-
-/// A CPUID leaf. A `subleaf` of `None` matches any ECX.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuidLeaf {
-    /// EAX.
-    pub leaf: u32,
-    /// ECX, if the leaf has subleaves.
-    pub subleaf: Option<u32>,
-    /// EAX, EBX, ECX and EDX of the answer.
-    pub registers: [u32; 4],
 }
 
 /// The answer to an exit.
@@ -128,12 +118,28 @@ impl<M: Memory> Cpu<M> {
         self.forget_exit();
     }
 
+    /// The caller has changed control or segment registers between an exit and its answer: forgets the translations.
+    pub fn flush_translations(&mut self) {
+        self.tlb.flush();
+    }
+
     /// Forgets the access of the last exit: the instruction will be executed from its start.
     pub fn forget_exit(&mut self) {
         self.pending = None;
         self.undelivered = None;
         self.reply = None;
         self.forget_answers();
+    }
+
+    /// Resets the processor: all registers, the time-stamp counter and the history. The CPUID leaves, the trapped
+    /// registers and the decoded code stay.
+    pub fn reset(&mut self) {
+        self.state = State::default();
+        (self.allowed, self.left, self.executed) = (0, 0, 0);
+        (self.leave_block, self.shadow, self.death) = (false, false, None);
+        self.next_recent = 0;
+        self.blocks.forget_counts();
+        self.state_changed();
     }
 
     /// Answers the last exit with a value.
@@ -211,7 +217,7 @@ impl<M: Memory> Cpu<M> {
         }
         self.next_answer = 0;
         // At least this instruction is executed.
-        self.left = self.left.max(1);
+        (self.allowed, self.left) = (self.allowed.max(1), self.left.max(1));
         if let Some(exception) = self.undelivered.take() {
             return self.deliver_exception(exception);
         }

@@ -1,8 +1,6 @@
 //! Exceptions and interrupts (SDM volume 3, chapter 6).
 
 mod deliver;
-#[cfg(test)]
-mod tests;
 
 use crate::cpu::Cpu;
 use crate::exit::{Death, Fault};
@@ -25,7 +23,7 @@ pub(crate) mod debug {
 
 /// True if an exception with the vector `second`, raised while `first` was delivered, is a double fault (SDM volume 3, table
 /// 6-5).
-const fn is_double_fault(first: u8, second: u8) -> bool {
+pub(crate) const fn is_double_fault(first: u8, second: u8) -> bool {
     const fn is_contributory(vector: u8) -> bool {
         matches!(vector, DE | TS | NP | SS | GP)
     }

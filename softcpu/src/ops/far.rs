@@ -1,8 +1,5 @@
 //! Far jumps and calls (SDM volume 2, JMP and CALL; volume 3, section 5.8).
 
-#[cfg(test)]
-mod tests;
-
 use crate::cpu::Cpu;
 use crate::descriptors::{Descriptor, error_code, gp, is_null, rpl};
 use crate::memory::Memory;

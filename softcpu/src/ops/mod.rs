@@ -1,17 +1,33 @@
 //! The instructions, a file for each group. Each group has a function `handler` that finds the function for an
 //! instruction.
 
+mod absent;
 mod arithmetic;
+mod bits;
+mod bmi;
 mod branch;
+mod condition;
+mod control;
 mod data;
+mod decimal;
+mod exchange;
 mod far;
+mod flag;
 mod gates;
 mod interrupt;
+mod multiply;
 mod port;
 mod returns;
+mod rotate;
 mod segments;
 mod selectors;
+mod shift;
+mod sse;
+mod stack;
+mod string;
+mod string_fast;
 mod syscall;
+mod system;
 mod tables;
 
 use crate::cpu::Cpu;
@@ -25,11 +41,25 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 11] = [
+    let groups: &[fn(&Instruction) -> Option<Handler<M>>] = &[
         arithmetic::handler,
         data::handler,
+        condition::handler,
         branch::handler,
+        stack::handler,
+        shift::handler,
+        rotate::handler,
+        multiply::handler,
+        bits::handler,
+        exchange::handler,
+        string::handler,
+        bmi::handler,
+        decimal::handler,
         port::handler,
+        control::handler,
+        flag::handler,
+        sse::handler,
+        system::handler,
         segments::handler,
         interrupt::handler,
         far::handler,
@@ -37,8 +67,9 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
         selectors::handler,
         tables::handler,
         syscall::handler,
+        absent::handler,
     ];
-    groups.into_iter().find_map(|group| group(insn)).unwrap_or(unsupported)
+    groups.iter().find_map(|group| group(insn)).unwrap_or(unsupported)
 }
 
 /// True if the instruction after this one is not always the next to be executed, or is decoded in another way.

@@ -1,8 +1,5 @@
 //! RET far and IRET (SDM volume 2).
 
-#[cfg(test)]
-mod tests;
-
 use crate::cpu::Cpu;
 use crate::descriptors::{error_code, gp, is_null, rpl};
 use crate::memory::Memory;

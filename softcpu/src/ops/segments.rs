@@ -1,8 +1,5 @@
 //! Moves to and from segment registers (SDM volume 1, section 7.3.13).
 
-#[cfg(test)]
-mod tests;
-
 use crate::cpu::Cpu;
 use crate::memory::Memory;
 use crate::op::{Handler, Op, segment_index};

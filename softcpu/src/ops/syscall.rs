@@ -1,8 +1,5 @@
 //! SYSCALL, SYSRET, SYSENTER, SYSEXIT and SWAPGS, as Intel processors execute them (SDM volume 3, section 5.8.7 and 5.8.8).
 
-#[cfg(test)]
-mod tests;
-
 use crate::cpu::Cpu;
 use crate::interrupts::debug;
 use crate::linear::is_canonical;

@@ -1,8 +1,5 @@
 //! GDTR, IDTR, LDTR and TR (SDM volume 3, section 2.8.3).
 
-#[cfg(test)]
-mod tests;
-
 use crate::cpu::Cpu;
 use crate::descriptors::{Descriptor, error_code, gp, is_null, system};
 use crate::linear::is_canonical;

@@ -9,7 +9,7 @@
 
 mod overrides;
 
-use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use crate::x86::registers::CpuidEntry;
 
 pub use overrides::{CpuidOverride, Register};
 
@@ -26,11 +26,24 @@ const SIGNATURE_WORDS: [u32; 3] = {
 /// finds them.
 const KVM_LEAVES: u32 = 0x4000_0100;
 
+/// EBX, EDX and ECX of leaf 0 of this host's processor.
+#[cfg(target_arch = "x86_64")]
+fn host_vendor_words() -> [u32; 3] {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx]
+}
+
+/// Another processor has no CPUID. All its guests run on the software processor, so these are the registers of that.
+#[cfg(not(target_arch = "x86_64"))]
+fn host_vendor_words() -> [u32; 3] {
+    let leaf = softcpu::supported_cpuid().into_iter().find(|leaf| leaf.leaf == 0);
+    leaf.map_or([0; 3], |leaf| [leaf.registers[1], leaf.registers[3], leaf.registers[2]])
+}
+
 /// The vendor name of this host's processor, from EBX, EDX and ECX of leaf 0.
 pub fn host_vendor() -> [u8; 12] {
-    let leaf = core::arch::x86_64::__cpuid(0);
     let mut name = [0; 12];
-    let words = [leaf.ebx, leaf.edx, leaf.ecx];
+    let words = host_vendor_words();
     name.iter_mut().zip(words.into_iter().flat_map(u32::to_le_bytes)).for_each(|(to, from)| *to = from);
     name
 }
@@ -68,14 +81,14 @@ impl CpuidContext {
     }
 
     /// The extended topology, leaves 0xB and 0x1F: one thread per core, and the cores of the package.
-    fn topology(self, leaf: u32) -> [kvm_cpuid_entry2; 3] {
+    fn topology(self, leaf: u32) -> [CpuidEntry; 3] {
         let levels = [(0, 1, 1), (self.core_bits(), self.count, 2), (0, 0, 0)];
         let mut index = 0;
         levels.map(|(eax, ebx, kind)| {
-            let entry = kvm_cpuid_entry2 {
+            let entry = CpuidEntry {
                 function: leaf,
                 index,
-                flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                flags: CpuidEntry::HAS_INDEX,
                 eax,
                 ebx,
                 ecx: kind << 8 | index,
@@ -95,7 +108,7 @@ impl CpuidContext {
     }
 
     /// Adapts a leaf of KVM to this vCPU. Some bits are defined on AMD processors only.
-    fn adapt(self, mut entry: kvm_cpuid_entry2, is_amd: bool) -> kvm_cpuid_entry2 {
+    fn adapt(self, mut entry: CpuidEntry, is_amd: bool) -> CpuidEntry {
         let several = self.count > 1;
         match entry.function {
             1 => {
@@ -130,14 +143,9 @@ impl CpuidContext {
 }
 
 /// The leaves that a vCPU sees, from those that KVM supports. The user's overrides apply last.
-pub fn for_vcpu(
-    supported: &[kvm_cpuid_entry2],
-    vcpu: CpuidContext,
-    changes: &[CpuidOverride],
-) -> Vec<kvm_cpuid_entry2> {
+pub fn for_vcpu(supported: &[CpuidEntry], vcpu: CpuidContext, changes: &[CpuidOverride]) -> Vec<CpuidEntry> {
     let [ebx, ecx, edx] = SIGNATURE_WORDS;
-    let signature =
-        kvm_cpuid_entry2 { function: HYPERVISOR, eax: HYPERVISOR, ebx, ecx, edx, ..Default::default() };
+    let signature = CpuidEntry { function: HYPERVISOR, eax: HYPERVISOR, ebx, ecx, edx, ..Default::default() };
     let mut entries = vec![signature];
     let vendor = supported.iter().find(|entry| entry.function == 0).map_or(0, |entry| entry.ebx);
     // The first word of AuthenticAMD and of HygonGenuine.
