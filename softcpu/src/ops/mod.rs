@@ -6,6 +6,7 @@ mod branch;
 mod data;
 mod port;
 mod sse;
+mod x87;
 
 use crate::cpu::Cpu;
 use crate::memory::Memory;
@@ -18,8 +19,8 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 5] =
-        [arithmetic::handler, data::handler, branch::handler, port::handler, sse::handler];
+    let groups: [fn(&Instruction) -> Option<Handler<M>>; 6] =
+        [arithmetic::handler, data::handler, branch::handler, port::handler, sse::handler, x87::handler];
     groups.into_iter().find_map(|group| group(insn)).unwrap_or(unsupported)
 }
 
