@@ -3,6 +3,9 @@
 //!
 //! Needs `nasm`, and gcc with binutils (`ld`, `objcopy`). No multilib is needed, because 32-bit C is compiled without
 //! any library. The rustc that compiles this workspace also compiles the 64-bit Rust payloads, freestanding.
+//!
+//! The guests are x86 code on every host and for every target. A host other than x86-64 Linux needs a gcc and a Rust
+//! target for x86-64 ([`Tools`]).
 
 use std::env;
 use std::ffi::OsStr;
@@ -63,17 +66,15 @@ fn main() {
     for folder in ["linker", "guest/payloads", "guest/include", "simvirtio/src"] {
         println!("cargo::rerun-if-changed={}", build.root.join(folder).display());
     }
-    let target = variable("TARGET");
-    if !target.starts_with("x86_64-") || !target.contains("linux") {
-        fail(&format!(
-            "the target is {target}, but this VMM and its guests support only x86_64 Linux: choose that target"
-        ));
-    }
     if Command::new("nasm").arg("-v").output().is_err() {
-        fail("nasm, the assembler of the guests, is missing: run `make setup` or `apt-get install nasm`");
+        fail(
+            "nasm, the assembler of the guests, is missing: run `make setup`, `apt-get install nasm` or \
+             `brew install nasm`",
+        );
     }
     println!("cargo::rerun-if-env-changed={DENY_WARNINGS}");
     // The user's flags are for ordinary programs and can break freestanding code.
+    let target = &build.tools.target;
     let for_target = [format!("CFLAGS_{target}"), format!("CFLAGS_{}", target.replace('-', "_"))];
     let general = ["CFLAGS", "HOST_CFLAGS", "TARGET_CFLAGS", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
     for variable in general.into_iter().chain(for_target.iter().map(String::as_str)) {
@@ -91,12 +92,63 @@ fn main() {
     }
 }
 
-/// The folders of the build.
+/// The tools that make x86-64 code.
+struct Tools {
+    /// The prefix of the names of the GNU tools, such as `x86_64-linux-gnu-`. Empty on x86-64 Linux.
+    prefix: &'static str,
+    /// The C compiler. `None` for a build on and for x86-64 Linux, where it is the system's own or that in `CC`.
+    compiler: Option<String>,
+    /// The target of the Rust payloads. Its `core` is installed.
+    target: String,
+}
+
+impl Tools {
+    /// The prefixes of a gcc for x86-64: that of Linux distributions and that of Homebrew.
+    const PREFIXES: [&str; 2] = ["x86_64-linux-gnu-", "x86_64-elf-"];
+
+    fn find() -> Self {
+        let x86_linux = |name: &String| name.starts_with("x86_64-") && name.contains("linux");
+        let (target, host) = (variable("TARGET"), variable("HOST"));
+        let runs = |prefix: &&str| Command::new(format!("{prefix}gcc")).arg("-dumpmachine").output().is_ok();
+        let prefix = match Self::PREFIXES.into_iter().find(runs) {
+            _ if x86_linux(&host) => "",
+            Some(prefix) => prefix,
+            None => fail(
+                "the guests are x86 code, and gcc for x86-64 is missing: run `apt-get install gcc-x86-64-linux-gnu` or \
+                 `brew install x86_64-elf-gcc`",
+            ),
+        };
+        let native = x86_linux(&host) && x86_linux(&target);
+        let compiler = (!native).then(|| format!("{prefix}gcc"));
+        Self {
+            prefix,
+            compiler,
+            target: [target, host].into_iter().find(x86_linux).unwrap_or_else(other_target),
+        }
+    }
+}
+
+/// Returns the target of x86-64 Linux, for other hosts and targets. With it the images are the same on all hosts.
+fn other_target() -> String {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let mut rustc = Command::new(variable("RUSTC"));
+    let folder = rustc.args(["--print", "target-libdir", "--target", TARGET]).output();
+    let folder = folder.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    if !folder.is_ok_and(|folder| Path::new(&folder).exists()) {
+        fail(&format!(
+            "the guests are x86 code, and Rust's target for it is missing: run `rustup target add {TARGET}`"
+        ));
+    }
+    TARGET.into()
+}
+
+/// The folders and the tools of the build.
 struct Build {
     /// The workspace.
     root: PathBuf,
     /// The folder of the results, `OUT_DIR`.
     out: PathBuf,
+    tools: Tools,
 }
 
 impl Build {
@@ -106,13 +158,13 @@ impl Build {
         let Some(root) = manifest.parent() else {
             fail("the guest crate has no parent folder: build it inside its workspace")
         };
-        Self { root: root.into(), out: variable("OUT_DIR").into() }
+        Self { root: root.into(), out: variable("OUT_DIR").into(), tools: Tools::find() }
     }
 
     /// Compiles the protocol crate for guests.
     fn simvirtio(&self) -> PathBuf {
         let library = self.out.join("libsimvirtio.rlib");
-        let mut rustc = rustc();
+        let mut rustc = self.rustc();
         rustc.args(["--crate-type=rlib", "--crate-name=simvirtio", "-o"]).arg(&library);
         run(rustc.arg(self.root.join("simvirtio/src/lib.rs")));
         library
@@ -128,11 +180,11 @@ impl Build {
             _ => self.link(guest, &self.nasm_object(guest, &source), &elf),
         }
         let image = self.out.join(guest.name).with_extension("bin");
-        run(Command::new("objcopy").args(["-O", "binary"]).arg(&elf).arg(&image));
+        run(self.binutil("objcopy").args(["-O", "binary"]).arg(&elf).arg(&image));
     }
 
     fn rust(&self, guest: &Guest, source: &Path, library: &Path, elf: &Path) {
-        let mut rustc = rustc();
+        let mut rustc = self.rustc();
         rustc.args(["--crate-type=bin", "--crate-name=payload", "--extern"]);
         rustc.arg(format!("simvirtio={}", library.display()));
         rustc.arg("--check-cfg=cfg(ring3)");
@@ -149,6 +201,10 @@ impl Build {
     fn c_object(&self, guest: &Guest, source: &Path) -> Vec<PathBuf> {
         let mut cc = cc::Build::new();
         cc.out_dir(self.out.join(guest.name)).no_default_flags(true).cargo_metadata(false);
+        cc.target(&self.tools.target);
+        if let Some(compiler) = &self.tools.compiler {
+            cc.compiler(compiler);
+        }
         cc.warnings(true).extra_warnings(true).warnings_into_errors(deny_warnings());
         cc.flag(format!("-m{}", bits(guest)))
             .flag("-Os")
@@ -180,9 +236,25 @@ impl Build {
 
     fn link(&self, guest: &Guest, objects: &[PathBuf], elf: &Path) {
         let emulation = if bits(guest) == 64 { "elf_x86_64" } else { "elf_i386" };
-        let mut ld = Command::new("ld");
+        let mut ld = self.binutil("ld");
         ld.args(["-m", emulation, "-T"]).arg(self.script(guest)).arg("-o").arg(elf);
         run(ld.args(objects));
+    }
+
+    fn binutil(&self, name: &str) -> Command {
+        Command::new(format!("{}{name}", self.tools.prefix))
+    }
+
+    fn rustc(&self) -> Command {
+        let mut rustc = Command::new(variable("RUSTC"));
+        if deny_warnings() {
+            rustc.arg("-Dwarnings");
+        }
+        rustc.args(RUSTC_FLAGS).args(["--target", &self.tools.target]);
+        if let Some(compiler) = &self.tools.compiler {
+            rustc.arg(format!("-Clinker={compiler}"));
+        }
+        rustc
     }
 
     /// Returns the linker script of this guest.
@@ -212,15 +284,6 @@ fn variable(name: &str) -> String {
 
 fn deny_warnings() -> bool {
     env::var_os(DENY_WARNINGS).is_some()
-}
-
-fn rustc() -> Command {
-    let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    if deny_warnings() {
-        rustc.arg("-Dwarnings");
-    }
-    rustc.args(RUSTC_FLAGS).args(["--target", &variable("TARGET")]);
-    rustc
 }
 
 fn run(command: &mut Command) {

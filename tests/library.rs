@@ -91,8 +91,8 @@ fn goes_on() {
     assert!(machine.vcpu(1).is_none() && machine.vcpu_count() == 1);
 }
 
-fn vmm_regs(regs: kvm_bindings::kvm_regs, rax: u64) -> kvm_bindings::kvm_regs {
-    kvm_bindings::kvm_regs { rax, ..regs }
+fn vmm_regs(regs: vmm::x86::Regs, rax: u64) -> vmm::x86::Regs {
+    vmm::x86::Regs { rax, ..regs }
 }
 
 /// inc word [0x500]; jmp to the first

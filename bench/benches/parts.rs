@@ -7,8 +7,7 @@ mod latch;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kvm_bindings::{
-    KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR, kvm_regs,
-    kvm_run, kvm_sregs,
+    KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR, kvm_run,
 };
 use kvm_ioctls::Kvm;
 use latch::Latch;
@@ -33,6 +32,7 @@ use vmm::exit::{Arrival, Exit, Outcome, Stop};
 use vmm::internals::{Entropy, FakeRun, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
 use vmm::memory::{Gpa, GuestMemory, SharedMemory};
 use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};
+use vmm::x86::{Regs, Sregs};
 use vmm::{Error, Input, Output, run_vcpu};
 
 const OUT: Exit = Exit::PioOut { port: 0x42, size: 1, data: b'x' as u32 };
@@ -89,16 +89,16 @@ impl VcpuState for Script {
     fn id(&self) -> u32 {
         self.still.id()
     }
-    fn regs(&mut self) -> Result<kvm_regs, Error> {
+    fn regs(&mut self) -> Result<Regs, Error> {
         self.still.regs()
     }
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
         self.still.set_regs(regs)
     }
-    fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+    fn sregs(&mut self) -> Result<Sregs, Error> {
         self.still.sregs()
     }
-    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
         self.still.set_sregs(sregs)
     }
     fn msr(&mut self, index: u32) -> Option<u64> {

@@ -1,13 +1,12 @@
 //! Fuzzes the user's changes to CPUID and rules for MSRs: their texts, and what they do to a guest.
 #![no_main]
 
-use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeMap;
 use vmm::controller::{ExitController, FakeVcpu, MsrForwarder, MsrPolicy, MsrRule, parse_msr_rule};
 use vmm::exit::{Exit, Outcome};
 use vmm::internals::{CpuidContext, for_vcpu};
-use vmm::x86::{CpuidOverride, Register};
+use vmm::x86::{CpuidEntry, CpuidOverride, Register};
 use vmm_fuzz::Script;
 
 const LEAVES: [u32; 12] =
@@ -45,11 +44,11 @@ fn change(script: &mut Script) -> (String, CpuidOverride) {
     (text, CpuidOverride { leaf, subleaf, register, low, high, value })
 }
 
-fn entry(script: &mut Script) -> kvm_cpuid_entry2 {
-    kvm_cpuid_entry2 {
+fn entry(script: &mut Script) -> CpuidEntry {
+    CpuidEntry {
         function: script.pick(&LEAVES),
         index: script.below(3) as u32,
-        flags: script.pick(&[0, KVM_CPUID_FLAG_SIGNIFCANT_INDEX]),
+        flags: script.pick(&[0, CpuidEntry::HAS_INDEX]),
         eax: script.any(),
         ebx: script.pick(&[0, u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Genu"), u32::MAX]),
         ecx: script.any(),
@@ -58,7 +57,7 @@ fn entry(script: &mut Script) -> kvm_cpuid_entry2 {
     }
 }
 
-fn registers(entry: &kvm_cpuid_entry2) -> [u32; 4] {
+fn registers(entry: &CpuidEntry) -> [u32; 4] {
     [entry.eax, entry.ebx, entry.ecx, entry.edx]
 }
 
@@ -72,8 +71,8 @@ fn cpuid(script: &mut Script) {
     let before = for_vcpu(&supported, vcpu, &[]);
     let mut after = for_vcpu(&supported, vcpu, &[change]);
     let index = change.subleaf.unwrap_or(0);
-    let is_meant = |entry: &kvm_cpuid_entry2| {
-        let has_index = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
+    let is_meant = |entry: &CpuidEntry| {
+        let has_index = entry.flags & CpuidEntry::HAS_INDEX != 0;
         entry.function == change.leaf && (!has_index || entry.index == index)
     };
     let place = after.iter().position(is_meant).expect("the leaf is there");

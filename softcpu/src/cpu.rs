@@ -1,6 +1,7 @@
 //! The processor: its parts, and the loop that executes instructions.
 
 use crate::blocks::{Block, Blocks, Key, MAX_INSTRUCTION};
+use crate::cpuid::CpuidLeaf;
 use crate::exit::{Death, Exit};
 use crate::memory::{Memory, PAGE};
 use crate::op::Op;
@@ -47,17 +48,6 @@ pub struct Cpu<M: Memory> {
     /// The addresses of the blocks that were entered last, a ring.
     recent: [u64; RECENT],
     next_recent: usize,
-}
-
-/// A CPUID leaf. A `subleaf` of `None` matches any ECX.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuidLeaf {
-    /// EAX.
-    pub leaf: u32,
-    /// ECX, if the leaf has subleaves.
-    pub subleaf: Option<u32>,
-    /// EAX, EBX, ECX and EDX of the answer.
-    pub registers: [u32; 4],
 }
 
 /// The answer to an exit.
@@ -202,7 +192,7 @@ impl<M: Memory> Cpu<M> {
         }
         self.next_answer = 0;
         // At least this instruction is executed.
-        self.left = self.left.max(1);
+        (self.allowed, self.left) = (self.allowed.max(1), self.left.max(1));
         let result = self.execute(1);
         match result {
             Err(Trap::Exit) => {}

@@ -22,21 +22,27 @@
 //! ```
 
 mod blocks;
+mod control;
 mod cpu;
+mod cpuid;
 mod exit;
 mod flags;
 mod float;
 mod interrupts;
 mod linear;
 mod memory;
+mod msr;
 mod op;
 mod operands;
 mod ops;
 mod paging;
 mod state;
+#[cfg(test)]
+mod testing;
 mod trap;
 
 pub use cpu::Cpu;
+pub use cpuid::{CpuidLeaf, supported_cpuid};
 pub use exit::{Death, Exit, Fault};
 pub use memory::{Memory, VecMemory};
 pub use state::{Fpu, Segment, State, Table, cr0, cr4, efer, flag, seg};

@@ -99,6 +99,13 @@ impl<M: Memory> Cpu<M> {
         self.store_linear(linear, size, value, self.is_user())
     }
 
+    /// Raises the fault that a store of `size` bytes at an offset in a segment would raise.
+    pub(crate) fn check_store(&mut self, segment: usize, offset: u64, size: u8) -> Result<(), Trap> {
+        let linear = self.linear(segment, offset, size.into(), Access::Write)?;
+        self.check_alignment(linear, size)?;
+        self.check_write(linear, size.into(), self.is_user())
+    }
+
     /// Reads 16 bytes at an offset in a segment. `aligned`: an address that is not a multiple of 16 raises #GP(0).
     pub(crate) fn load_wide(&mut self, segment: usize, offset: u64, aligned: bool) -> Result<u128, Trap> {
         let linear = self.linear(segment, offset, 16, Access::Read)?;

@@ -172,6 +172,23 @@ impl<M: Memory> Cpu<M> {
         Ok(entry)
     }
 
+    /// Reads the page-directory pointers of PAE paging from memory (SDM volume 3, section 4.4.1).
+    ///
+    /// # Errors
+    /// #GP(0): one that is present has a reserved bit, or there is no memory.
+    pub(crate) fn read_pdptrs(&self, cr3: u64) -> Result<[u64; 4], Trap> {
+        let table = cr3 & 0xffff_ffe0;
+        let reserved = !((1u64 << PHYSICAL_BITS) - 1) | 0x1e6;
+        if self.memory.page(table).is_none() {
+            return Err(Trap::gp());
+        }
+        let pointers = [0, 8, 16, 24].map(|at| self.read_entry(table + at, true));
+        match pointers.iter().any(|pointer| pointer & pte::PRESENT != 0 && pointer & reserved != 0) {
+            true => Err(Trap::gp()),
+            false => Ok(pointers),
+        }
+    }
+
     /// Reads an entry of a paging structure. One in a place without memory is not present.
     fn read_entry(&self, gpa: u64, wide: bool) -> u64 {
         let Some(page) = self.memory.page(gpa) else { return 0 };

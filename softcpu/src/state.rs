@@ -240,6 +240,13 @@ pub struct State {
     pub pat: u64,
     pub apic_base: u64,
     pub misc_enable: u64,
+    /// IA32_MTRR_DEF_TYPE.
+    pub mtrr_default: u64,
+    /// The fixed-range MTRRs, in the order of their numbers.
+    pub mtrr_fixed: [u64; 11],
+    /// IA32_MTRR_PHYSBASE0, IA32_MTRR_PHYSMASK0, and so on.
+    pub mtrr_variable: [u64; 16],
+    pub tsc_adjust: u64,
     /// The difference between the time-stamp counter and the number of executed instructions.
     pub tsc_offset: u64,
 }
@@ -280,6 +287,10 @@ impl Default for State {
             pat: 0x0007_0406_0007_0406,
             apic_base: 0xfee0_0900,
             misc_enable: 1,
+            mtrr_default: 0,
+            mtrr_fixed: [0; 11],
+            mtrr_variable: [0; 16],
+            tsc_adjust: 0,
             tsc_offset: 0,
         }
     }

@@ -1,11 +1,26 @@
 //! The instructions, a file for each group. Each group has a function `handler` that finds the function for an
 //! instruction.
 
+mod absent;
 mod arithmetic;
+mod bits;
+mod bmi;
 mod branch;
+mod condition;
+mod control;
 mod data;
+mod decimal;
+mod exchange;
+mod flag;
+mod multiply;
 mod port;
+mod rotate;
+mod shift;
 mod sse;
+mod stack;
+mod string;
+mod string_fast;
+mod system;
 mod x87;
 
 use crate::cpu::Cpu;
@@ -19,9 +34,29 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 6] =
-        [arithmetic::handler, data::handler, branch::handler, port::handler, sse::handler, x87::handler];
-    groups.into_iter().find_map(|group| group(insn)).unwrap_or(unsupported)
+    let groups: &[fn(&Instruction) -> Option<Handler<M>>] = &[
+        arithmetic::handler,
+        data::handler,
+        condition::handler,
+        branch::handler,
+        stack::handler,
+        shift::handler,
+        rotate::handler,
+        multiply::handler,
+        bits::handler,
+        exchange::handler,
+        string::handler,
+        bmi::handler,
+        decimal::handler,
+        port::handler,
+        control::handler,
+        flag::handler,
+        sse::handler,
+        x87::handler,
+        system::handler,
+        absent::handler,
+    ];
+    groups.iter().find_map(|group| group(insn)).unwrap_or(unsupported)
 }
 
 /// True if the instruction after this one is not always the next to be executed, or is decoded in another way.

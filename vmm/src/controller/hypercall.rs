@@ -145,13 +145,13 @@ mod tests {
     use crate::controller::FakeVcpu;
     use crate::memory::{Gpa, GuestMemory};
     use crate::x86::modes::{self, Mode};
-    use kvm_bindings::kvm_regs;
+    use crate::x86::registers::Regs;
 
     fn vcpu(rdi: u64, rsi: u64) -> FakeVcpu {
         let memory = GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap();
         memory.write(Gpa(0x1ff8), b"Hello!\n\0").unwrap();
         let sregs = modes::sregs(Mode::Protected, Default::default(), Gpa(0), modes::VcpuIndex::ALONE);
-        let regs = kvm_regs { rax: 1, rdi, rsi, ..Default::default() };
+        let regs = Regs { rax: 1, rdi, rsi, ..Default::default() };
         FakeVcpu { memory, sregs, regs, ..Default::default() }
     }
 

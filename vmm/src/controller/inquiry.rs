@@ -6,7 +6,7 @@
 use super::vcpu::Activity;
 use super::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome};
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use crate::x86::registers::{Regs, Sregs};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Answer {
     pub(crate) activity: Activity,
     /// The registers. `None` if the host did not tell them.
-    pub(crate) registers: Option<(kvm_regs, kvm_sregs)>,
+    pub(crate) registers: Option<(Regs, Sregs)>,
 }
 
 /// The questions to the vCPUs of one machine, and their answers.
@@ -100,8 +100,7 @@ mod tests {
         let inquiry = Arc::new(Inquiry::new(2));
         let respondent = |index| Respondent { inquiry: inquiry.clone(), index };
         let mut watchdog = Watchdog { respondent: Some(respondent(1)), ..Watchdog::default() };
-        let mut vcpu =
-            FakeVcpu { regs: kvm_regs { rip: 0x1000, ..Default::default() }, ..Default::default() };
+        let mut vcpu = FakeVcpu { regs: Regs { rip: 0x1000, ..Default::default() }, ..Default::default() };
         watchdog.handle(&Exit::Interrupted, &mut vcpu);
         assert!(inquiry.take().iter().all(Option::is_none), "it was not asked");
         inquiry.ask();

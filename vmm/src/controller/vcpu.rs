@@ -5,7 +5,7 @@ use crate::exit::{Arrival, Exit};
 use crate::memory::{Gpa, GuestMemory};
 use crate::x86::modes::{self, Mode};
 use crate::x86::probe::Probe;
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use crate::x86::registers::{Regs, Sregs};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -19,26 +19,26 @@ pub trait VcpuState {
     ///
     /// # Errors
     /// The kernel refused.
-    fn regs(&mut self) -> Result<kvm_regs, Error>;
+    fn regs(&mut self) -> Result<Regs, Error>;
 
     /// Changes the general registers. Do not change RIP: KVM completes the instruction that caused the exit when the guest
     /// continues.
     ///
     /// # Errors
     /// The kernel refused.
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error>;
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error>;
 
     /// The segment and control registers.
     ///
     /// # Errors
     /// The kernel refused.
-    fn sregs(&mut self) -> Result<kvm_sregs, Error>;
+    fn sregs(&mut self) -> Result<Sregs, Error>;
 
     /// Sets the segment and control registers.
     ///
     /// # Errors
     /// The kernel refused.
-    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error>;
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error>;
 
     /// KVM's value of a model-specific register; `None` if KVM does not have the register.
     fn msr(&mut self, index: u32) -> Option<u64>;
@@ -153,7 +153,7 @@ pub enum Location {
 
 impl Location {
     /// The location of a vCPU with these registers.
-    pub fn of(sregs: &kvm_sregs, rip: u64) -> Self {
+    pub fn of(sregs: &Sregs, rip: u64) -> Self {
         let cs = sregs.cs.selector;
         let long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
         let mode = match (sregs.cr0 & modes::CR0_PE != 0, long) {
@@ -189,9 +189,9 @@ pub struct FakeVcpu {
     /// The vCPU's number.
     pub id: u32,
     /// The general registers.
-    pub regs: kvm_regs,
+    pub regs: Regs,
     /// The segment and control registers.
-    pub sregs: kvm_sregs,
+    pub sregs: Sregs,
     /// The model-specific registers that exist, by number.
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
@@ -203,8 +203,8 @@ impl Default for FakeVcpu {
     fn default() -> Self {
         Self {
             id: 0,
-            regs: kvm_regs::default(),
-            sregs: kvm_sregs::default(),
+            regs: Regs::default(),
+            sregs: Sregs::default(),
             msrs: BTreeMap::new(),
             memory: GuestMemory::none(),
         }
@@ -215,17 +215,17 @@ impl VcpuState for FakeVcpu {
     fn id(&self) -> u32 {
         self.id
     }
-    fn regs(&mut self) -> Result<kvm_regs, Error> {
+    fn regs(&mut self) -> Result<Regs, Error> {
         Ok(self.regs)
     }
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
         self.regs = *regs;
         Ok(())
     }
-    fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+    fn sregs(&mut self) -> Result<Sregs, Error> {
         Ok(self.sregs)
     }
-    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
         self.sregs = *sregs;
         Ok(())
     }

@@ -15,6 +15,7 @@ pub(crate) mod events;
 pub(crate) mod irqchip;
 pub(crate) mod msr_filter;
 mod node;
+mod registers;
 mod retry;
 pub(crate) mod run_page;
 pub(crate) mod slots;

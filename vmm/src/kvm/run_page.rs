@@ -5,7 +5,8 @@
 //! accesses go through one raw pointer to the whole mapping. `immediate_exit` is only accessed as an atomic byte.
 #![allow(unsafe_code)]
 
-use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs, kvm_run, kvm_run__bindgen_ty_1};
+use crate::x86::registers::Regs;
+use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_run, kvm_run__bindgen_ty_1};
 use kvm_ioctls::VcpuFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -89,9 +90,9 @@ impl RunPage {
 
     /// The general registers that the kernel has stored in the mapping.
     #[inline]
-    pub(super) fn registers(&self) -> kvm_regs {
+    pub(super) fn registers(&self) -> Regs {
         // SAFETY: the field is in the mapping. It consists of plain integers, valid with any bits.
-        unsafe { (*self.run).s.regs.regs }
+        unsafe { (*self.run).s.regs.regs }.into()
     }
 
     /// The instruction pointer of [`registers`](Self::registers).
@@ -102,10 +103,10 @@ impl RunPage {
     }
 
     /// Stores general registers in the mapping, which the kernel takes at the next entry.
-    pub(super) fn set_registers(&self, registers: &kvm_regs) {
+    pub(super) fn set_registers(&self, registers: &Regs) {
         // SAFETY: both fields are in the mapping.
         unsafe {
-            (*self.run).s.regs.regs = *registers;
+            (*self.run).s.regs.regs = (*registers).into();
             (*self.run).kvm_dirty_regs |= u64::from(KVM_SYNC_X86_REGS);
         }
     }
@@ -222,7 +223,7 @@ mod tests {
         // SAFETY: `page` lives, and the field consists of plain integers.
         unsafe { (*details).mmio.data = [7; 8] };
         kicked();
-        page.set_registers(&kvm_regs { rip: 0x1000, rax: 5, ..Default::default() });
+        page.set_registers(&Regs { rip: 0x1000, rax: 5, ..Default::default() });
         kick(immediate_exit);
         assert_eq!((page.rip(), page.registers().rax), (0x1000, 5));
         kicked();

@@ -5,8 +5,9 @@ use crate::kvm::node;
 use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::memory::{GuestMemory, pc};
+use crate::x86::registers::CpuidEntry;
 use kvm_bindings::{
-    CpuId, KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
@@ -76,8 +77,10 @@ impl System {
     ///
     /// # Errors
     /// The kernel refused.
-    pub(crate) fn supported_cpuid(&self) -> Result<CpuId, Error> {
-        self.0.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+    pub(crate) fn supported_cpuid(&self) -> Result<Vec<CpuidEntry>, Error> {
+        let leaves = self.0.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let leaves = leaves.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+        Ok(leaves.as_slice().iter().map(|leaf| (*leaf).into()).collect())
     }
 
     /// Refuses memory past the last physical address of this processor (CPUID leaf 0x8000_0008).
@@ -87,7 +90,7 @@ impl System {
     pub(crate) fn check_address_width(&self, ram: u64) -> Result<(), Error> {
         let end = pc::ram(ram).last().map_or(0, |(start, size)| start.0.saturating_add(*size));
         let supported = self.supported_cpuid()?;
-        let leaf = supported.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008);
+        let leaf = supported.iter().find(|leaf| leaf.function == 0x8000_0008);
         let bits = leaf.map_or(36, |leaf| leaf.eax & 0xff);
         match 1u64.checked_shl(bits) {
             Some(reach) if end > reach => Err(Error::Config(format!(

@@ -15,7 +15,6 @@ use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
 use crate::x86::cpuid::{self, CpuidContext};
 use crate::x86::modes::{Mode, VcpuIndex};
-use kvm_bindings::CpuId;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -96,10 +95,7 @@ impl Builder {
             if let Some(supported) = &supported {
                 let tsc_deadline = self.irqchip && system.has_tsc_deadline();
                 let context = CpuidContext { id, count: self.cpus, tsc_deadline };
-                let leaves = cpuid::for_vcpu(supported.as_slice(), context, &self.cpuid_changes);
-                let leaves = CpuId::from_entries(&leaves).map_err(|_| {
-                    Error::Config("--cpuid adds more leaves than KVM takes: change fewer".into())
-                })?;
+                let leaves = cpuid::for_vcpu(supported, context, &self.cpuid_changes);
                 vcpu.set_cpuid(&leaves).map_err(|error| self.blame_cpuid(error))?;
             }
             let index = VcpuIndex { index, of: self.cpus, id };

@@ -20,8 +20,8 @@ use crate::memory::{Gpa, GuestMemory};
 use crate::profile::recorder::TracedExit;
 use crate::x86::modes::{self, Mode};
 use crate::x86::probe::{Probe, ProbeError};
+use crate::x86::registers::{Regs, Sregs};
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
-use kvm_bindings::{kvm_regs, kvm_sregs};
 use std::borrow::Cow;
 use std::fmt;
 use suspicion::Suspicion;
@@ -49,8 +49,8 @@ pub struct Explanation {
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
     mode: Mode,
-    regs: kvm_regs,
-    sregs: Box<kvm_sregs>,
+    regs: Regs,
+    sregs: Box<Sregs>,
 }
 
 impl Explanation {
@@ -58,8 +58,8 @@ impl Explanation {
     /// ([`Location::NotStarted`]).
     pub(super) fn new(
         location: Location,
-        regs: kvm_regs,
-        sregs: kvm_sregs,
+        regs: Regs,
+        sregs: Sregs,
         memory: &GuestMemory,
         scene: &Scene<'_>,
     ) -> Option<Self> {
@@ -195,8 +195,8 @@ pub(super) struct Scene<'a> {
 
 /// The state of a vCPU at an instruction.
 struct State<'a> {
-    regs: &'a kvm_regs,
-    sregs: &'a kvm_sregs,
+    regs: &'a Regs,
+    sregs: &'a Sregs,
     probe: &'a Probe,
     memory: &'a GuestMemory,
     /// The width of a word on the stack, in bytes.
@@ -339,7 +339,7 @@ fn stack_words(memory: &GuestMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>>
 }
 
 /// The width of the code, in bits. Protected mode has 16-bit code, too: after CR0.PE is set, until the first far jump.
-fn code_bits(sregs: &kvm_sregs) -> u32 {
+fn code_bits(sregs: &Sregs) -> u32 {
     let is_long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
     match (sregs.cr0 & modes::CR0_PE != 0, is_long, sregs.cs.db) {
         (false, ..) | (true, false, 0) => 16,

@@ -169,7 +169,7 @@ mod tests {
     use crate::exit::Exit;
     use crate::memory::Gpa;
     use crate::x86::modes;
-    use kvm_bindings::kvm_regs;
+    use crate::x86::registers::Regs;
 
     fn standstill(vcpus: u32) -> Standstill {
         Standstill {
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_halt_waits_for_an_interrupt_only_if_interrupts_are_on() {
         let answer = |activity, rflags| {
-            let registers = Some((kvm_regs { rflags, ..Default::default() }, Default::default()));
+            let registers = Some((Regs { rflags, ..Default::default() }, Default::default()));
             Some(Answer { activity, registers })
         };
         let (asleep, dead) = (answer(Activity::Halted, 0x202), answer(Activity::Halted, 2));
@@ -265,7 +265,7 @@ mod tests {
         let boot = standstill(1);
         boot.memory.write(Gpa(0x1000), &[0xeb, 0xfe]).unwrap();
         let answer = |activity| {
-            let registers = Some((kvm_regs { rip: 0x1000, ..Default::default() }, Default::default()));
+            let registers = Some((Regs { rip: 0x1000, ..Default::default() }, Default::default()));
             Some(Answer { activity, registers })
         };
         let answers =

@@ -55,7 +55,7 @@ mod tests {
     use crate::profile::Count;
     use crate::profile::clock::Clock;
     use crate::shutdown::Deadline;
-    use kvm_bindings::{kvm_regs, kvm_sregs};
+    use crate::x86::registers::{Regs, Sregs};
     use std::collections::VecDeque;
     use std::ops::ControlFlow;
     use std::sync::{Arc, Mutex};
@@ -78,16 +78,16 @@ mod tests {
         fn id(&self) -> u32 {
             self.state.id()
         }
-        fn regs(&mut self) -> Result<kvm_regs, Error> {
+        fn regs(&mut self) -> Result<Regs, Error> {
             self.state.regs()
         }
-        fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+        fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
             self.state.set_regs(regs)
         }
-        fn sregs(&mut self) -> Result<kvm_sregs, Error> {
+        fn sregs(&mut self) -> Result<Sregs, Error> {
             self.state.sregs()
         }
-        fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
+        fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
             self.state.set_sregs(sregs)
         }
         fn msr(&mut self, index: u32) -> Option<u64> {

@@ -9,7 +9,7 @@
 
 mod overrides;
 
-use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use crate::x86::registers::CpuidEntry;
 
 pub use overrides::{CpuidOverride, Register};
 
@@ -68,14 +68,14 @@ impl CpuidContext {
     }
 
     /// The extended topology, leaves 0xB and 0x1F: one thread per core, and the cores of the package.
-    fn topology(self, leaf: u32) -> [kvm_cpuid_entry2; 3] {
+    fn topology(self, leaf: u32) -> [CpuidEntry; 3] {
         let levels = [(0, 1, 1), (self.core_bits(), self.count, 2), (0, 0, 0)];
         let mut index = 0;
         levels.map(|(eax, ebx, kind)| {
-            let entry = kvm_cpuid_entry2 {
+            let entry = CpuidEntry {
                 function: leaf,
                 index,
-                flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                flags: CpuidEntry::HAS_INDEX,
                 eax,
                 ebx,
                 ecx: kind << 8 | index,
@@ -95,7 +95,7 @@ impl CpuidContext {
     }
 
     /// Adapts a leaf of KVM to this vCPU. Some bits are defined on AMD processors only.
-    fn adapt(self, mut entry: kvm_cpuid_entry2, is_amd: bool) -> kvm_cpuid_entry2 {
+    fn adapt(self, mut entry: CpuidEntry, is_amd: bool) -> CpuidEntry {
         let several = self.count > 1;
         match entry.function {
             1 => {
@@ -130,14 +130,9 @@ impl CpuidContext {
 }
 
 /// The leaves that a vCPU sees, from those that KVM supports. The user's overrides apply last.
-pub fn for_vcpu(
-    supported: &[kvm_cpuid_entry2],
-    vcpu: CpuidContext,
-    changes: &[CpuidOverride],
-) -> Vec<kvm_cpuid_entry2> {
+pub fn for_vcpu(supported: &[CpuidEntry], vcpu: CpuidContext, changes: &[CpuidOverride]) -> Vec<CpuidEntry> {
     let [ebx, ecx, edx] = SIGNATURE_WORDS;
-    let signature =
-        kvm_cpuid_entry2 { function: HYPERVISOR, eax: HYPERVISOR, ebx, ecx, edx, ..Default::default() };
+    let signature = CpuidEntry { function: HYPERVISOR, eax: HYPERVISOR, ebx, ecx, edx, ..Default::default() };
     let mut entries = vec![signature];
     let vendor = supported.iter().find(|entry| entry.function == 0).map_or(0, |entry| entry.ebx);
     // The first word of AuthenticAMD and of HygonGenuine.

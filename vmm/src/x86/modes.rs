@@ -9,7 +9,7 @@ mod segments;
 #[cfg(doc)]
 use crate::memory::TASK_STATE;
 use crate::memory::{Gpa, PAGE};
-use kvm_bindings::{kvm_dtable, kvm_regs, kvm_sregs};
+use crate::x86::registers::{DescriptorTable, Regs, Sregs};
 use segments::{
     LINUX_CODE, LINUX_DATA, TASK_SEGMENT, USER_CODE_SEGMENT, USER_DATA_SEGMENT, code_segment, data_segment,
     gdt_limit,
@@ -79,7 +79,7 @@ impl VcpuIndex {
 ///
 /// In real mode the first vCPU keeps the stack of the reset state, below 0x1_0000. Each further vCPU gets a stack
 /// segment that ends at the top of its stack.
-pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: VcpuIndex) -> kvm_sregs {
+pub fn sregs(mode: Mode, reset: Sregs, tables: Gpa, place: VcpuIndex) -> Sregs {
     let mut sregs = reset;
     if mode == Mode::Real {
         sregs.cs.selector = 0;
@@ -99,9 +99,9 @@ pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: VcpuIndex) -> kvm
     if mode == Mode::User {
         sregs.tr = TASK_SEGMENT;
     }
-    sregs.gdt = kvm_dtable { base: tables.0, limit: gdt_limit(mode), ..Default::default() };
+    sregs.gdt = DescriptorTable { base: tables.0, limit: gdt_limit(mode), ..Default::default() };
     // The IDT is empty: a fault before the guest loads an IDT is a triple fault.
-    sregs.idt = kvm_dtable::default();
+    sregs.idt = DescriptorTable::default();
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE;
     if matches!(mode, Mode::Long | Mode::User) {
         sregs.cr0 |= CR0_WP | CR0_AM | CR0_PG;
@@ -119,22 +119,22 @@ pub fn sregs(mode: Mode, reset: kvm_sregs, tables: Gpa, place: VcpuIndex) -> kvm
 ///   which is 0x1_0000 for the first vCPU.
 /// * RFLAGS has bit 1 set, which is always one. In ring 3 IOPL is 3: some hosts check IOPL, and others the bitmap of
 ///   the task state, so both must allow all ports.
-pub fn regs(mode: Mode, entry: Gpa, place: VcpuIndex) -> kvm_regs {
+pub fn regs(mode: Mode, entry: Gpa, place: VcpuIndex) -> Regs {
     let rsp = if mode == Mode::Real { 0 } else { place.stack() };
     let (rdi, rsi) = (place.id.into(), place.of.into());
     let rflags = if mode == Mode::User { RFLAGS_ONE | RFLAGS_IOPL_3 } else { RFLAGS_ONE };
-    kvm_regs { rip: entry.0, rsp, rflags, rdi, rsi, ..Default::default() }
+    Regs { rip: entry.0, rsp, rflags, rdi, rsi, ..Default::default() }
 }
 
 /// The special registers at the 64-bit entry point of a Linux kernel: long mode, with the GDT and the page tables at
 /// these addresses (Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol").
-pub fn linux_sregs(reset: kvm_sregs, gdt: Gpa, page_tables: Gpa) -> kvm_sregs {
+pub fn linux_sregs(reset: Sregs, gdt: Gpa, page_tables: Gpa) -> Sregs {
     let mut sregs = reset;
     sregs.cs = LINUX_CODE;
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) =
         (LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA);
-    sregs.gdt = kvm_dtable { base: gdt.0, limit: 4 * 8 - 1, ..Default::default() };
-    sregs.idt = kvm_dtable::default();
+    sregs.gdt = DescriptorTable { base: gdt.0, limit: 4 * 8 - 1, ..Default::default() };
+    sregs.idt = DescriptorTable::default();
     sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
     sregs.cr3 = page_tables.0;
     sregs.cr4 = CR4_PAE;
@@ -143,8 +143,8 @@ pub fn linux_sregs(reset: kvm_sregs, gdt: Gpa, page_tables: Gpa) -> kvm_sregs {
 }
 
 /// The general registers at the entry of a Linux kernel: RSI holds the address of its `boot_params`.
-pub fn linux_regs(entry: Gpa, boot_params: Gpa) -> kvm_regs {
-    kvm_regs { rip: entry.0, rsi: boot_params.0, rflags: RFLAGS_ONE, ..Default::default() }
+pub fn linux_regs(entry: Gpa, boot_params: Gpa) -> Regs {
+    Regs { rip: entry.0, rsi: boot_params.0, rflags: RFLAGS_ONE, ..Default::default() }
 }
 
 /// The bytes of a table's words, as they are stored in memory.

@@ -17,7 +17,7 @@
 
 use crate::memory::{Gpa, GuestMemory, PAGE};
 use crate::x86::modes;
-use kvm_bindings::kvm_sregs;
+use crate::x86::registers::Sregs;
 
 /// CR4: 4 MiB pages in 32-bit page tables.
 const CR4_PSE: u64 = 1 << 4;
@@ -106,12 +106,12 @@ const NARROW: [Level; 2] = [Level("PD", 22, 10), Level("PT", 12, 10)];
 #[derive(Clone, Debug)]
 pub struct Probe {
     memory: GuestMemory,
-    sregs: kvm_sregs,
+    sregs: Sregs,
 }
 
 impl Probe {
     /// Creates a probe for a vCPU with these special registers.
-    pub fn new(memory: GuestMemory, sregs: kvm_sregs) -> Self {
+    pub fn new(memory: GuestMemory, sregs: Sregs) -> Self {
         Self { memory, sregs }
     }
 

@@ -5,9 +5,10 @@ use super::KvmVcpu;
 use crate::controller::VcpuState;
 use crate::controller::vcpu::Entry;
 use crate::error::Error;
+use crate::x86::registers::{Regs, Sregs};
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
+    kvm_msr_entry, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
 };
 use std::io;
 
@@ -15,9 +16,9 @@ use std::io;
 #[derive(Debug)]
 pub(super) struct Start {
     /// The segment and control registers that KVM gives a new vCPU.
-    pub(super) reset: kvm_sregs,
-    pub(super) sregs: kvm_sregs,
-    pub(super) regs: kvm_regs,
+    pub(super) reset: Sregs,
+    pub(super) sregs: Sregs,
+    pub(super) regs: Regs,
     /// The local APIC of a new vCPU. `None` without in-kernel interrupt controllers.
     pub(super) lapic: Option<kvm_lapic_state>,
 }
@@ -167,7 +168,7 @@ impl KvmVcpu {
         let Some(start) = &self.start else {
             return Err(Error::Config("a Linux machine cannot be reset: build a new machine".into()));
         };
-        self.fd.set_sregs(&start.sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_sregs(&start.sregs.into()).map_err(Error::kvm("KVM_SET_SREGS"))?;
         let regs = start.regs;
         // With KVM_CAP_SYNC_REGS, KVM takes these at the next entry, without a call of their own.
         self.set_regs(&regs)

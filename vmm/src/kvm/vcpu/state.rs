@@ -8,7 +8,8 @@ use crate::error::Error;
 use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::modes::{self, Mode, VcpuIndex};
-use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use crate::x86::registers::{CpuidEntry, Regs, Sregs};
+use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
 use std::io;
 
 /// CPUID leaf 1, ECX: the processor has XSAVE.
@@ -18,11 +19,13 @@ impl KvmVcpu {
     /// Sets the CPUID leaves that the guest sees (KVM_SET_CPUID2). Call it before the first entry.
     ///
     /// # Errors
-    /// The kernel refused.
-    pub fn set_cpuid(&mut self, cpuid: &CpuId) -> Result<(), Error> {
-        self.has_xsave =
-            cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & CPUID_XSAVE != 0);
-        self.fd.set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
+    /// There are more leaves than KVM takes, or the kernel refused.
+    pub(crate) fn set_cpuid(&mut self, leaves: &[CpuidEntry]) -> Result<(), Error> {
+        self.has_xsave = leaves.iter().any(|leaf| leaf.function == 1 && leaf.ecx & CPUID_XSAVE != 0);
+        let entries: Vec<_> = leaves.iter().map(|leaf| (*leaf).into()).collect();
+        let cpuid = CpuId::from_entries(&entries)
+            .map_err(|_| Error::Config("--cpuid adds more leaves than KVM takes: change fewer".into()))?;
+        self.fd.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
     }
 
     /// The vCPU's number.
@@ -42,8 +45,8 @@ impl KvmVcpu {
         let sregs = modes::sregs(mode, reset, tables, index);
         let regs = modes::regs(mode, entry, index);
         self.start = Some(Box::new(Start { reset, sregs, regs, lapic }));
-        self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
-        self.fd.set_regs(&regs).map_err(Error::kvm("KVM_SET_REGS"))
+        self.fd.set_sregs(&sregs.into()).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&regs.into()).map_err(Error::kvm("KVM_SET_REGS"))
     }
 
     /// Remembers the state of the local APIC for [`restore`](Self::restore). Call it before the first entry, if the VM has
@@ -65,8 +68,10 @@ impl KvmVcpu {
     /// The kernel refused.
     pub(crate) fn set_linux(&mut self, entry: Gpa) -> Result<(), Error> {
         let sregs = modes::linux_sregs(self.sregs()?, pc::GDT, pc::PAGE_TABLES);
-        self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
-        self.fd.set_regs(&modes::linux_regs(entry, pc::BOOT_PARAMS)).map_err(Error::kvm("KVM_SET_REGS"))?;
+        self.fd.set_sregs(&sregs.into()).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd
+            .set_regs(&modes::linux_regs(entry, pc::BOOT_PARAMS).into())
+            .map_err(Error::kvm("KVM_SET_REGS"))?;
         Ok(())
     }
 
@@ -124,27 +129,27 @@ impl VcpuState for KvmVcpu {
         self.id
     }
 
-    fn regs(&mut self) -> Result<kvm_regs, Error> {
+    fn regs(&mut self) -> Result<Regs, Error> {
         if self.regs_in_sync {
             return Ok(self.page.registers());
         }
-        self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))
+        self.fd.get_regs().map(Regs::from).map_err(Error::kvm("KVM_GET_REGS"))
     }
 
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<(), Error> {
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
         if self.regs_in_sync {
             self.page.set_registers(regs);
             return Ok(());
         }
-        self.fd.set_regs(regs).map_err(Error::kvm("KVM_SET_REGS"))
+        self.fd.set_regs(&(*regs).into()).map_err(Error::kvm("KVM_SET_REGS"))
     }
 
-    fn sregs(&mut self) -> Result<kvm_sregs, Error> {
-        self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))
+    fn sregs(&mut self) -> Result<Sregs, Error> {
+        self.fd.get_sregs().map(Sregs::from).map_err(Error::kvm("KVM_GET_SREGS"))
     }
 
-    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), Error> {
-        self.fd.set_sregs(sregs).map_err(Error::kvm("KVM_SET_SREGS"))
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
+        self.fd.set_sregs(&(*sregs).into()).map_err(Error::kvm("KVM_SET_SREGS"))
     }
 
     fn msr(&mut self, index: u32) -> Option<u64> {

@@ -1,10 +1,10 @@
 //! The values of registers, by the names of the decoder.
 
+use crate::x86::registers::Regs;
 use iced_x86::Register;
-use kvm_bindings::kvm_regs;
 
 /// The value of a general register or a part of one. Segment bases count as 0.
-pub(super) fn register_value(register: Register, regs: &kvm_regs) -> Option<u64> {
+pub(super) fn register_value(register: Register, regs: &Regs) -> Option<u64> {
     let value = match register.full_register() {
         Register::RAX => regs.rax,
         Register::RBX => regs.rbx,

@@ -5,12 +5,12 @@ use crate::memory::{PAGE, TABLES, TABLES_SIZE};
 use crate::x86::modes;
 
 /// Explains a long-mode guest with `code` at 0x1000 and its identity map.
-fn explain(code: &[u8], regs: kvm_regs) -> Explanation {
+fn explain(code: &[u8], regs: Regs) -> Explanation {
     explain_in(Mode::Long, code, regs)
 }
 
 /// Explains a guest in long mode, ring 0 or ring 3.
-fn explain_in(mode: Mode, code: &[u8], regs: kvm_regs) -> Explanation {
+fn explain_in(mode: Mode, code: &[u8], regs: Regs) -> Explanation {
     let memory = GuestMemory::new(&[(Gpa(0), 0x10_0000), (TABLES, TABLES_SIZE)]).unwrap();
     let tables = Gpa(TABLES.0 + PAGE);
     let map = match mode {
@@ -19,7 +19,7 @@ fn explain_in(mode: Mode, code: &[u8], regs: kvm_regs) -> Explanation {
     };
     memory.write(tables, &map).unwrap();
     memory.write(Gpa(0x1000), code).unwrap();
-    let sregs = modes::sregs(mode, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE);
+    let sregs = modes::sregs(mode, Sregs::default(), TABLES, modes::VcpuIndex::ALONE);
     let location = Location::At { mode, cs: sregs.cs.selector, rip: regs.rip };
     Explanation::new(location, regs, sregs, &memory, &DIED).unwrap()
 }
@@ -28,8 +28,8 @@ fn explain_in(mode: Mode, code: &[u8], regs: kvm_regs) -> Explanation {
 const DIED: Scene<'_> =
     Scene { image: None, stack_top: None, stack_base: None, is_kernel: false, has_window: false, died: true };
 
-fn at_code() -> kvm_regs {
-    kvm_regs { rip: 0x1000, rsp: 0xf_fff0, ..Default::default() }
+fn at_code() -> Regs {
+    Regs { rip: 0x1000, rsp: 0xf_fff0, ..Default::default() }
 }
 
 fn suspicion(code: &[u8]) -> String {
@@ -58,7 +58,7 @@ fn an_operand_at_a_wrong_address_is_suspected() {
     // mov eax, [rbx]
     let load: &[u8] = &[0x8b, 0x03];
     // RBX is past the end of the identity map.
-    let regs = kvm_regs { rbx: 1 << 40, ..at_code() };
+    let regs = Regs { rbx: 1 << 40, ..at_code() };
     assert_eq!(explain(load, regs).suspicion(), Some(unmapped));
     assert_eq!(explain(load, at_code()).suspicion(), None);
     // div qword [rbx]; movnti [rbx], eax: the address counts before the operation.
@@ -69,7 +69,7 @@ fn an_operand_at_a_wrong_address_is_suspected() {
     for code in [&[0x48, 0x8d, 0x03][..], &[0x0f, 0x18, 0x0b], &[0x0f, 0x18, 0x03]] {
         assert_eq!(explain(code, regs).suspicion(), None, "{code:x?}");
     }
-    let regs = kvm_regs { rbx: 1 << 62, rbp: 1 << 62, ..at_code() };
+    let regs = Regs { rbx: 1 << 62, rbp: 1 << 62, ..at_code() };
     assert_eq!(
         explain(load, regs).suspicion(),
         Some("#GP: the operand's address, 0x4000000000000000, is not canonical")
@@ -80,8 +80,7 @@ fn an_operand_at_a_wrong_address_is_suspected() {
 
 #[test]
 fn a_wrong_instruction_pointer_is_suspected() {
-    let suspicion =
-        |rip| explain(&[0x90], kvm_regs { rip, ..at_code() }).suspicion().map(String::from).unwrap();
+    let suspicion = |rip| explain(&[0x90], Regs { rip, ..at_code() }).suspicion().map(String::from).unwrap();
     assert!(suspicion(1 << 39).starts_with("#PF: the instruction's address is not mapped"));
     assert_eq!(suspicion(1 << 62), "#GP: a jump to an address that is not canonical");
     assert_eq!(suspicion(0x8000_0000), "a jump to a wrong address, where there is no memory");
@@ -107,7 +106,7 @@ fn a_privileged_instruction_is_suspected_only_in_ring_3() {
 
 #[test]
 fn the_mapping_follows_the_page_tables() {
-    let mapping = |rip| explain(&[0x90], kvm_regs { rip, ..at_code() }).mapping;
+    let mapping = |rip| explain(&[0x90], Regs { rip, ..at_code() }).mapping;
     assert_eq!(mapping(0x1000), "0x1000 maps to 0x1000 (2 MiB page, writable)");
     assert_eq!(
         mapping(0x8000_0000),
@@ -122,7 +121,7 @@ fn the_mapping_follows_the_page_tables() {
 fn the_mapping_follows_32_bit_page_tables() {
     let memory = GuestMemory::new(&[(Gpa(0), 0x3000)]).unwrap();
     memory.write(Gpa(0x2004), &0x2003u32.to_le_bytes()).unwrap();
-    let mut sregs = modes::sregs(Mode::Protected, kvm_sregs::default(), Gpa(0), modes::VcpuIndex::ALONE);
+    let mut sregs = modes::sregs(Mode::Protected, Sregs::default(), Gpa(0), modes::VcpuIndex::ALONE);
     (sregs.cr0, sregs.cr3) = (sregs.cr0 | modes::CR0_PG, 0x2000);
     let location = Location::At { mode: Mode::Protected, cs: 8, rip: 0x1000 };
     let explanation = Explanation::new(location, at_code(), sregs, &memory, &DIED).unwrap();
@@ -145,10 +144,10 @@ fn any_page_tables_and_registers_can_be_explained() {
     for cr3 in [0, 0x2000, 0x2ff8, u64::MAX] {
         for rip in [0, 0x2fff, u64::MAX, 1 << 47] {
             for mode in [Mode::Real, Mode::Protected, Mode::Long] {
-                let mut sregs = modes::sregs(mode, kvm_sregs::default(), Gpa(0), modes::VcpuIndex::ALONE);
+                let mut sregs = modes::sregs(mode, Sregs::default(), Gpa(0), modes::VcpuIndex::ALONE);
                 sregs.cr3 = cr3;
                 (sregs.cs.base, sregs.ss.base) = (rip, u64::MAX);
-                let regs = kvm_regs { rip, rsp: u64::MAX, ..Default::default() };
+                let regs = Regs { rip, rsp: u64::MAX, ..Default::default() };
                 let location = Location::At { mode, cs: 0xffff, rip };
                 let _ = Explanation::new(location, regs, sregs, &memory, &DIED).unwrap().to_string();
             }

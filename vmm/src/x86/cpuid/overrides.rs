@@ -1,6 +1,6 @@
 //! Changes of the user to what CPUID shows the guest.
 
-use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use crate::x86::registers::CpuidEntry;
 use std::str::FromStr;
 
 /// A result register of CPUID.
@@ -44,20 +44,15 @@ impl CpuidOverride {
     }
 
     /// Changes the leaf in `entries`. A missing leaf is added with zeros in all other bits.
-    pub(super) fn apply(&self, entries: &mut Vec<kvm_cpuid_entry2>) {
+    pub(super) fn apply(&self, entries: &mut Vec<CpuidEntry>) {
         let wanted = self.subleaf.unwrap_or(0);
         let place = entries.iter().position(|entry| {
-            let by_index = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
+            let by_index = entry.flags & CpuidEntry::HAS_INDEX != 0;
             entry.function == self.leaf && (!by_index || entry.index == wanted)
         });
         let place = place.unwrap_or_else(|| {
-            let flags = if self.subleaf.is_some() { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 };
-            entries.push(kvm_cpuid_entry2 {
-                function: self.leaf,
-                index: wanted,
-                flags,
-                ..Default::default()
-            });
+            let flags = if self.subleaf.is_some() { CpuidEntry::HAS_INDEX } else { 0 };
+            entries.push(CpuidEntry { function: self.leaf, index: wanted, flags, ..Default::default() });
             entries.len().saturating_sub(1)
         });
         let Some(entry) = entries.get_mut(place) else { return };

@@ -1,17 +1,11 @@
 use super::*;
 use proptest::prelude::*;
 
-fn supported() -> Vec<kvm_cpuid_entry2> {
-    let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 {
-        function,
-        eax,
-        ebx,
-        ecx,
-        edx,
-        ..Default::default()
-    };
+fn supported() -> Vec<CpuidEntry> {
+    let leaf =
+        |function, eax, ebx, ecx, edx| CpuidEntry { function, eax, ebx, ecx, edx, ..Default::default() };
     let mut seven = leaf(7, 0, 0xff, 0, 0);
-    seven.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    seven.flags = CpuidEntry::HAS_INDEX;
     vec![
         leaf(0, 0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65),
         leaf(1, 0x1234, 0x0102_0304, 1, 2),
@@ -24,7 +18,7 @@ fn supported() -> Vec<kvm_cpuid_entry2> {
 
 const ALONE: CpuidContext = CpuidContext { id: 0, count: 1, tsc_deadline: false };
 
-fn leaf(entries: &[kvm_cpuid_entry2], function: u32) -> kvm_cpuid_entry2 {
+fn leaf(entries: &[CpuidEntry], function: u32) -> CpuidEntry {
     *entries.iter().find(|entry| entry.function == function).unwrap()
 }
 
@@ -40,8 +34,8 @@ fn leaf_1_shows_the_vcpu_s_number_and_leaf_0_the_host_s_vendor() {
 #[test]
 fn each_vcpu_is_a_core_of_one_package() {
     let mut supported = supported();
-    let index = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-    let cache = |n, level: u32| kvm_cpuid_entry2 {
+    let index = CpuidEntry::HAS_INDEX;
+    let cache = |n, level: u32| CpuidEntry {
         function: 4,
         index: n,
         flags: index,
@@ -49,9 +43,9 @@ fn each_vcpu_is_a_core_of_one_package() {
         ..Default::default()
     };
     let leaf_of =
-        |function| kvm_cpuid_entry2 { function, eax: 9, ebx: 0x909, ecx: 0xffff_ffff, ..Default::default() };
+        |function| CpuidEntry { function, eax: 9, ebx: 0x909, ecx: 0xffff_ffff, ..Default::default() };
     supported.extend([cache(0, 1), cache(1, 3)]);
-    supported.push(kvm_cpuid_entry2 { function: 0x8000_001d, ..cache(0, 2) });
+    supported.push(CpuidEntry { function: 0x8000_001d, ..cache(0, 2) });
     supported.extend([0x8000_0001, 0x8000_0008, 0x8000_001e].map(leaf_of));
     let seen = for_vcpu(&supported, CpuidContext { id: 2, count: 3, tsc_deadline: true }, &[]);
     assert_eq!(leaf(&seen, 1).ecx & TSC_DEADLINE, TSC_DEADLINE);
@@ -95,7 +89,7 @@ fn bits_registers_and_new_leaves_can_be_set() {
     assert_eq!(leaf(&seen, 7).ebx, 0xf5);
     assert_eq!(leaf(&seen, 0x8000_0008).eax, 0x3030);
     let second = seen.iter().find(|entry| entry.function == 7 && entry.index == 1).unwrap();
-    assert_eq!((second.eax, second.flags), (1, KVM_CPUID_FLAG_SIGNIFCANT_INDEX));
+    assert_eq!((second.eax, second.flags), (1, CpuidEntry::HAS_INDEX));
 }
 
 #[test]
@@ -126,7 +120,7 @@ proptest! {
     fn an_override_changes_only_its_bits(low in 0u8..32, more in 0u8..32, value: u32, before: u32) {
         let high = low.saturating_add(more).min(31);
         let change = CpuidOverride { leaf: 9, subleaf: None, register: Register::Edx, low, high, value };
-        let mut entries = vec![kvm_cpuid_entry2 { function: 9, edx: before, ..Default::default() }];
+        let mut entries = vec![CpuidEntry { function: 9, edx: before, ..Default::default() }];
         change.apply(&mut entries);
         let width = u32::from(high - low) + 1;
         let mask = (((1u64 << width) - 1) << low) as u32;

@@ -5,7 +5,7 @@
 
 use super::Mode;
 use crate::memory::{TABLES, TABLES_SIZE, TASK_STATE};
-use kvm_bindings::kvm_segment;
+use crate::x86::registers::Segment;
 
 /// GDT index of the code segment: selector 0x08.
 const CODE: u16 = 1;
@@ -30,8 +30,8 @@ const _: () = assert!(TASK_STATE.0 + TASK_STATE_SIZE as u64 <= TABLES.0 + TABLES
 
 /// A flat segment of 4 GiB. `kind` is the descriptor's type field, with the accessed bit set as the processor itself
 /// would set it.
-const fn flat_segment(index: u16, kind: u8, long: bool) -> kvm_segment {
-    kvm_segment {
+const fn flat_segment(index: u16, kind: u8, long: bool) -> Segment {
+    Segment {
         base: 0,
         limit: 0xffff_ffff,
         selector: index << 3,
@@ -44,30 +44,29 @@ const fn flat_segment(index: u16, kind: u8, long: bool) -> kvm_segment {
         g: 1,
         avl: 0,
         unusable: 0,
-        padding: 0,
     }
 }
 
 /// The code segment: execute, read, accessed.
-pub(super) const fn code_segment(mode: Mode) -> kvm_segment {
+pub(super) const fn code_segment(mode: Mode) -> Segment {
     flat_segment(CODE, 0b1011, matches!(mode, Mode::Long | Mode::User))
 }
 
 /// The data segment: read, write, accessed.
-pub(super) const fn data_segment() -> kvm_segment {
+pub(super) const fn data_segment() -> Segment {
     flat_segment(DATA, 0b0011, false)
 }
 
 /// The ring 3 form of a segment, at another GDT index.
-const fn for_ring_3(segment: kvm_segment, index: u16) -> kvm_segment {
-    kvm_segment { selector: index << 3 | 3, dpl: 3, ..segment }
+const fn for_ring_3(segment: Segment, index: u16) -> Segment {
+    Segment { selector: index << 3 | 3, dpl: 3, ..segment }
 }
 
-pub(super) const USER_CODE_SEGMENT: kvm_segment = for_ring_3(code_segment(Mode::User), USER_CODE);
-pub(super) const USER_DATA_SEGMENT: kvm_segment = for_ring_3(data_segment(), USER_DATA);
+pub(super) const USER_CODE_SEGMENT: Segment = for_ring_3(code_segment(Mode::User), USER_CODE);
+pub(super) const USER_DATA_SEGMENT: Segment = for_ring_3(data_segment(), USER_DATA);
 
 /// The task state's segment, with the busy type that a running processor requires.
-pub(super) const TASK_SEGMENT: kvm_segment = kvm_segment {
+pub(super) const TASK_SEGMENT: Segment = Segment {
     base: TASK_STATE.0,
     limit: TASK_STATE_SIZE as u32 - 1,
     selector: TASK << 3,
@@ -80,16 +79,15 @@ pub(super) const TASK_SEGMENT: kvm_segment = kvm_segment {
     g: 0,
     avl: 0,
     unusable: 0,
-    padding: 0,
 };
 
 /// Linux's `__BOOT_CS`.
-pub(super) const LINUX_CODE: kvm_segment = kvm_segment { selector: 0x10, ..code_segment(Mode::Long) };
+pub(super) const LINUX_CODE: Segment = Segment { selector: 0x10, ..code_segment(Mode::Long) };
 /// Linux's `__BOOT_DS`.
-pub(super) const LINUX_DATA: kvm_segment = kvm_segment { selector: 0x18, ..data_segment() };
+pub(super) const LINUX_DATA: Segment = Segment { selector: 0x18, ..data_segment() };
 
 /// The segment's descriptor as it is stored in memory.
-pub(super) fn descriptor(segment: &kvm_segment) -> u64 {
+pub(super) fn descriptor(segment: &Segment) -> u64 {
     let limit = u64::from(if segment.g == 1 { segment.limit >> 12 } else { segment.limit });
     let flags = u64::from(segment.g) << 3 | u64::from(segment.db) << 2 | u64::from(segment.l) << 1;
     let access = u64::from(segment.present) << 7

@@ -2,7 +2,7 @@ use super::page_tables::PTE_USER;
 use super::segments::descriptor;
 use super::*;
 use crate::memory::TASK_STATE;
-use kvm_bindings::kvm_segment;
+use crate::x86::registers::Segment;
 
 const TABLES: Gpa = Gpa(0x2000);
 
@@ -14,7 +14,7 @@ fn the_gdt_holds_the_well_known_descriptors() {
 
 #[test]
 fn a_descriptor_splits_base_and_limit_as_in_the_manual() {
-    let segment = kvm_segment { base: 0x1234_5678, limit: 0x000a_bcde, g: 0, dpl: 3, ..data_segment() };
+    let segment = Segment { base: 0x1234_5678, limit: 0x000a_bcde, g: 0, dpl: 3, ..data_segment() };
     assert_eq!(descriptor(&segment), 0x124a_f334_5678_bcde);
 }
 
@@ -39,18 +39,18 @@ fn every_page_of_the_first_four_gib_maps_to_itself() {
 
 #[test]
 fn real_mode_changes_cs_only() {
-    let reset = kvm_sregs { cr0: 0x6000_0010, ..Default::default() };
-    let reset = kvm_sregs { cs: kvm_segment { selector: 0xf000, base: 0xffff_0000, ..reset.cs }, ..reset };
+    let reset = Sregs { cr0: 0x6000_0010, ..Default::default() };
+    let reset = Sregs { cs: Segment { selector: 0xf000, base: 0xffff_0000, ..reset.cs }, ..reset };
     let sregs = sregs(Mode::Real, reset, TABLES, VcpuIndex::ALONE);
     assert_eq!((sregs.cs.selector, sregs.cs.base), (0, 0));
-    assert_eq!(kvm_sregs { cs: reset.cs, ..sregs }, reset);
+    assert_eq!(Sregs { cs: reset.cs, ..sregs }, reset);
     let regs = regs(Mode::Real, Gpa(0x1000), VcpuIndex::ALONE);
     assert_eq!((regs.rip, regs.rsp, regs.rflags, regs.rax), (0x1000, 0, 2, 0));
 }
 
 #[test]
 fn protected_mode_has_flat_32_bit_segments_and_no_paging() {
-    let sregs = sregs(Mode::Protected, kvm_sregs::default(), TABLES, VcpuIndex::ALONE);
+    let sregs = sregs(Mode::Protected, Sregs::default(), TABLES, VcpuIndex::ALONE);
     assert_eq!((sregs.cs.selector, sregs.cs.db, sregs.cs.l, sregs.cs.limit), (8, 1, 0, 0xffff_ffff));
     assert_eq!((sregs.ss.selector, sregs.gdt.base, sregs.gdt.limit), (0x10, 0x2000, 23));
     assert_eq!((sregs.cr0 & CR0_PE, sregs.cr0 & CR0_PG, sregs.efer), (CR0_PE, 0, 0));
@@ -59,7 +59,7 @@ fn protected_mode_has_flat_32_bit_segments_and_no_paging() {
 
 #[test]
 fn long_mode_has_paging_and_a_64_bit_code_segment() {
-    let sregs = sregs(Mode::Long, kvm_sregs::default(), TABLES, VcpuIndex::ALONE);
+    let sregs = sregs(Mode::Long, Sregs::default(), TABLES, VcpuIndex::ALONE);
     assert_eq!((sregs.cs.l, sregs.cs.db, sregs.ds.db), (1, 0, 1));
     assert_eq!((sregs.cr3, sregs.cr4, sregs.efer), (0x3000, 1 << 5, 0x500));
     assert_eq!(sregs.cr0 & (CR0_PE | CR0_PG), 0x8000_0001);
@@ -68,7 +68,7 @@ fn long_mode_has_paging_and_a_64_bit_code_segment() {
 
 #[test]
 fn ring_3_has_its_own_segments_and_may_use_all_ports() {
-    let reset = kvm_sregs { tr: kvm_segment { type_: 3, ..Default::default() }, ..Default::default() };
+    let reset = Sregs { tr: Segment { type_: 3, ..Default::default() }, ..Default::default() };
     let user = sregs(Mode::User, reset, TABLES, VcpuIndex::ALONE);
     assert_eq!((user.cs.selector, user.cs.dpl, user.cs.l), (0x1b, 3, 1));
     for data in [user.ds, user.es, user.fs, user.gs, user.ss] {
@@ -82,7 +82,7 @@ fn ring_3_has_its_own_segments_and_may_use_all_ports() {
     assert_eq!(long.tr, reset.tr);
     let [user, long] = [Mode::User, Mode::Long].map(|mode| regs(mode, Gpa(0x1000), VcpuIndex::ALONE));
     assert_eq!((user.rflags, long.rflags), (0x3002, 2));
-    assert_eq!(kvm_regs { rflags: 2, ..user }, long);
+    assert_eq!(Regs { rflags: 2, ..user }, long);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn each_of_several_vcpus_has_its_own_stack_and_number() {
     let third = VcpuIndex { index: 2, of: 4, id: 0xbc };
     let long = regs(Mode::Long, Gpa(0x1000), third);
     assert_eq!((long.rsp, long.rdi, long.rsi), (0xf_8000, 0xbc, 4));
-    let real = sregs(Mode::Real, kvm_sregs::default(), TABLES, third);
+    let real = sregs(Mode::Real, Sregs::default(), TABLES, third);
     assert_eq!((real.ss.selector, real.ss.base), (0xe800, 0xe_8000));
     assert_eq!(regs(Mode::Real, Gpa(0), third).rsp, 0, "from the segment's end, 0xf_8000");
 }

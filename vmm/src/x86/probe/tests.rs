@@ -7,8 +7,8 @@ fn memory() -> GuestMemory {
     GuestMemory::new(&[(Gpa(0), 0x10_0000), (TABLES, TABLES_SIZE)]).unwrap()
 }
 
-fn sregs(mode: Mode) -> kvm_sregs {
-    modes::sregs(mode, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE)
+fn sregs(mode: Mode) -> Sregs {
+    modes::sregs(mode, Sregs::default(), TABLES, modes::VcpuIndex::ALONE)
 }
 
 /// Writes entries of a table, each by its index.
@@ -35,7 +35,7 @@ fn long_mode_translates_pages_of_all_sizes() {
     write(&memory, 0x2000, 8, &[(0, 0x3003), (1, 0x4000_0081), (2, 0x5001)]);
     write(&memory, 0x3000, 8, &[(0, 0x4003), (1, 0x20_0083)]);
     write(&memory, 0x4000, 8, &[(0, 0x9003), (1, 0x8001), (2, 0)]);
-    let probe = Probe::new(memory, kvm_sregs { cr3: 0x1000, ..sregs(Mode::Long) });
+    let probe = Probe::new(memory, Sregs { cr3: 0x1000, ..sregs(Mode::Long) });
     let at =
         |address| probe.translate(address).map(|mapping| (mapping.gpa.0, mapping.page, mapping.writable));
     assert_eq!(at(0x123), Ok((0x9123, Some(0x1000), true)));
@@ -57,7 +57,7 @@ fn five_levels_are_walked_if_cr4_enables_them() {
     write(&memory, 0x1000, 8, &[(1, 0x2003)]);
     write(&memory, 0x2000, 8, &[(0, 0x3003)]);
     write(&memory, 0x3000, 8, &[(0, 0x83)]);
-    let mut sregs = kvm_sregs { cr3: 0x1000, ..sregs(Mode::Long) };
+    let mut sregs = Sregs { cr3: 0x1000, ..sregs(Mode::Long) };
     sregs.cr4 |= CR4_LA57;
     let probe = Probe::new(memory, sregs);
     assert_eq!(probe.translate((1 << 48) + 7).unwrap().gpa, Gpa(7));
@@ -79,7 +79,7 @@ fn pae_and_32_bit_page_tables_are_walked() {
     assert_eq!(probe.translate(0xc020_0042).unwrap().gpa, Gpa(0x20_0042));
     assert!(matches!(probe.translate(1 << 30), Err(ProbeError::NotMapped { table: "PDPT", .. })));
 
-    let narrow = kvm_sregs { cr3: 0x4000, cr4: CR4_PSE, ..pae };
+    let narrow = Sregs { cr3: 0x4000, cr4: CR4_PSE, ..pae };
     let probe = Probe::new(memory.clone(), narrow);
     let top = probe.translate(0x3f_f00c).unwrap();
     assert_eq!((top.gpa, top.page, top.writable), (Gpa(0x600c), Some(0x1000), false));
@@ -89,7 +89,7 @@ fn pae_and_32_bit_page_tables_are_walked() {
         (Gpa(0x1_0040_0123), Some(4 << 20)),
         "bit 13 of the entry is bit 32 of the address"
     );
-    let none = Probe::new(memory, kvm_sregs { cr4: 0, ..narrow });
+    let none = Probe::new(memory, Sregs { cr4: 0, ..narrow });
     assert!(matches!(none.translate(0x40_0123), Err(ProbeError::NoTable { table: "PT", .. })));
 }
 
@@ -102,7 +102,7 @@ fn a_read_across_pages_takes_bytes_from_both() {
     write(&memory, 0x4000, 8, &[(0, 0x9003), (1, 0x8003), (3, 0x7000_0003)]);
     memory.write(Gpa(0x9ffe), b"he").unwrap();
     memory.write(Gpa(0x8000), b"llo").unwrap();
-    let probe = Probe::new(memory, kvm_sregs { cr3: 0x1000, ..sregs(Mode::Long) });
+    let probe = Probe::new(memory, Sregs { cr3: 0x1000, ..sregs(Mode::Long) });
     let mut data = [0; 5];
     probe.read(0xffe, &mut data).unwrap();
     assert_eq!(&data, b"hello");

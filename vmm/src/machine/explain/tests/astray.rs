@@ -139,8 +139,8 @@ fn kernel(code: &[u8], pointer: u64) -> String {
     let map = modes::bytes(&modes::identity_map(Gpa(TABLES.0 + crate::memory::PAGE)));
     memory.write(Gpa(TABLES.0 + crate::memory::PAGE), &map).unwrap();
     memory.write(Gpa(START), code).unwrap();
-    let sregs = modes::sregs(Mode::Long, kvm_sregs::default(), TABLES, modes::VcpuIndex::ALONE);
-    let regs = kvm_regs { rip: START, rsp: pointer, ..Default::default() };
+    let sregs = modes::sregs(Mode::Long, Sregs::default(), TABLES, modes::VcpuIndex::ALONE);
+    let regs = Regs { rip: START, rsp: pointer, ..Default::default() };
     let scene = Scene { is_kernel: true, died: true, ..Scene::default() };
     let location = Location::At { mode: Mode::Long, cs: sregs.cs.selector, rip: START };
     let explanation = Explanation::new(location, regs, sregs, &memory, &scene).unwrap();

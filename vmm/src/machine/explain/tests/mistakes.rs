@@ -16,8 +16,8 @@ pub(super) struct Dead {
     pub(super) mode: Mode,
     pub(super) image: Image,
     pub(super) memory: GuestMemory,
-    pub(super) regs: kvm_regs,
-    pub(super) sregs: kvm_sregs,
+    pub(super) regs: Regs,
+    pub(super) sregs: Sregs,
     pub(super) died: bool,
 }
 
@@ -47,7 +47,7 @@ impl Dead {
         let map = modes::bytes(&modes::identity_map(Gpa(TABLES.0 + PAGE)));
         memory.write(Gpa(TABLES.0 + PAGE), &map).unwrap();
         let alone = modes::VcpuIndex::ALONE;
-        let sregs = modes::sregs(mode, kvm_sregs::default(), TABLES, alone);
+        let sregs = modes::sregs(mode, Sregs::default(), TABLES, alone);
         let regs = modes::regs(mode, Gpa(start), alone);
         Self { mode, image, memory, regs, sregs, died: true }
     }

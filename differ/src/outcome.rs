@@ -1,0 +1,174 @@
+//! The result of a program, and the comparison of two.
+
+use crate::layout::{self, KERNEL_STACK_TOP};
+use crate::program::Config;
+use softcpu::{Segment, State, flag, seg};
+
+/// The most accesses of a program.
+pub const MOST_ACCESSES: usize = 64;
+
+/// An access to a port or to memory-mapped I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// `i`: a port is read. `o`: a port is written. `r`, `w`: the same for memory.
+    pub kind: char,
+    pub address: u64,
+    pub size: u8,
+    pub data: u64,
+}
+
+/// The way in which a program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// HLT, in the program or in a handler.
+    Halted,
+    /// A triple fault.
+    Shutdown,
+    /// Too many instructions or accesses.
+    Endless,
+    /// The instruction is not implemented.
+    Unsupported,
+    Other(String),
+}
+
+/// The value that a program reads at an address, by the number of its accesses so far.
+pub fn answer(address: u64, number: usize) -> u64 {
+    (address ^ (number as u64) << 40).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+}
+
+/// The result of a program.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub end: End,
+    pub state: State,
+    pub accesses: Vec<Access>,
+    /// The memory that is compared, by its ranges.
+    pub memory: Vec<u64>,
+}
+
+/// The memory that programs of a configuration can change, in bytes.
+pub fn ranges(config: Config) -> &'static [(u64, u64)] {
+    match config {
+        Config::User => &[(0x7000, 0x8000), (layout::CODE, layout::MEMORY)],
+        _ => &[(0, layout::MEMORY)],
+    }
+}
+
+/// The address of a word of [`Outcome::memory`].
+fn address_of(config: Config, mut index: usize) -> u64 {
+    for (start, end) in ranges(config) {
+        let words = ((end - start) / 8) as usize;
+        if index < words {
+            return start + index as u64 * 8;
+        }
+        index -= words;
+    }
+    0
+}
+
+/// The flags that a handler's frame holds: their address and width in bytes.
+fn saved_flags(config: Config, state: &State) -> Option<(u64, u64)> {
+    let vector = layout::vector_of(state.rip)?;
+    let coded = matches!(vector, 8 | 10..=14 | 17);
+    let stack = state.segments[seg::SS].base;
+    Some(match config {
+        Config::User => (KERNEL_STACK_TOP - 24, 8),
+        Config::Long => (state.gpr[4].wrapping_add(if coded { 24 } else { 16 }), 8),
+        Config::Protected => (stack.wrapping_add(state.gpr[4]).wrapping_add(if coded { 12 } else { 8 }), 4),
+        Config::Real => (stack.wrapping_add(state.gpr[4] & 0xffff).wrapping_add(4), 2),
+    })
+}
+
+/// The differences between two results, a line each. Flags that are not defined are left out.
+pub fn compare(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64) -> Vec<String> {
+    let mut lines = Vec::new();
+    if kvm.end != soft.end {
+        lines.push(format!("end: {:?}, soft {:?}", kvm.end, soft.end));
+    }
+    let (a, b) = (&kvm.state, &soft.state);
+    const NAMES: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15",
+    ];
+    let mut number = |name: &str, a: u64, b: u64| {
+        if a != b {
+            lines.push(format!("{name}: {a:#x}, soft {b:#x}"));
+        }
+    };
+    for (index, name) in NAMES.into_iter().enumerate() {
+        number(name, a.gpr[index], b.gpr[index]);
+    }
+    number("rip", a.rip, b.rip);
+    number("rflags", a.rflags & !undefined, b.rflags & !undefined);
+    number("cr0", a.cr0, b.cr0);
+    number("cr2", a.cr2, b.cr2);
+    number("cr3", a.cr3, b.cr3);
+    number("cr4", a.cr4, b.cr4);
+    number("efer", a.efer, b.efer);
+    number("mxcsr", a.mxcsr.into(), b.mxcsr.into());
+    for (index, (a, b)) in a.xmm.iter().zip(b.xmm).enumerate() {
+        if *a != b {
+            lines.push(format!("xmm{index}: {a:#034x}, soft {b:#034x}"));
+        }
+    }
+    segments(config, a, b, &mut lines);
+    if kvm.accesses != soft.accesses {
+        lines.push(format!("accesses: {:x?}\n          soft {:x?}", kvm.accesses, soft.accesses));
+    }
+    memory(config, kvm, soft, undefined, &mut lines);
+    lines
+}
+
+fn segments(config: Config, a: &State, b: &State, lines: &mut Vec<String>) {
+    const NAMES: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
+    for (index, name) in NAMES.into_iter().enumerate() {
+        let (mut a, mut b) = (a.segments[index], b.segments[index]);
+        if config == Config::User || a.unusable && b.unusable || !a.present && b.unusable {
+            // The rest does not matter in 64-bit mode, or shows what KVM makes of it.
+            let kept = |segment: Segment| Segment { selector: segment.selector, ..Segment::default() };
+            (a, b) = (kept(a), kept(b));
+        }
+        if a != b {
+            lines.push(format!("{name}: {a:x?}, soft {b:x?}"));
+        }
+    }
+    if config != Config::User {
+        for (name, a, b) in [("ldtr", a.ldtr, b.ldtr), ("tr", a.tr, b.tr)] {
+            if a != b && (a.selector != b.selector || a.present && !b.unusable) {
+                lines.push(format!("{name}: {a:x?}, soft {b:x?}"));
+            }
+        }
+    }
+    for (name, a, b) in [("gdtr", a.gdtr, b.gdtr), ("idtr", a.idtr, b.idtr)] {
+        if a != b {
+            lines.push(format!("{name}: {a:x?}, soft {b:x?}"));
+        }
+    }
+}
+
+fn memory(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64, lines: &mut Vec<String>) {
+    if kvm.memory == soft.memory {
+        return;
+    }
+    let saved = saved_flags(config, &soft.state);
+    for (index, (a, b)) in kvm.memory.iter().zip(&soft.memory).enumerate() {
+        let at = address_of(config, index);
+        let mut ignored = 0;
+        if let Some((flags, _)) = saved {
+            let undefined = undefined & flag::STATUS;
+            if flags & !7 == at {
+                ignored |= undefined << (flags % 8 * 8);
+            }
+            if flags & !7 == at.wrapping_sub(8) && flags % 8 != 0 {
+                ignored |= undefined >> (64 - flags % 8 * 8);
+            }
+        }
+        if (a ^ b) & !ignored != 0 {
+            if lines.len() > 40 {
+                lines.push("...".into());
+                return;
+            }
+            lines.push(format!("[{at:#x}]: {a:#018x}, soft {b:#018x}"));
+        }
+    }
+}

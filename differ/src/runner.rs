@@ -1,0 +1,193 @@
+//! Runs a program on both processors.
+
+use crate::flags::Undefined;
+use crate::outcome::{self, End, Outcome, ranges};
+use crate::program::{Config, Program};
+use crate::{kvm, layout, soft};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use softcpu::{State, seg};
+
+type Error = Box<dyn std::error::Error>;
+
+/// The judgement of a program.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    Same,
+    /// KVM cannot run it.
+    NotComparable(String),
+    /// softcpu does not implement an instruction.
+    Unsupported(String),
+    /// Only flags differ that the manual leaves undefined, after this instruction.
+    UndefinedFlags(String, Vec<String>),
+    Different(Vec<String>),
+}
+
+/// Both processors.
+pub struct Runner {
+    kvm: kvm::Machine,
+    soft: soft::Machine,
+    /// The configuration of the last program.
+    last: Option<Config>,
+    pub faults: u64,
+}
+
+impl Runner {
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { kvm: kvm::Machine::new()?, soft: soft::Machine::new(), last: None, faults: 0 })
+    }
+
+    /// Forgets what the processor in software has decoded.
+    pub fn fresh(&mut self) {
+        self.soft = soft::Machine::new();
+        self.last = None;
+    }
+
+    /// Puts a program into both memories.
+    fn load(&mut self, program: &Program) -> Result<(), Error> {
+        let config = program.id.config;
+        let everything = [(0, layout::MEMORY)];
+        let ranges = if self.last == Some(config) { ranges(config) } else { &everything };
+        for (start, end) in ranges {
+            let words = &program.image[(start / 8) as usize..(end / 8) as usize];
+            self.kvm.write(*start, words)?;
+            self.soft.write(*start, words);
+        }
+        self.last = Some(config);
+        Ok(())
+    }
+
+    /// Runs a program through KVM.
+    fn run_kvm(&mut self, program: &Program) -> Result<Outcome, Error> {
+        let config = program.id.config;
+        let mut state = program.state.clone();
+        let mut accesses = Vec::new();
+        self.kvm.set(&state)?;
+        let end = self.kvm.run(&mut accesses)?;
+        self.kvm.get(&mut state, kvm::has_sse(config))?;
+        if end != End::Halted {
+            self.kvm.reset()?;
+        }
+        let mut memory = vec![0; words(config)];
+        let mut rest = memory.as_mut_slice();
+        for (start, end) in ranges(config) {
+            let (part, after) = rest.split_at_mut(((end - start) / 8) as usize);
+            self.kvm.read(*start, part)?;
+            rest = after;
+        }
+        Ok(Outcome { end, state, accesses, memory })
+    }
+
+    fn run_soft(&mut self, program: &Program) -> Outcome {
+        let config = program.id.config;
+        let mut accesses = Vec::new();
+        self.soft.set(&program.state);
+        let end = self.soft.run(&mut accesses);
+        let mut memory = vec![0; words(config)];
+        let mut rest = memory.as_mut_slice();
+        for (start, end) in ranges(config) {
+            let (part, after) = rest.split_at_mut(((end - start) / 8) as usize);
+            self.soft.read(*start, part);
+            rest = after;
+        }
+        Outcome { end, state: self.soft.state().clone(), accesses, memory }
+    }
+
+    /// Runs a program on both and compares.
+    pub fn judge(&mut self, program: &Program) -> Result<Verdict, Error> {
+        let config = program.id.config;
+        self.load(program)?;
+        let kvm = self.run_kvm(program)?;
+        match &kvm.end {
+            End::Unsupported => {
+                return Ok(Verdict::NotComparable(format!("KVM cannot emulate {}", name_at(&kvm))));
+            }
+            End::Endless => return Ok(Verdict::NotComparable("endless".into())),
+            End::Other(why) => return Ok(Verdict::NotComparable(why.clone())),
+            End::Halted | End::Shutdown => {}
+        }
+        if layout::vector_of(kvm.state.rip).is_some_and(|vector| vector != 13 || !is_end(config, &kvm)) {
+            self.faults += 1;
+        }
+        let soft = self.run_soft(program);
+        match soft.end {
+            End::Unsupported => return Ok(Verdict::Unsupported(name_at(&soft))),
+            End::Endless => return Ok(Verdict::NotComparable("endless on softcpu".into())),
+            _ => {}
+        }
+        let lines = outcome::compare(config, &kvm, &soft, 0);
+        if lines.is_empty() {
+            return Ok(Verdict::Same);
+        }
+        let undefined = self.undefined(program)?;
+        if undefined.was_read || outcome::compare(config, &kvm, &soft, undefined.flags).is_empty() {
+            let cause = undefined.cause.map_or_else(String::new, |cause| format!("{cause:?}").to_lowercase());
+            return Ok(Verdict::UndefinedFlags(cause, lines));
+        }
+        Ok(Verdict::Different(lines))
+    }
+
+    /// Executes a program on softcpu step by step, and finds the flags that are undefined at its end.
+    fn undefined(&mut self, program: &Program) -> Result<Undefined, Error> {
+        self.load(program)?;
+        self.soft.set(&program.state);
+        let mut accesses = Vec::new();
+        let mut undefined = Undefined::default();
+        for _ in 0..200 {
+            let before = self.soft.state().clone();
+            let insn = self.soft.instruction();
+            let end = self.soft.run_steps(&mut accesses, 1);
+            // A handler's first instruction is a HLT, in which the program ends.
+            if layout::vector_of(self.soft.state().rip.wrapping_add(1)).is_none() || is_software(&insn) {
+                undefined.step(&insn);
+            }
+            if end.is_some() || before == *self.soft.state() && insn.mnemonic() != Mnemonic::Nop {
+                break;
+            }
+        }
+        Ok(undefined)
+    }
+}
+
+fn is_software(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Int1)
+}
+
+fn words(config: Config) -> usize {
+    ranges(config).iter().map(|(start, end)| ((end - start) / 8) as usize).sum()
+}
+
+/// True if a program of ring 3 ended at a HLT, as it should.
+fn is_end(config: Config, outcome: &Outcome) -> bool {
+    let word = |at: u64| outcome.memory.get(((at - 0x7000) / 8) as usize).copied().unwrap_or(0);
+    let rip = word(layout::KERNEL_STACK_TOP - 40);
+    config == Config::User && byte(outcome, config, rip) == Some(0xf4)
+}
+
+/// The byte of memory at a physical address.
+fn byte(outcome: &Outcome, config: Config, at: u64) -> Option<u8> {
+    let mut first = 0;
+    for (start, end) in ranges(config) {
+        if (*start..*end).contains(&at) {
+            let word = outcome.memory.get((first + (at - start) / 8) as usize)?;
+            return Some((word >> (at % 8 * 8)) as u8);
+        }
+        first += (end - start) / 8;
+    }
+    None
+}
+
+/// The name of the instruction at which a program ended.
+fn name_at(outcome: &Outcome) -> String {
+    let state: &State = &outcome.state;
+    let config = if outcome.memory.len() == words(Config::User) { Config::User } else { Config::Long };
+    let base = if state.is_64() { 0 } else { state.segments[seg::CS].base };
+    let start = base.wrapping_add(state.rip);
+    let bytes: Vec<u8> =
+        (0..15).map_while(|offset| byte(outcome, config, start.wrapping_add(offset))).collect();
+    let insn = Decoder::with_ip(state.code_bits(), &bytes, state.rip, DecoderOptions::NONE).decode();
+    let mut name = format!("{:?}", insn.code());
+    if insn.has_lock_prefix() {
+        name.insert_str(0, "lock ");
+    }
+    name
+}
