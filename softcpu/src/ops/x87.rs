@@ -15,6 +15,8 @@ use iced_x86::{Instruction, Mnemonic};
 const CONTROL: u16 = 0x1f3f;
 /// The exceptions in the status word, and their masks in the control word.
 const EXCEPTIONS: u16 = 0x3f;
+/// The number of the register ST(0) in the status word.
+const TOP: u16 = 7 << 11;
 /// The bits of the status word that tell of an unmasked exception: the error summary, and the busy bit.
 const SUMMARY: u16 = 1 << 15 | 1 << 7;
 /// The number of bytes of an FXSAVE image that are written, without XMM8 to XMM15 and with them.
@@ -279,6 +281,7 @@ fn emms<M: Memory>(cpu: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
     cpu.check_x87()?;
     cpu.check_pending()?;
     cpu.state.fpu.tag = 0;
+    cpu.state.fpu.status &= !TOP;
     Ok(())
 }
 
