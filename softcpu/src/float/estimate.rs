@@ -45,7 +45,7 @@ pub(crate) fn reciprocal_sqrt(bits: u64) -> u64 {
     let doubles = u64::from(exponent & 1 == 0);
     let middle = (1 << 11 | bits >> (UNUSED + 1) & 0x7fe | 1) << doubles;
     let root = ((1u64 << 39) / middle).isqrt().div_ceil(2);
-    let field = (379 - exponent) / 2;
+    let field = (380 - exponent) / 2;
     field << Single::FRACTION | (root & 0xfff) << UNUSED
 }
 
