@@ -65,7 +65,7 @@ impl<M: Memory> Cpu<M> {
 
     /// Raises #AC for an unaligned access in ring 3, if that is switched on.
     #[inline]
-    fn check_alignment(&self, linear: u64, size: u8) -> Result<(), Trap> {
+    pub(crate) fn check_alignment(&self, linear: u64, size: u8) -> Result<(), Trap> {
         if self.state.rflags & flag::AC != 0
             && linear & (u64::from(size).wrapping_sub(1)) != 0
             && self.state.cr0 & cr0::AM != 0
