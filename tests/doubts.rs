@@ -9,7 +9,7 @@ use support::assembler::{
     halt_with_42_in_eax, si,
 };
 use support::assembler::{byte_ptr, dword_ptr, word_ptr};
-use support::{Files, each_on_both, kvm_test, processor, ran, run_machine};
+use support::{Files, each_on_both, processor, ran, run_machine};
 use vmm::Machine;
 use vmm::boot::Image;
 use vmm::machine::Doubt;

@@ -5,7 +5,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
-use support::{Files, assert_error, each_on_both, elf, kvm_test, plain_test, ran, shell};
+use support::{Files, assert_error, each_on_both, elf, plain_test, ran, shell};
 
 fn main() -> ExitCode {
     support::watchdog();

@@ -5,7 +5,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
-use support::{Files, assert_error, each_on_both, kvm_test, plain_test, ran};
+use support::{Files, assert_error, each_on_both, plain_test, ran};
 
 fn main() -> ExitCode {
     support::watchdog();
