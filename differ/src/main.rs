@@ -45,6 +45,9 @@ struct Options {
     /// List the differences in undefined flags
     #[arg(long)]
     undefined: bool,
+    /// Compare KVM with itself instead of softcpu
+    #[arg(long)]
+    self_check: bool,
     /// Print each program before it runs
     #[arg(long)]
     verbose: bool,
@@ -117,6 +120,7 @@ fn run(options: &Options) -> Result<bool, Error> {
     start_timer();
     let generator = Generator::new(seed);
     let mut runner = Runner::new()?;
+    runner.self_check = options.self_check;
     let mut report = Report::default();
     let started = Instant::now();
     let mut shown = started;

@@ -29,11 +29,13 @@ pub struct Runner {
     /// The configuration of the last program.
     last: Option<Config>,
     pub faults: u64,
+    /// Compare KVM with itself.
+    pub self_check: bool,
 }
 
 impl Runner {
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { kvm: kvm::Machine::new()?, soft: soft::Machine::new(), last: None, faults: 0 })
+        Ok(Self { kvm: kvm::Machine::new()?, soft: soft::Machine::new(), last: None, faults: 0, self_check: false })
     }
 
     /// Forgets what the processor in software has decoded.
@@ -101,14 +103,29 @@ impl Runner {
             End::Unsupported => {
                 return Ok(Verdict::NotComparable(format!("KVM cannot emulate {}", name_at(&kvm))));
             }
-            End::Endless => return Ok(Verdict::NotComparable("endless".into())),
+            End::Endless => {
+                self.kvm.complete();
+                return Ok(Verdict::NotComparable("endless".into()));
+            }
             End::Other(why) => return Ok(Verdict::NotComparable(why.clone())),
             End::Halted | End::Shutdown => {}
         }
         if layout::vector_of(kvm.state.rip).is_some_and(|vector| vector != 13 || !is_end(config, &kvm)) {
             self.faults += 1;
+            if std::env::var_os("DIFFER_FAULTS").is_some() {
+                let word = |at: u64| kvm.memory.get(((at - 0x7000) / 8) as usize).copied().unwrap_or(0);
+                let rip = word(layout::KERNEL_STACK_TOP - 40);
+                let bytes: Vec<u8> = (0..15).map_while(|offset| byte(&kvm, config, rip.wrapping_add(offset))).collect();
+                let insn = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode();
+                println!("FAULT {:?} {:?} cr2 {:x}", layout::vector_of(kvm.state.rip), insn.mnemonic(), kvm.state.cr2);
+            }
         }
-        let soft = self.run_soft(program);
+        let soft = if self.self_check {
+            self.load(program)?;
+            self.run_kvm(program)?
+        } else {
+            self.run_soft(program)
+        };
         match soft.end {
             End::Unsupported => return Ok(Verdict::Unsupported(name_at(&soft))),
             End::Endless => return Ok(Verdict::NotComparable("endless on softcpu".into())),
