@@ -112,8 +112,8 @@ impl Bare {
             vcpu,
             vm,
             ram,
-            sregs: sregs(Mode::Real, reset, TABLES, index),
-            regs: regs(Mode::Real, Gpa(START), index),
+            sregs: sregs(Mode::Real, reset.into(), TABLES, index).into(),
+            regs: regs(Mode::Real, Gpa(START), index).into(),
         };
         bare.set_registers()?;
         Ok(bare)

@@ -48,8 +48,9 @@ impl Bare {
         let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         let reset = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         let place = VcpuIndex::ALONE;
-        vcpu.set_sregs(&sregs(Mode::Long, reset, TABLES, place)).map_err(failed("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&regs(Mode::Long, Gpa(START), place)).map_err(failed("KVM_SET_REGS"))?;
+        vcpu.set_sregs(&sregs(Mode::Long, reset.into(), TABLES, place).into())
+            .map_err(failed("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&regs(Mode::Long, Gpa(START), place).into()).map_err(failed("KVM_SET_REGS"))?;
         Ok(Self { vcpu, _vm: vm, _memory: [ram, tables] })
     }
 

@@ -16,8 +16,11 @@ pub(crate) struct Op<M: Memory> {
     pub(crate) run: Handler<M>,
     pub(crate) insn: Instruction,
     pub(crate) operands: [Operand; 4],
-    /// The address of the memory operand, if there is one.
+    /// The address of the memory operand, if there is one. For a string instruction, the segment of the source, and the
+    /// bits that the address size leaves.
     pub(crate) address: Address,
+    /// The first immediate operand, extended to 64 bits as the instruction extends it, or the target of a near branch.
+    pub(crate) immediate: u64,
     /// The length in bytes.
     pub(crate) len: u8,
     /// The size of the first operand, in bytes; if it has none, that of the second.
@@ -168,6 +171,18 @@ fn address(insn: &Instruction, bits: u32) -> Address {
     }
 }
 
+/// The part of [`Op::address`] that a string instruction uses.
+fn string_address(insn: &Instruction) -> Address {
+    let mask = |number| match insn.op_kind(number) {
+        OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(0xffff),
+        OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(0xffff_ffff),
+        OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(u64::MAX),
+        _ => None,
+    };
+    let mask = (0..insn.op_count()).find_map(mask).unwrap_or(0);
+    Address { segment: segment_index(insn.memory_segment()) as u8, mask, ..Address::default() }
+}
+
 impl<M: Memory> Op<M> {
     /// Prepares an instruction that was decoded as code of this width, 16, 32 or 64 bits.
     pub(crate) fn new(insn: Instruction, bits: u32) -> Self {
@@ -176,11 +191,16 @@ impl<M: Memory> Op<M> {
             *operand = Operand::new(&insn, number);
         }
         let has_memory = operands.iter().any(|operand| operand.kind == Kind::Memory);
+        let immediate = operands.iter().find(|operand| operand.kind == Kind::Immediate);
         let size = operands.iter().map(|operand| operand.size).find(|size| *size != 0).unwrap_or(0);
         Self {
             run: ops::handler(&insn),
             operands,
-            address: if has_memory { address(&insn, bits) } else { Address::default() },
+            address: if has_memory { address(&insn, bits) } else { string_address(&insn) },
+            immediate: match immediate {
+                Some(operand) => insn.immediate(operand.index.into()),
+                None => insn.near_branch_target(),
+            },
             len: insn.len() as u8,
             size,
             ends_block: ops::ends_block(&insn),

@@ -80,7 +80,7 @@ impl<M: Memory> Cpu<M> {
         let operand = op.operands[number & 3];
         match operand.kind {
             Kind::Gpr => Ok(self.gpr(operand.index.into(), operand.size)),
-            Kind::Immediate => Ok(op.insn.immediate(operand.index.into())),
+            Kind::Immediate => Ok(op.immediate),
             Kind::Memory => {
                 let offset = self.effective_address(op);
                 self.load(op.address.segment.into(), offset, operand.size)

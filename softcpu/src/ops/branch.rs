@@ -1,48 +1,39 @@
-//! Near branches, and conditions (SDM volume 1, section 7.3.8).
+//! Near branches (SDM volume 1, section 7.3.8).
 
 use crate::cpu::Cpu;
 use crate::linear::is_canonical;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
-use crate::state::{flag, seg};
+use crate::operands::mask;
+use crate::state::{flag, gpr, seg};
 use crate::trap::Trap;
-use iced_x86::{ConditionCode, FlowControl, Instruction};
+use iced_x86::{Code, Instruction, Mnemonic};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
-    if insn.is_jcc_short_or_near() {
-        return Some(jcc);
-    }
-    if insn.is_jmp_short_or_near() {
-        return Some(jmp);
-    }
-    let _ = FlowControl::Next;
-    None
-}
-
-/// True if the flags meet a condition (SDM volume 1, appendix B).
-#[inline]
-pub(crate) fn meets(rflags: u64, condition: ConditionCode) -> bool {
-    let has = |flag: u64| rflags & flag != 0;
-    let less = has(flag::SF) != has(flag::OF);
-    match condition {
-        ConditionCode::None => true,
-        ConditionCode::o => has(flag::OF),
-        ConditionCode::no => !has(flag::OF),
-        ConditionCode::b => has(flag::CF),
-        ConditionCode::ae => !has(flag::CF),
-        ConditionCode::e => has(flag::ZF),
-        ConditionCode::ne => !has(flag::ZF),
-        ConditionCode::be => has(flag::CF | flag::ZF),
-        ConditionCode::a => !has(flag::CF | flag::ZF),
-        ConditionCode::s => has(flag::SF),
-        ConditionCode::ns => !has(flag::SF),
-        ConditionCode::p => has(flag::PF),
-        ConditionCode::np => !has(flag::PF),
-        ConditionCode::l => less,
-        ConditionCode::ge => !less,
-        ConditionCode::le => less || has(flag::ZF),
-        ConditionCode::g => !less && !has(flag::ZF),
-    }
+    let code = insn.code();
+    let loop_size = || match code {
+        Code::Loop_rel8_16_CX | Code::Loop_rel8_32_CX | Code::Loope_rel8_16_CX | Code::Loope_rel8_32_CX => 2,
+        Code::Loopne_rel8_16_CX | Code::Loopne_rel8_32_CX => 2,
+        Code::Loop_rel8_64_RCX | Code::Loope_rel8_64_RCX | Code::Loopne_rel8_64_RCX => 8,
+        Code::Loop_rel8_16_RCX | Code::Loope_rel8_16_RCX | Code::Loopne_rel8_16_RCX => 8,
+        _ => 4,
+    };
+    Some(match insn.mnemonic() {
+        _ if code.is_jmp_short_or_near() => jmp,
+        _ if code.is_jmp_near_indirect() => jmp_indirect,
+        _ if code.is_call_near() => call,
+        _ if code.is_call_near_indirect() => call_indirect,
+        Mnemonic::Ret => ret,
+        Mnemonic::Jcxz => jcxz::<M, 2>,
+        Mnemonic::Jecxz => jcxz::<M, 4>,
+        Mnemonic::Jrcxz => jcxz::<M, 8>,
+        Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => match loop_size() {
+            2 => loopcc::<M, 2>,
+            4 => loopcc::<M, 4>,
+            _ => loopcc::<M, 8>,
+        },
+        _ => return None,
+    })
 }
 
 impl<M: Memory> Cpu<M> {
@@ -65,12 +56,58 @@ impl<M: Memory> Cpu<M> {
 }
 
 fn jmp<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    cpu.jump(op.insn.near_branch_target())
+    cpu.jump(op.immediate)
 }
 
-fn jcc<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    if meets(cpu.state.rflags, op.insn.condition_code()) {
-        return cpu.jump(op.insn.near_branch_target());
+fn jmp_indirect<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let target = cpu.get(op, 0)?;
+    cpu.jump(target)
+}
+
+/// Calls `target`. The return address has `size` bytes.
+#[inline]
+fn call_to<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, target: u64) -> Result<(), Trap> {
+    let back = cpu.next_rip;
+    cpu.jump(target)?;
+    cpu.push(op.stack_size(), back)
+}
+
+fn call<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    call_to(cpu, op, op.immediate)
+}
+
+fn call_indirect<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let target = cpu.get(op, 0)?;
+    call_to(cpu, op, target)
+}
+
+/// RET, which also drops the immediate number of bytes from the stack.
+fn ret<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let size = op.return_size();
+    let target = cpu.peek(size, 0)?;
+    cpu.jump(target)?;
+    cpu.drop_stack(u64::from(size).wrapping_add(op.immediate));
+    Ok(())
+}
+
+fn jcxz<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    if cpu.gpr(gpr::CX, SIZE) == 0 {
+        return cpu.jump(op.immediate);
     }
+    Ok(())
+}
+
+/// LOOP, LOOPE and LOOPNE with a counter of `SIZE` bytes.
+fn loopcc<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let count = cpu.gpr(gpr::CX, SIZE).wrapping_sub(1) & mask(SIZE);
+    let goes_on = match op.insn.mnemonic() {
+        Mnemonic::Loope => cpu.state.has(flag::ZF),
+        Mnemonic::Loopne => !cpu.state.has(flag::ZF),
+        _ => true,
+    };
+    if count != 0 && goes_on {
+        cpu.jump(op.immediate)?;
+    }
+    cpu.set_gpr(gpr::CX, SIZE, count);
     Ok(())
 }

@@ -164,3 +164,7 @@ fn clflush<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let linear = cpu.linear(op.address.segment.into(), offset, 1, Access::Read)?;
     cpu.translate(linear, Access::Read, cpu.is_user()).map(drop)
 }
+
+#[cfg(test)]
+#[path = "../tests/control.rs"]
+mod tests;

@@ -93,3 +93,7 @@ fn popf<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     cpu.leave_block = true;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "../tests/flag.rs"]
+mod tests;

@@ -3,12 +3,23 @@
 
 mod absent;
 mod arithmetic;
+mod bits;
+mod bmi;
 mod branch;
+mod condition;
 mod control;
 mod data;
+mod decimal;
+mod exchange;
 mod flag;
+mod multiply;
 mod port;
+mod rotate;
+mod shift;
 mod sse;
+mod stack;
+mod string;
+mod string_fast;
 mod system;
 
 use crate::cpu::Cpu;
@@ -25,7 +36,17 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     let groups: &[fn(&Instruction) -> Option<Handler<M>>] = &[
         arithmetic::handler,
         data::handler,
+        condition::handler,
         branch::handler,
+        stack::handler,
+        shift::handler,
+        rotate::handler,
+        multiply::handler,
+        bits::handler,
+        exchange::handler,
+        string::handler,
+        bmi::handler,
+        decimal::handler,
         port::handler,
         control::handler,
         flag::handler,

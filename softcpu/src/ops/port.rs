@@ -156,3 +156,7 @@ fn hlt<M: Memory>(cpu: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
     cpu.left = cpu.left.saturating_sub(1);
     Err(Trap::Halted)
 }
+
+#[cfg(test)]
+#[path = "../tests/port.rs"]
+mod tests;

@@ -19,17 +19,15 @@ use crate::op::{Handler, Kind, Op};
 use crate::operands::mask;
 use crate::state::{cr0, cr4};
 use crate::trap::{NM, Trap, XM};
-use iced_x86::{Instruction, Register};
+use iced_x86::{Code, Instruction};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     if let Some(found) = state::handler(insn) {
         return Some(found);
     }
-    let registers: [Register; 3] = [insn.op0_register(), insn.op1_register(), insn.op2_register()];
     // The string instructions MOVSD and CMPSD have the names of SSE instructions.
-    if !registers.iter().any(|register| register.is_xmm())
-        || registers.iter().any(|register| register.is_mm())
-    {
+    let is_string = matches!(insn.code(), Code::Movsd_m32_m32 | Code::Cmpsd_m32_m32);
+    if is_string || insn.op0_register().is_mm() || insn.op1_register().is_mm() {
         return None;
     }
     let groups: [fn(&Instruction) -> Option<Handler<M>>; 6] = [

@@ -1,0 +1,135 @@
+//! Shifts (SDM volume 1, section 7.3.6.1). The flags that the SDM leaves undefined are as processors of Intel set them.
+
+use crate::cpu::Cpu;
+use crate::flags;
+use crate::memory::Memory;
+use crate::op::{Handler, Op};
+use crate::operands::{mask, sign_bit, sign_extend};
+use crate::state::flag;
+use crate::trap::Trap;
+use iced_x86::{Instruction, Mnemonic};
+
+pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
+    Some(match insn.mnemonic() {
+        Mnemonic::Shl | Mnemonic::Sal => shl,
+        Mnemonic::Shr => shr,
+        Mnemonic::Sar => sar,
+        Mnemonic::Shld => shld,
+        Mnemonic::Shrd => shrd,
+        _ => return None,
+    })
+}
+
+/// The bits of a shift count that count.
+#[inline]
+pub(super) fn count_mask(size: u8) -> u64 {
+    if size == 8 { 63 } else { 31 }
+}
+
+/// The flag `flag` if bit 0 of `value` is set.
+#[inline]
+pub(super) fn flag_if(value: u64, flag: u64) -> u64 {
+    if value & 1 != 0 { flag } else { 0 }
+}
+
+/// The exclusive or of the two highest bits of a result, as OF.
+#[inline]
+pub(super) fn overflow_of_top(result: u64, size: u8) -> u64 {
+    if (result ^ result << 1) & sign_bit(size) != 0 { flag::OF } else { 0 }
+}
+
+/// OF if the sign of a result is not equal to CF in `carry`.
+#[inline]
+pub(super) fn overflow_of_carry(result: u64, carry: u64, size: u8) -> u64 {
+    if (result & sign_bit(size) != 0) != (carry != 0) { flag::OF } else { 0 }
+}
+
+/// Executes a shift. `shifted` has the result, CF and OF for a value and a count that is not 0.
+#[inline]
+fn shift<M: Memory>(
+    cpu: &mut Cpu<M>,
+    op: &Op<M>,
+    shifted: impl Fn(u64, u32, u8) -> (u64, u64, u64),
+) -> Result<(), Trap> {
+    let size = op.size;
+    let value = cpu.get_for_update(op, 0)?;
+    let count = (cpu.get(op, 1)? & count_mask(size)) as u32;
+    if count == 0 {
+        return cpu.set(op, 0, value);
+    }
+    let (result, carry, overflow) = shifted(value, count, size);
+    let result = result & mask(size);
+    cpu.set(op, 0, result)?;
+    cpu.set_status(flags::of_result(result, size) | carry | overflow);
+    Ok(())
+}
+
+fn shl<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    shift(cpu, op, |value, count, size| {
+        let last = value << (count - 1);
+        let carry = if last & sign_bit(size) != 0 { flag::CF } else { 0 };
+        (last << 1, carry, overflow_of_carry(last << 1, carry, size))
+    })
+}
+
+fn shr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    shift(cpu, op, |value, count, size| {
+        let last = value >> (count - 1);
+        (last >> 1, flag_if(last, flag::CF), overflow_of_top(last >> 1, size))
+    })
+}
+
+fn sar<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    shift(cpu, op, |value, count, size| {
+        let last = sign_extend(value, size) as i64 >> (count - 1);
+        ((last >> 1) as u64, flag_if(last as u64, flag::CF), 0)
+    })
+}
+
+/// The count of a double shift.
+#[inline]
+fn double_count<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<u32, Trap> {
+    Ok((cpu.get(op, 2)? & count_mask(op.size)) as u32)
+}
+
+/// SHLD. A 16-bit operand that is shifted by more than 16, which the SDM leaves undefined, is followed by the second
+/// operand and by itself again.
+fn shld<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let size = op.size;
+    let (high, low) = (cpu.get_for_update(op, 0)?, cpu.get(op, 1)?);
+    let count = double_count(cpu, op)?;
+    if count == 0 {
+        return cpu.set(op, 0, high);
+    }
+    let bits = 8 * u32::from(size & 15);
+    let wide = match size {
+        2 => u128::from(high << 32 | low << 16 | high) << 80,
+        _ => (u128::from(high) << bits | u128::from(low)) << (128 - 2 * bits),
+    };
+    let last = wide << (count - 1);
+    let carry = if last >> 127 != 0 { flag::CF } else { 0 };
+    let result = (last << 1 >> (128 - bits)) as u64;
+    cpu.set(op, 0, result)?;
+    cpu.set_status(flags::of_result(result, size) | carry | overflow_of_carry(result, carry, size));
+    Ok(())
+}
+
+/// SHRD. See [`shld`].
+fn shrd<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let size = op.size;
+    let (low, high) = (cpu.get_for_update(op, 0)?, cpu.get(op, 1)?);
+    let count = double_count(cpu, op)?;
+    if count == 0 {
+        return cpu.set(op, 0, low);
+    }
+    let wide = match size {
+        2 => u128::from(low << 32 | high << 16 | low),
+        _ => u128::from(high) << (8 * u32::from(size & 15)) | u128::from(low),
+    };
+    let last = wide >> (count - 1);
+    let result = (last >> 1) as u64 & mask(size);
+    let carry = flag_if(last as u64, flag::CF);
+    cpu.set(op, 0, result)?;
+    cpu.set_status(flags::of_result(result, size) | carry | overflow_of_top(result, size));
+    Ok(())
+}
