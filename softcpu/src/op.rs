@@ -90,7 +90,9 @@ impl Address {
 impl Operand {
     fn of_register(register: Register) -> Self {
         let size = register.size() as u8;
-        let index = register.number() as u8;
+        // The numbers of iced-x86's registers of a byte are not those of the whole registers.
+        let whole = if register.is_gpr() { register.full_register() } else { register };
+        let index = whole.number() as u8;
         let high = [Register::AH, Register::CH, Register::DH, Register::BH];
         let (kind, index) = match register {
             _ if high.contains(&register) => {

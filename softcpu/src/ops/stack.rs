@@ -7,7 +7,7 @@ use crate::operands::{mask, sign_extend};
 use crate::paging::Access;
 use crate::state::{gpr, seg};
 use crate::trap::{BR, Trap};
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{Code, Instruction, Mnemonic};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
@@ -136,7 +136,12 @@ fn enter<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 }
 
 fn leave<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let (width, size) = (cpu.stack_size(), op.stack_size());
+    let size = match op.insn.code() {
+        Code::Leavew => 2,
+        Code::Leaved => 4,
+        _ => 8,
+    };
+    let width = cpu.stack_size();
     let frame = cpu.gpr(gpr::BP, width);
     let value = cpu.load(seg::SS, frame, size)?;
     cpu.set_gpr(gpr::SP, width, frame.wrapping_add(size.into()));
