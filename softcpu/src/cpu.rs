@@ -7,7 +7,7 @@ use crate::memory::{Memory, PAGE};
 use crate::op::Op;
 use crate::paging::{Access, Tlb};
 use crate::state::{State, flag, seg};
-use crate::trap::Trap;
+use crate::trap::{Exception, Trap};
 use iced_x86::{Decoder, DecoderError, DecoderOptions};
 
 /// The number of block entries that [`Cpu::recent`] remembers.
@@ -40,6 +40,11 @@ pub struct Cpu<M: Memory> {
     pub(crate) leave_block: bool,
     /// The instruction before this one was a MOV SS, POP SS or STI, after which no trap or interrupt is taken.
     pub(crate) shadow: bool,
+    /// The instruction that is executed with RFLAGS.TF set raises no single-step trap.
+    pub(crate) skip_single_step: bool,
+    /// The exception that is delivered first in the next run: an access of its delivery needs an answer, or it is the
+    /// single-step trap after a HLT.
+    pub(crate) undelivered: Option<Exception>,
     pub(crate) death: Option<Death>,
     /// The CPUID leaves.
     pub(crate) cpuid: Vec<CpuidLeaf>,
@@ -75,6 +80,8 @@ impl<M: Memory> Cpu<M> {
             next_answer: 0,
             leave_block: false,
             shadow: false,
+            skip_single_step: false,
+            undelivered: None,
             death: None,
             cpuid: Vec::new(),
             trapped_msrs: Vec::new(),
@@ -114,9 +121,9 @@ impl<M: Memory> Cpu<M> {
     /// Forgets the access of the last exit: the instruction will be executed from its start.
     pub fn forget_exit(&mut self) {
         self.pending = None;
+        self.undelivered = None;
         self.reply = None;
-        self.answers.clear();
-        self.next_answer = 0;
+        self.forget_answers();
     }
 
     /// Answers the last exit with a value.
@@ -179,12 +186,14 @@ impl<M: Memory> Cpu<M> {
         }
     }
 
-    /// Executes the instruction of the last exit again, now with an answer.
+    /// Executes the instruction of the last exit again, or delivers its exception again, now with an answer.
     fn complete_exit(&mut self) -> Option<Exit> {
-        let pending = self.pending.take()?;
+        let Some(pending) = self.pending.take() else {
+            let exception = self.undelivered.take()?;
+            return self.deliver_exception(exception);
+        };
         match self.reply.take().unwrap_or(Reply::Value(u64::MAX)) {
             Reply::Refused if matches!(pending, Exit::RdMsr { .. } | Exit::WrMsr { .. }) => {
-                self.forget_exit();
                 return self.handle(Trap::gp());
             }
             Reply::Refused => self.answers.push(u64::MAX),
@@ -193,6 +202,9 @@ impl<M: Memory> Cpu<M> {
         self.next_answer = 0;
         // At least this instruction is executed.
         (self.allowed, self.left) = (self.allowed.max(1), self.left.max(1));
+        if let Some(exception) = self.undelivered.take() {
+            return self.deliver_exception(exception);
+        }
         let result = self.execute(1);
         match result {
             Err(Trap::Exit) => {}
@@ -217,29 +229,31 @@ impl<M: Memory> Cpu<M> {
             Trap::Halted => Some(Exit::Halted),
             Trap::Unsupported => Some(Exit::Unsupported),
             Trap::Fault(exception) => {
+                // The answers of the instruction, which is not executed again.
+                self.forget_answers();
                 self.shadow = false;
                 // A guest whose handlers fault at once must not run for ever.
                 self.left = self.left.saturating_sub(1);
-                match self.raise(exception) {
-                    Ok(()) => None,
-                    Err(trap) => self.handle_undelivered(trap),
-                }
+                self.deliver_exception(exception)
             }
         }
     }
 
-    /// Handles the failure to deliver an exception.
-    fn handle_undelivered(&mut self, trap: Trap) -> Option<Exit> {
+    /// Delivers an exception. Returns an exit, or `None` if the guest goes on.
+    fn deliver_exception(&mut self, exception: Exception) -> Option<Exit> {
+        let Err(trap) = self.raise(exception) else {
+            self.forget_answers();
+            return None;
+        };
         match trap {
             Trap::Exit => {
                 self.next_answer = 0;
+                self.undelivered = Some(exception);
                 Some(self.pending.unwrap_or(Exit::Unsupported))
             }
-            Trap::Again => None,
-            Trap::Halted => Some(Exit::Halted),
-            Trap::Unsupported => Some(Exit::Unsupported),
             // `raise` returns a fault only for the third one.
             Trap::Fault(_) => Some(Exit::Shutdown),
+            other => self.handle(other),
         }
     }
 
@@ -290,18 +304,20 @@ impl<M: Memory> Cpu<M> {
     /// Executes one instruction, and the traps after it.
     #[inline]
     fn execute_op(&mut self, op: &Op<M>) -> Result<(), Trap> {
-        let traps = self.state.rflags & flag::TF != 0;
-        let shadow = self.shadow;
+        if self.state.rflags & (flag::TF | flag::RF) != 0 || self.shadow {
+            return self.execute_stepped(op);
+        }
+        self.execute_plain(op)
+    }
+
+    /// Executes one instruction.
+    #[inline]
+    pub(crate) fn execute_plain(&mut self, op: &Op<M>) -> Result<(), Trap> {
         self.next_rip = self.state.rip.wrapping_add(op.len.into());
-        let result = (op.run)(self, op);
-        if result.is_ok() {
-            self.state.rip = self.next_rip;
-            self.left = self.left.saturating_sub(1);
-        }
-        if traps || shadow {
-            return self.after_step(result, traps, shadow);
-        }
-        result
+        (op.run)(self, op)?;
+        self.state.rip = self.next_rip;
+        self.left = self.left.saturating_sub(1);
+        Ok(())
     }
 
     /// The address of the code at `rip`.
