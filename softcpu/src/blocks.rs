@@ -153,6 +153,11 @@ impl<M: Memory> Blocks<M> {
         self.current = None;
     }
 
+    /// Sets the number of times that each block was entered to 0.
+    pub(crate) fn forget_counts(&mut self) {
+        self.slots.iter_mut().flatten().for_each(|block| block.entered = 0);
+    }
+
     /// The blocks, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Block<M>> {
         self.slots.iter().flatten().map(|block| &**block)

@@ -118,12 +118,28 @@ impl<M: Memory> Cpu<M> {
         self.forget_exit();
     }
 
+    /// The caller has changed control or segment registers between an exit and its answer: forgets the translations.
+    pub fn flush_translations(&mut self) {
+        self.tlb.flush();
+    }
+
     /// Forgets the access of the last exit: the instruction will be executed from its start.
     pub fn forget_exit(&mut self) {
         self.pending = None;
         self.undelivered = None;
         self.reply = None;
         self.forget_answers();
+    }
+
+    /// Resets the processor: all registers, the time-stamp counter and the history. The CPUID leaves, the trapped
+    /// registers and the decoded code stay.
+    pub fn reset(&mut self) {
+        self.state = State::default();
+        (self.allowed, self.left, self.executed) = (0, 0, 0);
+        (self.leave_block, self.shadow, self.death) = (false, false, None);
+        self.next_recent = 0;
+        self.blocks.forget_counts();
+        self.state_changed();
     }
 
     /// Answers the last exit with a value.
