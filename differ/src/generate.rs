@@ -258,5 +258,6 @@ fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
     let insn = decoder.decode();
     let was = Decoder::with_ip(bits, &bytes, 0, DecoderOptions::NONE).decode();
     // Only what is an instruction of the same name, or none, is known to be harmless.
-    if insn.is_invalid() || insn.mnemonic() == was.mnemonic() { changed } else { bytes }
+    let is_invalid = insn.is_invalid() && changed.contains(&0xf0);
+    if is_invalid || insn.mnemonic() == was.mnemonic() { changed } else { bytes }
 }

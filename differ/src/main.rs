@@ -10,6 +10,7 @@ mod opcodes;
 mod operands;
 mod outcome;
 mod program;
+mod quirks;
 mod runner;
 mod soft;
 mod values;

@@ -3,7 +3,7 @@
 use crate::flags::Undefined;
 use crate::outcome::{self, End, Outcome, ranges};
 use crate::program::{Config, Program};
-use crate::{kvm, layout, soft};
+use crate::{kvm, layout, quirks, soft};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use softcpu::{State, seg};
 
@@ -128,12 +128,12 @@ impl Runner {
             End::Endless => return Ok(Verdict::NotComparable("endless on softcpu".into())),
             _ => {}
         }
-        if config == Config::User && is_emulated_gp(&kvm, &soft) {
-            return Ok(Verdict::NotComparable("KVM emulates the instruction that raises #GP, and does not know it".into()));
-        }
         let lines = outcome::compare(config, &kvm, &soft, 0);
         if lines.is_empty() {
             return Ok(Verdict::Same);
+        }
+        if let Some(why) = quirks::allowed(program, &kvm, &soft) {
+            return Ok(Verdict::NotComparable(why.into()));
         }
         let undefined = self.undefined(program)?;
         if undefined.was_read || outcome::compare(config, &kvm, &soft, undefined.flags).is_empty() {
@@ -163,13 +163,6 @@ impl Runner {
         }
         Ok(undefined)
     }
-}
-
-/// True if KVM raised #UD instead of #GP or #SS. A host without hardware virtualization emulates instructions that raise
-/// #GP in ring 3. Its emulator does not know all of them.
-fn is_emulated_gp(kvm: &Outcome, soft: &Outcome) -> bool {
-    let vector = |outcome: &Outcome| layout::vector_of(outcome.state.rip);
-    vector(kvm) == Some(6) && matches!(vector(soft), Some(12 | 13))
 }
 
 fn is_software(insn: &Instruction) -> bool {
