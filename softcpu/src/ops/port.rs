@@ -130,7 +130,8 @@ fn repeat<M: Memory>(
         }
         let offset = cpu.gpr(register, width);
         element(cpu, offset)?;
-        let size = u64::from(op.size);
+        // The first operand of OUTS is DX.
+        let size = u64::from(op.insn.memory_size().size() as u8);
         let step = if cpu.state.has(flag::DF) { size.wrapping_neg() } else { size };
         cpu.set_gpr(register, width, offset.wrapping_add(step));
         if !repeats {
