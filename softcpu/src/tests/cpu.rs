@@ -177,6 +177,7 @@ fn observe(mut cpu: Cpu<VecMemory>, total: u64, step: u64) -> Seen {
     while cpu.instructions() < total {
         let before = cpu.instructions();
         let exit = cpu.run(step.min(total - before));
+        assert!(exit != Exit::SliceEnd || cpu.left == 0);
         assert!(cpu.instructions() - before <= step, "too many instructions");
         match exit {
             Exit::SliceEnd => assert_ne!(cpu.instructions(), before, "no progress"),
@@ -241,6 +242,16 @@ proptest! {
         let some = observe(guest(mode, &registers, flags, &code), 600, step);
         prop_assert!(whole == some);
     }
+}
+
+/// Instructions after a repetition in the same run count, too.
+#[test]
+fn a_repetition_uses_its_share() {
+    let code = [0xf3, 0xaa, 0x90, 0x90, 0x90, 0x90, 0xf4]; // rep stosb, and NOPs
+    let mut cpu = protected_mode(&code, 0);
+    (cpu.state.gpr[1], cpu.state.gpr[7]) = (8, 0x2000);
+    assert_eq!(cpu.run(10), Exit::SliceEnd);
+    assert_eq!((cpu.instructions(), cpu.state.rip), (10, 0x1004));
 }
 
 /// A page without code costs a store nothing.
