@@ -199,6 +199,11 @@ impl<M: Memory> Blocks<M> {
     }
 }
 
+/// True for a string instruction with a repeat prefix.
+pub(crate) fn repeats(insn: &Instruction) -> bool {
+    insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix())
+}
+
 /// True if an instruction, if it is complete, leaves CS as it is.
 fn is_near(insn: &Instruction) -> bool {
     match insn.flow_control() {
@@ -257,8 +262,7 @@ fn decode<M: Memory>(key: Key, memory: &M, page: M::Page, epoch: u64) -> Option<
         used = decoder.position();
         let op = Op::new(insn, key.bits);
         // The iterations of a string instruction count, so what may be executed after it is not known before.
-        let repeats = insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix());
-        let ends = op.ends_block || repeats;
+        let ends = op.ends_block || repeats(&insn);
         ops.push(op);
         if ends {
             break;

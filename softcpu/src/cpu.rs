@@ -1,6 +1,6 @@
 //! The processor: its parts, and the loop that executes instructions.
 
-use crate::blocks::{Block, Blocks, Key, MAX_INSTRUCTION};
+use crate::blocks::{Block, Blocks, Key, MAX_INSTRUCTION, repeats};
 use crate::cpuid::CpuidLeaf;
 use crate::exit::{Death, Exit};
 use crate::memory::{Memory, PAGE};
@@ -371,7 +371,15 @@ impl<M: Memory> Cpu<M> {
     fn execute_uncached(&mut self) -> Result<(), Trap> {
         let op = self.decode_uncached()?;
         self.leave_block = false;
-        self.execute_op(&op)
+        if !repeats(&op.insn) {
+            return self.execute_op(&op);
+        }
+        // A store to the instruction is not noticed, so it is decoded anew for each element.
+        let others = self.left.saturating_sub(1);
+        (self.left, self.allowed) = (self.left - others, self.allowed - others);
+        let result = self.execute_op(&op);
+        (self.left, self.allowed) = (self.left + others, self.allowed + others);
+        result
     }
 
     /// Decodes the instruction at RIP.

@@ -105,7 +105,8 @@ impl<M: Memory> Cpu<M> {
                 return Ok(());
             }
             self.left = self.left.saturating_sub(1);
-            if self.left == 0 || self.state.has(flag::TF) {
+            // An element may have changed the instruction itself.
+            if self.left == 0 || self.leave_block || self.state.has(flag::TF) {
                 self.state.rflags = rflags;
                 return Err(Trap::Again);
             }
