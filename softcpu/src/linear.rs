@@ -65,7 +65,7 @@ impl<M: Memory> Cpu<M> {
 
     /// Raises #AC for an unaligned access in ring 3, if that is switched on.
     #[inline]
-    fn check_alignment(&self, linear: u64, size: u8) -> Result<(), Trap> {
+    pub(crate) fn check_alignment(&self, linear: u64, size: u8) -> Result<(), Trap> {
         if self.state.rflags & flag::AC != 0
             && linear & (u64::from(size).wrapping_sub(1)) != 0
             && self.state.cr0 & cr0::AM != 0
@@ -117,8 +117,11 @@ impl<M: Memory> Cpu<M> {
             return Err(Trap::gp());
         }
         let user = self.is_user();
-        // A fault in the second page comes before an access to the first.
-        self.translate(linear.wrapping_add(15) & self.linear_mask(), Access::Read, user)?;
+        // A fault in the second page comes before an access to the first, which may be memory-mapped I/O.
+        self.translate(linear, Access::Read, user)?;
+        if linear & (PAGE - 1) > PAGE - 16 {
+            self.translate(linear.wrapping_add(15) & self.linear_mask() & !(PAGE - 1), Access::Read, user)?;
+        }
         let low = self.load_linear(linear, 8, user)?;
         let high = self.load_linear(linear.wrapping_add(8) & self.linear_mask(), 8, user)?;
         Ok(u128::from(high) << 64 | u128::from(low))

@@ -23,7 +23,7 @@ pub(crate) mod debug {
 
 /// True if an exception with the vector `second`, raised while `first` was delivered, is a double fault (SDM volume 3, table
 /// 6-5).
-const fn is_double_fault(first: u8, second: u8) -> bool {
+pub(crate) const fn is_double_fault(first: u8, second: u8) -> bool {
     const fn is_contributory(vector: u8) -> bool {
         matches!(vector, DE | TS | NP | SS | GP)
     }
@@ -60,7 +60,6 @@ impl<M: Memory> Cpu<M> {
                 // The processor would raise it for ever.
                 return Err(Trap::Again);
             }
-            faults.push(self.fault_of(&current));
             if current.vector == DF {
                 self.note(&raised);
                 faults.push(self.fault_of(&raised));
@@ -68,6 +67,7 @@ impl<M: Memory> Cpu<M> {
                 self.death = Some(Death { faults, cs, rip: self.state.rip });
                 return Err(Trap::Fault(raised));
             }
+            faults.push(self.fault_of(&current));
             if is_double_fault(current.vector, raised.vector) {
                 self.note(&raised);
                 faults.push(self.fault_of(&raised));

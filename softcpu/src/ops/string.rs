@@ -105,7 +105,7 @@ impl<M: Memory> Cpu<M> {
                 return Ok(());
             }
             self.left = self.left.saturating_sub(1);
-            // An element may have changed the instruction itself.
+            // A store may have changed this instruction.
             if self.left == 0 || self.leave_block || self.state.has(flag::TF) {
                 self.state.rflags = rflags;
                 return Err(Trap::Again);
@@ -115,6 +115,10 @@ impl<M: Memory> Cpu<M> {
             count = count.wrapping_sub(done);
             self.left = self.left.saturating_sub(done);
             self.set_gpr(gpr::CX, width, count);
+            if self.leave_block {
+                self.state.rflags = rflags;
+                return Err(Trap::Again);
+            }
         }
     }
 
@@ -185,8 +189,9 @@ fn compare<M: Memory>(cpu: &mut Cpu<M>, a: u64, b: u64, size: u8) {
 fn cmps<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let once = |cpu: &mut Cpu<M>, elements: Elements| {
         let Elements { size, width, source, .. } = elements;
-        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
+        // Processors of Intel read the second operand first.
         let b = cpu.load(seg::ES, cpu.gpr(gpr::DI, width), size)?;
+        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
         cpu.advance(gpr::SI, elements, 1);
         cpu.advance(gpr::DI, elements, 1);
         compare(cpu, a, b, size);
