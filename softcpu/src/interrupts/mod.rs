@@ -100,7 +100,7 @@ impl<M: Memory> Cpu<M> {
         let resume = if exception.is_single_step() { 0 } else { flag::RF };
         Event {
             vector: exception.vector,
-            error: exception.error,
+            error: exception.error.map(u32::from),
             is_software: false,
             flags: self.state.rflags | resume,
             rip: self.state.rip,
@@ -111,7 +111,7 @@ impl<M: Memory> Cpu<M> {
     fn fault_of(&self, exception: &Exception) -> Fault {
         Fault {
             vector: exception.vector,
-            error: exception.error.filter(|_| self.state.is_protected()),
+            error: exception.error.filter(|_| self.state.is_protected()).map(u32::from),
             cr2: (exception.vector == PF).then_some(exception.address),
             while_delivering: exception.during,
         }
