@@ -30,6 +30,13 @@ pub(crate) const fn is_double_fault(first: u8, second: u8) -> bool {
     is_contributory(second) && (is_contributory(first) || first == PF) || first == PF && second == PF
 }
 
+impl Exception {
+    /// True for the trap after an instruction, which is complete.
+    pub(crate) fn is_single_step(&self) -> bool {
+        self.vector == DB && self.address & debug::SINGLE_STEP != 0
+    }
+}
+
 impl<M: Memory> Cpu<M> {
     /// Delivers an exception, or the one that its delivery raises.
     ///
@@ -91,8 +98,7 @@ impl<M: Memory> Cpu<M> {
 
     /// The event that delivers an exception.
     fn event_of(&self, exception: &Exception) -> Event {
-        let is_trap = exception.vector == DB && exception.address & debug::SINGLE_STEP != 0;
-        let resume = if is_trap { 0 } else { flag::RF };
+        let resume = if exception.is_single_step() { 0 } else { flag::RF };
         Event {
             vector: exception.vector,
             error: exception.error,
