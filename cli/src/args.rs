@@ -1,6 +1,7 @@
 //! The options of `vmm run` and `vmm boot`, and the parsers of their values.
 
 use crate::measure::MeasureArgs;
+use crate::processor::VcpuArg;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF64 executable on four vCPUs
+  vmm run simvirtio --vcpu soft              without KVM, on the software processor
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 
@@ -35,6 +37,10 @@ pub(super) struct RunArgs {
     /// [default: long for a guest at 1 MiB or above, otherwise real]
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
+
+    /// Processor that runs the guest [default: kvm where it can be used, otherwise soft]
+    #[arg(long, value_enum)]
+    pub(super) vcpu: Option<VcpuArg>,
 
     /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
     /// decimal [default: 0]

@@ -11,6 +11,7 @@ mod file_name;
 mod grade;
 mod guests;
 mod measure;
+mod processor;
 mod report;
 mod run;
 mod status;

@@ -4,7 +4,7 @@ use crate::args::{CpuidArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, out
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{status, summary};
+use crate::{processor, status, summary};
 use guest::Map;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -126,6 +126,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
     let mut machine = arguments
         .measure
         .apply(builder)
+        .processor(arguments.vcpu.map(Into::into))
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needed_transport))
         .queue_len(queue_len.or(target.queue_len()))
@@ -141,6 +142,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         .input(input(arguments.input.as_deref())?)
         .build()
         .map_err(name_error(&target.name))?;
+    processor::announce(&machine);
     let report = machine.run()?;
     if let (Some(path), None) = (&arguments.input, &report.simvirtio) {
         log::warn!(

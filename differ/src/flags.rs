@@ -31,8 +31,10 @@ impl Undefined {
     /// Executes an instruction.
     pub fn step(&mut self, insn: &Instruction) {
         if bits(insn.rflags_read()) & self.flags != 0
-            || matches!(insn.mnemonic(), Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq | Mnemonic::Lahf)
-                && self.flags != 0
+            || matches!(
+                insn.mnemonic(),
+                Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq | Mnemonic::Lahf
+            ) && self.flags != 0
         {
             self.was_read = true;
         }

@@ -1,6 +1,8 @@
 //! Makes programs.
 
-use crate::layout::{self, CODE, CODE_END, DATA, LAST_PAGE, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, STACK, UNMAPPED};
+use crate::layout::{
+    self, CODE, CODE_END, DATA, LAST_PAGE, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, STACK, UNMAPPED,
+};
 use crate::opcodes::Opcodes;
 use crate::operands::Maker;
 use crate::program::{Config, Id, Piece, Program};
@@ -222,7 +224,11 @@ fn code(program: &mut Program, opcodes: &Opcodes, rng: &mut Rng) {
 
 /// True for other direct near branches.
 fn is_near(code: Code) -> bool {
-    code.is_jmp_short_or_near() || code.is_call_near() || code.is_loop() || code.is_loopcc() || code.is_jcx_short()
+    code.is_jmp_short_or_near()
+        || code.is_call_near()
+        || code.is_loop()
+        || code.is_loopcc()
+        || code.is_jcx_short()
 }
 
 fn retarget(insn: &mut Instruction, target: u64) {
@@ -242,7 +248,8 @@ fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
     const PREFIXES: [u8; 11] = [0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
     let mut changed = bytes.clone();
     for _ in 0..1 + rng.u8(..3) / 2 {
-        let prefix = if bits == 64 && rng.u8(..4) == 0 { 0x40 | rng.u8(..16) } else { *values::pick(rng, &PREFIXES) };
+        let prefix =
+            if bits == 64 && rng.u8(..4) == 0 { 0x40 | rng.u8(..16) } else { *values::pick(rng, &PREFIXES) };
         changed.insert(0, prefix);
     }
     let mut decoder = Decoder::with_ip(bits, &changed, 0, DecoderOptions::NONE);

@@ -182,8 +182,8 @@ fn to_regs(state: &State) -> kvm_regs {
 fn from_regs(regs: &kvm_regs, state: &mut State) {
     let r = regs;
     state.gpr = [
-        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-        r.r15,
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+        r.r14, r.r15,
     ];
     (state.rip, state.rflags) = (r.rip, r.rflags);
 }
@@ -248,8 +248,7 @@ fn to_sregs(state: &State, template: kvm_sregs) -> kvm_sregs {
 }
 
 fn from_sregs(sregs: &kvm_sregs, state: &mut State) {
-    state.segments =
-        [&sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs].map(from_segment);
+    state.segments = [&sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs].map(from_segment);
     (state.tr, state.ldtr) = (from_segment(&sregs.tr), from_segment(&sregs.ldt));
     state.gdtr = Table { base: sregs.gdt.base, limit: sregs.gdt.limit };
     state.idtr = Table { base: sregs.idt.base, limit: sregs.idt.limit };

@@ -182,7 +182,11 @@ fn step(
             let count = report.undefined.entry(cause).or_default();
             *count += 1;
             if options.undefined && *count <= 2 {
-                println!("undefined flags of {id}:\n  {}\n  {}", minimize::disassembly(&program).join("\n  "), lines.join("\n  "));
+                println!(
+                    "undefined flags of {id}:\n  {}\n  {}",
+                    minimize::disassembly(&program).join("\n  "),
+                    lines.join("\n  ")
+                );
             }
         }
         Verdict::Different(lines) => {
@@ -266,7 +270,8 @@ impl Report {
         ] {
             let mut sorted: Vec<_> = counts.iter().collect();
             sorted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-            let list: Vec<_> = sorted.iter().take(60).map(|(name, count)| format!("{name} {count}")).collect();
+            let list: Vec<_> =
+                sorted.iter().take(60).map(|(name, count)| format!("{name} {count}")).collect();
             if !list.is_empty() {
                 println!("{title} ({}): {}", counts.len(), list.join(", "));
             }

@@ -68,7 +68,9 @@ impl<'a> Minimizer<'a> {
     fn simplify_registers(&mut self) {
         for number in 0..16 {
             for value in [0, 1, 0x1_4400] {
-                if self.best.state.gpr[number] == value || self.attempt(|program| program.state.gpr[number] = value) {
+                if self.best.state.gpr[number] == value
+                    || self.attempt(|program| program.state.gpr[number] = value)
+                {
                     break;
                 }
             }
@@ -137,8 +139,8 @@ pub fn disassembly(program: &Program) -> Vec<String> {
 /// The registers at the start that are not zero, and the memory.
 pub fn start(program: &Program) -> String {
     const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-        "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15",
     ];
     let state = &program.state;
     let mut text = format!("rflags={:#x} mxcsr={:#x}", state.rflags, state.mxcsr);

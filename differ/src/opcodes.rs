@@ -168,7 +168,10 @@ impl Opcodes {
             let kinds = code.op_code().op_kinds();
             let is_rare = RARE.contains(&mnemonic)
                 || kinds.iter().any(|kind| {
-                    matches!(kind, Kind::cr_reg | Kind::dr_reg | Kind::seg_reg | Kind::farbr4_2 | Kind::farbr2_2)
+                    matches!(
+                        kind,
+                        Kind::cr_reg | Kind::dr_reg | Kind::seg_reg | Kind::farbr4_2 | Kind::farbr2_2
+                    )
                 })
                 || is_indirect(code);
             groups.entry((is_rare, mnemonic as usize)).or_default().push(code);
@@ -203,8 +206,9 @@ fn is_wanted(code: Code, config: Config, bits: u32) -> bool {
         _ => info.mode64(),
     };
     let features = code.cpuid_features();
-    let is_x87 =
-        features.iter().any(|feature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387));
+    let is_x87 = features
+        .iter()
+        .any(|feature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387));
     if !available
         || !info.is_instruction()
         || !matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
@@ -221,13 +225,26 @@ fn is_wanted(code: Code, config: Config, bits: u32) -> bool {
                 || info.op_kinds().first() == Some(&Kind::seg_reg)
                 || matches!(mnemonic, Mnemonic::Pop)
                     && info.op_kinds().iter().any(|kind| matches!(kind, Kind::fs | Kind::gs))
-                || matches!(code.flow_control(), iced_x86::FlowControl::IndirectBranch | iced_x86::FlowControl::IndirectCall)
-                    && code.is_jmp_far_indirect() | code.is_call_far_indirect();
+                || matches!(
+                    code.flow_control(),
+                    iced_x86::FlowControl::IndirectBranch | iced_x86::FlowControl::IndirectCall
+                ) && code.is_jmp_far_indirect() | code.is_call_far_indirect();
             !TABLES.contains(&mnemonic) && !loads_segment
         }
         // The emulators of KVM hosts have few of the other instructions.
-        _ => !features.iter().any(|feature| {
-            matches!(feature, CpuidFeature::SSE | CpuidFeature::SSE2 | CpuidFeature::POPCNT | CpuidFeature::BMI1 | CpuidFeature::BMI2 | CpuidFeature::ADX | CpuidFeature::LZCNT)
-        }) && mnemonic != Mnemonic::Cmpxchg16b,
+        _ => {
+            !features.iter().any(|feature| {
+                matches!(
+                    feature,
+                    CpuidFeature::SSE
+                        | CpuidFeature::SSE2
+                        | CpuidFeature::POPCNT
+                        | CpuidFeature::BMI1
+                        | CpuidFeature::BMI2
+                        | CpuidFeature::ADX
+                        | CpuidFeature::LZCNT
+                )
+            }) && mnemonic != Mnemonic::Cmpxchg16b
+        }
     }
 }

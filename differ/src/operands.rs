@@ -20,9 +20,22 @@ pub struct Maker {
 }
 
 const BYTES: [Register; 16] = [
-    Register::AL, Register::CL, Register::DL, Register::BL, Register::SPL, Register::BPL, Register::SIL,
-    Register::DIL, Register::R8L, Register::R9L, Register::R10L, Register::R11L, Register::R12L, Register::R13L,
-    Register::R14L, Register::R15L,
+    Register::AL,
+    Register::CL,
+    Register::DL,
+    Register::BL,
+    Register::SPL,
+    Register::BPL,
+    Register::SIL,
+    Register::DIL,
+    Register::R8L,
+    Register::R9L,
+    Register::R10L,
+    Register::R11L,
+    Register::R12L,
+    Register::R13L,
+    Register::R14L,
+    Register::R15L,
 ];
 const HIGH: [Register; 4] = [Register::AH, Register::CH, Register::DH, Register::BH];
 /// The bases and indices of 16-bit addresses.
@@ -95,16 +108,28 @@ impl Maker {
             insn.set_has_repne_prefix(true);
         }
         if memory && rng.u8(..12) == 0 {
-            let segments = [Register::ES, Register::SS, Register::DS, Register::FS, Register::GS, Register::CS];
+            let segments =
+                [Register::ES, Register::SS, Register::DS, Register::FS, Register::GS, Register::CS];
             insn.set_segment_prefix(*pick(rng, &segments));
         }
         Some(insn)
     }
 
-    fn operand(&self, insn: &mut Instruction, number: u32, kind: Kind, rip: u64, rng: &mut Rng) -> Option<()> {
+    fn operand(
+        &self,
+        insn: &mut Instruction,
+        number: u32,
+        kind: Kind,
+        rip: u64,
+        rng: &mut Rng,
+    ) -> Option<()> {
         let written = number == 0;
         let register = match kind {
-            Kind::r8_or_mem | Kind::r16_or_mem | Kind::r32_or_mem | Kind::r64_or_mem | Kind::xmm_or_mem
+            Kind::r8_or_mem
+            | Kind::r16_or_mem
+            | Kind::r32_or_mem
+            | Kind::r64_or_mem
+            | Kind::xmm_or_mem
             | Kind::mm_or_mem => {
                 if rng.bool() {
                     return self.memory(insn, number, rip, rng);
@@ -122,12 +147,18 @@ impl Maker {
             Kind::mem_offs => return self.offset(insn, number, rng),
             Kind::r8_reg | Kind::r8_opcode => self.register(1, written, rng),
             Kind::r16_reg | Kind::r16_rm | Kind::r16_opcode => self.register(2, written, rng),
-            Kind::r32_reg | Kind::r32_rm | Kind::r32_opcode | Kind::r32_vvvv => self.register(4, written, rng),
-            Kind::r64_reg | Kind::r64_rm | Kind::r64_opcode | Kind::r64_vvvv => self.register(8, written, rng),
+            Kind::r32_reg | Kind::r32_rm | Kind::r32_opcode | Kind::r32_vvvv => {
+                self.register(4, written, rng)
+            }
+            Kind::r64_reg | Kind::r64_rm | Kind::r64_opcode | Kind::r64_vvvv => {
+                self.register(8, written, rng)
+            }
             Kind::xmm_reg | Kind::xmm_rm => self.xmm(rng),
             Kind::mm_reg | Kind::mm_rm => Register::MM0 + rng.u32(..8),
             Kind::seg_reg => Register::ES + rng.u32(..6),
-            Kind::cr_reg => *pick(rng, &[Register::CR0, Register::CR2, Register::CR3, Register::CR4, Register::CR8]),
+            Kind::cr_reg => {
+                *pick(rng, &[Register::CR0, Register::CR2, Register::CR3, Register::CR4, Register::CR8])
+            }
             Kind::dr_reg => Register::DR0 + rng.u32(..8),
             Kind::es => Register::ES,
             Kind::cs => Register::CS,
@@ -143,15 +174,16 @@ impl Maker {
             Kind::rax => Register::RAX,
             _ => return self.special(insn, number, kind, rip, rng),
         };
-        let register = if matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
-            && number == 1
-            && insn.op0_kind() == OpKind::Memory
-            && rng.u8(..8) != 0
-        {
-            general(self.small, register.size() as u32)
-        } else {
-            register
-        };
+        let register =
+            if matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+                && number == 1
+                && insn.op0_kind() == OpKind::Memory
+                && rng.u8(..8) != 0
+            {
+                general(self.small, register.size() as u32)
+            } else {
+                register
+            };
         insn.set_op_register(number, register);
         Some(())
     }
@@ -161,7 +193,14 @@ impl Maker {
     }
 
     /// Immediate values, branches and implicit memory.
-    fn special(&self, insn: &mut Instruction, number: u32, kind: Kind, rip: u64, rng: &mut Rng) -> Option<()> {
+    fn special(
+        &self,
+        insn: &mut Instruction,
+        number: u32,
+        kind: Kind,
+        rip: u64,
+        rng: &mut Rng,
+    ) -> Option<()> {
         let value = integer(rng);
         let op_kind = match kind {
             Kind::imm8 if number == 1 && insn.mnemonic() == Mnemonic::Enter => OpKind::Immediate8_2nd,
@@ -188,11 +227,15 @@ impl Maker {
         insn.set_op_kind(number, op_kind);
         match op_kind {
             OpKind::Immediate8 => insn.set_immediate8(value as u8),
-            OpKind::Immediate8_2nd => insn.set_immediate8_2nd(if rng.u8(..4) == 0 { value as u8 } else { value as u8 & 3 }),
+            OpKind::Immediate8_2nd => {
+                insn.set_immediate8_2nd(if rng.u8(..4) == 0 { value as u8 } else { value as u8 & 3 })
+            }
             OpKind::Immediate8to16 => insn.set_immediate8to16((value as i8).into()),
             OpKind::Immediate8to32 => insn.set_immediate8to32((value as i8).into()),
             OpKind::Immediate8to64 => insn.set_immediate8to64((value as i8).into()),
-            OpKind::Immediate16 if matches!(insn.mnemonic(), Mnemonic::Enter | Mnemonic::Ret) && rng.u8(..4) != 0 => {
+            OpKind::Immediate16
+                if matches!(insn.mnemonic(), Mnemonic::Enter | Mnemonic::Ret) && rng.u8(..4) != 0 =>
+            {
                 insn.set_immediate16(value as u16 & 0x7f);
             }
             OpKind::Immediate16 => insn.set_immediate16(value as u16),
@@ -308,7 +351,8 @@ impl Maker {
         }
         let mut sum = 0u64;
         if rng.u8(..10) != 0 {
-            let base = if rng.u8(..8) == 0 { rng.usize(..self.registers()) } else { *pick(rng, &self.pointers) };
+            let base =
+                if rng.u8(..8) == 0 { rng.usize(..self.registers()) } else { *pick(rng, &self.pointers) };
             sum = self.gpr[base];
             insn.set_memory_base(general(base, size));
         }
@@ -330,7 +374,11 @@ impl Maker {
             displacement = rng.i8(..) as i64 as u64;
         }
         insn.set_memory_displacement64(displacement);
-        insn.set_memory_displ_size(if displacement == 0 && rng.bool() { 0 } else { *pick(rng, &[1, 1, 1, size]) });
+        insn.set_memory_displ_size(if displacement == 0 && rng.bool() {
+            0
+        } else {
+            *pick(rng, &[1, 1, 1, size])
+        });
         if insn.memory_base() == Register::None && insn.memory_index() == Register::None {
             insn.set_memory_displ_size(size);
         }

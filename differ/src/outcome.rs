@@ -87,8 +87,8 @@ pub fn compare(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64) ->
     }
     let (a, b) = (&kvm.state, &soft.state);
     const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-        "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15",
     ];
     let mut number = |name: &str, a: u64, b: u64| {
         if a != b {

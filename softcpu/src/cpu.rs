@@ -7,7 +7,7 @@ use crate::memory::{Memory, PAGE};
 use crate::op::Op;
 use crate::paging::{Access, Tlb};
 use crate::state::{State, flag, seg};
-use crate::trap::Trap;
+use crate::trap::{Exception, Trap};
 use iced_x86::{Decoder, DecoderError, DecoderOptions};
 
 /// The number of block entries that [`Cpu::recent`] remembers.
@@ -40,6 +40,11 @@ pub struct Cpu<M: Memory> {
     pub(crate) leave_block: bool,
     /// The instruction before this one was a MOV SS, POP SS or STI, after which no trap or interrupt is taken.
     pub(crate) shadow: bool,
+    /// The instruction that is executed with RFLAGS.TF set raises no single-step trap.
+    pub(crate) skip_single_step: bool,
+    /// The exception that is delivered first in the next run: an access of its delivery needs an answer, or it is the
+    /// single-step trap after a HLT.
+    pub(crate) undelivered: Option<Exception>,
     pub(crate) death: Option<Death>,
     /// The CPUID leaves.
     pub(crate) cpuid: Vec<CpuidLeaf>,
@@ -75,6 +80,8 @@ impl<M: Memory> Cpu<M> {
             next_answer: 0,
             leave_block: false,
             shadow: false,
+            skip_single_step: false,
+            undelivered: None,
             death: None,
             cpuid: Vec::new(),
             trapped_msrs: Vec::new(),
@@ -111,12 +118,28 @@ impl<M: Memory> Cpu<M> {
         self.forget_exit();
     }
 
+    /// The caller has changed control or segment registers between an exit and its answer: forgets the translations.
+    pub fn flush_translations(&mut self) {
+        self.tlb.flush();
+    }
+
     /// Forgets the access of the last exit: the instruction will be executed from its start.
     pub fn forget_exit(&mut self) {
         self.pending = None;
+        self.undelivered = None;
         self.reply = None;
-        self.answers.clear();
-        self.next_answer = 0;
+        self.forget_answers();
+    }
+
+    /// Resets the processor: all registers, the time-stamp counter and the history. The CPUID leaves, the trapped
+    /// registers and the decoded code stay.
+    pub fn reset(&mut self) {
+        self.state = State::default();
+        (self.allowed, self.left, self.executed) = (0, 0, 0);
+        (self.leave_block, self.shadow, self.death) = (false, false, None);
+        self.next_recent = 0;
+        self.blocks.forget_counts();
+        self.state_changed();
     }
 
     /// Answers the last exit with a value.
@@ -179,12 +202,14 @@ impl<M: Memory> Cpu<M> {
         }
     }
 
-    /// Executes the instruction of the last exit again, now with an answer.
+    /// Executes the instruction of the last exit again, or delivers its exception again, now with an answer.
     fn complete_exit(&mut self) -> Option<Exit> {
-        let pending = self.pending.take()?;
+        let Some(pending) = self.pending.take() else {
+            let exception = self.undelivered.take()?;
+            return self.deliver_exception(exception);
+        };
         match self.reply.take().unwrap_or(Reply::Value(u64::MAX)) {
             Reply::Refused if matches!(pending, Exit::RdMsr { .. } | Exit::WrMsr { .. }) => {
-                self.forget_exit();
                 return self.handle(Trap::gp());
             }
             Reply::Refused => self.answers.push(u64::MAX),
@@ -193,6 +218,9 @@ impl<M: Memory> Cpu<M> {
         self.next_answer = 0;
         // At least this instruction is executed.
         (self.allowed, self.left) = (self.allowed.max(1), self.left.max(1));
+        if let Some(exception) = self.undelivered.take() {
+            return self.deliver_exception(exception);
+        }
         let result = self.execute(1);
         match result {
             Err(Trap::Exit) => {}
@@ -217,29 +245,33 @@ impl<M: Memory> Cpu<M> {
             Trap::Halted => Some(Exit::Halted),
             Trap::Unsupported => Some(Exit::Unsupported),
             Trap::Fault(exception) => {
+                // The answers of the instruction, which is not executed again.
+                self.forget_answers();
                 self.shadow = false;
-                // A guest whose handlers fault at once must not run for ever.
-                self.left = self.left.saturating_sub(1);
-                match self.raise(exception) {
-                    Ok(()) => None,
-                    Err(trap) => self.handle_undelivered(trap),
+                // A fault counts as an instruction: a guest whose handlers fault at once must not run for ever.
+                if !exception.is_single_step() {
+                    self.left = self.left.saturating_sub(1);
                 }
+                self.deliver_exception(exception)
             }
         }
     }
 
-    /// Handles the failure to deliver an exception.
-    fn handle_undelivered(&mut self, trap: Trap) -> Option<Exit> {
+    /// Delivers an exception. Returns an exit, or `None` if the guest goes on.
+    fn deliver_exception(&mut self, exception: Exception) -> Option<Exit> {
+        let Err(trap) = self.raise(exception) else {
+            self.forget_answers();
+            return None;
+        };
         match trap {
             Trap::Exit => {
                 self.next_answer = 0;
+                self.undelivered = Some(exception);
                 Some(self.pending.unwrap_or(Exit::Unsupported))
             }
-            Trap::Again => None,
-            Trap::Halted => Some(Exit::Halted),
-            Trap::Unsupported => Some(Exit::Unsupported),
             // `raise` returns a fault only for the third one.
             Trap::Fault(_) => Some(Exit::Shutdown),
+            other => self.handle(other),
         }
     }
 
@@ -252,6 +284,9 @@ impl<M: Memory> Cpu<M> {
 
     /// Executes at most `most` instructions of one block.
     fn execute(&mut self, most: u64) -> Result<(), Trap> {
+        if !self.state.is_64() {
+            self.state.rip &= 0xffff_ffff;
+        }
         let rip = self.state.rip;
         let linear = self.code_address(rip)?;
         let entry = self.translate(linear, Access::Execute, self.is_user())?;
@@ -290,18 +325,20 @@ impl<M: Memory> Cpu<M> {
     /// Executes one instruction, and the traps after it.
     #[inline]
     fn execute_op(&mut self, op: &Op<M>) -> Result<(), Trap> {
-        let traps = self.state.rflags & flag::TF != 0;
-        let shadow = self.shadow;
+        if self.state.rflags & (flag::TF | flag::RF) != 0 || self.shadow {
+            return self.execute_stepped(op);
+        }
+        self.execute_plain(op)
+    }
+
+    /// Executes one instruction.
+    #[inline]
+    pub(crate) fn execute_plain(&mut self, op: &Op<M>) -> Result<(), Trap> {
         self.next_rip = self.state.rip.wrapping_add(op.len.into());
-        let result = (op.run)(self, op);
-        if result.is_ok() {
-            self.state.rip = self.next_rip;
-            self.left = self.left.saturating_sub(1);
-        }
-        if traps || shadow {
-            return self.after_step(result, traps, shadow);
-        }
-        result
+        (op.run)(self, op)?;
+        self.state.rip = self.next_rip;
+        self.left = self.left.saturating_sub(1);
+        Ok(())
     }
 
     /// The address of the code at `rip`.
@@ -337,12 +374,12 @@ impl<M: Memory> Cpu<M> {
             if !bytes.is_empty() {
                 let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
                 let insn = decoder.decode();
+                if insn.is_invalid() && is_too_long(bits, &bytes) {
+                    return Err(Trap::gp());
+                }
                 if decoder.last_error() != DecoderError::NoMoreBytes {
                     return Ok(Op::new(insn, bits));
                 }
-            }
-            if bytes.len() == MAX_INSTRUCTION {
-                return Err(Trap::gp());
             }
             // Fetch as far as the end of the page, and the next page only if the instruction needs it.
             let at = rip.wrapping_add(bytes.len() as u64);
@@ -379,3 +416,18 @@ impl<M: Memory> Cpu<M> {
         }
     }
 }
+
+/// True if an instruction that begins with these bytes has more than 15. Such an instruction has a prefix that it does not
+/// need: without it, the decoder reads as far as the last byte, and misses further ones.
+fn is_too_long(bits: u32, bytes: &[u8]) -> bool {
+    let Some((_, rest)) = bytes.split_first().filter(|_| bytes.len() == MAX_INSTRUCTION) else {
+        return false;
+    };
+    let mut decoder = Decoder::new(bits, rest, DecoderOptions::NONE);
+    decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
+}
+
+#[cfg(test)]
+#[path = "tests/cpu.rs"]
+mod tests;

@@ -25,6 +25,7 @@ mod blocks;
 mod control;
 mod cpu;
 mod cpuid;
+mod descriptors;
 mod exit;
 mod flags;
 mod float;
@@ -36,6 +37,7 @@ mod op;
 mod operands;
 mod ops;
 mod paging;
+mod stack;
 mod state;
 #[cfg(test)]
 mod testing;

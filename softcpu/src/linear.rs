@@ -4,13 +4,27 @@ use crate::cpu::Cpu;
 use crate::exit::Exit;
 use crate::memory::{Memory, PAGE};
 use crate::paging::{Access, Entry};
-use crate::state::{cr0, flag, seg};
+use crate::state::{Segment, cr0, flag, seg};
 use crate::trap::{AC, GP, SS, Trap};
 
 /// True if bits 63 to 47 of a linear address are equal (SDM volume 1, section 3.3.7.1).
 #[inline]
 pub(crate) const fn is_canonical(linear: u64) -> bool {
     (linear as i64) << 16 >> 16 == linear as i64
+}
+
+impl Segment {
+    /// True if the offsets from `first` to `last` are within the limit (SDM volume 3, section 5.3).
+    #[inline]
+    pub(crate) fn contains(&self, first: u64, last: u64) -> bool {
+        let limit = u64::from(self.limit);
+        if self.expands_down() {
+            let end = if self.big { 0xffff_ffff } else { 0xffff };
+            return first > limit && last <= end && last >= first;
+        }
+        // A flat segment wraps at 4 GiB.
+        limit == 0xffff_ffff || last <= limit && last >= first
+    }
 }
 
 impl<M: Memory> Cpu<M> {
@@ -30,17 +44,7 @@ impl<M: Memory> Cpu<M> {
         }
         let register = &self.state.segments[segment % 6];
         let last = offset.wrapping_add(size.wrapping_sub(1));
-        let flat = register.limit == u32::MAX && !register.unusable;
-        let limit = u64::from(register.limit);
-        let inside = if flat && !register.expands_down() {
-            // A flat segment wraps at 4 GiB.
-            true
-        } else if register.expands_down() {
-            let end = if register.big { 0xffff_ffff } else { 0xffff };
-            offset > limit && last <= end && last >= offset
-        } else {
-            last <= limit && last >= offset
-        };
+        let inside = register.contains(offset, last);
         let allowed = !self.state.is_protected()
             || match access {
                 Access::Read => register.is_readable(),

@@ -96,7 +96,8 @@ impl Operand {
             _ if high.contains(&register) => {
                 (Kind::High, high.iter().position(|name| *name == register).unwrap_or(0) as u8)
             }
-            _ if register.is_gpr() => (Kind::Gpr, index),
+            // The byte registers have other numbers of their own.
+            _ if register.is_gpr() => (Kind::Gpr, register.full_register().number() as u8),
             _ if register.is_segment_register() => (Kind::Segment, index),
             _ if register.is_cr() => (Kind::Control, index),
             _ if register.is_dr() => (Kind::Debug, index),

@@ -5,8 +5,10 @@
 pub(crate) struct Exception {
     pub(crate) vector: u8,
     pub(crate) error: Option<u32>,
-    /// The linear address of a page fault.
+    /// The linear address of a page fault; the bits of DR6 of a debug exception.
     pub(crate) address: u64,
+    /// The vector that was being delivered when the exception occurred.
+    pub(crate) during: Option<u8>,
 }
 
 /// The reason why an instruction ended before it was complete. Its registers are as before it, except for the elements
@@ -45,12 +47,12 @@ pub(crate) const XM: u8 = 19;
 impl Trap {
     /// An exception without an error code.
     pub(crate) const fn fault(vector: u8) -> Self {
-        Self::Fault(Exception { vector, error: None, address: 0 })
+        Self::Fault(Exception { vector, error: None, address: 0, during: None })
     }
 
     /// An exception with an error code.
     pub(crate) const fn coded(vector: u8, error: u32) -> Self {
-        Self::Fault(Exception { vector, error: Some(error), address: 0 })
+        Self::Fault(Exception { vector, error: Some(error), address: 0, during: None })
     }
 
     /// #UD.
@@ -65,6 +67,11 @@ impl Trap {
 
     /// #PF at a linear address.
     pub(crate) const fn page_fault(address: u64, error: u32) -> Self {
-        Self::Fault(Exception { vector: PF, error: Some(error), address })
+        Self::Fault(Exception { vector: PF, error: Some(error), address, during: None })
+    }
+
+    /// #DB, with the bits that it sets in DR6 (SDM volume 3, section 18.2.3).
+    pub(crate) const fn debug(bits: u64) -> Self {
+        Self::Fault(Exception { vector: DB, error: None, address: bits, during: None })
     }
 }

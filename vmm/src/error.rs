@@ -6,7 +6,6 @@
 use crate::exit::Stop;
 use crate::host::{self, format_size, host_advice, is_shortage};
 use guest::Mode;
-use kvm_ioctls::Cap;
 use simvirtio::device::BadQueueLen;
 use std::io;
 
@@ -38,9 +37,16 @@ pub enum Error {
         /// The kernel's version of the API.
         found: i32,
     },
+    /// This program was built for a host that has no KVM.
+    #[error(
+        "this host has no KVM, because this program was built for {} on {}, and KVM needs Linux on x86-64",
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    )]
+    NoKvm,
     /// KVM lacks a capability that this run needs.
-    #[error("this host's KVM lacks {0:?}, which this run needs: use a current Linux kernel")]
-    MissingCapability(Cap),
+    #[error("this host's KVM lacks {0}, which this run needs: use a current Linux kernel")]
+    MissingCapability(String),
     /// KVM lacks a capability that this SIMVIRTIO transport needs.
     #[error(
         "this host's KVM lacks {capability}, which --transport {transport} needs: choose another transport, or use a \
@@ -60,6 +66,11 @@ pub enum Error {
         /// The kernel's error.
         source: io::Error,
     },
+    /// KVM cannot be used, and Linux needs it.
+    #[error(
+        "{0}; Linux needs KVM, and the software processor is for small guests: `make testbed` runs Linux without KVM"
+    )]
+    LinuxNeedsKvm(Box<Error>),
     /// Guest memory could not be allocated.
     #[error(
         "cannot allocate {} of guest memory: {reason}: free memory, raise the limit (ulimit -v), or choose \
@@ -258,10 +269,19 @@ pub enum BusError {
 
 impl Error {
     /// Wraps the error of a KVM operation, for `map_err`.
-    pub(crate) fn kvm(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
-        move |error| match error.errno() {
-            libc::EINTR if host::interrupted() => Self::Interrupted,
-            errno => Self::Kvm { operation, source: io::Error::from_raw_os_error(errno) },
+    pub(crate) fn kvm<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| match error.into() {
+            source if source.kind() == io::ErrorKind::Interrupted && host::interrupted() => Self::Interrupted,
+            source => Self::Kvm { operation, source },
+        }
+    }
+
+    /// True if KVM is not usable on this host. False if the host only lacks a resource, such as a file descriptor.
+    pub(crate) fn is_kvm_missing(&self) -> bool {
+        match self {
+            Self::OpenKvm { source, .. } | Self::Kvm { source, .. } => !is_shortage(source),
+            Self::NoKvm | Self::NotKvm { .. } | Self::ApiVersion { .. } | Self::MissingCapability(_) => true,
+            _ => false,
         }
     }
 
@@ -329,7 +349,8 @@ mod tests {
 
     #[test]
     fn failed_kvm_operations_give_advice() {
-        let message = |operation, errno| Error::kvm(operation)(kvm_ioctls::Error::new(errno)).to_string();
+        let message =
+            |operation, errno| Error::kvm(operation)(io::Error::from_raw_os_error(errno)).to_string();
         for (operation, errno, text) in [
             ("KVM_CREATE_VM", libc::EBUSY, "another hypervisor (such as VirtualBox)"),
             ("KVM_CREATE_VM", libc::EMFILE, "ulimit -n"),

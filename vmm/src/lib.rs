@@ -85,6 +85,11 @@
 //! MSR accesses to the [`device`]s. The loop records the exit in the [`profile`], and enters the guest again. The file
 //! `docs/design.md` shows all layers.
 
+#![cfg_attr(
+    not(has_kvm),
+    allow(dead_code, unused_imports, reason = "some parts are only for Linux guests, which need KVM")
+)]
+
 pub mod boot;
 mod console;
 pub mod controller;
@@ -93,6 +98,7 @@ mod error;
 pub mod exit;
 mod file_format;
 pub mod host;
+#[cfg_attr(not(has_kvm), path = "kvm/absent/mod.rs")]
 mod kvm;
 pub mod lab;
 pub mod machine;
@@ -100,6 +106,7 @@ pub mod memory;
 pub mod profile;
 mod run;
 mod shutdown;
+mod soft;
 pub mod x86;
 
 pub use console::input::Input;
@@ -112,7 +119,7 @@ pub use run::run as run_vcpu;
 pub use shutdown::Deadline;
 
 /// Parts that the benchmarks and fuzzers of this workspace reach into. Not for users: they change without notice.
-#[cfg(feature = "internals")]
+#[cfg(all(feature = "internals", has_kvm))]
 #[doc(hidden)]
 pub mod internals {
     pub use crate::boot::linux::write_boot_params;

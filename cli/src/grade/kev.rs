@@ -195,7 +195,7 @@ fn check(
     if trap.guest == "kev-cpuid" {
         builder = builder.first_vcpu(CPUID_VCPU.into());
     }
-    let run = Run::of(target.name, builder, captured, arguments.limits())?;
+    let run = Run::of(target.name, builder, captured, arguments.settings())?;
     let recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(evidence(trap, guest, &run, &recorder.0))
 }
@@ -304,7 +304,7 @@ fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
     let target = built_in(guest)?;
     let (output, captured) = Output::captured();
     let builder = target.builder().output(output);
-    let run = Run::of(target.name, builder, captured, arguments.limits())?;
+    let run = Run::of(target.name, builder, captured, arguments.settings())?;
     let counts: Vec<u64> = run
         .report
         .vcpus

@@ -5,6 +5,7 @@ mod so2;
 mod target;
 
 use crate::args::{Timeout, parse_timeout};
+use crate::processor::{self, VcpuArg};
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
 use crate::summary::ending;
@@ -17,6 +18,7 @@ use std::io;
 use std::time::Duration;
 use vmm::device::Transport;
 use vmm::exit::Stop;
+use vmm::machine::Processor;
 use vmm::profile::Count;
 use vmm::{Builder, Captured, Error, Input, Output, Report};
 
@@ -27,6 +29,7 @@ Examples:
   vmm grade --guest16 my.bin                   your own real-mode guest
   vmm grade --simvirtio my.bin@0x1000:64       your own SIMVIRTIO driver
   vmm grade kev --guest kev-msr=my.bin@0x1000  your own guest for KeV
+  vmm grade --vcpu soft                        without KVM, on the software processor
 
 so2 has five tasks: a 16-bit guest (30 points), a 32-bit and a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
 counting of exits (10), which always uses the built-in guests. kev has 20 checks of 5 points each; `vmm guests` \
@@ -65,6 +68,10 @@ pub struct GradeArgs {
     #[arg(long, value_name = "IMAGE")]
     simvirtio: Option<OsString>,
 
+    /// Processor that runs the guests [default: kvm where it can be used, otherwise soft]
+    #[arg(long, value_enum)]
+    vcpu: Option<VcpuArg>,
+
     /// Time limit of each run in seconds, such as 10 or 0.5; 0 means no limit
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     timeout: Timeout,
@@ -80,18 +87,20 @@ const WALL_TIMES: u32 = 6;
 /// The wall-clock limit of a run by default, if it has no time limit.
 const WALL_ALONE: Duration = Duration::from_secs(60);
 
-/// The time limits of each run.
+/// The settings of each run: its processor, and its time limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Limits {
+struct Settings {
+    processor: Option<Processor>,
     timeout: Option<Duration>,
     wall: Option<Duration>,
 }
 
 impl GradeArgs {
-    fn limits(&self) -> Limits {
+    fn settings(&self) -> Settings {
         let Timeout(timeout) = self.timeout;
         let default = timeout.map_or(WALL_ALONE, |timeout| timeout.saturating_mul(WALL_TIMES));
-        Limits { timeout, wall: self.wall_timeout.map_or(Some(default), |limit| limit.0) }
+        let processor = self.vcpu.map(Into::into);
+        Settings { processor, timeout, wall: self.wall_timeout.map_or(Some(default), |limit| limit.0) }
     }
 
     /// Names what built-in guests replace, if the user gave some images, but not all.
@@ -146,7 +155,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Ok(images) => images,
         Err(error) => return report_error(&error),
     };
-    let tasks = check_host(arguments.limits()).and_then(|()| match arguments.course {
+    let tasks = check_host(arguments.settings()).and_then(|()| match arguments.course {
         Course::So2 => so2::tasks(arguments),
         Course::Kev => kev::tasks(arguments, &images),
     });
@@ -179,9 +188,9 @@ pub fn main(arguments: &GradeArgs) -> u8 {
 ///
 /// # Errors
 /// The guest did not end as it should.
-fn check_host(limits: Limits) -> Result<(), Error> {
+fn check_host(settings: Settings) -> Result<(), Error> {
     let Some(guest) = GUESTS.iter().find(|guest| guest.end == End::FortyTwo) else { return Ok(()) };
-    let run = Run::embedded(guest, None, limits)?;
+    let run = Run::embedded(guest, None, settings)?;
     if run.passed() {
         return Ok(());
     }
@@ -257,7 +266,7 @@ impl Run {
         target: &RunTarget,
         transport: Option<Transport>,
         queue_len: Option<u16>,
-        limits: Limits,
+        settings: Settings,
     ) -> Result<Self, Error> {
         let (output, captured) = Output::captured();
         let builder = target
@@ -267,16 +276,19 @@ impl Run {
             .cpuid(target.embedded.is_none_or(|guest| guest.cpuid))
             .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
             .output(output);
-        Self::of(target.name.clone(), builder, captured, limits)
+        Self::of(target.name.clone(), builder, captured, settings)
     }
 
     /// Builds the machine and runs it. `captured` receives its output.
     ///
     /// # Errors
     /// The machine cannot be built, or the host failed.
-    fn of(name: String, builder: Builder, captured: Captured, limits: Limits) -> Result<Self, Error> {
-        let builder = builder.timeout(limits.timeout).wall_timeout(limits.wall);
-        let report = builder.verify(true).kernel_counters(true).build().map_err(name_error(&name))?.run()?;
+    fn of(name: String, builder: Builder, captured: Captured, settings: Settings) -> Result<Self, Error> {
+        let builder =
+            builder.processor(settings.processor).timeout(settings.timeout).wall_timeout(settings.wall);
+        let mut machine = builder.verify(true).kernel_counters(true).build().map_err(name_error(&name))?;
+        processor::announce(&machine);
+        let report = machine.run()?;
         if let Some(error) = report.host_failure() {
             return Err(error);
         }
@@ -287,8 +299,12 @@ impl Run {
     ///
     /// # Errors
     /// The host failed, or is too slow for the time limit.
-    fn embedded(guest: &'static Guest, transport: Option<Transport>, limits: Limits) -> Result<Self, Error> {
-        let run = Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, limits)?;
+    fn embedded(
+        guest: &'static Guest,
+        transport: Option<Transport>,
+        settings: Settings,
+    ) -> Result<Self, Error> {
+        let run = Self::new(&RunTarget::embedded(guest)?, transport, guest.queue_len, settings)?;
         let option = match run.report.stop {
             Stop::Timeout(_) => "--timeout",
             Stop::WallTimeout(_) => "--wall-timeout",
@@ -342,17 +358,17 @@ mod tests {
             #[command(flatten)]
             grade: GradeArgs,
         }
-        let limits = |line: &str| {
+        let settings = |line: &str| {
             let command = <Command as clap::Parser>::try_parse_from(line.split(' ')).unwrap();
-            let Limits { timeout, wall } = command.grade.limits();
+            let Settings { timeout, wall, .. } = command.grade.settings();
             [timeout, wall].map(|limit| limit.map(|limit| limit.as_secs()))
         };
-        assert_eq!(limits("grade"), [Some(10), Some(60)]);
-        assert_eq!(limits("grade --timeout 2"), [Some(2), Some(12)]);
-        assert_eq!(limits("grade --timeout 0"), [None, Some(60)]);
-        assert_eq!(limits("grade --timeout 0 --wall-timeout 0"), [None, None]);
-        assert_eq!(limits("grade --timeout 0 --wall-timeout 7"), [None, Some(7)]);
-        assert_eq!(limits("grade --wall-timeout 0"), [Some(10), None]);
+        assert_eq!(settings("grade"), [Some(10), Some(60)]);
+        assert_eq!(settings("grade --timeout 2"), [Some(2), Some(12)]);
+        assert_eq!(settings("grade --timeout 0"), [None, Some(60)]);
+        assert_eq!(settings("grade --timeout 0 --wall-timeout 0"), [None, None]);
+        assert_eq!(settings("grade --timeout 0 --wall-timeout 7"), [None, Some(7)]);
+        assert_eq!(settings("grade --wall-timeout 0"), [Some(10), None]);
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
         if target.image.mode() != Mode::Real {
             return Ok(wrong_mode(target, "real", Mode::Real));
         }
-        let run = Run::new(target, None, None, arguments.limits())?;
+        let run = Run::new(target, None, None, arguments.settings())?;
         Ok(Evidence { right: run.passed(), text: run.ending() })
     })
 }
@@ -139,7 +139,7 @@ fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
         if target.image.mode() == Mode::Real {
             return Ok(wrong_mode(target, "protected or long", Mode::Long));
         }
-        let run = Run::new(target, None, None, arguments.limits())?;
+        let run = Run::new(target, None, None, arguments.settings())?;
         Ok(require(
             &run,
             "",
@@ -158,8 +158,8 @@ fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<RunTarget, Error>> {
 
 fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     check_each(simvirtio_targets(arguments), |target| {
-        let run = Run::new(target, Some(Transport::Exit), None, arguments.limits())?;
-        let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.limits())?;
+        let run = Run::new(target, Some(Transport::Exit), None, arguments.settings())?;
+        let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.settings())?;
         let Some(device) = &run.report.simvirtio else {
             return Ok(wrong(format!("{}: the machine has no SIMVIRTIO device", run.name)));
         };
@@ -194,9 +194,9 @@ fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
 /// in the device's window.
 fn polling(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     check_each(simvirtio_targets(arguments), |target| {
-        let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.limits())?;
-        let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.limits())?;
-        let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.limits())?;
+        let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.settings())?;
+        let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.settings())?;
+        let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.settings())?;
         let saved = by_exit.window_exits();
         let left = by_exit.exits().saturating_sub(saved);
         let details = format!(
@@ -251,7 +251,7 @@ fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             if expected == Exits::Unspecified {
                 continue;
             }
-            let run = Run::embedded(guest, transport, arguments.limits())?;
+            let run = Run::embedded(guest, transport, arguments.settings())?;
             runs += 1;
             evidence.extend(miscounted(&run.name, run.total(), expected));
             kernel.compare(&run.name, run.exits(), run.report.kernel.as_ref().and_then(KvmCounters::exits));

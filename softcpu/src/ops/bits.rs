@@ -1,6 +1,7 @@
 //! Bits (SDM volume 1, section 7.3.7). The flags that the SDM leaves undefined are as processors of Intel set them.
 
 use crate::cpu::Cpu;
+use crate::flags;
 use crate::memory::Memory;
 use crate::op::{Handler, Kind, Op};
 use crate::operands::{mask, sign_extend};
@@ -81,10 +82,13 @@ fn btc<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 /// BSF and BSR. A source of zero leaves the destination.
 fn scan<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, found: impl Fn(u64) -> u32) -> Result<(), Trap> {
     let value = cpu.get(op, 1)?;
-    if value != 0 {
-        cpu.set(op, 0, found(value).into())?;
+    if value == 0 {
+        cpu.set_status(flag::ZF | flag::PF);
+        return Ok(());
     }
-    cpu.set_flags(flag::ZF, if value == 0 { flag::ZF } else { 0 });
+    let position = u64::from(found(value));
+    cpu.set(op, 0, position)?;
+    cpu.set_status(flags::of_result(position, 1) & flag::PF);
     Ok(())
 }
 
@@ -108,7 +112,7 @@ fn count_zeros<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, value: u64, count: u32) 
     cpu.set(op, 0, count.into())?;
     let carry = if value == 0 { flag::CF } else { 0 };
     let zero = if count == 0 { flag::ZF } else { 0 };
-    cpu.set_flags(flag::CF | flag::ZF, carry | zero);
+    cpu.set_status(carry | zero);
     Ok(())
 }
 

@@ -62,7 +62,9 @@ fn bextr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let (value, control) = (cpu.get(op, 1)?, cpu.get(op, 2)?);
     let (start, len) = (control as u32 & 0xff, (control >> 8) as u32 & 0xff);
     let shifted = value.checked_shr(start).unwrap_or(0);
-    finish(cpu, op, low_bits(shifted, len), false)
+    finish(cpu, op, low_bits(shifted, len), false)?;
+    cpu.set_flags(flag::SF, 0);
+    Ok(())
 }
 
 /// The low `count` bits of a value.

@@ -64,12 +64,12 @@ fn jmp_indirect<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     cpu.jump(target)
 }
 
-/// Calls `target`. The return address has `size` bytes.
+/// Calls `target`. The return address is written before the target is checked.
 #[inline]
 fn call_to<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, target: u64) -> Result<(), Trap> {
-    let back = cpu.next_rip;
-    cpu.jump(target)?;
-    cpu.push(op.stack_size(), back)
+    let pointer = cpu.state.gpr[gpr::SP];
+    cpu.push(op.stack_size(), cpu.next_rip)?;
+    cpu.jump(target).inspect_err(|_| cpu.state.gpr[gpr::SP] = pointer)
 }
 
 fn call<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {

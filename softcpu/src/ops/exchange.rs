@@ -50,7 +50,10 @@ fn cmpxchg<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let (old, new) = (cpu.get_for_update(op, 0)?, cpu.get(op, 1)?);
     let expected = cpu.gpr(gpr::AX, op.size);
     let is_equal = expected == old;
-    cpu.set(op, 0, if is_equal { new } else { old })?;
+    // A 32-bit register that is not equal keeps its upper half.
+    if is_equal || op.operands[0].kind == Kind::Memory {
+        cpu.set(op, 0, if is_equal { new } else { old })?;
+    }
     if !is_equal {
         cpu.set_gpr(gpr::AX, op.size, old);
     }

@@ -11,16 +11,24 @@ mod control;
 mod data;
 mod decimal;
 mod exchange;
+mod far;
 mod flag;
+mod gates;
+mod interrupt;
 mod multiply;
 mod port;
+mod returns;
 mod rotate;
+mod segments;
+mod selectors;
 mod shift;
 mod sse;
 mod stack;
 mod string;
 mod string_fast;
+mod syscall;
 mod system;
+mod tables;
 mod x87;
 
 use crate::cpu::Cpu;
@@ -54,6 +62,13 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
         sse::handler,
         x87::handler,
         system::handler,
+        segments::handler,
+        interrupt::handler,
+        far::handler,
+        returns::handler,
+        selectors::handler,
+        tables::handler,
+        syscall::handler,
         absent::handler,
     ];
     groups.iter().find_map(|group| group(insn)).unwrap_or(unsupported)

@@ -1,10 +1,10 @@
 //! Rotations (SDM volume 1, section 7.3.6.3). OF after a rotation by more than 1, which the SDM leaves undefined, is as
 //! processors of Intel set it.
 
-use super::shift::{count_mask, flag_if, overflow_of_carry, overflow_of_top};
+use super::shift::{count_mask, flag_if, overflow_of_sign, overflow_of_top};
 use crate::cpu::Cpu;
 use crate::memory::Memory;
-use crate::op::{Handler, Op};
+use crate::op::{Handler, Kind, Op};
 use crate::operands::{mask, sign_bit};
 use crate::state::flag;
 use crate::trap::Trap;
@@ -35,8 +35,22 @@ fn rotate<M: Memory>(
     }
     let (result, carry, overflow) = rotated(value, cpu.state.rflags & flag::CF, count, size);
     cpu.set(op, 0, result)?;
-    cpu.set_flags(flag::CF | flag::OF, carry | overflow);
+    cpu.set_flags(changed(op, count), carry | overflow);
     Ok(())
+}
+
+/// The flags that a rotation changes. Processors of Intel leave OF alone in two cases: ROL and ROR of a register by an
+/// immediate value that is not 1; RCL and RCR of 8 or 16 bits in full turns, which leave CF alone, too.
+#[inline]
+fn changed<M: Memory>(op: &Op<M>, count: u32) -> u64 {
+    match op.insn.mnemonic() {
+        Mnemonic::Rol | Mnemonic::Ror => {
+            let is_short = op.operands[0].kind != Kind::Memory && op.operands[1].kind == Kind::Immediate;
+            if is_short && count != 1 { flag::CF } else { flag::CF | flag::OF }
+        }
+        _ if count % (8 * u32::from(op.size) + 1) == 0 => 0,
+        _ => flag::CF | flag::OF,
+    }
 }
 
 /// `value << count | value >> (bits - count)`, where a shift by 64 gives 0.
@@ -50,7 +64,7 @@ fn rol<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
         let bits = 8 * u32::from(size);
         let result = turn(value, count % bits, bits) & mask(size);
         let carry = flag_if(result, flag::CF);
-        (result, carry, overflow_of_carry(result, carry, size))
+        (result, carry, overflow_of_top(value, size))
     })
 }
 
@@ -59,7 +73,7 @@ fn ror<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
         let bits = 8 * u32::from(size);
         let result = turn(value, bits - count % bits, bits) & mask(size);
         let carry = if result & sign_bit(size) != 0 { flag::CF } else { 0 };
-        (result, carry, overflow_of_top(result, size))
+        (result, carry, overflow_of_sign(value, value & 1, size))
     })
 }
 
@@ -76,14 +90,14 @@ fn rcl<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     rotate(cpu, op, |value, carry, count, size| {
         let bits = 8 * u32::from(size) + 1;
         let (result, carry) = turn_with_carry(value, carry, count % bits, size);
-        (result, carry, overflow_of_carry(result, carry, size))
+        (result, carry, overflow_of_top(value, size))
     })
 }
 
 fn rcr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    rotate(cpu, op, |value, carry, count, size| {
+    rotate(cpu, op, |value, old, count, size| {
         let bits = 8 * u32::from(size) + 1;
-        let (result, carry) = turn_with_carry(value, carry, bits - count % bits, size);
-        (result, carry, overflow_of_top(result, size))
+        let (result, carry) = turn_with_carry(value, old, bits - count % bits, size);
+        (result, carry, overflow_of_sign(value, old, size))
     })
 }

@@ -32,16 +32,16 @@ pub(super) fn flag_if(value: u64, flag: u64) -> u64 {
     if value & 1 != 0 { flag } else { 0 }
 }
 
-/// The exclusive or of the two highest bits of a result, as OF.
+/// OF of a shift to the left by 1: the two highest bits of the value are not equal.
 #[inline]
-pub(super) fn overflow_of_top(result: u64, size: u8) -> u64 {
-    if (result ^ result << 1) & sign_bit(size) != 0 { flag::OF } else { 0 }
+pub(super) fn overflow_of_top(value: u64, size: u8) -> u64 {
+    if (value ^ value << 1) & sign_bit(size) != 0 { flag::OF } else { 0 }
 }
 
-/// OF if the sign of a result is not equal to CF in `carry`.
+/// OF of a shift to the right by 1: the sign of the value is not equal to the bit that comes in.
 #[inline]
-pub(super) fn overflow_of_carry(result: u64, carry: u64, size: u8) -> u64 {
-    if (result & sign_bit(size) != 0) != (carry != 0) { flag::OF } else { 0 }
+pub(super) fn overflow_of_sign(value: u64, new: u64, size: u8) -> u64 {
+    if (value & sign_bit(size) != 0) != (new != 0) { flag::OF } else { 0 }
 }
 
 /// Executes a shift. `shifted` has the result, CF and OF for a value and a count that is not 0.
@@ -68,14 +68,14 @@ fn shl<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     shift(cpu, op, |value, count, size| {
         let last = value << (count - 1);
         let carry = if last & sign_bit(size) != 0 { flag::CF } else { 0 };
-        (last << 1, carry, overflow_of_carry(last << 1, carry, size))
+        (last << 1, carry, overflow_of_top(value, size))
     })
 }
 
 fn shr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     shift(cpu, op, |value, count, size| {
         let last = value >> (count - 1);
-        (last >> 1, flag_if(last, flag::CF), overflow_of_top(last >> 1, size))
+        (last >> 1, flag_if(last, flag::CF), overflow_of_sign(value, 0, size))
     })
 }
 
@@ -110,7 +110,7 @@ fn shld<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let carry = if last >> 127 != 0 { flag::CF } else { 0 };
     let result = (last << 1 >> (128 - bits)) as u64;
     cpu.set(op, 0, result)?;
-    cpu.set_status(flags::of_result(result, size) | carry | overflow_of_carry(result, carry, size));
+    cpu.set_status(flags::of_result(result, size) | carry | overflow_of_top(high, size));
     Ok(())
 }
 
@@ -130,6 +130,6 @@ fn shrd<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let result = (last >> 1) as u64 & mask(size);
     let carry = flag_if(last as u64, flag::CF);
     cpu.set(op, 0, result)?;
-    cpu.set_status(flags::of_result(result, size) | carry | overflow_of_top(result, size));
+    cpu.set_status(flags::of_result(result, size) | carry | overflow_of_sign(low, high & 1, size));
     Ok(())
 }

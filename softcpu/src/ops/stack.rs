@@ -7,7 +7,7 @@ use crate::operands::{mask, sign_extend};
 use crate::paging::Access;
 use crate::state::{gpr, seg};
 use crate::trap::{BR, Trap};
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{Code, Instruction, Mnemonic};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
@@ -56,32 +56,30 @@ fn pop<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     result
 }
 
-/// PUSHA and PUSHAD. All eight places are checked before the first is written.
+/// PUSHA and PUSHAD. If a fault ends it, what it has written below the stack pointer remains.
 fn push_all<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
     let width = cpu.stack_size();
-    let top = cpu.gpr(gpr::SP, width);
-    let place = |index: u64| top.wrapping_sub((index + 1) * u64::from(SIZE)) & mask(width);
+    let mut pointer = cpu.gpr(gpr::SP, width);
     for index in 0..8 {
-        cpu.check_stack_write(place(index), SIZE)?;
+        pointer = pointer.wrapping_sub(SIZE.into()) & mask(width);
+        let value = cpu.gpr(index, SIZE);
+        cpu.store(seg::SS, pointer, SIZE, value)?;
     }
-    for index in 0..8 {
-        let value = cpu.gpr(index as usize, SIZE);
-        cpu.store(seg::SS, place(index), SIZE, value)?;
-    }
-    cpu.set_gpr(gpr::SP, width, place(7));
+    cpu.set_gpr(gpr::SP, width, pointer);
     Ok(())
 }
 
-/// POPA and POPAD. The value for the stack pointer is read and dropped.
+/// POPA and POPAD. The value for the stack pointer is read and dropped. If a fault ends it, the registers that are done
+/// have their values, but not the stack pointer, as on processors of Intel.
 fn pop_all<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
-    let mut values = [0; 8];
-    for (index, value) in values.iter_mut().rev().enumerate() {
-        *value = cpu.peek(SIZE, index as u64 * u64::from(SIZE))?;
+    for index in 0..8u8 {
+        let value = cpu.peek(SIZE, u64::from(index) * u64::from(SIZE))?;
+        let register = usize::from(7 - index);
+        if register != gpr::SP {
+            cpu.set_gpr(register, SIZE, value);
+        }
     }
     cpu.drop_stack(8 * u64::from(SIZE));
-    for (index, value) in values.into_iter().enumerate().filter(|(index, _)| *index != gpr::SP) {
-        cpu.set_gpr(index, SIZE, value);
-    }
     Ok(())
 }
 
@@ -99,44 +97,46 @@ impl<M: Memory> Cpu<M> {
     }
 }
 
-/// ENTER. It writes nothing before all its accesses are checked.
+/// ENTER. A frame pointer that it copies may be one that it has just pushed. If a fault ends it, what it has written below
+/// the stack pointer remains.
 fn enter<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let (space, level) = (op.insn.immediate(0), op.insn.immediate(1) & 31);
     let width = cpu.stack_size();
-    let size = match op.insn.mnemonic() {
-        _ if op.insn.code() == iced_x86::Code::Enterw_imm16_imm8 => 2,
-        _ if op.insn.code() == iced_x86::Code::Enterd_imm16_imm8 => 4,
+    let size = match op.insn.code() {
+        Code::Enterw_imm16_imm8 => 2,
+        Code::Enterd_imm16_imm8 => 4,
         _ => 8,
     };
-    let top = cpu.gpr(gpr::SP, width);
-    let place = |index: u64| top.wrapping_sub((index + 1) * u64::from(size)) & mask(width);
-    let frame = place(0);
-    // The old frame pointer, the pointers of the outer frames, and the pointer to the new frame.
-    let mut values = [0; 33];
-    let count = if level == 0 { 1 } else { level + 1 };
-    values[0] = cpu.gpr(gpr::BP, size);
-    for (index, value) in (1..level).zip(values.iter_mut().skip(1)) {
-        let from = cpu.state.gpr[gpr::BP].wrapping_sub(index * u64::from(size)) & mask(width);
-        *value = cpu.load(seg::SS, from, size)?;
+    let step = u64::from(size);
+    let mut pointer = cpu.gpr(gpr::SP, width);
+    let mut push = |cpu: &mut Cpu<M>, value| {
+        pointer = pointer.wrapping_sub(step) & mask(width);
+        cpu.store(seg::SS, pointer, size, value).map(|()| pointer)
+    };
+    let frame = push(cpu, cpu.state.gpr[gpr::BP])?;
+    let mut last = frame;
+    for index in 1..level {
+        let outer = cpu.state.gpr[gpr::BP].wrapping_sub(index * step) & mask(width);
+        let value = cpu.load(seg::SS, outer, size)?;
+        push(cpu, value)?;
     }
     if level != 0 {
-        values[level as usize & 31] = frame;
+        last = push(cpu, frame)?;
     }
-    for index in 0..count {
-        cpu.check_stack_write(place(index), size)?;
-    }
-    let end = place(count - 1).wrapping_sub(space) & mask(width);
+    let end = last.wrapping_sub(space) & mask(width);
     cpu.check_stack_write(end, size)?;
-    for (index, value) in (0..count).zip(values) {
-        cpu.store(seg::SS, place(index), size, value)?;
-    }
     cpu.set_gpr(gpr::SP, width, end);
     cpu.set_gpr(gpr::BP, size, frame);
     Ok(())
 }
 
 fn leave<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let (width, size) = (cpu.stack_size(), op.stack_size());
+    let width = cpu.stack_size();
+    let size = match op.insn.code() {
+        Code::Leavew => 2,
+        Code::Leaved => 4,
+        _ => 8,
+    };
     let frame = cpu.gpr(gpr::BP, width);
     let value = cpu.load(seg::SS, frame, size)?;
     cpu.set_gpr(gpr::SP, width, frame.wrapping_add(size.into()));

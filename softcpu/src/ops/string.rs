@@ -82,13 +82,17 @@ impl<M: Memory> Cpu<M> {
             return once(self, elements);
         }
         let width = elements.width;
+        if width == 4 && self.state.is_64() {
+            self.clear_upper_halves(op);
+        }
         let mut count = self.gpr(gpr::CX, width);
         if count == 0 {
-            self.clear_high_halves(op, elements);
             return Ok(());
         }
+        // A repetition that is to be continued leaves the flags as they were (SDM volume 2, REP).
+        let rflags = self.state.rflags;
         loop {
-            once(self, elements)?;
+            once(self, elements).inspect_err(|_| self.state.rflags = rflags)?;
             count = count.wrapping_sub(1);
             self.set_gpr(gpr::CX, width, count);
             self.commit_answers();
@@ -101,7 +105,10 @@ impl<M: Memory> Cpu<M> {
                 return Ok(());
             }
             self.left = self.left.saturating_sub(1);
+            // The block counts this instruction once, but fewer may be left now.
+            self.leave_block = true;
             if self.left == 0 || self.state.has(flag::TF) {
+                self.state.rflags = rflags;
                 return Err(Trap::Again);
             }
             // The last element, and the last of the run, are left to `once`.
@@ -112,9 +119,18 @@ impl<M: Memory> Cpu<M> {
         }
     }
 
-    /// Writes the registers of a string instruction with a count of zero: a 32-bit address size clears the upper halves.
-    fn clear_high_halves(&mut self, op: &Op<M>, elements: Elements) {
-        let _ = (op, elements);
+    /// A repetition with 32-bit addresses in 64-bit mode first clears the upper halves of RCX, of RDI if it writes, and of
+    /// RSI for MOVS, also if the count is 0 or the first access faults, as on processors of Intel.
+    fn clear_upper_halves(&mut self, op: &Op<M>) {
+        use Mnemonic::{Movsb, Movsd, Movsq, Movsw, Stosb, Stosd, Stosq, Stosw};
+        let registers: &[usize] = match op.insn.mnemonic() {
+            Movsb | Movsw | Movsd | Movsq => &[gpr::CX, gpr::SI, gpr::DI],
+            Stosb | Stosw | Stosd | Stosq => &[gpr::CX, gpr::DI],
+            _ => &[gpr::CX],
+        };
+        for register in registers {
+            self.state.gpr[register & 15] &= mask(4);
+        }
     }
 }
 
@@ -170,8 +186,9 @@ fn compare<M: Memory>(cpu: &mut Cpu<M>, a: u64, b: u64, size: u8) {
 fn cmps<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let once = |cpu: &mut Cpu<M>, elements: Elements| {
         let Elements { size, width, source, .. } = elements;
-        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
+        // Processors of Intel read the second operand first.
         let b = cpu.load(seg::ES, cpu.gpr(gpr::DI, width), size)?;
+        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
         cpu.advance(gpr::SI, elements, 1);
         cpu.advance(gpr::DI, elements, 1);
         compare(cpu, a, b, size);

@@ -342,3 +342,7 @@ fn fxrstor<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "../tests/x87.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 //! Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol", and `zero-page.rst`. The crate linux-loader loads
 //! the kernel. It trusts the headers of the file, so this file checks them first.
 
+use super::detect::{SIGNATURE, is_bzimage};
 use super::{elf, open};
 use crate::error::{Error, ImageError};
 use crate::host::printable;
@@ -15,7 +16,6 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use object::ReadCache;
 use std::fs::File;
-use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vm_memory::{ByteValued, Bytes};
@@ -34,8 +34,6 @@ const KERNEL_64: u16 = 1 << 0;
 const ENTRY_64: u64 = 0x200;
 /// The offset of the setup header in a bzImage.
 const SETUP_HEADER: u64 = 0x1f1;
-/// The offset of the setup header's signature in a bzImage, and the signature.
-const SIGNATURE: (u64, [u8; 4]) = (0x202, *b"HdrS");
 /// The offset of the number of program headers in an ELF64 file (`e_phnum`).
 const HEADER_COUNT: u64 = 56;
 /// The maximum size of the command line of a kernel without a setup header, in bytes without the final NUL.
@@ -77,38 +75,6 @@ pub struct Loaded {
     pub entry: Gpa,
     /// The address after the last byte of the kernel, also after it has unpacked itself.
     pub end: u64,
-}
-
-/// True if a file looks like a Linux kernel. False for a file that cannot be read.
-pub fn is_kernel(path: &Path) -> bool {
-    let Ok((file, _)) = open(path) else { return false };
-    if is_bzimage(&file) {
-        return true;
-    }
-    // Other kernels also use the kernel code model, so look for the banner of Linux as well.
-    elf::layout(&ReadCache::new(&file)).is_ok_and(|layout| layout.is_high) && names_linux(file)
-}
-
-fn is_bzimage(file: &File) -> bool {
-    let mut signature = [0; 4];
-    file.read_exact_at(&mut signature, SIGNATURE.0).is_ok() && signature == SIGNATURE.1
-}
-
-/// True if a file contains the version banner of Linux.
-fn names_linux(file: File) -> bool {
-    const BANNER: &[u8] = b"Linux version ";
-    const CHUNK: usize = 1 << 20;
-    let mut reader = BufReader::with_capacity(CHUNK, file);
-    let mut window = Vec::new();
-    loop {
-        let kept = window.len().saturating_sub(BANNER.len());
-        window.drain(..kept);
-        match reader.by_ref().take(CHUNK as u64).read_to_end(&mut window) {
-            Ok(0) | Err(_) => return false,
-            Ok(_) if memchr::memmem::find(&window, BANNER).is_some() => return true,
-            Ok(_) => {}
-        }
-    }
 }
 
 impl Kernel {

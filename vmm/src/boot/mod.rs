@@ -9,28 +9,31 @@
     clippy::expect_used
 )]
 
+#[cfg(has_kvm)]
 pub(crate) mod acpi;
+mod detect;
 pub(crate) mod elf;
 pub(crate) mod flat;
 mod known;
+#[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod linux;
 mod spec;
 
+pub use detect::is_kernel;
 pub use elf::is_elf;
 pub use known::refuse_known_formats;
-pub use linux::{Kernel, is_kernel};
+pub use linux::Kernel;
 pub use spec::ImageSpec;
 
 use crate::error::ImageError;
 use crate::file_format;
-use crate::host::printable;
+use crate::host::{self, printable};
 use crate::memory::{Gpa, GuestMemory, MAX_RAM};
 use crate::x86::modes::Mode;
 use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -275,10 +278,8 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
 /// Opens a regular file. Returns it and its length in bytes.
 fn open(path: &Path) -> Result<(fs::File, u64), ImageError> {
     let failed = |source| ImageError::Read { path: printable(path), source };
-    // Check the type before the file is opened, because opening a pipe would wait for its writer. O_PATH does not wait. A
-    // failed `fs::metadata` would take two system calls.
-    let metadata = fs::File::options().read(true).custom_flags(libc::O_PATH).open(path);
-    let metadata = metadata.and_then(|file| file.metadata()).map_err(failed)?;
+    // Check the type before the file is opened, because opening a pipe would wait for its writer.
+    let metadata = host::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         return Err(ImageError::NotAFile { path: printable(path) });
     }

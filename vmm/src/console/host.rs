@@ -11,7 +11,7 @@
 use crate::console::output::Output;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{self, REPEAT, event};
+use crate::host::{self, EventFd, REPEAT, event};
 use crate::shutdown::{Deadline, StopHandle, Worker};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,7 +21,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The escape key, Ctrl-A: the next key is a command for the VMM.
 const ESCAPE: u8 = 0x01;
@@ -282,7 +281,7 @@ mod tests {
 
     fn bench(escapes: bool) -> Bench {
         let (reader, keyboard) = io::pipe().unwrap();
-        let port = Small(Arc::new((Mutex::default(), EventFd::new(libc::EFD_NONBLOCK).unwrap())));
+        let port = Small(Arc::new((Mutex::default(), event().unwrap())));
         let stop_handle = Arc::new(StopHandle::new().unwrap());
         let console = ConsoleSetup {
             typed: Vec::new(),
@@ -290,7 +289,7 @@ mod tests {
             escapes,
             port: Box::new(port.clone()),
             output: Output::captured().0,
-            prompt: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
+            prompt: event().unwrap(),
             watch: Box::new(|| None),
         };
         let _running = ConsoleThreads::start(console, stop_handle.clone()).unwrap();

@@ -4,14 +4,13 @@
 //! kicks the thread, which interrupts a blocked write. This file then gives up; the standard library would try again.
 
 use crate::exit::Stop;
-use crate::host::{ControlEscaper, REPEAT};
+use crate::host::{ControlEscaper, EventFd, REPEAT};
 use crate::shutdown::Deadline;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 use std::{fmt, thread};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The most text that waits for the end of its line, in bytes. Longer text is written without it.
 const CHUNK: usize = 4096;

@@ -17,9 +17,11 @@ pub(crate) mod bus;
 pub(crate) mod debugcon;
 pub(crate) mod exit_port;
 pub(crate) mod fifo;
+#[cfg(has_kvm)]
 pub(crate) mod pc;
 pub(crate) mod serial;
 pub(crate) mod simvirtio;
+#[cfg_attr(not(has_kvm), path = "virtio/absent.rs")]
 pub(crate) mod virtio;
 
 pub use bus::{Bus, Device, DeviceName, SharedDevice};

@@ -7,12 +7,12 @@ use crate::console::host::Port;
 use crate::console::output::{Output, stop_of};
 use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
+use crate::host::EventFd;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, TryLockError};
 use vm_superio::serial::{Error, SerialEvents};
 use vm_superio::{Serial as Uart, Trigger};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The UART's first port.
 pub const PORT: u16 = 0x3f8;
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn input_interrupts_is_read_and_signals_that_it_is_drained() {
-        let (line, drained) = (EventFd::new(0).unwrap(), Arc::new(EventFd::new(0).unwrap()));
+        let (line, drained) = (crate::host::event().unwrap(), Arc::new(crate::host::event().unwrap()));
         let mut serial =
             Serial::with_interrupt(Output::captured().0, line.try_clone().unwrap(), drained.clone());
         assert_eq!(serial.room(), 0, "the guest does not read its input yet");

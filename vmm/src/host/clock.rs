@@ -12,10 +12,17 @@ pub(crate) fn thread_cpu_time() -> Duration {
 }
 
 /// Reads the time-stamp counter.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn tsc() -> u64 {
     // SAFETY: every x86-64 processor has the instruction, and Linux lets programs use it.
     unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// The nanoseconds since the start of the program, for processors without a time-stamp counter.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn tsc() -> u64 {
+    u64::try_from(super::started().elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

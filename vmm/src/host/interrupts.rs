@@ -2,14 +2,15 @@
 //! program at once.
 
 use crate::host::kicker::Kicker;
+use crate::host::os::AtomicThreadId;
 use crate::host::{REPEAT, handle, terminal};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{mem, ptr};
 
 /// Set by the first signal of [`catch_interrupts`].
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The threads to kick on such a signal, by their thread IDs: those that run vCPUs. 0 is a free entry.
-pub(super) static INTERRUPTIBLE: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
+/// The threads to kick on such a signal: those that run vCPUs. 0 is a free entry.
+pub(super) static INTERRUPTIBLE: [AtomicThreadId; 64] = [const { AtomicThreadId::new(0) }; 64];
 /// The exit status after a second signal.
 const STATUS_INTERRUPTED: libc::c_int = 117;
 

@@ -7,12 +7,11 @@
 
 use crate::host::handle;
 use crate::host::interrupts::{INTERRUPTIBLE, interrupted};
-use crate::host::kicker::{KICK, Kicker, REPEAT, thread_id};
-use crate::host::wait::timespec;
+use crate::host::kicker::{KICK, Kicker, REPEAT};
+use crate::host::os::{AtomicThreadId, ThreadId, Timer, thread_id};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering, compiler_fence};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::ThreadId;
 use std::time::Duration;
 use std::{io, mem, ptr, thread};
 
@@ -82,15 +81,25 @@ pub(crate) unsafe fn with_kicks<R>(
     Ok(body(kicker))
 }
 
+/// Runs `body` with a byte that kicks of the calling thread set, for a thread that runs no vCPU of KVM.
+///
+/// # Errors
+/// The kick signal cannot be handled or unblocked.
+pub(crate) fn with_kick_byte<R>(body: impl FnOnce(Kicker, &AtomicU8) -> R) -> io::Result<R> {
+    let kicked = AtomicU8::new(0);
+    // SAFETY: the byte lives until the call has returned.
+    unsafe { with_kicks(&kicked, |kicker| body(kicker, &kicked)) }
+}
+
 /// While it lives, a signal that asks the program to end kicks the thread that created it. If there are more threads
 /// than entries in [`INTERRUPTIBLE`], the other threads end the run.
 #[derive(Debug)]
-struct Interruptible(Option<&'static AtomicI32>);
+struct Interruptible(Option<&'static AtomicThreadId>);
 
 impl Interruptible {
     /// Registers the calling thread, whose kicks are handled. `kicker` is its own.
     fn new(kicker: Kicker) -> Self {
-        let take = |slot: &&AtomicI32| {
+        let take = |slot: &&AtomicThreadId| {
             slot.compare_exchange(0, kicker.thread, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
         let slot = INTERRUPTIBLE.iter().find(take);
@@ -137,22 +146,19 @@ impl Drop for Unblocked {
 /// A timer that kicks the calling thread after a time, and then every [`REPEAT`] until it is stopped or dropped.
 #[derive(Debug)]
 pub(crate) struct KickTimer {
-    thread: libc::pid_t,
-    /// The same thread. Linux gives the ID of a thread that has ended to a new one, and this one is never used again.
-    unique: ThreadId,
+    thread: ThreadId,
+    /// The same thread. A host gives the ID of a thread that has ended to a new one, and this one is never used again.
+    unique: thread::ThreadId,
     source: TimerSource,
 }
 
 #[derive(Debug)]
 enum TimerSource {
     /// A timer of the kernel.
-    Timer(libc::timer_t),
-    /// A thread, if the user's quota leaves no timer. It ends when the sender is dropped.
+    Timer(Timer),
+    /// A thread, if the host has no such timer, or the user's quota leaves none. It ends when the sender is dropped.
     Thread(#[allow(dead_code, reason = "the thread waits for its drop")] Option<Sender<()>>),
 }
-
-// SAFETY: the kernel's timers belong to the process, and any of its threads may set or delete one.
-unsafe impl Send for KickTimer {}
 
 impl KickTimer {
     /// Starts the timer for the calling thread, whose kicks must be handled ([`with_kicks`]). A duration of zero counts
@@ -177,7 +183,7 @@ impl KickTimer {
             Some(Self { thread, unique, source: TimerSource::Timer(timer) })
                 if *thread == thread_id() && *unique == thread::current().id() =>
             {
-                set_timer(*timer, after.max(Duration::from_nanos(1)), REPEAT)
+                timer.set(after.max(Duration::from_nanos(1)), REPEAT)
             }
             _ => {
                 // Drop the old timer first, so that it does not count against the user's quota.
@@ -191,29 +197,15 @@ impl KickTimer {
     /// Stops the timer until it is restarted. A signal that is still queued finds no vCPU.
     pub(crate) fn stop(&mut self) {
         match &mut self.source {
-            TimerSource::Timer(timer) => drop(set_timer(*timer, Duration::ZERO, Duration::ZERO)),
+            TimerSource::Timer(timer) => drop(timer.set(Duration::ZERO, Duration::ZERO)),
             TimerSource::Thread(sender) => *sender = None,
         }
     }
 
     fn timer(after: Duration) -> io::Result<Self> {
-        let thread = thread_id();
-        let mut timer: libc::timer_t = ptr::null_mut();
-        // SAFETY: an all-zero sigevent is valid. The signal goes to a thread of this process.
-        let answer = unsafe {
-            let mut event: libc::sigevent = mem::zeroed();
-            event.sigev_notify = libc::SIGEV_THREAD_ID;
-            event.sigev_signo = KICK;
-            event.sigev_notify_thread_id = thread;
-            libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
-        };
-        if answer != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let unique = thread::current().id();
-        let started = Self { thread, unique, source: TimerSource::Timer(timer) };
-        set_timer(timer, after.max(Duration::from_nanos(1)), REPEAT)?;
-        Ok(started)
+        let timer = Timer::of_this_thread()?;
+        timer.set(after.max(Duration::from_nanos(1)), REPEAT)?;
+        Ok(Self { thread: thread_id(), unique: thread::current().id(), source: TimerSource::Timer(timer) })
     }
 
     fn thread(after: Duration) -> io::Result<Self> {
@@ -229,26 +221,6 @@ impl KickTimer {
         thread::Builder::new().name("watchdog".into()).spawn(body)?;
         let unique = thread::current().id();
         Ok(Self { thread: kicker.thread, unique, source: TimerSource::Thread(Some(sender)) })
-    }
-}
-
-/// Sets a timer of the kernel, or stops it if `after` is zero.
-fn set_timer(timer: libc::timer_t, after: Duration, repeat: Duration) -> io::Result<()> {
-    let setting = libc::itimerspec { it_value: timespec(after), it_interval: timespec(repeat) };
-    // SAFETY: the timer exists as long as its `KickTimer`, and the setting outlives the call.
-    match unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-impl Drop for KickTimer {
-    fn drop(&mut self) {
-        if let TimerSource::Timer(timer) = self.source {
-            // SAFETY: `Self::timer` created the timer, and it is deleted once. A signal that is still queued finds no
-            // vCPU.
-            unsafe { libc::timer_delete(timer) };
-        }
     }
 }
 

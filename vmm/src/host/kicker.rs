@@ -1,5 +1,7 @@
 //! The signal that kicks a thread, and the handle that sends it.
 
+use super::kick::is_kicked;
+use super::os::{ThreadId, send_kick, thread_id};
 use std::time::Duration;
 
 /// The interval at which kicks are repeated. A kick has no effect if it comes just before the thread blocks.
@@ -14,12 +16,14 @@ pub(super) const KICK: libc::c_int = libc::SIGUSR1;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kicker {
     pub(super) process: libc::pid_t,
-    pub(super) thread: libc::pid_t,
+    pub(super) thread: ThreadId,
 }
 
 impl Kicker {
     /// The kicker of the calling thread.
     pub(crate) fn of_this_thread() -> Self {
+        // Some systems allocate a thread-local at its first access, which must not happen in the handler of a kick.
+        is_kicked();
         // SAFETY: the call takes no arguments.
         Self { process: unsafe { libc::getpid() }, thread: thread_id() }
     }
@@ -27,14 +31,6 @@ impl Kicker {
     /// Sends one kick. The thread's KVM_RUN returns, now or at the next entry. For other blocking calls the caller must
     /// repeat the kick, because the thread may enter the call just after it.
     pub(crate) fn kick(&self) {
-        // SAFETY: the call takes only numbers. It fails if the thread has ended, which does not matter.
-        unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, KICK) };
+        send_kick(self.process, self.thread);
     }
-}
-
-/// The thread ID of the calling thread. This is a direct system call, because in a static program the wrapper of the C
-/// library may be missing: Rust's standard library refers to it weakly.
-pub(super) fn thread_id() -> libc::pid_t {
-    // SAFETY: the call takes no arguments and cannot fail.
-    unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }

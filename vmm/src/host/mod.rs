@@ -13,28 +13,40 @@ mod interrupts;
 mod kick;
 mod kicker;
 mod number;
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod os;
+#[cfg(not(target_os = "linux"))]
+#[path = "posix.rs"]
+mod os;
+#[cfg(all(test, target_os = "linux"))]
+#[allow(dead_code, reason = "its own tests use a part of it")]
+mod posix;
 mod printable;
 mod process;
 mod stream;
 pub(crate) mod terminal;
 mod wait;
+#[cfg(has_kvm)]
 mod write_back;
 
 pub use advice::{host_advice, is_shortage};
 pub(crate) use clock::{thread_cpu_time, tsc};
 pub(crate) use escaper::ControlEscaper;
-pub(crate) use event::{borrow, event, signal};
+pub(crate) use event::{borrow, signal};
 pub(crate) use identity::User;
 pub use interrupts::{catch_interrupts, interrupted};
-pub(crate) use kick::{KickTimer, handle_kicks, with_kicks};
+pub(crate) use kick::{KickTimer, handle_kicks, with_kick_byte, with_kicks};
 pub(crate) use kicker::{Kicker, REPEAT};
 pub use number::{format_size, parse_number};
+pub(crate) use os::{EventFd, LARGE_PAGES, MERGE_PAGES, clear_pages, event, metadata};
 pub use printable::{printable, printable_text};
 pub(crate) use process::started;
 pub use process::{prepare, stdout_was_closed};
 pub use stream::TimeoutWriter;
 pub use terminal::RawTerminal;
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};
+#[cfg(has_kvm)]
 pub(crate) use write_back::{WriteBack, write_back};
 
 use std::io;

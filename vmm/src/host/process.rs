@@ -46,7 +46,8 @@ extern "C" fn check_streams() {
 // SAFETY: the loader calls the functions of this section before `main`. This function needs nothing that is initialised
 // later.
 #[used]
-#[unsafe(link_section = ".init_array")]
+#[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
+#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
 static CHECK_STREAMS: extern "C" fn() = check_streams;
 
 /// True if standard output was closed when the program started.

@@ -1,15 +1,9 @@
 //! Waits for file descriptors with a time limit.
 
+use super::os;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
 use std::time::Duration;
-
-/// Converts a duration. A duration that is too long becomes the longest one.
-pub(super) fn timespec(duration: Duration) -> libc::timespec {
-    let tv_sec = libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX);
-    libc::timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
-}
 
 /// Waits until `fd` can be read without blocking, which includes the end of its data. Waits for at most `timeout`, or
 /// without limit for `None`. Returns true if it can be read, and false after the timeout or a signal.
@@ -53,27 +47,14 @@ fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, timeout: Option<Duration>
     poll(&mut [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }], timeout)
 }
 
-/// Calls ppoll(2). Returns true if one of `fds` is ready, and false after the timeout or a signal.
+/// Returns true if one of `fds` is ready, and false after the timeout or a signal.
 fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<bool> {
-    let timeout = timeout.map(timespec);
-    let limit = timeout.as_ref().map_or(ptr::null(), |limit| &raw const *limit);
-    // SAFETY: the entries are those of a slice, and the time is null or outlives the call.
-    match unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, ptr::null()) } {
+    match os::poll(fds, timeout) {
         0 => Ok(false),
         1.. => Ok(true),
         _ => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             error => Err(error),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_duration_is_a_timespec() {
-        assert_eq!(timespec(Duration::MAX).tv_sec, libc::time_t::MAX);
     }
 }

@@ -1,12 +1,13 @@
 //! KVM's own counters, by name (`Documentation/virt/kvm/api.rst`, section 4.133).
 #![allow(unsafe_code)]
 
-use kvm_bindings::kvm_stats_header;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 
+/// Size of `struct kvm_stats_header`, in bytes.
+const HEADER: usize = 24;
 /// Size of a counter's descriptor without its name, in bytes.
 const DESCRIPTOR: usize = 16;
 /// The limit for the number of counters and the length of a name. Real kernels stay far below. A header with larger
@@ -91,7 +92,7 @@ impl KvmCounters {
 /// The kernel has no counters, or does not show them.
 pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<KvmCounters> {
     let stats = kvm_stats(fd)?;
-    let mut header = [0; size_of::<kvm_stats_header>()];
+    let mut header = [0; HEADER];
     stats.read_exact_at(&mut header, 0)?;
     let field = |at: usize| word(&header, at);
     let (name_size, count, descriptors, data) = (field(4), field(8), field(16), field(20));

@@ -1,11 +1,11 @@
 //! Events that the kernel delivers without an exit: interrupts, doorbells, queue notifications, coalesced stores.
 
 use crate::error::Error;
+use crate::host::EventFd;
 use crate::kvm::vm::Vm;
 use kvm_bindings::{KVM_CAP_COALESCED_MMIO, KVM_CAP_IOEVENTFD};
 use kvm_ioctls::IoEventAddress;
 use simvirtio::abi;
-use vmm_sys_util::eventfd::EventFd;
 
 impl Vm {
     /// Connects an event to an interrupt: a write to `line` raises `irq` in the guest (KVM_IRQFD).

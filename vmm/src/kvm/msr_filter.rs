@@ -1,7 +1,7 @@
 //! The MSR filter: which accesses to model-specific registers KVM hands to this program.
 
 use crate::error::Error;
-use crate::kvm::vm::Vm;
+use crate::kvm::vm::{Vm, missing_capability};
 use kvm_bindings::{
     KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
     KVM_MSR_EXIT_REASON_UNKNOWN, KVM_MSR_FILTER_MAX_RANGES, kvm_enable_cap,
@@ -41,9 +41,9 @@ impl Vm {
             }
             return Ok(());
         }
-        enabled.map_err(|_| Error::MissingCapability(Cap::X86UserSpaceMsr))?;
+        enabled.map_err(|_| missing_capability(Cap::X86UserSpaceMsr))?;
         if self.fd().check_extension_raw(KVM_CAP_X86_MSR_FILTER.into()) <= 0 {
-            return Err(Error::MissingCapability(Cap::X86MsrFilter));
+            return Err(missing_capability(Cap::X86MsrFilter));
         }
         // A cleared bit makes the access exit.
         let exits = [0u8];

@@ -55,7 +55,7 @@ impl System {
     /// KVM lacks one of them.
     fn require(&self, capabilities: &[Cap]) -> Result<(), Error> {
         match capabilities.iter().find(|capability| !self.0.check_extension(**capability)) {
-            Some(missing) => Err(Error::MissingCapability(*missing)),
+            Some(missing) => Err(missing_capability(*missing)),
             None => Ok(()),
         }
     }
@@ -129,6 +129,11 @@ impl Vm {
     }
 }
 
+/// The error if KVM lacks `capability`.
+pub(super) fn missing_capability(capability: Cap) -> Error {
+    Error::MissingCapability(format!("{capability:?}"))
+}
+
 /// Opens `/dev/kvm`, and creates a virtual machine: see [`Vm::create`].
 ///
 /// # Errors
@@ -137,7 +142,7 @@ pub(crate) fn create_vm(tss: u64) -> Result<(Kvm, VmFd), Error> {
     let kvm = open_kvm()?;
     for capability in [Cap::UserMemory, Cap::ImmediateExit] {
         if !kvm.check_extension(capability) {
-            return Err(Error::MissingCapability(capability));
+            return Err(missing_capability(capability));
         }
     }
     let vm = retry_on_eintr(|| kvm.create_vm()).map_err(Error::kvm("KVM_CREATE_VM"))?;

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm;
+use crate::lab::check::{Check, CheckOutcome};
 use crate::machine::Machine;
 use crate::memory::{Gpa, GuestMemory};
 use crate::x86::modes::Mode;
@@ -14,39 +15,6 @@ use kvm_bindings::KVM_CAP_DISABLE_QUIRKS2;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::fs::File;
 use std::time::Duration;
-
-/// The outcome of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckOutcome {
-    /// The host has what the check looks for.
-    Good,
-    /// Something is missing, but guests run without it. Some features are missing or slower.
-    Missing,
-    /// Guests cannot run on this host.
-    Bad,
-}
-
-/// One check of the host, with its outcome.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// The name of the thing that was checked.
-    pub what: String,
-    /// The outcome.
-    pub outcome: CheckOutcome,
-    /// The finding, in words. If the outcome is not good, also the consequence and the next step.
-    pub found: String,
-}
-
-impl Check {
-    /// A check that is good or bad.
-    fn of(what: impl Into<String>, result: Result<String, Error>) -> Self {
-        let what = what.into();
-        match result {
-            Ok(found) => Self { what, outcome: CheckOutcome::Good, found },
-            Err(error) => Self { what, outcome: CheckOutcome::Bad, found: error.to_string() },
-        }
-    }
-}
 
 /// A KVM capability that this program uses.
 struct Capability {

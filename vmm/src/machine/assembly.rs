@@ -9,20 +9,25 @@ use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm::{System, Vm};
 use crate::machine::background::Background;
 use crate::machine::builder::Builder;
+use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
 use crate::machine::{Machine, VcpuControllers};
 use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
+use crate::soft;
+use crate::soft::vcpu::SoftVcpu;
 use crate::x86::cpuid::{self, CpuidContext};
 use crate::x86::modes::{Mode, VcpuIndex};
+use crate::x86::registers::CpuidEntry;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// The parts of a machine that depend on the kind of its guest.
 pub(super) struct Parts {
-    pub(super) vcpus: Vec<KvmVcpu>,
-    pub(super) vm: Vm,
+    pub(super) processors: Processors,
+    /// The reason why the machine does not use KVM, if it would by default.
+    pub(super) kvm_error: Option<Error>,
     pub(super) memory: GuestMemory,
     /// The mode in which the guest starts.
     pub(super) mode: Mode,
@@ -38,13 +43,14 @@ pub(super) struct Parts {
 impl Builder {
     /// Puts the parts together.
     pub(super) fn assemble(self, parts: Parts) -> Machine {
-        let Parts { vcpus, vm, memory, mode, background, ram, image, restore } = parts;
+        let Parts { processors, kvm_error, memory, mode, background, ram, image, restore } = parts;
+        let ids = (self.first_vcpu..).take(processors.len());
         let counted = self.profile || self.trace.is_some();
         Machine {
-            clock: counted.then(|| Clock::new(vcpus.first().and_then(KvmVcpu::tsc_khz))),
-            controllers: vcpus.iter().map(|vcpu| self.vcpu_controllers(vcpu.number())).collect(),
-            vcpus,
-            vm,
+            clock: counted.then(|| Clock::new(processors.tsc_khz())),
+            controllers: ids.map(|id| self.vcpu_controllers(id)).collect(),
+            processors,
+            kvm_error,
             memory,
             mode,
             background,
@@ -74,7 +80,7 @@ impl Builder {
         }
     }
 
-    /// Creates the vCPUs. `enter` sets the registers with which each one starts.
+    /// Creates the vCPUs of KVM. `enter` sets the registers with which each one starts.
     pub(super) fn create_vcpus(
         &self,
         system: &System,
@@ -82,27 +88,59 @@ impl Builder {
         memory: &GuestMemory,
         enter: impl Fn(&mut KvmVcpu, VcpuIndex) -> Result<(), Error>,
     ) -> Result<Vec<KvmVcpu>, Error> {
-        // If there are several vCPUs, the guest needs CPUID to tell them apart.
-        let shown = self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0;
-        let supported = match shown {
-            true => Some(system.supported_cpuid()?),
-            false => None,
-        };
+        let supported = self.shows_cpuid().then(|| system.supported_cpuid()).transpose()?;
         let mut vcpus = Vec::new();
-        for index in 0..self.cpus {
-            let id = self.first_vcpu.saturating_add(index);
-            let mut vcpu = vm.create_vcpu(id, memory)?;
+        for index in self.vcpu_indices() {
+            let mut vcpu = vm.create_vcpu(index.id, memory)?;
             if let Some(supported) = &supported {
-                let tsc_deadline = self.irqchip && system.has_tsc_deadline();
-                let context = CpuidContext { id, count: self.cpus, tsc_deadline };
-                let leaves = cpuid::for_vcpu(supported, context, &self.cpuid_changes);
+                let leaves = self.cpuid_leaves(supported, index, self.irqchip && system.has_tsc_deadline());
                 vcpu.set_cpuid(&leaves).map_err(|error| self.blame_cpuid(error))?;
             }
-            let index = VcpuIndex { index, of: self.cpus, id };
             enter(&mut vcpu, index).map_err(|error| self.blame_cpuid(error))?;
             vcpus.push(vcpu);
         }
         Ok(vcpus)
+    }
+
+    /// Creates the software processors, which run `slice` instructions at a time. `enter` sets the registers with which
+    /// each one starts.
+    pub(super) fn create_soft_vcpus(
+        &self,
+        memory: &GuestMemory,
+        slice: u64,
+        enter: impl Fn(&mut SoftVcpu, VcpuIndex),
+    ) -> Result<Vec<SoftVcpu>, Error> {
+        let supported = self.shows_cpuid().then(soft::cpuid::supported);
+        // Without KVM's filter, the register of KeV is one that the processor does not have.
+        let filtered = self.filtered_msrs();
+        let create = |index: VcpuIndex| {
+            let mut vcpu = SoftVcpu::new(index.id, memory, slice)?;
+            if let Some(supported) = &supported {
+                vcpu.set_cpuid(&self.cpuid_leaves(supported, index, false));
+            }
+            vcpu.filter_msrs(&filtered);
+            enter(&mut vcpu, index);
+            Ok(vcpu)
+        };
+        self.vcpu_indices().map(create).collect()
+    }
+
+    /// True if CPUID shows the guest what the processor supports. If there are several vCPUs, the guest needs CPUID to tell
+    /// them apart.
+    fn shows_cpuid(&self) -> bool {
+        self.cpuid || !self.cpuid_changes.is_empty() || self.cpus > 1 || self.first_vcpu != 0
+    }
+
+    /// The CPUID leaves of a vCPU.
+    fn cpuid_leaves(&self, supported: &[CpuidEntry], vcpu: VcpuIndex, tsc_deadline: bool) -> Vec<CpuidEntry> {
+        let context = CpuidContext { id: vcpu.id, count: vcpu.of, tsc_deadline };
+        cpuid::for_vcpu(supported, context, &self.cpuid_changes)
+    }
+
+    /// The vCPUs, in their order.
+    fn vcpu_indices(&self) -> impl Iterator<Item = VcpuIndex> {
+        let (first, of) = (self.first_vcpu, self.cpus);
+        (0..of).map(move |index| VcpuIndex { index, of, id: first.saturating_add(index) })
     }
 
     /// Turns a failure of KVM into a mistake of the user's if `--cpuid` may be the cause.

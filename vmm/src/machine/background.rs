@@ -3,6 +3,7 @@
 use crate::controller::inquiry::Inquiry;
 use crate::device::simvirtio::doorbell::Doorbell;
 use crate::device::simvirtio::poller::Poller;
+use crate::device::simvirtio::turns::Turns;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
@@ -28,7 +29,8 @@ pub(super) enum Background {
 pub(super) struct SharedWindow {
     /// `None` while a run has it, and after a run whose thread panicked.
     pub(super) device: Option<Box<Simvirtio<SharedMemory>>>,
-    /// `None` if the device polls.
+    pub(super) transport: Transport,
+    /// `None` if the device polls, or takes turns with software processors.
     pub(super) doorbell: Option<Arc<Doorbell>>,
 }
 
@@ -38,6 +40,20 @@ pub(super) enum RunningBackground<'a> {
     Trapped(Transport, &'a Mutex<Window>),
     Shared(&'a mut SharedWindow, Poller),
     Pc(Box<RunningPc>),
+}
+
+/// The background work of a machine with software processors, during a run. It takes turns with them.
+pub(super) enum SideTurns<'a> {
+    Nothing,
+    Trapped(Transport, &'a Mutex<Window>),
+    Shared {
+        shared: &'a mut SharedWindow,
+        turns: Turns,
+        /// The number of rings of the doorbell.
+        rings: u64,
+        /// The reason why the device ended the run, if it did.
+        stop: Option<Stop>,
+    },
 }
 
 /// The results of the background work.
@@ -82,9 +98,7 @@ impl Background {
                 Ok(RunningBackground::Trapped(*transport, window))
             }
             Self::SharedWindow(shared) => {
-                let device = shared.device.take().ok_or_else(|| {
-                    Error::Config("the SIMVIRTIO device was lost in a failed run: build a new machine".into())
-                })?;
+                let device = shared.take_device()?;
                 let poller = Poller::start(*device, shared.doorbell.clone(), vcpus, deadline.clone())?;
                 Ok(RunningBackground::Shared(shared, poller))
             }
@@ -96,6 +110,25 @@ impl Background {
                 running.timeline().mark(Event::FirstInstruction);
                 Ok(RunningBackground::Pc(Box::new(running)))
             }
+        }
+    }
+
+    /// Prepares the work that takes turns with software processors.
+    ///
+    /// # Errors
+    /// The machine is a PC, or lost its device in a failed run.
+    pub(super) fn take_turns(&mut self, deadline: &Deadline) -> Result<SideTurns<'_>, Error> {
+        match self {
+            Self::Nothing => Ok(SideTurns::Nothing),
+            Self::TrappedWindow(transport, window) => {
+                lock(window).set_deadline(deadline.clone());
+                Ok(SideTurns::Trapped(*transport, window))
+            }
+            Self::SharedWindow(shared) => {
+                let turns = Turns::new(shared.take_device()?, deadline.clone());
+                Ok(SideTurns::Shared { shared, turns, rings: 0, stop: None })
+            }
+            Self::Pc(_) => Err(Error::Config("a PC needs KVM".into())),
         }
     }
 
@@ -112,24 +145,70 @@ impl Background {
     }
 }
 
+impl SharedWindow {
+    fn take_device(&mut self) -> Result<Box<Simvirtio<SharedMemory>>, Error> {
+        self.device.take().ok_or_else(|| {
+            Error::Config("the SIMVIRTIO device was lost in a failed run: build a new machine".into())
+        })
+    }
+}
+
+impl SideTurns<'_> {
+    /// The device processes what the driver has queued.
+    pub(super) fn take_turn(&mut self) {
+        if let Self::Shared { turns, stop, .. } = self
+            && stop.is_none()
+        {
+            *stop = turns.take_turn().break_value();
+        }
+    }
+
+    /// Adds rings of the doorbell.
+    pub(super) fn add_rings(&mut self, more: u64) {
+        if let Self::Shared { rings, .. } = self {
+            *rings = rings.saturating_add(more);
+        }
+    }
+
+    /// True if the device has ended the run.
+    pub(super) fn has_stopped(&self) -> bool {
+        matches!(self, Self::Shared { stop: Some(_), .. })
+    }
+
+    /// Ends the work, and gives its results.
+    pub(super) fn finish(self) -> SideResult {
+        match self {
+            Self::Nothing => SideResult::default(),
+            Self::Trapped(transport, window) => trapped(transport, window),
+            Self::Shared { shared, turns, rings, stop } => {
+                let (device, stop) = turns.finish(stop);
+                let simvirtio = Some(SimvirtioReport { rings, ..device.report(shared.transport) });
+                shared.device = Some(device);
+                SideResult { stop, simvirtio, boot: None }
+            }
+        }
+    }
+}
+
+/// The results of a device behind a trapped window. It has handled each store at once: nothing is left in the queue.
+fn trapped(transport: Transport, window: &Mutex<Window>) -> SideResult {
+    let simvirtio = Some(lock(window).simvirtio().report(transport));
+    SideResult { simvirtio, ..Default::default() }
+}
+
 impl RunningBackground<'_> {
     /// Ends the threads, and gives their results. A thread that panicked is a failure of the host.
     pub(super) fn finish(self, deadline: &Deadline) -> SideResult {
         match self {
             Self::Nothing => SideResult::default(),
-            // The device has handled each store at once: nothing is left in the queue.
-            Self::Trapped(transport, window) => {
-                let simvirtio = Some(lock(window).simvirtio().report(transport));
-                SideResult { simvirtio, ..Default::default() }
-            }
+            Self::Trapped(transport, window) => trapped(transport, window),
             // Bytes may be left in the queue. The poller handles them, and may find a protocol error.
             Self::Shared(shared, poller) => {
-                let transport = shared.doorbell.as_ref().map_or(Transport::Polling, |_| Transport::Doorbell);
                 let ended = match poller.finish(deadline) {
                     Ok(ended) => ended,
                     Err(error) => return SideResult { stop: Some(error.into()), ..Default::default() },
                 };
-                let report = ended.simvirtio.report(transport);
+                let report = ended.simvirtio.report(shared.transport);
                 let (rings, thread_time) = (ended.rings, Some(ended.thread_time));
                 shared.device = Some(Box::new(ended.simvirtio));
                 let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });

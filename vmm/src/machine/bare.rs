@@ -6,19 +6,35 @@ use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::{Error, ImageError};
-use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm::{System, Vm};
-use crate::machine::Machine;
 use crate::machine::assembly::Parts;
 use crate::machine::background::{Background, SharedWindow};
 use crate::machine::builder::Builder;
+use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
+use crate::machine::{Machine, Processor};
 use crate::memory::{
     self, Gpa, GuestMemory, Map, PAGE_TABLES, SharedMemory, TABLES, TABLES_SIZE, TASK_STATE,
 };
 use crate::x86::modes::{self, Mode, VcpuIndex};
 use simvirtio::abi;
 use std::sync::{Arc, Mutex};
+
+/// The number of instructions that a software processor executes at a time. It takes less than a millisecond.
+const SLICE: u64 = 10_000;
+/// The same with polling: a driver that waits for the device waits that long.
+const POLLING_SLICE: u64 = 500;
+
+/// The host of the processors.
+enum Host {
+    /// KVM, and the virtual machine.
+    Kvm(System, Vm),
+    /// This program.
+    Soft {
+        /// The reason why it is not KVM, if it would be by default.
+        kvm_error: Option<Error>,
+    },
+}
 
 impl Builder {
     /// Builds a machine for `image`: see [`Builder::build`].
@@ -42,13 +58,13 @@ impl Builder {
         check_image(&image, ram, self.verify)?;
         warn_of_overlaps(&image, map);
         let tables = tables(image.mode());
+        let host = self.choose_host()?;
         let memory = guest_memory(ram, map, transport, &image, &tables)?;
         let background = match map {
             Map::Plain => Background::Nothing,
-            Map::So2 => self.attach_simvirtio(transport, &memory)?,
+            Map::So2 => self.attach_simvirtio(transport, &memory, &host)?,
         };
         self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
-        let (system, vm) = self.bare_vm(&memory, &background, coalesced)?;
         log::debug!(
             "{map:?} map, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
             image.mode(),
@@ -56,18 +72,59 @@ impl Builder {
             image.places(),
             self.cpus
         );
-        let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
-            if coalesced {
-                vcpu.hand_on_coalesced();
+        let (processors, kvm_error, irqchip) = match host {
+            Host::Kvm(system, vm) => {
+                self.set_up(&vm, &memory, &background, coalesced)?;
+                let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
+                    if coalesced {
+                        vcpu.hand_on_coalesced();
+                    }
+                    vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
+                    if self.irqchip { vcpu.remember_lapic() } else { Ok(()) }
+                })?;
+                let irqchip = self.irqchip.then(|| vm.irqchip()).transpose()?;
+                (Processors::Kvm { vcpus, vm }, None, irqchip)
             }
-            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
-            if self.irqchip { vcpu.remember_lapic() } else { Ok(()) }
-        })?;
-        let irqchip = self.irqchip.then(|| vm.irqchip()).transpose()?;
+            Host::Soft { kvm_error } => {
+                let shares = map == Map::So2 && transport.shares_memory();
+                let rings = shares && transport == Transport::Doorbell;
+                let slice = if shares && !rings { POLLING_SLICE } else { SLICE };
+                let vcpus = self.create_soft_vcpus(&memory, slice, |vcpu, index| {
+                    if rings {
+                        vcpu.connect_doorbell();
+                    }
+                    vcpu.set_mode(image.mode(), image.entry(), TABLES, index);
+                })?;
+                (Processors::Soft(vcpus), kvm_error, None)
+            }
+        };
         let mode = image.mode();
         let ranges = image.ranges();
         let restore = Some(Restore::new(image, tables, irqchip));
-        Ok(self.assemble(Parts { vcpus, vm, memory, mode, background, ram, image: ranges, restore }))
+        let parts = Parts { processors, kvm_error, memory, mode, background, ram, image: ranges, restore };
+        Ok(self.assemble(parts))
+    }
+
+    /// Chooses the kind of processor, and creates the VM if it is KVM.
+    ///
+    /// # Errors
+    /// KVM cannot be used and was requested, or fails in another way. Or: the software processor lacks a part.
+    fn choose_host(&self) -> Result<Host, Error> {
+        let kvm_error = match self.processor {
+            Some(Processor::Soft) => None,
+            asked => match System::create_vm(memory::TSS) {
+                Ok((system, vm)) => return Ok(Host::Kvm(system, vm)),
+                Err(error) if asked.is_none() && error.is_kvm_missing() && !self.irqchip => Some(error),
+                Err(error) => return Err(error),
+            },
+        };
+        if self.irqchip {
+            return Err(Error::Config(
+                "the software processor has no interrupt controllers: leave out the irqchip, or use KVM"
+                    .into(),
+            ));
+        }
+        Ok(Host::Soft { kvm_error })
     }
 
     /// Chooses the memory map.
@@ -88,14 +145,14 @@ impl Builder {
         }
     }
 
-    /// Creates the VM over `memory`.
-    fn bare_vm(
+    /// Sets up the VM over `memory`.
+    fn set_up(
         &self,
+        vm: &Vm,
         memory: &GuestMemory,
         background: &Background,
         coalesced: bool,
-    ) -> Result<(System, Vm), Error> {
-        let (system, vm) = System::create_vm(memory::TSS)?;
+    ) -> Result<(), Error> {
         vm.add_memory(memory)?;
         if self.irqchip {
             vm.create_irqchip()?;
@@ -104,14 +161,16 @@ impl Builder {
         if let Background::SharedWindow(SharedWindow { doorbell: Some(doorbell), .. }) = background {
             vm.connect_doorbell(doorbell.bell())?;
         }
-        if coalesced {
-            vm.coalesce_tx_head()?;
-        }
-        Ok((system, vm))
+        if coalesced { vm.coalesce_tx_head() } else { Ok(()) }
     }
 
     /// Attaches the SIMVIRTIO device.
-    fn attach_simvirtio(&mut self, transport: Transport, memory: &GuestMemory) -> Result<Background, Error> {
+    fn attach_simvirtio(
+        &mut self,
+        transport: Transport,
+        memory: &GuestMemory,
+        host: &Host,
+    ) -> Result<Background, Error> {
         let queue_len = self.queue_len.unwrap_or(abi::DEFAULT_QUEUE_LEN);
         let output = self.output.clone();
         let input = std::mem::replace(&mut self.input, Input::bytes(b""));
@@ -122,12 +181,10 @@ impl Builder {
                 .ok_or_else(|| Error::Config("SIMVIRTIO needs the SO2 memory map".into()))?;
             let simvirtio = Simvirtio::power_on(queue_len, shared, output, input)?;
             let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
-            let rings = transport == Transport::Doorbell;
+            let rings = transport == Transport::Doorbell && matches!(host, Host::Kvm(..));
             let doorbell = rings.then(Doorbell::new).transpose()?.map(Arc::new);
-            return Ok(Background::SharedWindow(SharedWindow {
-                device: Some(Box::new(simvirtio)),
-                doorbell,
-            }));
+            let device = Some(Box::new(simvirtio));
+            return Ok(Background::SharedWindow(SharedWindow { device, transport, doorbell }));
         }
         let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output, input)?;
         let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
@@ -154,13 +211,11 @@ pub(super) fn check_image(image: &Image, ram: u64, verify: bool) -> Result<(), E
 ///
 /// # Errors
 /// The kernel refused.
-pub(super) fn set_registers(vcpus: &mut [KvmVcpu], image: &Image) -> Result<(), Error> {
-    for (index, of) in (0..).zip(std::iter::repeat_n(vcpus.len(), vcpus.len())) {
-        let of = u32::try_from(of).unwrap_or(u32::MAX);
-        if let Some(vcpu) = vcpus.get_mut(index as usize) {
-            let index = VcpuIndex { index, of, id: vcpu.number() };
-            vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
-        }
+pub(super) fn set_registers(processors: &mut Processors, image: &Image) -> Result<(), Error> {
+    let of = u32::try_from(processors.len()).unwrap_or(u32::MAX);
+    for (index, vcpu) in (0..).zip(processors.iter_mut()) {
+        let index = VcpuIndex { index, of, id: vcpu.id() };
+        vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::controller::{Devices, ExitController};
 use crate::device::bus::SharedDevice;
 use crate::device::simvirtio::Transport;
 use crate::error::Error;
+use crate::machine::Processor;
 use crate::machine::linux::Linux;
 use crate::machine::{BoxedController, CallersControllers, Machine};
 use crate::memory::MAX_CPUS;
@@ -47,6 +48,7 @@ pub(crate) enum Guest {
 #[must_use]
 pub struct Builder {
     guest: Guest,
+    pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
     pub(super) queue_len: Option<u16>,
@@ -89,6 +91,7 @@ impl Builder {
     fn new(guest: Guest) -> Self {
         Self {
             guest,
+            processor: None,
             memory: None,
             transport: None,
             queue_len: None,
@@ -113,6 +116,17 @@ impl Builder {
             input: Input::bytes(b""),
             devices: Devices::default(),
         }
+    }
+
+    /// Sets the kind of processor that runs the guest. With `None`, the default, it is KVM where KVM is usable, and the
+    /// software processor elsewhere; [`Machine::kvm_error`] then says why.
+    ///
+    /// The software processor needs no KVM. It is for small guests: a machine for Linux or with
+    /// [`irqchip`](Self::irqchip) cannot have it. Its vCPUs take turns on the calling thread, each for a fixed share of
+    /// instructions, so two runs of a guest make the same exits in the same order.
+    pub fn processor(mut self, processor: Option<Processor>) -> Self {
+        self.processor = processor;
+        self
     }
 
     /// Sets the size of RAM, in bytes: a multiple of 4 KiB, 1 MiB to 3 GiB for an image, and 8 MiB to 512 GiB for Linux.

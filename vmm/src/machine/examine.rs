@@ -1,17 +1,17 @@
 //! The examination of a machine after a run: what the guest left, where its vCPUs are, and how it died.
 
 use super::Machine;
-use crate::controller::VcpuState;
 use crate::controller::vcpu::Location;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::background::Background;
 use crate::machine::explain::{Explanation, Scene, suspicion_without_state};
+use crate::machine::processors::MachineVcpu;
 use crate::machine::report::{Report, VcpuReport, Verdict};
 use crate::machine::restore::Restore;
-use crate::machine::session::{RunResult, VcpuResult};
+use crate::machine::session::RunResult;
 use crate::machine::totals::Totals;
+use crate::machine::vcpu_run::VcpuResult;
 use crate::memory::Gpa;
 use crate::profile::recorder::LAST;
 use crate::profile::trace::Trace;
@@ -43,7 +43,7 @@ impl Machine {
         let mut totals = Totals::new(self.trace.map(Trace::new));
         let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
         let reports = self.vcpu_reports(vcpus, &mut totals);
-        let stopped_by = self.vcpus.get(stopped_by).filter(|_| several).map(KvmVcpu::number);
+        let stopped_by = self.processors.get(stopped_by).filter(|_| several).map(|vcpu| vcpu.id());
         let examined = self.doubts(&stop, &stops, &totals, side.simvirtio.as_ref());
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
@@ -52,6 +52,7 @@ impl Machine {
         });
         Report {
             stop,
+            processor: self.processor(),
             stopped_by,
             location,
             explanation,
@@ -81,21 +82,15 @@ impl Machine {
     fn vcpu_reports(&mut self, vcpus: Vec<(Stop, VcpuResult)>, totals: &mut Totals) -> Vec<VcpuReport> {
         let several = vcpus.len() > 1;
         let mut reports = Vec::new();
-        for (vcpu, (stop, result)) in self.vcpus.iter_mut().zip(vcpus) {
-            let kernel = self.kernel_counters.then(|| vcpu.counters().ok()).flatten();
+        for (vcpu, (stop, result)) in self.processors.iter_mut().zip(vcpus) {
+            let kernel = self.kernel_counters.then(|| vcpu.counters()).flatten();
             if several {
                 let location =
                     if stop.parks() { None } else { known(vcpu.location(has_shut_down(&stop)), vcpu) };
                 let profile = result.recording.as_ref().map(|recording| recording.profile.clone());
-                reports.push(VcpuReport {
-                    id: vcpu.number(),
-                    stop,
-                    location,
-                    profile,
-                    kernel: kernel.clone(),
-                });
+                reports.push(VcpuReport { id: vcpu.id(), stop, location, profile, kernel: kernel.clone() });
             }
-            totals.add(vcpu.number(), result, kernel);
+            totals.add(vcpu.id(), result, kernel);
         }
         reports
     }
@@ -103,7 +98,7 @@ impl Machine {
     /// At a limit, the vCPU that notices it first stops the machine. If that one has not run, blames one that has: they swap
     /// their stops. Returns the index of the vCPU that stopped the machine.
     fn blame_a_started_vcpu(&self, vcpus: &mut [(Stop, VcpuResult)], stopped_by: usize) -> usize {
-        let is_unstarted = |index: usize| self.vcpus.get(index).is_some_and(KvmVcpu::is_unstarted);
+        let is_unstarted = |index: usize| self.processors.get(index).is_some_and(|vcpu| vcpu.is_unstarted());
         let at_a_limit = |(stop, _): &(Stop, VcpuResult)| {
             matches!(stop, Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::Interrupted)
         };
@@ -123,7 +118,9 @@ impl Machine {
     fn explain(&mut self, stop: &Stop, stopped_by: usize) -> (Option<Location>, Option<Explanation>) {
         let orderly =
             stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
-        let Some(vcpu) = self.vcpus.get_mut(stopped_by).filter(|_| !orderly) else { return (None, None) };
+        let Some(vcpu) = self.processors.get_mut(stopped_by).filter(|_| !orderly) else {
+            return (None, None);
+        };
         let location = vcpu.location(has_shut_down(stop));
         let Some(location) = known(location, vcpu) else { return (None, None) };
         let start = vcpu.start_of_stack().filter(|_| self.restore.is_some());
@@ -173,7 +170,7 @@ impl Machine {
     fn verdict(&mut self) -> Result<Verdict, Error> {
         let mut memory = [0; 8];
         self.memory.read(Gpa(abi::RESULT), &mut memory);
-        let rax = match self.vcpus.first_mut() {
+        let rax = match self.processors.get_mut(0) {
             Some(vcpu) => vcpu.regs()?.rax,
             None => 0,
         };
@@ -191,8 +188,8 @@ fn shorten(stop: &mut Stop, explanation: Option<&Explanation>, vcpu: Option<&mut
 }
 
 /// The location of `vcpu`. If the host does not tell it, it is missing from the report.
-fn known(location: Result<Location, Error>, vcpu: &KvmVcpu) -> Option<Location> {
-    location.map_err(|error| log::warn!("the place of vCPU {} is not known: {error}", vcpu.number())).ok()
+fn known(location: Result<Location, Error>, vcpu: &dyn MachineVcpu) -> Option<Location> {
+    location.map_err(|error| log::warn!("the place of vCPU {} is not known: {error}", vcpu.id())).ok()
 }
 
 /// True if the processor has shut down. Some hosts reset it then.

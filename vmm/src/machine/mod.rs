@@ -4,7 +4,9 @@
 // |---|---|
 // | `builder.rs` | the options of a machine |
 // | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
-// | `session.rs` | one run: the vCPUs with their controllers |
+// | `processors.rs` | the vCPUs: of KVM, or software processors |
+// | `session.rs`, `vcpu_run.rs` | one run of the machine, and of each vCPU with its controllers |
+// | `turns.rs` | one run with software processors, which take turns |
 // | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
 // | `ending.rs` | the decision between several reasons for the end of a run |
 // | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
@@ -26,17 +28,23 @@ mod ending;
 mod examine;
 mod explain;
 mod linux;
+#[cfg_attr(not(has_kvm), path = "absent.rs")]
 mod pc;
+mod processors;
 mod report;
 mod restore;
 mod session;
+#[cfg(has_kvm)]
 mod standstill;
 mod totals;
+mod turns;
+mod vcpu_run;
 
 pub use builder::Builder;
 pub use doubt::Doubt;
 pub use explain::Explanation;
 pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
+pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
 use crate::boot::Image;
@@ -46,19 +54,19 @@ use crate::controller::msr::MsrPolicy;
 use crate::controller::{Devices, ExitController, VcpuState};
 use crate::error::Error;
 use crate::host::KickTimer;
-use crate::kvm::vcpu::KvmVcpu;
-use crate::kvm::vm::Vm;
 use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
 use crate::x86::modes::Mode;
 use background::Background;
+use processors::{MachineVcpu, Processors};
 use restore::Restore;
-use session::{message, run_machine};
+use session::run_machine;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vcpu_run::message;
 
 /// A controller that the caller added, for one vCPU.
 type BoxedController = Box<dyn ExitController + Send>;
@@ -92,9 +100,10 @@ struct VcpuControllers {
 /// keep the virtual machine, which is much faster than a new one. Between and after runs the guest's
 /// [`memory`](Self::memory) and [registers](Self::vcpu) can be read and changed.
 pub struct Machine {
-    // The vCPUs and the VM are dropped before the memory that they use.
-    vcpus: Vec<KvmVcpu>,
-    vm: Vm,
+    // Dropped before the memory that they use.
+    processors: Processors,
+    /// The reason why the machine does not use KVM, if it would by default.
+    kvm_error: Option<Error>,
     memory: GuestMemory,
     /// The mode in which the guest starts.
     mode: Mode,
@@ -129,7 +138,7 @@ pub struct Machine {
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Machine")
-            .field("vcpus", &self.vcpus)
+            .field("processors", &self.processors)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
     }
@@ -156,17 +165,28 @@ impl Machine {
 
     /// The vCPU at `index`, counted from 0: its registers, and the guest's memory as it sees it. `None` past the last vCPU.
     pub fn vcpu(&mut self, index: usize) -> Option<&mut dyn VcpuState> {
-        self.vcpus.get_mut(index).map(|vcpu| vcpu as &mut dyn VcpuState)
+        self.processors.get_mut(index).map(|vcpu| vcpu as &mut dyn VcpuState)
+    }
+
+    /// The kind of processor that runs the guest.
+    pub fn processor(&self) -> Processor {
+        self.processors.kind()
+    }
+
+    /// The reason why KVM does not run the guest, if it is not usable on this host and no kind of processor was requested
+    /// ([`Builder::processor`]).
+    pub fn kvm_error(&self) -> Option<&Error> {
+        self.kvm_error.as_ref()
     }
 
     /// The number of vCPUs.
     pub fn vcpu_count(&self) -> usize {
-        self.vcpus.len()
+        self.processors.len()
     }
 
-    /// The frequency of the guest's time-stamp counter, in kHz; `None` if KVM does not know it.
+    /// The frequency of the guest's time-stamp counter, in kHz; `None` if KVM does not know it, and without KVM.
     pub(crate) fn tsc_khz(&self) -> Option<u32> {
-        self.vcpus.first().and_then(KvmVcpu::tsc_khz)
+        self.processors.tsc_khz()
     }
 
     /// Puts the guest back to its start: its memory, the registers of its vCPUs and the machine's devices are as they
@@ -182,14 +202,15 @@ impl Machine {
     pub fn reset(&mut self) -> Result<(), Error> {
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
         // An instruction that is completed may write to memory.
-        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
-        restore.memory(&self.vm, &self.memory)?;
-        restore.irqchip(&self.vm)?;
+        self.processors.iter_mut().try_for_each(MachineVcpu::complete_access)?;
+        let vm = self.processors.vm();
+        restore.memory(vm, &self.memory)?;
+        vm.map_or(Ok(()), |vm| restore.irqchip(vm))?;
         self.background.reset();
         self.devices.reset();
         let printers = self.controllers.iter_mut().filter_map(|controllers| controllers.printer.as_mut());
         printers.for_each(MmioPrinter::reset);
-        self.vcpus.iter_mut().try_for_each(KvmVcpu::restore)
+        self.processors.iter_mut().try_for_each(MachineVcpu::restore)
     }
 
     /// Loads another guest into the machine, and puts the machine back to its start.
@@ -211,8 +232,8 @@ impl Machine {
             )));
         }
         // An instruction that is completed later would use the registers of the new guest.
-        self.vcpus.iter_mut().try_for_each(KvmVcpu::complete_access)?;
-        bare::set_registers(&mut self.vcpus, &image)?;
+        self.processors.iter_mut().try_for_each(MachineVcpu::complete_access)?;
+        bare::set_registers(&mut self.processors, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();
         restore.load(image, tables);

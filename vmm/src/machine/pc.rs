@@ -14,7 +14,7 @@ use crate::device::virtio::mmio;
 use crate::device::virtio::registers::register;
 use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
 use crate::error::Error;
-use crate::host::{self, event};
+use crate::host::{self, EventFd, event};
 use crate::kvm::vm::{System, Vm};
 use crate::machine::Machine;
 use crate::machine::assembly::Parts;
@@ -22,13 +22,13 @@ use crate::machine::background::Background;
 use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
+use crate::machine::processors::{Processor, Processors};
 use crate::machine::standstill::{self, Standstill};
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
 use crate::x86::modes::Mode;
 use std::sync::{Arc, Mutex, PoisonError};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The default command line: messages go to the console, and a panic resets the machine, which ends the run.
 fn default_command_line(console: ConsoleKind) -> &'static str {
@@ -37,6 +37,10 @@ fn default_command_line(console: ConsoleKind) -> &'static str {
         ConsoleKind::Virtio => "console=hvc0 panic=-1 reboot=k",
     }
 }
+
+/// The message if Linux is to run on a software processor.
+const LINUX_NEEDS_KVM: &str = "Linux needs KVM, because the software processor is for small guests: run Linux on a host with \
+                               KVM, or in the project's testbed, which brings its own (make testbed)";
 
 /// The interrupt of the first virtio device. Each virtio device has an interrupt of its own, after that of the serial port.
 const FIRST_VIRTIO_IRQ: u32 = serial::IRQ + 1;
@@ -107,7 +111,8 @@ impl Builder {
         let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices, inquiry };
         let background = Background::Pc(Some(Box::new(pc)));
         let (mode, image, restore) = (Mode::Long, Vec::new(), None);
-        Ok(self.assemble(Parts { vcpus, vm, memory, mode, background, ram, image, restore }))
+        let (processors, kvm_error) = (Processors::Kvm { vcpus, vm }, None);
+        Ok(self.assemble(Parts { processors, kvm_error, memory, mode, background, ram, image, restore }))
     }
 
     /// The questions to the vCPUs, and the function that asks them if the boot stands still.
@@ -134,6 +139,9 @@ impl Builder {
             return Err(Error::Config(
                 "a Linux machine has no SIMVIRTIO, and leaves no result to verify: leave out the options for them".into(),
             ));
+        }
+        if self.processor == Some(Processor::Soft) {
+            return Err(Error::Config(LINUX_NEEDS_KVM.into()));
         }
         if self.first_vcpu != 0 {
             return Err(Error::Config(format!(
@@ -210,7 +218,10 @@ impl Builder {
         serial_line: &EventFd,
         virtio: &Virtio,
     ) -> Result<(System, Vm), Error> {
-        let (system, vm) = System::create_vm(pc::TSS)?;
+        let (system, vm) = System::create_vm(pc::TSS).map_err(|error| match self.processor {
+            None if error.is_kvm_missing() => Error::LinuxNeedsKvm(Box::new(error)),
+            _ => error,
+        })?;
         system.require_pc()?;
         vm.set_identity_map(pc::IDENTITY_MAP)?;
         vm.add_memory(memory)?;

@@ -12,6 +12,7 @@ use crate::kvm::counters::KvmCounters;
 use crate::machine::doubt::Doubt;
 use crate::machine::explain::Explanation;
 use crate::machine::linux::BootReport;
+use crate::machine::processors::Processor;
 use crate::profile::Profile;
 use crate::profile::clock::Clock;
 use crate::profile::recorder::TracedExit;
@@ -94,6 +95,8 @@ pub struct Timing {
 pub struct Report {
     /// The reason why the run ended.
     pub stop: Stop,
+    /// The kind of processor that ran the guest.
+    pub processor: Processor,
     /// The number of the vCPU that stopped the machine. [`location`](Self::location) and
     /// [`explanation`](Self::explanation) are about this vCPU. If each vCPU stopped by itself, it is the first one. `None`
     /// if the machine has one vCPU.

@@ -49,21 +49,22 @@ impl Restore {
         self.irqchip.iter().try_for_each(|state| vm.set_irqchip(state))
     }
 
-    /// Restores the memory of `vm`.
+    /// Restores the memory of a machine. Without KVM, there is no `vm`, and all changes are in the log of the host's writes.
     ///
     /// # Errors
     /// KVM cannot log changed pages, or the host cannot drop memory.
-    pub(super) fn memory(&mut self, vm: &Vm, memory: &GuestMemory) -> Result<(), Error> {
+    pub(super) fn memory(&mut self, vm: Option<&Vm>, memory: &GuestMemory) -> Result<(), Error> {
         if !self.logs {
             memory.clear()?;
             self.fill(memory)?;
-            vm.log_changes(memory)?;
+            vm.map_or(Ok(()), |vm| vm.log_changes(memory))?;
             memory.log_writes();
             self.logs = true;
             return Ok(());
         }
         let mut page = [0; PAGE_BYTES];
-        for start in vm.changed_pages(memory)?.into_iter().chain(memory.take_written_pages()) {
+        let changed = vm.map(|vm| vm.changed_pages(memory)).transpose()?.unwrap_or_default();
+        for start in changed.into_iter().chain(memory.take_written_pages()) {
             self.page(start, &mut page);
             memory.restore(start, &page)?;
         }

@@ -4,7 +4,7 @@ use crate::controller::OpenBus;
 use crate::controller::hypercall::FailedCalls;
 use crate::kvm::counters::KvmCounters;
 use crate::machine::report::Timing;
-use crate::machine::session::VcpuResult;
+use crate::machine::vcpu_run::VcpuResult;
 use crate::profile::Profile;
 use crate::profile::clock::Clock;
 use crate::profile::trace::Trace;

@@ -1,11 +1,12 @@
 //! Guest memory: its memory slots, checked access to it, and the memory maps.
 
-// May import the errors and the crate `simvirtio`.
+// May import the errors, `host` and the crates `simvirtio` and `softcpu`.
 #![allow(unsafe_code)]
 
 mod access;
 pub(crate) mod map;
 mod mapping;
+mod pages;
 mod shared;
 mod transfer;
 mod words;
@@ -16,6 +17,7 @@ pub use map::{
     MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc_ram_size,
     ram_size,
 };
+pub(crate) use pages::PagedMemory;
 pub use shared::SharedMemory;
 pub use transfer::Span;
 pub(crate) use transfer::TransferError;
@@ -23,6 +25,7 @@ pub(crate) use transfer::TransferError;
 pub use vm_memory::GuestAddress as Gpa;
 
 use crate::error::Error;
+use crate::host;
 use mapping::{LARGE_PAGE, Mapping};
 use std::io;
 use std::sync::Arc;
@@ -96,10 +99,8 @@ impl GuestMemory {
     /// it.
     pub(crate) fn prefer_large_pages(&self) {
         for region in self.slots.iter().filter(|region| region.size() >= LARGE_PAGE) {
-            // SAFETY: the range is exactly the region's own mapping, which lives as long as `self`; the advice
-            // does not change what it holds.
-            if unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_HUGEPAGE) } != 0 {
-                log::debug!("the host refuses large pages: {}", io::Error::last_os_error());
+            if let Err(error) = advise(region, host::LARGE_PAGES) {
+                log::debug!("the host refuses large pages: {error}");
             }
         }
     }
@@ -111,10 +112,7 @@ impl GuestMemory {
     /// The kernel refused, for example because it has no KSM.
     pub fn merge_pages(&self, start: Gpa) -> io::Result<()> {
         let Some(region) = self.slots.find_region(start) else { return Ok(()) };
-        // SAFETY: the range is exactly the region's own mapping, which lives as long as `self`; the advice
-        // does not change what it holds.
-        let answer = unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_MERGEABLE) };
-        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        advise(region, host::MERGE_PAGES)
     }
 
     /// Stores a little-endian word at an aligned address. A store outside memory does nothing.
@@ -147,9 +145,8 @@ impl GuestMemory {
         for region in self.slots.iter() {
             // SAFETY: the range is exactly the region's own private mapping, which lives as long as `self`. The pages
             // read as zero afterwards; nothing holds a reference into guest memory.
-            if unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) } != 0 {
-                return Err(Error::host("clearing guest memory (madvise)")(io::Error::last_os_error()));
-            }
+            let cleared = unsafe { host::clear_pages(region.as_ptr(), region.size()) };
+            cleared.map_err(Error::host("clearing guest memory (madvise)"))?;
         }
         Ok(())
     }
@@ -191,6 +188,20 @@ impl GuestMemory {
     /// True if the whole range is guest memory.
     pub(crate) fn contains(&self, start: Gpa, len: u64) -> bool {
         usize::try_from(len).is_ok_and(|len| self.slots.check_range(start, len))
+    }
+}
+
+/// Gives the kernel advice on the memory of `region`.
+///
+/// # Errors
+/// The kernel refused, or the host has no such advice (`None`).
+fn advise(region: &GuestRegionMmap, advice: Option<libc::c_int>) -> io::Result<()> {
+    let advice = advice.ok_or(io::ErrorKind::Unsupported)?;
+    // SAFETY: the range is exactly the region's own mapping, which lives as long as the region; the advice does not change
+    // what it holds.
+    match unsafe { libc::madvise(region.as_ptr().cast(), region.size(), advice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

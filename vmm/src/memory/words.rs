@@ -21,6 +21,9 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 impl Words {
+    /// A slot without memory.
+    pub(super) const EMPTY: Self = Self { start: 0, host: std::ptr::null_mut(), len: 0 };
+
     /// Describes the slot of `len` bytes at `start`, which is mapped at `host`.
     pub(super) fn new(start: Gpa, host: *mut u8, len: u64) -> Self {
         Self { start: start.0, host, len }
@@ -33,6 +36,20 @@ impl Words {
         let inside = offset < self.len && self.len - offset >= size;
         // SAFETY: `len` bytes are mapped from `host`, so the address is in the mapping.
         inside.then(|| unsafe { self.host.add(offset as usize) })
+    }
+
+    /// The address in this process of the `size` bytes at `offset` of the slot. `None` unless all of them are in it.
+    #[inline]
+    pub(super) fn at(&self, offset: u64, size: u64) -> Option<*mut u8> {
+        let inside = self.len.checked_sub(size).is_some_and(|last| offset <= last);
+        // SAFETY: `len` bytes are mapped from `host`, so the address is in the mapping.
+        inside.then(|| unsafe { self.host.add(offset as usize) })
+    }
+
+    /// The offset of the page that contains `gpa`. `None` unless the whole page is in this slot.
+    pub(super) fn page_offset(&self, gpa: u64, page: u64) -> Option<u64> {
+        let offset = (gpa & !page.wrapping_sub(1)).checked_sub(self.start)?;
+        self.at(offset, page).map(|_| offset).filter(|offset| offset.is_multiple_of(page))
     }
 
     /// The address of the word at `gpa` in this process. `None` unless it is aligned and in this slot.

@@ -35,6 +35,19 @@ impl WrittenPages {
         }
     }
 
+    /// Logs a write to one page: that with index `page` in the slot with index `slot`.
+    #[inline]
+    pub(super) fn log_page(&self, slot: usize, page: u32) {
+        let Some(slots) = self.0.get() else { return };
+        let word = slots.get(slot).and_then(|slot| slot.pages.get((page / 64) as usize));
+        if let Some(word) = word {
+            let bit = 1 << (page % 64);
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                word.fetch_or(bit, Ordering::AcqRel);
+            }
+        }
+    }
+
     /// The addresses of the pages that were written since the last call.
     pub(super) fn take(&self) -> Vec<Gpa> {
         let mut found = Vec::new();
@@ -89,6 +102,10 @@ mod tests {
         written.log(0xffff_1fff, 1);
         written.log(u64::MAX, 8);
         assert_eq!(written.take(), [0, 0x1000, 0xf_f000, 0xffff_1000].map(Gpa));
+        for (slot, page) in [(0, 70), (1, 1), (1, 2000), (2, 0)] {
+            written.log_page(slot, page);
+        }
+        assert_eq!(written.take(), [0x4_6000, 0xffff_1000].map(Gpa));
         assert_eq!(written.take(), []);
     }
 }

@@ -9,8 +9,9 @@ pub(crate) mod vcpu_threads;
 
 use crate::controller::ExitController;
 use crate::controller::vcpu::{Entry, Vcpu};
-use crate::exit::{Outcome, Stop};
+use crate::exit::{Exit, Outcome, Stop};
 use crate::profile::recorder::Recorder;
+use std::ops::ControlFlow;
 
 /// Runs a vCPU until a controller stops it, or until the host cannot run it any more ([`Stop::HostFailed`]). Returns the
 /// reason.
@@ -22,26 +23,63 @@ pub fn run(
     let mut entry = Entry::Resume;
     recorder.iter_mut().for_each(|recorder| recorder.begin());
     loop {
-        let (exit, arrival) = match vcpu.enter(entry) {
-            Ok(entered) => entered,
-            Err(error) => return error.into(),
-        };
-        if let Some(recorder) = &mut recorder {
-            let rip = if recorder.wants_rip() { vcpu.rip() } else { None };
-            recorder.left(&exit, arrival, rip);
+        match step(vcpu, controllers, recorder.as_deref_mut(), entry) {
+            ControlFlow::Continue((next, _)) => entry = next,
+            ControlFlow::Break(stop) => return stop,
         }
-        log::trace!("{exit:x?}");
-        let outcome = controllers.handle(&exit, vcpu);
-        if let Some(recorder) = &mut recorder {
-            recorder.answered(&outcome);
-        }
-        entry = match outcome {
-            Outcome::Stop(stop) => return stop,
-            Outcome::Value(value) => Entry::Value(value),
-            Outcome::Fault => Entry::Fault,
-            Outcome::Resume | Outcome::Unclaimed => Entry::Resume,
-        };
     }
+}
+
+/// Runs a vCPU of a software processor until it has used its share of instructions, or until a controller stops it. `entry`
+/// is the answer to its last exit, and then that to the next one. Returns the reason if it stopped.
+pub(crate) fn run_slice(
+    vcpu: &mut impl Vcpu,
+    controllers: &mut impl ExitController,
+    mut recorder: Option<&mut Recorder>,
+    entry: &mut Entry,
+) -> Option<Stop> {
+    loop {
+        match step(vcpu, controllers, recorder.as_deref_mut(), *entry) {
+            ControlFlow::Continue((next, is_interrupted)) => {
+                *entry = next;
+                if is_interrupted {
+                    return None;
+                }
+            }
+            ControlFlow::Break(stop) => return Some(stop),
+        }
+    }
+}
+
+/// Enters the guest, and asks the controllers about the next exit. Returns their answer, and true if the guest was
+/// interrupted.
+#[inline(always)]
+fn step(
+    vcpu: &mut impl Vcpu,
+    controllers: &mut impl ExitController,
+    mut recorder: Option<&mut Recorder>,
+    entry: Entry,
+) -> ControlFlow<Stop, (Entry, bool)> {
+    let (exit, arrival) = match vcpu.enter(entry) {
+        Ok(entered) => entered,
+        Err(error) => return ControlFlow::Break(error.into()),
+    };
+    if let Some(recorder) = &mut recorder {
+        let rip = if recorder.wants_rip() { vcpu.rip() } else { None };
+        recorder.left(&exit, arrival, rip);
+    }
+    log::trace!("{exit:x?}");
+    let outcome = controllers.handle(&exit, vcpu);
+    if let Some(recorder) = &mut recorder {
+        recorder.answered(&outcome);
+    }
+    let entry = match outcome {
+        Outcome::Stop(stop) => return ControlFlow::Break(stop),
+        Outcome::Value(value) => Entry::Value(value),
+        Outcome::Fault => Entry::Fault,
+        Outcome::Resume | Outcome::Unclaimed => Entry::Resume,
+    };
+    ControlFlow::Continue((entry, exit == Exit::Interrupted))
 }
 
 #[cfg(test)]
@@ -50,14 +88,13 @@ mod tests {
     use crate::controller::{Devices, FakeVcpu, OpenBus, TerminalExits, VcpuState, Watchdog};
     use crate::device::bus::{Device, DeviceName};
     use crate::error::Error;
-    use crate::exit::{Arrival, Exit};
+    use crate::exit::Arrival;
     use crate::memory::GuestMemory;
     use crate::profile::Count;
     use crate::profile::clock::Clock;
     use crate::shutdown::Deadline;
     use crate::x86::registers::{Regs, Sregs};
     use std::collections::VecDeque;
-    use std::ops::ControlFlow;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 

@@ -3,10 +3,9 @@
 use super::Deadline;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host;
+use crate::host::{self, EventFd};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The vCPU threads of a machine, as seen by a thread that ends the machine.
 pub(crate) trait Kick: Send + Sync {

@@ -26,11 +26,24 @@ const SIGNATURE_WORDS: [u32; 3] = {
 /// finds them.
 const KVM_LEAVES: u32 = 0x4000_0100;
 
+/// EBX, EDX and ECX of leaf 0 of this host's processor.
+#[cfg(target_arch = "x86_64")]
+fn host_vendor_words() -> [u32; 3] {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx]
+}
+
+/// Another processor has no CPUID. All its guests run on the software processor, so these are the registers of that.
+#[cfg(not(target_arch = "x86_64"))]
+fn host_vendor_words() -> [u32; 3] {
+    let leaf = softcpu::supported_cpuid().into_iter().find(|leaf| leaf.leaf == 0);
+    leaf.map_or([0; 3], |leaf| [leaf.registers[1], leaf.registers[3], leaf.registers[2]])
+}
+
 /// The vendor name of this host's processor, from EBX, EDX and ECX of leaf 0.
 pub fn host_vendor() -> [u8; 12] {
-    let leaf = core::arch::x86_64::__cpuid(0);
     let mut name = [0; 12];
-    let words = [leaf.ebx, leaf.edx, leaf.ecx];
+    let words = host_vendor_words();
     name.iter_mut().zip(words.into_iter().flat_map(u32::to_le_bytes)).for_each(|(to, from)| *to = from);
     name
 }

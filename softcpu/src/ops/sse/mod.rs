@@ -130,3 +130,7 @@ fn combine_immediate<M: Memory>(
     cpu.set_xmm(op, 0, result(a, b, op.insn.immediate8()));
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "../../tests/sse.rs"]
+mod tests;

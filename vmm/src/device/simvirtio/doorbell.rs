@@ -11,7 +11,7 @@ use crate::device::bus::{Device, DeviceName};
 use crate::device::simvirtio::Simvirtio;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host;
+use crate::host::{self, EventFd};
 use crate::memory::SharedMemory;
 use crate::shutdown::Deadline;
 use simvirtio::serve::{Sleeper, serve};
@@ -19,7 +19,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The longest time that the device sleeps without a ring. A driver that does not ring is served at this interval.
 const SLEEP: Duration = Duration::from_millis(100);

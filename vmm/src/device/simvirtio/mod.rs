@@ -1,12 +1,14 @@
 //! The host side of SIMVIRTIO: the device of the protocol with its memory, output and input.
 //!
 //! `window.rs` traps the window for the exit and coalesced transports. For the doorbell and polling transports the same
-//! [`Simvirtio`] runs on its own thread, in `doorbell.rs` and `poller.rs`.
+//! [`Simvirtio`] runs on its own thread, in `doorbell.rs` and `poller.rs`. With a software processor it takes turns with the
+//! vCPUs, in `turns.rs`.
 //!
 //! May import what [`crate::device`] may import, and the protocol's crate `simvirtio`.
 
 pub(crate) mod doorbell;
 pub(crate) mod poller;
+pub(crate) mod turns;
 pub(crate) mod window;
 
 pub use window::{TrappedMemory, Window};

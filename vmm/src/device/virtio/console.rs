@@ -6,13 +6,12 @@ use crate::console::output::Output;
 use crate::device::virtio::Backend;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
 use crate::error::Error;
-use crate::host::{event, signal};
+use crate::host::{EventFd, event, signal};
 use crate::memory::GuestMemory;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::virtio_ids;
-use vmm_sys_util::eventfd::EventFd;
 
 /// The maximum size of each queue, in entries.
 pub const QUEUE_SIZE: u16 = 64;

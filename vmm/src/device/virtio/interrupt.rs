@@ -7,12 +7,11 @@ use crate::device::virtio::register_mirror::RegisterMirror;
 use crate::device::virtio::registers::{register, status};
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{event, signal};
+use crate::host::{EventFd, event, signal};
 use crate::shutdown::{Deadline, StopHandle};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use vmm_sys_util::eventfd::EventFd;
 
 /// InterruptStatus: the device has used a buffer.
 pub const USED_BUFFER: u32 = 1;

@@ -14,14 +14,13 @@ use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, regi
 use crate::device::virtio::thread::DeviceThread;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{event, signal};
+use crate::host::{EventFd, event, signal};
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::{Deadline, StopHandle};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The size of a device's range on the MMIO bus, in bytes.
 pub const SIZE: u64 = SIZE_U32 as u64;

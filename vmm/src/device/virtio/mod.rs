@@ -43,8 +43,8 @@ pub use entropy::Entropy;
 pub use mmio::Mmio;
 
 use crate::exit::Stop;
+use crate::host::EventFd;
 use queue::{QueueError, Queues};
-use vmm_sys_util::eventfd::EventFd;
 
 /// A kind of device behind the transport. Runs on the device's own thread.
 pub trait Backend: Send {

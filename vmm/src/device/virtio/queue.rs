@@ -7,12 +7,11 @@
 
 use crate::device::virtio::interrupt::Interrupt;
 use crate::exit::Stop;
-use crate::host::signal;
+use crate::host::{EventFd, signal};
 use crate::memory::{Gpa, GuestMemory, Span};
 use std::sync::Arc;
 use virtio_bindings::virtio_ring;
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The reason why a device stops serving its queues.
 #[derive(Debug, thiserror::Error)]

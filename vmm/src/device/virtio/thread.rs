@@ -11,14 +11,13 @@ use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{QueueError, Queues};
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{event, signal};
+use crate::host::{EventFd, event, signal};
 use crate::shutdown::{Deadline, Worker};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 use std::{io, thread};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The state that the thread and the transport share.
 struct WorkerState {

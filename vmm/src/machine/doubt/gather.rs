@@ -2,12 +2,11 @@
 
 use super::{Doubt, Ended, Remains, ends_inside, missing_handler};
 use crate::boot::Image;
-use crate::controller::VcpuState;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::Machine;
+use crate::machine::processors::MachineVcpu;
 use crate::machine::totals::Totals;
 use crate::x86::modes::Mode;
 use crate::x86::probe::Probe;
@@ -37,7 +36,7 @@ impl Machine {
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
         let (mut missing, mut waits, mut stacks) = (None, false, Vec::new());
-        for (vcpu, stop) in self.vcpus.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
+        for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
             waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
             vcpus.extend(outside(vcpu, image)?);
             stacks.push(vcpu.regs()?.rsp);
@@ -67,7 +66,7 @@ impl Machine {
 
 /// The state of a vCPU, unless its instruction pointer is plainly in the image. The address is first taken for a physical
 /// one, because that saves a call to the kernel after most runs.
-fn outside(vcpu: &mut KvmVcpu, image: &Image) -> Result<Option<Ended>, Error> {
+fn outside(vcpu: &mut dyn MachineVcpu, image: &Image) -> Result<Option<Ended>, Error> {
     let rip = vcpu.regs()?.rip;
     if ends_inside(&image.code_ranges(), Some(rip)) {
         return Ok(None);

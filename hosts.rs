@@ -1,0 +1,13 @@
+//! Sets `cfg(has_kvm)` in the packages `vmm` and `cli` if they are built for x86-64 Linux. On other hosts they have no KVM,
+//! and no Linux guests, which need it (`docs/design.md`, "Hosts").
+
+use std::env;
+
+fn main() {
+    println!("cargo::rerun-if-changed=../hosts.rs");
+    println!("cargo::rustc-check-cfg=cfg(has_kvm)");
+    let target = |part: &str| env::var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default();
+    if target("OS") == "linux" && target("ARCH") == "x86_64" {
+        println!("cargo::rustc-cfg=has_kvm");
+    }
+}

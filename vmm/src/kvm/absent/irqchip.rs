@@ -1,0 +1,4 @@
+//! The interrupt controllers of KVM.
+
+/// The state of the interrupt controllers.
+pub(crate) enum Irqchip {}

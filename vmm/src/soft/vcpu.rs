@@ -1,0 +1,244 @@
+//! The vCPU.
+//!
+//! [`SoftVcpu::enter`] gives the answer of the last exit to the processor, runs it, and turns what it returns into an
+//! [`Exit`]. The processor executes a bounded number of instructions, a slice. Then the vCPU returns [`Exit::Interrupted`],
+//! so that the deadline is checked, devices take their turn, and the next vCPU runs. A slice counts instructions and
+//! exits, not time, so two runs of a guest are the same.
+
+use super::{cpuid, registers};
+use crate::controller::VcpuState;
+use crate::controller::vcpu::{Entry, Location, Vcpu};
+use crate::error::Error;
+use crate::exit::{Arrival, Exit, HYPERCALL_PORT, Instruction};
+use crate::memory::{Gpa, GuestMemory, PagedMemory};
+use crate::x86::modes::{self, Mode, VcpuIndex};
+use crate::x86::registers::{CpuidEntry, Regs, Sregs};
+use simvirtio::abi;
+use softcpu::{Cpu, State};
+use std::fmt;
+
+/// The share of a slice that an exit takes, in instructions. An exit takes a few microseconds.
+const EXIT_COST: u64 = 100;
+
+/// A vCPU that is a software processor.
+pub(crate) struct SoftVcpu {
+    cpu: Cpu<PagedMemory>,
+    id: u32,
+    memory: GuestMemory,
+    /// The number of instructions in a slice.
+    slice: u64,
+    /// The number of instructions that are left of the current slice.
+    left: u64,
+    /// Set if the last exit waits for a value.
+    awaits_value: bool,
+    /// The number of rings of SIMVIRTIO's doorbell that were not taken yet. `None` if the machine has none.
+    rings: Option<u64>,
+    /// The registers with which the guest starts.
+    start: Option<Box<(Regs, Sregs)>>,
+}
+
+impl fmt::Debug for SoftVcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rip = self.cpu.state.rip;
+        f.debug_struct("SoftVcpu").field("id", &self.id).field("rip", &rip).finish_non_exhaustive()
+    }
+}
+
+impl SoftVcpu {
+    /// Creates vCPU number `id` over the machine's memory, in the processor's reset state. It runs `slice` instructions at
+    /// a time.
+    ///
+    /// # Errors
+    /// The memory has too many slots.
+    pub(crate) fn new(id: u32, memory: &GuestMemory, slice: u64) -> Result<Self, Error> {
+        let paged = PagedMemory::new(memory.clone()).ok_or_else(|| {
+            Error::Config("the software processor has no room for so many memory slots".into())
+        })?;
+        Ok(Self {
+            cpu: Cpu::new(paged),
+            id,
+            memory: memory.clone(),
+            slice,
+            left: slice,
+            awaits_value: false,
+            rings: None,
+            start: None,
+        })
+    }
+
+    /// Sets the CPUID leaves that the guest sees.
+    pub(crate) fn set_cpuid(&mut self, leaves: &[CpuidEntry]) {
+        self.cpu.set_cpuid(leaves.iter().map(cpuid::leaf).collect());
+    }
+
+    /// Makes accesses to these model-specific registers exits. Accesses to those that the processor does not have are
+    /// exits anyway.
+    pub(crate) fn filter_msrs(&mut self, filtered: &[u32]) {
+        self.cpu.trap_msrs(filtered.into());
+    }
+
+    /// Connects the SIMVIRTIO doorbell: a store of a queue's number to its page is counted, and ends the slice.
+    pub(crate) fn connect_doorbell(&mut self) {
+        self.rings = Some(0);
+    }
+
+    /// The number of rings of the doorbell since the last call.
+    pub(crate) fn take_rings(&mut self) -> u64 {
+        self.rings.as_mut().map_or(0, std::mem::take)
+    }
+
+    /// Sets the registers to enter `mode` at `entry`, and remembers them for [`restore`](Self::restore).
+    pub(crate) fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) {
+        let reset = registers::sregs(&State::default());
+        let sregs = modes::sregs(mode, reset, tables, index);
+        self.start = Some(Box::new((modes::regs(mode, entry, index), sregs)));
+        self.restore();
+    }
+
+    /// Puts the vCPU back to its start.
+    pub(crate) fn restore(&mut self) {
+        self.cpu.reset();
+        if let Some(start) = &self.start {
+            registers::set_sregs(&mut self.cpu.state, &start.1, &self.memory);
+            registers::set_regs(&mut self.cpu.state, &start.0);
+        }
+        self.left = self.slice;
+        self.rings = self.rings.map(|_| 0);
+        self.forget_exit();
+    }
+
+    /// Forgets the last exit: its instruction is executed from its start.
+    pub(crate) fn forget_exit(&mut self) {
+        self.awaits_value = false;
+        self.cpu.forget_exit();
+    }
+
+    /// The base of SS and RSP at the start.
+    pub(crate) fn start_of_stack(&self) -> Option<(u64, u64)> {
+        self.start.as_ref().map(|start| (start.1.ss.base, start.0.rsp))
+    }
+
+    /// The vCPU's location in the guest's code.
+    pub(crate) fn location(&self) -> Location {
+        Location::of(&registers::sregs(&self.cpu.state), self.cpu.state.rip)
+    }
+
+    /// The processor.
+    pub(crate) fn cpu(&self) -> &Cpu<PagedMemory> {
+        &self.cpu
+    }
+
+    /// Runs the processor until something outside of it must answer, or its slice ends.
+    fn run(&mut self) -> softcpu::Exit {
+        let before = self.cpu.instructions();
+        let exit = self.cpu.run(self.left);
+        let used = self.cpu.instructions().wrapping_sub(before);
+        self.left = self.left.saturating_sub(used.saturating_add(EXIT_COST));
+        exit
+    }
+
+    /// Ends the slice.
+    fn end_slice(&mut self) -> Exit {
+        self.left = self.slice;
+        Exit::Interrupted
+    }
+
+    /// Counts a ring of the doorbell. Returns false if the store is not one.
+    fn is_ring(&mut self, address: u64, size: u8, data: u64) -> bool {
+        let is_ring = address == abi::DOORBELL
+            && size == 4
+            && [abi::doorbell::TX, abi::doorbell::RX].map(u64::from).contains(&data);
+        match &mut self.rings {
+            Some(rings) if is_ring => {
+                *rings = rings.saturating_add(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The exit as all vCPUs report it.
+    fn translate_exit(&mut self, exit: softcpu::Exit) -> Exit {
+        match exit {
+            softcpu::Exit::PortIn { port, size } => Exit::PioIn { port, size },
+            softcpu::Exit::PortOut { port: HYPERCALL_PORT, size: 4, data } => {
+                Exit::Hypercall { number: data }
+            }
+            softcpu::Exit::PortOut { port, size, data } => Exit::PioOut { port, size, data },
+            softcpu::Exit::MmioRead { address, size } => Exit::MmioRead { address, size },
+            softcpu::Exit::MmioWrite { address, size, data } if self.is_ring(address, size, data) => {
+                self.end_slice()
+            }
+            softcpu::Exit::MmioWrite { address, size, data } => Exit::MmioWrite { address, size, data },
+            softcpu::Exit::RdMsr { index } => Exit::RdMsr { index },
+            softcpu::Exit::WrMsr { index, data } => Exit::WrMsr { index, data },
+            softcpu::Exit::Halted => Exit::Hlt,
+            softcpu::Exit::Shutdown => Exit::Shutdown,
+            softcpu::Exit::Unsupported => {
+                Exit::EmulationFailure(Instruction::new(&self.cpu.instruction_bytes()))
+            }
+            softcpu::Exit::SliceEnd => self.end_slice(),
+        }
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+        match entry {
+            Entry::Value(value) if self.awaits_value => self.cpu.answer(value),
+            Entry::Fault if self.awaits_value => self.cpu.refuse(),
+            Entry::Value(_) | Entry::Fault | Entry::Resume => {}
+        }
+        self.awaits_value = false;
+        // The answer is kept until the next entry.
+        let exit = if self.left == 0 { softcpu::Exit::SliceEnd } else { self.run() };
+        let exit = self.translate_exit(exit);
+        self.awaits_value = exit.is_access();
+        Ok((exit, Arrival::FromGuest))
+    }
+
+    fn rip(&mut self) -> Option<u64> {
+        Some(self.cpu.state.rip)
+    }
+}
+
+impl VcpuState for SoftVcpu {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn regs(&mut self) -> Result<Regs, Error> {
+        Ok(registers::regs(&self.cpu.state))
+    }
+
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
+        // The instruction of the last exit is completed, unless the guest continues elsewhere.
+        if regs.rip != self.cpu.state.rip {
+            self.forget_exit();
+        }
+        registers::set_regs(&mut self.cpu.state, regs);
+        Ok(())
+    }
+
+    fn sregs(&mut self) -> Result<Sregs, Error> {
+        Ok(registers::sregs(&self.cpu.state))
+    }
+
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
+        registers::set_sregs(&mut self.cpu.state, sregs, &self.memory);
+        self.cpu.flush_translations();
+        Ok(())
+    }
+
+    fn msr(&mut self, index: u32) -> Option<u64> {
+        self.cpu.msr(index)
+    }
+
+    fn set_msr(&mut self, index: u32, data: u64) -> bool {
+        self.cpu.set_msr(index, data)
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+}
