@@ -79,7 +79,7 @@ fn frstor_loads_what_fnsave_stores() {
         let modrm = if bits == 16 { [0x34, 0x24] } else { [0x36, 0x26] };
         let code = [prefix, &[0xdd, modrm[0], 0xf4], prefix, &[0xdd, modrm[1]]].concat();
         let mut cpu = x87(bits, &code);
-        let before = cpu.state.fpu.clone();
+        let before = cpu.state.fpu;
         assert_eq!(finish(&mut cpu), Exit::Halted);
         let registers = before.registers;
         assert_eq!(cpu.state.fpu, Fpu { registers, ..Fpu::default() });
@@ -97,7 +97,7 @@ fn fxsave_has_the_format_of_its_mode() {
         [(32, &[0x0f, 0xae, 0x06][..], 8), (64, &[0x0f, 0xae, 0x06], 16), (64, &[0x48, 0x0f, 0xae, 0x06], 16)]
     {
         let mut cpu = x87(bits, code);
-        cpu.state.xmm = std::array::from_fn(|number| 0x0101 * (number as u128 + 1) << 112 | 7);
+        cpu.state.xmm = std::array::from_fn(|number| ((0x0101 * (number as u128 + 1)) << 112) | 7);
         cpu.memory().write(0x5000, &[0xcc; 512]);
         assert_eq!(finish(&mut cpu), Exit::Halted);
         let image = cpu.memory().read(0x5000, 512);
@@ -173,7 +173,7 @@ fn fxsave_and_fxrstor_check_their_operand() {
     // A reserved bit of MXCSR: nothing is loaded.
     let mut cpu = x87(64, &[0x0f, 0xae, 0x0e]);
     cpu.memory().write(0x501a, &[1]);
-    let before = cpu.state.fpu.clone();
+    let before = cpu.state.fpu;
     assert_eq!(vector(&mut cpu), (13, Some(0)));
     assert_eq!(cpu.state.fpu, before);
     // The second page is missing: nothing is stored.

@@ -29,7 +29,7 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     if is_string || insn.op0_register().is_mm() || insn.op1_register().is_mm() {
         return None;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 6] = [
+    let groups: &[fn(&Instruction) -> Option<Handler<M>>] = &[
         moves::handler,
         float::handler,
         integer::handler,
@@ -37,7 +37,7 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
         shuffle::handler,
         convert::handler,
     ];
-    groups.into_iter().find_map(|group| group(insn))
+    groups.iter().find_map(|group| group(insn))
 }
 
 impl<M: Memory> Cpu<M> {
