@@ -117,8 +117,11 @@ impl<M: Memory> Cpu<M> {
             return Err(Trap::gp());
         }
         let user = self.is_user();
-        // A fault in the second page comes before an access to the first.
-        self.translate(linear.wrapping_add(15) & self.linear_mask(), Access::Read, user)?;
+        // A fault in the second page comes before an access to the first, which may be memory-mapped I/O.
+        self.translate(linear, Access::Read, user)?;
+        if linear & (PAGE - 1) > PAGE - 16 {
+            self.translate(linear.wrapping_add(15) & self.linear_mask() & !(PAGE - 1), Access::Read, user)?;
+        }
         let low = self.load_linear(linear, 8, user)?;
         let high = self.load_linear(linear.wrapping_add(8) & self.linear_mask(), 8, user)?;
         Ok(u128::from(high) << 64 | u128::from(low))

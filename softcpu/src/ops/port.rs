@@ -94,8 +94,9 @@ fn address_size(kind: OpKind) -> u8 {
 }
 
 fn input_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    repeat(cpu, op, (gpr::DI, address_size(op.insn.op0_kind())), |cpu, offset| {
-        let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[0].size);
+    let size = op.operands[0].size;
+    repeat(cpu, op, (gpr::DI, address_size(op.insn.op0_kind())), size, |cpu, offset| {
+        let port = cpu.gpr(gpr::DX, 2) as u16;
         cpu.check_port(port, size)?;
         cpu.check_store(seg::ES, offset, size)?;
         let value = cpu.exchange(Exit::PortIn { port, size })?;
@@ -105,8 +106,9 @@ fn input_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 
 fn output_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let segment = segment_index(op.insn.memory_segment());
-    repeat(cpu, op, (gpr::SI, address_size(op.insn.op1_kind())), |cpu, offset| {
-        let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[1].size);
+    let size = op.operands[1].size;
+    repeat(cpu, op, (gpr::SI, address_size(op.insn.op1_kind())), size, |cpu, offset| {
+        let port = cpu.gpr(gpr::DX, 2) as u16;
         cpu.check_port(port, size)?;
         let data = cpu.load(segment, offset, size)? as u32;
         cpu.exchange(Exit::PortOut { port, size, data }).map(drop)
@@ -114,11 +116,12 @@ fn output_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 }
 
 /// Executes `element` once, or with a repeat prefix as often as CX says. `index` is the register of the offset, with its
-/// size in bytes. It moves with each element.
+/// size in bytes. It moves by `size` bytes with each element.
 fn repeat<M: Memory>(
     cpu: &mut Cpu<M>,
     op: &Op<M>,
     index: (usize, u8),
+    size: u8,
     element: impl Fn(&mut Cpu<M>, u64) -> Result<(), Trap>,
 ) -> Result<(), Trap> {
     let (register, width) = index;
@@ -130,7 +133,7 @@ fn repeat<M: Memory>(
         }
         let offset = cpu.gpr(register, width);
         element(cpu, offset)?;
-        let size = u64::from(op.size);
+        let size = u64::from(size);
         let step = if cpu.state.has(flag::DF) { size.wrapping_neg() } else { size };
         cpu.set_gpr(register, width, offset.wrapping_add(step));
         if !repeats {
