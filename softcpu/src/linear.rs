@@ -189,8 +189,14 @@ impl<M: Memory> Cpu<M> {
         let next = linear.wrapping_add(first.into()) & self.linear_mask();
         let low_page = self.translate(linear, Access::Write, user)?;
         let high_page = self.translate(next, Access::Write, user)?;
+        let high = value >> (8 * u32::from(first));
+        if high_page.page.is_none() && low_page.page.is_some() {
+            // The access ends the instruction, which is executed again: memory must not change before it.
+            self.store_to(high_page, next, second, high)?;
+            return self.store_to(low_page, linear, first, value);
+        }
         self.store_to(low_page, linear, first, value)?;
-        self.store_to(high_page, next, second, value >> (8 * u32::from(first)))
+        self.store_to(high_page, next, second, high)
     }
 
     /// Reads `size` bytes in one page.

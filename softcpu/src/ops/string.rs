@@ -185,8 +185,9 @@ fn compare<M: Memory>(cpu: &mut Cpu<M>, a: u64, b: u64, size: u8) {
 fn cmps<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let once = |cpu: &mut Cpu<M>, elements: Elements| {
         let Elements { size, width, source, .. } = elements;
-        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
+        // Processors of Intel read the second operand first.
         let b = cpu.load(seg::ES, cpu.gpr(gpr::DI, width), size)?;
+        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
         cpu.advance(gpr::SI, elements, 1);
         cpu.advance(gpr::DI, elements, 1);
         compare(cpu, a, b, size);
