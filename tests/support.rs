@@ -9,7 +9,7 @@ pub mod payloads;
 
 use guest::{End, Guest};
 #[allow(unused_imports)]
-pub use kvm::{kvm_test, plain_test, test_unless, unusable};
+pub use kvm::{kvm_test, on_both, plain_test, processor, soft_test, test_unless, unusable};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vmm::boot::Image;
 use vmm::device::Transport;
+use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Builder, Input, Machine, Output, Report};
@@ -126,6 +127,14 @@ pub fn wait_for_handlers(child: &Child) {
 pub fn vmm(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
     command.args(arguments).stdout(Stdio::piped()).env_remove("RUST_LOG");
+    // The subcommands that run a guest take the option. Without a subcommand, the first word is a guest.
+    let runs = !["boot", "bench", "compare", "doctor", "guests", "report"]
+        .contains(&arguments.first().unwrap_or(&""));
+    match processor() {
+        Some(Processor::Soft) if runs => command.args(["--vcpu", "soft"]),
+        Some(Processor::Kvm) if runs => command.args(["--vcpu", "kvm"]),
+        _ => &mut command,
+    };
     command
 }
 
@@ -163,6 +172,7 @@ pub fn elf_entered_at(address: u64, entry: u64, code: &[u8]) -> Vec<u8> {
 pub fn run_machine(builder: Builder) -> (Report, Vec<u8>) {
     let (output, captured) = Output::captured();
     let report = builder
+        .processor(processor())
         .output(output)
         .build()
         .expect("the machine is built")

@@ -1,7 +1,7 @@
 //! Differences that are due to KVM or to the host, and not to the processor.
 
 use crate::layout;
-use crate::outcome::{Access, Outcome};
+use crate::outcome::{Access, End, Outcome};
 use crate::program::{Config, Program};
 use iced_x86::Mnemonic;
 use softcpu::flag;
@@ -20,6 +20,9 @@ pub fn allowed(program: &Program, kvm: &Outcome, soft: &Outcome) -> Option<&'sta
         && rest.iter().all(is_input)
     {
         return Some("KVM reads a port before INS faults");
+    }
+    if program.id.config != Config::User && kvm.end == End::Shutdown {
+        return Some("KVM cannot deliver an exception to memory-mapped I/O, or ends otherwise at a triple fault");
     }
     if program.id.config == Config::User {
         return emulated(program, kvm, soft_vector, &has);

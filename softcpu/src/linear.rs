@@ -141,8 +141,15 @@ impl<M: Memory> Cpu<M> {
         }
         let user = self.is_user();
         self.check_write(linear, 16, user)?;
+        let next = linear.wrapping_add(8) & self.linear_mask();
+        let last = linear.wrapping_add(15) & self.linear_mask();
+        // As in `store_linear`.
+        if self.translate(last, Access::Write, user)?.page.is_none() {
+            self.store_linear(next, 8, (value >> 64) as u64, user)?;
+            return self.store_linear(linear, 8, value as u64, user);
+        }
         self.store_linear(linear, 8, value as u64, user)?;
-        self.store_linear(linear.wrapping_add(8) & self.linear_mask(), 8, (value >> 64) as u64, user)
+        self.store_linear(next, 8, (value >> 64) as u64, user)
     }
 
     /// The bits of a linear address.
@@ -190,8 +197,8 @@ impl<M: Memory> Cpu<M> {
         let low_page = self.translate(linear, Access::Write, user)?;
         let high_page = self.translate(next, Access::Write, user)?;
         let high = value >> (8 * u32::from(first));
-        if high_page.page.is_none() && low_page.page.is_some() {
-            // The access ends the instruction, which is executed again: memory must not change before it.
+        // Memory is written last: an exit executes the instruction again, which must not read what it has written.
+        if low_page.page.is_some() && high_page.page.is_none() {
             self.store_to(high_page, next, second, high)?;
             return self.store_to(low_page, linear, first, value);
         }
@@ -278,3 +285,7 @@ const fn halves(linear: u64, size: u8) -> (u8, u8) {
 const fn segment_fault(segment: usize) -> Trap {
     Trap::coded(if segment == seg::SS { SS } else { GP }, 0)
 }
+
+#[cfg(test)]
+#[path = "tests/linear.rs"]
+mod tests;

@@ -1,8 +1,10 @@
 //! Tests that need KVM, and tests that do not. The tests of the package `bench` use this file too.
 
 use libtest_mimic::{Completion, Failed, Trial};
+use std::cell::Cell;
 use std::sync::OnceLock;
 use vmm::boot::Image;
+use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Error, Machine, Output};
@@ -12,7 +14,8 @@ pub fn unusable() -> Option<&'static str> {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
     let probe = || {
         let image = Image::flat(&[0xf4][..], Mode::Real, Gpa(0)).expect("an image");
-        match Machine::builder(image).output(Output::captured().0).build() {
+        let builder = Machine::builder(image).processor(Some(Processor::Kvm));
+        match builder.output(Output::captured().0).build() {
             Err(error @ (Error::OpenKvm { .. } | Error::NotKvm { .. } | Error::ApiVersion { .. })) => {
                 Some(error.to_string())
             }
@@ -35,6 +38,37 @@ pub fn kvm_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -
         }
         Some(reason) => Ok(Completion::ignored_with(reason)),
     })
+}
+
+thread_local! {
+    /// The kind of processor of the machines that this thread's test builds.
+    static PROCESSOR: Cell<Option<Processor>> = const { Cell::new(None) };
+}
+
+/// The kind of processor of the machines that the calling thread's test builds. `None` for a test that does not care.
+pub fn processor() -> Option<Processor> {
+    PROCESSOR.get()
+}
+
+/// Returns a test that runs guests on the software processor, and so needs no KVM. `run_machine` and `vmm` choose it.
+pub fn soft_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial {
+    plain_test(name.into() + "::soft", || {
+        PROCESSOR.set(Some(Processor::Soft));
+        body();
+        PROCESSOR.set(None);
+    })
+}
+
+/// Returns the same test twice: with KVM, as `kvm_test`, and on the software processor, as `soft_test`.
+pub fn on_both(name: impl Into<String>, body: impl FnOnce() + Clone + Send + 'static) -> [Trial; 2] {
+    let name = name.into();
+    let on_kvm = body.clone();
+    let with_kvm = move || {
+        PROCESSOR.set(Some(Processor::Kvm));
+        on_kvm();
+        PROCESSOR.set(None);
+    };
+    [kvm_test(name.clone(), with_kvm), soft_test(name, body)]
 }
 
 /// Returns a test that does not need KVM.

@@ -96,7 +96,7 @@ fn address_size(kind: OpKind) -> u8 {
 fn input_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[0].size);
     cpu.check_port(port, size)?;
-    repeat(cpu, op, (gpr::DI, address_size(op.insn.op0_kind())), |cpu, offset| {
+    repeat(cpu, op, (gpr::DI, address_size(op.insn.op0_kind())), size, |cpu, offset| {
         cpu.check_store(seg::ES, offset, size)?;
         let value = cpu.exchange(Exit::PortIn { port, size })?;
         cpu.store(seg::ES, offset, size, value)
@@ -108,18 +108,19 @@ fn output_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     // The port is checked also if there is no element.
     let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[1].size);
     cpu.check_port(port, size)?;
-    repeat(cpu, op, (gpr::SI, address_size(op.insn.op1_kind())), |cpu, offset| {
+    repeat(cpu, op, (gpr::SI, address_size(op.insn.op1_kind())), size, |cpu, offset| {
         let data = cpu.load(segment, offset, size)? as u32;
         cpu.exchange(Exit::PortOut { port, size, data }).map(drop)
     })
 }
 
 /// Executes `element` once, or with a repeat prefix as often as CX says. `index` is the register of the offset, with its
-/// size in bytes. It moves with each element.
+/// size in bytes. It moves by `size` bytes with each element.
 fn repeat<M: Memory>(
     cpu: &mut Cpu<M>,
     op: &Op<M>,
     index: (usize, u8),
+    size: u8,
     element: impl Fn(&mut Cpu<M>, u64) -> Result<(), Trap>,
 ) -> Result<(), Trap> {
     let (register, width) = index;
@@ -135,8 +136,7 @@ fn repeat<M: Memory>(
         }
         let offset = cpu.gpr(register, width);
         element(cpu, offset)?;
-        // The first operand of OUTS is DX.
-        let size = u64::from(op.insn.memory_size().size() as u8);
+        let size = u64::from(size);
         let step = if cpu.state.has(flag::DF) { size.wrapping_neg() } else { size };
         cpu.set_gpr(register, width, offset.wrapping_add(step));
         if !repeats {
