@@ -21,6 +21,9 @@ pub fn allowed(program: &Program, kvm: &Outcome, soft: &Outcome) -> Option<&'sta
     {
         return Some("KVM reads a port before INS faults");
     }
+    if kvm_vector == Some(6) && has(&[Mnemonic::Movbe]) {
+        return Some("KVM's emulator does not know MOVBE");
+    }
     if program.id.config != Config::User && kvm.end == End::Shutdown {
         return Some("KVM cannot deliver an exception to memory-mapped I/O, or ends otherwise at a triple fault");
     }
@@ -52,7 +55,7 @@ fn emulated(
     if kvm_vector == Some(14) && soft_vector == Some(14) && kvm.state.cr2 >> 47 != 0 {
         return Some("KVM's error code shows the page tables of the host for the upper half of the addresses");
     }
-    if matches!(kvm_vector, Some(12 | 14)) && is_protection && program.has_prefix(&SEGMENTS) {
+    if is_protection && program.has_prefix(&SEGMENTS) {
         return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
     }
     if soft_vector == Some(6) && has(&[Mnemonic::INVALID]) {
@@ -64,6 +67,12 @@ fn emulated(
     }
     if is_mapped_io && has(&[Call]) {
         return Some("KVM's emulator checks the target of CALL before the stack");
+    }
+    if is_mapped_io && has(&[Insb, Insw, Insd]) {
+        return Some("KVM writes the elements of REP INS together");
+    }
+    if is_mapped_io && has(&[Mnemonic::Movsxd]) {
+        return Some("KVM's emulator reads 4 bytes for MOVSXD");
     }
     if is_mapped_io && has(&[Clflush]) {
         return Some("KVM's emulator reads what CLFLUSH flushes");
