@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz campaign sanitize model testbed-linux durability setup clean
+.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz campaign differ sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -186,6 +186,12 @@ campaign: setup ## Run hostile guests; 10 minutes (SEED=n, ONLY=part:n)
 	@$(CARGO) build $(LOCKED) --release -p campaign
 	@$(TARGET)/release/campaign --program $(TARGET)/release/vmm --findings $(TARGET)/campaign \
 		$(SEED:%=--seed %) $(ONLY:%=--only %) $(CAMPAIGN_SECONDS:%=--seconds %)
+
+# A run of 60 seconds: make differ SECONDS=60. One program: make differ SEED=n ONLY=user:n.
+differ: setup ## Compare the software processor with KVM (SEED=n, PROGRAMS=n, SECONDS=n, ONLY=user)
+	@$(CARGO) build $(LOCKED) --release -p differ
+	@$(TARGET)/release/differ $(SEED:%=--seed %) $(ONLY:%=--only %) \
+		$(PROGRAMS:%=--programs %) $(SECONDS:%=--seconds %)
 
 # loom is a dependency of this package only, which is not part of the workspace.
 model: setup ## Run every interleaving of the threads of a ring (loom)
