@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test test_here test_elsewhere page browser check testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz campaign differ sanitize model testbed-linux durability setup clean
+.PHONY: help run polling static install test test_here test_elsewhere page browser check check-hosts testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz campaign differ sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -98,9 +98,24 @@ check: setup ## Check formatting, lints, layers and documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps
 	$(CARGO) test $(WORKSPACE) --quiet --test layers
 
-# Besides Rust, the build needs gcc with binutils, and nasm. Only nasm is installed automatically.
+# Nothing is linked or run. The packages bench and campaign are only for hosts with KVM.
+HOSTS = aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-apple-darwin
+
+check-hosts: setup ## Check the build for other hosts: ARM Linux and macOS
+	@for host in $(HOSTS); do \
+		if [ -d "$$(rustc --print target-libdir --target $$host)" ]; then \
+			echo "make: checking $$host" >&2; \
+			$(CARGO) clippy $(WORKSPACE) --exclude bench --exclude campaign --lib --bins --target $$host -- -D warnings || exit 1; \
+		else \
+			echo "make: $$host was not checked: install its standard library (rustup target add $$host)" >&2; \
+		fi; \
+	done
+
+# Besides Rust, the build needs gcc with binutils, and nasm. Only nasm is installed automatically. On a host other than
+# x86-64 Linux, build.rs looks for the gcc.
 setup: ## Check the build tools; install nasm if it is missing
-	@for tool in $(CARGO) gcc ld objcopy; do command -v $$tool >/dev/null || \
+	@case $$(uname -sm) in "Linux x86_64") tools="gcc ld objcopy";; esac; \
+	for tool in $(CARGO) $$tools; do command -v $$tool >/dev/null || \
 		{ echo "make: $$tool is missing: install Rust (https://rustup.rs) and gcc with binutils" >&2; exit 1; }; done
 	@if ! command -v nasm >/dev/null; then \
 		echo "make: installing nasm, which assembles the 16-bit guests" >&2; \
