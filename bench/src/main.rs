@@ -35,6 +35,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use vmm::boot::Image;
+use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Machine, Output};
@@ -252,7 +253,12 @@ fn report_error(message: &str) -> u8 {
 /// Runs a guest that halts at once, to check that guests can run on this host.
 fn try_guest() -> Result<(), vmm::Error> {
     let image = Image::flat(&[0xf4][..], Mode::Real, Gpa(0))?;
-    Machine::builder(image).output(Output::captured().0).build()?.run().map(drop)
+    Machine::builder(image)
+        .processor(Some(Processor::Kvm))
+        .output(Output::captured().0)
+        .build()?
+        .run()
+        .map(drop)
 }
 
 /// Runs the measurements that the user asked for. Returns the tables and the exit status.

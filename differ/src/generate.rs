@@ -134,10 +134,12 @@ fn registers(program: &mut Program, rng: &mut Rng) {
     if rng.u8(..4) == 0 {
         state.rflags |= flag::DF;
     }
-    if rng.u8(..10) == 0 {
+    if rng.u8(..32) == 0 {
         state.rflags |= flag::AC;
     }
     if config == Config::User {
+        // On a host without hardware virtualization, ring 3 sees IF set.
+        state.rflags |= flag::IF;
         state.xmm.iter_mut().for_each(|register| *register = values::wide(rng));
         state.mxcsr = values::mxcsr(rng);
         for number in [seg::FS, seg::GS] {
@@ -179,7 +181,7 @@ fn code(program: &mut Program, opcodes: &Opcodes, rng: &mut Rng) {
     // Some programs cross the end of a page.
     let start = match rng.u8(..16) {
         0 => CODE + PAGE - rng.u64(..40),
-        1 => CODE_END - 1 - rng.u64(..40),
+        1 if rng.u8(..8) == 0 => CODE_END - 1 - rng.u64(..40),
         _ => CODE + rng.u64(..64),
     };
     program.state.rip = start.wrapping_sub(base);
@@ -242,7 +244,7 @@ fn retarget(insn: &mut Instruction, target: u64) {
 
 /// Adds prefixes to a few instructions.
 fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
-    if rng.u8(..20) != 0 {
+    if rng.u8(..60) != 0 {
         return bytes;
     }
     const PREFIXES: [u8; 11] = [0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
@@ -256,5 +258,6 @@ fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
     let insn = decoder.decode();
     let was = Decoder::with_ip(bits, &bytes, 0, DecoderOptions::NONE).decode();
     // Only what is an instruction of the same name, or none, is known to be harmless.
-    if insn.is_invalid() || insn.mnemonic() == was.mnemonic() { changed } else { bytes }
+    let is_invalid = insn.is_invalid() && changed.contains(&0xf0);
+    if is_invalid || insn.mnemonic() == was.mnemonic() { changed } else { bytes }
 }

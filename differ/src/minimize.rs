@@ -147,6 +147,12 @@ pub fn start(program: &Program) -> String {
     for (name, value) in NAMES.into_iter().zip(state.gpr).filter(|(_, value)| *value != 0) {
         let _ = write!(text, " {name}={value:#x}");
     }
+    for (number, name) in [(seg::FS, "fs"), (seg::GS, "gs")] {
+        let base = state.segments[number].base;
+        if base != 0 {
+            let _ = write!(text, " {name}={base:#x}");
+        }
+    }
     for (number, value) in state.xmm.iter().enumerate().filter(|(_, value)| **value != 0) {
         let _ = write!(text, " xmm{number}={value:#x}");
     }

@@ -1,5 +1,6 @@
 //! A program: code, and the state in which it begins.
 
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use softcpu::State;
 use std::fmt;
 
@@ -69,6 +70,15 @@ impl Program {
     /// The width of the code, in bits.
     pub fn bits(&self) -> u32 {
         self.state.code_bits()
+    }
+
+    /// The names of the instructions.
+    pub fn mnemonics(&self) -> Vec<Mnemonic> {
+        let decode = |piece: &Piece| {
+            let bytes = self.read(piece.at, piece.len);
+            Decoder::with_ip(self.bits(), &bytes, piece.at, DecoderOptions::NONE).decode().mnemonic()
+        };
+        self.pieces.iter().map(decode).collect()
     }
 
     pub fn write(&mut self, at: u64, bytes: &[u8]) {

@@ -13,6 +13,8 @@ use std::collections::HashMap;
 const MAX_OPS: usize = 32;
 /// The number of blocks that are kept.
 const SLOTS: usize = 4096;
+/// The number of pages that are known to have code. If there are more, all blocks are removed.
+const MAX_PAGES: usize = 8192;
 /// The bytes of a page that one bit of [`PageCode::granules`] stands for.
 const GRANULE: u64 = PAGE / 64;
 /// The maximum length of an instruction, in bytes.
@@ -146,8 +148,14 @@ impl<M: Memory> Blocks<M> {
         }
     }
 
+    /// The number of pages with blocks.
+    #[cfg(test)]
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
     /// Removes all blocks.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.slots.iter_mut().for_each(|slot| *slot = None);
         self.pages.clear();
         self.current = None;
@@ -164,6 +172,9 @@ impl<M: Memory> Blocks<M> {
     }
 
     fn register(&mut self, block: &Block<M>) {
+        if self.pages.len() >= MAX_PAGES {
+            self.clear();
+        }
         let page = self.pages.entry(block.key.gpa & !(PAGE - 1)).or_default();
         page.granules |= granules(block.key.gpa, block.end());
         let slot = block.key.slot() as u16;

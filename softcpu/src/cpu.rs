@@ -248,8 +248,10 @@ impl<M: Memory> Cpu<M> {
                 // The answers of the instruction, which is not executed again.
                 self.forget_answers();
                 self.shadow = false;
-                // A guest whose handlers fault at once must not run for ever.
-                self.left = self.left.saturating_sub(1);
+                // A fault counts as an instruction: a guest whose handlers fault at once must not run for ever.
+                if !exception.is_single_step() {
+                    self.left = self.left.saturating_sub(1);
+                }
                 self.deliver_exception(exception)
             }
         }
@@ -282,6 +284,9 @@ impl<M: Memory> Cpu<M> {
 
     /// Executes at most `most` instructions of one block.
     fn execute(&mut self, most: u64) -> Result<(), Trap> {
+        if !self.state.is_64() {
+            self.state.rip &= 0xffff_ffff;
+        }
         let rip = self.state.rip;
         let linear = self.code_address(rip)?;
         let entry = self.translate(linear, Access::Execute, self.is_user())?;
@@ -369,12 +374,12 @@ impl<M: Memory> Cpu<M> {
             if !bytes.is_empty() {
                 let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
                 let insn = decoder.decode();
+                if insn.is_invalid() && is_too_long(bits, &bytes) {
+                    return Err(Trap::gp());
+                }
                 if decoder.last_error() != DecoderError::NoMoreBytes {
                     return Ok(Op::new(insn, bits));
                 }
-            }
-            if bytes.len() == MAX_INSTRUCTION {
-                return Err(Trap::gp());
             }
             // Fetch as far as the end of the page, and the next page only if the instruction needs it.
             let at = rip.wrapping_add(bytes.len() as u64);
@@ -411,3 +416,18 @@ impl<M: Memory> Cpu<M> {
         }
     }
 }
+
+/// True if an instruction that begins with these bytes has more than 15. Such an instruction has a prefix that it does not
+/// need: without it, the decoder reads as far as the last byte, and misses further ones.
+fn is_too_long(bits: u32, bytes: &[u8]) -> bool {
+    let Some((_, rest)) = bytes.split_first().filter(|_| bytes.len() == MAX_INSTRUCTION) else {
+        return false;
+    };
+    let mut decoder = Decoder::new(bits, rest, DecoderOptions::NONE);
+    decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
+}
+
+#[cfg(test)]
+#[path = "tests/cpu.rs"]
+mod tests;

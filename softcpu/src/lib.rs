@@ -41,6 +41,8 @@ mod stack;
 mod state;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod trap;
 
 pub use cpu::Cpu;

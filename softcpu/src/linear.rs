@@ -65,7 +65,7 @@ impl<M: Memory> Cpu<M> {
 
     /// Raises #AC for an unaligned access in ring 3, if that is switched on.
     #[inline]
-    fn check_alignment(&self, linear: u64, size: u8) -> Result<(), Trap> {
+    pub(crate) fn check_alignment(&self, linear: u64, size: u8) -> Result<(), Trap> {
         if self.state.rflags & flag::AC != 0
             && linear & (u64::from(size).wrapping_sub(1)) != 0
             && self.state.cr0 & cr0::AM != 0
@@ -117,8 +117,11 @@ impl<M: Memory> Cpu<M> {
             return Err(Trap::gp());
         }
         let user = self.is_user();
-        // A fault in the second page comes before an access to the first.
-        self.translate(linear.wrapping_add(15) & self.linear_mask(), Access::Read, user)?;
+        // A fault in the second page comes before an access to the first, which may be memory-mapped I/O.
+        self.translate(linear, Access::Read, user)?;
+        if linear & (PAGE - 1) > PAGE - 16 {
+            self.translate(linear.wrapping_add(15) & self.linear_mask() & !(PAGE - 1), Access::Read, user)?;
+        }
         let low = self.load_linear(linear, 8, user)?;
         let high = self.load_linear(linear.wrapping_add(8) & self.linear_mask(), 8, user)?;
         Ok(u128::from(high) << 64 | u128::from(low))
@@ -138,8 +141,15 @@ impl<M: Memory> Cpu<M> {
         }
         let user = self.is_user();
         self.check_write(linear, 16, user)?;
+        let next = linear.wrapping_add(8) & self.linear_mask();
+        let last = linear.wrapping_add(15) & self.linear_mask();
+        // As in `store_linear`.
+        if self.translate(last, Access::Write, user)?.page.is_none() {
+            self.store_linear(next, 8, (value >> 64) as u64, user)?;
+            return self.store_linear(linear, 8, value as u64, user);
+        }
         self.store_linear(linear, 8, value as u64, user)?;
-        self.store_linear(linear.wrapping_add(8) & self.linear_mask(), 8, (value >> 64) as u64, user)
+        self.store_linear(next, 8, (value >> 64) as u64, user)
     }
 
     /// The bits of a linear address.
@@ -186,8 +196,14 @@ impl<M: Memory> Cpu<M> {
         let next = linear.wrapping_add(first.into()) & self.linear_mask();
         let low_page = self.translate(linear, Access::Write, user)?;
         let high_page = self.translate(next, Access::Write, user)?;
+        let high = value >> (8 * u32::from(first));
+        // Memory is written last: an exit executes the instruction again, which must not read what it has written.
+        if low_page.page.is_some() && high_page.page.is_none() {
+            self.store_to(high_page, next, second, high)?;
+            return self.store_to(low_page, linear, first, value);
+        }
         self.store_to(low_page, linear, first, value)?;
-        self.store_to(high_page, next, second, value >> (8 * u32::from(first)))
+        self.store_to(high_page, next, second, high)
     }
 
     /// Reads `size` bytes in one page.
@@ -269,3 +285,7 @@ const fn halves(linear: u64, size: u8) -> (u8, u8) {
 const fn segment_fault(segment: usize) -> Trap {
     Trap::coded(if segment == seg::SS { SS } else { GP }, 0)
 }
+
+#[cfg(test)]
+#[path = "tests/linear.rs"]
+mod tests;

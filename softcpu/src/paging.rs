@@ -9,9 +9,6 @@ use crate::trap::Trap;
 pub(crate) const PHYSICAL_BITS: u32 = 46;
 /// The number of entries of the TLB.
 const ENTRIES: usize = 512;
-/// A tag that no page has.
-const INVALID: u64 = 1;
-
 /// The bits of an entry of a paging structure.
 pub(crate) mod pte {
     pub(crate) const PRESENT: u64 = 1 << 0;
@@ -51,7 +48,7 @@ impl Access {
 /// A translation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<P> {
-    /// The linear address of the page.
+    /// The linear address of the page, and in bits 0 to 11 the generation of the TLB.
     tag: u64,
     /// The physical address of the page.
     pub(crate) gpa: u64,
@@ -59,18 +56,29 @@ pub(crate) struct Entry<P> {
     pub(crate) page: Option<P>,
     /// The accesses that need no further check, a bit for each [`Access`] and privilege.
     allowed: u8,
+    /// The binary logarithm of the size of the page that the paging structures map.
+    shift: u8,
     global: bool,
     /// A block was decoded from this page.
     pub(crate) has_code: bool,
 }
 
-/// The TLB. It is direct-mapped.
-pub(crate) struct Tlb<P>(Box<[Entry<P>; ENTRIES]>);
+/// The TLB. It is direct-mapped, and holds translations of 4 KiB.
+pub(crate) struct Tlb<P> {
+    entries: Box<[Entry<P>; ENTRIES]>,
+    /// The number in the tags of valid entries, 1 to 4095. The tag of an invalid entry has the number 0, or an old one.
+    generation: u64,
+    /// There may be entries of global pages.
+    has_global: bool,
+    /// There may be entries that are parts of large pages.
+    has_large: bool,
+}
 
 impl<P: Copy> Tlb<P> {
     pub(crate) fn new() -> Self {
-        let empty = Entry { tag: INVALID, gpa: 0, page: None, allowed: 0, global: false, has_code: false };
-        Self(Box::new([empty; ENTRIES]))
+        let empty =
+            Entry { tag: 0, gpa: 0, page: None, allowed: 0, shift: 12, global: false, has_code: false };
+        Self { entries: Box::new([empty; ENTRIES]), generation: 1, has_global: false, has_large: false }
     }
 
     #[inline]
@@ -78,28 +86,56 @@ impl<P: Copy> Tlb<P> {
         (linear >> 12) as usize & (ENTRIES - 1)
     }
 
+    #[inline]
+    fn tag(&self, linear: u64) -> u64 {
+        linear & !(PAGE - 1) | self.generation
+    }
+
     /// Forgets all translations.
     pub(crate) fn flush(&mut self) {
-        self.0.iter_mut().for_each(|entry| entry.tag = INVALID);
+        self.generation += 1;
+        if self.generation == PAGE {
+            self.entries.iter_mut().for_each(|entry| entry.tag = 0);
+            self.generation = 1;
+        }
+        (self.has_global, self.has_large) = (false, false);
     }
 
     /// Forgets all translations but the global ones.
     pub(crate) fn flush_local(&mut self) {
-        self.0.iter_mut().filter(|entry| !entry.global).for_each(|entry| entry.tag = INVALID);
+        if self.has_global {
+            self.entries.iter_mut().filter(|entry| !entry.global).for_each(|entry| entry.tag = 0);
+        } else {
+            self.flush();
+        }
     }
 
-    /// Forgets the translation of the page at a linear address (INVLPG).
+    /// Forgets the translation of the page at a linear address, also if it is a large page or a global one (INVLPG, SDM
+    /// volume 3, section 4.10.4.1).
     pub(crate) fn flush_page(&mut self, linear: u64) {
-        let entry = &mut self.0[Self::place(linear)];
-        if entry.tag == linear & !(PAGE - 1) {
-            entry.tag = INVALID;
+        let entry = &mut self.entries[Self::place(linear)];
+        if entry.tag & !(PAGE - 1) == linear & !(PAGE - 1) {
+            entry.tag = 0;
+        }
+        if self.has_large {
+            let same_page = |entry: &&mut Entry<P>| (entry.tag ^ linear) >> entry.shift == 0;
+            self.entries.iter_mut().filter(same_page).for_each(|entry| entry.tag = 0);
         }
     }
 
     /// Notes that blocks were decoded from the page at `gpa`.
     pub(crate) fn mark_code(&mut self, gpa: u64) {
-        let entries = self.0.iter_mut().filter(|entry| entry.gpa == gpa & !(PAGE - 1));
+        let entries = self.entries.iter_mut().filter(|entry| entry.gpa == gpa & !(PAGE - 1));
         entries.for_each(|entry| entry.has_code = true);
+    }
+
+    /// Keeps a translation of the page at a linear address.
+    fn insert(&mut self, linear: u64, mut entry: Entry<P>) -> Entry<P> {
+        self.has_global |= entry.global;
+        self.has_large |= entry.shift > 12;
+        entry.tag = self.tag(linear);
+        self.entries[Self::place(linear)] = entry;
+        entry
     }
 }
 
@@ -111,6 +147,8 @@ struct Walk {
     executable: bool,
     global: bool,
     dirty: bool,
+    /// The binary logarithm of the size of the page.
+    shift: u8,
 }
 
 /// The entries that a walk has read, with their addresses and widths.
@@ -132,8 +170,8 @@ impl<M: Memory> Cpu<M> {
         access: Access,
         user: bool,
     ) -> Result<Entry<M::Page>, Trap> {
-        let entry = self.tlb.0[Tlb::<M::Page>::place(linear)];
-        if entry.tag == linear & !(PAGE - 1) && entry.allowed & access.bit(user) != 0 {
+        let entry = self.tlb.entries[Tlb::<M::Page>::place(linear)];
+        if entry.tag == self.tlb.tag(linear) && entry.allowed & access.bit(user) != 0 {
             return Ok(entry);
         }
         self.fill(linear, access, user)
@@ -143,7 +181,15 @@ impl<M: Memory> Cpu<M> {
     #[cold]
     fn fill(&mut self, linear: u64, access: Access, user: bool) -> Result<Entry<M::Page>, Trap> {
         let walk = if self.state.cr0 & cr0::PG == 0 {
-            Walk { gpa: linear, writable: true, user: true, executable: true, global: false, dirty: true }
+            Walk {
+                gpa: linear,
+                writable: true,
+                user: true,
+                executable: true,
+                global: false,
+                dirty: true,
+                shift: 12,
+            }
         } else {
             self.walk(linear, access, user)?
         };
@@ -161,15 +207,15 @@ impl<M: Memory> Cpu<M> {
         }
         let gpa = walk.gpa & !(PAGE - 1);
         let entry = Entry {
-            tag: linear & !(PAGE - 1),
+            tag: 0,
             gpa,
             page: self.memory.page(gpa),
             allowed,
+            shift: walk.shift,
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
             has_code: self.blocks.has_page(gpa),
         };
-        self.tlb.0[Tlb::<M::Page>::place(linear)] = entry;
-        Ok(entry)
+        Ok(self.tlb.insert(linear, entry))
     }
 
     /// Reads the page-directory pointers of PAE paging from memory (SDM volume 3, section 4.4.1).
@@ -205,7 +251,7 @@ impl<M: Memory> Cpu<M> {
         } else {
             self.memory.store::<4>(page, offset, value);
         }
-        self.code_written(gpa, 8);
+        self.code_written(gpa, if wide { 8 } else { 4 });
     }
 
     /// Walks the paging structures for an access, checks it, and sets the accessed and dirty bits.
@@ -277,7 +323,7 @@ impl<M: Memory> Cpu<M> {
             if large || shift == 12 {
                 let (global, dirty) = (entry & pte::GLOBAL != 0, entry & pte::DIRTY != 0);
                 let gpa = page_address(entry, linear, shift, path.wide);
-                return Ok(Walk { gpa, writable, user, executable, global, dirty });
+                return Ok(Walk { gpa, writable, user, executable, global, dirty, shift: shift as u8 });
             }
             table = if path.wide { entry & physical_mask() } else { entry & 0xffff_f000 };
             shift -= bits;
@@ -324,3 +370,7 @@ fn page_address(entry: u64, linear: u64, shift: u32, wide: bool) -> u64 {
     };
     base | linear & inside
 }
+
+#[cfg(test)]
+#[path = "tests/paging.rs"]
+mod tests;

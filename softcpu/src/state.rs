@@ -182,7 +182,7 @@ pub struct Fpu {
     pub instruction: u64,
     /// The address of its operand.
     pub operand: u64,
-    /// The registers, 80 bits each.
+    /// The registers R0 to R7, 80 bits each. ST(0) is the one that the status word names.
     pub registers: [[u8; 10]; 8],
 }
 

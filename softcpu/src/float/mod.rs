@@ -6,10 +6,12 @@
 mod arithmetic;
 mod compare;
 mod convert;
+mod estimate;
 
 pub(crate) use arithmetic::{add, div, mul, sqrt, sub};
 pub(crate) use compare::{compare, max, min};
 pub(crate) use convert::{double_to_single, from_integer, single_to_double, to_integer};
+pub(crate) use estimate::{reciprocal, reciprocal_sqrt};
 
 /// The bits of MXCSR (SDM volume 1, section 10.2.3).
 pub(crate) mod mxcsr {

@@ -23,11 +23,18 @@ pub(crate) mod debug {
 
 /// True if an exception with the vector `second`, raised while `first` was delivered, is a double fault (SDM volume 3, table
 /// 6-5).
-const fn is_double_fault(first: u8, second: u8) -> bool {
+pub(crate) const fn is_double_fault(first: u8, second: u8) -> bool {
     const fn is_contributory(vector: u8) -> bool {
         matches!(vector, DE | TS | NP | SS | GP)
     }
     is_contributory(second) && (is_contributory(first) || first == PF) || first == PF && second == PF
+}
+
+impl Exception {
+    /// True for the trap after an instruction, which is complete.
+    pub(crate) fn is_single_step(&self) -> bool {
+        self.vector == DB && self.address & debug::SINGLE_STEP != 0
+    }
 }
 
 impl<M: Memory> Cpu<M> {
@@ -53,7 +60,6 @@ impl<M: Memory> Cpu<M> {
                 // The processor would raise it for ever.
                 return Err(Trap::Again);
             }
-            faults.push(self.fault_of(&current));
             if current.vector == DF {
                 self.note(&raised);
                 faults.push(self.fault_of(&raised));
@@ -61,6 +67,7 @@ impl<M: Memory> Cpu<M> {
                 self.death = Some(Death { faults, cs, rip: self.state.rip });
                 return Err(Trap::Fault(raised));
             }
+            faults.push(self.fault_of(&current));
             if is_double_fault(current.vector, raised.vector) {
                 self.note(&raised);
                 faults.push(self.fault_of(&raised));
@@ -90,8 +97,7 @@ impl<M: Memory> Cpu<M> {
 
     /// The event that delivers an exception.
     fn event_of(&self, exception: &Exception) -> Event {
-        let is_trap = exception.vector == DB && exception.address & debug::SINGLE_STEP != 0;
-        let resume = if is_trap { 0 } else { flag::RF };
+        let resume = if exception.is_single_step() { 0 } else { flag::RF };
         Event {
             vector: exception.vector,
             error: exception.error,

@@ -7,7 +7,7 @@ use crate::memory::Memory;
 use crate::op::{Handler, Kind, Op};
 use crate::paging::Access;
 use crate::state::{cr0, cr4};
-use crate::trap::{DB, Trap};
+use crate::trap::Trap;
 use iced_x86::{Instruction, Mnemonic};
 
 /// The bits of DR6 that a write changes, and those that are always set.
@@ -83,7 +83,7 @@ fn read_control<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 
 impl<M: Memory> Cpu<M> {
     /// Checks an access to debug register `number`. Returns its index in the state (SDM volume 3, section 18.2).
-    fn debug_register(&mut self, number: u8) -> Result<usize, Trap> {
+    fn debug_register(&self, number: u8) -> Result<usize, Trap> {
         let index = match number {
             4 | 5 if self.state.cr4 & cr4::DE != 0 => return Err(Trap::ud()),
             4 | 5 => number + 2,
@@ -92,9 +92,7 @@ impl<M: Memory> Cpu<M> {
         };
         self.require_ring_0()?;
         if self.state.dr[7] & DR7_GD != 0 {
-            self.state.dr[7] &= !DR7_GD;
-            self.state.dr[6] |= DR6_BD;
-            return Err(Trap::fault(DB));
+            return Err(Trap::debug(DR6_BD));
         }
         Ok(index.into())
     }

@@ -1,4 +1,4 @@
-//! Software interrupts (SDM volume 2, INT n/INTO/INT3/INT1).
+//! Software interrupts, and UD (SDM volume 2, INT n/INTO/INT3/INT1 and UD).
 
 use crate::cpu::Cpu;
 use crate::interrupts::Event;
@@ -14,6 +14,7 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
         Mnemonic::Int3 => int3,
         Mnemonic::Into => into,
         Mnemonic::Int1 => int1,
+        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => super::undefined,
         _ => return None,
     })
 }

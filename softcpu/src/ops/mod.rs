@@ -29,6 +29,7 @@ mod string_fast;
 mod syscall;
 mod system;
 mod tables;
+mod x87;
 
 use crate::cpu::Cpu;
 use crate::memory::Memory;
@@ -59,6 +60,7 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
         control::handler,
         flag::handler,
         sse::handler,
+        x87::handler,
         system::handler,
         segments::handler,
         interrupt::handler,

@@ -91,6 +91,7 @@ impl<M: Memory> Cpu<M> {
         }
         // A repetition that is to be continued leaves the flags as they were (SDM volume 2, REP).
         let rflags = self.state.rflags;
+        let mut is_first = true;
         loop {
             once(self, elements).inspect_err(|_| self.state.rflags = rflags)?;
             count = count.wrapping_sub(1);
@@ -102,10 +103,14 @@ impl<M: Memory> Cpu<M> {
                 Until::Equal => self.state.has(flag::ZF),
             };
             if count == 0 || is_over {
+                // The block counts this instruction once, but fewer than it thinks may be left now.
+                self.leave_block |= !is_first;
                 return Ok(());
             }
+            is_first = false;
             self.left = self.left.saturating_sub(1);
-            if self.left == 0 || self.state.has(flag::TF) {
+            // A store may have changed this instruction.
+            if self.left == 0 || self.leave_block || self.state.has(flag::TF) {
                 self.state.rflags = rflags;
                 return Err(Trap::Again);
             }
@@ -114,6 +119,10 @@ impl<M: Memory> Cpu<M> {
             count = count.wrapping_sub(done);
             self.left = self.left.saturating_sub(done);
             self.set_gpr(gpr::CX, width, count);
+            if self.leave_block {
+                self.state.rflags = rflags;
+                return Err(Trap::Again);
+            }
         }
     }
 
@@ -184,8 +193,9 @@ fn compare<M: Memory>(cpu: &mut Cpu<M>, a: u64, b: u64, size: u8) {
 fn cmps<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let once = |cpu: &mut Cpu<M>, elements: Elements| {
         let Elements { size, width, source, .. } = elements;
-        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
+        // Processors of Intel read the second operand first.
         let b = cpu.load(seg::ES, cpu.gpr(gpr::DI, width), size)?;
+        let a = cpu.load(source, cpu.gpr(gpr::SI, width), size)?;
         cpu.advance(gpr::SI, elements, 1);
         cpu.advance(gpr::DI, elements, 1);
         compare(cpu, a, b, size);

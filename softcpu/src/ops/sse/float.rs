@@ -37,6 +37,10 @@ macro_rules! forms {
                 let predicate = op.insn.immediate8();
                 scalar(cpu, op, 8, |env, a, b| compare::<Double>(env, a, b, predicate))
             },
+            Mnemonic::Rcpps => |cpu, op| packed_single(cpu, op, |_, _, b| float::reciprocal(b)),
+            Mnemonic::Rcpss => |cpu, op| scalar(cpu, op, 4, |_, _, b| float::reciprocal(b)),
+            Mnemonic::Rsqrtps => |cpu, op| packed_single(cpu, op, |_, _, b| float::reciprocal_sqrt(b)),
+            Mnemonic::Rsqrtss => |cpu, op| scalar(cpu, op, 4, |_, _, b| float::reciprocal_sqrt(b)),
             Mnemonic::Comiss => |cpu, op| compare_flags::<M, Single>(cpu, op, 4, true),
             Mnemonic::Comisd => |cpu, op| compare_flags::<M, Double>(cpu, op, 8, true),
             Mnemonic::Ucomiss => |cpu, op| compare_flags::<M, Single>(cpu, op, 4, false),

@@ -1,7 +1,6 @@
 //! SSE and SSE2 (SDM volume 1, chapters 10 and 11).
 //!
-//! The instructions on MMX registers are not supported, nor are RCPPS, RSQRTPS and their scalar forms, whose results
-//! differ between processors.
+//! The instructions on MMX registers are not supported, for example MOVQ2DQ and CVTPI2PS: CPUID does not show MMX.
 
 mod convert;
 mod float;

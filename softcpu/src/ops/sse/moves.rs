@@ -1,10 +1,9 @@
 //! Moves (SDM volume 1, sections 10.4.1.1 and 11.4.1).
 
-use super::{low, replace_low};
+use super::replace_low;
 use crate::cpu::Cpu;
 use crate::memory::Memory;
 use crate::op::{Handler, Kind, Op, segment_index};
-use crate::operands::mask;
 use crate::paging::Access;
 use crate::state::gpr;
 use crate::trap::Trap;
@@ -107,7 +106,7 @@ fn move_mask<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, size: u32) -> Result<(), T
     cpu.set(op, 0, signs as u64)
 }
 
-/// MASKMOVDQU: stores the bytes whose mask has its highest bit set.
+/// MASKMOVDQU: stores the bytes whose mask has its highest bit set. The others are checked, too.
 fn move_selected<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     cpu.check_sse()?;
     let size = match op.insn.op0_kind() {
@@ -115,19 +114,14 @@ fn move_selected<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
         OpKind::MemorySegEDI => 4,
         _ => 8,
     };
-    let (start, segment) = (cpu.gpr(gpr::DI, size), segment_index(op.insn.memory_segment()));
+    let (offset, segment) = (cpu.gpr(gpr::DI, size), segment_index(op.insn.memory_segment()));
     let (value, selected, user) = (cpu.xmm(op, 1), cpu.xmm(op, 2), cpu.is_user());
-    let is_selected = |byte: &u32| selected >> (8 * byte + 7) & 1 != 0;
-    let mut places = [0; 16];
-    for byte in (0..16).filter(is_selected) {
-        let offset = start.wrapping_add(byte.into()) & mask(size);
-        let place = cpu.linear(segment, offset, 1, Access::Write)?;
-        cpu.translate(place, Access::Write, user)?;
-        places[byte as usize & 15] = place;
-    }
-    for byte in (0..16).filter(is_selected) {
-        let data = low(value >> (8 * byte), 1);
-        cpu.store_linear(places[byte as usize & 15], 1, data, user)?;
+    let start = cpu.linear(segment, offset, 16, Access::Write)?;
+    cpu.check_alignment(start, 8)?;
+    cpu.check_write(start, 16, user)?;
+    for byte in (0..16).filter(|byte| selected >> (8 * byte + 7) & 1 != 0) {
+        let at = start.wrapping_add(byte) & cpu.linear_mask();
+        cpu.store_linear(at, 1, (value >> (8 * byte)) as u64 & 0xff, user)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! MXCSR, and hints to the caches (SDM volume 1, sections 10.4.5 and 10.4.6).
+//! Loads and stores of MXCSR (SDM volume 1, section 10.4.5).
 
 use crate::cpu::Cpu;
 use crate::float::mxcsr;
@@ -11,7 +11,6 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
         Mnemonic::Ldmxcsr => ldmxcsr,
         Mnemonic::Stmxcsr => stmxcsr,
-        Mnemonic::Movnti => movnti,
         _ => return None,
     })
 }
@@ -29,10 +28,4 @@ fn ldmxcsr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 fn stmxcsr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     cpu.check_sse()?;
     cpu.set(op, 0, cpu.state.mxcsr.into())
-}
-
-/// MOVNTI, which needs no XMM register and is not subject to CR0.EM and CR4.OSFXSR.
-fn movnti<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let value = cpu.get(op, 1)?;
-    cpu.set(op, 0, value)
 }

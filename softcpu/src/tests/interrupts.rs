@@ -1,0 +1,427 @@
+//! Tests of the delivery of exceptions and interrupts.
+
+use crate::cpu::Cpu;
+use crate::exit::{Exit, Fault};
+use crate::memory::VecMemory;
+use crate::state::{flag, gpr, seg};
+use crate::tests::machine::{
+    CODE, DATA, IDT, Mode, STACK, TSS, USER_STACK, descriptor, gate, handler, machine, machine_with, read,
+    run, selector, set_descriptor, set_gate, write,
+};
+use iced_x86::code_asm::*;
+
+/// The values of `size` bytes at the stack pointer.
+fn stack(cpu: &Cpu<VecMemory>, size: usize, count: u64) -> Vec<u64> {
+    let start = cpu.state.segments[seg::SS].base + cpu.state.gpr[gpr::SP];
+    (0..count).map(|index| read(cpu, start + index * size as u64, size)).collect()
+}
+
+#[test]
+fn real_mode_interrupt_pushes_flags_cs_and_ip() {
+    let mut cpu = machine(Mode::Real, |a| a.int(0x21));
+    cpu.state.rflags |= flag::IF | flag::CF;
+    assert_eq!(run(&mut cpu), Some(0x21));
+    assert_eq!(stack(&cpu, 2, 3), [2, 0x1000, 0x203]);
+    assert_eq!(cpu.state.rflags, 3);
+    assert_eq!(cpu.state.segments[seg::CS].selector, 0);
+}
+
+#[test]
+fn real_mode_interrupt_and_return() {
+    let mut cpu = machine(Mode::Real, |a| {
+        a.int(0x21)?;
+        a.hlt()
+    });
+    cpu.memory().write(handler(0x21) as usize, &[0xcf]); // iret
+    cpu.state.rflags |= flag::IF | flag::CF;
+    assert_eq!(run(&mut cpu), None);
+    assert_eq!((cpu.state.rip, cpu.state.rflags), (3, 0x203));
+    assert_eq!(cpu.state.segments[seg::CS].base, CODE);
+    assert_eq!(cpu.state.gpr[gpr::SP], 0x8000);
+}
+
+#[test]
+fn real_mode_vector_outside_of_the_table_is_a_triple_fault() {
+    let mut cpu = machine(Mode::Real, |a| a.ud2());
+    cpu.state.idtr.limit = 0x17;
+    let before = cpu.state.clone();
+    assert_eq!(cpu.run(10), Exit::Shutdown);
+    assert_eq!(cpu.state, before);
+    let death = cpu.death().unwrap();
+    let vectors: Vec<_> = death.faults.iter().map(|fault| (fault.vector, fault.while_delivering)).collect();
+    assert_eq!(vectors, [(6, None), (13, Some(6)), (13, Some(13)), (13, Some(8))]);
+    assert!(death.faults.iter().all(|fault| fault.error.is_none()));
+    assert_eq!((death.cs, death.rip), (0x1000, 0));
+}
+
+#[test]
+fn real_mode_stack_of_one_byte_is_a_shutdown() {
+    let mut cpu = machine(Mode::Real, |a| a.int(0x21));
+    cpu.state.gpr[gpr::SP] = 1;
+    assert_eq!(cpu.run(10), Exit::Shutdown);
+    assert_eq!(cpu.death().unwrap().faults[0].vector, 12);
+    assert_eq!(cpu.state.gpr[gpr::SP], 1);
+}
+
+#[test]
+fn fault_in_ring_0_pushes_an_error_code() {
+    let mut cpu = machine(Mode::Protected, |a| {
+        a.mov(eax, 0x70)?;
+        a.mov(ds, eax)
+    });
+    assert_eq!(run(&mut cpu), Some(13));
+    assert_eq!(stack(&cpu, 4, 4), [0x70, CODE + 5, 0x18, 0x1_0002]);
+    assert_eq!(cpu.state.rflags, 2);
+}
+
+#[test]
+fn undefined_instruction_in_ring_3_switches_the_stack() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.ud2());
+    cpu.state.rflags |= flag::IF | flag::TF;
+    assert_eq!(run(&mut cpu), Some(6));
+    assert_eq!(stack(&cpu, 4, 5), [CODE, 0x23, 0x1_0302, USER_STACK, 0x2b]);
+    assert_eq!(cpu.state.gpr[gpr::SP], STACK - 20);
+    assert_eq!(cpu.state.cpl(), 0);
+    assert_eq!(cpu.state.segments[seg::SS].selector, 0x10);
+    assert_eq!(cpu.state.rflags, 2);
+    // The accessed bit of the stack segment.
+    assert_eq!(read(&cpu, 0x1015, 1), 0x93);
+}
+
+#[test]
+fn trap_gate_leaves_if() {
+    let mut cpu = machine(Mode::Protected, |a| a.int(0x40));
+    set_gate(&cpu, 0x40, gate(selector::CODE_32, handler(0x40), 0x8f, 0));
+    cpu.state.rflags |= flag::IF | flag::NT;
+    assert_eq!(run(&mut cpu), Some(0x40));
+    assert_eq!(cpu.state.rflags, flag::ONE | flag::IF);
+    assert_eq!(stack(&cpu, 4, 3), [CODE + 2, 0x18, 0x4202]);
+}
+
+#[test]
+fn gate_of_16_bits_pushes_words() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.int(0x40));
+    set_gate(&cpu, 0x40, gate(selector::CODE_32, handler(0x40), 0xe6, 0));
+    assert_eq!(run(&mut cpu), Some(0x40));
+    assert_eq!(stack(&cpu, 2, 5), [2, 0x23, 2, 0, 0x2b]);
+}
+
+#[test]
+fn tss_of_16_bits() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.int(0x40));
+    cpu.state.tr.kind = 3;
+    write(&cpu, TSS, 0x0010_9000_0000);
+    assert_eq!(run(&mut cpu), Some(0x40));
+    assert_eq!(cpu.state.gpr[gpr::SP], 0x9000 - 20);
+}
+
+#[test]
+fn software_interrupt_needs_the_privilege_of_the_gate() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.int(0x40));
+    set_gate(&cpu, 0x40, gate(selector::CODE_32, handler(0x40), 0x8e, 0));
+    assert_eq!(run(&mut cpu), Some(13));
+    assert_eq!(stack(&cpu, 4, 2), [0x40 * 8 + 2, CODE]);
+    // INT1 does not.
+    let mut cpu = machine_with(Mode::ProtectedUser, &[0xf1]);
+    set_gate(&cpu, 1, gate(selector::CODE_32, handler(1), 0x8e, 0));
+    assert_eq!(run(&mut cpu), Some(1));
+    assert_eq!(stack(&cpu, 4, 3), [CODE + 1, 0x23, 2]);
+}
+
+#[test]
+fn missing_gate_is_named_by_the_error_code() {
+    for (software, error) in [(true, 0x40 * 8 + 2), (false, 6 * 8 + 3)] {
+        let mut cpu = machine(Mode::Protected, |a| if software { a.int(0x40) } else { a.ud2() });
+        let vector = if software { 0x40 } else { 6 };
+        set_gate(&cpu, vector, gate(selector::CODE_32, handler(vector), 0x6e, 0));
+        assert_eq!(run(&mut cpu), Some(11));
+        assert_eq!(stack(&cpu, 4, 1), [error]);
+    }
+}
+
+#[test]
+fn interrupt_in_64_bit_mode_aligns_the_stack() {
+    let mut cpu = machine(Mode::Long, |a| a.int3());
+    cpu.state.gpr[gpr::SP] = STACK - 3;
+    assert_eq!(run(&mut cpu), Some(3));
+    assert_eq!(cpu.state.gpr[gpr::SP], STACK - 16 - 40);
+    assert_eq!(stack(&cpu, 8, 5), [CODE + 1, 8, 2, STACK - 3, 0x10]);
+    assert_eq!(cpu.state.segments[seg::SS].selector, 0x10);
+}
+
+#[test]
+fn interrupt_from_ring_3_in_64_bit_mode_clears_ss() {
+    let mut cpu = machine(Mode::LongUser, |a| a.int(0x80));
+    assert_eq!(run(&mut cpu), Some(0x80));
+    assert_eq!(stack(&cpu, 8, 5), [CODE + 2, 0x33, 2, USER_STACK, 0x2b]);
+    let stack = cpu.state.segments[seg::SS];
+    assert_eq!((stack.selector, stack.unusable, cpu.state.cpl()), (0, true, 0));
+}
+
+#[test]
+fn interrupt_stack_table() {
+    for mode in [Mode::Long, Mode::LongUser, Mode::Compatibility, Mode::CompatibilityUser] {
+        let mut cpu = machine(mode, |a| a.int(0x80));
+        set_gate(&cpu, 0x80, gate(selector::CODE_64, handler(0x80), 0xee, 3));
+        write(&cpu, TSS + 28 + 3 * 8, 0x5_0008);
+        assert_eq!(run(&mut cpu), Some(0x80));
+        assert_eq!(cpu.state.gpr[gpr::SP], 0x5_0000 - 40, "{mode:?}");
+        assert!(cpu.state.is_64());
+    }
+}
+
+#[test]
+fn error_codes_of_a_short_tss() {
+    let mut cpu = machine(Mode::LongUser, |a| a.int(0x80));
+    set_gate(&cpu, 0x80, gate(selector::CODE_64, handler(0x80), 0xee, 7));
+    cpu.state.tr.limit = 28 + 7 * 8 + 6;
+    assert_eq!(run(&mut cpu), Some(10));
+    assert_eq!(stack(&cpu, 8, 1), [0x38]);
+}
+
+#[test]
+fn stack_segment_of_the_tss_is_checked() {
+    let cases = [(0, 10, 0), (0x13, 10, 0x10), (0x2b, 10, 0x28), (0x18, 10, 0x18), (0x80, 12, 0x80)];
+    for (selector, expected, error) in cases {
+        let mut cpu = machine(Mode::ProtectedUser, |a| a.int(0x40));
+        set_descriptor(&cpu, 0x80, descriptor(0, 0xf_ffff, 0x12, 0xc));
+        write(&cpu, TSS + 4, STACK | selector << 32);
+        // The handlers of the exceptions run in ring 3.
+        for vector in 0..32 {
+            let address = DATA + 16 * u64::from(vector);
+            set_gate(&cpu, vector, gate(selector::USER_CODE_32, address, 0xee, 0));
+            cpu.memory().write(address as usize, &[0xeb, 0xfe]);
+        }
+        assert_eq!(cpu.run(10), Exit::SliceEnd);
+        assert_eq!(cpu.state.rip, DATA + 16 * expected, "{selector:#x}");
+        assert_eq!(stack(&cpu, 4, 3), [error, CODE, 0x23], "{selector:#x}");
+    }
+}
+
+#[test]
+fn page_fault_sets_cr2() {
+    let mut cpu = machine(Mode::LongUser, |a| a.mov(eax, dword_ptr(0x1234_5678_9000u64)));
+    assert_eq!(run(&mut cpu), Some(14));
+    assert_eq!(cpu.state.cr2, 0x1234_5678_9000);
+    assert_eq!(stack(&cpu, 8, 2), [4, CODE]);
+}
+
+#[test]
+fn page_fault_on_the_stack_is_a_double_fault() {
+    let mut cpu = machine(Mode::Long, |a| {
+        a.mov(rsp, 0x5555_0000_0000u64)?;
+        a.push(rax)
+    });
+    set_gate(&cpu, 8, gate(selector::CODE_64, handler(8), 0x8e, 1));
+    write(&cpu, TSS + 36, STACK);
+    assert_eq!(run(&mut cpu), Some(8));
+    assert_eq!(stack(&cpu, 8, 2), [0, CODE + 10]);
+    assert_eq!(cpu.state.cr2, 0x5555_0000_0000 - 8);
+}
+
+#[test]
+fn triple_fault_tells_the_chain() {
+    let mut cpu = machine(Mode::Long, |a| {
+        a.mov(rsp, 0x5555_0000_0000u64)?;
+        a.push(rax)
+    });
+    assert_eq!(cpu.run(10), Exit::Shutdown);
+    let page_fault =
+        |address, during| Fault { vector: 14, error: Some(2), cr2: Some(address), while_delivering: during };
+    let top = 0x5555_0000_0000 - 8;
+    let death = cpu.death().unwrap();
+    assert_eq!(death.faults, [page_fault(top, None), page_fault(top, Some(14)), page_fault(top, Some(8))]);
+    assert_eq!((death.cs, death.rip), (8, CODE + 10));
+    assert_eq!(cpu.state.rip, CODE + 10);
+    assert_eq!(cpu.state.gpr[gpr::SP], 0x5555_0000_0000);
+    assert_eq!(cpu.state.cr2, top);
+}
+
+#[test]
+fn table_that_is_missing_is_told_with_the_interrupt() {
+    let mut cpu = machine(Mode::Protected, |a| a.int(0x80));
+    cpu.state.idtr.limit = 0;
+    assert_eq!(cpu.run(10), Exit::Shutdown);
+    let faults: Vec<_> =
+        cpu.death().unwrap().faults.iter().map(|f| (f.vector, f.error, f.while_delivering)).collect();
+    assert_eq!(
+        faults,
+        [(13, Some(0x402), Some(0x80)), (13, Some(0x6b), Some(13)), (13, Some(0x43), Some(8))]
+    );
+}
+
+#[test]
+fn double_faults() {
+    use crate::interrupts::is_double_fault;
+    // The rows and columns of table 6-5: benign, contributory, page fault.
+    assert!(![1, 3, 6, 7, 17].iter().any(|first| is_double_fault(*first, 13) || is_double_fault(*first, 14)));
+    assert!(
+        [0, 10, 11, 12, 13].iter().all(|first| is_double_fault(*first, 13) && !is_double_fault(*first, 14))
+    );
+    assert!(is_double_fault(14, 13) && is_double_fault(14, 14) && is_double_fault(14, 0));
+    assert!(!is_double_fault(14, 17));
+}
+
+#[test]
+fn frame_in_memory_mapped_io_is_replayed() {
+    let mut cpu = machine(Mode::Protected, |a| a.ud2());
+    cpu.state.gpr[gpr::SP] = MMIO + 12;
+    let mut writes = Vec::new();
+    let exit = loop {
+        match cpu.run(10) {
+            Exit::MmioWrite { address, size: 4, data } => writes.push((address - MMIO, data)),
+            exit => break exit,
+        }
+        assert_eq!((cpu.state.rip, cpu.state.gpr[gpr::SP]), (CODE, MMIO + 12));
+    };
+    assert_eq!(exit, Exit::Halted);
+    assert_eq!(writes, [(8, 0x1_0002), (4, 0x18), (0, CODE)]);
+    assert_eq!(cpu.state.gpr[gpr::SP], MMIO);
+}
+
+const MMIO: u64 = 0x20_0000;
+
+#[test]
+fn gate_in_memory_mapped_io_is_replayed() {
+    let mut cpu = machine(Mode::Long, |a| a.mov(eax, dword_ptr(0x1234_5678_9000u64)));
+    cpu.state.idtr.base = MMIO;
+    let mut reads = 0;
+    while let Exit::MmioRead { address, size: 8 } = cpu.run(10) {
+        assert_eq!(cpu.state.rip, CODE);
+        reads += 1;
+        cpu.answer(read(&cpu, address - MMIO + IDT as u64, 8));
+    }
+    assert_eq!(reads, 2);
+    assert_eq!(cpu.state.rip, handler(14) + 1);
+    assert_eq!(stack(&cpu, 8, 2), [0, CODE]);
+}
+
+#[test]
+fn single_step_traps_after_each_instruction() {
+    let mut cpu = machine(Mode::Long, |a| {
+        a.nop()?;
+        a.nop()
+    });
+    cpu.state.rflags |= flag::TF;
+    assert_eq!(run(&mut cpu), Some(1));
+    assert_eq!(stack(&cpu, 8, 3), [CODE + 1, 8, 0x102]);
+    assert_eq!(cpu.state.dr[6], 0xffff_4ff0);
+    assert_eq!(cpu.state.rflags, 2);
+}
+
+#[test]
+fn load_of_ss_delays_the_single_step_trap() {
+    let mut cpu = machine(Mode::Protected, |a| {
+        a.mov(eax, 0x10)?;
+        a.mov(ss, eax)?;
+        a.nop()?;
+        a.nop()
+    });
+    cpu.state.rip += 5;
+    cpu.state.rflags |= flag::TF;
+    cpu.state.gpr[gpr::AX] = 0x10;
+    assert_eq!(run(&mut cpu), Some(1));
+    assert_eq!(stack(&cpu, 4, 1), [CODE + 8]);
+    // A second load does not.
+    let mut cpu = machine(Mode::Protected, |a| {
+        a.mov(eax, 0x10)?;
+        a.mov(ss, eax)?;
+        a.mov(ss, eax)?;
+        a.nop()
+    });
+    cpu.state.rip += 5;
+    cpu.state.rflags |= flag::TF;
+    cpu.state.gpr[gpr::AX] = 0x10;
+    assert_eq!(run(&mut cpu), Some(1));
+    assert_eq!(stack(&cpu, 4, 1), [CODE + 9]);
+}
+
+#[test]
+fn software_interrupt_raises_no_single_step_trap() {
+    let mut cpu = machine(Mode::Long, |a| a.int(0x40));
+    cpu.state.rflags |= flag::TF;
+    assert_eq!(run(&mut cpu), Some(0x40));
+    assert_eq!(stack(&cpu, 8, 3), [CODE + 2, 8, 0x102]);
+}
+
+#[test]
+fn fault_raises_no_single_step_trap() {
+    let mut cpu = machine(Mode::Long, |a| a.ud2());
+    cpu.state.rflags |= flag::TF;
+    assert_eq!(run(&mut cpu), Some(6));
+    assert_eq!(stack(&cpu, 8, 3), [CODE, 8, 0x1_0102]);
+}
+
+#[test]
+fn single_step_trap_comes_after_the_answer_of_an_exit() {
+    let mut cpu = machine(Mode::Long, |a| a.in_(al, 0x40));
+    cpu.state.rflags |= flag::TF;
+    assert!(matches!(cpu.run(10), Exit::PortIn { .. }));
+    cpu.answer(7);
+    assert_eq!(run(&mut cpu), Some(1));
+    assert_eq!(stack(&cpu, 8, 1), [CODE + 2]);
+    assert_eq!(cpu.state.gpr[gpr::AX], 7);
+}
+
+#[test]
+fn single_step_trap_comes_after_hlt() {
+    let mut cpu = machine(Mode::Long, |a| a.hlt());
+    cpu.state.rflags |= flag::TF;
+    assert_eq!(cpu.run(10), Exit::Halted);
+    assert_eq!(cpu.state.rip, CODE + 1);
+    assert_eq!(run(&mut cpu), Some(1));
+}
+
+#[test]
+fn iret_sets_rf_for_one_instruction() {
+    let mut cpu = machine(Mode::Long, |a| {
+        a.nop()?;
+        a.hlt()
+    });
+    cpu.state.rflags |= flag::RF;
+    assert_eq!(run(&mut cpu), None);
+    assert_eq!(cpu.state.rflags, 2);
+}
+
+#[test]
+fn into_traps_only_with_of() {
+    for (of, expected) in [(0, None), (flag::OF, Some(4))] {
+        let mut cpu = machine(Mode::Protected, |a| {
+            a.into()?;
+            a.hlt()
+        });
+        cpu.state.rflags |= of;
+        assert_eq!(run(&mut cpu), expected);
+    }
+}
+
+#[test]
+fn conforming_handler_keeps_the_privilege() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.int(0x40));
+    set_gate(&cpu, 0x40, gate(selector::CONFORMING_32, DATA, 0xee, 0));
+    cpu.memory().write(DATA as usize, &[0xeb, 0xfe]);
+    assert_eq!(cpu.run(10), Exit::SliceEnd);
+    assert_eq!((cpu.state.cpl(), cpu.state.segments[seg::CS].selector), (3, 0x5b));
+    assert_eq!(cpu.state.gpr[gpr::SP], USER_STACK - 12);
+}
+
+#[test]
+fn task_gate_is_not_supported() {
+    let mut cpu = machine(Mode::Protected, |a| a.int(0x40));
+    set_gate(&cpu, 0x40, gate(selector::TSS, 0, 0xe5, 0));
+    assert_eq!(cpu.run(10), Exit::Unsupported);
+    assert_eq!(cpu.state.rip, CODE);
+}
+
+#[test]
+fn alignment_check_of_a_frame_for_ever_ends() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.ud2());
+    for vector in 0..32 {
+        set_gate(&cpu, vector, gate(selector::USER_CODE_32, DATA, 0xee, 0));
+    }
+    cpu.state.cr0 |= crate::state::cr0::AM;
+    cpu.state.rflags |= flag::AC;
+    cpu.state.gpr[gpr::SP] += 1;
+    assert_eq!(cpu.run(10), Exit::SliceEnd);
+    assert_eq!(cpu.state.rip, CODE);
+}
