@@ -85,7 +85,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "CPUID", value_parser = parse_cpuid)]
     pub(super) cpuid: Vec<CpuidArg>,
 
-    /// Number of vCPUs, 1 to 32, each on its own host thread; RDI and CPUID tell a vCPU its number [default: 1 for
+    /// Number of vCPUs, 1 to 32, each on its own host thread (with `--vcpu soft` they take turns on one); RDI and CPUID tell a vCPU its number [default: 1 for
     /// most guests]
     #[arg(long, value_name = "N", value_parser = parse_cpus)]
     pub(super) cpus: Option<u32>,
