@@ -19,6 +19,7 @@ mod row;
 mod scale;
 mod scratch;
 mod size;
+mod soft;
 mod sys;
 mod table;
 
@@ -142,6 +143,12 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "1 to 1000 VMs alive in one process, compared with a bare program",
         rounds: 5,
         run: |context, rounds| scale::run(rounds, context.vmm()?).map(Measured::from),
+    },
+    Measurement {
+        name: "soft",
+        about: "the software processor: an instruction, a cold start and the SIMVIRTIO guest, compared with KVM",
+        rounds: 60,
+        run: |context, rounds| soft::run(rounds, context.vmm()?).map(Measured::from),
     },
     Measurement {
         name: "size",

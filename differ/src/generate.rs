@@ -187,41 +187,53 @@ fn code(program: &mut Program, opcodes: &Opcodes, rng: &mut Rng) {
     program.state.rip = start.wrapping_sub(base);
     let count = 1 + rng.usize(..6) + if rng.bool() { 0 } else { rng.usize(..7) };
     let maker = Maker::new(&program.state, bits, program.id.config, rng);
-    let mut made: Vec<(Instruction, usize)> = Vec::new();
+    let pieces = instructions(&maker, opcodes, (program.state.rip, bits), count, rng);
+    let mut starts = vec![start];
+    for (_, bytes) in &pieces {
+        starts.push(starts[starts.len() - 1] + bytes.len() as u64);
+    }
+    for (number, (insn, mut bytes)) in pieces.into_iter().enumerate() {
+        let at = starts[number];
+        if let Some(mut branch) = insn {
+            // Only forward, so that few programs are endless.
+            let target = starts[rng.usize(number + 1..starts.len())].wrapping_sub(base);
+            retarget(&mut branch, target);
+            let mut encoder = Encoder::new(bits);
+            if encoder.encode(&branch, at.wrapping_sub(base)).is_err() {
+                break;
+            }
+            bytes = encoder.take_buffer();
+        }
+        program.write(at, &bytes);
+        program.pieces.push(Piece { at, len: bytes.len() });
+    }
+}
+
+/// Makes random instructions. Branches are returned with their bytes, because their targets are not known yet.
+fn instructions(
+    maker: &Maker,
+    opcodes: &Opcodes,
+    (rip, bits): (u64, u32),
+    count: usize,
+    rng: &mut Rng,
+) -> Vec<(Option<Instruction>, Vec<u8>)> {
     let mut encoder = Encoder::new(bits);
-    let rip = program.state.rip;
-    let mut tries = 0;
-    while made.len() < count && tries < 100 {
-        tries += 1;
-        let code = opcodes.choose(rng);
-        let Some(mut insn) = maker.instruction(code, rip, rng) else { continue };
-        if let Ok(len) = encoder.encode(&insn, rip) {
-            insn.set_len(len);
-            made.push((insn, len));
+    let mut made = Vec::new();
+    for _ in 0..count * 4 {
+        if made.len() == count {
+            break;
         }
-    }
-    let mut starts = vec![rip];
-    for (_, len) in &made {
-        starts.push(starts[starts.len() - 1] + *len as u64);
-    }
-    let mut physical = start;
-    for (number, (mut insn, _)) in made.into_iter().enumerate() {
-        if insn.code().is_jcc_short_or_near() || is_near(insn.code()) {
-            let target = starts[rng.usize(number + 1..starts.len())];
-            retarget(&mut insn, target);
-        }
+        let Some(insn) = maker.instruction(opcodes.choose(rng), rip, rng) else { continue };
         encoder.take_buffer();
-        if encoder.encode(&insn, physical - base).is_err() {
-            break;
+        if encoder.encode(&insn, rip).is_err() {
+            continue;
         }
-        let bytes = mutate(encoder.take_buffer(), bits, rng);
-        if physical + bytes.len() as u64 > CODE_END && start + 200 < CODE_END {
-            break;
-        }
-        program.write(physical, &bytes);
-        program.pieces.push(Piece { at: physical, len: bytes.len() });
-        physical += bytes.len() as u64;
+        let bytes = encoder.take_buffer();
+        let is_branch = insn.code().is_jcc_short_or_near() || is_near(insn.code());
+        // An address relative to RIP is encoded for the start of the program, so its target moves with the instruction.
+        made.push(if is_branch { (Some(insn), bytes) } else { (None, mutate(bytes, bits, rng)) });
     }
+    made
 }
 
 /// True for other direct near branches.

@@ -158,6 +158,10 @@ fn memory(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64, lines: 
         let mut ignored = 0;
         if let Some((flags, _)) = saved {
             let undefined = undefined & flag::STATUS;
+            // A host without hardware virtualization forgets NT when it emulates an access to a port in ring 3.
+            if flags == at && config == Config::User && !soft.accesses.is_empty() {
+                ignored |= flag::NT;
+            }
             if flags & !7 == at {
                 ignored |= undefined << (flags % 8 * 8);
             }

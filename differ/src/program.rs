@@ -81,6 +81,15 @@ impl Program {
         self.pieces.iter().map(decode).collect()
     }
 
+    /// True if an instruction begins with one of these prefixes, possibly after others.
+    pub fn has_prefix(&self, prefixes: &[u8]) -> bool {
+        const ALL: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+        self.pieces.iter().any(|piece| {
+            let bytes = self.read(piece.at, piece.len);
+            bytes.iter().take_while(|byte| ALL.contains(byte)).any(|byte| prefixes.contains(byte))
+        })
+    }
+
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
         for (at, byte) in (at..).zip(bytes) {
             if let Some(word) = self.image.get_mut((at / 8) as usize) {

@@ -187,6 +187,10 @@ impl<M: Memory> Cpu<M> {
         self.executed = self.instructions();
         (self.allowed, self.left) = (instructions, instructions);
         self.blocks.epoch = self.blocks.epoch.wrapping_add(1);
+        if self.state.has(flag::VM) && self.state.is_protected() {
+            // Virtual-8086 mode. The guest cannot enter it.
+            return Exit::Unsupported;
+        }
         if let Some(exit) = self.complete_exit() {
             return exit;
         }

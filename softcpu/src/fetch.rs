@@ -54,7 +54,7 @@ impl<M: Memory> Cpu<M> {
                 if insn.is_invalid() && is_too_long(bits, &bytes) {
                     return Err(Trap::gp());
                 }
-                if decoder.last_error() != DecoderError::NoMoreBytes {
+                if decoder.last_error() != DecoderError::NoMoreBytes || is_undefined_opcode(bits, &bytes) {
                     return Ok(Op::new(insn, bits));
                 }
             }
@@ -95,4 +95,16 @@ fn is_too_long(bits: u32, bytes: &[u8]) -> bool {
     let mut decoder = Decoder::new(bits, rest, DecoderOptions::NONE);
     let _ = decoder.decode();
     decoder.last_error() == DecoderError::NoMoreBytes
+}
+
+/// True if 64-bit code begins with an opcode of one byte that is not defined there. The processor then needs no further
+/// byte, but the decoder reads one.
+fn is_undefined_opcode(bits: u32, bytes: &[u8]) -> bool {
+    const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+    const UNDEFINED: [u8; 18] = [
+        0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x9a, 0xce, 0xd4, 0xd5,
+        0xea,
+    ];
+    let mut rest = bytes.iter().skip_while(|byte| PREFIXES.contains(byte) || *byte & 0xf0 == 0x40);
+    bits == 64 && rest.next().is_some_and(|opcode| UNDEFINED.contains(opcode))
 }

@@ -144,7 +144,8 @@ impl<M: Memory> Cpu<M> {
         let next = linear.wrapping_add(8) & self.linear_mask();
         let last = linear.wrapping_add(15) & self.linear_mask();
         // As in `store_linear`.
-        if self.translate(last, Access::Write, user)?.page.is_none() {
+        let is_memory = self.translate(linear, Access::Write, user)?.page.is_some();
+        if is_memory && self.translate(last, Access::Write, user)?.page.is_none() {
             self.store_linear(next, 8, (value >> 64) as u64, user)?;
             return self.store_linear(linear, 8, value as u64, user);
         }

@@ -244,3 +244,7 @@ fn adcx<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 fn adox<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     add_with(cpu, op, flag::OF)
 }
+
+#[cfg(test)]
+#[path = "../tests/integer.rs"]
+mod tests;

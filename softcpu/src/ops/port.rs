@@ -94,10 +94,9 @@ fn address_size(kind: OpKind) -> u8 {
 }
 
 fn input_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let size = op.operands[0].size;
+    let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[0].size);
+    cpu.check_port(port, size)?;
     repeat(cpu, op, (gpr::DI, address_size(op.insn.op0_kind())), size, |cpu, offset| {
-        let port = cpu.gpr(gpr::DX, 2) as u16;
-        cpu.check_port(port, size)?;
         cpu.check_store(seg::ES, offset, size)?;
         let value = cpu.exchange(Exit::PortIn { port, size })?;
         cpu.store(seg::ES, offset, size, value)
@@ -106,10 +105,10 @@ fn input_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 
 fn output_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let segment = segment_index(op.insn.memory_segment());
-    let size = op.operands[1].size;
+    // The port is checked also if there is no element.
+    let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[1].size);
+    cpu.check_port(port, size)?;
     repeat(cpu, op, (gpr::SI, address_size(op.insn.op1_kind())), size, |cpu, offset| {
-        let port = cpu.gpr(gpr::DX, 2) as u16;
-        cpu.check_port(port, size)?;
         let data = cpu.load(segment, offset, size)? as u32;
         cpu.exchange(Exit::PortOut { port, size, data }).map(drop)
     })
@@ -126,6 +125,10 @@ fn repeat<M: Memory>(
 ) -> Result<(), Trap> {
     let (register, width) = index;
     let repeats = op.insn.has_rep_prefix() || op.insn.has_repne_prefix();
+    if repeats && width == 4 && cpu.state.is_64() {
+        // A repetition with 32-bit addresses clears the upper half of RCX, also if the count is 0.
+        cpu.set_gpr(gpr::CX, 4, cpu.gpr(gpr::CX, 4));
+    }
     loop {
         let count = cpu.gpr(gpr::CX, width);
         if repeats && count == 0 {

@@ -211,3 +211,7 @@ fn scas<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     };
     cpu.repeat(op, until(op), once, none)
 }
+
+#[cfg(test)]
+#[path = "../tests/string.rs"]
+mod tests;

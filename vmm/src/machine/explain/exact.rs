@@ -2,7 +2,6 @@
 //! KVM, both can only be guessed.
 
 use crate::memory::PagedMemory;
-use iced_x86::Formatter;
 use softcpu::{Cpu, Death, Fault};
 
 /// #PF.
@@ -20,23 +19,24 @@ pub(super) fn death(death: &Death, cause: Option<&str>) -> Option<String> {
     let cause = cause.filter(|cause| cause.starts_with(name));
     let mut text = match cause {
         Some(cause) => cause.to_owned(),
-        None => describe(first),
+        None => describe(first, Some(death.rip)),
     };
-    for fault in later {
+    // The double fault itself follows from the second exception.
+    for fault in later.iter().filter(|fault| fault.vector != DOUBLE_FAULT) {
         let delivered = match fault.while_delivering {
-            Some(DOUBLE_FAULT) => "the double fault",
-            _ => "it",
+            Some(DOUBLE_FAULT) => ", and that of the double fault",
+            _ => "; its delivery raised",
         };
-        text += &format!(", then {} while the processor delivered {delivered}", describe(fault));
+        text += &format!("{delivered} {}", describe(fault, None));
     }
     Some(text)
 }
 
-/// An exception with its error code in words.
-fn describe(fault: &Fault) -> String {
+/// An exception with its error code in words. `rip` is that of the instruction, if one raised it.
+fn describe(fault: &Fault, rip: Option<u64>) -> String {
     match (fault.vector, fault.error, fault.cr2) {
         (PAGE_FAULT, Some(error), Some(address)) => {
-            let access = match (error & 0x10 != 0, error & 2 != 0) {
+            let access = match (error & 0x10 != 0 || rip == Some(address), error & 2 != 0) {
                 (true, _) => "fetch from",
                 (false, true) => "write to",
                 (false, false) => "read of",
@@ -76,16 +76,6 @@ pub(super) fn looped(cpu: &Cpu<PagedMemory>) -> Option<String> {
     Some(format!("it looped at {}", listed?.join(" and ")))
 }
 
-/// The instruction that the software processor does not have, as a phrase.
-pub(super) fn unsupported(instruction: &iced_x86::Instruction) -> Option<String> {
-    if instruction.is_invalid() {
-        return None;
-    }
-    let mut text = String::new();
-    iced_x86::NasmFormatter::new().format_mnemonic(instruction, &mut text);
-    Some(format!("{text} needs a machine with KVM (--vcpu kvm)"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,29 +89,29 @@ mod tests {
         let faults = vec![
             fault(PAGE_FAULT, Some(2), None),
             fault(13, Some(0x72), Some(14)),
+            fault(DOUBLE_FAULT, Some(0), Some(13)),
             fault(13, Some(0x42), Some(8)),
         ];
         let chain = Death { faults, cs: 8, rip: 0x1000 };
         assert_eq!(
             death(&chain, None).unwrap(),
-            "#PF (error code 0x2) for a write to 0xdead0000, which is not mapped, then #GP (error code 0x72) for entry 14 of \
-             the IDT while the processor delivered it, then #GP (error code 0x42) for entry 8 of the IDT while the processor \
-             delivered the double fault"
+            "#PF (error code 0x2) for a write to 0xdead0000, which is not mapped; its delivery raised #GP (error code 0x72) for \
+             entry 14 of the IDT, and that of the double fault #GP (error code 0x42) for entry 8 of the IDT"
         );
         let known = death(&chain, Some("#PF: it wrote")).unwrap();
-        assert!(known.starts_with("#PF: it wrote, then #GP"), "{known}");
+        assert!(known.starts_with("#PF: it wrote; its delivery raised #GP"), "{known}");
         assert!(death(&chain, Some("#GP: another")).unwrap().starts_with("#PF (error code 0x2)"));
         assert_eq!(death(&Death::default(), None), None);
     }
 
     #[test]
     fn error_codes_are_decoded() {
-        let text = |vector, error| describe(&fault(vector, Some(error), None));
+        let text = |vector, error| describe(&fault(vector, Some(error), None), None);
         assert_eq!(text(13, 0x18), "#GP (error code 0x18) for selector 0x18 of the GDT");
         assert_eq!(text(11, 0x1c), "#NP (error code 0x1c) for selector 0x18 of the LDT");
         assert_eq!(text(13, 0), "#GP (error code 0x0)");
         assert!(text(14, 0x11).contains("fetch from 0xdead0000, which does not allow it"));
         assert!(text(14, 9).ends_with("read of 0xdead0000, whose page-table entry has a reserved bit set"));
-        assert_eq!(describe(&fault(0, None, None)), "#DE");
+        assert_eq!(describe(&fault(0, None, None), None), "#DE");
     }
 }
