@@ -85,7 +85,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "CPUID", value_parser = parse_cpuid)]
     pub(super) cpuid: Vec<CpuidArg>,
 
-    /// Number of vCPUs, 1 to 32, each on its own host thread; RDI and CPUID tell a vCPU its number [default: 1 for
+    /// Number of vCPUs, 1 to 32, each on its own host thread (with `--vcpu soft` they take turns on one); RDI and CPUID tell a vCPU its number [default: 1 for
     /// most guests]
     #[arg(long, value_name = "N", value_parser = parse_cpus)]
     pub(super) cpus: Option<u32>,
@@ -133,6 +133,10 @@ pub(super) struct BootArgs {
     /// Linux kernel for x86-64: a vmlinux (ELF64) or a bzImage
     #[arg(value_name = "KERNEL")]
     pub(super) kernel: PathBuf,
+
+    /// Processor of the machine; Linux needs kvm [default: kvm]
+    #[arg(long, value_enum)]
+    pub(super) vcpu: Option<VcpuArg>,
 
     /// Initial RAM disk: a cpio archive, compressed or not [default: none]
     #[arg(long, value_name = "FILE")]

@@ -98,6 +98,8 @@ pub struct Recorder {
     open: bool,
     /// The reading of the clock at the last entry.
     entered: u64,
+    /// The time since the last entry when the vCPU was paused, in ticks.
+    paused: u64,
     /// Ticks spent on counting.
     cost: u64,
     recording: Recording,
@@ -123,6 +125,7 @@ impl Recorder {
             next: 0,
             open: false,
             entered: clock.now(),
+            paused: 0,
             cost: 0,
             recording: Recording::default(),
         }
@@ -138,6 +141,16 @@ impl Recorder {
     pub fn begin(&mut self) {
         self.more_notes();
         self.entered = self.clock.now();
+    }
+
+    /// Notes that the vCPU is not entered for a while. That time belongs to no exit.
+    pub fn pause(&mut self) {
+        self.paused = self.clock.now().saturating_sub(self.entered);
+    }
+
+    /// Notes that a paused vCPU is entered again. Call it just before.
+    pub fn resume(&mut self) {
+        self.entered = self.clock.now().saturating_sub(self.paused);
     }
 
     /// Notes an exit. Call it just after the vCPU left the guest.
