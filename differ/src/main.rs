@@ -205,7 +205,10 @@ fn step(
                 }
                 _ => {
                     report.unstable += 1;
-                    println!("\n{id}: only after other programs\n    {}", minimize::disassembly(&program).join("\n    "));
+                    println!(
+                        "\n{id}: only after other programs\n    {}",
+                        minimize::disassembly(&program).join("\n    ")
+                    );
                     println!("      {}", first.join("\n      "));
                 }
             }

@@ -224,9 +224,10 @@ fn is_wanted(code: Code, config: Config, bits: u32) -> bool {
     match config {
         Config::User => {
             // Nor does it show its own selectors.
-            let uses_segment = info.op_kinds().iter().any(|kind| {
-                matches!(kind, Kind::farbr4_2 | Kind::seg_reg | Kind::fs | Kind::gs)
-            });
+            let uses_segment = info
+                .op_kinds()
+                .iter()
+                .any(|kind| matches!(kind, Kind::farbr4_2 | Kind::seg_reg | Kind::fs | Kind::gs));
             let uses_segment = uses_segment || code.is_jmp_far_indirect() || code.is_call_far_indirect();
             !TABLES.contains(&mnemonic) && !uses_segment
         }

@@ -35,7 +35,13 @@ pub struct Runner {
 
 impl Runner {
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { kvm: kvm::Machine::new()?, soft: soft::Machine::new(), last: None, faults: 0, self_check: false })
+        Ok(Self {
+            kvm: kvm::Machine::new()?,
+            soft: soft::Machine::new(),
+            last: None,
+            faults: 0,
+            self_check: false,
+        })
     }
 
     /// Starts with new machines.
