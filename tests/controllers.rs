@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::payloads::{HALT, READ_PORT};
-use support::{Files, TRANSPORTS, assert_error, code, embedded, find, kvm_test, ran, run, run_machine};
+use support::{
+    Files, TRANSPORTS, assert_error, code, each_on_both, embedded, find, kvm_test, ran, run, run_machine,
+};
 use vmm::Machine;
 use vmm::controller::{ExitController, HYPERCALL_PRINT, KvmTranslation, MsrRule, VcpuState};
 use vmm::device::Transport;
@@ -19,26 +21,28 @@ use vmm::x86::Mode;
 
 fn main() -> ExitCode {
     support::watchdog();
-    let tests = vec![
+    let mut tests = vec![
         kvm_test("the_example_of_the_documentation_runs", example),
-        kvm_test("a_controller_of_the_caller_comes_first", caller_first),
-        kvm_test("an_unclaimed_exit_goes_to_the_next_controller", unclaimed),
-        kvm_test("a_controller_reads_registers_and_memory_in_every_mode", sees_state),
-        kvm_test("a_controller_can_change_registers", changes_state),
         kvm_test("a_probe_agrees_with_the_processor", probe_agrees),
-        kvm_test("a_controller_that_fails_ends_the_machine", fails),
-        kvm_test("a_controller_that_panics_ends_the_machine", panics),
-        kvm_test("a_controller_that_panics_in_its_drop_does_not_end_the_program", panics_at_the_end),
         kvm_test("cpuid_that_kvm_refuses_is_a_usage_error", refused_cpuid),
-        kvm_test("a_halt_can_be_resumed", resumes_halt),
-        kvm_test("the_first_vcpu_may_have_any_number", number_of_a_vcpu),
-        kvm_test("cpuid_can_be_changed_from_the_command_line", cpuid_option),
-        kvm_test("msr_rules_come_from_the_command_line", msr_option),
-        kvm_test("an_msr_can_have_a_device", msr_device),
-        kvm_test("a_guest_does_not_flood_the_log", msr_flood),
         kvm_test("too_many_rules_are_refused", too_many_rules),
         kvm_test("the_guest_sees_the_vendor_of_the_host", vendor),
     ];
+    tests.extend(each_on_both(&[
+        ("a_controller_of_the_caller_comes_first", caller_first),
+        ("an_unclaimed_exit_goes_to_the_next_controller", unclaimed),
+        ("a_controller_reads_registers_and_memory_in_every_mode", sees_state),
+        ("a_controller_can_change_registers", changes_state),
+        ("a_controller_that_fails_ends_the_machine", fails),
+        ("a_controller_that_panics_ends_the_machine", panics),
+        ("a_controller_that_panics_in_its_drop_does_not_end_the_program", panics_at_the_end),
+        ("a_halt_can_be_resumed", resumes_halt),
+        ("the_first_vcpu_may_have_any_number", number_of_a_vcpu),
+        ("cpuid_can_be_changed_from_the_command_line", cpuid_option),
+        ("msr_rules_come_from_the_command_line", msr_option),
+        ("an_msr_can_have_a_device", msr_device),
+        ("a_guest_does_not_flood_the_log", msr_flood),
+    ]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 

@@ -9,7 +9,7 @@ use support::assembler::{
     halt_with_42_in_eax, si,
 };
 use support::assembler::{byte_ptr, dword_ptr, word_ptr};
-use support::{Files, machine_test, ran, run_machine};
+use support::{Files, each_on_both, processor, ran, run_machine};
 use vmm::Machine;
 use vmm::boot::Image;
 use vmm::machine::Doubt;
@@ -18,14 +18,15 @@ use vmm::x86::Mode;
 
 fn main() -> ExitCode {
     support::watchdog();
-    let tests = vec![
-        machine_test("a_doubt_is_in_the_first_line_and_fails_verification", doubts),
-        machine_test("a_halt_without_any_effect_is_mentioned", nothing_seen),
-        machine_test("honest_guests_leave_no_doubt", honest),
-        machine_test("a_doubtful_guest_gets_no_points", grade),
-        machine_test("each_vcpu_is_looked_at", second_vcpu),
-        machine_test("a_run_does_not_inherit_the_doubts_of_the_run_before", second_run),
-    ];
+    let mut tests = Vec::new();
+    tests.extend(each_on_both(&[
+        ("a_doubt_is_in_the_first_line_and_fails_verification", doubts),
+        ("a_halt_without_any_effect_is_mentioned", nothing_seen),
+        ("honest_guests_leave_no_doubt", honest),
+        ("a_doubtful_guest_gets_no_points", grade),
+        ("each_vcpu_is_looked_at", second_vcpu),
+        ("a_run_does_not_inherit_the_doubts_of_the_run_before", second_run),
+    ]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
@@ -322,7 +323,8 @@ fn second_run() {
     });
     let image = Image::flat(code, Mode::Protected, Gpa(0x1000)).expect("an image");
     let (output, _captured) = vmm::Output::captured();
-    let mut machine = Machine::builder(image).output(output).build().expect("the machine is built");
+    let builder = Machine::builder(image).processor(processor()).output(output);
+    let mut machine = builder.build().expect("the machine is built");
     let mut doubts = || machine.run().expect("the host runs the machine").doubts;
     assert!(matches!(doubts()[..], [Doubt::LostStores(_, 1)]));
     assert_eq!(doubts(), []);

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 use support::payloads::PRINT_LINES;
 use support::{
-    Files, Liar, TRANSPORT_NAMES, machine_test, no_namespaces, plain_test, ran, run, shell, test_unless,
-    unusable, vmm, without_kvm,
+    Files, Liar, TRANSPORT_NAMES, assert_error, machine_test, no_namespaces, plain_test, ran, run, shell,
+    test_unless, unusable, vmm, without_kvm,
 };
 
 fn main() -> ExitCode {
@@ -181,7 +181,7 @@ fn no_kvm() {
     let replaced = "/dev/kvm is not KVM's device, but the character device 1:3, the null device: find out what put it there";
     let missing = "cannot open /dev/kvm: No such file or directory (os error 2): load the kernel's module";
     for (kind, sentence) in [("missing", missing), ("replaced", replaced)] {
-        for arguments in [&["real16-42"][..], &["doctor"], &["doctor", "--json"]] {
+        for arguments in [&["real16-42", "--vcpu", "kvm"][..], &["doctor"], &["doctor", "--json"]] {
             let ran = run(without_kvm(kind, env!("CARGO_BIN_EXE_vmm")).args(arguments));
             let all = ran.text() + &ran.stderr;
             assert!(
@@ -192,12 +192,47 @@ fn no_kvm() {
             assert!(!arguments.contains(&"--json") || all.contains("\"good\": false"), "{all}");
         }
     }
+    soft_without_kvm();
+}
+
+/// Without KVM a small guest runs on the software processor, and a line says why. `--vcpu soft` hides the line.
+fn soft_without_kvm() {
+    let line =
+        ", so the guest runs on the software processor (--vcpu soft hides this line, --vcpu kvm says more)";
+    for (kind, reason) in [("missing", "/dev/kvm is missing"), ("replaced", "/dev/kvm is not KVM's device")] {
+        let told = run(without_kvm(kind, env!("CARGO_BIN_EXE_vmm")).arg("real16-hello"));
+        assert_eq!((told.status, told.text().as_str()), (0, "Hello, world!\n"), "{}", told.stderr);
+        assert_eq!(told.stderr.lines().next().unwrap(), format!("vmm: {reason}{line}"));
+        assert!(told.stderr.contains("on the software processor)\n"), "{}", told.stderr);
+        let quiet =
+            run(without_kvm(kind, env!("CARGO_BIN_EXE_vmm")).args(["real16-hello", "--vcpu", "soft"]));
+        assert!(quiet.status == 0 && !quiet.stderr.contains(line), "{}", quiet.stderr);
+        let grade = run(without_kvm(kind, env!("CARGO_BIN_EXE_vmm")).arg("grade"));
+        assert_eq!((grade.status, grade.stderr.matches(line).count()), (0, 1), "{}", grade.stderr);
+    }
+    let files = Files::new();
+    let kernel =
+        support::kernels::kernel(&files, &[&support::kernels::print("x"), support::kernels::POWER_OFF]);
+    let boot = run(without_kvm("missing", env!("CARGO_BIN_EXE_vmm")).args(["boot", &kernel]));
+    assert_eq!(boot.status, 115, "{}", boot.stderr);
+    assert!(
+        boot.stderr
+            .contains("Linux needs KVM, and the software processor is for small guests: `make testbed`")
+    );
+    let asked = ran(&["boot", &kernel, "--vcpu", "soft"]);
+    assert_error(&asked, 110, "Linux needs KVM, because the software processor is for small guests");
 }
 
 fn lies() {
     let liar = Liar::new();
-    let guest = &["real16-42", "--timeout", "0"][..];
+    let guest = &["real16-42", "--timeout", "0", "--vcpu", "kvm"][..];
     let doctor = &["doctor"][..];
+    // Without the option, the software processor takes over.
+    let instead = liar.run("ae01 -1 -1 16 0 1000", &["real16-42", "--timeout", "0"]);
+    assert!(
+        instead.status == 0
+            && instead.stderr.starts_with("vmm: KVM does not work on this host, so the guest")
+    );
     for (lie, arguments, status, text) in [
         ("ae00 -1 13 0", guest, 115, "has API version 13, and this program needs version 12"),
         ("ae00 -1 13 0", doctor, 115, "has API version 13"),

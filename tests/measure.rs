@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 use support::payloads::{READ_A_MILLION_ADDRESSES, READ_PORT};
 use support::{
-    Files, Liar, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, machine_test, plain_test, ran,
-    run, run_machine, shell, vmm,
+    Files, Liar, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, machine_test, plain_test,
+    ran, run, run_machine, shell, vmm,
 };
 use vmm::Machine;
 use vmm::exit::Reason;

@@ -9,7 +9,10 @@ pub mod payloads;
 
 use guest::{End, Guest};
 #[allow(unused_imports)]
-pub use kvm::{is_soft, kvm_test, machine_test, on_both, plain_test, processor, soft_test, test_unless, unusable};
+pub use kvm::{
+    each_on_both, is_soft, kvm_test, machine_test, on_both, plain_test, processor, soft_test, test_unless,
+    unusable,
+};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

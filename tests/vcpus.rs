@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use support::kernels::kernel;
 use support::payloads::{FIRST_HALTS, HALT, LOOP, PRINT_LINES};
 use support::{
-    Files, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, full_stream, kvm_test, ran,
-    run_machine, shell, vmm,
+    Files, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, each_on_both, embedded, find, full_stream,
+    kvm_test, processor, ran, run_machine, shell, vmm,
 };
 use vmm::boot::Image;
 use vmm::device::Transport;
@@ -24,24 +24,26 @@ use vmm::{Input, Machine, Output};
 
 fn main() -> ExitCode {
     support::watchdog();
-    let tests = vec![
-        kvm_test("wrong_numbers_of_vcpus_are_refused", wrong_cpus),
-        kvm_test("the_largest_number_of_vcpus_works", most_cpus),
-        kvm_test("every_mode_has_a_stack_for_each_vcpu", stacks),
-        kvm_test("a_halt_stops_one_vcpu_only", halt_of_one),
-        kvm_test("the_deadline_ends_all_vcpus", timeout_of_all),
-        kvm_test("a_fault_of_one_vcpu_ends_all", fault_of_one),
-        kvm_test("a_signal_ends_all_vcpus_halted_or_running", signals),
-        kvm_test("vcpus_share_the_device_window", shared_window),
-        kvm_test("exits_are_counted_for_each_vcpu", counts),
-        kvm_test("many_machines_with_several_vcpus_end", many_ends),
-        kvm_test("a_signal_ends_vcpus_that_are_blocked_in_writes", signal_while_stalled),
-        kvm_test("the_end_of_one_vcpu_ends_those_that_are_blocked", end_while_blocked),
-        kvm_test("a_blocked_device_thread_does_not_block_the_end", blocked_device_thread),
-        kvm_test("the_report_explains_the_vcpu_that_crashed", crashed_vcpu),
+    let mut tests = vec![
         kvm_test("an_irqchip_needs_a_single_vcpu", irqchip_alone),
         kvm_test("a_vcpu_that_never_ran_is_not_blamed_for_a_timeout", never_started),
     ];
+    tests.push(kvm_test("the_end_of_one_vcpu_ends_those_that_are_blocked", end_while_blocked));
+    tests.extend(each_on_both(&[
+        ("wrong_numbers_of_vcpus_are_refused", wrong_cpus),
+        ("the_largest_number_of_vcpus_works", most_cpus),
+        ("every_mode_has_a_stack_for_each_vcpu", stacks),
+        ("a_halt_stops_one_vcpu_only", halt_of_one),
+        ("the_deadline_ends_all_vcpus", timeout_of_all),
+        ("a_fault_of_one_vcpu_ends_all", fault_of_one),
+        ("a_signal_ends_all_vcpus_halted_or_running", signals),
+        ("vcpus_share_the_device_window", shared_window),
+        ("exits_are_counted_for_each_vcpu", counts),
+        ("many_machines_with_several_vcpus_end", many_ends),
+        ("a_signal_ends_vcpus_that_are_blocked_in_writes", signal_while_stalled),
+        ("a_blocked_device_thread_does_not_block_the_end", blocked_device_thread),
+        ("the_report_explains_the_vcpu_that_crashed", crashed_vcpu),
+    ]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
@@ -263,7 +265,7 @@ fn blocked_device_thread() {
         let image = Image::flat(image.clone(), Mode::Long, Gpa(0x1000)).unwrap();
         let builder = Machine::builder(image).transport(Some(Transport::Polling)).input(Input::bytes(b""));
         let builder = builder.timeout(Some(Duration::from_millis(300))).output(Output::new(full, false));
-        let report = builder.build().unwrap().run().unwrap();
+        let report = builder.processor(processor()).build().unwrap().run().unwrap();
         assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
         assert!(report.elapsed < Duration::from_secs(10), "{:?}", report.elapsed);
     }

@@ -134,6 +134,10 @@ pub(super) struct BootArgs {
     #[arg(value_name = "KERNEL")]
     pub(super) kernel: PathBuf,
 
+    /// Processor of the machine; Linux needs kvm [default: kvm]
+    #[arg(long, value_enum)]
+    pub(super) vcpu: Option<VcpuArg>,
+
     /// Initial RAM disk: a cpio archive, compressed or not [default: none]
     #[arg(long, value_name = "FILE")]
     pub(super) initrd: Option<PathBuf>,

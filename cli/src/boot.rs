@@ -32,6 +32,7 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
     let mut machine = arguments
         .measure
         .apply(builder)
+        .processor(arguments.vcpu.map(Into::into))
         .memory(Some(arguments.mem))
         .cpus(arguments.cpus)
         .timeout(arguments.timeout.0)

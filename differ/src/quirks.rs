@@ -25,7 +25,9 @@ pub fn allowed(program: &Program, kvm: &Outcome, soft: &Outcome) -> Option<&'sta
         return Some("KVM's emulator does not know MOVBE");
     }
     if program.id.config != Config::User && kvm.end == End::Shutdown {
-        return Some("KVM cannot deliver an exception to memory-mapped I/O, or ends otherwise at a triple fault");
+        return Some(
+            "KVM cannot deliver an exception to memory-mapped I/O, or ends otherwise at a triple fault",
+        );
     }
     if program.id.config == Config::User {
         return emulated(program, kvm, soft_vector, &has);
@@ -53,7 +55,9 @@ fn emulated(
         return Some("KVM's emulator checks only the first byte for a canonical address");
     }
     if kvm_vector == Some(14) && soft_vector == Some(14) && kvm.state.cr2 >> 47 != 0 {
-        return Some("KVM's error code shows the page tables of the host for the upper half of the addresses");
+        return Some(
+            "KVM's error code shows the page tables of the host for the upper half of the addresses",
+        );
     }
     if is_protection && program.has_prefix(&SEGMENTS) {
         return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");

@@ -99,6 +99,11 @@ pub fn on_both(name: impl Into<String>, body: impl FnOnce() + Clone + Send + 'st
     vec![kvm_test(name.clone(), with_kvm), soft_test(name, body)]
 }
 
+/// Returns each of these tests twice, as [`on_both`].
+pub fn each_on_both(tests: &[(&str, fn())]) -> Vec<Trial> {
+    tests.iter().flat_map(|(name, body)| on_both(*name, *body)).collect()
+}
+
 /// Returns a test that does not need KVM.
 pub fn plain_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial {
     Trial::test(name, || {

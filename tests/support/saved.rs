@@ -92,6 +92,7 @@ pub fn boot_trace(exits: usize) -> SavedTrace {
         device: (*device).into(),
     });
     SavedTrace {
+        processor: Default::default(),
         vcpus: 2,
         seen: records.len() as u64 + 1234,
         elapsed_ns: when + 1_000_000,
@@ -182,6 +183,7 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
     };
     let vcpu = SavedVcpu { id: Some(0), ..machine.clone() };
     SavedProfile {
+        processor: Default::default(),
         program: "vmm 0.1.0".into(),
         guest: "simvirtio".into(),
         ended: "halted; verified: RAX = 42, [0x400] = 42".into(),

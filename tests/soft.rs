@@ -1,0 +1,184 @@
+//! The software processor: what it promises beyond the guests and tests that it shares with KVM.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::process::ExitCode;
+use std::time::Duration;
+use support::{assert_error, code, embedded, find, full_stream, plain_test, ran, run_machine, soft_test};
+use vmm::controller::MsrRule;
+use vmm::device::Transport;
+use vmm::exit::{Exit, Stop};
+use vmm::machine::Processor;
+use vmm::x86::Mode;
+use vmm::{Machine, Output, Report};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        soft_test("two_runs_make_the_same_exits_in_the_same_order", same_exits),
+        soft_test("a_machine_does_the_same_after_a_reset", same_after_reset),
+        soft_test("vcpus_take_turns_and_share_the_memory", turns),
+        soft_test("a_guest_without_exits_ends_at_the_deadline", loops),
+        soft_test("a_guest_that_only_makes_exits_ends_at_the_deadline", only_exits),
+        soft_test("a_blocked_write_ends_at_the_deadline", blocked_write),
+        soft_test("a_triple_fault_tells_its_exceptions", death),
+        soft_test("a_rule_for_a_register_that_the_processor_has_applies", msr_rules),
+        soft_test("an_irqchip_is_refused", irqchip),
+        plain_test("the_summary_and_the_files_name_the_processor", named),
+        plain_test("linux_is_refused_in_one_sentence", linux),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// The exits of a run, each with its vCPU and the guest's RIP.
+fn exits(report: &Report) -> Vec<(u32, Exit, Option<u64>)> {
+    let trace = report.trace.as_ref().expect("a trace");
+    trace.exits().iter().map(|(vcpu, traced)| (*vcpu, traced.exit, traced.rip)).collect()
+}
+
+fn same_exits() {
+    for (name, transport) in [
+        ("smp-counter", Transport::Exit),
+        ("smp-print", Transport::Exit),
+        ("simvirtio", Transport::Exit),
+        ("simvirtio-upper", Transport::Polling),
+        ("simvirtio-doorbell", Transport::Doorbell),
+        ("hostile-racing-head", Transport::Exit),
+    ] {
+        let run = || run_machine(embedded(find(name), Some(transport)).trace(Some(10_000)));
+        let ((first, text), (second, again)) = (run(), run());
+        assert_eq!(exits(&first), exits(&second), "{name}");
+        assert_eq!((text, first.stop.to_string()), (again, second.stop.to_string()), "{name}");
+        let rings = |report: &Report| report.simvirtio.as_ref().map(|device| device.rings);
+        assert_eq!(rings(&first), rings(&second), "{name}");
+    }
+}
+
+fn same_after_reset() {
+    for name in ["simvirtio", "smp-counter", "modes", "kev-msr"] {
+        let (output, _) = Output::captured();
+        let builder = embedded(find(name), Some(Transport::Polling)).trace(Some(10_000)).output(output);
+        let mut machine = builder.processor(Some(Processor::Soft)).build().unwrap();
+        let first = machine.run().unwrap();
+        // The first reset fills all memory, and the later ones only what has changed.
+        for _ in 0..3 {
+            machine.reset().unwrap();
+            let again = machine.run().unwrap();
+            assert_eq!((exits(&again), again.verdict), (exits(&first), first.verdict), "{name}");
+        }
+    }
+}
+
+/// Each of two vCPUs waits for the other in turn: lock xadd [0x9000], 1; then a wait until both have come; exit with the count.
+/// mov eax, 1; lock xadd [0x9000], eax; wait: cmp dword [0x9000], 2; jne wait; test edi, edi; jz first; hlt;
+/// first: mov al, 9; out 0xf4, al
+const MEET: &[u8] = &[
+    0xb8, 1, 0, 0, 0, 0xf0, 0x0f, 0xc1, 0x04, 0x25, 0, 0x90, 0, 0, 0x83, 0x3c, 0x25, 0, 0x90, 0, 0, 2, 0x75,
+    0xf6, 0x85, 0xff, 0x74, 1, 0xf4, 0xb0, 9, 0xe6, 0xf4,
+];
+
+fn turns() {
+    let (report, _) = run_machine(Machine::builder(code(MEET, Mode::Long)).cpus(2));
+    assert!(matches!(report.stop, Stop::Exited(9)), "{}", report.stop);
+}
+
+fn loops() {
+    let limit = Duration::from_millis(100);
+    for mode in [Mode::Real, Mode::Protected, Mode::Long, Mode::User] {
+        // jmp $
+        let builder = Machine::builder(code(&[0xeb, 0xfe], mode)).timeout(Some(limit));
+        let (report, _) = run_machine(builder);
+        assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
+        assert!(report.elapsed < Duration::from_secs(5), "{:?}", report.elapsed);
+        let cause = report.cause().unwrap();
+        assert!(cause.starts_with("it looped at 0x1000 (entered "), "{cause}");
+    }
+}
+
+fn only_exits() {
+    // again: in al, 0x42; jmp again
+    let builder = Machine::builder(code(&[0xe4, 0x42, 0xeb, 0xfc], Mode::Real));
+    let (report, _) = run_machine(builder.timeout(Some(Duration::from_millis(100))));
+    assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
+    assert!(report.elapsed < Duration::from_secs(5), "{:?}", report.elapsed);
+}
+
+fn blocked_write() {
+    let (full, _reader) = full_stream();
+    // again: mov al, 10; out 0xe9, al; jmp again
+    let builder = Machine::builder(code(&[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa], Mode::Real));
+    let builder = builder.timeout(Some(Duration::from_millis(200))).output(Output::new(full, false));
+    let report = builder.processor(Some(Processor::Soft)).build().unwrap().run().unwrap();
+    assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
+    assert!(report.elapsed < Duration::from_secs(10), "{:?}", report.elapsed);
+}
+
+fn death() {
+    // mov [0x100000000], eax: the identity map ends there.
+    let store = &[0xa3, 0, 0, 0, 0, 1, 0, 0, 0][..];
+    let end = "; its delivery raised #GP (error code 0x73) for entry 14 of the IDT, and that of the double fault #GP (error \
+               code 0x43) for entry 8 of the IDT";
+    let (report, _) = run_machine(Machine::builder(code(store, Mode::Long)));
+    assert!(matches!(report.stop, Stop::TripleFault), "{}", report.stop);
+    let cause = report.cause().unwrap();
+    assert!(cause.starts_with("#PF") && cause.contains("0x100000000") && cause.ends_with(end), "{cause}");
+    // In real mode the exceptions of an IDT that is too short: lidt [0x1010]; div bl; the operand is zeroes.
+    let short =
+        &[0x0f, 0x01, 0x1e, 0x10, 0x10, 0xf6, 0xf3, 0xf4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..];
+    let (report, _) = run_machine(Machine::builder(code(short, Mode::Real)));
+    let cause = report.cause().unwrap_or_else(|| panic!("{}", report.stop));
+    assert!(cause.starts_with("#DE: a division by zero"), "{cause}");
+    assert!(cause.ends_with("; its delivery raised #GP, and that of the double fault #GP"), "{cause}");
+}
+
+fn msr_rules() {
+    // mov ecx, 0x277; rdmsr; out 0xf4, al: IA32_PAT, whose low byte is 6.
+    let read = &[0xb9, 0x77, 2, 0, 0, 0x0f, 0x32, 0xe6, 0xf4][..];
+    let run = |rule| {
+        let builder = Machine::builder(code(read, Mode::Long)).cpuid(true);
+        run_machine(match rule {
+            Some(rule) => builder.msr_rule(0x277, rule),
+            None => builder,
+        })
+        .0
+    };
+    assert!(matches!(run(None).stop, Stop::Exited(6)), "{}", run(None).stop);
+    assert!(matches!(run(Some(MsrRule::Ignore)).stop, Stop::Exited(0)));
+    assert!(matches!(run(Some(MsrRule::Log)).stop, Stop::Exited(6)));
+    assert!(matches!(run(Some(MsrRule::Deny)).stop, Stop::TripleFault));
+}
+
+fn irqchip() {
+    let builder = Machine::builder(code(&[0xf4], Mode::Real)).irqchip(true).processor(Some(Processor::Soft));
+    let refused = builder.build().unwrap_err().to_string();
+    assert!(refused.starts_with("the software processor has no interrupt controllers"), "{refused}");
+}
+
+fn named() {
+    let files = support::Files::new();
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_owned();
+    let (profile, trace) = (path("run.json"), path("run.trace"));
+    let measure = ["--profile", &format!("json={profile}"), "--trace", &trace];
+    let run = ran(&[&["real16-hello", "--vcpu", "soft"][..], &measure].concat());
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert!(run.stderr.contains(" ms on the software processor)\n"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains(" in the software processor, ") && !run.stderr.contains("KVM_RUN"),
+        "{}",
+        run.stderr
+    );
+    for file in [&profile, &trace] {
+        let shown = ran(&["report", file]).text();
+        assert!(shown.contains("software processor"), "{shown}");
+    }
+}
+
+fn linux() {
+    let files = support::Files::new();
+    let kernel = support::kernels::kernel(&files, &[support::kernels::POWER_OFF]);
+    let refused = ran(&["boot", &kernel, "--vcpu", "soft"]);
+    assert_error(&refused, 110, "Linux needs KVM, because the software processor is for small guests");
+    assert!(refused.stderr.contains("make testbed"), "{}", refused.stderr);
+}
