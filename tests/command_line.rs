@@ -6,7 +6,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, assert_error, elf, kvm_test, plain_test, ran, run, shell, vmm};
+use support::{Files, assert_error, elf, machine_test, plain_test, ran, run, shell, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -14,25 +14,25 @@ fn main() -> ExitCode {
         plain_test("every_help_text_has_an_example", help),
         plain_test("wrong_usage_is_status_110", usage),
         plain_test("a_missing_guest_is_named_with_a_similar_one", similar_names),
-        kvm_test("an_address_that_looks_hexadecimal_is_mentioned", decimal_address),
+        machine_test("an_address_that_looks_hexadecimal_is_mentioned", decimal_address),
         plain_test("guests_lists_every_built_in_guest", guests),
-        kvm_test("an_image_may_cover_the_buffers_of_simvirtio", over_the_buffers),
-        kvm_test("stdout_has_only_the_guest_output", message),
-        kvm_test("the_option_transport_selects_the_transport", transports),
-        kvm_test("each_kind_of_end_has_its_exit_status", statuses),
-        kvm_test("a_flat_binary_runs_in_the_requested_mode", files),
-        kvm_test("an_elf_file_runs_at_its_own_addresses", elf_files),
-        kvm_test("files_are_verified_only_on_request", verify),
-        kvm_test("a_file_with_the_name_of_a_built_in_guest_is_mentioned", shadowed),
-        kvm_test("the_summary_starts_on_a_new_line", own_line),
-        kvm_test("input_comes_from_stdin_or_a_file", input),
-        kvm_test("control_characters_in_names_are_escaped", forged_names),
-        kvm_test("unclaimed_accesses_are_listed", unclaimed),
-        kvm_test("an_output_limit_is_status_118", output_limit),
-        kvm_test("quiet_and_no_profile_shorten_the_summary", no_profile),
-        kvm_test("a_large_exit_code_becomes_99", large_code),
-        kvm_test("the_summary_of_a_crash_is_complete", crash_summary),
-        kvm_test("the_first_line_names_the_fault", fault_line),
+        machine_test("an_image_may_cover_the_buffers_of_simvirtio", over_the_buffers),
+        machine_test("stdout_has_only_the_guest_output", message),
+        machine_test("the_option_transport_selects_the_transport", transports),
+        machine_test("each_kind_of_end_has_its_exit_status", statuses),
+        machine_test("a_flat_binary_runs_in_the_requested_mode", files),
+        machine_test("an_elf_file_runs_at_its_own_addresses", elf_files),
+        machine_test("files_are_verified_only_on_request", verify),
+        machine_test("a_file_with_the_name_of_a_built_in_guest_is_mentioned", shadowed),
+        machine_test("the_summary_starts_on_a_new_line", own_line),
+        machine_test("input_comes_from_stdin_or_a_file", input),
+        machine_test("control_characters_in_names_are_escaped", forged_names),
+        machine_test("unclaimed_accesses_are_listed", unclaimed),
+        machine_test("an_output_limit_is_status_118", output_limit),
+        machine_test("quiet_and_no_profile_shorten_the_summary", no_profile),
+        machine_test("a_large_exit_code_becomes_99", large_code),
+        machine_test("the_summary_of_a_crash_is_complete", crash_summary),
+        machine_test("the_first_line_names_the_fault", fault_line),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

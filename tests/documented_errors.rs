@@ -7,7 +7,7 @@ use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs::File;
 use std::process::ExitCode;
-use support::{Files, assert_error, elf, kvm_test, plain_test, ran};
+use support::{Files, assert_error, elf, machine_test, plain_test, ran};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -16,10 +16,10 @@ fn main() -> ExitCode {
         plain_test("usage_errors_match_their_documentation_without_kvm", || {
             table_of_errors(is_found_without_kvm);
         }),
-        kvm_test("run_errors_match_their_documentation", || {
+        machine_test("run_errors_match_their_documentation", || {
             table_of_errors(|status| !is_found_without_kvm(status));
         }),
-        kvm_test("a_boot_sector_runs_at_its_address", boot_sector_runs),
+        machine_test("a_boot_sector_runs_at_its_address", boot_sector_runs),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

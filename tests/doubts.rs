@@ -9,7 +9,7 @@ use support::assembler::{
     halt_with_42_in_eax, si,
 };
 use support::assembler::{byte_ptr, dword_ptr, word_ptr};
-use support::{Files, kvm_test, ran, run_machine};
+use support::{Files, machine_test, ran, run_machine};
 use vmm::Machine;
 use vmm::boot::Image;
 use vmm::machine::Doubt;
@@ -19,12 +19,12 @@ use vmm::x86::Mode;
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("a_doubt_is_in_the_first_line_and_fails_verification", doubts),
-        kvm_test("a_halt_without_any_effect_is_mentioned", nothing_seen),
-        kvm_test("honest_guests_leave_no_doubt", honest),
-        kvm_test("a_doubtful_guest_gets_no_points", grade),
-        kvm_test("each_vcpu_is_looked_at", second_vcpu),
-        kvm_test("a_run_does_not_inherit_the_doubts_of_the_run_before", second_run),
+        machine_test("a_doubt_is_in_the_first_line_and_fails_verification", doubts),
+        machine_test("a_halt_without_any_effect_is_mentioned", nothing_seen),
+        machine_test("honest_guests_leave_no_doubt", honest),
+        machine_test("a_doubtful_guest_gets_no_points", grade),
+        machine_test("each_vcpu_is_looked_at", second_vcpu),
+        machine_test("a_run_does_not_inherit_the_doubts_of_the_run_before", second_run),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

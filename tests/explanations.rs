@@ -8,22 +8,22 @@ use support::assembler::{
     CodeAssembler, IcedError, al, assemble, ax, byte_ptr, cr0, cx, ds, dword_ptr, eax, ecx, qword_ptr, rax,
     rsp, xmm0,
 };
-use support::{Files, elf, kvm_test, ran, run, vmm};
+use support::{Files, elf, machine_test, ran, run, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("an_entry_point_that_returns_is_named_in_each_mode", returns),
-        kvm_test("a_stack_at_a_wrong_place_is_named", stacks),
-        kvm_test("features_that_are_off_are_named", features),
-        kvm_test("a_wrong_selector_is_named", selectors),
-        kvm_test("an_access_that_the_page_does_not_allow_is_named", pages),
-        kvm_test("a_place_without_code_is_named", places),
-        kvm_test("a_missing_end_of_the_code_is_named", missing_hlt),
-        kvm_test("code_for_another_mode_is_named", other_mode),
-        kvm_test("a_kernel_without_a_stack_is_named", kernels),
-        kvm_test("a_missing_bios_is_named_after_a_timeout", bios),
-        kvm_test("the_layout_of_the_assignment_is_named", foreign_layout),
+        machine_test("an_entry_point_that_returns_is_named_in_each_mode", returns),
+        machine_test("a_stack_at_a_wrong_place_is_named", stacks),
+        machine_test("features_that_are_off_are_named", features),
+        machine_test("a_wrong_selector_is_named", selectors),
+        machine_test("an_access_that_the_page_does_not_allow_is_named", pages),
+        machine_test("a_place_without_code_is_named", places),
+        machine_test("a_missing_end_of_the_code_is_named", missing_hlt),
+        machine_test("code_for_another_mode_is_named", other_mode),
+        machine_test("a_kernel_without_a_stack_is_named", kernels),
+        machine_test("a_missing_bios_is_named_after_a_timeout", bios),
+        machine_test("the_layout_of_the_assignment_is_named", foreign_layout),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -1,4 +1,4 @@
-//! Every guest of the catalogue on KVM: its output, its end, its result and its number of exits.
+//! Every guest of the catalogue, on KVM and on the software processor: its output, its end, its result and its number of exits.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -7,7 +7,7 @@ use guest::{End, Exits, GUESTS, Guest, Map, Mode};
 use libtest_mimic::{Arguments, Trial};
 use simvirtio::device::State;
 use std::process::ExitCode;
-use support::{embedded, kvm_test, run_machine};
+use support::{embedded, on_both, run_machine};
 use vmm::device::Transport;
 use vmm::exit::Stop;
 
@@ -21,15 +21,15 @@ fn catalogue() -> Vec<Trial> {
     let mut tests = Vec::new();
     for guest in GUESTS {
         if guest.map == Map::Plain {
-            tests.push(kvm_test(guest.name, move || check(guest, None, guest.exits)));
+            tests.extend(on_both(guest.name, move || check(guest, None, guest.exits)));
             continue;
         }
         let by_exit = move || check(guest, Some(Transport::Exit), guest.exits);
-        tests.push(kvm_test(format!("{}::exit", guest.name), by_exit));
+        tests.extend(on_both(format!("{}::exit", guest.name), by_exit));
         // A guest that does not use SIMVIRTIO makes the same exits next to the polling device.
         let polling = guest.polling_exits.unwrap_or(guest.exits);
         let by_polling = move || check(guest, Some(Transport::Polling), polling);
-        tests.push(kvm_test(format!("{}::polling", guest.name), by_polling));
+        tests.extend(on_both(format!("{}::polling", guest.name), by_polling));
     }
     tests
 }

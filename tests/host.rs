@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 use support::payloads::PRINT_LINES;
 use support::{
-    Files, Liar, TRANSPORT_NAMES, kvm_test, no_namespaces, plain_test, ran, run, shell, test_unless,
+    Files, Liar, TRANSPORT_NAMES, machine_test, no_namespaces, plain_test, ran, run, shell, test_unless,
     unusable, vmm, without_kvm,
 };
 
@@ -22,18 +22,18 @@ fn main() -> ExitCode {
     let tests = vec![
         plain_test("a_host_error_is_status_115", host_error),
         plain_test("the_doctor_gives_advice", sick_host),
-        kvm_test("the_doctor_accepts_a_good_host", good_host),
-        kvm_test("the_doctor_checks_an_instruction_that_linux_needs", doctor_and_linux),
-        kvm_test("the_status_is_right_if_stderr_is_full", full_stderr),
-        kvm_test("a_file_size_limit_is_status_115", file_size_limit),
-        kvm_test("a_full_output_is_status_115", full_output),
+        machine_test("the_doctor_accepts_a_good_host", good_host),
+        machine_test("the_doctor_checks_an_instruction_that_linux_needs", doctor_and_linux),
+        machine_test("the_status_is_right_if_stderr_is_full", full_stderr),
+        machine_test("a_file_size_limit_is_status_115", file_size_limit),
+        machine_test("a_full_output_is_status_115", full_output),
         test_unless(no_namespaces, "a_host_without_kvm_gets_advice", no_kvm),
-        kvm_test("errors_of_kvm_are_reported_with_advice", lies),
-        kvm_test("the_doctor_checks_for_the_files_that_a_run_needs", too_few_files),
+        machine_test("errors_of_kvm_are_reported_with_advice", lies),
+        machine_test("the_doctor_checks_for_the_files_that_a_run_needs", too_few_files),
         plain_test("files_that_the_host_cannot_open_are_not_bad_images", too_few_files_for_an_image),
-        kvm_test("a_closed_standard_output_is_an_error", closed_stdout),
-        kvm_test("a_nonblocking_stdout_receives_everything", nonblocking_stdout),
-        kvm_test("input_can_be_a_pipe_without_a_writer", input_without_writer),
+        machine_test("a_closed_standard_output_is_an_error", closed_stdout),
+        machine_test("a_nonblocking_stdout_receives_everything", nonblocking_stdout),
+        machine_test("input_can_be_a_pipe_without_a_writer", input_without_writer),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

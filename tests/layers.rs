@@ -267,7 +267,11 @@ fn dependencies(folder: &str, sections: &[&str]) -> Vec<String> {
     let (mut found, mut wanted) = (Vec::new(), false);
     for line in manifest.lines() {
         if line.starts_with('[') {
-            wanted = sections.contains(&line);
+            // The dependencies of one kind of target are in `[target.'cfg(...)'.dependencies]`.
+            let section =
+                if line.starts_with("[target.") { line.rsplit_once('.').map(|(_, name)| name) } else { None };
+            let section = section.map_or(line.into(), |name| format!("[{name}"));
+            wanted = sections.contains(&section.as_str());
         } else if let Some(name) = line.split(['.', ' ', '=']).next()
             && wanted
             && !name.is_empty()

@@ -7,7 +7,7 @@ use libtest_mimic::Arguments;
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{kvm_test, run, watchdog};
+use support::{machine_test, run, watchdog};
 use vmm::boot::Image;
 use vmm::device::{Device, DeviceName, Transport};
 use vmm::exit::{Reason, Stop};
@@ -18,21 +18,21 @@ use vmm::{Builder, Error, Input, Machine, Output};
 fn main() -> ExitCode {
     watchdog();
     let tests = vec![
-        kvm_test("the_examples_of_the_crate_s_page_run", examples),
-        kvm_test("a_run_goes_on_where_the_last_one_stopped", goes_on),
-        kvm_test("a_run_goes_on_after_a_timeout", goes_on_after_timeout),
-        kvm_test("a_reset_puts_back_memory_and_registers", reset),
-        kvm_test("a_reset_after_each_kind_of_end_gives_the_same_run", reset_after_each_end),
-        kvm_test("a_reset_completes_the_last_access_first", reset_after_access),
-        kvm_test("a_reset_puts_back_what_the_host_has_written", host_writes),
-        kvm_test("a_reset_powers_simvirtio_on_again_over_every_transport", simvirtio),
-        kvm_test("a_reset_reaches_the_caller_s_devices", devices),
-        kvm_test("a_reset_clears_sse_state_and_msrs", sse_and_msrs),
-        kvm_test("another_image_can_be_loaded", load),
-        kvm_test("an_image_that_does_not_fit_leaves_the_guest_as_it_was", load_refused),
-        kvm_test("several_vcpus_run_again", several_vcpus),
-        kvm_test("the_output_limit_holds_for_each_run", output_limit),
-        kvm_test("a_controller_lives_through_all_runs", controllers),
+        machine_test("the_examples_of_the_crate_s_page_run", examples),
+        machine_test("a_run_goes_on_where_the_last_one_stopped", goes_on),
+        machine_test("a_run_goes_on_after_a_timeout", goes_on_after_timeout),
+        machine_test("a_reset_puts_back_memory_and_registers", reset),
+        machine_test("a_reset_after_each_kind_of_end_gives_the_same_run", reset_after_each_end),
+        machine_test("a_reset_completes_the_last_access_first", reset_after_access),
+        machine_test("a_reset_puts_back_what_the_host_has_written", host_writes),
+        machine_test("a_reset_powers_simvirtio_on_again_over_every_transport", simvirtio),
+        machine_test("a_reset_reaches_the_caller_s_devices", devices),
+        machine_test("a_reset_clears_sse_state_and_msrs", sse_and_msrs),
+        machine_test("another_image_can_be_loaded", load),
+        machine_test("an_image_that_does_not_fit_leaves_the_guest_as_it_was", load_refused),
+        machine_test("several_vcpus_run_again", several_vcpus),
+        machine_test("the_output_limit_holds_for_each_run", output_limit),
+        machine_test("a_controller_lives_through_all_runs", controllers),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

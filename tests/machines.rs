@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::payloads::HALT;
-use support::{TRANSPORTS, code, embedded, find, kvm_test, plain_test, run_machine};
+use support::{TRANSPORTS, code, embedded, find, machine_test, plain_test, run_machine};
 use vmm::device::{Device, DeviceName, Transport};
 use vmm::exit::{Reason, Site, Stop};
 use vmm::x86::Mode;
@@ -22,25 +22,25 @@ use vmm::{Builder, Captured, Input, KvmCounters, Machine, Output};
 fn main() -> ExitCode {
     support::watchdog();
     let mut tests = vec![
-        kvm_test("queue_lengths_do_not_change_the_message", queue_lengths),
-        kvm_test("input_of_any_length_comes_back_in_upper_case", input_lengths),
-        kvm_test("waiting_for_input_does_not_count_as_running", waiting_for_input),
-        kvm_test("input_that_cannot_be_read_is_an_error", unreadable_input),
-        kvm_test("a_prompt_is_printed_before_its_answer_is_typed", prompt),
-        kvm_test("a_device_of_the_caller_is_on_the_bus", device_of_the_caller),
+        machine_test("queue_lengths_do_not_change_the_message", queue_lengths),
+        machine_test("input_of_any_length_comes_back_in_upper_case", input_lengths),
+        machine_test("waiting_for_input_does_not_count_as_running", waiting_for_input),
+        machine_test("input_that_cannot_be_read_is_an_error", unreadable_input),
+        machine_test("a_prompt_is_printed_before_its_answer_is_typed", prompt),
+        machine_test("a_device_of_the_caller_is_on_the_bus", device_of_the_caller),
         plain_test("two_devices_cannot_overlap", overlapping_devices),
-        kvm_test("string_input_reaches_memory_in_order", string_input),
-        kvm_test("word_and_dword_strings_are_counted_by_element", wide_strings),
-        kvm_test("the_counter_of_kvm_is_not_below_ours", kernel_counter),
-        kvm_test("without_profile_nothing_is_counted", no_profile),
-        kvm_test("the_result_word_is_compared_by_mode", result_widths),
-        kvm_test("machines_run_in_parallel", in_parallel),
-        kvm_test("a_switch_to_long_mode_needs_cpuid", cpuid_is_needed),
-        kvm_test("the_segments_can_be_reloaded_from_the_gdt", reload_segments),
+        machine_test("string_input_reaches_memory_in_order", string_input),
+        machine_test("word_and_dword_strings_are_counted_by_element", wide_strings),
+        machine_test("the_counter_of_kvm_is_not_below_ours", kernel_counter),
+        machine_test("without_profile_nothing_is_counted", no_profile),
+        machine_test("the_result_word_is_compared_by_mode", result_widths),
+        machine_test("machines_run_in_parallel", in_parallel),
+        machine_test("a_switch_to_long_mode_needs_cpuid", cpuid_is_needed),
+        machine_test("the_segments_can_be_reloaded_from_the_gdt", reload_segments),
     ];
     for transport in TRANSPORTS {
         let name = format!("ten_mebibytes_come_back_unchanged::{transport:?}");
-        tests.push(kvm_test(name, move || ten_mebibytes(transport)));
+        tests.push(machine_test(name, move || ten_mebibytes(transport)));
     }
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

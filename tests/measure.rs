@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use support::payloads::{READ_A_MILLION_ADDRESSES, READ_PORT};
 use support::{
-    Files, Liar, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, kvm_test, plain_test, ran,
+    Files, Liar, TRANSPORT_NAMES, TRANSPORTS, assert_error, code, embedded, find, machine_test, plain_test, ran,
     run, run_machine, shell, vmm,
 };
 use vmm::Machine;
@@ -24,20 +24,20 @@ use vmm::x86::Mode;
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("profile_trace_and_the_counters_of_kvm_agree", all_agree),
-        kvm_test("the_profiles_of_vcpus_add_up", vcpus_add_up),
-        kvm_test("string_io_has_one_time_in_kvm_and_one_in_the_vmm_for_each_element", string_io),
-        kvm_test("times_add_up_to_less_than_the_run", times_fit),
-        kvm_test("a_trace_has_the_last_exits_with_values_and_rip", last_exits),
-        kvm_test("a_million_addresses_are_counted_and_few_are_listed", million_addresses),
+        machine_test("profile_trace_and_the_counters_of_kvm_agree", all_agree),
+        machine_test("the_profiles_of_vcpus_add_up", vcpus_add_up),
+        machine_test("string_io_has_one_time_in_kvm_and_one_in_the_vmm_for_each_element", string_io),
+        machine_test("times_add_up_to_less_than_the_run", times_fit),
+        machine_test("a_trace_has_the_last_exits_with_values_and_rip", last_exits),
+        machine_test("a_million_addresses_are_counted_and_few_are_listed", million_addresses),
         plain_test("a_file_that_cannot_be_written_is_reported_before_the_run", unwritable),
-        kvm_test("a_full_disk_loses_the_file_but_not_the_run", full_disk),
-        kvm_test("a_trace_that_is_cut_can_be_read", cut_trace),
-        kvm_test("runs_that_write_the_same_file_leave_a_complete_one", one_file),
-        kvm_test("an_interrupted_run_writes_its_profile", interrupted),
-        kvm_test("a_host_without_clock_or_counters_is_measured", poor_host),
+        machine_test("a_full_disk_loses_the_file_but_not_the_run", full_disk),
+        machine_test("a_trace_that_is_cut_can_be_read", cut_trace),
+        machine_test("runs_that_write_the_same_file_leave_a_complete_one", one_file),
+        machine_test("an_interrupted_run_writes_its_profile", interrupted),
+        machine_test("a_host_without_clock_or_counters_is_measured", poor_host),
         plain_test("options_that_contradict_each_other_are_refused", contradictions),
-        kvm_test("without_a_profile_nothing_is_timed", not_measured),
+        machine_test("without_a_profile_nothing_is_timed", not_measured),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -7,21 +7,21 @@ use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs;
 use std::process::{ExitCode, Stdio};
-use support::{Files, Ran, assert_error, elf, kvm_test, plain_test, ran, run, shell, vmm};
+use support::{Files, Ran, assert_error, elf, machine_test, plain_test, ran, run, shell, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         plain_test("a_reader_may_close_the_pipe_of_a_report", closed_pipes),
-        kvm_test("a_reader_may_close_the_pipe_of_a_measurement", closed_pipes_with_kvm),
-        kvm_test("a_reader_must_not_close_the_pipe_of_a_guest", closed_pipe_of_a_guest),
+        machine_test("a_reader_may_close_the_pipe_of_a_measurement", closed_pipes_with_kvm),
+        machine_test("a_reader_must_not_close_the_pipe_of_a_guest", closed_pipe_of_a_guest),
         plain_test("the_extension_of_a_report_selects_its_format", formats_by_name),
         plain_test("a_name_that_promises_another_format_is_refused", contradictions),
         plain_test("a_result_does_not_replace_an_input", inputs),
         plain_test("a_place_that_cannot_be_written_is_refused", wrong_places),
         plain_test("standard_input_is_named_and_read_once", standard_input),
         plain_test("a_full_stdout_is_an_error", full_stdout),
-        kvm_test("a_stderr_that_cannot_be_written_changes_nothing", broken_stderr),
+        machine_test("a_stderr_that_cannot_be_written_changes_nothing", broken_stderr),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

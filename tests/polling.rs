@@ -10,7 +10,7 @@ use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs;
 use std::process::ExitCode;
-use support::{Files, embedded, find, kvm_test, plain_test, ran, run_machine};
+use support::{Files, embedded, find, machine_test, plain_test, ran, run_machine};
 use vmm::device::Transport;
 
 /// True in a build with the feature.
@@ -25,12 +25,12 @@ fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         plain_test("version_and_help_show_the_default", texts),
-        kvm_test("the_library_uses_the_default", library),
-        kvm_test("the_program_uses_the_default", program),
-        kvm_test("the_option_has_priority_over_the_default", option),
-        kvm_test("other_guests_run_with_the_default", other_guests),
-        kvm_test("both_grades_are_100", grades),
-        kvm_test("a_wrong_image_loses_its_points", wrong_images),
+        machine_test("the_library_uses_the_default", library),
+        machine_test("the_program_uses_the_default", program),
+        machine_test("the_option_has_priority_over_the_default", option),
+        machine_test("other_guests_run_with_the_default", other_guests),
+        machine_test("both_grades_are_100", grades),
+        machine_test("a_wrong_image_loses_its_points", wrong_images),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, ExitCode, Stdio};
 use std::{fs, thread};
 use support::{
-    Files, Ran, assert_error, kvm_test, plain_test, ran, run, shell, test_unless, vmm, wait,
+    Files, Ran, assert_error, machine_test, plain_test, ran, run, shell, test_unless, vmm, wait,
     wait_for_handlers,
 };
 
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         plain_test("input_and_output_may_be_pipes", pipes),
         test_unless(no_terminals, "a_page_is_not_written_to_a_terminal", terminal),
         plain_test("the_examples_in_the_format_documentation_work", documented),
-        kvm_test("a_report_reads_the_files_of_a_run", run_and_report),
+        machine_test("a_report_reads_the_files_of_a_run", run_and_report),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

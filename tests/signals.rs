@@ -10,23 +10,23 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::payloads::PRINT_LINE_AND_LOOP;
-use support::{Files, Liar, Ran, TRANSPORT_NAMES, full_stream, kvm_test, run, shell, vmm};
+use support::{Files, Liar, Ran, TRANSPORT_NAMES, full_stream, machine_test, run, shell, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
-        kvm_test("a_kick_without_a_reason_has_no_effect", kick_without_reason),
-        kvm_test("a_run_that_waits_for_input_can_be_interrupted", interrupted_wait),
-        kvm_test("an_interrupted_run_still_reports", interrupted),
-        kvm_test("runs_end_without_a_quota_for_signals", no_signal_quota),
-        kvm_test("a_blocked_write_can_be_interrupted", interrupted_write),
-        kvm_test("a_second_signal_ends_the_program_at_once", interrupted_twice),
-        kvm_test("an_ignored_signal_stays_ignored", ignored_signals),
-        kvm_test("a_signal_before_the_run_ends_it", early_signal),
-        kvm_test("a_signal_between_two_exits_is_not_lost", busy_signal),
-        kvm_test("a_blocked_flush_can_be_interrupted", interrupted_flush),
-        kvm_test("a_limit_of_cpu_time_ends_the_run_with_a_report", cpu_limit),
-        kvm_test("signals_without_a_meaning_have_no_effect", signal_storm),
+        machine_test("a_kick_without_a_reason_has_no_effect", kick_without_reason),
+        machine_test("a_run_that_waits_for_input_can_be_interrupted", interrupted_wait),
+        machine_test("an_interrupted_run_still_reports", interrupted),
+        machine_test("runs_end_without_a_quota_for_signals", no_signal_quota),
+        machine_test("a_blocked_write_can_be_interrupted", interrupted_write),
+        machine_test("a_second_signal_ends_the_program_at_once", interrupted_twice),
+        machine_test("an_ignored_signal_stays_ignored", ignored_signals),
+        machine_test("a_signal_before_the_run_ends_it", early_signal),
+        machine_test("a_signal_between_two_exits_is_not_lost", busy_signal),
+        machine_test("a_blocked_flush_can_be_interrupted", interrupted_flush),
+        machine_test("a_limit_of_cpu_time_ends_the_run_with_a_report", cpu_limit),
+        machine_test("signals_without_a_meaning_have_no_effect", signal_storm),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -1,4 +1,4 @@
-//! Shared helpers of the end-to-end tests: tests that need KVM, runs of the program with a time limit, ELF files, and a
+//! Shared helpers of the end-to-end tests: kinds of tests, runs of the program with a time limit, ELF files, and a
 //! simulated KVM that fails.
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ pub mod payloads;
 
 use guest::{End, Guest};
 #[allow(unused_imports)]
-pub use kvm::{kvm_test, plain_test, test_unless, unusable};
+pub use kvm::{is_soft, kvm_test, machine_test, on_both, plain_test, processor, soft_test, test_unless, unusable};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vmm::boot::Image;
 use vmm::device::Transport;
+use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Builder, Input, Machine, Output, Report};
@@ -62,8 +63,10 @@ pub struct Ran {
     pub status: i32,
     /// The standard output.
     pub stdout: Vec<u8>,
-    /// The standard error, as text.
+    /// The standard error, as text, without `choice`.
     pub stderr: String,
+    /// The line in which the program says that it has chosen the software processor. Empty if it has not.
+    pub choice: String,
 }
 
 impl Ran {
@@ -82,7 +85,19 @@ pub fn run(command: &mut Command) -> Ran {
     let collect = |reader: Option<thread::JoinHandle<Vec<u8>>>| {
         reader.map(|reader| reader.join().expect("the reader ends")).unwrap_or_default()
     };
-    Ran { status, stdout: collect(stdout), stderr: String::from_utf8_lossy(&collect(stderr)).into_owned() }
+    let stderr = String::from_utf8_lossy(&collect(stderr)).into_owned();
+    let (stderr, choice) = without_choice(&stderr);
+    Ran { status, stdout: collect(stdout), stderr, choice }
+}
+
+/// The end of the line in which the program says that it has chosen the software processor.
+const CHOICE: &str = "(--vcpu soft hides this line, --vcpu kvm says more)\n";
+
+/// Splits the line about the choice of the software processor off, so that a test expects the same text on all hosts.
+pub fn without_choice(stderr: &str) -> (String, String) {
+    let (choice, rest): (Vec<&str>, Vec<&str>) =
+        stderr.split_inclusive('\n').partition(|line| line.ends_with(CHOICE));
+    (rest.concat(), choice.concat())
 }
 
 fn drain(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
@@ -126,6 +141,14 @@ pub fn wait_for_handlers(child: &Child) {
 pub fn vmm(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
     command.args(arguments).stdout(Stdio::piped()).env_remove("RUST_LOG");
+    // The subcommands that run a guest take the option. Without a subcommand, the first word is a guest.
+    let runs = !["boot", "bench", "compare", "doctor", "guests", "report"]
+        .contains(&arguments.first().unwrap_or(&""));
+    match processor() {
+        Some(Processor::Soft) if runs => command.args(["--vcpu", "soft"]),
+        Some(Processor::Kvm) if runs => command.args(["--vcpu", "kvm"]),
+        _ => &mut command,
+    };
     command
 }
 
@@ -163,6 +186,7 @@ pub fn elf_entered_at(address: u64, entry: u64, code: &[u8]) -> Vec<u8> {
 pub fn run_machine(builder: Builder) -> (Report, Vec<u8>) {
     let (output, captured) = Output::captured();
     let report = builder
+        .processor(processor())
         .output(output)
         .build()
         .expect("the machine is built")

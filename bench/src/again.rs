@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use vmm::boot::Image;
 use vmm::exit::Stop;
 use vmm::internals::{regs, sregs};
+use vmm::machine::Processor;
 use vmm::memory::{Gpa, PAGE, TABLES, TSS};
 use vmm::x86::{Mode, VcpuIndex};
 use vmm::{Machine, Output};
@@ -38,7 +39,11 @@ enum Runner {
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let text = |error: vmm::Error| error.to_string();
     let image = Image::flat(&GUEST[..], Mode::Real, Gpa(START)).map_err(|error| error.to_string())?;
-    let machine = Machine::builder(image).output(Output::captured().0).build().map_err(text)?;
+    let machine = Machine::builder(image)
+        .processor(Some(Processor::Kvm))
+        .output(Output::captured().0)
+        .build()
+        .map_err(text)?;
     let (machine, bare) = (RefCell::new(machine), RefCell::new(Bare::new()?));
     let costs = interleave(rounds, &[Runner::Vmm, Runner::Bare], |runner| {
         let start = Moment::now();

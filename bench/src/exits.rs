@@ -11,6 +11,7 @@ use std::time::Duration;
 use vmm::boot::Image;
 use vmm::device::{Device, DeviceName};
 use vmm::exit::Stop;
+use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Machine, Output};
@@ -58,6 +59,7 @@ fn run_in_vmm(code: &[u8], profile: bool) -> Result<Cost, String> {
     let image = Image::flat(code.to_vec(), Mode::Long, Gpa(START)).map_err(|error| error.to_string())?;
     let (latch, marks) = (Arc::new(Mutex::new(Latch::default())), Arc::new(Mutex::new(Marks::default())));
     let machine = Machine::builder(image)
+        .processor(Some(Processor::Kvm))
         .port_device(PORT.into(), 1, latch.clone())
         .and_then(|builder| builder.mmio_device(ADDRESS.into(), 4, latch.clone()))
         .and_then(|builder| builder.msr_device(MSR, latch.clone()))

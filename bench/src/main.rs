@@ -19,6 +19,7 @@ mod row;
 mod scale;
 mod scratch;
 mod size;
+mod soft;
 mod sys;
 mod table;
 
@@ -35,6 +36,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use vmm::boot::Image;
+use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Machine, Output};
@@ -141,6 +143,12 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "1 to 1000 VMs alive in one process, compared with a bare program",
         rounds: 5,
         run: |context, rounds| scale::run(rounds, context.vmm()?).map(Measured::from),
+    },
+    Measurement {
+        name: "soft",
+        about: "the software processor: an instruction, a cold start and the SIMVIRTIO guest, compared with KVM",
+        rounds: 60,
+        run: |context, rounds| soft::run(rounds, context.vmm()?).map(Measured::from),
     },
     Measurement {
         name: "size",
@@ -252,7 +260,12 @@ fn report_error(message: &str) -> u8 {
 /// Runs a guest that halts at once, to check that guests can run on this host.
 fn try_guest() -> Result<(), vmm::Error> {
     let image = Image::flat(&[0xf4][..], Mode::Real, Gpa(0))?;
-    Machine::builder(image).output(Output::captured().0).build()?.run().map(drop)
+    Machine::builder(image)
+        .processor(Some(Processor::Kvm))
+        .output(Output::captured().0)
+        .build()?
+        .run()
+        .map(drop)
 }
 
 /// Runs the measurements that the user asked for. Returns the tables and the exit status.

@@ -1,4 +1,4 @@
-//! `vmm doctor`: checks if this host can run guests, and prints the checks as a list or as JSON.
+//! `vmm doctor`: checks if this host can run guests, with KVM and without it, and prints the checks as a list or as JSON.
 
 use crate::status;
 use crate::streams::print_stdout;
@@ -13,9 +13,9 @@ Examples:
   vmm doctor           a line for each check, with advice if it fails
   vmm doctor --json    the same for a program
 
-The outcome of a check is good, missing (a feature does not work) or bad (guests cannot run).
+The outcome of a check is good, missing (a feature does not work) or bad (guests cannot run with KVM).
 
-Exit status: 0 if guests can run, 115 if they cannot.")]
+Exit status: 0 if guests can run with KVM, 115 if they cannot.")]
 pub struct DoctorArgs {
     /// Print JSON: {"good": bool, "checks": [{"check", "outcome": "good" | "missing" | "bad", "found"}]}
     #[arg(long)]
@@ -54,7 +54,9 @@ fn as_text(good: bool, checks: &[Check]) -> String {
         (true, false) => {
             "This host can run guests. Some features do not work: see the lines marked missing.\n"
         }
-        (false, _) => "This host cannot run guests: see the lines marked bad.\n",
+        (false, _) => {
+            "This host cannot run guests with KVM: see the lines marked bad. Small guests run without it.\n"
+        }
     };
     text
 }

@@ -2,6 +2,7 @@
 #![cfg_attr(all(target_env = "gnu", not(test)), no_main)]
 
 mod args;
+#[cfg_attr(not(has_kvm), path = "bench/absent.rs")]
 mod bench;
 mod boot;
 mod cli;

@@ -8,7 +8,7 @@ use vmm::boot::list_ranges;
 use vmm::controller::OpenBus;
 use vmm::device::{SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
-use vmm::machine::BootReport;
+use vmm::machine::{BootReport, Processor};
 use vmm::profile::Profile;
 use vmm::{KvmCounters, Report};
 
@@ -18,7 +18,11 @@ const EXCERPT: usize = 60;
 /// Returns the first line of the summary: how the run of the guest with this name ended.
 pub fn first_line(name: &str, report: &Report) -> String {
     let milliseconds = report.elapsed.as_secs_f64() * 1e3;
-    format!("vmm: {name}: {} (after {milliseconds:.2} ms)\n", ending(report))
+    let processor = match report.processor {
+        Processor::Kvm => "",
+        Processor::Soft => " on the software processor",
+    };
+    format!("vmm: {name}: {} (after {milliseconds:.2} ms{processor})\n", ending(report))
 }
 
 /// Returns the other lines of the summary.
@@ -54,14 +58,14 @@ pub fn ending(report: &Report) -> String {
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
         let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
     }
-    if let Some(suspicion) = report.suspicion() {
-        let _ = match report.stop {
-            Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_) => {
-                write!(text, ": probably {suspicion}")
-            }
-            _ => Ok(()),
-        };
-    }
+    let _ = match (&report.stop, report.cause(), report.suspicion()) {
+        (Stop::TripleFault, Some(cause), _) => write!(text, ": {cause}"),
+        (Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_), _, Some(suspicion)) => {
+            write!(text, ": probably {suspicion}")
+        }
+        (Stop::Timeout(_) | Stop::WallTimeout(_), Some(cause), _) => write!(text, ": {cause}"),
+        _ => Ok(()),
+    };
     if let Some(verdict) = report.verdict {
         let _ = match (verdict.passed(), report.doubts.is_empty()) {
             (true, true) => write!(text, "; verified: {verdict}"),
@@ -130,17 +134,27 @@ fn write_times(to: &mut String, report: &Report) -> fmt::Result {
         return Ok(());
     }
     let (in_kvm, in_vmm) = profile.total_times();
+    let place = match report.processor {
+        Processor::Kvm => "KVM_RUN",
+        Processor::Soft => "the software processor",
+    };
     write!(
         to,
-        "vmm: {} in KVM_RUN, {} in the VMM, {} for the profile",
+        "vmm: {} in {place}, {} in the VMM, {} for the profile",
         duration(in_kvm.sum()),
         duration(in_vmm.sum()),
         duration(measured.cost)
     )?;
-    write!(to, " ({}", measured.clock)?;
+    match report.processor {
+        Processor::Kvm => write!(to, " ({}", measured.clock)?,
+        Processor::Soft => write!(to, " (CLOCK_MONOTONIC")?,
+    }
     match measured.steps {
         0 => writeln!(to, ")")?,
         steps => writeln!(to, ", which went backwards {})", plural(steps, "time"))?,
+    }
+    if report.processor == Processor::Soft {
+        return Ok(());
     }
     let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits) else {
         return writeln!(

@@ -60,7 +60,7 @@ impl Undefined {
                 | Mnemonic::Shld
                 | Mnemonic::Shrd
         );
-        if !conditional {
+        if !conditional && !insn.has_rep_prefix() && !insn.has_repne_prefix() {
             self.flags &= !written;
         }
         if undefined != 0 {

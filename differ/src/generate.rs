@@ -134,10 +134,12 @@ fn registers(program: &mut Program, rng: &mut Rng) {
     if rng.u8(..4) == 0 {
         state.rflags |= flag::DF;
     }
-    if rng.u8(..10) == 0 {
+    if rng.u8(..32) == 0 {
         state.rflags |= flag::AC;
     }
     if config == Config::User {
+        // On a host without hardware virtualization, ring 3 sees IF set.
+        state.rflags |= flag::IF;
         state.xmm.iter_mut().for_each(|register| *register = values::wide(rng));
         state.mxcsr = values::mxcsr(rng);
         for number in [seg::FS, seg::GS] {
@@ -179,47 +181,59 @@ fn code(program: &mut Program, opcodes: &Opcodes, rng: &mut Rng) {
     // Some programs cross the end of a page.
     let start = match rng.u8(..16) {
         0 => CODE + PAGE - rng.u64(..40),
-        1 => CODE_END - 1 - rng.u64(..40),
+        1 if rng.u8(..8) == 0 => CODE_END - 1 - rng.u64(..40),
         _ => CODE + rng.u64(..64),
     };
     program.state.rip = start.wrapping_sub(base);
     let count = 1 + rng.usize(..6) + if rng.bool() { 0 } else { rng.usize(..7) };
     let maker = Maker::new(&program.state, bits, program.id.config, rng);
-    let mut made: Vec<(Instruction, usize)> = Vec::new();
+    let pieces = instructions(&maker, opcodes, (program.state.rip, bits), count, rng);
+    let mut starts = vec![start];
+    for (_, bytes) in &pieces {
+        starts.push(starts[starts.len() - 1] + bytes.len() as u64);
+    }
+    for (number, (insn, mut bytes)) in pieces.into_iter().enumerate() {
+        let at = starts[number];
+        if let Some(mut branch) = insn {
+            // Only forward, so that few programs are endless.
+            let target = starts[rng.usize(number + 1..starts.len())].wrapping_sub(base);
+            retarget(&mut branch, target);
+            let mut encoder = Encoder::new(bits);
+            if encoder.encode(&branch, at.wrapping_sub(base)).is_err() {
+                break;
+            }
+            bytes = encoder.take_buffer();
+        }
+        program.write(at, &bytes);
+        program.pieces.push(Piece { at, len: bytes.len() });
+    }
+}
+
+/// Makes random instructions. Branches are returned with their bytes, because their targets are not known yet.
+fn instructions(
+    maker: &Maker,
+    opcodes: &Opcodes,
+    (rip, bits): (u64, u32),
+    count: usize,
+    rng: &mut Rng,
+) -> Vec<(Option<Instruction>, Vec<u8>)> {
     let mut encoder = Encoder::new(bits);
-    let rip = program.state.rip;
-    let mut tries = 0;
-    while made.len() < count && tries < 100 {
-        tries += 1;
-        let code = opcodes.choose(rng);
-        let Some(mut insn) = maker.instruction(code, rip, rng) else { continue };
-        if let Ok(len) = encoder.encode(&insn, rip) {
-            insn.set_len(len);
-            made.push((insn, len));
+    let mut made = Vec::new();
+    for _ in 0..count * 4 {
+        if made.len() == count {
+            break;
         }
-    }
-    let mut starts = vec![rip];
-    for (_, len) in &made {
-        starts.push(starts[starts.len() - 1] + *len as u64);
-    }
-    let mut physical = start;
-    for (number, (mut insn, _)) in made.into_iter().enumerate() {
-        if insn.code().is_jcc_short_or_near() || is_near(insn.code()) {
-            let target = starts[rng.usize(number + 1..starts.len())];
-            retarget(&mut insn, target);
-        }
+        let Some(insn) = maker.instruction(opcodes.choose(rng), rip, rng) else { continue };
         encoder.take_buffer();
-        if encoder.encode(&insn, physical - base).is_err() {
-            break;
+        if encoder.encode(&insn, rip).is_err() {
+            continue;
         }
-        let bytes = mutate(encoder.take_buffer(), bits, rng);
-        if physical + bytes.len() as u64 > CODE_END && start + 200 < CODE_END {
-            break;
-        }
-        program.write(physical, &bytes);
-        program.pieces.push(Piece { at: physical, len: bytes.len() });
-        physical += bytes.len() as u64;
+        let bytes = encoder.take_buffer();
+        let is_branch = insn.code().is_jcc_short_or_near() || is_near(insn.code());
+        // An address relative to RIP is encoded for the start of the program, so its target moves with the instruction.
+        made.push(if is_branch { (Some(insn), bytes) } else { (None, mutate(bytes, bits, rng)) });
     }
+    made
 }
 
 /// True for other direct near branches.
@@ -242,7 +256,7 @@ fn retarget(insn: &mut Instruction, target: u64) {
 
 /// Adds prefixes to a few instructions.
 fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
-    if rng.u8(..20) != 0 {
+    if rng.u8(..60) != 0 {
         return bytes;
     }
     const PREFIXES: [u8; 11] = [0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
@@ -256,5 +270,6 @@ fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
     let insn = decoder.decode();
     let was = Decoder::with_ip(bits, &bytes, 0, DecoderOptions::NONE).decode();
     // Only what is an instruction of the same name, or none, is known to be harmless.
-    if insn.is_invalid() || insn.mnemonic() == was.mnemonic() { changed } else { bytes }
+    let is_invalid = insn.is_invalid() && changed.contains(&0xf0);
+    if is_invalid || insn.mnemonic() == was.mnemonic() { changed } else { bytes }
 }

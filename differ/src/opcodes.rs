@@ -216,20 +216,20 @@ fn is_wanted(code: Code, config: Config, bits: u32) -> bool {
         || NEVER.contains(&mnemonic)
         || is_x87 && !X87.contains(&mnemonic)
         || info.op_kinds().iter().any(|kind| matches!(kind, Kind::tr_reg))
+        // Processors of Intel ignore the prefix for 16 bits.
+        || bits == 64 && info.op_kinds().iter().any(|kind| matches!(kind, Kind::br16_1 | Kind::br16_2))
     {
         return false;
     }
     match config {
         Config::User => {
-            let loads_segment = info.op_kinds().iter().any(|kind| matches!(kind, Kind::farbr4_2))
-                || info.op_kinds().first() == Some(&Kind::seg_reg)
-                || matches!(mnemonic, Mnemonic::Pop)
-                    && info.op_kinds().iter().any(|kind| matches!(kind, Kind::fs | Kind::gs))
-                || matches!(
-                    code.flow_control(),
-                    iced_x86::FlowControl::IndirectBranch | iced_x86::FlowControl::IndirectCall
-                ) && code.is_jmp_far_indirect() | code.is_call_far_indirect();
-            !TABLES.contains(&mnemonic) && !loads_segment
+            // Nor does it show its own selectors.
+            let uses_segment = info
+                .op_kinds()
+                .iter()
+                .any(|kind| matches!(kind, Kind::farbr4_2 | Kind::seg_reg | Kind::fs | Kind::gs));
+            let uses_segment = uses_segment || code.is_jmp_far_indirect() || code.is_call_far_indirect();
+            !TABLES.contains(&mnemonic) && !uses_segment
         }
         // The emulators of KVM hosts have few of the other instructions.
         _ => {

@@ -226,6 +226,10 @@ impl Maker {
         };
         insn.set_op_kind(number, op_kind);
         match op_kind {
+            // A host without hardware virtualization does not raise #GP for other interrupts in ring 3.
+            OpKind::Immediate8 if insn.mnemonic() == Mnemonic::Int && self.config == Config::User => {
+                insn.set_immediate8(3 + rng.u8(..2));
+            }
             OpKind::Immediate8 => insn.set_immediate8(value as u8),
             OpKind::Immediate8_2nd => {
                 insn.set_immediate8_2nd(if rng.u8(..4) == 0 { value as u8 } else { value as u8 & 3 })

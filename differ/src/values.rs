@@ -97,7 +97,7 @@ pub fn wide(rng: &mut Rng) -> u128 {
 
 /// MXCSR. Most programs mask all exceptions.
 pub fn mxcsr(rng: &mut Rng) -> u32 {
-    let masks = if rng.u8(..8) == 0 { rng.u32(..) & 0x1f80 } else { 0x1f80 };
+    let masks = if rng.u8(..12) == 0 { rng.u32(..) & 0x1f80 } else { 0x1f80 };
     let rounding = rng.u32(..4) << 13;
     // Flush to zero, and denormals are zeros.
     let modes = if rng.u8(..4) == 0 { rng.u32(..) & 0x8040 } else { 0 };

@@ -1,10 +1,13 @@
 //! Builds a profile or a trace from the report of a run.
 
-use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
+use crate::profile::{
+    ClockSource, SavedClock, SavedLimits, SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu,
+};
 use crate::trace::{Record, SavedDevice};
 use crate::{SavedProfile, SavedTrace};
 use std::collections::{BTreeMap, HashSet};
 use vmm::exit::{Arrival, Exit, Reason};
+use vmm::machine::Processor;
 use vmm::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, TracedExit};
 use vmm::{KvmCounters, Report};
 
@@ -55,6 +58,7 @@ impl SavedProfile {
         let marks = marks.zip(profile.phases().iter().chain(std::iter::repeat(&0)));
         Some(Self {
             program: PROGRAM.into(),
+            processor: processor(report),
             guest: guest.into(),
             ended: ended.into(),
             elapsed_ns: nanos(report.elapsed),
@@ -101,10 +105,18 @@ impl SavedTrace {
             khz: measured.clock.tsc_khz().map_or(0, u64::from),
             records,
             program: PROGRAM.into(),
+            processor: processor(report),
             guest: guest.into(),
             ended: ended.into(),
             devices: devices.take(MAX_SITES).collect(),
         })
+    }
+}
+
+fn processor(report: &Report) -> SavedProcessor {
+    match report.processor {
+        Processor::Kvm => SavedProcessor::Kvm,
+        Processor::Soft => SavedProcessor::Soft,
     }
 }
 

@@ -31,6 +31,9 @@ pub const MOST_TEXT: usize = 64 << 10;
 pub struct SavedProfile {
     /// The name and version of the program that wrote the file.
     pub program: String,
+    /// The kind of processor that ran the guest.
+    #[serde(default)]
+    pub processor: SavedProcessor,
     /// The guest's name or path.
     pub guest: String,
     /// The end of the run, in one line.
@@ -49,6 +52,27 @@ pub struct SavedProfile {
     pub machine: SavedVcpu,
     /// The vCPUs, at least one.
     pub vcpus: Vec<SavedVcpu>,
+}
+
+/// A kind of processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SavedProcessor {
+    /// The host's, by KVM. Files without the member have this.
+    #[default]
+    Kvm,
+    /// The software processor. The times in KVM are then those in it.
+    Soft,
+}
+
+impl SavedProcessor {
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Soft => "software processor",
+        }
+    }
 }
 
 /// The clock of a run.

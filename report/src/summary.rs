@@ -99,6 +99,7 @@ impl SavedTrace {
         let source = if self.khz == 0 { ClockSource::Monotonic } else { ClockSource::Tsc };
         SavedProfile {
             program: self.program.clone(),
+            processor: self.processor,
             guest: self.guest.clone(),
             ended: self.ended.clone(),
             elapsed_ns: self.elapsed_ns,

@@ -3,7 +3,7 @@
 //! A file has a header of 64 bytes, records of 48 bytes, and a trailer in JSON. All numbers are little-endian.
 
 use crate::SavedError;
-use crate::profile::MOST_TEXT;
+use crate::profile::{MOST_TEXT, SavedProcessor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Write};
@@ -52,6 +52,8 @@ pub struct SavedTrace {
     pub records: Vec<Record>,
     /// The name and version of the program that wrote the file.
     pub program: String,
+    /// The kind of processor that ran the guest.
+    pub processor: SavedProcessor,
     /// The guest's name or path.
     pub guest: String,
     /// The end of the run, in one line.
@@ -105,6 +107,7 @@ pub struct SavedDevice {
 #[derive(Serialize)]
 struct TrailerOut<'a> {
     program: &'a str,
+    processor: SavedProcessor,
     guest: &'a str,
     ended: &'a str,
     devices: &'a [SavedDevice],
@@ -114,6 +117,8 @@ struct TrailerOut<'a> {
 #[derive(Default, Deserialize)]
 struct Trailer {
     program: String,
+    #[serde(default)]
+    processor: SavedProcessor,
     guest: String,
     ended: String,
     devices: Vec<SavedDevice>,
@@ -192,7 +197,8 @@ impl SavedTrace {
     fn write_all(&self, to: &mut impl Write) -> io::Result<()> {
         const AT_ONCE: usize = 1024;
         let (program, guest, ended) = (&self.program, &self.guest, &self.ended);
-        let trailer = serde_json::to_vec(&TrailerOut { program, guest, ended, devices: &self.devices })?;
+        let (processor, devices) = (self.processor, self.devices.as_slice());
+        let trailer = serde_json::to_vec(&TrailerOut { program, processor, guest, ended, devices })?;
         let mut bytes = Vec::with_capacity(AT_ONCE * RECORD);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
@@ -243,8 +249,8 @@ impl SavedTrace {
         }
         let cut = there < of || (rest.len() as u64) < trailer;
         let trailer = if cut { Trailer::default() } else { Trailer::read(rest)? };
-        let Trailer { program, guest, ended, devices } = trailer;
-        let trace = Self { vcpus, seen, elapsed_ns, khz, records, program, guest, ended, devices };
+        let Trailer { program, processor, guest, ended, devices } = trailer;
+        let trace = Self { vcpus, seen, elapsed_ns, khz, records, program, processor, guest, ended, devices };
         Ok((trace, cut.then_some(Cut { records: there, of })))
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::memory::{Memory, PAGE};
 use crate::op::Op;
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use std::collections::HashMap;
 
 /// The most instructions of a block.
@@ -46,6 +46,8 @@ pub(crate) struct Block<M: Memory> {
     epoch: u64,
     /// The number of times that the block was entered.
     pub(crate) entered: u64,
+    /// The next instruction is in the same code segment, with the same rights.
+    pub(crate) chains: bool,
 }
 
 impl<M: Memory> Block<M> {
@@ -118,7 +120,7 @@ impl<M: Memory> Blocks<M> {
         if self.current.take().is_none() {
             return;
         }
-        block.entered = block.entered.saturating_add(1);
+        block.entered = block.entered.wrapping_add(1);
         let slot = block.key.slot();
         if let Some(other) = self.slots[slot].replace(block) {
             self.forget(&other);
@@ -197,6 +199,25 @@ impl<M: Memory> Blocks<M> {
     }
 }
 
+/// True for a string instruction with a repeat prefix.
+pub(crate) fn repeats(insn: &Instruction) -> bool {
+    insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix())
+}
+
+/// True if an instruction, if it is complete, leaves CS as it is.
+fn is_near(insn: &Instruction) -> bool {
+    match insn.flow_control() {
+        FlowControl::Next => true,
+        FlowControl::ConditionalBranch => true,
+        FlowControl::UnconditionalBranch => insn.is_jmp_short_or_near(),
+        FlowControl::IndirectBranch => insn.is_jmp_near_indirect(),
+        FlowControl::Call => insn.is_call_near(),
+        FlowControl::IndirectCall => insn.is_call_near_indirect(),
+        FlowControl::Return => insn.mnemonic() == Mnemonic::Ret,
+        _ => false,
+    }
+}
+
 /// The granules of a range that is in one page.
 fn granules(start: u64, end: u64) -> u64 {
     let first = (start % PAGE) / GRANULE;
@@ -240,7 +261,8 @@ fn decode<M: Memory>(key: Key, memory: &M, page: M::Page, epoch: u64) -> Option<
         }
         used = decoder.position();
         let op = Op::new(insn, key.bits);
-        let ends = op.ends_block;
+        // The iterations of a string instruction count, so what may be executed after it is not known before.
+        let ends = op.ends_block || repeats(&insn);
         ops.push(op);
         if ends {
             break;
@@ -250,5 +272,6 @@ fn decode<M: Memory>(key: Key, memory: &M, page: M::Page, epoch: u64) -> Option<
         return None;
     }
     let bytes = bytes.get(..used).unwrap_or_default().into();
-    Some(Box::new(Block { key, ops: ops.into(), bytes, epoch, entered: 0 }))
+    let chains = ops.last().is_some_and(|op| is_near(&op.insn));
+    Some(Box::new(Block { key, ops: ops.into(), bytes, epoch, entered: 0, chains }))
 }

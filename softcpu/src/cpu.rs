@@ -1,6 +1,6 @@
 //! The processor: its parts, and the loop that executes instructions.
 
-use crate::blocks::{Block, Blocks, Key, MAX_INSTRUCTION};
+use crate::blocks::{Block, Blocks, Key, MAX_INSTRUCTION, repeats};
 use crate::cpuid::CpuidLeaf;
 use crate::exit::{Death, Exit};
 use crate::memory::{Memory, PAGE};
@@ -188,6 +188,10 @@ impl<M: Memory> Cpu<M> {
         self.executed = self.instructions();
         (self.allowed, self.left) = (instructions, instructions);
         self.blocks.epoch = self.blocks.epoch.wrapping_add(1);
+        if self.state.has(flag::VM) && self.state.is_protected() {
+            // Virtual-8086 mode. The guest cannot enter it.
+            return Exit::Unsupported;
+        }
         if let Some(exit) = self.complete_exit() {
             return exit;
         }
@@ -195,7 +199,7 @@ impl<M: Memory> Cpu<M> {
             if self.left == 0 {
                 return Exit::SliceEnd;
             }
-            let Err(trap) = self.execute_block() else { continue };
+            let Err(trap) = self.execute_blocks() else { continue };
             if let Some(exit) = self.handle(trap) {
                 return exit;
             }
@@ -275,14 +279,14 @@ impl<M: Memory> Cpu<M> {
         }
     }
 
-    /// Executes a block, as far as the run allows.
+    /// Executes blocks, as far as the run allows, until one goes to another page or to another code segment.
     #[inline]
-    fn execute_block(&mut self) -> Result<(), Trap> {
-        let is_stepped = self.state.rflags & flag::TF != 0 || self.shadow;
+    fn execute_blocks(&mut self) -> Result<(), Trap> {
+        let is_stepped = self.state.rflags & (flag::TF | flag::RF) != 0 || self.shadow;
         self.execute(if is_stepped { 1 } else { self.left })
     }
 
-    /// Executes at most `most` instructions of one block.
+    /// Executes at most `most` instructions.
     fn execute(&mut self, most: u64) -> Result<(), Trap> {
         if !self.state.is_64() {
             self.state.rip &= 0xffff_ffff;
@@ -292,21 +296,32 @@ impl<M: Memory> Cpu<M> {
         let entry = self.translate(linear, Access::Execute, self.is_user())?;
         // Code in memory-mapped I/O is not supported.
         let page = entry.page.ok_or(Trap::Unsupported)?;
-        let key = Key { gpa: entry.gpa | linear & (PAGE - 1), rip, bits: self.state.code_bits() };
-        let (block, is_new_page) = self.blocks.take(key, &self.memory, page);
-        if is_new_page {
-            self.tlb.mark_code(key.gpa);
-        }
-        let Some(block) = block else { return self.execute_uncached() };
-        if !self.is_within_limit(rip, block.len()) {
+        let mut key = Key { gpa: entry.gpa | linear & (PAGE - 1), rip, bits: self.state.code_bits() };
+        let stop = self.left.saturating_sub(most);
+        loop {
+            let (block, is_new_page) = self.blocks.take(key, &self.memory, page);
+            if is_new_page {
+                self.tlb.mark_code(key.gpa);
+            }
+            let Some(block) = block else { return self.execute_uncached() };
+            if !self.is_within_limit(key.rip, block.len()) {
+                self.blocks.put_back(block);
+                return self.execute_uncached();
+            }
+            self.recent[self.next_recent % RECENT] = key.rip;
+            self.next_recent = if self.next_recent == 2 * RECENT - 1 { RECENT } else { self.next_recent + 1 };
+            let result = self.execute_ops(&block, self.left - stop);
+            let chains = block.chains && !self.leave_block;
             self.blocks.put_back(block);
-            return self.execute_uncached();
+            result?;
+            // The next block is in the same page, so that its translation is the same.
+            let distance = self.state.rip.wrapping_sub(key.rip);
+            let gpa = key.gpa.wrapping_add(distance);
+            if !chains || self.left <= stop || (gpa ^ key.gpa) >= PAGE {
+                return Ok(());
+            }
+            (key.gpa, key.rip) = (gpa, self.state.rip);
         }
-        self.recent[self.next_recent % RECENT] = rip;
-        self.next_recent = if self.next_recent == 2 * RECENT - 1 { RECENT } else { self.next_recent + 1 };
-        let result = self.execute_ops(&block, most);
-        self.blocks.put_back(block);
-        result
     }
 
     #[inline]
@@ -360,7 +375,15 @@ impl<M: Memory> Cpu<M> {
     fn execute_uncached(&mut self) -> Result<(), Trap> {
         let op = self.decode_uncached()?;
         self.leave_block = false;
-        self.execute_op(&op)
+        if !repeats(&op.insn) {
+            return self.execute_op(&op);
+        }
+        // A store to the instruction is not noticed, so it is decoded anew for each element.
+        let others = self.left.saturating_sub(1);
+        (self.left, self.allowed) = (self.left - others, self.allowed - others);
+        let result = self.execute_op(&op);
+        (self.left, self.allowed) = (self.left + others, self.allowed + others);
+        result
     }
 
     /// Decodes the instruction at RIP.
@@ -377,7 +400,7 @@ impl<M: Memory> Cpu<M> {
                 if insn.is_invalid() && is_too_long(bits, &bytes) {
                     return Err(Trap::gp());
                 }
-                if decoder.last_error() != DecoderError::NoMoreBytes {
+                if decoder.last_error() != DecoderError::NoMoreBytes || is_undefined_opcode(bits, &bytes) {
                     return Ok(Op::new(insn, bits));
                 }
             }
@@ -431,3 +454,14 @@ fn is_too_long(bits: u32, bytes: &[u8]) -> bool {
 #[cfg(test)]
 #[path = "tests/cpu.rs"]
 mod tests;
+
+/// True if 64-bit code begins with an opcode of one byte that is not defined there. The processor then needs no further
+/// byte, but the decoder reads one.
+fn is_undefined_opcode(bits: u32, bytes: &[u8]) -> bool {
+    const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+    const UNDEFINED: [u8; 18] = [
+        0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x9a, 0xce, 0xd4, 0xd5, 0xea,
+    ];
+    let mut rest = bytes.iter().skip_while(|byte| PREFIXES.contains(byte) || *byte & 0xf0 == 0x40);
+    bits == 64 && rest.next().is_some_and(|opcode| UNDEFINED.contains(opcode))
+}

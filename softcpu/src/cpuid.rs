@@ -19,9 +19,8 @@ pub struct CpuidLeaf {
 const HYPERVISOR: u32 = 0x4000_0000;
 /// The first extended leaf.
 const EXTENDED: u32 = 0x8000_0000;
-/// EAX to EDX in [`CpuidLeaf::registers`].
+/// EAX, ECX and EDX in [`CpuidLeaf::registers`].
 const EAX: usize = 0;
-const EBX: usize = 1;
 const ECX: usize = 2;
 const EDX: usize = 3;
 

@@ -117,8 +117,11 @@ impl<M: Memory> Cpu<M> {
             return Err(Trap::gp());
         }
         let user = self.is_user();
-        // A fault in the second page comes before an access to the first.
-        self.translate(linear.wrapping_add(15) & self.linear_mask(), Access::Read, user)?;
+        // A fault in the second page comes before an access to the first, which may be memory-mapped I/O.
+        self.translate(linear, Access::Read, user)?;
+        if linear & (PAGE - 1) > PAGE - 16 {
+            self.translate(linear.wrapping_add(15) & self.linear_mask() & !(PAGE - 1), Access::Read, user)?;
+        }
         let low = self.load_linear(linear, 8, user)?;
         let high = self.load_linear(linear.wrapping_add(8) & self.linear_mask(), 8, user)?;
         Ok(u128::from(high) << 64 | u128::from(low))
@@ -141,7 +144,8 @@ impl<M: Memory> Cpu<M> {
         let next = linear.wrapping_add(8) & self.linear_mask();
         let last = linear.wrapping_add(15) & self.linear_mask();
         // As in `store_linear`.
-        if self.translate(last, Access::Write, user)?.page.is_none() {
+        let is_memory = self.translate(linear, Access::Write, user)?.page.is_some();
+        if is_memory && self.translate(last, Access::Write, user)?.page.is_none() {
             self.store_linear(next, 8, (value >> 64) as u64, user)?;
             return self.store_linear(linear, 8, value as u64, user);
         }

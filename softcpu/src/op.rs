@@ -90,7 +90,9 @@ impl Address {
 impl Operand {
     fn of_register(register: Register) -> Self {
         let size = register.size() as u8;
-        let index = register.number() as u8;
+        // The numbers of iced-x86's registers of a byte are not those of the whole registers.
+        let whole = if register.is_gpr() { register.full_register() } else { register };
+        let index = whole.number() as u8;
         let high = [Register::AH, Register::CH, Register::DH, Register::BH];
         let (kind, index) = match register {
             _ if high.contains(&register) => {
@@ -162,8 +164,15 @@ fn address(insn: &Instruction, bits: u32) -> Address {
         4 => 0xffff_ffff,
         _ => u64::MAX,
     };
+    // In 64-bit mode, a prefix for CS, DS, ES or SS has no effect (SDM volume 1, section 3.7.4).
+    let segment = match (insn.memory_segment(), base.full_register()) {
+        (Register::FS | Register::GS, _) => insn.memory_segment(),
+        (_, Register::RSP | Register::RBP) if bits == 64 => Register::SS,
+        _ if bits == 64 => Register::DS,
+        (segment, _) => segment,
+    };
     Address {
-        segment: segment_index(insn.memory_segment()) as u8,
+        segment: segment_index(segment) as u8,
         base: address_register(base),
         index: address_register(index),
         shift: insn.memory_index_scale().trailing_zeros() as u8,

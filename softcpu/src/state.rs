@@ -259,7 +259,7 @@ impl Default for State {
         segments[seg::CS] = Segment::real(0xf000, 0xffff_0000, 0b1011);
         let system = |kind| Segment { kind, code_or_data: false, ..data };
         let mut gpr = [0; 16];
-        gpr[self::gpr::DX] = 0x600;
+        gpr[gpr::DX] = 0x600;
         Self {
             gpr,
             rip: 0xfff0,

@@ -4,7 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {
     pub(crate) vector: u8,
-    pub(crate) error: Option<u32>,
+    /// The error code. It has 16 bits, so that a [`Trap`] has the size of two registers.
+    pub(crate) error: Option<u16>,
     /// The linear address of a page fault; the bits of DR6 of a debug exception.
     pub(crate) address: u64,
     /// The vector that was being delivered when the exception occurred.
@@ -52,7 +53,7 @@ impl Trap {
 
     /// An exception with an error code.
     pub(crate) const fn coded(vector: u8, error: u32) -> Self {
-        Self::Fault(Exception { vector, error: Some(error), address: 0, during: None })
+        Self::Fault(Exception { vector, error: Some(error as u16), address: 0, during: None })
     }
 
     /// #UD.
@@ -67,7 +68,7 @@ impl Trap {
 
     /// #PF at a linear address.
     pub(crate) const fn page_fault(address: u64, error: u32) -> Self {
-        Self::Fault(Exception { vector: PF, error: Some(error), address, during: None })
+        Self::Fault(Exception { vector: PF, error: Some(error as u16), address, during: None })
     }
 
     /// #DB, with the bits that it sets in DR6 (SDM volume 3, section 18.2.3).

@@ -4,14 +4,38 @@ bed=target/testbed
 
 say() { echo "testbed: $*" >&2; }
 
+# Ends the script because the testbed cannot be had here. The reason also goes to a file, for tests/testbed/instead.
+LACKING=77
+lack() {
+    say "$*"
+    echo "$*" > "$bed/lacks"
+    exit $LACKING
+}
+
+# Fetches one small file as apt does. Without this check, apt can wait for minutes if there is no network.
+reach_packages() {
+    local uri
+    uri=$(apt-get update --print-uris 2>/dev/null | sed -n "1s/^'\([^']*\)'.*/\1/p")
+    [ -n "$uri" ] || return 1
+    timeout 20 /usr/lib/apt/apt-helper -o Acquire::Retries=0 download-file "$uri" "$bed/reached" >/dev/null 2>&1
+}
+
 need() { # PROGRAM PACKAGES
     command -v "$1" >/dev/null && return
-    if ! command -v apt-get >/dev/null; then say "$1 is missing, and so is apt-get: install $1 by hand"; exit 1; fi
-    local sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+    command -v apt-get >/dev/null || lack "$1 is missing, and so is apt-get: install $1 by hand"
+    local sudo=
+    if [ "$(id -u)" != 0 ]; then
+        # `make test` does not wait for a password.
+        sudo="sudo ${TESTBED_OPTIONAL:+-n}"
+        command -v sudo >/dev/null || lack "installing $2 needs root or sudo"
+        [ -z "${TESTBED_OPTIONAL-}" ] || sudo -n true 2>/dev/null || lack "installing $2 needs a password for sudo: make testbed asks for it"
+    fi
+    reach_packages || lack "$2 is missing and cannot be installed: apt does not reach its packages"
     say "installing $2"
     $sudo apt-get install -y --no-install-recommends $2 >/dev/null 2>&1 ||
         { $sudo apt-get update >/dev/null && $sudo apt-get install -y --no-install-recommends $2 >/dev/null; } ||
-        { say "$2 could not be installed"; exit 1; }
+        lack "$2 could not be installed"
+    command -v "$1" >/dev/null || [ "$1" = no-static-busybox ] || lack "the package $2 is installed, but $1 is not found"
 }
 
 # Busybox must be statically linked: neither the emulated host nor its guests have shared libraries.
@@ -21,9 +45,10 @@ need_busybox() { { [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; } 
 need_kernel() {
     local package
     package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*cloud-amd64\)$/\1/p' | head -n 1)
-    [ -n "$package" ] || { say "apt does not know the package linux-image-cloud-amd64: the testbed needs Debian"; exit 1; }
+    [ -n "$package" ] || lack "apt does not know the package linux-image-cloud-amd64: the testbed needs Debian"
     kernel=$bed/$package
     [ ! -e "$kernel/done" ] || return 0
+    reach_packages || lack "$package is missing and cannot be fetched: apt does not reach its packages"
     say "fetching $package"
     rm -rf "$kernel"; mkdir -p "$kernel"
     (cd "$kernel" && apt-get -o APT::Sandbox::User=root download "$package" >/dev/null && dpkg -x ./*.deb . && rm ./*.deb)

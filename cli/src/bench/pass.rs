@@ -12,6 +12,7 @@ use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 use vmm::device::Transport;
+use vmm::machine::Processor;
 use vmm::{Error, Machine, Output};
 
 /// A program that creates and runs VMs.
@@ -38,7 +39,11 @@ impl VmFactory for VmmFactory {
     type Vm = Machine;
 
     fn create(&self) -> Result<Machine, Error> {
-        let builder = RunTarget::embedded(self.0)?.builder().transport(Some(Transport::Exit)).verify(true);
+        let builder = RunTarget::embedded(self.0)?
+            .builder()
+            .processor(Some(Processor::Kvm))
+            .transport(Some(Transport::Exit))
+            .verify(true);
         builder.output(Output::new(io::sink(), true)).build()
     }
 

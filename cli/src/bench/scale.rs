@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::thread;
 use vmm::boot::Image;
+use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Error, Machine};
@@ -116,7 +117,7 @@ fn prepare(arguments: &ScaleArgs) -> Result<(&'static Guest, u32, Option<OutputF
     arguments.vms.iter().try_for_each(|vms| check_descriptors(*vms))?;
     // A host without KVM is explained here, and not by the bare program.
     let image = Image::flat(vec![HLT], Mode::Real, Gpa(0)).map_err(Error::from)?;
-    Machine::builder(image).build()?;
+    Machine::builder(image).processor(Some(Processor::Kvm)).build()?;
     Ok((guest, rounds, json))
 }
 

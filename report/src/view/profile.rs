@@ -1,7 +1,7 @@
 //! A profile as tables: sites, devices, vCPUs, KVM's own counters, and the marks of a boot.
 
 use crate::SavedProfile;
-use crate::profile::{ClockSource, SavedSite, SavedTimes, SavedVcpu, split_device};
+use crate::profile::{ClockSource, SavedProcessor, SavedSite, SavedTimes, SavedVcpu, split_device};
 use crate::view::kernel;
 use crate::view::table::{Cell, Column, Row, Table, View, duration, number, plural, text};
 use std::cmp::Reverse;
@@ -41,6 +41,7 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
             ("in_vmm_ns", "in the VMM", Cell::Nanoseconds(machine.in_vmm.sum)),
             ("profiling_ns", "profiling cost", Cell::Nanoseconds(profile.profiling_ns)),
             ("clock", "clock", Cell::text(&clock)),
+            ("processor", "processor", Cell::text(profile.processor.name())),
             ("program", "written by", Cell::text(&profile.program)),
         ],
         headline: headline(machine),
@@ -61,6 +62,11 @@ fn notes(profile: &SavedProfile) -> Vec<String> {
          VMM is from the exit to the next entry."
             .into(),
     ];
+    if profile.processor == SavedProcessor::Soft {
+        notes.push(
+            "The guest ran on the software processor, without KVM: time in KVM is the time in it.".into(),
+        );
+    }
     let limits = profile.limits;
     let untimed =
         profile.machine.sites.iter().filter(|site| site.in_kvm.count > 0 && site.in_kvm.p50.is_none());

@@ -44,6 +44,7 @@ pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a Sav
             ("last_ns", "last record at", Cell::Nanoseconds(last)),
             ("vcpu_count", "vCPUs", Cell::Count(trace.vcpus.into())),
             ("clock", "clock", clock.unwrap_or(Cell::Nothing)),
+            ("processor", "processor", Cell::text(trace.processor.name())),
             ("program", "written by", Cell::text(&trace.program)),
         ],
         headline: summed_up.headline,

@@ -142,7 +142,7 @@ pub(crate) fn div<F: Format>(env: &mut Env, a: u64, b: u64) -> u64 {
         _ => {
             let dividend = u128::from(x.significand) << 64;
             let divisor = u128::from(y.significand).max(1);
-            let quotient = dividend / divisor | u128::from(dividend % divisor != 0);
+            let quotient = (dividend / divisor) | u128::from(dividend % divisor != 0);
             env.round::<F>(sign, x.exponent - y.exponent - 64, quotient)
         }
     }

@@ -41,8 +41,8 @@ impl<M: Memory> Cpu<M> {
     /// Delivers an exception, or the one that its delivery raises.
     ///
     /// # Errors
-    /// A triple fault: [`Cpu::death`] has the faults. Or: an access of the delivery needs an answer. The registers are
-    /// unchanged, except for CR2, DR6 and DR7.
+    /// A triple fault: [`Cpu::death`] has the faults, and RF is set. Or: an access of the delivery needs an answer. The
+    /// other registers are unchanged, except for CR2, DR6 and DR7.
     pub(crate) fn raise(&mut self, exception: Exception) -> Result<(), Trap> {
         let mut current = exception;
         let mut faults = Vec::new();
@@ -65,6 +65,7 @@ impl<M: Memory> Cpu<M> {
                 faults.push(self.fault_of(&raised));
                 let cs = self.state.segments[seg::CS].selector;
                 self.death = Some(Death { faults, cs, rip: self.state.rip });
+                self.state.rflags |= flag::RF;
                 return Err(Trap::Fault(raised));
             }
             faults.push(self.fault_of(&current));
@@ -100,7 +101,7 @@ impl<M: Memory> Cpu<M> {
         let resume = if exception.is_single_step() { 0 } else { flag::RF };
         Event {
             vector: exception.vector,
-            error: exception.error,
+            error: exception.error.map(u32::from),
             is_software: false,
             flags: self.state.rflags | resume,
             rip: self.state.rip,
@@ -111,7 +112,7 @@ impl<M: Memory> Cpu<M> {
     fn fault_of(&self, exception: &Exception) -> Fault {
         Fault {
             vector: exception.vector,
-            error: exception.error.filter(|_| self.state.is_protected()),
+            error: exception.error.filter(|_| self.state.is_protected()).map(u32::from),
             cr2: (exception.vector == PF).then_some(exception.address),
             while_delivering: exception.during,
         }

@@ -94,9 +94,9 @@ fn address_size(kind: OpKind) -> u8 {
 }
 
 fn input_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    repeat(cpu, op, (gpr::DI, address_size(op.insn.op0_kind())), |cpu, offset| {
-        let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[0].size);
-        cpu.check_port(port, size)?;
+    let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[0].size);
+    cpu.check_port(port, size)?;
+    repeat(cpu, op, (gpr::DI, address_size(op.insn.op0_kind())), size, |cpu, offset| {
         cpu.check_store(seg::ES, offset, size)?;
         let value = cpu.exchange(Exit::PortIn { port, size })?;
         cpu.store(seg::ES, offset, size, value)
@@ -105,24 +105,30 @@ fn input_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 
 fn output_string<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let segment = segment_index(op.insn.memory_segment());
-    repeat(cpu, op, (gpr::SI, address_size(op.insn.op1_kind())), |cpu, offset| {
-        let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[1].size);
-        cpu.check_port(port, size)?;
+    // The port is checked also if there is no element.
+    let (port, size) = (cpu.gpr(gpr::DX, 2) as u16, op.operands[1].size);
+    cpu.check_port(port, size)?;
+    repeat(cpu, op, (gpr::SI, address_size(op.insn.op1_kind())), size, |cpu, offset| {
         let data = cpu.load(segment, offset, size)? as u32;
         cpu.exchange(Exit::PortOut { port, size, data }).map(drop)
     })
 }
 
 /// Executes `element` once, or with a repeat prefix as often as CX says. `index` is the register of the offset, with its
-/// size in bytes. It moves with each element.
+/// size in bytes. It moves by `size` bytes with each element.
 fn repeat<M: Memory>(
     cpu: &mut Cpu<M>,
     op: &Op<M>,
     index: (usize, u8),
+    size: u8,
     element: impl Fn(&mut Cpu<M>, u64) -> Result<(), Trap>,
 ) -> Result<(), Trap> {
     let (register, width) = index;
     let repeats = op.insn.has_rep_prefix() || op.insn.has_repne_prefix();
+    if repeats && width == 4 && cpu.state.is_64() {
+        // A repetition with 32-bit addresses clears the upper half of RCX, also if the count is 0.
+        cpu.set_gpr(gpr::CX, 4, cpu.gpr(gpr::CX, 4));
+    }
     loop {
         let count = cpu.gpr(gpr::CX, width);
         if repeats && count == 0 {
@@ -130,7 +136,7 @@ fn repeat<M: Memory>(
         }
         let offset = cpu.gpr(register, width);
         element(cpu, offset)?;
-        let size = u64::from(op.size);
+        let size = u64::from(size);
         let step = if cpu.state.has(flag::DF) { size.wrapping_neg() } else { size };
         cpu.set_gpr(register, width, offset.wrapping_add(step));
         if !repeats {

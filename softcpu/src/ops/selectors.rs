@@ -85,7 +85,8 @@ fn store<M: Memory>(
 }
 
 fn lar<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    store(cpu, op, has_rights, |descriptor| descriptor.raw >> 32 & 0x00f0_ff00)
+    // Processors of Intel also load the bits of the limit.
+    store(cpu, op, has_rights, |descriptor| descriptor.raw >> 32 & 0x00ff_ff00)
 }
 
 fn lsl<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {

@@ -85,6 +85,7 @@ impl<M: Memory> Cpu<M> {
     /// Raises the fault that a write of `size` bytes at an offset in the stack segment would raise.
     fn check_stack_write(&mut self, offset: u64, size: u8) -> Result<(), Trap> {
         let linear = self.linear(seg::SS, offset, size.into(), Access::Write)?;
+        self.check_alignment(linear, size)?;
         self.check_write(linear, size.into(), self.is_user())
     }
 

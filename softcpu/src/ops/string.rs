@@ -105,9 +105,8 @@ impl<M: Memory> Cpu<M> {
                 return Ok(());
             }
             self.left = self.left.saturating_sub(1);
-            // The block counts this instruction once, but fewer may be left now.
-            self.leave_block = true;
-            if self.left == 0 || self.state.has(flag::TF) {
+            // A store may have changed this instruction.
+            if self.left == 0 || self.leave_block || self.state.has(flag::TF) {
                 self.state.rflags = rflags;
                 return Err(Trap::Again);
             }
@@ -116,6 +115,10 @@ impl<M: Memory> Cpu<M> {
             count = count.wrapping_sub(done);
             self.left = self.left.saturating_sub(done);
             self.set_gpr(gpr::CX, width, count);
+            if self.leave_block {
+                self.state.rflags = rflags;
+                return Err(Trap::Again);
+            }
         }
     }
 

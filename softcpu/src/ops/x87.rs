@@ -157,10 +157,10 @@ impl<M: Memory> Cpu<M> {
     }
 
     /// The state after FLDENV of an image.
-    fn from_environment(&self, image: &[u8], wide: bool) -> Fpu {
+    fn loaded_environment(&self, image: &[u8], wide: bool) -> Fpu {
         let unit = if wide { 4 } else { 2 };
         let field = |number: usize| number_at(image, unit * number, unit);
-        let mut fpu = self.state.fpu.clone();
+        let mut fpu = self.state.fpu;
         fpu.set_words(field(0) as u16, field(1) as u16);
         fpu.tag = (0..8).fold(0, |tag, number| tag | u8::from(field(2) >> (2 * number) & 3 != 3) << number);
         let (ip, code, dp, data) = (field(3), field(4), field(5), field(6));
@@ -233,7 +233,7 @@ fn fldenv<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let mut image = vec![0; op.operands[0].size.into()];
     let linear = cpu.image(op, image.len(), Access::Read, if wide { 4 } else { 2 })?;
     cpu.read_image(linear, &mut image)?;
-    cpu.state.fpu = cpu.from_environment(&image, wide);
+    cpu.state.fpu = cpu.loaded_environment(&image, wide);
     Ok(())
 }
 
@@ -258,7 +258,7 @@ fn frstor<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let linear = cpu.image(op, image.len(), Access::Read, if wide { 4 } else { 2 })?;
     cpu.read_image(linear, &mut image)?;
     let (environment, registers) = image.split_at(if wide { 28 } else { 14 });
-    let mut fpu = cpu.from_environment(environment, wide);
+    let mut fpu = cpu.loaded_environment(environment, wide);
     for (number, register) in registers.chunks_exact(10).enumerate() {
         fpu.register(number).copy_from_slice(register);
     }
@@ -290,7 +290,7 @@ fn emms<M: Memory>(cpu: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
 fn fxsave<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     cpu.check_x87()?;
     let linear = cpu.image(op, 512, Access::Write, 4)?;
-    let mut fpu = cpu.state.fpu.clone();
+    let mut fpu = cpu.state.fpu;
     let pointer = if op.insn.mnemonic() == Mnemonic::Fxsave64 { u64::MAX } else { 0xffff_ffff };
     let mut image = Vec::with_capacity(IMAGE_64);
     image
@@ -342,3 +342,7 @@ fn fxrstor<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "../tests/x87.rs"]
+mod tests;

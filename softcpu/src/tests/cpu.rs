@@ -177,6 +177,7 @@ fn observe(mut cpu: Cpu<VecMemory>, total: u64, step: u64) -> Seen {
     while cpu.instructions() < total {
         let before = cpu.instructions();
         let exit = cpu.run(step.min(total - before));
+        assert!(exit != Exit::SliceEnd || cpu.left == 0);
         assert!(cpu.instructions() - before <= step, "too many instructions");
         match exit {
             Exit::SliceEnd => assert_ne!(cpu.instructions(), before, "no progress"),
@@ -222,6 +223,33 @@ fn guest(mode: usize, registers: &[u32], flags: u64, code: &[u8]) -> Cpu<VecMemo
     cpu
 }
 
+/// Bytes like an instruction: prefixes in any order, an opcode, and operands that often are in memory.
+fn instruction() -> impl Strategy<Value = Vec<u8>> {
+    let prefixes = prop::sample::select(vec![
+        0x26u8, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x40, 0x48, 0x44, 0x41,
+    ]);
+    let opcode = prop_oneof![
+        4 => any::<u8>().prop_map(|byte| vec![byte]),
+        2 => any::<u8>().prop_map(|byte| vec![0x0f, byte]),
+        // String instructions, short branches, flags and ports.
+        1 => prop::sample::select(vec![0xa4u8, 0xa5, 0xa6, 0xaa, 0xab, 0xac, 0xae, 0x6c, 0x6e, 0x74, 0x75, 0xe2, 0xeb])
+            .prop_map(|byte| vec![byte]),
+        1 => prop::sample::select(vec![0x9cu8, 0x9d, 0xfa, 0xfb, 0x9b, 0xcf, 0xcb, 0xe4, 0xe6, 0xec, 0xee, 0xf1, 0xcc])
+            .prop_map(|byte| vec![byte]),
+    ];
+    let rest = prop::collection::vec(prop_oneof![Just(0u8), 0u8..8, any::<u8>()], 0..6);
+    (prop::collection::vec(prefixes, 0..3), opcode, rest)
+        .prop_map(|(prefixes, opcode, rest)| [prefixes, opcode, rest].concat())
+}
+
+/// Code for [`guest`].
+fn code() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        1 => prop::collection::vec(any::<u8>(), 1..120),
+        3 => prop::collection::vec(instruction(), 1..30).prop_map(|parts| parts.concat()),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -231,7 +259,7 @@ proptest! {
         mode in 0usize..6,
         registers in prop::collection::vec(prop_oneof![0u32..0x12_0000, any::<u32>(), 0x0ff0u32..0x1100], 16),
         flags in any::<u64>(),
-        code in prop::collection::vec(any::<u8>(), 1..120),
+        code in code(),
         step in 1u64..7,
     ) {
         let whole = observe(guest(mode, &registers, flags, &code), 600, 10_000);
@@ -241,6 +269,30 @@ proptest! {
         let some = observe(guest(mode, &registers, flags, &code), 600, step);
         prop_assert!(whole == some);
     }
+}
+
+/// A repetition that overwrites itself is decoded anew for the next element, also at the end of a page.
+#[test]
+fn a_repetition_changes_itself() {
+    for at in [0x1000u64, 0x1fff] {
+        let mut cpu = protected_mode(&[], 0);
+        cpu.memory().write(at as usize, &[0xf3, 0xaa, 0xf4]); // rep stosb; hlt
+        cpu.state.rip = at;
+        (cpu.state.gpr[0], cpu.state.gpr[1], cpu.state.gpr[7]) = (0x90, 8, at + 1);
+        assert_eq!(finish(&mut cpu), Exit::Halted);
+        // The second byte is now that of PAUSE.
+        assert_eq!((cpu.state.gpr[1], cpu.state.rip), (7, at + 3));
+    }
+}
+
+/// Instructions after a repetition in the same run count, too.
+#[test]
+fn a_repetition_uses_its_share() {
+    let code = [0xf3, 0xaa, 0x90, 0x90, 0x90, 0x90, 0xf4]; // rep stosb, and NOPs
+    let mut cpu = protected_mode(&code, 0);
+    (cpu.state.gpr[1], cpu.state.gpr[7]) = (8, 0x2000);
+    assert_eq!(cpu.run(10), Exit::SliceEnd);
+    assert_eq!((cpu.instructions(), cpu.state.rip), (10, 0x1004));
 }
 
 /// A page without code costs a store nothing.

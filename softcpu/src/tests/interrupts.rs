@@ -46,7 +46,7 @@ fn real_mode_vector_outside_of_the_table_is_a_triple_fault() {
     cpu.state.idtr.limit = 0x17;
     let before = cpu.state.clone();
     assert_eq!(cpu.run(10), Exit::Shutdown);
-    assert_eq!(cpu.state, before);
+    assert_eq!(cpu.state, crate::State { rflags: before.rflags | flag::RF, ..before });
     let death = cpu.death().unwrap();
     let vectors: Vec<_> = death.faults.iter().map(|fault| (fault.vector, fault.while_delivering)).collect();
     assert_eq!(vectors, [(6, None), (13, Some(6)), (13, Some(13)), (13, Some(8))]);
@@ -423,5 +423,13 @@ fn alignment_check_of_a_frame_for_ever_ends() {
     cpu.state.rflags |= flag::AC;
     cpu.state.gpr[gpr::SP] += 1;
     assert_eq!(cpu.run(10), Exit::SliceEnd);
+    assert_eq!(cpu.state.rip, CODE);
+}
+
+#[test]
+fn virtual_8086_mode_is_not_supported() {
+    let mut cpu = machine(Mode::Protected, |a| a.nop());
+    cpu.state.rflags |= flag::VM;
+    assert_eq!(cpu.run(10), Exit::Unsupported);
     assert_eq!(cpu.state.rip, CODE);
 }

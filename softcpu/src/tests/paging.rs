@@ -172,7 +172,7 @@ fn a_write_after_a_read_sets_the_dirty_bit() {
 /// A reserved bit raises a fault with RSVD and P (SDM volume 3, tables 4-4 and following).
 #[test]
 fn reserved_bits_fault() {
-    let mut reserved = |mode: Mode, level: usize, extra: u64| {
+    let reserved = |mode: Mode, level: usize, extra: u64| {
         let mut cpu = machine(mode);
         cpu.state.cr4 |= cr4::PSE;
         set_raw(&cpu, mode, level, get(&cpu, mode, level) | extra);

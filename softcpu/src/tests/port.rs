@@ -110,6 +110,7 @@ fn strings_check_memory() {
     cpu.state.gpr[6] = 8;
     cpu.memory().write(0x2008, &[0x77]);
     assert_eq!(cpu.run(100), Exit::PortOut { port: 0x600, size: 1, data: 0x77 });
+    assert_eq!((cpu.run(100), cpu.state.gpr[6]), (Exit::Halted, 9));
     let mut cpu = protected_mode(&[0x6c, 0xf4], 0); // insb
     cpu.state.segments[0].kind = 1;
     assert_eq!(vector(&mut cpu), (13, Some(0)));

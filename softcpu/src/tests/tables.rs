@@ -155,18 +155,18 @@ fn examination_of_selectors() {
     let cases = [
         (Mode::Protected, 0, (None, None, false, false)),
         (Mode::Protected, 0x1000, (None, None, false, false)),
-        (Mode::Protected, selector::DATA, (Some(0xc0_9200), Some(0xffff_ffff), true, true)),
+        (Mode::Protected, selector::DATA, (Some(0xcf_9200), Some(0xffff_ffff), true, true)),
         (Mode::Protected, selector::DATA | 1, (None, None, false, false)),
-        (Mode::Protected, selector::CODE_32, (Some(0xc0_9a00), Some(0xffff_ffff), true, false)),
+        (Mode::Protected, selector::CODE_32, (Some(0xcf_9a00), Some(0xffff_ffff), true, false)),
         (Mode::Protected, selector::TSS, (Some(0x8900), Some(0x67), false, false)),
-        (Mode::Protected, 0x80, (Some(0x7200), Some(0x1_2345), true, true)),
+        (Mode::Protected, 0x80, (Some(0x1_7200), Some(0x1_2345), true, true)),
         (Mode::Protected, 0x88, (Some(0x8500), None, false, false)),
         (Mode::Protected, 0x90, (Some(0xec00), None, false, false)),
         (Mode::Protected, 0xa0, (Some(0xf800), Some(0x12), false, false)),
         (Mode::Long, 0x88, (None, None, false, false)),
         (Mode::Long, selector::TSS, (Some(0x8900), Some(0x67), false, false)),
         (Mode::LongUser, selector::DATA, (None, None, false, false)),
-        (Mode::ProtectedUser, selector::CONFORMING_32, (Some(0xc0_9e00), Some(0xffff_ffff), true, false)),
+        (Mode::ProtectedUser, selector::CONFORMING_32, (Some(0xcf_9e00), Some(0xffff_ffff), true, false)),
     ];
     for (mode, selector, expected) in cases {
         assert_eq!(examine(mode, selector), expected, "{mode:?} {selector:#x}");

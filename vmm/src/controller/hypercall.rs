@@ -19,6 +19,16 @@ pub const HYPERCALL_HALT_CPU: u32 = 0;
 /// Hypercall number of `Print(address, len)`, which prints `len` bytes from guest virtual address `address`. Returns `len`.
 pub const HYPERCALL_PRINT: u32 = 1;
 
+/// The error numbers of hypercalls. They are those of Linux on every host.
+pub(crate) mod errno {
+    /// A part of the range is not memory.
+    pub(crate) const EFAULT: i32 = 14;
+    /// There is no such call.
+    pub(crate) const ENOSYS: i32 = 38;
+    /// The range is too long.
+    pub(crate) const EMSGSIZE: i32 = 90;
+}
+
 /// The maximum length of one print, in bytes.
 pub const MAX_PRINT: u64 = 64 << 10;
 
@@ -65,9 +75,9 @@ impl fmt::Display for FailedCalls {
             None => write!(f, "its hypercall {call} failed with -{errno}")?,
         }
         f.write_str(match errno {
-            libc::EFAULT => " (EFAULT: the text is not in memory)",
-            libc::EMSGSIZE => " (EMSGSIZE: the text is too long)",
-            libc::ENOSYS => " (ENOSYS: there is no such call)",
+            errno::EFAULT => " (EFAULT: the text is not in memory)",
+            errno::EMSGSIZE => " (EMSGSIZE: the text is too long)",
+            errno::ENOSYS => " (ENOSYS: there is no such call)",
             _ => "",
         })?;
         match count.saturating_sub(1) {
@@ -101,7 +111,7 @@ impl Hypercalls {
                     ControlFlow::Break(stop) => return Ok(Outcome::Stop(stop)),
                 }
             }
-            _ => -i64::from(libc::ENOSYS),
+            _ => -i64::from(errno::ENOSYS),
         };
         if let Some(errno) = result.checked_neg().filter(|errno| *errno > 0) {
             let now = FailedCalls { call, errno: errno.try_into().unwrap_or(i32::MAX), count: 1 };
@@ -126,12 +136,12 @@ impl ExitController for Hypercalls {
 pub(crate) fn print(output: &mut Output, probe: &Probe, address: u64, len: u64) -> ControlFlow<Stop, i64> {
     let size = match usize::try_from(len) {
         Ok(size) if len <= MAX_PRINT => size,
-        _ => return ControlFlow::Continue(-i64::from(libc::EMSGSIZE)),
+        _ => return ControlFlow::Continue(-i64::from(errno::EMSGSIZE)),
     };
     let mut text = vec![0; size];
     if let Err(error) = probe.read(address, &mut text) {
         log::info!("a print of the guest failed: {error}");
-        return ControlFlow::Continue(-i64::from(libc::EFAULT));
+        return ControlFlow::Continue(-i64::from(errno::EFAULT));
     }
     output.print(&text)?;
     // At most MAX_PRINT.
@@ -171,12 +181,12 @@ mod tests {
     #[test]
     fn a_print_outside_memory_prints_nothing_and_returns_an_errno() {
         for (address, len, errno) in [
-            (0x1ff8, 9, libc::EFAULT),
-            (0x8000_0000, 1, libc::EFAULT),
-            (0xffff_ffff, 2, libc::EFAULT),
-            (u64::MAX, 1, libc::EFAULT),
-            (0x1ff8, 0xffff_ffff, libc::EMSGSIZE),
-            (0, MAX_PRINT + 1, libc::EMSGSIZE),
+            (0x1ff8, 9, errno::EFAULT),
+            (0x8000_0000, 1, errno::EFAULT),
+            (0xffff_ffff, 2, errno::EFAULT),
+            (u64::MAX, 1, errno::EFAULT),
+            (0x1ff8, 0xffff_ffff, errno::EMSGSIZE),
+            (0, MAX_PRINT + 1, errno::EMSGSIZE),
         ] {
             let mut vcpu = vcpu(address, len);
             let (outcome, captured) = call(HYPERCALL_PRINT, &mut vcpu);
@@ -203,7 +213,7 @@ mod tests {
     fn an_unknown_number_is_not_implemented() {
         let mut vcpu = vcpu(0, 0);
         assert!(matches!(call(99, &mut vcpu).0, Outcome::Resume));
-        assert_eq!(vcpu.regs.rax as i64, -i64::from(libc::ENOSYS));
+        assert_eq!(vcpu.regs.rax as i64, -i64::from(errno::ENOSYS));
     }
 
     #[test]
@@ -214,7 +224,7 @@ mod tests {
             hypercalls.failed()
         };
         assert_eq!(call(HYPERCALL_PRINT, 0x1ff8), None);
-        let failed = |count| Some(FailedCalls { call: 1, errno: libc::EFAULT, count });
+        let failed = |count| Some(FailedCalls { call: 1, errno: errno::EFAULT, count });
         assert_eq!(call(HYPERCALL_PRINT, 0x8000_0000), failed(1));
         assert_eq!(call(99, 0), failed(2));
         assert_eq!(call(HYPERCALL_PRINT, 0x1ff8), failed(2));

@@ -134,6 +134,7 @@ impl ExitController for MmioPrinter {
 mod tests {
     use super::*;
     use crate::controller::FakeVcpu;
+    use crate::controller::hypercall::errno;
     use crate::memory::{Gpa, GuestMemory};
     use crate::x86::modes::{self, Mode};
 
@@ -173,7 +174,7 @@ mod tests {
     fn an_invalid_pointer_or_length_prints_nothing_and_returns_an_errno() {
         let (output, captured) = Output::captured();
         let (mut printer, mut vcpu) = (MmioPrinter::new(output), vcpu());
-        for (address, len, errno) in [(0xfff, 2, libc::EFAULT), (0, u64::MAX, libc::EMSGSIZE)] {
+        for (address, len, errno) in [(0xfff, 2, errno::EFAULT), (0, u64::MAX, errno::EMSGSIZE)] {
             for (offset, data) in [(0, address), (8, len), (0x10, 1)] {
                 let exit = Exit::MmioWrite { address: PRINTER + offset, size: 8, data };
                 assert!(matches!(printer.handle(&exit, &mut vcpu), Outcome::Resume));

@@ -74,7 +74,7 @@ pub enum Exit {
     Hlt,
     /// The CPU shut down: a triple fault.
     Shutdown,
-    /// KVM had to emulate an instruction, and could not.
+    /// KVM had to emulate an instruction, and could not. Or: the software processor does not have it.
     EmulationFailure(Instruction),
     /// The processor refused to enter the guest.
     FailedEntry {
@@ -142,11 +142,13 @@ fn width(size: u8) -> &'static str {
     }
 }
 
-/// The bytes of an instruction that KVM could not emulate, if KVM reports them.
+/// The bytes of an instruction that KVM could not emulate, if KVM reports them, or that the software processor does not
+/// have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instruction {
     bytes: [u8; 15],
     len: u8,
+    is_soft: bool,
 }
 
 impl Instruction {
@@ -160,9 +162,19 @@ impl Instruction {
         instruction
     }
 
+    /// An instruction that the software processor does not have.
+    pub(crate) fn unsupported(bytes: &[u8]) -> Self {
+        Self { is_soft: true, ..Self::new(bytes) }
+    }
+
+    /// True for an instruction that the software processor does not have.
+    pub fn is_soft(&self) -> bool {
+        self.is_soft
+    }
+
     /// The first `len` bytes.
     pub(crate) fn first(self, len: usize) -> Self {
-        Self::new(self.bytes().get(..len).unwrap_or(self.bytes()))
+        Self { is_soft: self.is_soft, ..Self::new(self.bytes().get(..len).unwrap_or(self.bytes())) }
     }
 
     /// The bytes. Empty if KVM did not report them.

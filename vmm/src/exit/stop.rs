@@ -49,7 +49,7 @@ pub enum Stop {
     Quit,
     /// The guest triple-faulted.
     TripleFault,
-    /// KVM could not emulate a guest instruction.
+    /// KVM could not emulate a guest instruction, or the software processor does not have it.
     EmulationFailure(Instruction),
     /// The processor refused to enter the guest, for this hardware reason.
     FailedEntry(u64),
@@ -120,7 +120,10 @@ impl fmt::Display for Stop {
             Self::Quit => f.write_str("ended at the console (Ctrl-A x)"),
             Self::TripleFault => f.write_str("triple fault (an exception without a working handler)"),
             Self::EmulationFailure(instruction) => {
-                f.write_str("KVM could not emulate a guest instruction")?;
+                f.write_str(match instruction.is_soft() {
+                    false => "KVM could not emulate a guest instruction",
+                    true => "the software processor does not have an instruction",
+                })?;
                 match instruction.bytes() {
                     [] => Ok(()),
                     bytes => {

@@ -9,7 +9,7 @@ pub enum CheckOutcome {
     Good,
     /// Something is missing, but guests run without it. Some features are missing or slower.
     Missing,
-    /// Guests cannot run on this host.
+    /// Guests cannot run with KVM on this host.
     Bad,
 }
 

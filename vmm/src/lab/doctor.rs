@@ -8,7 +8,8 @@ use crate::exit::Stop;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm;
 use crate::lab::check::{Check, CheckOutcome};
-use crate::machine::Machine;
+use crate::lab::small_guests::run_two_instructions;
+use crate::machine::{Machine, Processor};
 use crate::memory::{Gpa, GuestMemory};
 use crate::x86::modes::Mode;
 use kvm_bindings::KVM_CAP_DISABLE_QUIRKS2;
@@ -123,7 +124,7 @@ const CAPABILITIES: &[Capability] = &[
     },
 ];
 
-/// Checks everything that a run needs, in the order in which a run needs it. After a check that is
+/// Checks everything that a run with KVM needs, in the order in which a run needs it. After a check that is
 /// [`CheckOutcome::Bad`], checks that depend on it are left out.
 pub fn examine() -> Vec<Check> {
     let mut checks = Vec::new();
@@ -148,7 +149,10 @@ pub fn examine() -> Vec<Check> {
         Err(error) => checks.push(Check::of("virtual machine", Err(error))),
     }
     if checks.iter().all(|check| check.outcome != CheckOutcome::Bad) {
-        checks.extend([Mode::Real, Mode::Protected, Mode::Long, Mode::User].map(run_two_instructions));
+        checks.extend(
+            [Mode::Real, Mode::Protected, Mode::Long, Mode::User]
+                .map(|mode| run_two_instructions(mode, Processor::Kvm)),
+        );
         checks.push(run_breakpoint());
     }
     checks
@@ -180,39 +184,6 @@ fn create_vcpu(vm: &VmFd) -> Result<String, Error> {
     KvmVcpu::new(vm, 0, GuestMemory::none()).map(|_| "created".into())
 }
 
-/// nop; hlt
-const TWO_INSTRUCTIONS: &[u8] = &[0x90, 0xf4];
-/// nop; out 0xf4, al. Ring 3 cannot execute hlt.
-const TWO_INSTRUCTIONS_IN_RING_3: &[u8] = &[0x90, 0xe6, 0xf4];
-
-/// Runs a guest of two instructions in `mode`.
-fn run_two_instructions(mode: Mode) -> Check {
-    let what = format!("{mode} mode");
-    let run = || {
-        let code = if mode == Mode::User { TWO_INSTRUCTIONS_IN_RING_3 } else { TWO_INSTRUCTIONS };
-        let image = Image::flat(code, mode, Gpa(0x1000))?;
-        let machine = Machine::builder(image).timeout(Some(Duration::from_secs(5)));
-        machine.output(Output::captured().0).input(Input::bytes(b"")).build()?.run()
-    };
-    match run() {
-        Ok(report) if matches!(report.stop, Stop::Halted | Stop::Exited(0)) => {
-            Check::of(what, Ok("ran two instructions".into()))
-        }
-        Ok(report) => {
-            if let Some(error) = report.host_failure() {
-                return Check::of(what, Err(error));
-            }
-            let found = format!(
-                "a guest of two instructions ended with: {}; KVM on this host cannot run guests in this mode: look for its \
-                 messages (dmesg | grep -i kvm)",
-                report.stop
-            );
-            Check { what, outcome: CheckOutcome::Bad, found }
-        }
-        Err(error) => Check::of(what, Err(error)),
-    }
-}
-
 /// The address of the breakpoint guest.
 const BREAKPOINT_GUEST: u64 = 0x1000;
 /// At 0x1000, in long mode: lidt [0x1018]; int3; hlt. At 0x1010, the handler of #BP: xor eax, eax; out 0xf4, al. At 0x1018
@@ -232,7 +203,8 @@ fn run_breakpoint() -> Check {
     let run = || {
         let code = [BREAKPOINT, &[0; 48], BREAKPOINT_GATE].concat();
         let image = Image::flat(code, Mode::Long, Gpa(BREAKPOINT_GUEST))?;
-        let machine = Machine::builder(image).timeout(Some(Duration::from_secs(5)));
+        let machine =
+            Machine::builder(image).processor(Some(Processor::Kvm)).timeout(Some(Duration::from_secs(5)));
         machine.output(Output::captured().0).input(Input::bytes(b"")).build()?.run()
     };
     match run() {

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host;
 use crate::lab::variant::{Ring, Variant, Workload};
-use crate::machine::{Machine, Report};
+use crate::machine::{Machine, Processor, Report};
 use crate::memory::{Gpa, GuestMemory};
 use crate::profile::clock::Clock;
 use simvirtio::abi;
@@ -199,6 +199,7 @@ impl Run {
     fn new(variant: Variant, ring: Ring, workload: Workload) -> Result<Self, ComparisonError> {
         let image = Image::flat(guest::COMPARE, ring.mode(), Gpa(abi::EMBEDDED_CODE)).map_err(Error::from)?;
         let machine = Machine::builder(image)
+            .processor(Some(Processor::Kvm))
             .transport(Some(variant.transport()))
             .queue_len(Some(workload.queue_len))
             .loopback(workload.messages > 0)

@@ -142,7 +142,13 @@ impl Machine {
             | Stop::ControllerFailed(_)
             | Stop::HostFailed(_) => None,
             _ => match (vcpu.regs(), vcpu.sregs()) {
-                (Ok(regs), Ok(sregs)) => Explanation::new(location, regs, sregs, &self.memory, &scene),
+                (Ok(regs), Ok(sregs)) => {
+                    let explanation = Explanation::new(location, regs, sregs, &self.memory, &scene);
+                    match vcpu.soft() {
+                        Some(soft) => explanation.map(|explanation| explanation.with_facts(stop, soft.cpu())),
+                        None => explanation,
+                    }
+                }
                 _ => None,
             },
         };

@@ -5,6 +5,7 @@
 
 mod astray;
 mod derail;
+mod exact;
 mod features;
 mod other_mode;
 mod registers;
@@ -16,12 +17,14 @@ mod tests;
 
 use crate::boot::Image;
 use crate::controller::vcpu::Location;
-use crate::memory::{Gpa, GuestMemory};
+use crate::exit::Stop;
+use crate::memory::{Gpa, GuestMemory, PagedMemory};
 use crate::profile::recorder::TracedExit;
 use crate::x86::modes::{self, Mode};
 use crate::x86::probe::{Probe, ProbeError};
 use crate::x86::registers::{Regs, Sregs};
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
+use softcpu::Cpu;
 use std::borrow::Cow;
 use std::fmt;
 use suspicion::Suspicion;
@@ -46,6 +49,8 @@ pub struct Explanation {
     /// The number of bytes of the instruction that are shown.
     instruction_len: usize,
     suspicion: Option<Suspicion>,
+    /// The cause, if the processor knows it.
+    cause: Option<String>,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
     mode: Mode,
@@ -77,6 +82,7 @@ impl Explanation {
         let stack = translate(&probe, memory, probe.linear(sregs.ss.base, state.stack_offset())).gpa;
         Some(Self {
             suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
+            cause: None,
             mapping: code.description,
             instruction_len: instruction.as_ref().map_or(SHOWN_INVALID_BYTES, shown_len),
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
@@ -91,6 +97,23 @@ impl Explanation {
     /// After a timeout, the way in which the guest left its code, if it did.
     pub fn suspicion(&self) -> Option<&str> {
         self.suspicion.as_deref()
+    }
+
+    /// The cause of the guest's death as the software processor knows it: the exceptions of a triple fault, each with its
+    /// error code. After a timeout: the loop that the guest was in. A phrase; `None` with KVM, which does not tell it.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// Adds what the software processor knows about an end.
+    #[must_use]
+    pub(super) fn with_facts(self, stop: &Stop, processor: &Cpu<PagedMemory>) -> Self {
+        let cause = match stop {
+            Stop::TripleFault => processor.death().and_then(|death| exact::death(death, self.suspicion())),
+            Stop::Timeout(_) | Stop::WallTimeout(_) => exact::looped(processor),
+            _ => None,
+        };
+        Self { cause, ..self }
     }
 
     /// The bytes and the text of the instruction. `None` if it cannot be read.

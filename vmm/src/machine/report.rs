@@ -183,6 +183,11 @@ impl Report {
         explained.or(self.lost_suspicion.as_deref())
     }
 
+    /// The cause of the guest's death, or the loop of a timeout, as a fact: see [`Explanation::cause`].
+    pub fn cause(&self) -> Option<&str> {
+        self.explanation.as_ref().and_then(Explanation::cause)
+    }
+
     /// True if the driver of SIMVIRTIO seems to use the assignment's `device_t`, whose layout is not that of the window: it
     /// stored to the second byte of `max_queue_len`, and never finished the handshake (`docs/abi.md`, section 4.1).
     pub fn uses_foreign_layout(&self) -> bool {

@@ -175,7 +175,7 @@ impl SoftVcpu {
             softcpu::Exit::Halted => Exit::Hlt,
             softcpu::Exit::Shutdown => Exit::Shutdown,
             softcpu::Exit::Unsupported => {
-                Exit::EmulationFailure(Instruction::new(&self.cpu.instruction_bytes()))
+                Exit::EmulationFailure(Instruction::unsupported(&self.cpu.instruction_bytes()))
             }
             softcpu::Exit::SliceEnd => self.end_slice(),
         }

@@ -29,15 +29,12 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     if is_string || insn.op0_register().is_mm() || insn.op1_register().is_mm() {
         return None;
     }
-    let groups: [fn(&Instruction) -> Option<Handler<M>>; 6] = [
-        moves::handler,
-        float::handler,
-        integer::handler,
-        multiply::handler,
-        shuffle::handler,
-        convert::handler,
-    ];
-    groups.into_iter().find_map(|group| group(insn))
+    moves::handler(insn)
+        .or_else(|| float::handler(insn))
+        .or_else(|| integer::handler(insn))
+        .or_else(|| multiply::handler(insn))
+        .or_else(|| shuffle::handler(insn))
+        .or_else(|| convert::handler(insn))
 }
 
 impl<M: Memory> Cpu<M> {
@@ -130,3 +127,7 @@ fn combine_immediate<M: Memory>(
     cpu.set_xmm(op, 0, result(a, b, op.insn.immediate8()));
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "../../tests/sse.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Hand-made kernels, valid and invalid, and the data that they get at their entry.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use super::super::detect::is_kernel;
 use super::super::elf::tests::{Header, elf};
 use super::*;
 use proptest::prelude::*;

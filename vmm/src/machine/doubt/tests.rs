@@ -2,6 +2,7 @@
 
 use super::screen::screen_text;
 use super::*;
+use crate::controller::hypercall::errno;
 use crate::controller::{ExitController, FakeVcpu};
 use crate::exit::Exit;
 use crate::x86::modes::Mode;
@@ -61,7 +62,7 @@ fn each_doubt_has_its_evidence() {
     );
     assert_eq!(doubts(|remains| (remains.waits_for_interrupt, remains.printed) = (true, 1)), []);
     assert_eq!(doubts(|remains| remains.printed = 1), []);
-    const FAILED: FailedCalls = FailedCalls { call: 1, errno: libc::EFAULT, count: 3 };
+    const FAILED: FailedCalls = FailedCalls { call: 1, errno: errno::EFAULT, count: 3 };
     assert_eq!(doubts(|remains| remains.failed_calls = Some(FAILED)), [Doubt::FailedHypercall(FAILED)]);
     assert_eq!(
         FAILED.to_string(),
