@@ -1,5 +1,5 @@
-//! The targets of the Makefile that build programs: what they build, and what they do with it. A shell script stands for
-//! cargo, so that the tests take no time.
+//! The targets of the Makefile: what they build and run, with KVM and without it. A shell script stands for cargo, so that
+//! the tests take no time.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -7,6 +7,7 @@ mod support;
 use libtest_mimic::Arguments;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, Ran, plain_test, run};
 
@@ -15,6 +16,8 @@ fn main() -> ExitCode {
     let tests = vec![
         plain_test("bench_builds_only_what_its_measurements_need", bench),
         plain_test("install_prefers_the_static_program", install),
+        plain_test("run_and_test_need_no_kvm_and_no_testbed", without_testbed),
+        plain_test("without_kvm_test_ends_with_the_testbed", with_testbed),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -135,4 +138,128 @@ fn install() {
     fs::write(builds.path("file"), b"").unwrap();
     let (ran, _) = builds.make(&["install", &format!("DESTDIR={}", builds.path("file"))], &path());
     assert!(ran.status != 0 && !ran.stderr.contains("make: installed"), "{}", ran.stderr);
+}
+
+/// A copy of the scripts of the testbed, with scripts for the programs that `make` runs.
+struct Host(Files);
+
+impl Host {
+    /// Creates a host on which `vmm doctor` has this status.
+    fn new(doctor: i32) -> Self {
+        let host = Self(Files::new());
+        host.script("cargo", "echo \"cargo $*\" >> \"$LOG\"");
+        host.script(
+            "target/release/vmm",
+            &format!("echo \"vmm $*\" >> \"$LOG\"; [ \"$1\" != doctor ] || exit {doctor}"),
+        );
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        for script in ["tests/testbed/instead", "tests/testbed/needs.sh", "tests/testbed/run"] {
+            let script = (script, fs::read_to_string(root.join(script)).unwrap());
+            host.script(script.0, script.1.strip_prefix("#!/usr/bin/env bash\n").unwrap_or(&script.1));
+        }
+        // The programs of this machine, but those of the testbed.
+        fs::create_dir(host.path("bin")).unwrap();
+        for folder in std::env::split_paths(&path()) {
+            for program in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = program.file_name();
+                if !["qemu-system-x86_64", "apt-get", "sudo"].iter().any(|left_out| name == *left_out) {
+                    let _ = std::os::unix::fs::symlink(program.path(), host.path("bin").join(name));
+                }
+            }
+        }
+        host
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.0.path().join(name)
+    }
+
+    /// Writes a shell script.
+    fn script(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("#!/usr/bin/env bash\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Runs `make`. Returns its end, and the commands that it ran.
+    fn make(&self, target: &str, required: bool) -> (Ran, Vec<String>) {
+        let _ = fs::remove_file(self.path("log"));
+        let mut command = Command::new("make");
+        command.arg("-C").arg(self.0.0.path());
+        command.arg("-f").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Makefile"));
+        command.arg(format!("CARGO={}", self.path("cargo").display())).arg(target);
+        for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CARGO_TARGET_DIR"] {
+            command.env_remove(name);
+        }
+        command.env("PATH", self.path("bin")).env("LOG", self.path("log"));
+        command.env("REQUIRE_KVM", if required { "1" } else { "0" }).stdout(Stdio::piped());
+        let ran = run(&mut command);
+        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+        (ran, log.lines().map(Into::into).collect())
+    }
+}
+
+const RUN: [&str; 2] = ["cargo build --locked --release", "vmm simvirtio"];
+
+const TEST: [&str; 6] = [
+    "cargo build --locked --release",
+    "cargo test --locked --workspace",
+    "cargo test --locked --workspace --features cli/polling --test polling",
+    "vmm grade",
+    "vmm grade kev",
+    "vmm doctor",
+];
+
+/// The last line says what did not run, and why.
+fn without_testbed() {
+    for (doctor, apt, reason) in [
+        (0, None, None),
+        (115, None, Some("qemu-system-x86_64 is missing, and so is apt-get")),
+        (
+            115,
+            Some("exit 100"),
+            Some("qemu-system-x86 seabios is missing and cannot be installed: apt does not reach"),
+        ),
+    ] {
+        let host = Host::new(doctor);
+        if let Some(apt) = apt {
+            host.script("bin/apt-get", apt);
+            host.script("bin/sudo", "shift; exec \"$@\"");
+        }
+        let (ran, log) = host.make("run", false);
+        assert_eq!((ran.status, log), (0, RUN.map(String::from).to_vec()), "{}", ran.stderr);
+        let (ran, log) = host.make("test", false);
+        assert_eq!((ran.status, log), (0, TEST.map(String::from).to_vec()), "{}", ran.stderr);
+        let Some(reason) = reason else {
+            assert!(!ran.stderr.contains("NOT RUN"), "{}", ran.stderr);
+            continue;
+        };
+        let last = ran.stderr.lines().last().unwrap();
+        assert!(
+            last.starts_with("make: all that can run here has passed. NOT RUN: the tests of KVM"),
+            "{last}"
+        );
+        assert!(last.contains(reason), "{last}");
+        let (ran, _) = host.make("test", true);
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains("make: REQUIRE_KVM=1, and NOT RUN: the tests of KVM"), "{}", ran.stderr);
+    }
+}
+
+/// A failure in the testbed is one of `make test`.
+fn with_testbed() {
+    let all = [&TEST[..], &["testbed needs", "testbed test", "testbed linux"]].concat();
+    for (fails, status, ran_until) in [("nothing", 0, 9), ("test", 2, 8), ("linux", 2, 9), ("needs", 2, 7)] {
+        let host = Host::new(115);
+        host.script("tests/testbed/run", &format!("echo \"testbed $*\" >> \"$LOG\"; [ $1 != {fails} ]"));
+        let (ran, log) = host.make("test", false);
+        assert_eq!(
+            (ran.status, &log[..]),
+            (status, &all.iter().map(ToString::to_string).collect::<Vec<_>>()[..ran_until]),
+            "{}",
+            ran.stderr
+        );
+        assert!(!ran.stderr.contains("NOT RUN"), "{}", ran.stderr);
+    }
 }

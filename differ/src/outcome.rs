@@ -158,8 +158,8 @@ fn memory(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64, lines: 
         let mut ignored = 0;
         if let Some((flags, _)) = saved {
             let undefined = undefined & flag::STATUS;
-            // A host without hardware virtualization forgets NT when it emulates an access to a port in ring 3.
-            if flags == at && config == Config::User && !soft.accesses.is_empty() {
+            // A host without hardware virtualization forgets NT in ring 3 when it interrupts the guest.
+            if flags == at && config == Config::User {
                 ignored |= flag::NT;
             }
             if flags & !7 == at {

@@ -27,6 +27,7 @@ mod cpu;
 mod cpuid;
 mod descriptors;
 mod exit;
+mod fetch;
 mod flags;
 mod float;
 mod interrupts;

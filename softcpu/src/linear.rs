@@ -117,11 +117,15 @@ impl<M: Memory> Cpu<M> {
             return Err(Trap::gp());
         }
         let user = self.is_user();
+        if linear & (PAGE - 1) <= PAGE - 16 {
+            let entry = self.translate(linear, Access::Read, user)?;
+            let low = self.load_from(entry, linear, 8)?;
+            let high = self.load_from(entry, linear.wrapping_add(8), 8)?;
+            return Ok(u128::from(high) << 64 | u128::from(low));
+        }
         // A fault in the second page comes before an access to the first, which may be memory-mapped I/O.
         self.translate(linear, Access::Read, user)?;
-        if linear & (PAGE - 1) > PAGE - 16 {
-            self.translate(linear.wrapping_add(15) & self.linear_mask() & !(PAGE - 1), Access::Read, user)?;
-        }
+        self.translate(linear.wrapping_add(15) & self.linear_mask() & !(PAGE - 1), Access::Read, user)?;
         let low = self.load_linear(linear, 8, user)?;
         let high = self.load_linear(linear.wrapping_add(8) & self.linear_mask(), 8, user)?;
         Ok(u128::from(high) << 64 | u128::from(low))
@@ -140,6 +144,11 @@ impl<M: Memory> Cpu<M> {
             return Err(Trap::gp());
         }
         let user = self.is_user();
+        if linear & (PAGE - 1) <= PAGE - 16 {
+            let entry = self.translate(linear, Access::Write, user)?;
+            self.store_to(entry, linear, 8, value as u64)?;
+            return self.store_to(entry, linear.wrapping_add(8), 8, (value >> 64) as u64);
+        }
         self.check_write(linear, 16, user)?;
         let next = linear.wrapping_add(8) & self.linear_mask();
         let last = linear.wrapping_add(15) & self.linear_mask();

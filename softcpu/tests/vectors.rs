@@ -1,6 +1,8 @@
 //! The integer instructions against the results of a real processor, among them the flags that the SDM leaves undefined:
 //! each line of `vectors.txt` is one instruction.
 
+#![allow(clippy::unwrap_used)]
+
 use softcpu::{Cpu, Exit, Segment, State, Table, VecMemory, cr0, cr4, efer, seg};
 
 /// The linear addresses of the page of code, and of six pages of data. The fifth page of data is not present, and the
@@ -50,7 +52,7 @@ fn memory(code: &[u8], data: &[u8]) -> VecMemory {
     entry(0x2000 + 8 * (DATA >> 21), TABLES + 0x4007);
     entry(0x3000, CODE_AT | 0x25);
     for (page, rights) in [7, 7, 7, 7, 0, 5].into_iter().enumerate() {
-        entry(0x4000 + 8 * page as u64, DATA_AT + 4096 * page as u64 | rights);
+        entry(0x4000 + 8 * page as u64, (DATA_AT + 4096 * page as u64) | rights);
     }
     memory.write((CODE_AT + START) as usize, code);
     memory.write(DATA_AT as usize, data);

@@ -1,5 +1,6 @@
 //! Near branches (SDM volume 1, section 7.3.8).
 
+use super::stack::moved_bytes;
 use crate::cpu::Cpu;
 use crate::linear::is_canonical;
 use crate::memory::Memory;
@@ -21,9 +22,21 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
         _ if code.is_jmp_short_or_near() => jmp,
         _ if code.is_jmp_near_indirect() => jmp_indirect,
-        _ if code.is_call_near() => call,
-        _ if code.is_call_near_indirect() => call_indirect,
-        Mnemonic::Ret => ret,
+        _ if code.is_call_near() => match moved_bytes(insn) {
+            2 => call::<M, 2>,
+            4 => call::<M, 4>,
+            _ => call::<M, 8>,
+        },
+        _ if code.is_call_near_indirect() => match moved_bytes(insn) {
+            2 => call_indirect::<M, 2>,
+            4 => call_indirect::<M, 4>,
+            _ => call_indirect::<M, 8>,
+        },
+        Mnemonic::Ret => match code {
+            Code::Retnw | Code::Retnw_imm16 => ret::<M, 2>,
+            Code::Retnd | Code::Retnd_imm16 => ret::<M, 4>,
+            _ => ret::<M, 8>,
+        },
         Mnemonic::Jcxz => jcxz::<M, 2>,
         Mnemonic::Jecxz => jcxz::<M, 4>,
         Mnemonic::Jrcxz => jcxz::<M, 8>,
@@ -66,27 +79,26 @@ fn jmp_indirect<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 
 /// Calls `target`. The return address is written before the target is checked.
 #[inline]
-fn call_to<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>, target: u64) -> Result<(), Trap> {
+fn call_to<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, target: u64) -> Result<(), Trap> {
     let pointer = cpu.state.gpr[gpr::SP];
-    cpu.push(op.stack_size(), cpu.next_rip)?;
+    cpu.push(SIZE, cpu.next_rip)?;
     cpu.jump(target).inspect_err(|_| cpu.state.gpr[gpr::SP] = pointer)
 }
 
-fn call<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    call_to(cpu, op, op.immediate)
+fn call<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    call_to::<M, SIZE>(cpu, op.immediate)
 }
 
-fn call_indirect<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+fn call_indirect<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let target = cpu.get(op, 0)?;
-    call_to(cpu, op, target)
+    call_to::<M, SIZE>(cpu, target)
 }
 
 /// RET, which also drops the immediate number of bytes from the stack.
-fn ret<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let size = op.return_size();
-    let target = cpu.peek(size, 0)?;
+fn ret<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let target = cpu.peek(SIZE, 0)?;
     cpu.jump(target)?;
-    cpu.drop_stack(u64::from(size).wrapping_add(op.immediate));
+    cpu.drop_stack(u64::from(SIZE).wrapping_add(op.immediate));
     Ok(())
 }
 

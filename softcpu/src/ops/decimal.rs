@@ -87,8 +87,8 @@ fn aam<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
 
 fn aad<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let ax = cpu.gpr(gpr::AX, 2);
-    let (a, b) = (ax & 0xff, (ax >> 8) * (op.immediate & 0xff) & 0xff);
-    let result = a + b & 0xff;
+    let (a, b) = (ax & 0xff, ((ax >> 8) * (op.immediate & 0xff)) & 0xff);
+    let result = (a + b) & 0xff;
     cpu.set_gpr(gpr::AX, 2, result);
     cpu.set_status(flags::of_add(a, b, result, 1));
     Ok(())

@@ -37,12 +37,15 @@ use crate::op::{Handler, Op};
 use crate::trap::Trap;
 use iced_x86::{Code, FlowControl, Instruction};
 
+/// Finds the function for an instruction of a group.
+type Group<M> = fn(&Instruction) -> Option<Handler<M>>;
+
 /// Finds the function that executes an instruction.
 pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
-    let groups: &[fn(&Instruction) -> Option<Handler<M>>] = &[
+    let groups: &[Group<M>] = &[
         arithmetic::handler,
         data::handler,
         condition::handler,

@@ -48,7 +48,7 @@ fn changed<M: Memory>(op: &Op<M>, count: u32) -> u64 {
             let is_short = op.operands[0].kind != Kind::Memory && op.operands[1].kind == Kind::Immediate;
             if is_short && count != 1 { flag::CF } else { flag::CF | flag::OF }
         }
-        _ if count % (8 * u32::from(op.size) + 1) == 0 => 0,
+        _ if count.is_multiple_of(8 * u32::from(op.size) + 1) => 0,
         _ => flag::CF | flag::OF,
     }
 }

@@ -11,8 +11,16 @@ use iced_x86::{Code, Instruction, Mnemonic};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
-        Mnemonic::Push if super::data::is_plain(insn) => push,
-        Mnemonic::Pop if super::data::is_plain(insn) => pop,
+        Mnemonic::Push if super::data::is_plain(insn) => match moved_bytes(insn) {
+            2 => push::<M, 2>,
+            4 => push::<M, 4>,
+            _ => push::<M, 8>,
+        },
+        Mnemonic::Pop if super::data::is_plain(insn) => match moved_bytes(insn) {
+            2 => pop::<M, 2>,
+            4 => pop::<M, 4>,
+            _ => pop::<M, 8>,
+        },
         Mnemonic::Pusha => push_all::<M, 2>,
         Mnemonic::Pushad => push_all::<M, 4>,
         Mnemonic::Popa => pop_all::<M, 2>,
@@ -24,31 +32,21 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     })
 }
 
-impl<M: Memory> Op<M> {
-    /// The size of the value that the instruction pushes or pops.
-    #[inline]
-    pub(super) fn stack_size(&self) -> u8 {
-        self.insn.stack_pointer_increment().unsigned_abs() as u8
-    }
-
-    /// The size of the return address that RET pops.
-    #[inline]
-    pub(super) fn return_size(&self) -> u8 {
-        (self.insn.stack_pointer_increment() as u64).wrapping_sub(self.immediate) as u8
-    }
+/// The number of bytes by which an instruction moves the stack pointer.
+pub(super) fn moved_bytes(insn: &Instruction) -> u32 {
+    insn.stack_pointer_increment().unsigned_abs()
 }
 
-fn push<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+fn push<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let value = cpu.get(op, 0)?;
-    cpu.push(op.stack_size(), value)
+    cpu.push(SIZE, value)
 }
 
-fn pop<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let size = op.stack_size();
-    let value = cpu.peek(size, 0)?;
+fn pop<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+    let value = cpu.peek(SIZE, 0)?;
     let pointer = cpu.state.gpr[gpr::SP];
     // The address of a memory operand is computed with the stack pointer after the pop.
-    cpu.drop_stack(size.into());
+    cpu.drop_stack(SIZE.into());
     let result = cpu.set(op, 0, value);
     if result.is_err() && op.operands[0].kind == Kind::Memory {
         cpu.state.gpr[gpr::SP] = pointer;

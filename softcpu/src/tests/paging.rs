@@ -118,10 +118,10 @@ fn rights_are_those_of_all_levels() {
             let (mut all, mut none, mut present) = (ALL, 0, true);
             for level in 0..mode.levels() {
                 let mut flags = random(&mut seed) & 6;
-                flags |= if random(&mut seed) % 8 != 0 { 1 } else { 0 };
+                flags |= u64::from(!random(&mut seed).is_multiple_of(8));
                 // Each bit of a level is set in three of four cases.
                 flags |= random(&mut seed) & random(&mut seed) & 6;
-                if mode != Mode::Legacy && random(&mut seed) % 8 == 0 {
+                if mode != Mode::Legacy && random(&mut seed).is_multiple_of(8) {
                     flags |= pte::NO_EXECUTE;
                 }
                 set(&cpu, mode, level, flags);
@@ -208,7 +208,7 @@ fn reserved_bits_fault() {
 #[test]
 fn absence_comes_before_reserved_bits() {
     let mut cpu = machine(Mode::Long);
-    set_raw(&cpu, Mode::Long, 2, u64::MAX & !1);
+    set_raw(&cpu, Mode::Long, 2, !1);
     assert_eq!(physical(&mut cpu, linear(Mode::Long), Access::Write, false), Err(2));
 }
 
