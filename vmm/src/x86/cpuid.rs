@@ -93,7 +93,6 @@ impl CpuidContext {
                 ebx,
                 ecx: kind << 8 | index,
                 edx: self.id,
-                ..Default::default()
             };
             index = index.saturating_add(1);
             entry
