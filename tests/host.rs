@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 use support::payloads::PRINT_LINES;
 use support::{
-    Files, Liar, TRANSPORT_NAMES, assert_error, kvm_test, machine_test, no_namespaces, plain_test, ran, run,
-    shell, test_unless, unusable, vmm, without_kvm,
+    Files, Liar, TRANSPORT_NAMES, assert_error, is_soft, kvm_test, machine_test, no_namespaces, plain_test,
+    ran, run, shell, test_unless, unusable, vmm, without_kvm,
 };
 
 fn main() -> ExitCode {

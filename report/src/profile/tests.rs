@@ -252,8 +252,10 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
             vcpus,
         )| {
             let [program, guest, ended] = texts;
+            let processor = if digits % 2 == 0 { SavedProcessor::Kvm } else { SavedProcessor::Soft };
             SavedProfile {
                 program,
+                processor,
                 guest,
                 ended,
                 elapsed_ns,

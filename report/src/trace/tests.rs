@@ -28,6 +28,7 @@ fn small() -> SavedTrace {
         ..OUT
     };
     SavedTrace {
+        processor: SavedProcessor::Soft,
         vcpus: 2,
         seen: 7,
         elapsed_ns: 2500,

@@ -105,7 +105,10 @@ mod tests {
         assert!(known.starts_with("#PF: it wrote; its delivery raised #GP"), "{known}");
         assert!(death(&chain, Some("#GP: another")).unwrap().starts_with("#PF (error code 0x2)"));
         let mistake = death(&chain, Some("the entry point returned")).unwrap();
-        assert!(mistake.starts_with("probably the entry point returned; then #PF (error code 0x2)"), "{mistake}");
+        assert!(
+            mistake.starts_with("probably the entry point returned; then #PF (error code 0x2)"),
+            "{mistake}"
+        );
         assert_eq!(death(&Death::default(), None), None);
     }
 
