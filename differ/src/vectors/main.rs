@@ -1,11 +1,12 @@
 //! Replays published tests of single instructions of an 80286 on `softcpu`.
 
+mod explain;
 mod moo;
 mod replay;
 
 use clap::Parser;
 use flate2::read::GzDecoder;
-use replay::{Difference, Ram, Replay};
+use replay::{Ram, Replay};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -76,6 +77,7 @@ fn run(options: &Options) -> Result<bool, Error> {
     let metadata = serde_json::from_slice(&fs::read(options.folder.join("metadata.json"))?)?;
     let ram = Ram::new();
     let mut replay = Replay::new(&ram);
+    let mut classes: BTreeMap<explain::Class, u64> = BTreeMap::new();
     let (mut tests, mut passed) = (0, 0);
     for (opcode, path) in files(options)? {
         let defined = defined_flags(&metadata, &opcode);
@@ -88,6 +90,10 @@ fn run(options: &Options) -> Result<bool, Error> {
                 passed += 1;
                 continue;
             }
+            if let Some(class) = explain::explain(&mut replay, test, &outcome) {
+                *classes.entry(class).or_default() += 1;
+                continue;
+            }
             failed += 1;
             if failed <= options.most {
                 println!("{opcode} {} [{:02x?}] exc {:x?} {:?}: {:x?}", test.name, test.code, test.exception, outcome.end, outcome.differences);
@@ -96,6 +102,9 @@ fn run(options: &Options) -> Result<bool, Error> {
         if failed > 0 {
             println!("{opcode}: {failed} of {} fail", list.len());
         }
+    }
+    for (class, count) in &classes {
+        println!("{count} {}", class.text());
     }
     println!("{passed} of {tests} pass");
     Ok(true)

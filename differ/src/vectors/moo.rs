@@ -1,10 +1,20 @@
 //! The file format MOO of published single-instruction tests: a tree of chunks, each a tag of 4 bytes, the length of its
 //! data in 32 bits, and its data. All numbers are little-endian.
 
-/// The registers of a test, in the order of the format.
-pub const REGISTERS: [&str; 14] =
-    ["ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags"];
-/// The place of FLAGS among them.
+/// The places of registers among those of a test: AX, BX, CX, DX, CS, SS, DS, ES, SP, BP, SI, DI, IP, FLAGS.
+pub const AX: usize = 0;
+pub const BX: usize = 1;
+pub const CX: usize = 2;
+pub const DX: usize = 3;
+pub const CS: usize = 4;
+pub const SS: usize = 5;
+pub const DS: usize = 6;
+pub const ES: usize = 7;
+pub const SP: usize = 8;
+pub const BP: usize = 9;
+pub const SI: usize = 10;
+pub const DI: usize = 11;
+pub const IP: usize = 12;
 pub const FLAGS: usize = 13;
 
 /// A test of one instruction.
