@@ -1,6 +1,7 @@
 //! The differential tester: runs random programs on the processor through KVM and on `softcpu`, and compares registers,
 //! defined flags, memory and accesses.
 
+mod culprit;
 mod flags;
 mod generate;
 mod kvm;
