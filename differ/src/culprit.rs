@@ -10,8 +10,8 @@ use softcpu::{State, seg};
 
 type Error = Box<dyn std::error::Error>;
 
-/// The most instructions of a program that are examined.
-const MOST: usize = 200;
+/// The most instructions of a program that are examined, with each element of a repetition.
+const MOST: usize = 3000;
 
 /// An instruction that softcpu executes.
 pub struct Step {
@@ -26,7 +26,7 @@ pub struct Step {
 
 impl Step {
     /// The linear address.
-    fn address(&self) -> u64 {
+    pub fn address(&self) -> u64 {
         let base = if self.before.is_64() { 0 } else { self.before.segments[seg::CS].base };
         base.wrapping_add(self.before.rip)
     }

@@ -99,8 +99,9 @@ pub fn compare(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64) ->
         number(name, a.gpr[index], b.gpr[index]);
     }
     number("rip", a.rip, b.rip);
-    // A host without hardware virtualization clears AC at a fault in ring 3.
-    let ignored = undefined | if config == Config::User { flag::AC } else { 0 };
+    // A host without hardware virtualization clears AC when it delivers an exception.
+    let is_handler = config == Config::User || layout::vector_of(a.rip).is_some();
+    let ignored = undefined | if is_handler { flag::AC } else { 0 };
     number("rflags", a.rflags & !ignored, b.rflags & !ignored);
     number("cr0", a.cr0, b.cr0);
     number("cr2", a.cr2, b.cr2);
@@ -209,11 +210,22 @@ fn index_of(config: Config, at: u64) -> Option<usize> {
     None
 }
 
-/// Copies the word of memory at a physical address from one result to another.
-pub fn copy_word(config: Config, to: &mut Outcome, from: &Outcome, at: u64) {
-    let Some(index) = index_of(config, at) else { return };
-    if let (Some(to), Some(from)) = (to.memory.get_mut(index), from.memory.get(index)) {
-        *to = *from;
+/// Copies `len` bytes of memory at a physical address from one result to another.
+pub fn copy(config: Config, to: &mut Outcome, from: &Outcome, at: u64, len: u64) {
+    for at in at..at.saturating_add(len) {
+        let Some(index) = index_of(config, at) else { continue };
+        if let (Some(to), Some(from)) = (to.memory.get_mut(index), from.memory.get(index)) {
+            let byte = 0xff << (at % 8 * 8);
+            *to = *to & !byte | from & byte;
+        }
+    }
+}
+
+/// The address of the error code of a handler's frame.
+pub fn error_code(config: Config, state: &State) -> u64 {
+    match config {
+        Config::User => KERNEL_STACK_TOP - 48,
+        _ => state.segments[seg::SS].base.wrapping_add(state.gpr[4]),
     }
 }
 
