@@ -105,6 +105,7 @@ impl<M: Memory> Cpu<M> {
             is_software: false,
             flags: self.state.rflags | resume,
             rip: self.state.rip,
+            during: exception.during,
         }
     }
 
