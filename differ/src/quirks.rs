@@ -71,7 +71,9 @@ impl<'a> Case<'a> {
                     | OpKind::Immediate32to64
             )
         };
-        insn.op_kinds().any(is_memory) || insn.stack_pointer_increment() != 0 || self.mnemonic == Mnemonic::Enter
+        insn.op_kinds().any(is_memory)
+            || insn.stack_pointer_increment() != 0
+            || self.mnemonic == Mnemonic::Enter
     }
 
     /// True if the results are equal after a change of that of KVM.
@@ -126,7 +128,9 @@ impl<'a> Case<'a> {
             return Some("KVM's emulator checks only the first byte for a canonical address");
         }
         if self.kvm == Some(14) && cr2 >> 47 != 0 && self.is_error_code() {
-            return Some("KVM's error code shows the page tables of the host for the upper half of the addresses");
+            return Some(
+                "KVM's error code shows the page tables of the host for the upper half of the addresses",
+            );
         }
         if is_protection && self.culprit.step.has_prefix(&SEGMENTS) {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
@@ -151,9 +155,10 @@ impl<'a> Case<'a> {
 
     /// Those of accesses to memory-mapped I/O, which KVM's emulator makes on all hosts.
     fn mapped_io(&self) -> Option<&'static str> {
-        use Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Enter, Int, Int3, Into, Jmp, Lds, Les, Lfs, Lgs, Lss};
         use Mnemonic::{Call, Popa, Popad, Pusha, Pushad};
-        let is_far = self.culprit.step.insn.is_call_far_indirect() || self.culprit.step.insn.is_jmp_far_indirect();
+        use Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Enter, Int, Int3, Into, Jmp, Lds, Les, Lfs, Lgs, Lss};
+        let is_far =
+            self.culprit.step.insn.is_call_far_indirect() || self.culprit.step.insn.is_jmp_far_indirect();
         let is_string = self.culprit.step.insn.is_string_instruction();
         Some(match self.mnemonic {
             Mnemonic::Tzcnt | Mnemonic::Lzcnt => "KVM's emulator takes TZCNT and LZCNT for BSF and BSR",
@@ -166,7 +171,9 @@ impl<'a> Case<'a> {
                 "KVM's emulator makes only the last of several writes to memory-mapped I/O"
             }
             Popa | Popad => "KVM's emulator begins POPA again behind each value from memory-mapped I/O",
-            Cmpsb | Cmpsw | Cmpsd | Cmpsq if is_string => "KVM's emulator reads the first operand of CMPS first",
+            Cmpsb | Cmpsw | Cmpsd | Cmpsq if is_string => {
+                "KVM's emulator reads the first operand of CMPS first"
+            }
             Call => "KVM's emulator checks the target of CALL before the stack",
             Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => "KVM writes the elements of REP INS together",
             Mnemonic::Movsxd => "KVM's emulator reads 4 bytes for MOVSXD",
@@ -205,7 +212,10 @@ impl<'a> Case<'a> {
         if self.is(&[Mnemonic::Sldt, Mnemonic::Str]) && insn.op0_kind() == OpKind::Memory {
             return Some("KVM's emulator stores more than 2 bytes for SLDT and STR");
         }
-        if self.mnemonic == Mnemonic::Cmpxchg && insn.op0_register().is_gpr32() && self.is_equal_with(clear_upper(insn)) {
+        if self.mnemonic == Mnemonic::Cmpxchg
+            && insn.op0_register().is_gpr32()
+            && self.is_equal_with(clear_upper(insn))
+        {
             return Some("KVM's emulator clears the upper half of a destination of CMPXCHG that it leaves");
         }
         if self.mnemonic == Mnemonic::Call && (self.kvm, self.soft) == (Some(13), Some(13)) {

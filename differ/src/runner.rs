@@ -128,7 +128,9 @@ impl Runner {
         Ok(match self.culprit(program)? {
             Ok(culprit) => match quirks::allowed(config, &culprit) {
                 Some(why) => Verdict::NotComparable(why.into()),
-                None if culprit.undefined.was_read => Verdict::UndefinedFlags(culprit.undefined.name(), lines),
+                None if culprit.undefined.was_read => {
+                    Verdict::UndefinedFlags(culprit.undefined.name(), lines)
+                }
                 None => Verdict::Different(lines),
             },
             Err(undefined) if undefined.cause.is_some() => Verdict::UndefinedFlags(undefined.name(), lines),

@@ -96,7 +96,10 @@ fn run(options: &Options) -> Result<bool, Error> {
             }
             failed += 1;
             if failed <= options.most {
-                println!("{opcode} {} [{:02x?}] exc {:x?} {:?}: {:x?}", test.name, test.code, test.exception, outcome.end, outcome.differences);
+                println!(
+                    "{opcode} {} [{:02x?}] exc {:x?} {:?}: {:x?}",
+                    test.name, test.code, test.exception, outcome.end, outcome.differences
+                );
             }
         }
         if failed > 0 {
