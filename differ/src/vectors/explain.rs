@@ -64,7 +64,9 @@ impl Class {
             Self::Quotient => {
                 "IDIV with a quotient that is too large, but whose low byte seems to be -128: no #DE, an error of the 80286"
             }
-            Self::PushedSs => "an interrupt frame with SS instead of CS: an error of the 80286 or the recording",
+            Self::PushedSs => {
+                "an interrupt frame with SS instead of CS: an error of the 80286 or the recording"
+            }
             Self::X87 => "x87 arithmetic: no operation without an 80287; softcpu does not implement it",
         }
     }
@@ -86,12 +88,17 @@ pub fn explain(replay: &mut Replay, test: &Test, outcome: &Outcome) -> Option<Cl
     let is_divide_error = expected == Some(DE) && raised == Some(DE);
     Some(match () {
         () if outcome.end == Exit::Unsupported && (0xd8..=0xdf).contains(&opcode) => Class::X87,
-        () if prefixes(code).any(|byte| byte == 0xf0) && raised == Some(UD) && (expected != Some(UD) || opcode == INT) => {
+        () if prefixes(code).any(|byte| byte == 0xf0)
+            && raised == Some(UD)
+            && (expected != Some(UD) || opcode == INT) =>
+        {
             Class::Lock
         }
         () if expected == Some(GP) && raised == Some(STACK) => Class::StackFault,
         () if expected.is_none() && matches!(raised, Some(GP | STACK)) && wraps(&insn, test) => Class::Wrap,
-        () if raised.is_some() && raised == expected && is_string && changes_indices(test, outcome) => Class::Restart,
+        () if raised.is_some() && raised == expected && is_string && changes_indices(test, outcome) => {
+            Class::Restart
+        }
         () if raised == Some(GP) && raised == expected && opcode == 0x8f && changes_sp(test, outcome) => {
             Class::Restart
         }
@@ -173,7 +180,9 @@ fn changes_sp(test: &Test, outcome: &Outcome) -> bool {
     let frame = pushed_flags(test).wrapping_sub(4);
     outcome.end == Exit::Halted
         && outcome.differences.iter().all(|difference| match *difference {
-            Difference::Register { number, value, expected } => number == SP && expected == value.wrapping_add(2),
+            Difference::Register { number, value, expected } => {
+                number == SP && expected == value.wrapping_add(2)
+            }
             Difference::Byte { address, .. } => address.wrapping_sub(frame) < 8,
         })
 }
@@ -183,7 +192,9 @@ fn only_flags(test: &Test, outcome: &Outcome, flags: u16) -> bool {
     let frame = pushed_flags(test);
     outcome.end == Exit::Halted
         && outcome.differences.iter().all(|difference| match *difference {
-            Difference::Register { number, value, expected } => number == FLAGS && (value ^ expected) & !flags == 0,
+            Difference::Register { number, value, expected } => {
+                number == FLAGS && (value ^ expected) & !flags == 0
+            }
             Difference::Byte { address, value, expected } => match address.wrapping_sub(frame) {
                 0 => (value ^ expected) & !(flags as u8) == 0,
                 1 => (value ^ expected) & !((flags >> 8) as u8) == 0,
@@ -253,7 +264,8 @@ fn pushes_ss(test: &Test, outcome: &Outcome) -> bool {
         && outcome.end == Exit::Halted
         && outcome.differences.iter().all(|difference| match *difference {
             Difference::Byte { address, expected, .. } => {
-                matches!(frame.wrapping_sub(address), 1 | 2) && expected == ss[(address.wrapping_sub(frame) & 1) as usize]
+                matches!(frame.wrapping_sub(address), 1 | 2)
+                    && expected == ss[(address.wrapping_sub(frame) & 1) as usize]
             }
             Difference::Register { .. } => false,
         })
