@@ -44,17 +44,17 @@ impl Class {
                 "an operand beyond the end of SS: vector 13, now #SS, vector 12 (volume 3, section 6.15)"
             }
             Self::Wrap => {
-                "the second word of a far pointer at offset 0 after the first at 0xfffe: now a fault (volume 3, section \
-                 22.32.1)"
+                "the second word of a far pointer at offset 0 after the first at 0xfffe: now a fault \
+                 (volume 3, Segment Wraparound)"
             }
             Self::Restart => {
                 "a fault that leaves SI, DI, CX and FLAGS of a string instruction, or SP of POP to memory, changed: now as \
                  before the element or the instruction (volume 2, REP; volume 3, section 6.6)"
             }
             Self::Length => "more than 10 bytes: vector 13, now more than 15 bytes (volume 3, section 6.15)",
-            Self::NewRegister => "FS and GS: #UD, now registers (volume 3, section 22.15)",
+            Self::NewRegister => "FS and GS: #UD, now registers (volume 1, section 3.4.2)",
             Self::HighFlags => {
-                "bits 12 to 14 of FLAGS: always 0 in real mode, now as loaded (volume 3, section 22.17.2)"
+                "bits 12 to 14 of FLAGS: always 0 in real mode, now as loaded (volume 3, EFLAGS Pushed on the Stack)"
             }
             Self::ShiftFlags => {
                 "flags that are undefined after a shift (volume 2, SAL and RCL): OF of a count above 1, AF, and CF of a \
@@ -62,7 +62,7 @@ impl Class {
             }
             Self::DivideFlags => "FLAGS at the #DE of AAM 0: changed, now as before the instruction",
             Self::Quotient => {
-                "IDIV with a quotient that is too large, but whose low byte seems to be -128: no #DE, an error of the 80286"
+                "IDIV that misses that the quotient is too large, an error of the 80286: now #DE (volume 2, IDIV)"
             }
             Self::PushedSs => {
                 "an interrupt frame with SS instead of CS: an error of the 80286 or the recording"
