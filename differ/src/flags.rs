@@ -28,8 +28,13 @@ pub struct Undefined {
 }
 
 impl Undefined {
-    /// Executes an instruction.
-    pub fn step(&mut self, insn: &Instruction) {
+    /// The name of the cause.
+    pub fn name(&self) -> String {
+        self.cause.map_or_else(String::new, |cause| format!("{cause:?}").to_lowercase())
+    }
+
+    /// An instruction begins.
+    pub fn read(&mut self, insn: &Instruction) {
         if bits(insn.rflags_read()) & self.flags != 0
             || matches!(
                 insn.mnemonic(),
@@ -38,6 +43,11 @@ impl Undefined {
         {
             self.was_read = true;
         }
+    }
+
+    /// An instruction ends.
+    pub fn step(&mut self, insn: &Instruction) {
+        self.read(insn);
         let written = bits(insn.rflags_written() | insn.rflags_cleared() | insn.rflags_set());
         let mut undefined = bits(insn.rflags_undefined());
         match insn.mnemonic() {

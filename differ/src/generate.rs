@@ -224,7 +224,7 @@ fn instructions(
             break;
         }
         let Some(insn) = maker.instruction(opcodes.choose(rng), rip, rng) else { continue };
-        encoder.take_buffer();
+        let _ = encoder.take_buffer();
         if encoder.encode(&insn, rip).is_err() {
             continue;
         }

@@ -1,6 +1,7 @@
 //! The differential tester: runs random programs on the processor through KVM and on `softcpu`, and compares registers,
 //! defined flags, memory and accesses.
 
+mod culprit;
 mod flags;
 mod generate;
 mod kvm;
@@ -89,18 +90,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// Interrupts endless programs: two interruptions of one program end it.
+/// Interrupts endless programs: two interruptions of one program end it. The time is that of the processor, so that a busy
+/// host ends no others.
 fn start_timer() {
     extern "C" fn nothing(_: libc::c_int) {}
-    let interval = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+    let interval = libc::timeval { tv_sec: 0, tv_usec: 10_000 };
     let timer = libc::itimerval { it_interval: interval, it_value: interval };
     // SAFETY: the handler does nothing. Without SA_RESTART, KVM_RUN returns EINTR.
     #[allow(unsafe_code)]
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
-        libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
-        libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
+        libc::sigaction(libc::SIGPROF, &action, std::ptr::null_mut());
+        libc::setitimer(libc::ITIMER_PROF, &timer, std::ptr::null_mut());
     }
 }
 

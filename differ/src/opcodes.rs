@@ -215,9 +215,12 @@ fn is_wanted(code: Code, config: Config, bits: u32) -> bool {
         || !features.iter().all(|feature| FEATURES.contains(feature))
         || NEVER.contains(&mnemonic)
         || is_x87 && !X87.contains(&mnemonic)
-        || info.op_kinds().iter().any(|kind| matches!(kind, Kind::tr_reg))
-        // Processors of Intel ignore the prefix for 16 bits.
-        || bits == 64 && info.op_kinds().iter().any(|kind| matches!(kind, Kind::br16_1 | Kind::br16_2))
+        // softcpu has no MMX.
+        || info.op_kinds().iter().any(|kind| {
+            matches!(kind, Kind::tr_reg | Kind::mm_reg | Kind::mm_rm | Kind::mm_or_mem)
+        })
+        // In 64-bit mode, processors of Intel ignore the prefix for 16 bits; else it leads to the vectors of real mode.
+        || bits != 16 && info.op_kinds().iter().any(|kind| matches!(kind, Kind::br16_1 | Kind::br16_2))
     {
         return false;
     }

@@ -129,8 +129,7 @@ impl Maker {
             | Kind::r16_or_mem
             | Kind::r32_or_mem
             | Kind::r64_or_mem
-            | Kind::xmm_or_mem
-            | Kind::mm_or_mem => {
+            | Kind::xmm_or_mem => {
                 if rng.bool() {
                     return self.memory(insn, number, rip, rng);
                 }
@@ -139,7 +138,6 @@ impl Maker {
                     Kind::r16_or_mem => self.register(2, written, rng),
                     Kind::r32_or_mem => self.register(4, written, rng),
                     Kind::r64_or_mem => self.register(8, written, rng),
-                    Kind::mm_or_mem => Register::MM0 + rng.u32(..8),
                     _ => self.xmm(rng),
                 }
             }
@@ -154,7 +152,6 @@ impl Maker {
                 self.register(8, written, rng)
             }
             Kind::xmm_reg | Kind::xmm_rm => self.xmm(rng),
-            Kind::mm_reg | Kind::mm_rm => Register::MM0 + rng.u32(..8),
             Kind::seg_reg => Register::ES + rng.u32(..6),
             Kind::cr_reg => {
                 *pick(rng, &[Register::CR0, Register::CR2, Register::CR3, Register::CR4, Register::CR8])

@@ -99,8 +99,9 @@ pub fn compare(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64) ->
         number(name, a.gpr[index], b.gpr[index]);
     }
     number("rip", a.rip, b.rip);
-    // A host without hardware virtualization clears AC at a fault in ring 3.
-    let ignored = undefined | if config == Config::User { flag::AC } else { 0 };
+    // A host without hardware virtualization clears AC when it delivers an exception.
+    let is_handler = config == Config::User || layout::vector_of(a.rip).is_some();
+    let ignored = undefined | if is_handler { flag::AC } else { 0 };
     number("rflags", a.rflags & !ignored, b.rflags & !ignored);
     number("cr0", a.cr0, b.cr0);
     number("cr2", a.cr2, b.cr2);
@@ -177,4 +178,60 @@ fn memory(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64, lines: 
             lines.push(format!("[{at:#x}]: {a:#018x}, soft {b:#018x}"));
         }
     }
+}
+
+/// The number of words that are compared.
+pub fn words(config: Config) -> usize {
+    ranges(config).iter().map(|(start, end)| ((end - start) / 8) as usize).sum()
+}
+
+/// True if a program of ring 3 ended at a HLT, as it should.
+pub fn is_end(config: Config, outcome: &Outcome) -> bool {
+    let frame = index_of(config, KERNEL_STACK_TOP - 40);
+    let rip = frame.and_then(|index| outcome.memory.get(index)).copied().unwrap_or(0);
+    config == Config::User && byte(outcome, config, rip) == Some(0xf4)
+}
+
+/// The byte of memory at a physical address.
+pub fn byte(outcome: &Outcome, config: Config, at: u64) -> Option<u8> {
+    let word = outcome.memory.get(index_of(config, at)?)?;
+    Some((word >> (at % 8 * 8)) as u8)
+}
+
+/// The index of the word of memory at a physical address.
+fn index_of(config: Config, at: u64) -> Option<usize> {
+    let mut first = 0;
+    for (start, end) in ranges(config) {
+        if (*start..*end).contains(&at) {
+            return Some((first + (at - start) / 8) as usize);
+        }
+        first += (end - start) / 8;
+    }
+    None
+}
+
+/// Copies `len` bytes of memory at a physical address from one result to another.
+pub fn copy(config: Config, to: &mut Outcome, from: &Outcome, at: u64, len: u64) {
+    for at in at..at.saturating_add(len) {
+        let Some(index) = index_of(config, at) else { continue };
+        if let (Some(to), Some(from)) = (to.memory.get_mut(index), from.memory.get(index)) {
+            let byte = 0xff << (at % 8 * 8);
+            *to = *to & !byte | from & byte;
+        }
+    }
+}
+
+/// The address of the error code of a handler's frame.
+pub fn error_code(config: Config, state: &State) -> u64 {
+    match config {
+        Config::User => KERNEL_STACK_TOP - 48,
+        _ => state.segments[seg::SS].base.wrapping_add(state.gpr[4]),
+    }
+}
+
+/// RFLAGS at the end, or in the frame of a handler.
+pub fn flags(config: Config, outcome: &Outcome) -> u64 {
+    let Some((at, size)) = saved_flags(config, &outcome.state) else { return outcome.state.rflags };
+    let bytes = (at..at + size).rev().map(|at| u64::from(byte(outcome, config, at).unwrap_or(0)));
+    bytes.fold(0, |value, byte| value << 8 | byte)
 }

@@ -1,6 +1,5 @@
 //! A program: code, and the state in which it begins.
 
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use softcpu::State;
 use std::fmt;
 
@@ -70,24 +69,6 @@ impl Program {
     /// The width of the code, in bits.
     pub fn bits(&self) -> u32 {
         self.state.code_bits()
-    }
-
-    /// The names of the instructions.
-    pub fn mnemonics(&self) -> Vec<Mnemonic> {
-        let decode = |piece: &Piece| {
-            let bytes = self.read(piece.at, piece.len);
-            Decoder::with_ip(self.bits(), &bytes, piece.at, DecoderOptions::NONE).decode().mnemonic()
-        };
-        self.pieces.iter().map(decode).collect()
-    }
-
-    /// True if an instruction begins with one of these prefixes, possibly after others.
-    pub fn has_prefix(&self, prefixes: &[u8]) -> bool {
-        const ALL: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
-        self.pieces.iter().any(|piece| {
-            let bytes = self.read(piece.at, piece.len);
-            bytes.iter().take_while(|byte| ALL.contains(byte)).any(|byte| prefixes.contains(byte))
-        })
     }
 
     pub fn write(&mut self, at: u64, bytes: &[u8]) {

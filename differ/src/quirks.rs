@@ -1,95 +1,279 @@
 //! Differences that are due to KVM or to the host, and not to the processor.
+//!
+//! Each is tied to the first instruction after which the results differ, so that it hides nothing before it.
 
+use crate::culprit::Culprit;
 use crate::layout;
-use crate::outcome::{Access, End, Outcome};
-use crate::program::{Config, Program};
-use iced_x86::Mnemonic;
-use softcpu::flag;
+use crate::outcome::{self, Access, End, Outcome};
+use crate::program::Config;
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
+use softcpu::{flag, seg};
 
-/// The reason why two results that differ need not be equal.
-pub fn allowed(program: &Program, kvm: &Outcome, soft: &Outcome) -> Option<&'static str> {
-    let vector = |outcome: &Outcome| layout::vector_of(outcome.state.rip);
-    let (kvm_vector, soft_vector) = (vector(kvm), vector(soft));
-    let has = |list: &[Mnemonic]| program.mnemonics().iter().any(|mnemonic| list.contains(mnemonic));
-    let (first, rest) = kvm.accesses.split_at(soft.accesses.len().min(kvm.accesses.len()));
-    let is_input = |access: &Access| access.kind == 'i';
-    if kvm_vector == soft_vector
-        && matches!(kvm_vector, Some(12..=14))
-        && first == soft.accesses
-        && !rest.is_empty()
-        && rest.iter().all(is_input)
-    {
-        return Some("KVM reads a port before INS faults");
-    }
-    if kvm_vector == Some(6) && has(&[Mnemonic::Movbe]) {
-        return Some("KVM's emulator does not know MOVBE");
-    }
-    if program.id.config != Config::User && kvm.end == End::Shutdown {
-        return Some(
-            "KVM cannot deliver an exception to memory-mapped I/O, or ends otherwise at a triple fault",
-        );
-    }
-    if program.id.config == Config::User {
-        return emulated(program, kvm, soft_vector, &has);
-    }
-    None
+/// The reason why two results that differ after an instruction need not be equal.
+pub fn allowed(config: Config, culprit: &Culprit) -> Option<&'static str> {
+    let case = Case::new(config, culprit);
+    case.any().or_else(|| if config == Config::User { case.ring_3() } else { case.ring_0() })
 }
 
-/// The reasons in ring 3. A host without hardware virtualization emulates the instructions that raise #GP or #UD there, or
-/// that access memory-mapped I/O, and its emulator is not exact.
-fn emulated(
-    program: &Program,
-    kvm: &Outcome,
-    soft_vector: Option<u8>,
-    has: &impl Fn(&[Mnemonic]) -> bool,
-) -> Option<&'static str> {
-    use Mnemonic::{Call, Clflush, Insb, Insd, Insw, Lzcnt, Maskmovdqu, Outsb, Outsd, Outsw, Tzcnt};
-    const SEGMENTS: [u8; 4] = [0x26, 0x2e, 0x36, 0x3e];
-    let kvm_vector = layout::vector_of(kvm.state.rip);
-    let is_protection = matches!(soft_vector, Some(12 | 13));
-    if kvm_vector == Some(6) && is_protection {
-        return Some("KVM emulates what raises #GP in ring 3, and does not know the instruction");
+/// An instruction, and what it did on both sides.
+struct Case<'a> {
+    config: Config,
+    culprit: &'a Culprit,
+    mnemonic: Mnemonic,
+    /// The exceptions.
+    kvm: Option<u8>,
+    soft: Option<u8>,
+    /// KVM made accesses to ports or to memory-mapped I/O.
+    has_accesses: bool,
+    /// One of them accessed memory-mapped I/O.
+    is_mapped_io: bool,
+}
+
+const INPUT: [Mnemonic; 3] = [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd];
+const STRING_IO: [Mnemonic; 6] =
+    [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd, Mnemonic::Outsb, Mnemonic::Outsw, Mnemonic::Outsd];
+
+impl<'a> Case<'a> {
+    fn new(config: Config, culprit: &'a Culprit) -> Self {
+        let first = culprit.step.accesses;
+        let of = |outcome: &'a Outcome| outcome.accesses.get(first..).unwrap_or_default();
+        let (kvm, soft): (&[Access], &[Access]) = (of(&culprit.kvm), of(&culprit.soft));
+        Self {
+            config,
+            culprit,
+            mnemonic: culprit.step.insn.mnemonic(),
+            kvm: exception(config, &culprit.kvm),
+            soft: exception(config, &culprit.soft),
+            has_accesses: !kvm.is_empty(),
+            is_mapped_io: kvm.iter().chain(soft).any(|access| matches!(access.kind, 'r' | 'w')),
+        }
     }
-    let is_canonical = |address: u64| (address as i64) << 16 >> 16 == address as i64;
-    if kvm_vector == Some(14) && !is_canonical(kvm.state.cr2) && is_protection {
-        return Some("KVM's emulator checks only the first byte for a canonical address");
+
+    fn is(&self, list: &[Mnemonic]) -> bool {
+        list.contains(&self.mnemonic)
     }
-    if kvm_vector == Some(14) && soft_vector == Some(14) && kvm.state.cr2 >> 47 != 0 {
-        return Some(
-            "KVM's error code shows the page tables of the host for the upper half of the addresses",
-        );
+
+    /// An operand is memory.
+    fn has_memory(&self) -> bool {
+        let insn = &self.culprit.step.insn;
+        let is_memory = |kind| {
+            !matches!(
+                kind,
+                OpKind::Register
+                    | OpKind::Immediate8
+                    | OpKind::Immediate8_2nd
+                    | OpKind::Immediate16
+                    | OpKind::Immediate32
+                    | OpKind::Immediate64
+                    | OpKind::Immediate8to16
+                    | OpKind::Immediate8to32
+                    | OpKind::Immediate8to64
+                    | OpKind::Immediate32to64
+            )
+        };
+        insn.op_kinds().any(is_memory) || insn.stack_pointer_increment() != 0 || self.mnemonic == Mnemonic::Enter
     }
-    if is_protection && program.has_prefix(&SEGMENTS) {
-        return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
+
+    /// True if the results are equal after a change of that of KVM.
+    fn is_equal_with(&self, change: impl Fn(&mut Outcome, &Outcome)) -> bool {
+        let mut kvm = self.culprit.kvm.clone();
+        change(&mut kvm, &self.culprit.soft);
+        outcome::compare(self.config, &kvm, &self.culprit.soft, self.culprit.undefined.flags).is_empty()
     }
-    if soft_vector == Some(6) && has(&[Mnemonic::INVALID]) {
-        return Some("KVM emulates what raises #UD in ring 3, and does not check its prefixes");
+
+    /// True if only the error code is different.
+    fn is_error_code(&self) -> bool {
+        self.kvm == self.soft
+            && self.is_equal_with(|kvm, soft| {
+                let at = outcome::error_code(self.config, &soft.state);
+                outcome::copy(self.config, kvm, soft, at, 4);
+            })
     }
-    let is_mapped_io = kvm.accesses.iter().any(|access| matches!(access.kind, 'r' | 'w'));
-    if is_mapped_io && has(&[Tzcnt, Lzcnt]) {
-        return Some("KVM's emulator takes TZCNT and LZCNT for BSF and BSR");
+
+    /// Those of all configurations.
+    fn any(&self) -> Option<&'static str> {
+        let soft = &self.culprit.soft.accesses;
+        let kvm = &self.culprit.kvm.accesses;
+        let (first, rest) = kvm.split_at(soft.len().min(kvm.len()));
+        if self.is(&INPUT)
+            && self.kvm == self.soft
+            && matches!(self.kvm, Some(12..=14))
+            && first == soft
+            && !rest.is_empty()
+            && rest.iter().all(|access| access.kind == 'i')
+        {
+            return Some("KVM reads a port before INS faults");
+        }
+        if self.kvm == Some(6) && self.mnemonic == Mnemonic::Movbe {
+            return Some("KVM's emulator does not know MOVBE");
+        }
+        if self.is(&[Mnemonic::In, Mnemonic::Out]) && self.culprit.step.has_prefix(&[0xf2, 0xf3]) {
+            return Some("KVM's emulator repeats IN and OUT with a prefix that they ignore");
+        }
+        if self.is_mapped_io { self.mapped_io() } else { None }
     }
-    if is_mapped_io && has(&[Call]) {
-        return Some("KVM's emulator checks the target of CALL before the stack");
+
+    /// Those of ring 3. A host without hardware virtualization emulates the instructions that raise #GP or #UD there, or
+    /// that access memory-mapped I/O, and its emulator is not exact.
+    fn ring_3(&self) -> Option<&'static str> {
+        const SEGMENTS: [u8; 4] = [0x26, 0x2e, 0x36, 0x3e];
+        let is_protection = matches!(self.soft, Some(12 | 13)) && self.has_memory();
+        if self.kvm == Some(6) && is_protection && self.is_extension() {
+            return Some("KVM emulates what raises #GP in ring 3, and does not know the instruction");
+        }
+        let cr2 = self.culprit.kvm.state.cr2;
+        if self.kvm == Some(14) && !is_canonical(cr2) && is_protection {
+            return Some("KVM's emulator checks only the first byte for a canonical address");
+        }
+        if self.kvm == Some(14) && cr2 >> 47 != 0 && self.is_error_code() {
+            return Some("KVM's error code shows the page tables of the host for the upper half of the addresses");
+        }
+        if is_protection && self.culprit.step.has_prefix(&SEGMENTS) {
+            return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
+        }
+        if self.soft == Some(6) && self.mnemonic == Mnemonic::INVALID {
+            return Some("KVM emulates what raises #UD in ring 3, and does not check its prefixes");
+        }
+        if (self.kvm, self.soft, self.mnemonic) == (Some(6), Some(13), Mnemonic::Int) {
+            return Some("the host raises #UD for INT n that ring 3 may not use");
+        }
+        if self.soft == Some(17) && self.is(&STRING_IO) {
+            return Some("KVM's emulator does not check the alignment of string I/O");
+        }
+        if self.soft == Some(1) && self.culprit.step.before.rflags & flag::TF != 0 && self.has_accesses {
+            return Some("KVM does not trap after an instruction that it emulates");
+        }
+        if self.mnemonic == Mnemonic::Maskmovdqu && matches!(self.kvm, Some(14 | 17)) {
+            return Some("MASKMOVDQU may fault for bytes that it does not store");
+        }
+        None
     }
-    if is_mapped_io && has(&[Insb, Insw, Insd]) {
-        return Some("KVM writes the elements of REP INS together");
+
+    /// Those of accesses to memory-mapped I/O, which KVM's emulator makes on all hosts.
+    fn mapped_io(&self) -> Option<&'static str> {
+        use Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Enter, Int, Int3, Into, Jmp, Lds, Les, Lfs, Lgs, Lss};
+        use Mnemonic::{Call, Popa, Popad, Pusha, Pushad};
+        let is_far = self.culprit.step.insn.is_call_far_indirect() || self.culprit.step.insn.is_jmp_far_indirect();
+        let is_string = self.culprit.step.insn.is_string_instruction();
+        Some(match self.mnemonic {
+            Mnemonic::Tzcnt | Mnemonic::Lzcnt => "KVM's emulator takes TZCNT and LZCNT for BSF and BSR",
+            Lds | Les | Lfs | Lgs | Lss => "KVM's emulator reads a far pointer in one access",
+            Jmp | Call if is_far => "KVM's emulator reads a far pointer in one access",
+            Call if self.culprit.step.insn.is_call_far() => {
+                "KVM's emulator makes only the last of several writes to memory-mapped I/O"
+            }
+            Pusha | Pushad | Enter | Int | Int3 | Into => {
+                "KVM's emulator makes only the last of several writes to memory-mapped I/O"
+            }
+            Popa | Popad => "KVM's emulator begins POPA again behind each value from memory-mapped I/O",
+            Cmpsb | Cmpsw | Cmpsd | Cmpsq if is_string => "KVM's emulator reads the first operand of CMPS first",
+            Call => "KVM's emulator checks the target of CALL before the stack",
+            Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => "KVM writes the elements of REP INS together",
+            Mnemonic::Movsxd => "KVM's emulator reads 4 bytes for MOVSXD",
+            Mnemonic::Clflush => "KVM's emulator reads what CLFLUSH flushes",
+            _ => return None,
+        })
     }
-    if is_mapped_io && has(&[Mnemonic::Movsxd]) {
-        return Some("KVM's emulator reads 4 bytes for MOVSXD");
+
+    /// True if KVM's emulator does not know the instruction.
+    fn is_extension(&self) -> bool {
+        use CpuidFeature::{CMOV, CX8, INTEL186, INTEL286, INTEL386, INTEL486, INTEL8086, X64};
+        const KNOWN: [CpuidFeature; 8] = [CMOV, CX8, INTEL8086, INTEL186, INTEL286, INTEL386, INTEL486, X64];
+        self.culprit.step.insn.cpuid_features().iter().any(|feature| !KNOWN.contains(feature))
     }
-    if is_mapped_io && has(&[Clflush]) {
-        return Some("KVM's emulator reads what CLFLUSH flushes");
+
+    /// Those of ring 0, which KVM's emulator executes on a host without hardware virtualization.
+    fn ring_0(&self) -> Option<&'static str> {
+        let insn = &self.culprit.step.insn;
+        if self.culprit.kvm.end == End::Shutdown {
+            return Some(
+                "KVM cannot deliver an exception to memory-mapped I/O, or ends otherwise at a triple fault",
+            );
+        }
+        if self.is(&[Mnemonic::Aad, Mnemonic::Aam]) && self.is_equal_but_flags(flag::ZF | flag::SF) {
+            return Some("KVM's emulator sets ZF and SF after AAD and AAM for all of AX");
+        }
+        if self.is(&[Mnemonic::Ltr, Mnemonic::Lldt]) && self.is_error_code() {
+            return Some("KVM's emulator has no selector in the error code of LTR and LLDT for an LDT");
+        }
+        if self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]) && self.is_error_code() {
+            return Some("the host has no selector in the error code of IRET");
+        }
+        if self.mnemonic == Mnemonic::Enter && !self.has_stack_size() {
+            return Some("KVM's emulator pushes the size of the stack for ENTER");
+        }
+        if self.is(&[Mnemonic::Sldt, Mnemonic::Str]) && insn.op0_kind() == OpKind::Memory {
+            return Some("KVM's emulator stores more than 2 bytes for SLDT and STR");
+        }
+        if self.mnemonic == Mnemonic::Cmpxchg && insn.op0_register().is_gpr32() && self.is_equal_with(clear_upper(insn)) {
+            return Some("KVM's emulator clears the upper half of a destination of CMPXCHG that it leaves");
+        }
+        if self.mnemonic == Mnemonic::Call && (self.kvm, self.soft) == (Some(13), Some(13)) {
+            return Some("KVM's emulator checks the target of CALL before the stack");
+        }
+        if self.is_upper_stack_pointer() {
+            return Some("KVM clears the upper half of ESP when it delivers an exception in real mode");
+        }
+        if self.writes_itself() {
+            return Some("KVM's emulator goes on with an instruction that has overwritten itself");
+        }
+        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is_partial_store() {
+            return Some("KVM's emulator writes the first part of a store whose second part faults");
+        }
+        None
     }
-    let changes_flags = program.state.rflags & flag::AC != 0 || has(&[Mnemonic::Popf, Mnemonic::Popfq]);
-    if soft_vector == Some(17) && changes_flags && has(&[Insb, Insw, Insd, Outsb, Outsw, Outsd]) {
-        return Some("KVM's emulator does not check the alignment of string I/O");
+
+    fn is_equal_but_flags(&self, flags: u64) -> bool {
+        let undefined = self.culprit.undefined.flags | flags;
+        outcome::compare(self.config, &self.culprit.kvm, &self.culprit.soft, undefined).is_empty()
     }
-    if soft_vector == Some(1) && !kvm.accesses.is_empty() {
-        return Some("KVM does not trap after an instruction that it emulates");
+
+    /// The operand size is that of the stack.
+    fn has_stack_size(&self) -> bool {
+        let before = &self.culprit.step.before;
+        let stack = match (before.is_64(), before.segments[seg::SS].big) {
+            (true, _) => Code::Enterq_imm16_imm8,
+            (false, true) => Code::Enterd_imm16_imm8,
+            (false, false) => Code::Enterw_imm16_imm8,
+        };
+        self.culprit.step.insn.code() == stack
     }
-    if has(&[Maskmovdqu]) && matches!(kvm_vector, Some(14 | 17)) {
-        return Some("MASKMOVDQU may fault for bytes that it does not store");
+
+    fn is_upper_stack_pointer(&self) -> bool {
+        self.config == Config::Real
+            && self.kvm.is_some()
+            && self.culprit.kvm.state.gpr[4] >> 16 == 0
+            && self.is_equal_with(|kvm, soft| kvm.state.gpr[4] |= soft.state.gpr[4] & !0xffff)
     }
-    None
+
+    /// A repetition changed its own bytes.
+    fn writes_itself(&self) -> bool {
+        let step = &self.culprit.step;
+        let byte = |at: u64| outcome::byte(&self.culprit.soft, self.config, step.address() + at);
+        let bytes = step.bytes.iter().take(step.insn.len());
+        step.insn.is_string_instruction()
+            && bytes.enumerate().any(|(at, old)| byte(at as u64).is_some_and(|new| new != *old))
+    }
+
+    /// Only bytes before the end of the page before CR2 are different.
+    fn is_partial_store(&self) -> bool {
+        let end = self.culprit.soft.state.cr2 & !0xfff;
+        self.culprit.soft.state.cr2 == end
+            && self.is_equal_with(|kvm, soft| outcome::copy(self.config, kvm, soft, end.wrapping_sub(7), 7))
+    }
+}
+
+/// Clears the upper half of operand 0, as KVM does, where the processor leaves it.
+fn clear_upper(insn: &Instruction) -> impl Fn(&mut Outcome, &Outcome) {
+    let register = insn.op0_register().full_register().number();
+    move |kvm, soft| kvm.state.gpr[register & 15] |= soft.state.gpr[register & 15] & !0xffff_ffff
+}
+
+fn is_canonical(address: u64) -> bool {
+    (address as i64) << 16 >> 16 == address as i64
+}
+
+/// The vector of the exception in which a program ended.
+fn exception(config: Config, outcome: &Outcome) -> Option<u8> {
+    layout::vector_of(outcome.state.rip).filter(|vector| *vector != 13 || !outcome::is_end(config, outcome))
 }

@@ -1,10 +1,9 @@
 //! Runs a program on both processors.
 
-use crate::flags::Undefined;
-use crate::outcome::{self, End, Outcome, ranges};
+use crate::outcome::{self, End, Outcome, byte, is_end, ranges, words};
 use crate::program::{Config, Program};
 use crate::{kvm, layout, quirks, soft};
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions};
 use softcpu::{State, seg};
 
 type Error = Box<dyn std::error::Error>;
@@ -25,7 +24,7 @@ pub enum Verdict {
 /// Both processors.
 pub struct Runner {
     kvm: kvm::Machine,
-    soft: soft::Machine,
+    pub soft: soft::Machine,
     /// The configuration of the last program.
     last: Option<Config>,
     pub faults: u64,
@@ -53,7 +52,7 @@ impl Runner {
     }
 
     /// Puts a program into both memories.
-    fn load(&mut self, program: &Program) -> Result<(), Error> {
+    pub fn load(&mut self, program: &Program) -> Result<(), Error> {
         let config = program.id.config;
         let everything = [(0, layout::MEMORY)];
         let ranges = if self.last == Some(config) { ranges(config) } else { &everything };
@@ -105,30 +104,18 @@ impl Runner {
     /// Runs a program on both and compares.
     pub fn judge(&mut self, program: &Program) -> Result<Verdict, Error> {
         let config = program.id.config;
-        self.load(program)?;
-        let kvm = self.run_kvm(program)?;
+        let (kvm, soft) = self.both(program)?;
         match &kvm.end {
             End::Unsupported => {
                 return Ok(Verdict::NotComparable(format!("KVM cannot emulate {}", name_at(&kvm))));
             }
-            End::Endless => {
-                // An emulated string instruction that was interrupted would go on in the next program.
-                self.kvm = kvm::Machine::new()?;
-                self.last = None;
-                return Ok(Verdict::NotComparable("endless".into()));
-            }
+            End::Endless => return Ok(Verdict::NotComparable("endless".into())),
             End::Other(why) => return Ok(Verdict::NotComparable(why.clone())),
             End::Halted | End::Shutdown => {}
         }
         if layout::vector_of(kvm.state.rip).is_some_and(|vector| vector != 13 || !is_end(config, &kvm)) {
             self.faults += 1;
         }
-        let soft = if self.self_check {
-            self.load(program)?;
-            self.run_kvm(program)?
-        } else {
-            self.run_soft(program)
-        };
         match soft.end {
             End::Unsupported => return Ok(Verdict::Unsupported(name_at(&soft))),
             End::Endless => return Ok(Verdict::NotComparable("endless on softcpu".into())),
@@ -138,65 +125,31 @@ impl Runner {
         if lines.is_empty() {
             return Ok(Verdict::Same);
         }
-        if let Some(why) = quirks::allowed(program, &kvm, &soft) {
-            return Ok(Verdict::NotComparable(why.into()));
-        }
-        let undefined = self.undefined(program)?;
-        if undefined.was_read || outcome::compare(config, &kvm, &soft, undefined.flags).is_empty() {
-            let cause = undefined.cause.map_or_else(String::new, |cause| format!("{cause:?}").to_lowercase());
-            return Ok(Verdict::UndefinedFlags(cause, lines));
-        }
-        Ok(Verdict::Different(lines))
+        Ok(match self.culprit(program)? {
+            Ok(culprit) => match quirks::allowed(config, &culprit) {
+                Some(why) => Verdict::NotComparable(why.into()),
+                None if culprit.undefined.was_read => Verdict::UndefinedFlags(culprit.undefined.name(), lines),
+                None => Verdict::Different(lines),
+            },
+            Err(undefined) if undefined.cause.is_some() => Verdict::UndefinedFlags(undefined.name(), lines),
+            // It cannot be cut into parts.
+            Err(_) => Verdict::Different(lines),
+        })
     }
 
-    /// Executes a program on softcpu step by step, and finds the flags that are undefined at its end.
-    fn undefined(&mut self, program: &Program) -> Result<Undefined, Error> {
+    /// Runs a program on both.
+    pub fn both(&mut self, program: &Program) -> Result<(Outcome, Outcome), Error> {
         self.load(program)?;
-        self.soft.set(&program.state);
-        let mut accesses = Vec::new();
-        let mut undefined = Undefined::default();
-        for _ in 0..200 {
-            let before = self.soft.state().clone();
-            let insn = self.soft.instruction();
-            let end = self.soft.run_steps(&mut accesses, 1);
-            // A handler's first instruction is a HLT, in which the program ends.
-            if layout::vector_of(self.soft.state().rip.wrapping_add(1)).is_none() || is_software(&insn) {
-                undefined.step(&insn);
-            }
-            if end.is_some() || before == *self.soft.state() && insn.mnemonic() != Mnemonic::Nop {
-                break;
-            }
+        let kvm = self.run_kvm(program)?;
+        if kvm.end == End::Endless {
+            // An emulated string instruction that was interrupted would go on in the next program.
+            self.kvm = kvm::Machine::new()?;
+            self.last = None;
         }
-        Ok(undefined)
+        self.load(program)?;
+        let soft = if self.self_check { self.run_kvm(program)? } else { self.run_soft(program) };
+        Ok((kvm, soft))
     }
-}
-
-fn is_software(insn: &Instruction) -> bool {
-    matches!(insn.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Int1)
-}
-
-fn words(config: Config) -> usize {
-    ranges(config).iter().map(|(start, end)| ((end - start) / 8) as usize).sum()
-}
-
-/// True if a program of ring 3 ended at a HLT, as it should.
-fn is_end(config: Config, outcome: &Outcome) -> bool {
-    let word = |at: u64| outcome.memory.get(((at - 0x7000) / 8) as usize).copied().unwrap_or(0);
-    let rip = word(layout::KERNEL_STACK_TOP - 40);
-    config == Config::User && byte(outcome, config, rip) == Some(0xf4)
-}
-
-/// The byte of memory at a physical address.
-fn byte(outcome: &Outcome, config: Config, at: u64) -> Option<u8> {
-    let mut first = 0;
-    for (start, end) in ranges(config) {
-        if (*start..*end).contains(&at) {
-            let word = outcome.memory.get((first + (at - start) / 8) as usize)?;
-            return Some((word >> (at % 8 * 8)) as u8);
-        }
-        first += (end - start) / 8;
-    }
-    None
 }
 
 /// The name of the instruction at which a program ended.

@@ -83,11 +83,12 @@ impl Machine {
         &self.cpu.state
     }
 
-    /// The instruction at RIP.
-    pub fn instruction(&mut self) -> Instruction {
+    /// The instruction at RIP, and its bytes.
+    pub fn instruction(&mut self) -> (Instruction, Vec<u8>) {
         let bytes = self.cpu.instruction_bytes();
         let state = &self.cpu.state;
-        Decoder::with_ip(state.code_bits(), &bytes, state.rip, DecoderOptions::NONE).decode()
+        let insn = Decoder::with_ip(state.code_bits(), &bytes, state.rip, DecoderOptions::NONE).decode();
+        (insn, bytes)
     }
 
     /// Runs until the end.
