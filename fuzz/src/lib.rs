@@ -7,6 +7,7 @@
 pub mod chains;
 pub mod elf;
 pub mod kernel;
+pub mod processor;
 pub mod race;
 pub mod saved;
 pub mod virtio_mmio;
