@@ -92,7 +92,10 @@ impl Runner {
             }
             let (kvm, soft) = self.both(&part)?;
             // A fault leaves the flags as they are.
-            if steps.peek().is_some() || layout::vector_of(soft.state.rip).is_none() || is_software(&step.insn) {
+            if steps.peek().is_some()
+                || layout::vector_of(soft.state.rip).is_none()
+                || is_software(&step.insn)
+            {
                 undefined.step(&step.insn);
             } else {
                 undefined.read(&step.insn);
