@@ -71,7 +71,9 @@ impl<'a> Case<'a> {
                     | OpKind::Immediate32to64
             )
         };
-        insn.op_kinds().any(is_memory) || insn.stack_pointer_increment() != 0 || self.mnemonic == Mnemonic::Enter
+        insn.op_kinds().any(is_memory)
+            || insn.stack_pointer_increment() != 0
+            || self.mnemonic == Mnemonic::Enter
     }
 
     /// True if the results are equal after a change of that of KVM.
@@ -149,7 +151,9 @@ impl<'a> Case<'a> {
         }
         let cr2 = self.culprit.kvm.state.cr2;
         if self.kvm == Some(14) && cr2 >> 47 != 0 && self.is_error_code() {
-            return Some("KVM's error code shows the page tables of the host for the upper half of the addresses");
+            return Some(
+                "KVM's error code shows the page tables of the host for the upper half of the addresses",
+            );
         }
         if self.soft == Some(6) && self.mnemonic == Mnemonic::INVALID {
             return Some("KVM emulates what raises #UD in ring 3, and does not check its prefixes");
@@ -174,9 +178,10 @@ impl<'a> Case<'a> {
 
     /// Those of accesses to memory-mapped I/O, which KVM's emulator makes on all hosts.
     fn mapped_io(&self) -> Option<&'static str> {
-        use Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Enter, Int, Int3, Into, Jmp, Lds, Les, Lfs, Lgs, Lss};
         use Mnemonic::{Call, Popa, Popad, Pusha, Pushad};
-        let is_far = self.culprit.step.insn.is_call_far_indirect() || self.culprit.step.insn.is_jmp_far_indirect();
+        use Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Enter, Int, Int3, Into, Jmp, Lds, Les, Lfs, Lgs, Lss};
+        let is_far =
+            self.culprit.step.insn.is_call_far_indirect() || self.culprit.step.insn.is_jmp_far_indirect();
         let is_string = self.culprit.step.insn.is_string_instruction();
         Some(match self.mnemonic {
             Mnemonic::Tzcnt | Mnemonic::Lzcnt => "KVM's emulator takes TZCNT and LZCNT for BSF and BSR",
@@ -189,7 +194,9 @@ impl<'a> Case<'a> {
                 "KVM's emulator makes only the last of several writes to memory-mapped I/O"
             }
             Popa | Popad => "KVM's emulator begins POPA again behind each value from memory-mapped I/O",
-            Cmpsb | Cmpsw | Cmpsd | Cmpsq if is_string => "KVM's emulator reads the first operand of CMPS first",
+            Cmpsb | Cmpsw | Cmpsd | Cmpsq if is_string => {
+                "KVM's emulator reads the first operand of CMPS first"
+            }
             Call => "KVM's emulator checks the target of CALL before the stack",
             Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => "KVM writes the elements of REP INS together",
             Mnemonic::Movsxd => "KVM's emulator reads 4 bytes for MOVSXD",
@@ -226,24 +233,44 @@ impl<'a> Case<'a> {
         if self.mnemonic == Mnemonic::Enter && !self.has_stack_size() {
             return Some("KVM's emulator pushes the size of the stack for ENTER");
         }
-        let is_selector = self.is(&[Mnemonic::Sldt, Mnemonic::Str]) || insn.op1_register().is_segment_register();
+        let is_selector =
+            self.is(&[Mnemonic::Sldt, Mnemonic::Str]) || insn.op1_register().is_segment_register();
         if is_selector && insn.op0_kind() == OpKind::Memory {
             return Some("KVM's emulator stores more than 2 bytes of a selector");
         }
-        if self.mnemonic == Mnemonic::Int && self.kvm.is_none() && self.config != Config::Real {
-            return Some("the host takes INT n of ring 0 for a call");
+        if self.mnemonic == Mnemonic::Int && self.config != Config::Real {
+            return Some("the host takes INT n of ring 0 for a call, or refuses it");
         }
-        if self.mnemonic == Mnemonic::Int && self.config == Config::Real && self.culprit.step.has_prefix(&[0x66]) {
+        if self.mnemonic == Mnemonic::Int
+            && self.config == Config::Real
+            && self.culprit.step.has_prefix(&[0x66])
+        {
             return Some("KVM's emulator pushes 32 bits for INT with an operand-size prefix");
         }
         let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
         if has_trap && self.kvm == Some(1) && self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]) {
             return Some("KVM's emulator traps after INT, which clears TF");
         }
+        if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && self.config == Config::Real {
+            return Some("KVM's emulator stores 24 bits of a base address with an operand size of 16");
+        }
+        if self.config == Config::Real
+            && self.culprit.soft.state.idtr.limit < 0x3ff
+            && self.culprit.soft.end == End::Shutdown
+        {
+            return Some("KVM ignores the limit of the IDT in real mode");
+        }
+        if matches!(insn.op0_register(), Register::CR0 | Register::CR4)
+            && (self.kvm, self.soft) == (None, Some(13))
+        {
+            return Some("KVM allows other bits of CR0 and CR4 than softcpu has");
+        }
         if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && (self.kvm, self.soft) == (None, Some(13)) {
             return Some("KVM allows addresses of 57 bits in GDTR and IDTR");
         }
-        if matches!(insn.op0_register(), Register::DR4 | Register::DR5) && (self.kvm, self.soft) == (None, Some(13)) {
+        if matches!(insn.op0_register(), Register::DR4 | Register::DR5)
+            && (self.kvm, self.soft) == (None, Some(13))
+        {
             return Some("KVM's emulator does not check the upper half of DR4 and DR5");
         }
         if self.soft == Some(6) && matches!(self.kvm, Some(12..=14)) && self.mnemonic == Mnemonic::INVALID {
@@ -254,7 +281,9 @@ impl<'a> Case<'a> {
         }
         let may_leave = self.is(&[Mnemonic::Cmpxchg, Mnemonic::Bsf, Mnemonic::Bsr]);
         if may_leave && insn.op0_register().is_gpr32() && self.is_equal_with(clear_upper(insn)) {
-            return Some("KVM's emulator clears the upper half of a destination that CMPXCHG, BSF or BSR leaves");
+            return Some(
+                "KVM's emulator clears the upper half of a destination that CMPXCHG, BSF or BSR leaves",
+            );
         }
         if self.mnemonic == Mnemonic::Call && (self.kvm, self.soft) == (Some(13), Some(13)) {
             return Some("KVM's emulator checks the target of CALL before the stack");
@@ -293,7 +322,9 @@ impl<'a> Case<'a> {
         }
         let is_short = self.config.is_64() && self.culprit.step.has_prefix(&[0x67]);
         if is_short && is_fault && outcome::compare(self.config, &kvm, &self.culprit.soft, flags).is_empty() {
-            return Some("KVM's emulator leaves the upper halves of the registers of a repetition at a fault");
+            return Some(
+                "KVM's emulator leaves the upper halves of the registers of a repetition at a fault",
+            );
         }
         None
     }

@@ -127,7 +127,9 @@ impl Runner {
         }
         let (again, soft) = self.both(program)?;
         if outcome::compare(config, &again, &soft, 0).is_empty() {
-            return Ok(Verdict::NotComparable("KVM's result is another one when the program is repeated".into()));
+            return Ok(Verdict::NotComparable(
+                "KVM's result is another one when the program is repeated".into(),
+            ));
         }
         Ok(match self.culprit(program)? {
             Ok(culprit) => match quirks::allowed(config, &culprit) {
