@@ -125,11 +125,7 @@ impl Maker {
     ) -> Option<()> {
         let written = number == 0;
         let register = match kind {
-            Kind::r8_or_mem
-            | Kind::r16_or_mem
-            | Kind::r32_or_mem
-            | Kind::r64_or_mem
-            | Kind::xmm_or_mem => {
+            Kind::r8_or_mem | Kind::r16_or_mem | Kind::r32_or_mem | Kind::r64_or_mem | Kind::xmm_or_mem => {
                 if rng.bool() {
                     return self.memory(insn, number, rip, rng);
                 }

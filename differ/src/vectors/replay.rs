@@ -5,7 +5,6 @@ use softcpu::{Cpu, Exit, Memory, Segment, State, flag, seg};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-
 /// The size of memory: all that an 80286 addresses.
 const MEMORY: usize = 1 << 24;
 const PAGE: usize = 4096;

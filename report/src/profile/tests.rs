@@ -76,7 +76,9 @@ fn a_device_text_is_split_at_the_first_blank() {
 fn a_profile_is_one_line_and_begins_with_its_format() {
     let text = String::from_utf8(written(&small())).unwrap();
     assert!(
-        text.starts_with(r#"{"format":"vmm-profile","version":1,"program":"vmm 0.1.0","processor":"kvm","guest":"#),
+        text.starts_with(
+            r#"{"format":"vmm-profile","version":1,"program":"vmm 0.1.0","processor":"kvm","guest":"#
+        ),
         "{text}"
     );
     assert_eq!((text.lines().count(), text.ends_with("}\n")), (1, true));
