@@ -159,8 +159,9 @@ fn paging(script: &mut Script, memory: &mut [u8], state: &mut State, mode: Mode,
     let flags = PRESENT | WRITABLE | USER;
     let [top, second, third, last] = [0, 1, 2, 3].map(|level| TABLES.start as u64 + 0x1000 * level);
     let size = if wide { 8 } else { 4 };
-    let mut entry =
-        |table: u64, index: u64, value: u64| put(memory, table + index * size, &value.to_le_bytes()[..size as usize]);
+    let mut entry = |table: u64, index: u64, value: u64| {
+        put(memory, table + index * size, &value.to_le_bytes()[..size as usize])
+    };
     let directory = if is_long {
         entry(top, 0, second | flags);
         entry(second, 0, third | flags);
@@ -222,7 +223,9 @@ fn tables(script: &mut Script, memory: &mut [u8], state: &mut State, mode: Mode,
     let code: u64 = if mode == Mode::Long { 0x00af_9b00_0000_ffff } else { 0x00cf_9b00_0000_ffff };
     let data: u64 = 0x00cf_9300_0000_ffff;
     let ring_3: u64 = 3 << 45;
-    for (index, value) in [0, code, data, code | ring_3, data | ring_3, 0x0000_8b00_7000_0067].iter().enumerate() {
+    for (index, value) in
+        [0, code, data, code | ring_3, data | ring_3, 0x0000_8b00_7000_0067].iter().enumerate()
+    {
         put(memory, GDT + 8 * index as u64, &u64::to_le_bytes(*value));
     }
     for index in 6..DESCRIPTORS {
@@ -253,7 +256,10 @@ fn place(script: &mut Script) -> u64 {
         4 => 0x8ff8 + script.below(16),
         5 => RAM as u64 - 8 + script.below(16),
         6 => RAM as u64 + 0x1000 * script.below(4),
-        7 => script.pick(&[TABLES.start as u64, TABLES.end as u64 - 0x1000, GDT, IDT, TSS, 0]) + script.below(64),
+        7 => {
+            script.pick(&[TABLES.start as u64, TABLES.end as u64 - 0x1000, GDT, IDT, TSS, 0])
+                + script.below(64)
+        }
         8 => script.below(256),
         9 => u64::MAX - script.below(256),
         10 => 0xffff_ffff - script.below(256),
@@ -319,8 +325,12 @@ fn instruction(script: &mut Script, code: &mut Vec<u8>) {
         3 => code.extend([0x0f, script.any()]),
         4 => code.extend([0x0f, script.pick(&[0x38, 0x3a]), script.any()]),
         // Stores, string instructions and others that touch much.
-        5 => code.push(script.pick(&[0x88, 0x89, 0xa4, 0xa5, 0xaa, 0xab, 0xc6, 0xc7, 0x80, 0x01, 0x8f, 0x60])),
-        6 => code.push(script.pick(&[0x6c, 0x6d, 0x6e, 0x6f, 0xec, 0xee, 0xcf, 0xcb, 0xcd, 0x9d, 0x8e, 0xc8])),
+        5 => {
+            code.push(script.pick(&[0x88, 0x89, 0xa4, 0xa5, 0xaa, 0xab, 0xc6, 0xc7, 0x80, 0x01, 0x8f, 0x60]))
+        }
+        6 => {
+            code.push(script.pick(&[0x6c, 0x6d, 0x6e, 0x6f, 0xec, 0xee, 0xcf, 0xcb, 0xcd, 0x9d, 0x8e, 0xc8]))
+        }
         _ => {
             // A repeated store, or a store near RIP.
             code.extend(script.pick(&[[0xf3, 0xaa], [0xf3, 0xa5], [0xf2, 0xae], [0xf3, 0x6e], [0x48, 0x89]]));
