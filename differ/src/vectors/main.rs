@@ -5,6 +5,7 @@ mod moo;
 mod replay;
 
 use clap::Parser;
+use explain::{Class, explain};
 use flate2::read::GzDecoder;
 use replay::{Ram, Replay};
 use std::collections::BTreeMap;
@@ -26,6 +27,9 @@ struct Options {
     /// The number of differences to print for a file
     #[arg(long, default_value_t = 2)]
     most: u64,
+    /// Print the results of each file
+    #[arg(long)]
+    verbose: bool,
 }
 
 fn main() -> ExitCode {
@@ -72,43 +76,73 @@ fn defined_flags(metadata: &serde_json::Value, opcode: &str) -> u16 {
     entry["flags-mask"].as_u64().map_or(u16::MAX, |mask| mask as u16)
 }
 
+/// The results of all files.
+#[derive(Default)]
+struct Report {
+    files: u64,
+    tests: u64,
+    passed: u64,
+    /// The differences between the processors.
+    classes: BTreeMap<Class, u64>,
+    /// The tests without an explanation: errors of the software processor.
+    failed: u64,
+}
+
 /// Replays the files. Returns true if each difference is explained.
 fn run(options: &Options) -> Result<bool, Error> {
     let metadata = serde_json::from_slice(&fs::read(options.folder.join("metadata.json"))?)?;
     let ram = Ram::new();
     let mut replay = Replay::new(&ram);
-    let mut classes: BTreeMap<explain::Class, u64> = BTreeMap::new();
-    let (mut tests, mut passed) = (0, 0);
+    let mut report = Report::default();
     for (opcode, path) in files(options)? {
-        let defined = defined_flags(&metadata, &opcode);
-        let list = read(&path)?;
-        let mut failed = 0;
-        for test in &list {
-            let outcome = replay.run(test, defined);
-            tests += 1;
-            if outcome.is_pass() {
-                passed += 1;
-                continue;
-            }
-            if let Some(class) = explain::explain(&mut replay, test, &outcome) {
-                *classes.entry(class).or_default() += 1;
-                continue;
-            }
+        replay_file(&mut replay, &mut report, &opcode, &read(&path)?, &metadata, options);
+    }
+    for (class, count) in &report.classes {
+        println!("{count:6} {}", class.text());
+    }
+    let Report { files, tests, passed, failed, .. } = report;
+    let explained: u64 = report.classes.values().sum();
+    println!(
+        "vectors: {files} files, {tests} tests: {passed} agree, {explained} explained, {failed} different"
+    );
+    Ok(tests > 0 && failed == 0)
+}
+
+fn replay_file(
+    replay: &mut Replay,
+    report: &mut Report,
+    opcode: &str,
+    tests: &[moo::Test],
+    metadata: &serde_json::Value,
+    options: &Options,
+) {
+    let defined = defined_flags(metadata, opcode);
+    let mut classes: BTreeMap<Class, u64> = BTreeMap::new();
+    let (mut passed, mut failed) = (0, 0);
+    for test in tests {
+        let outcome = replay.run(test, defined);
+        if outcome.is_pass() {
+            passed += 1;
+        } else if let Some(class) = explain(replay, test, &outcome) {
+            *classes.entry(class).or_default() += 1;
+        } else {
             failed += 1;
             if failed <= options.most {
-                println!(
-                    "{opcode} {} [{:02x?}] exc {:x?} {:?}: {:x?}",
-                    test.name, test.code, test.exception, outcome.end, outcome.differences
-                );
+                println!("{opcode} {}: {:?} {:x?}", test.name, outcome.end, outcome.differences);
             }
         }
-        if failed > 0 {
-            println!("{opcode}: {failed} of {} fail", list.len());
-        }
     }
-    for (class, count) in &classes {
-        println!("{count} {}", class.text());
+    if options.verbose || failed > 0 {
+        println!(
+            "{opcode}: {} tests, {passed} agree, {failed} different, explained: {classes:?}",
+            tests.len()
+        );
     }
-    println!("{passed} of {tests} pass");
-    Ok(true)
+    report.files += 1;
+    report.tests += tests.len() as u64;
+    report.passed += passed;
+    report.failed += failed;
+    for (class, count) in classes {
+        *report.classes.entry(class).or_default() += count;
+    }
 }

@@ -1,4 +1,4 @@
-//! What the software processor knows about the end of a guest: the faults of its death, and the loop of a timeout. With
+//! The facts of the software processor about the end of a guest: the faults of its death, and the loop of a timeout. With
 //! KVM, both can only be guessed.
 
 use crate::memory::PagedMemory;
