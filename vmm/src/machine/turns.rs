@@ -31,6 +31,32 @@ struct Turn<'a> {
     stop: Option<Stop>,
 }
 
+impl Turn<'_> {
+    /// Takes a turn, unless text of the vCPU waits for its reader. `text_waits` is set if any text does. Returns its new value.
+    fn take(&mut self, context: &RunContext<'_>, mut text_waits: bool) -> bool {
+        if text_waits {
+            self.stop = context.output.go_on().break_value();
+            text_waits = context.deadline.go_on().is_some();
+        }
+        self.prints &= text_waits;
+        if self.stop.is_some() || self.prints {
+            return text_waits;
+        }
+        self.stop = self.run.run_slice(self.vcpu, &mut self.entry, &mut self.again);
+        self.prints = context.deadline.go_on() == Some(Wait::Reader);
+        text_waits || self.prints
+    }
+}
+
+/// Starts the timer of a run. With several vCPUs it also interrupts writes that block, so that they give way.
+fn start_timer(vcpus: usize, context: &RunContext<'_>, timer: &mut Option<KickTimer>) -> Result<(), Error> {
+    if vcpus == 1 {
+        return context.restart(timer);
+    }
+    let first = context.limit.map_or(REPEAT, |limit| limit.min(REPEAT));
+    KickTimer::restart(timer, first).map_err(Error::host("starting the watchdog"))
+}
+
 /// Runs software processors until the machine stops.
 ///
 /// # Errors
@@ -43,12 +69,7 @@ pub(super) fn run(
     timer: &mut Option<KickTimer>,
 ) -> Result<RunResult, Error> {
     let ran = host::with_kick_byte(|_, kicked| {
-        let limit = context.limit.unwrap_or(REPEAT).min(REPEAT);
-        match vcpus.len() {
-            1 => context.restart(timer)?,
-            // A write that blocks is interrupted, so that it gives way.
-            _ => KickTimer::restart(timer, limit).map_err(Error::host("starting the watchdog"))?,
-        }
+        start_timer(vcpus.len(), context, timer)?;
         let mut side = background.take_turns(&context.deadline)?;
         let mut turns: Vec<_> = vcpus
             .iter_mut()
@@ -68,16 +89,7 @@ pub(super) fn run(
                 let Some(turn) = turns.get_mut(index).filter(|turn| turn.stop.is_none()) else { continue };
                 // A kick only interrupts a blocking system call.
                 kicked.store(0, Ordering::Relaxed);
-                if text_waits {
-                    turn.stop = context.output.go_on().break_value();
-                    text_waits = context.deadline.go_on().is_some();
-                }
-                turn.prints &= text_waits;
-                if turn.stop.is_none() && !turn.prints {
-                    turn.stop = turn.run.run_slice(turn.vcpu, &mut turn.entry, &mut turn.again);
-                    turn.prints = context.deadline.go_on() == Some(Wait::Reader);
-                    text_waits |= turn.prints;
-                }
+                text_waits = turn.take(context, text_waits);
                 side.add_rings(turn.vcpu.take_rings());
                 if turn.stop.as_ref().is_some_and(|stop| !stop.parks()) {
                     stopped_by = Some(index);
@@ -94,7 +106,7 @@ pub(super) fn run(
         }
         context.deadline.share_thread(false);
         // On KVM the thread of such a vCPU is kicked out of its write. The device's text still goes to a slow reader.
-        if stopped_by.is_some() && turns.iter().any(|turn| turn.prints) {
+        if (stopped_by.is_some() || side.has_stopped()) && turns.iter().any(|turn| turn.prints) {
             context.output.drop_waiting();
         }
         let vcpus = turns.into_iter().map(|turn| (turn.stop.unwrap_or(Stop::Interrupted), turn.run.finish()));
