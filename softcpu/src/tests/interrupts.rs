@@ -427,6 +427,21 @@ fn alignment_check_of_a_frame_for_ever_ends() {
 }
 
 #[test]
+fn exceptions_that_raise_each_other_for_ever_end() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.ud2());
+    // The frame of #NP raises #AC, and the gate of #AC raises #NP.
+    for vector in 0..32 {
+        set_gate(&cpu, vector, gate(selector::USER_CODE_32, DATA, 0xee, 0));
+    }
+    set_gate(&cpu, crate::trap::AC, gate(selector::USER_CODE_32, DATA, 0x6e, 0));
+    cpu.state.cr0 |= crate::state::cr0::AM;
+    cpu.state.rflags |= flag::AC;
+    cpu.state.gpr[gpr::SP] += 1;
+    assert_eq!(cpu.run(10), Exit::SliceEnd);
+    assert_eq!(cpu.state.rip, CODE);
+}
+
+#[test]
 fn virtual_8086_mode_is_not_supported() {
     let mut cpu = machine(Mode::Protected, |a| a.nop());
     cpu.state.rflags |= flag::VM;
