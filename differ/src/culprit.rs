@@ -91,9 +91,9 @@ impl Runner {
                 part.write(next.address(), &[0xf4]);
             }
             let (kvm, soft) = self.both(&part)?;
-            // A fault leaves the flags as they are.
+            // A fault leaves the flags as they are; a trap does not.
             if steps.peek().is_some()
-                || layout::vector_of(soft.state.rip).is_none()
+                || matches!(layout::vector_of(soft.state.rip), None | Some(1))
                 || is_software(&step.insn)
             {
                 undefined.step(&step.insn);

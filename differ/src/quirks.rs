@@ -29,6 +29,8 @@ struct Case<'a> {
     is_mapped_io: bool,
 }
 
+/// The prefixes that 64-bit mode ignores.
+const SEGMENTS: [u8; 4] = [0x26, 0x2e, 0x36, 0x3e];
 const INPUT: [Mnemonic; 3] = [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd];
 const STRING_IO: [Mnemonic; 6] =
     [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd, Mnemonic::Outsb, Mnemonic::Outsw, Mnemonic::Outsd];
@@ -128,7 +130,6 @@ impl<'a> Case<'a> {
 
     /// Those of addresses that are not canonical.
     fn not_canonical(&self) -> Option<&'static str> {
-        const SEGMENTS: [u8; 4] = [0x26, 0x2e, 0x36, 0x3e];
         if !self.config.is_64() || !matches!(self.soft, Some(12 | 13)) || !self.has_memory() {
             return None;
         }
@@ -163,6 +164,14 @@ impl<'a> Case<'a> {
         }
         if self.soft == Some(17) && self.is(&STRING_IO) {
             return Some("KVM's emulator does not check the alignment of string I/O");
+        }
+        if self.is(&STRING_IO) && self.culprit.step.has_prefix(&SEGMENTS) {
+            return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
+        }
+        let pointer = self.culprit.step.before.gpr[4];
+        let is_canonical = (pointer as i64) << 16 >> 16 == pointer as i64;
+        if self.kvm == Some(6) && self.has_memory() && self.is_extension() && !is_canonical {
+            return Some("the host emulates an access that it has to map if RSP is not canonical");
         }
         if self.culprit.is_rewritten {
             return Some("a repetition has overwritten itself: the instruction that differs cannot be found");
@@ -227,8 +236,8 @@ impl<'a> Case<'a> {
             return Some("KVM's emulator has no selector in the error code of LTR and LLDT for an LDT");
         }
         let is_iret = self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]);
-        if is_iret && self.config == Config::Long && self.kvm == Some(13) {
-            return Some("the host emulates IRET: it refuses a null SS, and its error code has no selector");
+        if is_iret && self.config == Config::Long && matches!(self.kvm, Some(11 | 13)) {
+            return Some("the host emulates IRET: its checks and its error code are others");
         }
         if self.mnemonic == Mnemonic::Enter && !self.has_stack_size() {
             return Some("KVM's emulator pushes the size of the stack for ENTER");
@@ -241,17 +250,15 @@ impl<'a> Case<'a> {
         if self.mnemonic == Mnemonic::Int && self.config != Config::Real {
             return Some("the host takes INT n of ring 0 for a call, or refuses it");
         }
-        if self.mnemonic == Mnemonic::Int
-            && self.config == Config::Real
-            && self.culprit.step.has_prefix(&[0x66])
-        {
+        let is_software = self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]);
+        if is_software && self.config == Config::Real && self.culprit.step.has_prefix(&[0x66]) {
             return Some("KVM's emulator pushes 32 bits for INT with an operand-size prefix");
         }
         let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
         if has_trap && self.kvm == Some(1) && self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]) {
             return Some("KVM's emulator traps after INT, which clears TF");
         }
-        if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && self.config == Config::Real {
+        if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && self.config != Config::Long {
             return Some("KVM's emulator stores 24 bits of a base address with an operand size of 16");
         }
         if self.config == Config::Real
@@ -273,8 +280,12 @@ impl<'a> Case<'a> {
         {
             return Some("KVM's emulator does not check the upper half of DR4 and DR5");
         }
-        if self.soft == Some(6) && matches!(self.kvm, Some(12..=14)) && self.mnemonic == Mnemonic::INVALID {
+        let has_read = self.is_mapped_io || matches!(self.kvm, Some(12..=14));
+        if self.soft == Some(6) && has_read && self.mnemonic == Mnemonic::INVALID {
             return Some("KVM's emulator reads the operand before it raises #UD");
+        }
+        if has_trap && self.mnemonic == Mnemonic::Swapgs && (self.kvm, self.soft) == (Some(1), Some(1)) {
+            return Some("the host traps one instruction too late after SWAPGS");
         }
         if self.mnemonic == Mnemonic::Reservednop && self.culprit.step.has_prefix(&[0x67]) {
             return Some("KVM's emulator takes reserved NOPs with 16-bit addresses for shorter ones");
