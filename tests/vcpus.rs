@@ -264,7 +264,8 @@ fn limit_while_blocked() {
         files.write("elf", &support::elf_entered_at(0x1000, begin, &[driver, OTHERS_RUN, &jump].concat()));
     // With one vCPU, only the wall-clock limit counts, because the guest only waits.
     for (cpus, option) in [("1", "--wall-timeout"), ("4", "--wall-timeout"), ("4", "--timeout")] {
-        for transport in TRANSPORT_NAMES {
+        // With polling the timeout also waits: the driver only says that it reads.
+        for transport in TRANSPORT_NAMES.iter().filter(|name| option != "--timeout" || **name == "exit") {
             let mut command = vmm(&[&file, "--cpus", cpus, option, "0.3", "--transport", transport]);
             let started = Instant::now();
             let mut child =
