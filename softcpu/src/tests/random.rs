@@ -132,7 +132,9 @@ fn string_output_moves_by_its_size() {
 #[test]
 fn a_repetition_of_no_port_accesses() {
     for code in [[0xf3, 0x6c], [0xf3, 0x6e]] {
-        assert_eq!(vector(&mut long_mode(&code, 3)), (13, Some(0)));
+        let mut cpu = long_mode(&code, 3);
+        cpu.state.tr.limit = 0;
+        assert_eq!(vector(&mut cpu), (13, Some(0)));
         let mut cpu = long_mode(&[0x67, code[0], code[1], 0xf4], 0);
         cpu.state.gpr[1] = 0x1_0000_0000;
         assert_eq!(finish(&mut cpu), Exit::Halted);
@@ -161,7 +163,7 @@ fn cmps_reads_its_second_operand_first() {
 /// The remaining bytes of an opcode that 64-bit mode does not have are not fetched.
 #[test]
 fn an_invalid_opcode_at_the_end_of_a_page_is_undefined() {
-    for opcode in [0x06, 0x27, 0x60, 0x82, 0x9a, 0xd4, 0xd6, 0xea] {
+    for opcode in [0x06, 0x27, 0x60, 0x9a, 0xce, 0xd4] {
         // The page behind it is not mapped.
         let mut cpu = long_mode(&[], 0);
         let table = PML4 + 0x3000;
