@@ -168,7 +168,7 @@ impl<'a> Case<'a> {
         if self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]) {
             return Some("IRET sees the tables of the host");
         }
-        if self.is(&STRING_IO) && self.culprit.step.has_prefix(&SEGMENTS) {
+        if (self.is(&STRING_IO) || self.is_mapped_io) && self.culprit.step.has_prefix(&SEGMENTS) {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
         let pointer = self.culprit.step.before.gpr[4];
@@ -179,7 +179,7 @@ impl<'a> Case<'a> {
         if self.culprit.is_rewritten {
             return Some("a repetition has overwritten itself: the instruction that differs cannot be found");
         }
-        if self.is(&STRING_IO) && self.culprit.step.insn.has_rep_prefix() {
+        if self.is(&STRING_IO) {
             return self.repetition();
         }
         if self.mnemonic == Mnemonic::Maskmovdqu && matches!(self.kvm, Some(14 | 17)) {
@@ -305,10 +305,8 @@ impl<'a> Case<'a> {
         if self.is_upper_stack_pointer() {
             return Some("KVM clears the upper half of ESP when it delivers an exception in real mode");
         }
-        if insn.has_rep_prefix() || insn.has_repne_prefix() {
-            if let Some(why) = self.repetition() {
-                return Some(why);
-            }
+        if let Some(why) = self.repetition() {
+            return Some(why);
         }
         if self.culprit.is_rewritten || self.writes_itself() {
             return Some("KVM's emulator goes on with an instruction that has overwritten itself");
@@ -321,6 +319,10 @@ impl<'a> Case<'a> {
 
     /// Those of repetitions.
     fn repetition(&self) -> Option<&'static str> {
+        let insn = &self.culprit.step.insn;
+        if !insn.has_rep_prefix() && !insn.has_repne_prefix() {
+            return None;
+        }
         let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
         if has_trap && self.soft == Some(1) {
             return Some("KVM's emulator does not trap after each element of a repetition");
