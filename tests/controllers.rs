@@ -4,14 +4,14 @@
 mod support;
 
 use libtest_mimic::Arguments;
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::payloads::{HALT, READ_PORT};
 use support::{
-    Files, TRANSPORTS, assert_error, code, each_on_both, embedded, find, kvm_test, ran, run, run_machine,
+    Files, TRANSPORTS, assert_error, code, each_on_both, embedded, find, kvm_test, machine_test, ran,
+    run_machine,
 };
 use vmm::Machine;
 use vmm::controller::{ExitController, HYPERCALL_PRINT, KvmTranslation, MsrRule, VcpuState};
@@ -22,7 +22,7 @@ use vmm::x86::Mode;
 fn main() -> ExitCode {
     support::watchdog();
     let mut tests = vec![
-        kvm_test("the_example_of_the_documentation_runs", example),
+        machine_test("the_example_of_the_documentation_runs", example),
         kvm_test("a_probe_agrees_with_the_processor", probe_agrees),
         kvm_test("cpuid_that_kvm_refuses_is_a_usage_error", refused_cpuid),
         kvm_test("too_many_rules_are_refused", too_many_rules),
@@ -47,12 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn example() {
-    let example = Path::new(env!("CARGO_BIN_EXE_vmm")).with_file_name("examples").join("controller");
-    // `cargo test` builds examples, but `cargo test --test controllers` does not.
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--workspace", "--example", "controller"]);
-    assert!(cargo.status().unwrap().success());
-    let ran = run(Command::new(example).stdout(Stdio::piped()));
+    let ran = support::example("controller");
     assert_eq!(ran.text(), "vCPU 0 reads twice 21\nexited with code 42\n", "{}", ran.stderr);
     let source = include_str!("../vmm/examples/controller.rs");
     assert!(source.lines().count() < 40);

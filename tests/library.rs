@@ -4,10 +4,10 @@
 mod support;
 
 use libtest_mimic::Arguments;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{machine_test, run, watchdog};
+use support::{machine_test, watchdog};
 use vmm::boot::Image;
 use vmm::device::{Device, DeviceName, Transport};
 use vmm::exit::{Reason, Stop};
@@ -63,9 +63,7 @@ fn examples() {
         ("controller", "vCPU 0 reads twice 21\nexited with code 42\n"),
         ("thousand_runs", "1000 runs: 2000 exits, all results right\n"),
     ] {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["run", "--quiet", "--locked", "--package", "vmm", "--example", name]);
-        let ran = run(cargo.stdout(std::process::Stdio::piped()));
+        let ran = support::example(name);
         assert_eq!(ran.text(), output, "{}", ran.stderr);
     }
 }

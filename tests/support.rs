@@ -17,7 +17,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -236,6 +236,17 @@ pub fn code(code: &'static [u8], mode: Mode) -> Image {
 /// Runs the `vmm` program with these arguments.
 pub fn ran(arguments: &[&str]) -> Ran {
     run(&mut vmm(arguments))
+}
+
+/// Builds and runs an example of the library.
+pub fn example(name: &str) -> Ran {
+    // `cargo test` builds examples, but `cargo test --test NAME` does not. For the package alone, cargo would compile the
+    // libraries again, with other features.
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--locked", "--workspace", "--example", name]);
+    assert!(cargo.status().expect("cargo starts").success());
+    let program = Path::new(env!("CARGO_BIN_EXE_vmm")).with_file_name("examples").join(name);
+    run(Command::new(program).stdout(Stdio::piped()))
 }
 
 /// A temporary folder for one test.

@@ -51,7 +51,9 @@ pub(super) fn derailed(state: &State<'_>, outside: bool) -> Option<Suspicion> {
         let place = if target == 0 { "0".into() } else { format!("{target:#x}, which is outside its image") };
         return Some(format!("a call of a function pointer that is {place}").into());
     }
-    if popped_too_much(state) || (popped_address(state) && returns(image)) || (is_real && returns(image)) {
+    // In real mode, faults without a handler push until the stack pointer is anywhere.
+    let popped = !is_real && popped_too_much(state);
+    if popped || (popped_address(state) && returns(image)) || (is_real && returns(image)) {
         return Some(RETURNED.into());
     }
     let wrong = "a ret to a wrong address: the stack was overwritten, or a function popped more or less than it pushed";

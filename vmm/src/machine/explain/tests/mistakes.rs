@@ -122,6 +122,15 @@ fn a_ret_of_a_function_is_not_that_of_the_entry_point() {
     assert_suspects(&looping, "none");
 }
 
+/// In memory without code, faults without a handler have pushed until the stack pointer is just above its start.
+#[test]
+fn in_real_mode_the_stack_pointer_alone_is_no_sign_of_a_return() {
+    let mut dead = Dead::new(Mode::Real, |code| code.mov(ax, 42));
+    dead.died = false;
+    (dead.regs.rsp, dead.regs.rip) = (dead.regs.rsp + 6, 0xd840);
+    assert_suspects(&dead, "it left its image");
+}
+
 #[test]
 fn a_return_is_recognised_in_code_that_was_overwritten() {
     let mut dead = Dead::new(Mode::Real, CodeAssembler::ret);
