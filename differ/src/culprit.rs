@@ -88,6 +88,11 @@ impl Runner {
                     is_rewritten = true;
                     continue;
                 }
+                // Nor at an address that is mapped to another one.
+                if next.address() >= layout::MEMORY {
+                    undefined.step(&step.insn);
+                    continue;
+                }
                 part.write(next.address(), &[0xf4]);
             }
             let (kvm, soft) = self.both(&part)?;

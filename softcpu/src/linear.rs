@@ -40,6 +40,10 @@ impl<M: Memory> Cpu<M> {
             if is_canonical(linear) && is_canonical(linear.wrapping_add(size.wrapping_sub(1))) {
                 return Ok(linear);
             }
+            // Processors of Intel check the alignment before the last byte.
+            if is_canonical(linear) && size <= 8 {
+                self.check_alignment(linear, size as u8)?;
+            }
             return Err(segment_fault(segment));
         }
         let register = &self.state.segments[segment % 6];

@@ -198,3 +198,20 @@ fn a_write_to_code_accesses_nothing() {
     cpu.state.segments[seg::CS].kind = 0b1011;
     assert_eq!(cpu.run(10), Exit::Shutdown);
 }
+
+/// An address whose last byte alone is not canonical: #AC comes before #GP.
+#[test]
+fn alignment_is_checked_before_the_last_byte() {
+    for (address, ac, number) in [
+        (0x7fff_ffff_ffff, false, 13),
+        (0x7fff_ffff_ffff, true, 17),
+        (0x7fff_ffff_fffe, true, 17),
+        (0x8000_0000_0001, true, 13),
+    ] {
+        // mov eax, [rbx]
+        let mut cpu = long_mode(&[0x8b, 0x03], 3);
+        cpu.state.rflags |= if ac { flag::AC } else { 0 };
+        cpu.state.gpr[3] = address;
+        assert_eq!(vector(&mut cpu), (number, Some(0)));
+    }
+}
