@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::process::{ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Files, Liar, TRANSPORT_NAMES, assert_error, full_stream, machine_test, plain_test, run, vmm};
+use support::{
+    Files, Liar, TRANSPORT_NAMES, assert_error, full_stream, kvm_test, machine_test, plain_test, run, vmm,
+};
 
 /// mov al, 'a'; out 0xe9, al; hlt
 const PRINT_A: &[u8] = &[0xb0, b'a', 0xe6, 0xe9, 0xf4];
@@ -17,9 +19,9 @@ fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         plain_test("a_host_that_cannot_wait_still_tells_the_error", no_waits),
-        machine_test("a_host_that_fails_makes_a_grade_invalid", host_fails_while_grading),
-        machine_test("a_host_that_fails_in_the_middle_of_a_run_loses_no_result", host_fails_during_a_run),
-        machine_test("a_result_that_the_host_does_not_tell_is_no_success", unreadable_registers),
+        kvm_test("a_host_that_fails_makes_a_grade_invalid", host_fails_while_grading),
+        kvm_test("a_host_that_fails_in_the_middle_of_a_run_loses_no_result", host_fails_during_a_run),
+        kvm_test("a_result_that_the_host_does_not_tell_is_no_success", unreadable_registers),
         machine_test("output_that_is_not_read_is_a_host_error", unread_output),
         machine_test("a_report_that_is_not_read_is_given_up", unread_stderr),
     ];

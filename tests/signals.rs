@@ -10,14 +10,16 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::payloads::PRINT_LINE_AND_LOOP;
-use support::{Files, Liar, Ran, TRANSPORT_NAMES, each_on_both, full_stream, machine_test, run, shell, vmm};
+use support::{
+    Files, Liar, Ran, TRANSPORT_NAMES, each_on_both, full_stream, kvm_test, machine_test, run, shell, vmm,
+};
 
 fn main() -> ExitCode {
     support::watchdog();
     let mut tests = vec![
         machine_test("a_kick_without_a_reason_has_no_effect", kick_without_reason),
         machine_test("runs_end_without_a_quota_for_signals", no_signal_quota),
-        machine_test("a_signal_before_the_run_ends_it", early_signal),
+        kvm_test("a_signal_before_the_run_ends_it", early_signal),
     ];
     tests.extend(each_on_both(&[
         ("a_run_that_waits_for_input_can_be_interrupted", interrupted_wait),

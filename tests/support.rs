@@ -146,7 +146,7 @@ pub fn vmm(arguments: &[&str]) -> Command {
     command.args(arguments).stdout(Stdio::piped()).env_remove("RUST_LOG");
     // The subcommands that run a guest take the option. Without a subcommand, the first word is a guest.
     let runs = !["boot", "bench", "compare", "doctor", "guests", "report"]
-        .contains(&arguments.first().unwrap_or(&""));
+        .contains(&arguments.first().copied().unwrap_or_default());
     match processor() {
         Some(Processor::Soft) if runs => command.args(["--vcpu", "soft"]),
         Some(Processor::Kvm) if runs => command.args(["--vcpu", "kvm"]),

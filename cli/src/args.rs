@@ -22,7 +22,7 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF64 executable on four vCPUs
-  vmm run simvirtio --vcpu soft              without KVM, on the software processor
+  vmm run simvirtio --vcpu soft              on the software processor
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 

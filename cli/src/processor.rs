@@ -44,6 +44,7 @@ fn reason(error: &Error) -> String {
             ErrorKind::PermissionDenied => "/dev/kvm cannot be opened (permission denied)".into(),
             _ => format!("/dev/kvm cannot be opened ({source})"),
         },
+        Error::NoKvm => "this host has no KVM".into(),
         Error::NotKvm { .. } => "/dev/kvm is not KVM's device".into(),
         _ => "KVM does not work on this host".into(),
     }
@@ -63,6 +64,7 @@ mod tests {
         assert_eq!(open(libc::ENOENT), "/dev/kvm is missing");
         assert_eq!(open(libc::EACCES), "/dev/kvm cannot be opened (permission denied)");
         assert!(open(libc::ENODEV).starts_with("/dev/kvm cannot be opened (No such device"));
+        assert_eq!(reason(&Error::NoKvm), "this host has no KVM");
         assert_eq!(reason(&Error::ApiVersion { found: 3 }), "KVM does not work on this host");
     }
 }

@@ -55,7 +55,7 @@ struct Options {
     verbose: bool,
 }
 
-/// What happened to the programs of one configuration.
+/// The results of the programs of one configuration.
 #[derive(Default)]
 struct Tally {
     programs: u64,
@@ -66,7 +66,7 @@ struct Tally {
     differences: u64,
 }
 
-/// What happened in all.
+/// The results of all programs.
 #[derive(Default)]
 struct Report {
     tallies: BTreeMap<Config, Tally>,

@@ -1,7 +1,7 @@
 //! Profiles and traces, written by the writers of the program.
 
 use crate::Script;
-use report::profile::{SavedMark, SavedSite, SavedTimes, SavedVcpu};
+use report::profile::{SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu};
 use report::trace::{Record, SavedDevice};
 use report::{SavedProfile, SavedTrace};
 use vmm::exit::Reason;
@@ -41,6 +41,7 @@ pub fn profile(script: &mut Script) -> SavedProfile {
         marks: (0..script.below(5)).map(|_| mark(script)).collect(),
         machine: vcpu(script, None),
         vcpus,
+        processor: script.pick(&[SavedProcessor::Kvm, SavedProcessor::Soft]),
         ..Default::default()
     }
 }
@@ -113,6 +114,7 @@ pub fn trace(script: &mut Script) -> SavedTrace {
         program: text(script),
         guest: text(script),
         ended: text(script),
+        processor: script.pick(&[SavedProcessor::Kvm, SavedProcessor::Soft]),
         devices,
     }
 }

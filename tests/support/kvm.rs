@@ -43,8 +43,13 @@ pub fn kvm_test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -
             Ok(Completion::Completed)
         }
         Some(reason) if is_required() => Err(required(reason)),
-        Some(reason) => Ok(Completion::ignored_with(reason)),
+        Some(reason) => Ok(Completion::ignored_with(format!("needs KVM, and {}", first_part(reason)))),
     })
+}
+
+/// Returns an error message without its advice.
+fn first_part(message: &str) -> &str {
+    message.match_indices(": ").nth(1).map_or(message, |(end, _)| &message[..end])
 }
 
 /// Returns a test that runs guests on the processor that the program chooses: KVM's, or the software processor if KVM

@@ -242,7 +242,7 @@ fn check_results(guest: &str, results: &[u64], run: &Run) -> Option<Result<Strin
         }
         "kev-cpuid" => {
             let bytes: Vec<u8> = results.iter().map(|word| word.to_le_bytes()[0]).collect();
-            let vendor = vmm::x86::host_vendor();
+            let vendor = run.report.processor.vendor().unwrap_or_default();
             let expected = [&vendor[..], &[CPUID_VCPU], vmm::x86::SIGNATURE].concat();
             let words = format!("vendor {:?}, number {CPUID_VCPU:#x}", String::from_utf8_lossy(&vendor));
             let failure = "must write vendor, number 0xba and the hypervisor's name to port 0x42";

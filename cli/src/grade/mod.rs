@@ -29,7 +29,7 @@ Examples:
   vmm grade --guest16 my.bin                   your own real-mode guest
   vmm grade --simvirtio my.bin@0x1000:64       your own SIMVIRTIO driver
   vmm grade kev --guest kev-msr=my.bin@0x1000  your own guest for KeV
-  vmm grade --vcpu soft                        without KVM, on the software processor
+  vmm grade --vcpu soft                        on the software processor
 
 so2 has five tasks: a 16-bit guest (30 points), a 32-bit and a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
 counting of exits (10), which always uses the built-in guests. kev has 20 checks of 5 points each; `vmm guests` \

@@ -76,11 +76,16 @@ fn a_device_text_is_split_at_the_first_blank() {
 fn a_profile_is_one_line_and_begins_with_its_format() {
     let text = String::from_utf8(written(&small())).unwrap();
     assert!(
-        text.starts_with(r#"{"format":"vmm-profile","version":1,"program":"vmm 0.1.0","guest":"#),
+        text.starts_with(
+            r#"{"format":"vmm-profile","version":1,"program":"vmm 0.1.0","processor":"kvm","guest":"#
+        ),
         "{text}"
     );
     assert_eq!((text.lines().count(), text.ends_with("}\n")), (1, true));
     assert_eq!(SavedProfile::read(text.as_bytes()).unwrap(), small());
+    // Older files do not have the member.
+    let older = text.replace(r#""processor":"kvm","#, "");
+    assert_eq!(SavedProfile::read(older.as_bytes()).unwrap(), small());
 }
 
 #[test]
@@ -252,8 +257,10 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
             vcpus,
         )| {
             let [program, guest, ended] = texts;
+            let processor = if digits % 2 == 0 { SavedProcessor::Kvm } else { SavedProcessor::Soft };
             SavedProfile {
                 program,
+                processor,
                 guest,
                 ended,
                 elapsed_ns,

@@ -28,6 +28,7 @@ fn small() -> SavedTrace {
         ..OUT
     };
     SavedTrace {
+        processor: SavedProcessor::Soft,
         vcpus: 2,
         seen: 7,
         elapsed_ns: 2500,
@@ -70,7 +71,7 @@ fn the_bytes_match_the_specification() {
     let trailer = std::str::from_utf8(&bytes[64 + 3 * 48..]).unwrap();
     assert_eq!(
         trailer,
-        r#"{"program":"vmm 0.1.0","guest":"real16-hello","ended":"halted","devices":[{"reason":"PIO out","place":233,"width":1,"device":"debugcon"}]}"#
+        r#"{"program":"vmm 0.1.0","processor":"soft","guest":"real16-hello","ended":"halted","devices":[{"reason":"PIO out","place":233,"width":1,"device":"debugcon"}]}"#
     );
     assert_eq!(u64::from(bytes[32]), trailer.len() as u64);
     assert_eq!(SavedTrace::read(&bytes), Ok((small(), None)));

@@ -105,11 +105,12 @@ fn verw<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     Ok(())
 }
 
+/// ARPL. A selector that keeps its level is not written: processors of Intel accept it in a page that is read-only.
 fn arpl<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     if !cpu.state.is_protected() {
         return Err(Trap::ud());
     }
-    let (to, from) = (cpu.get_for_update(op, 0)?, cpu.get(op, 1)?);
+    let (to, from) = (cpu.get(op, 0)?, cpu.get(op, 1)?);
     let raises = to & 3 < from & 3;
     if raises {
         cpu.set(op, 0, to & !3 | from & 3)?;

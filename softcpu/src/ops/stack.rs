@@ -112,8 +112,9 @@ fn enter<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
         pointer = pointer.wrapping_sub(step) & mask(width);
         cpu.store(seg::SS, pointer, size, value).map(|()| pointer)
     };
-    let frame = push(cpu, cpu.state.gpr[gpr::BP])?;
-    let mut last = frame;
+    let mut last = push(cpu, cpu.state.gpr[gpr::BP])?;
+    // The whole stack pointer, also where the stack has 16 bits.
+    let frame = cpu.state.gpr[gpr::SP] & !mask(width) | last;
     for index in 1..level {
         let outer = cpu.state.gpr[gpr::BP].wrapping_sub(index * step) & mask(width);
         let value = cpu.load(seg::SS, outer, size)?;

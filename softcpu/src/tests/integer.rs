@@ -81,6 +81,17 @@ fn stack_pointers_wrap_in_sixteen_bits() {
 }
 
 #[test]
+fn enter_takes_the_whole_stack_pointer_as_the_frame() {
+    // enter 0, 1; hlt
+    let mut cpu = protected_mode(&[0xc8, 0, 0, 1, 0xf4], 0);
+    cpu.state.segments[seg::SS].big = false;
+    (cpu.state.gpr[gpr::SP], cpu.state.gpr[gpr::BP]) = (0x1_8000, 0x5555_aaaa);
+    assert_eq!(finish(&mut cpu), Exit::Halted);
+    assert_eq!((cpu.state.gpr[gpr::SP], cpu.state.gpr[gpr::BP]), (0x1_7ff8, 0x1_7ffc));
+    assert_eq!(cpu.memory().read(0x7ff8, 8), [0xfc, 0x7f, 1, 0, 0xaa, 0xaa, 0x55, 0x55]);
+}
+
+#[test]
 fn a_branch_outside_of_the_segment_faults_at_the_branch() {
     // jmp short +0x7d; a limit before the target.
     for code in [&[0xeb, 0x7d][..], &[0xe8, 0x7d, 0, 0, 0], &[0xe2, 0x7d], &[0x75, 0x7d]] {

@@ -2,7 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::memory::VecMemory;
-use crate::state::{Table, flag, gpr};
+use crate::state::{Table, flag, gpr, seg};
 use crate::tests::machine::{
     CODE, DATA, Mode, descriptor, machine, machine_with, read, run, selector, set_descriptor, write,
 };
@@ -193,5 +193,21 @@ fn arpl_raises_the_level() {
         (cpu.state.gpr[gpr::AX], cpu.state.gpr[gpr::BX]) = (to, from);
         assert_eq!(run(&mut cpu), None);
         assert_eq!((cpu.state.gpr[gpr::AX], cpu.state.has(flag::ZF)), (result, zero));
+    }
+}
+
+#[test]
+fn arpl_does_not_write_a_selector_that_keeps_its_level() {
+    // A data segment that cannot be written.
+    for (value, expected) in [(0xfff3, None), (0xfff1, Some(13))] {
+        let mut cpu = machine(Mode::Protected, |a| {
+            a.arpl(word_ptr(DATA), bx)?;
+            a.hlt()
+        });
+        cpu.state.segments[seg::DS].kind = 0b0001;
+        write(&cpu, DATA as usize, value);
+        cpu.state.gpr[gpr::BX] = 2;
+        assert_eq!(run(&mut cpu), expected);
+        assert_eq!(read(&cpu, DATA, 2), value);
     }
 }

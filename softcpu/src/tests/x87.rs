@@ -67,7 +67,7 @@ fn the_environment_has_four_formats() {
     assert_eq!(image(16, narrow(16), 14), [&[0x3800_027f][..], &pointers].concat());
 }
 
-/// What FNSAVE stores, FRSTOR loads; FNSAVE initializes the unit.
+/// FRSTOR loads the state that FNSAVE stores. FNSAVE initializes the unit.
 #[test]
 fn frstor_loads_what_fnsave_stores() {
     for (bits, prefix, opcode, pointers) in [

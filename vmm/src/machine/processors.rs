@@ -7,7 +7,9 @@ use crate::kvm::counters::KvmCounters;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm::Vm;
 use crate::memory::Gpa;
+use crate::soft;
 use crate::soft::vcpu::SoftVcpu;
+use crate::x86::cpuid;
 use crate::x86::modes::{Mode, VcpuIndex};
 use std::fmt;
 
@@ -18,6 +20,17 @@ pub enum Processor {
     Kvm,
     /// The processor in software, which needs no KVM. It is for small guests.
     Soft,
+}
+
+impl Processor {
+    /// The name of the vendor that CPUID shows on this kind of processor on this host. `None` if the host has none of them.
+    pub fn vendor(self) -> Option<[u8; 12]> {
+        let leaf = match self {
+            Self::Kvm => cpuid::host_vendor_leaf(),
+            Self::Soft => soft::cpuid::supported().into_iter().find(|leaf| leaf.function == 0),
+        };
+        leaf.as_ref().map(cpuid::vendor)
+    }
 }
 
 impl fmt::Display for Processor {

@@ -26,24 +26,23 @@ const SIGNATURE_WORDS: [u32; 3] = {
 /// finds them.
 const KVM_LEAVES: u32 = 0x4000_0100;
 
-/// EBX, EDX and ECX of leaf 0 of this host's processor.
-#[cfg(target_arch = "x86_64")]
-fn host_vendor_words() -> [u32; 3] {
-    let leaf = core::arch::x86_64::__cpuid(0);
-    [leaf.ebx, leaf.edx, leaf.ecx]
+/// Leaf 0 of this host's processor. `None` unless it is an x86 processor.
+pub(crate) fn host_vendor_leaf() -> Option<CpuidEntry> {
+    #[cfg(target_arch = "x86_64")]
+    let leaf = {
+        let leaf = core::arch::x86_64::__cpuid(0);
+        let (eax, ebx, ecx, edx) = (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx);
+        Some(CpuidEntry { eax, ebx, ecx, edx, ..Default::default() })
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let leaf = None;
+    leaf
 }
 
-/// Another processor has no CPUID. All its guests run on the software processor, so these are the registers of that.
-#[cfg(not(target_arch = "x86_64"))]
-fn host_vendor_words() -> [u32; 3] {
-    let leaf = softcpu::supported_cpuid().into_iter().find(|leaf| leaf.leaf == 0);
-    leaf.map_or([0; 3], |leaf| [leaf.registers[1], leaf.registers[3], leaf.registers[2]])
-}
-
-/// The vendor name of this host's processor, from EBX, EDX and ECX of leaf 0.
-pub fn host_vendor() -> [u8; 12] {
+/// The name of the processor's vendor, from EBX, EDX and ECX of leaf 0.
+pub(crate) fn vendor(leaf: &CpuidEntry) -> [u8; 12] {
     let mut name = [0; 12];
-    let words = host_vendor_words();
+    let words = [leaf.ebx, leaf.edx, leaf.ecx];
     name.iter_mut().zip(words.into_iter().flat_map(u32::to_le_bytes)).for_each(|(to, from)| *to = from);
     name
 }
@@ -93,7 +92,6 @@ impl CpuidContext {
                 ebx,
                 ecx: kind << 8 | index,
                 edx: self.id,
-                ..Default::default()
             };
             index = index.saturating_add(1);
             entry

@@ -9,7 +9,7 @@ pub(crate) mod modes;
 pub(crate) mod probe;
 pub(crate) mod registers;
 
-pub use cpuid::{CpuidOverride, Register, SIGNATURE, host_vendor};
+pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use modes::{Mode, VcpuIndex};
 pub use probe::{Probe, ProbeError, Translation};
 pub use registers::{CpuidEntry, DescriptorTable, Regs, Segment, Sregs};

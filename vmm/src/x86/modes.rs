@@ -99,7 +99,7 @@ pub fn sregs(mode: Mode, reset: Sregs, tables: Gpa, place: VcpuIndex) -> Sregs {
     if mode == Mode::User {
         sregs.tr = TASK_SEGMENT;
     }
-    sregs.gdt = DescriptorTable { base: tables.0, limit: gdt_limit(mode), ..Default::default() };
+    sregs.gdt = DescriptorTable { base: tables.0, limit: gdt_limit(mode) };
     // The IDT is empty: a fault before the guest loads an IDT is a triple fault.
     sregs.idt = DescriptorTable::default();
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE;
@@ -133,7 +133,7 @@ pub fn linux_sregs(reset: Sregs, gdt: Gpa, page_tables: Gpa) -> Sregs {
     sregs.cs = LINUX_CODE;
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) =
         (LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA);
-    sregs.gdt = DescriptorTable { base: gdt.0, limit: 4 * 8 - 1, ..Default::default() };
+    sregs.gdt = DescriptorTable { base: gdt.0, limit: 4 * 8 - 1 };
     sregs.idt = DescriptorTable::default();
     sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
     sregs.cr3 = page_tables.0;

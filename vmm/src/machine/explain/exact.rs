@@ -1,4 +1,4 @@
-//! What the software processor knows about the end of a guest: the faults of its death, and the loop of a timeout. With
+//! The facts of the software processor about the end of a guest: the faults of its death, and the loop of a timeout. With
 //! KVM, both can only be guessed.
 
 use crate::memory::PagedMemory;
@@ -11,15 +11,18 @@ const DOUBLE_FAULT: u8 = 8;
 /// The most blocks of a loop that are listed.
 const MAX_BLOCKS: usize = 4;
 
-/// The faults of a triple fault, as a phrase. `cause` describes the first one in words, if the explanation has found them.
+/// The faults of a triple fault, as a phrase. `cause` is what the explanation has found: the first fault in words, or the
+/// mistake of the guest that led to it, which remains a guess.
 pub(super) fn death(death: &Death, cause: Option<&str>) -> Option<String> {
     let (first, later) = death.faults.split_first()?;
     let name = Fault::name(first.vector).unwrap_or("an exception");
-    // A cause of another exception is not that of this death.
-    let cause = cause.filter(|cause| cause.starts_with(name));
     let mut text = match cause {
-        Some(cause) => cause.to_owned(),
-        None => describe(first, Some(death.rip)),
+        Some(cause) if cause.starts_with(name) => cause.to_owned(),
+        // A cause of another exception is not that of this death.
+        Some(cause) if !cause.starts_with('#') => {
+            format!("probably {cause}; then {}", describe(first, Some(death.rip)))
+        }
+        _ => describe(first, Some(death.rip)),
     };
     // The double fault itself follows from the second exception.
     for fault in later.iter().filter(|fault| fault.vector != DOUBLE_FAULT) {
@@ -101,6 +104,11 @@ mod tests {
         let known = death(&chain, Some("#PF: it wrote")).unwrap();
         assert!(known.starts_with("#PF: it wrote; its delivery raised #GP"), "{known}");
         assert!(death(&chain, Some("#GP: another")).unwrap().starts_with("#PF (error code 0x2)"));
+        let mistake = death(&chain, Some("the entry point returned")).unwrap();
+        assert!(
+            mistake.starts_with("probably the entry point returned; then #PF (error code 0x2)"),
+            "{mistake}"
+        );
         assert_eq!(death(&Death::default(), None), None);
     }
 
