@@ -242,9 +242,14 @@ impl<'a> Case<'a> {
         if is_iret && self.config == Config::Long && matches!(self.kvm, Some(11 | 13)) {
             return Some("the host emulates IRET: its checks and its error code are others");
         }
+        if self.mnemonic == Mnemonic::Enter && matches!(self.soft, Some(12..=14)) && self.kvm != self.soft {
+            return Some("KVM's emulator does not check that the stack at the end of ENTER can be written");
+        }
         if self.mnemonic == Mnemonic::Enter && !self.has_stack_size() {
             return Some("KVM's emulator pushes the size of the stack for ENTER");
         }
+        // The processor refuses what KVM executes.
+        let is_refused = self.soft == Some(13) && self.kvm != Some(13);
         let is_selector =
             self.is(&[Mnemonic::Sldt, Mnemonic::Str]) || insn.op1_register().is_segment_register();
         if is_selector && insn.op0_kind() == OpKind::Memory {
@@ -270,17 +275,13 @@ impl<'a> Case<'a> {
         {
             return Some("KVM ignores the limit of the IDT in real mode");
         }
-        if matches!(insn.op0_register(), Register::CR0 | Register::CR4)
-            && (self.kvm, self.soft) == (None, Some(13))
-        {
+        if matches!(insn.op0_register(), Register::CR0 | Register::CR4) && is_refused {
             return Some("KVM allows other bits of CR0 and CR4 than softcpu has");
         }
-        if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && (self.kvm, self.soft) == (None, Some(13)) {
+        if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && is_refused {
             return Some("KVM allows addresses of 57 bits in GDTR and IDTR");
         }
-        if matches!(insn.op0_register(), Register::DR4 | Register::DR5)
-            && (self.kvm, self.soft) == (None, Some(13))
-        {
+        if matches!(insn.op0_register(), Register::DR4 | Register::DR5) && is_refused {
             return Some("KVM's emulator does not check the upper half of DR4 and DR5");
         }
         let has_read = self.is_mapped_io || matches!(self.kvm, Some(12..=14));
