@@ -1,6 +1,6 @@
 //! The summary after a run: how it ended, and the table of exits.
 
-use report::profile::SavedVcpu;
+use report::profile::{SavedProcessor, SavedVcpu};
 use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
@@ -113,7 +113,9 @@ fn write_details(to: &mut String, report: &Report) -> fmt::Result {
     }
     if let Some(profile) = &report.profile {
         write_reasons(to, profile)?;
-        to.write_str(&SavedVcpu::capture_sums(report).as_ref().map(exit_table).unwrap_or_default())?;
+        if let Some(sums) = SavedVcpu::capture_sums(report) {
+            to.write_str(&exit_table(&sums, SavedProcessor::capture(report)))?;
+        }
     }
     write_times(to, report)
 }

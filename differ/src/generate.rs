@@ -186,7 +186,7 @@ fn code(program: &mut Program, opcodes: &Opcodes, rng: &mut Rng) {
     };
     program.state.rip = start.wrapping_sub(base);
     let count = 1 + rng.usize(..6) + if rng.bool() { 0 } else { rng.usize(..7) };
-    let maker = Maker::new(&program.state, bits, program.id.config, rng);
+    let maker = Maker::new(&program.state, bits, program.id.config);
     let pieces = instructions(&maker, opcodes, (program.state.rip, bits), count, rng);
     let mut starts = vec![start];
     for (_, bytes) in &pieces {

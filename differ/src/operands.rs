@@ -60,13 +60,12 @@ fn general(number: usize, size: u32) -> Register {
 }
 
 impl Maker {
-    pub fn new(state: &State, bits: u32, config: Config, rng: &mut Rng) -> Self {
+    pub fn new(state: &State, bits: u32, config: Config) -> Self {
         let mut pointers = vec![3, 6, 7];
         if bits == 64 {
             let values = (8..16).filter(|number| (0x1_4000..0x1_d000).contains(&state.gpr[*number]));
             pointers.extend(values);
         }
-        let _ = rng;
         Self { gpr: state.gpr, bits, config, pointers, small: 1 }
     }
 

@@ -2,11 +2,13 @@
 //!
 //! Each is tied to the first instruction after which the results differ, so that it hides nothing before it.
 
+mod ring_0;
+
 use crate::culprit::Culprit;
 use crate::layout::{self, LAST_PAGE, PAGE};
-use crate::outcome::{self, Access, End, Outcome};
+use crate::outcome::{self, Access, Outcome};
 use crate::program::Config;
-use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
 use softcpu::{flag, seg};
 
 /// The reason why two results that differ after an instruction need not be equal.
@@ -222,128 +224,6 @@ impl<'a> Case<'a> {
         use CpuidFeature::{CMOV, CX8, INTEL186, INTEL286, INTEL386, INTEL486, INTEL8086, X64};
         const KNOWN: [CpuidFeature; 8] = [CMOV, CX8, INTEL8086, INTEL186, INTEL286, INTEL386, INTEL486, X64];
         self.culprit.step.insn.cpuid_features().iter().any(|feature| !KNOWN.contains(feature))
-    }
-
-    /// Those of ring 0, which KVM's emulator executes on a host without hardware virtualization.
-    fn ring_0(&self) -> Option<&'static str> {
-        let insn = &self.culprit.step.insn;
-        if self.culprit.kvm.end == End::Shutdown {
-            return Some(
-                "KVM cannot deliver an exception to memory-mapped I/O, or ends otherwise at a triple fault",
-            );
-        }
-        if self.is(&[Mnemonic::Aad, Mnemonic::Aam]) && self.is_equal_but_flags(flag::ZF | flag::SF) {
-            return Some("KVM's emulator sets ZF and SF after AAD and AAM for all of AX");
-        }
-        if self.is(&[Mnemonic::Ltr, Mnemonic::Lldt]) && self.is_error_code() {
-            return Some("KVM's emulator has no selector in the error code of LTR and LLDT for an LDT");
-        }
-        let is_iret = self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]);
-        if is_iret && self.config == Config::Long && matches!(self.kvm, Some(11 | 13)) {
-            return Some("the host emulates IRET: its checks and its error code are others");
-        }
-        if self.mnemonic == Mnemonic::Enter && matches!(self.soft, Some(12..=14)) && self.kvm != self.soft {
-            return Some("KVM's emulator does not check that the stack at the end of ENTER can be written");
-        }
-        if self.mnemonic == Mnemonic::Enter && !self.has_stack_size() {
-            return Some("KVM's emulator pushes the size of the stack for ENTER");
-        }
-        // The processor refuses what KVM executes.
-        let is_refused = self.soft == Some(13) && self.kvm != Some(13);
-        let is_selector =
-            self.is(&[Mnemonic::Sldt, Mnemonic::Str]) || insn.op1_register().is_segment_register();
-        if is_selector && insn.op0_kind() == OpKind::Memory {
-            return Some("KVM's emulator stores more than 2 bytes of a selector");
-        }
-        if self.mnemonic == Mnemonic::Int && self.config != Config::Real {
-            return Some("the host takes INT n of ring 0 for a call, or refuses it");
-        }
-        let is_software = self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]);
-        if is_software && self.config == Config::Real && self.culprit.step.has_prefix(&[0x66]) {
-            return Some("KVM's emulator pushes 32 bits for INT with an operand-size prefix");
-        }
-        let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
-        if has_trap && self.kvm == Some(1) && self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]) {
-            return Some("KVM's emulator traps after INT, which clears TF");
-        }
-        if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && self.config != Config::Long {
-            return Some("KVM's emulator stores 24 bits of a base address with an operand size of 16");
-        }
-        if self.config == Config::Real
-            && self.culprit.soft.state.idtr.limit < 0x3ff
-            && self.culprit.soft.end == End::Shutdown
-        {
-            return Some("KVM ignores the limit of the IDT in real mode");
-        }
-        if matches!(insn.op0_register(), Register::CR0 | Register::CR4) && is_refused {
-            return Some("KVM allows other bits of CR0 and CR4 than softcpu has");
-        }
-        if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && is_refused {
-            return Some("KVM allows addresses of 57 bits in GDTR and IDTR");
-        }
-        if matches!(insn.op0_register(), Register::DR4 | Register::DR5) && is_refused {
-            return Some("KVM's emulator does not check the upper half of DR4 and DR5");
-        }
-        let has_read = self.is_mapped_io || matches!(self.kvm, Some(12..=14));
-        if self.soft == Some(6) && has_read && self.mnemonic == Mnemonic::INVALID {
-            return Some("KVM's emulator reads the operand before it raises #UD");
-        }
-        if has_trap && self.mnemonic == Mnemonic::Swapgs && (self.kvm, self.soft) == (Some(1), Some(1)) {
-            return Some("the host traps one instruction too late after SWAPGS");
-        }
-        if self.mnemonic == Mnemonic::Reservednop && self.culprit.step.has_prefix(&[0x67]) {
-            return Some("KVM's emulator takes reserved NOPs with 16-bit addresses for shorter ones");
-        }
-        let may_leave = self.is(&[Mnemonic::Cmpxchg, Mnemonic::Bsf, Mnemonic::Bsr]);
-        if may_leave && insn.op0_register().is_gpr32() && self.is_equal_with(clear_upper(insn)) {
-            return Some(
-                "KVM's emulator clears the upper half of a destination that CMPXCHG, BSF or BSR leaves",
-            );
-        }
-        if self.mnemonic == Mnemonic::Call && (self.kvm, self.soft) == (Some(13), Some(13)) {
-            return Some("KVM's emulator checks the target of CALL before the stack");
-        }
-        if self.is_upper_stack_pointer() {
-            return Some("KVM clears the upper half of ESP when it delivers an exception in real mode");
-        }
-        if let Some(why) = self.repetition() {
-            return Some(why);
-        }
-        if self.culprit.is_rewritten || self.writes_itself() {
-            return Some("KVM's emulator goes on with an instruction that has overwritten itself");
-        }
-        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is_partial_store() {
-            return Some("KVM's emulator writes the first part of a store whose second part faults");
-        }
-        None
-    }
-
-    /// Those of repetitions.
-    fn repetition(&self) -> Option<&'static str> {
-        let insn = &self.culprit.step.insn;
-        if !insn.has_rep_prefix() && !insn.has_repne_prefix() {
-            return None;
-        }
-        let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
-        if has_trap && self.soft == Some(1) {
-            return Some("KVM's emulator does not trap after each element of a repetition");
-        }
-        let is_fault = self.kvm == self.soft && matches!(self.kvm, Some(12..=14 | 17));
-        if is_fault && self.is_equal_but_flags(flag::STATUS) {
-            return Some("KVM's emulator leaves the flags of the last comparison at a fault");
-        }
-        let flags = self.culprit.undefined.flags | flag::STATUS;
-        let mut kvm = self.culprit.kvm.clone();
-        for (kvm, soft) in kvm.state.gpr.iter_mut().zip(self.culprit.soft.state.gpr) {
-            *kvm = if *kvm & 0xffff_ffff == soft { soft } else { *kvm };
-        }
-        let is_short = self.config.is_64() && self.culprit.step.has_prefix(&[0x67]);
-        if is_short && is_fault && outcome::compare(self.config, &kvm, &self.culprit.soft, flags).is_empty() {
-            return Some(
-                "KVM's emulator leaves the upper halves of the registers of a repetition at a fault",
-            );
-        }
-        None
     }
 
     fn is_equal_but_flags(&self, flags: u64) -> bool {

@@ -58,7 +58,7 @@ impl SavedProfile {
         let marks = marks.zip(profile.phases().iter().chain(std::iter::repeat(&0)));
         Some(Self {
             program: PROGRAM.into(),
-            processor: processor(report),
+            processor: SavedProcessor::capture(report),
             guest: guest.into(),
             ended: ended.into(),
             elapsed_ns: nanos(report.elapsed),
@@ -105,7 +105,7 @@ impl SavedTrace {
             khz: measured.clock.tsc_khz().map_or(0, u64::from),
             records,
             program: PROGRAM.into(),
-            processor: processor(report),
+            processor: SavedProcessor::capture(report),
             guest: guest.into(),
             ended: ended.into(),
             devices: devices.take(MAX_SITES).collect(),
@@ -113,10 +113,13 @@ impl SavedTrace {
     }
 }
 
-fn processor(report: &Report) -> SavedProcessor {
-    match report.processor {
-        Processor::Kvm => SavedProcessor::Kvm,
-        Processor::Soft => SavedProcessor::Soft,
+impl SavedProcessor {
+    /// Returns the kind of processor that ran the guest.
+    pub fn capture(report: &Report) -> Self {
+        match report.processor {
+            Processor::Kvm => Self::Kvm,
+            Processor::Soft => Self::Soft,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The short exit table that `vmm` prints after a run.
 
-use crate::profile::{SavedSite, SavedTimes, SavedVcpu};
+use crate::profile::{SavedProcessor, SavedSite, SavedTimes, SavedVcpu};
 use crate::view::profile::{SITE, site_cells};
 use crate::view::table::{Cell, Column, Row, Table, number, plural};
 use crate::view::text;
@@ -15,17 +15,17 @@ const SHARE: usize = 6;
 
 /// Returns the exit table of a vCPU or machine as text, one line per site, most exits first.
 ///
-/// Its columns are the exits, their share of all exits, the mean times in KVM and in the VMM in microseconds, and the
-/// site: reason, place, width in bits, and device. A column of elements follows the share if their number differs
+/// Its columns are the exits, their share of all exits, the mean times in the processor and in the VMM in microseconds,
+/// and the site: reason, place, width in bits, and device. A column of elements follows the share if their number differs
 /// from the number of exits. After 24 sites, a last line sums up the others. The text is empty if the run had no exits.
-pub fn exit_table(machine: &SavedVcpu) -> String {
+pub fn exit_table(machine: &SavedVcpu, processor: SavedProcessor) -> String {
     let (shown, rest) = machine.sites.split_at_checked(ROWS).unwrap_or((&machine.sites, &[]));
     if shown.is_empty() {
         return String::new();
     }
     let elements = machine.elements != machine.exits;
     let rows = shown.iter().map(|site| row(site, machine.exits, elements)).collect();
-    let table = Table::new("exits", "", columns(elements), rows);
+    let table = Table::new("exits", "", columns(elements, processor), rows);
     let mut written = Vec::new();
     // A write to memory does not fail, and every cell is UTF-8.
     let _ = text::write_rows(&mut written, &table);
@@ -40,14 +40,18 @@ pub fn exit_table(machine: &SavedVcpu) -> String {
     text
 }
 
-fn columns(elements: bool) -> Vec<Column> {
+fn columns(elements: bool, processor: SavedProcessor) -> Vec<Column> {
+    let in_processor = match processor {
+        SavedProcessor::Kvm => "us in KVM",
+        SavedProcessor::Soft => "us in CPU",
+    };
     let mut columns =
         vec![number("exits", "exits", "").wide(COUNT), number("exits_share", "share", "").wide(SHARE)];
     if elements {
         columns.push(number("elements", "elements", "").wide(COUNT));
     }
     columns.extend([
-        number("in_kvm_mean_us", "us in KVM", "").wide(COUNT),
+        number("in_kvm_mean_us", in_processor, "").wide(COUNT),
         number("in_vmm_mean_us", "us in VMM", "").wide(COUNT),
     ]);
     let [reason, place, width, device] = SITE;
@@ -100,7 +104,7 @@ mod tests {
             site(Reason::Hlt, None, None, 1),
         ]);
         assert_eq!(
-            exit_table(&machine),
+            exit_table(&machine, SavedProcessor::Kvm),
             "     exits   share us in KVM us in VMM  reason             place         width  device
         15   75.0%     21.06      0.10  MMIO read          0x100014         32  simvirtio TX tail
          4   20.0%     21.06      0.10  PIO out            0x42             32  unclaimed
@@ -115,7 +119,7 @@ mod tests {
         machine.sites[0].elements = 14;
         machine.elements = 14;
         assert_eq!(
-            exit_table(&machine),
+            exit_table(&machine, SavedProcessor::Kvm),
             "     exits   share  elements us in KVM us in VMM  reason             place         width  device
          1  100.0%        14     21.06      0.10  PIO out            0xe9             32  debugcon
 "
@@ -125,19 +129,22 @@ mod tests {
     #[test]
     fn the_last_line_sums_up_the_sites_without_a_row() {
         let sites = (0..ROWS as u64 + 2).map(|port| site(Reason::PioIn, Some(port), None, 2));
-        let text = exit_table(&machine(sites.collect()));
+        let text = exit_table(&machine(sites.collect()), SavedProcessor::Kvm);
         assert_eq!(text.lines().count(), 1 + ROWS + 1);
         assert_eq!(text.lines().last(), Some("         4    7.7%  at 2 more sites"));
     }
 
     #[test]
     fn a_profile_without_exits_has_no_table() {
-        assert_eq!(exit_table(&SavedVcpu::default()), "");
+        assert_eq!(exit_table(&SavedVcpu::default(), SavedProcessor::Soft), "");
     }
 
     #[test]
     fn a_hostile_device_name_is_printable() {
-        let text = exit_table(&machine(vec![site(Reason::PioOut, Some(1), Some("\u{1b}[2J\n"), 1)]));
+        let text = exit_table(
+            &machine(vec![site(Reason::PioOut, Some(1), Some("\u{1b}[2J\n"), 1)]),
+            SavedProcessor::Soft,
+        );
         assert!(text.ends_with("  \\u{1b}[2J\\n\n"), "{text:?}");
     }
 }

@@ -39,22 +39,12 @@ enum Host {
 impl Builder {
     /// Builds a machine for `image`: see [`Builder::build`].
     pub(super) fn build_bare(mut self, image: Image) -> Result<Machine, Error> {
-        if self.irqchip && (self.cpus > 1 || self.first_vcpu != 0) {
-            // With in-kernel interrupt controllers, all vCPUs but number 0 wait for a start-up interrupt.
-            return Err(Error::Config("a machine with an in-kernel irqchip has one vCPU, number 0".into()));
-        }
         // Everything that needs no KVM comes first, so that a mistake in it is reported on every host.
         let map = self.map(&image)?;
         let ram = memory::ram_size(map, self.memory)?;
         let transport = self.transport.unwrap_or_default();
         let coalesced = map == Map::So2 && transport == Transport::Coalesced;
-        if coalesced && self.cpus > 1 {
-            return Err(Error::Config(
-                "--transport coalesced needs one vCPU, because the kernel queues the stores of the whole machine and one \
-                 vCPU handles them: give --cpus 1, or choose another --transport"
-                    .into(),
-            ));
-        }
+        self.check_cpus(coalesced)?;
         check_image(&image, ram, self.verify)?;
         warn_of_overlaps(&image, map);
         let tables = tables(image.mode());
@@ -103,6 +93,22 @@ impl Builder {
         let restore = Some(Restore::new(image, tables, irqchip));
         let parts = Parts { processors, kvm_error, memory, mode, background, ram, image: ranges, restore };
         Ok(self.assemble(parts))
+    }
+
+    /// Checks that the number of vCPUs suits the other options.
+    fn check_cpus(&self, coalesced: bool) -> Result<(), Error> {
+        if self.irqchip && (self.cpus > 1 || self.first_vcpu != 0) {
+            // With in-kernel interrupt controllers, all vCPUs but number 0 wait for a start-up interrupt.
+            return Err(Error::Config("a machine with an in-kernel irqchip has one vCPU, number 0".into()));
+        }
+        if coalesced && self.cpus > 1 {
+            return Err(Error::Config(
+                "--transport coalesced needs one vCPU, because the kernel queues the stores of the whole machine and one \
+                 vCPU handles them: give --cpus 1, or choose another --transport"
+                    .into(),
+            ));
+        }
+        Ok(())
     }
 
     /// Chooses the kind of processor, and creates the VM if it is KVM.
