@@ -233,11 +233,7 @@ fn calls_the_bios(code: &mut CodeAssembler) -> Result<(), IcedError> {
 }
 
 fn bios() {
-    assert_named(
-        "real",
-        calls_the_bios,
-        "probably a call of int 0x10, which has no handler, because this machine has no BIOS",
-    );
+    assert_named("real", calls_the_bios, "which has no handler, because this machine has no BIOS");
 }
 
 /// Begins the handshake with the layout of the assignment's `device_t`, in which driver_status is at offset 5.

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         soft_test("a_guest_that_only_makes_exits_ends_at_the_deadline", only_exits),
         soft_test("a_blocked_write_ends_at_the_deadline", blocked_write),
         soft_test("a_triple_fault_tells_its_exceptions", death),
+        soft_test("an_exception_without_a_handler_is_named", no_handler),
         soft_test("a_rule_for_a_register_that_the_processor_has_applies", msr_rules),
         soft_test("an_irqchip_is_refused", irqchip),
         plain_test("the_summary_and_the_files_name_the_processor", named),
@@ -131,6 +132,51 @@ fn death() {
     let cause = report.cause().unwrap_or_else(|| panic!("{}", report.stop));
     assert!(cause.starts_with("#DE: a division by zero"), "{cause}");
     assert!(cause.ends_with("; its delivery raised #GP, and that of the double fault #GP"), "{cause}");
+}
+
+fn no_handler() {
+    let run = |code_bytes, mode| {
+        let builder = Machine::builder(code(code_bytes, mode)).timeout(Some(Duration::from_millis(300)));
+        let (report, _) = run_machine(builder);
+        assert_eq!(report.suspicion(), None, "{}", report.stop);
+        report.cause().unwrap_or_else(|| panic!("{}", report.stop)).to_owned()
+    };
+    let real: [(&'static [u8], &str, &str); 4] = [
+        // nop; xor bx, bx; div bl
+        (
+            &[0x90, 0x31, 0xdb, 0xf6, 0xf3],
+            "#DE (a division by zero",
+            " at 0000:1003 went through the empty vector 0 of",
+        ),
+        // nop; ud2
+        (
+            &[0x90, 0x0f, 0x0b],
+            "#UD (an undefined instruction",
+            " at 0000:1001 went through the empty vector 6 of",
+        ),
+        // mov ax, 0x0e41; int 0x10
+        (&[0xb8, 0x41, 0x0e, 0xcd, 0x10], "int 0x10 at 0000:1003 ", "the empty vector 16 of the IVT"),
+        // mov ax, [0xffff]: its second byte is beyond the limit of DS.
+        (
+            &[0xa1, 0xff, 0xff],
+            "#GP (an access beyond a segment's limit",
+            " at 0000:1000 went through the empty vector 13 of",
+        ),
+    ];
+    for (code, start, text) in real {
+        let cause = run(code, Mode::Real);
+        assert!(cause.starts_with(start) && cause.contains(text), "{cause}");
+    }
+    // lidt [0x1010]; ud2. The gate of #UD leads to 0x9000, where there is nothing.
+    let mut protected = vec![0x0f, 0x01, 0x1d, 0x10, 0x10, 0, 0, 0x0f, 0x0b];
+    protected.resize(0x10, 0x90);
+    protected.extend([0x37, 0, 0x16, 0x10, 0, 0]);
+    protected.resize(0x16 + 6 * 8, 0);
+    protected.extend([0, 0x90, 8, 0, 0, 0x8e, 0, 0]);
+    let cause = run(protected.leak(), Mode::Protected);
+    let text = "#UD (an undefined instruction, or one of a feature that is off) at 0008:1007 entered its handler at 0008:9000, \
+                where there are zeroes and no code";
+    assert!(cause.starts_with(text), "{cause}");
 }
 
 fn msr_rules() {

@@ -28,7 +28,6 @@ fn main() -> ExitCode {
         kvm_test("an_irqchip_needs_a_single_vcpu", irqchip_alone),
         kvm_test("a_vcpu_that_never_ran_is_not_blamed_for_a_timeout", never_started),
     ];
-    tests.push(kvm_test("the_end_of_one_vcpu_ends_those_that_are_blocked", end_while_blocked));
     tests.extend(each_on_both(&[
         ("wrong_numbers_of_vcpus_are_refused", wrong_cpus),
         ("the_largest_number_of_vcpus_works", most_cpus),
@@ -43,6 +42,8 @@ fn main() -> ExitCode {
         ("a_signal_ends_vcpus_that_are_blocked_in_writes", signal_while_stalled),
         ("a_blocked_device_thread_does_not_block_the_end", blocked_device_thread),
         ("the_report_explains_the_vcpu_that_crashed", crashed_vcpu),
+        ("the_end_of_one_vcpu_ends_those_that_are_blocked", end_while_blocked),
+        ("a_limit_ends_vcpus_that_are_blocked", limit_while_blocked),
     ]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -220,7 +221,8 @@ fn end_while_blocked() {
         let (full, _reader) = full_stream();
         let image = code(FIRST_EXITS, Mode::Protected);
         let builder = Machine::builder(image).cpus(2).timeout(None).output(Output::new(full, false));
-        let report = builder.transport(Some(transport)).build().unwrap().run().unwrap();
+        let builder = builder.transport(Some(transport)).processor(processor());
+        let report = builder.build().unwrap().run().unwrap();
         assert!(matches!(report.stop, Stop::Exited(7)), "{}", report.stop);
         assert!(report.elapsed < Duration::from_secs(20));
     }
@@ -245,6 +247,42 @@ fn end_while_blocked() {
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert!(status == 7 && stderr.contains("exited with code 7"), "{transport}: {stderr}");
+    }
+}
+
+/// vCPU 0 waits for input, and the others run until a limit: test edi, edi; jz go_on; again: jmp again; go_on:
+const OTHERS_RUN: &[u8] = &[0x85, 0xff, 0x74, 2, 0xeb, 0xfe];
+
+/// The limits of a run hold, although a vCPU waits for the reader of its output, or for input.
+fn limit_while_blocked() {
+    let driver = find("simvirtio-upper").image;
+    let begin = 0x1000 + driver.len() as u64;
+    let back = -(driver.len() as i32 + OTHERS_RUN.len() as i32 + 5);
+    let jump = [&[0xe9][..], &back.to_le_bytes()].concat();
+    let files = Files::new();
+    let file =
+        files.write("elf", &support::elf_entered_at(0x1000, begin, &[driver, OTHERS_RUN, &jump].concat()));
+    // With one vCPU, only the wall-clock limit counts, because the guest only waits.
+    for (cpus, option) in [("1", "--wall-timeout"), ("4", "--wall-timeout"), ("4", "--timeout")] {
+        // With polling the timeout also waits: the driver only says that it reads.
+        for transport in TRANSPORT_NAMES.iter().filter(|name| option != "--timeout" || **name == "exit") {
+            let mut command = vmm(&[&file, "--cpus", cpus, option, "0.3", "--transport", transport]);
+            let started = Instant::now();
+            let mut child =
+                command.stdin(Stdio::piped()).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+            let _input = child.stdin.take();
+            assert_eq!(support::wait(&mut child), 114, "{cpus} {option} {transport}");
+            assert!(started.elapsed() < Duration::from_secs(5), "{cpus} {option} {transport}");
+        }
+        // again: mov al, 10; out 0xe9, al; jmp again
+        let image = code(&[0xb0, 10, 0xe6, 0xe9, 0xeb, 0xfa], Mode::Protected);
+        let (full, _reader) = full_stream();
+        let builder = Machine::builder(image).cpus(cpus.parse().unwrap()).processor(processor());
+        let limit = Some(Duration::from_millis(300));
+        let builder = builder.timeout(limit).output(Output::new(full, false));
+        let report = builder.build().unwrap().run().unwrap();
+        assert!(matches!(report.stop, Stop::Timeout(_)), "{}", report.stop);
+        assert!(report.elapsed < Duration::from_secs(5), "{:?}", report.elapsed);
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct Images;
 
 /// The image and the address at which it is linked.
-fn image(choices: &mut Rng) -> (Vec<u8>, u64) {
+pub fn image(choices: &mut Rng) -> (Vec<u8>, u64) {
     if choices.u8(..4) == 0 {
         let bytes = (0..choices.usize(1..4096)).map(|_| choices.u8(..)).collect();
         return (bytes, 0x1000);

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `injected` | small guests on a host whose system calls fail (`tests/support/failing-host.c`) |
 //! | `images` | random bytes and damaged built-in guests, in all modes |
+//! | `processor` | random images on the software processor, in this process |
 //! | `queues` | a kernel that sets up queues of virtio devices against the rules |
 //!
 //! A run is one number of one part. The seed and this number decide everything that the campaign chooses, so
@@ -14,6 +15,7 @@ mod compile;
 mod images;
 mod injected;
 mod judge;
+mod processor;
 mod program;
 mod queues;
 mod schedule;
@@ -33,7 +35,7 @@ struct Options {
     /// Time limit in seconds
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// Run only one part, `injected`, `images` or `queues`, or one of its runs, such as `images:12`
+    /// Run only one part, `injected`, `images`, `processor` or `queues`, or one of its runs, such as `images:12`
     #[arg(long, value_name = "PART[:NUMBER]")]
     only: Option<String>,
     /// The program to run
@@ -100,9 +102,9 @@ fn run(options: &Options) -> Result<bool, String> {
     };
     println!("campaign: seed {seed}");
     // The share of the time that each part gets, of 10.
-    let parts: [(&str, u64); 3] = [("injected", 5), ("images", 3), ("queues", 2)];
+    let parts: [(&str, u64); 4] = [("injected", 4), ("images", 2), ("processor", 2), ("queues", 2)];
     if !name.is_empty() && parts.iter().all(|(part, _)| *part != name) {
-        return Err(format!("no part has the name {name:?}: give injected, images or queues"));
+        return Err(format!("no part has the name {name:?}: give injected, images, processor or queues"));
     }
     let mut tallies = Vec::new();
     for (part, share) in parts.into_iter().filter(|(part, _)| name.is_empty() || name == *part) {
@@ -110,6 +112,7 @@ fn run(options: &Options) -> Result<bool, String> {
         let limit = Duration::from_secs(options.seconds.saturating_mul(share) / 10);
         tallies.push(match part {
             "injected" => schedule::run(&setup, &injected::Injected::new(&setup)?, number, limit),
+            "processor" => schedule::run(&setup, &processor::Random::new(), number, limit),
             "images" => schedule::run(&setup, &images::Images, number, limit),
             _ => schedule::run(&setup, &queues::Queues::new(&setup)?, number, limit),
         });

@@ -59,7 +59,7 @@ pub fn ending(report: &Report) -> String {
         let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
     }
     let _ = match (&report.stop, report.cause(), report.suspicion()) {
-        (Stop::TripleFault, Some(cause), _) => write!(text, ": {cause}"),
+        (Stop::TripleFault | Stop::EmulationFailure(_), Some(cause), _) => write!(text, ": {cause}"),
         (Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_), _, Some(suspicion)) => {
             write!(text, ": probably {suspicion}")
         }

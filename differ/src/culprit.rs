@@ -34,7 +34,9 @@ impl Step {
     /// True if it begins with one of these prefixes, possibly after others.
     pub fn has_prefix(&self, prefixes: &[u8]) -> bool {
         const ALL: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
-        self.bytes.iter().take_while(|byte| ALL.contains(byte)).any(|byte| prefixes.contains(byte))
+        let is_rex = |byte| self.before.is_64() && byte & 0xf0 == 0x40;
+        let mut all = self.bytes.iter().take_while(|byte| ALL.contains(byte) || is_rex(**byte));
+        all.any(|byte| prefixes.contains(byte))
     }
 }
 
@@ -44,6 +46,8 @@ pub struct Culprit {
     pub kvm: Outcome,
     pub soft: Outcome,
     pub undefined: Undefined,
+    /// A repetition before it has overwritten itself.
+    pub is_rewritten: bool,
 }
 
 impl Runner {
@@ -58,7 +62,7 @@ impl Runner {
                 break;
             }
             let (insn, bytes) = self.soft.instruction();
-            if steps.last().is_none_or(|last| last.before.rip != before.rip) {
+            if steps.last().is_none_or(|last| last.before.rip != before.rip || last.insn != insn) {
                 steps.push(Step { insn, bytes, before, accesses: accesses.len() });
             }
             if self.soft.run_steps(&mut accesses, 1).is_some() {
@@ -73,16 +77,28 @@ impl Runner {
     pub fn culprit(&mut self, program: &Program) -> Result<Result<Culprit, Undefined>, Error> {
         let config = program.id.config;
         let mut undefined = Undefined::default();
+        let mut is_rewritten = false;
         let mut steps = self.steps(program)?.into_iter().peekable();
         while let Some(step) = steps.next() {
             let mut part = program.clone();
             if let Some(next) = steps.peek() {
+                // Behind a repetition that has overwritten itself, nothing can be cut.
+                if (step.address()..step.address() + step.insn.len() as u64).contains(&next.address()) {
+                    undefined.step(&step.insn);
+                    is_rewritten = true;
+                    continue;
+                }
+                // Nor at an address that is mapped to another one.
+                if next.address() >= layout::MEMORY {
+                    undefined.step(&step.insn);
+                    continue;
+                }
                 part.write(next.address(), &[0xf4]);
             }
             let (kvm, soft) = self.both(&part)?;
-            // A fault leaves the flags as they are.
+            // A fault leaves the flags as they are; a trap does not.
             if steps.peek().is_some()
-                || layout::vector_of(soft.state.rip).is_none()
+                || matches!(layout::vector_of(soft.state.rip), None | Some(1))
                 || is_software(&step.insn)
             {
                 undefined.step(&step.insn);
@@ -90,7 +106,7 @@ impl Runner {
                 undefined.read(&step.insn);
             }
             if !outcome::compare(config, &kvm, &soft, undefined.flags).is_empty() {
-                return Ok(Ok(Culprit { step, kvm, soft, undefined }));
+                return Ok(Ok(Culprit { step, kvm, soft, undefined, is_rewritten }));
             }
             // Only those that do differ matter.
             undefined.flags &= outcome::flags(config, &kvm) ^ outcome::flags(config, &soft);

@@ -85,7 +85,7 @@ impl Maker {
             number = rng.usize(..self.registers());
         }
         if size == 1 && (self.bits != 64 || rng.u8(..6) == 0) {
-            return if number >= 4 && number < 8 { HIGH[number & 3] } else { BYTES[number & 3] };
+            return if (4..8).contains(&number) { HIGH[number & 3] } else { BYTES[number & 3] };
         }
         general(number, size)
     }
@@ -225,7 +225,7 @@ impl Maker {
             }
             OpKind::Immediate8 => insn.set_immediate8(value as u8),
             OpKind::Immediate8_2nd => {
-                insn.set_immediate8_2nd(if rng.u8(..4) == 0 { value as u8 } else { value as u8 & 3 })
+                insn.set_immediate8_2nd(if rng.u8(..4) == 0 { value as u8 } else { value as u8 & 3 });
             }
             OpKind::Immediate8to16 => insn.set_immediate8to16((value as i8).into()),
             OpKind::Immediate8to32 => insn.set_immediate8to32((value as i8).into()),

@@ -126,7 +126,8 @@ fn segments(config: Config, a: &State, b: &State, lines: &mut Vec<String>) {
     const NAMES: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
     for (index, name) in NAMES.into_iter().enumerate() {
         let (mut a, mut b) = (a.segments[index], b.segments[index]);
-        if config == Config::User || a.unusable && b.unusable || !a.present && b.unusable {
+        let is_null = b.unusable && (a.unusable || !a.present || a.selector & !3 == 0);
+        if config == Config::User || is_null {
             // The rest does not matter in 64-bit mode, or shows what KVM makes of it.
             let kept = |segment: Segment| Segment { selector: segment.selector, ..Segment::default() };
             (a, b) = (kept(a), kept(b));

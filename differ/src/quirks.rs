@@ -3,10 +3,10 @@
 //! Each is tied to the first instruction after which the results differ, so that it hides nothing before it.
 
 use crate::culprit::Culprit;
-use crate::layout;
+use crate::layout::{self, LAST_PAGE, PAGE};
 use crate::outcome::{self, Access, End, Outcome};
 use crate::program::Config;
-use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use softcpu::{flag, seg};
 
 /// The reason why two results that differ after an instruction need not be equal.
@@ -29,6 +29,8 @@ struct Case<'a> {
     is_mapped_io: bool,
 }
 
+/// The prefixes that 64-bit mode ignores.
+const SEGMENTS: [u8; 4] = [0x26, 0x2e, 0x36, 0x3e];
 const INPUT: [Mnemonic; 3] = [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd];
 const STRING_IO: [Mnemonic; 6] =
     [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd, Mnemonic::Outsb, Mnemonic::Outsw, Mnemonic::Outsd];
@@ -106,34 +108,53 @@ impl<'a> Case<'a> {
         {
             return Some("KVM reads a port before INS faults");
         }
+        if self.is_mapped_io
+            && self.kvm == self.soft
+            && matches!(self.kvm, Some(12..=14))
+            && first == soft
+            && rest.iter().all(|access| access.kind == 'r')
+        {
+            return Some("KVM's emulator reads memory-mapped I/O before it checks that it may write there");
+        }
+        if self.soft == Some(1) && self.culprit.step.before.rflags & flag::TF != 0 && self.has_accesses {
+            return Some("KVM does not trap after an instruction that it emulates");
+        }
         if self.kvm == Some(6) && self.mnemonic == Mnemonic::Movbe {
             return Some("KVM's emulator does not know MOVBE");
         }
         if self.is(&[Mnemonic::In, Mnemonic::Out]) && self.culprit.step.has_prefix(&[0xf2, 0xf3]) {
             return Some("KVM's emulator repeats IN and OUT with a prefix that they ignore");
         }
-        if self.is_mapped_io { self.mapped_io() } else { None }
+        if self.is_mapped_io { self.mapped_io() } else { self.not_canonical() }
+    }
+
+    /// Those of addresses that are not canonical.
+    fn not_canonical(&self) -> Option<&'static str> {
+        if !self.config.is_64() || !matches!(self.soft, Some(12 | 13)) || !self.has_memory() {
+            return None;
+        }
+        let cr2 = self.culprit.kvm.state.cr2;
+        if self.kvm == Some(14) && (cr2 as i64) << 16 >> 16 != cr2 as i64 {
+            return Some("KVM's emulator checks only the first byte for a canonical address");
+        }
+        if self.culprit.step.has_prefix(&SEGMENTS) {
+            return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
+        }
+        None
     }
 
     /// Those of ring 3. A host without hardware virtualization emulates the instructions that raise #GP or #UD there, or
     /// that access memory-mapped I/O, and its emulator is not exact.
     fn ring_3(&self) -> Option<&'static str> {
-        const SEGMENTS: [u8; 4] = [0x26, 0x2e, 0x36, 0x3e];
         let is_protection = matches!(self.soft, Some(12 | 13)) && self.has_memory();
         if self.kvm == Some(6) && is_protection && self.is_extension() {
             return Some("KVM emulates what raises #GP in ring 3, and does not know the instruction");
         }
         let cr2 = self.culprit.kvm.state.cr2;
-        if self.kvm == Some(14) && !is_canonical(cr2) && is_protection {
-            return Some("KVM's emulator checks only the first byte for a canonical address");
-        }
         if self.kvm == Some(14) && cr2 >> 47 != 0 && self.is_error_code() {
             return Some(
                 "KVM's error code shows the page tables of the host for the upper half of the addresses",
             );
-        }
-        if is_protection && self.culprit.step.has_prefix(&SEGMENTS) {
-            return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
         if self.soft == Some(6) && self.mnemonic == Mnemonic::INVALID {
             return Some("KVM emulates what raises #UD in ring 3, and does not check its prefixes");
@@ -144,8 +165,22 @@ impl<'a> Case<'a> {
         if self.soft == Some(17) && self.is(&STRING_IO) {
             return Some("KVM's emulator does not check the alignment of string I/O");
         }
-        if self.soft == Some(1) && self.culprit.step.before.rflags & flag::TF != 0 && self.has_accesses {
-            return Some("KVM does not trap after an instruction that it emulates");
+        if self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]) {
+            return Some("IRET sees the tables of the host");
+        }
+        if (self.is(&STRING_IO) || self.is_mapped_io) && self.culprit.step.has_prefix(&SEGMENTS) {
+            return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
+        }
+        let pointer = self.culprit.step.before.gpr[4];
+        let is_canonical = (pointer as i64) << 16 >> 16 == pointer as i64;
+        if self.kvm == Some(6) && self.has_memory() && self.is_extension() && !is_canonical {
+            return Some("the host emulates an access that it has to map if RSP is not canonical");
+        }
+        if self.culprit.is_rewritten {
+            return Some("a repetition has overwritten itself: the instruction that differs cannot be found");
+        }
+        if self.is(&STRING_IO) {
+            return self.repetition();
         }
         if self.mnemonic == Mnemonic::Maskmovdqu && matches!(self.kvm, Some(14 | 17)) {
             return Some("MASKMOVDQU may fault for bytes that it does not store");
@@ -203,20 +238,66 @@ impl<'a> Case<'a> {
         if self.is(&[Mnemonic::Ltr, Mnemonic::Lldt]) && self.is_error_code() {
             return Some("KVM's emulator has no selector in the error code of LTR and LLDT for an LDT");
         }
-        if self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]) && self.is_error_code() {
-            return Some("the host has no selector in the error code of IRET");
+        let is_iret = self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]);
+        if is_iret && self.config == Config::Long && matches!(self.kvm, Some(11 | 13)) {
+            return Some("the host emulates IRET: its checks and its error code are others");
         }
         if self.mnemonic == Mnemonic::Enter && !self.has_stack_size() {
             return Some("KVM's emulator pushes the size of the stack for ENTER");
         }
-        if self.is(&[Mnemonic::Sldt, Mnemonic::Str]) && insn.op0_kind() == OpKind::Memory {
-            return Some("KVM's emulator stores more than 2 bytes for SLDT and STR");
+        let is_selector =
+            self.is(&[Mnemonic::Sldt, Mnemonic::Str]) || insn.op1_register().is_segment_register();
+        if is_selector && insn.op0_kind() == OpKind::Memory {
+            return Some("KVM's emulator stores more than 2 bytes of a selector");
         }
-        if self.mnemonic == Mnemonic::Cmpxchg
-            && insn.op0_register().is_gpr32()
-            && self.is_equal_with(clear_upper(insn))
+        if self.mnemonic == Mnemonic::Int && self.config != Config::Real {
+            return Some("the host takes INT n of ring 0 for a call, or refuses it");
+        }
+        let is_software = self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]);
+        if is_software && self.config == Config::Real && self.culprit.step.has_prefix(&[0x66]) {
+            return Some("KVM's emulator pushes 32 bits for INT with an operand-size prefix");
+        }
+        let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
+        if has_trap && self.kvm == Some(1) && self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]) {
+            return Some("KVM's emulator traps after INT, which clears TF");
+        }
+        if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && self.config != Config::Long {
+            return Some("KVM's emulator stores 24 bits of a base address with an operand size of 16");
+        }
+        if self.config == Config::Real
+            && self.culprit.soft.state.idtr.limit < 0x3ff
+            && self.culprit.soft.end == End::Shutdown
         {
-            return Some("KVM's emulator clears the upper half of a destination of CMPXCHG that it leaves");
+            return Some("KVM ignores the limit of the IDT in real mode");
+        }
+        if matches!(insn.op0_register(), Register::CR0 | Register::CR4)
+            && (self.kvm, self.soft) == (None, Some(13))
+        {
+            return Some("KVM allows other bits of CR0 and CR4 than softcpu has");
+        }
+        if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && (self.kvm, self.soft) == (None, Some(13)) {
+            return Some("KVM allows addresses of 57 bits in GDTR and IDTR");
+        }
+        if matches!(insn.op0_register(), Register::DR4 | Register::DR5)
+            && (self.kvm, self.soft) == (None, Some(13))
+        {
+            return Some("KVM's emulator does not check the upper half of DR4 and DR5");
+        }
+        let has_read = self.is_mapped_io || matches!(self.kvm, Some(12..=14));
+        if self.soft == Some(6) && has_read && self.mnemonic == Mnemonic::INVALID {
+            return Some("KVM's emulator reads the operand before it raises #UD");
+        }
+        if has_trap && self.mnemonic == Mnemonic::Swapgs && (self.kvm, self.soft) == (Some(1), Some(1)) {
+            return Some("the host traps one instruction too late after SWAPGS");
+        }
+        if self.mnemonic == Mnemonic::Reservednop && self.culprit.step.has_prefix(&[0x67]) {
+            return Some("KVM's emulator takes reserved NOPs with 16-bit addresses for shorter ones");
+        }
+        let may_leave = self.is(&[Mnemonic::Cmpxchg, Mnemonic::Bsf, Mnemonic::Bsr]);
+        if may_leave && insn.op0_register().is_gpr32() && self.is_equal_with(clear_upper(insn)) {
+            return Some(
+                "KVM's emulator clears the upper half of a destination that CMPXCHG, BSF or BSR leaves",
+            );
         }
         if self.mnemonic == Mnemonic::Call && (self.kvm, self.soft) == (Some(13), Some(13)) {
             return Some("KVM's emulator checks the target of CALL before the stack");
@@ -224,11 +305,42 @@ impl<'a> Case<'a> {
         if self.is_upper_stack_pointer() {
             return Some("KVM clears the upper half of ESP when it delivers an exception in real mode");
         }
-        if self.writes_itself() {
+        if let Some(why) = self.repetition() {
+            return Some(why);
+        }
+        if self.culprit.is_rewritten || self.writes_itself() {
             return Some("KVM's emulator goes on with an instruction that has overwritten itself");
         }
         if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is_partial_store() {
             return Some("KVM's emulator writes the first part of a store whose second part faults");
+        }
+        None
+    }
+
+    /// Those of repetitions.
+    fn repetition(&self) -> Option<&'static str> {
+        let insn = &self.culprit.step.insn;
+        if !insn.has_rep_prefix() && !insn.has_repne_prefix() {
+            return None;
+        }
+        let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
+        if has_trap && self.soft == Some(1) {
+            return Some("KVM's emulator does not trap after each element of a repetition");
+        }
+        let is_fault = self.kvm == self.soft && matches!(self.kvm, Some(12..=14 | 17));
+        if is_fault && self.is_equal_but_flags(flag::STATUS) {
+            return Some("KVM's emulator leaves the flags of the last comparison at a fault");
+        }
+        let flags = self.culprit.undefined.flags | flag::STATUS;
+        let mut kvm = self.culprit.kvm.clone();
+        for (kvm, soft) in kvm.state.gpr.iter_mut().zip(self.culprit.soft.state.gpr) {
+            *kvm = if *kvm & 0xffff_ffff == soft { soft } else { *kvm };
+        }
+        let is_short = self.config.is_64() && self.culprit.step.has_prefix(&[0x67]);
+        if is_short && is_fault && outcome::compare(self.config, &kvm, &self.culprit.soft, flags).is_empty() {
+            return Some(
+                "KVM's emulator leaves the upper halves of the registers of a repetition at a fault",
+            );
         }
         None
     }
@@ -267,9 +379,13 @@ impl<'a> Case<'a> {
 
     /// Only bytes before the end of the page before CR2 are different.
     fn is_partial_store(&self) -> bool {
-        let end = self.culprit.soft.state.cr2 & !0xfff;
-        self.culprit.soft.state.cr2 == end
-            && self.is_equal_with(|kvm, soft| outcome::copy(self.config, kvm, soft, end.wrapping_sub(7), 7))
+        // The addresses before these two are mapped to the last page.
+        let end = match self.culprit.soft.state.cr2 {
+            0x1_0000_0000 | 0x8000_0000_0000 => LAST_PAGE + PAGE,
+            end => end,
+        };
+        end % PAGE == 0
+            && self.is_equal_with(|kvm, soft| outcome::copy(self.config, kvm, soft, end.wrapping_sub(9), 9))
     }
 }
 
@@ -277,10 +393,6 @@ impl<'a> Case<'a> {
 fn clear_upper(insn: &Instruction) -> impl Fn(&mut Outcome, &Outcome) {
     let register = insn.op0_register().full_register().number();
     move |kvm, soft| kvm.state.gpr[register & 15] |= soft.state.gpr[register & 15] & !0xffff_ffff
-}
-
-fn is_canonical(address: u64) -> bool {
-    (address as i64) << 16 >> 16 == address as i64
 }
 
 /// The vector of the exception in which a program ended.

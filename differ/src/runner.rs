@@ -125,6 +125,12 @@ impl Runner {
         if lines.is_empty() {
             return Ok(Verdict::Same);
         }
+        let (again, soft) = self.both(program)?;
+        if outcome::compare(config, &again, &soft, 0).is_empty() {
+            return Ok(Verdict::NotComparable(
+                "KVM's result is another one when the program is repeated".into(),
+            ));
+        }
         Ok(match self.culprit(program)? {
             Ok(culprit) => match quirks::allowed(config, &culprit) {
                 Some(why) => Verdict::NotComparable(why.into()),

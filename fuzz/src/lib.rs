@@ -7,8 +7,10 @@
 pub mod chains;
 pub mod elf;
 pub mod kernel;
+pub mod processor;
 pub mod race;
 pub mod saved;
+pub mod twice;
 pub mod virtio_mmio;
 
 use libfuzzer_sys::arbitrary::{Arbitrary, Unstructured};

@@ -1,14 +1,16 @@
 //! Times a loop of arithmetic and memory accesses, a loop of calls in paged 64-bit code, and a loop of exits.
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use softcpu::{Cpu, Exit, Segment, VecMemory, cr0, cr4, efer, seg};
 use std::time::Instant;
 
 const CODE: u64 = 0x1000;
 
-fn main() {
-    time("real mode, mixed", real_mode(mixed()));
-    time("long mode, calls", long_mode(calls()));
-    time("long mode, exits", long_mode(exits()));
+fn main() -> Result<(), IcedError> {
+    time("real mode, mixed", real_mode(mixed()?));
+    time("long mode, calls", long_mode(calls()?));
+    time("long mode, exits", long_mode(exits()?));
+    Ok(())
 }
 
 /// Runs a guest to its end, in parts, and prints the median of what an instruction takes. The parts are shorter than what
@@ -40,61 +42,61 @@ fn time(name: &str, mut cpu: Cpu<VecMemory>) {
     }
 }
 
-fn mixed() -> Vec<u8> {
-    let mut a = CodeAssembler::new(16).unwrap();
+fn mixed() -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(16)?;
     let mut top = a.create_label();
-    a.mov(ecx, 10_000_000u32).unwrap();
-    a.mov(bx, 0x2000u32).unwrap();
-    a.set_label(&mut top).unwrap();
-    a.mov(eax, dword_ptr(bx)).unwrap();
-    a.add(eax, ecx).unwrap();
-    a.xor(edx, eax).unwrap();
-    a.mov(dword_ptr(bx) + 4, edx).unwrap();
-    a.add(esi, 3).unwrap();
-    a.and(esi, 0xff).unwrap();
-    a.add(dword_ptr(bx) + 8, esi).unwrap();
-    a.dec(ecx).unwrap();
-    a.jne(top).unwrap();
-    a.hlt().unwrap();
-    a.assemble(CODE).unwrap()
+    a.mov(ecx, 10_000_000u32)?;
+    a.mov(bx, 0x2000u32)?;
+    a.set_label(&mut top)?;
+    a.mov(eax, dword_ptr(bx))?;
+    a.add(eax, ecx)?;
+    a.xor(edx, eax)?;
+    a.mov(dword_ptr(bx) + 4, edx)?;
+    a.add(esi, 3)?;
+    a.and(esi, 0xff)?;
+    a.add(dword_ptr(bx) + 8, esi)?;
+    a.dec(ecx)?;
+    a.jne(top)?;
+    a.hlt()?;
+    a.assemble(CODE)
 }
 
-fn calls() -> Vec<u8> {
-    let mut a = CodeAssembler::new(64).unwrap();
+fn calls() -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(64)?;
     let (mut top, mut function, mut odd) = (a.create_label(), a.create_label(), a.create_label());
-    a.mov(ecx, 3_000_000u32).unwrap();
-    a.set_label(&mut top).unwrap();
-    a.mov(rdi, rcx).unwrap();
-    a.call(function).unwrap();
-    a.add(rbx, rax).unwrap();
-    a.dec(rcx).unwrap();
-    a.jne(top).unwrap();
-    a.hlt().unwrap();
-    a.set_label(&mut function).unwrap();
-    a.push(rbp).unwrap();
-    a.mov(rbp, rsp).unwrap();
-    a.mov(qword_ptr(rbp - 8), rdi).unwrap();
-    a.test(edi, 1).unwrap();
-    a.jne(odd).unwrap();
-    a.shl(rdi, 2).unwrap();
-    a.set_label(&mut odd).unwrap();
-    a.mov(rax, qword_ptr(rbp - 8)).unwrap();
-    a.lea(rax, qword_ptr(rax + rdi * 4 + 1)).unwrap();
-    a.pop(rbp).unwrap();
-    a.ret().unwrap();
-    a.assemble(CODE).unwrap()
+    a.mov(ecx, 3_000_000u32)?;
+    a.set_label(&mut top)?;
+    a.mov(rdi, rcx)?;
+    a.call(function)?;
+    a.add(rbx, rax)?;
+    a.dec(rcx)?;
+    a.jne(top)?;
+    a.hlt()?;
+    a.set_label(&mut function)?;
+    a.push(rbp)?;
+    a.mov(rbp, rsp)?;
+    a.mov(qword_ptr(rbp - 8), rdi)?;
+    a.test(edi, 1)?;
+    a.jne(odd)?;
+    a.shl(rdi, 2)?;
+    a.set_label(&mut odd)?;
+    a.mov(rax, qword_ptr(rbp - 8))?;
+    a.lea(rax, qword_ptr(rax + rdi * 4 + 1))?;
+    a.pop(rbp)?;
+    a.ret()?;
+    a.assemble(CODE)
 }
 
-fn exits() -> Vec<u8> {
-    let mut a = CodeAssembler::new(64).unwrap();
+fn exits() -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(64)?;
     let mut top = a.create_label();
-    a.mov(ecx, 2_000_000u32).unwrap();
-    a.set_label(&mut top).unwrap();
-    a.out(0xe9, al).unwrap();
-    a.dec(ecx).unwrap();
-    a.jne(top).unwrap();
-    a.hlt().unwrap();
-    a.assemble(CODE).unwrap()
+    a.mov(ecx, 2_000_000u32)?;
+    a.set_label(&mut top)?;
+    a.out(0xe9, al)?;
+    a.dec(ecx)?;
+    a.jne(top)?;
+    a.hlt()?;
+    a.assemble(CODE)
 }
 
 fn real_mode(code: Vec<u8>) -> Cpu<VecMemory> {

@@ -2,7 +2,7 @@
 
 use crate::blocks::{Block, Blocks, Key};
 use crate::cpuid::CpuidLeaf;
-use crate::exit::{Death, Exit};
+use crate::exit::{Death, Delivery, Exit};
 use crate::memory::{Memory, PAGE};
 use crate::op::Op;
 use crate::paging::{Access, Tlb};
@@ -45,6 +45,10 @@ pub struct Cpu<M: Memory> {
     /// single-step trap after a HLT.
     pub(crate) undelivered: Option<Exception>,
     pub(crate) death: Option<Death>,
+    /// The last exception or interrupt that was delivered.
+    pub(crate) last_delivery: Option<Delivery>,
+    /// The first one in real mode whose entry of the interrupt vector table was zero.
+    pub(crate) first_empty: Option<Delivery>,
     /// The CPUID leaves.
     pub(crate) cpuid: Vec<CpuidLeaf>,
     /// The model-specific registers whose accesses are exits.
@@ -82,6 +86,8 @@ impl<M: Memory> Cpu<M> {
             skip_single_step: false,
             undelivered: None,
             death: None,
+            last_delivery: None,
+            first_empty: None,
             cpuid: Vec::new(),
             trapped_msrs: Vec::new(),
             recent: [0; RECENT],
@@ -136,6 +142,7 @@ impl<M: Memory> Cpu<M> {
         self.state = State::default();
         (self.allowed, self.left, self.executed) = (0, 0, 0);
         (self.leave_block, self.shadow, self.death) = (false, false, None);
+        (self.last_delivery, self.first_empty) = (None, None);
         self.next_recent = 0;
         self.blocks.forget_counts();
         self.state_changed();
@@ -154,6 +161,17 @@ impl<M: Memory> Cpu<M> {
     /// The faults of the triple fault after which [`run`](Self::run) returned [`Exit::Shutdown`].
     pub fn death(&self) -> Option<&Death> {
         self.death.as_ref()
+    }
+
+    /// The last exception or software interrupt whose handler was entered.
+    pub fn last_delivery(&self) -> Option<&Delivery> {
+        self.last_delivery.as_ref()
+    }
+
+    /// The first exception or software interrupt that went through an entry of the interrupt vector table that is zero, to
+    /// 0000:0000. A guest that has no handler there executes what is at address 0, and may cause any others.
+    pub fn first_empty_delivery(&self) -> Option<&Delivery> {
+        self.first_empty.as_ref()
     }
 
     /// The number of instructions that were executed. An iteration of a repeated string instruction counts as one.

@@ -87,6 +87,27 @@ pub struct Death {
     pub rip: u64,
 }
 
+/// An exception or software interrupt whose handler was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The exception or interrupt.
+    pub fault: Fault,
+    /// INT n, INT3 or INTO, not an exception.
+    pub is_software: bool,
+    /// The selector of CS at the instruction.
+    pub cs: u16,
+    /// RIP at the instruction. After a single-step trap: at the instruction after it.
+    pub rip: u64,
+    /// The number of instructions before this one ([`Cpu::instructions`](crate::Cpu::instructions)).
+    pub instructions: u64,
+    /// The selector of the handler's code segment.
+    pub handler_cs: u16,
+    /// The offset of the handler in it.
+    pub handler_rip: u64,
+    /// The linear address of the handler.
+    pub handler: u64,
+}
+
 impl Fault {
     /// The abbreviation of the exception in the SDM, for example "#GP". `None` for a vector without a name.
     pub fn name(vector: u8) -> Option<&'static str> {

@@ -40,6 +40,10 @@ impl<M: Memory> Cpu<M> {
             if is_canonical(linear) && is_canonical(linear.wrapping_add(size.wrapping_sub(1))) {
                 return Ok(linear);
             }
+            // Processors of Intel check the alignment before the last byte.
+            if is_canonical(linear) && size <= 8 {
+                self.check_alignment(linear, size as u8)?;
+            }
             return Err(segment_fault(segment));
         }
         let register = &self.state.segments[segment % 6];
@@ -126,9 +130,12 @@ impl<M: Memory> Cpu<M> {
         // A fault in the second page comes before an access to the first, which may be memory-mapped I/O.
         self.translate(linear, Access::Read, user)?;
         self.translate(linear.wrapping_add(15) & self.linear_mask() & !(PAGE - 1), Access::Read, user)?;
-        let low = self.load_linear(linear, 8, user)?;
-        let high = self.load_linear(linear.wrapping_add(8) & self.linear_mask(), 8, user)?;
-        Ok(u128::from(high) << 64 | u128::from(low))
+        let mut value = 0;
+        for (done, size) in wide_parts(linear).into_iter().filter(|(_, size)| *size != 0) {
+            let at = linear.wrapping_add(done.into()) & self.linear_mask();
+            value |= u128::from(self.load_linear(at, size, user)?) << (8 * done);
+        }
+        Ok(value)
     }
 
     /// Writes 16 bytes at an offset in a segment. `aligned`: as in [`load_wide`](Self::load_wide).
@@ -150,16 +157,18 @@ impl<M: Memory> Cpu<M> {
             return self.store_to(entry, linear.wrapping_add(8), 8, (value >> 64) as u64);
         }
         self.check_write(linear, 16, user)?;
-        let next = linear.wrapping_add(8) & self.linear_mask();
         let last = linear.wrapping_add(15) & self.linear_mask();
+        let mut parts = wide_parts(linear);
         // As in `store_linear`.
         let is_memory = self.translate(linear, Access::Write, user)?.page.is_some();
         if is_memory && self.translate(last, Access::Write, user)?.page.is_none() {
-            self.store_linear(next, 8, (value >> 64) as u64, user)?;
-            return self.store_linear(linear, 8, value as u64, user);
+            parts.rotate_left(2);
         }
-        self.store_linear(linear, 8, value as u64, user)?;
-        self.store_linear(next, 8, (value >> 64) as u64, user)
+        for (done, size) in parts.into_iter().filter(|(_, size)| *size != 0) {
+            let at = linear.wrapping_add(done.into()) & self.linear_mask();
+            self.store_linear(at, size, (value >> (8 * done)) as u64, user)?;
+        }
+        Ok(())
     }
 
     /// The bits of a linear address.
@@ -289,6 +298,19 @@ const fn byte_mask(size: u8) -> u64 {
 const fn halves(linear: u64, size: u8) -> (u8, u8) {
     let first = (PAGE - (linear & (PAGE - 1))) as u8;
     (first, size - first)
+}
+
+/// The parts of an access of 16 bytes that crosses a page: two in each page, of at most 8 bytes. Each has its distance from
+/// the start and its size, which may be 0.
+fn wide_parts(linear: u64) -> [(u32, u8); 4] {
+    let (first, second) = halves(linear, 16);
+    let low = |size: u8| size.min(8);
+    [
+        (0, low(first)),
+        (low(first).into(), first - low(first)),
+        (first.into(), low(second)),
+        ((first + low(second)).into(), second - low(second)),
+    ]
 }
 
 /// #SS for the stack segment, else #GP.

@@ -85,16 +85,12 @@ pub fn explain(replay: &mut Replay, test: &Test, outcome: &Outcome) -> Option<Cl
         _ => replay.raised(test, &[]),
     };
     let expected = test.exception.map(|exception| exception.vector);
+    let has_lock = prefixes(code).any(|byte| byte == 0xf0) && !is_lockable(code);
     let is_divide_error = expected == Some(DE) && raised == Some(DE);
     Some(match () {
         () if outcome.end == Exit::Unsupported && (0xd8..=0xdf).contains(&opcode) => Class::X87,
-        () if prefixes(code).any(|byte| byte == 0xf0)
-            && raised == Some(UD)
-            && (expected != Some(UD) || opcode == INT) =>
-        {
-            Class::Lock
-        }
-        () if expected == Some(GP) && raised == Some(STACK) => Class::StackFault,
+        () if has_lock && raised == Some(UD) && (expected != Some(UD) || opcode == INT) => Class::Lock,
+        () if expected == Some(GP) && raised == Some(STACK) && uses_stack(&insn) => Class::StackFault,
         () if expected.is_none() && matches!(raised, Some(GP | STACK)) && wraps(&insn, test) => Class::Wrap,
         () if raised.is_some() && raised == expected && is_string && changes_indices(test, outcome) => {
             Class::Restart
@@ -116,6 +112,27 @@ pub fn explain(replay: &mut Replay, test: &Test, outcome: &Outcome) -> Option<Cl
 fn prefixes(code: &[u8]) -> impl Iterator<Item = u8> + '_ {
     const PREFIXES: [u8; 7] = [0x26, 0x2e, 0x36, 0x3e, 0xf0, 0xf2, 0xf3];
     code.iter().copied().take_while(|byte| PREFIXES.contains(byte))
+}
+
+/// True for an instruction that can be locked (SDM volume 2, LOCK).
+fn is_lockable(code: &[u8]) -> bool {
+    let rest = code.get(prefixes(code).count()..).unwrap_or_default();
+    let [opcode, modrm, ..] = *rest else { return false };
+    let is_memory = modrm < 0xc0;
+    is_memory
+        && match (opcode, modrm >> 3 & 7) {
+            // CMP and TEST do not write.
+            (0x00..=0x31, _) => opcode & 7 < 2,
+            (0x80..=0x83, number) => number != 7,
+            (0xf6 | 0xf7, number) => matches!(number, 2 | 3),
+            (0xfe | 0xff, number) => matches!(number, 0 | 1),
+            _ => matches!(opcode, 0x86 | 0x87),
+        }
+}
+
+/// True for an instruction with an operand in the stack segment.
+fn uses_stack(insn: &Instruction) -> bool {
+    insn.is_stack_instruction() || insn.memory_segment() == Register::SS
 }
 
 /// True for an instruction that only an 80286 finds too long. It does so before it finds the opcode invalid, and the test

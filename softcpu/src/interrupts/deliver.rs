@@ -2,10 +2,11 @@
 
 use crate::cpu::Cpu;
 use crate::descriptors::{error_code, is_null, system};
+use crate::exit::{Delivery, Fault};
 use crate::memory::Memory;
 use crate::stack::Stack;
 use crate::state::{Segment, flag, gpr, seg};
-use crate::trap::{Exception, GP, NP, Trap};
+use crate::trap::{Exception, GP, NP, PF, Trap};
 
 /// The bit of an error code that marks a vector.
 const IDT: u32 = 2;
@@ -26,6 +27,8 @@ pub(crate) struct Event {
     pub(crate) flags: u64,
     /// The value of RIP to push.
     pub(crate) rip: u64,
+    /// The vector whose delivery raised the exception.
+    pub(crate) during: Option<u8>,
 }
 
 impl Event {
@@ -60,14 +63,44 @@ impl<M: Memory> Cpu<M> {
     /// # Errors
     /// An exception during the delivery. The registers are unchanged.
     pub(crate) fn deliver(&mut self, event: &Event) -> Result<(), Trap> {
-        let result = match self.state.is_protected() {
+        let is_protected = self.state.is_protected();
+        let from = (self.state.segments[seg::CS].selector, self.state.rip);
+        let result = match is_protected {
             true => self.deliver_protected(event),
             false => self.deliver_real(event),
         };
+        if result.is_ok() {
+            self.remember(event, from, is_protected);
+        }
         result.map_err(|trap| match trap {
             Trap::Fault(exception) => Trap::Fault(Exception { during: Some(event.vector), ..exception }),
             other => other,
         })
+    }
+
+    /// Remembers an event whose handler is entered. `from` are CS and RIP of the instruction.
+    fn remember(&mut self, event: &Event, from: (u16, u64), is_protected: bool) {
+        let is_page_fault = event.vector == PF && !event.is_software && is_protected;
+        let code = &self.state.segments[seg::CS];
+        let delivery = Delivery {
+            fault: Fault {
+                vector: event.vector,
+                error: event.error.filter(|_| is_protected),
+                cr2: is_page_fault.then_some(self.state.cr2),
+                while_delivering: event.during,
+            },
+            is_software: event.is_software,
+            cs: from.0,
+            rip: from.1,
+            instructions: self.instructions(),
+            handler_cs: code.selector,
+            handler_rip: self.next_rip,
+            handler: code.base.wrapping_add(self.next_rip),
+        };
+        if !is_protected && delivery.handler == 0 {
+            self.first_empty.get_or_insert(delivery);
+        }
+        self.last_delivery = Some(delivery);
     }
 
     /// Delivers through the interrupt vector table.

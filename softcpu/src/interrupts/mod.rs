@@ -7,7 +7,7 @@ use crate::exit::{Death, Fault};
 use crate::memory::Memory;
 use crate::op::Op;
 use crate::state::{flag, seg};
-use crate::trap::{AC, DB, DE, DF, Exception, GP, NP, PF, SS, TS, Trap};
+use crate::trap::{DB, DE, DF, Exception, GP, NP, PF, SS, TS, Trap};
 pub(crate) use deliver::Event;
 
 /// The bits of DR6 and DR7 (SDM volume 3, sections 18.2.3 and 18.2.4).
@@ -20,6 +20,10 @@ pub(crate) mod debug {
     /// Accesses to the debug registers raise #DB.
     pub(crate) const GENERAL_DETECT: u64 = 1 << 13;
 }
+
+/// The most exceptions that are delivered for one instruction. #AC is not contributory, so it and others can raise each other
+/// for ever, and the instruction is then started again, as often as the run has instructions left.
+const MAX_DELIVERIES: usize = 8;
 
 /// True if an exception with the vector `second`, raised while `first` was delivered, is a double fault (SDM volume 3, table
 /// 6-5).
@@ -56,8 +60,7 @@ impl<M: Memory> Cpu<M> {
                 Err(Trap::Fault(raised)) => raised,
                 Err(other) => return Err(other),
             };
-            if current.vector == AC && raised.vector == AC {
-                // The processor would raise it for ever.
+            if faults.len() == MAX_DELIVERIES {
                 return Err(Trap::Again);
             }
             if current.vector == DF {
@@ -105,6 +108,7 @@ impl<M: Memory> Cpu<M> {
             is_software: false,
             flags: self.state.rflags | resume,
             rip: self.state.rip,
+            during: exception.during,
         }
     }
 

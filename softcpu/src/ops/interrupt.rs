@@ -22,7 +22,8 @@ pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
 impl<M: Memory> Cpu<M> {
     /// Delivers the interrupt of an instruction.
     fn interrupt(&mut self, vector: u8, is_software: bool) -> Result<(), Trap> {
-        let event = Event { vector, error: None, is_software, flags: self.state.rflags, rip: self.next_rip };
+        let (flags, rip) = (self.state.rflags, self.next_rip);
+        let event = Event { vector, error: None, is_software, flags, rip, during: None };
         self.deliver(&event)?;
         // The delivery has cleared TF before the trap is taken.
         self.skip_single_step = true;

@@ -427,9 +427,46 @@ fn alignment_check_of_a_frame_for_ever_ends() {
 }
 
 #[test]
+fn exceptions_that_raise_each_other_for_ever_end() {
+    let mut cpu = machine(Mode::ProtectedUser, |a| a.ud2());
+    // The frame of #NP raises #AC, and the gate of #AC raises #NP.
+    for vector in 0..32 {
+        set_gate(&cpu, vector, gate(selector::USER_CODE_32, DATA, 0xee, 0));
+    }
+    set_gate(&cpu, crate::trap::AC, gate(selector::USER_CODE_32, DATA, 0x6e, 0));
+    cpu.state.cr0 |= crate::state::cr0::AM;
+    cpu.state.rflags |= flag::AC;
+    cpu.state.gpr[gpr::SP] += 1;
+    assert_eq!(cpu.run(10), Exit::SliceEnd);
+    assert_eq!(cpu.state.rip, CODE);
+}
+
+#[test]
 fn virtual_8086_mode_is_not_supported() {
     let mut cpu = machine(Mode::Protected, |a| a.nop());
     cpu.state.rflags |= flag::VM;
     assert_eq!(cpu.run(10), Exit::Unsupported);
     assert_eq!(cpu.state.rip, CODE);
+}
+
+#[test]
+fn the_last_delivery_is_remembered_and_the_first_without_a_handler() {
+    let mut cpu = machine(Mode::Real, |a| {
+        a.nop()?;
+        a.int(0x21)
+    });
+    assert_eq!(cpu.last_delivery(), None);
+    assert_eq!(run(&mut cpu), Some(0x21));
+    let delivery = *cpu.last_delivery().unwrap();
+    assert_eq!((delivery.fault.vector, delivery.is_software, delivery.instructions), (0x21, true, 1));
+    assert_eq!((delivery.cs, delivery.rip, delivery.handler), (0x1000, 1, handler(0x21)));
+    assert_eq!(cpu.first_empty_delivery(), None);
+    // The same with an entry of zeroes.
+    let mut cpu = machine(Mode::Real, |a| a.ud2());
+    cpu.memory().write(cpu.state.idtr.base as usize + 6 * 4, &[0; 4]);
+    cpu.run(1);
+    let empty = *cpu.first_empty_delivery().unwrap();
+    assert_eq!((empty.fault.vector, empty.cs, empty.rip, empty.handler), (6, 0x1000, 0, 0));
+    cpu.reset();
+    assert_eq!((cpu.last_delivery(), cpu.first_empty_delivery()), (None, None));
 }

@@ -3,6 +3,7 @@
 mod far;
 mod interrupts;
 mod machine;
+mod random;
 mod returns;
 mod segments;
 mod syscall;

@@ -5,7 +5,7 @@
 
 use crate::exit::Stop;
 use crate::host::{ControlEscaper, EventFd, REPEAT};
-use crate::shutdown::Deadline;
+use crate::shutdown::{Deadline, Wait};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -173,6 +173,16 @@ impl Output {
         }
     }
 
+    /// Goes on with a write that gave way to other vCPUs. Breaks with the end of the run if it fails.
+    pub(crate) fn go_on(&self) -> ControlFlow<Stop> {
+        self.record_loss(self.lock().flush_text(Deadline::must_end).map_err(stop_of))
+    }
+
+    /// Drops text whose write gave way, because another vCPU has ended the run.
+    pub(crate) fn drop_waiting(&self) {
+        self.lock().waiting.clear();
+    }
+
     /// Ends a run: writes all text, also the beginning of a character that never ended. Breaks like
     /// [`finish`](Self::finish).
     pub(crate) fn end_run(&mut self) -> ControlFlow<Stop> {
@@ -258,11 +268,12 @@ impl Sink {
     }
 
     /// Writes all waiting text. When a kick interrupts the write, or the reader takes only a part, gives up if `until`
-    /// returns the end of the run. Text that cannot be written is dropped, and the error ends the run.
+    /// returns the end of the run, or keeps the rest if other vCPUs share the thread. Text that cannot be written is dropped, and the error ends the run.
     fn flush_text(&mut self, until: fn(&Deadline) -> Option<Stop>) -> io::Result<()> {
         let text = std::mem::take(&mut self.waiting);
         let mut rest = text.as_slice();
         while !rest.is_empty() {
+            let mut is_blocked = false;
             match self.writer.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
@@ -274,6 +285,7 @@ impl Sink {
                 Err(error)
                     if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) =>
                 {
+                    is_blocked = true;
                     // Another program has left the terminal non-blocking.
                     if error.kind() == io::ErrorKind::WouldBlock {
                         thread::sleep(REPEAT);
@@ -283,6 +295,10 @@ impl Sink {
             }
             if let Some(stop) = until(&self.deadline) {
                 return Err(io::Error::other(Stopped(stop)));
+            }
+            if is_blocked && self.deadline.give_way(Wait::Reader) {
+                self.waiting = rest.to_vec();
+                return Ok(());
             }
         }
         self.writer.flush()

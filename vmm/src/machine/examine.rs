@@ -145,7 +145,9 @@ impl Machine {
                 (Ok(regs), Ok(sregs)) => {
                     let explanation = Explanation::new(location, regs, sregs, &self.memory, &scene);
                     match vcpu.soft() {
-                        Some(soft) => explanation.map(|explanation| explanation.with_facts(stop, soft.cpu())),
+                        Some(soft) => explanation.map(|explanation| {
+                            explanation.with_facts(stop, soft.cpu(), &self.memory, scene.image)
+                        }),
                         None => explanation,
                     }
                 }

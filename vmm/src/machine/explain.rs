@@ -11,6 +11,7 @@ mod other_mode;
 mod registers;
 mod selectors;
 mod stack;
+mod stray;
 mod suspicion;
 #[cfg(test)]
 mod tests;
@@ -100,20 +101,42 @@ impl Explanation {
     }
 
     /// The cause of the guest's death as the software processor knows it: the exceptions of a triple fault, each with its
-    /// error code. After a timeout: the loop that the guest was in. A phrase; `None` with KVM, which does not tell it.
+    /// error code. After a timeout: the loop that the guest was in. In all cases first: the exception or interrupt whose handler
+    /// is no code, after which the guest ran astray. A phrase; `None` with KVM, which does not tell it.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 
     /// Adds what the software processor knows about an end.
     #[must_use]
-    pub(super) fn with_facts(self, stop: &Stop, processor: &Cpu<PagedMemory>) -> Self {
+    pub(super) fn with_facts(
+        self,
+        stop: &Stop,
+        processor: &Cpu<PagedMemory>,
+        memory: &GuestMemory,
+        image: Option<&Image>,
+    ) -> Self {
+        let ran_astray = matches!(
+            stop,
+            Stop::TripleFault | Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::EmulationFailure(_)
+        );
+        let probe = Probe::new(memory.clone(), *self.sregs);
+        let stray =
+            image.filter(|_| ran_astray).and_then(|image| stray::stray(processor, &probe, memory, image));
+        // A guess about what followed would only distract.
+        let suspicion = if stray.is_some() { None } else { self.suspicion };
         let cause = match stop {
-            Stop::TripleFault => processor.death().and_then(|death| exact::death(death, self.suspicion())),
-            Stop::Timeout(_) | Stop::WallTimeout(_) => exact::looped(processor),
-            _ => None,
+            Stop::TripleFault => {
+                let died = processor.death().and_then(|death| exact::death(death, suspicion.as_deref()));
+                match (stray, died) {
+                    (Some(stray), Some(died)) => Some(format!("{stray}; later {died}")),
+                    (stray, died) => stray.or(died),
+                }
+            }
+            Stop::Timeout(_) | Stop::WallTimeout(_) => stray.or_else(|| exact::looped(processor)),
+            _ => stray,
         };
-        Self { cause, ..self }
+        Self { cause, suspicion, ..self }
     }
 
     /// The bytes and the text of the instruction. `None` if it cannot be read.

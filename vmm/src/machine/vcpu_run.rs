@@ -121,11 +121,17 @@ impl<'a> VcpuRun<'a> {
     }
 
     /// Runs the vCPU for a slice: see [`run::run_slice`].
-    pub(super) fn run_slice(&mut self, vcpu: &mut impl Vcpu, entry: &mut Entry) -> Option<Stop> {
+    pub(super) fn run_slice(
+        &mut self,
+        vcpu: &mut impl Vcpu,
+        entry: &mut Entry,
+        again: &mut Option<Exit>,
+    ) -> Option<Stop> {
+        let deadline = &self.context.deadline;
         self.recorder.iter_mut().for_each(Recorder::resume);
         let run = || {
             let (mut chain, recorder) = self.parts();
-            run::run_slice(vcpu, &mut chain, recorder, entry)
+            run::run_slice(vcpu, &mut chain, recorder, entry, deadline, again)
         };
         let stop = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Some(panicked(&*panic)));
         self.recorder.iter_mut().for_each(Recorder::pause);

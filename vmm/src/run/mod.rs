@@ -11,6 +11,7 @@ use crate::controller::ExitController;
 use crate::controller::vcpu::{Entry, Vcpu};
 use crate::exit::{Exit, Outcome, Stop};
 use crate::profile::recorder::Recorder;
+use crate::shutdown::{Deadline, Wait};
 use std::ops::ControlFlow;
 
 /// Runs a vCPU until a controller stops it, or until the host cannot run it any more ([`Stop::HostFailed`]). Returns the
@@ -31,22 +32,35 @@ pub fn run(
 }
 
 /// Runs a vCPU of a software processor until it has used its share of instructions, or until a controller stops it. `entry`
-/// is the answer to its last exit, and then that to the next one. Returns the reason if it stopped.
+/// is the answer to its last exit, and then that to the next one. A wait that gives way ends the share, too; `again` is
+/// then the exit that must be handled again, if it waits for input. Returns the reason if the vCPU stopped.
 pub(crate) fn run_slice(
     vcpu: &mut impl Vcpu,
     controllers: &mut impl ExitController,
     mut recorder: Option<&mut Recorder>,
     entry: &mut Entry,
+    deadline: &Deadline,
+    again: &mut Option<Exit>,
 ) -> Option<Stop> {
     loop {
-        match step(vcpu, controllers, recorder.as_deref_mut(), *entry) {
-            ControlFlow::Continue((next, is_interrupted)) => {
-                *entry = next;
-                if is_interrupted {
-                    return None;
-                }
-            }
+        let left =
+            again.take().map_or_else(|| leave(vcpu, recorder.as_deref_mut(), *entry), ControlFlow::Continue);
+        let exit = match left {
+            ControlFlow::Continue(exit) => exit,
             ControlFlow::Break(stop) => return Some(stop),
+        };
+        let outcome = controllers.handle(&exit, vcpu);
+        let wait = deadline.gave_way();
+        if wait == Some(Wait::Input) && !matches!(outcome, Outcome::Stop(_)) {
+            *again = Some(exit);
+            return None;
+        }
+        match answer(outcome, recorder.as_deref_mut()) {
+            ControlFlow::Continue(next) => *entry = next,
+            ControlFlow::Break(stop) => return Some(stop),
+        }
+        if exit == Exit::Interrupted || wait.is_some() {
+            return None;
         }
     }
 }
@@ -60,26 +74,38 @@ fn step(
     mut recorder: Option<&mut Recorder>,
     entry: Entry,
 ) -> ControlFlow<Stop, (Entry, bool)> {
+    let exit = leave(vcpu, recorder.as_deref_mut(), entry)?;
+    let outcome = controllers.handle(&exit, vcpu);
+    answer(outcome, recorder).map_continue(|entry| (entry, exit == Exit::Interrupted))
+}
+
+/// Enters the guest, and returns the next exit.
+#[inline(always)]
+fn leave(vcpu: &mut impl Vcpu, recorder: Option<&mut Recorder>, entry: Entry) -> ControlFlow<Stop, Exit> {
     let (exit, arrival) = match vcpu.enter(entry) {
         Ok(entered) => entered,
         Err(error) => return ControlFlow::Break(error.into()),
     };
-    if let Some(recorder) = &mut recorder {
+    if let Some(recorder) = recorder {
         let rip = if recorder.wants_rip() { vcpu.rip() } else { None };
         recorder.left(&exit, arrival, rip);
     }
     log::trace!("{exit:x?}");
-    let outcome = controllers.handle(&exit, vcpu);
-    if let Some(recorder) = &mut recorder {
+    ControlFlow::Continue(exit)
+}
+
+/// The entry with the answer of the controllers.
+#[inline(always)]
+fn answer(outcome: Outcome, recorder: Option<&mut Recorder>) -> ControlFlow<Stop, Entry> {
+    if let Some(recorder) = recorder {
         recorder.answered(&outcome);
     }
-    let entry = match outcome {
+    ControlFlow::Continue(match outcome {
         Outcome::Stop(stop) => return ControlFlow::Break(stop),
         Outcome::Value(value) => Entry::Value(value),
         Outcome::Fault => Entry::Fault,
         Outcome::Resume | Outcome::Unclaimed => Entry::Resume,
-    };
-    ControlFlow::Continue((entry, exit == Exit::Interrupted))
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::exit::Stop;
 use crate::host;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The end of a run: a point in time, or a request. All clones share the same state.
@@ -21,6 +21,23 @@ pub struct Deadline {
     stop_requested: Arc<AtomicBool>,
     /// Set if pending output is to be dropped.
     abandoned: Arc<AtomicBool>,
+    /// Set while other vCPUs share the thread, so that a wait has to give way to them.
+    shares_thread: Arc<AtomicBool>,
+    /// The wait that gave way: [`WAITS_FOR_READER`] or [`WAITS_FOR_INPUT`], or 0.
+    gave_way: Arc<AtomicU8>,
+}
+
+/// The values of `Deadline::gave_way`. The greater one counts.
+const WAITS_FOR_READER: u8 = 1;
+const WAITS_FOR_INPUT: u8 = 2;
+
+/// A wait that gave way to other vCPUs of the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// For the reader of the output. The text is kept.
+    Reader,
+    /// For input. The exit must be handled again.
+    Input,
 }
 
 impl Deadline {
@@ -97,6 +114,43 @@ impl Deadline {
 
     fn wall_passed(&self, now: Instant) -> Option<Stop> {
         self.wall.filter(|(end, _)| now >= *end).map(|(_, limit)| Stop::WallTimeout(limit))
+    }
+
+    /// Sets if other vCPUs share the thread.
+    pub(crate) fn share_thread(&self, shares: bool) {
+        self.shares_thread.store(shares, Ordering::Relaxed);
+    }
+
+    /// True if a wait has to give way to other vCPUs soon.
+    pub(crate) fn shares_thread(&self) -> bool {
+        self.shares_thread.load(Ordering::Relaxed)
+    }
+
+    /// Lets a wait give way. Returns false if no other vCPU shares the thread, so that it must go on.
+    pub(crate) fn give_way(&self, wait: Wait) -> bool {
+        let value = if wait == Wait::Input { WAITS_FOR_INPUT } else { WAITS_FOR_READER };
+        let gives_way = self.shares_thread();
+        if gives_way {
+            self.gave_way.fetch_max(value, Ordering::Relaxed);
+        }
+        gives_way
+    }
+
+    /// The wait that gave way since the last [`go_on`](Self::go_on).
+    #[inline]
+    pub(crate) fn gave_way(&self) -> Option<Wait> {
+        match self.gave_way.load(Ordering::Relaxed) {
+            WAITS_FOR_READER => Some(Wait::Reader),
+            WAITS_FOR_INPUT => Some(Wait::Input),
+            _ => None,
+        }
+    }
+
+    /// Forgets the wait that gave way, and returns it.
+    pub(crate) fn go_on(&self) -> Option<Wait> {
+        let wait = self.gave_way();
+        self.gave_way.store(0, Ordering::Relaxed);
+        wait
     }
 
     /// Moves the deadline by the time since `start`, in which the guest waited for input.

@@ -7,6 +7,7 @@ mod stop_handle;
 mod worker;
 
 pub use deadline::Deadline;
+pub(crate) use deadline::Wait;
 pub(crate) use stop_handle::Kick;
 pub use stop_handle::StopHandle;
 pub(crate) use worker::Worker;

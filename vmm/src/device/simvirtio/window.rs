@@ -4,7 +4,7 @@ use super::Simvirtio;
 use crate::device::bus::{Device, DeviceName};
 use crate::exit::Stop;
 use crate::memory::GuestMemory;
-use crate::shutdown::Deadline;
+use crate::shutdown::{Deadline, Wait};
 use simvirtio::Memory;
 use simvirtio::abi::{self, offset};
 use simvirtio::device::Violation;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// The interval at which a wait for input checks whether the run must end.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// The same, if other vCPUs share the thread.
+const SHORT_WAIT: Duration = Duration::from_millis(1);
 /// The size of the window's registers, in bytes.
 const REGISTERS: usize = offset::QUEUES_END as usize;
 
@@ -65,28 +67,35 @@ impl Memory for TrappedMemory {
 pub struct Window {
     simvirtio: Simvirtio<TrappedMemory>,
     deadline: Deadline,
+    /// The start of a wait for input that gave way to other vCPUs.
+    waits_since: Option<Instant>,
 }
 
 impl Window {
     /// Creates the window of `simvirtio`.
     pub fn new(simvirtio: Simvirtio<TrappedMemory>) -> Self {
-        Self { simvirtio, deadline: Deadline::default() }
+        Self { simvirtio, deadline: Deadline::default(), waits_since: None }
     }
 
     /// Sets the deadline of the run, which is extended by the time of each wait for input.
     pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
-        self.deadline = deadline;
+        (self.deadline, self.waits_since) = (deadline, None);
     }
 
-    /// If the RX queue is empty, waits until input or its end arrives.
+    /// If the RX queue is empty, waits until input or its end arrives, or gives way to other vCPUs of the thread.
     fn wait_for_input(&mut self) -> ControlFlow<Stop> {
-        let start = Instant::now();
+        let start = self.waits_since.take().unwrap_or_else(Instant::now);
+        let interval = if self.deadline.shares_thread() { SHORT_WAIT } else { CHECK_INTERVAL };
         let waited = loop {
-            match self.simvirtio.feed(Some(CHECK_INTERVAL)) {
+            match self.simvirtio.feed(Some(interval)) {
                 // A request and the wall-clock limit end this wait. Its time does not count against the timeout.
                 ControlFlow::Continue(true) => {
                     if let Some(stop) = self.deadline.must_end_wait() {
                         break ControlFlow::Break(stop);
+                    }
+                    if self.deadline.give_way(Wait::Input) {
+                        self.waits_since = Some(start);
+                        return ControlFlow::Continue(());
                     }
                 }
                 ControlFlow::Continue(false) => break ControlFlow::Continue(()),
