@@ -20,8 +20,11 @@ reach_packages() {
     timeout 20 /usr/lib/apt/apt-helper -o Acquire::Retries=0 download-file "$uri" "$bed/reached" >/dev/null 2>&1
 }
 
+# Bash finds a file that is not executable, if there is no other with this name.
+has() { local file; file=$(command -v "$1") && [ -x "$file" ]; }
+
 need() { # PROGRAM PACKAGES
-    command -v "$1" >/dev/null && return
+    has "$1" && return
     command -v apt-get >/dev/null || lack "$1 is missing, and so is apt-get: install $1 by hand"
     local sudo=
     if [ "$(id -u)" != 0 ]; then
@@ -35,7 +38,7 @@ need() { # PROGRAM PACKAGES
     $sudo apt-get install -y --no-install-recommends $2 >/dev/null 2>&1 ||
         { $sudo apt-get update >/dev/null && $sudo apt-get install -y --no-install-recommends $2 >/dev/null; } ||
         lack "$2 could not be installed"
-    command -v "$1" >/dev/null || [ "$1" = no-static-busybox ] || lack "the package $2 is installed, but $1 is not found"
+    has "$1" || [ "$1" = no-static-busybox ] || lack "the package $2 is installed, but $1 is not found"
 }
 
 # Busybox must be statically linked: neither the emulated host nor its guests have shared libraries.
