@@ -10,17 +10,23 @@ use crate::memory::{GuestMemory, PagedMemory};
 use crate::x86::probe::Probe;
 use softcpu::{Cpu, Delivery};
 
-/// The exception or interrupt that entered a handler that is no code, as a phrase.
+/// The exception or interrupt that entered a handler that is no code, as a phrase. `None` if its instruction is outside of
+/// the image: the guest had left its code before.
 pub(super) fn stray(
     cpu: &Cpu<PagedMemory>,
     probe: &Probe,
     memory: &GuestMemory,
     image: &Image,
 ) -> Option<String> {
+    let is_of_image = |delivery: &&Delivery| {
+        // Vectors are empty only in real mode, where a segment begins at 16 times its selector.
+        let base = if cpu.state.is_protected() { 0 } else { u64::from(delivery.cs) << 4 };
+        image.byte_at(base.wrapping_add(delivery.rip)).is_some()
+    };
     if let Some(delivery) = cpu.first_empty_delivery() {
-        return Some(through_empty_vector(delivery));
+        return Some(delivery).filter(is_of_image).map(through_empty_vector);
     }
-    let delivery = cpu.last_delivery()?;
+    let delivery = cpu.last_delivery().filter(is_of_image)?;
     let place = no_code(&translate(probe, memory, delivery.handler), memory, image)?;
     let handler = format!("{:04x}:{:04x}", delivery.handler_cs, delivery.handler_rip);
     Some(format!("{} entered its handler at {handler}, {place}", event(delivery)))
