@@ -413,8 +413,8 @@ fn task_gate_is_not_supported() {
     assert_eq!(cpu.state.rip, CODE);
 }
 
-#[test]
-fn alignment_check_of_a_frame_for_ever_ends() {
+/// A machine at an undefined instruction in ring 3, where the frame of each exception raises #AC.
+fn unaligned_frames() -> Cpu<VecMemory> {
     let mut cpu = machine(Mode::ProtectedUser, |a| a.ud2());
     for vector in 0..32 {
         set_gate(&cpu, vector, gate(selector::USER_CODE_32, DATA, 0xee, 0));
@@ -422,21 +422,21 @@ fn alignment_check_of_a_frame_for_ever_ends() {
     cpu.state.cr0 |= crate::state::cr0::AM;
     cpu.state.rflags |= flag::AC;
     cpu.state.gpr[gpr::SP] += 1;
+    cpu
+}
+
+#[test]
+fn alignment_check_of_a_frame_for_ever_ends() {
+    let mut cpu = unaligned_frames();
     assert_eq!(cpu.run(10), Exit::SliceEnd);
     assert_eq!(cpu.state.rip, CODE);
 }
 
 #[test]
 fn exceptions_that_raise_each_other_for_ever_end() {
-    let mut cpu = machine(Mode::ProtectedUser, |a| a.ud2());
-    // The frame of #NP raises #AC, and the gate of #AC raises #NP.
-    for vector in 0..32 {
-        set_gate(&cpu, vector, gate(selector::USER_CODE_32, DATA, 0xee, 0));
-    }
+    let mut cpu = unaligned_frames();
+    // The frame of #NP raises #AC, and the gate of #AC, which is not present, raises #NP.
     set_gate(&cpu, crate::trap::AC, gate(selector::USER_CODE_32, DATA, 0x6e, 0));
-    cpu.state.cr0 |= crate::state::cr0::AM;
-    cpu.state.rflags |= flag::AC;
-    cpu.state.gpr[gpr::SP] += 1;
     assert_eq!(cpu.run(10), Exit::SliceEnd);
     assert_eq!(cpu.state.rip, CODE);
 }

@@ -1,4 +1,4 @@
-//! What `make differ` found. The values are those of a processor of Intel.
+//! Tests of errors that `make differ` found. The expected values are those of an Intel processor.
 
 use crate::exit::Exit;
 use crate::state::{flag, seg};
