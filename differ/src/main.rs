@@ -75,8 +75,9 @@ struct Report {
     undefined: BTreeMap<String, u64>,
     /// Differences that are gone when the program runs again on new machines.
     unstable: u64,
-    /// The differences by the names of their instructions.
-    kinds: BTreeMap<String, u64>,
+    /// The differences by the names of their instructions, and the first program of each.
+    kinds: BTreeMap<String, (Id, u64)>,
+    seed: u64,
 }
 
 fn main() -> ExitCode {
@@ -126,7 +127,7 @@ fn run(options: &Options) -> Result<bool, Error> {
     let generator = Generator::new(seed);
     let mut runner = Runner::new()?;
     runner.self_check = options.self_check;
-    let mut report = Report::default();
+    let mut report = Report { seed, ..Report::default() };
     let started = Instant::now();
     let mut shown = started;
     let limit = options.seconds.map(Duration::from_secs);
@@ -229,7 +230,7 @@ fn show(
 ) -> Result<(), Error> {
     let (small, small_lines) = minimize::Minimizer::run(runner, program, lines);
     let kind = kind(&small);
-    let count = report.kinds.entry(kind.clone()).or_default();
+    let (_, count) = report.kinds.entry(kind.clone()).or_insert((program.id, 0));
     *count += 1;
     if *count > 1 {
         return Ok(());
@@ -286,7 +287,6 @@ impl Report {
             ("not comparable", &self.reasons),
             ("not implemented by softcpu", &self.unsupported),
             ("undefined flags that differ", &self.undefined),
-            ("differences", &self.kinds),
         ] {
             let mut sorted: Vec<_> = counts.iter().collect();
             sorted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
@@ -295,6 +295,10 @@ impl Report {
             if !list.is_empty() {
                 println!("{title} ({}): {}", counts.len(), list.join(", "));
             }
+        }
+        // Last, so that a log that keeps only its end has them.
+        for (kind, (id, count)) in &self.kinds {
+            println!("difference: {count} of {kind}: repeat with make differ SEED={} ONLY={id}", self.seed);
         }
         println!("differ: {}", self.line(time));
         let total = self.total();

@@ -37,6 +37,9 @@ const INPUT: [Mnemonic; 3] = [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd];
 const STRING_IO: [Mnemonic; 6] =
     [Mnemonic::Insb, Mnemonic::Insw, Mnemonic::Insd, Mnemonic::Outsb, Mnemonic::Outsw, Mnemonic::Outsd];
 
+const COMPARE: [Mnemonic; 4] = [Mnemonic::Cmpsb, Mnemonic::Cmpsw, Mnemonic::Cmpsd, Mnemonic::Cmpsq];
+const PUSH_FLAGS: [Mnemonic; 2] = [Mnemonic::Pushf, Mnemonic::Pushfq];
+
 impl<'a> Case<'a> {
     fn new(config: Config, culprit: &'a Culprit) -> Self {
         let first = culprit.step.accesses;
@@ -173,10 +176,8 @@ impl<'a> Case<'a> {
         if (self.is(&STRING_IO) || self.is_mapped_io) && self.culprit.step.has_prefix(&SEGMENTS) {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
-        let pointer = self.culprit.step.before.gpr[4];
-        let is_canonical = (pointer as i64) << 16 >> 16 == pointer as i64;
-        if self.kvm == Some(6) && self.has_memory() && self.is_extension() && !is_canonical {
-            return Some("the host emulates an access that it has to map if RSP is not canonical");
+        if let Some(why) = self.host_of_ring_3() {
+            return Some(why);
         }
         if self.culprit.is_rewritten {
             return Some("a repetition has overwritten itself: the instruction that differs cannot be found");
@@ -186,6 +187,30 @@ impl<'a> Case<'a> {
         }
         if self.mnemonic == Mnemonic::Maskmovdqu && matches!(self.kvm, Some(14 | 17)) {
             return Some("MASKMOVDQU may fault for bytes that it does not store");
+        }
+        None
+    }
+
+    /// Those of a host that runs ring 3 without hardware virtualization, and emulates what its own processor refuses.
+    fn host_of_ring_3(&self) -> Option<&'static str> {
+        let step = &self.culprit.step;
+        let pointer = step.before.gpr[4];
+        let is_canonical = (pointer as i64) << 16 >> 16 == pointer as i64;
+        let was_emulated = self.has_memory() || step.accesses > 0;
+        if self.kvm == Some(6) && was_emulated && self.is_extension() && !is_canonical {
+            return Some("the host emulates an access, and what follows it, if RSP is not canonical");
+        }
+        if (self.kvm, self.soft) == (Some(6), Some(13)) && step.before.rip.wrapping_add(15) >> 47 == 1 {
+            return Some("KVM emulates an instruction that goes past the canonical addresses");
+        }
+        if (self.kvm, self.soft) == (Some(14), Some(13)) && self.is(&COMPARE) {
+            return Some("KVM emulates what raises #GP in ring 3, and reads the first operand of CMPS first");
+        }
+        if self.is(&PUSH_FLAGS) && step.before.rflags & flag::NT != 0 && step.accesses > 0 {
+            let at = step.before.gpr[4].wrapping_sub(8);
+            if self.is_equal_with(|kvm, soft| outcome::copy(self.config, kvm, soft, at, 8)) {
+                return Some("the host clears NT when ring 3 goes on after an exit");
+            }
         }
         None
     }
