@@ -2,7 +2,7 @@
 
 use crate::layout::{self, KERNEL_STACK_TOP};
 use crate::program::Config;
-use softcpu::{Segment, State, flag, seg};
+use softcpu::{Segment, State, cr0, efer, flag, seg};
 
 /// The most accesses of a program.
 pub const MOST_ACCESSES: usize = 64;
@@ -67,16 +67,27 @@ fn address_of(config: Config, mut index: usize) -> u64 {
 }
 
 /// The flags that a handler's frame holds: their address and width in bytes.
-fn saved_flags(config: Config, state: &State) -> Option<(u64, u64)> {
+fn saved_flags(config: Config, outcome: &Outcome) -> Option<(u64, u64)> {
+    let state = &outcome.state;
     let vector = layout::vector_of(state.rip)?;
-    let coded = matches!(vector, 8 | 10..=14 | 17);
-    let stack = state.segments[seg::SS].base;
-    Some(match config {
-        Config::User => (KERNEL_STACK_TOP - 24, 8),
-        Config::Long => (state.gpr[4].wrapping_add(if coded { 24 } else { 16 }), 8),
-        Config::Protected => (stack.wrapping_add(state.gpr[4]).wrapping_add(if coded { 12 } else { 8 }), 4),
-        Config::Real => (stack.wrapping_add(state.gpr[4] & 0xffff).wrapping_add(4), 2),
-    })
+    if config == Config::User {
+        return Some((KERNEL_STACK_TOP - 24, 8));
+    }
+    let is_protected = state.cr0 & cr0::PE != 0;
+    let coded = is_protected && matches!(vector, 8 | 10..=14 | 17);
+    let gate = state.idtr.base.wrapping_add(u64::from(vector) * 8);
+    let size = match state.efer & efer::LMA != 0 {
+        true => 8,
+        // A gate of 16 bits.
+        false if !is_protected || byte(outcome, config, gate + 5).unwrap_or(0) & 8 == 0 => 2,
+        false => 4,
+    };
+    let pointer = match (size, state.segments[seg::SS].big) {
+        (8, _) => state.gpr[4],
+        (_, true) => state.segments[seg::SS].base.wrapping_add(state.gpr[4]) & 0xffff_ffff,
+        (_, false) => state.segments[seg::SS].base.wrapping_add(state.gpr[4] & 0xffff) & 0xffff_ffff,
+    };
+    Some((pointer.wrapping_add(size * if coded { 3 } else { 2 }), size))
 }
 
 /// The differences between two results, a line each. Flags that are not defined are left out.
@@ -154,7 +165,7 @@ fn memory(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64, lines: 
     if kvm.memory == soft.memory {
         return;
     }
-    let saved = saved_flags(config, &soft.state);
+    let saved = saved_flags(config, soft);
     for (index, (a, b)) in kvm.memory.iter().zip(&soft.memory).enumerate() {
         let at = address_of(config, index);
         let mut ignored = 0;
@@ -232,7 +243,7 @@ pub fn error_code(config: Config, state: &State) -> u64 {
 
 /// RFLAGS at the end, or in the frame of a handler.
 pub fn flags(config: Config, outcome: &Outcome) -> u64 {
-    let Some((at, size)) = saved_flags(config, &outcome.state) else { return outcome.state.rflags };
+    let Some((at, size)) = saved_flags(config, outcome) else { return outcome.state.rflags };
     let bytes = (at..at + size).rev().map(|at| u64::from(byte(outcome, config, at).unwrap_or(0)));
     bytes.fold(0, |value, byte| value << 8 | byte)
 }

@@ -131,6 +131,10 @@ impl Runner {
                 "KVM's result is another one when the program is repeated".into(),
             ));
         }
+        if config == Config::Long && self.is_stale(program)? {
+            let why = "a translation that the program has changed is still in the TLB of softcpu";
+            return Ok(Verdict::NotComparable(why.into()));
+        }
         Ok(match self.culprit(program)? {
             Ok(culprit) => match quirks::allowed(config, &culprit) {
                 Some(why) => Verdict::NotComparable(why.into()),

@@ -83,6 +83,11 @@ impl Machine {
         &self.cpu.state
     }
 
+    /// Forgets all translations of linear addresses.
+    pub fn flush(&mut self) {
+        self.cpu.flush_translations();
+    }
+
     /// The instruction at RIP, and its bytes.
     pub fn instruction(&mut self) -> (Instruction, Vec<u8>) {
         let bytes = self.cpu.instruction_bytes();
