@@ -1,7 +1,7 @@
 //! Makes programs.
 
 use crate::layout::{
-    self, CODE, CODE_END, DATA, LAST_PAGE, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, SEGMENTS, STACK,
+    self, CODE, CODE_END, DATA, LAST_PAGE, LOW_STACK, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, SEGMENTS, STACK,
     UNMAPPED,
 };
 use crate::opcodes::Opcodes;
@@ -84,6 +84,10 @@ impl Generator {
         for _ in 0..32 {
             let at = (DATA / 8 + rng.u64(..(LAST_PAGE + PAGE - DATA) / 8)) as usize;
             program.image[at] = values::word(rng);
+        }
+        if program.id.config == Config::Protected16 {
+            let (from, to) = ((STACK / 8) as usize, (LOW_STACK / 8) as usize);
+            program.image.copy_within(from..from + 512, to);
         }
         // Return addresses.
         let start = (STACK / 8) as usize;
@@ -187,6 +191,11 @@ fn segmented(state: &mut State, config: Config, rng: &mut Rng) {
         *register &= 0xffff_ffff;
         if matches!(number, 3..8) && rng.u8(..16) != 0 {
             *register &= if number == 4 { 0x1ffe } else { 0xfff };
+        }
+    }
+    if config == Config::Protected16 {
+        for number in [4, 5] {
+            state.gpr[number] = LOW_STACK + 0x200 + (state.gpr[number] & 0xb7e);
         }
     }
     state.rip = 0;

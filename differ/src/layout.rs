@@ -60,6 +60,9 @@ pub const SEGMENTS: [(usize, u16, u64); 6] = [
     (seg::GS, 0x58, LAST_PAGE),
     (seg::SS, 0x60, STACK),
 ];
+/// The first stack of 16-bit protected mode, in a segment that begins at 0: hosts that emulate ring 0 deliver exceptions only
+/// there.
+pub const LOW_STACK: u64 = 0x7000;
 /// The bytes between two handlers.
 const HANDLER_SIZE: u64 = 4;
 
@@ -152,6 +155,7 @@ pub fn state(config: Config) -> State {
             let kind = if index == seg::CS { 0b1011 } else { 0b0011 };
             state.segments[index] = small(selector, base, kind);
         }
+        state.segments[seg::SS].base = 0;
     }
     state.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT;
     if long {
@@ -199,9 +203,7 @@ impl Image {
                     let shift = 32 * (vector & 1);
                     self.0[(vector / 2) as usize] |= handler << shift;
                 }
-                Config::Protected => self.set(IDT + vector * 8, gate),
-                // A gate of 16 bits.
-                Config::Protected16 => self.set(IDT + vector * 8, gate & !(8 << 40)),
+                Config::Protected | Config::Protected16 => self.set(IDT + vector * 8, gate),
                 Config::Long | Config::User => self.set(IDT + vector * 16, gate),
             }
         }
@@ -225,6 +227,7 @@ impl Image {
             self.set(GDT + u64::from(RING_0_CODE), descriptor(&small(RING_0_CODE, 0, 0b1011)));
             for (index, selector, base) in SEGMENTS {
                 let kind = if index == seg::CS { 0b1011 } else { 0b0011 };
+                let base = if index == seg::SS { 0 } else { base };
                 self.set(GDT + u64::from(selector), descriptor(&small(selector, base, kind)));
             }
         }

@@ -243,13 +243,16 @@ fn show(
     lines: Vec<String>,
     seed: u64,
 ) -> Result<(), Error> {
-    let (small, small_lines) = minimize::Minimizer::run(runner, program, lines);
-    let kind = kind(&small);
+    let kind = match runner.culprit(program)? {
+        Ok(culprit) => quirks::name(program.id.config, &culprit),
+        Err(_) => kind(program),
+    };
     let (_, count) = report.kinds.entry(kind.clone()).or_insert((program.id, 0));
     *count += 1;
     if *count > 1 {
         return Ok(());
     }
+    let (small, small_lines) = minimize::Minimizer::run(runner, program, lines);
     println!("\n{}: {kind}", program.id);
     println!("    {}", minimize::disassembly(&small).join("\n    "));
     println!("    start: {}", minimize::start(&small));

@@ -44,6 +44,15 @@ pub struct Outcome {
     pub accesses: Vec<Access>,
     /// The memory that is compared, by its ranges.
     pub memory: Vec<u64>,
+    /// The vectors that softcpu tried to deliver at the end.
+    pub vectors: Vec<u8>,
+}
+
+impl Outcome {
+    /// The word of memory at a physical address that is a multiple of 8. Not for ring 3.
+    pub fn word(&self, at: u64) -> u64 {
+        self.memory.get((at / 8) as usize).copied().unwrap_or(0)
+    }
 }
 
 /// The memory that programs of a configuration can change, in bytes.

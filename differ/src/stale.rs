@@ -4,6 +4,7 @@
 //! program flushes it, also if the program has changed the page tables (SDM volume 3, section 4.10.2.3).
 
 use crate::layout::{CODE, TABLES};
+use crate::outcome::Outcome;
 use crate::program::Program;
 use crate::runner::Runner;
 use iced_x86::{Instruction, Mnemonic};
@@ -18,14 +19,15 @@ const MOST: usize = 400;
 
 impl Runner {
     /// True if the result of softcpu depends on a translation of page tables that the program has changed and not flushed.
-    pub fn is_stale(&mut self, program: &Program) -> Result<bool, Error> {
-        let kept_states = self.states(program)?;
+    /// `kvm` is the result of KVM.
+    pub fn is_stale(&mut self, program: &Program, kvm: &Outcome) -> Result<bool, Error> {
+        let kept = self.states(program)?;
         self.load(program)?;
         self.soft.set(&program.state);
         let mut tables = self.tables();
-        let (mut accesses, mut changed) = (Vec::new(), false);
-        for kept in &kept_states {
-            if self.soft.state() != kept {
+        let (mut accesses, mut changed, mut was_changed) = (Vec::new(), false, false);
+        for number in 0..kept.len() {
+            if kept.get(number) != Some(self.soft.state()) {
                 return Ok(changed);
             }
             let (insn, _) = self.soft.instruction();
@@ -36,12 +38,15 @@ impl Runner {
                 changed = false;
             }
             changed |= now.iter().zip(&tables).any(|(now, old)| (now ^ old) & !MARKS != 0);
+            was_changed |= changed;
             tables = now;
             if end.is_some() {
-                return Ok(changed && Some(self.soft.state()) != kept_states.last());
+                break;
             }
         }
-        Ok(false)
+        // Only accessed and dirty bits may differ.
+        let known = kvm.memory.get((TABLES / 8) as usize..(CODE / 8) as usize);
+        Ok(was_changed && (kept.last() != Some(self.soft.state()) || known == Some(&tables)))
     }
 
     /// The registers before each instruction.
