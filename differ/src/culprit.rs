@@ -60,7 +60,8 @@ impl Runner {
         let (mut accesses, mut steps) = (Vec::new(), Vec::<Step>::new());
         for _ in 0..MOST {
             let before = self.soft.state().clone();
-            if layout::vector_of(before.rip.wrapping_add(1)).is_some() {
+            let behind = State { rip: before.rip.wrapping_add(1), ..before.clone() };
+            if layout::vector(&behind).is_some() {
                 break;
             }
             let (insn, bytes) = self.soft.instruction();
@@ -108,7 +109,7 @@ impl Runner {
             let (kvm, soft) = self.both(&part)?;
             // A fault leaves the flags as they are; a trap does not.
             if steps.peek().is_some()
-                || matches!(layout::vector_of(soft.state.rip), None | Some(1))
+                || matches!(layout::vector(&soft.state), None | Some(1))
                 || is_software(&step.insn)
             {
                 undefined.step(&step.insn);

@@ -66,8 +66,14 @@ pub const LOW_STACK: u64 = 0x7000;
 /// The bytes between two handlers.
 const HANDLER_SIZE: u64 = 4;
 
+/// The vector in whose handler a processor is, behind the HLT.
+pub fn vector(state: &State) -> Option<u8> {
+    let is_flat = state.is_64() || state.segments[seg::CS].base == 0;
+    if is_flat { vector_of(state.rip) } else { None }
+}
+
 /// The vector whose handler ends at this address, with RIP behind its HLT.
-pub fn vector_of(rip: u64) -> Option<u8> {
+fn vector_of(rip: u64) -> Option<u8> {
     let offset = rip.checked_sub(HANDLERS + 1)?;
     (offset % HANDLER_SIZE == 0).then_some(offset / HANDLER_SIZE).and_then(|vector| vector.try_into().ok())
 }

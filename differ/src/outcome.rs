@@ -78,7 +78,7 @@ fn address_of(config: Config, mut index: usize) -> u64 {
 /// The flags that a handler's frame holds: their address and width in bytes.
 fn saved_flags(config: Config, outcome: &Outcome) -> Option<(u64, u64)> {
     let state = &outcome.state;
-    let vector = layout::vector_of(state.rip)?;
+    let vector = layout::vector(state)?;
     if config == Config::User {
         return Some((KERNEL_STACK_TOP - 24, 8));
     }
@@ -120,7 +120,7 @@ pub fn compare(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64) ->
     }
     number("rip", a.rip, b.rip);
     // A host without hardware virtualization clears AC when it delivers an exception.
-    let is_handler = config == Config::User || layout::vector_of(a.rip).is_some();
+    let is_handler = config == Config::User || layout::vector(a).is_some();
     let ignored = undefined | if is_handler { flag::AC } else { 0 };
     number("rflags", a.rflags & !ignored, b.rflags & !ignored);
     number("cr0", a.cr0, b.cr0);
@@ -246,7 +246,15 @@ pub fn copy(config: Config, to: &mut Outcome, from: &Outcome, at: u64, len: u64)
 pub fn error_code(config: Config, state: &State) -> u64 {
     match config {
         Config::User => KERNEL_STACK_TOP - 48,
+        _ if state.efer & efer::LMA != 0 => state.gpr[4],
         _ => state.segments[seg::SS].base.wrapping_add(state.gpr[4]),
+    }
+}
+
+/// Copies the flags that a handler's frame holds from one result to another.
+pub fn copy_flags(config: Config, to: &mut Outcome, from: &Outcome) {
+    if let Some((at, size)) = saved_flags(config, from) {
+        copy(config, to, from, at, size);
     }
 }
 

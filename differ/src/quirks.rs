@@ -293,7 +293,7 @@ impl<'a> Case<'a> {
 
     fn is_upper_stack_pointer(&self) -> bool {
         self.is_real()
-            && self.kvm.is_some()
+            && (self.kvm.is_some() || self.config != Config::Real)
             && self.culprit.kvm.state.gpr[4] >> 16 == 0
             && self.is_equal_with(|kvm, soft| kvm.state.gpr[4] |= soft.state.gpr[4] & !0xffff)
     }
@@ -327,5 +327,5 @@ fn clear_upper(insn: &Instruction) -> impl Fn(&mut Outcome, &Outcome) {
 
 /// The vector of the exception in which a program ended.
 fn exception(config: Config, outcome: &Outcome) -> Option<u8> {
-    layout::vector_of(outcome.state.rip).filter(|vector| *vector != 13 || !outcome::is_end(config, outcome))
+    layout::vector(&outcome.state).filter(|vector| *vector != 13 || !outcome::is_end(config, outcome))
 }

@@ -114,7 +114,7 @@ impl Runner {
             End::Other(why) => return Ok(Verdict::NotComparable(why.clone())),
             End::Halted | End::Shutdown => {}
         }
-        if layout::vector_of(kvm.state.rip).is_some_and(|vector| vector != 13 || !is_end(config, &kvm)) {
+        if layout::vector(&kvm.state).is_some_and(|vector| vector != 13 || !is_end(config, &kvm)) {
             self.faults += 1;
         }
         match soft.end {

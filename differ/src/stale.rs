@@ -37,7 +37,8 @@ impl Runner {
             if flushes(&insn) {
                 changed = false;
             }
-            changed |= now.iter().zip(&tables).any(|(now, old)| (now ^ old) & !MARKS != 0);
+            // The processor sets accessed and dirty bits; only the program clears them.
+            changed |= now.iter().zip(&tables).any(|(now, old)| (now ^ old) & !MARKS != 0 || old & !now != 0);
             was_changed |= changed;
             tables = now;
             if end.is_some() {

@@ -1,7 +1,9 @@
 //! Exceptions that a host without hardware virtualization delivers itself: it knows usual gates and flat stacks only.
 
 use super::Case;
-use crate::layout::{GDT, RING_0_CODE};
+use crate::layout::{GDT, MEMORY, RING_0_CODE};
+use crate::outcome;
+use iced_x86::Mnemonic;
 use softcpu::{State, efer, flag, seg};
 
 impl Case<'_> {
@@ -16,7 +18,18 @@ impl Case<'_> {
             let is_big = self.culprit.step.before.segments[seg::SS].big;
             return is_big.then_some("the host delivers exceptions of real mode on a stack of 16 bits");
         }
-        let mut vectors = soft.vectors.iter().copied().chain(self.kvm);
+        let differs = outcome::flags(self.config, soft) ^ outcome::flags(self.config, &self.culprit.kvm);
+        let is_fetch = self.mnemonic == Mnemonic::INVALID && self.soft == Some(14);
+        if differs == flag::AC
+            && is_fetch
+            && self.is_equal_with(|kvm, soft| outcome::copy_flags(self.config, kvm, soft))
+        {
+            return Some("the host clears AC when it delivers an exception, so a fault of the handler does not show it");
+        }
+        // A handler outside of memory: nothing can be cut there, so the exception that led to it may be the cause.
+        let is_outside = is_fetch && self.culprit.step.address() >= MEMORY;
+        let earlier = if is_outside { 0..18 } else { 0..0 };
+        let mut vectors = soft.vectors.iter().copied().chain(self.kvm).chain(earlier);
         vectors.find_map(|vector| self.gate(vector)).or_else(|| self.stack())
     }
 

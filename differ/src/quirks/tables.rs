@@ -1,6 +1,6 @@
 //! Differences of descriptor tables, page tables and modes in ring 0.
 
-use super::Case;
+use super::{COMPARE, Case, SEGMENTS};
 use crate::outcome::Outcome;
 use crate::program::Config;
 use iced_x86::{Mnemonic, OpKind, Register};
@@ -18,8 +18,14 @@ impl Case<'_> {
         if is_register || self.is(&[Mnemonic::Rdtsc, Mnemonic::Rdtscp, Mnemonic::Cpuid, Mnemonic::Rdpmc]) {
             return Some("the result depends on the processor or on the time");
         }
-        if self.mnemonic == Mnemonic::Movbe && self.kvm.is_some() && self.soft.is_none() {
+        if self.mnemonic == Mnemonic::Movbe && self.soft.is_none() {
             return Some("KVM's emulator does not know MOVBE");
+        }
+        if before.is_64() && self.culprit.step.has_prefix(&SEGMENTS) && self.culprit.step.has_prefix(&[0x64, 0x65]) {
+            return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
+        }
+        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is(&COMPARE) {
+            return Some("KVM's emulator reads the first operand of CMPS first");
         }
         if self.is_real() && self.mnemonic == Mnemonic::Int && before.idtr.base != 0 {
             return Some("the host executes INT n of real mode with the table at address 0");
@@ -49,7 +55,31 @@ impl Case<'_> {
                 return Some("KVM's emulator pushes the return address of a far CALL in the mode of the target");
             }
         }
+        if let Some(why) = self.system_segment() {
+            return Some(why);
+        }
+        if before.is_long() && !before.is_64() && self.is_equal_with(lower_halves) {
+            return Some("KVM's emulator keeps the upper halves of registers in compatibility mode");
+        }
         self.delivery()
+    }
+
+    /// Those of LLDT and LTR.
+    fn system_segment(&self) -> Option<&'static str> {
+        let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
+        if !self.is(&[Mnemonic::Lldt, Mnemonic::Ltr]) || insn.op0_kind() != OpKind::Register {
+            return None;
+        }
+        let selector = before.gpr[insn.op0_register().full_register().number() & 15];
+        if (self.kvm, self.soft) == (Some(13), Some(13)) && selector & 4 != 0 {
+            return Some("KVM's emulator has no selector in the error code of LTR and LLDT for an LDT");
+        }
+        if self.mnemonic == Mnemonic::Lldt {
+            return (selector & 4 != 0).then_some("KVM's emulator loads LDTR from a descriptor in the LDT");
+        }
+        let raw = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8));
+        let is_16 = raw >> 40 & 0x1f == 1;
+        (before.is_long() && is_16).then_some("KVM's emulator knows a 16-bit TSS in long mode")
     }
 
     /// Those of IRET in long mode.
@@ -69,6 +99,18 @@ impl Case<'_> {
             bytes.rev().fold(0, |value, byte| value << 8 | byte)
         };
         let is_usual = size == 8 && value(1) == 8 && value(4) == 0x10;
+        if is_usual && value(2) & flag::IOPL != 0 {
+            return Some("the host does not load IOPL with IRET");
+        }
         (!is_usual).then_some("the host emulates IRET in long mode, and does not check its segments")
+    }
+}
+
+/// Takes the upper halves of the registers of KVM from those of softcpu, where the lower ones are equal.
+fn lower_halves(kvm: &mut Outcome, soft: &Outcome) {
+    for (kvm, soft) in kvm.state.gpr.iter_mut().zip(soft.state.gpr) {
+        if *kvm as u32 == soft as u32 {
+            *kvm = soft;
+        }
     }
 }
