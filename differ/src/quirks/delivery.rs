@@ -15,8 +15,12 @@ impl Case<'_> {
             return None;
         }
         if self.is_real() {
-            let is_big = self.culprit.step.before.segments[seg::SS].big;
-            return is_big.then_some("the host delivers exceptions of real mode on a stack of 16 bits");
+            let ss = &self.culprit.step.before.segments[seg::SS];
+            if ss.big {
+                return Some("the host delivers exceptions of real mode on a stack of 16 bits");
+            }
+            let is_short = ss.limit < 0xffff || ss.kind & 4 != 0;
+            return is_short.then_some("the host does not check the limit of SS in real mode");
         }
         let differs = outcome::flags(self.config, soft) ^ outcome::flags(self.config, &self.culprit.kvm);
         let is_fetch = self.mnemonic == Mnemonic::INVALID && self.soft == Some(14);

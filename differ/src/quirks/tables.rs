@@ -78,6 +78,10 @@ impl Case<'_> {
             return (selector & 4 != 0).then_some("KVM's emulator loads LDTR from a descriptor in the LDT");
         }
         let raw = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8));
+        let upper = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8) + 8);
+        if before.is_64() && upper >> 40 & 0x1f != 0 {
+            return Some("KVM's emulator does not check the type in the upper half of a TSS descriptor");
+        }
         let is_16 = raw >> 40 & 0x1f == 1;
         (before.is_long() && is_16).then_some("KVM's emulator knows a 16-bit TSS in long mode")
     }
