@@ -88,7 +88,7 @@ fn saved_flags(config: Config, outcome: &Outcome) -> Option<(u64, u64)> {
     let size = match state.efer & efer::LMA != 0 {
         true => 8,
         // A gate of 16 bits.
-        false if !is_protected || byte(outcome, config, gate + 5).unwrap_or(0) & 8 == 0 => 2,
+        false if !is_protected || byte(outcome, config, gate.wrapping_add(5)).unwrap_or(0) & 8 == 0 => 2,
         false => 4,
     };
     let pointer = match (size, state.segments[seg::SS].big) {
@@ -261,6 +261,7 @@ pub fn copy_flags(config: Config, to: &mut Outcome, from: &Outcome) {
 /// RFLAGS at the end, or in the frame of a handler.
 pub fn flags(config: Config, outcome: &Outcome) -> u64 {
     let Some((at, size)) = saved_flags(config, outcome) else { return outcome.state.rflags };
-    let bytes = (at..at + size).rev().map(|at| u64::from(byte(outcome, config, at).unwrap_or(0)));
+    let bytes =
+        (at..at.saturating_add(size)).rev().map(|at| u64::from(byte(outcome, config, at).unwrap_or(0)));
     bytes.fold(0, |value, byte| value << 8 | byte)
 }

@@ -2,7 +2,7 @@
 
 use crate::outcome::{self, End, Outcome, byte, is_end, ranges, words};
 use crate::program::{Config, Program};
-use crate::{kvm, layout, quirks, soft};
+use crate::{kvm, layout, quirks, ring_0, soft};
 use iced_x86::{Decoder, DecoderOptions};
 use softcpu::{State, seg};
 
@@ -73,7 +73,8 @@ impl Runner {
         self.kvm.set(&state)?;
         let end = self.kvm.run(&mut accesses)?;
         self.kvm.get(&mut state, kvm::has_sse(config))?;
-        if end != End::Halted {
+        // Programs with system tables also change debug registers.
+        if end != End::Halted || ring_0::is_extended(config) {
             self.kvm.reset()?;
         }
         let mut memory = vec![0; words(config)];

@@ -89,7 +89,8 @@ impl Machine {
     pub fn vectors(&self, end: &End) -> Vec<u8> {
         if *end == End::Shutdown {
             let faults = self.cpu.death().map(|death| death.faults.as_slice()).unwrap_or_default();
-            return faults.iter().map(|fault| fault.vector).collect();
+            // The double fault is not one of them.
+            return faults.iter().map(|fault| fault.vector).chain([8]).collect();
         }
         match self.cpu.last_delivery() {
             Some(last) if last.handler_rip.wrapping_add(1) == self.cpu.state.rip => {

@@ -45,7 +45,7 @@ impl Case<'_> {
         if has_trap && self.mnemonic == Mnemonic::Swapgs && (self.kvm, self.soft) == (Some(1), Some(1)) {
             return Some("the host traps one instruction too late after SWAPGS");
         }
-        if self.mnemonic == Mnemonic::Reservednop && self.culprit.step.has_prefix(&[0x67]) {
+        if self.is(&[Mnemonic::Reservednop, Mnemonic::Cldemote]) && self.culprit.step.has_prefix(&[0x67]) {
             return Some("KVM's emulator takes reserved NOPs with 16-bit addresses for shorter ones");
         }
         let may_leave = self.is(&[Mnemonic::Cmpxchg, Mnemonic::Bsf, Mnemonic::Bsr]);

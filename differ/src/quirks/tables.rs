@@ -1,7 +1,8 @@
 //! Differences of descriptor tables, page tables and modes in ring 0.
 
 use super::{COMPARE, Case, SEGMENTS};
-use crate::outcome::Outcome;
+use crate::layout::{CODE, TABLES};
+use crate::outcome::{End, Outcome};
 use crate::program::Config;
 use iced_x86::{Mnemonic, OpKind, Register};
 use softcpu::{cr0, efer, flag, seg};
@@ -12,8 +13,7 @@ const EFER: u64 = 0xc000_0080;
 impl Case<'_> {
     /// Differences of tables and modes.
     pub(super) fn tables(&self) -> Option<&'static str> {
-        let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
-        let soft = &self.culprit.soft.state;
+        let before = &self.culprit.step.before;
         let is_register = self.is(&[Mnemonic::Rdmsr, Mnemonic::Wrmsr]) && before.gpr[1] & 0xffff_ffff != EFER;
         if is_register || self.is(&[Mnemonic::Rdtsc, Mnemonic::Rdtscp, Mnemonic::Cpuid, Mnemonic::Rdpmc]) {
             return Some("the result depends on the processor or on the time");
@@ -21,7 +21,10 @@ impl Case<'_> {
         if self.mnemonic == Mnemonic::Movbe && self.soft.is_none() {
             return Some("KVM's emulator does not know MOVBE");
         }
-        if before.is_64() && self.culprit.step.has_prefix(&SEGMENTS) && self.culprit.step.has_prefix(&[0x64, 0x65]) {
+        if before.is_64()
+            && self.culprit.step.has_prefix(&SEGMENTS)
+            && self.culprit.step.has_prefix(&[0x64, 0x65])
+        {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
         if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is(&COMPARE) {
@@ -37,6 +40,13 @@ impl Case<'_> {
         if !before.is_protected() && before.segments[seg::CS].big {
             return Some("KVM takes all code of real mode for code of 16 bits");
         }
+        self.modes().or_else(|| self.delivery())
+    }
+
+    /// Differences of segments, modes and system registers.
+    fn modes(&self) -> Option<&'static str> {
+        let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
+        let soft = &self.culprit.soft.state;
         let is_segment = matches!(self.soft, Some(12 | 13)) && (self.kvm == Some(14) || self.is_mapped_io);
         if is_segment && !before.is_64() && insn.op0_kind() != OpKind::Register && self.has_memory() {
             return Some("KVM's emulator reads an operand before it checks that its segment can be written");
@@ -52,8 +62,23 @@ impl Case<'_> {
             let states = [soft, &self.culprit.kvm.state];
             let changes = states.iter().any(|state| state.code_bits() != before.code_bits());
             if before.is_long() && changes {
-                return Some("KVM's emulator pushes the return address of a far CALL in the mode of the target");
+                return Some(
+                    "KVM's emulator pushes the return address of a far CALL in the mode of the target",
+                );
             }
+        }
+        let tables = [self.culprit.kvm.state.gdtr.base, self.culprit.kvm.state.idtr.base];
+        let is_canonical = |base: &u64| (*base as i64) << 16 >> 16 == *base as i64;
+        if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && !tables.iter().all(is_canonical) {
+            return Some("KVM allows addresses of 57 bits in GDTR and IDTR");
+        }
+        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is_equal_with(accessed_bits) {
+            return Some(
+                "KVM's emulator reads an operand, and sets accessed bits, before it checks that it may write",
+            );
+        }
+        if self.culprit.kvm.end == End::Unsupported {
+            return Some("KVM cannot emulate the code at the address where a handler begins");
         }
         if let Some(why) = self.system_segment() {
             return Some(why);
@@ -61,7 +86,7 @@ impl Case<'_> {
         if before.is_long() && !before.is_64() && self.is_equal_with(lower_halves) {
             return Some("KVM's emulator keeps the upper halves of registers in compatibility mode");
         }
-        self.delivery()
+        None
     }
 
     /// Those of LLDT and LTR.
@@ -74,11 +99,16 @@ impl Case<'_> {
         if (self.kvm, self.soft) == (Some(13), Some(13)) && selector & 4 != 0 {
             return Some("KVM's emulator has no selector in the error code of LTR and LLDT for an LDT");
         }
-        if self.mnemonic == Mnemonic::Lldt {
-            return (selector & 4 != 0).then_some("KVM's emulator loads LDTR from a descriptor in the LDT");
+        if self.mnemonic == Mnemonic::Lldt && selector & 4 != 0 {
+            return Some("KVM's emulator loads LDTR from a descriptor in the LDT");
         }
         let raw = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8));
-        let upper = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8) + 8);
+        let upper = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8).wrapping_add(8));
+        if before.is_64() && (selector & 0xfff8) + 15 > before.gdtr.limit.into() {
+            return Some(
+                "KVM's emulator does not check that the upper half of a system descriptor is in the table",
+            );
+        }
         if before.is_64() && upper >> 40 & 0x1f != 0 {
             return Some("KVM's emulator does not check the type in the upper half of a TSS descriptor");
         }
@@ -115,6 +145,16 @@ fn lower_halves(kvm: &mut Outcome, soft: &Outcome) {
     for (kvm, soft) in kvm.state.gpr.iter_mut().zip(soft.state.gpr) {
         if *kvm as u32 == soft as u32 {
             *kvm = soft;
+        }
+    }
+}
+
+/// Takes the accessed bits of the page tables of KVM from softcpu.
+fn accessed_bits(kvm: &mut Outcome, soft: &Outcome) {
+    let words = (TABLES / 8) as usize..(CODE / 8) as usize;
+    for (kvm, soft) in kvm.memory.iter_mut().zip(&soft.memory).skip(words.start).take(words.len()) {
+        if *kvm ^ soft == 0x20 {
+            *kvm = *soft;
         }
     }
 }
