@@ -56,9 +56,9 @@ test: setup ## Run all tests and print the grades
 	$(CARGO) test $(WORKSPACE)
 	$(CARGO) test $(WORKSPACE) --features cli/polling --test polling
 	@echo && echo "Grade for SO2's assignment:"
-	@$(TARGET)/release/vmm grade
+	@$(TARGET)/release/vmm grade --reference
 	@echo && echo "Grade for KeV's project 2:"
-	@$(TARGET)/release/vmm grade kev
+	@$(TARGET)/release/vmm grade kev --reference
 	@$(TARGET)/release/vmm doctor >/dev/null 2>&1 || tests/testbed/instead
 
 # Installs chromium if it is missing (Debian).
