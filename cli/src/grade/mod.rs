@@ -5,7 +5,7 @@ mod kev;
 mod so2;
 mod target;
 
-use crate::args::{Timeout, parse_timeout};
+use crate::args::{LayoutArg, Timeout, parse_timeout};
 use crate::processor::{self, VcpuArg};
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
-use vmm::device::Transport;
+use vmm::device::{Layout, Transport};
 use vmm::exit::Stop;
 use vmm::machine::Processor;
 use vmm::profile::Count;
@@ -68,6 +68,10 @@ pub struct GradeArgs {
     #[arg(long, value_name = "IMAGE")]
     simvirtio: Option<OsString>,
 
+    /// Layout that the driver of --simvirtio is for
+    #[arg(long, value_enum, default_value = "table", requires = "simvirtio")]
+    layout: LayoutArg,
+
     /// Grade the built-in guests, and this program's counting, instead of a submission
     #[arg(long, conflicts_with_all = ["guest", "guest16", "guest64", "simvirtio"])]
     reference: bool,
@@ -91,10 +95,12 @@ const WALL_TIMES: u32 = 6;
 /// The wall-clock limit of a run by default, if it has no time limit.
 const WALL_ALONE: Duration = Duration::from_secs(60);
 
-/// The settings of each run: its processor, and its time limits.
+/// The settings of each run: its processor, its device, and its time limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Settings {
     processor: Option<Processor>,
+    /// The layout of the SIMVIRTIO device, for the driver of a submission.
+    layout: Layout,
     timeout: Option<Duration>,
     wall: Option<Duration>,
 }
@@ -104,7 +110,12 @@ impl GradeArgs {
         let Timeout(timeout) = self.timeout;
         let default = timeout.map_or(WALL_ALONE, |timeout| timeout.saturating_mul(WALL_TIMES));
         let processor = self.vcpu.map(Into::into);
-        Settings { processor, timeout, wall: self.wall_timeout.map_or(Some(default), |limit| limit.0) }
+        Settings {
+            processor,
+            layout: self.layout.into(),
+            timeout,
+            wall: self.wall_timeout.map_or(Some(default), |limit| limit.0),
+        }
     }
 
     /// Returns true if the task of an image is graded.
@@ -299,6 +310,8 @@ impl Run {
             .cpuid(target.embedded.is_none_or(|guest| guest.cpuid))
             .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
             .output(output);
+        let is_submission = target.embedded.is_none() && transport.is_some();
+        let builder = if is_submission { builder.layout(settings.layout) } else { builder };
         Self::of(target.name.clone(), builder, captured, settings)
     }
 
