@@ -316,7 +316,7 @@ impl Device {
             return Err(Violation::Selector { value: selector });
         }
         self.rx.is_drained(memory).map_err(wild_rx)?;
-        match memory.load_u8(abi::WINDOW + self.layout.driver_status()) {
+        match memory.load_u8(abi::WINDOW.saturating_add(self.layout.driver_status())) {
             status @ (ACK | DRIVER | DRIVER_OK) => Ok(status),
             value => Err(Violation::DriverStatus { state: self.state, value }),
         }
@@ -369,7 +369,7 @@ impl Device {
 
     fn enter(&mut self, state: State, memory: &impl Memory) {
         self.state = state;
-        memory.store_u8(abi::WINDOW + self.layout.device_status(), state.status());
+        memory.store_u8(abi::WINDOW.saturating_add(self.layout.device_status()), state.status());
     }
 }
 
