@@ -157,3 +157,4 @@ fn any_page_tables_and_registers_can_be_explained() {
 
 mod astray;
 mod mistakes;
+mod state;
