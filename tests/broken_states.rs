@@ -87,7 +87,7 @@ fn failed_entry() {
     let report = run_changed(
         CodeAssembler::hlt,
         |_, sregs| {
-            sregs.tr.type_ = 9;
+            sregs.cs.db = 1;
             sregs.ldt.present = 1;
             (sregs.ldt.unusable, sregs.ldt.s, sregs.ldt.type_) = (0, 0, 2);
             sregs.ldt.selector = 4;
@@ -97,7 +97,7 @@ fn failed_entry() {
     );
     assert_eq!(
         report.suspicion(),
-        Some("TR has type 0x9, which is not a busy TSS (0xb) (Intel SDM vol. 3, 28.3.1.2)")
+        Some("CS.L and CS.D are both 1: 64-bit code has CS.D 0 (Intel SDM vol. 3, 28.3.1.2)")
     );
     assert_eq!(
         broken(&report),

@@ -33,7 +33,7 @@ pub(super) const RULES: &[Rule] = &[
         name: "tr-type",
         kind: Kind::Refused,
         section: section::SEGMENTS,
-        text: "TR is a busy TSS, in long mode a 64-bit one",
+        text: "TR is a busy TSS, in long mode a 64-bit one or that of the reset",
         check: tr_type,
     },
     Rule {
@@ -116,11 +116,16 @@ fn tr_present(state: &Snapshot<'_>) -> Option<String> {
     }
 }
 
+/// True for the TR that AMD processors have after a reset. They run it in long mode, too.
+fn is_of_reset(tr: &Segment) -> bool {
+    (tr.selector, tr.base, tr.limit) == (0, 0, 0xffff)
+}
+
 fn tr_type(state: &Snapshot<'_>) -> Option<String> {
     let Segment { type_, s, .. } = state.sregs.tr;
     match (s, type_ & 0xf) {
         (0, BUSY) => None,
-        (0, BUSY_16) if !state.efer(bit::EFER_LMA) => None,
+        (0, BUSY_16) if !state.efer(bit::EFER_LMA) || is_of_reset(&state.sregs.tr) => None,
         (0, BUSY_16) => {
             Some("TR has type 0x3, a 16-bit TSS, in long mode, whose busy TSS has type 0xb".into())
         }

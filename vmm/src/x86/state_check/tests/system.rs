@@ -29,8 +29,9 @@ pub(super) const EXAMPLES: &[Example] = &[
     Example {
         rule: "tr-type",
         mode: Mode::Long,
-        right: unchanged,
-        wrong: |case| case.sregs.tr.type_ = 3,
+        // After a reset, AMD processors have this type.
+        right: |case| case.sregs.tr.type_ = 3,
+        wrong: |case| (case.sregs.tr.type_, case.sregs.tr.limit) = (3, 0x2b),
         sentence: "TR has type 0x3, a 16-bit TSS, in long mode, whose busy TSS has type 0xb",
     },
     Example {
