@@ -34,14 +34,24 @@ impl Explanation {
             memory: &|gpa, bytes| memory.read(gpa, bytes),
         };
         let mut findings = state_check::check(&state);
-        let told = self.told_rules(memory);
-        findings.retain(|finding| !told.contains(&finding.rule.name));
+        let (told, needs_sse) = (self.told_rules(memory), self.needs_sse());
+        findings.retain(|finding| match finding.rule.name {
+            // A guest may mean PCE, unless it dies for want of OSFXSR.
+            "osfxsr" => needs_sse,
+            name => !told.contains(&name),
+        });
         if is_unexplained {
             let refused = findings.first().is_some_and(|finding| finding.rule.kind == Kind::Refused);
             self.suspicion = refused.then(|| findings.remove(0).to_string().into());
         }
         self.findings = findings;
         self
+    }
+
+    /// True if the guest died of an SSE instruction, because CR4.OSFXSR is 0.
+    fn needs_sse(&self) -> bool {
+        let told = [self.suspicion.as_deref(), self.cause.as_deref()];
+        told.into_iter().flatten().any(|text| text.contains("CR4.OSFXSR"))
     }
 
     /// The names of the rules that the mapping of the instruction tells about.

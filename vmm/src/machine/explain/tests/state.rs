@@ -69,6 +69,18 @@ fn a_right_state_adds_nothing() {
     assert_eq!(undefined.0, "none", "a guest that was not entered did not execute it");
 }
 
+/// XORPS.
+const SSE: &[u8] = &[0x0f, 0x57, 0xc0];
+
+#[test]
+fn the_bit_beside_osfxsr_is_named_only_if_the_guest_needs_sse() {
+    let count_cycles = |_: &mut Regs, sregs: &mut Sregs, _: &GuestMemory| sregs.cr4 |= 1 << 8;
+    assert_eq!(told(UNDEFINED, &Stop::TripleFault, count_cycles).1, "");
+    let (suspicion, lines) = told(SSE, &Stop::TripleFault, count_cycles);
+    assert!(suspicion.starts_with("#UD: SSE is not enabled"), "{suspicion}");
+    assert!(lines.starts_with("  hint         CR4.OSFXSR is bit 9, not 8"), "{lines}");
+}
+
 #[test]
 fn a_rule_that_the_mapping_tells_is_left_out() {
     let jumped = told(NOP, &Stop::TripleFault, |regs, _, _| regs.rip = 1 << 62);
