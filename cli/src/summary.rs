@@ -60,9 +60,11 @@ pub fn ending(report: &Report) -> String {
     }
     let _ = match (&report.stop, report.cause(), report.suspicion()) {
         (Stop::TripleFault | Stop::EmulationFailure(_), Some(cause), _) => write!(text, ": {cause}"),
-        (Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_), _, Some(suspicion)) => {
-            write!(text, ": probably {suspicion}")
-        }
+        (
+            Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::Timeout(_),
+            _,
+            Some(suspicion),
+        ) => write!(text, ": probably {suspicion}"),
         (Stop::Timeout(_) | Stop::WallTimeout(_), Some(cause), _) => write!(text, ": {cause}"),
         _ => Ok(()),
     };

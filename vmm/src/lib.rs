@@ -37,7 +37,7 @@
 //! | [`exit`] | VM exits, the answers to them, and the reasons for the end of a run |
 //! | [`profile`] | counts, times and traces of exits |
 //! | [`memory`] | guest memory and its maps |
-//! | [`x86`] | modes, CPUID leaves and page tables |
+//! | [`x86`] | modes, CPUID leaves, page tables and the check of a state for mistakes |
 //! | [`host`] | functions of the host: signals, text that is safe to print, numbers in text |
 //! | [`lab`] | the comparison of the transports, and the checks of `vmm doctor` |
 //!

@@ -11,6 +11,7 @@ mod other_mode;
 mod registers;
 mod selectors;
 mod stack;
+mod state;
 mod stray;
 mod suspicion;
 mod target;
@@ -25,6 +26,7 @@ use crate::profile::recorder::TracedExit;
 use crate::x86::modes::{self, Mode};
 use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
+use crate::x86::state_check::Finding;
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
 use softcpu::Cpu;
 use std::borrow::Cow;
@@ -41,8 +43,8 @@ const STACK_WORDS: usize = 4;
 
 /// The state of a guest when its run ended, and the probable cause if it died of a fault.
 ///
-/// The text has one indented line each for the instruction, its mapping and the stack, and a few lines with the
-/// registers.
+/// The text has one indented line each for the instruction, its mapping, the stack and each rule that the state breaks, and a
+/// few lines with the registers.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The translation of the instruction's address, in words.
@@ -56,6 +58,8 @@ pub struct Explanation {
     cause: Option<String>,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
+    /// The rules that the state breaks, without those that the other fields tell about.
+    findings: Vec<Finding>,
     mode: Mode,
     regs: Regs,
     sregs: Box<Sregs>,
@@ -90,6 +94,7 @@ impl Explanation {
             instruction_len: instruction.as_ref().map_or(SHOWN_INVALID_BYTES, shown_len),
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
+            findings: Vec::new(),
             mode,
             regs,
             sregs: Box::new(sregs),
@@ -215,7 +220,8 @@ impl fmt::Display for Explanation {
                 writeln!(f)
             }
             None => writeln!(f, "  stack        no memory at the stack pointer"),
-        }
+        }?;
+        self.write_findings(f)
     }
 }
 
