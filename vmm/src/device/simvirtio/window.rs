@@ -157,9 +157,9 @@ impl Device for Window {
     }
 
     fn write(&mut self, offset: u64, size: u8, data: u64) -> ControlFlow<Stop> {
+        let layout = self.simvirtio.device.layout();
         self.check(offset, size, true)?;
         let mut ignored = false;
-        let layout = self.simvirtio.device.layout();
         for (at, byte) in (offset..).zip(data.to_le_bytes()).take(size.into()) {
             if is_writable(layout, at) {
                 self.simvirtio.memory.store_u8(abi::WINDOW.saturating_add(at), byte);
