@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test page browser check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ sanitize model testbed-linux durability setup clean
+.PHONY: help run polling static install test page browser check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -201,6 +201,10 @@ differ: setup ## Compare the software processor with KVM (SEED=n, PROGRAMS=n, SE
 	@$(CARGO) build $(LOCKED) --release -p differ
 	@$(TARGET)/release/differ $(SEED:%=--seed %) $(ONLY:%=--only %) \
 		$(PROGRAMS:%=--programs %) $(SECONDS:%=--seconds %)
+
+# The same on an emulated AMD host, whose kvm_amd executes ring 0 itself.
+differ-testbed: setup ## The same on an emulated AMD host (ONLY=long SECONDS=60)
+	@tests/testbed/run differ $(SEED:%=--seed %) $(ONLY:%=--only %) $(PROGRAMS:%=--programs %) $(SECONDS:%=--seconds %)
 
 # loom is a dependency of this package only, which is not part of the workspace.
 model: setup ## Run every interleaving of the threads of a ring (loom)

@@ -3,7 +3,7 @@
 use crate::flags::Undefined;
 use crate::layout;
 use crate::outcome::{self, Outcome};
-use crate::program::Program;
+use crate::program::{Config, Program};
 use crate::runner::Runner;
 use iced_x86::{Instruction, Mnemonic};
 use softcpu::{State, seg};
@@ -27,8 +27,10 @@ pub struct Step {
 impl Step {
     /// The linear address.
     pub fn address(&self) -> u64 {
-        let base = if self.before.is_64() { 0 } else { self.before.segments[seg::CS].base };
-        base.wrapping_add(self.before.rip)
+        if self.before.is_64() {
+            return self.before.rip;
+        }
+        self.before.segments[seg::CS].base.wrapping_add(self.before.rip) & 0xffff_ffff
     }
 
     /// True if it begins with one of these prefixes, possibly after others.
@@ -58,7 +60,8 @@ impl Runner {
         let (mut accesses, mut steps) = (Vec::new(), Vec::<Step>::new());
         for _ in 0..MOST {
             let before = self.soft.state().clone();
-            if layout::vector_of(before.rip.wrapping_add(1)).is_some() {
+            let behind = State { rip: before.rip.wrapping_add(1), ..before.clone() };
+            if layout::vector(&behind).is_some() {
                 break;
             }
             let (insn, bytes) = self.soft.instruction();
@@ -89,16 +92,24 @@ impl Runner {
                     continue;
                 }
                 // Nor at an address that is mapped to another one.
-                if next.address() >= layout::MEMORY {
+                let is_moved = config == Config::Long
+                    && !next.bytes.starts_with(&program.read(next.address().min(layout::MEMORY), 2));
+                if next.address() >= layout::MEMORY || is_moved {
                     undefined.step(&step.insn);
                     continue;
                 }
                 part.write(next.address(), &[0xf4]);
+            } else if config != Config::User {
+                // softcpu ends here. KVM must not go on, if it does not.
+                let behind = step.address().wrapping_add(step.insn.len() as u64);
+                if behind < layout::MEMORY {
+                    part.write(behind, &[0xf4]);
+                }
             }
             let (kvm, soft) = self.both(&part)?;
             // A fault leaves the flags as they are; a trap does not.
             if steps.peek().is_some()
-                || matches!(layout::vector_of(soft.state.rip), None | Some(1))
+                || matches!(layout::vector(&soft.state), None | Some(1))
                 || is_software(&step.insn)
             {
                 undefined.step(&step.insn);

@@ -1,11 +1,13 @@
 //! Makes programs.
 
 use crate::layout::{
-    self, CODE, CODE_END, DATA, LAST_PAGE, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, STACK, UNMAPPED,
+    self, CODE, CODE_END, DATA, LAST_PAGE, LOW_STACK, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, SEGMENTS, STACK,
+    UNMAPPED,
 };
 use crate::opcodes::Opcodes;
 use crate::operands::Maker;
 use crate::program::{Config, Id, Piece, Program};
+use crate::ring_0;
 use crate::values;
 use fastrand::Rng;
 use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction};
@@ -18,7 +20,7 @@ const POOL: usize = 8192;
 pub struct Generator {
     seed: u64,
     opcodes: Vec<((Config, u32), Opcodes)>,
-    images: [Vec<u64>; 4],
+    images: [Vec<u64>; 5],
     pool: Vec<u64>,
 }
 
@@ -30,6 +32,7 @@ impl Generator {
             (Config::Protected, 32),
             (Config::Protected, 16),
             (Config::Real, 16),
+            (Config::Protected16, 16),
         ];
         let opcodes = kinds.map(|(config, bits)| ((config, bits), Opcodes::new(config, bits))).into();
         let mut rng = Rng::with_seed(seed ^ 0x6a09_e667_f3bc_c908);
@@ -39,7 +42,8 @@ impl Generator {
 
     /// The choices of a program. Different programs have unrelated choices.
     fn choices(&self, id: Id) -> Rng {
-        let mixed = self.seed ^ (id.number << 2 | id.config as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let config = (id.config as u64 & 3) ^ (id.config as u64 >> 2 << 62);
+        let mixed = self.seed ^ (id.number << 2 ^ config).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Rng::with_seed(Rng::with_seed(mixed).u64(..))
     }
 
@@ -51,11 +55,23 @@ impl Generator {
         let mut program = Program { id, state: layout::state(config), image, pieces: Vec::new() };
         self.fill(&mut program, &mut rng);
         registers(&mut program, &mut rng);
+        if ring_0::is_extended(config) {
+            // Choices of their own, so that the other programs of a seed stay the same.
+            let mut choices = Rng::with_seed(rng.clone().u64(..));
+            if choices.u8(..4) != 0 {
+                ring_0::extend(&mut program, self, &mut choices);
+                return program;
+            }
+        }
         let bits = program.bits();
-        let opcodes = self.opcodes.iter().find(|(kind, _)| *kind == (config, bits));
-        let Some((_, opcodes)) = opcodes else { return program };
+        let Some(opcodes) = self.opcodes(config, bits) else { return program };
         code(&mut program, opcodes, &mut rng);
         program
+    }
+
+    /// The encodings for code of this width.
+    pub fn opcodes(&self, config: Config, bits: u32) -> Option<&Opcodes> {
+        self.opcodes.iter().find(|(kind, _)| *kind == (config, bits)).map(|(_, opcodes)| opcodes)
     }
 
     /// Fills data and stack.
@@ -69,9 +85,14 @@ impl Generator {
             let at = (DATA / 8 + rng.u64(..(LAST_PAGE + PAGE - DATA) / 8)) as usize;
             program.image[at] = values::word(rng);
         }
+        if program.id.config == Config::Protected16 {
+            let (from, to) = ((STACK / 8) as usize, (LOW_STACK / 8) as usize);
+            program.image.copy_within(from..from + 512, to);
+        }
         // Return addresses.
         let start = (STACK / 8) as usize;
-        let base = if program.id.config == Config::Real { CODE } else { 0 };
+        let base = program.state.segments[seg::CS].base;
+        let base = if program.id.config.is_segmented() { base.max(CODE) } else { 0 };
         for word in &mut program.image[start..start + 1024] {
             if rng.u8(..4) == 0 {
                 *word = CODE_END - PAGE - base + rng.u64(..PAGE);
@@ -153,15 +174,16 @@ fn registers(program: &mut Program, rng: &mut Rng) {
 
 /// Registers of 16- and 32-bit code.
 fn segmented(state: &mut State, config: Config, rng: &mut Rng) {
-    if config == Config::Protected {
+    if !config.is_segmented() {
         state.gpr.iter_mut().for_each(|register| *register &= 0xffff_ffff);
         state.gpr[8..].fill(0);
         return;
     }
-    let bases = [(seg::ES, OTHER_DATA), (seg::DS, DATA), (seg::FS, DATA + PAGE), (seg::GS, LAST_PAGE)];
-    for (number, base) in bases.into_iter().chain([(seg::CS, CODE), (seg::SS, STACK)]) {
-        state.segments[number].base = base;
-        state.segments[number].selector = (base >> 4) as u16;
+    if config == Config::Real {
+        for (number, _, base) in SEGMENTS {
+            state.segments[number].base = base;
+            state.segments[number].selector = (base >> 4) as u16;
+        }
     }
     state.gpr[8..].fill(0);
     for (number, register) in state.gpr[..8].iter_mut().enumerate() {
@@ -169,6 +191,11 @@ fn segmented(state: &mut State, config: Config, rng: &mut Rng) {
         *register &= 0xffff_ffff;
         if matches!(number, 3..8) && rng.u8(..16) != 0 {
             *register &= if number == 4 { 0x1ffe } else { 0xfff };
+        }
+    }
+    if config == Config::Protected16 {
+        for number in [4, 5] {
+            state.gpr[number] = LOW_STACK + 0x200 + (state.gpr[number] & 0xb7e);
         }
     }
     state.rip = 0;
@@ -205,7 +232,7 @@ fn code(program: &mut Program, opcodes: &Opcodes, rng: &mut Rng) {
             bytes = encoder.take_buffer();
         }
         program.write(at, &bytes);
-        program.pieces.push(Piece { at, len: bytes.len() });
+        program.pieces.push(Piece { at, len: bytes.len(), bits, base });
     }
 }
 
@@ -237,7 +264,7 @@ fn instructions(
 }
 
 /// True for other direct near branches.
-fn is_near(code: Code) -> bool {
+pub fn is_near(code: Code) -> bool {
     code.is_jmp_short_or_near()
         || code.is_call_near()
         || code.is_loop()
@@ -245,7 +272,7 @@ fn is_near(code: Code) -> bool {
         || code.is_jcx_short()
 }
 
-fn retarget(insn: &mut Instruction, target: u64) {
+pub fn retarget(insn: &mut Instruction, target: u64) {
     use iced_x86::OpKind;
     match insn.op0_kind() {
         OpKind::NearBranch16 => insn.set_near_branch16(target as u16),
@@ -255,7 +282,7 @@ fn retarget(insn: &mut Instruction, target: u64) {
 }
 
 /// Adds prefixes to a few instructions.
-fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
+pub fn mutate(bytes: Vec<u8>, bits: u32, rng: &mut Rng) -> Vec<u8> {
     if rng.u8(..60) != 0 {
         return bytes;
     }

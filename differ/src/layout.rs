@@ -3,7 +3,7 @@
 //! | page | contents |
 //! |---|---|
 //! | 0x0 | the interrupt vectors of real mode |
-//! | 0x1 | GDT |
+//! | 0x1 | GDT; LDT |
 //! | 0x2 | IDT |
 //! | 0x3 | a HLT for each vector |
 //! | 0x4-0x6 | task state, with an I/O bitmap |
@@ -25,6 +25,7 @@ use softcpu::{Segment, State, Table, cr0, cr4, efer, seg};
 
 pub const PAGE: u64 = 4096;
 pub const GDT: u64 = 0x1000;
+pub const LDT: u64 = 0x1800;
 pub const IDT: u64 = 0x2000;
 pub const HANDLERS: u64 = 0x3000;
 pub const TASK: u64 = 0x4000;
@@ -50,11 +51,29 @@ pub const RING_0_DATA: u16 = 0x10;
 pub const RING_3_CODE: u16 = 0x1b;
 pub const RING_3_DATA: u16 = 0x23;
 pub const TASK_SELECTOR: u16 = 0x28;
+/// The segments of 16-bit protected mode: their selectors, and the parts of memory where they begin.
+pub const SEGMENTS: [(usize, u16, u64); 6] = [
+    (seg::CS, 0x38, CODE),
+    (seg::DS, 0x40, DATA),
+    (seg::ES, 0x48, OTHER_DATA),
+    (seg::FS, 0x50, DATA + PAGE),
+    (seg::GS, 0x58, LAST_PAGE),
+    (seg::SS, 0x60, STACK),
+];
+/// The first stack of 16-bit protected mode, in a segment that begins at 0: hosts that emulate ring 0 deliver exceptions only
+/// there.
+pub const LOW_STACK: u64 = 0x7000;
 /// The bytes between two handlers.
 const HANDLER_SIZE: u64 = 4;
 
+/// The vector in whose handler a processor is, behind the HLT.
+pub fn vector(state: &State) -> Option<u8> {
+    let is_flat = state.is_64() || state.segments[seg::CS].base == 0;
+    if is_flat { vector_of(state.rip) } else { None }
+}
+
 /// The vector whose handler ends at this address, with RIP behind its HLT.
-pub fn vector_of(rip: u64) -> Option<u8> {
+fn vector_of(rip: u64) -> Option<u8> {
     let offset = rip.checked_sub(HANDLERS + 1)?;
     (offset % HANDLER_SIZE == 0).then_some(offset / HANDLER_SIZE).and_then(|vector| vector.try_into().ok())
 }
@@ -75,6 +94,11 @@ fn flat(selector: u16, kind: u8, long: bool) -> Segment {
         pages: true,
         unusable: false,
     }
+}
+
+/// A segment of 64 KiB.
+fn small(selector: u16, base: u64, kind: u8) -> Segment {
+    Segment { base, limit: 0xffff, big: false, pages: false, ..flat(selector, kind, false) }
 }
 
 /// The task register.
@@ -118,12 +142,11 @@ pub fn state(config: Config) -> State {
     if config == Config::Real {
         state.gpr[4] = STACK + PAGE;
         state.idtr = Table { base: 0, limit: 0x3ff };
-        let data = Segment { limit: 0xffff, big: false, pages: false, ..flat(0, 0b0011, false) };
-        state.segments = [data; 6];
+        state.segments = [small(0, 0, 0b0011); 6];
         state.segments[seg::CS].kind = 0b1011;
         return state;
     }
-    let long = config != Config::Protected;
+    let long = config.is_64();
     state.cr0 |= cr0::PE;
     state.idtr = Table { base: IDT, limit: if long { 0xfff } else { 0x7ff } };
     state.tr = task(long);
@@ -133,6 +156,13 @@ pub fn state(config: Config) -> State {
     };
     state.segments = [flat(data, 0b0011, false); 6];
     state.segments[seg::CS] = flat(code, 0b1011, long);
+    if config == Config::Protected16 {
+        for (index, selector, base) in SEGMENTS {
+            let kind = if index == seg::CS { 0b1011 } else { 0b0011 };
+            state.segments[index] = small(selector, base, kind);
+        }
+        state.segments[seg::SS].base = 0;
+    }
     state.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT;
     if long {
         state.cr0 |= cr0::PG | cr0::WP | cr0::AM;
@@ -179,7 +209,7 @@ impl Image {
                     let shift = 32 * (vector & 1);
                     self.0[(vector / 2) as usize] |= handler << shift;
                 }
-                Config::Protected => self.set(IDT + vector * 8, gate),
+                Config::Protected | Config::Protected16 => self.set(IDT + vector * 8, gate),
                 Config::Long | Config::User => self.set(IDT + vector * 16, gate),
             }
         }
@@ -188,7 +218,7 @@ impl Image {
     }
 
     fn gdt(&mut self, config: Config) {
-        let long = config != Config::Protected;
+        let long = config.is_64() || config == Config::Real;
         let segments = [
             flat(RING_0_CODE, 0b1011, long),
             flat(RING_0_DATA, 0b0011, false),
@@ -199,10 +229,18 @@ impl Image {
         for segment in segments {
             self.set(GDT + u64::from(segment.selector & !7), descriptor(&segment));
         }
+        if config == Config::Protected16 {
+            self.set(GDT + u64::from(RING_0_CODE), descriptor(&small(RING_0_CODE, 0, 0b1011)));
+            for (index, selector, base) in SEGMENTS {
+                let kind = if index == seg::CS { 0b1011 } else { 0b0011 };
+                let base = if index == seg::SS { 0 } else { base };
+                self.set(GDT + u64::from(selector), descriptor(&small(selector, base, kind)));
+            }
+        }
     }
 
     fn task(&mut self, config: Config) {
-        if config == Config::Protected {
+        if config.is_protected() {
             self.set(TASK, KERNEL_STACK_TOP << 32);
             self.set(TASK + 8, RING_0_DATA.into());
             return;

@@ -12,8 +12,10 @@ mod operands;
 mod outcome;
 mod program;
 mod quirks;
+mod ring_0;
 mod runner;
 mod soft;
+mod stale;
 mod values;
 
 use clap::Parser;
@@ -38,7 +40,7 @@ struct Options {
     /// The number of programs
     #[arg(long)]
     programs: Option<u64>,
-    /// Run only one configuration (user, real, protected, long), or one program, such as user:12
+    /// Run only one configuration (user, real, protected, protected16, long), or one program, such as user:12
     #[arg(long, value_name = "CONFIG[:NUMBER]")]
     only: Option<String>,
     /// Stop after this number of differences
@@ -54,6 +56,18 @@ struct Options {
     #[arg(long)]
     verbose: bool,
 }
+
+/// The order of the configurations. Programs in ring 3 are the larger part: they run on the processor itself.
+const ROTATION: [Config; 8] = [
+    Config::User,
+    Config::Real,
+    Config::User,
+    Config::Protected,
+    Config::User,
+    Config::Long,
+    Config::User,
+    Config::Protected16,
+];
 
 /// The results of the programs of one configuration.
 #[derive(Default)]
@@ -115,7 +129,10 @@ fn selection(only: Option<&str>) -> Result<(Vec<Config>, Option<u64>), Error> {
         None => (only, None),
     };
     let config = Config::ALL.into_iter().find(|config| config.name() == name);
-    Ok((vec![config.ok_or("no such configuration: give user, real, protected or long")?], number))
+    Ok((
+        vec![config.ok_or("no such configuration: give user, real, protected, protected16 or long")?],
+        number,
+    ))
 }
 
 /// Runs the programs. Returns true if there is no difference.
@@ -136,11 +153,9 @@ fn run(options: &Options) -> Result<bool, Error> {
         None => options.programs.unwrap_or(if limit.is_some() { u64::MAX } else { 100_000 }),
     };
     for count in 0..last {
-        // Programs in ring 3 are the larger part: they run on the processor itself.
         let config = match configs.len() {
             1 => configs[0],
-            _ => [Config::User, Config::Real, Config::User, Config::Protected, Config::User, Config::Long]
-                [(count / 512 % 6) as usize],
+            _ => ROTATION[(count / 512 % ROTATION.len() as u64) as usize],
         };
         let id = Id { config, number: number.unwrap_or(count) };
         step(&generator, &mut runner, &mut report, id, seed, options)?;
@@ -228,13 +243,16 @@ fn show(
     lines: Vec<String>,
     seed: u64,
 ) -> Result<(), Error> {
-    let (small, small_lines) = minimize::Minimizer::run(runner, program, lines);
-    let kind = kind(&small);
+    let kind = match runner.culprit(program)? {
+        Ok(culprit) => quirks::name(program.id.config, &culprit),
+        Err(_) => kind(program),
+    };
     let (_, count) = report.kinds.entry(kind.clone()).or_insert((program.id, 0));
     *count += 1;
     if *count > 1 {
         return Ok(());
     }
+    let (small, small_lines) = minimize::Minimizer::run(runner, program, lines);
     println!("\n{}: {kind}", program.id);
     println!("    {}", minimize::disassembly(&small).join("\n    "));
     println!("    start: {}", minimize::start(&small));

@@ -1,11 +1,20 @@
 //! Makes a program that shows a difference smaller.
 
-use crate::layout::{DATA, LAST_PAGE, PAGE};
+use crate::layout::{self, DATA, LAST_PAGE, PAGE};
 use crate::program::{Config, Program};
+use crate::ring_0;
 use crate::runner::{Runner, Verdict};
 use iced_x86::{Decoder, DecoderOptions, Formatter, NasmFormatter};
 use softcpu::{flag, seg};
 use std::fmt::Write;
+
+/// The parts of memory that hold tables.
+const TABLES: [(u64, u64); 4] = [
+    (layout::GDT, layout::GDT + 0x200),
+    (layout::LDT, layout::LDT + 0x100),
+    (layout::IDT, layout::TASK + 0x70),
+    (layout::TABLES, layout::CODE),
+];
 
 /// Simplifies a program as long as it still shows a difference.
 pub struct Minimizer<'a> {
@@ -24,6 +33,9 @@ impl<'a> Minimizer<'a> {
         for _ in 0..2 {
             minimizer.drop_instructions();
             minimizer.simplify_registers();
+            if ring_0::is_extended(program.id.config) {
+                minimizer.restore_tables();
+            }
         }
         minimizer.clear_memory();
         (minimizer.best, minimizer.lines)
@@ -101,6 +113,34 @@ impl<'a> Minimizer<'a> {
         }
     }
 
+    /// Restores the usual tables, in smaller and smaller parts, and the usual control registers.
+    fn restore_tables(&mut self) {
+        let usual = layout::state(self.best.id.config);
+        self.attempt(|program| program.state.gdtr = usual.gdtr);
+        self.attempt(|program| program.state.idtr = usual.idtr);
+        self.attempt(|program| program.state.ldtr = usual.ldtr);
+        for index in [seg::ES, seg::SS, seg::DS, seg::FS, seg::GS] {
+            self.attempt(|program| program.state.segments[index] = usual.segments[index]);
+        }
+        self.attempt(|program| program.state.cr0 = usual.cr0);
+        self.attempt(|program| program.state.cr3 = usual.cr3);
+        self.attempt(|program| program.state.cr4 = usual.cr4);
+        self.attempt(|program| program.state.efer = usual.efer);
+        let image = layout::image(self.best.id.config);
+        for (start, end) in TABLES {
+            let mut size = ((end - start) / 8).next_power_of_two();
+            while size > 0 {
+                for first in (start / 8..end / 8).step_by(size as usize) {
+                    let range = first as usize..(first + size).min(end / 8) as usize;
+                    self.attempt(|program| {
+                        program.image[range.clone()].copy_from_slice(&image[range.clone()]);
+                    });
+                }
+                size /= 2;
+            }
+        }
+    }
+
     /// Clears data in smaller and smaller parts.
     fn clear_memory(&mut self) {
         let (start, end) = ((DATA / 8) as usize, ((LAST_PAGE + PAGE) / 8) as usize);
@@ -126,21 +166,19 @@ impl<'a> Minimizer<'a> {
 /// The instructions of a program without those that were dropped.
 pub fn disassembly(program: &Program) -> Vec<String> {
     let mut formatter = NasmFormatter::new();
-    let base = program.state.segments[seg::CS].base;
-    let base = if program.id.config.is_64() { 0 } else { base };
     let mut lines = Vec::new();
     for piece in &program.pieces {
         let bytes = program.read(piece.at, piece.len);
         if bytes.iter().all(|byte| *byte == 0x90) {
             continue;
         }
-        let rip = piece.at.wrapping_sub(base);
+        let rip = piece.at.wrapping_sub(if piece.bits == 64 { 0 } else { piece.base });
         let mut text = String::new();
         let mut hex = String::new();
         bytes.iter().for_each(|byte| {
             let _ = write!(hex, "{byte:02x}");
         });
-        let insn = Decoder::with_ip(program.bits(), &bytes, rip, DecoderOptions::NONE).decode();
+        let insn = Decoder::with_ip(piece.bits, &bytes, rip, DecoderOptions::NONE).decode();
         formatter.format(&insn, &mut text);
         lines.push(format!("{rip:#x}: {hex:<22} {text}"));
     }
@@ -167,6 +205,7 @@ pub fn start(program: &Program) -> String {
     for (number, value) in state.xmm.iter().enumerate().filter(|(_, value)| **value != 0) {
         let _ = write!(text, " xmm{number}={value:#x}");
     }
+    tables(program, &mut text);
     let words = (DATA / 8) as usize..((LAST_PAGE + PAGE) / 8) as usize;
     let used: Vec<_> = words.filter(|word| program.image[*word] != 0).collect();
     if used.len() <= 16 {
@@ -175,4 +214,41 @@ pub fn start(program: &Program) -> String {
         }
     }
     text
+}
+
+/// The tables and control registers that are not the usual ones.
+fn tables(program: &Program, text: &mut String) {
+    let (state, usual) = (&program.state, layout::state(program.id.config));
+    if !ring_0::is_extended(program.id.config) {
+        return;
+    }
+    for (name, value, usual) in [
+        ("cr0", state.cr0, usual.cr0),
+        ("cr3", state.cr3, usual.cr3),
+        ("cr4", state.cr4, usual.cr4),
+        ("efer", state.efer, usual.efer),
+        ("gdtr.limit", state.gdtr.limit.into(), usual.gdtr.limit.into()),
+        ("idtr.limit", state.idtr.limit.into(), usual.idtr.limit.into()),
+        ("ldtr", state.ldtr.selector.into(), usual.ldtr.selector.into()),
+    ] {
+        if value != usual {
+            let _ = write!(text, " {name}={value:#x}");
+        }
+    }
+    for (index, name) in [(seg::ES, "es"), (seg::SS, "ss"), (seg::DS, "ds"), (seg::FS, "fs"), (seg::GS, "gs")]
+    {
+        let segment = state.segments[index];
+        if segment != usual.segments[index] {
+            let _ = write!(text, " {name}={segment:x?}");
+        }
+    }
+    let image = layout::image(program.id.config);
+    for (start, end) in TABLES {
+        for at in (start..end).step_by(8) {
+            let word = (at / 8) as usize;
+            if program.image[word] != image[word] {
+                let _ = write!(text, " [{at:#x}]={:#x}", program.image[word]);
+            }
+        }
+    }
 }

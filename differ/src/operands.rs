@@ -363,7 +363,7 @@ impl Maker {
             insn.set_memory_index_scale(scale as u32);
         }
         let mut displacement = target.wrapping_sub(sum) & mask;
-        if self.config == Config::Real {
+        if self.config.is_segmented() {
             displacement = rng.u64(..0x100);
         }
         if wide && displacement as i32 as i64 as u64 != displacement {

@@ -2,7 +2,7 @@
 
 use crate::layout::{self, KERNEL_STACK_TOP};
 use crate::program::Config;
-use softcpu::{Segment, State, flag, seg};
+use softcpu::{Segment, State, cr0, efer, flag, seg};
 
 /// The most accesses of a program.
 pub const MOST_ACCESSES: usize = 64;
@@ -44,6 +44,15 @@ pub struct Outcome {
     pub accesses: Vec<Access>,
     /// The memory that is compared, by its ranges.
     pub memory: Vec<u64>,
+    /// The vectors that softcpu tried to deliver at the end.
+    pub vectors: Vec<u8>,
+}
+
+impl Outcome {
+    /// The word of memory at a physical address that is a multiple of 8. Not for ring 3.
+    pub fn word(&self, at: u64) -> u64 {
+        self.memory.get((at / 8) as usize).copied().unwrap_or(0)
+    }
 }
 
 /// The memory that programs of a configuration can change, in bytes.
@@ -67,16 +76,27 @@ fn address_of(config: Config, mut index: usize) -> u64 {
 }
 
 /// The flags that a handler's frame holds: their address and width in bytes.
-fn saved_flags(config: Config, state: &State) -> Option<(u64, u64)> {
-    let vector = layout::vector_of(state.rip)?;
-    let coded = matches!(vector, 8 | 10..=14 | 17);
-    let stack = state.segments[seg::SS].base;
-    Some(match config {
-        Config::User => (KERNEL_STACK_TOP - 24, 8),
-        Config::Long => (state.gpr[4].wrapping_add(if coded { 24 } else { 16 }), 8),
-        Config::Protected => (stack.wrapping_add(state.gpr[4]).wrapping_add(if coded { 12 } else { 8 }), 4),
-        Config::Real => (stack.wrapping_add(state.gpr[4] & 0xffff).wrapping_add(4), 2),
-    })
+fn saved_flags(config: Config, outcome: &Outcome) -> Option<(u64, u64)> {
+    let state = &outcome.state;
+    let vector = layout::vector(state)?;
+    if config == Config::User {
+        return Some((KERNEL_STACK_TOP - 24, 8));
+    }
+    let is_protected = state.cr0 & cr0::PE != 0;
+    let coded = is_protected && matches!(vector, 8 | 10..=14 | 17);
+    let gate = state.idtr.base.wrapping_add(u64::from(vector) * 8);
+    let size = match state.efer & efer::LMA != 0 {
+        true => 8,
+        // A gate of 16 bits.
+        false if !is_protected || byte(outcome, config, gate + 5).unwrap_or(0) & 8 == 0 => 2,
+        false => 4,
+    };
+    let pointer = match (size, state.segments[seg::SS].big) {
+        (8, _) => state.gpr[4],
+        (_, true) => state.segments[seg::SS].base.wrapping_add(state.gpr[4]) & 0xffff_ffff,
+        (_, false) => state.segments[seg::SS].base.wrapping_add(state.gpr[4] & 0xffff) & 0xffff_ffff,
+    };
+    Some((pointer.wrapping_add(size * if coded { 3 } else { 2 }), size))
 }
 
 /// The differences between two results, a line each. Flags that are not defined are left out.
@@ -100,7 +120,7 @@ pub fn compare(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64) ->
     }
     number("rip", a.rip, b.rip);
     // A host without hardware virtualization clears AC when it delivers an exception.
-    let is_handler = config == Config::User || layout::vector_of(a.rip).is_some();
+    let is_handler = config == Config::User || layout::vector(a).is_some();
     let ignored = undefined | if is_handler { flag::AC } else { 0 };
     number("rflags", a.rflags & !ignored, b.rflags & !ignored);
     number("cr0", a.cr0, b.cr0);
@@ -154,7 +174,7 @@ fn memory(config: Config, kvm: &Outcome, soft: &Outcome, undefined: u64, lines: 
     if kvm.memory == soft.memory {
         return;
     }
-    let saved = saved_flags(config, &soft.state);
+    let saved = saved_flags(config, soft);
     for (index, (a, b)) in kvm.memory.iter().zip(&soft.memory).enumerate() {
         let at = address_of(config, index);
         let mut ignored = 0;
@@ -226,13 +246,21 @@ pub fn copy(config: Config, to: &mut Outcome, from: &Outcome, at: u64, len: u64)
 pub fn error_code(config: Config, state: &State) -> u64 {
     match config {
         Config::User => KERNEL_STACK_TOP - 48,
+        _ if state.efer & efer::LMA != 0 => state.gpr[4],
         _ => state.segments[seg::SS].base.wrapping_add(state.gpr[4]),
+    }
+}
+
+/// Copies the flags that a handler's frame holds from one result to another.
+pub fn copy_flags(config: Config, to: &mut Outcome, from: &Outcome) {
+    if let Some((at, size)) = saved_flags(config, from) {
+        copy(config, to, from, at, size);
     }
 }
 
 /// RFLAGS at the end, or in the frame of a handler.
 pub fn flags(config: Config, outcome: &Outcome) -> u64 {
-    let Some((at, size)) = saved_flags(config, &outcome.state) else { return outcome.state.rflags };
+    let Some((at, size)) = saved_flags(config, outcome) else { return outcome.state.rflags };
     let bytes = (at..at + size).rev().map(|at| u64::from(byte(outcome, config, at).unwrap_or(0)));
     bytes.fold(0, |value, byte| value << 8 | byte)
 }

@@ -12,10 +12,12 @@ pub enum Config {
     Protected,
     /// 64-bit code in ring 0.
     Long,
+    /// 16-bit code in ring 0 of protected mode, with segments that do not begin at 0.
+    Protected16,
 }
 
 impl Config {
-    pub const ALL: [Self; 4] = [Self::User, Self::Real, Self::Protected, Self::Long];
+    pub const ALL: [Self; 5] = [Self::User, Self::Real, Self::Protected, Self::Long, Self::Protected16];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -23,11 +25,22 @@ impl Config {
             Self::Real => "real",
             Self::Protected => "protected",
             Self::Long => "long",
+            Self::Protected16 => "protected16",
         }
     }
 
     pub fn is_64(self) -> bool {
         matches!(self, Self::User | Self::Long)
+    }
+
+    /// Each segment covers its own part of memory.
+    pub fn is_segmented(self) -> bool {
+        matches!(self, Self::Real | Self::Protected16)
+    }
+
+    /// Protected mode, without long mode.
+    pub fn is_protected(self) -> bool {
+        matches!(self, Self::Protected | Self::Protected16)
     }
 }
 
@@ -51,6 +64,9 @@ pub struct Piece {
     pub at: u64,
     /// The number of bytes.
     pub len: usize,
+    /// The width of the code, and the start of its segment.
+    pub bits: u32,
+    pub base: u64,
 }
 
 /// A program.

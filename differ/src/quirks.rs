@@ -2,7 +2,9 @@
 //!
 //! Each is tied to the first instruction after which the results differ, so that it hides nothing before it.
 
+mod delivery;
 mod ring_0;
+mod tables;
 
 use crate::culprit::Culprit;
 use crate::layout::{self, LAST_PAGE, PAGE};
@@ -15,6 +17,17 @@ use softcpu::{flag, seg};
 pub fn allowed(config: Config, culprit: &Culprit) -> Option<&'static str> {
     let case = Case::new(config, culprit);
     case.any().or_else(|| if config == Config::User { case.ring_3() } else { case.ring_0() })
+}
+
+/// The name of a difference: the instruction, and the exceptions or the ends on both sides.
+pub fn name(config: Config, culprit: &Culprit) -> String {
+    let case = Case::new(config, culprit);
+    let end = |vector: Option<u8>, outcome: &Outcome| match vector {
+        Some(vector) => format!("exception {vector}"),
+        None => format!("{:?}", outcome.end).to_lowercase(),
+    };
+    let (kvm, soft) = (end(case.kvm, &culprit.kvm), end(case.soft, &culprit.soft));
+    format!("{} {:?} ({kvm}, soft {soft})", config.name(), culprit.step.insn.code()).to_lowercase()
 }
 
 /// An instruction, and what it did on both sides.
@@ -60,6 +73,11 @@ impl<'a> Case<'a> {
         list.contains(&self.mnemonic)
     }
 
+    /// The instruction was executed in real mode.
+    fn is_real(&self) -> bool {
+        !self.culprit.step.before.is_protected()
+    }
+
     /// An operand is memory.
     fn has_memory(&self) -> bool {
         let insn = &self.culprit.step.insn;
@@ -85,9 +103,15 @@ impl<'a> Case<'a> {
 
     /// True if the results are equal after a change of that of KVM.
     fn is_equal_with(&self, change: impl Fn(&mut Outcome, &Outcome)) -> bool {
+        self.is_equal_with_flags(change, 0)
+    }
+
+    /// The same. Some flags may differ.
+    fn is_equal_with_flags(&self, change: impl Fn(&mut Outcome, &Outcome), flags: u64) -> bool {
         let mut kvm = self.culprit.kvm.clone();
         change(&mut kvm, &self.culprit.soft);
-        outcome::compare(self.config, &kvm, &self.culprit.soft, self.culprit.undefined.flags).is_empty()
+        let ignored = self.culprit.undefined.flags | flags;
+        outcome::compare(self.config, &kvm, &self.culprit.soft, ignored).is_empty()
     }
 
     /// True if only the error code is different.
@@ -268,8 +292,8 @@ impl<'a> Case<'a> {
     }
 
     fn is_upper_stack_pointer(&self) -> bool {
-        self.config == Config::Real
-            && self.kvm.is_some()
+        self.is_real()
+            && (self.kvm.is_some() || self.config != Config::Real)
             && self.culprit.kvm.state.gpr[4] >> 16 == 0
             && self.is_equal_with(|kvm, soft| kvm.state.gpr[4] |= soft.state.gpr[4] & !0xffff)
     }
@@ -303,5 +327,5 @@ fn clear_upper(insn: &Instruction) -> impl Fn(&mut Outcome, &Outcome) {
 
 /// The vector of the exception in which a program ended.
 fn exception(config: Config, outcome: &Outcome) -> Option<u8> {
-    layout::vector_of(outcome.state.rip).filter(|vector| *vector != 13 || !outcome::is_end(config, outcome))
+    layout::vector(&outcome.state).filter(|vector| *vector != 13 || !outcome::is_end(config, outcome))
 }

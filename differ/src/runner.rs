@@ -83,7 +83,7 @@ impl Runner {
             self.kvm.read(*start, part)?;
             rest = after;
         }
-        Ok(Outcome { end, state, accesses, memory })
+        Ok(Outcome { end, state, accesses, memory, vectors: Vec::new() })
     }
 
     fn run_soft(&mut self, program: &Program) -> Outcome {
@@ -98,7 +98,8 @@ impl Runner {
             self.soft.read(*start, part);
             rest = after;
         }
-        Outcome { end, state: self.soft.state().clone(), accesses, memory }
+        let vectors = self.soft.vectors(&end);
+        Outcome { end, state: self.soft.state().clone(), accesses, memory, vectors }
     }
 
     /// Runs a program on both and compares.
@@ -113,7 +114,7 @@ impl Runner {
             End::Other(why) => return Ok(Verdict::NotComparable(why.clone())),
             End::Halted | End::Shutdown => {}
         }
-        if layout::vector_of(kvm.state.rip).is_some_and(|vector| vector != 13 || !is_end(config, &kvm)) {
+        if layout::vector(&kvm.state).is_some_and(|vector| vector != 13 || !is_end(config, &kvm)) {
             self.faults += 1;
         }
         match soft.end {
@@ -130,6 +131,10 @@ impl Runner {
             return Ok(Verdict::NotComparable(
                 "KVM's result is another one when the program is repeated".into(),
             ));
+        }
+        if config == Config::Long && self.is_stale(program, &again)? {
+            let why = "a translation that the program has changed is still in the TLB of softcpu";
+            return Ok(Verdict::NotComparable(why.into()));
         }
         Ok(match self.culprit(program)? {
             Ok(culprit) => match quirks::allowed(config, &culprit) {

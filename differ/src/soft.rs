@@ -3,7 +3,7 @@
 use crate::layout::{MEMORY, PAGE};
 use crate::outcome::{Access, End, MOST_ACCESSES, answer};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
-use softcpu::{Cpu, Exit, Memory, State};
+use softcpu::{Cpu, Exit, Memory, State, supported_cpuid};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -58,7 +58,9 @@ pub struct Machine {
 impl Machine {
     pub fn new() -> Self {
         let memory = Ram::new();
-        Self { cpu: Cpu::new(memory.clone()), memory }
+        let mut cpu = Cpu::new(memory.clone());
+        cpu.set_cpuid(supported_cpuid());
+        Self { cpu, memory }
     }
 
     /// Writes words to memory.
@@ -81,6 +83,25 @@ impl Machine {
 
     pub fn state(&self) -> &State {
         &self.cpu.state
+    }
+
+    /// The vectors of the exceptions in which a program ended, as far as they are known.
+    pub fn vectors(&self, end: &End) -> Vec<u8> {
+        if *end == End::Shutdown {
+            let faults = self.cpu.death().map(|death| death.faults.as_slice()).unwrap_or_default();
+            return faults.iter().map(|fault| fault.vector).collect();
+        }
+        match self.cpu.last_delivery() {
+            Some(last) if last.handler_rip.wrapping_add(1) == self.cpu.state.rip => {
+                last.fault.while_delivering.into_iter().chain([last.fault.vector]).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Forgets all translations of linear addresses.
+    pub fn flush(&mut self) {
+        self.cpu.flush_translations();
     }
 
     /// The instruction at RIP, and its bytes.

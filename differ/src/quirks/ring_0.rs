@@ -25,6 +25,9 @@ impl Case<'_> {
         if is_iret && self.config == Config::Long && matches!(self.kvm, Some(11 | 13)) {
             return Some("the host emulates IRET: its checks and its error code are others");
         }
+        if let Some(why) = self.tables() {
+            return Some(why);
+        }
         if self.mnemonic == Mnemonic::Enter && matches!(self.soft, Some(12..=14)) && self.kvm != self.soft {
             return Some("KVM's emulator does not check that the stack at the end of ENTER can be written");
         }
@@ -79,21 +82,21 @@ impl Case<'_> {
         if is_selector && insn.op0_kind() == OpKind::Memory {
             return Some("KVM's emulator stores more than 2 bytes of a selector");
         }
-        if self.mnemonic == Mnemonic::Int && self.config != Config::Real {
+        if self.mnemonic == Mnemonic::Int && !self.is_real() {
             return Some("the host takes INT n of ring 0 for a call, or refuses it");
         }
         let is_software = self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]);
-        if is_software && self.config == Config::Real && self.culprit.step.has_prefix(&[0x66]) {
+        if is_software && self.is_real() && self.culprit.step.has_prefix(&[0x66]) {
             return Some("KVM's emulator pushes 32 bits for INT with an operand-size prefix");
         }
         let has_trap = self.culprit.step.before.rflags & flag::TF != 0;
         if has_trap && self.kvm == Some(1) && self.is(&[Mnemonic::Int, Mnemonic::Int3, Mnemonic::Into]) {
             return Some("KVM's emulator traps after INT, which clears TF");
         }
-        if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && self.config != Config::Long {
+        if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && !self.culprit.step.before.is_64() {
             return Some("KVM's emulator stores 24 bits of a base address with an operand size of 16");
         }
-        if self.config == Config::Real
+        if self.is_real()
             && self.culprit.soft.state.idtr.limit < 0x3ff
             && self.culprit.soft.end == End::Shutdown
         {

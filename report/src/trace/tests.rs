@@ -1,3 +1,4 @@
+use super::record::OTHER;
 use super::*;
 use proptest::prelude::*;
 

@@ -8,9 +8,8 @@ use crate::state::{State, cr4, flag};
 use crate::trap::Trap;
 use iced_x86::{Instruction, Mnemonic};
 
-/// The flags that POPF changes in every ring.
-const ORDINARY: u64 =
-    flag::STATUS | flag::TF | flag::DF | flag::NT | flag::AC | flag::ID | flag::RF | flag::VIF | flag::VIP;
+/// The flags that POPF changes in every ring. VIF and VIP stay as they are.
+const ORDINARY: u64 = flag::STATUS | flag::TF | flag::DF | flag::NT | flag::AC | flag::ID | flag::RF;
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
@@ -86,9 +85,8 @@ fn popf<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     if size == 2 {
         changed &= 0xffff;
     }
-    // RF, VIF and VIP become 0.
-    let new = value & !(flag::RF | flag::VIF | flag::VIP);
-    cpu.state.rflags = merge(cpu.state.rflags, changed, new);
+    // RF becomes 0.
+    cpu.state.rflags = merge(cpu.state.rflags, changed, value & !flag::RF);
     cpu.drop_stack(size.into());
     cpu.leave_block = true;
     Ok(())

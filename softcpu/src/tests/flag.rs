@@ -70,9 +70,10 @@ fn popf_changes_what_the_ring_may() {
     assert_eq!(pop(16, &popf, 0, 2, u64::MAX), 0x7fd7);
     assert_eq!(pop(64, &popf, 3, 2, u64::MAX), 0x24_4dd7);
     assert_eq!(pop(64, &popf, 3, 2 | IOPL_3, u64::MAX), 0x24_7fd7);
-    assert_eq!(pop(64, &popf, 3, all & !flag::VM | 2, 0), 0x3002);
+    // VIF and VIP stay.
+    assert_eq!(pop(64, &popf, 3, all & !flag::VM | 2, 0), 0x18_3002);
     assert_eq!(pop(64, &popf, 3, IOPL_3 | flag::IF | 2, 0), 0x3002);
-    assert_eq!(pop(32, &popf, 0, all & !flag::VM | 2, 0), 2);
+    assert_eq!(pop(32, &popf, 0, all & !flag::VM | 2, 0), 0x18_0002);
     // 16 bits leave the rest.
     assert_eq!(pop(32, &[0x66, 0x9d], 0, flag::AC | flag::ID | 2, 0xffff), 0x24_7fd7);
 }

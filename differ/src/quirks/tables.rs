@@ -1,0 +1,120 @@
+//! Differences of descriptor tables, page tables and modes in ring 0.
+
+use super::{COMPARE, Case, SEGMENTS};
+use crate::outcome::Outcome;
+use crate::program::Config;
+use iced_x86::{Mnemonic, OpKind, Register};
+use softcpu::{cr0, efer, flag, seg};
+
+/// IA32_EFER.
+const EFER: u64 = 0xc000_0080;
+
+impl Case<'_> {
+    /// Differences of tables and modes.
+    pub(super) fn tables(&self) -> Option<&'static str> {
+        let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
+        let soft = &self.culprit.soft.state;
+        let is_register = self.is(&[Mnemonic::Rdmsr, Mnemonic::Wrmsr]) && before.gpr[1] & 0xffff_ffff != EFER;
+        if is_register || self.is(&[Mnemonic::Rdtsc, Mnemonic::Rdtscp, Mnemonic::Cpuid, Mnemonic::Rdpmc]) {
+            return Some("the result depends on the processor or on the time");
+        }
+        if self.mnemonic == Mnemonic::Movbe && self.soft.is_none() {
+            return Some("KVM's emulator does not know MOVBE");
+        }
+        if before.is_64() && self.culprit.step.has_prefix(&SEGMENTS) && self.culprit.step.has_prefix(&[0x64, 0x65]) {
+            return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
+        }
+        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is(&COMPARE) {
+            return Some("KVM's emulator reads the first operand of CMPS first");
+        }
+        if self.is_real() && self.mnemonic == Mnemonic::Int && before.idtr.base != 0 {
+            return Some("the host executes INT n of real mode with the table at address 0");
+        }
+        let clears = |kvm: &mut Outcome, soft: &Outcome| kvm.state.gpr[0] |= soft.state.gpr[0] & !0xffff_ffff;
+        if self.is(&[Mnemonic::Aad, Mnemonic::Aam]) && self.is_equal_with_flags(clears, flag::ZF | flag::SF) {
+            return Some("KVM's emulator writes 32 bits and other flags for AAD and AAM");
+        }
+        if !before.is_protected() && before.segments[seg::CS].big {
+            return Some("KVM takes all code of real mode for code of 16 bits");
+        }
+        let is_segment = matches!(self.soft, Some(12 | 13)) && (self.kvm == Some(14) || self.is_mapped_io);
+        if is_segment && !before.is_64() && insn.op0_kind() != OpKind::Register && self.has_memory() {
+            return Some("KVM's emulator reads an operand before it checks that its segment can be written");
+        }
+        let sets_paging = before.cr0 & cr0::PG == 0 && soft.cr0 & cr0::PG != 0;
+        if insn.op0_register() == Register::CR0 && sets_paging && soft.efer & efer::LMA == 0 {
+            return Some("the host has no paging but that of long mode");
+        }
+        if self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]) && self.config == Config::Long {
+            return self.returned();
+        }
+        if insn.is_call_far() || insn.is_call_far_indirect() {
+            let states = [soft, &self.culprit.kvm.state];
+            let changes = states.iter().any(|state| state.code_bits() != before.code_bits());
+            if before.is_long() && changes {
+                return Some("KVM's emulator pushes the return address of a far CALL in the mode of the target");
+            }
+        }
+        if let Some(why) = self.system_segment() {
+            return Some(why);
+        }
+        if before.is_long() && !before.is_64() && self.is_equal_with(lower_halves) {
+            return Some("KVM's emulator keeps the upper halves of registers in compatibility mode");
+        }
+        self.delivery()
+    }
+
+    /// Those of LLDT and LTR.
+    fn system_segment(&self) -> Option<&'static str> {
+        let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
+        if !self.is(&[Mnemonic::Lldt, Mnemonic::Ltr]) || insn.op0_kind() != OpKind::Register {
+            return None;
+        }
+        let selector = before.gpr[insn.op0_register().full_register().number() & 15];
+        if (self.kvm, self.soft) == (Some(13), Some(13)) && selector & 4 != 0 {
+            return Some("KVM's emulator has no selector in the error code of LTR and LLDT for an LDT");
+        }
+        if self.mnemonic == Mnemonic::Lldt {
+            return (selector & 4 != 0).then_some("KVM's emulator loads LDTR from a descriptor in the LDT");
+        }
+        let raw = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8));
+        let upper = self.culprit.soft.word(before.gdtr.base.wrapping_add(selector & 0xfff8) + 8);
+        if before.is_64() && upper >> 40 & 0x1f != 0 {
+            return Some("KVM's emulator does not check the type in the upper half of a TSS descriptor");
+        }
+        let is_16 = raw >> 40 & 0x1f == 1;
+        (before.is_long() && is_16).then_some("KVM's emulator knows a 16-bit TSS in long mode")
+    }
+
+    /// Those of IRET in long mode.
+    fn returned(&self) -> Option<&'static str> {
+        let before = &self.culprit.step.before;
+        let size = match self.mnemonic {
+            Mnemonic::Iretq => 8,
+            Mnemonic::Iretd => 4,
+            _ => 2,
+        };
+        let value = |index: u64| {
+            let at = before.gpr[4].wrapping_add(index * size);
+            let bytes = (0..size).map(|byte| {
+                let soft = &self.culprit.soft;
+                u64::from(crate::outcome::byte(soft, self.config, at.wrapping_add(byte)).unwrap_or(0))
+            });
+            bytes.rev().fold(0, |value, byte| value << 8 | byte)
+        };
+        let is_usual = size == 8 && value(1) == 8 && value(4) == 0x10;
+        if is_usual && value(2) & flag::IOPL != 0 {
+            return Some("the host does not load IOPL with IRET");
+        }
+        (!is_usual).then_some("the host emulates IRET in long mode, and does not check its segments")
+    }
+}
+
+/// Takes the upper halves of the registers of KVM from those of softcpu, where the lower ones are equal.
+fn lower_halves(kvm: &mut Outcome, soft: &Outcome) {
+    for (kvm, soft) in kvm.state.gpr.iter_mut().zip(soft.state.gpr) {
+        if *kvm as u32 == soft as u32 {
+            *kvm = soft;
+        }
+    }
+}
