@@ -98,7 +98,9 @@ fn cs_reset(state: &Snapshot<'_>) -> Option<String> {
 
 fn real_cs_base(state: &Snapshot<'_>) -> Option<String> {
     let cs = &state.sregs.cs;
-    let is_wrong = !state.cr0(bit::CR0_PE) && cs.base != real_base(cs) && !has_cs_of_reset(state);
+    // Another rule tells about 32-bit code, which has a descriptor's base.
+    let is_real = !state.cr0(bit::CR0_PE) && cs.db == 0 && !has_cs_of_reset(state);
+    let is_wrong = is_real && cs.base != real_base(cs);
     is_wrong.then(|| {
         format!(
             "CS.base is {:#x} but CS.selector is {:#x}, for which it is {:#x} in real mode",
