@@ -29,7 +29,8 @@ use vmm::device::{
     TrappedMemory, Window,
 };
 use vmm::exit::{Arrival, Exit, Outcome, Stop};
-use vmm::internals::{Entropy, FakeRun, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
+use vmm::RunCopy;
+use vmm::internals::{Entropy, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
 use vmm::memory::{Gpa, GuestMemory, SharedMemory};
 use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};
 use vmm::x86::{Regs, Sregs};
@@ -73,7 +74,7 @@ fn decode(criterion: &mut Criterion) {
         ("RDMSR", msr),
         ("HLT", of_reason(KVM_EXIT_HLT)),
     ] {
-        let run = FakeRun::new(run);
+        let run = RunCopy::of(run);
         group.bench_function(name, |bencher| bencher.iter(|| black_box(&run).first_exit()));
     }
 }
