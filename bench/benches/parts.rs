@@ -20,6 +20,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use vmm::RunCopy;
 use vmm::controller::{
     Devices, Entry, ExitController, FakeVcpu, Hypercalls, MmioPrinter, MsrForwarder, MsrPolicy, OpenBus,
     TerminalExits, Vcpu, VcpuState, Watchdog,
@@ -29,7 +30,6 @@ use vmm::device::{
     TrappedMemory, Window,
 };
 use vmm::exit::{Arrival, Exit, Outcome, Stop};
-use vmm::RunCopy;
 use vmm::internals::{Entropy, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
 use vmm::memory::{Gpa, GuestMemory, SharedMemory};
 use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};

@@ -74,11 +74,8 @@ impl<'a> Minimizer<'a> {
     fn simplify_registers(&mut self) {
         for number in 0..16 {
             // RSP stays in the stack: KVM cannot deliver exceptions elsewhere.
-            let values: &[u64] = if number == 4 && self.best.id.config != Config::User {
-                &[]
-            } else {
-                &[0, 1, 0x1_4400]
-            };
+            let values: &[u64] =
+                if number == 4 && self.best.id.config != Config::User { &[] } else { &[0, 1, 0x1_4400] };
             for value in values.iter().copied() {
                 if self.best.state.gpr[number] == value
                     || self.attempt(|program| program.state.gpr[number] = value)

@@ -8,8 +8,9 @@ use std::fs;
 pub(crate) fn of(ancestor: i32) -> Vec<i32> {
     let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let parents: HashMap<i32, i32> =
-        pids.filter_map(|pid| Some((pid, parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect();
+    let parents: HashMap<i32, i32> = pids
+        .filter_map(|pid| Some((pid, parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
+        .collect();
     let descends = |pid: &i32| {
         // A chain is no longer than there are processes.
         let mut chain = std::iter::successors(Some(*pid), |pid| parents.get(pid).copied());

@@ -56,8 +56,8 @@ pub trait Engine {
     /// A resource of the host is missing.
     fn prepare(&mut self, command: &mut Command) -> Result<(), Error>;
 
-    /// A file that becomes readable when [`collect`](Self::collect) should be called at once. Otherwise it is called about
-    /// 200 times a second.
+    /// A file that becomes readable when [`collect`](Self::collect) should be called at once. Otherwise it is called 50
+    /// to 200 times a second.
     fn wakes(&self) -> Option<BorrowedFd<'_>>;
 
     /// Hands over what was seen since the last call.

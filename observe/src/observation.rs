@@ -10,10 +10,10 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
+use vmm::KvmCounters;
 use vmm::exit::Site;
 use vmm::machine::Timing;
 use vmm::profile::{Profile, Trace};
-use vmm::KvmCounters;
 
 /// The way in which the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,13 @@ pub struct Observation {
 }
 
 impl Observation {
-    pub(crate) fn of(mut tally: Tally, ending: Ending, elapsed: Duration, cost: Duration, left: bool) -> Self {
+    pub(crate) fn of(
+        mut tally: Tally,
+        ending: Ending,
+        elapsed: Duration,
+        cost: Duration,
+        left: bool,
+    ) -> Self {
         let trace = tally.trace();
         let cost = u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX);
         let timing = Timing { clock: tally.clock(), cost, steps: tally.steps };

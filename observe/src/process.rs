@@ -13,15 +13,8 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 /// The signals that this process hands on to the program, and SIGCHLD.
-const SIGNALS: [libc::c_int; 7] = [
-    libc::SIGINT,
-    libc::SIGTERM,
-    libc::SIGQUIT,
-    libc::SIGHUP,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGCHLD,
-];
+const SIGNALS: [libc::c_int; 7] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCHLD];
 /// The longest wait for killed processes.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 

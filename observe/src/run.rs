@@ -12,9 +12,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use vmm::profile::MAX_TRACED_EXITS;
 
-/// The time between two looks at the rings. A ring of 4096 records is full after that only if a vCPU exits 800,000 times a
-/// second.
+/// The time between two looks at the rings while there are records. A ring of 4096 records is full after that only if a vCPU
+/// exits 800,000 times a second.
 const PERIOD: Duration = Duration::from_millis(5);
+/// The same while there are none: the time grows to this.
+const IDLE_PERIOD: Duration = Duration::from_millis(20);
 /// The time from SIGTERM to SIGKILL at the end of the time limit.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -48,7 +50,7 @@ pub fn observe(
     engine.prepare(&mut command)?;
     let mut tally = Tally::new(capacity);
     let mut process = Process::start(&mut command)?;
-    let mut cost = Duration::ZERO;
+    let (mut cost, mut period) = (Duration::ZERO, PERIOD);
     let ending = loop {
         let now = tally.elapsed();
         let left = options.timeout.map(|limit| limit.saturating_sub(now));
@@ -56,12 +58,17 @@ pub fn observe(
             end(&mut process, engine, &mut tally);
             break Ending::Timeout(options.timeout.unwrap_or_default());
         }
-        process.wait(engine, left.unwrap_or(PERIOD).min(PERIOD));
+        process.wait(engine, left.unwrap_or(period).min(period));
         if let Some(status) = process.ended() {
             break Ending::Ended(status);
         }
         let began = Instant::now();
-        engine.collect(&mut |event| tally.take(event));
+        let mut is_idle = true;
+        engine.collect(&mut |event| {
+            is_idle = false;
+            tally.take(event);
+        });
+        period = if is_idle { period.saturating_add(PERIOD).min(IDLE_PERIOD) } else { PERIOD };
         cost = cost.saturating_add(began.elapsed());
     };
     let elapsed = tally.elapsed();

@@ -422,16 +422,25 @@ static int waits(void)
 	return 7;
 }
 
-/* A number of exits as fast as possible, and then the time of one in nanoseconds. */
+static double nanoseconds(clockid_t clock)
+{
+	struct timespec time;
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1e9 + time.tv_nsec;
+}
+
+/* A number of exits as fast as possible. Prints the CPU time and the wall time of one, in nanoseconds. */
 static int measures(long count)
 {
 	struct machine machine = make(endless, sizeof(endless));
-	struct timespec from, to;
-	clock_gettime(CLOCK_MONOTONIC, &from);
+	for (int exits = 0; exits < 256; exits++)
+		NEED(ioctl(machine.vcpu, KVM_RUN, 0) == 0);
+	double cpu = nanoseconds(CLOCK_THREAD_CPUTIME_ID), wall = nanoseconds(CLOCK_MONOTONIC);
 	for (long exits = 0; exits < count; exits++)
 		NEED(ioctl(machine.vcpu, KVM_RUN, 0) == 0);
-	clock_gettime(CLOCK_MONOTONIC, &to);
-	printf("%.1f\n", ((to.tv_sec - from.tv_sec) * 1e9 + (to.tv_nsec - from.tv_nsec)) / count);
+	cpu = nanoseconds(CLOCK_THREAD_CPUTIME_ID) - cpu;
+	wall = nanoseconds(CLOCK_MONOTONIC) - wall;
+	printf("%.1f %.1f\n", cpu / count, wall / count);
 	return 0;
 }
 

@@ -30,7 +30,8 @@ impl Folder {
     pub(super) fn new() -> Result<Self, Error> {
         let temporary = std::env::temp_dir();
         let places = [Path::new("/dev/shm"), &temporary, Path::new("/tmp"), Path::new("/var/tmp")];
-        let mut failure = io::Error::other("the paths of all temporary folders are too long, or have blanks or colons");
+        let mut failure =
+            io::Error::other("the paths of all temporary folders are too long, or have blanks or colons");
         for place in places.into_iter().filter(|place| is_suitable(place)) {
             match Self::in_place(place) {
                 Ok(folder) => return Ok(folder),
@@ -129,7 +130,8 @@ mod tests {
 
     #[test]
     fn the_library_knows_its_folder() {
-        let count = |library: &[u8], text: &[u8]| library.windows(text.len()).filter(|bytes| *bytes == text).count();
+        let count =
+            |library: &[u8], text: &[u8]| library.windows(text.len()).filter(|bytes| *bytes == text).count();
         assert_eq!(count(LIBRARY, PLACE), 1);
         let patched = library(Path::new("/tmp/folder"));
         assert_eq!((count(&patched, PLACE), count(&patched, b"/tmp/folder\0")), (0, 1));

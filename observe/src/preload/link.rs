@@ -59,8 +59,7 @@ impl Link {
         let mut text = [0u32; 2];
         // Room for more files than a message has, so that all of them are seen and closed.
         let mut room = [0u64; 16];
-        let mut vector =
-            libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: size_of_val(&text) };
+        let mut vector = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: size_of_val(&text) };
         // SAFETY: all zeroes are a valid header.
         let mut header: libc::msghdr = unsafe { mem::zeroed() };
         header.msg_iov = &mut vector;

@@ -80,7 +80,8 @@ impl KvmCounters {
         stats.read_exact_at(&mut header, 0)?;
         let field = |at: usize| word(&header, at);
         let (name_size, count, descriptors, data) = (field(4), field(8), field(16), field(20));
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the header of KVM's counters is invalid");
+        let invalid =
+            || io::Error::new(io::ErrorKind::InvalidData, "the header of KVM's counters is invalid");
         if name_size > MAX_FIELD || count > MAX_FIELD {
             return Err(invalid());
         }

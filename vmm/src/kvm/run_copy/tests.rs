@@ -67,7 +67,10 @@ fn other_exits_are_decoded_with_their_values() {
     assert_eq!(write.exit, Exit::MmioWrite { address: 0xfee0_0000, size: 4, data: 0x0403_0201 });
     details[20] = 0;
     let read = one(KVM_EXIT_MMIO, &details);
-    assert_eq!((read.exit, read.value), (Exit::MmioRead { address: 0xfee0_0000, size: 4 }, Some(0x0403_0201)));
+    assert_eq!(
+        (read.exit, read.value),
+        (Exit::MmioRead { address: 0xfee0_0000, size: 4 }, Some(0x0403_0201))
+    );
 
     let mut msr = [0; DETAILS];
     msr[12..16].copy_from_slice(&0x1a0u32.to_le_bytes());
@@ -78,7 +81,10 @@ fn other_exits_are_decoded_with_their_values() {
     let read = one(KVM_EXIT_X86_RDMSR, &msr);
     assert_eq!((read.value, read.fault), (None, true));
     let write = one(KVM_EXIT_X86_WRMSR, &msr);
-    assert_eq!((write.exit, write.value, write.fault), (Exit::WrMsr { index: 0x1a0, data: 9 }, Some(9), true));
+    assert_eq!(
+        (write.exit, write.value, write.fault),
+        (Exit::WrMsr { index: 0x1a0, data: 9 }, Some(9), true)
+    );
     assert_eq!(one(KVM_EXIT_HLT, &details).exit, Exit::Hlt);
     assert_eq!(one(KVM_EXIT_SYSTEM_EVENT, &details).exit, Exit::Other(KVM_EXIT_SYSTEM_EVENT));
 }
