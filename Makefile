@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test page browser check check-hosts testbed bench bench-parts bench-linux qemu fuzz fuzz-check cargo-fuzz campaign differ sanitize model testbed-linux durability setup clean
+.PHONY: help run polling static install test page browser check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -56,9 +56,9 @@ test: setup ## Run all tests and print the grades
 	$(CARGO) test $(WORKSPACE)
 	$(CARGO) test $(WORKSPACE) --features cli/polling --test polling
 	@echo && echo "Grade for SO2's assignment:"
-	@$(TARGET)/release/vmm grade
+	@$(TARGET)/release/vmm grade --reference
 	@echo && echo "Grade for KeV's project 2:"
-	@$(TARGET)/release/vmm grade kev
+	@$(TARGET)/release/vmm grade kev --reference
 	@$(TARGET)/release/vmm doctor >/dev/null 2>&1 || tests/testbed/instead
 
 # Installs chromium if it is missing (Debian).
@@ -179,6 +179,10 @@ fuzz: setup cargo-fuzz ## Fuzz all readers of hostile input (FUZZ_SECONDS=30)
 			$$(ls -d fuzz/seeds/$$target 2>/dev/null) -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -len_control=0 || exit 1; \
 	done
+
+# Guests of random bytes: 2,000 in a second. A number is a seed, so each guest can be repeated.
+random-guests: setup ## Run random guests on the software processor (GUESTS=n, FIRST=n)
+	$(CARGO) run --locked --release --manifest-path fuzz/Cargo.toml --example random_guests -- $(or $(GUESTS),100000) $(or $(FIRST),0)
 
 # The targets must find planted bugs, each within a minute.
 fuzz-check: setup cargo-fuzz ## Check the fuzz targets (FUZZ_SEED=n, BUGS="V1 K3")

@@ -4,21 +4,25 @@
 mod support;
 
 use libtest_mimic::Arguments;
+use std::fmt::Debug;
 use std::process::ExitCode;
 use std::time::Duration;
 use support::{assert_error, code, embedded, find, full_stream, plain_test, ran, run_machine, soft_test};
+use vmm::boot::Image;
 use vmm::controller::MsrRule;
 use vmm::device::Transport;
 use vmm::exit::{Exit, Stop};
 use vmm::machine::Processor;
+use vmm::memory::Gpa;
 use vmm::x86::Mode;
-use vmm::{Machine, Output, Report};
+use vmm::{Captured, Machine, Output, Report};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         soft_test("two_runs_make_the_same_exits_in_the_same_order", same_exits),
         soft_test("a_machine_does_the_same_after_a_reset", same_after_reset),
+        soft_test("a_machine_does_the_same_after_another_guest", same_after_load),
         soft_test("vcpus_take_turns_and_share_the_memory", turns),
         soft_test("a_guest_without_exits_ends_at_the_deadline", loops),
         soft_test("a_guest_that_only_makes_exits_ends_at_the_deadline", only_exits),
@@ -57,18 +61,55 @@ fn same_exits() {
     }
 }
 
+/// The exits of a run, its verdict, the text that it printed, and the registers at its end.
+fn everything(machine: &mut Machine, text: &Captured) -> impl PartialEq + Debug + use<> {
+    let printed = text.bytes().len();
+    let report = machine.run().unwrap();
+    let registers: Vec<_> = (0..machine.vcpu_count())
+        .map(|index| {
+            let vcpu = machine.vcpu(index).unwrap();
+            (vcpu.regs().unwrap(), vcpu.sregs().unwrap())
+        })
+        .collect();
+    (exits(&report), report.verdict, text.bytes().split_off(printed), registers)
+}
+
 fn same_after_reset() {
     for name in ["simvirtio", "smp-counter", "modes", "kev-msr"] {
-        let (output, _) = Output::captured();
+        let (output, text) = Output::captured();
         let builder = embedded(find(name), Some(Transport::Polling)).trace(Some(10_000)).output(output);
         let mut machine = builder.processor(Some(Processor::Soft)).build().unwrap();
-        let first = machine.run().unwrap();
+        let first = everything(&mut machine, &text);
         // The first reset fills all memory, and the later ones only what has changed.
         for _ in 0..3 {
             machine.reset().unwrap();
-            let again = machine.run().unwrap();
-            assert_eq!((exits(&again), again.verdict), (exits(&first), first.verdict), "{name}");
+            assert_eq!(everything(&mut machine, &text), first, "{name}");
         }
+    }
+}
+
+/// A guest that another one follows, and that is loaded again.
+fn same_after_load() {
+    let image = |code: &[u8]| Image::flat(code.to_vec(), Mode::Real, Gpa(0x1000)).unwrap();
+    // mov al, 'a'; out 0xe9, al; inc byte [0x1001]; inc word [0x3000]; hlt
+    let counts = [0xb0, b'a', 0xe6, 0xe9, 0xfe, 6, 1, 0x10, 0xff, 6, 0, 0x30, 0xf4];
+    // mov ax, 0x1234; mov ds, ax; mov [0x3000], ax; mov al, 'b'; out 0xe9, al; hlt
+    let stores = [0xb8, 0x34, 0x12, 0x8e, 0xd8, 0xa3, 0, 0x30, 0xb0, b'b', 0xe6, 0xe9, 0xf4];
+    let (output, text) = Output::captured();
+    let builder = Machine::builder(image(&counts)).trace(Some(100)).output(output);
+    let mut machine = builder.processor(Some(Processor::Soft)).build().unwrap();
+    let first = everything(&mut machine, &text);
+    let mut words = [0; 2];
+    machine.memory().read(Gpa(0x3000), &mut words);
+    assert_eq!((words, text.bytes()), ([1, 0], b"a".into()));
+    for _ in 0..3 {
+        machine.load(image(&stores)).unwrap();
+        everything(&mut machine, &text);
+        assert_eq!(text.bytes().last(), Some(&b'b'));
+        machine.load(image(&counts)).unwrap();
+        assert_eq!(everything(&mut machine, &text), first);
+        machine.memory().read(Gpa(0x3000), &mut words);
+        assert_eq!(words, [1, 0]);
     }
 }
 

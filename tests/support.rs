@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vmm::boot::Image;
-use vmm::device::Transport;
+use vmm::device::{Layout, Transport};
 use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
@@ -218,6 +218,7 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
         .input(input)
         .cpuid(guest.cpuid)
         .transport(transport)
+        .layout(if guest.struct_layout { Layout::Struct } else { Layout::Table })
         .queue_len(guest.queue_len)
         .verify(true)
         .timeout(Some(timeout))

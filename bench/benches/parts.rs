@@ -11,6 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Kvm;
 use latch::Latch;
+use simvirtio::abi::Layout;
 use simvirtio::driver::Driver;
 use simvirtio::ring::{Consumer, Producer, Ring};
 use simvirtio::{Memory, abi};
@@ -247,7 +248,9 @@ fn memory() -> GuestMemory {
 fn window() -> (Window, GuestMemory) {
     let memory = memory();
     let trapped = TrappedMemory::new(memory.clone());
-    let device = Simvirtio::power_on(abi::DEFAULT_QUEUE_LEN, trapped, sink(), Input::bytes(b"")).unwrap();
+    let device =
+        Simvirtio::power_on(Layout::Table, abi::DEFAULT_QUEUE_LEN, trapped, sink(), Input::bytes(b""))
+            .unwrap();
     (Window::new(device), memory)
 }
 
@@ -321,7 +324,8 @@ fn polling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("polling");
     let memory = memory();
     let shared = SharedMemory::new(&memory).unwrap();
-    let device = Simvirtio::power_on(abi::DEFAULT_QUEUE_LEN, shared, sink(), Input::bytes(b""));
+    let device =
+        Simvirtio::power_on(Layout::Table, abi::DEFAULT_QUEUE_LEN, shared, sink(), Input::bytes(b""));
     let mut device = device.unwrap().looped_back();
     let mut tx = Producer::attach(Ring::tx(abi::DEFAULT_QUEUE_LEN), &memory).unwrap();
     let mut rx = Consumer::attach(Ring::rx(abi::DEFAULT_QUEUE_LEN), &memory).unwrap();

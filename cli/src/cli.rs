@@ -22,7 +22,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] -- <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] -- <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev] <OPTIONS>\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
@@ -32,7 +32,7 @@ Examples:
   vmm guest.elf --timeout 0              run an ELF64 file without a time limit
   vmm smp.elf --cpus 4                   run four vCPUs, each on its own thread
   vmm bzImage --initrd initrd            boot Linux; Ctrl-A x ends it
-  vmm grade --guest16 my.bin             grade the SO2 assignment
+  vmm grade --guest16 my.bin             grade a guest of the SO2 assignment
   vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json -o run.html        write a page about the exits of a run
   vmm observe -- ./my-vmm guest.bin      list the exits of another program's guest

@@ -125,6 +125,10 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         None => builder,
     };
     let builder = if arguments.kev { builder.kev(true) } else { builder };
+    let builder = match arguments.layout {
+        Some(layout) => builder.layout(layout.into()),
+        None => builder,
+    };
     let mut machine = arguments
         .measure
         .apply(builder)

@@ -7,7 +7,7 @@ use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::boot::list_ranges;
 use vmm::controller::OpenBus;
-use vmm::device::{SimvirtioReport, Transport};
+use vmm::device::{Layout, SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::machine::{BootReport, Processor};
 use vmm::profile::Profile;
@@ -74,9 +74,19 @@ pub fn ending(report: &Report) -> String {
             (false, _) => write!(text, "; wrong result: {verdict}, and both should be 42"),
         };
     }
-    if report.verified() != Some(true) && report.uses_foreign_layout() {
-        text += "; its driver stored to offset 5 of the window, which is driver_status in the assignment's device_t, but \
-                 not in the actual layout: use guest/include/simvirtio.h";
+    if report.verified() != Some(true)
+        && let Some(layout) = report.foreign_layout()
+    {
+        text += match layout {
+            Layout::Struct => {
+                "; its driver uses the layout of the assignment's struct device_t, and this device has that of its table: give \
+                 --layout struct, or use guest/include/simvirtio.h"
+            }
+            Layout::Table => {
+                "; its driver uses the layout of the assignment's table, and this device has that of its struct device_t: leave \
+                 --layout struct out"
+            }
+        };
     }
     for doubt in &report.doubts {
         let _ = write!(text, "; {doubt}");
