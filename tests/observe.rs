@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         kvm_test("a_profile_and_a_trace_are_those_of_a_run", files),
         kvm_test("the_exits_of_this_program_are_those_that_it_counts", itself),
         kvm_test("a_script_and_its_children_are_observed", script),
+        kvm_test("any_number_of_vcpus_is_observed", many_vcpus),
         kvm_test("another_preloaded_library_stays", other_library),
         kvm_test("a_time_limit_ends_all_children", timeout),
         kvm_test("a_signal_reaches_the_program_once", signals),
@@ -226,6 +227,20 @@ fn script() {
     assert_eq!(ran.status, 5, "{}", ran.stderr);
     assert_eq!(counts(&profile.machine.sites), expected(3, 0));
     assert!(ran.stderr.contains("vmm: VM 3 vCPU 0: 1502 exits: 1000 PIO out 0x42"), "{}", ran.stderr);
+}
+
+/// The rings of processes that have ended are used again. The vCPUs past the 64th have one row.
+fn many_vcpus() {
+    let line = format!("for i in $(seq 35); do {} leave 32; done; {0} plain", program());
+    let (ran, profile) = profile(&["sh", "-c", &line]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(
+        !ran.stderr.contains("not observed") && ran.stderr.contains("vmm: and 32 more vCPUs"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!((counts(&profile.machine.sites), profile.vcpus.len()), (expected(1, 0), 64));
+    assert_eq!(profile.vcpus[63].ended, "the other vCPUs; last exit: HLT");
 }
 
 fn other_library() {

@@ -30,18 +30,24 @@ enum { REASON = 8, UNION = 32, MAPPED = 2 * PAGE };
 enum { PATH = 96 };
 EXPORT const volatile char vmm_observe_folder[PATH] = "vmm-observe-folder:";
 
-/* The largest number of vCPUs of a process, and of descriptors whose meaning is known. */
-enum { VCPUS = 4096, DESCRIPTORS = 1 << 20 };
-/* The meaning of a descriptor: unknown, nothing of KVM, or a kind with a number. */
-enum { UNKNOWN, OTHER = 1, VM = 1 << 30, VCPU = 2 << 30, KIND = 3 << 30 };
+/* The largest number of descriptors whose meaning is known. */
+enum { DESCRIPTORS = 1 << 20 };
+/* The meaning of a descriptor: unknown, nothing of KVM, a VM with its number above these bits, or the place of a vCPU. */
+enum { UNKNOWN, OTHER, VM, VCPU, KIND = 3, NUMBER = 2 };
+
+/*
+ * The state of a vCPU. It is in the page of its ring's head: an exit should touch few pages, because a processor that
+ * comes from a guest has to look up the addresses of all of them.
+ */
+enum { VCPU_PLACE = 1024 };
 
 struct vcpu {
-	u32 used;
+	/* The process that it belongs to; 0 if it is released. */
+	u32 owner;
 	/* The descriptors of the vCPU: their number, and one of them. */
 	u32 descriptors;
 	int descriptor;
 	u32 id;
-	u32 vm;
 	u32 slot;
 	/* The mapping of `kvm_run`; 0 once it is gone. */
 	const u8 *page;
@@ -67,9 +73,10 @@ struct process {
 	u32 unknown_vm;
 	/* The largest known descriptor. */
 	u32 highest;
-	u32 meaning[DESCRIPTORS];
-	struct vcpu vcpus[VCPUS];
+	u64 meaning[DESCRIPTORS];
 };
+
+_Static_assert(sizeof(struct ring) <= VCPU_PLACE && VCPU_PLACE + sizeof(struct vcpu) <= PAGE, "one page");
 
 static struct process *self;
 static struct control *control;
@@ -117,6 +124,7 @@ static void path_of(const char *name, char *path)
 	path[at] = 0;
 }
 
+/* Maps a part of the channel. All of its pages are there at once, because a page fault in `note` would look like an exit's. */
 static long map_channel(u64 size, u64 offset)
 {
 	char path[PATH + 16];
@@ -124,7 +132,7 @@ static long map_channel(u64 size, u64 offset)
 	long fd = raw6(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
 	if (failed(fd))
 		return fd;
-	long at = map(size, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, offset);
+	long at = map(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, (int)fd, offset);
 	raw(SYS_close, fd, 0, 0);
 	return at;
 }
@@ -235,7 +243,19 @@ static void send_counters(int fd, u32 slot)
 	raw(SYS_close, link, 0, 0);
 }
 
-static void know(struct process *process, int fd, u32 meaning)
+static struct vcpu *vcpu_in(u64 meaning)
+{
+	return (meaning & KIND) == VCPU ? (struct vcpu *)(meaning & ~(u64)KIND) : 0;
+}
+
+/* The vCPU of this process that has a ring, or 0. */
+static struct vcpu *vcpu_at(struct process *process, int slot)
+{
+	struct vcpu *vcpu = mapped[slot] ? (struct vcpu *)(mapped[slot] + VCPU_PLACE) : 0;
+	return vcpu && load(&vcpu->owner) == process->pid && load(&vcpu->page) ? vcpu : 0;
+}
+
+static void know(struct process *process, int fd, u64 meaning)
 {
 	if (fd < 0 || fd >= DESCRIPTORS)
 		return;
@@ -247,28 +267,23 @@ static void know(struct process *process, int fd, u32 meaning)
 /* Begins to record a vCPU. Returns 0 if that is not possible. */
 static struct vcpu *record_vcpu(struct process *process, int fd, u32 vm, u32 id)
 {
-	u32 place = 0;
-	while (place < VCPUS && (load(&process->vcpus[place].used) || !swap(&process->vcpus[place].used, 0, 1)))
-		place++;
-	long page = place < VCPUS && fd < DESCRIPTORS ? map(MAPPED, PROT_READ, MAP_SHARED, fd, 0) : -1;
+	long page = fd < DESCRIPTORS ? map(MAPPED, PROT_READ, MAP_SHARED, fd, 0) : -1;
 	int slot = failed(page) ? -1 : take_ring();
 	if (slot < 0) {
 		add(&control->unrecorded, 1);
 		if (!failed(page))
 			raw(SYS_munmap, page, MAPPED, 0);
-		if (place < VCPUS)
-			store(&process->vcpus[place].used, 0);
 		know(process, fd, OTHER);
 		return 0;
 	}
 	raw(SYS_madvise, page, MAPPED, MADV_DONTFORK);
-	struct vcpu *vcpu = &process->vcpus[place];
 	struct ring *ring = (struct ring *)mapped[slot];
-	*vcpu = (struct vcpu){.used = 1, .descriptors = 1, .descriptor = fd, .id = id, .vm = vm, .slot = (u32)slot,
+	struct vcpu *vcpu = (struct vcpu *)(mapped[slot] + VCPU_PLACE);
+	*vcpu = (struct vcpu){.owner = process->pid, .descriptors = 1, .descriptor = fd, .id = id, .slot = (u32)slot,
 			      .page = (const u8 *)page, .ring = ring, .records = (struct record *)((u8 *)ring + PAGE)};
 	*ring = (struct ring){.pid = process->pid, .vm = vm, .vcpu = id};
 	store(&states()[slot], LIVE);
-	know(process, fd, VCPU | place);
+	know(process, fd, (u64)vcpu | VCPU);
 	send_counters(fd, (u32)slot);
 	return vcpu;
 }
@@ -280,8 +295,20 @@ static void release(struct vcpu *vcpu)
 	if (!page)
 		return;
 	raw(SYS_munmap, page, MAPPED, 0);
+	store(&vcpu->owner, 0);
 	store(&states()[vcpu->slot], CLOSED);
-	store(&vcpu->used, 0);
+}
+
+/* The process ends. Its rings are for others. */
+__attribute__((destructor)) static void release_all(void)
+{
+	if (load(&prepared) != 2 || !self->alive || (u32)raw(SYS_getpid, 0, 0, 0) != self->pid)
+		return;
+	for (int slot = 0; slot < RINGS; slot++) {
+		struct vcpu *vcpu = vcpu_at(self, slot);
+		if (vcpu && !load(&vcpu->running))
+			release(vcpu);
+	}
 }
 
 /* True if both descriptors are of one open file (kcmp(2)). */
@@ -294,14 +321,14 @@ static int is_same(struct process *process, int fd, int other)
 /* The number of the VM of a descriptor. */
 static u32 vm_of(struct process *process, int fd)
 {
-	u32 meaning = fd >= 0 && fd < DESCRIPTORS ? load(&process->meaning[fd]) : UNKNOWN;
-	if ((meaning & KIND) == (u32)VM)
-		return meaning & ~KIND;
+	u64 meaning = fd >= 0 && fd < DESCRIPTORS ? load(&process->meaning[fd]) : UNKNOWN;
+	if ((meaning & KIND) == VM)
+		return (u32)(meaning >> NUMBER);
 	for (u32 other = 0; other <= load(&process->highest); other++) {
 		meaning = load(&process->meaning[other]);
-		if ((meaning & KIND) == (u32)VM && is_same(process, fd, (int)other)) {
+		if ((meaning & KIND) == VM && is_same(process, fd, (int)other)) {
 			know(process, fd, meaning);
-			return meaning & ~KIND;
+			return (u32)(meaning >> NUMBER);
 		}
 	}
 	if (!process->unknown_vm)
@@ -337,12 +364,12 @@ static struct vcpu *identify(struct process *process, int fd)
 	}
 	for (; (long)at < size && name[at] >= '0' && name[at] <= '9'; at++)
 		id = id * 10 + (u32)(name[at] - '0');
-	for (u32 place = 0; place < VCPUS; place++) {
-		struct vcpu *vcpu = &process->vcpus[place];
-		if (!load(&vcpu->used) || vcpu->id != id || !vcpu->page || !is_same(process, fd, vcpu->descriptor))
+	for (int slot = 0; slot < RINGS; slot++) {
+		struct vcpu *vcpu = vcpu_at(process, slot);
+		if (!vcpu || vcpu->id != id || !is_same(process, fd, vcpu->descriptor))
 			continue;
 		add(&vcpu->descriptors, 1);
-		know(process, fd, VCPU | place);
+		know(process, fd, (u64)vcpu | VCPU);
 		return vcpu;
 	}
 	/* The creation of this vCPU was not seen. */
@@ -353,9 +380,9 @@ static struct vcpu *identify(struct process *process, int fd)
 
 static struct vcpu *vcpu_of(struct process *process, int fd)
 {
-	u32 meaning = fd >= 0 && fd < DESCRIPTORS ? load(&process->meaning[fd]) : OTHER;
-	if (__builtin_expect((meaning & KIND) == (u32)VCPU, 1))
-		return &process->vcpus[meaning & ~KIND];
+	u64 meaning = fd >= 0 && fd < DESCRIPTORS ? load(&process->meaning[fd]) : OTHER;
+	if (__builtin_expect((meaning & KIND) == VCPU, 1))
+		return vcpu_in(meaning);
 	return meaning == UNKNOWN ? identify(process, fd) : 0;
 }
 
@@ -364,16 +391,16 @@ static void forget(int fd)
 {
 	if (load(&prepared) != 2 || fd < 0 || fd >= DESCRIPTORS || !self->alive)
 		return;
-	u32 meaning = load(&self->meaning[fd]);
+	u64 meaning = load(&self->meaning[fd]);
 	if (meaning == UNKNOWN)
 		return;
 	/* The child of `vfork` has its own descriptors, but the memory of its parent. */
 	if ((u32)raw(SYS_getpid, 0, 0, 0) != self->pid)
 		return;
 	store(&self->meaning[fd], UNKNOWN);
-	if ((meaning & KIND) != (u32)VCPU)
+	struct vcpu *vcpu = vcpu_in(meaning);
+	if (!vcpu)
 		return;
-	struct vcpu *vcpu = &self->vcpus[meaning & ~KIND];
 	if (add(&vcpu->descriptors, -1u) != 0) {
 		for (u32 other = 0; other <= load(&self->highest); other++)
 			if (load(&self->meaning[other]) == meaning)
@@ -497,8 +524,6 @@ static int run(int fd, void *argument)
 		vcpu->impatient = 0;
 		entered = clock();
 	}
-	if (__builtin_expect(load(&control->ended), 0))
-		return run_unrecorded(vcpu, fd, argument);
 	u32 entry = ++vcpu->entries;
 	store(&vcpu->running, 1);
 	int result = call(fd, KVM_RUN, argument);
@@ -530,7 +555,7 @@ static int call_kvm(int fd, u64 request, void *argument)
 	switch ((u32)request) {
 	case KVM_CREATE_VM:
 		forget(result);
-		know(process_, result, VM | add(&control->vms, 1));
+		know(process_, result, (u64)add(&control->vms, 1) << NUMBER | VM);
 		break;
 	case KVM_CREATE_VCPU:
 		forget(result);
@@ -562,10 +587,11 @@ static int duplicated(int from, int to)
 {
 	if (to < 0 || from == to || load(&prepared) != 2 || !self->alive || from < 0 || from >= DESCRIPTORS)
 		return to;
-	u32 meaning = load(&self->meaning[from]);
+	u64 meaning = load(&self->meaning[from]);
 	if (meaning > OTHER && to < DESCRIPTORS && (u32)raw(SYS_getpid, 0, 0, 0) == self->pid) {
-		if ((meaning & KIND) == (u32)VCPU)
-			add(&self->vcpus[meaning & ~KIND].descriptors, 1);
+		struct vcpu *vcpu = vcpu_in(meaning);
+		if (vcpu)
+			add(&vcpu->descriptors, 1);
 		know(self, to, meaning);
 	}
 	return to;

@@ -223,6 +223,14 @@ static int repeats(int times)
 	return 0;
 }
 
+/* Leaves so many machines to the end of the process. */
+static int leaves(int count)
+{
+	while (count--)
+		make(guest, sizeof(guest));
+	return 0;
+}
+
 static void *run_thread(void *argument)
 {
 	struct machine *machine = argument;
@@ -461,6 +469,7 @@ int main(int count, char **words)
 	MODE("never-map", never_maps());
 	MODE("map-twice", maps_twice());
 	MODE("repeat", repeats((int)number));
+	MODE("leave", leaves((int)number));
 	MODE("vcpus", vcpus((int)number));
 	MODE("vms", vms());
 	MODE("interrupt", is_interrupted());

@@ -91,7 +91,7 @@ fn files(header: &libc::msghdr) -> Vec<OwnedFd> {
             // SAFETY: the calls only compute places in the message.
             let (data, empty) = unsafe { (libc::CMSG_DATA(message), libc::CMSG_LEN(0)) };
             let bytes = (control.cmsg_len as usize).saturating_sub(empty as usize);
-            for index in 0..bytes / size_of::<libc::c_int>() {
+            for index in 0..bytes.checked_div(size_of::<libc::c_int>()).unwrap_or(0) {
                 // SAFETY: the message has this many descriptors. They are new, and nothing else owns them.
                 files.push(unsafe {
                     OwnedFd::from_raw_fd(data.cast::<libc::c_int>().add(index).read_unaligned())
