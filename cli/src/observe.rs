@@ -66,7 +66,8 @@ pub fn main(arguments: &ObserveArgs) -> u8 {
 }
 
 fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
-    let (name, rest) = arguments.command.split_first().unwrap_or((const { &OsString::new() }, &[]));
+    let none = OsString::new();
+    let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
     let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced() };
     let mut engine = match arguments.engine {
