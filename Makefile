@@ -133,8 +133,8 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 PLOT = $(if $(SAVE),docs/img/bench.svg,$(TARGET)/bench/bench.svg)
 
 # What the chosen measurements need. The others need only the program `bench`.
-BENCH_PARTS = $(or $(ONLY),exits cold again echo scale soft size qemu)
-BENCH_NEEDS_VMM = $(filter cold scale soft size qemu,$(BENCH_PARTS))
+BENCH_PARTS = $(or $(ONLY),exits cold again echo scale soft observe size qemu)
+BENCH_NEEDS_VMM = $(filter cold scale soft observe size qemu,$(BENCH_PARTS))
 BENCH_NEEDS_STATIC = $(filter cold,$(BENCH_PARTS))
 BENCH_NEEDS_QEMU = $(filter size qemu,$(BENCH_PARTS))
 

@@ -21,6 +21,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use vmm::RunCopy;
 use vmm::controller::{
     Devices, Entry, ExitController, FakeVcpu, Hypercalls, MmioPrinter, MsrForwarder, MsrPolicy, OpenBus,
     TerminalExits, Vcpu, VcpuState, Watchdog,
@@ -30,7 +31,7 @@ use vmm::device::{
     TrappedMemory, Window,
 };
 use vmm::exit::{Arrival, Exit, Outcome, Stop};
-use vmm::internals::{Entropy, FakeRun, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
+use vmm::internals::{Entropy, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
 use vmm::memory::{Gpa, GuestMemory, SharedMemory};
 use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};
 use vmm::x86::{Regs, Sregs};
@@ -74,7 +75,7 @@ fn decode(criterion: &mut Criterion) {
         ("RDMSR", msr),
         ("HLT", of_reason(KVM_EXIT_HLT)),
     ] {
-        let run = FakeRun::new(run);
+        let run = RunCopy::of(run);
         group.bench_function(name, |bencher| bencher.iter(|| black_box(&run).first_exit()));
     }
 }

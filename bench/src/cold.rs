@@ -21,7 +21,7 @@ const STATIC: &str = "vmm-static";
 /// gcc is missing, or a program could not run or ended with a failure.
 pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let bare = compile(&scratch, "cold-start", BARE, &[])?;
+    let bare = compile(&scratch, "cold-start", BARE, &["-static"])?;
     let with_guest = |program| (program, vec!["run", GUEST]);
     let mut programs = vec![(bare, vec![]), with_guest(vmm.to_path_buf())];
     programs.extend(Some(vmm.with_file_name(STATIC)).filter(|path| path.is_file()).map(with_guest));
@@ -78,6 +78,6 @@ mod tests {
     #[test]
     fn the_bare_program_compiles() {
         let scratch = Scratch::new().unwrap();
-        assert!(compile(&scratch, "cold-start", BARE, &[]).unwrap().is_file());
+        assert!(compile(&scratch, "cold-start", BARE, &["-static"]).unwrap().is_file());
     }
 }

@@ -29,7 +29,7 @@ enum Runner {
 /// gcc is missing, a guest ends in an unexpected way, or an echo is wrong.
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let bare = compile(&scratch, "echo", BARE, &["-pthread"])?;
+    let bare = compile(&scratch, "echo", BARE, &["-static", "-pthread"])?;
     let image = scratch.file("image", guest::COMPARE)?;
     let output = scratch.file("output", b"")?;
     let mut exits = Vec::new();

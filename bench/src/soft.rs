@@ -106,7 +106,7 @@ fn instruction(rounds: usize) -> Result<Row, String> {
 /// A whole run of a tiny guest, compared with the bare program, which uses KVM.
 fn cold_start(rounds: usize, vmm: &Path) -> Result<Option<Row>, String> {
     let scratch = Scratch::new()?;
-    let bare = compile(&scratch, "cold-start", BARE, &[])?;
+    let bare = compile(&scratch, "cold-start", BARE, &["-static"])?;
     let programs = [(bare, vec![]), (vmm.to_path_buf(), vec!["run", "real16-42", "--vcpu", "soft"])];
     for program in &programs {
         run_silently(&program.0, &program.1)?;

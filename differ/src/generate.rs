@@ -1,8 +1,8 @@
 //! Makes programs.
 
 use crate::layout::{
-    self, CODE, CODE_END, DATA, LAST_PAGE, LOW_STACK, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, SEGMENTS, STACK,
-    UNMAPPED,
+    self, CODE, CODE_END, DATA, LAST_PAGE, LOW_STACK, MAPPED, OTHER_DATA, PAGE, READ_ONLY, RING_0, SEGMENTS,
+    STACK, UNMAPPED,
 };
 use crate::opcodes::Opcodes;
 use crate::operands::Maker;

@@ -5,12 +5,11 @@
 mod record;
 
 use crate::SavedError;
-use crate::profile::{MOST_TEXT, SavedProcessor};
+use crate::profile::{MOST_TEXT, MOST_VCPUS, SavedProcessor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Write};
 use vmm::exit::Reason;
-use vmm::memory::MAX_CPUS;
 
 /// The first bytes of the file.
 pub const MAGIC: [u8; 8] = *b"vmmtrace";
@@ -282,8 +281,8 @@ impl Header {
         if usize::from(record) != RECORD {
             return Err(format!("its records have {record} bytes, not {RECORD}"));
         }
-        if !(1..=MAX_CPUS).contains(&vcpus) {
-            return Err(format!("it has {vcpus} vCPUs, not 1 to {MAX_CPUS}"));
+        if !(1..=MOST_VCPUS).contains(&vcpus) {
+            return Err(format!("it has {vcpus} vCPUs, not 1 to {MOST_VCPUS}"));
         }
         if records > seen {
             return Err(format!("it has {records} records of a run with {seen} elements"));

@@ -114,6 +114,8 @@ pub use console::output::{Captured, Output};
 pub use controller::ExitController;
 pub use error::{BusError, Error, ImageError};
 pub use kvm::counters::KvmCounters;
+#[cfg(has_kvm)]
+pub use kvm::run_copy::{CopiedExit, DETAILS, RunCopy};
 pub use machine::{Builder, Machine, Report, Verdict};
 pub use run::run as run_vcpu;
 pub use shutdown::Deadline;
@@ -131,7 +133,6 @@ pub mod internals {
     pub use crate::device::virtio::interrupt::Interrupt;
     pub use crate::device::virtio::queue::{Queues, Virtqueue};
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
-    pub use crate::kvm::run_page::FakeRun;
     pub use crate::memory::map::pc;
     pub use crate::x86::cpuid::{CpuidContext, for_vcpu};
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};

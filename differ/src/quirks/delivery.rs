@@ -28,7 +28,9 @@ impl Case<'_> {
             && is_fetch
             && self.is_equal_with(|kvm, soft| outcome::copy_flags(self.config, kvm, soft))
         {
-            return Some("the host clears AC when it delivers an exception, so a fault of the handler does not show it");
+            return Some(
+                "the host clears AC when it delivers an exception, so a fault of the handler does not show it",
+            );
         }
         // A handler outside of memory: nothing can be cut there, so the exception that led to it may be the cause.
         let is_outside = is_fetch && self.culprit.step.address() >= MEMORY;
@@ -52,13 +54,16 @@ impl Case<'_> {
             return Some("the host does not read an IDT at any place");
         }
         if !matches!(raw >> 40 & 0x1f, 14 | 15) {
-            return Some("the host delivers an exception through a gate of any type as if it had 32 or 64 bits");
+            return Some(
+                "the host delivers an exception through a gate of any type as if it had 32 or 64 bits",
+            );
         }
         if raw >> 47 & 1 == 0 {
             return Some("the host takes a gate that is not present for a double fault");
         }
         let selector = (raw >> 16) as u16;
-        let is_usual = selector == RING_0_CODE && soft.state.gdtr.base == GDT && soft.state.gdtr.limit > RING_0_CODE + 7;
+        let is_usual =
+            selector == RING_0_CODE && soft.state.gdtr.base == GDT && soft.state.gdtr.limit > RING_0_CODE + 7;
         if !is_usual {
             return Some("the host does not check the code segment of a gate");
         }
@@ -73,7 +78,8 @@ impl Case<'_> {
         let state: &State = &self.culprit.step.before;
         let ss = &self.culprit.soft.state.segments[seg::SS];
         let old = &state.segments[seg::SS];
-        let is_flat = |ss: &softcpu::Segment| ss.base == 0 && ss.limit == u32::MAX && ss.kind & 4 == 0 && ss.big;
+        let is_flat =
+            |ss: &softcpu::Segment| ss.base == 0 && ss.limit == u32::MAX && ss.kind & 4 == 0 && ss.big;
         let is_low = state.gpr[4] < 0xffff && state.gpr[4] > 64;
         let is_usual = |ss: &softcpu::Segment| {
             is_flat(ss) || ss.base == 0 && ss.limit >= 0xffff && ss.kind & 4 == 0 && is_low

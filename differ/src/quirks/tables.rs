@@ -21,7 +21,10 @@ impl Case<'_> {
         if self.mnemonic == Mnemonic::Movbe && self.soft.is_none() {
             return Some("KVM's emulator does not know MOVBE");
         }
-        if before.is_64() && self.culprit.step.has_prefix(&SEGMENTS) && self.culprit.step.has_prefix(&[0x64, 0x65]) {
+        if before.is_64()
+            && self.culprit.step.has_prefix(&SEGMENTS)
+            && self.culprit.step.has_prefix(&[0x64, 0x65])
+        {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
         if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is(&COMPARE) {
@@ -52,7 +55,9 @@ impl Case<'_> {
             let states = [soft, &self.culprit.kvm.state];
             let changes = states.iter().any(|state| state.code_bits() != before.code_bits());
             if before.is_long() && changes {
-                return Some("KVM's emulator pushes the return address of a far CALL in the mode of the target");
+                return Some(
+                    "KVM's emulator pushes the return address of a far CALL in the mode of the target",
+                );
             }
         }
         if let Some(why) = self.system_segment() {
