@@ -123,6 +123,7 @@ fn exact_counts() {
         (&["jump"], 1, 0, 1, 1),
         (&["garbage"], 1, 0, 1, 1),
         (&["dlopen", library.to_str().unwrap()], 1, 0, 1, 1),
+        (&["filter"], 1, 0, 1, 1),
         (&["crash"], 1, 0, 1, 1),
     ] {
         let (ran, profile) = profile(&[&[program()], mode].concat());

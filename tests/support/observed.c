@@ -11,16 +11,20 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -221,6 +225,21 @@ static int repeats(int times)
 	while (times--)
 		plain();
 	return 0;
+}
+
+/* A program that does not expect to make a socket, and would be killed. */
+static int filters(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog filter = {.len = sizeof(code) / sizeof(*code), .filter = code};
+	NEED(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	NEED(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+	return plain();
 }
 
 /* Leaves so many machines to the end of the process. */
@@ -470,6 +489,7 @@ int main(int count, char **words)
 	MODE("never-map", never_maps());
 	MODE("map-twice", maps_twice());
 	MODE("repeat", repeats((int)number));
+	MODE("filter", filters());
 	MODE("leave", leaves((int)number));
 	MODE("vcpus", vcpus((int)number));
 	MODE("vms", vms());
