@@ -129,7 +129,7 @@ fn details(name: &str, observation: &Observation) -> String {
     text + &exits(&observation.measured(name, ""))
 }
 
-/// What is missing or unusual.
+/// Lines about missing counts and unusual ends.
 fn remarks(name: &str, observation: &Observation) -> String {
     let mut remarks = Vec::new();
     if observation.machines == 0 && observation.vcpus.is_empty() {

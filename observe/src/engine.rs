@@ -31,7 +31,7 @@ pub struct Record {
     pub details: [u8; DETAILS],
 }
 
-/// What an engine has seen.
+/// An observation of an engine.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The program made a vCPU.

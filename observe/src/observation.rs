@@ -80,7 +80,7 @@ pub struct ObservedVcpu {
     pub last: String,
 }
 
-/// What was seen of a program.
+/// The exits of a program, and its end.
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// The way in which it ended.

@@ -71,7 +71,7 @@ pub enum Error {
     RefusedRegisters {
         /// The kernel's error.
         source: io::Error,
-        /// What breaks each rule, in a sentence ([`Finding`](crate::x86::state_check::Finding)).
+        /// A sentence for each broken rule ([`Finding`](crate::x86::state_check::Finding)).
         broken: Vec<String>,
     },
     /// KVM cannot be used, and Linux needs it.

@@ -22,7 +22,7 @@ pub struct Preload {
     folder: Folder,
     channel: Channel,
     link: Link,
-    /// What is known of the rings in use.
+    /// The rings in use, by number.
     rings: Vec<Ring>,
 }
 

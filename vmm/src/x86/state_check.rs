@@ -80,7 +80,7 @@ pub struct Rule {
 pub struct Finding {
     /// The rule.
     pub rule: &'static Rule,
-    /// What breaks it, in a sentence without a full stop.
+    /// A sentence that says how the state breaks the rule, without a full stop.
     pub sentence: String,
 }
 

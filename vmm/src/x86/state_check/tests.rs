@@ -98,7 +98,7 @@ struct Example {
     mode: Mode,
     right: fn(&mut Case),
     wrong: fn(&mut Case),
-    /// What is wrong.
+    /// The expected sentence.
     sentence: &'static str,
 }
 
