@@ -56,9 +56,9 @@ test: setup ## Run all tests and print the grades
 	$(CARGO) test $(WORKSPACE)
 	$(CARGO) test $(WORKSPACE) --features cli/polling --test polling
 	@echo && echo "Grade for SO2's assignment:"
-	@$(TARGET)/release/vmm grade
+	@$(TARGET)/release/vmm grade --reference
 	@echo && echo "Grade for KeV's project 2:"
-	@$(TARGET)/release/vmm grade kev
+	@$(TARGET)/release/vmm grade kev --reference
 	@$(TARGET)/release/vmm doctor >/dev/null 2>&1 || tests/testbed/instead
 
 # Installs chromium if it is missing (Debian).
@@ -133,8 +133,8 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 PLOT = $(if $(SAVE),docs/img/bench.svg,$(TARGET)/bench/bench.svg)
 
 # What the chosen measurements need. The others need only the program `bench`.
-BENCH_PARTS = $(or $(ONLY),exits cold again echo scale soft size qemu)
-BENCH_NEEDS_VMM = $(filter cold scale soft size qemu,$(BENCH_PARTS))
+BENCH_PARTS = $(or $(ONLY),exits cold again echo scale soft observe size qemu)
+BENCH_NEEDS_VMM = $(filter cold scale soft observe size qemu,$(BENCH_PARTS))
 BENCH_NEEDS_STATIC = $(filter cold,$(BENCH_PARTS))
 BENCH_NEEDS_QEMU = $(filter size qemu,$(BENCH_PARTS))
 

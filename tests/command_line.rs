@@ -1,12 +1,12 @@
-//! The command line: help, messages and exit statuses.
+//! The command line: help, usage, guests, files and exit statuses.
 
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
 use libtest_mimic::Arguments;
-use std::process::{Command, ExitCode, Stdio};
-use support::{Files, assert_error, elf, is_soft, machine_test, plain_test, ran, run, shell, vmm};
+use std::process::ExitCode;
+use support::{Files, assert_error, elf, machine_test, plain_test, ran, run, shell, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -17,22 +17,14 @@ fn main() -> ExitCode {
         machine_test("an_address_that_looks_hexadecimal_is_mentioned", decimal_address),
         plain_test("guests_lists_every_built_in_guest", guests),
         machine_test("an_image_may_cover_the_buffers_of_simvirtio", over_the_buffers),
-        machine_test("stdout_has_only_the_guest_output", message),
         machine_test("the_option_transport_selects_the_transport", transports),
         machine_test("each_kind_of_end_has_its_exit_status", statuses),
         machine_test("a_flat_binary_runs_in_the_requested_mode", files),
         machine_test("an_elf_file_runs_at_its_own_addresses", elf_files),
         machine_test("files_are_verified_only_on_request", verify),
         machine_test("a_file_with_the_name_of_a_built_in_guest_is_mentioned", shadowed),
-        machine_test("the_summary_starts_on_a_new_line", own_line),
         machine_test("input_comes_from_stdin_or_a_file", input),
         machine_test("control_characters_in_names_are_escaped", forged_names),
-        machine_test("unclaimed_accesses_are_listed", unclaimed),
-        machine_test("an_output_limit_is_status_118", output_limit),
-        machine_test("quiet_and_no_profile_shorten_the_summary", no_profile),
-        machine_test("a_large_exit_code_becomes_99", large_code),
-        machine_test("the_summary_of_a_crash_is_complete", crash_summary),
-        machine_test("the_first_line_names_the_fault", fault_line),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -147,14 +139,6 @@ fn guests() {
     }
 }
 
-fn message() {
-    let ran = ran(&["simvirtio"]);
-    assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
-    for text in ["verified: RAX = 42, [0x400] = 42", "HLT", "state Ready"] {
-        assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
-    }
-}
-
 fn transports() {
     let by_exit = ran(&["simvirtio", "--transport", "exit"]);
     let by_polling = ran(&["simvirtio", "--transport", "polling"]);
@@ -258,19 +242,6 @@ fn shadowed() {
     assert!(!in_folder("real16-42").stderr.contains("built-in"), "no note");
 }
 
-fn own_line() {
-    let both = |redirect: &str| {
-        let mut command = Command::new("sh");
-        command
-            .arg("-c")
-            .arg(format!("{} simvirtio {redirect}", env!("CARGO_BIN_EXE_vmm")))
-            .stdout(Stdio::piped());
-        support::without_choice(&run(&mut command).text()).0
-    };
-    assert!(both("2>&1").starts_with("Ana are mere\nvmm: "));
-    assert_eq!(both("2>/dev/null"), "Ana are mere");
-}
-
 fn input() {
     let files = Files::new();
     let text = files.write("text", b"from a file");
@@ -324,116 +295,4 @@ fn forged_names() {
         assert!(!all.contains('\x1b') && !all.lines().any(|line| line.starts_with("vmm: x:")), "{all}");
         assert!(all.contains("x\\nvmm"), "{all}");
     }
-}
-
-fn unclaimed() {
-    let line = "vmm: unclaimed accesses: PIO in 0x1234 (once)\n";
-    assert!(ran(&["real16-in"]).stderr.contains(line));
-    assert!(ran(&["real16-in", "--no-profile"]).stderr.contains(line));
-    let files = Files::new();
-    // xor dx, dx; again: in al, dx; inc dl; jnz again; hlt: ports 0 to 255, of which two have a device.
-    let many = files.write("many", &[0x31, 0xd2, 0xec, 0xfe, 0xc2, 0x75, 0xfb, 0xf4]);
-    let stderr = ran(&[&many]).stderr;
-    assert!(stderr.contains("PIO in 0x0 (once), PIO in 0x1 (once)"), "{stderr}");
-    assert!(stderr.contains("PIO in 0x7 (once), and 246 more elsewhere\n"), "{stderr}");
-}
-
-fn output_limit() {
-    let files = Files::new();
-    let endless = files.write("endless", &[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfa]);
-    let ran = ran(&[&endless, "--output-limit", "1K"]);
-    assert_eq!((ran.status, ran.text()), (118, "x".repeat(1024)), "{}", ran.stderr);
-    assert!(ran.stderr.contains("wrote more than 1024 bytes"), "{}", ran.stderr);
-}
-
-fn no_profile() {
-    let quiet = ran(&["simvirtio", "--quiet"]);
-    assert_eq!((quiet.status, quiet.stderr.lines().count()), (0, 1), "{}", quiet.stderr);
-    let ran = ran(&["simvirtio", "--no-profile"]);
-    assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
-    assert!(!ran.stderr.contains("share"), "{}", ran.stderr);
-}
-
-fn large_code() {
-    let files = Files::new();
-    // mov ax, 1000; out 0xf4, ax
-    let ran = ran(&[&files.write("code", &[0xb8, 0xe8, 0x03, 0xe7, 0xf4])]);
-    assert_eq!(ran.status, 99);
-    assert!(ran.stderr.contains("exited with code 1000"), "{}", ran.stderr);
-}
-
-/// Checks the summary in each mode. The guests time out, because AMD hosts reset a vCPU that triple-faults.
-fn crash_summary() {
-    let files = Files::new();
-    let report = |mode: &str, code: &[u8], expected: &[&str]| {
-        let guest = files.write(mode, code);
-        let ran = ran(&[&format!("{guest}@0x1000:{mode}"), "--timeout", "0.1"]);
-        for text in expected {
-            assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
-        }
-        let quiet = self::ran(&[&format!("{guest}@0x1000:{mode}"), "--timeout", "0.1", "--quiet"]);
-        assert_eq!((quiet.status, quiet.stderr.lines().count()), (114, 1), "{}", quiet.stderr);
-    };
-    // in al, 0x10 to 0x16; mov ax, 0x100; mov ss, ax; mov esp, 0xff8000; mov eax, 0x11; push 0x1234; push 0x5678;
-    // jmp 0x50:0xb2a; jmp near $. The address is 0x102a; the length of the last is that of 16-bit code.
-    let real = [
-        0xe4, 0x10, 0xe4, 0x11, 0xe4, 0x12, 0xe4, 0x13, 0xe4, 0x14, 0xe4, 0x15, 0xe4, 0x16, 0xb8, 0, 1, 0x8e,
-        0xd0, 0x66, 0xbc, 0, 0x80, 0xff, 0, 0x66, 0xb8, 0x11, 0, 0, 0, 0x68, 0x34, 0x12, 0x68, 0x78, 0x56,
-        0xea, 0x2a, 0x0b, 0x50, 0, 0xe9, 0xfd, 0xff,
-    ];
-    let expected = [
-        "; the guest was then in real mode at 0050:0b2a",
-        "\n  instruction  e9 fd ff  jmp ",
-        "\n  mapping      0x102a is a physical address (paging is off)\n",
-        "\n  eax 00000011  ebx ",
-        "\n  cs 0050  ds 0000  es 0000  ss 0100  gdt ",
-        "\n  stack        5678 1234 0 0\n",
-        "\n  last exits   in8 0x11, in8 0x12, in8 0x13, in8 0x14, in8 0x15, in8 0x16\n",
-    ];
-    report("16", &real, &expected);
-    // These stacks end at the window, which is memory with polling, too.
-    // mov ebx, 0x22; push ebx; push 0x33; mov eax, 0x100d; jmp eax
-    let protected = [0xbb, 0x22, 0, 0, 0, 0x53, 0x6a, 0x33, 0xb8, 0x0d, 0x10, 0, 0, 0xff, 0xe0];
-    let expected = [
-        "in protected mode at 0008:0000100d",
-        "\n  instruction  ff e0  jmp eax\n",
-        "  ebx 00000022  ",
-        "\n  stack        33 22",
-    ];
-    report("32", &protected, &expected);
-    // mov r8, 8; mov r15, 15; mov rcx, 0xabcd; mov cr2, rcx; push 7; jmp $
-    let long = [
-        0x49, 0xc7, 0xc0, 8, 0, 0, 0, 0x49, 0xc7, 0xc7, 15, 0, 0, 0, 0x48, 0xc7, 0xc1, 0xcd, 0xab, 0, 0,
-        0x0f, 0x22, 0xd1, 0x6a, 7, 0xeb, 0xfe,
-    ];
-    report(
-        "64",
-        &long,
-        &[
-            "in long mode at 0x101a",
-            "\n  mapping      0x101a maps to 0x101a (2 MiB page, writable)\n",
-            "  rcx 000000000000abcd  rdx 0000000000000000\n",
-            "\n  r8  0000000000000008  r9  ",
-            "  r15 000000000000000f\n",
-            "  cr2 abcd  cr3 fffc1000  ",
-            "\n  stack        7",
-        ],
-    );
-}
-
-fn fault_line() {
-    let files = Files::new();
-    let undefined = files.write("ud2", &[0x0f, 0x0b]);
-    let ran = ran(&[&format!("{undefined}@0x1000:64")]);
-    let first = ran.stderr.lines().next().unwrap();
-    let known = match is_soft() {
-        false => ", in long mode at 0x1000: probably #UD: an undefined instruction (after ",
-        true => ", in long mode at 0x1000: #UD: an undefined instruction; its delivery raised #GP",
-    };
-    assert!(first.contains(known) || first.contains("this host resets a CPU"), "{first}");
-    assert!(
-        ran.stderr.contains("\n  instruction  0f 0b  ud2\n") || first.contains("resets"),
-        "{}",
-        ran.stderr
-    );
 }

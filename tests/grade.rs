@@ -9,13 +9,18 @@ use support::{Files, assert_error, each_on_both, elf, plain_test, ran, shell};
 
 fn main() -> ExitCode {
     support::watchdog();
-    let mut tests = vec![plain_test("an_image_that_cannot_be_read_gives_no_grade", unreadable_images)];
+    let mut tests = vec![
+        plain_test("an_image_that_cannot_be_read_gives_no_grade", unreadable_images),
+        plain_test("nothing_to_grade_is_a_usage_error", nothing),
+    ];
     tests.extend(each_on_both(&[
         ("the_built_in_guests_get_100_points", grade),
         ("right_images_of_a_student_get_all_points", right_students),
         ("a_wrong_image_loses_only_the_points_of_its_task", wrong_students),
         ("an_image_that_disappears_gives_no_grade", disappearing_image),
-        ("a_task_without_an_image_says_that_its_guest_is_built_in", some_images),
+        ("a_task_without_an_image_is_not_graded", some_images),
+        ("a_driver_that_ignores_the_queue_length_loses_a_part", queue_length),
+        ("an_endless_driver_costs_one_time_limit", endless_driver),
         ("a_failed_check_begins_with_what_is_missing", reasons),
         ("without_a_time_limit_an_endless_guest_still_ends", without_a_time_limit),
         ("a_time_limit_that_no_guest_can_meet_gives_no_grade", short_limit),
@@ -23,25 +28,28 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// Runs the grade. Returns the points of the five tasks, the exit status and the text.
-fn points(arguments: &[&str]) -> ([u32; 5], i32, String) {
+/// Runs the grade. Returns the points of its tasks, the exit status and the text. The last line has their sums.
+fn points(arguments: &[&str]) -> (Vec<u32>, i32, String) {
     let ran = ran(&[&["grade", "--timeout", "5"], arguments].concat());
     let text = ran.text();
-    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with(['+', '-']));
-    let mut next = || {
-        let line = lines.next().expect("five tasks and a sum");
-        line.trim_start().split('/').next().unwrap().parse::<u32>().expect("points")
-    };
-    let tasks = [next(), next(), next(), next(), next()];
-    assert_eq!(next(), tasks.iter().sum::<u32>(), "{text}");
-    (tasks, ran.status, text)
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with(['+', '-']));
+    let number = |text: &str| text.trim().parse::<u32>().expect("points");
+    let mut lines: Vec<(u32, u32)> = lines
+        .map(|line| {
+            let (earned, of) = line.split_once('/').expect("points of points");
+            (number(earned), number(of.split(' ').next().unwrap()))
+        })
+        .collect();
+    let sums = lines.pop().expect("a last line");
+    let (earned, all): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+    assert_eq!(sums, (earned.iter().sum(), all.iter().sum()), "{text}");
+    assert_eq!(ran.status, if sums.0 == sums.1 { 0 } else { 111 }, "{text}");
+    (earned, ran.status, text)
 }
 
-const ALL: [u32; 5] = [30, 20, 30, 10, 10];
-
 fn grade() {
-    let (tasks, status, text) = points(&[]);
-    assert_eq!((tasks, status), (ALL, 0), "{text}");
+    let (tasks, status, text) = points(&["--reference"]);
+    assert_eq!((&tasks[..], status), (&[30, 20, 30, 10, 10][..], 0), "{text}");
     for evidence in [
         "40 exits with transport exit (39 at the device), 1 with polling",
         "exactly the exits that `vmm guests` lists",
@@ -51,19 +59,32 @@ fn grade() {
     assert_eq!(text.matches("(built-in guest): halted").count(), 8, "{text}");
 }
 
-/// Without an image a task runs a built-in guest, and the result says so.
+/// Only the tasks that were handed in are graded, and no built-in guest earns points.
 fn some_images() {
     let files = Files::new();
     let image = files.guest("real16-42");
     let grade = ran(&["grade", "--guest16", &image]);
     let file = image.split('@').next().unwrap();
     assert!(grade.text().contains(&format!("+ {file}: halted")), "{}", grade.text());
-    assert_eq!(grade.text().matches("(built-in guest): halted").count(), 6, "{}", grade.text());
-    let notice =
-        "vmm: built-in guests earned points: to grade a submission, give --guest64 and --simvirtio, too\n";
+    assert!(grade.text().ends_with("\n 30/30\n") && !grade.text().contains("built-in"), "{}", grade.text());
+    let notice = "vmm: not graded, because there is no image: a 32-bit and a 64-bit guest (--guest64), \
+                  SIMVIRTIO and polling (--simvirtio)\n";
     assert_eq!((grade.status, grade.stderr.as_str()), (0, notice));
     let grade = ran(&["grade", "--guest16", &image, "--guest64", "/dev/null", "--simvirtio", "/dev/null"]);
-    assert!(!grade.stderr.contains("built-in guests earned"), "{}", grade.stderr);
+    assert!(!grade.stderr.contains("not graded"), "{}", grade.stderr);
+}
+
+/// Nothing was handed in, so there are no points.
+fn nothing() {
+    for course in [&["grade"][..], &["grade", "so2"], &["grade", "kev"]] {
+        let grade = ran(course);
+        assert_error(&grade, 110, "there is nothing to grade: give --gu");
+        assert!(grade.stderr.contains("or --reference to grade the built-in guests"), "{}", grade.stderr);
+    }
+    for image in ["--guest16=x", "--guest64=x", "--simvirtio=x", "--guest=kev-msr=x"] {
+        let both = ran(&["grade", "--reference", image]);
+        assert!(both.status == 110 && both.stderr.contains("cannot be used with"), "{}", both.stderr);
+    }
 }
 
 /// A failed check begins with the file and what is missing, and names no option that the grade lacks.
@@ -108,28 +129,27 @@ fn right_students() {
     let (g16, g64) = (files.guest("real16-hello"), files.guest("long64-hello"));
     for driver in ["simvirtio-c", "simvirtio-skeleton", "simvirtio"] {
         let driver = files.guest(driver);
-        let (tasks, status, text) = points(&["--guest16", &g16, "--guest64", &g64, "--simvirtio", &driver]);
-        assert_eq!((tasks, status), (ALL, 0), "{text}");
+        let (tasks, _, text) = points(&["--guest16", &g16, "--guest64", &g64, "--simvirtio", &driver]);
+        assert_eq!(tasks, [30, 20, 30, 10], "{text}");
     }
+    let (tasks, _, text) = points(&["--simvirtio", &files.guest("simvirtio-struct"), "--layout", "struct"]);
+    assert_eq!(tasks, [30, 10], "{text}");
+    let (tasks, _, text) = points(&["--simvirtio", &files.guest("simvirtio-struct")]);
+    assert!(tasks == [0, 0] && text.contains("struct device_t"), "{text}");
     let g32 = format!("{}:protected", files.guest("prot32-hello"));
     let executable = files.write("elf", &elf(0x1000, guest::find("simvirtio-c").unwrap().image));
-    let (tasks, status, text) = points(&["--guest64", &g32, "--simvirtio", &executable]);
-    assert_eq!((tasks, status), (ALL, 0), "{text}");
+    let (tasks, _, text) = points(&["--guest64", &g32, "--simvirtio", &executable]);
+    assert_eq!(tasks, [20, 30, 10], "{text}");
 }
 
 fn wrong_students() {
     let files = Files::new();
     let nothing = files.write("nothing", b"");
-    let without = |lost: &[usize]| {
-        let mut tasks = ALL;
-        lost.iter().for_each(|task| tasks[*task] = 0);
-        tasks
-    };
     let no_driver = files.write("no-driver", &prints_only("Ana are mere"));
-    let real = files.guest("real16-hello");
-    let long = files.guest("long64-hello");
+    let (real, long) = (files.guest("real16-hello"), files.guest("long64-hello"));
     let silent = files.write("silent", &[0xb8, 42, 0, 0, 0, 0x89, 0x04, 0x25, 0, 4, 0, 0, 0xf4]);
-    for (option, images, lost) in [
+    let right = ["--guest16", &real, "--guest64", &long, "--simvirtio", &files.guest("simvirtio")];
+    for (option, images, expected) in [
         (
             "--guest16",
             vec![
@@ -138,32 +158,56 @@ fn wrong_students() {
                 format!("{long}:long"),
                 nothing.clone(),
             ],
-            &[0][..],
+            [0, 20, 30, 10],
         ),
         (
             "--guest64",
             vec![files.guest("long64-triple-fault"), format!("{real}:real"), silent.clone(), nothing.clone()],
-            &[1],
+            [30, 0, 30, 10],
         ),
         (
             "--simvirtio",
             vec![
                 files.guest("simvirtio-config-first"),
-                files.guest("simvirtio-no-wrap"),
                 no_driver,
                 files.guest("long64-hello"),
                 silent,
                 nothing,
             ],
-            &[2, 3],
+            [30, 20, 0, 0],
         ),
-        ("--simvirtio", vec![files.guest("simvirtio-reserved")], &[3]),
+        ("--simvirtio", vec![files.guest("simvirtio-reserved")], [30, 20, 30, 0]),
     ] {
         for image in images {
-            let (tasks, status, text) = points(&[option, &image]);
-            assert_eq!((tasks, status), (without(lost), 111), "{option} {image}:\n{text}");
+            let mut arguments = right;
+            let at = arguments.iter().position(|argument| *argument == option).unwrap();
+            arguments[at + 1] = &image;
+            let (tasks, status, text) = points(&arguments);
+            assert_eq!((&tasks[..], status), (&expected[..], 111), "{option} {image}:\n{text}");
         }
     }
+}
+
+/// The message arrives through queues of the usual length only.
+fn queue_length() {
+    let files = Files::new();
+    let (tasks, _, text) = points(&["--simvirtio", &files.guest("simvirtio-no-wrap")]);
+    assert_eq!(tasks, [25, 5], "{text}");
+    let remark = "the driver must read max_queue_len; costs 5 points";
+    assert_eq!(text.matches(remark).count(), 2, "{text}");
+}
+
+/// The other runs of a driver that does not end are left out, and say so.
+fn endless_driver() {
+    let files = Files::new();
+    let grade = ran(&["grade", "--timeout", "2", "--simvirtio", &files.guest("long64-endless")]);
+    assert_eq!(grade.text().matches("the guest did not end within 2 s").count(), 1, "{}", grade.text());
+    assert!(
+        grade.text().contains("not run, because it does not end with transport exit"),
+        "{}",
+        grade.text()
+    );
+    assert!(grade.text().ends_with("\n  0/40\n"), "{}", grade.text());
 }
 
 /// These errors are found before the first task runs, and without KVM.
@@ -192,9 +236,9 @@ fn disappearing_image() {
 }
 
 fn short_limit() {
-    let ran = ran(&["grade", "--timeout", "0.000000001"]);
+    let ran = ran(&["grade", "--reference", "--timeout", "0.000000001"]);
     assert_error(&ran, 110, "error: --timeout is too short for this host: the built-in guest ");
-    let ran = support::ran(&["grade", "--wall-timeout", "0.000000001"]);
+    let ran = support::ran(&["grade", "--reference", "--wall-timeout", "0.000000001"]);
     assert_error(&ran, 110, "error: --wall-timeout is too short for this host: the built-in guest ");
 }
 

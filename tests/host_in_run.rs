@@ -43,12 +43,16 @@ fn no_waits() {
 fn host_fails_while_grading() {
     let liar = Liar::new();
     for skip in [0, 1, 4, 9, 20] {
-        let ran = liar.run(&format!("ae01 -1 -1 12 {skip} 1"), &["grade"]);
+        let ran = liar.run(&format!("ae01 -1 -1 12 {skip} 1"), &["grade", "--reference"]);
         assert_eq!((ran.status, ran.text().as_str()), (115, ""), "{skip}: {}", ran.stderr);
         assert!(ran.stderr.contains("this run gives no grade"), "{}", ran.stderr);
     }
     // It also fails in the middle of a run.
-    for (skip, arguments) in [(3, &["grade"][..]), (40, &["grade"]), (9, &["grade", "kev"])] {
+    for (skip, arguments) in [
+        (3, &["grade", "--reference"][..]),
+        (40, &["grade", "--reference"]),
+        (9, &["grade", "kev", "--reference"]),
+    ] {
         let ran = liar.run(&format!("ae80 -1 -1 5 {skip} 1"), arguments);
         assert_eq!((ran.status, ran.text().as_str()), (115, ""), "{skip}: {}", ran.stderr);
         for text in

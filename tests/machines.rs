@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::payloads::HALT;
 use support::{TRANSPORTS, code, embedded, find, machine_test, plain_test, run_machine};
-use vmm::device::{Device, DeviceName, Transport};
+use vmm::device::{Device, DeviceName, Layout, Transport};
 use vmm::exit::{Reason, Site, Stop};
 use vmm::x86::Mode;
 use vmm::{Builder, Captured, Input, KvmCounters, Machine, Output};
@@ -60,6 +60,17 @@ fn queue_lengths() {
             }
         }
     }
+    for queue_len in [2, 100, 255] {
+        for transport in [Transport::Exit, Transport::Polling] {
+            let builder = embedded(find("simvirtio-struct"), Some(transport)).queue_len(Some(queue_len));
+            let (report, text) = run_machine(builder);
+            assert_eq!((&text[..], report.verified()), (&b"Ana are mere"[..], Some(true)), "{queue_len}");
+            assert_eq!(report.simvirtio.unwrap().layout, Layout::Struct);
+        }
+    }
+    let refused =
+        embedded(find("simvirtio-struct"), None).queue_len(Some(256)).build().expect_err("one byte");
+    assert!(refused.to_string().contains("2 to 255 bytes are allowed"), "{refused}");
     let refused = embedded(find("simvirtio"), None).queue_len(Some(1)).build().expect_err("1 is too short");
     assert!(refused.to_string().contains("queue length of 1"), "{refused}");
 }

@@ -206,8 +206,8 @@ const TEST: [&str; 6] = [
     "cargo build --locked --release",
     "cargo test --locked --workspace",
     "cargo test --locked --workspace --features cli/polling --test polling",
-    "vmm grade",
-    "vmm grade kev",
+    "vmm grade --reference",
+    "vmm grade kev --reference",
     "vmm doctor",
 ];
 

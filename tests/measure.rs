@@ -6,7 +6,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use report::profile::{ClockSource, SavedVcpu};
-use report::{Saved, SavedProfile, SavedTrace};
+use report::{Measured, Saved, SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
@@ -194,7 +194,7 @@ fn last_exits() {
         let (report, _) = run_machine(builder);
         let trace = report.trace.as_ref().unwrap();
         assert_eq!((trace.exits().len(), trace.seen()), (kept, 202), "{asked}");
-        let trace = SavedTrace::capture("guest", "so", &report).unwrap();
+        let trace = Measured::of("guest", "so", &report).unwrap().trace().unwrap();
         let [.., last] = trace.records.as_slice() else { panic!("no exits") };
         assert_eq!((last.reason, last.place, last.value), (Reason::Hlt, None, None));
         if let [.., before, read, _] = trace.records.as_slice() {
@@ -385,7 +385,7 @@ fn not_measured() {
     for (transport, name) in TRANSPORTS.into_iter().zip(TRANSPORT_NAMES) {
         let (report, _) = run_machine(embedded(find("simvirtio"), Some(transport)).profile(false));
         assert!(report.profile.is_none() && report.timing.is_none() && report.last_exits.is_empty());
-        assert!(SavedProfile::capture("simvirtio", "halted", &report).is_none());
+        assert!(Measured::of("simvirtio", "halted", &report).is_none());
         let text = ran(&["simvirtio", "--no-profile", "--transport", name]).stderr;
         assert!(!text.contains("KVM_RUN"), "{text}");
     }

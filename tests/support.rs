@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vmm::boot::Image;
-use vmm::device::Transport;
+use vmm::device::{Layout, Transport};
 use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
@@ -145,7 +145,7 @@ pub fn vmm(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
     command.args(arguments).stdout(Stdio::piped()).env_remove("RUST_LOG");
     // The subcommands that run a guest take the option. Without a subcommand, the first word is a guest.
-    let runs = !["boot", "bench", "compare", "doctor", "guests", "report"]
+    let runs = !["boot", "bench", "compare", "doctor", "guests", "observe", "report"]
         .contains(&arguments.first().copied().unwrap_or_default());
     match processor() {
         Some(Processor::Soft) if runs => command.args(["--vcpu", "soft"]),
@@ -218,6 +218,7 @@ pub fn embedded(guest: &'static Guest, transport: Option<Transport>) -> Builder 
         .input(input)
         .cpuid(guest.cpuid)
         .transport(transport)
+        .layout(if guest.struct_layout { Layout::Struct } else { Layout::Table })
         .queue_len(guest.queue_len)
         .verify(true)
         .timeout(Some(timeout))

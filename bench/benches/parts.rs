@@ -11,6 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Kvm;
 use latch::Latch;
+use simvirtio::abi::Layout;
 use simvirtio::driver::Driver;
 use simvirtio::ring::{Consumer, Producer, Ring};
 use simvirtio::{Memory, abi};
@@ -20,6 +21,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use vmm::RunCopy;
 use vmm::controller::{
     Devices, Entry, ExitController, FakeVcpu, Hypercalls, MmioPrinter, MsrForwarder, MsrPolicy, OpenBus,
     TerminalExits, Vcpu, VcpuState, Watchdog,
@@ -29,7 +31,7 @@ use vmm::device::{
     TrappedMemory, Window,
 };
 use vmm::exit::{Arrival, Exit, Outcome, Stop};
-use vmm::internals::{Entropy, FakeRun, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
+use vmm::internals::{Entropy, I8042, Mmio, PostCode, Power, Rtc, SystemControl};
 use vmm::memory::{Gpa, GuestMemory, SharedMemory};
 use vmm::profile::{Clock, MAX_SITES, Profile, Recorder, Timeline, Times};
 use vmm::x86::{Regs, Sregs};
@@ -73,7 +75,7 @@ fn decode(criterion: &mut Criterion) {
         ("RDMSR", msr),
         ("HLT", of_reason(KVM_EXIT_HLT)),
     ] {
-        let run = FakeRun::new(run);
+        let run = RunCopy::of(run);
         group.bench_function(name, |bencher| bencher.iter(|| black_box(&run).first_exit()));
     }
 }
@@ -246,7 +248,9 @@ fn memory() -> GuestMemory {
 fn window() -> (Window, GuestMemory) {
     let memory = memory();
     let trapped = TrappedMemory::new(memory.clone());
-    let device = Simvirtio::power_on(abi::DEFAULT_QUEUE_LEN, trapped, sink(), Input::bytes(b"")).unwrap();
+    let device =
+        Simvirtio::power_on(Layout::Table, abi::DEFAULT_QUEUE_LEN, trapped, sink(), Input::bytes(b""))
+            .unwrap();
     (Window::new(device), memory)
 }
 
@@ -320,7 +324,8 @@ fn polling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("polling");
     let memory = memory();
     let shared = SharedMemory::new(&memory).unwrap();
-    let device = Simvirtio::power_on(abi::DEFAULT_QUEUE_LEN, shared, sink(), Input::bytes(b""));
+    let device =
+        Simvirtio::power_on(Layout::Table, abi::DEFAULT_QUEUE_LEN, shared, sink(), Input::bytes(b""));
     let mut device = device.unwrap().looped_back();
     let mut tx = Producer::attach(Ring::tx(abi::DEFAULT_QUEUE_LEN), &memory).unwrap();
     let mut rx = Consumer::attach(Ring::rx(abi::DEFAULT_QUEUE_LEN), &memory).unwrap();

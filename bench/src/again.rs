@@ -59,12 +59,13 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     })?;
     let [ours, bare] = costs.as_slice() else { return Ok(Vec::new()) };
     let pair: Pair = cpu(ours, bare);
-    let goal = pair.ratios().map(|ratio| Goal {
-        what: "CPU time of a run and a reset in one VM, relative to the bare loop",
-        unit: Unit::Ratio,
-        limit: 2.0,
-        value: ratio.median,
-        error: ratio.error,
+    let goal = pair.ratios().map(|ratio| {
+        Goal::of_median(
+            "CPU time of a run and a reset in one VM, relative to the bare loop",
+            Unit::Ratio,
+            2.0,
+            ratio,
+        )
     });
     Ok(vec![Row {
         id: "again".into(),

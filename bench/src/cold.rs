@@ -5,9 +5,8 @@
 
 use crate::row::{Baseline, Goal, Row, Unit, cpu, interleave, wall};
 use crate::scratch::{Scratch, compile};
-use crate::sys;
+use crate::sys::run_silently;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// The source of the bare program.
 const BARE: &str = include_str!("../bare/cold-start.c");
@@ -22,14 +21,15 @@ const STATIC: &str = "vmm-static";
 /// gcc is missing, or a program could not run or ended with a failure.
 pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let bare = compile(&scratch, "cold-start", BARE, &[])?;
-    let mut programs = vec![bare, vmm.to_path_buf()];
-    programs.extend(Some(vmm.with_file_name(STATIC)).filter(|path| path.is_file()));
+    let bare = compile(&scratch, "cold-start", BARE, &["-static"])?;
+    let with_guest = |program| (program, vec!["run", GUEST]);
+    let mut programs = vec![(bare, vec![]), with_guest(vmm.to_path_buf())];
+    programs.extend(Some(vmm.with_file_name(STATIC)).filter(|path| path.is_file()).map(with_guest));
     // Run each once, so that the files are in the page cache.
-    for (place, program) in programs.iter().enumerate() {
-        run_once(program, place > 0)?;
+    for program in &programs {
+        run_silently(&program.0, &program.1)?;
     }
-    let costs = interleave(rounds, &programs, |program| run_once(program, *program != programs[0]))?;
+    let costs = interleave(rounds, &programs, |program| run_silently(&program.0, &program.1))?;
     let Some((bare, ours)) = costs.split_first() else { return Ok(Vec::new()) };
     // The last number is the goal: the largest ratio to the bare program.
     let kinds = [
@@ -48,13 +48,7 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     ];
     let rows = kinds.into_iter().zip(ours).map(|((id, linked, what, limit), ours)| {
         let pair = cpu(ours, bare);
-        let goal = pair.ratios().map(|ratio| Goal {
-            what,
-            unit: Unit::Ratio,
-            limit,
-            value: ratio.median,
-            error: ratio.error,
-        });
+        let goal = pair.ratios().map(|ratio| Goal::of_median(what, Unit::Ratio, limit, ratio));
         Row {
             id: id.into(),
             title: format!("cold start, {linked}"),
@@ -70,37 +64,20 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     Ok(rows.collect())
 }
 
-/// Runs a program without input and output. Returns its cost if it succeeds.
-fn run_once(program: &Path, is_vmm: bool) -> Result<sys::Cost, String> {
-    let mut command = Command::new(program);
-    if is_vmm {
-        command.args(["run", GUEST]);
-    }
-    let ran = sys::run(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))?;
-    if !ran.status.success() {
-        return Err(format!(
-            "{} ended with {}: its guest did not leave 42, or did not run",
-            program.display(),
-            ran.status
-        ));
-    }
-    Ok(ran.cost)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_program_has_a_cost_and_a_failure_has_a_message() {
-        assert!(run_once(Path::new("true"), false).unwrap().wall > 0.0);
-        assert!(run_once(Path::new("false"), false).unwrap_err().contains("did not leave 42"));
-        assert!(run_once(Path::new("/no/such/program"), false).is_err());
+        assert!(run_silently(Path::new("true"), &[]).unwrap().wall > 0.0);
+        assert!(run_silently(Path::new("false"), &["x"]).unwrap_err().contains("false x ended with exit"));
+        assert!(run_silently(Path::new("/no/such/program"), &[]).is_err());
     }
 
     #[test]
     fn the_bare_program_compiles() {
         let scratch = Scratch::new().unwrap();
-        assert!(compile(&scratch, "cold-start", BARE, &[]).unwrap().is_file());
+        assert!(compile(&scratch, "cold-start", BARE, &["-static"]).unwrap().is_file());
     }
 }

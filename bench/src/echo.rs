@@ -29,7 +29,7 @@ enum Runner {
 /// gcc is missing, a guest ends in an unexpected way, or an echo is wrong.
 pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
-    let bare = compile(&scratch, "echo", BARE, &["-pthread"])?;
+    let bare = compile(&scratch, "echo", BARE, &["-static", "-pthread"])?;
     let image = scratch.file("image", guest::COMPARE)?;
     let output = scratch.file("output", b"")?;
     let mut exits = Vec::new();
@@ -39,12 +39,13 @@ pub fn run(rounds: usize) -> Result<Vec<Row>, String> {
     })?;
     let [ours, bare] = costs.as_slice() else { return Ok(Vec::new()) };
     let pair = cpu(ours, bare);
-    let ratio_goal = pair.ratios().map(|ratio| Goal {
-        what: "polling echo from ring 3, relative to the bare poller, median of batches",
-        unit: Unit::Ratio,
-        limit: 1.2,
-        value: ratio.median,
-        error: ratio.error,
+    let ratio_goal = pair.ratios().map(|ratio| {
+        Goal::of_median(
+            "polling echo from ring 3, relative to the bare poller, median of batches",
+            Unit::Ratio,
+            1.2,
+            ratio,
+        )
     });
     let echo = Row {
         id: "echo".into(),

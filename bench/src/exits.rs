@@ -166,30 +166,11 @@ fn rows_for(access: Access, costs: &[Vec<Cost>]) -> Vec<Row> {
 fn goals_over_bare(pair: &Pair) -> Vec<Goal> {
     let (Some(ratio), Some(added)) = (pair.ratios(), pair.differences()) else { return Vec::new() };
     vec![
-        Goal {
-            what: "CPU time per exit, profile on, relative to the bare loop",
-            unit: Unit::Ratio,
-            limit: 1.02,
-            value: ratio.median,
-            error: ratio.error,
-        },
-        Goal {
-            what: "CPU time added to an exit, profile on",
-            unit: Unit::Nanoseconds,
-            limit: 100.0,
-            value: added.median,
-            error: added.error,
-        },
+        Goal::of_median("CPU time per exit, profile on, relative to the bare loop", Unit::Ratio, 1.02, ratio),
+        Goal::of_median("CPU time added to an exit, profile on", Unit::Nanoseconds, 100.0, added),
     ]
 }
 
 fn goal_of_profile(added: Summary) -> Goal {
-    let (value, error) = (added.median, added.error);
-    Goal {
-        what: "CPU time added to an exit by the profile",
-        unit: Unit::Nanoseconds,
-        limit: 60.0,
-        value,
-        error,
-    }
+    Goal::of_median("CPU time added to an exit by the profile", Unit::Nanoseconds, 60.0, added)
 }

@@ -12,6 +12,7 @@ mod host;
 mod latch;
 mod loops;
 mod memory;
+mod observe;
 mod plot;
 mod qemu;
 mod results;
@@ -149,6 +150,12 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "the software processor: an instruction, a cold start and the SIMVIRTIO guest, compared with KVM",
         rounds: 60,
         run: |context, rounds| soft::run(rounds, context.vmm()?).map(Measured::from),
+    },
+    Measurement {
+        name: "observe",
+        about: "an exit of a program that `vmm observe` observes, compared with the program alone",
+        rounds: 60,
+        run: |context, rounds| observe::run(rounds, context.vmm()?).map(Measured::from),
     },
     Measurement {
         name: "size",

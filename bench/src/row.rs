@@ -121,6 +121,11 @@ pub struct Goal {
 }
 
 impl Goal {
+    /// A goal for the median of measured values.
+    pub fn of_median(what: &'static str, unit: Unit, limit: f64, measured: Summary) -> Self {
+        Self { what, unit, limit, value: measured.median, error: measured.error }
+    }
+
     /// Returns true if the value is not above the limit.
     pub fn reached(&self) -> bool {
         self.value <= self.limit

@@ -39,7 +39,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Compiles a bare program from C source. `options` are more options for the compiler.
+/// Compiles a bare program from C source. `options` are more options for the compiler, such as `-static`.
 ///
 /// # Errors
 /// The compiler is missing, or the program does not compile.
@@ -48,7 +48,7 @@ pub fn compile(scratch: &Scratch, name: &str, source: &str, options: &[&str]) ->
     let program = file.with_extension("");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "gcc".into());
     let mut command = Command::new(&compiler);
-    command.args(["-O2", "-static"]).args(options).args([Path::new("-o"), &program, &file]);
+    command.arg("-O2").args(options).args([Path::new("-o"), &program, &file]);
     match command.output() {
         Ok(output) if output.status.success() => Ok(program),
         Ok(output) => {
@@ -68,7 +68,7 @@ mod tests {
         let scratch = Scratch::new().unwrap();
         let file = scratch.file("a", b"b").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"b");
-        let refused = compile(&scratch, "wrong", "int main(void) { return x; }", &[]).unwrap_err();
+        let refused = compile(&scratch, "wrong", "int main(void) { return x; }", &["-static"]).unwrap_err();
         assert!(refused.contains("the bare program wrong does not compile"), "{refused}");
         drop(scratch);
         assert!(!file.exists());

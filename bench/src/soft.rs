@@ -1,12 +1,11 @@
 //! The software processor: the time for an instruction, a cold start, and a SIMVIRTIO guest, compared with KVM.
 
-use crate::row::{Baseline, Goal, Pair, Row, Unit, cpu, interleave, wall};
+use crate::row::{Baseline, Goal, Pair, Row, Summary, Unit, cpu, interleave, wall};
 use crate::scratch::{Scratch, compile};
-use crate::sys::{self, Cost, Moment};
+use crate::sys::{Cost, Moment, run_silently};
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, dword_ptr, eax, ecx, edx, esi, qword_ptr, rbx, rdi, rsp};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 use vmm::boot::Image;
 use vmm::exit::Stop;
@@ -88,13 +87,8 @@ fn instruction(rounds: usize) -> Result<Row, String> {
     let costs = interleave(rounds, &[Processor::Soft, Processor::Kvm], measure)?;
     let [ours, kvm] = costs.as_slice() else { return Err("a measurement is missing".into()) };
     let pair: Pair = cpu(ours, kvm);
-    let median = crate::row::Summary::of(&pair.ours);
-    let goal = median.map(|time| Goal {
-        what: "CPU time of an instruction on the software processor",
-        unit: Unit::Nanoseconds,
-        limit: 15.0,
-        value: time.median,
-        error: time.error,
+    let goal = Summary::of(&pair.ours).map(|time| {
+        Goal::of_median("CPU time of an instruction on the software processor", Unit::Nanoseconds, 15.0, time)
     });
     Ok(Row {
         id: "soft-instruction".into(),
@@ -112,12 +106,12 @@ fn instruction(rounds: usize) -> Result<Row, String> {
 /// A whole run of a tiny guest, compared with the bare program, which uses KVM.
 fn cold_start(rounds: usize, vmm: &Path) -> Result<Option<Row>, String> {
     let scratch = Scratch::new()?;
-    let bare = compile(&scratch, "cold-start", BARE, &[])?;
+    let bare = compile(&scratch, "cold-start", BARE, &["-static"])?;
     let programs = [(bare, vec![]), (vmm.to_path_buf(), vec!["run", "real16-42", "--vcpu", "soft"])];
     for program in &programs {
-        run_once(program)?;
+        run_silently(&program.0, &program.1)?;
     }
-    let costs = interleave(rounds, &programs, run_once)?;
+    let costs = interleave(rounds, &programs, |program| run_silently(&program.0, &program.1))?;
     let [bare, ours] = costs.as_slice() else { return Ok(None) };
     let goal = ("cold start on the software processor, relative to the bare program with KVM", 1.1);
     Ok(Some(row(
@@ -133,9 +127,9 @@ fn simvirtio(rounds: usize, vmm: &Path) -> Result<Option<Row>, String> {
     let with = |vcpu| (vmm.to_path_buf(), vec!["run", "simvirtio", "--vcpu", vcpu]);
     let programs = [with("soft"), with("kvm")];
     for program in &programs {
-        run_once(program)?;
+        run_silently(&program.0, &program.1)?;
     }
-    let costs = interleave(rounds, &programs, run_once)?;
+    let costs = interleave(rounds, &programs, |program| run_silently(&program.0, &program.1))?;
     let [soft, kvm] = costs.as_slice() else { return Ok(None) };
     let goal = ("the SIMVIRTIO guest on the software processor, relative to KVM", 1.0);
     Ok(Some(row(
@@ -154,13 +148,7 @@ fn row(
     (ours, others): (&[Cost], &[Cost]),
 ) -> Row {
     let pair = cpu(ours, others);
-    let goal = pair.ratios().map(|ratio| Goal {
-        what,
-        unit: Unit::Ratio,
-        limit,
-        value: ratio.median,
-        error: ratio.error,
-    });
+    let goal = pair.ratios().map(|ratio| Goal::of_median(what, Unit::Ratio, limit, ratio));
     Row {
         id: id.into(),
         title: title.into(),
@@ -172,15 +160,4 @@ fn row(
         goals: goal.into_iter().collect(),
         pair,
     }
-}
-
-/// Runs a program without input and output. Returns its cost if it succeeds.
-fn run_once((program, arguments): &(std::path::PathBuf, Vec<&str>)) -> Result<Cost, String> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let ran = sys::run(&mut command)?;
-    if !ran.status.success() {
-        return Err(format!("{} {} ended with {}", program.display(), arguments.join(" "), ran.status));
-    }
-    Ok(ran.cost)
 }

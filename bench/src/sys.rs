@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -119,6 +120,20 @@ pub fn run(command: &mut Command) -> Result<Finished, String> {
     let time = |time: libc::timeval| time.tv_sec as f64 * 1e9 + time.tv_usec as f64 * 1e3;
     let cpu = time(usage.ru_utime) + time(usage.ru_stime);
     Ok(Finished { status: ExitStatus::from_raw(status), cost: Cost { cpu, wall } })
+}
+
+/// Runs a program without input and output, and waits for its end.
+///
+/// # Errors
+/// As [`run`], or the program failed.
+pub fn run_silently(program: &Path, arguments: &[&str]) -> Result<Cost, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let ran = run(&mut command)?;
+    if !ran.status.success() {
+        return Err(format!("{} {} ended with {}", program.display(), arguments.join(" "), ran.status));
+    }
+    Ok(ran.cost)
 }
 
 fn pid_of(child: &std::process::Child) -> libc::pid_t {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use vmm::Error;
 use vmm::controller::MsrRule;
 pub(super) use vmm::controller::parse_msr_rule;
-use vmm::device::Transport;
+use vmm::device::{Layout, Transport};
 use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
 use vmm::x86::{CpuidOverride, Mode};
@@ -57,7 +57,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum)]
     pub(super) transport: Option<TransportArg>,
 
-    /// Length of the SIMVIRTIO queues in bytes, 2 to 4096 [default: 256 for most guests]
+    /// Order of the fields in SIMVIRTIO's window [default: table, or that of the built-in guest]
+    #[arg(long, value_enum)]
+    pub(super) layout: Option<LayoutArg>,
+
+    /// Length of the SIMVIRTIO queues in bytes, 2 to 4096, or to 255 with --layout struct [default: 256 for most guests]
     #[arg(long, value_name = "BYTES", value_parser = parse_number)]
     pub(super) queue_len: Option<u64>,
 
@@ -241,6 +245,23 @@ impl From<TransportArg> for Transport {
             TransportArg::Coalesced => Self::Coalesced,
             TransportArg::Doorbell => Self::Doorbell,
             TransportArg::Polling => Self::Polling,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LayoutArg {
+    /// as in the assignment's table: max_queue_len (2 bytes), device_status, driver_status
+    Table,
+    /// as in the assignment's struct device_t: device_status, driver_status, max_queue_len (1 byte)
+    Struct,
+}
+
+impl From<LayoutArg> for Layout {
+    fn from(layout: LayoutArg) -> Self {
+        match layout {
+            LayoutArg::Table => Self::Table,
+            LayoutArg::Struct => Self::Struct,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::args::{BootArgs, RunArgs};
 use crate::streams::{LOG_TIMEOUT, Log, print_stderr, print_stdout, report_error};
-use crate::{bench, boot, compare, doctor, grade, guests, report, run, status};
+use crate::{bench, boot, compare, doctor, grade, guests, observe, report, run, status};
 use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
@@ -22,7 +22,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm guests\n       vmm grade [so2|kev] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] -- <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev] <OPTIONS>\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
@@ -32,9 +32,10 @@ Examples:
   vmm guest.elf --timeout 0              run an ELF64 file without a time limit
   vmm smp.elf --cpus 4                   run four vCPUs, each on its own thread
   vmm bzImage --initrd initrd            boot Linux; Ctrl-A x ends it
-  vmm grade --guest16 my.bin             grade the SO2 assignment
+  vmm grade --guest16 my.bin             grade a guest of the SO2 assignment
   vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json -o run.html        write a page about the exits of a run
+  vmm observe -- ./my-vmm guest.bin      list the exits of another program's guest
 
 `vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm boots the file \
 if it is a Linux kernel, and otherwise runs it.
@@ -77,11 +78,13 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measure the cost of this VMM, compared with a bare program
     Bench(bench::BenchArgs),
+    /// Run another program that uses KVM, and list the exits of its guests
+    Observe(observe::ObserveArgs),
 }
 
 /// The names of the subcommands. Any other first word names a guest.
-const SUBCOMMANDS: [&str; 9] =
-    ["run", "boot", "guests", "grade", "report", "compare", "doctor", "bench", "help"];
+const SUBCOMMANDS: [&str; 10] =
+    ["run", "boot", "guests", "grade", "report", "compare", "doctor", "bench", "observe", "help"];
 
 /// Inserts the subcommand `run` if the command line has none, or `boot` if it names a Linux kernel: `vmm FILE` means
 /// `vmm run FILE`.
@@ -160,6 +163,7 @@ pub fn main() -> u8 {
         Command::Compare(arguments) => compare::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
+        Command::Observe(arguments) => observe::main(&arguments),
     }
 }
 

@@ -12,6 +12,8 @@ mod file_name;
 mod grade;
 mod guests;
 mod measure;
+#[cfg_attr(not(has_kvm), path = "observe/absent.rs")]
+mod observe;
 mod processor;
 mod report;
 mod run;

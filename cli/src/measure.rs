@@ -3,28 +3,34 @@
 use crate::file_name::{ResultFormat, check_extension, check_inputs};
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
-use crate::summary;
 use clap::Args;
-use report::{FileError, OutputFile, SavedProfile, SavedTrace};
+use report::{FileError, Measured, OutputFile, SavedProfile, SavedTrace};
 use std::path::PathBuf;
 use std::time::Duration;
 use vmm::host::printable;
-use vmm::{Builder, Error, Report};
+use vmm::{Builder, Error};
 
 /// The longest wait for the reader of a result file that is a pipe: for its start, and for each write.
 const RESULT_WAIT: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct MeasureArgs {
     /// Disable counting and timing of exits
     #[arg(long, conflicts_with_all = ["profile", "trace"])]
     no_profile: bool,
 
+    #[command(flatten)]
+    pub(super) results: ResultArgs,
+}
+
+/// The results of a run besides its output.
+#[derive(Debug, Args)]
+pub(super) struct ResultArgs {
     /// Write the counts and times of all exits to FILE, for `vmm report`
     #[arg(long, value_name = "json=FILE", value_parser = parse_profile)]
     profile: Option<ProfileFile>,
 
-    /// Write the last exits to FILE, one by one with the guest's RIP, for `vmm report`
+    /// Write the last exits to FILE, one by one and, of this program's guests, with their RIP, for `vmm report`
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
@@ -42,9 +48,9 @@ pub(super) struct MeasureArgs {
 const TRACE_EXITS: usize = 65_536;
 
 /// The same values as clap gives without options.
-impl Default for MeasureArgs {
+impl Default for ResultArgs {
     fn default() -> Self {
-        Self { no_profile: false, profile: None, trace: None, trace_exits: TRACE_EXITS, quiet: false }
+        Self { profile: None, trace: None, trace_exits: TRACE_EXITS, quiet: false }
     }
 }
 
@@ -67,19 +73,25 @@ fn parse_exits(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| "give a number from 1 to 4194304".into())
 }
 
+impl ResultArgs {
+    /// The number of exits in the trace; `None` without a trace.
+    pub fn traced(&self) -> Option<usize> {
+        self.trace.as_ref().map(|_| self.trace_exits)
+    }
+}
+
 impl MeasureArgs {
     /// Sets what the machine measures.
     pub fn apply(&self, builder: Builder) -> Builder {
-        let trace = self.trace.as_ref().map(|_| self.trace_exits);
         let profile = !self.no_profile;
-        let kernel_counters = profile && (!self.quiet || self.profile.is_some());
-        builder.profile(profile).trace(trace).kernel_counters(kernel_counters)
+        let kernel_counters = profile && (!self.results.quiet || self.results.profile.is_some());
+        builder.profile(profile).trace(self.results.traced()).kernel_counters(kernel_counters)
     }
 }
 
 /// The result files of a run. They are opened before the run, so that a wrong path is reported before it.
 pub struct ResultFiles<'a> {
-    arguments: &'a MeasureArgs,
+    arguments: &'a ResultArgs,
     profile: Option<OutputFile>,
     trace: Option<OutputFile>,
 }
@@ -89,7 +101,7 @@ impl<'a> ResultFiles<'a> {
     ///
     /// # Errors
     /// One of them cannot be written, has the extension of another format or is an input, or both are the same file.
-    pub fn open(arguments: &'a MeasureArgs, inputs: impl FnOnce() -> Vec<PathBuf>) -> Result<Self, Failure> {
+    pub fn open(arguments: &'a ResultArgs, inputs: impl FnOnce() -> Vec<PathBuf>) -> Result<Self, Failure> {
         if arguments.profile.is_none() && arguments.trace.is_none() {
             return Ok(Self { arguments, profile: None, trace: None });
         }
@@ -120,12 +132,14 @@ impl<'a> ResultFiles<'a> {
         Ok(Self { arguments, profile, trace })
     }
 
-    /// Writes the files for a run of the guest with this name. Prints each file on stderr, or why it could not be written. Returns `status`; if that is 0 and a file is missing, returns the status of a host error.
-    pub fn write(self, name: &str, report: &Report, status: u8) -> u8 {
+    /// Writes the files for a run, of which `measured` is `None` if its exits were not counted. Prints each file on stderr,
+    /// or why it could not be written. Returns `status`; if that is 0 and a file is missing, returns the status of a host
+    /// error.
+    pub fn write(self, measured: Option<&Measured>, status: u8) -> u8 {
         let mut failures = Vec::new();
         let mut done = Vec::new();
         if let (Some(to), Some(file)) = (self.profile, &self.arguments.profile) {
-            match write_profile(SavedProfile::capture(name, &summary::ending(report), report), to) {
+            match write_profile(measured.map(Measured::profile), to) {
                 Err(failure) => failures.push(failure),
                 Ok(()) => {
                     done.push(format!("wrote the profile: `vmm report {}` shows it", printable(&file.0)));
@@ -133,7 +147,7 @@ impl<'a> ResultFiles<'a> {
             }
         }
         if let (Some(to), Some(path)) = (self.trace, &self.arguments.trace) {
-            match write_trace(SavedTrace::capture(name, &summary::ending(report), report), to) {
+            match write_trace(measured.and_then(Measured::trace), to) {
                 Err(failure) => failures.push(failure),
                 Ok(()) => done.push(format!("wrote the trace: `vmm report {}` shows it", printable(path))),
             }

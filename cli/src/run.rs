@@ -6,6 +6,7 @@ use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
 use crate::{processor, status, summary};
 use guest::Map;
+use report::Measured;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,7 +47,7 @@ pub fn run_and_report(
     vmm::host::catch_interrupts();
     let open_and_run = || {
         let output = output(last_byte.clone())?;
-        let files = ResultFiles::open(arguments, inputs)?;
+        let files = ResultFiles::open(&arguments.results, inputs)?;
         let (name, report) = run(output)?;
         Ok::<_, status::Failure>((files, name, report))
     };
@@ -59,11 +60,12 @@ pub fn run_and_report(
         print_stderr("\n");
     }
     let mut text = summary::first_line(&name, &report);
-    if !arguments.quiet {
+    if !arguments.results.quiet {
         text += &summary::details(&report);
     }
     print_stderr(&text);
-    files.write(&name, &report, status::of_report(&report))
+    let ended = summary::ending(&report);
+    files.write(Measured::of(&name, &ended, &report).as_ref(), status::of_report(&report))
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
@@ -123,6 +125,10 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         None => builder,
     };
     let builder = if arguments.kev { builder.kev(true) } else { builder };
+    let builder = match arguments.layout {
+        Some(layout) => builder.layout(layout.into()),
+        None => builder,
+    };
     let mut machine = arguments
         .measure
         .apply(builder)

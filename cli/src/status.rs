@@ -74,6 +74,10 @@ pub enum Failure {
     /// A failure of a result file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A program that cannot be observed.
+    #[cfg(has_kvm)]
+    #[error(transparent)]
+    Observe(#[from] observe::Error),
 }
 
 impl HasStatus for Failure {
@@ -81,6 +85,12 @@ impl HasStatus for Failure {
         match self {
             Self::Vmm(error) => error.status(),
             Self::File(error) => error.status(),
+            #[cfg(has_kvm)]
+            Self::Observe(observe::Error::Program { .. } | observe::Error::Option(_)) => USAGE,
+            #[cfg(has_kvm)]
+            Self::Observe(observe::Error::Unfit { .. }) => BAD_IMAGE,
+            #[cfg(has_kvm)]
+            Self::Observe(observe::Error::Host { .. }) => HOST_ERROR,
         }
     }
 }

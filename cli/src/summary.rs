@@ -1,12 +1,13 @@
 //! The summary after a run: how it ended, and the table of exits.
 
-use report::profile::{SavedProcessor, SavedVcpu};
+use report::Measured;
+use report::profile::SavedProcessor;
 use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::boot::list_ranges;
 use vmm::controller::OpenBus;
-use vmm::device::{SimvirtioReport, Transport};
+use vmm::device::{Layout, SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::machine::{BootReport, Processor};
 use vmm::profile::Profile;
@@ -60,9 +61,11 @@ pub fn ending(report: &Report) -> String {
     }
     let _ = match (&report.stop, report.cause(), report.suspicion()) {
         (Stop::TripleFault | Stop::EmulationFailure(_), Some(cause), _) => write!(text, ": {cause}"),
-        (Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_), _, Some(suspicion)) => {
-            write!(text, ": probably {suspicion}")
-        }
+        (
+            Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::Timeout(_),
+            _,
+            Some(suspicion),
+        ) => write!(text, ": probably {suspicion}"),
         (Stop::Timeout(_) | Stop::WallTimeout(_), Some(cause), _) => write!(text, ": {cause}"),
         _ => Ok(()),
     };
@@ -73,9 +76,19 @@ pub fn ending(report: &Report) -> String {
             (false, _) => write!(text, "; wrong result: {verdict}, and both should be 42"),
         };
     }
-    if report.verified() != Some(true) && report.uses_foreign_layout() {
-        text += "; its driver stored to offset 5 of the window, which is driver_status in the assignment's device_t, but \
-                 not in the actual layout: use guest/include/simvirtio.h";
+    if report.verified() != Some(true)
+        && let Some(layout) = report.foreign_layout()
+    {
+        text += match layout {
+            Layout::Struct => {
+                "; its driver uses the layout of the assignment's struct device_t, and this device has that of its table: give \
+                 --layout struct, or use guest/include/simvirtio.h"
+            }
+            Layout::Table => {
+                "; its driver uses the layout of the assignment's table, and this device has that of its struct device_t: leave \
+                 --layout struct out"
+            }
+        };
     }
     for doubt in &report.doubts {
         let _ = write!(text, "; {doubt}");
@@ -111,13 +124,25 @@ fn write_details(to: &mut String, report: &Report) -> fmt::Result {
     if let Some(boot) = &report.boot {
         write_timeline(to, boot, report.profile.as_ref().map(Profile::phases))?;
     }
-    if let Some(profile) = &report.profile {
-        write_reasons(to, profile)?;
-        if let Some(sums) = SavedVcpu::capture_sums(report) {
-            to.write_str(&exit_table(&sums, SavedProcessor::capture(report)))?;
-        }
+    match Measured::of("", "", report) {
+        Some(measured) => write_exits(to, &measured),
+        None => Ok(()),
     }
-    write_times(to, report)
+}
+
+/// Returns the lines about the exits: their numbers, the table, and the times.
+#[cfg(has_kvm)]
+pub fn exits(measured: &Measured) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_exits(&mut text, measured);
+    text
+}
+
+fn write_exits(to: &mut String, measured: &Measured) -> fmt::Result {
+    write_reasons(to, measured.profile)?;
+    to.write_str(&exit_table(&measured.sums(), measured.processor))?;
+    write_times(to, measured)
 }
 
 /// A size in bytes as MiB, or in hexadecimal if it is not a whole number of MiB.
@@ -129,39 +154,39 @@ fn binary_size(bytes: u64) -> String {
 }
 
 /// Writes the time in KVM and in the VMM, and KVM's own count of the exits.
-fn write_times(to: &mut String, report: &Report) -> fmt::Result {
-    let (Some(profile), Some(measured)) = (&report.profile, &report.timing) else { return Ok(()) };
+fn write_times(to: &mut String, measured: &Measured) -> fmt::Result {
+    let (profile, timing) = (measured.profile, measured.timing);
     let exits = profile.total();
     if exits.elements == 0 {
         return Ok(());
     }
     let (in_kvm, in_vmm) = profile.total_times();
-    let place = match report.processor {
-        Processor::Kvm => "KVM_RUN",
-        Processor::Soft => "the software processor",
+    let place = match measured.processor {
+        SavedProcessor::Kvm => "KVM_RUN",
+        SavedProcessor::Soft => "the software processor",
     };
     write!(
         to,
         "vmm: {} in {place}, {} in the VMM, {} for the profile",
         duration(in_kvm.sum()),
         duration(in_vmm.sum()),
-        duration(measured.cost)
+        duration(timing.cost)
     )?;
-    match report.processor {
-        Processor::Kvm => write!(to, " ({}", measured.clock)?,
-        Processor::Soft => write!(to, " (CLOCK_MONOTONIC")?,
+    match measured.processor {
+        SavedProcessor::Kvm => write!(to, " ({}", timing.clock)?,
+        SavedProcessor::Soft => write!(to, " (CLOCK_MONOTONIC")?,
     }
-    match measured.steps {
+    match timing.steps {
         0 => writeln!(to, ")")?,
         steps => writeln!(to, ", which went backwards {})", plural(steps, "time"))?,
     }
-    if report.processor == Processor::Soft {
+    if measured.processor == SavedProcessor::Soft {
         return Ok(());
     }
-    let Some(kernel) = report.kernel.as_ref().and_then(KvmCounters::exits) else {
+    let Some(kernel) = measured.kernel.and_then(KvmCounters::exits) else {
         return writeln!(
             to,
-            "vmm: not compared with KVM's own count, which this host lacks (KVM_GET_STATS_FD)"
+            "vmm: not compared with KVM's own count, which is not available (KVM_GET_STATS_FD)"
         );
     };
     write!(to, "vmm: {} by KVM's own count", plural(kernel, "exit"))?;

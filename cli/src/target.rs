@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use vmm::boot::{self, Image, ImageSpec};
+use vmm::device::Layout;
 use vmm::host::printable;
 use vmm::memory::{Gpa, PLAIN_RAM};
 use vmm::x86::Mode;
@@ -43,6 +44,7 @@ impl RunTarget {
         let Some(guest) = self.embedded else { return builder };
         let builder =
             builder.cpus(guest.cpus).kev(guest.kev).cpuid(guest.cpuid).loses_stores(guest.loses_stores);
+        let builder = if guest.struct_layout { builder.layout(Layout::Struct) } else { builder };
         guest.msrs.iter().fold(builder, |builder, &(index, rule)| builder.msr_rule(index, rule.into()))
     }
 

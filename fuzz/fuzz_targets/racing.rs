@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use simvirtio::abi::Layout;
 use simvirtio::device::{Device, Host, State};
 use vmm_fuzz::Script;
 use vmm_fuzz::race::Race;
@@ -31,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
     let mut script = Script::new(input);
     let queue_len = script.pick(&[8, 2, 3, 256, 4096]);
     let race = Race::new(queue_len);
-    let mut device = Device::power_on(queue_len, &race).expect("a valid length");
+    let mut device = Device::power_on(Layout::Table, queue_len, &race).expect("a valid length");
     race.begin(script);
     let mut host = Counts::default();
     while !race.is_over() {

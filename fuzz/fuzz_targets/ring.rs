@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use simvirtio::abi::Layout;
 use simvirtio::device::{Device, Host, State};
 use simvirtio::{Memory, abi};
 use std::cell::RefCell;
@@ -67,7 +68,7 @@ fuzz_target!(|stores: &[u8]| {
         bytes: RefCell::new(vec![0; (abi::WINDOW + abi::WINDOW_SIZE) as usize]),
         stores: RefCell::new(&[]),
     };
-    let mut device = Device::power_on(8, &shared).expect("8 is a valid queue length");
+    let mut device = Device::power_on(Layout::Table, 8, &shared).expect("8 is a valid queue length");
     let shared = Shared { stores: RefCell::new(stores), ..shared };
     let mut host = Counts::default();
     while shared.stores.borrow().len() >= 3 {

@@ -4,6 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use simvirtio::abi::Layout;
 use simvirtio::device::State;
 use simvirtio::{Memory, abi};
 use std::ops::ControlFlow;
@@ -38,7 +39,7 @@ fuzz_target!(|accesses: &[u8]| {
     let ram = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE)]).expect("1 MiB");
     let (output, captured) = Output::captured();
     let memory = TrappedMemory::new(ram.clone());
-    let device = Simvirtio::power_on(QUEUE_LEN, memory, output, Input::bytes(b"input"));
+    let device = Simvirtio::power_on(Layout::Table, QUEUE_LEN, memory, output, Input::bytes(b"input"));
     let mut window = Window::new(device.expect("4 is a valid queue length"));
     for access in accesses.chunks_exact(6) {
         let (offset, how) = (access[0], access[1]);

@@ -1,8 +1,9 @@
 /*
  * SIMVIRTIO for guests in C, with the names of the SO2 assignment. The code is freestanding and needs no library.
  *
- * docs/abi.md, section 4, is the specification. The assignment's `device_t` contradicts its configuration table. The
- * device has the table, so `device_t` in this file follows the table.
+ * docs/abi.md, section 4, is the specification. The assignment's `device_t` contradicts its configuration table. By
+ * default the device has the table, and so has `device_t` in this file. For a device with `--layout struct`, define
+ * SIMVIRTIO_STRUCT before you include this file.
  */
 #ifndef SIMVIRTIO_H
 #define SIMVIRTIO_H
@@ -59,9 +60,16 @@ typedef struct simqueue {
 
 typedef struct __attribute__((packed)) device {
 	uint32_t magic;
+#ifdef SIMVIRTIO_STRUCT
+	uint8_t device_status;
+	uint8_t driver_status;
+	uint8_t max_queue_len;
+	uint8_t reserved;
+#else
 	uint16_t max_queue_len;
 	uint8_t device_status;
 	uint8_t driver_status;
+#endif
 	uint8_t queue_selector;
 	uint8_t q0_ctl;
 	uint8_t q1_ctl;
@@ -73,7 +81,7 @@ typedef struct device_table {
 	uint64_t device_addresses[10] __attribute__((aligned(8)));
 } device_table_t;
 
-_Static_assert(sizeof(device_t) == 11, "device_t is the configuration table");
+_Static_assert(sizeof(device_t) == 11, "device_t ends where the configuration table ends");
 _Static_assert(sizeof(queue_control_t) == 8, "a queue control is two words");
 _Static_assert(__builtin_offsetof(device_table_t, device_addresses) == 8, "the addresses start at +8");
 

@@ -136,6 +136,8 @@ pub struct Guest {
     pub msrs: &'static [(u32, MsrRule)],
     /// If set, the guest writes to ports without a device, or makes hypercalls that fail, on purpose.
     pub loses_stores: bool,
+    /// If set, the driver uses the layout of the assignment's struct `device_t`, not that of its table.
+    pub struct_layout: bool,
     /// The length of the SIMVIRTIO queues in bytes that `output` and the exits are for; `None` for the default.
     pub queue_len: Option<u16>,
     /// The input that `output` and the exits are for.

@@ -6,7 +6,7 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use model::{Events, Shared, check};
 use simvirtio::Memory;
-use simvirtio::abi::{command, device_status, driver_status, gpa};
+use simvirtio::abi::{Layout, command, device_status, driver_status, gpa};
 use simvirtio::device::{Device, Host, State};
 use simvirtio::ring::{Consumer, Producer, Ring};
 use simvirtio::serve::{Sleeper, serve};
@@ -55,7 +55,7 @@ fn ready(device: &mut Device, memory: &Shared) -> Producer {
 fn a_polling_device_and_its_driver_make_the_handshake() {
     check(Some(2), || {
         let memory = Arc::new(Shared::new());
-        let mut device = Device::power_on(2, &*memory).unwrap();
+        let mut device = Device::power_on(Layout::Table, 2, &*memory).unwrap();
         let shared = memory.clone();
         let driver = thread::spawn(move || {
             let mut tx = Producer::new(Ring::tx(2));
@@ -83,7 +83,7 @@ fn a_polling_device_and_its_driver_make_the_handshake() {
 fn a_polling_device_sends_bytes_back_in_order() {
     check(Some(2), || {
         let memory = Arc::new(Shared::new());
-        let mut device = Device::power_on(2, &*memory).unwrap();
+        let mut device = Device::power_on(Layout::Table, 2, &*memory).unwrap();
         let mut tx = ready(&mut device, &memory);
         let shared = memory.clone();
         let driver = thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Builds a profile or a trace from the report of a run.
+//! Builds a profile or a trace from the measurements of a run.
 
 use crate::profile::{
     ClockSource, SavedClock, SavedLimits, SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu,
@@ -6,110 +6,201 @@ use crate::profile::{
 use crate::trace::{Record, SavedDevice};
 use crate::{SavedProfile, SavedTrace};
 use std::collections::{BTreeMap, HashSet};
-use vmm::exit::{Arrival, Exit, Reason};
-use vmm::machine::Processor;
-use vmm::profile::{self, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, TracedExit};
+use std::time::Duration;
+use vmm::exit::{Arrival, Exit, Reason, Site};
+use vmm::machine::{Processor, Timing};
+use vmm::profile::{
+    DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, Mark, Profile, SiteProfile, Trace, TracedExit,
+};
 use vmm::{KvmCounters, Report};
 
 /// The `program` member of the files.
 const PROGRAM: &str = concat!("vmm ", env!("CARGO_PKG_VERSION"));
 
-impl SavedVcpu {
-    /// Builds the sums over all vCPUs, without KVM's own counters: the part of the profile that the summary of a run
-    /// shows. Returns `None` if the run did not count its exits.
-    pub fn capture_sums(report: &Report) -> Option<Self> {
-        Some(Self::capture(report, None, String::new(), report.profile.as_ref()?))
-    }
+/// The measurements of a run, from which its files are made. The run is that of a machine of this program
+/// ([`Measured::of`]), or that of another program's machines.
+#[derive(Clone, Debug)]
+pub struct Measured<'a> {
+    /// The guest's name, or the name of the program.
+    pub guest: &'a str,
+    /// The end of the run in one line.
+    pub ended: &'a str,
+    /// The kind of processor.
+    pub processor: SavedProcessor,
+    /// The duration of the run.
+    pub elapsed: Duration,
+    /// The clock, and the cost of the measurement.
+    pub timing: Timing,
+    /// The exits of all vCPUs.
+    pub profile: &'a Profile,
+    /// KVM's own counters, added up over all vCPUs.
+    pub kernel: Option<&'a KvmCounters>,
+    /// The vCPUs, at least one.
+    pub vcpus: Vec<MeasuredVcpu<'a>>,
+    /// The marks of a boot.
+    pub marks: &'a [Mark],
+    /// The last exits of all vCPUs.
+    pub trace: Option<&'a Trace>,
+    /// The names of devices.
+    pub devices: Devices<'a>,
+}
 
-    fn capture(report: &Report, id: Option<u32>, ended: String, profile: &profile::Profile) -> Self {
-        let total = profile.total();
-        let (in_kvm, in_vmm) = profile.total_times();
-        Self {
-            id,
-            ended,
-            exits: total.exits,
-            elements: total.elements,
-            kernel: None,
-            in_kvm: times(&in_kvm),
-            in_vmm: times(&in_vmm),
-            sites: profile.details().into_iter().map(|site| self::site(report, site)).collect(),
+/// The measurements of one vCPU.
+#[derive(Clone, Debug)]
+pub struct MeasuredVcpu<'a> {
+    /// The number of the vCPU.
+    pub id: u32,
+    /// The end of this vCPU in one line.
+    pub ended: String,
+    /// Its exits.
+    pub profile: &'a Profile,
+    /// KVM's own counters.
+    pub kernel: Option<&'a KvmCounters>,
+}
+
+/// The names of the devices of a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Devices<'a> {
+    /// The devices of a machine of this program.
+    Of(&'a Report),
+    /// A function that names them.
+    Named(fn(&Site) -> Option<&'static str>),
+}
+
+impl Devices<'_> {
+    fn at(&self, site: &Site) -> Option<String> {
+        match self {
+            Self::Of(report) => report.device_at(site).map(Into::into),
+            Self::Named(name) => name(site).map(Into::into),
         }
     }
 }
 
-impl SavedProfile {
-    /// Builds the profile of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
-    /// `None` if the run did not count its exits.
-    pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (profile, measured) = (report.profile.as_ref()?, report.timing.as_ref()?);
-        let vcpu = |id, ended, profile, kernel: Option<&KvmCounters>| SavedVcpu {
-            kernel: kernel.map(counters),
-            ..SavedVcpu::capture(report, id, ended, profile)
-        };
-        let machine = vcpu(None, ended.into(), profile, report.kernel.as_ref());
-        let each = report.vcpus.iter().filter_map(|one| {
-            Some(vcpu(Some(one.id), one.stop.to_string(), one.profile.as_ref()?, one.kernel.as_ref()))
+impl<'a> Measured<'a> {
+    /// Returns the measurements of the run of a machine. `guest` is the guest's name, and `ended` the end of the run in one
+    /// line. Returns `None` if the run did not count its exits.
+    pub fn of(guest: &'a str, ended: &'a str, report: &'a Report) -> Option<Self> {
+        let profile = report.profile.as_ref()?;
+        let vcpus = report.vcpus.iter().filter_map(|one| {
+            let (profile, kernel) = (one.profile.as_ref()?, one.kernel.as_ref());
+            Some(MeasuredVcpu { id: one.id, ended: one.stop.to_string(), profile, kernel })
         });
-        let mut vcpus: Vec<_> = each.collect();
+        let mut vcpus: Vec<_> = vcpus.collect();
+        let kernel = report.kernel.as_ref();
         if vcpus.is_empty() {
-            vcpus.push(SavedVcpu { id: Some(0), ended: report.stop.to_string(), ..machine.clone() });
+            vcpus.push(MeasuredVcpu { id: 0, ended: report.stop.to_string(), profile, kernel });
         }
-        let marks = report.boot.iter().flat_map(|boot| boot.marks.iter());
-        let marks = marks.zip(profile.phases().iter().chain(std::iter::repeat(&0)));
         Some(Self {
-            program: PROGRAM.into(),
+            guest,
+            ended,
             processor: SavedProcessor::capture(report),
-            guest: guest.into(),
-            ended: ended.into(),
-            elapsed_ns: nanos(report.elapsed),
-            clock: match measured.clock.tsc_khz() {
-                Some(khz) => SavedClock { source: ClockSource::Tsc, khz: khz.into(), steps: measured.steps },
-                None => SavedClock { source: ClockSource::Monotonic, khz: 1_000_000, steps: measured.steps },
+            elapsed: report.elapsed,
+            timing: report.timing?,
+            profile,
+            kernel,
+            vcpus,
+            marks: report.boot.as_ref().map_or(&[], |boot| &boot.marks),
+            trace: report.trace.as_ref(),
+            devices: Devices::Of(report),
+        })
+    }
+
+    /// Builds the sums over all vCPUs, without KVM's own counters: the part of the profile that the summary of a run
+    /// shows.
+    pub fn sums(&self) -> SavedVcpu {
+        self.vcpu(None, String::new(), self.profile, None)
+    }
+
+    /// Builds the profile.
+    pub fn profile(&self) -> SavedProfile {
+        let each = self.vcpus.iter();
+        let each = each.map(|one| self.vcpu(Some(one.id), one.ended.clone(), one.profile, one.kernel));
+        let marks = self.marks.iter().zip(self.profile.phases().iter().chain(std::iter::repeat(&0)));
+        let marks = marks.map(|(mark, exits)| SavedMark {
+            event: mark.event.to_string(),
+            at_ns: nanos(mark.at),
+            exits: *exits,
+        });
+        let steps = self.timing.steps;
+        SavedProfile {
+            program: PROGRAM.into(),
+            processor: self.processor,
+            guest: self.guest.into(),
+            ended: self.ended.into(),
+            elapsed_ns: nanos(self.elapsed),
+            clock: match self.timing.clock.tsc_khz() {
+                Some(khz) => SavedClock { source: ClockSource::Tsc, khz: khz.into(), steps },
+                None => SavedClock { source: ClockSource::Monotonic, khz: 1_000_000, steps },
             },
             limits: SavedLimits {
                 sites: MAX_SITES as u64,
                 timed_sites: MAX_TIMED_SITES as u64,
                 digits: DIGITS.into(),
             },
-            profiling_ns: measured.cost,
-            marks: marks
-                .map(|(mark, exits)| SavedMark {
-                    event: mark.event.to_string(),
-                    at_ns: nanos(mark.at),
-                    exits: *exits,
-                })
-                .collect(),
-            machine,
-            vcpus,
-        })
+            profiling_ns: self.timing.cost,
+            marks: marks.collect(),
+            machine: self.vcpu(None, self.ended.into(), self.profile, self.kernel),
+            vcpus: each.collect(),
+        }
     }
-}
 
-impl SavedTrace {
-    /// Builds the trace of a run. `guest` is the guest's name, and `ended` the end of the run in one line. Returns
-    /// `None` if the run recorded no trace. The vCPUs are numbered from 0 in the order of the report.
-    pub fn capture(guest: &str, ended: &str, report: &Report) -> Option<Self> {
-        let (trace, measured) = (report.trace.as_ref()?, report.timing.as_ref()?);
-        let number = |id: u32| report.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);
+    /// Builds the trace. Returns `None` if the run recorded no trace. The vCPUs are numbered from 0 in their order.
+    pub fn trace(&self) -> Option<SavedTrace> {
+        let trace = self.trace?;
+        let number = |id: u32| self.vcpus.iter().position(|vcpu| vcpu.id == id).unwrap_or(0);
         let records = trace.exits().iter().map(|(id, traced)| record(number(*id), traced)).collect();
         let mut seen = HashSet::new();
-        let sites = trace.exits().iter().filter_map(|(_, traced)| vmm::exit::Site::of(&traced.exit));
+        let sites = trace.exits().iter().filter_map(|(_, traced)| Site::of(&traced.exit));
         let devices = sites.filter(|site| seen.insert(*site)).filter_map(|site| {
-            let ((place, width), device) = (site.place?, report.device_at(&site)?);
-            Some(SavedDevice { reason: site.reason, place, width, device: device.into() })
+            let ((place, width), device) = (site.place?, self.devices.at(&site)?);
+            Some(SavedDevice { reason: site.reason, place, width, device })
         });
-        Some(Self {
-            vcpus: u32::try_from(report.vcpus.len()).unwrap_or(u32::MAX).max(1),
+        Some(SavedTrace {
+            vcpus: u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX).max(1),
             seen: trace.seen(),
-            elapsed_ns: nanos(report.elapsed),
-            khz: measured.clock.tsc_khz().map_or(0, u64::from),
+            elapsed_ns: nanos(self.elapsed),
+            khz: self.timing.clock.tsc_khz().map_or(0, u64::from),
             records,
             program: PROGRAM.into(),
-            processor: SavedProcessor::capture(report),
-            guest: guest.into(),
-            ended: ended.into(),
+            processor: self.processor,
+            guest: self.guest.into(),
+            ended: self.ended.into(),
             devices: devices.take(MAX_SITES).collect(),
         })
+    }
+
+    fn vcpu(
+        &self,
+        id: Option<u32>,
+        ended: String,
+        profile: &Profile,
+        kernel: Option<&KvmCounters>,
+    ) -> SavedVcpu {
+        let total = profile.total();
+        let (in_kvm, in_vmm) = profile.total_times();
+        SavedVcpu {
+            id,
+            ended,
+            exits: total.exits,
+            elements: total.elements,
+            kernel: kernel.map(counters),
+            in_kvm: times(&in_kvm),
+            in_vmm: times(&in_vmm),
+            sites: profile.details().into_iter().map(|site| self.site(site)).collect(),
+        }
+    }
+
+    fn site(&self, from: &SiteProfile) -> SavedSite {
+        SavedSite {
+            reason: from.site.reason,
+            place: from.site.place.map(|(place, _)| place),
+            width: from.site.place.map(|(_, width)| width),
+            device: self.devices.at(&from.site),
+            exits: from.count.exits,
+            elements: from.count.elements,
+            in_kvm: times(&from.in_kvm),
+            in_vmm: times(&from.in_vmm),
+        }
     }
 }
 
@@ -123,7 +214,7 @@ impl SavedProcessor {
     }
 }
 
-fn nanos(time: std::time::Duration) -> u64 {
+fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -131,19 +222,6 @@ fn nanos(time: std::time::Duration) -> u64 {
 fn counters(from: &KvmCounters) -> BTreeMap<String, u64> {
     let kept = from.iter().filter(|(name, value)| *value > 0 || *name == "exits");
     kept.map(|(name, value)| (name.into(), value)).collect()
-}
-
-fn site(report: &Report, from: &profile::SiteProfile) -> SavedSite {
-    SavedSite {
-        reason: from.site.reason,
-        place: from.site.place.map(|(place, _)| place),
-        width: from.site.place.map(|(_, width)| width),
-        device: report.device_at(&from.site).map(Into::into),
-        exits: from.count.exits,
-        elements: from.count.elements,
-        in_kvm: times(&from.in_kvm),
-        in_vmm: times(&from.in_vmm),
-    }
 }
 
 fn times(latency: &Latency) -> SavedTimes {
@@ -159,7 +237,7 @@ fn times(latency: &Latency) -> SavedTimes {
 }
 
 fn record(vcpu: usize, traced: &TracedExit) -> Record {
-    let site = vmm::exit::Site::of(&traced.exit);
+    let site = Site::of(&traced.exit);
     let place = site.and_then(|site| site.place);
     let saturating = |nanos: u64| u32::try_from(nanos).unwrap_or(u32::MAX);
     Record {

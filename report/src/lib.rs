@@ -5,8 +5,8 @@
 //! both.
 //!
 //! * [`read()`] reads a file of either kind into a [`Saved`]. [`Saved::read`] does the same with bytes.
-//! * [`SavedProfile::capture`] and [`SavedTrace::capture`] build them from the [`vmm::Report`] of a run, and their `write`
-//!   methods write the files. An [`OutputFile`] replaces an existing file only once the new one is complete.
+//! * [`Measured`] builds them, from the [`vmm::Report`] of a run or from other measurements, and their `write` methods
+//!   write the files. An [`OutputFile`] replaces an existing file only once the new one is complete.
 //! * [`view::write`] writes a report about one file, or about the difference of two, as text, JSON, CSV or an HTML page.
 //!
 //! This example prints a line for each site of a profile. A trace is first summed up by site:
@@ -61,6 +61,7 @@ mod summary;
 pub mod trace;
 pub mod view;
 
+pub use capture::{Devices, Measured, MeasuredVcpu};
 pub use error::{FileError, SavedError};
 pub use file::{OutputFile, read};
 pub use profile::SavedProfile;

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::{self, Write};
 use vmm::exit::Reason;
-use vmm::memory::MAX_CPUS;
 use vmm::profile::{MAX_MARKS, MAX_SITES};
 
 /// The `format` member of the file.
@@ -23,6 +22,9 @@ pub const MAX_SIZE: u64 = 64 << 20;
 pub const MOST_SITES: usize = MAX_SITES + 128;
 /// The maximum number of bins of one histogram: 8 for each power of two.
 pub const MOST_BINS: usize = 64 * 8;
+/// The maximum number of vCPUs: more than a machine of this program has, because an observed program has any number of
+/// machines.
+pub const MOST_VCPUS: u32 = 128;
 /// The maximum length of a text, in bytes.
 pub const MOST_TEXT: usize = 64 << 10;
 
@@ -257,7 +259,7 @@ impl SavedProfile {
         if self.vcpus.is_empty() {
             return Err("no vCPU".into());
         }
-        check_limit(self.vcpus.len(), "vCPUs", MAX_CPUS as usize)
+        check_limit(self.vcpus.len(), "vCPUs", MOST_VCPUS as usize)
     }
 }
 

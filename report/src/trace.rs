@@ -2,13 +2,14 @@
 //!
 //! A file has a header of 64 bytes, records of 48 bytes, and a trailer in JSON. All numbers are little-endian.
 
+mod record;
+
 use crate::SavedError;
-use crate::profile::{MOST_TEXT, SavedProcessor};
+use crate::profile::{MOST_TEXT, MOST_VCPUS, SavedProcessor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Write};
 use vmm::exit::Reason;
-use vmm::memory::MAX_CPUS;
 
 /// The first bytes of the file.
 pub const MAGIC: [u8; 8] = *b"vmmtrace";
@@ -25,17 +26,6 @@ pub const MOST_TRAILER: u64 = 16 << 20;
 /// The largest file that is read, in bytes.
 pub const MAX_SIZE: u64 =
     MOST_RECORDS.saturating_mul(RECORD as u64).saturating_add(HEADER as u64 + MOST_TRAILER);
-
-/// The reason code of `Reason::Other`, whose number is in the place field.
-const OTHER: u8 = Reason::NAMED.len() as u8;
-const _: () = assert!(Reason::NAMED.len() <= u8::MAX as usize);
-
-// The flags of a record.
-const NEXT_ELEMENT: u8 = 1;
-const RIP_KNOWN: u8 = 2;
-const VALUE_KNOWN: u8 = 4;
-const FAULT: u8 = 8;
-const FLAGS: u8 = NEXT_ELEMENT | RIP_KNOWN | VALUE_KNOWN | FAULT;
 
 /// The last exits of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -291,8 +281,8 @@ impl Header {
         if usize::from(record) != RECORD {
             return Err(format!("its records have {record} bytes, not {RECORD}"));
         }
-        if !(1..=MAX_CPUS).contains(&vcpus) {
-            return Err(format!("it has {vcpus} vCPUs, not 1 to {MAX_CPUS}"));
+        if !(1..=MOST_VCPUS).contains(&vcpus) {
+            return Err(format!("it has {vcpus} vCPUs, not 1 to {MOST_VCPUS}"));
         }
         if records > seen {
             return Err(format!("it has {records} records of a run with {seen} elements"));
@@ -322,66 +312,6 @@ impl Trailer {
             return Err(SavedError::damaged("trace", &why));
         }
         Ok(trailer)
-    }
-}
-
-impl Record {
-    fn write(&self, to: &mut Vec<u8>) {
-        let (code, place) = match self.reason {
-            Reason::Other(number) => (OTHER, Some(number.into())),
-            reason => (reason.code(), self.place),
-        };
-        for word in [self.when, place.unwrap_or(0), self.value.unwrap_or(0), self.rip.unwrap_or(0)] {
-            to.extend(word.to_le_bytes());
-        }
-        to.extend(self.in_kvm.to_le_bytes());
-        to.extend(self.in_vmm.to_le_bytes());
-        to.extend(self.vcpu.to_le_bytes());
-        let flags = [
-            (self.next_element, NEXT_ELEMENT),
-            (self.rip.is_some(), RIP_KNOWN),
-            (self.value.is_some(), VALUE_KNOWN),
-            (self.fault, FAULT),
-        ];
-        let flags = flags.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag);
-        to.extend([code, self.width, flags, 0, 0, 0]);
-    }
-
-    /// Reads a record. The error names the wrong value.
-    fn read(bytes: &[u8; RECORD], vcpus: u32) -> Result<Self, String> {
-        let [.., code, width, flags, zero0, zero1, zero2] = *bytes;
-        let (when, place, value, rip) = (word(bytes, 0), word(bytes, 8), word(bytes, 16), word(bytes, 24));
-        let reason = match Reason::NAMED.get(usize::from(code)) {
-            Some(reason) => *reason,
-            None if code == OTHER => u32::try_from(place)
-                .map(Reason::Other)
-                .map_err(|_| format!("the exit number {place:#x}, which is above 32 bits"))?,
-            None => return Err(format!("the reason {code}, not 0 to {OTHER}")),
-        };
-        if flags & !FLAGS != 0 {
-            return Err(format!("the unknown flags {:#x}", flags & !FLAGS));
-        }
-        if [zero0, zero1, zero2] != [0; 3] {
-            return Err("reserved bytes that are not 0".into());
-        }
-        let vcpu = half(bytes, 40);
-        if u32::from(vcpu) >= vcpus {
-            return Err(format!("the vCPU {vcpu}, but there are {vcpus}"));
-        }
-        let [in_kvm, in_vmm] = [word(bytes, 32) as u32, (word(bytes, 32) >> 32) as u32];
-        Ok(Self {
-            when,
-            place: reason.has_place().then_some(place),
-            value: (flags & VALUE_KNOWN != 0).then_some(value),
-            rip: (flags & RIP_KNOWN != 0).then_some(rip),
-            in_kvm,
-            in_vmm,
-            vcpu,
-            reason,
-            width,
-            next_element: flags & NEXT_ELEMENT != 0,
-            fault: flags & FAULT != 0,
-        })
     }
 }
 

@@ -74,11 +74,15 @@ pub mod doorbell {
 pub mod offset {
     /// `u32`, read-only: [`MAGIC`](super::MAGIC).
     pub const MAGIC: u64 = 0x00;
-    /// `u16`, read-only: the length of both queues, in bytes.
+    /// First byte of the fields whose order a [`Layout`](super::Layout) decides. They end at [`QUEUE_SELECTOR`].
+    pub const LAYOUT: u64 = 0x04;
+    /// `u16`, read-only, in [`Layout::Table`](super::Layout::Table): the length of both queues, in bytes.
     pub const MAX_QUEUE_LEN: u64 = 0x04;
-    /// `u8`, read-only: the device's status, one of [`device_status`](super::device_status).
+    /// `u8`, read-only, in [`Layout::Table`](super::Layout::Table): the device's status, one of
+    /// [`device_status`](super::device_status).
     pub const DEVICE_STATUS: u64 = 0x06;
-    /// `u8`: the driver's status, one of [`driver_status`](super::driver_status).
+    /// `u8`, in [`Layout::Table`](super::Layout::Table): the driver's status, one of
+    /// [`driver_status`](super::driver_status).
     pub const DRIVER_STATUS: u64 = 0x07;
     /// `u8`: queue selector, 0 or 1, without effect. Another value is a protocol error.
     pub const QUEUE_SELECTOR: u64 = 0x08;
@@ -100,7 +104,68 @@ pub mod offset {
     pub const QUEUES_END: u64 = 0x20;
 }
 
-/// GPAs of the window's fields.
+/// The order of the fields between the magic and the queue selector. The assignment describes it twice, in two ways
+/// (`docs/abi.md`, section 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// That of the assignment's table: max_queue_len (`u16`), device_status, driver_status.
+    #[default]
+    Table,
+    /// That of the assignment's struct `device_t`: device_status, driver_status, max_queue_len (`u8`).
+    Struct,
+}
+
+impl Layout {
+    /// The other layout.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Table => Self::Struct,
+            Self::Struct => Self::Table,
+        }
+    }
+
+    /// Offset of the device status (`u8`) in the window.
+    pub const fn device_status(self) -> u64 {
+        match self {
+            Self::Table => offset::DEVICE_STATUS,
+            Self::Struct => offset::LAYOUT,
+        }
+    }
+
+    /// Offset of the driver status (`u8`) in the window.
+    pub const fn driver_status(self) -> u64 {
+        match self {
+            Self::Table => offset::DRIVER_STATUS,
+            Self::Struct => offset::LAYOUT + 1,
+        }
+    }
+
+    /// Offset of the length of the queues in the window.
+    pub const fn max_queue_len(self) -> u64 {
+        match self {
+            Self::Table => offset::MAX_QUEUE_LEN,
+            Self::Struct => offset::LAYOUT + 2,
+        }
+    }
+
+    /// The greatest length of the queues, in bytes. The struct has one byte for it.
+    pub const fn longest_queue(self) -> u16 {
+        match self {
+            Self::Table => MAX_QUEUE_LEN,
+            Self::Struct => u8::MAX as u16,
+        }
+    }
+
+    /// The length of the queues by default, in bytes.
+    pub const fn usual_queue(self) -> u16 {
+        match self {
+            Self::Table => DEFAULT_QUEUE_LEN,
+            Self::Struct => self.longest_queue(),
+        }
+    }
+}
+
+/// GPAs of the window's fields. The order of three of them is that of [`Layout::Table`].
 pub mod gpa {
     use super::{WINDOW, offset};
 
@@ -191,6 +256,7 @@ const _: () = {
     assert!(TX_BUFFER + MAX_QUEUE_LEN as u64 <= RX_BUFFER);
     assert!(RX_BUFFER + MAX_QUEUE_LEN as u64 <= HEAP);
     assert!(HEAP < RAM_SIZE && RAM_SIZE <= WINDOW);
+    assert!(offset::LAYOUT == offset::MAX_QUEUE_LEN && offset::LAYOUT + 4 == offset::QUEUE_SELECTOR);
     assert!(offset::CONFIG_END <= offset::TX_HEAD && offset::QUEUES_END <= WINDOW_SIZE);
     assert!(WINDOW + WINDOW_SIZE <= DOORBELL);
     assert!(WINDOW.is_multiple_of(4) && offset::TX_HEAD.is_multiple_of(4));

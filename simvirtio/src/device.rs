@@ -21,7 +21,7 @@
 //! [`Device::advance`] runs: at each trapped store, or again and again in a polling thread. `docs/abi.md`, sections 4.4
 //! and 4.7, is the specification.
 
-use crate::abi::gpa;
+use crate::abi::{Layout, gpa, offset};
 use crate::ring::{Batch, Consumer, Producer, Ring, WildIndex};
 use crate::{Memory, abi, table};
 use core::fmt;
@@ -100,9 +100,11 @@ pub struct History {
     /// The number of stores to read-only fields. Where stores are trapped they are dropped; in shared memory the
     /// fields are restored.
     pub ignored_stores: u64,
-    /// The number of these stores that changed only the second byte of `max_queue_len`. The `device_t` of the assignment
-    /// has `driver_status` there.
+    /// The number of stores to the place that the driver status has in the other layout.
     pub misplaced_statuses: u64,
+    /// The number of loads from the place that the device status has in the other layout, while the driver had to wait for
+    /// a change of it. A window in shared memory sees no loads.
+    pub misplaced_waits: u64,
 }
 
 /// The device's private state, which the guest cannot access.
@@ -111,6 +113,7 @@ pub struct Device {
     state: State,
     tx: Consumer,
     rx: Producer,
+    layout: Layout,
     max_queue_len: u16,
     history: History,
 }
@@ -119,15 +122,16 @@ impl Device {
     /// Returns a device in [`State::Initial`] with queues of `max_queue_len` bytes, and publishes the config table.
     ///
     /// # Errors
-    /// The length is not from [`abi::MIN_QUEUE_LEN`] to [`abi::MAX_QUEUE_LEN`].
-    pub fn power_on(max_queue_len: u16, memory: &impl Memory) -> Result<Self, BadQueueLen> {
-        if !(abi::MIN_QUEUE_LEN..=abi::MAX_QUEUE_LEN).contains(&max_queue_len) {
-            return Err(BadQueueLen(max_queue_len));
+    /// The length is not from [`abi::MIN_QUEUE_LEN`] to [`Layout::longest_queue`].
+    pub fn power_on(layout: Layout, max_queue_len: u16, memory: &impl Memory) -> Result<Self, BadQueueLen> {
+        if !(abi::MIN_QUEUE_LEN..=layout.longest_queue()).contains(&max_queue_len) {
+            return Err(BadQueueLen { len: max_queue_len, longest: layout.longest_queue() });
         }
         let mut device = Self {
             state: State::Initial,
             tx: Consumer::new(Ring::tx(max_queue_len)),
             rx: Producer::new(Ring::rx(max_queue_len)),
+            layout,
             max_queue_len,
             history: History::default(),
         };
@@ -185,8 +189,33 @@ impl Device {
     /// Counts a store of `size` bytes to a read-only field at an offset of the window. The transport has dropped it.
     pub fn ignored_store(&mut self, offset: u64, size: u8) {
         self.history.ignored_stores = self.history.ignored_stores.saturating_add(1);
-        let misplaced = u64::from(size == 1 && offset == abi::offset::MAX_QUEUE_LEN + 1);
+        let misplaced = u64::from(size == 1 && offset == self.layout.other().driver_status());
         self.history.misplaced_statuses = self.history.misplaced_statuses.saturating_add(misplaced);
+    }
+
+    /// Counts a load of `size` bytes if it looks for the device status where only the other layout has it.
+    pub fn loaded(&mut self, offset: u64, size: u8) {
+        if offset == self.layout.other().device_status()
+            && size == 1
+            && !matches!(self.state, State::Ready | State::Broken)
+        {
+            self.history.misplaced_waits = self.history.misplaced_waits.saturating_add(1);
+        }
+    }
+
+    /// The layout of the config table.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The bytes between the magic and the queue selector, as they must be. `None` is the driver's. Behind the struct, the
+    /// last byte is reserved.
+    fn config(&self) -> [Option<u8>; 4] {
+        let [low, high] = self.max_queue_len.to_le_bytes();
+        match self.layout {
+            Layout::Table => [Some(low), Some(high), Some(self.state.status()), None],
+            Layout::Struct => [Some(self.state.status()), None, Some(low), Some(0)],
+        }
     }
 
     /// Restores the read-only fields that the driver has overwritten, and counts them. A window in shared RAM needs
@@ -201,17 +230,21 @@ impl Device {
                 repairs = repairs.saturating_add(1);
             }
         }
-        let [low, high] = self.max_queue_len.to_le_bytes();
-        let length = [(gpa::MAX_QUEUE_LEN, low), (gpa::MAX_QUEUE_LEN + 1, high)];
-        let is_right = length.map(|(gpa, right)| memory.load_u8(gpa) == right);
-        let misplaced = u64::from(is_right == [true, false]);
-        self.history.misplaced_statuses = self.history.misplaced_statuses.saturating_add(misplaced);
-        for field in [&length[..], &[(gpa::DEVICE_STATUS, self.state.status())]] {
-            if field.iter().any(|&(gpa, right)| memory.load_u8(gpa) != right) {
-                field.iter().for_each(|&(gpa, right)| memory.store_u8(gpa, right));
-                repairs = repairs.saturating_add(1);
+        let fields = (abi::WINDOW + offset::LAYOUT..).zip(self.config());
+        let mut wrong = [false; 4];
+        for ((gpa, right), wrong) in fields.zip(&mut wrong) {
+            if let Some(right) = right.filter(|right| memory.load_u8(gpa) != *right) {
+                memory.store_u8(gpa, right);
+                *wrong = true;
             }
         }
+        // A store to the whole length is none of a driver status.
+        let (misplaced, changed) = match (self.layout, wrong) {
+            (Layout::Table, [low, high, status, _]) => (high && !low, [low || high, status, false]),
+            (Layout::Struct, [status, _, length, reserved]) => (reserved, [status, length, reserved]),
+        };
+        self.history.misplaced_statuses = self.history.misplaced_statuses.saturating_add(misplaced.into());
+        repairs = repairs.saturating_add(changed.into_iter().map(u64::from).sum());
         self.history.ignored_stores = self.history.ignored_stores.saturating_add(repairs);
     }
 
@@ -283,7 +316,7 @@ impl Device {
             return Err(Violation::Selector { value: selector });
         }
         self.rx.is_drained(memory).map_err(wild_rx)?;
-        match memory.load_u8(gpa::DRIVER_STATUS) {
+        match memory.load_u8(abi::WINDOW.saturating_add(self.layout.driver_status())) {
             status @ (ACK | DRIVER | DRIVER_OK) => Ok(status),
             value => Err(Violation::DriverStatus { state: self.state, value }),
         }
@@ -336,7 +369,7 @@ impl Device {
 
     fn enter(&mut self, state: State, memory: &impl Memory) {
         self.state = state;
-        memory.store_u8(gpa::DEVICE_STATUS, state.status());
+        memory.store_u8(abi::WINDOW.saturating_add(self.layout.device_status()), state.status());
     }
 }
 

@@ -174,7 +174,7 @@ mod tests {
     impl Trapping {
         fn new(queue_len: u16) -> Self {
             let flat = Flat::new();
-            let device = RefCell::new(Device::power_on(queue_len, &flat).unwrap());
+            let device = RefCell::new(Device::power_on(abi::Layout::Table, queue_len, &flat).unwrap());
             Self { flat, device, message: RefCell::default(), input: RefCell::default() }
         }
         fn run_device(&self) {

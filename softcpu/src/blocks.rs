@@ -86,33 +86,39 @@ impl<M: Memory> Blocks<M> {
         Self { slots, pages: HashMap::new(), current: None, epoch: 0 }
     }
 
-    /// True if code was decoded from the page at `gpa`.
-    pub(crate) fn has_page(&self, gpa: u64) -> bool {
-        !self.pages.is_empty() && self.pages.contains_key(&(gpa & !(PAGE - 1)))
+    /// The parts of the page at `gpa` from which blocks were decoded, as in [`granules`].
+    pub(crate) fn code_of(&self, gpa: u64) -> u64 {
+        self.pages.get(&(gpa & !(PAGE - 1))).map_or(0, |page| page.granules)
     }
 
-    /// Takes the block at `key` out of its slot, to execute it. `page` is the page of its code. Returns true with it if its
-    /// page has no code yet. A block without instructions is not kept: its first instruction crosses the end of the page.
-    pub(crate) fn take(&mut self, key: Key, memory: &M, page: M::Page) -> (Option<Box<Block<M>>>, bool) {
+    /// Takes the block at `key` out of its slot, to execute it. `page` is the page of its code. Returns with it the parts of
+    /// its page that have code, if these are now more. A block without instructions is not kept: its first instruction
+    /// crosses the end of the page.
+    pub(crate) fn take(
+        &mut self,
+        key: Key,
+        memory: &M,
+        page: M::Page,
+    ) -> (Option<Box<Block<M>>>, Option<u64>) {
         let slot = &mut self.slots[key.slot()];
         let found = slot.take_if(|block| block.key == key);
-        let (block, is_new_page) = match found {
+        let (block, more_code) = match found {
             Some(mut block) if block.epoch == self.epoch || is_same(&block, memory, page) => {
                 block.epoch = self.epoch;
-                (block, false)
+                (block, None)
             }
             changed => {
                 if let Some(block) = changed {
                     self.forget(&block);
                 }
-                let Some(block) = decode(key, memory, page, self.epoch) else { return (None, false) };
-                let is_new = !self.has_page(key.gpa);
-                self.register(&block);
-                (block, is_new)
+                let Some(block) = decode(key, memory, page, self.epoch) else { return (None, None) };
+                let before = self.code_of(key.gpa);
+                let now = self.register(&block);
+                (block, (now != before).then_some(now))
             }
         };
         self.current = Some((key.gpa, block.end()));
-        (Some(block), is_new_page)
+        (Some(block), more_code)
     }
 
     /// Puts a block back after it was executed.
@@ -173,7 +179,8 @@ impl<M: Memory> Blocks<M> {
         self.slots.iter().flatten().map(|block| &**block)
     }
 
-    fn register(&mut self, block: &Block<M>) {
+    /// Notes a block in its page. Returns the parts of the page that have code.
+    fn register(&mut self, block: &Block<M>) -> u64 {
         if self.pages.len() >= MAX_PAGES {
             self.clear();
         }
@@ -183,6 +190,7 @@ impl<M: Memory> Blocks<M> {
         if !page.slots.contains(&slot) {
             page.slots.push(slot);
         }
+        page.granules
     }
 
     /// Removes a block, which is in no slot any more, from its page.
@@ -218,8 +226,8 @@ fn is_near(insn: &Instruction) -> bool {
     }
 }
 
-/// The granules of a range that is in one page.
-fn granules(start: u64, end: u64) -> u64 {
+/// The granules of a range that is in one page: a bit for each 64 bytes of the page.
+pub(crate) fn granules(start: u64, end: u64) -> u64 {
     let first = (start % PAGE) / GRANULE;
     let last = (end.saturating_sub(1).max(start) % PAGE) / GRANULE;
     if last < first { u64::MAX } else { (u64::MAX << first) & (u64::MAX >> (63 - last)) }

@@ -1,16 +1,15 @@
-//! The processor: its parts, and the loop that executes instructions.
+//! The processor: its parts, its exits and the answers to them.
 
-use crate::blocks::{Block, Blocks, Key};
+use crate::blocks::Blocks;
 use crate::cpuid::CpuidLeaf;
 use crate::exit::{Death, Delivery, Exit};
-use crate::memory::{Memory, PAGE};
-use crate::op::Op;
-use crate::paging::{Access, Tlb};
+use crate::memory::Memory;
 use crate::state::{State, flag, seg};
+use crate::tlb::Tlb;
 use crate::trap::{Exception, Trap};
 
 /// The number of block entries that [`Cpu::recent`] remembers.
-const RECENT: usize = 64;
+pub(crate) const RECENT: usize = 64;
 
 /// An x86 processor.
 pub struct Cpu<M: Memory> {
@@ -54,8 +53,8 @@ pub struct Cpu<M: Memory> {
     /// The model-specific registers whose accesses are exits.
     pub(crate) trapped_msrs: Vec<u32>,
     /// The addresses of the blocks that were entered last, a ring.
-    recent: [u64; RECENT],
-    next_recent: usize,
+    pub(crate) recent: [u64; RECENT],
+    pub(crate) next_recent: usize,
 }
 
 /// The answer to an exit.
@@ -119,13 +118,14 @@ impl<M: Memory> Cpu<M> {
     /// The caller has changed registers in [`state`](Self::state): forgets what was derived from them, and the access of
     /// the last exit.
     pub fn state_changed(&mut self) {
-        self.tlb.flush();
+        self.flush_translations();
         self.forget_exit();
     }
 
     /// The caller has changed control or segment registers between an exit and its answer: forgets the translations.
     pub fn flush_translations(&mut self) {
         self.tlb.flush();
+        self.tlb.set_privilege(self.is_user());
     }
 
     /// Forgets the access of the last exit: the instruction will be executed from its start.
@@ -293,91 +293,6 @@ impl<M: Memory> Cpu<M> {
             // `raise` returns a fault only for the third one.
             Trap::Fault(_) => Some(Exit::Shutdown),
             other => self.handle(other),
-        }
-    }
-
-    /// Executes blocks, as far as the run allows, until one goes to another page or to another code segment.
-    #[inline]
-    fn execute_blocks(&mut self) -> Result<(), Trap> {
-        let is_stepped = self.state.rflags & (flag::TF | flag::RF) != 0 || self.shadow;
-        self.execute(if is_stepped { 1 } else { self.left })
-    }
-
-    /// Executes at most `most` instructions.
-    fn execute(&mut self, most: u64) -> Result<(), Trap> {
-        if !self.state.is_64() {
-            self.state.rip &= 0xffff_ffff;
-        }
-        let rip = self.state.rip;
-        let linear = self.code_address(rip)?;
-        let entry = self.translate(linear, Access::Execute, self.is_user())?;
-        // Code in memory-mapped I/O is not supported.
-        let page = entry.page.ok_or(Trap::Unsupported)?;
-        let mut key = Key { gpa: entry.gpa | linear & (PAGE - 1), rip, bits: self.state.code_bits() };
-        let stop = self.left.saturating_sub(most);
-        loop {
-            let (block, is_new_page) = self.blocks.take(key, &self.memory, page);
-            if is_new_page {
-                self.tlb.mark_code(key.gpa);
-            }
-            let Some(block) = block else { return self.execute_uncached() };
-            if !self.is_within_limit(key.rip, block.len()) {
-                self.blocks.put_back(block);
-                return self.execute_uncached();
-            }
-            self.recent[self.next_recent % RECENT] = key.rip;
-            self.next_recent = if self.next_recent == 2 * RECENT - 1 { RECENT } else { self.next_recent + 1 };
-            let result = self.execute_ops(&block, self.left - stop);
-            let chains = block.chains && !self.leave_block;
-            self.blocks.put_back(block);
-            result?;
-            // The next block is in the same page, so that its translation is the same.
-            let distance = self.state.rip.wrapping_sub(key.rip);
-            let gpa = key.gpa.wrapping_add(distance);
-            if !chains || self.left <= stop || (gpa ^ key.gpa) >= PAGE {
-                return Ok(());
-            }
-            (key.gpa, key.rip) = (gpa, self.state.rip);
-        }
-    }
-
-    #[inline]
-    fn execute_ops(&mut self, block: &Block<M>, most: u64) -> Result<(), Trap> {
-        self.leave_block = false;
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        for op in block.ops.iter().take(most) {
-            self.execute_op(op)?;
-            if self.leave_block {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Executes one instruction, and the traps after it.
-    #[inline]
-    pub(crate) fn execute_op(&mut self, op: &Op<M>) -> Result<(), Trap> {
-        if self.state.rflags & (flag::TF | flag::RF) != 0 || self.shadow {
-            return self.execute_stepped(op);
-        }
-        self.execute_plain(op)
-    }
-
-    /// Executes one instruction.
-    #[inline]
-    pub(crate) fn execute_plain(&mut self, op: &Op<M>) -> Result<(), Trap> {
-        self.next_rip = self.state.rip.wrapping_add(op.len.into());
-        (op.run)(self, op)?;
-        self.state.rip = self.next_rip;
-        self.left = self.left.saturating_sub(1);
-        Ok(())
-    }
-
-    /// The guest has written `len` bytes at a physical address, in one page: forgets the code that was decoded from them.
-    #[inline]
-    pub(crate) fn code_written(&mut self, gpa: u64, len: u64) {
-        if self.blocks.remove(gpa, len) {
-            self.leave_block = true;
         }
     }
 }

@@ -26,6 +26,7 @@ mod control;
 mod cpu;
 mod cpuid;
 mod descriptors;
+mod execute;
 mod exit;
 mod fetch;
 mod flags;
@@ -38,12 +39,14 @@ mod op;
 mod operands;
 mod ops;
 mod paging;
+mod shape;
 mod stack;
 mod state;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tlb;
 mod trap;
 
 pub use cpu::Cpu;

@@ -1,10 +1,12 @@
 //! Memory accesses: segment checks, translation, memory-mapped I/O.
 
+use crate::blocks::granules;
 use crate::cpu::Cpu;
 use crate::exit::Exit;
 use crate::memory::{Memory, PAGE};
-use crate::paging::{Access, Entry};
+use crate::paging::Access;
 use crate::state::{Segment, cr0, flag, seg};
+use crate::tlb::Entry;
 use crate::trap::{AC, GP, SS, Trap};
 
 /// True if bits 63 to 47 of a linear address are equal (SDM volume 1, section 3.3.7.1).
@@ -81,18 +83,41 @@ impl<M: Memory> Cpu<M> {
         Ok(())
     }
 
-    /// Reads `size` bytes, 1 to 8, at an offset in a segment.
+    /// The page for a load of `size` bytes with the rights of the current privilege, if the access needs no check other
+    /// than that of its segment. See [`Tlb::page_to_read`](crate::tlb::Tlb::page_to_read).
     #[inline]
+    pub(crate) fn page_to_read(&self, linear: u64, size: u8) -> Option<M::Page> {
+        debug_assert_eq!(self.tlb.is_user(), self.is_user());
+        self.tlb.page_to_read(linear, size)
+    }
+
+    /// The page for a store, as [`page_to_read`](Self::page_to_read).
+    #[inline]
+    pub(crate) fn page_to_write(&self, linear: u64, size: u8) -> Option<M::Page> {
+        debug_assert_eq!(self.tlb.is_user(), self.is_user());
+        self.tlb.page_to_write(linear, size)
+    }
+
+    /// Reads `size` bytes, 1 to 8, at an offset in a segment.
     pub(crate) fn load(&mut self, segment: usize, offset: u64, size: u8) -> Result<u64, Trap> {
         let linear = self.linear(segment, offset, size.into(), Access::Read)?;
+        if size.is_power_of_two()
+            && let Some(page) = self.page_to_read(linear, size)
+        {
+            return Ok(self.load_from_page(page, linear, size));
+        }
         self.check_alignment(linear, size)?;
         self.load_linear(linear, size, self.is_user())
     }
 
     /// Reads `size` bytes, 1 to 8, that the instruction writes afterwards.
-    #[inline]
     pub(crate) fn load_for_update(&mut self, segment: usize, offset: u64, size: u8) -> Result<u64, Trap> {
         let linear = self.linear(segment, offset, size.into(), Access::Write)?;
+        if size.is_power_of_two()
+            && let Some(page) = self.page_to_write(linear, size)
+        {
+            return Ok(self.load_from_page(page, linear, size));
+        }
         self.check_alignment(linear, size)?;
         let user = self.is_user();
         self.check_write(linear, size.into(), user)?;
@@ -100,9 +125,14 @@ impl<M: Memory> Cpu<M> {
     }
 
     /// Writes the low `size` bytes, 1 to 8, of a value at an offset in a segment.
-    #[inline]
     pub(crate) fn store(&mut self, segment: usize, offset: u64, size: u8, value: u64) -> Result<(), Trap> {
         let linear = self.linear(segment, offset, size.into(), Access::Write)?;
+        if size.is_power_of_two()
+            && let Some(page) = self.page_to_write(linear, size)
+        {
+            self.store_to_page(page, linear, size, value);
+            return Ok(());
+        }
         self.check_alignment(linear, size)?;
         self.store_linear(linear, size, value, self.is_user())
     }
@@ -233,14 +263,21 @@ impl<M: Memory> Cpu<M> {
             let value = self.exchange(Exit::MmioRead { address: entry.gpa | offset as u64, size })?;
             return Ok(value & byte_mask(size));
         };
-        Ok(match size {
+        Ok(self.load_from_page(page, linear, size))
+    }
+
+    /// Reads `size` bytes in a page of memory.
+    #[inline]
+    pub(crate) fn load_from_page(&self, page: M::Page, linear: u64, size: u8) -> u64 {
+        let offset = (linear & (PAGE - 1)) as usize;
+        match size {
             1 => self.memory.load::<1>(page, offset),
             2 => self.memory.load::<2>(page, offset),
             4 => self.memory.load::<4>(page, offset),
             8 => self.memory.load::<8>(page, offset),
             _ => (0..usize::from(size))
                 .fold(0, |value, at| value | self.memory.load::<1>(page, offset + at) << (8 * at)),
-        })
+        }
     }
 
     /// Writes `size` bytes in one page.
@@ -251,6 +288,18 @@ impl<M: Memory> Cpu<M> {
             let (address, data) = (entry.gpa | offset as u64, value & byte_mask(size));
             return self.exchange(Exit::MmioWrite { address, size, data }).map(drop);
         };
+        self.store_to_page(page, linear, size, value);
+        let gpa = entry.gpa | offset as u64;
+        if entry.code != 0 && entry.code & granules(gpa, gpa + u64::from(size)) != 0 {
+            self.code_written(gpa, size.into());
+        }
+        Ok(())
+    }
+
+    /// Writes `size` bytes in a page of memory. The caller forgets the code that was decoded from them.
+    #[inline]
+    pub(crate) fn store_to_page(&self, page: M::Page, linear: u64, size: u8, value: u64) {
+        let offset = (linear & (PAGE - 1)) as usize;
         match size {
             1 => self.memory.store::<1>(page, offset, value),
             2 => self.memory.store::<2>(page, offset, value),
@@ -259,10 +308,6 @@ impl<M: Memory> Cpu<M> {
             _ => (0..usize::from(size))
                 .for_each(|at| self.memory.store::<1>(page, offset + at, value >> (8 * at))),
         }
-        if entry.has_code {
-            self.code_written(entry.gpa | offset as u64, size.into());
-        }
-        Ok(())
     }
 
     /// Hands an access to the caller of the processor, and returns its answer. The first time, the access ends the

@@ -80,6 +80,8 @@ pub(crate) struct Address {
     pub(crate) displacement: u64,
     /// The bits that the address size leaves.
     pub(crate) mask: u64,
+    /// The segment has base 0 and no limit: its offsets are linear addresses, as long as these are canonical.
+    pub(crate) is_flat: bool,
 }
 
 impl Address {
@@ -178,6 +180,7 @@ fn address(insn: &Instruction, bits: u32) -> Address {
         shift: insn.memory_index_scale().trailing_zeros() as u8,
         displacement: insn.memory_displacement64(),
         mask,
+        is_flat: bits == 64 && !matches!(segment, Register::FS | Register::GS),
     }
 }
 

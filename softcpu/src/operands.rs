@@ -132,9 +132,18 @@ impl<M: Memory> Cpu<M> {
         }
     }
 
-    /// Pushes a value of `size` bytes.
+    /// Pushes a value of `size` bytes. The stack of 64-bit code is flat.
     #[inline]
     pub(crate) fn push(&mut self, size: u8, value: u64) -> Result<(), Trap> {
+        if size == 8 && self.state.is_64() {
+            let pointer = self.state.gpr[gpr::SP].wrapping_sub(8);
+            match self.page_to_write(pointer, 8) {
+                Some(page) => self.store_to_page(page, pointer, 8, value),
+                None => self.store(seg::SS, pointer, 8, value)?,
+            }
+            self.state.gpr[gpr::SP] = pointer;
+            return Ok(());
+        }
         let width = self.stack_size();
         let pointer = self.gpr(gpr::SP, width).wrapping_sub(size.into()) & mask(width);
         self.store(seg::SS, pointer, size, value)?;
@@ -145,6 +154,13 @@ impl<M: Memory> Cpu<M> {
     /// Reads the value of `size` bytes at `distance` bytes above the stack pointer.
     #[inline]
     pub(crate) fn peek(&mut self, size: u8, distance: u64) -> Result<u64, Trap> {
+        if size == 8 && self.state.is_64() {
+            let pointer = self.state.gpr[gpr::SP].wrapping_add(distance);
+            return match self.page_to_read(pointer, 8) {
+                Some(page) => Ok(self.load_from_page(page, pointer, 8)),
+                None => self.load(seg::SS, pointer, 8),
+            };
+        }
         let width = self.stack_size();
         let pointer = self.gpr(gpr::SP, width).wrapping_add(distance) & mask(width);
         self.load(seg::SS, pointer, size)

@@ -1,14 +1,13 @@
-//! Paging, and the TLB (SDM volume 3, chapter 4).
+//! Paging (SDM volume 3, chapter 4).
 
 use crate::cpu::Cpu;
 use crate::memory::{Memory, PAGE};
 use crate::state::{State, cr0, cr4, efer};
+use crate::tlb::Entry;
 use crate::trap::Trap;
 
 /// The width of a physical address, in bits.
 pub(crate) const PHYSICAL_BITS: u32 = 46;
-/// The number of entries of the TLB.
-const ENTRIES: usize = 512;
 /// The bits of an entry of a paging structure.
 pub(crate) mod pte {
     pub(crate) const PRESENT: u64 = 1 << 0;
@@ -36,107 +35,6 @@ pub(crate) enum Access {
     Read = 0,
     Write = 1,
     Execute = 2,
-}
-
-impl Access {
-    /// The bit of this access in [`Entry::allowed`].
-    const fn bit(self, user: bool) -> u8 {
-        1 << (self as u8 + if user { 3 } else { 0 })
-    }
-}
-
-/// A translation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry<P> {
-    /// The linear address of the page, and in bits 0 to 11 the generation of the TLB.
-    tag: u64,
-    /// The physical address of the page.
-    pub(crate) gpa: u64,
-    /// `None` if there is no memory.
-    pub(crate) page: Option<P>,
-    /// The accesses that need no further check, a bit for each [`Access`] and privilege.
-    allowed: u8,
-    /// The binary logarithm of the size of the page that the paging structures map.
-    shift: u8,
-    global: bool,
-    /// A block was decoded from this page.
-    pub(crate) has_code: bool,
-}
-
-/// The TLB. It is direct-mapped, and holds translations of 4 KiB.
-pub(crate) struct Tlb<P> {
-    entries: Box<[Entry<P>; ENTRIES]>,
-    /// The number in the tags of valid entries, 1 to 4095. The tag of an invalid entry has the number 0, or an old one.
-    generation: u64,
-    /// There may be entries of global pages.
-    has_global: bool,
-    /// There may be entries that are parts of large pages.
-    has_large: bool,
-}
-
-impl<P: Copy> Tlb<P> {
-    pub(crate) fn new() -> Self {
-        let empty =
-            Entry { tag: 0, gpa: 0, page: None, allowed: 0, shift: 12, global: false, has_code: false };
-        Self { entries: Box::new([empty; ENTRIES]), generation: 1, has_global: false, has_large: false }
-    }
-
-    #[inline]
-    fn place(linear: u64) -> usize {
-        (linear >> 12) as usize & (ENTRIES - 1)
-    }
-
-    #[inline]
-    fn tag(&self, linear: u64) -> u64 {
-        linear & !(PAGE - 1) | self.generation
-    }
-
-    /// Forgets all translations.
-    pub(crate) fn flush(&mut self) {
-        self.generation += 1;
-        if self.generation == PAGE {
-            self.entries.iter_mut().for_each(|entry| entry.tag = 0);
-            self.generation = 1;
-        }
-        (self.has_global, self.has_large) = (false, false);
-    }
-
-    /// Forgets all translations but the global ones.
-    pub(crate) fn flush_local(&mut self) {
-        if self.has_global {
-            self.entries.iter_mut().filter(|entry| !entry.global).for_each(|entry| entry.tag = 0);
-        } else {
-            self.flush();
-        }
-    }
-
-    /// Forgets the translation of the page at a linear address, also if it is a large page or a global one (INVLPG, SDM
-    /// volume 3, section 4.10.4.1).
-    pub(crate) fn flush_page(&mut self, linear: u64) {
-        let entry = &mut self.entries[Self::place(linear)];
-        if entry.tag & !(PAGE - 1) == linear & !(PAGE - 1) {
-            entry.tag = 0;
-        }
-        if self.has_large {
-            let same_page = |entry: &&mut Entry<P>| (entry.tag ^ linear) >> entry.shift == 0;
-            self.entries.iter_mut().filter(same_page).for_each(|entry| entry.tag = 0);
-        }
-    }
-
-    /// Notes that blocks were decoded from the page at `gpa`.
-    pub(crate) fn mark_code(&mut self, gpa: u64) {
-        let entries = self.entries.iter_mut().filter(|entry| entry.gpa == gpa & !(PAGE - 1));
-        entries.for_each(|entry| entry.has_code = true);
-    }
-
-    /// Keeps a translation of the page at a linear address.
-    fn insert(&mut self, linear: u64, mut entry: Entry<P>) -> Entry<P> {
-        self.has_global |= entry.global;
-        self.has_large |= entry.shift > 12;
-        entry.tag = self.tag(linear);
-        self.entries[Self::place(linear)] = entry;
-        entry
-    }
 }
 
 /// The result of a walk through the paging structures.
@@ -170,11 +68,10 @@ impl<M: Memory> Cpu<M> {
         access: Access,
         user: bool,
     ) -> Result<Entry<M::Page>, Trap> {
-        let entry = self.tlb.entries[Tlb::<M::Page>::place(linear)];
-        if entry.tag == self.tlb.tag(linear) && entry.allowed & access.bit(user) != 0 {
-            return Ok(entry);
+        match self.tlb.find(linear, access, user) {
+            Some(entry) => Ok(entry),
+            None => self.fill(linear, access, user),
         }
-        self.fill(linear, access, user)
     }
 
     /// Walks the paging structures, and keeps the translation.
@@ -193,29 +90,19 @@ impl<M: Memory> Cpu<M> {
         } else {
             self.walk(linear, access, user)?
         };
-        let mut allowed = 0;
-        let mut allow = |access: Access, user| allowed |= access.bit(user);
-        let protects = self.state.cr0 & cr0::WP != 0;
-        for privilege in [false, true].into_iter().filter(|privilege| !privilege || walk.user) {
-            allow(Access::Read, privilege);
-            if walk.dirty && (walk.writable || (!privilege && !protects)) {
-                allow(Access::Write, privilege);
-            }
-            if walk.executable {
-                allow(Access::Execute, privilege);
-            }
-        }
+        let protects = user || self.state.cr0 & cr0::WP != 0;
         let gpa = walk.gpa & !(PAGE - 1);
         let entry = Entry {
             tag: 0,
             gpa,
             page: self.memory.page(gpa),
-            allowed,
+            code: self.blocks.code_of(gpa),
+            writable: walk.dirty && (walk.writable || !protects),
+            executable: walk.executable,
             shift: walk.shift,
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
-            has_code: self.blocks.has_page(gpa),
         };
-        Ok(self.tlb.insert(linear, entry))
+        Ok(self.tlb.insert(linear, user, entry))
     }
 
     /// Reads the page-directory pointers of PAE paging from memory (SDM volume 3, section 4.4.1).

@@ -66,6 +66,14 @@ pub enum Error {
         /// The kernel's error.
         source: io::Error,
     },
+    /// KVM refused segment and control registers, which break rules of the processor.
+    #[error("KVM_SET_SREGS failed: {source}: {}", broken.join("; "))]
+    RefusedRegisters {
+        /// The kernel's error.
+        source: io::Error,
+        /// A sentence for each broken rule ([`Finding`](crate::x86::state_check::Finding)).
+        broken: Vec<String>,
+    },
     /// KVM cannot be used, and Linux needs it.
     #[error(
         "{0}; Linux needs KVM, and the software processor is for small guests: `make testbed` runs Linux without KVM"

@@ -37,7 +37,7 @@
 //! | [`exit`] | VM exits, the answers to them, and the reasons for the end of a run |
 //! | [`profile`] | counts, times and traces of exits |
 //! | [`memory`] | guest memory and its maps |
-//! | [`x86`] | modes, CPUID leaves and page tables |
+//! | [`x86`] | modes, CPUID leaves, page tables and the check of a state for mistakes |
 //! | [`host`] | functions of the host: signals, text that is safe to print, numbers in text |
 //! | [`lab`] | the comparison of the transports, and the checks of `vmm doctor` |
 //!
@@ -114,6 +114,8 @@ pub use console::output::{Captured, Output};
 pub use controller::ExitController;
 pub use error::{BusError, Error, ImageError};
 pub use kvm::counters::KvmCounters;
+#[cfg(has_kvm)]
+pub use kvm::run_copy::{CopiedExit, DETAILS, RunCopy};
 pub use machine::{Builder, Machine, Report, Verdict};
 pub use run::run as run_vcpu;
 pub use shutdown::Deadline;
@@ -131,7 +133,6 @@ pub mod internals {
     pub use crate::device::virtio::interrupt::Interrupt;
     pub use crate::device::virtio::queue::{Queues, Virtqueue};
     pub use crate::device::virtio::{Backend, Block, Entropy, Mmio};
-    pub use crate::kvm::run_page::FakeRun;
     pub use crate::memory::map::pc;
     pub use crate::x86::cpuid::{CpuidContext, for_vcpu};
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};

@@ -1,10 +1,11 @@
 //! `vmm grade`: grades a course's work. Runs its guests, and prints the points with the evidence for them.
 
+mod driver;
 mod kev;
 mod so2;
 mod target;
 
-use crate::args::{Timeout, parse_timeout};
+use crate::args::{LayoutArg, Timeout, parse_timeout};
 use crate::processor::{self, VcpuArg};
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
@@ -16,7 +17,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
-use vmm::device::Transport;
+use vmm::device::{Layout, Transport};
 use vmm::exit::Stop;
 use vmm::machine::Processor;
 use vmm::profile::Count;
@@ -25,33 +26,32 @@ use vmm::{Builder, Captured, Error, Input, Output, Report};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  vmm grade                                    SO2, with built-in guests
-  vmm grade --guest16 my.bin                   your own real-mode guest
-  vmm grade --simvirtio my.bin@0x1000:64       your own SIMVIRTIO driver
-  vmm grade kev --guest kev-msr=my.bin@0x1000  your own guest for KeV
-  vmm grade --vcpu soft                        on the software processor
+  vmm grade --guest16 my.bin                   a real-mode guest for SO2
+  vmm grade --simvirtio my.bin@0x1000:64       a SIMVIRTIO driver
+  vmm grade --guest16 a --guest64 b --simvirtio c    a whole submission
+  vmm grade kev --guest kev-msr=my.bin@0x1000  a guest for KeV
+  vmm grade --reference                        the built-in guests of SO2
+  vmm grade kev --reference --vcpu soft        on the software processor
 
-so2 has five tasks: a 16-bit guest (30 points), a 32-bit and a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
-counting of exits (10), which always uses the built-in guests. kev has 20 checks of 5 points each; `vmm guests` \
-describes their guests.
+so2 has five tasks: a 16-bit guest (30 points), a 32-bit or a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
+counting of exits (10). Only the tasks with an image are graded. --simvirtio has the points of SIMVIRTIO and of polling. \
+Counting is a task for a VMM: it is a part of --reference, where this program counts. kev has 20 checks of 5 points \
+each; `vmm guests` describes their guests.
 
-A task without an image runs a built-in guest and earns its points: give all three images to grade a submission. The \
-lines of these tasks say (built-in guest).
-
-In the result, + marks a check that passed, and - a check that failed, with the reason. A task with a failed check \
-earns no points.
+In the result, + marks a check that passed, and - a check that failed, with the reason. A failed check costs all points \
+of its task, unless it says how many. The last line has the points of all tasks that were graded.
 
 An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
-Exit status: 0 for 100 points, 111 for fewer, 110 for a usage error, 115 if the host failed, 116 if an image cannot be \
+Exit status: 0 for all points, 111 for fewer, 110 for a usage error, 115 if the host failed, 116 if an image cannot be \
 read, 117 if interrupted. Only 0 and 111 have a result.")]
 pub struct GradeArgs {
     /// Course whose work is graded
     #[arg(value_enum, default_value_t = Course::So2)]
     course: Course,
 
-    /// Replace the built-in guest NAME of kev by IMAGE, which must end, print and exit like NAME; can be repeated for
-    /// other guests [default mode: the mode of NAME]
+    /// Grade IMAGE in the check of kev with the built-in guest NAME: it must end, print and exit like NAME; can be repeated
+    /// for other guests [default mode: the mode of NAME]
     #[arg(long, value_name = "NAME=IMAGE")]
     guest: Vec<OsString>,
 
@@ -67,6 +67,14 @@ pub struct GradeArgs {
     /// [default mode: long]
     #[arg(long, value_name = "IMAGE")]
     simvirtio: Option<OsString>,
+
+    /// Layout that the driver of --simvirtio is for
+    #[arg(long, value_enum, default_value = "table", requires = "simvirtio")]
+    layout: LayoutArg,
+
+    /// Grade the built-in guests, and this program's counting, instead of a submission
+    #[arg(long, conflicts_with_all = ["guest", "guest16", "guest64", "simvirtio"])]
+    reference: bool,
 
     /// Processor that runs the guests [default: kvm where it can be used, otherwise soft]
     #[arg(long, value_enum)]
@@ -87,10 +95,12 @@ const WALL_TIMES: u32 = 6;
 /// The wall-clock limit of a run by default, if it has no time limit.
 const WALL_ALONE: Duration = Duration::from_secs(60);
 
-/// The settings of each run: its processor, and its time limits.
+/// The settings of each run: its processor, its device, and its time limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Settings {
     processor: Option<Processor>,
+    /// The layout of the SIMVIRTIO device, for the driver of a submission.
+    layout: Layout,
     timeout: Option<Duration>,
     wall: Option<Duration>,
 }
@@ -100,22 +110,17 @@ impl GradeArgs {
         let Timeout(timeout) = self.timeout;
         let default = timeout.map_or(WALL_ALONE, |timeout| timeout.saturating_mul(WALL_TIMES));
         let processor = self.vcpu.map(Into::into);
-        Settings { processor, timeout, wall: self.wall_timeout.map_or(Some(default), |limit| limit.0) }
+        Settings {
+            processor,
+            layout: self.layout.into(),
+            timeout,
+            wall: self.wall_timeout.map_or(Some(default), |limit| limit.0),
+        }
     }
 
-    /// Names what built-in guests replace, if the user gave some images, but not all.
-    fn missing_images(&self) -> Option<String> {
-        let images =
-            [("--guest16", &self.guest16), ("--guest64", &self.guest64), ("--simvirtio", &self.simvirtio)];
-        let missing: Vec<_> =
-            images.iter().filter(|(_, image)| image.is_none()).map(|(option, _)| *option).collect();
-        match self.course {
-            Course::So2 if (1..images.len()).contains(&missing.len()) => Some(missing.join(" and ")),
-            Course::Kev if (1..kev::replaceable()).contains(&self.guest.len()) => {
-                Some("--guest for every other guest".into())
-            }
-            _ => None,
-        }
+    /// Returns true if the task of an image is graded.
+    fn grades(&self, image: Option<&OsString>) -> bool {
+        self.reference || image.is_some()
     }
 }
 
@@ -139,12 +144,31 @@ struct Evidence {
     /// True if the check passed.
     right: bool,
     text: String,
+    /// The points that the check costs if it failed; all of the task if it is missing.
+    cost: Option<u32>,
+}
+
+impl Evidence {
+    fn new(right: bool, text: impl Into<String>) -> Self {
+        Self { right, text: text.into(), cost: None }
+    }
+
+    /// Limits the cost of a failed check, and adds it to the text, with the rule that was broken.
+    fn costs(self, points: u32, rule: &str) -> Self {
+        if self.right {
+            return self;
+        }
+        let text = format!("{}: {rule}; costs {points} points", self.text);
+        Self { text, cost: Some(points), ..self }
+    }
 }
 
 impl Task {
+    /// The points of a task. Two guests that break the same rule lose its points once.
     fn earned(&self) -> u32 {
-        let right = !self.evidence.is_empty() && self.evidence.iter().all(|evidence| evidence.right);
-        if right { self.points } else { 0 }
+        let failed = self.evidence.iter().filter(|evidence| !evidence.right);
+        let cost = failed.map(|evidence| evidence.cost.unwrap_or(self.points)).max();
+        if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost.unwrap_or(0)) }
     }
 }
 
@@ -172,10 +196,8 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     let earned: u32 = tasks.iter().map(Task::earned).sum();
     let points: u32 = tasks.iter().map(|task| task.points).sum();
     let printed = print_stdout(&as_text(&tasks, earned, points));
-    if let Some(missing) = arguments.missing_images() {
-        print_stderr(&format!(
-            "vmm: built-in guests earned points: to grade a submission, give {missing}, too\n"
-        ));
+    if let (Course::So2, Some(missing)) = (arguments.course, so2::missing(arguments)) {
+        print_stderr(&format!("vmm: not graded, because there is no image: {missing}\n"));
     }
     match printed {
         status::OK if earned == points => status::OK,
@@ -227,7 +249,7 @@ fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
 /// [`Course::Kev`].
 ///
 /// # Errors
-/// An option belongs to the other course, names an unknown guest or one that another option names, or names a file that
+/// Nothing is to be graded. Or: an option belongs to the other course, names an unknown guest or one that another option names, or names a file that
 /// cannot be read.
 fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
     let of_so2 = [&arguments.guest16, &arguments.guest64, &arguments.simvirtio];
@@ -241,12 +263,24 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
                     .into(),
             ));
         }
+        Course::So2 if !of_so2.into_iter().any(|image| arguments.grades(image.as_ref())) => {
+            return Err(nothing("--guest16, --guest64 or --simvirtio IMAGE"));
+        }
+        Course::Kev if arguments.guest.is_empty() && !arguments.reference => {
+            return Err(nothing("--guest NAME=IMAGE"));
+        }
         _ => {}
     }
     let replacements = kev::replacements(&arguments.guest)?;
     let files = of_so2.into_iter().flatten().chain(replacements.iter().map(|(_, image)| image));
     files.into_iter().try_for_each(|file| RunTarget::check_file(file))?;
     Ok(replacements)
+}
+
+fn nothing(images: &str) -> Error {
+    Error::Config(format!(
+        "there is nothing to grade: give {images} of a submission, or --reference to grade the built-in guests"
+    ))
 }
 
 fn interrupted() -> u8 {
@@ -276,6 +310,8 @@ impl Run {
             .cpuid(target.embedded.is_none_or(|guest| guest.cpuid))
             .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
             .output(output);
+        let is_submission = target.embedded.is_none() && transport.is_some();
+        let builder = if is_submission { builder.layout(settings.layout) } else { builder };
         Self::of(target.name.clone(), builder, captured, settings)
     }
 
@@ -336,6 +372,16 @@ impl Run {
         format!("{}: {}", self.name, ending(&self.report))
     }
 
+    /// Returns evidence that passes if all conditions are met. Its text is the end of the run, `details` and `success`.
+    /// Otherwise the evidence fails, and its text begins with the first condition that is not met.
+    fn require(&self, details: &str, success: &str, conditions: &[(bool, String)]) -> Evidence {
+        let success = if success.is_empty() { String::new() } else { format!("; {success}") };
+        match conditions.iter().find(|(met, _)| !met) {
+            None => Evidence::new(true, format!("{}{details}{success}", self.ending())),
+            Some((_, missing)) => self.lacks(missing, details),
+        }
+    }
+
     /// Evidence that a run failed: what is missing, and then how the run ended. `details` follow in the text.
     fn lacks(&self, missing: &str, details: &str) -> Evidence {
         wrong(format!("{}: {missing} ({}{details})", self.name, ending(&self.report)))
@@ -344,7 +390,7 @@ impl Run {
 
 /// Evidence of a failed check.
 fn wrong(text: impl Into<String>) -> Evidence {
-    Evidence { right: false, text: text.into() }
+    Evidence::new(false, text)
 }
 
 #[cfg(test)]
@@ -375,8 +421,12 @@ mod tests {
     fn a_task_without_evidence_earns_nothing() {
         let task = |evidence| Task { title: "", points: 10, evidence };
         assert_eq!(task(vec![]).earned(), 0);
-        let right = || Evidence { right: true, text: String::new() };
+        let right = || Evidence::new(true, "");
         assert_eq!(task(vec![right()]).earned(), 10);
         assert_eq!(task(vec![right(), wrong("")]).earned(), 0);
+        let costs = |points| wrong("").costs(points, "");
+        assert_eq!(task(vec![right(), costs(4), costs(3)]).earned(), 6);
+        assert_eq!(task(vec![costs(4), wrong("")]).earned(), 0);
+        assert_eq!(task(vec![right().costs(4, "")]).earned(), 10);
     }
 }

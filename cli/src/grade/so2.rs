@@ -1,88 +1,62 @@
 //! The five tasks of the SO2 assignment, with their points and evidence.
 //!
-//! A student's image replaces the built-in guests of its task. The last task checks how this program counts exits, and
-//! always runs the built-in guests.
+//! A submission is one to three images: only their tasks are graded. The reference grade runs the built-in guests in all
+//! tasks. Its last task checks how this program counts exits.
 
 use crate::grade::target::{built_in, student, wrong_mode};
-use crate::grade::{Evidence, GradeArgs, Run, Task, is_bad_guest, wrong};
-use crate::summary::{ending, excerpt};
+use crate::grade::{Evidence, GradeArgs, Run, Task, driver, is_bad_guest, wrong};
 use crate::target::RunTarget;
 use guest::{End, Exits, GUESTS};
 use report::view::plural;
 use simvirtio::abi;
-use simvirtio::device::State;
 use std::ffi::OsString;
 use vmm::device::Transport;
-use vmm::exit::Reason;
 use vmm::machine::Processor;
 use vmm::memory::PLAIN_RAM;
 use vmm::profile::Count;
 use vmm::x86::Mode;
 use vmm::{Error, KvmCounters};
 
-/// The text that the driver of the assignment must send.
-const MESSAGE: &str = "Ana are mere";
+const REAL_MODE: &str = "a 16-bit guest in real mode";
+const WIDE_MODES: &str = "a 32-bit and a 64-bit guest";
+const COUNTING: &str = "counting of exits";
 /// The text that the 32-bit or 64-bit guest must print.
 const GREETING: &str = "Hello, world!";
-/// The length of a queue that is shorter than the message, in bytes. The driver must wrap its index, and wait for space.
-const SHORT_QUEUE: u16 = 8;
 
-/// Runs the guests of all tasks, and checks the results.
+/// Runs the guests of the tasks that were handed in, or the built-in ones of all tasks, and checks the results.
 ///
 /// # Errors
 /// The host failed.
 pub(super) fn tasks(arguments: &GradeArgs) -> Result<Vec<Task>, Error> {
-    Ok(vec![
-        Task { title: "a 16-bit guest in real mode", points: 30, evidence: real_mode(arguments)? },
-        Task { title: "a 32-bit and a 64-bit guest", points: 20, evidence: wide_modes(arguments)? },
-        Task { title: "SIMVIRTIO", points: 30, evidence: simvirtio(arguments)? },
-        Task { title: "polling instead of exits", points: 10, evidence: polling(arguments)? },
-        Task { title: "counting of exits", points: 10, evidence: counting(arguments)? },
-    ])
+    let mut tasks = Vec::new();
+    if arguments.grades(arguments.guest16.as_ref()) {
+        tasks.push(Task { title: REAL_MODE, points: 30, evidence: real_mode(arguments)? });
+    }
+    if arguments.grades(arguments.guest64.as_ref()) {
+        tasks.push(Task { title: WIDE_MODES, points: 20, evidence: wide_modes(arguments)? });
+    }
+    if arguments.grades(arguments.simvirtio.as_ref()) {
+        tasks.extend(driver::tasks(simvirtio_targets(arguments), arguments.settings())?);
+    }
+    if arguments.reference {
+        tasks.push(Task { title: COUNTING, points: 10, evidence: counting(arguments)? });
+    }
+    Ok(tasks)
 }
 
-/// The parts of a run that concern SIMVIRTIO.
-impl Run {
-    /// The beginning of the message that the device received.
-    fn message(&self) -> String {
-        let device = self.report.simvirtio.as_ref();
-        device.map(|device| String::from_utf8_lossy(&device.message).into_owned()).unwrap_or_default()
-    }
-
-    /// Returns true if the device is in state Ready after a handshake, and received the assignment's message.
-    fn sent_the_message(&self) -> bool {
-        let is_ready = self.report.simvirtio.as_ref().is_some_and(|device| {
-            let history = device.history;
-            device.state == State::Ready && history.resets > 0 && history.configs > 0 && history.readies > 0
-        });
-        is_ready && self.message().contains(MESSAGE)
-    }
-
-    /// An excerpt of the message, in quotes.
-    fn excerpt(&self) -> String {
-        excerpt(&self.message())
-    }
-
-    /// The number of bytes that the device received, and their digest.
-    fn received(&self) -> Option<(u64, u64)> {
-        self.report.simvirtio.as_ref().map(|device| (device.history.received, device.digest))
-    }
-
-    /// Describes how the run ended, and the message.
-    fn outcome(&self) -> String {
-        format!("{}; message {}", ending(&self.report), self.excerpt())
-    }
-
-    /// The number of exits in the device's window.
-    fn window_exits(&self) -> u64 {
-        let sites = self.report.profile.iter().flat_map(|profile| profile.sites());
-        let at_window = sites.filter(|(site, _)| {
-            let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
-            matches!(site.reason, Reason::MmioRead | Reason::MmioWrite)
-                && site.place.is_some_and(|(address, _)| window.contains(&address))
-        });
-        at_window.map(|(_, count)| count.exits).sum()
-    }
+/// Names the tasks that a submission lacks, each with its option; `None` if it has all images.
+pub(super) fn missing(arguments: &GradeArgs) -> Option<String> {
+    let images = [
+        (REAL_MODE, "--guest16", &arguments.guest16),
+        (WIDE_MODES, "--guest64", &arguments.guest64),
+        ("SIMVIRTIO and polling", "--simvirtio", &arguments.simvirtio),
+    ];
+    let missing: Vec<_> = images
+        .iter()
+        .filter(|(_, _, image)| !arguments.grades(image.as_ref()))
+        .map(|(title, option, _)| format!("{title} ({option})"))
+        .collect();
+    (!missing.is_empty()).then(|| missing.join(", "))
 }
 
 /// Returns true if `bytes` contains `text`.
@@ -107,6 +81,10 @@ fn targets(
     }
 }
 
+fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<RunTarget, Error>> {
+    targets(arguments.simvirtio.as_ref(), Mode::Long, abi::RAM_SIZE, &["simvirtio", "simvirtio-c"])
+}
+
 /// Collects the evidence of each target. A target that cannot be run fails its check.
 ///
 /// # Errors
@@ -129,7 +107,7 @@ fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             return Ok(wrong_mode(target, "real", Mode::Real));
         }
         let run = Run::new(target, None, None, arguments.settings())?;
-        Ok(Evidence { right: run.passed(), text: run.ending() })
+        Ok(Evidence::new(run.passed(), run.ending()))
     })
 }
 
@@ -141,8 +119,7 @@ fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             return Ok(wrong_mode(target, "protected or long", Mode::Long));
         }
         let run = Run::new(target, None, None, arguments.settings())?;
-        Ok(require(
-            &run,
+        Ok(run.require(
             "",
             &format!("prints {GREETING:?}"),
             &[
@@ -151,93 +128,6 @@ fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             ],
         ))
     })
-}
-
-fn simvirtio_targets(arguments: &GradeArgs) -> Vec<Result<RunTarget, Error>> {
-    targets(arguments.simvirtio.as_ref(), Mode::Long, abi::RAM_SIZE, &["simvirtio", "simvirtio-c"])
-}
-
-fn simvirtio(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
-    check_each(simvirtio_targets(arguments), |target| {
-        let run = Run::new(target, Some(Transport::Exit), None, arguments.settings())?;
-        let short = Run::new(target, Some(Transport::Exit), Some(SHORT_QUEUE), arguments.settings())?;
-        let Some(device) = &run.report.simvirtio else {
-            return Ok(wrong(format!("{}: the machine has no SIMVIRTIO device", run.name)));
-        };
-        let details = format!(
-            "; state {} after {}, {}, {}; message {}",
-            device.state,
-            plural(device.history.resets, "reset"),
-            plural(device.history.configs, "config"),
-            plural(device.history.readies, "handshake"),
-            run.excerpt()
-        );
-        Ok(require(
-            &run,
-            &details,
-            &format!("same message through queues of {SHORT_QUEUE} bytes"),
-            &[
-                (run.passed(), "must halt with 42".into()),
-                (
-                    run.sent_the_message(),
-                    format!("must end in state Ready, with a message that contains {MESSAGE:?}"),
-                ),
-                (
-                    short.passed() && short.received() == run.received(),
-                    format!("through queues of {SHORT_QUEUE} bytes: {}", short.outcome()),
-                ),
-            ],
-        ))
-    })
-}
-
-/// Runs the same image over both transports. Message and verdict must be the same, and polling must avoid exactly the exits
-/// in the device's window.
-fn polling(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
-    check_each(simvirtio_targets(arguments), |target| {
-        let by_exit = Run::new(target, Some(Transport::Exit), None, arguments.settings())?;
-        let by_polling = Run::new(target, Some(Transport::Polling), None, arguments.settings())?;
-        let short = Run::new(target, Some(Transport::Polling), Some(SHORT_QUEUE), arguments.settings())?;
-        let saved = by_exit.window_exits();
-        let left = by_exit.exits().saturating_sub(saved);
-        let details = format!(
-            "; {} with transport exit ({saved} at the device), {} with polling",
-            plural(by_exit.exits(), "exit"),
-            by_polling.exits(),
-        );
-        Ok(require(
-            &by_polling,
-            &details,
-            "same message",
-            &[
-                (by_exit.passed() && by_polling.passed(), "must halt with 42 over both transports".into()),
-                (
-                    by_polling.sent_the_message(),
-                    format!("must end in state Ready, with a message that contains {MESSAGE:?}"),
-                ),
-                (
-                    by_exit.received() == by_polling.received(),
-                    format!("with polling the message is {}", by_polling.excerpt()),
-                ),
-                (by_exit.output == by_polling.output, "must print the same text over both transports".into()),
-                (saved > 0, "must access the device with transport exit".into()),
-                (by_polling.exits() == left, format!("must make {} with polling", plural(left, "exit"))),
-                (
-                    short.passed() && short.received() == by_exit.received(),
-                    format!("through queues of {SHORT_QUEUE} bytes: {}", short.outcome()),
-                ),
-            ],
-        ))
-    })
-}
-
-/// Returns evidence that passes if all conditions are met. Its text is the end of the run, `details` and `success`.
-/// Otherwise the evidence fails, and its text begins with the first condition that is not met.
-fn require(run: &Run, details: &str, success: &str, conditions: &[(bool, String)]) -> Evidence {
-    match conditions.iter().find(|(met, _)| !met) {
-        None => Evidence { right: true, text: format!("{}{details}; {success}", run.ending()) },
-        Some((_, missing)) => run.lacks(missing, details),
-    }
 }
 
 /// Compares the exits of the built-in guests with the catalogue, and with KVM's own counter.
@@ -261,7 +151,7 @@ fn counting(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     }
     if evidence.is_empty() {
         let text = format!("{} made exactly the exits that `vmm guests` lists", plural(runs, "run"));
-        evidence.push(Evidence { right: runs > 0, text });
+        evidence.push(Evidence::new(runs > 0, text));
     }
     // Without KVM there is no other count.
     if !is_soft {
@@ -307,16 +197,16 @@ impl KernelCounts {
         if compared == 0 {
             let text =
                 "not compared with KVM's own counter of exits, which this host lacks (KVM_GET_STATS_FD)";
-            return Evidence { right: true, text: text.into() };
+            return Evidence::new(true, text);
         }
         match too_few.as_slice() {
-            [] => Evidence {
-                right: true,
-                text: format!(
+            [] => Evidence::new(
+                true,
+                format!(
                     "KVM's own counter in {}: {theirs}; {ours} counted here, and KVM handled the rest itself",
                     plural(compared, "run")
                 ),
-            },
+            ),
             wrongs => wrong(wrongs.join("; ")),
         }
     }

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use iced_x86::{Encoder, Instruction};
 use softcpu::{cr0, efer, seg};
 
-/// Where far pointers and the operands of LGDT and LIDT are: free for the random part of the program, too.
+/// The place of far pointers and of the operands of LGDT and LIDT. The random part of the program may use it, too.
 const SLOTS: u64 = DATA + 0xe00;
 
 /// The mode in which the next instruction is executed, if all before it succeed.

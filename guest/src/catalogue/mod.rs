@@ -36,6 +36,7 @@ const BASE: Guest = Guest {
     kev: false,
     msrs: &[],
     loses_stores: false,
+    struct_layout: false,
     queue_len: None,
     input: "",
     output: "",

@@ -50,6 +50,19 @@ pub(super) const GUESTS: &[Guest] = &[
         }
     ),
     guest!(
+        "simvirtio-struct",
+        "long64/simvirtio.c",
+        Guest {
+            about: "runs as simvirtio-c does, with the layout of the assignment's device_t (64-bit C)",
+            output: "Ana are mere",
+            exits: Exits::Exactly(53),
+            polling_exits: Some(Exits::Exactly(1)),
+            defines: &["SIMVIRTIO_STRUCT"],
+            struct_layout: true,
+            ..BASE
+        }
+    ),
+    guest!(
         "simvirtio-upper",
         "long64/simvirtio_upper.rs",
         Guest {

@@ -171,7 +171,7 @@ fn every_limit_is_checked() {
             .ends_with("vCPU 0 has 2000 sites (the limit is 1152)")
     );
     assert!(
-        message(&|p| p.vcpus = vec![p.machine.clone(); 33]).ends_with("it has 33 vCPUs (the limit is 32)")
+        message(&|p| p.vcpus = vec![p.machine.clone(); 129]).ends_with("it has 129 vCPUs (the limit is 128)")
     );
     assert!(
         message(&|p| p.marks = vec![SavedMark::default(); 41]).ends_with("it has 41 marks (the limit is 40)")

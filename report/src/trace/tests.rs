@@ -1,3 +1,4 @@
+use super::record::OTHER;
 use super::*;
 use proptest::prelude::*;
 
@@ -144,8 +145,8 @@ fn a_wrong_header_or_record_is_refused_and_its_field_named() {
         (0, &b"V"[..], "not a profile or a trace"),
         (8, &[2, 1], "the trace has version 258, and this program reads version 1: use a newer vmm"),
         (10, &[47], "its records have 47 bytes, not 48"),
-        (12, &[0], "it has 0 vCPUs, not 1 to 32"),
-        (12, &[33], "it has 33 vCPUs, not 1 to 32"),
+        (12, &[0], "it has 0 vCPUs, not 1 to 128"),
+        (12, &[129], "it has 129 vCPUs, not 1 to 128"),
         (12, &[0xff; 4], "4294967295 vCPUs"),
         (24, &[8], "it has 8 records of a run with 7 elements"),
         (16, &[0xff; 16], "it has 18446744073709551615 records (the limit is 4194304)"),

@@ -22,7 +22,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let memory = Flat::new();
-        let device = Device::power_on(8, &memory).unwrap();
+        let device = Device::power_on(Layout::Table, 8, &memory).unwrap();
         let tx = Producer::attach(Ring::tx(8), &memory).unwrap();
         Self { memory, device, tx, message: Vec::new(), input: VecDeque::new() }
     }
@@ -338,11 +338,54 @@ fn repair_restores_the_rx_head_from_the_device() {
 
 #[test]
 fn queue_lengths_outside_the_protocol_are_refused() {
-    for len in [0, 1, 4097, u16::MAX] {
-        assert_eq!(Device::power_on(len, &Flat::new()).err(), Some(BadQueueLen(len)));
+    for (layout, longest) in [(Layout::Table, 4096), (Layout::Struct, 255)] {
+        for len in [0, 1, longest + 1, u16::MAX] {
+            let refused = Device::power_on(layout, len, &Flat::new()).err();
+            assert_eq!(refused, Some(BadQueueLen { len, longest }));
+        }
+        for len in [2, layout.usual_queue(), longest] {
+            assert!(Device::power_on(layout, len, &Flat::new()).is_ok());
+        }
     }
-    for len in [2, 256, 4096] {
-        assert!(Device::power_on(len, &Flat::new()).is_ok());
+}
+
+/// The fields of the assignment's `device_t`, each in one byte behind the magic.
+#[test]
+fn the_struct_layout_has_its_fields_in_another_order() {
+    let bench = Bench::new();
+    let mut bench = Bench { device: Device::power_on(Layout::Struct, 8, &bench.memory).unwrap(), ..bench };
+    let fields = |bench: &Bench| [4, 5, 6, 7].map(|at| bench.memory.load_u8(abi::WINDOW + at));
+    assert_eq!(fields(&bench), [0, 0, 8, 0]);
+    bench.push(b'R').unwrap();
+    bench.push(b'C').unwrap();
+    assert_eq!(fields(&bench), [abi::device_status::CONFIG, 0, 8, 0]);
+    bench.memory.store_u8(abi::WINDOW + 5, abi::driver_status::DRIVER_OK);
+    bench.advance().unwrap();
+    assert_eq!((bench.device.state(), fields(&bench)), (State::Ready, [4, 4, 8, 0]));
+    assert_eq!(bench.device.history().ignored_stores, 0);
+    // The driver status of the other layout.
+    bench.memory.store_u8(abi::WINDOW + 7, 4);
+    bench.memory.store_u8(abi::WINDOW + 6, 9);
+    bench.device.repair(&bench.memory);
+    assert_eq!(fields(&bench), [4, 4, 8, 0]);
+    assert_eq!((bench.device.history().ignored_stores, bench.device.history().misplaced_statuses), (2, 1));
+}
+
+#[test]
+fn loads_of_the_other_device_status_are_counted_until_the_device_is_ready() {
+    for (layout, at) in [(Layout::Table, 4), (Layout::Struct, 6)] {
+        let bench = Bench::new();
+        let mut bench = Bench { device: Device::power_on(layout, 8, &bench.memory).unwrap(), ..bench };
+        for (offset, size) in [(at, 1), (at, 2), (at + 1, 1), (at, 1)] {
+            bench.device.loaded(offset, size);
+        }
+        assert_eq!(bench.device.history().misplaced_waits, 2, "{layout:?}");
+        bench.push(b'R').unwrap();
+        bench.push(b'C').unwrap();
+        bench.memory.store_u8(abi::WINDOW + layout.driver_status(), abi::driver_status::DRIVER_OK);
+        bench.advance().unwrap();
+        bench.device.loaded(at, 1);
+        assert_eq!(bench.device.history().misplaced_waits, 2, "{layout:?}");
     }
 }
 

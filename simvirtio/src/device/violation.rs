@@ -111,16 +111,21 @@ impl core::error::Error for Violation {}
 
 /// A queue length that is not from [`abi::MIN_QUEUE_LEN`] to [`abi::MAX_QUEUE_LEN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadQueueLen(pub u16);
+pub struct BadQueueLen {
+    /// The length in bytes.
+    pub len: u16,
+    /// The greatest length in bytes.
+    pub longest: u16,
+}
 
 impl fmt::Display for BadQueueLen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "a queue length of {} is not possible: {} to {} bytes are allowed",
-            self.0,
+            self.len,
             abi::MIN_QUEUE_LEN,
-            abi::MAX_QUEUE_LEN
+            self.longest
         )
     }
 }

@@ -5,25 +5,26 @@ use crate::flags;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
 use crate::operands::mask;
+use crate::shape::{Operation, Source, Target, binary, unary};
 use crate::state::flag;
 use crate::trap::Trap;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
-        Mnemonic::Add => form::<M, Add>(insn),
-        Mnemonic::Adc => form::<M, Adc>(insn),
-        Mnemonic::Sub => form::<M, Sub>(insn),
-        Mnemonic::Sbb => form::<M, Sbb>(insn),
-        Mnemonic::Cmp => form::<M, Cmp>(insn),
-        Mnemonic::And => form::<M, And>(insn),
-        Mnemonic::Or => form::<M, Or>(insn),
-        Mnemonic::Xor => form::<M, Xor>(insn),
-        Mnemonic::Test => form::<M, Test>(insn),
-        Mnemonic::Inc => inc,
-        Mnemonic::Dec => dec,
-        Mnemonic::Neg => neg,
-        Mnemonic::Not => not,
+        Mnemonic::Add => binary::<M, Add>(insn),
+        Mnemonic::Adc => binary::<M, Adc>(insn),
+        Mnemonic::Sub => binary::<M, Sub>(insn),
+        Mnemonic::Sbb => binary::<M, Sbb>(insn),
+        Mnemonic::Cmp => binary::<M, Cmp>(insn),
+        Mnemonic::And => binary::<M, And>(insn),
+        Mnemonic::Or => binary::<M, Or>(insn),
+        Mnemonic::Xor => binary::<M, Xor>(insn),
+        Mnemonic::Test => binary::<M, Test>(insn),
+        Mnemonic::Inc => unary::<M, Inc>(insn),
+        Mnemonic::Dec => unary::<M, Dec>(insn),
+        Mnemonic::Neg => unary::<M, Neg>(insn),
+        Mnemonic::Not => unary::<M, Not>(insn),
         Mnemonic::Adcx => adcx,
         Mnemonic::Adox => adox,
         _ => return None,
@@ -133,55 +134,22 @@ impl Binary for Test {
     }
 }
 
-/// The function for an instruction with these operands. The commonest forms have their own.
-fn form<M: Memory, B: Binary>(insn: &Instruction) -> Handler<M> {
-    let is_register = |register: Register| register.is_gpr32() || register.is_gpr64();
-    if !is_register(insn.op0_register()) {
-        return binary::<M, B>;
+impl<B: Binary> Operation for B {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        let size = T::size(op);
+        let b = S::get(cpu, op, 1)? & mask(size);
+        if !B::WRITES {
+            let a = T::get(cpu, op, 0)?;
+            let (_, status) = B::apply(a, b, cpu.state.rflags, size);
+            cpu.set_status(status);
+            return Ok(());
+        }
+        T::update(cpu, op, |a, rflags| {
+            let (result, status) = B::apply(a, b, rflags, size);
+            (result, flags::merge(rflags, flag::STATUS, status))
+        })
     }
-    match (insn.op1_kind(), insn.op0_register().is_gpr64()) {
-        (OpKind::Register, false) => registers::<M, B, 4>,
-        (OpKind::Register, true) => registers::<M, B, 8>,
-        (OpKind::Memory, _) => binary::<M, B>,
-        (_, false) => with_immediate::<M, B, 4>,
-        (_, true) => with_immediate::<M, B, 8>,
-    }
-}
-
-/// Operands of all kinds and sizes.
-fn binary<M: Memory, B: Binary>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let a = if B::WRITES { cpu.get_for_update(op, 0)? } else { cpu.get(op, 0)? };
-    let b = cpu.get(op, 1)? & mask(op.size);
-    let (result, status) = B::apply(a, b, cpu.state.rflags, op.size);
-    if B::WRITES {
-        cpu.set(op, 0, result)?;
-    }
-    cpu.set_status(status);
-    Ok(())
-}
-
-/// Two registers of `SIZE` bytes.
-fn registers<M: Memory, B: Binary, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let b = cpu.gpr(op.operands[1].index.into(), SIZE);
-    with_register::<M, B, SIZE>(cpu, op, b);
-    Ok(())
-}
-
-/// A register of `SIZE` bytes, and an immediate value.
-fn with_immediate<M: Memory, B: Binary, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    with_register::<M, B, SIZE>(cpu, op, op.immediate & mask(SIZE));
-    Ok(())
-}
-
-/// Executes an instruction whose first operand is a register of `SIZE` bytes, and whose second has the value `b`.
-#[inline]
-fn with_register<M: Memory, B: Binary, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>, b: u64) {
-    let index = op.operands[0].index.into();
-    let (result, status) = B::apply(cpu.gpr(index, SIZE), b, cpu.state.rflags, SIZE);
-    if B::WRITES {
-        cpu.set_gpr(index, SIZE, result);
-    }
-    cpu.set_status(status);
 }
 
 impl<M: Memory> Cpu<M> {
@@ -198,33 +166,49 @@ impl<M: Memory> Cpu<M> {
     }
 }
 
-fn inc<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let a = cpu.get_for_update(op, 0)?;
-    let (result, status) = sum(a, 1, 0, op.size);
-    cpu.set(op, 0, result)?;
-    cpu.set_flags(flag::STATUS & !flag::CF, status);
-    Ok(())
+struct Inc;
+struct Dec;
+struct Neg;
+struct Not;
+
+impl Operation for Inc {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        let size = T::size(op);
+        T::update(cpu, op, |a, rflags| {
+            let (result, status) = sum(a, 1, 0, size);
+            (result, flags::merge(rflags, flag::STATUS & !flag::CF, status))
+        })
+    }
 }
 
-fn dec<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let a = cpu.get_for_update(op, 0)?;
-    let (result, status) = difference(a, 1, 0, op.size);
-    cpu.set(op, 0, result)?;
-    cpu.set_flags(flag::STATUS & !flag::CF, status);
-    Ok(())
+impl Operation for Dec {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        let size = T::size(op);
+        T::update(cpu, op, |a, rflags| {
+            let (result, status) = difference(a, 1, 0, size);
+            (result, flags::merge(rflags, flag::STATUS & !flag::CF, status))
+        })
+    }
 }
 
-fn neg<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let a = cpu.get_for_update(op, 0)?;
-    let (result, status) = difference(0, a, 0, op.size);
-    cpu.set(op, 0, result)?;
-    cpu.set_status(status);
-    Ok(())
+impl Operation for Neg {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        let size = T::size(op);
+        T::update(cpu, op, |a, rflags| {
+            let (result, status) = difference(0, a, 0, size);
+            (result, flags::merge(rflags, flag::STATUS, status))
+        })
+    }
 }
 
-fn not<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let a = cpu.get_for_update(op, 0)?;
-    cpu.set(op, 0, !a)
+impl Operation for Not {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        T::update(cpu, op, |a, rflags| (!a, rflags))
+    }
 }
 
 /// Adds with a carry in, and out to, `carry`.

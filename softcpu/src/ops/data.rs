@@ -4,18 +4,19 @@ use crate::cpu::Cpu;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
 use crate::operands::{mask, sign_bit, sign_extend};
+use crate::shape::{self, Any, Operation, Source, Target, binary};
 use crate::state::{flag, gpr};
 use crate::trap::Trap;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, Register};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
-        Mnemonic::Mov if is_plain(insn) => mov_form(insn),
-        Mnemonic::Movzx | Mnemonic::Movnti => mov,
+        Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti if is_plain(insn) => binary::<M, Mov>(insn),
         Mnemonic::Movsx | Mnemonic::Movsxd => movsx,
         Mnemonic::Movbe => movbe,
         Mnemonic::Bswap => bswap,
-        Mnemonic::Lea => lea,
+        Mnemonic::Lea if insn.op0_register().is_gpr64() => lea::<M, shape::Register<8>>,
+        Mnemonic::Lea => lea::<M, Any>,
         Mnemonic::Xlatb => xlat,
         Mnemonic::Cbw => widen::<M, 1>,
         Mnemonic::Cwde => widen::<M, 2>,
@@ -50,51 +51,15 @@ pub(super) fn is_plain(insn: &Instruction) -> bool {
     !special(insn.op0_register()) && !special(insn.op1_register())
 }
 
-/// The function for a move. The commonest forms have their own.
-fn mov_form<M: Memory>(insn: &Instruction) -> Handler<M> {
-    let size = |register: Register| match register {
-        _ if register.is_gpr32() => 4,
-        _ if register.is_gpr64() => 8,
-        _ => 0,
-    };
-    match (insn.op0_kind(), size(insn.op0_register()), insn.op1_kind(), size(insn.op1_register())) {
-        (_, 4, OpKind::Register, 4) => move_register::<M, 4>,
-        (_, 8, OpKind::Register, 8) => move_register::<M, 8>,
-        (_, 4, OpKind::Memory, _) => move_load::<M, 4>,
-        (_, 8, OpKind::Memory, _) => move_load::<M, 8>,
-        (OpKind::Memory, _, _, 4) => move_store::<M, 4>,
-        (OpKind::Memory, _, _, 8) => move_store::<M, 8>,
-        (_, 4 | 8, _, 0) => move_immediate,
-        _ => mov,
+/// MOV, and MOVZX, whose source is shorter.
+struct Mov;
+
+impl Operation for Mov {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        let value = S::get(cpu, op, 1)?;
+        T::set(cpu, op, value)
     }
-}
-
-fn move_register<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let value = cpu.gpr(op.operands[1].index.into(), SIZE);
-    cpu.set_gpr(op.operands[0].index.into(), SIZE, value);
-    Ok(())
-}
-
-fn move_immediate<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    cpu.set_gpr(op.operands[0].index.into(), op.size, op.immediate);
-    Ok(())
-}
-
-fn move_load<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let value = cpu.load(op.address.segment.into(), cpu.effective_address(op), SIZE)?;
-    cpu.set_gpr(op.operands[0].index.into(), SIZE, value);
-    Ok(())
-}
-
-fn move_store<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let value = cpu.gpr(op.operands[1].index.into(), SIZE);
-    cpu.store(op.address.segment.into(), cpu.effective_address(op), SIZE, value)
-}
-
-/// MOV with operands of all kinds and sizes, and MOVZX.
-fn mov<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    let value = cpu.get(op, 1)?;
-    cpu.set(op, 0, value)
 }
 
 fn movsx<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
@@ -118,9 +83,9 @@ fn bswap<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     cpu.set(op, 0, result)
 }
 
-fn lea<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+fn lea<M: Memory, T: Target>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let offset = cpu.effective_address(op);
-    cpu.set(op, 0, offset)
+    T::set(cpu, op, offset)
 }
 
 fn xlat<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {

@@ -26,6 +26,7 @@ impl<M: Memory> Cpu<M> {
     fn shadow_after(&mut self, segment: usize) {
         if segment == seg::SS && !self.shadow {
             self.shadow = true;
+            self.leave_block = true;
             self.skip_single_step = true;
         }
     }

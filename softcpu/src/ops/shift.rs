@@ -5,15 +5,16 @@ use crate::flags;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
 use crate::operands::{mask, sign_bit, sign_extend};
+use crate::shape::{Operation, Source, Target, unary};
 use crate::state::flag;
 use crate::trap::Trap;
 use iced_x86::{Instruction, Mnemonic};
 
 pub(super) fn handler<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     Some(match insn.mnemonic() {
-        Mnemonic::Shl | Mnemonic::Sal => shl,
-        Mnemonic::Shr => shr,
-        Mnemonic::Sar => sar,
+        Mnemonic::Shl | Mnemonic::Sal => unary::<M, Shl>(insn),
+        Mnemonic::Shr => unary::<M, Shr>(insn),
+        Mnemonic::Sar => unary::<M, Sar>(insn),
         Mnemonic::Shld => shld,
         Mnemonic::Shrd => shrd,
         _ => return None,
@@ -46,44 +47,57 @@ pub(super) fn overflow_of_sign(value: u64, new: u64, size: u8) -> u64 {
 
 /// Executes a shift. `shifted` has the result, CF and OF for a value and a count that is not 0.
 #[inline]
-fn shift<M: Memory>(
+fn shift<M: Memory, T: Target, S: Source>(
     cpu: &mut Cpu<M>,
     op: &Op<M>,
     shifted: impl Fn(u64, u32, u8) -> (u64, u64, u64),
 ) -> Result<(), Trap> {
-    let size = op.size;
-    let value = cpu.get_for_update(op, 0)?;
-    let count = (cpu.get(op, 1)? & count_mask(size)) as u32;
-    if count == 0 {
-        return cpu.set(op, 0, value);
+    let size = T::size(op);
+    let count = (S::get(cpu, op, 1)? & count_mask(size)) as u32;
+    T::update(cpu, op, |value, rflags| {
+        if count == 0 {
+            return (value, rflags);
+        }
+        let (result, carry, overflow) = shifted(value, count, size);
+        let result = result & mask(size);
+        let status = flags::of_result(result, size) | carry | overflow;
+        (result, flags::merge(rflags, flag::STATUS, status))
+    })
+}
+
+struct Shl;
+struct Shr;
+struct Sar;
+
+impl Operation for Shl {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        shift::<M, T, S>(cpu, op, |value, count, size| {
+            let last = value << (count - 1);
+            let carry = if last & sign_bit(size) != 0 { flag::CF } else { 0 };
+            (last << 1, carry, overflow_of_top(value, size))
+        })
     }
-    let (result, carry, overflow) = shifted(value, count, size);
-    let result = result & mask(size);
-    cpu.set(op, 0, result)?;
-    cpu.set_status(flags::of_result(result, size) | carry | overflow);
-    Ok(())
 }
 
-fn shl<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    shift(cpu, op, |value, count, size| {
-        let last = value << (count - 1);
-        let carry = if last & sign_bit(size) != 0 { flag::CF } else { 0 };
-        (last << 1, carry, overflow_of_top(value, size))
-    })
+impl Operation for Shr {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        shift::<M, T, S>(cpu, op, |value, count, size| {
+            let last = value >> (count - 1);
+            (last >> 1, flag_if(last, flag::CF), overflow_of_sign(value, 0, size))
+        })
+    }
 }
 
-fn shr<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    shift(cpu, op, |value, count, size| {
-        let last = value >> (count - 1);
-        (last >> 1, flag_if(last, flag::CF), overflow_of_sign(value, 0, size))
-    })
-}
-
-fn sar<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
-    shift(cpu, op, |value, count, size| {
-        let last = sign_extend(value, size) as i64 >> (count - 1);
-        ((last >> 1) as u64, flag_if(last as u64, flag::CF), 0)
-    })
+impl Operation for Sar {
+    #[inline]
+    fn run<M: Memory, T: Target, S: Source>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
+        shift::<M, T, S>(cpu, op, |value, count, size| {
+            let last = sign_extend(value, size) as i64 >> (count - 1);
+            ((last >> 1) as u64, flag_if(last as u64, flag::CF), 0)
+        })
+    }
 }
 
 /// The count of a double shift.

@@ -4,8 +4,9 @@ use super::string::Elements;
 use crate::cpu::Cpu;
 use crate::memory::{Memory, PAGE};
 use crate::operands::mask;
-use crate::paging::{Access, Entry};
+use crate::paging::Access;
 use crate::state::{flag, gpr, seg};
+use crate::tlb::Entry;
 
 /// Elements in one page of memory.
 struct Run<P> {
@@ -44,8 +45,8 @@ impl<M: Memory> Cpu<M> {
             offset.checked_add(distance).filter(|last| *last <= mask(elements.width))?
         };
         self.linear(segment, last, size, access).ok()?;
-        let Entry { page, has_code, .. } = self.translate(linear, access, self.is_user()).ok()?;
-        if access == Access::Write && has_code {
+        let Entry { page, code, .. } = self.translate(linear, access, self.is_user()).ok()?;
+        if access == Access::Write && code != 0 {
             return None;
         }
         Some(Run { page: page?, start: start as usize, count })

@@ -6,14 +6,8 @@ use crate::memory::VecMemory;
 use crate::state::{cr0, gpr, seg};
 use crate::tests::machine::{
     CODE, DATA, Mode, STACK, TSS, USER_STACK, descriptor, gate, machine, machine_with, read, run, selector,
-    set_descriptor, write,
+    set_descriptor, stack, write,
 };
-
-/// The values of `size` bytes at the stack pointer.
-fn stack(cpu: &Cpu<VecMemory>, size: usize, count: u64) -> Vec<u64> {
-    let start = cpu.state.segments[seg::SS].base + cpu.state.gpr[gpr::SP];
-    (0..count).map(|index| read(cpu, start + index * size as u64, size)).collect()
-}
 
 /// The bytes of a far jump or call with an immediate pointer, in 32-bit code.
 fn far(opcode: u8, selector: u16, offset: u32) -> Vec<u8> {

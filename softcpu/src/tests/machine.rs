@@ -257,3 +257,9 @@ pub(crate) fn halted_in(cpu: &Cpu<VecMemory>) -> Option<u8> {
     let linear = cpu.state.segments[seg::CS].base.wrapping_add(cpu.state.rip).wrapping_sub(1);
     (0..=255).find(|vector| handler(*vector) == linear)
 }
+
+/// The values of `size` bytes at the stack pointer.
+pub(crate) fn stack(cpu: &Cpu<VecMemory>, size: usize, count: u64) -> Vec<u64> {
+    let start = cpu.state.segments[seg::SS].base + cpu.state.gpr[gpr::SP];
+    (0..count).map(|index| read(cpu, start + index * size as u64, size)).collect()
+}

@@ -6,5 +6,6 @@ mod machine;
 mod random;
 mod returns;
 mod segments;
+mod single_step;
 mod syscall;
 mod tables;

@@ -1,6 +1,7 @@
 //! Recognises Linux kernels.
 
-use super::{elf, open};
+use super::elf;
+use super::file::open;
 use object::ReadCache;
 use std::fs::File;
 use std::io::{BufReader, Read};

@@ -5,7 +5,8 @@
 //! the kernel. It trusts the headers of the file, so this file checks them first.
 
 use super::detect::{SIGNATURE, is_bzimage};
-use super::{elf, open};
+use super::elf;
+use super::file::open;
 use crate::error::{Error, ImageError};
 use crate::host::printable;
 use crate::memory::{Gpa, GuestMemory, PAGE, pc};

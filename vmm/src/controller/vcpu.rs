@@ -37,7 +37,7 @@ pub trait VcpuState {
     /// Sets the segment and control registers.
     ///
     /// # Errors
-    /// The kernel refused.
+    /// The kernel refused: [`Error::RefusedRegisters`] if the registers break rules of the processor.
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error>;
 
     /// KVM's value of a model-specific register; `None` if KVM does not have the register.

@@ -24,6 +24,7 @@ pub(crate) mod simvirtio;
 #[cfg_attr(not(has_kvm), path = "virtio/absent.rs")]
 pub(crate) mod virtio;
 
+pub use ::simvirtio::abi::Layout;
 pub use bus::{Bus, Device, DeviceName, SharedDevice};
 pub use debugcon::{Debugcon, PORT as DEBUGCON_PORT};
 pub use exit_port::{ExitPort, PORT as EXIT_PORT};

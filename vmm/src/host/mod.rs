@@ -42,7 +42,7 @@ pub use number::{format_size, parse_number};
 pub(crate) use os::{EventFd, LARGE_PAGES, MERGE_PAGES, clear_pages, event, metadata};
 pub use printable::{printable, printable_text};
 pub(crate) use process::started;
-pub use process::{prepare, stdout_was_closed};
+pub use process::{prepare, stdout_was_closed, unprepare};
 pub use stream::TimeoutWriter;
 pub use terminal::RawTerminal;
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};

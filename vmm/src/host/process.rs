@@ -7,10 +7,24 @@ use std::time::Instant;
 /// Ignores SIGXFSZ and SIGPIPE, so that a write beyond a limit of file size (RLIMIT_FSIZE) or to a closed pipe fails
 /// with an error. Otherwise the signal would end the program without a message.
 pub fn prepare() {
-    // SAFETY: both calls only set the disposition of a signal.
-    unsafe {
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    for (signal, was_ignored) in &IGNORED {
+        // SAFETY: the call only sets the disposition of a signal.
+        let before = unsafe { libc::signal(*signal, libc::SIG_IGN) };
+        was_ignored.store(before == libc::SIG_IGN, Ordering::Relaxed);
+    }
+}
+
+/// The signals that [`prepare`] ignores. Each is true if it was ignored before.
+static IGNORED: [(libc::c_int, AtomicBool); 2] =
+    [(libc::SIGXFSZ, AtomicBool::new(false)), (libc::SIGPIPE, AtomicBool::new(false))];
+
+/// Undoes [`prepare`], for a child process before it executes another program. The function may be called between `fork`
+/// and `exec`.
+pub fn unprepare() {
+    for (signal, was_ignored) in &IGNORED {
+        let before = if was_ignored.load(Ordering::Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: the call only sets the disposition of a signal.
+        unsafe { libc::signal(*signal, before) };
     }
 }
 

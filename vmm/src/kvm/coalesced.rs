@@ -86,12 +86,12 @@ fn place(index: u32) -> usize {
 #[allow(unsafe_code)]
 mod tests {
     use super::*;
-    use crate::kvm::run_page::FakeRun;
+    use crate::kvm::run_copy::RunCopy;
     use kvm_bindings::kvm_run;
     use proptest::prelude::*;
 
-    fn mapping(first: u32, last: u32) -> FakeRun {
-        let page = FakeRun::new(kvm_run::default());
+    fn mapping(first: u32, last: u32) -> RunCopy {
+        let page = RunCopy::of(kvm_run::default());
         page.write(START, first.to_le_bytes());
         page.write(START + 4, last.to_le_bytes());
         page
@@ -152,7 +152,7 @@ mod tests {
         /// A page with any content is empty after at most as many stores as it has entries.
         #[test]
         fn any_page_becomes_empty(bytes in prop::collection::vec(any::<u8>(), PAGE), first: u8, last: u8) {
-            let page = FakeRun::new(kvm_run::default());
+            let page = RunCopy::of(kvm_run::default());
             bytes.iter().enumerate().for_each(|(at, byte)| page.write(START + at, [*byte]));
             page.write(START, [first, 0, 0, 0, last, 0, 0, 0]);
             let taken = (0..ENTRIES).take_while(|_| matches!(take(&page), Ok(Some(_)))).count();

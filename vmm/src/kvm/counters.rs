@@ -61,7 +61,7 @@ impl KvmCounters {
     }
 
     /// Adds the counters of another vCPU. Both have the same descriptors, because they are from the same kernel.
-    pub(crate) fn absorb(&mut self, other: &Self) {
+    pub fn absorb(&mut self, other: &Self) {
         let offsets: Vec<_> = self.fields().map(|(_, offset)| offset).collect();
         for offset in offsets {
             let sum = self.value(offset).unwrap_or(0).saturating_add(other.value(offset).unwrap_or(0));
@@ -69,6 +69,33 @@ impl KvmCounters {
                 *bytes = sum.to_ne_bytes();
             }
         }
+    }
+
+    /// Reads the counters from the file that KVM_GET_STATS_FD has opened for a VM or vCPU, without histograms.
+    ///
+    /// # Errors
+    /// The file cannot be read, or it is not such a file.
+    pub fn read(stats: &File) -> io::Result<Self> {
+        let mut header = [0; HEADER];
+        stats.read_exact_at(&mut header, 0)?;
+        let field = |at: usize| word(&header, at);
+        let (name_size, count, descriptors, data) = (field(4), field(8), field(16), field(20));
+        let invalid =
+            || io::Error::new(io::ErrorKind::InvalidData, "the header of KVM's counters is invalid");
+        if name_size > MAX_FIELD || count > MAX_FIELD {
+            return Err(invalid());
+        }
+        let descriptor_size = DESCRIPTOR.saturating_add(name_size as usize);
+        let table = vec![0; descriptor_size.saturating_mul(count as usize)];
+        let mut counters = Self { descriptors: table, descriptor_size, values: Vec::new() };
+        stats.read_exact_at(&mut counters.descriptors, descriptors.into())?;
+        let end = counters.fields().map(|(_, offset)| offset).max().unwrap_or(0);
+        if end > MAX_OFFSET {
+            return Err(invalid());
+        }
+        counters.values = vec![0; end + size_of::<u64>()];
+        stats.read_exact_at(&mut counters.values, data.into())?;
+        Ok(counters)
     }
 
     /// The name, filled up with zeroes, and the offset of each counter that has a single value.
@@ -91,26 +118,7 @@ impl KvmCounters {
 /// # Errors
 /// The kernel has no counters, or does not show them.
 pub(crate) fn kvm_counters(fd: &impl AsRawFd) -> io::Result<KvmCounters> {
-    let stats = kvm_stats(fd)?;
-    let mut header = [0; HEADER];
-    stats.read_exact_at(&mut header, 0)?;
-    let field = |at: usize| word(&header, at);
-    let (name_size, count, descriptors, data) = (field(4), field(8), field(16), field(20));
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the header of KVM's counters is invalid");
-    if name_size > MAX_FIELD || count > MAX_FIELD {
-        return Err(invalid());
-    }
-    let descriptor_size = DESCRIPTOR.saturating_add(name_size as usize);
-    let table = vec![0; descriptor_size.saturating_mul(count as usize)];
-    let mut counters = KvmCounters { descriptors: table, descriptor_size, values: Vec::new() };
-    stats.read_exact_at(&mut counters.descriptors, descriptors.into())?;
-    let end = counters.fields().map(|(_, offset)| offset).max().unwrap_or(0);
-    if end > MAX_OFFSET {
-        return Err(invalid());
-    }
-    counters.values = vec![0; end + size_of::<u64>()];
-    stats.read_exact_at(&mut counters.values, data.into())?;
-    Ok(counters)
+    KvmCounters::read(&kvm_stats(fd)?)
 }
 
 /// The 32-bit word at offset `at`, in native byte order; 0 past the end.

@@ -136,56 +136,10 @@ impl RunPage {
     }
 }
 
-/// A `kvm_run` without a vCPU, for tests and benchmarks.
-#[cfg(any(test, feature = "internals"))]
-#[derive(Debug)]
-pub struct FakeRun {
-    page: RunPage,
-}
-
-#[cfg(any(test, feature = "internals"))]
-impl FakeRun {
-    /// The size of the mapping in bytes: `kvm_run`, the data of port I/O, and the ring of coalesced stores have a page
-    /// each.
-    pub const SIZE: usize = 3 * 4096;
-
-    /// Creates a mapping that begins with `run`. The rest is zero.
-    pub fn new(run: kvm_run) -> Self {
-        let words = Box::leak(vec![0u64; Self::SIZE / 8].into_boxed_slice());
-        // SAFETY: the allocation is aligned to 8 bytes like `kvm_run`, and lives until it is dropped with the result.
-        let page = unsafe { RunPage::new(words.as_mut_ptr().cast(), Self::SIZE) };
-        let Some(page) = page else { unreachable!("three pages are enough for kvm_run") };
-        // SAFETY: the allocation is long enough.
-        unsafe { page.run.write(run) };
-        Self { page }
-    }
-
-    /// Decodes the exit. For port I/O: its first element.
-    pub fn first_exit(&self) -> crate::exit::Exit {
-        super::decode::first_exit(&self.page)
-    }
-}
-
-#[cfg(any(test, feature = "internals"))]
-impl Drop for FakeRun {
-    fn drop(&mut self) {
-        let words = ptr::slice_from_raw_parts_mut(self.page.run.cast::<u64>(), Self::SIZE / 8);
-        // SAFETY: `new` has leaked this allocation, and nothing uses it any more.
-        drop(unsafe { Box::from_raw(words) });
-    }
-}
-
-#[cfg(test)]
-impl std::ops::Deref for FakeRun {
-    type Target = RunPage;
-    fn deref(&self) -> &RunPage {
-        &self.page
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kvm::run_copy::RunCopy;
     use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_IO_OUT};
 
     /// Does the work of the handler of the kick signal.
@@ -202,7 +156,7 @@ mod tests {
         run.__bindgen_anon_1.io.size = 2;
         run.__bindgen_anon_1.io.count = 1;
         run.__bindgen_anon_1.io.data_offset = 4096;
-        let page = FakeRun::new(run);
+        let page = RunCopy::of(run);
         let immediate_exit = page.immediate_exit();
         let kicked = || {
             // SAFETY: `page` lives.
@@ -231,13 +185,13 @@ mod tests {
 
     #[test]
     fn accesses_outside_the_mapping_do_nothing() {
-        let page = FakeRun::new(kvm_run::default());
-        page.write(FakeRun::SIZE - 4, [1, 2, 3, 4]);
-        page.write(FakeRun::SIZE - 3, [9; 4]);
+        let page = RunCopy::of(kvm_run::default());
+        page.write(RunCopy::SIZE - 4, [1, 2, 3, 4]);
+        page.write(RunCopy::SIZE - 3, [9; 4]);
         page.write(usize::MAX, [9]);
-        assert_eq!(page.read(FakeRun::SIZE - 4), Some([1, 2, 3, 4]));
-        assert_eq!(page.read::<4>(FakeRun::SIZE - 3), None);
-        assert_eq!((page.read::<1>(FakeRun::SIZE), page.read::<2>(usize::MAX)), (None, None));
+        assert_eq!(page.read(RunCopy::SIZE - 4), Some([1, 2, 3, 4]));
+        assert_eq!(page.read::<4>(RunCopy::SIZE - 3), None);
+        assert_eq!((page.read::<1>(RunCopy::SIZE), page.read::<2>(usize::MAX)), (None, None));
         // SAFETY: nothing is accessed, because the mapping is too short.
         assert!(unsafe { RunPage::new(ptr::dangling_mut(), size_of::<kvm_run>() - 1) }.is_none());
     }

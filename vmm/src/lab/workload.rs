@@ -295,13 +295,15 @@ mod tests {
     use super::*;
     use crate::device::simvirtio::Simvirtio;
     use simvirtio::Memory;
+    use simvirtio::abi::Layout;
 
     #[test]
     fn the_expected_digest_is_the_digest_of_the_device() {
         let workload = Workload { bytes: 5000, messages: 0, echo: 1, queue_len: 256 };
         let memory = GuestMemory::new(&[(Gpa(0), abi::DOORBELL)]).unwrap();
         let mut device =
-            Simvirtio::power_on(256, memory.clone(), Output::captured().0, Input::bytes(b"")).unwrap();
+            Simvirtio::power_on(Layout::Table, 256, memory.clone(), Output::captured().0, Input::bytes(b""))
+                .unwrap();
         let mut head = 0;
         let mut push = |byte| {
             memory.store_u8(abi::TX_BUFFER + head, byte);

@@ -2,6 +2,7 @@
 
 use crate::boot::Image;
 use crate::console::input::Input;
+use crate::device::Layout;
 use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
@@ -138,7 +139,7 @@ impl Builder {
         let plain = self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
             || image.end() > abi::RAM_SIZE
             || image.entry().0 >= abi::RAM_SIZE;
-        let window = self.transport.is_some() || self.queue_len.is_some();
+        let window = self.transport.is_some() || self.queue_len.is_some() || self.layout != Layout::default();
         match (plain, window) {
             (true, true) => Err(Error::Config(format!(
                 "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and lies below that, and this \
@@ -177,7 +178,8 @@ impl Builder {
         memory: &GuestMemory,
         host: &Host,
     ) -> Result<Background, Error> {
-        let queue_len = self.queue_len.unwrap_or(abi::DEFAULT_QUEUE_LEN);
+        let layout = self.layout;
+        let queue_len = self.queue_len.unwrap_or(layout.usual_queue());
         let output = self.output.clone();
         let input = std::mem::replace(&mut self.input, Input::bytes(b""));
         let page = Arc::new(Mutex::new(DoorbellPage));
@@ -185,14 +187,15 @@ impl Builder {
         if transport.shares_memory() {
             let shared = SharedMemory::new(memory)
                 .ok_or_else(|| Error::Config("SIMVIRTIO needs the SO2 memory map".into()))?;
-            let simvirtio = Simvirtio::power_on(queue_len, shared, output, input)?;
+            let simvirtio = Simvirtio::power_on(layout, queue_len, shared, output, input)?;
             let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
             let rings = transport == Transport::Doorbell && matches!(host, Host::Kvm(..));
             let doorbell = rings.then(Doorbell::new).transpose()?.map(Arc::new);
             let device = Some(Box::new(simvirtio));
             return Ok(Background::SharedWindow(SharedWindow { device, transport, doorbell }));
         }
-        let simvirtio = Simvirtio::power_on(queue_len, TrappedMemory::new(memory.clone()), output, input)?;
+        let trapped = TrappedMemory::new(memory.clone());
+        let simvirtio = Simvirtio::power_on(layout, queue_len, trapped, output, input)?;
         let simvirtio = if self.loopback { simvirtio.looped_back() } else { simvirtio };
         let window = Arc::new(Mutex::new(Window::new(simvirtio)));
         self.devices.mmio.attach(abi::WINDOW, abi::WINDOW_SIZE, window.clone())?;

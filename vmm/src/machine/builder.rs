@@ -5,6 +5,7 @@ use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::controller::msr::{MsrPolicy, MsrRule};
 use crate::controller::{Devices, ExitController};
+use crate::device::Layout;
 use crate::device::bus::SharedDevice;
 use crate::device::simvirtio::Transport;
 use crate::error::Error;
@@ -51,6 +52,7 @@ pub struct Builder {
     pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
+    pub(super) layout: Layout,
     pub(super) queue_len: Option<u16>,
     pub(super) loopback: bool,
     pub(super) timeout: Option<Duration>,
@@ -94,6 +96,7 @@ impl Builder {
             processor: None,
             memory: None,
             transport: None,
+            layout: Layout::default(),
             queue_len: None,
             loopback: false,
             timeout: Some(Duration::from_secs(10)),
@@ -143,8 +146,15 @@ impl Builder {
         self
     }
 
-    /// Sets the length of the SIMVIRTIO queues, in bytes: 2 to 4096. `Some` requires the SO2 memory map. The
-    /// default is 256.
+    /// Sets the layout of SIMVIRTIO's config table (`docs/abi.md`, section 4.1). Another one than the default, that of the
+    /// assignment's table, requires the SO2 memory map.
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// Sets the length of the SIMVIRTIO queues, in bytes: 2 to 4096, or to 255 with [`Layout::Struct`]. `Some` requires the
+    /// SO2 memory map. The default is 256, or 255.
     pub fn queue_len(mut self, queue_len: Option<u16>) -> Self {
         self.queue_len = queue_len;
         self

@@ -118,6 +118,7 @@ impl Machine {
     fn explain(&mut self, stop: &Stop, stopped_by: usize) -> (Option<Location>, Option<Explanation>) {
         let orderly =
             stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
+        let processor = self.processors.kind();
         let Some(vcpu) = self.processors.get_mut(stopped_by).filter(|_| !orderly) else {
             return (None, None);
         };
@@ -144,12 +145,15 @@ impl Machine {
             _ => match (vcpu.regs(), vcpu.sregs()) {
                 (Ok(regs), Ok(sregs)) => {
                     let explanation = Explanation::new(location, regs, sregs, &self.memory, &scene);
-                    match vcpu.soft() {
+                    let explanation = match vcpu.soft() {
                         Some(soft) => explanation.map(|explanation| {
                             explanation.with_facts(stop, soft.cpu(), &self.memory, scene.image)
                         }),
                         None => explanation,
-                    }
+                    };
+                    explanation.map(|explanation| {
+                        explanation.with_state_check(stop, processor, &self.memory, scene.image)
+                    })
                 }
                 _ => None,
             },

@@ -11,8 +11,10 @@ mod other_mode;
 mod registers;
 mod selectors;
 mod stack;
+mod state;
 mod stray;
 mod suspicion;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +24,15 @@ use crate::exit::Stop;
 use crate::memory::{Gpa, GuestMemory, PagedMemory};
 use crate::profile::recorder::TracedExit;
 use crate::x86::modes::{self, Mode};
-use crate::x86::probe::{Probe, ProbeError};
+use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
+use crate::x86::state_check::Finding;
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
 use softcpu::Cpu;
 use std::borrow::Cow;
 use std::fmt;
 use suspicion::Suspicion;
+use target::{Fault, Target, translate};
 
 /// The maximum length of an x86 instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
@@ -39,8 +43,8 @@ const STACK_WORDS: usize = 4;
 
 /// The state of a guest when its run ended, and the probable cause if it died of a fault.
 ///
-/// The text has one indented line each for the instruction, its mapping and the stack, and a few lines with the
-/// registers.
+/// The text has one indented line each for the instruction, its mapping, the stack and each rule that the state breaks, and a
+/// few lines with the registers.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The translation of the instruction's address, in words.
@@ -54,6 +58,8 @@ pub struct Explanation {
     cause: Option<String>,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
+    /// The rules that the state breaks, without those that the other fields tell about.
+    findings: Vec<Finding>,
     mode: Mode,
     regs: Regs,
     sregs: Box<Sregs>,
@@ -88,6 +94,7 @@ impl Explanation {
             instruction_len: instruction.as_ref().map_or(SHOWN_INVALID_BYTES, shown_len),
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
+            findings: Vec::new(),
             mode,
             regs,
             sregs: Box::new(sregs),
@@ -213,7 +220,8 @@ impl fmt::Display for Explanation {
                 writeln!(f)
             }
             None => writeln!(f, "  stack        no memory at the stack pointer"),
-        }
+        }?;
+        self.write_findings(f)
     }
 }
 
@@ -307,61 +315,6 @@ fn suspicion(
 fn is_code_of(image: &Image, gpa: Gpa, bytes: &[u8]) -> bool {
     image.code_ranges().iter().any(|range| range.contains(&gpa.0))
         && image.bytes_from(gpa.0).is_none_or(|code| code.iter().zip(bytes).all(|(code, byte)| code == byte))
-}
-
-/// The translation of a linear address.
-struct Target {
-    /// The linear address.
-    linear: u64,
-    /// The guest physical address. `None` if the address is not mapped, or if there is no memory.
-    gpa: Option<Gpa>,
-    /// The translation in words.
-    description: String,
-    /// The exception that an access raises. `None` if the address is mapped.
-    fault: Option<Fault>,
-}
-
-/// The exception that an access to a linear address raises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    /// #PF.
-    NotMapped,
-    /// #GP.
-    NotCanonical,
-}
-
-impl From<ProbeError> for Fault {
-    fn from(error: ProbeError) -> Self {
-        match error {
-            ProbeError::NotCanonical { .. } => Self::NotCanonical,
-            _ => Self::NotMapped,
-        }
-    }
-}
-
-/// Translates a linear address, and describes the translation.
-fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Target {
-    let mapping = match probe.translate_linear(linear) {
-        Ok(mapping) => mapping,
-        Err(error) => {
-            return Target { linear, gpa: None, description: error.to_string(), fault: Some(error.into()) };
-        }
-    };
-    let gpa = mapping.gpa.0;
-    let mut description = match mapping.page {
-        None => format!("{linear:#x} is a physical address (paging is off)"),
-        Some(size) => {
-            let size =
-                if size < 1 << 20 { format!("{} KiB", size >> 10) } else { format!("{} MiB", size >> 20) };
-            let access = if mapping.writable { "writable" } else { "read-only" };
-            format!("{linear:#x} maps to {gpa:#x} ({size} page, {access})")
-        }
-    };
-    let has_memory = memory.read(mapping.gpa, &mut [0]);
-    if !has_memory {
-        description += ", where there is no memory";
-    }
-    Target { linear, gpa: has_memory.then_some(mapping.gpa), description, fault: None }
 }
 
 /// Reads the bytes of an instruction, up to the end of memory.

@@ -11,6 +11,7 @@ use crate::soft;
 use crate::soft::vcpu::SoftVcpu;
 use crate::x86::cpuid;
 use crate::x86::modes::{Mode, VcpuIndex};
+use crate::x86::registers::CpuidEntry;
 use std::fmt;
 
 /// The kind of processor that runs a guest.
@@ -25,11 +26,20 @@ pub enum Processor {
 impl Processor {
     /// The name of the vendor that CPUID shows on this kind of processor on this host. `None` if the host has none of them.
     pub fn vendor(self) -> Option<[u8; 12]> {
-        let leaf = match self {
-            Self::Kvm => cpuid::host_vendor_leaf(),
-            Self::Soft => soft::cpuid::supported().into_iter().find(|leaf| leaf.function == 0),
-        };
-        leaf.as_ref().map(cpuid::vendor)
+        self.leaf(0).as_ref().map(cpuid::vendor)
+    }
+
+    /// The number of bits of a guest physical address on this host.
+    pub(super) fn physical_bits(self) -> u32 {
+        cpuid::physical_bits(self.leaf(cpuid::ADDRESS_SIZES).as_ref())
+    }
+
+    /// A CPUID leaf of this kind of processor on this host.
+    fn leaf(self, function: u32) -> Option<CpuidEntry> {
+        match self {
+            Self::Kvm => cpuid::host_leaf(function),
+            Self::Soft => soft::cpuid::supported().into_iter().find(|leaf| leaf.function == function),
+        }
     }
 }
 

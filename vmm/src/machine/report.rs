@@ -4,6 +4,7 @@ use crate::controller::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
 use crate::controller::{Devices, OpenBus, hypercall};
+use crate::device::Layout;
 use crate::device::bus::DeviceName;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
@@ -188,12 +189,16 @@ impl Report {
         self.explanation.as_ref().and_then(Explanation::cause)
     }
 
-    /// True if the driver of SIMVIRTIO seems to use the assignment's `device_t`, whose layout is not that of the window: it
-    /// stored to the second byte of `max_queue_len`, and never finished the handshake (`docs/abi.md`, section 4.1).
-    pub fn uses_foreign_layout(&self) -> bool {
-        self.simvirtio
-            .as_ref()
-            .is_some_and(|device| device.history.misplaced_statuses > 0 && device.history.readies == 0)
+    /// The layout that the driver of SIMVIRTIO seems to use, if the window has the other one: the driver stored its status
+    /// where that layout has it, or waited for the device's there, and never finished the handshake (`docs/abi.md`, section
+    /// 4.1).
+    pub fn foreign_layout(&self) -> Option<Layout> {
+        /// Loads of one field. A driver that does not wait for it reads it a few times.
+        const WAITS: u64 = 16;
+        let device = self.simvirtio.as_ref()?;
+        let history = device.history;
+        let is_foreign = history.misplaced_statuses > 0 || history.misplaced_waits > WAITS;
+        (is_foreign && history.readies == 0).then_some(device.layout.other())
     }
 
     /// The name of the device and the register at a site of the profile. `None` if no device is there.

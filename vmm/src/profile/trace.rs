@@ -20,6 +20,12 @@ impl Trace {
         Self { capacity, seen: 0, exits: Vec::new() }
     }
 
+    /// Creates the trace of a run with `seen` elements, from its last exits in the order of time. Each has the number of its
+    /// vCPU.
+    pub fn of(seen: u64, exits: Vec<(u32, TracedExit)>) -> Self {
+        Self { capacity: exits.len(), seen, exits }
+    }
+
     /// Adds the recording of vCPU `id`.
     pub(crate) fn add(&mut self, id: u32, recording: &Recording) {
         self.seen = self.seen.saturating_add(recording.profile.total().elements);

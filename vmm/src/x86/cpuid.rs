@@ -26,17 +26,30 @@ const SIGNATURE_WORDS: [u32; 3] = {
 /// finds them.
 const KVM_LEAVES: u32 = 0x4000_0100;
 
-/// Leaf 0 of this host's processor. `None` unless it is an x86 processor.
-pub(crate) fn host_vendor_leaf() -> Option<CpuidEntry> {
+/// The leaf with the sizes of addresses: EAX bits 7 to 0 are the number of bits of a physical address.
+pub(crate) const ADDRESS_SIZES: u32 = 0x8000_0008;
+
+/// A leaf of this host's processor that all x86-64 processors have. `None` unless it is one.
+pub(crate) fn host_leaf(function: u32) -> Option<CpuidEntry> {
     #[cfg(target_arch = "x86_64")]
     let leaf = {
-        let leaf = core::arch::x86_64::__cpuid(0);
+        let leaf = core::arch::x86_64::__cpuid(function);
         let (eax, ebx, ecx, edx) = (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx);
-        Some(CpuidEntry { eax, ebx, ecx, edx, ..Default::default() })
+        Some(CpuidEntry { function, eax, ebx, ecx, edx, ..Default::default() })
     };
     #[cfg(not(target_arch = "x86_64"))]
-    let leaf = None;
+    let leaf = {
+        let _ = function;
+        None
+    };
     leaf
+}
+
+/// The number of bits of a guest physical address, from [`ADDRESS_SIZES`]. If it is not known, the largest number that any
+/// processor has.
+pub(crate) fn physical_bits(sizes: Option<&CpuidEntry>) -> u32 {
+    const MOST: u32 = 52;
+    sizes.map(|leaf| leaf.eax & 0xff).filter(|bits| (1..MOST).contains(bits)).unwrap_or(MOST)
 }
 
 /// The name of the processor's vendor, from EBX, EDX and ECX of leaf 0.

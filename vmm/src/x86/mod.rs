@@ -1,4 +1,5 @@
-//! The x86 processor: the state in which guests start, the CPUID leaves that they see, and their page tables.
+//! The x86 processor: the state in which guests start, the CPUID leaves that they see, their page tables, and the check of a
+//! state for mistakes.
 //!
 //! All of them are pure functions.
 
@@ -8,6 +9,7 @@ pub(crate) mod cpuid;
 pub(crate) mod modes;
 pub(crate) mod probe;
 pub(crate) mod registers;
+pub mod state_check;
 
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use modes::{Mode, VcpuIndex};

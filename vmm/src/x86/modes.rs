@@ -35,8 +35,12 @@ pub const CR0_WP: u64 = 1 << 16;
 pub const CR0_AM: u64 = 1 << 18;
 /// CR0: paging.
 pub const CR0_PG: u64 = 1 << 31;
+/// CR4: 4 MiB pages in 32-bit page tables.
+pub const CR4_PSE: u64 = 1 << 4;
 /// CR4: physical address extension, which long mode needs.
 pub const CR4_PAE: u64 = 1 << 5;
+/// CR4: 57-bit linear addresses.
+pub const CR4_LA57: u64 = 1 << 12;
 /// RFLAGS: always one.
 const RFLAGS_ONE: u64 = 1 << 1;
 /// RFLAGS: ring 3 may use ports.

@@ -4,9 +4,8 @@
 //! guest virtual --(segment)--> linear --(page tables)--> guest physical --(memory slots)--> bytes
 //! ```
 //!
-//! It walks the page tables as the processor does: two levels of 32-bit entries, three with physical address extension,
-//! four or five in long mode (Intel SDM volume 3, sections 4.3 to 4.5). It does not check access rights: it sees what a
-//! debugger would see.
+//! It walks the page tables as the processor does ([`walk`]). It does not check access rights: it sees what a debugger
+//! would see.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -15,16 +14,10 @@
     clippy::expect_used
 )]
 
-use crate::memory::{Gpa, GuestMemory, PAGE};
-use crate::x86::modes;
-use crate::x86::registers::Sregs;
+pub(super) mod walk;
 
-/// CR4: 4 MiB pages in 32-bit page tables.
-const CR4_PSE: u64 = 1 << 4;
-/// CR4: 57-bit linear addresses.
-const CR4_LA57: u64 = 1 << 12;
-/// The physical address in a 64-bit entry.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+use crate::memory::{Gpa, GuestMemory, PAGE};
+use crate::x86::registers::Sregs;
 
 /// The reason why an address cannot be translated or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,22 +79,6 @@ pub struct Translation {
     pub writable: bool,
 }
 
-/// A level of page tables: its name, the lowest bit of the linear address that it decodes, and the number of bits.
-struct Level(&'static str, u32, u32);
-
-/// Long mode, with the level that only 57-bit addresses have.
-const LONG: [Level; 5] = [
-    Level("PML5", 48, 9),
-    Level("PML4", 39, 9),
-    Level("PDPT", 30, 9),
-    Level("PD", 21, 9),
-    Level("PT", 12, 9),
-];
-/// 32-bit mode with physical address extension.
-const PAE: [Level; 3] = [Level("PDPT", 30, 2), Level("PD", 21, 9), Level("PT", 12, 9)];
-/// 32-bit mode with 32-bit entries.
-const NARROW: [Level; 2] = [Level("PD", 22, 10), Level("PT", 12, 10)];
-
 /// The guest's memory as one vCPU sees it at one moment.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -117,12 +94,12 @@ impl Probe {
 
     /// True if the vCPU executes 64-bit code, where segments have no base.
     pub(crate) fn is_long(&self) -> bool {
-        self.sregs.efer & modes::EFER_LMA != 0 && self.sregs.cs.l == 1
+        walk::is_64_bit(&self.sregs)
     }
 
     /// The linear address of an address in the segment with this base.
     pub(crate) fn linear(&self, base: u64, address: u64) -> u64 {
-        if self.is_long() { address } else { base.wrapping_add(address) & 0xffff_ffff }
+        walk::linear(&self.sregs, base, address)
     }
 
     /// Translates a linear address.
@@ -130,64 +107,7 @@ impl Probe {
     /// # Errors
     /// The address is not canonical, or not mapped.
     pub fn translate_linear(&self, linear: u64) -> Result<Translation, ProbeError> {
-        let Self { sregs, .. } = self;
-        if sregs.cr0 & modes::CR0_PG == 0 {
-            return Ok(Translation { gpa: Gpa(linear), page: None, writable: true });
-        }
-        let long = sregs.efer & modes::EFER_LMA != 0;
-        if long {
-            let (levels, sign) = if sregs.cr4 & CR4_LA57 != 0 { (&LONG[..], 56) } else { (&LONG[1..], 47) };
-            let upper = linear >> sign;
-            if upper != 0 && upper != u64::MAX >> sign {
-                return Err(ProbeError::NotCanonical { linear });
-            }
-            return self.walk(linear, levels, sregs.cr3 & ADDRESS);
-        }
-        match sregs.cr4 & modes::CR4_PAE != 0 {
-            true => self.walk(linear, &PAE, sregs.cr3 & 0xffff_ffe0),
-            false => self.walk(linear, &NARROW, sregs.cr3 & 0xffff_f000),
-        }
-    }
-
-    fn walk(&self, linear: u64, levels: &[Level], root: u64) -> Result<Translation, ProbeError> {
-        let narrow = levels.len() == NARROW.len();
-        let width: u64 = if narrow { 4 } else { 8 };
-        let (mut at_table, mut writable) = (root, true);
-        for &Level(table, shift, bits) in levels {
-            let index = linear >> shift & (1u64 << bits).wrapping_sub(1);
-            let at = at_table.saturating_add(index.saturating_mul(width));
-            let mut bytes = [0; 8];
-            let entry = bytes.get_mut(..if narrow { 4 } else { 8 }).unwrap_or_default();
-            if !self.memory.read(Gpa(at), entry) {
-                return Err(ProbeError::NoTable { linear, table, at });
-            }
-            let entry = u64::from_le_bytes(bytes);
-            if entry & modes::PTE_PRESENT == 0 {
-                return Err(ProbeError::NotMapped { linear, table, at, entry });
-            }
-            // The page directory pointers of PAE have neither a writable bit nor a large bit.
-            let pointers = levels.len() == PAE.len() && shift == 30;
-            writable &= pointers || entry & modes::PTE_WRITABLE != 0;
-            let large = entry & modes::PDE_LARGE != 0
-                && match shift {
-                    30 => !pointers,
-                    22 => self.sregs.cr4 & CR4_PSE != 0,
-                    21 => true,
-                    _ => false,
-                };
-            if shift == 12 || large {
-                let within = (1u64 << shift).wrapping_sub(1);
-                // Large 32-bit pages keep bits 32 to 39 of their address in bits 13 to 20.
-                let (base, high) = match narrow {
-                    true => (entry & 0xffff_f000, if large { (entry >> 13 & 0xff) << 32 } else { 0 }),
-                    false => (entry & ADDRESS, 0),
-                };
-                let gpa = Gpa((base & !within) | high | (linear & within));
-                return Ok(Translation { gpa, page: Some(1 << shift), writable });
-            }
-            at_table = if narrow { entry & 0xffff_f000 } else { entry & ADDRESS };
-        }
-        Err(ProbeError::NoTable { linear, table: "PT", at: at_table })
+        walk::translate(&self.sregs, linear, |gpa, bytes| self.memory.read(gpa, bytes), |_| {})
     }
 
     /// Translates a guest virtual address: an offset in the data segment (DS), like the guest's pointers.

@@ -152,7 +152,7 @@ mod tests {
     use crate::console::output::Output;
     use crate::memory::{Gpa, GuestMemory};
     use simvirtio::Memory;
-    use simvirtio::abi;
+    use simvirtio::abi::{self, Layout};
     use simvirtio::device::State;
 
     /// Runs `serve` on a new device while `body` plays the driver. Returns the device and the number of rings.
@@ -160,7 +160,8 @@ mod tests {
         let memory = GuestMemory::new(&[(Gpa(0), abi::DOORBELL)]).unwrap();
         let shared = SharedMemory::new(&memory).unwrap();
         let (output, _) = Output::captured();
-        let mut simvirtio = Simvirtio::power_on(256, shared, output, Input::bytes(b"")).unwrap();
+        let mut simvirtio =
+            Simvirtio::power_on(Layout::Table, 256, shared, output, Input::bytes(b"")).unwrap();
         let doorbell = Doorbell::new().unwrap();
         let (over, mut rings) = (AtomicBool::new(false), 0);
         std::thread::scope(|scope| {

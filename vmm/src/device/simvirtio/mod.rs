@@ -17,7 +17,7 @@ use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::exit::Stop;
 use simvirtio::Memory;
-use simvirtio::abi::{self, offset};
+use simvirtio::abi::{self, Layout, offset};
 use simvirtio::device::{BadQueueLen, Device, History, Host, State};
 use std::collections::VecDeque;
 use std::fmt;
@@ -79,6 +79,8 @@ const MAX_MESSAGE: usize = 64 << 10;
 pub struct SimvirtioReport {
     /// The transport of the run.
     pub transport: Transport,
+    /// The layout of the config table.
+    pub layout: Layout,
     /// The state of the device at the end.
     pub state: State,
     /// The driver's status register at the end.
@@ -175,9 +177,15 @@ impl<M: Memory> Simvirtio<M> {
     /// Creates the device and powers it on.
     ///
     /// # Errors
-    /// The protocol does not allow `queue_len`.
-    pub fn power_on(queue_len: u16, memory: M, output: Output, input: Input) -> Result<Self, BadQueueLen> {
-        let device = Device::power_on(queue_len, &memory)?;
+    /// The layout does not allow `queue_len`.
+    pub fn power_on(
+        layout: Layout,
+        queue_len: u16,
+        memory: M,
+        output: Output,
+        input: Input,
+    ) -> Result<Self, BadQueueLen> {
+        let device = Device::power_on(layout, queue_len, &memory)?;
         let streams = Streams {
             output,
             input,
@@ -194,7 +202,7 @@ impl<M: Memory> Simvirtio<M> {
     /// Returns the device to its state after power-on. The window must be zero. Input that was not read stays.
     pub(crate) fn power_on_again(&mut self) {
         // This does not fail: `power_on` has accepted the queue length.
-        if let Ok(device) = Device::power_on(self.queue_len, &self.memory) {
+        if let Ok(device) = Device::power_on(self.device.layout(), self.queue_len, &self.memory) {
             self.device = device;
         }
         let streams = &mut self.streams;
@@ -266,8 +274,11 @@ impl<M: Memory> Simvirtio<M> {
     pub fn report(&self, transport: Transport) -> SimvirtioReport {
         SimvirtioReport {
             transport,
+            layout: self.device.layout(),
             state: self.device.state(),
-            driver_status: self.memory.load_u8(abi::WINDOW.saturating_add(offset::DRIVER_STATUS)),
+            driver_status: self
+                .memory
+                .load_u8(abi::WINDOW.saturating_add(self.device.layout().driver_status())),
             history: self.device.history(),
             message: self.streams.message.clone(),
             digest: self.streams.digest.finish(),

@@ -5,13 +5,18 @@ use crate::console::output::Captured;
 use crate::device::bus::Device as BusDevice;
 use crate::memory::Gpa;
 use crate::memory::GuestMemory;
+use simvirtio::abi::Layout;
 use simvirtio::device::Violation;
 
 fn window() -> (Window, GuestMemory, Captured) {
     let ram = GuestMemory::new(&[(Gpa(0), abi::RAM_SIZE)]).unwrap();
     let (output, captured) = Output::captured();
     let memory = TrappedMemory::new(ram.clone());
-    (Window::new(Simvirtio::power_on(256, memory, output, Input::bytes(b"in")).unwrap()), ram, captured)
+    (
+        Window::new(Simvirtio::power_on(Layout::Table, 256, memory, output, Input::bytes(b"in")).unwrap()),
+        ram,
+        captured,
+    )
 }
 
 fn read(window: &mut Window, offset: u64, size: u8) -> u64 {

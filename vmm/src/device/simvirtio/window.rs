@@ -6,7 +6,7 @@ use crate::exit::Stop;
 use crate::memory::GuestMemory;
 use crate::shutdown::{Deadline, Wait};
 use simvirtio::Memory;
-use simvirtio::abi::{self, offset};
+use simvirtio::abi::{self, Layout, offset};
 use simvirtio::device::Violation;
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -133,8 +133,9 @@ impl Window {
 }
 
 /// True if the driver may write the byte at `offset`.
-fn is_writable(offset: u64) -> bool {
-    matches!(offset, offset::DRIVER_STATUS..=offset::Q1_CTL)
+fn is_writable(layout: Layout, offset: u64) -> bool {
+    offset == layout.driver_status()
+        || (offset::QUEUE_SELECTOR..=offset::Q1_CTL).contains(&offset)
         || (offset::TX_HEAD..offset::TX_TAIL).contains(&offset)
         || (offset::RX_TAIL..offset::QUEUES_END).contains(&offset)
 }
@@ -145,6 +146,7 @@ impl Device for Window {
         if offset == offset::RX_HEAD {
             self.wait_for_input()?;
         }
+        self.simvirtio.device.loaded(offset, size);
         let mut value = [0; 8];
         for (at, byte) in (offset..).zip(&mut value).take(size.into()) {
             if at < offset::QUEUES_END {
@@ -155,10 +157,11 @@ impl Device for Window {
     }
 
     fn write(&mut self, offset: u64, size: u8, data: u64) -> ControlFlow<Stop> {
+        let layout = self.simvirtio.device.layout();
         self.check(offset, size, true)?;
         let mut ignored = false;
         for (at, byte) in (offset..).zip(data.to_le_bytes()).take(size.into()) {
-            if is_writable(at) {
+            if is_writable(layout, at) {
                 self.simvirtio.memory.store_u8(abi::WINDOW.saturating_add(at), byte);
             } else {
                 ignored = true;
@@ -171,11 +174,14 @@ impl Device for Window {
     }
 
     fn name(&self, offset: u64) -> DeviceName {
+        let layout = self.simvirtio.device.layout();
         let register = match offset {
-            offset::MAGIC..offset::MAX_QUEUE_LEN => "magic",
-            offset::MAX_QUEUE_LEN..offset::DEVICE_STATUS => "max_queue_len",
-            offset::DEVICE_STATUS => "device_status",
-            offset::DRIVER_STATUS => "driver_status",
+            offset::MAGIC..offset::LAYOUT => "magic",
+            _ if offset == layout.device_status() => "device_status",
+            _ if offset == layout.driver_status() => "driver_status",
+            _ if offset == layout.max_queue_len() => "max_queue_len",
+            // The second byte of the length, which the struct does not have.
+            offset::LAYOUT..offset::QUEUE_SELECTOR if layout == Layout::Table => "max_queue_len",
             offset::QUEUE_SELECTOR => "queue_selector",
             offset::Q0_CTL => "q0_ctl",
             offset::Q1_CTL => "q1_ctl",

@@ -1,13 +1,13 @@
 //! Tests of decoding without KVM. They fill `kvm_run` as the kernel would.
 
 use super::*;
-use crate::kvm::run_page::FakeRun;
+use crate::kvm::run_copy::RunCopy;
 use kvm_bindings::{KVM_EXIT_IO_IN, kvm_run};
 
 /// Offset of string data in the mapping. Like KVM, the tests use the page after `kvm_run`.
 const DATA: usize = 4096;
 
-fn io_exit(out: bool, size: u8, count: u32, data: &[u8]) -> FakeRun {
+fn io_exit(out: bool, size: u8, count: u32, data: &[u8]) -> RunCopy {
     let mut run = kvm_run { exit_reason: KVM_EXIT_IO, ..Default::default() };
     let direction = if out { KVM_EXIT_IO_OUT } else { KVM_EXIT_IO_IN } as u8;
     run.__bindgen_anon_1.io.direction = direction;
@@ -15,7 +15,7 @@ fn io_exit(out: bool, size: u8, count: u32, data: &[u8]) -> FakeRun {
     run.__bindgen_anon_1.io.port = 0xe9;
     run.__bindgen_anon_1.io.count = count;
     run.__bindgen_anon_1.io.data_offset = DATA as u64;
-    let page = FakeRun::new(run);
+    let page = RunCopy::of(run);
     data.iter().enumerate().for_each(|(at, byte)| page.write(DATA + at, [*byte]));
     page
 }
@@ -83,7 +83,7 @@ fn a_transfer_outside_the_mapping_is_harmless() {
             // SAFETY: the field is in the mapping.
             unsafe { (*page.details()).io.data_offset = data_offset };
             assert_eq!(elements(&page, |_| value), 2);
-            assert_eq!(page.read(DATA), Some([0; FakeRun::SIZE - DATA]));
+            assert_eq!(page.read(DATA), Some([0; RunCopy::SIZE - DATA]));
         }
     }
 }
@@ -97,10 +97,10 @@ fn mmio_keeps_its_width() {
         run.__bindgen_anon_1.mmio.len = len;
         run.__bindgen_anon_1.mmio.is_write = 1;
         let write = Exit::MmioWrite { address: 0x10_0010, size: len as u8, data };
-        assert_eq!(decode(&FakeRun::new(run)), Decoded::Exit(write));
+        assert_eq!(decode(&RunCopy::of(run)), Decoded::Exit(write));
         run.__bindgen_anon_1.mmio.is_write = 0;
         let read = Exit::MmioRead { address: 0x10_0010, size: len as u8 };
-        assert_eq!(decode(&FakeRun::new(run)), Decoded::Exit(read));
+        assert_eq!(decode(&RunCopy::of(run)), Decoded::Exit(read));
     }
 }
 
@@ -108,19 +108,19 @@ fn mmio_keeps_its_width() {
 fn an_emulation_failure_has_the_instruction_if_kvm_reports_it() {
     let mut run = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
     run.__bindgen_anon_1.internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
-    assert_eq!(decode(&FakeRun::new(run)), Decoded::Exit(Exit::EmulationFailure(Instruction::default())));
+    assert_eq!(decode(&RunCopy::of(run)), Decoded::Exit(Exit::EmulationFailure(Instruction::default())));
     // The layout of `emulation_failure` from its flags: the flag, then a length and bytes.
     let mut data = [0; 16];
     data[..2].copy_from_slice(&[1, u64::from_le_bytes([3, 0x0f, 0x57, 0xc0, 0, 0, 0, 0])]);
     run.__bindgen_anon_1.internal.ndata = 4;
     run.__bindgen_anon_1.internal.data = data;
     let instruction = Instruction::new(&[0x0f, 0x57, 0xc0]);
-    assert_eq!(decode(&FakeRun::new(run)), Decoded::Exit(Exit::EmulationFailure(instruction)));
+    assert_eq!(decode(&RunCopy::of(run)), Decoded::Exit(Exit::EmulationFailure(instruction)));
 }
 
 #[test]
 fn the_other_reasons_are_decoded() {
-    let reason = |reason| match decode(&FakeRun::new(kvm_run { exit_reason: reason, ..Default::default() })) {
+    let reason = |reason| match decode(&RunCopy::of(kvm_run { exit_reason: reason, ..Default::default() })) {
         Decoded::Exit(exit) => exit,
         other => panic!("{other:?}"),
     };

@@ -7,8 +7,10 @@ use crate::controller::{VcpuState, msr};
 use crate::error::Error;
 use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
+use crate::x86::cpuid;
 use crate::x86::modes::{self, Mode, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
+use crate::x86::state_check::{self, Kind, Snapshot};
 use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
 use std::io;
 
@@ -104,6 +106,25 @@ impl KvmVcpu {
         Ok(Location::of(&sregs, rip))
     }
 
+    /// The error for registers that KVM refuses, with the rules that they break.
+    fn explain_refusal(&mut self, source: io::Error, sregs: &Sregs) -> Error {
+        let Ok(regs) = self.regs() else { return Error::kvm("KVM_SET_SREGS")(source) };
+        let state = Snapshot {
+            regs: &regs,
+            sregs,
+            physical_bits: cpuid::physical_bits(cpuid::host_leaf(cpuid::ADDRESS_SIZES).as_ref()),
+            entry: None,
+            memory: &|gpa, bytes| self.memory.read(gpa, bytes),
+        };
+        let refused =
+            state_check::check(&state).into_iter().filter(|finding| finding.rule.kind == Kind::Refused);
+        let broken: Vec<_> = refused.map(|finding| finding.to_string()).collect();
+        match broken.is_empty() {
+            true => Error::kvm("KVM_SET_SREGS")(source),
+            false => Error::RefusedRegisters { source, broken },
+        }
+    }
+
     /// The base of SS and RSP at the start. `None` for a vCPU that starts Linux.
     pub(crate) fn start_of_stack(&self) -> Option<(u64, u64)> {
         self.start.as_ref().map(|start| (start.sregs.ss.base, start.regs.rsp))
@@ -149,7 +170,7 @@ impl VcpuState for KvmVcpu {
     }
 
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
-        self.fd.set_sregs(&(*sregs).into()).map_err(Error::kvm("KVM_SET_SREGS"))
+        self.fd.set_sregs(&(*sregs).into()).map_err(|error| self.explain_refusal(error.into(), sregs))
     }
 
     fn msr(&mut self, index: u32) -> Option<u64> {

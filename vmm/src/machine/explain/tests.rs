@@ -156,4 +156,6 @@ fn any_page_tables_and_registers_can_be_explained() {
 }
 
 mod astray;
+mod entry_return;
 mod mistakes;
+mod state;

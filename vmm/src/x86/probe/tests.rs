@@ -1,6 +1,6 @@
 use super::*;
 use crate::memory::{TABLES, TABLES_SIZE};
-use crate::x86::modes::Mode;
+use crate::x86::modes::{self, Mode};
 use proptest::prelude::*;
 
 fn memory() -> GuestMemory {
@@ -58,7 +58,7 @@ fn five_levels_are_walked_if_cr4_enables_them() {
     write(&memory, 0x2000, 8, &[(0, 0x3003)]);
     write(&memory, 0x3000, 8, &[(0, 0x83)]);
     let mut sregs = Sregs { cr3: 0x1000, ..sregs(Mode::Long) };
-    sregs.cr4 |= CR4_LA57;
+    sregs.cr4 |= modes::CR4_LA57;
     let probe = Probe::new(memory, sregs);
     assert_eq!(probe.translate((1 << 48) + 7).unwrap().gpa, Gpa(7));
     assert!(matches!(probe.translate(1 << 56), Err(ProbeError::NotCanonical { .. })));
@@ -79,7 +79,7 @@ fn pae_and_32_bit_page_tables_are_walked() {
     assert_eq!(probe.translate(0xc020_0042).unwrap().gpa, Gpa(0x20_0042));
     assert!(matches!(probe.translate(1 << 30), Err(ProbeError::NotMapped { table: "PDPT", .. })));
 
-    let narrow = Sregs { cr3: 0x4000, cr4: CR4_PSE, ..pae };
+    let narrow = Sregs { cr3: 0x4000, cr4: modes::CR4_PSE, ..pae };
     let probe = Probe::new(memory.clone(), narrow);
     let top = probe.translate(0x3f_f00c).unwrap();
     assert_eq!((top.gpa, top.page, top.writable), (Gpa(0x600c), Some(0x1000), false));

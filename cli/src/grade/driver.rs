@@ -1,0 +1,211 @@
+//! The two tasks of the SO2 assignment that a SIMVIRTIO driver solves: by exits, and by polling.
+//!
+//! Both look at the same runs. After a run that did not end, the others of that driver are left out: an endless driver
+//! costs one time limit.
+
+use crate::grade::{Evidence, Run, Settings, Task, is_bad_guest, wrong};
+use crate::summary::{ending, excerpt};
+use crate::target::RunTarget;
+use report::view::plural;
+use simvirtio::abi;
+use simvirtio::device::State;
+use vmm::Error;
+use vmm::device::Transport;
+use vmm::exit::{Reason, Stop};
+
+/// The text that the driver of the assignment must send.
+const MESSAGE: &str = "Ana are mere";
+/// The length of a queue that is shorter than the message, in bytes. The driver must wrap its index, and wait for space.
+const SHORT_QUEUE: u16 = 8;
+/// The points that a driver loses in each task if it does not read the length of the queues.
+const QUEUE_POINTS: u32 = 5;
+
+/// Runs each driver and checks the results. A driver that cannot be run fails.
+///
+/// # Errors
+/// The host failed, or a file can no longer be read.
+pub(super) fn tasks(targets: Vec<Result<RunTarget, Error>>, settings: Settings) -> Result<[Task; 2], Error> {
+    let (mut exits, mut polling) = (Vec::new(), Vec::new());
+    for target in targets {
+        match target.and_then(|target| DriverRuns::new(&target, settings)) {
+            Ok(runs) => {
+                exits.extend(runs.by_exits());
+                polling.extend(runs.by_polling());
+            }
+            Err(error) if is_bad_guest(&error) => {
+                exits.push(wrong(error.to_string()));
+                polling.push(wrong(error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok([
+        Task { title: "SIMVIRTIO", points: 30, evidence: exits },
+        Task { title: "polling instead of exits", points: 10, evidence: polling },
+    ])
+}
+
+/// The runs of a driver. A run that is missing did not take place, because another one did not end.
+struct DriverRuns {
+    exits: Run,
+    short_exits: Option<Run>,
+    polling: Option<Run>,
+    short_polling: Option<Run>,
+}
+
+impl DriverRuns {
+    fn new(target: &RunTarget, settings: Settings) -> Result<Self, Error> {
+        let run = |transport, queue_len| Run::new(target, Some(transport), queue_len, settings);
+        let short = Some(SHORT_QUEUE);
+        let exits = run(Transport::Exit, None)?;
+        let mut runs = Self { exits, short_exits: None, polling: None, short_polling: None };
+        if runs.exits.timed_out() {
+            return Ok(runs);
+        }
+        let short_exits = runs.short_exits.insert(run(Transport::Exit, short)?);
+        if short_exits.timed_out() {
+            // A driver that waits for ever in a short queue needs the time limit once, not twice.
+            runs.polling = Some(run(Transport::Polling, None)?);
+            return Ok(runs);
+        }
+        if !runs.polling.insert(run(Transport::Polling, None)?).timed_out() {
+            runs.short_polling = Some(run(Transport::Polling, short)?);
+        }
+        Ok(runs)
+    }
+
+    fn by_exits(&self) -> Vec<Evidence> {
+        let run = &self.exits;
+        let Some(device) = &run.report.simvirtio else {
+            return vec![wrong(format!("{}: the machine has no SIMVIRTIO device", run.name))];
+        };
+        let details = format!(
+            "; state {} after {}, {}, {}; message {}",
+            device.state,
+            plural(device.history.resets, "reset"),
+            plural(device.history.configs, "config"),
+            plural(device.history.readies, "handshake"),
+            run.excerpt()
+        );
+        let sent = run.require(
+            &details,
+            "",
+            &[
+                (run.passed(), "must halt with 42".into()),
+                (
+                    run.sent_the_message(),
+                    format!("must end in state Ready, with a message that contains {MESSAGE:?}"),
+                ),
+            ],
+        );
+        self.with_queues(sent, self.short_exits.as_ref())
+    }
+
+    /// Compares both transports. Message and verdict must be the same, and polling must avoid exactly the exits in the
+    /// device's window.
+    fn by_polling(&self) -> Vec<Evidence> {
+        let by_exits = &self.exits;
+        let Some(run) = &self.polling else {
+            return vec![wrong(format!(
+                "{}: not run, because it does not end with transport exit",
+                by_exits.name
+            ))];
+        };
+        let saved = by_exits.window_exits();
+        let left = by_exits.exits().saturating_sub(saved);
+        let details = format!(
+            "; {} with transport exit ({saved} at the device), {} with polling",
+            plural(by_exits.exits(), "exit"),
+            run.exits(),
+        );
+        let polled = run.require(
+            &details,
+            "same message",
+            &[
+                (by_exits.passed() && run.passed(), "must halt with 42 over both transports".into()),
+                (
+                    run.sent_the_message(),
+                    format!("must end in state Ready, with a message that contains {MESSAGE:?}"),
+                ),
+                (
+                    by_exits.received() == run.received(),
+                    format!("with polling the message is {}", run.excerpt()),
+                ),
+                (by_exits.output == run.output, "must print the same text over both transports".into()),
+                (saved > 0, "must access the device with transport exit".into()),
+                (run.exits() == left, format!("must make {} with polling", plural(left, "exit"))),
+            ],
+        );
+        self.with_queues(polled, self.short_polling.as_ref())
+    }
+
+    /// Adds the evidence of a run with short queues to that of a run, if that one passed.
+    fn with_queues(&self, first: Evidence, short: Option<&Run>) -> Vec<Evidence> {
+        if !first.right {
+            return vec![first];
+        }
+        let queues = match short {
+            Some(run) if run.passed() && run.received() == self.exits.received() => Evidence::new(
+                true,
+                format!("{}: same message through queues of {SHORT_QUEUE} bytes", run.name),
+            ),
+            Some(run) => {
+                wrong(format!("{}: through queues of {SHORT_QUEUE} bytes: {}", run.name, run.outcome()))
+            }
+            None => wrong(format!(
+                "{}: not run with queues of {SHORT_QUEUE} bytes, because it does not end with them",
+                self.exits.name
+            )),
+        };
+        vec![first, queues.costs(QUEUE_POINTS, "the driver must read max_queue_len")]
+    }
+}
+
+/// The parts of a run that concern SIMVIRTIO.
+impl Run {
+    /// The beginning of the message that the device received.
+    fn message(&self) -> String {
+        let device = self.report.simvirtio.as_ref();
+        device.map(|device| String::from_utf8_lossy(&device.message).into_owned()).unwrap_or_default()
+    }
+
+    /// Returns true if a time limit ended the run.
+    fn timed_out(&self) -> bool {
+        matches!(self.report.stop, Stop::Timeout(_) | Stop::WallTimeout(_))
+    }
+
+    /// Returns true if the device is in state Ready after a handshake, and received the assignment's message.
+    fn sent_the_message(&self) -> bool {
+        let is_ready = self.report.simvirtio.as_ref().is_some_and(|device| {
+            let history = device.history;
+            device.state == State::Ready && history.resets > 0 && history.configs > 0 && history.readies > 0
+        });
+        is_ready && self.message().contains(MESSAGE)
+    }
+
+    /// An excerpt of the message, in quotes.
+    fn excerpt(&self) -> String {
+        excerpt(&self.message())
+    }
+
+    /// The number of bytes that the device received, and their digest.
+    fn received(&self) -> Option<(u64, u64)> {
+        self.report.simvirtio.as_ref().map(|device| (device.history.received, device.digest))
+    }
+
+    /// Describes how the run ended, and the message.
+    fn outcome(&self) -> String {
+        format!("{}; message {}", ending(&self.report), self.excerpt())
+    }
+
+    /// The number of exits in the device's window.
+    fn window_exits(&self) -> u64 {
+        let sites = self.report.profile.iter().flat_map(|profile| profile.sites());
+        let at_window = sites.filter(|(site, _)| {
+            let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
+            matches!(site.reason, Reason::MmioRead | Reason::MmioWrite)
+                && site.place.is_some_and(|(address, _)| window.contains(&address))
+        });
+        at_window.map(|(_, count)| count.exits).sum()
+    }
+}

@@ -1,0 +1,157 @@
+//! `vmm observe`: runs another program, and shows the exits of its guests.
+
+use crate::args::{Timeout, parse_timeout};
+use crate::measure::{ResultArgs, ResultFiles};
+use crate::status::{self, Failure};
+use crate::streams::{print_stderr, report_error};
+use crate::summary::{busiest, exits};
+use clap::{Args, ValueEnum};
+use observe::{Ending, Observation, Options, Preload, Program};
+use report::view::plural;
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+
+/// The number of vCPUs that get a line.
+const LINES: usize = 32;
+/// The exit status of a program that a signal ended, without the number of the signal: as the shell has it.
+const SIGNALLED: i32 = 128;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmm observe -- ./my-vmm guest.bin          a VMM of your own
+  vmm observe --profile json=q.json -- qemu-system-x86_64 -accel kvm -M microvm
+  vmm report mine.json q.json                the difference of two profiles
+  vmm observe --timeout 10 -- ./my-vmm       end it and its children after 10 s
+  vmm observe -- vmm run simvirtio           this program itself
+
+The program keeps its input, output, terminal and signals. The table goes to stderr when it has ended. Only the exits \
+that reach the program are seen: KVM handles others itself.
+
+Exit status: that of the program, or 128 and the number of the signal that ended it; 110 if the program cannot be \
+found or run, 114 for a timeout, 115 for a host error, 116 if the program cannot be observed.")]
+pub struct ObserveArgs {
+    /// Program to run, and its arguments; a name without a slash is searched for in PATH
+    #[arg(required = true, last = true, num_args = 1.., value_name = "PROGRAM [ARG]...")]
+    command: Vec<OsString>,
+
+    /// Way to see the calls of the program: `preload` sees dynamically linked programs
+    #[arg(long, value_enum, default_value_t)]
+    engine: EngineArg,
+
+    /// Time limit of the program in seconds, such as 60 or 0.5; after it, the program and its children are ended; 0
+    /// means no limit
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_timeout)]
+    timeout: Timeout,
+
+    #[command(flatten)]
+    results: ResultArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum EngineArg {
+    /// a library in front of ioctl (LD_PRELOAD)
+    #[default]
+    Preload,
+}
+
+/// Runs the program and prints its exits. Returns the exit status.
+pub fn main(arguments: &ObserveArgs) -> u8 {
+    match observe(arguments) {
+        Ok(status) => status,
+        Err(error) => report_error(&error),
+    }
+}
+
+fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
+    let none = OsString::new();
+    let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
+    let program = Program::find(name)?;
+    let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced() };
+    let mut engine = match arguments.engine {
+        EngineArg::Preload => {
+            program.check_preload()?;
+            Preload::new()?
+        }
+    };
+    let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
+    let files = ResultFiles::open(&arguments.results, inputs)?;
+    let observation = observe::observe(&program, rest, options, &mut engine)?;
+    // The temporary files are of no more use.
+    drop(engine);
+    let (name, ended) = (program.short_name(), observation.ending.to_string());
+    let milliseconds = observation.elapsed.as_secs_f64() * 1e3;
+    let mut text = format!("vmm: {name}: {ended} (after {milliseconds:.2} ms)\n");
+    if !arguments.results.quiet {
+        text += &details(&name, &observation);
+    }
+    text += &remarks(&name, &observation);
+    print_stderr(&text);
+    // From here on a signal is for this program.
+    vmm::host::catch_interrupts();
+    Ok(files.write(Some(&observation.measured(&name, &ended)), status(&observation)))
+}
+
+/// The exit status for the end of the program.
+fn status(observation: &Observation) -> u8 {
+    match observation.ending {
+        Ending::Timeout(_) => status::TIMEOUT,
+        Ending::Ended(ended) => {
+            let signalled = || ended.signal().map(|signal| signal.saturating_add(SIGNALLED));
+            let status = ended.code().or_else(signalled);
+            status.and_then(|status| u8::try_from(status).ok()).unwrap_or(u8::MAX)
+        }
+    }
+}
+
+/// The exits: those of each vCPU in a line, if there are several, and those of all of them in a table.
+fn details(name: &str, observation: &Observation) -> String {
+    let mut text = String::new();
+    if observation.vcpus.is_empty() {
+        return text;
+    }
+    let several = observation.vcpus.len() > 1;
+    for vcpu in observation.vcpus.iter().filter(|_| several).take(LINES) {
+        let count = plural(vcpu.profile.total().exits, "exit");
+        let sites = busiest(&vcpu.profile);
+        // Writing to a String cannot fail.
+        let _ = match sites.as_str() {
+            "" => writeln!(text, "vmm: {}: {count}", observation.name(vcpu)),
+            _ => writeln!(text, "vmm: {}: {count}: {sites}", observation.name(vcpu)),
+        };
+    }
+    if observation.vcpus.len() > LINES {
+        let more = observation.vcpus.len().saturating_sub(LINES);
+        let _ = writeln!(text, "vmm: and {}", plural(more as u64, "more vCPU"));
+    }
+    text + &exits(&observation.measured(name, ""))
+}
+
+/// Lines about missing counts and unusual ends.
+fn remarks(name: &str, observation: &Observation) -> String {
+    let mut remarks = Vec::new();
+    if observation.machines == 0 && observation.vcpus.is_empty() {
+        remarks.push(format!(
+            "{name} made no VM: neither it nor a child called KVM_CREATE_VM through the C library's ioctl"
+        ));
+    }
+    for (error, count) in observation.errors() {
+        remarks.push(format!("KVM_RUN failed {}: {error}", plural(count, "time")));
+    }
+    if observation.lost > 0 {
+        let exits = plural(observation.lost, "exit");
+        remarks.push(format!("{exits} not counted, because this host was too slow to record them"));
+    }
+    if observation.unrecorded > 0 {
+        let vcpus = plural(observation.unrecorded.into(), "vCPU");
+        remarks.push(format!(
+            "{vcpus} not observed, because the program could not map a file of this one (or more than 1024 vCPUs live)"
+        ));
+    }
+    if observation.has_left_children {
+        remarks.push(format!("children of {name} still run; what they do from now on is not counted"));
+    }
+    remarks.iter().fold(String::new(), |text, remark| text + "vmm: " + remark + "\n")
+}

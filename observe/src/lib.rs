@@ -1,0 +1,34 @@
+//! Observes the VM exits of other programs that use KVM.
+//!
+//! [`observe`] runs a program unchanged and without root. Afterwards its exits are in an [`Observation`], which has the
+//! same profile and trace as a run of this program's own machines: [`Observation::measured`].
+//!
+//! An [`Engine`] gets into the way of the program's calls to KVM, and returns them as [`Event`]s. The only engine so far is
+//! [`Preload`], a small library in front of `ioctl` (LD_PRELOAD). It sees dynamically linked programs.
+//!
+//! The program is not trusted. It may write anything into what it shares with the observer. Then the counts are wrong, but
+//! nothing here fails, waits for ever, or uses memory without a limit.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+mod descendants;
+mod engine;
+mod error;
+mod observation;
+mod preload;
+mod process;
+mod program;
+mod run;
+mod tally;
+
+pub use engine::{Engine, Event, Record, VcpuId};
+pub use error::Error;
+pub use observation::{Ending, Observation, ObservedVcpu};
+pub use preload::Preload;
+pub use program::Program;
+pub use run::{Options, observe};

@@ -1,0 +1,199 @@
+//! The file that the preloaded library and the observer share. `preload/channel.h` has the same layout.
+//!
+//! The observer reads and writes the file with system calls and does not map it. So the program can change what it likes,
+//! even the size of the file, and the observer sees wrong values at worst.
+
+use crate::engine::{Record, VcpuId};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+const PAGE: u64 = 4096;
+/// The number of rings.
+pub(super) const RINGS: usize = 1024;
+/// The number of records of a ring.
+pub(super) const RECORDS: u64 = 4096;
+/// The size of a record in bytes.
+const RECORD: usize = 64;
+/// The size of a ring with its head in bytes.
+const RING: u64 = PAGE + RECORDS * RECORD as u64;
+const MAGIC: u64 = 0x6576_7265_7362_6f31;
+
+// The places of the members of `struct control`.
+const ENDED: u64 = 8;
+const VMS: usize = 12;
+const UNRECORDED: usize = 16;
+const USED: usize = 20;
+/// The place of `read` in `struct ring`.
+const READ: u64 = 128;
+
+/// The states of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Free,
+    Live,
+    Closed,
+}
+
+/// The counts of all processes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Control {
+    /// The number of VMs.
+    pub(super) vms: u32,
+    /// The number of vCPUs without a record.
+    pub(super) unrecorded: u32,
+    /// The number of rings that have ever been used.
+    pub(super) used: usize,
+}
+
+/// The head of a ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) vcpu: VcpuId,
+    /// The number of records, and of those that are complete.
+    pub(super) noted: u64,
+    pub(super) done: u64,
+    /// The number of exits without a record.
+    pub(super) lost: u64,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Channel {
+    file: File,
+    /// Bytes that are read from the file.
+    buffer: Vec<u8>,
+}
+
+impl Channel {
+    /// Prepares an empty file.
+    pub(super) fn new(file: File) -> io::Result<Self> {
+        let rings = RING.saturating_mul(RINGS as u64);
+        file.set_len(PAGE.saturating_mul(2).saturating_add(rings))?;
+        file.write_all_at(&MAGIC.to_ne_bytes(), 0)?;
+        Ok(Self { file, buffer: Vec::new() })
+    }
+
+    /// Tells the library that nothing needs to be recorded any more.
+    pub(super) fn end(&self) {
+        // If this fails, the library fills its rings, and then stops.
+        let _ = self.file.write_all_at(&1u32.to_ne_bytes(), ENDED);
+    }
+
+    pub(super) fn control(&self) -> Control {
+        let mut bytes = [0; 32];
+        if self.file.read_exact_at(&mut bytes, 0).is_err() {
+            return Control::default();
+        }
+        let used = (word(&bytes, USED) as usize).min(RINGS);
+        Control { vms: word(&bytes, VMS), unrecorded: word(&bytes, UNRECORDED), used }
+    }
+
+    /// Reads the states of the first `used` rings.
+    pub(super) fn states(&self, used: usize) -> Vec<State> {
+        let mut bytes = vec![0; used.min(RINGS).saturating_mul(4)];
+        if self.file.read_exact_at(&mut bytes, PAGE).is_err() {
+            return Vec::new();
+        }
+        let state = |word: &[u8]| match word.first() {
+            Some(2) => State::Live,
+            Some(3) => State::Closed,
+            _ => State::Free,
+        };
+        bytes.chunks_exact(4).map(state).collect()
+    }
+
+    /// Gives a ring back to the library.
+    pub(super) fn free(&self, ring: usize) {
+        let place = PAGE.saturating_add((ring as u64).saturating_mul(4));
+        let _ = self.file.write_all_at(&0u32.to_ne_bytes(), place);
+    }
+
+    /// Reads the head of a ring.
+    pub(super) fn head(&self, ring: usize) -> Option<Head> {
+        let mut bytes = [0; 40];
+        self.file.read_exact_at(&mut bytes, start(ring)).ok()?;
+        let vcpu = VcpuId { vm: word(&bytes, 4), vcpu: word(&bytes, 8) };
+        Some(Head { vcpu, noted: long(&bytes, 16), done: long(&bytes, 24), lost: long(&bytes, 32) })
+    }
+
+    /// Reads the records `from` to `to` of a ring, which must not be more than the ring has, and marks them as read.
+    pub(super) fn read(&mut self, ring: usize, from: u64, to: u64, mut each: impl FnMut(Record)) {
+        let (mut next, mut buffer) = (from, std::mem::take(&mut self.buffer));
+        while next < to {
+            // Up to the end of the ring, where the records continue at its start.
+            let place = next.checked_rem(RECORDS).unwrap_or(0);
+            let count = to.saturating_sub(next).min(RECORDS.saturating_sub(place));
+            buffer.resize((count as usize).saturating_mul(RECORD), 0);
+            let at = start(ring).saturating_add(PAGE).saturating_add(place.saturating_mul(RECORD as u64));
+            if self.file.read_exact_at(&mut buffer, at).is_err() {
+                break;
+            }
+            buffer.chunks_exact(RECORD).for_each(|bytes| each(record(bytes)));
+            next = next.saturating_add(count);
+        }
+        self.buffer = buffer;
+        let _ = self.file.write_all_at(&to.to_ne_bytes(), start(ring).saturating_add(READ));
+    }
+}
+
+/// The place of a ring in the file.
+fn start(ring: usize) -> u64 {
+    RING.saturating_mul(ring as u64).saturating_add(2 * PAGE)
+}
+
+fn record(bytes: &[u8]) -> Record {
+    let answered = long(bytes, 16);
+    Record {
+        entered: long(bytes, 0),
+        left: long(bytes, 8),
+        answered: (answered > 0).then_some(answered),
+        result: word(bytes, 24).cast_signed(),
+        reason: word(bytes, 28),
+        details: bytes.last_chunk().copied().unwrap_or_default(),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel() -> Channel {
+        Channel::new(tempfile::tempfile().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn records_wrap_around_at_the_end_of_a_ring() {
+        let mut channel = channel();
+        for number in 0..RECORDS {
+            let at = start(3) + PAGE + number * RECORD as u64;
+            channel.file.write_all_at(&(number + 7).to_ne_bytes(), at).unwrap();
+        }
+        let mut read = Vec::new();
+        channel.read(3, RECORDS - 2, RECORDS + 2, |record| read.push(record.entered));
+        assert_eq!(read, [RECORDS + 5, RECORDS + 6, 7, 8]);
+        let mut marked = [0; 8];
+        channel.file.read_exact_at(&mut marked, start(3) + READ).unwrap();
+        assert_eq!(u64::from_ne_bytes(marked), RECORDS + 2);
+    }
+
+    #[test]
+    fn a_file_that_was_cut_has_no_content() {
+        let mut channel = channel();
+        channel.file.set_len(0).unwrap();
+        assert_eq!(channel.control().used, 0);
+        assert!(channel.states(RINGS).is_empty() && channel.head(0).is_none());
+        channel.read(0, 0, 5, |_| panic!("there is no record"));
+        channel.file.set_len(1 << 12).unwrap();
+        channel.file.write_all_at(&[0xff; 4096], 0).unwrap();
+        assert_eq!(channel.control().used, RINGS, "the number is limited");
+    }
+}

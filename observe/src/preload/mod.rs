@@ -1,0 +1,154 @@
+//! The engine `preload`: a library in front of `ioctl` (`preload/preload.c`) in each process of the program.
+
+mod channel;
+mod folder;
+mod link;
+
+use crate::engine::{Engine, Event, VcpuId};
+use crate::error::Error;
+use channel::{Channel, RECORDS, RINGS, State};
+use folder::Folder;
+use link::{Counters, Link};
+use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
+use std::process::Command;
+
+/// The environment variable with the libraries that the loader loads first.
+const LD_PRELOAD: &str = "LD_PRELOAD";
+
+/// The engine.
+#[derive(Debug)]
+pub struct Preload {
+    folder: Folder,
+    channel: Channel,
+    link: Link,
+    /// The rings in use, by number.
+    rings: Vec<Ring>,
+}
+
+/// The observer's side of a ring.
+#[derive(Debug, Default)]
+struct Ring {
+    /// The vCPU, once it is known.
+    vcpu: Option<VcpuId>,
+    /// The number of records that were read, and of exits that were lost.
+    read: u64,
+    lost: u64,
+    counters: Option<Counters>,
+}
+
+impl Preload {
+    /// Creates the files that this process shares with the program.
+    ///
+    /// # Errors
+    /// They cannot be created.
+    pub fn new() -> Result<Self, Error> {
+        let folder = Folder::new()?;
+        let shared = Error::host("creating the channel to the preloaded library");
+        let channel = folder.channel().and_then(Channel::new).map_err(shared)?;
+        let link = Link::new(&folder.link()).map_err(Error::host("creating a socket for the library"))?;
+        Ok(Self { folder, channel, link, rings: Vec::new() })
+    }
+
+    /// Receives the counters of new vCPUs.
+    fn receive(&mut self) {
+        // A program that floods the socket does not keep this process from its other work.
+        for _ in 0..RINGS {
+            let Some((ring, counters)) = self.link.receive() else { return };
+            if ring < RINGS && counters.is_some() {
+                if self.rings.len() <= ring {
+                    self.rings.resize_with(ring.saturating_add(1), Ring::default);
+                }
+                if let Some(ring) = self.rings.get_mut(ring) {
+                    ring.counters = counters;
+                }
+            }
+        }
+    }
+
+    /// Hands over the new records of all rings.
+    fn drain(&mut self, is_last: bool, to: &mut dyn FnMut(Event)) {
+        let used = self.channel.control().used;
+        let states = self.channel.states(used);
+        // The library sends the counters of a vCPU before it can close the ring.
+        self.receive();
+        if self.rings.len() < states.len() {
+            self.rings.resize_with(states.len(), Ring::default);
+        }
+        for (number, state) in states.into_iter().enumerate().filter(|(_, state)| *state != State::Free) {
+            let Some(ring) = self.rings.get_mut(number) else { continue };
+            let is_last = is_last || state == State::Closed;
+            ring.drain(number, &mut self.channel, is_last, to);
+            if state == State::Closed {
+                *ring = Ring::default();
+                self.channel.free(number);
+            }
+        }
+    }
+}
+
+impl Ring {
+    /// Hands over the new records. `is_last` if no more will come.
+    fn drain(&mut self, number: usize, channel: &mut Channel, is_last: bool, to: &mut dyn FnMut(Event)) {
+        let Some(head) = channel.head(number) else { return };
+        // The vCPU of a ring does not change, whatever the program writes there.
+        let vcpu = match self.vcpu {
+            Some(vcpu) => vcpu,
+            None => {
+                to(Event::Created(head.vcpu));
+                *self.vcpu.insert(head.vcpu)
+            }
+        };
+        let end = if is_last { head.noted } else { head.done };
+        if let Some(new) = end.checked_sub(self.read) {
+            // A ring has no more records than this, so the program has changed the numbers.
+            let overwritten = new.saturating_sub(RECORDS);
+            if overwritten > 0 {
+                to(Event::Lost(vcpu, overwritten));
+            }
+            channel.read(number, self.read.saturating_add(overwritten), end, |record| {
+                to(Event::Returned(vcpu, record));
+            });
+            self.read = end;
+        }
+        if head.lost > self.lost {
+            to(Event::Lost(vcpu, head.lost.saturating_sub(self.lost)));
+            self.lost = head.lost;
+        }
+        if is_last && let Some(counters) = self.counters.take().and_then(|counters| counters.read()) {
+            to(Event::Counters(vcpu, counters));
+        }
+    }
+}
+
+impl Engine for Preload {
+    fn prepare(&mut self, command: &mut Command) -> Result<(), Error> {
+        let mut libraries = OsString::from(self.folder.library());
+        if let Some(others) = std::env::var_os(LD_PRELOAD).filter(|others| !others.is_empty()) {
+            libraries.push(":");
+            libraries.push(others);
+        }
+        command.env(LD_PRELOAD, libraries);
+        Ok(())
+    }
+
+    fn wakes(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.link.file())
+    }
+
+    fn collect(&mut self, to: &mut dyn FnMut(Event)) {
+        self.drain(false, to);
+    }
+
+    fn finish(&mut self, to: &mut dyn FnMut(Event)) {
+        self.channel.end();
+        self.drain(true, to);
+        let control = self.channel.control();
+        to(Event::Unrecorded(control.unrecorded));
+        to(Event::Machines(control.vms));
+    }
+
+    fn leave(&mut self) {
+        self.folder.keep_library();
+    }
+}

@@ -1,0 +1,167 @@
+//! The observed process: its start, its signals, its end, and that of its children.
+#![allow(unsafe_code)]
+
+use crate::Error;
+use crate::descendants;
+use crate::engine::Engine;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+use std::ptr;
+use std::time::{Duration, Instant};
+
+/// The signals that this process hands on to the program, and SIGCHLD.
+const SIGNALS: [libc::c_int; 7] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCHLD];
+/// The longest wait for killed processes.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Signals of this process, which arrive on a file while this lives.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    file: OwnedFd,
+    before: libc::sigset_t,
+}
+
+impl Signals {
+    /// Blocks the signals, and opens the file.
+    pub(crate) fn catch() -> Result<Self, Error> {
+        // SAFETY: all zeroes are a valid set, and the sets outlive the calls. The descriptor is new.
+        unsafe {
+            let (mut set, mut before): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
+            libc::sigemptyset(&mut set);
+            for signal in SIGNALS {
+                libc::sigaddset(&mut set, signal);
+            }
+            let failed = libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before);
+            let fd = libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+            if failed != 0 || fd < 0 {
+                let source = io::Error::last_os_error();
+                libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+                return Err(Error::Host { operation: "catching signals (signalfd)", source });
+            }
+            Ok(Self { file: OwnedFd::from_raw_fd(fd), before })
+        }
+    }
+
+    /// Takes the next signal: its number, and true if a process sent it. The terminal sends its signals to the program
+    /// itself.
+    fn next(&self) -> Option<(libc::c_int, bool)> {
+        // SAFETY: all zeroes are a valid value, and it outlives the call.
+        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: as above.
+        let read = unsafe { libc::read(self.file.as_raw_fd(), (&raw mut info).cast(), size) };
+        let whole = usize::try_from(read).is_ok_and(|read| read == size);
+        whole.then(|| (info.ssi_signo.cast_signed(), info.ssi_code <= libc::SI_USER))
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // A signal that waits was handed on already, or came when the program had ended.
+        while self.next().is_some() {}
+        // SAFETY: the set is the one of before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, ptr::null_mut()) };
+    }
+}
+
+/// The observed process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: libc::pid_t,
+    signals: Signals,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts the program with the signals that this process was started with.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start(command: &mut Command) -> Result<Self, Error> {
+        let signals = Signals::catch()?;
+        // Orphans of the program become children of this process, so that a timeout can end them.
+        // SAFETY: the call takes no memory.
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+        let before = signals.before;
+        let restore = move || {
+            vmm::host::unprepare();
+            // SAFETY: the set is valid, and the call is allowed between fork and exec.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut()) };
+            Ok(())
+        };
+        // SAFETY: the closure makes only calls that are allowed between fork and exec.
+        let child = unsafe { command.pre_exec(restore) }.spawn();
+        let child = child.map_err(Error::host("starting the program"))?;
+        let pid = libc::pid_t::try_from(child.id()).unwrap_or_default();
+        Ok(Self { pid, signals, ended: None })
+    }
+
+    /// The status of the program, once it has ended.
+    pub(crate) fn ended(&self) -> Option<ExitStatus> {
+        self.ended
+    }
+
+    /// Waits until something happens, at most for this time.
+    pub(crate) fn wait(&mut self, engine: &dyn Engine, limit: Duration) {
+        let entry = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // A negative descriptor is ignored.
+        let wakes = engine.wakes().map_or(-1, |file| file.as_raw_fd());
+        let mut files = [entry(self.signals.file.as_raw_fd()), entry(wakes)];
+        let limit = libc::timespec {
+            tv_sec: limit.as_secs().min(3600).cast_signed(),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        // SAFETY: both outlive the call.
+        unsafe { libc::ppoll(files.as_mut_ptr(), files.len() as libc::nfds_t, &limit, ptr::null()) };
+        while let Some((signal, is_sent)) = self.signals.next() {
+            if signal != libc::SIGCHLD && is_sent {
+                self.send(signal);
+            }
+        }
+        self.reap();
+    }
+
+    /// Sends a signal to the program, if it has not ended.
+    pub(crate) fn send(&self, signal: libc::c_int) {
+        if self.ended.is_none() {
+            // SAFETY: the process is not reaped, so the number is its own.
+            unsafe { libc::kill(self.pid, signal) };
+        }
+    }
+
+    /// Reaps all children that have ended. Returns false if there are no children.
+    fn reap(&mut self) -> bool {
+        loop {
+            let mut status = 0;
+            // SAFETY: the status outlives the call.
+            match unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) } {
+                0 => return true,
+                pid if pid == self.pid => self.ended = Some(ExitStatus::from_raw(status)),
+                1.. => {}
+                _ => return io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD),
+            }
+        }
+    }
+
+    /// True if children of the program still run.
+    pub(crate) fn has_children(&mut self) -> bool {
+        self.reap()
+    }
+
+    /// Ends the program and all of its children.
+    pub(crate) fn kill_all(&mut self) {
+        let began = Instant::now();
+        self.send(libc::SIGKILL);
+        while self.reap() && began.elapsed() < KILL_LIMIT {
+            for pid in descendants::of(std::process::id().cast_signed()) {
+                // SAFETY: the call takes no memory. The number was that of a descendant a moment ago.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

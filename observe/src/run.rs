@@ -1,0 +1,94 @@
+//! Runs a program, and collects what its engine sees.
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::observation::{Ending, Observation};
+use crate::process::Process;
+use crate::program::Program;
+use crate::tally::Tally;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use vmm::profile::MAX_TRACED_EXITS;
+
+/// The time between two looks at the rings while there are records. A ring of 4096 records is full after that only if a vCPU
+/// exits 800,000 times a second.
+const PERIOD: Duration = Duration::from_millis(5);
+/// The same while there are none: the time grows to this.
+const IDLE_PERIOD: Duration = Duration::from_millis(20);
+/// The time from SIGTERM to SIGKILL at the end of the time limit.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The options of an observation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The time limit; `None` for no limit.
+    pub timeout: Option<Duration>,
+    /// The number of last exits to keep; `None` for no trace.
+    pub trace: Option<usize>,
+}
+
+/// Runs a program to its end, and observes it with this engine. The program has the standard streams, the terminal, the
+/// process group and the signals of this process.
+///
+/// # Errors
+/// An option is out of range, or the program cannot be started.
+pub fn observe(
+    program: &Program,
+    arguments: &[OsString],
+    options: Options,
+    engine: &mut dyn Engine,
+) -> Result<Observation, Error> {
+    let capacity = options.trace.unwrap_or(0);
+    if options.trace.is_some() && !(1..=MAX_TRACED_EXITS).contains(&capacity) {
+        let what = format!("--trace-exits must be 1 to {MAX_TRACED_EXITS}, not {capacity}");
+        return Err(Error::Option(what));
+    }
+    let mut command = Command::new(&program.path);
+    command.arg0(&program.name).args(arguments);
+    engine.prepare(&mut command)?;
+    let mut tally = Tally::new(capacity);
+    let mut process = Process::start(&mut command)?;
+    let (mut cost, mut period) = (Duration::ZERO, PERIOD);
+    let ending = loop {
+        let now = tally.elapsed();
+        let left = options.timeout.map(|limit| limit.saturating_sub(now));
+        if left == Some(Duration::ZERO) {
+            end(&mut process, engine, &mut tally);
+            break Ending::Timeout(options.timeout.unwrap_or_default());
+        }
+        process.wait(engine, left.unwrap_or(period).min(period));
+        if let Some(status) = process.ended() {
+            break Ending::Ended(status);
+        }
+        let began = Instant::now();
+        let mut is_idle = true;
+        engine.collect(&mut |event| {
+            is_idle = false;
+            tally.take(event);
+        });
+        period = if is_idle { period.saturating_add(PERIOD).min(IDLE_PERIOD) } else { PERIOD };
+        cost = cost.saturating_add(began.elapsed());
+    };
+    let elapsed = tally.elapsed();
+    let has_left_children = process.has_children();
+    let began = Instant::now();
+    engine.finish(&mut |event| tally.take(event));
+    if has_left_children {
+        engine.leave();
+    }
+    cost = cost.saturating_add(began.elapsed());
+    Ok(Observation::of(tally, ending, elapsed, cost, has_left_children))
+}
+
+/// Asks the program to end, and then ends it with all of its children.
+fn end(process: &mut Process, engine: &mut dyn Engine, tally: &mut Tally) {
+    let began = Instant::now();
+    process.send(libc::SIGTERM);
+    while process.ended().is_none() && began.elapsed() < GRACE {
+        process.wait(engine, PERIOD);
+        engine.collect(&mut |event| tally.take(event));
+    }
+    process.kill_all();
+}

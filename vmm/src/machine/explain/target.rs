@@ -1,0 +1,59 @@
+//! Linear addresses, and what they are mapped to.
+
+use crate::memory::{Gpa, GuestMemory};
+use crate::x86::probe::{Probe, ProbeError};
+
+/// The translation of a linear address.
+pub(super) struct Target {
+    /// The linear address.
+    pub(super) linear: u64,
+    /// The guest physical address. `None` if the address is not mapped, or if there is no memory.
+    pub(super) gpa: Option<Gpa>,
+    /// The translation in words.
+    pub(super) description: String,
+    /// The exception that an access raises. `None` if the address is mapped.
+    pub(super) fault: Option<Fault>,
+}
+
+/// The exception that an access to a linear address raises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// #PF.
+    NotMapped,
+    /// #GP.
+    NotCanonical,
+}
+
+impl From<ProbeError> for Fault {
+    fn from(error: ProbeError) -> Self {
+        match error {
+            ProbeError::NotCanonical { .. } => Self::NotCanonical,
+            _ => Self::NotMapped,
+        }
+    }
+}
+
+/// Translates a linear address, and describes the translation.
+pub(super) fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Target {
+    let mapping = match probe.translate_linear(linear) {
+        Ok(mapping) => mapping,
+        Err(error) => {
+            return Target { linear, gpa: None, description: error.to_string(), fault: Some(error.into()) };
+        }
+    };
+    let gpa = mapping.gpa.0;
+    let mut description = match mapping.page {
+        None => format!("{linear:#x} is a physical address (paging is off)"),
+        Some(size) => {
+            let size =
+                if size < 1 << 20 { format!("{} KiB", size >> 10) } else { format!("{} MiB", size >> 20) };
+            let access = if mapping.writable { "writable" } else { "read-only" };
+            format!("{linear:#x} maps to {gpa:#x} ({size} page, {access})")
+        }
+    };
+    let has_memory = memory.read(mapping.gpa, &mut [0]);
+    if !has_memory {
+        description += ", where there is no memory";
+    }
+    Target { linear, gpa: has_memory.then_some(mapping.gpa), description, fault: None }
+}
