@@ -4,6 +4,7 @@ use crate::flags::Undefined;
 use crate::layout;
 use crate::outcome::{self, Outcome};
 use crate::program::{Config, Program};
+use crate::ring_0;
 use crate::runner::Runner;
 use iced_x86::{Instruction, Mnemonic};
 use softcpu::{State, seg};
@@ -94,7 +95,9 @@ impl Runner {
                 // Nor at an address that is mapped to another one.
                 let is_moved = config == Config::Long
                     && !next.bytes.starts_with(&program.read(next.address().min(layout::MEMORY), 2));
-                if next.address() >= layout::MEMORY || is_moved {
+                // Nor within a table, which the cut would change.
+                let is_table = ring_0::is_extended(config) && layout::is_table(next.address());
+                if next.address() >= layout::MEMORY || is_moved || is_table {
                     undefined.step(&step.insn);
                     continue;
                 }
@@ -122,6 +125,7 @@ impl Runner {
             // Only those that do differ matter.
             undefined.flags &= outcome::flags(config, &kvm) ^ outcome::flags(config, &soft);
         }
+        undefined.is_rewritten = is_rewritten;
         Ok(Err(undefined))
     }
 }

@@ -23,6 +23,8 @@ pub struct Undefined {
     pub flags: u64,
     /// One of them was read, so that other results may be undefined as well.
     pub was_read: bool,
+    /// A repetition has overwritten itself, so that no instruction can be found.
+    pub is_rewritten: bool,
     /// The instruction that made them so.
     pub cause: Option<Mnemonic>,
 }

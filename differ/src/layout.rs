@@ -66,6 +66,11 @@ pub const LOW_STACK: u64 = 0x7000;
 /// The bytes between two handlers.
 const HANDLER_SIZE: u64 = 4;
 
+/// True for an address in the descriptor tables or the page tables.
+pub fn is_table(address: u64) -> bool {
+    (GDT..HANDLERS).contains(&address) || (TASK..CODE).contains(&address)
+}
+
 /// The vector in whose handler a processor is, behind the HLT.
 pub fn vector(state: &State) -> Option<u8> {
     let is_flat = state.is_64() || state.segments[seg::CS].base == 0;

@@ -256,6 +256,9 @@ impl<'a> Case<'a> {
             Pusha | Pushad | Enter | Int | Int3 | Into => {
                 "KVM's emulator makes only the last of several writes to memory-mapped I/O"
             }
+            Mnemonic::Retf if self.config != Config::User => {
+                "KVM's emulator begins RETF again behind each value from memory-mapped I/O"
+            }
             Popa | Popad => "KVM's emulator begins POPA again behind each value from memory-mapped I/O",
             Cmpsb | Cmpsw | Cmpsd | Cmpsq if is_string => {
                 "KVM's emulator reads the first operand of CMPS first"

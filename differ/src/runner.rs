@@ -146,6 +146,10 @@ impl Runner {
                 None => Verdict::Different(lines),
             },
             Err(undefined) if undefined.cause.is_some() => Verdict::UndefinedFlags(undefined.name(), lines),
+            Err(undefined) if undefined.is_rewritten && config != Config::User => {
+                let why = "KVM's emulator goes on with an instruction that has overwritten itself";
+                Verdict::NotComparable(why.into())
+            }
             // It cannot be cut into parts.
             Err(_) => Verdict::Different(lines),
         })

@@ -15,7 +15,7 @@ type Error = Box<dyn std::error::Error>;
 /// The accessed and dirty bits.
 const MARKS: u64 = 0x60;
 /// The most instructions that are examined.
-const MOST: usize = 400;
+const MOST: usize = 3000;
 
 impl Runner {
     /// True if the result of softcpu depends on a translation of page tables that the program has changed and not flushed.

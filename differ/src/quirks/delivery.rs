@@ -1,9 +1,8 @@
 //! Exceptions that a host without hardware virtualization delivers itself: it knows usual gates and flat stacks only.
 
 use super::Case;
-use crate::layout::{GDT, MEMORY, RING_0_CODE};
+use crate::layout::{GDT, HANDLERS, RING_0_CODE};
 use crate::outcome;
-use iced_x86::Mnemonic;
 use softcpu::{State, efer, flag, seg};
 
 impl Case<'_> {
@@ -23,17 +22,21 @@ impl Case<'_> {
             return is_short.then_some("the host does not check the limit of SS in real mode");
         }
         let differs = outcome::flags(self.config, soft) ^ outcome::flags(self.config, &self.culprit.kvm);
-        let is_fetch = self.mnemonic == Mnemonic::INVALID && self.soft == Some(14);
         if differs == flag::AC && self.is_equal_with(|kvm, soft| outcome::copy_flags(self.config, kvm, soft))
         {
             return Some(
                 "the host clears AC when it delivers an exception, so a fault of the handler does not show it",
             );
         }
-        // A handler outside of memory: nothing can be cut there, so the exception that led to it may be the cause.
-        let is_outside = is_fetch && self.culprit.step.address() >= MEMORY;
-        let earlier = if is_outside { 0..18 } else { 0..0 };
-        let mut vectors = soft.vectors.iter().copied().chain(self.kvm).chain(earlier);
+        if self.is_equal_with(|kvm, soft| kvm.state.rflags |= soft.state.rflags & flag::AC) {
+            return Some("the host clears AC when it delivers an exception");
+        }
+        if soft.vectors.contains(&8) && self.is_equal_with(|kvm, soft| kvm.state.cr2 = soft.state.cr2) {
+            return Some(
+                "KVM does not load CR2 with the address of a page fault that becomes a double fault",
+            );
+        }
+        let mut vectors = soft.vectors.iter().copied().chain(self.kvm);
         vectors.find_map(|vector| self.gate(vector)).or_else(|| self.stack())
     }
 
@@ -58,6 +61,10 @@ impl Case<'_> {
         }
         if raw >> 47 & 1 == 0 {
             return Some("the host takes a gate that is not present for a double fault");
+        }
+        let is_other = raw & 0xffff != HANDLERS + u64::from(vector) * 4;
+        if is_other && self.culprit.undefined.flags != 0 {
+            return Some("a frame, which is that of another vector, holds flags that are undefined");
         }
         let selector = (raw >> 16) as u16;
         let is_usual =

@@ -1,7 +1,7 @@
 //! Differences of descriptor tables, page tables and modes in ring 0.
 
-use super::{COMPARE, Case, SEGMENTS};
-use crate::layout::{CODE, TABLES};
+use super::{COMPARE, Case, INPUT, SEGMENTS};
+use crate::layout::{CODE, MEMORY, TABLES};
 use crate::outcome::{End, Outcome};
 use crate::program::Config;
 use iced_x86::{Mnemonic, OpKind, Register};
@@ -13,12 +13,18 @@ const EFER: u64 = 0xc000_0080;
 impl Case<'_> {
     /// Differences of tables and modes.
     pub(super) fn tables(&self) -> Option<&'static str> {
-        let before = &self.culprit.step.before;
+        let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
+        if self.culprit.step.address() >= MEMORY {
+            return Some("code that is mapped to another address cannot be cut: the difference may be older");
+        }
         let is_register = self.is(&[Mnemonic::Rdmsr, Mnemonic::Wrmsr]) && before.gpr[1] & 0xffff_ffff != EFER;
         if is_register || self.is(&[Mnemonic::Rdtsc, Mnemonic::Rdtscp, Mnemonic::Cpuid, Mnemonic::Rdpmc]) {
             return Some("the result depends on the processor or on the time");
         }
-        if self.mnemonic == Mnemonic::Movbe && self.soft.is_none() {
+        // Cut off by the end of a page.
+        let is_cut = self.mnemonic == Mnemonic::INVALID
+            && self.culprit.step.bytes.windows(3).any(|bytes| matches!(bytes, [0x0f, 0x38, 0xf0 | 0xf1]));
+        if self.mnemonic == Mnemonic::Movbe || is_cut {
             return Some("KVM's emulator does not know MOVBE");
         }
         if before.is_64()
@@ -29,6 +35,12 @@ impl Case<'_> {
         }
         if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is(&COMPARE) {
             return Some("KVM's emulator reads the first operand of CMPS first");
+        }
+        let is_repeated = self.is(&INPUT) && insn.has_rep_prefix() && self.culprit.step.has_prefix(&[0x67]);
+        if is_repeated && before.is_64() && self.culprit.kvm.state.cr2 == 1 << 32 {
+            return Some(
+                "KVM writes the elements of REP INS together, also past the end of 32-bit addresses",
+            );
         }
         if self.is_real() && self.mnemonic == Mnemonic::Int && before.idtr.base != 0 {
             return Some("the host executes INT n of real mode with the table at address 0");
@@ -47,7 +59,10 @@ impl Case<'_> {
     fn modes(&self) -> Option<&'static str> {
         let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
         let soft = &self.culprit.soft.state;
-        let is_segment = matches!(self.soft, Some(12 | 13)) && (self.kvm == Some(14) || self.is_mapped_io);
+        let is_refused = matches!(self.culprit.soft.vectors.first(), Some(12 | 13));
+        let is_read = self.culprit.kvm.state.cr2 != before.cr2 && soft.cr2 == before.cr2;
+        let is_segment = (is_refused || matches!(self.soft, Some(12 | 13)))
+            && (self.kvm == Some(14) || self.is_mapped_io || is_read);
         if is_segment && !before.is_64() && insn.op0_kind() != OpKind::Register && self.has_memory() {
             return Some("KVM's emulator reads an operand before it checks that its segment can be written");
         }
@@ -72,7 +87,7 @@ impl Case<'_> {
         if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && !tables.iter().all(is_canonical) {
             return Some("KVM allows addresses of 57 bits in GDTR and IDTR");
         }
-        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is_equal_with(accessed_bits) {
+        if self.kvm.is_some() && self.kvm == self.soft && self.is_equal_with(accessed_bits) {
             return Some(
                 "KVM's emulator reads an operand, and sets accessed bits, before it checks that it may write",
             );
@@ -80,11 +95,16 @@ impl Case<'_> {
         if self.culprit.kvm.end == End::Unsupported {
             return Some("KVM cannot emulate the code at the address where a handler begins");
         }
+        if self.is_real() && before.segments.iter().any(|segment| segment.unusable) && self.kvm == self.soft {
+            return Some("KVM's emulator cannot use a segment register in real mode that was null before");
+        }
         if let Some(why) = self.system_segment() {
             return Some(why);
         }
-        if before.is_long() && !before.is_64() && self.is_equal_with(lower_halves) {
-            return Some("KVM's emulator keeps the upper halves of registers in compatibility mode");
+        if self.config == Config::Long && !before.is_64() && self.is_equal_with(lower_halves) {
+            return Some(
+                "KVM's emulator treats the upper halves of registers, which are undefined outside of 64-bit mode, in another way",
+            );
         }
         None
     }
@@ -111,6 +131,9 @@ impl Case<'_> {
         }
         if before.is_64() && upper >> 40 & 0x1f != 0 {
             return Some("KVM's emulator does not check the type in the upper half of a TSS descriptor");
+        }
+        if before.is_64() && upper & 0xffff_8000 != 0 && upper & 0xffff_8000 != 0xffff_8000 {
+            return Some("KVM allows addresses of 57 bits in LDTR and TR");
         }
         let is_16 = raw >> 40 & 0x1f == 1;
         (before.is_long() && is_16).then_some("KVM's emulator knows a 16-bit TSS in long mode")
