@@ -94,7 +94,9 @@ impl Runner {
                 }
                 // Nor at an address that is mapped to another one.
                 let is_moved = config == Config::Long
-                    && !next.bytes.starts_with(&program.read(next.address().min(layout::MEMORY), 2));
+                    && !next.bytes.starts_with(
+                        &program.read(next.address().min(layout::MEMORY), next.bytes.len().min(2)),
+                    );
                 // Nor within a table, which the cut would change.
                 let is_table = ring_0::is_extended(config) && layout::is_table(next.address());
                 if next.address() >= layout::MEMORY || is_moved || is_table {
@@ -105,7 +107,7 @@ impl Runner {
             } else if config != Config::User {
                 // softcpu ends here. KVM must not go on, if it does not.
                 let behind = step.address().wrapping_add(step.insn.len() as u64);
-                if behind < layout::MEMORY {
+                if behind < layout::MEMORY && !(ring_0::is_extended(config) && layout::is_table(behind)) {
                     part.write(behind, &[0xf4]);
                 }
             }

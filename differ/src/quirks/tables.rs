@@ -92,6 +92,10 @@ impl Case<'_> {
                 "KVM's emulator reads an operand, and sets accessed bits, before it checks that it may write",
             );
         }
+        let is_store = self.mnemonic == Mnemonic::Mov && insn.op0_kind() == OpKind::Memory;
+        if is_store && before.cr0 & cr0::PG != 0 && self.is_equal_with(accessed_bits) {
+            return Some("a translation that the program has changed is still in the TLB of softcpu");
+        }
         if self.culprit.kvm.end == End::Unsupported {
             return Some("KVM cannot emulate the code at the address where a handler begins");
         }
