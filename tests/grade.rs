@@ -67,7 +67,7 @@ fn some_images() {
     let file = image.split('@').next().unwrap();
     assert!(grade.text().contains(&format!("+ {file}: halted")), "{}", grade.text());
     assert!(grade.text().ends_with("\n 30/30\n") && !grade.text().contains("built-in"), "{}", grade.text());
-    let notice = "vmm: not graded, because there is no image: a 32-bit and a 64-bit guest (--guest64), \
+    let notice = "vmm: not graded, because there is no image: a 32-bit or 64-bit guest (--guest64), \
                   SIMVIRTIO and polling (--simvirtio)\n";
     assert_eq!((grade.status, grade.stderr.as_str()), (0, notice));
     let grade = ran(&["grade", "--guest16", &image, "--guest64", "/dev/null", "--simvirtio", "/dev/null"]);
@@ -105,7 +105,7 @@ fn reasons() {
         (
             "--guest16",
             &long,
-            "needs to start in real mode, not in long mode: make a flat binary (nasm -f bin)",
+            "needs to start in real mode, not in long mode: give a flat binary (nasm -f bin)",
         ),
         ("--guest16", &object, "the ELF file cannot be read"),
         ("--guest64", &empty, "the image is empty"),

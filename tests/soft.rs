@@ -260,6 +260,14 @@ fn named() {
         let shown = ran(&["report", file]).text();
         assert!(shown.contains("software processor"), "{shown}");
     }
+    // A run on the other processor, as its file would have it.
+    let text = std::fs::read_to_string(&profile).unwrap();
+    let soft = "\"processor\":\"soft\"";
+    assert!(text.contains(soft), "{text}");
+    let other = files.write("kvm.json", text.replace(soft, "\"processor\":\"kvm\"").as_bytes());
+    let note = "The processors differ (A: KVM, B: software processor): compare the exits, not the times.";
+    assert!(ran(&["report", &other, &profile]).text().contains(note));
+    assert!(!ran(&["report", &profile, &profile]).text().contains("The processors differ"));
 }
 
 fn linux() {

@@ -35,7 +35,7 @@ Examples:
   vmm grade --guest16 my.bin             grade a guest of the SO2 assignment
   vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json -o run.html        write a page about the exits of a run
-  vmm observe -- ./my-vmm guest.bin      list the exits of another program's guest
+  vmm observe -- ./my-vmm guest.bin      list the exits of another VMM
 
 `vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm boots the file \
 if it is a Linux kernel, and otherwise runs it.

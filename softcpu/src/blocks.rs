@@ -121,12 +121,12 @@ impl<M: Memory> Blocks<M> {
         (Some(block), more_code)
     }
 
-    /// Puts a block back after it was executed.
-    pub(crate) fn put_back(&mut self, mut block: Box<Block<M>>) {
+    /// Puts a block back after it was executed. `counts` if this was an entry, and not the rest of an instruction.
+    pub(crate) fn put_back(&mut self, mut block: Box<Block<M>>, counts: bool) {
         if self.current.take().is_none() {
             return;
         }
-        block.entered = block.entered.wrapping_add(1);
+        block.entered = block.entered.wrapping_add(counts.into());
         let slot = block.key.slot();
         if let Some(other) = self.slots[slot].replace(block) {
             self.forget(&other);

@@ -38,6 +38,8 @@ impl<M: Memory> Cpu<M> {
         let page = entry.page.ok_or(Trap::Unsupported)?;
         let mut key = Key { gpa: entry.gpa | linear & (PAGE - 1), rip, bits: self.state.code_bits() };
         let stop = self.left.saturating_sub(most);
+        // An instruction that goes on after its exit is no new entry.
+        let counts = self.answers.is_empty();
         loop {
             let (block, more_code) = self.blocks.take(key, &self.memory, page);
             if let Some(code) = more_code {
@@ -45,14 +47,17 @@ impl<M: Memory> Cpu<M> {
             }
             let Some(block) = block else { return self.execute_uncached() };
             if !self.is_within_limit(key.rip, block.len()) {
-                self.blocks.put_back(block);
+                self.blocks.put_back(block, false);
                 return self.execute_uncached();
             }
-            self.recent[self.next_recent % RECENT] = key.rip;
-            self.next_recent = if self.next_recent == 2 * RECENT - 1 { RECENT } else { self.next_recent + 1 };
+            if counts {
+                self.recent[self.next_recent % RECENT] = key.rip;
+                self.next_recent =
+                    if self.next_recent == 2 * RECENT - 1 { RECENT } else { self.next_recent + 1 };
+            }
             let result = self.execute_ops(&block, self.left - stop);
             let chains = block.chains && !self.leave_block;
-            self.blocks.put_back(block);
+            self.blocks.put_back(block, counts);
             result?;
             // The next block is in the same page, so that its translation is the same.
             let distance = self.state.rip.wrapping_sub(key.rip);

@@ -29,7 +29,7 @@ Examples:
   vmm compare --bytes 4K --messages 200 --rounds 3   a shorter comparison
   vmm compare --json result.json --svg picture.svg   results also in files
 
-docs/compare.md explains the columns.
+The comparison needs KVM. docs/compare.md explains the columns.
 
 Exit status: 0 if all rounds are complete; 110 for a usage error; 115 if the host failed or a transport changed the \
 data; 117 if interrupted (the table then has the rounds so far).")]

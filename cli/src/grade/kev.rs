@@ -214,7 +214,10 @@ fn evidence(trap: &Trap, guest: &Guest, run: &Run, results: &[u64]) -> Evidence 
     }
     for (reason, place, width) in trap.exits {
         if !has_exit(run.report.profile.as_ref(), *reason, *place, *width) {
-            failures.push(format!("must make an exit {reason} {place:#x} with a width of {width} bytes"));
+            failures.push(format!(
+                "must make an exit {reason} {place:#x} with a width of {}",
+                plural((*width).into(), "byte")
+            ));
         }
     }
     match check_results(trap.guest, results, run) {

@@ -18,7 +18,7 @@ use vmm::x86::Mode;
 use vmm::{Error, KvmCounters};
 
 const REAL_MODE: &str = "a 16-bit guest in real mode";
-const WIDE_MODES: &str = "a 32-bit and a 64-bit guest";
+const WIDE_MODES: &str = "a 32-bit or 64-bit guest";
 const COUNTING: &str = "counting of exits";
 /// The text that the 32-bit or 64-bit guest must print.
 const GREETING: &str = "Hello, world!";

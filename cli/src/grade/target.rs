@@ -46,8 +46,7 @@ pub(super) fn student(image: &OsStr, default_mode: Mode, limit: u64) -> Result<R
 /// Evidence that a guest starts in the wrong mode.
 pub(super) fn wrong_mode(target: &RunTarget, needed: &str, example: Mode) -> Evidence {
     wrong(format!(
-        "{}: needs to start in {needed} mode, not in {} mode: make a flat binary (nasm -f bin) and give \
-         FILE[@ADDR]:{example}",
+        "{}: needs to start in {needed} mode, not in {} mode: give a flat binary (nasm -f bin) as FILE[@ADDR]:{example}",
         target.name,
         target.image.mode(),
     ))

@@ -53,7 +53,7 @@ pub(super) const GUESTS: &[Guest] = &[
         "simvirtio-struct",
         "long64/simvirtio.c",
         Guest {
-            about: "runs as simvirtio-c does, with the layout of the assignment's device_t (64-bit C)",
+            about: "runs as simvirtio-c does, with the layout of the struct device_t (64-bit C)",
             output: "Ana are mere",
             exits: Exits::Exactly(53),
             polling_exits: Some(Exits::Exactly(1)),

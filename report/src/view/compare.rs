@@ -73,6 +73,13 @@ pub(super) fn view<'a>(
         "A ratio is B divided by A: below 1, B took less time. Sites are matched by reason, place and width."
             .to_owned(),
     ];
+    if a.processor != b.processor {
+        notes.push(format!(
+            "The processors differ (A: {}, B: {}): compare the exits, not the times.",
+            a.processor.name(),
+            b.processor.name()
+        ));
+    }
     notes.extend(caveats);
     View {
         kind: "difference",

@@ -22,6 +22,25 @@ fn a_store_changes_its_own_block() {
     assert_eq!(cpu.state.gpr[0], 0x55);
 }
 
+/// An instruction is executed again after its exit, but its block was entered only once for it.
+#[test]
+fn an_exit_is_one_entry_of_its_block() {
+    let code = assemble(64, CODE, |a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.in_(al, 0x60u32).unwrap();
+        a.jmp(top).unwrap();
+    });
+    let mut cpu = long_mode(&code, 0);
+    for _ in 0..10 {
+        assert!(matches!(cpu.run(1000), Exit::PortIn { port: 0x60, .. }));
+        cpu.answer(7);
+    }
+    assert_eq!(cpu.block(CODE).map(|(_, entered)| entered), Some(10));
+    assert_eq!(cpu.block(CODE + 2).map(|(_, entered)| entered), Some(9));
+    assert!(cpu.recent().eq([CODE, CODE + 2].into_iter().cycle().take(19)));
+}
+
 /// A loop changes a block that was already decoded, also through another mapping of the page.
 #[test]
 fn a_store_changes_another_block() {
