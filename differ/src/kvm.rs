@@ -5,12 +5,15 @@ use crate::outcome::{Access, End, MOST_ACCESSES, answer};
 use crate::program::Config;
 use kvm_bindings::{
     KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_MAX_CPUID_ENTRIES, kvm_debugregs, kvm_dtable, kvm_regs, kvm_run, kvm_segment, kvm_sregs,
-    kvm_userspace_memory_region, kvm_vcpu_events, kvm_xsave,
+    KVM_MAX_CPUID_ENTRIES, Msrs, kvm_debugregs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment,
+    kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, SyncReg, VcpuFd, VmFd};
 use softcpu::{Segment, State, Table};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// IA32_KERNEL_GS_BASE, which SWAPGS changes.
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// A virtual machine.
 pub struct Machine {
@@ -86,6 +89,8 @@ impl Machine {
     pub fn reset(&mut self) -> Result<(), Error> {
         self.vcpu.set_vcpu_events(&self.events)?;
         self.vcpu.set_debug_regs(&kvm_debugregs { dr6: 0xffff_0ff0, dr7: 0x400, ..Default::default() })?;
+        let gs = kvm_msr_entry { index: KERNEL_GS_BASE, ..Default::default() };
+        self.vcpu.set_msrs(&Msrs::from_entries(&[gs]).map_err(|_| "too many registers")?)?;
         Ok(())
     }
 
