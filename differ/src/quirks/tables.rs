@@ -33,7 +33,7 @@ impl Case<'_> {
         {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
-        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is(&COMPARE) {
+        if self.kvm == Some(14) && matches!(self.soft, Some(12..=14)) && self.is(&COMPARE) {
             return Some("KVM's emulator reads the first operand of CMPS first");
         }
         let is_repeated = self.is(&INPUT) && insn.has_rep_prefix() && self.culprit.step.has_prefix(&[0x67]);
@@ -91,6 +91,9 @@ impl Case<'_> {
             return Some(
                 "KVM's emulator reads an operand, and sets accessed bits, before it checks that it may write",
             );
+        }
+        if (self.kvm, self.soft) == (Some(14), Some(14)) && self.is_equal_with(end_of_page) {
+            return Some("KVM's emulator writes the first part of a store whose second part faults");
         }
         let is_store = self.mnemonic == Mnemonic::Mov && insn.op0_kind() == OpKind::Memory;
         if is_store && before.cr0 & cr0::PG != 0 && self.is_equal_with(accessed_bits) {
@@ -183,5 +186,14 @@ fn accessed_bits(kvm: &mut Outcome, soft: &Outcome) {
         if *kvm ^ soft == 0x20 {
             *kvm = *soft;
         }
+    }
+}
+
+/// Takes the end of the first page that differs from softcpu.
+fn end_of_page(kvm: &mut Outcome, soft: &Outcome) {
+    let mut words = kvm.memory.iter_mut().zip(&soft.memory).enumerate();
+    let first = words.find(|(_, (kvm, soft))| kvm != soft).map_or(0, |(index, _)| index);
+    for (kvm, soft) in kvm.memory.iter_mut().zip(&soft.memory).skip((first | 511) - 1).take(2) {
+        *kvm = *soft;
     }
 }
