@@ -98,7 +98,7 @@ impl<'a> Case<'a> {
         };
         insn.op_kinds().any(is_memory)
             || insn.stack_pointer_increment() != 0
-            || self.mnemonic == Mnemonic::Enter
+            || self.is(&[Mnemonic::Enter, Mnemonic::Leave])
     }
 
     /// True if the results are equal after a change of that of KVM.

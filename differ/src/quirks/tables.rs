@@ -1,9 +1,10 @@
 //! Differences of descriptor tables, page tables and modes in ring 0.
 
 use super::{COMPARE, Case, INPUT, SEGMENTS};
-use crate::layout::{CODE, MEMORY, TABLES};
+use crate::layout::{self, CODE, MEMORY, TABLES};
 use crate::outcome::{End, Outcome};
 use crate::program::Config;
+use crate::ring_0;
 use iced_x86::{Mnemonic, OpKind, Register};
 use softcpu::{cr0, efer, flag, seg};
 
@@ -14,8 +15,15 @@ impl Case<'_> {
     /// Differences of tables and modes.
     pub(super) fn tables(&self) -> Option<&'static str> {
         let (insn, before) = (&self.culprit.step.insn, &self.culprit.step.before);
-        if self.culprit.step.address() >= MEMORY {
-            return Some("code that is mapped to another address cannot be cut: the difference may be older");
+        let at = self.culprit.step.address();
+        if at >= MEMORY || layout::is_table(at) && ring_0::is_extended(self.config) {
+            return Some(
+                "code in a table, or mapped to another address, cannot be cut: the difference may be older",
+            );
+        }
+        let is_swap = self.culprit.step.bytes.windows(4).any(|bytes| bytes == [0xf0, 0x0f, 0x01, 0xf8]);
+        if is_swap && self.mnemonic == Mnemonic::INVALID && self.soft == Some(6) {
+            return Some("KVM executes SWAPGS with a LOCK prefix");
         }
         let is_register = self.is(&[Mnemonic::Rdmsr, Mnemonic::Wrmsr]) && before.gpr[1] & 0xffff_ffff != EFER;
         if is_register || self.is(&[Mnemonic::Rdtsc, Mnemonic::Rdtscp, Mnemonic::Cpuid, Mnemonic::Rdpmc]) {

@@ -118,7 +118,8 @@ impl Assembler<'_> {
         self.set_register(0, raw as u32);
         let memory = self.memory(0, at);
         self.sized(32, &[&[0x89], memory.as_slice()].concat());
-        if self.rng.u8(..4) == 0 {
+        // INVLPG with a 16-bit address does not reach all pages.
+        if self.rng.u8(..4) == 0 || self.context.bits == 16 {
             self.set_register(0, TABLES as u32);
             return self.push(&[0x0f, 0x22, 0xd8]);
         }
