@@ -72,6 +72,10 @@ impl Case<'_> {
         if !is_usual {
             return Some("the host does not check the code segment of a gate");
         }
+        // Present code of ring 0, which a program may have overwritten.
+        if soft.word(GDT + u64::from(RING_0_CODE)) >> 40 & 0xfc != 0x98 {
+            return Some("the host does not check the code segment of a gate");
+        }
         if upper & 0xffff_ffff != 0 || raw >> 48 != 0 || raw & 0xffff >= 0x4000 {
             return Some("the host does not check the offset of a gate");
         }
@@ -83,11 +87,12 @@ impl Case<'_> {
         let state: &State = &self.culprit.step.before;
         let ss = &self.culprit.soft.state.segments[seg::SS];
         let old = &state.segments[seg::SS];
-        let is_flat =
-            |ss: &softcpu::Segment| ss.base == 0 && ss.limit == u32::MAX && ss.kind & 4 == 0 && ss.big;
+        let is_flat = |ss: &softcpu::Segment| {
+            !ss.unusable && ss.base == 0 && ss.limit == u32::MAX && ss.kind & 4 == 0 && ss.big
+        };
         let is_low = state.gpr[4] < 0xffff && state.gpr[4] > 64;
         let is_usual = |ss: &softcpu::Segment| {
-            is_flat(ss) || ss.base == 0 && ss.limit >= 0xffff && ss.kind & 4 == 0 && is_low
+            is_flat(ss) || !ss.unusable && ss.base == 0 && ss.limit >= 0xffff && ss.kind & 4 == 0 && is_low
         };
         if state.efer & efer::LMA == 0 && state.is_protected() && !(is_usual(ss) && is_usual(old)) {
             return Some("the host delivers exceptions as if SS were flat and had 32 bits");
