@@ -30,7 +30,7 @@ pub(super) struct ResultArgs {
     #[arg(long, value_name = "json=FILE", value_parser = parse_profile)]
     profile: Option<ProfileFile>,
 
-    /// Write the last exits to FILE, one by one and, of this program's guests, with their RIP, for `vmm report`
+    /// Write the last exits to FILE, one by one, for `vmm report`; those of a guest of this program have its RIP
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 

@@ -147,7 +147,7 @@ fn remarks(name: &str, observation: &Observation) -> String {
     if observation.unrecorded > 0 {
         let vcpus = plural(observation.unrecorded.into(), "vCPU");
         remarks.push(format!(
-            "{vcpus} not observed, because the program could not map a file of this one (or more than 1024 vCPUs live)"
+            "{vcpus} not observed: the program could not map the file that it shares with vmm, or has more than 1024 vCPUs"
         ));
     }
     if observation.has_left_children {
