@@ -58,20 +58,15 @@ impl DriverRuns {
         let run = |transport, queue_len| Run::new(target, Some(transport), queue_len, settings);
         let short = Some(SHORT_QUEUE);
         let exits = run(Transport::Exit, None)?;
-        let mut runs = Self { exits, short_exits: None, polling: None, short_polling: None };
-        if runs.exits.timed_out() {
-            return Ok(runs);
+        if exits.timed_out() {
+            return Ok(Self { exits, short_exits: None, polling: None, short_polling: None });
         }
-        let short_exits = runs.short_exits.insert(run(Transport::Exit, short)?);
-        if short_exits.timed_out() {
-            // A driver that waits for ever in a short queue needs the time limit once, not twice.
-            runs.polling = Some(run(Transport::Polling, None)?);
-            return Ok(runs);
-        }
-        if !runs.polling.insert(run(Transport::Polling, None)?).timed_out() {
-            runs.short_polling = Some(run(Transport::Polling, short)?);
-        }
-        Ok(runs)
+        let short_exits = run(Transport::Exit, short)?;
+        let polling = run(Transport::Polling, None)?;
+        // A driver that waits for ever in a short queue needs the time limit once, not twice.
+        let is_endless = short_exits.timed_out() || polling.timed_out();
+        let short_polling = if is_endless { None } else { Some(run(Transport::Polling, short)?) };
+        Ok(Self { exits, short_exits: Some(short_exits), polling: Some(polling), short_polling })
     }
 
     fn by_exits(&self) -> Vec<Evidence> {
