@@ -6,7 +6,7 @@ use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::{Args, ValueEnum};
-use observe::{Ending, Observation, Options, Preload, Program};
+use observe::{Ending, Observation, Options, Preload, Program, Stops};
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -69,7 +69,8 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let none = OsString::new();
     let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
-    let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced() };
+    let options =
+        Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops: Stops::default() };
     let mut engine = match arguments.engine {
         EngineArg::Preload => {
             program.check_preload()?;
@@ -78,7 +79,7 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     };
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let observation = observe::observe(&program, rest, options, &mut engine)?;
+    let observation = observe::observe(&program, rest, options, &mut engine, &mut |_, _| {})?;
     // The temporary files are of no more use.
     drop(engine);
     let (name, ended) = (program.short_name(), observation.ending.to_string());

@@ -19,6 +19,7 @@
 mod descendants;
 mod engine;
 mod error;
+mod memory;
 mod observation;
 mod preload;
 mod process;
@@ -26,9 +27,10 @@ mod program;
 mod run;
 mod tally;
 
-pub use engine::{Engine, Event, Record, VcpuId};
+pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
+pub use memory::{MemorySlot, ObservedMemory};
 pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
-pub use run::{Options, observe};
+pub use run::{Options, Watcher, observe};

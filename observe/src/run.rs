@@ -1,7 +1,8 @@
 //! Runs a program, and collects what its engine sees.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Event, Stops};
 use crate::error::Error;
+use crate::memory::ObservedMemory;
 use crate::observation::{Ending, Observation};
 use crate::process::Process;
 use crate::program::Program;
@@ -27,6 +28,28 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// The number of last exits to keep; `None` for no trace.
     pub trace: Option<usize>,
+    /// The stops that the watcher needs.
+    pub stops: Stops,
+}
+
+/// Takes part in an observation: sees each event before it is counted. While it handles [`Event::Stopped`], the vCPU waits.
+pub type Watcher<'a> = dyn FnMut(&Event, &ObservedMemory) + 'a;
+
+/// Hands events to the watcher and to the counts.
+struct Receiver<'a> {
+    tally: Tally,
+    memory: ObservedMemory,
+    watcher: &'a mut Watcher<'a>,
+}
+
+impl Receiver<'_> {
+    fn take(&mut self, event: Event) {
+        if let Event::Called(call) = &event {
+            self.memory.follow(call);
+        }
+        (self.watcher)(&event, &self.memory);
+        self.tally.take(event);
+    }
 }
 
 /// Runs a program to its end, and observes it with this engine. The program has the standard streams, the terminal, the
@@ -39,6 +62,7 @@ pub fn observe(
     arguments: &[OsString],
     options: Options,
     engine: &mut dyn Engine,
+    watcher: &mut Watcher<'_>,
 ) -> Result<Observation, Error> {
     let capacity = options.trace.unwrap_or(0);
     if options.trace.is_some() && !(1..=MAX_TRACED_EXITS).contains(&capacity) {
@@ -47,15 +71,16 @@ pub fn observe(
     }
     let mut command = Command::new(&program.path);
     command.arg0(&program.name).args(arguments);
-    engine.prepare(&mut command)?;
-    let mut tally = Tally::new(capacity);
+    engine.prepare(&mut command, options.stops)?;
+    let tally = Tally::new(capacity);
+    let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
     let mut process = Process::start(&mut command)?;
     let (mut cost, mut period) = (Duration::ZERO, PERIOD);
     let ending = loop {
-        let now = tally.elapsed();
+        let now = receiver.tally.elapsed();
         let left = options.timeout.map(|limit| limit.saturating_sub(now));
         if left == Some(Duration::ZERO) {
-            end(&mut process, engine, &mut tally);
+            end(&mut process, engine, &mut receiver);
             break Ending::Timeout(options.timeout.unwrap_or_default());
         }
         process.wait(engine, left.unwrap_or(period).min(period));
@@ -66,29 +91,29 @@ pub fn observe(
         let mut is_idle = true;
         engine.collect(&mut |event| {
             is_idle = false;
-            tally.take(event);
+            receiver.take(event);
         });
         period = if is_idle { period.saturating_add(PERIOD).min(IDLE_PERIOD) } else { PERIOD };
         cost = cost.saturating_add(began.elapsed());
     };
-    let elapsed = tally.elapsed();
+    let elapsed = receiver.tally.elapsed();
     let has_left_children = process.has_children();
     let began = Instant::now();
-    engine.finish(&mut |event| tally.take(event));
+    engine.finish(&mut |event| receiver.take(event));
     if has_left_children {
         engine.leave();
     }
     cost = cost.saturating_add(began.elapsed());
-    Ok(Observation::of(tally, ending, elapsed, cost, has_left_children))
+    Ok(Observation::of(receiver.tally, ending, elapsed, cost, has_left_children))
 }
 
 /// Asks the program to end, and then ends it with all of its children.
-fn end(process: &mut Process, engine: &mut dyn Engine, tally: &mut Tally) {
+fn end(process: &mut Process, engine: &mut dyn Engine, receiver: &mut Receiver<'_>) {
     let began = Instant::now();
     process.send(libc::SIGTERM);
     while process.ended().is_none() && began.elapsed() < GRACE {
         process.wait(engine, PERIOD);
-        engine.collect(&mut |event| tally.take(event));
+        engine.collect(&mut |event| receiver.take(event));
     }
     process.kill_all();
 }

@@ -4,7 +4,7 @@ mod channel;
 mod folder;
 mod link;
 
-use crate::engine::{Engine, Event, VcpuId};
+use crate::engine::{Engine, Event, Stops, VcpuId};
 use crate::error::Error;
 use channel::{Channel, RECORDS, RINGS, State};
 use folder::Folder;
@@ -122,7 +122,7 @@ impl Ring {
 }
 
 impl Engine for Preload {
-    fn prepare(&mut self, command: &mut Command) -> Result<(), Error> {
+    fn prepare(&mut self, command: &mut Command, _: Stops) -> Result<(), Error> {
         let mut libraries = OsString::from(self.folder.library());
         if let Some(others) = std::env::var_os(LD_PRELOAD).filter(|others| !others.is_empty()) {
             libraries.push(":");
