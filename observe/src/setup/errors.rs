@@ -98,6 +98,7 @@ fn of_call(errno: i32, name: &str) -> Option<&'static str> {
         }
         ("SET_SIGNAL_MASK", libc::EINVAL) => "`len` must be 8, the size of the kernel's signal set",
         ("SET_TSC_KHZ", libc::EINVAL) => "the processor cannot scale the counter to this frequency",
+        ("KVMCLOCK_CTRL", libc::EINVAL) => "the guest does not use KVM's clock",
         ("GET_DIRTY_LOG", libc::ENOENT) => "the slot has no dirty log (KVM_MEM_LOG_DIRTY_PAGES)",
         ("RUN", libc::EINVAL) => "KVM refuses to enter: see the registers, and `kvm_valid_regs` in `kvm_run`",
         _ => return None,
