@@ -26,6 +26,7 @@ mod preload;
 mod process;
 mod program;
 mod run;
+mod setup;
 mod tally;
 
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
@@ -35,3 +36,4 @@ pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
 pub use run::{Options, Watcher, observe};
+pub use setup::Setup;
