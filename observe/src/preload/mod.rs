@@ -122,6 +122,10 @@ impl Ring {
 }
 
 impl Engine for Preload {
+    fn name(&self) -> &'static str {
+        "preload"
+    }
+
     fn prepare(&mut self, command: &mut Command, _: Stops) -> Result<(), Error> {
         let mut libraries = OsString::from(self.folder.library());
         if let Some(others) = std::env::var_os(LD_PRELOAD).filter(|others| !others.is_empty()) {
