@@ -97,9 +97,9 @@ impl Program {
         let Ok(Some(elf)) = Elf::read(&self.path) else { return Ok(()) };
         match elf {
             Elf { is_native: false, .. } => unfit(OTHER_ARCHITECTURE),
-            Elf { is_dynamic: false, .. } => {
-                unfit("it is statically linked, and no library can be preloaded into it; --engine ptrace observes it")
-            }
+            Elf { is_dynamic: false, .. } => unfit(
+                "it is statically linked, and no library can be preloaded into it; --engine ptrace observes it",
+            ),
             Elf { .. } => Ok(()),
         }
     }
@@ -233,7 +233,11 @@ mod tests {
             Elf::read(&path).unwrap()
         };
         let mut elf = fs::read("/proc/self/exe").unwrap()[..HEADER].to_vec();
-        assert_eq!(read(&elf), Some(Elf { is_native: true, is_dynamic: false, is_go: false }), "its segments are cut off");
+        assert_eq!(
+            read(&elf),
+            Some(Elf { is_native: true, is_dynamic: false, is_go: false }),
+            "its segments are cut off"
+        );
         elf[18] = 0xb7;
         assert_eq!(read(&elf), Some(Elf { is_native: false, is_dynamic: false, is_go: false }));
         elf[32..40].fill(0xff);

@@ -64,7 +64,7 @@ static void look(char *text, size_t size)
 static char before[1 << 16], after[1 << 16];
 
 /* The observer makes calls in this thread when the guest dies, at its first entry, and when registers are refused. */
-static int dies(void)
+static int dies_probed(void)
 {
 	struct machine machine = make(lost, sizeof(lost));
 	struct kvm_sregs sregs, wrong;
@@ -92,14 +92,13 @@ static int dies(void)
 /* The same in a program that would be killed for the calls of the observer. */
 static int is_narrow(void)
 {
-	enum { REQUESTS = 3 };
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, REQUESTS + 3, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, REQUESTS + 1),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 5, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVM_GET_STATS_FD, REQUESTS, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVM_GET_REGS, REQUESTS - 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVM_GET_STATS_FD, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVM_GET_REGS, 1, 0),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 	};
@@ -232,7 +231,7 @@ int main(int count, char **words)
 	if (!strcmp(mode, name))                                                                                      \
 	return call
 	MODE("plain", plain());
-	MODE("die", dies());
+	MODE("die", dies_probed());
 	MODE("narrow", is_narrow());
 	MODE("jobs", has_jobs());
 	MODE("rights", passes_rights());

@@ -1,7 +1,7 @@
 //! The calls other than KVM_RUN: the structures that they have, and those that the observer hears of.
 
 use super::sys;
-use crate::engine::{MOST_DATA, Target};
+use crate::engine::MOST_DATA;
 
 pub(super) const CREATE_VM: u32 = 0xae01;
 pub(super) const CREATE_VCPU: u32 = 0xae41;
@@ -55,8 +55,8 @@ fn is_change(request: u32) -> bool {
 }
 
 /// True for calls that set the registers of a vCPU: KVM_SET_REGS, KVM_SET_SREGS and KVM_SET_SREGS2.
-pub(super) fn sets_registers(target: Target, request: u32) -> bool {
-    matches!(target, Target::Vcpu(_)) && [0x82, 0x84, 0xcd].contains(&(request & 0xff))
+pub(super) fn sets_registers(request: u32) -> bool {
+    [0x82, 0x84, 0xcd].contains(&(request & 0xff))
 }
 
 /// The array that follows a structure: the size of the structure, and that of an element. The number of elements is the

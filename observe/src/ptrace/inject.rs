@@ -167,7 +167,11 @@ impl Injection {
     }
 
     /// Opens KVM's counters of a vCPU, hands the descriptor to a function, and closes it again.
-    pub(super) fn counters<R>(&mut self, fd: i32, take: impl FnOnce(i32) -> Option<R>) -> Result<Option<R>, Broken> {
+    pub(super) fn counters<R>(
+        &mut self,
+        fd: i32,
+        take: impl FnOnce(i32) -> Option<R>,
+    ) -> Result<Option<R>, Broken> {
         let stats = self.ioctl(fd, GET_STATS_FD, 0)?;
         let Ok(stats) = i32::try_from(stats).and_then(u16::try_from) else { return Ok(None) };
         let taken = take(stats.into());

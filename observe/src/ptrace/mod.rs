@@ -118,7 +118,9 @@ impl Engine for Ptrace {
     fn start(&mut self, command: &mut Command) -> Result<i32, Error> {
         let handshake = match self.handshake.take() {
             Some(handshake) => handshake,
-            None => Handshake::prepare(command).map_err(Error::host("creating a connection to the program"))?,
+            None => {
+                Handshake::prepare(command).map_err(Error::host("creating a connection to the program"))?
+            }
         };
         let pid = handshake.start(command)?;
         self.threads.insert(pid, Thread::default());

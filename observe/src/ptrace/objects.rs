@@ -156,9 +156,10 @@ impl Objects {
         if !is_vm && vcpu.is_none() {
             return if is_kvm_device(&path) { Meaning::System } else { Meaning::Other };
         }
-        let known = self.objects.iter_mut().find(|(_, object)| {
-            matches!(object.kind, Kind::Vm(..)) == is_vm && object.is_meant(who.tid, fd)
-        });
+        let known = self
+            .objects
+            .iter_mut()
+            .find(|(_, object)| matches!(object.kind, Kind::Vm(..)) == is_vm && object.is_meant(who.tid, fd));
         if let Some((key, object)) = known {
             (object.user, object.fd) = (who.tid, fd);
             let key = *key;
@@ -278,9 +279,9 @@ impl Object {
     fn is_open(&self) -> bool {
         self.is_meant(self.user, self.fd) || {
             // All threads have the same descriptors, except those that have ended.
-            let mut threads = numbers(&format!("/proc/{}/task", self.process)).into_iter().map(|tid| {
-                (tid, numbers(&format!("/proc/{}/task/{tid}/fd", self.process)))
-            });
+            let mut threads = numbers(&format!("/proc/{}/task", self.process))
+                .into_iter()
+                .map(|tid| (tid, numbers(&format!("/proc/{}/task/{tid}/fd", self.process))));
             let (tid, files) = threads.find(|(_, files)| !files.is_empty()).unwrap_or_default();
             files.into_iter().any(|fd| self.is_meant(tid, fd))
         }

@@ -69,7 +69,9 @@ impl Handshake {
                 join(spawner)?;
                 return Err(Error::host("starting the program")(error));
             }
-            let word = |at: usize| message.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
+            let word = |at: usize| {
+                message.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
+            };
             let (pid, errno) = (i32::from_ne_bytes(word(0)), i32::from_ne_bytes(word(4)));
             let seized = if errno == 0 { sys::seize(pid) } else { Ok(()) };
             let is_traced = errno == 0 && seized.is_ok();
@@ -151,8 +153,10 @@ pub(super) fn check_kernel() -> Result<(), &'static str> {
     };
     match looks() {
         Ok(true) => Ok(()),
-        _ => Err("the engine ptrace needs pidfd_getfd(2) and kcmp(2), which Linux has since 5.6, but some containers do not \
-                  permit; --engine preload does without"),
+        _ => Err(
+            "the engine ptrace needs pidfd_getfd(2) and kcmp(2), which Linux has since 5.6, but some containers do not \
+                  permit; --engine preload does without",
+        ),
     }
 }
 

@@ -215,9 +215,7 @@ impl Mapping {
     pub(super) fn new(vcpu: BorrowedFd<'_>) -> io::Result<Self> {
         let none = ptr::null_mut();
         // SAFETY: a new mapping changes no memory of this process.
-        let at = unsafe {
-            libc::mmap(none, MAPPED, libc::PROT_READ, libc::MAP_SHARED, vcpu.as_raw_fd(), 0)
-        };
+        let at = unsafe { libc::mmap(none, MAPPED, libc::PROT_READ, libc::MAP_SHARED, vcpu.as_raw_fd(), 0) };
         if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(at.cast())) }
     }
 
@@ -323,10 +321,8 @@ impl Ticks {
     pub(super) fn new(period: Duration) -> io::Result<Self> {
         extern "C" fn nothing(_: libc::c_int) {}
         let signal = libc::SIGRTMIN().saturating_add(4);
-        let period = libc::timespec {
-            tv_sec: period.as_secs().cast_signed(),
-            tv_nsec: period.subsec_nanos().into(),
-        };
+        let period =
+            libc::timespec { tv_sec: period.as_secs().cast_signed(), tv_nsec: period.subsec_nanos().into() };
         // SAFETY: all zeroes are valid values of these structures. The handler does nothing. All values outlive their calls.
         unsafe {
             let (mut action, mut before): (libc::sigaction, libc::sigaction) = (mem::zeroed(), mem::zeroed());

@@ -186,10 +186,11 @@ impl Ptrace {
         // Another thread entered the vCPU before this exit was noted.
         let overtaken = vcpu.end();
         let record = vcpu.note(entered, left, result);
+        let is_stop = if is_death(&record) { vcpu.may_stop() } else { self.stops.halts && is_halt(&record) };
         if let Some(overtaken) = overtaken {
             to(Event::Returned(id, overtaken));
         }
-        if !is_death(&record) && !(self.stops.halts && is_halt(&record)) {
+        if !is_stop {
             return true;
         }
         let is_waiting = self.stop(who, fd, id, StopCause::Exit(record), to);
@@ -210,7 +211,9 @@ impl Ptrace {
         if self.limits.is_told(request, result, is_building) {
             let call = Call { data: calls::data(who.tid, request, argument), ..call };
             match target {
-                Target::Vcpu(id) if result < 0 && calls::sets_registers(target, request) => {
+                Target::Vcpu(id)
+                    if result < 0 && calls::sets_registers(request) && self.may_stop(meaning) =>
+                {
                     if !self.stop(who, fd, id, StopCause::Refused(call), to) {
                         return false;
                     }
@@ -236,7 +239,8 @@ impl Ptrace {
 
     /// Makes the program open KVM's counters of a vCPU for the observer. Returns false if the thread does not wait any more.
     fn open_counters(&mut self, who: Who, fd: i32, key: Key) -> bool {
-        let Some(mut injection) = self.may_inject(who.tid).then(|| Injection::at_return(who.tid)).flatten() else {
+        let Some(mut injection) = self.may_inject(who.tid).then(|| Injection::at_return(who.tid)).flatten()
+        else {
             return true;
         };
         let process = sys::open_thread(who.tid, who.tgid);
@@ -258,6 +262,12 @@ impl Ptrace {
         result
     }
 
+    /// True if a death or a refusal of a vCPU makes a stop.
+    fn may_stop(&mut self, meaning: Meaning) -> bool {
+        let Meaning::Object(key) = meaning else { return false };
+        self.objects.vcpu(key).is_some_and(|(vcpu, _)| vcpu.may_stop())
+    }
+
     /// True if a thread may make calls that the program does not expect: it has no seccomp filter of its own.
     fn may_inject(&self, tid: i32) -> bool {
         self.filters.is_some() && filters(tid) == self.filters
@@ -277,7 +287,8 @@ impl Ptrace {
 
     /// Hands over a vCPU that enters its guest for the first time. Returns true if its call begins again.
     fn stop_at_first_entry(&mut self, who: Who, fd: i32, id: VcpuId, to: &mut dyn FnMut(Event)) -> bool {
-        let Some((mut injection, begun)) = self.may_inject(who.tid).then(|| Injection::at_start(who.tid)).flatten()
+        let Some((mut injection, begun)) =
+            self.may_inject(who.tid).then(|| Injection::at_start(who.tid)).flatten()
         else {
             tell(who, id, StopCause::FirstEntry, Ok(None), to);
             return false;

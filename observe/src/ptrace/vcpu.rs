@@ -19,6 +19,9 @@ const EXIT_WRMSR: u32 = 30;
 const REASON: usize = 8;
 const UNION: usize = 32;
 
+/// The largest number of stops of a vCPU for deaths and refusals. Some programs try again and again.
+const MOST_STOPS: u32 = 16;
+
 /// The words of an exit's description.
 type Details = [u64; 4];
 
@@ -34,16 +37,24 @@ pub(super) struct Vcpu {
     /// True after the first entry.
     pub(super) has_entered: bool,
     stats: Option<File>,
+    /// The number of stops for deaths and refusals.
+    deaths: u32,
 }
 
 impl Vcpu {
     pub(super) fn new(id: VcpuId, page: Mapping) -> Self {
-        Self { id, page, data: 0, open: None, has_entered: false, stats: None }
+        Self { id, page, data: 0, open: None, has_entered: false, stats: None, deaths: 0 }
     }
 
     /// Keeps the file with KVM's counters.
     pub(super) fn count_with(&mut self, stats: File) {
         self.stats = Some(stats);
+    }
+
+    /// True if a death or a refusal makes a stop.
+    pub(super) fn may_stop(&mut self) -> bool {
+        self.deaths = self.deaths.saturating_add(1);
+        self.deaths <= MOST_STOPS
     }
 
     /// Reads KVM's counters.
@@ -54,7 +65,8 @@ impl Vcpu {
     /// Notes a return of KVM_RUN. Returns its record, whose answer is not known yet.
     pub(super) fn note(&mut self, entered: u64, left: u64, result: i32) -> Record {
         let [reason, _] = halves(self.page.long(REASON));
-        let mut details = std::array::from_fn(|word| self.page.long(word.saturating_mul(8).saturating_add(UNION)));
+        let mut details =
+            std::array::from_fn(|word| self.page.long(word.saturating_mul(8).saturating_add(UNION)));
         if reason == EXIT_IO {
             self.data = usize::try_from(details[1]).unwrap_or(usize::MAX);
             self.copy_data(&mut details);
@@ -134,7 +146,8 @@ fn bytes(details: Details) -> [u8; size_of::<Details>()] {
 }
 
 fn words(bytes: &[u8; size_of::<Details>()]) -> Details {
-    let mut words = bytes.chunks_exact(8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap_or_default()));
+    let mut words =
+        bytes.chunks_exact(8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap_or_default()));
     std::array::from_fn(|_| words.next().unwrap_or(0))
 }
 
