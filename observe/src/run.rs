@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use vmm::host::thread_cpu_time;
 use vmm::profile::MAX_TRACED_EXITS;
 
 /// The time between two looks at the rings while there are records. A ring of 4096 records is full after that only if a vCPU
@@ -74,7 +75,7 @@ pub fn observe(
     engine.prepare(&mut command, options.stops)?;
     let tally = Tally::new(capacity);
     let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
-    let mut process = Process::start(&mut command)?;
+    let mut process = Process::start(&mut command, engine)?;
     let (mut cost, mut period) = (Duration::ZERO, PERIOD);
     let ending = loop {
         let now = receiver.tally.elapsed();
@@ -83,7 +84,12 @@ pub fn observe(
             end(&mut process, engine, &mut receiver);
             break Ending::Timeout(options.timeout.unwrap_or_default());
         }
-        process.wait(engine, left.unwrap_or(period).min(period));
+        let before = thread_cpu_time();
+        process.wait(engine, left.unwrap_or(period).min(period), &mut |event| receiver.take(event));
+        if engine.traces() {
+            // The states of the program's threads were handled meanwhile.
+            cost = cost.saturating_add(thread_cpu_time().saturating_sub(before));
+        }
         if let Some(status) = process.ended() {
             break Ending::Ended(status);
         }
@@ -97,7 +103,7 @@ pub fn observe(
         cost = cost.saturating_add(began.elapsed());
     };
     let elapsed = receiver.tally.elapsed();
-    let has_left_children = process.has_children();
+    let has_left_children = process.has_children(engine, &mut |event| receiver.take(event));
     let began = Instant::now();
     engine.finish(&mut |event| receiver.take(event));
     if has_left_children {
@@ -112,8 +118,8 @@ fn end(process: &mut Process, engine: &mut dyn Engine, receiver: &mut Receiver<'
     let began = Instant::now();
     process.send(libc::SIGTERM);
     while process.ended().is_none() && began.elapsed() < GRACE {
-        process.wait(engine, PERIOD);
+        process.wait(engine, PERIOD, &mut |event| receiver.take(event));
         engine.collect(&mut |event| receiver.take(event));
     }
-    process.kill_all();
+    process.kill_all(engine, &mut |event| receiver.take(event));
 }
