@@ -33,4 +33,4 @@ pub use memory::{MemorySlot, ObservedMemory};
 pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
-pub use run::{Options, Watcher, observe};
+pub use run::{Options, Streams, Watcher, observe, observe_captive};

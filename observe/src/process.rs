@@ -68,12 +68,20 @@ impl Drop for Signals {
     }
 }
 
+/// Sends a signal to this thread.
+pub(crate) fn raise(signal: libc::c_int) {
+    // SAFETY: the call takes no memory.
+    unsafe { libc::raise(signal) };
+}
+
 /// The observed process.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: libc::pid_t,
     signals: Signals,
     ended: Option<ExitStatus>,
+    /// The last signal that asked this process to end.
+    asked_to_end: Option<libc::c_int>,
 }
 
 impl Process {
@@ -97,12 +105,17 @@ impl Process {
         let child = unsafe { command.pre_exec(restore) }.spawn();
         let child = child.map_err(Error::host("starting the program"))?;
         let pid = libc::pid_t::try_from(child.id()).unwrap_or_default();
-        Ok(Self { pid, signals, ended: None })
+        Ok(Self { pid, signals, ended: None, asked_to_end: None })
     }
 
     /// The status of the program, once it has ended.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
         self.ended
+    }
+
+    /// The signal that asked this process to end, if there was one.
+    pub(crate) fn asked_to_end(&self) -> Option<libc::c_int> {
+        self.asked_to_end
     }
 
     /// Waits until something happens, at most for this time.
@@ -118,6 +131,9 @@ impl Process {
         // SAFETY: both outlive the call.
         unsafe { libc::ppoll(files.as_mut_ptr(), files.len() as libc::nfds_t, &limit, ptr::null()) };
         while let Some((signal, is_sent)) = self.signals.next() {
+            if [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP].contains(&signal) {
+                self.asked_to_end = Some(signal);
+            }
             if signal != libc::SIGCHLD && is_sent {
                 self.send(signal);
             }

@@ -13,5 +13,5 @@ pub mod state_check;
 
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use modes::{Mode, VcpuIndex};
-pub use probe::{Probe, ProbeError, Translation};
+pub use probe::{Probe, ProbeError, Translation, translate_rip};
 pub use registers::{CpuidEntry, DescriptorTable, Regs, Segment, Sregs};
