@@ -6,7 +6,7 @@ use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::{Args, ValueEnum};
-use observe::{Ending, Observation, Options, Preload, Program, Stops};
+use observe::{Ending, Engine, Observation, Options, Preload, Program, Stops};
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -55,6 +55,22 @@ enum EngineArg {
     /// a library in front of ioctl (LD_PRELOAD)
     #[default]
     Preload,
+}
+
+/// Checks that a program can be observed.
+///
+/// # Errors
+/// It cannot.
+pub(crate) fn check(program: &Program) -> Result<(), observe::Error> {
+    program.check_preload()
+}
+
+/// An engine for a program that can be observed.
+///
+/// # Errors
+/// The host lacks something.
+pub(crate) fn engine(_: &Program) -> Result<Box<dyn Engine>, observe::Error> {
+    Ok(Box::new(Preload::new()?))
 }
 
 /// Runs the program and prints its exits. Returns the exit status.
