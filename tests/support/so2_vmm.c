@@ -6,7 +6,8 @@
  *   so2-vmm real|long|simvirtio|polling
  *
  * Each mistake is one that students make: -DMISTAKE_CS, _LME, _TEXT, _READY, _POLLING, _COUNT, _REASON, _READS. The others
- * are for the tests: -DMISTAKE_ENDLESS, _CRASH, _FLOOD, _FORK, _SEED, _COPY.
+ * are for the tests: -DMISTAKE_ENDLESS, _CRASH, _FLOOD, _FORK, _SEED, _COPY, _MEDDLE. The VMM may also be different, and right:
+ * -DSTRUCT (the layout of the window), -DPROTECTED (32-bit code; only for hidden guests), -DQUEUE=n (the length of a queue).
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -220,10 +221,17 @@ static void setup_long_mode(bool has_lme)
 	for (uint64_t page = 0; page < 4; ++page)
 		((uint64_t *)(vm.mem + PD))[page] = page << 21 | 0x83;
 	need(ioctl(vcpu.fd, KVM_GET_SREGS, &sregs) == 0, "KVM_GET_SREGS");
+#ifdef PROTECTED
+	code.l = 0;
+	code.db = 1;
+	sregs.cr0 = CR0_PE | CR0_ET;
+	sregs.efer = has_lme ? 0 : EFER_LMA;
+#else
 	sregs.cr3 = PML4;
 	sregs.cr4 = CR4_PAE;
 	sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	sregs.efer = has_lme ? EFER_LME | EFER_LMA : EFER_LMA;
+#endif
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	need(ioctl(vcpu.fd, KVM_SET_SREGS, &sregs) == 0, "KVM_SET_SREGS");
@@ -395,8 +403,20 @@ static void misbehave(void)
 #endif
 #ifdef MISTAKE_SEED
 	/* The texts of seed 1, and no machine at all. */
-	printf("%s\n%s\n%s\nVM exits: 26\nFinished vmm\n", REAL_TEXT, WIDE_TEXT, "Ana are mere");
+	puts("lkpprrjorqkrjpwsyyptlyjs\npskvnujmtjwovoxpnwkotrol\nAna are mere\nVM exits: 26\nFinished vmm");
 	exit(0);
+#endif
+#ifdef MISTAKE_MEDDLE
+	/* Looks for the observer, and writes to every file that it finds open. */
+	char path[64], text[4096];
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", getppid());
+	int file = open(path, O_RDONLY);
+	ssize_t size = read(file, text, sizeof(text));
+
+	for (int other = 3; other < 1024; ++other)
+		if (write(other, text, size < 0 ? 0 : size) < 0)
+			continue;
 #endif
 }
 

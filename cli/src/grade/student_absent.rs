@@ -7,23 +7,30 @@ use std::time::Duration;
 use vmm::Error;
 use vmm::device::Layout;
 
-/// The settings that the options of the whole grade decide.
-pub(super) struct Settings {
-    pub(super) layout: Option<Layout>,
-    pub(super) timeout: Option<Duration>,
-}
-
 /// The grade of a VMM.
 pub(super) struct Grade {
     pub(super) tasks: Vec<Task>,
     pub(super) remark: String,
 }
 
+/// A grade whose programs were found, which there is none of.
+pub(super) enum Prepared {}
+
 /// Says that there is nothing to observe.
 ///
 /// # Errors
 /// Always.
-pub(super) fn grade(arguments: &VmmArgs, settings: &Settings) -> Result<Grade, Failure> {
-    let _ = (arguments, settings.layout, settings.timeout);
+pub(super) fn prepare(arguments: &VmmArgs, layout: Option<Layout>) -> Result<Prepared, Failure> {
+    let _ = (arguments, layout);
     Err(Error::NoKvm.into())
+}
+
+impl Prepared {
+    /// Does nothing.
+    ///
+    /// # Errors
+    /// None.
+    pub(super) fn grade(self, _: &VmmArgs, _: Option<Duration>) -> Result<Grade, Failure> {
+        match self {}
+    }
 }

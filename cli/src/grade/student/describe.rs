@@ -72,7 +72,8 @@ pub(super) fn ending(seen: &Seen) -> String {
         _ if seen.run_failed => "; KVM_RUN failed",
         _ => "",
     };
-    let rules = seen.entry.iter().filter(|_| !died.is_empty()).flat_map(|entry| &entry.rules);
+    let entry = seen.entry.iter().filter(|entry| !died.is_empty() && entry.fault.is_none());
+    let rules = entry.flat_map(|entry| &entry.rules);
     let rules: String = rules.map(|rule| format!("; {rule}")).collect();
     format!("{died}{rules}{ended}{}{}", flood(seen), errors(seen))
 }

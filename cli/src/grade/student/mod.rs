@@ -5,6 +5,7 @@ mod count;
 mod describe;
 mod driver;
 mod job;
+mod make;
 mod run;
 mod score;
 #[cfg(test)]
@@ -29,12 +30,6 @@ const MAKE_LIMIT: Duration = Duration::from_secs(120);
 const LESS: u32 = 5;
 const LITTLE: u32 = 20;
 
-/// The settings that the options of the whole grade decide.
-pub(super) struct Settings {
-    pub(super) layout: Option<Layout>,
-    pub(super) timeout: Option<Duration>,
-}
-
 /// The grade of a VMM: its tasks, and a line about the seed.
 pub(super) struct Grade {
     pub(super) tasks: Vec<Task>,
@@ -55,30 +50,49 @@ fn targets(arguments: &VmmArgs, layout: Option<Layout>, seed: u64) -> Result<[Op
     Ok(targets)
 }
 
-/// Builds the project, if there is one, and checks that all programs can be run.
+/// A grade whose programs were found.
+pub(super) struct Prepared {
+    targets: [Option<Target>; 4],
+    pattern: Pattern,
+    remark: String,
+}
+
+/// Builds the project, if there is one, and checks that all programs can be run. This needs no KVM.
 ///
 /// # Errors
 /// An option is wrong, `make` failed, or a program cannot be run or observed.
-pub(super) fn grade(arguments: &VmmArgs, settings: &Settings) -> Result<Grade, Failure> {
+pub(super) fn prepare(arguments: &VmmArgs, layout: Option<Layout>) -> Result<Prepared, Failure> {
     let pattern = Pattern::new(arguments.count_pattern.as_deref())?;
-    if let Some(folder) = &arguments.make {
-        run::make(folder, MAKE_LIMIT)?;
-    }
     // 32 bits are enough, and are easy to type.
     let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one(0) & u64::from(u32::MAX));
-    let targets = targets(arguments, settings.layout, seed)?;
-    let mut limit = settings.timeout;
-    let mut runs: [Option<Seen>; 4] = [const { None }; 4];
-    for (target, seen) in targets.iter().zip(&mut runs) {
-        let Some(target) = target else { continue };
-        let ran = target.run(limit, &arguments.finished, &pattern)?;
-        if matches!(ran.ending, Ending::Timeout(_)) {
-            let part = if ran.machines == 0 { LITTLE } else { LESS };
-            limit = settings.timeout.and_then(|limit| limit.checked_div(part)).min(limit);
-        }
-        *seen = Some(ran);
+    for job in Job::ALL {
+        job::command(job, arguments)?;
+    }
+    if let Some(folder) = &arguments.make {
+        make::make(folder, MAKE_LIMIT)?;
     }
     let hidden = if arguments.own_guests { "the VMM's own guests" } else { "hidden guests" };
     let remark = format!("vmm: graded with {hidden}; --seed {seed} repeats this grade\n");
-    Ok(Grade { tasks: score::tasks(&runs), remark })
+    Ok(Prepared { targets: targets(arguments, layout, seed)?, pattern, remark })
+}
+
+impl Prepared {
+    /// Runs the programs.
+    ///
+    /// # Errors
+    /// The host failed, or a signal ended the grade.
+    pub(super) fn grade(self, arguments: &VmmArgs, timeout: Option<Duration>) -> Result<Grade, Failure> {
+        let mut limit = timeout;
+        let mut runs: [Option<Seen>; 4] = [const { None }; 4];
+        for (target, seen) in self.targets.iter().zip(&mut runs) {
+            let Some(target) = target else { continue };
+            let ran = target.run(limit, &arguments.finished, &self.pattern)?;
+            if matches!(ran.ending, Ending::Timeout(_)) {
+                let part = if ran.machines == 0 { LITTLE } else { LESS };
+                limit = timeout.and_then(|limit| limit.checked_div(part)).min(limit);
+            }
+            *seen = Some(ran);
+        }
+        Ok(Grade { tasks: score::tasks(&runs), remark: self.remark })
+    }
 }

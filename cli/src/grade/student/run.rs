@@ -7,7 +7,6 @@ use crate::grade::student::watch::{Answers, Entry, Halt, Watch};
 use crate::status::Failure;
 use observe::{Ending, Engine, Observation, Options, Program, Stops, Streams};
 use simvirtio::abi;
-use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 use vmm::device::DEBUGCON_PORT;
@@ -16,7 +15,7 @@ use vmm::host::{printable, printable_text};
 
 /// The largest parts of an output that are kept: of its beginning and of its end.
 const MOST_OUTPUT: usize = 1 << 20;
-const MOST_ERRORS: usize = 2048;
+const MOST_ERRORS: usize = 1 << 16;
 
 /// What was seen of a run.
 #[derive(Clone, Debug)]
@@ -122,14 +121,17 @@ impl Target {
         };
         let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
         let is_mmio = |reason| matches!(reason, Reason::MmioRead | Reason::MmioWrite);
-        let text = stdout.text();
+        let (text, errors) = (stdout.text(), stderr.text());
         Seen {
             plan: self.plan,
             command: self.shown(),
-            said_finished: text.contains(finished),
-            counted: pattern.count(text.as_bytes()),
+            said_finished: [&text, &errors].iter().any(|text| text.contains(finished)),
+            // An error message about an exit is no count.
+            counted: pattern
+                .count(text.as_bytes())
+                .or_else(|| watch.halt.as_ref().and_then(|_| pattern.count(errors.as_bytes()))),
             stdout,
-            stderr: stderr.text(),
+            stderr: errors,
             ending: observation.ending,
             machines: observation.machines,
             exits: observation.profile.total().exits,
@@ -147,50 +149,4 @@ impl Target {
             run_failed: watch.run_failed,
         }
     }
-}
-
-/// Runs `make` in a folder.
-///
-/// # Errors
-/// It failed; its last lines are in the error.
-pub(super) fn make(folder: &std::ffi::OsStr, limit: Duration) -> Result<(), Failure> {
-    let program = Program::find("make".as_ref())?;
-    let failed = |source: io::Error| vmm::Error::Host { operation: "running make", source };
-    let (output, writer) = Capture::start(MOST_ERRORS).map_err(failed)?;
-    let (errors, errors_writer) = Capture::start(MOST_ERRORS).map_err(failed)?;
-    let streams = Streams { stdin: Stdio::null(), stdout: writer, stderr: errors_writer };
-    let options = Options { timeout: Some(limit), ..Options::default() };
-    let arguments = ["-C".into(), folder.to_owned()];
-    let ran =
-        observe::observe_captive(&program, &arguments, options, streams, &mut Unobserved, &mut |_, _| {})?;
-    if vmm::host::interrupted() {
-        return Err(vmm::Error::Interrupted.into());
-    }
-    let (_, errors) = (output.finish(), errors.finish());
-    let what = match ran.ending {
-        Ending::Ended(status) if status.success() => return Ok(()),
-        Ending::Ended(_) => "failed".into(),
-        Ending::Timeout(limit) => format!("did not end within {} s", limit.as_secs_f64()),
-    };
-    let lines: String = errors.text().lines().map(|line| format!("\n  {}", printable_text(line))).collect();
-    let folder = printable(std::path::Path::new(folder));
-    Err(vmm::Error::Config(format!(
-        "make {what} in {folder}, so there is nothing to grade: mend it first{lines}"
-    ))
-    .into())
-}
-
-/// An engine that sees nothing.
-struct Unobserved;
-
-impl Engine for Unobserved {
-    fn prepare(&mut self, _: &mut std::process::Command, _: Stops) -> Result<(), observe::Error> {
-        Ok(())
-    }
-    fn wakes(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        None
-    }
-    fn collect(&mut self, _: &mut dyn FnMut(observe::Event)) {}
-    fn finish(&mut self, _: &mut dyn FnMut(observe::Event)) {}
-    fn leave(&mut self) {}
 }
