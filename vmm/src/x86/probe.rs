@@ -16,7 +16,7 @@
 
 pub(super) mod walk;
 
-use crate::memory::{Gpa, GuestMemory, PAGE};
+use crate::memory::{Gpa, GuestMemory, PAGE, ReadMemory};
 use crate::x86::registers::{Regs, Sregs};
 
 /// The reason why an address cannot be translated or read.
@@ -92,14 +92,14 @@ pub fn translate_rip(
 
 /// The guest's memory as one vCPU sees it at one moment.
 #[derive(Clone, Debug)]
-pub struct Probe {
-    memory: GuestMemory,
+pub struct Probe<M = GuestMemory> {
+    memory: M,
     sregs: Sregs,
 }
 
-impl Probe {
+impl<M: ReadMemory> Probe<M> {
     /// Creates a probe for a vCPU with these special registers.
-    pub fn new(memory: GuestMemory, sregs: Sregs) -> Self {
+    pub fn new(memory: M, sregs: Sregs) -> Self {
         Self { memory, sregs }
     }
 
