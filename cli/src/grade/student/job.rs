@@ -73,7 +73,7 @@ impl Plan {
     pub(super) fn new(job: Job, seed: u64, arguments: &VmmArgs, layout: Option<Layout>) -> Self {
         let index = Job::ALL.iter().position(|one| *one == job).unwrap_or_default() as u64;
         let [seed, word] = [0u64, 1].map(|part| {
-            let mixed = mix(seed.wrapping_add(index.wrapping_mul(2).wrapping_add(part)));
+            let mixed = mix(mix(seed).wrapping_add(index.wrapping_mul(2).wrapping_add(part)));
             // The word is no small number, and no placeholder of a template.
             u32::try_from(mixed >> 33).unwrap_or_default() | 1 << 31
         });
