@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         kvm_test("the_number_of_exits_may_be_anywhere_in_the_output", patterns),
         kvm_test("a_project_is_built_first", make),
         kvm_test("this_program_is_a_right_vmm", itself),
+        kvm_test("the_traps_of_kev_are_graded_for_a_vmm", kev),
         plain_test("mistakes_on_the_command_line_give_no_grade", usage),
         plain_test("without_kvm_there_is_no_grade", without_kvm),
     ];
@@ -273,6 +274,34 @@ fn itself() {
         let (points, text) = points(&arguments);
         assert_eq!(points, ALL, "{text}");
     }
+}
+
+/// The seven checks that have a meaning on KVM. This program passes all, and the VMM for SO2 that of the port.
+fn kev() {
+    let checks = ["port", "mmio", "ports", "strings", "cpuid", "msr", "msr-fault"];
+    let (own, other) = (format!("{VMM} run"), compiled(""));
+    let runs = |command: &dyn Fn(&str) -> String| {
+        let runs = checks.map(|check| format!("kev-{check}={}", command(check)));
+        let arguments: Vec<_> =
+            ["kev", "--timeout", "5"].into_iter().chain(runs.iter().flat_map(|run| ["--run", run])).collect();
+        grade(&arguments)
+    };
+    let all = runs(&|check| format!("{own} kev-{check}"));
+    assert_eq!((all.status, all.text().lines().last()), (0, Some(" 35/35")), "{}", all.text());
+    let some = runs(&|_| format!("{other} long"));
+    assert_eq!((some.status, some.text().lines().last()), (111, Some("  5/35")), "{}", some.text());
+    for sentence in [
+        "  5/5   + ",
+        "- kev-",
+        "the guest must make an exit for MMIO write of 8 bytes at 0xcafe0000",
+        "the guest must make an exit for WRMSR of 8 bytes at 0xabc; its last exit was shutdown; its guest died: triple fault",
+    ] {
+        let missing = sentence == "- kev-";
+        assert_eq!(some.text().contains(sentence), !missing, "{sentence}: {}", some.text());
+    }
+    let none = grade(&["kev", "--vmm", "/bin/true"]);
+    assert_eq!(none.text().matches("it made no VM").count(), 7, "{}", none.text());
+    assert_error(&grade(&["kev", "--run", "real=true"]), 110, "TASK is one of kev-port, kev-mmio,");
 }
 
 fn usage() {

@@ -1,12 +1,13 @@
 //! The points for runs that were not made.
 
 use super::capture::Captured;
+use super::entry::Entry;
 use super::job::{Job, Plan};
 use super::run::Seen;
-use super::score::{Runs, tasks};
-use super::watch::{Answers, Entry, Halt};
+use super::score::tasks;
+use super::watch::{Answers, Halt};
 use crate::grade::student_args::VmmArgs;
-use guest::hidden::{Log, Template, Width};
+use guest::hidden::Log;
 use observe::Ending;
 use simvirtio::abi;
 use std::os::unix::process::ExitStatusExt;
@@ -45,11 +46,10 @@ fn right(job: Job) -> Seen {
         word: plan.word,
         ..Log::default()
     };
-    let template = job.template(if job == Job::Real { Width::Bits16 } else { Width::Bits64 }).unwrap();
     let exits = match job {
         Job::Polling => 1,
         Job::Simvirtio => 215,
-        Job::Real | Job::Long => 26,
+        Job::Real | Job::Long | Job::Kev(_) => 26,
     };
     Seen {
         command: format!("./vmm {}", job.name()),
@@ -57,7 +57,7 @@ fn right(job: Job) -> Seen {
         stderr: String::new(),
         ending: Ending::Ended(ExitStatus::from_raw(0)),
         machines: 1,
-        entry: Some(Entry { mode: Some(mode), placed: Some((template, 0)), ..Entry::default() }),
+        entry: Some(Entry { mode: Some(mode), ..Entry::default() }),
         halt: Some(Halt {
             rax: 42,
             result: 42,
@@ -74,25 +74,26 @@ fn right(job: Job) -> Seen {
         window_exits: if job == Job::Simvirtio { 214 } else { 0 },
         console_bytes: if driver { 0 } else { 25 },
         lost: 0,
+        sites: Vec::new(),
         counted: Some(exits),
         said_finished: true,
         plan,
     }
 }
 
-fn all() -> Runs {
-    Job::ALL.map(|job| Some(right(job)))
+fn all() -> [Option<Seen>; 4] {
+    Job::SO2.map(|job| Some(right(job)))
 }
 
 /// The points after a change of the run of a task, and the text of the checks that failed.
 fn points(job: Job, change: impl FnOnce(&mut Seen)) -> ([u32; 5], String) {
     let mut runs = all();
-    let index = Job::ALL.iter().position(|one| *one == job).unwrap();
+    let index = Job::SO2.iter().position(|one| *one == job).unwrap();
     change(runs[index].as_mut().unwrap());
     points_of(&runs)
 }
 
-fn points_of(runs: &Runs) -> ([u32; 5], String) {
+fn points_of(runs: &[Option<Seen>]) -> ([u32; 5], String) {
     let tasks = tasks(runs);
     let failed = tasks.iter().flat_map(|task| &task.evidence).filter(|evidence| !evidence.right);
     let text: Vec<_> = failed.map(|evidence| evidence.text.as_str()).collect();
