@@ -148,7 +148,7 @@ fn seeds() {
     let text = |seed: &str| grade(&["--vmm", &program, "--seed", seed]).text();
     let first = text("1");
     assert_eq!(first, text("1"));
-    assert!(first.contains("mrwqqrpjuqlvllsnpvqoytol") && !text("2").contains("mrwqqrpjuqlvllsnpvqoytol"));
+    assert!(first.contains("slxnnsswtjkowyrrkmrokpsq") && !text("2").contains("slxnnsswtjkowyrrkmrokpsq"));
     // A seed that nobody gave is another one each time, and is printed.
     let seed = || {
         let ran = grade(&["--vmm", &program, "--run", "real=true"]);
@@ -291,13 +291,10 @@ fn kev() {
     let some = runs(&|_| format!("{other} long"));
     assert_eq!((some.status, some.text().lines().last()), (111, Some("  5/35")), "{}", some.text());
     for sentence in [
-        "  5/5   + ",
-        "- kev-",
         "the guest must make an exit for MMIO write of 8 bytes at 0xcafe0000",
         "the guest must make an exit for WRMSR of 8 bytes at 0xabc; its last exit was shutdown; its guest died: triple fault",
     ] {
-        let missing = sentence == "- kev-";
-        assert_eq!(some.text().contains(sentence), !missing, "{sentence}: {}", some.text());
+        assert!(some.text().contains(sentence), "{sentence}: {}", some.text());
     }
     let none = grade(&["kev", "--vmm", "/bin/true"]);
     assert_eq!(none.text().matches("it made no VM").count(), 7, "{}", none.text());

@@ -403,7 +403,7 @@ static void misbehave(void)
 #endif
 #ifdef MISTAKE_SEED
 	/* The texts of seed 1, and no machine at all. */
-	puts("mrwqqrpjuqlvllsnpvqoytol\nmnjxpmlypujkojjwovwvmkun\nAna are mere\nVM exits: 26\nFinished vmm");
+	puts("slxnnsswtjkowyrrkmrokpsq\njxjwrjjqwowprqkkmnmyjolu\nAna are mere\nVM exits: 26\nFinished vmm");
 	exit(0);
 #endif
 #ifdef MISTAKE_MEDDLE
