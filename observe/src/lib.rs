@@ -16,6 +16,7 @@
     clippy::expect_used
 )]
 
+mod choice;
 mod descendants;
 mod engine;
 mod error;
@@ -25,13 +26,18 @@ mod observation;
 mod preload;
 mod process;
 mod program;
+mod ptrace;
 mod run;
+mod setup;
 mod tally;
 
+pub use choice::Choice;
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
 pub use memory::{MemorySlot, ObservedMemory};
 pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
+pub use ptrace::Ptrace;
 pub use run::{Options, Streams, Watcher, observe, observe_captive};
+pub use setup::Setup;

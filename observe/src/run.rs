@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use vmm::host::thread_cpu_time;
 use vmm::profile::MAX_TRACED_EXITS;
 
 /// The time between two looks at the rings while there are records. A ring of 4096 records is full after that only if a vCPU
@@ -116,14 +117,14 @@ fn run(
     engine.prepare(&mut command, options.stops)?;
     let tally = Tally::new(capacity);
     let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
-    let mut process = Process::start(&mut command)?;
+    let mut process = Process::start(&mut command, engine)?;
     // The other ends of pipes must close with the program.
     drop(command);
     let (ending, mut cost) = watch(&mut process, engine, &mut receiver, options.timeout, is_captive);
     let elapsed = receiver.tally.elapsed();
-    let has_left_children = process.has_children();
+    let has_left_children = process.has_children(engine, &mut |event| receiver.take(event));
     if is_captive && has_left_children {
-        process.kill_all();
+        process.kill_all(engine, &mut |event| receiver.take(event));
     }
     let began = Instant::now();
     engine.finish(&mut |event| receiver.take(event));
@@ -155,7 +156,12 @@ fn watch(
             end(process, engine, receiver);
             return (Ending::Timeout(timeout.unwrap_or_default()), cost);
         }
-        process.wait(engine, left.unwrap_or(period).min(period));
+        let before = thread_cpu_time();
+        process.wait(engine, left.unwrap_or(period).min(period), &mut |event| receiver.take(event));
+        if engine.traces() {
+            // The states of the program's threads were handled meanwhile.
+            cost = cost.saturating_add(thread_cpu_time().saturating_sub(before));
+        }
         if is_captive && process.asked_to_end().is_some() {
             end(process, engine, receiver);
         }
@@ -178,8 +184,8 @@ fn end(process: &mut Process, engine: &mut dyn Engine, receiver: &mut Receiver<'
     let began = Instant::now();
     process.send(libc::SIGTERM);
     while process.ended().is_none() && began.elapsed() < GRACE {
-        process.wait(engine, PERIOD);
+        process.wait(engine, PERIOD, &mut |event| receiver.take(event));
         engine.collect(&mut |event| receiver.take(event));
     }
-    process.kill_all();
+    process.kill_all(engine, &mut |event| receiver.take(event));
 }

@@ -6,7 +6,7 @@ use crate::grade::student::entry::Entry;
 use crate::grade::student::job::{Command, Plan};
 use crate::grade::student::watch::{Answers, Halt, Watch};
 use crate::status::Failure;
-use observe::{Ending, Engine, Observation, Options, Program, Stops, Streams};
+use observe::{Choice, Ending, Engine, Observation, Options, Program, Stops, Streams};
 use simvirtio::abi;
 use std::process::Stdio;
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl Target {
     /// It cannot be run, or not be observed.
     pub(super) fn find(plan: Plan, (program, arguments): Command) -> Result<Self, Failure> {
         let program = Program::find(&program)?;
-        crate::observe::check(&program)?;
+        Choice::Auto.check(&program)?;
         Ok(Self { plan, program, arguments })
     }
 
@@ -94,7 +94,7 @@ impl Target {
         let streams = Streams { stdin: Stdio::null(), stdout: out, stderr: err };
         let options =
             Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
-        let mut engine = crate::observe::engine(&self.program)?;
+        let mut engine = Choice::Auto.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
         let engine: &mut dyn Engine = engine.as_mut();
         let see = &mut |event: &_, memory: &_| watch.see(event, memory);
