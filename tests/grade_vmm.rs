@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         kvm_test("a_right_vmm_gets_100_points", right),
-        kvm_test("each_mistake_loses_its_own_points_with_a_sentence", mistakes),
+        kvm_test("each_mistake_loses_its_own_points_with_a_sentence", || mistakes("preload")),
+        kvm_test("the_other_engine_grades_the_same", || mistakes("ptrace")),
         kvm_test("a_grade_can_be_repeated_with_its_seed", seeds),
         kvm_test("a_vmm_may_run_its_own_guests", own_guests),
         kvm_test("a_task_that_was_not_handed_in_has_no_points", not_handed_in),
@@ -96,6 +97,7 @@ fn right() {
         ("-DSTRUCT -DQUEUE=255", "the assignment's struct device_t, queues of 255 bytes"),
         ("-DPROTECTED -DQUEUE=4096", "message of 4133 letters on stdout"),
         ("-DQUEUE=2", "queues of 2 bytes"),
+        ("-static", "the assignment's table, queues of 64 bytes"),
     ] {
         let (points, text) = points(&["--vmm", &compiled(options)]);
         assert_eq!(points, ALL, "{options}: {text}");
@@ -107,7 +109,7 @@ fn right() {
     assert!(text.contains("no exit at the window, 1 exit in all"), "{text}");
 }
 
-fn mistakes() {
+fn mistakes(engine: &str) {
     for (mistake, expected, sentence) in [
         ("CS", [0, 20, 30, 10, 10], "CS base is 0xffff0000, as after reset"),
         ("LME", [30, 0, 30, 10, 10], "KVM refused KVM_SET_SREGS with Invalid argument"),
@@ -136,7 +138,7 @@ fn mistakes() {
         ),
         ("COPY", [0, 0, 0, 0, 10], "the entry point 0x0 holds only zeros: was the guest copied there?"),
     ] {
-        let (points, text) = points(&["--vmm", &compiled(&format!("-DMISTAKE_{mistake}"))]);
+        let (points, text) = points(&["--engine", engine, "--vmm", &compiled(&format!("-DMISTAKE_{mistake}"))]);
         assert_eq!(points, expected, "{mistake}: {text}");
         let failed = text.lines().any(|line| line.trim_start().starts_with("- ") && line.contains(sentence));
         assert!(failed, "{mistake}: {text}");

@@ -69,7 +69,11 @@ pub(super) fn prepare(
         make::make(folder, MAKE_LIMIT)?;
     }
     let target = |(job, command): (&Job, Option<Command>)| {
-        command.map(|command| Target::find(Plan::new(*job, seed, arguments, layout), command)).transpose()
+        command
+            .map(|command| {
+                Target::find(Plan::new(*job, seed, arguments, layout), command, arguments.engine.into())
+            })
+            .transpose()
     };
     let targets: Result<Vec<_>, _> = jobs.iter().zip(commands).map(target).collect();
     let hidden = if arguments.own_guests { "the VMM's own guests" } else { "hidden guests" };

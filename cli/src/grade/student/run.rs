@@ -57,6 +57,7 @@ pub(super) struct Target {
     pub(super) plan: Plan,
     pub(super) program: Program,
     pub(super) arguments: Vec<std::ffi::OsString>,
+    pub(super) engine: Choice,
 }
 
 impl Target {
@@ -64,10 +65,10 @@ impl Target {
     ///
     /// # Errors
     /// It cannot be run, or not be observed.
-    pub(super) fn find(plan: Plan, (program, arguments): Command) -> Result<Self, Failure> {
+    pub(super) fn find(plan: Plan, (program, arguments): Command, engine: Choice) -> Result<Self, Failure> {
         let program = Program::find(&program)?;
-        Choice::Auto.check(&program)?;
-        Ok(Self { plan, program, arguments })
+        engine.check(&program)?;
+        Ok(Self { plan, program, arguments, engine })
     }
 
     /// The command, safe to print.
@@ -94,7 +95,7 @@ impl Target {
         let streams = Streams { stdin: Stdio::null(), stdout: out, stderr: err };
         let options =
             Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
-        let mut engine = Choice::Auto.engine(&self.program)?;
+        let mut engine = self.engine.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
         let engine: &mut dyn Engine = engine.as_mut();
         let see = &mut |event: &_, memory: &_| watch.see(event, memory);
