@@ -1,11 +1,11 @@
 //! `vmm observe`: runs another program, and shows the exits of its guests.
 
-use crate::args::{Timeout, parse_timeout};
+use crate::args::{EngineArg, Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use observe::{Choice, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
 use report::view::plural;
 use std::ffi::OsString;
@@ -54,17 +54,6 @@ pub struct ObserveArgs {
 
     #[command(flatten)]
     results: ResultArgs,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum EngineArg {
-    /// ptrace for statically linked programs and for those of Go, preload for others
-    #[default]
-    Auto,
-    /// a library in front of ioctl (LD_PRELOAD), for dynamically linked programs
-    Preload,
-    /// stops at the calls to KVM (ptrace, seccomp), for all programs; slower
-    Ptrace,
 }
 
 impl From<EngineArg> for Choice {

@@ -403,7 +403,7 @@ static void misbehave(void)
 #endif
 #ifdef MISTAKE_SEED
 	/* The texts of seed 1, and no machine at all. */
-	puts("lkpprrjorqkrjpwsyyptlyjs\npskvnujmtjwovoxpnwkotrol\nAna are mere\nVM exits: 26\nFinished vmm");
+	puts("slxnnsswtjkowyrrkmrokpsq\njxjwrjjqwowprqkkmnmyjolu\nAna are mere\nVM exits: 26\nFinished vmm");
 	exit(0);
 #endif
 #ifdef MISTAKE_MEDDLE
@@ -454,7 +454,9 @@ int main(int argc, char **argv)
 		setup_long_mode(has_lme);
 	const char *guest = is_real ? guest16 : is_long ? guest64 : driver64;
 	const char *end = is_real ? guest16_end : is_long ? guest64_end : driver64_end;
-#ifndef MISTAKE_COPY
+#ifdef MISTAKE_COPY
+	(void)guest, (void)end;
+#else
 	memcpy(vm.mem, guest, end - guest);
 #endif
 	if (has_device) {

@@ -220,7 +220,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
 fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::Grade, Failure> {
     let settings = arguments.settings();
     if arguments.vmm.grades() {
-        let prepared = student::prepare(&arguments.vmm, arguments.layout.map(Into::into))?;
+        let prepared = student::prepare(arguments.course, &arguments.vmm, arguments.layout.map(Into::into))?;
         // Other programs use KVM.
         check_host(Settings { processor: Some(Processor::Kvm), ..settings })?;
         return prepared.grade(&arguments.vmm, settings.timeout);
@@ -317,7 +317,7 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
         _ if of_vmm && arguments.vcpu.is_some() => {
             return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()));
         }
-        Course::So2 if of_vmm => {}
+        _ if of_vmm => {}
         Course::So2 if !of_so2.into_iter().any(|image| arguments.grades(image.as_ref())) => {
             return Err(nothing("--guest16, --guest64 or --simvirtio IMAGE"));
         }

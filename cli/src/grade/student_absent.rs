@@ -1,7 +1,7 @@
 //! `vmm grade --vmm` on hosts without KVM, where no program uses it.
 
-use crate::grade::Task;
 use crate::grade::student_args::VmmArgs;
+use crate::grade::{Course, Task};
 use crate::status::Failure;
 use std::time::Duration;
 use vmm::Error;
@@ -20,7 +20,7 @@ pub(super) enum Prepared {}
 ///
 /// # Errors
 /// Always.
-pub(super) fn prepare(arguments: &VmmArgs, layout: Option<Layout>) -> Result<Prepared, Failure> {
+pub(super) fn prepare(_: Course, arguments: &VmmArgs, layout: Option<Layout>) -> Result<Prepared, Failure> {
     let _ = (arguments, layout);
     Err(Error::NoKvm.into())
 }

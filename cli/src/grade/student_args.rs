@@ -1,10 +1,12 @@
 //! The options of `vmm grade --vmm`.
 
+use crate::args::EngineArg;
 use clap::Args;
 use std::ffi::OsString;
 use vmm::Error;
 
 #[derive(Debug, Args)]
+#[cfg_attr(not(has_kvm), allow(dead_code, reason = "nothing is graded without KVM"))]
 #[command(next_help_heading = "Grading a VMM")]
 pub(super) struct VmmArgs {
     /// Grade a student's VMM by observing it: it is run as `PROGRAM real`, `PROGRAM long`, `PROGRAM simvirtio` and
@@ -31,6 +33,10 @@ pub(super) struct VmmArgs {
     /// Run the VMM's own guests, instead of copying hidden ones over them
     #[arg(long)]
     pub(super) own_guests: bool,
+
+    /// Way to see the calls of the VMM
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) engine: EngineArg,
 
     /// Text that the VMM prints at its end
     #[arg(long, value_name = "TEXT", default_value = "Finished vmm")]

@@ -1,5 +1,6 @@
 //! The runs of a grade: what each task runs, and what it hides in its guest.
 
+use crate::grade::student::kev;
 use crate::grade::student_args::VmmArgs;
 use guest::hidden::{Params, Template, Width};
 use simvirtio::abi;
@@ -9,6 +10,7 @@ use std::path::Path;
 use vmm::Error;
 use vmm::device::Layout;
 use vmm::host::printable_text;
+use vmm::x86::Mode;
 
 /// A run of a student's VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +19,13 @@ pub(super) enum Job {
     Long,
     Simvirtio,
     Polling,
+    /// A check of KeV, by the name of its guest.
+    Kev(&'static str),
 }
 
 impl Job {
-    pub(super) const ALL: [Self; 4] = [Self::Real, Self::Long, Self::Simvirtio, Self::Polling];
+    /// The tasks of SO2.
+    pub(super) const SO2: [Self; 4] = [Self::Real, Self::Long, Self::Simvirtio, Self::Polling];
 
     /// The word on the command line.
     pub(super) fn name(self) -> &'static str {
@@ -29,6 +34,7 @@ impl Job {
             Self::Long => "long",
             Self::Simvirtio => "simvirtio",
             Self::Polling => "polling",
+            Self::Kev(name) => name,
         }
     }
 
@@ -39,11 +45,20 @@ impl Job {
 
     /// The hidden guest for code of this width. A driver needs protected or long mode.
     pub(super) fn template(self, width: Width) -> Option<Template> {
-        match (self.is_driver(), width) {
-            (true, Width::Bits16) => None,
-            (true, width) => Some(Template::Driver(width)),
-            (false, width) => Some(Template::Text(width)),
+        match (self, width) {
+            (Self::Kev(_), _) | (Self::Simvirtio | Self::Polling, Width::Bits16) => None,
+            (Self::Simvirtio | Self::Polling, width) => Some(Template::Driver(width)),
+            (Self::Real | Self::Long, width) => Some(Template::Text(width)),
         }
+    }
+}
+
+/// The width of the code of a mode.
+pub(super) fn width(mode: Mode) -> Width {
+    match mode {
+        Mode::Real => Width::Bits16,
+        Mode::Protected => Width::Bits32,
+        Mode::Long | Mode::User => Width::Bits64,
     }
 }
 
@@ -71,9 +86,9 @@ pub(super) struct Plan {
 impl Plan {
     /// The plan of a task for the seed of the grade.
     pub(super) fn new(job: Job, seed: u64, arguments: &VmmArgs, layout: Option<Layout>) -> Self {
-        let index = Job::ALL.iter().position(|one| *one == job).unwrap_or_default() as u64;
+        let name = job.name().bytes().fold(mix(seed), |mixed, byte| mix(mixed ^ u64::from(byte)));
         let [seed, word] = [0u64, 1].map(|part| {
-            let mixed = mix(seed.wrapping_add(index.wrapping_mul(2).wrapping_add(part)));
+            let mixed = mix(name.wrapping_add(part));
             // The word is no small number, and no placeholder of a template.
             u32::try_from(mixed >> 33).unwrap_or_default() | 1 << 31
         });
@@ -89,6 +104,20 @@ impl Plan {
         };
         let letters = if self.job.is_driver() { MORE_THAN_A_QUEUE } else { LETTERS };
         Params { seed: self.seed, letters, word: self.word, address, layout }
+    }
+
+    /// The pieces of the hidden guest for an entry in this mode at this linear address: their addresses and bytes.
+    ///
+    /// # Errors
+    /// There is no hidden guest for this mode.
+    pub(super) fn pieces(&self, mode: Mode, address: u32) -> Result<Vec<(u64, Vec<u8>)>, String> {
+        if let Job::Kev(name) = self.job {
+            return kev::pieces(name, self.seed, mode, address);
+        }
+        let Some(template) = self.job.template(width(mode)) else {
+            return Err("it needs protected or long mode".into());
+        };
+        Ok(vec![(address.into(), template.image(self.params(address)))])
     }
 
     /// The text that must be on stdout. A message is longer than the queue.
@@ -116,14 +145,14 @@ fn mix(number: u64) -> u64 {
 /// The program and the words of a command.
 pub(super) type Command = (OsString, Vec<OsString>);
 
-/// The command of a task; `None` if it was not handed in.
+/// The command of one of these tasks; `None` if it was not handed in.
 ///
 /// # Errors
 /// A `--run` names no task, or has no command, or two of them name the same task.
-pub(super) fn command(job: Job, arguments: &VmmArgs) -> Result<Option<Command>, Error> {
+pub(super) fn command(job: Job, jobs: &[Job], arguments: &VmmArgs) -> Result<Option<Command>, Error> {
     let mut found = None;
     for text in &arguments.run {
-        let (name, command) = split_run(text)?;
+        let (name, command) = split_run(text, jobs)?;
         if name == job && found.replace(command).is_some() {
             return Err(Error::Config(format!("--run has two commands for {}: give one", job.name())));
         }
@@ -140,18 +169,20 @@ pub(super) fn command(job: Job, arguments: &VmmArgs) -> Result<Option<Command>, 
 }
 
 /// Splits `TASK=COMMAND`.
-fn split_run(text: &OsStr) -> Result<(Job, Command), Error> {
+fn split_run(text: &OsStr, jobs: &[Job]) -> Result<(Job, Command), Error> {
     let wrong = || {
+        let names: Vec<_> = jobs.iter().map(|job| job.name()).collect();
         Error::Config(format!(
-            "--run must be TASK=COMMAND, not {}; TASK is real, long, simvirtio or polling",
-            printable_text(&text.to_string_lossy())
+            "--run must be TASK=COMMAND, not {}; TASK is one of {}",
+            printable_text(&text.to_string_lossy()),
+            names.join(", ")
         ))
     };
     let bytes = text.as_bytes();
     let at = bytes.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
     let (name, rest) =
         (bytes.get(..at).unwrap_or_default(), bytes.get(at.saturating_add(1)..).unwrap_or_default());
-    let job = Job::ALL.into_iter().find(|job| job.name().as_bytes() == name).ok_or_else(wrong)?;
+    let job = jobs.iter().copied().find(|job| job.name().as_bytes() == name).ok_or_else(wrong)?;
     let mut words = split_words(rest).ok_or_else(|| {
         Error::Config(format!("--run {}=: a quote is not closed: add the other one", job.name()))
     })?;
@@ -206,7 +237,7 @@ mod tests {
         }
         let arguments = <Line as clap::Parser>::try_parse_from(["grade"]).unwrap().vmm;
         let mut texts: Vec<_> = (0..4)
-            .flat_map(|seed| Job::ALL.map(|job| Plan::new(job, seed, &arguments, None)))
+            .flat_map(|seed| Job::SO2.map(|job| Plan::new(job, seed, &arguments, None)))
             .map(|plan| (plan.text(0), plan.word))
             .collect();
         texts.sort();

@@ -49,6 +49,9 @@ pub(super) fn make(folder: &OsStr, limit: Duration) -> Result<(), Failure> {
 struct Unobserved;
 
 impl Engine for Unobserved {
+    fn name(&self) -> &'static str {
+        "none"
+    }
     fn prepare(&mut self, _: &mut std::process::Command, _: Stops) -> Result<(), observe::Error> {
         Ok(())
     }

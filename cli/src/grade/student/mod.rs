@@ -4,7 +4,9 @@ mod capture;
 mod count;
 mod describe;
 mod driver;
+mod entry;
 mod job;
+mod kev;
 mod make;
 mod run;
 mod score;
@@ -12,11 +14,11 @@ mod score;
 mod tests;
 mod watch;
 
-use crate::grade::Task;
 use crate::grade::student_args::VmmArgs;
+use crate::grade::{Course, Task};
 use crate::status::Failure;
 use count::Pattern;
-use job::{Job, Plan};
+use job::{Command, Job, Plan};
 use observe::Ending;
 use run::{Seen, Target};
 use std::hash::{BuildHasher, RandomState};
@@ -36,23 +38,11 @@ pub(super) struct Grade {
     pub(super) remark: String,
 }
 
-/// Finds the programs, without running them.
-///
-/// # Errors
-/// An option is wrong, or a program cannot be run or observed.
-fn targets(arguments: &VmmArgs, layout: Option<Layout>, seed: u64) -> Result<[Option<Target>; 4], Failure> {
-    let mut targets = [const { None }; 4];
-    for (job, target) in Job::ALL.into_iter().zip(&mut targets) {
-        if let Some(command) = job::command(job, arguments)? {
-            *target = Some(Target::find(Plan::new(job, seed, arguments, layout), command)?);
-        }
-    }
-    Ok(targets)
-}
-
 /// A grade whose programs were found.
 pub(super) struct Prepared {
-    targets: [Option<Target>; 4],
+    course: Course,
+    /// The programs, in the order of the tasks.
+    targets: Vec<Option<Target>>,
     pattern: Pattern,
     remark: String,
 }
@@ -61,19 +51,34 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 /// An option is wrong, `make` failed, or a program cannot be run or observed.
-pub(super) fn prepare(arguments: &VmmArgs, layout: Option<Layout>) -> Result<Prepared, Failure> {
+pub(super) fn prepare(
+    course: Course,
+    arguments: &VmmArgs,
+    layout: Option<Layout>,
+) -> Result<Prepared, Failure> {
+    let jobs = match course {
+        Course::So2 => &Job::SO2[..],
+        Course::Kev => &kev::JOBS,
+    };
     let pattern = Pattern::new(arguments.count_pattern.as_deref())?;
     // 32 bits are enough, and are easy to type.
     let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one(0) & u64::from(u32::MAX));
-    for job in Job::ALL {
-        job::command(job, arguments)?;
-    }
+    let commands: Result<Vec<_>, _> = jobs.iter().map(|job| job::command(*job, jobs, arguments)).collect();
+    let commands = commands?;
     if let Some(folder) = &arguments.make {
         make::make(folder, MAKE_LIMIT)?;
     }
+    let target = |(job, command): (&Job, Option<Command>)| {
+        command
+            .map(|command| {
+                Target::find(Plan::new(*job, seed, arguments, layout), command, arguments.engine.into())
+            })
+            .transpose()
+    };
+    let targets: Result<Vec<_>, _> = jobs.iter().zip(commands).map(target).collect();
     let hidden = if arguments.own_guests { "the VMM's own guests" } else { "hidden guests" };
     let remark = format!("vmm: graded with {hidden}; --seed {seed} repeats this grade\n");
-    Ok(Prepared { targets: targets(arguments, layout, seed)?, pattern, remark })
+    Ok(Prepared { course, targets: targets?, pattern, remark })
 }
 
 impl Prepared {
@@ -83,16 +88,23 @@ impl Prepared {
     /// The host failed, or a signal ended the grade.
     pub(super) fn grade(self, arguments: &VmmArgs, timeout: Option<Duration>) -> Result<Grade, Failure> {
         let mut limit = timeout;
-        let mut runs: [Option<Seen>; 4] = [const { None }; 4];
-        for (target, seen) in self.targets.iter().zip(&mut runs) {
-            let Some(target) = target else { continue };
+        let mut runs: Vec<Option<Seen>> = Vec::new();
+        for target in &self.targets {
+            let Some(target) = target else {
+                runs.push(None);
+                continue;
+            };
             let ran = target.run(limit, &arguments.finished, &self.pattern)?;
             if matches!(ran.ending, Ending::Timeout(_)) {
                 let part = if ran.machines == 0 { LITTLE } else { LESS };
                 limit = timeout.and_then(|limit| limit.checked_div(part)).min(limit);
             }
-            *seen = Some(ran);
+            runs.push(Some(ran));
         }
-        Ok(Grade { tasks: score::tasks(&runs), remark: self.remark })
+        let tasks = match self.course {
+            Course::So2 => score::tasks(&runs),
+            Course::Kev => kev::tasks(&runs),
+        };
+        Ok(Grade { tasks, remark: self.remark })
     }
 }

@@ -2,16 +2,18 @@
 
 use crate::grade::student::capture::{Capture, Captured};
 use crate::grade::student::count::Pattern;
+use crate::grade::student::entry::Entry;
 use crate::grade::student::job::{Command, Plan};
-use crate::grade::student::watch::{Answers, Entry, Halt, Watch};
+use crate::grade::student::watch::{Answers, Halt, Watch};
 use crate::status::Failure;
 use observe::{Choice, Ending, Engine, Observation, Options, Program, Stops, Streams};
 use simvirtio::abi;
 use std::process::Stdio;
 use std::time::Duration;
 use vmm::device::DEBUGCON_PORT;
-use vmm::exit::{Exit, Reason};
+use vmm::exit::{Exit, Reason, Site};
 use vmm::host::{printable, printable_text};
+use vmm::profile::Count;
 
 /// The largest parts of an output that are kept: of its beginning and of its end.
 const MOST_OUTPUT: usize = 1 << 20;
@@ -40,6 +42,8 @@ pub(super) struct Seen {
     pub(super) window_exits: u64,
     /// The bytes that the guest wrote to the debug console.
     pub(super) console_bytes: u64,
+    /// The places of the exits, and their numbers.
+    pub(super) sites: Vec<(Site, Count)>,
     /// The exits that were not recorded.
     pub(super) lost: u64,
     /// The number that the program printed.
@@ -53,6 +57,7 @@ pub(super) struct Target {
     pub(super) plan: Plan,
     pub(super) program: Program,
     pub(super) arguments: Vec<std::ffi::OsString>,
+    pub(super) engine: Choice,
 }
 
 impl Target {
@@ -60,10 +65,10 @@ impl Target {
     ///
     /// # Errors
     /// It cannot be run, or not be observed.
-    pub(super) fn find(plan: Plan, (program, arguments): Command) -> Result<Self, Failure> {
+    pub(super) fn find(plan: Plan, (program, arguments): Command, engine: Choice) -> Result<Self, Failure> {
         let program = Program::find(&program)?;
-        Choice::Auto.check(&program)?;
-        Ok(Self { plan, program, arguments })
+        engine.check(&program)?;
+        Ok(Self { plan, program, arguments, engine })
     }
 
     /// The command, safe to print.
@@ -90,7 +95,7 @@ impl Target {
         let streams = Streams { stdin: Stdio::null(), stdout: out, stderr: err };
         let options =
             Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
-        let mut engine = Choice::Auto.engine(&self.program)?;
+        let mut engine = self.engine.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
         let engine: &mut dyn Engine = engine.as_mut();
         let see = &mut |event: &_, memory: &_| watch.see(event, memory);
@@ -141,6 +146,7 @@ impl Target {
             })
             .1,
             lost: observation.lost,
+            sites,
             entry: watch.entry,
             halt: watch.halt,
             refused: watch.refused,
