@@ -24,8 +24,8 @@ enum { KVM_CREATE_VM = 0xae01, KVM_CREATE_VCPU = 0xae41, KVM_RUN = 0xae80, KVM_G
 #define KVM_GET_MP_STATE 0x8004ae98ul
 #define KVM_GET_REGS 0x8090ae81ul
 #define KVM_GET_SREGS 0x8138ae83ul
-enum { EXIT_IO = 2, EXIT_HLT = 5, EXIT_MMIO = 6, EXIT_SHUTDOWN = 8, EXIT_FAIL_ENTRY = 9, EXIT_INTERNAL_ERROR = 17 };
-enum { EXIT_RDMSR = 29, EXIT_WRMSR = 30 };
+enum { EXIT_IO = 2, EXIT_HLT = 5, EXIT_MMIO = 6, EXIT_SHUTDOWN = 8, EXIT_FAIL_ENTRY = 9, EXIT_INTR = 10 };
+enum { EXIT_INTERNAL_ERROR = 17, EXIT_RDMSR = 29, EXIT_WRMSR = 30 };
 /* The offsets of `exit_reason` and of the union in `kvm_run`, and the part of the mapping that is read. */
 enum { REASON = 8, UNION = 32, MAPPED = 2 * PAGE };
 
@@ -311,7 +311,7 @@ static void know(struct process *process, int fd, u64 meaning)
 /* Begins to record a vCPU. Returns 0 if that is not possible. */
 static struct vcpu *record_vcpu(struct process *process, int fd, u32 vm, u32 id)
 {
-	long page = fd < DESCRIPTORS ? map(MAPPED, PROT_READ, MAP_SHARED, fd, 0) : -1;
+	long page = fd < DESCRIPTORS ? map(MAPPED, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : -1;
 	int slot = failed(page) ? -1 : take_ring();
 	if (slot < 0) {
 		add(&control->unrecorded, 1);
@@ -609,6 +609,13 @@ static int call_kvm(int fd, u64 request, void *argument)
 	return result;
 }
 
+/* A signal came before the entry: the program sees what KVM_RUN would have returned. */
+static int interrupted(const u8 *page)
+{
+	*(volatile u32 *)(page + REASON) = EXIT_INTR;
+	return (int)answer(-EINTR_);
+}
+
 static int run(int fd, void *argument)
 {
 	struct process *process_ = process();
@@ -620,12 +627,13 @@ static int run(int fd, void *argument)
 	if (vcpu->open) {
 		complete(vcpu, page, entered);
 	} else if (__builtin_expect(!vcpu->has_entered, 0)) {
-		begin(process_, vcpu, fd);
+		if (begin(process_, vcpu, fd))
+			return interrupted(page);
 		entered = clock();
 	}
 	if (__builtin_expect(is_full(vcpu), 0)) {
 		if (wait_for_room(vcpu))
-			return (int)answer(-EINTR_);
+			return interrupted(page);
 		if (is_full(vcpu))
 			return run_unrecorded(vcpu, fd, argument);
 		vcpu->impatient = 0;
