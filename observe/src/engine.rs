@@ -114,6 +114,9 @@ pub enum Event {
     Counters(VcpuId, KvmCounters),
     /// The vCPU exited so many times without a record.
     Lost(VcpuId, u64),
+    /// So many calls were not reported, because the limit was reached, or because the observer could not keep up. It comes
+    /// once, at the end.
+    LostCalls(u64),
     /// So many vCPUs are not recorded.
     Unrecorded(u32),
     /// The program made so many VMs.

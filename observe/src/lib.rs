@@ -19,6 +19,7 @@
 mod descendants;
 mod engine;
 mod error;
+mod layout;
 mod memory;
 mod observation;
 mod preload;

@@ -377,6 +377,74 @@ static int garbage(void)
 	return 0;
 }
 
+/* KVM refuses paging without protection. The refusal changes nothing. */
+static int is_refused(void)
+{
+	struct machine machine = make(guest, sizeof(guest));
+	struct kvm_sregs right, wrong;
+	NEED(ioctl(machine.vcpu, KVM_GET_SREGS, &right) == 0);
+	wrong = right;
+	wrong.cr0 |= 0x80000000;
+	wrong.efer |= 0x500;
+	for (int times = 0; times < 40; times++) {
+		errno = 0;
+		NEED(ioctl(machine.vcpu, KVM_SET_SREGS, &wrong) == -1 && errno == EINVAL);
+	}
+	NEED(ioctl(machine.vcpu, KVM_GET_SREGS, &wrong) == 0 && !memcmp(&right, &wrong, sizeof(right)));
+	NEED(run_on(machine.vcpu, machine.run) == EXITS);
+	return 0;
+}
+
+/* Puts a vCPU into protected mode without interrupt handlers, where an undefined instruction is fatal. */
+static const uint8_t fatal[] = {0x0f, 0x0b};
+
+static void start_protected(int vcpu)
+{
+	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .db = 1, .s = 1, .g = 1}, data = code;
+	struct kvm_sregs sregs;
+	start(vcpu);
+	NEED(ioctl(vcpu, KVM_GET_SREGS, &sregs) == 0);
+	data.type = 3, data.selector = 16;
+	sregs.cs = code;
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+	sregs.cr0 |= 1;
+	sregs.idt.limit = 0;
+	NEED(ioctl(vcpu, KVM_SET_SREGS, &sregs) == 0);
+}
+
+static int dies(void)
+{
+	struct machine machine = make(fatal, sizeof(fatal));
+	start_protected(machine.vcpu);
+	errno = 77;
+	NEED(ioctl(machine.vcpu, KVM_RUN, 0) == 0 && errno == 77);
+	NEED(machine.run->exit_reason == KVM_EXIT_SHUTDOWN);
+	return 0;
+}
+
+/* Filters its system calls so that any that it does not make by itself kills it, once its vCPU exists. */
+static int filters_late(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog filter = {.len = sizeof(code) / sizeof(*code), .filter = code};
+	struct machine machine = make(guest, sizeof(guest));
+	NEED(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	NEED(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0);
+	NEED(run_on(machine.vcpu, machine.run) == EXITS);
+	memcpy((char *)machine.ram + 0x1000, fatal, sizeof(fatal));
+	start_protected(machine.vcpu);
+	struct kvm_sregs sregs = {.cr0 = 0x80000000};
+	NEED(ioctl(machine.vcpu, KVM_SET_SREGS, &sregs) == -1 && errno == EINVAL);
+	NEED(ioctl(machine.vcpu, KVM_RUN, 0) == 0 && machine.run->exit_reason == KVM_EXIT_SHUTDOWN);
+	_exit(0);
+}
+
 /* The numbers of descriptors, and what is open at the end. */
 static int descriptors(void)
 {
@@ -496,6 +564,9 @@ int main(int count, char **words)
 	MODE("interrupt", is_interrupted());
 	MODE("jump", jumps());
 	MODE("garbage", garbage());
+	MODE("refused", is_refused());
+	MODE("dies", dies());
+	MODE("filter-late", filters_late());
 	MODE("descriptors", descriptors());
 	MODE("dlopen", opens(word));
 	MODE("hang", hangs());
