@@ -1,12 +1,14 @@
 //! `vmm observe`: runs another program, and shows the exits of its guests.
 
+mod deaths;
+
 use crate::args::{Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::{Args, ValueEnum};
-use observe::{Ending, Observation, Options, Preload, Program, Stops};
+use observe::{Deaths, Ending, Event, Observation, ObservedMemory, Options, Preload, Program, Stops};
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -79,7 +81,10 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     };
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let observation = observe::observe(&program, rest, options, &mut engine, &mut |_, _| {})?;
+    let mut deaths = Deaths::default();
+    let mut watcher = |event: &Event, memory: &ObservedMemory| deaths.see(event, memory);
+    let mut observation = observe::observe(&program, rest, options, &mut engine, &mut watcher)?;
+    observation.note_deaths(&deaths);
     // The temporary files are of no more use.
     drop(engine);
     let (name, ended) = (program.short_name(), observation.ending.to_string());
@@ -88,6 +93,7 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     if !arguments.results.quiet {
         text += &details(&name, &observation);
     }
+    text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
     text += &remarks(&name, &observation);
     print_stderr(&text);
     // From here on a signal is for this program.

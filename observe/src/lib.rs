@@ -16,6 +16,7 @@
     clippy::expect_used
 )]
 
+mod death;
 mod descendants;
 mod engine;
 mod error;
@@ -28,6 +29,7 @@ mod program;
 mod run;
 mod tally;
 
+pub use death::{Death, Deaths, MOST_DEATHS};
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
 pub use memory::{MemorySlot, ObservedMemory};
