@@ -1,4 +1,5 @@
 //! Deaths that are made up, with the memory of this process as that of the guest.
+#![allow(clippy::arithmetic_side_effects)]
 
 use super::start::{RESET_RIP, reset_sregs};
 use super::*;
