@@ -8,7 +8,7 @@ use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::{Args, ValueEnum};
-use observe::{Deaths, Ending, Event, Observation, ObservedMemory, Options, Preload, Program, Stops};
+use observe::{Deaths, Ending, Event, Observation, ObservedMemory, Options, Preload, Program, Setup, Stops};
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -27,6 +27,7 @@ Examples:
   vmm observe --profile json=q.json -- qemu-system-x86_64 -accel kvm -M microvm
   vmm report mine.json q.json                the difference of two profiles
   vmm observe --timeout 10 -- ./my-vmm       end it and its children after 10 s
+  vmm observe --setup -- ./my-vmm            the calls that build the machine
   vmm observe -- vmm run simvirtio           this program itself
 
 The program keeps its input, output, terminal and signals. The table goes to stderr when it has ended. Only the exits \
@@ -42,6 +43,11 @@ pub struct ObserveArgs {
     /// Way to see the calls of the program: `preload` sees dynamically linked programs
     #[arg(long, value_enum, default_value_t)]
     engine: EngineArg,
+
+    /// Show the calls to KVM that built the machine, in words, with its memory map and the meaning of errors; shown without
+    /// this option if the guest died
+    #[arg(long)]
+    setup: bool,
 
     /// Time limit of the program in seconds, such as 60 or 0.5; after it, the program and its children are ended; 0
     /// means no limit
@@ -71,8 +77,8 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let none = OsString::new();
     let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
-    let options =
-        Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops: Stops::default() };
+    let stops = Stops { first_entry: arguments.setup, ..Stops::default() };
+    let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops };
     let mut engine = match arguments.engine {
         EngineArg::Preload => {
             program.check_preload()?;
@@ -81,8 +87,11 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     };
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let mut deaths = Deaths::default();
-    let mut watcher = |event: &Event, memory: &ObservedMemory| deaths.see(event, memory);
+    let (mut setup, mut deaths) = (Setup::default(), Deaths::default());
+    let mut watcher = |event: &Event, memory: &ObservedMemory| {
+        setup.take(event, memory);
+        deaths.see(event, memory);
+    };
     let mut observation = observe::observe(&program, rest, options, &mut engine, &mut watcher)?;
     observation.note_deaths(&deaths);
     // The temporary files are of no more use.
@@ -94,6 +103,9 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
         text += &details(&name, &observation);
     }
     text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
+    if arguments.setup || (setup.has_died() && !arguments.results.quiet) {
+        text += &setup.text();
+    }
     text += &remarks(&name, &observation);
     print_stderr(&text);
     // From here on a signal is for this program.

@@ -27,6 +27,7 @@ mod preload;
 mod process;
 mod program;
 mod run;
+mod setup;
 mod tally;
 
 pub use death::{Death, Deaths, MOST_DEATHS};
@@ -37,3 +38,4 @@ pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
 pub use run::{Options, Watcher, observe};
+pub use setup::Setup;
