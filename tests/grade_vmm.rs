@@ -138,7 +138,8 @@ fn mistakes(engine: &str) {
         ),
         ("COPY", [0, 0, 0, 0, 10], "the entry point 0x0 holds only zeros: was the guest copied there?"),
     ] {
-        let (points, text) = points(&["--engine", engine, "--vmm", &compiled(&format!("-DMISTAKE_{mistake}"))]);
+        let (points, text) =
+            points(&["--engine", engine, "--vmm", &compiled(&format!("-DMISTAKE_{mistake}"))]);
         assert_eq!(points, expected, "{mistake}: {text}");
         let failed = text.lines().any(|line| line.trim_start().starts_with("- ") && line.contains(sentence));
         assert!(failed, "{mistake}: {text}");

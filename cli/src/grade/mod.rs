@@ -29,17 +29,22 @@ use vmm::{Builder, Captured, Error, Input, Output, Report};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  vmm grade --vmm ./my-vmm                     a student's VMM for SO2
+  vmm grade --vmm ./my-vmm --seed 7            the same texts each time
+  vmm grade --make ./project                   make, then its kvm-hello-world
+  vmm grade --run real='./vmm16 -x'            a command for one task
+  vmm grade kev --vmm ./my-vmm                 a student's VMM for KeV
   vmm grade --guest16 my.bin                   a real-mode guest for SO2
   vmm grade --simvirtio my.bin@0x1000:64       a SIMVIRTIO driver
-  vmm grade --guest16 a --guest64 b --simvirtio c    a whole submission
+  vmm grade --guest16 a --guest64 b --simvirtio c    three guests
   vmm grade kev --guest kev-msr=my.bin@0x1000  a guest for KeV
   vmm grade --reference                        the built-in guests of SO2
   vmm grade kev --reference --vcpu soft        on the software processor
 
 so2 has five tasks: a 16-bit guest (30 points), a 32-bit or a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
-counting of exits (10). Only the tasks with an image are graded. --simvirtio has the points of SIMVIRTIO and of polling. \
-Counting is a task for a VMM: it is a part of --reference, where this program counts. kev has 20 checks of 5 points \
-each; `vmm guests` describes their guests.
+counting of exits (10). Of guests, only the tasks with an image are graded: --simvirtio has the points of SIMVIRTIO and of \
+polling, and counting is a part of --reference. A VMM is graded in all five tasks: docs/grading.md has the contract. kev \
+has 20 checks of 5 points each; `vmm guests` describes their guests. Seven of them have a meaning for a VMM.
 
 In the result, + marks a check that passed, and - a check that failed, with the reason. A failed check costs all points \
 of its task, unless it says how many. The last line has the points of all tasks that were graded.
@@ -47,7 +52,7 @@ of its task, unless it says how many. The last line has the points of all tasks 
 An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
 Exit status: 0 for all points, 111 for fewer, 110 for a usage error, 115 if the host failed, 116 if an image cannot be \
-read, 117 if interrupted. Only 0 and 111 have a result.")]
+read or a VMM not observed, 117 if interrupted. Only 0 and 111 have a result.")]
 pub struct GradeArgs {
     /// Course whose work is graded
     #[arg(value_enum, default_value_t = Course::So2)]
@@ -221,7 +226,9 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
     let settings = arguments.settings();
     if arguments.vmm.grades() {
         let prepared = student::prepare(arguments.course, &arguments.vmm, arguments.layout.map(Into::into))?;
-        // Other programs use KVM.
+        if matches!(arguments.vcpu, Some(VcpuArg::Soft)) {
+            return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()).into());
+        }
         check_host(Settings { processor: Some(Processor::Kvm), ..settings })?;
         return prepared.grade(&arguments.vmm, settings.timeout);
     }
@@ -313,9 +320,6 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
                 "one grade is for images or for a VMM: give --vmm and its options, or images, not both"
                     .into(),
             ));
-        }
-        _ if of_vmm && arguments.vcpu.is_some() => {
-            return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()));
         }
         _ if of_vmm => {}
         Course::So2 if !of_so2.into_iter().any(|image| arguments.grades(image.as_ref())) => {
