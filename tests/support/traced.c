@@ -3,8 +3,13 @@
  *
  *   traced MODE
  *
- * Each mode is difficult for a tracer. A mode that finds something wrong says so on stdout and returns 1.
+ * Each mode is difficult for a tracer. With -DRAW it does not call the `ioctl` of the C library. A mode that finds something wrong says so on stdout and returns 1.
  */
+#ifdef RAW
+/* Makes its system calls itself. */
+#include <sys/ioctl.h>
+#define ioctl(...) syscall(SYS_ioctl, __VA_ARGS__)
+#endif
 #define LIBRARY
 #include "observed.c"
 

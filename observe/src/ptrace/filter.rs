@@ -59,14 +59,15 @@ mod tests {
         data[NUMBER as usize..][..4].copy_from_slice(&number.to_ne_bytes());
         data[ARCHITECTURE as usize..][..4].copy_from_slice(&architecture.to_ne_bytes());
         data[REQUEST as usize..][..8].copy_from_slice(&request.to_ne_bytes());
-        let (mut at, mut word) = (0, 0);
+        let (mut rest, mut word) = (FILTER.iter(), 0);
         loop {
-            let sock_filter { code, jt, jf, k } = FILTER[at];
-            at += 1;
+            let sock_filter { code, jt, jf, k } = *rest.next().unwrap();
             match u32::from(code) {
                 LOAD => word = u32::from_ne_bytes(data[k as usize..][..4].try_into().unwrap()),
                 AND => word &= k,
-                JUMP_EQUAL => at += usize::from(if word == k { jt } else { jf }),
+                JUMP_EQUAL => {
+                    rest = rest.as_slice()[usize::from(if word == k { jt } else { jf })..].iter();
+                }
                 RETURN => return k,
                 other => panic!("{other:#x}"),
             }

@@ -30,10 +30,15 @@ impl Handshake {
     pub(super) fn prepare(command: &mut Command) -> io::Result<Self> {
         let (observer, program) = UnixStream::pair()?;
         observer.set_read_timeout(Some(PATIENCE))?;
+        // The thread that starts the program changes this.
+        let ignores_setxid = sys::ignores_setxid();
         let (theirs, fd) = (observer.as_raw_fd(), program.as_raw_fd());
         sys::before_exec(command, move || {
             // If the observer ends now, the child must see it.
             sys::close(theirs);
+            if ignores_setxid {
+                sys::ignore_setxid();
+            }
             let filtered = sys::install_filter(&FILTER);
             let error = filtered.as_ref().err().and_then(io::Error::raw_os_error).unwrap_or(0);
             let mut message = [0; MESSAGE];

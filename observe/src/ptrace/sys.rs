@@ -159,12 +159,13 @@ pub(super) fn any_stopped() -> io::Result<Option<(i32, i32)>> {
 
 /// Opens a thread or, before Linux 6.9, its process.
 pub(super) fn open_thread(tid: i32, tgid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no memory, and the descriptor is new.
     let open = |pid: i32, flags: libc::c_int| {
-        check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })
-            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+        // SAFETY: the call takes no memory.
+        let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })?;
+        // SAFETY: the descriptor is new.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
     };
-    open(tid, PIDFD_THREAD).or_else(|_| open(tgid, 0))
+    open(tid, PIDFD_THREAD).or_else(|_: io::Error| open(tgid, 0))
 }
 
 /// Takes a duplicate of a descriptor of another process (pidfd_getfd(2)).
@@ -265,6 +266,26 @@ pub(super) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
         check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
         install()
     })
+}
+
+/// The kernel's `struct sigaction`: the handler, the flags, the restorer, and the blocked signals.
+type Action = [u64; 4];
+/// The signal with which the C library changes the user of all threads. It installs a handler with the first thread.
+const SIGSETXID: libc::c_int = 33;
+
+/// True if the signal that the C library uses for threads is ignored. The C library's own functions do not tell.
+pub(super) fn ignores_setxid() -> bool {
+    let (none, mut action) = (ptr::null::<Action>(), [0; 4]);
+    // SAFETY: the action outlives the call.
+    let got = unsafe { libc::syscall(libc::SYS_rt_sigaction, SIGSETXID, none, &raw mut action, SIGNAL_SET) };
+    got == 0 && action.first() == Some(&(libc::SIG_IGN as u64))
+}
+
+/// Ignores this signal again, between fork and exec.
+pub(super) fn ignore_setxid() {
+    let (none, action): (*mut Action, Action) = (ptr::null_mut(), [libc::SIG_IGN as u64, 0, 0, 0]);
+    // SAFETY: the action outlives the call.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, SIGSETXID, &raw const action, none, SIGNAL_SET) };
 }
 
 /// Closes a descriptor by its number, between fork and exec.
