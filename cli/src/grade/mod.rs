@@ -2,6 +2,7 @@
 
 mod driver;
 mod kev;
+mod points;
 mod so2;
 #[cfg_attr(not(has_kvm), path = "student_absent.rs")]
 mod student;
@@ -16,8 +17,8 @@ use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable, name_error};
 use clap::{Args, ValueEnum};
 use guest::{End, GUESTS, Guest};
+use points::{Evidence, Task, as_text, wrong};
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 use vmm::device::{Layout, Transport};
@@ -143,59 +144,6 @@ enum Course {
     Kev,
 }
 
-/// A task: its title, its points and the evidence. An empty title puts the evidence on the line of the points.
-struct Task {
-    title: &'static str,
-    points: u32,
-    evidence: Vec<Evidence>,
-}
-
-/// The result of one check.
-struct Evidence {
-    /// True if the check passed.
-    right: bool,
-    text: String,
-    /// The points that the check costs if it failed; all of the task if it is missing.
-    cost: Option<u32>,
-    /// True if the cost is that of a step, which comes on top of that of other steps.
-    is_step: bool,
-}
-
-impl Evidence {
-    fn new(right: bool, text: impl Into<String>) -> Self {
-        Self { right, text: text.into(), cost: None, is_step: false }
-    }
-
-    /// Limits the cost of a failed check, and adds it to the text, with the rule that was broken.
-    fn costs(self, points: u32, rule: &str) -> Self {
-        if self.right {
-            return self;
-        }
-        let text = format!("{}: {rule}; costs {points} points", self.text);
-        Self { text, cost: Some(points), ..self }
-    }
-
-    /// Makes the check a step of its task, which has these points of its own.
-    #[cfg(has_kvm)]
-    fn step(self, points: u32) -> Self {
-        let text = if self.right { self.text } else { format!("{}; costs {points} points", self.text) };
-        Self { text, cost: Some(points), is_step: true, ..self }
-    }
-}
-
-impl Task {
-    /// The points of a task. Two guests that break the same rule lose its points once. Those of its steps add up.
-    fn earned(&self) -> u32 {
-        let costs = |is_step| {
-            let failed =
-                self.evidence.iter().filter(move |evidence| !evidence.right && evidence.is_step == is_step);
-            failed.map(|evidence| evidence.cost.unwrap_or(self.points))
-        };
-        let cost = costs(true).fold(costs(false).max().unwrap_or(0), u32::saturating_add);
-        if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost) }
-    }
-}
-
 /// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
     vmm::host::catch_interrupts();
@@ -272,22 +220,6 @@ fn is_bad_guest(error: &Error) -> bool {
         Error::Config(_) => true,
         _ => false,
     }
-}
-
-/// Formats the points and the evidence.
-fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    for task in tasks {
-        let _ = write!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
-        let indent = if task.title.is_empty() { "" } else { "\n        " };
-        for evidence in &task.evidence {
-            let _ = write!(text, "{indent}{} {}", if evidence.right { "+" } else { "-" }, evidence.text);
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(text, "{earned:>3}/{points}");
-    text
 }
 
 /// Checks the options for images, and that their files can be read. This needs no KVM. Returns the replacements of
@@ -447,11 +379,6 @@ impl Run {
     }
 }
 
-/// Evidence of a failed check.
-fn wrong(text: impl Into<String>) -> Evidence {
-    Evidence::new(false, text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -474,18 +401,5 @@ mod tests {
         assert_eq!(settings("grade --timeout 0 --wall-timeout 0"), [None, None]);
         assert_eq!(settings("grade --timeout 0 --wall-timeout 7"), [None, Some(7)]);
         assert_eq!(settings("grade --wall-timeout 0"), [Some(10), None]);
-    }
-
-    #[test]
-    fn a_task_without_evidence_earns_nothing() {
-        let task = |evidence| Task { title: "", points: 10, evidence };
-        assert_eq!(task(vec![]).earned(), 0);
-        let right = || Evidence::new(true, "");
-        assert_eq!(task(vec![right()]).earned(), 10);
-        assert_eq!(task(vec![right(), wrong("")]).earned(), 0);
-        let costs = |points| wrong("").costs(points, "");
-        assert_eq!(task(vec![right(), costs(4), costs(3)]).earned(), 6);
-        assert_eq!(task(vec![costs(4), wrong("")]).earned(), 0);
-        assert_eq!(task(vec![right().costs(4, "")]).earned(), 10);
     }
 }
