@@ -1,12 +1,14 @@
 //! `vmm observe`: runs another program, and shows the exits of its guests.
 
+mod deaths;
+
 use crate::args::{EngineArg, Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::Args;
-use observe::{Choice, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
+use observe::{Choice, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -83,9 +85,13 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let mut engine = Choice::from(arguments.engine).engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let mut setup = Setup::default();
-    let mut watcher = |event: &Event, memory: &ObservedMemory| setup.take(event, memory);
-    let observation = observe::observe(&program, rest, options, engine.as_mut(), &mut watcher)?;
+    let (mut setup, mut deaths) = (Setup::default(), Deaths::default());
+    let mut watcher = |event: &Event, memory: &ObservedMemory| {
+        setup.take(event, memory);
+        deaths.see(event, memory);
+    };
+    let mut observation = observe::observe(&program, rest, options, engine.as_mut(), &mut watcher)?;
+    observation.note_deaths(&deaths);
     let by = engine.name();
     // The temporary files are of no more use.
     drop(engine);
@@ -95,6 +101,7 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     if !arguments.results.quiet {
         text += &details(&name, &observation);
     }
+    text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
     if arguments.setup || (setup.has_died() && !arguments.results.quiet) {
         text += &setup.text();
     }

@@ -17,6 +17,7 @@
 )]
 
 mod choice;
+mod death;
 mod descendants;
 mod engine;
 mod error;
@@ -32,6 +33,7 @@ mod setup;
 mod tally;
 
 pub use choice::Choice;
+pub use death::{Death, Deaths, MOST_DEATHS};
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
 pub use memory::{MemorySlot, ObservedMemory};

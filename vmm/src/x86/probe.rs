@@ -109,7 +109,7 @@ impl<M: ReadMemory> Probe<M> {
     }
 
     /// The linear address of an address in the segment with this base.
-    pub(crate) fn linear(&self, base: u64, address: u64) -> u64 {
+    pub fn linear(&self, base: u64, address: u64) -> u64 {
         walk::linear(&self.sregs, base, address)
     }
 
