@@ -126,6 +126,10 @@ impl Ring {
 }
 
 impl Engine for Preload {
+    fn name(&self) -> &'static str {
+        "preload"
+    }
+
     fn prepare(&mut self, command: &mut Command, stops: Stops) -> Result<(), Error> {
         // SAFETY: the call takes no memory.
         #[allow(unsafe_code)]

@@ -9,6 +9,9 @@ use vmm::x86::{Regs, summary};
 /// The number of MSRs that a call shows.
 const MSRS: usize = 6;
 
+/// The result of KVM_GET_API_VERSION (section 4.1).
+const API_VERSION: i32 = 12;
+
 /// Describes the arguments and the result of a call, whose request has this name without `KVM_`. Empty if the name says
 /// it all.
 pub(super) fn describe(call: &Call, name: &str) -> String {
@@ -21,8 +24,12 @@ fn in_words(call: &Call, name: &str) -> Option<String> {
     let Call { argument, result, .. } = *call;
     let ok = result >= 0;
     Some(match name {
-        "CHECK_EXTENSION" => format!("{} {result}", capabilities::name(argument)),
-        "GET_API_VERSION" | "GET_TSC_KHZ" => format!("{result}"),
+        "CHECK_EXTENSION" if ok => format!("{} {result}", capabilities::name(argument)),
+        "CHECK_EXTENSION" => capabilities::name(argument),
+        "GET_API_VERSION" if ok && result != API_VERSION => {
+            format!("{result}, but it is {API_VERSION} since 2007")
+        }
+        "GET_API_VERSION" | "GET_TSC_KHZ" if ok => format!("{result}"),
         "GET_VCPU_MMAP_SIZE" if ok => size(u64::from(result.unsigned_abs())),
         "CREATE_VM" if argument != 0 => format!("type {argument}"),
         "CREATE_VCPU" => format!("vCPU {argument}"),
@@ -32,7 +39,10 @@ fn in_words(call: &Call, name: &str) -> Option<String> {
         "ENABLE_CAP" => capability(data)?,
         "SET_SREGS" | "SET_SREGS2" => summary(&layout::sregs(data)?),
         "SET_REGS" => registers(&layout::regs(data)?),
-        "SET_CPUID2" => cpuid(&leaves(data)),
+        "SET_CPUID2" => {
+            half(data, 0)?;
+            cpuid(&leaves(data))
+        }
         "GET_SUPPORTED_CPUID" | "GET_EMULATED_CPUID" | "GET_CPUID2" if ok => {
             format!("{} leaves", half(data, 0)?)
         }

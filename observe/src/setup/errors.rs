@@ -1,8 +1,9 @@
 //! The meaning of an error for the call that failed (Linux `Documentation/virt/kvm/api.rst`, section 4).
 
 use super::calls::slot;
+use super::requests;
 use super::values::{half, long, range};
-use crate::engine::Call;
+use crate::engine::{Call, Target};
 use crate::memory::MemorySlot;
 
 /// The size of a page, of which slots consist.
@@ -15,6 +16,7 @@ const MOST_PAGES: u64 = (1 << 31) - 1;
 pub(super) fn meaning(call: &Call, name: Option<&str>, slots: &[MemorySlot]) -> String {
     let errno = call.result.saturating_neg();
     let meaning = match name {
+        Some(_) if let Some(object) = of_other_object(call) => Some(format!("this is a call on {object}")),
         Some("SET_USER_MEMORY_REGION" | "SET_USER_MEMORY_REGION2") => region(errno, &call.data, slots),
         Some(name) => of_call(errno, name).map(String::from),
         None => None,
@@ -22,6 +24,17 @@ pub(super) fn meaning(call: &Call, name: Option<&str>, slots: &[MemorySlot]) -> 
     let meaning = meaning.or_else(|| of_any(errno, name.is_some()).map(String::from));
     let errno_name = errno_name(errno).map_or_else(|| format!("errno {errno}"), String::from);
     meaning.map_or_else(|| errno_name.clone(), |meaning| format!("{errno_name}: {meaning}"))
+}
+
+/// The object that a refused call belongs to, if it was made on another one. A vCPU and `/dev/kvm` then answer EINVAL.
+fn of_other_object(call: &Call) -> Option<&'static str> {
+    let made_on = match call.target {
+        Target::System => "/dev/kvm",
+        Target::Vm(_) => "a VM",
+        Target::Vcpu(_) => "a vCPU",
+    };
+    let is_refused = [-libc::ENOTTY, -libc::EINVAL].contains(&call.result);
+    requests::object(call.request).filter(|object| is_refused && *object != made_on)
 }
 
 fn errno_name(errno: i32) -> Option<&'static str> {
@@ -108,9 +121,7 @@ fn of_call(errno: i32, name: &str) -> Option<&'static str> {
 /// The meaning of an error that any call can have.
 fn of_any(errno: i32, is_known: bool) -> Option<&'static str> {
     Some(match errno {
-        libc::ENOTTY if is_known => {
-            "this descriptor does not have the call: some belong to /dev/kvm, some to a VM, some to a vCPU"
-        }
+        libc::ENOTTY if is_known => "this descriptor, or this kernel, does not have the call",
         libc::ENOTTY | libc::EINVAL if !is_known => "KVM does not know this request",
         libc::EFAULT => "the argument is not the address of memory that the program may read and write",
         libc::EBADF => "the descriptor is not open: did an earlier call fail?",

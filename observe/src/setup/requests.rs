@@ -117,6 +117,18 @@ pub(super) fn known(request: u32) -> Option<&'static str> {
     REQUESTS.iter().find(|(number, _)| *number == request).map(|(_, name)| *name)
 }
 
+/// Returns the object that a known request is made on, where that is only one: `/dev/kvm`, `a VM` or `a vCPU`.
+pub(super) fn object(request: u32) -> Option<&'static str> {
+    Some(match request & 0xff {
+        0x00..=0x02 | 0x04..=0x0a => "/dev/kvm",
+        0x40..=0x7f => "a VM",
+        // KVM_GET_MSRS, KVM_X86_GET_MCE_CAP_SUPPORTED, and numbers that two requests have.
+        0x88 | 0x9d | 0x9f => return None,
+        0x80..=0x9e | 0xa4..=0xa7 | 0xcc | 0xcd | 0xcf => "a vCPU",
+        _ => return None,
+    })
+}
+
 /// Returns the name of a request, or its number and the request that it resembles.
 pub(super) fn name(request: u32) -> String {
     if let Some(name) = known(request) {
@@ -152,6 +164,12 @@ pub(super) mod tests {
             "request 0x4090ae84 (KVM_SET_SREGS is 0x4138ae84; its structure has 312 bytes, not 144)"
         );
         assert_eq!(name(0x8138_ae84), "request 0x8138ae84 (KVM_SET_SREGS is 0x4138ae84)");
+    }
+
+    #[test]
+    fn requests_have_objects() {
+        let numbers = [0xae01, 0xae41, 0x4138_ae84, 0xae03, 0x4140_aecd].map(object);
+        assert_eq!(numbers, [Some("/dev/kvm"), Some("a VM"), Some("a vCPU"), None, Some("a vCPU")]);
     }
 
     #[test]

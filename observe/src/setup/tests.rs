@@ -83,6 +83,8 @@ fn failures_have_their_meaning() {
         failing(0xae41, 0, eexist),
         failing(0xae80, 0, -libc::ENOTTY),
         failing(0xaeff, 0, -libc::ENOTTY),
+        failing(0x4048_ae9b, 1, einval),
+        failing(0xc008_aeba, 1, -libc::ENOTTY),
         failing(0x4090_ae84, 1, -libc::ENOTTY),
         failing(0x4040_ae77, 1, -libc::ENOENT),
         failing(0x4008_ae6a, 0, -libc::EFAULT),
@@ -102,8 +104,9 @@ fn failures_have_their_meaning() {
          slot cannot change: delete it first, with size 0",
         "KVM_SET_USER_MEMORY_REGION: slot 5: deleted; failed, EINVAL: there is no such slot to delete",
         "KVM_CREATE_VCPU: vCPU 0; failed, EEXIST: the VM has a vCPU with this number already",
-        "KVM_RUN; failed, ENOTTY: this descriptor does not have the call: some belong to /dev/kvm, some to a VM, some to \
-         a vCPU",
+        "KVM_RUN; failed, ENOTTY: this is a call on a vCPU",
+        "KVM_SET_GUEST_DEBUG; failed, EINVAL: this is a call on a vCPU",
+        "KVM_MEMORY_ENCRYPT_OP; failed, ENOTTY: this descriptor, or this kernel, does not have the call",
         "request 0xaeff; failed, ENOTTY: KVM does not know this request",
         "request 0x4090ae84 (KVM_SET_SREGS is 0x4138ae84; its structure has 312 bytes, not 144); failed, ENOTTY: KVM does \
          not know this request",

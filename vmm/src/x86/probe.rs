@@ -17,7 +17,7 @@
 pub(super) mod walk;
 
 use crate::memory::{Gpa, GuestMemory, PAGE, ReadMemory};
-use crate::x86::registers::Sregs;
+use crate::x86::registers::{Regs, Sregs};
 
 /// The reason why an address cannot be translated or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +77,17 @@ pub struct Translation {
     pub page: Option<u64>,
     /// True if the entries of all levels allow writes.
     pub writable: bool,
+}
+
+/// Translates the address of the next instruction. `read` fills bytes from the guest's memory, and returns false where there
+/// is none. Returns the linear address, too.
+pub fn translate_rip(
+    regs: &Regs,
+    sregs: &Sregs,
+    read: impl Fn(Gpa, &mut [u8]) -> bool,
+) -> (u64, Result<Translation, ProbeError>) {
+    let linear = walk::linear(sregs, sregs.cs.base, regs.rip);
+    (linear, walk::translate(sregs, linear, read, |_| {}))
 }
 
 /// The guest's memory as one vCPU sees it at one moment.
