@@ -3,15 +3,17 @@
 //!
 //! All of them are pure functions.
 
-// Imports: `memory`.
+// Imports: `memory`, `host`.
 
 pub(crate) mod cpuid;
+pub(crate) mod general;
 pub(crate) mod modes;
 pub(crate) mod probe;
 pub(crate) mod registers;
 pub mod state_check;
 
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
-pub use modes::{Mode, VcpuIndex};
+pub use general::{GeneralRegister, InitialValue};
+pub use modes::{Mode, Start, VcpuIndex};
 pub use probe::{Probe, ProbeError, Translation};
 pub use registers::{CpuidEntry, DescriptorTable, Regs, Segment, Sregs};
