@@ -1,6 +1,6 @@
 //! The interface of the engines: ways to see the calls that a program makes to KVM.
 
-use crate::Error;
+use crate::error::Error;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
 use vmm::x86::{Regs, Sregs};
@@ -114,6 +114,9 @@ pub enum Event {
     Counters(VcpuId, KvmCounters),
     /// The vCPU exited so many times without a record.
     Lost(VcpuId, u64),
+    /// So many calls were not reported, because the limit was reached, or because the observer could not keep up. It comes
+    /// once, at the end.
+    LostCalls(u64),
     /// So many vCPUs are not recorded.
     Unrecorded(u32),
     /// The program made so many VMs.
@@ -122,6 +125,9 @@ pub enum Event {
 
 /// A way to see the calls that a program makes to KVM.
 pub trait Engine {
+    /// The name, as `--engine` has it.
+    fn name(&self) -> &'static str;
+
     /// Changes the command so that the program can be observed. Dying guests always make a stop: an exit with
     /// KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY or KVM_EXIT_INTERNAL_ERROR, a KVM_RUN that fails with another error than EINTR
     /// and EAGAIN, and a refused KVM_SET_SREGS.
@@ -129,6 +135,24 @@ pub trait Engine {
     /// # Errors
     /// A resource of the host is missing.
     fn prepare(&mut self, command: &mut Command, stops: Stops) -> Result<(), Error>;
+
+    /// Starts the command. Returns the number of its process.
+    ///
+    /// # Errors
+    /// The program cannot be started, or not be observed.
+    fn start(&mut self, command: &mut Command) -> Result<i32, Error> {
+        let child = command.spawn().map_err(Error::host("starting the program"))?;
+        Ok(i32::try_from(child.id()).unwrap_or_default())
+    }
+
+    /// True if the thread that called [`start`](Self::start) traces the program with ptrace(2). Then each state that it gets
+    /// from waitpid(2) goes to [`changed`](Self::changed).
+    fn traces(&self) -> bool {
+        false
+    }
+
+    /// Takes a state of a child or of a traced thread, and hands over what was seen.
+    fn changed(&mut self, _tid: i32, _status: i32, _to: &mut dyn FnMut(Event)) {}
 
     /// A file that becomes readable when [`collect`](Self::collect) should be called at once. Otherwise it is called 50
     /// to 200 times a second.
@@ -142,4 +166,14 @@ pub trait Engine {
 
     /// Keeps what running children still need after the end of the observation.
     fn leave(&mut self);
+}
+
+/// KVM_SET_SREGS and KVM_SET_SREGS2 (api.rst, sections 4.14 and 4.132).
+const SET_SREGS: [u32; 2] = [0x4138_ae84, 0x4140_aecd];
+
+impl Call {
+    /// The registers that a KVM_SET_SREGS sets; `None` for another call.
+    pub fn sregs(&self) -> Option<Sregs> {
+        SET_SREGS.contains(&self.request).then(|| crate::layout::sregs(&self.data))?
+    }
 }
