@@ -4,9 +4,11 @@
 //! state of the vCPU, so the text calls it probable.
 
 mod astray;
+mod control;
 mod derail;
 mod exact;
 mod features;
+mod idt;
 mod other_mode;
 mod registers;
 mod selectors;
@@ -27,7 +29,8 @@ use crate::x86::modes::{self, Mode};
 use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
 use crate::x86::state_check::Finding;
-use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter};
+use idt::Idt;
 use softcpu::Cpu;
 use std::borrow::Cow;
 use std::fmt;
@@ -56,6 +59,10 @@ pub struct Explanation {
     suspicion: Option<Suspicion>,
     /// The cause, if the processor knows it.
     cause: Option<String>,
+    /// The exceptions of a triple fault, in their order, if the processor knows them.
+    exceptions: Vec<String>,
+    /// KVM could not emulate the instruction, and the software processor has it.
+    runs_on_soft: bool,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
     /// The rules that the state breaks, without those that the other fields tell about.
@@ -88,8 +95,11 @@ impl Explanation {
         let state = State { regs: &regs, sregs: &sregs, probe: &probe, memory, width, scene };
         let stack = translate(&probe, memory, probe.linear(sregs.ss.base, state.stack_offset())).gpa;
         Some(Self {
+            runs_on_soft: scene.is_unemulated
+                && instruction.is_some_and(|instruction| runs_on_soft(&instruction, &bytes, &state)),
             suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
             cause: None,
+            exceptions: Vec::new(),
             mapping: code.description,
             instruction_len: instruction.as_ref().map_or(SHOWN_INVALID_BYTES, shown_len),
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
@@ -107,8 +117,13 @@ impl Explanation {
         self.suspicion.as_deref()
     }
 
-    /// The cause of the guest's death as the software processor knows it: the exceptions of a triple fault, each with its
-    /// error code. After a timeout: the loop that the guest was in. In all cases first: the exception or interrupt whose handler
+    /// True if KVM could not emulate the guest's instruction, and the guest may run on the software processor, which has it.
+    pub fn runs_on_soft(&self) -> bool {
+        self.runs_on_soft && self.suspicion.is_none()
+    }
+
+    /// The cause of the guest's death as the software processor knows it: the first exception of a triple fault. The text of
+    /// the explanation lists all of them. After a timeout: the loop that the guest was in. In all cases first: the exception or interrupt whose handler
     /// is no code, after which the guest ran astray. A phrase; `None` with KVM, which does not tell it.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
@@ -125,16 +140,25 @@ impl Explanation {
     ) -> Self {
         let ran_astray = matches!(
             stop,
-            Stop::TripleFault | Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::EmulationFailure(_)
+            Stop::TripleFault
+                | Stop::Timeout(_)
+                | Stop::WallTimeout(_)
+                | Stop::EmulationFailure(_)
+                | Stop::ProtocolError(_)
+                | Stop::OutputLimit(_)
         );
         let probe = Probe::new(memory.clone(), *self.sregs);
         let stray =
             image.filter(|_| ran_astray).and_then(|image| stray::stray(processor, &probe, memory, image));
         // A guess about what followed would only distract.
         let suspicion = if stray.is_some() { None } else { self.suspicion };
+        let mut exceptions = Vec::new();
         let cause = match stop {
             Stop::TripleFault => {
-                let died = processor.death().and_then(|death| exact::death(death, suspicion.as_deref()));
+                let death = processor.death();
+                let idt = Idt { sregs: &self.sregs, probe: &probe, memory };
+                exceptions = death.map(|death| exact::exceptions(death, &idt)).unwrap_or_default();
+                let died = death.and_then(|death| exact::first(death, suspicion.as_deref()));
                 match (stray, died) {
                     (Some(stray), Some(died)) => Some(format!("{stray}; later {died}")),
                     (stray, died) => stray.or(died),
@@ -143,7 +167,7 @@ impl Explanation {
             Stop::Timeout(_) | Stop::WallTimeout(_) => stray.or_else(|| exact::looped(processor)),
             _ => stray,
         };
-        Self { cause, suspicion, ..self }
+        Self { cause, suspicion, exceptions, ..self }
     }
 
     /// The bytes and the text of the instruction. `None` if it cannot be read.
@@ -207,6 +231,10 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, exception) in (1..).zip(&self.exceptions) {
+            let label = if number == 1 { "exceptions" } else { "" };
+            writeln!(f, "  {label:<11}  {number}. {exception}")?;
+        }
         if !self.instruction.is_empty() {
             writeln!(f, "  instruction  {}", self.instruction)?;
         }
@@ -245,6 +273,10 @@ pub(super) struct Scene<'a> {
     pub(super) has_window: bool,
     /// The guest died of a fault. If not, only a guest that left its code is explained.
     pub(super) died: bool,
+    /// KVM could not emulate an instruction of the guest.
+    pub(super) is_unemulated: bool,
+    /// The vCPU is a software processor.
+    pub(super) is_soft: bool,
 }
 
 /// The state of a vCPU at an instruction.
@@ -287,6 +319,9 @@ fn suspicion(
     bytes: &[u8],
     state: &State<'_>,
 ) -> Option<Suspicion> {
+    if let Some(cause) = control::not_in_long_mode(state.sregs) {
+        return Some(cause);
+    }
     // Behind the instruction there may be variables.
     let own = bytes.get(..instruction.map_or(1, Instruction::len)).unwrap_or(bytes);
     let is_code = |gpa: Gpa| state.scene.image.is_some_and(|image| is_code_of(image, gpa, own));
@@ -298,16 +333,39 @@ fn suspicion(
     let has_left = outside && state.scene.image.is_some();
     if !state.scene.died {
         let in_zeroes = has_left && bytes.starts_with(&[0; 4]);
-        return in_zeroes.then(|| astray::way_out(code.linear, state));
+        return in_zeroes.then(|| astray::way_out(code.linear, false, state));
     }
     let is_undefined = instruction.is_some_and(suspicion::is_undefined);
     let found = match (code.fault, instruction) {
         (Some(fault), _) => Some(suspicion::of_fetch(fault)),
-        (None, Some(_)) if has_left && is_undefined => Some(astray::way_out(code.linear, state)),
+        (None, Some(_)) if has_left && is_undefined => {
+            Some(astray::way_out(code.linear, bytes.len() < MAX_INSTRUCTION, state))
+        }
         (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
         (None, None) => Some(astray::of_place_without_memory(code.linear, state)),
     };
-    found.or_else(|| has_left.then(|| astray::LEFT.into()))
+    found.or_else(|| has_left.then(|| astray::LEFT.into())).or_else(|| huge_page(code, state))
+}
+
+/// The cause of a death in code on a page of 1 GiB, if nothing else explains it.
+fn huge_page(code: &Target, state: &State<'_>) -> Option<Suspicion> {
+    let may_lack_them = !state.scene.is_soft && !state.scene.is_unemulated && code.page == Some(1 << 30);
+    may_lack_them.then(|| {
+        "the code is on a page of 1 GiB, which KVM on this host may not have: map it with pages of 2 MiB, or try --vcpu soft"
+            .into()
+    })
+}
+
+/// True if the software processor has an instruction, and what it needs.
+fn runs_on_soft(instruction: &Instruction, bytes: &[u8], state: &State<'_>) -> bool {
+    let own = bytes.get(..instruction.len()).unwrap_or_default();
+    let idt = Idt { sregs: state.sregs, probe: state.probe, memory: state.memory };
+    let enters_task = match instruction.mnemonic() {
+        Mnemonic::Int => idt.is_task_gate(instruction.immediate8()),
+        Mnemonic::Int3 => idt.is_task_gate(3),
+        _ => selectors::switches_task(instruction, state),
+    };
+    !enters_task && Cpu::<PagedMemory>::has_instruction(code_bits(state.sregs), own)
 }
 
 /// True if `bytes`, which memory holds at `gpa`, are those of the image's code. A guest that has left its code may have overwritten

@@ -160,14 +160,7 @@ impl Report {
     /// True if the vCPU was outside its image, for example after a jump to a wrong address or past the last instruction.
     /// False if [`location`](Self::location) is not known. Always false for Linux, whose image is not recorded.
     pub fn left_its_image(&self) -> bool {
-        match self.location.filter(|_| !self.image.is_empty()) {
-            Some(Location::At { mode, cs, rip }) => {
-                let base = if mode == Mode::Real { u64::from(cs) << 4 } else { 0 };
-                let place = base.saturating_add(rip);
-                !self.image.iter().any(|range| range.contains(&place))
-            }
-            Some(Location::Reset | Location::NotStarted) | None => false,
-        }
+        self.location.is_some_and(|location| location.is_outside(&self.image))
     }
 
     /// The failure of the host that ended the run ([`Stop::HostFailed`]), for a caller to whom the report of such a run is of

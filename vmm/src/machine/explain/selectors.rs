@@ -21,6 +21,9 @@ pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Susp
     if state.sregs.cr0 & modes::CR0_PE == 0 {
         return None;
     }
+    if leaves_the_task(instruction, state) {
+        return None;
+    }
     let (selector, kind) = loaded(instruction, state)?;
     let register = match kind {
         Kind::Code => "cs",
@@ -28,6 +31,33 @@ pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Susp
         Kind::Data => "a data segment register",
     };
     refusal(selector, kind, register, state).map(Suspicion::from)
+}
+
+/// True if an instruction switches to another task, or to virtual-8086 mode.
+pub(super) fn switches_task(instruction: &Instruction, state: &State<'_>) -> bool {
+    /// TSS of 16 and 32 bits, and the task gate.
+    const TASKS: [u64; 3] = [0x1, 0x5, 0x9];
+    if state.sregs.cr0 & modes::CR0_PE == 0 || state.probe.is_long() {
+        return false;
+    }
+    let target =
+        loaded(instruction, state).filter(|(selector, kind)| *kind == Kind::Code && selector & 4 == 0);
+    let descriptor = target.and_then(|(selector, _)| descriptor(selector, state));
+    leaves_the_task(instruction, state)
+        || descriptor.is_some_and(|descriptor| TASKS.contains(&(descriptor >> 40 & 0x1f)))
+}
+
+/// True for an IRET to another task or to virtual-8086 mode, which loads no selector from the GDT (SDM volume 3, sections
+/// 7.3 and 21.2.2).
+fn leaves_the_task(instruction: &Instruction, state: &State<'_>) -> bool {
+    const NESTED_TASK: u64 = 1 << 14;
+    const VIRTUAL_8086: u64 = 1 << 17;
+    let is_iret = matches!(instruction.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd);
+    let is_virtual = || {
+        let flags = state.stack_word(8).unwrap_or(0);
+        instruction.mnemonic() == Mnemonic::Iretd && flags & VIRTUAL_8086 != 0
+    };
+    is_iret && !state.probe.is_long() && (state.regs.rflags & NESTED_TASK != 0 || is_virtual())
 }
 
 /// The selector that an instruction loads, and the kind of segment that it must select.
@@ -121,13 +151,29 @@ fn refusal(selector: u16, kind: Kind, register: &str, state: &State<'_>) -> Opti
             last.saturating_add(1)
         ));
     }
-    let mut descriptor = [0; 8];
     let at = state.probe.translate_linear(sregs.gdt.base.checked_add(offset)?).ok()?.gpa;
-    if !state.memory.read(at, &mut descriptor) {
+    if !state.memory.read(at, &mut [0; 8]) {
         return Some(format!("the GDT at {:#x} is where there is no memory", sregs.gdt.base));
     }
-    wrong_descriptor(u64::from_le_bytes(descriptor), kind)
+    let descriptor = descriptor(selector, state)?;
+    let switches = kind == Kind::Code && !state.probe.is_long() && is_far_target(descriptor);
+    wrong_descriptor(descriptor, kind)
+        .filter(|_| !switches)
         .map(|why| format!("{why}, in the GDT at selector {selector:#x}, which {register} cannot take"))
+}
+
+/// The entry of the GDT that a selector names. `None` if it cannot be read.
+fn descriptor(selector: u16, state: &State<'_>) -> Option<u64> {
+    let linear = state.sregs.gdt.base.checked_add(u64::from(selector & !7))?;
+    let gpa = state.probe.translate_linear(linear).ok()?.gpa;
+    let mut descriptor = [0; 8];
+    state.memory.read(gpa, &mut descriptor).then(|| u64::from_le_bytes(descriptor))
+}
+
+/// True for a TSS or a task gate, to which a far jump or call switches, and for a call gate.
+fn is_far_target(descriptor: u64) -> bool {
+    const TYPES: [u64; 5] = [0x1, 0x4, 0x5, 0x9, 0xc];
+    TYPES.contains(&(descriptor >> 40 & 0x1f))
 }
 
 /// The reason why a descriptor is of the wrong kind.
@@ -150,6 +196,18 @@ fn wrong_descriptor(descriptor: u64, kind: Kind) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_and_call_gates_are_targets_of_a_far_jump() {
+        for (descriptor, expected) in [
+            (0x8900_0000_0067, true),
+            (0x8500_0000_0000, true),
+            (0x8b00_0000_0067, false),
+            (0x8e00_0000_0000, false),
+        ] {
+            assert_eq!(is_far_target(descriptor), expected, "{descriptor:#x}");
+        }
+    }
 
     #[test]
     fn descriptors_are_checked_against_their_use() {

@@ -3,8 +3,9 @@
 //! Each suspicion is a phrase that follows "probably". If the exception is known, the phrase begins with its name (Intel
 //! SDM volume 3, table "Protected-Mode Exceptions and Interrupts").
 
+use super::idt::Idt;
 use super::registers::register_value;
-use super::{Fault, State, features, selectors, stack};
+use super::{Fault, State, control, features, selectors, stack};
 use crate::x86::modes;
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use std::borrow::Cow;
@@ -61,14 +62,16 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
         Mnemonic::Div | Mnemonic::Idiv => {
             "#DE: a division by zero, or a quotient that does not fit in its register".into()
         }
-        Mnemonic::Int | Mnemonic::Int3 => "a software interrupt without a handler".into(),
+        Mnemonic::Int => return of_interrupt(instruction.immediate8(), state),
+        Mnemonic::Int3 => return of_interrupt(3, state),
         Mnemonic::Vmcall | Mnemonic::Vmmcall => {
             let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
-            format!(
-                "#UD: {name} is not the hypercall instruction of this host: call the VMM with out dx, eax on port 0x500 \
-                 (docs/abi.md, section 7)"
-            )
-            .into()
+            let why = match state.scene.is_soft {
+                true => "does not exist on the software processor",
+                false => "is not the hypercall instruction of this host",
+            };
+            format!("#UD: {name} {why}: call the VMM with out dx, eax on port 0x500 (docs/abi.md, section 7)")
+                .into()
         }
         mnemonic @ (Mnemonic::Rdmsr | Mnemonic::Wrmsr) => {
             let index = state.regs.rcx & 0xffff_ffff;
@@ -76,11 +79,23 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
             format!("#GP: this processor has no MSR {index:#x}{value}").into()
         }
         Mnemonic::Mov if [Register::CR0, Register::CR4].contains(&instruction.op0_register()) => {
-            let register = format!("{:?}", instruction.op0_register()).to_lowercase();
-            let value = register_value(instruction.op1_register(), state.regs)?;
-            format!("#GP: the value {value:#x} is not allowed in {register}").into()
+            return control::wrong(instruction, state);
         }
         _ => return None,
+    })
+}
+
+/// The suspicion for a software interrupt. `None` if it has a handler.
+fn of_interrupt(vector: u8, state: &State<'_>) -> Option<Suspicion> {
+    let idt = Idt { sregs: state.sregs, probe: state.probe, memory: state.memory };
+    if let Some(mistake) = idt.mistake(vector) {
+        return Some(format!("int {vector:#x} without a handler: {mistake}").into());
+    }
+    let is_user = state.sregs.cr0 & modes::CR0_PE != 0 && state.sregs.cs.selector & 3 == 3;
+    let is_refused = is_user && idt.privilege(vector).is_some_and(|dpl| dpl < 3);
+    is_refused.then(|| {
+        format!("#GP: int {vector:#x} in ring 3, and entry {vector} of the IDT is not for ring 3 (its DPL is not 3)")
+            .into()
     })
 }
 

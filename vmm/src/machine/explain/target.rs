@@ -13,6 +13,8 @@ pub(super) struct Target {
     pub(super) description: String,
     /// The exception that an access raises. `None` if the address is mapped.
     pub(super) fault: Option<Fault>,
+    /// The size of the page, in bytes. `None` if the address is not mapped, or without paging.
+    pub(super) page: Option<u64>,
 }
 
 /// The exception that an access to a linear address raises.
@@ -38,7 +40,13 @@ pub(super) fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Tar
     let mapping = match probe.translate_linear(linear) {
         Ok(mapping) => mapping,
         Err(error) => {
-            return Target { linear, gpa: None, description: error.to_string(), fault: Some(error.into()) };
+            return Target {
+                linear,
+                gpa: None,
+                description: error.to_string(),
+                fault: Some(error.into()),
+                page: None,
+            };
         }
     };
     let gpa = mapping.gpa.0;
@@ -55,5 +63,5 @@ pub(super) fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Tar
     if !has_memory {
         description += ", where there is no memory";
     }
-    Target { linear, gpa: has_memory.then_some(mapping.gpa), description, fault: None }
+    Target { linear, gpa: has_memory.then_some(mapping.gpa), description, fault: None, page: mapping.page }
 }

@@ -25,8 +25,16 @@ fn explain_in(mode: Mode, code: &[u8], regs: Regs) -> Explanation {
 }
 
 /// A guest that died, about which nothing else is known.
-const DIED: Scene<'_> =
-    Scene { image: None, stack_top: None, stack_base: None, is_kernel: false, has_window: false, died: true };
+const DIED: Scene<'_> = Scene {
+    image: None,
+    stack_top: None,
+    stack_base: None,
+    is_kernel: false,
+    has_window: false,
+    died: true,
+    is_unemulated: false,
+    is_soft: false,
+};
 
 fn at_code() -> Regs {
     Regs { rip: 0x1000, rsp: 0xf_fff0, ..Default::default() }
@@ -45,7 +53,10 @@ fn each_faulting_instruction_has_its_suspicion() {
     // xorps xmm0, xmm0
     assert!(suspicion(&[0x0f, 0x57, 0xc0]).starts_with("#UD: SSE is not enabled"));
     // int 0x80
-    assert_eq!(suspicion(&[0xcd, 0x80]), "a software interrupt without a handler");
+    assert_eq!(
+        suspicion(&[0xcd, 0x80]),
+        "int 0x80 without a handler: the IDT has no entry 128 (its limit is 0x0)"
+    );
     assert!(suspicion(&[0; 8]).starts_with("execution of zeroed memory"));
     // nop
     assert_eq!(suspicion(&[0x90]), "none");
