@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     ];
     tests.extend(each_on_both(&[
         ("a_step_to_long_mode_that_is_missing_is_named", long_mode_steps),
+        ("a_driver_above_1_mib_is_told_that_there_is_no_device", no_device),
         ("a_software_interrupt_is_blamed_only_without_a_handler", software_interrupts),
     ]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -383,6 +384,38 @@ fn lacks_of_kvm() {
     }
 }
 
+/// Drivers in a machine with memory in the place of the window: one waits for a status, one ends without the magic, and one
+/// other guest fails.
+fn no_device() {
+    let files = Files::new();
+    let waits: Payload = |code| {
+        let mut again = code.create_label();
+        code.set_label(&mut again)?;
+        code.cmp(byte_ptr(0x10_0006), 2)?;
+        code.jne(again)
+    };
+    let asks: Payload = |code| {
+        let mut found = code.create_label();
+        code.cmp(dword_ptr(0x10_0000), 0x7472_6976)?;
+        code.je(found)?;
+        code.mov(al, 1)?;
+        code.out(0xf4, al)?;
+        code.set_label(&mut found)?;
+        code.hlt()
+    };
+    let other: Payload = |code| {
+        code.mov(al, 1)?;
+        code.out(0xf4, al)
+    };
+    for (payload, is_told) in [(waits, true), (asks, true), (other, false)] {
+        let file = files.write("driver", &elf(0x40_0000, &assemble(64, 0x40_0000, payload)));
+        let ran = ran(&[&file, "--timeout", "0.5"]);
+        let text = "vmm: this machine has no SIMVIRTIO device, although the guest looks for it at 1 MiB: the guest has 250 MiB \
+                    of memory, more than 1 MiB, because its image lies at 0x400000 to ";
+        assert_eq!(ran.stderr.contains(text), is_told, "{}", ran.stderr);
+    }
+}
+
 /// Begins the handshake with the layout of the assignment's `device_t`, in which driver_status is at offset 5.
 fn uses_the_assignments_layout(code: &mut CodeAssembler) -> Result<(), IcedError> {
     for (slot, command) in (0..).zip(*b"RC") {
@@ -412,10 +445,13 @@ fn foreign_layout() {
                     --layout struct";
         assert_eq!((ran.status, ran.stderr.contains(text)), (114, true), "{transport}: {}", ran.stderr);
     }
-    // With queues of 100 bytes it waits for a status that never comes. Only a window that traps sees loads.
-    let waits =
-        ran(&[&format!("{file}@0x1000:64"), "--queue-len", "100", "--timeout", "0.5", "--transport", "exit"]);
-    assert!(waits.stderr.contains("uses the layout of the assignment's struct device_t"), "{}", waits.stderr);
+    // With queues of 100 bytes it waits for a status that never comes. Only a window that traps sees the loads.
+    for transport in ["exit", "polling", "doorbell"] {
+        let queues = ["--queue-len", "100", "--timeout", "0.5", "--transport", transport];
+        let waits = ran(&[&[&*format!("{file}@0x1000:64")][..], &queues].concat());
+        let text = "uses the layout of the assignment's struct device_t";
+        assert!(waits.stderr.contains(text), "{transport}: {}", waits.stderr);
+    }
     let right = ran(&[&format!("{file}@0x1000:64"), "--layout", "struct", "--timeout", "0.5"]);
     assert!(!right.stderr.contains("device_t"), "{}", right.stderr);
     // The other way round, for a driver of the table. It is not the built-in guest, which knows its layout.

@@ -90,6 +90,9 @@ pub fn ending(report: &Report) -> String {
     for doubt in &report.doubts {
         let _ = write!(text, "; {doubt}");
     }
+    if let Some(modes) = report.other_mode {
+        let _ = write!(text, "; probably the code is for another mode: give {modes} (FILE@ADDR:MODE)");
+    }
     text
 }
 
@@ -126,12 +129,16 @@ fn write_details(to: &mut String, report: &Report) -> fmt::Result {
     if report.missed_simvirtio {
         write!(
             to,
-            "vmm: no SIMVIRTIO device, although the guest stored where its window would be: the guest has {} of memory, \
+            "vmm: this machine has no SIMVIRTIO device, although the guest looks for it at 1 MiB: the guest has {} of memory, \
              more than 1 MiB",
             binary_size(report.ram)
         )?;
         if report.image.iter().any(|range| range.end > simvirtio::abi::RAM_SIZE) {
-            write!(to, ", because its image lies at {}", list_ranges(&report.image))?;
+            write!(
+                to,
+                ", because its image lies at {}: link it lower (-Wl,-Ttext-segment=0x1000)",
+                list_ranges(&report.image)
+            )?;
         }
         writeln!(to)?;
     }

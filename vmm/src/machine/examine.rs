@@ -5,7 +5,8 @@ use crate::controller::vcpu::Location;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::background::Background;
-use crate::machine::explain::{Explanation, Scene, suspicion_without_state};
+use crate::machine::doubt::Doubt;
+use crate::machine::explain::{Explanation, Scene, other_mode, suspicion_without_state};
 use crate::machine::processors::{MachineVcpu, Processor};
 use crate::machine::report::{Report, VcpuReport, Verdict};
 use crate::machine::restore::Restore;
@@ -50,6 +51,8 @@ impl Machine {
             stop = error.into();
             Vec::new()
         });
+        let missed_simvirtio = self.missed_simvirtio(&stop, explanation.as_ref());
+        let other_mode = self.other_mode(verdict.as_ref(), &doubts);
         Report {
             stop,
             processor: self.processor(),
@@ -64,7 +67,8 @@ impl Machine {
             timing: self.clock.map(|clock| totals.timing(clock)),
             last_exits: last,
             lost_suspicion,
-            missed_simvirtio: self.missed_simvirtio(),
+            missed_simvirtio,
+            other_mode,
             kernel: totals.kernel(),
             profile: totals.profile,
             trace: totals.trace,
@@ -162,16 +166,14 @@ impl Machine {
         Some(explanation.with_state_check(stop, processor, &self.memory, scene.image))
     }
 
-    /// True if a machine without SIMVIRTIO has something in memory where the window would be, which the image did not put
-    /// there.
-    fn missed_simvirtio(&self) -> bool {
-        let (window, end) = (abi::WINDOW, abi::WINDOW.saturating_add(abi::WINDOW_SIZE));
-        let Some(image) = self.restore.as_ref().map(Restore::image) else { return false };
-        let mut bytes = [0; abi::WINDOW_SIZE as usize];
-        matches!(self.background, Background::Nothing)
-            && !image.overlaps(window, end)
-            && self.memory.read(Gpa(window), &mut bytes)
-            && bytes.iter().any(|byte| *byte != 0)
+    /// The modes that the code of a flat binary seems to be for, if it ended without a right result in another one.
+    fn other_mode(&self, verdict: Option<&Verdict>, doubts: &[Doubt]) -> Option<&'static str> {
+        let is_wrong =
+            verdict.is_some_and(|verdict| !verdict.passed()) || doubts.contains(&Doubt::NothingSeen);
+        // The other doubts may know the mode from its text.
+        let is_told = doubts.iter().any(|doubt| matches!(doubt, Doubt::OtherMode { .. }));
+        let image = self.restore.as_ref().map(Restore::image).filter(|_| is_wrong && !is_told)?;
+        other_mode(image)
     }
 
     /// The verdict about a run that ended with `stop`. `None` if none was requested, or if the guest left no result.

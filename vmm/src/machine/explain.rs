@@ -19,6 +19,7 @@ mod suspicion;
 mod target;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use crate::boot::Image;
 use crate::controller::vcpu::Location;
@@ -61,6 +62,8 @@ pub struct Explanation {
     cause: Option<String>,
     /// The exceptions of a triple fault, in their order, if the processor knows them.
     exceptions: Vec<String>,
+    /// The address in SIMVIRTIO's window that the guest accesses next, if a limit ended it.
+    window_access: Option<u64>,
     /// KVM could not emulate the instruction, and the software processor has it.
     runs_on_soft: bool,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
@@ -98,6 +101,7 @@ impl Explanation {
             runs_on_soft: scene.is_unemulated
                 && instruction.is_some_and(|instruction| runs_on_soft(&instruction, &bytes, &state)),
             suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
+            window_access: if scene.died { None } else { window::accessed(rip, &state) },
             cause: None,
             exceptions: Vec::new(),
             mapping: code.description,
@@ -127,6 +131,12 @@ impl Explanation {
     /// is no code, after which the guest ran astray. A phrase; `None` with KVM, which does not tell it.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// The address in SIMVIRTIO's window that the guest accesses next, if it did not end by itself: a driver waits there, if
+    /// the window is memory.
+    pub fn window_access(&self) -> Option<u64> {
+        self.window_access
     }
 
     /// Adds what the software processor knows about an end.
@@ -257,6 +267,11 @@ impl fmt::Display for Explanation {
 pub(super) fn suspicion_without_state(image: &Image, last: &[TracedExit]) -> Option<String> {
     let exits: Vec<_> = last.iter().map(|traced| traced.exit).collect();
     derail::derailed_before_reset(image, &exits).map(Cow::into_owned)
+}
+
+/// The modes, such as ":64", that the code of a flat binary seems to be for, if it is not its own.
+pub(super) fn other_mode(image: &Image) -> Option<&'static str> {
+    other_mode::choice(image)
 }
 
 /// The knowledge of the machine about the guest, besides the state of the vCPU.

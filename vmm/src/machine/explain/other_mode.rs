@@ -19,9 +19,14 @@ const MORE_WIDE: usize = 3;
 
 /// The advice to choose another mode, if the code seems to be for one.
 pub(super) fn advice(image: &Image) -> Option<Suspicion> {
+    choice(image).map(|choice| format!("the code is for another mode: give {choice} (FILE@ADDR:MODE)").into())
+}
+
+/// The modes that the code seems to be for, if it is not its own.
+pub(super) fn choice(image: &Image) -> Option<&'static str> {
     let (_, bytes) = image.flat_file()?;
     let own = |bits| Reading::of(bytes, bits);
-    let choice = match image.mode() {
+    Some(match image.mode() {
         Mode::Real => {
             let (mine, wide, narrow) = (own(16), own(64), own(32));
             let is_wrong = mine.is_broken || mine.has_zeroes;
@@ -39,8 +44,7 @@ pub(super) fn advice(image: &Image) -> Option<Suspicion> {
             }
         }
         Mode::Long | Mode::User => of_16_bits(bytes, &own(64))?,
-    };
-    Some(format!("the code is for another mode: give {choice} (FILE@ADDR:MODE)").into())
+    })
 }
 
 /// The choice for code that runs in a mode of 32 or 64 bits, but seems to have 16.
