@@ -5,8 +5,8 @@ mod support;
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{
-    CodeAssembler, IcedError, al, assemble, ax, byte_ptr, cr0, cr3, cr4, cx, ds, dword_ptr, eax, ecx,
-    qword_ptr, rax, rsp, xmm0,
+    CodeAssembler, IcedError, al, assemble, ax, byte_ptr, cr0, cr3, cr4, cx, ds, dword_ptr, eax, ebp, ecx,
+    esp, qword_ptr, rax, rsp, xmm0,
 };
 use support::{Files, each_on_both, elf, is_soft, kvm_test, machine_test, ran, run, vmm};
 
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     tests.extend(each_on_both(&[
         ("a_step_to_long_mode_that_is_missing_is_named", long_mode_steps),
         ("a_driver_above_1_mib_is_told_that_there_is_no_device", no_device),
+        ("the_next_step_of_a_handshake_is_named", handshake_steps),
         ("a_software_interrupt_is_blamed_only_without_a_handler", software_interrupts),
     ]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -95,7 +96,18 @@ fn calls_with_an_unmapped_stack(code: &mut CodeAssembler) -> Result<(), IcedErro
     code.call(0x1000)
 }
 
+/// Calls itself without end, until the stack reaches its code, and then runs what the stack holds.
+fn recurses_with_a_frame(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut start = code.create_label();
+    code.set_label(&mut start)?;
+    code.push(ebp)?;
+    code.mov(ebp, esp)?;
+    code.call(start)
+}
+
 fn stacks() {
+    // Near the stack, because some hosts are slow in ring 0.
+    assert_named_at(0xf_c000, "protected", recurses_with_a_frame, "probably a stack overflow: the stack");
     assert_named("long", recurses, "probably a stack overflow: the stack pointer, 0x");
     assert_named(
         "long",
@@ -382,6 +394,32 @@ fn lacks_of_kvm() {
         let is_named = ran.status == 112 && (lost || ran.stderr.contains(text));
         assert!(ran.status == 7 || is_named, "{text}: {}", ran.stderr);
     }
+}
+
+/// Drivers that end before the device is ready.
+fn handshake_steps() {
+    let files = Files::new();
+    let sends_r: Payload = |code| {
+        let mut wait = code.create_label();
+        code.mov(byte_ptr(0x1_1000), u32::from(b'R'))?;
+        code.mov(dword_ptr(0x10_0010), 1)?;
+        code.set_label(&mut wait)?;
+        code.cmp(dword_ptr(0x10_0014), 1)?;
+        code.jne(wait)
+    };
+    let mut code = assemble(64, 0x1000, sends_r);
+    for (end, status) in [(&[0xf4][..], 0), (&[0xeb, 0xfe], 114)] {
+        let file = files.write("driver", &[&code, end].concat());
+        let ran = ran(&[&format!("{file}@0x1000:64"), "--timeout", "0.3", "--transport", "exit"]);
+        assert_eq!(ran.status, status, "{}", ran.stderr);
+        assert!(ran.stderr.contains("; it waits for 'C' in the TX queue\n"), "{}", ran.stderr);
+    }
+    // A head that is the length of the queue.
+    code.extend(assemble(64, 0x1000, |code| code.mov(dword_ptr(0x10_0010), 256)));
+    let file = files.write("driver", &code);
+    let ran = ran(&[&format!("{file}@0x1000:64"), "--transport", "exit"]);
+    let text = "the TX queue's head is 0x100, and an index must be below the queue's length, 256 (0x100): after 255 comes 0";
+    assert!(ran.status == 113 && ran.stderr.contains(text), "{}", ran.stderr);
 }
 
 /// Drivers in a machine with memory in the place of the window: one waits for a status, one ends without the magic, and one

@@ -315,6 +315,13 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     if !halted {
         write!(to, "; driver_status is {:#04x}", device.driver_status)?;
     }
+    // A device that the driver left before it was ready.
+    match device.state {
+        State::Initial if history.resets == 0 => write!(to, "; it waits for 'R' in the TX queue")?,
+        State::Reset => write!(to, "; it waits for 'C' in the TX queue")?,
+        State::Config => write!(to, "; it waits for DRIVER_OK (0x04) in driver_status")?,
+        State::Initial | State::Ready | State::Broken => {}
+    }
     writeln!(to)
 }
 

@@ -4,6 +4,7 @@
 //! state of the vCPU, so the text calls it probable.
 
 mod astray;
+mod buried;
 mod control;
 mod derail;
 mod exact;

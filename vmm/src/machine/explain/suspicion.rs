@@ -5,9 +5,9 @@
 
 use super::idt::Idt;
 use super::registers::register_value;
-use super::{Fault, State, control, features, selectors, stack};
+use super::{Fault, State, control, features, selectors, stack, target};
 use crate::x86::modes;
-use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use std::borrow::Cow;
 
 /// A probable cause, as a phrase.
@@ -48,6 +48,7 @@ pub(super) fn of_instruction(
         .or_else(|| selectors::wrong(instruction, state))
         .or_else(|| stack::wrong(instruction, state))
         .or_else(|| of_operand(instruction, state))
+        .or_else(|| target::of_branch(instruction, state))
         .or_else(|| of_operation(instruction, state))
 }
 
@@ -89,7 +90,12 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
 fn of_interrupt(vector: u8, state: &State<'_>) -> Option<Suspicion> {
     let idt = Idt { sregs: state.sregs, probe: state.probe, memory: state.memory };
     if let Some(mistake) = idt.mistake(vector) {
-        return Some(format!("int {vector:#x} without a handler: {mistake}").into());
+        let name = match () {
+            () if state.sregs.cr0 & modes::CR0_PE == 0 => "",
+            () if mistake.ends_with("is not present") => "#NP: ",
+            () => "#GP: ",
+        };
+        return Some(format!("{name}int {vector:#x} without a handler: {mistake}").into());
     }
     let is_user = state.sregs.cr0 & modes::CR0_PE != 0 && state.sregs.cs.selector & 3 == 3;
     let is_refused = is_user && idt.privilege(vector).is_some_and(|dpl| dpl < 3);
@@ -123,7 +129,27 @@ fn of_operand(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion>
     // Without CR0.WP, ring 0 may write read-only pages (Intel SDM volume 3, section 4.6).
     let protects = state.sregs.cr0 & modes::CR0_WP != 0 || state.sregs.cs.selector & 3 == 3;
     let is_protected = protects && !mapping.writable && writes(instruction, operand);
-    is_protected.then(|| format!("#PF: a store to {address:#x}, whose page is read-only").into())
+    if is_protected {
+        return Some(format!("#PF: a store to {address:#x}, whose page is read-only").into());
+    }
+    (needs_alignment(instruction) && !address.is_multiple_of(SSE_ALIGNMENT)).then(|| {
+        let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
+        format!("#GP: the operand's address, {address:#x}, is not a multiple of 16, as {name} needs it")
+            .into()
+    })
+}
+
+/// The alignment of an operand of 16 bytes.
+const SSE_ALIGNMENT: u64 = 16;
+
+/// True if the instruction raises #GP for a memory operand that is not aligned to 16 bytes: those of SSE with an operand of
+/// 16 bytes, without the few for unaligned data (SDM volume 1, section 10.4.1.1), and CMPXCHG16B, FXSAVE and FXRSTOR.
+fn needs_alignment(instruction: &Instruction) -> bool {
+    use Mnemonic::{Fxrstor, Fxrstor64, Fxsave, Fxsave64, Lddqu, Movdqu, Movupd, Movups};
+    let is_state = matches!(instruction.mnemonic(), Fxsave | Fxsave64 | Fxrstor | Fxrstor64);
+    let takes_any = matches!(instruction.mnemonic(), Movups | Movupd | Movdqu | Lddqu);
+    let is_wide = instruction.memory_size().size() == 16 && instruction.encoding() == EncodingKind::Legacy;
+    is_state || is_wide && !takes_any
 }
 
 /// The linear address of the operand in memory.

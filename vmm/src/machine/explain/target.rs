@@ -1,7 +1,11 @@
 //! Linear addresses, and what they are mapped to.
 
+use super::State;
+use super::registers::register_value;
+use super::suspicion::{Suspicion, operand_address};
 use crate::memory::{Gpa, GuestMemory};
 use crate::x86::probe::{Probe, ProbeError};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
 /// The translation of a linear address.
 pub(super) struct Target {
@@ -33,6 +37,26 @@ impl From<ProbeError> for Fault {
             _ => Self::NotMapped,
         }
     }
+}
+
+/// The suspicion for a near jump, call or return to an address that is not canonical: the processor refuses it at the branch.
+pub(super) fn of_branch(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion> {
+    let target = match (instruction.flow_control(), instruction.op0_kind()) {
+        (FlowControl::IndirectBranch | FlowControl::IndirectCall, OpKind::Register) => {
+            register_value(instruction.op0_register(), state.regs)?
+        }
+        (FlowControl::IndirectBranch | FlowControl::IndirectCall, OpKind::Memory) => {
+            let linear = operand_address(instruction, 0, state)?;
+            let mut word = [0; 8];
+            let gpa = state.probe.translate_linear(linear).ok()?.gpa;
+            state.memory.read(gpa, &mut word).then(|| u64::from_le_bytes(word))?
+        }
+        (FlowControl::Return, _) if instruction.mnemonic() == Mnemonic::Ret => state.stack_word(0)?,
+        _ => return None,
+    };
+    let is_wrong = state.probe.is_long()
+        && state.probe.translate_linear(target).is_err_and(|error| Fault::from(error) == Fault::NotCanonical);
+    is_wrong.then(|| format!("#GP: a jump to an address that is not canonical, {target:#x}").into())
 }
 
 /// Translates a linear address, and describes the translation.
