@@ -156,6 +156,7 @@ impl Machine {
             is_unemulated: self.restore.is_some()
                 && matches!(stop, Stop::EmulationFailure(bytes) if !bytes.is_soft()),
             is_soft: processor == Processor::Soft,
+            is_foreign: false,
         };
         let (regs, sregs) = (vcpu.regs().ok()?, vcpu.sregs().ok()?);
         let explanation = Explanation::new(location, regs, sregs, &self.memory, &scene)?;

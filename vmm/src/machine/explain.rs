@@ -5,11 +5,15 @@
 
 mod astray;
 mod buried;
+mod cause;
 mod control;
 mod derail;
 mod exact;
 mod features;
+mod foreign;
+mod handler;
 mod idt;
+mod instruction;
 mod other_mode;
 mod registers;
 mod selectors;
@@ -25,26 +29,51 @@ mod window;
 use crate::boot::Image;
 use crate::controller::vcpu::Location;
 use crate::exit::Stop;
-use crate::memory::{Gpa, GuestMemory, PagedMemory};
+use crate::memory::{Gpa, GuestMemory, PagedMemory, ReadMemory};
 use crate::profile::recorder::TracedExit;
-use crate::x86::modes::{self, Mode};
+use crate::x86::modes::Mode;
 use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
 use crate::x86::state_check::Finding;
-use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter};
+pub use foreign::DeadVcpu;
 use idt::Idt;
+use instruction::{SHOWN_INVALID_BYTES, code_bits, decode, format, instruction_bytes, shown_len};
 use softcpu::Cpu;
 use std::borrow::Cow;
 use std::fmt;
 use suspicion::Suspicion;
 use target::{Fault, Target, translate};
 
-/// The maximum length of an x86 instruction, in bytes.
-const MAX_INSTRUCTION: usize = 15;
-/// The number of bytes that are shown of an instruction that cannot be decoded.
-const SHOWN_INVALID_BYTES: usize = 4;
+/// The memory of the guest as its vCPU sees it.
+type View<'a> = Probe<&'a dyn ReadMemory>;
+
 /// The number of words that are shown of the stack.
 const STACK_WORDS: usize = 4;
+
+/// The way in which a guest died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeathKind {
+    /// It ran into a fault: a triple fault, or an instruction that KVM could not emulate.
+    Fault,
+    /// The processor refused to enter it.
+    Entry,
+    /// KVM refused the registers, so the guest did not run with them.
+    Refused,
+    /// It ran into a fault, and the host has lost its state: the registers are those with which it started.
+    Lost,
+    /// Another way, which says nothing about the cause.
+    Unknown,
+}
+
+/// The parts of a state that are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    All,
+    /// The memory is not known.
+    Registers,
+    /// The guest is not at this instruction.
+    SystemRegisters,
+}
 
 /// The state of a guest when its run ended, and the probable cause if it died of a fault.
 ///
@@ -71,6 +100,9 @@ pub struct Explanation {
     stack: Option<Vec<u64>>,
     /// The rules that the state breaks, without those that the other fields tell about.
     findings: Vec<Finding>,
+    /// The reason why the exception had no handler, if the guest is that of another program.
+    handler: Option<String>,
+    shown: Shown,
     mode: Mode,
     regs: Regs,
     sregs: Box<Sregs>,
@@ -83,11 +115,16 @@ impl Explanation {
         location: Location,
         regs: Regs,
         sregs: Sregs,
-        memory: &GuestMemory,
+        memory: &dyn ReadMemory,
         scene: &Scene<'_>,
     ) -> Option<Self> {
-        let Location::At { mode, rip, .. } = location else { return None };
-        let probe = Probe::new(memory.clone(), sregs);
+        let Location::At { mode, .. } = location else { return None };
+        Some(Self::at(mode, regs, sregs, memory, scene))
+    }
+
+    /// Explains the state of a vCPU that is in this mode.
+    fn at(mode: Mode, regs: Regs, sregs: Sregs, memory: &dyn ReadMemory, scene: &Scene<'_>) -> Self {
+        let (probe, rip) = (Probe::new(memory, sregs), regs.rip);
         let code = translate(&probe, memory, probe.linear(sregs.cs.base, rip));
         let bytes = code.gpa.map(|gpa| instruction_bytes(memory, gpa)).unwrap_or_default();
         let instruction = decode(code_bits(&sregs), rip, &bytes);
@@ -98,10 +135,10 @@ impl Explanation {
         };
         let state = State { regs: &regs, sregs: &sregs, probe: &probe, memory, width, scene };
         let stack = translate(&probe, memory, probe.linear(sregs.ss.base, state.stack_offset())).gpa;
-        Some(Self {
+        Self {
             runs_on_soft: scene.is_unemulated
-                && instruction.is_some_and(|instruction| runs_on_soft(&instruction, &bytes, &state)),
-            suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
+                && instruction.is_some_and(|instruction| cause::runs_on_soft(&instruction, &bytes, &state)),
+            suspicion: cause::suspicion(&code, instruction.as_ref(), &bytes, &state),
             window_access: if scene.died { None } else { window::accessed(rip, &state) },
             cause: None,
             exceptions: Vec::new(),
@@ -110,10 +147,12 @@ impl Explanation {
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
             findings: Vec::new(),
+            handler: None,
+            shown: Shown::All,
             mode,
             regs,
             sregs: Box::new(sregs),
-        })
+        }
     }
 
     /// The probable cause of the guest's fault, as a phrase that follows "probably". `None` if the state shows no cause.
@@ -140,6 +179,11 @@ impl Explanation {
         self.window_access
     }
 
+    /// The rules that the state breaks, without those that the other parts of the explanation tell about.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
     /// Adds what the software processor knows about an end.
     #[must_use]
     pub(super) fn with_facts(
@@ -158,7 +202,7 @@ impl Explanation {
                 | Stop::ProtocolError(_)
                 | Stop::OutputLimit(_)
         );
-        let probe = Probe::new(memory.clone(), *self.sregs);
+        let probe = Probe::new(memory as &dyn ReadMemory, *self.sregs);
         let stray =
             image.filter(|_| ran_astray).and_then(|image| stray::stray(processor, &probe, memory, image));
         // A guess about what followed would only distract.
@@ -187,7 +231,7 @@ impl Explanation {
     }
 
     /// The number of bytes of the instruction, or a few if they are not an instruction.
-    pub(super) fn instruction_len(&self) -> usize {
+    pub fn instruction_len(&self) -> usize {
         self.instruction_len
     }
 
@@ -242,6 +286,13 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.shown != Shown::All {
+            if self.shown == Shown::Registers {
+                self.write_registers(f)?;
+            }
+            self.write_system_registers(f)?;
+            return self.write_findings(f);
+        }
         for (number, exception) in (1..).zip(&self.exceptions) {
             let label = if number == 1 { "exceptions" } else { "" };
             writeln!(f, "  {label:<11}  {number}. {exception}")?;
@@ -260,6 +311,9 @@ impl fmt::Display for Explanation {
             }
             None => writeln!(f, "  stack        no memory at the stack pointer"),
         }?;
+        if let Some(handler) = &self.handler {
+            writeln!(f, "  handler      none: {handler}")?;
+        }
         self.write_findings(f)
     }
 }
@@ -293,14 +347,16 @@ pub(super) struct Scene<'a> {
     pub(super) is_unemulated: bool,
     /// The vCPU is a software processor.
     pub(super) is_soft: bool,
+    /// The guest is that of another program, so it has not this machine's ports.
+    pub(super) is_foreign: bool,
 }
 
 /// The state of a vCPU at an instruction.
 struct State<'a> {
     regs: &'a Regs,
     sregs: &'a Sregs,
-    probe: &'a Probe,
-    memory: &'a GuestMemory,
+    probe: &'a View<'a>,
+    memory: &'a dyn ReadMemory,
     /// The width of a word on the stack, in bytes.
     width: u64,
     scene: &'a Scene<'a>,
@@ -328,80 +384,8 @@ impl State<'_> {
     }
 }
 
-/// The probable cause of the guest's death, or of its timeout.
-fn suspicion(
-    code: &Target,
-    instruction: Option<&Instruction>,
-    bytes: &[u8],
-    state: &State<'_>,
-) -> Option<Suspicion> {
-    if let Some(cause) = control::not_in_long_mode(state.sregs) {
-        return Some(cause);
-    }
-    // Behind the instruction there may be variables.
-    let own = bytes.get(..instruction.map_or(1, Instruction::len)).unwrap_or(bytes);
-    let is_code = |gpa: Gpa| state.scene.image.is_some_and(|image| is_code_of(image, gpa, own));
-    let outside = !code.gpa.is_some_and(is_code);
-    let derailed = derail::derailed(state, outside);
-    if derailed.is_some() {
-        return derailed;
-    }
-    let has_left = outside && state.scene.image.is_some();
-    if !state.scene.died {
-        let in_zeroes = has_left && bytes.starts_with(&[0; 4]);
-        return in_zeroes.then(|| astray::way_out(code.linear, false, state));
-    }
-    let is_undefined = instruction.is_some_and(suspicion::is_undefined);
-    let found = match (code.fault, instruction) {
-        (Some(fault), _) => Some(suspicion::of_fetch(fault)),
-        (None, Some(_)) if has_left && is_undefined => {
-            Some(astray::way_out(code.linear, bytes.len() < MAX_INSTRUCTION, state))
-        }
-        (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
-        (None, None) => Some(astray::of_place_without_memory(code.linear, state)),
-    };
-    found.or_else(|| has_left.then(|| astray::LEFT.into())).or_else(|| huge_page(code, state))
-}
-
-/// The cause of a death in code on a page of 1 GiB, if nothing else explains it.
-fn huge_page(code: &Target, state: &State<'_>) -> Option<Suspicion> {
-    let may_lack_them = !state.scene.is_soft && !state.scene.is_unemulated && code.page == Some(1 << 30);
-    may_lack_them.then(|| {
-        "the code is on a page of 1 GiB, which KVM on this host may not have: map it with pages of 2 MiB, or try --vcpu soft"
-            .into()
-    })
-}
-
-/// True if the software processor has an instruction, and what it needs.
-fn runs_on_soft(instruction: &Instruction, bytes: &[u8], state: &State<'_>) -> bool {
-    let own = bytes.get(..instruction.len()).unwrap_or_default();
-    let idt = Idt { sregs: state.sregs, probe: state.probe, memory: state.memory };
-    let enters_task = match instruction.mnemonic() {
-        Mnemonic::Int => idt.is_task_gate(instruction.immediate8()),
-        Mnemonic::Int3 => idt.is_task_gate(3),
-        _ => selectors::switches_task(instruction, state),
-    };
-    !enters_task && Cpu::<PagedMemory>::has_instruction(code_bits(state.sregs), own)
-}
-
-/// True if `bytes`, which memory holds at `gpa`, are those of the image's code. A guest that has left its code may have overwritten
-/// it.
-fn is_code_of(image: &Image, gpa: Gpa, bytes: &[u8]) -> bool {
-    image.code_ranges().iter().any(|range| range.contains(&gpa.0))
-        && image.bytes_from(gpa.0).is_none_or(|code| code.iter().zip(bytes).all(|(code, byte)| code == byte))
-}
-
-/// Reads the bytes of an instruction, up to the end of memory.
-fn instruction_bytes(memory: &GuestMemory, gpa: Gpa) -> Vec<u8> {
-    let byte = |offset: u64| {
-        let mut byte = [0];
-        memory.read(Gpa(gpa.0.checked_add(offset)?), &mut byte).then_some(byte[0])
-    };
-    (0..MAX_INSTRUCTION as u64).map_while(byte).collect()
-}
-
 /// Reads the top of the stack, up to the end of memory.
-fn stack_words(memory: &GuestMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>> {
+fn stack_words(memory: &dyn ReadMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>> {
     let word = |index: usize| {
         let mut word = [0; 8];
         let at = gpa.0.checked_add((index * width) as u64)?;
@@ -409,33 +393,4 @@ fn stack_words(memory: &GuestMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>>
     };
     let words: Vec<u64> = (0..STACK_WORDS).map_while(word).collect();
     (!words.is_empty()).then_some(words)
-}
-
-/// The width of the code, in bits. Protected mode has 16-bit code, too: after CR0.PE is set, until the first far jump.
-fn code_bits(sregs: &Sregs) -> u32 {
-    let is_long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
-    match (sregs.cr0 & modes::CR0_PE != 0, is_long, sregs.cs.db) {
-        (false, ..) | (true, false, 0) => 16,
-        (true, true, _) => 64,
-        (true, false, _) => 32,
-    }
-}
-
-/// Decodes the instruction at `rip`. `None` if it has no bytes.
-fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Instruction> {
-    (!bytes.is_empty()).then(|| Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE).decode())
-}
-
-/// The number of bytes that are shown of an instruction.
-fn shown_len(instruction: &Instruction) -> usize {
-    if instruction.is_invalid() { SHOWN_INVALID_BYTES } else { instruction.len() }
-}
-
-/// The bytes and the text of an instruction.
-fn format(instruction: &Instruction, bytes: &[u8]) -> String {
-    let mut text = String::new();
-    NasmFormatter::new().format(instruction, &mut text);
-    let len = shown_len(instruction);
-    let hex: Vec<_> = bytes.iter().take(len).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}  {text}", hex.join(" "))
 }

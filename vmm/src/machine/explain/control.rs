@@ -2,11 +2,10 @@
 //!
 //! Intel SDM volume 3, sections 2.5 (control registers), 4.1.2 (enabling of paging) and 10.8.5 (long mode).
 
-use super::State;
 use super::registers::register_value;
 use super::suspicion::Suspicion;
+use super::{State, View};
 use crate::x86::modes;
-use crate::x86::probe::Probe;
 use crate::x86::registers::Sregs;
 use iced_x86::{Instruction, Register};
 
@@ -31,7 +30,7 @@ fn of_cr0(value: u64, instruction: &Instruction, state: &State<'_>) -> Option<Su
     if !turns_paging_on {
         return None;
     }
-    let probe = Probe::new(state.memory.clone(), Sregs { cr0: value, ..*state.sregs });
+    let probe = View::new(state.memory, Sregs { cr0: value, ..*state.sregs });
     let next = probe.linear(state.sregs.cs.base, state.regs.rip.wrapping_add(instruction.len() as u64));
     if let Err(error) = probe.translate_linear(next) {
         return Some(
@@ -40,7 +39,8 @@ fn of_cr0(value: u64, instruction: &Instruction, state: &State<'_>) -> Option<Su
     }
     let is_plain = state.sregs.cr4 & modes::CR4_PAE == 0;
     (is_plain && !state.scene.is_soft).then(|| {
-        "this turns 32-bit paging on (CR4.PAE is 0), which KVM on this host may not have: try --vcpu soft"
+        let way_out = if state.scene.is_foreign { "" } else { ": try --vcpu soft" };
+        format!("this turns 32-bit paging on (CR4.PAE is 0), which KVM on this host may not have{way_out}")
             .into()
     })
 }

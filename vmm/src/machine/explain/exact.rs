@@ -101,8 +101,8 @@ pub(super) fn looped(cpu: &Cpu<PagedMemory>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::explain::View;
     use crate::memory::{Gpa, GuestMemory};
-    use crate::x86::probe::Probe;
     use crate::x86::registers::Sregs;
 
     fn fault(vector: u8, error: Option<u32>, while_delivering: Option<u8>) -> Fault {
@@ -125,7 +125,7 @@ mod tests {
         memory.write(Gpa(0x1000 + 14 * 8), &0x8e00_0008_1000u64.to_le_bytes()).unwrap();
         let mut sregs = Sregs { cr0: 1, ..Default::default() };
         (sregs.idt.base, sregs.idt.limit) = (0x1000, limit);
-        let probe = Probe::new(memory.clone(), sregs);
+        let probe = View::new(&memory, sregs);
         then(&Idt { sregs: &sregs, probe: &probe, memory: &memory })
     }
 

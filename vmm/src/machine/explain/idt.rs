@@ -2,9 +2,9 @@
 //!
 //! Intel SDM volume 3, sections 6.10 to 6.14.
 
-use crate::memory::GuestMemory;
+use super::View;
+use crate::memory::ReadMemory;
 use crate::x86::modes;
-use crate::x86::probe::Probe;
 use crate::x86::registers::Sregs;
 
 /// The types of a gate descriptor that an exception or interrupt goes through.
@@ -15,8 +15,8 @@ const GATES_16: [u64; 2] = [0x6, 0x7];
 /// The IDT of a vCPU.
 pub(super) struct Idt<'a> {
     pub(super) sregs: &'a Sregs,
-    pub(super) probe: &'a Probe,
-    pub(super) memory: &'a GuestMemory,
+    pub(super) probe: &'a View<'a>,
+    pub(super) memory: &'a dyn ReadMemory,
 }
 
 impl Idt<'_> {
@@ -84,7 +84,7 @@ impl Idt<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Gpa;
+    use crate::memory::{Gpa, GuestMemory};
 
     #[test]
     fn the_mistake_of_an_entry_is_named() {
@@ -99,7 +99,7 @@ mod tests {
                 _ => 16,
             };
             memory.write(Gpa(0x1000 + vector * size), &entry.to_le_bytes()).unwrap();
-            let idt = Idt { sregs: &sregs, probe: &Probe::new(memory.clone(), sregs), memory: &memory };
+            let idt = Idt { sregs: &sregs, probe: &View::new(&memory, sregs), memory: &memory };
             idt.mistake(vector as u8)
         };
         const GATE: u64 = 0x8e00_0008_1000;

@@ -1,10 +1,10 @@
 //! Linear addresses, and what they are mapped to.
 
-use super::State;
 use super::registers::register_value;
 use super::suspicion::{Suspicion, operand_address};
-use crate::memory::{Gpa, GuestMemory};
-use crate::x86::probe::{Probe, ProbeError};
+use super::{State, View};
+use crate::memory::{Gpa, ReadMemory};
+use crate::x86::probe::ProbeError;
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
 /// The translation of a linear address.
@@ -60,7 +60,7 @@ pub(super) fn of_branch(instruction: &Instruction, state: &State<'_>) -> Option<
 }
 
 /// Translates a linear address, and describes the translation.
-pub(super) fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Target {
+pub(super) fn translate(probe: &View<'_>, memory: &dyn ReadMemory, linear: u64) -> Target {
     let mapping = match probe.translate_linear(linear) {
         Ok(mapping) => mapping,
         Err(error) => {

@@ -34,6 +34,7 @@ const DIED: Scene<'_> = Scene {
     died: true,
     is_unemulated: false,
     is_soft: false,
+    is_foreign: false,
 };
 
 fn at_code() -> Regs {
@@ -208,5 +209,6 @@ fn any_page_tables_and_registers_can_be_explained() {
 
 mod astray;
 mod entry_return;
+mod foreign;
 mod mistakes;
 mod state;
