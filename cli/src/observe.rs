@@ -1,12 +1,14 @@
 //! `vmm observe`: runs another program, and shows the exits of its guests.
 
-use crate::args::{Timeout, parse_timeout};
+mod deaths;
+
+use crate::args::{EngineArg, Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
-use clap::{Args, ValueEnum};
-use observe::{Choice, Ending, Observation, Options, Program, Stops};
+use clap::Args;
+use observe::{Choice, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -25,6 +27,7 @@ Examples:
   vmm observe --profile json=q.json -- qemu-system-x86_64 -accel kvm -M microvm
   vmm report mine.json q.json                the difference of two profiles
   vmm observe --timeout 10 -- ./my-vmm       end it and its children after 10 s
+  vmm observe --setup -- ./my-vmm            the calls that build the machine
   vmm observe -- vmm run simvirtio           this program itself
 
 The program keeps its input, output, terminal and signals. The table goes to stderr when it has ended. Only the exits \
@@ -41,6 +44,11 @@ pub struct ObserveArgs {
     #[arg(long, value_enum, default_value_t)]
     engine: EngineArg,
 
+    /// Show the calls to KVM that built the machine, in words, with its memory map and the meaning of errors; shown without
+    /// this option if the guest died
+    #[arg(long)]
+    setup: bool,
+
     /// Time limit of the program in seconds, such as 60 or 0.5; after it, the program and its children are ended; 0
     /// means no limit
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_timeout)]
@@ -48,17 +56,6 @@ pub struct ObserveArgs {
 
     #[command(flatten)]
     results: ResultArgs,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum EngineArg {
-    /// ptrace for statically linked programs and for those of Go, preload for others
-    #[default]
-    Auto,
-    /// a library in front of ioctl (LD_PRELOAD), for dynamically linked programs
-    Preload,
-    /// stops at the calls to KVM (ptrace, seccomp), for all programs; slower
-    Ptrace,
 }
 
 impl From<EngineArg> for Choice {
@@ -83,12 +80,18 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let none = OsString::new();
     let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
-    let options =
-        Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops: Stops::default() };
+    let stops = Stops { first_entry: arguments.setup, ..Stops::default() };
+    let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops };
     let mut engine = Choice::from(arguments.engine).engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let observation = observe::observe(&program, rest, options, engine.as_mut(), &mut |_, _| {})?;
+    let (mut setup, mut deaths) = (Setup::default(), Deaths::default());
+    let mut watcher = |event: &Event, memory: &ObservedMemory| {
+        setup.take(event, memory);
+        deaths.see(event, memory);
+    };
+    let mut observation = observe::observe(&program, rest, options, engine.as_mut(), &mut watcher)?;
+    observation.note_deaths(&deaths);
     let by = engine.name();
     // The temporary files are of no more use.
     drop(engine);
@@ -97,6 +100,10 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let mut text = format!("vmm: {name}: {ended} (after {milliseconds:.2} ms)\n");
     if !arguments.results.quiet {
         text += &details(&name, &observation);
+    }
+    text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
+    if arguments.setup || (setup.has_died() && !arguments.results.quiet) {
+        text += &setup.text();
     }
     text += &remarks(&name, by, &observation);
     print_stderr(&text);

@@ -720,22 +720,35 @@ EXPORT int close_range(unsigned first, unsigned last, int flags)
 	return (int)answer(raw(SYS_close_range, first, last, flags));
 }
 
-/* From here on the program does not expect other system calls than its own. */
-static void filter(void)
+/*
+ * A call that filters the system calls of the program, unless it fails: some libraries only ask in this way. From before it
+ * on, the program is not made to call others. Returns the state before, for a call that fails.
+ */
+static u32 filters(int is_filter)
 {
-	store(&filtered, 1);
+	u32 before = load(&filtered);
+	if (is_filter)
+		store(&filtered, 1);
+	return before;
 }
 
 EXPORT int prctl(int option, u64 a, u64 b, u64 c, u64 d)
 {
-	if (option == PR_SET_SECCOMP)
-		filter();
-	return next_prctl ? next_prctl(option, a, b, c, d) : (int)answer(raw6(SYS_prctl, option, (long)a, (long)b, (long)c, (long)d, 0));
+	u32 before = filters(option == PR_SET_SECCOMP);
+	int result = next_prctl ? next_prctl(option, a, b, c, d)
+				: (int)answer(raw6(SYS_prctl, option, (long)a, (long)b, (long)c, (long)d, 0));
+	if (option == PR_SET_SECCOMP && result < 0)
+		store(&filtered, before);
+	return result;
 }
 
 EXPORT long syscall(long number, long a, long b, long c, long d, long e, long f)
 {
-	if (number == SYS_seccomp || (number == SYS_prctl && a == PR_SET_SECCOMP))
-		filter();
-	return next_syscall ? next_syscall(number, a, b, c, d, e, f) : answer(raw6(number, a, b, c, d, e, f));
+	/* SECCOMP_SET_MODE_STRICT and SECCOMP_SET_MODE_FILTER. */
+	int is_filter = (number == SYS_seccomp && a <= 1) || (number == SYS_prctl && a == PR_SET_SECCOMP);
+	u32 before = filters(is_filter);
+	long result = next_syscall ? next_syscall(number, a, b, c, d, e, f) : answer(raw6(number, a, b, c, d, e, f));
+	if (is_filter && result < 0)
+		store(&filtered, before);
+	return result;
 }

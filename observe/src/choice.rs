@@ -19,21 +19,34 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// Checks that a program can be observed in this way.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn check(self, program: &Program) -> Result<(), Error> {
+        match self.is_ptrace(program) {
+            true => program.check_ptrace(),
+            false => program.check_preload(),
+        }
+    }
+
     /// Checks a program, and creates its engine.
     ///
     /// # Errors
     /// The program cannot be observed in this way, or a resource of the host is missing.
     pub fn engine(self, program: &Program) -> Result<Box<dyn Engine>, Error> {
-        let is_ptrace = match self {
+        self.check(program)?;
+        Ok(match self.is_ptrace(program) {
+            true => Box::new(Ptrace::new(program)?),
+            false => Box::new(Preload::new()?),
+        })
+    }
+
+    fn is_ptrace(self, program: &Program) -> bool {
+        match self {
             Self::Auto => program.makes_system_calls(),
             Self::Preload => false,
             Self::Ptrace => true,
-        };
-        if is_ptrace {
-            program.check_ptrace()?;
-            return Ok(Box::new(Ptrace::new(program)?));
         }
-        program.check_preload()?;
-        Ok(Box::new(Preload::new()?))
     }
 }

@@ -17,6 +17,7 @@
 )]
 
 mod choice;
+mod death;
 mod descendants;
 mod engine;
 mod error;
@@ -28,9 +29,11 @@ mod process;
 mod program;
 mod ptrace;
 mod run;
+mod setup;
 mod tally;
 
 pub use choice::Choice;
+pub use death::{Death, Deaths, MOST_DEATHS};
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
 pub use memory::{MemorySlot, ObservedMemory};
@@ -38,4 +41,5 @@ pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
 pub use ptrace::Ptrace;
-pub use run::{Options, Watcher, observe};
+pub use run::{Options, Streams, Watcher, observe, observe_captive};
+pub use setup::Setup;

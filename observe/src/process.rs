@@ -70,12 +70,20 @@ impl Drop for Signals {
     }
 }
 
+/// Sends a signal to this thread.
+pub(crate) fn raise(signal: libc::c_int) {
+    // SAFETY: the call takes no memory.
+    unsafe { libc::raise(signal) };
+}
+
 /// The observed process.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: libc::pid_t,
     signals: Signals,
     ended: Option<ExitStatus>,
+    /// The last signal that asked this process to end.
+    asked_to_end: Option<libc::c_int>,
 }
 
 impl Process {
@@ -97,12 +105,17 @@ impl Process {
         };
         // SAFETY: the closure makes only calls that are allowed between fork and exec.
         let pid = engine.start(unsafe { command.pre_exec(restore) })?;
-        Ok(Self { pid, signals, ended: None })
+        Ok(Self { pid, signals, ended: None, asked_to_end: None })
     }
 
     /// The status of the program, once it has ended.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
         self.ended
+    }
+
+    /// The signal that asked this process to end, if there was one.
+    pub(crate) fn asked_to_end(&self) -> Option<libc::c_int> {
+        self.asked_to_end
     }
 
     /// Waits until something happens, at most for about this time. Hands over what a tracing engine has seen.
@@ -138,8 +151,11 @@ impl Process {
     }
 
     /// Hands the signals that processes have sent on to the program.
-    fn forward_signals(&self) {
+    fn forward_signals(&mut self) {
         while let Some((signal, is_sent)) = self.signals.next() {
+            if [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP].contains(&signal) {
+                self.asked_to_end = Some(signal);
+            }
             if signal != libc::SIGCHLD && is_sent {
                 self.send(signal);
             }

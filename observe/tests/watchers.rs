@@ -7,11 +7,10 @@ use observe::{
 };
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
-use tempfile::TempDir;
 use vmm::memory::Gpa;
 
 const CREATE_VM: u32 = 0xae01;
@@ -21,8 +20,9 @@ const SET_SREGS: u32 = 0x4138_ae84;
 const SHUTDOWN: u32 = 8;
 /// Both engines see the same.
 const ENGINES: [Choice; 2] = [Choice::Preload, Choice::Ptrace];
-/// Observations adopt the children of the other ones, so they follow one after the other.
+/// An observation adopts all children of this process, so the tests follow one after the other.
 static ONE: Mutex<()> = Mutex::new(());
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Observes the program in one of its modes. Returns `None` where there is no KVM.
 fn watch(engine: Choice, mode: &str, stops: Stops, watcher: &mut Watcher<'_>) -> Option<Observation> {
@@ -30,12 +30,14 @@ fn watch(engine: Choice, mode: &str, stops: Stops, watcher: &mut Watcher<'_>) ->
         return None;
     }
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("observed");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/observed.c");
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O1", "-pthread", "-o"]).arg(&path).arg(source).arg("-ldl");
-    assert!(gcc.status().unwrap().success());
+    let path = PROGRAM.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("observed");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/observed.c");
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-O1", "-pthread", "-o"]).arg(&path).arg(source).arg("-ldl");
+        assert!(gcc.status().unwrap().success());
+        path
+    });
     let program = Program::find(path.as_os_str()).unwrap();
     let options = Options { timeout: Some(Duration::from_secs(60)), trace: None, stops };
     let mut engine = engine.engine(&program).unwrap();

@@ -114,6 +114,27 @@ impl Channel {
         let _ = self.file.write_all_at(&number.to_ne_bytes(), FINISHED);
     }
 
+    /// Writes a piece of the log.
+    #[cfg(test)]
+    pub(super) fn write_piece(&self, number: u64, piece: &[u8]) {
+        let place = number.checked_rem(PIECES).unwrap().saturating_mul(PIECE as u64);
+        self.file.write_all_at(piece, start(RINGS).saturating_add(place)).unwrap();
+    }
+
+    /// Writes the number of pieces that were taken.
+    #[cfg(test)]
+    pub(super) fn take_pieces(&self, taken: u64) {
+        self.file.write_all_at(&taken.to_ne_bytes(), TAKEN as u64).unwrap();
+    }
+
+    /// The last stop of a ring that was answered.
+    #[cfg(test)]
+    pub(super) fn answered(&self, ring: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.file.read_exact_at(&mut bytes, start(ring).saturating_add(ANSWERED)).unwrap();
+        u64::from_ne_bytes(bytes)
+    }
+
     /// Lets a vCPU go on that waits at a stop with this position.
     pub(super) fn answer(&self, ring: usize, position: u64) {
         let place = start(ring.min(RINGS.saturating_sub(1))).saturating_add(ANSWERED);

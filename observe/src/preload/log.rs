@@ -146,3 +146,6 @@ fn decode(bytes: &[u8], position: u64) -> Option<(Event, Option<Waiting>)> {
     let stop = Stop { vcpu, process, cause, registers };
     Some((Event::Stopped(Box::new(stop)), Some(Waiting { ring: half(8) as usize, position })))
 }
+
+#[cfg(test)]
+mod tests;

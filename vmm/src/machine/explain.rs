@@ -54,8 +54,20 @@ pub enum DeathKind {
     Entry,
     /// KVM refused the registers, so the guest did not run with them.
     Refused,
+    /// It ran into a fault, and the host has lost its state: the registers are those with which it started.
+    Lost,
     /// Another way, which says nothing about the cause.
     Unknown,
+}
+
+/// The parts of a state that are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    All,
+    /// The memory is not known.
+    Registers,
+    /// The guest is not at this instruction.
+    SystemRegisters,
 }
 
 /// The state of a guest when its run ended, and the probable cause if it died of a fault.
@@ -79,8 +91,7 @@ pub struct Explanation {
     findings: Vec<Finding>,
     /// The reason why the exception had no handler, if the guest is that of another program.
     handler: Option<String>,
-    /// False if the guest did not run in this state: the instruction and the stack mean nothing.
-    has_run: bool,
+    shown: Shown,
     mode: Mode,
     regs: Regs,
     sregs: Box<Sregs>,
@@ -122,7 +133,7 @@ impl Explanation {
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
             findings: Vec::new(),
             handler: None,
-            has_run: true,
+            shown: Shown::All,
             mode,
             regs,
             sregs: Box::new(sregs),
@@ -185,7 +196,7 @@ impl Explanation {
     }
 
     /// The number of bytes of the instruction, or a few if they are not an instruction.
-    pub(super) fn instruction_len(&self) -> usize {
+    pub fn instruction_len(&self) -> usize {
         self.instruction_len
     }
 
@@ -240,7 +251,10 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.has_run {
+        if self.shown != Shown::All {
+            if self.shown == Shown::Registers {
+                self.write_registers(f)?;
+            }
             self.write_system_registers(f)?;
             return self.write_findings(f);
         }

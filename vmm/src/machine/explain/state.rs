@@ -58,7 +58,7 @@ impl Explanation {
         let is_unexplained = match kind {
             DeathKind::Entry | DeathKind::Refused => true,
             DeathKind::Fault => self.cause.is_none() && self.suspicion.is_none(),
-            DeathKind::Unknown => false,
+            DeathKind::Lost | DeathKind::Unknown => false,
         };
         if is_unexplained {
             let refused = findings.first().is_some_and(|finding| finding.rule.kind == Kind::Refused);

@@ -61,7 +61,8 @@ impl Foreign {
 
     fn explain(&self) -> Explanation {
         let Self { regs, sregs, memory, entry, kind } = self;
-        let explanation = Explanation::of(&DeadVcpu { kind: *kind, regs, sregs, memory, entry: *entry });
+        let vcpu = DeadVcpu { kind: *kind, regs, sregs, memory: Some(memory), entry: *entry };
+        let explanation = Explanation::of(&vcpu);
         assert!(memory.reads.replace(0) < 2000, "the memory is read a bounded number of times");
         explanation
     }
@@ -152,6 +153,10 @@ fn refused_registers_show_no_code() {
     assert!(text.starts_with("  rflags 2  cr0 "), "{text}");
     guest.sregs.cr0 |= modes::CR0_PG;
     assert_eq!(guest.cause(), "none");
+    guest.sregs.efer &= !modes::EFER_LMA;
+    let names: Vec<_> = guest.explain().findings().iter().map(|finding| finding.rule.name).collect();
+    assert_eq!(names, ["cs-l-without-lma"], "the tables are not checked as those of PAE paging");
+    assert_eq!(guest.cause(), "EFER.LME is 1 and CR0.PG is 1 but EFER.LMA is 0 (Intel SDM vol. 3, 28.3.1.1)");
 }
 
 #[test]
@@ -161,6 +166,38 @@ fn a_failed_entry_is_the_fault_of_the_state() {
     guest.sregs.ss.dpl = 3;
     assert!(guest.cause().starts_with("CS.DPL is "), "{}", guest.cause());
     assert!(guest.explain().to_string().contains("  instruction  0f 0b  ud2"));
+}
+
+/// The start of a guest whose state at its death is lost: its instruction there says nothing.
+#[test]
+fn the_start_is_checked_if_the_state_is_lost() {
+    let mut guest = Foreign::new(Mode::Long, UNDEFINED);
+    guest.kind = DeathKind::Lost;
+    assert_eq!(guest.cause(), "none");
+    guest.sregs.cr3 = 0x20_0000;
+    let text = guest.explain().to_string();
+    assert!(guest.cause().starts_with("CR3 is 0x200000, which is outside"), "{text}");
+    assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+#[test]
+fn without_memory_only_the_registers_are_checked() {
+    let Foreign { regs, mut sregs, .. } = Foreign::new(Mode::Long, UNDEFINED);
+    for kind in [DeathKind::Fault, DeathKind::Entry, DeathKind::Lost, DeathKind::Unknown] {
+        let entry = Some(Gpa(0x1000));
+        let explain = |sregs: Sregs| {
+            Explanation::of(&DeadVcpu { kind, regs: &regs, sregs: &sregs, memory: None, entry })
+        };
+        let explanation = explain(sregs);
+        assert_eq!((explanation.suspicion(), explanation.findings().len()), (None, 0), "{kind:?}");
+        let text = explanation.to_string();
+        assert!(!text.contains("mapping") && !text.contains("stack"), "{text}");
+        assert_eq!(text.contains("rax 0"), kind != DeathKind::Lost, "{text}");
+        sregs.cs.db = 1;
+        let text = format!("{:?}{}", explain(sregs).suspicion(), explain(sregs));
+        assert!(text.contains("CS.L and CS.D are both 1"), "{kind:?}: {text}");
+        sregs.cs.db = 0;
+    }
 }
 
 /// This machine's ports and pages of documentation are not those of another program.
@@ -176,8 +213,9 @@ fn another_vmm_has_other_ports() {
 
 #[test]
 fn any_memory_and_registers_are_explained() {
+    use DeathKind::{Entry, Fault, Lost, Refused, Unknown};
     for fill in [0, 0xff, 0x67] {
-        for kind in [DeathKind::Fault, DeathKind::Entry, DeathKind::Refused, DeathKind::Unknown] {
+        for kind in [Fault, Entry, Refused, Lost, Unknown] {
             for mode in [Mode::Real, Mode::Protected, Mode::Long, Mode::User] {
                 for value in [0, 0xf_ffff, u64::MAX, 1 << 47] {
                     let mut guest = Foreign::new(mode, &[]);
