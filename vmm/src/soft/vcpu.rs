@@ -11,7 +11,7 @@ use crate::controller::vcpu::{Entry, Location, Vcpu};
 use crate::error::Error;
 use crate::exit::{Arrival, Exit, HYPERCALL_PORT, Instruction};
 use crate::memory::{Gpa, GuestMemory, PagedMemory};
-use crate::x86::modes::{self, Mode, VcpuIndex};
+use crate::x86::modes::{Start, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
 use simvirtio::abi;
 use softcpu::{Cpu, State};
@@ -87,11 +87,11 @@ impl SoftVcpu {
         self.rings.as_mut().map_or(0, std::mem::take)
     }
 
-    /// Sets the registers to enter `mode` at `entry`, and remembers them for [`restore`](Self::restore).
-    pub(crate) fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) {
+    /// Sets the registers of an image's start, and remembers them for [`restore`](Self::restore).
+    pub(crate) fn set_start(&mut self, start: &Start, tables: Gpa, index: VcpuIndex) {
         let reset = registers::sregs(&State::default());
-        let sregs = modes::sregs(mode, reset, tables, index);
-        self.start = Some(Box::new((modes::regs(mode, entry, index), sregs)));
+        let sregs = start.sregs(reset, tables, index);
+        self.start = Some(Box::new((start.regs(index), sregs)));
         self.restore();
     }
 
