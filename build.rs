@@ -26,7 +26,7 @@ mod catalogue;
 #[path = "guest/src/model.rs"]
 mod model;
 
-use catalogue::{COMPARE, GUESTS};
+use catalogue::{COMPARE, GUESTS, HIDDEN};
 use model::{Guest, Map, Mode};
 
 /// Flags for code without an operating system: no position independence, no red zone (interrupts overwrite it), and no
@@ -85,7 +85,7 @@ fn main() {
         }
     }
     let library = build.simvirtio();
-    for guest in GUESTS.iter().chain([&COMPARE]) {
+    for guest in GUESTS.iter().chain([&COMPARE]).chain(&HIDDEN) {
         if let Some(source) = guest.source {
             build.guest(guest, source, &library);
         }

@@ -249,6 +249,18 @@ impl From<TransportArg> for Transport {
     }
 }
 
+/// A way to see the calls of an observed program.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum EngineArg {
+    /// ptrace for statically linked programs and for those of Go, preload for others
+    #[default]
+    Auto,
+    /// a library in front of ioctl (LD_PRELOAD), for dynamically linked programs
+    Preload,
+    /// stops at the calls to KVM (ptrace, seccomp), for all programs; slower
+    Ptrace,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum LayoutArg {
     /// as in the assignment's table: max_queue_len (2 bytes), device_status, driver_status

@@ -1,12 +1,14 @@
 //! `vmm observe`: runs another program, and shows the exits of its guests.
 
-use crate::args::{Timeout, parse_timeout};
+mod deaths;
+
+use crate::args::{EngineArg, Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
-use clap::{Args, ValueEnum};
-use observe::{Ending, Observation, Options, Preload, Program};
+use clap::Args;
+use observe::{Choice, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -25,6 +27,7 @@ Examples:
   vmm observe --profile json=q.json -- qemu-system-x86_64 -accel kvm -M microvm
   vmm report mine.json q.json                the difference of two profiles
   vmm observe --timeout 10 -- ./my-vmm       end it and its children after 10 s
+  vmm observe --setup -- ./my-vmm            the calls that build the machine
   vmm observe -- vmm run simvirtio           this program itself
 
 The program keeps its input, output, terminal and signals. The table goes to stderr when it has ended. Only the exits \
@@ -37,9 +40,14 @@ pub struct ObserveArgs {
     #[arg(required = true, last = true, num_args = 1.., value_name = "PROGRAM [ARG]...")]
     command: Vec<OsString>,
 
-    /// Way to see the calls of the program: `preload` sees dynamically linked programs
+    /// Way to see the calls of the program
     #[arg(long, value_enum, default_value_t)]
     engine: EngineArg,
+
+    /// Show the calls to KVM that built the machine, in words, with its memory map and the meaning of errors; shown without
+    /// this option if the guest died
+    #[arg(long)]
+    setup: bool,
 
     /// Time limit of the program in seconds, such as 60 or 0.5; after it, the program and its children are ended; 0
     /// means no limit
@@ -50,11 +58,14 @@ pub struct ObserveArgs {
     results: ResultArgs,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum EngineArg {
-    /// a library in front of ioctl (LD_PRELOAD)
-    #[default]
-    Preload,
+impl From<EngineArg> for Choice {
+    fn from(argument: EngineArg) -> Self {
+        match argument {
+            EngineArg::Auto => Self::Auto,
+            EngineArg::Preload => Self::Preload,
+            EngineArg::Ptrace => Self::Ptrace,
+        }
+    }
 }
 
 /// Runs the program and prints its exits. Returns the exit status.
@@ -69,16 +80,19 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let none = OsString::new();
     let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
-    let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced() };
-    let mut engine = match arguments.engine {
-        EngineArg::Preload => {
-            program.check_preload()?;
-            Preload::new()?
-        }
-    };
+    let stops = Stops { first_entry: arguments.setup, ..Stops::default() };
+    let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops };
+    let mut engine = Choice::from(arguments.engine).engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let observation = observe::observe(&program, rest, options, &mut engine)?;
+    let (mut setup, mut deaths) = (Setup::default(), Deaths::default());
+    let mut watcher = |event: &Event, memory: &ObservedMemory| {
+        setup.take(event, memory);
+        deaths.see(event, memory);
+    };
+    let mut observation = observe::observe(&program, rest, options, engine.as_mut(), &mut watcher)?;
+    observation.note_deaths(&deaths);
+    let by = engine.name();
     // The temporary files are of no more use.
     drop(engine);
     let (name, ended) = (program.short_name(), observation.ending.to_string());
@@ -87,7 +101,11 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     if !arguments.results.quiet {
         text += &details(&name, &observation);
     }
-    text += &remarks(&name, &observation);
+    text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
+    if arguments.setup || (setup.has_died() && !arguments.results.quiet) {
+        text += &setup.text();
+    }
+    text += &remarks(&name, by, &observation);
     print_stderr(&text);
     // From here on a signal is for this program.
     vmm::host::catch_interrupts();
@@ -130,12 +148,16 @@ fn details(name: &str, observation: &Observation) -> String {
 }
 
 /// Lines about missing counts and unusual ends.
-fn remarks(name: &str, observation: &Observation) -> String {
+fn remarks(name: &str, engine: &str, observation: &Observation) -> String {
     let mut remarks = Vec::new();
     if observation.machines == 0 && observation.vcpus.is_empty() {
-        remarks.push(format!(
-            "{name} made no VM: neither it nor a child called KVM_CREATE_VM through the C library's ioctl"
-        ));
+        remarks.push(match engine {
+            "ptrace" => format!("{name} made no VM: neither it nor a child called KVM_CREATE_VM"),
+            _ => format!(
+                "{name} made no VM: neither it nor a child called KVM_CREATE_VM through the C library's ioctl; --engine \
+                 ptrace sees all calls"
+            ),
+        });
     }
     for (error, count) in observation.errors() {
         remarks.push(format!("KVM_RUN failed {}: {error}", plural(count, "time")));
@@ -146,12 +168,20 @@ fn remarks(name: &str, observation: &Observation) -> String {
     }
     if observation.unrecorded > 0 {
         let vcpus = plural(observation.unrecorded.into(), "vCPU");
-        remarks.push(format!(
-            "{vcpus} not observed: the program could not map the file that it shares with vmm, or has more than 1024 vCPUs"
-        ));
+        remarks.push(match engine {
+            "ptrace" => format!("{vcpus} not observed: vmm could not get hold of them, or has no more file descriptors"),
+            _ => format!(
+                "{vcpus} not observed: the program could not map the file that it shares with vmm, or has more than 1024 \
+                 vCPUs"
+            ),
+        });
     }
     if observation.has_left_children {
-        remarks.push(format!("children of {name} still run; what they do from now on is not counted"));
+        let then = match engine {
+            "ptrace" => "from now on all of their calls to KVM fail, with ENOSYS",
+            _ => "what they do from now on is not counted",
+        };
+        remarks.push(format!("children of {name} still run; {then}"));
     }
     remarks.iter().fold(String::new(), |text, remark| text + "vmm: " + remark + "\n")
 }

@@ -14,6 +14,7 @@ macro_rules! image {
 }
 
 mod catalogue;
+pub mod hidden;
 mod model;
 
 pub use catalogue::GUESTS;

@@ -2,7 +2,8 @@
  * The channel between the preloaded library and the observer: one file, which both access.
  *
  * `observe/src/preload/channel.rs` has the same layout. The file begins with a page of `struct control`, a page with the
- * states of the rings, and then the rings. A ring is a page of `struct ring` and RECORDS records.
+ * states of the rings, and then the rings. A ring is a page of `struct ring` and RECORDS records. After the rings comes the
+ * log, with the calls other than KVM_RUN and with the stops of all processes, in order.
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -25,7 +26,18 @@ struct control {
 	u32 unrecorded;
 	/* The number of rings from the start of the table that have ever been used. */
 	u32 used;
+	/* Written by the observer: STOP_ENTRY and STOP_HALT, and FILTERED if system calls are filtered in the observer itself. */
+	u32 wants;
+	/* The number of calls that are not in the log. */
+	u32 lost_calls;
+	/* The number of short pauses in which vCPUs waited for answers. */
+	u32 waited;
+	/* The number of pieces that were taken from the log, and of those that the observer has read. */
+	u64 taken;
+	u64 finished;
 };
+
+enum { STOP_ENTRY = 1, STOP_HALT = 2, FILTERED = 4 };
 
 #define MAGIC 0x6576726573626f31ul
 
@@ -45,6 +57,8 @@ struct ring {
 	u64 unused[11];
 	/* The number of records that the observer has read. */
 	u64 read;
+	/* The last stop of the vCPU that the observer has answered. */
+	u64 answered;
 };
 
 /* One return of KVM_RUN. Times are readings of the time-stamp counter. */
@@ -63,10 +77,56 @@ struct record {
 	u64 details[4];
 };
 
-_Static_assert(sizeof(struct record) == RECORD, "the size of a record");
+_Static_assert(sizeof(struct record) == RECORD && sizeof(struct ring) == 144, "the size of a record and of a ring");
 _Static_assert(sizeof(struct control) <= PAGE && RINGS * 4 <= PAGE, "one page each");
 
-/* A message about a new ring. With it come two descriptors: KVM's counters of the vCPU, and the vCPU. */
+/*
+ * A piece of the log. An entry is one piece or several in a row. Its first bytes are a `struct entry`, then what `parts`
+ * says, and then the structure of the call.
+ */
+enum { PIECES = 2048, PIECE = 1024, PIECE_BYTES = PIECE - 16, LOG = PIECES * PIECE };
+
+struct piece {
+	/* The position of the piece, from 1, over all laps. It is written last. */
+	u64 position;
+	/* The number of pieces of the entry. */
+	u32 pieces;
+	/* The number of bytes that are used. */
+	u32 size;
+	u8 bytes[PIECE_BYTES];
+};
+
+/* The kinds of entries, the objects of calls, and the parts that follow. */
+enum { CALLED, FIRST_ENTRY, EXITED, REFUSED };
+enum { ON_SYSTEM, ON_VM, ON_VCPU };
+enum { HAS_RECORD = 1, HAS_REGISTERS = 2 };
+
+struct entry {
+	u32 kind;
+	u32 pid;
+	/* The ring of the vCPU that waits. Its stop has the position of the first piece. */
+	u32 ring;
+	u32 target;
+	u32 vm;
+	u32 vcpu;
+	u32 request;
+	int result;
+	u64 argument;
+	u32 parts;
+	u32 unused;
+};
+
+/* `kvm_regs` and `kvm_sregs`. */
+enum { REGS = 144, SREGS = 312, MOST_DATA = 16384 };
+
+_Static_assert(sizeof(struct piece) == PIECE && sizeof(struct entry) == 48, "the size of a piece and of an entry");
+
+/*
+ * A message about a new ring, or with the number WAKE one that only wakes the observer. With the first come two
+ * descriptors: KVM's counters of the vCPU, and the vCPU.
+ */
+enum { WAKE = 0xffffffff };
+
 struct message {
 	u32 magic;
 	u32 ring;

@@ -19,6 +19,15 @@ pub(crate) fn of(ancestor: i32) -> Vec<i32> {
     parents.keys().copied().filter(|pid| descends(pid)).collect()
 }
 
+/// True for a living descendant of this process.
+pub(crate) fn is_own(process: i32) -> bool {
+    /// The longest chain of parents.
+    const LONGEST: usize = 4096;
+    let own = std::process::id().cast_signed();
+    let above = |pid: &i32| parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    std::iter::successors(Some(process), above).skip(1).take(LONGEST).any(|pid| pid == own)
+}
+
 /// Returns the parent from the text of `/proc/PID/stat`: `PID (NAME) STATE PARENT ...`. The name may have any characters.
 /// Returns `None` for a process that has ended (a zombie).
 fn parent(stat: &str) -> Option<i32> {
@@ -44,6 +53,7 @@ mod tests {
             }
         };
         assert!(of(own).contains(&pid) && of(own).contains(&family[0]) && !of(pid).contains(&own));
+        assert!(is_own(pid) && is_own(family[0]) && !is_own(own) && !is_own(1) && !is_own(0) && !is_own(-1));
         child.kill().unwrap();
         child.wait().unwrap();
         Command::new("kill").arg(family[0].to_string()).status().unwrap();

@@ -1,9 +1,13 @@
 //! The interface of the engines: ways to see the calls that a program makes to KVM.
 
-use crate::Error;
+use crate::error::Error;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
+use vmm::x86::{Regs, Sregs};
 use vmm::{DETAILS, KvmCounters};
+
+/// The largest number of bytes of the structure of a call that is kept.
+pub const MOST_DATA: usize = 16 * 1024;
 
 /// A vCPU of the observed program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,9 +35,77 @@ pub struct Record {
     pub details: [u8; DETAILS],
 }
 
+/// The object that a call to KVM is made on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// `/dev/kvm`.
+    System,
+    /// A VM, by its number as in [`VcpuId::vm`].
+    Vm(u32),
+    /// A vCPU.
+    Vcpu(VcpuId),
+}
+
+/// A call that the program made to KVM, other than KVM_RUN (Linux `Documentation/virt/kvm/api.rst`, section 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The process that made it.
+    pub process: i32,
+    /// The object that it was made on.
+    pub target: Target,
+    /// The number of the request, such as KVM_SET_SREGS.
+    pub request: u32,
+    /// The argument: a value, or the address of a structure.
+    pub argument: u64,
+    /// The structure after the call: as many bytes as the request has, with the array that follows it where the structure
+    /// counts its elements. At most [`MOST_DATA`]. Empty if the argument is a value, or is not readable.
+    pub data: Vec<u8>,
+    /// The result: 0 or more, or a negative errno.
+    pub result: i32,
+}
+
+/// The reason why a vCPU waits for the observer.
+#[derive(Clone, Debug)]
+pub enum StopCause {
+    /// It is about to enter its guest for the first time.
+    FirstEntry,
+    /// It has left its guest, and the program has not seen this yet.
+    Exit(Record),
+    /// KVM has refused a call that sets its registers.
+    Refused(Call),
+}
+
+/// A vCPU that waits for the observer: its registers and the memory of its guest do not change meanwhile, unless another
+/// vCPU changes the memory.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// The vCPU.
+    pub vcpu: VcpuId,
+    /// The process that has the memory of the guest.
+    pub process: i32,
+    /// The reason.
+    pub cause: StopCause,
+    /// The results of KVM_GET_REGS and KVM_GET_SREGS; `None` if KVM refuses them.
+    pub registers: Option<Box<(Regs, Sregs)>>,
+}
+
+/// The stops that an observation needs besides those of dying guests. Each costs the program some 20 us or more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stops {
+    /// Stop at the first entry of each vCPU.
+    pub first_entry: bool,
+    /// Stop at each exit for HLT.
+    pub halts: bool,
+}
+
 /// An observation of an engine.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The program called KVM. Reported are the calls that build the machine: all calls until the first entry of the VM, and
+    /// afterwards those that change memory slots, create something, or fail. An engine keeps their number limited.
+    Called(Call),
+    /// A vCPU waits. It goes on when the receiver of the event has returned. The calls before it have been handed over.
+    Stopped(Box<Stop>),
     /// The program made a vCPU.
     Created(VcpuId),
     /// KVM_RUN returned.
@@ -42,6 +114,9 @@ pub enum Event {
     Counters(VcpuId, KvmCounters),
     /// The vCPU exited so many times without a record.
     Lost(VcpuId, u64),
+    /// So many calls were not reported, because the limit was reached, or because the observer could not keep up. It comes
+    /// once, at the end.
+    LostCalls(u64),
     /// So many vCPUs are not recorded.
     Unrecorded(u32),
     /// The program made so many VMs.
@@ -50,11 +125,34 @@ pub enum Event {
 
 /// A way to see the calls that a program makes to KVM.
 pub trait Engine {
-    /// Changes the command so that the program can be observed.
+    /// The name, as `--engine` has it.
+    fn name(&self) -> &'static str;
+
+    /// Changes the command so that the program can be observed. Dying guests always make a stop: an exit with
+    /// KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY or KVM_EXIT_INTERNAL_ERROR, a KVM_RUN that fails with another error than EINTR
+    /// and EAGAIN, and a refused KVM_SET_SREGS.
     ///
     /// # Errors
     /// A resource of the host is missing.
-    fn prepare(&mut self, command: &mut Command) -> Result<(), Error>;
+    fn prepare(&mut self, command: &mut Command, stops: Stops) -> Result<(), Error>;
+
+    /// Starts the command. Returns the number of its process.
+    ///
+    /// # Errors
+    /// The program cannot be started, or not be observed.
+    fn start(&mut self, command: &mut Command) -> Result<i32, Error> {
+        let child = command.spawn().map_err(Error::host("starting the program"))?;
+        Ok(i32::try_from(child.id()).unwrap_or_default())
+    }
+
+    /// True if the thread that called [`start`](Self::start) traces the program with ptrace(2). Then each state that it gets
+    /// from waitpid(2) goes to [`changed`](Self::changed).
+    fn traces(&self) -> bool {
+        false
+    }
+
+    /// Takes a state of a child or of a traced thread, and hands over what was seen.
+    fn changed(&mut self, _tid: i32, _status: i32, _to: &mut dyn FnMut(Event)) {}
 
     /// A file that becomes readable when [`collect`](Self::collect) should be called at once. Otherwise it is called 50
     /// to 200 times a second.
@@ -68,4 +166,14 @@ pub trait Engine {
 
     /// Keeps what running children still need after the end of the observation.
     fn leave(&mut self);
+}
+
+/// KVM_SET_SREGS and KVM_SET_SREGS2 (api.rst, sections 4.14 and 4.132).
+const SET_SREGS: [u32; 2] = [0x4138_ae84, 0x4140_aecd];
+
+impl Call {
+    /// The registers that a KVM_SET_SREGS sets; `None` for another call.
+    pub fn sregs(&self) -> Option<Sregs> {
+        SET_SREGS.contains(&self.request).then(|| crate::layout::sregs(&self.data))?
+    }
 }

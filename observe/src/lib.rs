@@ -16,19 +16,30 @@
     clippy::expect_used
 )]
 
+mod choice;
+mod death;
 mod descendants;
 mod engine;
 mod error;
+mod layout;
+mod memory;
 mod observation;
 mod preload;
 mod process;
 mod program;
+mod ptrace;
 mod run;
+mod setup;
 mod tally;
 
-pub use engine::{Engine, Event, Record, VcpuId};
+pub use choice::Choice;
+pub use death::{Death, Deaths, MOST_DEATHS};
+pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
+pub use memory::{MemorySlot, ObservedMemory};
 pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
-pub use run::{Options, observe};
+pub use ptrace::Ptrace;
+pub use run::{Options, Streams, Watcher, observe, observe_captive};
+pub use setup::Setup;

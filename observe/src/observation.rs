@@ -1,5 +1,6 @@
 //! The result of an observation.
 
+use crate::death::Deaths;
 use crate::engine::VcpuId;
 use crate::tally::{Tally, reason};
 use report::profile::SavedProcessor;
@@ -78,6 +79,8 @@ pub struct ObservedVcpu {
     pub kernel: Option<KvmCounters>,
     /// The name of the reason of its last exit; empty without an exit.
     pub last: String,
+    /// The death of its guest, with the probable cause.
+    pub death: Option<String>,
 }
 
 /// The exits of a program, and its end.
@@ -136,6 +139,7 @@ impl Observation {
             profile: vcpu.profile,
             kernel: vcpu.kernel,
             last: vcpu.last.as_ref().map(reason).unwrap_or_default(),
+            death: None,
         });
         Self {
             ending,
@@ -155,10 +159,14 @@ impl Observation {
 
     /// The vCPUs by name: `vCPU 0`, or `VM 2 vCPU 0` if there are several VMs.
     pub fn name(&self, vcpu: &ObservedVcpu) -> String {
-        match vcpu.id {
-            None => "the other vCPUs".into(),
-            Some(VcpuId { vcpu, .. }) if self.machines <= 1 => format!("vCPU {vcpu}"),
-            Some(VcpuId { vm, vcpu }) => format!("VM {vm} vCPU {vcpu}"),
+        vcpu.id.map_or_else(|| "the other vCPUs".into(), |id| self.name_of(id))
+    }
+
+    /// The name of a vCPU, as [`name`](Self::name).
+    pub fn name_of(&self, id: VcpuId) -> String {
+        match id {
+            VcpuId { vcpu, .. } if self.machines <= 1 => format!("vCPU {vcpu}"),
+            VcpuId { vm, vcpu } => format!("VM {vm} vCPU {vcpu}"),
         }
     }
 
@@ -166,9 +174,10 @@ impl Observation {
     pub fn measured<'a>(&'a self, program: &'a str, ended: &'a str) -> Measured<'a> {
         let vcpus = (0..).zip(&self.vcpus).map(|(id, vcpu)| {
             let name = if self.machines > 1 { self.name(vcpu) + "; " } else { String::new() };
-            let ended = match vcpu.last.as_str() {
-                "" => name + "no exit",
-                last => name + "last exit: " + last,
+            let ended = match (&vcpu.death, vcpu.last.as_str()) {
+                (Some(death), _) => name + death,
+                (None, "") => name + "no exit",
+                (None, last) => name + "last exit: " + last,
             };
             MeasuredVcpu { id, ended, profile: &vcpu.profile, kernel: vcpu.kernel.as_ref() }
         });
@@ -188,6 +197,16 @@ impl Observation {
             marks: &[],
             trace: self.trace.as_ref(),
             devices: Devices::Named(device),
+        }
+    }
+
+    /// Adds the deaths of guests to the ends of their vCPUs, which profiles contain.
+    pub fn note_deaths(&mut self, deaths: &Deaths) {
+        for death in deaths.iter().filter(|death| !death.is_refusal()) {
+            let vcpu = self.vcpus.iter_mut().find(|vcpu| vcpu.id == Some(death.vcpu));
+            if let Some(vcpu) = vcpu {
+                vcpu.death = Some(death.to_string());
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::Error;
 use crate::descendants;
-use crate::engine::Engine;
+use crate::engine::{Engine, Event};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -17,6 +17,8 @@ const SIGNALS: [libc::c_int; 7] =
     [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCHLD];
 /// The longest wait for killed processes.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// The largest number of states of children that are taken at a time.
+const MOST_STATES: u32 = 1 << 12;
 
 /// Signals of this process, which arrive on a file while this lives.
 #[derive(Debug)]
@@ -68,12 +70,20 @@ impl Drop for Signals {
     }
 }
 
+/// Sends a signal to this thread.
+pub(crate) fn raise(signal: libc::c_int) {
+    // SAFETY: the call takes no memory.
+    unsafe { libc::raise(signal) };
+}
+
 /// The observed process.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: libc::pid_t,
     signals: Signals,
     ended: Option<ExitStatus>,
+    /// The last signal that asked this process to end.
+    asked_to_end: Option<libc::c_int>,
 }
 
 impl Process {
@@ -81,7 +91,7 @@ impl Process {
     ///
     /// # Errors
     /// It cannot be started.
-    pub(crate) fn start(command: &mut Command) -> Result<Self, Error> {
+    pub(crate) fn start(command: &mut Command, engine: &mut dyn Engine) -> Result<Self, Error> {
         let signals = Signals::catch()?;
         // Orphans of the program become children of this process, so that a timeout can end them.
         // SAFETY: the call takes no memory.
@@ -94,10 +104,8 @@ impl Process {
             Ok(())
         };
         // SAFETY: the closure makes only calls that are allowed between fork and exec.
-        let child = unsafe { command.pre_exec(restore) }.spawn();
-        let child = child.map_err(Error::host("starting the program"))?;
-        let pid = libc::pid_t::try_from(child.id()).unwrap_or_default();
-        Ok(Self { pid, signals, ended: None })
+        let pid = engine.start(unsafe { command.pre_exec(restore) })?;
+        Ok(Self { pid, signals, ended: None, asked_to_end: None })
     }
 
     /// The status of the program, once it has ended.
@@ -105,8 +113,18 @@ impl Process {
         self.ended
     }
 
-    /// Waits until something happens, at most for this time.
-    pub(crate) fn wait(&mut self, engine: &dyn Engine, limit: Duration) {
+    /// The signal that asked this process to end, if there was one.
+    pub(crate) fn asked_to_end(&self) -> Option<libc::c_int> {
+        self.asked_to_end
+    }
+
+    /// Waits until something happens, at most for about this time. Hands over what a tracing engine has seen.
+    pub(crate) fn wait(&mut self, engine: &mut dyn Engine, limit: Duration, to: &mut dyn FnMut(Event)) {
+        if engine.traces() {
+            self.trace(engine, limit, to);
+            self.forward_signals();
+            return;
+        }
         let entry = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // A negative descriptor is ignored.
         let wakes = engine.wakes().map_or(-1, |file| file.as_raw_fd());
@@ -117,12 +135,31 @@ impl Process {
         };
         // SAFETY: both outlive the call.
         unsafe { libc::ppoll(files.as_mut_ptr(), files.len() as libc::nfds_t, &limit, ptr::null()) };
+        self.forward_signals();
+        self.reap(engine, to);
+    }
+
+    /// Hands states of traced threads to their engine, for this time, or until the program has ended. The timer of the engine
+    /// interrupts the wait.
+    fn trace(&mut self, engine: &mut dyn Engine, limit: Duration, to: &mut dyn FnMut(Event)) {
+        let began = Instant::now();
+        while let Ok(Some(())) = self.take_state(engine, 0, to) {
+            if self.ended.is_some() || began.elapsed() >= limit {
+                return;
+            }
+        }
+    }
+
+    /// Hands the signals that processes have sent on to the program.
+    fn forward_signals(&mut self) {
         while let Some((signal, is_sent)) = self.signals.next() {
+            if [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP].contains(&signal) {
+                self.asked_to_end = Some(signal);
+            }
             if signal != libc::SIGCHLD && is_sent {
                 self.send(signal);
             }
         }
-        self.reap();
     }
 
     /// Sends a signal to the program, if it has not ended.
@@ -133,30 +170,49 @@ impl Process {
         }
     }
 
+    /// Takes the next state of a child, or of a thread that this one traces. Returns `None` if there is none.
+    fn take_state(
+        &mut self,
+        engine: &mut dyn Engine,
+        flags: libc::c_int,
+        to: &mut dyn FnMut(Event),
+    ) -> io::Result<Option<()>> {
+        let mut status = 0;
+        // SAFETY: the status outlives the call.
+        let pid = unsafe { libc::waitpid(-1, &mut status, flags | libc::__WALL) };
+        if pid <= 0 {
+            return if pid == 0 { Ok(None) } else { Err(io::Error::last_os_error()) };
+        }
+        if pid == self.pid && !libc::WIFSTOPPED(status) {
+            self.ended = Some(ExitStatus::from_raw(status));
+        }
+        engine.changed(pid, status, to);
+        Ok(Some(()))
+    }
+
     /// Reaps all children that have ended. Returns false if there are no children.
-    fn reap(&mut self) -> bool {
-        loop {
-            let mut status = 0;
-            // SAFETY: the status outlives the call.
-            match unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) } {
-                0 => return true,
-                pid if pid == self.pid => self.ended = Some(ExitStatus::from_raw(status)),
-                1.. => {}
-                _ => return io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD),
+    fn reap(&mut self, engine: &mut dyn Engine, to: &mut dyn FnMut(Event)) -> bool {
+        // A traced program may always have a next state.
+        for _ in 0..MOST_STATES {
+            match self.take_state(engine, libc::WNOHANG, to) {
+                Ok(Some(())) => {}
+                Ok(None) => return true,
+                Err(error) => return error.raw_os_error() != Some(libc::ECHILD),
             }
         }
+        true
     }
 
     /// True if children of the program still run.
-    pub(crate) fn has_children(&mut self) -> bool {
-        self.reap()
+    pub(crate) fn has_children(&mut self, engine: &mut dyn Engine, to: &mut dyn FnMut(Event)) -> bool {
+        self.reap(engine, to)
     }
 
     /// Ends the program and all of its children.
-    pub(crate) fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self, engine: &mut dyn Engine, to: &mut dyn FnMut(Event)) {
         let began = Instant::now();
         self.send(libc::SIGKILL);
-        while self.reap() && began.elapsed() < KILL_LIMIT {
+        while self.reap(engine, to) && began.elapsed() < KILL_LIMIT {
             for pid in descendants::of(std::process::id().cast_signed()) {
                 // SAFETY: the call takes no memory. The number was that of a descendant a moment ago.
                 unsafe { libc::kill(pid, libc::SIGKILL) };

@@ -17,8 +17,15 @@ const SEGMENT: usize = 56;
 const MOST_SEGMENTS: u16 = 128;
 /// `e_machine` of x86-64.
 const X86_64: u16 = 62;
-/// `p_type` of the segment that names the dynamic loader.
+/// `p_type` of the segment that names the dynamic loader, and of one with notes.
 const PT_INTERP: u32 = 3;
+const PT_NOTE: u32 = 4;
+/// The name and the type of the note that each program of Go has: the sizes of the name and of its content, the type, and the
+/// name. The size of the content varies.
+const GO_TYPE: [u8; 4] = 4u32.to_le_bytes();
+const GO_NAME: &[u8; 4] = b"Go\0\0";
+/// The largest size of a segment with notes that is read.
+const MOST_NOTES: u64 = 4096;
 
 /// A program that can be run.
 #[derive(Clone, Debug)]
@@ -89,12 +96,35 @@ impl Program {
         }
         let Ok(Some(elf)) = Elf::read(&self.path) else { return Ok(()) };
         match elf {
-            Elf { is_native: false, .. } => unfit("it is for another architecture, not x86-64"),
-            Elf { is_dynamic: false, .. } => {
-                unfit("it is statically linked, and only dynamically linked programs can be observed so far")
-            }
+            Elf { is_native: false, .. } => unfit(OTHER_ARCHITECTURE),
+            Elf { is_dynamic: false, .. } => unfit(
+                "it is statically linked, and no library can be preloaded into it; --engine ptrace observes it",
+            ),
             Elf { .. } => Ok(()),
         }
+    }
+
+    /// Checks that the program does the same when it is traced.
+    ///
+    /// # Errors
+    /// It is for another architecture, or it gains privileges.
+    pub fn check_ptrace(&self) -> Result<(), Error> {
+        let unfit = |what| Err(Error::Unfit { program: self.shown(), what });
+        if self.gains_privileges() {
+            return unfit(
+                "it is a setuid or setgid program or has capabilities, and a program that is traced does not get its \
+                 privileges",
+            );
+        }
+        match Elf::read(&self.path) {
+            Ok(Some(Elf { is_native: false, .. })) => unfit(OTHER_ARCHITECTURE),
+            _ => Ok(()),
+        }
+    }
+
+    /// True if the program makes system calls without a C library that is dynamically linked: it is static, or one of Go.
+    pub(crate) fn makes_system_calls(&self) -> bool {
+        matches!(Elf::read(&self.path), Ok(Some(Elf { is_native: true, is_dynamic, is_go })) if !is_dynamic || is_go)
     }
 
     /// True if the program gets privileges that its caller does not have.
@@ -108,6 +138,8 @@ impl Program {
             || user != 0 && has_capabilities(&self.path)
     }
 }
+
+const OTHER_ARCHITECTURE: &str = "it is for another architecture, not x86-64";
 
 fn has_capabilities(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
@@ -127,6 +159,7 @@ fn is_executable(path: &Path) -> bool {
 struct Elf {
     is_native: bool,
     is_dynamic: bool,
+    is_go: bool,
 }
 
 impl Elf {
@@ -139,14 +172,26 @@ impl Elf {
         }
         let is_native = header.get(4..6) == Some(&[2, 1]) && half(&header, 18) == X86_64;
         let (start, count) = (long(&header, 32), half(&header, 56).min(MOST_SEGMENTS));
-        let mut segment = [0; SEGMENT];
-        let is_dynamic = (0..u64::from(count)).any(|index| {
+        let mut elf = Self { is_native, is_dynamic: false, is_go: false };
+        for index in 0..u64::from(count) {
+            let mut segment = [0; SEGMENT];
             let at = index.saturating_mul(SEGMENT as u64).saturating_add(start);
-            let read = file.read_exact_at(&mut segment, at);
-            read.is_ok() && segment.first_chunk() == Some(&PT_INTERP.to_le_bytes())
-        });
-        Ok(Some(Self { is_native, is_dynamic }))
+            if file.read_exact_at(&mut segment, at).is_err() {
+                break;
+            }
+            let kind = segment.first_chunk().copied().map_or(0, u32::from_le_bytes);
+            elf.is_dynamic |= kind == PT_INTERP;
+            elf.is_go |= kind == PT_NOTE && has_go_note(&file, long(&segment, 8), long(&segment, 32));
+        }
+        Ok(Some(elf))
     }
+}
+
+/// True if this part of a file has the note of Go. Notes begin at multiples of 4.
+fn has_go_note(file: &File, offset: u64, size: u64) -> bool {
+    let mut notes = vec![0; size.min(MOST_NOTES) as usize];
+    let is_name = |words: &[u8]| words.starts_with(&GO_TYPE) && words.ends_with(GO_NAME);
+    file.read_exact_at(&mut notes, offset).is_ok() && notes.windows(8).step_by(4).any(is_name)
 }
 
 fn half(bytes: &[u8], at: usize) -> u16 {
@@ -188,11 +233,15 @@ mod tests {
             Elf::read(&path).unwrap()
         };
         let mut elf = fs::read("/proc/self/exe").unwrap()[..HEADER].to_vec();
-        assert_eq!(read(&elf), Some(Elf { is_native: true, is_dynamic: false }), "its segments are cut off");
+        assert_eq!(
+            read(&elf),
+            Some(Elf { is_native: true, is_dynamic: false, is_go: false }),
+            "its segments are cut off"
+        );
         elf[18] = 0xb7;
-        assert_eq!(read(&elf), Some(Elf { is_native: false, is_dynamic: false }));
+        assert_eq!(read(&elf), Some(Elf { is_native: false, is_dynamic: false, is_go: false }));
         elf[32..40].fill(0xff);
-        assert_eq!(read(&elf), Some(Elf { is_native: false, is_dynamic: false }));
+        assert_eq!(read(&elf), Some(Elf { is_native: false, is_dynamic: false, is_go: false }));
         assert_eq!((read(b"#!/bin/sh\n"), read(b""), read(&elf[..63])), (None, None, None));
     }
 }

@@ -1,15 +1,17 @@
 //! Runs a program, and collects what its engine sees.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Event, Stops};
 use crate::error::Error;
+use crate::memory::ObservedMemory;
 use crate::observation::{Ending, Observation};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::program::Program;
 use crate::tally::Tally;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use vmm::host::thread_cpu_time;
 use vmm::profile::MAX_TRACED_EXITS;
 
 /// The time between two looks at the rings while there are records. A ring of 4096 records is full after that only if a vCPU
@@ -27,6 +29,39 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// The number of last exits to keep; `None` for no trace.
     pub trace: Option<usize>,
+    /// The stops that the watcher needs.
+    pub stops: Stops,
+}
+
+/// Takes part in an observation: sees each event before it is counted. While it handles [`Event::Stopped`], the vCPU waits.
+pub type Watcher<'a> = dyn FnMut(&Event, &ObservedMemory) + 'a;
+
+/// Hands events to the watcher and to the counts.
+struct Receiver<'a> {
+    tally: Tally,
+    memory: ObservedMemory,
+    watcher: &'a mut Watcher<'a>,
+}
+
+impl Receiver<'_> {
+    fn take(&mut self, event: Event) {
+        if let Event::Called(call) = &event {
+            self.memory.follow(call);
+        }
+        (self.watcher)(&event, &self.memory);
+        self.tally.take(event);
+    }
+}
+
+/// The standard streams of a program that this process keeps in its hands.
+#[derive(Debug)]
+pub struct Streams {
+    /// The standard input.
+    pub stdin: Stdio,
+    /// The standard output.
+    pub stdout: Stdio,
+    /// The standard error.
+    pub stderr: Stdio,
 }
 
 /// Runs a program to its end, and observes it with this engine. The program has the standard streams, the terminal, the
@@ -39,6 +74,34 @@ pub fn observe(
     arguments: &[OsString],
     options: Options,
     engine: &mut dyn Engine,
+    watcher: &mut Watcher<'_>,
+) -> Result<Observation, Error> {
+    run(program, arguments, options, None, engine, watcher)
+}
+
+/// Runs a program as [`observe`] does, but with these streams. Its children end with it. A signal that asks this process to end
+/// ends the program, too, and arrives at this process after that.
+///
+/// # Errors
+/// Those of [`observe`].
+pub fn observe_captive(
+    program: &Program,
+    arguments: &[OsString],
+    options: Options,
+    streams: Streams,
+    engine: &mut dyn Engine,
+    watcher: &mut Watcher<'_>,
+) -> Result<Observation, Error> {
+    run(program, arguments, options, Some(streams), engine, watcher)
+}
+
+fn run(
+    program: &Program,
+    arguments: &[OsString],
+    options: Options,
+    streams: Option<Streams>,
+    engine: &mut dyn Engine,
+    watcher: &mut Watcher<'_>,
 ) -> Result<Observation, Error> {
     let capacity = options.trace.unwrap_or(0);
     if options.trace.is_some() && !(1..=MAX_TRACED_EXITS).contains(&capacity) {
@@ -47,48 +110,82 @@ pub fn observe(
     }
     let mut command = Command::new(&program.path);
     command.arg0(&program.name).args(arguments);
-    engine.prepare(&mut command)?;
-    let mut tally = Tally::new(capacity);
-    let mut process = Process::start(&mut command)?;
+    let is_captive = streams.is_some();
+    if let Some(Streams { stdin, stdout, stderr }) = streams {
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
+    }
+    engine.prepare(&mut command, options.stops)?;
+    let tally = Tally::new(capacity);
+    let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
+    let mut process = Process::start(&mut command, engine)?;
+    // The other ends of pipes must close with the program.
+    drop(command);
+    let (ending, mut cost) = watch(&mut process, engine, &mut receiver, options.timeout, is_captive);
+    let elapsed = receiver.tally.elapsed();
+    let has_left_children = process.has_children(engine, &mut |event| receiver.take(event));
+    if is_captive && has_left_children {
+        process.kill_all(engine, &mut |event| receiver.take(event));
+    }
+    let began = Instant::now();
+    engine.finish(&mut |event| receiver.take(event));
+    if has_left_children {
+        engine.leave();
+    }
+    cost = cost.saturating_add(began.elapsed());
+    let signal = process.asked_to_end().filter(|_| is_captive);
+    drop(process);
+    if let Some(signal) = signal {
+        process::raise(signal);
+    }
+    Ok(Observation::of(receiver.tally, ending, elapsed, cost, has_left_children))
+}
+
+/// Hands over what the engine sees until the program ends, or its time does. Returns its ending, and the time for that.
+fn watch(
+    process: &mut Process,
+    engine: &mut dyn Engine,
+    receiver: &mut Receiver<'_>,
+    timeout: Option<Duration>,
+    is_captive: bool,
+) -> (Ending, Duration) {
     let (mut cost, mut period) = (Duration::ZERO, PERIOD);
-    let ending = loop {
-        let now = tally.elapsed();
-        let left = options.timeout.map(|limit| limit.saturating_sub(now));
+    loop {
+        let now = receiver.tally.elapsed();
+        let left = timeout.map(|limit| limit.saturating_sub(now));
         if left == Some(Duration::ZERO) {
-            end(&mut process, engine, &mut tally);
-            break Ending::Timeout(options.timeout.unwrap_or_default());
+            end(process, engine, receiver);
+            return (Ending::Timeout(timeout.unwrap_or_default()), cost);
         }
-        process.wait(engine, left.unwrap_or(period).min(period));
+        let before = thread_cpu_time();
+        process.wait(engine, left.unwrap_or(period).min(period), &mut |event| receiver.take(event));
+        if engine.traces() {
+            // The states of the program's threads were handled meanwhile.
+            cost = cost.saturating_add(thread_cpu_time().saturating_sub(before));
+        }
+        if is_captive && process.asked_to_end().is_some() {
+            end(process, engine, receiver);
+        }
         if let Some(status) = process.ended() {
-            break Ending::Ended(status);
+            return (Ending::Ended(status), cost);
         }
         let began = Instant::now();
         let mut is_idle = true;
         engine.collect(&mut |event| {
             is_idle = false;
-            tally.take(event);
+            receiver.take(event);
         });
         period = if is_idle { period.saturating_add(PERIOD).min(IDLE_PERIOD) } else { PERIOD };
         cost = cost.saturating_add(began.elapsed());
-    };
-    let elapsed = tally.elapsed();
-    let has_left_children = process.has_children();
-    let began = Instant::now();
-    engine.finish(&mut |event| tally.take(event));
-    if has_left_children {
-        engine.leave();
     }
-    cost = cost.saturating_add(began.elapsed());
-    Ok(Observation::of(tally, ending, elapsed, cost, has_left_children))
 }
 
 /// Asks the program to end, and then ends it with all of its children.
-fn end(process: &mut Process, engine: &mut dyn Engine, tally: &mut Tally) {
+fn end(process: &mut Process, engine: &mut dyn Engine, receiver: &mut Receiver<'_>) {
     let began = Instant::now();
     process.send(libc::SIGTERM);
     while process.ended().is_none() && began.elapsed() < GRACE {
-        process.wait(engine, PERIOD);
-        engine.collect(&mut |event| tally.take(event));
+        process.wait(engine, PERIOD, &mut |event| receiver.take(event));
+        engine.collect(&mut |event| receiver.take(event));
     }
-    process.kill_all();
+    process.kill_all(engine, &mut |event| receiver.take(event));
 }

@@ -105,6 +105,7 @@ impl Tally {
                     }
                 }
             }
+            Event::Called(_) | Event::Stopped(_) | Event::LostCalls(_) => {}
             Event::Lost(_, exits) => self.lost = self.lost.saturating_add(exits),
             Event::Unrecorded(vcpus) => self.unrecorded = vcpus,
             Event::Machines(machines) => self.machines = machines,

@@ -91,6 +91,12 @@ fn traps() -> &'static [Trap] {
     std::hint::black_box(&TRAPS)
 }
 
+/// The exits that the guest of a trap must make: reason, place and width in bytes.
+#[cfg(has_kvm)]
+pub(super) fn exits_of(name: &str) -> &'static [(Reason, u64, u8)] {
+    traps().iter().find(|trap| trap.guest == name).map_or(&[], |trap| trap.exits)
+}
+
 /// The name of a guest, and the image that replaces it.
 pub(super) type Replacement = (&'static str, OsString);
 

@@ -3,11 +3,14 @@
 mod driver;
 mod kev;
 mod so2;
+#[cfg_attr(not(has_kvm), path = "student_absent.rs")]
+mod student;
+mod student_args;
 mod target;
 
 use crate::args::{LayoutArg, Timeout, parse_timeout};
 use crate::processor::{self, VcpuArg};
-use crate::status;
+use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable, name_error};
@@ -68,12 +71,12 @@ pub struct GradeArgs {
     #[arg(long, value_name = "IMAGE")]
     simvirtio: Option<OsString>,
 
-    /// Layout that the driver of --simvirtio is for
-    #[arg(long, value_enum, default_value = "table", requires = "simvirtio")]
-    layout: LayoutArg,
+    /// Layout that the driver of --simvirtio is for, or that the VMM has [default: table; for a VMM: found out]
+    #[arg(long, value_enum)]
+    layout: Option<LayoutArg>,
 
     /// Grade the built-in guests, and this program's counting, instead of a submission
-    #[arg(long, conflicts_with_all = ["guest", "guest16", "guest64", "simvirtio"])]
+    #[arg(long, conflicts_with_all = ["guest", "guest16", "guest64", "simvirtio", "vmm", "vmm_polling", "run", "make"])]
     reference: bool,
 
     /// Processor that runs the guests [default: kvm where it can be used, otherwise soft]
@@ -88,6 +91,9 @@ pub struct GradeArgs {
     /// times --timeout; 60 with --timeout 0]
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     wall_timeout: Option<Timeout>,
+
+    #[command(flatten)]
+    vmm: student_args::VmmArgs,
 }
 
 /// The wall-clock limit of a run by default, as a multiple of its time limit.
@@ -112,7 +118,7 @@ impl GradeArgs {
         let processor = self.vcpu.map(Into::into);
         Settings {
             processor,
-            layout: self.layout.into(),
+            layout: self.layout.map_or(Layout::Table, Into::into),
             timeout,
             wall: self.wall_timeout.map_or(Some(default), |limit| limit.0),
         }
@@ -146,11 +152,13 @@ struct Evidence {
     text: String,
     /// The points that the check costs if it failed; all of the task if it is missing.
     cost: Option<u32>,
+    /// True if the cost is that of a step, which comes on top of that of other steps.
+    is_step: bool,
 }
 
 impl Evidence {
     fn new(right: bool, text: impl Into<String>) -> Self {
-        Self { right, text: text.into(), cost: None }
+        Self { right, text: text.into(), cost: None, is_step: false }
     }
 
     /// Limits the cost of a failed check, and adds it to the text, with the rule that was broken.
@@ -161,14 +169,25 @@ impl Evidence {
         let text = format!("{}: {rule}; costs {points} points", self.text);
         Self { text, cost: Some(points), ..self }
     }
+
+    /// Makes the check a step of its task, which has these points of its own.
+    #[cfg(has_kvm)]
+    fn step(self, points: u32) -> Self {
+        let text = if self.right { self.text } else { format!("{}; costs {points} points", self.text) };
+        Self { text, cost: Some(points), is_step: true, ..self }
+    }
 }
 
 impl Task {
-    /// The points of a task. Two guests that break the same rule lose its points once.
+    /// The points of a task. Two guests that break the same rule lose its points once. Those of its steps add up.
     fn earned(&self) -> u32 {
-        let failed = self.evidence.iter().filter(|evidence| !evidence.right);
-        let cost = failed.map(|evidence| evidence.cost.unwrap_or(self.points)).max();
-        if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost.unwrap_or(0)) }
+        let costs = |is_step| {
+            let failed =
+                self.evidence.iter().filter(move |evidence| !evidence.right && evidence.is_step == is_step);
+            failed.map(|evidence| evidence.cost.unwrap_or(self.points))
+        };
+        let cost = costs(true).fold(costs(false).max().unwrap_or(0), u32::saturating_add);
+        if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost) }
     }
 }
 
@@ -179,31 +198,50 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Ok(images) => images,
         Err(error) => return report_error(&error),
     };
-    let tasks = check_host(arguments.settings()).and_then(|()| match arguments.course {
-        Course::So2 => so2::tasks(arguments),
-        Course::Kev => kev::tasks(arguments, &images),
-    });
-    let tasks = match tasks {
-        Ok(tasks) if !vmm::host::interrupted() => tasks,
+    let grade = match tasks(arguments, &images) {
+        Ok(grade) if !vmm::host::interrupted() => grade,
         Ok(_) => return interrupted(),
         Err(_) if vmm::host::interrupted() => return interrupted(),
-        Err(error @ (Error::Config(_) | Error::Image(_))) => return report_error(&error),
-        Err(error) => {
-            print_stderr("vmm: the host failed, so this run gives no grade\n");
-            return report_error(&error);
-        }
+        Err(error) => return failed(&error),
     };
+    let (tasks, remark) = (grade.tasks, grade.remark);
     let earned: u32 = tasks.iter().map(Task::earned).sum();
     let points: u32 = tasks.iter().map(|task| task.points).sum();
     let printed = print_stdout(&as_text(&tasks, earned, points));
-    if let (Course::So2, Some(missing)) = (arguments.course, so2::missing(arguments)) {
-        print_stderr(&format!("vmm: not graded, because there is no image: {missing}\n"));
-    }
+    print_stderr(&remark);
     match printed {
         status::OK if earned == points => status::OK,
         status::OK => status::WRONG_RESULT,
         failed => failed,
     }
+}
+
+/// Runs what is to be graded. The remark goes to stderr.
+fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::Grade, Failure> {
+    let settings = arguments.settings();
+    if arguments.vmm.grades() {
+        let prepared = student::prepare(arguments.course, &arguments.vmm, arguments.layout.map(Into::into))?;
+        // Other programs use KVM.
+        check_host(Settings { processor: Some(Processor::Kvm), ..settings })?;
+        return prepared.grade(&arguments.vmm, settings.timeout);
+    }
+    check_host(settings)?;
+    let missing = |missing| format!("vmm: not graded, because there is no image: {missing}\n");
+    Ok(match arguments.course {
+        Course::So2 => student::Grade {
+            tasks: so2::tasks(arguments)?,
+            remark: so2::missing(arguments).map(missing).unwrap_or_default(),
+        },
+        Course::Kev => student::Grade { tasks: kev::tasks(arguments, images)?, remark: String::new() },
+    })
+}
+
+/// Prints an error. A host that fails gives no grade. Returns the exit status.
+fn failed(error: &Failure) -> u8 {
+    if error.status() == status::HOST_ERROR {
+        print_stderr("vmm: the host failed, so this run gives no grade\n");
+    }
+    report_error(error)
 }
 
 /// Runs a built-in guest, so that a failure of the host costs no points.
@@ -253,6 +291,13 @@ fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
 /// cannot be read.
 fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
     let of_so2 = [&arguments.guest16, &arguments.guest64, &arguments.simvirtio];
+    let of_vmm = arguments.vmm.grades();
+    arguments.vmm.check()?;
+    if arguments.layout.is_some() && arguments.simvirtio.is_none() && !of_vmm {
+        return Err(Error::Config(
+            "--layout is for a driver or a VMM: give --simvirtio IMAGE or --vmm PROGRAM".into(),
+        ));
+    }
     match arguments.course {
         Course::So2 if !arguments.guest.is_empty() => {
             return Err(Error::Config("--guest is for `vmm grade kev`: leave it out, or grade kev".into()));
@@ -263,6 +308,16 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
                     .into(),
             ));
         }
+        _ if of_vmm && (of_so2.into_iter().any(Option::is_some) || !arguments.guest.is_empty()) => {
+            return Err(Error::Config(
+                "one grade is for images or for a VMM: give --vmm and its options, or images, not both"
+                    .into(),
+            ));
+        }
+        _ if of_vmm && arguments.vcpu.is_some() => {
+            return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()));
+        }
+        _ if of_vmm => {}
         Course::So2 if !of_so2.into_iter().any(|image| arguments.grades(image.as_ref())) => {
             return Err(nothing("--guest16, --guest64 or --simvirtio IMAGE"));
         }
@@ -279,7 +334,7 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
 
 fn nothing(images: &str) -> Error {
     Error::Config(format!(
-        "there is nothing to grade: give {images} of a submission, or --reference to grade the built-in guests"
+        "there is nothing to grade: give {images} of a submission, --vmm PROGRAM to grade a VMM, or --reference to grade the built-in guests"
     ))
 }
 

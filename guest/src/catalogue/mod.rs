@@ -54,6 +54,15 @@ const TEST: Guest = Guest { part: Part::Test, ..BASE };
 /// The guest of `vmm compare`. It is not in the list, because it needs parameters in memory.
 pub const COMPARE: Guest = guest!("compare", "compare.asm", BASE);
 
+/// The hidden guests of `vmm grade --vmm`. They are not in the list, because they are templates (`hidden.rs`).
+pub const HIDDEN: [Guest; 5] = [
+    guest!("hidden-text16", "hidden/text16.asm", REAL),
+    guest!("hidden-text32", "hidden/text32.asm", PROTECTED),
+    guest!("hidden-text64", "hidden/text64.asm", BASE),
+    guest!("hidden-driver32", "hidden/driver32.asm", PROTECTED),
+    guest!("hidden-driver64", "hidden/driver64.asm", BASE),
+];
+
 const GROUPS: &[&[Guest]] = &[modes::GUESTS, simvirtio::GUESTS, kev::GUESTS, hostile::GUESTS];
 
 /// All embedded guests.

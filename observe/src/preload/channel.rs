@@ -3,7 +3,7 @@
 //! The observer reads and writes the file with system calls and does not map it. So the program can change what it likes,
 //! even the size of the file, and the observer sees wrong values at worst.
 
-use crate::engine::{Record, VcpuId};
+use crate::engine::{Record, Stops, VcpuId};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -24,8 +24,17 @@ const ENDED: u64 = 8;
 const VMS: usize = 12;
 const UNRECORDED: usize = 16;
 const USED: usize = 20;
-/// The place of `read` in `struct ring`.
+const WANTS: u64 = 24;
+const LOST_CALLS: usize = 28;
+const TAKEN: usize = 40;
+const FINISHED: u64 = 48;
+/// The places of `read` and `answered` in `struct ring`.
 const READ: u64 = 128;
+const ANSWERED: u64 = 136;
+/// The number of pieces of the log.
+pub(super) const PIECES: u64 = 2048;
+/// The size of a piece of the log in bytes.
+pub(super) const PIECE: usize = 1024;
 
 /// The states of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +53,10 @@ pub(super) struct Control {
     pub(super) unrecorded: u32,
     /// The number of rings that have ever been used.
     pub(super) used: usize,
+    /// The number of calls that are not in the log.
+    pub(super) lost_calls: u32,
+    /// The number of pieces that were taken from the log.
+    pub(super) taken: u64,
 }
 
 /// The head of a ring.
@@ -69,7 +82,8 @@ impl Channel {
     /// Prepares an empty file.
     pub(super) fn new(file: File) -> io::Result<Self> {
         let rings = RING.saturating_mul(RINGS as u64);
-        file.set_len(PAGE.saturating_mul(2).saturating_add(rings))?;
+        let log = PIECES.saturating_mul(PIECE as u64);
+        file.set_len(PAGE.saturating_mul(2).saturating_add(rings).saturating_add(log))?;
         file.write_all_at(&MAGIC.to_ne_bytes(), 0)?;
         Ok(Self { file, buffer: Vec::new() })
     }
@@ -80,13 +94,62 @@ impl Channel {
         let _ = self.file.write_all_at(&1u32.to_ne_bytes(), ENDED);
     }
 
+    /// Tells the library at which events a vCPU should stop. `is_filtered` if the system calls of this process are filtered.
+    pub(super) fn want(&self, stops: Stops, is_filtered: bool) -> io::Result<()> {
+        let bit = |is_set: bool, bit: u32| u32::from(is_set) << bit;
+        let wants = bit(stops.first_entry, 0) | bit(stops.halts, 1) | bit(is_filtered, 2);
+        self.file.write_all_at(&wants.to_ne_bytes(), WANTS)
+    }
+
+    /// Reads the piece of the log with this number.
+    pub(super) fn piece(&self, number: u64) -> Option<[u8; PIECE]> {
+        let mut bytes = [0; PIECE];
+        let place = number.checked_rem(PIECES)?.saturating_mul(PIECE as u64);
+        self.file.read_exact_at(&mut bytes, start(RINGS).saturating_add(place)).ok()?;
+        Some(bytes)
+    }
+
+    /// Tells the library that the pieces before this one can be used again.
+    pub(super) fn finish_pieces(&self, number: u64) {
+        let _ = self.file.write_all_at(&number.to_ne_bytes(), FINISHED);
+    }
+
+    /// Writes a piece of the log.
+    #[cfg(test)]
+    pub(super) fn write_piece(&self, number: u64, piece: &[u8]) {
+        let place = number.checked_rem(PIECES).unwrap().saturating_mul(PIECE as u64);
+        self.file.write_all_at(piece, start(RINGS).saturating_add(place)).unwrap();
+    }
+
+    /// Writes the number of pieces that were taken.
+    #[cfg(test)]
+    pub(super) fn take_pieces(&self, taken: u64) {
+        self.file.write_all_at(&taken.to_ne_bytes(), TAKEN as u64).unwrap();
+    }
+
+    /// The last stop of a ring that was answered.
+    #[cfg(test)]
+    pub(super) fn answered(&self, ring: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.file.read_exact_at(&mut bytes, start(ring).saturating_add(ANSWERED)).unwrap();
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Lets a vCPU go on that waits at a stop with this position.
+    pub(super) fn answer(&self, ring: usize, position: u64) {
+        let place = start(ring.min(RINGS.saturating_sub(1))).saturating_add(ANSWERED);
+        let _ = self.file.write_all_at(&position.to_ne_bytes(), place);
+    }
+
     pub(super) fn control(&self) -> Control {
-        let mut bytes = [0; 32];
+        let mut bytes = [0; 64];
         if self.file.read_exact_at(&mut bytes, 0).is_err() {
             return Control::default();
         }
         let used = (word(&bytes, USED) as usize).min(RINGS);
-        Control { vms: word(&bytes, VMS), unrecorded: word(&bytes, UNRECORDED), used }
+        let (vms, unrecorded) = (word(&bytes, VMS), word(&bytes, UNRECORDED));
+        let (lost_calls, taken) = (word(&bytes, LOST_CALLS), long(&bytes, TAKEN));
+        Control { vms, unrecorded, used, lost_calls, taken }
     }
 
     /// Reads the states of the first `used` rings.
@@ -142,7 +205,7 @@ fn start(ring: usize) -> u64 {
     RING.saturating_mul(ring as u64).saturating_add(2 * PAGE)
 }
 
-fn record(bytes: &[u8]) -> Record {
+pub(super) fn record(bytes: &[u8]) -> Record {
     let answered = long(bytes, 16);
     Record {
         entered: long(bytes, 0),
@@ -154,11 +217,11 @@ fn record(bytes: &[u8]) -> Record {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
-fn long(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn long(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 

@@ -3,12 +3,14 @@
 mod channel;
 mod folder;
 mod link;
+mod log;
 
-use crate::engine::{Engine, Event, VcpuId};
+use crate::engine::{Engine, Event, Stops, VcpuId};
 use crate::error::Error;
 use channel::{Channel, RECORDS, RINGS, State};
 use folder::Folder;
 use link::{Counters, Link};
+use log::Log;
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
@@ -24,6 +26,7 @@ pub struct Preload {
     link: Link,
     /// The rings in use, by number.
     rings: Vec<Ring>,
+    log: Log,
 }
 
 /// The observer's side of a ring.
@@ -47,7 +50,7 @@ impl Preload {
         let shared = Error::host("creating the channel to the preloaded library");
         let channel = folder.channel().and_then(Channel::new).map_err(shared)?;
         let link = Link::new(&folder.link()).map_err(Error::host("creating a socket for the library"))?;
-        Ok(Self { folder, channel, link, rings: Vec::new() })
+        Ok(Self { folder, channel, link, rings: Vec::new(), log: Log::default() })
     }
 
     /// Receives the counters of new vCPUs.
@@ -66,7 +69,7 @@ impl Preload {
         }
     }
 
-    /// Hands over the new records of all rings.
+    /// Hands over the new records of all rings, and then the calls and stops.
     fn drain(&mut self, is_last: bool, to: &mut dyn FnMut(Event)) {
         let used = self.channel.control().used;
         let states = self.channel.states(used);
@@ -84,6 +87,7 @@ impl Preload {
                 self.channel.free(number);
             }
         }
+        self.log.drain(&self.channel, is_last, to);
     }
 }
 
@@ -122,7 +126,16 @@ impl Ring {
 }
 
 impl Engine for Preload {
-    fn prepare(&mut self, command: &mut Command) -> Result<(), Error> {
+    fn name(&self) -> &'static str {
+        "preload"
+    }
+
+    fn prepare(&mut self, command: &mut Command, stops: Stops) -> Result<(), Error> {
+        // SAFETY: the call takes no memory.
+        #[allow(unsafe_code)]
+        let is_filtered = unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } > 0;
+        let shared = Error::host("writing to the channel to the preloaded library");
+        self.channel.want(stops, is_filtered).map_err(shared)?;
         let mut libraries = OsString::from(self.folder.library());
         if let Some(others) = std::env::var_os(LD_PRELOAD).filter(|others| !others.is_empty()) {
             libraries.push(":");
@@ -144,6 +157,7 @@ impl Engine for Preload {
         self.channel.end();
         self.drain(true, to);
         let control = self.channel.control();
+        to(Event::LostCalls(self.log.lost.saturating_add(control.lost_calls.into())));
         to(Event::Unrecorded(control.unrecorded));
         to(Event::Machines(control.vms));
     }

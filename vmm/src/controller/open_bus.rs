@@ -185,7 +185,15 @@ mod tests {
             (Exit::EmulationFailure(instruction), "KVM could not emulate a guest instruction: 0f 0b"),
             (
                 Exit::FailedEntry { reason: 7 },
-                "the processor refused to enter the guest (hardware reason 0x7)",
+                "the processor refused to enter the guest (hardware reason 0x7: KVM has set invalid control fields)",
+            ),
+            (
+                Exit::FailedEntry { reason: 0x8000_0021 },
+                "the processor refused to enter the guest (hardware reason 0x80000021: invalid guest state)",
+            ),
+            (
+                Exit::FailedEntry { reason: 0x1_0000_0000 },
+                "the processor refused to enter the guest (hardware reason 0x100000000)",
             ),
             (Exit::Other(99), "unhandled KVM exit reason 99 (KVM_EXIT_* in linux/kvm.h)"),
         ];

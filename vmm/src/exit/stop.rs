@@ -106,6 +106,21 @@ impl Stop {
     }
 }
 
+/// The meaning of a hardware reason for a failed entry.
+///
+/// Intel: the exit reason with bit 31 (SDM volume 3, appendix C), or the VM-instruction error (31.4, in older editions 30.4).
+/// AMD: the exit code VMEXIT_INVALID, -1 in 32 or 64 bits (APM volume 2, appendix C).
+fn entry_failure(reason: u64) -> Option<&'static str> {
+    Some(match reason {
+        7 => "KVM has set invalid control fields",
+        8 => "KVM has set invalid host-state fields",
+        0x8000_0021 | 0xffff_ffff | u64::MAX => "invalid guest state",
+        0x8000_0022 => "an MSR could not be loaded",
+        0x8000_0029 => "a machine-check event",
+        _ => return None,
+    })
+}
+
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -134,7 +149,11 @@ impl fmt::Display for Stop {
                 }
             }
             Self::FailedEntry(reason) => {
-                write!(f, "the processor refused to enter the guest (hardware reason {reason:#x})")
+                write!(f, "the processor refused to enter the guest (hardware reason {reason:#x}")?;
+                match entry_failure(*reason) {
+                    Some(meaning) => write!(f, ": {meaning})"),
+                    None => f.write_str(")"),
+                }
             }
             Self::ProtocolError(violation) => write!(f, "SIMVIRTIO protocol error: {violation}"),
             Self::Timeout(limit) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The processor time that the calling thread has used so far, including its guest (CLOCK_THREAD_CPUTIME_ID).
-pub(crate) fn thread_cpu_time() -> Duration {
+pub fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call fills the structure. It fails only for an unknown clock.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };

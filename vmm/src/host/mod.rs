@@ -31,7 +31,8 @@ mod wait;
 mod write_back;
 
 pub use advice::{host_advice, is_shortage};
-pub(crate) use clock::{thread_cpu_time, tsc};
+pub use clock::thread_cpu_time;
+pub(crate) use clock::tsc;
 pub(crate) use escaper::ControlEscaper;
 pub(crate) use event::{borrow, signal};
 pub(crate) use identity::User;

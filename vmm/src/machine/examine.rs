@@ -135,6 +135,7 @@ impl Machine {
             ),
             is_kernel: self.restore.is_none(),
             died: matches!(stop, Stop::TripleFault | Stop::EmulationFailure(_)),
+            is_foreign: false,
         };
         let explanation = match stop {
             Stop::Interrupted

@@ -7,6 +7,9 @@ mod astray;
 mod derail;
 mod exact;
 mod features;
+mod foreign;
+mod handler;
+mod instruction;
 mod other_mode;
 mod registers;
 mod selectors;
@@ -21,25 +24,51 @@ mod tests;
 use crate::boot::Image;
 use crate::controller::vcpu::Location;
 use crate::exit::Stop;
-use crate::memory::{Gpa, GuestMemory, PagedMemory};
+use crate::memory::{Gpa, GuestMemory, PagedMemory, ReadMemory};
 use crate::profile::recorder::TracedExit;
-use crate::x86::modes::{self, Mode};
+use crate::x86::modes::Mode;
 use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
 use crate::x86::state_check::Finding;
-use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
+pub use foreign::DeadVcpu;
+use iced_x86::Instruction;
+use instruction::{SHOWN_INVALID_BYTES, code_bits, decode, format, instruction_bytes, shown_len};
 use softcpu::Cpu;
 use std::borrow::Cow;
 use std::fmt;
 use suspicion::Suspicion;
 use target::{Fault, Target, translate};
 
-/// The maximum length of an x86 instruction, in bytes.
-const MAX_INSTRUCTION: usize = 15;
-/// The number of bytes that are shown of an instruction that cannot be decoded.
-const SHOWN_INVALID_BYTES: usize = 4;
+/// The memory of the guest as its vCPU sees it.
+type View<'a> = Probe<&'a dyn ReadMemory>;
+
 /// The number of words that are shown of the stack.
 const STACK_WORDS: usize = 4;
+
+/// The way in which a guest died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeathKind {
+    /// It ran into a fault: a triple fault, or an instruction that KVM could not emulate.
+    Fault,
+    /// The processor refused to enter it.
+    Entry,
+    /// KVM refused the registers, so the guest did not run with them.
+    Refused,
+    /// It ran into a fault, and the host has lost its state: the registers are those with which it started.
+    Lost,
+    /// Another way, which says nothing about the cause.
+    Unknown,
+}
+
+/// The parts of a state that are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    All,
+    /// The memory is not known.
+    Registers,
+    /// The guest is not at this instruction.
+    SystemRegisters,
+}
 
 /// The state of a guest when its run ended, and the probable cause if it died of a fault.
 ///
@@ -60,6 +89,9 @@ pub struct Explanation {
     stack: Option<Vec<u64>>,
     /// The rules that the state breaks, without those that the other fields tell about.
     findings: Vec<Finding>,
+    /// The reason why the exception had no handler, if the guest is that of another program.
+    handler: Option<String>,
+    shown: Shown,
     mode: Mode,
     regs: Regs,
     sregs: Box<Sregs>,
@@ -72,11 +104,16 @@ impl Explanation {
         location: Location,
         regs: Regs,
         sregs: Sregs,
-        memory: &GuestMemory,
+        memory: &dyn ReadMemory,
         scene: &Scene<'_>,
     ) -> Option<Self> {
-        let Location::At { mode, rip, .. } = location else { return None };
-        let probe = Probe::new(memory.clone(), sregs);
+        let Location::At { mode, .. } = location else { return None };
+        Some(Self::at(mode, regs, sregs, memory, scene))
+    }
+
+    /// Explains the state of a vCPU that is in this mode.
+    fn at(mode: Mode, regs: Regs, sregs: Sregs, memory: &dyn ReadMemory, scene: &Scene<'_>) -> Self {
+        let (probe, rip) = (Probe::new(memory, sregs), regs.rip);
         let code = translate(&probe, memory, probe.linear(sregs.cs.base, rip));
         let bytes = code.gpa.map(|gpa| instruction_bytes(memory, gpa)).unwrap_or_default();
         let instruction = decode(code_bits(&sregs), rip, &bytes);
@@ -87,7 +124,7 @@ impl Explanation {
         };
         let state = State { regs: &regs, sregs: &sregs, probe: &probe, memory, width, scene };
         let stack = translate(&probe, memory, probe.linear(sregs.ss.base, state.stack_offset())).gpa;
-        Some(Self {
+        Self {
             suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
             cause: None,
             mapping: code.description,
@@ -95,10 +132,12 @@ impl Explanation {
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
             findings: Vec::new(),
+            handler: None,
+            shown: Shown::All,
             mode,
             regs,
             sregs: Box::new(sregs),
-        })
+        }
     }
 
     /// The probable cause of the guest's fault, as a phrase that follows "probably". `None` if the state shows no cause.
@@ -114,6 +153,11 @@ impl Explanation {
         self.cause.as_deref()
     }
 
+    /// The rules that the state breaks, without those that the other parts of the explanation tell about.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
     /// Adds what the software processor knows about an end.
     #[must_use]
     pub(super) fn with_facts(
@@ -127,7 +171,7 @@ impl Explanation {
             stop,
             Stop::TripleFault | Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::EmulationFailure(_)
         );
-        let probe = Probe::new(memory.clone(), *self.sregs);
+        let probe = Probe::new(memory as &dyn ReadMemory, *self.sregs);
         let stray =
             image.filter(|_| ran_astray).and_then(|image| stray::stray(processor, &probe, memory, image));
         // A guess about what followed would only distract.
@@ -152,7 +196,7 @@ impl Explanation {
     }
 
     /// The number of bytes of the instruction, or a few if they are not an instruction.
-    pub(super) fn instruction_len(&self) -> usize {
+    pub fn instruction_len(&self) -> usize {
         self.instruction_len
     }
 
@@ -207,6 +251,13 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.shown != Shown::All {
+            if self.shown == Shown::Registers {
+                self.write_registers(f)?;
+            }
+            self.write_system_registers(f)?;
+            return self.write_findings(f);
+        }
         if !self.instruction.is_empty() {
             writeln!(f, "  instruction  {}", self.instruction)?;
         }
@@ -221,6 +272,9 @@ impl fmt::Display for Explanation {
             }
             None => writeln!(f, "  stack        no memory at the stack pointer"),
         }?;
+        if let Some(handler) = &self.handler {
+            writeln!(f, "  handler      none: {handler}")?;
+        }
         self.write_findings(f)
     }
 }
@@ -245,14 +299,16 @@ pub(super) struct Scene<'a> {
     pub(super) has_window: bool,
     /// The guest died of a fault. If not, only a guest that left its code is explained.
     pub(super) died: bool,
+    /// The guest is that of another program, so it has not this machine's ports.
+    pub(super) is_foreign: bool,
 }
 
 /// The state of a vCPU at an instruction.
 struct State<'a> {
     regs: &'a Regs,
     sregs: &'a Sregs,
-    probe: &'a Probe,
-    memory: &'a GuestMemory,
+    probe: &'a View<'a>,
+    memory: &'a dyn ReadMemory,
     /// The width of a word on the stack, in bytes.
     width: u64,
     scene: &'a Scene<'a>,
@@ -317,17 +373,8 @@ fn is_code_of(image: &Image, gpa: Gpa, bytes: &[u8]) -> bool {
         && image.bytes_from(gpa.0).is_none_or(|code| code.iter().zip(bytes).all(|(code, byte)| code == byte))
 }
 
-/// Reads the bytes of an instruction, up to the end of memory.
-fn instruction_bytes(memory: &GuestMemory, gpa: Gpa) -> Vec<u8> {
-    let byte = |offset: u64| {
-        let mut byte = [0];
-        memory.read(Gpa(gpa.0.checked_add(offset)?), &mut byte).then_some(byte[0])
-    };
-    (0..MAX_INSTRUCTION as u64).map_while(byte).collect()
-}
-
 /// Reads the top of the stack, up to the end of memory.
-fn stack_words(memory: &GuestMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>> {
+fn stack_words(memory: &dyn ReadMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>> {
     let word = |index: usize| {
         let mut word = [0; 8];
         let at = gpa.0.checked_add((index * width) as u64)?;
@@ -335,33 +382,4 @@ fn stack_words(memory: &GuestMemory, gpa: Gpa, width: usize) -> Option<Vec<u64>>
     };
     let words: Vec<u64> = (0..STACK_WORDS).map_while(word).collect();
     (!words.is_empty()).then_some(words)
-}
-
-/// The width of the code, in bits. Protected mode has 16-bit code, too: after CR0.PE is set, until the first far jump.
-fn code_bits(sregs: &Sregs) -> u32 {
-    let is_long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
-    match (sregs.cr0 & modes::CR0_PE != 0, is_long, sregs.cs.db) {
-        (false, ..) | (true, false, 0) => 16,
-        (true, true, _) => 64,
-        (true, false, _) => 32,
-    }
-}
-
-/// Decodes the instruction at `rip`. `None` if it has no bytes.
-fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Instruction> {
-    (!bytes.is_empty()).then(|| Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE).decode())
-}
-
-/// The number of bytes that are shown of an instruction.
-fn shown_len(instruction: &Instruction) -> usize {
-    if instruction.is_invalid() { SHOWN_INVALID_BYTES } else { instruction.len() }
-}
-
-/// The bytes and the text of an instruction.
-fn format(instruction: &Instruction, bytes: &[u8]) -> String {
-    let mut text = String::new();
-    NasmFormatter::new().format(instruction, &mut text);
-    let len = shown_len(instruction);
-    let hex: Vec<_> = bytes.iter().take(len).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}  {text}", hex.join(" "))
 }

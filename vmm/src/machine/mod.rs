@@ -42,7 +42,7 @@ mod vcpu_run;
 
 pub use builder::Builder;
 pub use doubt::Doubt;
-pub use explain::Explanation;
+pub use explain::{DeadVcpu, DeathKind, Explanation};
 pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};

@@ -35,6 +35,25 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestReg
 use words::Words;
 use written::WrittenPages;
 
+/// Memory of a guest that is read by guest physical address: [`GuestMemory`], or that of another program's guest.
+pub trait ReadMemory {
+    /// Copies memory from `start` into `data`. Returns `false`, with `data` in an undefined state, if a part of the range is
+    /// not guest memory.
+    fn read(&self, start: Gpa, data: &mut [u8]) -> bool;
+}
+
+impl ReadMemory for GuestMemory {
+    fn read(&self, start: Gpa, data: &mut [u8]) -> bool {
+        Self::read(self, start, data)
+    }
+}
+
+impl<M: ReadMemory + ?Sized> ReadMemory for &M {
+    fn read(&self, start: Gpa, data: &mut [u8]) -> bool {
+        (**self).read(start, data)
+    }
+}
+
 /// Guest memory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct GuestMemory {

@@ -10,8 +10,10 @@ pub(crate) mod modes;
 pub(crate) mod probe;
 pub(crate) mod registers;
 pub mod state_check;
+pub(crate) mod summary;
 
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use modes::{Mode, VcpuIndex};
-pub use probe::{Probe, ProbeError, Translation};
+pub use probe::{Probe, ProbeError, Translation, translate_rip};
 pub use registers::{CpuidEntry, DescriptorTable, Regs, Segment, Sregs};
+pub use summary::summary;

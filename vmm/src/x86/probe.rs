@@ -16,8 +16,8 @@
 
 pub(super) mod walk;
 
-use crate::memory::{Gpa, GuestMemory, PAGE};
-use crate::x86::registers::Sregs;
+use crate::memory::{Gpa, GuestMemory, PAGE, ReadMemory};
+use crate::x86::registers::{Regs, Sregs};
 
 /// The reason why an address cannot be translated or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,16 +79,27 @@ pub struct Translation {
     pub writable: bool,
 }
 
+/// Translates the address of the next instruction. `read` fills bytes from the guest's memory, and returns false where there
+/// is none. Returns the linear address, too.
+pub fn translate_rip(
+    regs: &Regs,
+    sregs: &Sregs,
+    read: impl Fn(Gpa, &mut [u8]) -> bool,
+) -> (u64, Result<Translation, ProbeError>) {
+    let linear = walk::linear(sregs, sregs.cs.base, regs.rip);
+    (linear, walk::translate(sregs, linear, read, |_| {}))
+}
+
 /// The guest's memory as one vCPU sees it at one moment.
 #[derive(Clone, Debug)]
-pub struct Probe {
-    memory: GuestMemory,
+pub struct Probe<M = GuestMemory> {
+    memory: M,
     sregs: Sregs,
 }
 
-impl Probe {
+impl<M: ReadMemory> Probe<M> {
     /// Creates a probe for a vCPU with these special registers.
-    pub fn new(memory: GuestMemory, sregs: Sregs) -> Self {
+    pub fn new(memory: M, sregs: Sregs) -> Self {
         Self { memory, sregs }
     }
 
@@ -98,7 +109,7 @@ impl Probe {
     }
 
     /// The linear address of an address in the segment with this base.
-    pub(crate) fn linear(&self, base: u64, address: u64) -> u64 {
+    pub fn linear(&self, base: u64, address: u64) -> u64 {
         walk::linear(&self.sregs, base, address)
     }
 

@@ -3,8 +3,9 @@
 //! Two zero bytes are `add [rax], al`, in 16-bit code `add [bx+si], al`. So a guest without its last `hlt` runs through all
 //! zeroes behind its code. The flags are then those of the last addition (Intel SDM volume 1, section 3.4.3.1).
 
+use super::State;
+use super::instruction::code_bits;
 use super::suspicion::{Suspicion, operand_address};
-use super::{State, code_bits};
 use crate::memory::Gpa;
 use iced_x86::{Decoder, DecoderOptions};
 use simvirtio::abi;

@@ -1,45 +1,65 @@
 //! The rules that the state of a dead guest breaks (`x86/state_check`), without those that the explanation tells already.
 
-use super::Explanation;
+use super::{DeathKind, Explanation};
 use crate::boot::Image;
 use crate::exit::Stop;
 use crate::machine::processors::Processor;
-use crate::memory::{Gpa, GuestMemory};
+use crate::memory::{Gpa, ReadMemory};
 use crate::x86::probe::{Probe, ProbeError};
-use crate::x86::state_check::{self, Kind, Snapshot};
+use crate::x86::state_check::{self, Finding, Kind, Snapshot};
 use std::fmt;
 
 impl Explanation {
-    /// Checks the state of a guest that died. After a failed entry, the probable cause is the first rule that is broken.
-    /// After another death, it is that only if no other cause is known: the processor took the state.
+    /// Checks the state of a guest that died.
     #[must_use]
     pub(in crate::machine) fn with_state_check(
-        mut self,
+        self,
         stop: &Stop,
         processor: Processor,
-        memory: &GuestMemory,
+        memory: &dyn ReadMemory,
         image: Option<&Image>,
     ) -> Self {
-        let is_unexplained = match stop {
-            Stop::FailedEntry(_) => true,
-            Stop::TripleFault | Stop::EmulationFailure(_) => self.cause.is_none() && self.suspicion.is_none(),
-            Stop::UnknownExit(_) => false,
+        let kind = match stop {
+            Stop::FailedEntry(_) => DeathKind::Entry,
+            Stop::TripleFault | Stop::EmulationFailure(_) => DeathKind::Fault,
+            Stop::UnknownExit(_) => DeathKind::Unknown,
             _ => return self,
         };
+        let findings = self.broken_rules(processor, memory, image.and_then(empty_entry));
+        let told = self.told_rules(memory);
+        let findings = findings.into_iter().filter(|finding| !told.contains(&finding.rule.name));
+        self.with_findings(kind, findings.collect())
+    }
+
+    /// The rules that the state breaks. The entry point is checked if there is one.
+    pub(super) fn broken_rules(
+        &self,
+        processor: Processor,
+        memory: &dyn ReadMemory,
+        entry: Option<Gpa>,
+    ) -> Vec<Finding> {
         let state = Snapshot {
             regs: &self.regs,
             sregs: &self.sregs,
             physical_bits: processor.physical_bits(),
-            entry: image.and_then(empty_entry),
+            entry,
             memory: &|gpa, bytes| memory.read(gpa, bytes),
         };
         let mut findings = state_check::check(&state);
-        let (told, needs_sse) = (self.told_rules(memory), self.needs_sse());
-        findings.retain(|finding| match finding.rule.name {
-            // A guest may mean PCE, unless it dies for want of OSFXSR.
-            "osfxsr" => needs_sse,
-            name => !told.contains(&name),
-        });
+        // A guest may mean PCE, unless it dies for want of OSFXSR.
+        let needs_sse = self.needs_sse();
+        findings.retain(|finding| finding.rule.name != "osfxsr" || needs_sse);
+        findings
+    }
+
+    /// Adds the rules that the state breaks. After a failed entry, the probable cause is the first rule that is broken. After
+    /// another death, it is that only if no other cause is known: the processor took the state.
+    pub(super) fn with_findings(mut self, kind: DeathKind, mut findings: Vec<Finding>) -> Self {
+        let is_unexplained = match kind {
+            DeathKind::Entry | DeathKind::Refused => true,
+            DeathKind::Fault => self.cause.is_none() && self.suspicion.is_none(),
+            DeathKind::Lost | DeathKind::Unknown => false,
+        };
         if is_unexplained {
             let refused = findings.first().is_some_and(|finding| finding.rule.kind == Kind::Refused);
             self.suspicion = refused.then(|| findings.remove(0).to_string().into());
@@ -55,8 +75,8 @@ impl Explanation {
     }
 
     /// The names of the rules that the mapping of the instruction tells about.
-    fn told_rules(&self, memory: &GuestMemory) -> &'static [&'static str] {
-        let probe = Probe::new(memory.clone(), *self.sregs);
+    fn told_rules(&self, memory: &dyn ReadMemory) -> &'static [&'static str] {
+        let probe = Probe::new(memory, *self.sregs);
         match probe.translate_linear(probe.linear(self.sregs.cs.base, self.regs.rip)) {
             Err(ProbeError::NotCanonical { .. }) => &["rip-canonical"],
             Err(ProbeError::NoTable { .. }) => &["cr3-memory", "table-memory"],

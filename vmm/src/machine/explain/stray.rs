@@ -3,19 +3,19 @@
 //! In real mode the interrupt vector table is at address 0, and the VMM leaves it zero: an exception without a handler goes
 //! to 0000:0000 (SDM volume 3, section 21.1.4). With KVM, only its stack frame may be found (`derail.rs`).
 
-use super::{Target, instruction_bytes, translate};
+use super::instruction::instruction_bytes;
+use super::{Target, View, translate};
 use crate::boot::Image;
 use crate::machine::doubt::missing_firmware;
-use crate::memory::{GuestMemory, PagedMemory};
-use crate::x86::probe::Probe;
+use crate::memory::{PagedMemory, ReadMemory};
 use softcpu::{Cpu, Delivery};
 
 /// The exception or interrupt that entered a handler that is no code, as a phrase. `None` if its instruction is outside of
 /// the image: the guest had left its code before.
 pub(super) fn stray(
     cpu: &Cpu<PagedMemory>,
-    probe: &Probe,
-    memory: &GuestMemory,
+    probe: &View<'_>,
+    memory: &dyn ReadMemory,
     image: &Image,
 ) -> Option<String> {
     let is_of_image = |delivery: &&Delivery| {
@@ -74,7 +74,7 @@ fn meaning(vector: u8) -> Option<&'static str> {
 
 /// The reason why no handler can be at an address, as a clause. A guest may have built a handler outside its image, so there
 /// any bytes but zeroes count as code.
-fn no_code(target: &Target, memory: &GuestMemory, image: &Image) -> Option<&'static str> {
+fn no_code(target: &Target, memory: &dyn ReadMemory, image: &Image) -> Option<&'static str> {
     if target.fault.is_some() {
         return Some("which is not mapped");
     }

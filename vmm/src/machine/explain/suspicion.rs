@@ -35,7 +35,7 @@ pub(super) fn of_instruction(
             "execution of zeroed memory: the guest ran past the end of its code, or jumped to a wrong address",
         ),
         _ if is_undefined(instruction) => Some("#UD: an undefined instruction"),
-        Mnemonic::Hlt if in_ring_3 => {
+        Mnemonic::Hlt if in_ring_3 && !state.scene.is_foreign => {
             Some("#GP: hlt is a privileged instruction, and the guest is in ring 3: write port 0xf4 instead")
         }
         _ if in_ring_3 && is_privileged(instruction) => Some("#GP: a privileged instruction in ring 3"),
@@ -64,11 +64,11 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
         Mnemonic::Int | Mnemonic::Int3 => "a software interrupt without a handler".into(),
         Mnemonic::Vmcall | Mnemonic::Vmmcall => {
             let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
-            format!(
-                "#UD: {name} is not the hypercall instruction of this host: call the VMM with out dx, eax on port 0x500 \
-                 (docs/abi.md, section 7)"
-            )
-            .into()
+            let advice = match state.scene.is_foreign {
+                true => "",
+                false => ": call the VMM with out dx, eax on port 0x500 (docs/abi.md, section 7)",
+            };
+            format!("#UD: {name} is not the hypercall instruction of this host{advice}").into()
         }
         mnemonic @ (Mnemonic::Rdmsr | Mnemonic::Wrmsr) => {
             let index = state.regs.rcx & 0xffff_ffff;

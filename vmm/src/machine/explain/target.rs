@@ -1,7 +1,8 @@
 //! Linear addresses, and what they are mapped to.
 
-use crate::memory::{Gpa, GuestMemory};
-use crate::x86::probe::{Probe, ProbeError};
+use super::View;
+use crate::memory::{Gpa, ReadMemory};
+use crate::x86::probe::ProbeError;
 
 /// The translation of a linear address.
 pub(super) struct Target {
@@ -34,7 +35,7 @@ impl From<ProbeError> for Fault {
 }
 
 /// Translates a linear address, and describes the translation.
-pub(super) fn translate(probe: &Probe, memory: &GuestMemory, linear: u64) -> Target {
+pub(super) fn translate(probe: &View<'_>, memory: &dyn ReadMemory, linear: u64) -> Target {
     let mapping = match probe.translate_linear(linear) {
         Ok(mapping) => mapping,
         Err(error) => {

@@ -25,8 +25,15 @@ fn explain_in(mode: Mode, code: &[u8], regs: Regs) -> Explanation {
 }
 
 /// A guest that died, about which nothing else is known.
-const DIED: Scene<'_> =
-    Scene { image: None, stack_top: None, stack_base: None, is_kernel: false, has_window: false, died: true };
+const DIED: Scene<'_> = Scene {
+    image: None,
+    stack_top: None,
+    stack_base: None,
+    is_kernel: false,
+    has_window: false,
+    died: true,
+    is_foreign: false,
+};
 
 fn at_code() -> Regs {
     Regs { rip: 0x1000, rsp: 0xf_fff0, ..Default::default() }
@@ -157,5 +164,6 @@ fn any_page_tables_and_registers_can_be_explained() {
 
 mod astray;
 mod entry_return;
+mod foreign;
 mod mistakes;
 mod state;

@@ -60,6 +60,7 @@ impl Dead {
             is_kernel: false,
             has_window: true,
             died: self.died,
+            is_foreign: false,
         };
         let location = Location::At { mode: self.mode, cs: self.sregs.cs.selector, rip: self.regs.rip };
         let explanation = Explanation::new(location, self.regs, self.sregs, &self.memory, &scene).unwrap();

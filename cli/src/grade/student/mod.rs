@@ -1,0 +1,110 @@
+//! `vmm grade --vmm`: grades a student's VMM by observing it ([the contract](../../../../docs/grading.md)).
+
+mod capture;
+mod count;
+mod describe;
+mod driver;
+mod entry;
+mod job;
+mod kev;
+mod make;
+mod run;
+mod score;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use crate::grade::student_args::VmmArgs;
+use crate::grade::{Course, Task};
+use crate::status::Failure;
+use count::Pattern;
+use job::{Command, Job, Plan};
+use observe::Ending;
+use run::{Seen, Target};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+use vmm::device::Layout;
+
+/// The time limit of `make`.
+const MAKE_LIMIT: Duration = Duration::from_secs(120);
+/// After a run that did not end, the others have this part of the limit: an endless submission costs little more than one limit.
+/// A program that did not even make a VM has less.
+const LESS: u32 = 5;
+const LITTLE: u32 = 20;
+
+/// The grade of a VMM: its tasks, and a line about the seed.
+pub(super) struct Grade {
+    pub(super) tasks: Vec<Task>,
+    pub(super) remark: String,
+}
+
+/// A grade whose programs were found.
+pub(super) struct Prepared {
+    course: Course,
+    /// The programs, in the order of the tasks.
+    targets: Vec<Option<Target>>,
+    pattern: Pattern,
+    remark: String,
+}
+
+/// Builds the project, if there is one, and checks that all programs can be run. This needs no KVM.
+///
+/// # Errors
+/// An option is wrong, `make` failed, or a program cannot be run or observed.
+pub(super) fn prepare(
+    course: Course,
+    arguments: &VmmArgs,
+    layout: Option<Layout>,
+) -> Result<Prepared, Failure> {
+    let jobs = match course {
+        Course::So2 => &Job::SO2[..],
+        Course::Kev => &kev::JOBS,
+    };
+    let pattern = Pattern::new(arguments.count_pattern.as_deref())?;
+    // 32 bits are enough, and are easy to type.
+    let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one(0) & u64::from(u32::MAX));
+    let commands: Result<Vec<_>, _> = jobs.iter().map(|job| job::command(*job, jobs, arguments)).collect();
+    let commands = commands?;
+    if let Some(folder) = &arguments.make {
+        make::make(folder, MAKE_LIMIT)?;
+    }
+    let target = |(job, command): (&Job, Option<Command>)| {
+        command
+            .map(|command| {
+                Target::find(Plan::new(*job, seed, arguments, layout), command, arguments.engine.into())
+            })
+            .transpose()
+    };
+    let targets: Result<Vec<_>, _> = jobs.iter().zip(commands).map(target).collect();
+    let hidden = if arguments.own_guests { "the VMM's own guests" } else { "hidden guests" };
+    let remark = format!("vmm: graded with {hidden}; --seed {seed} repeats this grade\n");
+    Ok(Prepared { course, targets: targets?, pattern, remark })
+}
+
+impl Prepared {
+    /// Runs the programs.
+    ///
+    /// # Errors
+    /// The host failed, or a signal ended the grade.
+    pub(super) fn grade(self, arguments: &VmmArgs, timeout: Option<Duration>) -> Result<Grade, Failure> {
+        let mut limit = timeout;
+        let mut runs: Vec<Option<Seen>> = Vec::new();
+        for target in &self.targets {
+            let Some(target) = target else {
+                runs.push(None);
+                continue;
+            };
+            let ran = target.run(limit, &arguments.finished, &self.pattern)?;
+            if matches!(ran.ending, Ending::Timeout(_)) {
+                let part = if ran.machines == 0 { LITTLE } else { LESS };
+                limit = timeout.and_then(|limit| limit.checked_div(part)).min(limit);
+            }
+            runs.push(Some(ran));
+        }
+        let tasks = match self.course {
+            Course::So2 => score::tasks(&runs),
+            Course::Kev => kev::tasks(&runs),
+        };
+        Ok(Grade { tasks, remark: self.remark })
+    }
+}

@@ -1,0 +1,158 @@
+//! Runs a student's VMM under observation.
+
+use crate::grade::student::capture::{Capture, Captured};
+use crate::grade::student::count::Pattern;
+use crate::grade::student::entry::Entry;
+use crate::grade::student::job::{Command, Plan};
+use crate::grade::student::watch::{Answers, Halt, Watch};
+use crate::status::Failure;
+use observe::{Choice, Ending, Engine, Observation, Options, Program, Stops, Streams};
+use simvirtio::abi;
+use std::process::Stdio;
+use std::time::Duration;
+use vmm::device::DEBUGCON_PORT;
+use vmm::exit::{Exit, Reason, Site};
+use vmm::host::{printable, printable_text};
+use vmm::profile::Count;
+
+/// The largest parts of an output that are kept: of its beginning and of its end.
+const MOST_OUTPUT: usize = 1 << 20;
+const MOST_ERRORS: usize = 1 << 16;
+
+/// What was seen of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) plan: Plan,
+    /// The command, safe to print.
+    pub(super) command: String,
+    pub(super) stdout: Captured,
+    pub(super) stderr: String,
+    pub(super) ending: Ending,
+    /// The number of VMs.
+    pub(super) machines: u32,
+    pub(super) entry: Option<Entry>,
+    pub(super) halt: Option<Halt>,
+    pub(super) refused: Option<String>,
+    pub(super) answers: [Answers; 2],
+    pub(super) last: Option<Exit>,
+    pub(super) run_failed: bool,
+    /// The exits.
+    pub(super) exits: u64,
+    /// The exits at the device's window.
+    pub(super) window_exits: u64,
+    /// The bytes that the guest wrote to the debug console.
+    pub(super) console_bytes: u64,
+    /// The places of the exits, and their numbers.
+    pub(super) sites: Vec<(Site, Count)>,
+    /// The exits that were not recorded.
+    pub(super) lost: u64,
+    /// The number that the program printed.
+    pub(super) counted: Option<u64>,
+    /// True if it said that it has finished.
+    pub(super) said_finished: bool,
+}
+
+/// A program for a task, which can be observed.
+pub(super) struct Target {
+    pub(super) plan: Plan,
+    pub(super) program: Program,
+    pub(super) arguments: Vec<std::ffi::OsString>,
+    pub(super) engine: Choice,
+}
+
+impl Target {
+    /// Finds the program of a command, and checks that it can be observed.
+    ///
+    /// # Errors
+    /// It cannot be run, or not be observed.
+    pub(super) fn find(plan: Plan, (program, arguments): Command, engine: Choice) -> Result<Self, Failure> {
+        let program = Program::find(&program)?;
+        engine.check(&program)?;
+        Ok(Self { plan, program, arguments, engine })
+    }
+
+    /// The command, safe to print.
+    fn shown(&self) -> String {
+        let arguments = self.arguments.iter().map(|word| printable_text(&word.to_string_lossy()));
+        [printable(self.program.path())].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// The host lacks something.
+    pub(super) fn run(
+        &self,
+        limit: Option<Duration>,
+        finished: &str,
+        pattern: &Pattern,
+    ) -> Result<Seen, Failure> {
+        let host = |operation| move |source| vmm::Error::Host { operation, source };
+        let (stdout, out) =
+            Capture::start(MOST_OUTPUT).map_err(host("capturing the output of the program"))?;
+        let (stderr, err) =
+            Capture::start(MOST_ERRORS).map_err(host("capturing the output of the program"))?;
+        let streams = Streams { stdin: Stdio::null(), stdout: out, stderr: err };
+        let options =
+            Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
+        let mut engine = self.engine.engine(&self.program)?;
+        let mut watch = Watch::new(self.plan);
+        let engine: &mut dyn Engine = engine.as_mut();
+        let see = &mut |event: &_, memory: &_| watch.see(event, memory);
+        let observation =
+            observe::observe_captive(&self.program, &self.arguments, options, streams, engine, see)?;
+        if vmm::host::interrupted() {
+            return Err(vmm::Error::Interrupted.into());
+        }
+        Ok(self.seen(watch, &observation, stdout.finish(), &stderr.finish(), finished, pattern))
+    }
+
+    fn seen(
+        &self,
+        watch: Watch,
+        observation: &Observation,
+        stdout: Captured,
+        stderr: &Captured,
+        finished: &str,
+        pattern: &Pattern,
+    ) -> Seen {
+        let sites = observation.profile.sites();
+        let count = |at: &dyn Fn(Reason, u64) -> bool| {
+            let at_site =
+                sites.iter().filter(|(site, _)| site.place.is_some_and(|(place, _)| at(site.reason, place)));
+            at_site.fold((0u64, 0u64), |(exits, elements), (_, count)| {
+                (exits.saturating_add(count.exits), elements.saturating_add(count.elements))
+            })
+        };
+        let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
+        let is_mmio = |reason| matches!(reason, Reason::MmioRead | Reason::MmioWrite);
+        let (text, errors) = (stdout.text(), stderr.text());
+        Seen {
+            plan: self.plan,
+            command: self.shown(),
+            said_finished: [&text, &errors].iter().any(|text| text.contains(finished)),
+            // An error message about an exit is no count.
+            counted: pattern
+                .count(text.as_bytes())
+                .or_else(|| watch.halt.as_ref().and_then(|_| pattern.count(errors.as_bytes()))),
+            stdout,
+            stderr: errors,
+            ending: observation.ending,
+            machines: observation.machines,
+            exits: observation.profile.total().exits,
+            window_exits: count(&|reason, place| is_mmio(reason) && window.contains(&place)).0,
+            console_bytes: count(&|reason, place| {
+                reason == Reason::PioOut && place == u64::from(DEBUGCON_PORT)
+            })
+            .1,
+            lost: observation.lost,
+            sites,
+            entry: watch.entry,
+            halt: watch.halt,
+            refused: watch.refused,
+            answers: watch.answers,
+            last: watch.last,
+            run_failed: watch.run_failed,
+        }
+    }
+}

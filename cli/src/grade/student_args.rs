@@ -1,0 +1,74 @@
+//! The options of `vmm grade --vmm`.
+
+use crate::args::EngineArg;
+use clap::Args;
+use std::ffi::OsString;
+use vmm::Error;
+
+#[derive(Debug, Args)]
+#[cfg_attr(not(has_kvm), allow(dead_code, reason = "nothing is graded without KVM"))]
+#[command(next_help_heading = "Grading a VMM")]
+pub(super) struct VmmArgs {
+    /// Grade a student's VMM by observing it: it is run as `PROGRAM real`, `PROGRAM long`, `PROGRAM simvirtio` and
+    /// `PROGRAM polling`
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) vmm: Option<OsString>,
+
+    /// VMM for the task polling, such as one that was built with USE_POOLING; run as `PROGRAM polling`
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) vmm_polling: Option<OsString>,
+
+    /// Command for a task: real, long, simvirtio or polling; quotes keep words together; can be repeated
+    #[arg(long, value_name = "TASK=COMMAND")]
+    pub(super) run: Vec<OsString>,
+
+    /// Run `make` in this folder first [default of --vmm: the program kvm-hello-world in it]
+    #[arg(long, value_name = "DIR")]
+    pub(super) make: Option<OsString>,
+
+    /// Seed of the hidden guests' texts; the report has it, so that a grade can be repeated [default: random]
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+
+    /// Run the VMM's own guests, instead of copying hidden ones over them
+    #[arg(long)]
+    pub(super) own_guests: bool,
+
+    /// Way to see the calls of the VMM
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) engine: EngineArg,
+
+    /// Text that the VMM prints at its end
+    #[arg(long, value_name = "TEXT", default_value = "Finished vmm")]
+    pub(super) finished: String,
+
+    /// Pattern whose last match in the VMM's output has the number of exits: its first group, or its first number
+    /// [default: the last line that contains "exit"]
+    #[arg(long, value_name = "REGEX")]
+    pub(super) count_pattern: Option<String>,
+}
+
+impl VmmArgs {
+    /// True if there is a VMM to grade.
+    pub(super) fn grades(&self) -> bool {
+        self.vmm.is_some() || self.vmm_polling.is_some() || !self.run.is_empty() || self.make.is_some()
+    }
+
+    /// Checks that no option is there without a VMM.
+    ///
+    /// # Errors
+    /// There is one.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let options = [
+            ("--seed", self.seed.is_some()),
+            ("--own-guests", self.own_guests),
+            ("--count-pattern", self.count_pattern.is_some()),
+        ];
+        match options.into_iter().find(|(_, given)| *given && !self.grades()) {
+            None => Ok(()),
+            Some((option, _)) => Err(Error::Config(format!(
+                "{option} is for the grade of a VMM: give --vmm PROGRAM, or leave {option} out"
+            ))),
+        }
+    }
+}

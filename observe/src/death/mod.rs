@@ -1,0 +1,226 @@
+//! The deaths of observed guests, and the registers that KVM refused, each with its explanation.
+//!
+//! An engine stops the vCPU, so its registers and the memory of its guest are still those of the death. The explanation is that
+//! of this program's own guests ([`Explanation`]).
+
+mod end;
+mod start;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use crate::engine::{Call, Event, Record, Stop, StopCause, Target, VcpuId};
+use crate::layout;
+use crate::memory::ObservedMemory;
+use end::End;
+use start::{Start, entry, is_reset};
+use std::collections::BTreeMap;
+use std::fmt;
+use view::View;
+use vmm::controller::Location;
+use vmm::exit::Instruction;
+use vmm::machine::{DeadVcpu, DeathKind, Explanation};
+use vmm::memory::ReadMemory;
+
+/// The most deaths that are kept.
+pub const MOST_DEATHS: usize = 16;
+/// The most deaths that are explained. A program may run a dead vCPU again and again.
+const MOST_EXPLAINED: u32 = 1000;
+/// The most vCPUs whose start is remembered.
+const MOST_STARTS: usize = 1024;
+/// The death of an observed guest, or registers that KVM refused.
+#[derive(Clone, Debug)]
+pub struct Death {
+    /// The vCPU.
+    pub vcpu: VcpuId,
+    /// The way in which it died.
+    pub kind: DeathKind,
+    /// The end in words, without its cause.
+    pub what: String,
+    /// The place of the vCPU; `None` if it is not known, or says nothing.
+    pub location: Option<Location>,
+    /// The probable cause, as a phrase; `None` if the state shows none.
+    pub cause: Option<String>,
+    /// The explanation; `None` without registers.
+    pub explanation: Option<Explanation>,
+    /// The parts that are missing, and why.
+    pub remarks: Vec<String>,
+    /// The number of earlier deaths of this vCPU, or of earlier refusals.
+    pub earlier: u64,
+}
+
+/// One line: the end, the place, and the probable cause.
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(location) = self.location {
+            match self.kind {
+                DeathKind::Fault | DeathKind::Lost => write!(f, ", {location}")?,
+                _ => write!(f, "; the guest was then {location}")?,
+            }
+        }
+        match (&self.cause, self.kind) {
+            (Some(cause), DeathKind::Refused) => write!(f, ": {cause}"),
+            (Some(cause), _) => write!(f, ": probably {cause}"),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+impl Death {
+    /// Indented lines with the explanation and the remarks, as after a run.
+    pub fn details(&self) -> String {
+        let explanation = self.explanation.as_ref().map(Explanation::to_string).unwrap_or_default();
+        self.remarks.iter().fold(explanation, |text, remark| text + "  remark       " + remark + "\n")
+    }
+
+    /// True for registers that KVM refused.
+    pub fn is_refusal(&self) -> bool {
+        self.kind == DeathKind::Refused
+    }
+}
+
+/// Collects the deaths in an observation. Hand it each event.
+#[derive(Debug, Default)]
+pub struct Deaths {
+    deaths: Vec<Death>,
+    starts: BTreeMap<VcpuId, Start>,
+    explained: u32,
+    more: u64,
+}
+
+impl Deaths {
+    /// The deaths, in the order in which they came: of each vCPU the last one, and the last refusal of its registers.
+    pub fn iter(&self) -> impl Iterator<Item = &Death> {
+        self.deaths.iter()
+    }
+
+    /// The number of deaths of further vCPUs, past the limit of [`MOST_DEATHS`], and of those that were too many to explain.
+    pub fn more(&self) -> u64 {
+        self.more
+    }
+
+    /// Takes an event.
+    pub fn see(&mut self, event: &Event, memory: &ObservedMemory) {
+        match event {
+            Event::Called(call) => self.follow(call),
+            Event::Stopped(stop) => self.stopped(stop, memory),
+            _ => {}
+        }
+    }
+
+    /// Remembers registers that the program sets before the first entry.
+    fn follow(&mut self, call: &Call) {
+        let Target::Vcpu(vcpu) = call.target else { return };
+        if call.result < 0 || (self.starts.len() >= MOST_STARTS && !self.starts.contains_key(&vcpu)) {
+            return;
+        }
+        match call.request {
+            end::SET_REGS => self.starts.entry(vcpu).or_default().regs = layout::regs(&call.data),
+            end::SET_SREGS | end::SET_SREGS2 => {
+                self.starts.entry(vcpu).or_default().sregs = layout::sregs(&call.data);
+            }
+            _ => {}
+        }
+    }
+
+    fn stopped(&mut self, stop: &Stop, memory: &ObservedMemory) {
+        let end = match &stop.cause {
+            StopCause::FirstEntry => {
+                if let (Some(start), Some(registers)) = (self.starts.get_mut(&stop.vcpu), &stop.registers) {
+                    (start.regs, start.sregs) = (Some(registers.0), Some(registers.1));
+                }
+                return;
+            }
+            StopCause::Exit(record) => End::of_exit(record),
+            StopCause::Refused(call) => End::of_call(call),
+        };
+        let Some(end) = end else { return };
+        if self.explained >= MOST_EXPLAINED {
+            self.more = self.more.saturating_add(1);
+            return;
+        }
+        self.explained = self.explained.saturating_add(1);
+        let view = View::new(memory, stop.vcpu.vm, stop.process);
+        let death = self.explain(stop, end, &view);
+        self.keep(death);
+    }
+
+    /// Keeps the last death of each vCPU.
+    fn keep(&mut self, mut death: Death) {
+        let is_same = |old: &Death| old.vcpu == death.vcpu && old.is_refusal() == death.is_refusal();
+        let Some(place) = self.deaths.iter().position(is_same) else {
+            match self.deaths.len() {
+                ..MOST_DEATHS => self.deaths.push(death),
+                _ => self.more = self.more.saturating_add(1),
+            }
+            return;
+        };
+        let old = self.deaths.remove(place);
+        let earlier = old.earlier.saturating_add(1);
+        // A vCPU that was reset and run again dies at once. That says nothing.
+        let says_nothing = |death: &Death| death.kind == DeathKind::Lost || death.location.is_none();
+        if says_nothing(&death) && !says_nothing(&old) {
+            death = old;
+        }
+        death.earlier = earlier;
+        self.deaths.push(death);
+    }
+
+    fn explain(&self, stop: &Stop, end: End, view: &View<'_>) -> Death {
+        let start = self.starts.get(&stop.vcpu).and_then(Start::registers);
+        let mut remarks = Vec::new();
+        let entry = start.and_then(|(regs, sregs)| entry(&regs, &sregs, view));
+        let (mut kind, mut location) = (end.kind, None);
+        let registers = match (&stop.cause, stop.registers.as_deref().copied()) {
+            (StopCause::Refused(call), registers) => end::asked(call, registers.or(start)),
+            (_, Some((regs, sregs))) => {
+                let was_reset = kind == DeathKind::Fault && is_reset(&regs, &sregs);
+                let other_start = start.filter(|(regs, sregs)| !is_reset(regs, sregs));
+                location = Some(Location::of(&sregs, regs.rip));
+                match other_start.filter(|_| was_reset) {
+                    Some(start) => {
+                        (kind, location) = (DeathKind::Lost, Some(Location::Reset));
+                        remarks.push("the registers are those with which the vCPU started".into());
+                        Some(start)
+                    }
+                    None => Some((regs, sregs)),
+                }
+            }
+            (_, None) => {
+                remarks.push("KVM did not return the registers of the vCPU".into());
+                None
+            }
+        };
+        let unreadable = view.unreadable();
+        remarks.extend(
+            unreadable.as_ref().map(|why| format!("the memory of the guest could not be read: {why}")),
+        );
+        let explain = |memory: Option<&dyn ReadMemory>| {
+            let (regs, sregs) = registers.as_ref()?;
+            Some(Explanation::of(&DeadVcpu { kind, regs, sregs, memory, entry }))
+        };
+        let mut explanation = explain(if unreadable.is_some() { None } else { Some(view) });
+        if unreadable.is_none() && view.missed().is_some() {
+            // A place without memory in the program is not one outside of the slots.
+            explanation = explain(None);
+        }
+        let suspicion = explanation.as_ref().and_then(Explanation::suspicion);
+        let mut cause = end.cause(stop, view).or_else(|| suspicion.map(String::from));
+        if let (Some((regs, sregs)), false) = (start, matches!(kind, DeathKind::Refused | DeathKind::Lost)) {
+            let told =
+                format!("{cause:?}{}", explanation.as_ref().map_or(String::new(), Explanation::to_string));
+            for finding in start::mistakes(&regs, &sregs) {
+                if cause.is_none() {
+                    cause = Some(format!("{finding}, at the start"));
+                } else if !told.contains(&finding.sentence) {
+                    remarks.push(format!("the vCPU started with a mistake: {finding}"));
+                }
+            }
+        }
+        remarks.extend(end::refusal_advice(&stop.cause).filter(|_| cause.is_none()).map(String::from));
+        let what = end.what(explanation.as_ref());
+        Death { vcpu: stop.vcpu, kind, what, location, cause, explanation, remarks, earlier: 0 }
+    }
+}

@@ -1,0 +1,182 @@
+//! The memory of an observed guest: the memory slots that the program gave to KVM, and access to them.
+#![allow(unsafe_code)]
+
+use crate::engine::{Call, Target};
+use std::collections::BTreeMap;
+use vmm::memory::Gpa;
+
+/// KVM_SET_USER_MEMORY_REGION (api.rst, section 4.35).
+const SET_REGION: u32 = 0x4020_ae46;
+/// KVM_SET_USER_MEMORY_REGION2 (api.rst, section 4.140). Its structure begins with that of the first one.
+const SET_REGION2: u32 = 0x40a0_ae49;
+/// The largest number of slots that are kept, over all VMs. KVM itself has 32,764 for each VM.
+const MOST_SLOTS: usize = 1 << 16;
+/// The largest number of pieces of one access.
+const MOST_PIECES: usize = 64;
+
+/// A memory slot of an observed VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySlot {
+    /// The number that the program gave to it. The upper 16 bits are the address space; that of system management mode is 1.
+    pub number: u32,
+    /// KVM_MEM_LOG_DIRTY_PAGES (1), KVM_MEM_READONLY (2) and others.
+    pub flags: u32,
+    /// The guest physical address.
+    pub gpa: u64,
+    /// The size in bytes.
+    pub size: u64,
+    /// The address in the program.
+    pub address: u64,
+}
+
+/// The memory slots of all VMs of a program.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedMemory {
+    /// The slots by the number of the VM and their own number.
+    slots: BTreeMap<(u32, u32), MemorySlot>,
+}
+
+impl ObservedMemory {
+    /// Follows a call of the program. Calls that change no slot, and those that failed, change nothing.
+    pub fn follow(&mut self, call: &Call) {
+        let (Target::Vm(vm), SET_REGION | SET_REGION2, 0..) = (call.target, call.request, call.result) else {
+            return;
+        };
+        let half = |at: usize| {
+            call.data.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_ne_bytes(*bytes))
+        };
+        let long = |at: usize| {
+            call.data.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u64::from_ne_bytes(*bytes))
+        };
+        let (Some(number), Some(flags), Some(gpa), Some(size), Some(address)) =
+            (half(0), half(4), long(8), long(16), long(24))
+        else {
+            return;
+        };
+        if size == 0 {
+            self.slots.remove(&(vm, number));
+        } else if self.slots.len() < MOST_SLOTS || self.slots.contains_key(&(vm, number)) {
+            self.slots.insert((vm, number), MemorySlot { number, flags, gpa, size, address });
+        }
+    }
+
+    /// The slots of a VM, by their numbers.
+    pub fn slots(&self, vm: u32) -> impl Iterator<Item = &MemorySlot> {
+        self.slots.range((vm, 0)..=(vm, u32::MAX)).map(|(_, slot)| slot)
+    }
+
+    /// Reads from a guest physical address. Returns false, and may have filled a part, if a byte is in no slot, or if the
+    /// process has ended or may not be read.
+    pub fn read(&self, vm: u32, process: i32, gpa: Gpa, into: &mut [u8]) -> bool {
+        self.each(vm, gpa, into.len(), |address, at, size| {
+            let Some(piece) = into.get_mut(at..).and_then(|rest| rest.get_mut(..size)) else { return false };
+            let local = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
+            let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: size };
+            // SAFETY: the piece outlives the call. The address is one of the other process, and the kernel checks it.
+            let read = unsafe { libc::process_vm_readv(process, &local, 1, &remote, 1, 0) };
+            usize::try_from(read).is_ok_and(|read| read == size)
+        })
+    }
+
+    /// Writes to a guest physical address. Returns false, and may have written a part, for the reasons of
+    /// [`read`](Self::read).
+    pub fn write(&self, vm: u32, process: i32, gpa: Gpa, data: &[u8]) -> bool {
+        self.each(vm, gpa, data.len(), |address, at, size| {
+            let Some(piece) = data.get(at..).and_then(|rest| rest.get(..size)) else { return false };
+            let local = libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() };
+            let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: size };
+            // SAFETY: the piece outlives the call, which only reads it. The kernel checks the other address.
+            let written = unsafe { libc::process_vm_writev(process, &local, 1, &remote, 1, 0) };
+            usize::try_from(written).is_ok_and(|written| written == size)
+        })
+    }
+
+    /// Calls a function with each piece of a range that lies in one slot: its address in the process, its place in the range
+    /// and its size. Stops when it returns false.
+    fn each(
+        &self,
+        vm: u32,
+        gpa: Gpa,
+        size: usize,
+        mut access: impl FnMut(u64, usize, usize) -> bool,
+    ) -> bool {
+        let mut at = 0;
+        for _ in 0..MOST_PIECES {
+            let rest = size.saturating_sub(at);
+            if rest == 0 {
+                return true;
+            }
+            let Some(gpa) = gpa.0.checked_add(at as u64) else { return false };
+            // The first address space is that of normal execution.
+            let holds = |slot: &&MemorySlot| slot.number >> 16 == 0 && gpa.wrapping_sub(slot.gpa) < slot.size;
+            let Some(slot) = self.slots(vm).find(holds) else { return false };
+            let offset = gpa.wrapping_sub(slot.gpa);
+            let here = usize::try_from(slot.size.saturating_sub(offset)).unwrap_or(usize::MAX).min(rest);
+            if !access(slot.address.wrapping_add(offset), at, here) {
+                return false;
+            }
+            at = at.saturating_add(here);
+        }
+        at >= size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slot whose memory is a part of this process.
+    fn region(number: u32, gpa: u64, memory: &[u8], size: u64) -> Call {
+        let mut data = Vec::new();
+        data.extend(number.to_ne_bytes());
+        data.extend(0u32.to_ne_bytes());
+        data.extend(gpa.to_ne_bytes());
+        data.extend(size.to_ne_bytes());
+        data.extend((memory.as_ptr() as u64).to_ne_bytes());
+        Call { process: 0, target: Target::Vm(1), request: SET_REGION, argument: 0, data, result: 0 }
+    }
+
+    #[test]
+    fn an_access_goes_over_the_ends_of_slots() {
+        let process = std::process::id().cast_signed();
+        let (low, mut high) = ([1; 16], [2u8; 16]);
+        let mut memory = ObservedMemory::default();
+        memory.follow(&region(0, 0x1000, &low, 16));
+        high[0] = 3;
+        memory.follow(&region(7, 0x1010, &high, 16));
+        let mut bytes = [0; 4];
+        assert!(memory.read(1, process, Gpa(0x100e), &mut bytes));
+        assert_eq!(bytes, [1, 1, 3, 2]);
+        for (gpa, vm) in [(0xfff, 1), (0x101d, 1), (u64::MAX, 1), (0x1000, 2)] {
+            assert!(!memory.read(vm, process, Gpa(gpa), &mut bytes), "{gpa:#x}");
+        }
+        assert!(memory.write(1, process, Gpa(0x1012), &[9, 8]));
+        assert_eq!(std::hint::black_box(&high)[..5], [3, 2, 9, 8, 2]);
+    }
+
+    #[test]
+    fn slots_are_deleted_and_refused_ones_are_not_kept() {
+        let mut memory = ObservedMemory::default();
+        let bytes = [0; 16];
+        memory.follow(&Call { result: -libc::EINVAL, ..region(1, 0, &bytes, 16) });
+        memory.follow(&Call { data: vec![0; 31], ..region(1, 0, &bytes, 16) });
+        memory.follow(&Call { target: Target::System, ..region(1, 0, &bytes, 16) });
+        assert_eq!(memory.slots(1).count(), 0);
+        memory.follow(&region(1, 0, &bytes, 16));
+        assert_eq!(memory.slots(1).count(), 1);
+        memory.follow(&region(1, 0, &bytes, 0));
+        assert_eq!(memory.slots(1).count(), 0);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_read() {
+        let mut memory = ObservedMemory::default();
+        memory.follow(&region(0, 0, &[0; 16], 16));
+        assert!(!memory.read(1, i32::MAX, Gpa(0), &mut [0; 4]));
+        // An address that the program invented.
+        let mut invented = region(0, 0, &[], u64::MAX);
+        invented.data[24..32].fill(0xff);
+        memory.follow(&invented);
+        assert!(!memory.read(1, std::process::id().cast_signed(), Gpa(0), &mut [0; 4]));
+    }
+}

@@ -1,0 +1,150 @@
+//! The setup of the machines of an observed program: the calls that built them, in words.
+//!
+//! [`Setup`] is a watcher. The calls and their structures are those of Linux `Documentation/virt/kvm/api.rst`, section 4.
+
+mod calls;
+mod capabilities;
+mod errors;
+mod machine;
+mod map;
+mod requests;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use crate::engine::{Call, Event, StopCause, VcpuId};
+use crate::memory::ObservedMemory;
+use machine::Machine;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use steps::{Step, Steps};
+
+/// The number of VMs that are shown.
+const MOST_MACHINES: usize = 32;
+/// KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY and KVM_EXIT_INTERNAL_ERROR.
+const DEATHS: [u32; 3] = [8, 9, 17];
+
+/// The calls that built the machines of a program.
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// The calls on `/dev/kvm`.
+    system: Steps,
+    machines: BTreeMap<u32, Machine>,
+    /// The number of VMs past the limit.
+    more: BTreeSet<u32>,
+    /// The vCPUs whose guests died and did not run again.
+    dead: BTreeSet<VcpuId>,
+    has_refused: bool,
+    lost: u64,
+}
+
+impl Setup {
+    /// Follows an event. It must see all events from the start of the program on.
+    pub fn take(&mut self, event: &Event, memory: &ObservedMemory) {
+        match event {
+            Event::Called(call) => self.called(call, memory),
+            Event::Stopped(stop) => match &stop.cause {
+                StopCause::FirstEntry => {
+                    if let Some(machine) = self.machine(stop.vcpu.vm) {
+                        machine.entered(stop, memory);
+                    }
+                }
+                StopCause::Refused(call) => {
+                    self.has_refused = true;
+                    self.called(call, memory);
+                }
+                StopCause::Exit(_) => {}
+            },
+            Event::Returned(vcpu, record) => {
+                let is_interrupted = [-libc::EINTR, -libc::EAGAIN].contains(&record.result);
+                let is_dead = record.result < 0 || DEATHS.contains(&record.reason);
+                if is_interrupted {
+                    // The guest may run again.
+                } else if is_dead && self.dead.len() < MOST_MACHINES {
+                    self.dead.insert(*vcpu);
+                } else if !is_dead && !self.dead.is_empty() {
+                    self.dead.remove(vcpu);
+                }
+            }
+            Event::LostCalls(lost) => self.lost = self.lost.saturating_add(*lost),
+            _ => {}
+        }
+    }
+
+    /// True if a guest died, or KVM refused registers.
+    pub fn has_died(&self) -> bool {
+        !self.dead.is_empty() || self.has_refused
+    }
+
+    /// The machine with this number, if it is one of the first.
+    fn machine(&mut self, vm: u32) -> Option<&mut Machine> {
+        if self.machines.len() >= MOST_MACHINES && !self.machines.contains_key(&vm) {
+            if self.more.len() < 1 << 16 {
+                self.more.insert(vm);
+            }
+            return None;
+        }
+        Some(self.machines.entry(vm).or_default())
+    }
+
+    fn called(&mut self, call: &Call, memory: &ObservedMemory) {
+        let known = requests::known(call.request);
+        let vm = calls::vm_of(call.target);
+        let slots: Vec<_> = match (vm, call.result) {
+            (Some(vm), ..0) => memory.slots(vm).copied().collect(),
+            _ => Vec::new(),
+        };
+        let failure = (call.result < 0).then(|| errors::meaning(call, known, &slots));
+        let step = Step {
+            vcpu: None,
+            name: requests::name(call.request),
+            words: [known.map_or_else(String::new, |name| calls::describe(call, name))].into(),
+            failure,
+            is_question: known.is_some_and(calls::is_question),
+            count: 1,
+            is_rest: false,
+        };
+        match vm {
+            None => self.system.push(step),
+            Some(vm) => {
+                if let Some(machine) = self.machine(vm) {
+                    machine.called(call, known.unwrap_or_default(), step, memory.slots(vm).copied());
+                }
+            }
+        }
+    }
+
+    /// The setup as text: the calls of each machine, its memory, and remarks. Empty without a call.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.system.steps.is_empty() {
+            text += "vmm: calls on /dev/kvm:\n";
+            text += &lines(&self.system);
+        }
+        for (vm, machine) in &self.machines {
+            text += &machine.text(*vm);
+        }
+        // Writing to a String cannot fail.
+        if !self.more.is_empty() {
+            let _ = writeln!(text, "vmm: and {} more VMs", self.more.len());
+        }
+        if self.lost > 0 {
+            let _ = writeln!(text, "vmm: {} more calls are not shown", self.lost);
+        }
+        text
+    }
+}
+
+/// The lines of a list of calls.
+fn lines(steps: &Steps) -> String {
+    let mut text = String::new();
+    for step in &steps.steps {
+        let vcpu = step.vcpu.map_or_else(String::new, |vcpu| format!("vCPU {vcpu}: "));
+        let _ = writeln!(text, "  {vcpu}{}", step.text());
+    }
+    if steps.more > 0 {
+        let _ = writeln!(text, "  and {} more calls", steps.more);
+    }
+    text
+}

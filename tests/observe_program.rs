@@ -1,0 +1,273 @@
+//! `vmm observe`: the observed program, which sees no difference, and whose end is that of the observation.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/observed.rs"]
+mod observed;
+mod support;
+
+use observed::{PROGRAMS, VMM, compile, observe, program};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use support::{Files, assert_error, kvm_test, plain_test, ran, run, shell, wait};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    observed::main(vec![
+        kvm_test("the_program_sees_no_difference", no_difference),
+        kvm_test("another_preloaded_library_stays", other_library),
+        kvm_test("a_time_limit_ends_all_children", timeout),
+        kvm_test("a_signal_reaches_the_program_once", signals),
+        kvm_test("the_program_outlives_the_observer", no_observer),
+        kvm_test("no_vcpu_waits_for_a_killed_observer", no_answer),
+        kvm_test("no_temporary_file_is_left", no_files_left),
+        kvm_test("children_that_still_run_are_reported", left_children),
+        plain_test("the_status_is_that_of_the_program", statuses),
+        plain_test("programs_that_cannot_be_observed_are_refused", refused),
+        plain_test("a_script_has_its_input_and_output", streams),
+    ])
+}
+
+/// The output and the status, which say what the program saw: the numbers of its descriptors and of their errors.
+fn no_difference() {
+    for mode in
+        ["descriptors", "garbage", "interrupt", "fork", "refused", "dies", "reopen", "filter-late", "jump"]
+    {
+        let alone = run(Command::new(program()).arg(mode).stdout(Stdio::piped()));
+        // With stops at the first entries, and without.
+        for options in [&[][..], &["--setup"]] {
+            let observed = observe(options, &[program(), mode]);
+            assert_eq!(
+                (alone.status, alone.text()),
+                (observed.status, observed.text()),
+                "{mode} {options:?}"
+            );
+        }
+    }
+    // What a child of the shell sees: the masks and dispositions of signals, its group, and its limits.
+    let state = "grep -E 'Sig(Blk|Ign|Cgt)|NoNewPrivs|Seccomp:' /proc/self/status; ulimit -a; ls -l /proc/self/fd | wc -l";
+    for prefix in ["", "trap '' INT PIPE XFSZ; "] {
+        let line = |command: &str| shell(&format!("{prefix}{command}"), &[state]).text();
+        assert_eq!(line("sh -c \"$1\""), line("\"$0\" observe -q -- sh -c \"$1\""), "{prefix}");
+    }
+}
+
+fn other_library() {
+    let files = Files::new();
+    let source =
+        "#include <unistd.h>\n__attribute__((constructor)) void say(void) { if (write(1, \"x\", 1)) {} }\n";
+    let source = files.write("other.c", source.as_bytes());
+    let library = compile("other.so", Path::new(&source), &["-shared", "-fPIC"]);
+    let mut vmm = Command::new(VMM);
+    vmm.args(["observe", "--", program(), "plain"]).env("LD_PRELOAD", library).stdout(Stdio::piped());
+    let ran = run(&mut vmm);
+    // Once in this program, and once in the other.
+    assert_eq!((ran.status, ran.text().as_str()), (0, "xx"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("1502 exits"), "{}", ran.stderr);
+}
+
+fn timeout() {
+    let started = Instant::now();
+    // A path of its own, to find the processes.
+    let own = PROGRAMS.get_or_init(Files::new).0.path().join("hanging");
+    fs::copy(program(), &own).unwrap();
+    let ran = observe(&["--timeout", "0.3"], &[own.to_str().unwrap(), "hang"]);
+    assert_eq!(ran.status, 114, "{}", ran.stderr);
+    assert!(
+        ran.stderr.starts_with("vmm: hanging: timeout: the program did not end within 0.3 s"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("PIO out            0x42 "), "{}", ran.stderr);
+    assert!(started.elapsed() < Duration::from_secs(30));
+    assert_eq!(running(&own), Vec::<PathBuf>::new());
+}
+
+/// The processes of this program.
+fn running(program: &Path) -> Vec<PathBuf> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    processes.filter(|process| fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)).collect()
+}
+
+fn signals() {
+    for signal in ["-TERM", "-INT"] {
+        let mut vmm = Command::new(VMM);
+        vmm.args(["observe", "--", program(), "wait"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = vmm.spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        let number = if signal == "-TERM" { 15 } else { 2 };
+        assert_eq!((rest, wait(&mut child)), (format!("signal {number}\n"), 7));
+    }
+}
+
+/// Kills the observer of a program with a path of its own, as soon as the program runs, and waits for the program. Returns
+/// its output.
+fn without_observer(name: &str, options: &[&str], arguments: &[&str]) -> String {
+    let files = Files::new();
+    let (output, own) = (files.0.path().join("output"), files.0.path().join(name));
+    fs::copy(program(), &own).unwrap();
+    let mut vmm = Command::new(VMM);
+    vmm.arg("observe").args(options).arg("--").arg(&own).args(arguments);
+    let mut child = vmm.stdout(fs::File::create(&output).unwrap()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while running(&own).is_empty()
+        && child.try_wait().unwrap().is_none()
+        && started.elapsed() < Duration::from_secs(20)
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let folders = temporary(child.id());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    while !running(&own).is_empty() && started.elapsed() < Duration::from_secs(50) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    folders.iter().for_each(|folder| fs::remove_dir_all(folder).unwrap());
+    fs::read_to_string(output).unwrap()
+}
+
+/// The library waits for room in its ring, and then gives up.
+fn no_observer() {
+    let output = without_observer("outliving", &[], &["measure", "60000"]);
+    assert!(output.ends_with('\n'), "{output:?}");
+}
+
+/// A vCPU does not wait for the answer of an observer that was killed.
+fn no_answer() {
+    for mode in [&["dies"][..], &["refused"], &["repeat", "20"]] {
+        let output = without_observer("stopping", &["--setup"], mode);
+        assert_eq!(output, "", "{mode:?}");
+    }
+}
+
+/// The temporary folders of an observer.
+fn temporary(pid: u32) -> Vec<PathBuf> {
+    let places = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
+    let entries = places.iter().filter_map(|place| fs::read_dir(place).ok()).flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mine = format!("vmm-observe-{pid}-");
+    paths
+        .filter(|path| {
+            path.file_name().is_some_and(|name| name.to_str().is_some_and(|name| name.starts_with(&mine)))
+        })
+        .collect()
+}
+
+fn no_files_left() {
+    for (options, command) in [
+        (&["-q"][..], &[program(), "plain"][..]),
+        (&["--timeout", "0.2"], &[program(), "hang"]),
+        (&["-q"], &["sh", "-c", "kill -9 $$"]),
+        (&["-q", "--trace-exits", "0", "--trace", "/dev/null"], &["true"]),
+    ] {
+        let mut vmm = Command::new(VMM);
+        vmm.arg("observe").args(options).arg("--").args(command).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = vmm.spawn().unwrap();
+        wait(&mut child);
+        assert_eq!(temporary(child.id()), Vec::<PathBuf>::new(), "{command:?}");
+    }
+}
+
+/// The library stays for what the children still execute.
+fn left_children() {
+    let mut vmm = Command::new(VMM);
+    let line = format!("{} plain; sleep 60 >/dev/null 2>&1 & echo $!; exit 3", program());
+    vmm.args(["observe", "--", "sh", "-c", &line]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = vmm.spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let sleeper = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    let left = temporary(pid);
+    Command::new("kill").arg(&sleeper).status().unwrap();
+    left.iter().for_each(|folder| fs::remove_dir_all(folder).unwrap());
+    assert_eq!((output.status.code(), left.len()), (Some(3), 1), "{stderr}");
+    assert!(
+        stderr.contains("children of dash still run") || stderr.contains("children of sh still run"),
+        "{stderr}"
+    );
+}
+
+fn statuses() {
+    for (line, status, text) in [
+        ("exit 0", 0, "exited with status 0"),
+        ("exit 110", 110, "exited with status 110"),
+        ("exit 255", 255, "exited with status 255"),
+        ("kill -9 $$", 137, "ended by signal 9 (SIGKILL)"),
+        ("kill -TERM $$", 143, "ended by signal 15 (SIGTERM)"),
+    ] {
+        let ran = observe(&["-q"], &["sh", "-c", line]);
+        assert_eq!(ran.status, status, "{line}: {}", ran.stderr);
+        assert!(ran.stderr.contains(text), "{line}: {}", ran.stderr);
+    }
+}
+
+fn refused() {
+    let files = Files::new();
+    let executable = |name: &str, bytes: &[u8], mode: u32| {
+        let path = files.write(name, bytes);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let mut elf = fs::read(VMM).unwrap()[..64].to_vec();
+    elf[18] = 0xb7;
+    let arm = executable("arm", &elf, 0o755);
+    elf[4] = 1;
+    let narrow = executable("narrow", &elf, 0o755);
+    let plain = executable("plain", b"x", 0o644);
+    for (program, status, text) in [
+        ("no-such-program-here", 110, "cannot run no-such-program-here: no folder of PATH has it"),
+        ("./no/such/program", 110, "No such file or directory"),
+        (&plain, 110, "it is not executable"),
+        ("/", 110, "it is a directory"),
+        ("", 110, "its name is empty"),
+        (&arm, 116, "it is for another architecture"),
+        (&narrow, 116, "it is for another architecture"),
+    ] {
+        assert_error(&observe(&[], &[program]), status, text);
+    }
+    let program = executable("program", b"#!/bin/sh\n", 0o755);
+    assert_error(&observe(&["--profile", &format!("json={program}")], &[&program]), 110, "is also an input");
+    assert_error(&observe(&["--trace", "/no/such/folder/trace"], &[&program]), 110, "/no/such/folder");
+    assert_error(
+        &observe(&["--trace", "/dev/null", "--trace-exits", "0"], &[&program]),
+        110,
+        "--trace-exits",
+    );
+    for arguments in [
+        &["observe"][..],
+        &["observe", "--"],
+        &["observe", "true"],
+        &["observe", "--engine", "x", "--", "true"],
+    ] {
+        let ran = ran(arguments);
+        assert_eq!((ran.status, ran.text().as_str()), (110, ""), "{arguments:?}: {}", ran.stderr);
+    }
+    // Only root can give a file to another user.
+    let setuid = executable("setuid", &fs::read("/bin/true").unwrap(), 0o755);
+    if std::os::unix::fs::chown(&setuid, Some(1), None).is_ok() {
+        fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755)).unwrap();
+        assert_error(&observe(&[], &[&setuid]), 116, "it is a setuid or setgid program or has capabilities");
+    }
+}
+
+fn streams() {
+    let mut vmm = Command::new(VMM);
+    vmm.args(["observe", "-q", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = vmm.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"text\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"text\n"[..]));
+}
