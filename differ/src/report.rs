@@ -141,3 +141,30 @@ fn list(counts: &BTreeMap<String, u64>) -> String {
     }
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_are_not_comparable_are_not_compared() {
+        let mut report = Report::new(1);
+        let verdicts = [
+            Verdict::Same,
+            Verdict::Different(Vec::new()),
+            Verdict::UndefinedFlags("rol".into(), Vec::new()),
+            Verdict::NotComparable(Why::Unstable, "reason".into()),
+            Verdict::NotComparable(Why::Listed, "reason".into()),
+        ];
+        for verdict in &verdicts {
+            report.count(Config::Long, verdict, 0);
+        }
+        assert_eq!(report.tallies[&Config::Long].compared(), 3);
+        assert_eq!(report.total("reason"), 2);
+        assert!(
+            report
+                .line(Duration::from_secs(5))
+                .starts_with("1 programs/s; long 5 (0% fault, 3 compared, 1 different)")
+        );
+    }
+}

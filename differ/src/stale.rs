@@ -92,3 +92,33 @@ fn flush(insn: &Instruction, state: &State, changed: &mut HashSet<usize>) {
         changed.retain(|word| number != word.checked_sub(first));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    /// What is left of changed entries: those of pages 0 and 1, and one of the table above them.
+    fn left(bytes: &[u8]) -> Vec<usize> {
+        let first = (LAST_TABLE / 8) as usize;
+        let above = first - 512;
+        let mut changed = HashSet::from([first, first + 1, above]);
+        let state = State { gpr: [PAGE; 16], ..State::default() };
+        flush(&Decoder::new(64, bytes, DecoderOptions::NONE).decode(), &state, &mut changed);
+        let mut left: Vec<_> = changed.into_iter().collect();
+        left.sort_unstable();
+        left.iter().map(|word| word - above).collect()
+    }
+
+    #[test]
+    fn invlpg_flushes_the_entry_of_its_page() {
+        // INVLPG [RAX].
+        assert_eq!(left(&[0x0f, 0x01, 0x38]), [0, 512]);
+    }
+
+    #[test]
+    fn mov_to_cr3_flushes_all_and_nop_none() {
+        assert_eq!(left(&[0x0f, 0x22, 0xd8]), []);
+        assert_eq!(left(&[0x90]), [0, 512, 513]);
+    }
+}

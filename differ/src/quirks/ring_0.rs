@@ -7,6 +7,21 @@ use crate::outcome::{End, Outcome};
 use iced_x86::{Mnemonic, OpKind, Register};
 use softcpu::{flag, seg};
 
+/// Instructions that KVM's emulator does not know.
+const UNKNOWN: [Mnemonic; 11] = [
+    Mnemonic::Int1,
+    Mnemonic::Daa,
+    Mnemonic::Das,
+    Mnemonic::Aaa,
+    Mnemonic::Aas,
+    Mnemonic::Arpl,
+    Mnemonic::Lar,
+    Mnemonic::Lsl,
+    Mnemonic::Verr,
+    Mnemonic::Verw,
+    Mnemonic::Wait,
+];
+
 impl Case<'_> {
     /// Those of ring 0, which KVM's emulator executes on a host without hardware virtualization.
     pub(super) fn ring_0(&self) -> Option<&'static str> {
@@ -44,7 +59,9 @@ impl Case<'_> {
         }
         let before = &self.step.before;
         let is_based = !before.is_64() && before.segments[seg::CS].base != 0;
-        if is_based && self.kvm == Some(14) && self.culprit.kvm.state.cr2 == before.rip {
+        let is_unknown =
+            self.is(&UNKNOWN) || self.kvm == Some(14) && self.culprit.kvm.state.cr2 == before.rip;
+        if is_based && is_unknown && matches!(self.kvm, Some(13 | 14)) {
             return Some("the host looks for an instruction that it cannot emulate at its offset in CS");
         }
         let is_wrapped = !before.is_64() && before.rip.wrapping_add(insn.len() as u64) > 1 << 32;
