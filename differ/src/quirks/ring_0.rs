@@ -138,6 +138,10 @@ impl Case<'_> {
         if matches!(insn.op0_register(), Register::CR0 | Register::CR4) && is_refused {
             return Some("KVM allows other bits of CR0 and CR4 than softcpu has");
         }
+        let value = self.step.before.gpr[insn.op1_register().full_register().number() & 15];
+        if insn.op0_register() == Register::CR3 && is_refused && value >> 46 != 0 {
+            return Some("physical addresses of the host have more bits than those of softcpu");
+        }
         if self.is(&[Mnemonic::Lgdt, Mnemonic::Lidt]) && is_refused {
             return Some("KVM allows addresses of 57 bits in GDTR and IDTR");
         }
