@@ -60,8 +60,9 @@ impl fmt::Display for Why {
 /// How often a program that shows a difference is repeated on new machines.
 const REPETITIONS: usize = 3;
 
-/// The instruction DIV AL, which raises #DE if AX is 0. KVM does not intercept it.
-const DIVIDE: [u8; 2] = [0xf6, 0xf0];
+/// The instruction MOV ES, AX, and a selector beyond the GDT, with which it raises #GP.
+const LOAD_SEGMENT: [u8; 2] = [0x8e, 0xc0];
+const NO_SEGMENT: u64 = 0xfff8;
 
 /// Both processors.
 pub struct Runner {
@@ -90,9 +91,10 @@ impl Runner {
         let mut program =
             Program { id, state: layout::state(config), image: layout::image(config), pieces: Vec::new() };
         program.state.gpr[4] = layout::KERNEL_STACK_TOP;
-        program.write(layout::CODE, &DIVIDE);
+        program.state.gpr[0] = NO_SEGMENT;
+        program.write(layout::CODE, &LOAD_SEGMENT);
         let (kvm, _) = runner.both(&program)?;
-        let is_fault = layout::vector(&kvm.state) == Some(0);
+        let is_fault = layout::vector(&kvm.state) == Some(13);
         runner.lacks_rf = is_fault && outcome::flags(config, &kvm) & flag::RF == 0;
         Ok(runner)
     }
