@@ -51,6 +51,14 @@ WORKSPACE := $(LOCKED) --workspace
 
 # The feature `polling` changes only the default transport, which only the test `polling` depends on. On a host without
 # KVM, guests run on the software processor, and tests that need KVM run in the testbed, an emulated machine.
+# The grade of this program as a student's VMM, for both courses. The last build of the tests is that with the feature
+# `polling`, so the program of the task polling is that one.
+AS_A_VMM = $(TARGET)/release/vmm grade so2 --finished halted --count-pattern '^vmm: ([0-9]+) exits?:' \
+	--run "real='$(TARGET)/release/vmm' real16-hello" --run "long='$(TARGET)/release/vmm' long64-hello" \
+	--run "simvirtio='$(TARGET)/release/vmm' simvirtio" --run "polling='$(TARGET)/debug/vmm' simvirtio"
+KEV_TRAPS = kev-port kev-mmio kev-ports kev-strings kev-cpuid kev-msr kev-msr-fault
+AS_A_KEV_VMM = $(TARGET)/release/vmm grade kev $(foreach trap,$(KEV_TRAPS),--run "$(trap)='$(TARGET)/release/vmm' $(trap)")
+
 test: setup ## Run all tests and print the grades
 	@$(CARGO) build $(LOCKED) --release
 	$(CARGO) test $(WORKSPACE)
@@ -59,7 +67,10 @@ test: setup ## Run all tests and print the grades
 	@$(TARGET)/release/vmm grade --reference
 	@echo && echo "Grade for KeV's project 2:"
 	@$(TARGET)/release/vmm grade kev --reference
-	@$(TARGET)/release/vmm doctor >/dev/null 2>&1 || tests/testbed/instead
+	@if $(TARGET)/release/vmm doctor >/dev/null 2>&1; then \
+		echo && echo "Grade for this program as a student's VMM (SO2):" && $(AS_A_VMM) && \
+		echo && echo "Grade for this program as a student's VMM (KeV):" && $(AS_A_KEV_VMM); \
+	else tests/testbed/instead; fi
 
 # Installs chromium if it is missing (Debian).
 page: setup browser ## Test the HTML page of `vmm report` in chromium

@@ -36,9 +36,9 @@ fn bad_images() {
     assert_error(&ran(&["/dev/zero"]), 116, "not a regular file");
     assert_error(&ran(&[&files.write("empty", b"")]), 116, "empty: the image is empty");
     assert_error(&ran(&[&files.write("cut", b"\x7fELF\x02\x01")]), 116, "cut: the ELF file");
-    let library = files.write("library", &elf_of_type(3));
-    assert_error(&ran(&["boot", &library]), 116, "library: the ELF file is position-independent");
-    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32-bit");
+    let library = files.write("library", &library());
+    assert_error(&ran(&["boot", &library]), 116, "library is not a Linux kernel for x86-64");
+    assert_error(&ran(&[&files.write("32", b"\x7fELF\x01\x01")]), 116, "32: the ELF file cannot be read");
     assert_error(&ran(&[&format!("{}@0x10000", files.write("high", &[0xf4]))]), 116, "real-mode");
     let past = format!("{}@0xfffff:32", files.write("past", &[0x90, 0xf4]));
     assert_error(&ran(&[&past, "--mem", "1M"]), 116, "guest's memory is [0x0, 0x100000)");
@@ -75,6 +75,23 @@ fn elf_of_type(kind: u8) -> Vec<u8> {
     file
 }
 
+/// A shared library, which has no entry point.
+fn library() -> Vec<u8> {
+    let mut file = elf_of_type(3);
+    file[24..32].fill(0);
+    file
+}
+
+/// The header of an ELF32 executable for x86 whose program header is missing.
+fn cut_elf32() -> Vec<u8> {
+    let mut file = vec![0; 52];
+    file[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
+    (file[16], file[18], file[20]) = (2, 3, 1);
+    // The program headers begin after the header. There is one, of 32 bytes.
+    (file[28], file[40], file[42], file[44]) = (52, 52, 32, 1);
+    file
+}
+
 /// A boot sector that prints "!" and halts: mov al, '!'; out 0xe9, al; hlt
 fn boot_sector() -> Vec<u8> {
     let mut sector = vec![0; 512];
@@ -89,10 +106,44 @@ fn multiboot() -> Vec<u8> {
     [header.as_flattened(), &[0xf4]].concat()
 }
 
+/// The same with these load addresses, and a length of 0x100 bytes.
+fn multiboot_at(header: u32, entry: u32) -> Vec<u8> {
+    const FLAGS: u32 = 1 << 16;
+    let sum = 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(FLAGS);
+    let words = [0x1bad_b002, FLAGS, sum, header, header, 0, 0, entry].map(u32::to_le_bytes);
+    let mut file = words.as_flattened().to_vec();
+    file.resize(0x100, 0xf4);
+    file
+}
+
+/// An ELF64 file with a multiboot 2 header that requires graphics.
+fn graphics() -> Vec<u8> {
+    let sum = 0u32.wrapping_sub(0xe852_50d6).wrapping_sub(44);
+    let words = [0xe852_50d6, 0, 44, sum, 5, 20, 1024, 768, 32, 0, 0];
+    // The header begins at a multiple of 8, as the code of this file does.
+    elf(0x10_0000, words.map(u32::to_le_bytes).as_flattened())
+}
+
+/// An ELF64 file at 1 MiB with another program header of this type, whose content is at the start of its segment.
+fn elf_with_part(kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut code = vec![0; 56];
+    code.extend(content);
+    let mut file = elf(0x10_0000, &code);
+    // The second program header takes the first bytes of the segment.
+    (file[56], file[120]) = (2, kind);
+    file[128..136].copy_from_slice(&176u64.to_le_bytes());
+    file[152..160].copy_from_slice(&(content.len() as u64).to_le_bytes());
+    file
+}
+
+/// A note of PVH with an entry point and the size of it that the note claims.
+fn pvh_note(entry: u32, size: u32) -> Vec<u8> {
+    let words = [4, size, 18, u32::from_le_bytes(*b"Xen\0"), entry];
+    words.map(u32::to_le_bytes).as_flattened().to_vec()
+}
+
 /// The files that `docs/errors.md` names, with their paths.
 fn documented_files(files: &Files) -> Vec<(&'static str, String)> {
-    let mut elf32 = elf(0x1000, &[0xf4]);
-    elf32[4] = 1;
     let huge = files.write("huge", b"");
     File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
     let link = files.0.path().join("loop").to_str().unwrap().to_string();
@@ -119,15 +170,23 @@ fn documented_files(files: &Files) -> Vec<(&'static str, String)> {
         ("LOOP", link),
         ("MISSING", files.0.path().join("missing").to_str().unwrap().into()),
         ("CUT", files.write("cut", b"\x7fELF")),
-        ("ELF32", files.write("elf32", &elf32)),
+        ("ELF32", files.write("elf32", &cut_elf32())),
         ("ELF", files.write("elf", &elf(0x1000, &[0xf4]))),
         ("HIGH_ELF", files.write("high-elf", &elf(0x40_0000, &[0xf4]))),
         ("OBJECT", files.write("object", &elf_of_type(1))),
-        ("LIBRARY", files.write("library", &elf_of_type(3))),
+        ("LIBRARY", files.write("library", &library())),
         ("TEXT", files.write("text", b"a line of text\n")),
         ("SOURCE", files.write("source", b"bits 16\n    hlt\n")),
         ("BOOT_SECTOR", files.write("boot-sector", &boot_sector())),
+        ("LINUX_PROGRAM", files.write("linux-program", &elf_with_part(3, b"/lib64/ld-linux-x86-64.so.2\0"))),
+        ("UPPER_HALF", files.write("upper-half", &elf(0xffff_ffff_8010_0000, &[0xf4]))),
+        ("ZEROES", files.write("zeroes", &[0; 4096])),
         ("MULTIBOOT", files.write("multiboot", &multiboot())),
+        ("MULTIBOOT_OUTSIDE", files.write("multiboot-outside", &multiboot_at(0x10_0000, 0))),
+        ("MULTIBOOT_HIGH", files.write("multiboot-high", &multiboot_at(0xfffc_0000, 0xfffc_0000))),
+        ("MULTIBOOT_GRAPHICS", files.write("multiboot-graphics", &graphics())),
+        ("PVH_OUTSIDE", files.write("pvh-outside", &elf_with_part(4, &pvh_note(0x10, 4)))),
+        ("PVH_DAMAGED", files.write("pvh-damaged", &elf_with_part(4, &pvh_note(0x10, u32::MAX)))),
         // mov ax, 0xe41; int 0x10; hlt
         ("BIOS", files.write("bios", &[0xb8, 0x41, 0x0e, 0xcd, 0x10, 0xf4])),
         ("MISPLACED", files.write("misplaced", guest::find("real16-hello").unwrap().image)),

@@ -112,7 +112,7 @@ fn right() {
 fn mistakes(engine: &str) {
     for (mistake, expected, sentence) in [
         ("CS", [0, 20, 30, 10, 10], "CS base is 0xffff0000, as after reset"),
-        ("LME", [30, 0, 30, 10, 10], "KVM refused KVM_SET_SREGS with Invalid argument"),
+        ("LME", [30, 0, 30, 10, 10], "KVM_SET_SREGS failed: Invalid argument"),
         ("LME", [30, 0, 30, 10, 10], "EFER.LMA is 1 but EFER.LME is 0"),
         (
             "TEXT",

@@ -17,6 +17,7 @@ use support::{Files, Ran, kvm_test, run};
 const VMM: &str = env!("CARGO_BIN_EXE_vmm");
 /// The folder with the program.
 static PROGRAM: OnceLock<Files> = OnceLock::new();
+const ENGINES: [&str; 2] = ["preload", "ptrace"];
 /// On AMD, the place where a guest died is lost.
 const LOST: &str = "at an unknown address, because this host resets a vCPU that triple-faults";
 
@@ -48,7 +49,11 @@ fn observe(options: &[&str], mistake: &str) -> Ran {
         files
     });
     let mut vmm = Command::new(VMM);
-    vmm.arg("observe").args(options).arg("--").arg(folder.0.path().join("dying")).arg(mistake);
+    vmm.args(["observe", "--timeout", "20"])
+        .args(options)
+        .arg("--")
+        .arg(folder.0.path().join("dying"))
+        .arg(mistake);
     run(vmm.stdout(Stdio::piped()).env_remove("RUST_LOG"))
 }
 
@@ -83,11 +88,20 @@ fn mistakes() {
         ("no-slot", "probably the VM has no memory slot"),
         ("unmapped", "probably the program has not mapped all of the memory of slot 0: 0x10000 bytes at 0x"),
     ] {
-        let ran = observe(&[], mistake);
-        assert!([1, 3].contains(&ran.status), "{mistake}: {}: {}", ran.status, ran.stderr);
-        assert!(ran.stderr.contains(sentence), "{mistake}: {}", ran.stderr);
-        assert_eq!(deaths(&ran).len(), 1, "{mistake}: {}", ran.stderr);
+        for engine in ENGINES {
+            told(&observe(&["--engine", engine], mistake), mistake, sentence);
+        }
     }
+}
+
+/// Checks that the death has this sentence. Some hosts never return from KVM_RUN if a page table is nowhere.
+fn told(ran: &Ran, mistake: &str, sentence: &str) {
+    if ran.status == 114 && ["pml4-outside", "cr3-outside", "no-slot"].contains(&mistake) {
+        return;
+    }
+    assert!([1, 3].contains(&ran.status), "{mistake}: {}: {}", ran.status, ran.stderr);
+    assert!(ran.stderr.contains(sentence), "{mistake}: {}", ran.stderr);
+    assert_eq!(deaths(ran).len(), 1, "{mistake}: {}", ran.stderr);
 }
 
 /// Faults of the code, which a host that resets the vCPU does not tell.
@@ -115,14 +129,20 @@ fn faults() {
             "\n  hint         CR4.OSFXSR is bit 9, not 8: the value sets CR4.PCE (Intel SDM vol. 3, 2.5)\n",
         ),
     ] {
-        let ran = observe(&[], mistake);
-        assert_eq!((ran.status, deaths(&ran).len()), (3, 1), "{mistake}: {}", ran.stderr);
-        if ran.stderr.contains(LOST) {
-            assert!(ran.stderr.contains("remark       the registers are those with which"), "{}", ran.stderr);
-            continue;
+        for engine in ENGINES {
+            let ran = observe(&["--engine", engine], mistake);
+            assert_eq!((ran.status, deaths(&ran).len()), (3, 1), "{mistake}: {}", ran.stderr);
+            if ran.stderr.contains(LOST) {
+                assert!(
+                    ran.stderr.contains("remark       the registers are those with which"),
+                    "{}",
+                    ran.stderr
+                );
+                continue;
+            }
+            assert!(ran.stderr.contains(cause), "{mistake}: {}", ran.stderr);
+            assert!(ran.stderr.contains(detail), "{mistake}: {}", ran.stderr);
         }
-        assert!(ran.stderr.contains(cause), "{mistake}: {}", ran.stderr);
-        assert!(ran.stderr.contains(detail), "{mistake}: {}", ran.stderr);
     }
 }
 

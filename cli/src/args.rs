@@ -12,7 +12,7 @@ pub(super) use vmm::controller::parse_msr_rule;
 use vmm::device::{Layout, Transport};
 use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
-use vmm::x86::{CpuidOverride, Mode};
+use vmm::x86::{CpuidOverride, InitialValue, Mode};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
 #[derive(Debug, Default, Args)]
@@ -22,19 +22,22 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF64 executable on four vCPUs
+  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module
+  vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 
 `vmm --help` lists the exit statuses.")]
 pub(super) struct RunArgs {
-    /// Guest to run: a built-in guest (see `vmm guests`), an ELF64 executable, or a flat binary as
-    /// FILE[@ADDR][:MODE], such as guest.bin@0x1000:32; an ADDR without 0x is decimal
+    /// Guest to run: a built-in guest (see `vmm guests`), an ELF executable, a multiboot or PVH kernel, or a flat
+    /// binary as FILE[@ADDR][:MODE], such as guest.bin@0x1000:32, or FILE@SEG:OFF; a number without 0x is decimal
     #[arg(value_name = "NAME|FILE")]
     pub(super) guest: OsString,
 
-    /// Mode in which a flat binary starts; 16, 32 and 64 are short names. An ELF file accepts only long and user64
-    /// [default: long for a guest at 1 MiB or above, otherwise real]
+    /// Mode in which a flat binary starts; 16, 32 and 64 are short names. An ELF64 file accepts long and user64, an
+    /// ELF32 file protected; then a multiboot header has no effect
+    /// [default: long for a flat binary at 1 MiB or above, otherwise real]
     #[arg(long, value_enum)]
     pub(super) mode: Option<ModeArg>,
 
@@ -51,6 +54,19 @@ pub(super) struct RunArgs {
     /// SIMVIRTIO device [default: 1M; 250M for a guest at 1 MiB or above]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) mem: Option<u64>,
+
+    /// Command line of a multiboot or PVH kernel
+    #[arg(long, value_name = "TEXT")]
+    pub(super) cmdline: Option<String>,
+
+    /// File that a multiboot or PVH kernel gets as a module, with a text for it [default: the file's name]; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,TEXT]")]
+    pub(super) module: Vec<OsString>,
+
+    /// Value of a general register at the start, such as rax=2; can be repeated
+    #[arg(long, value_name = "REGISTER=VALUE")]
+    pub(super) set: Vec<InitialValue>,
 
     /// Transport between the guest's SIMVIRTIO driver and the device [default: exit; polling if vmm was built with
     /// the feature polling]
@@ -134,7 +150,8 @@ If stdin is a terminal, each key goes to the guest, except:
 
 `vmm --help` lists the exit statuses.")]
 pub(super) struct BootArgs {
-    /// Linux kernel for x86-64: a vmlinux (ELF64) or a bzImage
+    /// Linux kernel for x86-64, a vmlinux (ELF64) or a bzImage; or a multiboot or PVH kernel, which runs on the machine
+    /// of `vmm run`
     #[arg(value_name = "KERNEL")]
     pub(super) kernel: PathBuf,
 
@@ -150,6 +167,11 @@ pub(super) struct BootArgs {
     /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0 panic=-1 reboot=k]
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,
+
+    /// File that a multiboot or PVH kernel gets as a module, with a text for it [default: the file's name]; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,TEXT]")]
+    pub(super) module: Vec<OsString>,
 
     /// Attach a raw disk image, at most 16; the first appears as /dev/vda. With `,ro` the guest cannot write it; can
     /// be repeated

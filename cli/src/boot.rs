@@ -1,7 +1,9 @@
-//! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr.
+//! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr. A multiboot or PVH kernel runs on
+//! the machine of `vmm run`.
 
 use crate::args::{BootArgs, ConsoleArg, output_limit};
-use crate::run;
+use crate::target::{RunTarget, name_error};
+use crate::{modules, processor, run};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -18,29 +20,25 @@ use vmm::{Builder, Error, Machine, Output, Report};
 pub fn main(arguments: &BootArgs) -> u8 {
     let inputs = || {
         let disks = arguments.disk.iter().map(|text| disk_file(text).0.into());
-        [arguments.kernel.clone()].into_iter().chain(arguments.initrd.clone()).chain(disks).collect()
+        let modules = modules::files(&arguments.module).map(Into::into);
+        let kernel = [arguments.kernel.clone()].into_iter();
+        kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules).collect()
     };
     run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text.output))
 }
 
 fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error> {
+    if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
+        return run_kernel(arguments, target, output);
+    }
+    if !arguments.module.is_empty() {
+        return Err(Error::Config(
+            "--module is for multiboot and PVH kernels: give Linux its files with --initrd and --disk".into(),
+        ));
+    }
     let keyboard = io::stdin().is_terminal();
-    let builder = Machine::linux(linux(arguments, keyboard)?);
-    let builder = arguments.cpuid.iter().copied().fold(builder, Builder::cpuid_override);
-    let rules = arguments.msr.iter();
-    let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
-    let mut machine = arguments
-        .measure
-        .apply(builder)
-        .processor(arguments.vcpu.map(Into::into))
-        .memory(Some(arguments.mem))
-        .cpus(arguments.cpus)
-        .timeout(arguments.timeout.0)
-        .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
-        .output(output)
-        .output_limit(output_limit(arguments.output_limit, None))
-        .input(run::input(None)?)
-        .build()?;
+    let builder = with_options(Machine::linux(linux(arguments, keyboard)?), arguments);
+    let mut machine = builder.output(output).input(run::input(None)?).build()?;
     // In raw mode each key goes to the guest. The terminal is restored before the summary is printed.
     let raw = match keyboard {
         true => {
@@ -59,6 +57,44 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
         );
     }
     Ok((printable(&arguments.kernel), report))
+}
+
+/// The builder of a machine with the options that all kernels have in common.
+fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
+    let builder = arguments.cpuid.iter().copied().fold(builder, Builder::cpuid_override);
+    let rules = arguments.msr.iter();
+    let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
+    let builder = arguments.measure.apply(builder);
+    builder
+        .processor(arguments.vcpu.map(Into::into))
+        .memory(Some(arguments.mem))
+        .cpus(arguments.cpus)
+        .timeout(arguments.timeout.0)
+        .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
+        .output_limit(output_limit(arguments.output_limit, None))
+}
+
+/// Runs a multiboot or PVH kernel.
+///
+/// # Errors
+/// An option is for Linux only, a module cannot be read, or the host failed.
+fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output) -> Result<(String, Report), Error> {
+    let only_linux = [
+        (arguments.initrd.is_some(), "--initrd", "give the file as a module (--module FILE)"),
+        (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
+        (arguments.marker.is_some(), "--marker", "leave it out"),
+        (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
+    ];
+    if let Some((_, option, step)) = only_linux.into_iter().find(|(given, ..)| *given) {
+        let name = &target.name;
+        return Err(Error::Config(format!("{option} is for Linux, and {name} is another kernel: {step}")));
+    }
+    let modules = modules::read(&arguments.module, arguments.mem)?;
+    let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
+    let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(output);
+    let mut machine = builder.build().map_err(name_error(&target.name))?;
+    processor::announce(&machine);
+    Ok((target.name, machine.run()?))
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.

@@ -12,6 +12,7 @@ mod file_name;
 mod grade;
 mod guests;
 mod measure;
+mod modules;
 #[cfg_attr(not(has_kvm), path = "observe/absent.rs")]
 mod observe;
 mod processor;

@@ -4,7 +4,7 @@ use crate::args::{CpuidArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, out
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{processor, status, summary};
+use crate::{modules, processor, status, summary};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -14,6 +14,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use vmm::boot::Image;
 use vmm::device::Transport;
 use vmm::host::{is_shortage, printable};
 use vmm::x86::CpuidOverride;
@@ -23,7 +24,8 @@ use vmm::{Builder, Error, Input, Output, Report};
 pub fn main(arguments: &RunArgs) -> u8 {
     let inputs = || {
         let image = crate::target::file(&arguments.guest);
-        image.into_iter().chain(arguments.input.clone()).collect()
+        let modules = modules::files(&arguments.module).map(Into::into);
+        image.into_iter().chain(arguments.input.clone()).chain(modules).collect()
     };
     run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
 }
@@ -108,6 +110,7 @@ fn open_input(path: &Path) -> io::Result<File> {
 fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> {
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = RunTarget::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
+    let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
     let cpuid = shows_cpuid(arguments, &target)?;
     let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;
     // A driver cannot work without its device. Asking for a transport makes the builder report the conflict with
@@ -157,6 +160,16 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         );
     }
     Ok((target.name, report))
+}
+
+/// The image with the registers, the command line and the modules that the user gave.
+///
+/// # Errors
+/// The image has no use for one of them, or a file cannot be read.
+fn entered(image: Image, arguments: &RunArgs, limit: u64) -> Result<Image, Error> {
+    let modules = modules::read(&arguments.module, limit)?;
+    let command_line = arguments.cmdline.as_deref().unwrap_or_default();
+    image.with_registers(&arguments.set)?.with_boot_data(command_line, modules)
 }
 
 /// The changes to CPUID that the user asked for.

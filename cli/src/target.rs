@@ -1,11 +1,11 @@
-//! Finds the guest that the user names: a built-in guest, an ELF64 executable, or a flat binary with an address and a
-//! mode, `FILE[@ADDR][:MODE]`.
+//! Finds the guest that the user names: a built-in guest, an ELF executable, a multiboot kernel, or a flat binary with an
+//! address and a mode, `FILE[@ADDR][:MODE]`.
 
 use guest::{End, Guest, Map};
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use vmm::boot::{self, Image, ImageSpec};
+use vmm::boot::{self, ElfKind, Image, ImageSpec, Protocol};
 use vmm::device::Layout;
 use vmm::host::printable;
 use vmm::memory::{Gpa, PLAIN_RAM};
@@ -119,18 +119,46 @@ impl RunTarget {
         let in_file = |error: ImageError| error.in_file(&name);
         let bytes = boot::read_file(path, limit).map_err(in_file)?;
         if boot::is_elf(&bytes) {
-            let mode = spec.mode.unwrap_or(Mode::Long);
-            elf_accepts(&name, mode, spec.load_at)?;
-            let image = Image::elf(bytes).map_err(in_file)?.entered_in(mode);
+            return Ok(Self { image: elf(&name, &spec, bytes)?, name, embedded: None });
+        }
+        let is_plain = spec.load_at.is_none() && matches!(spec.mode, None | Some(Mode::Protected));
+        if is_plain && boot::is_multiboot(&bytes) {
+            let image = Image::multiboot(bytes).map_err(in_file)?;
             return Ok(Self { name, image, embedded: None });
         }
         boot::refuse_known_formats(path, &bytes, spec.load_at)?;
+        if let (Some(_), Some(mode)) = (spec.segment, spec.mode.filter(|mode| *mode != Mode::Real)) {
+            return Err(Error::Config(format!(
+                "a segment and an offset (SEG:OFF) are for real mode, not for {mode} mode: give FILE@ADDR with one address"
+            )));
+        }
         let load_at = spec.load_at.unwrap_or(0);
         let high = load_at >= simvirtio::abi::RAM_SIZE;
-        let mode = spec.mode.or(default_mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
+        let real = spec.segment.map(|_| Mode::Real);
+        let mode = spec.mode.or(real).or(default_mode).unwrap_or(if high { Mode::Long } else { Mode::Real });
         log::info!("{name}: a flat binary, loaded and entered at {load_at:#x} in {mode} mode");
-        let image = Image::flat(bytes, mode, Gpa(load_at)).map_err(in_file)?;
+        let image =
+            Image::flat(bytes, mode, Gpa(load_at)).map_err(in_file)?.in_segment(spec.segment.unwrap_or(0));
         Ok(Self { name, image, embedded: None })
+    }
+
+    /// Reads the kernel in a file, if it has a multiboot header or a note of PVH and is not Linux. `None` for other files, also
+    /// for those that cannot be read. A file that is not an ELF file has at most `limit` bytes.
+    ///
+    /// # Errors
+    /// The kernel cannot be run.
+    pub fn find_kernel(path: &Path, limit: u64) -> Result<Option<Self>, Error> {
+        if boot::is_kernel(path) {
+            return Ok(None);
+        }
+        let Ok(bytes) = boot::read_file(path, limit) else { return Ok(None) };
+        if Protocol::of(&bytes).is_none() {
+            return Ok(None);
+        }
+        let name = printable(path);
+        let image = if boot::is_elf(&bytes) { Image::elf(bytes) } else { Image::multiboot(bytes) };
+        let image = image.map_err(|error| error.in_file(&name))?;
+        Ok(Some(Self { name, image, embedded: None }))
     }
 
     /// Replaces the image of a built-in guest by this one. The rest of the guest's catalogue entry applies to it.
@@ -152,22 +180,48 @@ pub fn name_error(name: &str) -> impl Fn(Error) -> Error {
     }
 }
 
+/// Returns the image of the ELF file `name`. A mode or an address starts it without the protocol of its header or note.
+///
+/// # Errors
+/// The file cannot be run, or not in this mode or at this address.
+fn elf(name: &str, spec: &ImageSpec, bytes: Vec<u8>) -> Result<Image, Error> {
+    if let Some(kind) = ElfKind::of(&bytes) {
+        elf_accepts(name, kind, spec)?;
+    }
+    let image = match (spec.mode, spec.load_at) {
+        (None, None) => Image::elf(bytes),
+        (_, load_at) => Image::native_elf(bytes, load_at.map(Gpa)),
+    };
+    let image = image.map_err(|error| error.in_file(name))?;
+    if let Some(protocol) = image.protocol() {
+        log::info!("{name}: a {protocol} kernel, entered at {:#x} in protected mode", image.entry().0);
+    }
+    Ok(match spec.mode {
+        Some(mode) => image.entered_in(mode),
+        None => image,
+    })
+}
+
 /// Checks the mode and the address that the user gave for the ELF file `name`.
 ///
 /// # Errors
-/// An ELF64 file has its own address, and does not start in this mode.
-fn elf_accepts(name: &str, mode: Mode, load_at: Option<u64>) -> Result<(), Error> {
+/// The file has its own address, or does not start in this mode.
+fn elf_accepts(name: &str, kind: ElfKind, spec: &ImageSpec) -> Result<(), Error> {
     const FLAT: &str = "or convert the file to a flat binary (objcopy -O binary)";
     let refuse = |why: String| Err(Error::Config(why));
-    match (mode, load_at) {
-        (Mode::Long | Mode::User, None) => Ok(()),
-        (Mode::Long | Mode::User, Some(address)) => refuse(format!(
+    let bits = kind.bits;
+    let (fits, modes) = match (bits, spec.mode.unwrap_or(kind.mode())) {
+        (32, mode) => (mode == Mode::Protected, "in protected mode"),
+        (_, mode) => (matches!(mode, Mode::Long | Mode::User), "in the modes long and user64"),
+    };
+    match (spec.mode.filter(|_| !fits), spec.load_at) {
+        (Some(mode), _) => refuse(format!(
+            "{name} is an ELF{bits} file, which starts only {modes}, not in {mode} mode: leave out the mode, {FLAT}"
+        )),
+        (None, Some(address)) if !kind.movable || spec.segment.is_some() => refuse(format!(
             "{name} is an ELF file, which has its own addresses: leave out the address ({address:#x}), {FLAT}"
         )),
-        (mode, _) => refuse(format!(
-            "{name} is an ELF64 file, which starts only in the modes long and user64, not in {mode} mode: leave out \
-             the mode, {FLAT}"
-        )),
+        _ => Ok(()),
     }
 }
 

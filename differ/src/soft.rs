@@ -149,7 +149,7 @@ impl Machine {
                 Exit::Halted => return Some(End::Halted),
                 Exit::Shutdown => return Some(End::Shutdown),
                 Exit::SliceEnd => return None,
-                Exit::Unsupported => return Some(End::Unsupported),
+                Exit::Unsupported(_) => return Some(End::Unsupported),
                 Exit::RdMsr { .. } | Exit::WrMsr { .. } => {
                     self.cpu.refuse();
                     continue;

@@ -62,6 +62,16 @@ fn check_parts(text: &[u8], spec: &ImageSpec) {
         None => (rest, None),
     };
     assert_eq!(mode.and_then(|mode| mode.parse().ok()), spec.mode);
+    if let Some(segment) = spec.segment {
+        let parts = address
+            .strip_prefix('@')
+            .and_then(|place| place.split_once(':'))
+            .expect("a segment and an offset");
+        let [given, offset] = [parts.0, parts.1].map(|part| parse_number(part).expect("a number"));
+        assert_eq!((given, spec.load_at), (segment.into(), Some(given * 16 + offset)));
+        assert!(offset <= 0xffff && spec.mode.is_none_or(|_| mode.is_some()));
+        return;
+    }
     match spec.load_at {
         Some(number) => assert_eq!(address.strip_prefix('@').map(parse_number), Some(Ok(number))),
         None => assert_eq!(address, ""),

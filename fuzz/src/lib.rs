@@ -7,6 +7,7 @@
 pub mod chains;
 pub mod elf;
 pub mod kernel;
+pub mod loader;
 pub mod processor;
 pub mod race;
 pub mod saved;

@@ -71,7 +71,7 @@ static __attribute__((noinline)) void tell(struct process *process, int fd, u64 
 		/* KVM_SET_REGS, KVM_SET_SREGS and KVM_SET_SREGS2. */
 		if (code < 0 && (number == 0x82 || number == 0x84 || number == 0xcd)) {
 			entry.kind = REFUSED;
-			if (stop(process, vcpu, fd, &entry, 0))
+			if (stop(process, vcpu, fd, &entry, 0) != NOT_STOPPED)
 				return;
 			entry.kind = CALLED;
 		}
@@ -99,15 +99,14 @@ static u64 meaning_after(struct process *process, int fd, u32 request, int code)
 	return code >= 0 && (request & 0xff) < 0x40 ? SYSTEM : OTHER;
 }
 
-/* The vCPU enters its guest for the first time. */
-static __attribute__((noinline)) void begin(struct process *process, struct vcpu *vcpu, int fd)
+/* The vCPU enters its guest for the first time. Returns 1 if a signal came meanwhile. */
+static __attribute__((noinline)) int begin(struct process *process, struct vcpu *vcpu, int fd)
 {
 	vcpu->has_entered = 1;
 	store(entered(process, vcpu->ring->vm), 1);
 	store(&process->has_entered, 1);
 	struct entry entry = {.kind = FIRST_ENTRY};
-	if (load(&control->wants) & STOP_ENTRY)
-		stop(process, vcpu, fd, &entry, 0);
+	return load(&control->wants) & STOP_ENTRY && stop(process, vcpu, fd, &entry, 0) == INTERRUPTED;
 }
 
 /* KVM_RUN returned with an exit that the observer wants to see first. The time that this takes is nobody's. */

@@ -13,7 +13,7 @@ static u32 put(u8 *to, u32 at, const void *from, u32 size)
 
 /*
  * Copies from an address that the program gave to the kernel, and that may be wrong. Returns the number of bytes. Where
- * system calls are filtered, it trusts the address if the kernel has accepted it.
+ * system calls are filtered, or this one is forbidden, it trusts the address if the kernel has accepted it.
  */
 static u64 copy_from_program(struct process *process, u64 address, void *to, u64 size, int is_accepted)
 {
@@ -21,9 +21,11 @@ static u64 copy_from_program(struct process *process, u64 address, void *to, u64
 		void *base;
 		u64 size;
 	} local = {to, size}, remote = {(void *)address, size};
-	if (load(&filtered))
-		return is_accepted ? put(to, 0, (const void *)address, (u32)size) : 0;
-	long copied = raw6(SYS_process_vm_readv, process->pid, (long)&local, 1, (long)&remote, 1, 0);
+	long copied = -EPERM_;
+	if (!load(&filtered))
+		copied = raw6(SYS_process_vm_readv, process->pid, (long)&local, 1, (long)&remote, 1, 0);
+	if ((copied == -EPERM_ || copied == -ENOSYS_) && is_accepted)
+		return put(to, 0, (const void *)address, (u32)size);
 	return failed(copied) ? 0 : (u64)copied;
 }
 
@@ -131,30 +133,34 @@ static u64 append(struct process *process, struct entry *entry, const struct rec
 	return position;
 }
 
-/* Waits until the observer has answered a stop. All waits of a program together are limited. */
-static void await_answer(struct vcpu *vcpu, u64 position)
+/* Waits until the observer has answered a stop. All waits of a program together are limited. Returns 1 if a signal came. */
+static int await_answer(struct vcpu *vcpu, u64 position)
 {
 	enum { ASK_AGAIN = 512 };
+	int is_interrupted = 0;
 	for (u32 pauses = 0; load(&vcpu->ring->answered) != position; pauses++) {
 		if (load(&control->ended) || load(&control->waited) >= PATIENCE)
-			return;
+			break;
 		if (pauses % ASK_AGAIN == 0 && !wake())
-			return;
+			break;
 		add(&control->waited, 1);
-		pause_for(STOP_PAUSE);
+		is_interrupted |= pause_for(STOP_PAUSE) == -EINTR_;
 	}
+	return is_interrupted;
 }
 
-/* Stops a vCPU, and waits for the observer. Returns 0 if that is not possible. */
+enum { NOT_STOPPED, STOPPED, INTERRUPTED };
+
+/* Stops a vCPU, and waits for the observer. Returns NOT_STOPPED if that is not possible, and INTERRUPTED if a signal came. */
 static int stop(struct process *process, struct vcpu *vcpu, int fd, struct entry *entry, const struct record *record)
 {
 	enum { MOST_STOPS = 16 };
 	u8 registers[REGS + SREGS];
 	if (load(&filtered) || load(&control->ended) || load(&control->waited) >= PATIENCE)
-		return 0;
+		return NOT_STOPPED;
 	int is_death = entry->kind == REFUSED || (entry->kind == EXITED && (record->result < 0 || record->reason != EXIT_HLT));
 	if (is_death && ++vcpu->deaths > MOST_STOPS)
-		return 0;
+		return NOT_STOPPED;
 	entry->ring = vcpu->slot;
 	entry->target = ON_VCPU;
 	entry->vm = vcpu->ring->vm;
@@ -162,7 +168,7 @@ static int stop(struct process *process, struct vcpu *vcpu, int fd, struct entry
 	int is_known = !failed(raw(SYS_ioctl, fd, KVM_GET_REGS, registers)) &&
 		       !failed(raw(SYS_ioctl, fd, KVM_GET_SREGS, registers + REGS));
 	u64 position = append(process, entry, record, is_known ? registers : 0);
-	if (position)
-		await_answer(vcpu, position);
-	return position != 0;
+	if (!position)
+		return NOT_STOPPED;
+	return await_answer(vcpu, position) ? INTERRUPTED : STOPPED;
 }

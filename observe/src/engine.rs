@@ -167,13 +167,3 @@ pub trait Engine {
     /// Keeps what running children still need after the end of the observation.
     fn leave(&mut self);
 }
-
-/// KVM_SET_SREGS and KVM_SET_SREGS2 (api.rst, sections 4.14 and 4.132).
-const SET_SREGS: [u32; 2] = [0x4138_ae84, 0x4140_aecd];
-
-impl Call {
-    /// The registers that a KVM_SET_SREGS sets; `None` for another call.
-    pub fn sregs(&self) -> Option<Sregs> {
-        SET_SREGS.contains(&self.request).then(|| crate::layout::sregs(&self.data))?
-    }
-}

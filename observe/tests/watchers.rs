@@ -45,9 +45,9 @@ fn watch(engine: Choice, mode: &str, stops: Stops, watcher: &mut Watcher<'_>) ->
     Some(observe(&program, &arguments, options, engine.as_mut(), watcher).unwrap())
 }
 
-fn assert_success(observation: &Observation) {
+fn assert_success(engine: Choice, mode: &str, observation: &Observation) {
     let Ending::Ended(status) = observation.ending else { panic!("{:?}", observation.ending) };
-    assert_eq!(status, ExitStatus::from_raw(0));
+    assert_eq!(status, ExitStatus::from_raw(0), "{engine:?} {mode}");
 }
 
 /// The calls, the stops, and the number of lost calls.
@@ -71,7 +71,7 @@ impl Seen {
     fn of(engine: Choice, mode: &str, stops: Stops) -> Option<(Self, Observation)> {
         let mut seen = Self::default();
         let observation = watch(engine, mode, stops, &mut |event, _| seen.take(event))?;
-        assert_success(&observation);
+        assert_success(engine, mode, &observation);
         Some((seen, observation))
     }
 

@@ -166,6 +166,22 @@ pub enum ImageError {
     /// The file is an ELF file that this VMM cannot run.
     #[error("the ELF file {0}")]
     Elf(String),
+    /// A kernel of another protocol than that of Linux cannot be used, or asks for something that this machine lacks.
+    #[error("the {protocol} kernel {what}")]
+    Kernel {
+        /// The name of the protocol.
+        protocol: &'static str,
+        /// The problem and the next step, as a verb phrase.
+        what: String,
+    },
+    /// A module of such a kernel cannot be used.
+    #[error("the module {file} {what}")]
+    Module {
+        /// The path of the file.
+        file: String,
+        /// The problem and the next step, as a verb phrase.
+        what: String,
+    },
     /// A Linux kernel, its initrd or its command line cannot be used.
     #[error("{file} {what}")]
     Linux {
@@ -187,22 +203,23 @@ pub enum ImageError {
         /// The size of the guest's memory, in bytes.
         ram: u64,
     },
-    /// An ELF file does not fit into the guest's memory, or its entry point is not below 4 GiB.
+    /// The segments of a file do not fit into the guest's memory, or its entry point is not below 4 GiB.
     #[error(
-        "the ELF file does not fit: its segments are {places}, and the guest's memory is 0x0 to {:#x}: link it lower (gcc \
-         -static -nostdlib -no-pie -Wl,-Ttext-segment=0x1000, or ld -T linker/long64.ld), give its segments physical \
-         addresses below that (AT() in its linker script), or choose a larger --mem", .ram.saturating_sub(1)
+        "the image does not fit: its segments are {places}, and the guest's memory is 0x0 to {:#x}: {}",
+        .ram.saturating_sub(1), segments_advice(*.lowest)
     )]
     Segments {
         /// The addresses of the segments, in words.
         places: String,
+        /// The lowest of these addresses that is not in memory.
+        lowest: u64,
         /// The size of the guest's memory, in bytes.
         ram: u64,
     },
     /// The entry point of a real-mode guest is not below 64 KiB.
     #[error(
-        "a real-mode guest cannot begin at {0:#x}: CS is 0, so its entry point must be below 0x10000: load it lower, or \
-         choose another --mode"
+        "a real-mode guest cannot begin at {0:#x}: CS is 0, so its entry point must be below 0x10000: load it lower, give a \
+         segment and an offset (FILE@0x1000:0x0), or choose another --mode"
     )]
     BeyondRealMode(u64),
     /// The entry point of a guest in another mode is not below 4 GiB.
@@ -246,6 +263,7 @@ impl ImageError {
             | Self::TooLarge { .. }
             | Self::KnownFormat { .. }
             | Self::Linux { .. }
+            | Self::Module { .. }
             | Self::InFile { .. } => self,
             error => Self::InFile { path: path.into(), error: Box::new(error) },
         }
@@ -323,6 +341,32 @@ impl From<BadQueueLen> for Error {
     fn from(bad: BadQueueLen) -> Self {
         Self::Config(format!("{bad}: choose another --queue-len"))
     }
+}
+
+/// The first address of the upper half of the address space, in which kernels with 64 bits are commonly linked.
+const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
+/// The first address of the kernel code model.
+const LAST_2_GIB: u64 = 0xffff_ffff_8000_0000;
+/// The first address at which kernels with 32 bits are commonly linked.
+const LAST_GIB: u64 = 0xc000_0000;
+
+/// The next step for a file whose segments are outside RAM, from `lowest` on.
+fn segments_advice(lowest: u64) -> String {
+    let base = match lowest {
+        LAST_2_GIB.. => LAST_2_GIB,
+        UPPER_HALF.. => lowest & !0x1f_ffff,
+        LAST_GIB..=0xffff_ffff => LAST_GIB,
+        _ => {
+            return "link it lower (gcc -static -nostdlib -no-pie -Wl,-Ttext-segment=0x1000, or ld -T linker/long64.ld), give \
+                    its segments physical addresses below that (AT() in its linker script), or choose a larger --mem"
+                .into();
+        }
+    };
+    format!(
+        "its physical addresses are its virtual ones: lower them (objcopy --change-section-lma '*-{base:#x}' FILE NEW, or AT() \
+         in its linker script), and let its first code run there, where each address below 4 GiB is physical, until it has mapped \
+         its upper half"
+    )
 }
 
 /// The advice for a failed KVM operation; empty if none is known.

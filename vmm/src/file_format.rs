@@ -132,7 +132,7 @@ impl FileFormat {
             .or_else(|| coff(bytes))
             .or_else(|| java_or_mach_o(bytes))
             .or_else(|| windows_or_dos(bytes))
-            .or_else(|| multiboot_offset(bytes).map(|_| Multiboot))
+            .or_else(|| multiboot_header(bytes).map(|_| Multiboot))
             .or_else(|| is_boot_sector(bytes).then_some(BootSector))
             .or_else(|| text(bytes))
     }
@@ -177,10 +177,19 @@ fn windows_or_dos(bytes: &[u8]) -> Option<FileFormat> {
     (last < 512 && pages > 0).then_some(Program("an EXE program of DOS"))
 }
 
-/// The offset of a multiboot header, if the file has one: in its first 8 KiB for version 1, and in its first 32 KiB for
-/// version 2. (Multiboot specification 0.6.96, section 3.1.1, and 2.0, section 3.1.1: magic, flags or architecture,
-/// then for version 2 a length, and a checksum. Together they add up to zero.)
-pub fn multiboot_offset(bytes: &[u8]) -> Option<usize> {
+/// A multiboot header in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MultibootHeader {
+    /// Version 1, at this offset.
+    First(usize),
+    /// Version 2, at this offset.
+    Second(usize),
+}
+
+/// The first multiboot header of a file: in its first 8 KiB for version 1, and in its first 32 KiB for version 2.
+/// (Multiboot specification 0.6.96, section 3.1.1: magic, flags, checksum, at a multiple of 4; and 2.0, section 3.1.1: magic,
+/// architecture, length, checksum, at a multiple of 8. Together these words add up to zero.)
+pub fn multiboot_header(bytes: &[u8]) -> Option<MultibootHeader> {
     let is_header = |at: usize| {
         let words = |count: usize| {
             (0..count).try_fold(0u32, |sum, index| {
@@ -189,12 +198,14 @@ pub fn multiboot_offset(bytes: &[u8]) -> Option<usize> {
             })
         };
         match word(bytes, at) {
-            Some(0x1bad_b002) if at < 0x2000 => words(3) == Some(0),
-            Some(0xe852_50d6) => words(4) == Some(0),
-            _ => false,
+            Some(0x1bad_b002) if at < 0x2000 && words(3) == Some(0) => Some(MultibootHeader::First(at)),
+            Some(0xe852_50d6) if at.is_multiple_of(8) && words(4) == Some(0) => {
+                Some(MultibootHeader::Second(at))
+            }
+            _ => None,
         }
     };
-    (0..bytes.len().min(0x8000)).step_by(4).find(|at| is_header(*at))
+    (0..bytes.len().min(0x8000)).step_by(4).find_map(is_header)
 }
 
 /// Whole sectors, the first of which ends in the signature 55 AA.
@@ -284,6 +295,7 @@ mod tests {
 
     #[test]
     fn a_multiboot_header_needs_its_checksum_and_its_place() {
+        use MultibootHeader::{First, Second};
         let header = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         let first = header(&[0x1bad_b002, 3, 0u32.wrapping_sub(0x1bad_b002 + 3)]);
         let second = header(&[0xe852_50d6, 0, 16, 0u32.wrapping_sub(0xe852_50d6 + 16)]);
@@ -293,15 +305,17 @@ mod tests {
             (&first, 2, false),
             (&first, 0x2000, false),
             (&second, 0x7f00, true),
+            (&second, 0x7f04, false),
             (&second, 0x8000, false),
         ] {
             let file = file(0x9000, offset, bytes);
-            assert_eq!(multiboot_offset(&file), found.then_some(offset), "{offset:#x}");
+            let header = if bytes.len() == 12 { First(offset) } else { Second(offset) };
+            assert_eq!(multiboot_header(&file), found.then_some(header), "{offset:#x}");
             assert_eq!(FileFormat::of(&file), found.then_some(Multiboot));
         }
         let wrong = header(&[0x1bad_b002, 3, 4]);
-        assert_eq!(multiboot_offset(&file(0x100, 0, &wrong)), None);
-        assert_eq!(multiboot_offset(&first[..8]), None, "cut short");
+        assert_eq!(multiboot_header(&file(0x100, 0, &wrong)), None);
+        assert_eq!(multiboot_header(&first[..8]), None, "cut short");
     }
 
     #[test]

@@ -136,4 +136,16 @@ pub mod internals {
     pub use crate::memory::map::pc;
     pub use crate::x86::cpuid::{CpuidContext, for_vcpu};
     pub use crate::x86::modes::{gdt, identity_map, regs, sregs};
+
+    /// Checks that an image fits into `ram` bytes, and adds what a boot loader gives to its kernel.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn handed_over(
+        image: crate::boot::Image,
+        ram: u64,
+    ) -> Result<crate::boot::Image, crate::error::ImageError> {
+        image.check(ram)?;
+        image.handed_over(ram)
+    }
 }

@@ -2,6 +2,7 @@
 
 mod driver;
 mod kev;
+mod points;
 mod so2;
 #[cfg_attr(not(has_kvm), path = "student_absent.rs")]
 mod student;
@@ -16,8 +17,8 @@ use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable, name_error};
 use clap::{Args, ValueEnum};
 use guest::{End, GUESTS, Guest};
+use points::{Evidence, Task, as_text, wrong};
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 use vmm::device::{Layout, Transport};
@@ -29,17 +30,22 @@ use vmm::{Builder, Captured, Error, Input, Output, Report};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  vmm grade --vmm ./my-vmm                     a student's VMM for SO2
+  vmm grade --vmm ./my-vmm --seed 7            the same texts each time
+  vmm grade --make ./project                   make, then its kvm-hello-world
+  vmm grade --run real='./vmm16 -x'            a command for one task
+  vmm grade kev --vmm ./my-vmm                 a student's VMM for KeV
   vmm grade --guest16 my.bin                   a real-mode guest for SO2
   vmm grade --simvirtio my.bin@0x1000:64       a SIMVIRTIO driver
-  vmm grade --guest16 a --guest64 b --simvirtio c    a whole submission
+  vmm grade --guest16 a --guest64 b --simvirtio c    three guests
   vmm grade kev --guest kev-msr=my.bin@0x1000  a guest for KeV
   vmm grade --reference                        the built-in guests of SO2
   vmm grade kev --reference --vcpu soft        on the software processor
 
 so2 has five tasks: a 16-bit guest (30 points), a 32-bit or a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
-counting of exits (10). Only the tasks with an image are graded. --simvirtio has the points of SIMVIRTIO and of polling. \
-Counting is a task for a VMM: it is a part of --reference, where this program counts. kev has 20 checks of 5 points \
-each; `vmm guests` describes their guests.
+counting of exits (10). Of guests, only the tasks with an image are graded: --simvirtio has the points of SIMVIRTIO and of \
+polling, and counting is a part of --reference. A VMM is graded in all five tasks: docs/grading.md has the contract. kev \
+has 20 checks of 5 points each; `vmm guests` describes their guests. Seven of them have a meaning for a VMM.
 
 In the result, + marks a check that passed, and - a check that failed, with the reason. A failed check costs all points \
 of its task, unless it says how many. The last line has the points of all tasks that were graded.
@@ -47,7 +53,7 @@ of its task, unless it says how many. The last line has the points of all tasks 
 An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
 Exit status: 0 for all points, 111 for fewer, 110 for a usage error, 115 if the host failed, 116 if an image cannot be \
-read, 117 if interrupted. Only 0 and 111 have a result.")]
+read or a VMM not observed, 117 if interrupted. Only 0 and 111 have a result.")]
 pub struct GradeArgs {
     /// Course whose work is graded
     #[arg(value_enum, default_value_t = Course::So2)]
@@ -138,59 +144,6 @@ enum Course {
     Kev,
 }
 
-/// A task: its title, its points and the evidence. An empty title puts the evidence on the line of the points.
-struct Task {
-    title: &'static str,
-    points: u32,
-    evidence: Vec<Evidence>,
-}
-
-/// The result of one check.
-struct Evidence {
-    /// True if the check passed.
-    right: bool,
-    text: String,
-    /// The points that the check costs if it failed; all of the task if it is missing.
-    cost: Option<u32>,
-    /// True if the cost is that of a step, which comes on top of that of other steps.
-    is_step: bool,
-}
-
-impl Evidence {
-    fn new(right: bool, text: impl Into<String>) -> Self {
-        Self { right, text: text.into(), cost: None, is_step: false }
-    }
-
-    /// Limits the cost of a failed check, and adds it to the text, with the rule that was broken.
-    fn costs(self, points: u32, rule: &str) -> Self {
-        if self.right {
-            return self;
-        }
-        let text = format!("{}: {rule}; costs {points} points", self.text);
-        Self { text, cost: Some(points), ..self }
-    }
-
-    /// Makes the check a step of its task, which has these points of its own.
-    #[cfg(has_kvm)]
-    fn step(self, points: u32) -> Self {
-        let text = if self.right { self.text } else { format!("{}; costs {points} points", self.text) };
-        Self { text, cost: Some(points), is_step: true, ..self }
-    }
-}
-
-impl Task {
-    /// The points of a task. Two guests that break the same rule lose its points once. Those of its steps add up.
-    fn earned(&self) -> u32 {
-        let costs = |is_step| {
-            let failed =
-                self.evidence.iter().filter(move |evidence| !evidence.right && evidence.is_step == is_step);
-            failed.map(|evidence| evidence.cost.unwrap_or(self.points))
-        };
-        let cost = costs(true).fold(costs(false).max().unwrap_or(0), u32::saturating_add);
-        if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost) }
-    }
-}
-
 /// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
     vmm::host::catch_interrupts();
@@ -221,7 +174,9 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
     let settings = arguments.settings();
     if arguments.vmm.grades() {
         let prepared = student::prepare(arguments.course, &arguments.vmm, arguments.layout.map(Into::into))?;
-        // Other programs use KVM.
+        if matches!(arguments.vcpu, Some(VcpuArg::Soft)) {
+            return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()).into());
+        }
         check_host(Settings { processor: Some(Processor::Kvm), ..settings })?;
         return prepared.grade(&arguments.vmm, settings.timeout);
     }
@@ -267,22 +222,6 @@ fn is_bad_guest(error: &Error) -> bool {
     }
 }
 
-/// Formats the points and the evidence.
-fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    for task in tasks {
-        let _ = write!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
-        let indent = if task.title.is_empty() { "" } else { "\n        " };
-        for evidence in &task.evidence {
-            let _ = write!(text, "{indent}{} {}", if evidence.right { "+" } else { "-" }, evidence.text);
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(text, "{earned:>3}/{points}");
-    text
-}
-
 /// Checks the options for images, and that their files can be read. This needs no KVM. Returns the replacements of
 /// [`Course::Kev`].
 ///
@@ -313,9 +252,6 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
                 "one grade is for images or for a VMM: give --vmm and its options, or images, not both"
                     .into(),
             ));
-        }
-        _ if of_vmm && arguments.vcpu.is_some() => {
-            return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()));
         }
         _ if of_vmm => {}
         Course::So2 if !of_so2.into_iter().any(|image| arguments.grades(image.as_ref())) => {
@@ -366,7 +302,10 @@ impl Run {
             .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
             .output(output);
         let is_submission = target.embedded.is_none() && transport.is_some();
-        let builder = if is_submission { builder.layout(settings.layout) } else { builder };
+        let builder = match is_submission {
+            true => builder.layout(settings.layout).trace(Some(driver::RECORDED)),
+            false => builder,
+        };
         Self::of(target.name.clone(), builder, captured, settings)
     }
 
@@ -408,6 +347,15 @@ impl Run {
         )))
     }
 
+    /// The first thing that a run lacks which should have [`passed`](Self::passed).
+    fn required(&self) -> &'static str {
+        match (&self.report.stop, self.report.verdict) {
+            (Stop::Halted, Some(verdict)) if verdict.passed() => "must do its work without a doubt",
+            (Stop::Halted, _) => "must leave 42 as its result",
+            _ => "must halt, and leave 42 as its result",
+        }
+    }
+
     /// Returns true if the guest halted, left 42 in both places, and there is no doubt about it.
     fn passed(&self) -> bool {
         matches!(self.report.stop, Stop::Halted) && self.report.verified() == Some(true)
@@ -443,11 +391,6 @@ impl Run {
     }
 }
 
-/// Evidence of a failed check.
-fn wrong(text: impl Into<String>) -> Evidence {
-    Evidence::new(false, text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,18 +413,5 @@ mod tests {
         assert_eq!(settings("grade --timeout 0 --wall-timeout 0"), [None, None]);
         assert_eq!(settings("grade --timeout 0 --wall-timeout 7"), [None, Some(7)]);
         assert_eq!(settings("grade --wall-timeout 0"), [Some(10), None]);
-    }
-
-    #[test]
-    fn a_task_without_evidence_earns_nothing() {
-        let task = |evidence| Task { title: "", points: 10, evidence };
-        assert_eq!(task(vec![]).earned(), 0);
-        let right = || Evidence::new(true, "");
-        assert_eq!(task(vec![right()]).earned(), 10);
-        assert_eq!(task(vec![right(), wrong("")]).earned(), 0);
-        let costs = |points| wrong("").costs(points, "");
-        assert_eq!(task(vec![right(), costs(4), costs(3)]).earned(), 6);
-        assert_eq!(task(vec![costs(4), wrong("")]).earned(), 0);
-        assert_eq!(task(vec![right().costs(4, "")]).earned(), 10);
     }
 }

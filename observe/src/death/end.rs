@@ -91,6 +91,7 @@ impl End {
             libc::EINVAL => ": its argument is not 0, or kvm_run has a bit that KVM does not know",
             libc::EIO => ": another process made the VM, or KVM has given it up after an error of its own",
             libc::ENOEXEC => ": the vCPU is not initialized, or its code is in the memory of a device",
+            libc::ENOSPC => ": KVM keeps no page tables for a VM without memory",
             libc::ENOMEM => ": the host has no memory left",
             _ => "",
         };

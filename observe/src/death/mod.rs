@@ -22,6 +22,7 @@ use vmm::controller::Location;
 use vmm::exit::Instruction;
 use vmm::machine::{DeadVcpu, DeathKind, Explanation};
 use vmm::memory::ReadMemory;
+use vmm::x86::{Regs, Sregs};
 
 /// The most deaths that are kept.
 pub const MOST_DEATHS: usize = 16;
@@ -75,6 +76,18 @@ impl Death {
         self.remarks.iter().fold(explanation, |text, remark| text + "  remark       " + remark + "\n")
     }
 
+    /// Adds mistakes of the registers at the start that are not told yet. Some hosts correct them.
+    fn blame_start(&mut self, regs: &Regs, sregs: &Sregs) {
+        let told = format!("{:?}{}", self.cause, self.details());
+        for finding in start::mistakes(regs, sregs) {
+            if self.cause.is_none() {
+                self.cause = Some(format!("{finding}, at the start"));
+            } else if !told.contains(&finding.sentence) {
+                self.remarks.push(format!("the vCPU started with a mistake: {finding}"));
+            }
+        }
+    }
+
     /// True for registers that KVM refused.
     pub fn is_refusal(&self) -> bool {
         self.kind == DeathKind::Refused
@@ -112,24 +125,26 @@ impl Deaths {
 
     /// Remembers registers that the program sets before the first entry.
     fn follow(&mut self, call: &Call) {
-        let Target::Vcpu(vcpu) = call.target else { return };
-        if call.result < 0 || (self.starts.len() >= MOST_STARTS && !self.starts.contains_key(&vcpu)) {
-            return;
-        }
+        let (Target::Vcpu(vcpu), 0..) = (call.target, call.result) else { return };
+        let is_known = [end::SET_REGS, end::SET_SREGS, end::SET_SREGS2].contains(&call.request);
+        let Some(start) = Some(vcpu).filter(|_| is_known).and_then(|vcpu| self.start(vcpu)) else { return };
         match call.request {
-            end::SET_REGS => self.starts.entry(vcpu).or_default().regs = layout::regs(&call.data),
-            end::SET_SREGS | end::SET_SREGS2 => {
-                self.starts.entry(vcpu).or_default().sregs = layout::sregs(&call.data);
-            }
-            _ => {}
+            end::SET_REGS => start.regs = layout::regs(&call.data),
+            _ => start.sregs = layout::sregs(&call.data),
         }
+    }
+
+    /// The start of a vCPU, if it is one of the first.
+    fn start(&mut self, vcpu: VcpuId) -> Option<&mut Start> {
+        let is_kept = self.starts.len() < MOST_STARTS || self.starts.contains_key(&vcpu);
+        is_kept.then(|| self.starts.entry(vcpu).or_default())
     }
 
     fn stopped(&mut self, stop: &Stop, memory: &ObservedMemory) {
         let end = match &stop.cause {
             StopCause::FirstEntry => {
-                if let (Some(start), Some(registers)) = (self.starts.get_mut(&stop.vcpu), &stop.registers) {
-                    (start.regs, start.sregs) = (Some(registers.0), Some(registers.1));
+                if let (Some(start), Some(registers)) = (self.start(stop.vcpu), &stop.registers) {
+                    *start = Start { regs: Some(registers.0), sregs: Some(registers.1) };
                 }
                 return;
             }
@@ -161,7 +176,7 @@ impl Deaths {
         let earlier = old.earlier.saturating_add(1);
         // A vCPU that was reset and run again dies at once. That says nothing.
         let says_nothing = |death: &Death| death.kind == DeathKind::Lost || death.location.is_none();
-        if says_nothing(&death) && !says_nothing(&old) {
+        if says_nothing(&death) {
             death = old;
         }
         death.earlier = earlier;
@@ -170,30 +185,10 @@ impl Deaths {
 
     fn explain(&self, stop: &Stop, end: End, view: &View<'_>) -> Death {
         let start = self.starts.get(&stop.vcpu).and_then(Start::registers);
-        let mut remarks = Vec::new();
         let entry = start.and_then(|(regs, sregs)| entry(&regs, &sregs, view));
-        let (mut kind, mut location) = (end.kind, None);
-        let registers = match (&stop.cause, stop.registers.as_deref().copied()) {
-            (StopCause::Refused(call), registers) => end::asked(call, registers.or(start)),
-            (_, Some((regs, sregs))) => {
-                let was_reset = kind == DeathKind::Fault && is_reset(&regs, &sregs);
-                let other_start = start.filter(|(regs, sregs)| !is_reset(regs, sregs));
-                location = Some(Location::of(&sregs, regs.rip));
-                match other_start.filter(|_| was_reset) {
-                    Some(start) => {
-                        (kind, location) = (DeathKind::Lost, Some(Location::Reset));
-                        remarks.push("the registers are those with which the vCPU started".into());
-                        Some(start)
-                    }
-                    None => Some((regs, sregs)),
-                }
-            }
-            (_, None) => {
-                remarks.push("KVM did not return the registers of the vCPU".into());
-                None
-            }
-        };
+        let State { kind, registers, location, remark } = State::of(stop, end.kind, start);
         let unreadable = view.unreadable();
+        let mut remarks: Vec<String> = remark.into_iter().map(String::from).collect();
         remarks.extend(
             unreadable.as_ref().map(|why| format!("the memory of the guest could not be read: {why}")),
         );
@@ -207,20 +202,49 @@ impl Deaths {
             explanation = explain(None);
         }
         let suspicion = explanation.as_ref().and_then(Explanation::suspicion);
-        let mut cause = end.cause(stop, view).or_else(|| suspicion.map(String::from));
-        if let (Some((regs, sregs)), false) = (start, matches!(kind, DeathKind::Refused | DeathKind::Lost)) {
-            let told =
-                format!("{cause:?}{}", explanation.as_ref().map_or(String::new(), Explanation::to_string));
-            for finding in start::mistakes(&regs, &sregs) {
-                if cause.is_none() {
-                    cause = Some(format!("{finding}, at the start"));
-                } else if !told.contains(&finding.sentence) {
-                    remarks.push(format!("the vCPU started with a mistake: {finding}"));
-                }
-            }
-        }
+        let cause = end.cause(stop, view).or_else(|| suspicion.map(String::from));
         remarks.extend(end::refusal_advice(&stop.cause).filter(|_| cause.is_none()).map(String::from));
         let what = end.what(explanation.as_ref());
-        Death { vcpu: stop.vcpu, kind, what, location, cause, explanation, remarks, earlier: 0 }
+        let mut death =
+            Death { vcpu: stop.vcpu, kind, what, location, cause, explanation, remarks, earlier: 0 };
+        if let (Some((regs, sregs)), false) = (start, matches!(kind, DeathKind::Refused | DeathKind::Lost)) {
+            death.blame_start(&regs, &sregs);
+        }
+        death
+    }
+}
+
+/// The state that is explained.
+struct State {
+    kind: DeathKind,
+    registers: Option<(Regs, Sregs)>,
+    location: Option<Location>,
+    remark: Option<&'static str>,
+}
+
+impl State {
+    /// The state of a stopped vCPU, or that of its start if the host has reset it.
+    fn of(stop: &Stop, kind: DeathKind, start: Option<(Regs, Sregs)>) -> Self {
+        let found = stop.registers.as_deref().copied();
+        if let StopCause::Refused(call) = &stop.cause {
+            return Self { kind, registers: end::asked(call, found.or(start)), location: None, remark: None };
+        }
+        let Some((regs, sregs)) = found else {
+            let remark = Some("KVM did not return the registers of the vCPU");
+            return Self { kind, registers: None, location: None, remark };
+        };
+        let was_reset = kind == DeathKind::Fault && is_reset(&regs, &sregs);
+        match start.filter(|(regs, sregs)| was_reset && !is_reset(regs, sregs)) {
+            Some(start) => Self {
+                kind: DeathKind::Lost,
+                registers: Some(start),
+                location: Some(Location::Reset),
+                remark: Some("the registers are those with which the vCPU started"),
+            },
+            None => {
+                let location = Some(Location::of(&sregs, regs.rip));
+                Self { kind, registers: found, location, remark: None }
+            }
+        }
     }
 }

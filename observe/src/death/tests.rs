@@ -5,7 +5,7 @@ use super::start::{RESET_RIP, reset_sregs};
 use super::*;
 use std::io::Write;
 use vmm::DETAILS;
-use vmm::x86::{Regs, Segment, Sregs};
+use vmm::x86::Segment;
 
 const SHUTDOWN: u32 = 8;
 const FAIL_ENTRY: u32 = 9;
@@ -282,6 +282,34 @@ fn a_lost_state_is_explained_by_its_start() {
     let death = deaths.iter().next().unwrap();
     assert!(death.to_string().contains("in protected mode at 0008:00001000"), "{death}");
     assert_eq!((deaths.iter().count(), death.earlier), (1, 1));
+}
+
+/// Some hosts correct the registers, or run on without a fault.
+#[test]
+fn mistakes_at_the_start_are_told_once() {
+    // nop
+    let guest = Guest::new(&[0x90]);
+    let mut deaths = Deaths::default();
+    let (regs, sregs) = flat();
+    let mut wrong = sregs;
+    wrong.ss.dpl = 3;
+    guest.stop(&mut deaths, VCPU, StopCause::FirstEntry, Some((regs, wrong)));
+    guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, sregs)));
+    let death = deaths.iter().next().unwrap();
+    assert!(death.to_string().contains(": probably CS.DPL is 0 but SS.DPL is 3 ("), "{death}");
+    assert!(death.to_string().ends_with("), at the start"), "{death}");
+    guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, wrong)));
+    let death = deaths.iter().next().unwrap();
+    assert_eq!(format!("{death}{}", death.details()).matches("CS.DPL is 0").count(), 1, "{death:?}");
+    let guest = Guest::new(UNDEFINED);
+    guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, sregs)));
+    let death = deaths.iter().next().unwrap();
+    assert!(death.to_string().ends_with(": probably #UD: an undefined instruction"), "{death}");
+    assert!(
+        death
+            .details()
+            .contains("  remark       the vCPU started with a mistake: CS.DPL is 0 but SS.DPL is 3 (")
+    );
 }
 
 #[test]

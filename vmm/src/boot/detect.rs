@@ -18,7 +18,8 @@ pub fn is_kernel(path: &Path) -> bool {
         return true;
     }
     // Other kernels also use the kernel code model, so look for the banner of Linux as well.
-    elf::layout(&ReadCache::new(&file)).is_ok_and(|layout| layout.is_high) && names_linux(file)
+    elf::layout(&ReadCache::new(&file)).is_ok_and(|layout| layout.is_high && layout.is_64)
+        && names_linux(file)
 }
 
 /// True if a file has the signature of a bzImage.

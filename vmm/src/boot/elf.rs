@@ -1,42 +1,78 @@
-//! ELF64 executables, read with the `object` crate: each PT_LOAD segment is loaded at its physical address. The
-//! `vmlinux` file of a Linux kernel is also an ELF64 executable.
+//! ELF executables, read with the `object` crate: each PT_LOAD segment is loaded at its physical address. The `vmlinux`
+//! file of a Linux kernel is also an ELF64 executable.
 //!
-//! ELF-64 object file format, version 1.5; System V ABI for AMD64.
+//! ELF-64 object file format, version 1.5; System V ABI for the Intel386 architecture and for AMD64. `notes.rs` reads the
+//! notes, `movable.rs` moves position-independent executables, and `refuse.rs` has the refusals.
+
+mod movable;
+mod notes;
+mod refuse;
+mod sections;
 
 use super::{Image, ImageError, Segment};
-use crate::file_format::{self, multiboot_offset};
 use crate::memory::Gpa;
-use crate::x86::modes::Mode;
+use crate::x86::modes::{Mode, Start};
+use notes::Notes;
 use object::Endianness;
 use object::elf::{
-    EM_386, EM_AARCH64, EM_ARM, EM_BPF, EM_IAMCU, EM_MIPS, EM_PPC, EM_PPC64, EM_RISCV, EM_S390, EM_X86_64,
-    ET_CORE, ET_DYN, ET_EXEC, ET_REL, FileHeader64, FileType, Machine, PF_X, PT_INTERP, PT_LOAD, PT_TLS,
-    ProgramHeader64,
+    EM_386, EM_X86_64, ET_DYN, ET_EXEC, FileHeader32, FileHeader64, PF_X, PT_INTERP, PT_LOAD, PT_NOTE, PT_TLS,
 };
 use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader};
-use std::sync::Arc;
+
+pub(super) use sections::SectionTable;
 
 /// True if `bytes` begin with the ELF magic number.
 pub fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF")
 }
 
+/// The kind of an ELF file, from its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ElfKind {
+    /// The width of its addresses, 32 or 64 bits.
+    pub bits: u32,
+    /// It is position-independent (ET_DYN), so it may be moved.
+    pub movable: bool,
+}
+
+impl ElfKind {
+    /// Reads the kind of an ELF file. `None` if the bytes are not its start.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let bits = match (is_elf(bytes), bytes.get(4)?) {
+            (true, 1) => 32,
+            (true, 2) => 64,
+            _ => return None,
+        };
+        let kind = u16::from_le_bytes(*bytes.get(16..)?.first_chunk()?);
+        Some(Self { bits, movable: kind == ET_DYN.0 })
+    }
+
+    /// The mode in which a file of this kind starts.
+    pub fn mode(self) -> Mode {
+        if self.bits == 32 { Mode::Protected } else { Mode::Long }
+    }
+}
+
 impl Image {
-    /// Creates an image from an ELF64 executable, entered in long mode. Each PT_LOAD segment is loaded at its physical
-    /// address.
+    /// Creates an image from an ELF executable, without regard to a multiboot header or a note of PVH. A
+    /// position-independent executable is moved to `base`, if that is given.
     ///
     /// # Errors
-    /// `bytes` are not an x86-64 executable or are truncated, segments overlap, or no segment contains the entry point.
-    pub fn elf(bytes: Vec<u8>) -> Result<Self, ImageError> {
-        let Layout { segments, entry, .. } = layout(bytes.as_slice())?;
-        if multiboot_offset(&bytes).is_some() {
+    /// `bytes` are not an x86 executable or are truncated, segments overlap, or no segment contains the entry point; or a
+    /// position-independent executable cannot be moved.
+    pub fn native_elf(mut bytes: Vec<u8>, base: Option<Gpa>) -> Result<Self, ImageError> {
+        let layout = layout(bytes.as_slice())?;
+        layout.refuse_other_systems(&bytes)?;
+        let mode = if layout.is_64 { Mode::Long } else { Mode::Protected };
+        let layout = layout.moved(&mut bytes, base)?;
+        if layout.has_tls {
             log::warn!(
-                "the ELF64 file has a multiboot header, so its entry point may be 32-bit code, but it is entered in long \
-                 mode: if it crashes, make a flat binary of its 32-bit code, and give FILE@ADDR:32"
+                "the ELF file has thread-local data, like programs for Linux with a C library, which cannot run without Linux: \
+                 build guests with -ffreestanding -static -nostdlib"
             );
         }
-        Ok(Self { bytes: Arc::new(bytes.into()), segments, entry, mode: Mode::Long, is_elf: true })
+        Ok(Self::of(bytes.into(), layout.segments, Start::new(mode, layout.entry?), true))
     }
 }
 
@@ -44,67 +80,142 @@ impl Image {
 pub(super) struct Layout {
     /// At least one segment, in order of address, without overlaps.
     pub(super) segments: Vec<Segment>,
-    /// The physical address of the entry point.
-    pub(super) entry: Gpa,
+    /// The virtual address of each of them.
+    virtual_starts: Vec<u64>,
+    /// The physical address of the entry point, or the reason why there is none.
+    pub(super) entry: Result<Gpa, ImageError>,
     /// True if it runs at virtual addresses in the last 2 GiB, as kernels do.
     pub(super) is_high: bool,
+    /// True for ELF64.
+    pub(super) is_64: bool,
+    /// True if it is position-independent.
+    pub(super) is_movable: bool,
+    /// The entry point of the file (`e_entry`).
+    start: u64,
+    /// The path of its dynamic linker, if it needs one.
+    interpreter: Option<Vec<u8>>,
+    has_tls: bool,
+    /// The place of the dynamic section in the file, if it has one.
+    dynamic: Option<(u64, u64)>,
+    /// The number that was added to its addresses.
+    pub(super) base: u64,
+    /// The largest alignment of a segment (`p_align`).
+    alignment: u64,
+    pub(super) notes: Notes,
 }
 
-/// Reads the headers of an ELF64 executable. `data` may be a file, of which only the headers are read.
+impl Layout {
+    /// The physical address of a virtual or physical one in a segment.
+    pub(super) fn physical(&self, address: u64) -> Option<Gpa> {
+        let mut places = self.segments.iter().zip(&self.virtual_starts);
+        places.find_map(|(segment, virtual_start)| entry_in(segment, *virtual_start, address))
+    }
+
+    /// Moves a position-independent executable to `base`, and applies its relocations. Another one stays as it is.
+    pub(super) fn moved(self, bytes: &mut [u8], base: Option<Gpa>) -> Result<Self, ImageError> {
+        if self.is_movable { movable::moved(self, bytes, base) } else { Ok(self) }
+    }
+
+    /// Refuses a program for another system, by the name of the system.
+    fn refuse_other_systems(&self, bytes: &[u8]) -> Result<(), ImageError> {
+        let reason = refuse::other_system(self.interpreter.as_deref(), &self.notes, bytes);
+        reason.map_or(Ok(()), |reason| Err(ImageError::Elf(reason)))
+    }
+}
+
+/// Reads the headers of an ELF executable. `data` may be a file, of which only the headers and notes are read.
 pub(super) fn layout<'data>(data: impl ReadRef<'data>) -> Result<Layout, ImageError> {
     let refuse = |what: &str| Err(ImageError::Elf(what.into()));
     match data.read_bytes_at(4, 2) {
-        Ok([2, 1]) => {}
-        Ok([1, _]) => return refuse(not_64_bit(data)),
-        Ok(_) => return refuse("is not little-endian: build it for x86-64"),
-        Err(()) => return refuse("is cut short within its header: is it complete?"),
+        Ok([1, 1]) => headers::<FileHeader32<Endianness>>(data),
+        Ok([2, 1]) => headers::<FileHeader64<Endianness>>(data),
+        Ok([1 | 2, _]) => refuse("is not little-endian: build it for x86-64"),
+        Ok(_) => refuse("is neither of 32 nor of 64 bits: is it complete?"),
+        Err(()) => refuse("is cut short within its header: is it complete?"),
     }
+}
+
+/// Reads the headers of an executable of one class.
+fn headers<'data, H: FileHeader<Endian = Endianness>>(
+    data: impl ReadRef<'data>,
+) -> Result<Layout, ImageError> {
+    let refuse = |what: &str| Err(ImageError::Elf(what.into()));
     let Ok(length) = data.len() else { return refuse("cannot be read") };
-    let header = FileHeader64::<Endianness>::parse(data).map_err(unreadable)?;
+    let header = H::parse(data).map_err(unreadable)?;
     let endian = header.endian().map_err(unreadable)?;
-    if header.e_machine(endian) != EM_X86_64 {
-        let machine = machine(header.e_machine(endian));
-        return refuse(&format!("is for another processor, {machine}: build it for x86-64"));
+    let expected = if header.is_class_64() { EM_X86_64 } else { EM_386 };
+    if header.e_machine(endian) != expected {
+        return Err(ImageError::Elf(refuse::other_machine(header.e_machine(endian), header.is_class_64())));
     }
-    if header.e_type(endian) != ET_EXEC {
-        return refuse(not_executable(header.e_type(endian)));
+    if ![ET_EXEC, ET_DYN].contains(&header.e_type(endian)) {
+        return refuse(refuse::not_executable(header.e_type(endian)));
     }
     // The count may be in section 0, as any 32-bit number.
     if header.phnum(endian, data).map_err(unreadable)? > MAX_HEADERS {
         return refuse("has more than 100000 program headers: link it with fewer");
     }
     let headers = header.program_headers(endian, data).map_err(unreadable)?;
-    if headers.iter().any(|header| header.p_type(endian) == PT_INTERP) {
-        return refuse("needs a dynamic linker: link it with -static -no-pie");
-    }
-    if headers.iter().any(|header| header.p_type(endian) == PT_TLS) {
-        log::warn!(
-            "the ELF file has thread-local data, like programs for Linux with a C library, which cannot run without Linux: \
-             build guests with -ffreestanding -static -nostdlib"
-        );
-    }
-    let start = header.e_entry(endian);
-    let mut segments = Vec::new();
-    let mut entry = None;
-    let mut is_high = false;
-    for header in headers.iter().filter(|header| header.p_type(endian) == PT_LOAD) {
-        let Some(segment) = segment(header, endian, length)? else { continue };
-        is_high |= header.p_vaddr(endian) >= LAST_2_GIB;
-        entry = entry.or_else(|| entry_in(&segment, header.p_vaddr(endian), start));
-        segments.push(segment);
-    }
-    let entry = match entry {
-        Some(entry) => entry,
-        None if segments.is_empty() => {
-            return refuse("has no segment to load: link it with its code in a PT_LOAD segment");
-        }
-        None => {
-            return refuse("has its entry point outside every segment: set it with the linker's -e or ENTRY");
-        }
+    let start = header.e_entry(endian).into();
+    let own = u64::from(header.e_phentsize(endian)).saturating_mul(headers.len() as u64);
+    let own = own.saturating_add(header.e_phoff(endian).into());
+    let (segments, virtual_starts) = segments(headers, endian, length, own)?;
+    let of_type = |kind| headers.iter().find(move |header| header.p_type(endian) == kind);
+    let place = |header: &H::ProgramHeader| (header.p_offset(endian).into(), header.p_filesz(endian).into());
+    let bytes = |(offset, size): (u64, u64)| data.read_bytes_at(offset, size).ok();
+    let interpreter = of_type(PT_INTERP).map(|header| bytes(place(header)).unwrap_or_default().to_vec());
+    let notes = headers.iter().filter(|header| header.p_type(endian) == PT_NOTE);
+    let mut layout = Layout {
+        is_high: virtual_starts.iter().any(|start| *start >= LAST_2_GIB),
+        is_64: header.is_class_64(),
+        is_movable: header.e_type(endian) == ET_DYN,
+        start,
+        interpreter,
+        has_tls: of_type(PT_TLS).is_some(),
+        dynamic: of_type(object::elf::PT_DYNAMIC).map(place),
+        base: 0,
+        alignment: headers.iter().map(|header| header.p_align(endian).into()).max().unwrap_or(1),
+        notes: notes
+            .filter_map(|header| bytes(place(header)).map(|bytes| (bytes, header.p_align(endian).into())))
+            .collect(),
+        segments,
+        virtual_starts,
+        entry: Err(ImageError::Elf(refuse::ENTRY_OUTSIDE.into())),
     };
-    segments.sort_by_key(|segment| segment.start.0);
+    if let Some(entry) = layout.physical(start) {
+        layout.entry = Ok(entry);
+    }
+    Ok(layout)
+}
+
+/// The segments to load in the order of their addresses, and their virtual addresses. The file's own headers end at `own`. A
+/// segment with nothing else, which linkers add, is left out if it is above 4 GiB, where nothing can be loaded.
+fn segments<P: ProgramHeader<Endian = Endianness>>(
+    headers: &[P],
+    endian: Endianness,
+    length: u64,
+    own: u64,
+) -> Result<(Vec<Segment>, Vec<u64>), ImageError> {
+    let is_own = |segment: &Segment| {
+        let only = segment.file.start == 0 && segment.size <= own && !segment.executable;
+        only && segment.start.0 >= 1 << 32
+    };
+    let mut segments = Vec::new();
+    for header in headers.iter().filter(|header| header.p_type(endian) == PT_LOAD) {
+        if let Some(segment) = segment(header, endian, length)? {
+            segments.push((segment, header.p_vaddr(endian).into()));
+        }
+    }
+    if segments.iter().any(|(segment, _)| !is_own(segment)) {
+        segments.retain(|(segment, _)| !is_own(segment));
+    }
+    if segments.is_empty() {
+        let none = "has no segment to load: link it with its code in a PT_LOAD segment";
+        return Err(ImageError::Elf(none.into()));
+    }
+    segments.sort_by_key(|(segment, _)| segment.start.0);
+    let (segments, virtual_starts): (Vec<Segment>, Vec<u64>) = segments.into_iter().unzip();
     check_overlaps(&segments)?;
-    Ok(Layout { segments, entry, is_high })
+    Ok((segments, virtual_starts))
 }
 
 /// Checks that segments in the order of their addresses do not overlap.
@@ -120,51 +231,6 @@ fn check_overlaps(segments: &[Segment]) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// The refusal of an ELF file for 32 bits.
-fn not_64_bit<'data>(data: impl ReadRef<'data>) -> &'static str {
-    let length = data.len().unwrap_or(0).min(file_format::HEAD as u64);
-    let head = data.read_bytes_at(0, length).unwrap_or_default();
-    match multiboot_offset(head) {
-        Some(_) => {
-            "is a 32-bit multiboot kernel, which needs a boot loader: convert it to a flat binary that begins with its \
-             code (objcopy -O binary -R .multiboot), and give FILE@ADDR:32 with its link address"
-        }
-        None => {
-            "is 32-bit, but this loader needs ELF64: convert it to a flat binary (objcopy -O binary) and give \
-             FILE@ADDR:32 with its link address"
-        }
-    }
-}
-
-/// The refusal of an ELF file that is not an executable with fixed addresses, by its type.
-fn not_executable(kind: FileType) -> &'static str {
-    match kind {
-        ET_REL => "is an object file: link it (ld -T linker/long64.ld, or gcc -static -nostdlib -no-pie)",
-        ET_DYN => {
-            "is position-independent or a shared library, and a guest needs fixed addresses: link it with -static \
-             -nostdlib -no-pie"
-        }
-        ET_CORE => "is the core dump of a program: give the executable of a guest",
-        _ => "is not an executable with fixed addresses: link it with -static -no-pie",
-    }
-}
-
-/// The name of a processor (`e_machine`, gABI "ELF Header"), or its number.
-fn machine(machine: Machine) -> String {
-    let name = match machine {
-        EM_386 | EM_IAMCU => "x86 of 32 bits",
-        EM_ARM => "ARM of 32 bits",
-        EM_AARCH64 => "ARM of 64 bits",
-        EM_RISCV => "RISC-V",
-        EM_PPC | EM_PPC64 => "PowerPC",
-        EM_MIPS => "MIPS",
-        EM_S390 => "s390",
-        EM_BPF => "BPF",
-        _ => return format!("number {}", machine.0),
-    };
-    name.into()
-}
-
 /// The maximum number of program headers.
 const MAX_HEADERS: u32 = 100_000;
 /// The first virtual address of the kernel code model.
@@ -175,13 +241,13 @@ fn unreadable(error: object::read::Error) -> ImageError {
 }
 
 /// Converts a PT_LOAD segment, and checks it against the length of the file. `None` for an empty segment.
-fn segment(
-    header: &ProgramHeader64<Endianness>,
+fn segment<P: ProgramHeader<Endian = Endianness>>(
+    header: &P,
     endian: Endianness,
     file_len: u64,
 ) -> Result<Option<Segment>, ImageError> {
-    let (offset, start) = (header.p_offset(endian), header.p_paddr(endian));
-    let (in_file, size) = (header.p_filesz(endian), header.p_memsz(endian));
+    let (offset, start): (u64, u64) = (header.p_offset(endian).into(), header.p_paddr(endian).into());
+    let (in_file, size): (u64, u64) = (header.p_filesz(endian).into(), header.p_memsz(endian).into());
     let refuse = |what: &str| Err(ImageError::Elf(format!("has a segment at {start:#x} that {what}")));
     if size == 0 && in_file == 0 {
         return Ok(None);

@@ -1,6 +1,7 @@
 //! Reads the files of images.
 
-use super::{is_elf, refuse_known_formats};
+use super::is_elf;
+use super::known::refuse_format;
 use crate::error::ImageError;
 use crate::file_format;
 use crate::host::{self, printable};
@@ -63,7 +64,7 @@ fn read_image(mut file: impl Read, expected: u64, limit: u64, path: &Path) -> Re
     if expected > limit {
         // The file may be the image of a disk, for example. That is the better message.
         file.take(file_format::HEAD as u64).read_to_end(&mut bytes).map_err(failed)?;
-        refuse_known_formats(path, &bytes, None)?;
+        refuse_format(path, &bytes, None)?;
         return Err(too_large(expected));
     }
     let room = bytes.try_reserve_exact(usize::try_from(expected).map_err(|_| too_large(expected))?);

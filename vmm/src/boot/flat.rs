@@ -2,9 +2,8 @@
 
 use super::{Image, ImageError, Segment};
 use crate::memory::Gpa;
-use crate::x86::modes::Mode;
+use crate::x86::modes::{Mode, Start};
 use std::borrow::Cow;
-use std::sync::Arc;
 
 impl Image {
     /// Creates an image from a flat binary: `bytes` at `start`, entered at the first byte in `mode`.
@@ -17,6 +16,6 @@ impl Image {
             return Err(ImageError::Empty);
         }
         let segment = Segment { start, file: 0..bytes.len(), size: bytes.len() as u64, executable: true };
-        Ok(Self { bytes: Arc::new(bytes), segments: vec![segment], entry: start, mode, is_elf: false })
+        Ok(Self::of(bytes, vec![segment], Start::new(mode, start), false))
     }
 }

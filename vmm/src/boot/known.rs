@@ -12,12 +12,29 @@ const BOOT_SECTOR: u64 = 0x7c00;
 /// The advice that ends most messages.
 const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
 
+/// True if a file that is not an ELF file has a multiboot header.
+pub fn is_multiboot(bytes: &[u8]) -> bool {
+    FileFormat::of(bytes) == Some(FileFormat::Multiboot)
+}
+
 /// Refuses a file that is not an ELF file, if its content shows that it is not a flat binary either. `load_at` is the
 /// address that the user gave for it, if any.
 ///
 /// # Errors
 /// [`ImageError::KnownFormat`], which names the format and says how to make a guest of the file.
 pub fn refuse_known_formats(path: &Path, bytes: &[u8], load_at: Option<u64>) -> Result<(), ImageError> {
+    if is_blank(bytes) {
+        return Err(ImageError::KnownFormat {
+            path: printable(path),
+            format: format!("a file of {} bytes that are all zero", bytes.len()),
+            advice: "it holds no code: was it copied, downloaded or linked completely?".into(),
+        });
+    }
+    refuse_format(path, bytes, load_at)
+}
+
+/// The same for the first bytes of a file, which may be zero.
+pub(super) fn refuse_format(path: &Path, bytes: &[u8], load_at: Option<u64>) -> Result<(), ImageError> {
     let format = match FileFormat::of(bytes) {
         None | Some(FileFormat::Elf) => return Ok(()),
         Some(FileFormat::BootSector) if load_at == Some(BOOT_SECTOR) => return Ok(()),
@@ -26,6 +43,11 @@ pub fn refuse_known_formats(path: &Path, bytes: &[u8], load_at: Option<u64>) -> 
     let path = printable(path);
     let (format, advice) = refusal(format, &path);
     Err(ImageError::KnownFormat { path, format, advice })
+}
+
+/// True for zeroes: the processor would execute them as additions, up to the end of memory.
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// The format as a noun phrase, and the next step as a verb phrase.
@@ -83,9 +105,8 @@ fn fixed_refusal(format: FileFormat) -> (&'static str, &'static str) {
         ),
         FileFormat::LinuxKernel => ("a Linux kernel", "boot it (vmm boot FILE)"),
         FileFormat::Multiboot => (
-            "a multiboot kernel, which needs a boot loader",
-            "link it for a start in 32-bit mode without the multiboot header and without the loader's registers, and \
-             give FILE@ADDR:32",
+            "a multiboot kernel, which has its own addresses and its own mode",
+            "leave out the address and the mode",
         ),
         FileFormat::StaticLibrary => ("a static library", "link it to an executable (ld), and give that"),
         FileFormat::Program(name) => (

@@ -189,8 +189,15 @@ fn vmlinux(file: &File, name: &str) -> Result<Kind, ImageError> {
     if file.read_exact_at(&mut count, HEADER_COUNT).is_ok() && u16::from_le_bytes(count) == u16::MAX {
         return refuse("has too many program headers for a kernel: is it complete?".into());
     }
-    let elf::Layout { segments, entry, .. } =
-        elf::layout(&ReadCache::new(file)).map_err(|error| error.in_file(name))?;
+    let layout = elf::layout(&ReadCache::new(file)).map_err(|error| error.in_file(name))?;
+    if !layout.is_64 || layout.is_movable {
+        return refuse(
+            "is not a Linux kernel for x86-64: give a vmlinux (ELF64, not position-independent) or a bzImage"
+                .into(),
+        );
+    }
+    let elf::Layout { segments, entry, .. } = layout;
+    let entry = entry.map_err(|error| error.in_file(name))?;
     if let Some(low) = segments.iter().find(|segment| segment.start.0 < pc::HIGH_RAM) {
         return refuse(format!(
             "has a segment at {:#x}, but the VMM uses the memory below {:#x}: link it higher",

@@ -18,18 +18,22 @@ pub(crate) mod flat;
 mod known;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod linux;
+mod protocol;
 mod spec;
 
 pub use detect::is_kernel;
-pub use elf::is_elf;
+pub use elf::{ElfKind, is_elf};
 pub use file::read_file;
-pub use known::refuse_known_formats;
+pub use known::{is_multiboot, refuse_known_formats};
 pub use linux::Kernel;
+pub use protocol::{Module, Protocol};
 pub use spec::ImageSpec;
 
-use crate::error::ImageError;
+use crate::error::{Error, ImageError};
 use crate::memory::{Gpa, GuestMemory};
-use crate::x86::modes::Mode;
+use crate::x86::general::InitialValue;
+use crate::x86::modes::{Mode, Start};
+use protocol::Handover;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -74,19 +78,40 @@ pub struct Image {
     /// The content of the file. Shared, so that a clone is cheap.
     bytes: Arc<Cow<'static, [u8]>>,
     segments: Vec<Segment>,
-    entry: Gpa,
-    mode: Mode,
-    /// The addresses come from an ELF file, and not from the user.
+    /// What is in memory besides the file: modules, and information for a kernel.
+    additions: Vec<Addition>,
+    start: Start,
+    /// The addresses come from the file, which is an ELF file in most cases, and not from the user.
     is_elf: bool,
+    /// What a kernel with its own protocol gets from its boot loader.
+    handover: Option<Box<Handover>>,
+}
+
+/// Bytes that are loaded together with an image, but are not from its file.
+#[derive(Clone, Debug)]
+struct Addition {
+    start: Gpa,
+    bytes: Arc<Vec<u8>>,
+}
+
+impl Addition {
+    fn range(&self) -> Range<u64> {
+        self.start.0..self.start.0.saturating_add(self.bytes.len() as u64)
+    }
 }
 
 impl Default for Image {
     fn default() -> Self {
-        Self { bytes: Arc::default(), segments: Vec::new(), entry: Gpa(0), mode: Mode::Real, is_elf: false }
+        Self::of(Cow::default(), Vec::new(), Start::new(Mode::Real, Gpa(0)), false)
     }
 }
 
 impl Image {
+    /// An image without additions.
+    fn of(bytes: Cow<'static, [u8]>, segments: Vec<Segment>, start: Start, is_elf: bool) -> Self {
+        Self { bytes: Arc::new(bytes), segments, additions: Vec::new(), start, is_elf, handover: None }
+    }
+
     /// The segments to load. An ELF image has them in order of their addresses.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
@@ -95,34 +120,69 @@ impl Image {
     /// The address of each segment, and its bytes in the file.
     pub(crate) fn contents(&self) -> impl Iterator<Item = (Gpa, &[u8])> {
         let bytes = |segment: &Segment| self.bytes.get(segment.file.clone()).unwrap_or_default();
-        self.segments.iter().map(move |segment| (segment.start, bytes(segment)))
+        let additions = self.additions.iter().map(|addition| (addition.start, addition.bytes.as_slice()));
+        self.segments.iter().map(move |segment| (segment.start, bytes(segment))).chain(additions)
     }
 
     /// The guest physical address of the first instruction.
     pub fn entry(&self) -> Gpa {
-        self.entry
+        self.start.entry
+    }
+
+    /// The registers with which vCPUs enter it.
+    pub(crate) fn start(&self) -> &Start {
+        &self.start
     }
 
     /// The mode at the entry point.
     pub fn mode(&self) -> Mode {
-        self.mode
+        self.start.mode
     }
 
     /// Returns the image with another mode at its entry point. [`Self::load`] checks that the mode can reach it.
     pub fn entered_in(self, mode: Mode) -> Self {
-        Self { mode, ..self }
+        Self { start: Start { mode, ..self.start }, ..self }
     }
 
-    /// The guest physical addresses that the image takes, one range for each segment.
+    /// Returns the image, which is for real mode, with a segment in CS and in the data segments. The entry point stays at its
+    /// address, which must be in the segment.
+    pub fn in_segment(self, segment: u16) -> Self {
+        Self { start: Start { segment, ..self.start }, ..self }
+    }
+
+    /// Returns the image with values for general registers at its entry point.
+    ///
+    /// # Errors
+    /// The mode has no such register, or the value does not fit into it, or a register is given twice.
+    pub fn with_registers(mut self, values: &[InitialValue]) -> Result<Self, Error> {
+        for value in values {
+            value.check(self.mode()).map_err(Error::Config)?;
+            if self.start.registers.iter().any(|other| other.register == value.register) {
+                return Err(Error::Config(format!(
+                    "--set {value}: the register is given twice: give it once"
+                )));
+            }
+            self.start.registers.push(*value);
+        }
+        Ok(self)
+    }
+
+    /// The guest physical addresses that the image takes, one range for each segment, and for each module.
     pub fn ranges(&self) -> Vec<Range<u64>> {
-        self.segments.iter().map(|segment| segment.start.0..segment.end()).collect()
+        let segments = self.segments.iter().map(|segment| segment.start.0..segment.end());
+        segments.chain(self.additions.iter().map(Addition::range)).collect()
     }
 
     /// The ranges that may hold code: the executable segments, or all if the entry point is in none of these.
     pub(crate) fn code_ranges(&self) -> Vec<Range<u64>> {
         let range = |segment: &Segment| segment.start.0..segment.end();
-        let code: Vec<_> = self.segments.iter().filter(|segment| segment.executable).map(range).collect();
-        if code.iter().any(|range| range.contains(&self.entry.0)) { code } else { self.ranges() }
+        let mut code: Vec<_> = self.segments.iter().filter(|segment| segment.executable).map(range).collect();
+        if !code.iter().any(|range| range.contains(&self.entry().0)) {
+            return self.ranges();
+        }
+        // A kernel may run the code of its modules.
+        code.extend(self.additions.iter().map(Addition::range));
+        code
     }
 
     /// The byte of the file at a guest physical address. Zero in the part of a segment after its bytes; `None` outside all
@@ -143,7 +203,9 @@ impl Image {
     /// The address and the bytes of a flat binary that was read from a file. `None` for other images.
     pub(crate) fn flat_file(&self) -> Option<(u64, &[u8])> {
         match (&*self.bytes, self.segments.as_slice()) {
-            (Cow::Owned(bytes), [segment]) if !self.is_elf => Some((segment.start.0, bytes)),
+            (Cow::Owned(bytes), [segment]) if !self.is_elf && self.start.segment == 0 => {
+                Some((segment.start.0, bytes))
+            }
             _ => None,
         }
     }
@@ -151,6 +213,12 @@ impl Image {
     /// The first and the last address of the first segments, in words.
     pub(crate) fn places(&self) -> String {
         list_ranges(&self.ranges())
+    }
+
+    /// The lowest address of a segment that is not in RAM. 0 if all are.
+    fn lowest_outside(&self, ram: u64) -> u64 {
+        let outside = self.segments.iter().filter(|segment| segment.end() > ram);
+        outside.map(|segment| segment.start.0).min().unwrap_or(0)
     }
 
     /// The address after the last byte of the image. 0 for an empty image.
@@ -185,7 +253,7 @@ impl Image {
     pub(crate) fn check(&self, ram: u64) -> Result<(), ImageError> {
         self.fits(ram).map_err(|error| match error {
             ImageError::OutsideRam { .. } | ImageError::BeyondMode { .. } if self.is_elf => {
-                ImageError::Segments { places: self.places(), ram }
+                ImageError::Segments { places: self.places(), lowest: self.lowest_outside(ram), ram }
             }
             error => error,
         })
@@ -193,10 +261,13 @@ impl Image {
 
     /// Checks the addresses of the image, without regard to their source.
     fn fits(&self, ram: u64) -> Result<(), ImageError> {
-        match self.mode {
-            Mode::Real if self.entry.0 > 0xffff => return Err(ImageError::BeyondRealMode(self.entry.0)),
-            Mode::Protected | Mode::Long | Mode::User if self.entry.0 > 0xffff_ffff => {
-                return Err(ImageError::BeyondMode { mode: self.mode, entry: self.entry.0 });
+        let (mode, entry) = (self.mode(), self.entry().0);
+        match mode {
+            Mode::Real if entry.saturating_sub(self.start.base()) > 0xffff => {
+                return Err(ImageError::BeyondRealMode(entry));
+            }
+            Mode::Protected | Mode::Long | Mode::User if entry > 0xffff_ffff => {
+                return Err(ImageError::BeyondMode { mode, entry });
             }
             _ => {}
         }
@@ -268,8 +339,8 @@ mod tests {
             (0x2000, 1, 1, false),
         ] {
             let segments = vec![Segment { start: Gpa(start), file: 0..len, size, executable: true }];
-            let bytes = Arc::new(Cow::from(vec![0xf4; 2]));
-            let image = Image { bytes, segments, entry: Gpa(start), mode: Mode::Long, is_elf: false };
+            let bytes = Cow::from(vec![0xf4; 2]);
+            let image = Image::of(bytes, segments, Start::new(Mode::Long, Gpa(start)), false);
             let loaded = image.load(&memory, 0x2000);
             assert_eq!(loaded.is_ok(), fits, "{start:#x} {size:#x}: {loaded:?}");
         }

@@ -1,4 +1,4 @@
-//! The name of a flat binary with its address and its mode, `FILE[@ADDR][:MODE]`.
+//! The name of a flat binary with its address and its mode, `FILE[@ADDR][:MODE]` or `FILE@SEG:OFF`.
 
 use crate::host::parse_number;
 use crate::x86::modes::Mode;
@@ -6,7 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The parts of `FILE[@ADDR][:MODE]`.
+/// The parts of `FILE[@ADDR][:MODE]`. In real mode ADDR may be a segment and an offset, `SEG:OFF`. The names of modes come
+/// first: `:16`, `:32` and `:64` are modes, and the offset 16 is `0x10`.
 ///
 /// ```
 /// use std::ffi::OsStr;
@@ -16,6 +17,8 @@ use std::path::Path;
 /// let spec = ImageSpec::parse(OsStr::new("guest.bin@0x1000:32"));
 /// assert_eq!((spec.file.to_str(), spec.load_at), (Some("guest.bin"), Some(0x1000)));
 /// assert_eq!(spec.mode, Some(Mode::Protected));
+/// let spec = ImageSpec::parse(OsStr::new("guest.bin@0x1000:0x20"));
+/// assert_eq!((spec.load_at, spec.segment, spec.mode), (Some(0x1_0020), Some(0x1000), None));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSpec {
@@ -23,6 +26,8 @@ pub struct ImageSpec {
     pub file: OsString,
     /// The guest physical address at which the file is loaded.
     pub load_at: Option<u64>,
+    /// The segment of real mode, if the address is given as a segment and an offset.
+    pub segment: Option<u16>,
     /// The mode in which the guest starts.
     pub mode: Option<Mode>,
 }
@@ -30,7 +35,7 @@ pub struct ImageSpec {
 impl ImageSpec {
     /// Splits `text`. If a file has the whole text as its name, it is that file.
     pub fn parse(text: &OsStr) -> Self {
-        let whole = Self { file: text.to_owned(), load_at: None, mode: None };
+        let whole = Self { file: text.to_owned(), load_at: None, segment: None, mode: None };
         if Path::new(text).exists() {
             return whole;
         }
@@ -38,11 +43,23 @@ impl ImageSpec {
         if let Some((file, mode)) = suffix(rest, b':', |word| word.parse::<Mode>().ok()) {
             (spec.mode, rest) = (Some(mode), file);
         }
-        if let Some((file, address)) = suffix(rest, b'@', |word| parse_number(word).ok()) {
-            (spec.load_at, rest) = (Some(address), file);
+        if let Some((file, (segment, address))) = suffix(rest, b'@', place) {
+            (spec.segment, spec.load_at, rest) = (segment, Some(address), file);
         }
         spec.file = rest.into();
         spec
+    }
+}
+
+/// Parses an address, or a segment and an offset of 16 bits each.
+fn place(word: &str) -> Option<(Option<u16>, u64)> {
+    let half = |word| parse_number(word).ok().and_then(|number| u16::try_from(number).ok());
+    match word.split_once(':') {
+        None => Some((None, parse_number(word).ok()?)),
+        Some((segment, offset)) => {
+            let (segment, offset) = (half(segment)?, half(offset)?);
+            Some((Some(segment), (u64::from(segment) << 4).saturating_add(offset.into())))
+        }
     }
 }
 
@@ -78,6 +95,26 @@ mod tests {
             (odd.file.as_bytes(), odd.load_at, odd.mode),
             (&b"\xff"[..], Some(0x10), Some(Mode::Real))
         );
+    }
+
+    #[test]
+    fn an_address_may_be_a_segment_and_an_offset() {
+        for (text, load_at, segment, mode) in [
+            ("a@0x1000:0x0000", Some(0x1_0000), Some(0x1000), None),
+            ("a@0x1000:0", Some(0x1_0000), Some(0x1000), None),
+            ("a@0xffff:0xffff", Some(0x10_ffef), Some(0xffff), None),
+            ("a@0x1000:0x10:16", Some(0x1_0010), Some(0x1000), Some(Mode::Real)),
+            // The names of modes come first.
+            ("a@0x1000:16", Some(0x1000), None, Some(Mode::Real)),
+            ("a@0x1000:64", Some(0x1000), None, Some(Mode::Long)),
+        ] {
+            let spec = ImageSpec::parse(OsStr::new(text));
+            assert_eq!((spec.load_at, spec.segment, spec.mode), (load_at, segment, mode), "{text}");
+            assert_eq!(spec.file, "a");
+        }
+        for text in ["a@0x10000:0", "a@0:0x10000", "a@1:2:3", "a@:1", "a@1:"] {
+            assert_eq!(ImageSpec::parse(OsStr::new(text)).file, text);
+        }
     }
 
     #[test]

@@ -46,7 +46,8 @@ impl Builder {
         let transport = self.transport.unwrap_or_default();
         let coalesced = map == Map::So2 && transport == Transport::Coalesced;
         self.check_cpus(coalesced)?;
-        check_image(&image, ram, self.verify)?;
+        self.check_protocol(&image)?;
+        let image = prepared(image, ram, self.verify)?;
         warn_of_overlaps(&image, map);
         let tables = tables(image.mode());
         let host = self.choose_host()?;
@@ -70,7 +71,7 @@ impl Builder {
                     if coalesced {
                         vcpu.hand_on_coalesced();
                     }
-                    vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
+                    vcpu.set_start(image.start(), TABLES, index)?;
                     if self.irqchip { vcpu.remember_lapic() } else { Ok(()) }
                 })?;
                 let irqchip = self.irqchip.then(|| vm.irqchip()).transpose()?;
@@ -84,7 +85,7 @@ impl Builder {
                     if rings {
                         vcpu.connect_doorbell();
                     }
-                    vcpu.set_mode(image.mode(), image.entry(), TABLES, index);
+                    vcpu.set_start(image.start(), TABLES, index);
                 })?;
                 (Processors::Soft(vcpus), kvm_error, None)
             }
@@ -94,6 +95,17 @@ impl Builder {
         let restore = Some(Restore::new(image, tables, irqchip));
         let parts = Parts { processors, kvm_error, memory, mode, background, ram, image: ranges, restore };
         Ok(self.assemble(parts))
+    }
+
+    /// Checks that the number of vCPUs suits the protocol by which the image is entered.
+    fn check_protocol(&self, image: &Image) -> Result<(), Error> {
+        match image.protocol() {
+            Some(protocol) if self.cpus > 1 => Err(Error::Config(format!(
+                "a {protocol} kernel starts on one vCPU and starts the others itself, for which this machine has no interrupt \
+                 controller: give --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the number of vCPUs suits the other options.
@@ -136,7 +148,8 @@ impl Builder {
 
     /// Chooses the memory map.
     fn map(&self, image: &Image) -> Result<Map, Error> {
-        let plain = self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
+        let plain = image.protocol().is_some()
+            || self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
             || image.end() > abi::RAM_SIZE
             || image.entry().0 >= abi::RAM_SIZE;
         let window = self.transport.is_some() || self.queue_len.is_some() || self.layout != Layout::default();
@@ -204,16 +217,17 @@ impl Builder {
 }
 
 /// Checks that `image` fits into `ram` bytes, can start in its mode, and does not cover the result if that is verified.
+/// Returns it with everything that a boot loader gives to its kernel.
 ///
 /// # Errors
-/// The image fails a check.
-pub(super) fn check_image(image: &Image, ram: u64, verify: bool) -> Result<(), Error> {
+/// The image fails a check, or what belongs to it does not fit.
+pub(super) fn prepared(image: Image, ram: u64, verify: bool) -> Result<Image, Error> {
     image.check(ram)?;
     // The image's own bytes would be taken for a result.
     if verify && image.covers(abi::RESULT, abi::RESULT + 8) {
         return Err(ImageError::CoversResult.into());
     }
-    Ok(())
+    Ok(image.handed_over(ram)?)
 }
 
 /// Sets the registers with which each vCPU starts `image`.
@@ -224,7 +238,7 @@ pub(super) fn set_registers(processors: &mut Processors, image: &Image) -> Resul
     let of = u32::try_from(processors.len()).unwrap_or(u32::MAX);
     for (index, vcpu) in (0..).zip(processors.iter_mut()) {
         let index = VcpuIndex { index, of, id: vcpu.id() };
-        vcpu.set_mode(image.mode(), image.entry(), TABLES, index)?;
+        vcpu.set_start(image.start(), TABLES, index)?;
     }
     Ok(())
 }
@@ -275,7 +289,8 @@ fn warn_of_overlaps(image: &Image, map: Map) {
             "the image covers 0x400, where a guest of the assignment leaves its result: the result would overwrite the image"
         );
     }
-    if map == Map::So2 && image.overlaps(abi::DEVICE_TABLE, abi::HEAP) {
+    // An image with a segment of its own is no guest of the assignment.
+    if map == Map::So2 && image.start().segment == 0 && image.overlaps(abi::DEVICE_TABLE, abi::HEAP) {
         log::warn!(
             "the image covers some of {:#x} to {:#x}, where SIMVIRTIO has its device table and buffers",
             abi::DEVICE_TABLE,

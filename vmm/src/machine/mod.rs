@@ -28,6 +28,7 @@ mod ending;
 mod examine;
 mod explain;
 mod linux;
+mod missed_window;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 mod pc;
 mod processors;
@@ -221,7 +222,7 @@ impl Machine {
     /// host failed.
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
-        bare::check_image(&image, self.ram, self.verify)?;
+        let image = bare::prepared(image, self.ram, self.verify)?;
         let tables = bare::tables(image.mode());
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
             return Err(Error::Config(format!(

@@ -10,7 +10,7 @@ use crate::memory::Gpa;
 use crate::soft;
 use crate::soft::vcpu::SoftVcpu;
 use crate::x86::cpuid;
-use crate::x86::modes::{Mode, VcpuIndex};
+use crate::x86::modes::{Start, VcpuIndex};
 use crate::x86::registers::CpuidEntry;
 use std::fmt;
 
@@ -122,11 +122,11 @@ impl Processors {
 
 /// The operations of a machine on one of its vCPUs, between two runs.
 pub(super) trait MachineVcpu: VcpuState {
-    /// Sets the registers to enter `mode` at `entry`, and remembers them for [`restore`](Self::restore).
+    /// Sets the registers of an image's start, and remembers them for [`restore`](Self::restore).
     ///
     /// # Errors
     /// The kernel refused.
-    fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) -> Result<(), Error>;
+    fn set_start(&mut self, start: &Start, tables: Gpa, index: VcpuIndex) -> Result<(), Error>;
 
     /// Completes or forgets the access of the last exit, so that it does not change registers that are set until the next
     /// entry.
@@ -163,8 +163,8 @@ pub(super) trait MachineVcpu: VcpuState {
 }
 
 impl MachineVcpu for KvmVcpu {
-    fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
-        self.set_mode(mode, entry, tables, index)
+    fn set_start(&mut self, start: &Start, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
+        self.set_start(start, tables, index)
     }
     fn complete_access(&mut self) -> Result<(), Error> {
         self.complete_access()
@@ -187,8 +187,8 @@ impl MachineVcpu for KvmVcpu {
 }
 
 impl MachineVcpu for SoftVcpu {
-    fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
-        self.set_mode(mode, entry, tables, index);
+    fn set_start(&mut self, start: &Start, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
+        self.set_start(start, tables, index);
         Ok(())
     }
     fn complete_access(&mut self) -> Result<(), Error> {

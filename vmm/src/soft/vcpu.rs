@@ -11,10 +11,10 @@ use crate::controller::vcpu::{Entry, Location, Vcpu};
 use crate::error::Error;
 use crate::exit::{Arrival, Exit, HYPERCALL_PORT, Instruction};
 use crate::memory::{Gpa, GuestMemory, PagedMemory};
-use crate::x86::modes::{self, Mode, VcpuIndex};
+use crate::x86::modes::{Start, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
 use simvirtio::abi;
-use softcpu::{Cpu, State};
+use softcpu::{Cpu, Missing, State};
 use std::fmt;
 
 /// The share of a slice that an exit takes, in instructions. An exit takes a few microseconds.
@@ -87,11 +87,11 @@ impl SoftVcpu {
         self.rings.as_mut().map_or(0, std::mem::take)
     }
 
-    /// Sets the registers to enter `mode` at `entry`, and remembers them for [`restore`](Self::restore).
-    pub(crate) fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) {
+    /// Sets the registers of an image's start, and remembers them for [`restore`](Self::restore).
+    pub(crate) fn set_start(&mut self, start: &Start, tables: Gpa, index: VcpuIndex) {
         let reset = registers::sregs(&State::default());
-        let sregs = modes::sregs(mode, reset, tables, index);
-        self.start = Some(Box::new((modes::regs(mode, entry, index), sregs)));
+        let sregs = start.sregs(reset, tables, index);
+        self.start = Some(Box::new((start.regs(index), sregs)));
         self.restore();
     }
 
@@ -174,11 +174,34 @@ impl SoftVcpu {
             softcpu::Exit::WrMsr { index, data } => Exit::WrMsr { index, data },
             softcpu::Exit::Halted => Exit::Hlt,
             softcpu::Exit::Shutdown => Exit::Shutdown,
-            softcpu::Exit::Unsupported => {
-                Exit::EmulationFailure(Instruction::unsupported(&self.cpu.instruction_bytes()))
+            softcpu::Exit::Unsupported(missing) => {
+                let bytes = self.cpu.instruction_bytes();
+                Exit::EmulationFailure(Instruction::unsupported(&bytes, reason(missing, &bytes)))
             }
             softcpu::Exit::SliceEnd => self.end_slice(),
         }
+    }
+}
+
+/// The reason why the processor could not execute the instruction with these bytes, as a sentence.
+fn reason(missing: Missing, bytes: &[u8]) -> &'static str {
+    match missing {
+        Missing::Instruction => "the software processor does not have an instruction",
+        Missing::TaskSwitch => {
+            "the software processor does not have hardware task switches, which the guest needs here (a TSS or a task gate is \
+             the target)"
+        }
+        Missing::Virtual8086 => {
+            "the software processor does not have virtual-8086 mode, which the guest needs here"
+        }
+        Missing::Breakpoint => {
+            "the software processor does not have breakpoints in debug registers, which this value of dr7 sets"
+        }
+        Missing::FpuInterrupt => {
+            "the software processor does not have interrupts for FPU errors, which the guest needs here (CR0.NE is 0)"
+        }
+        Missing::CodeMemory if bytes.is_empty() => "the guest continued at an address without memory",
+        Missing::CodeMemory => "the guest reached the end of its memory in the middle of an instruction",
     }
 }
 

@@ -3,9 +3,10 @@
 //!
 //! All of them are pure functions.
 
-// Imports: `memory`.
+// Imports: `memory`, `host`.
 
 pub(crate) mod cpuid;
+pub(crate) mod general;
 pub(crate) mod modes;
 pub(crate) mod probe;
 pub(crate) mod registers;
@@ -13,7 +14,8 @@ pub mod state_check;
 pub(crate) mod summary;
 
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
-pub use modes::{Mode, VcpuIndex};
+pub use general::{GeneralRegister, InitialValue};
+pub use modes::{Mode, Start, VcpuIndex};
 pub use probe::{Probe, ProbeError, Translation, translate_rip};
 pub use registers::{CpuidEntry, DescriptorTable, Regs, Segment, Sregs};
 pub use summary::summary;

@@ -5,6 +5,7 @@
 
 mod page_tables;
 mod segments;
+mod start;
 
 #[cfg(doc)]
 use crate::memory::TASK_STATE;
@@ -20,6 +21,7 @@ pub use guest::Mode;
 pub(crate) use page_tables::{PDE_LARGE, PTE_PRESENT, PTE_WRITABLE};
 pub use page_tables::{identity_map, user_identity_map};
 pub use segments::{gdt, linux_gdt, task_state};
+pub use start::Start;
 
 /// CR0: protection enable.
 pub const CR0_PE: u64 = 1 << 0;

@@ -4,7 +4,7 @@ use crate::grade::student::run::Seen;
 use observe::Ending;
 use report::view::plural;
 use std::os::unix::process::ExitStatusExt;
-use vmm::exit::{Exit, Reason, Site};
+use vmm::exit::{Reason, Site};
 use vmm::host::printable_text;
 
 /// The longest excerpts, in characters: of texts, and of errors.
@@ -65,17 +65,14 @@ pub(super) fn ending(seen: &Seen) -> String {
             _ => format!("; it {}", seen.ending),
         },
     };
-    let died = match seen.last {
-        Some(Exit::Shutdown) => "; its guest died: triple fault",
-        Some(Exit::EmulationFailure(_)) => "; its guest died: KVM could not emulate an instruction",
-        Some(Exit::FailedEntry { .. }) => "; the processor refused to enter its guest",
-        _ if seen.run_failed => "; KVM_RUN failed",
-        _ => "",
+    // The state of the vCPU at its entry is the cause of what follows.
+    let death = seen.death.as_ref().filter(|_| seen.entry.as_ref().is_none_or(|entry| entry.fault.is_none()));
+    let died = match death {
+        Some(death) => format!("; its guest died: {death}"),
+        None if seen.run_failed => "; KVM_RUN failed".into(),
+        None => String::new(),
     };
-    let entry = seen.entry.iter().filter(|entry| !died.is_empty() && entry.fault.is_none());
-    let rules = entry.flat_map(|entry| &entry.rules);
-    let rules: String = rules.map(|rule| format!("; {rule}")).collect();
-    format!("{died}{rules}{ended}{}{}", flood(seen), errors(seen))
+    format!("{died}{ended}{}{}", flood(seen), errors(seen))
 }
 
 /// The bytes on the debug console.

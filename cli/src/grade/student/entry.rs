@@ -4,12 +4,12 @@ use crate::grade::student::job::{Plan, width};
 use simvirtio::abi;
 use vmm::host::printable_text;
 use vmm::memory::Gpa;
-use vmm::x86::state_check::{Kind, Snapshot, check};
+use vmm::x86::state_check::{Snapshot, check};
 use vmm::x86::{Mode, Regs, Sregs, translate_rip};
 
 /// The bits of a physical address for the check of a state: as many as there can be, so that it never blames a host's limit.
 const PHYSICAL_BITS: u32 = 52;
-/// The number of broken rules that are kept.
+/// The number of broken rules that are shown.
 const MOST_RULES: usize = 3;
 /// CR0.PE, CR0.PG and EFER.LMA.
 const PROTECTED: u64 = 1 << 0;
@@ -32,24 +32,15 @@ pub(super) struct Entry {
     pub(super) address: u64,
     /// The reason why no guest is there, or why none can be put there.
     pub(super) fault: Option<String>,
-    /// The rules that the registers break.
-    pub(super) rules: Vec<String>,
     /// The guest physical address of the log of a hidden driver.
     pub(super) log_at: Option<u64>,
 }
 
 /// The sentences about the rules that a state breaks.
-pub(super) fn rules(
-    regs: &Regs,
-    sregs: &Sregs,
-    entry: Option<Gpa>,
-    read: Read<'_>,
-    kind: Option<Kind>,
-) -> Vec<String> {
-    let state = Snapshot { regs, sregs, physical_bits: PHYSICAL_BITS, entry, memory: read };
-    let findings =
-        check(&state).into_iter().filter(|finding| kind.is_none_or(|kind| finding.rule.kind == kind));
-    findings.take(MOST_RULES).map(|finding| printable_text(&finding.sentence)).collect()
+fn rules(regs: &Regs, sregs: &Sregs, read: Read<'_>) -> String {
+    let state = Snapshot { regs, sregs, physical_bits: PHYSICAL_BITS, entry: None, memory: read };
+    let findings = check(&state).into_iter().take(MOST_RULES);
+    findings.map(|finding| format!("; {}", printable_text(&finding.sentence))).collect()
 }
 
 /// The mode of a vCPU.
@@ -71,13 +62,11 @@ impl Entry {
         let gpa = match place {
             Ok(place) => place.gpa,
             Err(error) => {
-                let rules = rules(regs, sregs, None, read, None);
-                let rules: String = rules.iter().map(|rule| format!("; {rule}")).collect();
+                let rules = rules(regs, sregs, read);
                 entry.fault = Some(format!("the first instruction cannot be fetched: {error}{rules}"));
                 return entry;
             }
         };
-        entry.rules = rules(regs, sregs, Some(gpa), read, None);
         let mut bytes = [0; LOOK];
         entry.fault = if mode.is_none() {
             Some("the code segment is a 16-bit one, but CR0.PE is 1".into())

@@ -32,7 +32,10 @@ pub(super) struct Seen {
     pub(super) machines: u32,
     pub(super) entry: Option<Entry>,
     pub(super) halt: Option<Halt>,
+    /// The sentence about registers that KVM refused.
     pub(super) refused: Option<String>,
+    /// The sentence about the death of the guest.
+    pub(super) death: Option<String>,
     pub(super) answers: [Answers; 2],
     pub(super) last: Option<Exit>,
     pub(super) run_failed: bool,
@@ -126,6 +129,7 @@ impl Target {
         };
         let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
         let is_mmio = |reason| matches!(reason, Reason::MmioRead | Reason::MmioWrite);
+        let (refused, death) = watch.told();
         let (text, errors) = (stdout.text(), stderr.text());
         Seen {
             plan: self.plan,
@@ -149,7 +153,8 @@ impl Target {
             sites,
             entry: watch.entry,
             halt: watch.halt,
-            refused: watch.refused,
+            refused,
+            death,
             answers: watch.answers,
             last: watch.last,
             run_failed: watch.run_failed,

@@ -67,6 +67,7 @@ fn right(job: Job) -> Seen {
             window: None,
         }),
         refused: None,
+        death: None,
         answers: [Answers::default(), Answers::default()],
         last: Some(Exit::Hlt),
         run_failed: false,

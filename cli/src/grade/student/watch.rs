@@ -1,16 +1,16 @@
 //! Takes part in the run of a student's VMM: copies a hidden guest over its own before the first KVM_RUN, and looks at
 //! registers and memory when the guest has halted.
 
-use crate::grade::student::entry::{Entry, Read, rules};
+use crate::grade::student::entry::{Entry, Read};
 use crate::grade::student::job::Plan;
 use guest::hidden::{Log, WORD};
-use observe::{Event, ObservedMemory, Stop, StopCause};
+use observe::{Deaths, Event, ObservedMemory, Stop, StopCause};
 use simvirtio::abi;
 use vmm::RunCopy;
 use vmm::exit::Exit;
+use vmm::host::printable_text;
 use vmm::memory::Gpa;
 use vmm::x86::Regs;
-use vmm::x86::state_check::Kind;
 
 /// The guest's state when it has halted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +43,7 @@ pub(super) struct Watch {
     plan: Plan,
     pub(super) entry: Option<Entry>,
     pub(super) halt: Option<Halt>,
-    /// The sentence about a refused call.
-    pub(super) refused: Option<String>,
+    deaths: Deaths,
     pub(super) answers: [Answers; 2],
     /// The last exit.
     pub(super) last: Option<Exit>,
@@ -57,11 +56,21 @@ impl Watch {
     pub(super) fn new(plan: Plan) -> Self {
         let answers = [Answers::default(), Answers::default()];
         let copy = RunCopy::default();
-        Self { plan, entry: None, halt: None, refused: None, answers, last: None, run_failed: false, copy }
+        Self {
+            plan,
+            entry: None,
+            halt: None,
+            deaths: Deaths::default(),
+            answers,
+            last: None,
+            run_failed: false,
+            copy,
+        }
     }
 
     /// Sees an event of the engine.
     pub(super) fn see(&mut self, event: &Event, memory: &ObservedMemory) {
+        self.deaths.see(event, memory);
         match event {
             Event::Stopped(stop) => self.stopped(stop, memory),
             Event::Returned(_, record) => {
@@ -73,6 +82,15 @@ impl Watch {
             }
             _ => {}
         }
+    }
+
+    /// The sentences about refused registers, and about the death of the guest.
+    pub(super) fn told(&self) -> (Option<String>, Option<String>) {
+        let first = |is_refusal| {
+            let death = self.deaths.iter().find(|death| death.is_refusal() == is_refusal)?;
+            Some(printable_text(&death.to_string()))
+        };
+        (first(true), first(false))
     }
 
     fn returned(&mut self, reason: u32, details: &[u8; vmm::DETAILS]) {
@@ -101,19 +119,6 @@ impl Watch {
             }
             (StopCause::Exit(_), Some((regs, _))) if self.halt.is_none() && stop_is_halt(stop) => {
                 self.halt = Some(Halt::of(regs, self.entry.as_ref(), &read));
-            }
-            (StopCause::Refused(call), registers) if self.refused.is_none() => {
-                let errno = call.result.saturating_neg();
-                let error = std::io::Error::from_raw_os_error(errno);
-                let regs = registers.map(|(regs, _)| *regs).unwrap_or_default();
-                let rules = match call.sregs() {
-                    Some(sregs) => rules(&regs, &sregs, None, &read, Some(Kind::Refused)),
-                    None => Vec::new(),
-                };
-                let name =
-                    if call.sregs().is_some() { "KVM_SET_SREGS" } else { "a call that sets registers" };
-                let why = if rules.is_empty() { String::new() } else { format!(": {}", rules.join("; ")) };
-                self.refused = Some(format!("KVM refused {name} with {error}{why}"));
             }
             _ => {}
         }

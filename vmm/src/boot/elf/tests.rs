@@ -1,6 +1,7 @@
 //! Hand-made ELF files, valid and invalid.
 #![allow(clippy::arithmetic_side_effects)]
 
+pub(in crate::boot) use super::notes::tests::pvh_note;
 use super::*;
 use proptest::prelude::*;
 
@@ -55,7 +56,7 @@ impl Image {
         let file = offset..bytes.len();
         let mut segments = self.segments.clone();
         segments.push(Segment { start: Gpa(start), file, size: data.len() as u64, executable: false });
-        Self { bytes: Arc::new(bytes.into()), segments, is_elf: true, ..self.clone() }
+        Self { bytes: std::sync::Arc::new(bytes.into()), segments, is_elf: true, ..self.clone() }
     }
 }
 
@@ -86,31 +87,115 @@ fn empty_segments_and_other_types_are_ignored() {
 #[test]
 fn errors_name_the_wrong_kind_of_file() {
     let mut file = elf(0x1000, &[CODE]);
-    file[4] = 1;
-    assert!(refusal(file.clone()).contains("is 32-bit"));
+    file[4] = 3;
+    assert!(refusal(file.clone()).contains("is neither of 32 nor of 64 bits"));
     (file[4], file[5]) = (2, 2);
     assert!(refusal(file.clone()).contains("is not little-endian"));
     (file[5], file[18]) = (1, 40);
     assert!(refusal(file.clone()).contains("is for another processor, ARM of 32 bits: build it"));
     file[18] = 1;
     assert!(refusal(file.clone()).contains("is for another processor, number 1: build it"));
-    for (kind, text) in
-        [(1, "an object file: link it"), (3, "-nostdlib -no-pie"), (4, "the core dump"), (9, "-no-pie")]
-    {
+    for (kind, text) in [(1, "an object file: link it"), (4, "the core dump"), (9, "-no-pie")] {
         (file[18], file[16]) = (62, kind);
         assert!(refusal(file.clone()).contains(text), "{kind}");
     }
     assert!(refusal(elf(0x1000, &[CODE, Header(PT_INTERP, 0, 0, 0, 0, 0)])).contains("dynamic linker"));
+    // The x32 ABI.
+    let mut x32 = elf32(0x1000, &[CODE]);
+    x32[18] = 62;
+    assert!(refusal(x32).contains("the x32 ABI"));
 }
 
 #[test]
-fn a_multiboot_kernel_for_32_bits_is_named() {
-    let mut file = elf(0x1000, &[CODE]);
-    file[4] = 1;
-    let header = [0x1bad_b002u32, 0, 0u32.wrapping_sub(0x1bad_b002)].map(u32::to_le_bytes);
-    file[0x180..0x18c].copy_from_slice(header.as_flattened());
-    let refusal = refusal(file);
-    assert!(refusal.contains("a 32-bit multiboot kernel") && refusal.contains("FILE@ADDR:32"), "{refusal}");
+fn programs_of_other_systems_are_named_with_the_next_step() {
+    let with = |kind, text: &[u8]| {
+        let mut file = elf(0x1000, &[CODE, Header(kind, 0x280, 0, 0, text.len() as u64, 0)]);
+        file[0x280..0x280 + text.len()].copy_from_slice(text);
+        file
+    };
+    const NOTE: u32 = 4;
+    let note = |name: &[u8; 8], kind: u32| {
+        let size = name.iter().position(|byte| *byte == 0).unwrap() as u32 + 1;
+        let header = [size, 4, kind].map(u32::to_le_bytes);
+        let padded = &name[..(size as usize).next_multiple_of(4)];
+        [header.as_flattened(), padded, &[0; 4]].concat()
+    };
+    for (kind, text, system, step) in [
+        (
+            PT_INTERP,
+            b"/lib64/ld-linux-x86-64.so.2\0".to_vec(),
+            "a program for Linux (it needs /lib64/ld-",
+            "-ffreestanding",
+        ),
+        (PT_INTERP, b"/nonexistent/solo5/\0".to_vec(), "Solo5", "solo5-hvt"),
+        (NOTE, note(b"Solo5\0\0\0", 1), "Solo5", "a multiboot kernel"),
+        (
+            NOTE,
+            note(b"GNU\0\0\0\0\0", 1),
+            "a program for Linux with the GNU C library",
+            "vmm boot KERNEL --initrd",
+        ),
+        (NOTE, note(b"HERMIT\0\0", 0x5a00), "a Hermit unikernel", "uhyve"),
+        (NOTE, note(b"Xen\0\0\0\0\0", 6), "a paravirtualised guest of Xen", "XEN_ELFNOTE_PHYS32_ENTRY"),
+    ] {
+        let refusal = refusal(with(kind, &text));
+        assert!(refusal.contains(system) && refusal.contains(step), "{refusal}");
+    }
+    let mut uml = with(PT_INTERP, b"/lib/ld-linux.so.2\0");
+    uml.extend(b"http://user-mode-linux.sourceforge.net/");
+    assert!(refusal(uml).contains("User Mode Linux"));
+    // A note of the compiler's says nothing.
+    assert!(Image::elf(with(NOTE, &note(b"GNU\0\0\0\0\0", 5))).is_ok());
+}
+
+/// An ELF32 executable like that of [`elf`].
+pub(in crate::boot) fn elf32(entry: u32, headers: &[Header]) -> Vec<u8> {
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend([2u16, 3].map(u16::to_le_bytes).as_flattened());
+    file.extend([1, entry, 52, 0, 0].map(u32::to_le_bytes).as_flattened());
+    file.extend([52, 32, headers.len() as u16, 40, 0, 0].map(u16::to_le_bytes).as_flattened());
+    for &Header(kind, offset, virt, phys, in_file, size) in headers {
+        let words = [kind.into(), offset, virt, phys, in_file, size, 7, 0x1000]
+            .map(|word: u64| (word as u32).to_le_bytes());
+        file.extend(words.as_flattened());
+    }
+    file.resize(file.len().max(0x200), 0);
+    file.extend([0xf4; 0x100]);
+    file
+}
+
+#[test]
+fn an_executable_of_32_bits_starts_in_protected_mode() {
+    let image = Image::elf(elf32(0x1010, &[CODE])).unwrap();
+    assert_eq!((image.entry(), image.mode(), image.end()), (Gpa(0x1010), Mode::Protected, 0x1180));
+    assert_eq!(image.protocol(), None);
+    let file = elf32(0x1000, &[CODE]);
+    for len in 4..file.len() {
+        refusal(file[..len].to_vec());
+    }
+    let many: Vec<_> =
+        (0..0xffff).map(|place| Header(PT_LOAD, 0x200, 0x1000, 0x1000 + place, 1, 1)).collect();
+    // 65,535 means that the number is in section 0, and there is none.
+    assert!(refusal(elf32(0x1000, &many)).contains("cannot be read"));
+    assert_eq!(Image::elf(elf32(0x1000, &many[1..])).unwrap().segments().len(), 0xfffe);
+}
+
+#[test]
+fn a_segment_with_only_the_headers_of_the_file_is_left_out_above_4_gib() {
+    const HIGH: u64 = 0xffff_ffff_8000_0000;
+    let own = |start| Header(PT_LOAD, 0, start, start, 64 + 2 * 56, 64 + 2 * 56);
+    let code = Header(PT_LOAD, 0x200, HIGH + 0x1000, 0x1000, 0x10, 0x10);
+    let mut file = elf(HIGH + 0x1000, &[own(HIGH), code]);
+    // p_flags of the first header, without PF_X.
+    file[64 + 4] = 4;
+    let image = Image::elf(file.clone()).unwrap();
+    assert_eq!((image.segments().len(), image.entry()), (1, Gpa(0x1000)));
+    file[64 + 4] = 5;
+    assert_eq!(Image::elf(file).unwrap().segments().len(), 2, "it may hold code");
+    let mut low = elf(HIGH + 0x1000, &[own(0x8000), code]);
+    low[64 + 4] = 4;
+    assert_eq!(Image::elf(low).unwrap().segments().len(), 2);
 }
 
 #[test]
@@ -134,6 +219,10 @@ fn segments_that_do_not_fit_are_listed_with_the_flags_that_help() {
         refused.contains("0xffffffff80100000 to 0xffffffff8010017f") && refused.contains("AT("),
         "{refused}"
     );
+    assert!(refused.contains("objcopy --change-section-lma '*-0xffffffff80000000' FILE NEW"), "{refused}");
+    let high = Image::elf(elf32(0xc010_0000, &[at(0xc010_0000)])).unwrap();
+    let refused = high.check(0x10_0000).unwrap_err().to_string();
+    assert!(refused.contains("'*-0xc0000000'"), "{refused}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::exit::{Arrival, Exit};
 use crate::host::Kicker;
 use crate::memory::{Gpa, GuestMemory};
-use crate::x86::modes::{Mode, VcpuIndex};
+use crate::x86::modes::{Start, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
 use std::io;
 
@@ -24,13 +24,7 @@ impl KvmVcpu {
         match *self {}
     }
 
-    pub(crate) fn set_mode(
-        &mut self,
-        _mode: Mode,
-        _entry: Gpa,
-        _tables: Gpa,
-        _index: VcpuIndex,
-    ) -> Result<(), Error> {
+    pub(crate) fn set_start(&mut self, _start: &Start, _tables: Gpa, _index: VcpuIndex) -> Result<(), Error> {
         match *self {}
     }
 

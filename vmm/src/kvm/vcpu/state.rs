@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::cpuid;
-use crate::x86::modes::{self, Mode, VcpuIndex};
+use crate::x86::modes::{self, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
 use crate::x86::state_check::{self, Kind, Snapshot};
 use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
@@ -35,17 +35,17 @@ impl KvmVcpu {
         self.id
     }
 
-    /// Sets the registers to enter `mode` at `entry`, and remembers them for [`restore`](Self::restore).
+    /// Sets the registers of an image's start, and remembers them for [`restore`](Self::restore).
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn set_mode(&mut self, mode: Mode, entry: Gpa, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
+    pub fn set_start(&mut self, start: &modes::Start, tables: Gpa, index: VcpuIndex) -> Result<(), Error> {
         let (reset, lapic) = match &self.start {
             Some(start) => (start.reset, start.lapic),
             None => (self.sregs()?, None),
         };
-        let sregs = modes::sregs(mode, reset, tables, index);
-        let regs = modes::regs(mode, entry, index);
+        let sregs = start.sregs(reset, tables, index);
+        let regs = start.regs(index);
         self.start = Some(Box::new(Start { reset, sregs, regs, lapic }));
         self.fd.set_sregs(&sregs.into()).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd.set_regs(&regs.into()).map_err(Error::kvm("KVM_SET_REGS"))

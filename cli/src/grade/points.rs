@@ -1,0 +1,95 @@
+//! Tasks, their points, and the evidence for them.
+
+use std::fmt::Write as _;
+
+/// A task: its title, its points and the evidence. An empty title puts the evidence on the line of the points.
+pub(super) struct Task {
+    pub(super) title: &'static str,
+    pub(super) points: u32,
+    pub(super) evidence: Vec<Evidence>,
+}
+
+/// The result of one check.
+pub(super) struct Evidence {
+    /// True if the check passed.
+    pub(super) right: bool,
+    pub(super) text: String,
+    /// The points that the check costs if it failed; all of the task if it is missing.
+    pub(super) cost: Option<u32>,
+    /// True if the cost is that of a step, which comes on top of that of other steps.
+    pub(super) is_step: bool,
+}
+
+impl Evidence {
+    pub(super) fn new(right: bool, text: impl Into<String>) -> Self {
+        Self { right, text: text.into(), cost: None, is_step: false }
+    }
+
+    /// Limits the cost of a failed check, and adds it to the text, with the rule that was broken.
+    pub(super) fn costs(self, points: u32, rule: &str) -> Self {
+        if self.right {
+            return self;
+        }
+        let text = format!("{}: {rule}; costs {points} points", self.text);
+        Self { text, cost: Some(points), ..self }
+    }
+
+    /// Makes the check a step of its task, which has these points of its own.
+    #[cfg(has_kvm)]
+    pub(super) fn step(self, points: u32) -> Self {
+        let text = if self.right { self.text } else { format!("{}; costs {points} points", self.text) };
+        Self { text, cost: Some(points), is_step: true, ..self }
+    }
+}
+
+impl Task {
+    /// The points of a task. Two guests that break the same rule lose its points once. Those of its steps add up.
+    pub(super) fn earned(&self) -> u32 {
+        let costs = |is_step| {
+            let failed =
+                self.evidence.iter().filter(move |evidence| !evidence.right && evidence.is_step == is_step);
+            failed.map(|evidence| evidence.cost.unwrap_or(self.points))
+        };
+        let cost = costs(true).fold(costs(false).max().unwrap_or(0), u32::saturating_add);
+        if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost) }
+    }
+}
+
+/// Evidence of a failed check.
+pub(super) fn wrong(text: impl Into<String>) -> Evidence {
+    Evidence::new(false, text)
+}
+
+/// Formats the points and the evidence.
+pub(super) fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for task in tasks {
+        let _ = write!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
+        let indent = if task.title.is_empty() { "" } else { "\n        " };
+        for evidence in &task.evidence {
+            let _ = write!(text, "{indent}{} {}", if evidence.right { "+" } else { "-" }, evidence.text);
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "{earned:>3}/{points}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_without_evidence_earns_nothing() {
+        let task = |evidence| Task { title: "", points: 10, evidence };
+        assert_eq!(task(vec![]).earned(), 0);
+        let right = || Evidence::new(true, "");
+        assert_eq!(task(vec![right()]).earned(), 10);
+        assert_eq!(task(vec![right(), wrong("")]).earned(), 0);
+        let costs = |points| wrong("").costs(points, "");
+        assert_eq!(task(vec![right(), costs(4), costs(3)]).earned(), 6);
+        assert_eq!(task(vec![costs(4), wrong("")]).earned(), 0);
+        assert_eq!(task(vec![right().costs(4, "")]).earned(), 10);
+    }
+}

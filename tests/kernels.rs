@@ -1,0 +1,257 @@
+//! Kernels that a boot loader starts: multiboot 1 and 2, and PVH. The kernels are those of `examples/kernels`.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use support::{Ran, assert_error, elf, on_both, plain_test, ran, run};
+use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let Some(kernels) = Kernels::built() else {
+        println!("skipped: gcc of this host makes no 32-bit code");
+        return ExitCode::SUCCESS;
+    };
+    let kernels: &'static Kernels = Box::leak(Box::new(kernels));
+    let mut tests: Vec<Trial> = Vec::new();
+    for name in [
+        "multiboot1.elf",
+        "multiboot1-64.elf",
+        "multiboot1.bin",
+        "multiboot2.elf",
+        "multiboot2-64.elf",
+        "pvh.elf",
+    ] {
+        tests.extend(on_both(format!("what_the_loader_tells_{name}"), move || kernel_tells(kernels, name)));
+    }
+    tests.extend(on_both("boot_and_no_subcommand_run_the_same", || subcommands(kernels)));
+    tests.extend(on_both("the_memory_of_the_machine_is_in_the_map", || memory(kernels)));
+    tests.extend(on_both("a_mode_starts_a_kernel_without_its_protocol", || native(kernels)));
+    tests.extend(on_both("a_static_executable_of_32_bits_runs", || elf32(kernels)));
+    tests.extend(on_both("a_position_independent_executable_is_moved", || movable(kernels)));
+    tests.extend(on_both("real_mode_starts_at_a_segment_with_registers", || real_mode(kernels)));
+    tests.push(plain_test("what_a_kernel_cannot_have_is_refused", || refused(kernels)));
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// The built kernels, and two files for modules.
+struct Kernels(TempDir);
+
+impl Kernels {
+    /// Builds the kernels. `None` if the host's gcc is not for x86.
+    fn built() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = ["-m32", "-nostdlib", "-ffreestanding", "-x", "c", "-E", "/dev/null", "-o", "/dev/null"];
+        let gcc = Command::new("gcc").args(flags).stderr(Stdio::null()).status();
+        if !gcc.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/kernels");
+        let mut make = Command::new("make");
+        make.arg("-s").arg("-C").arg(sources).arg(format!("OUT={}", folder.path().display()));
+        let ran = run(make.env_remove("MAKEFLAGS").env_remove("CFLAGS").stdout(Stdio::piped()));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        fs::write(folder.path().join("first"), "the first module\nits second line\n").unwrap();
+        fs::write(folder.path().join("second"), [b'x'; 5000]).unwrap();
+        Some(Self(folder))
+    }
+
+    /// The path of a file.
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().into()
+    }
+
+    /// Writes a file. Returns its path.
+    fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Builds a program from a source text. Returns its path.
+    fn gcc(&self, name: &str, source: &str, flags: &[&str]) -> String {
+        let source = self.write(&format!("{name}.c"), source.as_bytes());
+        let path = self.path(name);
+        let mut gcc = Command::new("gcc");
+        let common = [
+            "-ffreestanding",
+            "-nostdlib",
+            "-Os",
+            "-fno-stack-protector",
+            "-fcf-protection=none",
+            "-mgeneral-regs-only",
+            "-fno-asynchronous-unwind-tables",
+            "-Wl,--build-id=none",
+            "-o",
+            &path,
+            &source,
+        ];
+        let ran = run(gcc.args(common).args(flags).stdout(Stdio::piped()));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        path
+    }
+}
+
+/// Checks that a run ended with the exit code 42.
+fn assert_42(ran: &Ran) {
+    assert!(ran.status == 42 && ran.stderr.contains("exited with code 42"), "{}\n{}", ran.text(), ran.stderr);
+}
+
+fn kernel_tells(kernels: &Kernels, name: &str) {
+    let modules = [format!("{},a text, with commas", kernels.path("first")), kernels.path("second")];
+    let ran = ran(&[
+        &kernels.path(name),
+        "--cmdline",
+        "root=none quiet",
+        "--module",
+        &modules[0],
+        "--module",
+        &modules[1],
+    ]);
+    assert_42(&ran);
+    let text = ran.text();
+    let mut expected = vec![
+        "command line: root=none quiet".into(),
+        "map: 0x0 to 0x8ffff usable".into(),
+        "map: 0x90000 to 0x90fff reserved".into(),
+        "map: 0xa0000 to 0xfffff reserved".into(),
+        "map: 0x100000 to 0xf9fffff usable".into(),
+        "map: 0xfffbd000 to 0xffffffff reserved".into(),
+        "text \"a text, with commas\", content \"the first module\"".into(),
+        format!("text \"{}\", content \"xxxxxxxx", modules[1]),
+    ];
+    if name.starts_with("multiboot") {
+        expected.push(format!(
+            "{}, loader: vmm",
+            if name.starts_with("multiboot1") { "multiboot 1" } else { "multiboot 2" }
+        ));
+        expected.push("lower memory: 0x240 KiB, upper memory: 0x3e400 KiB".into());
+    }
+    if name.starts_with("multiboot") && name.ends_with(".elf") {
+        expected.push("symbols: some".into());
+    }
+    for line in &expected {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    // The modules begin at pages.
+    let places = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("module: ")?.split(" bytes at ").nth(1)?.split(',').next());
+    let places: Vec<&str> = places.collect();
+    assert!(places.len() == 2 && places.iter().all(|place| place.ends_with("000")), "{places:?}");
+}
+
+fn subcommands(kernels: &Kernels) {
+    let kernel = kernels.path("multiboot2.elf");
+    let options = ["--cmdline", "x", "--module", &kernels.path("first")];
+    let vcpu = if support::is_soft() { "soft" } else { "kvm" };
+    let results: Vec<Ran> =
+        [&["run", &kernel][..], &[&kernel], &["boot", &kernel, "--vcpu", vcpu, "--mem", "250M"]]
+            .iter()
+            .map(|words| ran(&[words, &options[..]].concat()))
+            .collect();
+    for ran in &results {
+        assert_42(ran);
+        assert_eq!(ran.text(), results[0].text());
+    }
+    for (option, step) in [
+        (&["--initrd", "x"][..], "--initrd is for Linux"),
+        (&["--disk", "x"], "--disk is for Linux"),
+        (&["--marker", "x"], "--marker is for Linux"),
+        (&["--console", "virtio"], "--console virtio is for Linux"),
+    ] {
+        assert_error(&ran(&[&["boot", &kernel][..], option].concat()), 110, step);
+    }
+}
+
+fn memory(kernels: &Kernels) {
+    let ran = ran(&[&kernels.path("pvh.elf"), "--mem", "8M"]);
+    assert_42(&ran);
+    assert!(ran.text().contains("map: 0x100000 to 0x7fffff usable"), "{}", ran.text());
+    // A megabyte is too little for a kernel that begins there.
+    let small = support::ran(&[&kernels.path("pvh.elf"), "--mem", "1M"]);
+    assert_error(&small, 116, "the image does not fit: its segments are 0x100000 to ");
+}
+
+fn native(kernels: &Kernels) {
+    let ran = ran(&[&format!("{}:32", kernels.path("multiboot1.elf"))]);
+    assert_eq!((ran.status, ran.text()), (1, "not a multiboot 1 loader: magic 0x0".into()), "{}", ran.stderr);
+}
+
+/// Ends with 42 through a table of addresses, which needs relocations in position-independent code.
+const TABLE: &str = "
+static void out(unsigned char code) { __asm__ volatile(\"outb %0, %1\" : : \"a\"(code), \"Nd\"((unsigned short)0xf4)); }
+static void wrong(void) { out(1); }
+static void right(void) { out(42); }
+void (*volatile const table[])(void) = { wrong, right };
+volatile int index = 1;
+void _start(void) { table[index](); for (;;) __asm__ volatile(\"hlt\"); }
+";
+
+fn elf32(kernels: &Kernels) {
+    let path = kernels.gcc("static32", TABLE, &["-m32", "-static", "-no-pie", "-fno-pic"]);
+    assert_42(&ran(&[&path]));
+    assert_error(
+        &ran(&[&format!("{path}:64")]),
+        110,
+        "is an ELF32 file, which starts only in protected mode, not in long mode",
+    );
+}
+
+fn movable(kernels: &Kernels) {
+    for (name, flags) in [("pie64", &["-m64"][..]), ("pie32", &["-m32", "-march=i686"])] {
+        let path = kernels.gcc(name, TABLE, &[flags, &["-static-pie", "-fpie"]].concat());
+        assert_42(&ran(&[&path]));
+        assert_42(&ran(&[&format!("{path}@0x200000")]));
+        assert_error(&ran(&[&format!("{path}@0x200001")]), 116, "a multiple of 0x1000");
+    }
+}
+
+fn real_mode(kernels: &Kernels) {
+    // mov dx, 0xe9; add al, bl; add al, '0'; out dx, al; mov ax, cs; out dx, ax; hlt
+    let code = [0xba, 0xe9, 0, 0, 0xd8, 4, b'0', 0xee, 0x8c, 0xc8, 0xef, 0xf4];
+    let path = kernels.write("real", &code);
+    for (place, registers, printed) in [
+        ("0x1000", ["rax=2", "rbx=2"], [b'4', 0, 0]),
+        ("0x1000:0x0", ["ax=3", "bx=2"], [b'5', 0, 0x10]),
+        ("0x7c0:0x10:16", ["eax=1", "ebx=0x12340000"], [b'1', 0xc0, 7]),
+        ("0xffff:0x10", ["rax=4", "rbx=4"], [b'8', 0xff, 0xff]),
+    ] {
+        let mem = if place.starts_with("0xffff") { "2M" } else { "1M" };
+        let ran =
+            ran(&[&format!("{path}@{place}"), "--set", registers[0], "--set", registers[1], "--mem", mem]);
+        assert_eq!((ran.status, &ran.stdout[..]), (0, &printed[..]), "{place}: {}", ran.stderr);
+    }
+}
+
+fn refused(kernels: &Kernels) {
+    let flat = kernels.write("flat", &[0xf4]);
+    let kernel = kernels.path("multiboot1.elf");
+    let huge = kernels.path("huge");
+    fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+    let high = kernels.write("high", &elf(0xffff_ffff_8010_0000, &[0xf4]));
+    for (words, status, message) in [
+        (
+            &[&*flat, "--cmdline", "x"][..],
+            110,
+            "--cmdline is for kernels with a multiboot header or a PVH note",
+        ),
+        (&[&flat, "--module", &flat], 110, "--module is for kernels with a multiboot header or a PVH note"),
+        (&["real16-42", "--module", &flat], 110, "--module is for kernels"),
+        (&[&kernel, "--module", &huge], 116, "does not fit: it has more than the 250M that are left"),
+        (&[&kernel, "--module", "/no/such/file"], 116, "cannot read /no/such/file"),
+        (&[&kernel, "--module", "/"], 116, "is not a regular file"),
+        (&[&kernel, "--cpus", "2"], 110, "a multiboot 1 kernel starts on one vCPU"),
+        (&[&flat, "--set", "r8=1"], 110, "real mode has no such register"),
+        (&[&flat, "--set", "ax=1", "--set", "rax=1"], 110, "the register is given twice"),
+        (&[&high], 116, "objcopy --change-section-lma '*-0xffffffff80000000' FILE NEW"),
+    ] {
+        assert_error(&ran(words), status, message);
+    }
+    let zeroes = kernels.write("zeroes", &[0; 4096]);
+    assert_error(&ran(&[&zeroes]), 116, "a file of 4096 bytes that are all zero");
+}
