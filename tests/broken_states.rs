@@ -200,10 +200,10 @@ fn random_guests() {
     assert!(deaths > 10, "{deaths} of {ROUNDS} guests died");
 }
 
-/// The file has only zeroes, so the guest runs through them to the end of its memory, which is near.
+/// The file begins with zeroes. Behind them is an undefined instruction (ud2).
 fn zeros() {
     let files = Files::new();
-    let file = files.write("zeros", &[0; 64]);
+    let file = files.write("zeros", &[&[0; 64][..], &[0x0f, 0x0b]].concat());
     for mode in ["protected", "long"] {
         let ran = ran(&[&format!("{file}@0xff000:{mode}")]);
         let hint = "\n  hint         the entry point 0xff000 holds only zeros: was the guest copied there? (KVM api.rst, ";

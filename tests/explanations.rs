@@ -5,14 +5,14 @@ mod support;
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{
-    CodeAssembler, IcedError, al, assemble, ax, byte_ptr, cr0, cx, ds, dword_ptr, eax, ecx, qword_ptr, rax,
-    rsp, xmm0,
+    CodeAssembler, IcedError, al, assemble, ax, byte_ptr, cr0, cr3, cr4, cx, ds, dword_ptr, eax, ebp, ecx,
+    esp, qword_ptr, rax, rsp, xmm0,
 };
-use support::{Files, elf, is_soft, kvm_test, machine_test, ran, run, vmm};
+use support::{Files, each_on_both, elf, is_soft, kvm_test, machine_test, ran, run, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
-    let tests = vec![
+    let mut tests = vec![
         machine_test("an_entry_point_that_returns_is_named_in_each_mode", returns),
         machine_test("a_stack_at_a_wrong_place_is_named", stacks),
         machine_test("features_that_are_off_are_named", features),
@@ -24,7 +24,14 @@ fn main() -> ExitCode {
         kvm_test("a_kernel_without_a_stack_is_named", kernels),
         machine_test("a_missing_bios_is_named_after_a_timeout", bios),
         machine_test("the_layout_of_the_assignment_is_named", foreign_layout),
+        kvm_test("what_kvm_may_lack_is_named_with_a_way_out", lacks_of_kvm),
     ];
+    tests.extend(each_on_both(&[
+        ("a_step_to_long_mode_that_is_missing_is_named", long_mode_steps),
+        ("a_driver_above_1_mib_is_told_that_there_is_no_device", no_device),
+        ("the_next_step_of_a_handshake_is_named", handshake_steps),
+        ("a_software_interrupt_is_blamed_only_without_a_handler", software_interrupts),
+    ]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
@@ -89,7 +96,18 @@ fn calls_with_an_unmapped_stack(code: &mut CodeAssembler) -> Result<(), IcedErro
     code.call(0x1000)
 }
 
+/// Calls itself without end, until the stack reaches its code, and then runs what the stack holds.
+fn recurses_with_a_frame(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut start = code.create_label();
+    code.set_label(&mut start)?;
+    code.push(ebp)?;
+    code.mov(ebp, esp)?;
+    code.call(start)
+}
+
 fn stacks() {
+    // Near the stack, because some hosts are slow in ring 0.
+    assert_named_at(0xf_c000, "protected", recurses_with_a_frame, "probably a stack overflow: the stack");
     assert_named("long", recurses, "probably a stack overflow: the stack pointer, 0x");
     assert_named(
         "long",
@@ -156,7 +174,7 @@ fn stores_to_a_read_only_page(code: &mut CodeAssembler) -> Result<(), IcedError>
     code.mov(rax, 0xfffc_3000u64)?;
     code.and(dword_ptr(rax), !2i32)?;
     code.mov(rax, 0xfffc_1000u64)?;
-    code.mov(support::assembler::cr3, rax)?;
+    code.mov(cr3, rax)?;
     code.mov(byte_ptr(0x8000), al)
 }
 
@@ -216,7 +234,7 @@ fn other_mode() {
         code.jmp(5u64)
     });
     let ran = ran(&[&files.write("guest", &code), "--timeout", "0.5", "--quiet"]);
-    let text = "probably the code may be for another mode: give :32 or :64";
+    let text = "probably the code is for another mode: give :32 or :64";
     assert!(ran.stderr.contains(text), "{}", ran.stderr);
 }
 
@@ -243,6 +261,197 @@ fn calls_the_bios(code: &mut CodeAssembler) -> Result<(), IcedError> {
 
 fn bios() {
     assert_named("real", calls_the_bios, "which has no handler, because this machine has no BIOS");
+}
+
+/// Sets EFER.LME.
+fn sets_lme(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(ecx, 0xc000_0080u32)?;
+    code.rdmsr()?;
+    code.or(eax, 0x100)?;
+    code.wrmsr()
+}
+
+/// Turns paging on.
+fn sets_paging(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(eax, cr0)?;
+    code.or(eax, 0x8000_0000u32 as i32)?;
+    code.mov(cr0, eax)
+}
+
+fn long_mode_steps() {
+    assert_named(
+        "protected",
+        |code| {
+            sets_lme(code)?;
+            sets_paging(code)
+        },
+        "is not allowed in cr0: EFER.LME is 1, so paging (PG, bit 31) needs CR4.PAE (bit 5), which is 0",
+    );
+    // The page directory at 0x8000 is empty.
+    assert_named(
+        "protected",
+        |code| {
+            code.mov(eax, 0x8000)?;
+            code.mov(cr3, eax)?;
+            sets_paging(code)
+        },
+        "is not mapped",
+    );
+    // A GDT of three entries at 0x1040, whose second one is for 64-bit code. There, 48 b8 begins mov rax, imm64.
+    let far_jump: Payload = |code| {
+        code.lgdt(dword_ptr(0x1030))?;
+        code.db(&[0xea, 0x0e, 0x10, 0, 0, 8, 0])?;
+        code.db(&[0x48, 0xb8, 0, 0, 0, 0, 0, 1, 0, 0, 0x0f, 0x0b])?;
+        code.db(&[0x90; 22])?;
+        code.db(&[23, 0, 0x40, 0x10, 0, 0])?;
+        code.db(&[0x90; 10])?;
+        code.dq(&[0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff])
+    };
+    assert_named(
+        "protected",
+        far_jump,
+        "but long mode is not active (EFER.LME is 0, CR4.PAE is 0, CR0.PG is 0)",
+    );
+}
+
+/// lidt [0x1020]; a software interrupt; hlt. The entries of the IDT at 0x1028 lead to a handler at 0x1010, which ends the
+/// machine with code 7.
+fn handled(interrupt: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x0f, 0x01, 0x1d, 0x20, 0x10, 0, 0];
+    bytes.extend(interrupt);
+    bytes.resize(0x10, 0xf4);
+    bytes.extend([0xb0, 7, 0xe6, 0xf4]);
+    bytes.resize(0x20, 0xf4);
+    bytes.extend([7, 4, 0x28, 0x10, 0, 0, 0, 0]);
+    for _ in 0..=0x80 {
+        bytes.extend([0x10, 0x10, 8, 0, 0, 0x8e, 0, 0]);
+    }
+    bytes
+}
+
+fn software_interrupts() {
+    assert_named("protected", |code| code.int(0x80), "int 0x80 without a handler: the IDT has no entry 128");
+    assert_named("long", CodeAssembler::int3, "int 0x3 without a handler: the IDT has no entry 3");
+    for interrupt in [&[0xcc][..], &[0xcd, 0x80]] {
+        let files = Files::new();
+        let file = files.write("guest", &handled(interrupt));
+        let ran = ran(&[&format!("{file}@0x1000:32"), "--timeout", "0.5"]);
+        let is_advised = ran.status == 112
+            && ran
+                .stderr
+                .contains("KVM on this host cannot do it, and the software processor can: try --vcpu soft");
+        assert!(ran.status == 7 || !is_soft() && is_advised, "{}", ran.stderr);
+        assert!(!ran.stderr.contains("without a handler"), "{}", ran.stderr);
+    }
+}
+
+/// Turns 32-bit paging on, with an identity map of one page of 4 MiB, and ends with code 7.
+fn pages_32(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(dword_ptr(0x8000), 0x83)?;
+    code.mov(eax, 0x10)?;
+    code.mov(cr4, eax)?;
+    code.mov(eax, 0x8000)?;
+    code.mov(cr3, eax)?;
+    sets_paging(code)?;
+    code.mov(al, 7)?;
+    code.out(0xf4, al)
+}
+
+/// Changes to an identity map of one page of 1 GiB, and ends with code 7.
+fn pages_1_gib(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    code.mov(qword_ptr(0x8000), 0x9003)?;
+    code.mov(qword_ptr(0x9000), 0x83)?;
+    code.mov(eax, 0x8000)?;
+    code.mov(cr3, rax)?;
+    code.mov(al, 7)?;
+    code.out(0xf4, al)
+}
+
+/// Some hosts have all of these, and some lack them.
+fn lacks_of_kvm() {
+    let files = Files::new();
+    for (bits, payload, text) in [
+        (
+            32,
+            pages_32 as Payload,
+            "probably this turns 32-bit paging on (CR4.PAE is 0), which KVM on this host may",
+        ),
+        (64, pages_1_gib, "probably the code is on a page of 1 GiB, which KVM on this host may not have"),
+        (
+            64,
+            |code| {
+                code.mov(eax, 7)?;
+                code.popcnt(eax, eax)?;
+                code.mov(al, 7)?;
+                code.out(0xf4, al)
+            },
+            "f3 0f b8 c0, in long mode at 0x1005: KVM on this host cannot do it, and the software processor can: try --vcpu soft",
+        ),
+    ] {
+        let file = files.write("guest", &assemble(bits, 0x1000, payload));
+        let ran = ran(&[&format!("{file}@0x1000:{bits}"), "--timeout", "0.5", "--vcpu", "kvm"]);
+        let lost = ran.stderr.contains("this host resets a vCPU");
+        let is_named = ran.status == 112 && (lost || ran.stderr.contains(text));
+        assert!(ran.status == 7 || is_named, "{text}: {}", ran.stderr);
+    }
+}
+
+/// Drivers that end before the device is ready.
+fn handshake_steps() {
+    let files = Files::new();
+    let sends_r: Payload = |code| {
+        let mut wait = code.create_label();
+        code.mov(byte_ptr(0x1_1000), u32::from(b'R'))?;
+        code.mov(dword_ptr(0x10_0010), 1)?;
+        code.set_label(&mut wait)?;
+        code.cmp(dword_ptr(0x10_0014), 1)?;
+        code.jne(wait)
+    };
+    let mut code = assemble(64, 0x1000, sends_r);
+    for (end, status) in [(&[0xf4][..], 0), (&[0xeb, 0xfe], 114)] {
+        let file = files.write("driver", &[&code, end].concat());
+        let ran = ran(&[&format!("{file}@0x1000:64"), "--timeout", "0.3", "--transport", "exit"]);
+        assert_eq!(ran.status, status, "{}", ran.stderr);
+        assert!(ran.stderr.contains("; it waits for 'C' in the TX queue\n"), "{}", ran.stderr);
+    }
+    // A head that is the length of the queue.
+    code.extend(assemble(64, 0x1000, |code| code.mov(dword_ptr(0x10_0010), 256)));
+    let file = files.write("driver", &code);
+    let ran = ran(&[&format!("{file}@0x1000:64"), "--transport", "exit"]);
+    let text = "the TX queue's head is 0x100, and an index must be below the queue's length, 256 (0x100): after 255 comes 0";
+    assert!(ran.status == 113 && ran.stderr.contains(text), "{}", ran.stderr);
+}
+
+/// Drivers in a machine with memory in the place of the window: one waits for a status, one ends without the magic, and one
+/// other guest fails.
+fn no_device() {
+    let files = Files::new();
+    let waits: Payload = |code| {
+        let mut again = code.create_label();
+        code.set_label(&mut again)?;
+        code.cmp(byte_ptr(0x10_0006), 2)?;
+        code.jne(again)
+    };
+    let asks: Payload = |code| {
+        let mut found = code.create_label();
+        code.cmp(dword_ptr(0x10_0000), 0x7472_6976)?;
+        code.je(found)?;
+        code.mov(al, 1)?;
+        code.out(0xf4, al)?;
+        code.set_label(&mut found)?;
+        code.hlt()
+    };
+    let other: Payload = |code| {
+        code.mov(al, 1)?;
+        code.out(0xf4, al)
+    };
+    for (payload, is_told) in [(waits, true), (asks, true), (other, false)] {
+        let file = files.write("driver", &elf(0x40_0000, &assemble(64, 0x40_0000, payload)));
+        let ran = ran(&[&file, "--timeout", "0.5"]);
+        let text = "vmm: this machine has no SIMVIRTIO device, although the guest looks for it at 1 MiB: the guest has 250 MiB \
+                    of memory, more than 1 MiB, because its image lies at 0x400000 to ";
+        assert_eq!(ran.stderr.contains(text), is_told, "{}", ran.stderr);
+    }
 }
 
 /// Begins the handshake with the layout of the assignment's `device_t`, in which driver_status is at offset 5.
@@ -274,10 +483,13 @@ fn foreign_layout() {
                     --layout struct";
         assert_eq!((ran.status, ran.stderr.contains(text)), (114, true), "{transport}: {}", ran.stderr);
     }
-    // With queues of 100 bytes it waits for a status that never comes. Only a window that traps sees loads.
-    let waits =
-        ran(&[&format!("{file}@0x1000:64"), "--queue-len", "100", "--timeout", "0.5", "--transport", "exit"]);
-    assert!(waits.stderr.contains("uses the layout of the assignment's struct device_t"), "{}", waits.stderr);
+    // With queues of 100 bytes it waits for a status that never comes. Only a window that traps sees the loads.
+    for transport in ["exit", "polling", "doorbell"] {
+        let queues = ["--queue-len", "100", "--timeout", "0.5", "--transport", transport];
+        let waits = ran(&[&[&*format!("{file}@0x1000:64")][..], &queues].concat());
+        let text = "uses the layout of the assignment's struct device_t";
+        assert!(waits.stderr.contains(text), "{transport}: {}", waits.stderr);
+    }
     let right = ran(&[&format!("{file}@0x1000:64"), "--layout", "struct", "--timeout", "0.5"]);
     assert!(!right.stderr.contains("device_t"), "{}", right.stderr);
     // The other way round, for a driver of the table. It is not the built-in guest, which knows its layout.

@@ -5,6 +5,9 @@ mod support;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
+use support::assembler::{
+    CodeAssembler, IcedError, al, assemble, byte_ptr, dword_ptr, eax, ecx, halt_with_42_in_eax, rax, rcx,
+};
 use support::{Files, assert_error, each_on_both, elf, plain_test, ran, shell};
 
 fn main() -> ExitCode {
@@ -20,6 +23,8 @@ fn main() -> ExitCode {
         ("an_image_that_disappears_gives_no_grade", disappearing_image),
         ("a_task_without_an_image_is_not_graded", some_images),
         ("a_driver_that_ignores_the_queue_length_loses_a_part", queue_length),
+        ("a_driver_with_a_shorter_queue_is_told_so", short_queue),
+        ("an_image_for_another_mode_is_told_so", wrong_mode),
         ("an_endless_driver_costs_one_time_limit", endless_driver),
         ("a_failed_check_begins_with_what_is_missing", reasons),
         ("without_a_time_limit_an_endless_guest_still_ends", without_a_time_limit),
@@ -100,6 +105,11 @@ fn reasons() {
             "--simvirtio",
             &no_driver,
             "must end in state Ready, with a message that contains \"Ana are mere\" (halted; ",
+        ),
+        (
+            "--guest64",
+            &format!("{}:long", files.write("endless", &[0xeb, 0xfe])),
+            "must halt, and leave 42 as its result (timeout: ",
         ),
         ("--guest64", &format!("{no_driver}:long"), "must print \"Hello, world!\" (halted; "),
         (
@@ -195,6 +205,74 @@ fn queue_length() {
     assert_eq!(tasks, [25, 5], "{text}");
     let remark = "the driver must read max_queue_len; costs 5 points";
     assert_eq!(text.matches(remark).count(), 2, "{text}");
+}
+
+/// A driver with queues of 8 bytes, which it does not read: R, C, and a message of 12 bytes.
+fn short_queue() {
+    let files = Files::new();
+    let driver = files.write("short", &assemble(64, 0x1000, sends_through_8_bytes));
+    let (tasks, _, text) = points(&["--simvirtio", &format!("{driver}@0x1000")]);
+    assert_eq!(tasks, [0, 0], "{text}");
+    let cause = "TX head went from 7 back to 0, but the queue has 256 bytes, so it seems that the driver does not read \
+                 max_queue_len";
+    assert_eq!(text.matches(cause).count(), 2, "{text}");
+    assert!(text.contains(": with polling, it must end in state Ready"), "{text}");
+}
+
+/// Does the handshake, and sends the message.
+fn sends_through_8_bytes(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut push, mut not_full, mut wait) = (code.create_label(), code.create_label(), code.create_label());
+    let wait_for = |code: &mut CodeAssembler, status: u32| {
+        let mut again = code.create_label();
+        code.set_label(&mut again)?;
+        code.cmp(byte_ptr(0x10_0006), status)?;
+        code.jne(again)
+    };
+    code.xor(ecx, ecx)?;
+    code.mov(al, u32::from(b'R'))?;
+    code.call(push)?;
+    code.mov(byte_ptr(0x10_0007), 0)?;
+    code.mov(al, u32::from(b'C'))?;
+    code.call(push)?;
+    wait_for(code, 2)?;
+    code.mov(byte_ptr(0x10_0007), 4)?;
+    wait_for(code, 4)?;
+    for byte in b"Ana are mere" {
+        code.mov(al, u32::from(*byte))?;
+        code.call(push)?;
+    }
+    halt_with_42_in_eax(code)?;
+    code.set_label(&mut push)?;
+    code.mov(byte_ptr(rcx + 0x1_1000), al)?;
+    code.inc(ecx)?;
+    code.cmp(ecx, 8)?;
+    code.jne(not_full)?;
+    code.xor(ecx, ecx)?;
+    code.set_label(&mut not_full)?;
+    code.mov(dword_ptr(0x10_0010), ecx)?;
+    code.set_label(&mut wait)?;
+    code.cmp(dword_ptr(0x10_0014), ecx)?;
+    code.jne(wait)?;
+    code.ret()
+}
+
+/// A 64-bit image for the real-mode task runs there, and leaves something else.
+fn wrong_mode() {
+    let files = Files::new();
+    let wide = files.write(
+        "wide",
+        &assemble(64, 0x1000, |code| {
+            code.mov(eax, 42)?;
+            code.mov(rcx, rax)?;
+            code.mov(dword_ptr(0x400), eax)?;
+            code.hlt()
+        }),
+    );
+    let (_, _, text) = points(&["--guest16", &format!("{wide}@0x1000")]);
+    assert!(
+        text.contains("; probably the code is for another mode: give :32 or :64 (FILE@ADDR:MODE)\n"),
+        "{text}"
+    );
 }
 
 /// The other runs of a driver that does not end are left out, and say so.

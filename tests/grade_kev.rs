@@ -41,12 +41,16 @@ fn wrong_guests() {
         ("kev-hypercall", &port, "must make an exit hypercall 0x1"),
         ("kev-port", &files.guest("kev-hypercall"), "must make an exit PIO out 0xe9"),
         ("kev-mmio", &silent, "must print"),
-        ("kev-halt", &silent, "must end like kev-halt"),
+        ("kev-halt", &silent, "must end like kev-halt: exited with code 51966 (0xcafe) (halted; "),
         ("kev-strings", &silent, "must make an exit PIO out 0xbb"),
         ("kev-msr", &silent, "must make an exit WRMSR 0xabc"),
         ("kev-vmcall", &silent, "must make an exit PIO out 0x42"),
         ("kev-cpuid", &files.guest("real16-wrong-result"), ""),
-        ("smp-counter", &files.guest("smp-stop"), "must end like smp-counter"),
+        (
+            "smp-counter",
+            &files.guest("smp-stop"),
+            "must end like smp-counter: halted, with 42 as its result (exited ",
+        ),
         ("kev-msr", &files.write("empty", b""), "the image is empty"),
     ] {
         let (line, lost, status) = line(name, image);

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         kvm_test("a_task_that_was_not_handed_in_has_no_points", not_handed_in),
         kvm_test("an_endless_program_costs_one_time_limit", endless),
         kvm_test("a_program_that_cheats_or_dies_gets_no_points", hostile),
+        kvm_test("a_signal_ends_the_grade_at_once", signals),
         kvm_test("a_child_that_stays_is_ended", left_children),
         kvm_test("the_number_of_exits_may_be_anywhere_in_the_output", patterns),
         kvm_test("a_project_is_built_first", make),
@@ -213,12 +214,45 @@ fn hostile() {
     }
 }
 
+fn signals() {
+    // A program of its own, because other tests run theirs at the same time.
+    let program = compiled("-DMISTAKE_ENDLESS -DSIGNALS");
+    for signal in ["INT", "TERM"] {
+        let mut command = Command::new(VMM);
+        command
+            .args(["grade", "--vmm", &program, "--timeout", "40"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let runs = || running(&program);
+        while !runs() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let began = Instant::now();
+        assert!(
+            Command::new("kill")
+                .arg(format!("-{signal}"))
+                .arg(child.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(support::wait(&mut child), 117, "SIG{signal}");
+        assert!(began.elapsed() < Duration::from_secs(20) && !runs(), "SIG{signal}");
+    }
+}
+
+/// True if a process runs this program.
+fn running(program: &str) -> bool {
+    let lines = fs::read_dir("/proc").unwrap().flatten().map(|entry| fs::read(entry.path().join("cmdline")));
+    lines.flatten().any(|line| line.starts_with(program.as_bytes()))
+}
+
 fn left_children() {
     let program = compiled("-DMISTAKE_FORK");
     let (points, text) = points(&["--vmm", &program]);
     assert_eq!(points, ALL, "{text}");
-    let lines = fs::read_dir("/proc").unwrap().flatten().map(|entry| fs::read(entry.path().join("cmdline")));
-    assert!(!lines.flatten().any(|line| line.starts_with(program.as_bytes())), "a child is left");
+    assert!(!running(&program), "a child is left");
 }
 
 fn patterns() {

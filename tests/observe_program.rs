@@ -5,7 +5,7 @@
 mod observed;
 mod support;
 
-use observed::{PROGRAMS, VMM, compile, observe, program};
+use observed::{PROGRAMS, VMM, compile, observe, program, running};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -84,12 +84,6 @@ fn timeout() {
     assert!(ran.stderr.contains("PIO out            0x42 "), "{}", ran.stderr);
     assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(running(&own), Vec::<PathBuf>::new());
-}
-
-/// The processes of this program.
-fn running(program: &Path) -> Vec<PathBuf> {
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-    processes.filter(|process| fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)).collect()
 }
 
 fn signals() {

@@ -1,9 +1,11 @@
 //! `vmm observe --engine ptrace`: static programs, one in Go, and everything that is difficult for a tracer.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/observed.rs"]
+mod observed;
 mod support;
 
-use libtest_mimic::Arguments;
+use observed::{PROGRAMS, VMM, expected, no_qemu, observe, program, running};
 use report::SavedProfile;
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,13 +17,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use support::{Files, Ran, assert_error, kvm_test, plain_test, run, test_unless, wait};
 
-const VMM: &str = env!("CARGO_BIN_EXE_vmm");
-/// The folder with the programs of this test.
-static PROGRAMS: OnceLock<Files> = OnceLock::new();
-
 fn main() -> ExitCode {
     support::watchdog();
-    let tests = vec![
+    observed::main(vec![
         kvm_test("the_exits_of_a_program_are_counted_exactly", || exact_counts("ptrace", program())),
         // Its engine is chosen by itself.
         test_unless(no_static, "the_exits_of_a_static_program_are_counted_exactly", || {
@@ -33,6 +31,7 @@ fn main() -> ExitCode {
         test_unless(no_go, "the_exits_of_a_program_in_go_are_counted_exactly", go),
         kvm_test("the_exits_of_this_program_are_those_that_it_counts", itself),
         test_unless(no_qemu, "the_exits_of_qemu_are_counted_exactly", qemu),
+        test_unless(no_static, "deaths_of_guests_are_explained", deaths),
         kvm_test("the_program_sees_no_difference", no_difference),
         kvm_test("a_time_limit_ends_all_children", timeout),
         kvm_test("a_signal_reaches_the_program_once", signals),
@@ -43,12 +42,7 @@ fn main() -> ExitCode {
         plain_test("the_status_is_that_of_the_program", statuses),
         plain_test("programs_that_cannot_be_observed_are_refused", refused),
         plain_test("the_program_has_its_input_and_output", streams),
-    ];
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), tests);
-    if let Some(programs) = PROGRAMS.get() {
-        let _ = fs::remove_dir_all(programs.0.path());
-    }
-    conclusion.exit_code()
+    ])
 }
 
 fn source(name: &str) -> PathBuf {
@@ -57,22 +51,12 @@ fn source(name: &str) -> PathBuf {
 
 /// Compiles a C program of `tests/support` with these options.
 fn compile(name: &str, from: &str, options: &[&str]) -> String {
-    let program = PROGRAMS.get_or_init(Files::new).0.path().join(name);
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O1", "-pthread", "-w", "-o"]).arg(&program).arg(source(from)).args(options).arg("-ldl");
     // The linker warns of `dlopen` in static programs, which only one mode uses.
-    let output = gcc.output().unwrap();
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    program.to_str().unwrap().into()
+    let options = [&["-w", "-Wl,--no-warnings"], options].concat();
+    observed::compile(name, &source(from), &options).to_str().unwrap().into()
 }
 
-/// The VMM in C, dynamically linked.
-fn program() -> &'static str {
-    static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| compile("observed", "observed.c", &[]))
-}
-
-/// The same, statically linked.
+/// The VMM in C, statically linked.
 fn static_program() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
     PROGRAM.get_or_init(|| compile("observed-static", "observed.c", &["-static"]))
@@ -88,13 +72,6 @@ fn no_static() -> Option<String> {
     (!found.contains(&b'/')).then(|| "libc.a is not installed".into())
 }
 
-/// Runs `vmm observe` with these options and this program.
-fn observe(options: &[&str], command: &[&str]) -> Ran {
-    let mut vmm = Command::new(VMM);
-    vmm.arg("observe").args(options).arg("--").args(command);
-    run(vmm.stdout(Stdio::piped()).env_remove("RUST_LOG"))
-}
-
 /// Traces this program, and reads the profile.
 fn profile(engine: &str, command: &[&str]) -> (Ran, SavedProfile) {
     let files = Files::new();
@@ -106,21 +83,9 @@ fn profile(engine: &str, command: &[&str]) -> (Ran, SavedProfile) {
     (ran, profile)
 }
 
-/// The exits by site.
-fn counts(profile: &SavedProfile) -> BTreeMap<String, u64> {
-    let sites = profile.machine.sites.iter();
-    sites.map(|site| (format!("{} {:?}", site.name(), site.width), site.exits)).collect()
-}
-
-/// The exits of `times` guests of `observed.c`, and `outs` more.
-fn expected(times: u64, outs: u64) -> BTreeMap<String, u64> {
-    let sites = [
-        ("PIO out 0x42 Some(1)", 1000 * times + outs),
-        ("MMIO write 0x20010 Some(1)", 500 * times),
-        ("PIO in 0x43 Some(1)", times),
-        ("HLT None", times),
-    ];
-    sites.into_iter().map(|(name, exits)| (name.into(), exits)).collect()
+/// The exits and elements by site.
+fn counts(profile: &SavedProfile) -> BTreeMap<String, (u64, u64)> {
+    observed::counts(&profile.machine.sites)
 }
 
 fn exact_counts(engine: &str, program: &str) {
@@ -163,9 +128,9 @@ fn refused_by_preload() {
 
 fn difficult() {
     let traced = compile("traced", "traced.c", &[]);
-    let failures = |mode| match mode {
-        "die" => Some(3),
-        "narrow" => Some(1),
+    let more = |mode| match mode {
+        "die" => Some(("emulation failure None", 3)),
+        "narrow" => Some(("emulation failure None", 1)),
         _ => None,
     };
     for (mode, times, outs, vcpus) in [
@@ -182,11 +147,12 @@ fn difficult() {
         let (ran, profile) = profile("ptrace", &[&traced, mode]);
         assert_eq!((ran.status, ran.text().as_str()), (0, ""), "{mode}: {}", ran.stderr);
         let mut right = expected(times, outs);
-        right.retain(|_, exits| *exits > 0);
-        right.extend(failures(mode).map(|exits| ("emulation failure None".into(), exits)));
+        right.retain(|_, (exits, _)| *exits > 0);
+        right.extend(more(mode).map(|(site, exits)| (site.to_string(), (exits, exits))));
         assert_eq!(counts(&profile), right, "{mode}: {}", ran.stderr);
         assert_eq!(profile.vcpus.len(), vcpus, "{mode}: {}", ran.stderr);
         // Only the program with a filter of its own hides KVM's counters.
+        assert!(!ran.stderr.contains("KVM_RUN failed"), "{mode}: {}", ran.stderr);
         let has_counters = profile.machine.kernel.is_some();
         assert!(!has_counters || mode != "narrow", "{}", ran.stderr);
     }
@@ -231,7 +197,7 @@ fn go() {
         assert!(go.status().unwrap().success(), "{mode}");
         let (ran, profile) = profile("auto", &[built.to_str().unwrap()]);
         assert_eq!((ran.status, ran.text().as_str()), (0, "1001 exits\n"), "{mode}: {}", ran.stderr);
-        let right = [("PIO out 0x42 Some(1)".to_string(), 1000), ("HLT None".into(), 1)];
+        let right = [("PIO out 0x42 Some(1)".to_string(), (1000, 1000)), ("HLT None".into(), (1, 1))];
         assert_eq!(counts(&profile), BTreeMap::from(right), "{mode}: {}", ran.stderr);
     }
 }
@@ -255,9 +221,6 @@ fn itself() {
         assert_eq!(ran.status, 0, "{guest:?}: {}", ran.stderr);
         let own = SavedProfile::read(&fs::read(&own).unwrap()).unwrap();
         assert_eq!(counts(&observed), counts(&own), "{guest:?}");
-        let elements =
-            |profile: &SavedProfile| profile.machine.sites.iter().map(|site| site.elements).sum::<u64>();
-        assert_eq!(elements(&observed), elements(&own), "{guest:?}");
         let of_vcpus =
             |profile: &SavedProfile| profile.vcpus.iter().map(|vcpu| vcpu.exits).collect::<Vec<_>>();
         assert_eq!(of_vcpus(&observed), of_vcpus(&own), "{guest:?}");
@@ -266,38 +229,32 @@ fn itself() {
     }
 }
 
-/// The reason why QEMU does not run here.
-fn no_qemu() -> Option<String> {
-    if let Some(why) = support::unusable() {
-        return Some(why.into());
-    }
-    let here = Command::new("qemu-system-x86_64").arg("--version").stdout(Stdio::null()).status();
-    (!here.is_ok_and(|status| status.success())).then(|| "qemu-system-x86_64 is not installed".into())
-}
-
-/// QEMU runs a firmware that writes 300 bytes to port 0xe9 and ends through port 0xf4.
 fn qemu() {
     let files = Files::new();
-    // At 0xf000:0xff00: mov cx, 300; out 0xe9, al; loop; mov al, 3; out 0xf4, al; hlt
-    let code = [0xb9, 0x2c, 0x01, 0xe6, 0xe9, 0xe2, 0xfc, 0xb0, 3, 0xe6, 0xf4, 0xf4];
-    let mut firmware = vec![0; 0x10000];
-    firmware[0xff00..0xff00 + code.len()].copy_from_slice(&code);
-    // At the reset vector: jmp 0xf000:0xff00
-    firmware[0xfff0..0xfff5].copy_from_slice(&[0xea, 0x00, 0xff, 0x00, 0xf0]);
-    let firmware = files.write("firmware", &firmware);
-    let tried = ["host", "host,-arch-capabilities", "qemu64"].map(|cpu| {
-        let line = format!(
-            "qemu-system-x86_64 -M microvm,x-option-roms=off -accel kvm -cpu {cpu} -m 16 -nodefaults -no-user-config \
-             -display none -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=1 -bios {firmware}"
-        );
-        profile("ptrace", &line.split_ascii_whitespace().collect::<Vec<_>>())
+    let mut last = None;
+    let ran = observed::qemu(&files, &mut |command| {
+        let (ran, profile) = profile("ptrace", command);
+        last = Some(profile);
+        ran
     });
-    // A CPU model that does not start on this host ends with status 1.
-    let (ran, profile) = tried.iter().find(|(ran, _)| ran.status == 7).unwrap_or(&tried[0]);
     assert_eq!(ran.status, 7, "{}", ran.stderr);
-    let counts = counts(profile);
-    assert_eq!(counts["PIO out 0xe9 Some(1)"], 300, "{counts:?}");
-    assert_eq!(counts["PIO out 0xf4 Some(1)"], 1, "{counts:?}");
+    let counts = counts(&last.unwrap());
+    assert_eq!(counts["PIO out 0xe9 Some(1)"], (300, 300), "{counts:?}");
+    assert_eq!(counts["PIO out 0xf4 Some(1)"], (1, 1), "{counts:?}");
+}
+
+/// The registers come from calls that the observer makes in the program, and the memory from process_vm_readv(2).
+fn deaths() {
+    let dying = compile("dying", "dying.c", &["-static"]);
+    for (mode, text) in [
+        ("no-lma", "KVM_SET_SREGS failed: Invalid argument (os error 22): EFER.LME is 1 and CR0.PG is 1"),
+        ("no-idt", "probably #UD: an undefined instruction\n  instruction  0f 0b  ud2"),
+        ("zeros", "the entry point 0x8000 holds only zeros: was the guest copied there?"),
+    ] {
+        let ran = observe(&["--setup"], &[&dying, mode]);
+        assert!(ran.stderr.contains(text), "{mode}: {}", ran.stderr);
+        assert!(ran.stderr.contains("KVM_SET_USER_MEMORY_REGION: slot 0: 0x0"), "{mode}: {}", ran.stderr);
+    }
 }
 
 /// The output and the status, which say what the program saw: the numbers of its descriptors and of their errors.
@@ -330,12 +287,6 @@ fn timeout() {
     assert!(ran.stderr.contains("PIO out            0x42 "), "{}", ran.stderr);
     assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(running(&own), Vec::<PathBuf>::new());
-}
-
-/// The processes of this program.
-fn running(program: &Path) -> Vec<PathBuf> {
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-    processes.filter(|process| fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)).collect()
 }
 
 fn signals() {

@@ -29,6 +29,11 @@ fn main() -> ExitCode {
         soft_test("a_blocked_write_ends_at_the_deadline", blocked_write),
         soft_test("a_triple_fault_tells_its_exceptions", death),
         soft_test("an_exception_without_a_handler_is_named", no_handler),
+        soft_test("a_handler_without_code_is_named_also_if_its_fault_repeats", repeated_fault),
+        soft_test("a_missing_part_of_the_processor_is_named", missing_parts),
+        soft_test("the_end_of_memory_is_named", end_of_memory),
+        soft_test("a_guest_that_strays_into_the_window_is_told_how", strays_into_window),
+        soft_test("vmcall_does_not_blame_the_host", vmcall),
         soft_test("a_rule_for_a_register_that_the_processor_has_applies", msr_rules),
         soft_test("an_irqchip_is_refused", irqchip),
         plain_test("the_summary_and_the_files_name_the_processor", named),
@@ -160,19 +165,30 @@ fn blocked_write() {
 fn death() {
     // mov [0x100000000], eax: the identity map ends there.
     let store = &[0xa3, 0, 0, 0, 0, 1, 0, 0, 0][..];
-    let end = "; its delivery raised #GP (error code 0x73) for entry 14 of the IDT, and that of the double fault #GP (error \
-               code 0x43) for entry 8 of the IDT";
     let (report, _) = run_machine(Machine::builder(code(store, Mode::Long)));
     assert!(matches!(report.stop, Stop::TripleFault), "{}", report.stop);
     let cause = report.cause().unwrap();
-    assert!(cause.starts_with("#PF") && cause.contains("0x100000000") && cause.ends_with(end), "{cause}");
+    assert_eq!(cause, "#PF: the operand's address, 0x100000000, is not mapped");
+    let list = "  exceptions   1. #PF (error code 0x2) for a write to 0x100000000, which is not mapped\n               \
+                2. #GP (error code 0x73) at the delivery of #PF: the IDT has no entry 14 (its limit is 0x0)\n               \
+                3. #GP (error code 0x43) at the delivery of the double fault (#DF): the IDT has no entry 8 (its limit is \
+                0x0)\n  instruction ";
+    let text = explanation(&report);
+    assert!(text.starts_with(list), "{text}");
     // In real mode the exceptions of an IDT that is too short: lidt [0x1010]; div bl; the operand is zeroes.
     let short =
         &[0x0f, 0x01, 0x1e, 0x10, 0x10, 0xf6, 0xf3, 0xf4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..];
     let (report, _) = run_machine(Machine::builder(code(short, Mode::Real)));
     let cause = report.cause().unwrap_or_else(|| panic!("{}", report.stop));
     assert!(cause.starts_with("#DE: a division by zero"), "{cause}");
-    assert!(cause.ends_with("; its delivery raised #GP, and that of the double fault #GP"), "{cause}");
+    let text = explanation(&report);
+    assert!(text.contains("  2. #GP at the delivery of #DE\n"), "{text}");
+    assert!(text.contains("  3. #GP at the delivery of the double fault (#DF)\n"), "{text}");
+}
+
+/// The lines of the explanation.
+fn explanation(report: &Report) -> String {
+    report.explanation.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 fn no_handler() {
@@ -220,6 +236,86 @@ fn no_handler() {
     assert!(cause.starts_with(text), "{cause}");
 }
 
+/// A gate of long mode that leads to an address which is not mapped, for #UD and #PF. The handler of #UD cannot be fetched, and
+/// neither can that of the #PF which this raises, without end.
+fn repeated_fault() {
+    // lidt [0x1010]; ud2
+    let mut long = vec![0x0f, 0x01, 0x1c, 0x25, 0x10, 0x10, 0, 0, 0x0f, 0x0b];
+    long.resize(0x10, 0x90);
+    long.extend([0xff, 0, 0x1a, 0x10, 0, 0, 0, 0, 0, 0]);
+    for _ in 0..16 {
+        long.extend([0, 0xa0, 8, 0, 0, 0x8e, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    let (report, _) = run_machine(
+        Machine::builder(code(long.leak(), Mode::Long)).timeout(Some(Duration::from_millis(300))),
+    );
+    let cause = report.cause().unwrap_or_else(|| panic!("{}", report.stop));
+    let text = "#UD (an undefined instruction, or one of a feature that is off) at 0008:1008 entered its handler at \
+                0008:200000a000, which is not mapped";
+    assert!(cause.starts_with(text), "{cause}");
+}
+
+fn missing_parts() {
+    // lgdt [0x1010]; jmp 0x18:0, which is a TSS. The GDT is at 0x1018.
+    let mut task_switch = vec![0x0f, 0x01, 0x15, 0x10, 0x10, 0, 0, 0xea, 0, 0, 0, 0, 0x18, 0];
+    task_switch.resize(0x10, 0x90);
+    task_switch.extend([31, 0, 0x18, 0x10, 0, 0, 0, 0]);
+    task_switch.extend([0; 8]);
+    task_switch.extend([0xff, 0xff, 0, 0, 0, 0x9b, 0xcf, 0, 0xff, 0xff, 0, 0, 0, 0x93, 0xcf, 0]);
+    task_switch.extend([0x67, 0, 0, 0x20, 0, 0x89, 0, 0]);
+    // lidt [0x1010]; int3. The gate of #BP is a task gate.
+    let mut task_gate = vec![0x0f, 0x01, 0x1d, 0x10, 0x10, 0, 0, 0xcc];
+    task_gate.resize(0x10, 0x90);
+    task_gate.extend([31, 0, 0x18, 0x10, 0, 0, 0, 0]);
+    task_gate.extend([0; 24]);
+    task_gate.extend([0, 0, 0x18, 0, 0, 0x85, 0, 0]);
+    // push 0x20002 (EFLAGS with VM); push 0; push 0x2000; iret
+    let virtual_8086 = vec![0x68, 2, 0, 2, 0, 0x6a, 0, 0x68, 0, 0x20, 0, 0, 0xcf];
+    // mov eax, 1; mov dr7, eax
+    let breakpoint = vec![0xb8, 1, 0, 0, 0, 0x0f, 0x23, 0xf8];
+    // fld1; fadd st0, st1
+    let x87 = vec![0xd9, 0xe8];
+    for (bytes, text) in [
+        (task_switch, "the software processor does not have hardware task switches"),
+        (task_gate, "the software processor does not have hardware task switches"),
+        (virtual_8086, "the software processor does not have virtual-8086 mode"),
+        (breakpoint, "the software processor does not have breakpoints in debug registers"),
+        (x87, "the software processor does not have an instruction: d9 e8"),
+    ] {
+        let (report, _) = run_machine(Machine::builder(code(bytes.leak(), Mode::Protected)));
+        let stop = report.stop.to_string();
+        assert!(stop.starts_with(text), "{stop}");
+        assert_eq!(report.suspicion(), None, "{stop}");
+    }
+}
+
+fn end_of_memory() {
+    // mov eax, 42, near the end of 1 MiB.
+    let image = Image::flat(vec![0xb8, 42, 0, 0, 0], Mode::Protected, Gpa(0xf_fe00)).unwrap();
+    let (report, _) = run_machine(Machine::builder(image));
+    let stop = report.stop.to_string();
+    assert_eq!(stop, "the guest reached the end of its memory in the middle of an instruction: 00");
+    let cause = report.suspicion().unwrap_or("none");
+    assert!(cause.ends_with("through zeroed memory, to the end of its memory"), "{cause}");
+}
+
+fn strays_into_window() {
+    let files = support::Files::new();
+    // mov ax, 42; mov [0x400], ax; ret, at address 0: the guest runs from 0 to the end of its segment, again and again.
+    let file = files.write("returns", &[0xb8, 42, 0, 0xa3, 0, 4, 0xc3]);
+    let run = ran(&[&format!("{file}@0:16"), "--transport", "polling"]);
+    assert_eq!(run.status, 113, "{}", run.stderr);
+    let text = "outside its image (0x0 to 0x6): probably the entry point returned (a ret, and nothing had called it)";
+    assert!(run.stderr.contains(text), "{}", run.stderr);
+    assert!(!run.stderr.contains("struct device_t"), "{}", run.stderr);
+}
+
+fn vmcall() {
+    let (report, _) = run_machine(Machine::builder(code(&[0x0f, 0x01, 0xc1], Mode::Long)));
+    let cause = report.cause().unwrap_or("none");
+    assert!(cause.starts_with("#UD: vmcall does not exist on the software processor: "), "{cause}");
+}
+
 fn msr_rules() {
     // mov ecx, 0x277; rdmsr; out 0xf4, al: IA32_PAT, whose low byte is 6.
     let read = &[0xb9, 0x77, 2, 0, 0, 0x0f, 0x32, 0xe6, 0xf4][..];
@@ -258,13 +354,19 @@ fn named() {
     );
     for file in [&profile, &trace] {
         let shown = ran(&["report", file]).text();
-        assert!(shown.contains("software processor"), "{shown}");
+        assert!(shown.contains("software processor") && shown.contains("- in the CPU -"), "{shown}");
+        assert!(!shown.contains("in KVM"), "{shown}");
+        let page = ran(&["report", file, "--format", "html"]).text();
+        assert!(page.contains("in the software processor") && !page.contains("in KVM"), "{page}");
     }
     // A run on the other processor, as its file would have it.
     let text = std::fs::read_to_string(&profile).unwrap();
     let soft = "\"processor\":\"soft\"";
     assert!(text.contains(soft), "{text}");
     let other = files.write("kvm.json", text.replace(soft, "\"processor\":\"kvm\"").as_bytes());
+    // The time before the first exit is the decoding of the guest.
+    let headline = "most exits: debug console, 93.3 % of 15 exits\n";
+    assert!(ran(&["report", &profile]).text().contains(headline));
     let note = "The processors differ (A: KVM, B: software processor): compare the exits, not the times.";
     assert!(ran(&["report", &other, &profile]).text().contains(note));
     assert!(!ran(&["report", &profile, &profile]).text().contains("The processors differ"));

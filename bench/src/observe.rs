@@ -107,7 +107,7 @@ fn ptrace_row(ours: &[Cost], tracer: &[Cost]) -> Row {
     let ratio = pair.ratios().map(|ratio| Goal {
         what: "exit of an observed program (ptrace), relative to the program under a bare tracer",
         unit: Unit::Ratio,
-        limit: 1.5,
+        limit: 1.25,
         value: ratio.median,
         error: ratio.error,
     });

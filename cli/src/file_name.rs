@@ -66,14 +66,25 @@ pub fn promised_format(option: &str, path: &Path) -> Result<Option<ResultFormat>
 /// Checks that the extension of an output file does not promise another format than the one that it will have.
 ///
 /// # Errors
-/// It does. An unknown extension is not an error.
+/// It does, or the name is `-`. An unknown extension is not an error.
 pub fn check_extension(option: &str, path: &Path, written: ResultFormat) -> Result<(), Error> {
+    check_dash(option, path)?;
     match extension(path) {
         Some((extension, Some(promised))) if promised != written => Err(Error::Config(format!(
             "{option} writes {written}, but {} has the extension .{extension} of {promised}: give another name",
             printable(path),
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Refuses the name `-`, which means standard output in other programs. Here, standard output has the guest's output.
+fn check_dash(option: &str, path: &Path) -> Result<(), Error> {
+    match path.as_os_str() == "-" {
+        false => Ok(()),
+        true => Err(Error::Config(format!(
+            "{option} does not take - for standard output: give the name of a file (/dev/stdout is one)"
+        ))),
     }
 }
 
@@ -139,6 +150,12 @@ mod tests {
             assert!(check(name, ResultFormat::Json).is_ok(), "{name}");
         }
         assert!(check("a.trace", ResultFormat::Trace).is_ok());
+        let error = check("-", ResultFormat::Json).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--json does not take - for standard output: give the name of a file (/dev/stdout is one)"
+        );
+        assert!(check("./-", ResultFormat::Json).is_ok());
         let error = check("a.svg", ResultFormat::Json).unwrap_err().to_string();
         assert_eq!(error, "--json writes JSON, but a.svg has the extension .svg of SVG: give another name");
         assert!(check("a.json", ResultFormat::Trace).is_err());

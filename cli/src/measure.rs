@@ -23,7 +23,7 @@ pub(super) struct MeasureArgs {
     pub(super) results: ResultArgs,
 }
 
-/// The results of a run besides its output.
+// The results of a run besides its output. A doc comment would become the description of the subcommands.
 #[derive(Debug, Args)]
 pub(super) struct ResultArgs {
     /// Write the counts and times of all exits to FILE, for `vmm report`

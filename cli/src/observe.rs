@@ -28,6 +28,7 @@ Examples:
   vmm report mine.json q.json                the difference of two profiles
   vmm observe --timeout 10 -- ./my-vmm       end it and its children after 10 s
   vmm observe --setup -- ./my-vmm            the calls that build the machine
+  vmm observe --engine ptrace -- ./my-vmm    if it makes system calls itself
   vmm observe -- vmm run simvirtio           this program itself
 
 The program keeps its input, output, terminal and signals. The table goes to stderr when it has ended. Only the exits \

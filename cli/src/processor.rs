@@ -24,6 +24,19 @@ impl From<VcpuArg> for Processor {
     }
 }
 
+/// Checks the processor of a subcommand that measures KVM.
+///
+/// # Errors
+/// It is the software processor.
+pub(super) fn check_kvm(subcommand: &str, vcpu: Option<VcpuArg>) -> Result<(), Error> {
+    match vcpu {
+        None | Some(VcpuArg::Kvm) => Ok(()),
+        Some(VcpuArg::Soft) => Err(Error::Config(format!(
+            "vmm {subcommand} measures KVM, which the software processor does without: leave out --vcpu soft"
+        ))),
+    }
+}
+
 /// Prints once that a machine has a software processor because KVM cannot be used, and why.
 pub(super) fn announce(machine: &Machine) {
     static ONCE: Once = Once::new();

@@ -9,7 +9,7 @@ use vmm::boot::list_ranges;
 use vmm::controller::OpenBus;
 use vmm::device::{Layout, SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
-use vmm::machine::{BootReport, Processor};
+use vmm::machine::{BootReport, Explanation, Processor};
 use vmm::profile::Profile;
 use vmm::{KvmCounters, Report};
 
@@ -50,7 +50,12 @@ pub fn ending(report: &Report) -> String {
     }
     let may_be_lost = matches!(
         report.stop,
-        Stop::TripleFault | Stop::EmulationFailure(_) | Stop::Timeout(_) | Stop::WallTimeout(_)
+        Stop::TripleFault
+            | Stop::EmulationFailure(_)
+            | Stop::Timeout(_)
+            | Stop::WallTimeout(_)
+            | Stop::ProtocolError(_)
+            | Stop::OutputLimit(_)
     );
     if may_be_lost && report.left_its_image() {
         let _ = write!(text, ", outside its image ({})", list_ranges(&report.image));
@@ -59,16 +64,7 @@ pub fn ending(report: &Report) -> String {
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
         let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
     }
-    let _ = match (&report.stop, report.cause(), report.suspicion()) {
-        (Stop::TripleFault | Stop::EmulationFailure(_), Some(cause), _) => write!(text, ": {cause}"),
-        (
-            Stop::TripleFault | Stop::EmulationFailure(_) | Stop::FailedEntry(_) | Stop::Timeout(_),
-            _,
-            Some(suspicion),
-        ) => write!(text, ": probably {suspicion}"),
-        (Stop::Timeout(_) | Stop::WallTimeout(_), Some(cause), _) => write!(text, ": {cause}"),
-        _ => Ok(()),
-    };
+    write_cause(&mut text, report);
     if let Some(verdict) = report.verdict {
         let _ = match (verdict.passed(), report.doubts.is_empty()) {
             (true, true) => write!(text, "; verified: {verdict}"),
@@ -77,6 +73,7 @@ pub fn ending(report: &Report) -> String {
         };
     }
     if report.verified() != Some(true)
+        && !report.left_its_image()
         && let Some(layout) = report.foreign_layout()
     {
         text += match layout {
@@ -93,7 +90,31 @@ pub fn ending(report: &Report) -> String {
     for doubt in &report.doubts {
         let _ = write!(text, "; {doubt}");
     }
+    if let Some(modes) = report.other_mode {
+        let _ = write!(text, "; probably the code is for another mode: give {modes} (FILE@ADDR:MODE)");
+    }
     text
+}
+
+/// Writes the cause of the end, if it is known.
+fn write_cause(to: &mut String, report: &Report) {
+    let is_limit = matches!(
+        report.stop,
+        Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::ProtocolError(_) | Stop::OutputLimit(_)
+    );
+    let is_death = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_));
+    let is_explained = is_death || is_limit || matches!(report.stop, Stop::FailedEntry(_));
+    let runs_on_soft = report.explanation.as_ref().is_some_and(Explanation::runs_on_soft);
+    // Writing to a String cannot fail.
+    let _ = match (report.cause(), report.suspicion()) {
+        (Some(cause), _) if is_death => write!(to, ": {cause}"),
+        (_, Some(suspicion)) if is_explained => write!(to, ": probably {suspicion}"),
+        (Some(cause), _) if is_limit => write!(to, ": {cause}"),
+        _ if runs_on_soft => {
+            write!(to, ": KVM on this host cannot do it, and the software processor can: try --vcpu soft")
+        }
+        _ => Ok(()),
+    };
 }
 
 fn write_details(to: &mut String, report: &Report) -> fmt::Result {
@@ -108,12 +129,16 @@ fn write_details(to: &mut String, report: &Report) -> fmt::Result {
     if report.missed_simvirtio {
         write!(
             to,
-            "vmm: no SIMVIRTIO device, although the guest stored where its window would be: the guest has {} of memory, \
+            "vmm: this machine has no SIMVIRTIO device, although the guest looks for it at 1 MiB: the guest has {} of memory, \
              more than 1 MiB",
             binary_size(report.ram)
         )?;
         if report.image.iter().any(|range| range.end > simvirtio::abi::RAM_SIZE) {
-            write!(to, ", because its image lies at {}", list_ranges(&report.image))?;
+            write!(
+                to,
+                ", because its image lies at {}: link it lower (-Wl,-Ttext-segment=0x1000)",
+                list_ranges(&report.image)
+            )?;
         }
         writeln!(to)?;
     }
@@ -289,6 +314,13 @@ fn write_simvirtio(to: &mut String, device: &SimvirtioReport, halted: bool) -> f
     }
     if !halted {
         write!(to, "; driver_status is {:#04x}", device.driver_status)?;
+    }
+    // A device that the driver left before it was ready.
+    match device.state {
+        State::Initial if history.resets == 0 => write!(to, "; it waits for 'R' in the TX queue")?,
+        State::Reset => write!(to, "; it waits for 'C' in the TX queue")?,
+        State::Config => write!(to, "; it waits for DRIVER_OK (0x04) in driver_status")?,
+        State::Initial | State::Ready | State::Broken => {}
     }
     writeln!(to)
 }

@@ -2,7 +2,6 @@
 
 use crate::layout::MEMORY;
 use crate::outcome::{Access, End, MOST_ACCESSES, answer};
-use crate::program::Config;
 use kvm_bindings::{
     KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
     KVM_MAX_CPUID_ENTRIES, Msrs, kvm_debugregs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment,
@@ -95,13 +94,11 @@ impl Machine {
     }
 
     /// Reads the registers into `state`. What KVM does not show is left.
-    pub fn get(&mut self, state: &mut State, with_xsave: bool) -> Result<(), Error> {
+    pub fn get(&mut self, state: &mut State) -> Result<(), Error> {
         let run = self.vcpu.sync_regs_mut();
         from_regs(&run.regs, state);
         from_sregs(&run.sregs, state);
-        if with_xsave {
-            from_xsave(&self.vcpu.get_xsave()?, state);
-        }
+        from_xsave(&self.vcpu.get_xsave()?, state);
         Ok(())
     }
 
@@ -282,9 +279,4 @@ fn from_xsave(xsave: &kvm_xsave, state: &mut State) {
         let words = &xsave.region[XMM + number * 4..XMM + number * 4 + 4];
         *register = words.iter().rev().fold(0, |value, word| value << 32 | u128::from(*word));
     }
-}
-
-/// True if programs of this configuration may use SSE.
-pub fn has_sse(config: Config) -> bool {
-    config == Config::User
 }

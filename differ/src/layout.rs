@@ -208,12 +208,10 @@ impl Image {
             // Programs may raise breakpoints and overflows in ring 3.
             let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
             let gate = handler & 0xffff | code << 16 | (0x8e | dpl << 5) << 40 | (handler >> 16) << 48;
+            // Real mode, which other programs may enter: segment 0.
+            self.0[(vector / 2) as usize] |= handler << (32 * (vector & 1));
             match config {
-                Config::Real => {
-                    // Segment 0.
-                    let shift = 32 * (vector & 1);
-                    self.0[(vector / 2) as usize] |= handler << shift;
-                }
+                Config::Real => {}
                 Config::Protected | Config::Protected16 => self.set(IDT + vector * 8, gate),
                 Config::Long | Config::User => self.set(IDT + vector * 16, gate),
             }

@@ -12,6 +12,7 @@ mod operands;
 mod outcome;
 mod program;
 mod quirks;
+mod report;
 mod ring_0;
 mod runner;
 mod soft;
@@ -21,8 +22,8 @@ mod values;
 use clap::Parser;
 use generate::Generator;
 use program::{Config, Id};
+use report::Report;
 use runner::{Runner, Verdict};
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -43,9 +44,12 @@ struct Options {
     /// Run only one configuration (user, real, protected, protected16, long), or one program, such as user:12
     #[arg(long, value_name = "CONFIG[:NUMBER]")]
     only: Option<String>,
-    /// Stop after this number of differences
+    /// Stop after this number of differences; list this number of programs
     #[arg(long, default_value_t = 20)]
     most: usize,
+    /// List the first programs that are not compared for a reason with this text
+    #[arg(long, value_name = "TEXT")]
+    why: Option<String>,
     /// List the differences in undefined flags
     #[arg(long)]
     undefined: bool,
@@ -68,31 +72,6 @@ const ROTATION: [Config; 8] = [
     Config::User,
     Config::Protected16,
 ];
-
-/// The results of the programs of one configuration.
-#[derive(Default)]
-struct Tally {
-    programs: u64,
-    not_comparable: u64,
-    unsupported: u64,
-    undefined: u64,
-    faults: u64,
-    differences: u64,
-}
-
-/// The results of all programs.
-#[derive(Default)]
-struct Report {
-    tallies: BTreeMap<Config, Tally>,
-    reasons: BTreeMap<String, u64>,
-    unsupported: BTreeMap<String, u64>,
-    undefined: BTreeMap<String, u64>,
-    /// Differences that are gone when the program runs again on new machines.
-    unstable: u64,
-    /// The differences by the names of their instructions, and the first program of each.
-    kinds: BTreeMap<String, (Id, u64)>,
-    seed: u64,
-}
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -144,7 +123,10 @@ fn run(options: &Options) -> Result<bool, Error> {
     let generator = Generator::new(seed);
     let mut runner = Runner::new()?;
     runner.self_check = options.self_check;
-    let mut report = Report { seed, ..Report::default() };
+    if runner.lacks_rf {
+        println!("differ: this host leaves RF out of the frames of faults, so it is not compared");
+    }
+    let mut report = Report::new(seed);
     let started = Instant::now();
     let mut shown = started;
     let limit = options.seconds.map(Duration::from_secs);
@@ -158,7 +140,7 @@ fn run(options: &Options) -> Result<bool, Error> {
             _ => ROTATION[(count / 512 % ROTATION.len() as u64) as usize],
         };
         let id = Id { config, number: number.unwrap_or(count) };
-        step(&generator, &mut runner, &mut report, id, seed, options)?;
+        step(&generator, &mut runner, &mut report, id, options)?;
         if shown.elapsed() > Duration::from_secs(5) {
             shown = Instant::now();
             eprintln!("differ: {}", report.line(started.elapsed()));
@@ -168,7 +150,7 @@ fn run(options: &Options) -> Result<bool, Error> {
         }
     }
     report.conclude(started.elapsed());
-    Ok(report.kinds.is_empty() && report.unstable == 0)
+    Ok(report.kinds.is_empty())
 }
 
 /// Runs one program.
@@ -177,7 +159,6 @@ fn step(
     runner: &mut Runner,
     report: &mut Report,
     id: Id,
-    seed: u64,
     options: &Options,
 ) -> Result<(), Error> {
     let program = generator.program(id);
@@ -185,52 +166,40 @@ fn step(
         println!("{id}\n  {}\n  {}", minimize::start(&program), minimize::disassembly(&program).join("\n  "));
     }
     let faults = runner.faults;
-    let verdict = runner.judge(&program)?;
+    let mut verdict = runner.judge(&program)?;
+    if matches!(verdict, Verdict::Different(_)) {
+        verdict = runner.confirm(&program)?;
+    }
     if options.verbose {
         println!("  {verdict:x?}");
     }
-    let tally = report.tallies.entry(id.config).or_default();
-    tally.programs += 1;
-    tally.faults += runner.faults - faults;
+    report.count(id.config, &verdict, runner.faults - faults);
+    if let (Verdict::NotComparable(_, reason), Some(text)) = (&verdict, &options.why)
+        && reason.contains(text)
+        && report.total(reason) <= options.most as u64
+    {
+        explain(runner, &program, reason)?;
+    }
     match verdict {
-        Verdict::Same => {}
-        Verdict::NotComparable(why) => {
-            tally.not_comparable += 1;
-            *report.reasons.entry(why).or_default() += 1;
+        Verdict::UndefinedFlags(cause, lines) if options.undefined && report.is_rare(id.config, &cause) => {
+            let code = minimize::disassembly(&program).join("\n  ");
+            println!("undefined flags of {id}:\n  {code}\n  {}", lines.join("\n  "));
         }
-        Verdict::Unsupported(name) => {
-            tally.unsupported += 1;
-            *report.unsupported.entry(name).or_default() += 1;
-        }
-        Verdict::UndefinedFlags(cause, lines) => {
-            tally.undefined += 1;
-            let count = report.undefined.entry(cause).or_default();
-            *count += 1;
-            if options.undefined && *count <= 2 {
-                println!(
-                    "undefined flags of {id}:\n  {}\n  {}",
-                    minimize::disassembly(&program).join("\n  "),
-                    lines.join("\n  ")
-                );
-            }
-        }
-        Verdict::Different(first) => {
-            runner.fresh()?;
-            match runner.judge(&program)? {
-                Verdict::Different(lines) => {
-                    report.tallies.entry(id.config).or_default().differences += 1;
-                    show(runner, report, &program, lines, seed)?;
-                }
-                _ => {
-                    report.unstable += 1;
-                    println!(
-                        "\n{id}: only after other programs\n    {}",
-                        minimize::disassembly(&program).join("\n    ")
-                    );
-                    println!("      {}", first.join("\n      "));
-                }
-            }
-        }
+        Verdict::Different(lines) => show(runner, report, &program, lines)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Prints a program that is not compared, and the first instruction that differs.
+fn explain(runner: &mut Runner, program: &program::Program, reason: &str) -> Result<(), Error> {
+    println!("\n{}: {reason}", program.id);
+    println!("    {}", minimize::disassembly(program).join("\n    "));
+    if let Ok(culprit) = runner.culprit(program)? {
+        let lines = outcome::compare(program.id.config, &culprit.kvm, &culprit.soft, culprit.undefined.flags);
+        println!("  {}", quirks::name(program.id.config, &culprit));
+        println!("    at {}", quirks::describe(&culprit).join("\n      "));
+        println!("    kvm against soft:\n      {}", lines.join("\n      "));
     }
     Ok(())
 }
@@ -241,7 +210,6 @@ fn show(
     report: &mut Report,
     program: &program::Program,
     lines: Vec<String>,
-    seed: u64,
 ) -> Result<(), Error> {
     let kind = match runner.culprit(program)? {
         Ok(culprit) => quirks::name(program.id.config, &culprit),
@@ -257,7 +225,10 @@ fn show(
     println!("    {}", minimize::disassembly(&small).join("\n    "));
     println!("    start: {}", minimize::start(&small));
     println!("    kvm against soft:\n      {}", small_lines.join("\n      "));
-    println!("    repeat: target/release/differ --seed {seed} --only {}", program.id);
+    if let Ok(culprit) = runner.culprit(&small)? {
+        println!("    at {}", quirks::describe(&culprit).join("\n      "));
+    }
+    println!("    repeat: target/release/differ --seed {} --only {}", report.seed, program.id);
     Ok(())
 }
 
@@ -266,68 +237,4 @@ fn kind(program: &program::Program) -> String {
     let lines = minimize::disassembly(program);
     let names: Vec<_> = lines.iter().filter_map(|line| line.split_whitespace().nth(2)).collect();
     format!("{} {}", program.id.config.name(), names.join(" "))
-}
-
-impl Report {
-    fn total(&self) -> Tally {
-        let mut total = Tally::default();
-        for tally in self.tallies.values() {
-            total.programs += tally.programs;
-            total.not_comparable += tally.not_comparable;
-            total.unsupported += tally.unsupported;
-            total.undefined += tally.undefined;
-            total.faults += tally.faults;
-            total.differences += tally.differences;
-        }
-        total
-    }
-
-    fn line(&self, time: Duration) -> String {
-        let total = self.total();
-        let mut line = format!("{:.0} programs/s", total.programs as f64 / time.as_secs_f64());
-        for (config, tally) in &self.tallies {
-            line += &format!(
-                "; {} {} ({}% fault, {} not comparable, {} unsupported, {} undefined flags, {} different)",
-                config.name(),
-                tally.programs,
-                tally.faults * 100 / tally.programs.max(1),
-                tally.not_comparable,
-                tally.unsupported,
-                tally.undefined,
-                tally.differences
-            );
-        }
-        line
-    }
-
-    fn conclude(&self, time: Duration) {
-        for (title, counts) in [
-            ("not comparable", &self.reasons),
-            ("not implemented by softcpu", &self.unsupported),
-            ("undefined flags that differ", &self.undefined),
-        ] {
-            let mut sorted: Vec<_> = counts.iter().collect();
-            sorted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-            let list: Vec<_> =
-                sorted.iter().take(60).map(|(name, count)| format!("{name} {count}")).collect();
-            if !list.is_empty() {
-                println!("{title} ({}): {}", counts.len(), list.join(", "));
-            }
-        }
-        // Last, so that a log that keeps only its end has them.
-        for (kind, (id, count)) in &self.kinds {
-            println!("difference: {count} of {kind}: repeat with make differ SEED={} ONLY={id}", self.seed);
-        }
-        println!("differ: {}", self.line(time));
-        let total = self.total();
-        println!(
-            "differ: {} programs, {} compared, {} differences of {} kinds, {} unstable, {} s",
-            total.programs,
-            total.programs - total.not_comparable - total.unsupported,
-            total.differences,
-            self.kinds.len(),
-            self.unstable,
-            time.as_secs()
-        );
-    }
 }

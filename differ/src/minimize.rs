@@ -7,6 +7,10 @@ use crate::runner::{Runner, Verdict};
 use iced_x86::{Decoder, DecoderOptions, Formatter, NasmFormatter};
 use softcpu::{flag, seg};
 use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// The longest time for one program.
+const MOST_TIME: Duration = Duration::from_secs(20);
 
 /// The parts of memory that hold tables.
 const TABLES: [(u64, u64); 4] = [
@@ -23,13 +27,14 @@ pub struct Minimizer<'a> {
     lines: Vec<String>,
     /// The difference shows only on new machines.
     is_first: bool,
+    started: Instant,
 }
 
 impl<'a> Minimizer<'a> {
     /// Returns the smallest program that was found, and its differences.
     pub fn run(runner: &'a mut Runner, program: &Program, lines: Vec<String>) -> (Program, Vec<String>) {
         let is_first = !matches!(runner.judge(program), Ok(Verdict::Different(_)));
-        let mut minimizer = Self { runner, best: program.clone(), lines, is_first };
+        let mut minimizer = Self { runner, best: program.clone(), lines, is_first, started: Instant::now() };
         for _ in 0..2 {
             minimizer.drop_instructions();
             minimizer.simplify_registers();
@@ -45,7 +50,8 @@ impl<'a> Minimizer<'a> {
     fn attempt(&mut self, change: impl Fn(&mut Program)) -> bool {
         let mut program = self.best.clone();
         change(&mut program);
-        if program.state == self.best.state && program.image == self.best.image {
+        let is_same = program.state == self.best.state && program.image == self.best.image;
+        if is_same || self.started.elapsed() > MOST_TIME {
             return false;
         }
         if self.is_first && self.runner.fresh().is_err() {

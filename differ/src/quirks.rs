@@ -6,22 +6,25 @@ mod delivery;
 mod ring_0;
 mod tables;
 
-use crate::culprit::Culprit;
+use crate::culprit::{Culprit, Step};
 use crate::layout::{self, LAST_PAGE, PAGE};
-use crate::outcome::{self, Access, Outcome};
+use crate::outcome::{self, Access, End, Outcome};
 use crate::program::Config;
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
-use softcpu::{flag, seg};
+use softcpu::{Segment, flag, seg};
 
 /// The reason why two results that differ after an instruction need not be equal.
 pub fn allowed(config: Config, culprit: &Culprit) -> Option<&'static str> {
-    let case = Case::new(config, culprit);
-    case.any().or_else(|| if config == Config::User { case.ring_3() } else { case.ring_0() })
+    let mut steps = std::iter::once(&culprit.step).chain(culprit.earlier.iter().rev());
+    steps.find_map(|step| {
+        let case = Case::new(config, culprit, step);
+        case.any().or_else(|| if config == Config::User { case.ring_3() } else { case.ring_0() })
+    })
 }
 
 /// The name of a difference: the instruction, and the exceptions or the ends on both sides.
 pub fn name(config: Config, culprit: &Culprit) -> String {
-    let case = Case::new(config, culprit);
+    let case = Case::new(config, culprit, &culprit.step);
     let end = |vector: Option<u8>, outcome: &Outcome| match vector {
         Some(vector) => format!("exception {vector}"),
         None => format!("{:?}", outcome.end).to_lowercase(),
@@ -34,6 +37,7 @@ pub fn name(config: Config, culprit: &Culprit) -> String {
 struct Case<'a> {
     config: Config,
     culprit: &'a Culprit,
+    step: &'a Step,
     mnemonic: Mnemonic,
     /// The exceptions.
     kvm: Option<u8>,
@@ -54,19 +58,41 @@ const COMPARE: [Mnemonic; 4] = [Mnemonic::Cmpsb, Mnemonic::Cmpsw, Mnemonic::Cmps
 const PUSH_FLAGS: [Mnemonic; 2] = [Mnemonic::Pushf, Mnemonic::Pushfq];
 
 impl<'a> Case<'a> {
-    fn new(config: Config, culprit: &'a Culprit) -> Self {
-        let first = culprit.step.accesses;
+    fn new(config: Config, culprit: &'a Culprit, step: &'a Step) -> Self {
+        let first = step.accesses;
         let of = |outcome: &'a Outcome| outcome.accesses.get(first..).unwrap_or_default();
-        let (kvm, soft): (&[Access], &[Access]) = (of(&culprit.kvm), of(&culprit.soft));
+        let accesses: (&[Access], &[Access]) = (of(&culprit.kvm), of(&culprit.soft));
+        // softcpu names the exceptions that it delivers, of which the last one counts, or the first one of a triple fault.
+        // The handler names the others, if the gates are the usual ones.
+        let at_end = (exception(config, &culprit.kvm), exception(config, &culprit.soft));
+        let is_dead = [&culprit.kvm, &culprit.soft].map(|outcome| outcome.end == End::Shutdown);
+        let delivered = if is_dead[1] { step.vectors.first() } else { step.vectors.last() };
+        let soft = delivered.copied().or(at_end.1);
+        let is_same_place = culprit.kvm.state.rip == culprit.soft.state.rip;
+        let is_same =
+            is_dead[0] == is_dead[1] && at_end.0 == at_end.1 && (at_end.0.is_some() || is_same_place);
         Self {
             config,
             culprit,
-            mnemonic: culprit.step.insn.mnemonic(),
-            kvm: exception(config, &culprit.kvm),
-            soft: exception(config, &culprit.soft),
-            has_accesses: !kvm.is_empty(),
-            is_mapped_io: kvm.iter().chain(soft).any(|access| matches!(access.kind, 'r' | 'w')),
+            step,
+            mnemonic: step.insn.mnemonic(),
+            kvm: if is_same { soft } else { at_end.0 },
+            soft,
+            has_accesses: !accesses.0.is_empty(),
+            is_mapped_io: accesses.0.iter().chain(accesses.1).any(|access| matches!(access.kind, 'r' | 'w')),
         }
+    }
+
+    /// The vectors of the exceptions that softcpu delivered at the instruction, also if the handler went on.
+    fn vectors(&self) -> &[u8] {
+        let is_last = std::ptr::eq(self.step, &self.culprit.step);
+        if self.step.vectors.is_empty() && is_last { &self.culprit.soft.vectors } else { &self.step.vectors }
+    }
+
+    /// KVM ended in another way, at another instruction, or with another stack.
+    fn is_elsewhere(&self) -> bool {
+        let (kvm, soft) = (&self.culprit.kvm, &self.culprit.soft);
+        kvm.end != soft.end || kvm.state.rip != soft.state.rip || kvm.state.gpr[4] != soft.state.gpr[4]
     }
 
     fn is(&self, list: &[Mnemonic]) -> bool {
@@ -75,12 +101,12 @@ impl<'a> Case<'a> {
 
     /// The instruction was executed in real mode.
     fn is_real(&self) -> bool {
-        !self.culprit.step.before.is_protected()
+        !self.step.before.is_protected()
     }
 
     /// An operand is memory.
     fn has_memory(&self) -> bool {
-        let insn = &self.culprit.step.insn;
+        let insn = &self.step.insn;
         let is_memory = |kind| {
             !matches!(
                 kind,
@@ -114,12 +140,16 @@ impl<'a> Case<'a> {
         outcome::compare(self.config, &kvm, &self.culprit.soft, ignored).is_empty()
     }
 
-    /// True if only the error code is different.
+    /// True if only the error code is different: 16 bits in one place.
     fn is_error_code(&self) -> bool {
         self.kvm == self.soft
             && self.is_equal_with(|kvm, soft| {
-                let at = outcome::error_code(self.config, &soft.state);
-                outcome::copy(self.config, kvm, soft, at, 4);
+                let mut words = kvm.memory.iter_mut().zip(&soft.memory);
+                if let Some((kvm, soft)) = words.find(|(kvm, soft)| kvm != soft)
+                    && (0..8).any(|byte| (*kvm ^ soft) & !(0xffff << (byte * 8)) == 0)
+                {
+                    *kvm = *soft;
+                }
             })
     }
 
@@ -145,13 +175,13 @@ impl<'a> Case<'a> {
         {
             return Some("KVM's emulator reads memory-mapped I/O before it checks that it may write there");
         }
-        if self.soft == Some(1) && self.culprit.step.before.rflags & flag::TF != 0 && self.has_accesses {
+        if self.soft == Some(1) && self.step.before.rflags & flag::TF != 0 && self.has_accesses {
             return Some("KVM does not trap after an instruction that it emulates");
         }
         if self.kvm == Some(6) && self.mnemonic == Mnemonic::Movbe {
             return Some("KVM's emulator does not know MOVBE");
         }
-        if self.is(&[Mnemonic::In, Mnemonic::Out]) && self.culprit.step.has_prefix(&[0xf2, 0xf3]) {
+        if self.is(&[Mnemonic::In, Mnemonic::Out]) && self.step.has_prefix(&[0xf2, 0xf3]) {
             return Some("KVM's emulator repeats IN and OUT with a prefix that they ignore");
         }
         if self.is_mapped_io { self.mapped_io() } else { self.not_canonical() }
@@ -163,10 +193,11 @@ impl<'a> Case<'a> {
             return None;
         }
         let cr2 = self.culprit.kvm.state.cr2;
-        if self.kvm == Some(14) && (cr2 as i64) << 16 >> 16 != cr2 as i64 {
+        let is_page_fault = self.kvm == Some(14) || cr2 != self.step.before.cr2;
+        if is_page_fault && (cr2 as i64) << 16 >> 16 != cr2 as i64 {
             return Some("KVM's emulator checks only the first byte for a canonical address");
         }
-        if self.culprit.step.has_prefix(&SEGMENTS) {
+        if self.step.has_prefix(&SEGMENTS) {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
         None
@@ -197,7 +228,7 @@ impl<'a> Case<'a> {
         if self.is(&[Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq]) {
             return Some("IRET sees the tables of the host");
         }
-        if (self.is(&STRING_IO) || self.is_mapped_io) && self.culprit.step.has_prefix(&SEGMENTS) {
+        if (self.is(&STRING_IO) || self.is_mapped_io) && self.step.has_prefix(&SEGMENTS) {
             return Some("KVM's emulator uses segment prefixes that 64-bit mode ignores");
         }
         if let Some(why) = self.host_of_ring_3() {
@@ -217,7 +248,7 @@ impl<'a> Case<'a> {
 
     /// Those of a host that runs ring 3 without hardware virtualization, and emulates what its own processor refuses.
     fn host_of_ring_3(&self) -> Option<&'static str> {
-        let step = &self.culprit.step;
+        let step = self.step;
         let pointer = step.before.gpr[4];
         let is_canonical = (pointer as i64) << 16 >> 16 == pointer as i64;
         let was_emulated = self.has_memory() || step.accesses > 0;
@@ -243,14 +274,13 @@ impl<'a> Case<'a> {
     fn mapped_io(&self) -> Option<&'static str> {
         use Mnemonic::{Call, Popa, Popad, Pusha, Pushad};
         use Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Enter, Int, Int3, Into, Jmp, Lds, Les, Lfs, Lgs, Lss};
-        let is_far =
-            self.culprit.step.insn.is_call_far_indirect() || self.culprit.step.insn.is_jmp_far_indirect();
-        let is_string = self.culprit.step.insn.is_string_instruction();
+        let is_far = self.step.insn.is_call_far_indirect() || self.step.insn.is_jmp_far_indirect();
+        let is_string = self.step.insn.is_string_instruction();
         Some(match self.mnemonic {
             Mnemonic::Tzcnt | Mnemonic::Lzcnt => "KVM's emulator takes TZCNT and LZCNT for BSF and BSR",
             Lds | Les | Lfs | Lgs | Lss => "KVM's emulator reads a far pointer in one access",
             Jmp | Call if is_far => "KVM's emulator reads a far pointer in one access",
-            Call if self.culprit.step.insn.is_call_far() => {
+            Call if self.step.insn.is_call_far() => {
                 "KVM's emulator makes only the last of several writes to memory-mapped I/O"
             }
             Pusha | Pushad | Enter | Int | Int3 | Into => {
@@ -275,7 +305,7 @@ impl<'a> Case<'a> {
     fn is_extension(&self) -> bool {
         use CpuidFeature::{CMOV, CX8, INTEL186, INTEL286, INTEL386, INTEL486, INTEL8086, X64};
         const KNOWN: [CpuidFeature; 8] = [CMOV, CX8, INTEL8086, INTEL186, INTEL286, INTEL386, INTEL486, X64];
-        self.culprit.step.insn.cpuid_features().iter().any(|feature| !KNOWN.contains(feature))
+        self.step.insn.cpuid_features().iter().any(|feature| !KNOWN.contains(feature))
     }
 
     fn is_equal_but_flags(&self, flags: u64) -> bool {
@@ -285,13 +315,13 @@ impl<'a> Case<'a> {
 
     /// The operand size is that of the stack.
     fn has_stack_size(&self) -> bool {
-        let before = &self.culprit.step.before;
+        let before = &self.step.before;
         let stack = match (before.is_64(), before.segments[seg::SS].big) {
             (true, _) => Code::Enterq_imm16_imm8,
             (false, true) => Code::Enterd_imm16_imm8,
             (false, false) => Code::Enterw_imm16_imm8,
         };
-        self.culprit.step.insn.code() == stack
+        self.step.insn.code() == stack
     }
 
     fn is_upper_stack_pointer(&self) -> bool {
@@ -303,7 +333,7 @@ impl<'a> Case<'a> {
 
     /// A repetition changed its own bytes.
     fn writes_itself(&self) -> bool {
-        let step = &self.culprit.step;
+        let step = self.step;
         let byte = |at: u64| outcome::byte(&self.culprit.soft, self.config, step.address() + at);
         let bytes = step.bytes.iter().take(step.insn.len());
         step.insn.is_string_instruction()
@@ -331,4 +361,30 @@ fn clear_upper(insn: &Instruction) -> impl Fn(&mut Outcome, &Outcome) {
 /// The vector of the exception in which a program ended.
 fn exception(config: Config, outcome: &Outcome) -> Option<u8> {
     layout::vector(&outcome.state).filter(|vector| *vector != 13 || !outcome::is_end(config, outcome))
+}
+
+/// The instruction, the registers before it, and the exceptions at it.
+pub fn describe(culprit: &Culprit) -> Vec<String> {
+    let (step, state) = (&culprit.step, &culprit.step.before);
+    let kind = |segment: &Segment| {
+        let bits = [segment.code_or_data, segment.present, segment.long, segment.big, segment.pages];
+        let bits: String =
+            bits.iter().zip("spldg".chars()).filter(|(set, _)| **set).map(|(_, c)| c).collect();
+        format!(
+            "{:x}:{:x}+{:x} type {:x} dpl {} {bits}",
+            segment.selector, segment.base, segment.limit, segment.kind, segment.dpl
+        )
+    };
+    let segments: Vec<_> = state.segments.iter().map(kind).collect();
+    vec![
+        format!("{:#x}: {}", state.rip, step.insn),
+        format!("rflags {:x} gpr {:x?}", state.rflags, state.gpr),
+        segments.join(", "),
+        format!(
+            "gdtr {:x}+{:x} idtr {:x}+{:x}",
+            state.gdtr.base, state.gdtr.limit, state.idtr.base, state.idtr.limit
+        ),
+        format!("cr0 {:x} cr3 {:x} cr4 {:x} efer {:x}", state.cr0, state.cr3, state.cr4, state.efer),
+        format!("exceptions {:?}, at the end {:?}", step.vectors, culprit.soft.vectors),
+    ]
 }

@@ -3,7 +3,7 @@
 use crate::layout::{MEMORY, PAGE};
 use crate::outcome::{Access, End, MOST_ACCESSES, answer};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
-use softcpu::{Cpu, Exit, Memory, State, supported_cpuid};
+use softcpu::{Cpu, Delivery, Exit, Memory, State, supported_cpuid};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -53,6 +53,8 @@ impl Memory for Ram {
 pub struct Machine {
     cpu: Cpu<Ram>,
     memory: Ram,
+    /// The number of instructions before the program.
+    start: u64,
 }
 
 impl Machine {
@@ -60,7 +62,7 @@ impl Machine {
         let memory = Ram::new();
         let mut cpu = Cpu::new(memory.clone());
         cpu.set_cpuid(supported_cpuid());
-        Self { cpu, memory }
+        Self { cpu, memory, start: 0 }
     }
 
     /// Writes words to memory.
@@ -77,6 +79,7 @@ impl Machine {
 
     /// Sets the registers.
     pub fn set(&mut self, state: &State) {
+        self.start = self.cpu.instructions();
         self.cpu.state.clone_from(state);
         self.cpu.state_changed();
     }
@@ -87,17 +90,27 @@ impl Machine {
 
     /// The vectors of the exceptions in which a program ended, as far as they are known.
     pub fn vectors(&self, end: &End) -> Vec<u8> {
-        if *end == End::Shutdown {
+        let is_behind = |last: &Delivery| last.handler_rip.wrapping_add(1) == self.cpu.state.rip;
+        self.vectors_of(Some(end), |last| last.instructions >= self.start && is_behind(last))
+    }
+
+    /// Runs one instruction. Returns the end, and the vectors of the exceptions that were delivered.
+    pub fn step(&mut self, accesses: &mut Vec<Access>) -> (Option<End>, Vec<u8>) {
+        let first = self.cpu.instructions();
+        let end = self.run_steps(accesses, 1);
+        let vectors = self.vectors_of(end.as_ref(), |last| last.instructions >= first);
+        (end, vectors)
+    }
+
+    /// The vectors of the exceptions of a triple fault, or of the last exception if it is meant.
+    fn vectors_of(&self, end: Option<&End>, is_meant: impl Fn(&Delivery) -> bool) -> Vec<u8> {
+        if end == Some(&End::Shutdown) {
             let faults = self.cpu.death().map(|death| death.faults.as_slice()).unwrap_or_default();
             // The double fault is not one of them.
             return faults.iter().map(|fault| fault.vector).chain([8]).collect();
         }
-        match self.cpu.last_delivery() {
-            Some(last) if last.handler_rip.wrapping_add(1) == self.cpu.state.rip => {
-                last.fault.while_delivering.into_iter().chain([last.fault.vector]).collect()
-            }
-            _ => Vec::new(),
-        }
+        let last = self.cpu.last_delivery().filter(|last| is_meant(last)).map(|last| &last.fault);
+        last.into_iter().flat_map(|fault| fault.while_delivering.into_iter().chain([fault.vector])).collect()
     }
 
     /// Forgets all translations of linear addresses.
@@ -136,7 +149,7 @@ impl Machine {
                 Exit::Halted => return Some(End::Halted),
                 Exit::Shutdown => return Some(End::Shutdown),
                 Exit::SliceEnd => return None,
-                Exit::Unsupported => return Some(End::Unsupported),
+                Exit::Unsupported(_) => return Some(End::Unsupported),
                 Exit::RdMsr { .. } | Exit::WrMsr { .. } => {
                     self.cpu.refuse();
                     continue;

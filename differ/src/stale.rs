@@ -3,15 +3,20 @@
 //! KVM's emulator walks the page tables for each access. A processor, and softcpu, may use an entry of the TLB until the
 //! program flushes it, also if the program has changed the page tables (SDM volume 3, section 4.10.2.3).
 
-use crate::layout::{CODE, TABLES};
+use crate::culprit::address;
+use crate::layout::{CODE, PAGE, TABLES};
 use crate::outcome::Outcome;
 use crate::program::Program;
 use crate::runner::Runner;
 use iced_x86::{Instruction, Mnemonic};
 use softcpu::State;
+use std::collections::HashSet;
 
 type Error = Box<dyn std::error::Error>;
 
+/// The place of the table of the lowest pages, behind the first table, and the addresses that it translates.
+const LAST_TABLE: u64 = 3 * PAGE;
+const LAST_TABLE_SPAN: u64 = 512 * PAGE;
 /// The accessed and dirty bits.
 const MARKS: u64 = 0x60;
 /// The most instructions that are examined.
@@ -25,21 +30,21 @@ impl Runner {
         self.load(program)?;
         self.soft.set(&program.state);
         let mut tables = self.tables();
-        let (mut accesses, mut changed, mut was_changed) = (Vec::new(), false, false);
+        let (mut accesses, mut changed, mut was_changed) = (Vec::new(), HashSet::new(), false);
         for number in 0..kept.len() {
             if kept.get(number) != Some(self.soft.state()) {
-                return Ok(changed);
+                return Ok(!changed.is_empty());
             }
             let (insn, _) = self.soft.instruction();
+            flush(&insn, self.soft.state(), &mut changed);
             self.soft.flush();
             let end = self.soft.run_steps(&mut accesses, 1);
             let now = self.tables();
-            if flushes(&insn) {
-                changed = false;
-            }
             // The processor sets accessed and dirty bits; only the program clears them.
-            changed |= now.iter().zip(&tables).any(|(now, old)| (now ^ old) & !MARKS != 0 || old & !now != 0);
-            was_changed |= changed;
+            let is_changed = |(now, old): (&u64, &u64)| (now ^ old) & !MARKS != 0 || old & !now != 0;
+            let numbers = now.iter().zip(&tables).enumerate();
+            changed.extend(numbers.filter(|(_, words)| is_changed(*words)).map(|(number, _)| number));
+            was_changed |= !changed.is_empty();
             tables = now;
             if end.is_some() {
                 break;
@@ -73,8 +78,47 @@ impl Runner {
     }
 }
 
-/// True for an instruction that flushes translations.
-fn flushes(insn: &Instruction) -> bool {
-    matches!(insn.mnemonic(), Mnemonic::Invlpg | Mnemonic::Wrmsr | Mnemonic::Lmsw)
-        || insn.mnemonic() == Mnemonic::Mov && insn.op0_register().is_cr()
+/// Forgets the changed entries whose translations an instruction flushes. INVLPG does that for one page, while an entry of a
+/// table above the last one translates more.
+fn flush(insn: &Instruction, state: &State, changed: &mut HashSet<usize>) {
+    let is_all = matches!(insn.mnemonic(), Mnemonic::Wrmsr | Mnemonic::Lmsw)
+        || insn.mnemonic() == Mnemonic::Mov && insn.op0_register().is_cr();
+    if is_all {
+        changed.clear();
+    } else if insn.mnemonic() == Mnemonic::Invlpg {
+        let address = address(insn, 0, state).filter(|address| *address < LAST_TABLE_SPAN);
+        let number = address.map(|address| (address / PAGE) as usize);
+        let first = (LAST_TABLE / 8) as usize;
+        changed.retain(|word| number != word.checked_sub(first));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    /// What is left of changed entries: those of pages 0 and 1, and one of the table above them.
+    fn left(bytes: &[u8]) -> Vec<usize> {
+        let first = (LAST_TABLE / 8) as usize;
+        let above = first - 512;
+        let mut changed = HashSet::from([first, first + 1, above]);
+        let state = State { gpr: [PAGE; 16], ..State::default() };
+        flush(&Decoder::new(64, bytes, DecoderOptions::NONE).decode(), &state, &mut changed);
+        let mut left: Vec<_> = changed.into_iter().collect();
+        left.sort_unstable();
+        left.iter().map(|word| word - above).collect()
+    }
+
+    #[test]
+    fn invlpg_flushes_the_entry_of_its_page() {
+        // INVLPG [RAX].
+        assert_eq!(left(&[0x0f, 0x01, 0x38]), [0, 512]);
+    }
+
+    #[test]
+    fn mov_to_cr3_flushes_all_and_nop_none() {
+        assert!(left(&[0x0f, 0x22, 0xd8]).is_empty());
+        assert_eq!(left(&[0x90]), [0, 512, 513]);
+    }
 }

@@ -59,7 +59,7 @@ impl Run {
             Exit::PortIn { .. } | Exit::MmioRead { .. } | Exit::RdMsr { .. } => self.cpu.answer(answer),
             _ => {}
         }
-        let is_last = matches!(exit, Exit::Shutdown | Exit::Unsupported);
+        let is_last = matches!(exit, Exit::Shutdown | Exit::Unsupported(_));
         assert!(exit != Exit::Shutdown || self.cpu.death().is_some_and(|death| death.faults.len() >= 2));
         self.is_over = is_last || self.exits.len() >= EXITS;
     }

@@ -3,8 +3,9 @@
 //! [`observe`] runs a program unchanged and without root. Afterwards its exits are in an [`Observation`], which has the
 //! same profile and trace as a run of this program's own machines: [`Observation::measured`].
 //!
-//! An [`Engine`] gets into the way of the program's calls to KVM, and returns them as [`Event`]s. The only engine so far is
-//! [`Preload`], a small library in front of `ioctl` (LD_PRELOAD). It sees dynamically linked programs.
+//! An [`Engine`] gets into the way of the program's calls to KVM, and returns them as [`Event`]s. [`Preload`] is a small
+//! library in front of `ioctl` (LD_PRELOAD), for dynamically linked programs. [`Ptrace`] stops all programs at these calls.
+//! [`Choice`] takes the one that fits a program.
 //!
 //! The program is not trusted. It may write anything into what it shares with the observer. Then the counts are wrong, but
 //! nothing here fails, waits for ever, or uses memory without a limit.

@@ -70,6 +70,15 @@ impl Drop for Signals {
     }
 }
 
+/// True if this process ignores a signal, as in the background of a shell.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeroes are a valid value. With a null action the call only fills `now`.
+    unsafe {
+        let mut now: libc::sigaction = mem::zeroed();
+        libc::sigaction(signal, ptr::null(), &mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Sends a signal to this thread.
 pub(crate) fn raise(signal: libc::c_int) {
     // SAFETY: the call takes no memory.
@@ -153,7 +162,8 @@ impl Process {
     /// Hands the signals that processes have sent on to the program.
     fn forward_signals(&mut self) {
         while let Some((signal, is_sent)) = self.signals.next() {
-            if [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP].contains(&signal) {
+            let asks = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP].contains(&signal);
+            if asks && !is_ignored(signal) {
                 self.asked_to_end = Some(signal);
             }
             if signal != libc::SIGCHLD && is_sent {

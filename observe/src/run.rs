@@ -162,7 +162,8 @@ fn watch(
             // The states of the program's threads were handled meanwhile.
             cost = cost.saturating_add(thread_cpu_time().saturating_sub(before));
         }
-        if is_captive && process.asked_to_end().is_some() {
+        // Another thread of this process may have taken the signal.
+        if is_captive && (process.asked_to_end().is_some() || vmm::host::interrupted()) {
             end(process, engine, receiver);
         }
         if let Some(status) = process.ended() {

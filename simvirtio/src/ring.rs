@@ -87,7 +87,10 @@ impl fmt::Display for WildIndex {
             End::Head => "head",
             End::Tail => "tail",
         };
-        write!(f, "{end} is {:#x}, and an index must be below the queue's length, {}", self.index, self.len)
+        let Self { index, len, .. } = self;
+        write!(f, "{end} is {index:#x}, and an index must be below the queue's length, {len}")?;
+        // A driver that does not wrap its index gets here.
+        if index == len { write!(f, " ({len:#x}): after {} comes 0", len.saturating_sub(1)) } else { Ok(()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::blocks::Blocks;
 use crate::cpuid::CpuidLeaf;
-use crate::exit::{Death, Delivery, Exit};
+use crate::exit::{Death, Delivery, Exit, Missing};
 use crate::memory::Memory;
 use crate::state::{State, flag, seg};
 use crate::tlb::Tlb;
@@ -10,6 +10,8 @@ use crate::trap::{Exception, Trap};
 
 /// The number of block entries that [`Cpu::recent`] remembers.
 pub(crate) const RECENT: usize = 64;
+/// The number of deliveries that [`Cpu::origins`] remembers.
+pub(crate) const ORIGINS: usize = 8;
 
 /// An x86 processor.
 pub struct Cpu<M: Memory> {
@@ -46,6 +48,9 @@ pub struct Cpu<M: Memory> {
     pub(crate) death: Option<Death>,
     /// The last exception or interrupt that was delivered.
     pub(crate) last_delivery: Option<Delivery>,
+    /// The last ones whose instruction was not the first one of a handler, a ring.
+    pub(crate) origins: [Option<Delivery>; ORIGINS],
+    pub(crate) next_origin: usize,
     /// The first one in real mode whose entry of the interrupt vector table was zero.
     pub(crate) first_empty: Option<Delivery>,
     /// The CPUID leaves.
@@ -86,6 +91,8 @@ impl<M: Memory> Cpu<M> {
             undelivered: None,
             death: None,
             last_delivery: None,
+            origins: [None; ORIGINS],
+            next_origin: 0,
             first_empty: None,
             cpuid: Vec::new(),
             trapped_msrs: Vec::new(),
@@ -143,6 +150,7 @@ impl<M: Memory> Cpu<M> {
         (self.allowed, self.left, self.executed) = (0, 0, 0);
         (self.leave_block, self.shadow, self.death) = (false, false, None);
         (self.last_delivery, self.first_empty) = (None, None);
+        (self.origins, self.next_origin) = ([None; ORIGINS], 0);
         self.next_recent = 0;
         self.blocks.forget_counts();
         self.state_changed();
@@ -166,6 +174,13 @@ impl<M: Memory> Cpu<M> {
     /// The last exception or software interrupt whose handler was entered.
     pub fn last_delivery(&self) -> Option<&Delivery> {
         self.last_delivery.as_ref()
+    }
+
+    /// The last 8 exceptions and software interrupts whose handlers were entered, newest first, without those of the first
+    /// instruction of a handler: a handler that cannot be executed raises these without end.
+    pub fn origins(&self) -> impl Iterator<Item = &Delivery> {
+        let (newer, older) = self.origins.split_at(self.next_origin % ORIGINS);
+        newer.iter().rev().chain(older.iter().rev()).flatten()
     }
 
     /// The first exception or software interrupt that went through an entry of the interrupt vector table that is zero, to
@@ -207,7 +222,7 @@ impl<M: Memory> Cpu<M> {
         self.blocks.epoch = self.blocks.epoch.wrapping_add(1);
         if self.state.has(flag::VM) && self.state.is_protected() {
             // Virtual-8086 mode. The guest cannot enter it.
-            return Exit::Unsupported;
+            return Exit::Unsupported(Missing::Virtual8086);
         }
         if let Some(exit) = self.complete_exit() {
             return exit;
@@ -261,10 +276,10 @@ impl<M: Memory> Cpu<M> {
             Trap::Again => None,
             Trap::Exit => {
                 self.next_answer = 0;
-                Some(self.pending.unwrap_or(Exit::Unsupported))
+                Some(self.pending.unwrap_or(Exit::Unsupported(Missing::Instruction)))
             }
             Trap::Halted => Some(Exit::Halted),
-            Trap::Unsupported => Some(Exit::Unsupported),
+            Trap::Unsupported(missing) => Some(Exit::Unsupported(missing)),
             Trap::Fault(exception) => {
                 // The answers of the instruction, which is not executed again.
                 self.forget_answers();
@@ -288,7 +303,7 @@ impl<M: Memory> Cpu<M> {
             Trap::Exit => {
                 self.next_answer = 0;
                 self.undelivered = Some(exception);
-                Some(self.pending.unwrap_or(Exit::Unsupported))
+                Some(self.pending.unwrap_or(Exit::Unsupported(Missing::Instruction)))
             }
             // `raise` returns a fault only for the third one.
             Trap::Fault(_) => Some(Exit::Shutdown),

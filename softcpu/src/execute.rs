@@ -2,6 +2,7 @@
 
 use crate::blocks::{Block, Key};
 use crate::cpu::{Cpu, RECENT};
+use crate::exit::Missing;
 use crate::memory::{Memory, PAGE};
 use crate::op::Op;
 use crate::paging::Access;
@@ -35,7 +36,7 @@ impl<M: Memory> Cpu<M> {
         self.tlb.set_privilege(user);
         let entry = self.translate(linear, Access::Execute, user)?;
         // Code in memory-mapped I/O is not supported.
-        let page = entry.page.ok_or(Trap::Unsupported)?;
+        let page = entry.page.ok_or(Trap::Unsupported(Missing::CodeMemory))?;
         let mut key = Key { gpa: entry.gpa | linear & (PAGE - 1), rip, bits: self.state.code_bits() };
         let stop = self.left.saturating_sub(most);
         // An instruction that goes on after its exit is no new entry.

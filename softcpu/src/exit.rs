@@ -57,10 +57,28 @@ pub enum Exit {
     Halted,
     /// A triple fault. [`Cpu::death`](crate::Cpu::death) has the faults.
     Shutdown,
-    /// The processor does not implement the instruction at RIP.
-    Unsupported,
+    /// The guest needs a part of a processor that this one does not have, at the instruction at RIP.
+    Unsupported(Missing),
     /// The number of instructions that the caller allowed has been executed.
     SliceEnd,
+}
+
+/// A part of a processor that this one does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The instruction itself.
+    Instruction,
+    /// Hardware task switches: a far transfer to a TSS or through a task gate, an exception or interrupt whose entry of the
+    /// IDT is a task gate, or IRET with RFLAGS.NT set (SDM volume 3, section 7.3).
+    TaskSwitch,
+    /// Virtual-8086 mode (SDM volume 3, section 21.2).
+    Virtual8086,
+    /// Breakpoints in debug registers (SDM volume 3, section 18.2).
+    Breakpoint,
+    /// Errors of the FPU that are reported with an external interrupt, because CR0.NE is clear (SDM volume 1, section 8.7).
+    FpuInterrupt,
+    /// Code at a physical address without memory: it would have to be read from a device.
+    CodeMemory,
 }
 
 /// An exception, and what the processor did when it occurred.

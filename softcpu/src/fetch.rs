@@ -2,6 +2,7 @@
 
 use crate::blocks::{MAX_INSTRUCTION, repeats};
 use crate::cpu::Cpu;
+use crate::exit::Missing;
 use crate::memory::{Memory, PAGE};
 use crate::op::Op;
 use crate::paging::Access;
@@ -62,7 +63,7 @@ impl<M: Memory> Cpu<M> {
             let at = rip.wrapping_add(bytes.len() as u64);
             let linear = self.code_address(at)?;
             let entry = self.translate(linear, Access::Execute, self.is_user())?;
-            let page = entry.page.ok_or(Trap::Unsupported)?;
+            let page = entry.page.ok_or(Trap::Unsupported(Missing::CodeMemory))?;
             let start = (linear & (PAGE - 1)) as usize;
             let mut end = start.saturating_add(MAX_INSTRUCTION - bytes.len()).min(PAGE as usize);
             if !self.state.is_64() {

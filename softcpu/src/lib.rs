@@ -51,6 +51,6 @@ mod trap;
 
 pub use cpu::Cpu;
 pub use cpuid::{CpuidLeaf, supported_cpuid};
-pub use exit::{Death, Delivery, Exit, Fault};
+pub use exit::{Death, Delivery, Exit, Fault, Missing};
 pub use memory::{Memory, VecMemory};
 pub use state::{Fpu, Segment, State, Table, cr0, cr4, efer, flag, seg};

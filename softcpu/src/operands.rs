@@ -1,6 +1,7 @@
 //! Reading and writing operands.
 
 use crate::cpu::Cpu;
+use crate::exit::Missing;
 use crate::memory::Memory;
 use crate::op::{Address, Kind, Op};
 use crate::state::{gpr, seg};
@@ -87,7 +88,7 @@ impl<M: Memory> Cpu<M> {
             }
             Kind::High => Ok(self.state.gpr[usize::from(operand.index & 3)] >> 8 & 0xff),
             Kind::Segment => Ok(self.state.segments[usize::from(operand.index) % 6].selector.into()),
-            _ => Err(Trap::Unsupported),
+            _ => Err(Trap::Unsupported(Missing::Instruction)),
         }
     }
 
@@ -105,7 +106,7 @@ impl<M: Memory> Cpu<M> {
                 let register = &mut self.state.gpr[usize::from(operand.index & 3)];
                 *register = *register & !0xff00 | (value & 0xff) << 8;
             }
-            _ => return Err(Trap::Unsupported),
+            _ => return Err(Trap::Unsupported(Missing::Instruction)),
         }
         Ok(())
     }

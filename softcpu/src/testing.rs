@@ -78,7 +78,7 @@ pub(crate) fn in_mode(bits: u32, code: &[u8]) -> Cpu<VecMemory> {
 pub(crate) fn finish(cpu: &mut Cpu<VecMemory>) -> Exit {
     for _ in 0..10_000 {
         let exit = cpu.run(1000);
-        if matches!(exit, Exit::Halted | Exit::Shutdown | Exit::Unsupported) {
+        if matches!(exit, Exit::Halted | Exit::Shutdown | Exit::Unsupported(_)) {
             return exit;
         }
     }

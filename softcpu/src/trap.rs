@@ -1,5 +1,7 @@
 //! The ways in which an instruction ends before it is complete.
 
+use crate::exit::Missing;
+
 /// An exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {
@@ -22,8 +24,8 @@ pub(crate) enum Trap {
     Exit,
     /// HLT, which is complete.
     Halted,
-    /// The processor does not implement the instruction.
-    Unsupported,
+    /// The processor does not implement what the instruction needs.
+    Unsupported(Missing),
     /// The instruction is to be started again, because its share of instructions is used up.
     Again,
 }

@@ -78,6 +78,12 @@ pub fn expected(times: u64, outs: u64) -> BTreeMap<String, (u64, u64)> {
     sites.into_iter().map(|(name, exits)| (name.into(), (exits, exits))).collect()
 }
 
+/// The processes of this program.
+pub fn running(program: &Path) -> Vec<PathBuf> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    processes.filter(|process| fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)).collect()
+}
+
 /// The reason why QEMU does not run here.
 pub fn no_qemu() -> Option<String> {
     if let Some(why) = super::support::unusable() {

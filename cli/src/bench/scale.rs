@@ -10,6 +10,7 @@ use crate::bench::sample::Side;
 use crate::bench::sys::raise_descriptor_limit;
 use crate::bench::table::{self, Row};
 use crate::file_name::{ResultFormat, check_extension};
+use crate::processor::{VcpuArg, check_kvm};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;
@@ -64,6 +65,10 @@ pub struct ScaleArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// Kind of processor: only KVM can be measured
+    #[arg(long, value_enum, hide = true)]
+    vcpu: Option<VcpuArg>,
+
     /// Measure one side in this process, and print JSON for the parent process
     #[arg(long, hide = true, value_enum)]
     only: Option<Side>,
@@ -109,6 +114,7 @@ fn prepare(arguments: &ScaleArgs) -> Result<(&'static Guest, u32, Option<OutputF
     let Some(guest) = guest::find(GUEST) else {
         return Err(Error::Config(format!("this build lacks the guest {GUEST}")).into());
     };
+    check_kvm("bench scale", arguments.vcpu)?;
     let rounds = in_range("--rounds", arguments.rounds, 1, MAX_ROUNDS)?;
     if let Some(path) = &arguments.json {
         check_extension("--json", path, ResultFormat::Json)?;

@@ -8,6 +8,7 @@ mod table;
 
 use crate::args::{check_queue_len, in_range, parse_number, parse_size, size_in_range};
 use crate::file_name::{ResultFormat, check_extension};
+use crate::processor::{VcpuArg, check_kvm};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::{Args, ValueEnum};
@@ -61,6 +62,10 @@ pub struct CompareArgs {
     /// Write the results to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Kind of processor: only KVM can be measured
+    #[arg(long, value_enum, hide = true)]
+    vcpu: Option<VcpuArg>,
 
     /// Write a picture of the results to FILE as SVG
     #[arg(long, value_name = "FILE")]
@@ -167,7 +172,8 @@ fn write_file(mut to: OutputFile, text: &str) -> Result<(), FileError> {
 
 /// Runs the comparison and prints the results. Returns the exit status.
 pub fn main(arguments: &CompareArgs) -> u8 {
-    let checked = workload(arguments).map_err(Failure::from);
+    let checked =
+        check_kvm("compare", arguments.vcpu).and_then(|()| workload(arguments)).map_err(Failure::from);
     let (workload, rounds, files) =
         match checked.and_then(|(workload, rounds)| Ok((workload, rounds, ResultFiles::open(arguments)?))) {
             Ok(checked) => checked,

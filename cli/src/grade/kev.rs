@@ -213,10 +213,13 @@ fn evidence(trap: &Trap, guest: &Guest, run: &Run, results: &[u64]) -> Evidence 
     let mut text = run.ending();
     let mut failures = Vec::new();
     if !ends_as_expected(run, guest) {
-        failures.push(format!("must end like {}", guest.name));
+        failures.push(end_rule(run, guest));
     }
     if run.output != guest.output.as_bytes() {
-        failures.push(format!("must print {}", excerpt(guest.output)));
+        failures.push(match guest.output {
+            "" => "must print no text".into(),
+            text => format!("must print {}", excerpt(text)),
+        });
     }
     for (reason, place, width) in trap.exits {
         if !has_exit(run.report.profile.as_ref(), *reason, *place, *width) {
@@ -278,6 +281,18 @@ fn check_results(guest: &str, results: &[u64], run: &Run) -> Option<Result<Strin
     }
 }
 
+/// The rule for the end of a guest that did not end as it should.
+fn end_rule(run: &Run, guest: &Guest) -> String {
+    let end = match guest.end {
+        End::ExitCode(code) => Stop::Exited(code).to_string(),
+        _ if run.report.verdict.is_some_and(|verdict| verdict.passed()) => {
+            "42 as its result, and no doubt about its work".into()
+        }
+        _ => "halted, with 42 as its result".into(),
+    };
+    format!("must end like {}: {end}", guest.name)
+}
+
 /// Returns true if a run ended as the catalogue says for its guest.
 fn ends_as_expected(run: &Run, guest: &Guest) -> bool {
     match (guest.end, &run.report.stop) {
@@ -323,7 +338,7 @@ fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
         .collect();
     let right = counts == [26; 4] && run.exits() == 4 * 26;
     let text =
-        format!("{}: exits per vCPU {counts:?}, {} in all; {}", run.name, run.exits(), ending(&run.report));
+        format!("{}, each vCPU: exits {counts:?}, {} in all; {}", run.name, run.exits(), ending(&run.report));
     Ok(Evidence::new(right, text))
 }
 

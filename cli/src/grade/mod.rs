@@ -302,7 +302,10 @@ impl Run {
             .input(Input::bytes(target.embedded.map_or(b"", |guest| guest.input.as_bytes())))
             .output(output);
         let is_submission = target.embedded.is_none() && transport.is_some();
-        let builder = if is_submission { builder.layout(settings.layout) } else { builder };
+        let builder = match is_submission {
+            true => builder.layout(settings.layout).trace(Some(driver::RECORDED)),
+            false => builder,
+        };
         Self::of(target.name.clone(), builder, captured, settings)
     }
 
@@ -342,6 +345,15 @@ impl Run {
              grade: give a longer time",
             run.name
         )))
+    }
+
+    /// The first thing that a run lacks which should have [`passed`](Self::passed).
+    fn required(&self) -> &'static str {
+        match (&self.report.stop, self.report.verdict) {
+            (Stop::Halted, Some(verdict)) if verdict.passed() => "must do its work without a doubt",
+            (Stop::Halted, _) => "must leave 42 as its result",
+            _ => "must halt, and leave 42 as its result",
+        }
     }
 
     /// Returns true if the guest halted, left 42 in both places, and there is no doubt about it.

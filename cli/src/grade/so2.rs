@@ -123,7 +123,7 @@ fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
             "",
             &format!("prints {GREETING:?}"),
             &[
-                (run.passed(), "must halt with 42".into()),
+                (run.passed(), run.required().into()),
                 (contains(&run.output, GREETING), format!("must print {GREETING:?}")),
             ],
         ))

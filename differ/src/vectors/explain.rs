@@ -88,7 +88,7 @@ pub fn explain(replay: &mut Replay, test: &Test, outcome: &Outcome) -> Option<Cl
     let has_lock = prefixes(code).any(|byte| byte == 0xf0) && !is_lockable(code);
     let is_divide_error = expected == Some(DE) && raised == Some(DE);
     Some(match () {
-        () if outcome.end == Exit::Unsupported && (0xd8..=0xdf).contains(&opcode) => Class::X87,
+        () if matches!(outcome.end, Exit::Unsupported(_)) && (0xd8..=0xdf).contains(&opcode) => Class::X87,
         () if has_lock && raised == Some(UD) && (expected != Some(UD) || opcode == INT) => Class::Lock,
         () if expected == Some(GP) && raised == Some(STACK) && uses_stack(&insn) => Class::StackFault,
         () if expected.is_none() && matches!(raised, Some(GP | STACK)) && wraps(&insn, test) => Class::Wrap,

@@ -191,6 +191,65 @@ pub(super) fn filters(tid: i32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ptrace::sys::Ticks;
+    use std::process::{Child, Command};
+
+    /// A program that sleeps for a second and a half, and waits at the start of this call.
+    fn sleeper() -> (Child, i32) {
+        let child = Command::new("sleep").arg("1.5").spawn().unwrap();
+        let tid = child.id().cast_signed();
+        std::thread::sleep(Duration::from_millis(100));
+        sys::seize(tid).unwrap();
+        sys::interrupt(tid);
+        assert_eq!(next(tid) >> 16, libc::PTRACE_EVENT_STOP);
+        sys::resume(tid, Resume::ToSystemCall, 0);
+        assert_eq!(libc::WSTOPSIG(next(tid)), AT_SYSTEM_CALL);
+        (child, tid)
+    }
+
+    fn next(tid: i32) -> i32 {
+        while !matches!(sys::wait_for_stop(tid, true), Ok(Some(_))) {}
+        sys::stopped(tid).unwrap()
+    }
+
+    #[test]
+    fn a_call_in_another_process_leaves_no_trace() {
+        let _ticks = Ticks::new(Duration::from_millis(10)).unwrap();
+        let (mut child, tid) = sleeper();
+        let (before, mask) = (sys::registers(tid).unwrap(), sys::signal_mask(tid).unwrap());
+        let (mut injection, begun) = Injection::at_start(tid).unwrap();
+        assert_eq!(begun, Ok(()));
+        assert_eq!(injection.call(libc::SYS_getpid, [0; 6]), Ok(tid.into()));
+        assert_eq!(injection.call(libc::SYS_close, [999, 0, 0, 0, 0, 0]), Ok(-i64::from(libc::EBADF)));
+        // A descriptor that is no vCPU, and one that is none.
+        assert!(
+            injection.vcpu_registers(0).unwrap().is_none() && injection.vcpu_registers(-1).unwrap().is_none()
+        );
+        assert_eq!(injection.counters(0, |_| Some(())), Ok(None));
+        // It ends, but later than the observer waits.
+        assert_eq!(injection.call(libc::SYS_poll, [0, 0, 1200, 0, 0, 0]), Err(Broken::Late));
+        while !injection.step(next(tid)) {}
+        injection.end();
+        let after = sys::registers(tid).unwrap();
+        assert_eq!((after.rip, after.rax), (before.rip.wrapping_sub(2), before.orig_rax));
+        let rest = |registers: &Registers| {
+            (registers.rdi, registers.rsi, registers.rbx, registers.rsp, registers.rbp)
+        };
+        assert_eq!((rest(&after), sys::signal_mask(tid).unwrap()), (rest(&before), mask));
+        sys::detach(tid, 0);
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_thread_that_is_killed_ends_the_injection() {
+        let (mut child, tid) = sleeper();
+        let (mut injection, begun) = Injection::at_start(tid).unwrap();
+        assert_eq!(begun, Ok(()));
+        child.kill().unwrap();
+        assert_eq!(injection.call(libc::SYS_getpid, [0; 6]), Err(Broken::Ended));
+        injection.end();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn the_filters_of_a_thread_are_counted() {

@@ -31,6 +31,8 @@ use vmm::profile::Clock;
 const TICK: Duration = Duration::from_millis(10);
 /// The time between two looks for closed VMs.
 const SWEEP: Duration = Duration::from_millis(100);
+/// The same when the program makes a VM, after it may have closed others.
+const SWEEP_AT_NEW_VM: Duration = Duration::from_millis(10);
 /// The longest time to end the tracing of children that still run.
 const DETACH: Duration = Duration::from_secs(2);
 /// The number of open files for the largest number of VMs and vCPUs.
@@ -76,6 +78,12 @@ impl Ptrace {
             clock: Clock::new(Some(1)),
             swept: Instant::now(),
         })
+    }
+
+    /// Gives up the VMs and vCPUs that the program has closed.
+    fn sweep(&mut self, to: &mut dyn FnMut(Event)) {
+        self.objects.sweep(to);
+        self.swept = Instant::now();
     }
 
     /// Ends the tracing of all threads. They go on.
@@ -143,8 +151,7 @@ impl Engine for Ptrace {
 
     fn collect(&mut self, to: &mut dyn FnMut(Event)) {
         if self.swept.elapsed() >= SWEEP {
-            self.objects.sweep(to);
-            self.swept = Instant::now();
+            self.sweep(to);
         }
     }
 

@@ -300,3 +300,28 @@ fn is_kvm_device(path: &str) -> bool {
         file.file_type().is_char_device() && (libc::major(device), libc::minor(device)) == KVM_DEVICE
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn descriptors_are_told_apart_by_their_files() {
+        let own = std::process::id().cast_signed();
+        let (who, mut objects) = (Who { tid: own, tgid: own }, Objects::default());
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(objects.find(who, null.as_raw_fd()), Meaning::Other);
+        assert_eq!((objects.find(who, -1), objects.find(who, i32::MAX)), (Meaning::Other, Meaning::Other));
+        if let Ok(kvm) = File::open("/dev/kvm") {
+            assert_eq!(objects.find(who, kvm.as_raw_fd()), Meaning::System);
+        }
+        // None of them is a VM or a vCPU, whatever the program says.
+        objects.add_vm(who, null.as_raw_fd());
+        let id = VcpuId { vm: 1, vcpu: 0 };
+        assert!(objects.add_vcpu(who, null.as_raw_fd(), id).is_none());
+        assert!(objects.add_vcpu(who, null.as_raw_fd(), id).is_none());
+        assert_eq!((objects.objects.len(), objects.machines, objects.unrecorded), (0, 1, 1));
+        objects.sweep(&mut |event| panic!("{event:?}"));
+    }
+}

@@ -1,12 +1,12 @@
 //! The stops of the program's threads.
 
-use super::Ptrace;
 use super::calls::{self, CREATE_VCPU, CREATE_VM, RUN};
 use super::filter::{IOCTL, is_kvm};
 use super::inject::{AT_SYSTEM_CALL, Broken, Injection, filters};
 use super::objects::{Key, Meaning, Who};
 use super::sys::{self, Resume};
 use super::vcpu::{is_death, is_halt};
+use super::{Ptrace, SWEEP_AT_NEW_VM};
 use crate::engine::{Call, Event, Stop, StopCause, Target, VcpuId};
 use std::fs;
 use vmm::x86::{Regs, Sregs};
@@ -148,10 +148,11 @@ impl Ptrace {
         let who = self.who(tid);
         if let (Some(call), Ok(result)) = (call, sys::result(tid)) {
             let is_waiting = match call {
+                // The call begins again without a return to the program.
+                _ if RESTARTS.contains(&result) => true,
                 OpenCall::Run { key, fd, entered } => {
                     self.leave_guest(who, fd, key, (entered, now), errno(result), to)
                 }
-                OpenCall::Other { .. } if RESTARTS.contains(&result) => true,
                 OpenCall::Other { meaning, target, fd, request, argument } => {
                     let call = Call {
                         process: who.tgid,
@@ -223,7 +224,9 @@ impl Ptrace {
         }
         match (target, request, result) {
             (Target::System, CREATE_VM, 0..) => {
-                self.objects.sweep(to);
+                if self.swept.elapsed() >= SWEEP_AT_NEW_VM {
+                    self.sweep(to);
+                }
                 self.objects.add_vm(who, result);
                 true
             }
@@ -231,14 +234,14 @@ impl Ptrace {
                 let id = VcpuId { vm, vcpu: argument as u32 };
                 to(Event::Created(id));
                 let added = self.objects.add_vcpu(who, result, id);
-                added.is_none_or(|key| self.open_counters(who, result, key))
+                added.is_none_or(|key| self.open_counters(who, result, id, key))
             }
             _ => true,
         }
     }
 
     /// Makes the program open KVM's counters of a vCPU for the observer. Returns false if the thread does not wait any more.
-    fn open_counters(&mut self, who: Who, fd: i32, key: Key) -> bool {
+    fn open_counters(&mut self, who: Who, fd: i32, id: VcpuId, key: Key) -> bool {
         let Some(mut injection) = self.may_inject(who.tid).then(|| Injection::at_return(who.tid)).flatten()
         else {
             return true;
@@ -250,14 +253,28 @@ impl Ptrace {
         {
             vcpu.count_with(stats.into());
         }
-        self.end(who.tid, injection, taken).is_ok()
+        self.end(who.tid, id, injection, taken).is_ok()
     }
 
-    /// Ends an injection, unless its thread is still busy with it.
-    fn end<R>(&mut self, tid: i32, injection: Injection, result: Result<R, Broken>) -> Result<R, Broken> {
-        match result {
-            Err(Broken::Late) => self.threads.entry(tid).or_default().stuck = Some(injection),
-            Ok(_) | Err(Broken::Ended) => injection.end(),
+    /// Ends an injection, unless its thread is still busy with it: another thread runs the vCPU, and then has to leave it.
+    fn end<R>(
+        &mut self,
+        tid: i32,
+        id: VcpuId,
+        injection: Injection,
+        result: Result<R, Broken>,
+    ) -> Result<R, Broken> {
+        if !matches!(result, Err(Broken::Late)) {
+            injection.end();
+            return result;
+        }
+        self.threads.entry(tid).or_default().stuck = Some(injection);
+        for (other, thread) in &self.threads {
+            if let Some(OpenCall::Run { key, .. }) = thread.call
+                && self.objects.vcpu(key).is_some_and(|(vcpu, _)| vcpu.id == id)
+            {
+                sys::interrupt(*other);
+            }
         }
         result
     }
@@ -279,7 +296,7 @@ impl Ptrace {
             None => Ok(None),
             Some(mut injection) => {
                 let inspected = injection.vcpu_registers(fd);
-                self.end(who.tid, injection, inspected)
+                self.end(who.tid, id, injection, inspected)
             }
         };
         tell(who, id, cause, inspected, to)
@@ -294,7 +311,7 @@ impl Ptrace {
             return false;
         };
         let inspected = begun.and_then(|()| injection.vcpu_registers(fd));
-        let inspected = self.end(who.tid, injection, inspected);
+        let inspected = self.end(who.tid, id, injection, inspected);
         if tell(who, id, StopCause::FirstEntry, inspected, to) {
             sys::resume(who.tid, Resume::Continue, 0);
         }
@@ -302,11 +319,15 @@ impl Ptrace {
     }
 }
 
-/// Hands over a vCPU that waits. Returns false if its thread does not wait any more.
+/// Hands over a vCPU that waits. Returns false if its thread does not wait any more, or is still busy with a call of the
+/// observer, from which it does not return to the program.
 fn tell(who: Who, vcpu: VcpuId, cause: StopCause, inspected: Inspected, to: &mut dyn FnMut(Event)) -> bool {
-    let Ok(registers) = inspected else { return false };
-    to(Event::Stopped(Box::new(Stop { vcpu, process: who.tgid, cause, registers })));
-    true
+    let is_waiting = inspected.is_ok();
+    if inspected != Err(Broken::Ended) {
+        let registers = inspected.unwrap_or_default();
+        to(Event::Stopped(Box::new(Stop { vcpu, process: who.tgid, cause, registers })));
+    }
+    is_waiting
 }
 
 /// The result of a call to KVM: 0 or more, or a negative errno.

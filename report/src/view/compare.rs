@@ -2,14 +2,13 @@
 
 use crate::SavedProfile;
 use crate::profile::{SavedSite, SavedTimes};
+use crate::view::labels;
 use crate::view::profile::{SITE, site_cells, total};
 use crate::view::table::{Cell, Row, Table, View, duration, number, text};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 const EXITS: &str = "exits";
-const KVM_MEAN: &str = "in KVM, mean";
-const KVM_P99: &str = "in KVM, p99";
 const VMM_MEAN: &str = "in the VMM, mean";
 const VMM_P99: &str = "in the VMM, p99";
 
@@ -52,11 +51,12 @@ pub(super) fn view<'a>(
     names: [String; 2],
     caveats: Vec<String>,
 ) -> View<'a> {
+    let labels = labels::of_both(a.processor, b.processor);
     let side = |exits: &'static str, kvm: &'static str, vmm: &'static str, profile: &SavedProfile| {
         let machine = &profile.machine;
         [
             (exits, "exits", Cell::Count(machine.exits)),
-            (kvm, "in KVM", Cell::Nanoseconds(machine.in_kvm.sum)),
+            (kvm, labels.time, Cell::Nanoseconds(machine.in_kvm.sum)),
             (vmm, "in the VMM", Cell::Nanoseconds(machine.in_vmm.sum)),
         ]
     };
@@ -106,25 +106,27 @@ fn headline(a: &SavedProfile, b: &SavedProfile) -> String {
     let ratio = if ratio.is_empty() { ratio } else { format!(" ({ratio})") };
     let exits = |profile: &SavedProfile| crate::view::table::plural(profile.machine.exits, "exit");
     format!(
-        "A: {} and {} in KVM and the VMM; B: {} and {}{ratio}",
+        "A: {} and {} {} and the VMM; B: {} and {}{ratio}",
         exits(a),
         duration(time(a)),
+        labels::of_both(a.processor, b.processor).time,
         exits(b),
         duration(time(b))
     )
 }
 
 fn sites(a: &SavedProfile, b: &SavedProfile) -> Table<'static> {
+    let labels = labels::of_both(a.processor, b.processor);
     let mut columns = vec![
         number("exits_a", "A", EXITS),
         number("exits_b", "B", EXITS),
         number("exits_delta", "B-A", EXITS),
-        number("in_kvm_mean_a_ns", "A", KVM_MEAN),
-        number("in_kvm_mean_b_ns", "B", KVM_MEAN),
-        number("in_kvm_mean_ratio", "B/A", KVM_MEAN),
-        number("in_kvm_p99_a_ns", "A", KVM_P99),
-        number("in_kvm_p99_b_ns", "B", KVM_P99),
-        number("in_kvm_p99_ratio", "B/A", KVM_P99),
+        number("in_kvm_mean_a_ns", "A", labels.mean),
+        number("in_kvm_mean_b_ns", "B", labels.mean),
+        number("in_kvm_mean_ratio", "B/A", labels.mean),
+        number("in_kvm_p99_a_ns", "A", labels.p99),
+        number("in_kvm_p99_b_ns", "B", labels.p99),
+        number("in_kvm_p99_ratio", "B/A", labels.p99),
         number("in_vmm_mean_a_ns", "A", VMM_MEAN),
         number("in_vmm_mean_b_ns", "B", VMM_MEAN),
         number("in_vmm_mean_ratio", "B/A", VMM_MEAN),

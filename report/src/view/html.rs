@@ -2,7 +2,8 @@
 //! sorting, filters, the button for the colours and the zoom of the timeline.
 
 use crate::Saved;
-use crate::view::markup::{LEGEND, escape, write_bars};
+use crate::view::labels;
+use crate::view::markup::{escape, legend, write_bars};
 use crate::view::profile;
 use crate::view::table::{Cell, Column, Table, View, plural};
 use crate::view::{Source, plot, timeline};
@@ -106,7 +107,8 @@ fn write_nav(to: &mut impl Write, view: &View<'_>, timeline: bool) -> io::Result
 
 /// Writes bars for the devices that take most time.
 fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result<()> {
-    writeln!(to, "<section id=\"time\"><h2>Where the time goes</h2>\n{LEGEND}")?;
+    let labels = labels::of_both(a.summary.processor, b.unwrap_or(a).summary.processor);
+    writeln!(to, "<section id=\"time\"><h2>Where the time goes</h2>\n{}", legend(labels))?;
     match b {
         None => {
             let devices = profile::devices(&a.summary.machine.sites);

@@ -1,5 +1,6 @@
 //! HTML for several parts of the page: escaped text, the legend, and bars.
 
+use crate::view::labels::Labels;
 use crate::view::table::duration;
 use std::io::{self, Write};
 
@@ -20,8 +21,12 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// The legend of the two colours.
-pub(super) const LEGEND: &str = "<p class=\"legend\"><span class=\"swatch kvm\"></span> in KVM: the guest and the kernel \
-                      <span class=\"swatch vmm\"></span> in the VMM</p>";
+pub(super) fn legend(labels: &Labels) -> String {
+    format!(
+        "<p class=\"legend\"><span class=\"swatch kvm\"></span> {} <span class=\"swatch vmm\"></span> in the VMM</p>",
+        labels.legend
+    )
+}
 
 /// A bar: its tag, the time in KVM and the time in the VMM.
 pub(super) type Bar = (&'static str, u64, u64);

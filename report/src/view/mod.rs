@@ -20,9 +20,11 @@
 mod compare;
 mod csv;
 mod exits;
+mod headline;
 mod html;
 mod json;
 mod kernel;
+mod labels;
 mod markup;
 mod plot;
 mod profile;

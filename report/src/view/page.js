@@ -216,7 +216,7 @@
       const parts = [
         (trace.skipped + chosen + 1) + ". at " + point(when), "vCPU " + trace.vcpu[chosen], trace.sites[trace.site[chosen]],
         trace.value[chosen] ? "value " + trace.value[chosen] : "", trace.rip[chosen] ? "RIP " + trace.rip[chosen] : "",
-        duration(trace.kvm[chosen]) + " in KVM", duration(trace.vmm[chosen]) + " in the VMM",
+        duration(trace.kvm[chosen]) + " " + trace.guest, duration(trace.vmm[chosen]) + " in the VMM",
         trace.flags[chosen] & 1 ? "without an exit" : "", trace.flags[chosen] & 2 ? "the guest got #GP" : "",
       ];
       output.textContent = parts.filter(Boolean).join("; ");

@@ -1,7 +1,8 @@
 //! The latencies of a page: a histogram for each site, over one logarithmic axis.
 
 use crate::profile::{SavedSite, SavedTimes};
-use crate::view::markup::{LEGEND, escape};
+use crate::view::labels::{self, Labels};
+use crate::view::markup::{escape, legend};
 use crate::view::profile::{UNCLAIMED, total};
 use crate::view::table::{Cell, duration, plural};
 use crate::view::{Source, compare};
@@ -27,15 +28,16 @@ struct Strip<'a> {
 /// Writes the section.
 pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result<()> {
     writeln!(to, "<section id=\"latencies\"><h2>Latencies</h2>")?;
+    let labels = labels::of_both(a.summary.processor, b.unwrap_or(a).summary.processor);
     let rows: Vec<(&SavedSite, Vec<Strip<'_>>)> = match b {
         None => {
             let mut sites: Vec<_> = a.summary.machine.sites.iter().collect();
             sites.sort_by_key(|site| Reverse(total(&site.in_kvm, &site.in_vmm)));
-            sites.into_iter().map(|site| (site, vec![of_site(site)])).collect()
+            sites.into_iter().map(|site| (site, vec![of_site(site, labels)])).collect()
         }
         Some(b) => {
             let pairs = compare::pairs(&a.summary, &b.summary);
-            pairs.iter().filter_map(|pair| Some((pair.either()?, of_pair(pair).into()))).collect()
+            pairs.iter().filter_map(|pair| Some((pair.either()?, of_pair(pair, labels).into()))).collect()
         }
     };
     let drawn = |strip: &Strip<'_>| strip.times().any(|times| !times.bins.is_empty());
@@ -43,10 +45,10 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     let Some(axis) = Axis::over(rows.iter().flat_map(|(_, strips)| strips).flat_map(Strip::times)) else {
         return writeln!(to, "<p>The file has no histograms.</p></section>");
     };
-    writeln!(to, "{LEGEND}")?;
+    writeln!(to, "{}", legend(labels))?;
     let how = match b {
-        None => "Above the line: time in KVM. Below it: time in the VMM.",
-        Some(_) => "Above the line: A. Below it: B.",
+        None => format!("Above the line: time {}. Below it: time in the VMM.", labels.time),
+        Some(_) => "Above the line: A. Below it: B.".into(),
     };
     writeln!(
         to,
@@ -87,18 +89,19 @@ fn write_site(
     writeln!(to, "</div></div>")
 }
 
-fn of_site(site: &SavedSite) -> Strip<'_> {
-    let (above, below) = (Some(("in KVM", &site.in_kvm)), Some(("in the VMM", &site.in_vmm)));
+fn of_site<'a>(site: &'a SavedSite, labels: &Labels) -> Strip<'a> {
+    let (above, below) = (Some((labels.time, &site.in_kvm)), Some(("in the VMM", &site.in_vmm)));
     Strip { name: "", above, below, classes: ["kvm", "vmm"] }
 }
 
-fn of_pair<'a>(pair: &compare::Pair<'a>) -> [Strip<'a>; 2] {
+fn of_pair<'a>(pair: &compare::Pair<'a>, labels: &Labels) -> [Strip<'a>; 2] {
+    let [of_a, of_b] = labels.of_each;
     let (kvm, vmm) = (|site: &'a SavedSite| &site.in_kvm, |site: &'a SavedSite| &site.in_vmm);
     [
         Strip {
-            name: "KVM",
-            above: pair.a.map(|site| ("A in KVM", kvm(site))),
-            below: pair.b.map(|site| ("B in KVM", kvm(site))),
+            name: labels.name,
+            above: pair.a.map(|site| (of_a, kvm(site))),
+            below: pair.b.map(|site| (of_b, kvm(site))),
             classes: ["kvm", "kvm"],
         },
         Strip {

@@ -2,7 +2,8 @@
 
 use crate::profile::SavedProfile;
 use crate::trace::{Record, SavedTrace};
-use crate::view::markup::{LEGEND, escape, write_bars};
+use crate::view::labels;
+use crate::view::markup::{escape, legend, write_bars};
 use crate::view::table::{Cell, duration};
 use crate::view::trace::{self, Names};
 use std::collections::HashMap;
@@ -75,15 +76,18 @@ fn counts(trace: &SavedTrace, from: u64, to: u64) -> Vec<[u32; BINS]> {
 
 /// Writes a lane for each vCPU with the number of records over time. The script makes it zoomable.
 pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()> {
+    let labels = labels::of(trace.processor);
     let (from, until) = span(trace);
     let lanes = counts(trace, from, until);
     let highest = lanes.iter().flatten().copied().max().unwrap_or(0).max(1);
     writeln!(
         to,
         "<section id=\"timeline\"><h2 id=\"timeline-title\">Timeline</h2>\n<p class=\"how\" id=\"timeline-how\">Records of each vCPU over \
-         time. <span class=\"scripted\" hidden>Zoom in to see each record, with its time in KVM above and in the VMM below. Mouse: drag \
+         time. <span class=\"scripted\" hidden>Zoom in to see each record, with its time {} above and in the VMM below. Mouse: drag \
          to move, Ctrl and wheel to zoom, click to select a record. Keys: <kbd>+</kbd> and <kbd>-</kbd> zoom, <kbd>&larr;</kbd> and \
-         <kbd>&rarr;</kbd> move, <kbd>0</kbd> shows all, <kbd>.</kbd> selects the next record and <kbd>,</kbd> the previous one.</span></p>\n{LEGEND}"
+         <kbd>&rarr;</kbd> move, <kbd>0</kbd> shows all, <kbd>.</kbd> selects the next record and <kbd>,</kbd> the previous one.</span></p>\n{}",
+        labels.time,
+        legend(labels)
     )?;
     writeln!(
         to,
@@ -138,8 +142,9 @@ pub(super) fn write_data(to: &mut impl Write, trace: &SavedTrace) -> io::Result<
     let indexes: Vec<usize> = records.iter().map(of).collect();
     write!(
         to,
-        "{{\"vcpus\":{},\"skipped\":{skipped},\"from\":\"{from}\",\"span\":{}",
+        "{{\"vcpus\":{},\"guest\":\"{}\",\"skipped\":{skipped},\"from\":\"{from}\",\"span\":{}",
         trace.vcpus,
+        labels::of(trace.processor).time,
         until.saturating_sub(from)
     )?;
     let texts = serde_json::to_string(&shown).map_err(io::Error::from)?;

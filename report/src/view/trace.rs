@@ -1,6 +1,7 @@
 //! A trace as tables: its records one by one, and the sums over them.
 
 use crate::trace::Record;
+use crate::view::labels;
 use crate::view::profile;
 use crate::view::table::{Cell, Row, Table, View, number, plural, text};
 use crate::{Cut, SavedProfile, SavedTrace};
@@ -65,7 +66,7 @@ fn records_table(trace: &SavedTrace) -> Table<'_> {
         number("width", "width", ""),
         text("value", "value"),
         text("rip", "RIP"),
-        number("in_kvm_ns", "in KVM", ""),
+        number("in_kvm_ns", labels::of(trace.processor).time, ""),
         number("in_vmm_ns", "in the VMM", ""),
         text("element", "no exit"),
         text("fault", "#GP"),

@@ -1,8 +1,8 @@
 //! Delivery of an exception or a software interrupt (SDM volume 3, sections 6.12, 6.14 and 20.1.4).
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, ORIGINS};
 use crate::descriptors::{error_code, is_null, system};
-use crate::exit::{Delivery, Fault};
+use crate::exit::{Delivery, Fault, Missing};
 use crate::memory::Memory;
 use crate::stack::Stack;
 use crate::state::{Segment, flag, gpr, seg};
@@ -100,6 +100,13 @@ impl<M: Memory> Cpu<M> {
         if !is_protected && delivery.handler == 0 {
             self.first_empty.get_or_insert(delivery);
         }
+        let is_of_handler = self
+            .last_delivery
+            .is_some_and(|last| (last.handler_cs, last.handler_rip) == (delivery.cs, delivery.rip));
+        if !is_of_handler {
+            self.origins[self.next_origin % ORIGINS] = Some(delivery);
+            self.next_origin = (self.next_origin + 1) % ORIGINS;
+        }
         self.last_delivery = Some(delivery);
     }
 
@@ -147,7 +154,7 @@ impl<M: Memory> Cpu<M> {
             return Err(Trap::coded(NP, error));
         }
         if is_task {
-            return Err(Trap::Unsupported);
+            return Err(Trap::Unsupported(Missing::TaskSwitch));
         }
         let low = raw & 0xffff;
         let offset = match (is_long, is_16) {

@@ -2,6 +2,7 @@
 
 use super::undefined;
 use crate::cpu::Cpu;
+use crate::exit::Missing;
 use crate::linear::is_canonical;
 use crate::memory::Memory;
 use crate::op::{Handler, Kind, Op};
@@ -105,7 +106,7 @@ fn write_debug<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
         6 | 7 if value >> 32 != 0 => return Err(Trap::gp()),
         6 => value & DR6_BITS | DR6_ONES,
         // There are no breakpoints.
-        7 if value & DR7_ENABLES != 0 => return Err(Trap::Unsupported),
+        7 if value & DR7_ENABLES != 0 => return Err(Trap::Unsupported(Missing::Breakpoint)),
         7 => value & DR7_BITS | DR7_ONE,
         _ => value,
     };

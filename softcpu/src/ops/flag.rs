@@ -1,6 +1,7 @@
 //! The interrupt flag, and RFLAGS on the stack (SDM volume 2, CLI, STI, PUSHF and POPF).
 
 use crate::cpu::Cpu;
+use crate::exit::Missing;
 use crate::flags::merge;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
@@ -29,7 +30,7 @@ fn has_io_privilege(state: &State) -> bool {
 /// The flag that CLI and STI change: IF, or with protected-mode virtual interrupts VIF.
 fn interrupt_flag(state: &State) -> Result<u64, Trap> {
     if state.has(flag::VM) {
-        return Err(Trap::Unsupported);
+        return Err(Trap::Unsupported(Missing::Virtual8086));
     }
     match has_io_privilege(state) {
         true => Ok(flag::IF),
@@ -64,14 +65,14 @@ fn size<M: Memory>(op: &Op<M>) -> u8 {
 
 fn pushf<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     if cpu.state.has(flag::VM) {
-        return Err(Trap::Unsupported);
+        return Err(Trap::Unsupported(Missing::Virtual8086));
     }
     cpu.push(size(op), cpu.state.rflags & !(flag::VM | flag::RF))
 }
 
 fn popf<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     if cpu.state.has(flag::VM) {
-        return Err(Trap::Unsupported);
+        return Err(Trap::Unsupported(Missing::Virtual8086));
     }
     let size = size(op);
     let value = cpu.peek(size, 0)?;

@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::descriptors::{Descriptor, error_code, gp, is_null, rpl, system};
+use crate::exit::Missing;
 use crate::memory::Memory;
 use crate::state::{Segment, gpr, seg};
 use crate::trap::{NP, Trap};
@@ -62,7 +63,7 @@ impl<M: Memory> Cpu<M> {
         if !is_task || self.state.is_long() {
             return gp(selector);
         }
-        self.check_gate(descriptor, selector).err().unwrap_or(Trap::Unsupported)
+        self.check_gate(descriptor, selector).err().unwrap_or(Trap::Unsupported(Missing::TaskSwitch))
     }
 
     /// The descriptor of a gate's code segment.

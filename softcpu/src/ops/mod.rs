@@ -32,10 +32,11 @@ mod tables;
 mod x87;
 
 use crate::cpu::Cpu;
+use crate::exit::Missing;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
 use crate::trap::Trap;
-use iced_x86::{Code, FlowControl, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
 
 /// Finds the function for an instruction of a group.
 type Group<M> = fn(&Instruction) -> Option<Handler<M>>;
@@ -45,6 +46,11 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
     if insn.code() == Code::INVALID {
         return undefined;
     }
+    present(insn).or_else(|| absent::handler(insn)).unwrap_or(unsupported)
+}
+
+/// The function that executes an instruction which this processor has.
+fn present<M: Memory>(insn: &Instruction) -> Option<Handler<M>> {
     let groups: &[Group<M>] = &[
         arithmetic::handler,
         data::handler,
@@ -72,9 +78,16 @@ pub(crate) fn handler<M: Memory>(insn: &Instruction) -> Handler<M> {
         selectors::handler,
         tables::handler,
         syscall::handler,
-        absent::handler,
     ];
-    groups.iter().find_map(|group| group(insn)).unwrap_or(unsupported)
+    groups.iter().find_map(|group| group(insn))
+}
+
+impl<M: Memory> Cpu<M> {
+    /// True if this processor has the instruction with which `code` begins, which is 16, 32 or 64 `bits` wide.
+    pub fn has_instruction(bits: u32, code: &[u8]) -> bool {
+        let insn = Decoder::new(bits, code, DecoderOptions::NONE).decode();
+        !insn.is_invalid() && present::<M>(&insn).is_some()
+    }
 }
 
 /// True if the instruction after this one is not always the next to be executed, or is decoded in another way.
@@ -89,5 +102,5 @@ fn undefined<M: Memory>(_: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
 
 /// An instruction that this processor does not implement.
 fn unsupported<M: Memory>(_: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
-    Err(Trap::Unsupported)
+    Err(Trap::Unsupported(Missing::Instruction))
 }

@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::descriptors::{error_code, gp, is_null, rpl};
+use crate::exit::Missing;
 use crate::memory::Memory;
 use crate::op::{Handler, Op};
 use crate::state::{Segment, flag, seg};
@@ -152,13 +153,13 @@ fn iret<M: Memory, const SIZE: u8>(cpu: &mut Cpu<M>, _: &Op<M>) -> Result<(), Tr
     }
     if cpu.state.has(flag::NT) {
         // A return from a nested task, which long mode does not have.
-        return Err(if cpu.state.is_long() { Trap::gp() } else { Trap::Unsupported });
+        return Err(if cpu.state.is_long() { Trap::gp() } else { Trap::Unsupported(Missing::TaskSwitch) });
     }
     let new = cpu.peek(SIZE, 2 * step)?;
     let cpl = cpu.state.cpl();
     let is_virtual = SIZE == 4 && new & flag::VM != 0 && cpl == 0;
     if is_virtual && !cpu.state.is_long() {
-        return Err(Trap::Unsupported);
+        return Err(Trap::Unsupported(Missing::Virtual8086));
     }
     let frame = cpu.protected_frame(SIZE, 3, 0, cpu.state.is_64())?;
     let mut loaded = FLAGS;

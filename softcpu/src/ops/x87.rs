@@ -3,6 +3,7 @@
 //! The selectors of the last instruction and of its operand are not kept: current processors store zeros.
 
 use crate::cpu::Cpu;
+use crate::exit::Missing;
 use crate::float::mxcsr;
 use crate::memory::{Memory, PAGE};
 use crate::op::{Handler, Op};
@@ -92,7 +93,7 @@ impl<M: Memory> Cpu<M> {
         match self.state.fpu.status & SUMMARY {
             0 => Ok(()),
             _ if self.state.cr0 & cr0::NE != 0 => Err(Trap::fault(MF)),
-            _ => Err(Trap::Unsupported),
+            _ => Err(Trap::Unsupported(Missing::FpuInterrupt)),
         }
     }
 

@@ -1,6 +1,6 @@
 use crate::Cpu;
 use crate::cpuid::supported_cpuid;
-use crate::exit::Exit;
+use crate::exit::{Exit, Missing};
 use crate::memory::VecMemory;
 use crate::state::{cr0, cr4, efer, seg};
 use crate::testing::{PML4, assemble, fault, finish, flat, long_mode, protected_mode, real_mode, vector};
@@ -232,7 +232,7 @@ fn debug_registers_have_fixed_bits() {
     assert_eq!(write(6, 0), (Exit::SliceEnd, 0xffff_0ff0));
     assert_eq!(write(6, 0xffff_ffff), (Exit::SliceEnd, 0xffff_efff));
     assert_eq!(write(7, 0), (Exit::SliceEnd, 0x400));
-    assert_eq!(write(7, 1).0, Exit::Unsupported);
+    assert_eq!(write(7, 1).0, Exit::Unsupported(Missing::Breakpoint));
     assert_eq!(write(6, 1 << 32).0, Exit::Shutdown);
     assert_eq!(write(7, 1 << 32).0, Exit::Shutdown);
     // DR4 is DR6, unless debugging extensions are on.

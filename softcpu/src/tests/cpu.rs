@@ -202,7 +202,7 @@ fn observe(mut cpu: Cpu<VecMemory>, total: u64, step: u64) -> Seen {
             Exit::SliceEnd => assert_ne!(cpu.instructions(), before, "no progress"),
             _ => exits.push(exit),
         }
-        if matches!(exit, Exit::Halted | Exit::Shutdown | Exit::Unsupported) || exits.len() > 300 {
+        if matches!(exit, Exit::Halted | Exit::Shutdown | Exit::Unsupported(_)) || exits.len() > 300 {
             break;
         }
         cpu.answer(0x1234_5678_9abc_def0);

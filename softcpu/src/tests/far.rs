@@ -1,7 +1,7 @@
 //! Tests of far jumps and calls.
 
 use crate::cpu::Cpu;
-use crate::exit::Exit;
+use crate::exit::{Exit, Missing};
 use crate::memory::VecMemory;
 use crate::state::{cr0, gpr, seg};
 use crate::tests::machine::{
@@ -100,7 +100,7 @@ fn jump_sets_the_accessed_bit() {
 #[test]
 fn task_switches_are_not_supported() {
     let mut cpu = transfer(Mode::Protected, JMP, selector::TSS);
-    assert_eq!(cpu.run(10), Exit::Unsupported);
+    assert_eq!(cpu.run(10), Exit::Unsupported(Missing::TaskSwitch));
     assert_eq!(cpu.state.rip, CODE);
     let mut cpu = transfer(Mode::Compatibility, JMP, selector::TSS);
     cpu.memory().write(DATA as usize, &[0xf4]);

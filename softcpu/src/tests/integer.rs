@@ -1,4 +1,6 @@
-use crate::exit::Exit;
+use crate::cpu::Cpu;
+use crate::exit::{Exit, Missing};
+use crate::memory::VecMemory;
 use crate::state::{flag, gpr, seg};
 use crate::testing::{CODE, finish, in_mode, long_mode, protected_mode, real_mode, vector};
 
@@ -132,10 +134,24 @@ fn a_loop_counts_in_the_address_size() {
 }
 
 #[test]
+fn the_instructions_that_the_processor_has_are_known() {
+    let has = |bits, code: &[u8]| Cpu::<VecMemory>::has_instruction(bits, code);
+    // popcnt eax, eax; xorps xmm0, xmm0; int 0x80; clc and a nop
+    for code in [&[0xf3, 0x0f, 0xb8, 0xc0][..], &[0x0f, 0x57, 0xc0], &[0xcd, 0x80], &[0xf8, 0x90]] {
+        assert!(has(64, code), "{code:x?}");
+    }
+    // rdrand eax; fadd st0, st1; vmcall; a byte that is no instruction in 64-bit code; a part of an instruction
+    for code in [&[0x0f, 0xc7, 0xf0][..], &[0xd8, 0xc1], &[0x0f, 0x01, 0xc1], &[0x06], &[0x0f]] {
+        assert!(!has(64, code), "{code:x?}");
+    }
+    assert!(has(32, &[0x06]), "push es");
+}
+
+#[test]
 fn missing_instructions_are_no_wrong_results() {
     // rdrand eax
     let mut cpu = long_mode(&[0x0f, 0xc7, 0xf0], 0);
-    assert_eq!(cpu.run(1), Exit::Unsupported);
+    assert_eq!(cpu.run(1), Exit::Unsupported(Missing::Instruction));
 }
 
 #[test]

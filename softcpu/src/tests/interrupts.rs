@@ -1,7 +1,7 @@
 //! Tests of the delivery of exceptions and interrupts.
 
 use crate::cpu::Cpu;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, Fault, Missing};
 use crate::memory::VecMemory;
 use crate::state::{flag, gpr, seg};
 use crate::tests::machine::{
@@ -316,7 +316,7 @@ fn conforming_handler_keeps_the_privilege() {
 fn task_gate_is_not_supported() {
     let mut cpu = machine(Mode::Protected, |a| a.int(0x40));
     set_gate(&cpu, 0x40, gate(selector::TSS, 0, 0xe5, 0));
-    assert_eq!(cpu.run(10), Exit::Unsupported);
+    assert_eq!(cpu.run(10), Exit::Unsupported(Missing::TaskSwitch));
     assert_eq!(cpu.state.rip, CODE);
 }
 
@@ -352,7 +352,7 @@ fn exceptions_that_raise_each_other_for_ever_end() {
 fn virtual_8086_mode_is_not_supported() {
     let mut cpu = machine(Mode::Protected, |a| a.nop());
     cpu.state.rflags |= flag::VM;
-    assert_eq!(cpu.run(10), Exit::Unsupported);
+    assert_eq!(cpu.run(10), Exit::Unsupported(Missing::Virtual8086));
     assert_eq!(cpu.state.rip, CODE);
 }
 
@@ -375,5 +375,28 @@ fn the_last_delivery_is_remembered_and_the_first_without_a_handler() {
     let empty = *cpu.first_empty_delivery().unwrap();
     assert_eq!((empty.fault.vector, empty.cs, empty.rip, empty.handler), (6, 0x1000, 0, 0));
     cpu.reset();
-    assert_eq!((cpu.last_delivery(), cpu.first_empty_delivery()), (None, None));
+    assert_eq!((cpu.last_delivery(), cpu.first_empty_delivery(), cpu.origins().count()), (None, None, 0));
+}
+
+#[test]
+fn a_handler_that_faults_at_once_is_no_origin() {
+    // The handler of #UD begins with UD2.
+    let mut cpu = machine(Mode::Real, |a| {
+        a.int(0x21)?;
+        a.ud2()
+    });
+    let again = handler(6) as usize;
+    cpu.memory().write(again, &[0x0f, 0x0b]);
+    // iret
+    cpu.memory().write(handler(0x21) as usize, &[0xcf]);
+    cpu.run(30);
+    let origins: Vec<_> = cpu.origins().map(|delivery| (delivery.fault.vector, delivery.rip)).collect();
+    assert_eq!(origins, [(6, 2), (0x21, 0)]);
+    assert_eq!(cpu.last_delivery().unwrap().handler, handler(6));
+    // Others push out the oldest.
+    let mut cpu = machine(Mode::Real, |a| (0..12).try_for_each(|_| a.int(0x21)));
+    cpu.memory().write(handler(0x21) as usize, &[0xcf]);
+    cpu.run(24);
+    let origins: Vec<_> = cpu.origins().map(|delivery| delivery.rip).collect();
+    assert_eq!(origins, [22, 20, 18, 16, 14, 12, 10, 8]);
 }

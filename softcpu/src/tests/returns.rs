@@ -1,7 +1,7 @@
 //! Tests of RET far and IRET.
 
 use crate::cpu::Cpu;
-use crate::exit::Exit;
+use crate::exit::{Exit, Missing};
 use crate::memory::VecMemory;
 use crate::state::{flag, gpr, seg};
 use crate::tests::machine::{
@@ -166,9 +166,9 @@ fn iretq_to_an_address_that_is_not_canonical() {
 fn nested_tasks_and_virtual_8086_mode_are_not_supported() {
     let mut cpu = returning(Mode::Protected, IRET, 4, &[DATA, 0x18, 2]);
     cpu.state.rflags |= flag::NT;
-    assert_eq!(cpu.run(1), Exit::Unsupported);
+    assert_eq!(cpu.run(1), Exit::Unsupported(Missing::TaskSwitch));
     let mut cpu = returning(Mode::Protected, IRET, 4, &[DATA, 0x18, flag::VM]);
-    assert_eq!(cpu.run(1), Exit::Unsupported);
+    assert_eq!(cpu.run(1), Exit::Unsupported(Missing::Virtual8086));
     assert_eq!(cpu.state.rip, CODE);
     let mut cpu = returning(Mode::Long, IRETQ, 8, &[DATA, 8, 2, STACK, 0x10]);
     cpu.state.rflags |= flag::NT;

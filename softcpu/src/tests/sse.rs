@@ -1,5 +1,5 @@
 use crate::Cpu;
-use crate::exit::Exit;
+use crate::exit::{Exit, Missing};
 use crate::memory::VecMemory;
 use crate::state::{cr0, cr4, flag};
 use crate::testing::{CODE, MEMORY, finish, in_mode, long_mode, protected_mode, real_mode, vector};
@@ -235,6 +235,6 @@ fn other_instructions_are_not_taken_for_sse() {
     let codes: [&[u8]; 4] =
         [&[0x0f, 0xfc, 0xc1], &[0xf3, 0x0f, 0xd6, 0xc0], &[0x0f, 0x2a, 0xc0], &[0xf2, 0x0f, 0x7c, 0xc1]];
     for code in codes {
-        assert_eq!(finish(&mut sse(code)), Exit::Unsupported, "{code:x?}");
+        assert_eq!(finish(&mut sse(code)), Exit::Unsupported(Missing::Instruction), "{code:x?}");
     }
 }

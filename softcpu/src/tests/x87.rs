@@ -1,5 +1,5 @@
 use crate::Cpu;
-use crate::exit::Exit;
+use crate::exit::{Exit, Missing};
 use crate::memory::VecMemory;
 use crate::state::{Fpu, cr0, cr4, flag};
 use crate::testing::{finish, in_mode, long_mode, protected_mode, vector};
@@ -196,7 +196,7 @@ fn a_pending_exception_is_raised_by_the_next_waiting_instruction() {
         let mut cpu = x87(64, code);
         cpu.state.cr0 &= !cr0::NE;
         cpu.state.fpu.status = 0x8081;
-        assert_eq!(finish(&mut cpu), Exit::Unsupported, "{code:x?}");
+        assert_eq!(finish(&mut cpu), Exit::Unsupported(Missing::FpuInterrupt), "{code:x?}");
     }
     // fnstcw, fnstsw ax, fnclex and fninit do not wait.
     let mut cpu = x87(64, &[0xd9, 0x3e, 0xdf, 0xe0, 0xdb, 0xe2, 0x9b, 0xdb, 0xe3]);

@@ -2,7 +2,7 @@
 //! systems.
 
 use crate::error::ImageError;
-use crate::file_format::FileFormat;
+use crate::file_format::{FileFormat, multiboot_header};
 use crate::host::printable;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
 
 /// True if a file that is not an ELF file has a multiboot header.
 pub fn is_multiboot(bytes: &[u8]) -> bool {
-    FileFormat::of(bytes) == Some(FileFormat::Multiboot)
+    multiboot_header(bytes).is_some() && FileFormat::of(bytes) == Some(FileFormat::Multiboot)
 }
 
 /// Refuses a file that is not an ELF file, if its content shows that it is not a flat binary either. `load_at` is the

@@ -8,6 +8,7 @@ use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 /// The vCPU whose exit a controller handles: its registers and the guest's memory.
 pub trait VcpuState {
@@ -163,6 +164,18 @@ impl Location {
             (true, true) => Mode::Long,
         };
         Self::At { mode, cs, rip }
+    }
+
+    /// True if the vCPU is at an address in none of the ranges. False if its location is not known, or if there are no ranges.
+    pub fn is_outside(&self, image: &[Range<u64>]) -> bool {
+        match *self {
+            Self::At { mode, cs, rip } if !image.is_empty() => {
+                let base = if mode == Mode::Real { u64::from(cs) << 4 } else { 0 };
+                let place = base.saturating_add(rip);
+                !image.iter().any(|range| range.contains(&place))
+            }
+            Self::At { .. } | Self::Reset | Self::NotStarted => false,
+        }
     }
 }
 

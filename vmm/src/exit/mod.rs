@@ -142,13 +142,14 @@ fn width(size: u8) -> &'static str {
     }
 }
 
-/// The bytes of an instruction that KVM could not emulate, if KVM reports them, or that the software processor does not
-/// have.
+/// The bytes of an instruction that KVM could not emulate, if KVM reports them, or that the software processor could not
+/// execute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instruction {
     bytes: [u8; 15],
     len: u8,
-    is_soft: bool,
+    /// The reason of the software processor, as a sentence.
+    reason: Option<&'static str>,
 }
 
 impl Instruction {
@@ -162,19 +163,25 @@ impl Instruction {
         instruction
     }
 
-    /// An instruction that the software processor does not have.
-    pub(crate) fn unsupported(bytes: &[u8]) -> Self {
-        Self { is_soft: true, ..Self::new(bytes) }
+    /// An instruction that the software processor could not execute, for this reason.
+    pub(crate) fn unsupported(bytes: &[u8], reason: &'static str) -> Self {
+        Self { reason: Some(reason), ..Self::new(bytes) }
     }
 
-    /// True for an instruction that the software processor does not have.
+    /// The reason why the software processor could not execute the instruction, as a sentence. `None` if KVM could not
+    /// emulate it: KVM gives no reason.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.reason
+    }
+
+    /// True if the software processor could not execute the instruction.
     pub fn is_soft(&self) -> bool {
-        self.is_soft
+        self.reason.is_some()
     }
 
     /// The first `len` bytes.
     pub(crate) fn first(self, len: usize) -> Self {
-        Self { is_soft: self.is_soft, ..Self::new(self.bytes().get(..len).unwrap_or(self.bytes())) }
+        Self { reason: self.reason, ..Self::new(self.bytes().get(..len).unwrap_or(self.bytes())) }
     }
 
     /// The bytes. Empty if KVM did not report them.

@@ -135,11 +135,7 @@ impl fmt::Display for Stop {
             Self::Quit => f.write_str("ended at the console (Ctrl-A x)"),
             Self::TripleFault => f.write_str("triple fault (an exception without a working handler)"),
             Self::EmulationFailure(instruction) => {
-                f.write_str(match (instruction.is_soft(), instruction.bytes()) {
-                    (false, _) => "KVM could not emulate a guest instruction",
-                    (true, []) => "the guest continued at an address without memory",
-                    (true, _) => "the software processor does not have an instruction",
-                })?;
+                f.write_str(instruction.reason().unwrap_or("KVM could not emulate a guest instruction"))?;
                 match instruction.bytes() {
                     [] => Ok(()),
                     bytes => {

@@ -103,7 +103,7 @@ impl fmt::Display for Doubt {
             ),
             Self::OtherMode { text, modes, load_at } => write!(
                 f,
-                "it printed no text, and its code prints the text {text:?} only in another mode: add {} to the address \
+                "it printed no text, and its code prints the text {text:?} only in another mode: give {} as the mode \
                  (FILE@{load_at:#x}{})",
                 modes.join(" or "),
                 modes.first().unwrap_or(&"")

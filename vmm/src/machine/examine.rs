@@ -5,8 +5,9 @@ use crate::controller::vcpu::Location;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::background::Background;
-use crate::machine::explain::{Explanation, Scene, suspicion_without_state};
-use crate::machine::processors::MachineVcpu;
+use crate::machine::doubt::Doubt;
+use crate::machine::explain::{Explanation, Scene, other_mode, suspicion_without_state};
+use crate::machine::processors::{MachineVcpu, Processor};
 use crate::machine::report::{Report, VcpuReport, Verdict};
 use crate::machine::restore::Restore;
 use crate::machine::session::RunResult;
@@ -50,6 +51,8 @@ impl Machine {
             stop = error.into();
             Vec::new()
         });
+        let missed_simvirtio = self.missed_simvirtio(&stop, explanation.as_ref());
+        let other_mode = self.other_mode(verdict.as_ref(), &doubts);
         Report {
             stop,
             processor: self.processor(),
@@ -64,7 +67,8 @@ impl Machine {
             timing: self.clock.map(|clock| totals.timing(clock)),
             last_exits: last,
             lost_suspicion,
-            missed_simvirtio: self.missed_simvirtio(),
+            missed_simvirtio,
+            other_mode,
             kernel: totals.kernel(),
             profile: totals.profile,
             trace: totals.trace,
@@ -118,12 +122,26 @@ impl Machine {
     fn explain(&mut self, stop: &Stop, stopped_by: usize) -> (Option<Location>, Option<Explanation>) {
         let orderly =
             stop.is_orderly() || matches!(stop, Stop::OutputFailed(_) | Stop::InputFailed(_) | Stop::Quit);
-        let processor = self.processors.kind();
         let Some(vcpu) = self.processors.get_mut(stopped_by).filter(|_| !orderly) else {
             return (None, None);
         };
         let location = vcpu.location(has_shut_down(stop));
         let Some(location) = known(location, vcpu) else { return (None, None) };
+        // After these, only a guest that has left its code is explained.
+        let is_misled = matches!(stop, Stop::ProtocolError(_) | Stop::OutputLimit(_));
+        let is_explained = match stop {
+            Stop::Interrupted | Stop::ControllerFailed(_) | Stop::HostFailed(_) => false,
+            _ => !is_misled || self.restore.is_some() && location.is_outside(&self.image),
+        };
+        let explanation = if is_explained { self.explanation(stop, stopped_by, location) } else { None };
+        let tells = |found: &Explanation| found.suspicion().is_some() || found.cause().is_some();
+        (Some(location), explanation.filter(|found| !is_misled || tells(found)))
+    }
+
+    /// The explanation of the death of a vCPU.
+    fn explanation(&mut self, stop: &Stop, index: usize, location: Location) -> Option<Explanation> {
+        let processor = self.processors.kind();
+        let vcpu = self.processors.get_mut(index)?;
         let start = vcpu.start_of_stack().filter(|_| self.restore.is_some());
         let scene = Scene {
             image: self.restore.as_ref().map(Restore::image),
@@ -135,43 +153,28 @@ impl Machine {
             ),
             is_kernel: self.restore.is_none(),
             died: matches!(stop, Stop::TripleFault | Stop::EmulationFailure(_)),
+            is_unemulated: self.restore.is_some()
+                && matches!(stop, Stop::EmulationFailure(bytes) if !bytes.is_soft()),
+            is_soft: processor == Processor::Soft,
             is_foreign: false,
         };
-        let explanation = match stop {
-            Stop::Interrupted
-            | Stop::ProtocolError(_)
-            | Stop::OutputLimit(_)
-            | Stop::ControllerFailed(_)
-            | Stop::HostFailed(_) => None,
-            _ => match (vcpu.regs(), vcpu.sregs()) {
-                (Ok(regs), Ok(sregs)) => {
-                    let explanation = Explanation::new(location, regs, sregs, &self.memory, &scene);
-                    let explanation = match vcpu.soft() {
-                        Some(soft) => explanation.map(|explanation| {
-                            explanation.with_facts(stop, soft.cpu(), &self.memory, scene.image)
-                        }),
-                        None => explanation,
-                    };
-                    explanation.map(|explanation| {
-                        explanation.with_state_check(stop, processor, &self.memory, scene.image)
-                    })
-                }
-                _ => None,
-            },
+        let (regs, sregs) = (vcpu.regs().ok()?, vcpu.sregs().ok()?);
+        let explanation = Explanation::new(location, regs, sregs, &self.memory, &scene)?;
+        let explanation = match vcpu.soft() {
+            Some(soft) => explanation.with_facts(stop, soft.cpu(), &self.memory, scene.image),
+            None => explanation,
         };
-        (Some(location), explanation)
+        Some(explanation.with_state_check(stop, processor, &self.memory, scene.image))
     }
 
-    /// True if a machine without SIMVIRTIO has something in memory where the window would be, which the image did not put
-    /// there.
-    fn missed_simvirtio(&self) -> bool {
-        let (window, end) = (abi::WINDOW, abi::WINDOW.saturating_add(abi::WINDOW_SIZE));
-        let Some(image) = self.restore.as_ref().map(Restore::image) else { return false };
-        let mut bytes = [0; abi::WINDOW_SIZE as usize];
-        matches!(self.background, Background::Nothing)
-            && !image.overlaps(window, end)
-            && self.memory.read(Gpa(window), &mut bytes)
-            && bytes.iter().any(|byte| *byte != 0)
+    /// The modes that the code of a flat binary seems to be for, if it ended without a right result in another one.
+    fn other_mode(&self, verdict: Option<&Verdict>, doubts: &[Doubt]) -> Option<&'static str> {
+        let is_wrong =
+            verdict.is_some_and(|verdict| !verdict.passed()) || doubts.contains(&Doubt::NothingSeen);
+        // The other doubts may know the mode from its text.
+        let is_told = doubts.iter().any(|doubt| matches!(doubt, Doubt::OtherMode { .. }));
+        let image = self.restore.as_ref().map(Restore::image).filter(|_| is_wrong && !is_told)?;
+        other_mode(image)
     }
 
     /// The verdict about a run that ended with `stop`. `None` if none was requested, or if the guest left no result.

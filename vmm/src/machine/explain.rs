@@ -4,11 +4,15 @@
 //! state of the vCPU, so the text calls it probable.
 
 mod astray;
+mod buried;
+mod cause;
+mod control;
 mod derail;
 mod exact;
 mod features;
 mod foreign;
 mod handler;
+mod idt;
 mod instruction;
 mod other_mode;
 mod registers;
@@ -20,6 +24,7 @@ mod suspicion;
 mod target;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use crate::boot::Image;
 use crate::controller::vcpu::Location;
@@ -31,7 +36,7 @@ use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
 use crate::x86::state_check::Finding;
 pub use foreign::DeadVcpu;
-use iced_x86::Instruction;
+use idt::Idt;
 use instruction::{SHOWN_INVALID_BYTES, code_bits, decode, format, instruction_bytes, shown_len};
 use softcpu::Cpu;
 use std::borrow::Cow;
@@ -85,6 +90,12 @@ pub struct Explanation {
     suspicion: Option<Suspicion>,
     /// The cause, if the processor knows it.
     cause: Option<String>,
+    /// The exceptions of a triple fault, in their order, if the processor knows them.
+    exceptions: Vec<String>,
+    /// The address in SIMVIRTIO's window that the guest accesses next, if a limit ended it.
+    window_access: Option<u64>,
+    /// KVM could not emulate the instruction, and the software processor has it.
+    runs_on_soft: bool,
     /// The top of the stack, lowest address first. `None` if it cannot be read.
     stack: Option<Vec<u64>>,
     /// The rules that the state breaks, without those that the other fields tell about.
@@ -125,8 +136,12 @@ impl Explanation {
         let state = State { regs: &regs, sregs: &sregs, probe: &probe, memory, width, scene };
         let stack = translate(&probe, memory, probe.linear(sregs.ss.base, state.stack_offset())).gpa;
         Self {
-            suspicion: suspicion(&code, instruction.as_ref(), &bytes, &state),
+            runs_on_soft: scene.is_unemulated
+                && instruction.is_some_and(|instruction| cause::runs_on_soft(&instruction, &bytes, &state)),
+            suspicion: cause::suspicion(&code, instruction.as_ref(), &bytes, &state),
+            window_access: if scene.died { None } else { window::accessed(rip, &state) },
             cause: None,
+            exceptions: Vec::new(),
             mapping: code.description,
             instruction_len: instruction.as_ref().map_or(SHOWN_INVALID_BYTES, shown_len),
             instruction: instruction.map(|instruction| format(&instruction, &bytes)).unwrap_or_default(),
@@ -146,11 +161,22 @@ impl Explanation {
         self.suspicion.as_deref()
     }
 
-    /// The cause of the guest's death as the software processor knows it: the exceptions of a triple fault, each with its
-    /// error code. After a timeout: the loop that the guest was in. In all cases first: the exception or interrupt whose handler
+    /// True if KVM could not emulate the guest's instruction, and the guest may run on the software processor, which has it.
+    pub fn runs_on_soft(&self) -> bool {
+        self.runs_on_soft && self.suspicion.is_none()
+    }
+
+    /// The cause of the guest's death as the software processor knows it: the first exception of a triple fault. The text of
+    /// the explanation lists all of them. After a timeout: the loop that the guest was in. In all cases first: the exception or interrupt whose handler
     /// is no code, after which the guest ran astray. A phrase; `None` with KVM, which does not tell it.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// The address in SIMVIRTIO's window that the guest accesses next, if it did not end by itself: a driver waits there, if
+    /// the window is memory.
+    pub fn window_access(&self) -> Option<u64> {
+        self.window_access
     }
 
     /// The rules that the state breaks, without those that the other parts of the explanation tell about.
@@ -169,16 +195,25 @@ impl Explanation {
     ) -> Self {
         let ran_astray = matches!(
             stop,
-            Stop::TripleFault | Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::EmulationFailure(_)
+            Stop::TripleFault
+                | Stop::Timeout(_)
+                | Stop::WallTimeout(_)
+                | Stop::EmulationFailure(_)
+                | Stop::ProtocolError(_)
+                | Stop::OutputLimit(_)
         );
         let probe = Probe::new(memory as &dyn ReadMemory, *self.sregs);
         let stray =
             image.filter(|_| ran_astray).and_then(|image| stray::stray(processor, &probe, memory, image));
         // A guess about what followed would only distract.
         let suspicion = if stray.is_some() { None } else { self.suspicion };
+        let mut exceptions = Vec::new();
         let cause = match stop {
             Stop::TripleFault => {
-                let died = processor.death().and_then(|death| exact::death(death, suspicion.as_deref()));
+                let death = processor.death();
+                let idt = Idt { sregs: &self.sregs, probe: &probe, memory };
+                exceptions = death.map(|death| exact::exceptions(death, &idt)).unwrap_or_default();
+                let died = death.and_then(|death| exact::first(death, suspicion.as_deref()));
                 match (stray, died) {
                     (Some(stray), Some(died)) => Some(format!("{stray}; later {died}")),
                     (stray, died) => stray.or(died),
@@ -187,7 +222,7 @@ impl Explanation {
             Stop::Timeout(_) | Stop::WallTimeout(_) => stray.or_else(|| exact::looped(processor)),
             _ => stray,
         };
-        Self { cause, suspicion, ..self }
+        Self { cause, suspicion, exceptions, ..self }
     }
 
     /// The bytes and the text of the instruction. `None` if it cannot be read.
@@ -258,6 +293,10 @@ impl fmt::Display for Explanation {
             self.write_system_registers(f)?;
             return self.write_findings(f);
         }
+        for (number, exception) in (1..).zip(&self.exceptions) {
+            let label = if number == 1 { "exceptions" } else { "" };
+            writeln!(f, "  {label:<11}  {number}. {exception}")?;
+        }
         if !self.instruction.is_empty() {
             writeln!(f, "  instruction  {}", self.instruction)?;
         }
@@ -285,6 +324,11 @@ pub(super) fn suspicion_without_state(image: &Image, last: &[TracedExit]) -> Opt
     derail::derailed_before_reset(image, &exits).map(Cow::into_owned)
 }
 
+/// The modes, such as ":64", that the code of a flat binary seems to be for, if it is not its own.
+pub(super) fn other_mode(image: &Image) -> Option<&'static str> {
+    other_mode::choice(image)
+}
+
 /// The knowledge of the machine about the guest, besides the state of the vCPU.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Scene<'a> {
@@ -299,6 +343,10 @@ pub(super) struct Scene<'a> {
     pub(super) has_window: bool,
     /// The guest died of a fault. If not, only a guest that left its code is explained.
     pub(super) died: bool,
+    /// KVM could not emulate an instruction of the guest.
+    pub(super) is_unemulated: bool,
+    /// The vCPU is a software processor.
+    pub(super) is_soft: bool,
     /// The guest is that of another program, so it has not this machine's ports.
     pub(super) is_foreign: bool,
 }
@@ -334,43 +382,6 @@ impl State<'_> {
         let read = word.get_mut(..usize::try_from(self.width).ok()?)?;
         self.memory.read(gpa, read).then(|| u64::from_le_bytes(word))
     }
-}
-
-/// The probable cause of the guest's death, or of its timeout.
-fn suspicion(
-    code: &Target,
-    instruction: Option<&Instruction>,
-    bytes: &[u8],
-    state: &State<'_>,
-) -> Option<Suspicion> {
-    // Behind the instruction there may be variables.
-    let own = bytes.get(..instruction.map_or(1, Instruction::len)).unwrap_or(bytes);
-    let is_code = |gpa: Gpa| state.scene.image.is_some_and(|image| is_code_of(image, gpa, own));
-    let outside = !code.gpa.is_some_and(is_code);
-    let derailed = derail::derailed(state, outside);
-    if derailed.is_some() {
-        return derailed;
-    }
-    let has_left = outside && state.scene.image.is_some();
-    if !state.scene.died {
-        let in_zeroes = has_left && bytes.starts_with(&[0; 4]);
-        return in_zeroes.then(|| astray::way_out(code.linear, state));
-    }
-    let is_undefined = instruction.is_some_and(suspicion::is_undefined);
-    let found = match (code.fault, instruction) {
-        (Some(fault), _) => Some(suspicion::of_fetch(fault)),
-        (None, Some(_)) if has_left && is_undefined => Some(astray::way_out(code.linear, state)),
-        (None, Some(instruction)) => suspicion::of_instruction(instruction, bytes, state),
-        (None, None) => Some(astray::of_place_without_memory(code.linear, state)),
-    };
-    found.or_else(|| has_left.then(|| astray::LEFT.into()))
-}
-
-/// True if `bytes`, which memory holds at `gpa`, are those of the image's code. A guest that has left its code may have overwritten
-/// it.
-fn is_code_of(image: &Image, gpa: Gpa, bytes: &[u8]) -> bool {
-    image.code_ranges().iter().any(|range| range.contains(&gpa.0))
-        && image.bytes_from(gpa.0).is_none_or(|code| code.iter().zip(bytes).all(|(code, byte)| code == byte))
 }
 
 /// Reads the top of the stack, up to the end of memory.

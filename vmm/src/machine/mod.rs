@@ -28,6 +28,7 @@ mod ending;
 mod examine;
 mod explain;
 mod linux;
+mod missed_window;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 mod pc;
 mod processors;

@@ -141,8 +141,12 @@ pub struct Report {
     pub ram: u64,
     /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
     pub image: Arc<[Range<u64>]>,
-    /// The machine has no SIMVIRTIO device, although the guest stored where its window would be. Always false for Linux.
+    /// The machine has no SIMVIRTIO device, although the guest looked for it: it stored where the window would be, waited
+    /// there until a timeout, or did not end well and knows the magic. Always false for Linux.
     pub missed_simvirtio: bool,
+    /// The modes, such as ":64", that the code of a flat binary seems to be for. `None` unless the guest ended without a right
+    /// result, or without any effect, in a mode that is not among them.
+    pub other_mode: Option<&'static str>,
     /// The probable cause of a death after which the host has reset the vCPU, which leaves no explanation.
     pub(crate) lost_suspicion: Option<String>,
     pub(crate) devices: Arc<Devices>,
@@ -160,14 +164,7 @@ impl Report {
     /// True if the vCPU was outside its image, for example after a jump to a wrong address or past the last instruction.
     /// False if [`location`](Self::location) is not known. Always false for Linux, whose image is not recorded.
     pub fn left_its_image(&self) -> bool {
-        match self.location.filter(|_| !self.image.is_empty()) {
-            Some(Location::At { mode, cs, rip }) => {
-                let base = if mode == Mode::Real { u64::from(cs) << 4 } else { 0 };
-                let place = base.saturating_add(rip);
-                !self.image.iter().any(|range| range.contains(&place))
-            }
-            Some(Location::Reset | Location::NotStarted) | None => false,
-        }
+        self.location.is_some_and(|location| location.is_outside(&self.image))
     }
 
     /// The failure of the host that ended the run ([`Stop::HostFailed`]), for a caller to whom the report of such a run is of
@@ -197,7 +194,10 @@ impl Report {
         const WAITS: u64 = 16;
         let device = self.simvirtio.as_ref()?;
         let history = device.history;
-        let is_foreign = history.misplaced_statuses > 0 || history.misplaced_waits > WAITS;
+        let waits = self.explanation.as_ref().and_then(Explanation::window_access);
+        let is_foreign = history.misplaced_statuses > 0
+            || history.misplaced_waits > WAITS
+            || waits == Some(abi::WINDOW + device.layout.other().device_status());
         (is_foreign && history.readies == 0).then_some(device.layout.other())
     }
 

@@ -14,7 +14,7 @@ use crate::memory::{Gpa, GuestMemory, PagedMemory};
 use crate::x86::modes::{Start, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
 use simvirtio::abi;
-use softcpu::{Cpu, State};
+use softcpu::{Cpu, Missing, State};
 use std::fmt;
 
 /// The share of a slice that an exit takes, in instructions. An exit takes a few microseconds.
@@ -174,11 +174,34 @@ impl SoftVcpu {
             softcpu::Exit::WrMsr { index, data } => Exit::WrMsr { index, data },
             softcpu::Exit::Halted => Exit::Hlt,
             softcpu::Exit::Shutdown => Exit::Shutdown,
-            softcpu::Exit::Unsupported => {
-                Exit::EmulationFailure(Instruction::unsupported(&self.cpu.instruction_bytes()))
+            softcpu::Exit::Unsupported(missing) => {
+                let bytes = self.cpu.instruction_bytes();
+                Exit::EmulationFailure(Instruction::unsupported(&bytes, reason(missing, &bytes)))
             }
             softcpu::Exit::SliceEnd => self.end_slice(),
         }
+    }
+}
+
+/// The reason why the processor could not execute the instruction with these bytes, as a sentence.
+fn reason(missing: Missing, bytes: &[u8]) -> &'static str {
+    match missing {
+        Missing::Instruction => "the software processor does not have an instruction",
+        Missing::TaskSwitch => {
+            "the software processor does not have hardware task switches, which the guest needs here (a TSS or a task gate is \
+             the target)"
+        }
+        Missing::Virtual8086 => {
+            "the software processor does not have virtual-8086 mode, which the guest needs here"
+        }
+        Missing::Breakpoint => {
+            "the software processor does not have breakpoints in debug registers, which this value of dr7 sets"
+        }
+        Missing::FpuInterrupt => {
+            "the software processor does not have interrupts for FPU errors, which the guest needs here (CR0.NE is 0)"
+        }
+        Missing::CodeMemory if bytes.is_empty() => "the guest continued at an address without memory",
+        Missing::CodeMemory => "the guest reached the end of its memory in the middle of an instruction",
     }
 }
 

@@ -37,9 +37,14 @@ pub(super) fn of_place_without_memory(linear: u64, state: &State<'_>) -> Suspici
     }
 }
 
-/// The way in which the guest left its image, at a linear address outside.
-pub(super) fn way_out(linear: u64, state: &State<'_>) -> Suspicion {
-    if ran_through_zeroes(linear, state) { PAST_END.into() } else { LEFT.into() }
+/// The way in which the guest left its image, at a linear address outside. `is_cut`: memory ends in the instruction
+/// there.
+pub(super) fn way_out(linear: u64, is_cut: bool, state: &State<'_>) -> Suspicion {
+    match (ran_through_zeroes(linear, state), is_cut) {
+        (true, true) => format!("{PAST_END}, to the end of its memory").into(),
+        (true, false) => PAST_END.into(),
+        (false, _) => LEFT.into(),
+    }
 }
 
 /// True if there are zeroes before the linear address, and the flags are those of their last addition.

@@ -3,7 +3,7 @@
 use super::State;
 use super::registers::register_value;
 use super::suspicion::Suspicion;
-use super::{features, other_mode, stack};
+use super::{buried, features, other_mode, stack};
 use crate::boot::Image;
 use crate::exit::Exit;
 use crate::machine::doubt::{missing_firmware, missing_handler};
@@ -46,6 +46,9 @@ pub(super) fn derailed(state: &State<'_>, outside: bool) -> Option<Suspicion> {
     let overflow = stack::overflow(state);
     if !outside || overflow.is_some() {
         return overflow;
+    }
+    if let Some(overflow) = buried::buried(image, state) {
+        return Some(overflow);
     }
     if let Some(target) = called_pointer(state, image) {
         let place = if target == 0 { "0".into() } else { format!("{target:#x}, which is outside its image") };

@@ -1,6 +1,7 @@
 //! The facts of the software processor about the end of a guest: the faults of its death, and the loop of a timeout. With
 //! KVM, both can only be guessed.
 
+use super::idt::Idt;
 use crate::memory::PagedMemory;
 use softcpu::{Cpu, Death, Fault};
 
@@ -8,31 +9,50 @@ use softcpu::{Cpu, Death, Fault};
 const PAGE_FAULT: u8 = 14;
 /// #DF.
 const DOUBLE_FAULT: u8 = 8;
+/// The bit of an error code that names an entry of the IDT.
+const IDT_ENTRY: u32 = 2;
 /// The most blocks of a loop that are listed.
 const MAX_BLOCKS: usize = 4;
 
-/// The faults of a triple fault, as a phrase. `cause` is what the explanation has found: the first fault in words, or the
-/// mistake of the guest that led to it, which remains a guess.
-pub(super) fn death(death: &Death, cause: Option<&str>) -> Option<String> {
-    let (first, later) = death.faults.split_first()?;
+/// The first exception of a triple fault, as a phrase. `cause` is what the explanation has found: the exception in words, or
+/// the mistake of the guest that led to it, which remains a guess.
+pub(super) fn first(death: &Death, cause: Option<&str>) -> Option<String> {
+    let first = death.faults.first()?;
     let name = Fault::name(first.vector).unwrap_or("an exception");
-    let mut text = match cause {
+    Some(match cause {
         Some(cause) if cause.starts_with(name) => cause.to_owned(),
         // A cause of another exception is not that of this death.
         Some(cause) if !cause.starts_with('#') => {
             format!("probably {cause}; then {}", describe(first, Some(death.rip)))
         }
         _ => describe(first, Some(death.rip)),
-    };
+    })
+}
+
+/// The exceptions of a triple fault, a line for each. `idt` is the IDT through which they could not be delivered.
+pub(super) fn exceptions(death: &Death, idt: &Idt<'_>) -> Vec<String> {
     // The double fault itself follows from the second exception.
-    for fault in later.iter().filter(|fault| fault.vector != DOUBLE_FAULT) {
-        let delivered = match fault.while_delivering {
-            Some(DOUBLE_FAULT) => ", and that of the double fault",
-            _ => "; its delivery raised",
-        };
-        text += &format!("{delivered} {}", describe(fault, None));
+    let raised = death.faults.iter().filter(|fault| fault.vector != DOUBLE_FAULT);
+    raised
+        .map(|fault| match fault.while_delivering {
+            None => describe(fault, Some(death.rip)),
+            Some(vector) => at_delivery(fault, vector, idt),
+        })
+        .collect()
+}
+
+/// An exception that was raised at the delivery of the exception `vector`.
+fn at_delivery(fault: &Fault, vector: u8, idt: &Idt<'_>) -> String {
+    let delivered = match vector {
+        DOUBLE_FAULT => "the double fault (#DF)".into(),
+        _ => Fault::name(vector).map_or_else(|| format!("int {vector:#x}"), str::to_owned),
+    };
+    // The error code names the entry (SDM volume 3, section 6.13).
+    let mistake = fault.error.filter(|error| error & IDT_ENTRY != 0 && fault.vector != PAGE_FAULT);
+    match mistake.and_then(|error| idt.mistake((error >> 3 & 0xff) as u8)) {
+        Some(mistake) => format!("{fault} at the delivery of {delivered}: {mistake}"),
+        None => format!("{} at the delivery of {delivered}", describe(fault, None)),
     }
-    Some(text)
 }
 
 /// An exception with its error code in words. `rip` is that of the instruction, if one raised it.
@@ -51,8 +71,7 @@ fn describe(fault: &Fault, rip: Option<u64>) -> String {
             };
             format!("{fault} for a {access} {address:#x}, {reason}")
         }
-        // The error code names an entry of the IDT (SDM volume 3, section 6.13).
-        (_, Some(error), _) if error & 2 != 0 => {
+        (_, Some(error), _) if error & IDT_ENTRY != 0 => {
             format!("{fault} for entry {} of the IDT", error >> 3 & 0xff)
         }
         (_, Some(error), _) if error & !1 != 0 && fault.vector != PAGE_FAULT => {
@@ -82,34 +101,61 @@ pub(super) fn looped(cpu: &Cpu<PagedMemory>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::explain::View;
+    use crate::memory::{Gpa, GuestMemory};
+    use crate::x86::registers::Sregs;
 
     fn fault(vector: u8, error: Option<u32>, while_delivering: Option<u8>) -> Fault {
         Fault { vector, error, cr2: (vector == PAGE_FAULT).then_some(0xdead_0000), while_delivering }
     }
 
-    #[test]
-    fn a_death_names_each_fault() {
+    fn chain() -> Death {
         let faults = vec![
             fault(PAGE_FAULT, Some(2), None),
             fault(13, Some(0x72), Some(14)),
             fault(DOUBLE_FAULT, Some(0), Some(13)),
             fault(13, Some(0x42), Some(8)),
         ];
-        let chain = Death { faults, cs: 8, rip: 0x1000 };
+        Death { faults, cs: 8, rip: 0x1000 }
+    }
+
+    /// An IDT of one page at 0x1000 in 32-bit code.
+    fn with_idt<R>(limit: u16, then: impl FnOnce(&Idt<'_>) -> R) -> R {
+        let memory = GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap();
+        memory.write(Gpa(0x1000 + 14 * 8), &0x8e00_0008_1000u64.to_le_bytes()).unwrap();
+        let mut sregs = Sregs { cr0: 1, ..Default::default() };
+        (sregs.idt.base, sregs.idt.limit) = (0x1000, limit);
+        let probe = View::new(&memory, sregs);
+        then(&Idt { sregs: &sregs, probe: &probe, memory: &memory })
+    }
+
+    #[test]
+    fn a_death_names_each_exception() {
         assert_eq!(
-            death(&chain, None).unwrap(),
-            "#PF (error code 0x2) for a write to 0xdead0000, which is not mapped; its delivery raised #GP (error code 0x72) for \
-             entry 14 of the IDT, and that of the double fault #GP (error code 0x42) for entry 8 of the IDT"
+            with_idt(0, |idt| exceptions(&chain(), idt)),
+            [
+                "#PF (error code 0x2) for a write to 0xdead0000, which is not mapped",
+                "#GP (error code 0x72) at the delivery of #PF: the IDT has no entry 14 (its limit is 0x0)",
+                "#GP (error code 0x42) at the delivery of the double fault (#DF): the IDT has no entry 8 (its limit is 0x0)",
+            ]
         );
-        let known = death(&chain, Some("#PF: it wrote")).unwrap();
-        assert!(known.starts_with("#PF: it wrote; its delivery raised #GP"), "{known}");
-        assert!(death(&chain, Some("#GP: another")).unwrap().starts_with("#PF (error code 0x2)"));
-        let mistake = death(&chain, Some("the entry point returned")).unwrap();
+        let listed = with_idt(0x7f, |idt| exceptions(&chain(), idt));
+        assert_eq!(listed[1], "#GP (error code 0x72) for entry 14 of the IDT at the delivery of #PF");
+        assert!(listed[2].ends_with("(#DF): entry 8 of the IDT is empty"), "{listed:?}");
+    }
+
+    #[test]
+    fn the_first_exception_is_the_cause() {
+        let cause = |known| first(&chain(), known).unwrap();
+        assert_eq!(cause(None), "#PF (error code 0x2) for a write to 0xdead0000, which is not mapped");
+        assert_eq!(cause(Some("#PF: it wrote")), "#PF: it wrote");
+        assert!(cause(Some("#GP: another")).starts_with("#PF (error code 0x2)"));
+        let mistake = cause(Some("the entry point returned"));
         assert!(
             mistake.starts_with("probably the entry point returned; then #PF (error code 0x2)"),
             "{mistake}"
         );
-        assert_eq!(death(&Death::default(), None), None);
+        assert_eq!(first(&Death::default(), None), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::x86::registers::Sregs;
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, NasmFormatter};
 
 /// The maximum length of an x86 instruction, in bytes.
-const MAX_INSTRUCTION: usize = 15;
+pub(super) const MAX_INSTRUCTION: usize = 15;
 /// The number of bytes that are shown of an instruction that cannot be decoded.
 pub(super) const SHOWN_INVALID_BYTES: usize = 4;
 

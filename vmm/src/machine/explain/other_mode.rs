@@ -8,18 +8,25 @@
 use super::suspicion::Suspicion;
 use crate::boot::Image;
 use crate::x86::modes::Mode;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Mnemonic, OpKind, Register};
 
 /// The most instructions that are looked at.
 const MAX_INSTRUCTIONS: usize = 1000;
 /// So many instructions with 64-bit registers are no accident.
 const MANY_WIDE: usize = 2;
+/// The same in 32-bit code, where a REX prefix is a decrement of EAX, as in 16-bit code, but the rest has the same length.
+const MORE_WIDE: usize = 3;
 
 /// The advice to choose another mode, if the code seems to be for one.
 pub(super) fn advice(image: &Image) -> Option<Suspicion> {
+    choice(image).map(|choice| format!("the code is for another mode: give {choice} (FILE@ADDR:MODE)").into())
+}
+
+/// The modes that the code seems to be for, if it is not its own.
+pub(super) fn choice(image: &Image) -> Option<&'static str> {
     let (_, bytes) = image.flat_file()?;
     let own = |bits| Reading::of(bytes, bits);
-    let choice = match image.mode() {
+    Some(match image.mode() {
         Mode::Real => {
             let (mine, wide, narrow) = (own(16), own(64), own(32));
             let is_wrong = mine.is_broken || mine.has_zeroes;
@@ -29,10 +36,15 @@ pub(super) fn advice(image: &Image) -> Option<Suspicion> {
                 _ => return None,
             }
         }
-        Mode::Protected => of_16_bits(bytes, &own(32))?,
+        Mode::Protected => {
+            let (mine, wide) = (own(32), own(64));
+            match wide.is_plausible() && (wide.wide >= MORE_WIDE || wide.wide > 0 && mine.is_in_vain) {
+                true => ":64",
+                false => of_16_bits(bytes, &mine)?,
+            }
+        }
         Mode::Long | Mode::User => of_16_bits(bytes, &own(64))?,
-    };
-    Some(format!("the code may be for another mode: give {choice} (FILE@ADDR:MODE)").into())
+    })
 }
 
 /// The choice for code that runs in a mode of 32 or 64 bits, but seems to have 16.
@@ -52,6 +64,8 @@ struct Reading {
     is_broken: bool,
     /// It has the instruction `00 00`.
     has_zeroes: bool,
+    /// It decrements EAX and then overwrites it at once: the decrement is a REX prefix.
+    is_in_vain: bool,
     /// The number of its instructions with a 64-bit register.
     wide: usize,
 }
@@ -60,6 +74,7 @@ impl Reading {
     fn of(bytes: &[u8], bits: u32) -> Self {
         let mut reading = Self::default();
         let mut decoder = Decoder::with_ip(bits, bytes, 0, DecoderOptions::NONE);
+        let mut decrements = false;
         for _ in 0..MAX_INSTRUCTIONS {
             let start = decoder.position();
             let instruction = decoder.decode();
@@ -69,6 +84,10 @@ impl Reading {
             }
             let code = bytes.get(start..decoder.position()).unwrap_or_default();
             reading.has_zeroes |= code == [0, 0];
+            let overwrites = matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Lea);
+            reading.is_in_vain |= decrements && overwrites && instruction.op0_register() == Register::EAX;
+            decrements =
+                instruction.mnemonic() == Mnemonic::Dec && instruction.op0_register() == Register::EAX;
             let has_rex_w = code.first().is_some_and(|byte| byte & 0xf8 == 0x48);
             let is_wide =
                 instruction.op0_kind() == OpKind::Register && instruction.op0_register().size() == 8;

@@ -21,13 +21,45 @@ pub(super) fn wrong(instruction: &Instruction, state: &State<'_>) -> Option<Susp
     if state.sregs.cr0 & modes::CR0_PE == 0 {
         return None;
     }
+    if leaves_the_task(instruction, state) {
+        return None;
+    }
     let (selector, kind) = loaded(instruction, state)?;
     let register = match kind {
         Kind::Code => "cs",
         Kind::Stack => "ss",
         Kind::Data => "a data segment register",
     };
-    refusal(selector, kind, register, state).map(Suspicion::from)
+    let is_return =
+        matches!(instruction.mnemonic(), Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
+    refusal(selector, kind, register, is_return, state).map(Suspicion::from)
+}
+
+/// True if an instruction switches to another task, or to virtual-8086 mode.
+pub(super) fn switches_task(instruction: &Instruction, state: &State<'_>) -> bool {
+    /// TSS of 16 and 32 bits, and the task gate.
+    const TASKS: [u64; 3] = [0x1, 0x5, 0x9];
+    if state.sregs.cr0 & modes::CR0_PE == 0 || state.probe.is_long() {
+        return false;
+    }
+    let target =
+        loaded(instruction, state).filter(|(selector, kind)| *kind == Kind::Code && selector & 4 == 0);
+    let descriptor = target.and_then(|(selector, _)| descriptor(selector, state));
+    leaves_the_task(instruction, state)
+        || descriptor.is_some_and(|descriptor| TASKS.contains(&(descriptor >> 40 & 0x1f)))
+}
+
+/// True for an IRET to another task or to virtual-8086 mode, which loads no selector from the GDT (SDM volume 3, sections
+/// 7.3 and 21.2.2).
+fn leaves_the_task(instruction: &Instruction, state: &State<'_>) -> bool {
+    const NESTED_TASK: u64 = 1 << 14;
+    const VIRTUAL_8086: u64 = 1 << 17;
+    let is_iret = matches!(instruction.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd);
+    let is_virtual = || {
+        let flags = state.stack_word(8).unwrap_or(0);
+        instruction.mnemonic() == Mnemonic::Iretd && flags & VIRTUAL_8086 != 0
+    };
+    is_iret && !state.probe.is_long() && (state.regs.rflags & NESTED_TASK != 0 || is_virtual())
 }
 
 /// The selector that an instruction loads, and the kind of segment that it must select.
@@ -88,7 +120,7 @@ fn word(state: &State<'_>, linear: u64) -> Option<u64> {
 }
 
 /// The reason why the processor refuses to load a selector. `None` if it takes it, or if the GDT cannot be read.
-fn refusal(selector: u16, kind: Kind, register: &str, state: &State<'_>) -> Option<String> {
+fn refusal(selector: u16, kind: Kind, register: &str, is_return: bool, state: &State<'_>) -> Option<String> {
     let sregs = state.sregs;
     let is_null = selector & !3 == 0;
     if is_null {
@@ -121,13 +153,55 @@ fn refusal(selector: u16, kind: Kind, register: &str, state: &State<'_>) -> Opti
             last.saturating_add(1)
         ));
     }
-    let mut descriptor = [0; 8];
     let at = state.probe.translate_linear(sregs.gdt.base.checked_add(offset)?).ok()?.gpa;
-    if !state.memory.read(at, &mut descriptor) {
+    if !state.memory.read(at, &mut [0; 8]) {
         return Some(format!("the GDT at {:#x} is where there is no memory", sregs.gdt.base));
     }
-    wrong_descriptor(u64::from_le_bytes(descriptor), kind)
+    let descriptor = descriptor(selector, state)?;
+    let switches = kind == Kind::Code && !state.probe.is_long() && is_far_target(descriptor);
+    if switches {
+        return None;
+    }
+    let cpl = sregs.ss.dpl & 3;
+    wrong_descriptor(descriptor, kind)
         .map(|why| format!("{why}, in the GDT at selector {selector:#x}, which {register} cannot take"))
+        .or_else(|| {
+            let ring = wrong_privilege(descriptor, selector, kind, cpl, is_return)?;
+            Some(format!(
+                "#GP: the segment at selector {selector:#x} is for ring {ring}, and {register} cannot take it from ring {cpl} \
+                 with RPL {}",
+                selector & 3
+            ))
+        })
+}
+
+/// The entry of the GDT that a selector names. `None` if it cannot be read.
+fn descriptor(selector: u16, state: &State<'_>) -> Option<u64> {
+    let linear = state.sregs.gdt.base.checked_add(u64::from(selector & !7))?;
+    let gpa = state.probe.translate_linear(linear).ok()?.gpa;
+    let mut descriptor = [0; 8];
+    state.memory.read(gpa, &mut descriptor).then(|| u64::from_le_bytes(descriptor))
+}
+
+/// True for a TSS or a task gate, to which a far jump or call switches, and for a call gate.
+fn is_far_target(descriptor: u64) -> bool {
+    const TYPES: [u64; 5] = [0x1, 0x4, 0x5, 0x9, 0xc];
+    TYPES.contains(&(descriptor >> 40 & 0x1f))
+}
+
+/// The ring (DPL) of a segment that the guest must not load from ring `cpl`. `None` if it may (SDM volume 3, sections 5.5 to
+/// 5.8).
+fn wrong_privilege(descriptor: u64, selector: u16, kind: Kind, cpl: u8, is_return: bool) -> Option<u8> {
+    let (dpl, rpl) = ((descriptor >> 45 & 3) as u8, (selector & 3) as u8);
+    let (is_code, is_conforming) = (descriptor >> 43 & 1 == 1, descriptor >> 42 & 1 == 1);
+    let is_allowed = match kind {
+        Kind::Stack => dpl == cpl && rpl == cpl,
+        Kind::Data => is_code && is_conforming || dpl >= cpl.max(rpl),
+        Kind::Code if is_return => rpl >= cpl && if is_conforming { dpl <= rpl } else { dpl == rpl },
+        Kind::Code if is_conforming => dpl <= cpl,
+        Kind::Code => dpl == cpl && rpl <= cpl,
+    };
+    (!is_allowed).then_some(dpl)
 }
 
 /// The reason why a descriptor is of the wrong kind.
@@ -150,6 +224,41 @@ fn wrong_descriptor(descriptor: u64, kind: Kind) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ring_of_a_segment_is_checked() {
+        const CODE: u64 = 0x00af_9b00_0000_ffff;
+        const DATA: u64 = 0x00cf_9300_0000_ffff;
+        const RING_3: u64 = 3 << 45;
+        const CONFORMING: u64 = 1 << 42;
+        for (descriptor, selector, kind, cpl, is_return, ring) in [
+            (CODE, 8, Kind::Code, 0, false, None),
+            (CODE | RING_3, 8, Kind::Code, 0, false, Some(3)),
+            (CODE | RING_3, 0xb, Kind::Code, 0, true, None),
+            (CODE, 8, Kind::Code, 3, true, Some(0)),
+            (CODE | CONFORMING, 8, Kind::Code, 3, false, None),
+            (DATA, 0x10, Kind::Stack, 0, false, None),
+            (DATA | RING_3, 0x10, Kind::Stack, 0, false, Some(3)),
+            (DATA, 0x13, Kind::Stack, 0, false, Some(0)),
+            (DATA, 0x10, Kind::Data, 3, false, Some(0)),
+            (DATA | RING_3, 0x10, Kind::Data, 0, false, None),
+        ] {
+            let found = wrong_privilege(descriptor, selector, kind, cpl, is_return);
+            assert_eq!(found, ring, "{descriptor:#x} {selector:#x} {kind:?} {cpl} {is_return}");
+        }
+    }
+
+    #[test]
+    fn tasks_and_call_gates_are_targets_of_a_far_jump() {
+        for (descriptor, expected) in [
+            (0x8900_0000_0067, true),
+            (0x8500_0000_0000, true),
+            (0x8b00_0000_0067, false),
+            (0x8e00_0000_0000, false),
+        ] {
+            assert_eq!(is_far_target(descriptor), expected, "{descriptor:#x}");
+        }
+    }
 
     #[test]
     fn descriptors_are_checked_against_their_use() {

@@ -47,8 +47,12 @@ impl Explanation {
         };
         let mut findings = state_check::check(&state);
         // A guest may mean PCE, unless it dies for want of OSFXSR.
-        let needs_sse = self.needs_sse();
-        findings.retain(|finding| finding.rule.name != "osfxsr" || needs_sse);
+        let (needs_sse, lacks_long_mode) = (self.tells("CR4.OSFXSR"), self.tells("CS.L is 1"));
+        findings.retain(|finding| match finding.rule.name {
+            "osfxsr" => needs_sse,
+            "cs-l-without-lma" => !lacks_long_mode,
+            _ => true,
+        });
         findings
     }
 
@@ -68,10 +72,10 @@ impl Explanation {
         self
     }
 
-    /// True if the guest died of an SSE instruction, because CR4.OSFXSR is 0.
-    fn needs_sse(&self) -> bool {
+    /// True if the cause of the death, as it is known so far, names this register.
+    fn tells(&self, register: &str) -> bool {
         let told = [self.suspicion.as_deref(), self.cause.as_deref()];
-        told.into_iter().flatten().any(|text| text.contains("CR4.OSFXSR"))
+        told.into_iter().flatten().any(|text| text.contains(register))
     }
 
     /// The names of the rules that the mapping of the instruction tells about.

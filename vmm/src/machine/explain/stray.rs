@@ -26,10 +26,12 @@ pub(super) fn stray(
     if let Some(delivery) = cpu.first_empty_delivery() {
         return Some(delivery).filter(is_of_image).map(through_empty_vector);
     }
-    let delivery = cpu.last_delivery().filter(is_of_image)?;
-    let place = no_code(&translate(probe, memory, delivery.handler), memory, image)?;
-    let handler = format!("{:04x}:{:04x}", delivery.handler_cs, delivery.handler_rip);
-    Some(format!("{} entered its handler at {handler}, {place}", event(delivery)))
+    // The guest may have caused others since, at the wrong place.
+    cpu.origins().filter(is_of_image).find_map(|delivery| {
+        let place = no_code(&translate(probe, memory, delivery.handler), memory, image)?;
+        let handler = format!("{:04x}:{:04x}", delivery.handler_cs, delivery.handler_rip);
+        Some(format!("{} entered its handler at {handler}, {place}", event(delivery)))
+    })
 }
 
 fn through_empty_vector(delivery: &Delivery) -> String {

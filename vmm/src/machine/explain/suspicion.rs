@@ -3,10 +3,11 @@
 //! Each suspicion is a phrase that follows "probably". If the exception is known, the phrase begins with its name (Intel
 //! SDM volume 3, table "Protected-Mode Exceptions and Interrupts").
 
+use super::idt::Idt;
 use super::registers::register_value;
-use super::{Fault, State, features, selectors, stack};
+use super::{Fault, State, control, features, selectors, stack, target};
 use crate::x86::modes;
-use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use std::borrow::Cow;
 
 /// A probable cause, as a phrase.
@@ -47,6 +48,7 @@ pub(super) fn of_instruction(
         .or_else(|| selectors::wrong(instruction, state))
         .or_else(|| stack::wrong(instruction, state))
         .or_else(|| of_operand(instruction, state))
+        .or_else(|| target::of_branch(instruction, state))
         .or_else(|| of_operation(instruction, state))
 }
 
@@ -61,14 +63,19 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
         Mnemonic::Div | Mnemonic::Idiv => {
             "#DE: a division by zero, or a quotient that does not fit in its register".into()
         }
-        Mnemonic::Int | Mnemonic::Int3 => "a software interrupt without a handler".into(),
+        Mnemonic::Int => return of_interrupt(instruction.immediate8(), state),
+        Mnemonic::Int3 => return of_interrupt(3, state),
         Mnemonic::Vmcall | Mnemonic::Vmmcall => {
             let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
+            let why = match state.scene.is_soft {
+                true => "does not exist on the software processor",
+                false => "is not the hypercall instruction of this host",
+            };
             let advice = match state.scene.is_foreign {
                 true => "",
                 false => ": call the VMM with out dx, eax on port 0x500 (docs/abi.md, section 7)",
             };
-            format!("#UD: {name} is not the hypercall instruction of this host{advice}").into()
+            format!("#UD: {name} {why}{advice}").into()
         }
         mnemonic @ (Mnemonic::Rdmsr | Mnemonic::Wrmsr) => {
             let index = state.regs.rcx & 0xffff_ffff;
@@ -76,11 +83,28 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
             format!("#GP: this processor has no MSR {index:#x}{value}").into()
         }
         Mnemonic::Mov if [Register::CR0, Register::CR4].contains(&instruction.op0_register()) => {
-            let register = format!("{:?}", instruction.op0_register()).to_lowercase();
-            let value = register_value(instruction.op1_register(), state.regs)?;
-            format!("#GP: the value {value:#x} is not allowed in {register}").into()
+            return control::wrong(instruction, state);
         }
         _ => return None,
+    })
+}
+
+/// The suspicion for a software interrupt. `None` if it has a handler.
+fn of_interrupt(vector: u8, state: &State<'_>) -> Option<Suspicion> {
+    let idt = Idt { sregs: state.sregs, probe: state.probe, memory: state.memory };
+    if let Some(mistake) = idt.mistake(vector) {
+        let name = match () {
+            () if state.sregs.cr0 & modes::CR0_PE == 0 => "",
+            () if mistake.ends_with("is not present") => "#NP: ",
+            () => "#GP: ",
+        };
+        return Some(format!("{name}int {vector:#x} without a handler: {mistake}").into());
+    }
+    let is_user = state.sregs.cr0 & modes::CR0_PE != 0 && state.sregs.cs.selector & 3 == 3;
+    let is_refused = is_user && idt.privilege(vector).is_some_and(|dpl| dpl < 3);
+    is_refused.then(|| {
+        format!("#GP: int {vector:#x} in ring 3, and entry {vector} of the IDT is not for ring 3 (its DPL is not 3)")
+            .into()
     })
 }
 
@@ -108,7 +132,27 @@ fn of_operand(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion>
     // Without CR0.WP, ring 0 may write read-only pages (Intel SDM volume 3, section 4.6).
     let protects = state.sregs.cr0 & modes::CR0_WP != 0 || state.sregs.cs.selector & 3 == 3;
     let is_protected = protects && !mapping.writable && writes(instruction, operand);
-    is_protected.then(|| format!("#PF: a store to {address:#x}, whose page is read-only").into())
+    if is_protected {
+        return Some(format!("#PF: a store to {address:#x}, whose page is read-only").into());
+    }
+    (needs_alignment(instruction) && !address.is_multiple_of(SSE_ALIGNMENT)).then(|| {
+        let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
+        format!("#GP: the operand's address, {address:#x}, is not a multiple of 16, as {name} needs it")
+            .into()
+    })
+}
+
+/// The alignment of an operand of 16 bytes.
+const SSE_ALIGNMENT: u64 = 16;
+
+/// True if the instruction raises #GP for a memory operand that is not aligned to 16 bytes: those of SSE with an operand of
+/// 16 bytes, without the few for unaligned data (SDM volume 1, section 10.4.1.1), and CMPXCHG16B, FXSAVE and FXRSTOR.
+fn needs_alignment(instruction: &Instruction) -> bool {
+    use Mnemonic::{Fxrstor, Fxrstor64, Fxsave, Fxsave64, Lddqu, Movdqu, Movupd, Movups};
+    let is_state = matches!(instruction.mnemonic(), Fxsave | Fxsave64 | Fxrstor | Fxrstor64);
+    let takes_any = matches!(instruction.mnemonic(), Movups | Movupd | Movdqu | Lddqu);
+    let is_wide = instruction.memory_size().size() == 16 && instruction.encoding() == EncodingKind::Legacy;
+    is_state || is_wide && !takes_any
 }
 
 /// The linear address of the operand in memory.

@@ -32,6 +32,8 @@ const DIED: Scene<'_> = Scene {
     is_kernel: false,
     has_window: false,
     died: true,
+    is_unemulated: false,
+    is_soft: false,
     is_foreign: false,
 };
 
@@ -52,7 +54,10 @@ fn each_faulting_instruction_has_its_suspicion() {
     // xorps xmm0, xmm0
     assert!(suspicion(&[0x0f, 0x57, 0xc0]).starts_with("#UD: SSE is not enabled"));
     // int 0x80
-    assert_eq!(suspicion(&[0xcd, 0x80]), "a software interrupt without a handler");
+    assert_eq!(
+        suspicion(&[0xcd, 0x80]),
+        "#GP: int 0x80 without a handler: the IDT has no entry 128 (its limit is 0x0)"
+    );
     assert!(suspicion(&[0; 8]).starts_with("execution of zeroed memory"));
     // nop
     assert_eq!(suspicion(&[0x90]), "none");
@@ -83,6 +88,46 @@ fn an_operand_at_a_wrong_address_is_suspected() {
     );
     // mov eax, [rbp + 0]
     assert!(explain(&[0x8b, 0x45, 0], regs).suspicion().unwrap().starts_with("#SS: "));
+}
+
+#[test]
+fn an_operand_that_is_not_aligned_is_suspected() {
+    let at = |code: &[u8]| {
+        let memory = GuestMemory::new(&[(Gpa(0), 0x10_0000), (TABLES, TABLES_SIZE)]).unwrap();
+        let tables = Gpa(TABLES.0 + PAGE);
+        memory.write(tables, &modes::bytes(&modes::identity_map(tables))).unwrap();
+        memory.write(Gpa(0x1000), code).unwrap();
+        let mut sregs = modes::sregs(Mode::Long, Sregs::default(), TABLES, modes::VcpuIndex::ALONE);
+        // SSE is enabled.
+        sregs.cr4 |= 1 << 9;
+        let location = Location::At { mode: Mode::Long, cs: sregs.cs.selector, rip: 0x1000 };
+        let regs = Regs { rbx: 0x2004, ..at_code() };
+        let explanation = Explanation::new(location, regs, sregs, &memory, &DIED).unwrap();
+        explanation.suspicion().unwrap_or("none").to_owned()
+    };
+    // movaps xmm0, [rbx]; addps xmm0, [rbx]; cmpxchg16b [rbx]
+    for code in [&[0x0f, 0x28, 0x03][..], &[0x0f, 0x58, 0x03], &[0x48, 0x0f, 0xc7, 0x0b]] {
+        assert!(
+            at(code).starts_with("#GP: the operand's address, 0x2004, is not a multiple of 16, as "),
+            "{}",
+            at(code)
+        );
+    }
+    // movups xmm0, [rbx]; addss xmm0, [rbx]; mov rax, [rbx]
+    for code in [&[0x0f, 0x10, 0x03][..], &[0xf3, 0x0f, 0x58, 0x03], &[0x48, 0x8b, 0x03]] {
+        assert_eq!(at(code), "none");
+    }
+}
+
+#[test]
+fn a_branch_to_an_address_that_is_not_canonical_is_suspected() {
+    let text = "#GP: a jump to an address that is not canonical, 0x4000000000000000";
+    let regs = Regs { rbx: 1 << 62, ..at_code() };
+    // jmp rbx; call rbx
+    for code in [&[0xff, 0xe3][..], &[0xff, 0xd3]] {
+        assert_eq!(explain(code, regs).suspicion(), Some(text));
+        assert_eq!(explain(code, at_code()).suspicion(), None);
+    }
 }
 
 #[test]

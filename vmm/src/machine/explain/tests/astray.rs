@@ -73,6 +73,11 @@ fn code_for_another_mode_is_recognised() {
         code.mov(rcx, rbx)?;
         code.hlt()
     };
+    let with_immediate: Write = |code| {
+        code.mov(rax, 0x1122_3344_5566_7788u64)?;
+        code.mov(rbx, rax)?;
+        code.hlt()
+    };
     let sixteen: Write = |code| {
         code.mov(ax, 42)?;
         code.mov(word_ptr(0x400), ax)?;
@@ -86,6 +91,8 @@ fn code_for_another_mode_is_recognised() {
         (16, sixteen, Mode::Protected, Some(":16")),
         (16, sixteen, Mode::Real, None),
         (32, sixty_four, Mode::Protected, None),
+        (64, with_immediate, Mode::Protected, Some(":64")),
+        (64, with_rex, Mode::Protected, None),
         (64, sixty_four, Mode::Long, None),
         (64, with_rex, Mode::User, None),
         (16, CodeAssembler::nop, Mode::Real, None),
@@ -95,7 +102,7 @@ fn code_for_another_mode_is_recognised() {
         write(&mut code).unwrap();
         let image = Image::flat(code.assemble(START).unwrap(), mode, Gpa(START)).unwrap();
         let expected =
-            choice.map(|choice| format!("the code may be for another mode: give {choice} (FILE@ADDR:MODE)"));
+            choice.map(|choice| format!("the code is for another mode: give {choice} (FILE@ADDR:MODE)"));
         assert_eq!(other_mode::advice(&image).as_deref(), expected.as_deref(), "{bits} {mode}");
     }
 }

@@ -54,6 +54,8 @@ impl Dead {
     pub(super) fn suspicion(&self) -> String {
         let alone = modes::VcpuIndex::ALONE;
         let scene = Scene {
+            is_unemulated: false,
+            is_soft: false,
             image: Some(&self.image),
             stack_top: Some(modes::regs(self.mode, Gpa(START), alone).rsp),
             stack_base: Some(0),
