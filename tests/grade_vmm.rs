@@ -153,7 +153,7 @@ fn seeds() {
     let first = text("1");
     assert_eq!(first, text("1"));
     assert!(first.contains("slxnnsswtjkowyrrkmrokpsq") && !text("2").contains("slxnnsswtjkowyrrkmrokpsq"));
-    // A seed that nobody gave is another one each time, and is printed.
+    // Without --seed, the seed is another one each time, and is printed.
     let seed = || {
         let ran = grade(&["--vmm", &program, "--run", "real=true"]);
         let (_, rest) = ran.stderr.split_once("--seed ").unwrap();
