@@ -225,7 +225,7 @@ fn inherited() {
         .arg(&file)
         .stdout(Stdio::piped()));
     assert_eq!(ran.status, 0, "{}", ran.text());
-    assert_eq!(std::fs::read(&file).unwrap(), b"");
+    assert_eq!(fs::read(&file).unwrap(), b"");
 }
 
 fn signals() {
