@@ -2,12 +2,14 @@
 
 use super::Case;
 use super::tables::translate;
-use crate::layout::{CODE, GDT, RING_0_CODE, TABLES};
+use crate::layout::{CODE, GDT, MEMORY, RING_0_CODE, TABLES};
 use crate::outcome::{self, End, Outcome};
 use softcpu::{State, efer, flag, seg};
 
 /// The bytes of the largest frame, and of its alignment.
 const LARGEST_FRAME: u64 = 0x40;
+/// The bytes of a frame of real mode: FLAGS, CS and IP.
+const REAL_FRAME: u64 = 6;
 
 impl Case<'_> {
     /// Differences of the delivery of an exception, if the gates or the stack are not the usual ones. Elsewhere, the
@@ -30,6 +32,11 @@ impl Case<'_> {
             let pointer = ss.base.wrapping_add(self.step.before.gpr[4] & 0xffff);
             if pointer > u32::MAX.into() {
                 return Some("the host does not wrap the stack of real mode around at 4 GiB");
+            }
+            // The SDM lets the processor shut down (vol. 2, PUSH).
+            let pointer = self.step.before.gpr[4] & 0xffff;
+            if pointer % 2 == 1 && pointer < REAL_FRAME {
+                return Some("the host lets the stack of real mode go past address 0 within a word");
             }
             let is_short = ss.limit < 0xffff || ss.kind & 4 != 0;
             return is_short.then_some("the host does not check the limit of SS in real mode");
@@ -67,6 +74,10 @@ impl Case<'_> {
         if self.is_elsewhere() && writes(soft) && !writes(kvm) {
             return Some("KVM cannot deliver an exception to memory-mapped I/O");
         }
+        let is_low = self.step.before.is_protected() && self.step.before.gpr[4] < LARGEST_FRAME;
+        if is_low && self.is_elsewhere() {
+            return Some("the host cannot deliver an exception to a stack that goes past address 0");
+        }
         if kvm.end != End::Shutdown {
             return None;
         }
@@ -75,9 +86,9 @@ impl Case<'_> {
                 .is_equal_with(frame)
                 .then_some("the host writes a frame before it sees that the delivery faults");
         }
-        let is_low = self.step.before.is_protected() && self.step.before.gpr[4] < LARGEST_FRAME;
-        if is_low {
-            return Some("the host cannot deliver an exception to a stack that goes past address 0");
+        let entry = |vector: u8| soft.state.idtr.base.wrapping_add(u64::from(vector) * 4);
+        if self.is_real() && self.vectors().iter().any(|vector| entry(*vector) > MEMORY - 4) {
+            return Some("the host cannot read the interrupt table of real mode from memory-mapped I/O");
         }
         let pointers = [self.step.before.gpr[4], soft.state.gpr[4]];
         // The frame may have overwritten the entry of its own page.

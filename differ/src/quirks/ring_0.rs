@@ -3,7 +3,7 @@
 use super::delivery::saved_flags;
 use super::tables::end_of_page;
 use super::{Case, clear_upper};
-use crate::outcome::{End, Outcome};
+use crate::outcome::Outcome;
 use iced_x86::{Mnemonic, OpKind, Register};
 use softcpu::{flag, seg};
 
@@ -129,10 +129,9 @@ impl Case<'_> {
         if self.is(&[Mnemonic::Sgdt, Mnemonic::Sidt]) && !self.step.before.is_64() {
             return Some("KVM's emulator stores 24 bits of a base address with an operand size of 16");
         }
-        if self.is_real()
-            && self.culprit.soft.state.idtr.limit < 0x3ff
-            && self.culprit.soft.end == End::Shutdown
-        {
+        let limit = self.culprit.soft.state.idtr.limit;
+        let is_past = |vector: &u8| u32::from(*vector) * 4 + 3 > limit.into();
+        if self.is_real() && self.is_elsewhere() && self.vectors().iter().any(is_past) {
             return Some("KVM ignores the limit of the IDT in real mode");
         }
         if matches!(insn.op0_register(), Register::CR0 | Register::CR4) && is_refused {

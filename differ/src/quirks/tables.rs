@@ -47,6 +47,16 @@ impl Case<'_> {
                 "KVM writes the elements of REP INS together, also past the end of 32-bit addresses",
             );
         }
+        let mask = match insn.op0_kind() {
+            OpKind::MemoryESDI => 0xffff,
+            OpKind::MemoryESEDI => 0xffff_ffff,
+            _ => u64::MAX,
+        };
+        let bytes = (before.gpr[1] & mask).saturating_mul(insn.memory_size().size() as u64);
+        let is_past = (before.gpr[7] & mask).saturating_add(bytes) > mask && mask != u64::MAX;
+        if self.is(&INPUT) && insn.has_rep_prefix() && is_past {
+            return Some("KVM writes the elements of REP INS together, also past the end of the addresses");
+        }
         if self.is_real() && self.mnemonic == Mnemonic::Int && before.idtr.base != 0 {
             return Some("the host executes INT n of real mode with the table at address 0");
         }
@@ -111,7 +121,8 @@ impl Case<'_> {
             let states = [soft, &self.culprit.kvm.state];
             let changes = states.iter().any(|state| state.code_bits() != before.code_bits());
             // An exception behind it hides the mode of the target.
-            let is_hidden = !self.culprit.soft.vectors.is_empty() && !before.segments[seg::SS].big;
+            let is_flat = before.segments[seg::SS].big && before.segments[seg::SS].limit == u32::MAX;
+            let is_hidden = !self.culprit.soft.vectors.is_empty() && !is_flat;
             if before.is_long() && (changes || is_hidden) {
                 return Some(
                     "KVM's emulator pushes the return address of a far CALL in the mode of the target",
