@@ -33,7 +33,8 @@ fn write(channel: &Channel, first: u64, bytes: &[u8]) -> u64 {
 
 fn drain(log: &mut Log, channel: &Channel, is_last: bool) -> Vec<Event> {
     let mut events = Vec::new();
-    log.drain(channel, is_last, &mut |event| events.push(event));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    log.drain(channel, is_last, deadline, &mut |event| events.push(event));
     events
 }
 
