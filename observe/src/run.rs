@@ -113,6 +113,7 @@ fn run(
     let is_captive = streams.is_some();
     if let Some(Streams { stdin, stdout, stderr }) = streams {
         command.stdin(stdin).stdout(stdout).stderr(stderr);
+        process::keep_files(&mut command);
     }
     engine.prepare(&mut command, options.stops)?;
     let tally = Tally::new(capacity);
@@ -126,9 +127,11 @@ fn run(
     if is_captive && has_left_children {
         process.kill_all(engine, &mut |event| receiver.take(event));
     }
+    // Children of a captive program have ended by now.
+    let still_run = has_left_children && process.has_children(engine, &mut |event| receiver.take(event));
     let began = Instant::now();
     engine.finish(&mut |event| receiver.take(event));
-    if has_left_children {
+    if still_run {
         engine.leave();
     }
     cost = cost.saturating_add(began.elapsed());
