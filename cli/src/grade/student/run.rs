@@ -22,7 +22,7 @@ const MOST_ERRORS: usize = 1 << 16;
 /// The status 126, as wait(2) has it.
 const NOT_STARTED: i32 = 126 << 8;
 
-/// What was seen of a run.
+/// The facts that were seen in a run.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) plan: Plan,
