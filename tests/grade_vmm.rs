@@ -31,7 +31,6 @@ fn main() -> ExitCode {
         kvm_test("a_program_gets_only_its_standard_streams", inherited),
         kvm_test("a_signal_ends_the_grade_at_once", signals),
         kvm_test("a_child_that_stays_is_ended", left_children),
-        kvm_test("a_program_gets_no_file_that_the_grade_has_inherited", inherited_files),
         kvm_test("a_program_that_removes_itself_loses_the_other_tasks", removed_programs),
         kvm_test("the_number_of_exits_may_be_anywhere_in_the_output", patterns),
         kvm_test("a_project_is_built_first", make),
@@ -256,22 +255,6 @@ fn signals() {
         );
         assert_eq!(support::wait(&mut child), 117, "SIG{signal}");
         assert!(began.elapsed() < Duration::from_secs(20) && !runs(), "SIG{signal}");
-    }
-}
-
-/// A VMM that writes to every file that it finds open reaches none that the grade has inherited.
-fn inherited_files() {
-    let (files, program) = (Files::new(), compiled("-DMISTAKE_MEDDLE"));
-    let secret = files.write("secret", b"");
-    for engine in ["preload", "ptrace"] {
-        let grade = format!("exec 7>>{secret}; exec {VMM} grade so2 --vmm {program} --engine {engine}");
-        let ran = run(Command::new("sh").args(["-c", &grade]).stdout(Stdio::piped()).env_remove("RUST_LOG"));
-        assert_eq!(
-            (ran.status, fs::read_to_string(&secret).unwrap().as_str()),
-            (0, ""),
-            "{engine}: {}",
-            ran.text()
-        );
     }
 }
 

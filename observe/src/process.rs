@@ -79,18 +79,6 @@ fn is_ignored(signal: libc::c_int) -> bool {
     }
 }
 
-/// Lets the program of a command have no files but its standard streams, also if this process has inherited some.
-pub(crate) fn keep_files(command: &mut Command) {
-    let close = || {
-        // A kernel without this call leaves files that this process has inherited: its own close themselves.
-        // SAFETY: the call takes no memory, and is allowed between fork and exec.
-        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        Ok(())
-    };
-    // SAFETY: the closure makes only a call that is allowed between fork and exec.
-    unsafe { command.pre_exec(close) };
-}
-
 /// Sends a signal to this thread.
 pub(crate) fn raise(signal: libc::c_int) {
     // SAFETY: the call takes no memory.

@@ -113,7 +113,6 @@ fn run(
     let is_captive = streams.is_some();
     if let Some(Streams { stdin, stdout, stderr }) = streams {
         command.stdin(stdin).stdout(stdout).stderr(stderr);
-        process::keep_files(&mut command);
     }
     engine.prepare(&mut command, options.stops)?;
     let tally = Tally::new(capacity);

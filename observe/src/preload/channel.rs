@@ -136,6 +136,7 @@ impl Channel {
 
     /// Makes a ring one in use, with as many exits for HLT on a vCPU of its number.
     #[cfg(test)]
+    #[allow(clippy::arithmetic_side_effects)]
     pub(super) fn fill(&self, ring: usize, records: u64) {
         let write = |at: u64, word: u64| self.file.write_all_at(&word.to_ne_bytes(), at).unwrap();
         let half = |at: u64, word: u32| self.file.write_all_at(&word.to_ne_bytes(), at).unwrap();

@@ -107,7 +107,8 @@ impl Preload {
                 ring.give_up(number, &self.channel, to);
             }
         }
-        self.log.drain(&self.channel, is_last, deadline, to);
+        // Rings that never become empty must not keep the vCPUs that wait.
+        self.log.drain(&self.channel, is_last, deadline.max(deadline_of(LOOK)), to);
     }
 }
 
@@ -190,12 +191,12 @@ impl Engine for Preload {
     }
 
     fn collect(&mut self, to: &mut dyn FnMut(Event)) {
-        self.drain(false, deadline(LOOK), to);
+        self.drain(false, deadline_of(LOOK), to);
     }
 
     fn finish(&mut self, to: &mut dyn FnMut(Event)) {
         self.channel.end();
-        self.drain(true, deadline(LAST_LOOK), to);
+        self.drain(true, deadline_of(LAST_LOOK), to);
         let control = self.channel.control();
         to(Event::LostCalls(self.log.lost.saturating_add(control.lost_calls.into())));
         to(Event::Unrecorded(control.unrecorded));
@@ -208,7 +209,7 @@ impl Engine for Preload {
 }
 
 /// The end of a look that begins now.
-fn deadline(length: Duration) -> Instant {
+fn deadline_of(length: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(length).unwrap_or(now)
 }

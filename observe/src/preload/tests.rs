@@ -1,4 +1,5 @@
 //! Tests of the looks at the rings.
+#![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
 

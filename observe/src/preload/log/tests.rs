@@ -31,6 +31,7 @@ fn write(channel: &Channel, first: u64, bytes: &[u8]) -> u64 {
     next
 }
 
+#[allow(clippy::arithmetic_side_effects)]
 fn drain(log: &mut Log, channel: &Channel, is_last: bool) -> Vec<Event> {
     let mut events = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(60);
