@@ -6,6 +6,7 @@ mod support;
 use libtest_mimic::Arguments;
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         kvm_test("a_program_gets_only_its_standard_streams", inherited),
         kvm_test("a_signal_ends_the_grade_at_once", signals),
         kvm_test("a_child_that_stays_is_ended", left_children),
+        kvm_test("a_program_that_removes_itself_loses_the_other_tasks", removed_programs),
         kvm_test("the_number_of_exits_may_be_anywhere_in_the_output", patterns),
         kvm_test("a_project_is_built_first", make),
         kvm_test("this_program_is_a_right_vmm", itself),
@@ -267,6 +269,35 @@ fn left_children() {
     let (points, text) = points(&["--vmm", &program]);
     assert_eq!(points, ALL, "{text}");
     assert!(!running(&program), "a child is left");
+    let mut child = Command::new(VMM)
+        .args(["grade", "so2", "--vmm", &program])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let name = format!("vmm-observe-{}-", child.id());
+    assert_eq!(support::wait(&mut child), 0);
+    let files =
+        ["/dev/shm", "/tmp"].iter().flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten());
+    let left: Vec<_> =
+        files.map(|file| file.path()).filter(|path| path.to_str().unwrap().contains(&name)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A VMM that removes its own file, or puts a pipe there, loses the tasks that come after that, and is no failure of the host.
+fn removed_programs() {
+    let (files, program) = (Files::new(), compiled(""));
+    for (change, cause) in
+        [("rm", "No such file or directory"), ("rm $0; mkfifo -m 777", "Permission denied")]
+    {
+        let script = format!("#!/bin/sh\n{program} $1\n{change} $0\n");
+        let path = files.write("vmm.sh", script.as_bytes());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let (points, text) = points(&["--vmm", &path]);
+        assert_eq!(points, [30, 0, 0, 0, 10], "{text}");
+        assert!(text.contains(&format!("{path} long: it cannot be started: {cause}")), "{text}");
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn patterns() {

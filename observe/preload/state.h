@@ -145,14 +145,22 @@ static void path_of(const char *name, char *path)
 	path[at] = 0;
 }
 
-/* Maps a part of the channel. */
-static long map_channel(u64 size, u64 offset, int flags)
+/*
+ * Maps a part of the channel. Of a ring, the file system must have all pages: a store to a page that it has no room for ends
+ * the program (SIGBUS). The observer has asked for the other parts.
+ */
+static long map_channel(u64 size, u64 offset, int flags, int is_ring)
 {
 	char path[PATH + 16];
 	path_of("/channel", path);
 	long fd = raw6(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
 	if (failed(fd))
 		return fd;
+	long reserved = is_ring && !load(&filtered) ? raw6(SYS_fallocate, fd, 0, (long)offset, (long)size, 0, 0) : 0;
+	if (failed(reserved) && reserved != -EOPNOTSUPP_ && reserved != -ENOSYS_) {
+		raw(SYS_close, fd, 0, 0);
+		return reserved;
+	}
 	long at = map(size, PROT_READ | PROT_WRITE, MAP_SHARED | flags, (int)fd, offset);
 	raw(SYS_close, fd, 0, 0);
 	return at;
@@ -160,13 +168,13 @@ static long map_channel(u64 size, u64 offset, int flags)
 
 static int prepare(void)
 {
-	long channel = map_channel(2 * PAGE, 0, MAP_POPULATE);
+	long channel = map_channel(2 * PAGE, 0, MAP_POPULATE, 0);
 	if (failed(channel) || ((struct control *)channel)->magic != MAGIC)
 		return 0;
 	long state = map(sizeof(struct process), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (failed(state) || failed(raw(SYS_madvise, state, sizeof(struct process), MADV_WIPEONFORK)))
 		return 0;
-	long log = map_channel(LOG, 2 * PAGE + (u64)RINGS * RING, 0);
+	long log = map_channel(LOG, 2 * PAGE + (u64)RINGS * RING, 0, 0);
 	if (failed(log))
 		return 0;
 	control = (struct control *)channel;
@@ -212,7 +220,7 @@ static int take_ring(void)
 			swap(&control->used, used, slot + 1);
 		if (!mapped[slot]) {
 			/* All pages at once, because a page fault in `note` would look like an exit's. */
-			long at = map_channel(RING, 2 * PAGE + (u64)slot * RING, MAP_POPULATE);
+			long at = map_channel(RING, 2 * PAGE + (u64)slot * RING, MAP_POPULATE, 1);
 			if (failed(at)) {
 				store(&states()[slot], FREE);
 				return -1;

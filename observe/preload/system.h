@@ -18,10 +18,10 @@ static inline long raw6(long number, long a, long b, long c, long d, long e, lon
 enum {
 	SYS_close = 3, SYS_mmap = 9, SYS_munmap = 11, SYS_ioctl = 16, SYS_madvise = 28, SYS_dup = 32, SYS_dup2 = 33, SYS_nanosleep = 35,
 	SYS_getpid = 39, SYS_socket = 41, SYS_sendmsg = 46, SYS_fcntl = 72, SYS_readlink = 89, SYS_prctl = 157, SYS_openat = 257,
-	SYS_dup3 = 292, SYS_process_vm_readv = 310, SYS_kcmp = 312, SYS_seccomp = 317, SYS_close_range = 436,
+	SYS_fallocate = 285, SYS_dup3 = 292, SYS_process_vm_readv = 310, SYS_kcmp = 312, SYS_seccomp = 317, SYS_close_range = 436,
 };
 
-enum { EPERM_ = 1, EINTR_ = 4, EIO_ = 5, EAGAIN_ = 11, ENOSYS_ = 38, ECONNREFUSED_ = 111, EAGAIN_PAUSE = 500 * 1000 };
+enum { EPERM_ = 1, EINTR_ = 4, EIO_ = 5, EAGAIN_ = 11, ENOSYS_ = 38, EOPNOTSUPP_ = 95, ECONNREFUSED_ = 111, EAGAIN_PAUSE = 500 * 1000 };
 enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000, MAP_POPULATE = 0x8000 };
 enum { MADV_DONTFORK = 10, MADV_WIPEONFORK = 18 };
 enum { PR_GET_SECCOMP = 21, PR_SET_SECCOMP = 22 };

@@ -141,7 +141,7 @@ pub trait Engine {
     /// # Errors
     /// The program cannot be started, or not be observed.
     fn start(&mut self, command: &mut Command) -> Result<i32, Error> {
-        let child = command.spawn().map_err(Error::host("starting the program"))?;
+        let child = command.spawn().map_err(Error::host(Error::STARTING))?;
         Ok(i32::try_from(child.id()).unwrap_or_default())
     }
 

@@ -36,8 +36,34 @@ pub enum Error {
 }
 
 impl Error {
+    /// The operation of a program that cannot be started.
+    pub(crate) const STARTING: &'static str = "starting the program";
+
     /// Makes an error of a failed host call.
     pub(crate) fn host(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { operation, source }
+    }
+
+    /// The reason why a program that was found could not be started, if it lies in the program's file: it was removed, say, or
+    /// has an interpreter that does not exist. `None` if the host lacks something.
+    pub fn program_fault(&self) -> Option<String> {
+        const FAULTS: [i32; 8] = [
+            libc::ENOENT,
+            libc::EACCES,
+            libc::ENOEXEC,
+            libc::ETXTBSY,
+            libc::ELOOP,
+            libc::ENOTDIR,
+            libc::EINVAL,
+            libc::ELIBBAD,
+        ];
+        match self {
+            Self::Host { operation: Self::STARTING, source }
+                if source.raw_os_error().is_some_and(|errno| FAULTS.contains(&errno)) =>
+            {
+                Some(source.to_string())
+            }
+            _ => None,
+        }
     }
 }

@@ -34,6 +34,9 @@ pub struct MemorySlot {
 pub struct ObservedMemory {
     /// The slots by the number of the VM and their own number.
     slots: BTreeMap<(u32, u32), MemorySlot>,
+    /// The numbers of the slots of the first address space, which is that of normal execution, by the number of the VM and their
+    /// guest physical address. A program may have tens of thousands of slots, and an explanation reads from many addresses.
+    places: BTreeMap<(u32, u64), u32>,
 }
 
 impl ObservedMemory {
@@ -53,11 +56,27 @@ impl ObservedMemory {
         else {
             return;
         };
-        if size == 0 {
-            self.slots.remove(&(vm, number));
-        } else if self.slots.len() < MOST_SLOTS || self.slots.contains_key(&(vm, number)) {
-            self.slots.insert((vm, number), MemorySlot { number, flags, gpa, size, address });
+        let is_kept = self.slots.len() < MOST_SLOTS || self.slots.contains_key(&(vm, number));
+        if size > 0 && !is_kept {
+            return;
         }
+        if let Some(old) = self.slots.remove(&(vm, number))
+            && self.places.get(&(vm, old.gpa)) == Some(&number)
+        {
+            self.places.remove(&(vm, old.gpa));
+        }
+        if size > 0 {
+            self.slots.insert((vm, number), MemorySlot { number, flags, gpa, size, address });
+            if number >> 16 == 0 {
+                self.places.insert((vm, gpa), number);
+            }
+        }
+    }
+
+    /// The slot that holds an address in normal execution. KVM permits no overlaps.
+    fn slot_at(&self, vm: u32, gpa: u64) -> Option<&MemorySlot> {
+        let (_, number) = self.places.range((vm, 0)..=(vm, gpa)).next_back()?;
+        self.slots.get(&(vm, *number)).filter(|slot| gpa.wrapping_sub(slot.gpa) < slot.size)
     }
 
     /// The slots of a VM, by their numbers.
@@ -107,9 +126,7 @@ impl ObservedMemory {
                 return true;
             }
             let Some(gpa) = gpa.0.checked_add(at as u64) else { return false };
-            // The first address space is that of normal execution.
-            let holds = |slot: &&MemorySlot| slot.number >> 16 == 0 && gpa.wrapping_sub(slot.gpa) < slot.size;
-            let Some(slot) = self.slots(vm).find(holds) else { return false };
+            let Some(slot) = self.slot_at(vm, gpa) else { return false };
             let offset = gpa.wrapping_sub(slot.gpa);
             let here = usize::try_from(slot.size.saturating_sub(offset)).unwrap_or(usize::MAX).min(rest);
             if !access(slot.address.wrapping_add(offset), at, here) {
@@ -166,6 +183,22 @@ mod tests {
         assert_eq!(memory.slots(1).count(), 1);
         memory.follow(&region(1, 0, &bytes, 0));
         assert_eq!(memory.slots(1).count(), 0);
+    }
+
+    #[test]
+    fn a_slot_is_found_where_it_was_moved() {
+        let bytes = [0; 16];
+        let mut memory = ObservedMemory::default();
+        for number in 0..1000 {
+            memory.follow(&region(number, u64::from(number) * 0x1000, &bytes, 16));
+        }
+        memory.follow(&region(7, 0x7800, &bytes, 16));
+        // System management mode, which is not normal execution.
+        memory.follow(&region(1 << 16, 0x7000, &bytes, 16));
+        let found = |gpa| memory.slot_at(1, gpa).map(|slot| slot.number);
+        assert_eq!([found(0x6000), found(0x600f), found(0x6010)], [Some(6), Some(6), None]);
+        assert_eq!([found(0x7000), found(0x7800), found(u64::MAX)], [None, Some(7), None]);
+        assert!(memory.slot_at(2, 0x6000).is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use vmm::host::printable;
 
@@ -165,7 +165,8 @@ struct Elf {
 impl Elf {
     /// Reads the headers of a file. Returns `None` if it is not an ELF file.
     fn read(path: &Path) -> io::Result<Option<Self>> {
-        let file = File::open(path)?;
+        // A program may put a pipe in the place of its own file, and opening that would wait for ever.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let mut header = [0; HEADER];
         if file.read_exact_at(&mut header, 0).is_err() || !header.starts_with(b"\x7fELF") {
             return Ok(None);
@@ -243,5 +244,8 @@ mod tests {
         elf[32..40].fill(0xff);
         assert_eq!(read(&elf), Some(Elf { is_native: false, is_dynamic: false, is_go: false }));
         assert_eq!((read(b"#!/bin/sh\n"), read(b""), read(&elf[..63])), (None, None, None));
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(Elf::read(&pipe).unwrap_or(None), None, "a pipe is not waited for");
     }
 }

@@ -126,9 +126,11 @@ fn run(
     if is_captive && has_left_children {
         process.kill_all(engine, &mut |event| receiver.take(event));
     }
+    // Children of a captive program have ended by now.
+    let still_run = has_left_children && process.has_children(engine, &mut |event| receiver.take(event));
     let began = Instant::now();
     engine.finish(&mut |event| receiver.take(event));
-    if has_left_children {
+    if still_run {
         engine.leave();
     }
     cost = cost.saturating_add(began.elapsed());

@@ -31,7 +31,7 @@ impl<'a> View<'a> {
 
     /// The reason why no memory can be read, as text.
     pub(super) fn unreadable(&self) -> Option<String> {
-        let error = self.slots().find_map(|slot| self.error(slot.gpa))?;
+        let error = self.slots().take(MOST_SLOTS).find_map(|slot| self.error(slot.gpa))?;
         match error.raw_os_error()? {
             // This page is not mapped in the program. Others may be.
             libc::EFAULT => None,

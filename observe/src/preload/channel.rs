@@ -2,10 +2,12 @@
 //!
 //! The observer reads and writes the file with system calls and does not map it. So the program can change what it likes,
 //! even the size of the file, and the observer sees wrong values at worst.
+#![allow(unsafe_code)]
 
 use crate::engine::{Record, Stops, VcpuId};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 const PAGE: u64 = 4096;
@@ -79,11 +81,16 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Prepares an empty file.
+    /// Prepares an empty file. It is locked as long as this lives.
+    ///
+    /// # Errors
+    /// The file system has no room for the log.
     pub(super) fn new(file: File) -> io::Result<Self> {
-        let rings = RING.saturating_mul(RINGS as u64);
         let log = PIECES.saturating_mul(PIECE as u64);
-        file.set_len(PAGE.saturating_mul(2).saturating_add(rings).saturating_add(log))?;
+        file.set_len(start(RINGS).saturating_add(log))?;
+        file.lock()?;
+        reserve(&file, 0, PAGE.saturating_mul(2))?;
+        reserve(&file, start(RINGS), log)?;
         file.write_all_at(&MAGIC.to_ne_bytes(), 0)?;
         Ok(Self { file, buffer: Vec::new() })
     }
@@ -125,6 +132,21 @@ impl Channel {
     #[cfg(test)]
     pub(super) fn take_pieces(&self, taken: u64) {
         self.file.write_all_at(&taken.to_ne_bytes(), TAKEN as u64).unwrap();
+    }
+
+    /// Makes a ring one in use, with as many exits for HLT on a vCPU of its number.
+    #[cfg(test)]
+    #[allow(clippy::arithmetic_side_effects)]
+    pub(super) fn fill(&self, ring: usize, records: u64) {
+        let write = |at: u64, word: u64| self.file.write_all_at(&word.to_ne_bytes(), at).unwrap();
+        let half = |at: u64, word: u32| self.file.write_all_at(&word.to_ne_bytes(), at).unwrap();
+        half(USED as u64, ring as u32 + 1);
+        half(PAGE + ring as u64 * 4, 2);
+        half(start(ring) + 4, 1);
+        half(start(ring) + 8, ring as u32);
+        (0..records).for_each(|record| half(start(ring) + PAGE + record * RECORD as u64 + 28, 5));
+        write(start(ring) + 16, records);
+        write(start(ring) + 24, records);
     }
 
     /// The last stop of a ring that was answered.
@@ -200,6 +222,21 @@ impl Channel {
     }
 }
 
+/// Asks the file system for the pages of a part of the file. A program that stores to a mapped page gets SIGBUS where there is
+/// no room for it.
+fn reserve(file: &File, offset: u64, size: u64) -> io::Result<()> {
+    // SAFETY: the call takes no memory.
+    let failed =
+        unsafe { libc::fallocate(file.as_raw_fd(), 0, offset.cast_signed(), size.cast_signed()) != 0 };
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // Other file systems than those of Linux itself may lack the call.
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(()),
+        _ if failed => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The place of a ring in the file.
 fn start(ring: usize) -> u64 {
     RING.saturating_mul(ring as u64).saturating_add(2 * PAGE)
@@ -228,6 +265,7 @@ pub(super) fn long(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     fn channel() -> Channel {
         Channel::new(tempfile::tempfile().unwrap()).unwrap()
@@ -246,6 +284,15 @@ mod tests {
         let mut marked = [0; 8];
         channel.file.read_exact_at(&mut marked, start(3) + READ).unwrap();
         assert_eq!(u64::from_ne_bytes(marked), RECORDS + 2);
+    }
+
+    #[test]
+    fn the_log_has_its_pages() {
+        let file = tempfile::tempfile().unwrap();
+        let channel = Channel::new(file).unwrap();
+        let held = channel.file.metadata().unwrap().blocks() * 512;
+        let log = 2 * PAGE + PIECES * PIECE as u64;
+        assert!((log..log + RING).contains(&held), "{held}");
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! The temporary folder with the library and its channel.
 
+use super::channel::Channel;
 use crate::Error;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The library.
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
 /// The text in the library that the path of the folder replaces.
 const PLACE: &[u8] = b"vmm-observe-folder:";
+/// The beginning of the name of a folder, and the name of the channel in it.
+const NAME: &str = "vmm-observe-";
+const CHANNEL: &str = "channel";
 /// The room for the path in the library, with a zero at its end.
 const PATH: usize = 96;
 
@@ -26,13 +30,14 @@ impl Folder {
     /// Creates the folder in memory if possible, because the channel is written all the time.
     ///
     /// # Errors
-    /// No place for temporary files can be written, permits execution, and has a short path.
-    pub(super) fn new() -> Result<Self, Error> {
+    /// No place for temporary files has room for the channel, permits execution, and has a short path.
+    pub(super) fn new() -> Result<(Self, Channel), Error> {
         let temporary = std::env::temp_dir();
         let places = [Path::new("/dev/shm"), &temporary, Path::new("/tmp"), Path::new("/var/tmp")];
         let mut failure =
             io::Error::other("the paths of all temporary folders are too long, or have blanks or colons");
         for place in places.into_iter().filter(|place| is_suitable(place)) {
+            remove_stale(place);
             match Self::in_place(place) {
                 Ok(folder) => return Ok(folder),
                 Err(error) => failure = error,
@@ -41,9 +46,9 @@ impl Folder {
         Err(Error::host("creating a temporary folder for the preloaded library (TMPDIR)")(failure))
     }
 
-    fn in_place(place: &Path) -> io::Result<Self> {
+    fn in_place(place: &Path) -> io::Result<(Self, Channel)> {
         for attempt in 0..64u32 {
-            let path = place.join(format!("vmm-observe-{}-{attempt}", std::process::id()));
+            let path = place.join(format!("{NAME}{}-{attempt}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -51,7 +56,11 @@ impl Folder {
                     // From here on the folder is removed on failure.
                     let folder = Self { path, is_kept: false };
                     fs::write(folder.library(), library(&folder.path))?;
-                    return Ok(folder);
+                    let channel = Channel::new(folder.create_channel()?)?;
+                    // Before the lock, another observer may have taken it for a stale one.
+                    if folder.path.join(CHANNEL).exists() {
+                        return Ok((folder, channel));
+                    }
                 }
             }
         }
@@ -69,8 +78,8 @@ impl Folder {
     }
 
     /// Creates the file of the channel.
-    pub(super) fn channel(&self) -> io::Result<File> {
-        File::options().read(true).write(true).create_new(true).open(self.path.join("channel"))
+    fn create_channel(&self) -> io::Result<File> {
+        File::options().read(true).write(true).create_new(true).open(self.path.join(CHANNEL))
     }
 
     /// Keeps the library when this is dropped.
@@ -82,10 +91,34 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.link());
-        let _ = fs::remove_file(self.path.join("channel"));
+        let _ = fs::remove_file(self.path.join(CHANNEL));
         if !self.is_kept {
-            let _ = fs::remove_file(self.library());
-            let _ = fs::remove_dir(&self.path);
+            // The program may have put other files there.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Removes the channels of observers that were killed: up to 260 MiB of memory each. The library stays, because their programs
+/// may still run.
+#[allow(unsafe_code)]
+fn remove_stale(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    // SAFETY: the call takes no arguments, and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(NAME.as_bytes())) {
+        // Another user may have put a symbolic link there.
+        if !entry.metadata().is_ok_and(|folder| folder.is_dir() && folder.uid() == own) {
+            continue;
+        }
+        let path = entry.path().join(CHANNEL);
+        let mut options = File::options();
+        // The file may have become a pipe or a link.
+        let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path);
+        // An observer that lives has locked its file.
+        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(entry.path().join("link"));
         }
     }
 }
@@ -140,17 +173,31 @@ mod tests {
 
     #[test]
     fn the_folder_is_removed_at_the_end() {
-        let folder = Folder::new().unwrap();
+        let (folder, _channel) = Folder::new().unwrap();
         let path = folder.path.clone();
-        assert!(folder.library().is_file() && folder.channel().is_ok());
+        assert!(folder.library().is_file() && path.join(CHANNEL).is_file());
+        // A file of the program.
+        fs::create_dir_all(path.join("more/files")).unwrap();
         drop(folder);
         assert!(!path.exists());
-        let mut folder = Folder::new().unwrap();
+        let (mut folder, _channel) = Folder::new().unwrap();
         folder.keep_library();
         let library = folder.library();
         drop(folder);
         assert!(library.is_file());
         fs::remove_dir_all(library.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_channel_of_a_killed_observer_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let (live, channel) = Folder::in_place(place.path()).unwrap();
+        let (mut dead, _) = Folder::in_place(place.path()).unwrap();
+        let path = dead.path.join(CHANNEL);
+        remove_stale(place.path());
+        assert!(live.path.join(CHANNEL).is_file() && !path.exists() && dead.library().is_file());
+        dead.keep_library();
+        drop(channel);
     }
 
     #[test]

@@ -42,9 +42,15 @@ pub(super) struct Waiting {
 }
 
 impl Log {
-    /// Hands over the new entries. After a stop is handed over, the vCPU goes on. `is_last` if nothing will be written any
-    /// more.
-    pub(super) fn drain(&mut self, channel: &Channel, is_last: bool, to: &mut dyn FnMut(Event)) {
+    /// Hands over the new entries until the deadline. After a stop is handed over, the vCPU goes on. `is_last` if nothing will
+    /// be written any more: then the entries that are left are lost.
+    pub(super) fn drain(
+        &mut self,
+        channel: &Channel,
+        is_last: bool,
+        deadline: Instant,
+        to: &mut dyn FnMut(Event),
+    ) {
         let taken = channel.control().taken;
         let Some(new) = taken.checked_sub(self.next) else { return };
         if new > PIECES {
@@ -53,6 +59,12 @@ impl Log {
             self.next = taken.saturating_sub(PIECES);
         }
         while self.next < taken {
+            if Instant::now() >= deadline {
+                if is_last {
+                    self.lost = self.lost.saturating_add(taken.saturating_sub(self.next));
+                }
+                break;
+            }
             match read(channel, self.next) {
                 Some(Entry { pieces, bytes }) => {
                     let position = self.next.saturating_add(1);

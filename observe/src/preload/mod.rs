@@ -4,6 +4,8 @@ mod channel;
 mod folder;
 mod link;
 mod log;
+#[cfg(test)]
+mod tests;
 
 use crate::engine::{Engine, Event, Stops, VcpuId};
 use crate::error::Error;
@@ -14,9 +16,16 @@ use log::Log;
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The environment variable with the libraries that the loader loads first.
 const LD_PRELOAD: &str = "LD_PRELOAD";
+/// The longest time of one look at the rings and at the log, and that of the last look. A program can fill all rings with
+/// string I/O, whose records have thousands of elements, and would keep this process from its signals and its time limit.
+const LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_secs(5);
+/// The number of records that are handed over between two looks at the clock.
+const BATCH: u64 = 256;
 
 /// The engine.
 #[derive(Debug)]
@@ -26,6 +35,8 @@ pub struct Preload {
     link: Link,
     /// The rings in use, by number.
     rings: Vec<Ring>,
+    /// The ring with which the next look begins.
+    first: usize,
     log: Log,
 }
 
@@ -46,11 +57,9 @@ impl Preload {
     /// # Errors
     /// They cannot be created.
     pub fn new() -> Result<Self, Error> {
-        let folder = Folder::new()?;
-        let shared = Error::host("creating the channel to the preloaded library");
-        let channel = folder.channel().and_then(Channel::new).map_err(shared)?;
+        let (folder, channel) = Folder::new()?;
         let link = Link::new(&folder.link()).map_err(Error::host("creating a socket for the library"))?;
-        Ok(Self { folder, channel, link, rings: Vec::new(), log: Log::default() })
+        Ok(Self { folder, channel, link, rings: Vec::new(), first: 0, log: Log::default() })
     }
 
     /// Receives the counters of new vCPUs.
@@ -69,8 +78,9 @@ impl Preload {
         }
     }
 
-    /// Hands over the new records of all rings, and then the calls and stops.
-    fn drain(&mut self, is_last: bool, to: &mut dyn FnMut(Event)) {
+    /// Hands over the new records of all rings, and then the calls and stops, until the deadline. What is left then comes
+    /// with the next look, or is lost if this is the last one.
+    fn drain(&mut self, is_last: bool, deadline: Instant, to: &mut dyn FnMut(Event)) {
         let used = self.channel.control().used;
         let states = self.channel.states(used);
         // The library sends the counters of a vCPU before it can close the ring.
@@ -78,23 +88,41 @@ impl Preload {
         if self.rings.len() < states.len() {
             self.rings.resize_with(states.len(), Ring::default);
         }
-        for (number, state) in states.into_iter().enumerate().filter(|(_, state)| *state != State::Free) {
+        let first = std::mem::take(&mut self.first).min(states.len());
+        let (before, from) = states.split_at_checked(first).unwrap_or_default();
+        let rings = (first..).zip(from).chain((0..).zip(before));
+        for (number, state) in rings.filter(|(_, state)| **state != State::Free) {
             let Some(ring) = self.rings.get_mut(number) else { continue };
-            let is_last = is_last || state == State::Closed;
-            ring.drain(number, &mut self.channel, is_last, to);
-            if state == State::Closed {
+            let is_closed = *state == State::Closed;
+            let is_empty = ring.drain(number, &mut self.channel, is_last || is_closed, deadline, to);
+            if is_empty && is_closed {
                 *ring = Ring::default();
                 self.channel.free(number);
             }
+            if !is_empty && !is_last {
+                self.first = number;
+                break;
+            }
+            if is_last && !is_empty {
+                ring.give_up(number, &self.channel, to);
+            }
         }
-        self.log.drain(&self.channel, is_last, to);
+        // Rings that never become empty must not keep the vCPUs that wait.
+        self.log.drain(&self.channel, is_last, deadline.max(deadline_of(LOOK)), to);
     }
 }
 
 impl Ring {
-    /// Hands over the new records. `is_last` if no more will come.
-    fn drain(&mut self, number: usize, channel: &mut Channel, is_last: bool, to: &mut dyn FnMut(Event)) {
-        let Some(head) = channel.head(number) else { return };
+    /// Hands over the new records until the deadline. `is_last` if no more will come. Returns false if some are left.
+    fn drain(
+        &mut self,
+        number: usize,
+        channel: &mut Channel,
+        is_last: bool,
+        deadline: Instant,
+        to: &mut dyn FnMut(Event),
+    ) -> bool {
+        let Some(head) = channel.head(number) else { return true };
         // The vCPU of a ring does not change, whatever the program writes there.
         let vcpu = match self.vcpu {
             Some(vcpu) => vcpu,
@@ -109,11 +137,16 @@ impl Ring {
             let overwritten = new.saturating_sub(RECORDS);
             if overwritten > 0 {
                 to(Event::Lost(vcpu, overwritten));
+                self.read = self.read.saturating_add(overwritten);
             }
-            channel.read(number, self.read.saturating_add(overwritten), end, |record| {
-                to(Event::Returned(vcpu, record));
-            });
-            self.read = end;
+        }
+        while self.read < end {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            let next = self.read.saturating_add(BATCH).min(end);
+            channel.read(number, self.read, next, |record| to(Event::Returned(vcpu, record)));
+            self.read = next;
         }
         if head.lost > self.lost {
             to(Event::Lost(vcpu, head.lost.saturating_sub(self.lost)));
@@ -121,6 +154,14 @@ impl Ring {
         }
         if is_last && let Some(counters) = self.counters.take().and_then(|counters| counters.read()) {
             to(Event::Counters(vcpu, counters));
+        }
+        true
+    }
+
+    /// Counts the records that are left as lost.
+    fn give_up(&mut self, number: usize, channel: &Channel, to: &mut dyn FnMut(Event)) {
+        if let (Some(vcpu), Some(head)) = (self.vcpu, channel.head(number)) {
+            to(Event::Lost(vcpu, head.noted.saturating_sub(self.read)));
         }
     }
 }
@@ -150,12 +191,12 @@ impl Engine for Preload {
     }
 
     fn collect(&mut self, to: &mut dyn FnMut(Event)) {
-        self.drain(false, to);
+        self.drain(false, deadline_of(LOOK), to);
     }
 
     fn finish(&mut self, to: &mut dyn FnMut(Event)) {
         self.channel.end();
-        self.drain(true, to);
+        self.drain(true, deadline_of(LAST_LOOK), to);
         let control = self.channel.control();
         to(Event::LostCalls(self.log.lost.saturating_add(control.lost_calls.into())));
         to(Event::Unrecorded(control.unrecorded));
@@ -165,4 +206,10 @@ impl Engine for Preload {
     fn leave(&mut self) {
         self.folder.keep_library();
     }
+}
+
+/// The end of a look that begins now.
+fn deadline_of(length: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(length).unwrap_or(now)
 }

@@ -72,7 +72,7 @@ impl Handshake {
             if let Err(error) = observer.read_exact(&mut message) {
                 let _ = observer.shutdown(std::net::Shutdown::Both);
                 join(spawner)?;
-                return Err(Error::host("starting the program")(error));
+                return Err(Error::host(Error::STARTING)(error));
             }
             let word = |at: usize| {
                 message.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
@@ -85,7 +85,7 @@ impl Handshake {
                 let _ = join(spawner);
                 return Err(unfit(if errno != 0 { NO_FILTER } else { untraceable() }));
             }
-            answered.map_err(Error::host("starting the program"))?;
+            answered.map_err(Error::host(Error::STARTING))?;
             let child = sys::open_thread(pid, pid);
             let is_executing = follow(pid, &spawner);
             if let Err(error) = join(spawner) {
@@ -102,7 +102,7 @@ impl Handshake {
 
 fn join(spawner: ScopedJoinHandle<'_, io::Result<()>>) -> Result<(), Error> {
     let spawned = spawner.join().unwrap_or_else(|_| Err(io::Error::other("the thread failed")));
-    spawned.map_err(Error::host("starting the program"))
+    spawned.map_err(Error::host(Error::STARTING))
 }
 
 /// Traces the child until it has executed the program, or has failed to. Returns true if it waits after the execution.

@@ -2,7 +2,7 @@
 
 use super::calls::registers;
 use super::lines;
-use super::map::Map;
+use super::map::{MOST_ROWS, Map};
 use super::steps::{Step, Steps};
 use super::values::long;
 use crate::engine::{Call, Stop, Target};
@@ -90,8 +90,10 @@ impl Machine {
         if !self.has_entered {
             self.has_entered = true;
             self.map.slots = memory.slots(stop.vcpu.vm).copied().collect();
+            // The vCPU waits, so only the slots that have a row are read.
             let is_empty = |slot: &&MemorySlot| slot.number >> 16 == 0 && holds_zeroes(slot, stop, memory);
-            self.map.zeroes = self.map.slots.iter().filter(is_empty).map(|slot| slot.number).collect();
+            let rows = self.map.rows().into_iter().take(MOST_ROWS);
+            self.map.zeroes = rows.filter(is_empty).map(|slot| slot.number).collect();
         }
         if self.vcpus.len() < MOST_VCPUS || self.vcpus.contains_key(&stop.vcpu.vcpu) {
             let words = stop
@@ -207,4 +209,26 @@ fn holds_zeroes(slot: &MemorySlot, stop: &Stop, memory: &ObservedMemory) -> bool
         at = at.saturating_add(size);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{StopCause, VcpuId};
+
+    #[test]
+    fn only_slots_with_a_row_are_searched_for_content() {
+        let process = std::process::id().cast_signed();
+        let (zeroes, mut memory) = ([0u8; 4096], ObservedMemory::default());
+        for number in 0..1000u32 {
+            let words = [u64::from(number), u64::from(number) << 20, 4096, zeroes.as_ptr() as u64];
+            let data = words.into_iter().flat_map(u64::to_ne_bytes).collect();
+            let (target, request) = (Target::Vm(1), 0x4020_ae46);
+            memory.follow(&Call { process, target, request, argument: 0, data, result: 0 });
+        }
+        let (vcpu, cause) = (VcpuId { vm: 1, vcpu: 0 }, StopCause::FirstEntry);
+        let mut machine = Machine::default();
+        machine.entered(&Stop { vcpu, process, cause, registers: None }, &memory);
+        assert_eq!((machine.map.slots.len(), machine.map.zeroes.len()), (1000, MOST_ROWS));
+    }
 }

@@ -6,7 +6,7 @@ use crate::memory::MemorySlot;
 use std::fmt::Write;
 
 /// The number of slots that are listed.
-const MOST_ROWS: usize = 48;
+pub(super) const MOST_ROWS: usize = 48;
 /// The end of the addresses that 32 bits can name.
 const FOUR_GIB: u64 = 1 << 32;
 /// The registers of the I/O APIC and of the local APIC, a page each (Intel SDM volume 3, section 12.4.1).
@@ -29,13 +29,19 @@ pub(super) struct Map {
 }
 
 impl Map {
+    /// The slots in the order of their rows.
+    pub(super) fn rows(&self) -> Vec<&MemorySlot> {
+        let mut slots: Vec<&MemorySlot> = self.slots.iter().collect();
+        slots.sort_by_key(|slot| (slot.number >> 16, slot.gpa, slot.number));
+        slots
+    }
+
     /// The table of the slots by address, with the holes between them, and a line for each thing to note.
     pub(super) fn text(&self, vm: u32) -> String {
         if self.slots.is_empty() {
             return format!("vmm: VM {vm} has no memory slot\n");
         }
-        let mut slots: Vec<&MemorySlot> = self.slots.iter().collect();
-        slots.sort_by_key(|slot| (slot.number >> 16, slot.gpa, slot.number));
+        let slots = self.rows();
         let mut text = format!("vmm: memory of VM {vm}:\n");
         // Writing to a String cannot fail.
         let _ =

@@ -162,7 +162,10 @@ fn headers<'data, H: FileHeader<Endian = Endianness>>(
     let of_type = |kind| headers.iter().find(move |header| header.p_type(endian) == kind);
     let place = |header: &H::ProgramHeader| (header.p_offset(endian).into(), header.p_filesz(endian).into());
     let bytes = |(offset, size): (u64, u64)| data.read_bytes_at(offset, size).ok();
-    let interpreter = of_type(PT_INTERP).map(|header| bytes(place(header)).unwrap_or_default().to_vec());
+    let interpreter = of_type(PT_INTERP).map(|header| {
+        let path = bytes(place(header)).unwrap_or_default();
+        path.get(..path.len().min(MAX_PATH)).unwrap_or_default().to_vec()
+    });
     let notes = headers.iter().filter(|header| header.p_type(endian) == PT_NOTE);
     let mut layout = Layout {
         is_high: virtual_starts.iter().any(|start| *start >= LAST_2_GIB),
@@ -181,6 +184,9 @@ fn headers<'data, H: FileHeader<Endian = Endianness>>(
         virtual_starts,
         entry: Err(ImageError::Elf(refuse::ENTRY_OUTSIDE.into())),
     };
+    if layout.notes.too_many {
+        return refuse("has more than 10000 notes: link it with fewer");
+    }
     if let Some(entry) = layout.physical(start) {
         layout.entry = Ok(entry);
     }
@@ -233,6 +239,8 @@ fn check_overlaps(segments: &[Segment]) -> Result<(), ImageError> {
 
 /// The maximum number of program headers.
 const MAX_HEADERS: u32 = 100_000;
+/// The part of the dynamic linker's path that is read. It is in messages.
+const MAX_PATH: usize = 256;
 /// The first virtual address of the kernel code model.
 const LAST_2_GIB: u64 = 0xffff_ffff_8000_0000;
 

@@ -8,7 +8,8 @@ use crate::grade::student::watch::{Answers, Halt, Watch};
 use crate::status::Failure;
 use observe::{Choice, Ending, Engine, Observation, Options, Program, Stops, Streams};
 use simvirtio::abi;
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use vmm::device::DEBUGCON_PORT;
 use vmm::exit::{Exit, Reason, Site};
@@ -18,6 +19,8 @@ use vmm::profile::Count;
 /// The largest parts of an output that are kept: of its beginning and of its end.
 const MOST_OUTPUT: usize = 1 << 20;
 const MOST_ERRORS: usize = 1 << 16;
+/// The status 126, as wait(2) has it.
+const NOT_STARTED: i32 = 126 << 8;
 
 /// The facts that were seen in a run.
 #[derive(Clone, Debug)]
@@ -98,16 +101,54 @@ impl Target {
         let streams = Streams { stdin: Stdio::null(), stdout: out, stderr: err };
         let options =
             Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
+        // An earlier run may have changed the file.
+        if let Err(error) = self.engine.check(&self.program) {
+            return Ok(self.not_started(&error.to_string()));
+        }
         let mut engine = self.engine.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
         let engine: &mut dyn Engine = engine.as_mut();
         let see = &mut |event: &_, memory: &_| watch.see(event, memory);
         let observation =
-            observe::observe_captive(&self.program, &self.arguments, options, streams, engine, see)?;
+            match observe::observe_captive(&self.program, &self.arguments, options, streams, engine, see) {
+                Ok(observation) => observation,
+                Err(error) => {
+                    let fault = error.program_fault().ok_or(error)?;
+                    return Ok(self.not_started(&format!("it cannot be started: {fault}")));
+                }
+            };
         if vmm::host::interrupted() {
             return Err(vmm::Error::Interrupted.into());
         }
         Ok(self.seen(watch, &observation, stdout.finish(), &stderr.finish(), finished, pattern))
+    }
+
+    /// A run of a program that cannot be started. An earlier run may have removed it, or it never could be.
+    fn not_started(&self, why: &str) -> Seen {
+        let Watch { answers, .. } = Watch::new(self.plan);
+        Seen {
+            plan: self.plan,
+            command: self.shown(),
+            stdout: Captured::default(),
+            stderr: String::new(),
+            // The status of the shell for a program that it cannot start.
+            ending: Ending::Ended(ExitStatus::from_raw(NOT_STARTED)),
+            machines: 0,
+            entry: None,
+            halt: None,
+            refused: Some(why.to_owned()),
+            death: None,
+            answers,
+            last: None,
+            run_failed: false,
+            exits: 0,
+            window_exits: 0,
+            console_bytes: 0,
+            sites: Vec::new(),
+            lost: 0,
+            counted: None,
+            said_finished: false,
+        }
     }
 
     fn seen(

@@ -31,9 +31,11 @@ fn write(channel: &Channel, first: u64, bytes: &[u8]) -> u64 {
     next
 }
 
+#[allow(clippy::arithmetic_side_effects)]
 fn drain(log: &mut Log, channel: &Channel, is_last: bool) -> Vec<Event> {
     let mut events = Vec::new();
-    log.drain(channel, is_last, &mut |event| events.push(event));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    log.drain(channel, is_last, deadline, &mut |event| events.push(event));
     events
 }
 

@@ -6,6 +6,8 @@ const PHYS32_ENTRY: u32 = 18;
 const GNU_ABI_TAG: u32 = 1;
 /// The size of the header of a note: the sizes of name and descriptor, and the type, 4 bytes each.
 const HEADER: usize = 12;
+/// The largest number of notes. The segments of a file may overlap, so that each of them has all of its notes.
+const MAX_NOTES: usize = 10_000;
 
 /// The notes that say for what a file was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub(in crate::boot) struct Notes {
     pub(super) linux: bool,
     pub(super) solo5: bool,
     pub(super) hermit: bool,
+    /// There are more notes than [`MAX_NOTES`], and not all were read.
+    pub(super) too_many: bool,
 }
 
 impl Notes {
@@ -52,11 +56,17 @@ fn pvh_entry(descriptor: Option<&[u8]>) -> Result<u32, &'static str> {
 impl<'data> FromIterator<(&'data [u8], u64)> for Notes {
     fn from_iter<I: IntoIterator<Item = (&'data [u8], u64)>>(segments: I) -> Self {
         let mut notes = Self::default();
+        let mut count = 0usize;
         for (mut bytes, alignment) in segments {
             // Other alignments than 8 are those of the segment, and not of the notes.
             let alignment = if alignment == 8 { 8 } else { 4 };
             while let Some(rest) = read(&mut notes, bytes, alignment) {
                 bytes = rest;
+                count = count.saturating_add(1);
+                if count > MAX_NOTES {
+                    notes.too_many = true;
+                    return notes;
+                }
             }
         }
         notes
@@ -114,6 +124,13 @@ pub(in crate::boot) mod tests {
         for size in [9, 0x1000, u32::MAX] {
             assert_eq!(pvh(&[0; 8], size), Some(Err("goes past the end of its segment")), "{size}");
         }
+    }
+
+    #[test]
+    fn the_number_of_notes_is_limited() {
+        let notes = sized(b"", 1, b"", 0).repeat(MAX_NOTES / 2);
+        let read = |segments: usize| Notes::from_iter(vec![(&notes[..], 4); segments]).too_many;
+        assert!(!read(2) && read(3));
     }
 
     #[test]

@@ -107,6 +107,14 @@ fn errors_name_the_wrong_kind_of_file() {
 }
 
 #[test]
+fn a_long_path_of_a_dynamic_linker_makes_no_long_message() {
+    let mut file = elf(0x1000, &[Header(PT_INTERP, 0x200, 0, 0, 0x10_0000, 0x10_0000), CODE]);
+    file.resize(0x10_0200, b'x');
+    let text = refusal(file);
+    assert!(text.contains("needs a dynamic linker") && text.len() < 2000, "{}", text.len());
+}
+
+#[test]
 fn programs_of_other_systems_are_named_with_the_next_step() {
     let with = |kind, text: &[u8]| {
         let mut file = elf(0x1000, &[CODE, Header(kind, 0x280, 0, 0, text.len() as u64, 0)]);
