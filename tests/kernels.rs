@@ -179,6 +179,16 @@ fn memory(kernels: &Kernels) {
 }
 
 fn native(kernels: &Kernels) {
+    // A header whose checksum is wrong is no header, but is named.
+    let mut unsound = fs::read(kernels.path("multiboot1.elf")).unwrap();
+    let magic = 0x1bad_b002u32.to_le_bytes();
+    let at = unsound.windows(4).position(|word| word == magic).unwrap();
+    unsound[at + 8] ^= 1;
+    let without = support::ran(&[&kernels.write("unsound.elf", &unsound)]);
+    assert_eq!(without.text(), "not a multiboot 1 loader: magic 0x0", "{}", without.stderr);
+    let warning =
+        format!("magic of a multiboot header at offset {at:#x}, but the checksum of the header is wrong");
+    assert!(without.stderr.contains(&warning), "{}", without.stderr);
     let ran = ran(&[&format!("{}:32", kernels.path("multiboot1.elf"))]);
     assert_eq!((ran.status, ran.text()), (1, "not a multiboot 1 loader: magic 0x0".into()), "{}", ran.stderr);
 }
