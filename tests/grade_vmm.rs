@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         kvm_test("a_task_that_was_not_handed_in_has_no_points", not_handed_in),
         kvm_test("an_endless_program_costs_one_time_limit", endless),
         kvm_test("a_program_that_cheats_or_dies_gets_no_points", hostile),
+        kvm_test("a_program_gets_only_its_standard_streams", inherited),
         kvm_test("a_signal_ends_the_grade_at_once", signals),
         kvm_test("a_child_that_stays_is_ended", left_children),
         kvm_test("the_number_of_exits_may_be_anywhere_in_the_output", patterns),
@@ -154,7 +155,7 @@ fn seeds() {
     let first = text("1");
     assert_eq!(first, text("1"));
     assert!(first.contains("slxnnsswtjkowyrrkmrokpsq") && !text("2").contains("slxnnsswtjkowyrrkmrokpsq"));
-    // A seed that nobody gave is another one each time, and is printed.
+    // Without --seed, the seed is another one each time, and is printed.
     let seed = || {
         let ran = grade(&["--vmm", &program, "--run", "real=true"]);
         let (_, rest) = ran.stderr.split_once("--seed ").unwrap();
@@ -213,6 +214,19 @@ fn hostile() {
         assert!(text.contains(sentence), "{mistake}: {text}");
         assert!(text.len() < 20_000, "{mistake}: {} bytes", text.len());
     }
+}
+
+/// The program does not get a file that the caller of the grade has open.
+fn inherited() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    let line = "exec \"$0\" grade --vmm \"$1\" --timeout 5 9>\"$2\"";
+    let ran = run(Command::new("sh")
+        .args(["-c", line, VMM, &compiled("-DMISTAKE_MEDDLE")])
+        .arg(&file)
+        .stdout(Stdio::piped()));
+    assert_eq!(ran.status, 0, "{}", ran.text());
+    assert_eq!(fs::read(&file).unwrap(), b"");
 }
 
 fn signals() {

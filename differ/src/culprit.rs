@@ -87,7 +87,7 @@ struct Search {
     number: usize,
     undefined: Undefined,
     is_rewritten: bool,
-    /// How many instructions before it the program could not be ended.
+    /// The number of instructions before it at which the program could not be ended.
     uncut: usize,
 }
 

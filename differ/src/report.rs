@@ -61,7 +61,7 @@ impl Report {
         }
     }
 
-    /// How often a reason has occurred.
+    /// The number of times that a reason has occurred.
     pub fn total(&self, reason: &str) -> u64 {
         let reasons = self.tallies.values().flat_map(|tally| tally.not_comparable.values());
         reasons.filter_map(|reasons| reasons.get(reason)).sum()

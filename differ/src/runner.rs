@@ -57,7 +57,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// How often a program that shows a difference is repeated on new machines.
+/// The number of times that a program with a difference is repeated on new machines.
 const REPETITIONS: usize = 3;
 
 /// The instruction MOV ES, AX, and a selector beyond the GDT, with which it raises #GP.

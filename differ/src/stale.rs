@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use iced_x86::{Decoder, DecoderOptions};
 
-    /// What is left of changed entries: those of pages 0 and 1, and one of the table above them.
+    /// The changed entries that are left: those of pages 0 and 1, and one of the table above them.
     fn left(bytes: &[u8]) -> Vec<usize> {
         let first = (LAST_TABLE / 8) as usize;
         let above = first - 512;

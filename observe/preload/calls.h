@@ -109,7 +109,7 @@ static __attribute__((noinline)) int begin(struct process *process, struct vcpu 
 	return load(&control->wants) & STOP_ENTRY && stop(process, vcpu, fd, &entry, 0) == INTERRUPTED;
 }
 
-/* KVM_RUN returned with an exit that the observer wants to see first. The time that this takes is nobody's. */
+/* KVM_RUN returned with an exit that the observer wants to see first. The time that this takes is not counted. */
 static __attribute__((noinline)) void stop_at_exit(struct process *process, struct vcpu *vcpu, int fd, struct record *record)
 {
 	if (record->result == -EINTR_ || record->result == -EAGAIN_)

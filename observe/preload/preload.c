@@ -53,7 +53,7 @@ static int interrupted(const u8 *page)
 	return (int)answer(-EINTR_);
 }
 
-static int run(int fd, void *argument)
+HOT static int run(int fd, void *argument)
 {
 	struct process *process_ = process();
 	struct vcpu *vcpu = process_ ? vcpu_of(process_, fd) : 0;
@@ -96,7 +96,7 @@ static int run(int fd, void *argument)
 	return result;
 }
 
-EXPORT int ioctl(int fd, u64 request, void *argument)
+EXPORT HOT int ioctl(int fd, u64 request, void *argument)
 {
 	if (__builtin_expect((u32)request == KVM_RUN, 1))
 		return run(fd, argument);
@@ -105,7 +105,7 @@ EXPORT int ioctl(int fd, u64 request, void *argument)
 	return call(fd, request, argument);
 }
 
-EXPORT int __ioctl(int fd, u64 request, void *argument) __attribute__((alias("ioctl")));
+EXPORT HOT int __ioctl(int fd, u64 request, void *argument) __attribute__((alias("ioctl")));
 
 EXPORT int close(int fd)
 {

@@ -79,20 +79,21 @@ struct process {
 	u32 highest;
 	/* The number of calls that the observer heard of, by their kinds; and the log was full for too long. */
 	u32 calls, changes, failures, impatient;
-	/* A guest has run: of any VM since the last one was made, and of each VM. */
+	/* A guest has run: of any VM since the last one was made, and below of each VM. */
 	u32 has_entered;
-	u32 entered[VMS];
+	/* In the first page for the usual numbers: an exit should not touch another one. */
 	u64 meaning[DESCRIPTORS];
+	u32 entered[VMS];
 };
 
 _Static_assert(sizeof(struct ring) <= VCPU_PLACE && VCPU_PLACE + sizeof(struct vcpu) <= PAGE, "one page");
 
+/* The rings that this process has mapped, also one that it had before `fork`. */
+static u8 *mapped[RINGS];
 static struct process *self;
 static struct control *control;
 /* The pieces of the log. */
 static u8 *log_pieces;
-/* The rings that this process has mapped, also one that it had before `fork`. */
-static u8 *mapped[RINGS];
 /* 0 at the start, 1 while a thread prepares, 2 afterwards, 3 if it failed. */
 static u32 prepared;
 /* The program filters its system calls (seccomp), and does not expect others. */
@@ -121,7 +122,10 @@ __attribute__((constructor)) static void find_next(void)
 	next_syscall = dlsym(RTLD_NEXT, "syscall");
 }
 
-static int call(int fd, u64 request, void *argument)
+/* The functions of an exit are HOT, so that they are in one page. */
+#define HOT __attribute__((hot))
+
+HOT static int call(int fd, u64 request, void *argument)
 {
 	if (next_ioctl)
 		return next_ioctl(fd, request, argument);
@@ -175,7 +179,7 @@ static int prepare(void)
 }
 
 /* The state of this process, or 0 if nothing is recorded. */
-static struct process *process(void)
+HOT static struct process *process(void)
 {
 	if (__builtin_expect(load(&prepared) != 2, 0)) {
 		/* A thread, or a handler, that comes while another one prepares does not wait. */

@@ -117,7 +117,7 @@ fn run(
     engine.prepare(&mut command, options.stops)?;
     let tally = Tally::new(capacity);
     let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
-    let mut process = Process::start(&mut command, engine)?;
+    let mut process = Process::start(&mut command, engine, is_captive)?;
     // The other ends of pipes must close with the program.
     drop(command);
     let (ending, mut cost) = watch(&mut process, engine, &mut receiver, options.timeout, is_captive);

@@ -327,7 +327,7 @@ fn deaths_are_limited() {
     assert_eq!(deaths.iter().last().unwrap().earlier, 980);
 }
 
-/// What the program wrote into its memory and its calls may be anything.
+/// The program may write anything into its memory and its calls.
 #[test]
 fn hostile_details_and_registers_are_explained() {
     let mut guest = Guest::new(&[0xff; 0x1000]);

@@ -34,7 +34,7 @@ const SWEEP: Duration = Duration::from_millis(100);
 /// The same when the program makes a VM, after it may have closed others.
 const SWEEP_AT_NEW_VM: Duration = Duration::from_millis(10);
 /// The longest time to end the tracing of children that still run.
-const DETACH: Duration = Duration::from_secs(2);
+const DETACH: Duration = Duration::from_secs(5);
 /// The number of open files for the largest number of VMs and vCPUs.
 const FILES: u64 = 8192;
 
@@ -94,11 +94,17 @@ impl Ptrace {
             }
             sys::interrupt(*tid);
         }
+        // A child whose first stop comes before that of the thread that made it is not expected any more.
+        let mut gone = HashSet::new();
         let began = Instant::now();
         while !self.threads.is_empty() && began.elapsed() < DETACH {
             match sys::any_stopped() {
                 Ok(Some((tid, status))) => {
                     self.threads.remove(&tid);
+                    gone.insert(tid);
+                    if let Some(child) = sys::new_child(tid, status).filter(|child| !gone.contains(child)) {
+                        self.threads.entry(child).or_default();
+                    }
                     if libc::WIFSTOPPED(status) {
                         let is_signal = status >> 16 == 0 && libc::WSTOPSIG(status) != inject::AT_SYSTEM_CALL;
                         sys::detach(tid, if is_signal { libc::WSTOPSIG(status) } else { 0 });

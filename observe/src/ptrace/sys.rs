@@ -111,6 +111,13 @@ pub(super) fn message(tid: i32) -> io::Result<libc::c_ulong> {
     Ok(message)
 }
 
+/// Returns the child or thread that a thread has made, if it stopped for that.
+pub(super) fn new_child(tid: i32, status: i32) -> Option<i32> {
+    const MAKES: [i32; 3] = [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE];
+    let makes = libc::WIFSTOPPED(status) && MAKES.contains(&(status >> 16));
+    makes.then(|| message(tid).ok()).flatten().and_then(|child| i32::try_from(child).ok())
+}
+
 /// Returns the blocked signals of a stopped thread.
 pub(super) fn signal_mask(tid: i32) -> io::Result<u64> {
     let mut mask = 0u64;

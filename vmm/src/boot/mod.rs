@@ -78,12 +78,12 @@ pub struct Image {
     /// The content of the file. Shared, so that a clone is cheap.
     bytes: Arc<Cow<'static, [u8]>>,
     segments: Vec<Segment>,
-    /// What is in memory besides the file: modules, and information for a kernel.
+    /// The memory besides the file: modules, and information for a kernel.
     additions: Vec<Addition>,
     start: Start,
     /// The addresses come from the file, which is an ELF file in most cases, and not from the user.
     is_elf: bool,
-    /// What a kernel with its own protocol gets from its boot loader.
+    /// The values that a kernel with its own protocol gets from its boot loader.
     handover: Option<Box<Handover>>,
 }
 

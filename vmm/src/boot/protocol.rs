@@ -345,7 +345,7 @@ impl Image {
     }
 }
 
-/// What the structures for a kernel are made from.
+/// The sources of the structures for a kernel.
 struct Information<'a> {
     handover: &'a Handover,
     /// The first address of each module, and the address after its last byte.

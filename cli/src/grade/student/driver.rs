@@ -40,7 +40,7 @@ impl Step {
     }
 }
 
-/// What a driver saw of the device.
+/// The part of the device that a driver saw.
 #[derive(Clone, Copy, Debug)]
 struct View {
     /// The magic; `None` if a student's driver did not read it.

@@ -69,7 +69,7 @@ pub(super) const MORE_THAN_A_QUEUE: u32 = 37;
 pub(super) const GREETING: &str = "Hello, world!";
 pub(super) const MESSAGE: &str = "Ana are mere";
 
-/// What a run hides and expects.
+/// The hidden guest of a run, and the expected results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) job: Job,

@@ -19,7 +19,7 @@ use vmm::profile::Count;
 const MOST_OUTPUT: usize = 1 << 20;
 const MOST_ERRORS: usize = 1 << 16;
 
-/// What was seen of a run.
+/// The facts that were seen in a run.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) plan: Plan,

@@ -28,7 +28,7 @@ pub(super) struct Halt {
     pub(super) window: Option<[u8; 8]>,
 }
 
-/// What the window of the device has answered, by exits.
+/// The answers of the device's window, by exits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Answers {
     /// The first answer for the magic.
@@ -37,7 +37,7 @@ pub(super) struct Answers {
     pub(super) statuses: Vec<u8>,
 }
 
-/// What a run showed before its end.
+/// The facts that a run showed before its end.
 #[derive(Debug)]
 pub(super) struct Watch {
     plan: Plan,

@@ -16,7 +16,7 @@ const INFORMATION: usize = 56;
 /// # Errors
 /// The note is wrong.
 pub(super) fn of_elf(bytes: &mut [u8]) -> Result<Option<Plan>, ImageError> {
-    // What is wrong with a file of another kind is told by its own loader.
+    // The loader of another kind of file tells what is wrong with it.
     let Ok(layout) = elf::layout(&*bytes) else { return Ok(None) };
     let entry = match layout.notes.pvh {
         None => return Ok(None),
