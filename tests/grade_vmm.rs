@@ -379,6 +379,12 @@ fn usage() {
     }
     let both = grade(&["--vmm", "true", "--reference"]);
     assert!(both.status == 110 && both.stderr.contains("cannot be used with"), "{}", both.stderr);
+    let seed = grade(&["--vmm", "true", "--seed", "x"]);
+    assert!(
+        seed.status == 110 && seed.stderr.contains("'--seed <N>': give a number, such as"),
+        "{}",
+        seed.stderr
+    );
 }
 
 /// A host that cannot observe gives no grade, and not 0 points.
