@@ -184,7 +184,7 @@ fn native(kernels: &Kernels) {
     let magic = 0x1bad_b002u32.to_le_bytes();
     let at = unsound.windows(4).position(|word| word == magic).unwrap();
     unsound[at + 8] ^= 1;
-    let without = support::ran(&[&kernels.write("unsound.elf", &unsound)]);
+    let without = ran(&[&kernels.write("unsound.elf", &unsound)]);
     assert_eq!(without.text(), "not a multiboot 1 loader: magic 0x0", "{}", without.stderr);
     let warning =
         format!("magic of a multiboot header at offset {at:#x}, but the checksum of the header is wrong");

@@ -128,12 +128,16 @@ impl Deaths {
             Event::Called(call) => self.follow(call),
             Event::Stopped(stop) => self.stopped(stop, memory),
             Event::Returned(vcpu, record) if record.result == 0 && end::is_death(record.reason) => {
-                if self.died.len() < MOST_STARTS || self.died.contains_key(vcpu) {
-                    let died = self.died.entry(*vcpu).or_default();
-                    *died = died.saturating_add(1);
-                }
+                self.count(*vcpu);
             }
             _ => {}
+        }
+    }
+
+    fn count(&mut self, vcpu: VcpuId) {
+        if self.died.len() < MOST_STARTS || self.died.contains_key(&vcpu) {
+            let died = self.died.entry(vcpu).or_default();
+            *died = died.saturating_add(1);
         }
     }
 
