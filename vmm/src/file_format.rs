@@ -328,7 +328,7 @@ mod tests {
         let wrong = header(&[0x1bad_b002, 3, 4]);
         assert_eq!(multiboot_header(&file(0x100, 0, &wrong)), None);
         assert_eq!(multiboot_header(&first[..8]), None, "cut short");
-        assert_eq!(unsound_multiboot_header(&file(0x100, 0, &wrong)), Some(0x100));
+        assert_eq!(unsound_multiboot_header(&file(0x100, 0x40, &wrong)), Some(0x40));
         assert_eq!(unsound_multiboot_header(&file(0x100, 0, &first)), None, "its checksum is right");
     }
 
