@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     tests.extend(on_both("a_static_executable_of_32_bits_runs", || elf32(kernels)));
     tests.extend(on_both("a_position_independent_executable_is_moved", || movable(kernels)));
     tests.extend(on_both("real_mode_starts_at_a_segment_with_registers", || real_mode(kernels)));
+    tests.extend(on_both("a_kernel_that_waits_for_an_interrupt_is_told", || waits(kernels)));
     tests.push(plain_test("what_a_kernel_cannot_have_is_refused", || refused(kernels)));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -178,6 +179,16 @@ fn memory(kernels: &Kernels) {
 }
 
 fn native(kernels: &Kernels) {
+    // A header whose checksum is wrong is no header, but is named.
+    let mut unsound = fs::read(kernels.path("multiboot1.elf")).unwrap();
+    let magic = 0x1bad_b002u32.to_le_bytes();
+    let at = unsound.windows(4).position(|word| word == magic).unwrap();
+    unsound[at + 8] ^= 1;
+    let without = ran(&[&kernels.write("unsound.elf", &unsound)]);
+    assert_eq!(without.text(), "not a multiboot 1 loader: magic 0x0", "{}", without.stderr);
+    let warning =
+        format!("magic of a multiboot header at offset {at:#x}, but the checksum of the header is wrong");
+    assert!(without.stderr.contains(&warning), "{}", without.stderr);
     let ran = ran(&[&format!("{}:32", kernels.path("multiboot1.elf"))]);
     assert_eq!((ran.status, ran.text()), (1, "not a multiboot 1 loader: magic 0x0".into()), "{}", ran.stderr);
 }
@@ -191,6 +202,25 @@ void (*volatile const table[])(void) = { wrong, right };
 volatile int index = 1;
 void _start(void) { table[index](); for (;;) __asm__ volatile(\"hlt\"); }
 ";
+
+/// A kernel that prints, and then waits for an interrupt.
+fn waits(kernels: &Kernels) {
+    const FLAGS: u32 = 1 << 16;
+    const MAGIC: u32 = 0x1bad_b002;
+    const LOAD: u32 = 0x10_0000;
+    let header = [MAGIC, FLAGS, MAGIC.wrapping_add(FLAGS).wrapping_neg(), LOAD, LOAD, 0, 0, LOAD + 32];
+    let mut kernel: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    // mov al, 'K'; out 0xe9, al; sti; hlt
+    kernel.extend([0xb0, b'K', 0xe6, 0xe9, 0xfb, 0xf4]);
+    let told = "halted; it halted with interrupts on, but no interrupt ever arrives";
+    let waiting = ran(&[&kernels.write("waits.bin", &kernel)]);
+    assert_eq!((waiting.status, waiting.text()), (0, "K".into()), "{}", waiting.stderr);
+    assert!(waiting.stderr.contains(told), "{}", waiting.stderr);
+    // cli in place of sti.
+    kernel[36] = 0xfa;
+    let ended = ran(&[&kernels.write("ends.bin", &kernel)]);
+    assert!(!ended.stderr.contains("no interrupt"), "{}", ended.stderr);
+}
 
 fn elf32(kernels: &Kernels) {
     let path = kernels.gcc("static32", TABLE, &["-m32", "-static", "-no-pie", "-fno-pic"]);

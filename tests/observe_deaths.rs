@@ -83,6 +83,7 @@ fn mistakes() {
         ("cs-type", "CS has type 0x1, which is not a code segment (0xb)"),
         ("ss-dpl", "SS.DPL is 3"),
         ("pml4-outside", "probably PML4[0] is 0x40000003, which points outside of every memory slot"),
+        ("no-ps", "PD[0] is 0x3, so it leads to a page table at 0x0: a 2 MiB page needs PS (bit 7)"),
         ("cr3-outside", "probably CR3 is 0x40000000, which is outside of every memory slot"),
         ("zeros", "the entry point 0x8000 holds only zeros: was the guest copied there?"),
         ("no-slot", "probably the VM has no memory slot"),
@@ -168,7 +169,7 @@ fn again() {
     let ran = observe(&["-q"], "again");
     assert_eq!(ran.status, 3, "{}", ran.stderr);
     let [death] = deaths(&ran)[..] else { panic!("{}", ran.stderr) };
-    assert!(death.ends_with(" (and 15 deaths before)"), "{death}");
+    assert!(death.ends_with(" (and 15 deaths before, and 85 after)"), "{death}");
 }
 
 /// A guest of this program that dies has the same explanation from outside.

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         kvm_test("the_calls_of_a_machine_are_told_in_order", in_order),
         kvm_test("refused_calls_have_a_meaning", refused),
         kvm_test("the_setup_is_shown_if_the_guest_died", dead),
+        kvm_test("the_setup_is_shown_if_a_call_failed_before_a_guest_ran", early),
         kvm_test("each_machine_has_its_calls", machines),
         kvm_test("garbage_pointers_are_harmless", pointers),
         kvm_test("a_filter_of_system_calls_hides_no_call", filtered),
@@ -102,6 +103,29 @@ fn dead() {
     {
         assert_eq!(!setup(options, &[program(), mode]).is_empty(), shown, "{options:?} {mode}");
     }
+}
+
+/// The program ended with an error before a guest ran: the call that failed says why.
+fn early() {
+    let early = |options: &[&str], mode| observe(options, &[program(), mode]);
+    for engine in ["preload", "ptrace"] {
+        let ran = early(&["--engine", engine], "early");
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("; failed, EINVAL: the size 0xfff is no multiple of 4096\n"),
+            "{}",
+            ran.stderr
+        );
+    }
+    // A call on a descriptor that is not open is no call on /dev/kvm for the engine `ptrace`.
+    let call = "KVM_CREATE_VM; failed, EBADF: the descriptor is not open: did an earlier call fail?\n";
+    let last = "vmm: observed made no VM, and calls to KVM failed (--setup)\n";
+    let other = "vmm: observed made no VM: neither it nor a child called KVM_CREATE_VM on /dev/kvm\n";
+    for (engine, texts) in [("preload", &[call, last][..]), ("ptrace", &[other])] {
+        let ran = early(&["--engine", engine], "not-open");
+        assert!(texts.iter().all(|text| ran.stderr.contains(text)), "{engine}: {}", ran.stderr);
+    }
+    assert_eq!(early(&["-q"], "early").stderr.lines().count(), 1);
 }
 
 fn machines() {

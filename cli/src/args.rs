@@ -21,7 +21,7 @@ Examples:
   vmm run simvirtio                          a built-in guest
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
-  vmm run guest.elf --cpus 4 --timeout 60    an ELF64 executable on four vCPUs
+  vmm run guest.elf --cpus 4 --timeout 60    an ELF executable on four vCPUs
   vmm run kernel.elf --module initrd,text    a multiboot kernel with a module
   vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
   vmm run simvirtio --vcpu soft              on the software processor

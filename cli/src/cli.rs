@@ -29,10 +29,12 @@ Examples:
   vmm run simvirtio --transport polling  run it over shared memory, by polling
   vmm guest.bin --verify                 run a 16-bit binary; it must leave 42
   vmm guest.bin@0x1000:32                run a 32-bit binary at 0x1000
-  vmm guest.elf --timeout 0              run an ELF64 file without a time limit
+  vmm guest.elf --timeout 0              run an ELF file without a time limit
+  vmm kernel.elf --module initrd         run a multiboot or PVH kernel
   vmm smp.elf --cpus 4                   run four vCPUs, each on its own thread
   vmm bzImage --initrd initrd            boot Linux; Ctrl-A x ends it
   vmm grade --guest16 my.bin             grade a guest of the SO2 assignment
+  vmm grade --vmm ./my-vmm               grade a VMM of the SO2 assignment
   vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json -o run.html        write a page about the exits of a run
   vmm observe -- ./my-vmm guest.bin      list the exits of another VMM

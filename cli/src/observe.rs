@@ -46,7 +46,7 @@ pub struct ObserveArgs {
     engine: EngineArg,
 
     /// Show the calls to KVM that built the machine, in words, with its memory map and the meaning of errors; shown without
-    /// this option if the guest died
+    /// this option if the guest died, or if a call failed before a guest ran
     #[arg(long)]
     setup: bool,
 
@@ -103,14 +103,21 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
         text += &details(&name, &observation);
     }
     text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
-    if arguments.setup || (setup.has_died() && !arguments.results.quiet) {
+    let is_told = setup.has_died() || (setup.has_failed() && has_failed_early(&observation));
+    if arguments.setup || (is_told && !arguments.results.quiet) {
         text += &setup.text();
     }
-    text += &remarks(&name, by, &observation);
+    text += &remarks(&name, by, &observation, setup.has_failed());
     print_stderr(&text);
     // From here on a signal is for this program.
     vmm::host::catch_interrupts();
     Ok(files.write(Some(&observation.measured(&name, &ended)), status(&observation)))
+}
+
+/// True if the program ended with an error, and no guest of it ran.
+fn has_failed_early(observation: &Observation) -> bool {
+    let ran = observation.vcpus.iter().any(|vcpu| vcpu.profile.total().exits > 0);
+    !ran && matches!(observation.ending, Ending::Ended(ended) if !ended.success())
 }
 
 /// The exit status for the end of the program.
@@ -149,11 +156,12 @@ fn details(name: &str, observation: &Observation) -> String {
 }
 
 /// Lines about missing counts and unusual ends.
-fn remarks(name: &str, engine: &str, observation: &Observation) -> String {
+fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool) -> String {
     let mut remarks = Vec::new();
     if observation.machines == 0 && observation.vcpus.is_empty() {
         remarks.push(match engine {
-            "ptrace" => format!("{name} made no VM: neither it nor a child called KVM_CREATE_VM"),
+            _ if has_failed => format!("{name} made no VM, and calls to KVM failed (--setup)"),
+            "ptrace" => format!("{name} made no VM: neither it nor a child called KVM_CREATE_VM on /dev/kvm"),
             _ => format!(
                 "{name} made no VM: neither it nor a child called KVM_CREATE_VM through the C library's ioctl; --engine \
                  ptrace sees all calls"

@@ -68,7 +68,7 @@ static void write_tables(uint8_t *ram)
 	uint64_t *pml4 = (uint64_t *)(ram + PML4), *pdpt = (uint64_t *)(ram + PDPT), *pd = (uint64_t *)(ram + PD);
 	pml4[0] = (has("pml4-outside") ? OUTSIDE : PDPT) | PRESENT;
 	pdpt[0] = PD | PRESENT;
-	pd[0] = LARGE;
+	pd[0] = has("no-ps") ? PRESENT : LARGE;
 }
 
 static void set_long_mode(struct kvm_sregs *sregs)

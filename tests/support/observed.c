@@ -468,6 +468,14 @@ static int mistakes(void)
 	return 0;
 }
 
+/* A mistake before there is a vCPU: the program ends at once, as most VMMs do. */
+static int ends_early(int kvm)
+{
+	struct kvm_userspace_memory_region region = {.memory_size = 0xfff};
+	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	return vm < 0 || ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) < 0;
+}
+
 /* Pointers that are wrong, and structures that run off the end of memory, have the results that the kernel gives. */
 static int pointers(void)
 {
@@ -640,6 +648,8 @@ int main(int count, char **words)
 	MODE("jump", jumps());
 	MODE("garbage", garbage());
 	MODE("mistakes", mistakes());
+	MODE("early", ends_early(open("/dev/kvm", O_RDWR)));
+	MODE("not-open", ends_early(-1));
 	MODE("pointers", pointers());
 	MODE("reopen", reopens());
 	MODE("refused", is_refused());

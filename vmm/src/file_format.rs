@@ -208,6 +208,18 @@ pub fn multiboot_header(bytes: &[u8]) -> Option<MultibootHeader> {
     (0..bytes.len().min(0x8000)).step_by(4).find_map(is_header)
 }
 
+/// The offset of a multiboot header whose checksum is wrong: the magic, and flags or an architecture that the specifications
+/// have.
+pub fn unsound_multiboot_header(bytes: &[u8]) -> Option<usize> {
+    let is_header = |at: &usize| match (word(bytes, *at), at.checked_add(4).and_then(|at| word(bytes, at))) {
+        (Some(0x1bad_b002), Some(flags)) => *at < 0x2000 && flags < 0x2_0000,
+        (Some(0xe852_50d6), Some(architecture)) => at.is_multiple_of(8) && architecture == 0,
+        _ => false,
+    };
+    let mut places = (0..bytes.len().min(0x8000)).step_by(4);
+    places.find(is_header).filter(|_| multiboot_header(bytes).is_none())
+}
+
 /// Whole sectors, the first of which ends in the signature 55 AA.
 fn is_boot_sector(bytes: &[u8]) -> bool {
     bytes.get(510..512) == Some(b"\x55\xaa") && bytes.len().is_multiple_of(512)
@@ -316,6 +328,8 @@ mod tests {
         let wrong = header(&[0x1bad_b002, 3, 4]);
         assert_eq!(multiboot_header(&file(0x100, 0, &wrong)), None);
         assert_eq!(multiboot_header(&first[..8]), None, "cut short");
+        assert_eq!(unsound_multiboot_header(&file(0x100, 0x40, &wrong)), Some(0x40));
+        assert_eq!(unsound_multiboot_header(&file(0x100, 0, &first)), None, "its checksum is right");
     }
 
     #[test]

@@ -50,7 +50,7 @@ has 20 checks of 5 points each; `vmm guests` describes their guests. Seven of th
 In the result, + marks a check that passed, and - a check that failed, with the reason. A failed check costs all points \
 of its task, unless it says how many. The last line has the points of all tasks that were graded.
 
-An IMAGE is an ELF64 executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
+An IMAGE is an ELF executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
 Exit status: 0 for all points, 111 for fewer, 110 for a usage error, 115 if the host failed, 116 if an image cannot be \
 read or a VMM not observed, 117 if interrupted. Only 0 and 111 have a result.")]

@@ -27,7 +27,7 @@ pub(super) struct VmmArgs {
     pub(super) make: Option<OsString>,
 
     /// Seed of the hidden guests' texts; the report has it, so that a grade can be repeated [default: random]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_seed)]
     pub(super) seed: Option<u64>,
 
     /// Run the VMM's own guests, instead of copying hidden ones over them
@@ -46,6 +46,10 @@ pub(super) struct VmmArgs {
     /// [default: the last line that contains "exit"]
     #[arg(long, value_name = "REGEX")]
     pub(super) count_pattern: Option<String>,
+}
+
+fn parse_seed(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "give a number, such as the one in the last line of a grade")
 }
 
 impl VmmArgs {

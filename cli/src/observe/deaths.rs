@@ -9,7 +9,12 @@ pub(super) fn text(name: &str, observation: &Observation, deaths: &Deaths, quiet
     let mut text = String::new();
     for death in deaths.iter() {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "vmm: {name}: {}: {death}{}", observation.name_of(death.vcpu), earlier(death));
+        let _ = writeln!(
+            text,
+            "vmm: {name}: {}: {death}{}",
+            observation.name_of(death.vcpu),
+            others(death, deaths.later(death))
+        );
         if !quiet {
             text += &death.details();
         }
@@ -20,10 +25,13 @@ pub(super) fn text(name: &str, observation: &Observation, deaths: &Deaths, quiet
     text
 }
 
-fn earlier(death: &Death) -> String {
-    match (death.earlier, death.is_refusal()) {
-        (0, _) => String::new(),
-        (times, true) => format!(" (and {} before)", plural(times, "refusal")),
-        (times, false) => format!(" (and {} before)", plural(times, "death")),
+/// The numbers of the deaths of the vCPU before and after this one.
+fn others(death: &Death, later: u64) -> String {
+    let what = if death.is_refusal() { "refusal" } else { "death" };
+    match (death.earlier, later) {
+        (0, 0) => String::new(),
+        (times, 0) => format!(" (and {} before)", plural(times, what)),
+        (0, times) => format!(" (and {} after)", plural(times, what)),
+        (times, later) => format!(" (and {} before, and {later} after)", plural(times, what)),
     }
 }

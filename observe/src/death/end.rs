@@ -17,10 +17,18 @@ pub(super) const SET_REGS: u32 = 0x4090_ae82;
 pub(super) const SET_SREGS: u32 = 0x4138_ae84;
 /// KVM_SET_SREGS2. Its structure begins like that of KVM_SET_SREGS.
 pub(super) const SET_SREGS2: u32 = 0x4140_aecd;
+/// KVM_EXIT_SHUTDOWN and KVM_EXIT_FAIL_ENTRY.
+const SHUTDOWN: u32 = 8;
+const FAIL_ENTRY: u32 = 9;
 /// KVM_EXIT_INTERNAL_ERROR.
 const INTERNAL_ERROR: u32 = 17;
 /// KVM_INTERNAL_ERROR_DELIVERY_EV.
 const DELIVERY: u32 = 3;
+
+/// True if an exit with this reason is the end of a guest.
+pub(super) fn is_death(reason: u32) -> bool {
+    [SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR].contains(&reason)
+}
 
 /// The end of a guest.
 pub(super) struct End {

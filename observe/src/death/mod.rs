@@ -99,6 +99,8 @@ impl Death {
 pub struct Deaths {
     deaths: Vec<Death>,
     starts: BTreeMap<VcpuId, Start>,
+    /// The exits that were deaths, of each vCPU. The vCPU stops only at the first ones.
+    died: BTreeMap<VcpuId, u64>,
     explained: u32,
     more: u64,
 }
@@ -114,12 +116,28 @@ impl Deaths {
         self.more
     }
 
+    /// The number of deaths of this vCPU after this one, at which it did not stop. 0 for refusals.
+    pub fn later(&self, death: &Death) -> u64 {
+        let died = self.died.get(&death.vcpu).filter(|_| !death.is_refusal());
+        died.map_or(0, |died| died.saturating_sub(death.earlier.saturating_add(1)))
+    }
+
     /// Takes an event.
     pub fn see(&mut self, event: &Event, memory: &ObservedMemory) {
         match event {
             Event::Called(call) => self.follow(call),
             Event::Stopped(stop) => self.stopped(stop, memory),
+            Event::Returned(vcpu, record) if record.result == 0 && end::is_death(record.reason) => {
+                self.count(*vcpu);
+            }
             _ => {}
+        }
+    }
+
+    fn count(&mut self, vcpu: VcpuId) {
+        if self.died.len() < MOST_STARTS || self.died.contains_key(&vcpu) {
+            let died = self.died.entry(vcpu).or_default();
+            *died = died.saturating_add(1);
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Setup {
     /// The vCPUs whose guests died and did not run again.
     dead: BTreeSet<VcpuId>,
     has_refused: bool,
+    /// True if a call failed.
+    has_failed: bool,
     lost: u64,
 }
 
@@ -77,6 +79,11 @@ impl Setup {
         !self.dead.is_empty() || self.has_refused
     }
 
+    /// True if a call to KVM failed.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// The machine with this number, if it is one of the first.
     fn machine(&mut self, vm: u32) -> Option<&mut Machine> {
         if self.machines.len() >= MOST_MACHINES && !self.machines.contains_key(&vm) {
@@ -95,6 +102,7 @@ impl Setup {
             (Some(vm), ..0) => memory.slots(vm).copied().collect(),
             _ => Vec::new(),
         };
+        self.has_failed |= call.result < 0;
         let failure = (call.result < 0).then(|| errors::meaning(call, known, &slots));
         let step = Step {
             vcpu: None,

@@ -182,7 +182,10 @@ fn vmlinux(file: &File, name: &str) -> Result<Kind, ImageError> {
     let refuse = |what: String| Err(ImageError::Linux { file: name.into(), what });
     let mut magic = [0; 4];
     if file.read_exact_at(&mut magic, 0).is_err() || !elf::is_elf(&magic) {
-        return refuse("is not a Linux kernel: give a vmlinux (ELF64) or a bzImage".into());
+        return refuse(
+            "is not a Linux kernel: give a vmlinux (ELF64) or a bzImage, or run it as a guest (vmm run)"
+                .into(),
+        );
     }
     // 0xffff means that the number is in section 0 (PN_XNUM). The loader would take 0xffff as the number.
     let mut count = [0; 2];

@@ -26,7 +26,7 @@ use super::elf::{self, SectionTable};
 use super::file::open;
 use super::{Addition, Image, ImageError, Segment};
 use crate::error::Error;
-use crate::file_format::{MultibootHeader, multiboot_header};
+use crate::file_format::{MultibootHeader, multiboot_header, unsound_multiboot_header};
 use crate::host::{format_size, printable};
 use crate::memory::Gpa;
 use crate::x86::general::{GeneralRegister, InitialValue};
@@ -235,7 +235,15 @@ impl Image {
     pub fn elf(mut bytes: Vec<u8>) -> Result<Self, ImageError> {
         match of_elf(&mut bytes)? {
             Some(plan) => Ok(plan.image(bytes)),
-            None => Self::native_elf(bytes, None),
+            None => {
+                if let Some(at) = unsound_multiboot_header(&bytes) {
+                    log::warn!(
+                        "the ELF file has the magic of a multiboot header at offset {at:#x}, but the checksum of the header is \
+                         wrong, so it starts without the protocol"
+                    );
+                }
+                Self::native_elf(bytes, None)
+            }
         }
     }
 

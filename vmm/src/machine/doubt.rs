@@ -74,7 +74,7 @@ pub enum Doubt {
     LostStores(Site, u64),
     /// The guest had no effect: no output, no result, no exit but the one that ended it.
     NothingSeen,
-    /// The guest had no effect, and halted with interrupts on in a machine that has none.
+    /// The guest halted with interrupts on in a machine that has none: it had no effect, or it is the kernel of a boot loader.
     NoInterrupts,
 }
 
@@ -196,8 +196,11 @@ impl Remains<'_> {
         doubts.extend(lost.map(|(site, count)| Doubt::LostStores(site, count)));
         if doubts.is_empty() && self.saw_nothing() {
             doubts.push(Doubt::NothingSeen);
-            doubts.extend(self.waits_for_interrupt.then_some(Doubt::NoInterrupts));
         }
+        // A kernel of a boot loader that halts with interrupts on waits for one, whatever it did before.
+        let waits = self.waits_for_interrupt && matches!(self.stop, Stop::Halted);
+        let is_telling = doubts.contains(&Doubt::NothingSeen) || self.image.protocol().is_some();
+        doubts.extend((waits && is_telling).then_some(Doubt::NoInterrupts));
         doubts
     }
 

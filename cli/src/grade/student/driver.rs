@@ -46,8 +46,8 @@ struct View {
     /// The magic; `None` if a student's driver did not read it.
     magic: Option<u32>,
     step: Step,
-    /// The device status that was last read.
-    status: u32,
+    /// The device status that was last read; `None` if a student's driver did not read it.
+    status: Option<u32>,
     in_table: bool,
     /// The length of a queue, as the driver read it.
     queue: u32,
@@ -82,7 +82,7 @@ impl View {
         Self {
             magic: Some(log.magic),
             step,
-            status: log.status,
+            status: Some(log.status),
             in_table,
             queue: log.length,
             layout,
@@ -92,11 +92,16 @@ impl View {
 
     fn answered(seen: &Seen, in_table: bool) -> Self {
         let window = seen.halt.as_ref().and_then(|halt| halt.window);
+        let in_memory =
+            window.and_then(|window| window.first_chunk().map(|magic| u32::from_le_bytes(*magic)));
+        // Memory of zeroes is no device that was reset.
+        let has_device = in_memory.is_some_and(|magic| magic != 0);
         let layouts = [Layout::Table, Layout::Struct].into_iter().zip(&seen.answers);
         let read = layouts.map(|(layout, answers)| {
             let mut statuses = answers.statuses.clone();
             let at = usize::try_from(layout.device_status()).unwrap_or_default();
-            statuses.extend(window.and_then(|window| window.get(at).copied()));
+            let status = window.and_then(|window| window.get(at).copied());
+            statuses.extend(status.filter(|status| has_device || *status != 0));
             let found = |status: u8| statuses.contains(&status);
             let step = match () {
                 () if found(device_status::READY) => Step::Sent,
@@ -111,18 +116,8 @@ impl View {
             .filter(|(layout, ..)| wanted(layout))
             .max_by_key(|(layout, _, step, _)| (*step, *layout == Layout::Table));
         let (layout, magic, step, status) = best.unwrap_or((Layout::Table, None, Step::Nothing, None));
-        let in_memory =
-            window.and_then(|window| window.first_chunk().map(|magic| u32::from_le_bytes(*magic)));
         let magic = magic.or(in_memory);
-        Self {
-            magic,
-            step,
-            status: status.unwrap_or_default().into(),
-            in_table,
-            queue: 0,
-            layout,
-            is_stuck: false,
-        }
+        Self { magic, step, status: status.map(u32::from), in_table, queue: 0, layout, is_stuck: false }
     }
 
     /// The layout and the queue, as a remark.
@@ -152,6 +147,9 @@ pub(super) fn simvirtio(seen: &Seen) -> Vec<Evidence> {
     let view = View::of(seen);
     let magic = match view.magic {
         Some(abi::MAGIC) => Evidence::new(true, format!("magic {:#x}{}", abi::MAGIC, view.remark())),
+        None if !seen.plan.hidden && seen.window_exits == 0 => {
+            wrong(format!("the guest did not use the window at {:#x}", abi::WINDOW))
+        }
         None if !seen.plan.hidden => {
             Evidence::new(true, format!("the guest did not read the magic{}", view.remark()))
         }
@@ -197,10 +195,14 @@ fn status(view: &View, step: Step) -> Evidence {
                     "device_status must be {name} ({value}) {cause}: the device did not take the byte, so TX tail never reached TX head"
                 )
             }
-            _ => format!(
-                "device_status must be {name} ({value}) {cause}, and stays {}: it never becomes {name}",
-                view.status
-            ),
+            _ => match view.status {
+                Some(status) => format!(
+                    "device_status must be {name} ({value}) {cause}, and stays {status}: it never becomes {name}"
+                ),
+                None => {
+                    format!("device_status must be {name} ({value}) {cause}, and the guest did not read it")
+                }
+            },
         });
     }
     if step == Step::Config && !view.in_table {
@@ -260,7 +262,10 @@ pub(super) fn polling(seen: &Seen, by_exits: Option<&Seen>) -> Vec<Evidence> {
         other.filter(|other| other.step >= least && other.step < Step::Sent && view.step >= other.step);
     let is_halted = seen.halt.is_some();
     if !is_halted || (view.step < Step::Ready && same.is_none()) {
-        let reached = format!("it got as far as {}", view.step.name());
+        let reached = match view.step {
+            Step::Nothing => "it did not begin".into(),
+            step => format!("it got as far as {}", step.name()),
+        };
         return vec![wrong(format!(
             "{}: the handshake must reach READY, and {reached}{}{}",
             seen.command,

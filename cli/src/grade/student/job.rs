@@ -6,7 +6,7 @@ use guest::hidden::{Params, Template, Width};
 use simvirtio::abi;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::device::Layout;
 use vmm::host::printable_text;
@@ -157,15 +157,18 @@ pub(super) fn command(job: Job, jobs: &[Job], arguments: &VmmArgs) -> Result<Opt
             return Err(Error::Config(format!("--run has two commands for {}: give one", job.name())));
         }
     }
-    let built = || {
-        let folder = arguments.make.as_ref()?;
-        Some(Path::new(folder).join("kvm-hello-world").into_os_string())
-    };
     let polling = arguments.vmm_polling.clone().filter(|_| job == Job::Polling);
-    // Commands for some tasks say which tasks were handed in.
-    let built = || if arguments.run.is_empty() { built() } else { None };
+    let built = || built(arguments).map(PathBuf::into_os_string);
     let program = polling.or_else(|| arguments.vmm.clone()).or_else(built);
     Ok(found.or_else(|| program.map(|program| (program, vec![job.name().into()]))))
+}
+
+/// The program of the assignment's Makefile, if `--make` is there, and nothing names another one.
+pub(super) fn built(arguments: &VmmArgs) -> Option<PathBuf> {
+    let folder = arguments.make.as_ref()?;
+    // Commands for some tasks say which tasks were handed in.
+    let is_default = arguments.run.is_empty() && arguments.vmm.is_none();
+    is_default.then(|| Path::new(folder).join("kvm-hello-world"))
 }
 
 /// Splits `TASK=COMMAND`.

@@ -24,6 +24,7 @@ use run::{Seen, Target};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use vmm::device::Layout;
+use vmm::host::printable;
 
 /// The time limit of `make`.
 const MAKE_LIMIT: Duration = Duration::from_secs(120);
@@ -67,6 +68,13 @@ pub(super) fn prepare(
     let commands = commands?;
     if let Some(folder) = &arguments.make {
         make::make(folder, MAKE_LIMIT)?;
+        if let Some(program) = job::built(arguments).filter(|program| !program.exists()) {
+            return Err(vmm::Error::Config(format!(
+                "make built no {}: name the program that it builds with --vmm",
+                printable(&program)
+            ))
+            .into());
+        }
     }
     let target = |(job, command): (&Job, Option<Command>)| {
         command
@@ -76,8 +84,11 @@ pub(super) fn prepare(
             .transpose()
     };
     let targets: Result<Vec<_>, _> = jobs.iter().zip(commands).map(target).collect();
-    let hidden = if arguments.own_guests { "the VMM's own guests" } else { "hidden guests" };
-    let remark = format!("vmm: graded with {hidden}; --seed {seed} repeats this grade\n");
+    let remark = if arguments.own_guests {
+        "vmm: graded with the VMM's own guests\n".into()
+    } else {
+        format!("vmm: graded with hidden guests; --seed {seed} repeats this grade\n")
+    };
     Ok(Prepared { course, targets: targets?, pattern, remark })
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Seen {
     pub(super) lost: u64,
     /// The number that the program printed.
     pub(super) counted: Option<u64>,
+    /// The text that it must print at its end.
+    pub(super) finished: String,
     /// True if it said that it has finished.
     pub(super) said_finished: bool,
 }
@@ -175,6 +177,7 @@ impl Target {
         Seen {
             plan: self.plan,
             command: self.shown(),
+            finished: finished.to_owned(),
             said_finished: [&text, &errors].iter().any(|text| text.contains(finished)),
             // An error message about an exit is no count.
             counted: pattern

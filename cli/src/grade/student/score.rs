@@ -83,6 +83,14 @@ fn text(seen: &Seen, is_once: bool) -> (bool, String) {
     let how_often = if is_once { " exactly once" } else { "" };
     let expects = format!("stdout must have the guest's text {expected:?}{how_often}");
     match times {
+        0 if !seen.plan.hidden => (
+            false,
+            format!(
+                "{expects}, and has {}; the guest wrote {}",
+                describe::output(seen),
+                describe::console(seen)
+            ),
+        ),
         0 if sent < expected.len() as u64 => {
             (false, format!("{expects}, and the guest got no further than {}", describe::console(seen)))
         }
@@ -143,7 +151,8 @@ fn real_mode(seen: &Seen) -> Vec<Evidence> {
         (true, false, _) => (
             false,
             format!(
-                "the program must say that it has finished (--finished), and ends with {}",
+                "the program must print {:?} (--finished) when it has finished, and ends with {}",
+                seen.finished,
                 describe::end_of_output(seen)
             ),
         ),

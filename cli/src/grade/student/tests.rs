@@ -77,6 +77,7 @@ fn right(job: Job) -> Seen {
         lost: 0,
         sites: Vec::new(),
         counted: Some(exits),
+        finished: "Finished vmm".into(),
         said_finished: true,
         plan,
     }
@@ -129,6 +130,28 @@ fn the_steps_of_real_mode_have_points_of_their_own() {
     ] {
         assert_eq!(real(change), 0);
     }
+}
+
+#[test]
+fn a_guest_of_the_vmm_that_does_something_else_is_told_as_that() {
+    let own = |job, change: fn(&mut Seen)| {
+        points(job, |seen| {
+            seen.plan.hidden = false;
+            seen.halt.as_mut().unwrap().log = None;
+            change(seen);
+        })
+    };
+    let (earned, text) = own(Job::Long, |seen| (seen.stdout, seen.console_bytes) = (output("Hi"), 2));
+    assert_eq!(earned[1], 10);
+    assert!(
+        text.contains("\"Hello, world!\" exactly once, and has \"Hi\"; the guest wrote 2 bytes on port"),
+        "{text}"
+    );
+    let (earned, text) = own(Job::Simvirtio, |seen| seen.window_exits = 0);
+    assert_eq!(earned[2], 0, "{text}");
+    assert!(text.contains("the guest did not use the window at 0x100000"), "{text}");
+    assert!(text.contains("RESET (0) after R, and the guest did not read it"), "{text}");
+    assert!(!text.contains("stays"), "{text}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Explanation {
             "pdpte" => !means_long_mode,
             // A VMM with firmware means to start as after a reset.
             "cs-reset" => !has_firmware,
-            "entry-memory" | "cr3-memory" | "table-memory" => is_readable,
+            "entry-memory" | "cr3-memory" | "table-memory" | "page-size" => is_readable,
             _ => true,
         });
         let is_refusal = |finding: &Finding| finding.rule.kind == Kind::Refused;

@@ -57,6 +57,13 @@ pub(super) const HINTS: &[Rule] = &[
         text: "the page-table entries of the instruction and the stack have no reserved bits",
         check: entry_reserved,
     },
+    Rule {
+        name: "page-size",
+        kind: Kind::Hint,
+        section: section::PAGING,
+        text: "a page directory entry with the address of its 2 MiB page has PS (bit 7)",
+        check: page_size,
+    },
 ];
 
 fn pointers(state: &Snapshot<'_>) -> Option<String> {
@@ -125,6 +132,30 @@ fn entry_reserved(state: &Snapshot<'_>) -> Option<String> {
         Some(match wrong {
             NX => format!("{table}[{index}] is {value:#x}, which sets NX (bit 63), but EFER.NXE is 0"),
             wrong => format!("{table}[{index}] is {value:#x}, which sets the reserved {}", bits(wrong)),
+        })
+    })
+}
+
+fn page_size(state: &Snapshot<'_>) -> Option<String> {
+    /// The lowest bit of the linear address that a page directory decodes, and the address of its page.
+    const SHIFT: u32 = 21;
+    const PAGE: u64 = !0x1f_ffff;
+    Layout::of(state.sregs).filter(|layout| *layout != Layout::Narrow)?;
+    addresses(state).into_iter().find_map(|linear| {
+        let mut directory = None;
+        let visit = |entry: &Entry| {
+            if entry.shift == SHIFT && !entry.maps {
+                directory = Some(*entry);
+            }
+        };
+        let end = walk::translate(state.sregs, linear, state.memory, visit);
+        let Err(ProbeError::NotMapped { .. }) = end else { return None };
+        let Entry { table, index, value, .. } = directory?;
+        let next = value & ADDRESS;
+        (next == linear & PAGE).then(|| {
+            format!(
+                "{table}[{index}] is {value:#x}, so it leads to a page table at {next:#x}: a 2 MiB page needs PS (bit 7)"
+            )
         })
     })
 }

@@ -96,4 +96,11 @@ pub(super) const EXAMPLES: &[Example] = &[
         },
         sentence: "PD[0] is 0x10000000083, which sets the reserved bit 40",
     },
+    Example {
+        rule: "page-size",
+        mode: Mode::Long,
+        right: |case| case.store(PD + 8, 0x3003),
+        wrong: |case| case.store(PD, 3),
+        sentence: "PD[0] is 0x3, so it leads to a page table at 0x0: a 2 MiB page needs PS (bit 7)",
+    },
 ];
