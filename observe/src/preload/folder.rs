@@ -115,8 +115,10 @@ fn remove_stale(place: &Path) {
         let mut options = File::options();
         // The file may have become a pipe or a link.
         let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path);
-        // An observer that lives has locked its file.
-        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+        // An observer that lives has locked its file. One that begins waits for this lock, and then misses its file.
+        if let Ok(file) = file
+            && file.try_lock().is_ok()
+        {
             let _ = fs::remove_file(path);
             let _ = fs::remove_file(entry.path().join("link"));
         }
