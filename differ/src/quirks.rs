@@ -144,11 +144,13 @@ impl<'a> Case<'a> {
     fn is_error_code(&self) -> bool {
         self.kvm == self.soft
             && self.is_equal_with(|kvm, soft| {
-                let mut words = kvm.memory.iter_mut().zip(&soft.memory);
-                if let Some((kvm, soft)) = words.find(|(kvm, soft)| kvm != soft)
-                    && (0..8).any(|byte| (*kvm ^ soft) & !(0xffff << (byte * 8)) == 0)
-                {
-                    *kvm = *soft;
+                let mut words = kvm.memory.iter_mut().zip(&soft.memory).skip_while(|(kvm, soft)| kvm == soft);
+                // A stack may have any address, so two words may share the two bytes.
+                let (Some(low), Some(high)) = (words.next(), words.next()) else { return };
+                let wide = |low: u64, high: u64| u128::from(low) | u128::from(high) << 64;
+                let differs = wide(*low.0, *high.0) ^ wide(*low.1, *high.1);
+                if (0..8).any(|byte| differs & !(0xffff << (byte * 8)) == 0) {
+                    (*low.0, *high.0) = (*low.1, *high.1);
                 }
             })
     }

@@ -105,7 +105,7 @@ impl Target {
             Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
         // An earlier run may have changed the file.
         if let Err(error) = self.engine.check(&self.program) {
-            return Ok(self.not_started(&error.to_string()));
+            return Ok(self.not_started(&error.to_string(), finished));
         }
         let mut engine = self.engine.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
@@ -116,7 +116,7 @@ impl Target {
                 Ok(observation) => observation,
                 Err(error) => {
                     let fault = error.program_fault().ok_or(error)?;
-                    return Ok(self.not_started(&format!("it cannot be started: {fault}")));
+                    return Ok(self.not_started(&format!("it cannot be started: {fault}"), finished));
                 }
             };
         if vmm::host::interrupted() {
@@ -126,7 +126,7 @@ impl Target {
     }
 
     /// A run of a program that cannot be started. An earlier run may have removed it, or it never could be.
-    fn not_started(&self, why: &str) -> Seen {
+    fn not_started(&self, why: &str, finished: &str) -> Seen {
         let Watch { answers, .. } = Watch::new(self.plan);
         Seen {
             plan: self.plan,
@@ -149,6 +149,7 @@ impl Target {
             sites: Vec::new(),
             lost: 0,
             counted: None,
+            finished: finished.to_owned(),
             said_finished: false,
         }
     }
