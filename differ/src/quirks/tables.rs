@@ -121,7 +121,8 @@ impl Case<'_> {
             let states = [soft, &self.culprit.kvm.state];
             let changes = states.iter().any(|state| state.code_bits() != before.code_bits());
             // An exception behind it hides the mode of the target.
-            let is_flat = before.segments[seg::SS].big && before.segments[seg::SS].limit == u32::MAX;
+            let ss = &before.segments[seg::SS];
+            let is_flat = ss.present && ss.big && ss.limit == u32::MAX;
             let is_hidden = !self.culprit.soft.vectors.is_empty() && !is_flat;
             if before.is_long() && (changes || is_hidden) {
                 return Some(
