@@ -53,6 +53,10 @@ impl Ptrace {
             }
             return;
         }
+        // It is traced from now on, although its first stop is still to come. It may also have come, and the child gone.
+        if let Some(child) = sys::new_child(tid, status).filter(|child| process_of(*child).is_some()) {
+            self.threads.entry(child).or_default();
+        }
         match (status >> 16, libc::WSTOPSIG(status)) {
             (libc::PTRACE_EVENT_SECCOMP, _) => self.call_begins(tid, to),
             (0, AT_SYSTEM_CALL) => self.call_ends(tid, to),

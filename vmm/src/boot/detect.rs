@@ -4,7 +4,7 @@ use super::elf;
 use super::file::open;
 use object::ReadCache;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -29,9 +29,13 @@ pub(super) fn is_bzimage(file: &File) -> bool {
 }
 
 /// True if a file contains the version banner of Linux.
-fn names_linux(file: File) -> bool {
+fn names_linux(mut file: File) -> bool {
     const BANNER: &[u8] = b"Linux version ";
     const CHUNK: usize = 1 << 20;
+    // The headers and notes were read before. The banner may stand in front of them.
+    if file.rewind().is_err() {
+        return false;
+    }
     let mut reader = BufReader::with_capacity(CHUNK, file);
     let mut window = Vec::new();
     loop {
@@ -41,6 +45,24 @@ fn names_linux(file: File) -> bool {
             Ok(0) | Err(_) => return false,
             Ok(_) if memchr::memmem::find(&window, BANNER).is_some() => return true,
             Ok(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::SeekFrom;
+
+    #[test]
+    fn the_banner_is_found_in_front_of_what_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        for (content, expected) in [("..Linux version 6.1..", true), ("..Linux  version 6.1..", false)] {
+            let path = folder.path().join("kernel");
+            std::fs::write(&path, content).unwrap();
+            let mut file = File::open(&path).unwrap();
+            file.seek(SeekFrom::End(0)).unwrap();
+            assert_eq!(names_linux(file), expected, "{content}");
         }
     }
 }
