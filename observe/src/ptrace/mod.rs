@@ -102,9 +102,7 @@ impl Ptrace {
                 Ok(Some((tid, status))) => {
                     self.threads.remove(&tid);
                     gone.insert(tid);
-                    if let Some(child) = sys::new_child(tid, status).filter(|child| !gone.contains(child)) {
-                        self.threads.entry(child).or_default();
-                    }
+                    self.expect_child(tid, status, |child| !gone.contains(&child));
                     if libc::WIFSTOPPED(status) {
                         let is_signal = status >> 16 == 0 && libc::WSTOPSIG(status) != inject::AT_SYSTEM_CALL;
                         sys::detach(tid, if is_signal { libc::WSTOPSIG(status) } else { 0 });

@@ -53,10 +53,7 @@ impl Ptrace {
             }
             return;
         }
-        // It is traced from now on, although its first stop is still to come. It may also have come, and the child gone.
-        if let Some(child) = sys::new_child(tid, status).filter(|child| process_of(*child).is_some()) {
-            self.threads.entry(child).or_default();
-        }
+        self.expect_child(tid, status, |_| true);
         match (status >> 16, libc::WSTOPSIG(status)) {
             (libc::PTRACE_EVENT_SECCOMP, _) => self.call_begins(tid, to),
             (0, AT_SYSTEM_CALL) => self.call_ends(tid, to),
@@ -70,6 +67,14 @@ impl Ptrace {
             }
             (0, signal) => sys::resume(tid, Resume::Continue, signal),
             _ => sys::resume(tid, Resume::Continue, 0),
+        }
+    }
+
+    /// Keeps the child that a thread has made, if it still exists: it is traced, although its first stop may be to come.
+    pub(super) fn expect_child(&mut self, tid: i32, status: i32, is_expected: impl Fn(i32) -> bool) {
+        let child = sys::new_child(tid, status).filter(|child| is_expected(*child));
+        if let Some(child) = child.filter(|child| process_of(*child).is_some()) {
+            self.threads.entry(child).or_default();
         }
     }
 
