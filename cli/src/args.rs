@@ -1,18 +1,20 @@
 //! The options of `vmm run` and `vmm boot`, and the parsers of their values.
 
+mod choices;
+
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
-use clap::{Args, ValueEnum};
+pub(super) use choices::{ConsoleArg, EngineArg, LayoutArg, ModeArg, TransportArg};
+use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use vmm::Error;
 use vmm::controller::MsrRule;
 pub(super) use vmm::controller::parse_msr_rule;
-use vmm::device::{Layout, Transport};
 use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
-use vmm::x86::{CpuidOverride, InitialValue, Mode};
+use vmm::x86::{CpuidOverride, InitialValue};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
 #[derive(Debug, Default, Args)]
@@ -219,92 +221,6 @@ pub(super) struct BootArgs {
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ModeArg {
-    /// 16-bit real mode
-    #[value(alias = "16")]
-    Real,
-    /// 32-bit protected mode
-    #[value(alias = "32")]
-    Protected,
-    /// 64-bit long mode, ring 0
-    #[value(alias = "64")]
-    Long,
-    /// 64-bit long mode, ring 3; the guest ends with port 0xf4, because HLT needs ring 0
-    #[value(name = "user64", aliases = ["user", "ring3"])]
-    User,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Self {
-        match mode {
-            ModeArg::Real => Self::Real,
-            ModeArg::Protected => Self::Protected,
-            ModeArg::Long => Self::Long,
-            ModeArg::User => Self::User,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum TransportArg {
-    /// each access to the device is a VM exit
-    Exit,
-    /// like exit, but KVM queues the stores to TX head until the next exit
-    Coalesced,
-    /// shared memory; a host thread sleeps until the driver rings the doorbell
-    Doorbell,
-    /// shared memory; a host thread polls it
-    Polling,
-}
-
-impl From<TransportArg> for Transport {
-    fn from(transport: TransportArg) -> Self {
-        match transport {
-            TransportArg::Exit => Self::Exit,
-            TransportArg::Coalesced => Self::Coalesced,
-            TransportArg::Doorbell => Self::Doorbell,
-            TransportArg::Polling => Self::Polling,
-        }
-    }
-}
-
-/// A way to see the calls of an observed program.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum EngineArg {
-    /// ptrace for statically linked programs and for those of Go, preload for others
-    #[default]
-    Auto,
-    /// a library in front of ioctl (LD_PRELOAD), for dynamically linked programs
-    Preload,
-    /// stops at the calls to KVM (ptrace, seccomp), for all programs; slower
-    Ptrace,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum LayoutArg {
-    /// as in the assignment's table: max_queue_len (2 bytes), device_status, driver_status
-    Table,
-    /// as in the assignment's struct device_t: device_status, driver_status, max_queue_len (1 byte)
-    Struct,
-}
-
-impl From<LayoutArg> for Layout {
-    fn from(layout: LayoutArg) -> Self {
-        match layout {
-            LayoutArg::Table => Self::Table,
-            LayoutArg::Struct => Self::Struct,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum ConsoleArg {
-    #[default]
-    Serial,
-    Virtio,
 }
 
 /// A value of `--cpuid`.

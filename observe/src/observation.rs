@@ -2,6 +2,7 @@
 
 use crate::death::Deaths;
 use crate::engine::VcpuId;
+use crate::isolation::Protection;
 use crate::tally::{Tally, reason};
 use report::profile::SavedProcessor;
 use report::{Devices, Measured, MeasuredVcpu};
@@ -110,6 +111,8 @@ pub struct Observation {
     pub errors: BTreeMap<i32, u64>,
     /// True if children of the program still ran when it ended.
     pub has_left_children: bool,
+    /// The protection of other processes, for a captive program.
+    pub protection: Protection,
 }
 
 impl Observation {
@@ -154,6 +157,7 @@ impl Observation {
             unrecorded: tally.unrecorded,
             errors: tally.errors,
             has_left_children: left,
+            protection: Protection::None,
         }
     }
 

@@ -179,8 +179,8 @@ pub(super) fn simvirtio(seen: &Seen) -> Vec<Evidence> {
 /// Evidence that the device reached a status.
 fn status(view: &View, step: Step) -> Evidence {
     let (cause, value) = match step {
-        Step::Reset => ("after R", device_status::RESET),
-        Step::Config => ("after DRIVER_ACK and C", device_status::CONFIG),
+        Step::Reset => ("after the driver's command R", device_status::RESET),
+        Step::Config => ("after DRIVER_ACK and the command C", device_status::CONFIG),
         _ => ("after DRIVER_OK", device_status::READY),
     };
     let name = step.name();

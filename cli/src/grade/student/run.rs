@@ -6,7 +6,7 @@ use crate::grade::student::entry::Entry;
 use crate::grade::student::job::{Command, Plan};
 use crate::grade::student::watch::{Answers, Halt, Watch};
 use crate::status::Failure;
-use observe::{Choice, Ending, Engine, Observation, Options, Program, Stops, Streams};
+use observe::{Choice, Ending, Engine, Observation, Options, Program, Protection, Stops, Streams};
 use simvirtio::abi;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -58,6 +58,8 @@ pub(super) struct Seen {
     pub(super) finished: String,
     /// True if it said that it has finished.
     pub(super) said_finished: bool,
+    /// The protection of other processes.
+    pub(super) protection: Protection,
 }
 
 /// A program for a task, which can be observed.
@@ -65,7 +67,6 @@ pub(super) struct Target {
     pub(super) plan: Plan,
     pub(super) program: Program,
     pub(super) arguments: Vec<std::ffi::OsString>,
-    pub(super) engine: Choice,
 }
 
 impl Target {
@@ -76,7 +77,7 @@ impl Target {
     pub(super) fn find(plan: Plan, (program, arguments): Command, engine: Choice) -> Result<Self, Failure> {
         let program = Program::find(&program)?;
         engine.check(&program)?;
-        Ok(Self { plan, program, arguments, engine })
+        Ok(Self { plan, program, arguments })
     }
 
     /// The command, safe to print.
@@ -88,9 +89,10 @@ impl Target {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// The host lacks something.
+    /// The host lacks something, or does not permit this engine.
     pub(super) fn run(
         &self,
+        engine: Choice,
         limit: Option<Duration>,
         finished: &str,
         pattern: &Pattern,
@@ -104,10 +106,10 @@ impl Target {
         let options =
             Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
         // An earlier run may have changed the file.
-        if let Err(error) = self.engine.check(&self.program) {
+        if let Err(error) = engine.check(&self.program) {
             return Ok(self.not_started(&error.to_string(), finished));
         }
-        let mut engine = self.engine.engine(&self.program)?;
+        let mut engine = engine.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
         let engine: &mut dyn Engine = engine.as_mut();
         let see = &mut |event: &_, memory: &_| watch.see(event, memory);
@@ -151,6 +153,7 @@ impl Target {
             counted: None,
             finished: finished.to_owned(),
             said_finished: false,
+            protection: Protection::Namespace,
         }
     }
 
@@ -195,6 +198,7 @@ impl Target {
             })
             .1,
             lost: observation.lost,
+            protection: observation.protection,
             sites,
             entry: watch.entry,
             halt: watch.halt,

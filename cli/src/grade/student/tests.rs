@@ -79,6 +79,7 @@ fn right(job: Job) -> Seen {
         counted: Some(exits),
         finished: "Finished vmm".into(),
         said_finished: true,
+        protection: observe::Protection::Namespace,
         plan,
     }
 }
@@ -150,7 +151,7 @@ fn a_guest_of_the_vmm_that_does_something_else_is_told_as_that() {
     let (earned, text) = own(Job::Simvirtio, |seen| seen.window_exits = 0);
     assert_eq!(earned[2], 0, "{text}");
     assert!(text.contains("the guest did not use the window at 0x100000"), "{text}");
-    assert!(text.contains("RESET (0) after R, and the guest did not read it"), "{text}");
+    assert!(text.contains("RESET (0) after the driver's command R, and the guest did not read it"), "{text}");
     assert!(!text.contains("stays"), "{text}");
 }
 
