@@ -43,7 +43,7 @@ mod vcpu_run;
 
 pub use builder::Builder;
 pub use doubt::Doubt;
-pub use explain::{DeadVcpu, DeathKind, Explanation};
+pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
 pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
