@@ -114,7 +114,6 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .clock(match arguments.clock {
             ClockArg::Auto => ClockKind::Auto,
             ClockArg::Kvm => ClockKind::Kvm,
-            ClockArg::Pm => ClockKind::Pm,
             ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
