@@ -1,7 +1,7 @@
 //! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr. A multiboot or PVH kernel runs on
 //! the machine of `vmm run`.
 
-use crate::args::{BootArgs, ConsoleArg, output_limit};
+use crate::args::{BootArgs, ClockArg, ConsoleArg, output_limit};
 use crate::places::Names;
 use crate::run::Ran;
 use crate::status::Failure;
@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use vmm::device::Disk;
 use vmm::host::{RawTerminal, printable, printable_text};
-use vmm::machine::{ConsoleKind, Linux};
+use vmm::machine::{ClockKind, ConsoleKind, Linux};
 use vmm::profile::Event;
 use vmm::{Builder, Error, Machine, Output, Report};
 
@@ -91,6 +91,7 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output, names: Na
         (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
         (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
+        (!matches!(arguments.clock, ClockArg::Auto), "--clock", "leave it out"),
     ];
     if let Some((_, option, step)) = only_linux.into_iter().find(|(given, ..)| *given) {
         let name = &target.name;
@@ -120,6 +121,11 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .console(match arguments.console {
             ConsoleArg::Serial => ConsoleKind::Serial,
             ConsoleArg::Virtio => ConsoleKind::Virtio,
+        })
+        .clock(match arguments.clock {
+            ClockArg::Auto => ClockKind::Auto,
+            ClockArg::Kvm => ClockKind::Kvm,
+            ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
     check_disks(&arguments.disk)?;
