@@ -232,7 +232,8 @@ impl Output {
         self.0.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deadline(&self) -> Deadline {
+    /// The deadline after which a blocked write gives up.
+    pub(crate) fn deadline(&self) -> Deadline {
         self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

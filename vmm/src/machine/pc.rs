@@ -119,6 +119,7 @@ impl Builder {
             memory,
             mode,
             background,
+            screen: None,
             kind,
             ram,
             image,

@@ -3,13 +3,16 @@
 use super::panel::Panel;
 use super::{Screen, panel};
 use crate::console::output::Output;
+use crate::error::Error;
 use crate::exit::Stop;
-use crate::host;
+use crate::host::{self, EventFd, event};
+use crate::shutdown::Worker;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The time between two looks at the screen.
-pub(crate) const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// A function that reads the screen. `None` if it shows no text.
 pub(crate) type Source = Box<dyn FnMut() -> Option<Screen> + Send>;
@@ -38,8 +41,8 @@ impl ScreenView {
         Self { source, output, size, panel: is_terminal.then(Panel::default), is_used: false }
     }
 
-    /// Shows what has changed. Call it at intervals of [`INTERVAL`]. Breaks with the end of the run if the output fails.
-    pub(crate) fn look(&mut self) -> ControlFlow<Stop> {
+    /// Shows what has changed. Breaks with the end of the run if the output fails.
+    fn look(&mut self) -> ControlFlow<Stop> {
         match (self.source)() {
             Some(screen) => self.show(&screen),
             None => ControlFlow::Continue(()),
@@ -48,7 +51,7 @@ impl ScreenView {
 
     /// Shows the screen for the last time, and gives the whole terminal back. Returns the screen, and a failure of the
     /// output. The screen is `None` if the guest has not used it, or shows no text there.
-    pub(crate) fn finish(mut self) -> (Option<Screen>, ControlFlow<Stop>) {
+    fn finish(mut self) -> (Option<Screen>, ControlFlow<Stop>) {
         let screen = (self.source)();
         let shown = screen.as_ref().map_or(ControlFlow::Continue(()), |screen| self.show(screen));
         let closing = self.panel.as_mut().map(Panel::close).unwrap_or_default();
@@ -69,6 +72,74 @@ impl ScreenView {
         }
         host::terminal::panel_is_open(true);
         self.output.draw(drawing.as_bytes())
+    }
+}
+
+/// A view during a run. A thread shows the screen at intervals if the output is a terminal; without one nothing is needed
+/// before the end. Dropping this ends the thread.
+pub(crate) struct RunningView {
+    /// `None` if a thread has the view.
+    view: Option<ScreenView>,
+    thread: Option<(Worker<ScreenView>, Arc<EventFd>)>,
+    output: Output,
+}
+
+impl RunningView {
+    /// Starts the thread of a view that is shown.
+    ///
+    /// # Errors
+    /// The host has no thread or file descriptor left.
+    pub(crate) fn start(view: ScreenView) -> Result<Self, Error> {
+        let output = view.output.clone();
+        if view.panel.is_none() {
+            return Ok(Self { view: Some(view), thread: None, output });
+        }
+        let stop = Arc::new(event().map_err(Error::host("eventfd"))?);
+        let ended = stop.clone();
+        let body = move || watch(view, &ended);
+        let thread = Worker::spawn("screen", "starting the thread of the screen", body)?;
+        Ok(Self { view: None, thread: Some((thread, stop)), output })
+    }
+
+    /// Shows the screen for the last time. Returns it; `None` if the guest has not used it.
+    pub(crate) fn finish(mut self) -> Option<Screen> {
+        let (screen, shown) = self.stop()?.finish();
+        if let ControlFlow::Break(stop) = shown {
+            log::warn!("the screen of the guest is not shown completely: {stop}");
+        }
+        screen
+    }
+
+    /// Ends the thread, and returns its view.
+    fn stop(&mut self) -> Option<ScreenView> {
+        let Some((thread, stop)) = self.thread.take() else { return self.view.take() };
+        host::signal(&stop);
+        let view = thread.join(&self.output.deadline());
+        if view.is_none() {
+            log::error!("the thread of the screen panicked; this is a bug in the VMM");
+        }
+        view
+    }
+}
+
+impl Drop for RunningView {
+    fn drop(&mut self) {
+        if let Some(view) = self.stop() {
+            let _ = view.finish();
+        }
+    }
+}
+
+/// Shows the screen at intervals until `stop` is signalled.
+fn watch(mut view: ScreenView, stop: &EventFd) -> ScreenView {
+    let mut shows = true;
+    loop {
+        // After a failure of the output there is nothing to show.
+        shows = shows && view.look().is_continue();
+        match host::wait_any([Some(host::borrow(stop))], Some(INTERVAL)) {
+            Ok([false]) => {}
+            Ok([true]) | Err(_) => return view,
+        }
     }
 }
 

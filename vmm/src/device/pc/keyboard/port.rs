@@ -24,22 +24,28 @@ impl KeyboardPort {
     pub(crate) fn new(keyboard: Arc<Mutex<I8042>>, drained: Arc<EventFd>, accepts: Accepts) -> Self {
         Self { keyboard, drained, keys: TerminalKeys::default(), accepts }
     }
+
+    /// True if the guest reads the keyboard. A vCPU that holds the controller is taken to read it.
+    pub(crate) fn listens(&self) -> bool {
+        let Ok(mut keyboard) = self.keyboard.try_lock() else { return true };
+        if !keyboard.listens() && keyboard.has_interrupt() && (self.accepts)() {
+            keyboard.listen();
+        }
+        keyboard.listens()
+    }
 }
 
 impl Port for KeyboardPort {
     fn push(&mut self, bytes: &[u8]) -> usize {
+        if !self.listens() {
+            return 0;
+        }
         let mut keyboard = match self.keyboard.try_lock() {
             Ok(keyboard) => keyboard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // A vCPU holds the lock.
             Err(TryLockError::WouldBlock) => return 0,
         };
-        if !keyboard.listens() {
-            if !(keyboard.has_interrupt() && (self.accepts)()) {
-                return 0;
-            }
-            keyboard.listen();
-        }
         let mut taken = 0usize;
         while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             let (stroke, length) = self.keys.next(rest);
