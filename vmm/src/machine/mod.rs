@@ -17,6 +17,7 @@
 // | `screen.rs` | the text screen of a classic PC |
 // | `restore.rs` | putting a guest back to its start |
 // | `standstill.rs` | the warning about a boot that stands still |
+// | `time_sources.rs` | the time sources of the machine for Linux, and the tables that describe them |
 // | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //
 // Imports: all other layers except `lab/`.
@@ -43,6 +44,8 @@ mod screen;
 mod session;
 #[cfg(has_kvm)]
 mod standstill;
+#[cfg(has_kvm)]
+mod time_sources;
 mod totals;
 mod turns;
 mod vcpu_run;
@@ -51,7 +54,7 @@ pub use builder::Builder;
 pub use doubt::Doubt;
 pub use explain::{DeadVcpu, DeathKind, Explanation};
 pub use kind::MachineKind;
-pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
+pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 

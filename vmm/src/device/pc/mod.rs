@@ -7,6 +7,8 @@ pub(crate) mod i8042;
 pub(crate) mod keyboard;
 pub(crate) mod legacy;
 pub(crate) mod pci;
+pub(crate) mod pit;
+pub(crate) mod pm_timer;
 pub(crate) mod post_code;
 pub(crate) mod power;
 pub(crate) mod rtc;

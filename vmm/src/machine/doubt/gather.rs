@@ -1,6 +1,6 @@
 //! Gathers what a run left behind, and looks for doubts in it.
 
-use super::{Doubt, Ended, Remains, UsedDevices, ends_inside, missing_handler};
+use super::{Doubt, Ended, Remains, ends_inside, missing_handler};
 use crate::boot::Image;
 use crate::error::Error;
 use crate::exit::Stop;
