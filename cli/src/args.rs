@@ -192,6 +192,10 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) console: ConsoleArg,
 
+    /// Time sources for Linux
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) clock: ClockArg,
+
     /// Size of the machine's memory in bytes, 8M to 512G, such as 64M or 8G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     pub(super) mem: u64,
@@ -335,6 +339,19 @@ pub(super) enum ConsoleArg {
     #[default]
     Serial,
     Virtio,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum ClockArg {
+    /// kvm for a kernel that uses kvm-clock, all sources for another
+    #[default]
+    Auto,
+    /// kvm-clock only; boots fastest
+    Kvm,
+    /// also the ACPI PM timer
+    Pm,
+    /// also the PIT
+    Pit,
 }
 
 /// A value of `--cpuid`.

@@ -1,7 +1,7 @@
 //! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr. A multiboot or PVH kernel runs on
 //! the machine of `vmm run`.
 
-use crate::args::{BootArgs, ConsoleArg, output_limit};
+use crate::args::{BootArgs, ClockArg, ConsoleArg, output_limit};
 use crate::target::{RunTarget, name_error};
 use crate::{modules, processor, run, terminal};
 use std::ffi::{OsStr, OsString};
@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use vmm::device::Disk;
 use vmm::host::{printable, printable_text};
-use vmm::machine::{ConsoleKind, Linux, MachineKind};
+use vmm::machine::{ClockKind, ConsoleKind, Linux, MachineKind};
 use vmm::profile::Event;
 use vmm::{Builder, Error, Machine, Output, Report};
 
@@ -79,6 +79,7 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output) -> Result
         (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
         (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
+        (!matches!(arguments.clock, ClockArg::Auto), "--clock", "leave it out"),
     ];
     if let Some((_, option, step)) = only_linux.into_iter().find(|(given, ..)| *given) {
         let name = &target.name;
@@ -105,6 +106,12 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .console(match arguments.console {
             ConsoleArg::Serial => ConsoleKind::Serial,
             ConsoleArg::Virtio => ConsoleKind::Virtio,
+        })
+        .clock(match arguments.clock {
+            ClockArg::Auto => ClockKind::Auto,
+            ClockArg::Kvm => ClockKind::Kvm,
+            ClockArg::Pm => ClockKind::Pm,
+            ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
     check_disks(&arguments.disk)?;

@@ -2,10 +2,7 @@
 
 use crate::error::Error;
 use crate::kvm::vm::Vm;
-use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip,
-    kvm_pit_config,
-};
+use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip};
 
 /// The state of the interrupt controllers.
 pub(crate) struct Irqchip([kvm_irqchip; 3]);
@@ -17,16 +14,6 @@ impl Vm {
     /// The kernel refused.
     pub(crate) fn create_irqchip(&self) -> Result<(), Error> {
         self.fd().create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))
-    }
-
-    /// Creates the timer of a PC, an 8254 (KVM_CREATE_PIT2), with system control port B, 0x61. Create the interrupt
-    /// controllers first.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub(crate) fn create_pit(&self) -> Result<(), Error> {
-        let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        self.fd().create_pit2(config).map_err(Error::kvm("KVM_CREATE_PIT2"))
     }
 
     /// The state of the interrupt controllers (KVM_GET_IRQCHIP).

@@ -52,6 +52,8 @@ pub struct Builder {
     machine: Option<MachineKind>,
     /// The input is a keyboard, with the escape key.
     pub(super) keyboard: bool,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    pub(super) result_place: [u8; 8],
     pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
@@ -98,6 +100,7 @@ impl Builder {
             guest,
             machine: None,
             keyboard: false,
+            result_place: [0; 8],
             processor: None,
             memory: None,
             transport: None,

@@ -4,6 +4,7 @@
 //! With the software processor there are no interrupt controllers: the machine then has the same devices without their
 //! interrupts.
 
+mod firmware;
 mod halt;
 mod running;
 
@@ -29,6 +30,7 @@ use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
 use crate::memory::{self, GuestMemory, Map, TABLES};
 use crate::shutdown::StopHandle;
+use firmware::Tables;
 use halt::HaltWatch;
 use std::sync::{Arc, Mutex};
 
@@ -46,10 +48,14 @@ impl Builder {
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
         self.check_classic()?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
-        let image = bare::prepared(image, ram, self.verify)?;
+        let firmware = Tables::new(self.cpus, 0);
+        let handed = firmware.firmware(&image);
+        let image = bare::prepared(image, ram, self.verify, &handed)?;
         let tables = bare::tables(image.mode());
         let host = self.choose_host()?;
         let memory = bare::plain_memory(ram, &image, &tables)?;
+        firmware.write(&image, &memory)?;
+        self.result_place = firmware.result_place();
         self.attach_classic_devices()?;
         log::debug!(
             "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",

@@ -16,6 +16,7 @@
 // | `explain.rs` | the explanation of a guest's death |
 // | `restore.rs` | putting a guest back to its start |
 // | `standstill.rs` | the warning about a boot that stands still |
+// | `time_sources.rs` | the time sources of the machine for Linux, and the tables that describe them |
 // | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //
 // Imports: all other layers except `lab/`.
@@ -41,6 +42,8 @@ mod restore;
 mod session;
 #[cfg(has_kvm)]
 mod standstill;
+#[cfg(has_kvm)]
+mod time_sources;
 mod totals;
 mod turns;
 mod vcpu_run;
@@ -49,11 +52,11 @@ pub use builder::Builder;
 pub use doubt::Doubt;
 pub use explain::{DeadVcpu, DeathKind, Explanation};
 pub use kind::MachineKind;
-pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
+pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
-use crate::boot::Image;
+use crate::boot::{Firmware, Image};
 use crate::console::output::Output;
 use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
@@ -141,6 +144,8 @@ pub struct Machine {
     kernel_counters: bool,
     output: Output,
     output_limit: Option<u64>,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    result_place: [u8; 8],
 }
 
 impl fmt::Debug for Machine {
@@ -236,7 +241,7 @@ impl Machine {
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
         self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
-        let image = bare::prepared(image, self.ram, self.verify)?;
+        let image = bare::prepared(image, self.ram, self.verify, &Firmware::NONE)?;
         let tables = bare::tables(image.mode());
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
             return Err(Error::Config(format!(
