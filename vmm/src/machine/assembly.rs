@@ -76,6 +76,7 @@ impl Builder {
             kernel_counters: self.kernel_counters,
             output: self.output,
             output_limit: self.output_limit,
+            result_place: self.result_place,
         }
     }
 

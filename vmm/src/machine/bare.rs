@@ -1,6 +1,6 @@
 //! Building a machine for an image: the SO2 memory map with its SIMVIRTIO device, or the plain map.
 
-use crate::boot::Image;
+use crate::boot::{Firmware, Image};
 use crate::console::input::Input;
 use crate::device::Layout;
 use crate::device::serial::Serial;
@@ -47,7 +47,7 @@ impl Builder {
         let coalesced = map == Map::So2 && transport == Transport::Coalesced;
         self.check_cpus(coalesced)?;
         self.check_protocol(&image)?;
-        let image = prepared(image, ram, self.verify)?;
+        let image = prepared(image, ram, self.verify, &Firmware::NONE)?;
         warn_of_overlaps(&image, map);
         let tables = tables(image.mode());
         let host = self.choose_host()?;
@@ -237,13 +237,13 @@ impl Builder {
 ///
 /// # Errors
 /// The image fails a check, or what belongs to it does not fit.
-pub(super) fn prepared(image: Image, ram: u64, verify: bool) -> Result<Image, Error> {
+pub(super) fn prepared(image: Image, ram: u64, verify: bool, firmware: &Firmware) -> Result<Image, Error> {
     image.check(ram)?;
     // The image's own bytes would be taken for a result.
     if verify && image.covers(abi::RESULT, abi::RESULT + 8) {
         return Err(ImageError::CoversResult.into());
     }
-    Ok(image.handed_over(ram)?)
+    Ok(image.handed_over(ram, firmware)?)
 }
 
 /// Sets the registers with which each vCPU starts `image`.

@@ -54,6 +54,8 @@ pub struct Builder {
     pub(super) keyboard: bool,
     pub(super) screen_on_terminal: bool,
     pub(super) qemu_exit: bool,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    pub(super) result_place: [u8; 8],
     pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
@@ -102,6 +104,7 @@ impl Builder {
             keyboard: false,
             screen_on_terminal: false,
             qemu_exit: false,
+            result_place: [0; 8],
             processor: None,
             memory: None,
             transport: None,

@@ -5,6 +5,7 @@
 //! interrupts.
 
 mod devices;
+mod firmware;
 mod halt;
 mod input;
 mod running;
@@ -33,6 +34,7 @@ use crate::machine::screen::GuestScreen;
 use crate::memory::{self, GuestMemory, Map, TABLES};
 use crate::shutdown::StopHandle;
 use devices::ClassicDevices;
+use firmware::Tables;
 use halt::HaltWatch;
 use input::Inputs;
 use std::sync::{Arc, Mutex};
@@ -51,11 +53,15 @@ impl Builder {
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
         self.check_classic()?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
-        let image = bare::prepared(image, ram, self.verify)?;
+        let firmware = Tables::new(self.cpus, 0);
+        let handed = firmware.firmware(&image);
+        let image = bare::prepared(image, ram, self.verify, &handed)?;
         let mut tables = bare::tables(image.mode());
         tables.extend(GuestScreen::initial(&image));
         let host = self.choose_host()?;
         let memory = bare::plain_memory(ram, &image, &tables)?;
+        firmware.write(&image, &memory)?;
+        self.result_place = firmware.result_place();
         let drained = Arc::new(event().map_err(Error::host("eventfd"))?);
         let devices = ClassicDevices::new(ram, matches!(host, Host::Kvm(..)), &drained)?;
         devices.attach(&mut self.devices.ports, &self.output)?;

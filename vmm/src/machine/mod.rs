@@ -60,7 +60,7 @@ pub use report::{Report, Timing, VcpuReport, Verdict};
 
 pub use crate::console::screen::Screen;
 
-use crate::boot::Image;
+use crate::boot::{Firmware, Image};
 use crate::console::output::Output;
 use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
@@ -151,6 +151,8 @@ pub struct Machine {
     kernel_counters: bool,
     output: Output,
     output_limit: Option<u64>,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    result_place: [u8; 8],
 }
 
 impl fmt::Debug for Machine {
@@ -248,7 +250,7 @@ impl Machine {
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
         self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
-        let image = bare::prepared(image, self.ram, self.verify)?;
+        let image = bare::prepared(image, self.ram, self.verify, &Firmware::NONE)?;
         let tables = bare::tables(image.mode());
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
             return Err(Error::Config(format!(

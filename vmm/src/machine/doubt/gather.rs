@@ -5,6 +5,7 @@ use crate::boot::Image;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::Machine;
+use crate::machine::background::Background;
 use crate::machine::processors::MachineVcpu;
 use crate::machine::totals::Totals;
 use crate::x86::modes::Mode;
@@ -43,7 +44,11 @@ impl Machine {
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
         let (mut missing, mut waits, mut stacks) = (None, false, Vec::new());
+        let may_be_unstarted = stops.len() > 1 && matches!(self.background, Background::Classic(_));
         for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
+            if may_be_unstarted && vcpu.is_unstarted() {
+                continue;
+            }
             waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
             vcpus.extend(outside(vcpu, image)?);
             stacks.push(vcpu.regs()?.rsp);
@@ -55,6 +60,7 @@ impl Machine {
             stop,
             image,
             memory: &self.memory,
+            result_place: self.result_place,
             vcpus: &vcpus,
             missing_handler: missing,
             waits_for_interrupt: waits,

@@ -68,11 +68,6 @@ impl Keyboard {
         self.buffer.is_empty()
     }
 
-    /// True if it reports keys.
-    pub(super) fn is_scanning(&self) -> bool {
-        self.is_scanning
-    }
-
     /// Handles a byte from the controller: a command, or the parameter of one.
     pub(super) fn receive(&mut self, byte: u8) {
         // A parameter has its highest bit clear. Otherwise the byte is a new command.
