@@ -4,10 +4,12 @@
 //! With the software processor there are no interrupt controllers: the machine then has the same devices without their
 //! interrupts.
 
+mod disks;
 mod firmware;
 mod halt;
 mod running;
 
+pub(super) use disks::Disks;
 pub(super) use running::{Classic, RunningClassic};
 
 use crate::boot::Image;
@@ -48,7 +50,7 @@ impl Builder {
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
         self.check_classic()?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
-        let firmware = Tables::new(self.cpus, 0);
+        let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
         let tables = bare::tables(image.mode());
@@ -57,6 +59,7 @@ impl Builder {
         firmware.write(&image, &memory)?;
         self.result_place = firmware.result_place();
         self.attach_classic_devices()?;
+        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
         log::debug!(
             "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
             image.mode(),
@@ -69,16 +72,17 @@ impl Builder {
                 let line = serial_line(&self)?;
                 self.attach_ports(line.serial.clone())?;
                 set_up(&vm, &memory, &line.line)?;
+                disks.connect(&vm)?;
                 vm.filter_msrs(&self.filtered_msrs())?;
                 let processors = self.classic_vcpus(&system, vm, &memory, &image)?;
-                (processors, None, self.classic_background(line)?)
+                (processors, None, self.classic_background(line, disks)?)
             }
             Host::Soft { kvm_error } => {
                 self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
                 let vcpus = self.create_soft_vcpus(&memory, bare::SLICE, |vcpu, index| {
                     vcpu.set_start(image.start(), TABLES, index);
                 })?;
-                (Processors::Soft(vcpus), kvm_error, Background::Nothing)
+                (Processors::Soft(vcpus), kvm_error, Background::Disks(disks))
             }
         };
         let (mode, ranges) = (image.mode(), image.ranges());
@@ -109,6 +113,12 @@ impl Builder {
             return refuse(
                 "SIMVIRTIO is a device of the bare machine: give --machine bare, or leave out the options for it".into(),
             );
+        }
+        if self.disks.len() > disks::MAX_DISKS {
+            let (most, number) = (disks::MAX_DISKS, self.disks.len());
+            return refuse(format!(
+                "a classic PC has at most {most} disks, not {number}: leave out some --disk"
+            ));
         }
         if self.first_vcpu != 0 {
             let number = self.first_vcpu;
@@ -142,7 +152,7 @@ impl Builder {
     }
 
     /// The threads of the machine, before they start.
-    fn classic_background(&mut self, line: SerialLine) -> Result<Background, Error> {
+    fn classic_background(&mut self, line: SerialLine, disks: Disks) -> Result<Background, Error> {
         let new = || event().map_err(Error::host("eventfd"));
         let prompt = new()?;
         self.output.set_prompt(prompt.try_clone().map_err(Error::host("dup"))?);
@@ -159,7 +169,7 @@ impl Builder {
             prompt,
             watch: Box::new(move || Some(halt.check())),
         };
-        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry }))))
+        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, disks }))))
     }
 }
 

@@ -5,6 +5,7 @@ use crate::controller::inquiry::Inquiry;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host;
+use crate::machine::classic::Disks;
 use crate::shutdown::{Deadline, Kick, StopHandle};
 use std::sync::Arc;
 
@@ -14,12 +15,14 @@ pub(in crate::machine) struct Classic {
     pub(super) stop_handle: Arc<StopHandle>,
     /// Answers the questions of the thread that looks for a halt.
     pub(in crate::machine) inquiry: Arc<Inquiry>,
+    pub(super) disks: Disks,
 }
 
 /// The threads, while they run.
 pub(in crate::machine) struct RunningClassic {
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
+    disks: Disks,
 }
 
 impl Classic {
@@ -32,10 +35,11 @@ impl Classic {
         deadline: Deadline,
         vcpus: Arc<dyn Kick>,
     ) -> Result<RunningClassic, Error> {
-        let Self { console, stop_handle, inquiry: _ } = self;
+        let Self { console, stop_handle, inquiry: _, disks } = self;
+        disks.begin_run(&deadline);
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
-        Ok(RunningClassic { console, stop_handle })
+        Ok(RunningClassic { console, stop_handle, disks })
     }
 }
 
@@ -45,6 +49,7 @@ impl RunningClassic {
         // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.
         host::terminal::restore();
         self.console.finish(deadline);
-        self.stop_handle.reason()
+        let failure = self.disks.end_run();
+        self.stop_handle.reason().or(failure)
     }
 }
