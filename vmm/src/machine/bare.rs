@@ -101,6 +101,7 @@ impl Builder {
             memory,
             mode,
             background,
+            screen: None,
             kind,
             ram,
             image,

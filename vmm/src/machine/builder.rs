@@ -52,6 +52,8 @@ pub struct Builder {
     machine: Option<MachineKind>,
     /// The input is a keyboard, with the escape key.
     pub(super) keyboard: bool,
+    pub(super) screen_on_terminal: bool,
+    pub(super) qemu_exit: bool,
     /// The bytes that are at 0x400 before the first run, unless the image covers them.
     pub(super) result_place: [u8; 8],
     /// The disks of a classic PC.
@@ -103,6 +105,8 @@ impl Builder {
             machine: None,
             keyboard: false,
             disks: Vec::new(),
+            screen_on_terminal: false,
+            qemu_exit: false,
             result_place: [0; 8],
             processor: None,
             memory: None,
@@ -162,6 +166,20 @@ impl Builder {
     /// If set, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Off by default.
     pub fn keyboard(mut self, keyboard: bool) -> Self {
         self.keyboard = keyboard;
+        self
+    }
+
+    /// If set, the output is a terminal, at whose lower end the text screen of a classic PC is shown during a run. Off by
+    /// default; the screen at the end of a run is in the [`Report`](crate::Report) in any case.
+    pub fn screen_on_terminal(mut self, shown: bool) -> Self {
+        self.screen_on_terminal = shown;
+        self
+    }
+
+    /// Makes the exit port (0xF4) that of QEMU (isa-debug-exit): a write of the value `v` ends the run with the code
+    /// `v << 1 | 1`. Off by default: the code is then the value.
+    pub fn qemu_exit(mut self, qemu_exit: bool) -> Self {
+        self.qemu_exit = qemu_exit;
         self
     }
 

@@ -4,9 +4,11 @@
 //! With the software processor there are no interrupt controllers: the machine then has the same devices without their
 //! interrupts.
 
+mod devices;
 mod disks;
 mod firmware;
 mod halt;
+mod input;
 mod running;
 
 pub(super) use disks::Disks;
@@ -16,8 +18,8 @@ use crate::boot::Image;
 use crate::console::host::ConsoleSetup;
 use crate::console::input::Input;
 use crate::controller::inquiry::Inquiry;
-use crate::device::pc::i8042::{self, I8042};
-use crate::device::pc::rtc::{self, Rtc};
+use crate::device::pc::i8042;
+use crate::device::pc::keyboard::port::{Accepts, KeyboardPort};
 use crate::device::serial::{self, Serial, SerialPort};
 use crate::error::Error;
 use crate::host::{EventFd, event};
@@ -30,10 +32,13 @@ use crate::machine::bare::{self, Host};
 use crate::machine::builder::Builder;
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
+use crate::machine::screen::GuestScreen;
 use crate::memory::{self, GuestMemory, Map, TABLES};
 use crate::shutdown::StopHandle;
+use devices::ClassicDevices;
 use firmware::Tables;
 use halt::HaltWatch;
+use input::Inputs;
 use std::sync::{Arc, Mutex};
 
 /// The serial port of a machine with interrupts, and its events.
@@ -53,12 +58,17 @@ impl Builder {
         let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
-        let tables = bare::tables(image.mode());
+        let mut tables = bare::tables(image.mode());
+        tables.extend(GuestScreen::initial(&image));
         let host = self.choose_host()?;
         let memory = bare::plain_memory(ram, &image, &tables)?;
         firmware.write(&image, &memory)?;
         self.result_place = firmware.result_place();
-        self.attach_classic_devices()?;
+        let drained = Arc::new(event().map_err(Error::host("eventfd"))?);
+        let devices = ClassicDevices::new(ram, matches!(host, Host::Kvm(..)), &drained)?;
+        devices.attach(&mut self.devices.ports, &self.output)?;
+        let is_terminal = self.screen_on_terminal;
+        let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
         let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
         log::debug!(
             "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
@@ -69,13 +79,16 @@ impl Builder {
         );
         let (processors, kvm_error, background) = match host {
             Host::Kvm(system, vm) => {
-                let line = serial_line(&self)?;
+                let line = serial_line(&self, drained)?;
                 self.attach_ports(line.serial.clone())?;
                 set_up(&vm, &memory, &line.line)?;
                 disks.connect(&vm)?;
+                devices.connect(&vm)?;
                 vm.filter_msrs(&self.filtered_msrs())?;
+                let weak = vm.downgrade();
+                let accepts = move || weak.upgrade().is_some_and(|vm| vm.accepts_interrupt(i8042::IRQ));
                 let processors = self.classic_vcpus(&system, vm, &memory, &image)?;
-                (processors, None, self.classic_background(line, disks)?)
+                (processors, None, self.classic_background(line, devices, disks, Box::new(accepts))?)
             }
             Host::Soft { kvm_error } => {
                 self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
@@ -94,6 +107,7 @@ impl Builder {
             memory,
             mode,
             background,
+            screen,
             kind,
             ram,
             image,
@@ -127,14 +141,6 @@ impl Builder {
         Ok(())
     }
 
-    /// Attaches the devices that a bare machine does not have.
-    fn attach_classic_devices(&mut self) -> Result<(), Error> {
-        let ports = &mut self.devices.ports;
-        ports.attach(i8042::PORT.into(), i8042::PORTS.into(), Arc::new(Mutex::new(I8042::default())))?;
-        ports.attach(rtc::PORT.into(), rtc::PORTS.into(), Arc::new(Mutex::new(Rtc::default())))?;
-        Ok(())
-    }
-
     /// Creates the vCPUs of KVM. Only the first one starts: the guest starts the others (INIT, SIPI).
     fn classic_vcpus(
         &mut self,
@@ -152,7 +158,13 @@ impl Builder {
     }
 
     /// The threads of the machine, before they start.
-    fn classic_background(&mut self, line: SerialLine, disks: Disks) -> Result<Background, Error> {
+    fn classic_background(
+        &mut self,
+        line: SerialLine,
+        devices: ClassicDevices,
+        disks: Disks,
+        accepts: Accepts,
+    ) -> Result<Background, Error> {
         let new = || event().map_err(Error::host("eventfd"));
         let prompt = new()?;
         self.output.set_prompt(prompt.try_clone().map_err(Error::host("dup"))?);
@@ -160,23 +172,28 @@ impl Builder {
         let inquiry = Arc::new(Inquiry::new(self.cpus));
         let mut halt = HaltWatch::new(inquiry.clone(), stop_handle.clone());
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
+        let inputs = Inputs {
+            keyboard: KeyboardPort::new(devices.keyboard, line.drained.clone(), accepts),
+            serial: SerialPort { serial: line.serial, drained: line.drained },
+            is_typed: self.keyboard,
+        };
         let console = ConsoleSetup {
             typed,
             input,
             escapes: self.keyboard,
-            port: Box::new(SerialPort { serial: line.serial, drained: line.drained }),
+            port: Box::new(inputs),
             output: self.output.clone(),
             prompt,
             watch: Box::new(move || Some(halt.check())),
         };
-        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, disks }))))
+        let cmos = (devices.cmos, devices.wake);
+        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, disks, cmos }))))
     }
 }
 
-/// Creates the serial port with its interrupt.
-fn serial_line(builder: &Builder) -> Result<SerialLine, Error> {
-    let new = || event().map_err(Error::host("eventfd"));
-    let (line, drained) = (new()?, Arc::new(new()?));
+/// Creates the serial port with its interrupt. It signals `drained` when the guest has read all input.
+fn serial_line(builder: &Builder, drained: Arc<EventFd>) -> Result<SerialLine, Error> {
+    let line = event().map_err(Error::host("eventfd"))?;
     let interrupt = line.try_clone().map_err(Error::host("dup"))?;
     let serial = Serial::with_interrupt(builder.output.clone(), interrupt, drained.clone());
     Ok(SerialLine { serial: Arc::new(Mutex::new(serial)), line, drained })

@@ -1,5 +1,6 @@
 //! The report of a run: the reason why it ended, the verdict, the exits.
 
+use crate::console::screen::Screen;
 use crate::controller::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
@@ -139,6 +140,9 @@ pub struct Report {
     /// KVM's own counters, added up over all vCPUs. They include the exits that the kernel handled itself. `None` if they
     /// were not requested, or if KVM does not have them for each vCPU (before Linux 5.14).
     pub kernel: Option<KvmCounters>,
+    /// The text screen at the end of the run. `None` if the machine is not a classic PC, or the guest has not used its
+    /// screen, or shows graphics there.
+    pub screen: Option<Screen>,
     /// The size of the guest's RAM, in bytes.
     pub ram: u64,
     /// The guest physical addresses of the image, one range for each segment. Empty for Linux.

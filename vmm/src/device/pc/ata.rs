@@ -1,5 +1,5 @@
 //! A channel of an ATA host adapter with up to two drives, in PIO mode: the command block at 0x1F0 and the control block at
-//! 0x3F6 of the first channel, with interrupt 14. The second channel (0x170, 0x376) has no drives.
+//! 0x3F6 of the first channel, with interrupt 14.
 //!
 //! ATA/ATAPI-6 (T13/1410D), section 7 for the registers. A channel without drives reads as all ones, as a bus without a
 //! driver. A drive that is missing beside another one reads as 0 (section 9.16.1).
@@ -22,10 +22,6 @@ pub const PORT: u16 = 0x1f0;
 pub const PORTS: u16 = 8;
 /// The port of the control block of the first channel.
 pub const CONTROL_PORT: u16 = 0x3f6;
-/// The first port of the command block of the second channel.
-pub const SECOND_PORT: u16 = 0x170;
-/// The port of the control block of the second channel.
-pub const SECOND_CONTROL_PORT: u16 = 0x376;
 /// The interrupt of the first channel.
 pub const IRQ: u32 = 14;
 /// The number of drives of a channel.

@@ -23,7 +23,7 @@ pub(in crate::machine) struct Disks {
 }
 
 impl Disks {
-    /// Attaches the two ATA channels. The first one has `disks`.
+    /// Attaches the first ATA channel, with `disks`.
     ///
     /// # Errors
     /// The host has no memory or file descriptor left.
@@ -32,15 +32,9 @@ impl Disks {
         let media = disks.into_iter().map(media).collect::<Result<Vec<SharedMedia>, _>>()?;
         let line = matches!(host, Host::Kvm(..)).then(event).transpose().map_err(Error::host("eventfd"))?;
         let raise = line.as_ref().map(EventFd::try_clone).transpose().map_err(Error::host("dup"))?;
-        let channels = [
-            (ata::PORT, ata::CONTROL_PORT, Channel::new(media.clone(), raise)),
-            (ata::SECOND_PORT, ata::SECOND_CONTROL_PORT, Channel::default()),
-        ];
-        for (port, control, channel) in channels {
-            let channel = Arc::new(Mutex::new(channel));
-            ports.attach(port.into(), ata::PORTS.into(), channel.clone())?;
-            ports.attach(control.into(), 1, Arc::new(Mutex::new(ControlBlock(channel))))?;
-        }
+        let channel = Arc::new(Mutex::new(Channel::new(media.clone(), raise)));
+        ports.attach(ata::PORT.into(), ata::PORTS.into(), channel.clone())?;
+        ports.attach(ata::CONTROL_PORT.into(), 1, Arc::new(Mutex::new(ControlBlock(channel))))?;
         Ok(Self { media, line })
     }
 

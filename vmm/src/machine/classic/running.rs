@@ -2,12 +2,14 @@
 
 use crate::console::host::{ConsoleSetup, ConsoleThreads};
 use crate::controller::inquiry::Inquiry;
+use crate::device::pc::cmos::Cmos;
+use crate::device::pc::cmos::timer::CmosTimer;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host;
+use crate::host::{self, EventFd};
 use crate::machine::classic::Disks;
 use crate::shutdown::{Deadline, Kick, StopHandle};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The threads, before they start.
 pub(in crate::machine) struct Classic {
@@ -16,6 +18,8 @@ pub(in crate::machine) struct Classic {
     /// Answers the questions of the thread that looks for a halt.
     pub(in crate::machine) inquiry: Arc<Inquiry>,
     pub(super) disks: Disks,
+    /// The clock, and the event that wakes its timer.
+    pub(super) cmos: (Arc<Mutex<Cmos>>, Arc<EventFd>),
 }
 
 /// The threads, while they run.
@@ -23,6 +27,7 @@ pub(in crate::machine) struct RunningClassic {
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
     disks: Disks,
+    timer: CmosTimer,
 }
 
 impl Classic {
@@ -35,11 +40,12 @@ impl Classic {
         deadline: Deadline,
         vcpus: Arc<dyn Kick>,
     ) -> Result<RunningClassic, Error> {
-        let Self { console, stop_handle, inquiry: _, disks } = self;
+        let Self { console, stop_handle, inquiry: _, disks, cmos: (cmos, wake) } = self;
         disks.begin_run(&deadline);
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
-        Ok(RunningClassic { console, stop_handle, disks })
+        let timer = CmosTimer::start(cmos, wake)?;
+        Ok(RunningClassic { console, stop_handle, disks, timer })
     }
 }
 
@@ -48,6 +54,7 @@ impl RunningClassic {
     pub(in crate::machine) fn finish(mut self, deadline: &Deadline) -> Option<Stop> {
         // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.
         host::terminal::restore();
+        drop(self.timer);
         self.console.finish(deadline);
         let failure = self.disks.end_run();
         self.stop_handle.reason().or(failure)
