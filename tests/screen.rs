@@ -89,7 +89,11 @@ fn text() {
         halt(code)
     });
     assert_eq!((ran.status, ran.text().as_str()), (0, DRAWN), "{}", ran.stderr);
-    assert!(ran.stderr.contains("guest@0x1000: halted (after") && !ran.stderr.contains("but"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("guest@0x1000: halted (after") && !ran.stderr.contains("but"),
+        "{}",
+        ran.stderr
+    );
     // The screen begins at its second line, and goes past the end of its memory.
     let scrolled = on_pc(&[], |code| {
         draw(code)?;
@@ -126,7 +130,11 @@ fn files() {
     // Nothing is written without a screen.
     let ran = on_pc(&["--screen", &txt], halt);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("is not written: the guest has not put text on its screen"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("is not written: the guest has not put text on its screen"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(fs::read_to_string(&txt).unwrap(), DRAWN);
 }
 
@@ -194,7 +202,8 @@ fn bare() {
         put(code, 0, b"A", 0x07)?;
         halt(code)
     });
-    let doubt = "wrote \"A\" to the text screen at 0xb8000, which this machine does not have: give --machine pc";
+    let doubt =
+        "wrote \"A\" to the text screen at 0xb8000, which this machine does not have: give --machine pc";
     let on_bare = ran(&["run", &guest, "-q"]);
     assert!(on_bare.status == 0 && on_bare.stderr.contains(doubt), "{}", on_bare.stderr);
     let on_pc = ran(&["run", &guest, "-q", "--machine", "pc"]);
@@ -259,7 +268,8 @@ fn refused() {
     let input = guest.strip_suffix("@0x1000").unwrap();
     let replaced = ran(&[&["run", &guest, "--machine", "pc", "--screen", input], &soft[..]].concat());
     assert_error(&replaced, 110, "is also an input");
-    let nowhere = ran(&[&["run", &guest, "--machine", "pc", "--screen", "/nowhere/s.txt"], &soft[..]].concat());
+    let nowhere =
+        ran(&[&["run", &guest, "--machine", "pc", "--screen", "/nowhere/s.txt"], &soft[..]].concat());
     assert_error(&nowhere, 110, "/nowhere/s.txt");
 }
 
@@ -294,8 +304,8 @@ fn typed(write: impl FnOnce(&mut CodeAssembler) -> Step, input: &[u8]) -> (i32, 
 fn scan_codes() {
     let (status, seen) = typed(prints_keys, b"aB\x03\x1b[A\x1bx\n\x1b");
     let expected = [
-        0x1e, 0x9e, 0x2a, 0x30, 0xb0, 0xaa, 0x1d, 0x2e, 0xae, 0x9d, 0xe0, 0x48, 0xe0, 0xc8, 0x38, 0x2d, 0xad, 0xb8, 0x1c,
-        0x9c, 0x01,
+        0x1e, 0x9e, 0x2a, 0x30, 0xb0, 0xaa, 0x1d, 0x2e, 0xae, 0x9d, 0xe0, 0x48, 0xe0, 0xc8, 0x38, 0x2d, 0xad,
+        0xb8, 0x1c, 0x9c, 0x01,
     ];
     assert_eq!((status, seen.as_slice()), (0, &expected[..]));
 }
@@ -303,16 +313,26 @@ fn scan_codes() {
 fn flood() {
     let keys = b"abcdefghij".repeat(400);
     let (status, seen) = typed(prints_keys, &[&keys[..], b"\x1b"].concat());
-    let codes: Vec<u8> =
-        [0x1e, 0x30, 0x2e, 0x20, 0x12, 0x21, 0x22, 0x23, 0x17, 0x24].iter().flat_map(|code| [*code, code | 0x80]).collect();
+    let codes: Vec<u8> = [0x1e, 0x30, 0x2e, 0x20, 0x12, 0x21, 0x22, 0x23, 0x17, 0x24]
+        .iter()
+        .flat_map(|code| [*code, code | 0x80])
+        .collect();
     assert_eq!((status, seen), (0, [codes.repeat(400), vec![0x01]].concat()));
 }
 
 /// Programs the interrupt controllers. IRQ 1 and IRQ 8 pass, with the vectors 0x21 and 0x28.
 fn program_controllers(code: &mut CodeAssembler) -> Step {
     for (port, value) in [
-        (0x20, 0x11), (0x21, 0x20), (0x21, 0x04), (0x21, 0x01), (0xa0, 0x11), (0xa1, 0x28), (0xa1, 0x02), (0xa1, 0x01),
-        (0xa1, 0xfe), (0x21, 0xf9),
+        (0x20, 0x11),
+        (0x21, 0x20),
+        (0x21, 0x04),
+        (0x21, 0x01),
+        (0xa0, 0x11),
+        (0xa1, 0x28),
+        (0xa1, 0x02),
+        (0xa1, 0x01),
+        (0xa1, 0xfe),
+        (0x21, 0xf9),
     ] {
         code.mov(al, value)?;
         code.out(port, al)?;
@@ -324,7 +344,8 @@ fn program_controllers(code: &mut CodeAssembler) -> Step {
 fn interrupts() {
     let (status, seen) = typed(
         |code| {
-            let (mut key, mut tick, mut wait) = (code.create_label(), code.create_label(), code.create_label());
+            let (mut key, mut tick, mut wait) =
+                (code.create_label(), code.create_label(), code.create_label());
             code.xor(ax, ax)?;
             code.mov(ds, ax)?;
             for (vector, handler) in [(0x21u64, key), (0x28, tick)] {

@@ -2,10 +2,10 @@
 
 use crate::args::{CpuidArg, DebugExitArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
 use crate::measure::{MeasureArgs, ResultFiles};
+use crate::screen::ScreenFile;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::screen::ScreenFile;
-use crate::{modules, processor, screen, status, summary, terminal};
+use crate::{boot, modules, processor, screen, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -27,7 +27,8 @@ pub fn main(arguments: &RunArgs) -> u8 {
     let inputs = || {
         let image = crate::target::file(&arguments.guest);
         let modules = modules::files(&arguments.module).map(Into::into);
-        image.into_iter().chain(arguments.input.clone()).chain(modules).collect()
+        let disks = arguments.disk.iter().map(|text| boot::disk_file(text).0.into());
+        image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks).collect()
     };
     run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
 }
@@ -152,6 +153,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         Some(layout) => builder.layout(layout.into()),
         None => builder,
     };
+    let builder = boot::disks(&arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let mut machine = arguments
         .measure
         .apply(builder)

@@ -5,11 +5,13 @@
 //! interrupts.
 
 mod devices;
+mod disks;
 mod firmware;
 mod halt;
 mod input;
 mod running;
 
+pub(super) use disks::Disks;
 pub(super) use running::{Classic, RunningClassic};
 
 use crate::boot::Image;
@@ -53,7 +55,7 @@ impl Builder {
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
         self.check_classic()?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
-        let firmware = Tables::new(self.cpus, 0);
+        let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
         let mut tables = bare::tables(image.mode());
@@ -67,6 +69,7 @@ impl Builder {
         devices.attach(&mut self.devices.ports, &self.output)?;
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
+        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
         log::debug!(
             "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
             image.mode(),
@@ -79,19 +82,20 @@ impl Builder {
                 let line = serial_line(&self, drained)?;
                 self.attach_ports(line.serial.clone())?;
                 set_up(&vm, &memory, &line.line)?;
+                disks.connect(&vm)?;
                 devices.connect(&vm)?;
                 vm.filter_msrs(&self.filtered_msrs())?;
                 let weak = vm.downgrade();
                 let accepts = move || weak.upgrade().is_some_and(|vm| vm.accepts_interrupt(i8042::IRQ));
                 let processors = self.classic_vcpus(&system, vm, &memory, &image)?;
-                (processors, None, self.classic_background(line, devices, Box::new(accepts))?)
+                (processors, None, self.classic_background(line, devices, disks, Box::new(accepts))?)
             }
             Host::Soft { kvm_error } => {
                 self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
                 let vcpus = self.create_soft_vcpus(&memory, bare::SLICE, |vcpu, index| {
                     vcpu.set_start(image.start(), TABLES, index);
                 })?;
-                (Processors::Soft(vcpus), kvm_error, Background::Nothing)
+                (Processors::Soft(vcpus), kvm_error, Background::Disks(disks))
             }
         };
         let (mode, ranges) = (image.mode(), image.ranges());
@@ -124,6 +128,12 @@ impl Builder {
                 "SIMVIRTIO is a device of the bare machine: give --machine bare, or leave out the options for it".into(),
             );
         }
+        if self.disks.len() > disks::MAX_DISKS {
+            let (most, number) = (disks::MAX_DISKS, self.disks.len());
+            return refuse(format!(
+                "a classic PC has at most {most} disks, not {number}: leave out some --disk"
+            ));
+        }
         if self.first_vcpu != 0 {
             let number = self.first_vcpu;
             return refuse(format!("the first vCPU of a classic PC must have number 0, not {number}"));
@@ -152,6 +162,7 @@ impl Builder {
         &mut self,
         line: SerialLine,
         devices: ClassicDevices,
+        disks: Disks,
         accepts: Accepts,
     ) -> Result<Background, Error> {
         let new = || event().map_err(Error::host("eventfd"));
@@ -176,7 +187,7 @@ impl Builder {
             watch: Box::new(move || Some(halt.check())),
         };
         let cmos = (devices.cmos, devices.wake);
-        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, cmos }))))
+        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, disks, cmos }))))
     }
 }
 

@@ -27,6 +27,7 @@ mod background;
 mod bare;
 mod boot_progress;
 mod builder;
+#[cfg_attr(not(has_kvm), path = "classic/absent.rs")]
 mod classic;
 mod doubt;
 mod ending;
