@@ -112,7 +112,7 @@ fn faults() {
             "no-idt",
             "in long mode at 0x8001: probably #UD: an undefined instruction\n  instruction  0f 0b  ud2\n",
             "\n  handler      none: the IDT at 0x0, with the limit 0xffff, has no gate for #UD (vector 6): its entry at 0x60 is \
-             0x0, which is not present\n",
+             empty\n",
         ),
         (
             "jump",
@@ -122,7 +122,7 @@ fn faults() {
         (
             "store",
             "in long mode at 0x8000: probably #PF: the operand's address, 0x100000000, is not mapped\n",
-            " has no gate for #PF (vector 14): its entry at 0xe0 is 0x0, which is not present\n",
+            " has no gate for #PF (vector 14): its entry at 0xe0 is empty\n",
         ),
         (
             "osfxsr",

@@ -11,7 +11,6 @@ mod derail;
 mod exact;
 mod features;
 mod foreign;
-mod handler;
 mod idt;
 mod instruction;
 mod other_mode;
