@@ -9,6 +9,7 @@ use crate::streams::{print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::Args;
 use observe::{Choice, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
+use report::Measured;
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -111,7 +112,9 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     print_stderr(&text);
     // From here on a signal is for this program.
     vmm::host::catch_interrupts();
-    Ok(files.write(Some(&observation.measured(&name, &ended)), status(&observation)))
+    let saved = if arguments.setup || is_told { setup.saved() } else { None };
+    let measured = Measured { setup: saved.as_ref(), ..observation.measured(&name, &ended) };
+    Ok(files.write(Some(&measured), status(&observation)))
 }
 
 /// True if the program ended with an error, and no guest of it ran.

@@ -197,6 +197,7 @@ impl Observation {
             marks: &[],
             trace: self.trace.as_ref(),
             devices: Devices::Named(device),
+            setup: None,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::profile::{ClockSource, SavedProcessor, SavedSite, SavedTimes, SavedVc
 use crate::view::headline;
 use crate::view::kernel;
 use crate::view::labels::{self, Labels};
+use crate::view::setup;
 use crate::view::table::{Cell, Column, Row, Table, View, number, plural, text};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -31,6 +32,7 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
     if !profile.marks.is_empty() {
         tables.push(marks(profile));
     }
+    tables.extend(profile.setup.iter().flat_map(setup::tables));
     View {
         kind: "profile",
         title: profile.guest.clone(),
@@ -89,6 +91,7 @@ fn notes(profile: &SavedProfile) -> Vec<String> {
     if profile.clock.steps > 0 {
         notes.push("The clock went backwards during the run: do not rely on the times.".into());
     }
+    notes.extend(profile.setup.iter().flat_map(|setup| setup.remarks.iter().cloned()));
     notes
 }
 
