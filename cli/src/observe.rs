@@ -5,7 +5,7 @@ mod deaths;
 use crate::args::{EngineArg, Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
-use crate::streams::{print_stderr, report_error};
+use crate::streams::{fresh_line, print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::Args;
 use observe::{Choice, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
@@ -109,7 +109,7 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
         text += &setup.text();
     }
     text += &remarks(&name, by, &observation, setup.has_failed());
-    print_stderr(&text);
+    print_stderr(&(fresh_line() + &text));
     // From here on a signal is for this program.
     vmm::host::catch_interrupts();
     let saved = if arguments.setup || is_told { setup.saved() } else { None };
