@@ -15,6 +15,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use vmm::exit::Reason;
 
 /// The number of vCPUs that get a line.
 const LINES: usize = 32;
@@ -108,6 +109,9 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     if arguments.setup || (is_told && !arguments.results.quiet) {
         text += &setup.text();
     }
+    if let Some(question) = unanswered(&name, &observation).filter(|_| !arguments.results.quiet) {
+        text += &format!("vmm: {question}\n");
+    }
     text += &remarks(&name, by, &observation, setup.has_failed());
     print_stderr(&(fresh_line() + &text));
     // From here on a signal is for this program.
@@ -196,4 +200,23 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
         remarks.push(format!("children of {name} still run; {then}"));
     }
     remarks.iter().fold(String::new(), |text, remark| text + "vmm: " + remark + "\n")
+}
+
+/// A question about reads that the program does not seem to answer. Most reads first.
+fn unanswered(name: &str, observation: &Observation) -> Option<String> {
+    const LISTED: usize = 3;
+    let mut places = observation.unanswered.clone();
+    places.sort_by_key(|one| std::cmp::Reverse(one.reads));
+    let listed = places.iter().take(LISTED).map(|one| match one.reason {
+        Reason::PioIn => format!("{} of port {:#x}", plural(one.reads, "read"), one.place),
+        _ => format!("{} at {:#x}", plural(one.reads, "MMIO read"), one.place),
+    });
+    let mut listed: Vec<_> = listed.collect();
+    let more = places.len().saturating_sub(LISTED);
+    if more > 0 {
+        listed.push(format!("those at {}", plural(more as u64, "other place")));
+    }
+    let last = listed.pop()?;
+    let all = if listed.is_empty() { last } else { format!("{} and {last}", listed.join(", ")) };
+    Some(format!("{all} got the bytes that were in kvm_run before: does {name} answer them?"))
 }

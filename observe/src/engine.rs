@@ -31,7 +31,8 @@ pub struct Record {
     pub result: i32,
     /// The reason of the exit, KVM_EXIT_*.
     pub reason: u32,
-    /// The first bytes of its description, as for [`vmm::RunCopy::decode`].
+    /// The first bytes of its description, as for [`vmm::RunCopy::decode`]. Of a read that was answered, the first 8 bytes that
+    /// were in the place of the answer before: for port I/O at 8, for MMIO at 24.
     pub details: [u8; DETAILS],
 }
 

@@ -17,6 +17,7 @@
     clippy::expect_used
 )]
 
+mod answers;
 mod choice;
 mod death;
 mod descendants;
@@ -33,6 +34,7 @@ mod run;
 mod setup;
 mod tally;
 
+pub use answers::Unanswered;
 pub use choice::Choice;
 pub use death::{Death, Deaths, MOST_DEATHS};
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};

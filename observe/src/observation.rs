@@ -1,5 +1,6 @@
 //! The result of an observation.
 
+use crate::answers::Unanswered;
 use crate::death::Deaths;
 use crate::engine::VcpuId;
 use crate::tally::{Tally, reason};
@@ -108,6 +109,8 @@ pub struct Observation {
     pub unrecorded: u32,
     /// The errors of KVM_RUN other than interruptions: errno and number.
     pub errors: BTreeMap<i32, u64>,
+    /// The places whose reads the program does not seem to answer.
+    pub unanswered: Vec<Unanswered>,
     /// True if children of the program still ran when it ended.
     pub has_left_children: bool,
 }
@@ -153,6 +156,7 @@ impl Observation {
             lost: tally.lost,
             unrecorded: tally.unrecorded,
             errors: tally.errors,
+            unanswered: tally.answers.unanswered(),
             has_left_children: left,
         }
     }

@@ -1,5 +1,6 @@
 //! Counts the events of an engine, as the recorder of a run counts its exits.
 
+use crate::answers::Answers;
 use crate::engine::{Event, Record, VcpuId};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -43,6 +44,8 @@ pub(crate) struct Tally {
     pub(crate) merged: u64,
     /// The errors of KVM_RUN, and their numbers.
     pub(crate) errors: BTreeMap<i32, u64>,
+    /// The reads of devices.
+    pub(crate) answers: Answers,
     /// The number of times that the clock went backwards.
     pub(crate) steps: u64,
     /// The number of exits in the trace; 0 without a trace.
@@ -65,6 +68,7 @@ impl Tally {
             unrecorded: 0,
             merged: 0,
             errors: BTreeMap::new(),
+            answers: Answers::default(),
             steps: 0,
             capacity,
             traced: Vec::new(),
@@ -159,6 +163,9 @@ impl Tally {
         let in_vmm = clock.nanos(since(record.left, answered, &mut self.steps));
         let at = clock.nanos(record.left.saturating_sub(self.began.1));
         let elements: Vec<CopiedExit> = self.copy.decode(record.reason, &record.details).collect();
+        if let Some(first) = elements.first() {
+            self.answers.take(id, record, first);
+        }
         // The program answers all elements of string I/O at once.
         let share = in_vmm.checked_div(elements.len() as u64).unwrap_or(0);
         let rest = in_vmm.saturating_sub(share.saturating_mul(elements.len() as u64));

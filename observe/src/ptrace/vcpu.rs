@@ -94,9 +94,15 @@ impl Vcpu {
         let mut details = words(&record.details);
         match record.reason {
             // The direction is the first byte: a read is 0.
-            EXIT_IO if details[0] & 0xff == 0 => self.copy_data(&mut details),
+            EXIT_IO if details[0] & 0xff == 0 => {
+                details[1] = details[2];
+                self.copy_data(&mut details);
+            }
             // `is_write` is the byte after the length.
-            EXIT_MMIO if details[2] >> 32 & 0xff == 0 => details[1] = self.page.long(UNION + 8),
+            EXIT_MMIO if details[2] >> 32 & 0xff == 0 => {
+                details[3] = details[1];
+                details[1] = self.page.long(UNION + 8);
+            }
             EXIT_RDMSR => {
                 details[0] = self.page.long(UNION);
                 details[2] = self.page.long(UNION + 16);
@@ -184,7 +190,7 @@ mod tests {
         vcpu.waited(10);
         let record = vcpu.complete(30).unwrap();
         assert_eq!((record.entered, record.left, record.answered), (15, 17, Some(30)));
-        assert_eq!(words(&record.details)[2], 0x5a);
+        assert_eq!(words(&record.details)[1..3], [0, 0x5a], "the bytes before and after");
         assert!(vcpu.complete(31).is_none() && vcpu.end().is_none());
     }
 
@@ -195,7 +201,7 @@ mod tests {
         for place in [8185, 8192, 1 << 40, u64::MAX] {
             set(&file, 32, &[0, place, 9, 9]);
             vcpu.note(0, 0, 0);
-            assert_eq!(words(&vcpu.complete(1).unwrap().details), [0, place, 0, 0], "{place:#x}");
+            assert_eq!(words(&vcpu.complete(1).unwrap().details), [0; 4], "{place:#x}");
         }
     }
 
