@@ -25,9 +25,12 @@ const INTERNAL_ERROR: u32 = 17;
 /// KVM_INTERNAL_ERROR_DELIVERY_EV.
 const DELIVERY: u32 = 3;
 
-/// True if an exit with this reason is the end of a guest.
-pub(super) fn is_death(reason: u32) -> bool {
-    [SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR].contains(&reason)
+/// True if a return of KVM_RUN is the end of a guest.
+pub(super) fn is_end(record: &Record) -> bool {
+    match record.result {
+        0.. => [SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR].contains(&record.reason),
+        result => ![libc::EINTR, libc::EAGAIN].contains(&result.saturating_neg()),
+    }
 }
 
 /// The end of a guest.
