@@ -8,7 +8,9 @@ use crate::status::{self, Failure};
 use crate::streams::{fresh_line, print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::Args;
-use observe::{Choice, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
+use observe::{
+    Choice, Deaths, Doubts, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops,
+};
 use report::Measured;
 use report::view::plural;
 use std::ffi::OsString;
@@ -83,18 +85,20 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let none = OsString::new();
     let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
-    let stops = Stops { first_entry: arguments.setup, ..Stops::default() };
+    let stops = Stops { first_entry: arguments.setup, halts: true };
     let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops };
     let mut engine = Choice::from(arguments.engine).engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let (mut setup, mut deaths) = (Setup::default(), Deaths::default());
+    let (mut setup, mut deaths, mut doubts) = (Setup::default(), Deaths::default(), Doubts::default());
     let mut watcher = |event: &Event, memory: &ObservedMemory| {
         setup.take(event, memory);
         deaths.see(event, memory);
+        doubts.see(event, memory);
     };
     let mut observation = observe::observe(&program, rest, options, engine.as_mut(), &mut watcher)?;
     observation.note_deaths(&deaths);
+    observation.note_doubts(&doubts);
     let by = engine.name();
     // The temporary files are of no more use.
     drop(engine);
@@ -105,6 +109,9 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
         text += &details(&name, &observation);
     }
     text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
+    for guest in doubts.iter().take(LINES) {
+        text += &format!("vmm: {name}: {} halted {}\n", observation.name_of(guest.vcpu), guest.text());
+    }
     let is_told = setup.has_died() || (setup.has_failed() && has_failed_early(&observation));
     if arguments.setup || (is_told && !arguments.results.quiet) {
         text += &setup.text();

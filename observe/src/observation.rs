@@ -2,6 +2,7 @@
 
 use crate::answers::Unanswered;
 use crate::death::Deaths;
+use crate::doubts::Doubts;
 use crate::engine::VcpuId;
 use crate::tally::{Tally, reason};
 use report::profile::SavedProcessor;
@@ -80,7 +81,7 @@ pub struct ObservedVcpu {
     pub kernel: Option<KvmCounters>,
     /// The name of the reason of its last exit; empty without an exit.
     pub last: String,
-    /// The death of its guest, with the probable cause.
+    /// The death of its guest, with the probable cause. Of a guest that halted, the doubts about it.
     pub death: Option<String>,
 }
 
@@ -211,6 +212,15 @@ impl Observation {
             let vcpu = self.vcpus.iter_mut().find(|vcpu| vcpu.id == Some(death.vcpu));
             if let Some(vcpu) = vcpu {
                 vcpu.death = Some(death.to_string());
+            }
+        }
+    }
+
+    /// Adds the doubts about guests that halted to the ends of their vCPUs.
+    pub fn note_doubts(&mut self, doubts: &Doubts) {
+        for guest in doubts.iter() {
+            if let Some(vcpu) = self.vcpus.iter_mut().find(|vcpu| vcpu.id == Some(guest.vcpu)) {
+                vcpu.death.get_or_insert_with(|| format!("last exit: HLT, {}", guest.text()));
             }
         }
     }

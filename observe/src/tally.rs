@@ -25,6 +25,8 @@ pub(crate) struct VcpuTally {
     /// True if KVM's counters are those of all its exits.
     pub(crate) has_counters: bool,
     pub(crate) last: Option<Exit>,
+    /// The entry after the last exit; before the first exit, the time when the vCPU was made.
+    entered: u64,
     /// The time in KVM before an interruption, which belongs to the next exit.
     carried: u64,
 }
@@ -92,6 +94,13 @@ impl Tally {
         })
     }
 
+    /// The time since the last exit of a vCPU, or since it was made.
+    pub(crate) fn time_without_exit(&mut self, id: VcpuId) -> Duration {
+        let (place, clock) = (self.place(id), self.clock());
+        let entered = self.vcpus.get(place).map_or(u64::MAX, |vcpu| vcpu.entered);
+        Duration::from_nanos(clock.nanos(now().1.saturating_sub(entered)))
+    }
+
     /// Counts an event.
     pub(crate) fn take(&mut self, event: Event) {
         match event {
@@ -137,6 +146,7 @@ impl Tally {
             kernel: None,
             has_counters: false,
             last: None,
+            entered: now().1,
             carried: 0,
         });
         place
@@ -158,6 +168,7 @@ impl Tally {
             return;
         }
         let in_kvm = clock.nanos(in_kvm.saturating_add(std::mem::take(&mut vcpu.carried)));
+        vcpu.entered = record.answered.unwrap_or(record.left);
         // The time after the last exit belongs to the end of the program.
         let answered = record.answered.unwrap_or(record.left);
         let in_vmm = clock.nanos(since(record.left, answered, &mut self.steps));

@@ -19,7 +19,7 @@ use last::LastExits;
 use start::{Start, entry, is_reset};
 use std::collections::BTreeMap;
 use std::fmt;
-use view::View;
+pub(crate) use view::View;
 use vmm::controller::Location;
 use vmm::exit::{Exit, Instruction};
 use vmm::machine::{DeadVcpu, DeathKind, Explanation};
@@ -33,7 +33,7 @@ const MOST_EXPLAINED: u32 = 1000;
 /// The most vCPUs whose start is remembered.
 const MOST_STARTS: usize = 1024;
 
-/// The death of an observed guest, or registers that KVM refused.
+/// The death of an observed guest, registers that KVM refused, or a guest that did not end in its time.
 #[derive(Clone, Debug)]
 pub struct Death {
     /// The vCPU.
@@ -66,12 +66,12 @@ impl fmt::Display for Death {
         f.write_str(&self.what)?;
         if let Some(location) = self.location {
             match self.kind {
-                DeathKind::Fault | DeathKind::Lost => write!(f, ", {location}")?,
+                DeathKind::Fault | DeathKind::Lost | DeathKind::Running => write!(f, ", {location}")?,
                 _ => write!(f, "; the guest was then {location}")?,
             }
         }
         match (&self.cause, self.kind) {
-            (Some(cause), DeathKind::Refused) => write!(f, ": {cause}"),
+            (Some(cause), DeathKind::Refused | DeathKind::Running) => write!(f, ": {cause}"),
             (Some(cause), _) => write!(f, ": probably {cause}"),
             (None, _) => Ok(()),
         }
@@ -195,6 +195,7 @@ impl Deaths {
             }
             StopCause::Exit(record) => End::of_exit(record),
             StopCause::Refused(call) => End::of_call(call),
+            StopCause::Running(time) => Some(End::of_time(*time)),
         };
         let Some(end) = end else { return };
         if self.explained >= MOST_EXPLAINED {
@@ -243,9 +244,11 @@ impl Deaths {
         let cause = end.cause(stop, view).or_else(|| suspicion.map(String::from));
         remarks.extend(end::refusal_advice(&stop.cause).filter(|_| cause.is_none()).map(String::from));
         let what = end.what(explanation.as_ref());
-        let at = match &stop.cause {
-            StopCause::Exit(record) => record.left,
-            _ => 0,
+        let (at, last_exits) = match &stop.cause {
+            StopCause::Exit(record) => (record.left, Vec::new()),
+            // All of its exits have come.
+            StopCause::Running(_) => (u64::MAX, self.last.of(stop.vcpu)),
+            _ => (0, Vec::new()),
         };
         let mut death = Death {
             vcpu: stop.vcpu,
@@ -255,12 +258,14 @@ impl Deaths {
             cause,
             explanation,
             remarks,
-            last_exits: Vec::new(),
+            last_exits,
             again: 0,
             at,
-            is_complete: false,
+            is_complete: kind == DeathKind::Running,
         };
-        if let (Some((regs, sregs)), false) = (start, matches!(kind, DeathKind::Refused | DeathKind::Lost)) {
+        if let (Some((regs, sregs)), false) =
+            (start, matches!(kind, DeathKind::Refused | DeathKind::Lost | DeathKind::Running))
+        {
             death.blame_start(&regs, &sregs);
         }
         death

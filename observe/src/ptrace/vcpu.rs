@@ -19,7 +19,7 @@ const EXIT_WRMSR: u32 = 30;
 const REASON: usize = 8;
 const UNION: usize = 32;
 
-/// The largest number of stops of a vCPU for deaths and refusals. Some programs try again and again.
+/// The largest number of stops of a vCPU for deaths and refusals, and of those for halts. Some programs try again and again.
 const MOST_STOPS: u32 = 16;
 
 /// The words of an exit's description.
@@ -37,13 +37,14 @@ pub(super) struct Vcpu {
     /// True after the first entry.
     pub(super) has_entered: bool,
     stats: Option<File>,
-    /// The number of stops for deaths and refusals.
+    /// The numbers of stops for deaths and refusals, and of those for halts.
     deaths: u32,
+    halts: u32,
 }
 
 impl Vcpu {
     pub(super) fn new(id: VcpuId, page: Mapping) -> Self {
-        Self { id, page, data: 0, open: None, has_entered: false, stats: None, deaths: 0 }
+        Self { id, page, data: 0, open: None, has_entered: false, stats: None, deaths: 0, halts: 0 }
     }
 
     /// Keeps the file with KVM's counters.
@@ -55,6 +56,12 @@ impl Vcpu {
     pub(super) fn may_stop(&mut self) -> bool {
         self.deaths = self.deaths.saturating_add(1);
         self.deaths <= MOST_STOPS
+    }
+
+    /// True if an exit for HLT makes a stop.
+    pub(super) fn may_stop_at_halt(&mut self) -> bool {
+        self.halts = self.halts.saturating_add(1);
+        self.halts <= MOST_STOPS
     }
 
     /// Reads KVM's counters.

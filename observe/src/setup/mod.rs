@@ -59,7 +59,7 @@ impl Setup {
                     self.has_refused = true;
                     self.called(call, memory);
                 }
-                StopCause::Exit(_) => {}
+                StopCause::Exit(_) | StopCause::Running(_) => {}
             },
             Event::Returned(vcpu, record) => {
                 let is_interrupted = [-libc::EINTR, -libc::EAGAIN].contains(&record.result);

@@ -42,7 +42,7 @@ mod turns;
 mod vcpu_run;
 
 pub use builder::Builder;
-pub use doubt::Doubt;
+pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation};
 pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;
