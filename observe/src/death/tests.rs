@@ -301,7 +301,8 @@ fn mistakes_at_the_start_are_told_once() {
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, wrong)));
     let death = deaths.iter().next().unwrap();
     assert_eq!(format!("{death}{}", death.details()).matches("CS.DPL is 0").count(), 1, "{death:?}");
-    let guest = Guest::new(UNDEFINED);
+    let (guest, mut deaths) = (Guest::new(UNDEFINED), Deaths::default());
+    guest.stop(&mut deaths, VCPU, StopCause::FirstEntry, Some((regs, wrong)));
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, sregs)));
     let death = deaths.iter().next().unwrap();
     assert!(death.to_string().ends_with(": probably #UD: an undefined instruction"), "{death}");
