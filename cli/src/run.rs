@@ -69,7 +69,7 @@ pub fn run_and_report(
     let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
     let mut status = status::of_report(&report);
     let shown = match (screen_file, &report.screen) {
-        (Some(file), screen) if !file.write(screen.as_ref()) => status::HOST_ERROR,
+        (Some(file), screen) => file.write(screen.as_ref()),
         // A terminal has shown the screen.
         (None, Some(screen)) if !is_terminal => screen::print(screen, last_byte),
         _ => status::OK,
