@@ -115,7 +115,6 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .clock(match arguments.clock {
             ClockArg::Auto => ClockKind::Auto,
             ClockArg::Kvm => ClockKind::Kvm,
-            ClockArg::Pm => ClockKind::Pm,
             ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
