@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         plain_test("the_folder_of_a_killed_observer_is_removed_by_the_next", stale_folders),
         kvm_test("children_that_still_run_are_reported", left_children),
         plain_test("programs_that_cannot_be_observed_are_refused", refused),
+        plain_test("the_summary_begins_on_a_line_of_its_own", fresh_line),
     ])
 }
 
@@ -153,7 +154,8 @@ fn left_children() {
     let sleeper = String::from_utf8_lossy(&output.stdout).trim().to_string();
     let left = temporary(pid);
     Command::new("kill").arg(&sleeper).status().unwrap();
-    left.iter().for_each(|folder| fs::remove_dir_all(folder).unwrap());
+    // The next observer may be faster.
+    left.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
     assert_eq!((output.status.code(), left.len()), (Some(3), 1), "{stderr}");
     assert!(
         stderr.contains("children of dash still run") || stderr.contains("children of sh still run"),
@@ -202,5 +204,31 @@ fn refused() {
     if std::os::unix::fs::chown(&setuid, Some(1), None).is_ok() {
         fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755)).unwrap();
         assert_error(&observe(&[], &[&setuid]), 116, "it is a setuid or setgid program or has capabilities");
+    }
+}
+
+/// On a terminal, of which script(1) makes one, blanks fill the line that the program may have left open.
+fn fresh_line() {
+    let on_terminal = |line: &str| {
+        let mut script = Command::new("script");
+        let line = format!("stty cols 40; export TERM=vt100; {line}");
+        let ran = run(script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()));
+        ran.text()
+    };
+    if !Command::new("script")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return eprintln!("skipped: script is not installed");
+    }
+    let shown = on_terminal(&format!("{VMM} observe -- printf hello"));
+    let begins = format!("hello{}\rvmm: printf: exited with status 0", " ".repeat(40));
+    assert!(shown.starts_with(&begins), "{shown:?}");
+    // Not if the output or the summary goes elsewhere.
+    for command in ["printf hello | cat", "sh -c 'printf hello' 2>&1 | cat", "printf hello > /dev/null"] {
+        let shown = on_terminal(&format!("{VMM} observe -- {command}"));
+        assert!(!shown.contains("  \r") && shown.contains("exited with status 0"), "{command}: {shown:?}");
     }
 }

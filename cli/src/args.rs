@@ -4,7 +4,9 @@ mod choices;
 
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
-pub(super) use choices::{ConsoleArg, EngineArg, LayoutArg, ModeArg, TransportArg};
+pub(super) use choices::{
+    ClockArg, ConsoleArg, DebugExitArg, EngineArg, LayoutArg, MachineArg, ModeArg, TransportArg,
+};
 use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,7 +26,8 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF executable on four vCPUs
-  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module
+  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module, on a
+                                             classic PC with interrupts
   vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run simvirtio --profile json=run.json --trace run.trace
@@ -47,6 +50,14 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
+    /// Machine that runs the guest [default: pc for multiboot and PVH kernels on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
+
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
+
     /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
     /// decimal [default: 0]
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
@@ -65,6 +76,11 @@ pub(super) struct RunArgs {
     /// repeated
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
+
+    /// Raw disk image for the ATA channel of a classic PC, at most 2; with `,ro` the guest cannot write it; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub(super) disk: Vec<OsString>,
 
     /// Value of a general register at the start, such as rax=2; can be repeated
     #[arg(long, value_name = "REGISTER=VALUE")]
@@ -161,6 +177,14 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
+    /// Machine of a multiboot or PVH kernel [default: pc on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
+
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
+
     /// Initial RAM disk: a cpio archive, compressed or not [default: none]
     #[arg(long, value_name = "FILE")]
     pub(super) initrd: Option<PathBuf>,
@@ -175,7 +199,7 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
-    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. With `,ro` the guest cannot write it; can
+    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. For a multiboot or PVH kernel at most 2, on ATA. With `,ro` the guest cannot write it; can
     /// be repeated
     #[arg(long, value_name = "FILE[,ro]")]
     pub(super) disk: Vec<OsString>,
@@ -183,6 +207,10 @@ pub(super) struct BootArgs {
     /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
     #[arg(long, value_enum, default_value_t)]
     pub(super) console: ConsoleArg,
+
+    /// Time sources for Linux
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) clock: ClockArg,
 
     /// Size of the machine's memory in bytes, 8M to 512G, such as 64M or 8G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]

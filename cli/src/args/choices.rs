@@ -2,7 +2,37 @@
 
 use clap::ValueEnum;
 use vmm::device::{Layout, Transport};
+use vmm::machine::MachineKind;
 use vmm::x86::Mode;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum MachineArg {
+    /// a processor, memory and few devices; no interrupts, so HLT ends the run
+    Bare,
+    /// a classic PC: interrupt controllers, timer, and the devices that kernels expect
+    Pc,
+    /// a classic PC with a BIOS, for boot sectors
+    Bios,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DebugExitArg {
+    /// the value that the guest writes
+    #[default]
+    Value,
+    /// twice the value plus 1, as QEMU's isa-debug-exit
+    Qemu,
+}
+
+impl From<MachineArg> for MachineKind {
+    fn from(machine: MachineArg) -> Self {
+        match machine {
+            MachineArg::Bare => Self::Bare,
+            MachineArg::Pc => Self::Pc,
+            MachineArg::Bios => Self::Bios,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ModeArg {
@@ -88,4 +118,15 @@ pub enum ConsoleArg {
     #[default]
     Serial,
     Virtio,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum ClockArg {
+    /// kvm-clock; a kernel without it gets a PIT and a PM timer as soon as it looks for them
+    #[default]
+    Auto,
+    /// kvm-clock only
+    Kvm,
+    /// also a PIT and a PM timer from the start, for older kernels
+    Pit,
 }

@@ -18,6 +18,8 @@ pub(crate) mod flat;
 mod known;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod linux;
+#[cfg(has_kvm)]
+pub(crate) mod mp;
 mod protocol;
 mod spec;
 
@@ -26,6 +28,7 @@ pub use elf::{ElfKind, is_elf};
 pub use file::read_file;
 pub use known::{is_multiboot, refuse_known_formats};
 pub use linux::Kernel;
+pub(crate) use protocol::Firmware;
 pub use protocol::{Module, Protocol};
 pub use spec::ImageSpec;
 

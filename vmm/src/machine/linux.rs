@@ -27,6 +27,19 @@ pub struct Linux {
     pub(crate) escapes: bool,
     pub(crate) disks: Vec<Disk>,
     pub(crate) console: ConsoleKind,
+    pub(crate) clock: ClockKind,
+}
+
+/// The time sources of a Linux machine, besides the time-stamp counter and the local APIC timer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockKind {
+    /// kvm-clock. A kernel that does not use it also gets those of [`ClockKind::Pit`].
+    #[default]
+    Auto,
+    /// kvm-clock only. The ACPI tables are hardware-reduced.
+    Kvm,
+    /// Also a PIT and the ACPI PM timer. The ACPI tables describe them from the start.
+    Pit,
 }
 
 /// The device that is the console and gets the input. The output of both devices is printed.
@@ -57,6 +70,7 @@ impl Linux {
             escapes: false,
             disks: Vec::new(),
             console: ConsoleKind::Serial,
+            clock: ClockKind::Auto,
         })
     }
 
@@ -94,6 +108,13 @@ impl Linux {
     #[must_use]
     pub fn console(mut self, kind: ConsoleKind) -> Self {
         self.console = kind;
+        self
+    }
+
+    /// Sets the time sources. Default: [`ClockKind::Auto`].
+    #[must_use]
+    pub fn clock(mut self, clock: ClockKind) -> Self {
+        self.clock = clock;
         self
     }
 
