@@ -209,6 +209,8 @@ pub struct FakeVcpu {
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
     pub memory: GuestMemory,
+    /// The activity.
+    pub activity: Activity,
 }
 
 /// vCPU 0 with all registers zero, no MSRs, and no memory.
@@ -220,6 +222,7 @@ impl Default for FakeVcpu {
             sregs: Sregs::default(),
             msrs: BTreeMap::new(),
             memory: GuestMemory::none(),
+            activity: Activity::Running,
         }
     }
 }
@@ -250,6 +253,9 @@ impl VcpuState for FakeVcpu {
     }
     fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+    fn activity(&mut self) -> Activity {
+        self.activity
     }
 }
 

@@ -44,7 +44,7 @@ mod vcpu_run;
 pub use builder::Builder;
 pub use doubt::Doubt;
 pub use explain::{DeadVcpu, DeathKind, Explanation};
-pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
+pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
