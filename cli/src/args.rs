@@ -187,6 +187,10 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) on_halt: OnHaltArg,
 
+    /// Time sources for Linux
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) clock: ClockArg,
+
     /// Size of the machine's memory in bytes, 8M to 512G, such as 64M or 8G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     pub(super) mem: u64,
@@ -319,6 +323,17 @@ pub(super) enum ConsoleArg {
     #[default]
     Serial,
     Virtio,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum ClockArg {
+    /// kvm-clock; a kernel without it gets a PIT and a PM timer as soon as it looks for them
+    #[default]
+    Auto,
+    /// kvm-clock only
+    Kvm,
+    /// also a PIT and a PM timer from the start, for older kernels
+    Pit,
 }
 
 /// A value of `--cpuid`.

@@ -1,13 +1,16 @@
 //! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr. A multiboot or PVH kernel runs on
 //! the machine of `vmm run`.
 
-use crate::args::{BootArgs, ConsoleArg, OnHaltArg, output_limit};
+use crate::args::{BootArgs, ClockArg, ConsoleArg, OnHaltArg, output_limit};
 use crate::boot_files::{self, DiskFile};
+use crate::places::Names;
+use crate::run::Ran;
+use crate::status::Failure;
 use crate::target::{RunTarget, name_error};
 use crate::{modules, processor, run};
 use std::io::{self, IsTerminal};
 use vmm::host::{RawTerminal, printable, printable_text};
-use vmm::machine::{ConsoleKind, Linux, OnHalt};
+use vmm::machine::{ClockKind, ConsoleKind, Linux, OnHalt};
 use vmm::profile::Event;
 use vmm::{Builder, Error, Machine, Output, Report};
 
@@ -17,19 +20,22 @@ pub fn main(arguments: &BootArgs) -> u8 {
         let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
         let modules = modules::files(&arguments.module).map(Into::into);
         let kernel = [arguments.kernel.clone()].into_iter();
-        kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules).collect()
+        let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
+        files.chain(arguments.measure.symbols.clone()).collect()
     };
     run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text.output))
 }
 
-fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error> {
+fn boot(arguments: &BootArgs, output: Output) -> Result<Ran, Failure> {
+    let names = Names::of(&arguments.measure, Some(arguments.kernel.clone()))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
-        return run_kernel(arguments, target, output);
+        return run_kernel(arguments, target, output, names);
     }
     if !arguments.module.is_empty() {
         return Err(Error::Config(
             "--module is for multiboot and PVH kernels: give Linux its files with --initrd and --disk".into(),
-        ));
+        )
+        .into());
     }
     let keyboard = io::stdin().is_terminal();
     let builder = with_options(Machine::linux(linux(arguments, keyboard)?), arguments);
@@ -51,7 +57,8 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
             printable_text(marker)
         );
     }
-    Ok((printable(&arguments.kernel), report))
+    let places = names.places(&report, machine.memory());
+    Ok(Ran { name: printable(&arguments.kernel), report, places })
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -73,24 +80,29 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 ///
 /// # Errors
 /// An option is for Linux only, a module cannot be read, or the host failed.
-fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output) -> Result<(String, Report), Error> {
+fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output, names: Names) -> Result<Ran, Failure> {
     let only_linux = [
         (!arguments.initrd.is_empty(), "--initrd", "give the file as a module (--module FILE)"),
         (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
         (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
         (matches!(arguments.on_halt, OnHaltArg::Wait), "--on-halt wait", "leave it out"),
+        (!matches!(arguments.clock, ClockArg::Auto), "--clock", "leave it out"),
     ];
     if let Some((_, option, step)) = only_linux.into_iter().find(|(given, ..)| *given) {
         let name = &target.name;
-        return Err(Error::Config(format!("{option} is for Linux, and {name} is another kernel: {step}")));
+        return Err(
+            Error::Config(format!("{option} is for Linux, and {name} is another kernel: {step}")).into()
+        );
     }
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
     let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(output);
     let mut machine = builder.build().map_err(name_error(&target.name))?;
     processor::announce(&machine);
-    Ok((target.name, machine.run()?))
+    let report = machine.run()?;
+    let places = names.places(&report, machine.memory());
+    Ok(Ran { name: target.name, report, places })
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.
@@ -112,6 +124,11 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .on_halt(match arguments.on_halt {
             OnHaltArg::Exit => OnHalt::Exit,
             OnHaltArg::Wait => OnHalt::Wait,
+        })
+        .clock(match arguments.clock {
+            ClockArg::Auto => ClockKind::Auto,
+            ClockArg::Kvm => ClockKind::Kvm,
+            ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
     let disks = boot_files::open_disks(arguments)?;

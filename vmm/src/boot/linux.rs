@@ -78,8 +78,9 @@ pub struct Kernel {
 enum Kind {
     /// An ELF64 executable, with its entry point and its end address.
     Vmlinux { entry: Gpa, end: u64 },
-    /// A kernel that unpacks itself, with the end address of the unpacked kernel, and the mode of its entry point.
-    BzImage { setup: Box<setup_header>, end: u64, mode: Mode },
+    /// A kernel that unpacks itself, with the end address of the unpacked kernel, the mode of its entry point, and the first
+    /// two numbers of its version.
+    BzImage { setup: Box<setup_header>, end: u64, mode: Mode, version: Option<(u32, u32)> },
 }
 
 /// A kernel in guest memory.
@@ -111,6 +112,12 @@ impl Kernel {
     /// The path of the file, in printable form.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The version of a bzImage, such as 6.1, which its headers give. `None` for a vmlinux, and if it is not a version.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let Kind::BzImage { version, .. } = &self.kind else { return None };
+        *version
     }
 
     /// The maximum size of its command line, in bytes without the final NUL.
@@ -282,7 +289,19 @@ fn bzimage(file: &File, length: u64) -> Result<Kind, String> {
     };
     let end = pc::HIGH_RAM.saturating_add(packed).max(unpacked);
     let mode = if is_64 { Mode::Long } else { Mode::Protected };
-    Ok(Kind::BzImage { setup: Box::new(setup), end, mode })
+    let version = version_in(file, setup.kernel_version);
+    Ok(Kind::BzImage { setup: Box::new(setup), end, mode, version })
+}
+
+/// The first two numbers of the version text of a bzImage. `offset` is that of the setup header, 0 if there is no text.
+fn version_in(file: &File, offset: u16) -> Option<(u32, u32)> {
+    let mut text = [0; 16];
+    let place = u64::from(offset).saturating_add(0x200);
+    (offset != 0).then_some(())?;
+    file.read_exact_at(&mut text, place).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// The files of the initial RAM disk are joined at multiples of this, as the kernel expects them.

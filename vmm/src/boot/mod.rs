@@ -18,6 +18,8 @@ pub(crate) mod flat;
 mod known;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod linux;
+#[cfg(has_kvm)]
+pub(crate) mod mp;
 mod protocol;
 mod spec;
 

@@ -20,7 +20,7 @@ const HALTED: &[u8] = b"reboot: System halted";
 pub struct BootProgress(Arc<Mutex<State>>);
 
 /// The progress of a boot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SoFar {
     /// The number of bytes that the console has shown.
     pub(super) bytes: u64,
@@ -28,6 +28,10 @@ pub(super) struct SoFar {
     pub(super) in_userland: bool,
     /// True if the console has shown the message of a halt.
     pub(super) is_halted: bool,
+    /// The last complete line, and the text after it.
+    pub(super) last_lines: String,
+    /// The reason of the kernel's panic.
+    pub(super) panic: Option<String>,
 }
 
 #[derive(Debug)]
@@ -37,6 +41,8 @@ struct State {
     marker: Option<Vec<u8>>,
     /// The current line, up to [`MAX_LINE`] bytes.
     line: Vec<u8>,
+    /// The line before it.
+    last_line: Vec<u8>,
     /// The number of bytes that the console has shown.
     bytes: u64,
     /// True if userland has started.
@@ -49,8 +55,16 @@ impl BootProgress {
     /// Marks the events in `timeline`. Userland starts at the text `marker`; without one, at the kernel's message.
     pub fn new(timeline: Arc<Timeline>, marker: Option<&str>) -> Self {
         let marker = marker.map(|marker| marker.as_bytes().to_vec());
-        let (line, bytes, panic) = (Vec::new(), 0, None);
-        let state = State { timeline, marker, line, bytes, in_userland: false, is_halted: false, panic };
+        let state = State {
+            timeline,
+            marker,
+            line: Vec::new(),
+            last_line: Vec::new(),
+            bytes: 0,
+            in_userland: false,
+            is_halted: false,
+            panic: None,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -72,7 +86,14 @@ impl BootProgress {
     /// The progress that the console has shown so far.
     pub(super) fn so_far(&self) -> SoFar {
         let state = self.lock();
-        SoFar { bytes: state.bytes, in_userland: state.in_userland, is_halted: state.is_halted }
+        let lines = [state.last_line.as_slice(), b"\n", &state.line].concat();
+        SoFar {
+            bytes: state.bytes,
+            in_userland: state.in_userland,
+            is_halted: state.is_halted,
+            last_lines: String::from_utf8_lossy(&lines).into_owned(),
+            panic: state.panic.clone(),
+        }
     }
 
     /// The reason of the kernel's panic. `None` if the console has not shown one.
@@ -94,6 +115,7 @@ impl State {
         for &byte in text {
             if byte == b'\n' {
                 self.end_of_line();
+                std::mem::swap(&mut self.line, &mut self.last_line);
                 self.line.clear();
             } else if self.line.len() < MAX_LINE {
                 self.line.push(byte);

@@ -28,6 +28,7 @@ pub struct Linux {
     pub(crate) disks: Vec<Disk>,
     pub(crate) console: ConsoleKind,
     pub(crate) on_halt: OnHalt,
+    pub(crate) clock: ClockKind,
 }
 
 /// The effect of a kernel that halts its machine for good, as with `halt -f`.
@@ -38,6 +39,18 @@ pub enum OnHalt {
     Exit,
     /// The run goes on, as a computer stays on.
     Wait,
+}
+
+/// The time sources of a Linux machine, besides the time-stamp counter and the local APIC timer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockKind {
+    /// kvm-clock. A kernel that does not use it also gets those of [`ClockKind::Pit`].
+    #[default]
+    Auto,
+    /// kvm-clock only. The ACPI tables are hardware-reduced.
+    Kvm,
+    /// Also a PIT and the ACPI PM timer. The ACPI tables describe them from the start.
+    Pit,
 }
 
 /// The device that is the console and gets the input. The output of both devices is printed.
@@ -69,6 +82,7 @@ impl Linux {
             disks: Vec::new(),
             console: ConsoleKind::Serial,
             on_halt: OnHalt::Exit,
+            clock: ClockKind::Auto,
         })
     }
 
@@ -115,6 +129,13 @@ impl Linux {
     #[must_use]
     pub fn on_halt(mut self, effect: OnHalt) -> Self {
         self.on_halt = effect;
+        self
+    }
+
+    /// Sets the time sources. Default: [`ClockKind::Auto`].
+    #[must_use]
+    pub fn clock(mut self, clock: ClockKind) -> Self {
+        self.clock = clock;
         self
     }
 

@@ -14,6 +14,7 @@
 // | `explain.rs` | the explanation of a guest's death |
 // | `restore.rs` | putting a guest back to its start |
 // | `standstill.rs` | the warning about a boot that stands still |
+// | `time_sources.rs` | the time sources of the machine for Linux, and the tables that describe them |
 // | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //
 // Imports: all other layers except `lab/`.
@@ -37,14 +38,16 @@ mod restore;
 mod session;
 #[cfg(has_kvm)]
 mod standstill;
+#[cfg(has_kvm)]
+mod time_sources;
 mod totals;
 mod turns;
 mod vcpu_run;
 
 pub use builder::Builder;
 pub use doubt::Doubt;
-pub use explain::{DeadVcpu, DeathKind, Explanation};
-pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS, OnHalt};
+pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
+pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 

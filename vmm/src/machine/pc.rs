@@ -1,11 +1,10 @@
 //! Building a PC for Linux.
 
-use crate::boot::acpi::{self, VirtioMmio};
+use crate::boot::acpi::VirtioMmio;
 use crate::boot::linux::{self as boot, Loaded};
 use crate::console::host::{ConsoleSetup, Port, Watch};
 use crate::console::input::Input;
 use crate::controller::inquiry::Inquiry;
-use crate::device::pc::i8042::{self, I8042};
 use crate::device::pc::post_code::{self, PostCode};
 use crate::device::pc::power::{self, Power};
 use crate::device::pc::rtc::{self, Rtc};
@@ -23,7 +22,8 @@ use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{self, ConsoleKind, Linux, MAX_DISKS, OnHalt, Pc};
 use crate::machine::processors::{Processor, Processors};
-use crate::machine::standstill::{self, Standstill};
+use crate::machine::standstill::{self, Facts, Standstill};
+use crate::machine::time_sources::TimeSources;
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
@@ -44,8 +44,10 @@ fn default_command_line(console: ConsoleKind) -> &'static str {
 const LINUX_NEEDS_KVM: &str = "Linux needs KVM, because the software processor is for small guests: run Linux on a host with \
                                KVM, or in the project's testbed, which brings its own (make testbed)";
 
-/// The interrupt of the first virtio device. Each virtio device has an interrupt of its own, after that of the serial port.
-const FIRST_VIRTIO_IRQ: u32 = serial::IRQ + 1;
+/// The interrupts of the virtio devices, in their order. Those of a PC's other devices are not among them: the serial port, the
+/// real-time clock (8), ACPI (9).
+const VIRTIO_IRQS: [u32; MAX_DISKS + 2] =
+    [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 3];
 
 /// The size of a virtio device's registers, as the ACPI tables have it.
 const VIRTIO_SIZE: u32 = mmio::SIZE as u32;
@@ -80,11 +82,12 @@ impl Builder {
         let stop_handle = Arc::new(StopHandle::new()?);
         let typed = ConsoleInput::new()?;
         let virtio = self.virtio(&memory, &mut linux, &typed)?;
-        memory.write(pc::ACPI, &acpi::tables(self.cpus, &virtio.places))?;
+        let time = TimeSources::new(&linux, command_line(&linux), &memory);
+        time.write_tables(self.cpus, &virtio.places)?;
 
         let line = self.serial_line()?;
         self.attach_ports(line.serial.clone())?;
-        self.attach_pc_devices(&timeline, &virtio)?;
+        self.attach_pc_devices(&timeline, &time, &virtio)?;
         let progress = BootProgress::new(timeline.clone(), linux.marker.as_deref());
         let observer = progress.clone();
         let look = Arc::new(event().map_err(Error::host("eventfd"))?);
@@ -101,6 +104,7 @@ impl Builder {
         let size = virtio.places.iter().map(|place| u64::from(place.size)).sum();
         let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
         let (system, vm) = self.pc_vm(&memory, &registers, ram, &line.line, &virtio)?;
+        time.connect(&vm)?;
         (self.cpuid, self.irqchip) = (true, true);
         let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
             vcpu.set_boot_msrs();
@@ -113,10 +117,11 @@ impl Builder {
             Some(device) => Box::new(ConsolePort { input: typed, device }),
         };
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
-        let (inquiry, watch) = self.watch(&memory, &progress, &stop_handle, linux.on_halt);
+        let facts = facts(&linux, &time);
+        let (inquiry, watch) = self.watch(&memory, (facts, linux.on_halt), &progress, &stop_handle);
         let (escapes, output) = (linux.escapes, self.output.clone());
         let console = ConsoleSetup { typed, input, escapes, port, output, prompt, look, watch };
-        let silence = linux::silence(linux.line(), linux.console);
+        let silence = linux::silence(command_line(&linux), linux.console);
         let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices, inquiry, silence };
         let background = Background::Pc(Some(Box::new(pc)));
         let (mode, image, restore) = (loaded.mode, Vec::new(), None);
@@ -128,9 +133,9 @@ impl Builder {
     fn watch(
         &self,
         memory: &GuestMemory,
+        (facts, on_halt): (Facts, OnHalt),
         progress: &BootProgress,
         stop_handle: &Arc<StopHandle>,
-        on_halt: OnHalt,
     ) -> (Arc<Inquiry>, Watch) {
         let inquiry = Arc::new(Inquiry::new(self.cpus));
         let mut standstill = Standstill {
@@ -138,6 +143,7 @@ impl Builder {
             progress: progress.clone(),
             vcpus: stop_handle.clone(),
             memory: memory.clone(),
+            facts,
             on_halt,
             state: standstill::State::default(),
         };
@@ -205,9 +211,14 @@ impl Builder {
     }
 
     /// Attaches the devices that only a PC has.
-    fn attach_pc_devices(&mut self, timeline: &Arc<Timeline>, virtio: &Virtio) -> Result<(), Error> {
+    fn attach_pc_devices(
+        &mut self,
+        timeline: &Arc<Timeline>,
+        time: &TimeSources,
+        virtio: &Virtio,
+    ) -> Result<(), Error> {
         let ports = &mut self.devices.ports;
-        ports.attach(i8042::PORT.into(), i8042::PORTS.into(), Arc::new(Mutex::new(I8042::default())))?;
+        time.attach(ports)?;
         ports.attach(rtc::PORT.into(), rtc::PORTS.into(), Arc::new(Mutex::new(Rtc::default())))?;
         let post_code = PostCode::new(timeline.clone());
         ports.attach(post_code::PORT.into(), 1, Arc::new(Mutex::new(post_code)))?;
@@ -251,20 +262,26 @@ impl Builder {
     }
 }
 
+/// The kernel's command line.
+fn command_line(linux: &Linux) -> &str {
+    linux.command_line.as_deref().unwrap_or(default_command_line(linux.console))
+}
+
+/// The facts that explain a boot that stands still.
+fn facts(linux: &Linux, time: &TimeSources) -> Facts {
+    let line = command_line(linux);
+    let names_console =
+        ["console=ttyS0", "console=hvc0", "earlyprintk", "earlycon"].iter().any(|name| line.contains(name));
+    Facts { has_pit: time.has_pit(), names_console }
+}
+
 /// Loads the kernel, its initial RAM disk and its boot parameters.
 fn load(linux: &mut Linux, memory: &GuestMemory, ram: u64) -> Result<Loaded, Error> {
     let loaded = linux.kernel.load(memory, ram)?;
-    let command_line = linux.line();
+    let command_line = command_line(linux);
     boot::write_boot_params(&linux.kernel, loaded, memory, ram, &linux.initrds, command_line)?;
     log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);
     Ok(loaded)
-}
-
-impl Linux {
-    /// The command line: the given one, or the default.
-    fn line(&self) -> &str {
-        self.command_line.as_deref().unwrap_or(default_command_line(self.console))
-    }
 }
 
 /// Connects a virtio device to KVM: its interrupt, its notifications, and its registers.
@@ -288,12 +305,12 @@ fn connect(
 
 /// The addresses and interrupts of `count` virtio devices.
 fn places(count: usize) -> Vec<VirtioMmio> {
-    let place = |number: u32| VirtioMmio {
+    let place = |(number, irq): (u32, u32)| VirtioMmio {
         address: pc::VIRTIO.saturating_add(number.saturating_mul(VIRTIO_SIZE)),
         size: VIRTIO_SIZE,
-        irq: FIRST_VIRTIO_IRQ.saturating_add(number),
+        irq,
     };
-    (0..).take(count).map(place).collect()
+    (0..).zip(VIRTIO_IRQS).take(count).map(place).collect()
 }
 
 fn duplicate(event: &EventFd) -> Result<EventFd, Error> {
