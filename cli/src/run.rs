@@ -1,13 +1,14 @@
 //! `vmm run`: runs one guest. Its output goes to stdout, the summary to stderr.
 
 use crate::args::{CpuidArg, DebugExitArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
+use crate::boot_files::DiskFile;
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::places::Names;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{boot, modules, processor, screen, status, summary, terminal};
+use crate::{boot_files, modules, processor, screen, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -29,7 +30,7 @@ pub fn main(arguments: &RunArgs) -> u8 {
     let inputs = || {
         let image = crate::target::file(&arguments.guest);
         let modules = modules::files(&arguments.module).map(Into::into);
-        let disks = arguments.disk.iter().map(|text| boot::disk_file(text).0.into());
+        let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
         let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
         files.chain(arguments.measure.symbols.clone()).collect()
     };
@@ -166,7 +167,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         Some(layout) => builder.layout(layout.into()),
         None => builder,
     };
-    let builder = boot::disks(&arguments.disk)?.into_iter().fold(builder, Builder::disk);
+    let builder =
+        boot_files::open_disks(None, &[], &arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let mut machine = arguments
         .measure
         .apply(builder)
