@@ -175,7 +175,9 @@ fn other_sleep_states() {
         code.shr(al, 7)?;
         code.add(al, u32::from(b'0'))?;
         print_al(code)?;
-        for (port, bytes, value) in [(0x610, 4, u32::MAX), (0x614, 1, 0xff), (0x618, 4, 0), (0x61b, 4, u32::MAX)] {
+        for (port, bytes, value) in
+            [(0x610, 4, u32::MAX), (0x614, 1, 0xff), (0x618, 4, 0), (0x61b, 4, u32::MAX)]
+        {
             out_bytes(code, port, bytes, value)?;
         }
         power_off(code)

@@ -6,7 +6,7 @@ use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::boot::list_ranges;
-use vmm::controller::OpenBus;
+use vmm::controller::{Location, OpenBus};
 use vmm::device::{Layout, SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::machine::{BootReport, Explanation, Processor};
@@ -26,11 +26,11 @@ pub fn first_line(name: &str, report: &Report) -> String {
     format!("vmm: {name}: {} (after {milliseconds:.2} ms{processor})\n", ending(report))
 }
 
-/// Returns the other lines of the summary.
-pub fn details(report: &Report) -> String {
+/// Returns the other lines of the summary. `places` are those with the names of places in the guest's code.
+pub fn details(report: &Report, places: &str) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_details(&mut text, report);
+    let _ = write_details(&mut text, report, places);
     text
 }
 
@@ -45,6 +45,9 @@ pub fn ending(report: &Report) -> String {
         let _ = match report.stop {
             Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {prefix}{location}"),
             // The vCPU may be past the instruction that caused the end.
+            _ if report.waits_for_interrupt => {
+                write!(text, "; {subject} then waited for an interrupt (hlt) {location}")
+            }
             _ => write!(text, "; {subject} was then {location}"),
         };
     }
@@ -117,9 +120,9 @@ fn write_cause(to: &mut String, report: &Report) {
     };
 }
 
-fn write_details(to: &mut String, report: &Report) -> fmt::Result {
+fn write_details(to: &mut String, report: &Report, places: &str) -> fmt::Result {
     if let Some(explanation) = &report.explanation {
-        write!(to, "{explanation}")?;
+        write!(to, "{explanation}{places}")?;
         let last: Vec<_> = report.last_exits.iter().map(|traced| traced.exit.to_string()).collect();
         if !last.is_empty() {
             writeln!(to, "  last exits   {}", last.join(", "))?;
@@ -241,6 +244,10 @@ fn write_timeline(to: &mut String, boot: &BootReport, exits: Option<&[u64]>) -> 
 /// Writes a line for each vCPU, if there are several.
 fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
     for vcpu in &report.vcpus {
+        if vcpu.location == Some(Location::NotStarted) && matches!(vcpu.stop, Stop::Halted) {
+            writeln!(to, "vmm: vCPU {}: not started by the guest", vcpu.id)?;
+            continue;
+        }
         match vcpu.stop {
             Stop::Interrupted if !matches!(report.stop, Stop::Interrupted) => {
                 write!(to, "vmm: vCPU {}: stopped with the others", vcpu.id)?;

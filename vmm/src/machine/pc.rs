@@ -117,7 +117,19 @@ impl Builder {
         let background = Background::Pc(Some(Box::new(pc)));
         let (mode, image, restore) = (Mode::Long, Vec::new(), None);
         let (processors, kvm_error) = (Processors::Kvm { vcpus, vm }, None);
-        Ok(self.assemble(Parts { processors, kvm_error, memory, mode, background, ram, image, restore }))
+        let kind = None;
+        Ok(self.assemble(Parts {
+            processors,
+            kvm_error,
+            memory,
+            mode,
+            background,
+            screen: None,
+            kind,
+            ram,
+            image,
+            restore,
+        }))
     }
 
     /// The questions to the vCPUs, and the function that asks them if the boot stands still.
