@@ -37,7 +37,9 @@ impl<'a> ScreenFile<'a> {
     pub fn write(self, screen: Option<&Screen>) -> u8 {
         let name = printable(self.path);
         let Some(screen) = screen else {
-            print_stderr(&format!("vmm: --screen {name} is not written: the guest has not put text on its screen\n"));
+            print_stderr(&format!(
+                "vmm: --screen {name} is not written: the guest has not put text on its screen\n"
+            ));
             return status::OK;
         };
         let is_image = self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
