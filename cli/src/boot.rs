@@ -43,9 +43,9 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<(String, Report), Error
             MachineKind::from(kind)
         )));
     }
+    screen::check(None, arguments.measure.screen.as_deref())?;
     let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
-    screen::check(&machine, arguments.measure.screen.as_deref())?;
     let report = terminal::run(&mut machine)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
@@ -94,7 +94,7 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, text: GuestText) -> Resul
     let builder = disks(&arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
-    screen::check(&machine, arguments.measure.screen.as_deref())?;
+    screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
     Ok((target.name, terminal::run(&mut machine)?))
 }
