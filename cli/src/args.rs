@@ -365,14 +365,12 @@ pub(super) enum ConsoleArg {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum ClockArg {
-    /// kvm for a kernel that uses kvm-clock, all sources for another
+    /// kvm-clock; a kernel without it gets a PIT and a PM timer as soon as it looks for them
     #[default]
     Auto,
-    /// kvm-clock only; boots fastest
+    /// kvm-clock only
     Kvm,
-    /// also the ACPI PM timer
-    Pm,
-    /// also the PIT
+    /// also a PIT and a PM timer from the start, for older kernels
     Pit,
 }
 

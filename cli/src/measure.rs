@@ -24,6 +24,11 @@ pub(super) struct MeasureArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) screen: Option<PathBuf>,
 
+    /// Name the functions and source lines of a guest's death from this ELF file or System.map
+    /// [default: the guest's own file, if it is an ELF file]
+    #[arg(long, value_name = "FILE")]
+    pub(super) symbols: Option<PathBuf>,
+
     #[command(flatten)]
     pub(super) results: ResultArgs,
 }

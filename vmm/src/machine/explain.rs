@@ -11,6 +11,7 @@ mod derail;
 mod exact;
 mod features;
 mod foreign;
+mod frame;
 mod handler;
 mod idt;
 mod instruction;
@@ -36,8 +37,10 @@ use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
 use crate::x86::state_check::Finding;
 pub use foreign::DeadVcpu;
+pub use frame::Frame;
 use idt::Idt;
-use instruction::{SHOWN_INVALID_BYTES, code_bits, decode, format, instruction_bytes, shown_len};
+pub(super) use instruction::code_bits;
+use instruction::{SHOWN_INVALID_BYTES, decode, format, instruction_bytes, shown_len};
 use softcpu::Cpu;
 use std::borrow::Cow;
 use std::fmt;
@@ -102,6 +105,7 @@ pub struct Explanation {
     findings: Vec<Finding>,
     /// The reason why the exception had no handler, if the guest is that of another program.
     handler: Option<String>,
+    frame: Frame,
     shown: Shown,
     mode: Mode,
     regs: Regs,
@@ -148,6 +152,7 @@ impl Explanation {
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
             findings: Vec::new(),
             handler: None,
+            frame: frame::of(mode, &regs, &sregs, &probe),
             shown: Shown::All,
             mode,
             regs,
@@ -182,6 +187,11 @@ impl Explanation {
     /// The rules that the state breaks, without those that the other parts of the explanation tell about.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+
+    /// The innermost frame. `None` if the guest is not at this instruction, or its memory is not known.
+    pub fn frame(&self) -> Option<&Frame> {
+        (self.shown == Shown::All).then_some(&self.frame)
     }
 
     /// Adds what the software processor knows about an end.

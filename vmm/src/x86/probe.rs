@@ -103,6 +103,11 @@ impl<M: ReadMemory> Probe<M> {
         Self { memory, sregs }
     }
 
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// True if the vCPU executes 64-bit code, where segments have no base.
     pub(crate) fn is_long(&self) -> bool {
         walk::is_64_bit(&self.sregs)
@@ -146,6 +151,11 @@ impl<M: ReadMemory> Probe<M> {
             }
         }
         Ok(())
+    }
+
+    /// Fills `data`, which lies in one page, from a linear address. Returns false if it is not mapped, or not memory.
+    pub(crate) fn read_linear(&self, linear: u64, data: &mut [u8]) -> bool {
+        self.translate_linear(linear).is_ok_and(|place| self.memory.read(place.gpa, data))
     }
 
     /// The pieces of a range, split at page borders: the linear address and the length of each.
