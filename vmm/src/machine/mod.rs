@@ -52,7 +52,7 @@ mod turns;
 mod vcpu_run;
 
 pub use builder::Builder;
-pub use doubt::Doubt;
+pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
 pub use kind::MachineKind;
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
