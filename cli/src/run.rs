@@ -192,7 +192,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .input(input(arguments.input.as_deref())?)
         .build()
         .map_err(name_error(&target.name))?;
-    screen::check(&machine, arguments.measure.screen.as_deref())?;
+    screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
     let report = terminal::run(&mut machine)?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
