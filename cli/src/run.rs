@@ -23,7 +23,8 @@ use vmm::{Builder, Error, Input, Output, Report};
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
     let inputs = || {
-        let image = crate::target::file(&arguments.guest);
+        let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+        let image = guest.or_else(|| arguments.rom.clone());
         let modules = modules::files(&arguments.module).map(Into::into);
         image.into_iter().chain(arguments.input.clone()).chain(modules).collect()
     };
@@ -109,7 +110,13 @@ fn open_input(path: &Path) -> io::Result<File> {
 
 fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> {
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
-    let target = RunTarget::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
+    let target = match (&arguments.rom, &arguments.guest) {
+        (Some(rom), _) => RunTarget::rom(rom)?,
+        (None, guest) => {
+            let guest = guest.as_deref().unwrap_or_default();
+            RunTarget::find(guest, arguments.mode.map(Into::into), arguments.load_at, limit)?
+        }
+    };
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
     let cpuid = shows_cpuid(arguments, &target)?;
     let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;

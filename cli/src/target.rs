@@ -89,6 +89,18 @@ impl RunTarget {
         Self::file(with_options(spec, mode, load_at)?, None, limit)
     }
 
+    /// Reads a ROM.
+    ///
+    /// # Errors
+    /// The file cannot be read, or cannot be a ROM.
+    pub fn rom(path: &Path) -> Result<Self, Error> {
+        const LIMIT: u64 = 64 << 20;
+        let name = printable(path);
+        let in_file = |error: ImageError| error.in_file(&name);
+        let image = Image::rom(boot::read_file(path, LIMIT).map_err(in_file)?).map_err(in_file)?;
+        Ok(Self { name, image, embedded: None })
+    }
+
     /// Reads the file that `text` names. A flat binary without a mode is entered in `default_mode`.
     ///
     /// # Errors
@@ -124,6 +136,12 @@ impl RunTarget {
         let is_plain = spec.load_at.is_none() && matches!(spec.mode, None | Some(Mode::Protected));
         if is_plain && boot::is_multiboot(&bytes) {
             let image = Image::multiboot(bytes).map_err(in_file)?;
+            return Ok(Self { name, image, embedded: None });
+        }
+        let is_free = spec.load_at.is_none() && spec.mode.is_none();
+        if is_free && boot::is_boot_sector(&bytes) {
+            log::info!("{name}: a boot disk, whose first sector a BIOS loads");
+            let image = Image::disk(bytes).map_err(in_file)?;
             return Ok(Self { name, image, embedded: None });
         }
         boot::refuse_known_formats(path, &bytes, spec.load_at)?;

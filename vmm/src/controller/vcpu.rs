@@ -52,6 +52,12 @@ pub trait VcpuState {
         Activity::Running
     }
 
+    /// True if the next instruction completes before an interrupt is taken, because it follows a load of SS or an STI (Intel
+    /// SDM volume 3, section 7.8.3).
+    fn is_in_shadow(&mut self) -> bool {
+        false
+    }
+
     /// Translates a linear address with KVM (KVM_TRANSLATE). Tests compare it with [`Probe::translate_linear`].
     fn translate(&mut self, _linear: u64) -> KvmTranslation {
         KvmTranslation::Unavailable

@@ -2,6 +2,7 @@
 
 use crate::boot::Image;
 use crate::console::input::Input;
+use crate::controller::bios::{self, Content};
 use crate::device::Layout;
 use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
@@ -49,9 +50,10 @@ impl Builder {
         self.check_protocol(&image)?;
         let image = prepared(image, ram, self.verify)?;
         warn_of_overlaps(&image, map);
-        let tables = tables(image.mode());
-        let host = self.choose_host()?;
+        let tables = tables(&image);
+        let host = self.choose_host(image.rom_range().is_some())?;
         let memory = guest_memory(ram, map, transport, &image, &tables)?;
+        let bios = self.bios(&image, &memory, ram)?;
         let background = match map {
             Map::Plain => Background::Nothing,
             Map::So2 => self.attach_simvirtio(transport, &memory, &host)?,
@@ -94,7 +96,9 @@ impl Builder {
         let ranges = image.ranges();
         let restore = Some(Restore::new(image, tables, irqchip));
         let parts = Parts { processors, kvm_error, memory, mode, background, ram, image: ranges, restore };
-        Ok(self.assemble(parts))
+        let mut machine = self.assemble(parts);
+        machine.set_bios(bios);
+        Ok(machine)
     }
 
     /// Checks that the number of vCPUs suits the protocol by which the image is entered.
@@ -104,6 +108,9 @@ impl Builder {
                 "a {protocol} kernel starts on one vCPU and starts the others itself, for which this machine has no interrupt \
                  controller: give --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
             ))),
+            _ if image.boot_disk().is_some() && (self.cpus > 1 || self.first_vcpu != 0) => {
+                Err(Error::Config("a machine with a BIOS has one vCPU, number 0: give --cpus 1".into()))
+            }
             _ => Ok(()),
         }
     }
@@ -128,11 +135,11 @@ impl Builder {
     ///
     /// # Errors
     /// KVM cannot be used and was requested, or fails in another way. Or: the software processor lacks a part.
-    fn choose_host(&self) -> Result<Host, Error> {
+    fn choose_host(&self, has_rom: bool) -> Result<Host, Error> {
         let kvm_error = match self.processor {
             Some(Processor::Soft) => None,
-            asked => match System::create_vm(memory::TSS) {
-                Ok((system, vm)) => return Ok(Host::Kvm(system, vm)),
+            asked => match create_vm(has_rom) {
+                Ok(host) => return Ok(host),
                 Err(error) if asked.is_none() && error.is_kvm_missing() && !self.irqchip => Some(error),
                 Err(error) => return Err(error),
             },
@@ -149,6 +156,8 @@ impl Builder {
     /// Chooses the memory map.
     fn map(&self, image: &Image) -> Result<Map, Error> {
         let plain = image.protocol().is_some()
+            || image.boot_disk().is_some()
+            || image.rom_range().is_some()
             || self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
             || image.end() > abi::RAM_SIZE
             || image.entry().0 >= abi::RAM_SIZE;
@@ -216,6 +225,18 @@ impl Builder {
     }
 }
 
+/// Creates a VM. With a ROM, the pages of KVM's own are below the largest one.
+fn create_vm(has_rom: bool) -> Result<Host, Error> {
+    let (system, vm) = System::create_vm(if has_rom { memory::ROM_TSS } else { memory::TSS })?;
+    if has_rom {
+        vm.set_identity_map(memory::ROM_IDENTITY_MAP)?;
+        if !vm.has_read_only_slots() {
+            return Err(Error::MissingCapability("ReadonlyMem".into()));
+        }
+    }
+    Ok(Host::Kvm(system, vm))
+}
+
 /// Checks that `image` fits into `ram` bytes, can start in its mode, and does not cover the result if that is verified.
 /// Returns it with everything that a boot loader gives to its kernel.
 ///
@@ -252,13 +273,15 @@ fn guest_memory(
     tables: &[(Gpa, Vec<u8>)],
 ) -> Result<GuestMemory, Error> {
     let mut slots = vec![(Gpa(0), ram)];
-    if !tables.is_empty() {
+    if image.mode() != Mode::Real {
         slots.push((TABLES, TABLES_SIZE));
     }
     if map == Map::So2 && transport.shares_memory() {
         slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
     }
-    let memory = GuestMemory::new(&slots)?;
+    let rom = image.rom_range();
+    slots.extend(rom);
+    let memory = GuestMemory::new(&slots)?.with_rom(rom.map(|(start, _)| start));
     if let Err(error) = memory.merge_pages(Gpa(0)) {
         log::warn!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
     }
@@ -267,11 +290,13 @@ fn guest_memory(
     Ok(memory)
 }
 
-/// The tables that a guest in `mode` needs: the GDT, in long mode the page tables, in ring 3 the task state.
-pub(super) fn tables(mode: Mode) -> Vec<(Gpa, Vec<u8>)> {
+/// The tables that the guest of an image needs: the GDT, in long mode the page tables, in ring 3 the task state; for a boot
+/// disk the memory of the BIOS.
+pub(super) fn tables(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
+    let mode = image.mode();
     let gdt = || (TABLES, modes::bytes(&modes::gdt(mode)));
     match mode {
-        Mode::Real => Vec::new(),
+        Mode::Real => image.boot_disk().map_or_else(Vec::new, |disk| bios::memory(&Content::Bytes(disk))),
         Mode::Protected => vec![gdt()],
         Mode::Long => vec![gdt(), (PAGE_TABLES, modes::bytes(&modes::identity_map(PAGE_TABLES)))],
         Mode::User => vec![

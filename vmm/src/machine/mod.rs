@@ -26,6 +26,7 @@ mod builder;
 mod doubt;
 mod ending;
 mod examine;
+mod firmware;
 mod explain;
 mod linux;
 mod missed_window;
@@ -50,6 +51,7 @@ pub use report::{Report, Timing, VcpuReport, Verdict};
 
 use crate::boot::Image;
 use crate::console::output::Output;
+use crate::controller::bios::{Bios, Content};
 use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
 use crate::controller::{Devices, ExitController, VcpuState};
@@ -92,6 +94,8 @@ struct VcpuControllers {
     callers: CallersControllers,
     /// `None` without KeV's devices.
     printer: Option<MmioPrinter>,
+    /// The BIOS of a machine that starts from a boot disk.
+    bios: Option<Box<Bios>>,
 }
 
 /// A virtual machine with its guest loaded.
@@ -120,6 +124,8 @@ pub struct Machine {
     controllers: Vec<VcpuControllers>,
     msrs: Arc<MsrPolicy>,
     kev: bool,
+    /// The machine answers the calls of a BIOS.
+    has_bios: bool,
     timeout: Option<Duration>,
     wall_timeout: Option<Duration>,
     /// The timer for the first vCPU, from the first run on.
@@ -211,6 +217,7 @@ impl Machine {
         self.devices.reset();
         let printers = self.controllers.iter_mut().filter_map(|controllers| controllers.printer.as_mut());
         printers.for_each(MmioPrinter::reset);
+        self.bioses().for_each(Bios::reset);
         self.processors.iter_mut().try_for_each(MachineVcpu::restore)
     }
 
@@ -223,7 +230,13 @@ impl Machine {
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
         let image = bare::prepared(image, self.ram, self.verify)?;
-        let tables = bare::tables(image.mode());
+        if image.boot_disk().is_some() != self.has_bios {
+            return Err(Error::Config(
+                "a machine with a BIOS runs boot disks, and another machine runs the other guests: build a new machine for it"
+                    .into(),
+            ));
+        }
+        let tables = bare::tables(&image);
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
             return Err(Error::Config(format!(
                 "the machine was built for a real-mode guest, and has no tables at {:#x} for a guest that starts in {} mode: \
@@ -237,8 +250,18 @@ impl Machine {
         bare::set_registers(&mut self.processors, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();
+        if let Some(disk) = image.boot_disk() {
+            self.controllers.iter_mut().filter_map(|own| own.bios.as_mut()).for_each(|bios| {
+                bios.set_disk(Content::Bytes(disk.clone()));
+            });
+        }
         restore.load(image, tables);
         self.reset()
+    }
+
+    /// The BIOS of each vCPU: of the only one, or of none.
+    fn bioses(&mut self) -> impl Iterator<Item = &mut Bios> {
+        self.controllers.iter_mut().filter_map(|own| own.bios.as_deref_mut())
     }
 }
 
