@@ -12,6 +12,7 @@ pub(super) use vmm::controller::parse_msr_rule;
 use vmm::device::{Layout, Transport};
 use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
+use vmm::machine::MachineKind;
 use vmm::x86::{CpuidOverride, InitialValue, Mode};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
@@ -22,7 +23,8 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF executable on four vCPUs
-  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module
+  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module, on a
+                                             classic PC with interrupts
   vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
   vmm run disk.img                           a boot sector or disk, with a BIOS
   vmm run --rom bios.bin                     firmware, from its reset vector
@@ -52,6 +54,10 @@ pub(super) struct RunArgs {
     /// Processor that runs the guest [default: kvm where it can be used, otherwise soft]
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
+
+    /// Machine that runs the guest [default: pc for multiboot and PVH kernels on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
 
     /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
     /// decimal [default: 0]
@@ -167,6 +173,10 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
+    /// Machine of a multiboot or PVH kernel [default: pc on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
+
     /// Initial RAM disk: a cpio archive, compressed or not [default: none]
     #[arg(long, value_name = "FILE")]
     pub(super) initrd: Option<PathBuf>,
@@ -189,6 +199,10 @@ pub(super) struct BootArgs {
     /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
     #[arg(long, value_enum, default_value_t)]
     pub(super) console: ConsoleArg,
+
+    /// Time sources for Linux
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) clock: ClockArg,
 
     /// Size of the machine's memory in bytes, 8M to 512G, such as 64M or 8G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
@@ -227,6 +241,26 @@ pub(super) struct BootArgs {
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum MachineArg {
+    /// a processor, memory and few devices; no interrupts, so HLT ends the run
+    Bare,
+    /// a classic PC: interrupt controllers, timer, and the devices that kernels expect
+    Pc,
+    /// a classic PC with a BIOS, for boot sectors
+    Bios,
+}
+
+impl From<MachineArg> for MachineKind {
+    fn from(machine: MachineArg) -> Self {
+        match machine {
+            MachineArg::Bare => Self::Bare,
+            MachineArg::Pc => Self::Pc,
+            MachineArg::Bios => Self::Bios,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -313,6 +347,19 @@ pub(super) enum ConsoleArg {
     #[default]
     Serial,
     Virtio,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum ClockArg {
+    /// kvm for a kernel that uses kvm-clock, all sources for another
+    #[default]
+    Auto,
+    /// kvm-clock only; boots fastest
+    Kvm,
+    /// also the ACPI PM timer
+    Pm,
+    /// also the PIT
+    Pit,
 }
 
 /// A value of `--cpuid`.

@@ -1,18 +1,17 @@
 //! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr. A multiboot or PVH kernel runs on
 //! the machine of `vmm run`.
 
-use crate::args::{BootArgs, ConsoleArg, output_limit};
+use crate::args::{BootArgs, ClockArg, ConsoleArg, output_limit};
 use crate::target::{RunTarget, name_error};
-use crate::{modules, processor, run};
+use crate::{modules, processor, run, terminal};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use vmm::device::Disk;
-use vmm::host::{RawTerminal, printable, printable_text};
-use vmm::machine::{ConsoleKind, Linux};
+use vmm::host::{printable, printable_text};
+use vmm::machine::{ClockKind, ConsoleKind, Linux, MachineKind};
 use vmm::profile::Event;
 use vmm::{Builder, Error, Machine, Output, Report};
 
@@ -36,20 +35,16 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
             "--module is for multiboot and PVH kernels: give Linux its files with --initrd and --disk".into(),
         ));
     }
-    let keyboard = io::stdin().is_terminal();
-    let builder = with_options(Machine::linux(linux(arguments, keyboard)?), arguments);
+    if let Some(kind) = arguments.machine {
+        return Err(Error::Config(format!(
+            "--machine is for multiboot and PVH kernels, and {} is Linux, which has a machine of its own: leave out --machine {}",
+            printable(&arguments.kernel),
+            MachineKind::from(kind)
+        )));
+    }
+    let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
     let mut machine = builder.output(output).input(run::input(None)?).build()?;
-    // In raw mode each key goes to the guest. The terminal is restored before the summary is printed.
-    let raw = match keyboard {
-        true => {
-            let raw = RawTerminal::enter();
-            Some(raw.map_err(|source| Error::Host { operation: "making the terminal raw", source })?)
-        }
-        false => None,
-    };
-    let report = machine.run();
-    drop(raw);
-    let report = report?;
+    let report = terminal::run(&mut machine)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
             "the console did not show the text of --marker, \"{}\": the boot timeline has no entry for userland",
@@ -84,6 +79,7 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output) -> Result
         (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
         (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
+        (!matches!(arguments.clock, ClockArg::Auto), "--clock", "leave it out"),
     ];
     if let Some((_, option, step)) = only_linux.into_iter().find(|(given, ..)| *given) {
         let name = &target.name;
@@ -92,9 +88,10 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output) -> Result
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
     let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(output);
-    let mut machine = builder.build().map_err(name_error(&target.name))?;
+    let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
+    let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     processor::announce(&machine);
-    Ok((target.name, machine.run()?))
+    Ok((target.name, terminal::run(&mut machine)?))
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.
@@ -109,6 +106,12 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .console(match arguments.console {
             ConsoleArg::Serial => ConsoleKind::Serial,
             ConsoleArg::Virtio => ConsoleKind::Virtio,
+        })
+        .clock(match arguments.clock {
+            ClockArg::Auto => ClockKind::Auto,
+            ClockArg::Kvm => ClockKind::Kvm,
+            ClockArg::Pm => ClockKind::Pm,
+            ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
     check_disks(&arguments.disk)?;

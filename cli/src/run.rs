@@ -4,7 +4,7 @@ use crate::args::{CpuidArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, out
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{modules, processor, status, summary};
+use crate::{modules, processor, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use vmm::boot::Image;
 use vmm::device::Transport;
 use vmm::host::{is_shortage, printable};
+use vmm::machine::MachineKind;
 use vmm::x86::CpuidOverride;
 use vmm::{Builder, Error, Input, Output, Report};
 
@@ -142,6 +143,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
     let mut machine = arguments
         .measure
         .apply(builder)
+        .machine(arguments.machine.map(Into::into))
+        .keyboard(terminal::is_keyboard())
         .processor(arguments.vcpu.map(Into::into))
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needed_transport))
@@ -159,8 +162,9 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         .build()
         .map_err(name_error(&target.name))?;
     processor::announce(&machine);
-    let report = machine.run()?;
-    if let (Some(path), None) = (&arguments.input, &report.simvirtio) {
+    let report = terminal::run(&mut machine)?;
+    let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
+    if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
         log::warn!(
             "--input {} was not read: without a SIMVIRTIO device the machine has no input",
             printable(path)

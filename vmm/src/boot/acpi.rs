@@ -1,19 +1,19 @@
-//! The ACPI tables of the PC: they describe the CPUs, the interrupt controllers and the devices, and how to power off.
-//! They are hardware-reduced tables, without the fixed registers of older machines.
+//! The ACPI tables: they describe the CPUs, the interrupt controllers and the devices, and how to power off. There are two
+//! kinds, [`Hardware`].
 //!
 //! ACPI specification 6.5: section 5.2 for the tables, sections 19 and 20 for the device descriptions (ASL and AML).
-//! The crate acpi_tables encodes them.
+//! The crate acpi_tables encodes most of them.
 
-use crate::device::pc::{power, rtc};
-use crate::device::serial;
+mod dsdt;
+
+use crate::boot::mp::{LEVEL_HIGH, TIMER_IRQ, TIMER_PIN};
+use crate::device::pc::{pm_timer, power, rtc};
 use crate::memory::{Gpa, pc};
 use acpi_tables::Aml;
-use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate,
-};
+use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -22,10 +22,22 @@ const OEM: [u8; 6] = *b"VMM   ";
 const TABLE: [u8; 8] = *b"VMMPC   ";
 const REVISION: u32 = 1;
 
+/// FADT, boot architecture flags: there are devices on an ISA bus.
+const LEGACY_DEVICES: u16 = 1 << 0;
+/// FADT, boot architecture flags: there is a keyboard controller (8042).
+const HAS_8042: u16 = 1 << 1;
 /// FADT, boot architecture flags: no VGA hardware.
 const NO_VGA: u16 = 1 << 2;
+/// FADT, boot architecture flags: no message-signalled interrupts.
+const NO_MSI: u16 = 1 << 3;
 /// FADT, boot architecture flags: no PCI Express power control.
 const NO_ASPM: u16 = 1 << 4;
+/// FADT: a latency in microseconds that says that the processor lacks the sleep state C2.
+const NO_C2: u16 = 101;
+/// FADT: a latency in microseconds that says that the processor lacks the sleep state C3.
+const NO_C3: u16 = 1001;
+/// MADT, flags: there are two 8259 interrupt controllers.
+const HAS_8259: u32 = 1;
 
 /// A virtio device over MMIO, as the tables describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +50,67 @@ pub struct VirtioMmio {
     pub irq: u32,
 }
 
+/// The kind of machine that the tables describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hardware {
+    /// Hardware-reduced: no fixed registers, no timer (PIT), no 8259.
+    Reduced,
+    /// The fixed registers with the PM timer, a PIT and two 8259.
+    Timers,
+    /// As [`Hardware::Timers`], with a keyboard controller and VGA text memory.
+    Classic,
+}
+
+/// A machine, as the tables describe it.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform<'a> {
+    /// The number of CPUs.
+    pub cpus: u32,
+    /// The kind of machine.
+    pub hardware: Hardware,
+    /// The virtio devices.
+    pub virtio: &'a [VirtioMmio],
+}
+
 /// The tables, to be written to [`pc::ACPI`]. They begin with the RSDP.
-pub fn tables(cpus: u32, devices: &[VirtioMmio]) -> Vec<u8> {
+pub fn tables(platform: &Platform<'_>) -> Vec<u8> {
     let mut tables = vec![0; Rsdp::len()];
-    let dsdt = append(&mut tables, &dsdt(cpus, devices));
-    let fadt = append(&mut tables, &fadt(dsdt));
-    let madt = append(&mut tables, &madt(cpus));
+    let dsdt = append(&mut tables, &dsdt::table(platform));
+    let fadt = match platform.hardware {
+        Hardware::Reduced => append(&mut tables, &reduced_fadt(dsdt)),
+        hardware => {
+            // 64 bytes, at a multiple of 64.
+            tables.resize(tables.len().next_multiple_of(64), 0);
+            let facs = append(&mut tables, &FACS::new());
+            append(&mut tables, &full_fadt(dsdt, facs, hardware))
+        }
+    };
+    let madt = append(&mut tables, &madt(platform));
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     [fadt, madt].into_iter().for_each(|table| xsdt.add_entry(table.0));
     let xsdt = append(&mut tables, &xsdt);
-    let rsdp = bytes(&Rsdp::new(OEM, xsdt.0));
+    let mut rsdp = bytes(&Rsdp::new(OEM, xsdt.0));
+    if platform.hardware != Hardware::Reduced {
+        let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, TABLE, REVISION);
+        [fadt, madt].into_iter().for_each(|table| rsdt.append_slice(&low(table).to_le_bytes()));
+        let rsdt = append(&mut tables, &rsdt);
+        add_rsdt(&mut rsdp, low(rsdt));
+    }
     tables.iter_mut().zip(rsdp).for_each(|(to, from)| *to = from);
     tables
+}
+
+/// Adds the address of the RSDT to an RSDP, with both checksums.
+fn add_rsdt(rsdp: &mut [u8], rsdt: u32) {
+    /// The size of the RSDP of ACPI 1.0, which the first checksum covers.
+    const FIRST: usize = 20;
+    rsdp.iter_mut().skip(16).zip(rsdt.to_le_bytes()).for_each(|(to, from)| *to = from);
+    for (at, len) in [(8, FIRST), (32, Rsdp::len())] {
+        let sum = rsdp.iter().take(len).fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        if let Some(byte) = rsdp.get_mut(at) {
+            *byte = byte.wrapping_sub(sum);
+        }
+    }
 }
 
 fn bytes(table: &dyn Aml) -> Vec<u8> {
@@ -66,121 +127,88 @@ fn append(tables: &mut Vec<u8>, table: &dyn Aml) -> Gpa {
     at
 }
 
-/// A byte register in I/O space.
-fn port(address: u16) -> GAS {
-    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, address.into())
+/// The address of a table, which is below 4 GiB.
+fn low(table: Gpa) -> u32 {
+    u32::try_from(table.0).unwrap_or(0)
 }
 
-fn fadt(dsdt: Gpa) -> impl Aml {
+/// Registers of `bits` bits in I/O space, accessed with this size.
+fn ports(address: u16, bits: u8, access: AccessSize) -> GAS {
+    GAS::new(AddressSpace::SystemIo, bits, 0, access, address.into())
+}
+
+/// The parts of the FADT that all machines have.
+fn fadt() -> FADTBuilder {
     let mut fadt = FADTBuilder::new(OEM, TABLE, REVISION)
-        .dsdt_64(dsdt.0)
-        .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup)
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
-    fadt.iapc_boot_arch = (NO_VGA | NO_ASPM).into();
     fadt.century = rtc::CENTURY;
-    fadt.sleep_control_reg = port(power::PORT);
-    fadt.sleep_status_reg = port(power::PORT + 1);
-    fadt.reset_reg = port(power::PORT + 2);
+    fadt.reset_reg = ports(power::PORT + 2, 8, AccessSize::ByteAccess);
     fadt.reset_value = power::RESET;
     fadt.hypervisor_vendor_identity = u64::from_le_bytes(TABLE).into();
+    fadt
+}
+
+fn reduced_fadt(dsdt: Gpa) -> impl Aml {
+    let mut fadt = fadt().dsdt_64(dsdt.0).flag(Flags::HwReducedAcpi);
+    fadt.iapc_boot_arch = (NO_VGA | NO_ASPM).into();
+    fadt.sleep_control_reg = ports(power::PORT, 8, AccessSize::ByteAccess);
+    fadt.sleep_status_reg = ports(power::PORT + 1, 8, AccessSize::ByteAccess);
     fadt.finalize()
 }
 
-fn madt(cpus: u32) -> MADT {
-    let mut madt = MADT::new(OEM, TABLE, REVISION, LocalInterruptController::Address(pc::LOCAL_APIC));
-    for id in (0..cpus).filter_map(|id| u8::try_from(id).ok()) {
-        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+/// Older kernels read the 32-bit fields, and newer ones the 64-bit fields. Both say the same.
+fn full_fadt(dsdt: Gpa, facs: Gpa, hardware: Hardware) -> impl Aml {
+    let mut fadt = fadt()
+        .dsdt_64(dsdt.0)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1)
+        .flag(Flags::FixRtc)
+        .flag(Flags::TmrValExt);
+    fadt.dsdt = low(dsdt).into();
+    fadt.firmware_ctrl = low(facs).into();
+    fadt.iapc_boot_arch = match hardware {
+        Hardware::Classic => LEGACY_DEVICES | HAS_8042 | NO_MSI | NO_ASPM,
+        _ => LEGACY_DEVICES | NO_VGA | NO_ASPM,
     }
-    madt.add_structure(IoApic::new(0, pc::IOAPIC, 0));
+    .into();
+    fadt.sci_int = u16::from(pm_timer::SCI).into();
+    (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (NO_C2.into(), NO_C3.into());
+    fadt.pm1a_evt_blk = u32::from(pm_timer::EVENT).into();
+    fadt.pm1a_cnt_blk = u32::from(pm_timer::CONTROL).into();
+    fadt.pm_tmr_blk = u32::from(pm_timer::TIMER).into();
+    (fadt.pm1_evt_len, fadt.pm1_cnt_len, fadt.pm_tmr_len) = (4, 2, 4);
+    fadt.x_pm1a_evt_blk = ports(pm_timer::EVENT, 32, AccessSize::WordAccess);
+    fadt.x_pm1a_cnt_blk = ports(pm_timer::CONTROL, 16, AccessSize::WordAccess);
+    fadt.x_pm_tmr_blk = ports(pm_timer::TIMER, 32, AccessSize::DwordAccess);
+    fadt.finalize()
+}
+
+fn madt(platform: &Platform<'_>) -> Sdt {
+    let mut madt = Sdt::new(*b"APIC", 36, 1, OEM, TABLE, REVISION);
+    madt.append_slice(&pc::LOCAL_APIC.to_le_bytes());
+    let is_full = platform.hardware != Hardware::Reduced;
+    madt.append_slice(&if is_full { HAS_8259 } else { 0 }.to_le_bytes());
+    for id in (0..platform.cpus).filter_map(|id| u8::try_from(id).ok()) {
+        madt.append_slice(&bytes(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
+    }
+    madt.append_slice(&bytes(&IoApic::new(0, pc::IOAPIC, 0)));
+    if is_full {
+        madt.append_slice(&source_override(TIMER_IRQ, TIMER_PIN, 0));
+        madt.append_slice(&source_override(pm_timer::SCI, pm_timer::SCI, LEVEL_HIGH));
+        // The second input of all local APICs is for NMIs.
+        madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
+    }
     madt
 }
 
-/// The DSDT: the devices that a kernel cannot find by itself, and the soft-off sleep type.
-fn dsdt(cpus: u32, devices: &[VirtioMmio]) -> Sdt {
-    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
-    let edge = |irq| Interrupt::new(true, true, false, false, irq);
-    let soft_off = Package::new(vec![&power::SOFT_OFF]);
-    dsdt.append_slice(&bytes(&Name::new(Path::new("_S5_"), &soft_off)));
-    let ports = IO::new(serial::PORT, serial::PORT, 1, 8);
-    let serial = device("COM1", &EISAName::new("PNP0501"), 0, vec![&ports, &edge(serial::IRQ)]);
-    dsdt.append_slice(&serial);
-    let clock = IO::new(rtc::PORT, rtc::PORT, 1, 2);
-    dsdt.append_slice(&device("RTC_", &EISAName::new("PNP0B00"), 0, vec![&clock]));
-    for (number, virtio) in (0u8..).zip(devices) {
-        let registers = Memory32Fixed::new(true, virtio.address, virtio.size);
-        let name = format!("VR{number:02X}");
-        dsdt.append_slice(&device(&name, &"LNRO0005", number, vec![&registers, &edge(virtio.irq)]));
-    }
-    for id in (0..cpus).filter_map(|id| u8::try_from(id).ok()) {
-        dsdt.append_slice(&device(&format!("C{id:03X}"), &"ACPI0007", id, Vec::new()));
-    }
-    dsdt
-}
-
-/// A device below the system bus, with its name, its hardware ID, its number among the devices with this ID, and its
-/// resources.
-fn device(name: &str, kind: &dyn Aml, number: u8, resources: Vec<&dyn Aml>) -> Vec<u8> {
-    let kind = Name::new(Path::new("_HID"), kind);
-    let number = Name::new(Path::new("_UID"), &number);
-    let any = !resources.is_empty();
-    let resources = Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources));
-    let mut parts: Vec<&dyn Aml> = vec![&kind, &number];
-    if any {
-        parts.push(&resources);
-    }
-    bytes(&Device::new(Path::new(&format!("_SB_.{name}")), parts))
+/// An ISA interrupt that has another input of the I/O APIC, or another polarity and trigger mode, than its number says
+/// (section 5.2.12.5).
+fn source_override(irq: u8, pin: u8, flags: u16) -> [u8; 10] {
+    let [low, high] = flags.to_le_bytes();
+    [2, 10, 0, irq, pin, 0, 0, 0, low, high]
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects)]
-mod tests {
-    use super::*;
-
-    fn word(bytes: &[u8], at: usize) -> u64 {
-        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
-    }
-
-    /// The table at an address, with the length from its header. Panics if the checksum is wrong.
-    fn table(tables: &[u8], at: u64) -> &[u8] {
-        let rest = &tables[(at - pc::ACPI.0) as usize..];
-        let table = &rest[..u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize];
-        assert_eq!(table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
-        table
-    }
-
-    fn disk() -> VirtioMmio {
-        VirtioMmio { address: 0xd000_0000, size: 0x1000, irq: 5 }
-    }
-
-    #[test]
-    fn all_tables_are_reachable_from_the_rsdp() {
-        let tables = tables(2, &[disk()]);
-        assert_eq!(&tables[..8], b"RSD PTR ");
-        assert_eq!(tables[..36].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
-        let xsdt = table(&tables, word(&tables, 24));
-        let entries: Vec<_> = xsdt[36..].chunks(8).map(|entry| table(&tables, word(entry, 0))).collect();
-        let names: Vec<_> = entries.iter().map(|table| &table[..4]).collect();
-        assert_eq!(names, [b"FACP", b"APIC"]);
-        let dsdt = table(&tables, word(entries[0], 140));
-        assert_eq!(&dsdt[..4], b"DSDT");
-        let names = |what: &[u8]| dsdt.windows(what.len()).any(|window| window == what);
-        assert!(names(b"LNRO0005") && names(b"_S5_") && names(&0xd000_0000u32.to_le_bytes()));
-        assert!(!names(b"VR01"));
-    }
-
-    #[test]
-    fn each_cpu_is_in_the_madt() {
-        let madt = bytes(&madt(3));
-        let cpus = madt[44..].chunks(8).take_while(|entry| entry[0] == 0).map(|entry| entry[3]);
-        assert_eq!(cpus.collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(madt[44 + 24], 1, "then the I/O interrupt controller");
-    }
-
-    #[test]
-    fn the_largest_tables_fit() {
-        let tables = tables(crate::memory::MAX_CPUS, &[disk(); 32]);
-        assert!(tables.len() as u64 <= pc::ACPI_SIZE, "{:#x}", tables.len());
-    }
-}
+mod tests;

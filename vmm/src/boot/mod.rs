@@ -19,6 +19,8 @@ pub(crate) mod geometry;
 mod known;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod linux;
+#[cfg(has_kvm)]
+pub(crate) mod mp;
 mod protocol;
 mod rom;
 mod spec;
@@ -28,6 +30,7 @@ pub use elf::{ElfKind, is_elf};
 pub use file::read_file;
 pub use known::{is_boot_sector, is_multiboot, refuse_known_formats};
 pub use linux::Kernel;
+pub(crate) use protocol::Firmware;
 pub use protocol::{Module, Protocol};
 pub use spec::ImageSpec;
 

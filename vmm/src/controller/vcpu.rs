@@ -58,6 +58,11 @@ pub trait VcpuState {
         false
     }
 
+    /// True if a non-maskable interrupt is on its way to the vCPU. Without KVM there are none.
+    fn nmi_is_pending(&mut self) -> bool {
+        false
+    }
+
     /// Translates a linear address with KVM (KVM_TRANSLATE). Tests compare it with [`Probe::translate_linear`].
     fn translate(&mut self, _linear: u64) -> KvmTranslation {
         KvmTranslation::Unavailable
@@ -215,6 +220,8 @@ pub struct FakeVcpu {
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
     pub memory: GuestMemory,
+    /// What the vCPU does.
+    pub activity: Activity,
 }
 
 /// vCPU 0 with all registers zero, no MSRs, and no memory.
@@ -226,6 +233,7 @@ impl Default for FakeVcpu {
             sregs: Sregs::default(),
             msrs: BTreeMap::new(),
             memory: GuestMemory::none(),
+            activity: Activity::Running,
         }
     }
 }
@@ -256,6 +264,9 @@ impl VcpuState for FakeVcpu {
     }
     fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+    fn activity(&mut self) -> Activity {
+        self.activity
     }
 }
 

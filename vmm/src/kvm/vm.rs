@@ -11,6 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
+use std::sync::{Arc, Weak};
 
 /// The version of KVM's API. It is stable since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -35,7 +36,18 @@ pub(crate) struct System(Kvm);
 /// A virtual machine. `slots.rs`, `events.rs`, `irqchip.rs` and `msr_filter.rs` have more of its operations.
 #[derive(Debug)]
 pub(crate) struct Vm {
-    fd: VmFd,
+    fd: Arc<VmFd>,
+}
+
+/// A reference that does not keep the virtual machine: its memory may be gone after it.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakVm(Weak<VmFd>);
+
+impl WeakVm {
+    /// The virtual machine. `None` if it is gone.
+    pub(crate) fn upgrade(&self) -> Option<Vm> {
+        self.0.upgrade().map(|fd| Vm { fd })
+    }
 }
 
 impl System {
@@ -46,7 +58,15 @@ impl System {
     /// KVM cannot be used on this host, or refused.
     pub(crate) fn create_vm(tss: u64) -> Result<(Self, Vm), Error> {
         let (kvm, fd) = create_vm(tss)?;
-        Ok((Self(kvm), Vm { fd }))
+        Ok((Self(kvm), Vm { fd: Arc::new(fd) }))
+    }
+
+    /// Opens `/dev/kvm`.
+    ///
+    /// # Errors
+    /// KVM cannot be used on this host.
+    pub(crate) fn open() -> Result<Self, Error> {
+        open_kvm().map(Self)
     }
 
     /// Requires capabilities of KVM.
@@ -71,6 +91,14 @@ impl System {
     /// KVM lacks a part.
     pub(crate) fn require_pc(&self) -> Result<(), Error> {
         self.require(&[Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd])
+    }
+
+    /// Requires the parts of KVM that a classic PC needs.
+    ///
+    /// # Errors
+    /// KVM lacks a part.
+    pub(crate) fn require_classic(&self) -> Result<(), Error> {
+        self.require(&[Cap::Irqchip, Cap::Irqfd, Cap::Pit2])
     }
 
     /// The CPUID leaves that KVM can show a guest (KVM_GET_SUPPORTED_CPUID).
@@ -105,6 +133,11 @@ impl System {
 impl Vm {
     pub(super) fn fd(&self) -> &VmFd {
         &self.fd
+    }
+
+    /// A reference that does not keep the virtual machine.
+    pub(crate) fn downgrade(&self) -> WeakVm {
+        WeakVm(Arc::downgrade(&self.fd))
     }
 
     /// True if KVM has slots that the guest can only read.

@@ -11,7 +11,7 @@ use crate::machine::background::Background;
 use crate::machine::builder::Builder;
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
-use crate::machine::{Machine, VcpuControllers};
+use crate::machine::{Machine, MachineKind, VcpuControllers};
 use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
 use crate::soft;
@@ -32,6 +32,8 @@ pub(super) struct Parts {
     /// The mode in which the guest starts.
     pub(super) mode: Mode,
     pub(super) background: Background,
+    /// `None` for the PC of Linux.
+    pub(super) kind: Option<MachineKind>,
     /// The size of RAM, in bytes.
     pub(super) ram: u64,
     /// The addresses of the loaded image.
@@ -43,7 +45,7 @@ pub(super) struct Parts {
 impl Builder {
     /// Puts the parts together.
     pub(super) fn assemble(self, parts: Parts) -> Machine {
-        let Parts { processors, kvm_error, memory, mode, background, ram, image, restore } = parts;
+        let Parts { processors, kvm_error, memory, mode, background, kind, ram, image, restore } = parts;
         let ids = (self.first_vcpu..).take(processors.len());
         let counted = self.profile || self.trace.is_some();
         Machine {
@@ -54,6 +56,7 @@ impl Builder {
             memory,
             mode,
             background,
+            kind,
             ram,
             image: image.into(),
             restore,
@@ -70,6 +73,7 @@ impl Builder {
             kernel_counters: self.kernel_counters,
             output: self.output,
             output_limit: self.output_limit,
+            result_place: self.result_place,
         }
     }
 

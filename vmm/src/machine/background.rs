@@ -7,6 +7,7 @@ use crate::device::simvirtio::turns::Turns;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::machine::classic::{self, Classic, RunningClassic};
 use crate::machine::linux::{BootReport, Pc, RunningPc};
 use crate::memory::SharedMemory;
 use crate::profile::timeline::{Event, Timeline};
@@ -21,7 +22,9 @@ pub(super) enum Background {
     TrappedWindow(Transport, Arc<Mutex<Window>>),
     /// The SIMVIRTIO device over shared RAM, which a thread runs: it polls, or waits for the doorbell.
     SharedWindow(SharedWindow),
-    /// The threads of a PC. `None` after its only run.
+    /// The threads of a classic PC. `None` after its only run.
+    Classic(Option<Box<Classic>>),
+    /// The threads of a PC for Linux. `None` after its only run.
     Pc(Option<Box<Pc>>),
 }
 
@@ -39,6 +42,7 @@ pub(super) enum RunningBackground<'a> {
     Nothing,
     Trapped(Transport, &'a Mutex<Window>),
     Shared(&'a mut SharedWindow, Poller),
+    Classic(Box<RunningClassic>),
     Pc(Box<RunningPc>),
 }
 
@@ -74,9 +78,10 @@ impl Background {
         }
     }
 
-    /// The questions to the vCPUs of a boot.
+    /// The questions to the vCPUs of a PC.
     pub(super) fn inquiry(&self) -> Option<Arc<Inquiry>> {
         match self {
+            Self::Classic(Some(classic)) => Some(classic.inquiry.clone()),
             Self::Pc(Some(pc)) => Some(pc.inquiry.clone()),
             _ => None,
         }
@@ -101,6 +106,10 @@ impl Background {
                 let device = shared.take_device()?;
                 let poller = Poller::start(*device, shared.doorbell.clone(), vcpus, deadline.clone())?;
                 Ok(RunningBackground::Shared(shared, poller))
+            }
+            Self::Classic(classic) => {
+                let classic = classic.take().ok_or_else(classic::is_not_reset)?;
+                Ok(RunningBackground::Classic(Box::new(classic.start(deadline.clone(), vcpus)?)))
             }
             Self::Pc(pc) => {
                 let pc = pc.take().ok_or_else(|| {
@@ -128,14 +137,22 @@ impl Background {
                 let turns = Turns::new(shared.take_device()?, deadline.clone());
                 Ok(SideTurns::Shared { shared, turns, rings: 0, stop: None })
             }
-            Self::Pc(_) => Err(Error::Config("a PC needs KVM".into())),
+            Self::Classic(_) | Self::Pc(_) => Err(Error::Config("a PC needs KVM".into())),
+        }
+    }
+
+    /// Refuses the reset of a classic PC.
+    pub(super) fn check_reset(&self) -> Result<(), Error> {
+        match self {
+            Self::Classic(_) => Err(classic::is_not_reset()),
+            _ => Ok(()),
         }
     }
 
     /// Puts the SIMVIRTIO device into the state after power-on.
     pub(super) fn reset(&mut self) {
         match self {
-            Self::Nothing | Self::Pc(_) => {}
+            Self::Nothing | Self::Classic(_) | Self::Pc(_) => {}
             Self::TrappedWindow(_, window) => lock(window).power_on_again(),
             Self::SharedWindow(shared) => {
                 shared.doorbell.iter().for_each(|doorbell| doorbell.reset());
@@ -214,6 +231,7 @@ impl RunningBackground<'_> {
                 let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
                 SideResult { stop: ended.stop, simvirtio, boot: None }
             }
+            Self::Classic(running) => SideResult { stop: running.finish(deadline), ..Default::default() },
             Self::Pc(running) => {
                 running.timeline().mark(Event::End);
                 let (stop, boot) = running.finish(deadline);

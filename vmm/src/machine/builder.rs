@@ -9,9 +9,9 @@ use crate::device::Layout;
 use crate::device::bus::SharedDevice;
 use crate::device::simvirtio::Transport;
 use crate::error::Error;
-use crate::machine::Processor;
 use crate::machine::linux::Linux;
 use crate::machine::{BoxedController, CallersControllers, Machine};
+use crate::machine::{MachineKind, Processor};
 use crate::memory::MAX_CPUS;
 use crate::profile::trace::MAX_TRACED_EXITS;
 use crate::x86::cpuid::CpuidOverride;
@@ -49,6 +49,11 @@ pub(crate) enum Guest {
 #[must_use]
 pub struct Builder {
     guest: Guest,
+    machine: Option<MachineKind>,
+    /// The input is a keyboard, with the escape key.
+    pub(super) keyboard: bool,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    pub(super) result_place: [u8; 8],
     pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
@@ -93,6 +98,9 @@ impl Builder {
     fn new(guest: Guest) -> Self {
         Self {
             guest,
+            machine: None,
+            keyboard: false,
+            result_place: [0; 8],
             processor: None,
             memory: None,
             transport: None,
@@ -129,6 +137,22 @@ impl Builder {
     /// instructions, so two runs of a guest make the same exits in the same order.
     pub fn processor(mut self, processor: Option<Processor>) -> Self {
         self.processor = processor;
+        self
+    }
+
+    /// Sets the kind of the machine for an image. With `None`, the default, it is a classic PC for a kernel with a multiboot
+    /// header or a PVH note where KVM is usable, and a bare machine for everything else.
+    ///
+    /// A bare machine has no interrupt controllers: HLT ends the run. A classic PC has them, and its timer, and runs only
+    /// once: [`Machine::reset`] is for bare machines.
+    pub fn machine(mut self, kind: Option<MachineKind>) -> Self {
+        self.machine = kind;
+        self
+    }
+
+    /// If set, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Off by default.
+    pub fn keyboard(mut self, keyboard: bool) -> Self {
+        self.keyboard = keyboard;
         self
     }
 
@@ -333,8 +357,24 @@ impl Builder {
         }
         let nothing = Guest::Image(Image::default());
         match std::mem::replace(&mut self.guest, nothing) {
-            Guest::Image(image) => self.build_bare(image),
+            Guest::Image(image) => self.build_for(image),
             Guest::Linux(linux) => self.build_pc(*linux),
+        }
+    }
+
+    /// Builds a machine for `image`, of the kind that was asked for or that suits the image.
+    fn build_for(self, image: Image) -> Result<Machine, Error> {
+        // Options that only a bare machine has.
+        let is_bare = self.irqchip || self.first_vcpu != 0 || self.wants_window();
+        match self.machine {
+            Some(MachineKind::Bare) => self.build_bare(image),
+            Some(kind) => self.build_classic(image, kind),
+            None => match MachineKind::of(&image, self.processor).filter(|_| !is_bare) {
+                None => self.build_bare(image),
+                Some(kind) if self.has_classic_parts() => self.build_classic(image, kind),
+                // The kernel can still run as far as it needs no interrupts.
+                Some(_) => self.build_bare(image),
+            },
         }
     }
 }

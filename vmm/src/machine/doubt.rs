@@ -155,6 +155,8 @@ pub(super) struct Remains<'a> {
     pub(super) stop: &'a Stop,
     pub(super) image: &'a Image,
     pub(super) memory: &'a GuestMemory,
+    /// The bytes that were at the place of the result, unless the image covers it.
+    pub(super) result_place: [u8; 8],
     /// The vCPUs that ended by themselves. Those that are plainly in the image may be left out.
     pub(super) vcpus: &'a [Ended],
     /// The software interrupt without a handler that the guest called, if any.
@@ -219,8 +221,10 @@ impl Remains<'_> {
     fn saw_nothing(&self) -> bool {
         let mut result = [0; 8];
         let read = self.memory.read(Gpa(abi::RESULT), &mut result);
-        let kept =
-            (abi::RESULT..).zip(result).all(|(gpa, byte)| self.image.byte_at(gpa).unwrap_or(0) == byte);
+        let kept = (abi::RESULT..)
+            .zip(result)
+            .zip(self.result_place)
+            .all(|((gpa, byte), before)| self.image.byte_at(gpa).unwrap_or(before) == byte);
         let only_hlt = self.profile.is_none_or(|profile| {
             profile.reasons().iter().all(|(reason, count)| *reason == Reason::Hlt || count.elements == 0)
         });

@@ -27,6 +27,22 @@ pub struct Linux {
     pub(crate) escapes: bool,
     pub(crate) disks: Vec<Disk>,
     pub(crate) console: ConsoleKind,
+    pub(crate) clock: ClockKind,
+}
+
+/// The time sources of a Linux machine, besides the time-stamp counter and the local APIC timer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockKind {
+    /// Those of [`ClockKind::Kvm`] for a kernel that uses kvm-clock, and those of [`ClockKind::Pit`] for other kernels. The PIT is
+    /// created when the kernel first programs it.
+    #[default]
+    Auto,
+    /// kvm-clock only. The ACPI tables are hardware-reduced.
+    Kvm,
+    /// Also the ACPI PM timer.
+    Pm,
+    /// Also the ACPI PM timer, and the PIT from the start.
+    Pit,
 }
 
 /// The device that is the console and gets the input. The output of both devices is printed.
@@ -57,6 +73,7 @@ impl Linux {
             escapes: false,
             disks: Vec::new(),
             console: ConsoleKind::Serial,
+            clock: ClockKind::Auto,
         })
     }
 
@@ -94,6 +111,13 @@ impl Linux {
     #[must_use]
     pub fn console(mut self, kind: ConsoleKind) -> Self {
         self.console = kind;
+        self
+    }
+
+    /// Sets the time sources. Default: [`ClockKind::Auto`].
+    #[must_use]
+    pub fn clock(mut self, clock: ClockKind) -> Self {
+        self.clock = clock;
         self
     }
 

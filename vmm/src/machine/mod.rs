@@ -3,7 +3,9 @@
 // | file | contents |
 // |---|---|
 // | `builder.rs` | the options of a machine |
-// | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
+// | `bare.rs`, `classic.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, a classic PC, a PC for Linux, and the
+// steps in common |
+// | `kind.rs` | the kinds of machines for an image |
 // | `processors.rs` | the vCPUs: of KVM, or software processors |
 // | `session.rs`, `vcpu_run.rs` | one run of the machine, and of each vCPU with its controllers |
 // | `turns.rs` | one run with software processors, which take turns |
@@ -14,6 +16,7 @@
 // | `explain.rs` | the explanation of a guest's death |
 // | `restore.rs` | putting a guest back to its start |
 // | `standstill.rs` | the warning about a boot that stands still |
+// | `time_sources.rs` | the time sources of the machine for Linux, and the tables that describe them |
 // | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
 //
 // Imports: all other layers except `lab/`.
@@ -23,11 +26,13 @@ mod background;
 mod bare;
 mod boot_progress;
 mod builder;
+mod classic;
 mod doubt;
 mod ending;
 mod examine;
 mod firmware;
 mod explain;
+mod kind;
 mod linux;
 mod missed_window;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
@@ -38,6 +43,8 @@ mod restore;
 mod session;
 #[cfg(has_kvm)]
 mod standstill;
+#[cfg(has_kvm)]
+mod time_sources;
 mod totals;
 mod turns;
 mod vcpu_run;
@@ -45,11 +52,12 @@ mod vcpu_run;
 pub use builder::Builder;
 pub use doubt::Doubt;
 pub use explain::{DeadVcpu, DeathKind, Explanation};
-pub use linux::{BootReport, ConsoleKind, Linux, MAX_DISKS};
+pub use kind::MachineKind;
+pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
-use crate::boot::Image;
+use crate::boot::{Firmware, Image};
 use crate::console::output::Output;
 use crate::controller::bios::{Bios, Content};
 use crate::controller::kev::MmioPrinter;
@@ -113,6 +121,8 @@ pub struct Machine {
     /// The mode in which the guest starts.
     mode: Mode,
     background: Background,
+    /// `None` for the PC of Linux.
+    kind: Option<MachineKind>,
     /// The size of RAM, in bytes.
     ram: u64,
     /// The addresses of the image, a range for each segment.
@@ -140,6 +150,8 @@ pub struct Machine {
     kernel_counters: bool,
     output: Output,
     output_limit: Option<u64>,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    result_place: [u8; 8],
 }
 
 impl fmt::Debug for Machine {
@@ -175,6 +187,11 @@ impl Machine {
         self.processors.get_mut(index).map(|vcpu| vcpu as &mut dyn VcpuState)
     }
 
+    /// The kind of the machine. `None` for the PC of Linux.
+    pub fn kind(&self) -> Option<MachineKind> {
+        self.kind
+    }
+
     /// The kind of processor that runs the guest.
     pub fn processor(&self) -> Processor {
         self.processors.kind()
@@ -205,8 +222,9 @@ impl Machine {
     /// that the guest has set. So does the time-stamp counter; without [`Builder::cpuid`], so does IA32_TSC_ADJUST.
     ///
     /// # Errors
-    /// The guest is Linux, which cannot be reset, or the host failed.
+    /// The guest is Linux, or the machine is a classic PC, neither of which can be reset; or the host failed.
     pub fn reset(&mut self) -> Result<(), Error> {
+        self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
         // An instruction that is completed may write to memory.
         self.processors.iter_mut().try_for_each(MachineVcpu::complete_access)?;
@@ -226,10 +244,11 @@ impl Machine {
     /// # Errors
     /// The image does not fit into the memory of this machine, needs the page tables that a machine for a real-mode guest
     /// does not have, or covers the result that is verified. The guest is then as it was. Or: the guest is Linux, or the
-    /// host failed.
+    /// machine is a classic PC, or the host failed.
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
+        self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
-        let image = bare::prepared(image, self.ram, self.verify)?;
+        let image = bare::prepared(image, self.ram, self.verify, &Firmware::NONE)?;
         if image.boot_disk().is_some() != self.has_bios {
             return Err(Error::Config(
                 "a machine with a BIOS runs boot disks, and another machine runs the other guests: build a new machine for it"

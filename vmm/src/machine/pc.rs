@@ -1,11 +1,10 @@
 //! Building a PC for Linux.
 
-use crate::boot::acpi::{self, VirtioMmio};
+use crate::boot::acpi::VirtioMmio;
 use crate::boot::linux::{self, Loaded};
 use crate::console::host::{ConsoleSetup, Port, Watch};
 use crate::console::input::Input;
 use crate::controller::inquiry::Inquiry;
-use crate::device::pc::i8042::{self, I8042};
 use crate::device::pc::post_code::{self, PostCode};
 use crate::device::pc::power::{self, Power};
 use crate::device::pc::rtc::{self, Rtc};
@@ -24,6 +23,7 @@ use crate::machine::builder::Builder;
 use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
 use crate::machine::processors::{Processor, Processors};
 use crate::machine::standstill::{self, Standstill};
+use crate::machine::time_sources::TimeSources;
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
@@ -42,8 +42,10 @@ fn default_command_line(console: ConsoleKind) -> &'static str {
 const LINUX_NEEDS_KVM: &str = "Linux needs KVM, because the software processor is for small guests: run Linux on a host with \
                                KVM, or in the project's testbed, which brings its own (make testbed)";
 
-/// The interrupt of the first virtio device. Each virtio device has an interrupt of its own, after that of the serial port.
-const FIRST_VIRTIO_IRQ: u32 = serial::IRQ + 1;
+/// The interrupts of the virtio devices, in their order. Those of a PC's other devices are not among them: the serial port, the
+/// real-time clock (8), ACPI (9).
+const VIRTIO_IRQS: [u32; MAX_DISKS + 2] =
+    [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 3];
 
 /// The size of a virtio device's registers, as the ACPI tables have it.
 const VIRTIO_SIZE: u32 = mmio::SIZE as u32;
@@ -78,11 +80,12 @@ impl Builder {
         let disks = std::mem::take(&mut linux.disks);
         let devices = self.virtio(&memory, disks, linux.console, &typed)?;
         let virtio = Virtio { places: places(devices.len()), devices };
-        memory.write(pc::ACPI, &acpi::tables(self.cpus, &virtio.places))?;
+        let time = TimeSources::new(linux.clock);
+        time.write_tables(&memory, self.cpus, &virtio.places)?;
 
         let line = self.serial_line()?;
         self.attach_ports(line.serial.clone())?;
-        self.attach_pc_devices(&timeline, &virtio)?;
+        self.attach_pc_devices(&timeline, &time, &virtio)?;
         let progress = BootProgress::new(timeline.clone(), linux.marker.as_deref());
         let observer = progress.clone();
         self.output.set_observer(move |text| observer.see(text));
@@ -93,6 +96,7 @@ impl Builder {
         let size = virtio.places.iter().map(|place| u64::from(place.size)).sum();
         let registers = GuestMemory::new(&[(Gpa(pc::VIRTIO.into()), size)])?;
         let (system, vm) = self.pc_vm(&memory, &registers, ram, &line.line, &virtio)?;
+        time.connect(&vm)?;
         (self.cpuid, self.irqchip) = (true, true);
         let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
             vcpu.set_boot_msrs();
@@ -112,7 +116,18 @@ impl Builder {
         let background = Background::Pc(Some(Box::new(pc)));
         let (mode, image, restore) = (Mode::Long, Vec::new(), None);
         let (processors, kvm_error) = (Processors::Kvm { vcpus, vm }, None);
-        Ok(self.assemble(Parts { processors, kvm_error, memory, mode, background, ram, image, restore }))
+        let kind = None;
+        Ok(self.assemble(Parts {
+            processors,
+            kvm_error,
+            memory,
+            mode,
+            background,
+            kind,
+            ram,
+            image,
+            restore,
+        }))
     }
 
     /// The questions to the vCPUs, and the function that asks them if the boot stands still.
@@ -195,9 +210,14 @@ impl Builder {
     }
 
     /// Attaches the devices that only a PC has.
-    fn attach_pc_devices(&mut self, timeline: &Arc<Timeline>, virtio: &Virtio) -> Result<(), Error> {
+    fn attach_pc_devices(
+        &mut self,
+        timeline: &Arc<Timeline>,
+        time: &TimeSources,
+        virtio: &Virtio,
+    ) -> Result<(), Error> {
         let ports = &mut self.devices.ports;
-        ports.attach(i8042::PORT.into(), i8042::PORTS.into(), Arc::new(Mutex::new(I8042::default())))?;
+        time.attach(ports)?;
         ports.attach(rtc::PORT.into(), rtc::PORTS.into(), Arc::new(Mutex::new(Rtc::default())))?;
         let post_code = PostCode::new(timeline.clone());
         ports.attach(post_code::PORT.into(), 1, Arc::new(Mutex::new(post_code)))?;
@@ -272,12 +292,12 @@ fn connect(
 
 /// The addresses and interrupts of `count` virtio devices.
 fn places(count: usize) -> Vec<VirtioMmio> {
-    let place = |number: u32| VirtioMmio {
+    let place = |(number, irq): (u32, u32)| VirtioMmio {
         address: pc::VIRTIO.saturating_add(number.saturating_mul(VIRTIO_SIZE)),
         size: VIRTIO_SIZE,
-        irq: FIRST_VIRTIO_IRQ.saturating_add(number),
+        irq,
     };
-    (0..).take(count).map(place).collect()
+    (0..).zip(VIRTIO_IRQS).take(count).map(place).collect()
 }
 
 fn duplicate(event: &EventFd) -> Result<EventFd, Error> {

@@ -109,6 +109,8 @@ pub struct Report {
     /// [`location`](Self::location) is `None`, [`Location::Reset`] or [`Location::NotStarted`], and after an interruption, a SIMVIRTIO protocol error,
     /// the output limit, a failed controller, or a failure of the host.
     pub explanation: Option<Explanation>,
+    /// The vCPU was in a HLT with interrupts on, and waited for an interrupt. Only on machines with interrupt controllers.
+    pub waits_for_interrupt: bool,
     /// The result that the guest left. `None` unless it was requested
     /// ([`Builder::verify`](crate::machine::Builder::verify)) and the guest halted or exited with code 0.
     pub verdict: Option<Verdict>,
@@ -162,9 +164,9 @@ impl Report {
     }
 
     /// True if the vCPU was outside its image, for example after a jump to a wrong address or past the last instruction.
-    /// False if [`location`](Self::location) is not known. Always false for Linux, whose image is not recorded.
+    /// False if [`location`](Self::location) is not known, or if the vCPU waited for an interrupt. Always false for Linux, whose image is not recorded.
     pub fn left_its_image(&self) -> bool {
-        self.location.is_some_and(|location| location.is_outside(&self.image))
+        !self.waits_for_interrupt && self.location.is_some_and(|location| location.is_outside(&self.image))
     }
 
     /// The failure of the host that ended the run ([`Stop::HostFailed`]), for a caller to whom the report of such a run is of

@@ -64,7 +64,11 @@ pub mod pc {
     /// The ACPI tables, in the area for firmware below 1 MiB. The first table is the RSDP.
     pub const ACPI: Gpa = Gpa(0xe_0000);
     /// The maximum size of the ACPI tables, in bytes.
-    pub const ACPI_SIZE: u64 = 0x2_0000;
+    pub const ACPI_SIZE: u64 = 0x1_0000;
+    /// The MP table. Kernels search for it from this address, and in the last KiB of the first range of RAM.
+    pub const MP: Gpa = Gpa(0xf_0000);
+    /// The maximum size of the MP table, in bytes.
+    pub const MP_SIZE: u64 = 0x400;
     /// The start of the second range of RAM. The kernel is at this address or above.
     pub const HIGH_RAM: u64 = 0x10_0000;
     /// The start of the hole for devices.
@@ -107,7 +111,8 @@ pub mod pc {
 const _: () = {
     assert!(pc::GDT.0 + 24 <= pc::PAGE_TABLES.0 && pc::PAGE_TABLES.0 + 6 * PAGE <= pc::BOOT_PARAMS.0);
     assert!(pc::BOOT_PARAMS.0 + PAGE <= pc::COMMAND_LINE.0 && pc::LOW_RAM_END <= pc::ACPI.0);
-    assert!(pc::ACPI.0 + pc::ACPI_SIZE <= pc::HIGH_RAM && pc::HOLE <= pc::VIRTIO as u64);
+    assert!(pc::ACPI.0 + pc::ACPI_SIZE <= pc::MP.0 && pc::MP.0 + pc::MP_SIZE <= pc::HIGH_RAM);
+    assert!(pc::HOLE <= pc::VIRTIO as u64);
     assert!(pc::VIRTIO < pc::IOAPIC && pc::IOAPIC < pc::LOCAL_APIC);
     assert!((pc::LOCAL_APIC as u64) < pc::IDENTITY_MAP && pc::TSS + 3 * PAGE <= pc::HOLE_END);
 };

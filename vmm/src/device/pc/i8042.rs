@@ -44,6 +44,11 @@ impl Default for I8042 {
 }
 
 impl I8042 {
+    /// A controller with this port between its ports.
+    pub fn with_system_control(system_control: SystemControl) -> Self {
+        Self { system_control, ..Self::default() }
+    }
+
     fn command(&mut self, command: u8) -> ControlFlow<Stop> {
         self.pending = None;
         match command {

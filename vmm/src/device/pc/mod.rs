@@ -3,6 +3,8 @@
 //! May import what [`crate::device`] may import.
 
 pub(crate) mod i8042;
+pub(crate) mod pit;
+pub(crate) mod pm_timer;
 pub(crate) mod post_code;
 pub(crate) mod power;
 pub(crate) mod rtc;

@@ -6,6 +6,7 @@ use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::Machine;
+use crate::machine::background::Background;
 use crate::machine::processors::MachineVcpu;
 use crate::machine::totals::Totals;
 use crate::x86::modes::Mode;
@@ -36,7 +37,11 @@ impl Machine {
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
         let (mut missing, mut waits, mut stacks) = (None, false, Vec::new());
+        let may_be_unstarted = stops.len() > 1 && matches!(self.background, Background::Classic(_));
         for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
+            if may_be_unstarted && vcpu.is_unstarted() {
+                continue;
+            }
             waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
             vcpus.extend(outside(vcpu, image)?);
             stacks.push(vcpu.regs()?.rsp);
@@ -48,6 +53,7 @@ impl Machine {
             stop,
             image,
             memory: &self.memory,
+            result_place: self.result_place,
             vcpus: &vcpus,
             missing_handler: missing,
             waits_for_interrupt: waits,

@@ -1,0 +1,50 @@
+//! The threads of a classic PC while its vCPUs run.
+
+use crate::console::host::{ConsoleSetup, ConsoleThreads};
+use crate::controller::inquiry::Inquiry;
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::host;
+use crate::shutdown::{Deadline, Kick, StopHandle};
+use std::sync::Arc;
+
+/// The threads, before they start.
+pub(in crate::machine) struct Classic {
+    pub(super) console: ConsoleSetup,
+    pub(super) stop_handle: Arc<StopHandle>,
+    /// Answers the questions of the thread that looks for a halt.
+    pub(in crate::machine) inquiry: Arc<Inquiry>,
+}
+
+/// The threads, while they run.
+pub(in crate::machine) struct RunningClassic {
+    console: ConsoleThreads,
+    stop_handle: Arc<StopHandle>,
+}
+
+impl Classic {
+    /// Starts the threads. They kick `vcpus` if they stop the machine.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub(in crate::machine) fn start(
+        self,
+        deadline: Deadline,
+        vcpus: Arc<dyn Kick>,
+    ) -> Result<RunningClassic, Error> {
+        let Self { console, stop_handle, inquiry: _ } = self;
+        stop_handle.attach(deadline, vcpus);
+        let console = ConsoleThreads::start(console, stop_handle.clone())?;
+        Ok(RunningClassic { console, stop_handle })
+    }
+}
+
+impl RunningClassic {
+    /// Ends the threads. Returns the reason why one of them stopped the machine, if one did.
+    pub(in crate::machine) fn finish(mut self, deadline: &Deadline) -> Option<Stop> {
+        // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.
+        host::terminal::restore();
+        self.console.finish(deadline);
+        self.stop_handle.reason()
+    }
+}
