@@ -1,6 +1,6 @@
 //! `vmm run`: runs one guest. Its output goes to stdout, the summary to stderr.
 
-use crate::args::{CpuidArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
+use crate::args::{CpuidArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
@@ -115,7 +115,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         (Some(rom), _) => RunTarget::rom(rom)?,
         (None, guest) => {
             let guest = guest.as_deref().unwrap_or_default();
-            RunTarget::find(guest, arguments.mode.map(Into::into), arguments.load_at, limit)?
+            let bios = arguments.machine.map(|machine| matches!(machine, MachineArg::Bios));
+            RunTarget::find(guest, arguments.mode.map(Into::into), arguments.load_at, limit, bios)?
         }
     };
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };

@@ -95,7 +95,7 @@ impl Builder {
         let mode = image.mode();
         let ranges = image.ranges();
         let restore = Some(Restore::new(image, tables, irqchip));
-        let kind = Some(MachineKind::Bare);
+        let kind = Some(if bios.is_some() { MachineKind::Bios } else { MachineKind::Bare });
         let image = ranges;
         let mut machine = self.assemble(Parts {
             processors,
