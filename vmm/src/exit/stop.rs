@@ -133,7 +133,7 @@ fn entry_failure(reason: u64) -> Option<&'static str> {
 /// The name of an exception of real mode, with its usual cause (Intel SDM volume 3, section 7.3).
 fn exception(vector: u8) -> &'static str {
     match vector {
-        0x00 => "#DE (a division by zero, or a quotient that is too large)",
+        0x00 => "#DE (a division by zero, or a quotient that does not fit)",
         0x05 => "#BR (bound)",
         0x06 => "#UD (an instruction that this processor does not have)",
         0x07 => "#NM (no floating-point unit)",

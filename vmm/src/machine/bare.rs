@@ -14,7 +14,7 @@ use crate::machine::background::{Background, SharedWindow};
 use crate::machine::builder::Builder;
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
-use crate::machine::{Machine, MachineKind, Processor};
+use crate::machine::{Machine, MachineKind, Processor, trap_vectors};
 use crate::memory::{
     self, Gpa, GuestMemory, Map, PAGE_TABLES, SharedMemory, TABLES, TABLES_SIZE, TASK_STATE,
 };
@@ -310,13 +310,17 @@ fn guest_memory(
     Ok(memory)
 }
 
-/// The tables that the guest of an image needs: the GDT, in long mode the page tables, in ring 3 the task state; for a boot
-/// disk the memory of the BIOS.
+/// The tables that the guest of an image needs: the GDT, in long mode the page tables, in ring 3 the task state; in real
+/// mode the vectors, and for a boot disk all of the BIOS's memory.
 pub(super) fn tables(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
     let mode = image.mode();
     let gdt = || (TABLES, modes::bytes(&modes::gdt(mode)));
     match mode {
-        Mode::Real => image.boot_disk().map_or_else(Vec::new, |disk| bios::memory(&Content::Bytes(disk))),
+        Mode::Real => match image.boot_disk() {
+            Some(disk) => bios::memory(&Content::Bytes(disk)),
+            None if image.rom_range().is_some() => Vec::new(),
+            None => trap_vectors::memory(image),
+        },
         Mode::Protected => vec![gdt()],
         Mode::Long => vec![gdt(), (PAGE_TABLES, modes::bytes(&modes::identity_map(PAGE_TABLES)))],
         Mode::User => vec![

@@ -24,6 +24,10 @@ impl Machine {
     pub(super) fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
+        let missing_handler = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
+            stop = error.into();
+            None
+        });
         let verdict = match self.verdict_after(&stop) {
             Ok(verdict) => verdict,
             // A result that cannot be read is not a success.
@@ -48,7 +52,7 @@ impl Machine {
         let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
         let reports = self.vcpu_reports(vcpus, &mut totals);
         let stopped_by = self.processors.get(stopped_by).filter(|_| several).map(|vcpu| vcpu.id());
-        let examined = self.doubts(&stop, &stops, &totals, side.simvirtio.as_ref());
+        let examined = self.doubts(&stop, &stops, &totals, side.simvirtio.as_ref(), missing_handler);
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
             stop = error.into();

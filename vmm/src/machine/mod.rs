@@ -15,6 +15,7 @@
 // | `examine.rs`, `report.rs`, `totals.rs` | what a run left behind, and its report |
 // | `explain.rs` | the explanation of a guest's death |
 // | `restore.rs` | putting a guest back to its start |
+// | `firmware.rs`, `trap_vectors.rs` | the BIOS of a boot disk; the vectors that tell a fault without one |
 // | `standstill.rs` | the warning about a boot that stands still |
 // | `time_sources.rs` | the time sources of the machine for Linux, and the tables that describe them |
 // | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
@@ -46,6 +47,7 @@ mod standstill;
 #[cfg(has_kvm)]
 mod time_sources;
 mod totals;
+mod trap_vectors;
 mod turns;
 mod vcpu_run;
 

@@ -18,7 +18,8 @@ const INT: u8 = 0xcd;
 const INTERRUPTS_ON: u64 = 1 << 9;
 
 impl Machine {
-    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU. Empty for Linux.
+    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU, and `trapped_call`
+    /// the vector of a call that led to one of the machine's own vectors. Empty for Linux.
     ///
     /// # Errors
     /// The kernel refused.
@@ -28,6 +29,7 @@ impl Machine {
         stops: &[Stop],
         totals: &Totals,
         simvirtio: Option<&SimvirtioReport>,
+        trapped_call: Option<u8>,
     ) -> Result<Vec<Doubt>, Error> {
         let Some(image) = self.restore.as_ref().map(|restore| restore.image()) else { return Ok(Vec::new()) };
         if !matches!(stop, Stop::Halted | Stop::Exited(0)) {
@@ -36,7 +38,7 @@ impl Machine {
         let calls = image.mode() == Mode::Real && image.boot_disk().is_none() && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
-        let (mut missing, mut waits, mut stacks) = (None, false, Vec::new());
+        let (mut missing, mut waits, mut stacks) = (trapped_call, false, Vec::new());
         let may_be_unstarted = stops.len() > 1 && matches!(self.background, Background::Classic(_));
         for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
             if may_be_unstarted && vcpu.is_unstarted() {
