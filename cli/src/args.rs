@@ -59,6 +59,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum)]
     pub(super) machine: Option<MachineArg>,
 
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
+
     /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
     /// decimal [default: 0]
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
@@ -177,6 +181,10 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum)]
     pub(super) machine: Option<MachineArg>,
 
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
+
     /// Initial RAM disk: a cpio archive, compressed or not [default: none]
     #[arg(long, value_name = "FILE")]
     pub(super) initrd: Option<PathBuf>,
@@ -251,6 +259,15 @@ pub(super) enum MachineArg {
     Pc,
     /// a classic PC with a BIOS, for boot sectors
     Bios,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum DebugExitArg {
+    /// the value that the guest writes
+    #[default]
+    Value,
+    /// twice the value plus 1, as QEMU's isa-debug-exit
+    Qemu,
 }
 
 impl From<MachineArg> for MachineKind {

@@ -1,9 +1,10 @@
 //! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr. A multiboot or PVH kernel runs on
 //! the machine of `vmm run`.
 
-use crate::args::{BootArgs, ClockArg, ConsoleArg, output_limit};
+use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, output_limit};
 use crate::target::{RunTarget, name_error};
-use crate::{modules, processor, run, terminal};
+use crate::run::GuestText;
+use crate::{modules, processor, run, screen, terminal};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +14,7 @@ use vmm::device::Disk;
 use vmm::host::{printable, printable_text};
 use vmm::machine::{ClockKind, ConsoleKind, Linux, MachineKind};
 use vmm::profile::Event;
-use vmm::{Builder, Error, Machine, Output, Report};
+use vmm::{Builder, Error, Machine, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
@@ -23,12 +24,12 @@ pub fn main(arguments: &BootArgs) -> u8 {
         let kernel = [arguments.kernel.clone()].into_iter();
         kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules).collect()
     };
-    run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text.output))
+    run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text))
 }
 
-fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error> {
+fn boot(arguments: &BootArgs, text: GuestText) -> Result<(String, Report), Error> {
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
-        return run_kernel(arguments, target, output);
+        return run_kernel(arguments, target, text);
     }
     if !arguments.module.is_empty() {
         return Err(Error::Config(
@@ -43,7 +44,8 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<(String, Report), Error>
         )));
     }
     let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
-    let mut machine = builder.output(output).input(run::input(None)?).build()?;
+    let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
+    screen::check(&machine, arguments.measure.screen.as_deref())?;
     let report = terminal::run(&mut machine)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
@@ -64,6 +66,7 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
         .processor(arguments.vcpu.map(Into::into))
         .memory(Some(arguments.mem))
         .cpus(arguments.cpus)
+        .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .timeout(arguments.timeout.0)
         .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
         .output_limit(output_limit(arguments.output_limit, None))
@@ -73,7 +76,7 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 ///
 /// # Errors
 /// An option is for Linux only, a module cannot be read, or the host failed.
-fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output) -> Result<(String, Report), Error> {
+fn run_kernel(arguments: &BootArgs, target: RunTarget, text: GuestText) -> Result<(String, Report), Error> {
     let only_linux = [
         (arguments.initrd.is_some(), "--initrd", "give the file as a module (--module FILE)"),
         (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
@@ -87,9 +90,11 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output) -> Result
     }
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
-    let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(output);
+    let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(text.output);
+    let builder = builder.screen_on_terminal(text.is_terminal);
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
+    screen::check(&machine, arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
     Ok((target.name, terminal::run(&mut machine)?))
 }

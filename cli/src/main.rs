@@ -18,6 +18,7 @@ mod observe;
 mod processor;
 mod report;
 mod run;
+mod screen;
 mod status;
 mod streams;
 mod summary;

@@ -1,10 +1,13 @@
 //! `vmm run`: runs one guest. Its output goes to stdout, the summary to stderr.
 
-use crate::args::{CpuidArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
+use crate::args::{
+    CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
+};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{modules, processor, status, summary, terminal};
+use crate::screen::ScreenFile;
+use crate::{modules, processor, screen, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -13,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use vmm::boot::Image;
 use vmm::device::Transport;
 use vmm::host::{is_shortage, printable};
@@ -40,6 +43,9 @@ pub struct GuestText {
     pub is_terminal: bool,
 }
 
+/// The value in the place of the last byte while the guest has printed nothing.
+const NOTHING_PRINTED: u16 = u16::MAX;
+
 /// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. `inputs` returns
 /// the files that the run reads. Returns the exit status.
 pub fn run_and_report(
@@ -47,20 +53,36 @@ pub fn run_and_report(
     inputs: impl FnOnce() -> Vec<PathBuf>,
     run: impl FnOnce(GuestText) -> Result<(String, Report), Error>,
 ) -> u8 {
-    let last_byte = Arc::new(AtomicU8::new(b'\n'));
+    let last_byte = Arc::new(AtomicU16::new(NOTHING_PRINTED));
     vmm::host::catch_interrupts();
     let open_and_run = || {
         let output = output(last_byte.clone())?;
-        let files = ResultFiles::open(&arguments.results, inputs)?;
+        let inputs = inputs();
+        let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
+        let files = ResultFiles::open(&arguments.results, || inputs)?;
+        let is_terminal = output.is_terminal;
         let (name, report) = run(output)?;
-        Ok::<_, status::Failure>((files, name, report))
+        Ok::<_, status::Failure>((files, screen, is_terminal, name, report))
     };
-    let (files, name, report) = match open_and_run() {
+    let (files, screen_file, is_terminal, name, report) = match open_and_run() {
         Ok(results) => results,
         Err(error) => return report_error(&error),
     };
+    let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
+    let mut status = status::of_report(&report);
+    let shown = match (screen_file, &report.screen) {
+        (Some(file), screen) if !file.write(screen.as_ref()) => status::HOST_ERROR,
+        // A terminal has shown the screen.
+        (None, Some(screen)) if !is_terminal && !report.screen_is_printed => screen::print(screen, last_byte),
+        _ => status::OK,
+    };
+    if status == status::OK {
+        status = shown;
+    }
     // The guest's last line may lack its newline. The summary starts on a new line.
-    if last_byte.load(Ordering::Relaxed) != b'\n' && stdout_is_stderr() {
+    let has_screen = report.screen.is_some() && !report.screen_is_printed;
+    let prints_screen = has_screen && !is_terminal && arguments.screen.is_none();
+    if !prints_screen && last_byte.is_some_and(|byte| byte != b'\n') && stdout_is_stderr() {
         print_stderr("\n");
     }
     let mut text = summary::first_line(&name, &report);
@@ -69,11 +91,11 @@ pub fn run_and_report(
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
-    files.write(Measured::of(&name, &ended, &report).as_ref(), status::of_report(&report))
+    files.write(Measured::of(&name, &ended, &report).as_ref(), status)
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
-fn output(last_byte: Arc<AtomicU8>) -> Result<GuestText, Error> {
+fn output(last_byte: Arc<AtomicU16>) -> Result<GuestText, Error> {
     let stdout = io::stdout();
     let file = stdout.as_fd().try_clone_to_owned();
     let file = file.map_err(|source| Error::Host { operation: "opening standard output", source })?;
@@ -146,6 +168,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         .apply(builder)
         .machine(arguments.machine.map(Into::into))
         .keyboard(terminal::is_keyboard())
+        .screen_on_terminal(text.is_terminal)
+        .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needed_transport))
@@ -162,6 +186,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         .input(input(arguments.input.as_deref())?)
         .build()
         .map_err(name_error(&target.name))?;
+    screen::check(&machine, arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
     let report = terminal::run(&mut machine)?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
@@ -233,14 +258,14 @@ fn stdout_is_stderr() -> bool {
 /// written.
 struct Stdout {
     file: File,
-    last_byte: Arc<AtomicU8>,
+    last_byte: Arc<AtomicU16>,
 }
 
 impl Write for Stdout {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let written = self.file.write(data)?;
         if let Some(last) = written.checked_sub(1).and_then(|at| data.get(at)) {
-            self.last_byte.store(*last, Ordering::Relaxed);
+            self.last_byte.store((*last).into(), Ordering::Relaxed);
         }
         Ok(written)
     }

@@ -14,6 +14,11 @@ static MODE: OnceLock<libc::termios> = OnceLock::new();
 /// Set while the terminal is in raw mode.
 static RAW: AtomicBool = AtomicBool::new(false);
 
+/// Set while a panel covers a part of the terminal of standard output.
+static PANEL: AtomicBool = AtomicBool::new(false);
+/// Gives the whole terminal back to text, with the cursor in a new line at its end.
+const CLOSE_PANEL: &[u8] = b"\x1b[r\x1b[9999;1H\x1b[0m\x1b[?25h\r\n";
+
 /// Keeps the terminal of standard input in raw mode until it is dropped or a signal ends the program.
 #[derive(Debug)]
 pub struct RawTerminal(());
@@ -64,6 +69,32 @@ extern "C" fn on_continue(_: libc::c_int) {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         restore();
+    }
+}
+
+/// The rows and columns of the terminal of standard output. `None` if it is none, or does not know its size.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    let mut size = MaybeUninit::<libc::winsize>::zeroed();
+    // SAFETY: the structure is valid also if the call does not fill it.
+    let size = unsafe {
+        if libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
+            return None;
+        }
+        size.assume_init()
+    };
+    (size.ws_row != 0 && size.ws_col != 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// Notes if a panel covers a part of the terminal of standard output.
+pub(crate) fn panel_is_open(is_open: bool) {
+    PANEL.store(is_open, Ordering::SeqCst);
+}
+
+/// Gives the whole terminal back to text if a panel is open. Allowed in a signal handler.
+pub(crate) fn close_panel() {
+    if PANEL.swap(false, Ordering::SeqCst) {
+        // SAFETY: the pointer and the length are those of a constant. The call is allowed in handlers.
+        unsafe { libc::write(libc::STDOUT_FILENO, CLOSE_PANEL.as_ptr().cast(), CLOSE_PANEL.len()) };
     }
 }
 

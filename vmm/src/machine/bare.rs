@@ -53,7 +53,6 @@ impl Builder {
         let tables = tables(&image);
         let host = self.choose_host(image.rom_range().is_some())?;
         let memory = guest_memory(ram, map, transport, &image, &tables)?;
-        let bios = self.bios(&image, &memory, ram)?;
         let background = match map {
             Map::Plain => Background::Nothing,
             Map::So2 => self.attach_simvirtio(transport, &memory, &host)?,
@@ -95,21 +94,20 @@ impl Builder {
         let mode = image.mode();
         let ranges = image.ranges();
         let restore = Some(Restore::new(image, tables, irqchip));
-        let kind = Some(if bios.is_some() { MachineKind::Bios } else { MachineKind::Bare });
+        let kind = Some(MachineKind::Bare);
         let image = ranges;
-        let mut machine = self.assemble(Parts {
+        Ok(self.assemble(Parts {
             processors,
             kvm_error,
             memory,
             mode,
             background,
+            screen: None,
             kind,
             ram,
             image,
             restore,
-        });
-        machine.set_bios(bios);
-        Ok(machine)
+        }))
     }
 
     /// Checks that the number of vCPUs suits the protocol by which the image is entered.
@@ -119,9 +117,6 @@ impl Builder {
                 "a {protocol} kernel starts on one vCPU and starts the others itself, for which a bare machine has no interrupt \
                  controller: give --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
             ))),
-            _ if image.boot_disk().is_some() && (self.cpus > 1 || self.first_vcpu != 0) => {
-                Err(Error::Config("a machine with a BIOS has one vCPU, number 0: give --cpus 1".into()))
-            }
             _ => Ok(()),
         }
     }
@@ -172,8 +167,6 @@ impl Builder {
     /// Chooses the memory map.
     fn map(&self, image: &Image) -> Result<Map, Error> {
         let plain = image.protocol().is_some()
-            || image.boot_disk().is_some()
-            || image.rom_range().is_some()
             || self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
             || image.end() > abi::RAM_SIZE
             || image.entry().0 >= abi::RAM_SIZE;

@@ -52,6 +52,8 @@ pub struct Builder {
     machine: Option<MachineKind>,
     /// The input is a keyboard, with the escape key.
     pub(super) keyboard: bool,
+    pub(super) screen_on_terminal: bool,
+    pub(super) qemu_exit: bool,
     /// The bytes that are at 0x400 before the first run, unless the image covers them.
     pub(super) result_place: [u8; 8],
     pub(super) processor: Option<Processor>,
@@ -100,6 +102,8 @@ impl Builder {
             guest,
             machine: None,
             keyboard: false,
+            screen_on_terminal: false,
+            qemu_exit: false,
             result_place: [0; 8],
             processor: None,
             memory: None,
@@ -153,6 +157,20 @@ impl Builder {
     /// If set, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Off by default.
     pub fn keyboard(mut self, keyboard: bool) -> Self {
         self.keyboard = keyboard;
+        self
+    }
+
+    /// If set, the output is a terminal, at whose lower end the text screen of a classic PC is shown during a run. Off by
+    /// default; the screen at the end of a run is in the [`Report`](crate::Report) in any case.
+    pub fn screen_on_terminal(mut self, shown: bool) -> Self {
+        self.screen_on_terminal = shown;
+        self
+    }
+
+    /// Makes the exit port (0xF4) that of QEMU (isa-debug-exit): a write of the value `v` ends the run with the code
+    /// `v << 1 | 1`. Off by default: the code is then the value.
+    pub fn qemu_exit(mut self, qemu_exit: bool) -> Self {
+        self.qemu_exit = qemu_exit;
         self
     }
 
@@ -368,11 +386,14 @@ impl Builder {
         let is_bare = self.irqchip || self.first_vcpu != 0 || self.wants_window();
         if image.boot_disk().is_some() {
             return match self.machine {
-                None | Some(MachineKind::Bios) => self.build_bare(image),
+                None | Some(MachineKind::Bios) => self.build_classic(image, MachineKind::Bios),
                 Some(other) => Err(Error::Config(format!(
                     "a boot disk needs a BIOS, which a machine of the kind {other} does not have: give --machine bios"
                 ))),
             };
+        }
+        if image.rom_range().is_some() {
+            return self.build_classic(image, MachineKind::Pc);
         }
         match self.machine {
             Some(MachineKind::Bios) => Err(Error::Config(

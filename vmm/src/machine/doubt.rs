@@ -12,6 +12,7 @@ mod silence;
 #[cfg(test)]
 mod tests;
 
+pub(super) use gather::UsedDevices;
 pub(super) use missing_handler::{missing_firmware, missing_handler};
 
 use crate::boot::{Image, list_ranges};
@@ -94,7 +95,8 @@ impl fmt::Display for Doubt {
             ),
             Self::TextScreen(text) => write!(
                 f,
-                "it wrote {text:?} to the text screen at 0xb8000, which this machine does not have: print with port 0xe9"
+                "it wrote {text:?} to the text screen at 0xb8000, which this machine does not have: give --machine pc, \
+                 or print with port 0xe9"
             ),
             Self::MisplacedText { text, expected, actual, load_at } => write!(
                 f,
@@ -165,7 +167,7 @@ pub(super) struct Remains<'a> {
     pub(super) waits_for_interrupt: bool,
     /// The number of bytes that the guest printed.
     pub(super) printed: u64,
-    /// One of these bytes is neither 0 nor 0xff.
+    /// One of these bytes is neither 0 nor 0xff, or there is text on the screen of a PC.
     pub(super) is_readable: bool,
     pub(super) failed_calls: Option<FailedCalls>,
     /// The stack pointers of the vCPUs.
@@ -175,8 +177,10 @@ pub(super) struct Remains<'a> {
     pub(super) loses_stores: bool,
     /// `None` if exits were not counted.
     pub(super) profile: Option<&'a Profile>,
-    /// The driver of SIMVIRTIO did something.
-    pub(super) used_simvirtio: bool,
+    /// The machine has a text screen.
+    pub(super) has_screen: bool,
+    /// The guest did something with SIMVIRTIO, or with the screen of a PC.
+    pub(super) used_devices: bool,
 }
 
 impl Remains<'_> {
@@ -193,7 +197,9 @@ impl Remains<'_> {
         }
         doubts.extend(self.missing_handler.map(Doubt::MissingHandler));
         doubts.extend(self.ended_outside());
-        doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
+        if !self.has_screen {
+            doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
+        }
         if !self.is_readable {
             doubts.extend(silence(self.image, self.printed));
         }
@@ -228,7 +234,7 @@ impl Remains<'_> {
         let only_hlt = self.profile.is_none_or(|profile| {
             profile.reasons().iter().all(|(reason, count)| *reason == Reason::Hlt || count.elements == 0)
         });
-        let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_simvirtio;
+        let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_devices;
         matches!(self.stop, Stop::Halted) && silent && only_hlt && read && kept
     }
 }

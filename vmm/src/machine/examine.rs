@@ -1,11 +1,12 @@
 //! The examination of a machine after a run: what the guest left, where its vCPUs are, and how it died.
 
 use super::Machine;
+use crate::console::screen::Screen;
 use crate::controller::vcpu::{Activity, Location};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::background::Background;
-use crate::machine::doubt::Doubt;
+use crate::machine::doubt::{Doubt, UsedDevices};
 use crate::machine::explain::{Explanation, Scene, other_mode, suspicion_without_state};
 use crate::machine::processors::{MachineVcpu, Processor};
 use crate::machine::report::{Report, VcpuReport, Verdict};
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 impl Machine {
     /// The report of a run.
-    pub(super) fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
+    pub(super) fn report(&mut self, result: RunResult, screen: Option<Screen>, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
         let missing_handler = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
@@ -52,7 +53,11 @@ impl Machine {
         let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
         let reports = self.vcpu_reports(vcpus, &mut totals);
         let stopped_by = self.processors.get(stopped_by).filter(|_| several).map(|vcpu| vcpu.id());
-        let examined = self.doubts(&stop, &stops, &totals, side.simvirtio.as_ref(), missing_handler);
+        let used = UsedDevices {
+            simvirtio: side.simvirtio.as_ref().is_some_and(|device| device.history != Default::default()),
+            screen: screen.is_some(),
+        };
+        let examined = self.doubts(&stop, &stops, &totals, used, missing_handler);
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
             stop = error.into();
@@ -82,10 +87,13 @@ impl Machine {
             trace: totals.trace,
             open_bus: totals.open_bus,
             vcpus: reports,
+            screen,
+            screen_is_printed: self.screen_is_printed(),
             ram: self.ram,
             image: self.image.clone(),
             devices: self.devices.clone(),
             kev: self.kev,
+            has_bios: self.has_bios,
             msrs: self.msrs.clone(),
         }
     }

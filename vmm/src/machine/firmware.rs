@@ -1,11 +1,9 @@
-//! The BIOS of a machine that starts from a boot disk: its controller, and the devices that boot sectors know.
+//! The BIOS of a machine that starts from a boot disk.
 
 use crate::boot::Image;
 use crate::console::input::Input;
 use crate::controller::bios::{Bios, Content, Parts};
-use crate::device::pc::i8042::{self, I8042};
-use crate::device::pc::rtc::{self, Rtc};
-use crate::error::Error;
+use crate::device::pc::vga::Vga;
 use crate::host::REPEAT;
 use crate::machine::Machine;
 use crate::machine::builder::Builder;
@@ -14,28 +12,35 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 impl Builder {
-    /// The BIOS for an image. `None` if it is not a boot disk.
+    /// The BIOS for an image. `None` if it is not a boot disk. `has_controllers` is set if the machine has interrupt controllers and
+    /// a timer.
     ///
-    /// # Errors
-    /// A device of the caller's is at the ports of a device that a PC has.
+    /// Keys of a terminal are those of the keyboard, if it can interrupt the guest. Other input is taken by the BIOS itself, which
+    /// then knows its end.
     pub(super) fn bios(
         &mut self,
         image: &Image,
         memory: &GuestMemory,
         ram: u64,
-    ) -> Result<Option<Box<Bios>>, Error> {
-        let Some(disk) = image.boot_disk() else { return Ok(None) };
-        let ports = &mut self.devices.ports;
-        ports.attach(i8042::PORT.into(), i8042::PORTS.into(), Arc::new(Mutex::new(I8042::default())))?;
-        ports.attach(rtc::PORT.into(), rtc::PORTS.into(), Arc::new(Mutex::new(Rtc::default())))?;
-        Ok(Some(Box::new(Bios::new(Parts {
+        vga: Arc<Mutex<Vga>>,
+        has_controllers: bool,
+    ) -> Option<Box<Bios>> {
+        let disk = image.boot_disk()?;
+        let input = match has_controllers && self.keyboard {
+            true => Input::none(),
+            false => std::mem::replace(&mut self.input, Input::none()),
+        };
+        Some(Box::new(Bios::new(Parts {
             memory: memory.clone(),
             ram,
             disk: Content::Bytes(disk),
             output: self.output.clone(),
-            input: std::mem::replace(&mut self.input, Input::bytes(b"")),
-            has_controllers: self.irqchip,
-        }))))
+            // A terminal shows the screen, in which the text is, too.
+            prints: !self.screen_on_terminal,
+            input,
+            screen: Some(vga),
+            has_controllers,
+        })))
     }
 }
 
@@ -48,8 +53,15 @@ impl Machine {
         }
     }
 
-    /// The time after which vCPUs are kicked again and again: a BIOS interrupts its guest then. `None` if it need not.
+    /// The time after which vCPUs are kicked again and again: a BIOS interrupts its guest then, and looks if it is idle. `None`
+    /// if it need not.
     pub(super) fn needs_kicks(&self) -> Option<Duration> {
         self.has_bios.then_some(REPEAT)
+    }
+
+    /// True if all text on the screen is also in the output, because a BIOS has printed it.
+    pub(super) fn screen_is_printed(&self) -> bool {
+        let bios = self.controllers.first().and_then(|own| own.bios.as_ref());
+        bios.is_some_and(|bios| bios.has_printed_screen())
     }
 }

@@ -14,6 +14,7 @@
 // | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
 // | `examine.rs`, `report.rs`, `totals.rs` | what a run left behind, and its report |
 // | `explain.rs` | the explanation of a guest's death |
+// | `screen.rs` | the text screen of a classic PC |
 // | `restore.rs` | putting a guest back to its start |
 // | `firmware.rs`, `trap_vectors.rs` | the BIOS of a boot disk; the vectors that tell a fault without one |
 // | `standstill.rs` | the warning about a boot that stands still |
@@ -41,6 +42,7 @@ mod pc;
 mod processors;
 mod report;
 mod restore;
+mod screen;
 mod session;
 #[cfg(has_kvm)]
 mod standstill;
@@ -59,6 +61,8 @@ pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
+pub use crate::console::screen::Screen;
+
 use crate::boot::{Firmware, Image};
 use crate::console::output::Output;
 use crate::controller::bios::{Bios, Content};
@@ -73,6 +77,7 @@ use crate::x86::modes::Mode;
 use background::Background;
 use processors::{MachineVcpu, Processors};
 use restore::Restore;
+use screen::{GuestScreen, RunningScreen};
 use session::run_machine;
 use std::fmt;
 use std::ops::Range;
@@ -123,6 +128,8 @@ pub struct Machine {
     /// The mode in which the guest starts.
     mode: Mode,
     background: Background,
+    /// The text screen of a classic PC.
+    screen: Option<GuestScreen>,
     /// `None` for the PC of Linux.
     kind: Option<MachineKind>,
     /// The size of RAM, in bytes.
@@ -174,9 +181,11 @@ impl Machine {
     /// after the guest has started ([`Stop::HostFailed`](crate::exit::Stop::HostFailed)): both are in the report.
     pub fn run(&mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let result = run_machine(self)?;
+        let screen = self.screen.as_ref().map(|screen| screen.start(&self.output)).transpose()?;
+        let result = run_machine(self);
+        let screen = screen.and_then(RunningScreen::finish);
         let elapsed = started.elapsed();
-        Ok(self.report(result, elapsed))
+        Ok(self.report(result?, screen, elapsed))
     }
 
     /// The guest's memory, by guest physical address.

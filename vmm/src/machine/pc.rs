@@ -123,6 +123,7 @@ impl Builder {
             memory,
             mode,
             background,
+            screen: None,
             kind,
             ram,
             image,

@@ -92,7 +92,7 @@ fn the_fadt_says_which_hardware_there_is() {
         assert_eq!(old, new);
         if kind == Hardware::Reduced {
             assert_eq!(old, [0; 3]);
-            assert_eq!(word(fadt, 244 + 4), power::PORT.into());
+            assert_eq!(word(fadt, 244 + 4), u64::from(power::PORT));
         } else {
             assert_eq!(old, [0x610, 0x614, 0x618]);
             assert_eq!((fadt[46], fadt[88], fadt[89], fadt[91]), (9, 4, 2, 4));

@@ -9,7 +9,7 @@ use super::stubs;
 use super::time::TICK;
 use crate::controller::VcpuState;
 use crate::error::Error;
-use crate::memory::Gpa;
+use crate::memory::{Gpa, GuestMemory};
 use crate::x86::modes::CR0_PE;
 use std::time::Duration;
 
@@ -171,10 +171,10 @@ pub(super) fn interrupt(vcpu: &mut dyn VcpuState, vector: u8) -> Result<(), Erro
 }
 
 /// True if the guest has set no handler of its own for the interrupts of the timer and the keyboard.
-pub(super) fn has_no_handler(vcpu: &dyn VcpuState) -> bool {
+pub(super) fn has_no_handler(memory: &GuestMemory) -> bool {
     [stubs::TIMER, 0x09, 0x1c].into_iter().all(|vector| {
         let mut entry = [0; 4];
-        vcpu.memory().read(Gpa(u64::from(vector).wrapping_mul(4)), &mut entry) && stubs::is_own(vector, entry)
+        memory.read(Gpa(u64::from(vector).wrapping_mul(4)), &mut entry) && stubs::is_own(vector, entry)
     })
 }
 
@@ -205,7 +205,6 @@ pub(super) fn is_idle(vcpu: &dyn VcpuState, linear: u64, halted: bool) -> bool {
 mod tests {
     use super::*;
     use crate::controller::FakeVcpu;
-    use crate::memory::GuestMemory;
 
     fn vcpu() -> FakeVcpu {
         let memory = GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap();

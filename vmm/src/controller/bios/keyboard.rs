@@ -4,12 +4,13 @@
 
 use super::Bios;
 use super::call::{Call, ZERO};
+use super::chips;
 use super::system::Answer;
 use crate::exit::Stop;
 use simvirtio::abi;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Places in the data area.
 const SHIFTS: u64 = 0x417;
@@ -26,6 +27,8 @@ const CONTROL: u8 = 1 << 2;
 const ALTERNATE: u8 = 1 << 3;
 const CAPS_LOCK: u8 = 1 << 6;
 
+/// The time that a guest with a timer of its own waits for input before it serves interrupts again.
+const INPUT_PAUSE: Duration = Duration::from_millis(20);
 /// Queries without a key in a row, after which a query waits a little: the guest only polls.
 const POLLS: u32 = 64;
 const POLL_PAUSE: Duration = Duration::from_millis(1);
@@ -65,12 +68,20 @@ impl Bios {
         let is_old = function < 0x10;
         match function {
             0x00 | 0x10 => {
-                self.take_input(call, Duration::ZERO)?;
+                // The wait for a key does not count towards the time limit.
+                if let Some(since) = self.awaits_key.take() {
+                    self.deadline.extend_by_wait_since(since);
+                }
+                let start = Instant::now();
+                self.take_input(call, if self.has_controllers { INPUT_PAUSE } else { Duration::ZERO })?;
                 let Some(key) = first(call) else {
-                    self.awaits_key = true;
+                    if self.input_ended && chips::has_no_handler(call.memory) {
+                        log::warn!("the guest waits for a key, and its input has ended");
+                        return ControlFlow::Break(Stop::Halted);
+                    }
+                    self.awaits_key = Some(start);
                     return ControlFlow::Continue(Answer::Wait);
                 };
-                self.awaits_key = false;
                 remove_first(call);
                 call.set_ax(of_keyboard(key, is_old));
             }
@@ -98,9 +109,6 @@ impl Bios {
 
     /// Moves the input of the machine into the ring, as far as there is room. Waits at most `timeout` for it.
     pub(super) fn take_input(&mut self, call: &mut Call<'_>, timeout: Duration) -> ControlFlow<Stop> {
-        if self.has_controllers {
-            return ControlFlow::Continue(());
-        }
         if let Err(error) = self.input.fetch(Some(timeout)) {
             return ControlFlow::Break(Stop::InputFailed(Arc::new(error)));
         }

@@ -15,7 +15,6 @@
 
 mod call;
 mod chips;
-mod code_page;
 mod disk;
 mod int13;
 mod keyboard;
@@ -27,10 +26,13 @@ mod time;
 mod video;
 
 pub(crate) use disk::Content;
+pub(crate) use stubs::{PORT, start_with_set_up};
 
 use crate::console::input::Input;
 use crate::console::output::Output;
+use crate::controller::vcpu::Activity;
 use crate::controller::{ExitController, VcpuState};
+use crate::device::pc::vga::Vga;
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Stop};
 use crate::memory::{Gpa, GuestMemory};
@@ -41,6 +43,7 @@ use chips::Chips;
 use disk::Disk;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stubs::Place;
 use system::Answer;
@@ -55,7 +58,11 @@ pub(crate) struct Parts {
     pub(crate) ram: u64,
     pub(crate) disk: Content,
     pub(crate) output: Output,
+    /// What the guest prints as a teletype is also printed to the output.
+    pub(crate) prints: bool,
     pub(crate) input: Input,
+    /// The registers of the screen, which show its cursor.
+    pub(crate) screen: Option<Arc<Mutex<Vga>>>,
     /// The machine has interrupt controllers, a timer and a keyboard.
     pub(crate) has_controllers: bool,
 }
@@ -67,7 +74,11 @@ pub(crate) struct Bios {
     ram: u64,
     disk: Disk,
     output: Output,
+    prints: bool,
     input: Input,
+    screen: Option<Arc<Mutex<Vga>>>,
+    /// The characters of the screen that were also printed.
+    printed: Vec<u8>,
     has_controllers: bool,
     deadline: Deadline,
     /// The time at which the BIOS was created.
@@ -76,8 +87,8 @@ pub(crate) struct Bios {
     chips: Chips,
     /// The end of the wait of int 15h, function 86h.
     wait_end: Option<Duration>,
-    /// The guest waits for a key.
-    awaits_key: bool,
+    /// The time since which the guest waits for a key.
+    awaits_key: Option<Instant>,
     /// The input has ended.
     input_ended: bool,
     /// The number of queries for a key in a row that found none.
@@ -105,19 +116,22 @@ pub(crate) fn memory(content: &Content) -> Vec<(Gpa, Vec<u8>)> {
 impl Bios {
     /// Creates the BIOS. Its [`memory`] is loaded separately.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { memory, ram, disk, output, input, has_controllers } = parts;
+        let Parts { memory, ram, disk, output, prints, input, screen, has_controllers } = parts;
         Self {
             memory,
             ram,
             disk: Disk::new(disk),
             output,
+            prints,
             input,
+            screen,
+            printed: video::no_characters(),
             has_controllers,
             deadline: Deadline::default(),
             origin: Instant::now(),
             chips: Chips::new(Duration::ZERO),
             wait_end: None,
-            awaits_key: false,
+            awaits_key: None,
             input_ended: false,
             polls: 0,
             extended: false,
@@ -142,7 +156,8 @@ impl Bios {
     /// Puts the BIOS back to its start. Input that was read is not read again.
     pub(crate) fn reset(&mut self) {
         self.disk.reset();
-        (self.wait_end, self.awaits_key, self.polls, self.extended) = (None, false, 0, false);
+        (self.wait_end, self.awaits_key, self.polls, self.extended) = (None, None, 0, false);
+        self.printed = video::no_characters();
         (self.line_has_text, self.text_row, self.has_time) = (false, None, false);
         self.missing.clear();
     }
@@ -272,21 +287,11 @@ impl Bios {
         }
         let linear = vcpu.sregs()?.cs.base.wrapping_add(vcpu.regs()?.rip);
         let is_ours = stubs::contains(linear);
-        let is_plain = chips::has_no_handler(vcpu);
+        let is_plain = chips::has_no_handler(vcpu.memory());
         if !is_ours && is_plain && chips::is_idle(vcpu, linear, true) {
             return Ok(Outcome::Unclaimed);
         }
-        if is_ours && self.awaits_key && self.input_ended && is_plain {
-            log::warn!("the guest waits for a key, and its input has ended");
-            return Ok(Outcome::Stop(Stop::Halted));
-        }
-        let waits_for_input = is_ours && self.awaits_key;
-        let start = Instant::now();
-        let outcome = self.next_interrupt(vcpu)?;
-        if waits_for_input {
-            self.deadline.extend_by_wait_since(start);
-        }
-        Ok(outcome)
+        self.next_interrupt(vcpu)
     }
 
     /// Waits for the next interrupt, at most until the end of the run.
@@ -304,9 +309,9 @@ impl Bios {
                 _ => {}
             }
             let pause = left.unwrap_or(time::TICK);
-            if self.awaits_key && self.input.may_wait() {
+            if self.awaits_key.is_some() && self.input.may_wait() {
                 if let Err(error) = self.input.fetch(Some(pause)) {
-                    return Ok(Outcome::Stop(Stop::InputFailed(std::sync::Arc::new(error))));
+                    return Ok(Outcome::Stop(Stop::InputFailed(Arc::new(error))));
                 }
                 if self.input.has_next() {
                     return Ok(Outcome::Resume);
@@ -320,13 +325,17 @@ impl Bios {
         }
     }
 
-    /// Interrupts a guest that runs, if a tick is due. Ends a run that can only repeat a jump to itself.
+    /// Ends a run that can only repeat a halt or a jump to itself. Interrupts a guest that runs, if a tick is due and the machine has
+    /// no timer.
     fn interrupted(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
         let now = self.now();
-        let is_due = self.chips.until_tick(now) == Some(Duration::ZERO);
-        let linear = vcpu.sregs()?.cs.base.wrapping_add(vcpu.regs()?.rip);
+        let is_due = !self.has_controllers && self.chips.until_tick(now) == Some(Duration::ZERO);
+        let sregs = vcpu.sregs()?;
+        let linear = sregs.cs.base.wrapping_add(vcpu.regs()?.rip);
         let takes = chips::takes_interrupts(vcpu)?;
-        if chips::is_idle(vcpu, linear, false) && (!takes || chips::has_no_handler(vcpu)) {
+        let halted = vcpu.activity() == Activity::Halted;
+        let is_real = sregs.cr0 & CR0_PE == 0;
+        if is_real && chips::is_idle(vcpu, linear, halted) && (!takes || chips::has_no_handler(vcpu.memory())) {
             return Ok(Outcome::Stop(Stop::Halted));
         }
         if is_due && takes {
@@ -361,7 +370,7 @@ impl ExitController for Bios {
                 Ok(value.map_or(Outcome::Unclaimed, |value| Outcome::Value(value.into())))
             }
             Exit::Hlt if !self.has_controllers => self.halted(vcpu),
-            Exit::Interrupted if !self.has_controllers => self.interrupted(vcpu),
+            Exit::Interrupted => self.interrupted(vcpu),
             _ => return Outcome::Unclaimed,
         };
         outcome.unwrap_or_else(Outcome::failed)

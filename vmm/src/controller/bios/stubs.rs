@@ -8,11 +8,16 @@
 
 use crate::boot::geometry::{self, FLOPPY_TABLE};
 use crate::memory::Gpa;
+use crate::x86::modes::Start;
 
 /// The port of the stubs. On a PC it calls the firmware's system management mode.
-pub(super) const PORT: u16 = 0xb2;
-/// The address of the stub of vector 0.
-const STUBS: u64 = 0xf_0000;
+pub(crate) const PORT: u16 = 0xb2;
+/// The address of the segment, and the offset of the stub of vector 0 in it. Tables of the machine are before it.
+const START: u64 = 0xf_0000;
+const OFFSET: u16 = 0x4000;
+const STUBS: u64 = START + OFFSET as u64;
+/// The code that sets up the interrupt controllers and the timer.
+const SET_UP: u64 = START + 0x5000;
 /// The size of a stub in bytes.
 const STUB: u64 = 16;
 /// The segment of the stubs.
@@ -109,12 +114,50 @@ fn code(vector: u8) -> Vec<u8> {
     }
 }
 
+/// The offset of a stub in the segment.
+pub(super) fn offset(vector: u8) -> u16 {
+    OFFSET.wrapping_add(u16::from(vector).wrapping_mul(STUB as u16))
+}
+
+/// The start of a boot disk on a machine with interrupt controllers and a timer. Its first code sets them up as a BIOS does:
+/// the interrupts of the first 8259 are vectors 8 to 0Fh, those of the second one 70h to 77h, and the timer ticks.
+pub(crate) fn start_with_set_up(start: &Start) -> Start {
+    Start { entry: Gpa(SET_UP), segment: SEGMENT, ..start.clone() }
+}
+
+/// That code. Intel 8259A and 8254 data sheets.
+fn set_up() -> Vec<u8> {
+    /// The four words of initialisation of each 8259, and the masks: the timer, the keyboard, the second 8259, the disks.
+    const WRITES: [(u8, u8); 13] = [
+        (0x20, 0x11),
+        (0xa0, 0x11),
+        (0x21, 0x08),
+        (0xa1, 0x70),
+        (0x21, 0x04),
+        (0xa1, 0x02),
+        (0x21, 0x01),
+        (0xa1, 0x01),
+        (0x21, 0xb8),
+        (0xa1, 0x8f),
+        (0x43, 0x36),
+        (0x40, 0x00),
+        (0x40, 0x00),
+    ];
+    // cli; for each: mov al, value; out port, al
+    let mut code = vec![0xfa];
+    code.extend(WRITES.iter().flat_map(|(port, value)| [0xb0, *value, 0xe6, *port]));
+    // xor ax, ax; mov ds, ax; mov es, ax; mov ss, ax; mov sp, 0x7c00; mov ax, 0xaa55; sti; jmp 0:0x7c00
+    code.extend([0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x7c, 0xb8, 0x55, 0xaa, 0xfb]);
+    code.extend([0xea, 0x00, 0x7c, 0x00, 0x00]);
+    code
+}
+
 /// The entry of a vector in the table: offset and segment.
 fn entry_of(vector: u8) -> [u8; 4] {
     let table = TABLES.iter().find(|(table, _)| *table == vector);
     let (segment, offset) = match table {
         Some((_, place)) => *place,
-        None => (SEGMENT, u16::from(vector) << 4),
+        None => (SEGMENT, offset(vector)),
     };
     let ([low, high], [segment_low, segment_high]) = (offset.to_le_bytes(), segment.to_le_bytes());
     [low, high, segment_low, segment_high]
@@ -139,10 +182,10 @@ pub(super) fn memory(hard_disks: u8, floppies: u8) -> Vec<(Gpa, Vec<u8>)> {
         (Gpa(0x400), data(hard_disks, floppies)),
         (Gpa(u64::from(EXTENDED_DATA) << 4), vec![1]),
         (Gpa(STUBS), stubs),
-        (Gpa(STUBS.wrapping_add(configuration.into())), vec![8, 0, 0xfc, 0, 0, 0x74, 0x40, 0, 0, 0]),
-        (Gpa(STUBS.wrapping_add(diskette.into())), FLOPPY_TABLE.into()),
+        (Gpa(START.wrapping_add(configuration.into())), vec![8, 0, 0xfc, 0, 0, 0x74, 0x40, 0, 0, 0]),
+        (Gpa(START.wrapping_add(diskette.into())), FLOPPY_TABLE.into()),
+        (Gpa(SET_UP), set_up()),
         (Gpa(RESET), reset),
-        (Gpa(super::video::SCREEN), super::video::blank_page()),
     ]
 }
 
@@ -192,7 +235,7 @@ mod tests {
             assert!(at(linear + 1).is_none());
         }
         assert_eq!((at(RESET), at(0xffff2)), (Some(Place::Reset), Some(Place::Reset)));
-        assert!(at(0).is_none() && at(0xf_1000).is_none() && at(u64::MAX).is_none());
+        assert!(at(0).is_none() && at(0xf_5000).is_none() && at(u64::MAX).is_none());
     }
 
     #[test]
@@ -202,6 +245,6 @@ mod tests {
         parts.sort();
         assert!(parts.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{parts:x?}");
         assert_eq!(parts.last().unwrap().1, 0x10_0000);
-        assert!(is_own(0x10, [0x00, 0x01, 0x00, 0xf0]) && !is_own(0x10, [0; 4]));
+        assert!(is_own(0x10, [0x00, 0x41, 0x00, 0xf0]) && !is_own(0x10, [0; 4]));
     }
 }

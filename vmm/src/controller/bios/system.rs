@@ -36,7 +36,7 @@ pub(super) fn memory_map(ram: u64) -> [(u64, u64, u32); 4] {
     [
         (0, low, USABLE),
         (low, 1 << 10, RESERVED),
-        (0xf_0000, 0x1_0000, RESERVED),
+        (0xe_0000, 0x2_0000, RESERVED),
         (MIB, ram.saturating_sub(MIB), USABLE),
     ]
 }

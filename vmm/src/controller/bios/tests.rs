@@ -29,6 +29,7 @@ impl Caller {
         let memory = GuestMemory::new(&[(Gpa(0), RAM)]).unwrap();
         let bytes: Vec<u8> = (0..disk).map(|at| (at / 512) as u8 + 1).collect();
         let disk = Content::Bytes(Arc::new(bytes.into()));
+        memory.write(Gpa(video::SCREEN), &video::blank_page()).unwrap();
         for (start, bytes) in super::memory(&disk) {
             memory.write(start, &bytes).unwrap();
         }
@@ -38,6 +39,8 @@ impl Caller {
             ram: RAM,
             disk,
             output,
+            prints: true,
+            screen: None,
             input: Input::bytes(input),
             has_controllers: false,
         };
@@ -57,7 +60,7 @@ impl Caller {
         let frame = [0x602u16, 0, FLAGS].map(u16::to_le_bytes).concat();
         let stack = self.vcpu.sregs.ss.base + (regs.rsp & 0xffff);
         let _ = self.vcpu.memory.write(Gpa(stack), &frame);
-        self.vcpu.regs = Regs { rip: u64::from(vector) * 16 + if vector == 9 { 3 } else { 0 }, rflags: 2, ..regs };
+        self.vcpu.regs = Regs { rip: u64::from(stubs::offset(vector)) + if vector == 9 { 3 } else { 0 }, rflags: 2, ..regs };
         self.vcpu.sregs.cs.base = 0xf_0000;
         let exit = Exit::PioOut { port: stubs::PORT, size: 1, data: 0 };
         let outcome = self.bios.handle(&exit, &mut self.vcpu);
@@ -218,7 +221,7 @@ fn the_memory_map_lists_all_memory() {
             break;
         }
     }
-    assert_eq!(ranges, [(0, 0x9_fc00), (0x9_fc00, 0x400), (0xf_0000, 0x1_0000), (1 << 20, RAM - (1 << 20))]);
+    assert_eq!(ranges, [(0, 0x9_fc00), (0x9_fc00, 0x400), (0xe_0000, 0x2_0000), (1 << 20, RAM - (1 << 20))]);
     let (regs, _) = caller.call(0x15, ax(0x8800));
     assert_eq!(regs.rax, 3 << 10);
     let (regs, _) = caller.call(0x15, ax(0xe801));
@@ -250,7 +253,7 @@ fn an_exception_ends_the_run_and_a_call_of_its_vector_does_not() {
     assert!(matches!(outcome, Outcome::Resume), "int 6: {outcome:?}");
     // A fault: the frame has the instruction itself.
     caller.vcpu.memory.write(Gpa(0x600), &[0x90, 0x90]).unwrap();
-    caller.vcpu.regs = Regs { rip: 0, rflags: 2, ..ax(0) };
+    caller.vcpu.regs = Regs { rip: stubs::offset(0).into(), rflags: 2, ..ax(0) };
     caller.vcpu.sregs.cs.base = 0xf_0000;
     let exit = Exit::PioOut { port: stubs::PORT, size: 1, data: 0 };
     let outcome = caller.bios.handle(&exit, &mut caller.vcpu);
@@ -280,7 +283,7 @@ fn the_port_of_the_stubs_is_free_for_the_guest() {
     let exit = Exit::PioOut { port: stubs::PORT, size: 1, data: 0 };
     assert!(matches!(caller.bios.handle(&exit, &mut caller.vcpu), Outcome::Unclaimed));
     caller.vcpu.sregs = Sregs { cr0: CR0_PE, ..Default::default() };
-    caller.vcpu.regs.rip = 0xf_0100;
+    caller.vcpu.regs.rip = 0xf_4100;
     assert!(matches!(caller.bios.handle(&exit, &mut caller.vcpu), Outcome::Unclaimed));
 }
 

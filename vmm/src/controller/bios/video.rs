@@ -5,9 +5,12 @@
 
 use super::Bios;
 use super::call::Call;
-use super::code_page;
+use crate::console::screen::code_page;
+use crate::device::bus::Device;
 use crate::exit::Stop;
+use crate::memory::Gpa;
 use std::ops::ControlFlow;
+use std::sync::PoisonError;
 
 /// The address of the text screen.
 pub(super) const SCREEN: u64 = 0xb8000;
@@ -17,6 +20,8 @@ const PAGE: u64 = 0x1000;
 const PAGES: u8 = 8;
 const COLUMNS: u8 = 80;
 const ROWS: u8 = 25;
+/// The size of the memory of the screen in bytes.
+const SCREEN_BYTES: usize = 0x8000;
 /// A blank cell: a space, light grey on black.
 const BLANK: u16 = 0x0720;
 /// Graphics with 320 x 200 bytes, and their address.
@@ -42,6 +47,11 @@ pub(super) fn blank_page() -> Vec<u8> {
     BLANK.to_le_bytes().repeat(usize::from(COLUMNS).saturating_mul(ROWS.into()))
 }
 
+/// The memory of the screen, as far as it was printed: nothing.
+pub(super) fn no_characters() -> Vec<u8> {
+    vec![b' '; SCREEN_BYTES]
+}
+
 /// A place on the screen.
 #[derive(Clone, Copy)]
 struct Cursor {
@@ -50,8 +60,50 @@ struct Cursor {
 }
 
 impl Bios {
-    /// Answers the call. `None` if there is no such function.
+    /// Answers the call, and shows its effect in the registers of the screen. `None` if there is no such function.
     pub(super) fn video_call(&mut self, call: &mut Call<'_>) -> Option<ControlFlow<Stop>> {
+        let answer = self.video_function(call);
+        self.show_cursor(call);
+        answer
+    }
+
+    /// Sets the registers of the screen: the first cell, the cursor and its shape (CRT controller, registers 0Ah to 0Fh).
+    fn show_cursor(&self, call: &Call<'_>) {
+        /// The offset of the CRT controller from the first port of the device.
+        const CRTC: u64 = 0x14;
+        let Some(screen) = &self.screen else { return };
+        let start = call.word(PAGE_START) / 2;
+        let at = cursor(call, call.byte(ACTIVE_PAGE) % PAGES);
+        let cells = u16::from(at.row).wrapping_mul(COLUMNS.into()).wrapping_add(at.column.into());
+        let place = start.wrapping_add(cells);
+        let [end, first] = call.word(SHAPE).to_le_bytes();
+        let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = [start.to_be_bytes(), place.to_be_bytes()].concat();
+        for (register, value) in (0x0au64..).zip([first, end].into_iter().chain(values)) {
+            let _ = screen.write(CRTC, 2, u64::from(value) << 8 | register);
+        }
+    }
+
+    /// Switches the registers of the screen between text and graphics (graphics controller, register 6).
+    fn show_mode(&self, is_graphics: bool) {
+        const GRAPHICS_CONTROLLER: u64 = 0x0e;
+        let value = if is_graphics { 0x0506 } else { 0x0e06 };
+        if let Some(screen) = &self.screen {
+            let _ = screen.lock().unwrap_or_else(PoisonError::into_inner).write(GRAPHICS_CONTROLLER, 2, value);
+        }
+    }
+
+    /// True if all characters on the screen were also printed.
+    pub(crate) fn has_printed_screen(&self) -> bool {
+        let mut cells = vec![0; SCREEN_BYTES];
+        self.prints
+            && self.memory.read(Gpa(SCREEN), &mut cells)
+            && cells.iter().step_by(2).zip(self.printed.iter().step_by(2)).all(|(now, printed)| {
+                now == printed || matches!((now, printed), (0 | b' ', 0 | b' '))
+            })
+    }
+
+    fn video_function(&mut self, call: &mut Call<'_>) -> Option<ControlFlow<Stop>> {
         let page = call.bh() % PAGES;
         match call.ah() {
             0x00 => return self.set_mode(call),
@@ -66,8 +118,8 @@ impl Bios {
                 call.set_byte(ACTIVE_PAGE, call.al());
                 call.set_word(PAGE_START, u16::from(call.al()).wrapping_mul(PAGE as u16));
             }
-            0x06 => scroll(call, true),
-            0x07 => scroll(call, false),
+            0x06 => self.scroll(call, true),
+            0x07 => self.scroll(call, false),
             0x08 => {
                 let cell = call.word(cell(page, cursor(call, page)));
                 call.set_ax(cell);
@@ -80,7 +132,7 @@ impl Bios {
             0x0e => {
                 let character = call.al();
                 let active = call.byte(ACTIVE_PAGE) % PAGES;
-                teletype(call, active, character, None);
+                self.teletype(call, active, character, None);
                 return Some(self.print(character));
             }
             0x0f => {
@@ -113,6 +165,7 @@ impl Bios {
             return None;
         }
         call.set_byte(MODE, mode);
+        self.show_mode(mode == GRAPHICS);
         call.set_byte(ACTIVE_PAGE, 0);
         call.set_word(PAGE_START, 0);
         for page in 0..PAGES {
@@ -127,6 +180,7 @@ impl Bios {
                 call.store(PIXELS, &[0; PIXEL_BYTES]);
             }
         } else if !keeps {
+            self.printed = no_characters();
             let cells = blank_page();
             (0..PAGES).for_each(|page| {
                 call.store(page_start(page), &cells);
@@ -152,7 +206,7 @@ impl Bios {
         for _ in 0..call.cx() {
             let character = next(call);
             let attribute = if has_attributes { next(call) } else { call.bl() };
-            teletype(call, page, character, Some(attribute));
+            self.teletype(call, page, character, Some(attribute));
             if printed.is_continue() {
                 printed = self.print(character);
             }
@@ -161,6 +215,50 @@ impl Bios {
             set_cursor(call, page, before);
         }
         printed
+    }
+
+    /// Writes a character as a teletype does: the cursor moves, and the screen scrolls. The attribute stays if none is given.
+    fn teletype(&mut self, call: &mut Call<'_>, page: u8, character: u8, attribute: Option<u8>) {
+        let mut at = cursor(call, page);
+        match character {
+            BELL => return,
+            BACKSPACE => at.column = at.column.saturating_sub(1),
+            LINE_FEED => at.row = at.row.saturating_add(1),
+            RETURN => at.column = 0,
+            _ => {
+                let place = cell(page, at);
+                call.set_byte(place, character);
+                if let Some(printed) = index(place).and_then(|at| self.printed.get_mut(at)) {
+                    *printed = character;
+                }
+                if let Some(attribute) = attribute {
+                    call.set_byte(place.wrapping_add(1), attribute);
+                }
+                at.column = at.column.saturating_add(1);
+                if at.column >= COLUMNS {
+                    at = Cursor { column: 0, row: at.row.saturating_add(1) };
+                }
+            }
+        }
+        if at.row >= ROWS {
+            let attribute = (call.word(cell(page, Cursor { column: 0, row: ROWS - 1 })) >> 8) as u8;
+            let window = Window { page, top: 0, left: 0, bottom: ROWS - 1, right: COLUMNS - 1 };
+            window.scroll(call, &mut self.printed, 1, true, attribute);
+            at.row = ROWS - 1;
+        }
+        set_cursor(call, page, at);
+    }
+
+    /// Functions 6 and 7: AL lines, or all for 0, in the window from CX to DX.
+    fn scroll(&mut self, call: &mut Call<'_>, up: bool) {
+        let page = call.byte(ACTIVE_PAGE) % PAGES;
+        let (bottom, right) = (call.dh().min(ROWS - 1), call.dl().min(COLUMNS - 1));
+        let window = Window { page, top: call.ch(), left: call.cl(), bottom, right };
+        if window.top > bottom || window.left > right || call.byte(MODE) == GRAPHICS {
+            return;
+        }
+        let lines = if call.al() == 0 { ROWS } else { call.al() };
+        window.scroll(call, &mut self.printed, lines, up, call.bh());
     }
 
     /// Begins a new line of the output if a text is for another row than the text before it.
@@ -180,6 +278,9 @@ impl Bios {
 
     /// Prints a character of a teletype to the output.
     fn print(&mut self, character: u8) -> ControlFlow<Stop> {
+        if !self.prints {
+            return ControlFlow::Continue(());
+        }
         self.line_has_text = character != LINE_FEED && (self.line_has_text || character >= b' ');
         match character {
             0 => ControlFlow::Continue(()),
@@ -202,6 +303,11 @@ fn cell(page: u8, at: Cursor) -> u64 {
     page_start(page).wrapping_add(cells.wrapping_mul(2) & (PAGE - 1))
 }
 
+/// The offset of a cell in the memory of the screen.
+fn index(cell: u64) -> Option<usize> {
+    usize::try_from(cell.checked_sub(SCREEN)?).ok()
+}
+
 fn cursor(call: &Call<'_>, page: u8) -> Cursor {
     let [column, row] = call.word(CURSORS.wrapping_add(u64::from(page).wrapping_mul(2))).to_le_bytes();
     Cursor { column, row }
@@ -210,35 +316,6 @@ fn cursor(call: &Call<'_>, page: u8) -> Cursor {
 fn set_cursor(call: &mut Call<'_>, page: u8, Cursor { column, row }: Cursor) {
     let place = CURSORS.wrapping_add(u64::from(page).wrapping_mul(2));
     call.set_word(place, u16::from_le_bytes([column, row]));
-}
-
-/// Writes a character as a teletype does: the cursor moves, and the screen scrolls. The attribute stays if none is given.
-fn teletype(call: &mut Call<'_>, page: u8, character: u8, attribute: Option<u8>) {
-    let mut at = cursor(call, page);
-    match character {
-        BELL => return,
-        BACKSPACE => at.column = at.column.saturating_sub(1),
-        LINE_FEED => at.row = at.row.saturating_add(1),
-        RETURN => at.column = 0,
-        _ => {
-            let place = cell(page, at);
-            call.set_byte(place, character);
-            if let Some(attribute) = attribute {
-                call.set_byte(place.wrapping_add(1), attribute);
-            }
-            at.column = at.column.saturating_add(1);
-            if at.column >= COLUMNS {
-                at = Cursor { column: 0, row: at.row.saturating_add(1) };
-            }
-        }
-    }
-    if at.row >= ROWS {
-        let attribute = (call.word(cell(page, Cursor { column: 0, row: ROWS - 1 })) >> 8) as u8;
-        let window = Window { page, top: 0, left: 0, bottom: ROWS - 1, right: COLUMNS - 1 };
-        window.scroll(call, 1, true, attribute);
-        at.row = ROWS - 1;
-    }
-    set_cursor(call, page, at);
 }
 
 /// Functions 9 and 0Ah: CX times the character in AL, from the cursor, which stays.
@@ -268,7 +345,7 @@ struct Window {
 
 impl Window {
     /// Moves the rows up or down by `lines`, and fills the free ones.
-    fn scroll(&self, call: &mut Call<'_>, lines: u8, up: bool, attribute: u8) {
+    fn scroll(&self, call: &mut Call<'_>, printed: &mut [u8], lines: u8, up: bool, attribute: u8) {
         let blank = u16::from_le_bytes([b' ', attribute]);
         let height = self.bottom.saturating_sub(self.top).saturating_add(1);
         for line in 0..height {
@@ -276,26 +353,17 @@ impl Window {
             let from = if up { row.checked_add(lines) } else { row.checked_sub(lines) };
             let from = from.filter(|from| (self.top..=self.bottom).contains(from));
             for column in self.left..=self.right {
-                let value = match from {
-                    Some(from) => call.word(cell(self.page, Cursor { column, row: from })),
-                    None => blank,
-                };
-                call.set_word(cell(self.page, Cursor { column, row }), value);
+                let to = cell(self.page, Cursor { column, row });
+                let from = from.map(|from| cell(self.page, Cursor { column, row: from }));
+                let value = from.map_or(blank, |from| call.word(from));
+                let character = from.and_then(index).and_then(|at| printed.get(at).copied());
+                call.set_word(to, value);
+                if let Some(printed) = index(to).and_then(|at| printed.get_mut(at)) {
+                    *printed = character.unwrap_or(b' ');
+                }
             }
         }
     }
-}
-
-/// Functions 6 and 7: AL lines, or all for 0, in the window from CX to DX.
-fn scroll(call: &mut Call<'_>, up: bool) {
-    let page = call.byte(ACTIVE_PAGE) % PAGES;
-    let (bottom, right) = (call.dh().min(ROWS - 1), call.dl().min(COLUMNS - 1));
-    let window = Window { page, top: call.ch(), left: call.cl(), bottom, right };
-    if window.top > bottom || window.left > right || call.byte(MODE) == GRAPHICS {
-        return;
-    }
-    let lines = if call.al() == 0 { ROWS } else { call.al() };
-    window.scroll(call, lines, up, call.bh());
 }
 
 /// Functions 0Ch and 0Dh: the pixel at CX, DX.

@@ -2,11 +2,13 @@
 
 use crate::console::host::{ConsoleSetup, ConsoleThreads};
 use crate::controller::inquiry::Inquiry;
+use crate::device::pc::cmos::Cmos;
+use crate::device::pc::cmos::timer::CmosTimer;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host;
+use crate::host::{self, EventFd};
 use crate::shutdown::{Deadline, Kick, StopHandle};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The threads, before they start.
 pub(in crate::machine) struct Classic {
@@ -14,12 +16,15 @@ pub(in crate::machine) struct Classic {
     pub(super) stop_handle: Arc<StopHandle>,
     /// Answers the questions of the thread that looks for a halt.
     pub(in crate::machine) inquiry: Arc<Inquiry>,
+    /// The clock, and the event that wakes its timer.
+    pub(super) cmos: (Arc<Mutex<Cmos>>, Arc<EventFd>),
 }
 
 /// The threads, while they run.
 pub(in crate::machine) struct RunningClassic {
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
+    timer: CmosTimer,
 }
 
 impl Classic {
@@ -32,10 +37,11 @@ impl Classic {
         deadline: Deadline,
         vcpus: Arc<dyn Kick>,
     ) -> Result<RunningClassic, Error> {
-        let Self { console, stop_handle, inquiry: _ } = self;
+        let Self { console, stop_handle, inquiry: _, cmos: (cmos, wake) } = self;
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
-        Ok(RunningClassic { console, stop_handle })
+        let timer = CmosTimer::start(cmos, wake)?;
+        Ok(RunningClassic { console, stop_handle, timer })
     }
 }
 
@@ -44,6 +50,7 @@ impl RunningClassic {
     pub(in crate::machine) fn finish(mut self, deadline: &Deadline) -> Option<Stop> {
         // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.
         host::terminal::restore();
+        drop(self.timer);
         self.console.finish(deadline);
         self.stop_handle.reason()
     }

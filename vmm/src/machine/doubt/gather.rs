@@ -2,7 +2,6 @@
 
 use super::{Doubt, Ended, Remains, ends_inside, missing_handler};
 use crate::boot::Image;
-use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::Machine;
@@ -17,6 +16,14 @@ const INT: u8 = 0xcd;
 /// RFLAGS: interrupts are on.
 const INTERRUPTS_ON: u64 = 1 << 9;
 
+/// The devices with which the guest did something.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::machine) struct UsedDevices {
+    pub(in crate::machine) simvirtio: bool,
+    /// The text screen of a PC.
+    pub(in crate::machine) screen: bool,
+}
+
 impl Machine {
     /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU, and `trapped_call`
     /// the vector of a call that led to one of the machine's own vectors. Empty for Linux.
@@ -28,7 +35,7 @@ impl Machine {
         stop: &Stop,
         stops: &[Stop],
         totals: &Totals,
-        simvirtio: Option<&SimvirtioReport>,
+        used: UsedDevices,
         trapped_call: Option<u8>,
     ) -> Result<Vec<Doubt>, Error> {
         let Some(image) = self.restore.as_ref().map(|restore| restore.image()) else { return Ok(Vec::new()) };
@@ -60,13 +67,14 @@ impl Machine {
             missing_handler: missing,
             waits_for_interrupt: waits,
             printed: self.output.printed(),
-            is_readable: self.output.printed_text(),
+            is_readable: self.output.printed_text() || used.screen,
             failed_calls: totals.failed_calls,
             stacks: &stacks,
             open_bus: &totals.open_bus,
             loses_stores: self.loses_stores,
             profile: totals.profile.as_ref(),
-            used_simvirtio: simvirtio.is_some_and(|device| device.history != Default::default()),
+            has_screen: self.screen.is_some(),
+            used_devices: used.simvirtio || used.screen,
         };
         Ok(remains.doubts())
     }
