@@ -85,12 +85,16 @@ fn boot_disk(path: &str) {
 
 fn plays(path: &str) {
     let mut command = vmm(&[path]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"abxde").unwrap();
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(4), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.starts_with("type the letter\r\na? right\r\nb? right\r\nc? wrong\r\nd? right\r\n"), "{text}");
+    assert!(
+        text.starts_with("type the letter\r\na? right\r\nb? right\r\nc? wrong\r\nd? right\r\n"),
+        "{text}"
+    );
 }
 
 fn idle() {
@@ -140,7 +144,11 @@ const DIVIDES: [u8; 4] = [0x31, 0xc9, 0xf7, 0xf1];
 fn fault() {
     let on_disk = boots(&DIVIDES, &[]);
     assert_error(&on_disk, 112, "#DE (a division by zero, or a quotient that does not fit) at 0000:7c02");
-    assert_error(&boots(&[0x0f, 0x0b], &[]), 112, "#UD (an instruction that this processor does not have) at 0000:7c00");
+    assert_error(
+        &boots(&[0x0f, 0x0b], &[]),
+        112,
+        "#UD (an instruction that this processor does not have) at 0000:7c00",
+    );
     // The same without a BIOS.
     let files = Files::new();
     let path = files.write("flat", &DIVIDES);
@@ -160,7 +168,8 @@ fn no_bios() {
     // mov ax, 0xe41; int 0x10; hlt
     let path = files.write("flat", &[0xb8, 0x41, 0x0e, 0xcd, 0x10, 0xf4]);
     let ran = ran(&[&format!("{path}@0x1000")]);
-    let text = "it called int 0x10, which has no handler, because this machine has no BIOS (--machine bios has one";
+    let text =
+        "it called int 0x10, which has no handler, because this machine has no BIOS (--machine bios has one";
     assert_error(&ran, 112, text);
     assert!(ran.stderr.contains("1 exit: 1 HLT"), "{}", ran.stderr);
 }
@@ -186,9 +195,8 @@ fn restarts() {
 
 fn overwritten() {
     // Fills the stubs with hlt, and calls int 10h.
-    let code = [
-        0xb8, 0x00, 0xf0, 0x8e, 0xc0, 0x31, 0xff, 0xb9, 0x00, 0x10, 0xb0, 0xf4, 0xf3, 0xaa, 0xcd, 0x10,
-    ];
+    let code =
+        [0xb8, 0x00, 0xf0, 0x8e, 0xc0, 0x31, 0xff, 0xb9, 0x00, 0x10, 0xb0, 0xf4, 0xf3, 0xaa, 0xcd, 0x10];
     assert_eq!(boots(&code, &[]).status, 0);
     // Clears all memory below the boot sector, and divides: the vector leads to 0000:0000.
     let code = [0x31, 0xc0, 0x8e, 0xc0, 0x31, 0xff, 0xb9, 0x00, 0x7c, 0xf3, 0xaa, 0xf7, 0xf1];

@@ -163,7 +163,6 @@ fn subcommands(kernels: &Kernels) {
     }
     for (option, step) in [
         (&["--initrd", "x"][..], "--initrd is for Linux"),
-        (&["--disk", "x"], "--disk is for Linux"),
         (&["--marker", "x"], "--marker is for Linux"),
         (&["--console", "virtio"], "--console virtio is for Linux"),
     ] {

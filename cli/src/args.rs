@@ -82,6 +82,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
+    /// Raw disk image for the ATA channel of a classic PC, at most 2; with `,ro` the guest cannot write it; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub(super) disk: Vec<OsString>,
+
     /// Value of a general register at the start, such as rax=2; can be repeated
     #[arg(long, value_name = "REGISTER=VALUE")]
     pub(super) set: Vec<InitialValue>,
@@ -199,7 +204,7 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
-    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. With `,ro` the guest cannot write it; can
+    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. For a multiboot or PVH kernel at most 2, on ATA. With `,ro` the guest cannot write it; can
     /// be repeated
     #[arg(long, value_name = "FILE[,ro]")]
     pub(super) disk: Vec<OsString>,
@@ -368,14 +373,12 @@ pub(super) enum ConsoleArg {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum ClockArg {
-    /// kvm for a kernel that uses kvm-clock, all sources for another
+    /// kvm-clock; a kernel without it gets a PIT and a PM timer as soon as it looks for them
     #[default]
     Auto,
-    /// kvm-clock only; boots fastest
+    /// kvm-clock only
     Kvm,
-    /// also the ACPI PM timer
-    Pm,
-    /// also the PIT
+    /// also a PIT and a PM timer from the start, for older kernels
     Pit,
 }
 

@@ -2,8 +2,8 @@
 //! the machine of `vmm run`.
 
 use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, output_limit};
-use crate::target::{RunTarget, name_error};
 use crate::run::GuestText;
+use crate::target::{RunTarget, name_error};
 use crate::{modules, processor, run, screen, terminal};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -79,7 +79,6 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 fn run_kernel(arguments: &BootArgs, target: RunTarget, text: GuestText) -> Result<(String, Report), Error> {
     let only_linux = [
         (arguments.initrd.is_some(), "--initrd", "give the file as a module (--module FILE)"),
-        (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
         (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
         (!matches!(arguments.clock, ClockArg::Auto), "--clock", "leave it out"),
@@ -92,6 +91,7 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, text: GuestText) -> Resul
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
     let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(text.output);
     let builder = builder.screen_on_terminal(text.is_terminal);
+    let builder = disks(&arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(&machine, arguments.measure.screen.as_deref())?;
@@ -115,18 +115,24 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .clock(match arguments.clock {
             ClockArg::Auto => ClockKind::Auto,
             ClockArg::Kvm => ClockKind::Kvm,
-            ClockArg::Pm => ClockKind::Pm,
             ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
-    check_disks(&arguments.disk)?;
-    let disks = arguments.disk.iter().map(|text| disk(text)).collect::<Result<Vec<_>, _>>()?;
-    Ok(disks.into_iter().fold(linux, Linux::disk))
+    Ok(disks(&arguments.disk)?.into_iter().fold(linux, Linux::disk))
 }
 
 /// Returns true if the boot timeline has an entry for userland. A full timeline drops only entries of port 0x80.
 fn reached_userland(report: &Report) -> bool {
     report.boot.as_ref().is_some_and(|boot| boot.marks.iter().any(|mark| mark.event == Event::Userland))
+}
+
+/// Opens the disks that the options name.
+///
+/// # Errors
+/// A name ends in an unknown option, a disk that a guest may write is given twice, or an image cannot be used.
+pub fn disks(texts: &[OsString]) -> Result<Vec<Disk>, Error> {
+    check_disks(texts)?;
+    texts.iter().map(|text| disk(text)).collect()
 }
 
 /// Opens the disk that `FILE[,ro]` names.
@@ -172,7 +178,7 @@ fn check_disks(texts: &[OsString]) -> Result<(), Error> {
 
 /// Splits `FILE[,ro]` into the file, and true if the disk is read-only. If a file has the whole text as its name, it is
 /// that file.
-fn disk_file(text: &OsStr) -> (&Path, bool) {
+pub fn disk_file(text: &OsStr) -> (&Path, bool) {
     match text.as_bytes().strip_suffix(b",ro").filter(|_| !Path::new(text).exists()) {
         Some(file) => (Path::new(OsStr::from_bytes(file)), true),
         None => (Path::new(text), false),

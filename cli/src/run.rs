@@ -4,10 +4,10 @@ use crate::args::{
     CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
 };
 use crate::measure::{MeasureArgs, ResultFiles};
+use crate::screen::ScreenFile;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::screen::ScreenFile;
-use crate::{modules, processor, screen, status, summary, terminal};
+use crate::{boot, modules, processor, screen, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -30,7 +30,8 @@ pub fn main(arguments: &RunArgs) -> u8 {
         let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
         let image = guest.or_else(|| arguments.rom.clone());
         let modules = modules::files(&arguments.module).map(Into::into);
-        image.into_iter().chain(arguments.input.clone()).chain(modules).collect()
+        let disks = arguments.disk.iter().map(|text| boot::disk_file(text).0.into());
+        image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks).collect()
     };
     run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
 }
@@ -71,7 +72,7 @@ pub fn run_and_report(
     let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
     let mut status = status::of_report(&report);
     let shown = match (screen_file, &report.screen) {
-        (Some(file), screen) if !file.write(screen.as_ref()) => status::HOST_ERROR,
+        (Some(file), screen) => file.write(screen.as_ref()),
         // A terminal has shown the screen.
         (None, Some(screen)) if !is_terminal && !report.screen_is_printed => screen::print(screen, last_byte),
         _ => status::OK,
@@ -163,6 +164,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
         Some(layout) => builder.layout(layout.into()),
         None => builder,
     };
+    let builder = boot::disks(&arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let mut machine = arguments
         .measure
         .apply(builder)

@@ -1,6 +1,7 @@
 //! The text screen of a classic PC after a run: as text on standard output, or in the file of `--screen`.
 
 use crate::file_name::check_inputs;
+use crate::status;
 use crate::streams::{print_stderr, print_stdout};
 use report::{FileError, OutputFile};
 use std::io::Write;
@@ -26,24 +27,26 @@ impl<'a> ScreenFile<'a> {
     ///
     /// # Errors
     /// It cannot be written, or is an input.
-    pub fn open(path: &'a Path, inputs: &[PathBuf]) -> Result<Self, crate::status::Failure> {
+    pub fn open(path: &'a Path, inputs: &[PathBuf]) -> Result<Self, status::Failure> {
         check_inputs("--screen", path, inputs.iter().map(PathBuf::as_path))?;
         Ok(Self { path, file: OutputFile::open_within(path, WAIT)? })
     }
 
     /// Writes the screen: an image if the name ends in .png, otherwise text. Without a screen the file stays as it was.
-    /// Returns false if it cannot be written.
-    pub fn write(self, screen: Option<&Screen>) -> bool {
+    /// Returns the exit status.
+    pub fn write(self, screen: Option<&Screen>) -> u8 {
         let name = printable(self.path);
         let Some(screen) = screen else {
-            print_stderr(&format!("vmm: --screen {name} is not written: the guest has not put text on its screen\n"));
-            return true;
+            print_stderr(&format!(
+                "vmm: --screen {name} is not written: the guest has not put text on its screen\n"
+            ));
+            return status::OK;
         };
         let is_image = self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
         let bytes = if is_image { screen.png() } else { screen.text().into_bytes() };
         let failure = write(self.file, &bytes).err();
         failure.iter().for_each(|failure| print_stderr(&format!("vmm: error: {failure}\n")));
-        failure.is_none()
+        if failure.is_none() { status::OK } else { status::HOST_ERROR }
     }
 }
 

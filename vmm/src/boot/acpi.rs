@@ -72,32 +72,50 @@ pub struct Platform<'a> {
     pub virtio: &'a [VirtioMmio],
 }
 
-/// The tables, to be written to [`pc::ACPI`]. They begin with the RSDP.
-pub fn tables(platform: &Platform<'_>) -> Vec<u8> {
-    let mut tables = vec![0; Rsdp::len()];
-    let dsdt = append(&mut tables, &dsdt::table(platform));
+/// The size of the RSDP, the root of the tables, in bytes.
+pub const RSDP_SIZE: usize = 36;
+
+/// The tables, to be written to `at`, which is below 4 GiB and a multiple of 64. They begin with the RSDP.
+pub fn tables(platform: &Platform<'_>, at: Gpa) -> Vec<u8> {
+    let mut tables = Tables { at, bytes: vec![0; RSDP_SIZE] };
+    let dsdt = tables.append(&dsdt::table(platform));
     let fadt = match platform.hardware {
-        Hardware::Reduced => append(&mut tables, &reduced_fadt(dsdt)),
+        Hardware::Reduced => tables.append(&reduced_fadt(dsdt)),
         hardware => {
-            // 64 bytes, at a multiple of 64.
-            tables.resize(tables.len().next_multiple_of(64), 0);
-            let facs = append(&mut tables, &FACS::new());
-            append(&mut tables, &full_fadt(dsdt, facs, hardware))
+            let facs = tables.append(&FACS::new());
+            tables.append(&full_fadt(dsdt, facs, hardware))
         }
     };
-    let madt = append(&mut tables, &madt(platform));
+    let madt = tables.append(&madt(platform));
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     [fadt, madt].into_iter().for_each(|table| xsdt.add_entry(table.0));
-    let xsdt = append(&mut tables, &xsdt);
+    let xsdt = tables.append(&xsdt);
     let mut rsdp = bytes(&Rsdp::new(OEM, xsdt.0));
     if platform.hardware != Hardware::Reduced {
         let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, TABLE, REVISION);
         [fadt, madt].into_iter().for_each(|table| rsdt.append_slice(&low(table).to_le_bytes()));
-        let rsdt = append(&mut tables, &rsdt);
+        let rsdt = tables.append(&rsdt);
         add_rsdt(&mut rsdp, low(rsdt));
     }
-    tables.iter_mut().zip(rsdp).for_each(|(to, from)| *to = from);
-    tables
+    tables.bytes.iter_mut().zip(rsdp).for_each(|(to, from)| *to = from);
+    tables.bytes
+}
+
+/// Tables that follow each other in memory.
+struct Tables {
+    /// The guest physical address of the first byte.
+    at: Gpa,
+    bytes: Vec<u8>,
+}
+
+impl Tables {
+    /// Appends a table, at a multiple of 64 as the FACS needs it. Returns its guest physical address.
+    fn append(&mut self, table: &dyn Aml) -> Gpa {
+        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
+        let at = Gpa(self.at.0.saturating_add(self.bytes.len() as u64));
+        self.bytes.extend(bytes(table));
+        at
+    }
 }
 
 /// Adds the address of the RSDT to an RSDP, with both checksums.
@@ -105,7 +123,7 @@ fn add_rsdt(rsdp: &mut [u8], rsdt: u32) {
     /// The size of the RSDP of ACPI 1.0, which the first checksum covers.
     const FIRST: usize = 20;
     rsdp.iter_mut().skip(16).zip(rsdt.to_le_bytes()).for_each(|(to, from)| *to = from);
-    for (at, len) in [(8, FIRST), (32, Rsdp::len())] {
+    for (at, len) in [(8, FIRST), (32, RSDP_SIZE)] {
         let sum = rsdp.iter().take(len).fold(0u8, |sum, byte| sum.wrapping_add(*byte));
         if let Some(byte) = rsdp.get_mut(at) {
             *byte = byte.wrapping_sub(sum);
@@ -117,14 +135,6 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     table.to_aml_bytes(&mut bytes);
     bytes
-}
-
-/// Appends a table. Returns its guest physical address.
-fn append(tables: &mut Vec<u8>, table: &dyn Aml) -> Gpa {
-    tables.resize(tables.len().next_multiple_of(16), 0);
-    let at = Gpa(pc::ACPI.0.saturating_add(tables.len() as u64));
-    tables.extend(bytes(table));
-    at
 }
 
 /// The address of a table, which is below 4 GiB.

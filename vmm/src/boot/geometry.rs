@@ -11,8 +11,7 @@ const LARGE: (u64, u64) = (255, 63);
 /// The state of a diskette drive in the data area (0x490): the medium is known, 300 rpm, 500 kbit/s.
 pub(crate) const DRIVE_STATE: u8 = 0x07;
 /// The parameters of a diskette of 1.44 MB, to which vector 1Eh leads.
-pub(crate) const FLOPPY_TABLE: [u8; 11] =
-    [0xdf, 0x02, 0x25, 0x02, 18, 0x1b, 0xff, 0x6c, 0xf6, 0x0f, 0x08];
+pub(crate) const FLOPPY_TABLE: [u8; 11] = [0xdf, 0x02, 0x25, 0x02, 18, 0x1b, 0xff, 0x6c, 0xf6, 0x0f, 0x08];
 
 /// The shape of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +115,10 @@ mod tests {
     #[test]
     fn a_sector_has_one_number() {
         let disk = Geometry::DISKETTE;
-        assert_eq!((disk.sector(0, 0, 1), disk.sector(0, 1, 1), disk.sector(1, 0, 18)), (Some(0), Some(18), Some(53)));
+        assert_eq!(
+            (disk.sector(0, 0, 1), disk.sector(0, 1, 1), disk.sector(1, 0, 18)),
+            (Some(0), Some(18), Some(53))
+        );
         for (cylinder, head, sector) in [(80, 0, 1), (0, 2, 1), (0, 0, 0), (0, 0, 19), (u64::MAX, 1, 1)] {
             assert_eq!(disk.sector(cylinder, head, sector), None);
         }

@@ -66,7 +66,7 @@ enum Kind {
     /// An ELF64 executable, with its entry point and its end address.
     Vmlinux { entry: Gpa, end: u64 },
     /// A kernel that unpacks itself, with the end address of the unpacked kernel.
-    BzImage { setup: Box<setup_header>, end: u64 },
+    BzImage { setup: Box<setup_header>, end: u64, version: Option<(u32, u32)> },
 }
 
 /// A kernel in guest memory.
@@ -96,6 +96,12 @@ impl Kernel {
     /// The path of the file, in printable form.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The version of a bzImage, such as 6.1, which its headers give. `None` for a vmlinux, and if it is not a version.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let Kind::BzImage { version, .. } = &self.kind else { return None };
+        *version
     }
 
     /// The maximum size of its command line, in bytes without the final NUL.
@@ -241,7 +247,19 @@ fn bzimage(file: &File, length: u64) -> Result<Kind, String> {
     }
     let loaded = pc::HIGH_RAM.saturating_add(length.saturating_sub(code));
     let unpacked = setup.pref_address.max(pc::HIGH_RAM).saturating_add(setup.init_size.into());
-    Ok(Kind::BzImage { setup: Box::new(setup), end: loaded.max(unpacked) })
+    let version = version_in(file, setup.kernel_version);
+    Ok(Kind::BzImage { setup: Box::new(setup), end: loaded.max(unpacked), version })
+}
+
+/// The first two numbers of the version text of a bzImage. `offset` is that of the setup header, 0 if there is no text.
+fn version_in(file: &File, offset: u16) -> Option<(u32, u32)> {
+    let mut text = [0; 16];
+    let place = u64::from(offset).saturating_add(0x200);
+    (offset != 0).then_some(())?;
+    file.read_exact_at(&mut text, place).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Loads the initial RAM disk at the highest address that the kernel accepts. Returns its address and its size in

@@ -71,7 +71,10 @@ mod tests {
         let places: Vec<_> =
             image.segments().iter().map(|part| (part.start.0, part.file.clone(), part.size)).collect();
         assert_eq!(places, [(0xe_0000, 0x2_0000..0x4_0000, 0x2_0000), (0xfffc_0000, 0..0x4_0000, 0x4_0000)]);
-        assert_eq!((image.entry(), image.rom_range()), (Gpa(0xffff_fff0), Some((Gpa(0xfffc_0000), 0x4_0000))));
+        assert_eq!(
+            (image.entry(), image.rom_range()),
+            (Gpa(0xffff_fff0), Some((Gpa(0xfffc_0000), 0x4_0000)))
+        );
         assert!(image.check(1 << 20).is_ok());
     }
 

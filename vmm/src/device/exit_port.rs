@@ -51,9 +51,14 @@ mod tests {
 
     #[test]
     fn qemus_port_doubles_the_code_and_adds_one() {
-        for (size, data, expected) in
-            [(1, 0, 1), (1, 0x10, 33), (4, 0x11, 35), (1, 0xff, 511), (4, 0xffff_ffff, 0x1_ffff_ffff), (8, 1 << 63, 1)]
-        {
+        for (size, data, expected) in [
+            (1, 0, 1),
+            (1, 0x10, 33),
+            (4, 0x11, 35),
+            (1, 0xff, 511),
+            (4, 0xffff_ffff, 0x1_ffff_ffff),
+            (8, 1 << 63, 1),
+        ] {
             let ended = QemuExit.write(0, size, data);
             assert!(matches!(ended, ControlFlow::Break(Stop::Exited(code)) if code == expected), "{data:#x}");
         }

@@ -48,7 +48,8 @@ pub(super) struct Parts {
 impl Builder {
     /// Puts the parts together.
     pub(super) fn assemble(self, parts: Parts) -> Machine {
-        let Parts { processors, kvm_error, memory, mode, background, screen, kind, ram, image, restore } = parts;
+        let Parts { processors, kvm_error, memory, mode, background, screen, kind, ram, image, restore } =
+            parts;
         let ids = (self.first_vcpu..).take(processors.len());
         let counted = self.profile || self.trace.is_some();
         Machine {

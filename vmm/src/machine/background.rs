@@ -7,7 +7,7 @@ use crate::device::simvirtio::turns::Turns;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::machine::classic::{self, Classic, RunningClassic};
+use crate::machine::classic::{self, Classic, Disks, RunningClassic};
 use crate::machine::linux::{BootReport, Pc, RunningPc};
 use crate::memory::SharedMemory;
 use crate::profile::timeline::{Event, Timeline};
@@ -22,6 +22,8 @@ pub(super) enum Background {
     TrappedWindow(Transport, Arc<Mutex<Window>>),
     /// The SIMVIRTIO device over shared RAM, which a thread runs: it polls, or waits for the doorbell.
     SharedWindow(SharedWindow),
+    /// The disks of a classic PC with software processors.
+    Disks(Disks),
     /// The threads of a classic PC. `None` after its only run.
     Classic(Option<Box<Classic>>),
     /// The threads of a PC for Linux. `None` after its only run.
@@ -49,6 +51,7 @@ pub(super) enum RunningBackground<'a> {
 /// The background work of a machine with software processors, during a run. It takes turns with them.
 pub(super) enum SideTurns<'a> {
     Nothing,
+    Disks(&'a Disks),
     Trapped(Transport, &'a Mutex<Window>),
     Shared {
         shared: &'a mut SharedWindow,
@@ -97,7 +100,7 @@ impl Background {
         vcpus: Arc<dyn Kick>,
     ) -> Result<RunningBackground<'_>, Error> {
         match self {
-            Self::Nothing => Ok(RunningBackground::Nothing),
+            Self::Nothing | Self::Disks(_) => Ok(RunningBackground::Nothing),
             Self::TrappedWindow(transport, window) => {
                 lock(window).set_deadline(deadline.clone());
                 Ok(RunningBackground::Trapped(*transport, window))
@@ -129,6 +132,10 @@ impl Background {
     pub(super) fn take_turns(&mut self, deadline: &Deadline) -> Result<SideTurns<'_>, Error> {
         match self {
             Self::Nothing => Ok(SideTurns::Nothing),
+            Self::Disks(disks) => {
+                disks.begin_run(deadline);
+                Ok(SideTurns::Disks(disks))
+            }
             Self::TrappedWindow(transport, window) => {
                 lock(window).set_deadline(deadline.clone());
                 Ok(SideTurns::Trapped(*transport, window))
@@ -144,7 +151,7 @@ impl Background {
     /// Refuses the reset of a classic PC.
     pub(super) fn check_reset(&self) -> Result<(), Error> {
         match self {
-            Self::Classic(_) => Err(classic::is_not_reset()),
+            Self::Disks(_) | Self::Classic(_) => Err(classic::is_not_reset()),
             _ => Ok(()),
         }
     }
@@ -152,7 +159,7 @@ impl Background {
     /// Puts the SIMVIRTIO device into the state after power-on.
     pub(super) fn reset(&mut self) {
         match self {
-            Self::Nothing | Self::Classic(_) | Self::Pc(_) => {}
+            Self::Nothing | Self::Disks(_) | Self::Classic(_) | Self::Pc(_) => {}
             Self::TrappedWindow(_, window) => lock(window).power_on_again(),
             Self::SharedWindow(shared) => {
                 shared.doorbell.iter().for_each(|doorbell| doorbell.reset());
@@ -196,6 +203,7 @@ impl SideTurns<'_> {
     pub(super) fn finish(self) -> SideResult {
         match self {
             Self::Nothing => SideResult::default(),
+            Self::Disks(disks) => SideResult { stop: disks.end_run(), ..Default::default() },
             Self::Trapped(transport, window) => trapped(transport, window),
             Self::Shared { shared, turns, rings, stop } => {
                 let (device, stop) = turns.finish(stop);

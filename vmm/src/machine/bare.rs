@@ -2,7 +2,7 @@
 
 use crate::boot::{Firmware, Image};
 use crate::console::input::Input;
-use crate::controller::bios::{self, Content};
+use crate::controller::bios;
 use crate::device::Layout;
 use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
@@ -310,7 +310,7 @@ pub(super) fn tables(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
     let gdt = || (TABLES, modes::bytes(&modes::gdt(mode)));
     match mode {
         Mode::Real => match image.boot_disk() {
-            Some(disk) => bios::memory(&Content::Bytes(disk)),
+            Some(disk) => bios::memory(&disk),
             None if image.rom_range().is_some() => Vec::new(),
             None => trap_vectors::memory(image),
         },

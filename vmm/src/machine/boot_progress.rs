@@ -17,12 +17,16 @@ const USERLAND: (&[u8], &[u8]) = (b"Run /", b" as init process");
 pub struct BootProgress(Arc<Mutex<State>>);
 
 /// The progress of a boot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SoFar {
     /// The number of bytes that the console has shown.
     pub(super) bytes: u64,
     /// True if userland has started.
     pub(super) in_userland: bool,
+    /// The last complete line, and the text after it.
+    pub(super) last_lines: String,
+    /// The reason of the kernel's panic.
+    pub(super) panic: Option<String>,
 }
 
 #[derive(Debug)]
@@ -32,6 +36,8 @@ struct State {
     marker: Option<Vec<u8>>,
     /// The current line, up to [`MAX_LINE`] bytes.
     line: Vec<u8>,
+    /// The line before it.
+    last_line: Vec<u8>,
     /// The number of bytes that the console has shown.
     bytes: u64,
     /// True if userland has started.
@@ -43,7 +49,15 @@ impl BootProgress {
     /// Marks the events in `timeline`. Userland starts at the text `marker`; without one, at the kernel's message.
     pub fn new(timeline: Arc<Timeline>, marker: Option<&str>) -> Self {
         let marker = marker.map(|marker| marker.as_bytes().to_vec());
-        let state = State { timeline, marker, line: Vec::new(), bytes: 0, in_userland: false, panic: None };
+        let state = State {
+            timeline,
+            marker,
+            line: Vec::new(),
+            last_line: Vec::new(),
+            bytes: 0,
+            in_userland: false,
+            panic: None,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -55,7 +69,13 @@ impl BootProgress {
     /// The progress that the console has shown so far.
     pub(super) fn so_far(&self) -> SoFar {
         let state = self.lock();
-        SoFar { bytes: state.bytes, in_userland: state.in_userland }
+        let lines = [state.last_line.as_slice(), b"\n", &state.line].concat();
+        SoFar {
+            bytes: state.bytes,
+            in_userland: state.in_userland,
+            last_lines: String::from_utf8_lossy(&lines).into_owned(),
+            panic: state.panic.clone(),
+        }
     }
 
     /// The reason of the kernel's panic. `None` if the console has not shown one.
@@ -77,6 +97,7 @@ impl State {
         for &byte in text {
             if byte == b'\n' {
                 self.end_of_line();
+                std::mem::swap(&mut self.line, &mut self.last_line);
                 self.line.clear();
             } else if self.line.len() < MAX_LINE {
                 self.line.push(byte);

@@ -5,9 +5,9 @@ use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::controller::msr::{MsrPolicy, MsrRule};
 use crate::controller::{Devices, ExitController};
-use crate::device::Layout;
 use crate::device::bus::SharedDevice;
 use crate::device::simvirtio::Transport;
+use crate::device::{Disk, Layout};
 use crate::error::Error;
 use crate::machine::linux::Linux;
 use crate::machine::{BoxedController, CallersControllers, Machine};
@@ -56,6 +56,8 @@ pub struct Builder {
     pub(super) qemu_exit: bool,
     /// The bytes that are at 0x400 before the first run, unless the image covers them.
     pub(super) result_place: [u8; 8],
+    /// The disks of a classic PC.
+    pub(super) disks: Vec<Disk>,
     pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
@@ -102,6 +104,7 @@ impl Builder {
             guest,
             machine: None,
             keyboard: false,
+            disks: Vec::new(),
             screen_on_terminal: false,
             qemu_exit: false,
             result_place: [0; 8],
@@ -151,6 +154,12 @@ impl Builder {
     /// once: [`Machine::reset`] is for bare machines.
     pub fn machine(mut self, kind: Option<MachineKind>) -> Self {
         self.machine = kind;
+        self
+    }
+
+    /// Attaches a disk to a classic PC. At most 2: the first drive of its first ATA channel, then the second one.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
         self
     }
 
@@ -401,14 +410,24 @@ impl Builder {
                  and a mode"
                     .into(),
             )),
+            Some(MachineKind::Bare) if !self.disks.is_empty() => Err(no_disks()),
             Some(MachineKind::Bare) => self.build_bare(image),
             Some(kind) => self.build_classic(image, kind),
             None => match MachineKind::of(&image, self.processor).filter(|_| !is_bare) {
+                None if !self.disks.is_empty() => Err(no_disks()),
                 None => self.build_bare(image),
                 Some(kind) if self.has_classic_parts() => self.build_classic(image, kind),
+                Some(_) if !self.disks.is_empty() => Err(no_disks()),
                 // The kernel can still run as far as it needs no interrupts.
                 Some(_) => self.build_bare(image),
             },
         }
     }
+}
+
+/// The error if a bare machine is given a disk.
+fn no_disks() -> Error {
+    Error::Config(
+        "--disk is for a PC, and this machine is bare: give --machine pc, or leave out --disk".into(),
+    )
 }

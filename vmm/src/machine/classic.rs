@@ -5,11 +5,13 @@
 //! interrupts.
 
 mod devices;
+mod disks;
 mod firmware;
 mod halt;
 mod input;
 mod running;
 
+pub(super) use disks::Disks;
 pub(super) use running::{Classic, RunningClassic};
 
 use crate::boot::Image;
@@ -54,7 +56,7 @@ impl Builder {
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
         self.check_classic(kind)?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
-        let firmware = Tables::new(self.cpus, 0);
+        let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
         let mut tables = bare::tables(&image);
@@ -74,6 +76,7 @@ impl Builder {
         let bios = self.bios(&image, &memory, ram, devices.vga.clone(), matches!(host, Host::Kvm(..)));
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
+        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
         log::debug!(
             "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
             image.mode(),
@@ -86,19 +89,20 @@ impl Builder {
                 let line = serial_line(&self, drained)?;
                 self.attach_ports(line.serial.clone())?;
                 set_up(&vm, &memory, &line.line)?;
+                disks.connect(&vm)?;
                 devices.connect(&vm)?;
                 vm.filter_msrs(&self.filtered_msrs())?;
                 let weak = vm.downgrade();
                 let accepts = move || weak.upgrade().is_some_and(|vm| vm.accepts_interrupt(i8042::IRQ));
                 let processors = self.classic_vcpus(&system, vm, &memory, &image)?;
-                (processors, None, self.classic_background(line, devices, Box::new(accepts))?)
+                (processors, None, self.classic_background(line, devices, disks, Box::new(accepts))?)
             }
             Host::Soft { kvm_error } => {
                 self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
                 let vcpus = self.create_soft_vcpus(&memory, bare::SLICE, |vcpu, index| {
                     vcpu.set_start(image.start(), TABLES, index);
                 })?;
-                (Processors::Soft(vcpus), kvm_error, Background::Nothing)
+                (Processors::Soft(vcpus), kvm_error, Background::Disks(disks))
             }
         };
         let (mode, ranges) = (image.mode(), image.ranges());
@@ -136,6 +140,12 @@ impl Builder {
         if kind == MachineKind::Bios && self.cpus > 1 {
             return refuse("a machine with a BIOS has one vCPU: give --cpus 1".into());
         }
+        if self.disks.len() > disks::MAX_DISKS {
+            let (most, number) = (disks::MAX_DISKS, self.disks.len());
+            return refuse(format!(
+                "a classic PC has at most {most} disks, not {number}: leave out some --disk"
+            ));
+        }
         if self.first_vcpu != 0 {
             let number = self.first_vcpu;
             return refuse(format!("the first vCPU of a classic PC must have number 0, not {number}"));
@@ -153,7 +163,9 @@ impl Builder {
     ) -> Result<Processors, Error> {
         self.irqchip = true;
         let vcpus = self.create_vcpus(system, &vm, memory, |vcpu, index| match index.index {
-            0 if image.boot_disk().is_some() => vcpu.set_start(&start_with_set_up(image.start()), TABLES, index),
+            0 if image.boot_disk().is_some() => {
+                vcpu.set_start(&start_with_set_up(image.start()), TABLES, index)
+            }
             0 => vcpu.set_start(image.start(), TABLES, index),
             _ => Ok(()),
         })?;
@@ -165,6 +177,7 @@ impl Builder {
         &mut self,
         line: SerialLine,
         devices: ClassicDevices,
+        disks: Disks,
         accepts: Accepts,
     ) -> Result<Background, Error> {
         let new = || event().map_err(Error::host("eventfd"));
@@ -189,7 +202,7 @@ impl Builder {
             watch: Box::new(move || Some(halt.check())),
         };
         let cmos = (devices.cmos, devices.wake);
-        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, cmos }))))
+        Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, disks, cmos }))))
     }
 }
 

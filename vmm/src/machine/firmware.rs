@@ -2,7 +2,7 @@
 
 use crate::boot::Image;
 use crate::console::input::Input;
-use crate::controller::bios::{Bios, Content, Parts};
+use crate::controller::bios::{Bios, Parts};
 use crate::device::pc::vga::Vga;
 use crate::host::REPEAT;
 use crate::machine::Machine;
@@ -33,7 +33,7 @@ impl Builder {
         Some(Box::new(Bios::new(Parts {
             memory: memory.clone(),
             ram,
-            disk: Content::Bytes(disk),
+            disk,
             output: self.output.clone(),
             // A terminal shows the screen, in which the text is, too.
             prints: !self.screen_on_terminal,

@@ -33,15 +33,12 @@ pub struct Linux {
 /// The time sources of a Linux machine, besides the time-stamp counter and the local APIC timer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockKind {
-    /// Those of [`ClockKind::Kvm`] for a kernel that uses kvm-clock, and those of [`ClockKind::Pit`] for other kernels. The PIT is
-    /// created when the kernel first programs it.
+    /// kvm-clock. A kernel that does not use it also gets those of [`ClockKind::Pit`].
     #[default]
     Auto,
     /// kvm-clock only. The ACPI tables are hardware-reduced.
     Kvm,
-    /// Also the ACPI PM timer.
-    Pm,
-    /// Also the ACPI PM timer, and the PIT from the start.
+    /// Also a PIT and the ACPI PM timer. The ACPI tables describe them from the start.
     Pit,
 }
 

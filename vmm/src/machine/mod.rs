@@ -28,12 +28,13 @@ mod background;
 mod bare;
 mod boot_progress;
 mod builder;
+#[cfg_attr(not(has_kvm), path = "classic/absent.rs")]
 mod classic;
 mod doubt;
 mod ending;
 mod examine;
-mod firmware;
 mod explain;
+mod firmware;
 mod kind;
 mod linux;
 mod missed_window;
@@ -65,7 +66,7 @@ pub use crate::console::screen::Screen;
 
 use crate::boot::{Firmware, Image};
 use crate::console::output::Output;
-use crate::controller::bios::{Bios, Content};
+use crate::controller::bios::Bios;
 use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
 use crate::controller::{Devices, ExitController, VcpuState};
@@ -282,7 +283,7 @@ impl Machine {
         self.image = image.ranges().into();
         if let Some(disk) = image.boot_disk() {
             self.controllers.iter_mut().filter_map(|own| own.bios.as_mut()).for_each(|bios| {
-                bios.set_disk(Content::Bytes(disk.clone()));
+                bios.set_disk(disk.clone());
             });
         }
         restore.load(image, tables);

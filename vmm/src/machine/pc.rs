@@ -22,7 +22,7 @@ use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
 use crate::machine::processors::{Processor, Processors};
-use crate::machine::standstill::{self, Standstill};
+use crate::machine::standstill::{self, Facts, Standstill};
 use crate::machine::time_sources::TimeSources;
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
@@ -80,8 +80,8 @@ impl Builder {
         let disks = std::mem::take(&mut linux.disks);
         let devices = self.virtio(&memory, disks, linux.console, &typed)?;
         let virtio = Virtio { places: places(devices.len()), devices };
-        let time = TimeSources::new(linux.clock);
-        time.write_tables(&memory, self.cpus, &virtio.places)?;
+        let time = TimeSources::new(&linux, command_line(&linux), &memory);
+        time.write_tables(self.cpus, &virtio.places)?;
 
         let line = self.serial_line()?;
         self.attach_ports(line.serial.clone())?;
@@ -109,7 +109,8 @@ impl Builder {
             ConsoleKind::Virtio => Box::new(typed),
         };
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
-        let (inquiry, watch) = self.watch(&memory, &progress, &stop_handle);
+        let facts = facts(&linux, &time);
+        let (inquiry, watch) = self.watch(&memory, facts, &progress, &stop_handle);
         let (escapes, output) = (linux.escapes, self.output.clone());
         let console = ConsoleSetup { typed, input, escapes, port, output, prompt, watch };
         let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices, inquiry };
@@ -135,6 +136,7 @@ impl Builder {
     fn watch(
         &self,
         memory: &GuestMemory,
+        facts: Facts,
         progress: &BootProgress,
         stop_handle: &Arc<StopHandle>,
     ) -> (Arc<Inquiry>, Watch) {
@@ -144,6 +146,7 @@ impl Builder {
             progress: progress.clone(),
             vcpus: stop_handle.clone(),
             memory: memory.clone(),
+            facts,
             state: standstill::State::default(),
         };
         (inquiry, Box::new(move || standstill.check()))
@@ -262,10 +265,23 @@ impl Builder {
     }
 }
 
+/// The kernel's command line.
+fn command_line(linux: &Linux) -> &str {
+    linux.command_line.as_deref().unwrap_or(default_command_line(linux.console))
+}
+
+/// The facts that explain a boot that stands still.
+fn facts(linux: &Linux, time: &TimeSources) -> Facts {
+    let line = command_line(linux);
+    let names_console =
+        ["console=ttyS0", "console=hvc0", "earlyprintk", "earlycon"].iter().any(|name| line.contains(name));
+    Facts { has_pit: time.has_pit(), names_console }
+}
+
 /// Loads the kernel, its initial RAM disk and its boot parameters.
 fn load(linux: &mut Linux, memory: &GuestMemory, ram: u64) -> Result<Loaded, Error> {
     let loaded = linux.kernel.load(memory, ram)?;
-    let command_line = linux.command_line.as_deref().unwrap_or(default_command_line(linux.console));
+    let command_line = command_line(linux);
     let initrd = linux.initrd.as_deref();
     linux::write_boot_params(&linux.kernel, loaded, memory, ram, initrd, command_line)?;
     log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);

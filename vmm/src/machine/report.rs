@@ -215,7 +215,9 @@ impl Report {
     pub fn device_at(&self, site: &Site) -> Option<DeviceName> {
         let (address, _) = site.place?;
         match site.reason {
-            Reason::PioOut if self.has_bios && address == bios::PORT.into() => Some(DeviceName::device("BIOS call")),
+            Reason::PioOut if self.has_bios && address == u64::from(bios::PORT) => {
+                Some(DeviceName::device("BIOS call"))
+            }
             Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
             Reason::RdMsr | Reason::WrMsr => {
                 let rule = u32::try_from(address).ok().and_then(|index| self.msrs.name(index));

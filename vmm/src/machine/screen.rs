@@ -59,7 +59,9 @@ fn read(memory: &GuestMemory, vga: &Mutex<Vga>, warned: &mut bool) -> Option<Scr
     let view = vga.lock().unwrap_or_else(PoisonError::into_inner).view();
     if view.is_graphics {
         if !std::mem::replace(warned, true) {
-            log::warn!("the guest has switched its screen to a graphics mode, which is not shown: only text is");
+            log::warn!(
+                "the guest has switched its screen to a graphics mode, which is not shown: only text is"
+            );
         }
         return None;
     }
@@ -68,7 +70,8 @@ fn read(memory: &GuestMemory, vga: &Mutex<Vga>, warned: &mut bool) -> Option<Scr
     let first = MEMORY_CELLS.saturating_sub(start).min(CELLS as u64);
     let mut bytes = vec![0; CELLS.saturating_mul(2)];
     let (head, tail) = bytes.split_at_mut_checked(first.saturating_mul(2) as usize)?;
-    let is_read = memory.read(Gpa(MEMORY.0.saturating_add(start.saturating_mul(2))), head) && memory.read(MEMORY, tail);
+    let is_read =
+        memory.read(Gpa(MEMORY.0.saturating_add(start.saturating_mul(2))), head) && memory.read(MEMORY, tail);
     is_read.then(|| Screen::new(&bytes, view.cursor.map(usize::from), view.palette, view.blinks))
 }
 

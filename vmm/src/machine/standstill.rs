@@ -4,14 +4,18 @@
 //! calls [`Standstill::check`] at intervals until userland has started. If nothing moves, the vCPUs are asked for their
 //! state, and a warning says where they are.
 
+mod causes;
+mod spin;
+
 use crate::controller::inquiry::{Answer, Inquiry};
 use crate::controller::vcpu::{Activity, Location};
 use crate::host;
-use crate::machine::boot_progress::BootProgress;
+use crate::machine::boot_progress::{BootProgress, SoFar};
 use crate::machine::explain::{Explanation, Scene};
 use crate::memory::GuestMemory;
 use crate::shutdown::StopHandle;
 use crate::x86::modes::Mode;
+pub(super) use causes::Facts;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -29,11 +33,6 @@ const MAX_WARNINGS: u32 = 3;
 const MAX_LINES: usize = 8;
 /// RFLAGS: interrupts are on.
 const INTERRUPTS_ON: u64 = 1 << 9;
-/// The usual causes.
-const CAUSES: &str = "  usual causes: this host's KVM cannot run Linux (`vmm doctor` checks it); the command line \
-    has no console=ttyS0; without kvm-clock the kernel calibrates its timer with a PIT, which this machine does not have; \
-    the kernel waits for a device; a loop, or hlt with interrupts off, which never wakes";
-
 /// Watches the progress of a boot.
 pub(super) struct Standstill {
     pub(super) inquiry: Arc<Inquiry>,
@@ -41,6 +40,7 @@ pub(super) struct Standstill {
     /// Kicks the vCPUs.
     pub(super) vcpus: Arc<StopHandle>,
     pub(super) memory: GuestMemory,
+    pub(super) facts: Facts,
     pub(super) state: State,
 }
 
@@ -76,7 +76,7 @@ impl Standstill {
             if answers.iter().flatten().any(is_in_userland) {
                 return None;
             }
-            self.warn(&answers, seen.bytes > 0);
+            self.warn(&answers, &seen);
         } else if !state.settled {
             state.quiet = state.quiet.saturating_add(1);
             if state.quiet >= QUIET_CHECKS {
@@ -89,9 +89,10 @@ impl Standstill {
         Some(INTERVAL)
     }
 
-    fn warn(&mut self, answers: &[Option<Answer>], has_text: bool) {
+    fn warn(&mut self, answers: &[Option<Answer>], seen: &SoFar) {
         // A guest that has shown text and then halts may have reached userland, and wait for a key.
-        if has_text && waits_for_interrupt(answers) {
+        let is_told = causes::text_cause(seen).is_some();
+        if seen.bytes > 0 && waits_for_interrupt(answers) && !is_told {
             return;
         }
         // A reader of stderr that takes nothing does not hold up the prompts. The next check tries again.
@@ -100,7 +101,7 @@ impl Standstill {
             return;
         }
         self.state.warnings = self.state.warnings.saturating_add(1);
-        log::warn!("{}", describe(answers, &self.memory));
+        log::warn!("{}", describe(answers, &self.memory, self.facts, seen));
     }
 }
 
@@ -121,7 +122,7 @@ fn is_in_userland(answer: &Answer) -> bool {
 }
 
 /// The text of the warning.
-fn describe(answers: &[Option<Answer>], memory: &GuestMemory) -> String {
+fn describe(answers: &[Option<Answer>], memory: &GuestMemory, facts: Facts, seen: &SoFar) -> String {
     let seconds = INTERVAL.as_secs().saturating_mul(QUIET_CHECKS.into());
     let mut lines = vec![format!("the guest has made no exits and shown no text for {seconds} s")];
     let is_unstarted = |answer: &Option<Answer>| {
@@ -144,7 +145,7 @@ fn describe(answers: &[Option<Answer>], memory: &GuestMemory) -> String {
         1 => lines.push("  1 vCPU has not been started".into()),
         count => lines.push(format!("  {count} vCPUs have not been started")),
     }
-    lines.push(CAUSES.into());
+    lines.push(causes::causes(answers, memory, facts, seen));
     lines.join("\n")
 }
 
@@ -177,6 +178,7 @@ mod tests {
             progress: BootProgress::new(Arc::default(), Some("ready")),
             vcpus: Arc::new(StopHandle::new().unwrap()),
             memory: GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap(),
+            facts: Facts::default(),
             state: State::default(),
         }
     }
@@ -270,18 +272,23 @@ mod tests {
         };
         let answers =
             [answer(Activity::Running), answer(Activity::Halted), None, answer(Activity::NotStarted)];
-        let text = describe(&answers, &boot.memory);
+        let text = describe(&answers, &boot.memory, Facts::default(), &boot.progress.so_far());
         for line in [
             "no exits and shown no text for 10 s\n",
             "\n  vCPU 0: running in real mode at 0000:1000, CS 0x0000: eb fe  jmp short 1000h\n",
             "\n  vCPU 1: halted in real mode at 0000:1000",
             "\n  vCPU 2: in the VMM\n",
             "\n  1 vCPU has not been started\n",
-            "vmm doctor",
+            "a jump to itself never ends",
         ] {
             assert!(text.contains(line), "{line:?}: {text}");
         }
-        let many = describe(&vec![answer(Activity::Running); 32], &boot.memory);
+        let many = describe(
+            &vec![answer(Activity::Running); 32],
+            &boot.memory,
+            Facts::default(),
+            &boot.progress.so_far(),
+        );
         assert!(many.lines().count() == 3 + MAX_LINES && many.contains("  and 24 more vCPUs"), "{many}");
     }
 }

@@ -63,8 +63,10 @@ pub mod pc {
     pub const LOW_RAM_END: u64 = 0x9_fc00;
     /// The ACPI tables, in the area for firmware below 1 MiB. The first table is the RSDP.
     pub const ACPI: Gpa = Gpa(0xe_0000);
-    /// The maximum size of the ACPI tables, in bytes.
-    pub const ACPI_SIZE: u64 = 0x1_0000;
+    /// The maximum size of the ACPI tables of one kind, in bytes.
+    pub const ACPI_SIZE: u64 = 0x8000;
+    /// The ACPI tables of a machine with fixed hardware, to which the RSDP points after the kernel has used the PIT.
+    pub const FULL_ACPI: Gpa = Gpa(0xe_8000);
     /// The MP table. Kernels search for it from this address, and in the last KiB of the first range of RAM.
     pub const MP: Gpa = Gpa(0xf_0000);
     /// The maximum size of the MP table, in bytes.
@@ -111,7 +113,8 @@ pub mod pc {
 const _: () = {
     assert!(pc::GDT.0 + 24 <= pc::PAGE_TABLES.0 && pc::PAGE_TABLES.0 + 6 * PAGE <= pc::BOOT_PARAMS.0);
     assert!(pc::BOOT_PARAMS.0 + PAGE <= pc::COMMAND_LINE.0 && pc::LOW_RAM_END <= pc::ACPI.0);
-    assert!(pc::ACPI.0 + pc::ACPI_SIZE <= pc::MP.0 && pc::MP.0 + pc::MP_SIZE <= pc::HIGH_RAM);
+    assert!(pc::ACPI.0 + pc::ACPI_SIZE <= pc::FULL_ACPI.0 && pc::FULL_ACPI.0 + pc::ACPI_SIZE <= pc::MP.0);
+    assert!(pc::MP.0 + pc::MP_SIZE <= pc::HIGH_RAM);
     assert!(pc::HOLE <= pc::VIRTIO as u64);
     assert!(pc::VIRTIO < pc::IOAPIC && pc::IOAPIC < pc::LOCAL_APIC);
     assert!((pc::LOCAL_APIC as u64) < pc::IDENTITY_MAP && pc::TSS + 3 * PAGE <= pc::HOLE_END);

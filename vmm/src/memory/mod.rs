@@ -14,8 +14,8 @@ mod written;
 
 pub(crate) use map::pc;
 pub use map::{
-    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, ROM_IDENTITY_MAP, ROM_TSS, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc_ram_size,
-    ram_size,
+    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, ROM_IDENTITY_MAP, ROM_TSS, TABLES, TABLES_SIZE,
+    TASK_STATE, TSS, pc_ram_size, ram_size,
 };
 pub(crate) use pages::PagedMemory;
 pub use shared::SharedMemory;

@@ -103,6 +103,11 @@ impl<M: ReadMemory> Probe<M> {
         Self { memory, sregs }
     }
 
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// True if the vCPU executes 64-bit code, where segments have no base.
     pub(crate) fn is_long(&self) -> bool {
         walk::is_64_bit(&self.sregs)

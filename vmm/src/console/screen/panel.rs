@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_panel_is_below_the_text_at_every_size() {
-        let layout = |rows, columns| Layout::of(TerminalSize { rows, columns }).map(|l| (l.text, l.panel, l.columns));
+        let layout =
+            |rows, columns| Layout::of(TerminalSize { rows, columns }).map(|l| (l.text, l.panel, l.columns));
         assert_eq!(layout(40, 100), Some((14, 25, 80)));
         assert_eq!(layout(29, 80), Some((3, 25, 80)));
         assert_eq!(layout(24, 60), Some((3, 20, 60)));
@@ -242,7 +243,10 @@ mod tests {
         panel.show(&screen(&["abc"], None), LARGE);
         let mut other = screen(&["abc"], None);
         other.blinks = false;
-        assert!(panel.show(&other, LARGE).contains("abc"), "everything is drawn after a change of the colours");
+        assert!(
+            panel.show(&other, LARGE).contains("abc"),
+            "everything is drawn after a change of the colours"
+        );
     }
 
     #[test]
@@ -271,7 +275,10 @@ mod tests {
         let lines: Vec<String> = (0..25).map(|row| format!("line {row}")).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let shown = Panel::default().show(&screen(&lines, Some(24 * COLUMNS)), small);
-        assert!(!shown.contains("line 4 ") && shown.contains("line 5 ") && shown.contains("line 24"), "{shown:?}");
+        assert!(
+            !shown.contains("line 4 ") && shown.contains("line 5 ") && shown.contains("line 24"),
+            "{shown:?}"
+        );
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl ScreenView {
         let screen = (self.source)();
         let shown = screen.as_ref().map_or(ControlFlow::Continue(()), |screen| self.show(screen));
         let closing = self.panel.as_mut().map(Panel::close).unwrap_or_default();
-        let closed = if closing.is_empty() { ControlFlow::Continue(()) } else { self.output.draw(closing.as_bytes()) };
+        let closed =
+            if closing.is_empty() { ControlFlow::Continue(()) } else { self.output.draw(closing.as_bytes()) };
         host::terminal::panel_is_open(false);
         let is_used = self.is_used;
         (screen.filter(|_| is_used), if shown.is_break() { shown } else { closed })

@@ -198,7 +198,9 @@ pub(super) fn is_idle(vcpu: &dyn VcpuState, linear: u64, halted: bool) -> bool {
     let length = usize::from(distance.wrapping_neg()).wrapping_sub(2);
     let body = LOOP.checked_sub(length).and_then(|at| before.get(at..));
     // hlt, cli, sti, nop
-    body.is_some_and(|body| body.contains(&0xf4) && body.iter().all(|byte| [0xf4, 0xfa, 0xfb, 0x90].contains(byte)))
+    body.is_some_and(|body| {
+        body.contains(&0xf4) && body.iter().all(|byte| [0xf4, 0xfa, 0xfb, 0x90].contains(byte))
+    })
 }
 
 #[cfg(test)]

@@ -1,63 +1,24 @@
-//! The boot disk: the bytes of an image, or a file. Writes to an image stay in memory.
+//! The boot disk: the bytes of an image. Writes stay in memory.
 
 use crate::boot::geometry::{self, Geometry, SECTOR};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 const SECTOR_BYTES: usize = SECTOR as usize;
 
-/// The content of a disk.
-#[derive(Clone)]
-pub(crate) enum Content {
-    /// Bytes that are not written.
-    Bytes(Arc<Cow<'static, [u8]>>),
-    /// A file of this length, which is written unless it is read-only.
-    File {
-        /// The file.
-        file: Arc<File>,
-        /// Its length in bytes.
-        len: u64,
-        /// The guest may not write it.
-        read_only: bool,
-    },
-}
+/// The content of a disk, which is not written.
+pub(crate) type Content = Arc<Cow<'static, [u8]>>;
 
-impl fmt::Debug for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a disk of {} bytes", self.len())
-    }
-}
-
-impl Content {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { len, .. } => *len,
-        }
-    }
-}
-
-/// The reason why a transfer failed.
+/// The sector is not on the disk.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// The sector is not on the disk.
-    Past,
-    /// The disk is write-protected.
-    Protected,
-    /// The host failed.
-    Host(io::Error),
-}
+pub(super) struct Past;
 
 /// The disk.
-#[derive(Debug)]
 pub(super) struct Disk {
     content: Content,
-    /// The sectors that the guest has written, if they are not in a file. At most as many as the disk has.
+    /// The sectors that the guest has written. At most as many as the disk has.
     written: BTreeMap<u64, Box<[u8; SECTOR_BYTES]>>,
     /// The shape as drive 0x80. `None` if it is a diskette.
     hard_disk: Option<Geometry>,
@@ -68,7 +29,7 @@ pub(super) struct Disk {
 impl Disk {
     /// A disk with this content.
     pub(super) fn new(content: Content) -> Self {
-        let (hard_disk, diskette) = geometry::shapes(content.len());
+        let (hard_disk, diskette) = geometry::shapes(content.len() as u64);
         Self { content, written: BTreeMap::new(), hard_disk, diskette }
     }
 
@@ -93,7 +54,7 @@ impl Disk {
 
     /// The number of sectors of a drive. A small image is filled with zeroes up to the end of a diskette or a cylinder.
     pub(super) fn sectors(&self, geometry: &Geometry) -> u64 {
-        self.content.len().div_ceil(SECTOR).max(geometry.total())
+        (self.content.len() as u64).div_ceil(SECTOR).max(geometry.total())
     }
 
     /// Forgets what the guest has written into memory.
@@ -104,28 +65,19 @@ impl Disk {
     /// Reads a sector of a disk that has `sectors`.
     ///
     /// # Errors
-    /// The disk has no such sector, or the host failed.
-    pub(super) fn read(&self, sector: u64, sectors: u64) -> Result<[u8; SECTOR_BYTES], Failure> {
+    /// The disk has no such sector.
+    pub(super) fn read(&self, sector: u64, sectors: u64) -> Result<[u8; SECTOR_BYTES], Past> {
         if sector >= sectors {
-            return Err(Failure::Past);
+            return Err(Past);
         }
         if let Some(written) = self.written.get(&sector) {
             return Ok(**written);
         }
         let mut bytes = [0; SECTOR_BYTES];
-        let start = sector.saturating_mul(SECTOR);
-        match &self.content {
-            Content::Bytes(content) => {
-                let rest = usize::try_from(start).ok().and_then(|start| content.get(start..));
-                for (to, from) in bytes.iter_mut().zip(rest.unwrap_or_default()) {
-                    *to = *from;
-                }
-            }
-            Content::File { file, len, .. } => {
-                let there = len.saturating_sub(start).min(SECTOR);
-                let part = usize::try_from(there).ok().and_then(|there| bytes.get_mut(..there));
-                file.read_exact_at(part.unwrap_or_default(), start).map_err(Failure::Host)?;
-            }
+        let start = usize::try_from(sector.saturating_mul(SECTOR)).ok();
+        let rest = start.and_then(|start| self.content.get(start..));
+        for (to, from) in bytes.iter_mut().zip(rest.unwrap_or_default()) {
+            *to = *from;
         }
         Ok(bytes)
     }
@@ -133,28 +85,24 @@ impl Disk {
     /// Writes a sector of a disk that has `sectors`.
     ///
     /// # Errors
-    /// The disk has no such sector, is write-protected, or the host failed.
+    /// The disk has no such sector.
     pub(super) fn write(
         &mut self,
         sector: u64,
         sectors: u64,
         bytes: &[u8; SECTOR_BYTES],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Past> {
         if sector >= sectors {
-            return Err(Failure::Past);
+            return Err(Past);
         }
-        let start = sector.saturating_mul(SECTOR);
-        match &self.content {
-            Content::File { read_only: true, .. } => Err(Failure::Protected),
-            // A file keeps its length.
-            Content::File { file, len, .. } if start.saturating_add(SECTOR) <= *len => {
-                file.write_all_at(bytes, start).map_err(Failure::Host)
-            }
-            _ => {
-                self.written.insert(sector, Box::new(*bytes));
-                Ok(())
-            }
-        }
+        self.written.insert(sector, Box::new(*bytes));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a disk of {} bytes", self.content.len())
     }
 }
 
@@ -164,7 +112,7 @@ mod tests {
 
     fn image(len: usize) -> Disk {
         let bytes: Vec<u8> = (0..len).map(|at| (at / 512) as u8 + 1).collect();
-        Disk::new(Content::Bytes(Arc::new(bytes.into())))
+        Disk::new(Arc::new(bytes.into()))
     }
 
     #[test]
@@ -186,26 +134,11 @@ mod tests {
         let second = disk.read(1, sectors).unwrap();
         assert_eq!((second[187], second[188]), (2, 0));
         assert_eq!(disk.read(2879, sectors).unwrap(), [0; 512]);
-        assert!(matches!(disk.read(2880, sectors), Err(Failure::Past)));
-        assert!(matches!(disk.write(u64::MAX, sectors, &[7; 512]), Err(Failure::Past)));
+        assert!(matches!(disk.read(2880, sectors), Err(Past)));
+        assert!(matches!(disk.write(u64::MAX, sectors, &[7; 512]), Err(Past)));
         disk.write(1, sectors, &[7; 512]).unwrap();
         assert_eq!(disk.read(1, sectors).unwrap(), [7; 512]);
         disk.reset();
         assert_eq!(disk.read(1, sectors).unwrap()[0], 2);
-    }
-
-    #[test]
-    fn a_file_is_written_unless_it_is_read_only() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4 << 20).unwrap();
-        let open = |read_only| {
-            Disk::new(Content::File { file: Arc::new(file.try_clone().unwrap()), len: 4 << 20, read_only })
-        };
-        let sectors = open(false).sectors(&Geometry::of_hard_disk(4 << 20));
-        open(false).write(3, sectors, &[9; 512]).unwrap();
-        assert_eq!(open(true).read(3, sectors).unwrap(), [9; 512]);
-        assert!(matches!(open(true).write(3, sectors, &[1; 512]), Err(Failure::Protected)));
-        open(false).write(sectors - 1, sectors, &[9; 512]).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 4 << 20, "the file keeps its length");
     }
 }

@@ -4,19 +4,17 @@
 
 use super::Bios;
 use super::call::Call;
-use super::disk::Failure;
-use crate::boot::geometry::{Geometry, SECTOR};
+use super::disk::Past;
 use super::stubs::DISKETTE;
 use crate::boot::BOOT_SECTOR;
+use crate::boot::geometry::{Geometry, SECTOR};
 use std::ops::ControlFlow;
 
 /// Codes in AH after a call that failed.
 const INVALID: u8 = 0x01;
-const PROTECTED: u8 = 0x03;
 const NOT_FOUND: u8 = 0x04;
 const NO_PARAMETERS: u8 = 0x07;
 const BAD_BUFFER: u8 = 0x09;
-const HOST: u8 = 0x20;
 
 /// The places of the last code in the data area: of diskettes, of hard disks.
 const STATUS: [u64; 2] = [0x441, 0x474];
@@ -56,7 +54,13 @@ impl Bios {
             // Programs look for drives with these.
             match function {
                 0x00..=0x18 | 0x41..=0x48 => {
-                    call.fail(if function == 0x08 { NO_PARAMETERS } else if drive < 0x80 { 0x80 } else { INVALID });
+                    call.fail(if function == 0x08 {
+                        NO_PARAMETERS
+                    } else if drive < 0x80 {
+                        0x80
+                    } else {
+                        INVALID
+                    });
                     if function == 0x15 {
                         call.succeed();
                     }
@@ -151,12 +155,7 @@ impl Bios {
             };
             match moved {
                 Ok(()) => {}
-                Err(Failure::Past) => return failed(NOT_FOUND),
-                Err(Failure::Protected) => return failed(PROTECTED),
-                Err(Failure::Host(error)) => {
-                    log::warn!("the boot disk: sector {sector}: {error}");
-                    return failed(HOST);
-                }
+                Err(Past) => return failed(NOT_FOUND),
             }
         }
         Transferred { sectors: count, failure: None }
@@ -263,7 +262,7 @@ impl Bios {
         let drive = self.disk.drive();
         let sector = match self.disk.geometry(drive) {
             Some(geometry) => self.disk.read(0, self.disk.sectors(&geometry)),
-            None => Err(Failure::Past),
+            None => Err(Past),
         };
         match sector {
             Ok(bytes) if call.store(BOOT_SECTOR, &bytes) => {}
@@ -282,5 +281,4 @@ impl Bios {
         call.regs.rflags |= u64::from(super::call::INTERRUPTS);
         ControlFlow::Continue(())
     }
-
 }

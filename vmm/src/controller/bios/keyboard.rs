@@ -34,10 +34,8 @@ const POLLS: u32 = 64;
 const POLL_PAUSE: Duration = Duration::from_millis(1);
 
 /// The characters of the keys by scan code, from 0x01 on: without and with a shift key. Zero: no character.
-const KEYS: &[u8; 57] =
-    b"\x1b1234567890-=\x08\tqwertyuiop[]\r\0asdfghjkl;'`\0\\zxcvbnm,./\0*\0 ";
-const SHIFTED: &[u8; 57] =
-    b"\x1b!@#$%^&*()_+\x08\0QWERTYUIOP{}\r\0ASDFGHJKL:\"~\0|ZXCVBNM<>?\0*\0 ";
+const KEYS: &[u8; 57] = b"\x1b1234567890-=\x08\tqwertyuiop[]\r\0asdfghjkl;'`\0\\zxcvbnm,./\0*\0 ";
+const SHIFTED: &[u8; 57] = b"\x1b!@#$%^&*()_+\x08\0QWERTYUIOP{}\r\0ASDFGHJKL:\"~\0|ZXCVBNM<>?\0*\0 ";
 
 /// The keys of a terminal's sequences `ESC [ letter`: the letter and the scan code.
 const SEQUENCES: [(u8, u8); 6] =

@@ -251,7 +251,11 @@ impl Bios {
                 let (segment, offset) = call.caller();
                 let (ax, bx, cx, dx) =
                     (before.rax as u16, before.rbx as u16, before.rcx as u16, before.rdx as u16);
-                let firmware = if (0x20..=0x2f).contains(&vector) { "there is no DOS here" } else { "this BIOS lacks it" };
+                let firmware = if (0x20..=0x2f).contains(&vector) {
+                    "there is no DOS here"
+                } else {
+                    "this BIOS lacks it"
+                };
                 log::warn!(
                     "int {vector:#x}, ah={function:#04x}: {firmware} (ax={ax:#x} bx={bx:#x} cx={cx:#x} dx={dx:#x}, before \
                      {segment:04x}:{offset:04x}); it returns CF"
@@ -262,12 +266,7 @@ impl Bios {
     }
 
     /// Ends the run at a fault of the guest. The registers are those at the instruction that caused it.
-    fn faulted(
-        &self,
-        vcpu: &mut dyn VcpuState,
-        mut call: Call<'_>,
-        fault: Stop,
-    ) -> Result<Outcome, Error> {
+    fn faulted(&self, vcpu: &mut dyn VcpuState, mut call: Call<'_>, fault: Stop) -> Result<Outcome, Error> {
         let ((segment, offset), flags) = (call.caller(), call.flags());
         let pointer = (call.regs.rsp as u16).wrapping_add(6);
         call.regs.rsp = call.regs.rsp & !0xffff | u64::from(pointer);
@@ -335,7 +334,8 @@ impl Bios {
         let takes = chips::takes_interrupts(vcpu)?;
         let halted = vcpu.activity() == Activity::Halted;
         let is_real = sregs.cr0 & CR0_PE == 0;
-        if is_real && chips::is_idle(vcpu, linear, halted) && (!takes || chips::has_no_handler(vcpu.memory())) {
+        if is_real && chips::is_idle(vcpu, linear, halted) && (!takes || chips::has_no_handler(vcpu.memory()))
+        {
             return Ok(Outcome::Stop(Stop::Halted));
         }
         if is_due && takes {
@@ -352,7 +352,8 @@ fn fault(call: &Call<'_>, vector: u8) -> Option<Stop> {
         return None;
     }
     let (segment, offset) = call.caller();
-    let before = |back: u16| call.byte((u64::from(segment) << 4).wrapping_add(offset.wrapping_sub(back).into()));
+    let before =
+        |back: u16| call.byte((u64::from(segment) << 4).wrapping_add(offset.wrapping_sub(back).into()));
     let is_call = before(2) == 0xcd && before(1) == vector;
     (!is_call).then_some(Stop::RealModeFault { vector, cs: segment, ip: offset })
 }
@@ -360,7 +361,7 @@ fn fault(call: &Call<'_>, vector: u8) -> Option<Stop> {
 impl ExitController for Bios {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         let outcome = match *exit {
-            Exit::PioOut { port: stubs::PORT, size: 1, data } => self.stub(vcpu, data as u8),
+            Exit::PioOut { port: PORT, size: 1, data } => self.stub(vcpu, data as u8),
             Exit::PioOut { port, size: 1, data } if !self.has_controllers => {
                 let is_claimed = self.chips.write(port, data as u8, self.origin.elapsed());
                 Ok(if is_claimed { Outcome::Resume } else { Outcome::Unclaimed })

@@ -28,7 +28,7 @@ impl Caller {
     fn with_input(disk: usize, input: &[u8]) -> Self {
         let memory = GuestMemory::new(&[(Gpa(0), RAM)]).unwrap();
         let bytes: Vec<u8> = (0..disk).map(|at| (at / 512) as u8 + 1).collect();
-        let disk = Content::Bytes(Arc::new(bytes.into()));
+        let disk: Content = Arc::new(bytes.into());
         memory.write(Gpa(video::SCREEN), &video::blank_page()).unwrap();
         for (start, bytes) in super::memory(&disk) {
             memory.write(start, &bytes).unwrap();
@@ -60,7 +60,11 @@ impl Caller {
         let frame = [0x602u16, 0, FLAGS].map(u16::to_le_bytes).concat();
         let stack = self.vcpu.sregs.ss.base + (regs.rsp & 0xffff);
         let _ = self.vcpu.memory.write(Gpa(stack), &frame);
-        self.vcpu.regs = Regs { rip: u64::from(stubs::offset(vector)) + if vector == 9 { 3 } else { 0 }, rflags: 2, ..regs };
+        self.vcpu.regs = Regs {
+            rip: u64::from(stubs::offset(vector)) + if vector == 9 { 3 } else { 0 },
+            rflags: 2,
+            ..regs
+        };
         self.vcpu.sregs.cs.base = 0xf_0000;
         let exit = Exit::PioOut { port: stubs::PORT, size: 1, data: 0 };
         let outcome = self.bios.handle(&exit, &mut self.vcpu);
@@ -315,7 +319,10 @@ fn random_calls_are_answered() {
         };
         match random() % 8 {
             // A wait would take its time.
-            0 => regs.rax = regs.rax & 0xff | [0x02, 0x03, 0x42, 0x43, 0x48, 0x13, 0x87, 0x06][(random() % 8) as usize] << 8,
+            0 => {
+                regs.rax = regs.rax & 0xff
+                    | [0x02, 0x03, 0x42, 0x43, 0x48, 0x13, 0x87, 0x06][(random() % 8) as usize] << 8
+            }
             1 => regs.rsp = random() % 6,
             2 => regs.rax = 0xe820,
             _ => {}

@@ -111,7 +111,8 @@ fn date(days: u64) -> (u64, u64, u64) {
     let (era, of_era) = (days / 146_097, days % 146_097);
     let leaps = (of_era / 1_460).wrapping_sub(of_era / 36_524).wrapping_add(of_era / 146_096);
     let year_of_era = of_era.wrapping_sub(leaps) / 365;
-    let year_days = year_of_era.wrapping_mul(365).wrapping_add(year_of_era / 4).wrapping_sub(year_of_era / 100);
+    let year_days =
+        year_of_era.wrapping_mul(365).wrapping_add(year_of_era / 4).wrapping_sub(year_of_era / 100);
     let of_year = of_era.wrapping_sub(year_days);
     let shifted = of_year.wrapping_mul(5).wrapping_add(2) / 153;
     let day = of_year.wrapping_sub(shifted.wrapping_mul(153).wrapping_add(2) / 5).wrapping_add(1);

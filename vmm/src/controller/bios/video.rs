@@ -89,7 +89,8 @@ impl Bios {
         const GRAPHICS_CONTROLLER: u64 = 0x0e;
         let value = if is_graphics { 0x0506 } else { 0x0e06 };
         if let Some(screen) = &self.screen {
-            let _ = screen.lock().unwrap_or_else(PoisonError::into_inner).write(GRAPHICS_CONTROLLER, 2, value);
+            let _ =
+                screen.lock().unwrap_or_else(PoisonError::into_inner).write(GRAPHICS_CONTROLLER, 2, value);
         }
     }
 
@@ -98,9 +99,11 @@ impl Bios {
         let mut cells = vec![0; SCREEN_BYTES];
         self.prints
             && self.memory.read(Gpa(SCREEN), &mut cells)
-            && cells.iter().step_by(2).zip(self.printed.iter().step_by(2)).all(|(now, printed)| {
-                now == printed || matches!((now, printed), (0 | b' ', 0 | b' '))
-            })
+            && cells
+                .iter()
+                .step_by(2)
+                .zip(self.printed.iter().step_by(2))
+                .all(|(now, printed)| now == printed || matches!((now, printed), (0 | b' ', 0 | b' ')))
     }
 
     fn video_function(&mut self, call: &mut Call<'_>) -> Option<ControlFlow<Stop>> {

@@ -250,9 +250,15 @@ fn initial_memory(ram: u64, has_disk: bool) -> [u8; 128] {
     const MIB: u64 = 1 << 20;
     let mut memory = [0; 128];
     // A size in units, at most 0xFFFF.
-    let units = |bytes: u64, unit: u64| u16::try_from(bytes.checked_div(unit).unwrap_or(0)).unwrap_or(u16::MAX);
+    let units =
+        |bytes: u64, unit: u64| u16::try_from(bytes.checked_div(unit).unwrap_or(0)).unwrap_or(u16::MAX);
     let extended = units(ram.saturating_sub(MIB), KIB);
-    let words = [(0x15, 640), (0x17, extended), (0x30, extended), (0x34, units(ram.saturating_sub(16 * MIB), 64 * KIB))];
+    let words = [
+        (0x15, 640),
+        (0x17, extended),
+        (0x30, extended),
+        (0x34, units(ram.saturating_sub(16 * MIB), 64 * KIB)),
+    ];
     let words = words.into_iter().flat_map(|(index, word): (usize, u16)| {
         let [low, high] = word.to_le_bytes();
         [(index, low), (index.saturating_add(1), high)]
@@ -261,7 +267,11 @@ fn initial_memory(ram: u64, has_disk: bool) -> [u8; 128] {
     let (kind, number) = if has_disk { (0xf0, 47) } else { (0, 0) };
     // Equipment: a coprocessor, and a screen with a BIOS of its own. The boot order: the disk.
     let bytes = [
-        (usize::from(REGISTER_A), 0x26), (usize::from(REGISTER_B), 0x02), (0x12, kind), (0x19, number), (0x14, 0x02),
+        (usize::from(REGISTER_A), 0x26),
+        (usize::from(REGISTER_B), 0x02),
+        (0x12, kind),
+        (0x19, number),
+        (0x14, 0x02),
         (0x3d, 0x02),
     ];
     for (index, byte) in words.chain(bytes) {

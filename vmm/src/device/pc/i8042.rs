@@ -122,7 +122,8 @@ impl I8042 {
     /// Presses and releases a key. Returns false if the keyboard is off, or has no room for it.
     pub(crate) fn press(&mut self, stroke: &Stroke) -> bool {
         let is_on = self.control & KEYBOARD_OFF == 0;
-        let Some(keyboard) = self.keyboard.as_mut().filter(|keyboard| is_on && keyboard.has_room(stroke)) else {
+        let Some(keyboard) = self.keyboard.as_mut().filter(|keyboard| is_on && keyboard.has_room(stroke))
+        else {
             return false;
         };
         keyboard.press(stroke);

@@ -2,6 +2,7 @@
 //!
 //! May import what [`crate::device`] may import.
 
+pub(crate) mod ata;
 pub(crate) mod cmos;
 pub(crate) mod i8042;
 pub(crate) mod keyboard;

@@ -94,7 +94,8 @@ impl Default for Vga {
 impl Vga {
     /// The picture that the registers select.
     pub(crate) fn view(&self) -> View {
-        let word = |register| u16::from_be_bytes([self.crtc.at(register), self.crtc.at(register.wrapping_add(1))]);
+        let word =
+            |register| u16::from_be_bytes([self.crtc.at(register), self.crtc.at(register.wrapping_add(1))]);
         let (first, last) = (self.crtc.at(CURSOR_START), self.crtc.at(CURSOR_END));
         let is_on = first & CURSOR_OFF == 0 && first & 0x1f <= last & 0x1f;
         let cells = word(CURSOR).checked_sub(word(START)).filter(|_| is_on);
@@ -123,9 +124,7 @@ impl Vga {
         let has_colour_ports = self.miscellaneous & COLOUR_PORTS != 0;
         match port {
             0x3c0 => self.attribute_address,
-            0x3c1 => {
-                self.attributes.get(usize::from(self.attribute_address & 0x1f)).copied().unwrap_or(0)
-            }
+            0x3c1 => self.attributes.get(usize::from(self.attribute_address & 0x1f)).copied().unwrap_or(0),
             // Input status 0: a colour monitor is connected.
             0x3c2 => 0x10,
             // The video subsystem is enabled.

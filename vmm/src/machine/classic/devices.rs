@@ -7,6 +7,8 @@ use crate::device::pc::cmos::{self, Cmos};
 use crate::device::pc::i8042::{self, I8042};
 use crate::device::pc::legacy;
 use crate::device::pc::pci::{self, PciConfiguration};
+use crate::device::pc::pm_timer::{self, PmTimer};
+use crate::device::pc::power::{self, Power};
 use crate::device::pc::vga::{self, Vga};
 use crate::error::Error;
 use crate::host::{EventFd, event};
@@ -61,6 +63,13 @@ impl ClassicDevices {
         ports.attach(cmos::PORT.into(), cmos::PORTS.into(), self.cmos.clone())?;
         ports.attach(vga::PORT.into(), vga::PORTS.into(), self.vga.clone())?;
         ports.attach(pci::PORT.into(), pci::PORTS.into(), Arc::new(Mutex::new(PciConfiguration)))?;
+        // The ACPI tables list these.
+        ports.attach(
+            pm_timer::PORT.into(),
+            pm_timer::PORTS.into(),
+            Arc::new(Mutex::new(PmTimer::default())),
+        )?;
+        ports.attach(power::PORT.into(), power::PORTS.into(), Arc::new(Mutex::new(Power)))?;
         let debugcon = Debugcon::new(output.clone());
         ports.attach(debugcon::QEMU_PORT.into(), 1, Arc::new(Mutex::new(debugcon)))?;
         Ok(legacy::attach(ports)?)

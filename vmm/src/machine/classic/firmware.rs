@@ -54,7 +54,7 @@ impl Tables {
         let parts = vec![
             (DATA_AREA, data_area.to_vec()),
             (Gpa(pc::LOW_RAM_END), vec![EXTENDED_KIB]),
-            (pc::ACPI, acpi::tables(&platform)),
+            (pc::ACPI, acpi::tables(&platform, pc::ACPI)),
             (pc::MP, mp::table(cpus, None, pc::MP)),
         ];
         Self { parts, data_area }

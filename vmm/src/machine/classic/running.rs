@@ -7,6 +7,7 @@ use crate::device::pc::cmos::timer::CmosTimer;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, EventFd};
+use crate::machine::classic::Disks;
 use crate::shutdown::{Deadline, Kick, StopHandle};
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +17,7 @@ pub(in crate::machine) struct Classic {
     pub(super) stop_handle: Arc<StopHandle>,
     /// Answers the questions of the thread that looks for a halt.
     pub(in crate::machine) inquiry: Arc<Inquiry>,
+    pub(super) disks: Disks,
     /// The clock, and the event that wakes its timer.
     pub(super) cmos: (Arc<Mutex<Cmos>>, Arc<EventFd>),
 }
@@ -24,6 +26,7 @@ pub(in crate::machine) struct Classic {
 pub(in crate::machine) struct RunningClassic {
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
+    disks: Disks,
     timer: CmosTimer,
 }
 
@@ -37,11 +40,12 @@ impl Classic {
         deadline: Deadline,
         vcpus: Arc<dyn Kick>,
     ) -> Result<RunningClassic, Error> {
-        let Self { console, stop_handle, inquiry: _, cmos: (cmos, wake) } = self;
+        let Self { console, stop_handle, inquiry: _, disks, cmos: (cmos, wake) } = self;
+        disks.begin_run(&deadline);
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
         let timer = CmosTimer::start(cmos, wake)?;
-        Ok(RunningClassic { console, stop_handle, timer })
+        Ok(RunningClassic { console, stop_handle, disks, timer })
     }
 }
 
@@ -52,6 +56,7 @@ impl RunningClassic {
         host::terminal::restore();
         drop(self.timer);
         self.console.finish(deadline);
-        self.stop_handle.reason()
+        let failure = self.disks.end_run();
+        self.stop_handle.reason().or(failure)
     }
 }

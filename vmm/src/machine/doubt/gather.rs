@@ -42,7 +42,9 @@ impl Machine {
         if !matches!(stop, Stop::Halted | Stop::Exited(0)) {
             return Ok(Vec::new());
         }
-        let calls = image.mode() == Mode::Real && image.boot_disk().is_none() && image.contents().any(|(_, bytes)| bytes.contains(&INT));
+        let calls = image.mode() == Mode::Real
+            && image.boot_disk().is_none()
+            && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
         let (mut missing, mut waits, mut stacks) = (trapped_call, false, Vec::new());

@@ -20,7 +20,7 @@ pub(super) fn instruction_bytes(memory: &dyn ReadMemory, gpa: Gpa) -> Vec<u8> {
 }
 
 /// The width of the code, in bits. Protected mode has 16-bit code, too: after CR0.PE is set, until the first far jump.
-pub(super) fn code_bits(sregs: &Sregs) -> u32 {
+pub(in crate::machine) fn code_bits(sregs: &Sregs) -> u32 {
     let is_long = sregs.efer & modes::EFER_LMA != 0 && sregs.cs.l == 1;
     match (sregs.cr0 & modes::CR0_PE != 0, is_long, sregs.cs.db) {
         (false, ..) | (true, false, 0) => 16,

@@ -38,7 +38,15 @@ pub struct Start {
 impl Start {
     /// A start without registers of its own.
     pub fn new(mode: Mode, entry: Gpa) -> Self {
-        Self { mode, entry, segment: 0, pvh: false, from_reset: false, boot_drive: None, registers: Vec::new() }
+        Self {
+            mode,
+            entry,
+            segment: 0,
+            pvh: false,
+            from_reset: false,
+            boot_drive: None,
+            registers: Vec::new(),
+        }
     }
 
     /// The address of the first byte of the segment of real mode.
@@ -77,7 +85,14 @@ impl Start {
         };
         if let Some(drive) = self.boot_drive {
             let rflags = regs.rflags | RFLAGS_INTERRUPTS;
-            regs = Regs { rip: regs.rip, rax: BOOT_MAGIC, rdx: drive.into(), rsp: entry.0, rflags, ..Regs::default() };
+            regs = Regs {
+                rip: regs.rip,
+                rax: BOOT_MAGIC,
+                rdx: drive.into(),
+                rsp: entry.0,
+                rflags,
+                ..Regs::default()
+            };
         }
         for set in &self.registers {
             *set.register.of(&mut regs) = set.value;

@@ -53,7 +53,10 @@ fn a_time_that_is_set_goes_on_from_there() {
     assert_eq!([0, 2, 9].map(|index| get(&mut cmos, index, at(9_000))), [0x58, 0x59, 0x99], "it is stopped");
     set(&mut cmos, REGISTER_B, 0x02, at(10_000));
     assert_eq!([9, 7, 4, 0].map(|index| get(&mut cmos, index, at(11_000))), [0x99, 0x31, 0x23, 0x59]);
-    assert_eq!([0x32, 9, 7, 4, 0].map(|index| get(&mut cmos, index, at(12_000))), [0x20, 0x00, 0x01, 0x00, 0x00]);
+    assert_eq!(
+        [0x32, 9, 7, 4, 0].map(|index| get(&mut cmos, index, at(12_000))),
+        [0x20, 0x00, 0x01, 0x00, 0x00]
+    );
 }
 
 #[test]
@@ -79,7 +82,9 @@ fn register_c_tells_the_events_once() {
     set(&mut cmos, REGISTER_B, UPDATED | 0x02, at(1000));
     assert_eq!(get(&mut cmos, REGISTER_C, at(3000)), INTERRUPT | UPDATED);
     // A day and an alarm; a clock of the host that goes back.
-    [(5, 0x12), (3, 0x30), (1, 0xff)].iter().for_each(|(index, byte)| set(&mut cmos, *index, *byte, at(3000)));
+    [(5, 0x12), (3, 0x30), (1, 0xff)]
+        .iter()
+        .for_each(|(index, byte)| set(&mut cmos, *index, *byte, at(3000)));
     assert_eq!(get(&mut cmos, REGISTER_C, at(1_799_000)) & ALARM, 0);
     assert_eq!(get(&mut cmos, REGISTER_C, at(1_800_000)) & ALARM, ALARM);
     assert_eq!(get(&mut cmos, REGISTER_C, at(0)), 0);
@@ -115,15 +120,17 @@ fn every_rate_has_its_frequency() {
 
 #[test]
 fn the_memory_tells_the_size_of_ram() {
-    let word = |cmos: &mut Cmos, index| {
-        u16::from_le_bytes([index, index + 1].map(|index| get(cmos, index, at(0))))
-    };
+    let word =
+        |cmos: &mut Cmos, index| u16::from_le_bytes([index, index + 1].map(|index| get(cmos, index, at(0))));
     let mut small = cmos();
     let sizes = [0x15, 0x17, 0x30, 0x34].map(|index| word(&mut small, index));
     assert_eq!(sizes, [640, 63 * 1024, 63 * 1024, 48 * 16]);
     let mut large = Cmos::new(3 << 30, true, None, None);
     assert_eq!([0x17, 0x30, 0x34].map(|index| word(&mut large, index)), [0xffff, 0xffff, 3056 * 16]);
-    assert_eq!([0x12, 0x19, 0x14, 0x10, 0x3d, 0x0f].map(|index| get(&mut large, index, at(0))), [0xf0, 47, 2, 0, 2, 0]);
+    assert_eq!(
+        [0x12, 0x19, 0x14, 0x10, 0x3d, 0x0f].map(|index| get(&mut large, index, at(0))),
+        [0xf0, 47, 2, 0, 2, 0]
+    );
     let sum: u16 = (0x10..0x2e).map(|index| u16::from(get(&mut large, index, at(0)))).sum();
     assert_eq!([0x2e, 0x2f].map(|index| get(&mut large, index, at(0))), sum.to_be_bytes());
     // The guest may write it.

@@ -23,7 +23,8 @@ impl CmosTimer {
     pub(crate) fn start(cmos: Arc<Mutex<Cmos>>, wake: Arc<EventFd>) -> Result<Self, Error> {
         let stop = Arc::new(event().map_err(Error::host("eventfd"))?);
         let ended = stop.clone();
-        let thread = Worker::spawn("rtc", "starting the thread of the clock", move || run(&cmos, &wake, &ended))?;
+        let thread =
+            Worker::spawn("rtc", "starting the thread of the clock", move || run(&cmos, &wake, &ended))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

@@ -23,7 +23,9 @@ impl TerminalKeys {
             [] => (None, 0),
             [0x80..=0xff, ..] => {
                 if !std::mem::replace(&mut self.has_warned, true) {
-                    log::warn!("the guest's keyboard has a US layout: other characters than those of ASCII are lost");
+                    log::warn!(
+                        "the guest's keyboard has a US layout: other characters than those of ASCII are lost"
+                    );
                 }
                 let rest = bytes.iter().take_while(|byte| **byte >= 0x80).count();
                 (None, rest)
@@ -176,15 +178,30 @@ mod tests {
         assert_eq!(codes(b"\x1b\x1b"), [0x01, 0x81, 0x01, 0x81]);
         assert_eq!(codes(b"\x1bx"), [0x38, 0x2d, 0xad, 0xb8], "alt");
         for (bytes, code) in [
-            (&b"\x1b[A"[..], 0x48), (b"\x1bOB", 0x50), (b"\x1b[C", 0x4d), (b"\x1b[D", 0x4b), (b"\x1b[H", 0x47),
-            (b"\x1b[F", 0x4f), (b"\x1b[1~", 0x47), (b"\x1b[2~", 0x52), (b"\x1b[3~", 0x53), (b"\x1b[4~", 0x4f),
-            (b"\x1b[5~", 0x49), (b"\x1b[6~", 0x51),
+            (&b"\x1b[A"[..], 0x48),
+            (b"\x1bOB", 0x50),
+            (b"\x1b[C", 0x4d),
+            (b"\x1b[D", 0x4b),
+            (b"\x1b[H", 0x47),
+            (b"\x1b[F", 0x4f),
+            (b"\x1b[1~", 0x47),
+            (b"\x1b[2~", 0x52),
+            (b"\x1b[3~", 0x53),
+            (b"\x1b[4~", 0x4f),
+            (b"\x1b[5~", 0x49),
+            (b"\x1b[6~", 0x51),
         ] {
             assert_eq!(codes(bytes), [0xe0, code, 0xe0, code | 0x80], "{bytes:?}");
         }
         for (bytes, code) in [
-            (&b"\x1bOP"[..], 0x3b), (b"\x1b[[E", 0x3f), (b"\x1b[11~", 0x3b), (b"\x1b[15~", 0x3f), (b"\x1b[17~", 0x40),
-            (b"\x1b[21~", 0x44), (b"\x1b[23~", 0x57), (b"\x1b[24~", 0x58),
+            (&b"\x1bOP"[..], 0x3b),
+            (b"\x1b[[E", 0x3f),
+            (b"\x1b[11~", 0x3b),
+            (b"\x1b[15~", 0x3f),
+            (b"\x1b[17~", 0x40),
+            (b"\x1b[21~", 0x44),
+            (b"\x1b[23~", 0x57),
+            (b"\x1b[24~", 0x58),
         ] {
             assert_eq!(codes(bytes), [code, code | 0x80], "{bytes:?}");
         }

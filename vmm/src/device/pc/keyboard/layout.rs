@@ -61,18 +61,53 @@ pub(super) const FUNCTION: [Key; 12] = [
 
 /// The keys with characters: the character, that with shift, and the key.
 const CHARACTERS: [(u8, u8, Key); 47] = [
-    (b'a', b'A', plain(0x1c)), (b'b', b'B', plain(0x32)), (b'c', b'C', plain(0x21)), (b'd', b'D', plain(0x23)),
-    (b'e', b'E', plain(0x24)), (b'f', b'F', plain(0x2b)), (b'g', b'G', plain(0x34)), (b'h', b'H', plain(0x33)),
-    (b'i', b'I', plain(0x43)), (b'j', b'J', plain(0x3b)), (b'k', b'K', plain(0x42)), (b'l', b'L', plain(0x4b)),
-    (b'm', b'M', plain(0x3a)), (b'n', b'N', plain(0x31)), (b'o', b'O', plain(0x44)), (b'p', b'P', plain(0x4d)),
-    (b'q', b'Q', plain(0x15)), (b'r', b'R', plain(0x2d)), (b's', b'S', plain(0x1b)), (b't', b'T', plain(0x2c)),
-    (b'u', b'U', plain(0x3c)), (b'v', b'V', plain(0x2a)), (b'w', b'W', plain(0x1d)), (b'x', b'X', plain(0x22)),
-    (b'y', b'Y', plain(0x35)), (b'z', b'Z', plain(0x1a)), (b'0', b')', plain(0x45)), (b'1', b'!', plain(0x16)),
-    (b'2', b'@', plain(0x1e)), (b'3', b'#', plain(0x26)), (b'4', b'$', plain(0x25)), (b'5', b'%', plain(0x2e)),
-    (b'6', b'^', plain(0x36)), (b'7', b'&', plain(0x3d)), (b'8', b'*', plain(0x3e)), (b'9', b'(', plain(0x46)),
-    (b'`', b'~', plain(0x0e)), (b'-', b'_', plain(0x4e)), (b'=', b'+', plain(0x55)), (b'[', b'{', plain(0x54)),
-    (b']', b'}', plain(0x5b)), (b'\\', b'|', key(0x5d, 0x5c)), (b';', b':', plain(0x4c)), (b'\'', b'"', plain(0x52)),
-    (b',', b'<', plain(0x41)), (b'.', b'>', plain(0x49)), (b'/', b'?', plain(0x4a)),
+    (b'a', b'A', plain(0x1c)),
+    (b'b', b'B', plain(0x32)),
+    (b'c', b'C', plain(0x21)),
+    (b'd', b'D', plain(0x23)),
+    (b'e', b'E', plain(0x24)),
+    (b'f', b'F', plain(0x2b)),
+    (b'g', b'G', plain(0x34)),
+    (b'h', b'H', plain(0x33)),
+    (b'i', b'I', plain(0x43)),
+    (b'j', b'J', plain(0x3b)),
+    (b'k', b'K', plain(0x42)),
+    (b'l', b'L', plain(0x4b)),
+    (b'm', b'M', plain(0x3a)),
+    (b'n', b'N', plain(0x31)),
+    (b'o', b'O', plain(0x44)),
+    (b'p', b'P', plain(0x4d)),
+    (b'q', b'Q', plain(0x15)),
+    (b'r', b'R', plain(0x2d)),
+    (b's', b'S', plain(0x1b)),
+    (b't', b'T', plain(0x2c)),
+    (b'u', b'U', plain(0x3c)),
+    (b'v', b'V', plain(0x2a)),
+    (b'w', b'W', plain(0x1d)),
+    (b'x', b'X', plain(0x22)),
+    (b'y', b'Y', plain(0x35)),
+    (b'z', b'Z', plain(0x1a)),
+    (b'0', b')', plain(0x45)),
+    (b'1', b'!', plain(0x16)),
+    (b'2', b'@', plain(0x1e)),
+    (b'3', b'#', plain(0x26)),
+    (b'4', b'$', plain(0x25)),
+    (b'5', b'%', plain(0x2e)),
+    (b'6', b'^', plain(0x36)),
+    (b'7', b'&', plain(0x3d)),
+    (b'8', b'*', plain(0x3e)),
+    (b'9', b'(', plain(0x46)),
+    (b'`', b'~', plain(0x0e)),
+    (b'-', b'_', plain(0x4e)),
+    (b'=', b'+', plain(0x55)),
+    (b'[', b'{', plain(0x54)),
+    (b']', b'}', plain(0x5b)),
+    (b'\\', b'|', key(0x5d, 0x5c)),
+    (b';', b':', plain(0x4c)),
+    (b'\'', b'"', plain(0x52)),
+    (b',', b'<', plain(0x41)),
+    (b'.', b'>', plain(0x49)),
+    (b'/', b'?', plain(0x4a)),
 ];
 
 /// The key with a character, and true if it needs shift.
@@ -150,9 +185,15 @@ mod tests {
     #[test]
     fn set_1_has_the_codes_of_the_first_pc() {
         let first = |character| with_character(character).unwrap().0.pressed(1);
-        for (character, code) in
-            [(b'1', 0x02), (b'q', 0x10), (b'a', 0x1e), (b'z', 0x2c), (b' ', 0x39), (b'\\', 0x2b), (b'/', 0x35)]
-        {
+        for (character, code) in [
+            (b'1', 0x02),
+            (b'q', 0x10),
+            (b'a', 0x1e),
+            (b'z', 0x2c),
+            (b' ', 0x39),
+            (b'\\', 0x2b),
+            (b'/', 0x35),
+        ] {
             assert_eq!(first(character), [code], "{}", char::from(character));
         }
         let codes = FUNCTION.map(|key| key.pressed(1)[0]);

@@ -9,8 +9,8 @@ mod layout;
 pub(crate) mod port;
 
 pub(crate) use keys::TerminalKeys;
-pub(super) use layout::translated;
 use layout::Key;
+pub(super) use layout::translated;
 use std::collections::VecDeque;
 
 /// The most bytes that wait for the controller.

@@ -81,8 +81,10 @@ mod tests {
     #[test]
     fn keys_wait_for_the_interrupt_and_a_flood_arrives_complete() {
         let (line, drained) = (event().unwrap(), Arc::new(event().unwrap()));
-        let keyboard =
-            Arc::new(Mutex::new(I8042::with_keyboard(Some(line.try_clone().unwrap()), Some(drained.clone()))));
+        let keyboard = Arc::new(Mutex::new(I8042::with_keyboard(
+            Some(line.try_clone().unwrap()),
+            Some(drained.clone()),
+        )));
         let accepts = Arc::new(AtomicBool::new(false));
         let accepted = accepts.clone();
         let mut port =
