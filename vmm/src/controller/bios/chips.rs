@@ -170,9 +170,9 @@ pub(super) fn interrupt(vcpu: &mut dyn VcpuState, vector: u8) -> Result<(), Erro
     vcpu.set_regs(&regs)
 }
 
-/// True if the guest has set no handler of its own for the interrupts of the timer and the keyboard.
+/// True if the guest has set no handler of its own for a hardware interrupt.
 pub(super) fn has_no_handler(memory: &GuestMemory) -> bool {
-    [stubs::TIMER, 0x09, 0x1c].into_iter().all(|vector| {
+    (stubs::TIMER..=0x0f).chain(0x70..=0x77).chain([0x1c, 0x4a]).all(|vector| {
         let mut entry = [0; 4];
         memory.read(Gpa(u64::from(vector).wrapping_mul(4)), &mut entry) && stubs::is_own(vector, entry)
     })

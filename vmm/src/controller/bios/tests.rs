@@ -245,6 +245,10 @@ fn a_key_is_awaited_and_taken() {
     }
     let (regs, flags) = caller.call(0x16, ax(0x0100));
     assert_eq!((regs.rax, flags & call::ZERO), (0x0100, call::ZERO));
+    let (outcome, ..) = caller.outcome(0x16, ax(0));
+    assert!(matches!(outcome, Outcome::Stop(Stop::Halted)), "the input has ended: {outcome:?}");
+    // A handler of the guest's own may still make a key.
+    caller.vcpu.memory.write(Gpa(0x1c * 4), &[0, 0x7c, 0, 0]).unwrap();
     let (regs, _) = caller.call(0x16, ax(0));
     assert_eq!(regs.rflags & u64::from(CARRY), 1, "the stub waits");
 }
