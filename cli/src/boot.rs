@@ -2,7 +2,9 @@
 //! the machine of `vmm run`.
 
 use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, output_limit};
-use crate::run::GuestText;
+use crate::places::Names;
+use crate::run::{GuestText, Ran};
+use crate::status::Failure;
 use crate::target::{RunTarget, name_error};
 use crate::{modules, processor, run, screen, terminal};
 use std::ffi::{OsStr, OsString};
@@ -22,26 +24,30 @@ pub fn main(arguments: &BootArgs) -> u8 {
         let disks = arguments.disk.iter().map(|text| disk_file(text).0.into());
         let modules = modules::files(&arguments.module).map(Into::into);
         let kernel = [arguments.kernel.clone()].into_iter();
-        kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules).collect()
+        let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
+        files.chain(arguments.measure.symbols.clone()).collect()
     };
     run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text))
 }
 
-fn boot(arguments: &BootArgs, text: GuestText) -> Result<(String, Report), Error> {
+fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
+    let names = Names::of(&arguments.measure, Some(arguments.kernel.clone()))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
-        return run_kernel(arguments, target, text);
+        return run_kernel(arguments, target, text, names);
     }
     if !arguments.module.is_empty() {
         return Err(Error::Config(
             "--module is for multiboot and PVH kernels: give Linux its files with --initrd and --disk".into(),
-        ));
+        )
+        .into());
     }
     if let Some(kind) = arguments.machine {
         return Err(Error::Config(format!(
             "--machine is for multiboot and PVH kernels, and {} is Linux, which has a machine of its own: leave out --machine {}",
             printable(&arguments.kernel),
             MachineKind::from(kind)
-        )));
+        ))
+        .into());
     }
     let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
@@ -53,7 +59,8 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<(String, Report), Error
             printable_text(marker)
         );
     }
-    Ok((printable(&arguments.kernel), report))
+    let places = names.places(&report, machine.memory());
+    Ok(Ran { name: printable(&arguments.kernel), report, places })
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -76,7 +83,12 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 ///
 /// # Errors
 /// An option is for Linux only, a module cannot be read, or the host failed.
-fn run_kernel(arguments: &BootArgs, target: RunTarget, text: GuestText) -> Result<(String, Report), Error> {
+fn run_kernel(
+    arguments: &BootArgs,
+    target: RunTarget,
+    text: GuestText,
+    names: Names,
+) -> Result<Ran, Failure> {
     let only_linux = [
         (arguments.initrd.is_some(), "--initrd", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
@@ -85,7 +97,9 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, text: GuestText) -> Resul
     ];
     if let Some((_, option, step)) = only_linux.into_iter().find(|(given, ..)| *given) {
         let name = &target.name;
-        return Err(Error::Config(format!("{option} is for Linux, and {name} is another kernel: {step}")));
+        return Err(
+            Error::Config(format!("{option} is for Linux, and {name} is another kernel: {step}")).into()
+        );
     }
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
@@ -96,7 +110,9 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, text: GuestText) -> Resul
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(&machine, arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
-    Ok((target.name, terminal::run(&mut machine)?))
+    let report = terminal::run(&mut machine)?;
+    let places = names.places(&report, machine.memory());
+    Ok(Ran { name: target.name, report, places })
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.

@@ -15,6 +15,7 @@ mod measure;
 mod modules;
 #[cfg_attr(not(has_kvm), path = "observe/absent.rs")]
 mod observe;
+mod places;
 mod processor;
 mod report;
 mod run;

@@ -19,6 +19,11 @@ pub(super) struct MeasureArgs {
     #[arg(long, conflicts_with_all = ["profile", "trace"])]
     no_profile: bool,
 
+    /// Name the functions and source lines of a guest's death from this ELF file or System.map
+    /// [default: the guest's own file, if it is an ELF file]
+    #[arg(long, value_name = "FILE")]
+    pub(super) symbols: Option<PathBuf>,
+
     /// Write the text screen of a classic PC to FILE at the end of the run: as an image if FILE ends in .png, otherwise as
     /// text [default: text on standard output, unless that is a terminal]
     #[arg(long, value_name = "FILE")]

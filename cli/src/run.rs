@@ -4,7 +4,9 @@ use crate::args::{
     CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
 };
 use crate::measure::{MeasureArgs, ResultFiles};
+use crate::places::Names;
 use crate::screen::ScreenFile;
+use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
 use crate::{boot, modules, processor, screen, status, summary, terminal};
@@ -31,9 +33,20 @@ pub fn main(arguments: &RunArgs) -> u8 {
         let image = guest.or_else(|| arguments.rom.clone());
         let modules = modules::files(&arguments.module).map(Into::into);
         let disks = arguments.disk.iter().map(|text| boot::disk_file(text).0.into());
-        image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks).collect()
+        let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
+        files.chain(arguments.measure.symbols.clone()).collect()
     };
     run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
+}
+
+/// A run that has ended.
+pub struct Ran {
+    /// The guest's name, to print.
+    pub name: String,
+    /// The report of the run.
+    pub report: Report,
+    /// Lines with the names of the places in the guest's code where it died. Empty if it did not, or without symbols.
+    pub places: String,
 }
 
 /// Standard output for the guest's text.
@@ -52,7 +65,7 @@ const NOTHING_PRINTED: u16 = u16::MAX;
 pub fn run_and_report(
     arguments: &MeasureArgs,
     inputs: impl FnOnce() -> Vec<PathBuf>,
-    run: impl FnOnce(GuestText) -> Result<(String, Report), Error>,
+    run: impl FnOnce(GuestText) -> Result<Ran, Failure>,
 ) -> u8 {
     let last_byte = Arc::new(AtomicU16::new(NOTHING_PRINTED));
     vmm::host::catch_interrupts();
@@ -62,10 +75,9 @@ pub fn run_and_report(
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
         let is_terminal = output.is_terminal;
-        let (name, report) = run(output)?;
-        Ok::<_, status::Failure>((files, screen, is_terminal, name, report))
+        Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
-    let (files, screen_file, is_terminal, name, report) = match open_and_run() {
+    let (files, screen_file, is_terminal, Ran { name, report, places }) = match open_and_run() {
         Ok(results) => results,
         Err(error) => return report_error(&error),
     };
@@ -88,7 +100,7 @@ pub fn run_and_report(
     }
     let mut text = summary::first_line(&name, &report);
     if !arguments.results.quiet {
-        text += &summary::details(&report);
+        text += &summary::details(&report, &places);
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
@@ -132,7 +144,9 @@ fn open_input(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
 }
 
-fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> {
+fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
+    let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+    let names = Names::of(&arguments.measure, guest)?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = match (&arguments.rom, &arguments.guest) {
         (Some(rom), _) => RunTarget::rom(rom)?,
@@ -198,7 +212,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<(String, Report), Error> 
             printable(path)
         );
     }
-    Ok((target.name, report))
+    let places = names.places(&report, machine.memory());
+    Ok(Ran { name: target.name, report, places })
 }
 
 /// The image with the registers, the command line and the modules that the user gave.

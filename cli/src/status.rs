@@ -74,6 +74,9 @@ pub enum Failure {
     /// A failure of a result file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A symbol file that cannot be used.
+    #[error(transparent)]
+    Symbols(#[from] debug::SymbolError),
     /// A program that cannot be observed.
     #[cfg(has_kvm)]
     #[error(transparent)]
@@ -85,6 +88,9 @@ impl HasStatus for Failure {
         match self {
             Self::Vmm(error) => error.status(),
             Self::File(error) => error.status(),
+            Self::Symbols(debug::SymbolError::Read { source, .. }) if is_shortage(source) => HOST_ERROR,
+            Self::Symbols(debug::SymbolError::Read { .. }) => USAGE,
+            Self::Symbols(debug::SymbolError::Wrong { .. }) => BAD_IMAGE,
             #[cfg(has_kvm)]
             Self::Observe(observe::Error::Program { .. } | observe::Error::Option(_)) => USAGE,
             #[cfg(has_kvm)]

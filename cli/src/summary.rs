@@ -26,11 +26,11 @@ pub fn first_line(name: &str, report: &Report) -> String {
     format!("vmm: {name}: {} (after {milliseconds:.2} ms{processor})\n", ending(report))
 }
 
-/// Returns the other lines of the summary.
-pub fn details(report: &Report) -> String {
+/// Returns the other lines of the summary. `places` are those with the names of places in the guest's code.
+pub fn details(report: &Report, places: &str) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_details(&mut text, report);
+    let _ = write_details(&mut text, report, places);
     text
 }
 
@@ -121,9 +121,9 @@ fn write_cause(to: &mut String, report: &Report) {
     };
 }
 
-fn write_details(to: &mut String, report: &Report) -> fmt::Result {
+fn write_details(to: &mut String, report: &Report, places: &str) -> fmt::Result {
     if let Some(explanation) = &report.explanation {
-        write!(to, "{explanation}")?;
+        write!(to, "{explanation}{places}")?;
         let last: Vec<_> = report.last_exits.iter().map(|traced| traced.exit.to_string()).collect();
         if !last.is_empty() {
             writeln!(to, "  last exits   {}", last.join(", "))?;

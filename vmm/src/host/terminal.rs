@@ -54,6 +54,19 @@ impl RawTerminal {
     }
 }
 
+/// The number of columns of the terminal of standard error; `None` if it is no terminal, or does not know its size.
+pub fn terminal_width() -> Option<usize> {
+    let mut size = MaybeUninit::<libc::winsize>::zeroed();
+    // SAFETY: the kernel fills the structure, and zeroes are valid, too.
+    let size = unsafe {
+        if libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
+            return None;
+        }
+        size.assume_init()
+    };
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// The handler of SIGCONT, which comes after a stop: sets the raw mode again if this program is in the foreground.
 extern "C" fn on_continue(_: libc::c_int) {
     if let Some(raw) = MODE.get().filter(|_| RAW.load(Ordering::SeqCst)) {

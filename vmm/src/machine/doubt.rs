@@ -5,6 +5,7 @@
 //! cost a small run about a microsecond.
 
 mod code;
+mod foreign;
 mod gather;
 mod missing_handler;
 mod screen;
@@ -12,6 +13,7 @@ mod silence;
 #[cfg(test)]
 mod tests;
 
+pub use foreign::HaltedVcpu;
 pub(super) use gather::UsedDevices;
 pub(super) use missing_handler::{missing_firmware, missing_handler};
 
@@ -20,7 +22,7 @@ use crate::controller::OpenBus;
 use crate::controller::hypercall::FailedCalls;
 use crate::controller::vcpu::Location;
 use crate::exit::{Reason, Site, Stop};
-use crate::memory::{Gpa, GuestMemory};
+use crate::memory::{Gpa, GuestMemory, ReadMemory};
 use crate::profile::Profile;
 use silence::silence;
 use simvirtio::abi;
@@ -144,6 +146,30 @@ fn write_lost_stores(f: &mut fmt::Formatter<'_>, site: &Site, count: u64) -> fmt
     }
 }
 
+/// The memory of a guest at its start, as far as it is known.
+pub(crate) trait Original {
+    /// A byte of the image; `None` outside of it.
+    fn byte_at(&self, gpa: u64) -> Option<u8>;
+    /// The entry point.
+    fn entry(&self) -> Gpa;
+    /// True if the image has bytes in this range.
+    fn overlaps(&self, start: u64, end: u64) -> bool;
+}
+
+impl Original for Image {
+    fn byte_at(&self, gpa: u64) -> Option<u8> {
+        Self::byte_at(self, gpa)
+    }
+
+    fn entry(&self) -> Gpa {
+        Self::entry(self)
+    }
+
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        Self::overlaps(self, start, end)
+    }
+}
+
 /// The state of a vCPU at the end of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended {
@@ -225,18 +251,24 @@ impl Remains<'_> {
 
     /// True if the run had no effect that could be seen from outside.
     fn saw_nothing(&self) -> bool {
-        let mut result = [0; 8];
-        let read = self.memory.read(Gpa(abi::RESULT), &mut result);
-        let kept = (abi::RESULT..)
-            .zip(result)
-            .zip(self.result_place)
-            .all(|((gpa, byte), before)| self.image.byte_at(gpa).unwrap_or(before) == byte);
+        let before = |gpa: u64| {
+            let index = usize::try_from(gpa.wrapping_sub(abi::RESULT)).unwrap_or(usize::MAX);
+            self.result_place.get(index).copied().unwrap_or(0)
+        };
+        let kept = has_no_result(self.memory, |gpa| self.image.byte_at(gpa).unwrap_or_else(|| before(gpa)));
         let only_hlt = self.profile.is_none_or(|profile| {
             profile.reasons().iter().all(|(reason, count)| *reason == Reason::Hlt || count.elements == 0)
         });
         let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_devices;
-        matches!(self.stop, Stop::Halted) && silent && only_hlt && read && kept
+        matches!(self.stop, Stop::Halted) && silent && only_hlt && kept
     }
+}
+
+/// True if the place of a result has the bytes of the start.
+fn has_no_result(memory: &dyn ReadMemory, start: impl Fn(u64) -> u8) -> bool {
+    let mut result = [0; 8];
+    memory.read(Gpa(abi::RESULT), &mut result)
+        && (abi::RESULT..).zip(result).all(|(gpa, byte)| start(gpa) == byte)
 }
 
 /// True if a vCPU ended in the image. The address is that of the last instruction, or that after it. An address that is

@@ -8,10 +8,11 @@ mod buried;
 mod cause;
 mod control;
 mod derail;
+mod endless;
 mod exact;
 mod features;
 mod foreign;
-mod handler;
+mod frame;
 mod idt;
 mod instruction;
 mod other_mode;
@@ -36,6 +37,7 @@ use crate::x86::probe::Probe;
 use crate::x86::registers::{Regs, Sregs};
 use crate::x86::state_check::Finding;
 pub use foreign::DeadVcpu;
+pub use frame::Frame;
 use idt::Idt;
 pub(super) use instruction::code_bits;
 use instruction::{SHOWN_INVALID_BYTES, decode, format, instruction_bytes, shown_len};
@@ -62,6 +64,8 @@ pub enum DeathKind {
     Refused,
     /// It ran into a fault, and the host has lost its state: the registers are those with which it started.
     Lost,
+    /// It has not died: its time was over, and it was in KVM_RUN for long.
+    Running,
     /// Another way, which says nothing about the cause.
     Unknown,
 }
@@ -103,6 +107,7 @@ pub struct Explanation {
     findings: Vec<Finding>,
     /// The reason why the exception had no handler, if the guest is that of another program.
     handler: Option<String>,
+    frame: Frame,
     shown: Shown,
     mode: Mode,
     regs: Regs,
@@ -149,6 +154,7 @@ impl Explanation {
             stack: stack.and_then(|gpa| stack_words(memory, gpa, width as usize)),
             findings: Vec::new(),
             handler: None,
+            frame: frame::of(mode, &regs, &sregs, &probe),
             shown: Shown::All,
             mode,
             regs,
@@ -183,6 +189,11 @@ impl Explanation {
     /// The rules that the state breaks, without those that the other parts of the explanation tell about.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+
+    /// The innermost frame. `None` if the guest is not at this instruction, or its memory is not known.
+    pub fn frame(&self) -> Option<&Frame> {
+        (self.shown == Shown::All).then_some(&self.frame)
     }
 
     /// Adds what the software processor knows about an end.

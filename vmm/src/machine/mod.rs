@@ -55,8 +55,8 @@ mod turns;
 mod vcpu_run;
 
 pub use builder::Builder;
-pub use doubt::Doubt;
-pub use explain::{DeadVcpu, DeathKind, Explanation};
+pub use doubt::{Doubt, HaltedVcpu};
+pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
 pub use kind::MachineKind;
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
 pub use processors::Processor;

@@ -153,6 +153,11 @@ impl<M: ReadMemory> Probe<M> {
         Ok(())
     }
 
+    /// Fills `data`, which lies in one page, from a linear address. Returns false if it is not mapped, or not memory.
+    pub(crate) fn read_linear(&self, linear: u64, data: &mut [u8]) -> bool {
+        self.translate_linear(linear).is_ok_and(|place| self.memory.read(place.gpa, data))
+    }
+
     /// The pieces of a range, split at page borders: the linear address and the length of each.
     fn pieces(&self, address: u64, len: usize) -> Result<impl Iterator<Item = (u64, u64)>, ProbeError> {
         let len = len as u64;
