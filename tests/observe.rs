@@ -6,13 +6,13 @@
 mod observed;
 mod support;
 
-use observed::{VMM, compile, counts, expected, no_qemu, observe, profile, program, qemu, source};
-use report::{Saved, SavedProfile};
+use observed::{counts, expected, no_qemu, observe, profile, program, qemu};
+use report::Saved;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
-use support::{Files, kvm_test, plain_test, ran, test_unless, vmm};
+use support::{Files, kvm_test, ran, test_unless, vmm};
 use vmm::exit::Reason;
 
 fn main() -> ExitCode {

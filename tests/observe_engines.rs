@@ -6,7 +6,7 @@ mod observed;
 mod support;
 
 use libtest_mimic::Trial;
-use observed::{PROGRAMS, VMM, compile, counts, expected, observe, profile_by, program, running, source};
+use observed::{PROGRAMS, VMM, compile, counts, observe, profile_by, program, running, source};
 use report::SavedProfile;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

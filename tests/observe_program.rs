@@ -5,7 +5,7 @@
 mod observed;
 mod support;
 
-use observed::{PROGRAMS, VMM, compile, observe, program, running};
+use observed::{VMM, compile, observe, program, running};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;

@@ -5,6 +5,15 @@ use vmm::device::{Layout, Transport};
 use vmm::machine::MachineKind;
 use vmm::x86::Mode;
 
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum OnHaltArg {
+    /// the machine ends
+    #[default]
+    Exit,
+    /// the machine stays on
+    Wait,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum MachineArg {
     /// a processor, memory and few devices; no interrupts, so HLT ends the run
