@@ -30,6 +30,9 @@ fn main() -> ExitCode {
         kvm_test("a_death_is_in_the_profile_and_in_the_quiet_summary", files),
         kvm_test("a_guest_that_dies_again_and_again_is_told_once", again),
         kvm_test("our_own_guest_dies_of_the_same", ours),
+        kvm_test("a_guest_that_halted_is_doubted", doubts),
+        kvm_test("reads_without_an_answer_raise_a_question", unanswered),
+        kvm_test("a_guest_that_makes_no_exit_is_looked_at", endless),
     ];
     let conclusion = libtest_mimic::run(&Arguments::from_args(), tests);
     if let Some(program) = PROGRAM.get() {
@@ -112,7 +115,7 @@ fn faults() {
             "no-idt",
             "in long mode at 0x8001: probably #UD: an undefined instruction\n  instruction  0f 0b  ud2\n",
             "\n  handler      none: the IDT at 0x0, with the limit 0xffff, has no gate for #UD (vector 6): its entry at 0x60 is \
-             0x0, which is not present\n",
+             empty\n",
         ),
         (
             "jump",
@@ -122,7 +125,7 @@ fn faults() {
         (
             "store",
             "in long mode at 0x8000: probably #PF: the operand's address, 0x100000000, is not mapped\n",
-            " has no gate for #PF (vector 14): its entry at 0xe0 is 0x0, which is not present\n",
+            " has no gate for #PF (vector 14): its entry at 0xe0 is empty\n",
         ),
         (
             "osfxsr",
@@ -169,7 +172,7 @@ fn again() {
     let ran = observe(&["-q"], "again");
     assert_eq!(ran.status, 3, "{}", ran.stderr);
     let [death] = deaths(&ran)[..] else { panic!("{}", ran.stderr) };
-    assert!(death.ends_with(" (and 15 deaths before, and 85 after)"), "{death}");
+    assert!(death.ends_with(" (and 100 deaths after it)"), "{death}");
 }
 
 /// A guest of this program that dies has the same explanation from outside.
@@ -184,4 +187,55 @@ fn ours() {
     let [(_, own), ("vmm: vmm: vCPU 0", seen)] = ends[..] else { panic!("{}", ran.stderr) };
     // The line of the run has the time behind it.
     assert!(ran.stderr.contains(LOST) || own.starts_with(seen), "{own}\n{seen}");
+}
+
+fn doubts() {
+    for engine in ENGINES {
+        let ran = observe(&["--engine", engine, "-q"], "int10");
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let doubt = "vmm: dying: vCPU 0 halted in real mode at 0000:7001; it called int 0x10, which has no handler: its vector is \
+                     empty, because its memory has no BIOS\n";
+        assert!(ran.stderr.contains(doubt), "{}", ran.stderr);
+        let ran = observe(&["--engine", engine, "-q"], "none");
+        let doubt = "vmm: dying: vCPU 0 halted in long mode at 0x8001; it had no visible effect: no exit but this one, and no result \
+                     at 0x400\n";
+        assert!(ran.stderr.contains(doubt), "{}", ran.stderr);
+    }
+    let files = Files::new();
+    let path = files.0.path().join("profile.json");
+    observe(&["--profile", &format!("json={}", path.display())], "int10");
+    let profile = SavedProfile::read(&fs::read(&path).unwrap()).unwrap();
+    let ended = &profile.vcpus[0].ended;
+    assert!(ended.starts_with("last exit: HLT, in real mode at 0000:7001; it called int 0x10"), "{ended}");
+}
+
+fn unanswered() {
+    for engine in ENGINES {
+        let ran = observe(&["--engine", engine], "unanswered");
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let question = "\nvmm: 12 MMIO reads at 0x10000 got the bytes that were in kvm_run before: does dying answer them?\n";
+        assert!(ran.stderr.contains(question), "{}", ran.stderr);
+    }
+}
+
+/// The program does not end by itself, and its guest makes no exit.
+fn endless() {
+    for engine in ENGINES {
+        let ran = observe(&["--engine", engine, "--timeout", "2"], "loop");
+        assert_eq!(ran.status, 114, "{}", ran.stderr);
+        assert!(!ran.stderr.contains("Interrupted system call"), "{}", ran.stderr);
+        let [stuck] = deaths(&ran)[..] else { panic!("{}", ran.stderr) };
+        let (before, after) =
+            stuck.split_once(" s without an exit, ").unwrap_or_else(|| panic!("{}", ran.stderr));
+        assert!(before.starts_with("vmm: dying: vCPU 0: in KVM_RUN for "), "{stuck}");
+        assert_eq!(
+            after,
+            "in long mode, ring 3, at 0x8000: an endless loop: the instruction at 0x8000 jumps to itself"
+        );
+        assert!(
+            ran.stderr.contains("\n  instruction  eb fe  jmp short 0000000000008000h\n"),
+            "{}",
+            ran.stderr
+        );
+    }
 }

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         plain_test("the_status_is_that_of_the_program", statuses),
         plain_test("programs_that_cannot_be_observed_are_refused", refused),
         plain_test("a_script_has_its_input_and_output", streams),
+        plain_test("the_summary_begins_on_a_line_of_its_own", fresh_line),
     ])
 }
 
@@ -264,4 +265,30 @@ fn streams() {
     child.stdin.take().unwrap().write_all(b"text\n").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"text\n"[..]));
+}
+
+/// On a terminal, of which script(1) makes one, blanks fill the line that the program may have left open.
+fn fresh_line() {
+    let on_terminal = |line: &str| {
+        let mut script = Command::new("script");
+        let line = format!("stty cols 40; export TERM=vt100; {line}");
+        let ran = run(script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()));
+        ran.text()
+    };
+    if !Command::new("script")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return eprintln!("skipped: script is not installed");
+    }
+    let shown = on_terminal(&format!("{VMM} observe -- printf hello"));
+    let begins = format!("hello{}\rvmm: printf: exited with status 0", " ".repeat(40));
+    assert!(shown.starts_with(&begins), "{shown:?}");
+    // Not if the output or the summary goes elsewhere.
+    for command in ["printf hello | cat", "sh -c 'printf hello' 2>&1 | cat", "printf hello > /dev/null"] {
+        let shown = on_terminal(&format!("{VMM} observe -- {command}"));
+        assert!(!shown.contains("  \r") && shown.contains("exited with status 0"), "{command}: {shown:?}");
+    }
 }

@@ -6,8 +6,11 @@ mod observed;
 mod support;
 
 use observed::{no_qemu, observe, program, qemu};
+use report::SavedProfile;
+use serde_json::Value;
+use std::fs;
 use std::process::ExitCode;
-use support::{Files, kvm_test, test_unless};
+use support::{Files, kvm_test, ran, test_unless};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
         kvm_test("garbage_pointers_are_harmless", pointers),
         kvm_test("a_filter_of_system_calls_hides_no_call", filtered),
         kvm_test("the_setup_of_this_program_is_told", itself),
+        kvm_test("the_setup_is_in_the_profile_and_its_reports", saved),
         test_unless(no_qemu, "the_setup_of_qemu_is_told", of_qemu),
     ])
 }
@@ -208,4 +212,35 @@ fn of_qemu() {
     ] {
         assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
     }
+}
+
+/// With `--setup`, and without it after a death only.
+fn saved() {
+    let files = Files::new();
+    let path = files.0.path().join("profile.json").to_str().unwrap().to_owned();
+    let setup = |options: &[&str], mode: &str| {
+        observe(&[&["--profile", &format!("json={path}")], options].concat(), &[program(), mode]);
+        SavedProfile::read(&fs::read(&path).unwrap()).unwrap().setup
+    };
+    assert_eq!(setup(&[], "plain"), None);
+    assert!(setup(&[], "dies").is_some());
+    let saved = setup(&["--setup"], "mistakes").unwrap();
+    let call = saved.calls.iter().find(|call| call.call == "KVM_CREATE_PIT2").unwrap();
+    assert_eq!((call.vm, call.object.as_str(), call.times), (Some(1), "VM", 1));
+    assert_eq!(call.failure.as_deref(), Some("ENOENT: the timer (PIT) needs KVM_CREATE_IRQCHIP first"));
+    let slot = &saved.memory[0];
+    assert_eq!((slot.vm, slot.slot, slot.first, slot.size), (1, 0, 0, 0x1_0000));
+    let entry = "VM 1: vCPU 0 first entered in real mode, CS 0x0, rip 0x1000, rsp 0x0, rflags 0x2.";
+    assert!(saved.remarks.iter().any(|remark| remark == entry), "{:?}", saved.remarks);
+    let report = |format: &str| ran(&["report", &path, "--format", format]).text();
+    let json: Value = serde_json::from_str(&report("json")).unwrap();
+    assert_eq!(json["setup"].as_array().unwrap().len(), saved.calls.len());
+    assert_eq!(json["memory"][0]["last"], 0xffff);
+    assert!(json["notes"].as_array().unwrap().contains(&entry.into()), "{json}");
+    let page = report("html");
+    assert!(
+        page.contains("<h2 id=\"setup-title\">Calls that built the machine</h2>")
+            && page.contains("KVM_CREATE_PIT2")
+    );
+    assert!(report("text").contains("\nMemory of the machine:\n"));
 }

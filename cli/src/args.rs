@@ -12,6 +12,7 @@ pub(super) use vmm::controller::parse_msr_rule;
 use vmm::device::{Layout, Transport};
 use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
+use vmm::machine::MachineKind;
 use vmm::x86::{CpuidOverride, InitialValue, Mode};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
@@ -22,7 +23,8 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF executable on four vCPUs
-  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module
+  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module, on a
+                                             classic PC with interrupts
   vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run simvirtio --profile json=run.json --trace run.trace
@@ -45,6 +47,14 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
+    /// Machine that runs the guest [default: pc for multiboot and PVH kernels on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
+
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
+
     /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
     /// decimal [default: 0]
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
@@ -63,6 +73,11 @@ pub(super) struct RunArgs {
     /// repeated
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
+
+    /// Raw disk image for the ATA channel of a classic PC, at most 2; with `,ro` the guest cannot write it; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub(super) disk: Vec<OsString>,
 
     /// Value of a general register at the start, such as rax=2; can be repeated
     #[arg(long, value_name = "REGISTER=VALUE")]
@@ -159,6 +174,14 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
+    /// Machine of a multiboot or PVH kernel [default: pc on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
+
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
+
     /// Initial RAM disk: a cpio archive, compressed or not; can be repeated, and the kernel then gets the archives one
     /// after the other [default: none]
     #[arg(long, value_name = "FILE")]
@@ -174,8 +197,8 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
-    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. With `,ro` the guest cannot write it; with
-    /// `,raw` it is not refused if it looks like another format; can be repeated
+    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. For a multiboot or PVH kernel at most 2, on ATA.
+    /// With `,ro` the guest cannot write it; with `,raw` it is not refused if it looks like another format; can be repeated
     #[arg(long, value_name = "FILE[,ro][,raw]")]
     pub(super) disk: Vec<OsString>,
 
@@ -237,6 +260,35 @@ pub(super) enum OnHaltArg {
     Exit,
     /// the machine stays on
     Wait,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum MachineArg {
+    /// a processor, memory and few devices; no interrupts, so HLT ends the run
+    Bare,
+    /// a classic PC: interrupt controllers, timer, and the devices that kernels expect
+    Pc,
+    /// a classic PC with a BIOS, for boot sectors
+    Bios,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum DebugExitArg {
+    /// the value that the guest writes
+    #[default]
+    Value,
+    /// twice the value plus 1, as QEMU's isa-debug-exit
+    Qemu,
+}
+
+impl From<MachineArg> for MachineKind {
+    fn from(machine: MachineArg) -> Self {
+        match machine {
+            MachineArg::Bare => Self::Bare,
+            MachineArg::Pc => Self::Pc,
+            MachineArg::Bios => Self::Bios,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -1,18 +1,17 @@
 //! `vmm boot`: boots Linux. Its console uses stdin and stdout, the summary goes to stderr. A multiboot or PVH kernel runs on
 //! the machine of `vmm run`.
 
-use crate::args::{BootArgs, ClockArg, ConsoleArg, OnHaltArg, output_limit};
+use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, OnHaltArg, output_limit};
 use crate::boot_files::{self, DiskFile};
 use crate::places::Names;
-use crate::run::Ran;
+use crate::run::{GuestText, Ran};
 use crate::status::Failure;
 use crate::target::{RunTarget, name_error};
-use crate::{modules, processor, run};
-use std::io::{self, IsTerminal};
-use vmm::host::{RawTerminal, printable, printable_text};
-use vmm::machine::{ClockKind, ConsoleKind, Linux, OnHalt};
+use crate::{modules, processor, run, screen, terminal};
+use vmm::host::{printable, printable_text};
+use vmm::machine::{ClockKind, ConsoleKind, Linux, MachineKind, OnHalt};
 use vmm::profile::Event;
-use vmm::{Builder, Error, Machine, Output, Report};
+use vmm::{Builder, Error, Machine, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
@@ -23,13 +22,13 @@ pub fn main(arguments: &BootArgs) -> u8 {
         let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
         files.chain(arguments.measure.symbols.clone()).collect()
     };
-    run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text.output))
+    run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text))
 }
 
-fn boot(arguments: &BootArgs, output: Output) -> Result<Ran, Failure> {
+fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     let names = Names::of(&arguments.measure, Some(arguments.kernel.clone()))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
-        return run_kernel(arguments, target, output, names);
+        return run_kernel(arguments, target, text, names);
     }
     if !arguments.module.is_empty() {
         return Err(Error::Config(
@@ -37,20 +36,18 @@ fn boot(arguments: &BootArgs, output: Output) -> Result<Ran, Failure> {
         )
         .into());
     }
-    let keyboard = io::stdin().is_terminal();
-    let builder = with_options(Machine::linux(linux(arguments, keyboard)?), arguments);
-    let mut machine = builder.output(output).input(run::input(None)?).build()?;
-    // In raw mode each key goes to the guest. The terminal is restored before the summary is printed.
-    let raw = match keyboard {
-        true => {
-            let raw = RawTerminal::enter();
-            Some(raw.map_err(|source| Error::Host { operation: "making the terminal raw", source })?)
-        }
-        false => None,
-    };
-    let report = machine.run();
-    drop(raw);
-    let report = report?;
+    if let Some(kind) = arguments.machine {
+        return Err(Error::Config(format!(
+            "--machine is for multiboot and PVH kernels, and {} is Linux, which has a machine of its own: leave out --machine {}",
+            printable(&arguments.kernel),
+            MachineKind::from(kind)
+        ))
+        .into());
+    }
+    let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
+    let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
+    screen::check(&machine, arguments.measure.screen.as_deref())?;
+    let report = terminal::run(&mut machine)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
             "the console did not show the text of --marker, \"{}\": the boot timeline has no entry for userland",
@@ -71,6 +68,7 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
         .processor(arguments.vcpu.map(Into::into))
         .memory(Some(arguments.mem))
         .cpus(arguments.cpus)
+        .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .timeout(arguments.timeout.0)
         .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
         .output_limit(output_limit(arguments.output_limit, None))
@@ -80,10 +78,14 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 ///
 /// # Errors
 /// An option is for Linux only, a module cannot be read, or the host failed.
-fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output, names: Names) -> Result<Ran, Failure> {
+fn run_kernel(
+    arguments: &BootArgs,
+    target: RunTarget,
+    text: GuestText,
+    names: Names,
+) -> Result<Ran, Failure> {
     let only_linux = [
         (!arguments.initrd.is_empty(), "--initrd", "give the file as a module (--module FILE)"),
-        (!arguments.disk.is_empty(), "--disk", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
         (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
         (matches!(arguments.on_halt, OnHaltArg::Wait), "--on-halt wait", "leave it out"),
@@ -97,10 +99,15 @@ fn run_kernel(arguments: &BootArgs, target: RunTarget, output: Output, names: Na
     }
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
-    let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(output);
-    let mut machine = builder.build().map_err(name_error(&target.name))?;
+    let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(text.output);
+    let builder = builder.screen_on_terminal(text.is_terminal);
+    let disks = boot_files::open_disks(Some(&arguments.kernel), &[], &arguments.disk)?;
+    let builder = disks.into_iter().fold(builder, Builder::disk);
+    let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
+    let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
+    screen::check(&machine, arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
-    let report = machine.run()?;
+    let report = terminal::run(&mut machine)?;
     let places = names.places(&report, machine.memory());
     Ok(Ran { name: target.name, report, places })
 }
@@ -131,7 +138,7 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
             ClockArg::Pit => ClockKind::Pit,
         })
         .keyboard(keyboard);
-    let disks = boot_files::open_disks(arguments)?;
+    let disks = boot_files::open_disks(Some(&arguments.kernel), &arguments.initrd, &arguments.disk)?;
     Ok(disks.into_iter().fold(linux, Linux::disk))
 }
 

@@ -1,12 +1,11 @@
-//! The files of `vmm boot`: the kernel, its initial RAM disks, and its disks. A file that is given twice is refused if that is a
+//! The files of a machine: the kernel, its initial RAM disks, and its disks. A file that is given twice is refused if that is a
 //! mistake.
 
-use crate::args::BootArgs;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::device::Disk;
 use vmm::host::{printable, printable_text};
@@ -77,14 +76,18 @@ impl Use {
     }
 }
 
-/// Opens the disks, after a check of all files.
+/// Opens the disks of a machine with a kernel (`None` for a built-in guest) and initial RAM disks, after a check of all files.
 ///
 /// # Errors
 /// The name of a disk ends in an unknown option, a file is given twice by mistake, or a disk cannot be used.
-pub fn open_disks(arguments: &BootArgs) -> Result<Vec<Disk>, Error> {
-    let kernel = [(arguments.kernel.as_path(), Use::Kernel)];
-    let initrds = arguments.initrd.iter().map(|path| (path.as_path(), Use::Initrd));
-    let disks: Vec<_> = arguments.disk.iter().map(|text| DiskFile::new(text)).collect();
+pub fn open_disks(
+    kernel: Option<&Path>,
+    initrds: &[PathBuf],
+    disks: &[OsString],
+) -> Result<Vec<Disk>, Error> {
+    let kernel = kernel.map(|path| (path, Use::Kernel));
+    let initrds = initrds.iter().map(|path| (path.as_path(), Use::Initrd));
+    let disks: Vec<_> = disks.iter().map(|text| DiskFile::new(text)).collect();
     let disk_uses = disks.iter().map(|disk| (disk.path, Use::Disk(!disk.read_only)));
     let mut seen: Vec<((u64, u64), Use)> = Vec::new();
     for (path, found) in kernel.into_iter().chain(initrds).chain(disk_uses) {
@@ -128,7 +131,6 @@ fn refuse_option(path: &Path, found: Use) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsString;
 
     #[test]
     fn options_follow_the_name_of_a_disk_in_any_order() {

@@ -5,15 +5,19 @@ mod deaths;
 use crate::args::{EngineArg, Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
-use crate::streams::{print_stderr, report_error};
+use crate::streams::{fresh_line, print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::Args;
-use observe::{Choice, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops};
+use observe::{
+    Choice, Deaths, Doubts, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops,
+};
+use report::Measured;
 use report::view::plural;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use vmm::exit::Reason;
 
 /// The number of vCPUs that get a line.
 const LINES: usize = 32;
@@ -81,18 +85,20 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let none = OsString::new();
     let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
-    let stops = Stops { first_entry: arguments.setup, ..Stops::default() };
+    let stops = Stops { first_entry: arguments.setup, halts: true };
     let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops };
     let mut engine = Choice::from(arguments.engine).engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
-    let (mut setup, mut deaths) = (Setup::default(), Deaths::default());
+    let (mut setup, mut deaths, mut doubts) = (Setup::default(), Deaths::default(), Doubts::default());
     let mut watcher = |event: &Event, memory: &ObservedMemory| {
         setup.take(event, memory);
         deaths.see(event, memory);
+        doubts.see(event, memory);
     };
     let mut observation = observe::observe(&program, rest, options, engine.as_mut(), &mut watcher)?;
     observation.note_deaths(&deaths);
+    observation.note_doubts(&doubts);
     let by = engine.name();
     // The temporary files are of no more use.
     drop(engine);
@@ -103,15 +109,23 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
         text += &details(&name, &observation);
     }
     text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
+    for guest in doubts.iter().take(LINES) {
+        text += &format!("vmm: {name}: {} halted {}\n", observation.name_of(guest.vcpu), guest.text());
+    }
     let is_told = setup.has_died() || (setup.has_failed() && has_failed_early(&observation));
     if arguments.setup || (is_told && !arguments.results.quiet) {
         text += &setup.text();
     }
+    if let Some(question) = unanswered(&name, &observation).filter(|_| !arguments.results.quiet) {
+        text += &format!("vmm: {question}\n");
+    }
     text += &remarks(&name, by, &observation, setup.has_failed());
-    print_stderr(&text);
+    print_stderr(&(fresh_line() + &text));
     // From here on a signal is for this program.
     vmm::host::catch_interrupts();
-    Ok(files.write(Some(&observation.measured(&name, &ended)), status(&observation)))
+    let saved = if arguments.setup || is_told { setup.saved() } else { None };
+    let measured = Measured { setup: saved.as_ref(), ..observation.measured(&name, &ended) };
+    Ok(files.write(Some(&measured), status(&observation)))
 }
 
 /// True if the program ended with an error, and no guest of it ran.
@@ -193,4 +207,23 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
         remarks.push(format!("children of {name} still run; {then}"));
     }
     remarks.iter().fold(String::new(), |text, remark| text + "vmm: " + remark + "\n")
+}
+
+/// A question about reads that the program does not seem to answer. Most reads first.
+fn unanswered(name: &str, observation: &Observation) -> Option<String> {
+    const LISTED: usize = 3;
+    let mut places = observation.unanswered.clone();
+    places.sort_by_key(|one| std::cmp::Reverse(one.reads));
+    let listed = places.iter().take(LISTED).map(|one| match one.reason {
+        Reason::PioIn => format!("{} of port {:#x}", plural(one.reads, "read"), one.place),
+        _ => format!("{} at {:#x}", plural(one.reads, "MMIO read"), one.place),
+    });
+    let mut listed: Vec<_> = listed.collect();
+    let more = places.len().saturating_sub(LISTED);
+    if more > 0 {
+        listed.push(format!("those at {}", plural(more as u64, "other place")));
+    }
+    let last = listed.pop()?;
+    let all = if listed.is_empty() { last } else { format!("{} and {last}", listed.join(", ")) };
+    Some(format!("{all} got the bytes that were in kvm_run before: does {name} answer them?"))
 }

@@ -22,6 +22,27 @@ pub(crate) fn print_stderr(text: &str) {
     }
 }
 
+/// Returns characters that begin a new line on stderr, if it is the terminal on which another program wrote, and which may have left
+/// its line open. They fill a line with blanks: at the start of a line the cursor stays in it, and otherwise it gets into the next
+/// one. In both cases it then returns to the start.
+#[cfg(has_kvm)]
+pub(crate) fn fresh_line() -> String {
+    use std::io::IsTerminal;
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::fs::MetadataExt;
+    let device = |file: BorrowedFd<'_>| -> Option<u64> {
+        let is_terminal = file.is_terminal();
+        let file = std::fs::File::from(file.try_clone_to_owned().ok()?);
+        file.metadata().ok().map(|data| data.rdev()).filter(|_| is_terminal)
+    };
+    let (stdout, stderr) = (device(io::stdout().as_fd()), device(io::stderr().as_fd()));
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    match vmm::host::terminal_width() {
+        Some(columns) if stdout.is_some() && stdout == stderr && !is_dumb => " ".repeat(columns) + "\r",
+        _ => String::new(),
+    }
+}
+
 /// The log's writer to stderr. After the first line that blocks it drops the others, so that the log cannot stop a
 /// run.
 pub(crate) struct Log(pub(crate) TimeoutWriter<io::Stderr>);

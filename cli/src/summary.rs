@@ -6,7 +6,7 @@ use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::boot::list_ranges;
-use vmm::controller::OpenBus;
+use vmm::controller::{Location, OpenBus};
 use vmm::device::{Layout, SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::machine::{BootReport, Explanation, Processor};
@@ -45,6 +45,9 @@ pub fn ending(report: &Report) -> String {
         let _ = match report.stop {
             Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {prefix}{location}"),
             // The vCPU may be past the instruction that caused the end.
+            _ if report.waits_for_interrupt => {
+                write!(text, "; {subject} then waited for an interrupt (hlt) {location}")
+            }
             _ => write!(text, "; {subject} was then {location}"),
         };
     }
@@ -253,6 +256,10 @@ fn write_timeline(to: &mut String, boot: &BootReport, exits: Option<&[u64]>) -> 
 /// Writes a line for each vCPU, if there are several.
 fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
     for vcpu in &report.vcpus {
+        if vcpu.location == Some(Location::NotStarted) && matches!(vcpu.stop, Stop::Halted) {
+            writeln!(to, "vmm: vCPU {}: not started by the guest", vcpu.id)?;
+            continue;
+        }
         match vcpu.stop {
             Stop::Interrupted if !matches!(report.stop, Stop::Interrupted) => {
                 write!(to, "vmm: vCPU {}: stopped with the others", vcpu.id)?;

@@ -2,6 +2,7 @@
 
 use crate::Script;
 use report::profile::{SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu};
+use report::setup::{SavedCall, SavedSetup, SavedSlot};
 use report::trace::{Record, SavedDevice};
 use report::{SavedProfile, SavedTrace};
 use vmm::exit::Reason;
@@ -42,7 +43,32 @@ pub fn profile(script: &mut Script) -> SavedProfile {
         machine: vcpu(script, None),
         vcpus,
         processor: script.pick(&[SavedProcessor::Kvm, SavedProcessor::Soft]),
+        setup: script.one_in(3).then(|| setup(script)),
         ..Default::default()
+    }
+}
+
+fn setup(script: &mut Script) -> SavedSetup {
+    let call = |script: &mut Script| SavedCall {
+        vm: script.one_in(2).then(|| number(script) as u32),
+        object: text(script),
+        call: text(script),
+        times: number(script),
+        words: text(script),
+        failure: script.one_in(2).then(|| text(script)),
+    };
+    let slot = |script: &mut Script| SavedSlot {
+        vm: number(script) as u32,
+        slot: number(script) as u32,
+        first: number(script),
+        size: number(script),
+        host: number(script),
+        flags: text(script),
+    };
+    SavedSetup {
+        calls: (0..script.below(4)).map(|_| call(script)).collect(),
+        memory: (0..script.below(4)).map(|_| slot(script)).collect(),
+        remarks: (0..script.below(3)).map(|_| text(script)).collect(),
     }
 }
 

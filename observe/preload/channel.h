@@ -72,7 +72,8 @@ struct record {
 	u32 reason;
 	/*
 	 * The first bytes of the description of the exit in `kvm_run`. For port I/O, its 16 bytes, and the first 16 bytes of
-	 * the data. The values that the program gave to a read are those at the next entry.
+	 * the data. The values that the program gave to a read are those at the next entry. The first 8 bytes that were there
+	 * before are then in the second word for port I/O, and in the last word for MMIO.
 	 */
 	u64 details[4];
 };

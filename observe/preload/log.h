@@ -161,6 +161,8 @@ static int stop(struct process *process, struct vcpu *vcpu, int fd, struct entry
 	int is_death = entry->kind == REFUSED || (entry->kind == EXITED && (record->result < 0 || record->reason != EXIT_HLT));
 	if (is_death && ++vcpu->deaths > MOST_STOPS)
 		return NOT_STOPPED;
+	if (entry->kind == EXITED && !is_death && ++vcpu->halts > MOST_STOPS)
+		return NOT_STOPPED;
 	entry->ring = vcpu->slot;
 	entry->target = ON_VCPU;
 	entry->vm = vcpu->ring->vm;

@@ -21,11 +21,15 @@ static inline void complete(struct vcpu *vcpu, const u8 *page, u64 now)
 	record->answered = now;
 	if (record->result >= 0) {
 		if (record->reason == EXIT_IO) {
-			if (!(record->details[0] & 0xff))
+			if (!(record->details[0] & 0xff)) {
+				record->details[1] = record->details[2];
 				copy_data(record, page, vcpu->data_offset);
+			}
 		} else if (record->reason == EXIT_MMIO) {
-			if (!(record->details[2] >> 32 & 0xff))
+			if (!(record->details[2] >> 32 & 0xff)) {
+				record->details[3] = record->details[1];
 				record->details[1] = word(page, UNION + 8);
+			}
 		} else if (record->reason == EXIT_RDMSR || record->reason == EXIT_WRMSR) {
 			record->details[0] = word(page, UNION);
 			if (record->reason == EXIT_RDMSR)

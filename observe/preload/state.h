@@ -65,8 +65,8 @@ struct vcpu {
 	/* The reasons of exits at which the vCPU stops, a bit each. */
 	u64 stop_reasons;
 	u32 has_entered;
-	/* The number of stops for refused registers and dying guests. */
-	u32 deaths;
+	/* The numbers of stops for refused registers and dying guests, and of those for halts. */
+	u32 deaths, halts;
 };
 
 /* The state of this process. A child of `fork` finds only zeroes. */

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
+use std::time::Duration;
 use vmm::x86::{Regs, Sregs};
 use vmm::{DETAILS, KvmCounters};
 
@@ -31,7 +32,8 @@ pub struct Record {
     pub result: i32,
     /// The reason of the exit, KVM_EXIT_*.
     pub reason: u32,
-    /// The first bytes of its description, as for [`vmm::RunCopy::decode`].
+    /// The first bytes of its description, as for [`vmm::RunCopy::decode`]. Of a read that was answered, the first 8 bytes that
+    /// were in the place of the answer before: for port I/O at 8, for MMIO at 24.
     pub details: [u8; DETAILS],
 }
 
@@ -73,6 +75,8 @@ pub enum StopCause {
     Exit(Record),
     /// KVM has refused a call that sets its registers.
     Refused(Call),
+    /// The time of the program is over, and the vCPU was in KVM_RUN. It made no exit for this time, which engines leave 0.
+    Running(Duration),
 }
 
 /// A vCPU that waits for the observer: its registers and the memory of its guest do not change meanwhile, unless another
@@ -94,7 +98,7 @@ pub struct Stop {
 pub struct Stops {
     /// Stop at the first entry of each vCPU.
     pub first_entry: bool,
-    /// Stop at each exit for HLT.
+    /// Stop at the first exits for HLT of each vCPU, 16 at most.
     pub halts: bool,
 }
 
@@ -160,6 +164,10 @@ pub trait Engine {
 
     /// Hands over what was seen since the last call.
     fn collect(&mut self, to: &mut dyn FnMut(Event));
+
+    /// Takes the vCPUs that are in KVM_RUN out of it, and hands each over once ([`StopCause::Running`]), now or with its next
+    /// state. They go on after that. For the end of the time limit.
+    fn inspect(&mut self, _to: &mut dyn FnMut(Event)) {}
 
     /// Ends the observation, and hands over the rest. The program, or children of it, may still run.
     fn finish(&mut self, to: &mut dyn FnMut(Event));

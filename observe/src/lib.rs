@@ -17,9 +17,11 @@
     clippy::expect_used
 )]
 
+mod answers;
 mod choice;
 mod death;
 mod descendants;
+mod doubts;
 mod engine;
 mod error;
 mod layout;
@@ -33,8 +35,10 @@ mod run;
 mod setup;
 mod tally;
 
+pub use answers::Unanswered;
 pub use choice::Choice;
 pub use death::{Death, Deaths, MOST_DEATHS};
+pub use doubts::{Doubts, HaltedGuest};
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
 pub use memory::{MemorySlot, ObservedMemory};

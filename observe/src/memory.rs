@@ -34,9 +34,9 @@ pub struct MemorySlot {
 pub struct ObservedMemory {
     /// The slots by the number of the VM and their own number.
     slots: BTreeMap<(u32, u32), MemorySlot>,
-    /// The numbers of the slots of the first address space, which is that of normal execution, by the number of the VM and their
-    /// guest physical address. A program may have tens of thousands of slots, and an explanation reads from many addresses.
-    places: BTreeMap<(u32, u64), u32>,
+    /// The numbers of the slots by the number of the VM, the address space and the guest physical address. A program may have tens
+    /// of thousands of slots, and an explanation reads from many addresses.
+    places: BTreeMap<(u32, u32, u64), u32>,
 }
 
 impl ObservedMemory {
@@ -60,23 +60,39 @@ impl ObservedMemory {
         if size > 0 && !is_kept {
             return;
         }
+        let space = number >> 16;
         if let Some(old) = self.slots.remove(&(vm, number))
-            && self.places.get(&(vm, old.gpa)) == Some(&number)
+            && self.places.get(&(vm, space, old.gpa)) == Some(&number)
         {
-            self.places.remove(&(vm, old.gpa));
+            self.places.remove(&(vm, space, old.gpa));
         }
         if size > 0 {
             self.slots.insert((vm, number), MemorySlot { number, flags, gpa, size, address });
-            if number >> 16 == 0 {
-                self.places.insert((vm, gpa), number);
-            }
+            self.places.insert((vm, space, gpa), number);
         }
     }
 
     /// The slot that holds an address in normal execution. KVM permits no overlaps.
     fn slot_at(&self, vm: u32, gpa: u64) -> Option<&MemorySlot> {
-        let (_, number) = self.places.range((vm, 0)..=(vm, gpa)).next_back()?;
+        let (_, number) = self.places.range((vm, 0, 0)..=(vm, 0, gpa)).next_back()?;
         self.slots.get(&(vm, *number)).filter(|slot| gpa.wrapping_sub(slot.gpa) < slot.size)
+    }
+
+    /// The slot of a VM with this number.
+    pub fn slot(&self, vm: u32, number: u32) -> Option<&MemorySlot> {
+        self.slots.get(&(vm, number))
+    }
+
+    /// A slot, other than `number` itself, that has an address of a range of `size` bytes in the address space of `number`.
+    pub fn overlapped(&self, vm: u32, number: u32, gpa: u64, size: u64) -> Option<&MemorySlot> {
+        let (space, end) = (number >> 16, gpa.saturating_add(size));
+        let meets = |slot: &&MemorySlot| {
+            slot.number != number && slot.gpa < end && gpa < slot.gpa.saturating_add(slot.size)
+        };
+        // The slots do not overlap each other, so only the last one before the range can reach into it.
+        let before = self.places.range((vm, space, 0)..(vm, space, gpa)).rev().take(2);
+        let inside = self.places.range((vm, space, gpa)..(vm, space, end.max(gpa))).take(2);
+        before.chain(inside).filter_map(|(_, number)| self.slots.get(&(vm, *number))).find(meets)
     }
 
     /// The slots of a VM, by their numbers.
@@ -199,6 +215,28 @@ mod tests {
         assert_eq!([found(0x6000), found(0x600f), found(0x6010)], [Some(6), Some(6), None]);
         assert_eq!([found(0x7000), found(0x7800), found(u64::MAX)], [None, Some(7), None]);
         assert!(memory.slot_at(2, 0x6000).is_none());
+    }
+
+    #[test]
+    fn an_overlap_is_found_by_address() {
+        let bytes = [0; 16];
+        let mut memory = ObservedMemory::default();
+        for (number, gpa, size) in [(0, 0, 0x1000), (1, 0x8000, 0x2000), (9, 0x2_0000, 0x1000)] {
+            memory.follow(&region(number, gpa, &bytes, size));
+        }
+        let found = |number, gpa, size| memory.overlapped(1, number, gpa, size).map(|slot| slot.number);
+        assert_eq!(
+            [found(5, 0x9fff, 1), found(5, 0x7000, 0x1001), found(5, 0, 1)],
+            [Some(1), Some(1), Some(0)]
+        );
+        assert_eq!([found(5, 0xa000, 0x1_6000), found(5, 0x1000, 0x7000)], [None; 2]);
+        assert_eq!(found(5, 0xa000, 0x1_6001), Some(9));
+        // A slot that moves over its own place, another address space, and numbers that no VM has.
+        assert_eq!(
+            [found(1, 0x9000, 0x2000), found(1 << 16, 0, 0x1_0000), found(5, u64::MAX, u64::MAX)],
+            [None; 3]
+        );
+        assert_eq!(memory.slot(1, 9).map(|slot| slot.gpa), Some(0x2_0000));
     }
 
     #[test]

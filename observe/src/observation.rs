@@ -1,6 +1,8 @@
 //! The result of an observation.
 
+use crate::answers::Unanswered;
 use crate::death::Deaths;
+use crate::doubts::Doubts;
 use crate::engine::VcpuId;
 use crate::tally::{Tally, reason};
 use report::profile::SavedProcessor;
@@ -79,7 +81,7 @@ pub struct ObservedVcpu {
     pub kernel: Option<KvmCounters>,
     /// The name of the reason of its last exit; empty without an exit.
     pub last: String,
-    /// The death of its guest, with the probable cause.
+    /// The death of its guest, with the probable cause. Of a guest that halted, the doubts about it.
     pub death: Option<String>,
 }
 
@@ -108,6 +110,8 @@ pub struct Observation {
     pub unrecorded: u32,
     /// The errors of KVM_RUN other than interruptions: errno and number.
     pub errors: BTreeMap<i32, u64>,
+    /// The places whose reads the program does not seem to answer.
+    pub unanswered: Vec<Unanswered>,
     /// True if children of the program still ran when it ended.
     pub has_left_children: bool,
 }
@@ -153,6 +157,7 @@ impl Observation {
             lost: tally.lost,
             unrecorded: tally.unrecorded,
             errors: tally.errors,
+            unanswered: tally.answers.unanswered(),
             has_left_children: left,
         }
     }
@@ -197,6 +202,7 @@ impl Observation {
             marks: &[],
             trace: self.trace.as_ref(),
             devices: Devices::Named(device),
+            setup: None,
         }
     }
 
@@ -206,6 +212,15 @@ impl Observation {
             let vcpu = self.vcpus.iter_mut().find(|vcpu| vcpu.id == Some(death.vcpu));
             if let Some(vcpu) = vcpu {
                 vcpu.death = Some(death.to_string());
+            }
+        }
+    }
+
+    /// Adds the doubts about guests that halted to the ends of their vCPUs.
+    pub fn note_doubts(&mut self, doubts: &Doubts) {
+        for guest in doubts.iter() {
+            if let Some(vcpu) = self.vcpus.iter_mut().find(|vcpu| vcpu.id == Some(guest.vcpu)) {
+                vcpu.death.get_or_insert_with(|| format!("last exit: HLT, {}", guest.text()));
             }
         }
     }

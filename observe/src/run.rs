@@ -1,6 +1,6 @@
 //! Runs a program, and collects what its engine sees.
 
-use crate::engine::{Engine, Event, Stops};
+use crate::engine::{Engine, Event, StopCause, Stops};
 use crate::error::Error;
 use crate::memory::ObservedMemory;
 use crate::observation::{Ending, Observation};
@@ -21,6 +21,11 @@ const PERIOD: Duration = Duration::from_millis(5);
 const IDLE_PERIOD: Duration = Duration::from_millis(20);
 /// The time from SIGTERM to SIGKILL at the end of the time limit.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// A vCPU that made no exit for this time before the end of the time limit is told of.
+const LONG: Duration = Duration::from_secs(1);
+/// The time for vCPUs to leave KVM_RUN at the end of the time limit.
+const LEAVE: Duration = Duration::from_millis(300);
 
 /// The options of an observation.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +49,15 @@ struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, mut event: Event) {
+        if let Event::Stopped(stop) = &mut event
+            && let StopCause::Running(time) = &mut stop.cause
+        {
+            *time = self.tally.time_without_exit(stop.vcpu);
+            if *time < LONG {
+                return;
+            }
+        }
         if let Event::Called(call) = &event {
             self.memory.follow(call);
         }
@@ -155,6 +168,7 @@ fn watch(
         let now = receiver.tally.elapsed();
         let left = timeout.map(|limit| limit.saturating_sub(now));
         if left == Some(Duration::ZERO) {
+            inspect(process, engine, receiver);
             end(process, engine, receiver);
             return (Ending::Timeout(timeout.unwrap_or_default()), cost);
         }
@@ -179,6 +193,16 @@ fn watch(
         });
         period = if is_idle { period.saturating_add(PERIOD).min(IDLE_PERIOD) } else { PERIOD };
         cost = cost.saturating_add(began.elapsed());
+    }
+}
+
+/// Looks at the vCPUs that are in KVM_RUN at the end of the time limit.
+fn inspect(process: &mut Process, engine: &mut dyn Engine, receiver: &mut Receiver<'_>) {
+    engine.collect(&mut |event| receiver.take(event));
+    engine.inspect(&mut |event| receiver.take(event));
+    let began = Instant::now();
+    while engine.traces() && process.ended().is_none() && began.elapsed() < LEAVE {
+        process.wait(engine, PERIOD, &mut |event| receiver.take(event));
     }
 }
 

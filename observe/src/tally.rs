@@ -1,5 +1,6 @@
 //! Counts the events of an engine, as the recorder of a run counts its exits.
 
+use crate::answers::Answers;
 use crate::engine::{Event, Record, VcpuId};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub(crate) struct VcpuTally {
     /// True if KVM's counters are those of all its exits.
     pub(crate) has_counters: bool,
     pub(crate) last: Option<Exit>,
+    /// The entry after the last exit; before the first exit, the time when the vCPU was made.
+    entered: u64,
     /// The time in KVM before an interruption, which belongs to the next exit.
     carried: u64,
 }
@@ -43,6 +46,8 @@ pub(crate) struct Tally {
     pub(crate) merged: u64,
     /// The errors of KVM_RUN, and their numbers.
     pub(crate) errors: BTreeMap<i32, u64>,
+    /// The reads of devices.
+    pub(crate) answers: Answers,
     /// The number of times that the clock went backwards.
     pub(crate) steps: u64,
     /// The number of exits in the trace; 0 without a trace.
@@ -65,6 +70,7 @@ impl Tally {
             unrecorded: 0,
             merged: 0,
             errors: BTreeMap::new(),
+            answers: Answers::default(),
             steps: 0,
             capacity,
             traced: Vec::new(),
@@ -86,6 +92,13 @@ impl Tally {
             let khz = ticks.saturating_mul(1_000_000).checked_div(nanoseconds);
             Clock::new(khz.and_then(|khz| u32::try_from(khz).ok()).filter(|khz| *khz > 0).or(Some(1_000_000)))
         })
+    }
+
+    /// The time since the last exit of a vCPU, or since it was made.
+    pub(crate) fn time_without_exit(&mut self, id: VcpuId) -> Duration {
+        let (place, clock) = (self.place(id), self.clock());
+        let entered = self.vcpus.get(place).map_or(u64::MAX, |vcpu| vcpu.entered);
+        Duration::from_nanos(clock.nanos(now().1.saturating_sub(entered)))
     }
 
     /// Counts an event.
@@ -133,6 +146,7 @@ impl Tally {
             kernel: None,
             has_counters: false,
             last: None,
+            entered: now().1,
             carried: 0,
         });
         place
@@ -154,11 +168,15 @@ impl Tally {
             return;
         }
         let in_kvm = clock.nanos(in_kvm.saturating_add(std::mem::take(&mut vcpu.carried)));
+        vcpu.entered = record.answered.unwrap_or(record.left);
         // The time after the last exit belongs to the end of the program.
         let answered = record.answered.unwrap_or(record.left);
         let in_vmm = clock.nanos(since(record.left, answered, &mut self.steps));
         let at = clock.nanos(record.left.saturating_sub(self.began.1));
         let elements: Vec<CopiedExit> = self.copy.decode(record.reason, &record.details).collect();
+        if let Some(first) = elements.first() {
+            self.answers.take(id, record, first);
+        }
         // The program answers all elements of string I/O at once.
         let share = in_vmm.checked_div(elements.len() as u64).unwrap_or(0);
         let rest = in_vmm.saturating_sub(share.saturating_mul(elements.len() as u64));

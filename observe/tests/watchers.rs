@@ -217,6 +217,7 @@ fn a_traced_program_with_a_filter_is_stopped_without_its_registers() {
             StopCause::FirstEntry => 0,
             StopCause::Exit(record) => record.reason,
             StopCause::Refused(call) => call.request,
+            StopCause::Running(_) => panic!("the program ends by itself"),
         })
         .collect();
     assert_eq!(causes, [0, 5, SET_SREGS, SHUTDOWN]);

@@ -4,7 +4,7 @@ use crate::profile::{
     ClockSource, SavedClock, SavedLimits, SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu,
 };
 use crate::trace::{Record, SavedDevice};
-use crate::{SavedProfile, SavedTrace};
+use crate::{SavedProfile, SavedSetup, SavedTrace};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use vmm::exit::{Arrival, Exit, Reason, Site};
@@ -43,6 +43,8 @@ pub struct Measured<'a> {
     pub trace: Option<&'a Trace>,
     /// The names of devices.
     pub devices: Devices<'a>,
+    /// The setup of an observed program's machines.
+    pub setup: Option<&'a SavedSetup>,
 }
 
 /// The measurements of one vCPU.
@@ -102,6 +104,7 @@ impl<'a> Measured<'a> {
             marks: report.boot.as_ref().map_or(&[], |boot| &boot.marks),
             trace: report.trace.as_ref(),
             devices: Devices::Of(report),
+            setup: None,
         })
     }
 
@@ -141,6 +144,7 @@ impl<'a> Measured<'a> {
             marks: marks.collect(),
             machine: self.vcpu(None, self.ended.into(), self.profile, self.kernel),
             vcpus: each.collect(),
+            setup: self.setup.cloned(),
         }
     }
 

@@ -3,11 +3,12 @@
 //! Each struct is one object of the file, and its fields are the members of that object in their order. Times are in
 //! nanoseconds.
 
+mod counters;
+
 use crate::SavedError;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use crate::setup::SavedSetup;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::io::{self, Write};
 use vmm::exit::Reason;
 use vmm::profile::{MAX_MARKS, MAX_SITES};
@@ -54,6 +55,10 @@ pub struct SavedProfile {
     pub machine: SavedVcpu,
     /// The vCPUs, at least one.
     pub vcpus: Vec<SavedVcpu>,
+    /// The setup of the machines of an observed program, if it was asked for, or a guest died. Files without the member are
+    /// those of other runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<SavedSetup>,
 }
 
 /// A kind of processor.
@@ -134,7 +139,7 @@ pub struct SavedVcpu {
     /// that the kernel queued is an element without an exit.
     pub elements: u64,
     /// KVM's own counters by name; `None` if the kernel has no counters.
-    #[serde(default, deserialize_with = "distinct")]
+    #[serde(default, deserialize_with = "counters::distinct")]
     pub kernel: Option<BTreeMap<String, u64>>,
     /// The time in KVM_RUN, guest and kernel together: one sample for each exit.
     pub in_kvm: SavedTimes,
@@ -259,7 +264,8 @@ impl SavedProfile {
         if self.vcpus.is_empty() {
             return Err("no vCPU".into());
         }
-        check_limit(self.vcpus.len(), "vCPUs", MOST_VCPUS as usize)
+        check_limit(self.vcpus.len(), "vCPUs", MOST_VCPUS as usize)?;
+        self.setup.as_ref().map_or(Ok(()), SavedSetup::check)
     }
 }
 
@@ -343,7 +349,7 @@ impl SavedTimes {
     }
 }
 
-fn check_text(name: &str, text: &str) -> Result<(), String> {
+pub(crate) fn check_text(name: &str, text: &str) -> Result<(), String> {
     match text.len() {
         size if size > MOST_TEXT => {
             Err(format!("{size} bytes of text in {name:?} (the limit is {MOST_TEXT})"))
@@ -352,44 +358,8 @@ fn check_text(name: &str, text: &str) -> Result<(), String> {
     }
 }
 
-fn check_limit(count: usize, what: &str, limit: usize) -> Result<(), String> {
+pub(crate) fn check_limit(count: usize, what: &str, limit: usize) -> Result<(), String> {
     if count > limit { Err(format!("{count} {what} (the limit is {limit})")) } else { Ok(()) }
-}
-
-/// Reads KVM's counters by name. A name that occurs twice is an error, which the derived code would not notice.
-fn distinct<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, u64>>, D::Error> {
-    /// KVM has about 50 for a vCPU.
-    const MOST: usize = 4096;
-
-    struct CounterVisitor;
-
-    impl<'de> Visitor<'de> for CounterVisitor {
-        type Value = Option<BTreeMap<String, u64>>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("KVM's counters by name, or null")
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_map<M: MapAccess<'de>>(self, mut from: M) -> Result<Self::Value, M::Error> {
-            let mut counters = BTreeMap::new();
-            while let Some((name, value)) = from.next_entry::<String, u64>()? {
-                if counters.len() >= MOST {
-                    return Err(M::Error::custom(format!("more than {MOST} KVM counters")));
-                }
-                check_text("kernel", &name).map_err(M::Error::custom)?;
-                if counters.insert(name, value).is_some() {
-                    return Err(M::Error::custom("the same KVM counter twice"));
-                }
-            }
-            Ok(Some(counters))
-        }
-    }
-
-    from.deserialize_any(CounterVisitor)
 }
 
 #[cfg(test)]

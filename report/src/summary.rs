@@ -81,7 +81,7 @@ impl SavedTimes {
 
 impl SavedTrace {
     /// Sums up the trace by site. The profile covers the records of the trace, not the whole run, and has no marks, no
-    /// profiling cost and no KVM counters.
+    /// profiling cost, no KVM counters and no setup.
     pub fn profile(&self) -> SavedProfile {
         let devices = self
             .devices
@@ -110,6 +110,7 @@ impl SavedTrace {
             marks: Vec::new(),
             machine: machine.finish(None, &devices),
             vcpus: (0..).zip(vcpus).map(|(id, vcpu)| vcpu.finish(Some(id), &devices)).collect(),
+            setup: None,
         }
     }
 }

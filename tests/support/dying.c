@@ -5,7 +5,8 @@
  *
  * The machine has 64 KiB of memory, tables for long mode in the first 16 KiB, and the guest at 0x8000. Without a mistake the
  * guest halts, and the status is 0. It is 1 if KVM refuses a call, and 3 after another exit. "again" runs the dead guest again
- * and again.
+ * and again. "int10" calls a BIOS that is not there and then halts, "unanswered" reads 12 times where no memory is, and "loop"
+ * never ends, in ring 3.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -48,10 +49,22 @@ static void copy_guest(uint8_t *ram)
 	static const uint8_t vectors[] = {0x0f, 0x57, 0xc0, 0xf4};      /* xorps xmm0, xmm0; hlt */
 	static const uint8_t wide[] = {0xb8, 0, 0, 0, 0x20, 0xff, 0xe0}; /* mov eax, 0x20000000; jmp rax */
 	static const uint8_t far_store[] = {0xa2, 0, 0, 0, 0, 1, 0, 0, 0, 0xf4}; /* mov [0x100000000], al; hlt */
+	static const uint8_t int10[] = {0x90, 0xcd, 0x10, 0xf4};        /* nop; int 0x10; hlt */
+	static const uint8_t loop[] = {0xeb, 0xfe};                     /* jmp $ */
+	/* mov ecx, 12; again: mov al, [0x10000]; loop again; hlt */
+	static const uint8_t reads[] = {0xb9, 12, 0, 0, 0, 0x8a, 0x04, 0x25, 0, 0, 1, 0, 0xe2, 0xf7, 0xf4};
 	if (has("zeros"))
 		return;
 	if (has("no-idt") || has("again") || has("l-and-d") || has("cs-type"))
 		memcpy(ram + ENTRY, undefined, sizeof(undefined));
+	else if (has("int10")) {
+		memcpy(ram + ENTRY, int10, sizeof(int10));
+		/* The empty vector leads to address 0, and zeroes are an instruction. */
+		ram[0x7000] = 0xf4;
+	} else if (has("loop"))
+		memcpy(ram + ENTRY, loop, sizeof(loop));
+	else if (has("unanswered"))
+		memcpy(ram + ENTRY, reads, sizeof(reads));
 	else if (has("osfxsr"))
 		memcpy(ram + ENTRY, vectors, sizeof(vectors));
 	else if (has("jump"))
@@ -66,9 +79,10 @@ static void copy_guest(uint8_t *ram)
 static void write_tables(uint8_t *ram)
 {
 	uint64_t *pml4 = (uint64_t *)(ram + PML4), *pdpt = (uint64_t *)(ram + PDPT), *pd = (uint64_t *)(ram + PD);
-	pml4[0] = (has("pml4-outside") ? OUTSIDE : PDPT) | PRESENT;
-	pdpt[0] = PD | PRESENT;
-	pd[0] = has("no-ps") ? PRESENT : LARGE;
+	uint64_t user = has("loop") ? 4 : 0;
+	pml4[0] = (has("pml4-outside") ? OUTSIDE : PDPT) | PRESENT | user;
+	pdpt[0] = PD | PRESENT | user;
+	pd[0] = has("no-ps") ? PRESENT : LARGE | user;
 }
 
 static void set_long_mode(struct kvm_sregs *sregs)
@@ -97,6 +111,11 @@ static void set_long_mode(struct kvm_sregs *sregs)
 	sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = segment;
 	if (has("ss-dpl"))
 		sregs->ss.dpl = 3;
+	if (has("loop")) {
+		sregs->cs.selector |= 3;
+		sregs->ss.selector |= 3;
+		sregs->cs.dpl = sregs->ss.dpl = 3;
+	}
 }
 
 int main(int count, char **words)
@@ -115,11 +134,12 @@ int main(int count, char **words)
 	int vcpu = CALL(vm, KVM_CREATE_VCPU, 0);
 	struct kvm_run *run = mmap(NULL, CALL(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
 	copy_guest(ram);
-	write_tables(ram);
+	if (!has("int10"))
+		write_tables(ram);
 
 	struct kvm_sregs sregs;
 	CALL(vcpu, KVM_GET_SREGS, &sregs);
-	if (has("real"))
+	if (has("real") || has("int10"))
 		sregs.cs.base = sregs.cs.selector = 0;
 	else if (!has("cs-not-zeroed"))
 		set_long_mode(&sregs);

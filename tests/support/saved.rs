@@ -194,6 +194,7 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
         marks: Vec::new(),
         machine,
         vcpus: vec![vcpu],
+        setup: None,
     }
 }
 

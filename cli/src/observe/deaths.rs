@@ -4,34 +4,65 @@ use observe::{Death, Deaths, Observation};
 use report::view::plural;
 use std::fmt::Write;
 
-/// A line for each death, and its details unless `quiet` is set.
+/// The most deaths that have a line.
+const LINES: usize = 16;
+
+/// The refusals and the first death, with details unless `quiet` is set. Of the other vCPUs that died, a line each, unless they
+/// died in the same way.
 pub(super) fn text(name: &str, observation: &Observation, deaths: &Deaths, quiet: bool) -> String {
     let mut text = String::new();
+    let mut shown: Vec<Shown<'_>> = Vec::new();
+    let mut more = deaths.more();
     for death in deaths.iter() {
+        let what = death.to_string();
+        if let Some(same) = shown.iter_mut().find(|shown| shown.what == what) {
+            same.others = same.others.saturating_add(1);
+        } else if shown.len() < LINES {
+            shown.push(Shown { death, what, others: 0 });
+        } else {
+            more = more.saturating_add(1);
+        }
+    }
+    let first = shown.iter().position(|shown| !shown.death.is_refusal());
+    for (place, Shown { death, what, others }) in shown.iter().enumerate() {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "vmm: {name}: {}: {death}{}",
+            "vmm: {name}: {}: {what}{}{}",
             observation.name_of(death.vcpu),
-            others(death, deaths.later(death))
+            again(death, deaths.later(death)),
+            alike(*others)
         );
-        if !quiet {
+        if !quiet && (death.is_refusal() || Some(place) == first) {
             text += &death.details();
         }
     }
-    if deaths.more() > 0 {
-        let _ = writeln!(text, "vmm: {name}: {} not shown", plural(deaths.more(), "more death"));
+    if more > 0 {
+        let _ = writeln!(text, "vmm: {name}: {} not shown", plural(more, "more death"));
     }
     text
 }
 
-/// The numbers of the deaths of the vCPU before and after this one.
-fn others(death: &Death, later: u64) -> String {
+/// A death that is shown, and the number of other vCPUs that died in the same way after it.
+struct Shown<'a> {
+    death: &'a Death,
+    what: String,
+    others: u64,
+}
+
+/// The number of further deaths of the vCPU.
+fn again(death: &Death, later: u64) -> String {
     let what = if death.is_refusal() { "refusal" } else { "death" };
-    match (death.earlier, later) {
-        (0, 0) => String::new(),
-        (times, 0) => format!(" (and {} before)", plural(times, what)),
-        (0, times) => format!(" (and {} after)", plural(times, what)),
-        (times, later) => format!(" (and {} before, and {later} after)", plural(times, what)),
+    match later {
+        0 => String::new(),
+        later => format!(" (and {} after it)", plural(later, what)),
+    }
+}
+
+/// The number of other vCPUs with the same text.
+fn alike(others: u64) -> String {
+    match others {
+        0 => String::new(),
+        others => format!(" (and {} after it in the same way)", plural(others, "other vCPU")),
     }
 }

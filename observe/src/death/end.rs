@@ -6,6 +6,7 @@ use super::{Instruction, Record, View};
 use crate::engine::{Call, Stop, StopCause};
 use crate::layout;
 use std::io;
+use std::time::Duration;
 use vmm::RunCopy;
 use vmm::exit::{Exit, Stop as RunStop};
 use vmm::machine::{DeathKind, Explanation};
@@ -25,9 +26,12 @@ const INTERNAL_ERROR: u32 = 17;
 /// KVM_INTERNAL_ERROR_DELIVERY_EV.
 const DELIVERY: u32 = 3;
 
-/// True if an exit with this reason is the end of a guest.
-pub(super) fn is_death(reason: u32) -> bool {
-    [SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR].contains(&reason)
+/// True if a return of KVM_RUN is the end of a guest.
+pub(super) fn is_end(record: &Record) -> bool {
+    match record.result {
+        0.. => [SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR].contains(&record.reason),
+        result => ![libc::EINTR, libc::EAGAIN].contains(&result.saturating_neg()),
+    }
 }
 
 /// The end of a guest.
@@ -126,6 +130,12 @@ impl End {
         };
         let text = Text::Other(format!("{name} failed: {error}{meaning}"));
         Some(Self { kind: DeathKind::Refused, text })
+    }
+
+    /// The end of the time limit, in KVM_RUN for this time.
+    pub(super) fn of_time(time: Duration) -> Self {
+        let text = Text::Other(format!("in KVM_RUN for {:.1} s without an exit", time.as_secs_f64()));
+        Self { kind: DeathKind::Running, text }
     }
 
     /// The end in words. KVM shows as many bytes of an instruction as it has fetched. The explanation knows its length.

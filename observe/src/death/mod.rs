@@ -4,6 +4,7 @@
 //! of this program's own guests ([`Explanation`]).
 
 mod end;
+mod last;
 mod start;
 mod view;
 
@@ -14,23 +15,25 @@ use crate::engine::{Call, Event, Record, Stop, StopCause, Target, VcpuId};
 use crate::layout;
 use crate::memory::ObservedMemory;
 use end::End;
+use last::LastExits;
 use start::{Start, entry, is_reset};
 use std::collections::BTreeMap;
 use std::fmt;
-use view::View;
+pub(crate) use view::View;
 use vmm::controller::Location;
-use vmm::exit::Instruction;
+use vmm::exit::{Exit, Instruction};
 use vmm::machine::{DeadVcpu, DeathKind, Explanation};
 use vmm::memory::ReadMemory;
 use vmm::x86::{Regs, Sregs};
 
-/// The most deaths that are kept.
-pub const MOST_DEATHS: usize = 16;
+/// The most deaths that are kept: as many as there are vCPUs that are told apart.
+pub const MOST_DEATHS: usize = 64;
 /// The most deaths that are explained. A program may run a dead vCPU again and again.
 const MOST_EXPLAINED: u32 = 1000;
 /// The most vCPUs whose start is remembered.
 const MOST_STARTS: usize = 1024;
-/// The death of an observed guest, or registers that KVM refused.
+
+/// The death of an observed guest, registers that KVM refused, or a guest that did not end in its time.
 #[derive(Clone, Debug)]
 pub struct Death {
     /// The vCPU.
@@ -47,8 +50,14 @@ pub struct Death {
     pub explanation: Option<Explanation>,
     /// The parts that are missing, and why.
     pub remarks: Vec<String>,
-    /// The number of earlier deaths of this vCPU, or of earlier refusals.
-    pub earlier: u64,
+    /// The last exits of the vCPU before its death, the newest at the end.
+    pub last_exits: Vec<Exit>,
+    /// The number of later deaths of this vCPU, or of later refusals, at which it stopped.
+    again: u64,
+    /// The time of the exit, which orders the deaths. 0 for a refusal.
+    at: u64,
+    /// True when `last_exits` are known.
+    is_complete: bool,
 }
 
 /// One line: the end, the place, and the probable cause.
@@ -57,12 +66,12 @@ impl fmt::Display for Death {
         f.write_str(&self.what)?;
         if let Some(location) = self.location {
             match self.kind {
-                DeathKind::Fault | DeathKind::Lost => write!(f, ", {location}")?,
+                DeathKind::Fault | DeathKind::Lost | DeathKind::Running => write!(f, ", {location}")?,
                 _ => write!(f, "; the guest was then {location}")?,
             }
         }
         match (&self.cause, self.kind) {
-            (Some(cause), DeathKind::Refused) => write!(f, ": {cause}"),
+            (Some(cause), DeathKind::Refused | DeathKind::Running) => write!(f, ": {cause}"),
             (Some(cause), _) => write!(f, ": probably {cause}"),
             (None, _) => Ok(()),
         }
@@ -70,10 +79,14 @@ impl fmt::Display for Death {
 }
 
 impl Death {
-    /// Indented lines with the explanation and the remarks, as after a run.
+    /// Indented lines with the explanation, the last exits and the remarks, as after a run.
     pub fn details(&self) -> String {
-        let explanation = self.explanation.as_ref().map(Explanation::to_string).unwrap_or_default();
-        self.remarks.iter().fold(explanation, |text, remark| text + "  remark       " + remark + "\n")
+        let mut text = self.explanation.as_ref().map(Explanation::to_string).unwrap_or_default();
+        let last: Vec<_> = self.last_exits.iter().map(Exit::to_string).collect();
+        if !last.is_empty() {
+            text += &format!("  last exits   {}\n", last.join(", "));
+        }
+        self.remarks.iter().fold(text, |text, remark| text + "  remark       " + remark + "\n")
     }
 
     /// Adds mistakes of the registers at the start that are not told yet. Some hosts correct them.
@@ -99,6 +112,7 @@ impl Death {
 pub struct Deaths {
     deaths: Vec<Death>,
     starts: BTreeMap<VcpuId, Start>,
+    last: LastExits,
     /// The exits that were deaths, of each vCPU. The vCPU stops only at the first ones.
     died: BTreeMap<VcpuId, u64>,
     explained: u32,
@@ -106,7 +120,7 @@ pub struct Deaths {
 }
 
 impl Deaths {
-    /// The deaths, in the order in which they came: of each vCPU the last one, and the last refusal of its registers.
+    /// Of each vCPU the first death and the first refusal of its registers: the refusals, and then the deaths by time.
     pub fn iter(&self) -> impl Iterator<Item = &Death> {
         self.deaths.iter()
     }
@@ -116,10 +130,10 @@ impl Deaths {
         self.more
     }
 
-    /// The number of deaths of this vCPU after this one, at which it did not stop. 0 for refusals.
+    /// The number of deaths of this vCPU after this one, or of refusals. The vCPU does not stop at all of them.
     pub fn later(&self, death: &Death) -> u64 {
         let died = self.died.get(&death.vcpu).filter(|_| !death.is_refusal());
-        died.map_or(0, |died| died.saturating_sub(death.earlier.saturating_add(1)))
+        died.map_or(0, |died| died.saturating_sub(1)).max(death.again)
     }
 
     /// Takes an event.
@@ -127,10 +141,23 @@ impl Deaths {
         match event {
             Event::Called(call) => self.follow(call),
             Event::Stopped(stop) => self.stopped(stop, memory),
-            Event::Returned(vcpu, record) if record.result == 0 && end::is_death(record.reason) => {
-                self.count(*vcpu);
-            }
+            Event::Returned(vcpu, record) => match end::is_end(record) {
+                true => self.died(*vcpu, record),
+                false => self.last.take(*vcpu, record),
+            },
             _ => {}
+        }
+    }
+
+    /// Takes the exit of a death. It comes after the stop.
+    fn died(&mut self, vcpu: VcpuId, record: &Record) {
+        let is_first = |death: &&mut Death| death.vcpu == vcpu && !death.is_refusal() && !death.is_complete;
+        if let Some(death) = self.deaths.iter_mut().find(is_first) {
+            death.last_exits = self.last.of(vcpu);
+            death.is_complete = true;
+        }
+        if record.result >= 0 {
+            self.count(vcpu);
         }
     }
 
@@ -168,6 +195,7 @@ impl Deaths {
             }
             StopCause::Exit(record) => End::of_exit(record),
             StopCause::Refused(call) => End::of_call(call),
+            StopCause::Running(time) => Some(End::of_time(*time)),
         };
         let Some(end) = end else { return };
         if self.explained >= MOST_EXPLAINED {
@@ -180,25 +208,18 @@ impl Deaths {
         self.keep(death);
     }
 
-    /// Keeps the last death of each vCPU.
-    fn keep(&mut self, mut death: Death) {
-        let is_same = |old: &Death| old.vcpu == death.vcpu && old.is_refusal() == death.is_refusal();
-        let Some(place) = self.deaths.iter().position(is_same) else {
-            match self.deaths.len() {
-                ..MOST_DEATHS => self.deaths.push(death),
-                _ => self.more = self.more.saturating_add(1),
-            }
-            return;
-        };
-        let old = self.deaths.remove(place);
-        let earlier = old.earlier.saturating_add(1);
-        // A vCPU that was reset and run again dies at once. That says nothing.
-        let says_nothing = |death: &Death| death.kind == DeathKind::Lost || death.location.is_none();
-        if says_nothing(&death) {
-            death = old;
+    /// Keeps the first death of each vCPU, and its first refusal. What follows is often only a consequence.
+    fn keep(&mut self, death: Death) {
+        let is_same = |old: &&mut Death| old.vcpu == death.vcpu && old.is_refusal() == death.is_refusal();
+        if let Some(first) = self.deaths.iter_mut().find(is_same) {
+            first.again = first.again.saturating_add(1);
+        } else if self.deaths.len() < MOST_DEATHS {
+            // Engines hand over the stops of several vCPUs nearly in the order of time.
+            let place = self.deaths.partition_point(|old| old.at <= death.at);
+            self.deaths.insert(place, death);
+        } else {
+            self.more = self.more.saturating_add(1);
         }
-        death.earlier = earlier;
-        self.deaths.push(death);
     }
 
     fn explain(&self, stop: &Stop, end: End, view: &View<'_>) -> Death {
@@ -223,9 +244,28 @@ impl Deaths {
         let cause = end.cause(stop, view).or_else(|| suspicion.map(String::from));
         remarks.extend(end::refusal_advice(&stop.cause).filter(|_| cause.is_none()).map(String::from));
         let what = end.what(explanation.as_ref());
-        let mut death =
-            Death { vcpu: stop.vcpu, kind, what, location, cause, explanation, remarks, earlier: 0 };
-        if let (Some((regs, sregs)), false) = (start, matches!(kind, DeathKind::Refused | DeathKind::Lost)) {
+        let (at, last_exits) = match &stop.cause {
+            StopCause::Exit(record) => (record.left, Vec::new()),
+            // All of its exits have come.
+            StopCause::Running(_) => (u64::MAX, self.last.of(stop.vcpu)),
+            _ => (0, Vec::new()),
+        };
+        let mut death = Death {
+            vcpu: stop.vcpu,
+            kind,
+            what,
+            location,
+            cause,
+            explanation,
+            remarks,
+            last_exits,
+            again: 0,
+            at,
+            is_complete: kind == DeathKind::Running,
+        };
+        if let (Some((regs, sregs)), false) =
+            (start, matches!(kind, DeathKind::Refused | DeathKind::Lost | DeathKind::Running))
+        {
             death.blame_start(&regs, &sregs);
         }
         death

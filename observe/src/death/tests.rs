@@ -274,14 +274,14 @@ fn a_lost_state_is_explained_by_its_start() {
         "{details}"
     );
 
-    // A second death, of a vCPU that was reset, does not hide the first one.
+    // The first death is told. The second one is that of a vCPU that was reset.
     let mut deaths = Deaths::default();
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some(flat()));
     deaths.see(&Event::Called(set(end::SET_REGS, regs_data(0x1000), 0)), &guest.memory);
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some(lost));
     let death = deaths.iter().next().unwrap();
     assert!(death.to_string().contains("in protected mode at 0008:00001000"), "{death}");
-    assert_eq!((deaths.iter().count(), death.earlier), (1, 1));
+    assert_eq!((deaths.iter().count(), deaths.later(death)), (1, 1));
 }
 
 /// Some hosts correct the registers, or run on without a fault.
@@ -301,7 +301,8 @@ fn mistakes_at_the_start_are_told_once() {
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, wrong)));
     let death = deaths.iter().next().unwrap();
     assert_eq!(format!("{death}{}", death.details()).matches("CS.DPL is 0").count(), 1, "{death:?}");
-    let guest = Guest::new(UNDEFINED);
+    let (guest, mut deaths) = (Guest::new(UNDEFINED), Deaths::default());
+    guest.stop(&mut deaths, VCPU, StopCause::FirstEntry, Some((regs, wrong)));
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, sregs)));
     let death = deaths.iter().next().unwrap();
     assert!(death.to_string().ends_with(": probably #UD: an undefined instruction"), "{death}");
@@ -316,15 +317,53 @@ fn mistakes_at_the_start_are_told_once() {
 fn deaths_are_limited() {
     let guest = Guest::new(UNDEFINED);
     let mut deaths = Deaths::default();
-    for vcpu in 0..20 {
+    for vcpu in 0..70 {
         guest.stop(&mut deaths, VcpuId { vm: 1, vcpu }, exit(SHUTDOWN, &[]), Some(flat()));
     }
-    assert_eq!((deaths.iter().count(), deaths.more()), (MOST_DEATHS, 4));
+    assert_eq!((deaths.iter().count(), deaths.more()), (MOST_DEATHS, 6));
     for _ in 0..2000 {
         guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some(flat()));
     }
-    assert_eq!((deaths.iter().count(), deaths.more()), (MOST_DEATHS, 1024));
-    assert_eq!(deaths.iter().last().unwrap().earlier, 980);
+    assert_eq!((deaths.iter().count(), deaths.more()), (MOST_DEATHS, 6 + 2000 - 930));
+    let first = deaths.iter().next().unwrap();
+    assert_eq!((first.vcpu, deaths.later(first)), (VCPU, 930));
+}
+
+/// Engines may hand over the stops of several vCPUs in another order.
+#[test]
+fn the_first_death_by_time_comes_first() {
+    let guest = Guest::new(UNDEFINED);
+    let mut deaths = Deaths::default();
+    let died = |left| StopCause::Exit(Record { reason: SHUTDOWN, left, ..Record::default() });
+    for (vcpu, left) in [(4, 500), (2, 300), (7, 400), (2, 900)] {
+        guest.stop(&mut deaths, VcpuId { vm: 1, vcpu }, died(left), Some(flat()));
+    }
+    let refused = StopCause::Refused(set(end::SET_SREGS, sregs_data(0x11, 0x20, 0x500), -libc::EINVAL));
+    guest.stop(&mut deaths, VcpuId { vm: 1, vcpu: 9 }, refused, None);
+    let order: Vec<_> = deaths.iter().map(|death| (death.vcpu.vcpu, deaths.later(death))).collect();
+    assert_eq!(order, [(9, 0), (2, 1), (7, 0), (4, 0)]);
+}
+
+#[test]
+fn the_last_exits_of_the_vcpu_stand_in_the_details() {
+    let guest = Guest::new(UNDEFINED);
+    let mut deaths = Deaths::default();
+    let other = VcpuId { vm: 1, vcpu: 1 };
+    let returned = |deaths: &mut Deaths, vcpu, cause| {
+        let StopCause::Exit(record) = cause else { panic!("an exit") };
+        deaths.see(&Event::Returned(vcpu, record), &guest.memory);
+    };
+    returned(&mut deaths, VCPU, exit(5, &[]));
+    returned(&mut deaths, other, exit(2, &[1, 1, 0xe9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x41]));
+    guest.stop(&mut deaths, other, exit(SHUTDOWN, &[]), Some(flat()));
+    // An exit before the death, of which the engine has told later.
+    returned(&mut deaths, other, exit(5, &[]));
+    returned(&mut deaths, other, exit(SHUTDOWN, &[]));
+    returned(&mut deaths, other, exit(5, &[]));
+    returned(&mut deaths, other, exit(SHUTDOWN, &[]));
+    let death = deaths.iter().next().unwrap();
+    assert!(death.details().contains("\n  last exits   out8 0xe9 0x41, hlt\n"), "{}", death.details());
+    assert_eq!(deaths.later(death), 1);
 }
 
 /// The program may write anything into its memory and its calls.

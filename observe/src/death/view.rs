@@ -15,7 +15,7 @@ const MOST_SLOTS: usize = 32;
 type Page = Option<Box<[u8; PAGE as usize]>>;
 
 /// The memory of a VM of a program, read in pages, each of them once.
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     memory: &'a ObservedMemory,
     vm: u32,
     process: i32,
@@ -25,7 +25,7 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(memory: &'a ObservedMemory, vm: u32, process: i32) -> Self {
+    pub(crate) fn new(memory: &'a ObservedMemory, vm: u32, process: i32) -> Self {
         Self { memory, vm, process, pages: RefCell::default(), unmapped: Cell::default() }
     }
 

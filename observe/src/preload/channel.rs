@@ -64,6 +64,7 @@ pub(super) struct Control {
 /// The head of a ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
+    pub(super) process: i32,
     pub(super) vcpu: VcpuId,
     /// The number of records, and of those that are complete.
     pub(super) noted: u64,
@@ -199,7 +200,13 @@ impl Channel {
         let mut bytes = [0; 40];
         self.file.read_exact_at(&mut bytes, start(ring)).ok()?;
         let vcpu = VcpuId { vm: word(&bytes, 4), vcpu: word(&bytes, 8) };
-        Some(Head { vcpu, noted: long(&bytes, 16), done: long(&bytes, 24), lost: long(&bytes, 32) })
+        Some(Head {
+            process: word(&bytes, 0).cast_signed(),
+            vcpu,
+            noted: long(&bytes, 16),
+            done: long(&bytes, 24),
+            lost: long(&bytes, 32),
+        })
     }
 
     /// Reads the records `from` to `to` of a ring, which must not be more than the ring has, and marks them as read.

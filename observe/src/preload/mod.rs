@@ -7,12 +7,15 @@ mod log;
 #[cfg(test)]
 mod tests;
 
-use crate::engine::{Engine, Event, Stops, VcpuId};
+use crate::descendants;
+use crate::engine::{Engine, Event, Stop, StopCause, Stops, VcpuId};
 use crate::error::Error;
-use channel::{Channel, RECORDS, RINGS, State};
+use crate::ptrace::inspect;
+use channel::{Channel, Head, RECORDS, RINGS, State};
 use folder::Folder;
 use link::{Counters, Link};
 use log::Log;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
@@ -194,6 +197,30 @@ impl Engine for Preload {
         self.drain(false, deadline_of(LOOK), to);
     }
 
+    fn inspect(&mut self, to: &mut dyn FnMut(Event)) {
+        let states = self.channel.states(self.channel.control().used);
+        let live = (0..).zip(states).filter(|(_, state)| *state == State::Live);
+        let heads: Vec<Head> = live.filter_map(|(ring, _)| self.channel.head(ring)).collect();
+        let processes: BTreeSet<i32> = heads.iter().map(|head| head.process).collect();
+        for process in processes.into_iter().filter(|process| descendants::is_own(*process)) {
+            inspect::running(process, &mut |fd, registers| {
+                // With several VMs in a process, a descriptor does not tell which one it belongs to.
+                let number = vcpu_number(process, fd);
+                let mut vcpus =
+                    heads.iter().filter(|head| head.process == process && Some(head.vcpu.vcpu) == number);
+                if let (Some(Head { vcpu, .. }), None) = (vcpus.next(), vcpus.next()) {
+                    let cause = StopCause::Running(Duration::ZERO);
+                    to(Event::Stopped(Box::new(Stop {
+                        vcpu: *vcpu,
+                        process,
+                        cause,
+                        registers: Some(registers),
+                    })));
+                }
+            });
+        }
+    }
+
     fn finish(&mut self, to: &mut dyn FnMut(Event)) {
         self.channel.end();
         self.drain(true, deadline_of(LAST_LOOK), to);
@@ -206,6 +233,12 @@ impl Engine for Preload {
     fn leave(&mut self) {
         self.folder.keep_library();
     }
+}
+
+/// The number of the vCPU of a descriptor in another process, from its name.
+fn vcpu_number(process: i32, fd: i32) -> Option<u32> {
+    let name = std::fs::read_link(format!("/proc/{process}/fd/{fd}")).ok()?;
+    name.to_str()?.strip_prefix("anon_inode:kvm-vcpu:")?.parse().ok()
 }
 
 /// The end of a look that begins now.

@@ -180,6 +180,18 @@ impl Injection {
     }
 }
 
+/// Lets a thread that has stopped after a call which the observer has interrupted make the call again, so that the program does not
+/// see EINTR.
+pub(super) fn repeat(tid: i32) {
+    let Ok(registers) = sys::registers(tid) else { return };
+    if registers.orig_rax != NO_CALL && registers.rax.cast_signed() == -i64::from(libc::EINTR) {
+        let rip = registers.rip.wrapping_sub(SYSCALL.len() as u64);
+        let again = Registers { rip, rax: registers.orig_rax, orig_rax: NO_CALL, ..registers };
+        // This fails only if the thread was killed.
+        let _ = sys::set_registers(tid, &again);
+    }
+}
+
 /// The number of seccomp filters of a thread; `None` before Linux 5.9. A program with filters of its own does not expect
 /// further calls.
 pub(super) fn filters(tid: i32) -> Option<u32> {

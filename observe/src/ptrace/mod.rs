@@ -8,13 +8,14 @@
 mod calls;
 mod filter;
 mod inject;
+pub(crate) mod inspect;
 mod objects;
 mod start;
 mod sys;
 mod thread;
 mod vcpu;
 
-use crate::engine::{Engine, Event, Stops};
+use crate::engine::{Engine, Event, Stops, VcpuId};
 use crate::error::Error;
 use calls::Limits;
 use objects::Objects;
@@ -55,6 +56,8 @@ pub struct Ptrace {
     entered: HashSet<i32>,
     clock: Clock,
     swept: Instant,
+    /// The vCPUs that were told of at the end of the time limit; `None` before it.
+    inspected: Option<HashSet<VcpuId>>,
 }
 
 impl Ptrace {
@@ -77,6 +80,7 @@ impl Ptrace {
             entered: HashSet::new(),
             clock: Clock::new(Some(1)),
             swept: Instant::now(),
+            inspected: None,
         })
     }
 
@@ -157,6 +161,11 @@ impl Engine for Ptrace {
         if self.swept.elapsed() >= SWEEP {
             self.sweep(to);
         }
+    }
+
+    fn inspect(&mut self, _to: &mut dyn FnMut(Event)) {
+        self.inspected = Some(HashSet::new());
+        self.interrupt_runs(|_| true);
     }
 
     fn finish(&mut self, to: &mut dyn FnMut(Event)) {

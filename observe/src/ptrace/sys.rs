@@ -57,6 +57,11 @@ pub(super) fn seize(pid: i32) -> io::Result<()> {
     ptrace(libc::PTRACE_SEIZE.into(), pid, 0, options as usize).map(drop)
 }
 
+/// Begins to trace a thread for a moment. It goes on when this process ends.
+pub(super) fn seize_briefly(tid: i32) -> io::Result<()> {
+    ptrace(libc::PTRACE_SEIZE.into(), tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize).map(drop)
+}
+
 /// Lets a stopped thread go on with a signal, or with none (0). A thread that has been killed meanwhile is no error.
 pub(super) fn resume(tid: i32, how: Resume, signal: i32) {
     let request = match how {

@@ -2,13 +2,14 @@
 
 use super::calls::{self, CREATE_VCPU, CREATE_VM, RUN};
 use super::filter::{IOCTL, is_kvm};
-use super::inject::{AT_SYSTEM_CALL, Broken, Injection, filters};
+use super::inject::{AT_SYSTEM_CALL, Broken, Injection, filters, repeat};
 use super::objects::{Key, Meaning, Who};
 use super::sys::{self, Resume};
 use super::vcpu::{is_death, is_halt};
 use super::{Ptrace, SWEEP_AT_NEW_VM};
 use crate::engine::{Call, Event, Stop, StopCause, Target, VcpuId};
 use std::fs;
+use std::time::Duration;
 use vmm::x86::{Regs, Sregs};
 
 /// The results of system calls that the kernel begins again after a signal (`linux/errno.h`).
@@ -196,14 +197,25 @@ impl Ptrace {
         // Another thread entered the vCPU before this exit was noted.
         let overtaken = vcpu.end();
         let record = vcpu.note(entered, left, result);
-        let is_stop = if is_death(&record) { vcpu.may_stop() } else { self.stops.halts && is_halt(&record) };
+        let is_stop = match () {
+            () if is_death(&record) => vcpu.may_stop(),
+            () if is_halt(&record) => self.stops.halts && vcpu.may_stop_at_halt(),
+            () => false,
+        };
         if let Some(overtaken) = overtaken {
             to(Event::Returned(id, overtaken));
         }
-        if !is_stop {
-            return true;
+        let is_inspected =
+            result == -libc::EINTR && self.inspected.as_mut().is_some_and(|told| told.insert(id));
+        let cause = match (is_stop, is_inspected) {
+            (true, _) => StopCause::Exit(record),
+            (false, true) => StopCause::Running(Duration::ZERO),
+            (false, false) => return true,
+        };
+        let is_waiting = self.stop(who, fd, id, cause, to);
+        if is_waiting && !is_stop {
+            repeat(who.tid);
         }
-        let is_waiting = self.stop(who, fd, id, StopCause::Exit(record), to);
         let now = self.clock.now();
         if let Some((vcpu, _)) = self.objects.vcpu(key) {
             vcpu.waited(now.saturating_sub(left));
@@ -278,14 +290,19 @@ impl Ptrace {
             return result;
         }
         self.threads.entry(tid).or_default().stuck = Some(injection);
-        for (other, thread) in &self.threads {
+        self.interrupt_runs(|vcpu| vcpu == id);
+        result
+    }
+
+    /// Makes the threads leave KVM_RUN that are in it for one of these vCPUs.
+    pub(super) fn interrupt_runs(&mut self, is_one: impl Fn(VcpuId) -> bool) {
+        for (tid, thread) in &self.threads {
             if let Some(OpenCall::Run { key, .. }) = thread.call
-                && self.objects.vcpu(key).is_some_and(|(vcpu, _)| vcpu.id == id)
+                && self.objects.vcpu(key).is_some_and(|(vcpu, _)| is_one(vcpu.id))
             {
-                sys::interrupt(*other);
+                sys::interrupt(*tid);
             }
         }
-        result
     }
 
     /// True if a death or a refusal of a vCPU makes a stop.

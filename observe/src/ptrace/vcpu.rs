@@ -19,7 +19,7 @@ const EXIT_WRMSR: u32 = 30;
 const REASON: usize = 8;
 const UNION: usize = 32;
 
-/// The largest number of stops of a vCPU for deaths and refusals. Some programs try again and again.
+/// The largest number of stops of a vCPU for deaths and refusals, and of those for halts. Some programs try again and again.
 const MOST_STOPS: u32 = 16;
 
 /// The words of an exit's description.
@@ -37,13 +37,14 @@ pub(super) struct Vcpu {
     /// True after the first entry.
     pub(super) has_entered: bool,
     stats: Option<File>,
-    /// The number of stops for deaths and refusals.
+    /// The numbers of stops for deaths and refusals, and of those for halts.
     deaths: u32,
+    halts: u32,
 }
 
 impl Vcpu {
     pub(super) fn new(id: VcpuId, page: Mapping) -> Self {
-        Self { id, page, data: 0, open: None, has_entered: false, stats: None, deaths: 0 }
+        Self { id, page, data: 0, open: None, has_entered: false, stats: None, deaths: 0, halts: 0 }
     }
 
     /// Keeps the file with KVM's counters.
@@ -55,6 +56,12 @@ impl Vcpu {
     pub(super) fn may_stop(&mut self) -> bool {
         self.deaths = self.deaths.saturating_add(1);
         self.deaths <= MOST_STOPS
+    }
+
+    /// True if an exit for HLT makes a stop.
+    pub(super) fn may_stop_at_halt(&mut self) -> bool {
+        self.halts = self.halts.saturating_add(1);
+        self.halts <= MOST_STOPS
     }
 
     /// Reads KVM's counters.
@@ -94,9 +101,15 @@ impl Vcpu {
         let mut details = words(&record.details);
         match record.reason {
             // The direction is the first byte: a read is 0.
-            EXIT_IO if details[0] & 0xff == 0 => self.copy_data(&mut details),
+            EXIT_IO if details[0] & 0xff == 0 => {
+                details[1] = details[2];
+                self.copy_data(&mut details);
+            }
             // `is_write` is the byte after the length.
-            EXIT_MMIO if details[2] >> 32 & 0xff == 0 => details[1] = self.page.long(UNION + 8),
+            EXIT_MMIO if details[2] >> 32 & 0xff == 0 => {
+                details[3] = details[1];
+                details[1] = self.page.long(UNION + 8);
+            }
             EXIT_RDMSR => {
                 details[0] = self.page.long(UNION);
                 details[2] = self.page.long(UNION + 16);
@@ -184,7 +197,7 @@ mod tests {
         vcpu.waited(10);
         let record = vcpu.complete(30).unwrap();
         assert_eq!((record.entered, record.left, record.answered), (15, 17, Some(30)));
-        assert_eq!(words(&record.details)[2], 0x5a);
+        assert_eq!(words(&record.details)[1..3], [0, 0x5a], "the bytes before and after");
         assert!(vcpu.complete(31).is_none() && vcpu.end().is_none());
     }
 
@@ -195,7 +208,7 @@ mod tests {
         for place in [8185, 8192, 1 << 40, u64::MAX] {
             set(&file, 32, &[0, place, 9, 9]);
             vcpu.note(0, 0, 0);
-            assert_eq!(words(&vcpu.complete(1).unwrap().details), [0, place, 0, 0], "{place:#x}");
+            assert_eq!(words(&vcpu.complete(1).unwrap().details), [0; 4], "{place:#x}");
         }
     }
 

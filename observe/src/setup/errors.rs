@@ -1,23 +1,22 @@
 //! The meaning of an error for the call that failed (Linux `Documentation/virt/kvm/api.rst`, section 4).
 
-use super::calls::slot;
+use super::calls::{slot, vm_of};
 use super::requests;
 use super::values::{half, long, range};
 use crate::engine::{Call, Target};
-use crate::memory::MemorySlot;
+use crate::memory::ObservedMemory;
 
 /// The size of a page, of which slots consist.
 const PAGE: u64 = 0x1000;
 /// The largest number of pages of a slot.
 const MOST_PAGES: u64 = (1 << 31) - 1;
 
-/// Returns the name of an error, and its meaning for a call whose request has this name without `KVM_`. `slots` are those
-/// of the VM before the call.
-pub(super) fn meaning(call: &Call, name: Option<&str>, slots: &[MemorySlot]) -> String {
+/// Returns the name of an error, and its meaning for a call whose request has this name without `KVM_`.
+pub(super) fn meaning(call: &Call, name: Option<&str>, memory: &ObservedMemory) -> String {
     let errno = call.result.saturating_neg();
     let meaning = match name {
         Some(_) if let Some(object) = of_other_object(call) => Some(format!("this is a call on {object}")),
-        Some("SET_USER_MEMORY_REGION" | "SET_USER_MEMORY_REGION2") => region(errno, &call.data, slots),
+        Some("SET_USER_MEMORY_REGION" | "SET_USER_MEMORY_REGION2") => region(errno, call, memory),
         Some(name) => of_call(errno, name).map(String::from),
         None => None,
     };
@@ -135,18 +134,14 @@ fn of_any(errno: i32, is_known: bool) -> Option<&'static str> {
 }
 
 /// The reason why KVM refused a memory slot (section 4.35).
-fn region(errno: i32, data: &[u8], slots: &[MemorySlot]) -> Option<String> {
+fn region(errno: i32, call: &Call, memory: &ObservedMemory) -> Option<String> {
+    let (vm, data) = (vm_of(call.target)?, call.data.as_slice());
     let (number, flags, gpa) = (half(data, 0)?, half(data, 4)?, long(data, 8)?);
     let (size, address) = (long(data, 16)?, long(data, 24)?);
-    let old = slots.iter().find(|slot| slot.number == number);
+    let old = memory.slot(vm, number);
     match errno {
         libc::EEXIST => {
-            let meets = |other: &&MemorySlot| {
-                let same_space = other.number >> 16 == number >> 16;
-                let (end, other_end) = (gpa.saturating_add(size), other.gpa.saturating_add(other.size));
-                other.number != number && same_space && gpa < other_end && other.gpa < end
-            };
-            let other = slots.iter().find(meets)?;
+            let other = memory.overlapped(vm, number, gpa, size)?;
             Some(format!("it overlaps slot {} at {}", slot(other.number), range(other.gpa, other.size)))
         }
         libc::EINVAL => Some(match () {

@@ -1,12 +1,14 @@
 //! The setup of one machine.
 
 use super::calls::registers;
-use super::lines;
 use super::map::{MOST_ROWS, Map};
 use super::steps::{Step, Steps};
-use super::values::long;
+use super::values::{half, long};
+use super::{lines, row, rows};
 use crate::engine::{Call, Stop, Target};
 use crate::memory::{MemorySlot, ObservedMemory};
+use report::SavedSetup;
+use report::view::plural;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use vmm::memory::Gpa;
@@ -46,14 +48,14 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Keeps a call that was made on this VM or on one of its vCPUs, whose request has this name. `slots` are those after
-    /// the call.
+    /// Keeps a call that was made on this VM or on one of its vCPUs, whose request has this name. `slot` finds a slot by its
+    /// number after the call. A program may make tens of thousands of slots, so only the one that changes is looked up.
     pub(super) fn called(
         &mut self,
         call: &Call,
         name: &str,
         step: Step,
-        slots: impl Iterator<Item = MemorySlot>,
+        slot: impl Fn(u32) -> Option<MemorySlot>,
     ) {
         let ok = call.result >= 0;
         match name {
@@ -61,7 +63,9 @@ impl Machine {
             "SET_IDENTITY_MAP_ADDR" if ok => self.map.identity = long(&call.data, 0),
             "CREATE_IRQCHIP" if ok => self.map.has_irqchip = true,
             "SET_USER_MEMORY_REGION" | "SET_USER_MEMORY_REGION2" if ok && !self.has_entered => {
-                self.map.slots = slots.collect();
+                if let Some(number) = half(&call.data, 0) {
+                    self.map.set(number, slot(number));
+                }
             }
             _ => {}
         }
@@ -89,7 +93,7 @@ impl Machine {
     pub(super) fn entered(&mut self, stop: &Stop, memory: &ObservedMemory) {
         if !self.has_entered {
             self.has_entered = true;
-            self.map.slots = memory.slots(stop.vcpu.vm).copied().collect();
+            self.map.slots = memory.slots(stop.vcpu.vm).map(|slot| (slot.number, *slot)).collect();
             // The vCPU waits, so only the slots that have a row are read.
             let is_empty = |slot: &&MemorySlot| slot.number >> 16 == 0 && holds_zeroes(slot, stop, memory);
             let rows = self.map.rows().into_iter().take(MOST_ROWS);
@@ -111,45 +115,83 @@ impl Machine {
         text += &lines(&self.steps);
         text += &self.other_vcpus();
         if self.more > 0 {
-            let _ = writeln!(text, "  and {} calls of more vCPUs", self.more);
+            let _ = writeln!(text, "  and {} of further vCPUs", plural(self.more, "call"));
         }
+        self.entries().iter().fold(text, |text, entry| text + "  " + entry + "\n") + &self.map.text(vm)
+    }
+
+    /// The calls of the vCPUs other than the first one.
+    fn other_vcpus(&self) -> String {
+        let mut text = String::new();
+        for (steps, ids) in self.others() {
+            match steps {
+                // Writing to a String cannot fail.
+                None => drop(writeln!(text, "  {}", self.alike(&ids))),
+                Some(steps) => {
+                    for step in steps {
+                        let _ = writeln!(text, "  {}: {}", vcpus(&ids), step.text());
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    /// The other vCPUs in groups with the same calls; `None` if they are those of the first vCPU.
+    fn others(&self) -> Vec<(Option<&[Step]>, Vec<u32>)> {
+        let first = self.steps.steps.iter().filter(|step| step.vcpu.is_some() && step.vcpu == self.first);
+        let first: Vec<String> = first.map(Step::text).collect();
+        let groups = self.groups(|id, vcpu| match Some(id) == self.first {
+            true => Vec::new(),
+            false => vcpu.steps.steps.iter().map(Step::text).collect::<Vec<_>>(),
+        });
+        let groups = groups.into_iter().filter(|(steps, _)| !steps.is_empty());
+        let known = groups.filter_map(|(steps, ids)| {
+            let own = self.vcpus.get(ids.first()?)?.steps.steps.as_slice();
+            Some((Some(own).filter(|_| steps != first), ids))
+        });
+        known.collect()
+    }
+
+    /// A sentence about vCPUs with the calls of the first one.
+    fn alike(&self, ids: &[u32]) -> String {
+        format!("{}: the same calls as vCPU {}", vcpus(ids), self.first.unwrap_or_default())
+    }
+
+    /// The sentences about the entries of vCPUs.
+    fn entries(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
         for (entry, ids) in self.groups(|_, vcpu| vcpu.entry.clone().unwrap_or_default()) {
             if !entry.is_empty() {
-                let _ = writeln!(text, "  {} first entered in {entry}", vcpus(&ids));
+                sentences.push(format!("{} first entered in {entry}", vcpus(&ids)));
             }
         }
         for (remark, ids) in self.groups(|_, vcpu| vcpu.remark()) {
             if !remark.is_empty() {
                 let was = if ids.len() > 1 { "were" } else { "was" };
-                let _ = writeln!(text, "  {} {was} entered {remark}", vcpus(&ids));
+                sentences.push(format!("{} {was} entered {remark}", vcpus(&ids)));
             }
         }
-        text + &self.map.text(vm)
+        sentences
     }
 
-    /// The calls of the vCPUs other than the first one.
-    fn other_vcpus(&self) -> String {
-        let own = |vcpu: Option<u32>| {
-            let steps = self.steps.steps.iter().filter(|step| step.vcpu.is_some() && step.vcpu == vcpu);
-            steps.map(Step::text).collect::<Vec<_>>()
-        };
-        let first = own(self.first);
-        let others = self.groups(|id, vcpu| match Some(id) == self.first {
-            true => None,
-            false => Some(vcpu.steps.steps.iter().map(Step::text).collect::<Vec<_>>()),
-        });
-        let mut text = String::new();
-        for (steps, ids) in others {
-            let Some(steps) = steps.filter(|steps| !steps.is_empty()) else { continue };
-            if let (true, Some(id)) = (steps == first, self.first) {
-                let _ = writeln!(text, "  {}: the same calls as vCPU {id}", vcpus(&ids));
-                continue;
-            }
-            for step in steps {
-                let _ = writeln!(text, "  {}: {step}", vcpus(&ids));
+    /// Adds the calls, the memory and the remarks to those of a profile. Returns the number of calls that it leaves out.
+    pub(super) fn save(&self, vm: u32, saved: &mut SavedSetup) -> u64 {
+        let mut left_out = rows(&self.steps, Some(vm), saved).saturating_add(self.more);
+        let remark = |text: String| format!("VM {vm}: {text}.");
+        for (steps, ids) in self.others() {
+            match steps {
+                None => saved.remarks.push(remark(self.alike(&ids))),
+                Some(steps) => {
+                    for step in steps {
+                        left_out = left_out.saturating_add(row(step, Some(vm), vcpus(&ids), saved));
+                    }
+                }
             }
         }
-        text
+        saved.remarks.extend(self.entries().into_iter().map(remark));
+        self.map.save(vm, saved);
+        left_out
     }
 
     /// The vCPUs in a row for which a function has the same value.

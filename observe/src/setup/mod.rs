@@ -16,6 +16,9 @@ mod values;
 use crate::engine::{Call, Event, StopCause, VcpuId};
 use crate::memory::ObservedMemory;
 use machine::Machine;
+use report::SavedSetup;
+use report::setup::{MOST_SETUP, SavedCall};
+use report::view::plural;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use steps::{Step, Steps};
@@ -56,7 +59,7 @@ impl Setup {
                     self.has_refused = true;
                     self.called(call, memory);
                 }
-                StopCause::Exit(_) => {}
+                StopCause::Exit(_) | StopCause::Running(_) => {}
             },
             Event::Returned(vcpu, record) => {
                 let is_interrupted = [-libc::EINTR, -libc::EAGAIN].contains(&record.result);
@@ -98,12 +101,8 @@ impl Setup {
     fn called(&mut self, call: &Call, memory: &ObservedMemory) {
         let known = requests::known(call.request);
         let vm = calls::vm_of(call.target);
-        let slots: Vec<_> = match (vm, call.result) {
-            (Some(vm), ..0) => memory.slots(vm).copied().collect(),
-            _ => Vec::new(),
-        };
         self.has_failed |= call.result < 0;
-        let failure = (call.result < 0).then(|| errors::meaning(call, known, &slots));
+        let failure = (call.result < 0).then(|| errors::meaning(call, known, memory));
         let step = Step {
             vcpu: None,
             name: requests::name(call.request),
@@ -117,7 +116,9 @@ impl Setup {
             None => self.system.push(step),
             Some(vm) => {
                 if let Some(machine) = self.machine(vm) {
-                    machine.called(call, known.unwrap_or_default(), step, memory.slots(vm).copied());
+                    machine.called(call, known.unwrap_or_default(), step, |number| {
+                        memory.slot(vm, number).copied()
+                    });
                 }
             }
         }
@@ -135,13 +136,60 @@ impl Setup {
         }
         // Writing to a String cannot fail.
         if !self.more.is_empty() {
-            let _ = writeln!(text, "vmm: and {} more VMs", self.more.len());
+            let _ = writeln!(text, "vmm: and {}", plural(self.more.len() as u64, "more VM"));
         }
         if self.lost > 0 {
-            let _ = writeln!(text, "vmm: {} more calls are not shown", self.lost);
+            let _ = writeln!(text, "vmm: {} not shown", plural(self.lost, "more call"));
         }
         text
     }
+}
+
+impl Setup {
+    /// The setup as a part of a profile. `None` without a call.
+    pub fn saved(&self) -> Option<SavedSetup> {
+        let mut saved = SavedSetup::default();
+        let mut left_out = rows(&self.system, None, &mut saved);
+        for (vm, machine) in &self.machines {
+            left_out = left_out.saturating_add(machine.save(*vm, &mut saved));
+        }
+        let more = [(self.more.len() as u64, "VM"), (left_out.saturating_add(self.lost), "call")];
+        for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
+            saved.remarks.push(format!("{} not shown.", plural(count, &format!("more {what}"))));
+        }
+        saved.remarks.truncate(MOST_SETUP);
+        (saved != SavedSetup::default()).then_some(saved)
+    }
+}
+
+/// Adds the calls of a list to those of a profile. Returns the number of calls that it leaves out.
+fn rows(steps: &Steps, vm: Option<u32>, saved: &mut SavedSetup) -> u64 {
+    let object = |step: &Step| match (vm, step.vcpu) {
+        (None, _) => "/dev/kvm".into(),
+        (_, None) => "VM".into(),
+        (_, Some(vcpu)) => format!("vCPU {vcpu}"),
+    };
+    steps
+        .steps
+        .iter()
+        .fold(steps.more, |left_out, step| left_out.saturating_add(row(step, vm, object(step), saved)))
+}
+
+/// Adds a call to those of a profile. Returns the number of calls that it leaves out.
+fn row(step: &Step, vm: Option<u32>, object: String, saved: &mut SavedSetup) -> u64 {
+    if saved.calls.len() >= MOST_SETUP {
+        return step.count;
+    }
+    let words = if step.is_rest { "(more of them)".into() } else { step.words() };
+    saved.calls.push(SavedCall {
+        vm,
+        object,
+        call: step.name.clone(),
+        times: step.count,
+        words,
+        failure: step.failure.clone(),
+    });
+    0
 }
 
 /// The lines of a list of calls.

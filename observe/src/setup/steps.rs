@@ -37,19 +37,23 @@ impl Step {
         if self.count > 1 {
             text += &format!(", {} times", self.count);
         }
-        let words: Vec<&str> =
-            self.words.iter().map(String::as_str).filter(|words| !words.is_empty()).collect();
+        let words = self.words();
         if !words.is_empty() {
             text += ": ";
-            text += &words.join(", ");
-            if self.is_question && self.count > words.len() as u64 && words.len() == MOST_ANSWERS {
-                text += ", ...";
-            }
+            text += &words;
         }
         match &self.failure {
             Some(failure) => text + "; failed, " + failure,
             None => text,
         }
+    }
+
+    /// The arguments and results in words.
+    pub(super) fn words(&self) -> String {
+        let words: Vec<&str> =
+            self.words.iter().map(String::as_str).filter(|words| !words.is_empty()).collect();
+        let is_cut = self.is_question && self.count > words.len() as u64 && words.len() == MOST_ANSWERS;
+        words.join(", ") + if is_cut { ", ..." } else { "" }
     }
 }
 

@@ -68,6 +68,71 @@ fn a_machine_is_told_in_order() {
     assert!(!setup.has_died());
 }
 
+/// KVM's largest number of slots, each of them made, moved and refused once. Each step looks only at the slot that it changes.
+#[test]
+fn as_many_slots_as_kvm_has_are_told() {
+    const SLOTS: u32 = 32_764;
+    let place = |number: u32| u64::from(number) * 0x2000;
+    let (mut setup, mut memory) = (Setup::default(), ObservedMemory::default());
+    let mut see = |call: Call| {
+        memory.follow(&call);
+        setup.take(&Event::Called(call), &memory);
+    };
+    // The last slot has the lowest address.
+    for number in 0..SLOTS {
+        see(region(number, place(SLOTS - number), 0x1000, 0x7000_0000 + place(number), 0));
+    }
+    for number in 0..SLOTS {
+        see(region(SLOTS, place(SLOTS - number) + 0x800, 0x1000, 0x7000_0000, -libc::EEXIST));
+        see(region(number, place(SLOTS - number) + 0x1000, 0x1000, 0x7000_0000 + place(number), 0));
+    }
+    let text = setup.text();
+    assert!(text.contains("it overlaps slot 0 at 0xfff8000 to 0xfff8fff\n"), "{text}");
+    assert!(text.contains("and 32716 more\n") && !text.contains("share memory"), "{text}");
+    let saved = setup.saved().unwrap();
+    let ends = (saved.memory.first().unwrap().slot, saved.memory.last().unwrap().slot);
+    assert_eq!((saved.memory.len(), ends), (4096, (SLOTS - 1, SLOTS - 4096)));
+    assert_eq!(saved.remarks[0], "VM 1: 28668 more memory slots not shown.");
+}
+
+/// The setup in a profile has the rows of the text.
+#[test]
+fn the_setup_of_a_profile_is_that_of_the_text() {
+    let events = [
+        call(Target::System, 0xae01, 0, vec![], 5),
+        region(0, 0, 0x1_0000, 0x7000_0000, 0),
+        region(1, 0x8000, 0x1_0000, 0x7100_0000, -libc::EEXIST),
+        call(Target::Vm(1), 0xae41, 0, vec![], 6),
+        call(Target::Vm(1), 0xae41, 1, vec![], 7),
+        call(Target::Vcpu(VCPU), 0x4090_ae82, 1, vec![0; 144], 0),
+        call(Target::Vcpu(VcpuId { vm: 1, vcpu: 1 }), 0x4090_ae82, 1, vec![0; 144], 0),
+    ];
+    let (setup, lines) = told(&events.map(Event::Called));
+    let saved = setup.saved().unwrap();
+    let rows: Vec<_> =
+        saved.calls.iter().map(|call| (call.vm, call.object.as_str(), call.call.as_str())).collect();
+    assert_eq!(
+        rows,
+        [
+            (None, "/dev/kvm", "KVM_CREATE_VM"),
+            (Some(1), "VM", "KVM_SET_USER_MEMORY_REGION"),
+            (Some(1), "VM", "KVM_SET_USER_MEMORY_REGION"),
+            (Some(1), "VM", "KVM_CREATE_VCPU"),
+            (Some(1), "VM", "KVM_CREATE_VCPU"),
+            (Some(1), "vCPU 0", "KVM_SET_REGS"),
+        ]
+    );
+    assert_eq!(saved.calls[1].words, "slot 0: 0x0 to 0xffff (64 KiB) from 0x70000000");
+    assert_eq!(saved.calls[2].failure.as_deref(), Some("EEXIST: it overlaps slot 0 at 0x0 to 0xffff"));
+    assert_eq!(saved.remarks, ["VM 1: vCPU 1: the same calls as vCPU 0."]);
+    assert_has(&lines, "vCPU 1: the same calls as vCPU 0");
+    assert_eq!(
+        (saved.memory[0].first, saved.memory[0].size, saved.memory[0].host),
+        (0, 0x1_0000, 0x7000_0000)
+    );
+    assert_eq!(Setup::default().saved(), None);
+}
+
 #[test]
 fn failures_have_their_meaning() {
     let (einval, eexist) = (-libc::EINVAL, -libc::EEXIST);

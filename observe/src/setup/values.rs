@@ -12,8 +12,13 @@ pub(super) fn long(data: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(*data.get(at..)?.first_chunk()?))
 }
 
-/// A number of bytes, in the largest unit that divides it.
+/// A number of bytes, in the largest unit that divides it. Many KiB are shown as MiB.
 pub(super) fn size(bytes: u64) -> String {
+    /// The number of KiB from which on MiB are easier to read.
+    const MANY: u64 = 10_000;
+    if bytes % (1 << 20) != 0 && bytes.is_multiple_of(1 << 10) && bytes >> 10 >= MANY {
+        return format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    }
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let unit = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
     match (unit, bytes) {
@@ -128,9 +133,14 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        for (bytes, text) in
-            [(0, "0 bytes"), (1, "1 byte"), (4097, "4097 bytes"), (0x1_0000, "64 KiB"), (3 << 30, "3 GiB")]
-        {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (4097, "4097 bytes"),
+            (0x1_0000, "64 KiB"),
+            (4_193_600 << 10, "4095.3 MiB"),
+            (3 << 30, "3 GiB"),
+        ] {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(range(0x1000, 0x1000), "0x1000 to 0x1fff");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::setup::{MOST_SETUP, SavedCall, SavedSlot};
 use proptest::prelude::*;
 
 /// The example of `docs/formats.md`, with a site of each kind.
@@ -243,6 +244,38 @@ fn vcpu() -> impl Strategy<Value = SavedVcpu> {
     )
 }
 
+fn setup(number: u64) -> SavedSetup {
+    let call = SavedCall {
+        vm: Some(1),
+        object: "vCPU 0".into(),
+        call: "KVM_SET_REGS".into(),
+        times: number,
+        words: "rip 0x1000".into(),
+        failure: (number % 3 == 0).then(|| "EINVAL: KVM refuses the arguments".into()),
+    };
+    let slot = SavedSlot { vm: 1, slot: 7, first: number, size: number, host: 1, flags: "read-only".into() };
+    SavedSetup {
+        calls: vec![call, SavedCall::default()],
+        memory: vec![slot],
+        remarks: vec!["a remark".into()],
+    }
+}
+
+#[test]
+fn a_setup_has_limits() {
+    let mut profile = small();
+    assert_eq!(profile.setup, None);
+    let refused = |profile: &SavedProfile| SavedProfile::read(&written(profile)).unwrap_err().to_string();
+    profile.setup = Some(setup(1));
+    assert_eq!(SavedProfile::read(&written(&profile)).unwrap(), profile);
+    let kept = profile.setup.as_mut().unwrap();
+    kept.calls = vec![SavedCall::default(); MOST_SETUP + 1];
+    assert!(refused(&profile).contains("it has 4097 calls (the limit is 4096)"), "{}", refused(&profile));
+    let kept = profile.setup.as_mut().unwrap();
+    (kept.calls, kept.remarks) = (Vec::new(), vec!["x".repeat(MOST_TEXT + 1)]);
+    assert!(refused(&profile).contains("65537 bytes of text in \"remarks\""), "{}", refused(&profile));
+}
+
 fn profile() -> impl Strategy<Value = SavedProfile> {
     let marks = prop::collection::vec((text(), any::<[u64; 2]>()), 0..4);
     let vcpus = prop::collection::vec(vcpu(), 1..4);
@@ -273,6 +306,7 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
                     .collect(),
                 machine,
                 vcpus,
+                setup: (khz % 2 == 0).then(|| setup(digits)),
             }
         },
     )

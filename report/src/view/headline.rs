@@ -2,7 +2,7 @@
 
 use crate::SavedProfile;
 use crate::profile::{SavedProcessor, SavedSite, SavedVcpu};
-use crate::view::profile::{device_of, devices, total};
+use crate::view::profile::{UNNAMED, device_of, devices, total};
 use crate::view::table::{Cell, duration, plural};
 use std::cmp::Reverse;
 
@@ -59,7 +59,7 @@ fn share(part: u64, whole: u64) -> String {
 
 /// The name of a site, with the register of its device.
 fn named(site: &SavedSite, device: &str) -> String {
-    let register = site.device.as_deref().filter(|name| *name != device);
+    let register = site.device.as_deref().filter(|name| *name != device && *name != UNNAMED);
     let register = register.map(|name| format!(" ({})", Cell::text(name).shown())).unwrap_or_default();
     format!("{}{register}", site.name())
 }

@@ -28,6 +28,7 @@ mod labels;
 mod markup;
 mod plot;
 mod profile;
+mod setup;
 mod table;
 mod text;
 mod timeline;

@@ -3,7 +3,7 @@
 use crate::profile::{SavedSite, SavedTimes};
 use crate::view::labels::{self, Labels};
 use crate::view::markup::{escape, legend};
-use crate::view::profile::{UNCLAIMED, total};
+use crate::view::profile::{UNCLAIMED, UNNAMED, total};
 use crate::view::table::{Cell, duration, plural};
 use crate::view::{Source, compare};
 use std::cmp::Reverse;
@@ -73,6 +73,8 @@ fn write_site(
 ) -> io::Result<()> {
     let name = escape(&Cell::text(&site.name()).shown());
     let device = match (&site.device, site.place) {
+        // The name of the site tells it from others.
+        (Some(device), _) if device == UNNAMED => String::new(),
         (Some(device), _) => escape(&Cell::text(device).shown()),
         (None, Some(_)) => UNCLAIMED.into(),
         (None, None) => String::new(),

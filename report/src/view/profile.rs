@@ -5,9 +5,11 @@ use crate::profile::{ClockSource, SavedProcessor, SavedSite, SavedTimes, SavedVc
 use crate::view::headline;
 use crate::view::kernel;
 use crate::view::labels::{self, Labels};
+use crate::view::setup;
 use crate::view::table::{Cell, Column, Row, Table, View, number, plural, text};
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use vmm::exit::Reason;
 
 const VMM: &str = "in the VMM";
 /// The device of accesses that no device claims.
@@ -30,6 +32,7 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
     if !profile.marks.is_empty() {
         tables.push(marks(profile));
     }
+    tables.extend(profile.setup.iter().flat_map(setup::tables));
     View {
         kind: "profile",
         title: profile.guest.clone(),
@@ -88,6 +91,7 @@ fn notes(profile: &SavedProfile) -> Vec<String> {
     if profile.clock.steps > 0 {
         notes.push("The clock went backwards during the run: do not rely on the times.".into());
     }
+    notes.extend(profile.setup.iter().flat_map(|setup| setup.remarks.iter().cloned()));
     notes
 }
 
@@ -108,6 +112,14 @@ impl DeviceTotals {
     }
 }
 
+/// The device text of an observed program, which alone knows its devices.
+pub(super) const UNNAMED: &str = "unnamed";
+
+/// The device text of a site. `None` if no device claims its place, or if the device has no name.
+fn named_device(site: &SavedSite) -> Option<&str> {
+    site.device.as_deref().filter(|name| *name != UNNAMED)
+}
+
 /// Returns the device of a device text, without the register.
 fn family(name: &str) -> &str {
     split_device(name).0
@@ -116,13 +128,13 @@ fn family(name: &str) -> &str {
 /// Sums up the sites by device, most time first. Texts with the same first word are one device (see [`split_device`]).
 pub(super) fn devices(sites: &[SavedSite]) -> Vec<DeviceTotals> {
     let mut names: HashMap<&str, Option<&str>> = HashMap::new();
-    for name in sites.iter().filter_map(|site| site.device.as_deref()) {
+    for name in sites.iter().filter_map(named_device) {
         let same = names.entry(family(name)).or_insert(Some(name));
         *same = same.filter(|same| *same == name);
     }
     let mut devices: HashMap<String, DeviceTotals> = HashMap::new();
     for site in sites {
-        let name = match site.device.as_deref() {
+        let name = match named_device(site) {
             Some(name) => names.get(family(name)).copied().flatten().unwrap_or(family(name)).into(),
             None => unnamed(site),
         };
@@ -139,9 +151,15 @@ pub(super) fn devices(sites: &[SavedSite]) -> Vec<DeviceTotals> {
     devices
 }
 
-/// Returns the text for a site without a device.
+/// Returns the text for a site without a device, or with one without a name: then its place tells it from others.
 fn unnamed(site: &SavedSite) -> String {
     match site.place {
+        Some(place) if site.device.is_some() => match site.reason {
+            Reason::PioIn | Reason::PioOut => format!("port {place:#x}"),
+            Reason::MmioRead | Reason::MmioWrite => format!("address {place:#x}"),
+            Reason::RdMsr | Reason::WrMsr => format!("MSR {place:#x}"),
+            reason => format!("{reason} {place:#x}"),
+        },
         Some(_) => UNCLAIMED.into(),
         None if site.reason.has_place() => format!("{} at other places", site.reason),
         None => site.reason.to_string(),
@@ -150,7 +168,7 @@ fn unnamed(site: &SavedSite) -> String {
 
 /// Returns the name of the site's device in `devices`.
 pub(super) fn device_of(site: &SavedSite, devices: &[DeviceTotals]) -> String {
-    let Some(name) = site.device.as_deref() else { return unnamed(site) };
+    let Some(name) = named_device(site) else { return unnamed(site) };
     let shown = Cell::text(name).shown();
     let own = devices.iter().any(|device| device.name == shown);
     if own { shown } else { Cell::text(family(name)).shown() }
@@ -303,7 +321,6 @@ fn marks(profile: &SavedProfile) -> Table<'static> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use vmm::exit::Reason;
 
     pub(in crate::view) fn site(
         reason: Reason,
@@ -344,5 +361,21 @@ pub(super) mod tests {
         ]);
         let names: Vec<_> = devices(&machine.sites).into_iter().map(|device| device.name).collect();
         assert_eq!(names, ["simvirtio", "exit port", "unclaimed", "HLT", "MMIO read at other places"]);
+    }
+
+    /// Those of an observed program have no names, so the places are told apart.
+    #[test]
+    fn devices_without_a_name_are_told_apart_by_their_places() {
+        let machine = machine(vec![
+            site(Reason::PioOut, Some(0x60), Some(UNNAMED), 600),
+            site(Reason::MmioRead, Some(0x10_0006), Some(UNNAMED), 500),
+            site(Reason::PioIn, Some(0x60), Some(UNNAMED), 200),
+            site(Reason::WrMsr, Some(0x10), Some(UNNAMED), 100),
+            site(Reason::Hlt, None, None, 30),
+        ]);
+        let found = devices(&machine.sites);
+        let names: Vec<_> = found.iter().map(|device| (device.name.as_str(), device.sites)).collect();
+        assert_eq!(names, [("port 0x60", 2), ("address 0x100006", 1), ("MSR 0x10", 1), ("HLT", 1)]);
+        assert_eq!(device_of(&machine.sites[0], &found), "port 0x60");
     }
 }

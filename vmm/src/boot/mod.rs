@@ -28,6 +28,7 @@ pub use elf::{ElfKind, is_elf};
 pub use file::read_file;
 pub use known::{is_multiboot, refuse_known_formats};
 pub use linux::Kernel;
+pub(crate) use protocol::Firmware;
 pub use protocol::{Module, Protocol};
 pub use spec::ImageSpec;
 

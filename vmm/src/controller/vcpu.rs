@@ -52,6 +52,11 @@ pub trait VcpuState {
         Activity::Running
     }
 
+    /// True if a non-maskable interrupt is on its way to the vCPU. Without KVM there are none.
+    fn nmi_is_pending(&mut self) -> bool {
+        false
+    }
+
     /// Translates a linear address with KVM (KVM_TRANSLATE). Tests compare it with [`Probe::translate_linear`].
     fn translate(&mut self, _linear: u64) -> KvmTranslation {
         KvmTranslation::Unavailable
@@ -209,7 +214,7 @@ pub struct FakeVcpu {
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
     pub memory: GuestMemory,
-    /// The activity.
+    /// What the vCPU does.
     pub activity: Activity,
 }
 

@@ -203,6 +203,13 @@ pub(crate) struct SerialPort {
     pub(crate) drained: Arc<EventFd>,
 }
 
+impl SerialPort {
+    /// True if the guest reads its input. A vCPU that holds the port is taken to read it.
+    pub(crate) fn listens(&self) -> bool {
+        self.serial.try_lock().map_or(true, |serial| serial.listens())
+    }
+}
+
 impl Port for SerialPort {
     fn push(&mut self, bytes: &[u8]) -> usize {
         let mut serial = match self.serial.try_lock() {

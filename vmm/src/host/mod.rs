@@ -45,7 +45,7 @@ pub use printable::{printable, printable_text};
 pub(crate) use process::started;
 pub use process::{prepare, stdout_was_closed, unprepare};
 pub use stream::TimeoutWriter;
-pub use terminal::RawTerminal;
+pub use terminal::{RawTerminal, terminal_width};
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};
 #[cfg(has_kvm)]
 pub(crate) use write_back::{WriteBack, write_back};

@@ -1,6 +1,6 @@
 //! Building a machine for an image: the SO2 memory map with its SIMVIRTIO device, or the plain map.
 
-use crate::boot::Image;
+use crate::boot::{Firmware, Image};
 use crate::console::input::Input;
 use crate::device::Layout;
 use crate::device::serial::Serial;
@@ -13,7 +13,7 @@ use crate::machine::background::{Background, SharedWindow};
 use crate::machine::builder::Builder;
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
-use crate::machine::{Machine, Processor};
+use crate::machine::{Machine, MachineKind, Processor};
 use crate::memory::{
     self, Gpa, GuestMemory, Map, PAGE_TABLES, SharedMemory, TABLES, TABLES_SIZE, TASK_STATE,
 };
@@ -22,12 +22,12 @@ use simvirtio::abi;
 use std::sync::{Arc, Mutex};
 
 /// The number of instructions that a software processor executes at a time. It takes less than a millisecond.
-const SLICE: u64 = 10_000;
+pub(super) const SLICE: u64 = 10_000;
 /// The same with polling: a driver that waits for the device waits that long.
 const POLLING_SLICE: u64 = 500;
 
 /// The host of the processors.
-enum Host {
+pub(super) enum Host {
     /// KVM, and the virtual machine.
     Kvm(System, Vm),
     /// This program.
@@ -47,7 +47,7 @@ impl Builder {
         let coalesced = map == Map::So2 && transport == Transport::Coalesced;
         self.check_cpus(coalesced)?;
         self.check_protocol(&image)?;
-        let image = prepared(image, ram, self.verify)?;
+        let image = prepared(image, ram, self.verify, &Firmware::NONE)?;
         warn_of_overlaps(&image, map);
         let tables = tables(image.mode());
         let host = self.choose_host()?;
@@ -93,15 +93,27 @@ impl Builder {
         let mode = image.mode();
         let ranges = image.ranges();
         let restore = Some(Restore::new(image, tables, irqchip));
-        let parts = Parts { processors, kvm_error, memory, mode, background, ram, image: ranges, restore };
-        Ok(self.assemble(parts))
+        let kind = Some(MachineKind::Bare);
+        let image = ranges;
+        Ok(self.assemble(Parts {
+            processors,
+            kvm_error,
+            memory,
+            mode,
+            background,
+            screen: None,
+            kind,
+            ram,
+            image,
+            restore,
+        }))
     }
 
     /// Checks that the number of vCPUs suits the protocol by which the image is entered.
     fn check_protocol(&self, image: &Image) -> Result<(), Error> {
         match image.protocol() {
             Some(protocol) if self.cpus > 1 => Err(Error::Config(format!(
-                "a {protocol} kernel starts on one vCPU and starts the others itself, for which this machine has no interrupt \
+                "a {protocol} kernel starts on one vCPU and starts the others itself, for which a bare machine has no interrupt \
                  controller: give --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
             ))),
             _ => Ok(()),
@@ -128,7 +140,7 @@ impl Builder {
     ///
     /// # Errors
     /// KVM cannot be used and was requested, or fails in another way. Or: the software processor lacks a part.
-    fn choose_host(&self) -> Result<Host, Error> {
+    pub(super) fn choose_host(&self) -> Result<Host, Error> {
         let kvm_error = match self.processor {
             Some(Processor::Soft) => None,
             asked => match System::create_vm(memory::TSS) {
@@ -146,14 +158,18 @@ impl Builder {
         Ok(Host::Soft { kvm_error })
     }
 
+    /// True if an option for SIMVIRTIO is given.
+    pub(super) fn wants_window(&self) -> bool {
+        self.transport.is_some() || self.queue_len.is_some() || self.layout != Layout::default()
+    }
+
     /// Chooses the memory map.
     fn map(&self, image: &Image) -> Result<Map, Error> {
         let plain = image.protocol().is_some()
             || self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
             || image.end() > abi::RAM_SIZE
             || image.entry().0 >= abi::RAM_SIZE;
-        let window = self.transport.is_some() || self.queue_len.is_some() || self.layout != Layout::default();
-        match (plain, window) {
+        match (plain, self.wants_window()) {
             (true, true) => Err(Error::Config(format!(
                 "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and lies below that, and this \
                  one lies at {}: leave --mem out and link or load the guest lower (FILE@0x1000; gcc -static -nostdlib \
@@ -221,13 +237,13 @@ impl Builder {
 ///
 /// # Errors
 /// The image fails a check, or what belongs to it does not fit.
-pub(super) fn prepared(image: Image, ram: u64, verify: bool) -> Result<Image, Error> {
+pub(super) fn prepared(image: Image, ram: u64, verify: bool, firmware: &Firmware) -> Result<Image, Error> {
     image.check(ram)?;
     // The image's own bytes would be taken for a result.
     if verify && image.covers(abi::RESULT, abi::RESULT + 8) {
         return Err(ImageError::CoversResult.into());
     }
-    Ok(image.handed_over(ram)?)
+    Ok(image.handed_over(ram, firmware)?)
 }
 
 /// Sets the registers with which each vCPU starts `image`.
@@ -241,6 +257,11 @@ pub(super) fn set_registers(processors: &mut Processors, image: &Image) -> Resul
         vcpu.set_start(image.start(), TABLES, index)?;
     }
     Ok(())
+}
+
+/// The memory of a machine with the plain map, with the image and the tables in it.
+pub(super) fn plain_memory(ram: u64, image: &Image, tables: &[(Gpa, Vec<u8>)]) -> Result<GuestMemory, Error> {
+    guest_memory(ram, Map::Plain, Transport::default(), image, tables)
 }
 
 /// The guest's memory, with the image and the tables in it.

@@ -5,6 +5,7 @@
 //! cost a small run about a microsecond.
 
 mod code;
+mod foreign;
 mod gather;
 mod missing_handler;
 mod screen;
@@ -12,6 +13,8 @@ mod silence;
 #[cfg(test)]
 mod tests;
 
+pub use foreign::HaltedVcpu;
+pub(super) use gather::UsedDevices;
 pub(super) use missing_handler::{missing_firmware, missing_handler};
 
 use crate::boot::{Image, list_ranges};
@@ -19,7 +22,7 @@ use crate::controller::OpenBus;
 use crate::controller::hypercall::FailedCalls;
 use crate::controller::vcpu::Location;
 use crate::exit::{Reason, Site, Stop};
-use crate::memory::{Gpa, GuestMemory};
+use crate::memory::{Gpa, GuestMemory, ReadMemory};
 use crate::profile::Profile;
 use silence::silence;
 use simvirtio::abi;
@@ -94,7 +97,8 @@ impl fmt::Display for Doubt {
             ),
             Self::TextScreen(text) => write!(
                 f,
-                "it wrote {text:?} to the text screen at 0xb8000, which this machine does not have: print with port 0xe9"
+                "it wrote {text:?} to the text screen at 0xb8000, which this machine does not have: give --machine pc, \
+                 or print with port 0xe9"
             ),
             Self::MisplacedText { text, expected, actual, load_at } => write!(
                 f,
@@ -142,6 +146,30 @@ fn write_lost_stores(f: &mut fmt::Formatter<'_>, site: &Site, count: u64) -> fmt
     }
 }
 
+/// The memory of a guest at its start, as far as it is known.
+pub(crate) trait Original {
+    /// A byte of the image; `None` outside of it.
+    fn byte_at(&self, gpa: u64) -> Option<u8>;
+    /// The entry point.
+    fn entry(&self) -> Gpa;
+    /// True if the image has bytes in this range.
+    fn overlaps(&self, start: u64, end: u64) -> bool;
+}
+
+impl Original for Image {
+    fn byte_at(&self, gpa: u64) -> Option<u8> {
+        Self::byte_at(self, gpa)
+    }
+
+    fn entry(&self) -> Gpa {
+        Self::entry(self)
+    }
+
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        Self::overlaps(self, start, end)
+    }
+}
+
 /// The state of a vCPU at the end of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended {
@@ -155,6 +183,8 @@ pub(super) struct Remains<'a> {
     pub(super) stop: &'a Stop,
     pub(super) image: &'a Image,
     pub(super) memory: &'a GuestMemory,
+    /// The bytes that were at the place of the result, unless the image covers it.
+    pub(super) result_place: [u8; 8],
     /// The vCPUs that ended by themselves. Those that are plainly in the image may be left out.
     pub(super) vcpus: &'a [Ended],
     /// The software interrupt without a handler that the guest called, if any.
@@ -163,7 +193,7 @@ pub(super) struct Remains<'a> {
     pub(super) waits_for_interrupt: bool,
     /// The number of bytes that the guest printed.
     pub(super) printed: u64,
-    /// One of these bytes is neither 0 nor 0xff.
+    /// One of these bytes is neither 0 nor 0xff, or there is text on the screen of a PC.
     pub(super) is_readable: bool,
     pub(super) failed_calls: Option<FailedCalls>,
     /// The stack pointers of the vCPUs.
@@ -173,8 +203,10 @@ pub(super) struct Remains<'a> {
     pub(super) loses_stores: bool,
     /// `None` if exits were not counted.
     pub(super) profile: Option<&'a Profile>,
-    /// The driver of SIMVIRTIO did something.
-    pub(super) used_simvirtio: bool,
+    /// The machine has a text screen.
+    pub(super) has_screen: bool,
+    /// The guest did something with SIMVIRTIO, or with the screen of a PC.
+    pub(super) used_devices: bool,
 }
 
 impl Remains<'_> {
@@ -186,7 +218,9 @@ impl Remains<'_> {
         let mut doubts = Vec::new();
         doubts.extend(self.missing_handler.map(Doubt::MissingHandler));
         doubts.extend(self.ended_outside());
-        doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
+        if !self.has_screen {
+            doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
+        }
         if !self.is_readable {
             doubts.extend(silence(self.image, self.printed));
         }
@@ -212,16 +246,24 @@ impl Remains<'_> {
 
     /// True if the run had no effect that could be seen from outside.
     fn saw_nothing(&self) -> bool {
-        let mut result = [0; 8];
-        let read = self.memory.read(Gpa(abi::RESULT), &mut result);
-        let kept =
-            (abi::RESULT..).zip(result).all(|(gpa, byte)| self.image.byte_at(gpa).unwrap_or(0) == byte);
+        let before = |gpa: u64| {
+            let index = usize::try_from(gpa.wrapping_sub(abi::RESULT)).unwrap_or(usize::MAX);
+            self.result_place.get(index).copied().unwrap_or(0)
+        };
+        let kept = has_no_result(self.memory, |gpa| self.image.byte_at(gpa).unwrap_or_else(|| before(gpa)));
         let only_hlt = self.profile.is_none_or(|profile| {
             profile.reasons().iter().all(|(reason, count)| *reason == Reason::Hlt || count.elements == 0)
         });
-        let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_simvirtio;
-        matches!(self.stop, Stop::Halted) && silent && only_hlt && read && kept
+        let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_devices;
+        matches!(self.stop, Stop::Halted) && silent && only_hlt && kept
     }
+}
+
+/// True if the place of a result has the bytes of the start.
+fn has_no_result(memory: &dyn ReadMemory, start: impl Fn(u64) -> u8) -> bool {
+    let mut result = [0; 8];
+    memory.read(Gpa(abi::RESULT), &mut result)
+        && (abi::RESULT..).zip(result).all(|(gpa, byte)| start(gpa) == byte)
 }
 
 /// True if a vCPU ended in the image. The address is that of the last instruction, or that after it. An address that is

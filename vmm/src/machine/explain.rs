@@ -8,11 +8,11 @@ mod buried;
 mod cause;
 mod control;
 mod derail;
+mod endless;
 mod exact;
 mod features;
 mod foreign;
 mod frame;
-mod handler;
 mod idt;
 mod instruction;
 mod other_mode;
@@ -64,6 +64,8 @@ pub enum DeathKind {
     Refused,
     /// It ran into a fault, and the host has lost its state: the registers are those with which it started.
     Lost,
+    /// It has not died: its time was over, and it was in KVM_RUN for long.
+    Running,
     /// Another way, which says nothing about the cause.
     Unknown,
 }

@@ -126,7 +126,19 @@ impl Builder {
         let background = Background::Pc(Some(Box::new(pc)));
         let (mode, image, restore) = (loaded.mode, Vec::new(), None);
         let (processors, kvm_error) = (Processors::Kvm { vcpus, vm }, None);
-        Ok(self.assemble(Parts { processors, kvm_error, memory, mode, background, ram, image, restore }))
+        let kind = None;
+        Ok(self.assemble(Parts {
+            processors,
+            kvm_error,
+            memory,
+            mode,
+            background,
+            screen: None,
+            kind,
+            ram,
+            image,
+            restore,
+        }))
     }
 
     /// The questions to the vCPUs, and the function that asks them if the boot stands still.
@@ -200,7 +212,11 @@ impl Builder {
         }
         let mut console = None;
         if linux.console == ConsoleKind::Virtio {
-            let size = linux.escapes.then(host::terminal::size).flatten();
+            let size = linux
+                .escapes
+                .then(host::terminal::input_size)
+                .flatten()
+                .map(|(rows, columns)| (columns, rows));
             let device = virtio::ConsoleDevice::new(self.output.clone(), typed.clone(), size);
             let device = shared(Mmio::new(device, memory.clone())?);
             console = Some(device.clone());

@@ -44,6 +44,7 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         trace: machine.trace,
         timeline: background.timeline(),
         inquiry: background.inquiry(),
+        is_linux: matches!(background, Background::Pc(_)),
     };
     let ran = match processors {
         Processors::Kvm { vcpus, .. } => run_threads(vcpus, controllers, &context, background, timer),

@@ -306,7 +306,7 @@ mod tests {
     fn a_halt_waits_for_an_interrupt_only_if_interrupts_are_on() {
         let answer = |activity, rflags| {
             let registers = Some((Regs { rflags, ..Default::default() }, Default::default()));
-            Some(Answer { activity, registers })
+            Some(Answer { activity, nmi_pending: false, registers })
         };
         let (asleep, dead) = (answer(Activity::Halted, 0x202), answer(Activity::Halted, 2));
         let (running, unstarted) = (answer(Activity::Running, 0x202), answer(Activity::NotStarted, 2));
@@ -330,7 +330,7 @@ mod tests {
         boot.memory.write(Gpa(0x1000), &[0xeb, 0xfe]).unwrap();
         let answer = |activity| {
             let registers = Some((Regs { rip: 0x1000, ..Default::default() }, Default::default()));
-            Some(Answer { activity, registers })
+            Some(Answer { activity, nmi_pending: false, registers })
         };
         let answers =
             [answer(Activity::Running), answer(Activity::Halted), None, answer(Activity::NotStarted)];

@@ -38,8 +38,10 @@ pub(super) struct RunContext<'a> {
     pub(super) limit: Option<Duration>,
     pub(super) deadline: Deadline,
     pub(super) timeline: Option<Arc<Timeline>>,
-    /// The questions to the vCPUs of a boot.
+    /// The questions to the vCPUs of a PC.
     pub(super) inquiry: Option<Arc<Inquiry>>,
+    /// The guest is Linux.
+    pub(super) is_linux: bool,
     /// The clock that times exits, and its reading at the start of the run.
     pub(super) clock: Option<(Clock, u64)>,
     /// The number of exits that a trace keeps.
@@ -60,7 +62,7 @@ impl RunContext<'_> {
         self.limit.map_or(Ok(()), restart).map_err(Error::host("starting the watchdog"))
     }
 
-    /// The side of a boot's vCPU that answers questions. The first vCPU of a boot has number 0.
+    /// The side of a PC's vCPU that answers questions. The first vCPU of a PC has number 0.
     fn respondent(&self, vcpu: u32) -> Option<Respondent> {
         let index = usize::try_from(vcpu).ok()?;
         Some(Respondent { inquiry: self.inquiry.clone()?, index })
@@ -87,7 +89,8 @@ impl<'a> VcpuRun<'a> {
             controllers,
             own: match respondent.clone() {
                 None => OfItsKind::Bare(Hypercalls::new(context.output.clone())),
-                Some(respondent) => OfItsKind::Pc(respondent),
+                Some(respondent) if context.is_linux => OfItsKind::Linux(respondent),
+                Some(respondent) => OfItsKind::Classic(respondent, Hypercalls::new(context.output.clone())),
             },
             watchdog: Watchdog { deadline: context.deadline.clone(), respondent },
             open_bus: OpenBus::default(),
@@ -141,8 +144,8 @@ impl<'a> VcpuRun<'a> {
     /// The records of the run.
     pub(super) fn finish(self) -> VcpuResult {
         let failed_calls = match &self.own {
-            OfItsKind::Bare(hypercalls) => hypercalls.failed(),
-            OfItsKind::Pc(_) => None,
+            OfItsKind::Bare(hypercalls) | OfItsKind::Classic(_, hypercalls) => hypercalls.failed(),
+            OfItsKind::Linux(_) => None,
         };
         VcpuResult { recording: self.recorder.map(Recorder::finish), open_bus: self.open_bus, failed_calls }
     }
@@ -163,15 +166,21 @@ pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
 /// The controller that depends on the kind of the machine.
 enum OfItsKind {
     Bare(Hypercalls),
+    /// The vCPU of a classic PC is asked if it has halted.
+    Classic(Respondent, Hypercalls),
     /// Linux does not know the hypercalls.
-    Pc(Respondent),
+    Linux(Respondent),
 }
 
 impl ExitController for OfItsKind {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         match self {
             Self::Bare(hypercalls) => hypercalls.handle(exit, vcpu),
-            Self::Pc(respondent) => respondent.handle(exit, vcpu),
+            Self::Classic(respondent, hypercalls) => {
+                let _ = respondent.handle(exit, vcpu);
+                hypercalls.handle(exit, vcpu)
+            }
+            Self::Linux(respondent) => respondent.handle(exit, vcpu),
         }
     }
 }

@@ -4,11 +4,12 @@
 use crate::grade::student::entry::{Entry, Read};
 use crate::grade::student::job::Plan;
 use guest::hidden::{Log, WORD};
-use observe::{Deaths, Event, ObservedMemory, Stop, StopCause};
+use observe::{Death, Deaths, Event, ObservedMemory, Stop, StopCause};
 use simvirtio::abi;
 use vmm::RunCopy;
 use vmm::exit::Exit;
 use vmm::host::printable_text;
+use vmm::machine::DeathKind;
 use vmm::memory::Gpa;
 use vmm::x86::Regs;
 
@@ -87,7 +88,10 @@ impl Watch {
     /// The sentences about refused registers, and about the death of the guest.
     pub(super) fn told(&self) -> (Option<String>, Option<String>) {
         let first = |is_refusal| {
-            let death = self.deaths.iter().find(|death| death.is_refusal() == is_refusal)?;
+            // A guest that did not end in its time has not died.
+            let has_ended = |death: &&Death| death.kind != DeathKind::Running;
+            let mut deaths = self.deaths.iter().filter(has_ended);
+            let death = deaths.find(|death| death.is_refusal() == is_refusal)?;
             Some(printable_text(&death.to_string()))
         };
         (first(true), first(false))

@@ -191,6 +191,10 @@ impl VcpuState for KvmVcpu {
         }
     }
 
+    fn nmi_is_pending(&mut self) -> bool {
+        self.fd.get_vcpu_events().is_ok_and(|events| events.nmi.pending != 0 || events.nmi.injected != 0)
+    }
+
     fn translate(&mut self, linear: u64) -> KvmTranslation {
         match self.fd.translate_gva(linear) {
             Ok(answer) if answer.valid != 0 => KvmTranslation::Mapped(Gpa(answer.physical_address)),

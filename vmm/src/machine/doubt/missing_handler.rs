@@ -4,7 +4,7 @@
 //! table at 0 (Intel SDM volume 3, section 21.1.4). The VMM leaves that table zero. So the call jumps to 0000:0000, and the
 //! guest runs through whatever is there. The three words stay on the stack.
 
-use crate::boot::Image;
+use super::Original;
 use crate::memory::{Gpa, ReadMemory};
 
 /// The number of bytes above the stack pointer that are searched.
@@ -26,7 +26,7 @@ pub(crate) fn missing_firmware(vector: u8) -> &'static str {
 /// The number of the software interrupt without a handler whose frame is on the stack. `stack` is the linear address of
 /// the stack segment, and `pointer` the stack pointer in it. `None` if there is none.
 pub(crate) fn missing_handler(
-    image: &Image,
+    image: &dyn Original,
     memory: &dyn ReadMemory,
     stack: u64,
     pointer: u64,
@@ -67,7 +67,7 @@ enum Entry {
     Set([u16; 2]),
 }
 
-fn entry(image: &Image, memory: &dyn ReadMemory, vector: u8) -> Entry {
+fn entry(image: &dyn Original, memory: &dyn ReadMemory, vector: u8) -> Entry {
     let at = u64::from(vector) * 4;
     let start: [u8; 4] = std::array::from_fn(|byte| image.byte_at(at + byte as u64).unwrap_or(0));
     let mut now = [0; 4];
@@ -83,7 +83,7 @@ fn entry(image: &Image, memory: &dyn ReadMemory, vector: u8) -> Entry {
 /// frames that `int n` pushes (IP, CS and flags) are not an entry. IP and CS alone may be one, because a handler can
 /// follow the call; in a frame the flags are behind them.
 fn is_handler(
-    image: &Image,
+    image: &dyn Original,
     memory: &dyn ReadMemory,
     vector: u8,
     entry: [u16; 2],
@@ -105,7 +105,7 @@ fn linear([offset, segment]: [u16; 2]) -> u64 {
 }
 
 /// True if the instruction at an address, and the one at the entry point, are as in the file.
-fn is_intact(image: &Image, memory: &dyn ReadMemory, instruction: u64) -> bool {
+fn is_intact(image: &dyn Original, memory: &dyn ReadMemory, instruction: u64) -> bool {
     [instruction, instruction.saturating_add(1), image.entry().0].into_iter().all(|gpa| {
         let mut byte = [0];
         memory.read(Gpa(gpa), &mut byte) && image.byte_at(gpa) == Some(byte[0])

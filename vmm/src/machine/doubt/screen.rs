@@ -3,9 +3,8 @@
 //! Plain RAM may also hold the data or the stack of a guest. So the cells must look like those of a screen, and the screen
 //! must not be a part of something larger.
 
-use super::EXCERPT;
-use crate::boot::Image;
-use crate::memory::{Gpa, GuestMemory};
+use super::{EXCERPT, Original};
+use crate::memory::{Gpa, ReadMemory};
 use crate::x86::modes::STACK_SIZE;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -19,7 +18,7 @@ const BORDERED: usize = (SCREEN.end - SCREEN.start + 2 * BORDER) as usize;
 const MOST_ATTRIBUTES: usize = 4;
 
 /// The text on the screen, if the guest wrote there. `stacks` are the stack pointers of the vCPUs.
-pub(super) fn text(image: &Image, memory: &GuestMemory, stacks: &[u64]) -> Option<String> {
+pub(super) fn text(image: &dyn Original, memory: &dyn ReadMemory, stacks: &[u64]) -> Option<String> {
     let is_stack = |pointer: &u64| (SCREEN.start..SCREEN.end.saturating_add(STACK_SIZE)).contains(pointer);
     if image.overlaps(SCREEN.start, SCREEN.end) || stacks.iter().any(is_stack) {
         return None;

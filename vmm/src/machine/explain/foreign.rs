@@ -1,6 +1,7 @@
 //! Guests of other programs: only the registers of the vCPU and the memory are known.
 
-use super::{DeathKind, Explanation, Scene, Shown, View, handler};
+use super::idt::Idt;
+use super::{DeathKind, Explanation, Scene, Shown, View};
 use crate::controller::vcpu::Location;
 use crate::machine::processors::Processor;
 use crate::memory::{Gpa, ReadMemory};
@@ -60,12 +61,20 @@ impl Explanation {
         if kind == DeathKind::Refused && findings.iter().any(is_refusal) {
             findings.retain(is_refusal);
         }
-        explanation = explanation.with_findings(kind, findings);
+        explanation = match kind {
+            DeathKind::Running => explanation.with_endless_access(findings, memory),
+            _ => explanation.with_findings(kind, findings),
+        };
         if died {
-            explanation.handler = handler::missing(explanation.suspicion.as_deref(), mode, sregs, memory);
+            let idt = Idt { sregs, probe: &View::new(memory, *sregs), memory };
+            explanation.handler = idt.missing_handler(explanation.suspicion.as_deref());
         }
-        if matches!(kind, DeathKind::Fault | DeathKind::Lost) {
-            explanation.blame_state();
+        match kind {
+            DeathKind::Fault | DeathKind::Lost => explanation.blame_state(),
+            DeathKind::Running if is_readable && explanation.suspicion.is_none() => {
+                explanation.suspicion = explanation.pastime(memory);
+            }
+            _ => {}
         }
         explanation
     }

@@ -10,7 +10,7 @@ use crate::x86::state_check::{self, Finding, Kind, Snapshot};
 use std::fmt;
 
 impl Explanation {
-    /// Checks the state of a guest that died.
+    /// Checks the state of a guest that died, or whose time was over.
     #[must_use]
     pub(in crate::machine) fn with_state_check(
         self,
@@ -23,9 +23,13 @@ impl Explanation {
             Stop::FailedEntry(_) => DeathKind::Entry,
             Stop::TripleFault | Stop::EmulationFailure(_) => DeathKind::Fault,
             Stop::UnknownExit(_) => DeathKind::Unknown,
+            Stop::Timeout(_) | Stop::WallTimeout(_) => DeathKind::Running,
             _ => return self,
         };
         let findings = self.broken_rules(processor, memory, image.and_then(empty_entry));
+        if kind == DeathKind::Running {
+            return self.with_endless_access(findings, memory);
+        }
         let told = self.told_rules(memory);
         let findings = findings.into_iter().filter(|finding| !told.contains(&finding.rule.name));
         self.with_findings(kind, findings.collect())
@@ -62,7 +66,7 @@ impl Explanation {
         let is_unexplained = match kind {
             DeathKind::Entry | DeathKind::Refused => true,
             DeathKind::Fault => self.cause.is_none() && self.suspicion.is_none(),
-            DeathKind::Lost | DeathKind::Unknown => false,
+            DeathKind::Lost | DeathKind::Running | DeathKind::Unknown => false,
         };
         if is_unexplained {
             let refused = findings.first().is_some_and(|finding| finding.rule.kind == Kind::Refused);
@@ -79,7 +83,7 @@ impl Explanation {
     }
 
     /// The names of the rules that the mapping of the instruction tells about.
-    fn told_rules(&self, memory: &dyn ReadMemory) -> &'static [&'static str] {
+    pub(super) fn told_rules(&self, memory: &dyn ReadMemory) -> &'static [&'static str] {
         let probe = Probe::new(memory, *self.sregs);
         match probe.translate_linear(probe.linear(self.sregs.cs.base, self.regs.rip)) {
             Err(ProbeError::NotCanonical { .. }) => &["rip-canonical"],

@@ -60,6 +60,28 @@ fn a_broken_rule_is_the_cause_only_if_there_is_no_other() {
     }
 }
 
+/// Some hosts repeat an access through page tables that are nowhere for ever, so that the guest does not end.
+#[test]
+fn a_timeout_is_explained_by_page_tables_outside_of_memory() {
+    const LOST: &str = "PML4[0] is 0x40000003, which points outside of every memory slot (Intel SDM vol. 3, 5.2): some hosts repeat \
+                        this access for ever";
+    let lose = |_: &mut Regs, _: &mut Sregs, memory: &GuestMemory| {
+        memory.write(Gpa(TABLES.0 + PAGE), &0x4000_0003u64.to_le_bytes()).unwrap();
+    };
+    for stop in [Stop::Timeout(Duration::ZERO), Stop::WallTimeout(Duration::ZERO)] {
+        assert_eq!(told(NOP, &stop, lose), (LOST.into(), String::new()), "{stop}");
+        assert_eq!(told(NOP, &stop, |_, _, _| {}), ("none".into(), String::new()));
+    }
+    // Only the stack is lost, which the guest may not use.
+    let stack = |regs: &mut Regs, _: &mut Sregs, memory: &GuestMemory| {
+        memory.write(Gpa(TABLES.0 + PAGE + 8), &0x4000_0003u64.to_le_bytes()).unwrap();
+        regs.rsp = 1 << 39 | 0x1000;
+    };
+    let (suspicion, lines) = told(NOP, &Stop::Timeout(Duration::ZERO), stack);
+    assert_eq!(suspicion, "none");
+    assert!(lines.starts_with("  hint         PML4[1] is 0x40000003, which points outside"), "{lines}");
+}
+
 #[test]
 fn a_right_state_adds_nothing() {
     for stop in [Stop::TripleFault, Stop::FailedEntry(7)] {
