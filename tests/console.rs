@@ -277,6 +277,10 @@ fn limit_on_a_terminal() {
 const HALT: &[u8] = &[0xfa, 0xf4];
 /// sti; again: hlt; jmp again
 const WAIT: &[u8] = &[0xfb, 0xf4, 0xeb, 0xfd];
+/// Waits until memory changes, as a kernel without a timer interrupt does: sti; mov eax, [0x9000]; again: cmp eax, [0x9000];
+/// je again
+const CALIBRATE: &[u8] =
+    &[0xfb, 0x8b, 0x04, 0x25, 0, 0x90, 0, 0, 0x3b, 0x04, 0x25, 0, 0x90, 0, 0, 0x74, 0xf7];
 const STANDS_STILL: &str = "warn: the guest has made no exits and shown no text for 10 s";
 
 fn standstill() {
@@ -286,21 +290,27 @@ fn standstill() {
         let text = [&print("x")[..], LOOP].concat();
         let dead = [&print("x")[..], HALT].concat();
         let waits = [&print("x")[..], WAIT].concat();
-        for (code, line) in [
-            (LOOP.to_vec(), Some(running)),
-            (HALT.to_vec(), Some(halted)),
-            (text, Some("vCPU 0: running")),
-            (dead, Some("vCPU 0: halted")),
+        let root = [&print("Waiting for root device /dev/vda...\n")[..], WAIT].concat();
+        let (itself, never) = ("a jump to itself never ends", "hlt with interrupts off never wakes");
+        for (code, clock, line) in [
+            (LOOP.to_vec(), "auto", Some((running, itself))),
+            (HALT.to_vec(), "auto", Some((halted, never))),
+            (text, "auto", Some(("vCPU 0: running", itself))),
+            (dead, "auto", Some(("vCPU 0: halted", never))),
             // An interrupt can wake it, so it may be a shell that waits for a key.
-            (waits, None),
+            (waits, "auto", None),
+            (root, "auto", Some(("vCPU 0: halted", "attach it with --disk"))),
+            (WAIT.to_vec(), "auto", Some(("vCPU 0: halted", "it may lack the driver of its console"))),
+            (CALIBRATE.to_vec(), "kvm", Some(("vCPU 0: running", "give it one with --clock pit"))),
+            (CALIBRATE.to_vec(), "auto", Some(("vCPU 0: running", "until an interrupt or another vCPU"))),
         ] {
             scope.spawn(move || {
-                let ran = boot(&[&code], &["--cpus", "3", "--timeout", "20"]);
+                let ran = boot(&[&code], &["--cpus", "3", "--timeout", "20", "--clock", clock]);
                 let told = ran.stderr.split("vmm: /").next().unwrap();
                 // Nothing moves afterwards, so there is no second warning.
                 assert_eq!(told.matches(STANDS_STILL).count(), usize::from(line.is_some()), "{}", ran.stderr);
-                if let Some(line) = line {
-                    for text in [line, "\n  2 vCPUs have not been started\n", "`vmm doctor` checks it"] {
+                if let Some((line, cause)) = line {
+                    for text in [line, "\n  2 vCPUs have not been started\n", "probable cause: ", cause] {
                         assert!(told.contains(text), "{text}: {told}");
                     }
                 }

@@ -44,9 +44,9 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
         ))
         .into());
     }
+    screen::check(None, arguments.measure.screen.as_deref())?;
     let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
-    screen::check(&machine, arguments.measure.screen.as_deref())?;
     let report = terminal::run(&mut machine)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
@@ -105,7 +105,7 @@ fn run_kernel(
     let builder = disks.into_iter().fold(builder, Builder::disk);
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
-    screen::check(&machine, arguments.measure.screen.as_deref())?;
+    screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
     let report = terminal::run(&mut machine)?;
     let places = names.places(&report, machine.memory());

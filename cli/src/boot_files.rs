@@ -76,7 +76,7 @@ impl Use {
     }
 }
 
-/// Opens the disks of a machine with a kernel (`None` for a built-in guest) and initial RAM disks, after a check of all files.
+/// Opens the disks of `--disk`, after a check of all files. `kernel` is the guest's file, and `initrds` are its RAM disks.
 ///
 /// # Errors
 /// The name of a disk ends in an unknown option, a file is given twice by mistake, or a disk cannot be used.

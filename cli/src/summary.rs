@@ -45,6 +45,7 @@ pub fn ending(report: &Report) -> String {
         let _ = match report.stop {
             Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {prefix}{location}"),
             // The vCPU may be past the instruction that caused the end.
+            Stop::RealModeFault { .. } => Ok(()),
             _ if report.waits_for_interrupt => {
                 write!(text, "; {subject} then waited for an interrupt (hlt) {location}")
             }

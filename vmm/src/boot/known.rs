@@ -1,13 +1,11 @@
 //! Refuses files whose format is known, but which cannot be a flat binary: text, pictures, disks, programs of other
 //! systems.
 
+use super::BOOT_SECTOR;
 use crate::error::ImageError;
 use crate::file_format::{FileFormat, multiboot_header};
 use crate::host::printable;
 use std::path::Path;
-
-/// The address at which a BIOS loads a boot sector.
-const BOOT_SECTOR: u64 = 0x7c00;
 
 /// The advice that ends most messages.
 const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
@@ -15,6 +13,11 @@ const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
 /// True if a file that is not an ELF file has a multiboot header.
 pub fn is_multiboot(bytes: &[u8]) -> bool {
     multiboot_header(bytes).is_some() && FileFormat::of(bytes) == Some(FileFormat::Multiboot)
+}
+
+/// True for a disk whose first sector has the signature of a boot sector, if nothing else is known about the file.
+pub fn is_boot_sector(bytes: &[u8]) -> bool {
+    FileFormat::of(bytes) == Some(FileFormat::BootSector)
 }
 
 /// Refuses a file that is not an ELF file, if its content shows that it is not a flat binary either. `load_at` is the

@@ -229,7 +229,7 @@ impl Keys {
             log::debug!("the terminal cannot be set: {error}");
         }
         if self.resized {
-            let told = terminal::input_size().is_none_or(|(rows, columns)| self.port.resize(columns, rows));
+            let told = terminal::size().is_none_or(|(columns, rows)| self.port.resize(columns, rows));
             self.resized = !told;
         }
         terminal::may_read()

@@ -19,13 +19,12 @@ static MODE: OnceLock<libc::termios> = OnceLock::new();
 static WANTED: AtomicBool = AtomicBool::new(false);
 /// Set while the terminal is in raw mode.
 static RAW: AtomicBool = AtomicBool::new(false);
-/// Signalled when the size of the terminal may have changed, and after a stop.
-static CHANGED: OnceLock<EventFd> = OnceLock::new();
-
 /// Set while a panel covers a part of the terminal of standard output.
 static PANEL: AtomicBool = AtomicBool::new(false);
 /// Gives the whole terminal back to text, with the cursor in a new line at its end.
 const CLOSE_PANEL: &[u8] = b"\x1b[r\x1b[9999;1H\x1b[0m\x1b[?25h\r\n";
+/// Signalled when the size of the terminal may have changed, and after a stop.
+static CHANGED: OnceLock<EventFd> = OnceLock::new();
 
 /// Keeps the terminal of standard input in raw mode until it is dropped or a signal ends the program. In the background, the
 /// terminal stays as it is until the program comes to the foreground.
@@ -113,31 +112,44 @@ pub(crate) fn changed() -> Option<&'static EventFd> {
     CHANGED.get()
 }
 
-/// The number of columns of the terminal of standard error; `None` if it is no terminal, or does not know its size.
-pub fn terminal_width() -> Option<usize> {
-    size_of(libc::STDERR_FILENO).map(|(_, columns)| columns.into())
-}
-
-/// The rows and columns of the terminal of standard output. `None` if it is none, or does not know its size.
+/// The columns and the rows of the terminal of standard input. `None` if there is none, or if it does not know them.
 pub(crate) fn size() -> Option<(u16, u16)> {
-    size_of(libc::STDOUT_FILENO)
-}
-
-/// The same for the terminal of standard input.
-pub(crate) fn input_size() -> Option<(u16, u16)> {
     size_of(libc::STDIN_FILENO)
 }
 
-fn size_of(fd: libc::c_int) -> Option<(u16, u16)> {
-    let mut size = MaybeUninit::<libc::winsize>::zeroed();
-    // SAFETY: the structure is valid also if the call does not fill it.
+/// The columns and the rows of the terminal of standard output, as those of [`size`].
+pub(crate) fn output_size() -> Option<(u16, u16)> {
+    size_of(libc::STDOUT_FILENO)
+}
+
+/// The number of columns of the terminal of standard error; `None` if it is no terminal, or does not know its size.
+pub fn terminal_width() -> Option<usize> {
+    size_of(libc::STDERR_FILENO).map(|(columns, _)| usize::from(columns))
+}
+
+fn size_of(descriptor: libc::c_int) -> Option<(u16, u16)> {
+    let mut size = MaybeUninit::<libc::winsize>::uninit();
+    // SAFETY: the structure is used only if the call filled it.
     let size = unsafe {
-        if libc::ioctl(fd, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
-            return None;
+        match libc::ioctl(descriptor, libc::TIOCGWINSZ, size.as_mut_ptr()) {
+            0 => size.assume_init(),
+            _ => return None,
         }
-        size.assume_init()
     };
-    (size.ws_row != 0 && size.ws_col != 0).then_some((size.ws_row, size.ws_col))
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
+/// Notes if a panel covers a part of the terminal of standard output.
+pub(crate) fn panel_is_open(is_open: bool) {
+    PANEL.store(is_open, Ordering::SeqCst);
+}
+
+/// Gives the whole terminal back to text if a panel is open. Allowed in a signal handler.
+pub(crate) fn close_panel() {
+    if PANEL.swap(false, Ordering::SeqCst) {
+        // SAFETY: the pointer and the length are those of a constant. The call is allowed in handlers.
+        unsafe { libc::write(libc::STDOUT_FILENO, CLOSE_PANEL.as_ptr().cast(), CLOSE_PANEL.len()) };
+    }
 }
 
 /// The handler of SIGWINCH.
@@ -168,19 +180,6 @@ extern "C" fn on_stop(_: libc::c_int) {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         restore();
-    }
-}
-
-/// Notes if a panel covers a part of the terminal of standard output.
-pub(crate) fn panel_is_open(is_open: bool) {
-    PANEL.store(is_open, Ordering::SeqCst);
-}
-
-/// Gives the whole terminal back to text if a panel is open. Allowed in a signal handler.
-pub(crate) fn close_panel() {
-    if PANEL.swap(false, Ordering::SeqCst) {
-        // SAFETY: the pointer and the length are those of a constant. The call is allowed in handlers.
-        unsafe { libc::write(libc::STDOUT_FILENO, CLOSE_PANEL.as_ptr().cast(), CLOSE_PANEL.len()) };
     }
 }
 

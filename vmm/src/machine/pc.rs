@@ -218,11 +218,7 @@ impl Builder {
         }
         let mut console = None;
         if linux.console == ConsoleKind::Virtio {
-            let size = linux
-                .escapes
-                .then(host::terminal::input_size)
-                .flatten()
-                .map(|(rows, columns)| (columns, rows));
+            let size = linux.escapes.then(host::terminal::size).flatten();
             let device = virtio::ConsoleDevice::new(self.output.clone(), typed.clone(), size);
             let device = shared(Mmio::new(device, memory.clone())?);
             console = Some(device.clone());

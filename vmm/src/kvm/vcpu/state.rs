@@ -173,6 +173,10 @@ impl VcpuState for KvmVcpu {
         self.fd.set_sregs(&(*sregs).into()).map_err(|error| self.explain_refusal(error.into(), sregs))
     }
 
+    fn is_in_shadow(&mut self) -> bool {
+        self.fd.get_vcpu_events().is_ok_and(|events| events.interrupt.shadow != 0)
+    }
+
     fn msr(&mut self, index: u32) -> Option<u64> {
         let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).ok()?;
         (self.fd.get_msrs(&mut msrs) == Ok(1)).then(|| msrs.as_slice().first().map(|msr| msr.data))?
