@@ -64,13 +64,8 @@ pub fn ending(report: &Report) -> String {
     if may_be_lost && report.left_its_image() {
         let _ = write!(text, ", outside its image ({})", list_ranges(&report.image));
     }
-    let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
-    if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
-        let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
-    }
-    let silence = report.boot.as_ref().and_then(|boot| boot.silence).filter(|_| needs_console(&report.stop));
-    if let Some(silence) = silence {
-        let _ = write!(text, "; {silence}");
+    if let Some(boot) = &report.boot {
+        write_console(&mut text, boot, &report.stop);
     }
     write_cause(&mut text, report);
     if let Some(verdict) = report.verdict {
@@ -102,6 +97,17 @@ pub fn ending(report: &Report) -> String {
         let _ = write!(text, "; probably the code is for another mode: give {modes} (FILE@ADDR:MODE)");
     }
     text
+}
+
+/// Writes what the console of a kernel tells about its end: a panic, or nothing.
+fn write_console(to: &mut String, boot: &BootReport, stop: &Stop) {
+    // Writing to a String cannot fail.
+    if let Some(reason) = boot.panic.as_ref().filter(|_| !matches!(stop, Stop::Panicked(_))) {
+        let _ = write!(to, "; its kernel panicked: {}", vmm::host::printable_text(reason));
+    }
+    if let Some(silence) = boot.silence.filter(|_| needs_console(stop)) {
+        let _ = write!(to, "; {silence}");
+    }
 }
 
 /// True if the console of a kernel would tell more about the end. A kernel that powers off has done what it should.

@@ -139,7 +139,7 @@ mod tests {
     fn vcpu() -> FakeVcpu {
         let memory = GuestMemory::new(&[(Gpa(0), 0x1_0000)]).unwrap();
         let image = Image::flat(&[HLT][..], Mode::Real, Gpa(0x1000)).unwrap();
-        for (start, bytes) in memory(&image) {
+        for (start, bytes) in super::memory(&image) {
             memory.write(start, &bytes).unwrap();
         }
         FakeVcpu { memory, ..Default::default() }
