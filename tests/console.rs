@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         kvm_test("signals_end_a_boot_at_any_time", signals),
         kvm_test("the_escape_key_ends_the_machine_and_restores_the_terminal", escape),
         kvm_test("signals_restore_the_terminal", terminal_and_signals),
+        kvm_test("a_background_job_leaves_the_terminal_alone_until_it_is_in_the_foreground", background_job),
+        kvm_test("a_stop_gives_the_terminal_back", stopped_job),
         kvm_test("a_reader_that_stalls_does_not_block_the_end", stalled_reader),
         kvm_test("the_escape_key_ends_a_machine_whose_output_is_blocked", escape_and_stalled_reader),
         kvm_test("a_slow_reader_receives_the_last_output", slow_reader),
@@ -139,6 +141,34 @@ fn terminal_and_signals() {
         let (status, seen) = on_a_terminal(&line, &[], &[&kernel]);
         assert!(status == 117 && seen.contains("as before"), "{kill}: {status}: {seen}");
     }
+}
+
+/// The shell has job control, so the job in the background must not set the terminal or read it: it would be stopped.
+fn background_job() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
+    let script = r#"set -m; before=$(stty -g); "$VMM" boot "$1" --timeout 50 & sleep 2
+        [ "$before" = "$(stty -g)" ] && echo left alone; jobs; read -r line; echo "the shell has read $line"
+        fg %1 >/dev/null; status=$?; [ "$before" = "$(stty -g)" ] && echo as before; exit $status"#;
+    let script = files.write("script", script.as_bytes());
+    let keys: &[(&str, &[u8])] = &[("Running", b"abc\n"), ("the shell has read abc", b"xyz"), ("xyz", b"q")];
+    let (status, seen) = on_a_terminal("exec bash \"$2\" \"$1\"", keys, &[&kernel, &script]);
+    assert!(status == 0 && seen.contains("left alone") && seen.contains("as before"), "{status}: {seen}");
+    assert_eq!(seen.matches("abc").count(), 2, "the echo of the terminal, and the shell: {seen}");
+}
+
+fn stopped_job() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
+    // The shell that starts the job does not restore the terminal itself.
+    let script = r#"set -m; before=$(stty -g); (sleep 1; kill -TSTP "$(cat "$1.pid")") &
+        sh -c 'echo $$ >"$1.pid"; exec "$VMM" boot "$1" --timeout 50' sh "$1"
+        [ "$before" = "$(stty -g)" ] && echo given back; fg %+ >/dev/null; status=$?
+        [ "$before" = "$(stty -g)" ] && echo as before; exit $status"#;
+    let script = files.write("script", script.as_bytes());
+    let keys: &[(&str, &[u8])] = &[("given back", b"x\x03y"), ("x\x03y", b"q")];
+    let (status, seen) = on_a_terminal("exec bash \"$2\" \"$1\"", keys, &[&kernel, &script]);
+    assert!(status == 0 && seen.contains("as before"), "{status}: {seen}");
 }
 
 fn stalled_reader() {
