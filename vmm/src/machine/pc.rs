@@ -89,14 +89,7 @@ impl Builder {
         self.attach_ports(line.serial.clone())?;
         self.attach_pc_devices(&timeline, &time, &virtio)?;
         let progress = BootProgress::new(timeline.clone(), linux.marker.as_deref());
-        let observer = progress.clone();
-        let look = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let halted = look.clone();
-        self.output.set_observer(move |text| {
-            if observer.see(text) {
-                host::signal(&halted);
-            }
-        });
+        let look = self.follow(progress.clone())?;
         let prompt = event().map_err(Error::host("eventfd"))?;
         self.output.set_prompt(duplicate(&prompt)?);
 
@@ -139,6 +132,18 @@ impl Builder {
             image,
             restore,
         }))
+    }
+
+    /// Lets `progress` read the console's text. The event is signalled when the text calls for a look at the vCPUs.
+    fn follow(&self, progress: BootProgress) -> Result<Arc<EventFd>, Error> {
+        let look = Arc::new(event().map_err(Error::host("eventfd"))?);
+        let called = look.clone();
+        self.output.set_observer(move |text| {
+            if progress.see(text) {
+                host::signal(&called);
+            }
+        });
+        Ok(look)
     }
 
     /// The questions to the vCPUs, and the function that asks them if the boot stands still.
