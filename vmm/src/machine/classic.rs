@@ -70,15 +70,10 @@ impl Builder {
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
         let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
-        log::debug!(
-            "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
-            image.mode(),
-            image.entry().0,
-            image.places(),
-            self.cpus
-        );
+        log::debug!("a classic PC; image at {}, entered at {:#x}", image.places(), image.entry().0);
         let (processors, kvm_error, background) = match host {
             Host::Kvm(system, vm) => {
+                system.require_classic()?;
                 let line = serial_line(&self, drained)?;
                 self.attach_ports(line.serial.clone())?;
                 set_up(&vm, &memory, &line.line)?;
@@ -101,18 +96,9 @@ impl Builder {
         let (mode, ranges) = (image.mode(), image.ranges());
         let restore = Some(Restore::new(image, tables, None));
         let (kind, image) = (Some(kind), ranges);
-        Ok(self.assemble(Parts {
-            processors,
-            kvm_error,
-            memory,
-            mode,
-            background,
-            screen,
-            kind,
-            ram,
-            image,
-            restore,
-        }))
+        let parts =
+            Parts { processors, kvm_error, memory, mode, background, screen, kind, ram, image, restore };
+        Ok(self.assemble(parts))
     }
 
     /// True if this host's KVM has all parts of a classic PC.

@@ -117,7 +117,7 @@ mod tests {
 
     fn answer(activity: Activity, rflags: u64) -> Option<Answer> {
         let registers = Some((Regs { rip: 0x1000, rflags, ..Default::default() }, Sregs::default()));
-        Some(Answer { activity, registers })
+        Some(Answer { activity, nmi_pending: false, registers })
     }
 
     fn memory(code: &[u8]) -> GuestMemory {
@@ -179,7 +179,7 @@ mod tests {
         let sregs = modes::sregs(Mode::Long, Default::default(), Gpa(0), VcpuIndex::ALONE);
         let sregs = Sregs { cr2: 0xdead_b000, cr3: 0, ..sregs };
         let registers = Some((Regs { rip: 0x1000, rflags: 2, ..Default::default() }, sregs));
-        let answers = [Some(Answer { activity: Activity::Running, registers })];
+        let answers = [Some(Answer { activity: Activity::Running, nmi_pending: false, registers })];
         let found = causes(&answers, &memory, PIT, &seen(0, "", None));
         assert!(found.contains("0xdeadb000 in CR2 is not mapped"), "{found}");
     }
