@@ -5,18 +5,14 @@
 //! interrupts.
 
 mod devices;
-mod disks;
 mod firmware;
 mod halt;
 mod input;
-mod running;
-
-pub(super) use disks::Disks;
-pub(super) use running::{Classic, RunningClassic};
 
 use crate::boot::Image;
 use crate::console::host::ConsoleSetup;
 use crate::console::input::Input;
+use crate::controller::bios::start_with_set_up;
 use crate::controller::inquiry::Inquiry;
 use crate::device::pc::i8042;
 use crate::device::pc::keyboard::port::{Accepts, KeyboardPort};
@@ -30,6 +26,8 @@ use crate::machine::assembly::Parts;
 use crate::machine::background::Background;
 use crate::machine::bare::{self, Host};
 use crate::machine::builder::Builder;
+use crate::machine::classic_threads::Classic;
+use crate::machine::classic_threads::disks::{self, Disks};
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
 use crate::machine::screen::GuestScreen;
@@ -53,23 +51,30 @@ struct SerialLine {
 impl Builder {
     /// Builds a classic PC for `image`: see [`Builder::build`].
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
-        self.check_classic()?;
+        self.check_classic(kind)?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
         let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
-        let mut tables = bare::tables(image.mode());
+        let mut tables = bare::tables(&image);
         tables.extend(GuestScreen::initial(&image));
-        let host = self.choose_host()?;
+        let has_rom = image.rom_range().is_some();
+        let host = self.choose_host(has_rom)?;
         let memory = bare::plain_memory(ram, &image, &tables)?;
-        firmware.write(&image, &memory)?;
+        // A ROM sets up its own tables. What the machine needs itself counts before the firmware's data area.
+        if !has_rom {
+            firmware.write(&image, &memory)?;
+            tables.iter().try_for_each(|(start, bytes)| memory.write(*start, bytes))?;
+        }
         self.result_place = firmware.result_place();
+        let has_interrupts = matches!(host, Host::Kvm(..));
         let drained = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let devices = ClassicDevices::new(ram, matches!(host, Host::Kvm(..)), &drained)?;
+        let devices = ClassicDevices::new(ram, has_interrupts, &drained)?;
         devices.attach(&mut self.devices.ports, &self.output)?;
+        let bios = self.bios(&image, &memory, ram, devices.vga.clone(), has_interrupts);
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
-        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
+        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, has_interrupts)?;
         log::debug!("a classic PC; image at {}, entered at {:#x}", image.places(), image.entry().0);
         let (processors, kvm_error, background) = match host {
             Host::Kvm(system, vm) => {
@@ -98,7 +103,9 @@ impl Builder {
         let (kind, image) = (Some(kind), ranges);
         let parts =
             Parts { processors, kvm_error, memory, mode, background, screen, kind, ram, image, restore };
-        Ok(self.assemble(parts))
+        let mut machine = self.assemble(parts);
+        machine.set_bios(bios);
+        Ok(machine)
     }
 
     /// True if this host's KVM has all parts of a classic PC.
@@ -107,12 +114,15 @@ impl Builder {
     }
 
     /// Refuses options that a classic PC does not have.
-    fn check_classic(&self) -> Result<(), Error> {
+    fn check_classic(&self, kind: MachineKind) -> Result<(), Error> {
         let refuse = |what: String| Err(Error::Config(what));
         if self.wants_window() {
             return refuse(
                 "SIMVIRTIO is a device of the bare machine: give --machine bare, or leave out the options for it".into(),
             );
+        }
+        if kind == MachineKind::Bios && self.cpus > 1 {
+            return refuse("a machine with a BIOS has one vCPU: give --cpus 1".into());
         }
         if self.disks.len() > disks::MAX_DISKS {
             let (most, number) = (disks::MAX_DISKS, self.disks.len());
@@ -137,6 +147,9 @@ impl Builder {
     ) -> Result<Processors, Error> {
         self.irqchip = true;
         let vcpus = self.create_vcpus(system, &vm, memory, |vcpu, index| match index.index {
+            0 if image.boot_disk().is_some() => {
+                vcpu.set_start(&start_with_set_up(image.start()), TABLES, index)
+            }
             0 => vcpu.set_start(image.start(), TABLES, index),
             _ => Ok(()),
         })?;
@@ -170,6 +183,7 @@ impl Builder {
             port: Box::new(inputs),
             output: self.output.clone(),
             prompt,
+            look: Arc::new(new()?),
             watch: Box::new(move || Some(halt.check())),
         };
         let cmos = (devices.cmos, devices.wake);
@@ -193,12 +207,4 @@ fn set_up(vm: &Vm, memory: &GuestMemory, serial_line: &EventFd) -> Result<(), Er
     // A kernel that enables interrupts before it has programmed the controllers gets none.
     vm.mask_legacy_controllers()?;
     vm.connect_interrupt(serial_line, serial::IRQ)
-}
-
-/// The error if a classic PC is reset.
-pub(super) fn is_not_reset() -> Error {
-    Error::Config(format!(
-        "a classic PC runs once and cannot be reset: build a new machine, or one of the kind {}",
-        MachineKind::Bare
-    ))
 }
