@@ -30,6 +30,8 @@ mod boot_progress;
 mod builder;
 #[cfg_attr(not(has_kvm), path = "classic/absent.rs")]
 mod classic;
+#[cfg_attr(not(has_kvm), path = "classic_threads/absent.rs")]
+mod classic_threads;
 mod doubt;
 mod ending;
 mod examine;

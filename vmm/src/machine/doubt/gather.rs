@@ -50,7 +50,8 @@ impl Machine {
         let (mut missing, mut waits, mut stacks) = (trapped_call, false, Vec::new());
         let may_be_unstarted = stops.len() > 1 && matches!(self.background, Background::Classic(_));
         for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
-            if may_be_unstarted && vcpu.is_unstarted() {
+            // The guest starts the other vCPUs of a PC, in code that it has put below 1 MiB, or not at all.
+            if may_be_unstarted && vcpu.id() != 0 {
                 continue;
             }
             waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
