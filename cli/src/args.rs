@@ -26,6 +26,8 @@ Examples:
   vmm run kernel.elf --module initrd,text    a multiboot kernel with a module, on a
                                              classic PC with interrupts
   vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
+  vmm run disk.img                           a boot sector or disk, with a BIOS
+  vmm run --rom bios.bin                     firmware, from its reset vector
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
@@ -33,9 +35,15 @@ Examples:
 `vmm --help` lists the exit statuses.")]
 pub(super) struct RunArgs {
     /// Guest to run: a built-in guest (see `vmm guests`), an ELF executable, a multiboot or PVH kernel, or a flat
-    /// binary as FILE[@ADDR][:MODE], such as guest.bin@0x1000:32, or FILE@SEG:OFF; a number without 0x is decimal
-    #[arg(value_name = "NAME|FILE")]
-    pub(super) guest: OsString,
+    /// binary as FILE[@ADDR][:MODE], such as guest.bin@0x1000:32, or FILE@SEG:OFF; or a boot disk with 55 AA at the
+    /// end of its first sector, which runs with a BIOS; a number without 0x is decimal
+    #[arg(value_name = "NAME|FILE", required_unless_present = "rom")]
+    pub(super) guest: Option<OsString>,
+
+    /// Firmware to run instead of a guest: a ROM of 64 KiB to 16 MiB, which ends at 4 GiB; the machine starts at its
+    /// reset vector
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "mode", "load_at", "module", "cmdline"])]
+    pub(super) rom: Option<PathBuf>,
 
     /// Mode in which a flat binary starts; 16, 32 and 64 are short names. An ELF64 file accepts long and user64, an
     /// ELF32 file protected; then a multiboot header has no effect
@@ -182,12 +190,13 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) debug_exit: DebugExitArg,
 
-    /// Initial RAM disk: a cpio archive, compressed or not [default: none]
+    /// Initial RAM disk: a cpio archive, compressed or not; can be repeated, and the kernel then gets the archives one
+    /// after the other [default: none]
     #[arg(long, value_name = "FILE")]
-    pub(super) initrd: Option<PathBuf>,
+    pub(super) initrd: Vec<PathBuf>,
 
     /// Command line of the kernel; with panic=-1 a kernel panic ends the machine
-    /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0 panic=-1 reboot=k]
+    /// [default: console=ttyS0 panic=-1 reboot=k pci=off; with --console virtio, hvc0 instead of ttyS0]
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,
 
@@ -196,14 +205,19 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
-    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. For a multiboot or PVH kernel at most 2, on ATA. With `,ro` the guest cannot write it; can
-    /// be repeated
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. A multiboot or PVH kernel gets at most 2, on
+    /// ATA. With `,ro` the guest cannot write it; with `,raw` it is not refused if it looks like another format; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,ro][,raw]")]
     pub(super) disk: Vec<OsString>,
 
     /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
     #[arg(long, value_enum, default_value_t)]
     pub(super) console: ConsoleArg,
+
+    /// Effect of `halt -f` and the like: `exit` ends the machine with status 0; `wait` lets it stand, as a computer does
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) on_halt: OnHaltArg,
 
     /// Time sources for Linux
     #[arg(long, value_enum, default_value_t)]
@@ -246,6 +260,15 @@ pub(super) struct BootArgs {
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum OnHaltArg {
+    /// the machine ends
+    #[default]
+    Exit,
+    /// the machine stays on
+    Wait,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

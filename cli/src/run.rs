@@ -1,13 +1,16 @@
 //! `vmm run`: runs one guest. Its output goes to stdout, the summary to stderr.
 
-use crate::args::{CpuidArg, DebugExitArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
+use crate::args::{
+    CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
+};
+use crate::boot_files::DiskFile;
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::places::Names;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{boot, modules, processor, screen, status, summary, terminal};
+use crate::{boot_files, modules, processor, screen, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -27,9 +30,10 @@ use vmm::{Builder, Error, Input, Output, Report};
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
     let inputs = || {
-        let image = crate::target::file(&arguments.guest);
+        let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+        let image = guest.or_else(|| arguments.rom.clone());
         let modules = modules::files(&arguments.module).map(Into::into);
-        let disks = arguments.disk.iter().map(|text| boot::disk_file(text).0.into());
+        let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
         let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
         files.chain(arguments.measure.symbols.clone()).collect()
     };
@@ -83,14 +87,15 @@ pub fn run_and_report(
     let shown = match (screen_file, &report.screen) {
         (Some(file), screen) => file.write(screen.as_ref()),
         // A terminal has shown the screen.
-        (None, Some(screen)) if !is_terminal => screen::print(screen, last_byte),
+        (None, Some(screen)) if !is_terminal && !report.screen_is_printed => screen::print(screen, last_byte),
         _ => status::OK,
     };
     if status == status::OK {
         status = shown;
     }
     // The guest's last line may lack its newline. The summary starts on a new line.
-    let prints_screen = report.screen.is_some() && !is_terminal && arguments.screen.is_none();
+    let has_screen = report.screen.is_some() && !report.screen_is_printed;
+    let prints_screen = has_screen && !is_terminal && arguments.screen.is_none();
     if !prints_screen && last_byte.is_some_and(|byte| byte != b'\n') && stdout_is_stderr() {
         print_stderr("\n");
     }
@@ -141,9 +146,17 @@ fn open_input(path: &Path) -> io::Result<File> {
 }
 
 fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
-    let names = Names::of(&arguments.measure, crate::target::file(&arguments.guest))?;
+    let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+    let names = Names::of(&arguments.measure, guest)?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
-    let target = RunTarget::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
+    let target = match (&arguments.rom, &arguments.guest) {
+        (Some(rom), _) => RunTarget::rom(rom)?,
+        (None, guest) => {
+            let guest = guest.as_deref().unwrap_or_default();
+            let bios = arguments.machine.map(|machine| matches!(machine, MachineArg::Bios));
+            RunTarget::find(guest, arguments.mode.map(Into::into), arguments.load_at, limit, bios)?
+        }
+    };
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
     let cpuid = shows_cpuid(arguments, &target)?;
     let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;
@@ -166,7 +179,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         Some(layout) => builder.layout(layout.into()),
         None => builder,
     };
-    let builder = boot::disks(&arguments.disk)?.into_iter().fold(builder, Builder::disk);
+    let builder =
+        boot_files::open_disks(None, &[], &arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let mut machine = arguments
         .measure
         .apply(builder)

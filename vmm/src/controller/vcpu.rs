@@ -52,6 +52,12 @@ pub trait VcpuState {
         Activity::Running
     }
 
+    /// True if the next instruction completes before an interrupt is taken, because it follows a load of SS or an STI (Intel
+    /// SDM volume 3, section 7.8.3).
+    fn is_in_shadow(&mut self) -> bool {
+        false
+    }
+
     /// True if a non-maskable interrupt is on its way to the vCPU. Without KVM there are none.
     fn nmi_is_pending(&mut self) -> bool {
         false
@@ -214,7 +220,7 @@ pub struct FakeVcpu {
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
     pub memory: GuestMemory,
-    /// What the vCPU does.
+    /// The activity.
     pub activity: Activity,
 }
 

@@ -68,6 +68,7 @@ impl Builder {
             devices: Arc::new(self.devices),
             msrs: Arc::new(self.msrs),
             kev: self.kev,
+            has_bios: false,
             timeout: self.timeout,
             wall_timeout: self.wall_timeout,
             timer: None,
@@ -86,6 +87,7 @@ impl Builder {
         VcpuControllers {
             callers: self.controllers.for_vcpu(id),
             printer: self.kev.then(|| MmioPrinter::new(self.output.clone())),
+            bios: None,
         }
     }
 

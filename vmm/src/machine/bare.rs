@@ -2,6 +2,7 @@
 
 use crate::boot::{Firmware, Image};
 use crate::console::input::Input;
+use crate::controller::bios;
 use crate::device::Layout;
 use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
@@ -13,7 +14,7 @@ use crate::machine::background::{Background, SharedWindow};
 use crate::machine::builder::Builder;
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
-use crate::machine::{Machine, MachineKind, Processor};
+use crate::machine::{Machine, MachineKind, Processor, trap_vectors};
 use crate::memory::{
     self, Gpa, GuestMemory, Map, PAGE_TABLES, SharedMemory, TABLES, TABLES_SIZE, TASK_STATE,
 };
@@ -49,8 +50,8 @@ impl Builder {
         self.check_protocol(&image)?;
         let image = prepared(image, ram, self.verify, &Firmware::NONE)?;
         warn_of_overlaps(&image, map);
-        let tables = tables(image.mode());
-        let host = self.choose_host()?;
+        let tables = tables(&image);
+        let host = self.choose_host(image.rom_range().is_some())?;
         let memory = guest_memory(ram, map, transport, &image, &tables)?;
         let background = match map {
             Map::Plain => Background::Nothing,
@@ -140,11 +141,11 @@ impl Builder {
     ///
     /// # Errors
     /// KVM cannot be used and was requested, or fails in another way. Or: the software processor lacks a part.
-    pub(super) fn choose_host(&self) -> Result<Host, Error> {
+    pub(super) fn choose_host(&self, has_rom: bool) -> Result<Host, Error> {
         let kvm_error = match self.processor {
             Some(Processor::Soft) => None,
-            asked => match System::create_vm(memory::TSS) {
-                Ok((system, vm)) => return Ok(Host::Kvm(system, vm)),
+            asked => match create_vm(has_rom) {
+                Ok(host) => return Ok(host),
                 Err(error) if asked.is_none() && error.is_kvm_missing() && !self.irqchip => Some(error),
                 Err(error) => return Err(error),
             },
@@ -232,6 +233,18 @@ impl Builder {
     }
 }
 
+/// Creates a VM. With a ROM, the pages of KVM's own are below the largest one.
+fn create_vm(has_rom: bool) -> Result<Host, Error> {
+    let (system, vm) = System::create_vm(if has_rom { memory::ROM_TSS } else { memory::TSS })?;
+    if has_rom {
+        vm.set_identity_map(memory::ROM_IDENTITY_MAP)?;
+        if !vm.has_read_only_slots() {
+            return Err(Error::MissingCapability("ReadonlyMem".into()));
+        }
+    }
+    Ok(Host::Kvm(system, vm))
+}
+
 /// Checks that `image` fits into `ram` bytes, can start in its mode, and does not cover the result if that is verified.
 /// Returns it with everything that a boot loader gives to its kernel.
 ///
@@ -273,13 +286,15 @@ fn guest_memory(
     tables: &[(Gpa, Vec<u8>)],
 ) -> Result<GuestMemory, Error> {
     let mut slots = vec![(Gpa(0), ram)];
-    if !tables.is_empty() {
+    if image.mode() != Mode::Real {
         slots.push((TABLES, TABLES_SIZE));
     }
     if map == Map::So2 && transport.shares_memory() {
         slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
     }
-    let memory = GuestMemory::new(&slots)?;
+    let rom = image.rom_range();
+    slots.extend(rom);
+    let memory = GuestMemory::new(&slots)?.with_rom(rom.map(|(start, _)| start));
     if let Err(error) = memory.merge_pages(Gpa(0)) {
         log::warn!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
     }
@@ -288,11 +303,17 @@ fn guest_memory(
     Ok(memory)
 }
 
-/// The tables that a guest in `mode` needs: the GDT, in long mode the page tables, in ring 3 the task state.
-pub(super) fn tables(mode: Mode) -> Vec<(Gpa, Vec<u8>)> {
+/// The tables that the guest of an image needs: the GDT, in long mode the page tables, in ring 3 the task state; in real
+/// mode the vectors, and for a boot disk all of the BIOS's memory.
+pub(super) fn tables(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
+    let mode = image.mode();
     let gdt = || (TABLES, modes::bytes(&modes::gdt(mode)));
     match mode {
-        Mode::Real => Vec::new(),
+        Mode::Real => match image.boot_disk() {
+            Some(disk) => bios::memory(&disk),
+            None if image.rom_range().is_some() => Vec::new(),
+            None => trap_vectors::memory(image),
+        },
         Mode::Protected => vec![gdt()],
         Mode::Long => vec![gdt(), (PAGE_TABLES, modes::bytes(&modes::identity_map(PAGE_TABLES)))],
         Mode::User => vec![

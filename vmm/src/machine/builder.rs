@@ -393,7 +393,23 @@ impl Builder {
     fn build_for(self, image: Image) -> Result<Machine, Error> {
         // Options that only a bare machine has.
         let is_bare = self.irqchip || self.first_vcpu != 0 || self.wants_window();
+        if image.boot_disk().is_some() {
+            return match self.machine {
+                None | Some(MachineKind::Bios) => self.build_classic(image, MachineKind::Bios),
+                Some(other) => Err(Error::Config(format!(
+                    "a boot disk needs a BIOS, which a machine of the kind {other} does not have: give --machine bios"
+                ))),
+            };
+        }
+        if image.rom_range().is_some() {
+            return self.build_classic(image, MachineKind::Pc);
+        }
         match self.machine {
+            Some(MachineKind::Bios) => Err(Error::Config(
+                "a machine with a BIOS starts from a boot disk: leave out --machine bios, or give a disk image without an address \
+                 and a mode"
+                    .into(),
+            )),
             Some(MachineKind::Bare) if !self.disks.is_empty() => Err(no_disks()),
             Some(MachineKind::Bare) => self.build_bare(image),
             Some(kind) => self.build_classic(image, kind),

@@ -17,6 +17,7 @@ pub(super) use running::{Classic, RunningClassic};
 use crate::boot::Image;
 use crate::console::host::ConsoleSetup;
 use crate::console::input::Input;
+use crate::controller::bios::start_with_set_up;
 use crate::controller::inquiry::Inquiry;
 use crate::device::pc::i8042;
 use crate::device::pc::keyboard::port::{Accepts, KeyboardPort};
@@ -53,20 +54,26 @@ struct SerialLine {
 impl Builder {
     /// Builds a classic PC for `image`: see [`Builder::build`].
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
-        self.check_classic()?;
+        self.check_classic(kind)?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
         let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
-        let mut tables = bare::tables(image.mode());
+        let mut tables = bare::tables(&image);
         tables.extend(GuestScreen::initial(&image));
-        let host = self.choose_host()?;
+        let has_rom = image.rom_range().is_some();
+        let host = self.choose_host(has_rom)?;
         let memory = bare::plain_memory(ram, &image, &tables)?;
-        firmware.write(&image, &memory)?;
+        // A ROM sets up its own tables. What the machine needs itself counts before the firmware's data area.
+        if !has_rom {
+            firmware.write(&image, &memory)?;
+            tables.iter().try_for_each(|(start, bytes)| memory.write(*start, bytes))?;
+        }
         self.result_place = firmware.result_place();
         let drained = Arc::new(event().map_err(Error::host("eventfd"))?);
         let devices = ClassicDevices::new(ram, matches!(host, Host::Kvm(..)), &drained)?;
         devices.attach(&mut self.devices.ports, &self.output)?;
+        let bios = self.bios(&image, &memory, ram, devices.vga.clone(), matches!(host, Host::Kvm(..)));
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
         let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
@@ -101,7 +108,7 @@ impl Builder {
         let (mode, ranges) = (image.mode(), image.ranges());
         let restore = Some(Restore::new(image, tables, None));
         let (kind, image) = (Some(kind), ranges);
-        Ok(self.assemble(Parts {
+        let mut machine = self.assemble(Parts {
             processors,
             kvm_error,
             memory,
@@ -112,7 +119,9 @@ impl Builder {
             ram,
             image,
             restore,
-        }))
+        });
+        machine.set_bios(bios);
+        Ok(machine)
     }
 
     /// True if this host's KVM has all parts of a classic PC.
@@ -121,12 +130,15 @@ impl Builder {
     }
 
     /// Refuses options that a classic PC does not have.
-    fn check_classic(&self) -> Result<(), Error> {
+    fn check_classic(&self, kind: MachineKind) -> Result<(), Error> {
         let refuse = |what: String| Err(Error::Config(what));
         if self.wants_window() {
             return refuse(
                 "SIMVIRTIO is a device of the bare machine: give --machine bare, or leave out the options for it".into(),
             );
+        }
+        if kind == MachineKind::Bios && self.cpus > 1 {
+            return refuse("a machine with a BIOS has one vCPU: give --cpus 1".into());
         }
         if self.disks.len() > disks::MAX_DISKS {
             let (most, number) = (disks::MAX_DISKS, self.disks.len());
@@ -151,6 +163,9 @@ impl Builder {
     ) -> Result<Processors, Error> {
         self.irqchip = true;
         let vcpus = self.create_vcpus(system, &vm, memory, |vcpu, index| match index.index {
+            0 if image.boot_disk().is_some() => {
+                vcpu.set_start(&start_with_set_up(image.start()), TABLES, index)
+            }
             0 => vcpu.set_start(image.start(), TABLES, index),
             _ => Ok(()),
         })?;
@@ -184,6 +199,7 @@ impl Builder {
             port: Box::new(inputs),
             output: self.output.clone(),
             prompt,
+            look: Arc::new(new()?),
             watch: Box::new(move || Some(halt.check())),
         };
         let cmos = (devices.cmos, devices.wake);

@@ -216,6 +216,11 @@ impl Remains<'_> {
             return Vec::new();
         }
         let mut doubts = Vec::new();
+        if self.image.boot_disk().is_some() {
+            // Its screen is shown, it loads its own code, and it looks for devices.
+            doubts.extend(self.saw_nothing().then_some(Doubt::NothingSeen));
+            return doubts;
+        }
         doubts.extend(self.missing_handler.map(Doubt::MissingHandler));
         doubts.extend(self.ended_outside());
         if !self.has_screen {

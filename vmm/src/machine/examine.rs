@@ -25,6 +25,10 @@ impl Machine {
     pub(super) fn report(&mut self, result: RunResult, screen: Option<Screen>, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
+        let missing_handler = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
+            stop = error.into();
+            None
+        });
         let verdict = match self.verdict_after(&stop) {
             Ok(verdict) => verdict,
             // A result that cannot be read is not a success.
@@ -53,7 +57,7 @@ impl Machine {
             simvirtio: side.simvirtio.as_ref().is_some_and(|device| device.history != Default::default()),
             screen: screen.is_some(),
         };
-        let examined = self.doubts(&stop, &stops, &totals, used);
+        let examined = self.doubts(&stop, &stops, &totals, used, missing_handler);
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
             stop = error.into();
@@ -84,10 +88,12 @@ impl Machine {
             open_bus: totals.open_bus,
             vcpus: reports,
             screen,
+            screen_is_printed: self.screen_is_printed(),
             ram: self.ram,
             image: self.image.clone(),
             devices: self.devices.clone(),
             kev: self.kev,
+            has_bios: self.has_bios,
             msrs: self.msrs.clone(),
         }
     }

@@ -16,6 +16,7 @@
 // | `explain.rs` | the explanation of a guest's death |
 // | `screen.rs` | the text screen of a classic PC |
 // | `restore.rs` | putting a guest back to its start |
+// | `firmware.rs`, `trap_vectors.rs` | the BIOS of a boot disk; the vectors that tell a fault without one |
 // | `standstill.rs` | the warning about a boot that stands still |
 // | `time_sources.rs` | the time sources of the machine for Linux, and the tables that describe them |
 // | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
@@ -33,6 +34,7 @@ mod doubt;
 mod ending;
 mod examine;
 mod explain;
+mod firmware;
 mod kind;
 mod linux;
 mod missed_window;
@@ -48,6 +50,7 @@ mod standstill;
 #[cfg(has_kvm)]
 mod time_sources;
 mod totals;
+mod trap_vectors;
 mod turns;
 mod vcpu_run;
 
@@ -55,7 +58,7 @@ pub use builder::Builder;
 pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
 pub use kind::MachineKind;
-pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
+pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
@@ -63,6 +66,7 @@ pub use crate::console::screen::Screen;
 
 use crate::boot::{Firmware, Image};
 use crate::console::output::Output;
+use crate::controller::bios::Bios;
 use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
 use crate::controller::{Devices, ExitController, VcpuState};
@@ -106,6 +110,8 @@ struct VcpuControllers {
     callers: CallersControllers,
     /// `None` without KeV's devices.
     printer: Option<MmioPrinter>,
+    /// The BIOS of a machine that starts from a boot disk.
+    bios: Option<Box<Bios>>,
 }
 
 /// A virtual machine with its guest loaded.
@@ -138,6 +144,8 @@ pub struct Machine {
     controllers: Vec<VcpuControllers>,
     msrs: Arc<MsrPolicy>,
     kev: bool,
+    /// The machine answers the calls of a BIOS.
+    has_bios: bool,
     timeout: Option<Duration>,
     wall_timeout: Option<Duration>,
     /// The timer for the first vCPU, from the first run on.
@@ -239,6 +247,7 @@ impl Machine {
         self.devices.reset();
         let printers = self.controllers.iter_mut().filter_map(|controllers| controllers.printer.as_mut());
         printers.for_each(MmioPrinter::reset);
+        self.bioses().for_each(Bios::reset);
         self.processors.iter_mut().try_for_each(MachineVcpu::restore)
     }
 
@@ -252,7 +261,13 @@ impl Machine {
         self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
         let image = bare::prepared(image, self.ram, self.verify, &Firmware::NONE)?;
-        let tables = bare::tables(image.mode());
+        if image.boot_disk().is_some() != self.has_bios {
+            return Err(Error::Config(
+                "a machine with a BIOS runs boot disks, and another machine runs the other guests: build a new machine for it"
+                    .into(),
+            ));
+        }
+        let tables = bare::tables(&image);
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
             return Err(Error::Config(format!(
                 "the machine was built for a real-mode guest, and has no tables at {:#x} for a guest that starts in {} mode: \
@@ -266,8 +281,18 @@ impl Machine {
         bare::set_registers(&mut self.processors, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();
+        if let Some(disk) = image.boot_disk() {
+            self.controllers.iter_mut().filter_map(|own| own.bios.as_mut()).for_each(|bios| {
+                bios.set_disk(disk.clone());
+            });
+        }
         restore.load(image, tables);
         self.reset()
+    }
+
+    /// The BIOS of each vCPU: of the only one, or of none.
+    fn bioses(&mut self) -> impl Iterator<Item = &mut Bios> {
+        self.controllers.iter_mut().filter_map(|own| own.bios.as_deref_mut())
     }
 }
 

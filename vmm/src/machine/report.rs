@@ -1,6 +1,7 @@
 //! The report of a run: the reason why it ended, the verdict, the exits.
 
 use crate::console::screen::Screen;
+use crate::controller::bios;
 use crate::controller::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
@@ -143,6 +144,8 @@ pub struct Report {
     /// The text screen at the end of the run. `None` if the machine is not a classic PC, or the guest has not used its
     /// screen, or shows graphics there.
     pub screen: Option<Screen>,
+    /// All text on the screen is also in the output: a BIOS has printed it.
+    pub screen_is_printed: bool,
     /// The size of the guest's RAM, in bytes.
     pub ram: u64,
     /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
@@ -157,6 +160,7 @@ pub struct Report {
     pub(crate) lost_suspicion: Option<String>,
     pub(crate) devices: Arc<Devices>,
     pub(crate) kev: bool,
+    pub(crate) has_bios: bool,
     pub(crate) msrs: Arc<MsrPolicy>,
 }
 
@@ -211,6 +215,9 @@ impl Report {
     pub fn device_at(&self, site: &Site) -> Option<DeviceName> {
         let (address, _) = site.place?;
         match site.reason {
+            Reason::PioOut if self.has_bios && address == u64::from(bios::PORT) => {
+                Some(DeviceName::device("BIOS call"))
+            }
             Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
             Reason::RdMsr | Reason::WrMsr => {
                 let rule = u32::try_from(address).ok().and_then(|index| self.msrs.name(index));

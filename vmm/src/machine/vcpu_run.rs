@@ -85,6 +85,7 @@ impl<'a> VcpuRun<'a> {
         let recorder =
             |(clock, origin)| Recorder::new(clock, origin, context.trace, context.timeline.clone());
         let respondent = context.respondent(vcpu);
+        controllers.bios.iter_mut().for_each(|bios| bios.begin_run(context.deadline.clone()));
         Self {
             controllers,
             own: match respondent.clone() {
@@ -103,8 +104,8 @@ impl<'a> VcpuRun<'a> {
     fn parts(&mut self) -> (impl ExitController, Option<&mut Recorder>) {
         let Self { context, controllers, watchdog, own, open_bus, recorder } = self;
         let last = (context.devices, (MsrForwarder(context.msrs), (TerminalExits, open_bus)));
-        let VcpuControllers { callers, printer } = &mut **controllers;
-        let chain = (watchdog, (&mut callers.0, (own, (context.msrs, (printer, last)))));
+        let VcpuControllers { callers, printer, bios } = &mut **controllers;
+        let chain = (bios, (watchdog, (&mut callers.0, (own, (context.msrs, (printer, last))))));
         (chain, recorder.as_mut())
     }
 

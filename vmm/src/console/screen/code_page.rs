@@ -18,7 +18,7 @@ const HIGH: [char; 129] = [
 ];
 
 /// The Unicode character for a byte of the screen. It is never a control character.
-pub(super) fn character(byte: u8) -> char {
+pub(crate) fn character(byte: u8) -> char {
     match byte {
         0..0x20 => LOW.get(usize::from(byte)).copied().unwrap_or(' '),
         0x20..0x7f => char::from(byte),

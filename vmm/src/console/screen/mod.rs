@@ -5,7 +5,7 @@
 //! reaches a terminal.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
-mod code_page;
+pub(crate) mod code_page;
 pub(crate) mod panel;
 mod png;
 pub(crate) mod view;

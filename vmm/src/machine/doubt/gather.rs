@@ -25,7 +25,8 @@ pub(in crate::machine) struct UsedDevices {
 }
 
 impl Machine {
-    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU. Empty for Linux.
+    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU, and `trapped_call`
+    /// the vector of a call that led to one of the machine's own vectors. Empty for Linux.
     ///
     /// # Errors
     /// The kernel refused.
@@ -35,15 +36,18 @@ impl Machine {
         stops: &[Stop],
         totals: &Totals,
         used: UsedDevices,
+        trapped_call: Option<u8>,
     ) -> Result<Vec<Doubt>, Error> {
         let Some(image) = self.restore.as_ref().map(|restore| restore.image()) else { return Ok(Vec::new()) };
         if !matches!(stop, Stop::Halted | Stop::Exited(0)) {
             return Ok(Vec::new());
         }
-        let calls = image.mode() == Mode::Real && image.contents().any(|(_, bytes)| bytes.contains(&INT));
+        let calls = image.mode() == Mode::Real
+            && image.boot_disk().is_none()
+            && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
-        let (mut missing, mut waits, mut stacks) = (None, false, Vec::new());
+        let (mut missing, mut waits, mut stacks) = (trapped_call, false, Vec::new());
         let may_be_unstarted = stops.len() > 1 && matches!(self.background, Background::Classic(_));
         for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
             if may_be_unstarted && vcpu.is_unstarted() {

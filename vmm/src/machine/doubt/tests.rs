@@ -131,7 +131,7 @@ fn lost_stores_and_interrupts_are_worded_after_their_number() {
         assert_eq!(Doubt::LostStores(site, count).to_string(), text);
     }
     assert!(Doubt::MissingHandler(0x21).to_string().contains("this machine has no BIOS and no DOS:"));
-    assert!(Doubt::MissingHandler(0x10).to_string().contains("this machine has no BIOS:"));
+    assert!(Doubt::MissingHandler(0x10).to_string().contains("this machine has no BIOS (--machine bios"));
 }
 
 #[test]
