@@ -149,7 +149,7 @@ const DIVIDES: [u8; 4] = [0x31, 0xc9, 0xf7, 0xf1];
 fn fault() {
     let on_disk = boots(&DIVIDES, &[]);
     assert_ended(&on_disk, 112, "#DE (a division by zero, or a quotient that does not fit) at 0000:7c02");
-    assert_error(
+    assert_ended(
         &boots(&[0x0f, 0x0b], &[]),
         112,
         "#UD (an instruction that this processor does not have) at 0000:7c00",

@@ -216,8 +216,8 @@ impl Remains<'_> {
             return Vec::new();
         }
         let mut doubts = Vec::new();
-        if self.image.boot_disk().is_some() {
-            // Its screen is shown, it loads its own code, and it looks for devices.
+        if self.image.loads_itself() {
+            // Its screen is shown, and it looks for devices.
             doubts.extend(self.saw_nothing().then_some(Doubt::NothingSeen));
             return doubts;
         }

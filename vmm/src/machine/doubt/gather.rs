@@ -43,7 +43,7 @@ impl Machine {
             return Ok(Vec::new());
         }
         let calls = image.mode() == Mode::Real
-            && image.boot_disk().is_none()
+            && !image.loads_itself()
             && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
