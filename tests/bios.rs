@@ -9,6 +9,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, Ran, assert_error, each_on_both, on_both, plain_test, ran, run, vmm};
+use vmm::boot::Image;
+use vmm::exit::Stop;
+use vmm::machine::{MachineKind, Processor};
+use vmm::memory::Gpa;
+use vmm::x86::Mode;
+use vmm::{Machine, Output};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -29,6 +35,7 @@ fn main() -> ExitCode {
         ("a_rom_starts_at_its_reset_vector", rom),
     ]);
     tests.push(plain_test("what_a_bios_cannot_do_is_refused", refused));
+    tests.push(plain_test("the_library_runs_a_boot_disk_once", library));
     if let Some(disks) = disks() {
         let (boot, game) = (format!("{disks}/boot.img"), format!("{disks}/game.img"));
         tests.extend(on_both("a_boot_disk_loads_its_sectors", move || boot_disk(&boot)));
@@ -262,6 +269,24 @@ fn rom() {
     let path = files.write("rom.bin", &rom);
     let ran = ran(&["--rom", &path]);
     assert_eq!((ran.status, &*ran.text()), (9, "R"), "{}", ran.stderr);
+}
+
+fn library() {
+    let code = [&[0xb8, b'x', 0x0e, 0xcd, 0x10, 0xb0, 7][..], &EXIT].concat();
+    let image = Image::disk(sector(&code)).unwrap();
+    let (output, text) = Output::captured();
+    let builder = Machine::builder(image.clone()).processor(Some(Processor::Soft)).output(output);
+    let mut machine = builder.build().unwrap();
+    let report = machine.run().unwrap();
+    assert!(matches!(report.stop, Stop::Exited(7)), "{report:?}");
+    assert_eq!(text.bytes(), b"x");
+    assert!(machine.reset().is_err(), "a classic PC runs once");
+    let flat = Image::flat(&[0xf4][..], Mode::Real, Gpa(0x1000)).unwrap();
+    let mut other = Machine::builder(flat).processor(Some(Processor::Soft)).build().unwrap();
+    let refused = other.load(image.clone()).unwrap_err().to_string();
+    assert!(refused.contains("has a machine of its own"), "{refused}");
+    let bare = Machine::builder(image).machine(Some(MachineKind::Bare)).build();
+    assert!(bare.unwrap_err().to_string().contains("a boot disk needs a BIOS"));
 }
 
 fn refused() {
