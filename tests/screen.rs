@@ -1,15 +1,19 @@
 //! The screen, the keyboard and the clock of a classic PC: `--machine pc`.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/png.rs"]
+mod png;
+#[path = "support/session.rs"]
+mod session;
 mod support;
 
 use libtest_mimic::Arguments;
+use png::Image;
+use session::{Session, no_terminals};
 use std::fs;
 use std::io::{Read, Write};
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
 use support::assembler::*;
 use support::kernels::interactive;
 use support::{Files, Ran, assert_error, kvm_test, on_both, plain_test, ran, wait};
@@ -136,45 +140,6 @@ fn files() {
         ran.stderr
     );
     assert_eq!(fs::read_to_string(&txt).unwrap(), DRAWN);
-}
-
-/// A PNG image with 16 colours whose data is stored without compression.
-struct Image {
-    width: u32,
-    height: u32,
-    palette: Vec<[u8; 3]>,
-    /// The rows, each after the number of its filter.
-    data: Vec<u8>,
-}
-
-impl Image {
-    fn decode(png: &[u8]) -> Self {
-        let (mut rest, mut chunks) = (&png[8..], Vec::new());
-        while !rest.is_empty() {
-            let length = u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize;
-            chunks.push((&rest[4..8], &rest[8..8 + length]));
-            rest = &rest[12 + length..];
-        }
-        let chunk = |kind: &[u8; 4]| chunks.iter().find(|(of, _)| of == kind).unwrap().1;
-        let size = |at: usize| u32::from_be_bytes(chunk(b"IHDR")[at..at + 4].try_into().unwrap());
-        let (mut stream, mut data) = (&chunk(b"IDAT")[2..], Vec::new());
-        loop {
-            let (last, length) = (stream[0], usize::from(u16::from_le_bytes([stream[1], stream[2]])));
-            data.extend(&stream[5..5 + length]);
-            stream = &stream[5 + length..];
-            if last == 1 {
-                break;
-            }
-        }
-        Self { width: size(0), height: size(4), palette: chunk(b"PLTE").as_chunks().0.to_vec(), data }
-    }
-
-    /// The colours in a cell.
-    fn colours(&self, row: usize, column: usize) -> std::collections::BTreeSet<[u8; 3]> {
-        let row_of = |line: usize| &self.data[321 * (16 * row + line) + 1 + 4 * column..][..4];
-        let pixels = (0..16).flat_map(|line| row_of(line).iter().flat_map(|byte| [byte >> 4, byte & 0xf]));
-        pixels.map(|index| self.palette[usize::from(index)]).collect()
-    }
 }
 
 fn text_and_screen() {
@@ -396,72 +361,6 @@ fn interrupts() {
         b"ab",
     );
     assert_eq!((status, seen.as_slice()), (0, &[0x1e, 0x9e, 0x30][..]));
-}
-
-/// Returns the reason why `script` cannot provide a terminal here, such as a missing /dev/ptmx.
-fn no_terminals() -> Option<String> {
-    let tried = Command::new("script").args(["-qec", "true", "/dev/null"]).output();
-    match tried {
-        Ok(tried) if tried.status.success() => None,
-        Ok(tried) => Some(format!("script: {}", String::from_utf8_lossy(&tried.stderr).trim_end())),
-        Err(error) => Some(format!("script: {error}")),
-    }
-}
-
-/// A run of `vmm` at a terminal of 40 rows, which `script` provides.
-struct Session {
-    child: std::process::Child,
-    seen: Arc<Mutex<Vec<u8>>>,
-    reader: thread::JoinHandle<()>,
-}
-
-impl Session {
-    fn start(guest: &str) -> Self {
-        let program = env!("CARGO_BIN_EXE_vmm");
-        let line = format!(
-            "stty rows 40 columns 100; {program} run {guest} --machine pc --timeout 50 -q; echo status $?; stty -a"
-        );
-        let mut command = Command::new("script");
-        command.args(["-qefc", &line, "/dev/null"]).env_remove("RUST_LOG");
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (all, mut stdout) = (seen.clone(), child.stdout.take().unwrap());
-        let reader = thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut chunk) {
-                all.lock().unwrap().extend(&chunk[..count]);
-            }
-        });
-        Self { child, seen, reader }
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
-    }
-
-    /// Waits until the terminal has received a text.
-    fn expect(&self, text: &str) {
-        let started = Instant::now();
-        while !self.text().contains(text) {
-            assert!(started.elapsed() < Duration::from_secs(40), "{text:?} is not in {:?}", self.text());
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn type_keys(&mut self, keys: &[u8]) {
-        let stdin = self.child.stdin.as_mut().unwrap();
-        stdin.write_all(keys).unwrap();
-        stdin.flush().unwrap();
-    }
-
-    /// Waits for the end. Returns all that the terminal has received.
-    fn finish(mut self) -> String {
-        wait(&mut self.child);
-        drop(self.child.stdin.take());
-        self.reader.join().unwrap();
-        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
-    }
 }
 
 /// Shows each byte of the keyboard as a character after a title, until the scan code of Escape.

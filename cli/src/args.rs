@@ -190,12 +190,13 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) debug_exit: DebugExitArg,
 
-    /// Initial RAM disk: a cpio archive, compressed or not [default: none]
+    /// Initial RAM disk: a cpio archive, compressed or not; can be repeated, and the kernel then gets the archives one
+    /// after the other [default: none]
     #[arg(long, value_name = "FILE")]
-    pub(super) initrd: Option<PathBuf>,
+    pub(super) initrd: Vec<PathBuf>,
 
     /// Command line of the kernel; with panic=-1 a kernel panic ends the machine
-    /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0 panic=-1 reboot=k]
+    /// [default: console=ttyS0 panic=-1 reboot=k pci=off; with --console virtio, hvc0 instead of ttyS0]
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,
 
@@ -204,14 +205,19 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
-    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. For a multiboot or PVH kernel at most 2, on ATA. With `,ro` the guest cannot write it; can
-    /// be repeated
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. A multiboot or PVH kernel gets at most 2, on
+    /// ATA. With `,ro` the guest cannot write it; with `,raw` it is not refused if it looks like another format; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,ro][,raw]")]
     pub(super) disk: Vec<OsString>,
 
     /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
     #[arg(long, value_enum, default_value_t)]
     pub(super) console: ConsoleArg,
+
+    /// Effect of `halt -f` and the like: `exit` ends the machine with status 0; `wait` lets it stand, as a computer does
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) on_halt: OnHaltArg,
 
     /// Time sources for Linux
     #[arg(long, value_enum, default_value_t)]
@@ -254,6 +260,15 @@ pub(super) struct BootArgs {
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum OnHaltArg {
+    /// the machine ends
+    #[default]
+    Exit,
+    /// the machine stays on
+    Wait,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -5,6 +5,7 @@ mod args;
 #[cfg_attr(not(has_kvm), path = "bench/absent.rs")]
 mod bench;
 mod boot;
+mod boot_files;
 mod cli;
 mod compare;
 mod doctor;

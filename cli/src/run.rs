@@ -3,13 +3,14 @@
 use crate::args::{
     CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
 };
+use crate::boot_files::DiskFile;
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::places::Names;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{boot, modules, processor, screen, status, summary, terminal};
+use crate::{boot_files, modules, processor, screen, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -32,7 +33,7 @@ pub fn main(arguments: &RunArgs) -> u8 {
         let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
         let image = guest.or_else(|| arguments.rom.clone());
         let modules = modules::files(&arguments.module).map(Into::into);
-        let disks = arguments.disk.iter().map(|text| boot::disk_file(text).0.into());
+        let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
         let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
         files.chain(arguments.measure.symbols.clone()).collect()
     };
@@ -178,7 +179,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         Some(layout) => builder.layout(layout.into()),
         None => builder,
     };
-    let builder = boot::disks(&arguments.disk)?.into_iter().fold(builder, Builder::disk);
+    let builder =
+        boot_files::open_disks(None, &[], &arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let mut machine = arguments
         .measure
         .apply(builder)
@@ -202,7 +204,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .input(input(arguments.input.as_deref())?)
         .build()
         .map_err(name_error(&target.name))?;
-    screen::check(&machine, arguments.measure.screen.as_deref())?;
+    screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
     let report = terminal::run(&mut machine)?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);

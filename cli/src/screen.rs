@@ -7,9 +7,9 @@ use report::{FileError, OutputFile};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vmm::Error;
 use vmm::host::printable;
 use vmm::machine::{MachineKind, Screen};
-use vmm::{Error, Machine};
 
 /// The longest wait for the reader of a file that is a pipe.
 const WAIT: Duration = Duration::from_secs(5);
@@ -67,15 +67,15 @@ pub fn print(screen: &Screen, last_byte: Option<u8>) -> u8 {
     print_stdout(&(before + &screen.text()))
 }
 
-/// Checks that the machine has a screen for `--screen`.
+/// Checks that a machine of this kind, or that of Linux (`None`), has a screen for `--screen`.
 ///
 /// # Errors
 /// It has none.
-pub fn check(machine: &Machine, file: Option<&Path>) -> Result<(), Error> {
-    let has_screen = matches!(machine.kind(), Some(MachineKind::Pc | MachineKind::Bios));
+pub fn check(machine: Option<MachineKind>, file: Option<&Path>) -> Result<(), Error> {
+    let has_screen = matches!(machine, Some(MachineKind::Pc | MachineKind::Bios));
     match file.filter(|_| !has_screen) {
         None => Ok(()),
-        Some(file) if machine.kind().is_none() => Err(Error::Config(format!(
+        Some(file) if machine.is_none() => Err(Error::Config(format!(
             "--screen {} is for kernels with a text screen, and the machine of Linux has none: leave it out",
             printable(file)
         ))),

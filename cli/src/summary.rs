@@ -68,6 +68,10 @@ pub fn ending(report: &Report) -> String {
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
         let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
     }
+    let silence = report.boot.as_ref().and_then(|boot| boot.silence).filter(|_| needs_console(&report.stop));
+    if let Some(silence) = silence {
+        let _ = write!(text, "; {silence}");
+    }
     write_cause(&mut text, report);
     if let Some(verdict) = report.verdict {
         let _ = match (verdict.passed(), report.doubts.is_empty()) {
@@ -98,6 +102,14 @@ pub fn ending(report: &Report) -> String {
         let _ = write!(text, "; probably the code is for another mode: give {modes} (FILE@ADDR:MODE)");
     }
     text
+}
+
+/// True if the console of a kernel would tell more about the end. A kernel that powers off has done what it should.
+fn needs_console(stop: &Stop) -> bool {
+    matches!(
+        stop,
+        Stop::Rebooted | Stop::Halted | Stop::TripleFault | Stop::Timeout(_) | Stop::WallTimeout(_)
+    )
 }
 
 /// Writes the cause of the end, if it is known.

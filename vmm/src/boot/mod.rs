@@ -166,10 +166,17 @@ impl Image {
     /// Returns the image with values for general registers at its entry point.
     ///
     /// # Errors
-    /// The mode has no such register, or the value does not fit into it, or a register is given twice.
+    /// The mode has no such register, or the value does not fit into it, or a register is given twice, or the protocol of the
+    /// kernel sets it.
     pub fn with_registers(mut self, values: &[InitialValue]) -> Result<Self, Error> {
         for value in values {
             value.check(self.mode()).map_err(Error::Config)?;
+            if let Some(protocol) = self.protocol().filter(|protocol| protocol.sets(value.register)) {
+                return Err(Error::Config(format!(
+                    "--set {value}: this is a {protocol} kernel, which gets another value there: leave it out, or start the kernel \
+                     without its protocol, by a mode (FILE:32)"
+                )));
+            }
             if self.start.registers.iter().any(|other| other.register == value.register) {
                 return Err(Error::Config(format!(
                     "--set {value}: the register is given twice: give it once"

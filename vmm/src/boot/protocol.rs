@@ -66,6 +66,16 @@ impl Protocol {
         }
     }
 
+    /// True if the protocol gives the register a value.
+    pub(super) fn sets(self, register: GeneralRegister) -> bool {
+        match self {
+            Self::Multiboot1 | Self::Multiboot2 => {
+                [GeneralRegister::Rax, GeneralRegister::Rbx].contains(&register)
+            }
+            Self::Pvh => register == GeneralRegister::Rbx,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Multiboot1 => "multiboot 1",

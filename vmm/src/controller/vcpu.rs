@@ -220,7 +220,7 @@ pub struct FakeVcpu {
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
     pub memory: GuestMemory,
-    /// What the vCPU does.
+    /// The activity.
     pub activity: Activity,
 }
 

@@ -204,6 +204,7 @@ impl Builder {
             port: Box::new(inputs),
             output: self.output.clone(),
             prompt,
+            look: Arc::new(new()?),
             watch: Box::new(move || Some(halt.check())),
         };
         let cmos = (devices.cmos, devices.wake);

@@ -139,7 +139,7 @@ mod tests {
     fn vcpu() -> FakeVcpu {
         let memory = GuestMemory::new(&[(Gpa(0), 0x1_0000)]).unwrap();
         let image = Image::flat(&[HLT][..], Mode::Real, Gpa(0x1000)).unwrap();
-        for (start, bytes) in super::memory(&image) {
+        for (start, bytes) in memory(&image) {
             memory.write(start, &bytes).unwrap();
         }
         FakeVcpu { memory, ..Default::default() }
@@ -177,9 +177,9 @@ mod tests {
     fn an_image_over_the_vectors_keeps_its_bytes() {
         for (start, has) in [(0, false), (0x3ff, false), (0x4f0, false), (0x500, true), (0x7c00, true)] {
             let image = Image::flat(vec![HLT; 4], Mode::Real, Gpa(start)).unwrap();
-            assert_eq!(!super::memory(&image).is_empty(), has, "{start:#x}");
+            assert_eq!(!memory(&image).is_empty(), has, "{start:#x}");
         }
         let image = Image::flat(vec![HLT; 4], Mode::Long, Gpa(0x1000)).unwrap();
-        assert!(super::memory(&image).is_empty());
+        assert!(memory(&image).is_empty());
     }
 }

@@ -276,7 +276,7 @@ mod tests {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let shown = Panel::default().show(&screen(&lines, Some(24 * COLUMNS)), small);
         assert!(
-            !shown.contains("line 4 ") && shown.contains("line 5 ") && shown.contains("line 24"),
+            !shown.contains("line 4 ") && shown.contains("line 5 ") && shown.contains("ine 24"),
             "{shown:?}"
         );
     }

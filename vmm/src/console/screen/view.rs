@@ -35,7 +35,7 @@ impl ScreenView {
     /// Creates a view of the screen that `source` reads. It is shown if `is_terminal` is set.
     pub(crate) fn new(source: Source, output: Output, is_terminal: bool) -> Self {
         let size = Box::new(|| {
-            let (rows, columns) = host::terminal::size().unwrap_or((24, 80));
+            let (columns, rows) = host::terminal::output_size().unwrap_or((80, 24));
             panel::TerminalSize { rows, columns }
         });
         Self { source, output, size, panel: is_terminal.then(Panel::default), is_used: false }

@@ -66,7 +66,7 @@ impl Caller {
             ..regs
         };
         self.vcpu.sregs.cs.base = 0xf_0000;
-        let exit = Exit::PioOut { port: stubs::PORT, size: 1, data: 0 };
+        let exit = Exit::PioOut { port: PORT, size: 1, data: 0 };
         let outcome = self.bios.handle(&exit, &mut self.vcpu);
         let mut flags = [0; 2];
         self.vcpu.memory.read(Gpa(stack + 4), &mut flags);
@@ -263,7 +263,7 @@ fn an_exception_ends_the_run_and_a_call_of_its_vector_does_not() {
     caller.vcpu.memory.write(Gpa(0x600), &[0x90, 0x90]).unwrap();
     caller.vcpu.regs = Regs { rip: stubs::offset(0).into(), rflags: 2, ..ax(0) };
     caller.vcpu.sregs.cs.base = 0xf_0000;
-    let exit = Exit::PioOut { port: stubs::PORT, size: 1, data: 0 };
+    let exit = Exit::PioOut { port: PORT, size: 1, data: 0 };
     let outcome = caller.bios.handle(&exit, &mut caller.vcpu);
     let Outcome::Stop(stop) = outcome else { panic!("{outcome:?}") };
     assert!(stop.to_string().starts_with("#DE (a division by zero"), "{stop}");
@@ -288,7 +288,7 @@ fn the_port_of_the_stubs_is_free_for_the_guest() {
     let mut caller = Caller::new(512);
     caller.vcpu.sregs.cs.base = 0;
     caller.vcpu.regs.rip = 0x7c10;
-    let exit = Exit::PioOut { port: stubs::PORT, size: 1, data: 0 };
+    let exit = Exit::PioOut { port: PORT, size: 1, data: 0 };
     assert!(matches!(caller.bios.handle(&exit, &mut caller.vcpu), Outcome::Unclaimed));
     caller.vcpu.sregs = Sregs { cr0: CR0_PE, ..Default::default() };
     caller.vcpu.regs.rip = 0xf_4100;

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::cpuid;
-use crate::x86::modes::{self, VcpuIndex};
+use crate::x86::modes::{self, Mode, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
 use crate::x86::state_check::{self, Kind, Snapshot};
 use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
@@ -64,12 +64,12 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Sets the registers to enter a Linux kernel at `entry`. The tables are at the addresses of the PC memory map.
+    /// Sets the registers to enter a Linux kernel at `entry`, in long or protected mode. The tables are at the addresses of the PC memory map.
     ///
     /// # Errors
     /// The kernel refused.
-    pub(crate) fn set_linux(&mut self, entry: Gpa) -> Result<(), Error> {
-        let sregs = modes::linux_sregs(self.sregs()?, pc::GDT, pc::PAGE_TABLES);
+    pub(crate) fn set_linux(&mut self, entry: Gpa, mode: Mode) -> Result<(), Error> {
+        let sregs = modes::linux_sregs(self.sregs()?, mode, pc::GDT, pc::PAGE_TABLES);
         self.fd.set_sregs(&sregs.into()).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd
             .set_regs(&modes::linux_regs(entry, pc::BOOT_PARAMS).into())

@@ -110,10 +110,7 @@ impl Keyboard {
         match (command, byte) {
             (0xed, _) => self.lights = byte & 7,
             (0xf0, 0) => return self.send(&[ACKNOWLEDGE, self.set]),
-            (0xf0, 1..=3) => {
-                self.buffer.clear();
-                self.set = byte;
-            }
+            (0xf0, 1..=3) => self.set = byte,
             (0xf0, _) => return self.send(&[RESEND]),
             (0xf3, _) => self.rate = byte,
             // More numbers of keys may follow.

@@ -62,7 +62,7 @@ fn a_full_buffer_ends_in_an_overrun() {
     assert!(!keyboard.has_room(&stroke(b"a")));
     keyboard.press(&stroke(b"a"));
     let bytes = answer(&mut keyboard, &[]);
-    assert_eq!((bytes.len(), bytes[14], bytes[15]), (16, 0xf0, OVERRUN));
+    assert_eq!((bytes.len(), bytes[14], bytes[15]), (16, 0x1c, OVERRUN));
     for byte in (0..=255).cycle().take(5000) {
         keyboard.receive(byte);
     }
