@@ -238,6 +238,9 @@ fn saved() {
     assert_eq!(json["memory"][0]["last"], 0xffff);
     assert!(json["notes"].as_array().unwrap().contains(&entry.into()), "{json}");
     let page = report("html");
-    assert!(page.contains("<h2 id=\"setup-title\">Calls that built the machine</h2>") && page.contains("KVM_CREATE_PIT2"));
+    assert!(
+        page.contains("<h2 id=\"setup-title\">Calls that built the machine</h2>")
+            && page.contains("KVM_CREATE_PIT2")
+    );
     assert!(report("text").contains("\nMemory of the machine:\n"));
 }
