@@ -21,7 +21,10 @@ fn main() -> ExitCode {
         kvm_test("a_kernel_gets_its_command_line_and_powers_off", command_line),
         kvm_test("a_kernel_is_recognised_by_its_content", bare_kernel),
         kvm_test("a_bzimage_starts_in_long_mode", bzimage),
+        kvm_test("a_bzimage_without_a_64_bit_entry_starts_in_protected_mode", bzimage_32),
         kvm_test("boot_params_have_the_address_of_the_initrd", initrd),
+        kvm_test("a_silent_end_names_the_console_that_the_kernel_needs", silent),
+        kvm_test("a_disk_may_look_like_another_format_if_it_is_said_to_be_raw", raw_disk),
         kvm_test("every_end_has_its_status_and_its_text", ends),
         kvm_test("a_panic_is_distinguished_from_a_reboot", panic),
         kvm_test("a_kernel_that_hangs_ends_at_its_deadline", hangs),
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         kvm_test("the_legacy_interrupt_controllers_are_masked", masked),
         plain_test("wrong_files_and_options_are_refused", refusals),
         plain_test("a_disk_that_is_given_twice_is_refused", same_disk),
+        plain_test("a_file_that_is_given_twice_is_refused", same_file),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -54,15 +58,66 @@ fn same_disk() {
         );
     }
     let option = ran(&["boot", &kernel, "--disk", &format!("{disk},rw")]);
-    assert_error(&option, 110, "only ,ro may follow the name");
+    assert_error(&option, 110, "only ,ro and ,raw may follow the name");
+}
+
+fn same_file() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[POWER_OFF]);
+    let initrd = files.write("initrd", &[1; 512]);
+    let read_only = format!("{initrd},ro");
+    for (arguments, text) in [
+        (["--initrd", &kernel, "--cpus", "1"], "kernel is given twice: as the kernel and with --initrd"),
+        (["--initrd", &initrd, "--initrd", &initrd], "initrd is given twice: with --initrd: give it once"),
+        (["--initrd", &initrd, "--disk", &initrd], "given twice: once as a disk that the guest may write"),
+        (["--disk", &kernel, "--cpus", "1"], "given twice: once as a disk that the guest may write"),
+    ] {
+        assert_error(&ran(&[&["boot", kernel.as_str()], &arguments[..]].concat()), 110, text);
+    }
+    // The refusal of this comes later: both may read it.
+    let both = ran(&["boot", &kernel, "--initrd", &initrd, "--disk", &read_only, "--mem", "1M"]);
+    assert_error(&both, 110, "--mem must be at least 8M");
+}
+
+/// A raw disk whose first bytes are those of qcow2.
+fn raw_disk() {
+    let files = Files::new();
+    let bytes = [&b"QFI\xfb\0\0\0\x03"[..], &[0; 504]].concat();
+    let disk = files.write("disk", &bytes);
+    let refused = boot(&[POWER_OFF], &["--disk", &disk]);
+    assert_error(&refused, 110, "qemu-img convert -f qcow2 -O raw FILE NEW), or give FILE,raw");
+    for options in [",raw", ",ro,raw", ",raw,ro"] {
+        assert_ended(&boot(&[POWER_OFF], &["--disk", &format!("{disk}{options}")]), 0, "powered off");
+    }
+    assert_eq!(fs::read(&disk).unwrap(), bytes);
+}
+
+fn silent() {
+    let virtio = ["--console", "virtio"];
+    for (arguments, text) in [
+        (
+            &virtio[..],
+            "; it printed nothing, and may have panicked before the driver of hvc0 started: leave out",
+        ),
+        (&["--cmdline", "console=hvc0"], "has only the console hvc0: give --console virtio"),
+        (&["--cmdline", "quiet"], "its command line has no console: give it console=ttyS0"),
+        (&[], "it printed nothing: earlyprintk=ttyS0 in --cmdline shows"),
+    ] {
+        let ran = boot(&[RESET, LOOP], arguments);
+        assert_ended(&ran, 119, "rebooted, which ends the machine");
+        assert_ended(&ran, 119, text);
+    }
+    let ran = boot(&[&print("x"), RESET, LOOP], &virtio);
+    assert!(!ran.stderr.contains("it printed nothing"), "{}", ran.stderr);
+    assert!(!boot(&[POWER_OFF], &virtio).stderr.contains("it printed nothing"));
 }
 
 fn command_line() {
     let ran = boot(&[PRINT_COMMAND_LINE, POWER_OFF], &[]);
     assert_ended(&ran, 0, "powered off");
-    assert_eq!(ran.text(), "console=ttyS0 panic=-1 reboot=k");
+    assert_eq!(ran.text(), "console=ttyS0 panic=-1 reboot=k pci=off");
     let ran = boot(&[PRINT_COMMAND_LINE, POWER_OFF], &["--console", "virtio"]);
-    assert_eq!(ran.text(), "console=hvc0 panic=-1 reboot=k");
+    assert_eq!(ran.text(), "console=hvc0 panic=-1 reboot=k pci=off");
     let ran = boot(&[PRINT_COMMAND_LINE, POWER_OFF], &["--cmdline", "a \"b c\" é"]);
     assert_eq!(ran.text(), "a \"b c\" é");
 }
@@ -108,6 +163,42 @@ fn bzimage() {
     assert_eq!(ran.text(), "hello");
 }
 
+/// In protected mode, prints "32" if the selectors and the registers are those of the boot protocol, and then the
+/// command line: mov eax, cs; cmp eax, 0x10; jne end; mov eax, ss; cmp eax, 0x18; jne end; mov eax, ds; cmp eax, 0x18; jne end;
+/// mov eax, ebp; or eax, edi; or eax, ebx; jne end; mov eax, cr0; test eax, 0x80000000;
+/// jnz end; cmp dword [esi+0x202], "HdrS"; jne end; mov dx, 0x3f8; mov al, '3'; out dx, al; mov al, '2'; out dx, al; end:
+#[rustfmt::skip]
+const CHECK_32: &[u8] = &[
+    0x8c, 0xc8, 0x83, 0xf8, 0x10, 0x75, 57, // cs
+    0x8c, 0xd0, 0x83, 0xf8, 0x18, 0x75, 50, // ss
+    0x8c, 0xd8, 0x83, 0xf8, 0x18, 0x75, 43, // ds
+    0x89, 0xe8, 0x09, 0xf8, 0x09, 0xd8, 0x75, 35, // ebp, edi, ebx
+    0x0f, 0x20, 0xc0, 0xa9, 0, 0, 0, 0x80, 0x75, 25, // paging
+    0x81, 0xbe, 0x02, 0x02, 0, 0, b'H', b'd', b'r', b'S', 0x75, 13, // boot_params
+    0x66, 0xba, 0xf8, 0x03, 0xb0, b'3', 0xee, 0xb0, b'2', 0xee, 0x66, 0x90, 0x90,
+];
+
+/// The code works in both modes, because it has no REX prefix and no absolute address.
+fn bzimage_32() {
+    let files = Files::new();
+    let code = [CHECK_32, PRINT_COMMAND_LINE, POWER_OFF].concat();
+    // A kernel for i386: the code begins at the load address, and xloadflags has no XLF_KERNEL_64.
+    let mut image = make_bzimage(&[]);
+    image.truncate(0xa00);
+    image.extend(&code);
+    image.resize(0xa00 + 0x200, 0);
+    image[0x236] = 0;
+    let kernel = files.write("i386", &image);
+    // Boot protocol 2.11, which has no xloadflags.
+    image[0x206] = 0x0b;
+    let old = files.write("old", &image);
+    for kernel in [kernel, old] {
+        let ran = ran(&["boot", &kernel, "--cmdline", "hello", "--timeout", "30"]);
+        assert_ended(&ran, 0, "powered off");
+        assert_eq!(ran.text(), "32hello");
+    }
+}
+
 fn initrd() {
     let files = Files::new();
     let initrd = files.write("initrd", b"from the initrd\0");
@@ -116,6 +207,15 @@ fn initrd() {
     print[2] = 0x18;
     let ran = boot(&[&print, POWER_OFF], &["--initrd", &initrd]);
     assert_eq!((ran.status, ran.text().as_str()), (0, "from the initrd"), "{}", ran.stderr);
+    // The archives follow each other at multiples of four bytes.
+    let first = files.write("first", b"seven b");
+    let second = files.write("second", b"ytes\0");
+    let print = print.iter().chain(POWER_OFF).copied().collect::<Vec<_>>();
+    let ran = boot(&[&print], &["--initrd", &first, "--initrd", &second]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "seven b"), "{}", ran.stderr);
+    let first = files.write("first", b"eight by");
+    let ran = boot(&[&print], &["--initrd", &first, "--initrd", &second]);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "eight byytes"), "{}", ran.stderr);
 }
 
 /// Uses the reset register of the ACPI tables: mov dx, 0x602; mov al, 1; out dx, al
@@ -303,7 +403,15 @@ fn refusals() {
         (&path("missing"), "cannot read"),
         (&path(""), "is not a regular file"),
         (&files.write("empty", b""), "is not a Linux kernel"),
-        (&files.write("text", b"hello"), "is not a Linux kernel"),
+        (
+            &files.write("text", b"hello"),
+            "is not a Linux kernel, but a text file: give a vmlinux (ELF64) or a bzImage",
+        ),
+        (
+            &files.write("gzip", b"\x1f\x8b\x08\0"),
+            "but a file that gzip compressed: unpack it first (gunzip)",
+        ),
+        (&files.write("code", &[0xf4]), "is not a Linux kernel: give a vmlinux"),
         (&low, "link it higher"),
         (&far, "--mem"),
         (&cut, "is it complete?"),

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         kvm_test("signals_end_a_boot_at_any_time", signals),
         kvm_test("the_escape_key_ends_the_machine_and_restores_the_terminal", escape),
         kvm_test("signals_restore_the_terminal", terminal_and_signals),
+        kvm_test("a_background_job_leaves_the_terminal_alone_until_it_is_in_the_foreground", background_job),
+        kvm_test("a_stop_gives_the_terminal_back", stopped_job),
         kvm_test("a_reader_that_stalls_does_not_block_the_end", stalled_reader),
         kvm_test("the_escape_key_ends_a_machine_whose_output_is_blocked", escape_and_stalled_reader),
         kvm_test("a_slow_reader_receives_the_last_output", slow_reader),
@@ -141,6 +143,34 @@ fn terminal_and_signals() {
     }
 }
 
+/// The shell has job control, so the job in the background must not set the terminal or read it: it would be stopped.
+fn background_job() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
+    let script = r#"set -m; before=$(stty -g); "$VMM" boot "$1" --timeout 50 & sleep 2
+        [ "$before" = "$(stty -g)" ] && echo left alone; jobs; read -r line; echo "the shell has read $line"
+        fg %1 >/dev/null; status=$?; [ "$before" = "$(stty -g)" ] && echo as before; exit $status"#;
+    let script = files.write("script", script.as_bytes());
+    let keys: &[(&str, &[u8])] = &[("Running", b"abc\n"), ("the shell has read abc", b"xyz"), ("xyz", b"q")];
+    let (status, seen) = on_a_terminal("exec bash \"$2\" \"$1\"", keys, &[&kernel, &script]);
+    assert!(status == 0 && seen.contains("left alone") && seen.contains("as before"), "{status}: {seen}");
+    assert_eq!(seen.matches("abc").count(), 2, "the echo of the terminal, and the shell: {seen}");
+}
+
+fn stopped_job() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
+    // The shell that starts the job does not restore the terminal itself.
+    let script = r#"set -m; before=$(stty -g); (sleep 1; kill -TSTP "$(cat "$1.pid")") &
+        sh -c 'echo $$ >"$1.pid"; exec "$VMM" boot "$1" --timeout 50' sh "$1"
+        [ "$before" = "$(stty -g)" ] && echo given back; fg %+ >/dev/null; status=$?
+        [ "$before" = "$(stty -g)" ] && echo as before; exit $status"#;
+    let script = files.write("script", script.as_bytes());
+    let keys: &[(&str, &[u8])] = &[("given back", b"x\x03y"), ("x\x03y", b"q")];
+    let (status, seen) = on_a_terminal("exec bash \"$2\" \"$1\"", keys, &[&kernel, &script]);
+    assert!(status == 0 && seen.contains("as before"), "{status}: {seen}");
+}
+
 fn stalled_reader() {
     let files = Files::new();
     let kernel = kernel(&files, &[&print_for_ever("x")]);
@@ -247,6 +277,10 @@ fn limit_on_a_terminal() {
 const HALT: &[u8] = &[0xfa, 0xf4];
 /// sti; again: hlt; jmp again
 const WAIT: &[u8] = &[0xfb, 0xf4, 0xeb, 0xfd];
+/// Waits until memory changes, as a kernel without a timer interrupt does: sti; mov eax, [0x9000]; again: cmp eax, [0x9000];
+/// je again
+const CALIBRATE: &[u8] =
+    &[0xfb, 0x8b, 0x04, 0x25, 0, 0x90, 0, 0, 0x3b, 0x04, 0x25, 0, 0x90, 0, 0, 0x74, 0xf7];
 const STANDS_STILL: &str = "warn: the guest has made no exits and shown no text for 10 s";
 
 fn standstill() {
@@ -256,21 +290,27 @@ fn standstill() {
         let text = [&print("x")[..], LOOP].concat();
         let dead = [&print("x")[..], HALT].concat();
         let waits = [&print("x")[..], WAIT].concat();
-        for (code, line) in [
-            (LOOP.to_vec(), Some(running)),
-            (HALT.to_vec(), Some(halted)),
-            (text, Some("vCPU 0: running")),
-            (dead, Some("vCPU 0: halted")),
+        let root = [&print("Waiting for root device /dev/vda...\n")[..], WAIT].concat();
+        let (itself, never) = ("a jump to itself never ends", "hlt with interrupts off never wakes");
+        for (code, clock, line) in [
+            (LOOP.to_vec(), "auto", Some((running, itself))),
+            (HALT.to_vec(), "auto", Some((halted, never))),
+            (text, "auto", Some(("vCPU 0: running", itself))),
+            (dead, "auto", Some(("vCPU 0: halted", never))),
             // An interrupt can wake it, so it may be a shell that waits for a key.
-            (waits, None),
+            (waits, "auto", None),
+            (root, "auto", Some(("vCPU 0: halted", "attach it with --disk"))),
+            (WAIT.to_vec(), "auto", Some(("vCPU 0: halted", "it may lack the driver of its console"))),
+            (CALIBRATE.to_vec(), "kvm", Some(("vCPU 0: running", "give it one with --clock pit"))),
+            (CALIBRATE.to_vec(), "auto", Some(("vCPU 0: running", "until an interrupt or another vCPU"))),
         ] {
             scope.spawn(move || {
-                let ran = boot(&[&code], &["--cpus", "3", "--timeout", "20"]);
+                let ran = boot(&[&code], &["--cpus", "3", "--timeout", "20", "--clock", clock]);
                 let told = ran.stderr.split("vmm: /").next().unwrap();
                 // Nothing moves afterwards, so there is no second warning.
                 assert_eq!(told.matches(STANDS_STILL).count(), usize::from(line.is_some()), "{}", ran.stderr);
-                if let Some(line) = line {
-                    for text in [line, "\n  2 vCPUs have not been started\n", "`vmm doctor` checks it"] {
+                if let Some((line, cause)) = line {
+                    for text in [line, "\n  2 vCPUs have not been started\n", "probable cause: ", cause] {
                         assert!(told.contains(text), "{text}: {told}");
                     }
                 }

@@ -100,6 +100,22 @@ fn boot_sector() -> Vec<u8> {
     sector
 }
 
+/// Firmware that halts: jmp 0xf000:0xff00 at the reset vector, and hlt there.
+fn firmware() -> Vec<u8> {
+    let mut rom = vec![0xff; 0x1_0000];
+    rom[0xff00] = 0xf4;
+    rom[0xfff0..0xfff5].copy_from_slice(&[0xea, 0x00, 0xff, 0x00, 0xf0]);
+    rom
+}
+
+/// The ROM of an expansion card of 512 bytes: its bytes add up to zero.
+fn option_rom() -> Vec<u8> {
+    let mut rom = vec![0; 512];
+    rom[..4].copy_from_slice(&[0x55, 0xaa, 1, 0xcb]);
+    rom[511] = rom.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte));
+    rom
+}
+
 /// A flat multiboot kernel: its header, and hlt.
 fn multiboot() -> Vec<u8> {
     let header = [0x1bad_b002u32, 0, 0u32.wrapping_sub(0x1bad_b002)].map(u32::to_le_bytes);
@@ -177,6 +193,8 @@ fn documented_files(files: &Files) -> Vec<(&'static str, String)> {
         ("LIBRARY", files.write("library", &library())),
         ("TEXT", files.write("text", b"a line of text\n")),
         ("SOURCE", files.write("source", b"bits 16\n    hlt\n")),
+        ("FIRMWARE", files.write("firmware", &firmware())),
+        ("OPTION_ROM", files.write("option-rom", &option_rom())),
         ("BOOT_SECTOR", files.write("boot-sector", &boot_sector())),
         ("LINUX_PROGRAM", files.write("linux-program", &elf_with_part(3, b"/lib64/ld-linux-x86-64.so.2\0"))),
         ("UPPER_HALF", files.write("upper-half", &elf(0xffff_ffff_8010_0000, &[0xf4]))),
@@ -185,6 +203,7 @@ fn documented_files(files: &Files) -> Vec<(&'static str, String)> {
         ("MULTIBOOT_OUTSIDE", files.write("multiboot-outside", &multiboot_at(0x10_0000, 0))),
         ("MULTIBOOT_HIGH", files.write("multiboot-high", &multiboot_at(0xfffc_0000, 0xfffc_0000))),
         ("MULTIBOOT_GRAPHICS", files.write("multiboot-graphics", &graphics())),
+        ("PVH", files.write("pvh", &elf_with_part(4, &pvh_note(0x10_0000, 4)))),
         ("PVH_OUTSIDE", files.write("pvh-outside", &elf_with_part(4, &pvh_note(0x10, 4)))),
         ("PVH_DAMAGED", files.write("pvh-damaged", &elf_with_part(4, &pvh_note(0x10, u32::MAX)))),
         // mov ax, 0xe41; int 0x10; hlt

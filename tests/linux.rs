@@ -12,11 +12,11 @@ mod support;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use linux_guest::{Linux, kit};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
-use support::{Files, assert_error, kvm_test, ran};
+use support::{Files, assert_error, kvm_test, ran, vmm};
 
 /// The usual command line of the kernel.
 const QUIET: &str = "console=ttyS0 quiet panic=-1 reboot=k";
@@ -37,11 +37,19 @@ fn main() -> ExitCode {
         linux_test("a_read_only_disk_refuses_writes", read_only_disk),
         linux_test("linux_uses_two_cpus", two_cpus),
         linux_test("the_kernel_uses_the_clocks_of_the_host", clocks),
+        linux_test("a_kernel_without_kvm_clock_boots_each_time", without_kvm_clock),
+        linux_test("all_time_sources_are_there_from_the_start", all_time_sources),
+        linux_test("a_kernel_that_waits_for_a_timer_is_told", waits_for_a_timer),
         linux_test("a_reboot_ends_the_run", reboot),
         linux_test("a_panic_is_reported", panic),
         linux_test("a_kernel_without_a_root_file_system_panics", no_root),
         linux_test("the_exit_port_sets_the_status", exit_port),
         linux_test("the_shell_is_on_a_virtio_console", virtio_console),
+        linux_test("piped_input_waits_for_the_console_that_reads_it", piped_input),
+        linux_test("the_size_of_the_terminal_reaches_the_guest", terminal_size),
+        linux_test("a_halt_ends_the_machine_or_leaves_it_on", halt),
+        linux_test("several_initrds_are_one_file_system", several_initrds),
+        linux_test("the_default_command_line_makes_no_exits_for_pci", no_pci),
         linux_test("a_signal_during_a_write_keeps_synced_data", interrupted_write),
         linux_test("synced_files_survive_a_kill", || durability::kills(number("LINUX_KILLS").unwrap_or(2))),
         linux_test("an_idle_guest_runs_into_its_timeout", timeout),
@@ -169,6 +177,56 @@ fn clocks() {
     linux.power_off();
 }
 
+/// The command line of a kernel that must do without kvm-clock.
+const NO_KVM_CLOCK: &str = "console=ttyS0 quiet panic=-1 reboot=k no-kvmclock";
+
+/// With the PIT and the full ACPI tables, and the power-off through PM1.
+fn without_kvm_clock() {
+    for boot in 1..=number("LINUX_BOOTS").unwrap_or(2) {
+        let line = format!("{NO_KVM_CLOCK} userland=off");
+        let (kernel, initrd) = (kit("vmlinux"), kit("guest-initrd"));
+        let arguments = [&kernel, "--initrd", &initrd, "--cmdline", &line];
+        let mut linux = Linux::start(&arguments, Stdio::null());
+        linux.expect("USERLAND-READY");
+        linux.assert_end(0, ": powered off");
+        println!("boot {boot} without kvm-clock");
+    }
+    for kernel in ["vmlinux", "bzImage"] {
+        let mut linux = Linux::boot(kernel, &["--cmdline", NO_KVM_CLOCK, "--cpus", "2"]);
+        let system = "/sys/devices/system/clocksource/clocksource0";
+        let clocks = linux.ask(&format!("cat {system}/available_clocksource"));
+        assert!(clocks.contains("acpi_pm") && !clocks.contains("kvm-clock"), "{clocks}");
+        assert_eq!(linux.ask("nproc"), "2");
+        // The clock of the kernel goes as fast as that of the host.
+        let started = Instant::now();
+        linux.ask("sleep 3");
+        let took = started.elapsed();
+        assert!((Duration::from_millis(2700)..Duration::from_secs(12)).contains(&took), "{took:?}");
+        linux.power_off();
+    }
+}
+
+/// A kernel with kvm-clock also boots with the full ACPI tables.
+fn all_time_sources() {
+    let mut linux = Linux::boot("vmlinux", &["--cmdline", QUIET, "--clock", "pit"]);
+    let system = "/sys/devices/system/clocksource/clocksource0";
+    assert_eq!(linux.ask(&format!("cat {system}/current_clocksource")), "kvm-clock");
+    assert_ne!(linux.ask("dmesg | grep -c 'ACPI: SCI'; true"), "");
+    linux.power_off();
+}
+
+/// The kernel calibrates its delay loop without a timer interrupt, and shows no text.
+fn waits_for_a_timer() {
+    let kernel = kit("vmlinux");
+    let arguments = [&kernel, "--cmdline", NO_KVM_CLOCK, "--clock", "kvm", "--timeout", "40"];
+    let mut linux = Linux::start(&arguments, Stdio::null());
+    let (status, report) = linux.end();
+    assert_eq!(status, 114, "{report}");
+    for text in ["the guest has made no exits and shown no text for 10 s", "--clock pit"] {
+        assert!(report.contains(text), "{text}: {report}");
+    }
+}
+
 fn reboot() {
     let mut linux = shell(&[]);
     linux.type_line("reboot -f");
@@ -200,6 +258,96 @@ fn virtio_console() {
     assert_eq!(linux.ask("echo typed on the console"), "typed on the console");
     assert_eq!(linux.ask("seq 2000 | md5sum"), "ea4d0a24dabcaa11f9aa979b872d162b  -");
     linux.power_off();
+}
+
+/// The commands are there before the guest starts.
+fn piped_input() {
+    let (kernel, initrd) = (kit("vmlinux"), kit("guest-initrd"));
+    for console in ["serial", "virtio"] {
+        let arguments = ["boot", &kernel, "--initrd", &initrd, "--console", console, "--timeout", "60"];
+        let commands = "echo first $((6 * 7))\nseq 2000 | md5sum\npoweroff -f\n";
+        let mut command = vmm(&arguments);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let (text, report) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        assert_eq!(ended.status.code(), Some(0), "{console}: {report}{text}");
+        for expected in ["\nfirst 42\r\n", "ea4d0a24dabcaa11f9aa979b872d162b"] {
+            assert!(text.contains(expected), "{console}: {expected}: {text}");
+        }
+    }
+}
+
+/// The terminal changes its size while the guest runs.
+fn terminal_size() {
+    let files = Files::new();
+    let (kernel, initrd) = (kit("vmlinux"), kit("guest-initrd"));
+    let run = format!(
+        "stty rows 33 cols 111; tty >{0}; exec {1} boot {kernel} --initrd {initrd} --console virtio --timeout 100",
+        files.write("tty", b""),
+        env!("CARGO_BIN_EXE_vmm"),
+    );
+    let mut script = Command::new("script");
+    script.args(["-qec", &run, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut linux = Linux::of(script.stderr(Stdio::piped()));
+    linux.expect("USERLAND-READY");
+    // The first process of the guest sets another size.
+    linux.ask("stty -F /dev/hvc0 size");
+    let terminal = fs::read_to_string(files.0.path().join("tty")).unwrap();
+    let resized = Command::new("stty").args(["-F", terminal.trim(), "rows", "44", "cols", "222"]).status();
+    assert!(resized.unwrap().success());
+    let started = Instant::now();
+    while linux.ask("stty -F /dev/hvc0 size") != "44 222" {
+        assert!(started.elapsed() < Duration::from_secs(20), "the guest does not know the new size");
+        thread::sleep(Duration::from_millis(200));
+    }
+    linux.type_line("poweroff -f");
+    assert_eq!(linux.end().0, 0);
+}
+
+fn halt() {
+    for cpus in ["1", "2"] {
+        let mut linux = shell(&["--cpus", cpus]);
+        linux.type_line("halt -f");
+        linux.assert_end(0, ": halted (after ");
+    }
+    let mut linux = shell(&["--on-halt", "wait", "--timeout", "25"]);
+    // A program that prints the message of the kernel halts nothing.
+    linux.ask("echo '[    1.0] reboot: System halted'");
+    linux.type_line("halt -f");
+    linux.assert_end(114, "timeout");
+}
+
+/// The second archive brings a script, which the first process of the first archive runs.
+fn several_initrds() {
+    let files = Files::new();
+    let folder = files.0.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("job"), "echo from the second archive; poweroff -f\n").unwrap();
+    let line = format!("cd {} && echo job | cpio -o -H newc", folder.display());
+    let archive = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert!(archive.status.success());
+    // Its size is no multiple of four.
+    let first = fs::read(kit("guest-initrd")).unwrap();
+    let first = files.write("first", &[&first[..], &[0; 3]].concat());
+    let second = files.write("second", &archive.stdout);
+    let kernel = kit("vmlinux");
+    let arguments = [&kernel, "--initrd", &first, "--initrd", &second, "--cmdline", QUIET];
+    let mut linux = Linux::start(&arguments, Stdio::null());
+    linux.expect("from the second archive");
+    linux.assert_end(0, ": powered off");
+}
+
+/// The test host's processor has a graphics aperture in the eyes of a kernel, which then looks for its bridge.
+fn no_pci() {
+    let (kernel, initrd) = (kit("vmlinux"), kit("guest-initrd"));
+    let mut linux = Linux::start(&[&kernel, "--initrd", &initrd], Stdio::piped());
+    linux.expect("USERLAND-READY");
+    linux.type_line("poweroff -f");
+    let (status, report) = linux.end();
+    assert_eq!(status, 0, "{report}");
+    let probes = report.lines().find(|line| line.contains("unclaimed accesses")).unwrap_or_default();
+    assert!(!probes.contains("0xcfe") && !probes.contains("0xcf8 (44 times)"), "{probes}");
 }
 
 fn interrupted_write() {

@@ -12,6 +12,7 @@ pub(super) use vmm::controller::parse_msr_rule;
 use vmm::device::{Layout, Transport};
 use vmm::host::format_size;
 pub(super) use vmm::host::parse_number;
+use vmm::machine::MachineKind;
 use vmm::x86::{CpuidOverride, InitialValue, Mode};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
@@ -22,8 +23,11 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF executable on four vCPUs
-  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module
+  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module, on a
+                                             classic PC with interrupts
   vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
+  vmm run disk.img                           a boot sector or disk, with a BIOS
+  vmm run --rom bios.bin                     firmware, from its reset vector
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
@@ -31,9 +35,15 @@ Examples:
 `vmm --help` lists the exit statuses.")]
 pub(super) struct RunArgs {
     /// Guest to run: a built-in guest (see `vmm guests`), an ELF executable, a multiboot or PVH kernel, or a flat
-    /// binary as FILE[@ADDR][:MODE], such as guest.bin@0x1000:32, or FILE@SEG:OFF; a number without 0x is decimal
-    #[arg(value_name = "NAME|FILE")]
-    pub(super) guest: OsString,
+    /// binary as FILE[@ADDR][:MODE], such as guest.bin@0x1000:32, or FILE@SEG:OFF; or a boot disk with 55 AA at the
+    /// end of its first sector, which runs with a BIOS; a number without 0x is decimal
+    #[arg(value_name = "NAME|FILE", required_unless_present = "rom")]
+    pub(super) guest: Option<OsString>,
+
+    /// Firmware to run instead of a guest: a ROM of 64 KiB to 16 MiB, which ends at 4 GiB; the machine starts at its
+    /// reset vector
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "mode", "load_at", "module", "cmdline"])]
+    pub(super) rom: Option<PathBuf>,
 
     /// Mode in which a flat binary starts; 16, 32 and 64 are short names. An ELF64 file accepts long and user64, an
     /// ELF32 file protected; then a multiboot header has no effect
@@ -44,6 +54,14 @@ pub(super) struct RunArgs {
     /// Processor that runs the guest [default: kvm where it can be used, otherwise soft]
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
+
+    /// Machine that runs the guest [default: pc for multiboot and PVH kernels on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
+
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
 
     /// Guest physical address at which a flat binary is loaded and entered, such as 0x1000; without 0x the number is
     /// decimal [default: 0]
@@ -63,6 +81,11 @@ pub(super) struct RunArgs {
     /// repeated
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
+
+    /// Raw disk image for the ATA channel of a classic PC, at most 2; with `,ro` the guest cannot write it; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub(super) disk: Vec<OsString>,
 
     /// Value of a general register at the start, such as rax=2; can be repeated
     #[arg(long, value_name = "REGISTER=VALUE")]
@@ -159,12 +182,21 @@ pub(super) struct BootArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
-    /// Initial RAM disk: a cpio archive, compressed or not [default: none]
+    /// Machine of a multiboot or PVH kernel [default: pc on KVM, otherwise bare]
+    #[arg(long, value_enum)]
+    pub(super) machine: Option<MachineArg>,
+
+    /// Exit code of a write to port 0xf4
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) debug_exit: DebugExitArg,
+
+    /// Initial RAM disk: a cpio archive, compressed or not; can be repeated, and the kernel then gets the archives one
+    /// after the other [default: none]
     #[arg(long, value_name = "FILE")]
-    pub(super) initrd: Option<PathBuf>,
+    pub(super) initrd: Vec<PathBuf>,
 
     /// Command line of the kernel; with panic=-1 a kernel panic ends the machine
-    /// [default: console=ttyS0 panic=-1 reboot=k; with --console virtio, console=hvc0 panic=-1 reboot=k]
+    /// [default: console=ttyS0 panic=-1 reboot=k pci=off; with --console virtio, hvc0 instead of ttyS0]
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,
 
@@ -173,14 +205,19 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
-    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. With `,ro` the guest cannot write it; can
-    /// be repeated
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Attach a raw disk image, at most 16; the first appears as /dev/vda. A multiboot or PVH kernel gets at most 2, on
+    /// ATA. With `,ro` the guest cannot write it; with `,raw` it is not refused if it looks like another format; can be
+    /// repeated
+    #[arg(long, value_name = "FILE[,ro][,raw]")]
     pub(super) disk: Vec<OsString>,
 
     /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
     #[arg(long, value_enum, default_value_t)]
     pub(super) console: ConsoleArg,
+
+    /// Effect of `halt -f` and the like: `exit` ends the machine with status 0; `wait` lets it stand, as a computer does
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) on_halt: OnHaltArg,
 
     /// Time sources for Linux
     #[arg(long, value_enum, default_value_t)]
@@ -223,6 +260,44 @@ pub(super) struct BootArgs {
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum OnHaltArg {
+    /// the machine ends
+    #[default]
+    Exit,
+    /// the machine stays on
+    Wait,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum MachineArg {
+    /// a processor, memory and few devices; no interrupts, so HLT ends the run
+    Bare,
+    /// a classic PC: interrupt controllers, timer, and the devices that kernels expect
+    Pc,
+    /// a classic PC with a BIOS, for boot sectors
+    Bios,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum DebugExitArg {
+    /// the value that the guest writes
+    #[default]
+    Value,
+    /// twice the value plus 1, as QEMU's isa-debug-exit
+    Qemu,
+}
+
+impl From<MachineArg> for MachineKind {
+    fn from(machine: MachineArg) -> Self {
+        match machine {
+            MachineArg::Bare => Self::Bare,
+            MachineArg::Pc => Self::Pc,
+            MachineArg::Bios => Self::Bios,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

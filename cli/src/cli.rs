@@ -31,6 +31,7 @@ Examples:
   vmm guest.bin@0x1000:32                run a 32-bit binary at 0x1000
   vmm guest.elf --timeout 0              run an ELF file without a time limit
   vmm kernel.elf --module initrd         run a multiboot or PVH kernel
+  vmm disk.img                           run a boot sector, with a BIOS
   vmm smp.elf --cpus 4                   run four vCPUs, each on its own thread
   vmm bzImage --initrd initrd            boot Linux; Ctrl-A x ends it
   vmm grade --guest16 my.bin             grade a guest of the SO2 assignment
@@ -115,7 +116,7 @@ fn with_subcommand(arguments: Vec<OsString>) -> Vec<OsString> {
     // better error message.
     let boots = || match (parse("boot"), parse("run")) {
         (Ok(Command::Boot(boot)), _) => is_kernel(&boot.kernel),
-        (_, Ok(Command::Run(run))) => names_kernel(&run.guest),
+        (_, Ok(Command::Run(run))) => run.guest.as_ref().is_some_and(names_kernel),
         _ => true,
     };
     let boots = arguments.iter().skip(place).any(names_kernel) && boots();
@@ -131,7 +132,7 @@ fn run_without_options(arguments: &[OsString]) -> Option<RunArgs> {
         _ => return None,
     };
     let is_option = guest.is_empty() || guest.as_encoded_bytes().starts_with(b"-");
-    (!is_option).then(|| RunArgs { guest: guest.clone(), ..Default::default() })
+    (!is_option).then(|| RunArgs { guest: Some(guest.clone()), ..Default::default() })
 }
 
 /// Parses the command line and runs the subcommand. Returns the exit status.

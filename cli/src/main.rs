@@ -5,6 +5,7 @@ mod args;
 #[cfg_attr(not(has_kvm), path = "bench/absent.rs")]
 mod bench;
 mod boot;
+mod boot_files;
 mod cli;
 mod compare;
 mod doctor;
@@ -19,10 +20,12 @@ mod places;
 mod processor;
 mod report;
 mod run;
+mod screen;
 mod status;
 mod streams;
 mod summary;
 mod target;
+mod terminal;
 
 // Takes the functions that unwind a panic from GCC's archive, which every gcc installs, and not from libgcc_s.so.1. To load
 // that library takes a fourteenth of a small guest's run. A static program uses the archive anyway.

@@ -24,6 +24,11 @@ pub(super) struct MeasureArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) symbols: Option<PathBuf>,
 
+    /// Write the text screen of a classic PC to FILE at the end of the run: as an image if FILE ends in .png, otherwise as
+    /// text [default: text on standard output, unless that is a terminal]
+    #[arg(long, value_name = "FILE")]
+    pub(super) screen: Option<PathBuf>,
+
     #[command(flatten)]
     pub(super) results: ResultArgs,
 }

@@ -30,6 +30,11 @@ pub fn read(modules: &[OsString], limit: u64) -> Result<Vec<Module>, Error> {
     let mut left = limit;
     let read = |text: &OsString| {
         let (file, text) = split(text);
+        if file.as_os_str().is_empty() {
+            return Err(Error::Config(
+                "--module needs a file name: give --module FILE or --module FILE,TEXT".into(),
+            ));
+        }
         let module = Module::read(file, text.to_vec(), left)?;
         left = left.saturating_sub(module.bytes.len() as u64);
         Ok(module)

@@ -1,12 +1,16 @@
 //! `vmm run`: runs one guest. Its output goes to stdout, the summary to stderr.
 
-use crate::args::{CpuidArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit};
+use crate::args::{
+    CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
+};
+use crate::boot_files::DiskFile;
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::places::Names;
+use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{modules, processor, status, summary};
+use crate::{boot_files, modules, processor, screen, status, summary, terminal};
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -15,19 +19,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use vmm::boot::Image;
 use vmm::device::Transport;
 use vmm::host::{is_shortage, printable};
+use vmm::machine::MachineKind;
 use vmm::x86::CpuidOverride;
 use vmm::{Builder, Error, Input, Output, Report};
 
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
     let inputs = || {
-        let image = crate::target::file(&arguments.guest);
+        let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+        let image = guest.or_else(|| arguments.rom.clone());
         let modules = modules::files(&arguments.module).map(Into::into);
-        let files = image.into_iter().chain(arguments.input.clone()).chain(modules);
+        let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
+        let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
         files.chain(arguments.measure.symbols.clone()).collect()
     };
     run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
@@ -51,6 +58,9 @@ pub struct GuestText {
     pub is_terminal: bool,
 }
 
+/// The value in the place of the last byte while the guest has printed nothing.
+const NOTHING_PRINTED: u16 = u16::MAX;
+
 /// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. `inputs` returns
 /// the files that the run reads. Returns the exit status.
 pub fn run_and_report(
@@ -58,19 +68,35 @@ pub fn run_and_report(
     inputs: impl FnOnce() -> Vec<PathBuf>,
     run: impl FnOnce(GuestText) -> Result<Ran, Failure>,
 ) -> u8 {
-    let last_byte = Arc::new(AtomicU8::new(b'\n'));
+    let last_byte = Arc::new(AtomicU16::new(NOTHING_PRINTED));
     vmm::host::catch_interrupts();
     let open_and_run = || {
         let output = output(last_byte.clone())?;
-        let files = ResultFiles::open(&arguments.results, inputs)?;
-        Ok::<_, Failure>((files, run(output)?))
+        let inputs = inputs();
+        let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
+        let files = ResultFiles::open(&arguments.results, || inputs)?;
+        let is_terminal = output.is_terminal;
+        Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
-    let (files, Ran { name, report, places }) = match open_and_run() {
+    let (files, screen_file, is_terminal, Ran { name, report, places }) = match open_and_run() {
         Ok(results) => results,
         Err(error) => return report_error(&error),
     };
+    let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
+    let mut status = status::of_report(&report);
+    let shown = match (screen_file, &report.screen) {
+        (Some(file), screen) => file.write(screen.as_ref()),
+        // A terminal has shown the screen.
+        (None, Some(screen)) if !is_terminal && !report.screen_is_printed => screen::print(screen, last_byte),
+        _ => status::OK,
+    };
+    if status == status::OK {
+        status = shown;
+    }
     // The guest's last line may lack its newline. The summary starts on a new line.
-    if last_byte.load(Ordering::Relaxed) != b'\n' && stdout_is_stderr() {
+    let has_screen = report.screen.is_some() && !report.screen_is_printed;
+    let prints_screen = has_screen && !is_terminal && arguments.screen.is_none();
+    if !prints_screen && last_byte.is_some_and(|byte| byte != b'\n') && stdout_is_stderr() {
         print_stderr("\n");
     }
     let mut text = summary::first_line(&name, &report);
@@ -79,11 +105,11 @@ pub fn run_and_report(
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
-    files.write(Measured::of(&name, &ended, &report).as_ref(), status::of_report(&report))
+    files.write(Measured::of(&name, &ended, &report).as_ref(), status)
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
-fn output(last_byte: Arc<AtomicU8>) -> Result<GuestText, Error> {
+fn output(last_byte: Arc<AtomicU16>) -> Result<GuestText, Error> {
     let stdout = io::stdout();
     let file = stdout.as_fd().try_clone_to_owned();
     let file = file.map_err(|source| Error::Host { operation: "opening standard output", source })?;
@@ -120,9 +146,17 @@ fn open_input(path: &Path) -> io::Result<File> {
 }
 
 fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
-    let names = Names::of(&arguments.measure, crate::target::file(&arguments.guest))?;
+    let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+    let names = Names::of(&arguments.measure, guest)?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
-    let target = RunTarget::find(&arguments.guest, arguments.mode.map(Into::into), arguments.load_at, limit)?;
+    let target = match (&arguments.rom, &arguments.guest) {
+        (Some(rom), _) => RunTarget::rom(rom)?,
+        (None, guest) => {
+            let guest = guest.as_deref().unwrap_or_default();
+            let bios = arguments.machine.map(|machine| matches!(machine, MachineArg::Bios));
+            RunTarget::find(guest, arguments.mode.map(Into::into), arguments.load_at, limit, bios)?
+        }
+    };
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
     let cpuid = shows_cpuid(arguments, &target)?;
     let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;
@@ -145,9 +179,15 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         Some(layout) => builder.layout(layout.into()),
         None => builder,
     };
+    let builder =
+        boot_files::open_disks(None, &[], &arguments.disk)?.into_iter().fold(builder, Builder::disk);
     let mut machine = arguments
         .measure
         .apply(builder)
+        .machine(arguments.machine.map(Into::into))
+        .keyboard(terminal::is_keyboard())
+        .screen_on_terminal(text.is_terminal)
+        .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needed_transport))
@@ -164,9 +204,11 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .input(input(arguments.input.as_deref())?)
         .build()
         .map_err(name_error(&target.name))?;
+    screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     processor::announce(&machine);
-    let report = machine.run()?;
-    if let (Some(path), None) = (&arguments.input, &report.simvirtio) {
+    let report = terminal::run(&mut machine)?;
+    let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
+    if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
         log::warn!(
             "--input {} was not read: without a SIMVIRTIO device the machine has no input",
             printable(path)
@@ -235,14 +277,14 @@ fn stdout_is_stderr() -> bool {
 /// written.
 struct Stdout {
     file: File,
-    last_byte: Arc<AtomicU8>,
+    last_byte: Arc<AtomicU16>,
 }
 
 impl Write for Stdout {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let written = self.file.write(data)?;
         if let Some(last) = written.checked_sub(1).and_then(|at| data.get(at)) {
-            self.last_byte.store(*last, Ordering::Relaxed);
+            self.last_byte.store((*last).into(), Ordering::Relaxed);
         }
         Ok(written)
     }

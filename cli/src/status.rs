@@ -124,6 +124,7 @@ pub fn of_report(report: &Report) -> u8 {
         Stop::OutputLimit(_) => OUTPUT_LIMIT,
         Stop::Panicked(_)
         | Stop::TripleFault
+        | Stop::RealModeFault { .. }
         | Stop::EmulationFailure(_)
         | Stop::FailedEntry(_)
         | Stop::UnknownExit(_) => GUEST_FAULT,

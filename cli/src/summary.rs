@@ -6,7 +6,7 @@ use report::view::{duration, exit_table, plural};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::boot::list_ranges;
-use vmm::controller::OpenBus;
+use vmm::controller::{Location, OpenBus};
 use vmm::device::{Layout, SimvirtioReport, Transport};
 use vmm::exit::{Reason, Stop};
 use vmm::machine::{BootReport, Explanation, Processor};
@@ -45,6 +45,10 @@ pub fn ending(report: &Report) -> String {
         let _ = match report.stop {
             Stop::TripleFault | Stop::EmulationFailure(_) => write!(text, ", {prefix}{location}"),
             // The vCPU may be past the instruction that caused the end.
+            Stop::RealModeFault { .. } => Ok(()),
+            _ if report.waits_for_interrupt => {
+                write!(text, "; {subject} then waited for an interrupt (hlt) {location}")
+            }
             _ => write!(text, "; {subject} was then {location}"),
         };
     }
@@ -63,6 +67,10 @@ pub fn ending(report: &Report) -> String {
     let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
     if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
         let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
+    }
+    let silence = report.boot.as_ref().and_then(|boot| boot.silence).filter(|_| needs_console(&report.stop));
+    if let Some(silence) = silence {
+        let _ = write!(text, "; {silence}");
     }
     write_cause(&mut text, report);
     if let Some(verdict) = report.verdict {
@@ -94,6 +102,14 @@ pub fn ending(report: &Report) -> String {
         let _ = write!(text, "; probably the code is for another mode: give {modes} (FILE@ADDR:MODE)");
     }
     text
+}
+
+/// True if the console of a kernel would tell more about the end. A kernel that powers off has done what it should.
+fn needs_console(stop: &Stop) -> bool {
+    matches!(
+        stop,
+        Stop::Rebooted | Stop::Halted | Stop::TripleFault | Stop::Timeout(_) | Stop::WallTimeout(_)
+    )
 }
 
 /// Writes the cause of the end, if it is known.
@@ -241,6 +257,10 @@ fn write_timeline(to: &mut String, boot: &BootReport, exits: Option<&[u64]>) -> 
 /// Writes a line for each vCPU, if there are several.
 fn write_vcpus(to: &mut String, report: &Report) -> fmt::Result {
     for vcpu in &report.vcpus {
+        if vcpu.location == Some(Location::NotStarted) && matches!(vcpu.stop, Stop::Halted) {
+            writeln!(to, "vmm: vCPU {}: not started by the guest", vcpu.id)?;
+            continue;
+        }
         match vcpu.stop {
             Stop::Interrupted if !matches!(report.stop, Stop::Interrupted) => {
                 write!(to, "vmm: vCPU {}: stopped with the others", vcpu.id)?;

@@ -58,11 +58,18 @@ impl RunTarget {
     }
 
     /// Finds the guest that `text` names. `mode` and `load_at` are the values of the options `--mode` and `--load-at`. A
-    /// flat binary has at most `limit` bytes.
+    /// flat binary has at most `limit` bytes. `bios` tells if the machine has a BIOS, which starts from a disk; without it, the
+    /// content of the file decides.
     ///
     /// # Errors
     /// No guest has this name, its file cannot be used, or the options contradict it.
-    pub fn find(text: &OsStr, mode: Option<Mode>, load_at: Option<u64>, limit: u64) -> Result<Self, Error> {
+    pub fn find(
+        text: &OsStr,
+        mode: Option<Mode>,
+        load_at: Option<u64>,
+        limit: u64,
+        bios: Option<bool>,
+    ) -> Result<Self, Error> {
         let embedded = text.to_str().and_then(guest::find);
         if let Some(guest) = embedded {
             if mode.is_some() || load_at.is_some() {
@@ -86,7 +93,19 @@ impl RunTarget {
             return Err(Error::Config(not_found(text)));
         }
         warn_of_decimal(text, &spec);
-        Self::file(with_options(spec, mode, load_at)?, None, limit)
+        Self::file(with_options(spec, mode, load_at)?, None, limit, bios)
+    }
+
+    /// Reads a ROM.
+    ///
+    /// # Errors
+    /// The file cannot be read, or cannot be a ROM.
+    pub fn rom(path: &Path) -> Result<Self, Error> {
+        const LIMIT: u64 = 64 << 20;
+        let name = printable(path);
+        let in_file = |error: ImageError| error.in_file(&name);
+        let image = Image::rom(boot::read_file(path, LIMIT).map_err(in_file)?).map_err(in_file)?;
+        Ok(Self { name, image, embedded: None })
     }
 
     /// Reads the file that `text` names. A flat binary without a mode is entered in `default_mode`.
@@ -94,7 +113,7 @@ impl RunTarget {
     /// # Errors
     /// The file cannot be read or run.
     pub fn find_file(text: &OsStr, default_mode: Mode) -> Result<Self, Error> {
-        Self::file(ImageSpec::parse(text), Some(default_mode), PLAIN_RAM)
+        Self::file(ImageSpec::parse(text), Some(default_mode), PLAIN_RAM, Some(false))
     }
 
     /// Checks that the file that `text` names can be read. It may still be a bad guest.
@@ -113,7 +132,12 @@ impl RunTarget {
 
     /// Reads the file of `spec`. A flat binary without a mode is entered in `default_mode`; if that is `None`, its
     /// address selects the mode.
-    fn file(spec: ImageSpec, default_mode: Option<Mode>, limit: u64) -> Result<Self, Error> {
+    fn file(
+        spec: ImageSpec,
+        default_mode: Option<Mode>,
+        limit: u64,
+        bios: Option<bool>,
+    ) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
         let name = printable(path);
         let in_file = |error: ImageError| error.in_file(&name);
@@ -124,6 +148,12 @@ impl RunTarget {
         let is_plain = spec.load_at.is_none() && matches!(spec.mode, None | Some(Mode::Protected));
         if is_plain && boot::is_multiboot(&bytes) {
             let image = Image::multiboot(bytes).map_err(in_file)?;
+            return Ok(Self { name, image, embedded: None });
+        }
+        let is_free = spec.load_at.is_none() && spec.mode.is_none();
+        if is_free && bios.unwrap_or_else(|| boot::is_boot_sector(&bytes)) {
+            log::info!("{name}: a boot disk, whose first sector a BIOS loads");
+            let image = Image::disk(bytes).map_err(in_file)?;
             return Ok(Self { name, image, embedded: None });
         }
         boot::refuse_known_formats(path, &bytes, spec.load_at)?;

@@ -37,5 +37,5 @@ fuzz_target!(|input: &[u8]| {
     let memory = GuestMemory::new(&pc::ram(RAM)).expect("16 MiB");
     let Ok(loaded) = kernel.load(&memory, RAM) else { return };
     assert!(loaded.end <= RAM && loaded.entry.0 >= pc::HIGH_RAM);
-    let _ = write_boot_params(&kernel, loaded, &memory, RAM, Some(&path), "a command line");
+    let _ = write_boot_params(&kernel, loaded, &memory, RAM, &[path.clone(), path], "a command line");
 });

@@ -135,6 +135,11 @@ impl<M: Memory> Cpu<M> {
         self.tlb.set_privilege(self.is_user());
     }
 
+    /// True if the next instruction completes before an interrupt is taken: it follows a load of SS or an STI.
+    pub fn is_in_shadow(&self) -> bool {
+        self.shadow
+    }
+
     /// Forgets the access of the last exit: the instruction will be executed from its start.
     pub fn forget_exit(&mut self) {
         self.pending = None;

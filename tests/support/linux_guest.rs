@@ -3,7 +3,7 @@
 use crate::support::vmm;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,7 +99,12 @@ impl Linux {
     /// Starts `vmm boot` with these arguments, and does not wait.
     pub fn start(arguments: &[&str], input: Stdio) -> Self {
         let mut command = vmm(&[&["boot"], arguments].concat());
-        let mut child = command.stdin(input).stderr(Stdio::piped()).spawn().expect("the program starts");
+        Self::of(command.stdin(input).stderr(Stdio::piped()))
+    }
+
+    /// Starts a program with a guest, and does not wait. Its stdout and stderr are pipes.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the program starts");
         let console = Stream::follow(child.stdout.take().unwrap());
         let report = Stream::follow(child.stderr.take().unwrap());
         let input = child.stdin.take();

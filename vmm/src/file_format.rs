@@ -31,6 +31,10 @@ pub enum FileFormat {
     Iso9660,
     /// A boot sector: 512 bytes or a disk that begins with them, which a BIOS loads at 0x7c00.
     BootSector,
+    /// The firmware of a computer: a ROM whose last 16 bytes are the first code of the processor.
+    Firmware,
+    /// The ROM of an expansion card, which firmware calls.
+    OptionRom,
     /// A bzImage, a Linux kernel that unpacks itself.
     LinuxKernel,
     /// A kernel with a header of multiboot 1 or 2.
@@ -44,8 +48,8 @@ pub enum FileFormat {
 }
 
 use FileFormat::{
-    Archive, AssemblySource, BootSector, CSource, Compressed, Cpio, Disk, Document, Elf, Iso9660,
-    LinuxKernel, Multiboot, Program, Script, StaticLibrary, Text,
+    Archive, AssemblySource, BootSector, CSource, Compressed, Cpio, Disk, Document, Elf, Firmware, Iso9660,
+    LinuxKernel, Multiboot, OptionRom, Program, Script, StaticLibrary, Text,
 };
 
 /// A magic number: the format, the offset of the bytes, and the bytes.
@@ -134,6 +138,8 @@ impl FileFormat {
             .or_else(|| windows_or_dos(bytes))
             .or_else(|| multiboot_header(bytes).map(|_| Multiboot))
             .or_else(|| is_boot_sector(bytes).then_some(BootSector))
+            .or_else(|| is_option_rom(bytes).then_some(OptionRom))
+            .or_else(|| is_firmware(bytes).then_some(Firmware))
             .or_else(|| text(bytes))
     }
 }
@@ -223,6 +229,27 @@ pub fn unsound_multiboot_header(bytes: &[u8]) -> Option<usize> {
 /// Whole sectors, the first of which ends in the signature 55 AA.
 fn is_boot_sector(bytes: &[u8]) -> bool {
     bytes.get(510..512) == Some(b"\x55\xaa") && bytes.len().is_multiple_of(512)
+}
+
+/// The ROM of an expansion card: 55 AA, and a number of 512-byte blocks whose bytes add up to zero (PCI Firmware
+/// Specification 3.0, section 5.2).
+fn is_option_rom(bytes: &[u8]) -> bool {
+    let [0x55, 0xaa, blocks, ..] = bytes else { return false };
+    let part = bytes.get(..usize::from(*blocks).saturating_mul(512)).filter(|part| !part.is_empty());
+    part.is_some_and(|part| part.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0)
+}
+
+/// Firmware: a whole number of 64 KiB, which ends at 4 GiB. The first instruction, at the reset vector 16 bytes before the end,
+/// is a far jump to the segment 0xf000 or a near jump, perhaps after two `nop` (Intel SDM vol. 3, 11.1.4).
+fn is_firmware(bytes: &[u8]) -> bool {
+    const BLOCK: usize = 0x1_0000;
+    let Some((rest, reset)) = bytes.split_last_chunk::<16>() else { return false };
+    let jumps = match reset {
+        [0xea, _, _, segment @ ..] => segment.starts_with(&[0x00, 0xf0]),
+        [0xe9, ..] | [0xeb, 0x80..=0xff, ..] | [0x90, 0x90, 0xe9, ..] => true,
+        _ => false,
+    };
+    bytes.len().is_multiple_of(BLOCK) && jumps && rest.iter().any(|byte| ![0, 0xff].contains(byte))
 }
 
 /// The shortest text without an end of line, in bytes: shorter files of printable bytes may be code.
@@ -339,6 +366,32 @@ mod tests {
             assert_eq!(FileFormat::of(&sector(len)), is.then_some(BootSector), "{len}");
         }
         assert_eq!(FileFormat::of(&[0; 512]), None);
+    }
+
+    #[test]
+    fn a_rom_has_a_reset_vector_or_a_checksum() {
+        for (jump, is) in [
+            (&[0xea, 0x5b, 0xe0, 0x00, 0xf0][..], true),
+            (&[0xea, 0x5b, 0xe0, 0x00, 0x10], false),
+            (&[0xe9, 0x3d, 0xff], true),
+            (&[0x90, 0x90, 0xe9, 0x3d, 0xff], true),
+            (&[0xeb, 0xce], true),
+            (&[0xeb, 0x02], false),
+            (&[0; 3], false),
+        ] {
+            let mut rom = file(0x1_0000, 0xfff0, jump);
+            assert_eq!(FileFormat::of(&rom), None, "nothing but a jump");
+            rom[0x100] = 0xfa;
+            assert_eq!(FileFormat::of(&rom), is.then_some(Firmware), "{jump:x?}");
+            rom.truncate(0xff00);
+            assert_eq!(FileFormat::of(&rom), None, "no whole number of blocks");
+        }
+        let mut card = file(0x600, 0, &[0x55, 0xaa, 2, 0xeb, 0x10]);
+        assert_eq!(FileFormat::of(&card), None, "a wrong sum");
+        card[0x3ff] = 0u8.wrapping_sub(card[..0x3ff].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
+        assert_eq!(FileFormat::of(&card), Some(OptionRom));
+        card[2] = 200;
+        assert_eq!(FileFormat::of(&card), None, "cut short");
     }
 
     proptest! {

@@ -146,6 +146,6 @@ pub mod internals {
         ram: u64,
     ) -> Result<crate::boot::Image, crate::error::ImageError> {
         image.check(ram)?;
-        image.handed_over(ram)
+        image.handed_over(ram, &crate::boot::Firmware::NONE)
     }
 }

@@ -1,13 +1,11 @@
 //! Refuses files whose format is known, but which cannot be a flat binary: text, pictures, disks, programs of other
 //! systems.
 
+use super::BOOT_SECTOR;
 use crate::error::ImageError;
 use crate::file_format::{FileFormat, multiboot_header};
 use crate::host::printable;
 use std::path::Path;
-
-/// The address at which a BIOS loads a boot sector.
-const BOOT_SECTOR: u64 = 0x7c00;
 
 /// The advice that ends most messages.
 const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
@@ -15,6 +13,11 @@ const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
 /// True if a file that is not an ELF file has a multiboot header.
 pub fn is_multiboot(bytes: &[u8]) -> bool {
     multiboot_header(bytes).is_some() && FileFormat::of(bytes) == Some(FileFormat::Multiboot)
+}
+
+/// True for a disk whose first sector has the signature of a boot sector, if nothing else is known about the file.
+pub fn is_boot_sector(bytes: &[u8]) -> bool {
+    FileFormat::of(bytes) == Some(FileFormat::BootSector)
 }
 
 /// Refuses a file that is not an ELF file, if its content shows that it is not a flat binary either. `load_at` is the
@@ -45,6 +48,18 @@ pub(super) fn refuse_format(path: &Path, bytes: &[u8], load_at: Option<u64>) -> 
     Err(ImageError::KnownFormat { path, format, advice })
 }
 
+/// The format of a file that is not a Linux kernel, as a noun phrase, and the next step. `None` if the format is not known.
+/// `bytes` are the start of the file.
+#[cfg(has_kvm)]
+pub(super) fn describe(path: &Path, bytes: &[u8]) -> Option<(String, String)> {
+    let (format, advice) = match FileFormat::of(bytes)? {
+        FileFormat::Elf | FileFormat::LinuxKernel | FileFormat::Multiboot => return None,
+        format => refusal(format, &printable(path)),
+    };
+    let advice = if advice == FLAT_OR_ELF { "give a vmlinux (ELF64) or a bzImage".into() } else { advice };
+    Some((format, advice))
+}
+
 /// True for zeroes: the processor would execute them as additions, up to the end of memory.
 fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
@@ -71,8 +86,7 @@ fn refusal(format: FileFormat, path: &str) -> (String, String) {
         FileFormat::BootSector => (
             "a boot sector, which runs only at 0x7c00".into(),
             format!(
-                "give {path}@0x7c00 (there is no BIOS here: replace int 0x10 by a write to port 0xe9, and int 0x13 by an \
-                 image that has all its sectors)"
+                "give {path} alone (vmm run {path}), which starts a machine with a BIOS, or {path}@0x7c00, which has none"
             ),
         ),
         other => {
@@ -103,6 +117,13 @@ fn fixed_refusal(format: FileFormat) -> (&'static str, &'static str) {
             "the image of a CD (ISO 9660)",
             "take the kernel and its initrd out of it, and give these (vmm boot KERNEL --initrd FILE)",
         ),
+        FileFormat::Firmware => {
+            ("firmware, which starts at its reset vector", "run it as a ROM (vmm run --rom FILE)")
+        }
+        FileFormat::OptionRom => (
+            "the ROM of an expansion card, which firmware calls",
+            "run firmware that contains it (vmm run --rom FILE), or a kernel or boot sector instead",
+        ),
         FileFormat::LinuxKernel => ("a Linux kernel", "boot it (vmm boot FILE)"),
         FileFormat::Multiboot => (
             "a multiboot kernel, which has its own addresses and its own mode",
@@ -126,8 +147,34 @@ mod tests {
         answer.err().map(|error| error.to_string()).unwrap_or_default()
     }
 
+    /// A file of 64 KiB with `bytes` at an offset, and a byte of code.
+    fn at(offset: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut file = vec![0; 0x1_0000];
+        file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        file[0x100] = 0xfa;
+        file
+    }
+
+    #[cfg(has_kvm)]
+    #[test]
+    fn a_file_that_is_no_linux_kernel_is_described() {
+        let described = |bytes: &[u8]| describe(Path::new("file"), bytes).map(|(format, _)| format);
+        assert_eq!(described(b"hello"), Some("a text file".into()));
+        assert_eq!(described(b"\x1f\x8b\x08\0"), Some("a file that gzip compressed".into()));
+        assert_eq!(
+            [described(&[0xf4]), described(b"\x7fELF"), described(&at(0x202, b"HdrS"))],
+            [None, None, None]
+        );
+    }
+
     #[test]
     fn a_known_format_is_refused_by_name_with_the_next_step() {
+        let pe = {
+            let mut pe = at(0x80, b"PE\0\0");
+            pe[..2].copy_from_slice(b"MZ");
+            pe[0x3c] = 0x80;
+            pe
+        };
         for (bytes, name, step) in [
             (&b"vm.\n"[..], "file is a text file", "give a flat binary"),
             (b"bits 16\nhlt\n", "the source of an assembler", "nasm -f bin"),
@@ -139,6 +186,20 @@ mod tests {
             (b"\x89PNG\r\n\x1a\n", "a PNG picture", "give a flat binary"),
             (b"070701", "a cpio archive", "--initrd"),
             (b"\xcf\xfa\xed\xfe", "a Mach-O program", "nasm -f bin"),
+            (b"\xfd7zXZ\0", "a file that xz compressed", "xz -d"),
+            (b"\x28\xb5\x2f\xfd", "a file that zstd compressed", "zstd -d"),
+            (b"BZh91AY&SY", "a file that bzip2 compressed", "bzip2 -d"),
+            (b"\x04\x22\x4d\x18", "a file that lz4 compressed", "lz4 -d"),
+            (b"vhdxfile", "a disk image of the format VHDX", "qemu-img convert -f vhdx -O raw"),
+            (b"KDMV\x01", "a disk image of the format VMDK", "qemu-img convert -f vmdk -O raw"),
+            (&at(0x40, b"\x7f\x10\xda\xbe"), "a disk image of the format VDI", "qemu-img convert -f vdi"),
+            (&at(0x8001, b"CD001"), "the image of a CD (ISO 9660)", "take the kernel and its initrd out"),
+            (&at(257, b"ustar"), "a tar archive", "unpack it (tar -xf)"),
+            (b"!<arch>\n", "a static library", "link it to an executable"),
+            (b"%PDF-1.7", "a PDF document", "give a flat binary"),
+            (&pe, "a PE program of Windows or EFI", "build the guest for no system"),
+            (&at(0xfff0, &[0xea, 0x5b, 0xe0, 0, 0xf0]), "firmware, which starts at", "vmm run --rom FILE"),
+            (&at(0x202, b"HdrS"), "a Linux kernel", "boot it (vmm boot FILE)"),
         ] {
             let message = refused(bytes, Some(0x1000));
             assert!(message.contains(name) && message.contains(step), "{message}");
@@ -156,7 +217,8 @@ mod tests {
         sector.splice(510.., [0x55, 0xaa]);
         assert_eq!(refused(&sector, Some(0x7c00)), "");
         for load_at in [None, Some(0), Some(0x1000)] {
-            assert!(refused(&sector, load_at).contains("give file@0x7c00"), "{load_at:?}");
+            let message = refused(&sector, load_at);
+            assert!(message.contains("give file alone") && message.contains("file@0x7c00"), "{message}");
         }
     }
 }

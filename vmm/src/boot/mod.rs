@@ -15,19 +15,22 @@ mod detect;
 pub(crate) mod elf;
 mod file;
 pub(crate) mod flat;
+pub(crate) mod geometry;
 mod known;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod linux;
 #[cfg(has_kvm)]
 pub(crate) mod mp;
 mod protocol;
+mod rom;
 mod spec;
 
 pub use detect::is_kernel;
 pub use elf::{ElfKind, is_elf};
 pub use file::read_file;
-pub use known::{is_multiboot, refuse_known_formats};
+pub use known::{is_boot_sector, is_multiboot, refuse_known_formats};
 pub use linux::Kernel;
+pub(crate) use protocol::Firmware;
 pub use protocol::{Module, Protocol};
 pub use spec::ImageSpec;
 
@@ -39,6 +42,11 @@ use protocol::Handover;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// The address at which a BIOS loads the boot sector.
+pub(crate) const BOOT_SECTOR: u64 = 0x7c00;
+/// The memory into which the guest of a boot disk loads itself: after the BIOS's data, up to the screen.
+const LOADED_BY_GUESTS: Range<u64> = 0x500..0xa_0000;
 
 /// A part of an image: bytes of the file, followed by zeroes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +93,8 @@ pub struct Image {
     start: Start,
     /// The addresses come from the file, which is an ELF file in most cases, and not from the user.
     is_elf: bool,
+    /// The file is a disk, of which a BIOS loads the first sector.
+    is_boot_disk: bool,
     /// The values that a kernel with its own protocol gets from its boot loader.
     handover: Option<Box<Handover>>,
 }
@@ -111,7 +121,8 @@ impl Default for Image {
 impl Image {
     /// An image without additions.
     fn of(bytes: Cow<'static, [u8]>, segments: Vec<Segment>, start: Start, is_elf: bool) -> Self {
-        Self { bytes: Arc::new(bytes), segments, additions: Vec::new(), start, is_elf, handover: None }
+        let bytes = Arc::new(bytes);
+        Self { bytes, segments, additions: Vec::new(), start, is_elf, is_boot_disk: false, handover: None }
     }
 
     /// The segments to load. An ELF image has them in order of their addresses.
@@ -155,10 +166,17 @@ impl Image {
     /// Returns the image with values for general registers at its entry point.
     ///
     /// # Errors
-    /// The mode has no such register, or the value does not fit into it, or a register is given twice.
+    /// The mode has no such register, or the value does not fit into it, or a register is given twice, or the protocol of the
+    /// kernel sets it.
     pub fn with_registers(mut self, values: &[InitialValue]) -> Result<Self, Error> {
         for value in values {
             value.check(self.mode()).map_err(Error::Config)?;
+            if let Some(protocol) = self.protocol().filter(|protocol| protocol.sets(value.register)) {
+                return Err(Error::Config(format!(
+                    "--set {value}: this is a {protocol} kernel, which gets another value there: leave it out, or start the kernel \
+                     without its protocol, by a mode (FILE:32)"
+                )));
+            }
             if self.start.registers.iter().any(|other| other.register == value.register) {
                 return Err(Error::Config(format!(
                     "--set {value}: the register is given twice: give it once"
@@ -169,14 +187,26 @@ impl Image {
         Ok(self)
     }
 
-    /// The guest physical addresses that the image takes, one range for each segment, and for each module.
+    /// The bytes of the disk, if the image is one from which a BIOS starts.
+    pub(crate) fn boot_disk(&self) -> Option<Arc<Cow<'static, [u8]>>> {
+        self.is_boot_disk.then(|| self.bytes.clone())
+    }
+
+    /// The guest physical addresses that the image takes, one range for each segment, and for each module. The guest of a boot
+    /// disk loads the rest of itself, to any place in low memory.
     pub fn ranges(&self) -> Vec<Range<u64>> {
+        if self.is_boot_disk {
+            return vec![LOADED_BY_GUESTS];
+        }
         let segments = self.segments.iter().map(|segment| segment.start.0..segment.end());
         segments.chain(self.additions.iter().map(Addition::range)).collect()
     }
 
     /// The ranges that may hold code: the executable segments, or all if the entry point is in none of these.
     pub(crate) fn code_ranges(&self) -> Vec<Range<u64>> {
+        if self.is_boot_disk {
+            return self.ranges();
+        }
         let range = |segment: &Segment| segment.start.0..segment.end();
         let mut code: Vec<_> = self.segments.iter().filter(|segment| segment.executable).map(range).collect();
         if !code.iter().any(|range| range.contains(&self.entry().0)) {
@@ -205,7 +235,9 @@ impl Image {
     /// The address and the bytes of a flat binary that was read from a file. `None` for other images.
     pub(crate) fn flat_file(&self) -> Option<(u64, &[u8])> {
         match (&*self.bytes, self.segments.as_slice()) {
-            (Cow::Owned(bytes), [segment]) if !self.is_elf && self.start.segment == 0 => {
+            (Cow::Owned(bytes), [segment])
+                if !self.is_elf && !self.is_boot_disk && self.start.segment == 0 =>
+            {
                 Some((segment.start.0, bytes))
             }
             _ => None,
@@ -265,6 +297,7 @@ impl Image {
     fn fits(&self, ram: u64) -> Result<(), ImageError> {
         let (mode, entry) = (self.mode(), self.entry().0);
         match mode {
+            _ if self.start.from_reset => {}
             Mode::Real if entry.saturating_sub(self.start.base()) > 0xffff => {
                 return Err(ImageError::BeyondRealMode(entry));
             }
@@ -273,8 +306,11 @@ impl Image {
             }
             _ => {}
         }
-        let fits =
-            |segment: &&Segment| segment.start.0.checked_add(segment.size).is_some_and(|end| end <= ram);
+        let rom = self.rom_range().map(|(start, _)| start);
+        let fits = |segment: &&Segment| {
+            let end = segment.start.0.checked_add(segment.size);
+            end.is_some_and(|end| end <= ram) || rom == Some(segment.start)
+        };
         match self.segments.iter().find(|segment| !fits(segment)) {
             Some(segment) => Err(ImageError::OutsideRam { start: segment.start.0, end: segment.end(), ram }),
             None => Ok(()),

@@ -66,6 +66,16 @@ impl Protocol {
         }
     }
 
+    /// True if the protocol gives the register a value.
+    pub(super) fn sets(self, register: GeneralRegister) -> bool {
+        match self {
+            Self::Multiboot1 | Self::Multiboot2 => {
+                [GeneralRegister::Rax, GeneralRegister::Rbx].contains(&register)
+            }
+            Self::Pvh => register == GeneralRegister::Rbx,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Multiboot1 => "multiboot 1",
@@ -302,15 +312,15 @@ impl Image {
         Ok(self)
     }
 
-    /// The image with the information for its kernel and the modules in it, for a machine with `ram` bytes of RAM. Other
-    /// images stay as they are.
+    /// The image with the information for its kernel and the modules in it, for a machine with `ram` bytes of RAM and this
+    /// firmware. Other images stay as they are.
     ///
     /// # Errors
     /// The modules or the information do not fit into RAM.
-    pub(crate) fn handed_over(mut self, ram: u64) -> Result<Self, ImageError> {
+    pub(crate) fn handed_over(mut self, ram: u64, firmware: &Firmware) -> Result<Self, ImageError> {
         let Some(mut handover) = self.handover.take() else { return Ok(self) };
         let kernel = self.segments.clone();
-        let mut places = Places::new(handover.protocol, ram, &kernel);
+        let mut places = Places::new(handover.protocol, ram, firmware.low_end, &kernel);
         let mut modules = Vec::new();
         for module in &handover.modules {
             let start = places.module(module)?;
@@ -321,7 +331,7 @@ impl Image {
             self.segments.extend(sections.load(self.bytes.len(), |size| places.after(size)));
         }
         let build = |base, map: &[place::Range]| {
-            let information = Information { handover: &handover, modules: &modules, map, base };
+            let information = Information { handover: &handover, modules: &modules, map, firmware, base };
             match handover.protocol {
                 Protocol::Multiboot1 => first::information(&information),
                 Protocol::Multiboot2 => second::information(&information),
@@ -345,12 +355,27 @@ impl Image {
     }
 }
 
+/// What the firmware of a machine leaves to a kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Firmware {
+    /// The end of low memory. The memory from here to 1 MiB is reserved.
+    pub(crate) low_end: u64,
+    /// The root pointer of the ACPI tables (RSDP): its address and its bytes. `None` without tables.
+    pub(crate) rsdp: Option<(Gpa, Vec<u8>)>,
+}
+
+impl Firmware {
+    /// A machine without firmware. The memory from 0xa0000 has no use on it, but belongs to the screen on every PC.
+    pub(crate) const NONE: Self = Self { low_end: 0xa_0000, rsdp: None };
+}
+
 /// The sources of the structures for a kernel.
 struct Information<'a> {
     handover: &'a Handover,
     /// The first address of each module, and the address after its last byte.
     modules: &'a [(u64, u64)],
     map: &'a [place::Range],
+    firmware: &'a Firmware,
     /// The address of the structure.
     base: u64,
 }

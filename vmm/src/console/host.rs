@@ -11,7 +11,7 @@
 use crate::console::output::Output;
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{self, EventFd, REPEAT, event};
+use crate::host::{self, EventFd, REPEAT, event, terminal};
 use crate::shutdown::{Deadline, StopHandle, Worker};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -33,6 +33,8 @@ const PROMPT_DELAY: Duration = REPEAT;
 const CHUNK: usize = 1024;
 /// The most keys that wait for a guest that does not read its input. Further keys are lost.
 const MAX_KEYS: usize = 64 << 10;
+/// The time between two looks if this job has come to the foreground, or if the guest's driver can be told a size.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The host side of a guest's port.
 pub(crate) trait Port: Send {
@@ -40,6 +42,12 @@ pub(crate) trait Port: Send {
     fn push(&mut self, bytes: &[u8]) -> usize;
     /// The event that is signalled when there is room again.
     fn room_event(&self) -> &EventFd;
+    /// Tells the guest the columns and the rows of the terminal, if the port can. Returns false to be called again. Does not
+    /// block.
+    fn resize(&mut self, columns: u16, rows: u16) -> bool {
+        let _ = (columns, rows);
+        true
+    }
 }
 
 /// The resources of the threads.
@@ -56,6 +64,8 @@ pub(crate) struct ConsoleSetup {
     pub(crate) output: Output,
     /// Signalled when text waits for the end of its line.
     pub(crate) prompt: EventFd,
+    /// Signalled to call `watch` at once.
+    pub(crate) look: Arc<EventFd>,
     /// Called by the prompts thread. Returns the time until the next call; `None` if there is none.
     pub(crate) watch: Watch,
 }
@@ -76,7 +86,7 @@ impl ConsoleThreads {
     /// # Errors
     /// The host has no thread or file descriptor left.
     pub(crate) fn start(console: ConsoleSetup, stop_handle: Arc<StopHandle>) -> Result<Self, Error> {
-        let ConsoleSetup { typed, input, escapes, port, output, prompt, watch } = console;
+        let ConsoleSetup { typed, input, escapes, port, output, prompt, look, watch } = console;
         let stop = [
             Arc::new(event().map_err(Error::host("eventfd"))?),
             Arc::new(event().map_err(Error::host("eventfd"))?),
@@ -84,9 +94,10 @@ impl ConsoleThreads {
         let mut running = Self { stop, threads: Vec::new() };
         let [stop_keys, stop_prompts] = running.stop.clone();
         let failed = "starting a thread of the console";
-        let prompts = Prompts { output, prompt, stop_handle: stop_handle.clone(), watch };
+        let prompts = Prompts { output, prompt, look, stop_handle: stop_handle.clone(), watch };
         running.threads.push(Worker::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
-        let keys = Keys { input, escapes, port, stop_handle, pending: typed.into(), escaped: false };
+        let pending = typed.into();
+        let keys = Keys { input, escapes, port, stop_handle, pending, escaped: false, resized: escapes };
         running.threads.push(Worker::spawn("console", failed, move || keys.run(&stop_keys))?);
         Ok(running)
     }
@@ -112,6 +123,7 @@ impl Drop for ConsoleThreads {
 struct Prompts {
     output: Output,
     prompt: EventFd,
+    look: Arc<EventFd>,
     stop_handle: Arc<StopHandle>,
     watch: Watch,
 }
@@ -125,10 +137,16 @@ impl Prompts {
                 next = (self.watch)().and_then(after);
             }
             let pause = next.map(|next| next.saturating_duration_since(Instant::now()));
-            match host::wait_any([Some(host::borrow(stop)), Some(host::borrow(&self.prompt))], pause) {
-                Ok([true, _]) => return,
-                Ok([_, false]) => continue,
-                Ok([_, true]) => {}
+            let [prompt, look] = [&self.prompt, &*self.look].map(|event| Some(host::borrow(event)));
+            match host::wait_any([Some(host::borrow(stop)), prompt, look], pause) {
+                Ok([true, ..]) => return,
+                Ok([_, _, true]) => {
+                    let _ = self.look.read();
+                    next = Some(Instant::now());
+                    continue;
+                }
+                Ok([_, false, _]) => continue,
+                Ok([_, true, _]) => {}
                 Err(error) => return self.stop_handle.end(Stop::OutputFailed(Arc::new(error))),
             }
             let _ = self.prompt.read();
@@ -153,25 +171,30 @@ struct Keys {
     pending: VecDeque<u8>,
     /// Set if the last key was the escape key.
     escaped: bool,
+    /// Set if the guest does not know the size of the terminal yet.
+    resized: bool,
 }
 
 impl Keys {
     fn run(mut self, stop: &EventFd) {
         loop {
             self.deliver();
-            let waits = !self.pending.is_empty();
+            let (waits, may_read) = (!self.pending.is_empty(), self.look_at_terminal());
             // A kick may be lost, and a port whose lock is taken signals no room event, so repeat both at intervals.
-            let timeout = (self.stop_handle.has_ended() || waits).then_some(REPEAT);
+            let timeout = (self.stop_handle.has_ended() || waits)
+                .then_some(REPEAT)
+                .or((self.resized || !may_read).then_some(LOOK));
             let ready = host::wait_any(
                 [
                     Some(host::borrow(stop)),
                     Some(host::borrow(self.stop_handle.event())),
                     Some(host::borrow(self.port.room_event())).filter(|_| waits),
-                    self.input.as_ref().map(File::as_fd).filter(|_| self.escapes || !waits),
+                    self.input.as_ref().map(File::as_fd).filter(|_| may_read && (self.escapes || !waits)),
+                    terminal::changed().map(host::borrow).filter(|_| self.escapes),
                 ],
                 timeout,
             );
-            let [stopped, ended, room, typed] = match ready {
+            let [stopped, ended, room, typed, changed] = match ready {
                 Ok(ready) => ready,
                 Err(error) => return self.fail(stop, error),
             };
@@ -185,10 +208,31 @@ impl Keys {
             if room {
                 let _ = self.port.room_event().read();
             }
-            if typed {
+            if changed {
+                let _ = terminal::changed().map(EventFd::read);
+                self.resized = true;
+            }
+            // The job may have gone to the background meanwhile.
+            if typed && (!self.escapes || terminal::may_read()) {
                 self.read();
             }
         }
+    }
+
+    /// Takes the terminal if this job has come to the foreground, and tells the guest a new size. Returns false if the
+    /// terminal must not be read.
+    fn look_at_terminal(&mut self) -> bool {
+        if !self.escapes {
+            return true;
+        }
+        if let Err(error) = terminal::refresh() {
+            log::debug!("the terminal cannot be set: {error}");
+        }
+        if self.resized {
+            let told = terminal::size().is_none_or(|(columns, rows)| self.port.resize(columns, rows));
+            self.resized = !told;
+        }
+        terminal::may_read()
     }
 
     /// Ends the run, because the thread cannot wait for keys. Repeats the kicks until `stop` is signalled.
@@ -290,6 +334,7 @@ mod tests {
             port: Box::new(port.clone()),
             output: Output::captured().0,
             prompt: event().unwrap(),
+            look: Arc::new(event().unwrap()),
             watch: Box::new(|| None),
         };
         let _running = ConsoleThreads::start(console, stop_handle.clone()).unwrap();

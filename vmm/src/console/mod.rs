@@ -1,7 +1,8 @@
-//! The console of a guest: its output, its input, and the threads that serve the terminal of the host.
+//! The console of a guest: its output, its input, its screen, and the threads that serve the terminal of the host.
 //!
 //! May import `shutdown`, `exit`, `host` and the errors.
 
 pub(crate) mod host;
 pub(crate) mod input;
 pub(crate) mod output;
+pub(crate) mod screen;

@@ -157,6 +157,18 @@ impl Output {
         self.record_loss(sink.flush_text(Deadline::must_give_up).map_err(stop_of))
     }
 
+    /// Writes a drawing for the terminal. It does not count as text of the guest, and does not end the text that waits for
+    /// the end of its line. Breaks with the end of the run if the write fails.
+    pub(crate) fn draw(&self, drawing: &[u8]) -> ControlFlow<Stop> {
+        let locked = self.lock_until(Deadline::must_give_up);
+        let mut sink = locked.map_or_else(ControlFlow::Break, ControlFlow::Continue)?;
+        let waiting = std::mem::replace(&mut sink.waiting, drawing.to_vec());
+        let drawn = sink.flush_text(Deadline::must_give_up).map_err(stop_of);
+        sink.waiting.extend(waiting);
+        drop(sink);
+        self.record_loss(drawn)
+    }
+
     /// Prints `text`. Breaks with the end of the run if the write fails or the limit is reached.
     pub fn print(&mut self, text: &[u8]) -> ControlFlow<Stop> {
         let mut sink = self.record_loss(self.lock_until(Deadline::must_end))?;
@@ -220,7 +232,8 @@ impl Output {
         self.0.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deadline(&self) -> Deadline {
+    /// The deadline after which a blocked write gives up.
+    pub(crate) fn deadline(&self) -> Deadline {
         self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -14,13 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) activity: Activity,
+    /// A non-maskable interrupt is on its way.
+    pub(crate) nmi_pending: bool,
     /// The registers. `None` if the host did not tell them.
     pub(crate) registers: Option<(Regs, Sregs)>,
 }
 
 /// The questions to the vCPUs of one machine, and their answers.
 #[derive(Debug)]
-pub(crate) struct Inquiry(Vec<Place>);
+pub(crate) struct Inquiry {
+    places: Vec<Place>,
+    /// All vCPUs are halted for good, so the run ends.
+    ended: AtomicBool,
+}
 
 /// The part of one vCPU.
 #[derive(Debug, Default)]
@@ -34,17 +40,22 @@ struct Place {
 impl Inquiry {
     /// An inquiry for this number of vCPUs.
     pub(crate) fn new(vcpus: u32) -> Self {
-        Self((0..vcpus).map(|_| Place::default()).collect())
+        Self { places: (0..vcpus).map(|_| Place::default()).collect(), ended: AtomicBool::new(false) }
     }
 
     /// The number of exits of all vCPUs that a controller or device had to answer.
     pub(crate) fn exits(&self) -> u64 {
-        self.0.iter().fold(0, |sum, place| sum.wrapping_add(place.exits.load(Ordering::Relaxed)))
+        self.places.iter().fold(0, |sum, place| sum.wrapping_add(place.exits.load(Ordering::Relaxed)))
+    }
+
+    /// Tells the vCPUs that all of them are halted for good. Each ends its run when it is kicked next.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// Asks all vCPUs, which answer when they are kicked next.
     pub(crate) fn ask(&self) {
-        for place in &self.0 {
+        for place in &self.places {
             *place.answer.lock().unwrap_or_else(PoisonError::into_inner) = None;
             place.asked.store(true, Ordering::Release);
         }
@@ -56,7 +67,7 @@ impl Inquiry {
             place.asked.store(false, Ordering::Release);
             place.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
         };
-        self.0.iter().map(take).collect()
+        self.places.iter().map(take).collect()
     }
 }
 
@@ -71,18 +82,24 @@ pub(crate) struct Respondent {
 impl Respondent {
     /// Answers if another thread has asked.
     pub(super) fn answer(&self, vcpu: &mut dyn VcpuState) {
-        let Some(place) = self.inquiry.0.get(self.index) else { return };
+        let Some(place) = self.inquiry.places.get(self.index) else { return };
         if place.asked.swap(false, Ordering::AcqRel) {
             let registers = vcpu.regs().and_then(|regs| Ok((regs, vcpu.sregs()?))).ok();
-            let answer = Answer { activity: vcpu.activity(), registers };
+            let nmi_pending = vcpu.nmi_is_pending();
+            let answer = Answer { activity: vcpu.activity(), nmi_pending, registers };
             *place.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         }
+    }
+
+    /// True if the run ends because all vCPUs are halted for good.
+    pub(super) fn has_ended(&self) -> bool {
+        self.inquiry.ended.load(Ordering::Acquire)
     }
 }
 
 impl ExitController for Respondent {
     fn handle(&mut self, _: &Exit, _: &mut dyn VcpuState) -> Outcome {
-        if let Some(place) = self.inquiry.0.get(self.index) {
+        if let Some(place) = self.inquiry.places.get(self.index) {
             // No atomic addition is needed, because no other thread writes.
             place.exits.store(place.exits.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }

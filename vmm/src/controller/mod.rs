@@ -4,7 +4,7 @@
 //! `(yours, (next, last))`. The first controller that claims an exit answers it. The chain of a machine is
 //!
 //! ```text
-//! Watchdog, yours..., Hypercalls, MsrPolicy, MmioPrinter (with --kev), Devices, MsrForwarder, TerminalExits, OpenBus
+//! Bios (of a boot disk), Watchdog, yours..., Hypercalls, MsrPolicy, MmioPrinter (with --kev), Devices, MsrForwarder, TerminalExits, OpenBus
 //! ```
 //!
 //! Your controllers, which you add with [`Builder::controller`](crate::Builder::controller), come before those of the
@@ -56,6 +56,7 @@
 
 // Imports: devices, the processor's state, the console's output, the deadline.
 
+pub(crate) mod bios;
 pub(crate) mod devices;
 pub(crate) mod hypercall;
 pub(crate) mod inquiry;

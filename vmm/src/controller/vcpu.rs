@@ -52,6 +52,17 @@ pub trait VcpuState {
         Activity::Running
     }
 
+    /// True if the next instruction completes before an interrupt is taken, because it follows a load of SS or an STI (Intel
+    /// SDM volume 3, section 7.8.3).
+    fn is_in_shadow(&mut self) -> bool {
+        false
+    }
+
+    /// True if a non-maskable interrupt is on its way to the vCPU. Without KVM there are none.
+    fn nmi_is_pending(&mut self) -> bool {
+        false
+    }
+
     /// Translates a linear address with KVM (KVM_TRANSLATE). Tests compare it with [`Probe::translate_linear`].
     fn translate(&mut self, _linear: u64) -> KvmTranslation {
         KvmTranslation::Unavailable
@@ -209,6 +220,8 @@ pub struct FakeVcpu {
     pub msrs: BTreeMap<u32, u64>,
     /// The guest's memory.
     pub memory: GuestMemory,
+    /// The activity.
+    pub activity: Activity,
 }
 
 /// vCPU 0 with all registers zero, no MSRs, and no memory.
@@ -220,6 +233,7 @@ impl Default for FakeVcpu {
             sregs: Sregs::default(),
             msrs: BTreeMap::new(),
             memory: GuestMemory::none(),
+            activity: Activity::Running,
         }
     }
 }
@@ -250,6 +264,9 @@ impl VcpuState for FakeVcpu {
     }
     fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+    fn activity(&mut self) -> Activity {
+        self.activity
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::controller::inquiry::Respondent;
 use crate::controller::{ExitController, VcpuState};
-use crate::exit::{Exit, Outcome};
+use crate::exit::{Exit, Outcome, Stop};
 use crate::shutdown::Deadline;
 
 /// Handles interruptions: ends the run if the deadline has passed or a stop was requested, otherwise resumes the guest. Also
@@ -29,6 +29,9 @@ impl ExitController for Watchdog {
         }
         if let Some(respondent) = &self.respondent {
             respondent.answer(vcpu);
+            if respondent.has_ended() {
+                return Outcome::Stop(Stop::Halted);
+            }
         }
         self.deadline.must_end().map_or(Outcome::Resume, Outcome::Stop)
     }

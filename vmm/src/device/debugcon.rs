@@ -1,4 +1,5 @@
-//! The debug console on port 0xE9, as in Bochs: writes are printed, and a read returns 0xE9.
+//! The debug console on port 0xE9, as in Bochs, and on a classic PC also on port 0x402, as in QEMU: writes are printed, and a
+//! read returns 0xE9.
 
 use crate::console::output::Output;
 use crate::device::bus::{Device, DeviceName};
@@ -8,6 +9,9 @@ use std::ops::ControlFlow;
 
 /// The port.
 pub const PORT: u16 = 0xe9;
+
+/// The port of QEMU's debug console, which a classic PC has in addition.
+pub const QEMU_PORT: u16 = 0x402;
 
 /// The device: prints the bytes of each write, low byte first.
 #[derive(Debug)]

@@ -55,6 +55,8 @@ const LINE_CONTROL: u8 = 3;
 const LINE_STATUS: u8 = 5;
 /// Interrupt enable: received data is available.
 const DATA_ARRIVED: u8 = 1 << 0;
+/// Interrupt enable: all interrupts.
+const ALL_INTERRUPTS: u8 = 0x0f;
 /// Line control: the first two registers are the divisor.
 const DLAB: u8 = 1 << 7;
 /// After this number of consecutive reads of the line status the guest is taken to wait for input. A guest that waits
@@ -65,9 +67,13 @@ const MIN_STATUS_READS: u32 = 8;
 #[derive(Debug)]
 pub struct Serial {
     uart: Uart<Line, Drained, Output>,
-    /// True if the guest reads its input. Input that arrives before would be lost: a driver that probes the port clears
-    /// the receive buffer.
-    listens: bool,
+    /// True if the guest has polled the port for input.
+    polls: bool,
+    /// The interrupts that the guest has enabled.
+    interrupt_enable: u8,
+    /// True if the guest has enabled all interrupts at once, and has since accessed no other register. A driver does so to
+    /// see if the port is there, and reads the register back.
+    is_probe: bool,
     /// The number of consecutive reads of the line status.
     status_reads: u32,
     line_control: u8,
@@ -90,18 +96,47 @@ impl Serial {
     }
 
     fn over(uart: Uart<Line, Drained, Output>) -> Self {
-        Self { uart, listens: false, status_reads: 0, line_control: 0, output: None }
+        Self {
+            uart,
+            polls: false,
+            interrupt_enable: 0,
+            is_probe: false,
+            status_reads: 0,
+            line_control: 0,
+            output: None,
+        }
     }
 
-    /// The number of bytes that it has room for. 0 until the guest reads its input.
+    /// The number of bytes that it has room for. 0 while the guest does not read its input.
     pub fn room(&self) -> usize {
-        if self.listens { self.uart.fifo_capacity() } else { 0 }
+        if self.listens() { self.uart.fifo_capacity() } else { 0 }
     }
 
-    /// Accepts input from now on.
-    fn listen(&mut self) {
-        if !self.listens {
-            self.listens = true;
+    /// True if the guest reads its input. Other input would be lost: a driver that probes or opens the port clears the
+    /// receive buffer, and enables the interrupt only then.
+    fn listens(&self) -> bool {
+        self.polls || (self.interrupt_enable & DATA_ARRIVED != 0 && !self.is_probe)
+    }
+
+    /// Notes an access, by the byte that it writes.
+    fn note(&mut self, register: u8, written: Option<u8>) {
+        let listened = self.listens();
+        let is_status_read = (register, written) == (LINE_STATUS, None);
+        self.status_reads = if is_status_read { self.status_reads.saturating_add(1) } else { 0 };
+        self.polls |= self.status_reads >= MIN_STATUS_READS;
+        match (register, written) {
+            (INTERRUPT_ENABLE, None) => {}
+            (INTERRUPT_ENABLE, Some(byte)) if self.line_control & DLAB == 0 => {
+                let had_data = self.interrupt_enable & DATA_ARRIVED != 0;
+                self.interrupt_enable = byte & ALL_INTERRUPTS;
+                self.is_probe = !had_data && self.interrupt_enable == ALL_INTERRUPTS;
+            }
+            _ => self.is_probe = false,
+        }
+        if let (LINE_CONTROL, Some(byte)) = (register, written) {
+            self.line_control = byte;
+        }
+        if !listened && self.listens() {
             self.uart.events().in_buffer_empty();
         }
     }
@@ -127,12 +162,8 @@ impl Device for Serial {
         for (register, byte) in registers(offset, size).zip(&mut value) {
             if u16::from(register) < PORTS {
                 *byte = self.uart.read(register);
-                self.status_reads =
-                    if register == LINE_STATUS { self.status_reads.saturating_add(1) } else { 0 };
+                self.note(register, None);
             }
-        }
-        if self.status_reads >= MIN_STATUS_READS {
-            self.listen();
         }
         ControlFlow::Continue(u64::from_le_bytes(value))
     }
@@ -146,14 +177,7 @@ impl Device for Serial {
                 Ok(()) | Err(Error::FullFifo) => {}
                 Err(Error::IOError(error)) => return ControlFlow::Break(stop_of(error)),
             }
-            self.status_reads = 0;
-            match register {
-                LINE_CONTROL => self.line_control = byte,
-                INTERRUPT_ENABLE if self.line_control & DLAB == 0 && byte & DATA_ARRIVED != 0 => {
-                    self.listen();
-                }
-                _ => {}
-            }
+            self.note(register, Some(byte));
         }
         ControlFlow::Continue(())
     }
@@ -177,6 +201,13 @@ impl Device for Serial {
 pub(crate) struct SerialPort {
     pub(crate) serial: Arc<Mutex<Serial>>,
     pub(crate) drained: Arc<EventFd>,
+}
+
+impl SerialPort {
+    /// True if the guest reads its input. A vCPU that holds the port is taken to read it.
+    pub(crate) fn listens(&self) -> bool {
+        self.serial.try_lock().map_or(true, |serial| serial.listens())
+    }
 }
 
 impl Port for SerialPort {
@@ -236,6 +267,35 @@ mod tests {
         assert_eq!(serial.room(), 0);
         (0..8).for_each(|_| assert!(serial.read(5, 1).is_continue()));
         assert_ne!(serial.room(), 0);
+    }
+
+    /// The accesses of Linux when it probes the port, when it opens it, when it prints, and when it closes it.
+    #[test]
+    fn a_driver_that_probes_or_opens_the_port_does_not_get_input_yet() {
+        let drained = Arc::new(crate::host::event().unwrap());
+        let line = crate::host::event().unwrap();
+        let mut serial = Serial::with_interrupt(Output::captured().0, line, drained.clone());
+        let mut listens = |accesses: &[(u64, Option<u64>)]| {
+            for (register, written) in accesses {
+                match written {
+                    Some(byte) => assert!(serial.write(*register, 1, *byte).is_continue()),
+                    None => assert!(serial.read(*register, 1).is_continue()),
+                }
+            }
+            (serial.room() > 0, drained.read().is_ok())
+        };
+        assert_eq!(listens(&[(1, Some(0)), (1, None), (1, Some(0xf))]), (false, false), "a probe");
+        assert_eq!(listens(&[(1, None), (1, Some(0)), (4, Some(3))]), (false, false), "the end of the probe");
+        assert_eq!(
+            listens(&[(2, Some(7)), (5, None), (0, None), (0, None)]),
+            (false, true),
+            "it clears the port, and the read says so"
+        );
+        assert_eq!(listens(&[(1, Some(5))]), (true, true), "it has opened the port");
+        assert_eq!(listens(&[(1, Some(0)), (0, Some(65))]), (false, false), "it prints a message");
+        assert_eq!(listens(&[(1, Some(5)), (1, Some(0xf))]), (true, true), "it sends with interrupts");
+        assert_eq!(listens(&[(1, Some(0))]), (false, false), "it has closed the port");
+        assert_eq!(listens(&[(1, Some(0xf)), (4, Some(0xb))]), (true, true), "all interrupts, and no probe");
     }
 
     #[test]

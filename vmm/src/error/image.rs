@@ -53,6 +53,9 @@ pub enum ImageError {
         /// The next step, as a verb phrase.
         advice: String,
     },
+    /// The file cannot be a ROM.
+    #[error("the ROM cannot be used: {0}: give a file that ends with the firmware's reset vector")]
+    BadRom(String),
     /// The file is an ELF file that this VMM cannot run.
     #[error("the ELF file {0}")]
     Elf(String),

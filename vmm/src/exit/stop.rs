@@ -49,6 +49,15 @@ pub enum Stop {
     Quit,
     /// The guest triple-faulted.
     TripleFault,
+    /// A guest in real mode caused an exception, for which it has set no handler.
+    RealModeFault {
+        /// The vector of the exception.
+        vector: u8,
+        /// The code segment of the instruction that caused it.
+        cs: u16,
+        /// The offset of that instruction.
+        ip: u16,
+    },
     /// KVM could not emulate a guest instruction, or the software processor does not have it.
     EmulationFailure(Instruction),
     /// The processor refused to enter the guest, for this hardware reason.
@@ -121,6 +130,19 @@ fn entry_failure(reason: u64) -> Option<&'static str> {
     })
 }
 
+/// The name of an exception of real mode, with its usual cause (Intel SDM volume 3, section 7.3).
+fn exception(vector: u8) -> &'static str {
+    match vector {
+        0x00 => "#DE (a division by zero, or a quotient that does not fit)",
+        0x05 => "#BR (bound)",
+        0x06 => "#UD (an instruction that this processor does not have)",
+        0x07 => "#NM (no floating-point unit)",
+        0x0c => "#SS (an access past the end of the stack segment)",
+        0x0d => "#GP (an access past the end of a segment, or a bad instruction)",
+        _ => "an exception",
+    }
+}
+
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -134,6 +156,9 @@ impl fmt::Display for Stop {
             Self::Panicked(reason) => write!(f, "the kernel panicked: {reason}"),
             Self::Quit => f.write_str("ended at the console (Ctrl-A x)"),
             Self::TripleFault => f.write_str("triple fault (an exception without a working handler)"),
+            Self::RealModeFault { vector, cs, ip } => {
+                write!(f, "{} at {cs:04x}:{ip:04x}, for which the guest has no handler", exception(*vector))
+            }
             Self::EmulationFailure(instruction) => {
                 f.write_str(instruction.reason().unwrap_or("KVM could not emulate a guest instruction"))?;
                 match instruction.bytes() {

@@ -22,6 +22,7 @@ pub fn interrupted() -> bool {
 /// The handler of the signals of [`catch_interrupts`].
 extern "C" fn on_interrupt(_: libc::c_int) {
     if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        terminal::close_panel();
         terminal::restore();
         // SAFETY: allowed in a handler. It runs no further code of this program.
         unsafe { libc::_exit(STATUS_INTERRUPTED) }

@@ -1,7 +1,11 @@
-//! The raw mode of the terminal, in which each key goes to the guest. Every way to end the program restores the earlier
-//! mode.
+//! The terminal of standard input: its raw mode, in which each key goes to the guest, its size, and job control. Every way to
+//! end or to stop the program restores the earlier mode.
+//!
+//! Only a job in the foreground may set a terminal or read it: the kernel stops a job in the background that tries
+//! (SIGTTOU, SIGTTIN; POSIX, "Terminal Access Control").
 
-use crate::host::handle;
+use super::EventFd;
+use crate::host::{event, handle};
 use std::mem::{self, MaybeUninit};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +15,19 @@ use std::{io, ptr};
 static BEFORE: OnceLock<libc::termios> = OnceLock::new();
 /// The raw mode of the terminal. Signal handlers read it.
 static MODE: OnceLock<libc::termios> = OnceLock::new();
+/// Set from [`RawTerminal::enter`] to [`restore`]: the terminal is in raw mode while this program is in the foreground.
+static WANTED: AtomicBool = AtomicBool::new(false);
 /// Set while the terminal is in raw mode.
 static RAW: AtomicBool = AtomicBool::new(false);
+/// Set while a panel covers a part of the terminal of standard output.
+static PANEL: AtomicBool = AtomicBool::new(false);
+/// Gives the whole terminal back to text, with the cursor in a new line at its end.
+const CLOSE_PANEL: &[u8] = b"\x1b[r\x1b[9999;1H\x1b[0m\x1b[?25h\r\n";
+/// Signalled when the size of the terminal may have changed, and after a stop.
+static CHANGED: OnceLock<EventFd> = OnceLock::new();
 
-/// Keeps the terminal of standard input in raw mode until it is dropped or a signal ends the program.
+/// Keeps the terminal of standard input in raw mode until it is dropped or a signal ends the program. In the background, the
+/// terminal stays as it is until the program comes to the foreground.
 #[derive(Debug)]
 pub struct RawTerminal(());
 
@@ -25,53 +38,143 @@ impl RawTerminal {
     /// # Errors
     /// Standard input is not a terminal.
     pub fn enter() -> io::Result<Self> {
-        let fd = libc::STDIN_FILENO;
-        let mut now = MaybeUninit::<libc::termios>::uninit();
-        // SAFETY: the structure is used only if the call filled it.
-        let mut raw = unsafe {
-            if libc::tcgetattr(fd, now.as_mut_ptr()) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            now.assume_init()
-        };
-        BEFORE.get_or_init(|| raw);
-        let output = raw.c_oflag;
-        // SAFETY: the structure is valid.
-        unsafe { libc::cfmakeraw(&mut raw) };
-        raw.c_oflag = output;
-        let raw = MODE.get_or_init(|| raw);
+        mode()?;
+        let changed = event()?;
+        CHANGED.get_or_init(|| changed);
         // After a stop the shell leaves its own mode behind.
-        handle(libc::SIGCONT, on_continue).map_err(io::Error::from_raw_os_error)?;
-        RAW.store(true, Ordering::SeqCst);
-        // SAFETY: the structure is valid. The earlier mode is stored above, so a signal handler can restore it.
-        let answer = unsafe { libc::tcsetattr(fd, libc::TCSANOW, raw) };
-        if answer == 0 { Ok(Self(())) } else { Err(io::Error::last_os_error()) }
+        for (signal, handler) in [
+            (libc::SIGCONT, on_continue as extern "C" fn(libc::c_int)),
+            (libc::SIGTSTP, on_stop),
+            (libc::SIGWINCH, on_change),
+        ] {
+            handle(signal, handler).map_err(io::Error::from_raw_os_error)?;
+        }
+        WANTED.store(true, Ordering::SeqCst);
+        refresh()?;
+        Ok(Self(()))
     }
+}
+
+/// The mode of the terminal.
+fn mode() -> io::Result<libc::termios> {
+    let mut now = MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: the structure is used only if the call filled it.
+    unsafe {
+        match libc::tcgetattr(libc::STDIN_FILENO, now.as_mut_ptr()) {
+            0 => Ok(now.assume_init()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Switches the terminal to raw mode, if this program has come to the foreground and has not done so yet.
+///
+/// # Errors
+/// The terminal is gone.
+pub(crate) fn refresh() -> io::Result<()> {
+    if !WANTED.load(Ordering::SeqCst) || RAW.load(Ordering::SeqCst) || !is_in_foreground() {
+        return Ok(());
+    }
+    let mut raw = mode()?;
+    BEFORE.get_or_init(|| raw);
+    let output = raw.c_oflag;
+    // SAFETY: the structure is valid.
+    unsafe { libc::cfmakeraw(&mut raw) };
+    raw.c_oflag = output;
+    let raw = MODE.get_or_init(|| raw);
+    RAW.store(true, Ordering::SeqCst);
+    // SAFETY: the structure is valid. The earlier mode is stored above, so a signal handler can restore it.
+    let answer = unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw) };
+    let failed = (answer != 0).then(io::Error::last_os_error);
+    // Another thread may have restored the terminal meanwhile.
+    if !WANTED.load(Ordering::SeqCst) {
+        leave();
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// True unless the terminal belongs to another job. Also true if it is not the terminal of this session, which has no jobs
+/// then. Allowed in a signal handler.
+fn is_in_foreground() -> bool {
+    // SAFETY: both calls take no pointer.
+    let (terminal, own) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
+    terminal < 0 || terminal == own
+}
+
+/// True if reading standard input does not stop this program.
+pub(crate) fn may_read() -> bool {
+    !WANTED.load(Ordering::SeqCst) || is_in_foreground()
+}
+
+/// The event that is signalled when the size of the terminal may have changed, and after a stop. `None` before
+/// [`RawTerminal::enter`].
+pub(crate) fn changed() -> Option<&'static EventFd> {
+    CHANGED.get()
+}
+
+/// The columns and the rows of the terminal of standard input. `None` if there is none, or if it does not know them.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    size_of(libc::STDIN_FILENO)
+}
+
+/// The columns and the rows of the terminal of standard output, as those of [`size`].
+pub(crate) fn output_size() -> Option<(u16, u16)> {
+    size_of(libc::STDOUT_FILENO)
 }
 
 /// The number of columns of the terminal of standard error; `None` if it is no terminal, or does not know its size.
 pub fn terminal_width() -> Option<usize> {
-    let mut size = MaybeUninit::<libc::winsize>::zeroed();
-    // SAFETY: the kernel fills the structure, and zeroes are valid, too.
+    size_of(libc::STDERR_FILENO).map(|(columns, _)| usize::from(columns))
+}
+
+fn size_of(descriptor: libc::c_int) -> Option<(u16, u16)> {
+    let mut size = MaybeUninit::<libc::winsize>::uninit();
+    // SAFETY: the structure is used only if the call filled it.
     let size = unsafe {
-        if libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
-            return None;
+        match libc::ioctl(descriptor, libc::TIOCGWINSZ, size.as_mut_ptr()) {
+            0 => size.assume_init(),
+            _ => return None,
         }
-        size.assume_init()
     };
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
+/// Notes if a panel covers a part of the terminal of standard output.
+pub(crate) fn panel_is_open(is_open: bool) {
+    PANEL.store(is_open, Ordering::SeqCst);
+}
+
+/// Gives the whole terminal back to text if a panel is open. Allowed in a signal handler.
+pub(crate) fn close_panel() {
+    if PANEL.swap(false, Ordering::SeqCst) {
+        // SAFETY: the pointer and the length are those of a constant. The call is allowed in handlers.
+        unsafe { libc::write(libc::STDOUT_FILENO, CLOSE_PANEL.as_ptr().cast(), CLOSE_PANEL.len()) };
+    }
+}
+
+/// The handler of SIGWINCH.
+extern "C" fn on_change(_: libc::c_int) {
+    let _ = CHANGED.get().map(|changed| changed.write(1));
 }
 
 /// The handler of SIGCONT, which comes after a stop: sets the raw mode again if this program is in the foreground.
-extern "C" fn on_continue(_: libc::c_int) {
-    if let Some(raw) = MODE.get().filter(|_| RAW.load(Ordering::SeqCst)) {
-        // SAFETY: the calls are allowed in handlers, and `enter` has filled the structure.
-        unsafe {
-            if libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() {
-                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw);
-            }
+extern "C" fn on_continue(signal: libc::c_int) {
+    if let Some(raw) = MODE.get().filter(|_| WANTED.load(Ordering::SeqCst)) {
+        let is_raw = is_in_foreground();
+        RAW.store(is_raw, Ordering::SeqCst);
+        if is_raw {
+            // SAFETY: the call is allowed in handlers, and `refresh` has filled the structure.
+            unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw) };
         }
     }
+    on_change(signal);
+}
+
+/// The handler of SIGTSTP: restores the terminal for the shell, and stops.
+extern "C" fn on_stop(_: libc::c_int) {
+    leave();
+    // SAFETY: the calls take no pointer, and are allowed in handlers.
+    unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
 }
 
 impl Drop for RawTerminal {
@@ -80,11 +183,17 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Restores the earlier mode of the terminal. Allowed in a signal handler.
+/// Restores the earlier mode of the terminal for good. Allowed in a signal handler.
 pub(crate) fn restore() {
-    if let Some(before) = BEFORE.get().filter(|_| RAW.swap(false, Ordering::SeqCst)) {
-        // SIGTTOU is blocked, because it would stop a program in the background instead of letting it end.
-        // SAFETY: all structures are valid, `enter` has filled `before`, and the calls are allowed in handlers.
+    WANTED.store(false, Ordering::SeqCst);
+    leave();
+}
+
+/// Restores the earlier mode of the terminal, unless it belongs to another job by now. Allowed in a signal handler.
+fn leave() {
+    if let Some(before) = BEFORE.get().filter(|_| RAW.swap(false, Ordering::SeqCst) && is_in_foreground()) {
+        // SIGTTOU is blocked, because it would stop a program that has just lost the foreground.
+        // SAFETY: all structures are valid, `refresh` has filled `before`, and the calls are allowed in handlers.
         unsafe {
             let (mut stop, mut mask): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
             libc::sigemptyset(&mut stop);

@@ -4,6 +4,9 @@ use crate::error::Error;
 use crate::kvm::vm::Vm;
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip};
 
+/// The mask of an input of the I/O APIC, in its entry of the redirection table.
+const IOAPIC_MASK: u64 = 1 << 16;
+
 /// The state of the interrupt controllers.
 pub(crate) struct Irqchip([kvm_irqchip; 3]);
 
@@ -35,6 +38,25 @@ impl Vm {
     /// The kernel refused.
     pub(crate) fn set_irqchip(&self, state: &Irqchip) -> Result<(), Error> {
         state.0.iter().try_for_each(|chip| self.fd().set_irqchip(chip)).map_err(Error::kvm("KVM_SET_IRQCHIP"))
+    }
+
+    /// True if an interrupt controller lets interrupt `irq`, below 8, pass to a processor. False if the kernel does not tell
+    /// (KVM_GET_IRQCHIP).
+    #[allow(unsafe_code)]
+    pub(crate) fn accepts_interrupt(&self, irq: u32) -> bool {
+        let chip = |chip_id| {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            self.fd().get_irqchip(&mut chip).ok().map(|()| chip)
+        };
+        // SAFETY: the kernel has filled the part of the union that belongs to this controller; all of its bits are valid.
+        let pic = chip(KVM_IRQCHIP_PIC_MASTER).map(|chip| unsafe { chip.chip.pic.imr });
+        // SAFETY: as above.
+        let ioapic = chip(KVM_IRQCHIP_IOAPIC).and_then(|chip| unsafe {
+            let entry = chip.chip.ioapic.redirtbl.get(usize::try_from(irq).ok()?).copied()?;
+            Some(entry.bits)
+        });
+        let passes_pic = pic.is_some_and(|mask| mask.checked_shr(irq).is_some_and(|mask| mask & 1 == 0));
+        passes_pic || ioapic.is_some_and(|entry| entry & IOAPIC_MASK == 0)
     }
 
     /// Masks all lines of the two 8259 interrupt controllers. KVM creates them together with the I/O APIC and connects them to

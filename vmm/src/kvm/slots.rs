@@ -8,7 +8,7 @@ use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memo
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 impl Vm {
-    /// Registers each part of `memory` as a slot of `vm` (KVM_SET_USER_MEMORY_REGION).
+    /// Registers each part of `memory` as a slot of `vm` (KVM_SET_USER_MEMORY_REGION). The guest's stores to a ROM are MMIO exits.
     ///
     /// # Errors
     /// The kernel refused.
@@ -28,7 +28,7 @@ impl Vm {
         for (slot, region) in (first..).zip(memory.slots().iter()) {
             let description = kvm_userspace_memory_region {
                 slot,
-                flags,
+                flags: if memory.is_rom(region.start_addr()) { flags | KVM_MEM_READONLY } else { flags },
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,

@@ -61,6 +61,14 @@ impl System {
         Ok((Self(kvm), Vm { fd: Arc::new(fd) }))
     }
 
+    /// Opens `/dev/kvm`.
+    ///
+    /// # Errors
+    /// KVM cannot be used on this host.
+    pub(crate) fn open() -> Result<Self, Error> {
+        open_kvm().map(Self)
+    }
+
     /// Requires capabilities of KVM.
     ///
     /// # Errors
@@ -83,6 +91,14 @@ impl System {
     /// KVM lacks a part.
     pub(crate) fn require_pc(&self) -> Result<(), Error> {
         self.require(&[Cap::Irqchip, Cap::Irqfd, Cap::Ioeventfd])
+    }
+
+    /// Requires the parts of KVM that a classic PC needs.
+    ///
+    /// # Errors
+    /// KVM lacks a part.
+    pub(crate) fn require_classic(&self) -> Result<(), Error> {
+        self.require(&[Cap::Irqchip, Cap::Irqfd, Cap::Pit2])
     }
 
     /// The CPUID leaves that KVM can show a guest (KVM_GET_SUPPORTED_CPUID).

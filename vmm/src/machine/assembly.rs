@@ -11,7 +11,8 @@ use crate::machine::background::Background;
 use crate::machine::builder::Builder;
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
-use crate::machine::{Machine, VcpuControllers};
+use crate::machine::screen::GuestScreen;
+use crate::machine::{Machine, MachineKind, VcpuControllers};
 use crate::memory::GuestMemory;
 use crate::profile::clock::Clock;
 use crate::soft;
@@ -32,6 +33,10 @@ pub(super) struct Parts {
     /// The mode in which the guest starts.
     pub(super) mode: Mode,
     pub(super) background: Background,
+    /// The text screen of a classic PC.
+    pub(super) screen: Option<GuestScreen>,
+    /// `None` for the PC of Linux.
+    pub(super) kind: Option<MachineKind>,
     /// The size of RAM, in bytes.
     pub(super) ram: u64,
     /// The addresses of the loaded image.
@@ -43,7 +48,8 @@ pub(super) struct Parts {
 impl Builder {
     /// Puts the parts together.
     pub(super) fn assemble(self, parts: Parts) -> Machine {
-        let Parts { processors, kvm_error, memory, mode, background, ram, image, restore } = parts;
+        let Parts { processors, kvm_error, memory, mode, background, screen, kind, ram, image, restore } =
+            parts;
         let ids = (self.first_vcpu..).take(processors.len());
         let counted = self.profile || self.trace.is_some();
         Machine {
@@ -54,12 +60,15 @@ impl Builder {
             memory,
             mode,
             background,
+            screen,
+            kind,
             ram,
             image: image.into(),
             restore,
             devices: Arc::new(self.devices),
             msrs: Arc::new(self.msrs),
             kev: self.kev,
+            has_bios: false,
             timeout: self.timeout,
             wall_timeout: self.wall_timeout,
             timer: None,
@@ -69,6 +78,7 @@ impl Builder {
             kernel_counters: self.kernel_counters,
             output: self.output,
             output_limit: self.output_limit,
+            result_place: self.result_place,
         }
     }
 
@@ -77,6 +87,7 @@ impl Builder {
         VcpuControllers {
             callers: self.controllers.for_vcpu(id),
             printer: self.kev.then(|| MmioPrinter::new(self.output.clone())),
+            bios: None,
         }
     }
 
@@ -160,7 +171,14 @@ impl Builder {
         let debugcon = Debugcon::new(self.output.clone());
         ports.attach(debugcon::PORT.into(), 1, Arc::new(Mutex::new(debugcon)))?;
         ports.attach(serial::PORT.into(), serial::PORTS.into(), serial)?;
-        ports.attach(exit_port::PORT.into(), 1, Arc::new(Mutex::new(ExitPort)))?;
+        match self.qemu_exit {
+            true => ports.attach(
+                exit_port::PORT.into(),
+                exit_port::QEMU_PORTS.into(),
+                Arc::new(Mutex::new(exit_port::QemuExit)),
+            )?,
+            false => ports.attach(exit_port::PORT.into(), 1, Arc::new(Mutex::new(ExitPort)))?,
+        }
         if self.kev {
             kev::attach(&mut self.devices)?;
         }

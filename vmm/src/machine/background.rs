@@ -7,6 +7,7 @@ use crate::device::simvirtio::turns::Turns;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::machine::classic::{self, Classic, Disks, RunningClassic};
 use crate::machine::linux::{BootReport, Pc, RunningPc};
 use crate::memory::SharedMemory;
 use crate::profile::timeline::{Event, Timeline};
@@ -21,7 +22,11 @@ pub(super) enum Background {
     TrappedWindow(Transport, Arc<Mutex<Window>>),
     /// The SIMVIRTIO device over shared RAM, which a thread runs: it polls, or waits for the doorbell.
     SharedWindow(SharedWindow),
-    /// The threads of a PC. `None` after its only run.
+    /// The disks of a classic PC with software processors.
+    Disks(Disks),
+    /// The threads of a classic PC. `None` after its only run.
+    Classic(Option<Box<Classic>>),
+    /// The threads of a PC for Linux. `None` after its only run.
     Pc(Option<Box<Pc>>),
 }
 
@@ -39,12 +44,14 @@ pub(super) enum RunningBackground<'a> {
     Nothing,
     Trapped(Transport, &'a Mutex<Window>),
     Shared(&'a mut SharedWindow, Poller),
+    Classic(Box<RunningClassic>),
     Pc(Box<RunningPc>),
 }
 
 /// The background work of a machine with software processors, during a run. It takes turns with them.
 pub(super) enum SideTurns<'a> {
     Nothing,
+    Disks(&'a Disks),
     Trapped(Transport, &'a Mutex<Window>),
     Shared {
         shared: &'a mut SharedWindow,
@@ -74,9 +81,10 @@ impl Background {
         }
     }
 
-    /// The questions to the vCPUs of a boot.
+    /// The questions to the vCPUs of a PC.
     pub(super) fn inquiry(&self) -> Option<Arc<Inquiry>> {
         match self {
+            Self::Classic(Some(classic)) => Some(classic.inquiry.clone()),
             Self::Pc(Some(pc)) => Some(pc.inquiry.clone()),
             _ => None,
         }
@@ -92,7 +100,7 @@ impl Background {
         vcpus: Arc<dyn Kick>,
     ) -> Result<RunningBackground<'_>, Error> {
         match self {
-            Self::Nothing => Ok(RunningBackground::Nothing),
+            Self::Nothing | Self::Disks(_) => Ok(RunningBackground::Nothing),
             Self::TrappedWindow(transport, window) => {
                 lock(window).set_deadline(deadline.clone());
                 Ok(RunningBackground::Trapped(*transport, window))
@@ -101,6 +109,10 @@ impl Background {
                 let device = shared.take_device()?;
                 let poller = Poller::start(*device, shared.doorbell.clone(), vcpus, deadline.clone())?;
                 Ok(RunningBackground::Shared(shared, poller))
+            }
+            Self::Classic(classic) => {
+                let classic = classic.take().ok_or_else(classic::is_not_reset)?;
+                Ok(RunningBackground::Classic(Box::new(classic.start(deadline.clone(), vcpus)?)))
             }
             Self::Pc(pc) => {
                 let pc = pc.take().ok_or_else(|| {
@@ -120,6 +132,10 @@ impl Background {
     pub(super) fn take_turns(&mut self, deadline: &Deadline) -> Result<SideTurns<'_>, Error> {
         match self {
             Self::Nothing => Ok(SideTurns::Nothing),
+            Self::Disks(disks) => {
+                disks.begin_run(deadline);
+                Ok(SideTurns::Disks(disks))
+            }
             Self::TrappedWindow(transport, window) => {
                 lock(window).set_deadline(deadline.clone());
                 Ok(SideTurns::Trapped(*transport, window))
@@ -128,14 +144,22 @@ impl Background {
                 let turns = Turns::new(shared.take_device()?, deadline.clone());
                 Ok(SideTurns::Shared { shared, turns, rings: 0, stop: None })
             }
-            Self::Pc(_) => Err(Error::Config("a PC needs KVM".into())),
+            Self::Classic(_) | Self::Pc(_) => Err(Error::Config("a PC needs KVM".into())),
+        }
+    }
+
+    /// Refuses the reset of a classic PC.
+    pub(super) fn check_reset(&self) -> Result<(), Error> {
+        match self {
+            Self::Disks(_) | Self::Classic(_) => Err(classic::is_not_reset()),
+            _ => Ok(()),
         }
     }
 
     /// Puts the SIMVIRTIO device into the state after power-on.
     pub(super) fn reset(&mut self) {
         match self {
-            Self::Nothing | Self::Pc(_) => {}
+            Self::Nothing | Self::Disks(_) | Self::Classic(_) | Self::Pc(_) => {}
             Self::TrappedWindow(_, window) => lock(window).power_on_again(),
             Self::SharedWindow(shared) => {
                 shared.doorbell.iter().for_each(|doorbell| doorbell.reset());
@@ -179,6 +203,7 @@ impl SideTurns<'_> {
     pub(super) fn finish(self) -> SideResult {
         match self {
             Self::Nothing => SideResult::default(),
+            Self::Disks(disks) => SideResult { stop: disks.end_run(), ..Default::default() },
             Self::Trapped(transport, window) => trapped(transport, window),
             Self::Shared { shared, turns, rings, stop } => {
                 let (device, stop) = turns.finish(stop);
@@ -214,6 +239,7 @@ impl RunningBackground<'_> {
                 let simvirtio = Some(SimvirtioReport { rings, thread_time, ..report });
                 SideResult { stop: ended.stop, simvirtio, boot: None }
             }
+            Self::Classic(running) => SideResult { stop: running.finish(deadline), ..Default::default() },
             Self::Pc(running) => {
                 running.timeline().mark(Event::End);
                 let (stop, boot) = running.finish(deadline);

@@ -1,7 +1,8 @@
 //! Building a machine for an image: the SO2 memory map with its SIMVIRTIO device, or the plain map.
 
-use crate::boot::Image;
+use crate::boot::{Firmware, Image};
 use crate::console::input::Input;
+use crate::controller::bios;
 use crate::device::Layout;
 use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
@@ -13,7 +14,7 @@ use crate::machine::background::{Background, SharedWindow};
 use crate::machine::builder::Builder;
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
-use crate::machine::{Machine, Processor};
+use crate::machine::{Machine, MachineKind, Processor, trap_vectors};
 use crate::memory::{
     self, Gpa, GuestMemory, Map, PAGE_TABLES, SharedMemory, TABLES, TABLES_SIZE, TASK_STATE,
 };
@@ -22,12 +23,12 @@ use simvirtio::abi;
 use std::sync::{Arc, Mutex};
 
 /// The number of instructions that a software processor executes at a time. It takes less than a millisecond.
-const SLICE: u64 = 10_000;
+pub(super) const SLICE: u64 = 10_000;
 /// The same with polling: a driver that waits for the device waits that long.
 const POLLING_SLICE: u64 = 500;
 
 /// The host of the processors.
-enum Host {
+pub(super) enum Host {
     /// KVM, and the virtual machine.
     Kvm(System, Vm),
     /// This program.
@@ -47,10 +48,10 @@ impl Builder {
         let coalesced = map == Map::So2 && transport == Transport::Coalesced;
         self.check_cpus(coalesced)?;
         self.check_protocol(&image)?;
-        let image = prepared(image, ram, self.verify)?;
+        let image = prepared(image, ram, self.verify, &Firmware::NONE)?;
         warn_of_overlaps(&image, map);
-        let tables = tables(image.mode());
-        let host = self.choose_host()?;
+        let tables = tables(&image);
+        let host = self.choose_host(image.rom_range().is_some())?;
         let memory = guest_memory(ram, map, transport, &image, &tables)?;
         let background = match map {
             Map::Plain => Background::Nothing,
@@ -93,15 +94,27 @@ impl Builder {
         let mode = image.mode();
         let ranges = image.ranges();
         let restore = Some(Restore::new(image, tables, irqchip));
-        let parts = Parts { processors, kvm_error, memory, mode, background, ram, image: ranges, restore };
-        Ok(self.assemble(parts))
+        let kind = Some(MachineKind::Bare);
+        let image = ranges;
+        Ok(self.assemble(Parts {
+            processors,
+            kvm_error,
+            memory,
+            mode,
+            background,
+            screen: None,
+            kind,
+            ram,
+            image,
+            restore,
+        }))
     }
 
     /// Checks that the number of vCPUs suits the protocol by which the image is entered.
     fn check_protocol(&self, image: &Image) -> Result<(), Error> {
         match image.protocol() {
             Some(protocol) if self.cpus > 1 => Err(Error::Config(format!(
-                "a {protocol} kernel starts on one vCPU and starts the others itself, for which this machine has no interrupt \
+                "a {protocol} kernel starts on one vCPU and starts the others itself, for which a bare machine has no interrupt \
                  controller: give --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
             ))),
             _ => Ok(()),
@@ -128,11 +141,11 @@ impl Builder {
     ///
     /// # Errors
     /// KVM cannot be used and was requested, or fails in another way. Or: the software processor lacks a part.
-    fn choose_host(&self) -> Result<Host, Error> {
+    pub(super) fn choose_host(&self, has_rom: bool) -> Result<Host, Error> {
         let kvm_error = match self.processor {
             Some(Processor::Soft) => None,
-            asked => match System::create_vm(memory::TSS) {
-                Ok((system, vm)) => return Ok(Host::Kvm(system, vm)),
+            asked => match create_vm(has_rom) {
+                Ok(host) => return Ok(host),
                 Err(error) if asked.is_none() && error.is_kvm_missing() && !self.irqchip => Some(error),
                 Err(error) => return Err(error),
             },
@@ -146,14 +159,18 @@ impl Builder {
         Ok(Host::Soft { kvm_error })
     }
 
+    /// True if an option for SIMVIRTIO is given.
+    pub(super) fn wants_window(&self) -> bool {
+        self.transport.is_some() || self.queue_len.is_some() || self.layout != Layout::default()
+    }
+
     /// Chooses the memory map.
     fn map(&self, image: &Image) -> Result<Map, Error> {
         let plain = image.protocol().is_some()
             || self.memory.is_some_and(|bytes| bytes > abi::RAM_SIZE)
             || image.end() > abi::RAM_SIZE
             || image.entry().0 >= abi::RAM_SIZE;
-        let window = self.transport.is_some() || self.queue_len.is_some() || self.layout != Layout::default();
-        match (plain, window) {
+        match (plain, self.wants_window()) {
             (true, true) => Err(Error::Config(format!(
                 "SIMVIRTIO's window is at 1 MiB, so a guest that uses it has 1 MiB of memory and lies below that, and this \
                  one lies at {}: leave --mem out and link or load the guest lower (FILE@0x1000; gcc -static -nostdlib \
@@ -216,18 +233,30 @@ impl Builder {
     }
 }
 
+/// Creates a VM. With a ROM, the pages of KVM's own are below the largest one.
+fn create_vm(has_rom: bool) -> Result<Host, Error> {
+    let (system, vm) = System::create_vm(if has_rom { memory::ROM_TSS } else { memory::TSS })?;
+    if has_rom {
+        vm.set_identity_map(memory::ROM_IDENTITY_MAP)?;
+        if !vm.has_read_only_slots() {
+            return Err(Error::MissingCapability("ReadonlyMem".into()));
+        }
+    }
+    Ok(Host::Kvm(system, vm))
+}
+
 /// Checks that `image` fits into `ram` bytes, can start in its mode, and does not cover the result if that is verified.
 /// Returns it with everything that a boot loader gives to its kernel.
 ///
 /// # Errors
 /// The image fails a check, or what belongs to it does not fit.
-pub(super) fn prepared(image: Image, ram: u64, verify: bool) -> Result<Image, Error> {
+pub(super) fn prepared(image: Image, ram: u64, verify: bool, firmware: &Firmware) -> Result<Image, Error> {
     image.check(ram)?;
     // The image's own bytes would be taken for a result.
     if verify && image.covers(abi::RESULT, abi::RESULT + 8) {
         return Err(ImageError::CoversResult.into());
     }
-    Ok(image.handed_over(ram)?)
+    Ok(image.handed_over(ram, firmware)?)
 }
 
 /// Sets the registers with which each vCPU starts `image`.
@@ -243,6 +272,11 @@ pub(super) fn set_registers(processors: &mut Processors, image: &Image) -> Resul
     Ok(())
 }
 
+/// The memory of a machine with the plain map, with the image and the tables in it.
+pub(super) fn plain_memory(ram: u64, image: &Image, tables: &[(Gpa, Vec<u8>)]) -> Result<GuestMemory, Error> {
+    guest_memory(ram, Map::Plain, Transport::default(), image, tables)
+}
+
 /// The guest's memory, with the image and the tables in it.
 fn guest_memory(
     ram: u64,
@@ -252,13 +286,15 @@ fn guest_memory(
     tables: &[(Gpa, Vec<u8>)],
 ) -> Result<GuestMemory, Error> {
     let mut slots = vec![(Gpa(0), ram)];
-    if !tables.is_empty() {
+    if image.mode() != Mode::Real {
         slots.push((TABLES, TABLES_SIZE));
     }
     if map == Map::So2 && transport.shares_memory() {
         slots.push((Gpa(abi::WINDOW), abi::WINDOW_SIZE));
     }
-    let memory = GuestMemory::new(&slots)?;
+    let rom = image.rom_range();
+    slots.extend(rom);
+    let memory = GuestMemory::new(&slots)?.with_rom(rom.map(|(start, _)| start));
     if let Err(error) = memory.merge_pages(Gpa(0)) {
         log::warn!("the kernel does not merge equal pages (MADV_MERGEABLE: {error}); going on without");
     }
@@ -267,11 +303,17 @@ fn guest_memory(
     Ok(memory)
 }
 
-/// The tables that a guest in `mode` needs: the GDT, in long mode the page tables, in ring 3 the task state.
-pub(super) fn tables(mode: Mode) -> Vec<(Gpa, Vec<u8>)> {
+/// The tables that the guest of an image needs: the GDT, in long mode the page tables, in ring 3 the task state; in real
+/// mode the vectors, and for a boot disk all of the BIOS's memory.
+pub(super) fn tables(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
+    let mode = image.mode();
     let gdt = || (TABLES, modes::bytes(&modes::gdt(mode)));
     match mode {
-        Mode::Real => Vec::new(),
+        Mode::Real => match image.boot_disk() {
+            Some(disk) => bios::memory(&disk),
+            None if image.rom_range().is_some() => Vec::new(),
+            None => trap_vectors::memory(image),
+        },
         Mode::Protected => vec![gdt()],
         Mode::Long => vec![gdt(), (PAGE_TABLES, modes::bytes(&modes::identity_map(PAGE_TABLES)))],
         Mode::User => vec![

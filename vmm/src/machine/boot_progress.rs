@@ -12,6 +12,9 @@ const PANIC: &[u8] = b"Kernel panic - not syncing: ";
 /// The two parts of the kernel's message when it starts userland. The path is between them.
 const USERLAND: (&[u8], &[u8]) = (b"Run /", b" as init process");
 
+/// The kernel's message before it halts the machine for good.
+const HALTED: &[u8] = b"reboot: System halted";
+
 /// Watches the text on the console.
 #[derive(Clone, Debug)]
 pub struct BootProgress(Arc<Mutex<State>>);
@@ -23,6 +26,8 @@ pub(super) struct SoFar {
     pub(super) bytes: u64,
     /// True if userland has started.
     pub(super) in_userland: bool,
+    /// True if the console has shown the message of a halt.
+    pub(super) is_halted: bool,
     /// The last complete line, and the text after it.
     pub(super) last_lines: String,
     /// The reason of the kernel's panic.
@@ -42,6 +47,7 @@ struct State {
     bytes: u64,
     /// True if userland has started.
     in_userland: bool,
+    is_halted: bool,
     panic: Option<String>,
 }
 
@@ -56,14 +62,25 @@ impl BootProgress {
             last_line: Vec::new(),
             bytes: 0,
             in_userland: false,
+            is_halted: false,
             panic: None,
         };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Reads more console text.
-    pub fn see(&self, text: &[u8]) {
-        self.lock().see(text);
+    /// Reads more console text. Returns true if it has the message of a halt.
+    pub fn see(&self, text: &[u8]) -> bool {
+        let mut state = self.lock();
+        let before = std::mem::take(&mut state.is_halted);
+        state.see(text);
+        let now = state.is_halted;
+        state.is_halted |= before;
+        now
+    }
+
+    /// Forgets the message of a halt: it was not one.
+    pub(super) fn forget_halt(&self) {
+        self.lock().is_halted = false;
     }
 
     /// The progress that the console has shown so far.
@@ -73,6 +90,7 @@ impl BootProgress {
         SoFar {
             bytes: state.bytes,
             in_userland: state.in_userland,
+            is_halted: state.is_halted,
             last_lines: String::from_utf8_lossy(&lines).into_owned(),
             panic: state.panic.clone(),
         }
@@ -121,6 +139,7 @@ impl State {
             let reason = find(line, PANIC).and_then(|at| line.get(at.saturating_add(PANIC.len())..));
             self.panic = reason.map(|reason| printable_text(String::from_utf8_lossy(reason).trim()));
         }
+        self.is_halted |= find(line, HALTED).is_some();
         if starts_userland && !self.in_userland {
             self.reached_userland();
         }
@@ -143,7 +162,7 @@ mod tests {
     fn events(marker: Option<&str>, pieces: &[&str]) -> (Vec<Event>, Option<String>) {
         let timeline = Arc::new(Timeline::default());
         let progress = BootProgress::new(timeline.clone(), marker);
-        pieces.iter().for_each(|piece| progress.see(piece.as_bytes()));
+        pieces.iter().for_each(|piece| _ = progress.see(piece.as_bytes()));
         (timeline.marks().into_iter().map(|mark| mark.event).collect(), progress.panic())
     }
 
@@ -177,9 +196,19 @@ mod tests {
     }
 
     #[test]
+    fn the_message_of_a_halt_counts_at_the_end_of_its_line_until_it_is_forgotten() {
+        let progress = BootProgress::new(Arc::default(), None);
+        let seen =
+            ["[    2.1] reboot: System", " halted", "\n", "x\n"].map(|piece| progress.see(piece.as_bytes()));
+        assert_eq!((seen, progress.so_far().is_halted), ([false, false, true, false], true));
+        progress.forget_halt();
+        assert!(!progress.so_far().is_halted);
+    }
+
+    #[test]
     fn an_endless_line_uses_bounded_memory() {
         let progress = BootProgress::new(Arc::default(), None);
-        (0..1000).for_each(|_| progress.see(&[b'x'; 100]));
+        (0..1000).for_each(|_| _ = progress.see(&[b'x'; 100]));
         assert_eq!(progress.lock().line.len(), MAX_LINE);
     }
 }

@@ -5,13 +5,13 @@ use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::controller::msr::{MsrPolicy, MsrRule};
 use crate::controller::{Devices, ExitController};
-use crate::device::Layout;
 use crate::device::bus::SharedDevice;
 use crate::device::simvirtio::Transport;
+use crate::device::{Disk, Layout};
 use crate::error::Error;
-use crate::machine::Processor;
 use crate::machine::linux::Linux;
 use crate::machine::{BoxedController, CallersControllers, Machine};
+use crate::machine::{MachineKind, Processor};
 use crate::memory::MAX_CPUS;
 use crate::profile::trace::MAX_TRACED_EXITS;
 use crate::x86::cpuid::CpuidOverride;
@@ -49,6 +49,15 @@ pub(crate) enum Guest {
 #[must_use]
 pub struct Builder {
     guest: Guest,
+    machine: Option<MachineKind>,
+    /// The input is a keyboard, with the escape key.
+    pub(super) keyboard: bool,
+    pub(super) screen_on_terminal: bool,
+    pub(super) qemu_exit: bool,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    pub(super) result_place: [u8; 8],
+    /// The disks of a classic PC.
+    pub(super) disks: Vec<Disk>,
     pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
@@ -93,6 +102,12 @@ impl Builder {
     fn new(guest: Guest) -> Self {
         Self {
             guest,
+            machine: None,
+            keyboard: false,
+            disks: Vec::new(),
+            screen_on_terminal: false,
+            qemu_exit: false,
+            result_place: [0; 8],
             processor: None,
             memory: None,
             transport: None,
@@ -129,6 +144,42 @@ impl Builder {
     /// instructions, so two runs of a guest make the same exits in the same order.
     pub fn processor(mut self, processor: Option<Processor>) -> Self {
         self.processor = processor;
+        self
+    }
+
+    /// Sets the kind of the machine for an image. With `None`, the default, it is a classic PC for a kernel with a multiboot
+    /// header or a PVH note where KVM is usable, and a bare machine for everything else.
+    ///
+    /// A bare machine has no interrupt controllers: HLT ends the run. A classic PC has them, and its timer, and runs only
+    /// once: [`Machine::reset`] is for bare machines.
+    pub fn machine(mut self, kind: Option<MachineKind>) -> Self {
+        self.machine = kind;
+        self
+    }
+
+    /// Attaches a disk to a classic PC. At most 2: the first drive of its first ATA channel, then the second one.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// If set, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Off by default.
+    pub fn keyboard(mut self, keyboard: bool) -> Self {
+        self.keyboard = keyboard;
+        self
+    }
+
+    /// If set, the output is a terminal, at whose lower end the text screen of a classic PC is shown during a run. Off by
+    /// default; the screen at the end of a run is in the [`Report`](crate::Report) in any case.
+    pub fn screen_on_terminal(mut self, shown: bool) -> Self {
+        self.screen_on_terminal = shown;
+        self
+    }
+
+    /// Makes the exit port (0xF4) that of QEMU (isa-debug-exit): a write of the value `v` ends the run with the code
+    /// `v << 1 | 1`. Off by default: the code is then the value.
+    pub fn qemu_exit(mut self, qemu_exit: bool) -> Self {
+        self.qemu_exit = qemu_exit;
         self
     }
 
@@ -333,8 +384,50 @@ impl Builder {
         }
         let nothing = Guest::Image(Image::default());
         match std::mem::replace(&mut self.guest, nothing) {
-            Guest::Image(image) => self.build_bare(image),
+            Guest::Image(image) => self.build_for(image),
             Guest::Linux(linux) => self.build_pc(*linux),
         }
     }
+
+    /// Builds a machine for `image`, of the kind that was asked for or that suits the image.
+    fn build_for(self, image: Image) -> Result<Machine, Error> {
+        // Options that only a bare machine has.
+        let is_bare = self.irqchip || self.first_vcpu != 0 || self.wants_window();
+        if image.boot_disk().is_some() {
+            return match self.machine {
+                None | Some(MachineKind::Bios) => self.build_classic(image, MachineKind::Bios),
+                Some(other) => Err(Error::Config(format!(
+                    "a boot disk needs a BIOS, which a machine of the kind {other} does not have: give --machine bios"
+                ))),
+            };
+        }
+        if image.rom_range().is_some() {
+            return self.build_classic(image, MachineKind::Pc);
+        }
+        match self.machine {
+            Some(MachineKind::Bios) => Err(Error::Config(
+                "a machine with a BIOS starts from a boot disk: leave out --machine bios, or give a disk image without an address \
+                 and a mode"
+                    .into(),
+            )),
+            Some(MachineKind::Bare) if !self.disks.is_empty() => Err(no_disks()),
+            Some(MachineKind::Bare) => self.build_bare(image),
+            Some(kind) => self.build_classic(image, kind),
+            None => match MachineKind::of(&image, self.processor).filter(|_| !is_bare) {
+                None if !self.disks.is_empty() => Err(no_disks()),
+                None => self.build_bare(image),
+                Some(kind) if self.has_classic_parts() => self.build_classic(image, kind),
+                Some(_) if !self.disks.is_empty() => Err(no_disks()),
+                // The kernel can still run as far as it needs no interrupts.
+                Some(_) => self.build_bare(image),
+            },
+        }
+    }
+}
+
+/// The error if a bare machine is given a disk.
+fn no_disks() -> Error {
+    Error::Config(
+        "--disk is for a PC, and this machine is bare: give --machine pc, or leave out --disk".into(),
+    )
 }

@@ -14,6 +14,7 @@ mod silence;
 mod tests;
 
 pub use foreign::HaltedVcpu;
+pub(super) use gather::UsedDevices;
 pub(super) use missing_handler::{missing_firmware, missing_handler};
 
 use crate::boot::{Image, list_ranges};
@@ -96,7 +97,8 @@ impl fmt::Display for Doubt {
             ),
             Self::TextScreen(text) => write!(
                 f,
-                "it wrote {text:?} to the text screen at 0xb8000, which this machine does not have: print with port 0xe9"
+                "it wrote {text:?} to the text screen at 0xb8000, which this machine does not have: give --machine pc, \
+                 or print with port 0xe9"
             ),
             Self::MisplacedText { text, expected, actual, load_at } => write!(
                 f,
@@ -181,6 +183,8 @@ pub(super) struct Remains<'a> {
     pub(super) stop: &'a Stop,
     pub(super) image: &'a Image,
     pub(super) memory: &'a GuestMemory,
+    /// The bytes that were at the place of the result, unless the image covers it.
+    pub(super) result_place: [u8; 8],
     /// The vCPUs that ended by themselves. Those that are plainly in the image may be left out.
     pub(super) vcpus: &'a [Ended],
     /// The software interrupt without a handler that the guest called, if any.
@@ -189,7 +193,7 @@ pub(super) struct Remains<'a> {
     pub(super) waits_for_interrupt: bool,
     /// The number of bytes that the guest printed.
     pub(super) printed: u64,
-    /// One of these bytes is neither 0 nor 0xff.
+    /// One of these bytes is neither 0 nor 0xff, or there is text on the screen of a PC.
     pub(super) is_readable: bool,
     pub(super) failed_calls: Option<FailedCalls>,
     /// The stack pointers of the vCPUs.
@@ -199,8 +203,10 @@ pub(super) struct Remains<'a> {
     pub(super) loses_stores: bool,
     /// `None` if exits were not counted.
     pub(super) profile: Option<&'a Profile>,
-    /// The driver of SIMVIRTIO did something.
-    pub(super) used_simvirtio: bool,
+    /// The machine has a text screen.
+    pub(super) has_screen: bool,
+    /// The guest did something with SIMVIRTIO, or with the screen of a PC.
+    pub(super) used_devices: bool,
 }
 
 impl Remains<'_> {
@@ -210,9 +216,16 @@ impl Remains<'_> {
             return Vec::new();
         }
         let mut doubts = Vec::new();
+        if self.image.boot_disk().is_some() {
+            // Its screen is shown, it loads its own code, and it looks for devices.
+            doubts.extend(self.saw_nothing().then_some(Doubt::NothingSeen));
+            return doubts;
+        }
         doubts.extend(self.missing_handler.map(Doubt::MissingHandler));
         doubts.extend(self.ended_outside());
-        doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
+        if !self.has_screen {
+            doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
+        }
         if !self.is_readable {
             doubts.extend(silence(self.image, self.printed));
         }
@@ -238,11 +251,15 @@ impl Remains<'_> {
 
     /// True if the run had no effect that could be seen from outside.
     fn saw_nothing(&self) -> bool {
-        let kept = has_no_result(self.memory, |gpa| self.image.byte_at(gpa).unwrap_or(0));
+        let before = |gpa: u64| {
+            let index = usize::try_from(gpa.wrapping_sub(abi::RESULT)).unwrap_or(usize::MAX);
+            self.result_place.get(index).copied().unwrap_or(0)
+        };
+        let kept = has_no_result(self.memory, |gpa| self.image.byte_at(gpa).unwrap_or_else(|| before(gpa)));
         let only_hlt = self.profile.is_none_or(|profile| {
             profile.reasons().iter().all(|(reason, count)| *reason == Reason::Hlt || count.elements == 0)
         });
-        let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_simvirtio;
+        let silent = self.printed == 0 && self.open_bus.total() == 0 && !self.used_devices;
         matches!(self.stop, Stop::Halted) && silent && only_hlt && kept
     }
 }

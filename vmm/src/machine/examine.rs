@@ -1,11 +1,12 @@
 //! The examination of a machine after a run: what the guest left, where its vCPUs are, and how it died.
 
 use super::Machine;
-use crate::controller::vcpu::Location;
+use crate::console::screen::Screen;
+use crate::controller::vcpu::{Activity, Location};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::background::Background;
-use crate::machine::doubt::Doubt;
+use crate::machine::doubt::{Doubt, UsedDevices};
 use crate::machine::explain::{Explanation, Scene, other_mode, suspicion_without_state};
 use crate::machine::processors::{MachineVcpu, Processor};
 use crate::machine::report::{Report, VcpuReport, Verdict};
@@ -21,9 +22,13 @@ use std::time::Duration;
 
 impl Machine {
     /// The report of a run.
-    pub(super) fn report(&mut self, result: RunResult, elapsed: Duration) -> Report {
+    pub(super) fn report(&mut self, result: RunResult, screen: Option<Screen>, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
+        let missing_handler = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
+            stop = error.into();
+            None
+        });
         let verdict = match self.verdict_after(&stop) {
             Ok(verdict) => verdict,
             // A result that cannot be read is not a success.
@@ -32,7 +37,10 @@ impl Machine {
                 None
             }
         };
+        let waits_for_interrupt = self.waits_for_interrupt(&stop, stopped_by);
         let (location, explanation) = self.explain(&stop, stopped_by);
+        // The place after a HLT is not the place of a mistake.
+        let explanation = explanation.filter(|_| !waits_for_interrupt);
         shorten(&mut stop, explanation.as_ref(), vcpus.get_mut(stopped_by));
         let several = vcpus.len() > 1;
         let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
@@ -45,7 +53,11 @@ impl Machine {
         let stops: Vec<_> = vcpus.iter().map(|(stop, _)| stop.clone()).collect();
         let reports = self.vcpu_reports(vcpus, &mut totals);
         let stopped_by = self.processors.get(stopped_by).filter(|_| several).map(|vcpu| vcpu.id());
-        let examined = self.doubts(&stop, &stops, &totals, side.simvirtio.as_ref());
+        let used = UsedDevices {
+            simvirtio: side.simvirtio.as_ref().is_some_and(|device| device.history != Default::default()),
+            screen: screen.is_some(),
+        };
+        let examined = self.doubts(&stop, &stops, &totals, used, missing_handler);
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
             stop = error.into();
@@ -59,6 +71,7 @@ impl Machine {
             stopped_by,
             location,
             explanation,
+            waits_for_interrupt,
             verdict,
             doubts,
             elapsed,
@@ -74,10 +87,13 @@ impl Machine {
             trace: totals.trace,
             open_bus: totals.open_bus,
             vcpus: reports,
+            screen,
+            screen_is_printed: self.screen_is_printed(),
             ram: self.ram,
             image: self.image.clone(),
             devices: self.devices.clone(),
             kev: self.kev,
+            has_bios: self.has_bios,
             msrs: self.msrs.clone(),
         }
     }
@@ -85,12 +101,13 @@ impl Machine {
     /// Adds up the results of the vCPUs. Returns the report of each vCPU; nothing if there is only one.
     fn vcpu_reports(&mut self, vcpus: Vec<(Stop, VcpuResult)>, totals: &mut Totals) -> Vec<VcpuReport> {
         let several = vcpus.len() > 1;
+        let may_be_unstarted = several && matches!(self.background, Background::Classic(_));
         let mut reports = Vec::new();
         for (vcpu, (stop, result)) in self.processors.iter_mut().zip(vcpus) {
             let kernel = self.kernel_counters.then(|| vcpu.counters()).flatten();
             if several {
-                let location =
-                    if stop.parks() { None } else { known(vcpu.location(has_shut_down(&stop)), vcpu) };
+                let has_place = !stop.parks() || may_be_unstarted && vcpu.is_unstarted();
+                let location = has_place.then(|| known(vcpu.location(has_shut_down(&stop)), vcpu)).flatten();
                 let profile = result.recording.as_ref().map(|recording| recording.profile.clone());
                 reports.push(VcpuReport { id: vcpu.id(), stop, location, profile, kernel: kernel.clone() });
             }
@@ -115,6 +132,15 @@ impl Machine {
             std::mem::swap(noticed, blamed);
         }
         started
+    }
+
+    /// True if the vCPU that stopped the machine waited for an interrupt. Only at a limit, and with interrupt controllers.
+    fn waits_for_interrupt(&mut self, stop: &Stop, stopped_by: usize) -> bool {
+        let at_a_limit =
+            matches!(stop, Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::Interrupted | Stop::Quit);
+        let is_classic = matches!(self.background, Background::Classic(_));
+        let vcpu = self.processors.get_mut(stopped_by).filter(|_| at_a_limit && is_classic);
+        vcpu.is_some_and(|vcpu| vcpu.activity() == Activity::Halted)
     }
 
     /// The location of the vCPU that stopped the machine, and the explanation of its death. `None` for what the host

@@ -21,13 +21,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Linux {
     pub(crate) kernel: Kernel,
-    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) initrds: Vec<PathBuf>,
     pub(crate) command_line: Option<String>,
     pub(crate) marker: Option<String>,
     pub(crate) escapes: bool,
     pub(crate) disks: Vec<Disk>,
     pub(crate) console: ConsoleKind,
+    pub(crate) on_halt: OnHalt,
     pub(crate) clock: ClockKind,
+}
+
+/// The effect of a kernel that halts its machine for good, as with `halt -f`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnHalt {
+    /// The run ends, because nothing can wake the machine.
+    #[default]
+    Exit,
+    /// The run goes on, as a computer stays on.
+    Wait,
 }
 
 /// The time sources of a Linux machine, besides the time-stamp counter and the local APIC timer.
@@ -64,25 +75,28 @@ impl Linux {
         let kernel = Kernel::open(path)?;
         Ok(Self {
             kernel,
-            initrd: None,
+            initrds: Vec::new(),
             command_line: None,
             marker: None,
             escapes: false,
             disks: Vec::new(),
             console: ConsoleKind::Serial,
+            on_halt: OnHalt::Exit,
             clock: ClockKind::Auto,
         })
     }
 
-    /// Sets the file with the initial RAM disk. Default: none.
+    /// Adds a file with an initial RAM disk; `None` adds nothing. The kernel gets several one after the other, as boot loaders
+    /// give them. Default: none.
     #[must_use]
     pub fn initrd(mut self, path: Option<&Path>) -> Self {
-        self.initrd = path.map(Path::to_path_buf);
+        self.initrds.extend(path.map(Path::to_path_buf));
         self
     }
 
-    /// Sets the kernel command line. Default: messages go to the console, and a kernel panic ends the machine
-    /// (`console=ttyS0 panic=-1 reboot=k`, with `hvc0` instead of `ttyS0` for [`ConsoleKind::Virtio`]).
+    /// Sets the kernel command line. Default: messages go to the console, a kernel panic ends the machine, and the kernel
+    /// does not look for PCI (`console=ttyS0 panic=-1 reboot=k pci=off`, with `hvc0` instead of `ttyS0` for
+    /// [`ConsoleKind::Virtio`]).
     #[must_use]
     pub fn command_line(mut self, text: Option<&str>) -> Self {
         self.command_line = text.map(str::to_string);
@@ -111,6 +125,13 @@ impl Linux {
         self
     }
 
+    /// Sets the effect of a kernel that halts its machine for good. Default: [`OnHalt::Exit`].
+    #[must_use]
+    pub fn on_halt(mut self, effect: OnHalt) -> Self {
+        self.on_halt = effect;
+        self
+    }
+
     /// Sets the time sources. Default: [`ClockKind::Auto`].
     #[must_use]
     pub fn clock(mut self, clock: ClockKind) -> Self {
@@ -135,6 +156,8 @@ pub(crate) struct Pc {
     pub(crate) virtio: Vec<Arc<Mutex<Mmio>>>,
     /// Answers the questions of the console's thread.
     pub(crate) inquiry: Arc<Inquiry>,
+    /// The advice if the kernel prints nothing.
+    pub(crate) silence: &'static str,
 }
 
 /// The threads and devices of a [`Pc`], while they run.
@@ -144,6 +167,7 @@ pub(crate) struct RunningPc {
     stop_handle: Arc<StopHandle>,
     progress: BootProgress,
     timeline: Arc<Timeline>,
+    silence: &'static str,
 }
 
 /// The milestones of a boot.
@@ -156,6 +180,35 @@ pub struct BootReport {
     pub lost_marks: u64,
     /// The reason of the kernel's panic, from its message on the console. `None` if there was no panic.
     pub panic: Option<String>,
+    /// If the kernel has printed nothing: the console that it would need, as a clause. `None` if it has printed.
+    pub silence: Option<&'static str>,
+}
+
+/// The reason why a kernel with this command line may print nothing on a machine with this console, and the next step.
+pub(crate) fn silence(command_line: &str, console: ConsoleKind) -> &'static str {
+    let names = |option: &str, device: &str| {
+        let mut values = command_line.split_ascii_whitespace().filter_map(|word| word.strip_prefix(option));
+        values.any(|value| value.contains(device))
+    };
+    let serial = ["console=", "earlyprintk=", "earlycon="];
+    let has_serial = serial.iter().any(|option| names(option, "ttyS0") || names(option, "uart"));
+    match (has_serial, names("console=", "hvc0"), console) {
+        (true, ..) => {
+            "it printed nothing: earlyprintk=ttyS0 in --cmdline shows what it prints before its serial console starts, and \
+             without the driver of the 8250 (CONFIG_SERIAL_8250_CONSOLE) it has none"
+        }
+        (false, true, ConsoleKind::Virtio) => {
+            "it printed nothing, and may have panicked before the driver of hvc0 started: leave out --console virtio, or give \
+             it console=ttyS0 in --cmdline as well"
+        }
+        (false, true, ConsoleKind::Serial) => {
+            "it printed nothing, and its command line has only the console hvc0: give --console virtio, or console=ttyS0 in \
+             --cmdline"
+        }
+        (false, false, _) => {
+            "it printed nothing, and its command line has no console: give it console=ttyS0 in --cmdline"
+        }
+    }
 }
 
 impl Pc {
@@ -164,11 +217,11 @@ impl Pc {
     /// # Errors
     /// The host has no thread left.
     pub(crate) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<RunningPc, Error> {
-        let Self { console, stop_handle, progress, timeline, virtio, inquiry: _ } = self;
+        let Self { console, stop_handle, progress, timeline, virtio, inquiry: _, silence } = self;
         virtio.iter().for_each(|device| lock(device).begin_run(deadline.clone(), stop_handle.clone()));
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
-        Ok(RunningPc { virtio, console, stop_handle, progress, timeline })
+        Ok(RunningPc { virtio, console, stop_handle, progress, timeline, silence })
     }
 }
 
@@ -187,13 +240,40 @@ impl RunningPc {
         let stops: Vec<_> = self.virtio.iter().map(|device| lock(device).stop()).collect();
         let failure = stops.into_iter().find_map(Result::err);
         let (marks, lost_marks) = (self.timeline.marks(), self.timeline.lost());
-        (
-            self.stop_handle.reason().or(failure),
-            BootReport { marks, lost_marks, panic: self.progress.panic() },
-        )
+        let stop = match self.stop_handle.reason() {
+            // A disk that lost data counts more than an end in good order.
+            Some(Stop::Halted) => failure.or(Some(Stop::Halted)),
+            reason => reason.or(failure),
+        };
+        let silence = (self.progress.so_far().bytes == 0).then_some(self.silence);
+        (stop, BootReport { marks, lost_marks, panic: self.progress.panic(), silence })
     }
 }
 
 fn lock(device: &Mutex<Mmio>) -> MutexGuard<'_, Mmio> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_kernel_is_told_the_console_that_it_needs() {
+        use ConsoleKind::{Serial, Virtio};
+        for (line, console, advice) in [
+            (
+                "console=hvc0 panic=-1",
+                Virtio,
+                "before the driver of hvc0 started: leave out --console virtio",
+            ),
+            ("console=hvc0 panic=-1", Serial, "only the console hvc0: give --console virtio"),
+            ("console=tty0 panic=-1", Serial, "has no console: give it console=ttyS0"),
+            ("", Virtio, "has no console: give it console=ttyS0"),
+            ("console=ttyS0,115200 console=hvc0", Virtio, "earlyprintk=ttyS0 in --cmdline shows"),
+            ("earlycon=uart8250,io,0x3f8 console=hvc0", Virtio, "earlyprintk=ttyS0 in --cmdline shows"),
+        ] {
+            assert!(silence(line, console).contains(advice), "{line:?}: {}", silence(line, console));
+        }
+    }
 }

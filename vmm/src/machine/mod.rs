@@ -3,7 +3,9 @@
 // | file | contents |
 // |---|---|
 // | `builder.rs` | the options of a machine |
-// | `bare.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, for Linux, and the steps in common |
+// | `bare.rs`, `classic.rs`, `pc.rs`, `assembly.rs` | building a machine for an image, a classic PC, a PC for Linux, and the
+// steps in common |
+// | `kind.rs` | the kinds of machines for an image |
 // | `processors.rs` | the vCPUs: of KVM, or software processors |
 // | `session.rs`, `vcpu_run.rs` | one run of the machine, and of each vCPU with its controllers |
 // | `turns.rs` | one run with software processors, which take turns |
@@ -12,7 +14,9 @@
 // | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
 // | `examine.rs`, `report.rs`, `totals.rs` | what a run left behind, and its report |
 // | `explain.rs` | the explanation of a guest's death |
+// | `screen.rs` | the text screen of a classic PC |
 // | `restore.rs` | putting a guest back to its start |
+// | `firmware.rs`, `trap_vectors.rs` | the BIOS of a boot disk; the vectors that tell a fault without one |
 // | `standstill.rs` | the warning about a boot that stands still |
 // | `time_sources.rs` | the time sources of the machine for Linux, and the tables that describe them |
 // | `boot_progress.rs` | milestones and panics, found in the console text of Linux |
@@ -24,10 +28,14 @@ mod background;
 mod bare;
 mod boot_progress;
 mod builder;
+#[cfg_attr(not(has_kvm), path = "classic/absent.rs")]
+mod classic;
 mod doubt;
 mod ending;
 mod examine;
 mod explain;
+mod firmware;
+mod kind;
 mod linux;
 mod missed_window;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
@@ -35,24 +43,30 @@ mod pc;
 mod processors;
 mod report;
 mod restore;
+mod screen;
 mod session;
 #[cfg(has_kvm)]
 mod standstill;
 #[cfg(has_kvm)]
 mod time_sources;
 mod totals;
+mod trap_vectors;
 mod turns;
 mod vcpu_run;
 
 pub use builder::Builder;
 pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
-pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS};
+pub use kind::MachineKind;
+pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
-use crate::boot::Image;
+pub use crate::console::screen::Screen;
+
+use crate::boot::{Firmware, Image};
 use crate::console::output::Output;
+use crate::controller::bios::Bios;
 use crate::controller::kev::MmioPrinter;
 use crate::controller::msr::MsrPolicy;
 use crate::controller::{Devices, ExitController, VcpuState};
@@ -64,6 +78,7 @@ use crate::x86::modes::Mode;
 use background::Background;
 use processors::{MachineVcpu, Processors};
 use restore::Restore;
+use screen::{GuestScreen, RunningScreen};
 use session::run_machine;
 use std::fmt;
 use std::ops::Range;
@@ -95,6 +110,8 @@ struct VcpuControllers {
     callers: CallersControllers,
     /// `None` without KeV's devices.
     printer: Option<MmioPrinter>,
+    /// The BIOS of a machine that starts from a boot disk.
+    bios: Option<Box<Bios>>,
 }
 
 /// A virtual machine with its guest loaded.
@@ -112,6 +129,10 @@ pub struct Machine {
     /// The mode in which the guest starts.
     mode: Mode,
     background: Background,
+    /// The text screen of a classic PC.
+    screen: Option<GuestScreen>,
+    /// `None` for the PC of Linux.
+    kind: Option<MachineKind>,
     /// The size of RAM, in bytes.
     ram: u64,
     /// The addresses of the image, a range for each segment.
@@ -123,6 +144,8 @@ pub struct Machine {
     controllers: Vec<VcpuControllers>,
     msrs: Arc<MsrPolicy>,
     kev: bool,
+    /// The machine answers the calls of a BIOS.
+    has_bios: bool,
     timeout: Option<Duration>,
     wall_timeout: Option<Duration>,
     /// The timer for the first vCPU, from the first run on.
@@ -137,6 +160,8 @@ pub struct Machine {
     kernel_counters: bool,
     output: Output,
     output_limit: Option<u64>,
+    /// The bytes that are at 0x400 before the first run, unless the image covers them.
+    result_place: [u8; 8],
 }
 
 impl fmt::Debug for Machine {
@@ -157,9 +182,11 @@ impl Machine {
     /// after the guest has started ([`Stop::HostFailed`](crate::exit::Stop::HostFailed)): both are in the report.
     pub fn run(&mut self) -> Result<Report, Error> {
         let started = Instant::now();
-        let result = run_machine(self)?;
+        let screen = self.screen.as_ref().map(|screen| screen.start(&self.output)).transpose()?;
+        let result = run_machine(self);
+        let screen = screen.and_then(RunningScreen::finish);
         let elapsed = started.elapsed();
-        Ok(self.report(result, elapsed))
+        Ok(self.report(result?, screen, elapsed))
     }
 
     /// The guest's memory, by guest physical address.
@@ -170,6 +197,11 @@ impl Machine {
     /// The vCPU at `index`, counted from 0: its registers, and the guest's memory as it sees it. `None` past the last vCPU.
     pub fn vcpu(&mut self, index: usize) -> Option<&mut dyn VcpuState> {
         self.processors.get_mut(index).map(|vcpu| vcpu as &mut dyn VcpuState)
+    }
+
+    /// The kind of the machine. `None` for the PC of Linux.
+    pub fn kind(&self) -> Option<MachineKind> {
+        self.kind
     }
 
     /// The kind of processor that runs the guest.
@@ -202,8 +234,9 @@ impl Machine {
     /// that the guest has set. So does the time-stamp counter; without [`Builder::cpuid`], so does IA32_TSC_ADJUST.
     ///
     /// # Errors
-    /// The guest is Linux, which cannot be reset, or the host failed.
+    /// The guest is Linux, or the machine is a classic PC, neither of which can be reset; or the host failed.
     pub fn reset(&mut self) -> Result<(), Error> {
+        self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
         // An instruction that is completed may write to memory.
         self.processors.iter_mut().try_for_each(MachineVcpu::complete_access)?;
@@ -214,6 +247,7 @@ impl Machine {
         self.devices.reset();
         let printers = self.controllers.iter_mut().filter_map(|controllers| controllers.printer.as_mut());
         printers.for_each(MmioPrinter::reset);
+        self.bioses().for_each(Bios::reset);
         self.processors.iter_mut().try_for_each(MachineVcpu::restore)
     }
 
@@ -222,11 +256,18 @@ impl Machine {
     /// # Errors
     /// The image does not fit into the memory of this machine, needs the page tables that a machine for a real-mode guest
     /// does not have, or covers the result that is verified. The guest is then as it was. Or: the guest is Linux, or the
-    /// host failed.
+    /// machine is a classic PC, or the host failed.
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
+        self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
-        let image = bare::prepared(image, self.ram, self.verify)?;
-        let tables = bare::tables(image.mode());
+        let image = bare::prepared(image, self.ram, self.verify, &Firmware::NONE)?;
+        if image.boot_disk().is_some() != self.has_bios {
+            return Err(Error::Config(
+                "a machine with a BIOS runs boot disks, and another machine runs the other guests: build a new machine for it"
+                    .into(),
+            ));
+        }
+        let tables = bare::tables(&image);
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
             return Err(Error::Config(format!(
                 "the machine was built for a real-mode guest, and has no tables at {:#x} for a guest that starts in {} mode: \
@@ -240,8 +281,18 @@ impl Machine {
         bare::set_registers(&mut self.processors, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();
+        if let Some(disk) = image.boot_disk() {
+            self.controllers.iter_mut().filter_map(|own| own.bios.as_mut()).for_each(|bios| {
+                bios.set_disk(disk.clone());
+            });
+        }
         restore.load(image, tables);
         self.reset()
+    }
+
+    /// The BIOS of each vCPU: of the only one, or of none.
+    fn bioses(&mut self) -> impl Iterator<Item = &mut Bios> {
+        self.controllers.iter_mut().filter_map(|own| own.bios.as_deref_mut())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Building a PC for Linux.
 
 use crate::boot::acpi::VirtioMmio;
-use crate::boot::linux::{self, Loaded};
+use crate::boot::linux::{self as boot, Loaded};
 use crate::console::host::{ConsoleSetup, Port, Watch};
 use crate::console::input::Input;
 use crate::controller::inquiry::Inquiry;
@@ -11,7 +11,7 @@ use crate::device::pc::rtc::{self, Rtc};
 use crate::device::serial::{self, Serial, SerialPort};
 use crate::device::virtio::mmio;
 use crate::device::virtio::registers::register;
-use crate::device::virtio::{self, Block, ConsoleInput, Disk, Entropy, Mmio};
+use crate::device::virtio::{self, Block, ConsoleInput, ConsolePort, Entropy, Mmio};
 use crate::error::Error;
 use crate::host::{self, EventFd, event};
 use crate::kvm::vm::{System, Vm};
@@ -20,21 +20,23 @@ use crate::machine::assembly::Parts;
 use crate::machine::background::Background;
 use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
-use crate::machine::linux::{ConsoleKind, Linux, MAX_DISKS, Pc};
+use crate::machine::linux::{self, ConsoleKind, Linux, MAX_DISKS, OnHalt, Pc};
 use crate::machine::processors::{Processor, Processors};
 use crate::machine::standstill::{self, Facts, Standstill};
 use crate::machine::time_sources::TimeSources;
 use crate::memory::{self, Gpa, GuestMemory, pc};
 use crate::profile::timeline::{Event, Timeline};
 use crate::shutdown::StopHandle;
-use crate::x86::modes::Mode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The default command line: messages go to the console, and a panic resets the machine, which ends the run.
+///
+/// There is no PCI. Without `pci=off` a kernel looks for it with up to 33,000 exits, on processors of AMD that could have a
+/// graphics aperture.
 fn default_command_line(console: ConsoleKind) -> &'static str {
     match console {
-        ConsoleKind::Serial => "console=ttyS0 panic=-1 reboot=k",
-        ConsoleKind::Virtio => "console=hvc0 panic=-1 reboot=k",
+        ConsoleKind::Serial => "console=ttyS0 panic=-1 reboot=k pci=off",
+        ConsoleKind::Virtio => "console=hvc0 panic=-1 reboot=k pci=off",
     }
 }
 
@@ -63,6 +65,8 @@ struct SerialLine {
 /// The virtio devices, and their places.
 struct Virtio {
     devices: Vec<Arc<Mutex<Mmio>>>,
+    /// The console, if it is a virtio console.
+    console: Option<Arc<Mutex<Mmio>>>,
     places: Vec<VirtioMmio>,
 }
 
@@ -77,9 +81,7 @@ impl Builder {
         let loaded = load(&mut linux, &memory, ram)?;
         let stop_handle = Arc::new(StopHandle::new()?);
         let typed = ConsoleInput::new()?;
-        let disks = std::mem::take(&mut linux.disks);
-        let devices = self.virtio(&memory, disks, linux.console, &typed)?;
-        let virtio = Virtio { places: places(devices.len()), devices };
+        let virtio = self.virtio(&memory, &mut linux, &typed)?;
         let time = TimeSources::new(&linux, command_line(&linux), &memory);
         time.write_tables(self.cpus, &virtio.places)?;
 
@@ -88,7 +90,13 @@ impl Builder {
         self.attach_pc_devices(&timeline, &time, &virtio)?;
         let progress = BootProgress::new(timeline.clone(), linux.marker.as_deref());
         let observer = progress.clone();
-        self.output.set_observer(move |text| observer.see(text));
+        let look = Arc::new(event().map_err(Error::host("eventfd"))?);
+        let halted = look.clone();
+        self.output.set_observer(move |text| {
+            if observer.see(text) {
+                host::signal(&halted);
+            }
+        });
         let prompt = event().map_err(Error::host("eventfd"))?;
         self.output.set_prompt(duplicate(&prompt)?);
 
@@ -101,30 +109,43 @@ impl Builder {
         let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
             vcpu.set_boot_msrs();
             // Linux starts the other vCPUs.
-            if index.index == 0 { vcpu.set_linux(loaded.entry) } else { Ok(()) }
+            if index.index == 0 { vcpu.set_linux(loaded.entry, loaded.mode) } else { Ok(()) }
         })?;
         timeline.mark(Event::VmReady);
-        let port: Box<dyn Port> = match linux.console {
-            ConsoleKind::Serial => Box::new(SerialPort { serial: line.serial, drained: line.drained }),
-            ConsoleKind::Virtio => Box::new(typed),
+        let port: Box<dyn Port> = match virtio.console {
+            None => Box::new(SerialPort { serial: line.serial, drained: line.drained }),
+            Some(device) => Box::new(ConsolePort { input: typed, device }),
         };
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
         let facts = facts(&linux, &time);
-        let (inquiry, watch) = self.watch(&memory, facts, &progress, &stop_handle);
+        let (inquiry, watch) = self.watch(&memory, (facts, linux.on_halt), &progress, &stop_handle);
         let (escapes, output) = (linux.escapes, self.output.clone());
-        let console = ConsoleSetup { typed, input, escapes, port, output, prompt, watch };
-        let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices, inquiry };
+        let console = ConsoleSetup { typed, input, escapes, port, output, prompt, look, watch };
+        let silence = linux::silence(command_line(&linux), linux.console);
+        let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices, inquiry, silence };
         let background = Background::Pc(Some(Box::new(pc)));
-        let (mode, image, restore) = (Mode::Long, Vec::new(), None);
+        let (mode, image, restore) = (loaded.mode, Vec::new(), None);
         let (processors, kvm_error) = (Processors::Kvm { vcpus, vm }, None);
-        Ok(self.assemble(Parts { processors, kvm_error, memory, mode, background, ram, image, restore }))
+        let kind = None;
+        Ok(self.assemble(Parts {
+            processors,
+            kvm_error,
+            memory,
+            mode,
+            background,
+            screen: None,
+            kind,
+            ram,
+            image,
+            restore,
+        }))
     }
 
     /// The questions to the vCPUs, and the function that asks them if the boot stands still.
     fn watch(
         &self,
         memory: &GuestMemory,
-        facts: Facts,
+        (facts, on_halt): (Facts, OnHalt),
         progress: &BootProgress,
         stop_handle: &Arc<StopHandle>,
     ) -> (Arc<Inquiry>, Watch) {
@@ -135,6 +156,7 @@ impl Builder {
             vcpus: stop_handle.clone(),
             memory: memory.clone(),
             facts,
+            on_halt,
             state: standstill::State::default(),
         };
         (inquiry, Box::new(move || standstill.check()))
@@ -182,23 +204,22 @@ impl Builder {
     }
 
     /// Creates the virtio devices: the disks in their order, the console if it is a virtio console, and entropy.
-    fn virtio(
-        &self,
-        memory: &GuestMemory,
-        disks: Vec<Disk>,
-        console: ConsoleKind,
-        typed: &ConsoleInput,
-    ) -> Result<Vec<Arc<Mutex<Mmio>>>, Error> {
+    fn virtio(&self, memory: &GuestMemory, linux: &mut Linux, typed: &ConsoleInput) -> Result<Virtio, Error> {
+        let shared = |device: Mmio| Arc::new(Mutex::new(device));
         let mut devices = Vec::new();
-        for disk in disks {
-            devices.push(Mmio::new(Block::new(disk), memory.clone())?);
+        for disk in std::mem::take(&mut linux.disks) {
+            devices.push(shared(Mmio::new(Block::new(disk), memory.clone())?));
         }
-        if console == ConsoleKind::Virtio {
-            let console = virtio::ConsoleDevice::new(self.output.clone(), typed.clone());
-            devices.push(Mmio::new(console, memory.clone())?);
+        let mut console = None;
+        if linux.console == ConsoleKind::Virtio {
+            let size = linux.escapes.then(host::terminal::size).flatten();
+            let device = virtio::ConsoleDevice::new(self.output.clone(), typed.clone(), size);
+            let device = shared(Mmio::new(device, memory.clone())?);
+            console = Some(device.clone());
+            devices.push(device);
         }
-        devices.push(Mmio::new(Entropy::new()?, memory.clone())?);
-        Ok(devices.into_iter().map(|device| Arc::new(Mutex::new(device))).collect())
+        devices.push(shared(Mmio::new(Entropy::new()?, memory.clone())?));
+        Ok(Virtio { places: places(devices.len()), devices, console })
     }
 
     /// Attaches the devices that only a PC has.
@@ -270,8 +291,7 @@ fn facts(linux: &Linux, time: &TimeSources) -> Facts {
 fn load(linux: &mut Linux, memory: &GuestMemory, ram: u64) -> Result<Loaded, Error> {
     let loaded = linux.kernel.load(memory, ram)?;
     let command_line = command_line(linux);
-    let initrd = linux.initrd.as_deref();
-    linux::write_boot_params(&linux.kernel, loaded, memory, ram, initrd, command_line)?;
+    boot::write_boot_params(&linux.kernel, loaded, memory, ram, &linux.initrds, command_line)?;
     log::info!("{}: entered at {:#x}, with {command_line:?}", linux.kernel.name(), loaded.entry.0);
     Ok(loaded)
 }

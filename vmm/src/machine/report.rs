@@ -1,5 +1,7 @@
 //! The report of a run: the reason why it ended, the verdict, the exits.
 
+use crate::console::screen::Screen;
+use crate::controller::bios;
 use crate::controller::kev::{MmioPrinter, PRINTER, PRINTER_SIZE};
 use crate::controller::msr::MsrPolicy;
 use crate::controller::vcpu::Location;
@@ -109,6 +111,8 @@ pub struct Report {
     /// [`location`](Self::location) is `None`, [`Location::Reset`] or [`Location::NotStarted`], and after an interruption, a SIMVIRTIO protocol error,
     /// the output limit, a failed controller, or a failure of the host.
     pub explanation: Option<Explanation>,
+    /// The vCPU was in a HLT with interrupts on, and waited for an interrupt. Only on machines with interrupt controllers.
+    pub waits_for_interrupt: bool,
     /// The result that the guest left. `None` unless it was requested
     /// ([`Builder::verify`](crate::machine::Builder::verify)) and the guest halted or exited with code 0.
     pub verdict: Option<Verdict>,
@@ -137,6 +141,11 @@ pub struct Report {
     /// KVM's own counters, added up over all vCPUs. They include the exits that the kernel handled itself. `None` if they
     /// were not requested, or if KVM does not have them for each vCPU (before Linux 5.14).
     pub kernel: Option<KvmCounters>,
+    /// The text screen at the end of the run. `None` if the machine is not a classic PC, or the guest has not used its
+    /// screen, or shows graphics there.
+    pub screen: Option<Screen>,
+    /// All text on the screen is also in the output: a BIOS has printed it.
+    pub screen_is_printed: bool,
     /// The size of the guest's RAM, in bytes.
     pub ram: u64,
     /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
@@ -151,6 +160,7 @@ pub struct Report {
     pub(crate) lost_suspicion: Option<String>,
     pub(crate) devices: Arc<Devices>,
     pub(crate) kev: bool,
+    pub(crate) has_bios: bool,
     pub(crate) msrs: Arc<MsrPolicy>,
 }
 
@@ -162,9 +172,9 @@ impl Report {
     }
 
     /// True if the vCPU was outside its image, for example after a jump to a wrong address or past the last instruction.
-    /// False if [`location`](Self::location) is not known. Always false for Linux, whose image is not recorded.
+    /// False if [`location`](Self::location) is not known, or if the vCPU waited for an interrupt. Always false for Linux, whose image is not recorded.
     pub fn left_its_image(&self) -> bool {
-        self.location.is_some_and(|location| location.is_outside(&self.image))
+        !self.waits_for_interrupt && self.location.is_some_and(|location| location.is_outside(&self.image))
     }
 
     /// The failure of the host that ended the run ([`Stop::HostFailed`]), for a caller to whom the report of such a run is of
@@ -205,6 +215,9 @@ impl Report {
     pub fn device_at(&self, site: &Site) -> Option<DeviceName> {
         let (address, _) = site.place?;
         match site.reason {
+            Reason::PioOut if self.has_bios && address == u64::from(bios::PORT) => {
+                Some(DeviceName::device("BIOS call"))
+            }
             Reason::PioIn | Reason::PioOut => self.devices.ports.name(address),
             Reason::RdMsr | Reason::WrMsr => {
                 let rule = u32::try_from(address).ok().and_then(|index| self.msrs.name(index));

@@ -30,6 +30,7 @@ pub(super) struct RunResult {
 /// The host failed before the guest ran. A later failure is the end of the run ([`Stop::HostFailed`]), so that the text
 /// that the guest has printed and the exits that were recorded are not lost.
 pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
+    let kicks = machine.needs_kicks();
     let Machine { processors, controllers, devices, msrs, background, output, timer, .. } = machine;
     let deadline = Deadline::after(machine.timeout).with_wall_limit(machine.wall_timeout);
     output.begin_run(deadline.clone(), machine.output_limit);
@@ -38,12 +39,13 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         msrs,
         output,
         // The timer repeats, so it also kicks at the longer limit.
-        limit: machine.timeout.into_iter().chain(machine.wall_timeout).min(),
+        limit: machine.timeout.into_iter().chain(machine.wall_timeout).chain(kicks).min(),
         deadline,
         clock: machine.clock.map(|clock| (clock, clock.now())),
         trace: machine.trace,
         timeline: background.timeline(),
         inquiry: background.inquiry(),
+        is_linux: matches!(background, Background::Pc(_)),
     };
     let ran = match processors {
         Processors::Kvm { vcpus, .. } => run_threads(vcpus, controllers, &context, background, timer),

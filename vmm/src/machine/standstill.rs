@@ -9,9 +9,11 @@ mod spin;
 
 use crate::controller::inquiry::{Answer, Inquiry};
 use crate::controller::vcpu::{Activity, Location};
+use crate::exit::Stop;
 use crate::host;
 use crate::machine::boot_progress::{BootProgress, SoFar};
 use crate::machine::explain::{Explanation, Scene};
+use crate::machine::linux::OnHalt;
 use crate::memory::GuestMemory;
 use crate::shutdown::StopHandle;
 use crate::x86::modes::Mode;
@@ -27,12 +29,15 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const QUIET_CHECKS: u32 = 5;
 /// The time that the vCPUs have to answer.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
+/// The number of times that the vCPUs are asked if they are halted for good, after the kernel has said so.
+const HALT_TRIES: u32 = 50;
 /// The most warnings of one boot.
 const MAX_WARNINGS: u32 = 3;
 /// The most vCPUs that have a line of their own.
 const MAX_LINES: usize = 8;
 /// RFLAGS: interrupts are on.
 const INTERRUPTS_ON: u64 = 1 << 9;
+
 /// Watches the progress of a boot.
 pub(super) struct Standstill {
     pub(super) inquiry: Arc<Inquiry>,
@@ -41,6 +46,7 @@ pub(super) struct Standstill {
     pub(super) vcpus: Arc<StopHandle>,
     pub(super) memory: GuestMemory,
     pub(super) facts: Facts,
+    pub(super) on_halt: OnHalt,
     pub(super) state: State,
 }
 
@@ -53,6 +59,10 @@ pub(super) struct State {
     quiet: u32,
     /// Set while the vCPUs have been asked.
     asked: bool,
+    /// Set while the vCPUs have been asked if they are halted for good.
+    asked_for_halt: bool,
+    /// The number of times that they have been asked, and were not.
+    halt_tries: u32,
     /// Set after a warning, or after the decision that none is needed, until something moves.
     settled: bool,
     warnings: u32,
@@ -63,6 +73,9 @@ impl Standstill {
     /// needed. It does not block.
     pub(super) fn check(&mut self) -> Option<Duration> {
         let seen = self.progress.so_far();
+        if seen.is_halted && self.on_halt == OnHalt::Exit {
+            return Some(self.check_halt());
+        }
         if seen.in_userland || self.state.warnings >= MAX_WARNINGS {
             return None;
         }
@@ -87,6 +100,31 @@ impl Standstill {
             }
         }
         Some(INTERVAL)
+    }
+
+    /// Ends the machine if no vCPU can wake again. The message of a halt alone is no proof, because a program can print it.
+    fn check_halt(&mut self) -> Duration {
+        if !std::mem::replace(&mut self.state.asked_for_halt, true) {
+            self.state.asked = false;
+            self.inquiry.ask();
+            self.vcpus.kick_all();
+            return ANSWER_TIME;
+        }
+        self.state.asked_for_halt = false;
+        let answers = self.inquiry.take();
+        let is_idle =
+            |answer: &Option<Answer>| answer.as_ref().is_some_and(|answer| answer.activity.is_idle());
+        let has_halted = answers.iter().all(is_idle) && !waits_for_interrupt(&answers);
+        if has_halted {
+            self.vcpus.end(Stop::Halted);
+        }
+        // After the message, the kernel still shuts its devices down.
+        self.state.halt_tries = self.state.halt_tries.saturating_add(1);
+        if has_halted || self.state.halt_tries >= HALT_TRIES {
+            self.state.halt_tries = 0;
+            self.progress.forget_halt();
+        }
+        ANSWER_TIME
     }
 
     fn warn(&mut self, answers: &[Option<Answer>], seen: &SoFar) {
@@ -179,6 +217,7 @@ mod tests {
             vcpus: Arc::new(StopHandle::new().unwrap()),
             memory: GuestMemory::new(&[(Gpa(0), 0x2000)]).unwrap(),
             facts: Facts::default(),
+            on_halt: OnHalt::Exit,
             state: State::default(),
         }
     }
@@ -220,13 +259,36 @@ mod tests {
             for _ in 0..QUIET_CHECKS - 1 {
                 assert_eq!(boot.check(), Some(INTERVAL));
             }
-            boot.progress.see(b"x");
+            let _ = boot.progress.see(b"x");
             assert_eq!(boot.check(), Some(INTERVAL));
             respond(&boot, &Exit::Hlt);
             assert_eq!(boot.check(), Some(INTERVAL));
         }
-        boot.progress.see(b"ready");
+        let _ = boot.progress.see(b"ready");
         assert_eq!(boot.check(), None);
+    }
+
+    #[test]
+    fn a_halt_ends_the_machine_if_no_vcpu_can_wake() {
+        for (on_halt, activity, rflags, ends) in [
+            (OnHalt::Exit, Activity::Halted, 2, true),
+            (OnHalt::Exit, Activity::Halted, 0x202, false),
+            (OnHalt::Exit, Activity::Running, 2, false),
+            (OnHalt::Wait, Activity::Halted, 2, false),
+        ] {
+            let mut boot = Standstill { on_halt, ..standstill(1) };
+            assert!(boot.progress.see(b"ready\n[    2.1] reboot: System halted\r\n"));
+            let asks = boot.check() == Some(ANSWER_TIME);
+            assert_eq!(asks, on_halt == OnHalt::Exit);
+            let respondent = Respondent { inquiry: boot.inquiry.clone(), index: 0 };
+            let mut watchdog = Watchdog { respondent: Some(respondent), ..Watchdog::default() };
+            let regs = Regs { rflags, ..Default::default() };
+            watchdog.handle(&Exit::Interrupted, &mut FakeVcpu { regs, activity, ..Default::default() });
+            boot.check();
+            assert_eq!(boot.vcpus.has_ended(), ends, "{on_halt:?} {activity:?} {rflags:#x}");
+            let tries = (0..1000).take_while(|_| boot.check().is_some()).count();
+            assert!(tries < 2 * HALT_TRIES as usize, "in userland");
+        }
     }
 
     #[test]
@@ -244,7 +306,7 @@ mod tests {
     fn a_halt_waits_for_an_interrupt_only_if_interrupts_are_on() {
         let answer = |activity, rflags| {
             let registers = Some((Regs { rflags, ..Default::default() }, Default::default()));
-            Some(Answer { activity, registers })
+            Some(Answer { activity, nmi_pending: false, registers })
         };
         let (asleep, dead) = (answer(Activity::Halted, 0x202), answer(Activity::Halted, 2));
         let (running, unstarted) = (answer(Activity::Running, 0x202), answer(Activity::NotStarted, 2));
@@ -268,7 +330,7 @@ mod tests {
         boot.memory.write(Gpa(0x1000), &[0xeb, 0xfe]).unwrap();
         let answer = |activity| {
             let registers = Some((Regs { rip: 0x1000, ..Default::default() }, Default::default()));
-            Some(Answer { activity, registers })
+            Some(Answer { activity, nmi_pending: false, registers })
         };
         let answers =
             [answer(Activity::Running), answer(Activity::Halted), None, answer(Activity::NotStarted)];

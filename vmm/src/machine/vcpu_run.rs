@@ -38,8 +38,10 @@ pub(super) struct RunContext<'a> {
     pub(super) limit: Option<Duration>,
     pub(super) deadline: Deadline,
     pub(super) timeline: Option<Arc<Timeline>>,
-    /// The questions to the vCPUs of a boot.
+    /// The questions to the vCPUs of a PC.
     pub(super) inquiry: Option<Arc<Inquiry>>,
+    /// The guest is Linux.
+    pub(super) is_linux: bool,
     /// The clock that times exits, and its reading at the start of the run.
     pub(super) clock: Option<(Clock, u64)>,
     /// The number of exits that a trace keeps.
@@ -60,7 +62,7 @@ impl RunContext<'_> {
         self.limit.map_or(Ok(()), restart).map_err(Error::host("starting the watchdog"))
     }
 
-    /// The side of a boot's vCPU that answers questions. The first vCPU of a boot has number 0.
+    /// The side of a PC's vCPU that answers questions. The first vCPU of a PC has number 0.
     fn respondent(&self, vcpu: u32) -> Option<Respondent> {
         let index = usize::try_from(vcpu).ok()?;
         Some(Respondent { inquiry: self.inquiry.clone()?, index })
@@ -83,11 +85,13 @@ impl<'a> VcpuRun<'a> {
         let recorder =
             |(clock, origin)| Recorder::new(clock, origin, context.trace, context.timeline.clone());
         let respondent = context.respondent(vcpu);
+        controllers.bios.iter_mut().for_each(|bios| bios.begin_run(context.deadline.clone()));
         Self {
             controllers,
             own: match respondent.clone() {
                 None => OfItsKind::Bare(Hypercalls::new(context.output.clone())),
-                Some(respondent) => OfItsKind::Pc(respondent),
+                Some(respondent) if context.is_linux => OfItsKind::Linux(respondent),
+                Some(respondent) => OfItsKind::Classic(respondent, Hypercalls::new(context.output.clone())),
             },
             watchdog: Watchdog { deadline: context.deadline.clone(), respondent },
             open_bus: OpenBus::default(),
@@ -100,8 +104,8 @@ impl<'a> VcpuRun<'a> {
     fn parts(&mut self) -> (impl ExitController, Option<&mut Recorder>) {
         let Self { context, controllers, watchdog, own, open_bus, recorder } = self;
         let last = (context.devices, (MsrForwarder(context.msrs), (TerminalExits, open_bus)));
-        let VcpuControllers { callers, printer } = &mut **controllers;
-        let chain = (watchdog, (&mut callers.0, (own, (context.msrs, (printer, last)))));
+        let VcpuControllers { callers, printer, bios } = &mut **controllers;
+        let chain = (bios, (watchdog, (&mut callers.0, (own, (context.msrs, (printer, last))))));
         (chain, recorder.as_mut())
     }
 
@@ -141,8 +145,8 @@ impl<'a> VcpuRun<'a> {
     /// The records of the run.
     pub(super) fn finish(self) -> VcpuResult {
         let failed_calls = match &self.own {
-            OfItsKind::Bare(hypercalls) => hypercalls.failed(),
-            OfItsKind::Pc(_) => None,
+            OfItsKind::Bare(hypercalls) | OfItsKind::Classic(_, hypercalls) => hypercalls.failed(),
+            OfItsKind::Linux(_) => None,
         };
         VcpuResult { recording: self.recorder.map(Recorder::finish), open_bus: self.open_bus, failed_calls }
     }
@@ -163,15 +167,21 @@ pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
 /// The controller that depends on the kind of the machine.
 enum OfItsKind {
     Bare(Hypercalls),
+    /// The vCPU of a classic PC is asked if it has halted.
+    Classic(Respondent, Hypercalls),
     /// Linux does not know the hypercalls.
-    Pc(Respondent),
+    Linux(Respondent),
 }
 
 impl ExitController for OfItsKind {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         match self {
             Self::Bare(hypercalls) => hypercalls.handle(exit, vcpu),
-            Self::Pc(respondent) => respondent.handle(exit, vcpu),
+            Self::Classic(respondent, hypercalls) => {
+                let _ = respondent.handle(exit, vcpu);
+                hypercalls.handle(exit, vcpu)
+            }
+            Self::Linux(respondent) => respondent.handle(exit, vcpu),
         }
     }
 }

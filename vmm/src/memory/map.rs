@@ -20,6 +20,10 @@ pub const PAGE: u64 = 0x1000;
 /// The address of KVM's three pages of task state on Intel hosts (KVM_SET_TSS_ADDR). The SO2 assignment gives this
 /// value.
 pub const TSS: u64 = 0xfffb_d000;
+/// The same for a machine with a ROM, which may reach down to 0xff00_0000.
+pub const ROM_TSS: u64 = 0xfeff_d000;
+/// The address of KVM's page table for real mode, in such a machine (KVM_SET_IDENTITY_MAP_ADDR).
+pub const ROM_IDENTITY_MAP: u64 = ROM_TSS - PAGE;
 /// The address of the tables: GDT, page tables and task state. It is after KVM's task state, and below 4 GiB so that
 /// the identity map covers it. The GDT takes the first page.
 pub const TABLES: Gpa = Gpa(0xfffc_0000);

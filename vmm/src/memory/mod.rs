@@ -14,8 +14,8 @@ mod written;
 
 pub(crate) use map::pc;
 pub use map::{
-    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, TABLES, TABLES_SIZE, TASK_STATE, TSS, pc_ram_size,
-    ram_size,
+    MAX_CPUS, MAX_RAM, Map, PAGE, PAGE_TABLES, PLAIN_RAM, ROM_IDENTITY_MAP, ROM_TSS, TABLES, TABLES_SIZE,
+    TASK_STATE, TSS, pc_ram_size, ram_size,
 };
 pub(crate) use pages::PagedMemory;
 pub use shared::SharedMemory;
@@ -63,6 +63,8 @@ pub struct GuestMemory {
     /// The same slots, for all accesses of this program except those of the crates that get [`Self::slots`].
     words: Arc<[Words]>,
     written: Arc<WrittenPages>,
+    /// The start of the slot that the guest can only read, if there is one.
+    rom: Option<Gpa>,
 }
 
 impl GuestMemory {
@@ -73,6 +75,7 @@ impl GuestMemory {
             _mappings: Arc::default(),
             words: Arc::default(),
             written: Arc::default(),
+            rom: None,
         }
     }
 
@@ -106,7 +109,17 @@ impl GuestMemory {
             .map_err(|error| Error::Memory { bytes: 0, reason: error.to_string() })?;
         let words = slots.iter().map(|region| Words::new(region.start_addr(), region.as_ptr(), region.len()));
         let words = words.collect();
-        Ok(Self { slots, _mappings: Arc::new(mappings), words, written: Arc::default() })
+        Ok(Self { slots, _mappings: Arc::new(mappings), words, written: Arc::default(), rom: None })
+    }
+
+    /// Makes the slot at `start` one that the guest can only read.
+    pub(crate) fn with_rom(self, start: Option<Gpa>) -> Self {
+        Self { rom: start, ..self }
+    }
+
+    /// True if the guest can only read the slot at `start`.
+    pub(crate) fn is_rom(&self, start: Gpa) -> bool {
+        self.rom == Some(start)
     }
 
     /// The slots, for the crates that load kernels and implement rings. They make volatile accesses.

@@ -6,6 +6,7 @@
 use super::access;
 use super::words::Words;
 use super::{GuestMemory, PAGE};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 /// The most slots that a machine with a software processor has: RAM, tables, and the window of SIMVIRTIO.
 const MAX_SLOTS: usize = 4;
@@ -17,6 +18,8 @@ pub(crate) struct PagedMemory {
     slots: [Words; MAX_SLOTS],
     /// Keeps the slots mapped, and logs the writes.
     memory: GuestMemory,
+    /// The index of the slot that the guest can only read, or [`MAX_SLOTS`].
+    rom: usize,
 }
 
 /// The index of a slot.
@@ -42,7 +45,8 @@ impl PagedMemory {
     pub(crate) fn new(memory: GuestMemory) -> Option<Self> {
         let mut slots = [Words::EMPTY; MAX_SLOTS];
         slots.get_mut(..memory.words.len())?.copy_from_slice(&memory.words);
-        Some(Self { slots, memory })
+        let rom = memory.slots().iter().position(|region| memory.is_rom(region.start_addr()));
+        Some(Self { slots, memory, rom: rom.unwrap_or(MAX_SLOTS) })
     }
 
     /// The address in this process of `SIZE` bytes in a page.
@@ -82,6 +86,9 @@ impl softcpu::Memory for PagedMemory {
     #[inline]
     fn store<const SIZE: usize>(&self, page: Page, offset: usize, value: u64) {
         let Some(to) = self.address::<SIZE>(page, offset) else { return };
+        if page.slot as usize == self.rom {
+            return;
+        }
         self.memory.written.log_page(page.slot as usize, page.index);
         // SAFETY: see above.
         unsafe {

@@ -55,10 +55,14 @@ impl StopHandle {
         let _ = self.event.write(1);
     }
 
-    /// Kicks the vCPUs if the machine must end.
+    /// Kicks the vCPUs if the machine must end. After an orderly end, output and the data of disks are still written.
     pub(crate) fn kick_again(&self) {
-        if let Some((deadline, vcpus)) = self.machine.get().filter(|_| self.has_ended()) {
-            deadline.abandon();
+        if let (Some((deadline, vcpus)), Some(reason)) = (self.machine.get(), self.reason()) {
+            if reason.is_orderly() {
+                deadline.request_stop()
+            } else {
+                deadline.abandon()
+            }
             vcpus.kick_all();
         }
     }

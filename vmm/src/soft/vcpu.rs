@@ -261,6 +261,10 @@ impl VcpuState for SoftVcpu {
         self.cpu.set_msr(index, data)
     }
 
+    fn is_in_shadow(&mut self) -> bool {
+        self.cpu.is_in_shadow()
+    }
+
     fn memory(&self) -> &GuestMemory {
         &self.memory
     }

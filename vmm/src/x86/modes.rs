@@ -12,8 +12,8 @@ use crate::memory::TASK_STATE;
 use crate::memory::{Gpa, PAGE};
 use crate::x86::registers::{DescriptorTable, Regs, Sregs};
 use segments::{
-    LINUX_CODE, LINUX_DATA, TASK_SEGMENT, USER_CODE_SEGMENT, USER_DATA_SEGMENT, code_segment, data_segment,
-    gdt_limit,
+    LINUX_DATA, TASK_SEGMENT, USER_CODE_SEGMENT, USER_DATA_SEGMENT, code_segment, data_segment, gdt_limit,
+    linux_code,
 };
 use simvirtio::abi;
 
@@ -132,19 +132,23 @@ pub fn regs(mode: Mode, entry: Gpa, place: VcpuIndex) -> Regs {
     Regs { rip: entry.0, rsp, rflags, rdi, rsi, ..Default::default() }
 }
 
-/// The special registers at the 64-bit entry point of a Linux kernel: long mode, with the GDT and the page tables at
-/// these addresses (Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol").
-pub fn linux_sregs(reset: Sregs, gdt: Gpa, page_tables: Gpa) -> Sregs {
+/// The special registers at the entry point of a Linux kernel: long mode, with the GDT and the page tables at these
+/// addresses, or protected mode without paging (Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol" and "32-bit Boot
+/// Protocol").
+pub fn linux_sregs(reset: Sregs, mode: Mode, gdt: Gpa, page_tables: Gpa) -> Sregs {
     let mut sregs = reset;
-    sregs.cs = LINUX_CODE;
+    sregs.cs = linux_code(mode);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) =
         (LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA, LINUX_DATA);
     sregs.gdt = DescriptorTable { base: gdt.0, limit: 4 * 8 - 1 };
     sregs.idt = DescriptorTable::default();
-    sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
-    sregs.cr3 = page_tables.0;
-    sregs.cr4 = CR4_PAE;
-    sregs.efer = EFER_LME | EFER_LMA;
+    sregs.cr0 = CR0_PE | CR0_ET;
+    if mode == Mode::Long {
+        sregs.cr0 |= CR0_PG;
+        sregs.cr3 = page_tables.0;
+        sregs.cr4 = CR4_PAE;
+        sregs.efer = EFER_LME | EFER_LMA;
+    }
     sregs
 }
 

@@ -63,8 +63,35 @@ fn a_bzimage_is_entered_at_its_64_bit_entry_point() {
     let file = file(&bzimage());
     let memory = memory();
     let loaded = Kernel::open(file.path()).unwrap().load(&memory, RAM).unwrap();
-    assert_eq!(loaded, Loaded { entry: Gpa(0x10_0200), end: 0x120_0000 });
+    assert_eq!(loaded, Loaded { entry: Gpa(0x10_0200), mode: Mode::Long, end: 0x120_0000 });
     assert_eq!((word(&memory, 0x10_0000), word(&memory, 0x10_03fc)), (0xf4f4_f4f4, 0xf4f4_f4f4));
+}
+
+#[test]
+fn a_bzimage_without_a_64_bit_entry_point_is_entered_in_protected_mode() {
+    let opened = |changes: &[(usize, &[u8])]| {
+        let mut bytes = bzimage();
+        changes.iter().for_each(|(at, value)| put(&mut bytes, *at, value));
+        let (file, memory) = (file(&bytes), memory());
+        let mut kernel = Kernel::open(file.path()).unwrap();
+        let loaded = kernel.load(&memory, RAM).unwrap();
+        assert_eq!(word(&memory, 0x10_0000), 0xf4f4_f4f4);
+        write_boot_params(&kernel, loaded, &memory, RAM, &[file.path().into()], "x").unwrap();
+        let (gdt, initrd) = (word(&memory, pc::GDT.0 + 0x14), word(&memory, pc::BOOT_PARAMS.0 + 0x218));
+        (loaded.entry.0, loaded.mode, loaded.end, gdt >> 20 & 0xf, kernel.command_line_size(), initrd)
+    };
+    let top = RAM as u32 - 0x1000;
+    // Flags of the code segment: G and L, or G and D.
+    assert_eq!(opened(&[]), (0x10_0200, Mode::Long, 0x120_0000, 0xa, 2047, top));
+    let protected = (0x10_0000, Mode::Protected, 0x120_0000, 0xc, 2047, top);
+    assert_eq!(opened(&[(0x236, &[2])]), protected, "a kernel for i386");
+    assert_eq!(opened(&[(0x206, &[0x0b])]), protected, "xloadflags came with 2.12");
+    // Linux 2.6.24: its header ends before pref_address.
+    let old = opened(&[(0x206, &[6]), (0x200, &[0xeb, 0x3a])]);
+    assert_eq!(old, (0x10_0000, Mode::Protected, 0x10_1000, 0xc, 2047, top));
+    // Linux 2.4: its header ends after cmd_line_ptr, and syssize has 16 bits.
+    let oldest = opened(&[(0x206, &[2]), (0x200, &[0xeb, 0x2a]), (0x1f6, &[0xff, 0xff])]);
+    assert_eq!(oldest, (0x10_0000, Mode::Protected, 0x10_1000, 0xc, 255, top));
 }
 
 #[test]
@@ -72,7 +99,7 @@ fn a_vmlinux_goes_to_its_physical_addresses() {
     let file = file(&vmlinux(0x100_0000));
     let memory = memory();
     let loaded = Kernel::open(file.path()).unwrap().load(&memory, RAM).unwrap();
-    assert_eq!(loaded, Loaded { entry: Gpa(0x100_0000), end: 0x100_2000 });
+    assert_eq!(loaded, Loaded { entry: Gpa(0x100_0000), mode: Mode::Long, end: 0x100_2000 });
     assert_eq!(word(&memory, 0x100_0000), 0xf4f4_f4f4);
 }
 
@@ -141,20 +168,24 @@ fn a_bzimage_with_an_invalid_header_is_refused() {
     assert!(with(0x1f1, &[0]).contains("is it complete?"), "0 sectors of setup mean 4");
     assert!(with(0x1f4, &u32::MAX.to_le_bytes()).contains("is it complete?"), "more code than file");
     assert!(with(0x1f4, &[0; 4]).contains("is it complete?"), "no code");
-    assert!(with(0x206, &[0x0b]).contains("without a 64-bit entry point"));
-    assert!(with(0x236, &[2]).contains("without a 64-bit entry point"));
+    assert!(with(0x206, &[1]).contains("boot protocol 2.01, which has no pointer to the command line"));
+    assert!(with(0x206, &[0, 1]).contains("boot protocol 1.00"));
     assert!(with(0x260, &u32::MAX.to_le_bytes()).contains("--mem"), "unpacks to more than RAM");
     assert!(with(0x258, &u64::MAX.to_le_bytes()).contains("--mem"), "unpacks past the last address");
-    assert!(with(0x211, &[0]).contains("cannot be loaded"), "not for high memory");
+    assert!(with(0x211, &[0]).contains("is a zImage"), "not for high memory");
 }
 
 fn given(kernel: &[u8], initrd: Option<&[u8]>, command_line: &str) -> Result<GuestMemory, String> {
-    let (kernel, initrd) = (file(kernel), initrd.map(file));
+    given_all(kernel, initrd.as_slice(), command_line)
+}
+
+fn given_all(kernel: &[u8], initrds: &[&[u8]], command_line: &str) -> Result<GuestMemory, String> {
+    let (kernel, initrds) = (file(kernel), initrds.iter().map(|bytes| file(bytes)).collect::<Vec<_>>());
     let memory = memory();
     let mut kernel = Kernel::open(kernel.path()).unwrap();
     let loaded = kernel.load(&memory, RAM).unwrap();
-    let initrd = initrd.as_ref().map(NamedTempFile::path);
-    write_boot_params(&kernel, loaded, &memory, RAM, initrd, command_line)
+    let paths: Vec<_> = initrds.iter().map(|file| file.path().to_path_buf()).collect();
+    write_boot_params(&kernel, loaded, &memory, RAM, &paths, command_line)
         .map_err(|error| error.to_string())?;
     Ok(memory)
 }
@@ -211,6 +242,23 @@ fn an_initrd_must_fit_between_the_kernel_and_the_end() {
 }
 
 #[test]
+fn several_initrds_are_joined_at_multiples_of_four_bytes() {
+    let memory = given_all(&bzimage(), &[&[1; 5], &[2; 8], &[3; 1]], "").unwrap();
+    let at = |offset: u64| word(&memory, pc::BOOT_PARAMS.0 + offset);
+    assert_eq!((at(0x218), at(0x21c)), (RAM as u32 - 0x1000, 17));
+    let words = [0, 4, 8, 12, 16].map(|offset| word(&memory, u64::from(at(0x218)) + offset));
+    assert_eq!(words, [0x0101_0101, 1, 0x0202_0202, 0x0202_0202, 3]);
+    let room = (RAM - 0x120_0000) as usize;
+    assert!(given_all(&bzimage(), &[&vec![1; room - 4], &[1; 4]], "").is_ok());
+    let refused = given_all(&bzimage(), &[&vec![1; room - 5], &[1; 5]], "").unwrap_err();
+    assert!(
+        refused.contains("is the last of several initrds, which together have 0x2e00001 bytes"),
+        "{refused}"
+    );
+    assert!(given_all(&bzimage(), &[&[1], &[]], "").unwrap_err().contains("is empty"));
+}
+
+#[test]
 fn a_command_line_must_fit_and_be_text() {
     let line = "x".repeat(2048);
     assert!(given(&bzimage(), None, &line[..2047]).is_ok());
@@ -234,7 +282,7 @@ proptest! {
         if let Ok(mut kernel) = Kernel::open(file.path()) {
             let memory = memory();
             if let Ok(loaded) = kernel.load(&memory, RAM) {
-                let _ = write_boot_params(&kernel, loaded, &memory, RAM, Some(file.path()), "x");
+                let _ = write_boot_params(&kernel, loaded, &memory, RAM, &[file.path().into()], "x");
             }
         }
     }

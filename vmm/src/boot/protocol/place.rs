@@ -9,8 +9,6 @@ use crate::memory::{PAGE, TSS};
 const INFORMATION: u64 = 0x9_0000;
 /// The lowest address of the information: the page before holds the interrupt vectors of real mode.
 const LOWEST: u64 = PAGE;
-/// The end of low memory, where a PC has the memory of its screen.
-const LOW_END: u64 = 0xa_0000;
 /// The start of high memory. Modules are here or above.
 const HIGH: u64 = 0x10_0000;
 /// The end of the addresses that the map describes.
@@ -50,6 +48,8 @@ pub(super) fn lower_and_upper(map: &[Range]) -> (u32, u32) {
 pub(super) struct Places<'a> {
     protocol: Protocol,
     ram: u64,
+    /// The end of low memory.
+    low_end: u64,
     /// The segments of the kernel.
     segments: &'a [Segment],
     /// The end of what was placed last.
@@ -57,9 +57,9 @@ pub(super) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    pub(super) fn new(protocol: Protocol, ram: u64, segments: &'a [Segment]) -> Self {
+    pub(super) fn new(protocol: Protocol, ram: u64, low_end: u64, segments: &'a [Segment]) -> Self {
         let end = segments.iter().map(Segment::end).max().unwrap_or(0).max(HIGH);
-        Self { protocol, ram, segments, end }
+        Self { protocol, ram, low_end, segments, end }
     }
 
     /// Takes `size` bytes from the next page after the kernel and what was placed before. `None` if RAM ends before.
@@ -89,7 +89,9 @@ impl<'a> Places<'a> {
         build: impl Fn(u64, &[Range]) -> Vec<u8>,
     ) -> Result<(u64, Vec<u8>), ImageError> {
         // The size depends on the number of ranges, but not on the addresses in them.
-        let size = |start: u64| build(0, &map(self.ram, start, start.saturating_add(PAGE))).len() as u64;
+        let size = |start: u64| {
+            build(0, &map(self.ram, self.low_end, start, start.saturating_add(PAGE))).len() as u64
+        };
         let size =
             [INFORMATION, LOWEST, self.end.saturating_add(PAGE)].map(size).into_iter().max().unwrap_or(0);
         let size = size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
@@ -99,7 +101,7 @@ impl<'a> Places<'a> {
                 format_size(self.ram)
             ))
         })?;
-        Ok((start, build(start, &map(self.ram, start, start.saturating_add(size)))))
+        Ok((start, build(start, &map(self.ram, self.low_end, start, start.saturating_add(size)))))
     }
 
     /// A free place in low memory: the preferred one, or else the highest.
@@ -107,11 +109,11 @@ impl<'a> Places<'a> {
         let overlaps = |start: u64, end: u64| {
             self.segments.iter().find(|segment| segment.start.0 < end && start < segment.end())
         };
-        let preferred = INFORMATION.checked_add(size).filter(|end| *end < LOW_END)?;
+        let preferred = INFORMATION.checked_add(size).filter(|end| *end < self.low_end)?;
         if overlaps(INFORMATION, preferred).is_none() {
             return Some(INFORMATION);
         }
-        let mut end = LOW_END;
+        let mut end = self.low_end;
         loop {
             let start = end.checked_sub(size)? & !(PAGE.saturating_sub(1));
             match overlaps(start, end) {
@@ -124,12 +126,13 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The memory map of a machine with `ram` bytes of RAM, of which [`start`, `end`) is the information.
-fn map(ram: u64, start: u64, end: u64) -> Vec<Range> {
+/// The memory map of a machine with `ram` bytes of RAM, of which [`start`, `end`) is the information. The memory from
+/// `low_end` to 1 MiB is reserved.
+fn map(ram: u64, low_end: u64, start: u64, end: u64) -> Vec<Range> {
     let range = |start, end, usable| Range { start, end, usable };
     let plain = [
-        range(0, LOW_END.min(ram), true),
-        range(LOW_END, HIGH, false),
+        range(0, low_end.min(ram), true),
+        range(low_end, HIGH, false),
         range(HIGH, ram, true),
         // The tables of the machine, and KVM's task state below them.
         range(TSS, MAP_END, false),
@@ -157,6 +160,7 @@ mod tests {
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
+    const LOW_END: u64 = 0xa_0000;
 
     fn segment(start: u64, end: u64) -> Segment {
         Segment { start: Gpa(start), file: 0..0, size: end - start, executable: true }
@@ -168,7 +172,7 @@ mod tests {
             map.iter().map(|range| (range.start, range.end, range.usable)).collect::<Vec<_>>()
         };
         let tables = (0xfffb_d000, 1 << 32, false);
-        let usual = map(64 * MIB, 0x9_0000, 0x9_1000);
+        let usual = map(64 * MIB, LOW_END, 0x9_0000, 0x9_1000);
         assert_eq!(
             words(&usual),
             [
@@ -181,17 +185,19 @@ mod tests {
             ]
         );
         assert_eq!(lower_and_upper(&usual), (576, 63 * 1024));
-        let joined = map(64 * MIB, 0x9_f000, 0xa_0000);
+        let pc = map(64 * MIB, 0x9_fc00, 0x9_0000, 0x9_1000);
+        assert_eq!(words(&pc)[2..4], [(0x9_1000, 0x9_fc00, true), (0x9_fc00, MIB, false)]);
+        let joined = map(64 * MIB, LOW_END, 0x9_f000, 0xa_0000);
         assert_eq!(words(&joined)[..2], [(0, 0x9_f000, true), (0x9_f000, MIB, false)]);
-        let high = map(4 * MIB, 3 * MIB, 4 * MIB);
+        let high = map(4 * MIB, LOW_END, 3 * MIB, 4 * MIB);
         assert_eq!(words(&high)[2..], [(MIB, 3 * MIB, true), (3 * MIB, 4 * MIB, false), tables]);
-        assert_eq!(lower_and_upper(&map(MIB, 0x1000, 0x2000)), (4, 0));
+        assert_eq!(lower_and_upper(&map(MIB, LOW_END, 0x1000, 0x2000)), (4, 0));
     }
 
     #[test]
     fn the_information_avoids_the_kernel() {
         let place = |segments: &[Segment], size: usize, ram| {
-            let mut places = Places::new(Protocol::Pvh, ram, segments);
+            let mut places = Places::new(Protocol::Pvh, ram, LOW_END, segments);
             places
                 .information(|_, _| vec![0; size])
                 .map(|(start, _)| start)
@@ -210,7 +216,7 @@ mod tests {
     #[test]
     fn modules_are_on_pages_after_the_kernel_and_must_fit() {
         let segments = [segment(0x8000, 0x9000), segment(2 * MIB, 2 * MIB + 5)];
-        let mut places = Places::new(Protocol::Pvh, 3 * MIB, &segments);
+        let mut places = Places::new(Protocol::Pvh, 3 * MIB, LOW_END, &segments);
         let module = |size| Module { bytes: vec![0; size].into(), text: Vec::new(), file: "file".into() };
         assert_eq!(places.module(&module(1)).unwrap(), 2 * MIB + PAGE);
         assert_eq!(places.module(&module(5000)).unwrap(), 2 * MIB + 2 * PAGE);
@@ -228,7 +234,7 @@ mod tests {
         ) {
             let segments: Vec<_> = kernel.iter().map(|(start, size)| segment(*start, start + size)).collect();
             let ram = pages * PAGE;
-            let mut places = Places::new(Protocol::Pvh, ram, &segments);
+            let mut places = Places::new(Protocol::Pvh, ram, LOW_END, &segments);
             let mut taken: Vec<(u64, u64)> = segments.iter().map(|segment| (segment.start.0, segment.end())).collect();
             for size in modules {
                 let module = Module { bytes: vec![0; size].into(), text: Vec::new(), file: String::new() };

@@ -39,6 +39,9 @@ pub(super) fn of_elf(bytes: &mut [u8]) -> Result<Option<Plan>, ImageError> {
 /// The start information for the kernel.
 pub(super) fn information(from: &Information<'_>) -> Vec<u8> {
     let mut blob = Blob::new(from.base, INFORMATION);
+    if let Some((rsdp, _)) = &from.firmware.rsdp {
+        blob.set(32, &rsdp.0.to_le_bytes());
+    }
     let modules = u32::try_from(from.modules.len()).unwrap_or(0);
     for (offset, word) in [(0, MAGIC), (4, VERSION), (12, modules)] {
         blob.set_word(offset, word);

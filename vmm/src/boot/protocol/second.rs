@@ -5,6 +5,8 @@ use super::blob::{Blob, low};
 use super::place::lower_and_upper;
 use super::{ImageError, Information, LOADER, Protocol, Wishes, warn_of_graphics};
 
+/// The size of the root pointer of ACPI 1.0, in bytes.
+const FIRST_RSDP: usize = 20;
 /// The value of EAX at the entry point.
 pub(super) const MAGIC: u32 = 0x36d7_6289;
 /// The address of the text screen of a PC.
@@ -163,6 +165,11 @@ pub(super) fn information(from: &Information<'_>) -> Vec<u8> {
     }
     if let Some(sections) = &from.handover.sections {
         add(&mut blob, 9, &[sections.count, sections.entry_size, sections.names], &sections.bytes);
+    }
+    if let Some((_, rsdp)) = &from.firmware.rsdp {
+        // A copy for ACPI 1.0, whose root pointer is shorter, and one for later versions.
+        add(&mut blob, 14, &[], rsdp.get(..FIRST_RSDP).unwrap_or(rsdp));
+        add(&mut blob, 15, &[], rsdp);
     }
     add_words(&mut blob, 0, &[]);
     let len = blob.len();

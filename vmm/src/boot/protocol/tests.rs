@@ -198,7 +198,7 @@ impl Booted {
         let image = image
             .with_boot_data("one two", vec![module(b"abc", "first"), module(&[7; 5000], "second")])
             .unwrap();
-        let image = image.handed_over(RAM).unwrap();
+        let image = image.handed_over(RAM, &Firmware::NONE).unwrap();
         let memory = GuestMemory::new(&[(Gpa(0), RAM)]).unwrap();
         image.load(&memory, RAM).unwrap();
         Self { memory, image }
@@ -343,10 +343,10 @@ fn boot_data_needs_a_protocol_and_has_limits() {
     let largest = kernel()
         .with_boot_data(&"x".repeat(MAX_TEXT), vec![module(b"", &"y".repeat(MAX_TEXT)); 256])
         .unwrap();
-    let largest = largest.handed_over(16 << 20).unwrap();
+    let largest = largest.handed_over(16 << 20, &Firmware::NONE).unwrap();
     assert!(largest.start().registers.iter().any(|set| set.value >= 0x10_0000));
     let large = kernel().with_boot_data("", vec![module(&[0; 1 << 22], "")]).unwrap();
-    assert!(refusal(large.handed_over(RAM)).contains("the module file does not fit"));
+    assert!(refusal(large.handed_over(RAM, &Firmware::NONE)).contains("the module file does not fit"));
 }
 
 proptest! {
@@ -367,7 +367,7 @@ proptest! {
             file[start + place] = byte;
         }
         let image = if is_elf { Image::elf(file) } else { Image::multiboot(file) };
-        if let Ok(image) = image && image.check(RAM).is_ok() && let Ok(image) = image.handed_over(RAM) {
+        if let Ok(image) = image && image.check(RAM).is_ok() && let Ok(image) = image.handed_over(RAM, &Firmware::NONE) {
             let memory = GuestMemory::new(&[(Gpa(0), RAM)]).unwrap();
             prop_assert!(image.load(&memory, RAM).is_ok());
         }

@@ -74,12 +74,12 @@ fn register(index: u8, seconds: u64) -> u8 {
 }
 
 /// The last two decimal digits of `value`, in BCD.
-fn bcd(value: u64) -> u8 {
+pub(super) fn bcd(value: u64) -> u8 {
     u8::try_from(((value / 10 % 10) << 4) | (value % 10)).unwrap_or(0)
 }
 
 /// Year, month and day of the month in the Gregorian calendar, `days` after 1 January 1970.
-fn date(mut days: u64) -> (u64, u64, u64) {
+pub(super) fn date(mut days: u64) -> (u64, u64, u64) {
     // 400 years always have 146,097 days.
     let mut year = (days / 146_097).saturating_mul(400).saturating_add(1970);
     days %= 146_097;

@@ -3,14 +3,15 @@
 
 use crate::console::host::Port;
 use crate::console::output::Output;
-use crate::device::virtio::Backend;
 use crate::device::virtio::queue::{Answer, Chain, QueueError, Queues};
+use crate::device::virtio::{Backend, Mmio};
 use crate::error::Error;
 use crate::host::{EventFd, event, signal};
 use crate::memory::GuestMemory;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 use virtio_bindings::virtio_ids;
 
 /// The maximum size of each queue, in entries.
@@ -21,6 +22,14 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 /// The most input that waits for the guest, in bytes.
 pub const INPUT_ROOM: usize = 4096;
+/// The size of the configuration space, in bytes.
+const CONFIG_SIZE: usize = 12;
+/// Feature: the fields `cols` and `rows` are valid, and the driver is told of changes (section 5.3.3).
+const F_SIZE: u64 = 1 << 0;
+/// The time without a notification after which a driver has started.
+const SETTLED: Duration = Duration::from_millis(200);
+/// The longest start of a driver. One that prints without a pause has started after this time.
+const LONGEST_START: Duration = Duration::from_secs(5);
 /// The most output that is copied at a time, in bytes.
 const CHUNK: usize = 4096;
 
@@ -31,6 +40,7 @@ pub struct ConsoleInput(Arc<InputState>);
 #[derive(Debug)]
 struct InputState {
     waiting: Mutex<Waiting>,
+    driver: Mutex<Driver>,
     /// Signalled when input arrives.
     typed: EventFd,
     /// Signalled when there is room again.
@@ -52,6 +62,7 @@ impl ConsoleInput {
     pub fn new() -> Result<Self, Error> {
         Ok(Self(Arc::new(InputState {
             waiting: Mutex::default(),
+            driver: Mutex::default(),
             typed: event().map_err(Error::host("eventfd"))?,
             room: event().map_err(Error::host("eventfd"))?,
         })))
@@ -103,14 +114,83 @@ impl ConsoleInput {
     }
 }
 
-impl Port for ConsoleInput {
+/// The state of the guest's driver, as far as the device sees it.
+#[derive(Clone, Copy, Debug, Default)]
+enum Driver {
+    /// It is not ready.
+    #[default]
+    Absent,
+    /// It is ready since the first time. It last used a queue at the second one.
+    Starting(Instant, Instant),
+    /// It takes input.
+    Started,
+}
+
+impl ConsoleInput {
+    /// True if the driver takes input. Linux throws input away that comes between DRIVER_OK and the registration of its
+    /// console, and tells the device nothing of the latter. Meanwhile it fills the queue for input, and prints the log of the
+    /// kernel, so the driver counts as started when it has left its queues alone for a moment.
+    pub(crate) fn is_started(&self) -> bool {
+        let mut driver = self.driver();
+        if let Driver::Starting(ready, used) = *driver
+            && (used.elapsed() >= SETTLED || ready.elapsed() >= LONGEST_START)
+        {
+            *driver = Driver::Started;
+        }
+        matches!(*driver, Driver::Started)
+    }
+
+    /// Notes that the driver has used a queue, or, for true, that it is ready.
+    pub(crate) fn note_use(&self, is_ready: bool) {
+        let (now, mut driver) = (Instant::now(), self.driver());
+        match (&mut *driver, is_ready) {
+            (_, true) => *driver = Driver::Starting(now, now),
+            (Driver::Starting(_, used), false) => *used = now,
+            (Driver::Absent | Driver::Started, false) => {}
+        }
+    }
+
+    fn driver(&self) -> MutexGuard<'_, Driver> {
+        self.0.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The host side of the console: the input, and the device, which tells the guest the size of the terminal.
+pub(crate) struct ConsolePort {
+    pub(crate) input: ConsoleInput,
+    pub(crate) device: Arc<Mutex<Mmio>>,
+}
+
+impl Port for ConsolePort {
     fn push(&mut self, bytes: &[u8]) -> usize {
-        Self::push(self, bytes)
+        if self.input.is_started() { self.input.push(bytes) } else { 0 }
     }
 
     fn room_event(&self) -> &EventFd {
-        Self::room_event(self)
+        self.input.room_event()
     }
+
+    fn resize(&mut self, columns: u16, rows: u16) -> bool {
+        if !self.input.is_started() {
+            return false;
+        }
+        let mut device = match self.device.try_lock() {
+            Ok(device) => device,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        device.set_config(config(Some((columns, rows))));
+        true
+    }
+}
+
+/// The configuration space: `u16 cols | u16 rows | u32 max_nr_ports | u32 emerg_wr` (section 5.3.4). Fields of features that
+/// the device does not offer are 0.
+fn config(size: Option<(u16, u16)>) -> Vec<u8> {
+    let (columns, rows) = size.unwrap_or_default();
+    let mut config = [columns.to_le_bytes(), rows.to_le_bytes()].concat();
+    config.resize(CONFIG_SIZE, 0);
+    config
 }
 
 /// The back end of the console. Output that cannot be written ends the run.
@@ -118,12 +198,15 @@ impl Port for ConsoleInput {
 pub struct ConsoleDevice {
     output: Output,
     input: ConsoleInput,
+    /// The columns and rows of the terminal. `None` if it is not known, and will not be.
+    size: Option<(u16, u16)>,
 }
 
 impl ConsoleDevice {
-    /// Creates a console that prints to `output` and reads `input`.
-    pub fn new(output: Output, input: ConsoleInput) -> Self {
-        Self { output, input }
+    /// Creates a console that prints to `output` and reads `input`. With a `size` in columns and rows, the guest can be told
+    /// that it has changed.
+    pub fn new(output: Output, input: ConsoleInput, size: Option<(u16, u16)>) -> Self {
+        Self { output, input, size }
     }
 
     /// Copies input into the buffers of the receive queue.
@@ -188,13 +271,24 @@ impl Backend for ConsoleDevice {
         &[QUEUE_SIZE; 2]
     }
 
-    /// The layout is `u16 cols | u16 rows | u32 max_nr_ports | u32 emerg_wr` (section 5.3.4). All fields are 0, because
-    /// each needs a feature that this device does not offer.
+    fn features(&self) -> u64 {
+        if self.size.is_some() { F_SIZE } else { 0 }
+    }
+
     fn config(&self) -> Vec<u8> {
-        vec![0; 12]
+        config(self.size)
+    }
+
+    fn start(&mut self, _: u64) {
+        self.input.note_use(true);
+    }
+
+    fn reset(&mut self) {
+        *self.input.driver() = Driver::Absent;
     }
 
     fn notified(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        self.input.note_use(false);
         match (index, queues.get(TRANSMIT)) {
             (RECEIVE, _) => self.receive(queues),
             (TRANSMIT, Some(queue)) => queue.serve(|memory, chain| self.print(memory, chain)),

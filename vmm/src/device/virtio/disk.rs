@@ -124,9 +124,20 @@ impl Disk {
     /// # Errors
     /// The image does not exist, cannot be used as a disk, or is in use. The message says what to do.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
-        let image = Image::open(path, read_only)?;
+        Ok(Self::of(Image::open(path, read_only, false)?))
+    }
+
+    /// The same for an image that is raw, even if its first or last bytes are those of another format.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_raw(path: &Path, read_only: bool) -> Result<Self, Error> {
+        Ok(Self::of(Image::open(path, read_only, true)?))
+    }
+
+    fn of(image: Image) -> Self {
         let unflushed = Unflushed { bytes: image.size, range: 0..image.size };
-        Ok(Self { image, dirty: false, unflushed, lost: None, reported: Vec::new() })
+        Self { image, dirty: false, unflushed, lost: None, reported: Vec::new() }
     }
 
     /// The size in sectors.

@@ -29,11 +29,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Opens and locks the image at `path`.
+    /// Opens and locks the image at `path`. With `is_raw`, its content is not looked at.
     ///
     /// # Errors
     /// The image does not exist, cannot be used as a disk, is not a raw image, or is in use. The message says what to do.
-    pub(crate) fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path, read_only: bool, is_raw: bool) -> Result<Self, Error> {
         let refuse = |why: String| Error::Config(format!("the disk image {} {why}", printable(path)));
         if path.as_os_str().is_empty() {
             return Err(Error::Config("--disk needs a file name: give --disk FILE or --disk FILE,ro".into()));
@@ -76,8 +76,12 @@ impl Image {
         if size == 0 {
             return Err(refuse("is empty: give it a size (truncate -s 64M FILE)".into()));
         }
-        if let Some(Format { name, command }) = format::of_file(&file, size).map_err(failed)? {
-            return Err(refuse(format!("is {name} and not a raw image: make a raw image of it ({command})")));
+        let format = if is_raw { None } else { format::of_file(&file, size).map_err(failed)? };
+        if let Some(Format { name, command }) = format {
+            return Err(refuse(format!(
+                "is {name} and not a raw image: make a raw image of it ({command}), or give FILE,raw if a raw disk begins or \
+                 ends with these bytes"
+            )));
         }
         if size != whole {
             return Err(refuse(format!(

@@ -179,7 +179,7 @@ impl Interrupt {
     }
 
     /// Raises an interrupt. The register is set first, because the driver reads it in its interrupt handler.
-    fn raise(&self, bit: u32) {
+    pub(super) fn raise(&self, bit: u32) {
         self.change(|registers| registers.interrupt |= bit);
         signal(&self.event);
     }

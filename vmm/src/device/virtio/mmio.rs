@@ -8,7 +8,7 @@
 
 use crate::device::bus::{Device, DeviceName};
 use crate::device::virtio::Backend;
-use crate::device::virtio::interrupt::Interrupt;
+use crate::device::virtio::interrupt::{CONFIG_CHANGE, Interrupt};
 use crate::device::virtio::queue::{QueueError, Queues, Virtqueue};
 use crate::device::virtio::registers::{EVENT_IDX, INDIRECT_DESC, VERSION_1, register, status};
 use crate::device::virtio::thread::DeviceThread;
@@ -85,6 +85,8 @@ pub struct Mmio {
     name: &'static str,
     offered: u64,
     config: Vec<u8>,
+    /// Changes with each change of the configuration space.
+    config_generation: u32,
     memory: GuestMemory,
     interrupt: Arc<Interrupt>,
     notifiers: Vec<Arc<EventFd>>,
@@ -118,6 +120,7 @@ impl Mmio {
             name,
             offered: backend.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC,
             config: backend.config(),
+            config_generation: 0,
             memory,
             interrupt: interrupt.clone(),
             notifiers: notifiers.clone(),
@@ -173,6 +176,18 @@ impl Mmio {
             mirror.store(offset, self.read_register(offset));
         }
         mirror.store_bytes(CONFIG, &self.config);
+    }
+
+    /// Changes the configuration space, which keeps its size, and notifies the driver if it is ready (section 2.5).
+    pub(crate) fn set_config(&mut self, config: Vec<u8>) {
+        // The generation changes first: a driver that reads meanwhile reads again, or is notified afterwards.
+        self.config_generation = self.config_generation.wrapping_add(1);
+        self.interrupt.mirror().store(register::CONFIG_GENERATION, self.config_generation);
+        self.interrupt.mirror().store_bytes(CONFIG, &config);
+        self.config = config;
+        if self.status() & status::DRIVER_OK != 0 {
+            self.interrupt.raise(CONFIG_CHANGE);
+        }
     }
 
     /// Updates the copies of the registers that a write of the driver may have changed. [`Interrupt`] updates its own.
@@ -267,6 +282,7 @@ impl Mmio {
             QUEUE_READY => self.queue().is_some_and(|queue| queue.ready).into(),
             INTERRUPT_STATUS => self.interrupt.status(),
             STATUS => self.status(),
+            CONFIG_GENERATION => self.config_generation,
             // The device has no shared memory region: the length of every region is all ones.
             SHM_LEN_LOW..=SHM_BASE_HIGH => u32::MAX,
             _ => 0,

@@ -37,6 +37,7 @@ pub(crate) mod testing;
 pub(crate) mod thread;
 
 pub use block::Block;
+pub(crate) use console::ConsolePort;
 pub use console::{ConsoleDevice, ConsoleInput};
 pub use disk::Disk;
 pub use entropy::Entropy;
@@ -62,7 +63,7 @@ pub trait Backend: Send {
     /// The maximum size of each queue, in entries. Powers of two.
     fn queue_sizes(&self) -> &'static [u16];
 
-    /// The configuration space. Neither the device nor the driver changes it.
+    /// The configuration space at the start. The driver does not change it, and the device only with [`Mmio::set_config`].
     fn config(&self) -> Vec<u8> {
         Vec::new()
     }

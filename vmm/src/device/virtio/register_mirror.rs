@@ -22,7 +22,7 @@ impl RegisterMirror {
         }
     }
 
-    /// Copies bytes that do not change.
+    /// Copies bytes of the configuration space.
     pub(crate) fn store_bytes(&self, offset: u64, bytes: &[u8]) {
         let Some((memory, base)) = self.0.get() else { return };
         if let Some(address) = base.0.checked_add(offset) {

@@ -22,7 +22,17 @@ impl System {
         Err(Error::NoKvm)
     }
 
+    /// # Errors
+    /// Always.
+    pub(crate) fn open() -> Result<Self, Error> {
+        Err(Error::NoKvm)
+    }
+
     pub(crate) fn has_tsc_deadline(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn require_classic(&self) -> Result<(), Error> {
         match *self {}
     }
 
@@ -32,6 +42,14 @@ impl System {
 }
 
 impl Vm {
+    pub(crate) fn has_read_only_slots(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn set_identity_map(&self, _address: u64) -> Result<(), Error> {
+        match *self {}
+    }
+
     pub(crate) fn create_vcpu(&self, _id: u32, _memory: &GuestMemory) -> Result<KvmVcpu, Error> {
         match *self {}
     }
@@ -57,6 +75,18 @@ impl Vm {
     }
 
     pub(crate) fn coalesce_tx_head(&self) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn create_pit(&self) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn mask_legacy_controllers(&self) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn connect_interrupt(&self, _line: &EventFd, _irq: u32) -> Result<(), Error> {
         match *self {}
     }
 

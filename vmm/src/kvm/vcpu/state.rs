@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::cpuid;
-use crate::x86::modes::{self, VcpuIndex};
+use crate::x86::modes::{self, Mode, VcpuIndex};
 use crate::x86::registers::{CpuidEntry, Regs, Sregs};
 use crate::x86::state_check::{self, Kind, Snapshot};
 use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
@@ -64,12 +64,12 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Sets the registers to enter a Linux kernel at `entry`. The tables are at the addresses of the PC memory map.
+    /// Sets the registers to enter a Linux kernel at `entry`, in long or protected mode. The tables are at the addresses of the PC memory map.
     ///
     /// # Errors
     /// The kernel refused.
-    pub(crate) fn set_linux(&mut self, entry: Gpa) -> Result<(), Error> {
-        let sregs = modes::linux_sregs(self.sregs()?, pc::GDT, pc::PAGE_TABLES);
+    pub(crate) fn set_linux(&mut self, entry: Gpa, mode: Mode) -> Result<(), Error> {
+        let sregs = modes::linux_sregs(self.sregs()?, mode, pc::GDT, pc::PAGE_TABLES);
         self.fd.set_sregs(&sregs.into()).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd
             .set_regs(&modes::linux_regs(entry, pc::BOOT_PARAMS).into())
@@ -173,6 +173,10 @@ impl VcpuState for KvmVcpu {
         self.fd.set_sregs(&(*sregs).into()).map_err(|error| self.explain_refusal(error.into(), sregs))
     }
 
+    fn is_in_shadow(&mut self) -> bool {
+        self.fd.get_vcpu_events().is_ok_and(|events| events.interrupt.shadow != 0)
+    }
+
     fn msr(&mut self, index: u32) -> Option<u64> {
         let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).ok()?;
         (self.fd.get_msrs(&mut msrs) == Ok(1)).then(|| msrs.as_slice().first().map(|msr| msr.data))?
@@ -189,6 +193,10 @@ impl VcpuState for KvmVcpu {
             _ if self.is_unstarted() => Activity::NotStarted,
             _ => Activity::Running,
         }
+    }
+
+    fn nmi_is_pending(&mut self) -> bool {
+        self.fd.get_vcpu_events().is_ok_and(|events| events.nmi.pending != 0 || events.nmi.injected != 0)
     }
 
     fn translate(&mut self, linear: u64) -> KvmTranslation {

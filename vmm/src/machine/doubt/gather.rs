@@ -2,10 +2,10 @@
 
 use super::{Doubt, Ended, Remains, ends_inside, missing_handler};
 use crate::boot::Image;
-use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::Machine;
+use crate::machine::background::Background;
 use crate::machine::processors::MachineVcpu;
 use crate::machine::totals::Totals;
 use crate::x86::modes::Mode;
@@ -16,8 +16,17 @@ const INT: u8 = 0xcd;
 /// RFLAGS: interrupts are on.
 const INTERRUPTS_ON: u64 = 1 << 9;
 
+/// The devices with which the guest did something.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::machine) struct UsedDevices {
+    pub(in crate::machine) simvirtio: bool,
+    /// The text screen of a PC.
+    pub(in crate::machine) screen: bool,
+}
+
 impl Machine {
-    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU. Empty for Linux.
+    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU, and `trapped_call`
+    /// the vector of a call that led to one of the machine's own vectors. Empty for Linux.
     ///
     /// # Errors
     /// The kernel refused.
@@ -26,17 +35,24 @@ impl Machine {
         stop: &Stop,
         stops: &[Stop],
         totals: &Totals,
-        simvirtio: Option<&SimvirtioReport>,
+        used: UsedDevices,
+        trapped_call: Option<u8>,
     ) -> Result<Vec<Doubt>, Error> {
         let Some(image) = self.restore.as_ref().map(|restore| restore.image()) else { return Ok(Vec::new()) };
         if !matches!(stop, Stop::Halted | Stop::Exited(0)) {
             return Ok(Vec::new());
         }
-        let calls = image.mode() == Mode::Real && image.contents().any(|(_, bytes)| bytes.contains(&INT));
+        let calls = image.mode() == Mode::Real
+            && image.boot_disk().is_none()
+            && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
         let mut vcpus = Vec::new();
-        let (mut missing, mut waits, mut stacks) = (None, false, Vec::new());
+        let (mut missing, mut waits, mut stacks) = (trapped_call, false, Vec::new());
+        let may_be_unstarted = stops.len() > 1 && matches!(self.background, Background::Classic(_));
         for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
+            if may_be_unstarted && vcpu.is_unstarted() {
+                continue;
+            }
             waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
             vcpus.extend(outside(vcpu, image)?);
             stacks.push(vcpu.regs()?.rsp);
@@ -48,17 +64,19 @@ impl Machine {
             stop,
             image,
             memory: &self.memory,
+            result_place: self.result_place,
             vcpus: &vcpus,
             missing_handler: missing,
             waits_for_interrupt: waits,
             printed: self.output.printed(),
-            is_readable: self.output.printed_text(),
+            is_readable: self.output.printed_text() || used.screen,
             failed_calls: totals.failed_calls,
             stacks: &stacks,
             open_bus: &totals.open_bus,
             loses_stores: self.loses_stores,
             profile: totals.profile.as_ref(),
-            used_simvirtio: simvirtio.is_some_and(|device| device.history != Default::default()),
+            has_screen: self.screen.is_some(),
+            used_devices: used.simvirtio || used.screen,
         };
         Ok(remains.doubts())
     }

@@ -19,6 +19,7 @@ const FIXED_FLAGS: (u16, u16) = (0x802a, 0x0002);
 pub(crate) fn missing_firmware(vector: u8) -> &'static str {
     match vector {
         0x20..=0x2f => "no BIOS and no DOS",
+        0x10..=0x1c => "no BIOS (--machine bios has one, for boot disks)",
         _ => "no BIOS",
     }
 }

@@ -38,6 +38,7 @@ fn each_doubt_has_its_evidence() {
             stop: &Stop::Halted,
             image: &image,
             memory: &memory,
+            result_place: [0; 8],
             vcpus: &[],
             missing_handler: None,
             waits_for_interrupt: false,
@@ -48,7 +49,8 @@ fn each_doubt_has_its_evidence() {
             open_bus: &open_bus,
             loses_stores: false,
             profile: None,
-            used_simvirtio: false,
+            has_screen: false,
+            used_devices: false,
         };
         change(&mut remains);
         remains.doubts()
@@ -68,7 +70,7 @@ fn each_doubt_has_its_evidence() {
         FAILED.to_string(),
         "its hypercall Print failed with -14 (EFAULT: the text is not in memory), and 2 more failed"
     );
-    assert_eq!(doubts(|remains| remains.used_simvirtio = true), []);
+    assert_eq!(doubts(|remains| remains.used_devices = true), []);
     assert_eq!(doubts(|remains| remains.stop = &Stop::Exited(0)), []);
     assert_eq!(doubts(|remains| remains.stop = &Stop::Timeout(std::time::Duration::ZERO)), []);
     assert_eq!(doubts(|remains| remains.missing_handler = Some(0x10)), [Doubt::MissingHandler(0x10)]);
@@ -90,6 +92,7 @@ fn a_result_a_screen_and_a_lost_store_are_seen() {
             stop: &Stop::Halted,
             image: &image,
             memory: &memory,
+            result_place: [0; 8],
             vcpus: &[],
             missing_handler: None,
             waits_for_interrupt: false,
@@ -100,7 +103,8 @@ fn a_result_a_screen_and_a_lost_store_are_seen() {
             open_bus: bus,
             loses_stores,
             profile: None,
-            used_simvirtio: false,
+            has_screen: false,
+            used_devices: false,
         };
         remains.doubts()
     };
@@ -127,7 +131,7 @@ fn lost_stores_and_interrupts_are_worded_after_their_number() {
         assert_eq!(Doubt::LostStores(site, count).to_string(), text);
     }
     assert!(Doubt::MissingHandler(0x21).to_string().contains("this machine has no BIOS and no DOS:"));
-    assert!(Doubt::MissingHandler(0x10).to_string().contains("this machine has no BIOS:"));
+    assert!(Doubt::MissingHandler(0x10).to_string().contains("this machine has no BIOS (--machine bios"));
 }
 
 #[test]

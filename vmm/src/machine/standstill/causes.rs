@@ -112,12 +112,18 @@ mod tests {
     const PIT: Facts = Facts { has_pit: true, names_console: true };
 
     fn seen(bytes: u64, last_lines: &str, panic: Option<&str>) -> SoFar {
-        SoFar { bytes, in_userland: false, last_lines: last_lines.into(), panic: panic.map(str::to_string) }
+        SoFar {
+            bytes,
+            in_userland: false,
+            is_halted: false,
+            last_lines: last_lines.into(),
+            panic: panic.map(str::to_string),
+        }
     }
 
     fn answer(activity: Activity, rflags: u64) -> Option<Answer> {
         let registers = Some((Regs { rip: 0x1000, rflags, ..Default::default() }, Sregs::default()));
-        Some(Answer { activity, registers })
+        Some(Answer { activity, registers, nmi_pending: false })
     }
 
     fn memory(code: &[u8]) -> GuestMemory {
@@ -179,7 +185,7 @@ mod tests {
         let sregs = modes::sregs(Mode::Long, Default::default(), Gpa(0), VcpuIndex::ALONE);
         let sregs = Sregs { cr2: 0xdead_b000, cr3: 0, ..sregs };
         let registers = Some((Regs { rip: 0x1000, rflags: 2, ..Default::default() }, sregs));
-        let answers = [Some(Answer { activity: Activity::Running, registers })];
+        let answers = [Some(Answer { activity: Activity::Running, registers, nmi_pending: false })];
         let found = causes(&answers, &memory, PIT, &seen(0, "", None));
         assert!(found.contains("0xdeadb000 in CR2 is not mapped"), "{found}");
     }

@@ -82,7 +82,10 @@ pub(super) const TASK_SEGMENT: Segment = Segment {
 };
 
 /// Linux's `__BOOT_CS`.
-pub(super) const LINUX_CODE: Segment = Segment { selector: 0x10, ..code_segment(Mode::Long) };
+pub(super) const fn linux_code(mode: Mode) -> Segment {
+    Segment { selector: 0x10, ..code_segment(mode) }
+}
+
 /// Linux's `__BOOT_DS`.
 pub(super) const LINUX_DATA: Segment = Segment { selector: 0x18, ..data_segment() };
 
@@ -133,6 +136,6 @@ pub fn task_state() -> Vec<u8> {
 }
 
 /// The GDT at the entry of a Linux kernel: null, null, code (`__BOOT_CS`, 0x10), data (`__BOOT_DS`, 0x18).
-pub fn linux_gdt() -> [u64; 4] {
-    [0, 0, descriptor(&LINUX_CODE), descriptor(&LINUX_DATA)]
+pub fn linux_gdt(mode: Mode) -> [u64; 4] {
+    [0, 0, descriptor(&linux_code(mode)), descriptor(&LINUX_DATA)]
 }

@@ -1,12 +1,19 @@
 //! The complete state in which the vCPUs of a machine enter an image.
 
-use super::{CR0_ET, CR0_PE, Mode, VcpuIndex, regs, sregs};
+use super::{CR0_ET, CR0_PE, Mode, RFLAGS_ONE, VcpuIndex, regs, sregs};
 use crate::memory::Gpa;
 use crate::x86::general::InitialValue;
 use crate::x86::registers::{Regs, Segment, Sregs};
 
 /// The limit of the task state that the PVH protocol asks for: the size of a 32-bit task state, minus one.
 const PVH_TASK_LIMIT: u32 = 0x67;
+
+/// The offset of the reset vector in the segment of the reset state.
+const RESET_VECTOR: u64 = 0xfff0;
+/// RFLAGS: interrupts are on.
+const RFLAGS_INTERRUPTS: u64 = 1 << 9;
+/// The value in AX after a BIOS has loaded a boot sector: the bytes at its end.
+const BOOT_MAGIC: u64 = 0xaa55;
 
 /// The start of an image: its mode, its entry point, and the registers that differ from those of [`sregs`] and [`regs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +26,11 @@ pub struct Start {
     pub segment: u16,
     /// The registers are those of the PVH protocol: in CR0 only PE and ET are set, and the task state has its minimum size.
     pub pvh: bool,
+    /// The vCPU starts at its reset vector, in the state after a reset.
+    pub from_reset: bool,
+    /// A BIOS has loaded the boot sector of this drive: DL holds its number, the stack ends at the entry point, and interrupts are
+    /// on.
+    pub boot_drive: Option<u8>,
     /// The general registers with a value of their own. The last one counts.
     pub registers: Vec<InitialValue>,
 }
@@ -26,7 +38,15 @@ pub struct Start {
 impl Start {
     /// A start without registers of its own.
     pub fn new(mode: Mode, entry: Gpa) -> Self {
-        Self { mode, entry, segment: 0, pvh: false, registers: Vec::new() }
+        Self {
+            mode,
+            entry,
+            segment: 0,
+            pvh: false,
+            from_reset: false,
+            boot_drive: None,
+            registers: Vec::new(),
+        }
     }
 
     /// The address of the first byte of the segment of real mode.
@@ -36,6 +56,9 @@ impl Start {
 
     /// The special registers of the vCPU at `place`. See [`sregs`].
     pub fn sregs(&self, reset: Sregs, tables: Gpa, place: VcpuIndex) -> Sregs {
+        if self.from_reset {
+            return reset;
+        }
         let mut sregs = sregs(self.mode, reset, tables, place);
         if self.segment != 0 {
             let into = |segment: Segment| Segment { selector: self.segment, base: self.base(), ..segment };
@@ -56,7 +79,21 @@ impl Start {
     /// The general registers of the vCPU at `place`. See [`regs`].
     pub fn regs(&self, place: VcpuIndex) -> Regs {
         let entry = Gpa(self.entry.0.saturating_sub(self.base()));
-        let mut regs = regs(self.mode, entry, place);
+        let mut regs = match self.from_reset {
+            true => Regs { rip: RESET_VECTOR, rflags: RFLAGS_ONE, ..Regs::default() },
+            false => regs(self.mode, entry, place),
+        };
+        if let Some(drive) = self.boot_drive {
+            let rflags = regs.rflags | RFLAGS_INTERRUPTS;
+            regs = Regs {
+                rip: regs.rip,
+                rax: BOOT_MAGIC,
+                rdx: drive.into(),
+                rsp: entry.0,
+                rflags,
+                ..Regs::default()
+            };
+        }
         for set in &self.registers {
             *set.register.of(&mut regs) = set.value;
         }

@@ -122,7 +122,7 @@ fn the_states_in_which_guests_start_break_no_rule() {
         assert_right(&Case::new(mode), &mode.to_string());
     }
     let mut linux = Case::new(Mode::Long);
-    linux.sregs = modes::linux_sregs(reset(), TABLES, Gpa(TABLES.0 + PAGE));
+    linux.sregs = modes::linux_sregs(reset(), Mode::Long, TABLES, Gpa(TABLES.0 + PAGE));
     assert_right(&linux, "Linux");
     for extended in [false, true] {
         let mut paged = Case::new(Mode::Protected);

@@ -25,7 +25,7 @@ impl Rig {
     fn new() -> Self {
         let (output, captured) = Output::captured();
         let input = ConsoleInput::new().unwrap();
-        let console = ConsoleDevice::new(output, input.clone());
+        let console = ConsoleDevice::new(output, input.clone(), None);
         let memory = testing::memory();
         let (receive, transmit) =
             (Ring::new(&memory, 0x1_0000, QUEUE_SIZE), Ring::new(&memory, 0x2_0000, QUEUE_SIZE));

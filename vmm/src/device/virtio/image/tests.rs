@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use tempfile::NamedTempFile;
 
 fn refused(path: &Path, read_only: bool) -> String {
-    Image::open(path, read_only).unwrap_err().to_string()
+    Image::open(path, read_only, false).unwrap_err().to_string()
 }
 
 #[test]
@@ -32,12 +32,12 @@ fn machines_can_share_an_image_only_read_only() {
     let image = NamedTempFile::new().unwrap();
     image.as_file().write_at(&[0; 512], 0).unwrap();
     let path = image.path();
-    let writer = Image::open(path, false).unwrap();
+    let writer = Image::open(path, false, false).unwrap();
     for read_only in [false, true] {
         assert!(refused(path, read_only).contains("is in use by another machine"));
     }
     drop(writer);
-    let _readers = [Image::open(path, true).unwrap(), Image::open(path, true).unwrap()];
+    let _readers = [Image::open(path, true, false).unwrap(), Image::open(path, true, false).unwrap()];
     assert!(refused(path, false).contains("is in use by another machine"));
 }
 
@@ -47,9 +47,9 @@ fn an_image_without_write_permission_can_be_used_read_only() {
     let image = NamedTempFile::new().unwrap();
     image.as_file().set_len(512).unwrap();
     fs::set_permissions(image.path(), fs::Permissions::from_mode(0o444)).unwrap();
-    assert_eq!(Image::open(image.path(), true).unwrap().size, 512);
+    assert_eq!(Image::open(image.path(), true, false).unwrap().size, 512);
     // A privileged user may write every file, and is not refused.
-    if let Err(error) = Image::open(image.path(), false) {
+    if let Err(error) = Image::open(image.path(), false, false) {
         assert!(error.to_string().contains("use it read-only (FILE,ro)"));
     }
 }
@@ -90,7 +90,8 @@ fn a_file_in_another_format_is_refused_with_the_command_that_converts_it() {
             fs::write(image.path(), bytes).unwrap();
             let refusal = refused(image.path(), read_only);
             let expected = format!("is {name} and not a raw image: make a raw image of it ({command})");
-            assert!(refusal.ends_with(&expected), "{refusal}");
+            assert!(refusal.contains(&expected), "{refusal}");
+            assert!(Image::open(image.path(), read_only, true).is_ok() || bytes.len() % 512 != 0);
         }
     }
     // The size of a compressed file is seldom a multiple of a sector. That is not its fault.
@@ -114,7 +115,7 @@ fn raw_images_are_accepted() {
     let qcow = [&b"QFI\xfb\0\0\0\x09"[..], &[0; 504]].concat();
     for bytes in [boot_sector, iso, text, qcow, vec![0; 512]] {
         fs::write(image.path(), bytes).unwrap();
-        assert!(Image::open(image.path(), false).is_ok());
+        assert!(Image::open(image.path(), false, false).is_ok());
     }
 }
 

@@ -1,13 +1,16 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
+use crate::console::host::Port as _;
 use crate::console::output::Output;
+use crate::device::bus::Device as _;
+use crate::device::virtio::interrupt::CONFIG_CHANGE;
 use crate::device::virtio::registers::register::*;
 use crate::device::virtio::registers::status::*;
 use crate::device::virtio::testing::{
     Buffer, Echo, FEATURES, Log, REQUEST, Ring, bytes, echo, get, memory, read, rings, soon, start, write,
 };
-use crate::device::virtio::{Block, ConsoleDevice, ConsoleInput, Disk, Mmio};
+use crate::device::virtio::{Block, ConsoleDevice, ConsoleInput, ConsolePort, Disk, Mmio};
 use crate::memory::Gpa;
 use crate::shutdown::StopHandle;
 use std::sync::atomic::Ordering;
@@ -249,7 +252,7 @@ fn a_console_behind_the_transport_receives_and_transmits() {
     let memory = memory();
     let input = ConsoleInput::new().unwrap();
     let (output, captured) = Output::captured();
-    let console = ConsoleDevice::new(output, input.clone());
+    let console = ConsoleDevice::new(output, input.clone(), None);
     let mut device = Mmio::new(console, memory.clone()).unwrap();
     let (mut receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
     input.push(b"early");
@@ -268,6 +271,50 @@ fn a_console_behind_the_transport_receives_and_transmits() {
     assert!(soon(|| captured.bytes() == b"hello"));
 }
 
+/// Linux throws input away until it has registered its console.
+#[test]
+fn a_console_gets_input_and_the_size_of_the_terminal_when_its_driver_has_started() {
+    let memory = memory();
+    let input = ConsoleInput::new().unwrap();
+    let (output, _captured) = Output::captured();
+    let console = ConsoleDevice::new(output, input.clone(), Some((80, 25)));
+    let device = Arc::new(Mutex::new(Mmio::new(console, memory.clone()).unwrap()));
+    let mut port = ConsolePort { input, device: device.clone() };
+    let (mut receive, transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));
+    receive.add(&[Buffer(0x3_0000, 64, true)]);
+    assert_eq!((port.push(b"early"), port.resize(132, 43)), (0, false), "there is no driver");
+    let locked = || device.lock().unwrap();
+    assert_eq!(locked().read(0x100, 4).continue_value(), Some(80 | 25 << 16));
+    let before = Instant::now();
+    start(&mut locked(), FEATURES | 1, &[&receive, &transmit]);
+    let told = (port.push(b""), port.resize(132, 43));
+    assert!(told == (0, false) || before.elapsed() > Duration::from_millis(150), "the driver starts");
+    assert!(told.1 || soon(|| port.resize(132, 43)), "it has started");
+    assert_eq!(locked().read(0x100, 4).continue_value(), Some(132 | 43 << 16));
+    assert_eq!(locked().read(INTERRUPT_STATUS, 4).continue_value(), Some(CONFIG_CHANGE.into()));
+    assert_eq!(locked().read(CONFIG_GENERATION, 4).continue_value(), Some(1));
+    assert_eq!(port.push(b"late"), 4);
+    assert!(soon(|| receive.used() == Some((0, 4))));
+    write(&mut locked(), STATUS, 0);
+    assert_eq!(port.push(b"later"), 0, "the driver is gone");
+}
+
+/// A driver that prints without a pause gets its input, too.
+#[test]
+fn a_console_driver_starts_again_with_each_use_of_its_queues() {
+    let input = ConsoleInput::new().unwrap();
+    assert!(!input.is_started());
+    input.note_use(true);
+    for _ in 0..30 {
+        thread::sleep(Duration::from_millis(10));
+        input.note_use(false);
+        assert!(!input.is_started());
+    }
+    assert!(soon(|| input.is_started()));
+    input.note_use(false);
+    assert!(input.is_started(), "it stays so");
+}
+
 #[test]
 fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     let memory = memory();
@@ -275,7 +322,7 @@ fn a_console_without_a_reader_delays_a_reset_only_until_the_deadline() {
     let deadline = Deadline::after(Some(Duration::from_millis(100)));
     let output = Output::new(std::fs::File::from(std::os::fd::OwnedFd::from(pipe)), false);
     output.set_deadline(deadline.clone());
-    let console = ConsoleDevice::new(output, ConsoleInput::new().unwrap());
+    let console = ConsoleDevice::new(output, ConsoleInput::new().unwrap(), None);
     let mut device = Mmio::new(console, memory.clone()).unwrap();
     let stop_handle = begin_run(&mut device, deadline);
     let (receive, mut transmit) = (Ring::new(&memory, 0x1_0000, 64), Ring::new(&memory, 0x2_0000, 64));

@@ -1,0 +1,30 @@
+//! The host's terminal as the keyboard of a PC.
+
+use std::io::{self, IsTerminal};
+use vmm::host::RawTerminal;
+use vmm::machine::MachineKind;
+use vmm::{Error, Machine, Report};
+
+/// Returns true if standard input is a terminal.
+pub fn is_keyboard() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Runs a machine. The terminal, if there is one, is the keyboard of a PC: it is in raw mode, so that each key goes to the
+/// guest, and is restored before the summary is printed.
+///
+/// # Errors
+/// The terminal cannot be made raw, or the host failed before the guest ran.
+pub fn run(machine: &mut Machine) -> Result<Report, Error> {
+    let is_pc = machine.kind() != Some(MachineKind::Bare);
+    let raw = match is_pc && is_keyboard() {
+        true => {
+            let raw = RawTerminal::enter();
+            Some(raw.map_err(|source| Error::Host { operation: "making the terminal raw", source })?)
+        }
+        false => None,
+    };
+    let report = machine.run();
+    drop(raw);
+    report
+}

@@ -1,0 +1,280 @@
+//! Boot disks on a machine with a BIOS, faults of real-mode guests, and ROMs.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use support::{Files, Ran, assert_error, each_on_both, on_both, plain_test, ran, run, vmm};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let mut tests: Vec<Trial> = each_on_both(&[
+        ("a_boot_sector_without_a_program_ends", idle as fn()),
+        ("the_clock_ticks", ticks),
+        ("a_wait_takes_its_time", waits),
+        ("a_fault_is_told_with_its_place", fault),
+        ("a_call_without_a_bios_is_told", no_bios),
+        ("a_missing_function_is_named_once", missing),
+        ("a_restart_without_end_is_ended", restarts),
+        ("the_guest_may_overwrite_the_bios", overwritten),
+        ("a_write_stays_in_memory", written),
+        ("a_wait_for_a_key_ends_with_the_input", no_key),
+        ("a_stack_at_the_end_of_its_segment_wraps", wraps),
+        ("a_jump_to_the_reset_vector_ends_the_machine", reset),
+        ("a_disk_without_a_signature_can_be_started", unsigned),
+        ("a_rom_starts_at_its_reset_vector", rom),
+    ]);
+    tests.push(plain_test("what_a_bios_cannot_do_is_refused", refused));
+    if let Some(disks) = disks() {
+        let (boot, game) = (format!("{disks}/boot.img"), format!("{disks}/game.img"));
+        tests.extend(on_both("a_boot_disk_loads_its_sectors", move || boot_disk(&boot)));
+        tests.extend(on_both("a_game_waits_for_keys", move || plays(&game)));
+    } else {
+        println!("without the disks of examples/kernels: gcc of this host makes no 32-bit code");
+    }
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// Builds the disks of `examples/kernels`. Returns their folder; `None` if the host's gcc is not for x86.
+fn disks() -> Option<&'static str> {
+    let flags = ["-m32", "-nostdlib", "-ffreestanding", "-x", "c", "-E", "/dev/null", "-o", "/dev/null"];
+    let gcc = Command::new("gcc").args(flags).stderr(Stdio::null()).status();
+    if !gcc.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let folder = Box::leak(Box::new(tempfile::tempdir().unwrap()));
+    let folder = folder.path().to_str().unwrap();
+    let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/kernels");
+    let mut make = Command::new("make");
+    make.arg("-s").arg("-C").arg(sources).arg(format!("OUT={folder}"));
+    make.args(["boot.img", "game.img"].map(|disk| format!("{folder}/{disk}")));
+    let ran = run(make.env_remove("MAKEFLAGS").env_remove("CFLAGS").stdout(Stdio::piped()));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    Some(folder)
+}
+
+/// A boot sector with this code.
+fn sector(code: &[u8]) -> Vec<u8> {
+    let mut sector = code.to_vec();
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
+/// Runs a boot sector with this code.
+fn boots(code: &[u8], arguments: &[&str]) -> Ran {
+    let files = Files::new();
+    let path = files.write("disk.img", &sector(code));
+    ran(&[&[&*path], arguments].concat())
+}
+
+/// `out 0xf4, al`
+const EXIT: [u8; 2] = [0xe6, 0xf4];
+
+fn boot_disk(path: &str) {
+    let ran = ran(&[path]);
+    let text = "hello from the boot sector\r\nhello from the second sector\r\nmemory from 00000000\r\n\
+                memory from 00100000\r\nhello from the third sector\r\n";
+    assert_eq!((ran.status, &*ran.text()), (42, text), "{}", ran.stderr);
+    assert!(ran.stderr.contains("139 exits: 139 PIO out"), "{}", ran.stderr);
+}
+
+fn plays(path: &str) {
+    let mut command = vmm(&[path]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"abxde").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        text.starts_with("type the letter\r\na? right\r\nb? right\r\nc? wrong\r\nd? right\r\n"),
+        "{text}"
+    );
+}
+
+fn idle() {
+    // jmp $; and sti, hlt, jmp to the hlt
+    for code in [&[0xeb, 0xfe][..], &[0xfb, 0xf4, 0xeb, 0xfd], &[0xfa, 0xf4]] {
+        let ran = boots(&[&[0xb8, b'x', 0x0e, 0xcd, 0x10][..], code].concat(), &[]);
+        assert_eq!((ran.status, &*ran.text()), (0, "x"), "{code:x?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("halted"), "{}", ran.stderr);
+    }
+}
+
+fn ticks() {
+    // Polls the count of ticks until it has changed three times.
+    let code = [
+        0x31, 0xdb, // xor bx, bx
+        0xa1, 0x6c, 0x04, // 1: mov ax, [0x46c]
+        0x3b, 0x06, 0x6c, 0x04, // 2: cmp ax, [0x46c]
+        0x74, 0xfa, // je 2b
+        0x43, // inc bx
+        0x83, 0xfb, 0x03, // cmp bx, 3
+        0x72, 0xf1, // jb 1b
+        0x88, 0xd8, // mov al, bl
+        0xe6, 0xf4,
+    ];
+    let ran = boots(&code, &[]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+}
+
+fn waits() {
+    // Int 15h, function 86h: 0x10000 microseconds. Then the sum of CF and the number of ticks is not zero.
+    let code = [
+        0x8b, 0x1e, 0x6c, 0x04, // mov bx, [0x46c]
+        0xb9, 0x02, 0x00, 0x31, 0xd2, 0xb4, 0x86, 0xcd, 0x15, // cx = 2; dx = 0; ah = 0x86; int 0x15
+        0x72, 0x09, // jc
+        0xa1, 0x6c, 0x04, 0x29, 0xd8, // mov ax, [0x46c]; sub ax, bx
+        0x74, 0x02, // jz
+        0xb0, 0x05, // mov al, 5
+        0xe6, 0xf4,
+    ];
+    let ran = boots(&code, &[]);
+    assert_eq!(ran.status, 5, "{}", ran.stderr);
+}
+
+/// `xor cx, cx; div cx`
+const DIVIDES: [u8; 4] = [0x31, 0xc9, 0xf7, 0xf1];
+
+fn fault() {
+    let on_disk = boots(&DIVIDES, &[]);
+    assert_error(&on_disk, 112, "#DE (a division by zero, or a quotient that does not fit) at 0000:7c02");
+    assert_error(
+        &boots(&[0x0f, 0x0b], &[]),
+        112,
+        "#UD (an instruction that this processor does not have) at 0000:7c00",
+    );
+    // The same without a BIOS.
+    let files = Files::new();
+    let path = files.write("flat", &DIVIDES);
+    for (place, text) in [("0x1000", "at 0000:1002, for which"), ("0x1000:0x20", "at 1000:0022, for which")] {
+        let ran = ran(&[&format!("{path}@{place}"), "--mem", "2M"]);
+        assert_error(&ran, 112, text);
+        assert!(ran.stderr.contains("f7 f1  div cx"), "{}", ran.stderr);
+    }
+    // A handler of the guest's own gets the exception. mov word [0], 0x100b; mov word [2], 0; the division; ... hlt
+    let own = [0xc7, 6, 0, 0, 0x10, 0x10, 0xc7, 6, 2, 0, 0, 0, 0x31, 0xc9, 0xf7, 0xf1, 0xb0, 7, 0xe6, 0xf4];
+    let path = files.write("own", &own);
+    assert_eq!(ran(&[&format!("{path}@0x1000")]).status, 7);
+}
+
+fn no_bios() {
+    let files = Files::new();
+    // mov ax, 0xe41; int 0x10; hlt
+    let path = files.write("flat", &[0xb8, 0x41, 0x0e, 0xcd, 0x10, 0xf4]);
+    let ran = ran(&[&format!("{path}@0x1000")]);
+    let text =
+        "it called int 0x10, which has no handler, because this machine has no BIOS (--machine bios has one";
+    assert_error(&ran, 112, text);
+    assert!(ran.stderr.contains("1 exit: 1 HLT"), "{}", ran.stderr);
+}
+
+fn missing() {
+    // Twice int 13h, function 55h; the exit code is CF.
+    let code = [
+        0xb4, 0x55, 0xcd, 0x13, 0xb4, 0x55, 0xcd, 0x13, // mov ah, 0x55; int 0x13
+        0xb0, 0x00, 0x14, 0x00, // mov al, 0; adc al, 0
+        0xe6, 0xf4,
+    ];
+    let ran = boots(&code, &[]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    let named = "int 0x13, ah=0x55: this BIOS lacks it";
+    assert_eq!(ran.stderr.matches(named).count(), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("before 0000:7c04"), "{}", ran.stderr);
+}
+
+fn restarts() {
+    let ran = boots(&[0xcd, 0x19], &["--timeout", "0.3"]);
+    assert_error(&ran, 114, "timeout");
+}
+
+fn overwritten() {
+    // Fills the stubs with hlt, and calls int 10h.
+    let code = [
+        0xb8, 0x00, 0xf0, 0x8e, 0xc0, 0xbf, 0x00, 0x40, 0xb9, 0x00, 0x10, 0xb0, 0xf4, 0xf3, 0xaa, 0xcd, 0x10,
+    ];
+    assert_eq!(boots(&code, &[]).status, 0);
+    // Clears all memory below the boot sector, and divides: the vector leads to 0000:0000.
+    let code = [0x31, 0xc0, 0x8e, 0xc0, 0x31, 0xff, 0xb9, 0x00, 0x7c, 0xf3, 0xaa, 0xf7, 0xf1];
+    let ran = boots(&code, &["--timeout", "0.3"]);
+    assert!([112, 114].contains(&ran.status), "{}: {}", ran.status, ran.stderr);
+}
+
+fn written() {
+    let files = Files::new();
+    // Writes the sector in memory to sector 2, reads it back to 0x2000, and ends with its first byte.
+    let code = [
+        0xb8, 0x01, 0x03, 0xbb, 0x00, 0x7c, 0xb9, 0x02, 0x00, 0xb6, 0x00, 0xcd, 0x13, // write
+        0xb8, 0x01, 0x02, 0xbb, 0x00, 0x20, 0xcd, 0x13, // read
+        0xa0, 0x00, 0x20, 0x34, 0x91, // mov al, [0x2000]; xor al, 0x91
+        0xe6, 0xf4,
+    ];
+    let disk = [sector(&code), vec![7; 512]].concat();
+    let path = files.write("disk.img", &disk);
+    assert_eq!(ran(&[&path]).status, 0xb8 ^ 0x91);
+    assert_eq!(fs::read(&path).unwrap(), disk, "the file is not written");
+}
+
+fn no_key() {
+    let files = Files::new();
+    let path = files.write("disk.img", &sector(&[0xb4, 0x00, 0xcd, 0x16, 0xeb, 0xfa]));
+    let ran = run(vmm(&[&path]).stdin(Stdio::null()).stdout(Stdio::piped()));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the guest waits for a key, and its input has ended"), "{}", ran.stderr);
+}
+
+fn wraps() {
+    // mov sp, 2: the frame of int 12h wraps around the end of the segment. The exit code is the memory in KiB, divided by 16.
+    let code = [0xbc, 0x02, 0x00, 0xcd, 0x12, 0xc1, 0xe8, 0x04, 0xe6, 0xf4];
+    assert_eq!(boots(&code, &[]).status, 639 / 16);
+}
+
+fn reset() {
+    // jmp 0xffff:0
+    let ran = boots(&[0xea, 0x00, 0x00, 0xff, 0xff], &[]);
+    assert_error(&ran, 119, "rebooted");
+}
+
+fn unsigned() {
+    let files = Files::new();
+    let path = files.write("disk.img", &[&[0xb8, b'y', 0x0e, 0xcd, 0x10, 0xb0, 0x03][..], &EXIT].concat());
+    let ran = ran(&[&path, "--machine", "bios"]);
+    assert_eq!((ran.status, &*ran.text()), (3, "y"), "{}", ran.stderr);
+}
+
+fn rom() {
+    let files = Files::new();
+    let mut rom = vec![0xff; 64 << 10];
+    // At the reset vector: jmp 0xf000:0x100, which is in the copy below 1 MiB.
+    rom.splice(0xfff0..0xfff5, [0xea, 0x00, 0x01, 0x00, 0xf0]);
+    // mov al, 'R'; out 0xe9, al; mov al, 9; out 0xf4, al
+    rom.splice(0x100..0x108, [0xb0, b'R', 0xe6, 0xe9, 0xb0, 9, 0xe6, 0xf4]);
+    let path = files.write("rom.bin", &rom);
+    let ran = ran(&["--rom", &path]);
+    assert_eq!((ran.status, &*ran.text()), (9, "R"), "{}", ran.stderr);
+}
+
+fn refused() {
+    let files = Files::new();
+    let disk = files.write("disk.img", &sector(&[0xf4]));
+    let flat = files.write("flat", &[0xf4]);
+    let short = files.write("short", &[0x90; 1000]);
+    let empty = files.write("empty", &[0xff; 64 << 10]);
+    for (arguments, status, text) in [
+        (&[&*disk, "--cpus", "2"][..], 110, "a machine with a BIOS has one vCPU"),
+        (&[&*disk, "--transport", "exit"], 110, "SIMVIRTIO"),
+        (&[&*disk, "--machine", "bare"], 116, "a boot sector, which runs only at 0x7c00"),
+        (&[&*disk, "--machine", "pc"], 116, "a boot sector, which runs only at 0x7c00"),
+        (&[&format!("{flat}@0x1000"), "--machine", "bios"], 110, "starts from a boot disk"),
+        (&["--rom", &short], 116, "it has 1000 bytes, and a ROM has 64 KiB to 16 MiB"),
+        (&["--rom", &empty], 116, "no code at its reset vector"),
+        (&["--rom", &short, &flat], 110, "cannot be used with"),
+    ] {
+        assert_error(&ran(arguments), status, text);
+    }
+}

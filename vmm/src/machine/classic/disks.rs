@@ -1,0 +1,59 @@
+//! The disks of a classic PC: the drives of the first ATA channel.
+
+use crate::device::Disk;
+use crate::device::bus::Bus;
+use crate::device::pc::ata::media::{Media, SharedMedia, lock};
+use crate::device::pc::ata::{self, Channel, ControlBlock};
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::host::{EventFd, event};
+use crate::kvm::vm::Vm;
+use crate::machine::bare::Host;
+use crate::shutdown::Deadline;
+use std::sync::{Arc, Mutex};
+
+/// The most disks of a classic PC.
+pub(super) const MAX_DISKS: usize = ata::DRIVES;
+
+/// The disks, which the ATA channel and the BIOS have in common.
+pub(in crate::machine) struct Disks {
+    media: Vec<SharedMedia>,
+    /// Raises the interrupt of the channel. `None` without interrupt controllers.
+    line: Option<EventFd>,
+}
+
+impl Disks {
+    /// Attaches the first ATA channel, with `disks`.
+    ///
+    /// # Errors
+    /// The host has no memory or file descriptor left.
+    pub(super) fn attach(disks: Vec<Disk>, ports: &mut Bus, host: &Host) -> Result<Self, Error> {
+        let media = |disk| Ok::<_, Error>(Arc::new(Mutex::new(Media::new(disk)?)));
+        let media = disks.into_iter().map(media).collect::<Result<Vec<SharedMedia>, _>>()?;
+        let line = matches!(host, Host::Kvm(..)).then(event).transpose().map_err(Error::host("eventfd"))?;
+        let raise = line.as_ref().map(EventFd::try_clone).transpose().map_err(Error::host("dup"))?;
+        let channel = Arc::new(Mutex::new(Channel::new(media.clone(), raise)));
+        ports.attach(ata::PORT.into(), ata::PORTS.into(), channel.clone())?;
+        ports.attach(ata::CONTROL_PORT.into(), 1, Arc::new(Mutex::new(ControlBlock(channel))))?;
+        Ok(Self { media, line })
+    }
+
+    /// Connects the interrupt.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(super) fn connect(&self, vm: &Vm) -> Result<(), Error> {
+        self.line.iter().try_for_each(|line| vm.connect_interrupt(line, ata::IRQ))
+    }
+
+    /// Prepares a run with this deadline.
+    pub(in crate::machine) fn begin_run(&self, deadline: &Deadline) {
+        self.media.iter().for_each(|media| lock(media).begin_run(deadline.clone()));
+    }
+
+    /// Writes what is not written yet. Returns the reason for a failure of the run, if data was lost.
+    pub(in crate::machine) fn end_run(&self) -> Option<Stop> {
+        let results: Vec<_> = self.media.iter().map(|media| lock(media).close()).collect();
+        results.into_iter().find_map(Result::err)
+    }
+}

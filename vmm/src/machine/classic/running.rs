@@ -1,0 +1,62 @@
+//! The threads of a classic PC while its vCPUs run.
+
+use crate::console::host::{ConsoleSetup, ConsoleThreads};
+use crate::controller::inquiry::Inquiry;
+use crate::device::pc::cmos::Cmos;
+use crate::device::pc::cmos::timer::CmosTimer;
+use crate::error::Error;
+use crate::exit::Stop;
+use crate::host::{self, EventFd};
+use crate::machine::classic::Disks;
+use crate::shutdown::{Deadline, Kick, StopHandle};
+use std::sync::{Arc, Mutex};
+
+/// The threads, before they start.
+pub(in crate::machine) struct Classic {
+    pub(super) console: ConsoleSetup,
+    pub(super) stop_handle: Arc<StopHandle>,
+    /// Answers the questions of the thread that looks for a halt.
+    pub(in crate::machine) inquiry: Arc<Inquiry>,
+    pub(super) disks: Disks,
+    /// The clock, and the event that wakes its timer.
+    pub(super) cmos: (Arc<Mutex<Cmos>>, Arc<EventFd>),
+}
+
+/// The threads, while they run.
+pub(in crate::machine) struct RunningClassic {
+    console: ConsoleThreads,
+    stop_handle: Arc<StopHandle>,
+    disks: Disks,
+    timer: CmosTimer,
+}
+
+impl Classic {
+    /// Starts the threads. They kick `vcpus` if they stop the machine.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub(in crate::machine) fn start(
+        self,
+        deadline: Deadline,
+        vcpus: Arc<dyn Kick>,
+    ) -> Result<RunningClassic, Error> {
+        let Self { console, stop_handle, inquiry: _, disks, cmos: (cmos, wake) } = self;
+        disks.begin_run(&deadline);
+        stop_handle.attach(deadline, vcpus);
+        let console = ConsoleThreads::start(console, stop_handle.clone())?;
+        let timer = CmosTimer::start(cmos, wake)?;
+        Ok(RunningClassic { console, stop_handle, disks, timer })
+    }
+}
+
+impl RunningClassic {
+    /// Ends the threads. Returns the reason why one of them stopped the machine, if one did.
+    pub(in crate::machine) fn finish(mut self, deadline: &Deadline) -> Option<Stop> {
+        // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.
+        host::terminal::restore();
+        drop(self.timer);
+        self.console.finish(deadline);
+        let failure = self.disks.end_run();
+        self.stop_handle.reason().or(failure)
+    }
+}

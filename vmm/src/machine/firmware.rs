@@ -1,0 +1,67 @@
+//! The BIOS of a machine that starts from a boot disk.
+
+use crate::boot::Image;
+use crate::console::input::Input;
+use crate::controller::bios::{Bios, Parts};
+use crate::device::pc::vga::Vga;
+use crate::host::REPEAT;
+use crate::machine::Machine;
+use crate::machine::builder::Builder;
+use crate::memory::GuestMemory;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+impl Builder {
+    /// The BIOS for an image. `None` if it is not a boot disk. `has_controllers` is set if the machine has interrupt controllers and
+    /// a timer.
+    ///
+    /// Keys of a terminal are those of the keyboard, if it can interrupt the guest. Other input is taken by the BIOS itself, which
+    /// then knows its end.
+    pub(super) fn bios(
+        &mut self,
+        image: &Image,
+        memory: &GuestMemory,
+        ram: u64,
+        vga: Arc<Mutex<Vga>>,
+        has_controllers: bool,
+    ) -> Option<Box<Bios>> {
+        let disk = image.boot_disk()?;
+        let input = match has_controllers && self.keyboard {
+            true => Input::none(),
+            false => std::mem::replace(&mut self.input, Input::none()),
+        };
+        Some(Box::new(Bios::new(Parts {
+            memory: memory.clone(),
+            ram,
+            disk,
+            output: self.output.clone(),
+            // A terminal shows the screen, in which the text is, too.
+            prints: !self.screen_on_terminal,
+            input,
+            screen: Some(vga),
+            has_controllers,
+        })))
+    }
+}
+
+impl Machine {
+    /// Gives the BIOS to the first vCPU, which is the only one.
+    pub(super) fn set_bios(&mut self, bios: Option<Box<Bios>>) {
+        self.has_bios = bios.is_some();
+        if let Some(first) = self.controllers.first_mut() {
+            first.bios = bios;
+        }
+    }
+
+    /// The time after which vCPUs are kicked again and again: a BIOS interrupts its guest then, and looks if it is idle. `None`
+    /// if it need not.
+    pub(super) fn needs_kicks(&self) -> Option<Duration> {
+        self.has_bios.then_some(REPEAT)
+    }
+
+    /// True if all text on the screen is also in the output, because a BIOS has printed it.
+    pub(super) fn screen_is_printed(&self) -> bool {
+        let bios = self.controllers.first().and_then(|own| own.bios.as_ref());
+        bios.is_some_and(|bios| bios.has_printed_screen())
+    }
+}
