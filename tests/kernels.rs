@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     tests.extend(on_both("boot_and_no_subcommand_run_the_same", || subcommands(kernels)));
     tests.extend(on_both("the_memory_of_the_machine_is_in_the_map", || memory(kernels)));
     tests.extend(on_both("a_mode_starts_a_kernel_without_its_protocol", || native(kernels)));
+    tests.extend(on_both("an_address_and_a_mode_start_a_flat_file_without_its_header", || flat(kernels)));
     tests.extend(on_both("a_static_executable_of_32_bits_runs", || elf32(kernels)));
     tests.extend(on_both("a_position_independent_executable_is_moved", || movable(kernels)));
     tests.extend(on_both("real_mode_starts_at_a_segment_with_registers", || real_mode(kernels)));
@@ -99,6 +100,28 @@ impl Kernels {
         assert_eq!(ran.status, 0, "{}", ran.stderr);
         path
     }
+}
+
+/// A flat multiboot file with an address and a mode is a flat binary: here, its header is a jump over it.
+fn flat(kernels: &Kernels) {
+    let header = [0x1bad_b002u32, 0, 0u32.wrapping_sub(0x1bad_b002)].map(u32::to_le_bytes);
+    // jmp 14; nop; nop; the header; mov eax, 42; mov dword [0x400], 42; hlt
+    let file = kernels.write(
+        "header-in-flat.bin",
+        &[
+            &[0xeb, 14, 0x90, 0x90][..],
+            header.as_flattened(),
+            &[0xb8, 42, 0, 0, 0, 0xc7, 0x05, 0, 4, 0, 0, 42, 0, 0, 0, 0xf4],
+        ]
+        .concat(),
+    );
+    let ended = ran(&[&format!("{file}@0x1000:32"), "--verify"]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_error(
+        &ran(&[&format!("{file}@0x1000")]),
+        116,
+        "or give both to start it without its header (FILE@ADDR:32)",
+    );
 }
 
 /// Checks that a run ended with the exit code 42.

@@ -44,8 +44,11 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
         ))
         .into());
     }
-    screen::check(None, arguments.measure.screen.as_deref())?;
-    let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
+    let linux = linux(arguments, terminal::is_keyboard())?;
+    if linux.is_linux() {
+        screen::check(None, arguments.measure.screen.as_deref())?;
+    }
+    let builder = with_options(Machine::linux(linux), arguments).screen_on_terminal(text.is_terminal);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
     let report = terminal::run(&mut machine)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {

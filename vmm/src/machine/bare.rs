@@ -331,6 +331,16 @@ fn warn_of_overlaps(image: &Image, map: Map) {
             "the image covers 0x400, where a guest of the assignment leaves its result: the result would overwrite the image"
         );
     }
+    if image.mode() == Mode::Real
+        && image
+            .flat_file()
+            .is_some_and(|(start, bytes)| (start..).zip(bytes).any(|(gpa, byte)| gpa > 0xffff && *byte != 0))
+    {
+        log::warn!(
+            "the image goes on above 0xffff, where the instruction pointer of real mode begins again at 0: code there needs a far \
+             jump or call, or give a segment (FILE@SEG:OFF)"
+        );
+    }
     // An image with a segment of its own is no guest of the assignment.
     if map == Map::So2 && image.start().segment == 0 && image.overlaps(abi::DEVICE_TABLE, abi::HEAP) {
         log::warn!(

@@ -75,7 +75,7 @@ impl Builder {
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
         let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, has_interrupts)?;
-        log::debug!("a classic PC; image at {}, entered at {:#x}", image.places(), image.entry().0);
+        self.log_classic(&image, ram);
         let (processors, kvm_error, background) = match host {
             Host::Kvm(system, vm) => {
                 system.require_classic()?;
@@ -106,6 +106,17 @@ impl Builder {
         let mut machine = self.assemble(parts);
         machine.set_bios(bios);
         Ok(machine)
+    }
+
+    /// Logs what the machine is.
+    fn log_classic(&self, image: &Image, ram: u64) {
+        log::debug!(
+            "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
+            image.mode(),
+            image.entry().0,
+            image.places(),
+            self.cpus
+        );
     }
 
     /// True if this host's KVM has all parts of a classic PC.

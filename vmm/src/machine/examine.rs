@@ -26,7 +26,7 @@ impl Machine {
     pub(super) fn report(&mut self, result: RunResult, screen: Option<Screen>, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
-        let missing_handler = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
+        let trap = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
             stop = error.into();
             None
         });
@@ -59,7 +59,7 @@ impl Machine {
             simvirtio: side.simvirtio.as_ref().is_some_and(|device| device.history != Default::default()),
             screen: screen.is_some(),
         };
-        let examined = self.doubts(&stop, &stops, &totals, used, missing_handler);
+        let examined = self.doubts(&stop, &stops, &totals, used, trap);
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
             stop = error.into();

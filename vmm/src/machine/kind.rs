@@ -40,16 +40,8 @@ impl Builder {
     pub(super) fn build_for(self, image: Image) -> Result<Machine, Error> {
         // Options that only a bare machine has.
         let is_bare = self.irqchip || self.first_vcpu != 0 || self.wants_window();
-        if image.boot_disk().is_some() {
-            return match self.machine {
-                None | Some(MachineKind::Bios) => self.build_classic(image, MachineKind::Bios),
-                Some(other) => Err(Error::Config(format!(
-                    "a boot disk needs a BIOS, which a machine of the kind {other} does not have: give --machine bios"
-                ))),
-            };
-        }
-        if image.rom_range().is_some() {
-            return self.build_classic(image, MachineKind::Pc);
+        if image.loads_itself() {
+            return self.build_with_firmware(image);
         }
         match self.machine {
             Some(MachineKind::Bios) => Err(Error::Config(

@@ -150,7 +150,8 @@ pub struct Report {
     pub screen_is_printed: bool,
     /// The size of the guest's RAM, in bytes.
     pub ram: u64,
-    /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
+    /// The guest physical addresses of the image, one range for each segment. Empty for Linux, boot disks and
+    /// ROMs, which load their own code.
     pub image: Arc<[Range<u64>]>,
     /// The machine has no SIMVIRTIO device, although the guest looked for it: it stored where the window would be, waited
     /// there until a timeout, or did not end well and knows the magic. Always false for Linux.
