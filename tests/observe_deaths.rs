@@ -52,7 +52,8 @@ fn observe(options: &[&str], mistake: &str) -> Ran {
         files
     });
     let mut vmm = Command::new(VMM);
-    vmm.args(["observe", "--timeout", "20"])
+    vmm.arg("observe")
+        .args(if options.contains(&"--timeout") { &[][..] } else { &["--timeout", "20"] })
         .args(options)
         .arg("--")
         .arg(folder.0.path().join("dying"))

@@ -93,16 +93,7 @@ impl Builder {
         self.attach_pc_devices(&timeline, &time, &virtio)?;
         let screen = if linux.is_linux() { None } else { Some(self.attach_screen(&memory)?) };
         let progress = BootProgress::new(timeline.clone(), linux.marker.as_deref());
-        let observer = progress.clone();
-        let look = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let halted = look.clone();
-        self.output.set_observer(move |text| {
-            if observer.see(text) {
-                host::signal(&halted);
-            }
-        });
-        let prompt = event().map_err(Error::host("eventfd"))?;
-        self.output.set_prompt(duplicate(&prompt)?);
+        let (prompt, look) = self.watch_output(&progress)?;
 
         // Created before the VM, and so dropped after it.
         let size = virtio.places.iter().map(|place| u64::from(place.size)).sum();
@@ -143,6 +134,21 @@ impl Builder {
             image,
             restore,
         }))
+    }
+
+    /// Lets `progress` see the output. Returns the event that is signalled when a prompt waits, and the one for the message of
+    /// a halt.
+    fn watch_output(&self, progress: &BootProgress) -> Result<(EventFd, Arc<EventFd>), Error> {
+        let new = || event().map_err(Error::host("eventfd"));
+        let (prompt, look) = (new()?, Arc::new(new()?));
+        let (observer, halted) = (progress.clone(), look.clone());
+        self.output.set_observer(move |text| {
+            if observer.see(text) {
+                host::signal(&halted);
+            }
+        });
+        self.output.set_prompt(duplicate(&prompt)?);
+        Ok((prompt, look))
     }
 
     /// Attaches a text screen, for a program that has the format of Linux but is another one.
