@@ -73,7 +73,7 @@ fn mistakes(engine: &str) {
         (
             "READS",
             [30, 20, 0, 10, 10],
-            "the VMM must answer reads of the window (is_write is 0) in mmio.data of kvm_run",
+            "the VMM must answer reads of the window (is_write is 0) in mmio.data of kvm_run, and left the bytes there as they were",
         ),
         ("COPY", [0, 0, 0, 0, 10], "the entry point 0x0 holds only zeros: was the guest copied there?"),
     ] {

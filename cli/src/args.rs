@@ -58,7 +58,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
-    /// Machine that runs the guest [default: pc for multiboot and PVH kernels on KVM, otherwise bare]
+    /// Machine that runs the guest [default: bios for boot disks, pc for multiboot and PVH kernels on KVM, otherwise bare]
     #[arg(long, value_enum)]
     pub(super) machine: Option<MachineArg>,
 

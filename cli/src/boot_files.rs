@@ -1,4 +1,4 @@
-//! The files of `vmm boot`: the kernel, its initial RAM disks, and its disks. A file that is given twice is refused if that is a
+//! The files of a machine: the kernel, its initial RAM disks, and its disks. A file that is given twice is refused if that is a
 //! mistake.
 
 use std::ffi::{OsStr, OsString};

@@ -179,13 +179,14 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         Some(layout) => builder.layout(layout.into()),
         None => builder,
     };
-    let builder =
-        boot_files::open_disks(None, &[], &arguments.disk)?.into_iter().fold(builder, Builder::disk);
+    let file = arguments.guest.as_deref().and_then(crate::target::file);
+    let disks = boot_files::open_disks(file.as_deref(), &[], &arguments.disk)?;
+    let builder = disks.into_iter().fold(builder, Builder::disk);
     let mut machine = arguments
         .measure
         .apply(builder)
         .machine(arguments.machine.map(Into::into))
-        .keyboard(terminal::is_keyboard())
+        .keyboard(terminal::is_keyboard)
         .screen_on_terminal(text.is_terminal)
         .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))

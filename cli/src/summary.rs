@@ -55,6 +55,7 @@ pub fn ending(report: &Report) -> String {
     let may_be_lost = matches!(
         report.stop,
         Stop::TripleFault
+            | Stop::RealModeFault { .. }
             | Stop::EmulationFailure(_)
             | Stop::Timeout(_)
             | Stop::WallTimeout(_)
@@ -64,13 +65,8 @@ pub fn ending(report: &Report) -> String {
     if may_be_lost && report.left_its_image() {
         let _ = write!(text, ", outside its image ({})", list_ranges(&report.image));
     }
-    let panic = report.boot.as_ref().and_then(|boot| boot.panic.as_ref());
-    if let Some(reason) = panic.filter(|_| !matches!(report.stop, Stop::Panicked(_))) {
-        let _ = write!(text, "; its kernel panicked: {}", vmm::host::printable_text(reason));
-    }
-    let silence = report.boot.as_ref().and_then(|boot| boot.silence).filter(|_| needs_console(&report.stop));
-    if let Some(silence) = silence {
-        let _ = write!(text, "; {silence}");
+    if let Some(boot) = &report.boot {
+        write_console(&mut text, boot, &report.stop);
     }
     write_cause(&mut text, report);
     if let Some(verdict) = report.verdict {
@@ -104,6 +100,17 @@ pub fn ending(report: &Report) -> String {
     text
 }
 
+/// Writes what the console of a kernel tells about its end: a panic, or nothing.
+fn write_console(to: &mut String, boot: &BootReport, stop: &Stop) {
+    // Writing to a String cannot fail.
+    if let Some(reason) = boot.panic.as_ref().filter(|_| !matches!(stop, Stop::Panicked(_))) {
+        let _ = write!(to, "; its kernel panicked: {}", vmm::host::printable_text(reason));
+    }
+    if let Some(silence) = boot.silence.filter(|_| needs_console(stop)) {
+        let _ = write!(to, "; {silence}");
+    }
+}
+
 /// True if the console of a kernel would tell more about the end. A kernel that powers off has done what it should.
 fn needs_console(stop: &Stop) -> bool {
     matches!(
@@ -119,7 +126,8 @@ fn write_cause(to: &mut String, report: &Report) {
         Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::ProtocolError(_) | Stop::OutputLimit(_)
     );
     let is_death = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_));
-    let is_explained = is_death || is_limit || matches!(report.stop, Stop::FailedEntry(_));
+    let is_explained =
+        is_death || is_limit || matches!(report.stop, Stop::FailedEntry(_) | Stop::RealModeFault { .. });
     let runs_on_soft = report.explanation.as_ref().is_some_and(Explanation::runs_on_soft);
     // Writing to a String cannot fail.
     let _ = match (report.cause(), report.suspicion()) {

@@ -156,7 +156,11 @@ impl RunTarget {
             let image = Image::disk(bytes).map_err(in_file)?;
             return Ok(Self { name, image, embedded: None });
         }
-        boot::refuse_known_formats(path, &bytes, spec.load_at)?;
+        // An address and a mode start a multiboot kernel as what it also is: a flat binary.
+        let is_explicit = spec.load_at.is_some() && spec.mode.is_some() && boot::is_multiboot(&bytes);
+        if !is_explicit {
+            boot::refuse_known_formats(path, &bytes, spec.load_at)?;
+        }
         if let (Some(_), Some(mode)) = (spec.segment, spec.mode.filter(|mode| *mode != Mode::Real)) {
             return Err(Error::Config(format!(
                 "a segment and an offset (SEG:OFF) are for real mode, not for {mode} mode: give FILE@ADDR with one address"

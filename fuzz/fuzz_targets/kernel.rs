@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use vmm::boot::{Kernel, is_kernel};
 use vmm::internals::{pc, write_boot_params};
 use vmm::memory::GuestMemory;
+use vmm::x86::Mode;
 use vmm_fuzz::{ScratchFile, Script, elf, kernel};
 
 /// The size of RAM: 16 MiB, so that some kernels fit and some do not.
@@ -37,5 +38,6 @@ fuzz_target!(|input: &[u8]| {
     let memory = GuestMemory::new(&pc::ram(RAM)).expect("16 MiB");
     let Ok(loaded) = kernel.load(&memory, RAM) else { return };
     assert!(loaded.end <= RAM && loaded.entry.0 >= pc::HIGH_RAM);
+    assert!([Mode::Long, Mode::Protected].contains(&loaded.mode));
     let _ = write_boot_params(&kernel, loaded, &memory, RAM, &[path.clone(), path], "a command line");
 });

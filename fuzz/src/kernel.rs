@@ -18,7 +18,7 @@ pub fn bzimage(script: &mut Script) -> Vec<u8> {
     // The second byte of the jump is the length of the header: all fields, or fewer.
     put(0x200, &[0xeb, if script.one_in(8) { script.any() } else { 0x6a }]);
     put(0x202, b"HdrS");
-    let version: u16 = script.pick(&[0x20f, 0x20c, 0x20d, 0x20e, 0x20b, 0x200, 0xffff]);
+    let version: u16 = script.pick(&[0x20f, 0x20c, 0x20d, 0x20e, 0x20b, 0x206, 0x203, 0x202, 0x200, 0xffff]);
     put(0x206, &version.to_le_bytes());
     put(0x211, &[script.pick(&[1u8, 0, 0x81, 0xff])]);
     let initrd_max: u32 = script.pick(&[0x7fff_ffff, 0, 0x37ff_ffff, 0x10_0000, 0xff_ffff, u32::MAX, 1]);

@@ -127,7 +127,7 @@ fn fixed_refusal(format: FileFormat) -> (&'static str, &'static str) {
         FileFormat::LinuxKernel => ("a Linux kernel", "boot it (vmm boot FILE)"),
         FileFormat::Multiboot => (
             "a multiboot kernel, which has its own addresses and its own mode",
-            "leave out the address and the mode",
+            "leave out the address and the mode, or give both to start it without its header (FILE@ADDR:32)",
         ),
         FileFormat::StaticLibrary => ("a static library", "link it to an executable (ld), and give that"),
         FileFormat::Program(name) => (

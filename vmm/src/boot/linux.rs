@@ -120,6 +120,11 @@ impl Kernel {
         *version
     }
 
+    /// False for a bzImage that names no version of Linux: another program in this format, such as a memory tester.
+    pub fn is_linux(&self) -> bool {
+        !matches!(self.kind, Kind::BzImage { version: None, .. })
+    }
+
     /// The maximum size of its command line, in bytes without the final NUL.
     pub fn command_line_size(&self) -> usize {
         let size = match &self.kind {
@@ -153,21 +158,18 @@ impl Kernel {
             return Err(ImageError::Linux { file: self.name.clone(), what });
         }
         let high = Some(Gpa(pc::HIGH_RAM));
-        let loaded =
-            match self.kind {
-                Kind::Vmlinux { entry, end } => {
-                    // With an offset, even 0, the loader ignores notes, whose sizes it does not check.
-                    let offset = Some(Gpa(0));
-                    let loaded = Elf::load(memory.slots(), offset, &mut self.file, None);
-                    loaded.map(|_| Loaded { entry, mode: Mode::Long, end })
-                }
-                Kind::BzImage { end, mode, .. } => {
-                    let offset = if mode == Mode::Long { ENTRY_64 } else { 0 };
-                    let entry = Gpa(pc::HIGH_RAM.saturating_add(offset));
-                    BzImage::load(memory.slots(), Some(Gpa(pc::HIGH_RAM)), &mut self.file, high)
-                        .map(|_| Loaded { entry, mode, end })
-                }
-            };
+        let loaded = match self.kind {
+            Kind::Vmlinux { entry, end } => {
+                // With an offset, even 0, the loader ignores notes, whose sizes it does not check.
+                let loaded = Elf::load(memory.slots(), Some(Gpa(0)), &mut self.file, None);
+                loaded.map(|_| Loaded { entry, mode: Mode::Long, end })
+            }
+            Kind::BzImage { end, mode, .. } => {
+                let loaded = BzImage::load(memory.slots(), high, &mut self.file, high);
+                let offset = if mode == Mode::Long { ENTRY_64 } else { 0 };
+                loaded.map(|_| Loaded { entry: Gpa(pc::HIGH_RAM.saturating_add(offset)), mode, end })
+            }
+        };
         loaded.map_err(|error| ImageError::Linux {
             file: self.name.clone(),
             what: format!("cannot be loaded ({error}): is it complete?"),

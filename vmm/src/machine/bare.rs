@@ -115,7 +115,7 @@ impl Builder {
         match image.protocol() {
             Some(protocol) if self.cpus > 1 => Err(Error::Config(format!(
                 "a {protocol} kernel starts on one vCPU and starts the others itself, for which a bare machine has no interrupt \
-                 controller: give --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
+                 controller: give --machine pc, or --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
             ))),
             _ => Ok(()),
         }
@@ -329,6 +329,16 @@ fn warn_of_overlaps(image: &Image, map: Map) {
     if image.overlaps(abi::RESULT, abi::RESULT + 8) {
         log::warn!(
             "the image covers 0x400, where a guest of the assignment leaves its result: the result would overwrite the image"
+        );
+    }
+    if image.mode() == Mode::Real
+        && image
+            .flat_file()
+            .is_some_and(|(start, bytes)| (start..).zip(bytes).any(|(gpa, byte)| gpa > 0xffff && *byte != 0))
+    {
+        log::warn!(
+            "the image goes on above 0xffff, where the instruction pointer of real mode begins again at 0: code there needs a far \
+             jump or call, or give a segment (FILE@SEG:OFF)"
         );
     }
     // An image with a segment of its own is no guest of the assignment.

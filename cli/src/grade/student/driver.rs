@@ -160,6 +160,9 @@ pub(super) fn simvirtio(seen: &Seen) -> Vec<Evidence> {
             magic.unwrap_or_default(),
             match seen.window_exits {
                 0 => "the window is memory, and its fields are not set",
+                _ if seen.unanswered > 0 =>
+                    "the VMM must answer reads of the window (is_write is 0) in mmio.data of kvm_run, and left the bytes there as \
+                     they were",
                 _ => "the VMM must answer reads of the window (is_write is 0) in mmio.data of kvm_run",
             }
         )),

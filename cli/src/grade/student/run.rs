@@ -46,6 +46,8 @@ pub(super) struct Seen {
     pub(super) exits: u64,
     /// The exits at the device's window.
     pub(super) window_exits: u64,
+    /// The reads at places of the window at which none got other bytes than were in `kvm_run` before.
+    pub(super) unanswered: u64,
     /// The bytes that the guest wrote to the debug console.
     pub(super) console_bytes: u64,
     /// The places of the exits, and their numbers.
@@ -147,6 +149,7 @@ impl Target {
             run_failed: false,
             exits: 0,
             window_exits: 0,
+            unanswered: 0,
             console_bytes: 0,
             sites: Vec::new(),
             lost: 0,
@@ -193,6 +196,11 @@ impl Target {
             machines: observation.machines,
             exits: observation.profile.total().exits,
             window_exits: count(&|reason, place| is_mmio(reason) && window.contains(&place)).0,
+            unanswered: observation
+                .unanswered
+                .iter()
+                .filter(|one| one.reason == Reason::MmioRead && window.contains(&one.place))
+                .fold(0, |reads, one| reads.saturating_add(one.reads)),
             console_bytes: count(&|reason, place| {
                 reason == Reason::PioOut && place == u64::from(DEBUGCON_PORT)
             })
