@@ -96,9 +96,11 @@ check: setup ## Check formatting, lints, layers and documentation
 	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
 	$(CARGO) clippy $(WORKSPACE) --features cli/polling --lib --bins --test polling -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps
+	RUSTC="$(CURDIR)/tests/other-host/rustc" $(HOSTS_CHECK) --target-dir $(TARGET)/other-host -- -D warnings
 	$(CARGO) test $(WORKSPACE) --quiet --test layers
 
-# Nothing is linked or run. The other packages need KVM.
+# Nothing is linked or run. The other packages need KVM. `make check` does the same with a compiler that only claims to be for
+# ARM Linux, so it compiles the code for hosts without KVM, but none that is only for ARM.
 HOSTS_CHECK = $(CARGO) clippy $(LOCKED) -p cli -p report -p vmm -p softcpu -p guest -p simvirtio --lib --bins
 HOSTS = aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-apple-darwin
 

@@ -9,6 +9,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, Ran, assert_error, each_on_both, on_both, plain_test, ran, run, vmm};
+use vmm::boot::Image;
+use vmm::exit::Stop;
+use vmm::machine::{MachineKind, Processor};
+use vmm::memory::Gpa;
+use vmm::x86::Mode;
+use vmm::{Machine, Output};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -29,6 +35,7 @@ fn main() -> ExitCode {
         ("a_rom_starts_at_its_reset_vector", rom),
     ]);
     tests.push(plain_test("what_a_bios_cannot_do_is_refused", refused));
+    tests.push(plain_test("the_library_runs_a_boot_disk_once", library));
     if let Some(disks) = disks() {
         let (boot, game) = (format!("{disks}/boot.img"), format!("{disks}/game.img"));
         tests.extend(on_both("a_boot_disk_loads_its_sectors", move || boot_disk(&boot)));
@@ -70,6 +77,11 @@ fn boots(code: &[u8], arguments: &[&str]) -> Ran {
     let files = Files::new();
     let path = files.write("disk.img", &sector(code));
     ran(&[&[&*path], arguments].concat())
+}
+
+/// Checks how a guest has ended.
+fn assert_ended(ran: &Ran, status: i32, text: &str) {
+    assert!(ran.status == status && ran.stderr.contains(text), "{}: {}", ran.status, ran.stderr);
 }
 
 /// `out 0xf4, al`
@@ -143,8 +155,8 @@ const DIVIDES: [u8; 4] = [0x31, 0xc9, 0xf7, 0xf1];
 
 fn fault() {
     let on_disk = boots(&DIVIDES, &[]);
-    assert_error(&on_disk, 112, "#DE (a division by zero, or a quotient that does not fit) at 0000:7c02");
-    assert_error(
+    assert_ended(&on_disk, 112, "#DE (a division by zero, or a quotient that does not fit) at 0000:7c02");
+    assert_ended(
         &boots(&[0x0f, 0x0b], &[]),
         112,
         "#UD (an instruction that this processor does not have) at 0000:7c00",
@@ -154,7 +166,7 @@ fn fault() {
     let path = files.write("flat", &DIVIDES);
     for (place, text) in [("0x1000", "at 0000:1002, for which"), ("0x1000:0x20", "at 1000:0022, for which")] {
         let ran = ran(&[&format!("{path}@{place}"), "--mem", "2M"]);
-        assert_error(&ran, 112, text);
+        assert_ended(&ran, 112, text);
         assert!(ran.stderr.contains("f7 f1  div cx"), "{}", ran.stderr);
     }
     // A handler of the guest's own gets the exception. mov word [0], 0x100b; mov word [2], 0; the division; ... hlt
@@ -170,7 +182,7 @@ fn no_bios() {
     let ran = ran(&[&format!("{path}@0x1000")]);
     let text =
         "it called int 0x10, which has no handler, because this machine has no BIOS (--machine bios has one";
-    assert_error(&ran, 112, text);
+    assert_ended(&ran, 112, text);
     assert!(ran.stderr.contains("1 exit: 1 HLT"), "{}", ran.stderr);
 }
 
@@ -190,7 +202,7 @@ fn missing() {
 
 fn restarts() {
     let ran = boots(&[0xcd, 0x19], &["--timeout", "0.3"]);
-    assert_error(&ran, 114, "timeout");
+    assert_ended(&ran, 114, "timeout");
 }
 
 fn overwritten() {
@@ -237,7 +249,7 @@ fn wraps() {
 fn reset() {
     // jmp 0xffff:0
     let ran = boots(&[0xea, 0x00, 0x00, 0xff, 0xff], &[]);
-    assert_error(&ran, 119, "rebooted");
+    assert_ended(&ran, 119, "rebooted");
 }
 
 fn unsigned() {
@@ -259,6 +271,24 @@ fn rom() {
     assert_eq!((ran.status, &*ran.text()), (9, "R"), "{}", ran.stderr);
 }
 
+fn library() {
+    let code = [&[0xb8, b'x', 0x0e, 0xcd, 0x10, 0xb0, 7][..], &EXIT].concat();
+    let image = Image::disk(sector(&code)).unwrap();
+    let (output, text) = Output::captured();
+    let builder = Machine::builder(image.clone()).processor(Some(Processor::Soft)).output(output);
+    let mut machine = builder.build().unwrap();
+    let report = machine.run().unwrap();
+    assert!(matches!(report.stop, Stop::Exited(7)), "{report:?}");
+    assert_eq!(text.bytes(), b"x");
+    assert!(machine.reset().is_err(), "a classic PC runs once");
+    let flat = Image::flat(&[0xf4][..], Mode::Real, Gpa(0x1000)).unwrap();
+    let mut other = Machine::builder(flat).processor(Some(Processor::Soft)).build().unwrap();
+    let refused = other.load(image.clone()).unwrap_err().to_string();
+    assert!(refused.contains("has a machine of its own"), "{refused}");
+    let bare = Machine::builder(image).machine(Some(MachineKind::Bare)).build();
+    assert!(bare.unwrap_err().to_string().contains("a boot disk needs a BIOS"));
+}
+
 fn refused() {
     let files = Files::new();
     let disk = files.write("disk.img", &sector(&[0xf4]));
@@ -273,8 +303,8 @@ fn refused() {
         (&[&format!("{flat}@0x1000"), "--machine", "bios"], 110, "starts from a boot disk"),
         (&["--rom", &short], 116, "it has 1000 bytes, and a ROM has 64 KiB to 16 MiB"),
         (&["--rom", &empty], 116, "no code at its reset vector"),
-        (&["--rom", &short, &flat], 110, "cannot be used with"),
     ] {
         assert_error(&ran(arguments), status, text);
     }
+    assert_ended(&ran(&["--rom", &short, &flat]), 110, "cannot be used with");
 }

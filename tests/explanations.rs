@@ -135,12 +135,7 @@ fn features() {
             code.xor(cx, cx)?;
             code.div(cx)
         },
-        match is_soft() {
-            true => {
-                "#DE (a division by zero, or a quotient that does not fit) at 0000:1002 went through the empty vector"
-            }
-            false => "#DE: a division by zero, or a quotient that does not fit, at 0000:1002",
-        },
+        "#DE (a division by zero, or a quotient that does not fit) at 0000:1002, for which the guest has no handler",
     );
 }
 

@@ -295,9 +295,9 @@ fn unreadable_images() {
     let folder = files.0.path().to_str().unwrap();
     let flat = files.write("flat", &[0xf4]);
     for option in ["--guest16", "--guest64", "--simvirtio"] {
-        assert_error(&ran(&["grade", option, &missing]), 116, "cannot read ");
-        assert_error(&ran(&["grade", option, &format!("{missing}@0x1000:64")]), 116, "cannot read ");
-        assert_error(&ran(&["grade", option, folder]), 116, "is not a regular file");
+        assert_error(&ran(&["grade", option, &missing]), 110, "cannot read ");
+        assert_error(&ran(&["grade", option, &format!("{missing}@0x1000:64")]), 110, "cannot read ");
+        assert_error(&ran(&["grade", option, folder]), 110, "is not a regular file");
         assert_error(&ran(&["grade", option, ""]), 110, "the guest's name is empty");
         assert_error(&ran(&["grade", option, &format!("{flat}:lnog")]), 110, "is not an address or mode");
     }
@@ -310,7 +310,7 @@ fn disappearing_image() {
     let driver = files.guest("simvirtio");
     let (file, _) = driver.split_once('@').unwrap();
     let line = "\"$0\" grade --timeout 3 --guest64 \"$1\" --simvirtio \"$2\" & sleep 1; rm \"$3\"; wait $!";
-    assert_error(&shell(line, &[&endless, &driver, file]), 116, "cannot read ");
+    assert_error(&shell(line, &[&endless, &driver, file]), 110, "cannot read ");
 }
 
 fn short_limit() {

@@ -7,7 +7,7 @@ use libtest_mimic::{Arguments, Trial};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Ran, assert_error, elf, on_both, plain_test, ran, run};
+use support::{Ran, assert_error, elf, kvm_test, on_both, plain_test, ran, run};
 use tempfile::TempDir;
 
 fn main() -> ExitCode {
@@ -36,6 +36,10 @@ fn main() -> ExitCode {
     tests.extend(on_both("a_position_independent_executable_is_moved", || movable(kernels)));
     tests.extend(on_both("real_mode_starts_at_a_segment_with_registers", || real_mode(kernels)));
     tests.extend(on_both("a_kernel_that_waits_for_an_interrupt_is_told", || waits(kernels)));
+    tests.extend(on_both("a_disk_is_read_and_written_by_its_registers", || disk(kernels)));
+    tests.push(kvm_test("a_wait_for_an_interrupt_ends_at_the_time_limit", || waits_on_a_pc(kernels)));
+    tests.push(kvm_test("the_timer_runs_and_a_halt_with_interrupts_off_ends_the_run", || timer(kernels)));
+    tests.push(kvm_test("a_kernel_starts_the_other_processors", || processors(kernels)));
     tests.push(plain_test("what_a_kernel_cannot_have_is_refused", || refused(kernels)));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -227,23 +231,94 @@ volatile int index = 1;
 void _start(void) { table[index](); for (;;) __asm__ volatile(\"hlt\"); }
 ";
 
-/// A kernel that prints, and then waits for an interrupt.
-fn waits(kernels: &Kernels) {
+/// Prints, and waits for an interrupt: mov al, 'K'; out 0xe9, al; sti; hlt
+const WAITS: [u8; 6] = [0xb0, b'K', 0xe6, 0xe9, 0xfb, 0xf4];
+/// Prints, and halts for good: the same with cli.
+const ENDS: [u8; 6] = [0xb0, b'K', 0xe6, 0xe9, 0xfa, 0xf4];
+
+/// Writes a multiboot kernel of a few instructions. Returns its path.
+fn tiny(kernels: &Kernels, name: &str, code: &[u8]) -> String {
     const FLAGS: u32 = 1 << 16;
     const MAGIC: u32 = 0x1bad_b002;
     const LOAD: u32 = 0x10_0000;
     let header = [MAGIC, FLAGS, MAGIC.wrapping_add(FLAGS).wrapping_neg(), LOAD, LOAD, 0, 0, LOAD + 32];
-    let mut kernel: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
-    // mov al, 'K'; out 0xe9, al; sti; hlt
-    kernel.extend([0xb0, b'K', 0xe6, 0xe9, 0xfb, 0xf4]);
+    let header = header.iter().flat_map(|word| word.to_le_bytes());
+    kernels.write(name, &header.chain(code.iter().copied()).collect::<Vec<u8>>())
+}
+
+/// A kernel that prints, and then waits for an interrupt.
+fn waits(kernels: &Kernels) {
     let told = "halted; it halted with interrupts on, but no interrupt ever arrives";
-    let waiting = ran(&[&kernels.write("waits.bin", &kernel)]);
+    let path = tiny(kernels, "waits.bin", &WAITS);
+    let waiting = ran(&[&path, "--machine", "bare"]);
     assert_eq!((waiting.status, waiting.text()), (0, "K".into()), "{}", waiting.stderr);
     assert!(waiting.stderr.contains(told), "{}", waiting.stderr);
-    // cli in place of sti.
-    kernel[36] = 0xfa;
-    let ended = ran(&[&kernels.write("ends.bin", &kernel)]);
-    assert!(!ended.stderr.contains("no interrupt"), "{}", ended.stderr);
+    let path = tiny(kernels, "ends.bin", &ENDS);
+    for machine in ["bare", "pc"] {
+        let ended = ran(&[&path, "--machine", machine]);
+        assert_eq!((ended.status, ended.text()), (0, "K".into()), "{}", ended.stderr);
+        assert!(ended.stderr.contains("ends.bin: halted (after"), "{}", ended.stderr);
+    }
+}
+
+/// A kernel on a classic PC that waits for an interrupt, which nothing sends.
+fn waits_on_a_pc(kernels: &Kernels) {
+    let ran = ran(&[&tiny(kernels, "waits-pc.bin", &WAITS), "--timeout", "1"]);
+    assert_eq!((ran.status, ran.text()), (114, "K".into()), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("the guest then waited for an interrupt (hlt) in protected mode"),
+        "{}",
+        ran.stderr
+    );
+}
+
+fn disk(kernels: &Kernels) {
+    let mut image = vec![0; 1 << 20];
+    image[..11].copy_from_slice(b"hello disk\n");
+    let path = kernels.write(if support::is_soft() { "soft.img" } else { "kvm.img" }, &image);
+    let kernel = kernels.path("ata.elf");
+    let told =
+        "one drive\nmodel: VMM DISK                                \nsectors: 0x800\nsector 0: hello disk\n";
+    let read_only = format!("{path},ro");
+    for (disk, write) in [(&read_only, "write refused: 0x44"), (&path, "write and read: ok")] {
+        let ran = ran(&[&kernel, "--machine", "pc", "--disk", disk]);
+        assert_42(&ran);
+        assert_eq!(ran.text(), format!("{told}{write}\npast the end: error 0x10\n"));
+        // Each of the 256 words of a sector that is written is an element of a string instruction.
+        assert!(ran.stderr.contains("0x1f0"), "{}", ran.stderr);
+    }
+    let written = fs::read(&path).unwrap();
+    assert_eq!((written.len(), &written[512..520]), (1 << 20, &[0, 0, 3, 0, 6, 0, 9, 0][..]));
+}
+
+/// The exits of a kernel that prints `text` with the serial port: a read of the status and a write for each byte.
+fn exits(text: &str) -> String {
+    let bytes = text.len();
+    format!("vmm: {} exits: {bytes} PIO in, {bytes} PIO out", 2 * bytes)
+}
+
+fn timer(kernels: &Kernels) {
+    let kernel = kernels.path("timer.elf");
+    let text = "ticks: 0x5\n";
+    // Interrupts in protected mode are for the testbed, because some hosts cannot deliver them.
+    let ran = ran(&[&kernel]);
+    assert_eq!((ran.status, ran.text()), (0, text.into()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("timer.elf: halted (after"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&exits(text)), "{}", ran.stderr);
+}
+
+fn processors(kernels: &Kernels) {
+    let kernel = kernels.path("processors.elf");
+    for count in [1, 3] {
+        let ran = ran(&[&kernel, "--cpus", &count.to_string()]);
+        let text = format!("processors in the MP table: {count:#x}\nstarted: {:#x}\n", count - 1);
+        assert_eq!((ran.status, ran.text()), (0, text.clone()), "{}", ran.stderr);
+        assert!(ran.stderr.contains("processors.elf: halted (after"), "{}", ran.stderr);
+        assert!(ran.stderr.contains(&exits(&text)), "{}", ran.stderr);
+    }
+    let unused = ran(&[&tiny(kernels, "alone.bin", &ENDS), "--cpus", "2"]);
+    assert_eq!(unused.status, 0, "{}", unused.stderr);
+    assert!(unused.stderr.contains("vmm: vCPU 1: not started by the guest"), "{}", unused.stderr);
 }
 
 fn elf32(kernels: &Kernels) {
@@ -285,6 +360,7 @@ fn real_mode(kernels: &Kernels) {
 fn refused(kernels: &Kernels) {
     let flat = kernels.write("flat", &[0xf4]);
     let kernel = kernels.path("multiboot1.elf");
+    let [disk, other, third] = ["disk1", "disk2", "disk3"].map(|name| kernels.write(name, &[0; 4096]));
     let huge = kernels.path("huge");
     fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
     let high = kernels.write("high", &elf(0xffff_ffff_8010_0000, &[0xf4]));
@@ -299,7 +375,18 @@ fn refused(kernels: &Kernels) {
         (&[&kernel, "--module", &huge], 116, "does not fit: it has more than the 250M that are left"),
         (&[&kernel, "--module", "/no/such/file"], 116, "cannot read /no/such/file"),
         (&[&kernel, "--module", "/"], 116, "is not a regular file"),
-        (&[&kernel, "--cpus", "2"], 110, "a multiboot 1 kernel starts on one vCPU"),
+        (&[&kernel, "--machine", "bare", "--cpus", "2"], 110, "a multiboot 1 kernel starts on one vCPU"),
+        (
+            &[&kernel, "--machine", "pc", "--transport", "exit"],
+            110,
+            "SIMVIRTIO is a device of the bare machine",
+        ),
+        (&[&flat, "--disk", &disk], 110, "--disk is for a PC, and this machine is bare: give --machine pc"),
+        (
+            &[&kernel, "--machine", "pc", "--disk", &disk, "--disk", &other, "--disk", &third],
+            110,
+            "a classic PC has at most 2 disks, not 3",
+        ),
         (&[&flat, "--set", "r8=1"], 110, "real mode has no such register"),
         (&[&flat, "--set", "ax=1", "--set", "rax=1"], 110, "the register is given twice"),
         (&[&high], 116, "objcopy --change-section-lma '*-0xffffffff80000000' FILE NEW"),

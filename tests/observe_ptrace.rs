@@ -5,43 +5,35 @@
 mod observed;
 mod support;
 
-use observed::{PROGRAMS, VMM, expected, no_qemu, observe, program, running};
+use observed::{PROGRAMS, VMM, expected, no_qemu, observe, profile_by, program, running};
 use report::SavedProfile;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use support::{Files, Ran, assert_error, kvm_test, plain_test, run, test_unless, wait};
+use support::{Files, assert_error, kvm_test, plain_test, test_unless, wait};
 
 fn main() -> ExitCode {
     support::watchdog();
     observed::main(vec![
-        kvm_test("the_exits_of_a_program_are_counted_exactly", || exact_counts("ptrace", program())),
         // Its engine is chosen by itself.
         test_unless(no_static, "the_exits_of_a_static_program_are_counted_exactly", || {
-            exact_counts("auto", static_program());
+            observed::exact_counts("auto", static_program(), None);
             refused_by_preload();
         }),
         kvm_test("the_exits_of_difficult_programs_are_counted_exactly", difficult),
         kvm_test("both_engines_see_the_same_exits", same_table),
         test_unless(no_go, "the_exits_of_a_program_in_go_are_counted_exactly", go),
-        kvm_test("the_exits_of_this_program_are_those_that_it_counts", itself),
         test_unless(no_qemu, "the_exits_of_qemu_are_counted_exactly", qemu),
         test_unless(no_static, "deaths_of_guests_are_explained", deaths),
-        kvm_test("the_program_sees_no_difference", no_difference),
-        kvm_test("a_time_limit_ends_all_children", timeout),
-        kvm_test("a_signal_reaches_the_program_once", signals),
         kvm_test("the_program_ends_with_the_observer", no_observer),
         kvm_test("an_engine_that_cannot_see_the_program_says_so", unseen),
         plain_test("children_that_still_run_go_on", left_children),
-        plain_test("a_program_without_kvm_made_no_vm", no_vm),
-        plain_test("the_status_is_that_of_the_program", statuses),
         plain_test("programs_that_cannot_be_observed_are_refused", refused),
-        plain_test("the_program_has_its_input_and_output", streams),
     ])
 }
 
@@ -72,50 +64,9 @@ fn no_static() -> Option<String> {
     (!found.contains(&b'/')).then(|| "libc.a is not installed".into())
 }
 
-/// Traces this program, and reads the profile.
-fn profile(engine: &str, command: &[&str]) -> (Ran, SavedProfile) {
-    let files = Files::new();
-    let path = files.0.path().join("profile.json");
-    let json = format!("json={}", path.display());
-    let ran = observe(&["--engine", engine, "--profile", &json], command);
-    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{command:?}: {error}: {}", ran.stderr));
-    let profile = SavedProfile::read(&bytes).unwrap();
-    (ran, profile)
-}
-
 /// The exits and elements by site.
 fn counts(profile: &SavedProfile) -> BTreeMap<String, (u64, u64)> {
     observed::counts(&profile.machine.sites)
-}
-
-fn exact_counts(engine: &str, program: &str) {
-    // The mode, the number of guests that run to their end, further exits, and the number of vCPUs.
-    for (mode, times, outs, vcpus) in [
-        (&["plain"][..], 1, 0, 1),
-        (&["fork"], 2, 0, 2),
-        (&["exec"], 2, 0, 2),
-        (&["dup"], 2, 0, 2),
-        (&["reuse"], 2, 100, 3),
-        (&["never-map"], 1, 0, 1),
-        (&["map-twice"], 1, 0, 1),
-        (&["repeat", "20"], 20, 0, 20),
-        (&["vcpus", "32"], 32, 0, 32),
-        (&["vms"], 2, 0, 2),
-        (&["interrupt"], 1, 0, 2),
-        (&["jump"], 1, 0, 1),
-        (&["garbage"], 1, 0, 1),
-        (&["filter"], 1, 0, 1),
-        (&["crash"], 1, 0, 1),
-    ] {
-        let (ran, profile) = profile(engine, &[&[program], mode].concat());
-        let status = if mode == ["crash"] { 128 + libc::SIGSEGV } else { 0 };
-        assert_eq!((ran.status, ran.text().as_str()), (status, ""), "{mode:?}: {}", ran.stderr);
-        assert_eq!(counts(&profile), expected(times, outs), "{mode:?}: {}", ran.stderr);
-        assert_eq!(profile.vcpus.len(), vcpus, "{mode:?}: {}", ran.stderr);
-        let kernel = profile.machine.kernel.as_ref().map(|kernel| kernel["exits"]);
-        assert!(kernel.is_none_or(|exits| exits >= profile.machine.exits), "{mode:?}: {kernel:?}");
-        assert!(profile.machine.in_kvm.sum > 0 && profile.clock.khz > 100_000, "{mode:?}");
-    }
 }
 
 fn refused_by_preload() {
@@ -144,7 +95,7 @@ fn difficult() {
         ("unshare", 2, 0, 2),
         ("trace", 1, 0, 1),
     ] {
-        let (ran, profile) = profile("ptrace", &[&traced, mode]);
+        let (ran, profile) = profile_by("ptrace", &[&traced, mode]);
         assert_eq!((ran.status, ran.text().as_str()), (0, ""), "{mode}: {}", ran.stderr);
         let mut right = expected(times, outs);
         right.retain(|_, (exits, _)| *exits > 0);
@@ -161,7 +112,7 @@ fn difficult() {
 fn same_table() {
     for mode in [&["plain"][..], &["vcpus", "4"], &["vms"], &["fork"]] {
         let command = [&[program()], mode].concat();
-        let [first, second] = ["preload", "ptrace"].map(|engine| profile(engine, &command).1);
+        let [first, second] = ["preload", "ptrace"].map(|engine| profile_by(engine, &command).1);
         assert_eq!(counts(&first), counts(&second), "{mode:?}");
         let of_vcpus = |profile: &SavedProfile| {
             let vcpus = profile.vcpus.iter().map(|vcpu| (vcpu.exits, vcpu.ended.clone()));
@@ -195,37 +146,10 @@ fn go() {
             .env("GOFLAGS", "")
             .env("GOCACHE", folder.join("cache"));
         assert!(go.status().unwrap().success(), "{mode}");
-        let (ran, profile) = profile("auto", &[built.to_str().unwrap()]);
+        let (ran, profile) = profile_by("auto", &[built.to_str().unwrap()]);
         assert_eq!((ran.status, ran.text().as_str()), (0, "1001 exits\n"), "{mode}: {}", ran.stderr);
         let right = [("PIO out 0x42 Some(1)".to_string(), (1000, 1000)), ("HLT None".into(), (1, 1))];
         assert_eq!(counts(&profile), BTreeMap::from(right), "{mode}: {}", ran.stderr);
-    }
-}
-
-fn itself() {
-    let files = Files::new();
-    let own = files.0.path().join("own.json");
-    for guest in [
-        &["simvirtio"][..],
-        &["simvirtio", "--transport", "polling"],
-        &["modes"],
-        &["real16-outsb"],
-        &["real16-insb"],
-        &["kev-msr"],
-        &["smp-print"],
-        &["hello-kvm"],
-    ] {
-        let json = format!("json={}", own.display());
-        let command = [&[VMM, "run", "--vcpu", "kvm", "--profile", &json], guest].concat();
-        let (ran, observed) = profile("ptrace", &command);
-        assert_eq!(ran.status, 0, "{guest:?}: {}", ran.stderr);
-        let own = SavedProfile::read(&fs::read(&own).unwrap()).unwrap();
-        assert_eq!(counts(&observed), counts(&own), "{guest:?}");
-        let of_vcpus =
-            |profile: &SavedProfile| profile.vcpus.iter().map(|vcpu| vcpu.exits).collect::<Vec<_>>();
-        assert_eq!(of_vcpus(&observed), of_vcpus(&own), "{guest:?}");
-        let exits = |profile: &SavedProfile| profile.machine.kernel.as_ref().map(|kernel| kernel["exits"]);
-        assert_eq!(exits(&observed), exits(&own), "{guest:?}");
     }
 }
 
@@ -233,7 +157,7 @@ fn qemu() {
     let files = Files::new();
     let mut last = None;
     let ran = observed::qemu(&files, &mut |command| {
-        let (ran, profile) = profile("ptrace", command);
+        let (ran, profile) = profile_by("ptrace", command);
         last = Some(profile);
         ran
     });
@@ -254,55 +178,6 @@ fn deaths() {
         let ran = observe(&["--setup"], &[&dying, mode]);
         assert!(ran.stderr.contains(text), "{mode}: {}", ran.stderr);
         assert!(ran.stderr.contains("KVM_SET_USER_MEMORY_REGION: slot 0: 0x0"), "{mode}: {}", ran.stderr);
-    }
-}
-
-/// The output and the status, which say what the program saw: the numbers of its descriptors and of their errors.
-fn no_difference() {
-    for mode in ["descriptors", "garbage", "interrupt", "fork"] {
-        let alone = run(Command::new(program()).arg(mode).stdout(Stdio::piped()));
-        let observed = observe(&["--engine", "ptrace"], &[program(), mode]);
-        assert_eq!((alone.status, alone.text()), (observed.status, observed.text()), "{mode}");
-    }
-    let state =
-        "grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status; ulimit -a; ls -l /proc/self/fd | wc -l; env | sort";
-    let line = |command: &str| {
-        run(Command::new("sh").args(["-c", command, VMM, state]).stdout(Stdio::piped())).text()
-    };
-    assert_eq!(line("sh -c \"$1\""), line("\"$0\" observe -q --engine ptrace -- sh -c \"$1\""));
-}
-
-fn timeout() {
-    let started = Instant::now();
-    // A path of its own, to find the processes.
-    let own = PROGRAMS.get_or_init(Files::new).0.path().join("hanging");
-    fs::copy(program(), &own).unwrap();
-    let ran = observe(&["--engine", "ptrace", "--timeout", "0.3"], &[own.to_str().unwrap(), "hang"]);
-    assert_eq!(ran.status, 114, "{}", ran.stderr);
-    assert!(
-        ran.stderr.starts_with("vmm: hanging: timeout: the program did not end within 0.3 s"),
-        "{}",
-        ran.stderr
-    );
-    assert!(ran.stderr.contains("PIO out            0x42 "), "{}", ran.stderr);
-    assert!(started.elapsed() < Duration::from_secs(30));
-    assert_eq!(running(&own), Vec::<PathBuf>::new());
-}
-
-fn signals() {
-    for signal in ["-TERM", "-INT"] {
-        let mut vmm = Command::new(VMM);
-        vmm.args(["observe", "--engine", "ptrace", "--", program(), "wait"]);
-        let mut child = vmm.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-        let mut rest = String::new();
-        output.read_to_string(&mut rest).unwrap();
-        let number = if signal == "-TERM" { 15 } else { 2 };
-        assert_eq!((rest, wait(&mut child)), (format!("signal {number}\n"), 7));
     }
 }
 
@@ -336,7 +211,7 @@ fn unseen() {
         "{}",
         ran.stderr
     );
-    assert_eq!(counts(&profile("ptrace", &[&raw, "plain"]).1), expected(1, 0));
+    assert_eq!(counts(&profile_by("ptrace", &[&raw, "plain"]).1), expected(1, 0));
 }
 
 fn left_children() {
@@ -354,32 +229,6 @@ fn left_children() {
         stderr.contains("still run; from now on all of their calls to KVM fail, with ENOSYS"),
         "{stderr}"
     );
-}
-
-fn no_vm() {
-    let ran = observe(&["--engine", "ptrace"], &["true"]);
-    assert_eq!(ran.status, 0);
-    let lines: Vec<_> = ran.stderr.lines().collect();
-    assert!(lines[0].starts_with("vmm: true: exited with status 0 (after "), "{lines:?}");
-    let made_none = "vmm: true made no VM: neither it nor a child called KVM_CREATE_VM on /dev/kvm";
-    assert_eq!((lines.len(), lines[1]), (2, made_none), "{lines:?}");
-}
-
-fn statuses() {
-    for (line, status, text) in [
-        ("exit 0", 0, "exited with status 0"),
-        ("exit 255", 255, "exited with status 255"),
-        ("sleep 0.05 & wait; exit 3", 3, "exited with status 3"),
-        ("kill -9 $$", 137, "ended by signal 9 (SIGKILL)"),
-        ("kill -TERM $$", 143, "ended by signal 15 (SIGTERM)"),
-        ("trap 'exit 4' USR1; kill -USR1 $$; sleep 1", 4, "exited with status 4"),
-        ("trap 'exit 5' TRAP; kill -TRAP $$; sleep 1", 5, "exited with status 5"),
-        ("(sleep 0.1; kill -CONT $$) & kill -STOP $$; exit 6", 6, "exited with status 6"),
-    ] {
-        let ran = observe(&["-q", "--engine", "ptrace"], &["sh", "-c", line]);
-        assert_eq!(ran.status, status, "{line}: {}", ran.stderr);
-        assert!(ran.stderr.contains(text), "{line}: {}", ran.stderr);
-    }
 }
 
 fn refused() {
@@ -407,13 +256,4 @@ fn refused() {
         let why = "it is a setuid or setgid program or has capabilities, and a program that is traced";
         assert_error(&ptrace(&[&setuid]), 116, why);
     }
-}
-
-fn streams() {
-    let mut vmm = Command::new(VMM);
-    vmm.args(["observe", "-q", "--engine", "ptrace", "--", "cat"]);
-    let mut child = vmm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"text\n").unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"text\n"[..]));
 }

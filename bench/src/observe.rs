@@ -10,7 +10,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// The program, and its headers, which are in the folder `observed` beside it.
 const SOURCE: &str = include_str!("../../tests/support/observed.c");
+const HEADERS: [(&str, &str); 4] = [
+    ("machine.h", include_str!("../../tests/support/observed/machine.h")),
+    ("signals.h", include_str!("../../tests/support/observed/signals.h")),
+    ("wrong.h", include_str!("../../tests/support/observed/wrong.h")),
+    ("filters.h", include_str!("../../tests/support/observed/filters.h")),
+];
 const STOPS: &str = include_str!("../bare/stops.c");
 /// The number of exits of a batch.
 const EXITS: &str = "5000";
@@ -43,7 +50,10 @@ const CANDIDATES: [Candidate; 5] = [
 pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let scratch = Scratch::new()?;
     // Dynamically linked, because the loader of a static program does not preload libraries.
-    let program = compile(&scratch, "observed", SOURCE, &["-pthread"])?;
+    for (name, text) in HEADERS {
+        scratch.file(&format!("observed/{name}"), text.as_bytes())?;
+    }
+    let program = compile(&scratch, "program", SOURCE, &["-pthread"])?;
     let stops = compile(&scratch, "stops", STOPS, &[])?;
     let output = scratch.file("output", b"")?;
     let costs = interleave(rounds, &CANDIDATES, |candidate| {

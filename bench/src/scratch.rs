@@ -22,12 +22,14 @@ impl Scratch {
         Ok(Self(path))
     }
 
-    /// Creates a file in the folder.
+    /// Creates a file in the folder, or in a folder in it.
     ///
     /// # Errors
     /// The host cannot write it.
     pub fn file(&self, name: &str, data: &[u8]) -> Result<PathBuf, String> {
         let path = self.0.join(name);
+        let folder = path.parent().unwrap_or(&self.0);
+        fs::create_dir_all(folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
         fs::write(&path, data).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         Ok(path)
     }

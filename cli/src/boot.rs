@@ -44,8 +44,11 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
         ))
         .into());
     }
-    screen::check(None, arguments.measure.screen.as_deref())?;
-    let builder = with_options(Machine::linux(linux(arguments, terminal::is_keyboard())?), arguments);
+    let linux = linux(arguments, terminal::is_keyboard())?;
+    if linux.is_linux() {
+        screen::check(None, arguments.measure.screen.as_deref())?;
+    }
+    let builder = with_options(Machine::linux(linux), arguments).screen_on_terminal(text.is_terminal);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
     let report = terminal::run(&mut machine)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
@@ -103,7 +106,7 @@ fn run_kernel(
     let builder = builder.screen_on_terminal(text.is_terminal);
     let disks = boot_files::open_disks(Some(&arguments.kernel), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
-    let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
+    let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard);
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     processor::announce(&machine);

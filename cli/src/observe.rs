@@ -41,8 +41,15 @@ that reach the program are seen: KVM handles others itself.
 Exit status: that of the program, or 128 and the number of the signal that ended it; 110 if the program cannot be \
 found or run, 114 for a timeout, 115 for a host error, 116 if the program cannot be observed.")]
 pub struct ObserveArgs {
-    /// Program to run, and its arguments; a name without a slash is searched for in PATH
-    #[arg(required = true, last = true, num_args = 1.., value_name = "PROGRAM [ARG]...")]
+    /// Program to run, and its arguments; a name without a slash is searched for in PATH. All words after PROGRAM are its
+    /// arguments, and `--` may stand before it
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        num_args = 1..,
+        value_name = "PROGRAM [ARG]..."
+    )]
     command: Vec<OsString>,
 
     /// Way to see the calls of the program
@@ -194,10 +201,18 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
         remarks.push(match engine {
             "ptrace" => format!("{vcpus} not observed: vmm could not get hold of them, or has no more file descriptors"),
             _ => format!(
-                "{vcpus} not observed: the program could not map the file that it shares with vmm, or has more than 1024 \
-                 vCPUs"
+                "{vcpus} not observed: the program could not map the file that it shares with vmm, filters its system calls \
+                 (--engine ptrace sees them), or has more than 1024 vCPUs"
             ),
         });
+    }
+    if engine == "preload"
+        && matches!(observation.ending, Ending::Ended(ended) if ended.signal() == Some(libc::SIGSYS))
+    {
+        remarks.push(format!(
+            "a seccomp filter ended {name}: it may not permit a call of the preloaded library; --engine ptrace makes no calls \
+             that a filter sees"
+        ));
     }
     if observation.has_left_children {
         let then = match engine {

@@ -105,7 +105,8 @@ impl HasStatus for Failure {
 pub fn of_report(report: &Report) -> u8 {
     let right = report.verified().unwrap_or(true);
     // It ran on at a wrong place, although it then found a HLT there.
-    let is_lost = report.doubts.iter().any(|doubt| matches!(doubt, Doubt::MissingHandler(_)));
+    let is_lost =
+        report.doubts.iter().any(|doubt| matches!(doubt, Doubt::MissingHandler(_) | Doubt::EntryReturned));
     match report.stop {
         Stop::Halted | Stop::Exited(0) if is_lost => GUEST_FAULT,
         Stop::Halted | Stop::Exited(0) if right => OK,

@@ -55,6 +55,7 @@ pub fn ending(report: &Report) -> String {
     let may_be_lost = matches!(
         report.stop,
         Stop::TripleFault
+            | Stop::RealModeFault { .. }
             | Stop::EmulationFailure(_)
             | Stop::Timeout(_)
             | Stop::WallTimeout(_)
@@ -125,7 +126,8 @@ fn write_cause(to: &mut String, report: &Report) {
         Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::ProtocolError(_) | Stop::OutputLimit(_)
     );
     let is_death = matches!(report.stop, Stop::TripleFault | Stop::EmulationFailure(_));
-    let is_explained = is_death || is_limit || matches!(report.stop, Stop::FailedEntry(_));
+    let is_explained =
+        is_death || is_limit || matches!(report.stop, Stop::FailedEntry(_) | Stop::RealModeFault { .. });
     let runs_on_soft = report.explanation.as_ref().is_some_and(Explanation::runs_on_soft);
     // Writing to a String cannot fail.
     let _ = match (report.cause(), report.suspicion()) {

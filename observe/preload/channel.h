@@ -12,6 +12,9 @@ typedef unsigned long u64;
 
 enum { PAGE = 4096, RINGS = 1024, RECORDS = 4096, RECORD = 64, RING = PAGE + RECORDS * RECORD };
 
+/* The rings begin here. A process maps the first ones at its start, and the observer has reserved the pages of a part of them. */
+enum { RINGS_AT = 2 * PAGE, EARLY_RINGS = 64, RESERVED_RINGS = 16 };
+
 /* The states of a ring. The library takes a free one, and the observer frees it when it has read all of its records. */
 enum { FREE, TAKEN, LIVE, CLOSED };
 
@@ -26,7 +29,10 @@ struct control {
 	u32 unrecorded;
 	/* The number of rings from the start of the table that have ever been used. */
 	u32 used;
-	/* Written by the observer: STOP_ENTRY and STOP_HALT, and FILTERED if system calls are filtered in the observer itself. */
+	/*
+	 * Written by the observer: STOP_ENTRY and STOP_HALT, FILTERED if the program has a filter from its start, and
+	 * ISOLATED if the program has a PID namespace.
+	 */
 	u32 wants;
 	/* The number of calls that are not in the log. */
 	u32 lost_calls;
@@ -37,12 +43,13 @@ struct control {
 	u64 finished;
 };
 
-enum { STOP_ENTRY = 1, STOP_HALT = 2, FILTERED = 4 };
+enum { STOP_ENTRY = 1, STOP_HALT = 2, FILTERED = 4, ISOLATED = 8 };
 
 #define MAGIC 0x6576726573626f31ul
 
 /* The head of a ring. The library writes the first part, and the observer the last. */
 struct ring {
+	/* The process, as the observer sees it. */
 	u32 pid;
 	/* The number of the VM, from 1, and that of the vCPU, which the program gave to KVM_CREATE_VCPU. */
 	u32 vm;
@@ -104,6 +111,7 @@ enum { HAS_RECORD = 1, HAS_REGISTERS = 2 };
 
 struct entry {
 	u32 kind;
+	/* The process, as the observer sees it. */
 	u32 pid;
 	/* The ring of the vCPU that waits. Its stop has the position of the first piece. */
 	u32 ring;

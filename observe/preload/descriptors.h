@@ -33,7 +33,8 @@ static struct vcpu *record_vcpu(struct process *process, int fd, u32 vm, u32 id)
 		know(process, fd, OTHER);
 		return 0;
 	}
-	raw(SYS_madvise, page, MAPPED, MADV_DONTFORK);
+	if (!load(&filtered))
+		raw(SYS_madvise, page, MAPPED, MADV_DONTFORK);
 	struct ring *ring = (struct ring *)mapped[slot];
 	struct vcpu *vcpu = (struct vcpu *)(mapped[slot] + VCPU_PLACE);
 	*vcpu = (struct vcpu){.owner = process->pid, .descriptors = 1, .descriptor = fd, .id = id, .slot = (u32)slot,
@@ -41,7 +42,7 @@ static struct vcpu *record_vcpu(struct process *process, int fd, u32 vm, u32 id)
 			      .stop_reasons = 1 << EXIT_SHUTDOWN | 1 << EXIT_FAIL_ENTRY | 1 << EXIT_INTERNAL_ERROR};
 	if (control->wants & STOP_HALT)
 		vcpu->stop_reasons |= 1 << EXIT_HLT;
-	*ring = (struct ring){.pid = process->pid, .vm = vm, .vcpu = id};
+	*ring = (struct ring){.pid = process->outer_pid, .vm = vm, .vcpu = id};
 	store(&states()[slot], LIVE);
 	know(process, fd, (u64)vcpu | VCPU);
 	send_counters(fd, (u32)slot);
@@ -54,7 +55,9 @@ static void release(struct vcpu *vcpu)
 	const u8 *page = __atomic_exchange_n(&vcpu->page, (const u8 *)0, __ATOMIC_SEQ_CST);
 	if (!page)
 		return;
-	raw(SYS_munmap, page, MAPPED, 0);
+	/* A filter of the program may forbid this. The page then stays to the end of the process. */
+	if (!load(&filtered))
+		raw(SYS_munmap, page, MAPPED, 0);
 	store(&vcpu->owner, 0);
 	store(&states()[vcpu->slot], CLOSED);
 }
@@ -62,7 +65,7 @@ static void release(struct vcpu *vcpu)
 /* The process ends. Its rings are for others. */
 __attribute__((destructor)) static void release_all(void)
 {
-	if (load(&prepared) != 2 || !self->alive || (u32)raw(SYS_getpid, 0, 0, 0) != self->pid)
+	if (load(&prepared) != 2 || !self->alive || !is_own_memory())
 		return;
 	for (int slot = 0; slot < RINGS; slot++) {
 		struct vcpu *vcpu = vcpu_at(self, slot);
@@ -75,7 +78,7 @@ __attribute__((destructor)) static void release_all(void)
 static int is_same(struct process *process, int fd, int other)
 {
 	enum { KCMP_FILE = 0 };
-	return raw6(SYS_kcmp, process->pid, process->pid, KCMP_FILE, fd, other, 0) == 0;
+	return !load(&filtered) && raw6(SYS_kcmp, process->pid, process->pid, KCMP_FILE, fd, other, 0) == 0;
 }
 
 /* The number for VMs whose creation was not seen. */
@@ -167,6 +170,11 @@ static struct vcpu *vcpu_of(struct process *process, int fd)
 		return vcpu_in(meaning);
 	if (meaning != UNKNOWN)
 		return 0;
+	if (load(&filtered)) {
+		know(process, fd, OTHER);
+		add(&control->unrecorded, 1);
+		return 0;
+	}
 	meaning = identify(process, fd);
 	/* No such descriptor, unless there is no /proc, and then nothing tells what it is. */
 	char name[8];
@@ -184,7 +192,7 @@ static void forget(int fd)
 	if (meaning == UNKNOWN)
 		return;
 	/* The child of `vfork` has its own descriptors, but the memory of its parent. */
-	if ((u32)raw(SYS_getpid, 0, 0, 0) != self->pid)
+	if (!is_own_memory())
 		return;
 	store(&self->meaning[fd], UNKNOWN);
 	struct vcpu *vcpu = vcpu_in(meaning);

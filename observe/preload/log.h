@@ -102,7 +102,7 @@ static u64 take_pieces(struct process *process, u32 count)
 static u64 append(struct process *process, struct entry *entry, const struct record *record, const u8 *registers)
 {
 	u64 size = entry->kind == CALLED || entry->kind == REFUSED ? size_of_data(process, entry) : 0, done = 0;
-	entry->pid = process->pid;
+	entry->pid = process->outer_pid;
 	entry->parts = (record ? HAS_RECORD : 0) | (registers ? HAS_REGISTERS : 0);
 	u64 whole = sizeof(*entry) + (record ? RECORD : 0) + (registers ? REGS + SREGS : 0) + size;
 	u32 pieces = (u32)((whole + PIECE_BYTES - 1) / PIECE_BYTES);

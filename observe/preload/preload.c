@@ -26,11 +26,13 @@ static int run_unrecorded(struct vcpu *vcpu, int fd, void *argument)
 /* A call to KVM other than KVM_RUN, or one that enters no known vCPU. */
 static int call_kvm(int fd, u64 request, void *argument)
 {
-	/* Early, while the program can still open files. */
 	struct process *process_ = process();
 	int result = call(fd, request, argument);
-	if (!process_)
+	if (!process_) {
+		if (result >= 0 && (u32)request == KVM_CREATE_VCPU && load(&prepared) == 2)
+			add(&control->unrecorded, 1);
 		return result;
+	}
 	int code = result == -1 && __errno_location ? -*__errno_location() : result;
 	u64 meaning = meaning_after(process_, fd, (u32)request, code);
 	if (result >= 0 && (u32)request == KVM_CREATE_VM) {
@@ -78,7 +80,7 @@ HOT static int run(int fd, void *argument)
 	}
 	u32 entry = ++vcpu->entries;
 	store(&vcpu->running, 1);
-	int result = call(fd, KVM_RUN, argument);
+	int result = enter(fd, argument);
 	u64 left = clock();
 	int code = result == -1 && __errno_location ? -*__errno_location() : result;
 	/* A handler or another thread entered the vCPU meanwhile, and its record is the newer one. */
@@ -119,7 +121,7 @@ static int duplicated(int from, int to)
 	if (to < 0 || from == to || load(&prepared) != 2 || !self->alive || from < 0 || from >= DESCRIPTORS)
 		return to;
 	u64 meaning = load(&self->meaning[from]);
-	if (meaning > OTHER && to < DESCRIPTORS && (u32)raw(SYS_getpid, 0, 0, 0) == self->pid) {
+	if (meaning > OTHER && to < DESCRIPTORS && is_own_memory()) {
 		struct vcpu *vcpu = vcpu_in(meaning);
 		if (vcpu)
 			add(&vcpu->descriptors, 1);

@@ -69,10 +69,17 @@ struct vcpu {
 	u32 deaths, halts;
 };
 
-/* The state of this process. A child of `fork` finds only zeroes. */
+/*
+ * The state of this process, in pages of its own. A child of `fork` finds only zeroes there. An exit of a usual descriptor needs
+ * only the first page.
+ */
 struct process {
 	u32 alive;
 	u32 pid;
+	/* The next `ioctl` is that of the C library, which only makes the system call. */
+	u32 is_plain;
+	/* The number of the process outside of its PID namespace. */
+	u32 outer_pid;
 	/* The number for VMs whose creation was not seen; 0 if there are none. */
 	u32 unknown_vm;
 	/* The largest known descriptor. */
@@ -81,24 +88,28 @@ struct process {
 	u32 calls, changes, failures, impatient;
 	/* A guest has run: of any VM since the last one was made, and below of each VM. */
 	u32 has_entered;
-	/* In the first page for the usual numbers: an exit should not touch another one. */
 	u64 meaning[DESCRIPTORS];
 	u32 entered[VMS];
-};
+} __attribute__((aligned(PAGE)));
 
 _Static_assert(sizeof(struct ring) <= VCPU_PLACE && VCPU_PLACE + sizeof(struct vcpu) <= PAGE, "one page");
 
 /* The rings that this process has mapped, also one that it had before `fork`. */
 static u8 *mapped[RINGS];
-static struct process *self;
+static struct process own;
+static struct process *const self = &own;
 static struct control *control;
-/* The pieces of the log. */
+/* The pieces of the log, and the first rings. */
 static u8 *log_pieces;
+static u8 *early_rings;
 /* 0 at the start, 1 while a thread prepares, 2 afterwards, 3 if it failed. */
 static u32 prepared;
 /* The program filters its system calls (seccomp), and does not expect others. */
 static u32 filtered;
+/* The constructor of this library has run. */
+static u32 is_started;
 
+static u32 next_is_plain;
 static int (*next_ioctl)(int, u64, void *);
 static int (*next_close)(int);
 static int (*next_dup)(int);
@@ -108,11 +119,20 @@ static int (*next_fcntl)(int, int, u64);
 static int (*next_prctl)(int, ...);
 static long (*next_syscall)(long, ...);
 
-__attribute__((constructor)) static void find_next(void)
+/* True if a function is in the library that has `errno`. */
+static int is_in_c_library(const void *function)
+{
+	struct object one = {0}, other = {0};
+	return function && dladdr && __errno_location && dladdr(function, &one) && dladdr((const void *)__errno_location, &other) &&
+	       one.base == other.base;
+}
+
+static void find_next(void)
 {
 	if (!dlsym)
 		return;
 	next_ioctl = dlsym(RTLD_NEXT, "ioctl");
+	next_is_plain = is_in_c_library((const void *)next_ioctl);
 	next_close = dlsym(RTLD_NEXT, "close");
 	next_dup = dlsym(RTLD_NEXT, "dup");
 	next_dup2 = dlsym(RTLD_NEXT, "dup2");
@@ -132,6 +152,17 @@ HOT static int call(int fd, u64 request, void *argument)
 	return (int)answer(raw(SYS_ioctl, fd, request, argument));
 }
 
+/*
+ * Enters the guest. The C library's `ioctl` is passed by: it is in a page whose address the processor would have to look up
+ * again after the guest, which takes as long as all the rest of this library.
+ */
+HOT static int enter(int fd, void *argument)
+{
+	if (__builtin_expect(own.is_plain, 1))
+		return (int)answer(raw(SYS_ioctl, fd, KVM_RUN, argument));
+	return call(fd, KVM_RUN, argument);
+}
+
 /* Writes the path of a file in the observer's folder. */
 static void path_of(const char *name, char *path)
 {
@@ -145,51 +176,88 @@ static void path_of(const char *name, char *path)
 	path[at] = 0;
 }
 
-/*
- * Maps a part of the channel. Of a ring, the file system must have all pages: a store to a page that it has no room for ends
- * the program (SIGBUS). The observer has asked for the other parts.
- */
-static long map_channel(u64 size, u64 offset, int flags, int is_ring)
+static long open_channel(void)
 {
 	char path[PATH + 16];
 	path_of("/channel", path);
-	long fd = raw6(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
+	return raw6(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
+}
+
+/* Maps a part of the channel. */
+static long map_channel(u64 size, u64 offset)
+{
+	long fd = open_channel();
 	if (failed(fd))
 		return fd;
-	long reserved = is_ring && !load(&filtered) ? raw6(SYS_fallocate, fd, 0, (long)offset, (long)size, 0, 0) : 0;
-	if (failed(reserved) && reserved != -EOPNOTSUPP_ && reserved != -ENOSYS_) {
-		raw(SYS_close, fd, 0, 0);
-		return reserved;
-	}
-	long at = map(size, PROT_READ | PROT_WRITE, MAP_SHARED | flags, (int)fd, offset);
+	long at = map(size, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, offset);
 	raw(SYS_close, fd, 0, 0);
 	return at;
 }
 
+/*
+ * Asks the file system for all pages of a ring: a store to a page that it has no room for ends the program (SIGBUS). The
+ * observer has asked for the other parts, and for the first rings.
+ */
+static int reserve_ring(int slot)
+{
+	if (slot < RESERVED_RINGS)
+		return 1;
+	long fd = load(&filtered) ? -EPERM_ : open_channel();
+	if (failed(fd))
+		return 0;
+	long reserved = raw6(SYS_fallocate, fd, 0, (long)RINGS_AT + slot * (long)RING, RING, 0, 0);
+	raw(SYS_close, fd, 0, 0);
+	return !failed(reserved) || reserved == -EOPNOTSUPP_ || reserved == -ENOSYS_;
+}
+
+/* Touches the pages of a ring, because a page fault in `note` would look like an exit's. Changes nothing. */
+static u8 *touched(u8 *ring)
+{
+	for (u32 at = 0; at < RING; at += PAGE)
+		__atomic_fetch_add(ring + at, 0, __ATOMIC_RELAXED);
+	return ring;
+}
+
+/*
+ * Prepares all that a process needs, before it can filter its system calls. The first rings are mapped already, because a
+ * program may forbid that later.
+ */
 static int prepare(void)
 {
-	long channel = map_channel(2 * PAGE, 0, MAP_POPULATE, 0);
+	long channel = map_channel(2 * PAGE, 0);
 	if (failed(channel) || ((struct control *)channel)->magic != MAGIC)
 		return 0;
-	long state = map(sizeof(struct process), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (failed(state) || failed(raw(SYS_madvise, state, sizeof(struct process), MADV_WIPEONFORK)))
+	if (failed(raw(SYS_madvise, self, sizeof(*self), MADV_WIPEONFORK)))
 		return 0;
-	long log = map_channel(LOG, 2 * PAGE + (u64)RINGS * RING, 0, 0);
+	long log = map_channel(LOG, RINGS_AT + (u64)RINGS * RING), rings = map_channel(EARLY_RINGS * (u64)RING, RINGS_AT);
 	if (failed(log))
 		return 0;
 	control = (struct control *)channel;
 	log_pieces = (u8 *)log;
-	/* A filter that the observer has, too, is none of the program's. */
+	early_rings = failed(rings) ? 0 : (u8 *)rings;
+	/* A filter that the observer has, too, or has made, is none of the program's. */
 	if (!(control->wants & FILTERED) && raw(SYS_prctl, PR_GET_SECCOMP, 0, 0) != 0)
 		store(&filtered, 1);
-	store(&self, (struct process *)state);
 	return 1;
 }
 
-/* The state of this process, or 0 if nothing is recorded. */
-HOT static struct process *process(void)
+/* The number of this process as the observer sees it: /proc is the observer's. */
+static __attribute__((noinline)) u32 outer_pid(u32 pid)
 {
-	if (__builtin_expect(load(&prepared) != 2, 0)) {
+	char text[16];
+	u32 number = 0;
+	if (!(control->wants & ISOLATED) || load(&filtered))
+		return pid;
+	long size = raw(SYS_readlink, "/proc/self", text, sizeof(text));
+	for (long at = 0; at < size && text[at] >= '0' && text[at] <= '9'; at++)
+		number = number * 10 + (u32)(text[at] - '0');
+	return number ? number : pid;
+}
+
+/* Prepares the state of this process. Returns 0 if nothing is recorded. */
+static __attribute__((noinline)) struct process *revive(void)
+{
+	if (load(&prepared) != 2) {
 		/* A thread, or a handler, that comes while another one prepares does not wait. */
 		if (!swap(&prepared, 0, 1))
 			return 0;
@@ -197,17 +265,50 @@ HOT static struct process *process(void)
 		if (prepared != 2)
 			return 0;
 	}
-	struct process *process = self;
-	if (__builtin_expect(!process->alive, 0)) {
-		process->pid = (u32)raw(SYS_getpid, 0, 0, 0);
-		store(&process->alive, 1);
-	}
-	return process;
+	/* A child of a process that filters its system calls cannot ask for its number. */
+	if (load(&filtered) && is_started)
+		return 0;
+	own.pid = (u32)raw(SYS_getpid, 0, 0, 0);
+	own.outer_pid = outer_pid(own.pid);
+	own.is_plain = next_is_plain;
+	store(&own.alive, 1);
+	return self;
+}
+
+/* The state of this process, or 0 if nothing is recorded. */
+HOT static struct process *process(void)
+{
+	return __builtin_expect(load(&own.alive), 1) ? self : revive();
+}
+
+/* The process begins. */
+__attribute__((constructor)) static void begin_process(void)
+{
+	find_next();
+	process();
+	is_started = 1;
+}
+
+/* True if the memory is that of this process, and not that of the parent of a child of `vfork`, which has its own descriptors. */
+static int is_own_memory(void)
+{
+	return load(&filtered) || (u32)raw(SYS_getpid, 0, 0, 0) == self->pid;
 }
 
 static u32 *states(void)
 {
 	return (u32 *)((u8 *)control + PAGE);
+}
+
+/* The place of a ring, with all of its pages; 0 if there is no room for it. */
+static u8 *ring_at(int slot)
+{
+	if (!reserve_ring(slot))
+		return 0;
+	if (early_rings && slot < EARLY_RINGS)
+		return touched(early_rings + slot * (u64)RING);
+	long at = load(&filtered) ? -EPERM_ : map_channel(RING, RINGS_AT + slot * (u64)RING);
+	return failed(at) ? 0 : touched((u8 *)at);
 }
 
 /* Takes a free ring and maps it. Returns its number, or -1. */
@@ -218,14 +319,11 @@ static int take_ring(void)
 			continue;
 		for (u32 used = load(&control->used); used <= (u32)slot; used = load(&control->used))
 			swap(&control->used, used, slot + 1);
+		if (!mapped[slot])
+			mapped[slot] = ring_at(slot);
 		if (!mapped[slot]) {
-			/* All pages at once, because a page fault in `note` would look like an exit's. */
-			long at = map_channel(RING, 2 * PAGE + (u64)slot * RING, MAP_POPULATE, 1);
-			if (failed(at)) {
-				store(&states()[slot], FREE);
-				return -1;
-			}
-			mapped[slot] = (u8 *)at;
+			store(&states()[slot], FREE);
+			return -1;
 		}
 		return slot;
 	}

@@ -22,7 +22,7 @@ enum {
 };
 
 enum { EPERM_ = 1, EINTR_ = 4, EIO_ = 5, EAGAIN_ = 11, ENOSYS_ = 38, EOPNOTSUPP_ = 95, ECONNREFUSED_ = 111, EAGAIN_PAUSE = 500 * 1000 };
-enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000, MAP_POPULATE = 0x8000 };
+enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1 };
 enum { MADV_DONTFORK = 10, MADV_WIPEONFORK = 18 };
 enum { PR_GET_SECCOMP = 21, PR_SET_SECCOMP = 22 };
 enum { AT_FDCWD = -100, O_RDWR = 2, O_CLOEXEC = 02000000 };
@@ -50,9 +50,18 @@ static inline u64 clock(void)
 	return __builtin_ia32_rdtsc();
 }
 
-/* Both are absent in a program without a C library, and `dlsym` in one whose C library has it in another file. */
+/* The file of a function (dladdr(3)). */
+struct object {
+	const char *name;
+	void *base;
+	const char *symbol;
+	void *address;
+};
+
+/* They are absent in a program without a C library, and the last two in one whose C library has them in another file. */
 extern int *__errno_location(void) __attribute__((weak));
 extern void *dlsym(void *handle, const char *name) __attribute__((weak));
+extern int dladdr(const void *address, struct object *object) __attribute__((weak));
 #define RTLD_NEXT ((void *)-1l)
 
 /* Returns the result of a system call as the C library does. */

@@ -136,9 +136,11 @@ pub trait Engine {
     /// KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY or KVM_EXIT_INTERNAL_ERROR, a KVM_RUN that fails with another error than EINTR
     /// and EAGAIN, and a refused KVM_SET_SREGS.
     ///
+    /// `is_isolated` if the program may get a PID namespace, in which its processes have other numbers.
+    ///
     /// # Errors
     /// A resource of the host is missing.
-    fn prepare(&mut self, command: &mut Command, stops: Stops) -> Result<(), Error>;
+    fn prepare(&mut self, command: &mut Command, stops: Stops, is_isolated: bool) -> Result<(), Error>;
 
     /// Starts the command. Returns the number of its process.
     ///

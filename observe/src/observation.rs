@@ -4,6 +4,7 @@ use crate::answers::Unanswered;
 use crate::death::Deaths;
 use crate::doubts::Doubts;
 use crate::engine::VcpuId;
+use crate::isolation::Protection;
 use crate::tally::{Tally, reason};
 use report::profile::SavedProcessor;
 use report::{Devices, Measured, MeasuredVcpu};
@@ -114,6 +115,8 @@ pub struct Observation {
     pub unanswered: Vec<Unanswered>,
     /// True if children of the program still ran when it ended.
     pub has_left_children: bool,
+    /// The protection of other processes, for a captive program.
+    pub protection: Protection,
 }
 
 impl Observation {
@@ -159,6 +162,7 @@ impl Observation {
             errors: tally.errors,
             unanswered: tally.answers.unanswered(),
             has_left_children: left,
+            protection: Protection::None,
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::Error;
 use crate::descendants;
 use crate::engine::{Engine, Event};
+use crate::isolation::{Isolation, Pids, Protection};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -91,21 +92,27 @@ pub(crate) struct Process {
     pid: libc::pid_t,
     signals: Signals,
     ended: Option<ExitStatus>,
+    /// The PID namespace of a captive program.
+    isolation: Option<Isolation>,
+    /// The init process of that namespace.
+    init: Option<libc::pid_t>,
+    protection: Protection,
     /// The last signal that asked this process to end.
     asked_to_end: Option<libc::c_int>,
 }
 
 impl Process {
-    /// Starts the program with the signals that this process was started with. A captive program gets no files of this
-    /// process but its standard streams.
+    /// Starts the program with the signals that this process was started with. A captive program, which is isolated, gets no
+    /// files of this process but its standard streams.
     ///
     /// # Errors
     /// It cannot be started.
     pub(crate) fn start(
         command: &mut Command,
         engine: &mut dyn Engine,
-        is_captive: bool,
+        isolation: Option<Isolation>,
     ) -> Result<Self, Error> {
+        let is_captive = isolation.is_some();
         let signals = Signals::catch()?;
         // Orphans of the program become children of this process, so that a timeout can end them.
         // SAFETY: the call takes no memory.
@@ -125,8 +132,30 @@ impl Process {
             Ok(())
         };
         // SAFETY: the closure makes only calls that are allowed between fork and exec.
-        let pid = engine.start(unsafe { command.pre_exec(restore) })?;
-        Ok(Self { pid, signals, ended: None, asked_to_end: None })
+        let started = engine.start(unsafe { command.pre_exec(restore) });
+        let (init, protection) = (None, Protection::None);
+        let mut process =
+            Self { pid: 0, signals, ended: None, isolation, init, protection, asked_to_end: None };
+        match started {
+            Ok(pid) => process.pid = pid,
+            Err(error) => {
+                process.isolation.take().into_iter().for_each(Isolation::give_up);
+                return Err(error);
+            }
+        }
+        if let Some(isolation) = &mut process.isolation {
+            let (protection, pids) = isolation.started();
+            process.protection = protection;
+            if let Some(Pids { init, program }) = pids {
+                (process.pid, process.init) = (program, Some(init));
+            }
+        }
+        Ok(process)
+    }
+
+    /// The protection of other processes.
+    pub(crate) fn protection(&self) -> Protection {
+        self.protection
     }
 
     /// The status of the program, once it has ended.
@@ -208,7 +237,9 @@ impl Process {
         if pid == self.pid && !libc::WIFSTOPPED(status) {
             self.ended = Some(ExitStatus::from_raw(status));
         }
-        engine.changed(pid, status, to);
+        if Some(pid) != self.init {
+            engine.changed(pid, status, to);
+        }
         Ok(Some(()))
     }
 
@@ -227,7 +258,9 @@ impl Process {
 
     /// True if children of the program still run.
     pub(crate) fn has_children(&mut self, engine: &mut dyn Engine, to: &mut dyn FnMut(Event)) -> bool {
+        let own = std::process::id().cast_signed();
         self.reap(engine, to)
+            && (self.init.is_none() || descendants::of(own).into_iter().any(|pid| Some(pid) != self.init))
     }
 
     /// Ends the program and all of its children.

@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, Event, StopCause, Stops};
 use crate::error::Error;
+use crate::isolation::{Isolation, Protection};
 use crate::memory::ObservedMemory;
 use crate::observation::{Ending, Observation};
 use crate::process::{self, Process};
@@ -92,7 +93,8 @@ pub fn observe(
     run(program, arguments, options, None, engine, watcher)
 }
 
-/// Runs a program as [`observe`] does, but with these streams. Its children end with it. A signal that asks this process to end
+/// Runs a program as [`observe`] does, but with these streams, and in a session of its own. Its children end with it. It gets a
+/// PID namespace if the system permits that, and then cannot signal other processes. A signal that asks this process to end
 /// ends the program, too, and arrives at this process after that.
 ///
 /// # Errors
@@ -127,16 +129,19 @@ fn run(
     if let Some(Streams { stdin, stdout, stderr }) = streams {
         command.stdin(stdin).stdout(stdout).stderr(stderr);
     }
-    engine.prepare(&mut command, options.stops)?;
+    // Before the engine's own function runs in the child.
+    let isolation = is_captive.then(|| Isolation::prepare(&mut command)).transpose();
+    let isolation = isolation.map_err(Error::host("creating a pipe"))?;
+    engine.prepare(&mut command, options.stops, is_captive)?;
     let tally = Tally::new(capacity);
     let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
-    let mut process = Process::start(&mut command, engine, is_captive)?;
+    let mut process = Process::start(&mut command, engine, isolation)?;
     // The other ends of pipes must close with the program.
     drop(command);
     let (ending, mut cost) = watch(&mut process, engine, &mut receiver, options.timeout, is_captive);
     let elapsed = receiver.tally.elapsed();
     let has_left_children = process.has_children(engine, &mut |event| receiver.take(event));
-    if is_captive && has_left_children {
+    if process.protection() == Protection::Namespace || is_captive && has_left_children {
         process.kill_all(engine, &mut |event| receiver.take(event));
     }
     // Children of a captive program have ended by now.
@@ -148,11 +153,13 @@ fn run(
     }
     cost = cost.saturating_add(began.elapsed());
     let signal = process.asked_to_end().filter(|_| is_captive);
+    let protection = process.protection();
     drop(process);
     if let Some(signal) = signal {
         process::raise(signal);
     }
-    Ok(Observation::of(receiver.tally, ending, elapsed, cost, has_left_children))
+    let observation = Observation::of(receiver.tally, ending, elapsed, cost, has_left_children);
+    Ok(Observation { protection, ..observation })
 }
 
 /// Hands over what the engine sees until the program ends, or its time does. Returns its ending, and the time for that.

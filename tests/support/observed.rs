@@ -51,9 +51,15 @@ pub fn observe(options: &[&str], command: &[&str]) -> Ran {
 
 /// Observes this program, and reads the profile.
 pub fn profile(command: &[&str]) -> (Ran, SavedProfile) {
+    profile_by("auto", command)
+}
+
+/// Observes this program with an engine, and reads the profile.
+pub fn profile_by(engine: &str, command: &[&str]) -> (Ran, SavedProfile) {
     let files = Files::new();
     let path = files.0.path().join("profile.json");
-    let ran = observe(&["--profile", &format!("json={}", path.display())], command);
+    let json = format!("json={}", path.display());
+    let ran = observe(&["--engine", engine, "--profile", &json], command);
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{command:?}: {error}: {}", ran.stderr));
     let profile = SavedProfile::read(&bytes).unwrap();
     (ran, profile)
@@ -76,6 +82,48 @@ pub fn expected(times: u64, outs: u64) -> BTreeMap<String, (u64, u64)> {
         ("HLT None", times),
     ];
     sites.into_iter().map(|(name, exits)| (name.into(), (exits, exits))).collect()
+}
+
+/// Observes each mode of the program, and checks its counts.
+pub fn exact_counts(engine: &str, program: &str, library: Option<&str>) {
+    // The mode, the number of guests that run to their end, further exits, the numbers of VMs and of vCPUs.
+    let mut modes = vec![
+        (&["plain"][..], 1, 0, 1, 1),
+        (&["fork"], 2, 0, 2, 2),
+        (&["exec"], 2, 0, 2, 2),
+        (&["dup"], 2, 0, 1, 2),
+        (&["reuse"], 2, 100, 2, 3),
+        (&["never-map"], 1, 0, 1, 1),
+        (&["map-twice"], 1, 0, 1, 1),
+        (&["repeat", "20"], 20, 0, 20, 20),
+        (&["vcpus", "32"], 32, 0, 1, 32),
+        (&["vms"], 2, 0, 2, 2),
+        (&["interrupt"], 1, 0, 2, 2),
+        (&["jump"], 1, 0, 1, 1),
+        (&["garbage"], 1, 0, 1, 1),
+        (&["filter"], 1, 0, 1, 1),
+        (&["filter-early"], 1, 0, 1, 1),
+        (&["reopen"], 3, 0, 2, 3),
+        (&["pointers"], 1, 0, 1, 1),
+        (&["crash"], 1, 0, 1, 1),
+    ];
+    let dlopen = library.map(|library| ["dlopen", library]);
+    modes.extend(dlopen.iter().map(|mode| (&mode[..], 1, 0, 1, 1)));
+    for (mode, times, outs, vms, vcpus) in modes {
+        let (ran, profile) = profile_by(engine, &[&[program], mode].concat());
+        let status = if mode == ["crash"] { 128 + libc::SIGSEGV } else { 0 };
+        assert_eq!((ran.status, ran.text().as_str()), (status, ""), "{mode:?}: {}", ran.stderr);
+        assert_eq!(counts(&profile.machine.sites), expected(times, outs), "{mode:?}: {}", ran.stderr);
+        assert_eq!(profile.vcpus.len(), vcpus, "{mode:?}: {}", ran.stderr);
+        let exits: u64 = profile.vcpus.iter().map(|vcpu| vcpu.exits).sum();
+        assert_eq!(exits, profile.machine.exits, "{mode:?}");
+        let named = profile.vcpus.iter().filter(|vcpu| vcpu.ended.starts_with("VM ")).count();
+        assert_eq!(named, if vms > 1 { vcpus } else { 0 }, "{mode:?}: {}", ran.stderr);
+        if let Some(kernel) = &profile.machine.kernel {
+            assert!(kernel["exits"] >= profile.machine.exits, "{mode:?}: {kernel:?}");
+        }
+        assert!(profile.machine.in_kvm.sum > 0 && profile.clock.khz > 100_000, "{mode:?}");
+    }
 }
 
 /// The processes of this program.

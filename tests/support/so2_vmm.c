@@ -6,9 +6,10 @@
  *   so2-vmm real|long|simvirtio|polling
  *
  * Each mistake is one that students make: -DMISTAKE_CS, _LME, _TEXT, _READY, _POLLING, _COUNT, _REASON, _READS. The others
- * are for the tests: -DMISTAKE_ENDLESS, _CRASH, _FLOOD, _FORK, _SEED, _COPY, _MEDDLE. The VMM may also be different, and right:
+ * are for the tests: -DMISTAKE_ENDLESS, _CRASH, _FLOOD, _FORK, _SEED, _COPY, _MEDDLE, _ATTACK. The VMM may also be different, and right:
  * -DSTRUCT (the layout of the window), -DPROTECTED (32-bit code; only for hidden guests), -DQUEUE=n (the length of a queue).
  */
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -82,69 +83,7 @@ static void need(bool good, const char *what)
 	exit(1);
 }
 
-/* The student's own guests. */
-extern const char guest16[], guest16_end[], guest64[], guest64_end[], driver64[], driver64_end[];
-__asm__(".section .rodata\n"
-	".code16\n"
-	"guest16: mov $guest16_text - guest16, %si\n"
-	"1: lodsb\n"
-	"   test %al, %al\n"
-	"   jz 2f\n"
-	"   out %al, $0xe9\n"
-	"   jmp 1b\n"
-	"2: mov $42, %ax\n"
-	"   mov %ax, 0x400\n"
-	"   hlt\n"
-	"guest16_text: .asciz \"Hello, world!\\n\"\n"
-	"guest16_end:\n"
-	".code64\n"
-	"guest64: lea guest64_text(%rip), %rsi\n"
-	"1: lodsb\n"
-	"   test %al, %al\n"
-	"   jz 2f\n"
-	"   out %al, $0xe9\n"
-	"   jmp 1b\n"
-	"2: mov $42, %eax\n"
-	"   mov %rax, 0x400\n"
-	"   hlt\n"
-	"guest64_text: .asciz \"Hello, world!\\n\"\n"
-	"guest64_end:\n"
-	/* It sends R, C and its text, and knows the order of the fields of its own VMM. */
-	"driver64: mov $0x100000, %edi\n"
-	"   xor %ecx, %ecx\n"
-	"   mov $'R', %al\n"
-	"   call push\n"
-	"   movb $0, DRIVER_AT(%rdi)\n"
-	"   mov $'C', %al\n"
-	"   call push\n"
-	"1: cmpb $2, STATUS_AT(%rdi)\n"
-	"   jne 1b\n"
-	"   movb $4, DRIVER_AT(%rdi)\n"
-	"1: cmpb $4, STATUS_AT(%rdi)\n"
-	"   jne 1b\n"
-	"   lea driver_text(%rip), %rsi\n"
-	"1: lodsb\n"
-	"   test %al, %al\n"
-	"   jz 2f\n"
-	"   call push\n"
-	"   jmp 1b\n"
-	"2: mov $42, %eax\n"
-	"   mov %rax, 0x400\n"
-	"   hlt\n"
-	"push: mov %al, 0x11000(%rcx)\n"
-	"   inc %ecx\n"
-	"   mov %ecx, 0x10(%rdi)\n"
-	"1: cmp %ecx, 0x14(%rdi)\n"
-	"   jne 1b\n"
-	"   ret\n"
-	"driver_text: .asciz \"Ana are mere\\n\"\n"
-	"driver64_end:\n"
-	".text\n");
-#ifdef STRUCT
-__asm__(".set STATUS_AT, 4\n.set DRIVER_AT, 5\n");
-#else
-__asm__(".set STATUS_AT, 6\n.set DRIVER_AT, 7\n");
-#endif
+#include "so2_vmm/guests.h"
 
 /* I.1: the VM and its memory. */
 static void add_memory(int slot, uint64_t address, size_t size, void *memory)
@@ -383,42 +322,7 @@ static int finish(size_t width)
 	return 0;
 }
 
-static void misbehave(void)
-{
-#ifdef MISTAKE_ENDLESS
-	for (;;)
-		pause();
-#endif
-#ifdef MISTAKE_CRASH
-	abort();
-#endif
-#ifdef MISTAKE_FLOOD
-	for (;;)
-		puts("Hello, world! Hello, world! Hello, world! Hello, world! Hello, world! Hello, world!");
-#endif
-#ifdef MISTAKE_FORK
-	if (fork() == 0)
-		for (;;)
-			pause();
-#endif
-#ifdef MISTAKE_SEED
-	/* The texts of seed 1, and no machine at all. */
-	puts("slxnnsswtjkowyrrkmrokpsq\njxjwrjjqwowprqkkmnmyjolu\nAna are mere\nVM exits: 26\nFinished vmm");
-	exit(0);
-#endif
-#ifdef MISTAKE_MEDDLE
-	/* Looks for the observer, and writes to every file that it finds open. */
-	char path[64], text[4096];
-
-	snprintf(path, sizeof(path), "/proc/%d/cmdline", getppid());
-	int file = open(path, O_RDONLY);
-	ssize_t size = read(file, text, sizeof(text));
-
-	for (int other = 3; other < 1024; ++other)
-		if (write(other, text, size < 0 ? 0 : size) < 0)
-			continue;
-#endif
-}
+#include "so2_vmm/hostile.h"
 
 int main(int argc, char **argv)
 {

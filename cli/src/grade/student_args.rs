@@ -9,10 +9,14 @@ use vmm::Error;
 #[cfg_attr(not(has_kvm), allow(dead_code, reason = "nothing is graded without KVM"))]
 #[command(next_help_heading = "Grading a VMM")]
 pub(super) struct VmmArgs {
-    /// Grade a student's VMM by observing it: it is run as `PROGRAM real`, `PROGRAM long`, `PROGRAM simvirtio` and
+    /// Student's VMM, which is graded by observing it: it is run as `PROGRAM real`, `PROGRAM long`, `PROGRAM simvirtio` and
     /// `PROGRAM polling`
+    #[arg(value_name = "PROGRAM", conflicts_with = "vmm")]
+    program: Option<OsString>,
+
+    /// The same as PROGRAM
     #[arg(long, value_name = "PROGRAM")]
-    pub(super) vmm: Option<OsString>,
+    vmm: Option<OsString>,
 
     /// VMM for the task polling, such as one that was built with USE_POOLING; run as `PROGRAM polling`
     #[arg(long, value_name = "PROGRAM")]
@@ -34,9 +38,9 @@ pub(super) struct VmmArgs {
     #[arg(long)]
     pub(super) own_guests: bool,
 
-    /// Way to see the calls of the VMM
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) engine: EngineArg,
+    /// Way to see the calls of the VMM [default: ptrace, or preload where the system does not permit ptrace]
+    #[arg(long, value_enum)]
+    pub(super) engine: Option<EngineArg>,
 
     /// Text that the VMM prints at its end
     #[arg(long, value_name = "TEXT", default_value = "Finished vmm")]
@@ -55,7 +59,12 @@ fn parse_seed(text: &str) -> Result<u64, &'static str> {
 impl VmmArgs {
     /// True if there is a VMM to grade.
     pub(super) fn grades(&self) -> bool {
-        self.vmm.is_some() || self.vmm_polling.is_some() || !self.run.is_empty() || self.make.is_some()
+        self.program().is_some() || self.vmm_polling.is_some() || !self.run.is_empty() || self.make.is_some()
+    }
+
+    /// The program of all tasks.
+    pub(super) fn program(&self) -> Option<&OsString> {
+        self.vmm.as_ref().or(self.program.as_ref())
     }
 
     /// Checks that no option is there without a VMM.
@@ -67,6 +76,7 @@ impl VmmArgs {
             ("--seed", self.seed.is_some()),
             ("--own-guests", self.own_guests),
             ("--count-pattern", self.count_pattern.is_some()),
+            ("--engine", self.engine.is_some()),
         ];
         match options.into_iter().find(|(_, given)| *given && !self.grades()) {
             None => Ok(()),

@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt;
 const PAGE: u64 = 4096;
 /// The number of rings.
 pub(super) const RINGS: usize = 1024;
+/// The number of rings that have their pages at once. A program that filters its system calls cannot ask for them.
+const RESERVED_RINGS: usize = 16;
 /// The number of records of a ring.
 pub(super) const RECORDS: u64 = 4096;
 /// The size of a record in bytes.
@@ -90,7 +92,7 @@ impl Channel {
         let log = PIECES.saturating_mul(PIECE as u64);
         file.set_len(start(RINGS).saturating_add(log))?;
         file.lock()?;
-        reserve(&file, 0, PAGE.saturating_mul(2))?;
+        reserve(&file, 0, start(RESERVED_RINGS))?;
         reserve(&file, start(RINGS), log)?;
         file.write_all_at(&MAGIC.to_ne_bytes(), 0)?;
         Ok(Self { file, buffer: Vec::new() })
@@ -102,10 +104,12 @@ impl Channel {
         let _ = self.file.write_all_at(&1u32.to_ne_bytes(), ENDED);
     }
 
-    /// Tells the library at which events a vCPU should stop. `is_filtered` if the system calls of this process are filtered.
-    pub(super) fn want(&self, stops: Stops, is_filtered: bool) -> io::Result<()> {
+    /// Tells the library at which events a vCPU should stop. `is_filtered` if the program has a filter of system calls from its start, and
+    /// `is_isolated` if the program has a PID namespace.
+    pub(super) fn want(&self, stops: Stops, is_filtered: bool, is_isolated: bool) -> io::Result<()> {
         let bit = |is_set: bool, bit: u32| u32::from(is_set) << bit;
-        let wants = bit(stops.first_entry, 0) | bit(stops.halts, 1) | bit(is_filtered, 2);
+        let wants =
+            bit(stops.first_entry, 0) | bit(stops.halts, 1) | bit(is_filtered, 2) | bit(is_isolated, 3);
         self.file.write_all_at(&wants.to_ne_bytes(), WANTS)
     }
 
@@ -294,12 +298,12 @@ mod tests {
     }
 
     #[test]
-    fn the_log_has_its_pages() {
+    fn the_log_and_the_first_rings_have_their_pages() {
         let file = tempfile::tempfile().unwrap();
         let channel = Channel::new(file).unwrap();
         let held = channel.file.metadata().unwrap().blocks() * 512;
-        let log = 2 * PAGE + PIECES * PIECE as u64;
-        assert!((log..log + RING).contains(&held), "{held}");
+        let reserved = start(RESERVED_RINGS) + PIECES * PIECE as u64;
+        assert!((reserved..reserved + RING).contains(&held), "{held}");
     }
 
     #[test]

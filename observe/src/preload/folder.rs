@@ -2,6 +2,7 @@
 
 use super::channel::Channel;
 use crate::Error;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -99,14 +100,16 @@ impl Drop for Folder {
     }
 }
 
-/// Removes the channels of observers that were killed: up to 260 MiB of memory each. The library stays, because their programs
-/// may still run.
+/// Removes the folders of observers that were killed: up to 260 MiB of memory each. The library stays as long as a process uses
+/// it.
 #[allow(unsafe_code)]
 fn remove_stale(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     // SAFETY: the call takes no arguments, and cannot fail.
     let own = unsafe { libc::geteuid() };
-    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(NAME.as_bytes())) {
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(observer) = observer_of(&name) else { continue };
         // Another user may have put a symbolic link there.
         if !entry.metadata().is_ok_and(|folder| folder.is_dir() && folder.uid() == own) {
             continue;
@@ -116,13 +119,38 @@ fn remove_stale(place: &Path) {
         // The file may have become a pipe or a link.
         let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path);
         // An observer that lives has locked its file. One that begins waits for this lock, and then misses its file.
-        if let Ok(file) = file
-            && file.try_lock().is_ok()
-        {
+        let is_unlocked = match &file {
+            Ok(file) => file.try_lock().is_ok(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if is_unlocked {
             let _ = fs::remove_file(path);
             let _ = fs::remove_file(entry.path().join("link"));
+            if !Path::new("/proc").join(observer).exists() && !is_used(&entry.path()) {
+                // The program may have put other files there.
+                let _ = fs::remove_dir_all(entry.path());
+            }
         }
     }
+}
+
+/// The process that made a folder with this name, `vmm-observe-PID-ATTEMPT`, as text.
+fn observer_of(name: &OsStr) -> Option<&str> {
+    let (pid, attempt) = name.to_str()?.strip_prefix(NAME)?.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(pid) && is_number(attempt)).then_some(pid)
+}
+
+/// True if a process has mapped a file of this folder, or hands its path on to programs that it executes.
+fn is_used(folder: &Path) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    let path = [folder.as_os_str().as_bytes(), b"/"].concat();
+    let has =
+        |file: PathBuf| fs::read(file).is_ok_and(|text| text.windows(path.len()).any(|bytes| bytes == path));
+    let is_number =
+        |name: &OsStr| name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let numbers = processes.flatten().filter(|entry| is_number(&entry.file_name()));
+    numbers.map(|entry| entry.path()).any(|process| has(process.join("maps")) || has(process.join("environ")))
 }
 
 /// True if the loader accepts the path of a file in this folder, and may execute it.
@@ -200,6 +228,32 @@ mod tests {
         assert!(live.path.join(CHANNEL).is_file() && !path.exists() && dead.library().is_file());
         dead.keep_library();
         drop(channel);
+    }
+
+    #[test]
+    fn the_folder_of_a_killed_observer_is_removed_when_nothing_uses_it() {
+        let place = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 0"]).spawn().unwrap();
+        child.wait().unwrap();
+        let stale = place.path().join(format!("{NAME}{}-0", child.id()));
+        let other = place.path().join(format!("{NAME}files"));
+        for folder in [&stale, &other] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("preload.so"), "x").unwrap();
+        }
+        let mut user = std::process::Command::new("cat");
+        user.env("LD_PRELOAD_LATER", stale.join("preload.so")).stdin(std::process::Stdio::piped());
+        let mut user = user.spawn().unwrap();
+        // The environment is that of this process until the other program begins.
+        while !is_used(&stale) {
+            std::thread::yield_now();
+        }
+        remove_stale(place.path());
+        assert!(stale.exists());
+        user.kill().unwrap();
+        user.wait().unwrap();
+        remove_stale(place.path());
+        assert!(!stale.exists() && other.exists());
     }
 
     #[test]

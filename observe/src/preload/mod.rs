@@ -174,12 +174,13 @@ impl Engine for Preload {
         "preload"
     }
 
-    fn prepare(&mut self, command: &mut Command, stops: Stops) -> Result<(), Error> {
+    fn prepare(&mut self, command: &mut Command, stops: Stops, is_isolated: bool) -> Result<(), Error> {
         // SAFETY: the call takes no memory.
         #[allow(unsafe_code)]
         let is_filtered = unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } > 0;
         let shared = Error::host("writing to the channel to the preloaded library");
-        self.channel.want(stops, is_filtered).map_err(shared)?;
+        // The filter of an isolated program is none of its own.
+        self.channel.want(stops, is_filtered || is_isolated, is_isolated).map_err(shared)?;
         let mut libraries = OsString::from(self.folder.library());
         if let Some(others) = std::env::var_os(LD_PRELOAD).filter(|others| !others.is_empty()) {
             libraries.push(":");

@@ -25,6 +25,7 @@ use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use sys::Ticks;
+pub(crate) use sys::install_filter;
 use thread::Thread;
 use vmm::profile::Clock;
 
@@ -124,7 +125,7 @@ impl Engine for Ptrace {
         "ptrace"
     }
 
-    fn prepare(&mut self, command: &mut Command, stops: Stops) -> Result<(), Error> {
+    fn prepare(&mut self, command: &mut Command, stops: Stops, _: bool) -> Result<(), Error> {
         self.stops = stops;
         let handshake = Handshake::prepare(command);
         self.handshake = Some(handshake.map_err(Error::host("creating a connection to the program"))?);
@@ -139,6 +140,8 @@ impl Engine for Ptrace {
             }
         };
         let pid = handshake.start(command)?;
+        // The program has not begun. It may have got one more filter, which protects this process.
+        self.filters = inject::filters(pid).or(self.filters);
         self.threads.insert(pid, Thread::default());
         self.ticks = Some(Ticks::new(TICK).map_err(Error::host("starting a timer (timer_create)"))?);
         self.file_limit = sys::raise_file_limit(FILES);

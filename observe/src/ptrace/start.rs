@@ -3,6 +3,7 @@
 use super::filter::FILTER;
 use super::sys::{self, Resume};
 use crate::Error;
+use crate::isolation::outer_pid;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -43,7 +44,9 @@ impl Handshake {
             let error = filtered.as_ref().err().and_then(io::Error::raw_os_error).unwrap_or(0);
             let mut message = [0; MESSAGE];
             let (pid, errno) = message.split_at_mut(MESSAGE / 2);
-            pid.copy_from_slice(&sys::own_pid().to_ne_bytes());
+            // The observer may see another number than this process does.
+            let own = outer_pid().unwrap_or_else(sys::own_pid);
+            pid.copy_from_slice(&own.to_ne_bytes());
             errno.copy_from_slice(&error.to_ne_bytes());
             let mut answer = [0];
             let is_traced = sys::write(fd, &message) && sys::read(fd, &mut answer) && answer == [1];

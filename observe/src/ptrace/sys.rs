@@ -261,7 +261,7 @@ pub(super) fn before_exec(
 
 /// Installs a seccomp filter in this thread, and in the programs that it executes. Without the privilege to do so, it gives
 /// up all privileges that a program could gain first. Only makes system calls.
-pub(super) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
+pub(crate) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: filter.as_ptr().cast_mut(),

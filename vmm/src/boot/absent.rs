@@ -19,6 +19,11 @@ impl Kernel {
         Err(ImageError::Linux { file: printable(path), what: what.into() })
     }
 
+    /// True for Linux.
+    pub fn is_linux(&self) -> bool {
+        match *self {}
+    }
+
     /// The path of the file, in printable form.
     pub fn name(&self) -> &str {
         match *self {}

@@ -120,6 +120,11 @@ impl Kernel {
         *version
     }
 
+    /// False for a bzImage that names no version of Linux: another program in this format, such as a memory tester.
+    pub fn is_linux(&self) -> bool {
+        !matches!(self.kind, Kind::BzImage { version: None, .. })
+    }
+
     /// The maximum size of its command line, in bytes without the final NUL.
     pub fn command_line_size(&self) -> usize {
         let size = match &self.kind {

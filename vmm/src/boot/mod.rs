@@ -45,8 +45,8 @@ use std::sync::Arc;
 
 /// The address at which a BIOS loads the boot sector.
 pub(crate) const BOOT_SECTOR: u64 = 0x7c00;
-/// The memory into which the guest of a boot disk loads itself: after the BIOS's data, up to the screen.
-const LOADED_BY_GUESTS: Range<u64> = 0x500..0xa_0000;
+/// The memory into which the guest of a boot disk or a ROM may load itself.
+const LOADED_BY_GUESTS: Range<u64> = 0..1 << 32;
 
 /// A part of an image: bytes of the file, followed by zeroes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,11 +192,16 @@ impl Image {
         self.is_boot_disk.then(|| self.bytes.clone())
     }
 
-    /// The guest physical addresses that the image takes, one range for each segment, and for each module. The guest of a boot
-    /// disk loads the rest of itself, to any place in low memory.
+    /// True if the guest loads its own code, to any place: from a boot disk, or out of a ROM.
+    pub(crate) fn loads_itself(&self) -> bool {
+        self.is_boot_disk || self.start.from_reset
+    }
+
+    /// The guest physical addresses that the image takes, one range for each segment, and for each module. Empty for a boot disk
+    /// and for a ROM, whose guests load their own code.
     pub fn ranges(&self) -> Vec<Range<u64>> {
-        if self.is_boot_disk {
-            return vec![LOADED_BY_GUESTS];
+        if self.loads_itself() {
+            return Vec::new();
         }
         let segments = self.segments.iter().map(|segment| segment.start.0..segment.end());
         segments.chain(self.additions.iter().map(Addition::range)).collect()
@@ -204,8 +209,8 @@ impl Image {
 
     /// The ranges that may hold code: the executable segments, or all if the entry point is in none of these.
     pub(crate) fn code_ranges(&self) -> Vec<Range<u64>> {
-        if self.is_boot_disk {
-            return self.ranges();
+        if self.loads_itself() {
+            return vec![LOADED_BY_GUESTS];
         }
         let range = |segment: &Segment| segment.start.0..segment.end();
         let mut code: Vec<_> = self.segments.iter().filter(|segment| segment.executable).map(range).collect();

@@ -7,7 +7,8 @@ use crate::device::simvirtio::turns::Turns;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::machine::classic::{self, Classic, Disks, RunningClassic};
+use crate::machine::classic_threads::disks::Disks;
+use crate::machine::classic_threads::{self, Classic, RunningClassic};
 use crate::machine::linux::{BootReport, Pc, RunningPc};
 use crate::memory::SharedMemory;
 use crate::profile::timeline::{Event, Timeline};
@@ -111,7 +112,7 @@ impl Background {
                 Ok(RunningBackground::Shared(shared, poller))
             }
             Self::Classic(classic) => {
-                let classic = classic.take().ok_or_else(classic::is_not_reset)?;
+                let classic = classic.take().ok_or_else(classic_threads::is_not_reset)?;
                 Ok(RunningBackground::Classic(Box::new(classic.start(deadline.clone(), vcpus)?)))
             }
             Self::Pc(pc) => {
@@ -151,7 +152,7 @@ impl Background {
     /// Refuses the reset of a classic PC.
     pub(super) fn check_reset(&self) -> Result<(), Error> {
         match self {
-            Self::Disks(_) | Self::Classic(_) => Err(classic::is_not_reset()),
+            Self::Disks(_) | Self::Classic(_) => Err(classic_threads::is_not_reset()),
             _ => Ok(()),
         }
     }

@@ -115,7 +115,7 @@ impl Builder {
         match image.protocol() {
             Some(protocol) if self.cpus > 1 => Err(Error::Config(format!(
                 "a {protocol} kernel starts on one vCPU and starts the others itself, for which a bare machine has no interrupt \
-                 controller: give --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
+                 controller: give --machine pc, or --cpus 1, or start it without the protocol (FILE:32 or FILE:64)"
             ))),
             _ => Ok(()),
         }

@@ -49,9 +49,9 @@ pub(crate) enum Guest {
 #[must_use]
 pub struct Builder {
     guest: Guest,
-    machine: Option<MachineKind>,
+    pub(super) machine: Option<MachineKind>,
     /// The input is a keyboard, with the escape key.
-    pub(super) keyboard: bool,
+    pub(super) keyboard: fn() -> bool,
     pub(super) screen_on_terminal: bool,
     pub(super) qemu_exit: bool,
     /// The bytes that are at 0x400 before the first run, unless the image covers them.
@@ -103,7 +103,7 @@ impl Builder {
         Self {
             guest,
             machine: None,
-            keyboard: false,
+            keyboard: || false,
             disks: Vec::new(),
             screen_on_terminal: false,
             qemu_exit: false,
@@ -163,9 +163,10 @@ impl Builder {
         self
     }
 
-    /// If set, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Off by default.
-    pub fn keyboard(mut self, keyboard: bool) -> Self {
-        self.keyboard = keyboard;
+    /// If `is_keyboard` returns true, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Other
+    /// machines do not call it. Off by default.
+    pub fn keyboard(mut self, is_keyboard: fn() -> bool) -> Self {
+        self.keyboard = is_keyboard;
         self
     }
 
@@ -388,46 +389,4 @@ impl Builder {
             Guest::Linux(linux) => self.build_pc(*linux),
         }
     }
-
-    /// Builds a machine for `image`, of the kind that was asked for or that suits the image.
-    fn build_for(self, image: Image) -> Result<Machine, Error> {
-        // Options that only a bare machine has.
-        let is_bare = self.irqchip || self.first_vcpu != 0 || self.wants_window();
-        if image.boot_disk().is_some() {
-            return match self.machine {
-                None | Some(MachineKind::Bios) => self.build_classic(image, MachineKind::Bios),
-                Some(other) => Err(Error::Config(format!(
-                    "a boot disk needs a BIOS, which a machine of the kind {other} does not have: give --machine bios"
-                ))),
-            };
-        }
-        if image.rom_range().is_some() {
-            return self.build_classic(image, MachineKind::Pc);
-        }
-        match self.machine {
-            Some(MachineKind::Bios) => Err(Error::Config(
-                "a machine with a BIOS starts from a boot disk: leave out --machine bios, or give a disk image without an address \
-                 and a mode"
-                    .into(),
-            )),
-            Some(MachineKind::Bare) if !self.disks.is_empty() => Err(no_disks()),
-            Some(MachineKind::Bare) => self.build_bare(image),
-            Some(kind) => self.build_classic(image, kind),
-            None => match MachineKind::of(&image, self.processor).filter(|_| !is_bare) {
-                None if !self.disks.is_empty() => Err(no_disks()),
-                None => self.build_bare(image),
-                Some(kind) if self.has_classic_parts() => self.build_classic(image, kind),
-                Some(_) if !self.disks.is_empty() => Err(no_disks()),
-                // The kernel can still run as far as it needs no interrupts.
-                Some(_) => self.build_bare(image),
-            },
-        }
-    }
-}
-
-/// The error if a bare machine is given a disk.
-fn no_disks() -> Error {
-    Error::Config(
-        "--disk is for a PC, and this machine is bare: give --machine pc, or leave out --disk".into(),
-    )
 }

@@ -5,14 +5,9 @@
 //! interrupts.
 
 mod devices;
-mod disks;
 mod firmware;
 mod halt;
 mod input;
-mod running;
-
-pub(super) use disks::Disks;
-pub(super) use running::{Classic, RunningClassic};
 
 use crate::boot::Image;
 use crate::console::host::ConsoleSetup;
@@ -31,6 +26,8 @@ use crate::machine::assembly::Parts;
 use crate::machine::background::Background;
 use crate::machine::bare::{self, Host};
 use crate::machine::builder::Builder;
+use crate::machine::classic_threads::Classic;
+use crate::machine::classic_threads::disks::{self, Disks};
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
 use crate::machine::screen::GuestScreen;
@@ -70,22 +67,18 @@ impl Builder {
             tables.iter().try_for_each(|(start, bytes)| memory.write(*start, bytes))?;
         }
         self.result_place = firmware.result_place();
+        let has_interrupts = matches!(host, Host::Kvm(..));
         let drained = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let devices = ClassicDevices::new(ram, matches!(host, Host::Kvm(..)), &drained)?;
+        let devices = ClassicDevices::new(ram, has_interrupts, &drained)?;
         devices.attach(&mut self.devices.ports, &self.output)?;
-        let bios = self.bios(&image, &memory, ram, devices.vga.clone(), matches!(host, Host::Kvm(..)));
+        let bios = self.bios(&image, &memory, ram, devices.vga.clone(), has_interrupts);
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
-        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, &host)?;
-        log::debug!(
-            "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
-            image.mode(),
-            image.entry().0,
-            image.places(),
-            self.cpus
-        );
+        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, has_interrupts)?;
+        self.log_classic(&image, ram);
         let (processors, kvm_error, background) = match host {
             Host::Kvm(system, vm) => {
+                system.require_classic()?;
                 let line = serial_line(&self, drained)?;
                 self.attach_ports(line.serial.clone())?;
                 set_up(&vm, &memory, &line.line)?;
@@ -108,20 +101,22 @@ impl Builder {
         let (mode, ranges) = (image.mode(), image.ranges());
         let restore = Some(Restore::new(image, tables, None));
         let (kind, image) = (Some(kind), ranges);
-        let mut machine = self.assemble(Parts {
-            processors,
-            kvm_error,
-            memory,
-            mode,
-            background,
-            screen,
-            kind,
-            ram,
-            image,
-            restore,
-        });
+        let parts =
+            Parts { processors, kvm_error, memory, mode, background, screen, kind, ram, image, restore };
+        let mut machine = self.assemble(parts);
         machine.set_bios(bios);
         Ok(machine)
+    }
+
+    /// Logs what the machine is.
+    fn log_classic(&self, image: &Image, ram: u64) {
+        log::debug!(
+            "a classic PC, {ram:#x} bytes of RAM; {} mode at {:#x}; image at {}; vCPUs: {}",
+            image.mode(),
+            image.entry().0,
+            image.places(),
+            self.cpus
+        );
     }
 
     /// True if this host's KVM has all parts of a classic PC.
@@ -187,15 +182,16 @@ impl Builder {
         let inquiry = Arc::new(Inquiry::new(self.cpus));
         let mut halt = HaltWatch::new(inquiry.clone(), stop_handle.clone());
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
+        let is_typed = (self.keyboard)();
         let inputs = Inputs {
             keyboard: KeyboardPort::new(devices.keyboard, line.drained.clone(), accepts),
             serial: SerialPort { serial: line.serial, drained: line.drained },
-            is_typed: self.keyboard,
+            is_typed,
         };
         let console = ConsoleSetup {
             typed,
             input,
-            escapes: self.keyboard,
+            escapes: is_typed,
             port: Box::new(inputs),
             output: self.output.clone(),
             prompt,
@@ -223,12 +219,4 @@ fn set_up(vm: &Vm, memory: &GuestMemory, serial_line: &EventFd) -> Result<(), Er
     // A kernel that enables interrupts before it has programmed the controllers gets none.
     vm.mask_legacy_controllers()?;
     vm.connect_interrupt(serial_line, serial::IRQ)
-}
-
-/// The error if a classic PC is reset.
-pub(super) fn is_not_reset() -> Error {
-    Error::Config(format!(
-        "a classic PC runs once and cannot be reset: build a new machine, or one of the kind {}",
-        MachineKind::Bare
-    ))
 }

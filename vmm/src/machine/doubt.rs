@@ -40,6 +40,8 @@ const EXCERPT: usize = 40;
 pub enum Doubt {
     /// A real-mode guest called this software interrupt, for which there is no handler: the machine has no BIOS.
     MissingHandler(u8),
+    /// The entry point of a real-mode guest returned.
+    EntryReturned,
     /// A vCPU ended outside the image.
     EndedOutside {
         /// The place of its end.
@@ -88,6 +90,10 @@ impl fmt::Display for Doubt {
                 f,
                 "it called int {vector:#x}, which has no handler, because this machine has {}: print with port 0xe9",
                 missing_firmware(*vector)
+            ),
+            Self::EntryReturned => f.write_str(
+                "probably the entry point returned (a ret, and nothing had called it): end it with hlt, or write its exit code to \
+                 port 0xf4",
             ),
             Self::EndedOutside { location, image } => write!(
                 f,
@@ -189,6 +195,8 @@ pub(super) struct Remains<'a> {
     pub(super) vcpus: &'a [Ended],
     /// The software interrupt without a handler that the guest called, if any.
     pub(super) missing_handler: Option<u8>,
+    /// The entry point returned.
+    pub(super) entry_returned: bool,
     /// A vCPU halted with interrupts on.
     pub(super) waits_for_interrupt: bool,
     /// The number of bytes that the guest printed.
@@ -216,13 +224,17 @@ impl Remains<'_> {
             return Vec::new();
         }
         let mut doubts = Vec::new();
-        if self.image.boot_disk().is_some() {
-            // Its screen is shown, it loads its own code, and it looks for devices.
+        if self.image.loads_itself() {
+            // Its screen is shown, and it looks for devices.
             doubts.extend(self.saw_nothing().then_some(Doubt::NothingSeen));
             return doubts;
         }
         doubts.extend(self.missing_handler.map(Doubt::MissingHandler));
-        doubts.extend(self.ended_outside());
+        if self.entry_returned {
+            doubts.push(Doubt::EntryReturned);
+        } else {
+            doubts.extend(self.ended_outside());
+        }
         if !self.has_screen {
             doubts.extend(screen::text(self.image, self.memory, self.stacks).map(Doubt::TextScreen));
         }

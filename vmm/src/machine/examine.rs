@@ -6,7 +6,7 @@ use crate::controller::vcpu::{Activity, Location};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::machine::background::Background;
-use crate::machine::doubt::{Doubt, UsedDevices};
+use crate::machine::doubt::{Doubt, UsedDevices, ends_inside};
 use crate::machine::explain::{Explanation, Scene, other_mode, suspicion_without_state};
 use crate::machine::processors::{MachineVcpu, Processor};
 use crate::machine::report::{Report, VcpuReport, Verdict};
@@ -17,6 +17,7 @@ use crate::machine::vcpu_run::VcpuResult;
 use crate::memory::Gpa;
 use crate::profile::recorder::LAST;
 use crate::profile::trace::Trace;
+use crate::x86::probe::Probe;
 use simvirtio::abi;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ impl Machine {
     pub(super) fn report(&mut self, result: RunResult, screen: Option<Screen>, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
-        let missing_handler = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
+        let trap = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
             stop = error.into();
             None
         });
@@ -38,6 +39,7 @@ impl Machine {
             }
         };
         let waits_for_interrupt = self.waits_for_interrupt(&stop, stopped_by);
+        let is_mapped_to_image = self.is_mapped_to_image(stopped_by);
         let (location, explanation) = self.explain(&stop, stopped_by);
         // The place after a HLT is not the place of a mistake.
         let explanation = explanation.filter(|_| !waits_for_interrupt);
@@ -57,7 +59,7 @@ impl Machine {
             simvirtio: side.simvirtio.as_ref().is_some_and(|device| device.history != Default::default()),
             screen: screen.is_some(),
         };
-        let examined = self.doubts(&stop, &stops, &totals, used, missing_handler);
+        let examined = self.doubts(&stop, &stops, &totals, used, trap);
         // Without an examination, a doubt is not ruled out.
         let doubts = examined.unwrap_or_else(|error| {
             stop = error.into();
@@ -72,6 +74,7 @@ impl Machine {
             location,
             explanation,
             waits_for_interrupt,
+            is_mapped_to_image,
             verdict,
             doubts,
             elapsed,
@@ -132,6 +135,19 @@ impl Machine {
             std::mem::swap(noticed, blamed);
         }
         started
+    }
+
+    /// True if the location of the vCPU that stopped the machine is mapped to the image. A kernel of a boot loader runs in the
+    /// upper half of its addresses, and its image has physical addresses.
+    fn is_mapped_to_image(&mut self, stopped_by: usize) -> bool {
+        let vcpu = self.processors.get_mut(stopped_by);
+        let Some(vcpu) = vcpu.filter(|_| matches!(self.background, Background::Classic(_))) else {
+            return false;
+        };
+        let (Ok(regs), Ok(sregs)) = (vcpu.regs(), vcpu.sregs()) else { return false };
+        let probe = Probe::new(self.memory.clone(), sregs);
+        let place = probe.translate_linear(probe.linear(sregs.cs.base, regs.rip));
+        place.is_ok_and(|place| ends_inside(&self.image, Some(place.gpa.0)))
     }
 
     /// True if the vCPU that stopped the machine waited for an interrupt. Only at a limit, and with interrupt controllers.

@@ -4,14 +4,34 @@ use crate::boot::Image;
 use crate::console::input::Input;
 use crate::controller::bios::{Bios, Parts};
 use crate::device::pc::vga::Vga;
+use crate::error::Error;
 use crate::host::REPEAT;
-use crate::machine::Machine;
 use crate::machine::builder::Builder;
+use crate::machine::{Machine, MachineKind};
 use crate::memory::GuestMemory;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 impl Builder {
+    /// Builds a machine for a boot disk or a ROM.
+    ///
+    /// # Errors
+    /// Another kind of machine was asked for, or building it failed.
+    pub(super) fn build_with_firmware(self, image: Image) -> Result<Machine, Error> {
+        let has_rom = image.boot_disk().is_none();
+        match self.machine {
+            None | Some(MachineKind::Pc) if has_rom => self.build_classic(image, MachineKind::Pc),
+            None | Some(MachineKind::Bios) if !has_rom => self.build_classic(image, MachineKind::Bios),
+            Some(other) if has_rom => Err(Error::Config(format!(
+                "a ROM is the firmware of a classic PC: leave out --machine {other}"
+            ))),
+            other => Err(Error::Config(format!(
+                "a boot disk needs a BIOS, which a machine of the kind {} does not have: give --machine bios",
+                other.unwrap_or(MachineKind::Bare)
+            ))),
+        }
+    }
+
     /// The BIOS for an image. `None` if it is not a boot disk. `has_controllers` is set if the machine has interrupt controllers and
     /// a timer.
     ///
@@ -26,7 +46,7 @@ impl Builder {
         has_controllers: bool,
     ) -> Option<Box<Bios>> {
         let disk = image.boot_disk()?;
-        let input = match has_controllers && self.keyboard {
+        let input = match has_controllers && (self.keyboard)() {
             true => Input::none(),
             false => std::mem::replace(&mut self.input, Input::none()),
         };

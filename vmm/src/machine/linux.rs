@@ -86,6 +86,11 @@ impl Linux {
         })
     }
 
+    /// False for a bzImage that is not Linux, such as a memory tester. Its machine has a text screen.
+    pub fn is_linux(&self) -> bool {
+        self.kernel.is_linux()
+    }
+
     /// Adds a file with an initial RAM disk; `None` adds nothing. The kernel gets several one after the other, as boot loaders
     /// give them. Default: none.
     #[must_use]

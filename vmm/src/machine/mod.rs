@@ -30,6 +30,8 @@ mod boot_progress;
 mod builder;
 #[cfg_attr(not(has_kvm), path = "classic/absent.rs")]
 mod classic;
+#[cfg_attr(not(has_kvm), path = "classic_threads/absent.rs")]
+mod classic_threads;
 mod doubt;
 mod ending;
 mod examine;
@@ -247,7 +249,6 @@ impl Machine {
         self.devices.reset();
         let printers = self.controllers.iter_mut().filter_map(|controllers| controllers.printer.as_mut());
         printers.for_each(MmioPrinter::reset);
-        self.bioses().for_each(Bios::reset);
         self.processors.iter_mut().try_for_each(MachineVcpu::restore)
     }
 
@@ -260,13 +261,12 @@ impl Machine {
     pub fn load(&mut self, image: Image) -> Result<(), Error> {
         self.background.check_reset()?;
         let restore = self.restore.as_mut().ok_or_else(linux_is_not_reset)?;
-        let image = bare::prepared(image, self.ram, self.verify, &Firmware::NONE)?;
-        if image.boot_disk().is_some() != self.has_bios {
+        if image.loads_itself() {
             return Err(Error::Config(
-                "a machine with a BIOS runs boot disks, and another machine runs the other guests: build a new machine for it"
-                    .into(),
+                "a boot disk or a ROM has a machine of its own: build a new one for it".into(),
             ));
         }
+        let image = bare::prepared(image, self.ram, self.verify, &Firmware::NONE)?;
         let tables = bare::tables(&image);
         if let Some((start, _)) = tables.iter().find(|(start, _)| !self.memory.contains(*start, 1)) {
             return Err(Error::Config(format!(
@@ -281,18 +281,8 @@ impl Machine {
         bare::set_registers(&mut self.processors, &image)?;
         self.mode = image.mode();
         self.image = image.ranges().into();
-        if let Some(disk) = image.boot_disk() {
-            self.controllers.iter_mut().filter_map(|own| own.bios.as_mut()).for_each(|bios| {
-                bios.set_disk(disk.clone());
-            });
-        }
         restore.load(image, tables);
         self.reset()
-    }
-
-    /// The BIOS of each vCPU: of the only one, or of none.
-    fn bioses(&mut self) -> impl Iterator<Item = &mut Bios> {
-        self.controllers.iter_mut().filter_map(|own| own.bios.as_deref_mut())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Building a PC for Linux.
 
+use crate::boot::Image;
 use crate::boot::acpi::VirtioMmio;
 use crate::boot::linux::{self as boot, Loaded};
 use crate::console::host::{ConsoleSetup, Port, Watch};
@@ -8,6 +9,7 @@ use crate::controller::inquiry::Inquiry;
 use crate::device::pc::post_code::{self, PostCode};
 use crate::device::pc::power::{self, Power};
 use crate::device::pc::rtc::{self, Rtc};
+use crate::device::pc::vga::{self, Vga};
 use crate::device::serial::{self, Serial, SerialPort};
 use crate::device::virtio::mmio;
 use crate::device::virtio::registers::register;
@@ -22,6 +24,7 @@ use crate::machine::boot_progress::{self, BootProgress};
 use crate::machine::builder::Builder;
 use crate::machine::linux::{self, ConsoleKind, Linux, MAX_DISKS, OnHalt, Pc};
 use crate::machine::processors::{Processor, Processors};
+use crate::machine::screen::GuestScreen;
 use crate::machine::standstill::{self, Facts, Standstill};
 use crate::machine::time_sources::TimeSources;
 use crate::memory::{self, Gpa, GuestMemory, pc};
@@ -88,6 +91,7 @@ impl Builder {
         let line = self.serial_line()?;
         self.attach_ports(line.serial.clone())?;
         self.attach_pc_devices(&timeline, &time, &virtio)?;
+        let screen = if linux.is_linux() { None } else { Some(self.attach_screen(&memory)?) };
         let progress = BootProgress::new(timeline.clone(), linux.marker.as_deref());
         let (prompt, look) = self.watch_output(&progress)?;
 
@@ -124,7 +128,7 @@ impl Builder {
             memory,
             mode,
             background,
-            screen: None,
+            screen,
             kind,
             ram,
             image,
@@ -145,6 +149,15 @@ impl Builder {
         });
         self.output.set_prompt(duplicate(&prompt)?);
         Ok((prompt, look))
+    }
+
+    /// Attaches a text screen, for a program that has the format of Linux but is another one.
+    fn attach_screen(&mut self, memory: &GuestMemory) -> Result<GuestScreen, Error> {
+        let vga = Arc::new(Mutex::new(Vga::default()));
+        self.devices.ports.attach(vga::PORT.into(), vga::PORTS.into(), vga.clone())?;
+        let initial = GuestScreen::initial(&Image::default());
+        initial.into_iter().try_for_each(|(start, cells)| memory.write(start, &cells))?;
+        Ok(GuestScreen { memory: memory.clone(), vga, is_terminal: self.screen_on_terminal })
     }
 
     /// The questions to the vCPUs, and the function that asks them if the boot stands still.

@@ -113,6 +113,8 @@ pub struct Report {
     pub explanation: Option<Explanation>,
     /// The vCPU was in a HLT with interrupts on, and waited for an interrupt. Only on machines with interrupt controllers.
     pub waits_for_interrupt: bool,
+    /// The location is mapped to the image, whose addresses are physical ones.
+    pub(crate) is_mapped_to_image: bool,
     /// The result that the guest left. `None` unless it was requested
     /// ([`Builder::verify`](crate::machine::Builder::verify)) and the guest halted or exited with code 0.
     pub verdict: Option<Verdict>,
@@ -148,7 +150,8 @@ pub struct Report {
     pub screen_is_printed: bool,
     /// The size of the guest's RAM, in bytes.
     pub ram: u64,
-    /// The guest physical addresses of the image, one range for each segment. Empty for Linux.
+    /// The guest physical addresses of the image, one range for each segment. Empty for Linux, boot disks and
+    /// ROMs, which load their own code.
     pub image: Arc<[Range<u64>]>,
     /// The machine has no SIMVIRTIO device, although the guest looked for it: it stored where the window would be, waited
     /// there until a timeout, or did not end well and knows the magic. Always false for Linux.
@@ -174,7 +177,8 @@ impl Report {
     /// True if the vCPU was outside its image, for example after a jump to a wrong address or past the last instruction.
     /// False if [`location`](Self::location) is not known, or if the vCPU waited for an interrupt. Always false for Linux, whose image is not recorded.
     pub fn left_its_image(&self) -> bool {
-        !self.waits_for_interrupt && self.location.is_some_and(|location| location.is_outside(&self.image))
+        let is_known = self.waits_for_interrupt || self.is_mapped_to_image;
+        !is_known && self.location.is_some_and(|location| location.is_outside(&self.image))
     }
 
     /// The failure of the host that ended the run ([`Stop::HostFailed`]), for a caller to whom the report of such a run is of

@@ -1,9 +1,9 @@
 //! Vectors for a real-mode guest on a machine without a BIOS: they tell a fault, and a call that nothing answers.
 //!
 //! Without them, an exception or `int n` jumps to 0000:0000, and the guest runs through whatever is there. With them it halts
-//! at once, at a place that tells the vector: the vectors lead to four HLT behind the BIOS's data area, vector `n` to the
-//! HLT `n / 64` with the segment `n % 64`. The frame that the processor has pushed tells the instruction (Intel SDM volume 3,
-//! section 22.1.4). They share their page with the result at 0x400, so they cost no page.
+//! at once, at a place that tells the vector: vector `n` leads to the HLT at 0000:0500 + `n`. The frame that the processor has
+//! pushed tells the instruction (Intel SDM volume 3, section 22.1.4). All segments are 0, because a guest may set only the
+//! offset of a vector. They share their page with the result at 0x400, so they cost no page.
 //!
 //! An image that covers these places has none of this.
 
@@ -20,13 +20,13 @@ use simvirtio::abi;
 use std::ops::Range;
 
 /// The addresses of the HLT.
-const HALTS: Range<u64> = 0x4f0..0x4f4;
-/// The number of vectors for each HLT.
-const SEGMENTS: u64 = 64;
+const HALTS: Range<u64> = 0x500..0x600;
 /// The memory in which no image may be.
 const PLACES: Range<u64> = 0..HALTS.end;
-/// The offsets of the instruction pointer after one of the HLT.
-const POINTERS: Range<u64> = HALTS.start + 1 - (SEGMENTS - 1) * 16..HALTS.end + 1;
+/// The values of the instruction pointer after one of the HLT.
+const POINTERS: Range<u64> = HALTS.start + 1..HALTS.end + 1;
+/// The bits of the flags that are always the same, and their values (Intel SDM volume 1, section 3.4.3).
+const FIXED_FLAGS: (u16, u16) = (0x802a, 0x0002);
 /// `hlt`
 const HLT: u8 = 0xf4;
 /// The first byte of `int n`.
@@ -45,22 +45,27 @@ pub(super) fn memory(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
 
 /// The entry of a vector: offset and segment.
 fn entry(vector: u8) -> [u8; 4] {
-    let segment = u64::from(vector) % SEGMENTS;
-    let offset = HALTS.start + u64::from(vector) / SEGMENTS - segment * 16;
-    let ([o0, o1], [s0, s1]) = ((offset as u16).to_le_bytes(), (segment as u16).to_le_bytes());
-    [o0, o1, s0, s1]
+    let [low, high] = (HALTS.start as u16 + u16::from(vector)).to_le_bytes();
+    [low, high, 0, 0]
 }
 
 /// The vector whose HLT a vCPU has executed. `None` if it is elsewhere, or if the guest has changed the vector.
 fn vector(regs: &Regs, sregs: &Sregs, memory: &GuestMemory) -> Option<u8> {
-    let segment = u64::from(sregs.cs.selector);
-    let halt = sregs.cs.base.checked_add(regs.rip)?.checked_sub(1).filter(|halt| HALTS.contains(halt))?;
-    if sregs.cr0 & CR0_PE != 0 || segment >= SEGMENTS {
+    if sregs.cr0 & CR0_PE != 0 || sregs.cs.base != 0 || !POINTERS.contains(&regs.rip) {
         return None;
     }
-    let vector = u8::try_from((halt - HALTS.start) * SEGMENTS + segment).ok()?;
+    let vector = u8::try_from(regs.rip - POINTERS.start).ok()?;
     let mut now = [0; 4];
     (memory.read(Gpa(u64::from(vector) * 4), &mut now) && now == entry(vector)).then_some(vector)
+}
+
+/// The reason why a guest is at one of the HLT, if it is no fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trap {
+    /// A call of this vector.
+    Call(u8),
+    /// The entry point returned: `ret` has taken the offset of vector 0 from the empty stack, which starts at 0000:0000.
+    Return,
 }
 
 /// A vCPU that has run into one of the vectors.
@@ -68,13 +73,15 @@ struct Trapped {
     vector: u8,
     /// The code segment and the offset in the frame.
     place: (u16, u16),
-    /// `int n` has called the vector. Otherwise it is a fault.
+    /// `int n` has called the vector.
     is_call: bool,
+    /// The stack has the frame of an interrupt.
+    has_frame: bool,
 }
 
 impl Machine {
     /// Looks for vCPUs that have run into a vector. A fault becomes the stop of the vCPU and of the machine. The vCPU is then at
-    /// the instruction again, or behind `int n`. Returns the vector of a call, if there is one.
+    /// the instruction again, or behind `int n`. Returns what is no fault, if there is any.
     ///
     /// # Errors
     /// The kernel refused.
@@ -82,8 +89,8 @@ impl Machine {
         &mut self,
         stop: &mut Stop,
         vcpus: &mut [(Stop, VcpuResult)],
-    ) -> Result<Option<u8>, Error> {
-        let mut call = None;
+    ) -> Result<Option<Trap>, Error> {
+        let mut found = None;
         if self.mode != Mode::Real || self.has_bios {
             return Ok(None);
         }
@@ -91,18 +98,23 @@ impl Machine {
             if !matches!(own, Stop::Halted) || !POINTERS.contains(&vcpu.regs()?.rip) {
                 continue;
             }
+            let start = vcpu.start_of_stack().map(|(_, pointer)| pointer.wrapping_add(2) & 0xffff);
+            let returned = start == Some(vcpu.regs()?.rsp & 0xffff);
             let Some(trapped) = leave_vector(vcpu, &self.memory)? else { continue };
             let (cs, ip) = trapped.place;
-            if trapped.is_call {
-                call = call.or(Some(trapped.vector));
-            } else {
-                *own = Stop::RealModeFault { vector: trapped.vector, cs, ip };
-                if matches!(stop, Stop::Halted) {
-                    *stop = own.clone();
+            match trapped.vector {
+                0 if !trapped.has_frame && returned => found = found.or(Some(Trap::Return)),
+                _ if !trapped.has_frame => {}
+                vector if trapped.is_call => found = found.or(Some(Trap::Call(vector))),
+                vector => {
+                    *own = Stop::RealModeFault { vector, cs, ip };
+                    if matches!(stop, Stop::Halted) {
+                        *stop = own.clone();
+                    }
                 }
             }
         }
-        Ok(call)
+        Ok(found)
     }
 }
 
@@ -123,12 +135,18 @@ fn leave_vector(vcpu: &mut dyn MachineVcpu, memory: &GuestMemory) -> Result<Opti
     let base = u64::from(cs) << 4;
     let mut before = [0; 2];
     let is_read = memory.read(Gpa(base.wrapping_add(ip.wrapping_sub(2).into())), &mut before);
+    let is_call = is_read && before == [INT, vector];
+    let trapped =
+        Trapped { vector, place: (cs, ip), is_call, has_frame: flags & FIXED_FLAGS.0 == FIXED_FLAGS.1 };
+    if !trapped.has_frame {
+        return Ok(Some(trapped));
+    }
     regs.rsp = regs.rsp & !0xffff | regs.rsp.wrapping_add(6) & 0xffff;
     (regs.rip, regs.rflags) = (ip.into(), flags.into());
     (sregs.cs.selector, sregs.cs.base) = (cs, base);
     vcpu.set_sregs(&sregs)?;
     vcpu.set_regs(&regs)?;
-    Ok(Some(Trapped { vector, place: (cs, ip), is_call: is_read && before == [INT, vector] }))
+    Ok(Some(trapped))
 }
 
 #[cfg(test)]
@@ -151,31 +169,28 @@ mod tests {
         for number in 0..=u8::MAX {
             let mut entry = [0; 4];
             assert!(vcpu.memory().read(Gpa(u64::from(number) * 4), &mut entry));
-            let [offset, segment] =
-                [[entry[0], entry[1]], [entry[2], entry[3]]].map(|word| u16::from_le_bytes(word));
-            let mut sregs = Sregs::default();
-            (sregs.cs.selector, sregs.cs.base) = (segment, u64::from(segment) << 4);
-            let rip = u64::from(offset) + 1;
-            assert!(POINTERS.contains(&rip), "{number:#x}");
+            let [o0, o1, 0, 0] = entry else { panic!("{entry:x?}") };
+            let offset = u64::from(u16::from_le_bytes([o0, o1]));
             let mut code = [0];
-            assert!(vcpu.memory().read(Gpa(sregs.cs.base + u64::from(offset)), &mut code) && code == [HLT]);
-            assert_eq!(vector(&Regs { rip, ..Default::default() }, &sregs, vcpu.memory()), Some(number));
+            assert!(vcpu.memory().read(Gpa(offset), &mut code) && code == [HLT]);
+            let regs = Regs { rip: offset + 1, ..Default::default() };
+            assert_eq!(vector(&regs, &Sregs::default(), vcpu.memory()), Some(number));
         }
     }
 
     #[test]
     fn a_vector_that_the_guest_has_changed_tells_nothing() {
         let vcpu = vcpu();
-        let regs = Regs { rip: 0x4f1, ..Default::default() };
+        let regs = Regs { rip: 0x501, ..Default::default() };
         assert_eq!(vector(&regs, &Sregs::default(), vcpu.memory()), Some(0));
-        vcpu.memory().write(Gpa(0), &[0xf1]).unwrap();
+        vcpu.memory().write(Gpa(0), &[0x01]).unwrap();
         assert_eq!(vector(&regs, &Sregs::default(), vcpu.memory()), None);
         assert_eq!(vector(&Regs::default(), &Sregs::default(), vcpu.memory()), None);
     }
 
     #[test]
     fn an_image_over_the_vectors_keeps_its_bytes() {
-        for (start, has) in [(0, false), (0x3ff, false), (0x4f0, false), (0x500, true), (0x7c00, true)] {
+        for (start, has) in [(0, false), (0x3ff, false), (0x5ff, false), (0x600, true), (0x7c00, true)] {
             let image = Image::flat(vec![HLT; 4], Mode::Real, Gpa(start)).unwrap();
             assert_eq!(!memory(&image).is_empty(), has, "{start:#x}");
         }

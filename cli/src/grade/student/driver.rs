@@ -160,6 +160,9 @@ pub(super) fn simvirtio(seen: &Seen) -> Vec<Evidence> {
             magic.unwrap_or_default(),
             match seen.window_exits {
                 0 => "the window is memory, and its fields are not set",
+                _ if seen.unanswered > 0 =>
+                    "the VMM must answer reads of the window (is_write is 0) in mmio.data of kvm_run, and left the bytes there as \
+                     they were",
                 _ => "the VMM must answer reads of the window (is_write is 0) in mmio.data of kvm_run",
             }
         )),
@@ -179,8 +182,8 @@ pub(super) fn simvirtio(seen: &Seen) -> Vec<Evidence> {
 /// Evidence that the device reached a status.
 fn status(view: &View, step: Step) -> Evidence {
     let (cause, value) = match step {
-        Step::Reset => ("after R", device_status::RESET),
-        Step::Config => ("after DRIVER_ACK and C", device_status::CONFIG),
+        Step::Reset => ("after the driver's command R", device_status::RESET),
+        Step::Config => ("after DRIVER_ACK and the command C", device_status::CONFIG),
         _ => ("after DRIVER_OK", device_status::READY),
     };
     let name = step.name();

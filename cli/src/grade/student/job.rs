@@ -159,7 +159,7 @@ pub(super) fn command(job: Job, jobs: &[Job], arguments: &VmmArgs) -> Result<Opt
     }
     let polling = arguments.vmm_polling.clone().filter(|_| job == Job::Polling);
     let built = || built(arguments).map(PathBuf::into_os_string);
-    let program = polling.or_else(|| arguments.vmm.clone()).or_else(built);
+    let program = polling.or_else(|| arguments.program().cloned()).or_else(built);
     Ok(found.or_else(|| program.map(|program| (program, vec![job.name().into()]))))
 }
 
@@ -167,7 +167,7 @@ pub(super) fn command(job: Job, jobs: &[Job], arguments: &VmmArgs) -> Result<Opt
 pub(super) fn built(arguments: &VmmArgs) -> Option<PathBuf> {
     let folder = arguments.make.as_ref()?;
     // Commands for some tasks say which tasks were handed in.
-    let is_default = arguments.run.is_empty() && arguments.vmm.is_none();
+    let is_default = arguments.run.is_empty() && arguments.program().is_none();
     is_default.then(|| Path::new(folder).join("kvm-hello-world"))
 }
 

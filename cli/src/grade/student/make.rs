@@ -52,7 +52,7 @@ impl Engine for Unobserved {
     fn name(&self) -> &'static str {
         "none"
     }
-    fn prepare(&mut self, _: &mut std::process::Command, _: Stops) -> Result<(), observe::Error> {
+    fn prepare(&mut self, _: &mut std::process::Command, _: Stops, _: bool) -> Result<(), observe::Error> {
         Ok(())
     }
     fn wakes(&self) -> Option<std::os::fd::BorrowedFd<'_>> {

@@ -19,7 +19,7 @@ use crate::grade::{Course, Task};
 use crate::status::Failure;
 use count::Pattern;
 use job::{Command, Job, Plan};
-use observe::Ending;
+use observe::{Choice, Ending, Protection};
 use run::{Seen, Target};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -78,9 +78,7 @@ pub(super) fn prepare(
     }
     let target = |(job, command): (&Job, Option<Command>)| {
         command
-            .map(|command| {
-                Target::find(Plan::new(*job, seed, arguments, layout), command, arguments.engine.into())
-            })
+            .map(|command| Target::find(Plan::new(*job, seed, arguments, layout), command, engine(arguments)))
             .transpose()
     };
     let targets: Result<Vec<_>, _> = jobs.iter().zip(commands).map(target).collect();
@@ -92,30 +90,57 @@ pub(super) fn prepare(
     Ok(Prepared { course, targets: targets?, pattern, remark })
 }
 
+/// The engine to begin with. Under `preload` a program can write into what it shares with the observer.
+fn engine(arguments: &VmmArgs) -> Choice {
+    arguments.engine.map_or(Choice::Ptrace, Into::into)
+}
+
 impl Prepared {
     /// Runs the programs.
     ///
     /// # Errors
     /// The host failed, or a signal ended the grade.
     pub(super) fn grade(self, arguments: &VmmArgs, timeout: Option<Duration>) -> Result<Grade, Failure> {
-        let mut limit = timeout;
+        // A submission has the rights of this process, but cannot read the seed from its memory, or change it.
+        observe::hide_this_process();
+        let (mut limit, mut engine, mut remark) = (timeout, engine(arguments), self.remark);
         let mut runs: Vec<Option<Seen>> = Vec::new();
         for target in &self.targets {
             let Some(target) = target else {
                 runs.push(None);
                 continue;
             };
-            let ran = target.run(limit, &arguments.finished, &self.pattern)?;
+            let run = |engine| target.run(engine, limit, &arguments.finished, &self.pattern);
+            let mut ran = run(engine);
+            if let Err(Failure::Observe(observe::Error::Unfit { what, .. })) = &ran
+                && arguments.engine.is_none()
+                && engine == Choice::Ptrace
+                && Choice::Preload.check(&target.program).is_ok()
+            {
+                // The advice of the error is what happens now.
+                let what = what.split("; --engine").next().unwrap_or(what);
+                remark += &format!("vmm: a program can deceive the engine preload, which was used: {what}\n");
+                engine = Choice::Preload;
+                ran = run(engine);
+            }
+            let ran = ran?;
             if matches!(ran.ending, Ending::Timeout(_)) {
                 let part = if ran.machines == 0 { LITTLE } else { LESS };
                 limit = timeout.and_then(|limit| limit.checked_div(part)).min(limit);
             }
             runs.push(Some(ran));
         }
+        let protections = || runs.iter().flatten().map(|ran| ran.protection);
+        if protections().any(|one| one == Protection::None) {
+            remark += "vmm: this system permits no PID namespace and no seccomp filter, so the program could have stopped or ended \
+                       the grade\n";
+        } else if protections().any(|one| one == Protection::Filter) {
+            remark += "vmm: this system permits no PID namespace, so the program could have signalled other processes than vmm\n";
+        }
         let tasks = match self.course {
             Course::So2 => score::tasks(&runs),
             Course::Kev => kev::tasks(&runs),
         };
-        Ok(Grade { tasks, remark: self.remark })
+        Ok(Grade { tasks, remark })
     }
 }

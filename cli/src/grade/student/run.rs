@@ -6,7 +6,7 @@ use crate::grade::student::entry::Entry;
 use crate::grade::student::job::{Command, Plan};
 use crate::grade::student::watch::{Answers, Halt, Watch};
 use crate::status::Failure;
-use observe::{Choice, Ending, Engine, Observation, Options, Program, Stops, Streams};
+use observe::{Choice, Ending, Engine, Observation, Options, Program, Protection, Stops, Streams};
 use simvirtio::abi;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -46,6 +46,8 @@ pub(super) struct Seen {
     pub(super) exits: u64,
     /// The exits at the device's window.
     pub(super) window_exits: u64,
+    /// The reads at places of the window at which none got other bytes than were in `kvm_run` before.
+    pub(super) unanswered: u64,
     /// The bytes that the guest wrote to the debug console.
     pub(super) console_bytes: u64,
     /// The places of the exits, and their numbers.
@@ -58,6 +60,8 @@ pub(super) struct Seen {
     pub(super) finished: String,
     /// True if it said that it has finished.
     pub(super) said_finished: bool,
+    /// The protection of other processes.
+    pub(super) protection: Protection,
 }
 
 /// A program for a task, which can be observed.
@@ -65,7 +69,6 @@ pub(super) struct Target {
     pub(super) plan: Plan,
     pub(super) program: Program,
     pub(super) arguments: Vec<std::ffi::OsString>,
-    pub(super) engine: Choice,
 }
 
 impl Target {
@@ -76,7 +79,7 @@ impl Target {
     pub(super) fn find(plan: Plan, (program, arguments): Command, engine: Choice) -> Result<Self, Failure> {
         let program = Program::find(&program)?;
         engine.check(&program)?;
-        Ok(Self { plan, program, arguments, engine })
+        Ok(Self { plan, program, arguments })
     }
 
     /// The command, safe to print.
@@ -88,9 +91,10 @@ impl Target {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// The host lacks something.
+    /// The host lacks something, or does not permit this engine.
     pub(super) fn run(
         &self,
+        engine: Choice,
         limit: Option<Duration>,
         finished: &str,
         pattern: &Pattern,
@@ -104,10 +108,10 @@ impl Target {
         let options =
             Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
         // An earlier run may have changed the file.
-        if let Err(error) = self.engine.check(&self.program) {
+        if let Err(error) = engine.check(&self.program) {
             return Ok(self.not_started(&error.to_string(), finished));
         }
-        let mut engine = self.engine.engine(&self.program)?;
+        let mut engine = engine.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
         let engine: &mut dyn Engine = engine.as_mut();
         let see = &mut |event: &_, memory: &_| watch.see(event, memory);
@@ -145,12 +149,14 @@ impl Target {
             run_failed: false,
             exits: 0,
             window_exits: 0,
+            unanswered: 0,
             console_bytes: 0,
             sites: Vec::new(),
             lost: 0,
             counted: None,
             finished: finished.to_owned(),
             said_finished: false,
+            protection: Protection::Namespace,
         }
     }
 
@@ -190,11 +196,17 @@ impl Target {
             machines: observation.machines,
             exits: observation.profile.total().exits,
             window_exits: count(&|reason, place| is_mmio(reason) && window.contains(&place)).0,
+            unanswered: observation
+                .unanswered
+                .iter()
+                .filter(|one| one.reason == Reason::MmioRead && window.contains(&one.place))
+                .fold(0, |reads, one| reads.saturating_add(one.reads)),
             console_bytes: count(&|reason, place| {
                 reason == Reason::PioOut && place == u64::from(DEBUGCON_PORT)
             })
             .1,
             lost: observation.lost,
+            protection: observation.protection,
             sites,
             entry: watch.entry,
             halt: watch.halt,

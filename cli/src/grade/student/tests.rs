@@ -73,12 +73,14 @@ fn right(job: Job) -> Seen {
         run_failed: false,
         exits,
         window_exits: if job == Job::Simvirtio { 214 } else { 0 },
+        unanswered: 0,
         console_bytes: if driver { 0 } else { 25 },
         lost: 0,
         sites: Vec::new(),
         counted: Some(exits),
         finished: "Finished vmm".into(),
         said_finished: true,
+        protection: observe::Protection::Namespace,
         plan,
     }
 }
@@ -150,7 +152,7 @@ fn a_guest_of_the_vmm_that_does_something_else_is_told_as_that() {
     let (earned, text) = own(Job::Simvirtio, |seen| seen.window_exits = 0);
     assert_eq!(earned[2], 0, "{text}");
     assert!(text.contains("the guest did not use the window at 0x100000"), "{text}");
-    assert!(text.contains("RESET (0) after R, and the guest did not read it"), "{text}");
+    assert!(text.contains("RESET (0) after the driver's command R, and the guest did not read it"), "{text}");
     assert!(!text.contains("stays"), "{text}");
 }
 

@@ -57,11 +57,6 @@ impl Disk {
         (self.content.len() as u64).div_ceil(SECTOR).max(geometry.total())
     }
 
-    /// Forgets what the guest has written into memory.
-    pub(super) fn reset(&mut self) {
-        self.written.clear();
-    }
-
     /// Reads a sector of a disk that has `sectors`.
     ///
     /// # Errors
@@ -138,7 +133,5 @@ mod tests {
         assert!(matches!(disk.write(u64::MAX, sectors, &[7; 512]), Err(Past)));
         disk.write(1, sectors, &[7; 512]).unwrap();
         assert_eq!(disk.read(1, sectors).unwrap(), [7; 512]);
-        disk.reset();
-        assert_eq!(disk.read(1, sectors).unwrap()[0], 2);
     }
 }

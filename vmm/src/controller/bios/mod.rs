@@ -38,6 +38,7 @@ use crate::exit::{Exit, Outcome, Stop};
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::Deadline;
 use crate::x86::modes::CR0_PE;
+use crate::x86::registers::Regs;
 use call::{CARRY, Call};
 use chips::Chips;
 use disk::Disk;
@@ -153,20 +154,6 @@ impl Bios {
         }
     }
 
-    /// Puts the BIOS back to its start. Input that was read is not read again.
-    pub(crate) fn reset(&mut self) {
-        self.disk.reset();
-        (self.wait_end, self.awaits_key, self.polls, self.extended) = (None, None, 0, false);
-        self.printed = video::no_characters();
-        (self.line_has_text, self.text_row, self.has_time) = (false, None, false);
-        self.missing.clear();
-    }
-
-    /// Takes another disk.
-    pub(crate) fn set_disk(&mut self, content: Content) {
-        self.disk = Disk::new(content);
-    }
-
     /// Answers the `out` of a stub. Other accesses to its port are not claimed.
     fn stub(&mut self, vcpu: &mut dyn VcpuState, data: u8) -> Result<Outcome, Error> {
         let (regs, sregs) = (vcpu.regs()?, vcpu.sregs()?);
@@ -246,23 +233,28 @@ impl Bios {
         }
         if answer == Answer::Missing {
             call.set_flag(CARRY, true);
-            let function = (before.rax >> 8) as u8;
-            if self.missing.len() < NAMED && self.missing.insert((vector, function)) {
-                let (segment, offset) = call.caller();
-                let (ax, bx, cx, dx) =
-                    (before.rax as u16, before.rbx as u16, before.rcx as u16, before.rdx as u16);
-                let firmware = if (0x20..=0x2f).contains(&vector) {
-                    "there is no DOS here"
-                } else {
-                    "this BIOS lacks it"
-                };
-                log::warn!(
-                    "int {vector:#x}, ah={function:#04x}: {firmware} (ax={ax:#x} bx={bx:#x} cx={cx:#x} dx={dx:#x}, before \
-                     {segment:04x}:{offset:04x}); it returns CF"
-                );
-            }
+            self.name_missing(call, vector, &before);
         }
         ControlFlow::Continue(answer)
+    }
+
+    /// Names a function that is missing, with the registers of its first call.
+    fn name_missing(&mut self, call: &Call<'_>, vector: u8, before: &Regs) {
+        let function = (before.rax >> 8) as u8;
+        if self.missing.len() >= NAMED || !self.missing.insert((vector, function)) {
+            return;
+        }
+        let (segment, offset) = call.caller();
+        let [ax, bx, cx, dx] =
+            [before.rax, before.rbx, before.rcx, before.rdx].map(|register| register as u16);
+        let firmware = match vector {
+            0x20..=0x2f => "there is no DOS here",
+            _ => "this BIOS lacks it",
+        };
+        log::warn!(
+            "int {vector:#x}, ah={function:#04x}: {firmware} (ax={ax:#x} bx={bx:#x} cx={cx:#x} dx={dx:#x}, before \
+             {segment:04x}:{offset:04x}); it returns CF"
+        );
     }
 
     /// Ends the run at a fault of the guest. The registers are those at the instruction that caused it.

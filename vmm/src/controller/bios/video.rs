@@ -135,8 +135,7 @@ impl Bios {
             0x0e => {
                 let character = call.al();
                 let active = call.byte(ACTIVE_PAGE) % PAGES;
-                self.teletype(call, active, character, None);
-                return Some(self.print(character));
+                return Some(self.print_at_cursor(call, active, character, None));
             }
             0x0f => {
                 let (mode, page) = (call.byte(MODE), call.byte(ACTIVE_PAGE));
@@ -205,14 +204,12 @@ impl Bios {
             offset = offset.wrapping_add(1);
             byte
         };
-        let mut printed = self.go_to_row(call.dh());
+        let mut printed = ControlFlow::Continue(());
         for _ in 0..call.cx() {
             let character = next(call);
             let attribute = if has_attributes { next(call) } else { call.bl() };
-            self.teletype(call, page, character, Some(attribute));
-            if printed.is_continue() {
-                printed = self.print(character);
-            }
+            let answer = self.print_at_cursor(call, page, character, Some(attribute));
+            printed = if printed.is_continue() { answer } else { printed };
         }
         if !moves {
             set_cursor(call, page, before);
@@ -264,11 +261,23 @@ impl Bios {
         window.scroll(call, &mut self.printed, lines, up, call.bh());
     }
 
-    /// Begins a new line of the output if a text is for another row than the text before it.
-    fn go_to_row(&mut self, row: u8) -> ControlFlow<Stop> {
-        let other = self.text_row.is_some_and(|before| before != row);
-        self.text_row = Some(row);
-        if other { self.end_line() } else { ControlFlow::Continue(()) }
+    /// Writes a character as a teletype does, to the screen and to the output. Text for another row than that of the text before it
+    /// begins a new line of the output.
+    fn print_at_cursor(
+        &mut self,
+        call: &mut Call<'_>,
+        page: u8,
+        character: u8,
+        attribute: Option<u8>,
+    ) -> ControlFlow<Stop> {
+        let row = cursor(call, page).row;
+        let is_other = self.text_row.is_some_and(|before| before != row);
+        self.teletype(call, page, character, attribute);
+        self.text_row = Some(cursor(call, page).row);
+        if is_other && character >= b' ' {
+            self.end_line()?;
+        }
+        self.print(character)
     }
 
     /// Ends the line of the output, if it has text.

@@ -8,6 +8,7 @@ use crate::machine::Machine;
 use crate::machine::background::Background;
 use crate::machine::processors::MachineVcpu;
 use crate::machine::totals::Totals;
+use crate::machine::trap_vectors::Trap;
 use crate::x86::modes::Mode;
 use crate::x86::probe::Probe;
 
@@ -25,8 +26,8 @@ pub(in crate::machine) struct UsedDevices {
 }
 
 impl Machine {
-    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU, and `trapped_call`
-    /// the vector of a call that led to one of the machine's own vectors. Empty for Linux.
+    /// The doubts about a run that ended with `stop`. `stops` has the stop of each vCPU, and `trap` a
+    /// call or a return that led to one of the machine's own vectors. Empty for Linux.
     ///
     /// # Errors
     /// The kernel refused.
@@ -36,21 +37,26 @@ impl Machine {
         stops: &[Stop],
         totals: &Totals,
         used: UsedDevices,
-        trapped_call: Option<u8>,
+        trap: Option<Trap>,
     ) -> Result<Vec<Doubt>, Error> {
         let Some(image) = self.restore.as_ref().map(|restore| restore.image()) else { return Ok(Vec::new()) };
         if !matches!(stop, Stop::Halted | Stop::Exited(0)) {
             return Ok(Vec::new());
         }
         let calls = image.mode() == Mode::Real
-            && image.boot_disk().is_none()
+            && !image.loads_itself()
             && image.contents().any(|(_, bytes)| bytes.contains(&INT));
         let ended = |stop: &Stop| stop.parks() || matches!(stop, Stop::Exited(_));
+        let called = trap.and_then(|trap| match trap {
+            Trap::Call(vector) => Some(vector),
+            Trap::Return => None,
+        });
         let mut vcpus = Vec::new();
-        let (mut missing, mut waits, mut stacks) = (trapped_call, false, Vec::new());
+        let (mut missing, mut waits, mut stacks) = (called, false, Vec::new());
         let may_be_unstarted = stops.len() > 1 && matches!(self.background, Background::Classic(_));
         for (vcpu, stop) in self.processors.iter_mut().zip(stops).filter(|(_, stop)| ended(stop)) {
-            if may_be_unstarted && vcpu.is_unstarted() {
+            // The guest starts the other vCPUs of a PC, in code that it has put below 1 MiB, or not at all.
+            if may_be_unstarted && vcpu.id() != 0 {
                 continue;
             }
             waits |= matches!(stop, Stop::Halted) && vcpu.regs()?.rflags & INTERRUPTS_ON != 0;
@@ -67,6 +73,7 @@ impl Machine {
             result_place: self.result_place,
             vcpus: &vcpus,
             missing_handler: missing,
+            entry_returned: trap == Some(Trap::Return),
             waits_for_interrupt: waits,
             printed: self.output.printed(),
             is_readable: self.output.printed_text() || used.screen,

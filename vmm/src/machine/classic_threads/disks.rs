@@ -8,12 +8,11 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{EventFd, event};
 use crate::kvm::vm::Vm;
-use crate::machine::bare::Host;
 use crate::shutdown::Deadline;
 use std::sync::{Arc, Mutex};
 
 /// The most disks of a classic PC.
-pub(super) const MAX_DISKS: usize = ata::DRIVES;
+pub(in crate::machine) const MAX_DISKS: usize = ata::DRIVES;
 
 /// The disks, which the ATA channel and the BIOS have in common.
 pub(in crate::machine) struct Disks {
@@ -27,10 +26,14 @@ impl Disks {
     ///
     /// # Errors
     /// The host has no memory or file descriptor left.
-    pub(super) fn attach(disks: Vec<Disk>, ports: &mut Bus, host: &Host) -> Result<Self, Error> {
+    pub(in crate::machine) fn attach(
+        disks: Vec<Disk>,
+        ports: &mut Bus,
+        has_interrupts: bool,
+    ) -> Result<Self, Error> {
         let media = |disk| Ok::<_, Error>(Arc::new(Mutex::new(Media::new(disk)?)));
         let media = disks.into_iter().map(media).collect::<Result<Vec<SharedMedia>, _>>()?;
-        let line = matches!(host, Host::Kvm(..)).then(event).transpose().map_err(Error::host("eventfd"))?;
+        let line = has_interrupts.then(event).transpose().map_err(Error::host("eventfd"))?;
         let raise = line.as_ref().map(EventFd::try_clone).transpose().map_err(Error::host("dup"))?;
         let channel = Arc::new(Mutex::new(Channel::new(media.clone(), raise)));
         ports.attach(ata::PORT.into(), ata::PORTS.into(), channel.clone())?;
@@ -42,7 +45,7 @@ impl Disks {
     ///
     /// # Errors
     /// The kernel refused.
-    pub(super) fn connect(&self, vm: &Vm) -> Result<(), Error> {
+    pub(in crate::machine) fn connect(&self, vm: &Vm) -> Result<(), Error> {
         self.line.iter().try_for_each(|line| vm.connect_interrupt(line, ata::IRQ))
     }
 

@@ -1,4 +1,6 @@
-//! The threads of a classic PC while its vCPUs run.
+//! The disks of a classic PC, and its threads while its vCPUs run. `classic.rs` builds the machine.
+
+pub(super) mod disks;
 
 use crate::console::host::{ConsoleSetup, ConsoleThreads};
 use crate::controller::inquiry::Inquiry;
@@ -7,23 +9,24 @@ use crate::device::pc::cmos::timer::CmosTimer;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, EventFd};
-use crate::machine::classic::Disks;
+use crate::machine::MachineKind;
 use crate::shutdown::{Deadline, Kick, StopHandle};
+use disks::Disks;
 use std::sync::{Arc, Mutex};
 
 /// The threads, before they start.
-pub(in crate::machine) struct Classic {
+pub(super) struct Classic {
     pub(super) console: ConsoleSetup,
     pub(super) stop_handle: Arc<StopHandle>,
     /// Answers the questions of the thread that looks for a halt.
-    pub(in crate::machine) inquiry: Arc<Inquiry>,
+    pub(super) inquiry: Arc<Inquiry>,
     pub(super) disks: Disks,
     /// The clock, and the event that wakes its timer.
     pub(super) cmos: (Arc<Mutex<Cmos>>, Arc<EventFd>),
 }
 
 /// The threads, while they run.
-pub(in crate::machine) struct RunningClassic {
+pub(super) struct RunningClassic {
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
     disks: Disks,
@@ -35,11 +38,7 @@ impl Classic {
     ///
     /// # Errors
     /// The host has no thread left.
-    pub(in crate::machine) fn start(
-        self,
-        deadline: Deadline,
-        vcpus: Arc<dyn Kick>,
-    ) -> Result<RunningClassic, Error> {
+    pub(super) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<RunningClassic, Error> {
         let Self { console, stop_handle, inquiry: _, disks, cmos: (cmos, wake) } = self;
         disks.begin_run(&deadline);
         stop_handle.attach(deadline, vcpus);
@@ -51,7 +50,7 @@ impl Classic {
 
 impl RunningClassic {
     /// Ends the threads. Returns the reason why one of them stopped the machine, if one did.
-    pub(in crate::machine) fn finish(mut self, deadline: &Deadline) -> Option<Stop> {
+    pub(super) fn finish(mut self, deadline: &Deadline) -> Option<Stop> {
         // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.
         host::terminal::restore();
         drop(self.timer);
@@ -59,4 +58,12 @@ impl RunningClassic {
         let failure = self.disks.end_run();
         self.stop_handle.reason().or(failure)
     }
+}
+
+/// The error if a classic PC is reset.
+pub(super) fn is_not_reset() -> Error {
+    Error::Config(format!(
+        "a classic PC runs once and cannot be reset: build a new machine, or one of the kind {}",
+        MachineKind::Bare
+    ))
 }

@@ -1,0 +1,167 @@
+//! The options of `vmm grade`, and the settings of its runs.
+
+use crate::args::{LayoutArg, Timeout, parse_timeout};
+use crate::grade::student_args;
+use crate::processor::VcpuArg;
+use clap::Args;
+use std::ffi::OsString;
+use std::time::Duration;
+use vmm::device::Layout;
+use vmm::machine::Processor;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmm grade so2 ./my-vmm                       a student's VMM for SO2
+  vmm grade so2 ./my-vmm --seed 7              the same texts each time
+  vmm grade --make ./project                   make, then its kvm-hello-world
+  vmm grade --run real='./vmm16 -x'            a command for one task
+  vmm grade kev ./my-vmm                       a student's VMM for KeV
+  vmm grade --guest16 my.bin                   a real-mode guest for SO2
+  vmm grade --simvirtio my.bin@0x1000:64       a SIMVIRTIO driver
+  vmm grade --guest16 a --guest64 b --simvirtio c    three guests
+  vmm grade kev --guest kev-msr=my.bin@0x1000  a guest for KeV
+  vmm grade --reference                        the built-in guests of SO2
+  vmm grade kev --reference --vcpu soft        on the software processor
+
+so2 has five tasks: a 16-bit guest (30 points), a 32-bit or a 64-bit guest (20), SIMVIRTIO (30), polling (10), and \
+counting of exits (10). Of guests, only the tasks with an image are graded: --simvirtio has the points of SIMVIRTIO and of \
+polling, and counting is a part of --reference. A VMM is graded in all five tasks: docs/grading.md has the contract. kev \
+has 20 checks of 5 points each; `vmm guests` describes their guests. Seven of them have a meaning for a VMM.
+
+In the result, + marks a check that passed, and - a check that failed, with the reason. A failed check costs all points \
+of its task, unless it says how many. The last line has the points of all tasks that were graded.
+
+An IMAGE is an ELF executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
+
+Exit status: 0 for all points, 111 for fewer, 110 for a usage error, such as an image that cannot be read, 115 if the host \
+failed, 116 if a VMM cannot be observed, 117 if interrupted. Only 0 and 111 have a result.")]
+pub struct GradeArgs {
+    /// Course whose work is graded: so2, the assignment of the operating systems course, or kev, project 2 of the KeV
+    /// course about VM exits
+    #[arg(value_parser = parse_course, default_value = "so2")]
+    pub(super) course: Course,
+
+    /// Grade IMAGE in the check of kev with the built-in guest NAME: it must end, print and exit like NAME; can be repeated
+    /// for other guests [default mode: the mode of NAME]
+    #[arg(long, value_name = "NAME=IMAGE")]
+    pub(super) guest: Vec<OsString>,
+
+    /// Image for the real-mode task of so2; it must leave 42 in AX and at 0x400 [default mode: real]
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) guest16: Option<OsString>,
+
+    /// Image for the 32/64-bit task of so2; it must print "Hello, world!" [default mode: long]
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) guest64: Option<OsString>,
+
+    /// Image for the SIMVIRTIO and polling tasks of so2; it must send a message that contains "Ana are mere"
+    /// [default mode: long]
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) simvirtio: Option<OsString>,
+
+    /// Layout that the driver of --simvirtio is for, or that the VMM has [default: table; for a VMM: found out]
+    #[arg(long, value_enum)]
+    pub(super) layout: Option<LayoutArg>,
+
+    /// Grade the built-in guests, and this program's counting, instead of a submission
+    #[arg(long, conflicts_with_all = ["guest", "guest16", "guest64", "simvirtio", "program", "vmm", "vmm_polling", "run", "make"])]
+    pub(super) reference: bool,
+
+    /// Processor that runs the guests [default: kvm where it can be used, otherwise soft]
+    #[arg(long, value_enum)]
+    pub(super) vcpu: Option<VcpuArg>,
+
+    /// Time limit of each run in seconds, such as 10 or 0.5; 0 means no limit
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
+    pub(super) timeout: Timeout,
+
+    /// Wall-clock limit of each run in seconds; time spent waiting for input counts; 0 means no limit [default: six
+    /// times --timeout; 60 with --timeout 0]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
+    pub(super) wall_timeout: Option<Timeout>,
+
+    #[command(flatten)]
+    pub(super) vmm: student_args::VmmArgs,
+}
+
+/// The wall-clock limit of a run by default, as a multiple of its time limit.
+const WALL_TIMES: u32 = 6;
+/// The wall-clock limit of a run by default, if it has no time limit.
+const WALL_ALONE: Duration = Duration::from_secs(60);
+
+/// The settings of each run: its processor, its device, and its time limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    pub(super) processor: Option<Processor>,
+    /// The layout of the SIMVIRTIO device, for the driver of a submission.
+    pub(super) layout: Layout,
+    pub(super) timeout: Option<Duration>,
+    pub(super) wall: Option<Duration>,
+}
+
+impl GradeArgs {
+    pub(super) fn settings(&self) -> Settings {
+        let Timeout(timeout) = self.timeout;
+        let default = timeout.map_or(WALL_ALONE, |timeout| timeout.saturating_mul(WALL_TIMES));
+        let processor = self.vcpu.map(Into::into);
+        Settings {
+            processor,
+            layout: self.layout.map_or(Layout::Table, Into::into),
+            timeout,
+            wall: self.wall_timeout.map_or(Some(default), |limit| limit.0),
+        }
+    }
+
+    /// Returns true if the task of an image is graded.
+    pub(super) fn grades(&self, image: Option<&OsString>) -> bool {
+        self.reference || image.is_some()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course {
+    /// The assignment of the operating systems course SO2.
+    So2,
+    /// Project 2 of the KeV course, about VM exits.
+    Kev,
+}
+
+fn parse_course(text: &str) -> Result<Course, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "so2" => Ok(Course::So2),
+        "kev" => Ok(Course::Kev),
+        _ => Err("the courses are so2 and kev; a VMM is graded with `vmm grade so2 PROGRAM`".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_a_wall_clock_limit_unless_it_is_switched_off() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            grade: GradeArgs,
+        }
+        let settings = |line: &str| {
+            let command = <Command as clap::Parser>::try_parse_from(line.split(' ')).unwrap();
+            let Settings { timeout, wall, .. } = command.grade.settings();
+            [timeout, wall].map(|limit| limit.map(|limit| limit.as_secs()))
+        };
+        assert_eq!(settings("grade"), [Some(10), Some(60)]);
+        assert_eq!(settings("grade --timeout 2"), [Some(2), Some(12)]);
+        assert_eq!(settings("grade --timeout 0"), [None, Some(60)]);
+        assert_eq!(settings("grade --timeout 0 --wall-timeout 0"), [None, None]);
+        assert_eq!(settings("grade --timeout 0 --wall-timeout 7"), [None, Some(7)]);
+        assert_eq!(settings("grade --wall-timeout 0"), [Some(10), None]);
+    }
+
+    #[test]
+    fn the_error_for_a_course_has_the_right_command() {
+        assert_eq!((parse_course("so2"), parse_course("KEV")), (Ok(Course::So2), Ok(Course::Kev)));
+        assert!(parse_course("./vmm").unwrap_err().contains("vmm grade so2 PROGRAM"));
+    }
+}
