@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_loop_that_only_halts_is_idle() {
-        let mut vcpu = vcpu();
+        let vcpu = vcpu();
         for (code, halted, idle) in [
             (&[0, 0, 0, 0xf4, 0xeb, 0xfd][..], true, true),
             (&[0, 0, 0xfa, 0xf4, 0xeb, 0xfc], true, true),
@@ -241,7 +241,7 @@ mod tests {
             (&[0, 0, 0, 0, 0xeb, 0xfd], false, false),
         ] {
             vcpu.memory.write(Gpa(0x1000), code).unwrap();
-            assert_eq!(is_idle(&mut vcpu, 0x1004, halted), idle, "{code:x?}");
+            assert_eq!(is_idle(&vcpu, 0x1004, halted), idle, "{code:x?}");
         }
     }
 

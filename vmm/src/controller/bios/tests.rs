@@ -325,7 +325,7 @@ fn random_calls_are_answered() {
             // A wait would take its time.
             0 => {
                 regs.rax = regs.rax & 0xff
-                    | [0x02, 0x03, 0x42, 0x43, 0x48, 0x13, 0x87, 0x06][(random() % 8) as usize] << 8
+                    | [0x02, 0x03, 0x42, 0x43, 0x48, 0x13, 0x87, 0x06][(random() % 8) as usize] << 8;
             }
             1 => regs.rsp = random() % 6,
             2 => regs.rax = 0xe820,
