@@ -8,7 +8,7 @@ mod support;
 use so2::{ALL, VMM, compiled, grade, points, source};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use support::{Files, assert_error, kvm_test, plain_test, run};
 
 fn main() -> ExitCode {

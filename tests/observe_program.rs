@@ -211,7 +211,7 @@ fn refused() {
 fn fresh_line() {
     let on_terminal = |line: &str| {
         let mut script = Command::new("script");
-        let line = format!("stty cols 40; export TERM=vt100; {line}");
+        let line = format!("stty cols 40 rows 20; export TERM=vt100; {line}");
         let ran = run(script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()));
         ran.text()
     };

@@ -106,7 +106,7 @@ fn run_kernel(
     let builder = builder.screen_on_terminal(text.is_terminal);
     let disks = boot_files::open_disks(Some(&arguments.kernel), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
-    let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard());
+    let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard);
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     processor::announce(&machine);

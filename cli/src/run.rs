@@ -186,7 +186,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .measure
         .apply(builder)
         .machine(arguments.machine.map(Into::into))
-        .keyboard(terminal::is_keyboard())
+        .keyboard(terminal::is_keyboard)
         .screen_on_terminal(text.is_terminal)
         .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))

@@ -1,4 +1,6 @@
 use super::*;
+use clap::ValueEnum;
+use vmm::x86::Mode;
 
 #[test]
 fn numbers_and_sizes_are_parsed() {

@@ -51,7 +51,7 @@ pub struct Builder {
     guest: Guest,
     pub(super) machine: Option<MachineKind>,
     /// The input is a keyboard, with the escape key.
-    pub(super) keyboard: bool,
+    pub(super) keyboard: fn() -> bool,
     pub(super) screen_on_terminal: bool,
     pub(super) qemu_exit: bool,
     /// The bytes that are at 0x400 before the first run, unless the image covers them.
@@ -103,7 +103,7 @@ impl Builder {
         Self {
             guest,
             machine: None,
-            keyboard: false,
+            keyboard: || false,
             disks: Vec::new(),
             screen_on_terminal: false,
             qemu_exit: false,
@@ -163,9 +163,10 @@ impl Builder {
         self
     }
 
-    /// If set, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Off by default.
-    pub fn keyboard(mut self, keyboard: bool) -> Self {
-        self.keyboard = keyboard;
+    /// If `is_keyboard` returns true, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Other
+    /// machines do not call it. Off by default.
+    pub fn keyboard(mut self, is_keyboard: fn() -> bool) -> Self {
+        self.keyboard = is_keyboard;
         self
     }
 

@@ -182,15 +182,16 @@ impl Builder {
         let inquiry = Arc::new(Inquiry::new(self.cpus));
         let mut halt = HaltWatch::new(inquiry.clone(), stop_handle.clone());
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
+        let is_typed = (self.keyboard)();
         let inputs = Inputs {
             keyboard: KeyboardPort::new(devices.keyboard, line.drained.clone(), accepts),
             serial: SerialPort { serial: line.serial, drained: line.drained },
-            is_typed: self.keyboard,
+            is_typed,
         };
         let console = ConsoleSetup {
             typed,
             input,
-            escapes: self.keyboard,
+            escapes: is_typed,
             port: Box::new(inputs),
             output: self.output.clone(),
             prompt,

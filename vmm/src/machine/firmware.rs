@@ -46,7 +46,7 @@ impl Builder {
         has_controllers: bool,
     ) -> Option<Box<Bios>> {
         let disk = image.boot_disk()?;
-        let input = match has_controllers && self.keyboard {
+        let input = match has_controllers && (self.keyboard)() {
             true => Input::none(),
             false => std::mem::replace(&mut self.input, Input::none()),
         };

@@ -3,7 +3,7 @@
 //! Its image is not known, so the doubts that compare with it are missing: an end outside of it, texts that were not printed,
 //! and stores to places without a device, which only the program knows.
 
-use super::{Doubt, Original, has_no_result, missing_firmware, missing_handler, screen};
+use super::{Doubt, Original, has_no_result, missing_handler, screen};
 use crate::memory::{Gpa, ReadMemory};
 use crate::x86::modes::CR0_PE;
 use crate::x86::probe::Probe;
@@ -51,7 +51,10 @@ impl Doubt {
         match self {
             Self::MissingHandler(vector) => format!(
                 "it called int {vector:#x}, which has no handler: its vector is empty, because its memory has {}",
-                missing_firmware(*vector)
+                match vector {
+                    0x20..=0x2f => "no BIOS and no DOS",
+                    _ => "no BIOS",
+                }
             ),
             Self::TextScreen(text) => {
                 format!("it wrote {text:?} to the text screen at 0xb8000, which is plain memory in this VM")

@@ -35,7 +35,7 @@ impl Format {
         if self.has_24_hours {
             return self.encode(hour);
         }
-        let twelfth = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelfth = if hour.is_multiple_of(12) { 12 } else { hour % 12 };
         self.encode(twelfth) | if hour >= 12 { AFTERNOON } else { 0 }
     }
 
