@@ -250,7 +250,7 @@ mod tests {
         let mut chips = Chips::new(Duration::ZERO);
         assert_eq!(chips.until_tick(Duration::ZERO), Some(TICK));
         chips.take_tick(TICK);
-        assert_eq!(chips.until_tick(TICK), Some(TICK));
+        assert_eq!(chips.until_tick(TICK), Some(chips.period()));
         // 1000 Hz.
         for (port, value) in [(0x43, 0x36), (0x40, 0xa9), (0x40, 0x04)] {
             assert!(chips.write(port, value, TICK));

@@ -27,7 +27,7 @@ impl Caller {
 
     fn with_input(disk: usize, input: &[u8]) -> Self {
         let memory = GuestMemory::new(&[(Gpa(0), RAM)]).unwrap();
-        let bytes: Vec<u8> = (0..disk).map(|at| (at / 512) as u8 + 1).collect();
+        let bytes: Vec<u8> = (0..disk).map(|at| ((at / 512) as u8).wrapping_add(1)).collect();
         let disk: Content = Arc::new(bytes.into());
         memory.write(Gpa(video::SCREEN), &video::blank_page()).unwrap();
         for (start, bytes) in super::memory(&disk) {
