@@ -52,8 +52,7 @@ fn observe(options: &[&str], mistake: &str) -> Ran {
         files
     });
     let mut vmm = Command::new(VMM);
-    vmm.arg("observe")
-        .args(if options.contains(&"--timeout") { &[][..] } else { &["--timeout", "20"] })
+    vmm.args(["observe", "--timeout", seconds])
         .args(options)
         .arg("--")
         .arg(folder.0.path().join("dying"))
