@@ -27,7 +27,7 @@ impl Caller {
 
     fn with_input(disk: usize, input: &[u8]) -> Self {
         let memory = GuestMemory::new(&[(Gpa(0), RAM)]).unwrap();
-        let bytes: Vec<u8> = (0..disk).map(|at| (at / 512) as u8 + 1).collect();
+        let bytes: Vec<u8> = (0..disk).map(|at| ((at / 512) as u8).wrapping_add(1)).collect();
         let disk: Content = Arc::new(bytes.into());
         memory.write(Gpa(video::SCREEN), &video::blank_page()).unwrap();
         for (start, bytes) in super::memory(&disk) {
@@ -325,7 +325,7 @@ fn random_calls_are_answered() {
             // A wait would take its time.
             0 => {
                 regs.rax = regs.rax & 0xff
-                    | [0x02, 0x03, 0x42, 0x43, 0x48, 0x13, 0x87, 0x06][(random() % 8) as usize] << 8
+                    | [0x02, 0x03, 0x42, 0x43, 0x48, 0x13, 0x87, 0x06][(random() % 8) as usize] << 8;
             }
             1 => regs.rsp = random() % 6,
             2 => regs.rax = 0xe820,
