@@ -15,18 +15,21 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use support::{Files, kvm_test, plain_test, run, shell, wait};
 
+/// The name of a test, and its body, which gets the engine.
+type Test = (&'static str, fn(&'static str));
+
 const ENGINES: [&str; 2] = ["preload", "ptrace"];
 
 fn main() -> ExitCode {
     support::watchdog();
-    let with_kvm: [(&str, fn(&'static str)); 5] = [
+    let with_kvm: [Test; 5] = [
         ("the_exits_of_every_kind_of_program_are_counted_exactly", exact_counts),
         ("the_exits_of_this_program_are_those_that_it_counts", itself),
         ("the_program_sees_no_difference", no_difference),
         ("a_time_limit_ends_all_children", timeout),
         ("a_signal_reaches_the_program_once", signals),
     ];
-    let plain: [(&str, fn(&'static str)); 3] = [
+    let plain: [Test; 3] = [
         ("a_program_without_kvm_made_no_vm", no_vm),
         ("the_status_is_that_of_the_program", statuses),
         ("the_program_has_its_input_and_output", streams),

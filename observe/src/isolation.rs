@@ -278,6 +278,8 @@ mod tests {
         let mut isolation = Isolation::prepare(&mut command).unwrap();
         let (mut output, writer) = io::pipe().unwrap();
         command.stdout(writer);
+        // The isolation reaps it.
+        #[allow(clippy::zombie_processes)]
         command.spawn().unwrap();
         drop(command);
         let (_, Some(Pids { init, program })) = isolation.started() else {

@@ -184,7 +184,8 @@ impl Injection {
 /// see EINTR.
 pub(super) fn repeat(tid: i32) {
     let Ok(registers) = sys::registers(tid) else { return };
-    if registers.orig_rax != NO_CALL && registers.rax.cast_signed() == -i64::from(libc::EINTR) {
+    if registers.orig_rax != NO_CALL && registers.rax.cast_signed() == i64::from(libc::EINTR).saturating_neg()
+    {
         let rip = registers.rip.wrapping_sub(SYSCALL.len() as u64);
         let again = Registers { rip, rax: registers.orig_rax, orig_rax: NO_CALL, ..registers };
         // This fails only if the thread was killed.

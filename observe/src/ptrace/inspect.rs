@@ -63,7 +63,7 @@ fn wait(tid: i32, began: Instant) -> bool {
 fn look(tid: i32, each: &mut dyn FnMut(i32, Box<(Regs, Sregs)>)) {
     let Ok(registers) = sys::registers(tid) else { return };
     let is_run = registers.orig_rax == u64::from(IOCTL) && registers.rsi as u32 == RUN;
-    let was_interrupted = registers.rax.cast_signed() == -i64::from(libc::EINTR);
+    let was_interrupted = registers.rax.cast_signed() == i64::from(libc::EINTR).saturating_neg();
     let Some(mut injection) = Some(tid).filter(|_| is_run && was_interrupted).and_then(Injection::at_return)
     else {
         return;
