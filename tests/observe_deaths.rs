@@ -43,11 +43,6 @@ fn main() -> ExitCode {
 
 /// Observes the program with this mistake.
 fn observe(options: &[&str], mistake: &str) -> Ran {
-    observe_for("20", options, mistake)
-}
-
-/// Observes it with a time limit of so many seconds.
-fn observe_for(seconds: &str, options: &[&str], mistake: &str) -> Ran {
     let folder = PROGRAM.get_or_init(|| {
         let files = Files::new();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/dying.c");
@@ -226,7 +221,7 @@ fn unanswered() {
 /// The program does not end by itself, and its guest makes no exit.
 fn endless() {
     for engine in ENGINES {
-        let ran = observe_for("2", &["--engine", engine], "loop");
+        let ran = observe(&["--engine", engine, "--timeout", "2"], "loop");
         assert_eq!(ran.status, 114, "{}", ran.stderr);
         assert!(!ran.stderr.contains("Interrupted system call"), "{}", ran.stderr);
         let [stuck] = deaths(&ran)[..] else { panic!("{}", ran.stderr) };

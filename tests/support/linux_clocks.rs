@@ -53,7 +53,7 @@ pub fn all_time_sources() {
 /// The kernel calibrates its delay loop without a timer interrupt, and shows no text.
 pub fn waits_for_a_timer() {
     let kernel = kit("vmlinux");
-    let arguments = [&kernel, "--cmdline", NO_KVM_CLOCK, "--clock", "kvm", "--timeout", "40"];
+    let arguments = [&kernel, "--cmdline", NO_KVM_CLOCK, "--clock", "kvm", "--timeout", "90"];
     let mut linux = Linux::start(&arguments, Stdio::null());
     let (status, report) = linux.end();
     assert_eq!(status, 114, "{report}");

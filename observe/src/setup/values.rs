@@ -16,7 +16,7 @@ pub(super) fn long(data: &[u8], at: usize) -> Option<u64> {
 pub(super) fn size(bytes: u64) -> String {
     /// The number of KiB from which on MiB are easier to read.
     const MANY: u64 = 10_000;
-    if bytes % (1 << 20) != 0 && bytes.is_multiple_of(1 << 10) && bytes >> 10 >= MANY {
+    if !bytes.is_multiple_of(1 << 20) && bytes.is_multiple_of(1 << 10) && bytes >> 10 >= MANY {
         return format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     }
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];

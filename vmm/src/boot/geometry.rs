@@ -71,8 +71,11 @@ impl Geometry {
     /// The hard disk with room for this number of bytes.
     pub(crate) fn of_hard_disk(bytes: u64) -> Self {
         let total = bytes.div_ceil(SECTOR);
-        let (heads, sectors) =
-            if total <= MAX_CYLINDERS.saturating_mul(SMALL.0 * SMALL.1) { SMALL } else { LARGE };
+        let (heads, sectors) = if total <= MAX_CYLINDERS.saturating_mul(SMALL.0.saturating_mul(SMALL.1)) {
+            SMALL
+        } else {
+            LARGE
+        };
         let cylinders = total.div_ceil(heads.saturating_mul(sectors)).clamp(1, MAX_CYLINDERS);
         Self { cylinders, heads, sectors, floppy: None }
     }

@@ -150,7 +150,7 @@ mod tests {
     /// A file of 64 KiB with `bytes` at an offset, and a byte of code.
     fn at(offset: usize, bytes: &[u8]) -> Vec<u8> {
         let mut file = vec![0; 0x1_0000];
-        file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        file[offset..][..bytes.len()].copy_from_slice(bytes);
         file[0x100] = 0xfa;
         file
     }

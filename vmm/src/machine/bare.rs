@@ -331,11 +331,8 @@ fn warn_of_overlaps(image: &Image, map: Map) {
             "the image covers 0x400, where a guest of the assignment leaves its result: the result would overwrite the image"
         );
     }
-    if image.mode() == Mode::Real
-        && image
-            .flat_file()
-            .is_some_and(|(start, bytes)| (start..).zip(bytes).any(|(gpa, byte)| gpa > 0xffff && *byte != 0))
-    {
+    let is_plain = image.flat_file().is_some() && image.boot_disk().is_none() && image.rom_range().is_none();
+    if image.mode() == Mode::Real && is_plain && image.covers(0x1_0000, u64::MAX) {
         log::warn!(
             "the image goes on above 0xffff, where the instruction pointer of real mode begins again at 0: code there needs a far \
              jump or call, or give a segment (FILE@SEG:OFF)"

@@ -15,6 +15,7 @@ mod tests;
 
 pub use foreign::HaltedVcpu;
 pub(super) use gather::UsedDevices;
+use missing_handler::missing_firmware_here;
 pub(super) use missing_handler::{missing_firmware, missing_handler};
 
 use crate::boot::{Image, list_ranges};
@@ -89,7 +90,7 @@ impl fmt::Display for Doubt {
             Self::MissingHandler(vector) => write!(
                 f,
                 "it called int {vector:#x}, which has no handler, because this machine has {}: print with port 0xe9",
-                missing_firmware(*vector)
+                missing_firmware_here(*vector)
             ),
             Self::EntryReturned => f.write_str(
                 "probably the entry point returned (a ret, and nothing had called it): end it with hlt, or write its exit code to \

@@ -100,9 +100,8 @@ impl TimeSources {
         let timer = Arc::new(Mutex::new(PmTimer::default()));
         ports.attach(pm_timer::PORT.into(), pm_timer::PORTS.into(), timer)?;
         let pit = matches!(self.sources, Sources::KvmFirst | Sources::AllOnDemand).then(|| self.pit());
-        if let Some(pit) = &pit {
-            ports.attach(pit::PORT.into(), pit::PORTS.into(), Arc::new(Mutex::new(pit.clone())))?;
-        }
+        let counters = pit.clone().unwrap_or_else(Pit::absent);
+        ports.attach(pit::PORT.into(), pit::PORTS.into(), Arc::new(Mutex::new(counters)))?;
         let controller = I8042::with_system_control(SystemControl::with_pit(pit));
         ports.attach(i8042::PORT.into(), i8042::PORTS.into(), Arc::new(Mutex::new(controller)))?;
         Ok(())

@@ -59,9 +59,9 @@ impl StopHandle {
     pub(crate) fn kick_again(&self) {
         if let (Some((deadline, vcpus)), Some(reason)) = (self.machine.get(), self.reason()) {
             if reason.is_orderly() {
-                deadline.request_stop()
+                deadline.request_stop();
             } else {
-                deadline.abandon()
+                deadline.abandon();
             }
             vcpus.kick_all();
         }

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn image(len: usize) -> Disk {
-        let bytes: Vec<u8> = (0..len).map(|at| (at / 512) as u8 + 1).collect();
+        let bytes: Vec<u8> = (0..len).map(|at| ((at / 512) as u8).wrapping_add(1)).collect();
         Disk::new(Arc::new(bytes.into()))
     }
 

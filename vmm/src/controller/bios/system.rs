@@ -50,7 +50,10 @@ impl Bios {
                 let above = self.ram.saturating_sub(MIB) >> 10;
                 let low = above.min(15 << 10) as u16;
                 let high = u16::try_from(above.saturating_sub(15 << 10) >> 6).unwrap_or(u16::MAX);
-                (call.set_ax(low), call.set_cx(low), call.set_bx(high), call.set_dx(high));
+                call.set_ax(low);
+                call.set_cx(low);
+                call.set_bx(high);
+                call.set_dx(high);
                 call.set_flag(CARRY, false);
             }
             // A20 is always on.

@@ -101,7 +101,7 @@ fn long(call: &Call<'_>, at: u64) -> u32 {
 
 /// The last two decimal digits of `value`, in BCD.
 fn bcd(value: u64) -> u8 {
-    ((value / 10 % 10) << 4 | value % 10) as u8
+    (((value / 10 % 10) << 4) | (value % 10)) as u8
 }
 
 /// Year, month and day of the month, `days` after 1 January 1970. The years begin in March here, so that the leap day is the

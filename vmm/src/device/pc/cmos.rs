@@ -322,4 +322,5 @@ impl Device for Cmos {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests;

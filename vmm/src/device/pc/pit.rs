@@ -74,6 +74,12 @@ impl Pit {
         Self(Arc::new(Mutex::new(Some(Box::new(create)))))
     }
 
+    /// The ports of a machine without a timer. The counters read as 0, so a kernel that measures time with them gives up at
+    /// once.
+    pub fn absent() -> Self {
+        Self(Arc::default())
+    }
+
     /// Creates the timer, unless it exists.
     pub(super) fn create(&self, first: FirstUse) -> ControlFlow<Stop> {
         let create = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -129,6 +135,13 @@ mod tests {
         assert!(pit.write(3, 1, 0x34).is_continue() && other.write(3, 1, 0xb0).is_continue());
         let first = FirstUse::Control { counter: 0, access: 3, mode: 2, bcd: 0 };
         assert_eq!(*uses.lock().unwrap(), [first]);
+    }
+
+    #[test]
+    fn an_absent_timer_reads_as_0_and_is_never_created() {
+        let mut pit = Pit::absent();
+        assert!(pit.write(3, 1, 0xb0).is_continue());
+        assert_eq!(pit.read(2, 1).continue_value(), Some(0));
     }
 
     #[test]

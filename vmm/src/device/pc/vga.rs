@@ -248,4 +248,5 @@ impl Device for Vga {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests;

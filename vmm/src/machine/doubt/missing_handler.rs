@@ -19,8 +19,15 @@ const FIXED_FLAGS: (u16, u16) = (0x802a, 0x0002);
 pub(crate) fn missing_firmware(vector: u8) -> &'static str {
     match vector {
         0x20..=0x2f => "no BIOS and no DOS",
-        0x10..=0x1c => "no BIOS (--machine bios has one, for boot disks)",
         _ => "no BIOS",
+    }
+}
+
+/// The same for a machine of this program, with the machine that has it.
+pub(super) fn missing_firmware_here(vector: u8) -> &'static str {
+    match vector {
+        0x10..=0x1c => "no BIOS (--machine bios has one, for boot disks)",
+        _ => missing_firmware(vector),
     }
 }
 

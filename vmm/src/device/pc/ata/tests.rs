@@ -269,7 +269,7 @@ fn accesses_of_other_widths_move_words() {
     // An access to the registers covers one register with each byte.
     bench.write(2, 9);
     assert!(bench.channel.lock().unwrap().write(3, 2, 0x0201).is_continue());
-    assert_eq!((bench.read(2, 4), bench.read(6, 4)), (0x0002_0109, 0xffff_50a0));
+    assert_eq!((bench.read(2, 4), bench.read(6, 4)), (0x0002_0109, 0xffff_50e0));
 }
 
 #[test]
