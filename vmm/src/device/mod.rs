@@ -17,7 +17,6 @@ pub(crate) mod bus;
 pub(crate) mod debugcon;
 pub(crate) mod exit_port;
 pub(crate) mod fifo;
-#[cfg(has_kvm)]
 pub(crate) mod pc;
 pub(crate) mod serial;
 pub(crate) mod simvirtio;
