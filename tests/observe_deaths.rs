@@ -51,12 +51,9 @@ fn observe(options: &[&str], mistake: &str) -> Ran {
         assert!(gcc.status().is_ok_and(|status| status.success()), "gcc compiles dying.c");
         files
     });
+    let limit: &[&str] = if options.contains(&"--timeout") { &[] } else { &["--timeout", "20"] };
     let mut vmm = Command::new(VMM);
-    vmm.args(["observe", "--timeout", seconds])
-        .args(options)
-        .arg("--")
-        .arg(folder.0.path().join("dying"))
-        .arg(mistake);
+    vmm.arg("observe").args(limit).args(options).arg("--").arg(folder.0.path().join("dying")).arg(mistake);
     run(vmm.stdout(Stdio::piped()).env_remove("RUST_LOG"))
 }
 

@@ -251,7 +251,7 @@ fn setup(number: u64) -> SavedSetup {
         call: "KVM_SET_REGS".into(),
         times: number,
         words: "rip 0x1000".into(),
-        failure: (number % 3 == 0).then(|| "EINVAL: KVM refuses the arguments".into()),
+        failure: number.is_multiple_of(3).then(|| "EINVAL: KVM refuses the arguments".into()),
     };
     let slot = SavedSlot { vm: 1, slot: 7, first: number, size: number, host: 1, flags: "read-only".into() };
     SavedSetup {
