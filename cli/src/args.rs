@@ -26,8 +26,7 @@ Examples:
   vmm run simvirtio --transport polling      the same, over shared memory
   vmm run guest.bin@0x1000:32 --verify       a 32-bit flat binary at 0x1000
   vmm run guest.elf --cpus 4 --timeout 60    an ELF executable on four vCPUs
-  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module, on a
-                                             classic PC with interrupts
+  vmm run kernel.elf --module initrd,text    a multiboot kernel with a module
   vmm run guest.bin@0x1000:0x0 --set ax=2    16-bit code with CS 0x1000
   vmm run disk.img                           a boot sector or disk, with a BIOS
   vmm run --rom bios.bin                     firmware, from its reset vector

@@ -120,19 +120,26 @@ impl Machine {
     }
 
     /// At a limit, the vCPU that notices it first stops the machine. If that one has not run, blames one that has: they swap
-    /// their stops. Returns the index of the vCPU that stopped the machine.
+    /// their stops. A vCPU that has not run is never at a limit. Returns the index of the vCPU that stopped the machine.
     fn blame_a_started_vcpu(&self, vcpus: &mut [(Stop, VcpuResult)], stopped_by: usize) -> usize {
         let is_unstarted = |index: usize| self.processors.get(index).is_some_and(|vcpu| vcpu.is_unstarted());
         let at_a_limit = |(stop, _): &(Stop, VcpuResult)| {
             matches!(stop, Stop::Timeout(_) | Stop::WallTimeout(_) | Stop::Interrupted)
         };
         let several = vcpus.len() > 1;
-        if !several || !vcpus.get(stopped_by).is_some_and(at_a_limit) || !is_unstarted(stopped_by) {
+        if !several || !vcpus.get(stopped_by).is_some_and(at_a_limit) {
             return stopped_by;
         }
-        let started = (0..vcpus.len()).find(|index| !is_unstarted(*index)).unwrap_or(stopped_by);
+        let started =
+            (0..vcpus.len()).find(|index| !is_unstarted(*index)).filter(|_| is_unstarted(stopped_by));
+        let started = started.unwrap_or(stopped_by);
         if let Ok([(noticed, _), (blamed, _)]) = vcpus.get_disjoint_mut([stopped_by, started]) {
             std::mem::swap(noticed, blamed);
+        }
+        for (index, vcpu) in vcpus.iter_mut().enumerate() {
+            if index != started && is_unstarted(index) && at_a_limit(vcpu) {
+                vcpu.0 = Stop::Interrupted;
+            }
         }
         started
     }

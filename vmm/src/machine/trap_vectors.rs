@@ -1,7 +1,8 @@
 //! Vectors for a real-mode guest on a machine without a BIOS: they tell a fault, and a call that nothing answers.
 //!
 //! Without them, an exception or `int n` jumps to 0000:0000, and the guest runs through whatever is there. With them it halts
-//! at once, at a place that tells the vector: vector `n` leads to the HLT at 0000:0500 + `n`. The frame that the processor has
+//! at once, at a place that tells the vector: vector `n` leads to the HLT at 0000:0408 + `n`, where a PC has the data of its BIOS.
+//! The last vectors share a HLT, because memory from 0x500 on belongs to the guest. The frame that the processor has
 //! pushed tells the instruction (Intel SDM volume 3, section 22.1.4). All segments are 0, because a guest may set only the
 //! offset of a vector. They share their page with the result at 0x400, so they cost no page.
 //!
@@ -20,7 +21,9 @@ use simvirtio::abi;
 use std::ops::Range;
 
 /// The addresses of the HLT.
-const HALTS: Range<u64> = 0x500..0x600;
+const HALTS: Range<u64> = 0x408..0x500;
+/// The first of the vectors that share the last HLT. No exception has such a vector, so only `int n` leads there.
+const SHARED: u8 = (HALTS.end - HALTS.start - 1) as u8;
 /// The memory in which no image may be.
 const PLACES: Range<u64> = 0..HALTS.end;
 /// The values of the instruction pointer after one of the HLT.
@@ -45,11 +48,11 @@ pub(super) fn memory(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
 
 /// The entry of a vector: offset and segment.
 fn entry(vector: u8) -> [u8; 4] {
-    let [low, high] = (HALTS.start as u16 + u16::from(vector)).to_le_bytes();
+    let [low, high] = (HALTS.start as u16 + u16::from(vector.min(SHARED))).to_le_bytes();
     [low, high, 0, 0]
 }
 
-/// The vector whose HLT a vCPU has executed. `None` if it is elsewhere, or if the guest has changed the vector.
+/// The vector whose HLT a vCPU has executed, or [`SHARED`] for one of those that share it. `None` if it is elsewhere, or if the guest has changed the vector.
 fn vector(regs: &Regs, sregs: &Sregs, memory: &GuestMemory) -> Option<u8> {
     if sregs.cr0 & CR0_PE != 0 || sregs.cs.base != 0 || !POINTERS.contains(&regs.rip) {
         return None;
@@ -135,7 +138,9 @@ fn leave_vector(vcpu: &mut dyn MachineVcpu, memory: &GuestMemory) -> Result<Opti
     let base = u64::from(cs) << 4;
     let mut before = [0; 2];
     let is_read = memory.read(Gpa(base.wrapping_add(ip.wrapping_sub(2).into())), &mut before);
-    let is_call = is_read && before == [INT, vector];
+    let called = Some(before[1]).filter(|_| is_read && before[0] == INT);
+    let vector = called.filter(|number| vector == SHARED && *number > SHARED).unwrap_or(vector);
+    let is_call = called == Some(vector);
     let trapped =
         Trapped { vector, place: (cs, ip), is_call, has_frame: flags & FIXED_FLAGS.0 == FIXED_FLAGS.1 };
     if !trapped.has_frame {
@@ -174,14 +179,14 @@ mod tests {
             let mut code = [0];
             assert!(vcpu.memory().read(Gpa(offset), &mut code) && code == [HLT]);
             let regs = Regs { rip: offset + 1, ..Default::default() };
-            assert_eq!(vector(&regs, &Sregs::default(), vcpu.memory()), Some(number));
+            assert_eq!(vector(&regs, &Sregs::default(), vcpu.memory()), Some(number.min(SHARED)));
         }
     }
 
     #[test]
     fn a_vector_that_the_guest_has_changed_tells_nothing() {
         let vcpu = vcpu();
-        let regs = Regs { rip: 0x501, ..Default::default() };
+        let regs = Regs { rip: HALTS.start + 1, ..Default::default() };
         assert_eq!(vector(&regs, &Sregs::default(), vcpu.memory()), Some(0));
         vcpu.memory().write(Gpa(0), &[0x01]).unwrap();
         assert_eq!(vector(&regs, &Sregs::default(), vcpu.memory()), None);
@@ -190,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_image_over_the_vectors_keeps_its_bytes() {
-        for (start, has) in [(0, false), (0x3ff, false), (0x5ff, false), (0x600, true), (0x7c00, true)] {
+        for (start, has) in [(0, false), (0x3ff, false), (0x4ff, false), (0x500, true), (0x7c00, true)] {
             let image = Image::flat(vec![HLT; 4], Mode::Real, Gpa(start)).unwrap();
             assert_eq!(!memory(&image).is_empty(), has, "{start:#x}");
         }
