@@ -149,14 +149,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
     let names = Names::of(&arguments.measure, guest)?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
-    let target = match (&arguments.rom, &arguments.guest) {
-        (Some(rom), _) => RunTarget::rom(rom)?,
-        (None, guest) => {
-            let guest = guest.as_deref().unwrap_or_default();
-            let bios = arguments.machine.map(|machine| matches!(machine, MachineArg::Bios));
-            RunTarget::find(guest, arguments.mode.map(Into::into), arguments.load_at, limit, bios)?
-        }
-    };
+    let target = find(arguments, limit)?;
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
     let cpuid = shows_cpuid(arguments, &target)?;
     let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;
@@ -167,18 +160,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         Some(Map::Plain) => Some(arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM)),
         _ => arguments.mem,
     };
-    let builder = cpuid_changes(arguments).fold(target.builder(), Builder::cpuid_override);
-    let rules = arguments.msr.iter();
-    let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
-    let builder = match arguments.cpus {
-        Some(cpus) => builder.cpus(cpus),
-        None => builder,
-    };
-    let builder = if arguments.kev { builder.kev(true) } else { builder };
-    let builder = match arguments.layout {
-        Some(layout) => builder.layout(layout.into()),
-        None => builder,
-    };
+    let builder = with_changes(arguments, target.builder());
     let file = arguments.guest.as_deref().and_then(crate::target::file);
     let disks = boot_files::open_disks(file.as_deref(), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
@@ -217,6 +199,35 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     }
     let places = names.places(&report, machine.memory());
     Ok(Ran { name: target.name, report, places })
+}
+
+/// Finds the guest, or the ROM.
+///
+/// # Errors
+/// It cannot be read, or the options do not suit it.
+fn find(arguments: &RunArgs, limit: u64) -> Result<RunTarget, Error> {
+    if let Some(rom) = &arguments.rom {
+        return RunTarget::rom(rom);
+    }
+    let guest = arguments.guest.as_deref().unwrap_or_default();
+    let bios = arguments.machine.map(|machine| matches!(machine, MachineArg::Bios));
+    RunTarget::find(guest, arguments.mode.map(Into::into), arguments.load_at, limit, bios)
+}
+
+/// Changes the machine that suits the guest as the user asks.
+fn with_changes(arguments: &RunArgs, builder: Builder) -> Builder {
+    let builder = cpuid_changes(arguments).fold(builder, Builder::cpuid_override);
+    let rules = arguments.msr.iter();
+    let builder = rules.fold(builder, |builder, (index, rule)| builder.msr_rule(*index, *rule));
+    let builder = match arguments.cpus {
+        Some(cpus) => builder.cpus(cpus),
+        None => builder,
+    };
+    let builder = if arguments.kev { builder.kev(true) } else { builder };
+    match arguments.layout {
+        Some(layout) => builder.layout(layout.into()),
+        None => builder,
+    }
 }
 
 /// The image with the registers, the command line and the modules that the user gave.

@@ -76,11 +76,23 @@ pub fn ending(report: &Report) -> String {
             (false, _) => write!(text, "; wrong result: {verdict}, and both should be 42"),
         };
     }
+    write_layout(&mut text, report);
+    for doubt in &report.doubts {
+        let _ = write!(text, "; {doubt}");
+    }
+    if let Some(modes) = report.other_mode {
+        let _ = write!(text, "; probably the code is for another mode: give {modes} (FILE@ADDR:MODE)");
+    }
+    text
+}
+
+/// Writes the advice for a driver that uses the other layout of SIMVIRTIO's config table.
+fn write_layout(to: &mut String, report: &Report) {
     if report.verified() != Some(true)
         && !report.left_its_image()
         && let Some(layout) = report.foreign_layout()
     {
-        text += match layout {
+        *to += match layout {
             Layout::Struct => {
                 "; its driver uses the layout of the assignment's struct device_t, and this device has that of its table: give \
                  --layout struct, or use guest/include/simvirtio.h"
@@ -91,16 +103,9 @@ pub fn ending(report: &Report) -> String {
             }
         };
     }
-    for doubt in &report.doubts {
-        let _ = write!(text, "; {doubt}");
-    }
-    if let Some(modes) = report.other_mode {
-        let _ = write!(text, "; probably the code is for another mode: give {modes} (FILE@ADDR:MODE)");
-    }
-    text
 }
 
-/// Writes what the console of a kernel tells about its end: a panic, or nothing.
+/// Writes the text with which the console of a kernel tells about its end: a panic, or nothing.
 fn write_console(to: &mut String, boot: &BootReport, stop: &Stop) {
     // Writing to a String cannot fail.
     if let Some(reason) = boot.panic.as_ref().filter(|_| !matches!(stop, Stop::Panicked(_))) {

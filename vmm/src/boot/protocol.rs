@@ -355,7 +355,7 @@ impl Image {
     }
 }
 
-/// What the firmware of a machine leaves to a kernel.
+/// The tables that the firmware of a machine leaves to a kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
     /// The end of low memory. The memory from here to 1 MiB is reserved.

@@ -8,6 +8,7 @@ use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
 use crate::device::simvirtio::{Simvirtio, Transport, TrappedMemory, Window};
 use crate::error::{Error, ImageError};
+use crate::kvm::irqchip::Irqchip;
 use crate::kvm::vm::{System, Vm};
 use crate::machine::assembly::Parts;
 use crate::machine::background::{Background, SharedWindow};
@@ -38,6 +39,14 @@ pub(super) enum Host {
     },
 }
 
+/// The parts of a bare machine that its vCPUs need.
+struct BarePlaces<'a> {
+    memory: &'a GuestMemory,
+    background: &'a Background,
+    image: &'a Image,
+    map: Map,
+}
+
 impl Builder {
     /// Builds a machine for `image`: see [`Builder::build`].
     pub(super) fn build_bare(mut self, image: Image) -> Result<Machine, Error> {
@@ -65,32 +74,8 @@ impl Builder {
             image.places(),
             self.cpus
         );
-        let (processors, kvm_error, irqchip) = match host {
-            Host::Kvm(system, vm) => {
-                self.set_up(&vm, &memory, &background, coalesced)?;
-                let vcpus = self.create_vcpus(&system, &vm, &memory, |vcpu, index| {
-                    if coalesced {
-                        vcpu.hand_on_coalesced();
-                    }
-                    vcpu.set_start(image.start(), TABLES, index)?;
-                    if self.irqchip { vcpu.remember_lapic() } else { Ok(()) }
-                })?;
-                let irqchip = self.irqchip.then(|| vm.irqchip()).transpose()?;
-                (Processors::Kvm { vcpus, vm }, None, irqchip)
-            }
-            Host::Soft { kvm_error } => {
-                let shares = map == Map::So2 && transport.shares_memory();
-                let rings = shares && transport == Transport::Doorbell;
-                let slice = if shares && !rings { POLLING_SLICE } else { SLICE };
-                let vcpus = self.create_soft_vcpus(&memory, slice, |vcpu, index| {
-                    if rings {
-                        vcpu.connect_doorbell();
-                    }
-                    vcpu.set_start(image.start(), TABLES, index);
-                })?;
-                (Processors::Soft(vcpus), kvm_error, None)
-            }
-        };
+        let places = BarePlaces { memory: &memory, background: &background, image: &image, map };
+        let (processors, kvm_error, irqchip) = self.bare_processors(host, &places, transport)?;
         let mode = image.mode();
         let ranges = image.ranges();
         let restore = Some(Restore::new(image, tables, irqchip));
@@ -108,6 +93,44 @@ impl Builder {
             image,
             restore,
         }))
+    }
+
+    /// Creates the vCPUs. Returns the reason why they are not those of KVM, if they would be by default, and the state of the
+    /// interrupt controllers.
+    fn bare_processors(
+        &self,
+        host: Host,
+        places: &BarePlaces<'_>,
+        transport: Transport,
+    ) -> Result<(Processors, Option<Error>, Option<Irqchip>), Error> {
+        let BarePlaces { memory, background, image, map } = *places;
+        let coalesced = map == Map::So2 && transport == Transport::Coalesced;
+        match host {
+            Host::Kvm(system, vm) => {
+                self.set_up(&vm, memory, background, coalesced)?;
+                let vcpus = self.create_vcpus(&system, &vm, memory, |vcpu, index| {
+                    if coalesced {
+                        vcpu.hand_on_coalesced();
+                    }
+                    vcpu.set_start(image.start(), TABLES, index)?;
+                    if self.irqchip { vcpu.remember_lapic() } else { Ok(()) }
+                })?;
+                let irqchip = self.irqchip.then(|| vm.irqchip()).transpose()?;
+                Ok((Processors::Kvm { vcpus, vm }, None, irqchip))
+            }
+            Host::Soft { kvm_error } => {
+                let shares = map == Map::So2 && transport.shares_memory();
+                let rings = shares && transport == Transport::Doorbell;
+                let slice = if shares && !rings { POLLING_SLICE } else { SLICE };
+                let vcpus = self.create_soft_vcpus(memory, slice, |vcpu, index| {
+                    if rings {
+                        vcpu.connect_doorbell();
+                    }
+                    vcpu.set_start(image.start(), TABLES, index);
+                })?;
+                Ok((Processors::Soft(vcpus), kvm_error, None))
+            }
+        }
     }
 
     /// Checks that the number of vCPUs suits the protocol by which the image is entered.

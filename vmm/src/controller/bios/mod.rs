@@ -59,7 +59,7 @@ pub(crate) struct Parts {
     pub(crate) ram: u64,
     pub(crate) disk: Content,
     pub(crate) output: Output,
-    /// What the guest prints as a teletype is also printed to the output.
+    /// Teletype text of the guest is also printed to the output.
     pub(crate) prints: bool,
     pub(crate) input: Input,
     /// The registers of the screen, which show its cursor.

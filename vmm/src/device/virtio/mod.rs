@@ -63,7 +63,7 @@ pub trait Backend: Send {
     /// The maximum size of each queue, in entries. Powers of two.
     fn queue_sizes(&self) -> &'static [u16];
 
-    /// The configuration space at the start. The driver does not change it, and the device only with [`Mmio::set_config`].
+    /// The configuration space at the start. The driver does not change it, and the device only through `Mmio::set_config`.
     fn config(&self) -> Vec<u8> {
         Vec::new()
     }

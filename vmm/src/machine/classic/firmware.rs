@@ -1,4 +1,4 @@
-//! What firmware leaves in the memory of a classic PC: the BIOS data area, the ACPI tables and the MP table. A kernel that is
+//! The data that firmware leaves in the memory of a classic PC: the BIOS data area, the ACPI tables and the MP table. A kernel that is
 //! loaded over one of them overwrites it.
 
 use crate::boot::acpi::{self, Hardware, Platform};
@@ -60,7 +60,7 @@ impl Tables {
         Self { parts, data_area }
     }
 
-    /// What a kernel is told of the tables. The kernel `image` may cover them.
+    /// The places of the tables, for a kernel. The kernel `image` may cover them.
     pub(super) fn firmware(&self, image: &Image) -> Firmware {
         let rsdp = self.free(image).find(|(start, _)| *start == pc::ACPI);
         let rsdp = rsdp.map(|(start, bytes)| (start, bytes.iter().take(RSDP_SIZE).copied().collect()));

@@ -9,7 +9,7 @@ use crate::host::EventFd;
 pub(super) struct Inputs {
     pub(super) keyboard: KeyboardPort,
     pub(super) serial: SerialPort,
-    /// A guest that reads both gets the input from the keyboard: somebody types it. Other input is for the serial port.
+    /// Input that a user types. A guest that reads both devices gets it from the keyboard, and other input from the serial port.
     pub(super) is_typed: bool,
 }
 
