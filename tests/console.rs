@@ -160,13 +160,17 @@ fn background_job() {
 fn stopped_job() {
     let files = Files::new();
     let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
-    // The shell that starts the job does not restore the terminal itself.
-    let script = r#"set -m; before=$(stty -g); (sleep 1; kill -TSTP "$(cat "$1.pid")") &
+    // The shell that starts the job does not restore the terminal itself. Keys are typed when the terminal is raw: before, Ctrl-C
+    // would interrupt the shell.
+    let script = r#"set -m; before=$(stty -g)
+        raw() { until [ "$before" != "$(stty -g)" ]; do sleep 0.1; done; }
+        (raw; kill -TSTP "$(cat "$1.pid")") &
         sh -c 'echo $$ >"$1.pid"; exec "$VMM" boot "$1" --timeout 50' sh "$1"
-        [ "$before" = "$(stty -g)" ] && echo given back; fg %+ >/dev/null; status=$?
+        [ "$before" = "$(stty -g)" ] && echo given back
+        (raw; echo now type) & fg "%sh -c" >/dev/null; status=$?
         [ "$before" = "$(stty -g)" ] && echo as before; exit $status"#;
     let script = files.write("script", script.as_bytes());
-    let keys: &[(&str, &[u8])] = &[("given back", b"x\x03y"), ("x\x03y", b"q")];
+    let keys: &[(&str, &[u8])] = &[("given back", b""), ("now type", b"x\x03y"), ("x\x03y", b"q")];
     let (status, seen) = on_a_terminal("exec bash \"$2\" \"$1\"", keys, &[&kernel, &script]);
     assert!(status == 0 && seen.contains("as before"), "{status}: {seen}");
 }
