@@ -139,9 +139,9 @@ impl Engine for Ptrace {
                 Handshake::prepare(command).map_err(Error::host("creating a connection to the program"))?
             }
         };
-        let pid = handshake.start(command)?;
-        // The program has not begun. It may have got one more filter, which protects this process.
-        self.filters = inject::filters(pid).or(self.filters);
+        let (pid, filters) = handshake.start(command)?;
+        // One more filter than expected may protect this process.
+        self.filters = filters.or(self.filters);
         self.threads.insert(pid, Thread::default());
         self.ticks = Some(Ticks::new(TICK).map_err(Error::host("starting a timer (timer_create)"))?);
         self.file_limit = sys::raise_file_limit(FILES);

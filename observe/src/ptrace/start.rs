@@ -1,6 +1,7 @@
 //! The start of a program that is traced from its first instruction, with the filter of its system calls.
 
 use super::filter::FILTER;
+use super::inject::filters;
 use super::sys::{self, Resume};
 use crate::Error;
 use crate::isolation::outer_pid;
@@ -56,11 +57,11 @@ impl Handshake {
         Ok(Self { observer, program })
     }
 
-    /// Starts the program. Returns its number.
+    /// Starts the program. Returns its number, and the number of seccomp filters with which it starts, if that is known.
     ///
     /// # Errors
     /// It cannot be started, or not be traced.
-    pub(super) fn start(self, command: &mut Command) -> Result<i32, Error> {
+    pub(super) fn start(self, command: &mut Command) -> Result<(i32, Option<u32>), Error> {
         let Self { mut observer, program } = self;
         let name = vmm::host::printable(command.get_program().as_ref());
         let unfit = |what| Error::Unfit { program: name.clone(), what };
@@ -95,10 +96,12 @@ impl Handshake {
                 let _ = child.map(|child| sys::kill(&child));
                 return Err(error);
             }
+            // The program has not begun, so all filters are those with which it starts.
+            let filters = if is_executing { filters(pid) } else { None };
             if is_executing {
                 sys::resume(pid, Resume::Continue, 0);
             }
-            Ok(pid)
+            Ok((pid, filters))
         })
     }
 }
