@@ -10,8 +10,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The message of the child: its number, and the error of the filter or 0.
 const MESSAGE: usize = 8;
@@ -65,10 +66,13 @@ impl Handshake {
         let Self { mut observer, program } = self;
         let name = vmm::host::printable(command.get_program().as_ref());
         let unfit = |what| Error::Unfit { program: name.clone(), what };
+        let failed = AtomicBool::new(false);
         thread::scope(|scope| {
+            let failed = &failed;
             // `spawn` returns when the child executes the program. Until then this thread must trace the child.
             let spawner = scope.spawn(move || {
                 let spawned = command.spawn().map(drop);
+                failed.store(spawned.is_err(), Ordering::SeqCst);
                 drop(program);
                 spawned
             });
@@ -91,7 +95,7 @@ impl Handshake {
             }
             answered.map_err(Error::host(Error::STARTING))?;
             let child = sys::open_thread(pid, pid);
-            let is_executing = follow(pid, &spawner);
+            let is_executing = follow(pid, &spawner, failed);
             if let Err(error) = join(spawner) {
                 let _ = child.map(|child| sys::kill(&child));
                 return Err(error);
@@ -112,9 +116,13 @@ fn join(spawner: ScopedJoinHandle<'_, io::Result<()>>) -> Result<(), Error> {
 }
 
 /// Traces the child until it has executed the program, or has failed to. Returns true if it waits after the execution.
-fn follow(pid: i32, spawner: &ScopedJoinHandle<'_, io::Result<()>>) -> bool {
+fn follow(pid: i32, spawner: &ScopedJoinHandle<'_, io::Result<()>>, failed: &AtomicBool) -> bool {
+    let began = Instant::now();
     loop {
-        if let Ok(Some(true)) = sys::wait_for_stop(pid, false)
+        // `spawn` returns a little before the child stops after the execution.
+        let is_over = spawner.is_finished() && (failed.load(Ordering::SeqCst) || began.elapsed() > PATIENCE);
+        let stopped = sys::wait_for_stop(pid, false);
+        if let Ok(Some(true)) = stopped
             && let Ok(status) = sys::stopped(pid)
         {
             match status >> 16 {
@@ -122,7 +130,7 @@ fn follow(pid: i32, spawner: &ScopedJoinHandle<'_, io::Result<()>>) -> bool {
                 0 => sys::resume(pid, Resume::Continue, libc::WSTOPSIG(status)),
                 _ => sys::resume(pid, Resume::Continue, 0),
             }
-        } else if spawner.is_finished() {
+        } else if is_over || matches!(stopped, Ok(Some(false))) {
             return false;
         } else {
             thread::sleep(PAUSE);
