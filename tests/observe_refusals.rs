@@ -101,7 +101,7 @@ fn grade_without_namespace() {
     }
 }
 
-/// The user `nobody`.
+/// The number of a user without rights.
 const NOBODY: &str = "65534";
 
 /// Runs a command as another user, for whom `/dev/kvm` is open.
