@@ -5,14 +5,15 @@ use crate::args::{
 };
 use crate::boot_files::DiskFile;
 use crate::measure::{MeasureArgs, ResultFiles};
-use crate::places::Names;
+use crate::names::Names;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
 use crate::{boot_files, modules, processor, screen, status, summary, terminal};
 use guest::Map;
-use report::Measured;
+use report::view::By;
+use report::{Measured, SavedName};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,7 +36,7 @@ pub fn main(arguments: &RunArgs) -> u8 {
         let modules = modules::files(&arguments.module).map(Into::into);
         let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
         let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
-        files.chain(arguments.measure.symbols.clone()).collect()
+        files.chain(arguments.measure.results.symbol_file()).collect()
     };
     run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
 }
@@ -48,6 +49,8 @@ pub struct Ran {
     pub report: Report,
     /// Lines with the names of the places in the guest's code where it died. Empty if it did not, or without symbols.
     pub places: String,
+    /// The names of the addresses that exits come from.
+    pub names: Vec<SavedName>,
 }
 
 /// Standard output for the guest's text.
@@ -78,7 +81,7 @@ pub fn run_and_report(
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
-    let (files, screen_file, is_terminal, Ran { name, report, places }) = match open_and_run() {
+    let (files, screen_file, is_terminal, Ran { name, report, places, names }) = match open_and_run() {
         Ok(results) => results,
         Err(error) => return report_error(&error),
     };
@@ -101,11 +104,13 @@ pub fn run_and_report(
     }
     let mut text = summary::first_line(&name, &report);
     if !arguments.results.quiet {
-        text += &summary::details(&report, &places);
+        text += &summary::details(&report, &places, &names, arguments.results.by.map(By::from));
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
-    files.write(Measured::of(&name, &ended, &report).as_ref(), status)
+    let measured =
+        Measured::of(&name, &ended, &report).map(|measured| Measured { names: &names, ..measured });
+    files.write(measured.as_ref(), status)
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
@@ -147,7 +152,7 @@ fn open_input(path: &Path) -> io::Result<File> {
 
 fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
-    let names = Names::of(&arguments.measure, guest)?;
+    let names = Names::of(&arguments.measure.results, guest)?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = find(arguments, limit)?;
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
@@ -197,8 +202,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
             printable(path)
         );
     }
-    let places = names.places(&report, machine.memory());
-    Ok(Ran { name: target.name, report, places })
+    Ok(names.ran(target.name, report, machine.memory()))
 }
 
 /// Finds the guest, or the ROM.

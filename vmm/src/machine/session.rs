@@ -43,6 +43,7 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         deadline,
         clock: machine.clock.map(|clock| (clock, clock.now())),
         trace: machine.trace,
+        by_address: machine.by_address,
         timeline: background.timeline(),
         inquiry: background.inquiry(),
         is_linux: matches!(background, Background::Pc(_)),
