@@ -12,10 +12,11 @@ mod input;
 use crate::boot::Image;
 use crate::console::host::ConsoleSetup;
 use crate::console::input::Input;
-use crate::controller::bios::start_with_set_up;
+use crate::controller::bios::{self, Drives, start_with_set_up};
 use crate::controller::inquiry::Inquiry;
 use crate::device::pc::i8042;
 use crate::device::pc::keyboard::port::{Accepts, KeyboardPort};
+use crate::device::pc::medium::SharedMedium;
 use crate::device::serial::{self, Serial, SerialPort};
 use crate::error::Error;
 use crate::host::{EventFd, event};
@@ -33,6 +34,7 @@ use crate::machine::restore::Restore;
 use crate::machine::screen::GuestScreen;
 use crate::memory::{self, GuestMemory, Map, TABLES};
 use crate::shutdown::StopHandle;
+use crate::soft::vcpu::SoftVcpu;
 use devices::ClassicDevices;
 use firmware::Tables;
 use halt::HaltWatch;
@@ -51,12 +53,17 @@ struct SerialLine {
 impl Builder {
     /// Builds a classic PC for `image`: see [`Builder::build`].
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
-        self.check_classic(kind)?;
+        let mut drives = image.boot_disk().map(|content| Drives::new(&content));
+        let boot_disk = drives.as_ref().and_then(Drives::boot_hard_disk);
+        self.check_classic(kind, boot_disk.is_some())?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
-        let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
+        let media = self.media(boot_disk, &mut drives)?;
+        let disks = u8::try_from(media.len()).unwrap_or(0);
+        let firmware = Tables::new(self.cpus, disks);
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
         let mut tables = bare::tables(&image);
+        tables.extend(drives.iter().flat_map(bios::memory));
         tables.extend(GuestScreen::initial(&image));
         let has_rom = image.rom_range().is_some();
         let host = self.choose_host(has_rom)?;
@@ -69,12 +76,12 @@ impl Builder {
         self.result_place = firmware.result_place();
         let has_interrupts = matches!(host, Host::Kvm(..));
         let drained = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let devices = ClassicDevices::new(ram, has_interrupts, &drained)?;
+        let devices = ClassicDevices::new(ram, disks, has_interrupts, &drained)?;
         devices.attach(&mut self.devices.ports, &self.output)?;
-        let bios = self.bios(&image, &memory, ram, devices.vga.clone(), has_interrupts);
+        let bios = drives.map(|drives| self.bios(drives, &memory, ram, devices.vga.clone(), has_interrupts));
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
-        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, has_interrupts)?;
+        let disks = Disks::attach(media, &mut self.devices.ports, has_interrupts)?;
         self.log_classic(&image, ram);
         let (processors, kvm_error, background) = match host {
             Host::Kvm(system, vm) => {
@@ -92,9 +99,9 @@ impl Builder {
             }
             Host::Soft { kvm_error } => {
                 self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
-                let vcpus = self.create_soft_vcpus(&memory, bare::SLICE, |vcpu, index| {
-                    vcpu.set_start(image.start(), TABLES, index);
-                })?;
+                let start = image.start();
+                let set = |vcpu: &mut SoftVcpu, index| vcpu.set_start(start, TABLES, index);
+                let vcpus = self.create_soft_vcpus(&memory, bare::SLICE, set)?;
                 (Processors::Soft(vcpus), kvm_error, Background::Disks(disks))
             }
         };
@@ -106,6 +113,19 @@ impl Builder {
         let mut machine = self.assemble(parts);
         machine.set_bios(bios);
         Ok(machine)
+    }
+
+    /// The media of the ATA channel: the boot disk if it is a hard disk, then the disks of the user. A BIOS has them, too.
+    fn media(
+        &mut self,
+        boot_disk: Option<SharedMedium>,
+        drives: &mut Option<Drives>,
+    ) -> Result<Vec<SharedMedium>, Error> {
+        let disks = disks::media(std::mem::take(&mut self.disks))?;
+        if let Some(drives) = drives {
+            disks.iter().for_each(|medium| drives.add(medium.clone()));
+        }
+        Ok(boot_disk.into_iter().chain(disks).collect())
     }
 
     /// Logs what the machine is.
@@ -125,7 +145,7 @@ impl Builder {
     }
 
     /// Refuses options that a classic PC does not have.
-    fn check_classic(&self, kind: MachineKind) -> Result<(), Error> {
+    fn check_classic(&self, kind: MachineKind, has_boot_disk: bool) -> Result<(), Error> {
         let refuse = |what: String| Err(Error::Config(what));
         if self.wants_window() {
             return refuse(
@@ -135,10 +155,11 @@ impl Builder {
         if kind == MachineKind::Bios && self.cpus > 1 {
             return refuse("a machine with a BIOS has one vCPU: give --cpus 1".into());
         }
-        if self.disks.len() > disks::MAX_DISKS {
-            let (most, number) = (disks::MAX_DISKS, self.disks.len());
+        let number = self.disks.len().saturating_add(has_boot_disk.into());
+        if number > disks::MAX_DISKS {
+            let (most, with) = (disks::MAX_DISKS, if has_boot_disk { ", with the boot disk" } else { "" });
             return refuse(format!(
-                "a classic PC has at most {most} disks, not {number}: leave out some --disk"
+                "a classic PC has at most {most} disks, not {number}{with}: leave out some --disk"
             ));
         }
         if self.first_vcpu != 0 {

@@ -2,7 +2,7 @@
 
 use crate::boot::Image;
 use crate::console::input::Input;
-use crate::controller::bios::{Bios, Parts};
+use crate::controller::bios::{Bios, Drives, Parts};
 use crate::device::pc::vga::Vga;
 use crate::error::Error;
 use crate::host::REPEAT;
@@ -32,35 +32,34 @@ impl Builder {
         }
     }
 
-    /// The BIOS for an image. `None` if it is not a boot disk. `has_controllers` is set if the machine has interrupt controllers and
+    /// The BIOS with these drives. `has_controllers` is set if the machine has interrupt controllers and
     /// a timer.
     ///
     /// Keys of a terminal are those of the keyboard, if it can interrupt the guest. Other input is taken by the BIOS itself, which
     /// then knows its end.
     pub(super) fn bios(
         &mut self,
-        image: &Image,
+        drives: Drives,
         memory: &GuestMemory,
         ram: u64,
         vga: Arc<Mutex<Vga>>,
         has_controllers: bool,
-    ) -> Option<Box<Bios>> {
-        let disk = image.boot_disk()?;
+    ) -> Box<Bios> {
         let input = match has_controllers && (self.keyboard)() {
             true => Input::none(),
             false => std::mem::replace(&mut self.input, Input::none()),
         };
-        Some(Box::new(Bios::new(Parts {
+        Box::new(Bios::new(Parts {
             memory: memory.clone(),
             ram,
-            disk,
+            drives,
             output: self.output.clone(),
             // A terminal shows the screen, in which the text is, too.
             prints: !self.screen_on_terminal,
             input,
             screen: Some(vga),
             has_controllers,
-        })))
+        }))
     }
 }
 

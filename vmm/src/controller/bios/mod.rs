@@ -25,7 +25,7 @@ mod tests;
 mod time;
 mod video;
 
-pub(crate) use disk::Content;
+pub(crate) use disk::Drives;
 pub(crate) use stubs::{PORT, start_with_set_up};
 
 use crate::console::input::Input;
@@ -41,7 +41,6 @@ use crate::x86::modes::CR0_PE;
 use crate::x86::registers::Regs;
 use call::{CARRY, Call};
 use chips::Chips;
-use disk::Disk;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
@@ -57,7 +56,7 @@ pub(crate) struct Parts {
     pub(crate) memory: GuestMemory,
     /// The size of RAM, in bytes.
     pub(crate) ram: u64,
-    pub(crate) disk: Content,
+    pub(crate) drives: Drives,
     pub(crate) output: Output,
     /// Teletype text of the guest is also printed to the output.
     pub(crate) prints: bool,
@@ -73,7 +72,7 @@ pub(crate) struct Parts {
 pub(crate) struct Bios {
     memory: GuestMemory,
     ram: u64,
-    disk: Disk,
+    drives: Drives,
     output: Output,
     prints: bool,
     input: Input,
@@ -108,20 +107,20 @@ pub(crate) struct Bios {
     missing: BTreeSet<(u8, u8)>,
 }
 
-/// The memory of the BIOS at the start, for this disk: addresses and bytes.
-pub(crate) fn memory(content: &Content) -> Vec<(Gpa, Vec<u8>)> {
-    let (hard_disks, floppies) = Disk::new(content.clone()).drives();
+/// The memory of the BIOS at the start, for these drives: addresses and bytes.
+pub(crate) fn memory(drives: &Drives) -> Vec<(Gpa, Vec<u8>)> {
+    let (hard_disks, floppies) = drives.counts();
     stubs::memory(hard_disks, floppies)
 }
 
 impl Bios {
     /// Creates the BIOS. Its [`memory`] is loaded separately.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { memory, ram, disk, output, prints, input, screen, has_controllers } = parts;
+        let Parts { memory, ram, drives, output, prints, input, screen, has_controllers } = parts;
         Self {
             memory,
             ram,
-            disk: Disk::new(disk),
+            drives,
             output,
             prints,
             input,

@@ -27,11 +27,16 @@ pub(super) struct ClassicDevices {
 }
 
 impl ClassicDevices {
-    /// Creates the devices of a machine with `ram` bytes of RAM. `drained` is signalled when the guest has read all keys.
+    /// Creates the devices of a machine with `ram` bytes of RAM and `disks` hard disks. `drained` is signalled when the guest has read all keys.
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub(super) fn new(ram: u64, has_interrupts: bool, drained: &Arc<EventFd>) -> Result<Self, Error> {
+    pub(super) fn new(
+        ram: u64,
+        disks: u8,
+        has_interrupts: bool,
+        drained: &Arc<EventFd>,
+    ) -> Result<Self, Error> {
         let mut lines = Vec::new();
         let mut line = |irq| {
             if !has_interrupts {
@@ -44,7 +49,7 @@ impl ClassicDevices {
         };
         let wake = Arc::new(event().map_err(Error::host("eventfd"))?);
         let keyboard = I8042::with_keyboard(line(i8042::IRQ)?, Some(drained.clone()));
-        let cmos = Cmos::new(ram, false, line(cmos::IRQ)?, Some(wake.clone()));
+        let cmos = Cmos::new(ram, disks, line(cmos::IRQ)?, Some(wake.clone()));
         Ok(Self {
             keyboard: Arc::new(Mutex::new(keyboard)),
             cmos: Arc::new(Mutex::new(cmos)),
