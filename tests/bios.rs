@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         ("a_disk_beside_a_diskette_is_the_first_hard_disk", beside_diskette),
         ("a_write_to_a_disk_that_is_read_only_fails", read_only),
         ("a_wait_for_a_key_ends_with_the_input", no_key),
+        ("keys_interrupt_the_guest_if_the_keyboard_gets_the_input", keyboard),
+        ("the_serial_port_gets_the_input_if_the_user_asks", serial_input),
+        ("the_wait_for_a_key_of_the_keyboard_has_a_time_limit", no_typed_key),
         ("a_stack_at_the_end_of_its_segment_wraps", wraps),
         ("a_jump_to_the_reset_vector_ends_the_machine", reset),
         ("a_disk_without_a_signature_can_be_started", unsigned),
@@ -347,6 +350,44 @@ fn no_key() {
     assert!(ran.stderr.contains("the guest waits for a key, and its input has ended"), "{}", ran.stderr);
 }
 
+/// Runs a boot sector with this code, and with this input in a pipe.
+fn typed(code: &[u8], input: &[u8], arguments: &[&str]) -> (i32, String) {
+    let files = Files::new();
+    let path = files.write("disk.img", &sector(code));
+    let mut command = vmm(&[&[&*path], arguments].concat());
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn keyboard() {
+    // Sets a handler of its own for int 9, at 0000:7c20, and waits. The exit code is the scan code.
+    let mut code =
+        vec![0xc7, 0x06, 0x24, 0x00, 0x20, 0x7c, 0xc7, 0x06, 0x26, 0x00, 0x00, 0x00, 0xfb, 0xf4, 0xeb, 0xfd];
+    code.resize(0x20, 0x90);
+    code.extend([0xe4, 0x60, 0xe6, 0xf4]);
+    let (status, text) = typed(&code, b"k", &["--console", "keyboard"]);
+    assert_eq!(status, 0x25, "{text}");
+    // The BIOS gets the keys of the keyboard, too.
+    let (status, text) = typed(&[0xb4, 0, 0xcd, 0x16, 0xe6, 0xf4], b"k", &["--console", "keyboard"]);
+    assert_eq!(status, i32::from(b'k'), "{text}");
+}
+
+fn serial_input() {
+    // mov dx, 0x3fd; in al, dx; test al, 1; jz; mov dl, 0xf8; in al, dx
+    let code = [0xba, 0xfd, 3, 0xec, 0xa8, 1, 0x74, 0xfb, 0xb2, 0xf8, 0xec, 0xe6, 0xf4];
+    let (status, text) = typed(&code, b"k", &["--console", "serial"]);
+    assert_eq!(status, i32::from(b'k'), "{text}");
+}
+
+fn no_typed_key() {
+    let (status, text) =
+        typed(&[0xb4, 0, 0xcd, 0x16, 0xe6, 0xf4], b"", &["--console", "keyboard", "--timeout", "0.3"]);
+    assert_eq!(status, 114, "{text}");
+}
+
 fn wraps() {
     // mov sp, 2: the frame of int 12h wraps around the end of the segment. The exit code is the memory in KiB, divided by 16.
     let code = [0xbc, 0x02, 0x00, 0xcd, 0x12, 0xc1, 0xe8, 0x04, 0xe6, 0xf4];
@@ -414,6 +455,7 @@ fn refused() {
             110,
             "a classic PC has at most 2 disks, not 3, with the boot disk",
         ),
+        (&[&format!("{flat}@0x1000"), "--console", "keyboard"], 110, "--console is for a classic PC"),
         (&["--rom", &short], 116, "it has 1000 bytes, and a ROM has 64 KiB to 16 MiB"),
         (&["--rom", &empty], 116, "no code at its reset vector"),
     ] {

@@ -28,8 +28,8 @@ fn main() -> ExitCode {
     tests.extend(on_both("no_access_to_the_screen_ends_the_run", hostile));
     tests.extend(on_both("the_exit_port_of_qemu_doubles_the_code", qemu));
     tests.push(plain_test("a_machine_without_a_screen_refuses_a_file_for_it", refused));
-    tests.push(kvm_test("typed_keys_are_scan_codes", scan_codes));
-    tests.push(kvm_test("a_flood_of_keys_arrives_complete", flood));
+    tests.extend(on_both("typed_keys_are_scan_codes", scan_codes));
+    tests.extend(on_both("a_flood_of_keys_arrives_complete", flood));
     tests.push(kvm_test("keys_interrupt_and_so_does_the_clock", interrupts));
     if let Some(reason) = no_terminals() {
         println!("skipped the tests with a terminal: {reason}");

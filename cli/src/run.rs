@@ -169,6 +169,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .apply(builder)
         .machine(arguments.machine.map(Into::into))
         .keyboard(terminal::is_keyboard)
+        .input_device(arguments.console.map(Into::into))
         .screen_on_terminal(text.is_terminal)
         .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))
@@ -188,6 +189,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .build()
         .map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
+    screen::check_input(machine.kind(), arguments.console.is_some())?;
     processor::announce(&machine);
     let report = terminal::run(&mut machine)?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);

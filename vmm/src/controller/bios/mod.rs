@@ -35,6 +35,7 @@ use crate::controller::{ExitController, VcpuState};
 use crate::device::pc::vga::Vga;
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Stop};
+use crate::host::{self, EventFd};
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::Deadline;
 use crate::x86::modes::CR0_PE;
@@ -63,8 +64,12 @@ pub(crate) struct Parts {
     pub(crate) input: Input,
     /// The registers of the screen, which show its cursor.
     pub(crate) screen: Option<Arc<Mutex<Vga>>>,
-    /// The machine has interrupt controllers, a timer and a keyboard.
-    pub(crate) has_controllers: bool,
+    /// The keyboard's interrupt, if the machine has no interrupt controllers and no timer.
+    pub(crate) keyboard: Option<EventFd>,
+    /// Keys come from the keyboard, not from the input.
+    pub(crate) has_keys: bool,
+    /// The wait for a key counts towards the time limit.
+    pub(crate) times_keys: bool,
 }
 
 /// The BIOS of a machine.
@@ -79,7 +84,14 @@ pub(crate) struct Bios {
     screen: Option<Arc<Mutex<Vga>>>,
     /// The characters of the screen that were also printed.
     printed: Vec<u8>,
+    /// The machine has interrupt controllers, a timer and a keyboard.
     has_controllers: bool,
+    /// The keyboard's interrupt, if it has none.
+    keyboard: Option<EventFd>,
+    /// A key waits for its interrupt.
+    key_waits: bool,
+    has_keys: bool,
+    times_keys: bool,
     deadline: Deadline,
     /// The time at which the BIOS was created.
     origin: Instant,
@@ -116,7 +128,8 @@ pub(crate) fn memory(drives: &Drives) -> Vec<(Gpa, Vec<u8>)> {
 impl Bios {
     /// Creates the BIOS. Its [`memory`] is loaded separately.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { memory, ram, drives, output, prints, input, screen, has_controllers } = parts;
+        let Parts { memory, ram, drives, output, prints, input, screen, keyboard, has_keys, times_keys } =
+            parts;
         Self {
             memory,
             ram,
@@ -126,7 +139,11 @@ impl Bios {
             input,
             screen,
             printed: video::no_characters(),
-            has_controllers,
+            has_controllers: keyboard.is_none(),
+            keyboard,
+            key_waits: false,
+            has_keys,
+            times_keys,
             deadline: Deadline::default(),
             origin: Instant::now(),
             chips: Chips::new(Duration::ZERO),
@@ -287,6 +304,10 @@ impl Bios {
     /// Waits for the next interrupt, at most until the end of the run.
     fn next_interrupt(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
         loop {
+            if self.take_key() {
+                chips::interrupt(vcpu, stubs::KEYBOARD)?;
+                return Ok(Outcome::Resume);
+            }
             let left = self.chips.until_tick(self.now());
             match left {
                 Some(Duration::ZERO) => {
@@ -295,7 +316,9 @@ impl Bios {
                     return Ok(Outcome::Resume);
                 }
                 // Nothing can wake the guest.
-                None if !self.input.has_next() && !self.input.may_wait() => return Ok(Outcome::Unclaimed),
+                None if !self.has_keys && !self.input.has_next() && !self.input.may_wait() => {
+                    return Ok(Outcome::Unclaimed);
+                }
                 _ => {}
             }
             let pause = left.unwrap_or(time::TICK);
@@ -306,8 +329,8 @@ impl Bios {
                 if self.input.has_next() {
                     return Ok(Outcome::Resume);
                 }
-            } else {
-                self.sleep(pause);
+            } else if let Some(keyboard) = &self.keyboard {
+                let _ = host::wait_any([Some(host::borrow(keyboard))], Some(pause.min(time::TICK)));
             }
             if let Some(stop) = self.deadline.must_end() {
                 return Ok(Outcome::Stop(stop));
@@ -332,8 +355,18 @@ impl Bios {
         if is_due && takes {
             self.chips.take_tick(now);
             chips::interrupt(vcpu, stubs::TIMER)?;
+        } else if takes && self.take_key() {
+            chips::interrupt(vcpu, stubs::KEYBOARD)?;
         }
         Ok(Outcome::Unclaimed)
+    }
+
+    /// True if a key interrupts the guest now. A byte of the keyboard interrupts once.
+    fn take_key(&mut self) -> bool {
+        self.key_waits |= self.keyboard.as_ref().is_some_and(|line| line.read().is_ok());
+        let takes = self.key_waits && self.chips.takes_keys();
+        self.key_waits &= !takes;
+        takes
     }
 }
 

@@ -44,7 +44,9 @@ impl Caller {
             prints: true,
             screen: None,
             input: Input::bytes(input),
-            has_controllers: false,
+            keyboard: Some(host::event().unwrap()),
+            has_keys: false,
+            times_keys: false,
         };
         Self { bios: Bios::new(parts), vcpu: FakeVcpu { memory, ..Default::default() }, captured }
     }
