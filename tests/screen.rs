@@ -229,6 +229,12 @@ fn refused() {
     let input = guest.strip_suffix("@0x1000").unwrap();
     let replaced = ran(&[&["run", &guest, "--machine", "pc", "--screen", input], &soft[..]].concat());
     assert_error(&replaced, 110, "is also an input");
+    for (option, value) in [("--trace", screen.to_string()), ("--profile", format!("json={screen}"))] {
+        let arguments = ["run", &guest, "--machine", "pc", "--screen", screen, option, &value];
+        let same = ran(&[&arguments[..], &soft].concat());
+        assert_error(&same, 110, &format!("--screen and {option} write the same file, {screen}"));
+    }
+    assert!(!std::path::Path::new(screen).exists(), "nothing is written");
     let nowhere =
         ran(&[&["run", &guest, "--machine", "pc", "--screen", "/nowhere/s.txt"], &soft[..]].concat());
     assert_error(&nowhere, 110, "/nowhere/s.txt");

@@ -75,6 +75,9 @@ pub fn run_and_report(
         let inputs = inputs();
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
+        if let Some(screen) = &screen {
+            files.check_other("--screen", screen.file())?;
+        }
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
