@@ -32,6 +32,11 @@ impl<'a> ScreenFile<'a> {
         Ok(Self { path, file: OutputFile::open_within(path, WAIT)? })
     }
 
+    /// The open file.
+    pub fn file(&self) -> &OutputFile {
+        &self.file
+    }
+
     /// Writes the screen: an image if the name ends in .png, otherwise text. Without a screen the file stays as it was.
     /// Returns the exit status.
     pub fn write(self, screen: Option<&Screen>) -> u8 {
@@ -65,6 +70,19 @@ pub fn print(screen: &Screen, last_byte: Option<u8>) -> u8 {
         Some(_) => format!("\n{TITLE}"),
     };
     print_stdout(&(before + &screen.text()))
+}
+
+/// Checks that a machine of this kind has the devices of `--console`, if that is given.
+///
+/// # Errors
+/// It has none of them.
+pub fn check_input(machine: Option<MachineKind>, is_given: bool) -> Result<(), Error> {
+    match machine == Some(MachineKind::Bare) && is_given {
+        true => Err(Error::Config(
+            "--console is for a classic PC, and this machine is bare: give --machine pc, or leave out --console".into(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Checks that a machine of this kind, or that of Linux (`None`), has a screen for `--screen`.
