@@ -75,6 +75,7 @@ pub fn run_and_report(
         let inputs = inputs();
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
+        screen.as_ref().map_or(Ok(()), |screen| screen.check(&files))?;
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
