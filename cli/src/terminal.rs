@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use vmm::host::RawTerminal;
-use vmm::machine::MachineKind;
+use vmm::machine::{MachineKind, Processor};
 use vmm::{Error, Machine, Report};
 
 /// Returns true if standard input is a terminal.
@@ -11,7 +11,8 @@ pub fn is_keyboard() -> bool {
 }
 
 /// Runs a machine. The terminal, if there is one, is the keyboard of a PC: it is in raw mode, so that each key goes to the
-/// guest, and is restored before the summary is printed.
+/// guest, and is restored before the summary is printed. With the software processor no thread reads keys, so Ctrl-A x
+/// could not end the machine: there Ctrl-C does.
 ///
 /// # Errors
 /// The terminal cannot be made raw, or the host failed before the guest ran.
@@ -19,7 +20,7 @@ pub fn run(machine: &mut Machine) -> Result<Report, Error> {
     let is_pc = machine.kind() != Some(MachineKind::Bare);
     let raw = match is_pc && is_keyboard() {
         true => {
-            let raw = RawTerminal::enter();
+            let raw = RawTerminal::enter(machine.processor() == Processor::Soft);
             Some(raw.map_err(|source| Error::Host { operation: "making the terminal raw", source })?)
         }
         false => None,
