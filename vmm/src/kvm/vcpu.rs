@@ -8,6 +8,7 @@
 //! Linux `Documentation/virt/kvm/api.rst`, section 5.
 #![allow(unsafe_code)]
 
+mod debug;
 mod restore;
 mod state;
 
@@ -20,8 +21,10 @@ use crate::kvm::decode::{Decoded, Transfer, decode};
 use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::run_page::RunPage;
 use crate::memory::GuestMemory;
+use debug::Debugging;
 use kvm_bindings::{
-    KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,
+    KVM_CAP_SYNC_REGS, KVM_EXIT_DEBUG, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
+    KVM_SYNC_X86_REGS,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use restore::Start;
@@ -74,6 +77,8 @@ pub struct KvmVcpu {
     has_xsave: bool,
     /// The number of times in a row that KVM_RUN failed with EAGAIN.
     retries: u32,
+    /// The reasons to stop for a debugger.
+    debug: Option<Box<Debugging>>,
 }
 
 impl KvmVcpu {
@@ -109,6 +114,7 @@ impl KvmVcpu {
             restored_msrs: None,
             has_xsave: false,
             retries: 0,
+            debug: None,
         })
     }
 
@@ -166,6 +172,7 @@ impl KvmVcpu {
                 self.pending = match exit {
                     Exit::MmioRead { .. } => Pending::MmioRead,
                     Exit::RdMsr { .. } | Exit::WrMsr { .. } => Pending::Msr,
+                    Exit::Other(KVM_EXIT_DEBUG) => return self.debug_exit(),
                     _ => Pending::Nothing,
                 };
                 exit

@@ -86,11 +86,12 @@ pub(super) fn run(
             .zip(controllers)
             .map(|(vcpu, own)| {
                 let mut run = VcpuRun::new(context, vcpu.id(), own);
-                run.begin();
-                Turn { vcpu, run, entry: Entry::Resume, again: None, prints: false, stop: None }
+                let stop = run.begin(vcpu);
+                Turn { vcpu, run, entry: Entry::Resume, again: None, prints: false, stop }
             })
             .collect();
-        let mut stopped_by = None;
+        let ends = |turn: &Turn<'_>| turn.stop.as_ref().is_some_and(|stop| !stop.parks());
+        let mut stopped_by = turns.iter().position(ends);
         let mut text_waits = false;
         while stopped_by.is_none() && !side.has_stopped() && turns.iter().any(|turn| turn.stop.is_none()) {
             for index in 0..turns.len() {
@@ -101,7 +102,7 @@ pub(super) fn run(
                 kicked.store(0, Ordering::Relaxed);
                 text_waits = turn.take(context, text_waits);
                 side.add_rings(turn.vcpu.take_rings());
-                if turn.stop.as_ref().is_some_and(|stop| !stop.parks()) {
+                if ends(turn) {
                     stopped_by = Some(index);
                     break;
                 }
