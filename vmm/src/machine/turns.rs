@@ -98,7 +98,7 @@ pub(super) fn run<V: TurnVcpu>(
                 Turn { vcpu, run, entry: Entry::Resume, again: None, prints: false, stop }
             })
             .collect();
-        let ends = |turn: &Turn<'_>| turn.stop.as_ref().is_some_and(|stop| !stop.parks());
+        let ends = |turn: &Turn<'_, V>| turn.stop.as_ref().is_some_and(|stop| !stop.parks());
         let mut stopped_by = turns.iter().position(ends);
         let mut text_waits = false;
         while stopped_by.is_none() && !side.has_stopped() && turns.iter().any(|turn| turn.stop.is_none()) {

@@ -17,10 +17,6 @@ use std::sync::Mutex;
 pub(crate) enum KvmVcpu {}
 
 impl KvmVcpu {
-    pub(crate) fn number(&self) -> u32 {
-        match *self {}
-    }
-
     pub(crate) fn set_cpuid(&mut self, _leaves: &[CpuidEntry]) -> Result<(), Error> {
         match *self {}
     }
