@@ -30,6 +30,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use restore::Start;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// `_IO(KVMIO, 0x80)`.
@@ -141,6 +142,32 @@ impl KvmVcpu {
         // SAFETY: `kvm_run` stays mapped as long as the vCPU, which `body` only borrows.
         unsafe { host::with_kicks(self.page.immediate_exit(), |kicker| body(self, kicker)) }
             .map_err(Error::host("sigaction"))
+    }
+
+    /// As [`with_kicks`](Self::with_kicks), for a vCPU that a debugger shares.
+    ///
+    /// # Errors
+    /// The handler of the kick signal cannot be installed.
+    pub(crate) fn with_shared_kicks<R>(
+        vcpu: &Mutex<&mut Self>,
+        body: impl FnOnce(Kicker) -> R,
+    ) -> Result<R, Error> {
+        let immediate_exit = vcpu.lock().unwrap_or_else(PoisonError::into_inner).page.immediate_exit();
+        // SAFETY: `kvm_run` stays mapped as long as the vCPU, which the mutex borrows during the whole call.
+        unsafe { host::with_kicks(immediate_exit, body) }.map_err(Error::host("sigaction"))
+    }
+
+    /// Makes the next entry complete the access of the last exit, and leave at once.
+    pub(crate) fn leave_at_once(&self) {
+        self.page.set_immediate_exit(1);
+    }
+
+    /// Tells the guest's clock that the guest was stopped (KVM_KVMCLOCK_CTRL), so that Linux reports no soft lockup. A guest
+    /// without kvm-clock has no use for it.
+    pub(crate) fn tell_clock_of_stop(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            log::debug!("KVM_KVMCLOCK_CTRL: {error}");
+        }
     }
 
     /// True if the vCPU waits for another vCPU to start it (INIT, SIPI).

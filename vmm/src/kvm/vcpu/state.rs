@@ -30,11 +30,6 @@ impl KvmVcpu {
         self.fd.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
     }
 
-    /// The vCPU's number.
-    pub(crate) fn number(&self) -> u32 {
-        self.id
-    }
-
     /// Sets the registers of an image's start, and remembers them for [`restore`](Self::restore).
     ///
     /// # Errors
