@@ -3,6 +3,7 @@
 
 use std::env;
 
+/// Prints the instructions for cargo.
 pub fn main() {
     println!("cargo::rerun-if-changed=../hosts.rs");
     println!("cargo::rustc-check-cfg=cfg(has_kvm)");

@@ -73,6 +73,19 @@ pub fn print(screen: &Screen, last_byte: Option<u8>) -> u8 {
     print_stdout(&(before + &screen.text()))
 }
 
+/// Checks that a machine of this kind has the devices of `--console`, if that is given.
+///
+/// # Errors
+/// It has none of them.
+pub fn check_input(machine: Option<MachineKind>, is_given: bool) -> Result<(), Error> {
+    match machine == Some(MachineKind::Bare) && is_given {
+        true => Err(Error::Config(
+            "--console is for a classic PC, and this machine is bare: give --machine pc, or leave out --console".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Checks that a machine of this kind, or that of Linux (`None`), has a screen for `--screen`.
 ///
 /// # Errors

@@ -130,7 +130,9 @@ impl Bios {
         let rest = (self.input.peek(0), self.input.peek(1));
         let (0x1b, (Some(b'['), Some(letter))) = (byte, rest) else { return key_of(byte) };
         // The bytes after another ESC are keys themselves.
-        let Some((_, scan_code)) = SEQUENCES.iter().find(|(of, _)| *of == letter) else { return key_of(byte) };
+        let Some((_, scan_code)) = SEQUENCES.iter().find(|(of, _)| *of == letter) else {
+            return key_of(byte);
+        };
         let _sequence = (self.input.next(), self.input.next());
         u16::from_be_bytes([*scan_code, EXTENDED])
     }

@@ -388,5 +388,8 @@ fn the_bytes_after_an_escape_are_keys_unless_they_are_those_of_a_key() {
         (Outcome::Resume, regs, _) => Some(regs.rax as u16),
         _ => None,
     });
-    assert_eq!(keys.take(9).collect::<Vec<_>>(), [0x50e0, 0x011b, 0x2e63, 0x2064, 0x011b, 0x1a5b, 0x0433, 0x011b]);
+    assert_eq!(
+        keys.take(9).collect::<Vec<_>>(),
+        [0x50e0, 0x011b, 0x2e63, 0x2064, 0x011b, 0x1a5b, 0x0433, 0x011b]
+    );
 }
