@@ -85,11 +85,11 @@ impl Names {
             false => None,
         };
         let Some(symbols) = symbols else {
-            return Ran { name, report, places: String::new(), names: Vec::new() };
+            return Ran { name, report, places: String::new(), names: Vec::new(), debugger: None };
         };
         let places = frame.map(|frame| places::lines(frame, &symbols)).unwrap_or_default();
         let names = saved(&symbols, report.processor, &exits);
-        Ran { name, report, places, names }
+        Ran { name, report, places, names, debugger: None }
     }
 
     /// The symbols. `None` without a file that has some, or if they are not those of the guest, which the log says.

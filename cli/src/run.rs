@@ -10,7 +10,8 @@ use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{boot_files, modules, processor, screen, status, summary, terminal};
+use crate::{boot_files, debugger, modules, processor, screen, status, summary, terminal};
+use gdb::Server;
 use guest::Map;
 use report::view::By;
 use report::{Measured, SavedName};
@@ -51,6 +52,8 @@ pub struct Ran {
     pub places: String,
     /// The names of the addresses that exits come from.
     pub names: Vec<SavedName>,
+    /// The server of the debugger, which waits for the exit status.
+    pub debugger: Option<Server>,
 }
 
 /// Standard output for the guest's text.
@@ -78,13 +81,17 @@ pub fn run_and_report(
         let inputs = inputs();
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
+        if let Some(screen) = &screen {
+            files.check_other("--screen", screen.file())?;
+        }
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
-    let (files, screen_file, is_terminal, Ran { name, report, places, names }) = match open_and_run() {
-        Ok(results) => results,
-        Err(error) => return report_error(&error),
-    };
+    let (files, screen_file, is_terminal, Ran { name, report, places, names, debugger }) =
+        match open_and_run() {
+            Ok(results) => results,
+            Err(error) => return report_error(&error),
+        };
     let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
     let mut status = status::of_report(&report);
     let shown = match (screen_file, &report.screen) {
@@ -110,7 +117,11 @@ pub fn run_and_report(
     let ended = summary::ending(&report);
     let measured =
         Measured::of(&name, &ended, &report).map(|measured| Measured { names: &names, ..measured });
-    files.write(measured.as_ref(), status)
+    let status = files.write(measured.as_ref(), status);
+    if let Some(mut server) = debugger {
+        server.finish(status);
+    }
+    status
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
@@ -174,6 +185,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .apply(builder)
         .machine(arguments.machine.map(Into::into))
         .keyboard(terminal::is_keyboard)
+        .input_device(arguments.console.map(Into::into))
         .screen_on_terminal(text.is_terminal)
         .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))
@@ -193,8 +205,11 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .build()
         .map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
+    screen::check_input(machine.kind(), arguments.console.is_some())?;
     processor::announce(&machine);
-    let report = terminal::run(&mut machine)?;
+    let symbols = arguments.measure.results.symbol_file().or(file);
+    let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
+    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
     if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
         log::warn!(
@@ -202,7 +217,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
             printable(path)
         );
     }
-    Ok(names.ran(target.name, report, machine.memory()))
+    Ok(Ran { debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Finds the guest, or the ROM.

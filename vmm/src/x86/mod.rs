@@ -18,6 +18,6 @@ pub use causes::{causing_instruction, instruction_before};
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use general::{GeneralRegister, InitialValue};
 pub use modes::{Mode, Start, VcpuIndex};
-pub use probe::{Probe, ProbeError, Translation, translate_rip};
+pub use probe::{Probe, ProbeError, Translation, linear_rip, translate_rip};
 pub use registers::{CpuidEntry, DescriptorTable, Regs, Segment, Sregs};
 pub use summary::summary;
