@@ -13,8 +13,6 @@ use std::{io, ptr};
 
 /// The earlier mode of the terminal. Signal handlers read it.
 static BEFORE: OnceLock<libc::termios> = OnceLock::new();
-/// The raw mode of the terminal. Signal handlers read it.
-static MODE: OnceLock<libc::termios> = OnceLock::new();
 /// Set from [`RawTerminal::enter`] to [`restore`]: the terminal is in raw mode while this program is in the foreground.
 static WANTED: AtomicBool = AtomicBool::new(false);
 /// Set while the terminal is in raw mode.
@@ -88,7 +86,6 @@ pub(crate) fn refresh() -> io::Result<()> {
     // SAFETY: the structure is valid.
     unsafe { libc::cfmakeraw(&mut raw) };
     raw.c_oflag = output;
-    let raw = MODE.get_or_init(|| raw);
     // A thread that restores the terminal from here on waits for the new mode.
     let _busy = Busy::new();
     if !is_wanted() {
@@ -96,7 +93,7 @@ pub(crate) fn refresh() -> io::Result<()> {
     }
     RAW.store(true, Ordering::SeqCst);
     // SAFETY: the structure is valid. The earlier mode is stored above, so a signal handler can restore it.
-    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw) } {
+    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
