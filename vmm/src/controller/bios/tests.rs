@@ -5,6 +5,7 @@ use super::*;
 use crate::console::output::Captured;
 use crate::controller::FakeVcpu;
 use crate::device::pc::medium::Content;
+use crate::host::event;
 use crate::x86::registers::{Regs, Sregs};
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ impl Caller {
             prints: true,
             screen: None,
             input: Input::bytes(input),
-            keyboard: Some(host::event().unwrap()),
+            keyboard: Some(event().unwrap()),
             has_keys: false,
             times_keys: false,
         };
@@ -285,6 +286,23 @@ fn a_missing_function_is_named_once_and_returns_carry() {
         }
     }
     assert_eq!(caller.bios.missing.len(), 5);
+}
+
+#[test]
+fn serial_ports_and_printers_time_out() {
+    let mut caller = Caller::new(512);
+    for (vector, ax, ah) in [
+        (0x14, 0x00e3, 0x80),
+        (0x14, 0x0141, 0x80),
+        (0x14, 0x0300, 0x80),
+        (0x17, 0x0041, 1),
+        (0x17, 0x0200, 1),
+    ] {
+        let (regs, flags) = caller.call(vector, self::ax(ax));
+        assert_eq!((regs.rax >> 8, flags & CARRY), (ah, 0), "{vector:#x} {ax:#x}");
+    }
+    // What is sent is lost, which is told once.
+    assert_eq!(caller.bios.missing.len(), 2);
 }
 
 #[test]
