@@ -2,6 +2,7 @@
 
 mod choices;
 
+use crate::debugger::GdbArgs;
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
 pub(super) use choices::{
@@ -32,6 +33,7 @@ Examples:
   vmm run disk.img                           a boot sector or disk, with a BIOS
   vmm run --rom bios.bin                     firmware, from its reset vector
   vmm run simvirtio --vcpu soft              on the software processor
+  vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 
@@ -162,6 +164,9 @@ pub(super) struct RunArgs {
     pub(super) raw_output: bool,
 
     #[command(flatten)]
+    pub(super) gdb: GdbArgs,
+
+    #[command(flatten)]
     pub(super) measure: MeasureArgs,
 }
 
@@ -171,6 +176,8 @@ Examples:
   vmm boot bzImage --initrd initrd           Linux with an initial RAM disk
   vmm boot vmlinux --initrd initrd --cpus 2 --mem 1G
   vmm boot vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda\"
+  vmm boot vmlinux --gdb --cmdline \"console=ttyS0 nokaslr\"
+                                             waits for gdb at 127.0.0.1:1234
   vmm boot bzImage --initrd initrd --profile json=boot.json
                                              a file for `vmm report`
 
@@ -267,6 +274,9 @@ pub(super) struct BootArgs {
     /// Limit of the guest's output in bytes, such as 64K; 0 means no limit [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
+
+    #[command(flatten)]
+    pub(super) gdb: GdbArgs,
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,

@@ -7,7 +7,8 @@ use crate::places::Names;
 use crate::run::{GuestText, Ran};
 use crate::status::Failure;
 use crate::target::{RunTarget, name_error};
-use crate::{modules, processor, run, screen, terminal};
+use crate::{debugger, modules, processor, run, screen, terminal};
+use gdb::Width;
 use vmm::host::{printable, printable_text};
 use vmm::machine::{ClockKind, ConsoleKind, InputDevice, Linux, MachineKind, OnHalt};
 use vmm::profile::Event;
@@ -57,7 +58,9 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     }
     let builder = with_options(Machine::linux(linux), arguments).screen_on_terminal(text.is_terminal);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
-    let report = terminal::run(&mut machine)?;
+    // The symbols of a Linux kernel for 64 bits are in its vmlinux.
+    let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
+    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
             "the console did not show the text of --marker, \"{}\": the boot timeline has no entry for userland",
@@ -65,7 +68,7 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
         );
     }
     let places = names.places(&report, machine.memory());
-    Ok(Ran { name: printable(&arguments.kernel), report, places })
+    Ok(Ran { name: printable(&arguments.kernel), report, places, debugger: server })
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -123,9 +126,11 @@ fn run_kernel(
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), input_device.is_some())?;
     processor::announce(&machine);
-    let report = terminal::run(&mut machine)?;
+    let symbols = arguments.measure.symbols.as_deref().unwrap_or(&arguments.kernel);
+    let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
+    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
     let places = names.places(&report, machine.memory());
-    Ok(Ran { name: target.name, report, places })
+    Ok(Ran { name: target.name, report, places, debugger: server })
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.

@@ -1,6 +1,6 @@
 //! The text screen of a classic PC after a run: as text on standard output, or in the file of `--screen`.
 
-use crate::file_name::check_inputs;
+use crate::file_name::{ResultFormat, check_extension, check_inputs};
 use crate::status;
 use crate::streams::{print_stderr, print_stdout};
 use report::{FileError, OutputFile};
@@ -28,6 +28,7 @@ impl<'a> ScreenFile<'a> {
     /// # Errors
     /// It cannot be written, or is an input.
     pub fn open(path: &'a Path, inputs: &[PathBuf]) -> Result<Self, status::Failure> {
+        check_extension("--screen", path, ResultFormat::Text)?;
         check_inputs("--screen", path, inputs.iter().map(PathBuf::as_path))?;
         Ok(Self { path, file: OutputFile::open_within(path, WAIT)? })
     }

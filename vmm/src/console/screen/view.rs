@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(captured.bytes().len(), drawn);
         let (last, answer) = view.finish();
         assert!(last.is_none() && answer.is_continue());
-        assert!(captured.bytes().ends_with(b"\x1b[?25h\r\n"));
+        assert!(captured.bytes().ends_with(b"\x1b[?25h\r\n\x1b[J"));
     }
 
     #[test]
