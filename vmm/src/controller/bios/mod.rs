@@ -38,8 +38,9 @@ use crate::exit::{Exit, Outcome, Stop};
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::Deadline;
 use crate::x86::modes::CR0_PE;
+use crate::x86::probe::Probe;
 use crate::x86::registers::Regs;
-use call::{CARRY, Call};
+use call::{CARRY, Call, INTERRUPTS};
 use chips::Chips;
 use disk::Disk;
 use std::collections::BTreeSet;
@@ -100,8 +101,6 @@ pub(crate) struct Bios {
     line_has_text: bool,
     /// The row of the last string (int 10h, function 13h).
     text_row: Option<u8>,
-    /// The guest has set a graphics mode.
-    graphics: bool,
     /// The count of ticks was set.
     has_time: bool,
     /// The functions that are missing and were named, by vector and AH.
@@ -138,7 +137,6 @@ impl Bios {
             extended: false,
             line_has_text: false,
             text_row: None,
-            graphics: false,
             has_time: false,
             missing: BTreeSet::new(),
         }
@@ -325,9 +323,13 @@ impl Bios {
         let linear = sregs.cs.base.wrapping_add(vcpu.regs()?.rip);
         let takes = chips::takes_interrupts(vcpu)?;
         let halted = vcpu.activity() == Activity::Halted;
-        let is_real = sregs.cr0 & CR0_PE == 0;
-        if is_real && chips::is_idle(vcpu, linear, halted) && (!takes || chips::has_no_handler(vcpu.memory()))
-        {
+        // In protected mode, a handler may be anywhere.
+        let may_leave = match sregs.cr0 & CR0_PE {
+            0 => takes && !chips::has_no_handler(vcpu.memory()),
+            _ => vcpu.regs()?.rflags & u64::from(INTERRUPTS) != 0,
+        };
+        let place = Probe::new(&self.memory, sregs).translate_linear(linear);
+        if !may_leave && place.is_ok_and(|place| chips::is_idle(vcpu, place.gpa.0, halted)) {
             return Ok(Outcome::Stop(Stop::Halted));
         }
         if is_due && takes {
