@@ -227,7 +227,7 @@ pub fn unsound_multiboot_header(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Whole sectors, the first of which ends in the signature 55 AA.
-fn is_boot_sector(bytes: &[u8]) -> bool {
+pub fn is_boot_sector(bytes: &[u8]) -> bool {
     bytes.get(510..512) == Some(b"\x55\xaa") && bytes.len().is_multiple_of(512)
 }
 

@@ -3,7 +3,7 @@
 
 use super::BOOT_SECTOR;
 use crate::error::ImageError;
-use crate::file_format::{FileFormat, multiboot_header};
+use crate::file_format::{self, FileFormat, multiboot_header};
 use crate::host::printable;
 use std::path::Path;
 
@@ -15,9 +15,11 @@ pub fn is_multiboot(bytes: &[u8]) -> bool {
     multiboot_header(bytes).is_some() && FileFormat::of(bytes) == Some(FileFormat::Multiboot)
 }
 
-/// True for a disk whose first sector has the signature of a boot sector, if nothing else is known about the file.
+/// True for a disk whose first sector has the signature of a boot sector, if nothing else is known about the file but a
+/// multiboot header, which may be that of a kernel on the disk.
 pub fn is_boot_sector(bytes: &[u8]) -> bool {
-    FileFormat::of(bytes) == Some(FileFormat::BootSector)
+    let is_free = matches!(FileFormat::of(bytes), Some(FileFormat::BootSector | FileFormat::Multiboot));
+    is_free && file_format::is_boot_sector(bytes)
 }
 
 /// Refuses a file that is not an ELF file, if its content shows that it is not a flat binary either. `load_at` is the

@@ -77,6 +77,11 @@ impl Panel {
         text
     }
 
+    /// The panel was closed by a signal, and must be opened again.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     /// The text that leaves the last picture above the cursor, without its empty rows at the end, and gives the whole terminal
     /// back to text. Empty if there was no panel.
     pub(crate) fn close(&mut self) -> String {
@@ -236,8 +241,10 @@ mod tests {
         assert_eq!(second, "\x1b7\x1b[16;2H\x1b[0;37;40ma\x1b[17;1Hx\x1b[0m\x1b8");
         let cursor = panel.show(&screen(&["hallo", "x"], Some(81)), LARGE);
         assert_eq!(cursor, "\x1b7\x1b[17;2H\x1b[0;37;40;7m \x1b[0m\x1b8");
-        // The text and the title are 15 rows, and two rows of the panel are used.
-        assert_eq!(panel.close(), "\x1b[r\x1b[17;1H\x1b[0m\x1b[?25h\r\n\x1b[J");
+        panel.forget();
+        assert_eq!(panel.show(&screen(&["hello"], None), LARGE), first, "it is opened again");
+        // The text and the title are 15 rows, and one row of the panel is used.
+        assert_eq!(panel.close(), "\x1b[r\x1b[16;1H\x1b[0m\x1b[?25h\r\n\x1b[J");
         assert_eq!(panel.close(), "");
     }
 
