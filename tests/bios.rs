@@ -20,6 +20,8 @@ fn main() -> ExitCode {
     support::watchdog();
     let mut tests: Vec<Trial> = each_on_both(&[
         ("a_boot_sector_without_a_program_ends", idle as fn()),
+        ("a_jump_to_itself_in_protected_mode_ends", idle_in_protected_mode),
+        ("a_missing_halt_is_told", runs_on),
         ("the_clock_ticks", ticks),
         ("a_wait_takes_its_time", waits),
         ("a_fault_is_told_with_its_place", fault),
@@ -123,6 +125,35 @@ fn idle() {
         assert_eq!((ran.status, &*ran.text()), (0, "x"), "{code:x?}: {}", ran.stderr);
         assert!(ran.stderr.contains("halted"), "{}", ran.stderr);
     }
+}
+
+/// To protected mode with a GDT of its own, as boot sectors do it, and then a jump to itself.
+fn idle_in_protected_mode() {
+    let code = [
+        0xfa, // cli
+        0x31, 0xc0, 0x8e, 0xd8, // xor ax, ax; mov ds, ax
+        0x0f, 0x01, 0x16, 0x28, 0x7c, // lgdt [0x7c28]
+        0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, // mov eax, cr0; or al, 1; mov cr0, eax
+        0xea, 0x17, 0x7c, 0x08, 0x00, // jmp 8:0x7c17
+        // Output from protected mode, so that the run has a visible effect.
+        0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfe, // mov al, 'x'; out 0xe9, al; jmp $
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // up to 0x7c28
+        15, 0, 0x30, 0x7c, 0, 0, 0, 0, // the GDT: 16 bytes at 0x7c30
+        0, 0, 0, 0, 0, 0, 0, 0, // no descriptor
+        0xff, 0xff, 0, 0, 0, 0x9a, 0xcf, 0, // code
+    ];
+    let ran = boots(&code, &[]);
+    assert_eq!((ran.status, &*ran.text()), (0, "x"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("halted"), "{}", ran.stderr);
+}
+
+/// A boot sector without a halt at its end.
+fn runs_on() {
+    let ran = boots(&[0xb8, b'x', 0x0e, 0xcd, 0x10], &[]);
+    assert_eq!((ran.status, &*ran.text()), (112, "x"), "{}", ran.stderr);
+    let text = "probably the guest ran past the end of its code (is the last hlt missing?), through zeroed memory, to the end of \
+                its segment";
+    assert!(ran.stderr.contains(text), "{}", ran.stderr);
 }
 
 fn ticks() {

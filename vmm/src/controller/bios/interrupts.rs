@@ -1,5 +1,6 @@
 //! Interrupts of a machine without interrupt controllers, and the end of a guest that is idle.
 
+use super::call::INTERRUPTS;
 use super::{Bios, chips, stubs, time};
 use crate::controller::VcpuState;
 use crate::controller::vcpu::Activity;
@@ -7,6 +8,7 @@ use crate::error::Error;
 use crate::exit::{Outcome, Stop};
 use crate::host;
 use crate::x86::modes::CR0_PE;
+use crate::x86::probe::Probe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,9 +73,13 @@ impl Bios {
         let linear = sregs.cs.base.wrapping_add(vcpu.regs()?.rip);
         let takes = chips::takes_interrupts(vcpu)?;
         let halted = vcpu.activity() == Activity::Halted;
-        let is_real = sregs.cr0 & CR0_PE == 0;
-        if is_real && chips::is_idle(vcpu, linear, halted) && (!takes || chips::has_no_handler(vcpu.memory()))
-        {
+        // In protected mode, a handler may be anywhere.
+        let may_leave = match sregs.cr0 & CR0_PE {
+            0 => takes && !chips::has_no_handler(vcpu.memory()),
+            _ => vcpu.regs()?.rflags & u64::from(INTERRUPTS) != 0,
+        };
+        let place = Probe::new(&self.memory, sregs).translate_linear(linear);
+        if !may_leave && place.is_ok_and(|place| chips::is_idle(vcpu, place.gpa.0, halted)) {
             return Ok(Outcome::Stop(Stop::Halted));
         }
         if is_due && takes {

@@ -114,8 +114,6 @@ pub struct Bios {
     line_has_text: bool,
     /// The row of the last string (int 10h, function 13h).
     text_row: Option<u8>,
-    /// The guest has set a graphics mode.
-    graphics: bool,
     /// The count of ticks was set.
     has_time: bool,
     /// The functions that are missing and were named, by vector and AH.
@@ -157,7 +155,6 @@ impl Bios {
             extended: false,
             line_has_text: false,
             text_row: None,
-            graphics: false,
             has_time: false,
             missing: BTreeSet::new(),
         }
