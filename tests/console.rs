@@ -137,7 +137,7 @@ fn ctrl_c() {
     let mut sector = vec![0xb8, 0x52, 0x0e, 0xcd, 0x10, 0x30, 0xe4, 0xcd, 0x16, 0xeb, 0xfa];
     sector.resize(510, 0);
     sector.extend([0x55, 0xaa]);
-    let line = "before=$(stty -g); \"$VMM\" \"$1\" --vcpu soft --wall-timeout 50; status=$?; \
+    let line = "trap : INT; before=$(stty -g); \"$VMM\" \"$1\" --vcpu soft --wall-timeout 50; status=$?; \
         [ \"$before\" = \"$(stty -g)\" ] && echo as before; exit $status";
     let (status, seen) = on_a_terminal(line, &[("R", b"\x03")], &[&files.write("sector", &sector)]);
     assert!(status == 117 && seen.contains("as before"), "{status}: {seen:?}");

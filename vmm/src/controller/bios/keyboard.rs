@@ -67,9 +67,8 @@ impl Bios {
         match function {
             0x00 | 0x10 => {
                 // The wait for a key does not count towards the time limit, unless no key can come.
-                if let Some(since) = self.awaits_key.take().filter(|_| !self.input_ended) {
-                    self.deadline.extend_by_wait_since(since);
-                }
+                let since = self.awaits_key.take().filter(|_| self.has_controllers);
+                self.extend_limit(since);
                 let start = Instant::now();
                 self.take_input(call, if self.has_controllers { INPUT_PAUSE } else { Duration::ZERO })?;
                 let Some(key) = first(call) else {
@@ -107,6 +106,13 @@ impl Bios {
         ControlFlow::Continue(Answer::Done)
     }
 
+    /// Moves the time limit by the time since `since`, in which the guest waited for a key.
+    pub(super) fn extend_limit(&self, since: Option<Instant>) {
+        if let Some(since) = since.filter(|_| !self.input_ended) {
+            self.deadline.extend_by_wait_since(since);
+        }
+    }
+
     /// Moves the input of the machine into the ring, as far as there is room. Waits at most `timeout` for it.
     pub(super) fn take_input(&mut self, call: &mut Call<'_>, timeout: Duration) -> ControlFlow<Stop> {
         if let Err(error) = self.input.fetch(Some(timeout)) {
@@ -130,7 +136,9 @@ impl Bios {
         let rest = (self.input.peek(0), self.input.peek(1));
         let (0x1b, (Some(b'['), Some(letter))) = (byte, rest) else { return key_of(byte) };
         // The bytes after another ESC are keys themselves.
-        let Some((_, scan_code)) = SEQUENCES.iter().find(|(of, _)| *of == letter) else { return key_of(byte) };
+        let Some((_, scan_code)) = SEQUENCES.iter().find(|(of, _)| *of == letter) else {
+            return key_of(byte);
+        };
         let _sequence = (self.input.next(), self.input.next());
         u16::from_be_bytes([*scan_code, EXTENDED])
     }

@@ -279,12 +279,15 @@ impl Bios {
         if !is_ours && is_plain && chips::is_idle(vcpu, linear, true) {
             return Ok(Outcome::Unclaimed);
         }
-        self.next_interrupt(vcpu)
+        // Another halt than that of the stub is no wait for a key.
+        let awaits_key = is_ours && self.awaits_key.is_some();
+        self.next_interrupt(vcpu, awaits_key)
     }
 
-    /// Waits for the next interrupt, at most until the end of the run.
-    fn next_interrupt(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
+    /// Waits for the next interrupt, or for a key, at most until the end of the run.
+    fn next_interrupt(&mut self, vcpu: &mut dyn VcpuState, awaits_key: bool) -> Result<Outcome, Error> {
         loop {
+            let start = awaits_key.then(Instant::now);
             let left = self.chips.until_tick(self.now());
             match left {
                 Some(Duration::ZERO) => {
@@ -297,7 +300,7 @@ impl Bios {
                 _ => {}
             }
             let pause = left.unwrap_or(time::TICK);
-            if self.awaits_key.is_some() && self.input.may_wait() {
+            if awaits_key && self.input.may_wait() {
                 if let Err(error) = self.input.fetch(Some(pause)) {
                     return Ok(Outcome::Stop(Stop::InputFailed(Arc::new(error))));
                 }
@@ -307,6 +310,7 @@ impl Bios {
             } else {
                 self.sleep(pause);
             }
+            self.extend_limit(start);
             if let Some(stop) = self.deadline.must_end() {
                 return Ok(Outcome::Stop(stop));
             }
@@ -322,6 +326,10 @@ impl Bios {
         let linear = sregs.cs.base.wrapping_add(vcpu.regs()?.rip);
         let takes = chips::takes_interrupts(vcpu)?;
         let halted = vcpu.activity() == Activity::Halted;
+        if self.has_controllers && !stubs::contains(linear) {
+            // The guest does something else meanwhile.
+            self.awaits_key = None;
+        }
         let is_real = sregs.cr0 & CR0_PE == 0;
         if is_real && chips::is_idle(vcpu, linear, halted) && (!takes || chips::has_no_handler(vcpu.memory()))
         {
