@@ -2,10 +2,12 @@
 
 mod choices;
 
+use crate::debugger::GdbArgs;
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
 pub(super) use choices::{
-    ClockArg, ConsoleArg, DebugExitArg, EngineArg, LayoutArg, MachineArg, ModeArg, OnHaltArg, TransportArg,
+    ClockArg, ConsoleArg, DebugExitArg, EngineArg, InputDeviceArg, LayoutArg, MachineArg, ModeArg, OnHaltArg,
+    TransportArg,
 };
 use clap::Args;
 use std::ffi::OsString;
@@ -31,6 +33,7 @@ Examples:
   vmm run disk.img                           a boot sector or disk, with a BIOS
   vmm run --rom bios.bin                     firmware, from its reset vector
   vmm run simvirtio --vcpu soft              on the software processor
+  vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 
@@ -60,6 +63,11 @@ pub(super) struct RunArgs {
     /// Machine that runs the guest [default: bios for boot disks, pc for multiboot and PVH kernels on KVM, otherwise bare]
     #[arg(long, value_enum)]
     pub(super) machine: Option<MachineArg>,
+
+    /// Device of a classic PC that gets what is typed or piped [default: the one that the guest reads; for keys of a
+    /// terminal first the keyboard, for other input first the serial port, or the BIOS]
+    #[arg(long, value_enum)]
+    pub(super) console: Option<InputDeviceArg>,
 
     /// Exit code of a write to port 0xf4
     #[arg(long, value_enum, default_value_t)]
@@ -156,6 +164,9 @@ pub(super) struct RunArgs {
     pub(super) raw_output: bool,
 
     #[command(flatten)]
+    pub(super) gdb: GdbArgs,
+
+    #[command(flatten)]
     pub(super) measure: MeasureArgs,
 }
 
@@ -165,6 +176,8 @@ Examples:
   vmm boot bzImage --initrd initrd           Linux with an initial RAM disk
   vmm boot vmlinux --initrd initrd --cpus 2 --mem 1G
   vmm boot vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda\"
+  vmm boot vmlinux --gdb --cmdline \"console=ttyS0 nokaslr\"
+                                             waits for gdb at 127.0.0.1:1234
   vmm boot bzImage --initrd initrd --profile json=boot.json
                                              a file for `vmm report`
 
@@ -213,9 +226,11 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,ro][,raw]")]
     pub(super) disk: Vec<OsString>,
 
-    /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) console: ConsoleArg,
+    /// Console of Linux: `serial` is the serial port (ttyS0) and the default; `virtio` (hvc0) is faster, but starts later
+    /// in the boot. For a multiboot or PVH kernel, the device that gets the input: `serial` or `keyboard` [default: the one
+    /// that the kernel reads]
+    #[arg(long, value_enum)]
+    pub(super) console: Option<ConsoleArg>,
 
     /// Effect of `halt -f` and the like: `exit` ends the machine with status 0; `wait` lets it stand, as a computer does
     #[arg(long, value_enum, default_value_t)]
@@ -259,6 +274,9 @@ pub(super) struct BootArgs {
     /// Limit of the guest's output in bytes, such as 64K; 0 means no limit [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) output_limit: Option<u64>,
+
+    #[command(flatten)]
+    pub(super) gdb: GdbArgs,
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,

@@ -8,6 +8,7 @@ mod boot;
 mod boot_files;
 mod cli;
 mod compare;
+mod debugger;
 mod doctor;
 mod file_name;
 mod grade;

@@ -5,7 +5,7 @@ use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use clap::Args;
 use report::{FileError, Measured, OutputFile, SavedProfile, SavedTrace};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use vmm::host::printable;
 use vmm::{Builder, Error};
@@ -99,23 +99,6 @@ impl MeasureArgs {
     }
 }
 
-/// Refuses two options that write the same file.
-fn check_pair(
-    one: Option<&OutputFile>,
-    first: &str,
-    option: &str,
-    path: &Path,
-    file: &OutputFile,
-) -> Result<(), Error> {
-    match one.filter(|one| one.takes_the_place_of(file)) {
-        None => Ok(()),
-        Some(_) => Err(Error::Config(format!(
-            "{first} and {option} write the same file, {}: give two different files",
-            printable(path)
-        ))),
-    }
-}
-
 /// The result files of a run. They are opened before the run, so that a wrong path is reported before it.
 pub struct ResultFiles<'a> {
     arguments: &'a ResultArgs,
@@ -149,25 +132,30 @@ impl<'a> ResultFiles<'a> {
             .transpose()?;
         let trace =
             arguments.trace.as_ref().map(|path| OutputFile::open_within(path, RESULT_WAIT)).transpose()?;
-        let files = Self { arguments, profile, trace };
-        if let (Some(trace), Some(path)) = (&files.trace, &arguments.trace) {
-            files.check_profile("--trace", path, trace)?;
+        if let (Some(one), Some(other), Some(path)) = (&profile, &trace, &arguments.trace)
+            && one.takes_the_place_of(other)
+        {
+            let path = printable(path);
+            let what = format!("--profile and --trace write the same file, {path}: give two different files");
+            return Err(Error::Config(what).into());
         }
-        Ok(files)
+        Ok(Self { arguments, profile, trace })
     }
 
-    /// Checks that the file of another option is none of these.
+    /// Checks that another result, which `option` names, is not written to one of the files.
     ///
     /// # Errors
     /// It is.
-    pub fn check_other(&self, option: &str, path: &Path, file: &OutputFile) -> Result<(), Error> {
-        self.check_profile(option, path, file)?;
-        check_pair(self.trace.as_ref(), "--trace", option, path, file)
-    }
-
-    /// Checks that the file of another option is not the profile.
-    fn check_profile(&self, option: &str, path: &Path, file: &OutputFile) -> Result<(), Error> {
-        check_pair(self.profile.as_ref(), "--profile", option, path, file)
+    pub fn check_other(&self, option: &str, other: &OutputFile) -> Result<(), Error> {
+        let ours = [(&self.profile, "--profile"), (&self.trace, "--trace")];
+        let same =
+            ours.iter().find(|(file, _)| file.as_ref().is_some_and(|file| file.takes_the_place_of(other)));
+        same.map_or(Ok(()), |(_, ours)| {
+            Err(Error::Config(format!(
+                "{option} and {ours} write the same file, {}: give two different files",
+                other.shown()
+            )))
+        })
     }
 
     /// Writes the files for a run, of which `measured` is `None` if its exits were not counted. Prints each file on stderr,

@@ -10,7 +10,8 @@ use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{boot_files, modules, processor, screen, status, summary, terminal};
+use crate::{boot_files, debugger, modules, processor, screen, status, summary, terminal};
+use gdb::Server;
 use guest::Map;
 use report::Measured;
 use std::fs::File;
@@ -48,6 +49,8 @@ pub struct Ran {
     pub report: Report,
     /// Lines with the names of the places in the guest's code where it died. Empty if it did not, or without symbols.
     pub places: String,
+    /// The server of the debugger, which waits for the exit status.
+    pub debugger: Option<Server>,
 }
 
 /// Standard output for the guest's text.
@@ -75,11 +78,13 @@ pub fn run_and_report(
         let inputs = inputs();
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
-        screen.as_ref().map_or(Ok(()), |screen| screen.check(&files))?;
+        if let Some(screen) = &screen {
+            files.check_other("--screen", screen.file())?;
+        }
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
-    let (files, screen_file, is_terminal, Ran { name, report, places }) = match open_and_run() {
+    let (files, screen_file, is_terminal, Ran { name, report, places, debugger }) = match open_and_run() {
         Ok(results) => results,
         Err(error) => return report_error(&error),
     };
@@ -106,7 +111,11 @@ pub fn run_and_report(
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
-    files.write(Measured::of(&name, &ended, &report).as_ref(), status)
+    let status = files.write(Measured::of(&name, &ended, &report).as_ref(), status);
+    if let Some(mut server) = debugger {
+        server.finish(status);
+    }
+    status
 }
 
 /// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
@@ -170,6 +179,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .apply(builder)
         .machine(arguments.machine.map(Into::into))
         .keyboard(terminal::is_keyboard)
+        .input_device(arguments.console.map(Into::into))
         .screen_on_terminal(text.is_terminal)
         .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))
@@ -189,8 +199,11 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .build()
         .map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
+    screen::check_input(machine.kind(), arguments.console.is_some())?;
     processor::announce(&machine);
-    let report = terminal::run(&mut machine)?;
+    let symbols = arguments.measure.symbols.as_deref().or(file.as_deref());
+    let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols))?;
+    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
     if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
         log::warn!(
@@ -199,7 +212,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         );
     }
     let places = names.places(&report, machine.memory());
-    Ok(Ran { name: target.name, report, places })
+    Ok(Ran { name: target.name, report, places, debugger: server })
 }
 
 /// Finds the guest, or the ROM.

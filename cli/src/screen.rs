@@ -1,7 +1,6 @@
 //! The text screen of a classic PC after a run: as text on standard output, or in the file of `--screen`.
 
 use crate::file_name::{ResultFormat, check_extension, check_inputs};
-use crate::measure::ResultFiles;
 use crate::status;
 use crate::streams::{print_stderr, print_stdout};
 use report::{FileError, OutputFile};
@@ -34,12 +33,9 @@ impl<'a> ScreenFile<'a> {
         Ok(Self { path, file: OutputFile::open_within(path, WAIT)? })
     }
 
-    /// Checks that no result of the run is written to the same file.
-    ///
-    /// # Errors
-    /// One is.
-    pub fn check(&self, files: &ResultFiles<'_>) -> Result<(), Error> {
-        files.check_other("--screen", self.path, &self.file)
+    /// The open file.
+    pub fn file(&self) -> &OutputFile {
+        &self.file
     }
 
     /// Writes the screen: an image if the name ends in .png, otherwise text. Without a screen the file stays as it was.

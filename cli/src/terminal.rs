@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use vmm::host::RawTerminal;
+use vmm::machine::debug::Debugger;
 use vmm::machine::{MachineKind, Processor};
 use vmm::{Error, Machine, Report};
 
@@ -10,13 +11,13 @@ pub fn is_keyboard() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Runs a machine. The terminal, if there is one, is the keyboard of a PC: it is in raw mode, so that each key goes to the
-/// guest, and is restored before the summary is printed. With the software processor no thread reads keys, so Ctrl-A x
-/// could not end the machine: there Ctrl-C does.
+/// Runs a machine, under a debugger if there is one. The terminal, if there is one, is the keyboard of a PC: it is in raw mode,
+/// so that each key goes to the guest, and is restored before the summary is printed. With the software processor no thread
+/// reads keys, so Ctrl-A x could not end the machine: there Ctrl-C does.
 ///
 /// # Errors
 /// The terminal cannot be made raw, or the host failed before the guest ran.
-pub fn run(machine: &mut Machine) -> Result<Report, Error> {
+pub fn run(machine: &mut Machine, debugger: Option<&mut dyn Debugger>) -> Result<Report, Error> {
     let is_pc = machine.kind() != Some(MachineKind::Bare);
     let raw = match is_pc && is_keyboard() {
         true => {
@@ -25,7 +26,10 @@ pub fn run(machine: &mut Machine) -> Result<Report, Error> {
         }
         false => None,
     };
-    let report = machine.run();
+    let report = match debugger {
+        Some(debugger) => machine.run_debugged(debugger),
+        None => machine.run(),
+    };
     drop(raw);
     report
 }

@@ -2,6 +2,7 @@
 
 use crate::blocks::Blocks;
 use crate::cpuid::CpuidLeaf;
+use crate::debug::Watch;
 use crate::exit::{Death, Delivery, Exit, Missing};
 use crate::memory::Memory;
 use crate::state::{State, flag, seg};
@@ -60,6 +61,12 @@ pub struct Cpu<M: Memory> {
     /// The addresses of the blocks that were entered last, a ring.
     pub(crate) recent: [u64; RECENT],
     pub(crate) next_recent: usize,
+    /// The addresses whose accesses a debugger wants to know of.
+    pub(crate) watches: Vec<Watch>,
+    /// The index of the first of them that was met.
+    pub(crate) hit: Option<usize>,
+    /// The last instruction is to be started again.
+    pub(crate) starts_again: bool,
 }
 
 /// The answer to an exit.
@@ -98,6 +105,9 @@ impl<M: Memory> Cpu<M> {
             trapped_msrs: Vec::new(),
             recent: [0; RECENT],
             next_recent: 0,
+            watches: Vec::new(),
+            hit: None,
+            starts_again: false,
         }
     }
 
@@ -278,7 +288,10 @@ impl<M: Memory> Cpu<M> {
     /// Handles the end of an instruction that is not complete. Returns an exit, or `None` if the guest goes on.
     fn handle(&mut self, trap: Trap) -> Option<Exit> {
         match trap {
-            Trap::Again => None,
+            Trap::Again => {
+                self.starts_again = true;
+                None
+            }
             Trap::Exit => {
                 self.next_answer = 0;
                 Some(self.pending.unwrap_or(Exit::Unsupported(Missing::Instruction)))

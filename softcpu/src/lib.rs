@@ -25,6 +25,7 @@ mod blocks;
 mod control;
 mod cpu;
 mod cpuid;
+mod debug;
 mod descriptors;
 mod execute;
 mod exit;
@@ -51,6 +52,7 @@ mod trap;
 
 pub use cpu::Cpu;
 pub use cpuid::{CpuidLeaf, supported_cpuid};
+pub use debug::Watch;
 pub use exit::{Death, Delivery, Exit, Fault, Missing};
 pub use memory::{Memory, VecMemory};
 pub use state::{Fpu, Segment, State, Table, cr0, cr4, efer, flag, seg};

@@ -259,7 +259,8 @@ impl<M: Memory> Cpu<M> {
     #[inline]
     fn load_from(&mut self, entry: Entry<M::Page>, linear: u64, size: u8) -> Result<u64, Trap> {
         let offset = (linear & (PAGE - 1)) as usize;
-        let Some(page) = entry.page else {
+        let page = entry.page.or_else(|| self.watched_page(entry.gpa, linear, size, Access::Read));
+        let Some(page) = page else {
             let value = self.exchange(Exit::MmioRead { address: entry.gpa | offset as u64, size })?;
             return Ok(value & byte_mask(size));
         };
@@ -284,7 +285,8 @@ impl<M: Memory> Cpu<M> {
     #[inline]
     fn store_to(&mut self, entry: Entry<M::Page>, linear: u64, size: u8, value: u64) -> Result<(), Trap> {
         let offset = (linear & (PAGE - 1)) as usize;
-        let Some(page) = entry.page else {
+        let page = entry.page.or_else(|| self.watched_page(entry.gpa, linear, size, Access::Write));
+        let Some(page) = page else {
             let (address, data) = (entry.gpa | offset as u64, value & byte_mask(size));
             return self.exchange(Exit::MmioWrite { address, size, data }).map(drop);
         };

@@ -102,6 +102,10 @@ impl<M: Memory> Cpu<M> {
             shift: walk.shift,
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
         };
+        if self.is_watched(linear) {
+            let page = entry.page.filter(|_| access == Access::Execute);
+            return Ok(Entry { page, ..entry });
+        }
         Ok(self.tlb.insert(linear, user, entry))
     }
 

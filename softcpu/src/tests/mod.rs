@@ -1,5 +1,6 @@
 //! Tests that need descriptor tables.
 
+mod debug;
 mod far;
 mod interrupts;
 mod machine;

@@ -57,6 +57,7 @@
 // Imports: devices, the processor's state, the console's output, the deadline.
 
 pub(crate) mod bios;
+mod debug;
 pub(crate) mod devices;
 pub(crate) mod hypercall;
 pub(crate) mod inquiry;
@@ -66,6 +67,7 @@ mod open_bus;
 pub(crate) mod vcpu;
 pub(crate) mod watchdog;
 
+pub use debug::{DebugControl, DebugPoint};
 pub use devices::Devices;
 pub use hypercall::{HYPERCALL_HALT_CPU, HYPERCALL_PRINT, Hypercalls};
 pub use kev::{
@@ -77,12 +79,19 @@ pub use open_bus::{OpenBus, TerminalExits};
 pub use vcpu::{Activity, Entry, FakeVcpu, KvmTranslation, Location, Vcpu, VcpuState};
 pub use watchdog::Watchdog;
 
-use crate::exit::{Exit, Outcome};
+use crate::exit::{Exit, Outcome, Stop};
+use std::ops::ControlFlow;
 
 /// Handles some of a vCPU's exits.
 pub trait ExitController {
     /// Claims `exit` of `vcpu` and returns the answer, or returns [`Outcome::Unclaimed`].
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome;
+
+    /// A run begins: the vCPU has not been entered. Controllers that come later in the chain are asked afterwards, unless
+    /// this one ends the run.
+    fn begin(&mut self, _vcpu: &mut dyn VcpuState) -> ControlFlow<Stop> {
+        ControlFlow::Continue(())
+    }
 }
 
 impl<A: ExitController, B: ExitController> ExitController for (A, B) {
@@ -92,17 +101,27 @@ impl<A: ExitController, B: ExitController> ExitController for (A, B) {
             outcome => outcome,
         }
     }
+    fn begin(&mut self, vcpu: &mut dyn VcpuState) -> ControlFlow<Stop> {
+        self.0.begin(vcpu)?;
+        self.1.begin(vcpu)
+    }
 }
 
 impl<C: ExitController + ?Sized> ExitController for &mut C {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         (**self).handle(exit, vcpu)
     }
+    fn begin(&mut self, vcpu: &mut dyn VcpuState) -> ControlFlow<Stop> {
+        (**self).begin(vcpu)
+    }
 }
 
 impl<C: ExitController + ?Sized> ExitController for Box<C> {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         (**self).handle(exit, vcpu)
+    }
+    fn begin(&mut self, vcpu: &mut dyn VcpuState) -> ControlFlow<Stop> {
+        (**self).begin(vcpu)
     }
 }
 
@@ -117,6 +136,9 @@ impl<C: ExitController> ExitController for Vec<C> {
         }
         Outcome::Unclaimed
     }
+    fn begin(&mut self, vcpu: &mut dyn VcpuState) -> ControlFlow<Stop> {
+        self.iter_mut().try_for_each(|controller| controller.begin(vcpu))
+    }
 }
 
 /// An optional controller. `None` claims nothing.
@@ -126,6 +148,9 @@ impl<C: ExitController> ExitController for Option<C> {
             Some(controller) => controller.handle(exit, vcpu),
             None => Outcome::Unclaimed,
         }
+    }
+    fn begin(&mut self, vcpu: &mut dyn VcpuState) -> ControlFlow<Stop> {
+        self.as_mut().map_or(ControlFlow::Continue(()), |controller| controller.begin(vcpu))
     }
 }
 

@@ -3,6 +3,9 @@
 use super::{ExitController, VcpuState};
 use crate::exit::{Exit, Outcome, Reason, Site, Stop};
 
+/// The number of a stop for a debugger in KVM (KVM_EXIT_DEBUG).
+const DEBUG: u32 = 4;
+
 /// Ends the run at terminal exits: a halt, a shutdown, and exits that cannot be resumed.
 #[derive(Clone, Copy, Debug)]
 pub struct TerminalExits;
@@ -15,6 +18,8 @@ impl ExitController for TerminalExits {
             Exit::EmulationFailure(instruction) => Outcome::Stop(Stop::EmulationFailure(instruction)),
             Exit::FailedEntry { reason } => Outcome::Stop(Stop::FailedEntry(reason)),
             Exit::Other(reason) => Outcome::Stop(Stop::UnknownExit(reason)),
+            // No controller has switched debugging on.
+            Exit::Debug(_) => Outcome::Stop(Stop::UnknownExit(DEBUG)),
             _ => Outcome::Unclaimed,
         }
     }

@@ -1,5 +1,6 @@
 //! The vCPU, as controllers and the run loop see it.
 
+use super::debug::DebugControl;
 use crate::error::Error;
 use crate::exit::{Arrival, Exit};
 use crate::memory::{Gpa, GuestMemory};
@@ -66,6 +67,14 @@ pub trait VcpuState {
     /// Translates a linear address with KVM (KVM_TRANSLATE). Tests compare it with [`Probe::translate_linear`].
     fn translate(&mut self, _linear: u64) -> KvmTranslation {
         KvmTranslation::Unavailable
+    }
+
+    /// Sets the reasons for which the vCPU stops with [`Exit::Debug`]. They hold until the next call, also after a reset.
+    ///
+    /// # Errors
+    /// The kernel refused, or this kind of vCPU cannot stop for one of the reasons. It then keeps the earlier ones.
+    fn set_debug(&mut self, _control: &DebugControl) -> Result<(), Error> {
+        Err(Error::Config("this vCPU cannot be debugged".into()))
     }
 
     /// The guest's memory, by physical address.

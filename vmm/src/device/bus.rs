@@ -145,6 +145,15 @@ impl Bus {
         self.ranges.iter().for_each(|range| lock(&range.device).reset());
     }
 
+    /// The first and the last address of each range, in ascending order, and the name of its device. A device that is busy has
+    /// no name.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64, &'static str)> {
+        self.ranges.iter().map(|range| {
+            let name = range.device.try_lock().map_or("busy", |device| device.name(0).device);
+            (range.first, range.last, name)
+        })
+    }
+
     /// All addresses that a device claims, in order.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = u64> {
         self.ranges.iter().flat_map(|range| range.first..=range.last)

@@ -5,9 +5,11 @@
 
 // Imports: host functions.
 
+mod debug;
 mod site;
 mod stop;
 
+pub use debug::{DebugStop, PointKind};
 pub use site::{Arrival, Reason, Site, UnknownReason};
 pub use stop::{Outcome, Stop};
 
@@ -84,6 +86,9 @@ pub enum Exit {
     },
     /// A signal, or a request to leave the guest. The guest did not cause it, so it is not counted as an exit.
     Interrupted,
+    /// The vCPU stopped for a debugger ([`controller::DebugControl`](crate::controller::DebugControl)). The guest did not
+    /// cause it, so it is not counted either.
+    Debug(DebugStop),
     /// Any other reason, by its number in KVM.
     Other(u32),
 }
@@ -104,8 +109,15 @@ impl Exit {
             | Self::EmulationFailure(_)
             | Self::FailedEntry { .. }
             | Self::Interrupted
+            | Self::Debug(_)
             | Self::Other(_) => false,
         }
+    }
+
+    /// True for an exit that the guest caused, which is counted.
+    #[inline]
+    pub fn is_of_guest(&self) -> bool {
+        !matches!(self, Self::Interrupted | Self::Debug(_))
     }
 }
 
@@ -126,6 +138,7 @@ impl fmt::Display for Exit {
             Self::EmulationFailure(_) => f.write_str("emulation failure"),
             Self::FailedEntry { .. } => f.write_str("failed entry"),
             Self::Interrupted => f.write_str("interrupted"),
+            Self::Debug(_) => f.write_str("debug"),
             Self::Other(reason) => write!(f, "reason {reason}"),
         }
     }

@@ -131,7 +131,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// The site of an exit; `None` for an interruption, which is not an exit of the guest.
+    /// The site of an exit; `None` for an interruption or a stop for a debugger, which are not exits of the guest.
     pub fn of(exit: &Exit) -> Option<Self> {
         let (reason, place) = match *exit {
             Exit::PioIn { port, size } => (Reason::PioIn, Some((port.into(), size))),
@@ -146,7 +146,7 @@ impl Site {
             Exit::EmulationFailure(_) => (Reason::EmulationFailure, None),
             Exit::FailedEntry { .. } => (Reason::FailedEntry, None),
             Exit::Other(reason) => (Reason::Other(reason), None),
-            Exit::Interrupted => return None,
+            Exit::Interrupted | Exit::Debug(_) => return None,
         };
         Some(Self { reason, place })
     }

@@ -8,6 +8,7 @@
 //! Linux `Documentation/virt/kvm/api.rst`, section 5.
 #![allow(unsafe_code)]
 
+mod debug;
 mod restore;
 mod state;
 
@@ -20,13 +21,16 @@ use crate::kvm::decode::{Decoded, Transfer, decode};
 use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::run_page::RunPage;
 use crate::memory::GuestMemory;
+use debug::Debugging;
 use kvm_bindings::{
-    KVM_CAP_SYNC_REGS, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_REGS,
+    KVM_CAP_SYNC_REGS, KVM_EXIT_DEBUG, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
+    KVM_SYNC_X86_REGS,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use restore::Start;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// `_IO(KVMIO, 0x80)`.
@@ -74,6 +78,8 @@ pub struct KvmVcpu {
     has_xsave: bool,
     /// The number of times in a row that KVM_RUN failed with EAGAIN.
     retries: u32,
+    /// The reasons to stop for a debugger.
+    debug: Option<Box<Debugging>>,
 }
 
 impl KvmVcpu {
@@ -109,6 +115,7 @@ impl KvmVcpu {
             restored_msrs: None,
             has_xsave: false,
             retries: 0,
+            debug: None,
         })
     }
 
@@ -135,6 +142,32 @@ impl KvmVcpu {
         // SAFETY: `kvm_run` stays mapped as long as the vCPU, which `body` only borrows.
         unsafe { host::with_kicks(self.page.immediate_exit(), |kicker| body(self, kicker)) }
             .map_err(Error::host("sigaction"))
+    }
+
+    /// As [`with_kicks`](Self::with_kicks), for a vCPU that a debugger shares.
+    ///
+    /// # Errors
+    /// The handler of the kick signal cannot be installed.
+    pub(crate) fn with_shared_kicks<R>(
+        vcpu: &Mutex<&mut Self>,
+        body: impl FnOnce(Kicker) -> R,
+    ) -> Result<R, Error> {
+        let immediate_exit = vcpu.lock().unwrap_or_else(PoisonError::into_inner).page.immediate_exit();
+        // SAFETY: `kvm_run` stays mapped as long as the vCPU, which the mutex borrows during the whole call.
+        unsafe { host::with_kicks(immediate_exit, body) }.map_err(Error::host("sigaction"))
+    }
+
+    /// Makes the next entry complete the access of the last exit, and leave at once.
+    pub(crate) fn leave_at_once(&self) {
+        self.page.set_immediate_exit(1);
+    }
+
+    /// Tells the guest's clock that the guest was stopped (KVM_KVMCLOCK_CTRL), so that Linux reports no soft lockup. A guest
+    /// without kvm-clock has no use for it.
+    pub(crate) fn tell_clock_of_stop(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            log::debug!("KVM_KVMCLOCK_CTRL: {error}");
+        }
     }
 
     /// True if the vCPU waits for another vCPU to start it (INIT, SIPI).
@@ -166,6 +199,7 @@ impl KvmVcpu {
                 self.pending = match exit {
                     Exit::MmioRead { .. } => Pending::MmioRead,
                     Exit::RdMsr { .. } | Exit::WrMsr { .. } => Pending::Msr,
+                    Exit::Other(KVM_EXIT_DEBUG) => return self.debug_exit(),
                     _ => Pending::Nothing,
                 };
                 exit

@@ -8,6 +8,7 @@ use crate::exit::Stop;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm;
 use crate::lab::check::{Check, CheckOutcome};
+use crate::lab::debugging::probe_debugging;
 use crate::lab::small_guests::run_two_instructions;
 use crate::machine::{Machine, Processor};
 use crate::memory::{Gpa, GuestMemory};
@@ -153,6 +154,7 @@ pub fn examine() -> Vec<Check> {
             [Mode::Real, Mode::Protected, Mode::Long, Mode::User]
                 .map(|mode| run_two_instructions(mode, Processor::Kvm)),
         );
+        checks.extend(debugging());
         checks.push(run_breakpoint());
     }
     checks
@@ -182,6 +184,45 @@ fn files() -> Check {
 
 fn create_vcpu(vm: &VmFd) -> Result<String, Error> {
     KvmVcpu::new(vm, 0, GuestMemory::none()).map(|_| "created".into())
+}
+
+/// Checks the facilities for debuggers. One that is missing needs the software processor.
+fn debugging() -> Vec<Check> {
+    let found = match probe_debugging(Processor::Kvm) {
+        Ok(found) => found,
+        Err(error) => return vec![Check::of("debugging", Err(error))],
+    };
+    let modes = [Mode::Real, Mode::Protected, Mode::Long, Mode::User];
+    let (steps, fails): (Vec<_>, Vec<_>) = modes.into_iter().partition(|mode| found.steps_in(*mode));
+    let names = |modes: &[Mode]| modes.iter().map(Mode::to_string).collect::<Vec<_>>().join(", ");
+    let step = match (fails.is_empty(), steps.is_empty()) {
+        (true, _) => (true, "work in all modes".into()),
+        (_, true) => (false, "do not work".into()),
+        _ => (false, format!("work in {} mode, not in {} mode", names(&steps), names(&fails))),
+    };
+    let of = |works| (works, String::from(if works { "work" } else { "do not work" }));
+    [
+        ("debugger: single steps", step),
+        ("debugger: breakpoints", of(found.breakpoints)),
+        ("debugger: watchpoints", of(found.watchpoints)),
+        (
+            "debugger: int3",
+            (
+                found.software,
+                String::from(if found.software { "stops the vCPU" } else { "does not stop the vCPU" }),
+            ),
+        ),
+    ]
+    .into_iter()
+    .map(|(what, (works, found))| match works {
+        true => Check { what: what.into(), outcome: CheckOutcome::Good, found },
+        false => Check {
+            what: what.into(),
+            outcome: CheckOutcome::Missing,
+            found: format!("{found} with KVM on this host: use --vcpu soft"),
+        },
+    })
+    .collect()
 }
 
 /// The address of the breakpoint guest.

@@ -4,6 +4,7 @@
 
 mod check;
 pub(crate) mod compare;
+mod debugging;
 #[cfg_attr(not(has_kvm), path = "absent.rs")]
 pub(crate) mod doctor;
 mod small_guests;
@@ -14,6 +15,7 @@ pub(crate) mod workload;
 pub use check::{Check, CheckOutcome};
 pub use compare::run as run_comparison;
 pub use compare::{MAX_BYTES, MAX_MESSAGES, MAX_ROUNDS, Row};
+pub use debugging::{DebugFacilities, probe_debugging};
 
 pub use stats::{Spread, percentile};
 pub use variant::{Ring, Variant, Workload};

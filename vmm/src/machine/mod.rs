@@ -9,6 +9,7 @@
 // | `processors.rs` | the vCPUs: of KVM, or software processors |
 // | `session.rs`, `vcpu_run.rs` | one run of the machine, and of each vCPU with its controllers |
 // | `turns.rs` | one run with software processors, which take turns |
+// | `debug/` | one run under a debugger |
 // | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
 // | `ending.rs` | the decision between several reasons for the end of a run |
 // | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
@@ -32,6 +33,7 @@ mod builder;
 mod classic;
 #[cfg_attr(not(has_kvm), path = "classic_threads/absent.rs")]
 mod classic_threads;
+pub mod debug;
 mod doubt;
 mod ending;
 mod examine;
@@ -59,7 +61,7 @@ mod vcpu_run;
 pub use builder::Builder;
 pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
-pub use kind::MachineKind;
+pub use kind::{InputDevice, MachineKind};
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
@@ -183,9 +185,21 @@ impl Machine {
     /// The host failed before the guest ran. A mistake of the guest is not an error, and neither is a failure of the host
     /// after the guest has started ([`Stop::HostFailed`](crate::exit::Stop::HostFailed)): both are in the report.
     pub fn run(&mut self) -> Result<Report, Error> {
+        self.run_with(None)
+    }
+
+    /// Runs the guest like [`run`](Self::run), under a debugger.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run), or the host has no thread for the debugger.
+    pub fn run_debugged(&mut self, debugger: &mut dyn debug::Debugger) -> Result<Report, Error> {
+        self.run_with(Some(debugger))
+    }
+
+    fn run_with(&mut self, debugger: Option<&mut dyn debug::Debugger>) -> Result<Report, Error> {
         let started = Instant::now();
         let screen = self.screen.as_ref().map(|screen| screen.start(&self.output)).transpose()?;
-        let result = run_machine(self);
+        let result = run_machine(self, debugger);
         let screen = screen.and_then(RunningScreen::finish);
         let elapsed = started.elapsed();
         Ok(self.report(result?, screen, elapsed))

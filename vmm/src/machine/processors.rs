@@ -170,7 +170,8 @@ impl MachineVcpu for KvmVcpu {
         self.complete_access()
     }
     fn restore(&mut self) -> Result<(), Error> {
-        self.restore()
+        self.restore()?;
+        self.debug_again()
     }
     fn location(&mut self, after_shutdown: bool) -> Result<Location, Error> {
         self.location(after_shutdown)

@@ -1,17 +1,18 @@
 //! One run of a machine: its vCPUs and its background work, until the machine stops.
 
 use crate::console::output::Output;
+use crate::controller::vcpu::Vcpu;
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, KickTimer};
-use crate::kvm::vcpu::KvmVcpu;
 use crate::machine::background::{Background, SideResult};
+use crate::machine::debug::{Debugger, debugged};
 use crate::machine::ending::{Reasons, ending};
 use crate::machine::processors::Processors;
 use crate::machine::turns;
 use crate::machine::vcpu_run::{RunContext, VcpuResult, VcpuRun};
 use crate::machine::{Machine, VcpuControllers};
-use crate::run::vcpu_threads::{VcpuResults, VcpuThreads};
+use crate::run::vcpu_threads::{VcpuResults, VcpuThreads, WithKicks};
 use crate::shutdown::Deadline;
 use std::sync::Arc;
 
@@ -29,9 +30,12 @@ pub(super) struct RunResult {
 /// # Errors
 /// The host failed before the guest ran. A later failure is the end of the run ([`Stop::HostFailed`]), so that the text
 /// that the guest has printed and the exits that were recorded are not lost.
-pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
+pub(super) fn run_machine(
+    machine: &mut Machine,
+    debugger: Option<&mut dyn Debugger>,
+) -> Result<RunResult, Error> {
     let kicks = machine.needs_kicks();
-    let Machine { processors, controllers, devices, msrs, background, output, timer, .. } = machine;
+    let Machine { processors, controllers, devices, msrs, background, output, timer, memory, .. } = machine;
     let deadline = Deadline::after(machine.timeout).with_wall_limit(machine.wall_timeout);
     output.begin_run(deadline.clone(), machine.output_limit);
     let context = RunContext {
@@ -47,17 +51,28 @@ pub(super) fn run_machine(machine: &mut Machine) -> Result<RunResult, Error> {
         inquiry: background.inquiry(),
         is_linux: matches!(background, Background::Pc(_)),
     };
-    let ran = match processors {
-        Processors::Kvm { vcpus, .. } => run_threads(vcpus, controllers, &context, background, timer),
-        Processors::Soft(vcpus) => turns::run(vcpus, controllers, &context, background, timer),
+    let parts = (&*memory, &**devices);
+    let ran = match (processors, debugger) {
+        (Processors::Kvm { vcpus, .. }, None) => run_threads(vcpus, controllers, &context, background, timer),
+        (Processors::Soft(vcpus), None) => turns::run(vcpus, controllers, &context, background, timer),
+        (Processors::Kvm { vcpus, .. }, Some(debugger)) => {
+            debugged(vcpus, parts, &context.deadline, debugger, |vcpus| {
+                run_threads(vcpus, controllers, &context, background, timer)
+            })?
+        }
+        (Processors::Soft(vcpus), Some(debugger)) => {
+            debugged(vcpus, parts, &context.deadline, debugger, |vcpus| {
+                turns::run(vcpus, controllers, &context, background, timer)
+            })?
+        }
     };
     timer.iter_mut().for_each(KickTimer::stop);
     ran
 }
 
 /// Runs vCPUs of KVM, each on its own thread.
-fn run_threads(
-    vcpus: &mut [KvmVcpu],
+fn run_threads<V: WithKicks + Vcpu>(
+    vcpus: &mut [V],
     controllers: &mut [VcpuControllers],
     context: &RunContext<'_>,
     background: &mut Background,
@@ -70,7 +85,7 @@ fn run_threads(
     else {
         return Err(Error::Config("a machine without a vCPU cannot run".into()));
     };
-    let run = |vcpu: &mut KvmVcpu, own| VcpuRun::new(context, vcpu.number(), own).run(vcpu);
+    let run = |vcpu: &mut V, own| VcpuRun::new(context, vcpu.id(), own).run(vcpu);
     first.with_kicks(|first, kicker| {
         context.restart(timer)?;
         threads.enter(0, kicker);

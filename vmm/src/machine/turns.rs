@@ -3,23 +3,51 @@
 //! A turn of a vCPU ends after a fixed share of instructions and exits, and the turns have a fixed order. So two runs of a
 //! guest make the same exits in the same order. The deadline and signals are checked at the end of each turn.
 
-use crate::controller::VcpuState;
-use crate::controller::vcpu::Entry;
+use crate::controller::vcpu::{Entry, Vcpu};
 use crate::error::Error;
 use crate::exit::{Exit, Stop};
-use crate::host::{self, KickTimer, REPEAT};
+use crate::host::{self, KickTimer, Kicker, REPEAT};
 use crate::machine::VcpuControllers;
 use crate::machine::background::Background;
+use crate::machine::debug::DebuggedVcpu;
 use crate::machine::session::{RunResult, end};
 use crate::machine::vcpu_run::{RunContext, VcpuRun};
 use crate::run::vcpu_threads::VcpuResults;
-use crate::shutdown::Wait;
+use crate::shutdown::{Kick, Wait};
 use crate::soft::vcpu::SoftVcpu;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// The thread of the processors.
+struct OneThread(Kicker);
+
+impl Kick for OneThread {
+    fn kick_all(&self) {
+        self.0.kick();
+    }
+}
+
+/// A vCPU that takes turns.
+pub(super) trait TurnVcpu: Vcpu {
+    /// The number of rings of SIMVIRTIO's doorbell since the last call.
+    fn take_rings(&mut self) -> u64;
+}
+
+impl TurnVcpu for SoftVcpu {
+    fn take_rings(&mut self) -> u64 {
+        Self::take_rings(self)
+    }
+}
+
+impl TurnVcpu for DebuggedVcpu<'_, '_, SoftVcpu> {
+    fn take_rings(&mut self) -> u64 {
+        self.with(SoftVcpu::take_rings).unwrap_or(0)
+    }
+}
+
 /// A vCPU in its run.
-struct Turn<'a> {
-    vcpu: &'a mut SoftVcpu,
+struct Turn<'a, V> {
+    vcpu: &'a mut V,
     run: VcpuRun<'a>,
     /// The answer to the last exit.
     entry: Entry,
@@ -31,7 +59,7 @@ struct Turn<'a> {
     stop: Option<Stop>,
 }
 
-impl Turn<'_> {
+impl<V: TurnVcpu> Turn<'_, V> {
     /// Takes a turn, unless text of the vCPU waits for its reader. `text_waits` is set if any text does. Returns its new value.
     fn take(&mut self, context: &RunContext<'_>, mut text_waits: bool) -> bool {
         if text_waits {
@@ -61,26 +89,27 @@ fn start_timer(vcpus: usize, context: &RunContext<'_>, timer: &mut Option<KickTi
 ///
 /// # Errors
 /// The host failed before the guest ran.
-pub(super) fn run(
-    vcpus: &mut [SoftVcpu],
+pub(super) fn run<V: TurnVcpu>(
+    vcpus: &mut [V],
     controllers: &mut [VcpuControllers],
     context: &RunContext<'_>,
     background: &mut Background,
     timer: &mut Option<KickTimer>,
 ) -> Result<RunResult, Error> {
-    let ran = host::with_kick_byte(|_, kicked| {
+    let ran = host::with_kick_byte(|kicker, kicked| {
         start_timer(vcpus.len(), context, timer)?;
-        let mut side = background.take_turns(&context.deadline)?;
+        let mut side = background.take_turns(&context.deadline, Arc::new(OneThread(kicker)))?;
         let mut turns: Vec<_> = vcpus
             .iter_mut()
             .zip(controllers)
             .map(|(vcpu, own)| {
                 let mut run = VcpuRun::new(context, vcpu.id(), own);
-                run.begin();
-                Turn { vcpu, run, entry: Entry::Resume, again: None, prints: false, stop: None }
+                let stop = run.begin(vcpu);
+                Turn { vcpu, run, entry: Entry::Resume, again: None, prints: false, stop }
             })
             .collect();
-        let mut stopped_by = None;
+        let ends = |turn: &Turn<'_, V>| turn.stop.as_ref().is_some_and(|stop| !stop.parks());
+        let mut stopped_by = turns.iter().position(ends);
         let mut text_waits = false;
         while stopped_by.is_none() && !side.has_stopped() && turns.iter().any(|turn| turn.stop.is_none()) {
             for index in 0..turns.len() {
@@ -91,7 +120,7 @@ pub(super) fn run(
                 kicked.store(0, Ordering::Relaxed);
                 text_waits = turn.take(context, text_waits);
                 side.add_rings(turn.vcpu.take_rings());
-                if turn.stop.as_ref().is_some_and(|stop| !stop.parks()) {
+                if ends(turn) {
                     stopped_by = Some(index);
                     break;
                 }

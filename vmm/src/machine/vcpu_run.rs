@@ -119,9 +119,12 @@ impl<'a> VcpuRun<'a> {
         (stop, self.finish())
     }
 
-    /// Starts the recorder of a vCPU that runs in slices.
-    pub(super) fn begin(&mut self) {
+    /// Begins the run of a vCPU that runs in slices. Returns the reason if the vCPU has already stopped.
+    pub(super) fn begin(&mut self, vcpu: &mut impl Vcpu) -> Option<Stop> {
+        let begin = || self.parts().0.begin(vcpu).break_value();
+        let stop = catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Some(panicked(&*panic)));
         self.recorder.iter_mut().for_each(Recorder::begin);
+        stop
     }
 
     /// Runs the vCPU for a slice: see [`run::run_slice`].

@@ -127,6 +127,11 @@ impl GuestMemory {
         &self.slots
     }
 
+    /// The first and the last address of each slot, in ascending order.
+    pub fn ranges(&self) -> impl Iterator<Item = (Gpa, Gpa)> {
+        self.slots.iter().map(|slot| (slot.start_addr(), slot.last_addr()))
+    }
+
     /// Asks for large pages behind all slots (MADV_HUGEPAGE). This is only advice; a kernel without large pages refuses
     /// it.
     pub(crate) fn prefer_large_pages(&self) {

@@ -157,7 +157,7 @@ impl Recorder {
     #[inline]
     pub fn left(&mut self, exit: &Exit, arrival: Arrival, rip: Option<u64>) {
         let left = self.clock.now();
-        self.open = *exit != Exit::Interrupted;
+        self.open = exit.is_of_guest();
         let phase = self.timeline.as_deref().map_or(0, Timeline::phase) as u32;
         if let Some(note) = self.notes.get_mut(self.next) {
             let (entered, exit) = (self.entered, *exit);
@@ -245,7 +245,7 @@ impl Recorder {
         self.recording.cost = self.clock.nanos(self.cost).saturating_add(readings);
 
         let (new, old) = self.notes.split_at_checked(self.next).unwrap_or_default();
-        let kept = old.iter().chain(new).filter(|note| note.exit != Exit::Interrupted);
+        let kept = old.iter().chain(new).filter(|note| note.exit.is_of_guest());
         let surplus = kept.clone().count().saturating_sub(self.remembered);
         self.recording.last = kept.skip(surplus).map(|note| self.traced(note)).collect();
         self.recording

@@ -22,6 +22,9 @@ pub fn run(
     mut recorder: Option<&mut Recorder>,
 ) -> Stop {
     let mut entry = Entry::Resume;
+    if let ControlFlow::Break(stop) = controllers.begin(vcpu) {
+        return stop;
+    }
     recorder.iter_mut().for_each(|recorder| recorder.begin());
     loop {
         match step(vcpu, controllers, recorder.as_deref_mut(), entry) {

@@ -19,6 +19,21 @@ const STACK: usize = 512 << 10;
 /// The value of `stopped_by` while no vCPU has ended the machine.
 const NO_VCPU: usize = usize::MAX;
 
+/// A vCPU that kicks make leave its guest.
+pub(crate) trait WithKicks: Send {
+    /// Runs `body` on this thread, with a kicker that makes this vCPU leave the guest.
+    ///
+    /// # Errors
+    /// The handler of the kick signal cannot be installed.
+    fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error>;
+}
+
+impl WithKicks for KvmVcpu {
+    fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
+        Self::with_kicks(self, body)
+    }
+}
+
 /// The state that the threads share.
 #[derive(Debug)]
 pub struct VcpuThreads {
@@ -52,11 +67,11 @@ impl VcpuThreads {
 
     /// Runs `first` on this thread, and `body` with each of `others` on a new thread. If the host has no thread left,
     /// or a thread panics, its vCPU ends with [`Stop::HostFailed`] and without a result of its own.
-    pub(crate) fn run<'a, C: Send, R: Default + Send>(
+    pub(crate) fn run<'a, V: WithKicks + 'a, C: Send, R: Default + Send>(
         &self,
-        others: impl Iterator<Item = (&'a mut KvmVcpu, C)>,
+        others: impl Iterator<Item = (&'a mut V, C)>,
         first: impl FnOnce() -> (Stop, R),
-        body: impl Fn(&mut KvmVcpu, C) -> (Stop, R) + Sync,
+        body: impl Fn(&mut V, C) -> (Stop, R) + Sync,
     ) -> VcpuResults<R> {
         let vcpus = thread::scope(|scope| {
             let mut threads = Vec::new();

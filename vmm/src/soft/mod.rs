@@ -6,5 +6,6 @@
 //! Imports: the traits of the controllers, the processor's state, guest memory.
 
 pub(crate) mod cpuid;
+mod debug;
 mod registers;
 pub(crate) mod vcpu;

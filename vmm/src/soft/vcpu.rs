@@ -5,9 +5,10 @@
 //! so that the deadline is checked, devices take their turn, and the next vCPU runs. A slice counts instructions and
 //! exits, not time, so two runs of a guest are the same.
 
+use super::debug::Debugging;
 use super::{cpuid, registers};
-use crate::controller::VcpuState;
 use crate::controller::vcpu::{Entry, Location, Vcpu};
+use crate::controller::{DebugControl, VcpuState};
 use crate::error::Error;
 use crate::exit::{Arrival, Exit, HYPERCALL_PORT, Instruction};
 use crate::memory::{Gpa, GuestMemory, PagedMemory};
@@ -18,23 +19,26 @@ use softcpu::{Cpu, Missing, State};
 use std::fmt;
 
 /// The share of a slice that an exit takes, in instructions. An exit takes a few microseconds.
-const EXIT_COST: u64 = 100;
+pub(super) const EXIT_COST: u64 = 100;
 
 /// A vCPU that is a software processor.
 pub(crate) struct SoftVcpu {
-    cpu: Cpu<PagedMemory>,
+    pub(super) cpu: Cpu<PagedMemory>,
     id: u32,
     memory: GuestMemory,
     /// The number of instructions in a slice.
     slice: u64,
-    /// The number of instructions that are left of the current slice.
-    left: u64,
+    /// The number of instructions that are left of the current slice. 0 while the vCPU is debugged, whose instructions are
+    /// counted elsewhere: so debugging needs no test of its own in each entry.
+    pub(super) left: u64,
     /// Set if the last exit waits for a value.
-    awaits_value: bool,
+    pub(super) awaits_value: bool,
     /// The number of rings of SIMVIRTIO's doorbell that were not taken yet. `None` if the machine has none.
     rings: Option<u64>,
     /// The registers with which the guest starts.
     start: Option<Box<(Regs, Sregs)>>,
+    /// The reasons to stop for a debugger.
+    pub(super) debug: Option<Box<Debugging>>,
 }
 
 impl fmt::Debug for SoftVcpu {
@@ -63,6 +67,7 @@ impl SoftVcpu {
             awaits_value: false,
             rings: None,
             start: None,
+            debug: None,
         })
     }
 
@@ -102,7 +107,7 @@ impl SoftVcpu {
             registers::set_sregs(&mut self.cpu.state, &start.1, &self.memory);
             registers::set_regs(&mut self.cpu.state, &start.0);
         }
-        self.left = self.slice;
+        self.begin_slice();
         self.rings = self.rings.map(|_| 0);
         self.forget_exit();
     }
@@ -110,6 +115,7 @@ impl SoftVcpu {
     /// Forgets the last exit: its instruction is executed from its start.
     pub(crate) fn forget_exit(&mut self) {
         self.awaits_value = false;
+        self.debug.iter_mut().for_each(|debug| debug.goes_on = false);
         self.cpu.forget_exit();
     }
 
@@ -137,9 +143,17 @@ impl SoftVcpu {
         exit
     }
 
-    /// Ends the slice.
-    fn end_slice(&mut self) -> Exit {
+    /// Begins a slice.
+    pub(super) fn begin_slice(&mut self) {
         self.left = self.slice;
+        if let Some(debug) = &mut self.debug {
+            debug.left = std::mem::take(&mut self.left);
+        }
+    }
+
+    /// Ends the slice.
+    pub(super) fn end_slice(&mut self) -> Exit {
+        self.begin_slice();
         Exit::Interrupted
     }
 
@@ -158,7 +172,7 @@ impl SoftVcpu {
     }
 
     /// The exit as all vCPUs report it.
-    fn translate_exit(&mut self, exit: softcpu::Exit) -> Exit {
+    pub(super) fn translate_exit(&mut self, exit: softcpu::Exit) -> Exit {
         match exit {
             softcpu::Exit::PortIn { port, size } => Exit::PioIn { port, size },
             softcpu::Exit::PortOut { port: HYPERCALL_PORT, size: 4, data } => {
@@ -214,8 +228,12 @@ impl Vcpu for SoftVcpu {
         }
         self.awaits_value = false;
         // The answer is kept until the next entry.
-        let exit = if self.left == 0 { softcpu::Exit::SliceEnd } else { self.run() };
-        let exit = self.translate_exit(exit);
+        let exit = if self.left == 0 {
+            self.run_debugged()
+        } else {
+            let exit = self.run();
+            self.translate_exit(exit)
+        };
         self.awaits_value = exit.is_access();
         Ok((exit, Arrival::FromGuest))
     }
@@ -263,6 +281,11 @@ impl VcpuState for SoftVcpu {
 
     fn is_in_shadow(&mut self) -> bool {
         self.cpu.is_in_shadow()
+    }
+
+    fn set_debug(&mut self, control: &DebugControl) -> Result<(), Error> {
+        self.set_debugging(control);
+        Ok(())
     }
 
     fn memory(&self) -> &GuestMemory {

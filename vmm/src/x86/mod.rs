@@ -16,6 +16,6 @@ pub(crate) mod summary;
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use general::{GeneralRegister, InitialValue};
 pub use modes::{Mode, Start, VcpuIndex};
-pub use probe::{Probe, ProbeError, Translation, translate_rip};
+pub use probe::{Probe, ProbeError, Translation, linear_rip, translate_rip};
 pub use registers::{CpuidEntry, DescriptorTable, Regs, Segment, Sregs};
 pub use summary::summary;

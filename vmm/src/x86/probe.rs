@@ -90,6 +90,11 @@ pub fn translate_rip(
     (linear, walk::translate(sregs, linear, read, |_| {}))
 }
 
+/// The linear address of the next instruction.
+pub fn linear_rip(regs: &Regs, sregs: &Sregs) -> u64 {
+    walk::linear(sregs, sregs.cs.base, regs.rip)
+}
+
 /// The guest's memory as one vCPU sees it at one moment.
 #[derive(Clone, Debug)]
 pub struct Probe<M = GuestMemory> {
@@ -158,6 +163,28 @@ impl<M: ReadMemory> Probe<M> {
         self.translate_linear(linear).is_ok_and(|place| self.memory.read(place.gpa, data))
     }
 
+    /// Fills `data` from a linear address, across pages. Returns false if a part is not mapped, or not memory.
+    pub fn read_range(&self, linear: u64, data: &mut [u8]) -> bool {
+        self.read_prefix(linear, data) == data.len()
+    }
+
+    /// Fills `data` from a linear address, across pages, up to the first page that is not mapped, or not memory. Returns the
+    /// number of bytes.
+    pub fn read_prefix(&self, linear: u64, data: &mut [u8]) -> usize {
+        let mut done = 0usize;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = linear.wrapping_add(done as u64);
+            let room = PAGE.saturating_sub(at & PAGE.wrapping_sub(1));
+            let len = rest.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            let piece = rest.get_mut(..len).unwrap_or_default();
+            if !self.read_linear(at, piece) {
+                break;
+            }
+            done = done.saturating_add(len);
+        }
+        done
+    }
+
     /// The pieces of a range, split at page borders: the linear address and the length of each.
     fn pieces(&self, address: u64, len: usize) -> Result<impl Iterator<Item = (u64, u64)>, ProbeError> {
         let len = len as u64;
@@ -176,6 +203,28 @@ impl<M: ReadMemory> Probe<M> {
             left = left.saturating_sub(piece);
             item
         }))
+    }
+}
+
+impl Probe {
+    /// Copies `data` to a linear address, across pages. It does not check if the guest may write there. Returns false if a
+    /// part is not mapped, or not memory; nothing is written then.
+    pub fn write_range(&self, linear: u64, data: &[u8]) -> bool {
+        let mut pieces = Vec::new();
+        let (mut at, mut rest) = (linear, data);
+        while !rest.is_empty() {
+            let room = PAGE.saturating_sub(at & PAGE.wrapping_sub(1));
+            let len = rest.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            let Some((piece, others)) = rest.split_at_checked(len) else { return false };
+            let Ok(place) = self.translate_linear(at) else { return false };
+            if !self.memory.contains(place.gpa, piece.len() as u64) {
+                return false;
+            }
+            pieces.push((place.gpa, piece));
+            at = at.wrapping_add(piece.len() as u64);
+            rest = others;
+        }
+        pieces.into_iter().all(|(gpa, piece)| self.memory.write(gpa, piece).is_ok())
     }
 }
 

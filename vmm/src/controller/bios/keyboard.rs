@@ -78,7 +78,7 @@ impl Bios {
                         log::warn!("the guest waits for a key, and its input has ended");
                         return ControlFlow::Break(Stop::Halted);
                     }
-                    self.awaits_key = Some(start);
+                    self.awaits_key = (!self.times_keys).then_some(start);
                     return ControlFlow::Continue(Answer::Wait);
                 };
                 remove_first(call);

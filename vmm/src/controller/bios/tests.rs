@@ -4,6 +4,7 @@
 use super::*;
 use crate::console::output::Captured;
 use crate::controller::FakeVcpu;
+use crate::device::pc::medium::Content;
 use crate::x86::registers::{Regs, Sregs};
 use std::sync::Arc;
 
@@ -30,19 +31,22 @@ impl Caller {
         let bytes: Vec<u8> = (0..disk).map(|at| ((at / 512) as u8).wrapping_add(1)).collect();
         let disk: Content = Arc::new(bytes.into());
         memory.write(Gpa(video::SCREEN), &video::blank_page()).unwrap();
-        for (start, bytes) in super::memory(&disk) {
+        let drives = Drives::new(&disk);
+        for (start, bytes) in super::memory(&drives) {
             memory.write(start, &bytes).unwrap();
         }
         let (output, captured) = Output::captured();
         let parts = Parts {
             memory: memory.clone(),
             ram: RAM,
-            disk,
+            drives,
             output,
             prints: true,
             screen: None,
             input: Input::bytes(input),
-            has_controllers: false,
+            keyboard: Some(host::event().unwrap()),
+            has_keys: false,
+            times_keys: false,
         };
         Self { bios: Bios::new(parts), vcpu: FakeVcpu { memory, ..Default::default() }, captured }
     }

@@ -3,7 +3,7 @@
 use super::KvmVcpu;
 use super::restore::Start;
 use crate::controller::vcpu::{Activity, KvmTranslation, Location};
-use crate::controller::{VcpuState, msr};
+use crate::controller::{DebugControl, VcpuState, msr};
 use crate::error::Error;
 use crate::kvm::counters::{self, KvmCounters};
 use crate::memory::{Gpa, GuestMemory, pc};
@@ -28,11 +28,6 @@ impl KvmVcpu {
         let cpuid = CpuId::from_entries(&entries)
             .map_err(|_| Error::Config("--cpuid adds more leaves than KVM takes: change fewer".into()))?;
         self.fd.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
-    }
-
-    /// The vCPU's number.
-    pub(crate) fn number(&self) -> u32 {
-        self.id
     }
 
     /// Sets the registers of an image's start, and remembers them for [`restore`](Self::restore).
@@ -160,9 +155,14 @@ impl VcpuState for KvmVcpu {
     fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
         if self.regs_in_sync {
             self.page.set_registers(regs);
-            return Ok(());
+        } else {
+            self.fd.set_regs(&(*regs).into()).map_err(Error::kvm("KVM_SET_REGS"))?;
         }
-        self.fd.set_regs(&(*regs).into()).map_err(Error::kvm("KVM_SET_REGS"))
+        self.debug_again()
+    }
+
+    fn set_debug(&mut self, control: &DebugControl) -> Result<(), Error> {
+        self.set_debugging(control)
     }
 
     fn sregs(&mut self) -> Result<Sregs, Error> {

@@ -1,0 +1,130 @@
+//! The description of the registers (gdb manual, appendix G), which gdb reads as `target.xml`.
+
+use crate::registers::{Width, groups};
+
+/// A register that shows its bits by name.
+struct Flags {
+    /// The name of the type, which `registers.rs` uses.
+    name: &'static str,
+    bytes: u8,
+    /// The bits, in ascending order.
+    bits: &'static [(u8, &'static str)],
+}
+
+/// SDM volume 1, section 3.4.3, and volume 3, sections 2.2.1 and 2.5.
+static FLAGS: [Flags; 4] = [
+    Flags {
+        name: "flags",
+        bytes: 4,
+        bits: &[
+            (0, "CF"),
+            (2, "PF"),
+            (4, "AF"),
+            (6, "ZF"),
+            (7, "SF"),
+            (8, "TF"),
+            (9, "IF"),
+            (10, "DF"),
+            (11, "OF"),
+            (14, "NT"),
+            (16, "RF"),
+            (17, "VM"),
+            (18, "AC"),
+            (19, "VIF"),
+            (20, "VIP"),
+            (21, "ID"),
+        ],
+    },
+    Flags {
+        name: "cr0",
+        bytes: 8,
+        bits: &[
+            (0, "PE"),
+            (1, "MP"),
+            (2, "EM"),
+            (3, "TS"),
+            (4, "ET"),
+            (5, "NE"),
+            (16, "WP"),
+            (18, "AM"),
+            (29, "NW"),
+            (30, "CD"),
+            (31, "PG"),
+        ],
+    },
+    Flags {
+        name: "cr4",
+        bytes: 8,
+        bits: &[
+            (0, "VME"),
+            (1, "PVI"),
+            (2, "TSD"),
+            (3, "DE"),
+            (4, "PSE"),
+            (5, "PAE"),
+            (6, "MCE"),
+            (7, "PGE"),
+            (8, "PCE"),
+            (9, "OSFXSR"),
+            (10, "OSXMMEXCPT"),
+            (11, "UMIP"),
+            (12, "LA57"),
+            (16, "FSGSBASE"),
+            (17, "PCIDE"),
+            (18, "OSXSAVE"),
+            (20, "SMEP"),
+            (21, "SMAP"),
+            (22, "PKE"),
+        ],
+    },
+    Flags { name: "efer", bytes: 8, bits: &[(0, "SCE"), (8, "LME"), (10, "LMA"), (11, "NXE")] },
+];
+
+/// The description of a processor.
+pub(crate) fn xml(width: Width) -> String {
+    let mut xml = String::with_capacity(8 << 10);
+    xml += "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target>\n<architecture>";
+    xml += width.architecture();
+    xml += "</architecture>\n";
+    for group in groups(width) {
+        xml += "<feature name=\"";
+        xml += group.feature;
+        xml += "\">\n";
+        let registers = || group.tables.into_iter().flatten();
+        for flags in FLAGS.iter().filter(|flags| registers().any(|register| register.kind == flags.name)) {
+            add_flags(&mut xml, flags);
+        }
+        for register in registers() {
+            xml += &format!(
+                "<reg name=\"{}\" bitsize=\"{}\" type=\"{}\"/>\n",
+                register.name, register.bits, register.kind
+            );
+        }
+        xml += "</feature>\n";
+    }
+    xml + "</target>\n"
+}
+
+fn add_flags(xml: &mut String, flags: &Flags) {
+    *xml += &format!("<flags id=\"{}\" size=\"{}\">\n", flags.name, flags.bytes);
+    for (bit, name) in flags.bits {
+        *xml += &format!("<field name=\"{name}\" start=\"{bit}\" end=\"{bit}\"/>\n");
+    }
+    *xml += "</flags>\n";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registers::all;
+
+    #[test]
+    fn the_description_has_all_registers_in_order() {
+        for width in [Width::Bits16, Width::Bits32, Width::Bits64] {
+            let xml = xml(width);
+            let names = xml.lines().filter_map(|line| line.strip_prefix("<reg name=\"")?.split('"').next());
+            assert!(names.eq(all(width).map(|register| register.name)));
+            assert!(xml.contains(width.architecture()) && xml.ends_with("</target>\n"));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The vCPU that stops for a debugger.
+
+use super::hub::{Hub, Pass, lock};
+use super::plan::MAX_WATCHED;
+use super::{Action, Method, Plan, Why};
+use crate::controller::vcpu::{Activity, Entry, KvmTranslation, Vcpu};
+use crate::controller::{DebugControl, VcpuState};
+use crate::error::Error;
+use crate::exit::{Arrival, DebugStop, Exit, PointKind};
+use crate::host::Kicker;
+use crate::memory::GuestMemory;
+use crate::run::vcpu_threads::WithKicks;
+use crate::x86::probe::linear_rip;
+use crate::x86::registers::{Regs, Sregs};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+/// The pause of a vCPU that gives way to others.
+const PAUSE: Duration = Duration::from_micros(200);
+/// Nothing has happened: the exit loop checks the deadline, and comes back.
+const GIVES_WAY: (Exit, Arrival) = (Exit::Interrupted, Arrival::FromGuest);
+
+/// A vCPU that a debugger can stop.
+pub(crate) trait Debuggable: Vcpu + Send {
+    /// Completes the access of the last exit, so that the registers are those after its instruction. Returns what the vCPU
+    /// did: [`Exit::Interrupted`] if nothing more. `None` if the vCPU can wait with an open access; its answer is then still
+    /// to be given.
+    ///
+    /// # Errors
+    /// The host cannot run the vCPU.
+    fn complete(&mut self, entry: Entry) -> Result<Option<(Exit, Arrival)>, Error>;
+
+    /// Called before the guest goes on after a stop.
+    fn after_stop(&mut self) {}
+}
+
+/// A vCPU that is kicked while its debugger shares it.
+pub(crate) trait SharedKicks: Sized {
+    /// Runs `body` on this thread, with a kicker that makes the vCPU leave the guest.
+    ///
+    /// # Errors
+    /// The handler of the kick signal cannot be installed.
+    fn with_shared_kicks<R>(vcpu: &Mutex<&mut Self>, body: impl FnOnce(Kicker) -> R) -> Result<R, Error>;
+}
+
+/// A vCPU that waits while its guest is stopped.
+pub(crate) struct DebuggedVcpu<'h, 'a, V> {
+    hub: &'h Hub<'a, V>,
+    index: usize,
+    /// The answer to the last exit, if the vCPU has not entered the guest with it.
+    kept: Option<Entry>,
+    /// The round in which the vCPU has last entered the guest.
+    round: Option<u64>,
+    /// The vCPU is set to execute the first instruction of a round, which is at a breakpoint.
+    steps_off: bool,
+    /// The bytes of the watchpoints, if they are compared.
+    watched: Vec<Vec<u8>>,
+}
+
+impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
+    pub(super) fn new(hub: &'h Hub<'a, V>, index: usize) -> Self {
+        Self { hub, index, kept: None, round: None, steps_off: false, watched: Vec::new() }
+    }
+
+    /// Calls `body` with the vCPU itself.
+    pub(crate) fn with<R>(&self, body: impl FnOnce(&mut V) -> R) -> Result<R, Error> {
+        let missing = || Error::Config("there is no such vCPU".into());
+        let vcpu = self.hub.vcpu(self.index).ok_or_else(missing)?;
+        Ok(body(&mut lock(vcpu)))
+    }
+
+    /// The linear address of the next instruction.
+    fn linear_rip(&self) -> Result<u64, Error> {
+        self.with(|vcpu| Ok(linear_rip(&vcpu.regs()?, &vcpu.sregs()?)))?
+    }
+
+    /// The bytes of the watchpoints now. Those that are not mapped are empty.
+    fn watched(&self, plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
+        let probe = self.with(|vcpu| vcpu.probe())??;
+        let mut left = MAX_WATCHED;
+        let read = |point: &crate::controller::DebugPoint| {
+            let len = point.len.min(left);
+            left = left.saturating_sub(len);
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+            if !probe.read_range(point.address, &mut bytes) {
+                bytes.clear();
+            }
+            bytes
+        };
+        Ok(plan.watchpoints.iter().map(read).collect())
+    }
+
+    /// Prepares the vCPU for a new round.
+    fn begin_round(&mut self, plan: &Plan) -> Result<(), Error> {
+        let action = plan.action(self.index);
+        // A processor that stops before an instruction does not get past it by itself.
+        self.steps_off = !plan.breakpoints.is_empty() && plan.breaks_at(self.linear_rip()?);
+        if plan.method() == Method::Compare {
+            self.watched = self.watched(plan)?;
+        }
+        let control = if self.steps_off { DebugControl::step() } else { plan.control(action) };
+        self.with(|vcpu| vcpu.set_debug(&control))?
+    }
+
+    /// Runs the vCPU once, as the plan says.
+    fn run_once(&mut self, entry: Entry, plan: &Plan, round: u64) -> Result<(Exit, Arrival), Error> {
+        let prepared = match self.round.replace(round) == Some(round) {
+            true => Ok(()),
+            false => self.begin_round(plan),
+        };
+        let left = prepared.and_then(|()| self.with(|vcpu| vcpu.enter(entry))?);
+        self.hub.leave(self.index);
+        left
+    }
+
+    /// Stops the guest, if what happened is a reason. Returns the exit if it is for the controllers.
+    fn handle(
+        &mut self,
+        (exit, arrival): (Exit, Arrival),
+        plan: &Plan,
+    ) -> Result<Option<(Exit, Arrival)>, Error> {
+        let why = match exit {
+            Exit::Interrupted if self.hub.must_stop() => None,
+            Exit::Debug(DebugStop::Step) => self.stepped(plan)?,
+            Exit::Debug(DebugStop::Breakpoint(_)) => Some(Why::Breakpoint),
+            Exit::Debug(DebugStop::Watchpoint(address, kind)) => Some(Why::Watchpoint(address, kind)),
+            Exit::Debug(DebugStop::Software) => Some(Why::Software),
+            Exit::Interrupted => return Ok(Some((exit, arrival))),
+            _ => {
+                self.note(exit, plan)?;
+                return Ok(Some((exit, arrival)));
+            }
+        };
+        if let Some(why) = why {
+            self.hub.stop_for(self.index, why);
+        }
+        Ok(None)
+    }
+
+    /// Keeps an exit. Stops the guest if it dies of it: the controllers then see the exit when the guest goes on.
+    fn note(&mut self, exit: Exit, plan: &Plan) -> Result<(), Error> {
+        let rip = self.with(|vcpu| vcpu.rip())?.unwrap_or_default();
+        self.hub.note(self.index, rip, exit);
+        if plan.catches_death && kills(&exit) {
+            self.hub.stop_for(self.index, Why::Died(exit));
+            if let Pass::Enter(..) = self.hub.pass(self.index) {
+                self.hub.leave(self.index);
+            }
+        }
+        Ok(())
+    }
+
+    /// The reason to stop after an instruction, if there is one.
+    fn stepped(&mut self, plan: &Plan) -> Result<Option<Why>, Error> {
+        let action = plan.action(self.index);
+        if self.steps_off {
+            self.steps_off = false;
+            let control = plan.control(action);
+            self.with(|vcpu| vcpu.set_debug(&control))??;
+        }
+        let rip = self.linear_rip()?;
+        if plan.method() == Method::Compare && !plan.watchpoints.is_empty() {
+            let now = self.watched(plan)?;
+            let before = std::mem::replace(&mut self.watched, now);
+            let changed = before.iter().zip(&self.watched).position(|(before, now)| before != now);
+            if let Some(point) = changed.and_then(|index| plan.watchpoints.get(index)) {
+                return Ok(Some(Why::Watchpoint(point.address, PointKind::Write)));
+            }
+        }
+        Ok(match action {
+            _ if action != Action::Step && plan.breaks_at(rip) => Some(Why::Breakpoint),
+            Action::Continue | Action::Stay => None,
+            Action::StepInside(first, end) if (first..end).contains(&rip) => None,
+            Action::Step | Action::StepInside(..) => Some(Why::Stepped),
+        })
+    }
+}
+
+/// True for an exit of a guest that cannot go on.
+fn kills(exit: &Exit) -> bool {
+    matches!(exit, Exit::Shutdown | Exit::EmulationFailure(_) | Exit::FailedEntry { .. } | Exit::Other(_))
+}
+
+impl<V: Debuggable> Vcpu for DebuggedVcpu<'_, '_, V> {
+    fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+        let mut entry = self.kept.take().unwrap_or(entry);
+        loop {
+            if self.hub.must_stop()
+                && let Some(left) = self.with(|vcpu| vcpu.complete(entry))??
+            {
+                entry = Entry::Resume;
+                if let Some(exit) = self.handle(left, &Plan::default())? {
+                    return Ok(exit);
+                }
+            }
+            let (plan, round) = match self.hub.pass(self.index) {
+                Pass::Enter(plan, round) => (plan, round),
+                pass => {
+                    self.kept = Some(entry);
+                    if matches!(pass, Pass::GiveWay) {
+                        thread::sleep(PAUSE);
+                    }
+                    return Ok(GIVES_WAY);
+                }
+            };
+            let left = self.run_once(entry, &plan, round)?;
+            entry = Entry::Resume;
+            if let Some(exit) = self.handle(left, &plan)? {
+                return Ok(exit);
+            }
+        }
+    }
+
+    fn rip(&mut self) -> Option<u64> {
+        self.with(|vcpu| vcpu.rip()).ok().flatten()
+    }
+}
+
+impl<V: Debuggable> VcpuState for DebuggedVcpu<'_, '_, V> {
+    fn id(&self) -> u32 {
+        self.with(|vcpu| vcpu.id()).unwrap_or_default()
+    }
+    fn regs(&mut self) -> Result<Regs, Error> {
+        self.with(|vcpu| vcpu.regs())?
+    }
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
+        self.with(|vcpu| vcpu.set_regs(regs))?
+    }
+    fn sregs(&mut self) -> Result<Sregs, Error> {
+        self.with(|vcpu| vcpu.sregs())?
+    }
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
+        self.with(|vcpu| vcpu.set_sregs(sregs))?
+    }
+    fn msr(&mut self, index: u32) -> Option<u64> {
+        self.with(|vcpu| vcpu.msr(index)).ok().flatten()
+    }
+    fn set_msr(&mut self, index: u32, data: u64) -> bool {
+        self.with(|vcpu| vcpu.set_msr(index, data)).unwrap_or(false)
+    }
+    fn activity(&mut self) -> Activity {
+        self.with(|vcpu| vcpu.activity()).unwrap_or(Activity::Running)
+    }
+    fn is_in_shadow(&mut self) -> bool {
+        self.with(|vcpu| vcpu.is_in_shadow()).unwrap_or(false)
+    }
+    fn nmi_is_pending(&mut self) -> bool {
+        self.with(|vcpu| vcpu.nmi_is_pending()).unwrap_or(false)
+    }
+    fn translate(&mut self, linear: u64) -> KvmTranslation {
+        self.with(|vcpu| vcpu.translate(linear)).unwrap_or(KvmTranslation::Unavailable)
+    }
+    fn memory(&self) -> &GuestMemory {
+        self.hub.memory_ref()
+    }
+}
+
+impl<V: Debuggable + SharedKicks> WithKicks for DebuggedVcpu<'_, '_, V> {
+    fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
+        let (hub, index) = (self.hub, self.index);
+        let vcpu = hub.vcpu(index).ok_or_else(|| Error::Config("there is no such vCPU".into()))?;
+        V::with_shared_kicks(vcpu, |kicker| {
+            hub.set_kicker(index, kicker);
+            body(self, kicker)
+        })
+    }
+}
