@@ -53,7 +53,9 @@ pub(super) fn run_machine(
     };
     let parts = (&*memory, &**devices);
     let ran = match (processors, debugger) {
-        (Processors::Kvm { vcpus, .. }, None) => run_threads(vcpus, controllers, &context, background, timer),
+        (Processors::Kvm { vcpus, .. }, None) => {
+            run_threads(vcpus, controllers, &context, background, timer)
+        }
         (Processors::Soft(vcpus), None) => turns::run(vcpus, controllers, &context, background, timer),
         (Processors::Kvm { vcpus, .. }, Some(debugger)) => {
             debugged(vcpus, parts, &context.deadline, debugger, |vcpus| {
