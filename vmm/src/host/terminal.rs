@@ -23,8 +23,6 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 static BUSY: AtomicU32 = AtomicU32::new(0);
 /// The longest time that a signal handler waits for them, in milliseconds.
 const MAX_BUSY: u32 = 100;
-/// Set if keys such as Ctrl-C still send their signals in raw mode.
-static SIGNALS: AtomicBool = AtomicBool::new(false);
 /// Set while a panel covers a part of the terminal of standard output.
 static PANEL: AtomicBool = AtomicBool::new(false);
 /// Gives the whole terminal back to text, with the cursor in a new line at its end.
@@ -39,13 +37,12 @@ pub struct RawTerminal(());
 
 impl RawTerminal {
     /// Switches the terminal to raw mode. The settings of its output stay unchanged, because other programs also print
-    /// there. With `keeps_signals`, Ctrl-C, Ctrl-\ and Ctrl-Z are no keys of the guest, but signals, as before.
+    /// there.
     ///
     /// # Errors
     /// Standard input is not a terminal.
-    pub fn enter(keeps_signals: bool) -> io::Result<Self> {
+    pub fn enter() -> io::Result<Self> {
         mode()?;
-        SIGNALS.store(keeps_signals, Ordering::SeqCst);
         let changed = event()?;
         CHANGED.get_or_init(|| changed);
         // After a stop the shell leaves its own mode behind.
@@ -86,11 +83,9 @@ pub(crate) fn refresh() -> io::Result<()> {
     let mut raw = mode()?;
     BEFORE.get_or_init(|| raw);
     let output = raw.c_oflag;
-    let signals = if SIGNALS.load(Ordering::SeqCst) { raw.c_lflag & libc::ISIG } else { 0 };
     // SAFETY: the structure is valid.
     unsafe { libc::cfmakeraw(&mut raw) };
     raw.c_oflag = output;
-    raw.c_lflag |= signals;
     // A thread that restores the terminal from here on waits for the new mode.
     let _busy = Busy::new();
     if !is_wanted() {

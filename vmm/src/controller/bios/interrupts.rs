@@ -10,7 +10,7 @@ use crate::host;
 use crate::x86::modes::CR0_PE;
 use crate::x86::probe::Probe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Bios {
     /// Handles a HLT of a machine without interrupt controllers: waits for the next interrupt.
@@ -24,16 +24,19 @@ impl Bios {
         if !is_ours && is_plain && chips::is_idle(vcpu, linear, true) {
             return Ok(Outcome::Unclaimed);
         }
-        self.next_interrupt(vcpu)
+        // Another halt than that of the stub is no wait for a key.
+        let awaits_key = is_ours && self.awaits_key.is_some();
+        self.next_interrupt(vcpu, awaits_key)
     }
 
-    /// Waits for the next interrupt, at most until the end of the run.
-    fn next_interrupt(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
+    /// Waits for the next interrupt, or for a key, at most until the end of the run.
+    fn next_interrupt(&mut self, vcpu: &mut dyn VcpuState, awaits_key: bool) -> Result<Outcome, Error> {
         loop {
             if self.take_key() {
                 chips::interrupt(vcpu, stubs::KEYBOARD)?;
                 return Ok(Outcome::Resume);
             }
+            let start = awaits_key.then(Instant::now);
             let left = self.chips.until_tick(self.now());
             match left {
                 Some(Duration::ZERO) => {
@@ -48,7 +51,7 @@ impl Bios {
                 _ => {}
             }
             let pause = left.unwrap_or(time::TICK);
-            if self.awaits_key.is_some() && self.input.may_wait() {
+            if awaits_key && self.input.may_wait() {
                 if let Err(error) = self.input.fetch(Some(pause)) {
                     return Ok(Outcome::Stop(Stop::InputFailed(Arc::new(error))));
                 }
@@ -58,6 +61,7 @@ impl Bios {
             } else if let Some(keyboard) = &self.keyboard {
                 let _ = host::wait_any([Some(host::borrow(keyboard))], Some(pause.min(time::TICK)));
             }
+            self.extend_limit(start);
             if let Some(stop) = self.deadline.must_end() {
                 return Ok(Outcome::Stop(stop));
             }
@@ -73,6 +77,10 @@ impl Bios {
         let linear = sregs.cs.base.wrapping_add(vcpu.regs()?.rip);
         let takes = chips::takes_interrupts(vcpu)?;
         let halted = vcpu.activity() == Activity::Halted;
+        if self.has_controllers && !stubs::contains(linear) {
+            // The guest does something else meanwhile.
+            self.awaits_key = None;
+        }
         // In protected mode, a handler may be anywhere.
         let may_leave = match sregs.cr0 & CR0_PE {
             0 => takes && !chips::has_no_handler(vcpu.memory()),
