@@ -3,7 +3,8 @@
 
 use std::env;
 
-fn main() {
+/// Prints the instructions for cargo.
+pub fn main() {
     println!("cargo::rerun-if-changed=../hosts.rs");
     println!("cargo::rustc-check-cfg=cfg(has_kvm)");
     let target = |part: &str| env::var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default();

@@ -28,7 +28,14 @@ fn main() -> ExitCode {
         ("a_restart_without_end_is_ended", restarts),
         ("the_guest_may_overwrite_the_bios", overwritten),
         ("a_write_stays_in_memory", written),
+        ("int_13h_and_ata_have_the_same_disks", same_disks),
+        ("a_disk_with_a_multiboot_kernel_near_its_start_is_a_disk", disk_with_kernel),
+        ("a_disk_beside_a_diskette_is_the_first_hard_disk", beside_diskette),
+        ("a_write_to_a_disk_that_is_read_only_fails", read_only),
         ("a_wait_for_a_key_ends_with_the_input", no_key),
+        ("keys_interrupt_the_guest_if_the_keyboard_gets_the_input", keyboard),
+        ("the_serial_port_gets_the_input_if_the_user_asks", serial_input),
+        ("the_wait_for_a_key_of_the_keyboard_has_a_time_limit", no_typed_key),
         ("a_stack_at_the_end_of_its_segment_wraps", wraps),
         ("a_jump_to_the_reset_vector_ends_the_machine", reset),
         ("a_disk_without_a_signature_can_be_started", unsigned),
@@ -232,12 +239,153 @@ fn written() {
     assert_eq!(fs::read(&path).unwrap(), disk, "the file is not written");
 }
 
+/// Calls a function of int 13h for one sector of the first track, with the buffer at 0x2000.
+fn call_13h(function: u8, drive: u8, sector: u8) -> Vec<u8> {
+    // mov ax; mov bx, 0x2000; mov cx; mov dx; int 0x13
+    vec![0xb8, 1, function, 0xbb, 0, 0x20, 0xb9, sector + 1, 0, 0xba, drive, 0, 0xcd, 0x13]
+}
+
+/// Reads a sector of an ATA drive, and leaves its first word in AX.
+fn read_ata(drive: u8, sector: u8) -> Vec<u8> {
+    let writes = [(0xf6, 0xe0 | drive << 4), (0xf2, 1), (0xf3, sector), (0xf4, 0), (0xf5, 0), (0xf7, 0x20)];
+    // mov dx, port; mov al, value; out dx, al
+    let writes = writes.iter().flat_map(|(port, value)| [0xba, *port, 1, 0xb0, *value, 0xee]);
+    // mov dx, 0x1f0; in ax, dx; the other words: mov cx, 255; in ax, dx; loop
+    let rest = [0xba, 0xf0, 1, 0xed, 0x50, 0xb9, 255, 0, 0xed, 0xe2, 0xfd, 0x58];
+    writes.chain(rest).collect()
+}
+
+/// `mov al, [0x2000]`
+const FIRST_BYTE: [u8; 3] = [0xa0, 0x00, 0x20];
+/// `mov ah, 0xe; int 0x10`
+const PRINT: [u8; 4] = [0xb4, 0x0e, 0xcd, 0x10];
+
+fn same_disks() {
+    let files = Files::new();
+    let code = [
+        &call_13h(2, 0x80, 1)[..],
+        &FIRST_BYTE,
+        &PRINT,
+        &read_ata(0, 1),
+        &PRINT,
+        &call_13h(2, 0x81, 0),
+        &FIRST_BYTE,
+        &PRINT,
+        &read_ata(1, 0),
+        &PRINT,
+        // What is written by a call is read from the drive, and the second disk is a file.
+        &call_13h(3, 0x80, 2),
+        &read_ata(0, 2),
+        &PRINT,
+        &call_13h(3, 0x81, 1),
+        // The number of hard disks (0x475), and the type of the second one in CMOS memory.
+        &[0xa0, 0x75, 0x04, 0x04, b'0'],
+        &PRINT,
+        &[0xb0, 0x12, 0xe6, 0x70, 0xe4, 0x71, 0x24, 0x0f, 0x04, b'A' - 15],
+        &PRINT,
+        &[0xb0, 7],
+        &EXIT,
+    ]
+    .concat();
+    let disk = [sector(&code), vec![b'B'; 512], vec![b'C'; 2 << 20]].concat();
+    let (boot, other) = (files.write("boot.img", &disk), files.write("other.img", &[b'S'; 4096]));
+    fs::write(&other, [vec![b'S'; 512], vec![b'T'; 4096]].concat()).unwrap();
+    let ran = ran(&[&boot, "--disk", &other]);
+    assert_eq!((ran.status, &*ran.text()), (7, "BBSSS2A"), "{}", ran.stderr);
+    assert_eq!(fs::read(&boot).unwrap(), disk, "the boot disk is not written");
+    let written = fs::read(&other).unwrap();
+    assert_eq!((written[512..1024].to_vec(), written[1024]), (vec![b'S'; 512], b'T'));
+}
+
+fn disk_with_kernel() {
+    let files = Files::new();
+    // The header of an ELF file: magic, flags without addresses, checksum.
+    let magic = 0x1bad_b002_u32;
+    let header = [magic, 0, magic.wrapping_neg()].map(u32::to_le_bytes).concat();
+    let code = [&[0xb0, b'd'][..], &PRINT, &[0xb0, 7], &EXIT].concat();
+    let path = files.write("disk.img", &[sector(&code), vec![0; 4096], header, vec![0; 4096]].concat());
+    for arguments in [&[&*path][..], &[&path, "--machine", "bios"]] {
+        let ran = ran(arguments);
+        assert_eq!((ran.status, &*ran.text()), (7, "d"), "{}", ran.stderr);
+    }
+}
+
+fn beside_diskette() {
+    let files = Files::new();
+    let code = [
+        &call_13h(2, 0, 1)[..],
+        &FIRST_BYTE,
+        &PRINT,
+        &call_13h(2, 0x80, 0),
+        &FIRST_BYTE,
+        &PRINT,
+        &read_ata(0, 0),
+        &PRINT,
+        &[0xb0, 7],
+        &EXIT,
+    ]
+    .concat();
+    let mut disk = [sector(&code), vec![b'F'; 512]].concat();
+    disk.resize(1_474_560, 0);
+    let (boot, other) = (files.write("boot.img", &disk), files.write("other.img", &[b'H'; 4096]));
+    let ran = ran(&[&boot, "--disk", &other]);
+    assert_eq!((ran.status, &*ran.text()), (7, "FHH"), "{}", ran.stderr);
+}
+
+fn read_only() {
+    let files = Files::new();
+    // The exit code is AH.
+    let code = [&call_13h(3, 0x81, 0)[..], &[0x88, 0xe0], &EXIT].concat();
+    let (boot, other) = (files.write("boot.img", &sector(&code)), files.write("other.img", &[b'S'; 4096]));
+    let ran = ran(&[&boot, "--disk", &format!("{other},ro")]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert_eq!(fs::read(&other).unwrap(), [b'S'; 4096]);
+}
+
 fn no_key() {
     let files = Files::new();
     let path = files.write("disk.img", &sector(&[0xb4, 0x00, 0xcd, 0x16, 0xeb, 0xfa]));
     let ran = run(vmm(&[&path]).stdin(Stdio::null()).stdout(Stdio::piped()));
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert!(ran.stderr.contains("the guest waits for a key, and its input has ended"), "{}", ran.stderr);
+}
+
+/// Runs a boot sector with this code, and with this input in a pipe.
+fn typed(code: &[u8], input: &[u8], arguments: &[&str]) -> (i32, String) {
+    let files = Files::new();
+    let path = files.write("disk.img", &sector(code));
+    let mut command = vmm(&[&[&*path], arguments].concat());
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn keyboard() {
+    // Sets a handler of its own for int 9, at 0000:7c20, and waits. The exit code is the scan code.
+    let mut code =
+        vec![0xc7, 0x06, 0x24, 0x00, 0x20, 0x7c, 0xc7, 0x06, 0x26, 0x00, 0x00, 0x00, 0xfb, 0xf4, 0xeb, 0xfd];
+    code.resize(0x20, 0x90);
+    code.extend([0xe4, 0x60, 0xe6, 0xf4]);
+    let (status, text) = typed(&code, b"k", &["--console", "keyboard"]);
+    assert_eq!(status, 0x25, "{text}");
+    // The BIOS gets the keys of the keyboard, too.
+    let (status, text) = typed(&[0xb4, 0, 0xcd, 0x16, 0xe6, 0xf4], b"k", &["--console", "keyboard"]);
+    assert_eq!(status, i32::from(b'k'), "{text}");
+}
+
+fn serial_input() {
+    // mov dx, 0x3fd; in al, dx; test al, 1; jz; mov dl, 0xf8; in al, dx
+    let code = [0xba, 0xfd, 3, 0xec, 0xa8, 1, 0x74, 0xfb, 0xb2, 0xf8, 0xec, 0xe6, 0xf4];
+    let (status, text) = typed(&code, b"k", &["--console", "serial"]);
+    assert_eq!(status, i32::from(b'k'), "{text}");
+}
+
+fn no_typed_key() {
+    let (status, text) =
+        typed(&[0xb4, 0, 0xcd, 0x16, 0xe6, 0xf4], b"", &["--console", "keyboard", "--timeout", "0.3"]);
+    assert_eq!(status, 114, "{text}");
 }
 
 fn wraps() {
@@ -293,6 +441,7 @@ fn refused() {
     let files = Files::new();
     let disk = files.write("disk.img", &sector(&[0xf4]));
     let flat = files.write("flat", &[0xf4]);
+    let (large, short_disk) = (files.write("a", &[0; 4096]), files.write("b", &[0; 512]));
     let short = files.write("short", &[0x90; 1000]);
     let empty = files.write("empty", &[0xff; 64 << 10]);
     for (arguments, status, text) in [
@@ -301,6 +450,12 @@ fn refused() {
         (&[&*disk, "--machine", "bare"], 116, "a boot sector, which runs only at 0x7c00"),
         (&[&*disk, "--machine", "pc"], 116, "a boot sector, which runs only at 0x7c00"),
         (&[&format!("{flat}@0x1000"), "--machine", "bios"], 110, "starts from a boot disk"),
+        (
+            &[&*disk, "--disk", &large, "--disk", &short_disk],
+            110,
+            "a classic PC has at most 2 disks, not 3, with the boot disk",
+        ),
+        (&[&format!("{flat}@0x1000"), "--console", "keyboard"], 110, "--console is for a classic PC"),
         (&["--rom", &short], 116, "it has 1000 bytes, and a ROM has 64 KiB to 16 MiB"),
         (&["--rom", &empty], 116, "no code at its reset vector"),
     ] {

@@ -1,9 +1,9 @@
 //! `--gdb`: a real gdb debugs guests, on KVM and on the software processor.
 #![allow(clippy::unwrap_used)]
 
-mod support;
 #[path = "support/gdb.rs"]
 mod debugger;
+mod support;
 
 use debugger::{Debugged, no_gdb};
 use libtest_mimic::{Arguments, Trial};
@@ -51,7 +51,11 @@ fn wrong_place() {
     for wrong in ["guest.bin", "99999", "on-deathly", "host:1"] {
         let refused = ran(&["real16-hello", &format!("--gdb={wrong}")]);
         assert_eq!(refused.status, 110);
-        assert!(refused.stderr.contains("give PORT, ADDRESS:PORT, or the path of a socket"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("give PORT, ADDRESS:PORT, or the path of a socket"),
+            "{}",
+            refused.stderr
+        );
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -191,14 +195,27 @@ fn symbols() {
     let options = "-O1 -g -ffreestanding -nostdlib -static -no-pie -fno-pic -fcf-protection=none -mgeneral-regs-only \
                    -fno-stack-protector -Wl,-Ttext-segment=0x10000";
     let mut gcc = Command::new("x86_64-linux-gnu-gcc");
-    let built = run(gcc.args(options.split_whitespace()).args([&source, "-o", &program]).stdout(Stdio::piped()));
+    let built =
+        run(gcc.args(options.split_whitespace()).args([&source, "-o", &program]).stdout(Stdio::piped()));
     assert_eq!(built.status, 0, "{}", built.stderr);
     let guest = Debugged::start_at(files, "", &[&program, "--mem", "16M"]);
     let seen = guest.gdb_with(
         &[&program],
-        &["break add", "continue", "backtrace", "finish", "next", "p total", "watch total", "continue", "delete", "continue"],
+        &[
+            "break add",
+            "continue",
+            "backtrace",
+            "finish",
+            "next",
+            "p total",
+            "watch total",
+            "continue",
+            "delete",
+            "continue",
+        ],
     );
-    let parts = ["Breakpoint 1, add (value=", "#1 ", "_start ()", "Value returned", "= 1", "total", "New value = 3"];
+    let parts =
+        ["Breakpoint 1, add (value=", "#1 ", "_start ()", "Value returned", "= 1", "total", "New value = 3"];
     assert_order(&seen, &parts);
     assert!(seen.contains("exited normally"), "{seen}");
     assert_eq!(guest.end().status, 0);
@@ -236,7 +253,8 @@ fn interrupt() {
     let guest = counter(&files);
     let guest = Debugged::start_at(files, "", &[&guest, "--timeout", "50"]);
     let seen = {
-        let interrupts = "shell (sleep 1; kill -INT $(pgrep -P $PPID -x gdb || echo $PPID)) >/dev/null 2>&1 &";
+        let interrupts =
+            "shell (sleep 1; kill -INT $(pgrep -P $PPID -x gdb || echo $PPID)) >/dev/null 2>&1 &";
         guest.gdb(&[interrupts, "continue", "p $rax > 1000", "detach"])
     };
     assert_order(&seen, &["SIGINT", "$1 = 1", "detached"]);
@@ -277,9 +295,8 @@ fn threads() {
 
 fn instructions() {
     // sti; cli; pushf; popf; mov ss, ax; nop; mov cx, 2; rep stosb; out 0xe9, al; hlt
-    let code = [
-        0xfb, 0xfa, 0x9c, 0x9d, 0x8e, 0xd0, 0x90, 0xb9, 2, 0, 0xbf, 0, 5, 0xf3, 0xaa, 0xe6, 0xe9, 0xf4,
-    ];
+    let code =
+        [0xfb, 0xfa, 0x9c, 0x9d, 0x8e, 0xd0, 0x90, 0xb9, 2, 0, 0xbf, 0, 5, 0xf3, 0xaa, 0xe6, 0xe9, 0xf4];
     let files = Files::new();
     let path = files.write("code", &code) + "@0x1000:16";
     let guest = Debugged::start_at(files, "", &[&path]);
@@ -288,7 +305,10 @@ fn instructions() {
     commands.extend(["p/x $eip", "continue"]);
     let seen = guest.gdb(&commands);
     // After a load of SS a host may step two instructions at once.
-    assert_order(&seen, &["0x00001001", "0x00001002", "0x00001003", "0x00001004", "0x00001007", "0x0000100a"]);
+    assert_order(
+        &seen,
+        &["0x00001001", "0x00001002", "0x00001003", "0x00001004", "0x00001007", "0x0000100a"],
+    );
     assert_order(&seen, &["0x0000100d", "exited normally"]);
     assert_eq!(guest.end().status, 0);
 }
@@ -355,7 +375,12 @@ fn broken_clients() {
         client.0.write_all(bytes).unwrap();
         drop(client);
         let ended = guest.end();
-        assert_eq!((ended.status, ended.text()), (0, "Hello, world!\n".into()), "{bytes:?}: {}", ended.stderr);
+        assert_eq!(
+            (ended.status, ended.text()),
+            (0, "Hello, world!\n".into()),
+            "{bytes:?}: {}",
+            ended.stderr
+        );
     }
     let guest = Debugged::start(&["long64-hello"]);
     let mut client = guest.raw();

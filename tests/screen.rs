@@ -28,8 +28,8 @@ fn main() -> ExitCode {
     tests.extend(on_both("no_access_to_the_screen_ends_the_run", hostile));
     tests.extend(on_both("the_exit_port_of_qemu_doubles_the_code", qemu));
     tests.push(plain_test("a_machine_without_a_screen_refuses_a_file_for_it", refused));
-    tests.push(kvm_test("typed_keys_are_scan_codes", scan_codes));
-    tests.push(kvm_test("a_flood_of_keys_arrives_complete", flood));
+    tests.extend(on_both("typed_keys_are_scan_codes", scan_codes));
+    tests.extend(on_both("a_flood_of_keys_arrives_complete", flood));
     tests.push(kvm_test("keys_interrupt_and_so_does_the_clock", interrupts));
     if let Some(reason) = no_terminals() {
         println!("skipped the tests with a terminal: {reason}");
@@ -229,6 +229,12 @@ fn refused() {
     let input = guest.strip_suffix("@0x1000").unwrap();
     let replaced = ran(&[&["run", &guest, "--machine", "pc", "--screen", input], &soft[..]].concat());
     assert_error(&replaced, 110, "is also an input");
+    for (option, value) in [("--trace", screen.to_string()), ("--profile", format!("json={screen}"))] {
+        let arguments = ["run", &guest, "--machine", "pc", "--screen", screen, option, &value];
+        let same = ran(&[&arguments[..], &soft].concat());
+        assert_error(&same, 110, &format!("--screen and {option} write the same file, {screen}"));
+    }
+    assert!(!std::path::Path::new(screen).exists(), "nothing is written");
     let nowhere =
         ran(&[&["run", &guest, "--machine", "pc", "--screen", "/nowhere/s.txt"], &soft[..]].concat());
     assert_error(&nowhere, 110, "/nowhere/s.txt");

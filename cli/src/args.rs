@@ -6,7 +6,8 @@ use crate::debugger::GdbArgs;
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
 pub(super) use choices::{
-    ClockArg, ConsoleArg, DebugExitArg, EngineArg, LayoutArg, MachineArg, ModeArg, OnHaltArg, TransportArg,
+    ClockArg, ConsoleArg, DebugExitArg, EngineArg, InputDeviceArg, LayoutArg, MachineArg, ModeArg, OnHaltArg,
+    TransportArg,
 };
 use clap::Args;
 use std::ffi::OsString;
@@ -62,6 +63,11 @@ pub(super) struct RunArgs {
     /// Machine that runs the guest [default: bios for boot disks, pc for multiboot and PVH kernels on KVM, otherwise bare]
     #[arg(long, value_enum)]
     pub(super) machine: Option<MachineArg>,
+
+    /// Device of a classic PC that gets what is typed or piped [default: the one that the guest reads; for keys of a
+    /// terminal first the keyboard, for other input first the serial port, or the BIOS]
+    #[arg(long, value_enum)]
+    pub(super) console: Option<InputDeviceArg>,
 
     /// Exit code of a write to port 0xf4
     #[arg(long, value_enum, default_value_t)]
@@ -220,9 +226,11 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE[,ro][,raw]")]
     pub(super) disk: Vec<OsString>,
 
-    /// Console device: `serial` is the serial port (ttyS0); `virtio` (hvc0) is faster, but starts later in the boot
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) console: ConsoleArg,
+    /// Console of Linux: `serial` is the serial port (ttyS0) and the default; `virtio` (hvc0) is faster, but starts later
+    /// in the boot. For a multiboot or PVH kernel, the device that gets the input: `serial` or `keyboard` [default: the one
+    /// that the kernel reads]
+    #[arg(long, value_enum)]
+    pub(super) console: Option<ConsoleArg>,
 
     /// Effect of `halt -f` and the like: `exit` ends the machine with status 0; `wait` lets it stand, as a computer does
     #[arg(long, value_enum, default_value_t)]

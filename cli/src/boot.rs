@@ -10,7 +10,7 @@ use crate::target::{RunTarget, name_error};
 use crate::{debugger, modules, processor, run, screen, terminal};
 use gdb::Width;
 use vmm::host::{printable, printable_text};
-use vmm::machine::{ClockKind, ConsoleKind, Linux, MachineKind, OnHalt};
+use vmm::machine::{ClockKind, ConsoleKind, InputDevice, Linux, MachineKind, OnHalt};
 use vmm::profile::Event;
 use vmm::{Builder, Error, Machine, Report};
 
@@ -42,6 +42,13 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
             "--machine is for multiboot and PVH kernels, and {} is Linux, which has a machine of its own: leave out --machine {}",
             printable(&arguments.kernel),
             MachineKind::from(kind)
+        ))
+        .into());
+    }
+    if arguments.console == Some(ConsoleArg::Keyboard) {
+        return Err(Error::Config(format!(
+            "--console keyboard is for multiboot and PVH kernels, and {} is Linux: give --console serial or virtio",
+            printable(&arguments.kernel)
         ))
         .into());
     }
@@ -93,7 +100,7 @@ fn run_kernel(
     let only_linux = [
         (!arguments.initrd.is_empty(), "--initrd", "give the file as a module (--module FILE)"),
         (arguments.marker.is_some(), "--marker", "leave it out"),
-        (matches!(arguments.console, ConsoleArg::Virtio), "--console virtio", "leave it out"),
+        (arguments.console == Some(ConsoleArg::Virtio), "--console virtio", "leave it out"),
         (matches!(arguments.on_halt, OnHaltArg::Wait), "--on-halt wait", "leave it out"),
         (!matches!(arguments.clock, ClockArg::Auto), "--clock", "leave it out"),
     ];
@@ -109,9 +116,15 @@ fn run_kernel(
     let builder = builder.screen_on_terminal(text.is_terminal);
     let disks = boot_files::open_disks(Some(&arguments.kernel), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
+    let input_device = arguments.console.map(|console| match console {
+        ConsoleArg::Keyboard => InputDevice::Keyboard,
+        _ => InputDevice::Serial,
+    });
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard);
+    let builder = builder.input_device(input_device);
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
+    screen::check_input(machine.kind(), input_device.is_some())?;
     processor::announce(&machine);
     let symbols = arguments.measure.symbols.as_deref().unwrap_or(&arguments.kernel);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
@@ -133,8 +146,8 @@ fn linux(arguments: &BootArgs, keyboard: bool) -> Result<Linux, Error> {
         .command_line(arguments.cmdline.as_deref())
         .marker(arguments.marker.as_deref())
         .console(match arguments.console {
-            ConsoleArg::Serial => ConsoleKind::Serial,
-            ConsoleArg::Virtio => ConsoleKind::Virtio,
+            Some(ConsoleArg::Virtio) => ConsoleKind::Virtio,
+            _ => ConsoleKind::Serial,
         })
         .on_halt(match arguments.on_halt {
             OnHaltArg::Exit => OnHalt::Exit,

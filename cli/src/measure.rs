@@ -142,6 +142,22 @@ impl<'a> ResultFiles<'a> {
         Ok(Self { arguments, profile, trace })
     }
 
+    /// Checks that another result, which `option` names, is not written to one of the files.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn check_other(&self, option: &str, other: &OutputFile) -> Result<(), Error> {
+        let ours = [(&self.profile, "--profile"), (&self.trace, "--trace")];
+        let same =
+            ours.iter().find(|(file, _)| file.as_ref().is_some_and(|file| file.takes_the_place_of(other)));
+        same.map_or(Ok(()), |(_, ours)| {
+            Err(Error::Config(format!(
+                "{option} and {ours} write the same file, {}: give two different files",
+                other.shown()
+            )))
+        })
+    }
+
     /// Writes the files for a run, of which `measured` is `None` if its exits were not counted. Prints each file on stderr,
     /// or why it could not be written. Returns `status`; if that is 0 and a file is missing, returns the status of a host
     /// error.

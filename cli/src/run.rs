@@ -78,6 +78,9 @@ pub fn run_and_report(
         let inputs = inputs();
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
+        if let Some(screen) = &screen {
+            files.check_other("--screen", screen.file())?;
+        }
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
@@ -176,6 +179,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .apply(builder)
         .machine(arguments.machine.map(Into::into))
         .keyboard(terminal::is_keyboard)
+        .input_device(arguments.console.map(Into::into))
         .screen_on_terminal(text.is_terminal)
         .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
         .processor(arguments.vcpu.map(Into::into))
@@ -195,6 +199,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .build()
         .map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
+    screen::check_input(machine.kind(), arguments.console.is_some())?;
     processor::announce(&machine);
     let symbols = arguments.measure.symbols.as_deref().or(file.as_deref());
     let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols))?;

@@ -1,6 +1,6 @@
 //! The text screen of a classic PC after a run: as text on standard output, or in the file of `--screen`.
 
-use crate::file_name::check_inputs;
+use crate::file_name::{ResultFormat, check_extension, check_inputs};
 use crate::status;
 use crate::streams::{print_stderr, print_stdout};
 use report::{FileError, OutputFile};
@@ -28,8 +28,14 @@ impl<'a> ScreenFile<'a> {
     /// # Errors
     /// It cannot be written, or is an input.
     pub fn open(path: &'a Path, inputs: &[PathBuf]) -> Result<Self, status::Failure> {
+        check_extension("--screen", path, ResultFormat::Text)?;
         check_inputs("--screen", path, inputs.iter().map(PathBuf::as_path))?;
         Ok(Self { path, file: OutputFile::open_within(path, WAIT)? })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &OutputFile {
+        &self.file
     }
 
     /// Writes the screen: an image if the name ends in .png, otherwise text. Without a screen the file stays as it was.
@@ -65,6 +71,19 @@ pub fn print(screen: &Screen, last_byte: Option<u8>) -> u8 {
         Some(_) => format!("\n{TITLE}"),
     };
     print_stdout(&(before + &screen.text()))
+}
+
+/// Checks that a machine of this kind has the devices of `--console`, if that is given.
+///
+/// # Errors
+/// It has none of them.
+pub fn check_input(machine: Option<MachineKind>, is_given: bool) -> Result<(), Error> {
+    match machine == Some(MachineKind::Bare) && is_given {
+        true => Err(Error::Config(
+            "--console is for a classic PC, and this machine is bare: give --machine pc, or leave out --console".into(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Checks that a machine of this kind, or that of Linux (`None`), has a screen for `--screen`.

@@ -146,12 +146,13 @@ impl RunTarget {
             return Ok(Self { image: elf(&name, &spec, bytes)?, name, embedded: None });
         }
         let is_plain = spec.load_at.is_none() && matches!(spec.mode, None | Some(Mode::Protected));
-        if is_plain && boot::is_multiboot(&bytes) {
+        let is_free = spec.load_at.is_none() && spec.mode.is_none();
+        let is_disk = is_free && bios.unwrap_or_else(|| boot::is_boot_sector(&bytes));
+        if is_plain && boot::is_multiboot(&bytes) && !(is_disk && is_disk_with_kernel(&bytes, bios)) {
             let image = Image::multiboot(bytes).map_err(in_file)?;
             return Ok(Self { name, image, embedded: None });
         }
-        let is_free = spec.load_at.is_none() && spec.mode.is_none();
-        if is_free && bios.unwrap_or_else(|| boot::is_boot_sector(&bytes)) {
+        if is_disk {
             log::info!("{name}: a boot disk, whose first sector a BIOS loads");
             let image = Image::disk(bytes).map_err(in_file)?;
             return Ok(Self { name, image, embedded: None });
@@ -204,6 +205,12 @@ impl RunTarget {
     pub fn map(&self) -> Option<Map> {
         self.embedded.map(|guest| guest.map)
     }
+}
+
+/// True if a boot disk with a multiboot header near its start is a disk, and no kernel: the user says so, or the header belongs to
+/// an ELF file on the disk, and has no addresses of its own.
+fn is_disk_with_kernel(bytes: &[u8], bios: Option<bool>) -> bool {
+    bios == Some(true) || Image::multiboot(bytes.to_vec()).is_err()
 }
 
 /// Adds the name of a guest to an error of its image, for `map_err`.

@@ -134,11 +134,21 @@ fn regs(target: &mut Target<'_>) -> String {
             let end = if place.is_multiple_of(4) { '\n' } else { ' ' };
             let _ = write!(text, "  {name:<6} {value:016x}{end}");
         }
-        let segments =
-            [("cs", sregs.cs), ("ss", sregs.ss), ("ds", sregs.ds), ("es", sregs.es), ("fs", sregs.fs), ("gs", sregs.gs)];
+        let segments = [
+            ("cs", sregs.cs),
+            ("ss", sregs.ss),
+            ("ds", sregs.ds),
+            ("es", sregs.es),
+            ("fs", sregs.fs),
+            ("gs", sregs.gs),
+        ];
         for (name, segment) in segments.into_iter().chain([("tr", sregs.tr), ("ldt", sregs.ldt)]) {
             let (selector, base, limit) = (segment.selector, segment.base, segment.limit);
-            let _ = writeln!(text, "  {name:<6} {selector:04x}  base {base:x}  limit {limit:x}  dpl {}", segment.dpl);
+            let _ = writeln!(
+                text,
+                "  {name:<6} {selector:04x}  base {base:x}  limit {limit:x}  dpl {}",
+                segment.dpl
+            );
         }
         for (name, table) in [("gdt", sregs.gdt), ("idt", sregs.idt)] {
             let _ = writeln!(text, "  {name:<6} base {:x}  limit {:x}", table.base, table.limit);
@@ -211,9 +221,12 @@ fn mappings(probe: &Probe) -> String {
     for _ in 0..MAX_PAGES {
         let size = match probe.translate_linear(at) {
             Ok(place) => {
-                let Some(size) = place.page else { return "  there is no paging: physical addresses\n".into() };
+                let Some(size) = place.page else {
+                    return "  there is no paging: physical addresses\n".into();
+                };
                 let start = at & !size.wrapping_sub(1);
-                let (gpa, last) = (place.gpa.0.wrapping_sub(at & size.wrapping_sub(1)), start | size.wrapping_sub(1));
+                let (gpa, last) =
+                    (place.gpa.0.wrapping_sub(at & size.wrapping_sub(1)), start | size.wrapping_sub(1));
                 match &mut open {
                     Some(open)
                         if open.writable == place.writable

@@ -79,8 +79,8 @@ impl View {
 
     /// Writes what has changed since `before`. Returns false if the host or the rules of the processor refuse.
     pub(crate) fn write(&self, before: &Self, vcpu: &mut dyn VcpuState) -> bool {
-        let msr = self.kernel_gs_base == before.kernel_gs_base
-            || vcpu.set_msr(KERNEL_GS_BASE, self.kernel_gs_base);
+        let msr =
+            self.kernel_gs_base == before.kernel_gs_base || vcpu.set_msr(KERNEL_GS_BASE, self.kernel_gs_base);
         let sregs = self.sregs == before.sregs || vcpu.set_sregs(&self.sregs).is_ok();
         msr && sregs && (self.regs == before.regs || vcpu.set_regs(&self.regs).is_ok())
     }

@@ -62,7 +62,12 @@ pub(crate) struct Session<'g> {
 
 impl<'g> Session<'g> {
     /// Begins a session. `None` if the host has no descriptor left.
-    pub(crate) fn new(stream: Stream, id: u64, guest: &'g dyn DebugGuest, settings: Settings) -> Option<Self> {
+    pub(crate) fn new(
+        stream: Stream,
+        id: u64,
+        guest: &'g dyn DebugGuest,
+        settings: Settings,
+    ) -> Option<Self> {
         let answers = Answers { stream: stream.try_clone().ok()?, bytes: Vec::new() };
         let mut target = Target::new(guest, settings);
         let stub = GdbStub::builder(answers).packet_buffer_size(PACKET).build().ok()?;

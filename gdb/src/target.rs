@@ -167,8 +167,8 @@ impl<'g> Target<'g> {
     fn change(&self, tid: Tid, change: impl FnOnce(&mut View) -> bool) -> Answer<()> {
         let before = self.view(tid)?;
         let mut view = before;
-        let is_written = change(&mut view)
-            && self.with(Self::vcpu(tid), |vcpu| view.write(&before, vcpu)) == Some(true);
+        let is_written =
+            change(&mut view) && self.with(Self::vcpu(tid), |vcpu| view.write(&before, vcpu)) == Some(true);
         if is_written { Ok(()) } else { Err(TargetError::NonFatal) }
     }
 
@@ -244,7 +244,9 @@ impl<'g> gdbstub::target::Target for Target<'g> {
     fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
         Some(self)
     }
-    fn support_target_description_xml_override(&mut self) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
+    fn support_target_description_xml_override(
+        &mut self,
+    ) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
         Some(self)
     }
 }
@@ -456,7 +458,8 @@ impl TargetDescriptionXmlOverride for Target<'_> {
             self.width.set(self.wanted_width());
         }
         let xml = description::xml(self.width.get());
-        let rest = usize::try_from(offset).ok().and_then(|offset| xml.as_bytes().get(offset..)).unwrap_or_default();
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| xml.as_bytes().get(offset..)).unwrap_or_default();
         let len = rest.len().min(length).min(buf.len());
         if let (Some(from), Some(to)) = (rest.get(..len), buf.get_mut(..len)) {
             to.copy_from_slice(from);

@@ -69,6 +69,11 @@ impl OutputFile {
         }
     }
 
+    /// The path that the user gave, safe to print.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
     /// Returns true if both would replace the same file, so that one of them would be lost.
     pub fn takes_the_place_of(&self, other: &Self) -> bool {
         match (&self.to, &other.to) {

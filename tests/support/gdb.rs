@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 /// Returns the reason why there is no gdb here, if so. With REQUIRE_GDB=1 in the environment, the test then fails.
 pub fn no_gdb() -> Option<String> {
     let found = Command::new("gdb").arg("--version").output().is_ok_and(|ran| ran.status.success());
-    assert!(found || std::env::var("REQUIRE_GDB").as_deref() != Ok("1"), "REQUIRE_GDB=1, and there is no gdb");
+    assert!(
+        found || std::env::var("REQUIRE_GDB").as_deref() != Ok("1"),
+        "REQUIRE_GDB=1, and there is no gdb"
+    );
     (!found).then(|| "needs gdb (apt-get install gdb)".into())
 }
 

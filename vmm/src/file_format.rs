@@ -227,7 +227,7 @@ pub fn unsound_multiboot_header(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Whole sectors, the first of which ends in the signature 55 AA.
-fn is_boot_sector(bytes: &[u8]) -> bool {
+pub fn is_boot_sector(bytes: &[u8]) -> bool {
     bytes.get(510..512) == Some(b"\x55\xaa") && bytes.len().is_multiple_of(512)
 }
 
@@ -262,18 +262,26 @@ fn text(bytes: &[u8]) -> Option<FileFormat> {
     if text.is_empty() || !text.chars().all(printable) || !(text.contains('\n') || text.len() >= MIN_TEXT) {
         return None;
     }
-    if text.starts_with("#!") {
+    // "#![" begins an attribute of Rust.
+    if text.starts_with("#!") && !text.starts_with("#![") {
         return Some(Script);
     }
     let mut words = text.lines().filter_map(|line| line.split_whitespace().next());
-    let assembly =
-        ["bits", "[bits", "org", "[org", "section", "global", ".global", ".globl", ".section", ".code16"];
-    if words.clone().any(|word| ["#include", "#define", "int", "void", "static", "typedef"].contains(&word)) {
-        return Some(CSource);
+    // An assembler has the instruction `int`, too.
+    let is_assembly = |word: &str| ASSEMBLY.iter().any(|name| word.eq_ignore_ascii_case(name));
+    if words.clone().any(is_assembly) {
+        return Some(AssemblySource);
     }
-    let is_assembly = words.any(|word| assembly.iter().any(|name| word.eq_ignore_ascii_case(name)));
-    Some(if is_assembly { AssemblySource } else { Text })
+    Some(if words.any(|word| C.contains(&word)) { CSource } else { Text })
 }
+
+/// The first words of lines that only the source of an assembler has: directives, and common instructions.
+const ASSEMBLY: [&str; 17] = [
+    "bits", "[bits", "org", "[org", "section", "segment", "global", ".global", ".globl", ".section",
+    ".code16", ".text", "mov", "lodsb", "hlt", "cli", "jmp",
+];
+/// The first words of lines of C.
+const C: [&str; 6] = ["#include", "#define", "int", "void", "static", "typedef"];
 
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
@@ -306,7 +314,10 @@ mod tests {
             ("#!/bin/sh\necho\n", Some(Script)),
             ("; a guest\nbits 16\n  hlt\n", Some(AssemblySource)),
             ("\t.global _start\n_start: hlt\n", Some(AssemblySource)),
+            ("start:\n  MOV ah, 0x0e\n  int 0x10\n", Some(AssemblySource)),
+            ("org 0x100\nint 0x20\n", Some(AssemblySource)),
             ("#include <stdio.h>\nint main(){}\n", Some(CSource)),
+            ("#![no_std]\nfn main() {}\n", Some(Text)),
             // Three printable bytes may be code: push ax; push cx; push dx.
             ("PQR", None),
             ("a\0b\n", None),

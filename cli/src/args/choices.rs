@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use vmm::device::{Layout, Transport};
-use vmm::machine::MachineKind;
+use vmm::machine::{InputDevice, MachineKind};
 use vmm::x86::Mode;
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -122,11 +122,31 @@ impl From<LayoutArg> for Layout {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ConsoleArg {
-    #[default]
+    /// the serial port
     Serial,
+    /// virtio console of Linux
     Virtio,
+    /// the keyboard of a classic PC
+    Keyboard,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum InputDeviceArg {
+    /// the serial port
+    Serial,
+    /// the keyboard
+    Keyboard,
+}
+
+impl From<InputDeviceArg> for InputDevice {
+    fn from(device: InputDeviceArg) -> Self {
+        match device {
+            InputDeviceArg::Serial => Self::Serial,
+            InputDeviceArg::Keyboard => Self::Keyboard,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

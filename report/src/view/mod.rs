@@ -79,7 +79,9 @@ impl Source {
 ///
 /// # Errors
 /// Writing to `to` fails.
-pub fn write(to: &mut impl Write, format: Format, a: &Source, b: Option<&Source>) -> io::Result<()> {
+pub fn write(mut to: &mut dyn Write, format: Format, a: &Source, b: Option<&Source>) -> io::Result<()> {
+    // One type of writer keeps the program small.
+    let to = &mut to;
     let view = match (b, &a.saved) {
         (Some(b), _) => {
             let caveat = |source: &Source, side| match &source.saved {

@@ -80,6 +80,14 @@ impl Geometry {
         Self { cylinders, heads, sectors, floppy: None }
     }
 
+    /// The hard disk with this number of sectors, which its last cylinder does not exceed: another system may have used it.
+    pub(crate) fn within(sectors: u64) -> Self {
+        let shape = Self::of_hard_disk(sectors.saturating_mul(SECTOR));
+        let of_cylinder = shape.heads.saturating_mul(shape.sectors);
+        let cylinders = sectors.checked_div(of_cylinder).unwrap_or(0).clamp(1, MAX_CYLINDERS);
+        Self { cylinders, ..shape }
+    }
+
     /// The number of sectors that cylinder, head and sector can name.
     pub(crate) fn total(&self) -> u64 {
         self.cylinders.saturating_mul(self.heads).saturating_mul(self.sectors)
@@ -113,6 +121,8 @@ mod tests {
         assert_eq!(shape(1024 * 1008 * 512), (1024, 16, 63));
         assert_eq!(shape(1024 * 1008 * 512 + 1), (65, 255, 63));
         assert_eq!(shape(u64::MAX), (1024, 255, 63));
+        let within = [0, 1007, 2016, 2017, u64::MAX].map(|sectors| Geometry::within(sectors).cylinders);
+        assert_eq!(within, [1, 1, 2, 2, 1024]);
     }
 
     #[test]

@@ -3,21 +3,23 @@
 
 use super::BOOT_SECTOR;
 use crate::error::ImageError;
-use crate::file_format::{FileFormat, multiboot_header};
+use crate::file_format::{self, FileFormat, multiboot_header};
 use crate::host::printable;
 use std::path::Path;
 
 /// The advice that ends most messages.
-const FLAT_OR_ELF: &str = "give a flat binary or an ELF64 file";
+const FLAT_OR_ELF: &str = "give a flat binary, a boot disk or an ELF file";
 
 /// True if a file that is not an ELF file has a multiboot header.
 pub fn is_multiboot(bytes: &[u8]) -> bool {
     multiboot_header(bytes).is_some() && FileFormat::of(bytes) == Some(FileFormat::Multiboot)
 }
 
-/// True for a disk whose first sector has the signature of a boot sector, if nothing else is known about the file.
+/// True for a disk whose first sector has the signature of a boot sector, if nothing else is known about the file but a
+/// multiboot header, which may be that of a kernel on the disk.
 pub fn is_boot_sector(bytes: &[u8]) -> bool {
-    FileFormat::of(bytes) == Some(FileFormat::BootSector)
+    let is_free = matches!(FileFormat::of(bytes), Some(FileFormat::BootSector | FileFormat::Multiboot));
+    is_free && file_format::is_boot_sector(bytes)
 }
 
 /// Refuses a file that is not an ELF file, if its content shows that it is not a flat binary either. `load_at` is the
@@ -79,8 +81,8 @@ fn refusal(format: FileFormat, path: &str) -> (String, String) {
         FileFormat::Disk(name, qemu_name) => (
             format!("a disk image of the format {name}"),
             format!(
-                "convert it to a raw disk (qemu-img convert -f {qemu_name} -O raw), and give that with a kernel (vmm boot \
-                 KERNEL --disk FILE)"
+                "convert it to a raw disk (qemu-img convert -f {qemu_name} -O raw FILE NEW), and start that (vmm NEW) or give it \
+                 with a kernel (vmm boot KERNEL --disk NEW)"
             ),
         ),
         FileFormat::BootSector => (
@@ -100,9 +102,9 @@ fn refusal(format: FileFormat, path: &str) -> (String, String) {
 fn fixed_refusal(format: FileFormat) -> (&'static str, &'static str) {
     match format {
         FileFormat::Text => ("a text file", FLAT_OR_ELF),
-        FileFormat::Script => ("a script", "give the guest that it builds, a flat binary or an ELF64 file"),
+        FileFormat::Script => ("a script", "give the guest that it builds, a flat binary or an ELF file"),
         FileFormat::AssemblySource => {
-            ("the source of an assembler", "assemble it (nasm -f bin -o guest.bin), and give the result")
+            ("the source of an assembler", "assemble it (nasm -f bin FILE -o guest.bin), and give the result")
         }
         FileFormat::CSource => (
             "the source of a C program",

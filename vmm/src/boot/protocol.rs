@@ -117,11 +117,13 @@ impl Module {
         let name = printable(path);
         let failed = |source| ImageError::Read { path: name.clone(), source };
         let mut bytes = Vec::new();
-        let room = bytes.try_reserve_exact(usize::try_from(length.min(limit)).unwrap_or(0));
-        room.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
-        // The file may grow meanwhile.
-        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > limit {
+        // A file that is too large is not read. It may also grow meanwhile.
+        if length <= limit {
+            let room = bytes.try_reserve_exact(usize::try_from(length).unwrap_or(0));
+            room.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+            file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+        }
+        if length.max(bytes.len() as u64) > limit {
             let what = format!(
                 "does not fit: it has more than the {} that are left of the guest's memory: choose a larger --mem",
                 format_size(limit)

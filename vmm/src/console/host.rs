@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 
 /// The escape key, Ctrl-A: the next key is a command for the VMM.
 const ESCAPE: u8 = 0x01;
-/// The text that Ctrl-A h prints.
-const HELP: &str = "\nvmm: Ctrl-A x  ends the machine\nvmm: Ctrl-A h  shows this\n\
+/// The text that Ctrl-A h prints. It has two lines, because as many are seen above the screen of a PC on a small terminal.
+const HELP: &str = "\nvmm: Ctrl-A x  ends the machine; Ctrl-A h  shows this\n\
                     vmm: Ctrl-A Ctrl-A  sends Ctrl-A to the guest\n";
 /// The time that a prompt waits for the end of its line.
 const PROMPT_DELAY: Duration = REPEAT;

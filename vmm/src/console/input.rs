@@ -62,6 +62,11 @@ impl Input {
         self.buffer.pop_front()
     }
 
+    /// The buffered byte at this place, which stays.
+    pub(crate) fn peek(&self, at: usize) -> Option<u8> {
+        self.buffer.get(at).copied()
+    }
+
     /// True if nothing is buffered and more may come from the file.
     pub(crate) fn may_wait(&self) -> bool {
         self.buffer.is_empty() && self.source.is_some()

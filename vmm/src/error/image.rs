@@ -28,7 +28,7 @@ pub enum ImageError {
         path: String,
     },
     /// The file is empty.
-    #[error("the image is empty: give a flat binary or an ELF64 file")]
+    #[error("the image is empty: give a flat binary, a boot disk or an ELF file")]
     Empty,
     /// The file is larger than the guest's memory.
     #[error(
@@ -146,7 +146,7 @@ impl ImageError {
     ///
     /// ```
     /// let error = vmm::ImageError::Empty.in_file("guest.bin").in_file("guest.bin");
-    /// assert_eq!(error.to_string(), "guest.bin: the image is empty: give a flat binary or an ELF64 file");
+    /// assert_eq!(error.to_string(), "guest.bin: the image is empty: give a flat binary, a boot disk or an ELF file");
     /// ```
     #[must_use]
     pub fn in_file(self, path: &str) -> Self {

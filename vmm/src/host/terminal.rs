@@ -8,7 +8,7 @@ use super::EventFd;
 use crate::host::{event, handle};
 use std::mem::{self, MaybeUninit};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::{io, ptr};
 
 /// The earlier mode of the terminal. Signal handlers read it.
@@ -19,6 +19,14 @@ static MODE: OnceLock<libc::termios> = OnceLock::new();
 static WANTED: AtomicBool = AtomicBool::new(false);
 /// Set while the terminal is in raw mode.
 static RAW: AtomicBool = AtomicBool::new(false);
+/// Set from SIGTSTP to SIGCONT: the terminal belongs to the shell.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+/// The number of threads that change the terminal at this moment.
+static BUSY: AtomicU32 = AtomicU32::new(0);
+/// The longest time that a signal handler waits for them, in milliseconds.
+const MAX_BUSY: u32 = 100;
+/// Set if keys such as Ctrl-C still send their signals in raw mode.
+static SIGNALS: AtomicBool = AtomicBool::new(false);
 /// Set while a panel covers a part of the terminal of standard output.
 static PANEL: AtomicBool = AtomicBool::new(false);
 /// Gives the whole terminal back to text, with the cursor in a new line at its end.
@@ -33,12 +41,13 @@ pub struct RawTerminal(());
 
 impl RawTerminal {
     /// Switches the terminal to raw mode. The settings of its output stay unchanged, because other programs also print
-    /// there.
+    /// there. With `keeps_signals`, Ctrl-C, Ctrl-\ and Ctrl-Z are no keys of the guest, but signals, as before.
     ///
     /// # Errors
     /// Standard input is not a terminal.
-    pub fn enter() -> io::Result<Self> {
+    pub fn enter(keeps_signals: bool) -> io::Result<Self> {
         mode()?;
+        SIGNALS.store(keeps_signals, Ordering::SeqCst);
         let changed = event()?;
         CHANGED.get_or_init(|| changed);
         // After a stop the shell leaves its own mode behind.
@@ -72,25 +81,70 @@ fn mode() -> io::Result<libc::termios> {
 /// # Errors
 /// The terminal is gone.
 pub(crate) fn refresh() -> io::Result<()> {
-    if !WANTED.load(Ordering::SeqCst) || RAW.load(Ordering::SeqCst) || !is_in_foreground() {
+    let is_wanted = || WANTED.load(Ordering::SeqCst) && !STOPPING.load(Ordering::SeqCst);
+    if !is_wanted() || RAW.load(Ordering::SeqCst) || !is_in_foreground() {
         return Ok(());
     }
     let mut raw = mode()?;
     BEFORE.get_or_init(|| raw);
     let output = raw.c_oflag;
+    let signals = if SIGNALS.load(Ordering::SeqCst) { raw.c_lflag & libc::ISIG } else { 0 };
     // SAFETY: the structure is valid.
     unsafe { libc::cfmakeraw(&mut raw) };
     raw.c_oflag = output;
+    raw.c_lflag |= signals;
     let raw = MODE.get_or_init(|| raw);
+    // A thread that restores the terminal from here on waits for the new mode.
+    let _busy = Busy::new();
+    if !is_wanted() {
+        return Ok(());
+    }
     RAW.store(true, Ordering::SeqCst);
     // SAFETY: the structure is valid. The earlier mode is stored above, so a signal handler can restore it.
-    let answer = unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw) };
-    let failed = (answer != 0).then(io::Error::last_os_error);
-    // Another thread may have restored the terminal meanwhile.
-    if !WANTED.load(Ordering::SeqCst) {
-        leave();
+    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    failed.map_or(Ok(()), Err)
+}
+
+/// While it lives, the thread that created it changes the terminal. No signal handler that gives the terminal back runs on it
+/// meanwhile, and those on other threads wait for its end.
+struct Busy(libc::sigset_t);
+
+impl Busy {
+    fn new() -> Self {
+        // SAFETY: all-zero sets are valid, and both outlive the calls.
+        let before = unsafe {
+            let (mut held, mut before): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
+            libc::sigemptyset(&mut held);
+            for signal in [libc::SIGTSTP, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+                libc::sigaddset(&mut held, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &held, &mut before);
+            before
+        };
+        BUSY.fetch_add(1, Ordering::SeqCst);
+        Self(before)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.fetch_sub(1, Ordering::SeqCst);
+        // SAFETY: the set is that of the thread before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
+}
+
+/// Waits until no other thread changes the terminal, but not for long: it may hang. Allowed in a signal handler.
+fn wait_for_others() {
+    for _ in 0..MAX_BUSY {
+        if BUSY.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        // SAFETY: there are no descriptors. The call is allowed in handlers.
+        unsafe { libc::poll(ptr::null_mut(), 0, 1) };
+    }
 }
 
 /// True unless the terminal belongs to another job. Also true if it is not the terminal of this session, which has no jobs
@@ -144,8 +198,16 @@ pub(crate) fn panel_is_open(is_open: bool) {
     PANEL.store(is_open, Ordering::SeqCst);
 }
 
+/// Draws a panel, unless this program is about to stop. `draw` gets true if the panel was closed since the last drawing.
+pub(crate) fn draw_panel<R>(draw: impl FnOnce(bool) -> R) -> Option<R> {
+    let _busy = Busy::new();
+    let is_stopping = STOPPING.load(Ordering::SeqCst);
+    (!is_stopping).then(|| draw(!PANEL.load(Ordering::SeqCst)))
+}
+
 /// Gives the whole terminal back to text if a panel is open. Allowed in a signal handler.
 pub(crate) fn close_panel() {
+    wait_for_others();
     if PANEL.swap(false, Ordering::SeqCst) {
         // SAFETY: the pointer and the length are those of a constant. The call is allowed in handlers.
         unsafe { libc::write(libc::STDOUT_FILENO, CLOSE_PANEL.as_ptr().cast(), CLOSE_PANEL.len()) };
@@ -157,21 +219,18 @@ extern "C" fn on_change(_: libc::c_int) {
     let _ = CHANGED.get().map(|changed| changed.write(1));
 }
 
-/// The handler of SIGCONT, which comes after a stop: sets the raw mode again if this program is in the foreground.
+/// The handler of SIGCONT, which comes after a stop. The shell has set its own mode; the thread that reads the keys wakes up, and
+/// sets the raw mode again if this program is in the foreground.
 extern "C" fn on_continue(signal: libc::c_int) {
-    if let Some(raw) = MODE.get().filter(|_| WANTED.load(Ordering::SeqCst)) {
-        let is_raw = is_in_foreground();
-        RAW.store(is_raw, Ordering::SeqCst);
-        if is_raw {
-            // SAFETY: the call is allowed in handlers, and `refresh` has filled the structure.
-            unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw) };
-        }
-    }
+    RAW.store(false, Ordering::SeqCst);
+    STOPPING.store(false, Ordering::SeqCst);
     on_change(signal);
 }
 
-/// The handler of SIGTSTP: restores the terminal for the shell, and stops.
+/// The handler of SIGTSTP: gives the terminal to the shell, and stops. From here to SIGCONT no thread changes the terminal.
 extern "C" fn on_stop(_: libc::c_int) {
+    STOPPING.store(true, Ordering::SeqCst);
+    close_panel();
     leave();
     // SAFETY: the calls take no pointer, and are allowed in handlers.
     unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
@@ -191,6 +250,7 @@ pub(crate) fn restore() {
 
 /// Restores the earlier mode of the terminal, unless it belongs to another job by now. Allowed in a signal handler.
 fn leave() {
+    wait_for_others();
     if let Some(before) = BEFORE.get().filter(|_| RAW.swap(false, Ordering::SeqCst) && is_in_foreground()) {
         // SIGTTOU is blocked, because it would stop a program that has just lost the foreground.
         // SAFETY: all structures are valid, `refresh` has filled `before`, and the calls are allowed in handlers.

@@ -7,7 +7,6 @@ use crate::device::simvirtio::turns::Turns;
 use crate::device::simvirtio::{Simvirtio, SimvirtioReport, Transport, Window};
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::machine::classic_threads::disks::Disks;
 use crate::machine::classic_threads::{self, Classic, RunningClassic};
 use crate::machine::linux::{BootReport, Pc, RunningPc};
 use crate::memory::SharedMemory;
@@ -23,8 +22,6 @@ pub(super) enum Background {
     TrappedWindow(Transport, Arc<Mutex<Window>>),
     /// The SIMVIRTIO device over shared RAM, which a thread runs: it polls, or waits for the doorbell.
     SharedWindow(SharedWindow),
-    /// The disks of a classic PC with software processors.
-    Disks(Disks),
     /// The threads of a classic PC. `None` after its only run.
     Classic(Option<Box<Classic>>),
     /// The threads of a PC for Linux. `None` after its only run.
@@ -52,7 +49,7 @@ pub(super) enum RunningBackground<'a> {
 /// The background work of a machine with software processors, during a run. It takes turns with them.
 pub(super) enum SideTurns<'a> {
     Nothing,
-    Disks(&'a Disks),
+    Classic(Box<RunningClassic>, Deadline),
     Trapped(Transport, &'a Mutex<Window>),
     Shared {
         shared: &'a mut SharedWindow,
@@ -85,7 +82,7 @@ impl Background {
     /// The questions to the vCPUs of a PC.
     pub(super) fn inquiry(&self) -> Option<Arc<Inquiry>> {
         match self {
-            Self::Classic(Some(classic)) => Some(classic.inquiry.clone()),
+            Self::Classic(Some(classic)) => classic.inquiry.clone(),
             Self::Pc(Some(pc)) => Some(pc.inquiry.clone()),
             _ => None,
         }
@@ -101,7 +98,7 @@ impl Background {
         vcpus: Arc<dyn Kick>,
     ) -> Result<RunningBackground<'_>, Error> {
         match self {
-            Self::Nothing | Self::Disks(_) => Ok(RunningBackground::Nothing),
+            Self::Nothing => Ok(RunningBackground::Nothing),
             Self::TrappedWindow(transport, window) => {
                 lock(window).set_deadline(deadline.clone());
                 Ok(RunningBackground::Trapped(*transport, window))
@@ -126,17 +123,18 @@ impl Background {
         }
     }
 
-    /// Prepares the work that takes turns with software processors.
+    /// Prepares the work that takes turns with software processors, and starts the threads of a classic PC. They kick `vcpus` if
+    /// they stop the machine.
     ///
     /// # Errors
-    /// The machine is a PC, or lost its device in a failed run.
-    pub(super) fn take_turns(&mut self, deadline: &Deadline) -> Result<SideTurns<'_>, Error> {
+    /// The machine is a PC for Linux, or lost its device in a failed run; or the host has no thread left.
+    pub(super) fn take_turns(
+        &mut self,
+        deadline: &Deadline,
+        vcpus: Arc<dyn Kick>,
+    ) -> Result<SideTurns<'_>, Error> {
         match self {
             Self::Nothing => Ok(SideTurns::Nothing),
-            Self::Disks(disks) => {
-                disks.begin_run(deadline);
-                Ok(SideTurns::Disks(disks))
-            }
             Self::TrappedWindow(transport, window) => {
                 lock(window).set_deadline(deadline.clone());
                 Ok(SideTurns::Trapped(*transport, window))
@@ -145,14 +143,19 @@ impl Background {
                 let turns = Turns::new(shared.take_device()?, deadline.clone());
                 Ok(SideTurns::Shared { shared, turns, rings: 0, stop: None })
             }
-            Self::Classic(_) | Self::Pc(_) => Err(Error::Config("a PC needs KVM".into())),
+            Self::Classic(classic) => {
+                let classic = classic.take().ok_or_else(classic_threads::is_not_reset)?;
+                let running = classic.start(deadline.clone(), vcpus)?;
+                Ok(SideTurns::Classic(Box::new(running), deadline.clone()))
+            }
+            Self::Pc(_) => Err(Error::Config("a PC needs KVM".into())),
         }
     }
 
     /// Refuses the reset of a classic PC.
     pub(super) fn check_reset(&self) -> Result<(), Error> {
         match self {
-            Self::Disks(_) | Self::Classic(_) => Err(classic_threads::is_not_reset()),
+            Self::Classic(_) => Err(classic_threads::is_not_reset()),
             _ => Ok(()),
         }
     }
@@ -160,7 +163,7 @@ impl Background {
     /// Puts the SIMVIRTIO device into the state after power-on.
     pub(super) fn reset(&mut self) {
         match self {
-            Self::Nothing | Self::Disks(_) | Self::Classic(_) | Self::Pc(_) => {}
+            Self::Nothing | Self::Classic(_) | Self::Pc(_) => {}
             Self::TrappedWindow(_, window) => lock(window).power_on_again(),
             Self::SharedWindow(shared) => {
                 shared.doorbell.iter().for_each(|doorbell| doorbell.reset());
@@ -195,16 +198,22 @@ impl SideTurns<'_> {
         }
     }
 
-    /// True if the device has ended the run.
+    /// True if the device or a thread has ended the run.
     pub(super) fn has_stopped(&self) -> bool {
-        matches!(self, Self::Shared { stop: Some(_), .. })
+        match self {
+            Self::Shared { stop, .. } => stop.is_some(),
+            Self::Classic(running, _) => running.has_ended(),
+            _ => false,
+        }
     }
 
     /// Ends the work, and gives its results.
     pub(super) fn finish(self) -> SideResult {
         match self {
             Self::Nothing => SideResult::default(),
-            Self::Disks(disks) => SideResult { stop: disks.end_run(), ..Default::default() },
+            Self::Classic(running, deadline) => {
+                SideResult { stop: running.finish(&deadline), ..Default::default() }
+            }
             Self::Trapped(transport, window) => trapped(transport, window),
             Self::Shared { shared, turns, rings, stop } => {
                 let (device, stop) = turns.finish(stop);

@@ -2,7 +2,6 @@
 
 use crate::boot::{Firmware, Image};
 use crate::console::input::Input;
-use crate::controller::bios;
 use crate::device::Layout;
 use crate::device::serial::Serial;
 use crate::device::simvirtio::doorbell::{Doorbell, DoorbellPage};
@@ -327,16 +326,14 @@ fn guest_memory(
 }
 
 /// The tables that the guest of an image needs: the GDT, in long mode the page tables, in ring 3 the task state; in real
-/// mode the vectors, and for a boot disk all of the BIOS's memory.
+/// mode the vectors.
 pub(super) fn tables(image: &Image) -> Vec<(Gpa, Vec<u8>)> {
     let mode = image.mode();
     let gdt = || (TABLES, modes::bytes(&modes::gdt(mode)));
     match mode {
-        Mode::Real => match image.boot_disk() {
-            Some(disk) => bios::memory(&disk),
-            None if image.rom_range().is_some() => Vec::new(),
-            None => trap_vectors::memory(image),
-        },
+        // Firmware has its own.
+        Mode::Real if image.loads_itself() => Vec::new(),
+        Mode::Real => trap_vectors::memory(image),
         Mode::Protected => vec![gdt()],
         Mode::Long => vec![gdt(), (PAGE_TABLES, modes::bytes(&modes::identity_map(PAGE_TABLES)))],
         Mode::User => vec![

@@ -11,7 +11,7 @@ use crate::device::{Disk, Layout};
 use crate::error::Error;
 use crate::machine::linux::Linux;
 use crate::machine::{BoxedController, CallersControllers, Machine};
-use crate::machine::{MachineKind, Processor};
+use crate::machine::{InputDevice, MachineKind, Processor};
 use crate::memory::MAX_CPUS;
 use crate::profile::trace::MAX_TRACED_EXITS;
 use crate::x86::cpuid::CpuidOverride;
@@ -52,6 +52,8 @@ pub struct Builder {
     pub(super) machine: Option<MachineKind>,
     /// The input is a keyboard, with the escape key.
     pub(super) keyboard: fn() -> bool,
+    /// The device that gets the input. `None`: the one that the guest reads.
+    pub(super) input_device: Option<InputDevice>,
     pub(super) screen_on_terminal: bool,
     pub(super) qemu_exit: bool,
     /// The bytes that are at 0x400 before the first run, unless the image covers them.
@@ -105,6 +107,7 @@ impl Builder {
             machine: None,
             keyboard: || false,
             disks: Vec::new(),
+            input_device: None,
             screen_on_terminal: false,
             qemu_exit: false,
             result_place: [0; 8],
@@ -167,6 +170,14 @@ impl Builder {
     /// machines do not call it. Off by default.
     pub fn keyboard(mut self, is_keyboard: fn() -> bool) -> Self {
         self.keyboard = is_keyboard;
+        self
+    }
+
+    /// Sets the device of a classic PC that gets the input. With `None`, the default, keys of a
+    /// [`keyboard`](Self::keyboard) go to the keyboard if the guest reads it, and other input goes to the serial port if the
+    /// guest reads it; a BIOS takes other input itself. The input waits until the guest reads the device.
+    pub fn input_device(mut self, device: Option<InputDevice>) -> Self {
+        self.input_device = device;
         self
     }
 

@@ -12,10 +12,11 @@ mod input;
 use crate::boot::Image;
 use crate::console::host::ConsoleSetup;
 use crate::console::input::Input;
-use crate::controller::bios::start_with_set_up;
+use crate::controller::bios::{self, Drives, start_with_set_up};
 use crate::controller::inquiry::Inquiry;
 use crate::device::pc::i8042;
 use crate::device::pc::keyboard::port::{Accepts, KeyboardPort};
+use crate::device::pc::medium::SharedMedium;
 use crate::device::serial::{self, Serial, SerialPort};
 use crate::error::Error;
 use crate::host::{EventFd, event};
@@ -31,8 +32,9 @@ use crate::machine::classic_threads::disks::{self, Disks};
 use crate::machine::processors::Processors;
 use crate::machine::restore::Restore;
 use crate::machine::screen::GuestScreen;
-use crate::memory::{self, GuestMemory, Map, TABLES};
+use crate::memory::{self, Gpa, GuestMemory, Map, TABLES};
 use crate::shutdown::StopHandle;
+use crate::soft::vcpu::SoftVcpu;
 use devices::ClassicDevices;
 use firmware::Tables;
 use halt::HaltWatch;
@@ -51,36 +53,37 @@ struct SerialLine {
 impl Builder {
     /// Builds a classic PC for `image`: see [`Builder::build`].
     pub(super) fn build_classic(mut self, image: Image, kind: MachineKind) -> Result<Machine, Error> {
-        self.check_classic(kind)?;
+        let mut drives = image.boot_disk().map(|content| Drives::new(&content));
+        let boot_disk = drives.as_ref().and_then(Drives::boot_hard_disk);
+        self.check_classic(kind, boot_disk.is_some())?;
         let ram = memory::ram_size(Map::Plain, self.memory)?;
-        let firmware = Tables::new(self.cpus, u8::try_from(self.disks.len()).unwrap_or(0));
+        let media = self.media(boot_disk, &mut drives)?;
+        let disks = u8::try_from(media.len()).unwrap_or(0);
+        let firmware = Tables::new(self.cpus, disks);
         let handed = firmware.firmware(&image);
         let image = bare::prepared(image, ram, self.verify, &handed)?;
         let mut tables = bare::tables(&image);
+        tables.extend(drives.iter().flat_map(bios::memory));
         tables.extend(GuestScreen::initial(&image));
-        let has_rom = image.rom_range().is_some();
-        let host = self.choose_host(has_rom)?;
-        let memory = bare::plain_memory(ram, &image, &tables)?;
-        // A ROM sets up its own tables. What the machine needs itself counts before the firmware's data area.
-        if !has_rom {
-            firmware.write(&image, &memory)?;
-            tables.iter().try_for_each(|(start, bytes)| memory.write(*start, bytes))?;
-        }
+        let host = self.choose_host(image.rom_range().is_some())?;
+        let memory = filled_memory(ram, &image, &tables, &firmware)?;
         self.result_place = firmware.result_place();
         let has_interrupts = matches!(host, Host::Kvm(..));
         let drained = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let devices = ClassicDevices::new(ram, has_interrupts, &drained)?;
+        let mut devices = ClassicDevices::new(ram, disks, has_interrupts, &drained)?;
+        let keyboard_line = devices.keyboard_line.take();
+        let has_bios = drives.is_some();
         devices.attach(&mut self.devices.ports, &self.output)?;
-        let bios = self.bios(&image, &memory, ram, devices.vga.clone(), has_interrupts);
+        let bios = drives.map(|drives| self.bios(drives, &memory, ram, devices.vga.clone(), keyboard_line));
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });
-        let disks = Disks::attach(std::mem::take(&mut self.disks), &mut self.devices.ports, has_interrupts)?;
+        let disks = Disks::attach(media, &mut self.devices.ports, has_interrupts)?;
         self.log_classic(&image, ram);
+        let line = serial_line(&self, drained)?;
+        self.attach_ports(line.serial.clone())?;
         let (processors, kvm_error, background) = match host {
             Host::Kvm(system, vm) => {
                 system.require_classic()?;
-                let line = serial_line(&self, drained)?;
-                self.attach_ports(line.serial.clone())?;
                 set_up(&vm, &memory, &line.line)?;
                 disks.connect(&vm)?;
                 devices.connect(&vm)?;
@@ -88,14 +91,15 @@ impl Builder {
                 let weak = vm.downgrade();
                 let accepts = move || weak.upgrade().is_some_and(|vm| vm.accepts_interrupt(i8042::IRQ));
                 let processors = self.classic_vcpus(&system, vm, &memory, &image)?;
-                (processors, None, self.classic_background(line, devices, disks, Box::new(accepts))?)
+                (processors, None, self.classic_background(line, devices, disks, Box::new(accepts), true)?)
             }
             Host::Soft { kvm_error } => {
-                self.attach_ports(Arc::new(Mutex::new(Serial::new(self.output.clone()))))?;
-                let vcpus = self.create_soft_vcpus(&memory, bare::SLICE, |vcpu, index| {
-                    vcpu.set_start(image.start(), TABLES, index);
-                })?;
-                (Processors::Soft(vcpus), kvm_error, Background::Disks(disks))
+                let start = image.start();
+                let set = |vcpu: &mut SoftVcpu, index| vcpu.set_start(start, TABLES, index);
+                let vcpus = self.create_soft_vcpus(&memory, bare::SLICE, set)?;
+                let accepts = Box::new(move || has_bios);
+                let background = self.classic_background(line, devices, disks, accepts, false)?;
+                (Processors::Soft(vcpus), kvm_error, background)
             }
         };
         let (mode, ranges) = (image.mode(), image.ranges());
@@ -106,6 +110,19 @@ impl Builder {
         let mut machine = self.assemble(parts);
         machine.set_bios(bios);
         Ok(machine)
+    }
+
+    /// The media of the ATA channel: the boot disk if it is a hard disk, then the disks of the user. A BIOS has them, too.
+    fn media(
+        &mut self,
+        boot_disk: Option<SharedMedium>,
+        drives: &mut Option<Drives>,
+    ) -> Result<Vec<SharedMedium>, Error> {
+        let disks = disks::media(std::mem::take(&mut self.disks))?;
+        if let Some(drives) = drives {
+            disks.iter().for_each(|medium| drives.add(medium.clone()));
+        }
+        Ok(boot_disk.into_iter().chain(disks).collect())
     }
 
     /// Logs what the machine is.
@@ -125,7 +142,7 @@ impl Builder {
     }
 
     /// Refuses options that a classic PC does not have.
-    fn check_classic(&self, kind: MachineKind) -> Result<(), Error> {
+    fn check_classic(&self, kind: MachineKind, has_boot_disk: bool) -> Result<(), Error> {
         let refuse = |what: String| Err(Error::Config(what));
         if self.wants_window() {
             return refuse(
@@ -135,10 +152,11 @@ impl Builder {
         if kind == MachineKind::Bios && self.cpus > 1 {
             return refuse("a machine with a BIOS has one vCPU: give --cpus 1".into());
         }
-        if self.disks.len() > disks::MAX_DISKS {
-            let (most, number) = (disks::MAX_DISKS, self.disks.len());
+        let number = self.disks.len().saturating_add(has_boot_disk.into());
+        if number > disks::MAX_DISKS {
+            let (most, with) = (disks::MAX_DISKS, if has_boot_disk { ", with the boot disk" } else { "" });
             return refuse(format!(
-                "a classic PC has at most {most} disks, not {number}: leave out some --disk"
+                "a classic PC has at most {most} disks, not {number}{with}: leave out some --disk"
             ));
         }
         if self.first_vcpu != 0 {
@@ -167,26 +185,28 @@ impl Builder {
         Ok(Processors::Kvm { vcpus, vm })
     }
 
-    /// The threads of the machine, before they start.
+    /// The threads of the machine, before they start. `accepts` tells if the keyboard's interrupt reaches the guest.
     fn classic_background(
         &mut self,
         line: SerialLine,
         devices: ClassicDevices,
         disks: Disks,
         accepts: Accepts,
+        has_interrupts: bool,
     ) -> Result<Background, Error> {
         let new = || event().map_err(Error::host("eventfd"));
         let prompt = new()?;
         self.output.set_prompt(prompt.try_clone().map_err(Error::host("dup"))?);
         let stop_handle = Arc::new(StopHandle::new()?);
-        let inquiry = Arc::new(Inquiry::new(self.cpus));
-        let mut halt = HaltWatch::new(inquiry.clone(), stop_handle.clone());
+        let inquiry = has_interrupts.then(|| Arc::new(Inquiry::new(self.cpus)));
+        let mut halt = inquiry.clone().map(|inquiry| HaltWatch::new(inquiry, stop_handle.clone()));
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
         let is_typed = (self.keyboard)();
         let inputs = Inputs {
             keyboard: KeyboardPort::new(devices.keyboard, line.drained.clone(), accepts),
             serial: SerialPort { serial: line.serial, drained: line.drained },
             is_typed,
+            device: self.input_device,
         };
         let console = ConsoleSetup {
             typed,
@@ -196,11 +216,27 @@ impl Builder {
             output: self.output.clone(),
             prompt,
             look: Arc::new(new()?),
-            watch: Box::new(move || Some(halt.check())),
+            watch: Box::new(move || halt.as_mut().map(HaltWatch::check)),
         };
-        let cmos = (devices.cmos, devices.wake);
+        let cmos = has_interrupts.then_some((devices.cmos, devices.wake));
         Ok(Background::Classic(Some(Box::new(Classic { console, stop_handle, inquiry, disks, cmos }))))
     }
+}
+
+/// The memory, with the image, the tables and the data of the firmware.
+fn filled_memory(
+    ram: u64,
+    image: &Image,
+    tables: &[(Gpa, Vec<u8>)],
+    firmware: &Tables,
+) -> Result<GuestMemory, Error> {
+    let memory = bare::plain_memory(ram, image, tables)?;
+    // A ROM sets up its own tables. What the machine needs itself counts before the firmware's data area.
+    if image.rom_range().is_none() {
+        firmware.write(image, &memory)?;
+        tables.iter().try_for_each(|(start, bytes)| memory.write(*start, bytes))?;
+    }
+    Ok(memory)
 }
 
 /// Creates the serial port with its interrupt. It signals `drained` when the guest has read all input.

@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex};
 pub(super) struct Classic {
     pub(super) console: ConsoleSetup,
     pub(super) stop_handle: Arc<StopHandle>,
-    /// Answers the questions of the thread that looks for a halt.
-    pub(super) inquiry: Arc<Inquiry>,
+    /// Answers the questions of the thread that looks for a halt. `None` with a software processor, whose halts are exits.
+    pub(super) inquiry: Option<Arc<Inquiry>>,
     pub(super) disks: Disks,
-    /// The clock, and the event that wakes its timer.
-    pub(super) cmos: (Arc<Mutex<Cmos>>, Arc<EventFd>),
+    /// The clock, and the event that wakes its timer. `None` without interrupts.
+    pub(super) cmos: Option<(Arc<Mutex<Cmos>>, Arc<EventFd>)>,
 }
 
 /// The threads, while they run.
@@ -30,7 +30,7 @@ pub(super) struct RunningClassic {
     console: ConsoleThreads,
     stop_handle: Arc<StopHandle>,
     disks: Disks,
-    timer: CmosTimer,
+    timer: Option<CmosTimer>,
 }
 
 impl Classic {
@@ -39,16 +39,21 @@ impl Classic {
     /// # Errors
     /// The host has no thread left.
     pub(super) fn start(self, deadline: Deadline, vcpus: Arc<dyn Kick>) -> Result<RunningClassic, Error> {
-        let Self { console, stop_handle, inquiry: _, disks, cmos: (cmos, wake) } = self;
+        let Self { console, stop_handle, inquiry: _, disks, cmos } = self;
         disks.begin_run(&deadline);
         stop_handle.attach(deadline, vcpus);
         let console = ConsoleThreads::start(console, stop_handle.clone())?;
-        let timer = CmosTimer::start(cmos, wake)?;
+        let timer = cmos.map(|(cmos, wake)| CmosTimer::start(cmos, wake)).transpose()?;
         Ok(RunningClassic { console, stop_handle, disks, timer })
     }
 }
 
 impl RunningClassic {
+    /// True if one of the threads has stopped the machine.
+    pub(super) fn has_ended(&self) -> bool {
+        self.stop_handle.has_ended()
+    }
+
     /// Ends the threads. Returns the reason why one of them stopped the machine, if one did.
     pub(super) fn finish(mut self, deadline: &Deadline) -> Option<Stop> {
         // The terminal is restored first: Ctrl-C then ends the program even while it waits for a reader of the output.

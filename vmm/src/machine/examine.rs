@@ -144,17 +144,16 @@ impl Machine {
         started
     }
 
-    /// True if the location of the vCPU that stopped the machine is mapped to the image. A kernel of a boot loader runs in the
-    /// upper half of its addresses, and its image has physical addresses.
+    /// True if the location of the vCPU that stopped the machine is mapped to the image. A kernel of a boot loader may run in
+    /// the upper half of its addresses, and its image has physical addresses.
     fn is_mapped_to_image(&mut self, stopped_by: usize) -> bool {
-        let vcpu = self.processors.get_mut(stopped_by);
-        let Some(vcpu) = vcpu.filter(|_| matches!(self.background, Background::Classic(_))) else {
-            return false;
-        };
+        let Some(vcpu) = self.processors.get_mut(stopped_by) else { return false };
         let (Ok(regs), Ok(sregs)) = (vcpu.regs(), vcpu.sregs()) else { return false };
         let probe = Probe::new(self.memory.clone(), sregs);
-        let place = probe.translate_linear(probe.linear(sregs.cs.base, regs.rip));
-        place.is_ok_and(|place| ends_inside(&self.image, Some(place.gpa.0)))
+        let linear = probe.linear(sregs.cs.base, regs.rip);
+        let Ok(place) = probe.translate_linear(linear) else { return false };
+        let is_moved = place.gpa.0 != linear || matches!(self.background, Background::Classic(_));
+        is_moved && ends_inside(&self.image, Some(place.gpa.0))
     }
 
     /// True if the vCPU that stopped the machine waited for an interrupt. Only at a limit, and with interrupt controllers.

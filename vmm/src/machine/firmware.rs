@@ -2,10 +2,10 @@
 
 use crate::boot::Image;
 use crate::console::input::Input;
-use crate::controller::bios::{Bios, Parts};
+use crate::controller::bios::{Bios, Drives, Parts};
 use crate::device::pc::vga::Vga;
 use crate::error::Error;
-use crate::host::REPEAT;
+use crate::host::{EventFd, REPEAT};
 use crate::machine::builder::Builder;
 use crate::machine::{Machine, MachineKind};
 use crate::memory::GuestMemory;
@@ -32,35 +32,38 @@ impl Builder {
         }
     }
 
-    /// The BIOS for an image. `None` if it is not a boot disk. `has_controllers` is set if the machine has interrupt controllers and
-    /// a timer.
+    /// The BIOS with these drives. `keyboard` is the keyboard's interrupt if the machine has no interrupt controllers and no
+    /// timer.
     ///
-    /// Keys of a terminal are those of the keyboard, if it can interrupt the guest. Other input is taken by the BIOS itself, which
-    /// then knows its end.
+    /// Keys of a terminal are those of the keyboard. Other input is taken by the BIOS itself, which then knows its end, unless the
+    /// user asks for a device.
     pub(super) fn bios(
         &mut self,
-        image: &Image,
+        drives: Drives,
         memory: &GuestMemory,
         ram: u64,
         vga: Arc<Mutex<Vga>>,
-        has_controllers: bool,
-    ) -> Option<Box<Bios>> {
-        let disk = image.boot_disk()?;
-        let input = match has_controllers && (self.keyboard)() {
+        keyboard: Option<EventFd>,
+    ) -> Box<Bios> {
+        let is_typed = (self.keyboard)();
+        let has_keys = is_typed || self.input_device.is_some();
+        let input = match has_keys {
             true => Input::none(),
             false => std::mem::replace(&mut self.input, Input::none()),
         };
-        Some(Box::new(Bios::new(Parts {
+        Box::new(Bios::new(Parts {
             memory: memory.clone(),
             ram,
-            disk,
+            drives,
             output: self.output.clone(),
             // A terminal shows the screen, in which the text is, too.
             prints: !self.screen_on_terminal,
             input,
             screen: Some(vga),
-            has_controllers,
-        })))
+            keyboard,
+            has_keys,
+            times_keys: has_keys && !is_typed,
+        }))
     }
 }
 

@@ -17,6 +17,15 @@ pub enum MachineKind {
     Bios,
 }
 
+/// The device of a classic PC that gets the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputDevice {
+    /// The first serial port.
+    Serial,
+    /// The keyboard.
+    Keyboard,
+}
+
 impl MachineKind {
     /// The kind of PC that suits an image, if the user asks for no kind. A kernel of a boot loader expects a PC. `None` for
     /// other images, and for software processors, which have no interrupt controllers.

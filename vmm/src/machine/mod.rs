@@ -61,7 +61,7 @@ mod vcpu_run;
 pub use builder::Builder;
 pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
-pub use kind::MachineKind;
+pub use kind::{InputDevice, MachineKind};
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};

@@ -54,20 +54,14 @@ pub(super) fn run_machine(
     let leaves_on_halt = !matches!(background, Background::Pc(_) | Background::Classic(_));
     let parts = Parts { memory, devices, deadline: &context.deadline, leaves_on_halt };
     let ran = match (processors, debugger) {
-        (Processors::Kvm { vcpus, .. }, None) => {
-            run_threads(vcpus, controllers, &context, background, timer)
-        }
+        (Processors::Kvm { vcpus, .. }, None) => run_threads(vcpus, controllers, &context, background, timer),
         (Processors::Soft(vcpus), None) => turns::run(vcpus, controllers, &context, background, timer),
-        (Processors::Kvm { vcpus, .. }, Some(debugger)) => {
-            debugged(vcpus, &parts, debugger, |vcpus| {
-                run_threads(vcpus, controllers, &context, background, timer)
-            })?
-        }
-        (Processors::Soft(vcpus), Some(debugger)) => {
-            debugged(vcpus, &parts, debugger, |vcpus| {
-                turns::run(vcpus, controllers, &context, background, timer)
-            })?
-        }
+        (Processors::Kvm { vcpus, .. }, Some(debugger)) => debugged(vcpus, &parts, debugger, |vcpus| {
+            run_threads(vcpus, controllers, &context, background, timer)
+        })?,
+        (Processors::Soft(vcpus), Some(debugger)) => debugged(vcpus, &parts, debugger, |vcpus| {
+            turns::run(vcpus, controllers, &context, background, timer)
+        })?,
     };
     timer.iter_mut().for_each(KickTimer::stop);
     ran

@@ -6,16 +6,26 @@
 use crate::controller::vcpu::{Entry, Vcpu};
 use crate::error::Error;
 use crate::exit::{Exit, Stop};
-use crate::host::{self, KickTimer, REPEAT};
+use crate::host::{self, KickTimer, Kicker, REPEAT};
 use crate::machine::VcpuControllers;
 use crate::machine::background::Background;
 use crate::machine::debug::DebuggedVcpu;
 use crate::machine::session::{RunResult, end};
 use crate::machine::vcpu_run::{RunContext, VcpuRun};
 use crate::run::vcpu_threads::VcpuResults;
-use crate::shutdown::Wait;
+use crate::shutdown::{Kick, Wait};
 use crate::soft::vcpu::SoftVcpu;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// The thread of the processors.
+struct OneThread(Kicker);
+
+impl Kick for OneThread {
+    fn kick_all(&self) {
+        self.0.kick();
+    }
+}
 
 /// A vCPU that takes turns.
 pub(super) trait TurnVcpu: Vcpu {
@@ -86,9 +96,9 @@ pub(super) fn run<V: TurnVcpu>(
     background: &mut Background,
     timer: &mut Option<KickTimer>,
 ) -> Result<RunResult, Error> {
-    let ran = host::with_kick_byte(|_, kicked| {
+    let ran = host::with_kick_byte(|kicker, kicked| {
         start_timer(vcpus.len(), context, timer)?;
-        let mut side = background.take_turns(&context.deadline)?;
+        let mut side = background.take_turns(&context.deadline, Arc::new(OneThread(kicker)))?;
         let mut turns: Vec<_> = vcpus
             .iter_mut()
             .zip(controllers)

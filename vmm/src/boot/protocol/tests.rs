@@ -373,3 +373,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_module_that_cannot_fit_is_refused_before_it_is_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 40).unwrap();
+    let error = Module::read(file.path(), Vec::new(), (1 << 40) - 1).unwrap_err().to_string();
+    assert!(error.contains("does not fit: it has more than the"), "{error}");
+}

@@ -77,12 +77,20 @@ impl Panel {
         text
     }
 
-    /// The text that leaves the last picture above the cursor, and gives the whole terminal back to text. Empty if there was
-    /// no panel.
+    /// The panel was closed by a signal, and must be opened again.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The text that leaves the last picture above the cursor, without its empty rows at the end, and gives the whole terminal
+    /// back to text. Empty if there was no panel.
     pub(crate) fn close(&mut self) -> String {
-        self.shown = None;
+        let shown = self.shown.take();
         let Some(layout) = self.layout.take() else { return String::new() };
-        format!("\x1b[r\x1b[{};1H\x1b[0m\x1b[?25h\r\n", layout.rows)
+        let used = shown.map_or(layout.panel, |(screen, top)| screen.used_rows(top, layout.panel));
+        // The rows above the panel, its title, and what is used of it.
+        let last = layout.text.saturating_add(1).saturating_add(used).min(layout.rows);
+        format!("\x1b[r\x1b[{last};1H\x1b[0m\x1b[?25h\r\n\x1b[J")
     }
 
     /// The cells that differ from those that are shown, each run of them after its position and its colours.
@@ -153,6 +161,16 @@ impl Screen {
         Seen { cell, has_cursor: self.cursor == Some(at) }
     }
 
+    /// The number of rows up to the last one that is not empty, of the `height` rows from `top` on. A background other than
+    /// black counts, and the cursor does not.
+    fn used_rows(&self, top: usize, height: usize) -> usize {
+        let is_seen = |cell: Cell| !cell.is_blank() || self.look(cell.attribute).background != 0;
+        let is_used = |row: &usize| {
+            (0..COLUMNS).any(|column| is_seen(self.seen(top.saturating_add(*row), column).cell))
+        };
+        (0..height).rev().find(is_used).map_or(0, |row| row.saturating_add(1))
+    }
+
     /// True if equal attributes look the same on both screens.
     fn has_the_colours_of(&self, other: &Self) -> bool {
         self.palette == other.palette && self.blinks == other.blinks
@@ -196,6 +214,7 @@ fn colour(text: &mut String, screen: &Screen, index: u8, [dark, bright, any]: [u
 
 #[cfg(test)]
 mod tests {
+    use super::super::CELLS;
     use super::super::tests::screen;
     use super::*;
 
@@ -223,8 +242,35 @@ mod tests {
         assert_eq!(second, "\x1b7\x1b[16;2H\x1b[0;37;40ma\x1b[17;1Hx\x1b[0m\x1b8");
         let cursor = panel.show(&screen(&["hallo", "x"], Some(81)), LARGE);
         assert_eq!(cursor, "\x1b7\x1b[17;2H\x1b[0;37;40;7m \x1b[0m\x1b8");
-        assert_eq!(panel.close(), "\x1b[r\x1b[40;1H\x1b[0m\x1b[?25h\r\n");
+        panel.forget();
+        assert_eq!(panel.show(&screen(&["hello"], None), LARGE), first, "it is opened again");
+        // The text and the title are 15 rows, and one row of the panel is used.
+        assert_eq!(panel.close(), "\x1b[r\x1b[16;1H\x1b[0m\x1b[?25h\r\n\x1b[J");
         assert_eq!(panel.close(), "");
+    }
+
+    #[test]
+    fn the_last_picture_has_no_empty_rows_at_its_end() {
+        for (lines, cursor, end) in [
+            (&[][..], None, 15),
+            (&["hello"][..], None, 16),
+            (&["hello", "", "x"][..], None, 18),
+            (&["hello"][..], Some(3 * COLUMNS), 16),
+        ] {
+            let mut panel = Panel::default();
+            panel.show(&screen(lines, cursor), LARGE);
+            assert!(panel.close().starts_with(&format!("\x1b[r\x1b[{end};1H")), "{lines:?}");
+        }
+        let mut blue = screen(&["a"], None);
+        blue.cells[CELLS - 1].attribute = 0x1f;
+        let mut panel = Panel::default();
+        panel.show(&blue, LARGE);
+        assert!(panel.close().starts_with("\x1b[r\x1b[40;1H"));
+        // A small terminal shows the rows around the cursor.
+        let lines: Vec<String> = (0..25).map(|row| format!("line {row}")).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        panel.show(&screen(&lines, Some(24 * COLUMNS)), TerminalSize { rows: 24, columns: 80 });
+        assert!(panel.close().starts_with("\x1b[r\x1b[24;1H"));
     }
 
     #[test]

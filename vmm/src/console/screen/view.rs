@@ -67,12 +67,20 @@ impl ScreenView {
         let Some(panel) = self.panel.as_mut().filter(|_| self.is_used) else {
             return ControlFlow::Continue(());
         };
-        let drawing = panel.show(screen, (self.size)());
-        if drawing.is_empty() {
-            return ControlFlow::Continue(());
-        }
-        host::terminal::panel_is_open(true);
-        self.output.draw(drawing.as_bytes())
+        let (size, output) = ((self.size)(), &self.output);
+        let drawn = host::terminal::draw_panel(|was_closed| {
+            if was_closed {
+                panel.forget();
+            }
+            match panel.show(screen, size) {
+                drawing if drawing.is_empty() => ControlFlow::Continue(()),
+                drawing => {
+                    host::terminal::panel_is_open(true);
+                    output.draw(drawing.as_bytes())
+                }
+            }
+        });
+        drawn.unwrap_or(ControlFlow::Continue(()))
     }
 }
 
@@ -174,7 +182,7 @@ mod tests {
         assert_eq!(captured.bytes().len(), drawn);
         let (last, answer) = view.finish();
         assert!(last.is_none() && answer.is_continue());
-        assert!(captured.bytes().ends_with(b"\x1b[?25h\r\n"));
+        assert!(captured.bytes().ends_with(b"\x1b[?25h\r\n\x1b[J"));
     }
 
     #[test]

@@ -19,8 +19,9 @@ const FREQUENCY: u64 = 1_193_182;
 const SHORTEST: Duration = Duration::from_micros(500);
 /// FLAGS: single step.
 const TRAP: u16 = 1 << 8;
-/// The request of the timer in the mask.
+/// The requests of the timer and of the keyboard in the mask.
 const TIMER_LINE: u8 = 1;
+const KEYBOARD_LINE: u8 = 1 << 1;
 
 /// The ports of the chips.
 const CONTROLLER: u16 = 0x20;
@@ -68,6 +69,11 @@ impl Chips {
     /// The time until the next tick; zero if it is due. `None` if ticks are masked.
     pub(super) fn until_tick(&self, now: Duration) -> Option<Duration> {
         (self.mask & TIMER_LINE == 0).then(|| self.next_tick.saturating_sub(now))
+    }
+
+    /// True if keys interrupt the guest.
+    pub(super) fn takes_keys(&self) -> bool {
+        self.mask & KEYBOARD_LINE == 0
     }
 
     /// Takes the tick that is due. Ticks that were not taken in time are lost, as on a PC.

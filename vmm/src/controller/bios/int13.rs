@@ -4,17 +4,20 @@
 
 use super::Bios;
 use super::call::Call;
-use super::disk::Past;
 use super::stubs::DISKETTE;
 use crate::boot::BOOT_SECTOR;
 use crate::boot::geometry::{Geometry, SECTOR};
+use crate::device::pc::medium::Fault;
 use std::ops::ControlFlow;
 
 /// Codes in AH after a call that failed.
 const INVALID: u8 = 0x01;
+const WRITE_PROTECTED: u8 = 0x03;
 const NOT_FOUND: u8 = 0x04;
 const NO_PARAMETERS: u8 = 0x07;
 const BAD_BUFFER: u8 = 0x09;
+const CONTROLLER_FAILED: u8 = 0x20;
+const TIMEOUT: u8 = 0x80;
 
 /// The places of the last code in the data area: of diskettes, of hard disks.
 const STATUS: [u64; 2] = [0x441, 0x474];
@@ -30,6 +33,13 @@ enum Transfer {
     Write,
     /// Only checks the sectors.
     Verify,
+}
+
+/// A place on a drive: the number of the drive and its shape.
+#[derive(Clone, Copy)]
+struct On<'a> {
+    drive: u8,
+    geometry: &'a Geometry,
 }
 
 /// The number of sectors that were transferred, and the code of the failure after them.
@@ -50,14 +60,14 @@ impl Bios {
             call.set_flag(super::call::CARRY, code != 0);
             return true;
         }
-        let Some(geometry) = self.disk.geometry(drive) else {
+        let Some(geometry) = self.drives.geometry(drive) else {
             // Programs look for drives with these.
             match function {
                 0x00..=0x18 | 0x41..=0x48 => {
                     call.fail(if function == 0x08 {
                         NO_PARAMETERS
                     } else if drive < 0x80 {
-                        0x80
+                        TIMEOUT
                     } else {
                         INVALID
                     });
@@ -69,7 +79,7 @@ impl Bios {
             }
             return true;
         };
-        let is_known = self.on_drive(call, function, &geometry);
+        let is_known = self.on_drive(call, function, On { drive, geometry: &geometry });
         let code = call.ah();
         if is_known && function != 0x15 && function != 0x41 && !(function == 0x08 && code == 0) {
             call.set_byte(status, code);
@@ -78,15 +88,16 @@ impl Bios {
     }
 
     /// Answers a call for a drive that is there.
-    fn on_drive(&mut self, call: &mut Call<'_>, function: u8, geometry: &Geometry) -> bool {
+    fn on_drive(&self, call: &mut Call<'_>, function: u8, on: On<'_>) -> bool {
+        let geometry = on.geometry;
         match function {
             // Reset, seek, reset, ready, recalibrate, diagnose.
             0x00 | 0x0c | 0x0d | 0x10 | 0x11 | 0x14 => call.succeed(),
-            0x02 => self.by_place(call, geometry, Transfer::Read),
-            0x03 => self.by_place(call, geometry, Transfer::Write),
-            0x04 => self.by_place(call, geometry, Transfer::Verify),
+            0x02 => self.by_place(call, on, Transfer::Read),
+            0x03 => self.by_place(call, on, Transfer::Write),
+            0x04 => self.by_place(call, on, Transfer::Verify),
             0x08 => self.parameters(call, geometry),
-            0x15 => self.drive_type(call, geometry),
+            0x15 => self.drive_type(call, on),
             // The diskette was not changed; its type is set.
             0x16 | 0x17 if geometry.floppy.is_some() => call.succeed(),
             0x18 if geometry.floppy.is_some() => {
@@ -94,7 +105,7 @@ impl Bios {
                 call.set_es(DISKETTE.0);
                 call.set_di(DISKETTE.1);
             }
-            0x41..=0x48 if geometry.floppy.is_none() => return self.extension(call, function, geometry),
+            0x41..=0x48 if geometry.floppy.is_none() => return self.extension(call, function, on),
             // A diskette drive has no extensions. Programs ask for them.
             0x41..=0x48 => call.fail(INVALID),
             _ => return false,
@@ -103,9 +114,9 @@ impl Bios {
     }
 
     /// Functions 2 to 4: cylinder, head and sector in CX and DH, the number in AL, the buffer in ES:BX.
-    fn by_place(&mut self, call: &mut Call<'_>, geometry: &Geometry, transfer: Transfer) {
+    fn by_place(&self, call: &mut Call<'_>, on: On<'_>, transfer: Transfer) {
         let cylinder = u64::from(call.ch()) | u64::from(call.cl() & 0xc0) << 2;
-        let first = geometry.sector(cylinder, call.dh().into(), (call.cl() & 0x3f).into());
+        let first = on.geometry.sector(cylinder, call.dh().into(), (call.cl() & 0x3f).into());
         let count = u64::from(call.al());
         if !(1..=MOST).contains(&count) {
             call.set_al(0);
@@ -113,7 +124,7 @@ impl Bios {
         }
         let buffer = call.in_es(call.bx());
         let done = match first {
-            Some(first) => self.transfer(call, geometry, transfer, first, count, buffer),
+            Some(first) => self.transfer(call, on.drive, transfer, first, count, buffer),
             None => Transferred { sectors: 0, failure: Some(NOT_FOUND) },
         };
         call.set_al(done.sectors as u8);
@@ -125,21 +136,20 @@ impl Bios {
 
     /// Moves sectors between the disk and memory. The buffer does not wrap at the end of its segment.
     fn transfer(
-        &mut self,
+        &self,
         call: &mut Call<'_>,
-        geometry: &Geometry,
+        drive: u8,
         transfer: Transfer,
         first: u64,
         count: u64,
         buffer: u64,
     ) -> Transferred {
-        let total = self.disk.sectors(geometry);
         for done in 0..count {
             let sector = first.saturating_add(done);
             let at = buffer.wrapping_add(done.wrapping_mul(SECTOR));
             let failed = |code| Transferred { sectors: done, failure: Some(code) };
             let moved = match transfer {
-                Transfer::Read => match self.disk.read(sector, total) {
+                Transfer::Read => match self.drives.read(drive, sector) {
                     Ok(bytes) if call.store(at, &bytes) => Ok(()),
                     Ok(_) => return failed(BAD_BUFFER),
                     Err(failure) => Err(failure),
@@ -149,13 +159,12 @@ impl Bios {
                     if !call.load(at, &mut bytes) {
                         return failed(BAD_BUFFER);
                     }
-                    self.disk.write(sector, total, &bytes)
+                    self.drives.write(drive, sector, &bytes)
                 }
-                Transfer::Verify => self.disk.read(sector, total).map(|_| ()),
+                Transfer::Verify => self.drives.verify(drive, sector),
             };
-            match moved {
-                Ok(()) => {}
-                Err(Past) => return failed(NOT_FOUND),
+            if let Err(fault) = moved {
+                return failed(code(&fault));
             }
         }
         Transferred { sectors: count, failure: None }
@@ -164,7 +173,7 @@ impl Bios {
     /// Function 8: the shape of the drive.
     fn parameters(&self, call: &mut Call<'_>, geometry: &Geometry) {
         let last = geometry.cylinders.saturating_sub(1);
-        let (hard_disks, diskettes) = self.disk.drives();
+        let (hard_disks, diskettes) = self.drives.counts();
         call.succeed();
         call.set_al(0);
         call.set_ch(last as u8);
@@ -182,19 +191,19 @@ impl Bios {
     }
 
     /// Function 15h: the type of the drive, and the number of sectors of a hard disk.
-    fn drive_type(&self, call: &mut Call<'_>, geometry: &Geometry) {
+    fn drive_type(&self, call: &mut Call<'_>, on: On<'_>) {
         call.succeed();
-        if geometry.floppy.is_some() {
+        if on.geometry.floppy.is_some() {
             return call.set_ah(1);
         }
-        let sectors = u32::try_from(self.disk.sectors(geometry)).unwrap_or(u32::MAX);
+        let sectors = u32::try_from(self.drives.sectors(on.drive)).unwrap_or(u32::MAX);
         call.set_ah(3);
         call.set_cx((sectors >> 16) as u16);
         call.set_dx(sectors as u16);
     }
 
     /// Functions 41h to 48h: sectors by number.
-    fn extension(&mut self, call: &mut Call<'_>, function: u8, geometry: &Geometry) -> bool {
+    fn extension(&self, call: &mut Call<'_>, function: u8, on: On<'_>) -> bool {
         match function {
             0x41 if call.bx() == 0x55aa => {
                 call.succeed();
@@ -204,18 +213,18 @@ impl Bios {
                 call.set_cx(5);
             }
             0x41 => call.fail(INVALID),
-            0x42 => self.by_packet(call, geometry, Transfer::Read),
-            0x43 => self.by_packet(call, geometry, Transfer::Write),
-            0x44 => self.by_packet(call, geometry, Transfer::Verify),
+            0x42 => self.by_packet(call, on.drive, Transfer::Read),
+            0x43 => self.by_packet(call, on.drive, Transfer::Write),
+            0x44 => self.by_packet(call, on.drive, Transfer::Verify),
             0x47 => call.succeed(),
-            0x48 => self.extended_parameters(call, geometry),
+            0x48 => self.extended_parameters(call, on),
             _ => return false,
         }
         true
     }
 
     /// Functions 42h to 44h: the packet in DS:SI has the number of sectors, the buffer and the first sector.
-    fn by_packet(&mut self, call: &mut Call<'_>, geometry: &Geometry, transfer: Transfer) {
+    fn by_packet(&self, call: &mut Call<'_>, drive: u8, transfer: Transfer) {
         let at = call.in_ds(call.si());
         let mut packet = [0; PACKET as usize];
         if !call.load(at, &mut packet) {
@@ -229,7 +238,7 @@ impl Bios {
         }
         let buffer = (u64::from(segment) << 4).wrapping_add(offset.into());
         let first = u64::from_le_bytes(first);
-        let done = self.transfer(call, geometry, transfer, first, count, buffer);
+        let done = self.transfer(call, drive, transfer, first, count, buffer);
         call.set_word(at.wrapping_add(2), done.sectors as u16);
         match done.failure {
             Some(code) => call.fail(code),
@@ -238,7 +247,8 @@ impl Bios {
     }
 
     /// Function 48h: the parameters of the drive, into the buffer in DS:SI, which begins with its size.
-    fn extended_parameters(&self, call: &mut Call<'_>, geometry: &Geometry) {
+    fn extended_parameters(&self, call: &mut Call<'_>, on: On<'_>) {
+        let geometry = on.geometry;
         const SIZE: u16 = 26;
         let at = call.in_ds(call.si());
         if call.word(at) < SIZE {
@@ -252,19 +262,15 @@ impl Bios {
         for value in [geometry.cylinders, geometry.heads, geometry.sectors] {
             bytes.extend(long(value));
         }
-        bytes.extend(self.disk.sectors(geometry).to_le_bytes());
+        bytes.extend(self.drives.sectors(on.drive).to_le_bytes());
         bytes.extend((SECTOR as u16).to_le_bytes());
         if call.store(at, &bytes) { call.succeed() } else { call.fail(INVALID) }
     }
 
     /// Int 19h: loads the boot sector again. The stub jumps to it.
     pub(super) fn bootstrap(&mut self, call: &mut Call<'_>) -> ControlFlow<crate::exit::Stop> {
-        let drive = self.disk.drive();
-        let sector = match self.disk.geometry(drive) {
-            Some(geometry) => self.disk.read(0, self.disk.sectors(&geometry)),
-            None => Err(Past),
-        };
-        match sector {
+        let drive = self.drives.boot();
+        match self.drives.read(drive, 0) {
             Ok(bytes) if call.store(BOOT_SECTOR, &bytes) => {}
             _ => {
                 log::warn!("int 0x19: the boot sector cannot be loaded again");
@@ -280,5 +286,16 @@ impl Bios {
         call.regs.rax = 0xaa55;
         call.regs.rflags |= u64::from(super::call::INTERRUPTS);
         ControlFlow::Continue(())
+    }
+}
+
+/// The code of a failure.
+fn code(fault: &Fault) -> u8 {
+    match fault {
+        Fault::Outside => NOT_FOUND,
+        Fault::ReadOnly => WRITE_PROTECTED,
+        Fault::Host => CONTROLLER_FAILED,
+        // The guest does not see it: the run ends.
+        Fault::Stop(_) => TIMEOUT,
     }
 }

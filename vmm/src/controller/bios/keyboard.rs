@@ -66,18 +66,20 @@ impl Bios {
         let is_old = function < 0x10;
         match function {
             0x00 | 0x10 => {
-                // The wait for a key does not count towards the time limit.
-                if let Some(since) = self.awaits_key.take() {
+                // The wait for a key does not count towards the time limit, unless no key can come.
+                if let Some(since) = self.awaits_key.take().filter(|_| !self.input_ended) {
                     self.deadline.extend_by_wait_since(since);
                 }
                 let start = Instant::now();
                 self.take_input(call, if self.has_controllers { INPUT_PAUSE } else { Duration::ZERO })?;
                 let Some(key) = first(call) else {
                     if self.input_ended && chips::has_no_handler(call.memory) {
+                        // A terminal that hangs up ends the input, too.
+                        self.deadline.must_end().map_or(ControlFlow::Continue(()), ControlFlow::Break)?;
                         log::warn!("the guest waits for a key, and its input has ended");
                         return ControlFlow::Break(Stop::Halted);
                     }
-                    self.awaits_key = Some(start);
+                    self.awaits_key = (!self.times_keys).then_some(start);
                     return ControlFlow::Continue(Answer::Wait);
                 };
                 remove_first(call);
@@ -125,13 +127,14 @@ impl Bios {
 
     /// The key of a byte of the input, and of those of a terminal's sequence.
     fn key(&mut self, byte: u8) -> u16 {
-        if byte != 0x1b || !self.input.has_next() {
+        let rest = (self.input.peek(0), self.input.peek(1));
+        let (0x1b, (Some(b'['), Some(letter))) = (byte, rest) else { return key_of(byte) };
+        // The bytes after another ESC are keys themselves.
+        let Some((_, scan_code)) = SEQUENCES.iter().find(|(of, _)| *of == letter) else {
             return key_of(byte);
-        }
-        let _bracket = self.input.next();
-        let letter = self.input.next().unwrap_or(0);
-        let found = SEQUENCES.iter().find(|(of, _)| *of == letter);
-        found.map_or(key_of(byte), |(_, scan_code)| u16::from_be_bytes([*scan_code, EXTENDED]))
+        };
+        let _sequence = (self.input.next(), self.input.next());
+        u16::from_be_bytes([*scan_code, EXTENDED])
     }
 
     /// Int 9: a scan code of the keyboard.

@@ -25,7 +25,7 @@ mod tests;
 mod time;
 mod video;
 
-pub(crate) use disk::Content;
+pub(crate) use disk::Drives;
 pub(crate) use stubs::{PORT, start_with_set_up};
 
 use crate::console::input::Input;
@@ -35,13 +35,13 @@ use crate::controller::{ExitController, VcpuState};
 use crate::device::pc::vga::Vga;
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Stop};
+use crate::host::{self, EventFd};
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::Deadline;
 use crate::x86::modes::CR0_PE;
 use crate::x86::registers::Regs;
 use call::{CARRY, Call};
 use chips::Chips;
-use disk::Disk;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
@@ -57,15 +57,19 @@ pub(crate) struct Parts {
     pub(crate) memory: GuestMemory,
     /// The size of RAM, in bytes.
     pub(crate) ram: u64,
-    pub(crate) disk: Content,
+    pub(crate) drives: Drives,
     pub(crate) output: Output,
     /// Teletype text of the guest is also printed to the output.
     pub(crate) prints: bool,
     pub(crate) input: Input,
     /// The registers of the screen, which show its cursor.
     pub(crate) screen: Option<Arc<Mutex<Vga>>>,
-    /// The machine has interrupt controllers, a timer and a keyboard.
-    pub(crate) has_controllers: bool,
+    /// The keyboard's interrupt, if the machine has no interrupt controllers and no timer.
+    pub(crate) keyboard: Option<EventFd>,
+    /// Keys come from the keyboard, not from the input.
+    pub(crate) has_keys: bool,
+    /// The wait for a key counts towards the time limit.
+    pub(crate) times_keys: bool,
 }
 
 /// The BIOS of a machine.
@@ -73,14 +77,21 @@ pub(crate) struct Parts {
 pub(crate) struct Bios {
     memory: GuestMemory,
     ram: u64,
-    disk: Disk,
+    drives: Drives,
     output: Output,
     prints: bool,
     input: Input,
     screen: Option<Arc<Mutex<Vga>>>,
     /// The characters of the screen that were also printed.
     printed: Vec<u8>,
+    /// The machine has interrupt controllers, a timer and a keyboard.
     has_controllers: bool,
+    /// The keyboard's interrupt, if it has none.
+    keyboard: Option<EventFd>,
+    /// A key waits for its interrupt.
+    key_waits: bool,
+    has_keys: bool,
+    times_keys: bool,
     deadline: Deadline,
     /// The time at which the BIOS was created.
     origin: Instant,
@@ -108,26 +119,31 @@ pub(crate) struct Bios {
     missing: BTreeSet<(u8, u8)>,
 }
 
-/// The memory of the BIOS at the start, for this disk: addresses and bytes.
-pub(crate) fn memory(content: &Content) -> Vec<(Gpa, Vec<u8>)> {
-    let (hard_disks, floppies) = Disk::new(content.clone()).drives();
+/// The memory of the BIOS at the start, for these drives: addresses and bytes.
+pub(crate) fn memory(drives: &Drives) -> Vec<(Gpa, Vec<u8>)> {
+    let (hard_disks, floppies) = drives.counts();
     stubs::memory(hard_disks, floppies)
 }
 
 impl Bios {
     /// Creates the BIOS. Its [`memory`] is loaded separately.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { memory, ram, disk, output, prints, input, screen, has_controllers } = parts;
+        let Parts { memory, ram, drives, output, prints, input, screen, keyboard, has_keys, times_keys } =
+            parts;
         Self {
             memory,
             ram,
-            disk: Disk::new(disk),
+            drives,
             output,
             prints,
             input,
             screen,
             printed: video::no_characters(),
-            has_controllers,
+            has_controllers: keyboard.is_none(),
+            keyboard,
+            key_waits: false,
+            has_keys,
+            times_keys,
             deadline: Deadline::default(),
             origin: Instant::now(),
             chips: Chips::new(Duration::ZERO),
@@ -217,11 +233,7 @@ impl Bios {
             }
             0x19 => {
                 self.bootstrap(call)?;
-                // A guest that restarts itself for ever makes no other exit.
-                match self.deadline.must_end() {
-                    Some(stop) => return ControlFlow::Break(stop),
-                    None => Answer::Done,
-                }
+                Answer::Done
             }
             0x1a => of(self.time_call(call)),
             // The debugger's exceptions, the print screen key, overflow, and the hooks of other services.
@@ -235,7 +247,8 @@ impl Bios {
             call.set_flag(CARRY, true);
             self.name_missing(call, vector, &before);
         }
-        ControlFlow::Continue(answer)
+        // A guest may make no other exits, and a slice of the software processor counts a long call as any other.
+        self.deadline.must_end().map_or(ControlFlow::Continue(answer), ControlFlow::Break)
     }
 
     /// Names a function that is missing, with the registers of its first call.
@@ -288,6 +301,10 @@ impl Bios {
     /// Waits for the next interrupt, at most until the end of the run.
     fn next_interrupt(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
         loop {
+            if self.take_key() {
+                chips::interrupt(vcpu, stubs::KEYBOARD)?;
+                return Ok(Outcome::Resume);
+            }
             let left = self.chips.until_tick(self.now());
             match left {
                 Some(Duration::ZERO) => {
@@ -296,7 +313,9 @@ impl Bios {
                     return Ok(Outcome::Resume);
                 }
                 // Nothing can wake the guest.
-                None if !self.input.has_next() && !self.input.may_wait() => return Ok(Outcome::Unclaimed),
+                None if !self.has_keys && !self.input.has_next() && !self.input.may_wait() => {
+                    return Ok(Outcome::Unclaimed);
+                }
                 _ => {}
             }
             let pause = left.unwrap_or(time::TICK);
@@ -307,8 +326,8 @@ impl Bios {
                 if self.input.has_next() {
                     return Ok(Outcome::Resume);
                 }
-            } else {
-                self.sleep(pause);
+            } else if let Some(keyboard) = &self.keyboard {
+                let _ = host::wait_any([Some(host::borrow(keyboard))], Some(pause.min(time::TICK)));
             }
             if let Some(stop) = self.deadline.must_end() {
                 return Ok(Outcome::Stop(stop));
@@ -333,8 +352,18 @@ impl Bios {
         if is_due && takes {
             self.chips.take_tick(now);
             chips::interrupt(vcpu, stubs::TIMER)?;
+        } else if takes && self.take_key() {
+            chips::interrupt(vcpu, stubs::KEYBOARD)?;
         }
         Ok(Outcome::Unclaimed)
+    }
+
+    /// True if a key interrupts the guest now. A byte of the keyboard interrupts once.
+    fn take_key(&mut self) -> bool {
+        self.key_waits |= self.keyboard.as_ref().is_some_and(|line| line.read().is_ok());
+        let takes = self.key_waits && self.chips.takes_keys();
+        self.key_waits &= !takes;
+        takes
     }
 }
 

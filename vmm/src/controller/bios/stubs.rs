@@ -86,7 +86,7 @@ pub(super) fn is_own(vector: u8, entry: [u8; 4]) -> bool {
 
 /// Vectors of hardware interrupts: the timer, the keyboard, and those of the two controllers.
 pub(super) const TIMER: u8 = 0x08;
-const KEYBOARD: u8 = 0x09;
+pub(super) const KEYBOARD: u8 = 0x09;
 const FIRST_CONTROLLER: std::ops::RangeInclusive<u8> = 0x0a..=0x0b;
 const DISKETTE_INTERRUPT: u8 = 0x0e;
 const SECOND_CONTROLLER: std::ops::RangeInclusive<u8> = 0x70..=0x77;

@@ -4,6 +4,7 @@
 use super::*;
 use crate::console::output::Captured;
 use crate::controller::FakeVcpu;
+use crate::device::pc::medium::Content;
 use crate::x86::registers::{Regs, Sregs};
 use std::sync::Arc;
 
@@ -30,19 +31,22 @@ impl Caller {
         let bytes: Vec<u8> = (0..disk).map(|at| ((at / 512) as u8).wrapping_add(1)).collect();
         let disk: Content = Arc::new(bytes.into());
         memory.write(Gpa(video::SCREEN), &video::blank_page()).unwrap();
-        for (start, bytes) in super::memory(&disk) {
+        let drives = Drives::new(&disk);
+        for (start, bytes) in super::memory(&drives) {
             memory.write(start, &bytes).unwrap();
         }
         let (output, captured) = Output::captured();
         let parts = Parts {
             memory: memory.clone(),
             ram: RAM,
-            disk,
+            drives,
             output,
             prints: true,
             screen: None,
             input: Input::bytes(input),
-            has_controllers: false,
+            keyboard: Some(host::event().unwrap()),
+            has_keys: false,
+            times_keys: false,
         };
         Self { bios: Bios::new(parts), vcpu: FakeVcpu { memory, ..Default::default() }, captured }
     }
@@ -345,4 +349,47 @@ fn random_calls_are_answered() {
         let (outcome, ..) = caller.outcome(vector, regs);
         assert!(!matches!(outcome, Outcome::Unclaimed), "{vector:#x} {regs:x?}");
     }
+}
+
+#[test]
+fn each_call_ends_at_the_deadline_also_in_the_middle_of_a_string() {
+    let mut caller = Caller::new(512);
+    caller.bios.begin_run(Deadline::after(Some(Duration::ZERO)));
+    // A string of line feeds scrolls the screen with each character.
+    let text = Regs { rax: 0x1301, rcx: 0xffff, rdx: 0x1800, rbp: 0x2000, rsp: STACK, ..Default::default() };
+    caller.vcpu.memory.write(Gpa(0x2000), &[b'\n'; 0x1000]).unwrap();
+    let wait = Regs { rax: 0x8600, rdx: 1, rsp: STACK, ..Default::default() };
+    for (vector, regs) in [(0x10, text), (0x15, wait), (0x16, ax(0x0100)), (0x13, ax(0)), (0x19, ax(0))] {
+        let (outcome, ..) = caller.outcome(vector, regs);
+        assert!(matches!(outcome, Outcome::Stop(Stop::Timeout(_))), "{vector:#x}: {outcome:?}");
+    }
+    assert_eq!(caller.captured.bytes(), b"\n", "the string stops at its first character");
+}
+
+/// A guest with a handler of its own goes on after the end of its input, and waits for ever.
+#[test]
+fn a_wait_for_a_key_counts_towards_the_limit_if_no_key_can_come() {
+    let mut caller = Caller::new(512);
+    caller.vcpu.memory.write(Gpa(0x20), &[0, 0x60, 0, 0]).unwrap();
+    caller.bios.begin_run(Deadline::after(Some(Duration::from_millis(20))));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(20) {
+        if let (Outcome::Stop(stop), ..) = caller.outcome(0x16, ax(0)) {
+            return assert!(matches!(stop, Stop::Timeout(_)), "{stop:?}");
+        }
+    }
+    panic!("the wait does not end");
+}
+
+#[test]
+fn the_bytes_after_an_escape_are_keys_unless_they_are_those_of_a_key() {
+    let mut caller = Caller::with_input(512, b"\x1b[B\x1bcd\x1b[3\x1b");
+    let keys = std::iter::from_fn(|| match caller.outcome(0x16, ax(0x1000)) {
+        (Outcome::Resume, regs, _) => Some(regs.rax as u16),
+        _ => None,
+    });
+    assert_eq!(
+        keys.take(9).collect::<Vec<_>>(),
+        [0x50e0, 0x011b, 0x2e63, 0x2064, 0x011b, 0x1a5b, 0x0433, 0x011b]
+    );
 }

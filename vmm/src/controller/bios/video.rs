@@ -204,17 +204,17 @@ impl Bios {
             offset = offset.wrapping_add(1);
             byte
         };
-        let mut printed = ControlFlow::Continue(());
         for _ in 0..call.cx() {
             let character = next(call);
             let attribute = if has_attributes { next(call) } else { call.bl() };
-            let answer = self.print_at_cursor(call, page, character, Some(attribute));
-            printed = if printed.is_continue() { answer } else { printed };
+            self.print_at_cursor(call, page, character, Some(attribute))?;
+            // Each of the 65,535 characters may scroll the screen, which takes seconds.
+            self.deadline.must_end().map_or(ControlFlow::Continue(()), ControlFlow::Break)?;
         }
         if !moves {
             set_cursor(call, page, before);
         }
-        printed
+        ControlFlow::Continue(())
     }
 
     /// Writes a character as a teletype does: the cursor moves, and the screen scrolls. The attribute stays if none is given.

@@ -5,14 +5,14 @@
 //! driver. A drive that is missing beside another one reads as 0 (section 9.16.1).
 
 mod drive;
+pub(crate) mod file_medium;
 mod identify;
-pub(crate) mod media;
 
 use crate::device::bus::{Device, DeviceName};
+use crate::device::pc::medium::SharedMedium;
 use crate::exit::Stop;
 use crate::host::{EventFd, signal};
 use drive::Drive;
-use media::SharedMedia;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -129,7 +129,7 @@ pub struct Channel {
 
 impl Channel {
     /// A channel with these disks, the first drive first. At most [`DRIVES`].
-    pub fn new(disks: Vec<SharedMedia>, line: Option<EventFd>) -> Self {
+    pub fn new(disks: Vec<SharedMedium>, line: Option<EventFd>) -> Self {
         let mut drives = [None, None];
         for (drive, disk) in drives.iter_mut().zip(disks) {
             *drive = Some(Drive::new(disk));

@@ -72,10 +72,10 @@ pub(crate) struct Cmos {
 }
 
 impl Cmos {
-    /// Creates the clock of a machine with `ram` bytes of RAM from 0. It raises interrupts through `line`, and then needs a
+    /// Creates the clock of a machine with `ram` bytes of RAM from 0 and `disks` hard disks. It raises interrupts through `line`, and then needs a
     /// [`timer`], which `wake` wakes.
-    pub(crate) fn new(ram: u64, has_disk: bool, line: Option<EventFd>, wake: Option<Arc<EventFd>>) -> Self {
-        let initial = initial_memory(ram, has_disk);
+    pub(crate) fn new(ram: u64, disks: u8, line: Option<EventFd>, wake: Option<Arc<EventFd>>) -> Self {
+        let initial = initial_memory(ram, disks);
         Self {
             index: 0,
             memory: initial,
@@ -245,7 +245,7 @@ fn now() -> Duration {
 }
 
 /// The memory as a BIOS leaves it.
-fn initial_memory(ram: u64, has_disk: bool) -> [u8; 128] {
+fn initial_memory(ram: u64, disks: u8) -> [u8; 128] {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     let mut memory = [0; 128];
@@ -263,14 +263,19 @@ fn initial_memory(ram: u64, has_disk: bool) -> [u8; 128] {
         let [low, high] = word.to_le_bytes();
         [(index, low), (index.saturating_add(1), high)]
     });
-    // The type of the first disk: 47, which has a table of its own.
-    let (kind, number) = if has_disk { (0xf0, 47) } else { (0, 0) };
+    // The types of the first two disks: 47, which has a table of its own.
+    let (kinds, first, second) = match disks {
+        0 => (0, 0, 0),
+        1 => (0xf0, 47, 0),
+        _ => (0xff, 47, 47),
+    };
     // Equipment: a coprocessor, and a screen with a BIOS of its own. The boot order: the disk.
     let bytes = [
         (usize::from(REGISTER_A), 0x26),
         (usize::from(REGISTER_B), 0x02),
-        (0x12, kind),
-        (0x19, number),
+        (0x12, kinds),
+        (0x19, first),
+        (0x1a, second),
         (0x14, 0x02),
         (0x3d, 0x02),
     ];

@@ -12,6 +12,7 @@ pub(crate) mod i8042;
 pub(crate) mod keyboard;
 #[cfg(has_kvm)]
 pub(crate) mod legacy;
+pub(crate) mod medium;
 #[cfg(has_kvm)]
 pub(crate) mod pci;
 #[cfg(has_kvm)]

@@ -22,16 +22,23 @@ pub(super) struct ClassicDevices {
     /// Wakes the timer of the clock.
     pub(super) wake: Arc<EventFd>,
     pub(super) vga: Arc<Mutex<Vga>>,
+    /// The keyboard's interrupt, if there are no interrupt controllers: a BIOS interrupts the guest.
+    pub(super) keyboard_line: Option<EventFd>,
     /// The interrupts, each with its number. Empty without interrupt controllers.
     lines: Vec<(EventFd, u32)>,
 }
 
 impl ClassicDevices {
-    /// Creates the devices of a machine with `ram` bytes of RAM. `drained` is signalled when the guest has read all keys.
+    /// Creates the devices of a machine with `ram` bytes of RAM and `disks` hard disks. `drained` is signalled when the guest has read all keys.
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub(super) fn new(ram: u64, has_interrupts: bool, drained: &Arc<EventFd>) -> Result<Self, Error> {
+    pub(super) fn new(
+        ram: u64,
+        disks: u8,
+        has_interrupts: bool,
+        drained: &Arc<EventFd>,
+    ) -> Result<Self, Error> {
         let mut lines = Vec::new();
         let mut line = |irq| {
             if !has_interrupts {
@@ -43,13 +50,23 @@ impl ClassicDevices {
             Ok::<_, Error>(Some(end))
         };
         let wake = Arc::new(event().map_err(Error::host("eventfd"))?);
-        let keyboard = I8042::with_keyboard(line(i8042::IRQ)?, Some(drained.clone()));
-        let cmos = Cmos::new(ram, false, line(cmos::IRQ)?, Some(wake.clone()));
+        let mut own_line = None;
+        let keyboard_line = match line(i8042::IRQ)? {
+            None => {
+                let end = event().map_err(Error::host("eventfd"))?;
+                own_line = Some(end.try_clone().map_err(Error::host("dup"))?);
+                end
+            }
+            Some(line) => line,
+        };
+        let keyboard = I8042::with_keyboard(Some(keyboard_line), Some(drained.clone()));
+        let cmos = Cmos::new(ram, disks, line(cmos::IRQ)?, Some(wake.clone()));
         Ok(Self {
             keyboard: Arc::new(Mutex::new(keyboard)),
             cmos: Arc::new(Mutex::new(cmos)),
             wake,
             vga: Arc::new(Mutex::new(Vga::default())),
+            keyboard_line: own_line,
             lines,
         })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The threads, before they start.
 pub(super) struct Classic {
-    pub(super) inquiry: Arc<Inquiry>,
+    pub(super) inquiry: Option<Arc<Inquiry>>,
     never: Never,
 }
 
@@ -24,6 +24,10 @@ impl Classic {
 }
 
 impl RunningClassic {
+    pub(super) fn has_ended(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn finish(self, _: &Deadline) -> Option<Stop> {
         match self {}
     }
@@ -32,24 +36,4 @@ impl RunningClassic {
 /// The error if a classic PC is reset.
 pub(super) fn is_not_reset() -> Error {
     Error::NoKvm
-}
-
-pub(super) mod disks {
-    //! The disks of a classic PC.
-
-    use crate::exit::Stop;
-    use crate::shutdown::Deadline;
-
-    /// The disks.
-    pub(in crate::machine) enum Disks {}
-
-    impl Disks {
-        pub(in crate::machine) fn begin_run(&self, _: &Deadline) {
-            match *self {}
-        }
-
-        pub(in crate::machine) fn end_run(&self) -> Option<Stop> {
-            match *self {}
-        }
-    }
 }

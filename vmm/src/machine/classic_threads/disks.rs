@@ -2,8 +2,9 @@
 
 use crate::device::Disk;
 use crate::device::bus::Bus;
-use crate::device::pc::ata::media::{Media, SharedMedia, lock};
+use crate::device::pc::ata::file_medium::FileMedium;
 use crate::device::pc::ata::{self, Channel, ControlBlock};
+use crate::device::pc::medium::{SharedMedium, lock};
 use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{EventFd, event};
@@ -16,23 +17,30 @@ pub(in crate::machine) const MAX_DISKS: usize = ata::DRIVES;
 
 /// The disks, which the ATA channel and the BIOS have in common.
 pub(in crate::machine) struct Disks {
-    media: Vec<SharedMedia>,
+    media: Vec<SharedMedium>,
     /// Raises the interrupt of the channel. `None` without interrupt controllers.
     line: Option<EventFd>,
 }
 
+/// The media of disks.
+///
+/// # Errors
+/// The host has no memory left.
+pub(in crate::machine) fn media(disks: Vec<Disk>) -> Result<Vec<SharedMedium>, Error> {
+    let medium = |disk| Ok(Arc::new(Mutex::new(FileMedium::new(disk)?)) as SharedMedium);
+    disks.into_iter().map(medium).collect()
+}
+
 impl Disks {
-    /// Attaches the first ATA channel, with `disks`.
+    /// Attaches the first ATA channel, with these media.
     ///
     /// # Errors
-    /// The host has no memory or file descriptor left.
+    /// The host has no file descriptor left.
     pub(in crate::machine) fn attach(
-        disks: Vec<Disk>,
+        media: Vec<SharedMedium>,
         ports: &mut Bus,
         has_interrupts: bool,
     ) -> Result<Self, Error> {
-        let media = |disk| Ok::<_, Error>(Arc::new(Mutex::new(Media::new(disk)?)));
-        let media = disks.into_iter().map(media).collect::<Result<Vec<SharedMedia>, _>>()?;
         let line = has_interrupts.then(event).transpose().map_err(Error::host("eventfd"))?;
         let raise = line.as_ref().map(EventFd::try_clone).transpose().map_err(Error::host("dup"))?;
         let channel = Arc::new(Mutex::new(Channel::new(media.clone(), raise)));

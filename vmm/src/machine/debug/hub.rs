@@ -76,11 +76,7 @@ impl<V> Ends for Hub<'_, V> {
 }
 
 impl<'a, V: Debuggable> Hub<'a, V> {
-    pub(super) fn new(
-        vcpus: &'a mut [V],
-        parts: Parts<'a>,
-        debugger: &dyn Debugger,
-    ) -> Self {
+    pub(super) fn new(vcpus: &'a mut [V], parts: Parts<'a>, debugger: &dyn Debugger) -> Self {
         let len = vcpus.len();
         let stop = debugger.stops_at_start().then(|| (Instant::now(), 0, Why::Start));
         let plan = Plan { catches_death: true, ..Plan::default() };

@@ -32,10 +32,7 @@ impl Debuggable for KvmVcpu {
 }
 
 impl SharedKicks for KvmVcpu {
-    fn with_shared_kicks<R>(
-        vcpu: &Mutex<&mut Self>,
-        body: impl FnOnce(Kicker) -> R,
-    ) -> Result<R, Error> {
+    fn with_shared_kicks<R>(vcpu: &Mutex<&mut Self>, body: impl FnOnce(Kicker) -> R) -> Result<R, Error> {
         Self::with_shared_kicks(vcpu, body)
     }
 }

@@ -151,8 +151,7 @@ pub(super) fn debugged<V: Debuggable, R>(
             .map_err(Error::host("starting the debugger's thread"))?;
         // The debugger's thread ends when the run does, also when it panics.
         let _end = hub.ends_with_run();
-        let mut wrapped: Vec<_> =
-            (0..hub.vcpus()).map(|index| DebuggedVcpu::new(&hub, index)).collect();
+        let mut wrapped: Vec<_> = (0..hub.vcpus()).map(|index| DebuggedVcpu::new(&hub, index)).collect();
         Ok(run(&mut wrapped))
     })
 }

@@ -85,7 +85,9 @@ impl Plan {
         let step = action != Action::Continue || self.method() == Method::Compare;
         let execute = |address: &u64| DebugPoint { address: *address, len: 1, kind: PointKind::Execute };
         let points = match self.method() {
-            Method::Points => self.breakpoints.iter().map(execute).chain(self.watchpoints.iter().copied()).collect(),
+            Method::Points => {
+                self.breakpoints.iter().map(execute).chain(self.watchpoints.iter().copied()).collect()
+            }
             Method::Compare => Vec::new(),
         };
         DebugControl { step, software: false, points }
@@ -108,7 +110,9 @@ impl Plan {
 
 /// True if a debug register can express the watchpoint (SDM volume 3, section 18.2.5).
 pub(super) fn fits_register(point: &DebugPoint) -> bool {
-    [1, 2, 4, 8].contains(&point.len) && point.address.is_multiple_of(point.len) && point.kind != PointKind::Read
+    [1, 2, 4, 8].contains(&point.len)
+        && point.address.is_multiple_of(point.len)
+        && point.kind != PointKind::Read
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::State;
 use super::instruction::code_bits;
 use super::suspicion::{Suspicion, operand_address};
 use crate::memory::Gpa;
+use crate::x86::modes::CR0_PE;
 use iced_x86::{Decoder, DecoderOptions};
 use simvirtio::abi;
 
@@ -24,6 +25,19 @@ pub(super) const LEFT: &str =
     "it left its image: it ran past its end, or jumped or returned to a wrong address";
 const PAST_END: &str =
     "the guest ran past the end of its code (is the last hlt missing?), through zeroed memory";
+
+/// The suspicion if zeroes led to the end of the code segment.
+pub(super) const PAST_SEGMENT: &str = "the guest ran past the end of its code (is the last hlt missing?), through zeroed \
+                                       memory, to the end of its segment";
+
+/// True if a guest in real mode ran through zeroes to the end of its code segment. The instruction pointer is then at the last byte,
+/// or has wrapped.
+pub(super) fn ran_to_segment_end(state: &State<'_>) -> bool {
+    const SEGMENT: u64 = 0x1_0000;
+    let at_end = matches!(state.regs.rip & 0xffff, 0 | 0xffff);
+    let is_real = state.sregs.cr0 & CR0_PE == 0;
+    is_real && at_end && ran_through_zeroes(state.sregs.cs.base.saturating_add(SEGMENT), state)
+}
 
 /// The suspicion if there is no memory at the linear address of the instruction.
 pub(super) fn of_place_without_memory(linear: u64, state: &State<'_>) -> Suspicion {

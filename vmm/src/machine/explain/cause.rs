@@ -32,6 +32,9 @@ pub(super) fn suspicion(
     }
     let has_left = outside && state.scene.image.is_some();
     if !state.scene.died {
+        if state.scene.image.is_some_and(Image::loads_itself) && astray::ran_to_segment_end(state) {
+            return Some(astray::PAST_SEGMENT.into());
+        }
         let in_zeroes = has_left && bytes.starts_with(&[0; 4]);
         return in_zeroes.then(|| astray::way_out(code.linear, false, state));
     }

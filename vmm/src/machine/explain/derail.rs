@@ -13,6 +13,8 @@ use simvirtio::abi;
 
 /// The most bytes that a guest pops that returned from its entry point a few times.
 const MOST_POPPED: u64 = 0x1000;
+/// The size of the table of vectors of real mode, in bytes.
+const VECTORS: u64 = 0x400;
 /// The most instructions that are followed.
 const MAX_INSTRUCTIONS: usize = 1000;
 
@@ -35,7 +37,8 @@ pub(super) fn derailed(state: &State<'_>, outside: bool) -> Option<Suspicion> {
         return advice;
     }
     if is_real {
-        let called = missing_handler(image, state.memory, state.sregs.ss.base, state.regs.rsp);
+        let called = missing_handler(image, state.memory, state.sregs.ss.base, state.regs.rsp)
+            .or_else(|| called_at_start(image));
         let exception = || exception_in_real_mode(state, image);
         let found = called.map(no_bios).or_else(exception);
         if found.is_some() {
@@ -71,6 +74,27 @@ pub(super) fn derailed_before_reset(image: &Image, last: &[Exit]) -> Option<Susp
         |exit| matches!(*exit, Exit::MmioRead { address: abi::RAM_SIZE, size } if [4, 8].contains(&size)),
     );
     (read_top && returns(image)).then(|| RETURNED.into())
+}
+
+/// The software interrupt that the first instructions of an image call, if they come to it for certain and nothing has set its
+/// vector. Without a handler, the image at address 0 is entered again and again, until its own stack has overwritten it.
+pub(super) fn called_at_start(image: &Image) -> Option<u8> {
+    let mut at = image.entry().0;
+    for _ in 0..if image.overlaps(0, VECTORS) { MAX_INSTRUCTIONS } else { 0 } {
+        let call = Decoder::with_ip(16, image.bytes_from(at)?, at, DecoderOptions::NONE).decode();
+        match call.flow_control() {
+            FlowControl::Next if call.op_count() == 0 || call.op0_kind() == OpKind::Register => {
+                at = call.next_ip()
+            }
+            FlowControl::Interrupt if call.mnemonic() == Mnemonic::Int => {
+                let vector = call.immediate8();
+                let mut entry = (0..4).map(|byte| image.byte_at(u64::from(vector) * 4 + byte));
+                return entry.all(|byte| byte.is_none_or(|byte| byte == 0)).then_some(vector);
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn no_bios(vector: u8) -> Suspicion {

@@ -5,7 +5,7 @@
 
 use super::Registers;
 use super::identify::Identity;
-use super::media::{Fault, Media, SECTOR, SharedMedia, lock};
+use crate::device::pc::medium::{Fault, Medium, SECTOR, SharedMedium, lock};
 use crate::exit::Stop;
 use std::ops::ControlFlow;
 use std::sync::MutexGuard;
@@ -90,7 +90,7 @@ impl Transfer {
 /// A drive.
 #[derive(Debug)]
 pub(super) struct Drive {
-    media: SharedMedia,
+    media: SharedMedium,
     buffer: Box<[u8; BLOCK]>,
     pub(super) status: u8,
     pub(super) error: u8,
@@ -144,7 +144,7 @@ struct Access {
 
 impl Drive {
     /// A drive in its state after power-on.
-    pub(super) fn new(media: SharedMedia) -> Self {
+    pub(super) fn new(media: SharedMedium) -> Self {
         Self {
             media,
             buffer: Box::new([0; BLOCK]),
@@ -158,7 +158,7 @@ impl Drive {
         }
     }
 
-    fn media(&self) -> MutexGuard<'_, Media> {
+    fn media(&self) -> MutexGuard<'_, dyn Medium + 'static> {
         lock(&self.media)
     }
 

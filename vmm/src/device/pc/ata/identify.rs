@@ -1,7 +1,7 @@
 //! The answer to IDENTIFY DEVICE: what the drive is and can do (ATA/ATAPI-6, section 8.15).
 
 use super::drive::Geometry;
-use super::media::SECTOR;
+use crate::device::pc::medium::SECTOR;
 
 /// The number of words.
 const WORDS: usize = SECTOR / 2;

@@ -1,8 +1,9 @@
 #![allow(clippy::arithmetic_side_effects)]
 
-use super::media::{MAX_SECTORS, Media, SECTOR};
+use super::file_medium::FileMedium;
 use super::*;
 use crate::device::Disk;
+use crate::device::pc::medium::{MAX_SECTORS, SECTOR};
 use crate::host::event;
 use crate::shutdown::Deadline;
 use proptest::prelude::*;
@@ -19,7 +20,7 @@ struct Bench {
     channel: Arc<Mutex<Channel>>,
     control: ControlBlock,
     line: EventFd,
-    media: SharedMedia,
+    media: SharedMedium,
     image: NamedTempFile,
 }
 
@@ -32,7 +33,7 @@ fn bench_with(read_only: bool) -> Bench {
     }
     image.flush().unwrap();
     let disk = Disk::open(image.path(), read_only).unwrap();
-    let media: SharedMedia = Arc::new(Mutex::new(Media::new(disk).unwrap()));
+    let media: SharedMedium = Arc::new(Mutex::new(FileMedium::new(disk).unwrap()));
     let line = event().unwrap();
     let channel = Channel::new(vec![media.clone()], Some(line.try_clone().unwrap()));
     let channel = Arc::new(Mutex::new(channel));

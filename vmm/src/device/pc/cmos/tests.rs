@@ -8,7 +8,7 @@ use std::time::Instant;
 const NOON: u64 = 1_699_963_200;
 
 fn cmos() -> Cmos {
-    let mut cmos = Cmos::new(64 << 20, false, Some(event().unwrap()), None);
+    let mut cmos = Cmos::new(64 << 20, 0, Some(event().unwrap()), None);
     cmos.known = Duration::from_secs(NOON);
     cmos
 }
@@ -125,12 +125,14 @@ fn the_memory_tells_the_size_of_ram() {
     let mut small = cmos();
     let sizes = [0x15, 0x17, 0x30, 0x34].map(|index| word(&mut small, index));
     assert_eq!(sizes, [640, 63 * 1024, 63 * 1024, 48 * 16]);
-    let mut large = Cmos::new(3 << 30, true, None, None);
+    let mut large = Cmos::new(3 << 30, 1, None, None);
     assert_eq!([0x17, 0x30, 0x34].map(|index| word(&mut large, index)), [0xffff, 0xffff, 3056 * 16]);
     assert_eq!(
         [0x12, 0x19, 0x14, 0x10, 0x3d, 0x0f].map(|index| get(&mut large, index, at(0))),
         [0xf0, 47, 2, 0, 2, 0]
     );
+    let mut two = Cmos::new(1 << 20, 2, None, None);
+    assert_eq!([0x12, 0x19, 0x1a].map(|index| get(&mut two, index, at(0))), [0xff, 47, 47]);
     let sum: u16 = (0x10..0x2e).map(|index| u16::from(get(&mut large, index, at(0)))).sum();
     assert_eq!([0x2e, 0x2f].map(|index| get(&mut large, index, at(0))), sum.to_be_bytes());
     // The guest may write it.
@@ -161,7 +163,7 @@ fn the_ports_select_and_move_a_byte() {
 fn the_thread_raises_interrupts_until_it_ends() {
     let (line, wake) = (event().unwrap(), Arc::new(event().unwrap()));
     let own = line.try_clone().unwrap();
-    let cmos = Arc::new(Mutex::new(Cmos::new(1 << 20, false, Some(own), Some(wake.clone()))));
+    let cmos = Arc::new(Mutex::new(Cmos::new(1 << 20, 0, Some(own), Some(wake.clone()))));
     let timer = CmosTimer::start(cmos.clone(), wake).unwrap();
     // 8192 Hz.
     for data in [0x230a, 0x420b] {

@@ -302,6 +302,22 @@ fn exceptions_in_real_mode_are_found_on_the_stack() {
 }
 
 #[test]
+fn a_program_of_dos_at_address_0_is_known_by_its_first_call() {
+    let called =
+        |code: &[u8], at| derail::called_at_start(&Image::flat(code.to_vec(), Mode::Real, Gpa(at)).unwrap());
+    // mov ah, 9; mov dx, 0x10c; int 0x21
+    let program = [0xb4, 9, 0xba, 0x0c, 1, 0xcd, 0x21];
+    assert_eq!(called(&program, 0), Some(0x21));
+    assert_eq!(called(&program, 0x1000), None, "its vectors are those of the VMM");
+    assert_eq!(called(&program[..5], 0), None);
+    // A store may set the vector: mov [0x84], ax.
+    assert_eq!(called(&[&[0xa3, 0x84, 0][..], &program].concat(), 0), None);
+    // So may the image itself: its bytes at 4.
+    assert_eq!(called(&[0xb4, 9, 0xcd, 1, 0x10, 0, 0, 0], 0), None);
+    assert_eq!(called(&[0xeb, 0, 0xcd, 0x21], 0), None, "a jump");
+}
+
+#[test]
 fn hostile_states_are_explained_without_a_panic() {
     for mode in [Mode::Real, Mode::Protected, Mode::Long] {
         for value in [0, 1, u64::MAX, 1 << 63, 1 << 47, 0xffff, u64::MAX - 7] {
