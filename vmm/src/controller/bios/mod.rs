@@ -57,13 +57,17 @@ const NAMED: usize = 32;
 
 /// The parts of a machine that the BIOS uses.
 pub struct Parts {
+    /// The guest's memory.
     pub memory: GuestMemory,
     /// The size of RAM, in bytes.
     pub ram: u64,
+    /// The disks.
     pub drives: Drives,
+    /// The text of the guest.
     pub output: Output,
     /// Teletype text of the guest is also printed to the output.
     pub prints: bool,
+    /// The text for the guest.
     pub input: Input,
     /// The registers of the screen, which show its cursor.
     pub screen: Option<Arc<Mutex<Vga>>>,

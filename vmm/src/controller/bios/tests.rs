@@ -1,6 +1,7 @@
 //! Calls of the BIOS, without a processor.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used)]
 
+use super::stubs::offset;
 use super::*;
 use crate::console::output::Captured;
 use crate::controller::FakeVcpu;
@@ -66,7 +67,7 @@ impl Caller {
         let stack = self.vcpu.sregs.ss.base + (regs.rsp & 0xffff);
         let _ = self.vcpu.memory.write(Gpa(stack), &frame);
         self.vcpu.regs = Regs {
-            rip: u64::from(stubs::offset(vector)) + if vector == 9 { 3 } else { 0 },
+            rip: u64::from(offset(vector)) + if vector == 9 { 3 } else { 0 },
             rflags: 2,
             ..regs
         };
@@ -266,7 +267,7 @@ fn an_exception_ends_the_run_and_a_call_of_its_vector_does_not() {
     assert!(matches!(outcome, Outcome::Resume), "int 6: {outcome:?}");
     // A fault: the frame has the instruction itself.
     caller.vcpu.memory.write(Gpa(0x600), &[0x90, 0x90]).unwrap();
-    caller.vcpu.regs = Regs { rip: stubs::offset(0).into(), rflags: 2, ..ax(0) };
+    caller.vcpu.regs = Regs { rip: offset(0).into(), rflags: 2, ..ax(0) };
     caller.vcpu.sregs.cs.base = 0xf_0000;
     let exit = Exit::PioOut { port: PORT, size: 1, data: 0 };
     let outcome = caller.bios.handle(&exit, &mut caller.vcpu);
@@ -418,7 +419,7 @@ fn the_bytes_after_an_escape_are_keys_unless_they_are_those_of_a_key() {
 fn only_a_wait_in_the_stub_moves_the_limit() {
     let mut caller = Caller::new(512);
     (caller.bios.input, caller.bios.has_controllers) = (Input::none(), true);
-    for (rip, waits) in [(u64::from(stubs::offset(0x16)) + 7, true), (0x6001, false)] {
+    for (rip, waits) in [(u64::from(offset(0x16)) + 7, true), (0x6001, false)] {
         caller.call(0x16, ax(0));
         caller.vcpu.regs.rip = rip;
         caller.vcpu.sregs.cs.base = if waits { 0xf_0000 } else { 0 };
