@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn with_gdb() -> impl Iterator<Item = Trial> {
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 13] = [
         ("steps_breakpoints_registers_and_memory", steps),
         ("a_session_walks_through_all_modes", modes),
         ("gdbinit_follows_the_mode", gdbinit),
@@ -43,6 +43,7 @@ fn with_gdb() -> impl Iterator<Item = Trial> {
         ("difficult_instructions_are_stepped", instructions),
         ("devices_are_not_touched", devices),
         ("monitor_shows_the_machine", monitor),
+        ("visual_studio_code_debugs_the_example", visual_studio_code),
     ];
     tests.into_iter().flat_map(|(name, body)| on_both(name, body))
 }
@@ -354,6 +355,65 @@ fn monitor() {
         "out8 0xe9 0x48",
         "now: auto",
         "there is no such command",
+    ];
+    assert_order(&seen, &parts);
+    assert_eq!(guest.end().status, 0);
+}
+
+/// Does what the extension C/C++ of Visual Studio Code does with the configuration of the example.
+fn visual_studio_code() {
+    let files = Files::new();
+    let folder = files.0.path().to_str().unwrap().to_string();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/debug");
+    for name in ["guest.c", "gdbinit", "Makefile", ".vscode/launch.json"] {
+        let to = files.0.path().join(name);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(format!("{example}/{name}"), to).unwrap();
+    }
+    let built = run(Command::new("make").args(["-s", "-C", &folder, "guest.elf"]).stdout(Stdio::piped()));
+    assert_eq!(built.status, 0, "{}", built.stderr);
+    let launch = fs::read_to_string(format!("{folder}/.vscode/launch.json")).unwrap();
+    let launch: serde_json::Value = serde_json::from_str(&launch).unwrap();
+    let configuration = &launch["configurations"][0];
+    let value = |value: &serde_json::Value| value.as_str().unwrap().replace("${workspaceFolder}", &folder);
+    let program = value(&configuration["program"]);
+    assert_eq!(value(&configuration["miDebuggerServerAddress"]), "localhost:1234");
+    let guest = Debugged::start_at(files, "", &[&program, "--mem", "16M", "--verify"]);
+    let commands = [
+        format!("-environment-cd {}", value(&configuration["cwd"])),
+        format!("-interpreter-exec console \"{}\"", value(&configuration["setupCommands"][0]["text"])),
+        format!("-file-exec-and-symbols {program}"),
+        format!("-target-select remote {}", guest.socket),
+        "-break-insert -f guest.c:6".into(),
+        "-exec-continue".into(),
+        "-thread-info".into(),
+        "-stack-list-frames --thread 1 0 10".into(),
+        "-var-create --thread 1 --frame 0 - * value".into(),
+        "-data-list-register-names".into(),
+        "-data-list-register-values --thread 1 x 16".into(),
+        "-exec-next".into(),
+        "-break-delete 1".into(),
+        "-exec-continue".into(),
+        "-gdb-exit".into(),
+    ];
+    let mut gdb = Command::new("timeout");
+    gdb.args(["-k", "1", "30", "gdb", "-nx", "-q", "--interpreter=mi"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut gdb = gdb.spawn().unwrap();
+    gdb.stdin.take().unwrap().write_all((commands.join("\n") + "\n").as_bytes()).unwrap();
+    let seen = String::from_utf8(gdb.wait_with_output().unwrap().stdout).unwrap();
+    let parts = [
+        "^connected",
+        "^done,bkpt=",
+        "*stopped,reason=\"breakpoint-hit\"",
+        "^done,threads=[{id=\"1\",target-id=\"Thread 1.1\"",
+        "func=\"add\"",
+        "value=\"2\"",
+        "\"rax\"",
+        "register-values=[{number=\"16\"",
+        "*stopped,reason=\"end-stepping-range\"",
+        "*stopped,reason=\"exited-normally\"",
     ];
     assert_order(&seen, &parts);
     assert_eq!(guest.end().status, 0);
