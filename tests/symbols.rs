@@ -5,7 +5,7 @@ mod support;
 
 use libtest_mimic::{Arguments, Trial};
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, Ran, assert_error, on_both, plain_test, ran, run};
+use support::{Files, Ran, assert_error, kvm_test, on_both, plain_test, ran, run};
 
 /// A guest that dies in a function that another one calls. `_start` has no caller.
 const CRASH: &str = r#"
@@ -39,6 +39,40 @@ void _start(void) {
 }
 "#;
 
+/// A guest whose functions make a known number of exits. `first` ends with its `out`, and `second` begins with an `in`.
+const EXITS: &str = r#"
+__asm__(".text\n"
+    ".globl first\n.type first, @function\nfirst: out %al, $0xe9\n.size first, . - first\n"
+    ".globl second\n.type second, @function\nsecond: in $0x60, %al\nret\n.size second, . - second\n");
+void first(void);
+volatile int *const device = (int *)0x10000000;
+__attribute__((noinline)) void store(int value) {
+    *device = value;
+}
+__attribute__((noinline)) int load(void) {
+    return *device;
+}
+static inline __attribute__((always_inline)) void mark(void) {
+    __asm__ volatile("outb %%al, $0x80" ::: "memory");
+}
+__attribute__((noinline)) void twice(void) {
+    mark();
+    mark();
+}
+void _start(void) {
+    for (int i = 0; i < 5; i++)
+        first();
+    store(1);
+    store(load() + load());
+    twice();
+    for (;;) __asm__ volatile("hlt");
+}
+"#;
+
+/// The functions of that guest, with their exits.
+const FUNCTIONS: [(&str, u64); 6] =
+    [("first", 5), ("second", 5), ("load", 2), ("store", 2), ("twice", 2), ("_start", 1)];
+
 fn main() -> ExitCode {
     support::watchdog();
     let mut tests: Vec<Trial> = Vec::new();
@@ -49,6 +83,13 @@ fn main() -> ExitCode {
     tests.extend(on_both("symbols_of_another_build_are_not_used", another_build));
     tests.extend(on_both("a_guest_without_symbols_has_no_names", stripped));
     tests.push(plain_test("a_file_without_symbols_is_refused", refused));
+    tests.extend(on_both("exits_are_counted_by_function_and_by_line", by_function));
+    tests.extend(on_both("a_trace_and_a_profile_keep_the_names", kept_names));
+    tests.extend(on_both("a_report_names_a_file_without_names", named_later));
+    tests.extend(on_both("compressed_debug_sections_are_read", compressed));
+    tests.push(plain_test("a_report_by_function_needs_addresses", without_addresses));
+    tests.push(kvm_test("observed_exits_are_counted_by_function", observed_exits));
+    tests.push(kvm_test("the_death_of_an_observed_guest_has_its_function", observed));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
@@ -174,4 +215,170 @@ fn refused() {
     assert_error(&with(&files.write("text", b"hello")), 116, "is neither an ELF file nor a System.map");
     assert_error(&with(&files.write("cut", b"\x7fELF\x02\x01")), 116, "is not a sound ELF file");
     assert_error(&with(&guest(&files, "crash", CRASH, &["-s"])), 116, "has no symbols: link without -s");
+}
+
+/// The guest of known exits.
+fn exits(files: &Files, options: &[&str]) -> String {
+    guest(files, "exits", EXITS, &[&["-O1", "-fno-optimize-sibling-calls"], options].concat())
+}
+
+/// Runs the guest of known exits.
+fn halted(arguments: &[&str]) -> Ran {
+    let halted = ran(&[arguments, &["--mem", "16M"]].concat());
+    assert_eq!(halted.status, 0, "{}", halted.stderr);
+    halted
+}
+
+/// The functions in a report about a file as JSON, each with its exits.
+fn functions(arguments: &[&str]) -> Vec<(String, u64)> {
+    let json: serde_json::Value = serde_json::from_str(&report(arguments, "json")).unwrap();
+    let rows = json["functions"].as_array().unwrap().iter();
+    rows.map(|row| (row["function"].as_str().unwrap().into(), row["exits"].as_u64().unwrap())).collect()
+}
+
+fn sorted(mut functions: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    functions.sort();
+    functions
+}
+
+fn expected() -> Vec<(String, u64)> {
+    sorted(FUNCTIONS.iter().map(|(name, exits)| ((*name).into(), *exits)).collect())
+}
+
+/// The functions or lines in the summary of a run, each with its exits.
+fn table(ran: &Ran) -> Vec<(String, u64)> {
+    let rows = ran.stderr.lines().skip_while(|line| !line.contains("and its sites")).skip(1);
+    let rows = rows.take_while(|line| line.starts_with(' '));
+    let row = |line: &str| {
+        let (numbers, name) = line.split_at_checked(38)?;
+        let exits = numbers.split_whitespace().next()?.parse().ok()?;
+        // The sites are indented.
+        (!name.starts_with("   ")).then(|| (name.trim().to_string(), exits))
+    };
+    rows.filter_map(row).collect()
+}
+
+/// A report in a format, as text.
+fn report(arguments: &[&str], format: &str) -> String {
+    let report = ran(&[&["report", "--format", format], arguments].concat());
+    assert_eq!(report.status, 0, "{}", report.stderr);
+    String::from_utf8(report.stdout).unwrap()
+}
+
+fn by_function() {
+    let files = Files::new();
+    let program = exits(&files, &["-g"]);
+    let ran = halted(&[&program, "--by", "function"]);
+    assert_eq!(sorted(table(&ran)), expected(), "{}", ran.stderr);
+    assert!(ran.stderr.contains("  MMIO write 0x10000000"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("not sure"), "{}", ran.stderr);
+    // The two calls of the inlined function are two lines of their caller.
+    let ran = halted(&[&program, "--by", "line"]);
+    let lines = table(&ran).into_iter().filter(|(line, _)| line.starts_with("twice ("));
+    let lines: Vec<_> =
+        lines.map(|(line, exits)| (line.rsplit_once(':').unwrap().1.to_string(), exits)).collect();
+    let line = line_of(EXITS, "    mark();");
+    assert_eq!(lines, [(format!("{line})"), 1), (format!("{})", line + 1), 1)], "{}", ran.stderr);
+    // Without symbols the addresses have no names.
+    let stripped = exits(&files, &["-s"]);
+    let ran = halted(&[&stripped, "--by", "function"]);
+    assert!(
+        ran.stderr.contains("the addresses have no names: give the file with the symbols"),
+        "{}",
+        ran.stderr
+    );
+    assert!(table(&ran).iter().all(|(name, _)| name.starts_with("0x11")), "{}", ran.stderr);
+}
+
+fn kept_names() {
+    let files = Files::new();
+    let program = exits(&files, &["-g"]);
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_string();
+    let (trace, profile) = (path("exits.trace"), path("exits.json"));
+    halted(&[&program, "--by", "function", "--trace", &trace, "--profile", &format!("json={profile}")]);
+    std::fs::remove_file(&program).unwrap();
+    assert_eq!(sorted(functions(&[&trace])), expected());
+    assert_eq!(sorted(functions(&[&profile, "--by", "function"])), expected());
+    let line = line_of(EXITS, "*device = value");
+    let csv = report(&[&trace], "csv");
+    assert!(csv.starts_with("when_ns,delta_ns,vcpu,reason,place,width,value,rip,function,line,"), "{csv}");
+    let stores =
+        csv.lines().filter(|row| row.contains(",store+0x") && row.contains(&format!("exits.c:{line},")));
+    assert_eq!(stores.count(), 2, "{csv}");
+    for file in [&trace, &profile] {
+        let page = report(&[file], "html");
+        assert!(page.contains("By function of the guest") && page.contains(">twice</td>"), "{file}");
+        let text = report(&[file, "--by", "line"], "csv");
+        assert!(text.contains(&format!("exits.c:{line},")), "{text}");
+    }
+}
+
+fn named_later() {
+    let files = Files::new();
+    let program = exits(&files, &["-g"]);
+    let stripped = files.0.path().join("stripped").to_str().unwrap().to_string();
+    assert_eq!(run(Command::new("strip").args([&program, "-o", &stripped])).status, 0);
+    let trace = files.0.path().join("exits.trace").to_str().unwrap().to_string();
+    halted(&[&stripped, "--trace", &trace]);
+    let csv = report(&[&trace], "csv");
+    assert!(!csv.contains("function"), "{csv}");
+    assert_eq!(sorted(functions(&[&trace, "--symbols", &program])), expected());
+    assert!(functions(&[&trace, "--by", "function"]).iter().all(|(name, _)| name.starts_with("0x11")));
+    // With a wrong distance no address has a name.
+    let wrong = ran(&["report", &trace, "--symbols", &format!("{program}@0x100000")]);
+    assert!(
+        wrong.stderr.contains("no address in") && wrong.stderr.contains("is in a function of"),
+        "{}",
+        wrong.stderr
+    );
+}
+
+fn compressed() {
+    let files = Files::new();
+    let program = guest(&files, "crash", CRASH, &["-O1", "-g", "-gz=zlib", "-fno-optimize-sibling-calls"]);
+    let places = places(&died(&[&program]));
+    assert!(places[0].ends_with(&format!("crash.c:{})", line_of(CRASH, "*nowhere ="))), "{places:#?}");
+}
+
+fn without_addresses() {
+    let files = Files::new();
+    let program = exits(&files, &[]);
+    let profile = files.0.path().join("exits.json").to_str().unwrap().to_string();
+    halted(&[&program, "--vcpu", "soft", "--profile", &format!("json={profile}")]);
+    for option in [&["--by", "function"][..], &["--symbols", &program]] {
+        let report = ran(&[&["report", &profile], option].concat());
+        assert_error(&report, 110, "has no addresses of the guest's code for --");
+    }
+}
+
+fn observed() {
+    let files = Files::new();
+    let program = guest(&files, "crash", CRASH, &["-O1", "-g", "-fno-optimize-sibling-calls"]);
+    let vmm = env!("CARGO_BIN_EXE_vmm");
+    let with = |symbols: &str| {
+        ran(&["observe", "--symbols", symbols, "--", vmm, "run", "-q", &program, "--mem", "16M"]).stderr
+    };
+    let named = with(&program);
+    let line = line_of(CRASH, "*nowhere =");
+    // On AMD, the place where a guest died is lost.
+    let is_lost = named.contains("at an unknown address");
+    assert!(is_lost || named.contains("  function     crash+0x"), "{named}");
+    assert!(is_lost || named.contains(&format!("crash.c:{line})")), "{named}");
+    let other = with(&guest(&files, "wrong", WRONG_CALL, &["-O1"]));
+    assert!(!other.contains("  function     ") && other.contains("is not the code in it"), "{other}");
+}
+
+fn observed_exits() {
+    let files = Files::new();
+    let program = exits(&files, &["-g"]);
+    let vmm = env!("CARGO_BIN_EXE_vmm");
+    let trace = files.0.path().join("exits.trace").to_str().unwrap().to_string();
+    let command = ["--", vmm, "run", "-q", "--no-profile", &program, "--mem", "16M"];
+    let options = ["observe", "--by", "function", "--symbols", &program, "--trace", &trace];
+    let ran_it = ran(&[&options[..], &command].concat());
+    assert_eq!(ran_it.status, 0, "{}", ran_it.stderr);
+    assert_eq!(sorted(table(&ran_it)), expected(), "{}", ran_it.stderr);
+    assert_eq!(sorted(functions(&[&trace])), expected());
+    let refused = ran(&[&["observe", "--engine", "preload", "--by", "line"], &command[..]].concat());
+    assert_error(&refused, 110, "--by needs RIP at each exit, which --engine preload does not record");
 }

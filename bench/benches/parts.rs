@@ -157,7 +157,7 @@ fn clock() -> Clock {
 }
 
 fn recorder(clock: Clock) -> Recorder {
-    Recorder::new(clock, clock.now(), None, None)
+    Recorder::new(clock, clock.now(), None, false, None)
 }
 
 /// The run loop with a machine's chain of controllers and a simulated vCPU: all work of the program for an exit, except

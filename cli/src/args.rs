@@ -37,6 +37,11 @@ Examples:
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 
+If stdin is a terminal, a classic PC gets each key, except:
+  Ctrl-A x         end the machine
+  Ctrl-A h         show the keys
+  Ctrl-A Ctrl-A    send Ctrl-A to the guest
+
 `vmm --help` lists the exit statuses.")]
 pub(super) struct RunArgs {
     /// Guest to run: a built-in guest (see `vmm guests`), an ELF executable, a multiboot or PVH kernel, or a flat
@@ -92,9 +97,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE[,TEXT]")]
     pub(super) module: Vec<OsString>,
 
-    /// Raw disk image for the ATA channel of a classic PC, at most 2; with `,ro` the guest cannot write it; can be
-    /// repeated
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Raw disk image for the ATA channel of a classic PC, at most 2; with `,ro` the guest cannot write it; with `,raw`
+    /// it is not refused if it looks like another format; can be repeated
+    #[arg(long, value_name = "FILE[,ro][,raw]")]
     pub(super) disk: Vec<OsString>,
 
     /// Value of a general register at the start, such as rax=2; can be repeated

@@ -3,7 +3,7 @@
 
 use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, OnHaltArg, output_limit};
 use crate::boot_files::{self, DiskFile};
-use crate::places::Names;
+use crate::names::Names;
 use crate::run::{GuestText, Ran};
 use crate::status::Failure;
 use crate::target::{RunTarget, name_error};
@@ -21,13 +21,13 @@ pub fn main(arguments: &BootArgs) -> u8 {
         let modules = modules::files(&arguments.module).map(Into::into);
         let kernel = [arguments.kernel.clone()].into_iter();
         let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
-        files.chain(arguments.measure.symbols.clone()).collect()
+        files.chain(arguments.measure.results.symbol_file()).collect()
     };
     run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text))
 }
 
 fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
-    let names = Names::of(&arguments.measure, Some(arguments.kernel.clone()))?;
+    let names = Names::of(&arguments.measure.results, Some(arguments.kernel.clone()))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
         return run_kernel(arguments, target, text, names);
     }
@@ -67,8 +67,9 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
             printable_text(marker)
         );
     }
-    let places = names.places(&report, machine.memory());
-    Ok(Ran { name: printable(&arguments.kernel), report, places, debugger: server })
+    let names = names.of_linux(arguments.cmdline.as_deref());
+    let ran = names.ran(printable(&arguments.kernel), report, machine.memory());
+    Ok(Ran { debugger: server, ..ran })
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -126,11 +127,11 @@ fn run_kernel(
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), input_device.is_some())?;
     processor::announce(&machine);
-    let symbols = arguments.measure.symbols.as_deref().unwrap_or(&arguments.kernel);
+    let symbols = arguments.measure.results.symbol_file();
+    let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
     let report = terminal::run(&mut machine, debugger::of(&mut server))?;
-    let places = names.places(&report, machine.memory());
-    Ok(Ran { name: target.name, report, places, debugger: server })
+    Ok(Ran { debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.

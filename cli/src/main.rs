@@ -15,6 +15,7 @@ mod grade;
 mod guests;
 mod measure;
 mod modules;
+mod names;
 #[cfg_attr(not(has_kvm), path = "observe/absent.rs")]
 mod observe;
 mod places;

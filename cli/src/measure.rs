@@ -3,7 +3,7 @@
 use crate::file_name::{ResultFormat, check_extension, check_inputs};
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use report::{FileError, Measured, OutputFile, SavedProfile, SavedTrace};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,13 +16,8 @@ const RESULT_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default, Args)]
 pub(super) struct MeasureArgs {
     /// Disable counting and timing of exits
-    #[arg(long, conflicts_with_all = ["profile", "trace"])]
+    #[arg(long, conflicts_with_all = ["profile", "trace", "by"])]
     no_profile: bool,
-
-    /// Name the functions and source lines of a guest's death from this ELF file or System.map
-    /// [default: the guest's own file, if it is an ELF file]
-    #[arg(long, value_name = "FILE")]
-    pub(super) symbols: Option<PathBuf>,
 
     /// Write the text screen of a classic PC to FILE at the end of the run: as an image if FILE ends in .png, otherwise as
     /// text [default: text on standard output, unless that is a terminal]
@@ -49,9 +44,29 @@ pub(super) struct ResultArgs {
     #[arg(long, value_name = "N", default_value_t = TRACE_EXITS, requires = "trace", value_parser = parse_exits)]
     trace_exits: usize,
 
+    /// Show which functions or source lines of the guest cause the exits, in place of the table by site; needs symbols,
+    /// and RIP at each exit
+    #[arg(long, value_enum, value_name = "PART")]
+    pub(super) by: Option<ByArg>,
+
+    /// Name functions and source lines from this ELF file or System.map; OFFSET is the distance of a kernel that has
+    /// moved (KASLR), if vmm cannot find it
+    /// [default: the guest's own file, if it is an ELF file]
+    #[arg(long, value_name = "FILE[@OFFSET]")]
+    pub(super) symbols: Option<PathBuf>,
+
     /// Print only the first line of the summary
     #[arg(short, long)]
     pub(super) quiet: bool,
+}
+
+/// The parts of a guest's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ByArg {
+    /// Functions
+    Function,
+    /// Source lines
+    Line,
 }
 
 /// The default number of exits in a trace.
@@ -60,7 +75,7 @@ const TRACE_EXITS: usize = 65_536;
 /// The same values as clap gives without options.
 impl Default for ResultArgs {
     fn default() -> Self {
-        Self { profile: None, trace: None, trace_exits: TRACE_EXITS, quiet: false }
+        Self { profile: None, trace: None, trace_exits: TRACE_EXITS, by: None, symbols: None, quiet: false }
     }
 }
 
@@ -88,6 +103,11 @@ impl ResultArgs {
     pub fn traced(&self) -> Option<usize> {
         self.trace.as_ref().map(|_| self.trace_exits)
     }
+
+    /// The file with the symbols.
+    pub fn symbol_file(&self) -> Option<PathBuf> {
+        self.symbols.as_deref().map(|argument| crate::names::symbol_file(argument).0)
+    }
 }
 
 impl MeasureArgs {
@@ -95,6 +115,7 @@ impl MeasureArgs {
     pub fn apply(&self, builder: Builder) -> Builder {
         let profile = !self.no_profile;
         let kernel_counters = profile && (!self.results.quiet || self.results.profile.is_some());
+        let builder = builder.by_address(self.results.by.is_some());
         builder.profile(profile).trace(self.results.traced()).kernel_counters(kernel_counters)
     }
 }

@@ -1,6 +1,7 @@
 //! `vmm observe`: runs another program, and shows the exits of its guests.
 
 mod deaths;
+mod names;
 
 use crate::args::{EngineArg, Timeout, parse_timeout};
 use crate::measure::{ResultArgs, ResultFiles};
@@ -8,11 +9,12 @@ use crate::status::{self, Failure};
 use crate::streams::{fresh_line, print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::Args;
+use names::ObservedNames;
 use observe::{
     Choice, Deaths, Doubts, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops,
 };
-use report::Measured;
-use report::view::plural;
+use report::view::{By, plural};
+use report::{Measured, SavedName};
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -31,6 +33,7 @@ Examples:
   vmm observe --profile json=q.json -- qemu-system-x86_64 -accel kvm -M microvm
   vmm report mine.json q.json                the difference of two profiles
   vmm observe --timeout 10 -- ./my-vmm       end it and its children after 10 s
+  vmm observe --symbols k.elf -- ./my-vmm    names in a guest's death
   vmm observe --setup -- ./my-vmm            the calls that build the machine
   vmm observe --engine ptrace -- ./my-vmm    if it makes system calls itself
   vmm observe -- vmm run simvirtio           this program itself
@@ -92,30 +95,38 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     let none = OsString::new();
     let (name, rest) = arguments.command.split_first().unwrap_or((&none, &[]));
     let program = Program::find(name)?;
-    let stops = Stops { first_entry: arguments.setup, halts: true };
-    let options = Options { timeout: arguments.timeout.0, trace: arguments.results.traced(), stops };
-    let mut engine = Choice::from(arguments.engine).engine(&program)?;
+    let by = arguments.results.by.map(By::from);
+    let options = Options {
+        timeout: arguments.timeout.0,
+        trace: arguments.results.traced(),
+        by_address: by.is_some(),
+        stops: Stops { first_entry: arguments.setup, halts: true, rip: by.is_some() },
+    };
+    let mut engine = choice(arguments.engine, by)?.engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
     let files = ResultFiles::open(&arguments.results, inputs)?;
     let (mut setup, mut deaths, mut doubts) = (Setup::default(), Deaths::default(), Doubts::default());
+    let mut names = arguments.results.symbols.as_deref().map(ObservedNames::open).transpose()?;
     let mut watcher = |event: &Event, memory: &ObservedMemory| {
         setup.take(event, memory);
         deaths.see(event, memory);
         doubts.see(event, memory);
+        names.iter_mut().for_each(|names| names.see(event, memory));
     };
     let mut observation = observe::observe(&program, rest, options, engine.as_mut(), &mut watcher)?;
     observation.note_deaths(&deaths);
     observation.note_doubts(&doubts);
-    let by = engine.name();
+    let saved_names = names.as_ref().map(|names| names.saved(&observation)).unwrap_or_default();
+    let engine_name = engine.name();
     // The temporary files are of no more use.
     drop(engine);
     let (name, ended) = (program.short_name(), observation.ending.to_string());
     let milliseconds = observation.elapsed.as_secs_f64() * 1e3;
     let mut text = format!("vmm: {name}: {ended} (after {milliseconds:.2} ms)\n");
     if !arguments.results.quiet {
-        text += &details(&name, &observation);
+        text += &details(&name, &observation, &saved_names, by);
     }
-    text += &deaths::text(&name, &observation, &deaths, arguments.results.quiet);
+    text += &deaths::text(&name, &observation, &deaths, names.as_ref(), arguments.results.quiet);
     for guest in doubts.iter().take(LINES) {
         text += &format!("vmm: {name}: {} halted {}\n", observation.name_of(guest.vcpu), guest.text());
     }
@@ -126,13 +137,30 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
     if let Some(question) = unanswered(&name, &observation).filter(|_| !arguments.results.quiet) {
         text += &format!("vmm: {question}\n");
     }
-    text += &remarks(&name, by, &observation, setup.has_failed());
+    text += &remarks(&name, engine_name, &observation, setup.has_failed());
     print_stderr(&(fresh_line() + &text));
     // From here on a signal is for this program.
     vmm::host::catch_interrupts();
     let saved = if arguments.setup || is_told { setup.saved() } else { None };
-    let measured = Measured { setup: saved.as_ref(), ..observation.measured(&name, &ended) };
+    let measured =
+        Measured { setup: saved.as_ref(), names: &saved_names, ..observation.measured(&name, &ended) };
     Ok(files.write(Some(&measured), status(&observation)))
+}
+
+/// The engine. Only `ptrace` records RIP.
+///
+/// # Errors
+/// The exits are to be shown by function, and the engine does not record RIP.
+fn choice(engine: EngineArg, by: Option<By>) -> Result<Choice, Failure> {
+    match (engine, by) {
+        (EngineArg::Auto, Some(_)) => Ok(Choice::Ptrace),
+        (EngineArg::Preload, Some(_)) => Err(vmm::Error::Config(
+            "--by needs RIP at each exit, which --engine preload does not record: leave out --engine preload"
+                .into(),
+        )
+        .into()),
+        (engine, _) => Ok(engine.into()),
+    }
 }
 
 /// True if the program ended with an error, and no guest of it ran.
@@ -154,7 +182,7 @@ fn status(observation: &Observation) -> u8 {
 }
 
 /// The exits: those of each vCPU in a line, if there are several, and those of all of them in a table.
-fn details(name: &str, observation: &Observation) -> String {
+fn details(name: &str, observation: &Observation, names: &[SavedName], by: Option<By>) -> String {
     let mut text = String::new();
     if observation.vcpus.is_empty() {
         return text;
@@ -173,7 +201,7 @@ fn details(name: &str, observation: &Observation) -> String {
         let more = observation.vcpus.len().saturating_sub(LINES);
         let _ = writeln!(text, "vmm: and {}", plural(more as u64, "more vCPU"));
     }
-    text + &exits(&observation.measured(name, ""))
+    text + &exits(&Measured { names, ..observation.measured(name, "") }, by)
 }
 
 /// Lines about missing counts and unusual ends.

@@ -1,82 +1,20 @@
 //! The names of the places in a guest's code: the function and the line where it died, and the callers.
 
-use crate::measure::MeasureArgs;
-use crate::status::Failure;
-use debug::{MAX_FRAMES, Place, Registers, Source, Stack, SymbolError, Symbols, backtrace};
+use debug::{MAX_FRAMES, Place, Registers, Source, Stack, Symbols, backtrace};
 use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use vmm::Report;
+use std::path::Path;
 use vmm::host::{printable, printable_text};
 use vmm::machine::Frame;
-use vmm::memory::{Gpa, GuestMemory};
 
 /// The largest source file of which a line is shown, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
 /// The most characters that are shown of a line.
 const MAX_LINE: usize = 120;
 
-/// The source of the names.
-pub enum Names {
-    /// The file of `--symbols`.
-    Given(Box<Symbols>),
-    /// The guest's own file, which is read only when a name is needed. `None` for a built-in guest.
-    Own(Option<PathBuf>),
-}
-
-impl Names {
-    /// The source of the names of a guest in `file`. Reads the file of `--symbols`.
-    ///
-    /// # Errors
-    /// That file cannot be read, or has no symbols.
-    pub fn of(arguments: &MeasureArgs, file: Option<PathBuf>) -> Result<Self, Failure> {
-        Ok(match &arguments.symbols {
-            Some(path) => Self::Given(Box::new(Symbols::open(path)?)),
-            None => Self::Own(file),
-        })
-    }
-
-    /// The symbols. `None` without a file that has some.
-    fn symbols(self) -> Option<Symbols> {
-        match self {
-            Self::Given(symbols) => Some(*symbols),
-            Self::Own(file) => match Symbols::open(&file?) {
-                Ok(symbols) => Some(symbols),
-                // A flat binary or a kernel that is compressed.
-                Err(error @ SymbolError::Wrong { .. }) => {
-                    log::debug!("{error}");
-                    None
-                }
-                Err(error) => {
-                    log::warn!("the places in the guest have no names: {error}");
-                    None
-                }
-            },
-        }
-    }
-
-    /// The lines about the places where the guest died. Empty if it did not die, or if there are no symbols.
-    pub fn places(self, report: &Report, memory: &GuestMemory) -> String {
-        let frame = report.explanation.as_ref().and_then(|explanation| explanation.frame());
-        let Some((frame, mut symbols)) = frame.and_then(|frame| Some((frame, self.symbols()?))) else {
-            return String::new();
-        };
-        let bases: Vec<_> = report.image.iter().map(|range| range.start).collect();
-        if !symbols.find(&bases, |address, bytes| memory.read(Gpa(address), bytes)) {
-            log::warn!(
-                "the symbols in {} are not used, because the guest's code is not the code in it: give the file from which the \
-                 guest was made",
-                symbols.name()
-            );
-            return String::new();
-        }
-        lines(frame, &symbols)
-    }
-}
-
 /// The lines about a frame and its callers.
-fn lines(frame: &Frame, symbols: &Symbols) -> String {
+pub fn lines(frame: &Frame, symbols: &Symbols) -> String {
     let mut text = String::new();
     let place = symbols.place(frame.rip);
     // Writing to a String cannot fail.

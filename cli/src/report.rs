@@ -8,11 +8,13 @@
 )]
 
 use crate::file_name::{ResultFormat, check_extension, check_inputs, promised_format};
+use crate::measure::ByArg;
+use crate::names;
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use clap::{Args, ValueEnum};
 use report::view::{self, Format, Source};
-use report::{FileError, OutputFile};
+use report::{FileError, OutputFile, Saved};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use vmm::Error;
@@ -26,6 +28,7 @@ Examples:
   vmm report run.trace -o exits.csv         a line for each exit
   vmm report run.trace --format csv | less  the same, on standard output
   vmm report before.json after.json         the difference by site
+  vmm report run.trace --by function        which functions cause the exits
 
 `vmm run` and `vmm boot` write profiles (--profile json=FILE) and traces (--trace FILE). vmm recognises both by \
 their content. In a comparison, a trace is first summed up by site.")]
@@ -42,6 +45,16 @@ pub struct ReportArgs {
     /// [default: by the extension of OUT: .txt, .json, .csv or .html; text without an extension]
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
+
+    /// Show which functions or source lines of the guest cause the exits; FILE is a trace, or a profile of a run with --by
+    #[arg(long, value_enum, value_name = "PART", conflicts_with = "other")]
+    by: Option<ByArg>,
+
+    /// Name functions and source lines from this ELF file or System.map; OFFSET is the distance of the guest's code from
+    /// its addresses
+    /// [default: the names in FILE]
+    #[arg(long, value_name = "FILE[@OFFSET]", conflicts_with = "other")]
+    symbols: Option<PathBuf>,
 
     /// File to write the report to; an existing file is replaced when the new one is complete
     /// [default: standard output]
@@ -141,11 +154,20 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
         let what = "standard input can be only one of the two files: give the name of the other one";
         return Err(Error::Config(what.into()).into());
     }
+    let symbols = arguments.symbols.as_deref().map(|argument| names::symbol_file(argument).0);
     if let Some(path) = output {
-        check_inputs("-o", path, inputs())?;
+        check_inputs("-o", path, inputs().chain(symbols.as_deref()))?;
     }
-    let first = read(&arguments.file)?;
+    let (name, mut saved) = read(&arguments.file)?;
+    if let Some(argument) = &arguments.symbols {
+        names::add(&mut saved, argument, &name)?;
+    }
+    let first = Source::new(name.clone(), saved).by(arguments.by.map(Into::into));
+    if arguments.by.is_some() && !first.has_addresses() {
+        return Err(names::without_addresses(&name, "--by"));
+    }
     let second = arguments.other.as_deref().map(read).transpose()?;
+    let second = second.map(|(name, saved)| Source::new(name, saved));
     // From here on a signal makes the writers fail, so that no half-written file is left.
     vmm::host::catch_interrupts();
     let Some(path) = output else {
@@ -188,12 +210,12 @@ fn source(argument: &Path) -> &Path {
     if argument == Path::new("-") { Path::new(STDIN) } else { argument }
 }
 
-/// Reads a profile or a trace; `-` is standard input.
-fn read(argument: &Path) -> Result<Source, FileError> {
+/// Reads a profile or a trace; `-` is standard input. Also returns the name of the file, to print.
+fn read(argument: &Path) -> Result<(String, Saved), FileError> {
     let path = source(argument);
     let name = if path == argument { printable(path) } else { "standard input".into() };
     match report::read(path) {
-        Ok(saved) => Ok(Source::new(name, saved)),
+        Ok(saved) => Ok((name, saved)),
         Err(FileError::Read { source, .. }) => Err(FileError::Read { path: name, source }),
         Err(FileError::Content { source, .. }) => Err(FileError::Content { path: name, source }),
         Err(error) => Err(error),

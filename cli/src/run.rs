@@ -5,7 +5,7 @@ use crate::args::{
 };
 use crate::boot_files::DiskFile;
 use crate::measure::{MeasureArgs, ResultFiles};
-use crate::places::Names;
+use crate::names::Names;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::streams::{print_stderr, report_error};
@@ -13,7 +13,8 @@ use crate::target::{RunTarget, name_error};
 use crate::{boot_files, debugger, modules, processor, screen, status, summary, terminal};
 use gdb::Server;
 use guest::Map;
-use report::Measured;
+use report::view::By;
+use report::{Measured, SavedName};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -36,7 +37,7 @@ pub fn main(arguments: &RunArgs) -> u8 {
         let modules = modules::files(&arguments.module).map(Into::into);
         let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
         let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
-        files.chain(arguments.measure.symbols.clone()).collect()
+        files.chain(arguments.measure.results.symbol_file()).collect()
     };
     run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
 }
@@ -49,6 +50,8 @@ pub struct Ran {
     pub report: Report,
     /// Lines with the names of the places in the guest's code where it died. Empty if it did not, or without symbols.
     pub places: String,
+    /// The names of the addresses that exits come from.
+    pub names: Vec<SavedName>,
     /// The server of the debugger, which waits for the exit status.
     pub debugger: Option<Server>,
 }
@@ -84,10 +87,11 @@ pub fn run_and_report(
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
-    let (files, screen_file, is_terminal, Ran { name, report, places, debugger }) = match open_and_run() {
-        Ok(results) => results,
-        Err(error) => return report_error(&error),
-    };
+    let (files, screen_file, is_terminal, Ran { name, report, places, names, debugger }) =
+        match open_and_run() {
+            Ok(results) => results,
+            Err(error) => return report_error(&error),
+        };
     let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
     let mut status = status::of_report(&report);
     let shown = match (screen_file, &report.screen) {
@@ -107,11 +111,13 @@ pub fn run_and_report(
     }
     let mut text = summary::first_line(&name, &report);
     if !arguments.results.quiet {
-        text += &summary::details(&report, &places);
+        text += &summary::details(&report, &places, &names, arguments.results.by.map(By::from));
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
-    let status = files.write(Measured::of(&name, &ended, &report).as_ref(), status);
+    let measured =
+        Measured::of(&name, &ended, &report).map(|measured| Measured { names: &names, ..measured });
+    let status = files.write(measured.as_ref(), status);
     if let Some(mut server) = debugger {
         server.finish(status);
     }
@@ -157,7 +163,7 @@ fn open_input(path: &Path) -> io::Result<File> {
 
 fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
-    let names = Names::of(&arguments.measure, guest)?;
+    let names = Names::of(&arguments.measure.results, guest)?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = find(arguments, limit)?;
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
@@ -201,8 +207,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), arguments.console.is_some())?;
     processor::announce(&machine);
-    let symbols = arguments.measure.symbols.as_deref().or(file.as_deref());
-    let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols))?;
+    let symbols = arguments.measure.results.symbol_file().or(file);
+    let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
     let report = terminal::run(&mut machine, debugger::of(&mut server))?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
     if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
@@ -211,8 +217,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
             printable(path)
         );
     }
-    let places = names.places(&report, machine.memory());
-    Ok(Ran { name: target.name, report, places, debugger: server })
+    Ok(Ran { debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Finds the guest, or the ROM.

@@ -1,8 +1,8 @@
 //! The summary after a run: how it ended, and the table of exits.
 
-use report::Measured;
 use report::profile::SavedProcessor;
-use report::view::{duration, exit_table, plural};
+use report::view::{By, duration, exit_table, function_table, plural};
+use report::{Measured, SavedName};
 use simvirtio::device::State;
 use std::fmt::{self, Write};
 use vmm::boot::list_ranges;
@@ -26,11 +26,12 @@ pub fn first_line(name: &str, report: &Report) -> String {
     format!("vmm: {name}: {} (after {milliseconds:.2} ms{processor})\n", ending(report))
 }
 
-/// Returns the other lines of the summary. `places` are those with the names of places in the guest's code.
-pub fn details(report: &Report, places: &str) -> String {
+/// Returns the other lines of the summary. `places` are those with the names of places in the guest's code. With `by` the
+/// table of exits is by function or line, with `names`.
+pub fn details(report: &Report, places: &str, names: &[SavedName], by: Option<By>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_details(&mut text, report, places);
+    let _ = write_details(&mut text, report, places, names, by);
     text
 }
 
@@ -146,7 +147,13 @@ fn write_cause(to: &mut String, report: &Report) {
     };
 }
 
-fn write_details(to: &mut String, report: &Report, places: &str) -> fmt::Result {
+fn write_details(
+    to: &mut String,
+    report: &Report,
+    places: &str,
+    names: &[SavedName],
+    by: Option<By>,
+) -> fmt::Result {
     if let Some(explanation) = &report.explanation {
         write!(to, "{explanation}{places}")?;
         let last: Vec<_> = report.last_exits.iter().map(|traced| traced.exit.to_string()).collect();
@@ -179,23 +186,36 @@ fn write_details(to: &mut String, report: &Report, places: &str) -> fmt::Result 
         write_timeline(to, boot, report.profile.as_ref().map(Profile::phases))?;
     }
     match Measured::of("", "", report) {
-        Some(measured) => write_exits(to, &measured),
+        Some(measured) => write_exits(to, &Measured { names, ..measured }, by),
         None => Ok(()),
     }
 }
 
 /// Returns the lines about the exits: their numbers, the table, and the times.
 #[cfg(has_kvm)]
-pub fn exits(measured: &Measured) -> String {
+pub fn exits(measured: &Measured, by: Option<By>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_exits(&mut text, measured);
+    let _ = write_exits(&mut text, measured, by);
     text
 }
 
-fn write_exits(to: &mut String, measured: &Measured) -> fmt::Result {
+fn write_exits(to: &mut String, measured: &Measured, by: Option<By>) -> fmt::Result {
     write_reasons(to, measured.profile)?;
-    to.write_str(&exit_table(&measured.sums(), measured.processor))?;
+    let (sums, processor) = (measured.sums(), measured.processor);
+    match by {
+        None => to.write_str(&exit_table(&sums, processor))?,
+        Some(by) => {
+            let table = function_table(&measured.addresses(), measured.names, by, &sums, processor);
+            to.write_str(&table)?;
+            if measured.names.is_empty() && !table.is_empty() {
+                writeln!(
+                    to,
+                    "vmm: the addresses have no names: give the file with the symbols (--symbols FILE)"
+                )?;
+            }
+        }
+    }
     write_times(to, measured)
 }
 

@@ -14,6 +14,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `symbols` | the symbols of an ELF file or of a `System.map`, and the lines of its DWARF information |
+//! | `attribution` | the instructions that cause exits, by the RIP that KVM leaves |
 //! | `backtrace` | the callers of a function, found by call frame information or frame pointers |
 //!
 //! A symbol file may hold anything. Its size is limited, and a lookup never panics.
@@ -26,8 +27,10 @@
     clippy::expect_used
 )]
 
+mod attribution;
 mod backtrace;
 mod symbols;
 
+pub use attribution::{Attribution, attribute};
 pub use backtrace::{MAX_FRAMES, Registers, Stack, backtrace};
-pub use symbols::{Call, Place, Source, SymbolError, Symbols};
+pub use symbols::{Call, Fit, Guest, Place, Source, SymbolError, Symbols};

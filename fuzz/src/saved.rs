@@ -4,7 +4,7 @@ use crate::Script;
 use report::profile::{SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu};
 use report::setup::{SavedCall, SavedSetup, SavedSlot};
 use report::trace::{Record, SavedDevice};
-use report::{SavedProfile, SavedTrace};
+use report::{SavedAddress, SavedName, SavedProfile, SavedTrace};
 use vmm::exit::Reason;
 
 const NAMES: [&str; 8] =
@@ -44,8 +44,36 @@ pub fn profile(script: &mut Script) -> SavedProfile {
         vcpus,
         processor: script.pick(&[SavedProcessor::Kvm, SavedProcessor::Soft]),
         setup: script.one_in(3).then(|| setup(script)),
+        addresses: (0..script.below(4)).map(|_| address(script)).collect(),
+        names: names(script),
         ..Default::default()
     }
+}
+
+fn address(script: &mut Script) -> SavedAddress {
+    let has_place = script.one_in(2);
+    SavedAddress {
+        rip: script.one_in(2).then(|| number(script)),
+        reason: reason(script),
+        place: has_place.then(|| number(script)),
+        width: has_place.then_some(4),
+        exits: number(script),
+        elements: number(script),
+        in_kvm_ns: number(script),
+        in_vmm_ns: number(script),
+    }
+}
+
+fn names(script: &mut Script) -> Vec<SavedName> {
+    let name = |script: &mut Script| SavedName {
+        rip: number(script),
+        reason: reason(script),
+        function: text(script),
+        offset: number(script),
+        line: script.one_in(2).then(|| text(script)),
+        unsure: script.one_in(2),
+    };
+    (0..script.below(4)).map(|_| name(script)).collect()
 }
 
 fn setup(script: &mut Script) -> SavedSetup {
@@ -142,6 +170,7 @@ pub fn trace(script: &mut Script) -> SavedTrace {
         ended: text(script),
         processor: script.pick(&[SavedProcessor::Kvm, SavedProcessor::Soft]),
         devices,
+        names: names(script),
     }
 }
 

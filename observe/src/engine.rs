@@ -32,6 +32,8 @@ pub struct Record {
     pub result: i32,
     /// The reason of the exit, KVM_EXIT_*.
     pub reason: u32,
+    /// RIP at the exit, if it was asked for and KVM reports it.
+    pub rip: Option<u64>,
     /// The first bytes of its description, as for [`vmm::RunCopy::decode`]. Of a read that was answered, the first 8 bytes that
     /// were in the place of the answer before: for port I/O at 8, for MMIO at 24.
     pub details: [u8; DETAILS],
@@ -100,6 +102,8 @@ pub struct Stops {
     pub first_entry: bool,
     /// Stop at the first exits for HLT of each vCPU, 16 at most.
     pub halts: bool,
+    /// Record RIP at each exit. Only the engine `ptrace` does.
+    pub rip: bool,
 }
 
 /// An observation of an engine.

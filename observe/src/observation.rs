@@ -207,6 +207,7 @@ impl Observation {
             trace: self.trace.as_ref(),
             devices: Devices::Named(device),
             setup: None,
+            names: &[],
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// The number of last exits to keep; `None` for no trace.
     pub trace: Option<usize>,
+    /// Exits are also counted per address of the guest's code. [`Stops::rip`] asks for these addresses.
+    pub by_address: bool,
     /// The stops that the watcher needs.
     pub stops: Stops,
 }
@@ -133,7 +135,7 @@ fn run(
     let isolation = is_captive.then(|| Isolation::prepare(&mut command)).transpose();
     let isolation = isolation.map_err(Error::host("creating a pipe"))?;
     engine.prepare(&mut command, options.stops, is_captive)?;
-    let tally = Tally::new(capacity);
+    let tally = Tally::new(capacity, options.by_address);
     let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
     let mut process = Process::start(&mut command, engine, isolation)?;
     // The other ends of pipes must close with the program.

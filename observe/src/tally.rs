@@ -50,6 +50,8 @@ pub(crate) struct Tally {
     pub(crate) answers: Answers,
     /// The number of times that the clock went backwards.
     pub(crate) steps: u64,
+    /// Exits are also counted per address of the guest's code.
+    by_address: bool,
     /// The number of exits in the trace; 0 without a trace.
     capacity: usize,
     traced: Vec<(u32, TracedExit)>,
@@ -57,8 +59,9 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Creates a tally of a program that starts now, with a trace of at most `capacity` exits.
-    pub(crate) fn new(capacity: usize) -> Self {
+    /// Creates a tally of a program that starts now, with a trace of at most `capacity` exits. With `by_address` exits are also
+    /// counted per RIP.
+    pub(crate) fn new(capacity: usize, by_address: bool) -> Self {
         Self {
             began: now(),
             clock: None,
@@ -72,6 +75,7 @@ impl Tally {
             errors: BTreeMap::new(),
             answers: Answers::default(),
             steps: 0,
+            by_address,
             capacity,
             traced: Vec::new(),
             seen: 0,
@@ -142,7 +146,7 @@ impl Tally {
         self.places.insert(id, place);
         self.vcpus.push(VcpuTally {
             id: Some(id),
-            profile: Profile::default(),
+            profile: if self.by_address { Profile::with_addresses() } else { Profile::default() },
             kernel: None,
             has_counters: false,
             last: None,
@@ -187,11 +191,15 @@ impl Tally {
             };
             let CopiedExit { exit, value, fault } = element;
             vcpu.profile.record(&exit, arrival, times);
+            if let Some(addresses) = vcpu.profile.addresses_mut() {
+                addresses.record(&exit, arrival, record.rip, times);
+            }
             vcpu.last = Some(exit);
             self.seen = self.seen.saturating_add(1);
             if self.capacity > 0 {
                 let id = u32::try_from(place).unwrap_or(u32::MAX);
-                self.traced.push((id, TracedExit { exit, arrival, at, times, rip: None, value, fault }));
+                self.traced
+                    .push((id, TracedExit { exit, arrival, at, times, rip: record.rip, value, fault }));
             }
         }
         // The vCPUs come one after the other, so there must be more than the trace needs before the oldest can go.

@@ -39,7 +39,7 @@ fn watch(engine: Choice, mode: &str, stops: Stops, watcher: &mut Watcher<'_>) ->
         path
     });
     let program = Program::find(path.as_os_str()).unwrap();
-    let options = Options { timeout: Some(Duration::from_secs(60)), trace: None, stops };
+    let options = Options { timeout: Some(Duration::from_secs(60)), trace: None, by_address: false, stops };
     let mut engine = engine.engine(&program).unwrap();
     let arguments: Vec<_> = mode.split(' ').map(OsString::from).collect();
     Some(observe(&program, &arguments, options, engine.as_mut(), watcher).unwrap())
@@ -115,7 +115,7 @@ fn a_vcpu_waits_at_its_first_entry_and_sees_nothing() {
             // The guest writes one byte less.
             assert!(memory.write(stop.vcpu.vm, stop.process, Gpa(0x1000), &[0xb9, 0xe7, 3]));
         };
-        let options = Stops { first_entry: true, halts: false };
+        let options = Stops { first_entry: true, halts: false, rip: false };
         // The status is 1, because the program misses an exit.
         let Some(observation) = watch(engine, "plain", options, &mut watcher) else { return };
         assert_eq!(observation.profile.total().exits, 1501);
@@ -134,7 +134,8 @@ fn a_vcpu_waits_at_its_first_entry_and_sees_nothing() {
 #[test]
 fn a_halt_is_a_stop_if_the_watcher_asks_for_it() {
     for engine in ENGINES {
-        let Some((seen, observation)) = Seen::of(engine, "vms", Stops { first_entry: false, halts: true })
+        let Some((seen, observation)) =
+            Seen::of(engine, "vms", Stops { first_entry: false, halts: true, rip: false })
         else {
             return;
         };
@@ -177,7 +178,7 @@ fn refused_registers_are_stops_up_to_a_limit() {
 #[test]
 fn a_program_with_a_filter_is_not_stopped() {
     let Some((seen, observation)) =
-        Seen::of(Choice::Preload, "filter-late", Stops { first_entry: true, halts: true })
+        Seen::of(Choice::Preload, "filter-late", Stops { first_entry: true, halts: true, rip: false })
     else {
         return;
     };
@@ -206,7 +207,7 @@ fn a_machine_of_every_process_has_its_calls() {
 #[test]
 fn a_traced_program_with_a_filter_is_stopped_without_its_registers() {
     let Some((seen, observation)) =
-        Seen::of(Choice::Ptrace, "filter-late", Stops { first_entry: true, halts: true })
+        Seen::of(Choice::Ptrace, "filter-late", Stops { first_entry: true, halts: true, rip: false })
     else {
         return;
     };

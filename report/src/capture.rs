@@ -1,16 +1,18 @@
 //! Builds a profile or a trace from the measurements of a run.
 
+use crate::code::{MOST_ADDRESSES, SavedAddress, SavedName};
 use crate::profile::{
     ClockSource, SavedClock, SavedLimits, SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu,
 };
 use crate::trace::{Record, SavedDevice};
 use crate::{SavedProfile, SavedSetup, SavedTrace};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use vmm::exit::{Arrival, Exit, Reason, Site};
 use vmm::machine::{Processor, Timing};
 use vmm::profile::{
-    DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, Mark, Profile, SiteProfile, Trace, TracedExit,
+    Addresses, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, Mark, Profile, SiteProfile, Trace, TracedExit,
 };
 use vmm::{KvmCounters, Report};
 
@@ -45,6 +47,8 @@ pub struct Measured<'a> {
     pub devices: Devices<'a>,
     /// The setup of an observed program's machines.
     pub setup: Option<&'a SavedSetup>,
+    /// The names of the addresses in the guest's code.
+    pub names: &'a [SavedName],
 }
 
 /// The measurements of one vCPU.
@@ -105,6 +109,7 @@ impl<'a> Measured<'a> {
             trace: report.trace.as_ref(),
             devices: Devices::Of(report),
             setup: None,
+            names: &[],
         })
     }
 
@@ -145,7 +150,14 @@ impl<'a> Measured<'a> {
             machine: self.vcpu(None, self.ended.into(), self.profile, self.kernel),
             vcpus: each.collect(),
             setup: self.setup.cloned(),
+            addresses: self.addresses(),
+            names: self.names.to_vec(),
         }
+    }
+
+    /// Builds the exits per address of the guest's code, most exits first. Empty if they were not recorded.
+    pub fn addresses(&self) -> Vec<SavedAddress> {
+        addresses(self.profile)
     }
 
     /// Builds the trace. Returns `None` if the run recorded no trace. The vCPUs are numbered from 0 in their order.
@@ -170,6 +182,7 @@ impl<'a> Measured<'a> {
             guest: self.guest.into(),
             ended: self.ended.into(),
             devices: devices.take(MAX_SITES).collect(),
+            names: self.names.to_vec(),
         })
     }
 
@@ -206,6 +219,24 @@ impl<'a> Measured<'a> {
             in_vmm: times(&from.in_vmm),
         }
     }
+}
+
+/// The exits of a profile per address, most exits first.
+pub fn addresses(profile: &Profile) -> Vec<SavedAddress> {
+    let entries = profile.addresses().map_or(&[][..], Addresses::entries);
+    let saved = entries.iter().map(|entry| SavedAddress {
+        rip: entry.rip,
+        reason: entry.site.reason,
+        place: entry.site.place.map(|(place, _)| place),
+        width: entry.site.place.map(|(_, width)| width),
+        exits: entry.count.exits,
+        elements: entry.count.elements,
+        in_kvm_ns: entry.in_kvm,
+        in_vmm_ns: entry.in_vmm,
+    });
+    let mut saved: Vec<_> = saved.take(MOST_ADDRESSES).collect();
+    saved.sort_by_key(|address| (Reverse(address.exits), address.rip, address.reason));
+    saved
 }
 
 impl SavedProcessor {

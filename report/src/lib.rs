@@ -53,6 +53,7 @@
 )]
 
 mod capture;
+mod code;
 mod error;
 mod file;
 pub mod profile;
@@ -62,7 +63,8 @@ mod summary;
 pub mod trace;
 pub mod view;
 
-pub use capture::{Devices, Measured, MeasuredVcpu};
+pub use capture::{Devices, Measured, MeasuredVcpu, addresses};
+pub use code::{MOST_NAME_TEXT, MOST_NAMES, SavedAddress, SavedName};
 pub use error::{FileError, SavedError};
 pub use file::{OutputFile, read};
 pub use profile::SavedProfile;

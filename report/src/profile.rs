@@ -6,6 +6,7 @@
 mod counters;
 
 use crate::SavedError;
+use crate::code::{SavedAddress, SavedName, check_addresses, check_names};
 use crate::setup::SavedSetup;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -59,6 +60,12 @@ pub struct SavedProfile {
     /// those of other runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<SavedSetup>,
+    /// The exits per address of the guest's code, if they were recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<SavedAddress>,
+    /// The names of these addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<SavedName>,
 }
 
 /// A kind of processor.
@@ -265,6 +272,8 @@ impl SavedProfile {
             return Err("no vCPU".into());
         }
         check_limit(self.vcpus.len(), "vCPUs", MOST_VCPUS as usize)?;
+        check_addresses(&self.addresses)?;
+        check_names(&self.names)?;
         self.setup.as_ref().map_or(Ok(()), SavedSetup::check)
     }
 }

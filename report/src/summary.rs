@@ -1,11 +1,12 @@
 //! Sums up a trace by site, in the form of a profile.
 
+use crate::code::{MOST_ADDRESSES, SavedAddress};
 use crate::profile::{ClockSource, SavedClock, SavedLimits, SavedProfile, SavedSite, SavedTimes, SavedVcpu};
 use crate::trace::{Record, SavedTrace};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use vmm::exit::Reason;
-use vmm::profile::{MAX_SITES, lower_bound};
+use vmm::profile::{MAX_ADDRESSES, MAX_SITES, lower_bound};
 
 type Key = (Reason, Option<u64>, Option<u8>);
 
@@ -80,6 +81,38 @@ impl SavedTimes {
 }
 
 impl SavedTrace {
+    /// Sums up the records by address of the guest's code and site, most exits first. Empty if no record has an address.
+    fn addresses(&self) -> Vec<SavedAddress> {
+        if self.records.iter().all(|record| record.rip.is_none()) {
+            return Vec::new();
+        }
+        let mut all: HashMap<(Option<u64>, Key), SavedAddress> = HashMap::new();
+        for record in &self.records {
+            let key = (record.rip, (record.reason, record.place, record.place.map(|_| record.width)));
+            let is_full = all.len() >= MAX_ADDRESSES && !all.contains_key(&key);
+            let key = if is_full { (None, (record.reason, None, None)) } else { key };
+            let (rip, (reason, place, width)) = key;
+            let sums = all.entry(key).or_insert(SavedAddress {
+                rip,
+                reason,
+                place,
+                width,
+                exits: 0,
+                elements: 0,
+                in_kvm_ns: 0,
+                in_vmm_ns: 0,
+            });
+            sums.exits = sums.exits.saturating_add((!record.next_element).into());
+            sums.elements = sums.elements.saturating_add(1);
+            sums.in_kvm_ns = sums.in_kvm_ns.saturating_add(record.in_kvm.into());
+            sums.in_vmm_ns = sums.in_vmm_ns.saturating_add(record.in_vmm.into());
+        }
+        let mut all: Vec<_> = all.into_values().collect();
+        all.sort_by_key(|sums| (Reverse(sums.exits), sums.rip, sums.reason, sums.place, sums.width));
+        all.truncate(MOST_ADDRESSES);
+        all
+    }
+
     /// Sums up the trace by site. The profile covers the records of the trace, not the whole run, and has no marks, no
     /// profiling cost, no KVM counters and no setup.
     pub fn profile(&self) -> SavedProfile {
@@ -111,6 +144,8 @@ impl SavedTrace {
             machine: machine.finish(None, &devices),
             vcpus: (0..).zip(vcpus).map(|(id, vcpu)| vcpu.finish(Some(id), &devices)).collect(),
             setup: None,
+            addresses: self.addresses(),
+            names: self.names.clone(),
         }
     }
 }

@@ -5,6 +5,7 @@
 mod record;
 
 use crate::SavedError;
+use crate::code::{SavedName, check_names};
 use crate::profile::{MOST_TEXT, MOST_VCPUS, SavedProcessor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -50,6 +51,8 @@ pub struct SavedTrace {
     pub ended: String,
     /// The devices at the sites of the records.
     pub devices: Vec<SavedDevice>,
+    /// The names of the addresses in the guest's code, if they are known.
+    pub names: Vec<SavedName>,
 }
 
 /// One element: an exit, a further element of string I/O, or a store that the kernel queued.
@@ -101,6 +104,12 @@ struct TrailerOut<'a> {
     guest: &'a str,
     ended: &'a str,
     devices: &'a [SavedDevice],
+    #[serde(skip_serializing_if = "no_names")]
+    names: &'a [SavedName],
+}
+
+fn no_names(names: &&[SavedName]) -> bool {
+    names.is_empty()
 }
 
 /// The trailer as it is read.
@@ -112,6 +121,8 @@ struct Trailer {
     guest: String,
     ended: String,
     devices: Vec<SavedDevice>,
+    #[serde(default)]
+    names: Vec<SavedName>,
 }
 
 /// The extent of a trace that is cut short, for example by a full disk.
@@ -187,8 +198,8 @@ impl SavedTrace {
     fn write_all(&self, to: &mut impl Write) -> io::Result<()> {
         const AT_ONCE: usize = 1024;
         let (program, guest, ended) = (&self.program, &self.guest, &self.ended);
-        let (processor, devices) = (self.processor, self.devices.as_slice());
-        let trailer = serde_json::to_vec(&TrailerOut { program, processor, guest, ended, devices })?;
+        let (processor, devices, names) = (self.processor, self.devices.as_slice(), self.names.as_slice());
+        let trailer = serde_json::to_vec(&TrailerOut { program, processor, guest, ended, devices, names })?;
         let mut bytes = Vec::with_capacity(AT_ONCE * RECORD);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
@@ -239,8 +250,9 @@ impl SavedTrace {
         }
         let cut = there < of || (rest.len() as u64) < trailer;
         let trailer = if cut { Trailer::default() } else { Trailer::read(rest)? };
-        let Trailer { program, processor, guest, ended, devices } = trailer;
-        let trace = Self { vcpus, seen, elapsed_ns, khz, records, program, processor, guest, ended, devices };
+        let Trailer { program, processor, guest, ended, devices, names } = trailer;
+        let trace =
+            Self { vcpus, seen, elapsed_ns, khz, records, program, processor, guest, ended, devices, names };
         Ok((trace, cut.then_some(Cut { records: there, of })))
     }
 }
@@ -311,6 +323,8 @@ impl Trailer {
             let why = format!("it has {longest} bytes of text in its trailer (the limit is {MOST_TEXT})");
             return Err(SavedError::damaged("trace", &why));
         }
+        check_names(&trailer.names)
+            .map_err(|why| SavedError::damaged("trace", &format!("its trailer has {why}")))?;
         Ok(trailer)
     }
 }

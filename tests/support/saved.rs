@@ -2,7 +2,7 @@
 
 use report::profile::{SavedClock, SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
 use report::trace::{Record, SavedDevice};
-use report::{SavedProfile, SavedTrace};
+use report::{SavedName, SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
 use vmm::exit::Reason;
 
@@ -102,6 +102,7 @@ pub fn boot_trace(exits: usize) -> SavedTrace {
         guest: "vmlinux".into(),
         ended: "powered off".into(),
         devices: devices.collect(),
+        names: Vec::new(),
     }
 }
 
@@ -195,6 +196,8 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
         machine,
         vcpus: vec![vcpu],
         setup: None,
+        addresses: Vec::new(),
+        names: Vec::new(),
     }
 }
 
@@ -281,6 +284,19 @@ pub fn hostile_trace() -> SavedTrace {
         .iter_mut()
         .zip(HOSTILE.iter().cycle())
         .for_each(|(device, name)| device.device = (*name).into());
+    let rips: Vec<_> = trace.records.iter().filter_map(|record| Some((record.reason, record.rip?))).collect();
+    trace.names = rips
+        .into_iter()
+        .zip(HOSTILE.iter().cycle())
+        .map(|((reason, rip), name)| SavedName {
+            rip,
+            reason,
+            function: (*name).into(),
+            offset: 1,
+            line: Some((*name).into()),
+            unsure: true,
+        })
+        .collect();
     trace
 }
 

@@ -1,5 +1,6 @@
 //! The deaths of observed guests, after the table of exits.
 
+use super::names::ObservedNames;
 use observe::{Death, Deaths, Observation};
 use report::view::plural;
 use std::fmt::Write;
@@ -9,7 +10,13 @@ const LINES: usize = 16;
 
 /// The refusals and the first death, with details unless `quiet` is set. Of the other vCPUs that died, a line each, unless they
 /// died in the same way.
-pub(super) fn text(name: &str, observation: &Observation, deaths: &Deaths, quiet: bool) -> String {
+pub(super) fn text(
+    name: &str,
+    observation: &Observation,
+    deaths: &Deaths,
+    names: Option<&ObservedNames>,
+    quiet: bool,
+) -> String {
     let mut text = String::new();
     let mut shown: Vec<Shown<'_>> = Vec::new();
     let mut more = deaths.more();
@@ -34,7 +41,8 @@ pub(super) fn text(name: &str, observation: &Observation, deaths: &Deaths, quiet
             alike(*others)
         );
         if !quiet && (death.is_refusal() || Some(place) == first) {
-            text += &death.details();
+            let places = names.map(|names| names.places(death)).unwrap_or_default();
+            text += &death.details(&places);
         }
     }
     if more > 0 {

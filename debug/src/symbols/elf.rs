@@ -3,6 +3,7 @@
 use super::frames::CallFrames;
 use super::functions::{Candidate, Functions};
 use super::lines::Lines;
+use super::offset;
 use object::elf::{
     FileHeader32, FileHeader64, PT_LOAD, SHF_ALLOC, SHF_EXECINSTR, STB_GLOBAL, STB_WEAK, STT_FUNC,
     STT_GNU_IFUNC, STT_NOTYPE,
@@ -21,6 +22,10 @@ pub(super) struct ElfParts {
     pub(super) frames: Option<CallFrames>,
     /// The executable segments.
     pub(super) code: Vec<Piece>,
+    /// The width of the code in bits.
+    pub(super) bits: u32,
+    /// The address of `_stext` of a Linux kernel.
+    pub(super) stext: Option<u64>,
 }
 
 /// An executable segment.
@@ -47,6 +52,17 @@ impl Piece {
         let same = own.iter().zip(&theirs).filter(|(own, theirs)| own == theirs).count();
         same.saturating_mul(4) >= own.len().saturating_mul(3)
     }
+
+    /// The distance by which the addresses in the code are moved, with the code in the guest's memory at `physical`. `None` if
+    /// they are not.
+    pub(super) fn virtual_offset(
+        &self,
+        physical: u64,
+        read: &impl Fn(u64, &mut [u8]) -> bool,
+    ) -> Option<u64> {
+        let mut theirs = vec![0; self.bytes.len().min(offset::COMPARED)];
+        read(physical, &mut theirs).then(|| offset::virtual_offset(self, &theirs)).flatten()
+    }
 }
 
 /// Reads an ELF file of 32 or 64 bits.
@@ -63,6 +79,11 @@ fn of_file<'data, Header: FileHeader>(file: &ElfFile<'data, Header>) -> ElfParts
         lines: Lines::of(file),
         frames: CallFrames::of(file),
         code: code(file),
+        bits: if file.is_64() { 64 } else { 32 },
+        stext: file
+            .symbols()
+            .find(|symbol| symbol.name_bytes() == Ok(b"_stext"))
+            .map(|symbol| symbol.address()),
     }
 }
 

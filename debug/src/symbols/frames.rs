@@ -51,12 +51,12 @@ impl CallFrames {
             bases = bases.set_eh_frame(at);
         }
         let eh_frame = bytes(".eh_frame").map(|bytes| {
-            let mut section: EhFrame<Reader> = reader(bytes).into();
+            let mut section: EhFrame<Reader> = reader(&bytes).into();
             section.set_address_size(address_size);
             section
         });
         let debug_frame = bytes(".debug_frame").map(|bytes| {
-            let mut section: DebugFrame<Reader> = reader(bytes).into();
+            let mut section: DebugFrame<Reader> = reader(&bytes).into();
             section.set_address_size(address_size);
             section
         });

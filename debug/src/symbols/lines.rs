@@ -3,12 +3,15 @@
 use super::{Call, Source};
 use gimli::{Dwarf, EndianArcSlice, RunTimeEndian, SectionId};
 use object::{CompressionFormat, Object, ObjectSection};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 type Reader = EndianArcSlice<RunTimeEndian>;
 
 /// The most inlined functions that are shown for an address.
 const MAX_INLINED: usize = 16;
+/// The largest size of a compressed section after it is unpacked, in bytes.
+const MAX_UNPACKED: usize = 512 << 20;
 
 /// The debug information of a file.
 pub(super) struct Lines(addr2line::Context<Reader>);
@@ -19,7 +22,7 @@ impl Lines {
         file.section_by_name(".debug_info")?;
         let endian = if file.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
         let section = |id: SectionId| -> Result<Reader, gimli::Error> {
-            Ok(Reader::new(Arc::from(contents(file, id.name())), endian))
+            Ok(Reader::new(Arc::from(&*contents(file, id.name())), endian))
         };
         let context = Dwarf::load(section).and_then(addr2line::Context::from_dwarf);
         context.map(Self).map_err(|error| log::warn!("the debug information is not usable: {error}")).ok()
@@ -48,18 +51,27 @@ impl Lines {
     }
 }
 
-/// The bytes of a section. Empty if the file lacks it, or has it compressed, which the log says.
-pub(super) fn contents<'data>(file: &impl Object<'data>, name: &str) -> &'data [u8] {
-    let Some(section) = file.section_by_name(name) else { return &[] };
-    match section.compressed_data() {
-        Ok(data) if data.format == CompressionFormat::None => data.data,
-        Ok(_) => {
+/// The bytes of a section, unpacked if it is compressed. Empty if the file lacks it, or if it cannot be unpacked, which the log
+/// says.
+pub(super) fn contents<'data>(file: &impl Object<'data>, name: &str) -> Cow<'data, [u8]> {
+    let nothing = Cow::Borrowed(&[][..]);
+    let Some(section) = file.section_by_name(name) else { return nothing };
+    let Ok(data) = section.compressed_data() else { return nothing };
+    if data.format == CompressionFormat::None {
+        return data.data.into();
+    }
+    let size = usize::try_from(data.uncompressed_size).ok().filter(|size| *size <= MAX_UNPACKED);
+    let unpacked = size
+        .filter(|_| data.format == CompressionFormat::Zlib)
+        .and_then(|size| miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(data.data, size).ok());
+    match unpacked {
+        Some(bytes) => bytes.into(),
+        None => {
             log::warn!(
-                "the section {name} is compressed, so lines are not shown: link with -gz=none, or unpack it with \
-                 objcopy --decompress-debug-sections"
+                "the section {name} is compressed, and cannot be unpacked, so lines are not shown: link with -gz=none, or unpack \
+                 it with objcopy --decompress-debug-sections"
             );
-            &[]
+            nothing
         }
-        Err(_) => &[],
     }
 }

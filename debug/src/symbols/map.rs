@@ -7,14 +7,18 @@ use super::functions::{Candidate, Functions};
 const MAX_LAST: u64 = 1 << 20;
 
 /// The functions in a file. `None` if it does not have this format.
-pub(super) fn functions(bytes: &[u8]) -> Option<Functions> {
+/// Also returns the address of `_stext`, which a Linux kernel has.
+pub(super) fn functions(bytes: &[u8]) -> Option<(Functions, Option<u64>)> {
     let text = std::str::from_utf8(bytes).ok()?;
-    let mut candidates = Vec::new();
+    let (mut candidates, mut stext) = (Vec::new(), None);
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let mut words = line.split_whitespace();
         let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
         let start = u64::from_str_radix(address, 16).ok()?;
         let kind = Some(kind).filter(|kind| kind.len() == 1)?;
+        if name == "_stext" {
+            stext = Some(start);
+        }
         if matches!(kind, "t" | "T" | "w" | "W") {
             let rank = u8::from(kind == "T");
             candidates.push(Candidate {
@@ -28,5 +32,5 @@ pub(super) fn functions(bytes: &[u8]) -> Option<Functions> {
     }
     // Without rights, /proc/kallsyms has 0 for all addresses.
     let functions = Functions::new(candidates);
-    (!functions.is_empty()).then_some(functions)
+    (!functions.is_empty()).then_some((functions, stext))
 }

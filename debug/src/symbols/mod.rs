@@ -6,6 +6,7 @@
 // | `elf.rs` | functions and code of an ELF file |
 // | `lines.rs` | source lines and inlined functions, from DWARF |
 // | `frames.rs` | call frame information, from `.eh_frame` or `.debug_frame` |
+// | `offset.rs` | the place of a kernel that has moved itself |
 // | `map.rs` | the text format of `System.map` and `/proc/kallsyms` |
 
 mod elf;
@@ -13,10 +14,15 @@ mod frames;
 mod functions;
 mod lines;
 mod map;
+mod offset;
+#[cfg(test)]
+mod sample;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use frames::{CallFrames, Caller};
+#[cfg(test)]
+pub(crate) use sample::elf_of;
 
 use elf::{ElfParts, Piece};
 use functions::Functions;
@@ -29,6 +35,9 @@ use vmm::host::{format_size, printable};
 
 /// The largest symbol file, in bytes. The `vmlinux` of a distribution with all debug information has about 500 MiB.
 const MAX_FILE: u64 = 2 << 30;
+
+/// The physical address of code that is not in the guest's memory.
+const NOWHERE: u64 = u64::MAX;
 
 /// The reason why a symbol file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +136,36 @@ pub struct Symbols {
     frames: Option<CallFrames>,
     /// The code of an ELF file.
     code: Vec<Piece>,
+    /// The width of the code in bits: 32 or 64.
+    bits: u32,
+    /// The address of `_stext`, which a Linux kernel also notes in its memory.
+    stext: Option<u64>,
+    /// The distance of the guest's virtual addresses from those of the file.
+    moved: u64,
+    /// The user has given that distance.
+    is_given: bool,
+}
+
+/// A guest, in whose memory the code of a file is searched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Guest<'a> {
+    /// Addresses at which the lowest piece of code may be, such as that of a flat binary that was made of the file.
+    pub bases: &'a [u64],
+    /// The size of its memory in bytes.
+    pub memory: u64,
+    /// The guest is a Linux kernel, which may have moved itself (KASLR).
+    pub may_move: bool,
+}
+
+/// The relation of symbols and a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// The symbols are those of the guest.
+    Same,
+    /// The guest has other code: the symbols are those of another build.
+    Other,
+    /// The kernel may have moved, and its place is not known.
+    Moved,
 }
 
 impl fmt::Debug for Symbols {
@@ -166,17 +205,53 @@ impl Symbols {
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, SymbolError> {
         let none = "has no symbols: link without -s, and do not strip it, or give the file that has them (--symbols FILE)";
         if !vmm::boot::is_elf(bytes) {
-            let functions = map::functions(bytes).ok_or_else(|| {
+            let (functions, stext) = map::functions(bytes).ok_or_else(|| {
                 wrong(name, "is neither an ELF file nor a System.map: give one of these".into())
             })?;
-            return Ok(Self { name: name.into(), functions, lines: None, frames: None, code: Vec::new() });
+            return Ok(Self { stext, ..Self::new(name, functions) });
         }
-        let ElfParts { functions, lines, frames, code } =
+        let ElfParts { functions, lines, frames, code, bits, stext } =
             elf::parts(bytes).map_err(|error| wrong(name, format!("is not a sound ELF file: {error}")))?;
         if functions.is_empty() && lines.is_none() {
             return Err(wrong(name, none.into()));
         }
-        Ok(Self { name: name.into(), functions, lines, frames, code })
+        Ok(Self { lines, frames, code, bits, stext, ..Self::new(name, functions) })
+    }
+
+    fn new(name: &str, functions: Functions) -> Self {
+        Self {
+            name: name.into(),
+            functions,
+            lines: None,
+            frames: None,
+            code: Vec::new(),
+            bits: 64,
+            stext: None,
+            moved: 0,
+            is_given: false,
+        }
+    }
+
+    /// The symbols of code that is `offset` above the addresses in the file, such as that of a kernel with KASLR.
+    pub fn with_offset(mut self, offset: u64) -> Self {
+        // The physical addresses of the file are not those of the guest, either.
+        self.code.iter_mut().for_each(|piece| piece.physical = NOWHERE);
+        Self { moved: offset, is_given: true, ..self }
+    }
+
+    /// The distance of the guest's virtual addresses from those of the file: given, or found by [`find`](Self::find).
+    pub fn offset_of_guest(&self) -> u64 {
+        self.moved
+    }
+
+    /// True for the symbols of a Linux kernel.
+    pub fn is_linux(&self) -> bool {
+        self.stext.is_some()
+    }
+
+    /// The width of the code in bits: 32 or 64.
+    pub(crate) fn bits(&self) -> u32 {
+        self.bits
     }
 
     /// The name of the file, safe to print.
@@ -184,39 +259,81 @@ impl Symbols {
         &self.name
     }
 
-    /// Finds the code of an ELF file in the guest's memory, so that physical addresses of it have names, too. `bases` are
-    /// further addresses at which the lowest piece of code may be, such as the address of a flat binary that was made of the
-    /// file. `read` copies guest physical memory, and returns false where there is none.
-    ///
-    /// Returns false if the guest has other code: the symbols are those of another build.
-    pub fn find(&mut self, bases: &[u64], read: impl Fn(u64, &mut [u8]) -> bool) -> bool {
+    /// Finds the code of an ELF file in the guest's memory, so that physical addresses of it have names, too, and those of a
+    /// Linux kernel that has moved itself. `read` copies guest physical memory, and returns false where there is none.
+    pub fn find(&mut self, guest: &Guest<'_>, read: impl Fn(u64, &mut [u8]) -> bool) -> Fit {
         let lowest = self.code.iter().map(|piece| piece.start).min().unwrap_or(0);
         let mut found = false;
         for piece in &mut self.code {
             let distance = piece.start.wrapping_sub(lowest);
-            let elsewhere = bases.iter().map(|base| base.wrapping_add(distance));
+            let elsewhere = guest.bases.iter().map(|base| base.wrapping_add(distance));
             let mut places = [piece.physical, piece.start].into_iter().chain(elsewhere);
-            match places.find(|place| piece.is_at(*place, &read)) {
-                Some(place) => {
-                    piece.physical = place;
-                    found = true;
-                }
-                None => piece.physical = piece.start,
-            }
+            let place = places.find(|place| piece.is_at(*place, &read));
+            found |= place.is_some();
+            piece.physical = place.unwrap_or(NOWHERE);
         }
-        found || self.code.is_empty()
+        match (self.code.is_empty(), found, guest.may_move) {
+            _ if self.is_given => Fit::Same,
+            (false, false, false) => Fit::Other,
+            (_, _, false) => Fit::Same,
+            (false, found, true) => self.find_kernel(guest, found, &read),
+            (true, _, true) => self.find_noted(guest, &read),
+        }
+    }
+
+    /// Finds a Linux kernel by its code. `is_found` is true if a piece of the code is where the file says.
+    fn find_kernel(
+        &mut self,
+        guest: &Guest<'_>,
+        is_found: bool,
+        read: &impl Fn(u64, &mut [u8]) -> bool,
+    ) -> Fit {
+        let Some(first) = self.code.iter().find(|piece| offset::is_kernel(piece)) else {
+            return if is_found { Fit::Same } else { Fit::Other };
+        };
+        let is_in_place = first.physical != NOWHERE;
+        let base = match is_in_place {
+            true => Some(first.physical),
+            false => offset::bases(guest.memory).find(|base| first.is_at(*base, read)),
+        };
+        let Some(base) = base else { return Fit::Other };
+        let moved = first.virtual_offset(base, read);
+        let delta = base.wrapping_sub(first.start);
+        if !is_in_place {
+            self.code.iter_mut().for_each(|piece| piece.physical = piece.start.wrapping_add(delta));
+        }
+        match moved {
+            Some(moved) => self.moved = moved,
+            // Nothing in the code has moved. If the kernel is where its file says, it has not chosen a place.
+            None if is_in_place => {}
+            None => return self.find_noted(guest, read),
+        }
+        Fit::Same
+    }
+
+    /// Finds the distance of a Linux kernel by the note that it has made of its addresses.
+    fn find_noted(&mut self, guest: &Guest<'_>, read: &impl Fn(u64, &mut [u8]) -> bool) -> Fit {
+        let noted = offset::noted_stext(guest.memory, read);
+        match (noted, self.stext) {
+            (Some(noted), Some(own)) => {
+                self.moved = noted.wrapping_sub(own);
+                Fit::Same
+            }
+            _ => Fit::Moved,
+        }
     }
 
     /// The address in the file of a guest's address, which may be virtual or physical.
     fn in_file(&self, address: u64) -> u64 {
-        let holds = |start: u64, piece: &&Piece| {
+        let holds = |start: u64, piece: &&Piece, address: u64| {
             address.checked_sub(start).is_some_and(|offset| offset < piece.bytes.len() as u64)
         };
-        if self.code.iter().any(|piece| holds(piece.start, &piece)) {
-            return address;
+        let linked = address.wrapping_sub(self.moved);
+        if self.code.iter().any(|piece| holds(piece.start, &piece, linked)) {
+            return linked;
         }
-        let piece = self.code.iter().find(|piece| holds(piece.physical, piece));
-        piece.map_or(address, |piece| piece.start.wrapping_add(address.wrapping_sub(piece.physical)))
+        let piece = self.code.iter().find(|piece| holds(piece.physical, piece, address));
+        piece.map_or(linked, |piece| piece.start.wrapping_add(address.wrapping_sub(piece.physical)))
     }
 
     /// The place of a guest's address. `None` if no symbol covers it.

@@ -79,9 +79,11 @@ impl fmt::Display for Death {
 }
 
 impl Death {
-    /// Indented lines with the explanation, the last exits and the remarks, as after a run.
-    pub fn details(&self) -> String {
+    /// Indented lines with the explanation, the last exits and the remarks, as after a run. `places` are lines about the places
+    /// in the guest's code.
+    pub fn details(&self, places: &str) -> String {
         let mut text = self.explanation.as_ref().map(Explanation::to_string).unwrap_or_default();
+        text += places;
         let last: Vec<_> = self.last_exits.iter().map(Exit::to_string).collect();
         if !last.is_empty() {
             text += &format!("  last exits   {}\n", last.join(", "));
@@ -91,7 +93,7 @@ impl Death {
 
     /// Adds mistakes of the registers at the start that are not told yet. Some hosts correct them.
     fn blame_start(&mut self, regs: &Regs, sregs: &Sregs) {
-        let told = format!("{:?}{}", self.cause, self.details());
+        let told = format!("{:?}{}", self.cause, self.details(""));
         for finding in start::mistakes(regs, sregs) {
             if self.cause.is_none() {
                 self.cause = Some(format!("{finding}, at the start"));

@@ -116,7 +116,7 @@ fn a_triple_fault_is_explained_from_the_memory_of_the_program() {
         "triple fault (an exception without a working handler), in protected mode at 0008:00001000: probably #UD: an \
          undefined instruction"
     );
-    let details = death.details();
+    let details = death.details("");
     assert!(
         details.starts_with("  instruction  0f 0b  ud2\n  mapping      0x1000 is a physical"),
         "{details}"
@@ -195,7 +195,7 @@ fn memory_that_is_not_mapped_is_named() {
     regs.rip = 0x10_0000;
     let death = guest.death(exit(SHUTDOWN, &[]), Some((regs, sregs)));
     assert!(death.to_string().contains("the memory of slot 3"), "{death}");
-    assert!(!death.details().contains("slot"), "{}", death.details());
+    assert!(!death.details("").contains("slot"), "{}", death.details(""));
     let mut guest = Guest::new(UNDEFINED);
     guest.slot(0, 0, 0, 0);
     let death = guest.death(exit(SHUTDOWN, &[]), Some(flat()));
@@ -209,7 +209,7 @@ fn a_process_that_has_ended_leaves_its_registers() {
     let registers = Some(Box::new(flat()));
     let stop = Stop { vcpu: VCPU, process: i32::MAX, cause: exit(SHUTDOWN, &[]), registers };
     deaths.see(&Event::Stopped(Box::new(stop)), &guest.memory);
-    let details = deaths.iter().next().unwrap().details();
+    let details = deaths.iter().next().unwrap().details("");
     assert!(details.starts_with("  eax 00000000"), "{details}");
     assert!(
         details.contains("remark       the memory of the guest could not be read: the process has ended")
@@ -217,7 +217,7 @@ fn a_process_that_has_ended_leaves_its_registers() {
 
     let death = guest.death(exit(SHUTDOWN, &[]), None);
     assert_eq!(death.to_string(), "triple fault (an exception without a working handler)");
-    assert_eq!(death.details(), "  remark       KVM did not return the registers of the vCPU\n");
+    assert_eq!(death.details(""), "  remark       KVM did not return the registers of the vCPU\n");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn refused_registers_are_those_of_the_call() {
         ),
         "{death}"
     );
-    assert!(death.details().starts_with("  rflags 2  cr0 11 "), "{}", death.details());
+    assert!(death.details("").starts_with("  rflags 2  cr0 11 "), "{}", death.details(""));
     let death = refused(set(end::SET_REGS, regs_data(0x1000), -libc::EFAULT));
     assert_eq!(
         death.to_string(),
@@ -240,7 +240,7 @@ fn refused_registers_are_those_of_the_call() {
     );
     // A call without data, and registers without a broken rule.
     let death = refused(set(end::SET_SREGS, Vec::new(), -libc::EINVAL));
-    assert!(death.explanation.is_none() && death.details().contains("they break no rule"), "{death:?}");
+    assert!(death.explanation.is_none() && death.details("").contains("they break no rule"), "{death:?}");
 }
 
 /// AMD's KVM resets the vCPU. The registers of the start are known from the calls that set them.
@@ -265,7 +265,7 @@ fn a_lost_state_is_explained_by_its_start() {
         ),
         "{death}"
     );
-    let details = death.details();
+    let details = death.details("");
     assert!(
         details.contains("hint         the entry point 0x1000 holds only zeros: was the guest copied there?")
     );
@@ -300,7 +300,7 @@ fn mistakes_at_the_start_are_told_once() {
     assert!(death.to_string().ends_with("), at the start"), "{death}");
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, wrong)));
     let death = deaths.iter().next().unwrap();
-    assert_eq!(format!("{death}{}", death.details()).matches("CS.DPL is 0").count(), 1, "{death:?}");
+    assert_eq!(format!("{death}{}", death.details("")).matches("CS.DPL is 0").count(), 1, "{death:?}");
     let (guest, mut deaths) = (Guest::new(UNDEFINED), Deaths::default());
     guest.stop(&mut deaths, VCPU, StopCause::FirstEntry, Some((regs, wrong)));
     guest.stop(&mut deaths, VCPU, exit(SHUTDOWN, &[]), Some((regs, sregs)));
@@ -308,7 +308,7 @@ fn mistakes_at_the_start_are_told_once() {
     assert!(death.to_string().ends_with(": probably #UD: an undefined instruction"), "{death}");
     assert!(
         death
-            .details()
+            .details("")
             .contains("  remark       the vCPU started with a mistake: CS.DPL is 0 but SS.DPL is 3 (")
     );
 }
@@ -362,7 +362,7 @@ fn the_last_exits_of_the_vcpu_stand_in_the_details() {
     returned(&mut deaths, other, exit(5, &[]));
     returned(&mut deaths, other, exit(SHUTDOWN, &[]));
     let death = deaths.iter().next().unwrap();
-    assert!(death.details().contains("\n  last exits   out8 0xe9 0x41, hlt\n"), "{}", death.details());
+    assert!(death.details("").contains("\n  last exits   out8 0xe9 0x41, hlt\n"), "{}", death.details(""));
     assert_eq!(deaths.later(death), 1);
 }
 
@@ -382,7 +382,7 @@ fn hostile_details_and_registers_are_explained() {
                 let call = set(end::SET_SREGS, vec![fill; 300], i32::MIN);
                 guest.stop(&mut deaths, VCPU, StopCause::Refused(call), None);
                 guest.stop(&mut deaths, VCPU, failed_run(i32::MAX), Some((regs, sregs)));
-                deaths.iter().for_each(|death| drop(format!("{death}{}", death.details())));
+                deaths.iter().for_each(|death| drop(format!("{death}{}", death.details(""))));
             }
         }
     }

@@ -261,6 +261,7 @@ pub(super) fn record(bytes: &[u8]) -> Record {
         answered: (answered > 0).then_some(answered),
         result: word(bytes, 24).cast_signed(),
         reason: word(bytes, 28),
+        rip: None,
         details: bytes.last_chunk().copied().unwrap_or_default(),
     }
 }

@@ -219,7 +219,7 @@ pub(super) fn read_memory(pid: i32, address: u64, into: &mut [u8]) -> usize {
     usize::try_from(read).unwrap_or(0)
 }
 
-/// The mapping of a vCPU, read-only.
+/// The mapping of a vCPU. It is read, except for one flag.
 #[derive(Debug)]
 pub(super) struct Mapping(*const u8);
 
@@ -243,11 +243,41 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    /// Sets bits of a byte while the program does not run. Returns false if the mapping cannot be written.
+    pub(super) fn set_bits(&self, at: usize, bits: u8) -> bool {
+        let protect = |protection| {
+            // SAFETY: the range is this mapping. Its protection does not matter to the reads of it.
+            unsafe { libc::mprotect(self.0.cast_mut().cast(), MAPPED, protection) == 0 }
+        };
+        if at >= MAPPED || !protect(libc::PROT_READ | libc::PROT_WRITE) {
+            return false;
+        }
+        // SAFETY: the place is in the mapping, which is writable now, and lives as long as this. The kernel and the program may
+        // write it at the same time, so the access is volatile, as the reads are. There are no references to it.
+        unsafe {
+            let place = self.0.cast_mut().add(at);
+            place.write_volatile(place.read_volatile() | bits);
+        }
+        protect(libc::PROT_READ)
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: nothing else uses the mapping.
         unsafe { libc::munmap(self.0.cast_mut().cast(), MAPPED) };
     }
+}
+
+/// True if KVM can report the general registers at each exit without a call (KVM_CAP_SYNC_REGS).
+pub(super) fn syncs_registers() -> bool {
+    const CHECK_EXTENSION: libc::Ioctl = 0xae03;
+    const SYNC_REGS: libc::c_ulong = 74;
+    let Ok(kvm) = std::fs::File::open("/dev/kvm") else { return false };
+    // SAFETY: the call takes a number, and no memory.
+    let sets = unsafe { libc::ioctl(kvm.as_raw_fd(), CHECK_EXTENSION, SYNC_REGS) };
+    sets > 0 && sets & 1 == 1
 }
 
 /// Lets a function run in the child between fork and exec. It may only make system calls.

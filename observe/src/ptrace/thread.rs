@@ -136,6 +136,7 @@ impl Ptrace {
         let id = vcpu.id;
         if !vcpu.has_entered {
             vcpu.has_entered = true;
+            vcpu.wants_rip = self.stops.rip && vcpu.ask_for_rip();
             self.objects.enter(id.vm);
             self.entered.insert(who.tgid);
             if self.stops.first_entry && self.stop_at_first_entry(who, fd, id, to) {

@@ -1,6 +1,6 @@
 //! A vCPU of the program, and the records of its exits.
 
-use super::sys::Mapping;
+use super::sys::{self, Mapping};
 use crate::engine::{Record, VcpuId};
 use std::fs::File;
 use vmm::KvmCounters;
@@ -18,6 +18,11 @@ const EXIT_WRMSR: u32 = 30;
 /// The places of `exit_reason` and of the union in `kvm_run`.
 const REASON: usize = 8;
 const UNION: usize = 32;
+/// The places of `kvm_valid_regs`, and of RIP in `s.regs.regs` (Linux, include/uapi/linux/kvm.h).
+const VALID_REGS: usize = 288;
+const RIP: usize = 304 + 128;
+/// KVM_SYNC_X86_REGS.
+const SYNC_REGS: u64 = 1;
 
 /// The largest number of stops of a vCPU for deaths and refusals, and of those for halts. Some programs try again and again.
 const MOST_STOPS: u32 = 16;
@@ -37,6 +42,8 @@ pub(super) struct Vcpu {
     /// True after the first entry.
     pub(super) has_entered: bool,
     stats: Option<File>,
+    /// RIP is recorded.
+    pub(super) wants_rip: bool,
     /// The numbers of stops for deaths and refusals, and of those for halts.
     deaths: u32,
     halts: u32,
@@ -44,7 +51,22 @@ pub(super) struct Vcpu {
 
 impl Vcpu {
     pub(super) fn new(id: VcpuId, page: Mapping) -> Self {
-        Self { id, page, data: 0, open: None, has_entered: false, stats: None, deaths: 0, halts: 0 }
+        Self {
+            id,
+            page,
+            data: 0,
+            open: None,
+            has_entered: false,
+            stats: None,
+            wants_rip: false,
+            deaths: 0,
+            halts: 0,
+        }
+    }
+
+    /// Asks KVM to report RIP at each exit (KVM_CAP_SYNC_REGS; api.rst, section 5). Returns false if it cannot.
+    pub(super) fn ask_for_rip(&self) -> bool {
+        sys::syncs_registers() && self.page.set_bits(VALID_REGS, SYNC_REGS as u8)
     }
 
     /// Keeps the file with KVM's counters.
@@ -78,7 +100,10 @@ impl Vcpu {
             self.data = usize::try_from(details[1]).unwrap_or(usize::MAX);
             self.copy_data(&mut details);
         }
-        let record = Record { entered, left, answered: None, result, reason, details: bytes(details) };
+        // A program may ask for other registers than this engine did.
+        let has_rip = self.wants_rip && result >= 0 && self.page.long(VALID_REGS) & SYNC_REGS != 0;
+        let rip = has_rip.then(|| self.page.long(RIP));
+        let record = Record { entered, left, answered: None, result, reason, rip, details: bytes(details) };
         self.open = Some(record);
         record
     }

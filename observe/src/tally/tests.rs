@@ -5,7 +5,7 @@ const VCPU: VcpuId = VcpuId { vm: 1, vcpu: 0 };
 
 /// A tally whose clock ticks a million times a millisecond.
 fn tally(capacity: usize) -> Tally {
-    let mut tally = Tally::new(capacity);
+    let mut tally = Tally::new(capacity, false);
     tally.clock = Some(Clock::new(Some(1_000_000)));
     tally.began.1 = 0;
     tally

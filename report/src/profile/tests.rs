@@ -307,9 +307,35 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
                 machine,
                 vcpus,
                 setup: (khz % 2 == 0).then(|| setup(digits)),
+                addresses: code(digits).0,
+                names: code(digits).1,
             }
         },
     )
+}
+
+/// Up to three addresses with names, by a seed.
+fn code(seed: u64) -> (Vec<SavedAddress>, Vec<SavedName>) {
+    let rips = (0..seed % 4).map(|number| seed.wrapping_add(number));
+    let address = |rip: u64| SavedAddress {
+        rip: (rip % 5 != 0).then_some(rip),
+        reason: Reason::PioOut,
+        place: (rip % 3 == 0).then_some(rip),
+        width: (rip % 3 == 0).then_some(1),
+        exits: rip,
+        elements: rip,
+        in_kvm_ns: rip,
+        in_vmm_ns: rip,
+    };
+    let name = |rip: u64| SavedName {
+        rip,
+        reason: Reason::Hlt,
+        function: format!("f{rip}"),
+        offset: rip,
+        line: (rip % 2 == 0).then(|| format!("a.c:{rip}")),
+        unsure: rip % 3 == 0,
+    };
+    (rips.clone().map(address).collect(), rips.map(name).collect())
 }
 
 proptest! {

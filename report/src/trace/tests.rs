@@ -44,6 +44,7 @@ fn small() -> SavedTrace {
             width: 1,
             device: "debugcon".into(),
         }],
+        names: Vec::new(),
     }
 }
 

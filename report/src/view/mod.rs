@@ -20,6 +20,7 @@
 mod compare;
 mod csv;
 mod exits;
+mod functions;
 mod headline;
 mod html;
 mod json;
@@ -35,6 +36,7 @@ mod timeline;
 mod trace;
 
 pub use exits::exit_table;
+pub use functions::{By, function_table};
 pub use table::{duration, plural};
 
 use crate::{Saved, SavedProfile};
@@ -62,6 +64,8 @@ pub struct Source {
     saved: Saved,
     /// The profile, or the sums over the trace.
     summary: SavedProfile,
+    /// The kind of the main table, if it is about the guest's code.
+    by: Option<By>,
 }
 
 impl Source {
@@ -71,7 +75,17 @@ impl Source {
             Saved::Profile(profile) => (**profile).clone(),
             Saved::Trace(trace, _) => trace.profile(),
         };
-        Self { name, saved, summary }
+        Self { name, saved, summary, by: None }
+    }
+
+    /// Makes the table of functions or lines the main table.
+    pub fn by(self, by: Option<By>) -> Self {
+        Self { by, ..self }
+    }
+
+    /// True if the exits of the file have addresses in the guest's code.
+    pub fn has_addresses(&self) -> bool {
+        !self.summary.addresses.is_empty()
     }
 }
 
@@ -82,7 +96,7 @@ impl Source {
 pub fn write(mut to: &mut dyn Write, format: Format, a: &Source, b: Option<&Source>) -> io::Result<()> {
     // One type of writer keeps the program small.
     let to = &mut to;
-    let view = match (b, &a.saved) {
+    let mut view = match (b, &a.saved) {
         (Some(b), _) => {
             let caveat = |source: &Source, side| match &source.saved {
                 Saved::Trace(trace, cut) => trace::caveat(trace, *cut, side),
@@ -94,6 +108,9 @@ pub fn write(mut to: &mut dyn Write, format: Format, a: &Source, b: Option<&Sour
         (None, Saved::Profile(profile)) => profile::view(profile),
         (None, Saved::Trace(trace, cut)) => trace::view(trace, *cut, &a.summary),
     };
+    if b.is_none() {
+        functions::add(&mut view, &a.summary, a.by);
+    }
     match format {
         Format::Text => text::write(to, &view),
         Format::Json => json::write(to, &view),

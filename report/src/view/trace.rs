@@ -1,5 +1,6 @@
 //! A trace as tables: its records one by one, and the sums over them.
 
+use crate::code::by_place;
 use crate::trace::Record;
 use crate::view::labels;
 use crate::view::profile;
@@ -57,7 +58,7 @@ pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a Sav
 
 /// Makes the table of the records, one row each.
 fn records_table(trace: &SavedTrace) -> Table<'_> {
-    let columns = vec![
+    let mut columns = vec![
         number("when_ns", "time, ms", ""),
         number("delta_ns", "delta", ""),
         number("vcpu", "vCPU", ""),
@@ -66,13 +67,19 @@ fn records_table(trace: &SavedTrace) -> Table<'_> {
         number("width", "width", ""),
         text("value", "value"),
         text("rip", "RIP"),
+    ];
+    let named = !trace.names.is_empty();
+    if named {
+        columns.extend([text("function", "function"), text("line", "line")]);
+    }
+    columns.extend([
         number("in_kvm_ns", labels::of(trace.processor).time, ""),
         number("in_vmm_ns", "in the VMM", ""),
         text("element", "no exit"),
         text("fault", "#GP"),
         text("device", "device"),
-    ];
-    let names = names(trace);
+    ]);
+    let (names, code) = (names(trace), by_place(&trace.names));
     let row = move |index: usize| -> Row {
         let Some(record) = trace.records.get(index) else { return Row::new() };
         let before = index.checked_sub(1).and_then(|index| trace.records.get(index));
@@ -80,7 +87,7 @@ fn records_table(trace: &SavedTrace) -> Table<'_> {
         let place = record.place.map_or(Cell::Nothing, Cell::Hex);
         let width = if record.width == 0 { Cell::Nothing } else { Cell::Width(record.width) };
         let hex = |value: Option<u64>| value.map_or(Cell::Nothing, Cell::Hex);
-        vec![
+        let mut row = vec![
             Cell::Instant(record.when),
             Cell::Nanoseconds(since),
             Cell::Count(record.vcpu.into()),
@@ -89,12 +96,22 @@ fn records_table(trace: &SavedTrace) -> Table<'_> {
             width,
             hex(record.value),
             hex(record.rip),
+        ];
+        if named {
+            let name = record.rip.and_then(|rip| code.get(&(rip, record.reason)));
+            row.extend([
+                name.map_or(Cell::Nothing, |name| Cell::text(&name.place())),
+                name.and_then(|name| name.line.as_deref()).map_or(Cell::Nothing, Cell::text),
+            ]);
+        }
+        row.extend([
             Cell::Nanoseconds(record.in_kvm.into()),
             Cell::Nanoseconds(record.in_vmm.into()),
             Cell::Flag(record.next_element),
             Cell::Flag(record.fault),
             device(record, &names),
-        ]
+        ]);
+        row
     };
     Table::lazy("records", "The last exits", columns, trace.records.len(), row)
 }

@@ -73,6 +73,7 @@ impl Builder {
             wall_timeout: self.wall_timeout,
             timer: None,
             trace: self.trace,
+            by_address: self.by_address,
             verify: self.verify,
             loses_stores: self.loses_stores,
             kernel_counters: self.kernel_counters,

@@ -78,6 +78,7 @@ pub struct Builder {
     pub(super) irqchip: bool,
     pub(super) profile: bool,
     pub(super) trace: Option<usize>,
+    pub(super) by_address: bool,
     pub(super) verify: bool,
     pub(super) loses_stores: bool,
     pub(super) kernel_counters: bool,
@@ -129,6 +130,7 @@ impl Builder {
             irqchip: false,
             profile: true,
             trace: None,
+            by_address: false,
             verify: false,
             loses_stores: false,
             kernel_counters: false,
@@ -311,6 +313,12 @@ impl Builder {
     /// the number of vCPUs. The default is `None`: no exits are kept.
     pub fn trace(mut self, exits: Option<usize>) -> Self {
         self.trace = exits;
+        self
+    }
+
+    /// Counts exits also per address of the guest's code, for a report by function. Off by default.
+    pub fn by_address(mut self, by_address: bool) -> Self {
+        self.by_address = by_address;
         self
     }
 

@@ -158,6 +158,8 @@ pub struct Machine {
     clock: Option<Clock>,
     /// The number of exits that a trace keeps.
     trace: Option<usize>,
+    /// Exits are also counted per address of the guest's code.
+    by_address: bool,
     verify: bool,
     /// The guest stores where nothing is, or makes hypercalls that fail, on purpose.
     loses_stores: bool,

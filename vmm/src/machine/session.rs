@@ -47,6 +47,7 @@ pub(super) fn run_machine(
         deadline,
         clock: machine.clock.map(|clock| (clock, clock.now())),
         trace: machine.trace,
+        by_address: machine.by_address,
         timeline: background.timeline(),
         inquiry: background.inquiry(),
         is_linux: matches!(background, Background::Pc(_)),

@@ -46,6 +46,8 @@ pub(super) struct RunContext<'a> {
     pub(super) clock: Option<(Clock, u64)>,
     /// The number of exits that a trace keeps.
     pub(super) trace: Option<usize>,
+    /// Exits are also counted per address of the guest's code.
+    pub(super) by_address: bool,
 }
 
 impl RunContext<'_> {
@@ -82,8 +84,9 @@ pub(super) struct VcpuRun<'a> {
 impl<'a> VcpuRun<'a> {
     /// Prepares a run of the vCPU with this number.
     pub(super) fn new(context: &'a RunContext<'a>, vcpu: u32, controllers: &'a mut VcpuControllers) -> Self {
-        let recorder =
-            |(clock, origin)| Recorder::new(clock, origin, context.trace, context.timeline.clone());
+        let recorder = |(clock, origin)| {
+            Recorder::new(clock, origin, context.trace, context.by_address, context.timeline.clone())
+        };
         let respondent = context.respondent(vcpu);
         controllers.bios.iter_mut().for_each(|bios| bios.begin_run(context.deadline.clone()));
         Self {

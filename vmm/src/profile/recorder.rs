@@ -107,27 +107,29 @@ pub struct Recorder {
 
 impl Recorder {
     /// Creates a recorder. `origin` is the reading of `clock` at the start of the run. With `remembered` it keeps so many
-    /// of the last exits, with their RIP; otherwise the last 6 exits without RIP. With a `timeline` it also counts exits per
-    /// phase.
+    /// of the last exits, with their RIP; otherwise the last 6 exits without RIP. With `by_address` it also counts exits per
+    /// RIP, and with a `timeline` per phase.
     pub fn new(
         clock: Clock,
         origin: u64,
         remembered: Option<usize>,
+        by_address: bool,
         timeline: Option<Arc<Timeline>>,
     ) -> Self {
+        let profile = if by_address { Profile::with_addresses() } else { Profile::default() };
         Self {
             clock,
             origin,
             timeline,
             remembered: remembered.unwrap_or(LAST),
-            wants_rip: remembered.is_some(),
+            wants_rip: by_address || remembered.is_some(),
             notes: Vec::new(),
             next: 0,
             open: false,
             entered: clock.now(),
             paused: 0,
             cost: 0,
-            recording: Recording::default(),
+            recording: Recording { profile, ..Recording::default() },
         }
     }
 
@@ -224,6 +226,12 @@ impl Recorder {
             profile.record(&note.exit, note.arrival, times);
             if self.timeline.is_some() {
                 profile.record_phase(note.phase as usize, note.arrival);
+            }
+        }
+        if let Some(addresses) = profile.addresses_mut() {
+            for note in self.notes.get(first..self.next).unwrap_or_default() {
+                // The first loop has counted the steps of the clock.
+                addresses.record(&note.exit, note.arrival, note.rip, times(&self.clock, note, &mut 0));
             }
         }
     }

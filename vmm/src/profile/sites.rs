@@ -5,7 +5,7 @@
 //! have histograms. A vCPU's profile takes at most about 5 MiB. For a usual guest it is about 10 KiB per site.
 
 use crate::exit::{Arrival, Exit, Reason, Site};
-use crate::profile::Latency;
+use crate::profile::{Addresses, Latency};
 use std::collections::{BTreeMap, HashMap};
 
 /// The number of sites that a profile keeps apart.
@@ -26,7 +26,7 @@ pub struct Count {
 }
 
 impl Count {
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.exits = self.exits.saturating_add(other.exits);
         self.elements = self.elements.saturating_add(other.elements);
     }
@@ -83,6 +83,8 @@ pub struct Profile {
     untimed: Option<Box<(Latency, Latency)>>,
     /// Exits per phase of the timeline.
     phases: Vec<u64>,
+    /// The exits per address, if they are recorded.
+    addresses: Option<Box<Addresses>>,
 }
 
 /// The number of entries of [`Recent`].
@@ -109,6 +111,21 @@ impl Recent {
 }
 
 impl Profile {
+    /// Creates an empty profile that also counts exits per address of the guest's code.
+    pub fn with_addresses() -> Self {
+        Self { addresses: Some(Box::default()), ..Self::default() }
+    }
+
+    /// The exits per address of the guest's code. `None` if they were not recorded.
+    pub fn addresses(&self) -> Option<&Addresses> {
+        self.addresses.as_deref()
+    }
+
+    /// The same, to count exits.
+    pub fn addresses_mut(&mut self) -> Option<&mut Addresses> {
+        self.addresses.as_deref_mut()
+    }
+
     /// The exits per phase of the timeline. Phases past the end had no exits.
     pub fn phases(&self) -> &[u64] {
         &self.phases
@@ -177,6 +194,9 @@ impl Profile {
             self.add_untimed(in_kvm, in_vmm);
         }
         other.phases.iter().enumerate().for_each(|(phase, exits)| self.add_to_phase(phase, *exits));
+        if let Some(addresses) = other.addresses() {
+            self.addresses.get_or_insert_default().absorb(addresses);
+        }
     }
 
     fn add_untimed(&mut self, in_kvm: &Latency, in_vmm: &Latency) {

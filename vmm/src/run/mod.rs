@@ -234,7 +234,7 @@ mod tests {
     fn devices_see_string_io_in_the_same_way_with_and_without_batches() {
         for arrivals in [[FRESH, FRESH, FRESH], [FRESH, NEXT, NEXT]] {
             let fifo: Arc<Mutex<Fifo>> = Arc::default();
-            let mut recorder = Recorder::new(Clock::new(None), 0, None, None);
+            let mut recorder = Recorder::new(Clock::new(None), 0, None, false, None);
             let elements = (1..=3).map(output).zip(arrivals);
             let mut vcpu = Script::new(elements.chain([(Exit::Hlt, FRESH)]));
             run(&mut vcpu, &mut chain(&fifo), Some(&mut recorder));

@@ -105,8 +105,11 @@ impl Target {
         let (stderr, err) =
             Capture::start(MOST_ERRORS).map_err(host("capturing the output of the program"))?;
         let streams = Streams { stdin: Stdio::null(), stdout: out, stderr: err };
-        let options =
-            Options { timeout: limit, trace: None, stops: Stops { first_entry: true, halts: true } };
+        let options = Options {
+            timeout: limit,
+            stops: Stops { first_entry: true, halts: true, rip: false },
+            ..Options::default()
+        };
         // An earlier run may have changed the file.
         if let Err(error) = engine.check(&self.program) {
             return Ok(self.not_started(&error.to_string(), finished));

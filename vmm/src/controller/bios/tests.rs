@@ -5,6 +5,7 @@ use super::*;
 use crate::console::output::Captured;
 use crate::controller::FakeVcpu;
 use crate::device::pc::medium::Content;
+use crate::host::event;
 use crate::x86::registers::{Regs, Sregs};
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ impl Caller {
             prints: true,
             screen: None,
             input: Input::bytes(input),
-            keyboard: Some(host::event().unwrap()),
+            keyboard: Some(event().unwrap()),
             has_keys: false,
             times_keys: false,
         };
@@ -288,6 +289,23 @@ fn a_missing_function_is_named_once_and_returns_carry() {
 }
 
 #[test]
+fn serial_ports_and_printers_time_out() {
+    let mut caller = Caller::new(512);
+    for (vector, ax, ah) in [
+        (0x14, 0x00e3, 0x80),
+        (0x14, 0x0141, 0x80),
+        (0x14, 0x0300, 0x80),
+        (0x17, 0x0041, 1),
+        (0x17, 0x0200, 1),
+    ] {
+        let (regs, flags) = caller.call(vector, self::ax(ax));
+        assert_eq!((regs.rax >> 8, flags & CARRY), (ah, 0), "{vector:#x} {ax:#x}");
+    }
+    // What is sent is lost, which is told once.
+    assert_eq!(caller.bios.missing.len(), 2);
+}
+
+#[test]
 fn the_port_of_the_stubs_is_free_for_the_guest() {
     let mut caller = Caller::new(512);
     caller.vcpu.sregs.cs.base = 0;
@@ -371,6 +389,7 @@ fn each_call_ends_at_the_deadline_also_in_the_middle_of_a_string() {
 fn a_wait_for_a_key_counts_towards_the_limit_if_no_key_can_come() {
     let mut caller = Caller::new(512);
     caller.vcpu.memory.write(Gpa(0x20), &[0, 0x60, 0, 0]).unwrap();
+    caller.bios.has_controllers = true;
     caller.bios.begin_run(Deadline::after(Some(Duration::from_millis(20))));
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(20) {
@@ -392,4 +411,34 @@ fn the_bytes_after_an_escape_are_keys_unless_they_are_those_of_a_key() {
         keys.take(9).collect::<Vec<_>>(),
         [0x50e0, 0x011b, 0x2e63, 0x2064, 0x011b, 0x1a5b, 0x0433, 0x011b]
     );
+}
+
+/// A guest may ask for a key, and compute or halt elsewhere instead of the wait.
+#[test]
+fn only_a_wait_in_the_stub_moves_the_limit() {
+    let mut caller = Caller::new(512);
+    (caller.bios.input, caller.bios.has_controllers) = (Input::none(), true);
+    for (rip, waits) in [(u64::from(stubs::offset(0x16)) + 7, true), (0x6001, false)] {
+        caller.call(0x16, ax(0));
+        caller.vcpu.regs.rip = rip;
+        caller.vcpu.sregs.cs.base = if waits { 0xf_0000 } else { 0 };
+        caller.bios.handle(&Exit::Interrupted, &mut caller.vcpu);
+        assert_eq!(caller.bios.awaits_key.is_some(), waits, "{rip:#x}");
+    }
+    // The same without interrupt controllers: the BIOS itself waits at a halt.
+    caller.bios.has_controllers = false;
+    caller.bios.begin_run(Deadline::after(Some(Duration::from_millis(20))));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(20) {
+        let (asked, ..) = caller.outcome(0x16, ax(0));
+        caller.vcpu.regs = Regs { rip: 0x6001, rflags: 0x202, ..ax(0) };
+        caller.vcpu.sregs.cs.base = 0;
+        let halted = caller.bios.handle(&Exit::Hlt, &mut caller.vcpu);
+        for outcome in [asked, halted] {
+            if let Outcome::Stop(stop) = outcome {
+                return assert!(matches!(stop, Stop::Timeout(_)), "{stop:?}");
+            }
+        }
+    }
+    panic!("the guest does not end");
 }

@@ -5,7 +5,7 @@ const OUT: Exit = Exit::PioOut { port: 0xe9, size: 1, data: 0x41 };
 const IN: Exit = Exit::PioIn { port: 0xe9, size: 1 };
 
 fn recorder(remembered: Option<usize>) -> Recorder {
-    let mut recorder = Recorder::new(Clock::new(Some(1_000_000)), 1000, remembered, None);
+    let mut recorder = Recorder::new(Clock::new(Some(1_000_000)), 1000, remembered, false, None);
     recorder.begin();
     recorder
 }
