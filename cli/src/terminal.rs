@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal};
 use vmm::host::RawTerminal;
-use vmm::machine::debug::Debugger;
 use vmm::machine::MachineKind;
+use vmm::machine::debug::Debugger;
 use vmm::{Error, Machine, Report};
 
 /// Returns true if standard input is a terminal.
