@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal};
 use vmm::host::RawTerminal;
+use vmm::machine::MachineKind;
 use vmm::machine::debug::Debugger;
-use vmm::machine::{MachineKind, Processor};
 use vmm::{Error, Machine, Report};
 
 /// Returns true if standard input is a terminal.
@@ -12,8 +12,7 @@ pub fn is_keyboard() -> bool {
 }
 
 /// Runs a machine, under a debugger if there is one. The terminal, if there is one, is the keyboard of a PC: it is in raw mode,
-/// so that each key goes to the guest, and is restored before the summary is printed. With the software processor no thread
-/// reads keys, so Ctrl-A x could not end the machine: there Ctrl-C does.
+/// so that each key goes to the guest, and is restored before the summary is printed.
 ///
 /// # Errors
 /// The terminal cannot be made raw, or the host failed before the guest ran.
@@ -21,7 +20,7 @@ pub fn run(machine: &mut Machine, debugger: Option<&mut dyn Debugger>) -> Result
     let is_pc = machine.kind() != Some(MachineKind::Bare);
     let raw = match is_pc && is_keyboard() {
         true => {
-            let raw = RawTerminal::enter(machine.processor() == Processor::Soft);
+            let raw = RawTerminal::enter();
             Some(raw.map_err(|source| Error::Host { operation: "making the terminal raw", source })?)
         }
         false => None,

@@ -74,6 +74,12 @@ void kernel_main(uint32_t magic, const void *from)
 	(void)from;
 	// No interrupts.
 	outb(CONTROL, 2);
+	outb(ATA + 6, 0xe0);
+	// Without a drive nothing answers, and reads return all ones.
+	if (inb(ATA + 7) == 0xff) {
+		print("no drive: give --disk FILE\n");
+		end(1);
+	}
 	outb(ATA + 6, 0xf0);
 	print(inb(ATA + 7) ? "two drives\n" : "one drive\n");
 	check(command(IDENTIFY, 0) & DATA_REQUEST, "IDENTIFY DEVICE");

@@ -57,6 +57,7 @@ next:
 	incb	%dl
 	cmpb	$'e', %dl
 	jbe	round
+	hlt				/* The keys may have been faster than a tick. */
 	movw	$ticks, %si
 	call	print
 	cmpw	$0, count

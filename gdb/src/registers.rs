@@ -38,6 +38,15 @@ impl Width {
         }
     }
 
+    /// The number of bits.
+    fn bits(self) -> u64 {
+        match self {
+            Self::Bits16 => 16,
+            Self::Bits32 => 32,
+            Self::Bits64 => 64,
+        }
+    }
+
     /// True if the registers have 64 bits.
     pub(crate) fn is_64(self) -> bool {
         self == Self::Bits64
@@ -99,6 +108,8 @@ enum Place {
     GdtLimit,
     IdtLimit,
     KernelGsBase,
+    /// The width of the code, which gdb cannot know otherwise.
+    CodeBits,
 }
 
 impl Register {
@@ -120,6 +131,7 @@ impl Register {
             Place::GdtLimit => view.sregs.gdt.limit.into(),
             Place::IdtLimit => view.sregs.idt.limit.into(),
             Place::KernelGsBase => view.kernel_gs_base,
+            Place::CodeBits => Width::of(&view.sregs).bits(),
         })
     }
 
@@ -128,7 +140,7 @@ impl Register {
         // The upper half of a register that gdb sees as 32 bits stays.
         let merged = |old: u64| if self.bits >= 64 { value } else { old >> 32 << 32 | value & 0xffff_ffff };
         match self.place {
-            Place::Absent => {}
+            Place::Absent | Place::CodeBits => {}
             Place::General(at) => *at(&mut view.regs) = merged(*at(&mut view.regs)),
             Place::Special(at) => *at(&mut view.sregs) = merged(*at(&mut view.sregs)),
             Place::Instruction => {
@@ -248,7 +260,8 @@ static CORE: [Register; 22] = [
 static SEGMENTS: [Register; 2] = [base!("fs_base", fs), base!("gs_base", gs)];
 
 /// The registers of the system.
-static SYSTEM: [Register; 18] = [
+static SYSTEM: [Register; 19] = [
+    Register { name: "code_bits", kind: "int32", bits: 32, place: Place::CodeBits },
     Register { name: "k_gs_base", kind: "int64", bits: 64, place: Place::KernelGsBase },
     base!("cs_base", cs),
     base!("ss_base", ss),

@@ -125,7 +125,13 @@ pub use shutdown::Deadline;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::boot::linux::write_boot_params;
+    pub use crate::controller::bios::{
+        Bios, Drives, PORT as BIOS_PORT, Parts as BiosParts, memory as bios_memory, offset as bios_stub,
+    };
+    pub use crate::device::pc::ata::file_medium::FileMedium;
+    pub use crate::device::pc::ata::{Channel, ControlBlock};
     pub use crate::device::pc::i8042::I8042;
+    pub use crate::device::pc::medium::{Content, CopiedDisk, Medium, SECTOR, SharedMedium};
     pub use crate::device::pc::post_code::PostCode;
     pub use crate::device::pc::power::Power;
     pub use crate::device::pc::rtc::Rtc;

@@ -62,6 +62,20 @@ pub(super) fn describe(path: &Path, bytes: &[u8]) -> Option<(String, String)> {
     Some((format, advice))
 }
 
+/// The format of a file that is not an initial RAM disk of Linux, as a noun phrase. `bytes` are the start of the file. `None` if it
+/// may be one: a cpio archive, compressed or not, or a file system.
+#[cfg(has_kvm)]
+pub(super) fn not_an_initrd(bytes: &[u8]) -> Option<String> {
+    match FileFormat::of(bytes)? {
+        FileFormat::Cpio | FileFormat::Compressed(..) | FileFormat::BootSector | FileFormat::OptionRom => {
+            None
+        }
+        FileFormat::Firmware | FileFormat::Multiboot => None,
+        FileFormat::Elf => Some("an ELF file".into()),
+        format => Some(refusal(format, "").0),
+    }
+}
+
 /// True for zeroes: the processor would execute them as additions, up to the end of memory.
 fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
@@ -167,6 +181,23 @@ mod tests {
             [described(&[0xf4]), described(b"\x7fELF"), described(&at(0x202, b"HdrS"))],
             [None, None, None]
         );
+    }
+
+    #[cfg(has_kvm)]
+    #[test]
+    fn a_file_that_is_no_initrd_is_named() {
+        for (bytes, name) in [
+            (&b"hello\n"[..], Some("a text file")),
+            (b"\x7fELF", Some("an ELF file")),
+            (&at(0x202, b"HdrS"), Some("a Linux kernel")),
+            (&at(257, b"ustar"), Some("a tar archive")),
+            (b"QFI\xfb\0\0\0\x03", Some("a disk image of the format qcow2")),
+            (b"070701", None),
+            (b"\x1f\x8b\x08\0", None),
+            (b"\x01\x02", None),
+        ] {
+            assert_eq!(not_an_initrd(bytes).as_deref(), name);
+        }
     }
 
     #[test]

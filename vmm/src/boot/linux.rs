@@ -8,7 +8,7 @@
 use super::detect::{SIGNATURE, is_bzimage};
 use super::elf;
 use super::file::open;
-use super::known::describe;
+use super::known::{describe, not_an_initrd};
 use crate::error::{Error, ImageError};
 use crate::file_format;
 use crate::host::printable;
@@ -324,6 +324,14 @@ fn load_initrds(
         let (file, size) = open(path)?;
         if size == 0 {
             return Err(refuse(path, "is empty: give a cpio archive, or leave out --initrd".into()));
+        }
+        let mut start = vec![0; file_format::HEAD];
+        let read = file.read_at(&mut start, 0).unwrap_or(0);
+        if let Some(format) = start.get(..read).and_then(not_an_initrd) {
+            return Err(refuse(
+                path,
+                format!("is {format}, and no initrd: give a cpio archive (cpio -o -H newc)"),
+            ));
         }
         total = total.next_multiple_of(INITRD_ALIGNMENT);
         files.push((path, file, total, size));

@@ -13,8 +13,6 @@ use std::{io, ptr};
 
 /// The earlier mode of the terminal. Signal handlers read it.
 static BEFORE: OnceLock<libc::termios> = OnceLock::new();
-/// The raw mode of the terminal. Signal handlers read it.
-static MODE: OnceLock<libc::termios> = OnceLock::new();
 /// Set from [`RawTerminal::enter`] to [`restore`]: the terminal is in raw mode while this program is in the foreground.
 static WANTED: AtomicBool = AtomicBool::new(false);
 /// Set while the terminal is in raw mode.
@@ -25,8 +23,6 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 static BUSY: AtomicU32 = AtomicU32::new(0);
 /// The longest time that a signal handler waits for them, in milliseconds.
 const MAX_BUSY: u32 = 100;
-/// Set if keys such as Ctrl-C still send their signals in raw mode.
-static SIGNALS: AtomicBool = AtomicBool::new(false);
 /// Set while a panel covers a part of the terminal of standard output.
 static PANEL: AtomicBool = AtomicBool::new(false);
 /// Gives the whole terminal back to text, with the cursor in a new line at its end.
@@ -41,13 +37,12 @@ pub struct RawTerminal(());
 
 impl RawTerminal {
     /// Switches the terminal to raw mode. The settings of its output stay unchanged, because other programs also print
-    /// there. With `keeps_signals`, Ctrl-C, Ctrl-\ and Ctrl-Z are no keys of the guest, but signals, as before.
+    /// there.
     ///
     /// # Errors
     /// Standard input is not a terminal.
-    pub fn enter(keeps_signals: bool) -> io::Result<Self> {
+    pub fn enter() -> io::Result<Self> {
         mode()?;
-        SIGNALS.store(keeps_signals, Ordering::SeqCst);
         let changed = event()?;
         CHANGED.get_or_init(|| changed);
         // After a stop the shell leaves its own mode behind.
@@ -88,12 +83,9 @@ pub(crate) fn refresh() -> io::Result<()> {
     let mut raw = mode()?;
     BEFORE.get_or_init(|| raw);
     let output = raw.c_oflag;
-    let signals = if SIGNALS.load(Ordering::SeqCst) { raw.c_lflag & libc::ISIG } else { 0 };
     // SAFETY: the structure is valid.
     unsafe { libc::cfmakeraw(&mut raw) };
     raw.c_oflag = output;
-    raw.c_lflag |= signals;
-    let raw = MODE.get_or_init(|| raw);
     // A thread that restores the terminal from here on waits for the new mode.
     let _busy = Busy::new();
     if !is_wanted() {
@@ -101,7 +93,7 @@ pub(crate) fn refresh() -> io::Result<()> {
     }
     RAW.store(true, Ordering::SeqCst);
     // SAFETY: the structure is valid. The earlier mode is stored above, so a signal handler can restore it.
-    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, raw) } {
+    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

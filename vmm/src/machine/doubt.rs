@@ -16,7 +16,7 @@ mod tests;
 pub use foreign::HaltedVcpu;
 pub(super) use gather::UsedDevices;
 use missing_handler::missing_firmware_here;
-pub(super) use missing_handler::{missing_firmware, missing_handler};
+pub(super) use missing_handler::{empty_because, missing_handler};
 
 use crate::boot::{Image, list_ranges};
 use crate::controller::OpenBus;

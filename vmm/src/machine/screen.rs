@@ -60,7 +60,7 @@ fn read(memory: &GuestMemory, vga: &Mutex<Vga>, warned: &mut bool) -> Option<Scr
     if view.is_graphics {
         if !std::mem::replace(warned, true) {
             log::warn!(
-                "the guest has switched its screen to a graphics mode, which is not shown: only text is"
+                "the guest has switched its screen to a graphics mode, whose pixels are not shown: only text is"
             );
         }
         return None;

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, KickTimer};
 use crate::machine::background::{Background, SideResult};
-use crate::machine::debug::{Debugger, debugged};
+use crate::machine::debug::{Debugger, Parts, debugged};
 use crate::machine::ending::{Reasons, ending};
 use crate::machine::processors::Processors;
 use crate::machine::turns;
@@ -52,20 +52,17 @@ pub(super) fn run_machine(
         inquiry: background.inquiry(),
         is_linux: matches!(background, Background::Pc(_)),
     };
-    let parts = (&*memory, &**devices);
+    let leaves_on_halt = !matches!(background, Background::Pc(_) | Background::Classic(_));
+    let parts = Parts { memory, devices, deadline: &context.deadline, leaves_on_halt };
     let ran = match (processors, debugger) {
         (Processors::Kvm { vcpus, .. }, None) => run_threads(vcpus, controllers, &context, background, timer),
         (Processors::Soft(vcpus), None) => turns::run(vcpus, controllers, &context, background, timer),
-        (Processors::Kvm { vcpus, .. }, Some(debugger)) => {
-            debugged(vcpus, parts, &context.deadline, debugger, |vcpus| {
-                run_threads(vcpus, controllers, &context, background, timer)
-            })?
-        }
-        (Processors::Soft(vcpus), Some(debugger)) => {
-            debugged(vcpus, parts, &context.deadline, debugger, |vcpus| {
-                turns::run(vcpus, controllers, &context, background, timer)
-            })?
-        }
+        (Processors::Kvm { vcpus, .. }, Some(debugger)) => debugged(vcpus, &parts, debugger, |vcpus| {
+            run_threads(vcpus, controllers, &context, background, timer)
+        })?,
+        (Processors::Soft(vcpus), Some(debugger)) => debugged(vcpus, &parts, debugger, |vcpus| {
+            turns::run(vcpus, controllers, &context, background, timer)
+        })?,
     };
     timer.iter_mut().for_each(KickTimer::stop);
     ran

@@ -94,9 +94,14 @@ impl Screen {
         self.cells.chunks(COLUMNS)
     }
 
-    /// True if no cell has a visible character.
+    /// True if nothing can be seen: no cell has a visible character, or a background other than black.
     pub fn is_blank(&self) -> bool {
-        self.cells.iter().all(|cell| cell.is_blank())
+        !self.cells.iter().any(|cell| self.is_seen(*cell))
+    }
+
+    /// True if a cell has a visible character, or a background other than black. Some games draw with backgrounds alone.
+    fn is_seen(&self, cell: Cell) -> bool {
+        !cell.is_blank() || self.look(cell.attribute).background != 0
     }
 
     /// The screen as lines of text, in UTF-8. Blanks at the ends of the lines and empty lines at the end are left out. A
@@ -146,7 +151,9 @@ pub(crate) mod tests {
     #[test]
     fn the_text_is_trimmed_and_has_no_control_characters() {
         assert_eq!(screen(&[], None).text(), "");
-        assert!(screen(&[], None).is_blank());
+        assert!(screen(&[], None).is_blank() && !screen(&["x"], None).is_blank());
+        let block = Screen::new(&[b' ', 0x17], None, DEFAULT_PALETTE, true);
+        assert!(!block.is_blank() && block.text().is_empty(), "a blank in blue is seen");
         assert_eq!(screen(&["", "  hello  ", "", "\x1b[31m\x07\x7f"], None).text(), "\n  hello\n\n←[31m•⌂\n");
         let all: Vec<u8> = (0..=255).flat_map(|character| [character, 0x07]).collect();
         let text = Screen::new(&all, None, DEFAULT_PALETTE, true).text();

@@ -164,9 +164,8 @@ impl Screen {
     /// The number of rows up to the last one that is not empty, of the `height` rows from `top` on. A background other than
     /// black counts, and the cursor does not.
     fn used_rows(&self, top: usize, height: usize) -> usize {
-        let is_seen = |cell: Cell| !cell.is_blank() || self.look(cell.attribute).background != 0;
         let is_used = |row: &usize| {
-            (0..COLUMNS).any(|column| is_seen(self.seen(top.saturating_add(*row), column).cell))
+            (0..COLUMNS).any(|column| self.is_seen(self.seen(top.saturating_add(*row), column).cell))
         };
         (0..height).rev().find(is_used).map_or(0, |row| row.saturating_add(1))
     }

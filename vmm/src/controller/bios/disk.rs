@@ -17,7 +17,7 @@ struct Drive {
 
 /// The drives.
 #[derive(Debug)]
-pub(crate) struct Drives {
+pub struct Drives {
     /// Drive 0.
     diskette: Option<Drive>,
     /// Drive 0x80, and those after it.
@@ -28,7 +28,7 @@ pub(crate) struct Drives {
 
 impl Drives {
     /// The drives of a machine that starts from a disk with this content. Writes to it stay in memory.
-    pub(crate) fn new(content: &Content) -> Self {
+    pub fn new(content: &Content) -> Self {
         let bytes = content.len() as u64;
         let (hard_disk, diskette) = geometry::shapes(bytes);
         let shapes = hard_disk.iter().chain(&diskette).map(Geometry::total);
@@ -40,12 +40,12 @@ impl Drives {
     }
 
     /// The boot disk, if it is a hard disk: the machine has it as an ATA drive, too.
-    pub(crate) fn boot_hard_disk(&self) -> Option<SharedMedium> {
+    pub fn boot_hard_disk(&self) -> Option<SharedMedium> {
         self.hard_disks.first().map(|drive| drive.medium.clone())
     }
 
     /// Adds a hard disk.
-    pub(crate) fn add(&mut self, medium: SharedMedium) {
+    pub fn add(&mut self, medium: SharedMedium) {
         let geometry = Geometry::within(lock(&medium).sectors());
         self.hard_disks.push(Drive { geometry, medium });
     }
@@ -56,7 +56,7 @@ impl Drives {
     }
 
     /// The numbers of hard disks and of diskette drives.
-    pub(crate) fn counts(&self) -> (u8, u8) {
+    pub fn counts(&self) -> (u8, u8) {
         let hard_disks = u8::try_from(self.hard_disks.len()).unwrap_or(u8::MAX);
         (hard_disks, self.diskette.is_some().into())
     }

@@ -67,9 +67,8 @@ impl Bios {
         match function {
             0x00 | 0x10 => {
                 // The wait for a key does not count towards the time limit, unless no key can come.
-                if let Some(since) = self.awaits_key.take().filter(|_| !self.input_ended) {
-                    self.deadline.extend_by_wait_since(since);
-                }
+                let since = self.awaits_key.take().filter(|_| self.has_controllers);
+                self.extend_limit(since);
                 let start = Instant::now();
                 self.take_input(call, if self.has_controllers { INPUT_PAUSE } else { Duration::ZERO })?;
                 let Some(key) = first(call) else {
@@ -105,6 +104,13 @@ impl Bios {
             _ => return ControlFlow::Continue(Answer::Missing),
         }
         ControlFlow::Continue(Answer::Done)
+    }
+
+    /// Moves the time limit by the time since `since`, in which the guest waited for a key.
+    pub(super) fn extend_limit(&self, since: Option<Instant>) {
+        if let Some(since) = since.filter(|_| !self.input_ended) {
+            self.deadline.extend_by_wait_since(since);
+        }
     }
 
     /// Moves the input of the machine into the ring, as far as there is room. Waits at most `timeout` for it.

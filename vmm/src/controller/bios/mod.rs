@@ -17,6 +17,7 @@ mod call;
 mod chips;
 mod disk;
 mod int13;
+mod interrupts;
 mod keyboard;
 mod stubs;
 mod system;
@@ -25,17 +26,19 @@ mod tests;
 mod time;
 mod video;
 
-pub(crate) use disk::Drives;
-pub(crate) use stubs::{PORT, start_with_set_up};
+pub use disk::Drives;
+pub use stubs::PORT;
+#[cfg(feature = "internals")]
+pub use stubs::offset;
+pub(crate) use stubs::start_with_set_up;
 
 use crate::console::input::Input;
 use crate::console::output::Output;
-use crate::controller::vcpu::Activity;
 use crate::controller::{ExitController, VcpuState};
 use crate::device::pc::vga::Vga;
 use crate::error::Error;
 use crate::exit::{Exit, Outcome, Stop};
-use crate::host::{self, EventFd};
+use crate::host::EventFd;
 use crate::memory::{Gpa, GuestMemory};
 use crate::shutdown::Deadline;
 use crate::x86::modes::CR0_PE;
@@ -53,28 +56,32 @@ use system::Answer;
 const NAMED: usize = 32;
 
 /// The parts of a machine that the BIOS uses.
-pub(crate) struct Parts {
-    pub(crate) memory: GuestMemory,
+pub struct Parts {
+    /// The guest's memory.
+    pub memory: GuestMemory,
     /// The size of RAM, in bytes.
-    pub(crate) ram: u64,
-    pub(crate) drives: Drives,
-    pub(crate) output: Output,
+    pub ram: u64,
+    /// The disks.
+    pub drives: Drives,
+    /// The text of the guest.
+    pub output: Output,
     /// Teletype text of the guest is also printed to the output.
-    pub(crate) prints: bool,
-    pub(crate) input: Input,
+    pub prints: bool,
+    /// The text for the guest.
+    pub input: Input,
     /// The registers of the screen, which show its cursor.
-    pub(crate) screen: Option<Arc<Mutex<Vga>>>,
+    pub screen: Option<Arc<Mutex<Vga>>>,
     /// The keyboard's interrupt, if the machine has no interrupt controllers and no timer.
-    pub(crate) keyboard: Option<EventFd>,
+    pub keyboard: Option<EventFd>,
     /// Keys come from the keyboard, not from the input.
-    pub(crate) has_keys: bool,
+    pub has_keys: bool,
     /// The wait for a key counts towards the time limit.
-    pub(crate) times_keys: bool,
+    pub times_keys: bool,
 }
 
 /// The BIOS of a machine.
 #[derive(Debug)]
-pub(crate) struct Bios {
+pub struct Bios {
     memory: GuestMemory,
     ram: u64,
     drives: Drives,
@@ -111,8 +118,6 @@ pub(crate) struct Bios {
     line_has_text: bool,
     /// The row of the last string (int 10h, function 13h).
     text_row: Option<u8>,
-    /// The guest has set a graphics mode.
-    graphics: bool,
     /// The count of ticks was set.
     has_time: bool,
     /// The functions that are missing and were named, by vector and AH.
@@ -120,14 +125,14 @@ pub(crate) struct Bios {
 }
 
 /// The memory of the BIOS at the start, for these drives: addresses and bytes.
-pub(crate) fn memory(drives: &Drives) -> Vec<(Gpa, Vec<u8>)> {
+pub fn memory(drives: &Drives) -> Vec<(Gpa, Vec<u8>)> {
     let (hard_disks, floppies) = drives.counts();
     stubs::memory(hard_disks, floppies)
 }
 
 impl Bios {
     /// Creates the BIOS. Its [`memory`] is loaded separately.
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub fn new(parts: Parts) -> Self {
         let Parts { memory, ram, drives, output, prints, input, screen, keyboard, has_keys, times_keys } =
             parts;
         Self {
@@ -154,7 +159,6 @@ impl Bios {
             extended: false,
             line_has_text: false,
             text_row: None,
-            graphics: false,
             has_time: false,
             missing: BTreeSet::new(),
         }
@@ -225,16 +229,20 @@ impl Bios {
                 Answer::Done
             }
             0x13 => of(self.disk_call(call)),
+            // Serial ports: a time-out.
+            0x14 => {
+                call.set_ah(0x80);
+                if matches!(before.rax >> 8 & 0xff, 1 | 2) { Answer::NoDevice } else { Answer::Done }
+            }
             0x15 => self.system_call(call)?,
             0x16 => self.keyboard_call(call)?,
-            0x18 => {
-                log::warn!("the guest found nothing to start (int 0x18)");
-                return ControlFlow::Break(Stop::Exited(1));
+            // Printers: a time-out.
+            0x17 => {
+                call.set_ah(0x01);
+                if before.rax >> 8 & 0xff == 0 { Answer::NoDevice } else { Answer::Done }
             }
-            0x19 => {
-                self.bootstrap(call)?;
-                Answer::Done
-            }
+            0x18 => return nothing_to_start(),
+            0x19 => self.bootstrap(call).map_continue(|()| Answer::Done)?,
             0x1a => of(self.time_call(call)),
             // The debugger's exceptions, the print screen key, overflow, and the hooks of other services.
             0x01..=0x05 | 0x1b | 0x1c | 0x23 | 0x24 => Answer::Done,
@@ -243,16 +251,20 @@ impl Bios {
         if vector != 0x16 {
             self.polls = 0;
         }
-        if answer == Answer::Missing {
-            call.set_flag(CARRY, true);
-            self.name_missing(call, vector, &before);
+        match answer {
+            Answer::Missing => {
+                call.set_flag(CARRY, true);
+                self.name_missing(call, vector, &before, "it returns CF");
+            }
+            Answer::NoDevice => self.name_missing(call, vector, &before, "it returns a time-out"),
+            Answer::Done | Answer::Wait => {}
         }
         // A guest may make no other exits, and a slice of the software processor counts a long call as any other.
         self.deadline.must_end().map_or(ControlFlow::Continue(answer), ControlFlow::Break)
     }
 
     /// Names a function that is missing, with the registers of its first call.
-    fn name_missing(&mut self, call: &Call<'_>, vector: u8, before: &Regs) {
+    fn name_missing(&mut self, call: &Call<'_>, vector: u8, before: &Regs, result: &str) {
         let function = (before.rax >> 8) as u8;
         if self.missing.len() >= NAMED || !self.missing.insert((vector, function)) {
             return;
@@ -262,11 +274,13 @@ impl Bios {
             [before.rax, before.rbx, before.rcx, before.rdx].map(|register| register as u16);
         let firmware = match vector {
             0x20..=0x2f => "there is no DOS here",
+            0x14 => "the BIOS has no serial port, which is at port 0x3f8",
+            0x17 => "there is no printer",
             _ => "this BIOS lacks it",
         };
         log::warn!(
             "int {vector:#x}, ah={function:#04x}: {firmware} (ax={ax:#x} bx={bx:#x} cx={cx:#x} dx={dx:#x}, before \
-             {segment:04x}:{offset:04x}); it returns CF"
+             {segment:04x}:{offset:04x}); {result}"
         );
     }
 
@@ -283,88 +297,12 @@ impl Bios {
         vcpu.set_regs(&call.regs)?;
         Ok(Outcome::Stop(fault))
     }
+}
 
-    /// Handles a HLT of a machine without interrupt controllers: waits for the next interrupt.
-    fn halted(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
-        if !chips::takes_interrupts(vcpu)? {
-            return Ok(Outcome::Unclaimed);
-        }
-        let linear = vcpu.sregs()?.cs.base.wrapping_add(vcpu.regs()?.rip);
-        let is_ours = stubs::contains(linear);
-        let is_plain = chips::has_no_handler(vcpu.memory());
-        if !is_ours && is_plain && chips::is_idle(vcpu, linear, true) {
-            return Ok(Outcome::Unclaimed);
-        }
-        self.next_interrupt(vcpu)
-    }
-
-    /// Waits for the next interrupt, at most until the end of the run.
-    fn next_interrupt(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
-        loop {
-            if self.take_key() {
-                chips::interrupt(vcpu, stubs::KEYBOARD)?;
-                return Ok(Outcome::Resume);
-            }
-            let left = self.chips.until_tick(self.now());
-            match left {
-                Some(Duration::ZERO) => {
-                    self.chips.take_tick(self.now());
-                    chips::interrupt(vcpu, stubs::TIMER)?;
-                    return Ok(Outcome::Resume);
-                }
-                // Nothing can wake the guest.
-                None if !self.has_keys && !self.input.has_next() && !self.input.may_wait() => {
-                    return Ok(Outcome::Unclaimed);
-                }
-                _ => {}
-            }
-            let pause = left.unwrap_or(time::TICK);
-            if self.awaits_key.is_some() && self.input.may_wait() {
-                if let Err(error) = self.input.fetch(Some(pause)) {
-                    return Ok(Outcome::Stop(Stop::InputFailed(Arc::new(error))));
-                }
-                if self.input.has_next() {
-                    return Ok(Outcome::Resume);
-                }
-            } else if let Some(keyboard) = &self.keyboard {
-                let _ = host::wait_any([Some(host::borrow(keyboard))], Some(pause.min(time::TICK)));
-            }
-            if let Some(stop) = self.deadline.must_end() {
-                return Ok(Outcome::Stop(stop));
-            }
-        }
-    }
-
-    /// Ends a run that can only repeat a halt or a jump to itself. Interrupts a guest that runs, if a tick is due and the machine has
-    /// no timer.
-    fn interrupted(&mut self, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
-        let now = self.now();
-        let is_due = !self.has_controllers && self.chips.until_tick(now) == Some(Duration::ZERO);
-        let sregs = vcpu.sregs()?;
-        let linear = sregs.cs.base.wrapping_add(vcpu.regs()?.rip);
-        let takes = chips::takes_interrupts(vcpu)?;
-        let halted = vcpu.activity() == Activity::Halted;
-        let is_real = sregs.cr0 & CR0_PE == 0;
-        if is_real && chips::is_idle(vcpu, linear, halted) && (!takes || chips::has_no_handler(vcpu.memory()))
-        {
-            return Ok(Outcome::Stop(Stop::Halted));
-        }
-        if is_due && takes {
-            self.chips.take_tick(now);
-            chips::interrupt(vcpu, stubs::TIMER)?;
-        } else if takes && self.take_key() {
-            chips::interrupt(vcpu, stubs::KEYBOARD)?;
-        }
-        Ok(Outcome::Unclaimed)
-    }
-
-    /// True if a key interrupts the guest now. A byte of the keyboard interrupts once.
-    fn take_key(&mut self) -> bool {
-        self.key_waits |= self.keyboard.as_ref().is_some_and(|line| line.read().is_ok());
-        let takes = self.key_waits && self.chips.takes_keys();
-        self.key_waits &= !takes;
-        takes
-    }
+/// Int 18h: ends the run.
+fn nothing_to_start<T>() -> ControlFlow<Stop, T> {
+    log::warn!("the guest found nothing to start (int 0x18)");
+    ControlFlow::Break(Stop::Exited(1))
 }
 
 /// The fault that led to a vector of an exception. `None` for a call by `int`.

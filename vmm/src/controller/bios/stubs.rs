@@ -11,7 +11,7 @@ use crate::memory::Gpa;
 use crate::x86::modes::Start;
 
 /// The port of the stubs. On a PC it calls the firmware's system management mode.
-pub(crate) const PORT: u16 = 0xb2;
+pub const PORT: u16 = 0xb2;
 /// The address of the segment, and the offset of the stub of vector 0 in it. Tables of the machine are before it.
 const START: u64 = 0xf_0000;
 const OFFSET: u16 = 0x4000;
@@ -115,7 +115,7 @@ fn code(vector: u8) -> Vec<u8> {
 }
 
 /// The offset of a stub in the segment.
-pub(super) fn offset(vector: u8) -> u16 {
+pub fn offset(vector: u8) -> u16 {
     OFFSET.wrapping_add(u16::from(vector).wrapping_mul(STUB as u16))
 }
 

@@ -26,6 +26,8 @@ const MOST_WORDS: u64 = 0x8000;
 pub(super) enum Answer {
     Done,
     Wait,
+    /// The call is for a device that is not there, and has its status.
+    NoDevice,
     /// There is no such function.
     Missing,
 }

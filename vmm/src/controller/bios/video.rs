@@ -174,10 +174,6 @@ impl Bios {
             set_cursor(call, page, Cursor { column: 0, row: 0 });
         }
         if mode == GRAPHICS {
-            if !self.graphics {
-                log::warn!("the guest sets a graphics mode (int 0x10, ax=0x13): its pixels are not shown");
-                self.graphics = true;
-            }
             if !keeps {
                 call.store(PIXELS, &[0; PIXEL_BYTES]);
             }

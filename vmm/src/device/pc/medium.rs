@@ -8,13 +8,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The size of a sector, in bytes.
-pub(crate) const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 /// The most sectors that one call moves.
-pub(crate) const MAX_SECTORS: usize = 128;
+pub const MAX_SECTORS: usize = 128;
 
 /// The reason why an access failed.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The sectors are not on the medium.
     Outside,
     /// The medium is read-only.
@@ -26,7 +26,7 @@ pub(crate) enum Fault {
 }
 
 /// A medium.
-pub(crate) trait Medium: fmt::Debug + Send {
+pub trait Medium: fmt::Debug + Send {
     /// The number of sectors.
     fn sectors(&self) -> u64;
 
@@ -56,7 +56,7 @@ pub(crate) trait Medium: fmt::Debug + Send {
 }
 
 /// A medium that several devices have in common.
-pub(crate) type SharedMedium = Arc<Mutex<dyn Medium>>;
+pub type SharedMedium = Arc<Mutex<dyn Medium>>;
 
 /// Locks a medium. After a panic the run is over, so its state no longer matters.
 pub(crate) fn lock(medium: &SharedMedium) -> MutexGuard<'_, dyn Medium + 'static> {
@@ -64,20 +64,22 @@ pub(crate) fn lock(medium: &SharedMedium) -> MutexGuard<'_, dyn Medium + 'static
 }
 
 /// The bytes of a disk, which are not written.
-pub(crate) type Content = Arc<Cow<'static, [u8]>>;
+pub type Content = Arc<Cow<'static, [u8]>>;
 
 /// A disk in memory: the bytes of an image, and the sectors that the guest has written. The image is not changed.
-pub(crate) struct CopiedDisk {
+pub struct CopiedDisk {
     content: Content,
     /// The sectors that the guest has written. At most as many as the disk has.
     written: BTreeMap<u64, Box<[u8; SECTOR]>>,
     sectors: u64,
+    /// A read past the end of the content was told.
+    has_warned: bool,
 }
 
 impl CopiedDisk {
     /// A disk with this number of sectors. Those after the end of the content are zero.
-    pub(crate) fn new(content: Content, sectors: u64) -> Self {
-        Self { content, written: BTreeMap::new(), sectors }
+    pub fn new(content: Content, sectors: u64) -> Self {
+        Self { content, written: BTreeMap::new(), sectors, has_warned: false }
     }
 
     /// The numbers of the sectors of an access to `len` bytes.
@@ -112,6 +114,13 @@ impl Medium for CopiedDisk {
             to.fill(0);
             let start = number.checked_mul(SECTOR as u64).and_then(|start| usize::try_from(start).ok());
             let rest = start.and_then(|start| self.content.get(start..)).unwrap_or_default();
+            if rest.is_empty() && !std::mem::replace(&mut self.has_warned, true) {
+                let bytes = self.content.len();
+                log::warn!(
+                    "the guest reads sector {number} of its boot disk (the first is 0), and the file ends after {bytes} bytes: \
+                     what is missing reads as zeroes"
+                );
+            }
             to.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         }
         Ok(())

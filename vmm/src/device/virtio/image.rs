@@ -79,7 +79,7 @@ impl Image {
         let format = if is_raw { None } else { format::of_file(&file, size).map_err(failed)? };
         if let Some(Format { name, command }) = format {
             return Err(refuse(format!(
-                "is {name} and not a raw image: make a raw image of it ({command}), or give FILE,raw if a raw disk begins or \
+                "is {name}, and no raw image: make a raw image of it ({command}), or give FILE,raw if a raw disk begins or \
                  ends with these bytes"
             )));
         }

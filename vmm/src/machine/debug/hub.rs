@@ -4,7 +4,7 @@
 //! waits before it enters again. A vCPU whose exit is handled by a slow device is not inside, either: it waits later.
 
 use super::vcpu::Debuggable;
-use super::{Action, DebugGuest, Debugger, GuestStatus, Plan, SeenExit, Waker, Why};
+use super::{Action, DebugGuest, Debugger, GuestStatus, Parts, Plan, SeenExit, Waker, Why};
 use crate::controller::{Devices, VcpuState};
 use crate::exit::Exit;
 use crate::host::{Kicker, REPEAT};
@@ -21,9 +21,7 @@ const KEPT_EXITS: usize = 64;
 pub(super) struct Hub<'a, V> {
     vcpus: Vec<Mutex<&'a mut V>>,
     kickers: Vec<OnceLock<Kicker>>,
-    memory: &'a GuestMemory,
-    devices: &'a Devices,
-    deadline: &'a Deadline,
+    parts: Parts<'a>,
     waker: Waker,
     state: Mutex<State>,
     changed: Condvar,
@@ -78,22 +76,14 @@ impl<V> Ends for Hub<'_, V> {
 }
 
 impl<'a, V: Debuggable> Hub<'a, V> {
-    pub(super) fn new(
-        vcpus: &'a mut [V],
-        memory: &'a GuestMemory,
-        devices: &'a Devices,
-        deadline: &'a Deadline,
-        debugger: &dyn Debugger,
-    ) -> Self {
+    pub(super) fn new(vcpus: &'a mut [V], parts: Parts<'a>, debugger: &dyn Debugger) -> Self {
         let len = vcpus.len();
         let stop = debugger.stops_at_start().then(|| (Instant::now(), 0, Why::Start));
         let plan = Plan { catches_death: true, ..Plan::default() };
         Self {
             vcpus: vcpus.iter_mut().map(Mutex::new).collect(),
             kickers: std::iter::repeat_with(OnceLock::new).take(len).collect(),
-            memory,
-            devices,
-            deadline,
+            parts,
             waker: debugger.waker(),
             state: Mutex::new(State {
                 stop,
@@ -118,8 +108,8 @@ impl<'a, V: Debuggable> Hub<'a, V> {
         self.vcpus.get(index)
     }
 
-    pub(super) fn memory_ref(&self) -> &'a GuestMemory {
-        self.memory
+    pub(super) fn parts(&self) -> &Parts<'a> {
+        &self.parts
     }
 
     /// Sets the kicker of a vCPU's thread.
@@ -139,8 +129,8 @@ impl<'a, V: Debuggable> Hub<'a, V> {
     pub(super) fn pass(&self, index: usize) -> Pass {
         let mut state = lock(&self.state);
         loop {
-            state.move_deadline(self.deadline);
-            if self.deadline.must_end_wait().is_some() {
+            state.move_deadline(self.parts.deadline);
+            if self.parts.deadline.must_end_wait().is_some() {
                 return Pass::End;
             }
             if state.stop.is_none() {
@@ -224,7 +214,7 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
 
     fn status(&self) -> GuestStatus {
         let mut state = lock(&self.state);
-        state.move_deadline(self.deadline);
+        state.move_deadline(self.parts.deadline);
         let status = match state.stop {
             _ if state.ended => return GuestStatus::Ended,
             None => return GuestStatus::Running,
@@ -242,20 +232,23 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
 
     fn resume(&self, plan: Plan) {
         let plan = plan.limited();
-        for vcpu in &self.vcpus {
-            lock(vcpu).after_stop();
+        // A debugger that goes away lets a guest go on that may be running: its vCPUs are not free then.
+        for mut vcpu in self.vcpus.iter().filter_map(|vcpu| vcpu.try_lock().ok()) {
+            vcpu.after_stop();
         }
         let mut state = lock(&self.state);
-        state.move_deadline(self.deadline);
+        state.move_deadline(self.parts.deadline);
         state.plan = Arc::new(plan);
         state.round = state.round.wrapping_add(1);
         state.stop = None;
         drop(state);
         self.changed.notify_all();
+        // A vCPU that runs takes the new plan when it comes back.
+        self.kick_inside();
     }
 
     fn end(&self) {
-        self.deadline.request_stop();
+        self.parts.deadline.request_stop();
         self.changed.notify_all();
         self.kickers.iter().filter_map(OnceLock::get).for_each(Kicker::kick);
     }
@@ -266,11 +259,11 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
     }
 
     fn memory(&self) -> &GuestMemory {
-        self.memory
+        self.parts.memory
     }
 
     fn devices(&self) -> &Devices {
-        self.devices
+        self.parts.devices
     }
 
     fn exits(&self) -> (Vec<SeenExit>, u64) {

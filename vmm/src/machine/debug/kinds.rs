@@ -10,6 +10,8 @@ use crate::soft::vcpu::SoftVcpu;
 use std::sync::Mutex;
 
 impl Debuggable for SoftVcpu {
+    const LOSES_HALTS: bool = false;
+
     /// The processor keeps the answer until it goes on.
     fn complete(&mut self, _: Entry) -> Result<Option<(Exit, Arrival)>, Error> {
         Ok(None)
@@ -17,6 +19,8 @@ impl Debuggable for SoftVcpu {
 }
 
 impl Debuggable for KvmVcpu {
+    const LOSES_HALTS: bool = true;
+
     fn complete(&mut self, entry: Entry) -> Result<Option<(Exit, Arrival)>, Error> {
         self.leave_at_once();
         self.enter(entry).map(Some)

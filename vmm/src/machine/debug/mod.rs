@@ -122,18 +122,27 @@ pub trait DebugGuest: Sync {
     fn exits(&self) -> (Vec<SeenExit>, u64);
 }
 
+/// The parts of a machine that its vCPUs and its debugger share.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) memory: &'a GuestMemory,
+    pub(super) devices: &'a Devices,
+    pub(super) deadline: &'a Deadline,
+    /// HLT is an exit: the machine has no interrupt controllers in KVM.
+    pub(super) leaves_on_halt: bool,
+}
+
 /// Runs `run` with vCPUs that stop for the debugger, which runs on a thread of its own.
 ///
 /// # Errors
 /// The host has no thread left.
 pub(super) fn debugged<V: Debuggable, R>(
     vcpus: &mut [V],
-    (memory, devices): (&GuestMemory, &Devices),
-    deadline: &Deadline,
+    parts: &Parts<'_>,
     debugger: &mut dyn Debugger,
     run: impl FnOnce(&mut [DebuggedVcpu<'_, '_, V>]) -> R,
 ) -> Result<R, Error> {
-    let hub = Hub::new(vcpus, memory, devices, deadline, debugger);
+    let hub = Hub::new(vcpus, *parts, debugger);
     thread::scope(|scope| {
         let serve = || debugger.serve(&hub);
         thread::Builder::new()

@@ -23,6 +23,9 @@ const GIVES_WAY: (Exit, Arrival) = (Exit::Interrupted, Arrival::FromGuest);
 
 /// A vCPU that a debugger can stop.
 pub(crate) trait Debuggable: Vcpu + Send {
+    /// A step over a HLT may not report the HLT.
+    const LOSES_HALTS: bool;
+
     /// Completes the access of the last exit, so that the registers are those after its instruction. Returns what the vCPU
     /// did: [`Exit::Interrupted`] if nothing more. `None` if the vCPU can wait with an open access; its answer is then still
     /// to be given.
@@ -72,7 +75,11 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
 
     /// The linear address of the next instruction.
     fn linear_rip(&self) -> Result<u64, Error> {
-        self.with(|vcpu| Ok(linear_rip(&vcpu.regs()?, &vcpu.sregs()?)))?
+        self.with(|vcpu| match vcpu.rip() {
+            // Only 64-bit code has such addresses, and its segments have no base. To ask for the segments takes longer.
+            Some(rip) if rip > u64::from(u32::MAX) => Ok(rip),
+            _ => Ok(linear_rip(&vcpu.regs()?, &vcpu.sregs()?)),
+        })?
     }
 
     /// The bytes of the watchpoints now. Those that are not mapped are empty.
@@ -103,12 +110,30 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
         self.with(|vcpu| vcpu.set_debug(&control))?
     }
 
+    /// Switches steps off for a HLT that is an exit: KVM may report the step only, and the guest would run on behind it.
+    fn prepare_halt(&mut self, plan: &Plan) -> Result<(), Error> {
+        const HLT: u8 = 0xf4;
+        let steps = self.steps_off || plan.control(plan.action(self.index)).step;
+        if !steps || !V::LOSES_HALTS || !self.hub.parts().leaves_on_halt {
+            return Ok(());
+        }
+        let mut next = [0];
+        let rip = self.linear_rip()?;
+        if self.with(|vcpu| vcpu.probe())??.read_range(rip, &mut next) && next == [HLT] {
+            self.with(|vcpu| vcpu.set_debug(&DebugControl::default()))??;
+            // The vCPU is prepared again when it comes back.
+            self.round = None;
+        }
+        Ok(())
+    }
+
     /// Runs the vCPU once, as the plan says.
     fn run_once(&mut self, entry: Entry, plan: &Plan, round: u64) -> Result<(Exit, Arrival), Error> {
         let prepared = match self.round.replace(round) == Some(round) {
             true => Ok(()),
             false => self.begin_round(plan),
         };
+        let prepared = prepared.and_then(|()| self.prepare_halt(plan));
         let left = prepared.and_then(|()| self.with(|vcpu| vcpu.enter(entry))?);
         self.hub.leave(self.index);
         left
@@ -252,7 +277,7 @@ impl<V: Debuggable> VcpuState for DebuggedVcpu<'_, '_, V> {
         self.with(|vcpu| vcpu.translate(linear)).unwrap_or(KvmTranslation::Unavailable)
     }
     fn memory(&self) -> &GuestMemory {
-        self.hub.memory_ref()
+        self.hub.parts().memory
     }
 }
 

@@ -5,6 +5,7 @@
 //! guest runs through whatever is there. The three words stay on the stack.
 
 use super::Original;
+use crate::boot::Image;
 use crate::memory::{Gpa, ReadMemory};
 
 /// The number of bytes above the stack pointer that are searched.
@@ -16,10 +17,20 @@ const FIXED_FLAGS: (u16, u16) = (0x802a, 0x0002);
 
 /// The firmware that would have set a handler for the vector, in words. DOS has 0x20 to 0x2f (Microsoft MS-DOS
 /// Programmer's Reference, "Interrupts").
-pub(crate) fn missing_firmware(vector: u8) -> &'static str {
+fn missing_firmware(vector: u8) -> &'static str {
     match vector {
         0x20..=0x2f => "no BIOS and no DOS",
         _ => "no BIOS",
+    }
+}
+
+/// The reason why a vector is empty, with advice.
+pub(crate) fn empty_because(vector: u8, image: &Image) -> String {
+    match image.loads_itself() {
+        // The machine's BIOS has set all vectors.
+        true if image.boot_disk().is_some() => "the guest has overwritten its vector".into(),
+        true => "the guest has set none".into(),
+        false => format!("this machine has {}: print with port 0xe9", missing_firmware(vector)),
     }
 }
 

@@ -52,5 +52,6 @@ pub(super) fn screen_text(cells: &[u8]) -> Option<String> {
         _ => false,
     };
     let excerpt: String = text.trim().chars().take(EXCERPT).collect();
+    let excerpt = excerpt.trim_end().to_string();
     (!text.is_empty() && is_plausible && attributes.len() <= MOST_ATTRIBUTES).then_some(excerpt)
 }

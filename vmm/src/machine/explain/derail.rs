@@ -6,7 +6,7 @@ use super::suspicion::Suspicion;
 use super::{buried, features, other_mode, stack};
 use crate::boot::Image;
 use crate::exit::Exit;
-use crate::machine::doubt::{missing_firmware, missing_handler};
+use crate::machine::doubt::{empty_because, missing_handler};
 use crate::x86::modes::{self, Mode};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use simvirtio::abi;
@@ -40,7 +40,7 @@ pub(super) fn derailed(state: &State<'_>, outside: bool) -> Option<Suspicion> {
         let called = missing_handler(image, state.memory, state.sregs.ss.base, state.regs.rsp)
             .or_else(|| called_at_start(image));
         let exception = || exception_in_real_mode(state, image);
-        let found = called.map(no_bios).or_else(exception);
+        let found = called.map(|vector| no_bios(vector, image)).or_else(exception);
         if found.is_some() {
             return found;
         }
@@ -97,12 +97,9 @@ pub(super) fn called_at_start(image: &Image) -> Option<u8> {
     None
 }
 
-fn no_bios(vector: u8) -> Suspicion {
-    format!(
-        "a call of int {vector:#x}, which has no handler, because this machine has {}: print with port 0xe9",
-        missing_firmware(vector)
-    )
-    .into()
+fn no_bios(vector: u8, image: &Image) -> Suspicion {
+    format!("a call of int {vector:#x}, which has no handler, because {}", empty_because(vector, image))
+        .into()
 }
 
 /// The stack pointer is above the place where it started, by a few words.

@@ -6,7 +6,7 @@
 use super::instruction::instruction_bytes;
 use super::{Target, View, translate};
 use crate::boot::Image;
-use crate::machine::doubt::missing_firmware;
+use crate::machine::doubt::empty_because;
 use crate::memory::{PagedMemory, ReadMemory};
 use softcpu::{Cpu, Delivery};
 
@@ -24,7 +24,7 @@ pub(super) fn stray(
         image.byte_at(base.wrapping_add(delivery.rip)).is_some()
     };
     if let Some(delivery) = cpu.first_empty_delivery() {
-        return Some(delivery).filter(is_of_image).map(through_empty_vector);
+        return Some(delivery).filter(is_of_image).map(|delivery| through_empty_vector(delivery, image));
     }
     // The guest may have caused others since, at the wrong place.
     cpu.origins().filter(is_of_image).find_map(|delivery| {
@@ -34,10 +34,10 @@ pub(super) fn stray(
     })
 }
 
-fn through_empty_vector(delivery: &Delivery) -> String {
+fn through_empty_vector(delivery: &Delivery, image: &Image) -> String {
     let vector = delivery.fault.vector;
     let advice = match delivery.is_software {
-        true => format!("this machine has {}: print with port 0xe9", missing_firmware(vector)),
+        true => empty_because(vector, image),
         false => "the guest has set none".into(),
     };
     format!(
@@ -104,14 +104,16 @@ mod tests {
             handler: 0,
         };
         assert_eq!(
-            through_empty_vector(&delivery(0, false)),
+            through_empty_vector(&delivery(0, false), &Image::default()),
             "#DE (a division by zero, or a quotient that does not fit) at 0000:1003 went through the empty vector 0 of the IVT, \
              which has no handler, because the guest has set none"
         );
         assert_eq!(
-            through_empty_vector(&delivery(0x21, true)),
+            through_empty_vector(&delivery(0x21, true), &Image::default()),
             "int 0x21 at 0000:1003 went through the empty vector 33 of the IVT, which has no handler, because this machine has \
              no BIOS and no DOS: print with port 0xe9"
         );
+        let disk = through_empty_vector(&delivery(0x10, true), &Image::disk(vec![1; 512]).unwrap());
+        assert!(disk.ends_with("because the guest has overwritten its vector"), "{disk}");
     }
 }

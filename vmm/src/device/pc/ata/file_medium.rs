@@ -14,7 +14,7 @@ const _: () = assert!((BUFFER as u64).is_multiple_of(PAGE));
 
 /// A disk with a buffer.
 #[derive(Debug)]
-pub(crate) struct FileMedium {
+pub struct FileMedium {
     disk: Disk,
     /// Memory into which the disk reads, and from which it writes.
     buffer: GuestMemory,
@@ -26,7 +26,7 @@ impl FileMedium {
     ///
     /// # Errors
     /// The host has no memory left.
-    pub(crate) fn new(disk: Disk) -> Result<Self, Error> {
+    pub fn new(disk: Disk) -> Result<Self, Error> {
         let buffer = GuestMemory::new(&[(Gpa(0), BUFFER as u64)])?;
         Ok(Self { disk, buffer, deadline: Deadline::default() })
     }

@@ -89,7 +89,7 @@ fn a_file_in_another_format_is_refused_with_the_command_that_converts_it() {
         for read_only in [false, true] {
             fs::write(image.path(), bytes).unwrap();
             let refusal = refused(image.path(), read_only);
-            let expected = format!("is {name} and not a raw image: make a raw image of it ({command})");
+            let expected = format!("is {name}, and no raw image: make a raw image of it ({command})");
             assert!(refusal.contains(&expected), "{refusal}");
             assert!(Image::open(image.path(), read_only, true).is_ok() || bytes.len() % 512 != 0);
         }

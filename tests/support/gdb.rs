@@ -1,0 +1,163 @@
+//! Runs of the `vmm` program under a real gdb, and under a debugger that sends packets of its own.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use crate::support::{Files, Ran, run, vmm, wait};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Returns the reason why there is no gdb here, if so. With REQUIRE_GDB=1 in the environment, the test then fails.
+pub fn no_gdb() -> Option<String> {
+    let found = Command::new("gdb").arg("--version").output().is_ok_and(|ran| ran.status.success());
+    assert!(
+        found || std::env::var("REQUIRE_GDB").as_deref() != Ok("1"),
+        "REQUIRE_GDB=1, and there is no gdb"
+    );
+    (!found).then(|| "needs gdb (apt-get install gdb)".into())
+}
+
+/// A run of the `vmm` program that waits for a debugger at a socket.
+pub struct Debugged {
+    child: Child,
+    /// The socket.
+    pub socket: String,
+    files: Files,
+    stderr: Option<thread::JoinHandle<String>>,
+}
+
+impl Debugged {
+    /// Starts the program, and waits until it has said that it waits.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_at(Files::new(), "", arguments)
+    }
+
+    /// Starts a program whose guest runs until it dies, and waits for that.
+    pub fn until_death(arguments: &[&str]) -> Self {
+        Self::start_at(Files::new(), "on-death,", arguments)
+    }
+
+    /// As [`start`](Self::start), with files that the guest needs, and a word before the address.
+    pub fn start_at(files: Files, when: &str, arguments: &[&str]) -> Self {
+        let socket = format!("{}/gdb.sock", files.0.path().display());
+        let option = format!("--gdb={when}{socket}");
+        let arguments: Vec<&str> = arguments.iter().copied().chain([option.as_str()]).collect();
+        let mut child = vmm(&arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("waits") {
+            assert_ne!(lines.read_line(&mut said).unwrap(), 0, "the program ended: {said}");
+        }
+        let stderr = thread::spawn(move || {
+            lines.read_to_string(&mut said).unwrap();
+            said
+        });
+        Self { child, socket, files, stderr: Some(stderr) }
+    }
+
+    /// The number of the process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs gdb with these commands. Returns what it prints.
+    pub fn gdb(&self, commands: &[&str]) -> String {
+        self.gdb_with(&[], commands)
+    }
+
+    /// As [`gdb`](Self::gdb), with options before.
+    pub fn gdb_with(&self, options: &[&str], commands: &[&str]) -> String {
+        let target = format!("target remote {}", self.socket);
+        let mut gdb = gdb(options);
+        for command in [target.as_str()].iter().chain(commands) {
+            gdb.args(["-ex", command]);
+        }
+        let ran = run(&mut gdb);
+        ran.text() + &ran.stderr
+    }
+
+    /// Connects a debugger that sends packets of its own.
+    pub fn raw(&self) -> Raw {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Raw(stream)
+    }
+
+    /// Waits for the end of the program.
+    pub fn end(mut self) -> Ran {
+        let mut stdout = self.child.stdout.take().unwrap();
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            stdout.read_to_end(&mut all).unwrap();
+            all
+        });
+        let status = wait(&mut self.child);
+        let stderr = self.stderr.take().unwrap().join().unwrap();
+        drop(self.files);
+        Ran { status, stdout: reader.join().unwrap(), stderr, choice: String::new() }
+    }
+}
+
+/// gdb without the user's settings, for a script. It is killed after half a minute.
+pub fn gdb(options: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    // The errors stay at their places between the output.
+    command.args(["-c", "exec timeout -k 1 30 gdb -nx -q -batch \"$@\" 2>&1", "gdb"]).args(options);
+    command.stdout(Stdio::piped());
+    command.args(["-iex", "set confirm off", "-iex", "set pagination off", "-iex", "set width 0"]);
+    command
+}
+
+/// A debugger that sends packets of its own.
+pub struct Raw(pub UnixStream);
+
+impl Raw {
+    /// Sends a packet.
+    pub fn send(&mut self, packet: &str) {
+        let sum = packet.bytes().fold(0u8, u8::wrapping_add);
+        let mut text = String::from("$");
+        write!(text, "{packet}#{sum:02x}").unwrap();
+        self.0.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Receives a packet. `None` after the end.
+    pub fn receive(&mut self) -> Option<String> {
+        let mut bytes = Vec::new();
+        let mut byte = [0];
+        while self.0.read(&mut byte).ok()? == 1 {
+            bytes.extend(byte);
+            if let Some(end) = bytes.len().checked_sub(3).filter(|end| bytes[*end] == b'#') {
+                let start = bytes.iter().position(|byte| *byte == b'$')? + 1;
+                // The acknowledgement.
+                let _ = self.0.write_all(b"+");
+                return String::from_utf8(bytes[start..end].to_vec()).ok();
+            }
+        }
+        None
+    }
+
+    /// Sends a packet and receives the answer.
+    pub fn ask(&mut self, packet: &str) -> String {
+        self.send(packet);
+        self.receive().unwrap_or_else(|| panic!("no answer to {packet:.40}"))
+    }
+
+    /// True if the other side closes the connection within ten seconds.
+    pub fn is_closed(&mut self) -> bool {
+        let started = Instant::now();
+        let mut rest = [0; 256];
+        while started.elapsed() < Duration::from_secs(10) {
+            if matches!(self.0.read(&mut rest), Ok(0) | Err(_)) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// A guest that counts in RAX, without an end.
+pub fn counter(files: &Files) -> String {
+    files.write("counter", &[0x48, 0xff, 0xc0, 0xeb, 0xfb]) + "@0x1000:64"
+}
