@@ -318,10 +318,10 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
 fn code(seed: u64) -> (Vec<SavedAddress>, Vec<SavedName>) {
     let rips = (0..seed % 4).map(|number| seed.wrapping_add(number));
     let address = |rip: u64| SavedAddress {
-        rip: (rip % 5 != 0).then_some(rip),
+        rip: (!rip.is_multiple_of(5)).then_some(rip),
         reason: Reason::PioOut,
-        place: (rip % 3 == 0).then_some(rip),
-        width: (rip % 3 == 0).then_some(1),
+        place: (rip.is_multiple_of(3)).then_some(rip),
+        width: (rip.is_multiple_of(3)).then_some(1),
         exits: rip,
         elements: rip,
         in_kvm_ns: rip,
@@ -332,8 +332,8 @@ fn code(seed: u64) -> (Vec<SavedAddress>, Vec<SavedName>) {
         reason: Reason::Hlt,
         function: format!("f{rip}"),
         offset: rip,
-        line: (rip % 2 == 0).then(|| format!("a.c:{rip}")),
-        unsure: rip % 3 == 0,
+        line: (rip.is_multiple_of(2)).then(|| format!("a.c:{rip}")),
+        unsure: rip.is_multiple_of(3),
     };
     (rips.clone().map(address).collect(), rips.map(name).collect())
 }

@@ -29,6 +29,9 @@ pub enum By {
 /// A site: reason, place and width.
 type Key = (Reason, Option<u64>, Option<u8>);
 
+/// The sums of each site.
+type BySite = HashMap<Key, Sums>;
+
 /// Sums over exits.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
@@ -70,7 +73,7 @@ struct Group {
 /// The functions or lines, most exits first.
 fn groups(addresses: &[SavedAddress], names: &[SavedName], by: By) -> Vec<Group> {
     let names = by_place(names);
-    let mut groups: HashMap<(String, Option<&str>), (Sums, HashMap<Key, Sums>)> = HashMap::new();
+    let mut groups: HashMap<(String, Option<&str>), (Sums, BySite)> = HashMap::new();
     for address in addresses {
         let name = address.rip.and_then(|rip| names.get(&(rip, address.reason)));
         let function = match (name, address.rip) {
