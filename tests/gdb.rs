@@ -5,32 +5,25 @@
 mod debugger;
 mod support;
 
-use debugger::{Debugged, no_gdb};
+use debugger::{Debugged, counter, no_gdb};
 use libtest_mimic::{Arguments, Trial};
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 use std::{fs, thread};
-use support::{Files, assert_error, is_soft, on_both, plain_test, ran, run, unusable};
+use support::{Files, is_soft, on_both, ran, run};
 
 fn main() -> ExitCode {
     support::watchdog();
-    let mut tests: Vec<Trial> = vec![plain_test("a_wrong_place_is_refused", wrong_place)];
-    // These need no gdb.
-    tests.extend(on_both("a_client_that_breaks_the_rules_ends_only_its_session", broken_clients));
-    tests.extend(on_both("threads_that_do_not_exist_get_an_answer", unknown_threads));
-    tests.extend(on_both("breakpoints_have_a_limit", many_breakpoints));
-    tests.extend(on_both("a_second_debugger_is_refused", second_debugger));
-    tests.extend(on_both("limits_hold_while_the_guest_waits", limits));
-    match no_gdb() {
-        Some(reason) => tests.push(support::test_unless(move || Some(reason), "real_gdb", || {})),
-        None => tests.extend(with_gdb()),
-    }
+    let tests: Vec<Trial> = match no_gdb() {
+        Some(reason) => vec![support::test_unless(move || Some(reason), "real_gdb", || {})],
+        None => with_gdb().collect(),
+    };
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
 fn with_gdb() -> impl Iterator<Item = Trial> {
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 14] = [
         ("steps_breakpoints_registers_and_memory", steps),
         ("a_session_walks_through_all_modes", modes),
         ("gdbinit_follows_the_mode", gdbinit),
@@ -41,26 +34,12 @@ fn with_gdb() -> impl Iterator<Item = Trial> {
         ("ctrl_c_detach_attach_and_kill", interrupt),
         ("vcpus_are_threads", threads),
         ("difficult_instructions_are_stepped", instructions),
+        ("breakpoints_stop_in_difficult_places", places),
         ("devices_are_not_touched", devices),
         ("monitor_shows_the_machine", monitor),
+        ("visual_studio_code_debugs_the_example", visual_studio_code),
     ];
     tests.into_iter().flat_map(|(name, body)| on_both(name, body))
-}
-
-fn wrong_place() {
-    for wrong in ["guest.bin", "99999", "on-deathly", "host:1"] {
-        let refused = ran(&["real16-hello", &format!("--gdb={wrong}")]);
-        assert_eq!(refused.status, 110);
-        assert!(
-            refused.stderr.contains("give PORT, ADDRESS:PORT, or the path of a socket"),
-            "{}",
-            refused.stderr
-        );
-    }
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    let refused = ran(&["real16-hello", &format!("--gdb={port}")]);
-    assert_error(&refused, 110, &format!("cannot wait for gdb at 127.0.0.1:{port}: Address"));
 }
 
 /// Asserts that a text has these parts, in this order.
@@ -243,11 +222,6 @@ fn on_death() {
     assert_eq!(ran(&["long64-hello", &socket]).text(), "Hello, world!\n");
 }
 
-/// A guest that counts in RAX, without an end.
-fn counter(files: &Files) -> String {
-    files.write("counter", &[0x48, 0xff, 0xc0, 0xeb, 0xfb]) + "@0x1000:64"
-}
-
 fn interrupt() {
     let files = Files::new();
     let guest = counter(&files);
@@ -294,22 +268,47 @@ fn threads() {
 }
 
 fn instructions() {
-    // sti; cli; pushf; popf; mov ss, ax; nop; mov cx, 2; rep stosb; out 0xe9, al; hlt
-    let code =
-        [0xfb, 0xfa, 0x9c, 0x9d, 0x8e, 0xd0, 0x90, 0xb9, 2, 0, 0xbf, 0, 5, 0xf3, 0xaa, 0xe6, 0xe9, 0xf4];
+    // sti; cli; pushf; popf; mov ss, ax; nop; mov cx, 2; mov di, 0x500; rep stosb; out 0xe9, al; pushf; push cs;
+    // push 0x1017; iret; hlt
+    let code = [
+        0xfb, 0xfa, 0x9c, 0x9d, 0x8e, 0xd0, 0x90, 0xb9, 2, 0, 0xbf, 0, 5, 0xf3, 0xaa, 0xe6, 0xe9, 0x9c, 0x0e,
+        0x68, 0x17, 0x10, 0xcf, 0xf4,
+    ];
     let files = Files::new();
     let path = files.write("code", &code) + "@0x1000:16";
     let guest = Debugged::start_at(files, "", &[&path]);
     let mut commands = vec!["set $esp = 0x8000", "set $eax = 0"];
-    commands.extend(["stepi"; 16]);
-    commands.extend(["p/x $eip", "continue"]);
+    commands.extend(["stepi"; 14]);
+    commands.push("continue");
     let seen = guest.gdb(&commands);
     // After a load of SS a host may step two instructions at once.
     assert_order(
         &seen,
         &["0x00001001", "0x00001002", "0x00001003", "0x00001004", "0x00001007", "0x0000100a"],
     );
-    assert_order(&seen, &["0x0000100d", "exited normally"]);
+    assert_order(
+        &seen,
+        &["0x0000100d", "0x0000100f", "0x00001012", "0x00001013", "0x00001016", "exited normally"],
+    );
+    assert_eq!(guest.end().status, 0);
+}
+
+/// Breakpoints at the entry, at a repeated string instruction, at an access to a port, and at a HLT, in a loop.
+fn places() {
+    // again: mov cx, 2; mov di, 0x500; rep stosb; out 0xe9, al; inc bx; cmp bx, 2; jb again; hlt
+    let code = [0xb9, 2, 0, 0xbf, 0, 5, 0xf3, 0xaa, 0xe6, 0xe9, 0x43, 0x83, 0xfb, 2, 0x72, 0xf0, 0xf4];
+    let files = Files::new();
+    let path = files.write("code", &code) + "@0x1000:16";
+    let guest = Debugged::start_at(files, "", &[&path]);
+    let mut commands = vec!["break *0x1000", "break *0x1006", "break *0x1008", "break *0x1010"];
+    commands.extend(["continue"; 7]);
+    let seen = guest.gdb(&commands);
+    let stops =
+        [0x1006, 0x1008, 0x1000, 0x1006, 0x1008, 0x1010].map(|address| format!(", 0x0000{address:04x} in"));
+    let mut parts: Vec<&str> = stops.iter().map(String::as_str).collect();
+    parts.push("exited normally");
+    assert_order(&seen, &parts);
+    assert_eq!(seen.matches("\nBreakpoint ").count(), 6 + 4, "{seen}");
     assert_eq!(guest.end().status, 0);
 }
 
@@ -359,110 +358,61 @@ fn monitor() {
     assert_eq!(guest.end().status, 0);
 }
 
-fn broken_clients() {
-    // The guest goes on after each of them, and ends.
-    let garbage: [&[u8]; 6] = [
-        b"GET / HTTP/1.1\r\n\r\n",
-        &[0xff; 5000],
-        b"$#00",
-        b"$qSupported:multiprocess+#00",
-        b"$vCont;#00$vCont;s:zz#ff$m,,#00$Z9,1,1#00",
-        b"$g#67",
-    ];
-    for bytes in garbage {
-        let guest = Debugged::start(&["long64-hello"]);
-        let mut client = guest.raw();
-        client.0.write_all(bytes).unwrap();
-        drop(client);
-        let ended = guest.end();
-        assert_eq!(
-            (ended.status, ended.text()),
-            (0, "Hello, world!\n".into()),
-            "{bytes:?}: {}",
-            ended.stderr
-        );
-    }
-    let guest = Debugged::start(&["long64-hello"]);
-    let mut client = guest.raw();
-    // The other side may close before it has read all.
-    let _ = client.0.write_all(&[b"$", &[b'a'; 1 << 20][..]].concat());
-    assert!(client.is_closed());
-    assert_eq!(guest.end().status, 0);
-}
-
-fn unknown_threads() {
-    let guest = Debugged::start(&["long64-hello"]);
-    let mut client = guest.raw();
-    assert!(client.ask("qSupported:multiprocess+").contains("PacketSize="));
-    assert_eq!(client.ask("Hgp1.63"), "OK");
-    assert!(client.ask("g").starts_with('E'));
-    assert!(client.ask("m1000,4").starts_with('E'));
-    assert!(client.ask("vCont;s:p1.63").starts_with('T'));
-    assert!(client.ask("vCont;c:p1.63").starts_with('T'));
-    assert_eq!(client.ask("vCont;c"), "W00");
-    assert_eq!(guest.end().status, 0);
-}
-
-fn many_breakpoints() {
-    let guest = Debugged::start(&["long64-hello"]);
-    let mut client = guest.raw();
-    client.send("QStartNoAckMode");
-    client.receive();
-    for place in 0..10_000 {
-        assert_eq!(client.ask(&format!("Z0,{:x},1", 0x10_0000 + place)), "OK");
-    }
-    assert_eq!(client.ask("Z0,100b,1"), "OK");
-    assert!(client.ask("vCont;c").starts_with("T05"));
-    for place in 10_000..16_383 {
-        client.send(&format!("Z0,{:x},1", 0x10_0000 + place));
-        client.receive();
-    }
-    assert!(client.ask("Z0,90000000,1").starts_with('E'), "there is no limit");
-    assert!(client.ask("vCont;c").starts_with("T05"));
-    drop(client);
-    assert_eq!(guest.end().status, 0);
-}
-
-fn second_debugger() {
-    let guest = Debugged::start(&["long64-hello"]);
-    let mut first = guest.raw();
-    assert!(first.ask("?").starts_with("T05"));
-    let mut second = guest.raw();
-    assert_eq!(second.receive().unwrap(), "E.another debugger is connected to this guest");
-    assert!(second.is_closed());
-    assert!(first.ask("vCont;s:1;c").starts_with('T'));
-    assert_eq!(first.ask("vCont;c"), "W00");
-    let ended = guest.end();
-    assert!(ended.stderr.contains("a second debugger was refused"), "{}", ended.stderr);
-}
-
-fn limits() {
+/// Does what the extension C/C++ of Visual Studio Code does with the configuration of the example.
+fn visual_studio_code() {
     let files = Files::new();
-    let path = counter(&files);
-    let start = |options: &[&str]| {
-        let path = path.clone();
-        Debugged::start(&[&[path.as_str()], options].concat())
-    };
-    // Time in which the guest stands does not count; without a debugger it goes on, and the limit holds.
-    let guest = start(&["--timeout", "0.5"]);
-    let mut client = guest.raw();
-    thread::sleep(Duration::from_millis(700));
-    assert!(client.ask("vCont;s:1").starts_with('T'));
-    thread::sleep(Duration::from_millis(700));
-    assert!(client.ask("vCont;s:1").starts_with('T'));
-    drop(client);
-    assert_eq!(guest.end().status, 114);
-    // The limit in real time holds without any debugger.
-    let ended = start(&["--wall-timeout", "0.5"]).end();
-    assert_eq!(ended.status, 114, "{}", ended.stderr);
-    // A signal ends a guest that waits, and one whose debugger does nothing.
-    for connects in [false, true] {
-        let guest = start(&[]);
-        let client = connects.then(|| guest.raw());
-        thread::sleep(Duration::from_millis(100));
-        assert!(Command::new("kill").arg(guest.process().to_string()).status().unwrap().success());
-        assert_eq!(guest.end().status, 117);
-        drop(client);
+    let folder = files.0.path().to_str().unwrap().to_string();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/debug");
+    for name in ["guest.c", "gdbinit", "Makefile", ".vscode/launch.json"] {
+        let to = files.0.path().join(name);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(format!("{example}/{name}"), to).unwrap();
     }
-    assert!(fs::exists(files.0.path()).unwrap() && (unusable().is_some() || !path.is_empty()));
+    let built = run(Command::new("make").args(["-s", "-C", &folder, "guest.elf"]).stdout(Stdio::piped()));
+    assert_eq!(built.status, 0, "{}", built.stderr);
+    let launch = fs::read_to_string(format!("{folder}/.vscode/launch.json")).unwrap();
+    let launch: serde_json::Value = serde_json::from_str(&launch).unwrap();
+    let configuration = &launch["configurations"][0];
+    let value = |value: &serde_json::Value| value.as_str().unwrap().replace("${workspaceFolder}", &folder);
+    let program = value(&configuration["program"]);
+    assert_eq!(value(&configuration["miDebuggerServerAddress"]), "localhost:1234");
+    let guest = Debugged::start_at(files, "", &[&program, "--mem", "16M", "--verify"]);
+    let commands = [
+        format!("-environment-cd {}", value(&configuration["cwd"])),
+        format!("-interpreter-exec console \"{}\"", value(&configuration["setupCommands"][0]["text"])),
+        format!("-file-exec-and-symbols {program}"),
+        format!("-target-select remote {}", guest.socket),
+        "-break-insert -f guest.c:6".into(),
+        "-exec-continue".into(),
+        "-thread-info".into(),
+        "-stack-list-frames --thread 1 0 10".into(),
+        "-var-create --thread 1 --frame 0 - * value".into(),
+        "-data-list-register-names".into(),
+        "-data-list-register-values --thread 1 x 16".into(),
+        "-exec-next".into(),
+        "-break-delete 1".into(),
+        "-exec-continue".into(),
+        "-gdb-exit".into(),
+    ];
+    let mut gdb = Command::new("timeout");
+    gdb.args(["-k", "1", "30", "gdb", "-nx", "-q", "--interpreter=mi"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut gdb = gdb.spawn().unwrap();
+    gdb.stdin.take().unwrap().write_all((commands.join("\n") + "\n").as_bytes()).unwrap();
+    let seen = String::from_utf8(gdb.wait_with_output().unwrap().stdout).unwrap();
+    let parts = [
+        "^connected",
+        "^done,bkpt=",
+        "*stopped,reason=\"breakpoint-hit\"",
+        "^done,threads=[{id=\"1\",target-id=\"Thread 1.1\"",
+        "func=\"add\"",
+        "value=\"2\"",
+        "\"rax\"",
+        "register-values=[{number=\"16\"",
+        "*stopped,reason=\"end-stepping-range\"",
+        "*stopped,reason=\"exited-normally\"",
+    ];
+    assert_order(&seen, &parts);
+    assert_eq!(guest.end().status, 0);
 }

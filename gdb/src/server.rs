@@ -182,11 +182,12 @@ impl Server {
             let sum = packet.bytes().fold(0u8, u8::wrapping_add);
             let _ = stream.write_all(format!("${packet}#{sum:02x}").as_bytes());
             stream.close(Shutdown::Write);
+            self.attached.store(false, Ordering::SeqCst);
         }
     }
 
     fn say(&self, text: &str) {
-        eprintln!("vmm: gdb: {text}");
+        let _ = writeln!(io::stderr(), "vmm: gdb: {text}");
     }
 
     /// Starts to serve a debugger.
@@ -267,7 +268,15 @@ impl Debugger for Server {
     }
 
     fn serve(&mut self, guest: &dyn DebugGuest) {
-        let Some(receiver) = self.receiver.take() else { return };
+        let Some(receiver) = self.receiver.take() else { return guest.resume(Plan::default()) };
+        self.serve_events(&receiver, guest);
+        self.receiver = Some(receiver);
+    }
+}
+
+impl Server {
+    /// Handles events until the guest has ended.
+    fn serve_events(&mut self, receiver: &Receiver<Event>, guest: &dyn DebugGuest) {
         let mut session: Option<Session<'_>> = None;
         let mut told = None;
         loop {
@@ -282,11 +291,13 @@ impl Debugger for Server {
                 }
                 (Ok(Event::Closed(id)), Some(session)) if session.id() == id => session.close(),
                 (Ok(_) | Err(RecvTimeoutError::Timeout), _) => {}
-                (Err(RecvTimeoutError::Disconnected), _) => return,
+                // The server itself has a sender.
+                (Err(RecvTimeoutError::Disconnected), _) => return guest.resume(Plan::default()),
             }
             let status = guest.status();
             if status == GuestStatus::Ended {
                 self.last = session.filter(Session::waits).map(|session| session.end().0);
+                self.attached.store(self.last.is_some(), Ordering::SeqCst);
                 return;
             }
             if let Some(session) = &mut session {

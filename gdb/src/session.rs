@@ -58,6 +58,8 @@ pub(crate) struct Session<'g> {
     stream: Stream,
     target: Target<'g>,
     kill: bool,
+    /// The number of bytes since the end of a packet. The library's buffer has no limit of its own.
+    unended: usize,
 }
 
 impl<'g> Session<'g> {
@@ -72,7 +74,7 @@ impl<'g> Session<'g> {
         let mut target = Target::new(guest, settings);
         let stub = GdbStub::builder(answers).packet_buffer_size(PACKET).build().ok()?;
         let machine = stub.run_state_machine(&mut target).ok()?;
-        Some(Self { id, machine: Some(machine), stream, target, kill: false })
+        Some(Self { id, machine: Some(machine), stream, target, kill: false, unended: 0 })
     }
 
     /// The number of the connection.
@@ -104,6 +106,11 @@ impl<'g> Session<'g> {
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         for byte in bytes {
             let Some(machine) = self.machine.take() else { return };
+            self.unended = if *byte == b'#' { 0 } else { self.unended.saturating_add(1) };
+            if self.unended > PACKET {
+                log::warn!("gdb: the session ends: a packet is longer than {PACKET} bytes");
+                return;
+            }
             let target = &mut self.target;
             // What a debugger sends may be anything, and the library is not ours.
             let next = catch_unwind(AssertUnwindSafe(|| pump(machine, target, *byte)));

@@ -1,5 +1,5 @@
 //! Runs of the `vmm` program under a real gdb, and under a debugger that sends packets of its own.
-#![allow(clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use crate::support::{Files, Ran, run, vmm, wait};
 use std::fmt::Write as _;
@@ -155,4 +155,9 @@ impl Raw {
         }
         false
     }
+}
+
+/// A guest that counts in RAX, without an end.
+pub fn counter(files: &Files) -> String {
+    files.write("counter", &[0x48, 0xff, 0xc0, 0xeb, 0xfb]) + "@0x1000:64"
 }

@@ -232,8 +232,9 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
 
     fn resume(&self, plan: Plan) {
         let plan = plan.limited();
-        for vcpu in &self.vcpus {
-            lock(vcpu).after_stop();
+        // A debugger that goes away lets a guest go on that may be running: its vCPUs are not free then.
+        for mut vcpu in self.vcpus.iter().filter_map(|vcpu| vcpu.try_lock().ok()) {
+            vcpu.after_stop();
         }
         let mut state = lock(&self.state);
         state.move_deadline(self.parts.deadline);
@@ -242,6 +243,8 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
         state.stop = None;
         drop(state);
         self.changed.notify_all();
+        // A vCPU that runs takes the new plan when it comes back.
+        self.kick_inside();
     }
 
     fn end(&self) {
