@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         ("a_boot_sector_without_a_program_ends", idle as fn()),
         ("a_jump_to_itself_in_protected_mode_ends", idle_in_protected_mode),
         ("a_missing_halt_is_told", runs_on),
+        ("a_read_past_the_file_is_told_once", reads_on),
         ("the_clock_ticks", ticks),
         ("a_wait_takes_its_time", waits),
         ("a_fault_is_told_with_its_place", fault),
@@ -145,6 +146,19 @@ fn idle_in_protected_mode() {
     let ran = boots(&code, &[]);
     assert_eq!((ran.status, &*ran.text()), (0, "x"), "{}", ran.stderr);
     assert!(ran.stderr.contains("halted"), "{}", ran.stderr);
+}
+
+/// A boot sector that reads the sector after it, which its file does not have, twice.
+fn reads_on() {
+    let read = [
+        0xb8, 0x01, 0x02, 0xbb, 0x00, 0x7e, // mov ax, 0x201; mov bx, 0x7e00
+        0xb9, 0x02, 0x00, 0xba, 0x80, 0x00, 0xcd, 0x13, // mov cx, 2; mov dx, 0x80; int 0x13
+    ];
+    let ran = boots(&[&read[..], &read, &[0xb0, 7, 0xe6, 0xf4]].concat(), &[]);
+    assert_eq!(ran.status, 7, "{}", ran.stderr);
+    let text =
+        "the guest reads sector 1 of its boot disk (the first is 0), and the file ends after 512 bytes";
+    assert_eq!(ran.stderr.matches(text).count(), 1, "{}", ran.stderr);
 }
 
 /// A boot sector without a halt at its end.

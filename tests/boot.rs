@@ -208,14 +208,15 @@ fn initrd() {
     let ran = boot(&[&print, POWER_OFF], &["--initrd", &initrd]);
     assert_eq!((ran.status, ran.text().as_str()), (0, "from the initrd"), "{}", ran.stderr);
     // The archives follow each other at multiples of four bytes.
-    let first = files.write("first", b"seven b");
+    // The control character keeps the file from being text, which is refused.
+    let first = files.write("first", b"seven\x08b");
     let second = files.write("second", b"ytes\0");
     let print = print.iter().chain(POWER_OFF).copied().collect::<Vec<_>>();
     let ran = boot(&[&print], &["--initrd", &first, "--initrd", &second]);
-    assert_eq!((ran.status, ran.text().as_str()), (0, "seven b"), "{}", ran.stderr);
-    let first = files.write("first", b"eight by");
+    assert_eq!((ran.status, ran.text().as_str()), (0, "seven\x08b"), "{}", ran.stderr);
+    let first = files.write("first", b"eight\x08by");
     let ran = boot(&[&print], &["--initrd", &first, "--initrd", &second]);
-    assert_eq!((ran.status, ran.text().as_str()), (0, "eight byytes"), "{}", ran.stderr);
+    assert_eq!((ran.status, ran.text().as_str()), (0, "eight\x08byytes"), "{}", ran.stderr);
 }
 
 /// Uses the reset register of the ACPI tables: mov dx, 0x602; mov al, 1; out dx, al

@@ -408,7 +408,7 @@ fn terminal() {
     session.type_keys(b"\x1b");
     let text = session.finish();
     // The panel is closed, with the three rows of its last picture up to the last one with text, before the summary and the status.
-    let (panel, after) = text.split_once("\x1b[r\x1b[18;1H\x1b[0m\x1b[?25h\r\n\x1b[J").unwrap();
+    let (panel, after) = text.split_once("\x1b[r\x1b[18;1H\x1b[0m\x1b[?25h").unwrap();
     assert!(panel.contains("\x1b[1;14r") && panel.contains("☺"), "{text:?}");
     assert!(after.contains("halted") && after.contains("status 0"), "{text:?}");
     assert!(!after.contains("-icanon") && after.contains("icanon"), "{text:?}");
@@ -421,6 +421,6 @@ fn interrupted() {
     // Ctrl-A x ends the machine.
     session.type_keys(b"\x01x");
     let text = session.finish();
-    let (_, after) = text.split_once("\x1b[r\x1b[18;1H\x1b[0m\x1b[?25h\r\n\x1b[J").unwrap();
+    let (_, after) = text.split_once("\x1b[r\x1b[18;1H\x1b[0m\x1b[?25h").unwrap();
     assert!(after.contains("status 117") && !after.contains("-icanon"), "{text:?}");
 }

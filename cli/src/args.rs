@@ -33,6 +33,7 @@ Examples:
   vmm run disk.img                           a boot sector or disk, with a BIOS
   vmm run --rom bios.bin                     firmware, from its reset vector
   vmm run simvirtio --vcpu soft              on the software processor
+  vmm run real16-hello --step=100            each of the first instructions
   vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
@@ -157,6 +158,15 @@ pub(super) struct RunArgs {
     /// 0xcafe0000
     #[arg(long)]
     pub(super) kev: bool,
+
+    /// Write each instruction of the guest to stderr, with the registers that it changes, at most LIMIT of all vCPUs; it is
+    /// slow with KVM [default LIMIT: 10000]
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, require_equals = true, default_missing_value = crate::step::DEFAULT_LIMIT, conflicts_with = "gdb", value_parser = parse_step)]
+    pub(super) step: Option<u64>,
+
+    /// Write the instructions of --step to FILE
+    #[arg(long, value_name = "FILE", requires = "step")]
+    pub(super) step_file: Option<PathBuf>,
 
     /// Limit of the guest's output in bytes, such as 64K; 0 means no limit [default: 256K if stdout is a terminal,
     /// otherwise no limit]
@@ -337,6 +347,12 @@ pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
         }
         _ => Err("give 0 to 1000000000 seconds, such as 10 or 0.5; 0 means no limit".into()),
     }
+}
+
+/// Parses a number of instructions.
+fn parse_step(text: &str) -> Result<u64, String> {
+    let limit = parse_number(text).ok().filter(|limit| *limit > 0);
+    limit.ok_or_else(|| "give a number of instructions, such as --step=100".into())
 }
 
 /// Parses a number of vCPUs. The library checks the range of what fits into 32 bits.

@@ -3,12 +3,14 @@
 
 use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, OnHaltArg, output_limit};
 use crate::boot_files::{self, DiskFile};
+use crate::core_file::CoreFile;
 use crate::names::Names;
 use crate::run::{GuestText, Ran};
 use crate::status::Failure;
 use crate::target::{RunTarget, name_error};
 use crate::{debugger, modules, processor, run, screen, terminal};
 use gdb::Width;
+use std::path::PathBuf;
 use vmm::host::{printable, printable_text};
 use vmm::machine::{ClockKind, ConsoleKind, InputDevice, Linux, MachineKind, OnHalt};
 use vmm::profile::Event;
@@ -16,20 +18,23 @@ use vmm::{Builder, Error, Machine, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
-    let inputs = || {
-        let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
-        let modules = modules::files(&arguments.module).map(Into::into);
-        let kernel = [arguments.kernel.clone()].into_iter();
-        let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
-        files.chain(arguments.measure.results.symbol_file()).collect()
-    };
-    run::run_and_report(&arguments.measure, inputs, |text| boot(arguments, text))
+    run::run_and_report(&arguments.measure, || inputs(arguments), |text| boot(arguments, text))
+}
+
+/// The files that the run reads.
+fn inputs(arguments: &BootArgs) -> Vec<PathBuf> {
+    let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
+    let modules = modules::files(&arguments.module).map(Into::into);
+    let kernel = [arguments.kernel.clone()].into_iter();
+    let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
+    files.chain(arguments.measure.results.symbol_file()).collect()
 }
 
 fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     let names = Names::of(&arguments.measure.results, Some(arguments.kernel.clone()))?;
+    let core = CoreFile::open(&arguments.measure, || inputs(arguments))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
-        return run_kernel(arguments, target, text, names);
+        return run_kernel(arguments, target, text, (names, core));
     }
     if !arguments.module.is_empty() {
         return Err(Error::Config(
@@ -67,9 +72,10 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
             printable_text(marker)
         );
     }
+    let core = core.map(|core| core.write(&mut machine, &report));
     let names = names.of_linux(arguments.cmdline.as_deref());
     let ran = names.ran(printable(&arguments.kernel), report, machine.memory());
-    Ok(Ran { debugger: server, ..ran })
+    Ok(Ran { core, debugger: server, ..ran })
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -96,7 +102,7 @@ fn run_kernel(
     arguments: &BootArgs,
     target: RunTarget,
     text: GuestText,
-    names: Names,
+    (names, core): (Names, Option<CoreFile>),
 ) -> Result<Ran, Failure> {
     let only_linux = [
         (!arguments.initrd.is_empty(), "--initrd", "give the file as a module (--module FILE)"),
@@ -131,7 +137,8 @@ fn run_kernel(
     let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
     let report = terminal::run(&mut machine, debugger::of(&mut server))?;
-    Ok(Ran { debugger: server, ..names.ran(target.name, report, machine.memory()) })
+    let core = core.map(|core| core.write(&mut machine, &report));
+    Ok(Ran { core, debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.

@@ -19,6 +19,11 @@ pub(super) struct MeasureArgs {
     #[arg(long, conflicts_with_all = ["profile", "trace", "by"])]
     no_profile: bool,
 
+    /// Write an ELF core to FILE if the guest dies, or is ended by a time limit, a signal or Ctrl-A x: its memory and the
+    /// registers of all vCPUs, for gdb
+    #[arg(long, value_name = "FILE")]
+    pub(super) core: Option<PathBuf>,
+
     /// Write the text screen of a classic PC to FILE at the end of the run: as an image if FILE ends in .png, otherwise as
     /// text [default: text on standard output, unless that is a terminal]
     #[arg(long, value_name = "FILE")]

@@ -81,19 +81,30 @@ impl Names {
         let frame = report.explanation.as_ref().and_then(|explanation| explanation.frame());
         let exits = exits(report.profile.as_ref(), report.trace.as_ref());
         let symbols = match frame.is_some() || !exits.is_empty() {
-            true => self.symbols(&report, memory),
+            true => {
+                let bases: Vec<_> = report.image.iter().map(|range| range.start).collect();
+                self.symbols(&bases, report.ram, memory)
+            }
             false => None,
         };
         let Some(symbols) = symbols else {
-            return Ran { name, report, places: String::new(), names: Vec::new(), debugger: None };
+            return Ran {
+                name,
+                report,
+                places: String::new(),
+                names: Vec::new(),
+                core: None,
+                debugger: None,
+            };
         };
         let places = frame.map(|frame| places::lines(frame, &symbols)).unwrap_or_default();
         let names = saved(&symbols, report.processor, &exits);
-        Ran { name, report, places, names, debugger: None }
+        Ran { name, report, places, names, core: None, debugger: None }
     }
 
-    /// The symbols. `None` without a file that has some, or if they are not those of the guest, which the log says.
-    fn symbols(self, report: &Report, memory: &GuestMemory) -> Option<Symbols> {
+    /// The symbols. `None` without a file that has some, or if they are not those of the guest, which the log says. `bases` are
+    /// the addresses of the parts of the image, and `ram` is the size of RAM.
+    pub fn symbols(self, bases: &[u64], ram: u64, memory: &GuestMemory) -> Option<Symbols> {
         let mut symbols = match self.source {
             Source::Given(symbols) => *symbols,
             Source::Own(file) => match Symbols::open(&file?) {
@@ -109,8 +120,7 @@ impl Names {
                 }
             },
         };
-        let bases: Vec<_> = report.image.iter().map(|range| range.start).collect();
-        let guest = Guest { bases: &bases, memory: report.ram, may_move: self.may_move };
+        let guest = Guest { bases, memory: ram, may_move: self.may_move };
         let fit = symbols.find(&guest, |address, bytes| memory.read(Gpa(address), bytes));
         is_usable(fit, &symbols).then_some(symbols)
     }

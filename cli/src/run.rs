@@ -4,10 +4,12 @@ use crate::args::{
     CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
 };
 use crate::boot_files::DiskFile;
+use crate::core_file::CoreFile;
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::names::Names;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
+use crate::step::Trace;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
 use crate::{boot_files, debugger, modules, processor, screen, status, summary, terminal};
@@ -31,15 +33,17 @@ use vmm::{Builder, Error, Input, Output, Report};
 
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
-    let inputs = || {
-        let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
-        let image = guest.or_else(|| arguments.rom.clone());
-        let modules = modules::files(&arguments.module).map(Into::into);
-        let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
-        let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
-        files.chain(arguments.measure.results.symbol_file()).collect()
-    };
-    run_and_report(&arguments.measure, inputs, |output| run(arguments, output))
+    run_and_report(&arguments.measure, || inputs(arguments), |output| run(arguments, output))
+}
+
+/// The files that the run reads.
+fn inputs(arguments: &RunArgs) -> Vec<PathBuf> {
+    let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+    let image = guest.or_else(|| arguments.rom.clone());
+    let modules = modules::files(&arguments.module).map(Into::into);
+    let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
+    let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
+    files.chain(arguments.measure.results.symbol_file()).collect()
 }
 
 /// A run that has ended.
@@ -50,6 +54,8 @@ pub struct Ran {
     pub report: Report,
     /// Lines with the names of the places in the guest's code where it died. Empty if it did not, or without symbols.
     pub places: String,
+    /// The message about the core, and true if it is an error.
+    pub core: Option<(String, bool)>,
     /// The names of the addresses that exits come from.
     pub names: Vec<SavedName>,
     /// The server of the debugger, which waits for the exit status.
@@ -87,7 +93,7 @@ pub fn run_and_report(
         let is_terminal = output.is_terminal;
         Ok::<_, Failure>((files, screen, is_terminal, run(output)?))
     };
-    let (files, screen_file, is_terminal, Ran { name, report, places, names, debugger }) =
+    let (files, screen_file, is_terminal, Ran { name, report, places, names, core, debugger }) =
         match open_and_run() {
             Ok(results) => results,
             Err(error) => return report_error(&error),
@@ -115,6 +121,13 @@ pub fn run_and_report(
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
+    let failed = core.as_ref().is_some_and(|core| core.1);
+    match core {
+        Some((text, true)) => print_stderr(&format!("vmm: error: {text}\n")),
+        Some((text, false)) if !arguments.results.quiet => print_stderr(&format!("vmm: {text}\n")),
+        _ => {}
+    }
+    let status = if failed && status == status::OK { status::HOST_ERROR } else { status };
     let measured =
         Measured::of(&name, &ended, &report).map(|measured| Measured { names: &names, ..measured });
     let status = files.write(measured.as_ref(), status);
@@ -163,10 +176,13 @@ fn open_input(path: &Path) -> io::Result<File> {
 
 fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
-    let names = Names::of(&arguments.measure.results, guest)?;
+    let names = Names::of(&arguments.measure.results, guest.clone())?;
+    let trace = Trace::open(arguments, || inputs(arguments))?;
+    let core = CoreFile::open(&arguments.measure, || inputs(arguments))?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = find(arguments, limit)?;
     let target = RunTarget { image: entered(target.image, arguments, limit)?, ..target };
+    let bases: Vec<_> = target.image.ranges().iter().map(|range| range.start).collect();
     let cpuid = shows_cpuid(arguments, &target)?;
     let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;
     // A driver cannot work without its device. Asking for a transport makes the builder report the conflict with
@@ -180,6 +196,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     let file = arguments.guest.as_deref().and_then(crate::target::file);
     let disks = boot_files::open_disks(file.as_deref(), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
+    let builder = trace.iter().fold(builder, |builder, trace| trace.apply(builder));
     let mut machine = arguments
         .measure
         .apply(builder)
@@ -207,9 +224,13 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), arguments.console.is_some())?;
     processor::announce(&machine);
+    if let Some(trace) = &trace {
+        trace.begin(&mut machine, Names::of(&arguments.measure.results, guest)?, &bases)?;
+    }
     let symbols = arguments.measure.results.symbol_file().or(file);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
     let report = terminal::run(&mut machine, debugger::of(&mut server))?;
+    trace.map_or(Ok(()), Trace::finish)?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
     if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
         log::warn!(
@@ -217,7 +238,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
             printable(path)
         );
     }
-    Ok(Ran { debugger: server, ..names.ran(target.name, report, machine.memory()) })
+    let core = core.map(|core| core.write(&mut machine, &report));
+    Ok(Ran { core, debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Finds the guest, or the ROM.

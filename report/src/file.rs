@@ -6,13 +6,14 @@
 
 use crate::{FileError, Saved, SavedError, profile, trace};
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 use vmm::host::{self, TimeoutWriter, printable};
+use vmm::machine::SparseWrite;
 
 /// A file that is being written. Without a [`commit`](Self::commit) nothing of it is left.
 #[derive(Debug)]
@@ -106,6 +107,19 @@ impl OutputFile {
     /// Returns the error of a failed write to this file.
     pub fn failed(&self, source: io::Error) -> FileError {
         FileError::Write { path: self.shown.clone(), source }
+    }
+}
+
+impl SparseWrite for OutputFile {
+    fn skip(&mut self, len: u64) -> io::Result<()> {
+        match &mut self.to {
+            To::TempFile { file, .. } => {
+                let end = file.stream_position()?.saturating_add(len);
+                file.set_len(end)?;
+                file.seek(SeekFrom::Start(end)).map(drop)
+            }
+            To::Direct(to) => io::copy(&mut io::repeat(0).take(len), to).map(drop),
+        }
     }
 }
 

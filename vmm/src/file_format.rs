@@ -136,10 +136,11 @@ impl FileFormat {
             .or_else(|| coff(bytes))
             .or_else(|| java_or_mach_o(bytes))
             .or_else(|| windows_or_dos(bytes))
+            // Firmware may have a multiboot header, too: U-Boot has one.
+            .or_else(|| is_firmware(bytes).then_some(Firmware))
             .or_else(|| multiboot_header(bytes).map(|_| Multiboot))
             .or_else(|| is_boot_sector(bytes).then_some(BootSector))
             .or_else(|| is_option_rom(bytes).then_some(OptionRom))
-            .or_else(|| is_firmware(bytes).then_some(Firmware))
             .or_else(|| text(bytes))
     }
 }
@@ -240,13 +241,14 @@ fn is_option_rom(bytes: &[u8]) -> bool {
 }
 
 /// Firmware: a whole number of 64 KiB, which ends at 4 GiB. The first instruction, at the reset vector 16 bytes before the end,
-/// is a far jump to the segment 0xf000 or a near jump, perhaps after two `nop` (Intel SDM vol. 3, 11.1.4).
+/// is a far jump to the segment 0xf000 or a near jump, perhaps after `nop`, `cli` or `cld` (Intel SDM vol. 3, 11.1.4).
 fn is_firmware(bytes: &[u8]) -> bool {
     const BLOCK: usize = 0x1_0000;
     let Some((rest, reset)) = bytes.split_last_chunk::<16>() else { return false };
-    let jumps = match reset {
+    let before = reset.iter().take_while(|byte| [0x90, 0xfa, 0xfc].contains(*byte)).count();
+    let jumps = match reset.get(before..).unwrap_or_default() {
         [0xea, _, _, segment @ ..] => segment.starts_with(&[0x00, 0xf0]),
-        [0xe9, ..] | [0xeb, 0x80..=0xff, ..] | [0x90, 0x90, 0xe9, ..] => true,
+        [0xe9, ..] | [0xeb, 0x80..=0xff, ..] => true,
         _ => false,
     };
     bytes.len().is_multiple_of(BLOCK) && jumps && rest.iter().any(|byte| ![0, 0xff].contains(byte))
@@ -386,6 +388,7 @@ mod tests {
             (&[0xea, 0x5b, 0xe0, 0x00, 0x10], false),
             (&[0xe9, 0x3d, 0xff], true),
             (&[0x90, 0x90, 0xe9, 0x3d, 0xff], true),
+            (&[0xfa, 0xfc, 0xe9, 0x0b, 0xf8, 0xff, 0xff], true),
             (&[0xeb, 0xce], true),
             (&[0xeb, 0x02], false),
             (&[0; 3], false),
@@ -394,6 +397,10 @@ mod tests {
             assert_eq!(FileFormat::of(&rom), None, "nothing but a jump");
             rom[0x100] = 0xfa;
             assert_eq!(FileFormat::of(&rom), is.then_some(Firmware), "{jump:x?}");
+            let mut kernel = rom.clone();
+            let header = [0x1bad_b002u32, 3, 0u32.wrapping_sub(0x1bad_b002 + 3)].map(u32::to_le_bytes);
+            kernel[0x200..0x20c].copy_from_slice(header.as_flattened());
+            assert_eq!(FileFormat::of(&kernel), Some(if is { Firmware } else { Multiboot }), "{jump:x?}");
             rom.truncate(0xff00);
             assert_eq!(FileFormat::of(&rom), None, "no whole number of blocks");
         }

@@ -21,7 +21,7 @@ use crate::kvm::decode::{Decoded, Transfer, decode};
 use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::run_page::RunPage;
 use crate::memory::GuestMemory;
-use debug::Debugging;
+use debug::{Debugging, Turn};
 use kvm_bindings::{
     KVM_CAP_SYNC_REGS, KVM_EXIT_DEBUG, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
     KVM_SYNC_X86_REGS,
@@ -29,6 +29,7 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuFd, VmFd};
 use restore::Start;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -62,8 +63,8 @@ pub struct KvmVcpu {
     halted: bool,
     /// Set if this vCPU returns the stores that the kernel queues.
     coalesces: bool,
-    /// The result of the last KVM_RUN, while the vCPU returns the stores that were queued before it.
-    held: Option<Result<(), kvm_ioctls::Error>>,
+    /// The way in which the vCPU is entered next.
+    turn: Turn,
     id: u32,
     memory: GuestMemory,
     /// Set if KVM stores the general registers in `kvm_run` at each exit (KVM_CAP_SYNC_REGS).
@@ -106,7 +107,7 @@ impl KvmVcpu {
             incomplete: false,
             halted: false,
             coalesces: false,
-            held: None,
+            turn: Turn::Run,
             id,
             memory,
             syncs_regs,
@@ -242,10 +243,8 @@ impl KvmVcpu {
 
 impl Vcpu for KvmVcpu {
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
-        let result = match self.held.take() {
-            // A queued store takes no answer. The exit after it is returned next.
-            Some(held) => held,
-            None => {
+        let result = match self.turn {
+            Turn::Run => {
                 if let Some(element) = self.answer(entry) {
                     return Ok((element, Arrival::NextElement));
                 }
@@ -253,10 +252,14 @@ impl Vcpu for KvmVcpu {
                 self.regs_in_sync = self.syncs_regs;
                 result
             }
+            Turn::Step | Turn::Held(_) => match self.take_other_turn(entry)? {
+                ControlFlow::Continue(result) => result,
+                ControlFlow::Break(exit) => return Ok(exit),
+            },
         };
         // Queued stores happened before this exit.
         if let Some(store) = self.next_coalesced()? {
-            self.held = Some(result);
+            self.turn = Turn::Held(result);
             return Ok((store, Arrival::Coalesced));
         }
         match result {

@@ -33,6 +33,7 @@ mod builder;
 mod classic;
 #[cfg_attr(not(has_kvm), path = "classic_threads/absent.rs")]
 mod classic_threads;
+mod core;
 pub mod debug;
 mod doubt;
 mod ending;
@@ -59,8 +60,9 @@ mod turns;
 mod vcpu_run;
 
 pub use builder::Builder;
+pub use core::{CoreSummary, SparseWrite};
 pub use doubt::{Doubt, HaltedVcpu};
-pub use explain::{DeadVcpu, DeathKind, Explanation, Frame};
+pub use explain::{DeadVcpu, DeathKind, Explanation, Frame, NextInstruction, mode_of};
 pub use kind::{InputDevice, MachineKind};
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;

@@ -14,6 +14,7 @@
     clippy::expect_used
 )]
 
+pub(crate) mod mappings;
 pub(super) mod walk;
 
 use crate::memory::{Gpa, GuestMemory, PAGE, ReadMemory};

@@ -57,13 +57,17 @@ const NAMED: usize = 32;
 
 /// The parts of a machine that the BIOS uses.
 pub struct Parts {
+    /// The guest's memory.
     pub memory: GuestMemory,
     /// The size of RAM, in bytes.
     pub ram: u64,
+    /// The disks.
     pub drives: Drives,
+    /// The text of the guest.
     pub output: Output,
     /// Teletype text of the guest is also printed to the output.
     pub prints: bool,
+    /// The text for the guest.
     pub input: Input,
     /// The registers of the screen, which show its cursor.
     pub screen: Option<Arc<Mutex<Vga>>>,
@@ -237,14 +241,8 @@ impl Bios {
                 call.set_ah(0x01);
                 if before.rax >> 8 & 0xff == 0 { Answer::NoDevice } else { Answer::Done }
             }
-            0x18 => {
-                log::warn!("the guest found nothing to start (int 0x18)");
-                return ControlFlow::Break(Stop::Exited(1));
-            }
-            0x19 => {
-                self.bootstrap(call)?;
-                Answer::Done
-            }
+            0x18 => return nothing_to_start(),
+            0x19 => self.bootstrap(call).map_continue(|()| Answer::Done)?,
             0x1a => of(self.time_call(call)),
             // The debugger's exceptions, the print screen key, overflow, and the hooks of other services.
             0x01..=0x05 | 0x1b | 0x1c | 0x23 | 0x24 => Answer::Done,
@@ -299,6 +297,12 @@ impl Bios {
         vcpu.set_regs(&call.regs)?;
         Ok(Outcome::Stop(fault))
     }
+}
+
+/// Int 18h: ends the run.
+fn nothing_to_start<T>() -> ControlFlow<Stop, T> {
+    log::warn!("the guest found nothing to start (int 0x18)");
+    ControlFlow::Break(Stop::Exited(1))
 }
 
 /// The fault that led to a vector of an exception. `None` for a call by `int`.

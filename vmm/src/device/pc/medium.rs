@@ -72,12 +72,14 @@ pub struct CopiedDisk {
     /// The sectors that the guest has written. At most as many as the disk has.
     written: BTreeMap<u64, Box<[u8; SECTOR]>>,
     sectors: u64,
+    /// A read past the end of the content was told.
+    has_warned: bool,
 }
 
 impl CopiedDisk {
     /// A disk with this number of sectors. Those after the end of the content are zero.
     pub fn new(content: Content, sectors: u64) -> Self {
-        Self { content, written: BTreeMap::new(), sectors }
+        Self { content, written: BTreeMap::new(), sectors, has_warned: false }
     }
 
     /// The numbers of the sectors of an access to `len` bytes.
@@ -112,6 +114,13 @@ impl Medium for CopiedDisk {
             to.fill(0);
             let start = number.checked_mul(SECTOR as u64).and_then(|start| usize::try_from(start).ok());
             let rest = start.and_then(|start| self.content.get(start..)).unwrap_or_default();
+            if rest.is_empty() && !std::mem::replace(&mut self.has_warned, true) {
+                let bytes = self.content.len();
+                log::warn!(
+                    "the guest reads sector {number} of its boot disk (the first is 0), and the file ends after {bytes} bytes: \
+                     what is missing reads as zeroes"
+                );
+            }
             to.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         }
         Ok(())

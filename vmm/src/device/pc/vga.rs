@@ -59,7 +59,7 @@ pub(crate) struct View {
 
 /// The registers.
 #[derive(Debug)]
-pub(crate) struct Vga {
+pub struct Vga {
     miscellaneous: u8,
     feature: u8,
     attribute_address: u8,

@@ -139,7 +139,7 @@ impl KvmVcpu {
     /// # Errors
     /// KVM_RUN failed, or the instruction of the last exit makes accesses without end.
     pub(crate) fn complete_access(&mut self) -> Result<(), Error> {
-        self.held = None;
+        self.turn = self.usual_turn();
         for _ in 0..MAX_ACCESSES {
             if !std::mem::take(&mut self.incomplete) {
                 while self.next_coalesced()?.is_some() {}

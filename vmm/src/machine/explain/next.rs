@@ -1,0 +1,79 @@
+//! The next instruction of a vCPU, for a trace.
+
+use super::instruction::{code_bits, decode, format, shown_len};
+use crate::controller::VcpuState;
+use crate::error::Error;
+use crate::memory::Gpa;
+use crate::x86::modes::Mode;
+use crate::x86::probe::Probe;
+use crate::x86::registers::{Regs, Sregs};
+use iced_x86::{FlowControl, Mnemonic, Register};
+
+/// The maximum length of an x86 instruction, in bytes.
+const MAX_INSTRUCTION: u64 = super::instruction::MAX_INSTRUCTION as u64;
+
+/// The next instruction of a vCPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextInstruction {
+    /// The linear address.
+    pub linear: u64,
+    /// The linear address of the instruction after it in memory.
+    pub following: u64,
+    /// The bytes in hexadecimal, two blanks, and the text. `None` if the instruction cannot be read.
+    pub text: Option<String>,
+    /// It continues with the instruction after it, unless it raises an exception.
+    pub goes_on: bool,
+    /// It is a string instruction with a repeat prefix.
+    pub repeats: bool,
+    /// A processor may take no trap after it: it loads SS, or sets IF.
+    pub shadows: bool,
+}
+
+impl NextInstruction {
+    /// The instruction at RIP.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn of(vcpu: &mut dyn VcpuState) -> Result<Self, Error> {
+        let (regs, sregs) = (vcpu.regs()?, vcpu.sregs()?);
+        Ok(Self::at(&regs, &sregs, &vcpu.probe()?))
+    }
+
+    /// The instruction at RIP in this state.
+    fn at(regs: &Regs, sregs: &Sregs, probe: &Probe) -> Self {
+        let linear = probe.linear(sregs.cs.base, regs.rip);
+        let bytes: Vec<u8> =
+            (0..MAX_INSTRUCTION).map_while(|at| byte(probe, linear.checked_add(at)?)).collect();
+        let Some(instruction) = decode(code_bits(sregs), regs.rip, &bytes) else {
+            let rest = (None, false, false, false);
+            let (text, goes_on, repeats, shadows) = rest;
+            return Self { linear, following: linear, text, goes_on, repeats, shadows };
+        };
+        let loads_ss = instruction.op0_register() == Register::SS
+            && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
+        Self {
+            linear,
+            following: linear.wrapping_add(shown_len(&instruction) as u64),
+            text: Some(format(&instruction, &bytes)),
+            goes_on: instruction.flow_control() == FlowControl::Next,
+            repeats: instruction.is_string_instruction()
+                && (instruction.has_rep_prefix() || instruction.has_repne_prefix()),
+            shadows: loads_ss || instruction.mnemonic() == Mnemonic::Sti,
+        }
+    }
+}
+
+/// A byte at a linear address. `None` if it is not mapped, or not memory.
+fn byte(probe: &Probe, linear: u64) -> Option<u8> {
+    let Gpa(gpa) = probe.translate_linear(linear).ok()?.gpa;
+    let mut byte = [0];
+    probe.memory().read(Gpa(gpa), &mut byte).then_some(byte[0])
+}
+
+/// The mode that a vCPU with these registers is in.
+pub fn mode_of(sregs: &Sregs) -> Mode {
+    match crate::controller::Location::of(sregs, 0) {
+        crate::controller::Location::At { mode, .. } => mode,
+        _ => Mode::Real,
+    }
+}
