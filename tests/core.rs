@@ -58,7 +58,9 @@ fn gdb(files: &[&str], commands: &[&str]) -> String {
     }
     let mut gdb = Command::new("gdb");
     gdb.args(["-nx", "-batch"]).stdout(Stdio::piped()).env("DEBUGINFOD_URLS", "");
-    commands.iter().for_each(|command| drop(gdb.args(["-ex", command])));
+    for command in commands {
+        gdb.args(["-ex", command]);
+    }
     run(gdb.args(files)).text()
 }
 

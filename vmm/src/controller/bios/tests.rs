@@ -68,11 +68,8 @@ impl Caller {
         let frame = [0x602u16, 0, FLAGS].map(u16::to_le_bytes).concat();
         let stack = self.vcpu.sregs.ss.base + (regs.rsp & 0xffff);
         let _ = self.vcpu.memory.write(Gpa(stack), &frame);
-        self.vcpu.regs = Regs {
-            rip: u64::from(offset(vector)) + if vector == 9 { 3 } else { 0 },
-            rflags: 2,
-            ..regs
-        };
+        self.vcpu.regs =
+            Regs { rip: u64::from(offset(vector)) + if vector == 9 { 3 } else { 0 }, rflags: 2, ..regs };
         self.vcpu.sregs.cs.base = 0xf_0000;
         let exit = Exit::PioOut { port: PORT, size: 1, data: 0 };
         let outcome = self.bios.handle(&exit, &mut self.vcpu);

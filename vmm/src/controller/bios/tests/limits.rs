@@ -39,7 +39,7 @@ fn a_wait_for_a_key_counts_towards_the_limit_if_no_key_can_come() {
 fn only_a_wait_in_the_stub_moves_the_limit() {
     let mut caller = Caller::new(512);
     (caller.bios.input, caller.bios.has_controllers) = (Input::none(), true);
-    for (rip, waits) in [(u64::from(stubs::offset(0x16)) + 7, true), (0x6001, false)] {
+    for (rip, waits) in [(u64::from(offset(0x16)) + 7, true), (0x6001, false)] {
         caller.call(0x16, ax(0));
         caller.vcpu.regs.rip = rip;
         caller.vcpu.sregs.cs.base = if waits { 0xf_0000 } else { 0 };
