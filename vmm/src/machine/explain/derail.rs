@@ -84,7 +84,7 @@ pub(super) fn called_at_start(image: &Image) -> Option<u8> {
         let call = Decoder::with_ip(16, image.bytes_from(at)?, at, DecoderOptions::NONE).decode();
         match call.flow_control() {
             FlowControl::Next if call.op_count() == 0 || call.op0_kind() == OpKind::Register => {
-                at = call.next_ip()
+                at = call.next_ip();
             }
             FlowControl::Interrupt if call.mnemonic() == Mnemonic::Int => {
                 let vector = call.immediate8();
