@@ -35,7 +35,7 @@ pub(crate) fn elf_of(base: u64, code: &[u8], functions: &[(&str, u64, u64)]) -> 
     for part in [code, &symbols, &names, sections] {
         file.extend(part);
     }
-    let alloc = u64::from(SHF_ALLOC.0 | SHF_EXECINSTR.0);
+    let alloc = SHF_ALLOC.0 | SHF_EXECINSTR.0;
     let mut header =
         |name: u32, kind: u32, flags: u64, address: u64, at: usize, size: usize, link: u32, entry: u64| {
             file.extend(name.to_le_bytes());
