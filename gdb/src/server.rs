@@ -206,9 +206,9 @@ impl Server {
             return None;
         }
         // gdb expects a guest that stands still.
-        let until = Instant::now() + STOP_LIMIT;
+        let asked = Instant::now();
         guest.stop();
-        while guest.status() == GuestStatus::Running && Instant::now() < until {
+        while guest.status() == GuestStatus::Running && asked.elapsed() < STOP_LIMIT {
             thread::sleep(Duration::from_millis(1));
         }
         let session = Session::new(stream, id, guest, self.settings.clone());
