@@ -158,8 +158,7 @@ fn unwritable() {
     let guest = format!("{}@0x1000:64", files.write("guest.bin", &[0x0f, 0x0b]));
     let full = ran(&[&guest, "--vcpu", "soft", "--core", "/dev/full"]);
     assert_eq!(full.status, 112, "{}", full.stderr);
-    let text =
-        "No space left on device (os error 28); the core is not saved, and an existing file is unchanged";
+    let text = "cannot write /dev/full: No space left on device (os error 28): free some space, or give another file; the core is not saved, and an existing file is unchanged";
     assert!(full.stderr.contains(text), "{}", full.stderr);
     let input = guest.split('@').next().unwrap();
     let own = ran(&[&guest, "--vcpu", "soft", "--core", input]);

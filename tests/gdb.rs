@@ -293,7 +293,7 @@ fn instructions() {
     assert_eq!(guest.end().status, 0);
 }
 
-/// Breakpoints at the entry, at a repeated string instruction, at an access to a port, and at a HLT, in a loop.
+/// Breakpoints at the entry, at a repeated string instruction (it stops for each repetition), at an access to a port, and at a HLT, in a loop.
 fn places() {
     // again: mov cx, 2; mov di, 0x500; rep stosb; out 0xe9, al; inc bx; cmp bx, 2; jb again; hlt
     let code = [0xb9, 2, 0, 0xbf, 0, 5, 0xf3, 0xaa, 0xe6, 0xe9, 0x43, 0x83, 0xfb, 2, 0x72, 0xf0, 0xf4];
@@ -301,14 +301,14 @@ fn places() {
     let path = files.write("code", &code) + "@0x1000:16";
     let guest = Debugged::start_at(files, "", &[&path]);
     let mut commands = vec!["break *0x1000", "break *0x1006", "break *0x1008", "break *0x1010"];
-    commands.extend(["continue"; 7]);
+    commands.extend(["continue"; 9]);
     let seen = guest.gdb(&commands);
-    let stops =
-        [0x1006, 0x1008, 0x1000, 0x1006, 0x1008, 0x1010].map(|address| format!(", 0x0000{address:04x} in"));
+    let stops = [0x1006, 0x1006, 0x1008, 0x1000, 0x1006, 0x1006, 0x1008, 0x1010]
+        .map(|address| format!(", 0x0000{address:04x} in"));
     let mut parts: Vec<&str> = stops.iter().map(String::as_str).collect();
     parts.push("exited normally");
     assert_order(&seen, &parts);
-    assert_eq!(seen.matches("\nBreakpoint ").count(), 6 + 4, "{seen}");
+    assert_eq!(seen.matches("\nBreakpoint ").count(), 8 + 4, "{seen}");
     assert_eq!(guest.end().status, 0);
 }
 

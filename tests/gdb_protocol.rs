@@ -74,10 +74,17 @@ fn broken_clients() {
 
 fn gone_while_it_runs() {
     let files = Files::new();
-    let guest = Debugged::start(&[&counter(&files), "--timeout", "3"]);
+    let guest = Debugged::start(&[&counter(&files), "--timeout", "5"]);
     for _ in 0..2 {
-        let mut client = guest.raw();
-        assert_eq!(client.ask("Z0,1003,1"), "OK");
+        // The program notices soon that the debugger before has gone.
+        let mut client = loop {
+            let mut client = guest.raw();
+            match client.ask("Z0,1003,1").as_str() {
+                "OK" => break client,
+                refused => assert!(refused.starts_with("E.another"), "{refused}"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
         assert!(client.ask("vCont;c").starts_with("T05"));
         assert_eq!(client.ask("z0,1003,1"), "OK");
         client.send("vCont;c");

@@ -119,7 +119,8 @@ impl Raw {
         let sum = packet.bytes().fold(0u8, u8::wrapping_add);
         let mut text = String::from("$");
         write!(text, "{packet}#{sum:02x}").unwrap();
-        self.0.write_all(text.as_bytes()).unwrap();
+        // The other side may have closed. Then there is no answer.
+        let _ = self.0.write_all(text.as_bytes());
     }
 
     /// Receives a packet. `None` after the end.

@@ -51,8 +51,7 @@ pub fn changes(before: (&Regs, &Sregs), after: (&Regs, &Sregs)) -> String {
         }
     }
     let special = special(before.1).into_iter().zip(special(after.1));
-    for ((name, old), (_, new)) in special.filter(|(old, new)| old.1 != new.1) {
-        let _ = old;
+    for (_, (name, new)) in special.filter(|(old, new)| old.1 != new.1) {
         add(name, new);
     }
     if before.0.rflags != after.0.rflags {

@@ -239,6 +239,13 @@ fn device<'a>(key: &Key, machine: &'a SavedVcpu) -> Option<&'a str> {
     machine.sites.iter().find(|site| site.key() == *key)?.device.as_deref()
 }
 
+/// A row of the table after a run.
+fn short_row(sums: &Sums, machine: &SavedVcpu, what: &str) -> Row {
+    let [kvm, vmm] = sums.means();
+    let share = Cell::share(sums.exits, machine.exits);
+    vec![Cell::Count(sums.exits), share, Cell::Microseconds(kvm), Cell::Microseconds(vmm), Cell::text(what)]
+}
+
 /// Returns the exits of a run by function or line as text, with the sites of each of them, most exits first.
 ///
 /// The columns are those of [`exit_table`](crate::view::exit_table), without elements. The text is empty if no addresses were
@@ -263,27 +270,16 @@ pub fn function_table(
         number("in_vmm_mean_us", "us in VMM", "").wide(8),
         text("function", if by == By::Line { "line, and its sites" } else { "function, and its sites" }),
     ];
-    let row = |sums: &Sums, what: String| -> Row {
-        let [kvm, vmm] = sums.means();
-        let share = Cell::share(sums.exits, machine.exits);
-        vec![
-            Cell::Count(sums.exits),
-            share,
-            Cell::Microseconds(kvm),
-            Cell::Microseconds(vmm),
-            Cell::text(&what),
-        ]
-    };
     let mut rows = Vec::new();
     for group in &groups {
         let what = match &group.line {
             Some(line) => format!("{} ({line})", group.function),
             None => group.function.clone(),
         };
-        rows.push(row(&group.sums, what));
+        rows.push(short_row(&group.sums, machine, &what));
         for (key, sums) in &group.sites {
             let device = device(key, machine).map(|device| format!("  {device}")).unwrap_or_default();
-            rows.push(row(sums, format!("  {}{device}", site_name(key))));
+            rows.push(short_row(sums, machine, &format!("  {}{device}", site_name(key))));
         }
     }
     let more = rows.len().saturating_sub(ROWS);

@@ -26,6 +26,9 @@ pub(super) enum Turn {
     Held(Result<(), kvm_ioctls::Error>),
 }
 
+/// The result of an entry: an exit, or what KVM_RUN returned.
+pub(super) type Entered = ControlFlow<(Exit, Arrival), Result<(), kvm_ioctls::Error>>;
+
 /// The instruction.
 const HLT: u8 = 0xf4;
 /// The vector of #BP.
@@ -91,10 +94,7 @@ impl KvmVcpu {
     /// # Errors
     /// The kernel refused.
     #[cold]
-    pub(super) fn take_other_turn(
-        &mut self,
-        entry: Entry,
-    ) -> Result<ControlFlow<(Exit, Arrival), Result<(), kvm_ioctls::Error>>, Error> {
+    pub(super) fn take_other_turn(&mut self, entry: Entry) -> Result<Entered, Error> {
         // A queued store takes no answer. The exit after it is returned next.
         let usual = self.usual_turn();
         if let Turn::Held(result) = std::mem::replace(&mut self.turn, usual) {

@@ -36,7 +36,7 @@ impl NextInstruction {
     /// The kernel refused.
     pub fn of(vcpu: &mut dyn VcpuState) -> Result<Self, Error> {
         let (regs, sregs) = (vcpu.regs()?, vcpu.sregs()?);
-        Ok(Self::at(&regs, &sregs, &vcpu.probe()?))
+        Ok(Self::at(&regs, &sregs, &Probe::new(vcpu.memory().clone(), sregs)))
     }
 
     /// The instruction at RIP in this state.
@@ -45,9 +45,8 @@ impl NextInstruction {
         let bytes: Vec<u8> =
             (0..MAX_INSTRUCTION).map_while(|at| byte(probe, linear.checked_add(at)?)).collect();
         let Some(instruction) = decode(code_bits(sregs), regs.rip, &bytes) else {
-            let rest = (None, false, false, false);
-            let (text, goes_on, repeats, shadows) = rest;
-            return Self { linear, following: linear, text, goes_on, repeats, shadows };
+            let following = linear;
+            return Self { linear, following, text: None, goes_on: false, repeats: false, shadows: false };
         };
         let loads_ss = instruction.op0_register() == Register::SS
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
