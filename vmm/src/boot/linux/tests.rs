@@ -72,11 +72,11 @@ fn a_bzimage_without_a_64_bit_entry_point_is_entered_in_protected_mode() {
     let opened = |changes: &[(usize, &[u8])]| {
         let mut bytes = bzimage();
         changes.iter().for_each(|(at, value)| put(&mut bytes, *at, value));
-        let (file, memory) = (file(&bytes), memory());
+        let (initrd, file, memory) = (file(&vec![1; bytes.len()]), file(&bytes), memory());
         let mut kernel = Kernel::open(file.path()).unwrap();
         let loaded = kernel.load(&memory, RAM).unwrap();
         assert_eq!(word(&memory, 0x10_0000), 0xf4f4_f4f4);
-        write_boot_params(&kernel, loaded, &memory, RAM, &[file.path().into()], "x").unwrap();
+        write_boot_params(&kernel, loaded, &memory, RAM, &[initrd.path().into()], "x").unwrap();
         let (gdt, initrd) = (word(&memory, pc::GDT.0 + 0x14), word(&memory, pc::BOOT_PARAMS.0 + 0x218));
         (loaded.entry.0, loaded.mode, loaded.end, gdt >> 20 & 0xf, kernel.command_line_size(), initrd)
     };
