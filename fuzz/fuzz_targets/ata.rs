@@ -106,7 +106,7 @@ impl Bench {
                     self.write(0, 2, fill.into());
                 } else {
                     let expected = u16::from_le_bytes([bytes[0], bytes[1]]);
-                    assert_eq!(self.read(0, 2) & 0xffff, expected.into(), "sector {sector}");
+                    assert_eq!(self.read(0, 2) & 0xffff, u64::from(expected), "sector {sector}");
                 }
             }
         }
