@@ -4,7 +4,7 @@ CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
 
-.PHONY: help run polling static install test page browser check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
+.PHONY: help run polling static install test page browser gdb debugger check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -77,16 +77,13 @@ page: setup browser ## Test the HTML page of `vmm report` in chromium
 	REQUIRE_BROWSER=1 $(CARGO) test $(WORKSPACE) --test page
 
 browser:
-	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then \
-		echo "make: installing chromium, which the tests of the HTML page need" >&2; \
-		if ! command -v apt-get >/dev/null; then \
-			echo "make: apt-get is missing: install chromium with the package manager of this system, then try again" >&2; exit 1; fi; \
-		if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
-			echo "make: installing chromium needs root or sudo: ask an administrator to install it, then try again" >&2; exit 1; fi; \
-		install="$$sudo apt-get install -y --no-install-recommends chromium fonts-dejavu-core"; \
-		{ $$install || { $$sudo apt-get update && $$install; }; } >&2 \
-			|| { echo "make: cannot install chromium: install it by hand, then try again" >&2; exit 1; }; \
-	fi
+	@tests/need "chromium chromium-browser google-chrome" "chromium fonts-dejavu-core" "the tests of the HTML page need"
+
+gdb: setup debugger ## Test the debugger's interface with gdb
+	REQUIRE_GDB=1 $(CARGO) test $(WORKSPACE) --test gdb --test gdb_protocol --test core
+
+debugger:
+	@tests/need gdb gdb "the tests of --gdb and --core need"
 
 # The test `layers` also finds unused dependencies.
 check: export GUEST_DENY_WARNINGS := 1
@@ -121,15 +118,7 @@ setup: ## Check the build tools; install nasm if it is missing
 	@case $$(uname -sm) in "Linux x86_64") tools="gcc ld objcopy";; esac; \
 	for tool in $(CARGO) $$tools; do command -v $$tool >/dev/null || \
 		{ echo "make: $$tool is missing: install Rust (https://rustup.rs) and gcc with binutils" >&2; exit 1; }; done
-	@if ! command -v nasm >/dev/null; then \
-		echo "make: installing nasm, which assembles the 16-bit guests" >&2; \
-		if ! command -v apt-get >/dev/null; then \
-			echo "make: apt-get is missing: install nasm with the package manager of this system, then try again" >&2; exit 1; fi; \
-		if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
-			echo "make: installing nasm needs root or sudo: ask an administrator to install it, then try again" >&2; exit 1; fi; \
-		{ $$sudo apt-get install -y nasm || { $$sudo apt-get update && $$sudo apt-get install -y nasm; }; } >&2 \
-			|| { echo "make: cannot install nasm: install it by hand, then try again" >&2; exit 1; }; \
-	fi
+	@command -v nasm >/dev/null || tests/need nasm nasm "assembles the 16-bit guests"
 
 # Two emulated hosts, because a host that runs for a long time sometimes stops.
 testbed: setup ## Run tests and Linux in an emulated machine (Debian)

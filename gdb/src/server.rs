@@ -4,6 +4,7 @@
 //! the guest ([`Debugger::serve`]), which writes the answers.
 
 use crate::address::Address;
+use crate::mailbox::Mailbox;
 use crate::registers::Width;
 use crate::session::{Session, Settings};
 use std::io::{self, Read, Write};
@@ -12,15 +13,12 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 use vmm::machine::debug::{DebugGuest, Debugger, Facilities, GuestStatus, Plan, Waker, Why};
 
 /// The most bytes that are read at once.
 const CHUNK: usize = 4096;
-/// The most events that wait.
-const EVENTS: usize = 16;
 /// The interval at which the guest's status is checked without an event.
 const TICK: Duration = Duration::from_millis(20);
 /// The time that a debugger has to take an answer.
@@ -90,6 +88,7 @@ impl Listener {
     }
 }
 
+#[derive(Debug)]
 enum Event {
     /// A debugger has connected.
     Connected(Stream),
@@ -107,8 +106,7 @@ pub struct Server {
     address: Address,
     on_death: bool,
     settings: Settings,
-    sender: SyncSender<Event>,
-    receiver: Option<Receiver<Event>>,
+    events: Arc<Mailbox<Event>>,
     /// Set while a debugger is connected.
     attached: Arc<AtomicBool>,
     /// Set when the server is dropped.
@@ -140,17 +138,16 @@ impl Server {
                 (Listener::Unix(UnixListener::bind(path)?), Address::Unix(path.clone()))
             }
         };
-        let (sender, receiver) = sync_channel(EVENTS);
+        let events = Arc::new(Mailbox::new());
         let (attached, closing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (for_thread, shared) = (sender.clone(), (attached.clone(), closing.clone()));
+        let (for_thread, shared) = (events.clone(), (attached.clone(), closing.clone()));
         let wait = move || wait_for_debuggers(&listener, &for_thread, &shared.0, &shared.1);
         thread::Builder::new().name("gdb".into()).spawn(wait)?;
         Ok(Self {
             address,
             on_death,
             settings: Settings::default(),
-            sender,
-            receiver: Some(receiver),
+            events,
             attached,
             closing,
             connections: 0,
@@ -196,8 +193,8 @@ impl Server {
         let id = self.connections;
         let reader = stream.prepare().and_then(|()| stream.try_clone());
         let started = reader.and_then(|reader| {
-            let sender = self.sender.clone();
-            let read = move || read_from(reader, &sender, id);
+            let events = self.events.clone();
+            let read = move || read_from(reader, &events, id);
             thread::Builder::new().name("gdb reader".into()).spawn(read).map(drop)
         });
         if let Err(error) = started {
@@ -245,6 +242,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
+        self.events.close();
         // Wakes the thread that waits for debuggers.
         match &self.address {
             Address::Tcp(address) => drop(TcpStream::connect_timeout(address, WRITE_LIMIT)),
@@ -262,37 +260,26 @@ impl Debugger for Server {
     }
 
     fn waker(&self) -> Waker {
-        let sender = self.sender.clone();
+        let events = self.events.clone();
         // If there are many events, the status is checked soon anyway.
-        Box::new(move || drop(sender.try_send(Event::Woken)))
+        Box::new(move || events.try_put(Event::Woken))
     }
 
     fn serve(&mut self, guest: &dyn DebugGuest) {
-        let Some(receiver) = self.receiver.take() else { return guest.resume(Plan::default()) };
-        self.serve_events(&receiver, guest);
-        self.receiver = Some(receiver);
-    }
-}
-
-impl Server {
-    /// Handles events until the guest has ended.
-    fn serve_events(&mut self, receiver: &Receiver<Event>, guest: &dyn DebugGuest) {
         let mut session: Option<Session<'_>> = None;
         let mut told = None;
         loop {
-            let event = receiver.recv_timeout(TICK);
+            let event = self.events.take(TICK);
             match (event, &mut session) {
-                (Ok(Event::Connected(stream)), None) => {
+                (Some(Event::Connected(stream)), None) => {
                     session = self.attach(stream, guest);
                     told = None;
                 }
-                (Ok(Event::Bytes(id, bytes)), Some(session)) if session.id() == id => {
+                (Some(Event::Bytes(id, bytes)), Some(session)) if session.id() == id => {
                     session.receive(&bytes);
                 }
-                (Ok(Event::Closed(id)), Some(session)) if session.id() == id => session.close(),
-                (Ok(_) | Err(RecvTimeoutError::Timeout), _) => {}
-                // The server itself has a sender.
-                (Err(RecvTimeoutError::Disconnected), _) => return guest.resume(Plan::default()),
+                (Some(Event::Closed(id)), Some(session)) if session.id() == id => session.close(),
+                _ => {}
             }
             let status = guest.status();
             if status == GuestStatus::Ended {
@@ -321,7 +308,7 @@ impl Server {
 /// Accepts connections. A debugger that connects while there is one is refused.
 fn wait_for_debuggers(
     listener: &Listener,
-    events: &SyncSender<Event>,
+    events: &Mailbox<Event>,
     attached: &AtomicBool,
     closing: &AtomicBool,
 ) {
@@ -333,7 +320,7 @@ fn wait_for_debuggers(
         match accepted {
             Ok(stream) if attached.swap(true, Ordering::SeqCst) => refuse(stream),
             Ok(stream) => {
-                if events.send(Event::Connected(stream)).is_err() {
+                if !events.put(Event::Connected(stream)) {
                     return;
                 }
             }
@@ -356,18 +343,18 @@ fn refuse(mut stream: Stream) {
 }
 
 /// Hands on what a debugger sends.
-fn read_from(mut stream: Stream, events: &SyncSender<Event>, id: u64) {
+fn read_from(mut stream: Stream, events: &Mailbox<Event>, id: u64) {
     let mut bytes = vec![0; CHUNK];
     loop {
         let event = match stream.read(&mut bytes) {
             Ok(len @ 1..) => Event::Bytes(id, bytes.get(..len).unwrap_or_default().to_vec()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Ok(0) | Err(_) => {
-                let _ = events.send(Event::Closed(id));
+                events.put(Event::Closed(id));
                 return;
             }
         };
-        if events.send(event).is_err() {
+        if !events.put(event) {
             return;
         }
     }

@@ -235,7 +235,7 @@ pub fn addresses(profile: &Profile) -> Vec<SavedAddress> {
         in_vmm_ns: entry.in_vmm,
     });
     let mut saved: Vec<_> = saved.take(MOST_ADDRESSES).collect();
-    saved.sort_by_key(|address| (Reverse(address.exits), address.rip, address.reason));
+    saved.sort_unstable_by_key(|address| (Reverse(address.exits), address.rip, address.reason));
     saved
 }
 

@@ -36,7 +36,7 @@ impl Sites {
     fn finish(self, id: Option<u32>, devices: &HashMap<Key, &str>) -> SavedVcpu {
         let mut all = Samples::default();
         let mut sites: Vec<_> = self.0.into_iter().collect();
-        sites.sort_by_key(|(key, samples)| (Reverse(samples.in_kvm.len()), *key));
+        sites.sort_unstable_by_key(|(key, samples)| (Reverse(samples.in_kvm.len()), *key));
         let sites = sites.into_iter().map(|((reason, place, width), samples)| {
             all.in_kvm.extend(&samples.in_kvm);
             all.in_vmm.extend(&samples.in_vmm);
@@ -108,7 +108,7 @@ impl SavedTrace {
             sums.in_vmm_ns = sums.in_vmm_ns.saturating_add(record.in_vmm.into());
         }
         let mut all: Vec<_> = all.into_values().collect();
-        all.sort_by_key(|sums| (Reverse(sums.exits), sums.rip, sums.reason, sums.place, sums.width));
+        all.sort_unstable_by_key(|sums| (Reverse(sums.exits), sums.rip, sums.reason, sums.place, sums.width));
         all.truncate(MOST_ADDRESSES);
         all
     }

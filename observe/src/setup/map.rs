@@ -45,7 +45,7 @@ impl Map {
     /// The slots in the order of their rows.
     pub(super) fn rows(&self) -> Vec<&MemorySlot> {
         let mut slots: Vec<&MemorySlot> = self.slots.values().collect();
-        slots.sort_by_key(|slot| (slot.number >> 16, slot.gpa, slot.number));
+        slots.sort_unstable_by_key(|slot| (slot.number >> 16, slot.gpa, slot.number));
         slots
     }
 
@@ -152,7 +152,7 @@ impl Map {
 /// The slots that have the same memory of the program: each one with the one before it, by host address, that reaches furthest.
 fn shared(slots: &[&MemorySlot]) -> Vec<String> {
     let mut slots: Vec<&MemorySlot> = slots.iter().copied().filter(|slot| slot.number >> 16 == 0).collect();
-    slots.sort_by_key(|slot| (slot.address, slot.number));
+    slots.sort_unstable_by_key(|slot| (slot.address, slot.number));
     let end = |slot: &MemorySlot| slot.address.saturating_add(slot.size);
     let mut furthest: Option<&MemorySlot> = None;
     let mut notes = Vec::new();

@@ -40,7 +40,7 @@ pub(super) fn pairs<'a>(a: &'a SavedProfile, b: &'a SavedProfile) -> Vec<Pair<'a
         pairs.entry(site.key()).or_insert(Pair { a: None, b: None }).b = Some(site);
     }
     let mut pairs: Vec<_> = pairs.into_values().collect();
-    pairs.sort_by_key(|pair| Reverse(pair.time()));
+    pairs.sort_unstable_by_key(|pair| (Reverse(pair.time()), pair.a.or(pair.b).map(SavedSite::key)));
     pairs
 }
 

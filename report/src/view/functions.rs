@@ -91,11 +91,11 @@ fn groups(addresses: &[SavedAddress], names: &[SavedName], by: By) -> Vec<Group>
     }
     let groups = groups.into_iter().map(|((function, line), (sums, sites))| {
         let mut sites: Vec<_> = sites.into_iter().collect();
-        sites.sort_by_key(|(key, sums)| (Reverse(sums.exits), *key));
+        sites.sort_unstable_by_key(|(key, sums)| (Reverse(sums.exits), *key));
         Group { function, line: line.map(Into::into), sums, sites }
     });
     let mut groups: Vec<_> = groups.collect();
-    groups.sort_by(|a, b| {
+    groups.sort_unstable_by(|a, b| {
         let key = |group: &Group| (Reverse(group.sums.exits), Reverse(group.sums.time()));
         key(a).cmp(&key(b)).then_with(|| (&a.function, &a.line).cmp(&(&b.function, &b.line)))
     });

@@ -128,7 +128,7 @@ fn write_times(to: &mut impl Write, a: &Source, b: &Source) -> io::Result<()> {
     let [of_a, of_b] = [a, b].map(|source| profile::devices(&source.summary.machine.sites));
     let mut names: Vec<_> =
         of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
-    names.sort_by(|one, next| next.cmp(one));
+    names.sort_unstable_by(|one, next| next.cmp(one));
     let mut known = HashSet::new();
     names.retain(|(_, name)| known.insert(*name));
     for (_, name) in names.iter().take(BARS) {

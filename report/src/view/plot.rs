@@ -32,7 +32,7 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     let rows: Vec<(&SavedSite, Vec<Strip<'_>>)> = match b {
         None => {
             let mut sites: Vec<_> = a.summary.machine.sites.iter().collect();
-            sites.sort_by_key(|site| Reverse(total(&site.in_kvm, &site.in_vmm)));
+            sites.sort_unstable_by_key(|site| (Reverse(total(&site.in_kvm, &site.in_vmm)), site.key()));
             sites.into_iter().map(|site| (site, vec![of_site(site, labels)])).collect()
         }
         Some(b) => {

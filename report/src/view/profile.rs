@@ -147,7 +147,7 @@ pub(super) fn devices(sites: &[SavedSite]) -> Vec<DeviceTotals> {
     let devices =
         devices.into_iter().map(|(name, device)| DeviceTotals { name: Cell::text(&name).shown(), ..device });
     let mut devices: Vec<_> = devices.collect();
-    devices.sort_by(|a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
+    devices.sort_unstable_by(|a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
     devices
 }
 
@@ -225,7 +225,9 @@ fn sites(machine: &SavedVcpu, labels: &Labels) -> Table<'static> {
     columns.extend(SITE);
     let whole = total(&machine.in_kvm, &machine.in_vmm);
     let mut sites: Vec<_> = machine.sites.iter().collect();
-    sites.sort_by_key(|site| (Reverse(total(&site.in_kvm, &site.in_vmm)), Reverse(site.exits), site.key()));
+    sites.sort_unstable_by_key(|site| {
+        (Reverse(total(&site.in_kvm, &site.in_vmm)), Reverse(site.exits), site.key())
+    });
     let row = |site: &&SavedSite| -> Row {
         let time = total(&site.in_kvm, &site.in_vmm);
         let mut row = vec![Cell::Count(site.exits), Cell::share(site.exits, machine.exits)];

@@ -15,7 +15,7 @@ impl Spread {
     /// Computes the spread of `values`. All fields are 0 if there are no values.
     pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
+        values.sort_unstable_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
         let last = values.len().saturating_sub(1);
         let median = (at(last / 2) + at(last.div_ceil(2))) / 2.0;

@@ -270,7 +270,7 @@ impl Profile {
     /// The exits and times per site, most frequent site first.
     pub fn details(&self) -> Vec<&SiteProfile> {
         let mut sites: Vec<_> = self.sites.iter().collect();
-        sites.sort_by_key(|profile| (std::cmp::Reverse(profile.count.exits), profile.site));
+        sites.sort_unstable_by_key(|profile| (std::cmp::Reverse(profile.count.exits), profile.site));
         sites
     }
 }

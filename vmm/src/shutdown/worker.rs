@@ -10,9 +10,9 @@ use std::thread::{self, JoinHandle, Thread};
 /// A worker thread that returns a `T`.
 #[derive(Debug)]
 pub(crate) struct Worker<T> {
-    handle: JoinHandle<()>,
-    /// Receives the result. The channel closes without one if the thread panicked.
-    result: Receiver<T>,
+    handle: JoinHandle<T>,
+    /// Closes at the end of the thread's body. Nothing is sent.
+    ended: Receiver<()>,
     /// Set by the thread when it starts.
     kicker: Arc<OnceLock<Kicker>>,
 }
@@ -30,13 +30,14 @@ impl<T: Send + 'static> Worker<T> {
         handle_kicks().map_err(Error::host("handling the kick signal"))?;
         let kicker = Arc::new(OnceLock::new());
         let own_kicker = kicker.clone();
-        let (sender, result) = mpsc::channel();
+        let (sender, ended) = mpsc::channel();
         let body = move || {
             own_kicker.get_or_init(Kicker::of_this_thread);
-            let _ = sender.send(body());
+            let _open = sender;
+            body()
         };
         let handle = thread::Builder::new().name(name.into()).spawn(body).map_err(Error::host(operation))?;
-        Ok(Self { handle, result, kicker })
+        Ok(Self { handle, ended, kicker })
     }
 
     /// The thread, to unpark it.
@@ -54,19 +55,13 @@ impl<T: Send + 'static> Worker<T> {
     /// Waits for the end of the thread, and kicks it when the deadline gives up. The caller requests the end beforehand.
     /// `None` if the thread panicked.
     pub(crate) fn join(self, deadline: &Deadline) -> Option<T> {
-        let result = loop {
-            match self.result.recv_timeout(REPEAT) {
-                Ok(result) => break Some(result),
-                Err(RecvTimeoutError::Disconnected) => break None,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
+        while self.ended.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout) {
             if deadline.must_give_up().is_some() {
                 self.kick();
             }
-        };
+        }
         // The thread's body has ended, so this does not block.
-        let _ = self.handle.join();
-        result
+        self.handle.join().ok()
     }
 }
 

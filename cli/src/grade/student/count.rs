@@ -1,6 +1,6 @@
 //! The number of exits in the output of a VMM.
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex_lite::{Regex, RegexBuilder};
 use vmm::Error;
 use vmm::host::printable_text;
 
@@ -22,8 +22,7 @@ impl Pattern {
     /// It is no regular expression, or a very large one.
     pub(super) fn new(pattern: Option<&str>) -> Result<Self, Error> {
         let Some(pattern) = pattern else { return Ok(Self::Line) };
-        let regex =
-            RegexBuilder::new(pattern).unicode(false).multi_line(true).size_limit(MOST_PATTERN).build();
+        let regex = RegexBuilder::new(pattern).multi_line(true).size_limit(MOST_PATTERN).build();
         regex.map(Self::Regex).map_err(|_| {
             Error::Config(format!(
                 "--count-pattern {} is no regular expression: give one such as 'exits: ([0-9]+)'",
@@ -41,9 +40,10 @@ impl Pattern {
                 last_number(lines.find(word)?)
             }
             Self::Regex(regex) => {
-                let last = regex.captures_iter(output).last()?;
-                let part = last.get(1).or_else(|| last.get(0))?.as_bytes();
-                numbers(part).next().flatten()
+                let output = String::from_utf8_lossy(output);
+                let last = regex.captures_iter(&output).last()?;
+                let part = last.get(1).or_else(|| last.get(0))?.as_str();
+                numbers(part.as_bytes()).next().flatten()
             }
         }
     }

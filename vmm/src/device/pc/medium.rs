@@ -39,10 +39,10 @@ pub trait Medium: fmt::Debug + Send {
     /// Sets the deadline of a run. An access gives up when it has passed.
     fn begin_run(&mut self, deadline: Deadline);
 
-    /// Reads whole sectors from `sector`, at most [`MAX_SECTORS`].
+    /// Reads whole sectors from `sector`, at most `MAX_SECTORS`.
     fn read(&mut self, sector: u64, data: &mut [u8]) -> Result<(), Fault>;
 
-    /// Writes whole sectors from `sector`, at most [`MAX_SECTORS`].
+    /// Writes whole sectors from `sector`, at most `MAX_SECTORS`.
     fn write(&mut self, sector: u64, data: &[u8]) -> Result<(), Fault>;
 
     /// Flushes earlier writes to the storage of the host.

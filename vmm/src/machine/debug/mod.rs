@@ -9,7 +9,7 @@
 //!                    Hub <- DebugGuest <- the debugger's thread
 //! ```
 //!
-//! The exit loop, the controllers and the devices are those of every run. Only the vCPU is another one: [`DebuggedVcpu`]
+//! The exit loop, the controllers and the devices are those of every run. Only the vCPU is another one: `DebuggedVcpu`
 //! wraps it. A run without a debugger has none of this code on its path.
 //!
 //! | file | contents |
