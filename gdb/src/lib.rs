@@ -27,7 +27,7 @@
 //! | `description` | the description of these registers (`target.xml`) |
 //! | `monitor` | the commands of `monitor` |
 //!
-//! What a debugger sends may be anything. Its packets and its breakpoints have limits, and nothing that it sends panics.
+//! The bytes from a debugger may be anything. Its packets and its breakpoints have limits, and nothing that it sends panics.
 
 #![deny(
     clippy::arithmetic_side_effects,

@@ -92,7 +92,7 @@ impl Listener {
 enum Event {
     /// A debugger has connected.
     Connected(Stream),
-    /// What the debugger of this connection has sent.
+    /// Bytes from the debugger of this connection.
     Bytes(u64, Vec<u8>),
     /// The debugger of this connection has gone.
     Closed(u64),

@@ -112,7 +112,7 @@ impl<'g> Session<'g> {
                 return;
             }
             let target = &mut self.target;
-            // What a debugger sends may be anything, and the library is not ours.
+            // The bytes may be anything, and the library is not ours.
             let next = catch_unwind(AssertUnwindSafe(|| pump(machine, target, *byte)));
             match next {
                 Ok(Ok(machine)) => self.set(machine),

@@ -1,7 +1,9 @@
-//! What gdb asks for: registers, memory, breakpoints and run control.
+//! The requests of gdb: registers, memory, breakpoints and run control.
 //!
 //! Addresses are linear addresses. Memory is that of the guest's RAM: an address of a device is an error, because an access
 //! could have an effect.
+
+mod points;
 
 use crate::registers::{self, View, Width};
 use crate::session::Settings;
@@ -15,10 +17,7 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
-use gdbstub::target::ext::breakpoints::{
-    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
-    SwBreakpointOps, WatchKind,
-};
+use gdbstub::target::ext::breakpoints::BreakpointsOps;
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::target_description_xml_override::{
     TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
@@ -375,63 +374,6 @@ impl MultiThreadSchedulerLocking for Target<'_> {
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), &'static str> {
         self.locked = true;
         Ok(())
-    }
-}
-
-impl Breakpoints for Target<'_> {
-    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
-        Some(self)
-    }
-}
-
-impl SwBreakpoint for Target<'_> {
-    fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.add_breakpoint(address, |found| found.soft = true))
-    }
-    fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.remove_breakpoint(address, |found| found.soft = false))
-    }
-}
-
-impl HwBreakpoint for Target<'_> {
-    fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.add_breakpoint(address, |found| found.hard = true))
-    }
-    fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.remove_breakpoint(address, |found| found.hard = false))
-    }
-}
-
-fn point(address: u64, len: u64, kind: WatchKind) -> DebugPoint {
-    let kind = match kind {
-        WatchKind::Write => PointKind::Write,
-        WatchKind::Read => PointKind::Read,
-        WatchKind::ReadWrite => PointKind::Access,
-    };
-    DebugPoint { address, len, kind }
-}
-
-impl HwWatchpoint for Target<'_> {
-    fn add_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        let point = point(address, len, kind);
-        let can_watch = self.can_watch(&point);
-        if can_watch && !self.watchpoints.contains(&point) {
-            self.watchpoints.push(point);
-        }
-        Ok(can_watch)
-    }
-
-    fn remove_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        let point = point(address, len, kind);
-        let before = self.watchpoints.len();
-        self.watchpoints.retain(|found| *found != point);
-        Ok(self.watchpoints.len() < before)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a debugger needs: single steps, and watched addresses.
+//! The facilities for a debugger: single steps, and watched addresses.
 //!
 //! Both cost nothing while they are not used. The translation of a page with a watched address is never kept in the TLB, and
 //! has no memory, like that of memory-mapped I/O. So each access to the page takes the slow path, which compares addresses.

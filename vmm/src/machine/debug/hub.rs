@@ -40,7 +40,7 @@ struct State {
     exit_count: u64,
 }
 
-/// What a vCPU may do.
+/// The permission of a vCPU.
 pub(super) enum Pass {
     /// It may enter the guest: the plan, and the round.
     Enter(Arc<Plan>, u64),

@@ -1,4 +1,4 @@
-//! What each vCPU does until the next stop, and the facilities of its processor for that.
+//! The actions of the vCPUs until the next stop, and the facilities of their processor for that.
 
 use crate::controller::{DebugControl, DebugPoint};
 use crate::exit::PointKind;
@@ -12,7 +12,7 @@ pub const MAX_WATCHED: u64 = 4096;
 /// The number of points in the debug registers.
 const DEBUG_REGISTERS: usize = 4;
 
-/// What a vCPU does until the next stop.
+/// The action of a vCPU until the next stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
     /// It runs.
@@ -49,7 +49,7 @@ pub enum Method {
     Compare,
 }
 
-/// What the guest does until the next stop. By default it runs without an end.
+/// The actions of the guest until the next stop. By default it runs without an end.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The action of each vCPU. A vCPU without one continues.
