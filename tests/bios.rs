@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         ("a_jump_to_the_reset_vector_ends_the_machine", reset),
         ("a_disk_without_a_signature_can_be_started", unsigned),
         ("a_rom_starts_at_its_reset_vector", rom),
+        ("firmware_reads_the_size_of_memory_from_fw_cfg", fw_cfg),
     ]);
     tests.push(plain_test("what_a_bios_cannot_do_is_refused", refused));
     tests.push(plain_test("the_library_runs_a_boot_disk_once", library));
@@ -335,16 +336,29 @@ fn unsigned() {
     assert_eq!((ran.status, &*ran.text()), (3, "y"), "{}", ran.stderr);
 }
 
-fn rom() {
+/// Runs a ROM of 64 KiB with this code.
+fn runs_rom(code: &[u8], arguments: &[&str]) -> Ran {
     let files = Files::new();
     let mut rom = vec![0xff; 64 << 10];
     // At the reset vector: jmp 0xf000:0x100, which is in the copy below 1 MiB.
     rom.splice(0xfff0..0xfff5, [0xea, 0x00, 0x01, 0x00, 0xf0]);
-    // mov al, 'R'; out 0xe9, al; mov al, 9; out 0xf4, al
-    rom.splice(0x100..0x108, [0xb0, b'R', 0xe6, 0xe9, 0xb0, 9, 0xe6, 0xf4]);
+    rom.splice(0x100..0x100 + code.len(), code.iter().copied());
     let path = files.write("rom.bin", &rom);
-    let ran = ran(&["--rom", &path]);
+    ran(&[&["--rom", &path], arguments].concat())
+}
+
+fn rom() {
+    // mov al, 'R'; out 0xe9, al; mov al, 9; out 0xf4, al
+    let ran = runs_rom(&[0xb0, b'R', 0xe6, 0xe9, 0xb0, 9, 0xe6, 0xf4], &[]);
     assert_eq!((ran.status, &*ran.text()), (9, "R"), "{}", ran.stderr);
+}
+
+fn fw_cfg() {
+    // mov dx, 0x510; mov ax, 3; out dx, ax; inc dx; the fourth byte of the size in bytes: 4 times in al, dx; out 0xf4, al
+    let code = [0xba, 0x10, 0x05, 0xb8, 3, 0, 0xef, 0x42, 0xec, 0xec, 0xec, 0xec, 0xe6, 0xf4];
+    let ran = runs_rom(&code, &["--mem", "64M"]);
+    assert_eq!(ran.status, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("fw_cfg data"), "{}", ran.stderr);
 }
 
 fn library() {

@@ -14,6 +14,7 @@ use crate::console::host::ConsoleSetup;
 use crate::console::input::Input;
 use crate::controller::bios::{self, Drives, start_with_set_up};
 use crate::controller::inquiry::Inquiry;
+use crate::device::pc::fw_cfg::FwCfg;
 use crate::device::pc::i8042;
 use crate::device::pc::keyboard::port::{Accepts, KeyboardPort};
 use crate::device::pc::medium::SharedMedium;
@@ -73,7 +74,8 @@ impl Builder {
         let mut devices = ClassicDevices::new(ram, disks, has_interrupts, &drained)?;
         let keyboard_line = devices.keyboard_line.take();
         let has_bios = drives.is_some();
-        devices.attach(&mut self.devices.ports, &self.output)?;
+        let fw_cfg = image.rom_range().map(|_| FwCfg::new(ram, self.cpus));
+        devices.attach(&mut self.devices.ports, &self.output, fw_cfg)?;
         let bios = drives.map(|drives| self.bios(drives, &memory, ram, devices.vga.clone(), keyboard_line));
         let is_terminal = self.screen_on_terminal;
         let screen = Some(GuestScreen { memory: memory.clone(), vga: devices.vga.clone(), is_terminal });

@@ -7,6 +7,8 @@ pub(crate) mod ata;
 #[cfg(has_kvm)]
 pub(crate) mod cmos;
 #[cfg(has_kvm)]
+pub(crate) mod fw_cfg;
+#[cfg(has_kvm)]
 pub(crate) mod i8042;
 #[cfg(has_kvm)]
 pub(crate) mod keyboard;

@@ -4,6 +4,7 @@ use crate::console::output::Output;
 use crate::device::bus::Bus;
 use crate::device::debugcon::{self, Debugcon};
 use crate::device::pc::cmos::{self, Cmos};
+use crate::device::pc::fw_cfg::{self, FwCfg};
 use crate::device::pc::i8042::{self, I8042};
 use crate::device::pc::legacy;
 use crate::device::pc::pci::{self, PciConfiguration};
@@ -71,11 +72,19 @@ impl ClassicDevices {
         })
     }
 
-    /// Attaches the devices to their ports.
+    /// Attaches the devices to their ports, and that for firmware, if there is one.
     ///
     /// # Errors
     /// Another device is there.
-    pub(super) fn attach(&self, ports: &mut Bus, output: &Output) -> Result<(), Error> {
+    pub(super) fn attach(
+        &self,
+        ports: &mut Bus,
+        output: &Output,
+        fw_cfg: Option<FwCfg>,
+    ) -> Result<(), Error> {
+        if let Some(fw_cfg) = fw_cfg {
+            ports.attach(fw_cfg::PORT.into(), fw_cfg::PORTS.into(), Arc::new(Mutex::new(fw_cfg)))?;
+        }
         ports.attach(i8042::PORT.into(), i8042::PORTS.into(), self.keyboard.clone())?;
         ports.attach(cmos::PORT.into(), cmos::PORTS.into(), self.cmos.clone())?;
         ports.attach(vga::PORT.into(), vga::PORTS.into(), self.vga.clone())?;
