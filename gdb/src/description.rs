@@ -12,29 +12,8 @@ struct Flags {
 }
 
 /// SDM volume 1, section 3.4.3, and volume 3, sections 2.2.1 and 2.5.
-static FLAGS: [Flags; 4] = [
-    Flags {
-        name: "flags",
-        bytes: 4,
-        bits: &[
-            (0, "CF"),
-            (2, "PF"),
-            (4, "AF"),
-            (6, "ZF"),
-            (7, "SF"),
-            (8, "TF"),
-            (9, "IF"),
-            (10, "DF"),
-            (11, "OF"),
-            (14, "NT"),
-            (16, "RF"),
-            (17, "VM"),
-            (18, "AC"),
-            (19, "VIF"),
-            (20, "VIP"),
-            (21, "ID"),
-        ],
-    },
+static TYPES: [Flags; 4] = [
+    Flags { name: "flags", bytes: 4, bits: &vmm::x86::FLAGS },
     Flags {
         name: "cr0",
         bytes: 8,
@@ -91,7 +70,7 @@ pub(crate) fn xml(width: Width) -> String {
         xml += group.feature;
         xml += "\">\n";
         let registers = || group.tables.into_iter().flatten();
-        for flags in FLAGS.iter().filter(|flags| registers().any(|register| register.kind == flags.name)) {
+        for flags in TYPES.iter().filter(|flags| registers().any(|register| register.kind == flags.name)) {
             add_flags(&mut xml, flags);
         }
         for register in registers() {

@@ -2,28 +2,10 @@
 
 use std::fmt::Write as _;
 use vmm::machine::mode_of;
-use vmm::x86::{Mode, Regs, Sregs};
+use vmm::x86::{FLAGS, Mode, Regs, Sregs};
 
 /// The names of the general registers, without the letter of their width, and without the new ones of 64-bit code.
 const GENERAL: [&str; 8] = ["ax", "bx", "cx", "dx", "si", "di", "bp", "sp"];
-
-/// The flags (Intel SDM volume 1, section 3.4.3), with their bits.
-const FLAGS: [(u32, &str); 14] = [
-    (0, "CF"),
-    (2, "PF"),
-    (4, "AF"),
-    (6, "ZF"),
-    (7, "SF"),
-    (8, "TF"),
-    (9, "IF"),
-    (10, "DF"),
-    (11, "OF"),
-    (14, "NT"),
-    (16, "RF"),
-    (17, "VM"),
-    (18, "AC"),
-    (21, "ID"),
-];
 
 /// The changes between two states of a vCPU, as a list of `name=value`. RIP is not among them, because the next line shows it.
 pub fn changes(before: (&Regs, &Sregs), after: (&Regs, &Sregs)) -> String {

@@ -4,6 +4,26 @@
 //! KVM_GET_SREGS and KVM_GET_SUPPORTED_CPUID). They are types of their own, because the library also builds where there is
 //! no KVM.
 
+/// The flags in RFLAGS: bits and names, in ascending order (Intel SDM volume 1, section 3.4.3).
+pub const FLAGS: [(u8, &str); 16] = [
+    (0, "CF"),
+    (2, "PF"),
+    (4, "AF"),
+    (6, "ZF"),
+    (7, "SF"),
+    (8, "TF"),
+    (9, "IF"),
+    (10, "DF"),
+    (11, "OF"),
+    (14, "NT"),
+    (16, "RF"),
+    (17, "VM"),
+    (18, "AC"),
+    (19, "VIF"),
+    (20, "VIP"),
+    (21, "ID"),
+];
+
 /// The general registers, RIP and RFLAGS (`Regs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
