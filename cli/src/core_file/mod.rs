@@ -91,7 +91,7 @@ impl CoreFile {
         let (written, memory) = (format_size(summary.written), format_size(summary.memory));
         let mut text = format!("wrote the core, {written} of {memory} of memory: ");
         text += &match is_linux {
-            true => format!("`drgn -c {shown}`, `crash VMLINUX {shown}` and `gdb VMLINUX {shown}` show it"),
+            true => format!("`drgn -c {shown}` and `crash VMLINUX {shown}` show it"),
             false => format!("`gdb GUEST {shown}` shows it"),
         };
         if !summary.has_all_mappings {

@@ -314,7 +314,8 @@ fn program_header(class: Class, kind: u32, segment: &Segment) -> Vec<u8> {
     if class == Class::I386 {
         bytes.extend(flags.to_le_bytes());
     }
-    put(&mut bytes, class, if kind == 1 { PAGE } else { 4 });
+    // No alignment, as in the cores of QEMU: by this, crash knows that the physical addresses count.
+    put(&mut bytes, class, if kind == 1 { 0 } else { 4 });
     bytes
 }
 

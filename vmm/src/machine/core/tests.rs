@@ -50,6 +50,8 @@ fn headers<H: FileHeader<Endian = Endianness>>(file: &[u8]) -> Vec<Header> {
     let all = header.program_headers(endian, file).unwrap().iter();
     all.map(|one| {
         let data = one.data(endian, file).unwrap().to_vec();
+        let align: u64 = one.p_align(endian).into();
+        assert_eq!(align == 0, one.p_type(endian) == elf::PT_LOAD, "crash needs it");
         (one.p_type(endian).0, one.p_vaddr(endian).into(), one.p_paddr(endian).into(), data)
     })
     .collect()
@@ -91,7 +93,7 @@ fn a_linux_kernel_has_its_note_and_its_vcpus_in_order() {
         let mut file = InMemory::default();
         write(&[vcpu(0, Mode::Real), vcpu(1, Mode::Real)], &memory(), cause, &mut file, &|| false).unwrap();
         let notes = headers::<elf::FileHeader32<Endianness>>(&file.0).remove(0).3;
-        let has_note = notes.ends_with(b"VMCOREINFO\0\0OSRELEASE=6.1.0\n\0\0");
+        let has_note = notes.ends_with(b"VMCOREINFO\0\0OSRELEASE=6.1.0\n");
         // The number of the process of the first vCPU.
         (notes[20 + 24], has_note)
     };
