@@ -226,7 +226,7 @@ impl AfterRun {
             let shown = dump.file.shown().to_string();
             match write(dump, machine.memory()) {
                 Ok(len) => {
-                    checked.written.push(format!("wrote {} of memory to {shown}", plural(len, "byte")))
+                    checked.written.push(format!("wrote {} of memory to {shown}", plural(len, "byte")));
                 }
                 Err(error) => checked
                     .failures
