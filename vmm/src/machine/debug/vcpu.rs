@@ -11,7 +11,7 @@ use crate::host::Kicker;
 use crate::memory::GuestMemory;
 use crate::run::vcpu_threads::WithKicks;
 use crate::x86::probe::linear_rip;
-use crate::x86::registers::{Regs, Sregs};
+use crate::x86::registers::{FxImage, Regs, Sregs};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -263,6 +263,12 @@ impl<V: Debuggable> VcpuState for DebuggedVcpu<'_, '_, V> {
     }
     fn set_msr(&mut self, index: u32, data: u64) -> bool {
         self.with(|vcpu| vcpu.set_msr(index, data)).unwrap_or(false)
+    }
+    fn fpu(&mut self) -> Option<FxImage> {
+        self.with(|vcpu| vcpu.fpu()).ok().flatten()
+    }
+    fn set_fpu(&mut self, image: &FxImage) -> bool {
+        self.with(|vcpu| vcpu.set_fpu(image)).unwrap_or(false)
     }
     fn activity(&mut self) -> Activity {
         self.with(|vcpu| vcpu.activity()).unwrap_or(Activity::Running)
