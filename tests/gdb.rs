@@ -365,6 +365,32 @@ fn devices() {
     let ended = guest.end();
     assert_eq!((ended.status, ended.text()), (0, "Ana are mere".into()), "{}", ended.stderr);
     assert!(ended.stderr.contains("40 exits"), "{}", ended.stderr);
+    // The magic number and the status of the device, which the user asks for. The bytes are not a single access.
+    let guest = Debugged::start(&["simvirtio"]);
+    let seen = guest.gdb(&[
+        "monitor mmio",
+        "monitor mmio on",
+        "x/wx 0x100000",
+        "x/3bx 0x100001",
+        "set {char}0x100005 = 0",
+        "x/bx 0x7fff00000000",
+        "monitor mmio off",
+        "x/wx 0x100000",
+        "continue",
+    ]);
+    let parts = [
+        "off: gdb cannot",
+        "on: gdb reads and writes",
+        "0x100000:\t0x",
+        "0x100001:\t0x",
+        "Cannot access memory at address 0x7fff00000000",
+        "off: gdb cannot",
+        "Cannot access memory at address 0x100000",
+        "exited normally",
+    ];
+    assert_order(&seen, &parts);
+    let ended = guest.end();
+    assert_eq!((ended.status, ended.text()), (0, "Ana are mere".into()), "{}", ended.stderr);
 }
 
 fn monitor() {
