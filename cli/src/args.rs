@@ -34,6 +34,8 @@ Examples:
   vmm run --rom bios.bin                     firmware, from its reset vector
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run real16-hello --step=100            each of the first instructions
+  vmm run guest.bin --expect-output out.txt --expect ax=42
+                                             fails if the run differs
   vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`

@@ -26,11 +26,12 @@ fn inputs(arguments: &BootArgs) -> Vec<PathBuf> {
     let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
     let modules = modules::files(&arguments.module).map(Into::into);
     let kernel = [arguments.kernel.clone()].into_iter();
+    let kernel = kernel.chain(arguments.measure.expect.input());
     let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
     files.chain(arguments.measure.results.symbol_file()).collect()
 }
 
-fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
+fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let names = Names::of(&arguments.measure.results, Some(arguments.kernel.clone()))?;
     let core = CoreFile::open(&arguments.measure, || inputs(arguments))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
@@ -64,7 +65,9 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     let mut live = live_cores(arguments);
     let builder = with_options(Machine::linux(linux), arguments).screen_on_terminal(text.is_terminal);
     let builder = builder.core_key(LiveCores::key(live.as_ref()));
+    let builder = text.after.watch(builder, &text.output);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
+    text.after.check(&machine)?;
     // The symbols of a Linux kernel for 64 bits are in its vmlinux.
     let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
@@ -78,7 +81,8 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     let core = core.map(|core| core.write(&mut machine, &report));
     let names = names.of_linux(arguments.cmdline.as_deref());
     let ran = names.ran(printable(&arguments.kernel), report, machine.memory());
-    Ok(Ran { core, debugger: server, ..ran })
+    let checked = text.after.finish(&mut machine, &ran.report)?;
+    Ok(Ran { core, checked, debugger: server, ..ran })
 }
 
 /// The cores of the running guest, which the user asks for at the keyboard.
@@ -109,7 +113,7 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 fn run_kernel(
     arguments: &BootArgs,
     target: RunTarget,
-    text: GuestText,
+    mut text: GuestText,
     (names, core): (Names, Option<CoreFile>),
 ) -> Result<Ran, Failure> {
     let only_linux = [
@@ -127,7 +131,8 @@ fn run_kernel(
     }
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
-    let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(text.output);
+    let builder = with_options(Machine::builder(image).cpuid(true), arguments);
+    let builder = text.after.watch(builder, &text.output).output(text.output);
     let builder = builder.screen_on_terminal(text.is_terminal);
     let disks = boot_files::open_disks(Some(&arguments.kernel), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
@@ -141,6 +146,7 @@ fn run_kernel(
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), input_device.is_some())?;
+    text.after.check(&machine)?;
     processor::announce(&machine);
     let symbols = arguments.measure.results.symbol_file();
     let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
@@ -148,7 +154,8 @@ fn run_kernel(
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     let report = terminal::run(&mut machine, debugger)?;
     let core = core.map(|core| core.write(&mut machine, &report));
-    Ok(Ran { core, debugger: server, ..names.ran(target.name, report, machine.memory()) })
+    let checked = text.after.finish(&mut machine, &report)?;
+    Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.

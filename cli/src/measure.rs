@@ -1,5 +1,6 @@
 //! The options for measuring a run, and the result files that `--profile` and `--trace` write.
 
+use crate::expect::ExpectArgs;
 use crate::file_name::{ResultFormat, check_extension, check_inputs};
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
@@ -29,6 +30,9 @@ pub(super) struct MeasureArgs {
     /// text [default: text on standard output, unless that is a terminal]
     #[arg(long, value_name = "FILE")]
     pub(super) screen: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) expect: ExpectArgs,
 
     #[command(flatten)]
     pub(super) results: ResultArgs,

@@ -94,12 +94,13 @@ impl Names {
                 places: String::new(),
                 names: Vec::new(),
                 core: None,
+                checked: Default::default(),
                 debugger: None,
             };
         };
         let places = frame.map(|frame| places::lines(frame, &symbols)).unwrap_or_default();
         let names = saved(&symbols, report.processor, &exits);
-        Ran { name, report, places, names, core: None, debugger: None }
+        Ran { name, report, places, names, core: None, checked: Default::default(), debugger: None }
     }
 
     /// The symbols. `None` without a file that has some, or if they are not those of the guest, which the log says. `bases` are
