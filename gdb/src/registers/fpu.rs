@@ -26,7 +26,7 @@ pub(super) fn tags(image: &FxImage) -> u16 {
 
 /// Sets the tags: a register is empty, or it is in use.
 pub(super) fn set_tags(image: &mut FxImage, word: u64) {
-    let in_use = (0..8).filter(|register| word >> (2 * register) & 3 != u64::from(EMPTY));
+    let in_use = (0..8).filter(|register| word >> u32::saturating_mul(2, *register) & 3 != u64::from(EMPTY));
     let byte = in_use.fold(0, |byte, register| byte | 1 << register);
     image.get_mut(TAGS).into_iter().for_each(|tags| *tags = byte);
 }

@@ -297,7 +297,7 @@ impl State {
         put(8, &[fpu.instruction, fpu.operand].map(u64::to_le_bytes).concat());
         put(24, &[self.mxcsr, mxcsr::VALID].map(u32::to_le_bytes).concat());
         for number in 0..8 {
-            put(32 + 16 * usize::from(number), fpu.register(number));
+            put(32 + 16 * number, fpu.register(number));
         }
         for (at, register) in (160..).step_by(16).zip(&self.xmm) {
             put(at, &register.to_le_bytes());
@@ -328,7 +328,7 @@ impl State {
         fpu.instruction = ((field(8, width) as i64) << 7 >> 7) as u64;
         fpu.operand = field(16, width);
         for number in 0..8 {
-            let at = 32 + 16 * usize::from(number);
+            let at = 32 + 16 * number;
             fpu.register(number).copy_from_slice(&image[at..at + 10]);
         }
     }
