@@ -5,6 +5,7 @@ mod choices;
 use crate::debugger::GdbArgs;
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
+use crate::step::StepArgs;
 pub(super) use choices::{
     ClockArg, ConsoleArg, DebugExitArg, EngineArg, InputDeviceArg, LayoutArg, MachineArg, ModeArg, OnHaltArg,
     TransportArg,
@@ -162,14 +163,8 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) kev: bool,
 
-    /// Write each instruction of the guest to stderr, with the registers that it changes, at most LIMIT of all vCPUs; it is
-    /// slow with KVM [default LIMIT: 10000]
-    #[arg(long, value_name = "LIMIT", num_args = 0..=1, require_equals = true, default_missing_value = crate::step::DEFAULT_LIMIT, conflicts_with = "gdb", value_parser = parse_step)]
-    pub(super) step: Option<u64>,
-
-    /// Write the instructions of --step to FILE
-    #[arg(long, value_name = "FILE", requires = "step")]
-    pub(super) step_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) step: StepArgs,
 
     /// Limit of the guest's output in bytes, such as 64K; 0 means no limit [default: 256K if stdout is a terminal,
     /// otherwise no limit]
@@ -194,6 +189,7 @@ Examples:
   vmm boot bzImage --initrd initrd           Linux with an initial RAM disk
   vmm boot vmlinux --initrd initrd --cpus 2 --mem 1G
   vmm boot vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda\"
+  vmm boot kernel.elf --step=1000            each of the first instructions
   vmm boot vmlinux --gdb --cmdline \"console=ttyS0 nokaslr\"
                                              waits for gdb at 127.0.0.1:1234
   vmm boot bzImage --initrd initrd --profile json=boot.json
@@ -295,6 +291,9 @@ pub(super) struct BootArgs {
     pub(super) output_limit: Option<u64>,
 
     #[command(flatten)]
+    pub(super) step: StepArgs,
+
+    #[command(flatten)]
     pub(super) gdb: GdbArgs,
 
     #[command(flatten)]
@@ -351,12 +350,6 @@ pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
         }
         _ => Err("give 0 to 1000000000 seconds, such as 10 or 0.5; 0 means no limit".into()),
     }
-}
-
-/// Parses a number of instructions.
-fn parse_step(text: &str) -> Result<u64, String> {
-    let limit = parse_number(text).ok().filter(|limit| *limit > 0);
-    limit.ok_or_else(|| "give a number of instructions, such as --step=100".into())
 }
 
 /// Parses a number of vCPUs. The library checks the range of what fits into 32 bits.

@@ -62,7 +62,7 @@ mod vcpu_run;
 pub use builder::Builder;
 pub use core::{CoreCause, CoreSummary, SparseWrite};
 pub use doubt::{Doubt, HaltedVcpu};
-pub use explain::{DeadVcpu, DeathKind, Explanation, Frame, NextInstruction, mode_of};
+pub use explain::{DeadVcpu, DeathKind, Explanation, Frame, NextInstruction, Store, mode_of};
 pub use kind::{InputDevice, MachineKind};
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
