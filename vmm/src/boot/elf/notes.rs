@@ -36,7 +36,8 @@ impl Notes {
             b"Xen" => {
                 self.xen = true;
                 let name = descriptor.filter(|_| kind == GUEST_OS).unwrap_or_default();
-                self.is_linux |= name.strip_suffix(b"\0").is_some_and(|name| name.eq_ignore_ascii_case(b"linux"));
+                self.is_linux |=
+                    name.strip_suffix(b"\0").is_some_and(|name| name.eq_ignore_ascii_case(b"linux"));
             }
             b"Linux" => self.is_linux = true,
             b"GNU" if kind == GNU_ABI_TAG => {
