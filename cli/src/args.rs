@@ -42,6 +42,7 @@ Examples:
 
 If stdin is a terminal, a classic PC gets each key, except:
   Ctrl-A x         end the machine
+  Ctrl-A c         write a core of the guest to FILE.1 (--core FILE)
   Ctrl-A h         show the keys
   Ctrl-A Ctrl-A    send Ctrl-A to the guest
 
@@ -200,6 +201,7 @@ Examples:
 
 If stdin is a terminal, each key goes to the guest, except:
   Ctrl-A x         end the machine
+  Ctrl-A c         write a core of the guest to FILE.1 (--core FILE)
   Ctrl-A h         show the keys
   Ctrl-A Ctrl-A    send Ctrl-A to the guest
 

@@ -3,7 +3,7 @@
 
 use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, OnHaltArg, output_limit};
 use crate::boot_files::{self, DiskFile};
-use crate::core_file::CoreFile;
+use crate::core_file::{CoreFile, LiveCores};
 use crate::names::Names;
 use crate::run::{GuestText, Ran};
 use crate::status::Failure;
@@ -62,13 +62,16 @@ fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     if linux.is_linux() {
         screen::check(None, arguments.measure.screen.as_deref())?;
     }
+    let mut live = live_cores(arguments);
     let builder = with_options(Machine::linux(linux), arguments).screen_on_terminal(text.is_terminal);
+    let builder = builder.core_key(LiveCores::key(live.as_ref()));
     let builder = text.after.watch(builder, &text.output);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
     text.after.check(&machine)?;
     // The symbols of a Linux kernel for 64 bits are in its vmlinux.
     let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
-    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
+    let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    let report = terminal::run(&mut machine, debugger)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
             "the console did not show the text of --marker, \"{}\": the boot timeline has no entry for userland",
@@ -80,6 +83,11 @@ fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let ran = names.ran(printable(&arguments.kernel), report, machine.memory());
     let checked = text.after.finish(&mut machine, &ran.report)?;
     Ok(Ran { core, checked, debugger: server, ..ran })
+}
+
+/// The cores of the running guest, which the user asks for at the keyboard.
+fn live_cores(arguments: &BootArgs) -> Option<LiveCores> {
+    LiveCores::of(&arguments.measure, arguments.gdb.is_given(), || inputs(arguments))
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -133,7 +141,8 @@ fn run_kernel(
         _ => InputDevice::Serial,
     });
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard);
-    let builder = builder.input_device(input_device);
+    let mut live = live_cores(arguments);
+    let builder = builder.input_device(input_device).core_key(LiveCores::key(live.as_ref()));
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), input_device.is_some())?;
@@ -142,7 +151,8 @@ fn run_kernel(
     let symbols = arguments.measure.results.symbol_file();
     let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
-    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
+    let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    let report = terminal::run(&mut machine, debugger)?;
     let core = core.map(|core| core.write(&mut machine, &report));
     let checked = text.after.finish(&mut machine, &report)?;
     Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })

@@ -4,9 +4,9 @@ use crate::file_name::check_inputs;
 use crate::measure::ResultFiles;
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
-use ::exercise::expect::{ExitLimit, MAX_OUTPUT, Output as ExpectedOutput};
-use ::exercise::{Check, Expectation, Facts, ModeWatch};
 use clap::Args;
+use exercise::expect::{ExitLimit, MAX_OUTPUT, Output as ExpectedOutput};
+use exercise::{Check, Expectation, Facts, ModeWatch};
 use report::view::plural;
 use report::{FileError, OutputFile};
 use std::ffi::{OsStr, OsString};
@@ -133,7 +133,7 @@ fn wrong(option: &str, value: &str, error: String) -> Error {
 /// It cannot be read, or is too long.
 fn expected_output(path: &Path) -> Result<ExpectedOutput, Error> {
     let shown = printable(path);
-    let text = ::exercise::read::read_file(path, MAX_OUTPUT)
+    let text = exercise::read::read_file(path, MAX_OUTPUT)
         .map_err(|error| Error::Config(format!("cannot read {shown} for --expect-output: {error}")))?;
     ExpectedOutput::exactly(text, format!("that of {shown}")).map_err(Error::Config)
 }
@@ -224,16 +224,14 @@ impl AfterRun {
         }
         for dump in self.dumps {
             let shown = dump.file.shown().to_string();
-            let (to, line) = match write(dump, machine.memory()) {
+            match write(dump, machine.memory()) {
                 Ok(len) => {
-                    (&mut checked.written, format!("wrote {} of memory to {shown}", plural(len, "byte")))
+                    checked.written.push(format!("wrote {} of memory to {shown}", plural(len, "byte")));
                 }
-                Err(error) => (
-                    &mut checked.failures,
-                    format!("{error}; the memory is not saved, and an existing file is unchanged"),
-                ),
-            };
-            to.push(line);
+                Err(error) => checked
+                    .failures
+                    .push(format!("{error}; the memory is not saved, and an existing file is unchanged")),
+            }
         }
         Ok(checked)
     }

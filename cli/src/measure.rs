@@ -21,7 +21,8 @@ pub(super) struct MeasureArgs {
     no_profile: bool,
 
     /// Write an ELF core to FILE if the guest dies, or is ended by a time limit, a signal or Ctrl-A x: its memory and the
-    /// registers of all vCPUs, for gdb
+    /// registers of all vCPUs, for gdb, and for drgn and crash. Ctrl-A c at a keyboard writes one of the running guest to
+    /// FILE.1, the next to FILE.2
     #[arg(long, value_name = "FILE")]
     pub(super) core: Option<PathBuf>,
 

@@ -4,7 +4,7 @@ use crate::args::{
     CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
 };
 use crate::boot_files::DiskFile;
-use crate::core_file::CoreFile;
+use crate::core_file::{CoreFile, LiveCores};
 use crate::expect::{AfterRun, Checked};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::names::Names;
@@ -207,10 +207,13 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let disks = boot_files::open_disks(file.as_deref(), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
     let builder = trace.iter().fold(builder, |builder, trace| trace.apply(builder));
+    let is_stopped = arguments.gdb.is_given() || arguments.step.is_some();
+    let mut live = LiveCores::of(&arguments.measure, is_stopped, || inputs(arguments));
     let builder = text.after.watch(builder, &text.output);
     let mut machine = arguments
         .measure
         .apply(builder)
+        .core_key(LiveCores::key(live.as_ref()))
         .machine(arguments.machine.map(Into::into))
         .keyboard(terminal::is_keyboard)
         .input_device(arguments.console.map(Into::into))
@@ -241,7 +244,8 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     }
     let symbols = arguments.measure.results.symbol_file().or(file);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
-    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
+    let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
     if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {

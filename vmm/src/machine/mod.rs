@@ -60,7 +60,7 @@ mod turns;
 mod vcpu_run;
 
 pub use builder::Builder;
-pub use core::{CoreSummary, SparseWrite};
+pub use core::{CoreCause, CoreSummary, SparseWrite};
 pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation, Frame, NextInstruction, mode_of};
 pub use kind::{InputDevice, MachineKind};
@@ -68,6 +68,7 @@ pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 
+pub use crate::console::core_key::CoreKey;
 pub use crate::console::screen::Screen;
 
 use crate::boot::{Firmware, Image};
