@@ -22,7 +22,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev|FILE.toml] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
@@ -72,7 +72,7 @@ enum Command {
     Boot(BootArgs),
     /// List the built-in guests
     Guests(guests::GuestsArgs),
-    /// Grade the assignment of the SO2 course, or project 2 of the KeV course (`grade kev`)
+    /// Grade the assignment of the SO2 course, project 2 of the KeV course (`grade kev`), or an exercise in a file
     Grade(grade::GradeArgs),
     /// Check an exercise for `vmm grade`, or write an example
     Exercise(exercise::ExerciseArgs),
