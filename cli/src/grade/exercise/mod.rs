@@ -105,7 +105,7 @@ fn evidence(
         Err(run::Failed::Submission(reason)) => return Ok(vec![wrong(reason)]),
         Err(run::Failed::Grade(error)) => return Err(error),
     };
-    let mut evidence: Vec<Evidence> = results.end.iter().map(|end| of_end(end)).collect();
+    let mut evidence: Vec<Evidence> = results.end.iter().map(of_end).collect();
     for (number, (spec, checks)) in (1..).zip(task.checks.iter().zip(&results.checks)) {
         evidence.push(of_check(spec, number, checks));
     }
