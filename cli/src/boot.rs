@@ -65,6 +65,7 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
     // The symbols of a Linux kernel for 64 bits are in its vmlinux.
     let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
+    arguments.measure.sample.begin(&mut machine, &[], || Names::of(&arguments.measure.results, None))?;
     let report = terminal::run(&mut machine, debugger::of(&mut server))?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
@@ -119,6 +120,7 @@ fn run_kernel(
     }
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
+    let bases: Vec<_> = image.ranges().iter().map(|range| range.start).collect();
     let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(text.output);
     let builder = builder.screen_on_terminal(text.is_terminal);
     let disks = boot_files::open_disks(Some(&arguments.kernel), &[], &arguments.disk)?;
@@ -136,6 +138,8 @@ fn run_kernel(
     let symbols = arguments.measure.results.symbol_file();
     let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
+    let own_names = || Names::of(&arguments.measure.results, Some(arguments.kernel.clone()));
+    arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     let report = terminal::run(&mut machine, debugger::of(&mut server))?;
     let core = core.map(|core| core.write(&mut machine, &report));
     Ok(Ran { core, debugger: server, ..names.ran(target.name, report, machine.memory()) })

@@ -1,6 +1,7 @@
 //! The options for measuring a run, and the result files that `--profile` and `--trace` write.
 
 use crate::file_name::{ResultFormat, check_extension, check_inputs};
+use crate::sample::SampleArgs;
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use clap::{Args, ValueEnum};
@@ -28,6 +29,9 @@ pub(super) struct MeasureArgs {
     /// text [default: text on standard output, unless that is a terminal]
     #[arg(long, value_name = "FILE")]
     pub(super) screen: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) sample: SampleArgs,
 
     #[command(flatten)]
     pub(super) results: ResultArgs,

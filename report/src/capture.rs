@@ -4,6 +4,7 @@ use crate::code::{MOST_ADDRESSES, SavedAddress, SavedName};
 use crate::profile::{
     ClockSource, SavedClock, SavedLimits, SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu,
 };
+use crate::stacks::Samples;
 use crate::trace::{Record, SavedDevice};
 use crate::{SavedProfile, SavedSetup, SavedTrace};
 use std::cmp::Reverse;
@@ -49,6 +50,8 @@ pub struct Measured<'a> {
     pub setup: Option<&'a SavedSetup>,
     /// The names of the addresses in the guest's code.
     pub names: &'a [SavedName],
+    /// The samples of the vCPUs.
+    pub samples: Option<&'a Samples>,
 }
 
 /// The measurements of one vCPU.
@@ -110,6 +113,7 @@ impl<'a> Measured<'a> {
             devices: Devices::Of(report),
             setup: None,
             names: &[],
+            samples: None,
         })
     }
 
@@ -152,6 +156,7 @@ impl<'a> Measured<'a> {
             setup: self.setup.cloned(),
             addresses: self.addresses(),
             names: self.names.to_vec(),
+            samples: self.samples.map(Into::into),
         }
     }
 

@@ -146,6 +146,7 @@ impl SavedTrace {
             setup: None,
             addresses: self.addresses(),
             names: self.names.clone(),
+            samples: None,
         }
     }
 }

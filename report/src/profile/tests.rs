@@ -309,6 +309,7 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
                 setup: (khz % 2 == 0).then(|| setup(digits)),
                 addresses: code(digits).0,
                 names: code(digits).1,
+                samples: None,
             }
         },
     )

@@ -37,6 +37,7 @@ mod trace;
 
 pub use exits::exit_table;
 pub use functions::{By, function_table};
+pub(crate) use markup::escape;
 pub use table::{duration, plural};
 
 use crate::{Saved, SavedProfile};

@@ -4,12 +4,12 @@
 //! guest through a [`DebugGuest`].
 //!
 //! ```text
-//! exit loop -> DebuggedVcpu::enter -> the vCPU
+//! exit loop -> WatchedVcpu::enter -> the vCPU
 //!                     | waits while the guest is stopped
 //!                    Hub <- DebugGuest <- the debugger's thread
 //! ```
 //!
-//! The exit loop, the controllers and the devices are those of every run. Only the vCPU is another one: `DebuggedVcpu`
+//! The exit loop, the controllers and the devices are those of every run. Only the vCPU is another one: `WatchedVcpu`
 //! wraps it. A run without a debugger has none of this code on its path.
 //!
 //! | file | contents |
@@ -26,6 +26,7 @@ mod vcpu;
 
 pub use plan::{Action, Facilities, MAX_BREAKPOINTS, MAX_WATCHED, MAX_WATCHPOINTS, Method, Plan};
 
+use super::watched::WatchedVcpu;
 use crate::controller::{Devices, VcpuState};
 use crate::error::Error;
 use crate::exit::{Exit, PointKind};
@@ -33,8 +34,7 @@ use crate::memory::GuestMemory;
 use crate::shutdown::Deadline;
 use hub::Hub;
 use std::thread;
-use vcpu::Debuggable;
-pub(super) use vcpu::DebuggedVcpu;
+pub(super) use vcpu::{Debuggable, DebuggedVcpu, SharedKicks};
 
 /// A function that tells the debugger's thread that the guest has stopped or ended. It must not block.
 pub type Waker = Box<dyn Fn() + Send + Sync>;
@@ -140,7 +140,7 @@ pub(super) fn debugged<V: Debuggable, R>(
     vcpus: &mut [V],
     parts: &Parts<'_>,
     debugger: &mut dyn Debugger,
-    run: impl FnOnce(&mut [DebuggedVcpu<'_, '_, V>]) -> R,
+    run: impl FnOnce(&mut [WatchedVcpu<'_, '_, V>]) -> R,
 ) -> Result<R, Error> {
     let hub = Hub::new(vcpus, *parts, debugger);
     thread::scope(|scope| {
@@ -151,7 +151,11 @@ pub(super) fn debugged<V: Debuggable, R>(
             .map_err(Error::host("starting the debugger's thread"))?;
         // The debugger's thread ends when the run does, also when it panics.
         let _end = hub.ends_with_run();
-        let mut wrapped: Vec<_> = (0..hub.vcpus()).map(|index| DebuggedVcpu::new(&hub, index)).collect();
+        let watched = (0..hub.vcpus()).filter_map(|index| {
+            let by = DebuggedVcpu::new(&hub, index);
+            Some(WatchedVcpu::debugged(hub.vcpu(index)?, parts.memory, by))
+        });
+        let mut wrapped: Vec<_> = watched.collect();
         Ok(run(&mut wrapped))
     })
 }
