@@ -35,6 +35,8 @@ Examples:
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run real16-hello --step=100            each of the first instructions
   vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
+  vmm run guest.elf --sample --sample-file guest.svg
+                                             a flame graph of the guest
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 

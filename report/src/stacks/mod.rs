@@ -16,6 +16,7 @@ mod svg;
 mod table;
 mod tree;
 
+pub(crate) use table::functions;
 pub use table::hottest;
 
 use serde::{Deserialize, Serialize};

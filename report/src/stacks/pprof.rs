@@ -77,7 +77,8 @@ pub(super) fn profile(samples: &Samples) -> Vec<u8> {
     for (name, unit) in units {
         let (name, unit) = (texts.index(name), texts.index(unit));
         file.message(1, |kind| {
-            [(1, name), (2, unit)].into_iter().for_each(|(field, text)| kind.number(field, text))
+            kind.number(1, name);
+            kind.number(2, unit);
         });
     }
     for (stack, count) in samples.sorted() {

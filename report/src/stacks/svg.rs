@@ -23,19 +23,23 @@ const CHARACTER: f64 = 7.0;
 /// The most frames that are drawn, the widest ones.
 const MOST_DRAWN: usize = 8000;
 
+/// The colours of the frames are those of light and of dark displays.
 const STYLE: &str = "
-  svg.flame { background: var(--paper); font: 12px ui-monospace, monospace; }
-  svg.flame { --paper: #ffffff; --ink: #1c1c1e; --faint: #6b6b70; --guest: #f2a65a; --kvm: #c59bdc; --vmm: #8fb8f0; --halted: #c9c9ce; --exit: #8ecf9d; }
-  @media (prefers-color-scheme: dark) {
-    svg.flame { --paper: #17181a; --ink: #ececf0; --faint: #a0a0a8; --guest: #9a5a1d; --kvm: #6f4588; --vmm: #2f5f9e; --halted: #4a4b50; --exit: #2f7340; }
-  }
-  .flame text { fill: var(--ink); pointer-events: none; }
+  .flame { font: 12px ui-monospace, monospace; min-width: 40rem; }
+  .flame text { fill: var(--ink); }
   .flame .title { font-size: 15px; font-weight: 600; }
-  .flame .faint { fill: var(--faint); }
-  .flame rect { stroke: var(--paper); stroke-width: 0.5; }
-  .flame .guest { fill: var(--guest); } .flame .KVM { fill: var(--kvm); } .flame .VMM { fill: var(--vmm); }
-  .flame .halted { fill: var(--halted); } .flame .exit { fill: var(--exit); }
-  .flame g:hover rect { stroke: var(--ink); stroke-width: 1; }
+  .flame .faint { fill: var(--muted); }
+  .flame g text { fill: #1c1c1e; pointer-events: none; }
+  .flame g rect { stroke: var(--ground); stroke-width: 0.5; }
+  .flame g:hover rect { stroke: var(--ink); stroke-width: 1.5; }
+  .flame .guest { fill: #f2a65a; } .flame .KVM { fill: #c59bdc; } .flame .VMM { fill: #8fb8f0; }
+  .flame .halted { fill: #b9b9be; } .flame .exit { fill: #8ecf9d; }
+";
+
+/// The other colours of a file. A page has them already.
+const COLORS: &str = "
+  .flame { --ground: #ffffff; --ink: #1c1c1e; --muted: #6b6b70; background: var(--ground); }
+  @media (prefers-color-scheme: dark) { .flame { --ground: #17181a; --ink: #ececf0; --muted: #a0a0a8; } }
 ";
 
 /// A frame of the picture.
@@ -48,15 +52,15 @@ struct Drawn<'a> {
 /// Writes the file.
 pub(super) fn write(to: &mut dyn Write, samples: &Samples, title: &str) -> io::Result<()> {
     writeln!(to, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>")?;
-    draw(to, samples, title)
+    draw(to, samples, title, COLORS)
 }
 
 /// Writes the picture as an element of a page, which has a title of its own.
 pub(super) fn write_element(to: &mut dyn Write, samples: &Samples) -> io::Result<()> {
-    draw(to, samples, "")
+    draw(to, samples, "", "")
 }
 
-fn draw(to: &mut dyn Write, samples: &Samples, title: &str) -> io::Result<()> {
+fn draw(to: &mut dyn Write, samples: &Samples, title: &str, colors: &str) -> io::Result<()> {
     let (nodes, total) = (nodes(samples), samples.total());
     let drawn = layout(&nodes, total);
     let deepest = drawn.iter().map(|drawn| drawn.node.depth).max().unwrap_or(0);
@@ -64,8 +68,8 @@ fn draw(to: &mut dyn Write, samples: &Samples, title: &str) -> io::Result<()> {
     writeln!(
         to,
         "<svg class=\"flame\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"100%\" role=\"img\">\n\
-         <title>{}: flame graph</title>\n<style>{STYLE}</style>",
-        escape(&super::clean(title))
+         <title>{}: flame graph</title>\n<style>{STYLE}{colors}</style>",
+        escape(&super::clean(if title.is_empty() { "samples" } else { title }))
     )?;
     let rate = samples.rate.map_or_else(String::new, |rate| format!(", {rate} a second"));
     let heading =

@@ -31,6 +31,30 @@ pub fn hottest(samples: &Samples) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "vmm: the samples are {}", parts.join(", "));
     }
+    let functions = functions(samples);
+    let _ = writeln!(text, "{:>10}  {:>6} {:>6}  function", samples.unit(), "self", "total");
+    for Function { name, own, all } in functions.iter().take(ROWS) {
+        let _ = writeln!(text, "{own:>10}  {:>5.1}% {:>5.1}%  {name}", share(*own), share(*all));
+    }
+    let rest = functions.get(ROWS..).unwrap_or_default();
+    if !rest.is_empty() {
+        let own = rest.iter().fold(0u64, |sum, function| sum.saturating_add(function.own));
+        let _ = writeln!(text, "{own:>10}  {:>5.1}%         in {} more", share(own), rest.len());
+    }
+    text
+}
+
+/// A function of the guest in the samples.
+pub(crate) struct Function<'a> {
+    pub(crate) name: &'a str,
+    /// The number of samples in which it was the innermost function.
+    pub(crate) own: u64,
+    /// The number of samples in which it was on the stack.
+    pub(crate) all: u64,
+}
+
+/// The functions, those with most samples first.
+pub(crate) fn functions(samples: &Samples) -> Vec<Function<'_>> {
     let mut functions: HashMap<&str, (u64, u64)> = HashMap::new();
     for (stack, count) in &samples.stacks {
         let mut seen = HashSet::new();
@@ -46,16 +70,8 @@ pub fn hottest(samples: &Samples) -> String {
             is_innermost = false;
         }
     }
-    let mut functions: Vec<_> = functions.into_iter().collect();
-    functions.sort_unstable_by_key(|(name, (own, all))| (Reverse(*own), Reverse(*all), *name));
-    let _ = writeln!(text, "{:>10}  {:>6} {:>6}  function", samples.unit(), "self", "total");
-    for (name, (own, all)) in functions.iter().take(ROWS) {
-        let _ = writeln!(text, "{own:>10}  {:>5.1}% {:>5.1}%  {name}", share(*own), share(*all));
-    }
-    let rest = functions.get(ROWS..).unwrap_or_default();
-    if !rest.is_empty() {
-        let own = rest.iter().fold(0u64, |sum, (_, (own, _))| sum.saturating_add(*own));
-        let _ = writeln!(text, "{own:>10}  {:>5.1}%         in {} more", share(own), rest.len());
-    }
-    text
+    let functions = functions.into_iter().map(|(name, (own, all))| Function { name, own, all });
+    let mut functions: Vec<_> = functions.collect();
+    functions.sort_unstable_by_key(|function| (Reverse(function.own), Reverse(function.all), function.name));
+    functions
 }

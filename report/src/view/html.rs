@@ -43,7 +43,7 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
     if let Some(samples) = samples(a, b) {
         writeln!(
             to,
-            "<section id=\"flame\"><h2>Flame graph</h2>\n<p class=\"how\">{FLAME}</p>\n<div class=\"scroll\">"
+            "<section id=\"flame\"><h2>Flame graph</h2>\n<p class=\"how\">{FLAME}</p>\n<div style=\"overflow-x:auto\">"
         )?;
         samples.write_svg(to)?;
         writeln!(to, "</div></section>")?;

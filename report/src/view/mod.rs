@@ -29,6 +29,7 @@ mod labels;
 mod markup;
 mod plot;
 mod profile;
+mod samples;
 mod setup;
 mod table;
 mod text;
@@ -111,6 +112,7 @@ pub fn write(mut to: &mut dyn Write, format: Format, a: &Source, b: Option<&Sour
     };
     if b.is_none() {
         functions::add(&mut view, &a.summary, a.by);
+        samples::add(&mut view, &a.summary);
     }
     match format {
         Format::Text => text::write(to, &view),
