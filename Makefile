@@ -3,8 +3,10 @@
 CARGO ?= cargo
 SHELL := /bin/sh
 LOCKED := --locked
+# The build folder.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run polling static install test page browser gdb debugger check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
+.PHONY: help run polling static install test page browser gdb debugger drgn check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -79,11 +81,19 @@ page: setup browser ## Test the HTML page of `vmm report` in chromium
 browser:
 	@tests/need "chromium chromium-browser google-chrome" "chromium fonts-dejavu-core" "the tests of the HTML page need"
 
-gdb: setup debugger ## Test the debugger's interface with gdb
-	REQUIRE_GDB=1 $(CARGO) test $(WORKSPACE) --test gdb --test gdb_protocol --test core
+gdb: setup debugger drgn ## Test the debugger's interface with gdb, and cores with gdb and drgn
+	REQUIRE_GDB=1 REQUIRE_DRGN=1 $(CARGO) test $(WORKSPACE) --test gdb --test gdb_protocol --test core
 
 debugger:
 	@tests/need gdb gdb "the tests of --gdb and --core need"
+
+# drgn is a Python package. It gets a folder of its own.
+drgn: $(TARGET)/drgn/done
+
+$(TARGET)/drgn/done:
+	@tests/need python3 "python3 python3-venv" "the tests of cores with drgn need"
+	@echo "make: installing drgn into $(TARGET)/drgn" >&2
+	@python3 -m venv $(TARGET)/drgn && $(TARGET)/drgn/bin/pip install --quiet drgn && touch $@
 
 # The test `layers` also finds unused dependencies.
 check: export GUEST_DENY_WARNINGS := 1
@@ -131,8 +141,7 @@ testbed-linux: setup ## Run the part of make testbed that boots Linux
 durability: setup ## Kill Linux guests that write to a disk (ROUNDS=50)
 	@LINUX_KILLS=$(or $(ROUNDS),50) TESTBED_SECONDS=3600 tests/testbed/run linux synced_files_survive_a_kill
 
-# The build folder, and the file of the plot. SAVE=1 replaces the plot in docs/img.
-TARGET = $(or $(CARGO_TARGET_DIR),target)
+# The file of the plot. SAVE=1 replaces the plot in docs/img.
 PLOT = $(if $(SAVE),docs/img/bench.svg,$(TARGET)/bench/bench.svg)
 
 # What the chosen measurements need. The others need only the program `bench`.

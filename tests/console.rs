@@ -4,8 +4,10 @@
 mod support;
 
 use libtest_mimic::Arguments;
+use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         kvm_test("a_prompt_is_printed_while_the_guest_waits", prompt),
         kvm_test("signals_end_a_boot_at_any_time", signals),
         kvm_test("the_escape_key_ends_the_machine_and_restores_the_terminal", escape),
+        kvm_test("ctrl_a_c_writes_cores_of_a_kernel_that_goes_on", live_cores),
         kvm_test("signals_restore_the_terminal", terminal_and_signals),
         kvm_test("a_background_job_leaves_the_terminal_alone_until_it_is_in_the_foreground", background_job),
         kvm_test("a_stop_gives_the_terminal_back", stopped_job),
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         kvm_test("a_boot_that_stands_still_says_where", standstill),
         kvm_test("a_boot_that_stands_still_does_not_wait_for_stderr", standstill_and_full_stderr),
         machine_test("the_escape_key_ends_a_pc_with_a_software_processor", escape_without_kvm),
+        machine_test("ctrl_a_c_writes_cores_with_a_software_processor", live_cores_without_kvm),
         machine_test("a_run_shows_control_characters_on_a_terminal_only", visible_controls),
         machine_test("a_run_on_a_terminal_has_an_output_limit", limit_on_a_terminal),
     ];
@@ -141,6 +145,72 @@ fn escape_without_kvm() {
         [ \"$before\" = \"$(stty -g)\" ] && echo as before; exit $status";
     let (status, seen) = on_a_terminal(line, &[("R", b"\x03\x01x")], &[&files.write("sector", &sector)]);
     assert!(status == 117 && seen.contains("as before"), "{status}: {seen:?}");
+}
+
+/// The header of an ELF core, and some bytes that it has.
+fn assert_core(path: &Path, bytes: &[u8]) {
+    let core = fs::read(path).unwrap();
+    assert_eq!((&core[..4], core[16]), (&b"\x7fELF"[..], 4), "{}", path.display());
+    assert!(core.windows(bytes.len()).any(|window| window == bytes), "{}", path.display());
+}
+
+fn live_cores() {
+    let files = Files::new();
+    let kernel = kernel(&files, &[&print("ready\n"), ECHO, POWER_OFF]);
+    let core = files.write("core", b"an earlier one");
+    for cpus in ["1", "2"] {
+        let line = "\"$VMM\" boot \"$1\" --timeout 50 --core \"$2\" --cpus \"$3\"";
+        let (status, seen) = on_a_terminal(
+            line,
+            &[
+                ("ready", b"\x01c"),
+                ("core.1`", b""),
+                ("the guest goes on", b"still here\x01c"),
+                ("core.2`", b""),
+                ("still here", b"q"),
+            ],
+            &[&kernel, &core, cpus],
+        );
+        assert_eq!(status, 0, "{seen}");
+        assert!(seen.contains("wrote no core, because the guest ended by itself"), "{seen}");
+        assert_eq!(fs::read(&core).unwrap(), b"an earlier one");
+        for number in [1, 2] {
+            let path = PathBuf::from(format!("{core}.{number}"));
+            assert_core(&path, ECHO);
+            fs::remove_file(path).unwrap();
+        }
+    }
+    // Without --core, and with a file that cannot be written.
+    let line = "\"$VMM\" boot \"$1\" --timeout 50";
+    let (status, seen) = on_a_terminal(line, &[("ready", b"\x01c"), ("--core FILE", b"q")], &[&kernel]);
+    assert_eq!(status, 0, "{seen}");
+    fs::create_dir(format!("{core}.1")).unwrap();
+    let line = "\"$VMM\" boot \"$1\" --timeout 50 --core \"$2\"";
+    let keys: &[(&str, &[u8])] = &[("ready", b"\x01c"), ("the guest goes on", b"q")];
+    let (status, seen) = on_a_terminal(line, keys, &[&kernel, &core]);
+    assert!(status == 0 && seen.contains("vmm: error: ") && seen.contains("core.1"), "{status}: {seen}");
+}
+
+fn live_cores_without_kvm() {
+    let files = Files::new();
+    // mov ax, 0x0e52; int 0x10; again: xor ah, ah; int 0x16; jmp again
+    let mut sector = vec![0xb8, 0x52, 0x0e, 0xcd, 0x10, 0x30, 0xe4, 0xcd, 0x16, 0xeb, 0xfa];
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    let (sector, core) = (files.write("sector", &sector), files.0.path().join("core"));
+    let line = "\"$VMM\" \"$1\" --vcpu soft --wall-timeout 50 --core \"$2\"";
+    let keys: &[(&str, &[u8])] = &[("R", b"\x01c"), ("the guest goes on", b"\x01c"), ("core.2`", b"\x01x")];
+    let (status, seen) = on_a_terminal(line, keys, &[&sector, core.to_str().unwrap()]);
+    assert_eq!(status, 117, "{seen}");
+    for name in ["core.1", "core.2", "core"] {
+        assert_core(&files.0.path().join(name), &[0x30, 0xe4, 0xcd, 0x16, 0xeb, 0xfa]);
+    }
+    let (status, seen) = on_a_terminal(
+        &format!("{line} --step"),
+        &[("R", b"\x01c"), ("without --gdb and --step", b"\x01x")],
+        &[&sector, core.to_str().unwrap()],
+    );
+    assert_eq!(status, 117, "{seen}");
 }
 
 fn terminal_and_signals() {

@@ -6,6 +6,7 @@ mod support;
 use libtest_mimic::{Arguments, Trial};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, Ran, on_both, plain_test, ran, run};
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     tests.extend(on_both("a_real_mode_guest_has_linear_addresses", real_mode));
     tests.extend(on_both("a_core_has_the_registers_of_all_vcpus", several_vcpus));
     tests.extend(on_both("a_guest_that_ends_by_itself_leaves_no_core", no_core));
+    tests.extend(on_both("drgn_finds_the_note_of_a_kernel", note));
     tests.push(plain_test("a_core_that_cannot_be_written_is_an_error", unwritable));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -141,6 +143,55 @@ fn several_vcpus() {
     assert_eq!(died.status, 112, "{}", died.stderr);
     let said = gdb(&["-c", &core], &["info threads", "thread apply all info registers rbx rip"]);
     assert_says(&said, &["LWP 1", "* 1    LWP 2", "rbx            0x1", "rip            0x1006"]);
+}
+
+/// The note of a Linux kernel, as far as drgn needs it.
+const NOTE: &str = "OSRELEASE=6.1.0-test\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffffffff82000000\n\
+                    SYMBOL(_stext)=ffffffff81000000\nNUMBER(phys_base)=0\nKERNELOFFSET=0\n";
+
+/// A Python that has drgn: that of `make drgn`, or of the system. With REQUIRE_DRGN=1 in the environment, there must be one.
+fn python_with_drgn() -> Option<String> {
+    let own = Path::new(env!("CARGO_BIN_EXE_vmm")).with_file_name("../drgn/bin/python");
+    let has_drgn = |python: &str| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import drgn"]).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let found = [own.to_str().unwrap(), "python3"].into_iter().find(|python| has_drgn(python));
+    let required = std::env::var("REQUIRE_DRGN").is_ok_and(|value| value == "1");
+    assert!(found.is_some() || !required, "REQUIRE_DRGN=1, and Python has no drgn");
+    if found.is_none() {
+        eprintln!("a part of the test is left out, because Python has no drgn: make drgn");
+    }
+    found.map(Into::into)
+}
+
+fn note() {
+    let files = Files::new();
+    // ud2, and the note in the next page.
+    let mut code = vec![0x0f, 0x0b];
+    code.resize(0x1000, 0);
+    code.extend(NOTE.as_bytes());
+    let guest = format!("{}@0x1000:64", files.write("guest.bin", &code));
+    let (died, core) = with_core(&files, &[&guest, "--cpus", "2"]);
+    assert_eq!(died.status, 112, "{}", died.stderr);
+    assert!(died.stderr.contains("`crash VMLINUX "), "{}", died.stderr);
+    let bytes = fs::read(&core).unwrap();
+    let note = [b"VMCOREINFO\0\0", NOTE.as_bytes()].concat();
+    assert!(bytes.windows(note.len()).any(|window| window == note), "the core has no note");
+    let script = "import drgn, sys\n\
+                  prog = drgn.Program()\n\
+                  prog.set_core_dump(sys.argv[1])\n\
+                  print(prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL)\n\
+                  print(prog['VMCOREINFO'].string_().decode())\n\
+                  print(prog.read(0x1000, 2, True).hex())\n";
+    if let Some(python) = python_with_drgn() {
+        let mut drgn = Command::new(python);
+        let said = run(drgn.args(["-c", script, &core]).stdout(Stdio::piped()));
+        let text = said.text();
+        assert_says(&text, &["IS_LINUX_KERNEL", "OSRELEASE=6.1.0-test\nPAGESIZE", "0f0b"]);
+        assert!(!text.is_empty(), "{}", said.stderr);
+    }
 }
 
 fn no_core() {

@@ -145,7 +145,7 @@ pub fn vmm(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
     command.args(arguments).stdout(Stdio::piped()).env_remove("RUST_LOG");
     // The subcommands that run a guest take the option. Without a subcommand, the first word is a guest.
-    let runs = !["boot", "bench", "compare", "doctor", "guests", "observe", "report"]
+    let runs = !["boot", "bench", "compare", "doctor", "exercise", "guests", "observe", "report"]
         .contains(&arguments.first().copied().unwrap_or_default());
     match processor() {
         Some(Processor::Soft) if runs => command.args(["--vcpu", "soft"]),

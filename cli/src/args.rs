@@ -34,6 +34,8 @@ Examples:
   vmm run --rom bios.bin                     firmware, from its reset vector
   vmm run simvirtio --vcpu soft              on the software processor
   vmm run real16-hello --step=100            each of the first instructions
+  vmm run guest.bin --expect-output out.txt --expect ax=42
+                                             fails if the run differs
   vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
   vmm run guest.elf --sample --sample-file guest.svg
                                              a flame graph of the guest
@@ -42,6 +44,7 @@ Examples:
 
 If stdin is a terminal, a classic PC gets each key, except:
   Ctrl-A x         end the machine
+  Ctrl-A c         write a core of the guest to FILE.1 (--core FILE)
   Ctrl-A h         show the keys
   Ctrl-A Ctrl-A    send Ctrl-A to the guest
 
@@ -200,6 +203,7 @@ Examples:
 
 If stdin is a terminal, each key goes to the guest, except:
   Ctrl-A x         end the machine
+  Ctrl-A c         write a core of the guest to FILE.1 (--core FILE)
   Ctrl-A h         show the keys
   Ctrl-A Ctrl-A    send Ctrl-A to the guest
 

@@ -3,7 +3,7 @@
 
 use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, OnHaltArg, output_limit};
 use crate::boot_files::{self, DiskFile};
-use crate::core_file::CoreFile;
+use crate::core_file::{CoreFile, LiveCores};
 use crate::names::Names;
 use crate::run::{GuestText, Ran};
 use crate::status::Failure;
@@ -26,11 +26,12 @@ fn inputs(arguments: &BootArgs) -> Vec<PathBuf> {
     let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
     let modules = modules::files(&arguments.module).map(Into::into);
     let kernel = [arguments.kernel.clone()].into_iter();
+    let kernel = kernel.chain(arguments.measure.expect.input());
     let files = kernel.chain(arguments.initrd.clone()).chain(disks).chain(modules);
     files.chain(arguments.measure.results.symbol_file()).collect()
 }
 
-fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
+fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let names = Names::of(&arguments.measure.results, Some(arguments.kernel.clone()))?;
     let core = CoreFile::open(&arguments.measure, || inputs(arguments))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
@@ -61,12 +62,17 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     if linux.is_linux() {
         screen::check(None, arguments.measure.screen.as_deref())?;
     }
+    let mut live = live_cores(arguments);
     let builder = with_options(Machine::linux(linux), arguments).screen_on_terminal(text.is_terminal);
+    let builder = builder.core_key(LiveCores::key(live.as_ref()));
+    let builder = text.after.watch(builder, &text.output);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
+    text.after.check(&machine)?;
     // The symbols of a Linux kernel for 64 bits are in its vmlinux.
     let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
     arguments.measure.sample.begin(&mut machine, &[], || Names::of(&arguments.measure.results, None))?;
-    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
+    let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    let report = terminal::run(&mut machine, debugger)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
             "the console did not show the text of --marker, \"{}\": the boot timeline has no entry for userland",
@@ -76,7 +82,13 @@ fn boot(arguments: &BootArgs, text: GuestText) -> Result<Ran, Failure> {
     let core = core.map(|core| core.write(&mut machine, &report));
     let names = names.of_linux(arguments.cmdline.as_deref());
     let ran = names.ran(printable(&arguments.kernel), report, machine.memory());
-    Ok(Ran { core, debugger: server, ..ran })
+    let checked = text.after.finish(&mut machine, &ran.report)?;
+    Ok(Ran { core, checked, debugger: server, ..ran })
+}
+
+/// The cores of the running guest, which the user asks for at the keyboard.
+fn live_cores(arguments: &BootArgs) -> Option<LiveCores> {
+    LiveCores::of(&arguments.measure, arguments.gdb.is_given(), || inputs(arguments))
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -102,7 +114,7 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 fn run_kernel(
     arguments: &BootArgs,
     target: RunTarget,
-    text: GuestText,
+    mut text: GuestText,
     (names, core): (Names, Option<CoreFile>),
 ) -> Result<Ran, Failure> {
     let only_linux = [
@@ -121,7 +133,8 @@ fn run_kernel(
     let modules = modules::read(&arguments.module, arguments.mem)?;
     let image = target.image.with_boot_data(arguments.cmdline.as_deref().unwrap_or_default(), modules)?;
     let bases: Vec<_> = image.ranges().iter().map(|range| range.start).collect();
-    let builder = with_options(Machine::builder(image).cpuid(true), arguments).output(text.output);
+    let builder = with_options(Machine::builder(image).cpuid(true), arguments);
+    let builder = text.after.watch(builder, &text.output).output(text.output);
     let builder = builder.screen_on_terminal(text.is_terminal);
     let disks = boot_files::open_disks(Some(&arguments.kernel), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
@@ -130,19 +143,23 @@ fn run_kernel(
         _ => InputDevice::Serial,
     });
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard);
-    let builder = builder.input_device(input_device);
+    let mut live = live_cores(arguments);
+    let builder = builder.input_device(input_device).core_key(LiveCores::key(live.as_ref()));
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), input_device.is_some())?;
+    text.after.check(&machine)?;
     processor::announce(&machine);
     let symbols = arguments.measure.results.symbol_file();
     let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
     let own_names = || Names::of(&arguments.measure.results, Some(arguments.kernel.clone()));
     arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
-    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
+    let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    let report = terminal::run(&mut machine, debugger)?;
     let core = core.map(|core| core.write(&mut machine, &report));
-    Ok(Ran { core, debugger: server, ..names.ran(target.name, report, machine.memory()) })
+    let checked = text.after.finish(&mut machine, &report)?;
+    Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Opens the kernel, its initial RAM disk and its disks.

@@ -50,7 +50,8 @@ Exit status:
   111      wrong result            116  unusable file
   112      guest crash or panic    117  interrupted
   113      protocol error          118  output limit exceeded
-  114      timeout                 119  guest rebooted"
+  114      timeout                 119  guest rebooted
+  120      an expectation failed"
 )]
 struct Cli {
     #[command(subcommand)]

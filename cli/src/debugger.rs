@@ -53,6 +53,11 @@ pub fn width_of(file: Option<&Path>) -> Option<Width> {
 }
 
 impl GdbArgs {
+    /// True if gdb debugs the guest.
+    pub fn is_given(&self) -> bool {
+        self.gdb.is_some()
+    }
+
     /// Waits for a debugger, if the user wants one.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod compare;
 mod core_file;
 mod debugger;
 mod doctor;
+mod expect;
 mod file_name;
 mod grade;
 mod guests;

@@ -1,5 +1,6 @@
 //! The options for measuring a run, and the result files that `--profile` and `--trace` write.
 
+use crate::expect::ExpectArgs;
 use crate::file_name::{ResultFormat, check_extension, check_inputs};
 use crate::sample::SampleArgs;
 use crate::status::{self, Failure};
@@ -21,7 +22,8 @@ pub(super) struct MeasureArgs {
     no_profile: bool,
 
     /// Write an ELF core to FILE if the guest dies, or is ended by a time limit, a signal or Ctrl-A x: its memory and the
-    /// registers of all vCPUs, for gdb
+    /// registers of all vCPUs, for gdb, and for drgn and crash. Ctrl-A c at a keyboard writes one of the running guest to
+    /// FILE.1, the next to FILE.2
     #[arg(long, value_name = "FILE")]
     pub(super) core: Option<PathBuf>,
 
@@ -32,6 +34,9 @@ pub(super) struct MeasureArgs {
 
     #[command(flatten)]
     pub(super) sample: SampleArgs,
+
+    #[command(flatten)]
+    pub(super) expect: ExpectArgs,
 
     #[command(flatten)]
     pub(super) results: ResultArgs,

@@ -97,6 +97,7 @@ impl Names {
             names: names.unwrap_or_default(),
             samples,
             core: None,
+            checked: Default::default(),
             debugger: None,
             report,
         }

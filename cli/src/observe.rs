@@ -256,7 +256,7 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
 fn unanswered(name: &str, observation: &Observation) -> Option<String> {
     const LISTED: usize = 3;
     let mut places = observation.unanswered.clone();
-    places.sort_unstable_by_key(|one| (std::cmp::Reverse(one.reads), one.place));
+    vmm::host::sort_by_key(&mut places, |one| (std::cmp::Reverse(one.reads), one.place));
     let listed = places.iter().take(LISTED).map(|one| match one.reason {
         Reason::PioIn => format!("{} of port {:#x}", plural(one.reads, "read"), one.place),
         _ => format!("{} at {:#x}", plural(one.reads, "MMIO read"), one.place),

@@ -4,7 +4,8 @@ use crate::args::{
     CpuidArg, DebugExitArg, MachineArg, RunArgs, TERMINAL_OUTPUT_LIMIT, check_queue_len, output_limit,
 };
 use crate::boot_files::DiskFile;
-use crate::core_file::CoreFile;
+use crate::core_file::{CoreFile, LiveCores};
+use crate::expect::{AfterRun, Checked};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::names::Names;
 use crate::sample::SampleFiles;
@@ -43,7 +44,8 @@ fn inputs(arguments: &RunArgs) -> Vec<PathBuf> {
     let image = guest.or_else(|| arguments.rom.clone());
     let modules = modules::files(&arguments.module).map(Into::into);
     let disks = arguments.disk.iter().map(|text| DiskFile::new(text).path.into());
-    let files = image.into_iter().chain(arguments.input.clone()).chain(modules).chain(disks);
+    let expected = arguments.measure.expect.input();
+    let files = image.into_iter().chain(expected).chain(arguments.input.clone()).chain(modules).chain(disks);
     files.chain(arguments.measure.results.symbol_file()).collect()
 }
 
@@ -57,6 +59,8 @@ pub struct Ran {
     pub places: String,
     /// The message about the core, and true if it is an error.
     pub core: Option<(String, bool)>,
+    /// The results of the checks of `--expect`.
+    pub checked: Checked,
     /// The names of the addresses that exits come from.
     pub names: Vec<SavedName>,
     /// The samples of the guest, if some were to be taken.
@@ -71,6 +75,8 @@ pub struct GuestText {
     pub output: Output,
     /// True if it is a terminal.
     pub is_terminal: bool,
+    /// What is checked and written after the run.
+    pub after: AfterRun,
 }
 
 /// The value in the place of the last byte while the guest has printed nothing.
@@ -88,6 +94,7 @@ pub fn run_and_report(
     let open_and_run = || {
         let output = output(last_byte.clone())?;
         let inputs = inputs();
+        let after = arguments.expect.prepare(|| inputs.clone())?;
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let sample_files = SampleFiles::open(&arguments.sample, &inputs)?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
@@ -101,15 +108,16 @@ pub fn run_and_report(
         if let Some(screen) = &screen {
             files.check_other("--screen", screen.file())?;
         }
+        after.check_files(&files, screen.as_ref().map(ScreenFile::file))?;
         let is_terminal = output.is_terminal;
-        Ok::<_, Failure>((files, sample_files, screen, is_terminal, run(output)?))
+        Ok::<_, Failure>((files, sample_files, screen, is_terminal, run(GuestText { after, ..output })?))
     };
     let (
         files,
         sample_files,
         screen_file,
         is_terminal,
-        Ran { name, report, places, names, samples, core, debugger },
+        Ran { name, report, places, names, samples, core, checked, debugger },
     ) = match open_and_run() {
         Ok(results) => results,
         Err(error) => return report_error(&error),
@@ -145,6 +153,7 @@ pub fn run_and_report(
         _ => {}
     }
     let status = if failed && status == status::OK { status::HOST_ERROR } else { status };
+    let status = checked.report(&report, status, arguments.results.quiet);
     let measured = Measured::of(&name, &ended, &report).map(|measured| Measured {
         names: &names,
         samples: samples.as_ref(),
@@ -165,7 +174,8 @@ fn output(last_byte: Arc<AtomicU16>) -> Result<GuestText, Error> {
     let file = stdout.as_fd().try_clone_to_owned();
     let file = file.map_err(|source| Error::Host { operation: "opening standard output", source })?;
     let is_terminal = stdout.is_terminal();
-    Ok(GuestText { output: Output::new(Stdout { file: file.into(), last_byte }, !is_terminal), is_terminal })
+    let output = Output::new(Stdout { file: file.into(), last_byte }, !is_terminal);
+    Ok(GuestText { output, is_terminal, after: AfterRun::default() })
 }
 
 /// Opens the file of `--input`, or standard input.
@@ -196,7 +206,7 @@ fn open_input(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
 }
 
-fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
+fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
     let names = Names::of(&arguments.measure.results, guest.clone())?;
     let trace = Trace::open(arguments, || inputs(arguments))?;
@@ -219,9 +229,13 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     let disks = boot_files::open_disks(file.as_deref(), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
     let builder = trace.iter().fold(builder, |builder, trace| trace.apply(builder));
+    let is_stopped = arguments.gdb.is_given() || arguments.step.is_some();
+    let mut live = LiveCores::of(&arguments.measure, is_stopped, || inputs(arguments));
+    let builder = text.after.watch(builder, &text.output);
     let mut machine = arguments
         .measure
         .apply(builder)
+        .core_key(LiveCores::key(live.as_ref()))
         .machine(arguments.machine.map(Into::into))
         .keyboard(terminal::is_keyboard)
         .input_device(arguments.console.map(Into::into))
@@ -245,6 +259,7 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         .map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), arguments.console.is_some())?;
+    text.after.check(&machine)?;
     processor::announce(&machine);
     let own_names = || Names::of(&arguments.measure.results, guest.clone());
     arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
@@ -253,7 +268,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
     }
     let symbols = arguments.measure.results.symbol_file().or(file);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
-    let report = terminal::run(&mut machine, debugger::of(&mut server))?;
+    let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
     if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
@@ -263,7 +279,8 @@ fn run(arguments: &RunArgs, text: GuestText) -> Result<Ran, Failure> {
         );
     }
     let core = core.map(|core| core.write(&mut machine, &report));
-    Ok(Ran { core, debugger: server, ..names.ran(target.name, report, machine.memory()) })
+    let checked = text.after.finish(&mut machine, &report)?;
+    Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
 /// Finds the guest, or the ROM.

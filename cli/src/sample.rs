@@ -87,6 +87,11 @@ fn parse_file(text: &str) -> Result<Target, String> {
 }
 
 impl SampleArgs {
+    /// True if the user wants samples.
+    pub(super) fn is_given(&self) -> bool {
+        self.sample.is_some()
+    }
+
     /// Lets a machine take samples, if the user wants some. Callers are found with the symbols of the guest whose image is at
     /// `bases`, or with frame pointers if there is no image before the run.
     pub(super) fn begin(

@@ -1,6 +1,6 @@
 //! Exit statuses of the program.
 //!
-//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 119 are defined here. The program never uses 101 (a
+//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 120 are defined here. The program never uses 101 (a
 //! Rust panic), nor 124 and above (timeout(1), the shell, signals).
 
 use report::FileError;
@@ -34,6 +34,8 @@ pub const INTERRUPTED: u8 = 117;
 pub const OUTPUT_LIMIT: u8 = 118;
 /// The guest reset its machine. This is not a success, because a crashed kernel does so, too.
 pub const REBOOTED: u8 = 119;
+/// The run did not do what an option such as `--expect` requires.
+pub const UNEXPECTED: u8 = 120;
 
 /// An error that ends the program with its own exit status.
 pub trait HasStatus: fmt::Display {

@@ -326,7 +326,7 @@ pub fn busiest(profile: &Profile) -> String {
             None => places.push((key, count.exits)),
         }
     }
-    places.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    vmm::host::sort_by_key(&mut places, |(_, count)| std::cmp::Reverse(*count));
     let listed: Vec<_> = places
         .iter()
         .take(LISTED)

@@ -16,6 +16,7 @@
 //! | `symbols` | the symbols of an ELF file or of a `System.map`, and the lines of its DWARF information |
 //! | `attribution` | the instructions that cause exits, by the RIP that KVM leaves |
 //! | `backtrace` | the callers of a function, found by call frame information or frame pointers |
+//! | `vmcoreinfo` | the note in which a Linux kernel describes itself |
 //!
 //! A symbol file may hold anything. Its size is limited, and a lookup never panics.
 
@@ -30,7 +31,9 @@
 mod attribution;
 mod backtrace;
 mod symbols;
+mod vmcoreinfo;
 
 pub use attribution::{Attribution, attribute};
 pub use backtrace::{MAX_FRAMES, Registers, Stack, backtrace};
 pub use symbols::{Call, Fit, Guest, Place, Source, SymbolError, Symbols};
+pub use vmcoreinfo::vmcoreinfo;

@@ -25,7 +25,6 @@ use gdbstub::target::ext::target_description_xml_override::{
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{TargetError, TargetResult};
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use vmm::controller::{DebugPoint, VcpuState};
 use vmm::exit::PointKind;
@@ -79,6 +78,7 @@ impl Arch for X86 {
 /// A breakpoint: those of `break`, and those of `hbreak`.
 #[derive(Clone, Copy, Debug, Default)]
 struct Breakpoint {
+    address: u64,
     soft: bool,
     hard: bool,
 }
@@ -89,7 +89,8 @@ pub(crate) struct Target<'g> {
     pub(crate) settings: Settings,
     /// The width of the registers in packets: that of the last description that gdb has read.
     width: Cell<Width>,
-    breakpoints: BTreeMap<u64, Breakpoint>,
+    /// At most one for each address.
+    breakpoints: Vec<Breakpoint>,
     watchpoints: Vec<DebugPoint>,
     /// The actions of the next plan. `None` for a vCPU that gdb has not named.
     actions: Vec<Option<Action>>,
@@ -111,7 +112,7 @@ impl<'g> Target<'g> {
             guest,
             settings,
             width: Cell::new(Width::Bits64),
-            breakpoints: BTreeMap::new(),
+            breakpoints: Vec::new(),
             watchpoints: Vec::new(),
             actions: Vec::new(),
             locked: false,
@@ -174,24 +175,32 @@ impl<'g> Target<'g> {
     /// True if the breakpoint at which a vCPU is comes from `hbreak` alone.
     pub(crate) fn is_hardware_breakpoint(&self, vcpu: usize) -> bool {
         let rip = self.with(vcpu, |vcpu| Some(linear_rip(&vcpu.regs().ok()?, &vcpu.sregs().ok()?))).flatten();
-        rip.and_then(|rip| self.breakpoints.get(&rip)).is_some_and(|found| found.hard && !found.soft)
+        self.breakpoints.iter().any(|found| Some(found.address) == rip && found.hard && !found.soft)
     }
 
     fn add_breakpoint(&mut self, address: u64, set: impl FnOnce(&mut Breakpoint)) -> bool {
-        if self.breakpoints.len() >= MAX_BREAKPOINTS && !self.breakpoints.contains_key(&address) {
-            log::warn!("gdb: there are {MAX_BREAKPOINTS} breakpoints, and no more are possible");
-            return false;
+        let is_full = self.breakpoints.len() >= MAX_BREAKPOINTS;
+        match self.breakpoints.iter_mut().find(|found| found.address == address) {
+            Some(found) => set(found),
+            None if is_full => {
+                log::warn!("gdb: there are {MAX_BREAKPOINTS} breakpoints, and no more are possible");
+                return false;
+            }
+            None => {
+                let mut new = Breakpoint { address, ..Breakpoint::default() };
+                set(&mut new);
+                self.breakpoints.push(new);
+            }
         }
-        set(self.breakpoints.entry(address).or_default());
         true
     }
 
     fn remove_breakpoint(&mut self, address: u64, clear: impl FnOnce(&mut Breakpoint)) -> bool {
-        let Some(found) = self.breakpoints.get_mut(&address) else { return false };
+        let Some(found) = self.breakpoints.iter_mut().find(|found| found.address == address) else {
+            return false;
+        };
         clear(found);
-        if !found.soft && !found.hard {
-            self.breakpoints.remove(&address);
-        }
+        self.breakpoints.retain(|found| found.soft || found.hard);
         true
     }
 
@@ -326,7 +335,7 @@ impl MultiThreadResume for Target<'_> {
         }
         self.guest.resume(Plan {
             actions: self.actions.iter().map(|action| action.unwrap_or(default)).collect(),
-            breakpoints: self.breakpoints.keys().copied().collect(),
+            breakpoints: self.breakpoints.iter().map(|found| found.address).collect(),
             watchpoints: self.watchpoints.clone(),
             catches_death: true,
             facilities: self.settings.facilities,

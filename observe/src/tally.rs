@@ -5,6 +5,7 @@ use crate::engine::{Event, Record, VcpuId};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 use vmm::exit::{Arrival, Exit, Site};
+use vmm::host::sort_by_key;
 use vmm::profile::{Clock, Profile, Times, Trace, TracedExit};
 use vmm::{CopiedExit, KvmCounters, RunCopy};
 
@@ -210,7 +211,7 @@ impl Tally {
 
     /// Drops the exits that are too old for the trace.
     fn shorten(&mut self) {
-        self.traced.sort_by_key(|(_, traced)| traced.at);
+        sort_by_key(&mut self.traced, |(_, traced)| traced.at);
         let surplus = self.traced.len().saturating_sub(self.capacity);
         self.traced.drain(..surplus);
     }

@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use vmm::exit::{Arrival, Exit, Reason, Site};
+use vmm::host::sort_by_key;
 use vmm::machine::{Processor, Timing};
 use vmm::profile::{
     Addresses, DIGITS, Latency, MAX_SITES, MAX_TIMED_SITES, Mark, Profile, SiteProfile, Trace, TracedExit,
@@ -240,7 +241,7 @@ pub fn addresses(profile: &Profile) -> Vec<SavedAddress> {
         in_vmm_ns: entry.in_vmm,
     });
     let mut saved: Vec<_> = saved.take(MOST_ADDRESSES).collect();
-    saved.sort_unstable_by_key(|address| (Reverse(address.exits), address.rip, address.reason));
+    sort_by_key(&mut saved, |address| (Reverse(address.exits), address.rip, address.reason));
     saved
 }
 
@@ -261,7 +262,10 @@ fn nanos(time: Duration) -> u64 {
 /// Returns the counters that are not zero, and always `exits`.
 fn counters(from: &KvmCounters) -> BTreeMap<String, u64> {
     let kept = from.iter().filter(|(name, value)| *value > 0 || *name == "exits");
-    kept.map(|(name, value)| (name.into(), value)).collect()
+    // To collect a map sorts first, and the sort is a copy of its own in the program.
+    let mut counters = BTreeMap::new();
+    counters.extend(kept.map(|(name, value)| (name.into(), value)));
+    counters
 }
 
 fn times(latency: &Latency) -> SavedTimes {

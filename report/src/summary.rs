@@ -6,6 +6,7 @@ use crate::trace::{Record, SavedTrace};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use vmm::exit::Reason;
+use vmm::host::sort_by_key;
 use vmm::profile::{MAX_ADDRESSES, MAX_SITES, lower_bound};
 
 type Key = (Reason, Option<u64>, Option<u8>);
@@ -36,7 +37,7 @@ impl Sites {
     fn finish(self, id: Option<u32>, devices: &HashMap<Key, &str>) -> SavedVcpu {
         let mut all = Samples::default();
         let mut sites: Vec<_> = self.0.into_iter().collect();
-        sites.sort_unstable_by_key(|(key, samples)| (Reverse(samples.in_kvm.len()), *key));
+        sort_by_key(&mut sites, |(key, samples)| (Reverse(samples.in_kvm.len()), *key));
         let sites = sites.into_iter().map(|((reason, place, width), samples)| {
             all.in_kvm.extend(&samples.in_kvm);
             all.in_vmm.extend(&samples.in_vmm);
@@ -108,7 +109,7 @@ impl SavedTrace {
             sums.in_vmm_ns = sums.in_vmm_ns.saturating_add(record.in_vmm.into());
         }
         let mut all: Vec<_> = all.into_values().collect();
-        all.sort_unstable_by_key(|sums| (Reverse(sums.exits), sums.rip, sums.reason, sums.place, sums.width));
+        sort_by_key(&mut all, |sums| (Reverse(sums.exits), sums.rip, sums.reason, sums.place, sums.width));
         all.truncate(MOST_ADDRESSES);
         all
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Write};
 use vmm::exit::Reason;
+use vmm::host::sort_by_key;
 
 /// The first bytes of the file.
 pub const MAGIC: [u8; 8] = *b"vmmtrace";
@@ -240,7 +241,7 @@ impl SavedTrace {
             records.push(record.map_err(|why| damaged(format!("record {index} has {why}")))?);
         }
         if !records.is_sorted_by_key(|record| record.when) {
-            records.sort_by_key(|record| record.when);
+            sort_by_key(&mut records, |record| record.when);
         }
         let there = records.len() as u64;
         let rest = rest.get(wanted.saturating_mul(RECORD)..).unwrap_or_default();

@@ -53,7 +53,7 @@ impl Row {
     /// The median of a value over the samples of one side.
     fn median(&self, side: Side, value: impl Fn(&Sample) -> f64) -> f64 {
         let mut values: Vec<f64> = self.samples(side).iter().map(value).collect();
-        values.sort_unstable_by(f64::total_cmp);
+        vmm::host::sort_by(&mut values, f64::total_cmp);
         values.get(values.len() / 2).copied().unwrap_or(0.0)
     }
 

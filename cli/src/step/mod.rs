@@ -13,7 +13,6 @@ use crate::streams::print_stderr;
 use changes::changes;
 use debug::Symbols;
 use report::OutputFile;
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -48,7 +47,8 @@ struct Shared {
     written: u64,
     /// The vCPU and the function of the last line.
     last: String,
-    vcpus: BTreeMap<u32, Traced>,
+    /// The vCPUs that are traced, with their numbers.
+    vcpus: Vec<(u32, Traced)>,
     cpus: usize,
 }
 
@@ -94,7 +94,7 @@ impl Trace {
             limit,
             written: 0,
             last: String::new(),
-            vcpus: BTreeMap::new(),
+            vcpus: Vec::new(),
             cpus: 1,
         })))))
     }
@@ -135,7 +135,8 @@ impl Trace {
     /// It could not be written.
     pub fn finish(self) -> Result<(), Failure> {
         let mut shared = lock(&self.0);
-        let left = std::mem::take(&mut shared.vcpus);
+        let mut left = std::mem::take(&mut shared.vcpus);
+        vmm::host::sort_by_key(&mut left, |(id, _)| *id);
         for (id, vcpu) in left {
             if !vcpu.exits.is_empty() {
                 shared.instruction(id, &vcpu, "");
@@ -207,9 +208,9 @@ impl Shared {
     /// The kernel refused.
     fn completed(&mut self, id: u32, vcpu: &mut dyn VcpuState) -> Result<(), Error> {
         let now = Traced::new(vcpu)?;
-        let Some(mut before) = self.vcpus.remove(&id) else { return Ok(()) };
+        let Some(mut before) = self.take(id) else { return Ok(()) };
         if before.next.repeats && now.next.linear == before.next.linear && now.regs.rcx != before.regs.rcx {
-            self.vcpus.insert(id, before);
+            self.vcpus.push((id, before));
             return Ok(());
         }
         if before.next.repeats {
@@ -227,19 +228,30 @@ impl Shared {
             };
             self.line(&format!("{:>10}  {what}: it continues at {:#x}", "", now.next.linear));
         }
-        self.vcpus.insert(id, now);
+        self.vcpus.push((id, now));
         Ok(())
     }
 
+    /// A traced vCPU.
+    fn vcpu(&mut self, id: u32) -> Option<&mut Traced> {
+        self.vcpus.iter_mut().find(|(number, _)| *number == id).map(|(_, vcpu)| vcpu)
+    }
+
+    /// Ends the trace of a vCPU.
+    fn take(&mut self, id: u32) -> Option<Traced> {
+        let place = self.vcpus.iter().position(|(number, _)| *number == id)?;
+        Some(self.vcpus.swap_remove(place).1)
+    }
+
     /// The reason why a vCPU is not traced any further, if there is one.
-    fn end(&self, id: u32) -> Option<String> {
+    fn end(&mut self, id: u32) -> Option<String> {
         if self.written >= self.limit {
             let limit = self.limit;
             return Some(format!(
                 "the limit of {limit} instructions is reached: the guest goes on without a trace (--step=LIMIT)"
             ));
         }
-        let mode = mode_of(&self.vcpus.get(&id)?.sregs);
+        let mode = mode_of(&self.vcpu(id)?.sregs);
         self.facilities.filter(|facilities| !facilities.steps_in(mode))?;
         Some(format!(
             "KVM on this host does not step in {mode} mode: the guest goes on without a trace (--vcpu soft shows all of it)"
@@ -253,10 +265,10 @@ impl Shared {
     fn see(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
         let id = vcpu.id();
         let is_step = *exit == Exit::Debug(DebugStop::Step);
-        if !self.vcpus.contains_key(&id) {
+        let Some(traced) = self.vcpu(id) else {
             return Ok(if is_step { Outcome::Resume } else { Outcome::Unclaimed });
-        }
-        if let Some(traced) = self.vcpus.get_mut(&id).filter(|_| !is_step) {
+        };
+        if !is_step {
             match traced.exits.len() < MAX_EXITS {
                 true => traced.exits.push(exit.to_string()),
                 false => traced.more_exits = traced.more_exits.saturating_add(1),
@@ -268,7 +280,7 @@ impl Shared {
         }
         if let Some(end) = self.end(id) {
             self.line(&end);
-            self.vcpus.remove(&id);
+            self.take(id);
             vcpu.set_debug(&DebugControl::default())?;
         }
         if let Some(failure) = self.failure.take() {
@@ -291,7 +303,9 @@ impl ExitController for Tracer {
         let begun = vcpu.set_debug(&DebugControl::step()).and_then(|()| Traced::new(vcpu));
         match begun {
             Ok(traced) => {
-                lock(&self.0).vcpus.insert(vcpu.id(), traced);
+                let mut shared = lock(&self.0);
+                shared.take(vcpu.id());
+                shared.vcpus.push((vcpu.id(), traced));
                 ControlFlow::Continue(())
             }
             Err(error) => match Outcome::failed(error) {

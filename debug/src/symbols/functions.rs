@@ -28,7 +28,7 @@ pub(super) struct Functions(Vec<Function>);
 
 impl Functions {
     pub(super) fn new(mut candidates: Vec<Candidate>) -> Self {
-        candidates.sort_unstable_by(|left, right| {
+        vmm::host::sort_by(&mut candidates, |left, right| {
             (left.start, right.rank, &left.name).cmp(&(right.start, left.rank, &right.name))
         });
         candidates.dedup_by_key(|candidate| candidate.start);

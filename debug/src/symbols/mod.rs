@@ -24,6 +24,7 @@ pub(crate) use frames::{CallFrames, Caller};
 #[cfg(test)]
 pub(crate) use sample::elf_of;
 
+use crate::vmcoreinfo::{stext, vmcoreinfo};
 use elf::{ElfParts, Piece};
 use functions::Functions;
 use lines::Lines;
@@ -313,7 +314,7 @@ impl Symbols {
 
     /// Finds the distance of a Linux kernel by the note that it has made of its addresses.
     fn find_noted(&mut self, guest: &Guest<'_>, read: &impl Fn(u64, &mut [u8]) -> bool) -> Fit {
-        let noted = offset::noted_stext(guest.memory, read);
+        let noted = vmcoreinfo(guest.memory, read).as_deref().and_then(stext);
         match (noted, self.stext) {
             (Some(noted), Some(own)) => {
                 self.moved = noted.wrapping_sub(own);

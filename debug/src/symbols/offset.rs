@@ -6,14 +6,13 @@
 //! (VMCOREINFO; Linux, Documentation/admin-guide/kdump/vmcoreinfo.rst).
 
 use super::elf::Piece;
+use crate::vmcoreinfo::SEARCHED;
 use std::collections::HashMap;
 
 /// The most bytes of code that are compared.
 pub(super) const COMPARED: usize = 1 << 20;
 /// The alignment of a kernel's bases: the smallest CONFIG_PHYSICAL_ALIGN for 64 bits.
 const ALIGNMENT: u64 = 2 << 20;
-/// The largest memory that is searched, in bytes.
-const SEARCHED: u64 = 16 << 30;
 /// The largest distance of the virtual base: KERNEL_IMAGE_SIZE.
 const MOST_OFFSET: u32 = 1 << 30;
 /// The most bytes of a kernel's image to which its code refers.
@@ -22,10 +21,6 @@ const IMAGE: u32 = 64 << 20;
 const LEAST_WITNESSES: usize = 8;
 /// The addresses at which Linux links its code for 64 bits start here (Documentation/arch/x86/x86_64/mm.rst).
 const LINKED: u64 = 0xffff_ffff_8000_0000;
-/// The first words of the note. It is at the start of a page.
-const NOTE: &[u8] = b"OSRELEASE=";
-/// The size of the note: a page.
-const NOTE_SIZE: usize = 4096;
 
 /// The physical addresses at which a moved kernel may start, in memory of this size.
 pub(super) fn bases(memory: u64) -> impl Iterator<Item = u64> {
@@ -59,25 +54,6 @@ pub(super) fn virtual_offset(piece: &Piece, theirs: &[u8]) -> Option<u64> {
     let (moved, count) = votes.into_iter().max_by_key(|(moved, count)| (*count, *moved))?;
     let agree = count >= LEAST_WITNESSES && count.saturating_mul(10) >= all.saturating_mul(9);
     agree.then_some(moved.into())
-}
-
-/// The address of `_stext` in a kernel's note, from the pages of a memory of this size.
-pub(super) fn noted_stext(memory: u64, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<u64> {
-    let mut start = [0; NOTE.len()];
-    let mut note = [0; NOTE_SIZE];
-    for page in (0..memory.min(SEARCHED)).step_by(NOTE_SIZE) {
-        if read(page, &mut start) && start == NOTE && read(page, &mut note) {
-            let lines = note.split(|byte| *byte == b'\n');
-            let mut addresses = lines.filter_map(|line| line.strip_prefix(b"SYMBOL(_stext)="));
-            let found = addresses.next().and_then(|digits| {
-                std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok())
-            });
-            if found.is_some() {
-                return found;
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use channel::{Channel, Head, RECORDS, RINGS, State};
 use folder::Folder;
 use link::{Counters, Link};
 use log::Log;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use vmm::host::sort_by_key;
 
 /// The environment variable with the libraries that the loader loads first.
 const LD_PRELOAD: &str = "LD_PRELOAD";
@@ -202,7 +202,9 @@ impl Engine for Preload {
         let states = self.channel.states(self.channel.control().used);
         let live = (0..).zip(states).filter(|(_, state)| *state == State::Live);
         let heads: Vec<Head> = live.filter_map(|(ring, _)| self.channel.head(ring)).collect();
-        let processes: BTreeSet<i32> = heads.iter().map(|head| head.process).collect();
+        let mut processes: Vec<i32> = heads.iter().map(|head| head.process).collect();
+        sort_by_key(&mut processes, |process| *process);
+        processes.dedup();
         for process in processes.into_iter().filter(|process| descendants::is_own(*process)) {
             inspect::running(process, &mut |fd, registers| {
                 // With several VMs in a process, a descriptor does not tell which one it belongs to.

@@ -93,7 +93,8 @@ impl Machine {
     pub(super) fn entered(&mut self, stop: &Stop, memory: &ObservedMemory) {
         if !self.has_entered {
             self.has_entered = true;
-            self.map.slots = memory.slots(stop.vcpu.vm).map(|slot| (slot.number, *slot)).collect();
+            self.map.slots.clear();
+            self.map.slots.extend(memory.slots(stop.vcpu.vm).map(|slot| (slot.number, *slot)));
             // The vCPU waits, so only the slots that have a row are read.
             let is_empty = |slot: &&MemorySlot| slot.number >> 16 == 0 && holds_zeroes(slot, stop, memory);
             let rows = self.map.rows().into_iter().take(MOST_ROWS);

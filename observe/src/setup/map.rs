@@ -8,6 +8,7 @@ use report::setup::{MOST_SETUP, SavedSlot};
 use report::view::plural;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use vmm::host::sort_by_key;
 
 /// The number of slots that are listed.
 pub(super) const MOST_ROWS: usize = 48;
@@ -45,7 +46,7 @@ impl Map {
     /// The slots in the order of their rows.
     pub(super) fn rows(&self) -> Vec<&MemorySlot> {
         let mut slots: Vec<&MemorySlot> = self.slots.values().collect();
-        slots.sort_unstable_by_key(|slot| (slot.number >> 16, slot.gpa, slot.number));
+        sort_by_key(&mut slots, |slot| (slot.number >> 16, slot.gpa, slot.number));
         slots
     }
 
@@ -152,7 +153,7 @@ impl Map {
 /// The slots that have the same memory of the program: each one with the one before it, by host address, that reaches furthest.
 fn shared(slots: &[&MemorySlot]) -> Vec<String> {
     let mut slots: Vec<&MemorySlot> = slots.iter().copied().filter(|slot| slot.number >> 16 == 0).collect();
-    slots.sort_unstable_by_key(|slot| (slot.address, slot.number));
+    sort_by_key(&mut slots, |slot| (slot.address, slot.number));
     let end = |slot: &MemorySlot| slot.address.saturating_add(slot.size);
     let mut furthest: Option<&MemorySlot> = None;
     let mut notes = Vec::new();

@@ -7,6 +7,7 @@ use crate::view::profile::{SITE, site_cells, total};
 use crate::view::table::{Cell, Row, Table, View, duration, number, text};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use vmm::host::sort_by_key;
 
 const EXITS: &str = "exits";
 const VMM_MEAN: &str = "in the VMM, mean";
@@ -40,7 +41,7 @@ pub(super) fn pairs<'a>(a: &'a SavedProfile, b: &'a SavedProfile) -> Vec<Pair<'a
         pairs.entry(site.key()).or_insert(Pair { a: None, b: None }).b = Some(site);
     }
     let mut pairs: Vec<_> = pairs.into_values().collect();
-    pairs.sort_unstable_by_key(|pair| (Reverse(pair.time()), pair.a.or(pair.b).map(SavedSite::key)));
+    sort_by_key(&mut pairs, |pair| (Reverse(pair.time()), pair.a.or(pair.b).map(SavedSite::key)));
     pairs
 }
 

@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use vmm::exit::Reason;
+use vmm::host::{sort_by, sort_by_key};
 
 /// The number of rows of the table after a run. One more line sums up the others.
 const ROWS: usize = 24;
@@ -91,11 +92,11 @@ fn groups(addresses: &[SavedAddress], names: &[SavedName], by: By) -> Vec<Group>
     }
     let groups = groups.into_iter().map(|((function, line), (sums, sites))| {
         let mut sites: Vec<_> = sites.into_iter().collect();
-        sites.sort_unstable_by_key(|(key, sums)| (Reverse(sums.exits), *key));
+        sort_by_key(&mut sites, |(key, sums)| (Reverse(sums.exits), *key));
         Group { function, line: line.map(Into::into), sums, sites }
     });
     let mut groups: Vec<_> = groups.collect();
-    groups.sort_unstable_by(|a, b| {
+    sort_by(&mut groups, |a, b| {
         let key = |group: &Group| (Reverse(group.sums.exits), Reverse(group.sums.time()));
         key(a).cmp(&key(b)).then_with(|| (&a.function, &a.line).cmp(&(&b.function, &b.line)))
     });

@@ -9,7 +9,7 @@ use crate::view::{Source, plot, timeline};
 use crate::{Saved, SavedSamples};
 use std::collections::HashSet;
 use std::io::{self, Write};
-use vmm::host::printable_text;
+use vmm::host::{printable_text, sort_by};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -153,7 +153,7 @@ fn write_times(to: &mut impl Write, a: &Source, b: &Source) -> io::Result<()> {
     let [of_a, of_b] = [a, b].map(|source| profile::devices(&source.summary.machine.sites));
     let mut names: Vec<_> =
         of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
-    names.sort_unstable_by(|one, next| next.cmp(one));
+    sort_by(&mut names, |one, next| next.cmp(one));
     let mut known = HashSet::new();
     names.retain(|(_, name)| known.insert(*name));
     for (_, name) in names.iter().take(BARS) {

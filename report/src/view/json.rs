@@ -34,8 +34,11 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
 }
 
 fn object(table: &Table<'_>, row: &Row) -> Value {
-    let members = table.columns.iter().zip(row).map(|(column, cell)| (column.key.to_owned(), cell.json()));
-    Value::Object(members.collect())
+    let mut object = Map::new();
+    for (column, cell) in table.columns.iter().zip(row) {
+        object.insert(column.key.into(), cell.json());
+    }
+    Value::Object(object)
 }
 
 /// Returns the JSON of a value. It also escapes the characters that JSON need not escape but a terminal obeys, such as

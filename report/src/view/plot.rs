@@ -8,6 +8,7 @@ use crate::view::table::{Cell, duration, plural};
 use crate::view::{Source, compare};
 use std::cmp::Reverse;
 use std::io::{self, Write};
+use vmm::host::sort_by_key;
 
 /// The maximum number of sites that are drawn: those with most time.
 const ROWS: usize = 16;
@@ -32,7 +33,7 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     let rows: Vec<(&SavedSite, Vec<Strip<'_>>)> = match b {
         None => {
             let mut sites: Vec<_> = a.summary.machine.sites.iter().collect();
-            sites.sort_unstable_by_key(|site| (Reverse(total(&site.in_kvm, &site.in_vmm)), site.key()));
+            sort_by_key(&mut sites, |site| (Reverse(total(&site.in_kvm, &site.in_vmm)), site.key()));
             sites.into_iter().map(|site| (site, vec![of_site(site, labels)])).collect()
         }
         Some(b) => {

@@ -10,6 +10,7 @@ use crate::view::table::{Cell, Column, Row, Table, View, number, plural, text};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use vmm::exit::Reason;
+use vmm::host::{sort_by, sort_by_key};
 
 const VMM: &str = "in the VMM";
 /// The device of accesses that no device claims.
@@ -147,7 +148,7 @@ pub(super) fn devices(sites: &[SavedSite]) -> Vec<DeviceTotals> {
     let devices =
         devices.into_iter().map(|(name, device)| DeviceTotals { name: Cell::text(&name).shown(), ..device });
     let mut devices: Vec<_> = devices.collect();
-    devices.sort_unstable_by(|a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
+    sort_by(&mut devices, |a, b| b.time().cmp(&a.time()).then_with(|| a.name.cmp(&b.name)));
     devices
 }
 
@@ -225,7 +226,7 @@ fn sites(machine: &SavedVcpu, labels: &Labels) -> Table<'static> {
     columns.extend(SITE);
     let whole = total(&machine.in_kvm, &machine.in_vmm);
     let mut sites: Vec<_> = machine.sites.iter().collect();
-    sites.sort_unstable_by_key(|site| {
+    sort_by_key(&mut sites, |site| {
         (Reverse(total(&site.in_kvm, &site.in_vmm)), Reverse(site.exits), site.key())
     });
     let row = |site: &&SavedSite| -> Row {

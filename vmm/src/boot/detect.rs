@@ -17,9 +17,10 @@ pub fn is_kernel(path: &Path) -> bool {
     if is_bzimage(&file) {
         return true;
     }
-    // Other kernels also use the kernel code model, so look for the banner of Linux as well.
-    elf::layout(&ReadCache::new(&file)).is_ok_and(|layout| layout.is_high && layout.is_64)
-        && names_linux(file)
+    // Other kernels also use the kernel code model. Most builds of Linux have notes that tell them; the search for the banner
+    // reads 20 MB.
+    let layout = elf::layout(&ReadCache::new(&file)).ok().filter(|layout| layout.is_high && layout.is_64);
+    layout.is_some_and(|layout| layout.notes.is_linux || names_linux(file))
 }
 
 /// True if a file has the signature of a bzImage.

@@ -10,6 +10,7 @@ mod refuse;
 mod sections;
 
 use super::{Image, ImageError, Segment};
+use crate::host::sort_by_key;
 use crate::memory::Gpa;
 use crate::x86::modes::{Mode, Start};
 use notes::Notes;
@@ -218,7 +219,7 @@ fn segments<P: ProgramHeader<Endian = Endianness>>(
         let none = "has no segment to load: link it with its code in a PT_LOAD segment";
         return Err(ImageError::Elf(none.into()));
     }
-    segments.sort_unstable_by_key(|(segment, _)| segment.start.0);
+    sort_by_key(&mut segments, |(segment, _)| segment.start.0);
     let (segments, virtual_starts): (Vec<Segment>, Vec<u64>) = segments.into_iter().unzip();
     check_overlaps(&segments)?;
     Ok((segments, virtual_starts))

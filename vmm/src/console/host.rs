@@ -8,6 +8,7 @@
 //! does not read its input, for a vCPU that holds the lock of the port, or for the reader of the output.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
+use crate::console::core_key::CoreKey;
 use crate::console::output::Output;
 use crate::error::Error;
 use crate::exit::Stop;
@@ -25,8 +26,10 @@ use std::time::{Duration, Instant};
 /// The escape key, Ctrl-A: the next key is a command for the VMM.
 const ESCAPE: u8 = 0x01;
 /// The text that Ctrl-A h prints. It has two lines, because as many are seen above the screen of a PC on a small terminal.
-const HELP: &str = "\nvmm: Ctrl-A x  ends the machine; Ctrl-A h  shows this\n\
+const HELP: &str = "\nvmm: Ctrl-A x  ends the machine; Ctrl-A c  writes a core; Ctrl-A h  shows this\n\
                     vmm: Ctrl-A Ctrl-A  sends Ctrl-A to the guest\n";
+/// The text that Ctrl-A c prints if the run has no core.
+const NO_CORE: &str = "\nvmm: Ctrl-A c needs --core FILE at the start, without --gdb and --step\n";
 /// The time that a prompt waits for the end of its line.
 const PROMPT_DELAY: Duration = REPEAT;
 /// The most input that one read takes, in bytes.
@@ -58,6 +61,8 @@ pub(crate) struct ConsoleSetup {
     pub(crate) input: Option<File>,
     /// Enables the escape key.
     pub(crate) escapes: bool,
+    /// The key that asks for a core. `None` if the run writes none.
+    pub(crate) core_key: Option<CoreKey>,
     /// The port that gets the input.
     pub(crate) port: Box<dyn Port>,
     /// The output with the prompts.
@@ -86,7 +91,7 @@ impl ConsoleThreads {
     /// # Errors
     /// The host has no thread or file descriptor left.
     pub(crate) fn start(console: ConsoleSetup, stop_handle: Arc<StopHandle>) -> Result<Self, Error> {
-        let ConsoleSetup { typed, input, escapes, port, output, prompt, look, watch } = console;
+        let ConsoleSetup { typed, input, escapes, core_key, port, output, prompt, look, watch } = console;
         let stop = [
             Arc::new(event().map_err(Error::host("eventfd"))?),
             Arc::new(event().map_err(Error::host("eventfd"))?),
@@ -97,7 +102,8 @@ impl ConsoleThreads {
         let prompts = Prompts { output, prompt, look, stop_handle: stop_handle.clone(), watch };
         running.threads.push(Worker::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
         let pending = typed.into();
-        let keys = Keys { input, escapes, port, stop_handle, pending, escaped: false, resized: escapes };
+        let (escaped, resized) = (false, escapes);
+        let keys = Keys { input, escapes, core_key, port, stop_handle, pending, escaped, resized };
         running.threads.push(Worker::spawn("console", failed, move || keys.run(&stop_keys))?);
         Ok(running)
     }
@@ -165,6 +171,7 @@ impl Prompts {
 struct Keys {
     input: Option<File>,
     escapes: bool,
+    core_key: Option<CoreKey>,
     port: Box<dyn Port>,
     stop_handle: Arc<StopHandle>,
     /// The keys that the port had no room for.
@@ -278,17 +285,22 @@ impl Keys {
             _ if !self.escapes => self.pending.push_back(key),
             ESCAPE if !was_escaped => self.escaped = true,
             b'x' | b'X' if was_escaped => self.stop_handle.end(Stop::Quit),
-            b'h' | b'H' | b'?' if was_escaped => {
-                let stderr = io::stderr();
-                // The help is not printed if that would block.
-                if let Ok(true) = host::wait_writable(stderr.as_fd(), Some(Duration::ZERO)) {
-                    let _ = host::write(stderr.as_fd(), HELP.as_bytes());
-                }
+            b'h' | b'H' | b'?' if was_escaped => say(HELP),
+            b'c' | b'C' if was_escaped => {
+                self.core_key.as_ref().map_or_else(|| say(NO_CORE), CoreKey::press);
             }
             _ if self.pending.len() >= MAX_KEYS => {}
             _ if was_escaped && key != ESCAPE => self.pending.extend([ESCAPE, key]),
             _ => self.pending.push_back(key),
         }
+    }
+}
+
+/// Prints a text on stderr, unless that would block.
+fn say(text: &str) {
+    let stderr = io::stderr();
+    if let Ok(true) = host::wait_writable(stderr.as_fd(), Some(Duration::ZERO)) {
+        let _ = host::write(stderr.as_fd(), text.as_bytes());
     }
 }
 
@@ -320,6 +332,7 @@ mod tests {
         port: Small,
         stop_handle: Arc<StopHandle>,
         keyboard: io::PipeWriter,
+        core_key: CoreKey,
         _running: ConsoleThreads,
     }
 
@@ -327,10 +340,12 @@ mod tests {
         let (reader, keyboard) = io::pipe().unwrap();
         let port = Small(Arc::new((Mutex::default(), event().unwrap())));
         let stop_handle = Arc::new(StopHandle::new().unwrap());
+        let core_key = CoreKey::default();
         let console = ConsoleSetup {
             typed: Vec::new(),
             input: Some(File::from(OwnedFd::from(reader))),
             escapes,
+            core_key: Some(core_key.clone()),
             port: Box::new(port.clone()),
             output: Output::captured().0,
             prompt: event().unwrap(),
@@ -338,7 +353,7 @@ mod tests {
             watch: Box::new(|| None),
         };
         let _running = ConsoleThreads::start(console, stop_handle.clone()).unwrap();
-        Bench { port, stop_handle, keyboard, _running }
+        Bench { port, stop_handle, keyboard, core_key, _running }
     }
 
     impl Bench {
@@ -378,8 +393,9 @@ mod tests {
     #[test]
     fn escape_commands_are_handled_and_other_keys_pass() {
         let mut bench = bench(true);
-        bench.keyboard.write_all(b"a\x01\x01b\x01c").unwrap();
-        assert_eq!(bench.read(5), b"a\x01b\x01c");
+        bench.keyboard.write_all(b"a\x01\x01b\x01z\x01c").unwrap();
+        assert_eq!(bench.read(5), b"a\x01b\x01z");
+        assert!(bench.core_key.wait(Some(Duration::from_secs(5))), "Ctrl-A c asks for a core");
         bench.keyboard.write_all(b"\x01").unwrap();
         bench.keyboard.write_all(b"x").unwrap();
         let start = Instant::now();

@@ -2,6 +2,7 @@
 //!
 //! May import `shutdown`, `exit`, `host` and the errors.
 
+pub(crate) mod core_key;
 pub(crate) mod host;
 pub(crate) mod input;
 pub(crate) mod output;

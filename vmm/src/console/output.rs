@@ -44,6 +44,8 @@ struct Sink {
     printed: u64,
     /// One of these bytes is neither 0 nor 0xff.
     printed_text: bool,
+    /// A copy of the text as the guest printed it.
+    copy: Option<Captured>,
     observer: Option<Observer>,
     prompt: Option<Prompt>,
     /// Makes control characters visible. `None` if they are written as they are.
@@ -76,6 +78,7 @@ impl Output {
             limit: None,
             printed: 0,
             printed_text: false,
+            copy: None,
             observer: None,
             prompt: None,
             escaper: None,
@@ -91,6 +94,13 @@ impl Output {
     pub fn captured() -> (Self, Captured) {
         let captured = Captured::default();
         (Self::new(captured.clone(), false), captured)
+    }
+
+    /// Keeps a copy of the text from now on, as the guest prints it: at most its first `limit` bytes.
+    pub fn copied(&self, limit: usize) -> Captured {
+        let copy = Captured(Arc::new(Mutex::new(Kept { bytes: Vec::new(), len: 0, limit })));
+        self.lock().copy = Some(copy.clone());
+        copy
     }
 
     /// Makes control characters visible, because the text goes to a terminal, which they could control. Line ends (LF and
@@ -262,6 +272,9 @@ impl Sink {
         if let Some(observer) = &mut self.observer {
             observer(text);
         }
+        if let Some(copy) = &self.copy {
+            copy.push(text);
+        }
         self.printed = self.printed.saturating_add(text.len() as u64);
         self.printed_text = self.printed_text || text.iter().any(|byte| !matches!(byte, 0 | 0xff));
         match &mut self.escaper {
@@ -350,22 +363,51 @@ impl Write for Output {
 #[error("{0}")]
 struct Stopped(Stop);
 
-/// The text that was written to a captured [`Output`].
+/// The text that was written to a captured or copied [`Output`].
 #[derive(Clone, Debug, Default)]
-pub struct Captured(Arc<Mutex<Vec<u8>>>);
+pub struct Captured(Arc<Mutex<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    /// The first bytes, at most `limit`.
+    bytes: Vec<u8>,
+    /// The number of all bytes.
+    len: u64,
+    limit: usize,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), len: 0, limit: MAX_CAPTURED }
+    }
+}
 
 impl Captured {
-    /// The text so far, at most its first MiB.
+    /// The text so far, at most its first MiB, or the limit of [`Output::copied`].
     pub fn bytes(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().bytes.clone()
+    }
+
+    /// The number of all bytes so far.
+    pub fn total(&self) -> u64 {
+        self.lock().len
+    }
+
+    fn push(&self, text: &[u8]) {
+        let mut kept = self.lock();
+        let room = kept.limit.saturating_sub(kept.bytes.len());
+        kept.bytes.extend(text.iter().take(room));
+        kept.len = kept.len.saturating_add(text.len() as u64);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Write for Captured {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MAX_CAPTURED.saturating_sub(kept.len());
-        kept.extend(data.iter().take(room));
+        self.push(data);
         Ok(data.len())
     }
     fn flush(&mut self) -> io::Result<()> {

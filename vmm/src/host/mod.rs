@@ -1,5 +1,6 @@
 //! Host system calls that no crate wraps: kicking a vCPU out of the guest, signals that end the program, waiting for a
-//! stream with a time limit, and the raw mode of the terminal. Also text that is safe to print, and numbers in text.
+//! stream with a time limit, and the raw mode of the terminal. Also text that is safe to print, numbers in text,
+//! and sorting.
 
 // Imports nothing of this crate. All unsafe code for signals is here.
 #![allow(unsafe_code)]
@@ -25,6 +26,7 @@ mod posix;
 mod printable;
 mod process;
 mod samples;
+mod sort;
 mod stream;
 pub(crate) mod terminal;
 mod wait;
@@ -46,6 +48,7 @@ pub use printable::{printable, printable_text};
 pub(crate) use process::started;
 pub use process::{prepare, stdout_was_closed, unprepare};
 pub(crate) use samples::{SampleSlot, with_samples};
+pub use sort::{sort_by, sort_by_key};
 pub use stream::TimeoutWriter;
 pub use terminal::{RawTerminal, terminal_width};
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};

@@ -1,6 +1,7 @@
 //! KVM's own counters, by name (`Documentation/virt/kvm/api.rst`, section 4.133).
 #![allow(unsafe_code)]
 
+use crate::host::sort_by_key;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -52,7 +53,7 @@ impl KvmCounters {
             Some((str::from_utf8(name).ok()?, self.value(offset)?))
         };
         let mut counters: Vec<_> = self.fields().filter_map(named).collect();
-        counters.sort_unstable();
+        sort_by_key(&mut counters, |counter| *counter);
         counters.into_iter()
     }
 

@@ -1,5 +1,7 @@
 //! Statistics of repeated measurements: the median with the extremes, and percentiles.
 
+use crate::host::{sort_by, sort_by_key};
+
 /// The median, the minimum and the maximum of some values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
@@ -15,7 +17,7 @@ impl Spread {
     /// Computes the spread of `values`. All fields are 0 if there are no values.
     pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
-        values.sort_unstable_by(f64::total_cmp);
+        sort_by(&mut values, f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
         let last = values.len().saturating_sub(1);
         let median = (at(last / 2) + at(last.div_ceil(2))) / 2.0;
@@ -31,7 +33,7 @@ impl Spread {
 /// Returns the smallest of `values` that the fraction `part` (0 to 1) of them do not exceed. 0 if there are no values.
 pub fn percentile(values: &[u64], part: f64) -> f64 {
     let mut values = values.to_vec();
-    values.sort_unstable();
+    sort_by_key(&mut values, |value| *value);
     let rank = (part.clamp(0.0, 1.0) * values.len() as f64).ceil() as usize;
     values.get(rank.saturating_sub(1)).map_or(0.0, |value| *value as f64)
 }

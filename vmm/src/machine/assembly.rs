@@ -5,6 +5,7 @@ use crate::device::debugcon::{self, Debugcon};
 use crate::device::exit_port::{self, ExitPort};
 use crate::device::serial::{self, Serial};
 use crate::error::Error;
+use crate::host::sort_by_key;
 use crate::kvm::vcpu::KvmVcpu;
 use crate::kvm::vm::{System, Vm};
 use crate::machine::background::Background;
@@ -20,7 +21,6 @@ use crate::soft::vcpu::SoftVcpu;
 use crate::x86::cpuid::{self, CpuidContext};
 use crate::x86::modes::{Mode, VcpuIndex};
 use crate::x86::registers::CpuidEntry;
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -190,7 +190,10 @@ impl Builder {
     /// The model-specific registers for which KVM's filter is needed. KeV's register is not among them: KVM does not
     /// have it, so its accesses exit without a filter.
     pub(super) fn filtered_msrs(&self) -> Vec<u32> {
-        let filtered: BTreeSet<u32> = self.msrs.registers().chain(self.devices.msr_numbers()).collect();
-        filtered.into_iter().filter(|index| !self.kev || *index != kev::FIFO_MSR).collect()
+        let filtered = self.msrs.registers().chain(self.devices.msr_numbers());
+        let mut filtered: Vec<u32> = filtered.filter(|index| !self.kev || *index != kev::FIFO_MSR).collect();
+        sort_by_key(&mut filtered, |index| *index);
+        filtered.dedup();
+        filtered
     }
 }

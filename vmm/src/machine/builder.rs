@@ -1,6 +1,7 @@
 //! The builder: the options of a machine, checked when the machine is built.
 
 use crate::boot::Image;
+use crate::console::core_key::CoreKey;
 use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::controller::msr::{MsrPolicy, MsrRule};
@@ -52,6 +53,8 @@ pub struct Builder {
     pub(super) machine: Option<MachineKind>,
     /// The input is a keyboard, with the escape key.
     pub(super) keyboard: fn() -> bool,
+    /// The key that asks for a core.
+    pub(super) core_key: Option<CoreKey>,
     /// The device that gets the input. `None`: the one that the guest reads.
     pub(super) input_device: Option<InputDevice>,
     pub(super) screen_on_terminal: bool,
@@ -107,6 +110,7 @@ impl Builder {
             guest,
             machine: None,
             keyboard: || false,
+            core_key: None,
             disks: Vec::new(),
             input_device: None,
             screen_on_terminal: false,
@@ -168,10 +172,16 @@ impl Builder {
         self
     }
 
-    /// If `is_keyboard` returns true, the input of a classic PC is a keyboard, and the keys Ctrl-A x end the machine. Other
+    /// If `is_keyboard` returns true, the input of a classic PC is a keyboard, and Ctrl-A is its escape key: Ctrl-A x ends the machine. Other
     /// machines do not call it. Off by default.
     pub fn keyboard(mut self, is_keyboard: fn() -> bool) -> Self {
         self.keyboard = is_keyboard;
+        self
+    }
+
+    /// Sets the key that Ctrl-A c at a keyboard presses. With `None`, the default, these keys only say what they need.
+    pub fn core_key(mut self, key: Option<CoreKey>) -> Self {
+        self.core_key = key;
         self
     }
 

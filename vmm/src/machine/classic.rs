@@ -214,6 +214,7 @@ impl Builder {
             typed,
             input,
             escapes: is_typed,
+            core_key: self.core_key.take(),
             port: Box::new(inputs),
             output: self.output.clone(),
             prompt,

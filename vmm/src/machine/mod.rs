@@ -64,7 +64,7 @@ mod vcpu_run;
 mod watched;
 
 pub use builder::Builder;
-pub use core::{CoreSummary, SparseWrite};
+pub use core::{CoreCause, CoreSummary, SparseWrite};
 pub use doubt::{Doubt, HaltedVcpu};
 pub use explain::{DeadVcpu, DeathKind, Explanation, Frame, NextInstruction, mode_of};
 pub use kind::{InputDevice, MachineKind};
@@ -73,6 +73,7 @@ pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
 pub use sample::{MAX_SAMPLE_RATE, SampleBy, SampleReport, Sampling, Unwinder};
 
+pub use crate::console::core_key::CoreKey;
 pub use crate::console::screen::Screen;
 
 use crate::boot::{Firmware, Image};

@@ -114,8 +114,8 @@ impl Builder {
         let (typed, input) = std::mem::replace(&mut self.input, Input::bytes(b"")).into_parts();
         let facts = facts(&linux, &time);
         let (inquiry, watch) = self.watch(&memory, (facts, linux.on_halt), &progress, &stop_handle);
-        let (escapes, output) = (linux.escapes, self.output.clone());
-        let console = ConsoleSetup { typed, input, escapes, port, output, prompt, look, watch };
+        let (escapes, output, core_key) = (linux.escapes, self.output.clone(), self.core_key.take());
+        let console = ConsoleSetup { typed, input, escapes, core_key, port, output, prompt, look, watch };
         let silence = linux::silence(command_line(&linux), linux.console);
         let pc = Pc { console, stop_handle, progress, timeline, virtio: virtio.devices, inquiry, silence };
         let background = Background::Pc(Some(Box::new(pc)));

@@ -218,6 +218,18 @@ impl Report {
         (is_foreign && history.readies == 0).then_some(device.layout.other())
     }
 
+    /// The names of the machine's devices, in the order of the alphabet.
+    pub fn device_names(&self) -> Vec<&'static str> {
+        let buses = [&self.devices.ports, &self.devices.mmio, &self.devices.msrs];
+        let on_buses = buses.into_iter().flat_map(|bus| bus.ranges().map(|(_, _, name)| name));
+        // In shared memory its window is on no bus.
+        let simvirtio = self.simvirtio.is_some().then_some("simvirtio");
+        let mut names: Vec<_> = on_buses.chain(simvirtio).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The name of the device and the register at a site of the profile. `None` if no device is there.
     pub fn device_at(&self, site: &Site) -> Option<DeviceName> {
         let (address, _) = site.place?;

@@ -104,7 +104,7 @@ impl GuestMemory {
             let region = GuestRegionMmap::new(slot.map_err(|error| refused(error.to_string()))?, start);
             regions.push(region.ok_or_else(|| refused("it would end after the last address".into()))?);
         }
-        regions.sort_unstable_by_key(|region| region.start_addr());
+        host::sort_by_key(&mut regions, |region| region.start_addr());
         let slots = GuestMemoryMmap::from_regions(regions)
             .map_err(|error| Error::Memory { bytes: 0, reason: error.to_string() })?;
         let words = slots.iter().map(|region| Words::new(region.start_addr(), region.as_ptr(), region.len()));

@@ -1,5 +1,6 @@
 //! Latencies: count, sum, extremes, and a histogram in bounded memory.
 
+use crate::host::sort_by_key;
 use hdrhistogram::Histogram;
 
 /// Significant decimal digits of a histogram's values. With 2 digits a value is exact within one per cent.
@@ -86,7 +87,7 @@ impl Distribution {
             Self::Unknown => Vec::new(),
             Self::Few(kept, len) => {
                 let mut times: Vec<_> = kept.iter().take(*len).map(|nanos| (*nanos, 1)).collect();
-                times.sort_unstable();
+                sort_by_key(&mut times, |time| *time);
                 times
             }
             Self::Many(histogram) => {

@@ -5,6 +5,7 @@
 //! have histograms. A vCPU's profile takes at most about 5 MiB. For a usual guest it is about 10 KiB per site.
 
 use crate::exit::{Arrival, Exit, Reason, Site};
+use crate::host::sort_by_key;
 use crate::profile::{Addresses, Latency};
 use std::collections::{BTreeMap, HashMap};
 
@@ -270,7 +271,7 @@ impl Profile {
     /// The exits and times per site, most frequent site first.
     pub fn details(&self) -> Vec<&SiteProfile> {
         let mut sites: Vec<_> = self.sites.iter().collect();
-        sites.sort_unstable_by_key(|profile| (std::cmp::Reverse(profile.count.exits), profile.site));
+        sort_by_key(&mut sites, |profile| (std::cmp::Reverse(profile.count.exits), profile.site));
         sites
     }
 }

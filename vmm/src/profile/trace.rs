@@ -1,5 +1,6 @@
 //! The trace: the last exits of all vCPUs of a machine, in the order of time.
 
+use crate::host::sort_by_key;
 use crate::profile::recorder::{Recording, TracedExit};
 
 /// The maximum number of exits in a trace, multiplied by the number of vCPUs. They take 350 MiB during the run, and about
@@ -31,7 +32,7 @@ impl Trace {
         self.seen = self.seen.saturating_add(recording.profile.total().elements);
         self.exits.extend(recording.last.iter().map(|traced| (id, *traced)));
         // Each vCPU's recording has up to `capacity` exits, so the last exits of the machine are complete.
-        self.exits.sort_by_key(|(_, traced)| traced.at);
+        sort_by_key(&mut self.exits, |(_, traced)| traced.at);
         let surplus = self.exits.len().saturating_sub(self.capacity);
         self.exits.drain(..surplus);
     }

@@ -2,6 +2,8 @@
 
 /// XEN_ELFNOTE_PHYS32_ENTRY (Xen `xen/include/public/elfnote.h`).
 const PHYS32_ENTRY: u32 = 18;
+/// XEN_ELFNOTE_GUEST_OS: the name of the operating system, in the same file.
+const GUEST_OS: u32 = 6;
 /// NT_GNU_ABI_TAG: the operating system for which a program with the GNU C library was built.
 const GNU_ABI_TAG: u32 = 1;
 /// The size of the header of a note: the sizes of name and descriptor, and the type, 4 bytes each.
@@ -15,7 +17,11 @@ pub(in crate::boot) struct Notes {
     /// The entry point of PVH, or a note of it that is damaged.
     pub(in crate::boot) pvh: Option<Result<u32, &'static str>>,
     pub(super) xen: bool,
+    /// A program for Linux.
     pub(super) linux: bool,
+    /// Linux itself: it has notes of its own (Linux `include/linux/elfnote-lto.h`, `include/linux/build-salt.h`), and says its
+    /// name to Xen.
+    pub(in crate::boot) is_linux: bool,
     pub(super) solo5: bool,
     pub(super) hermit: bool,
     /// There are more notes than [`MAX_NOTES`], and not all were read.
@@ -27,7 +33,13 @@ impl Notes {
     fn add(&mut self, name: &[u8], kind: u32, descriptor: Option<&[u8]>) {
         match name {
             b"Xen" if kind == PHYS32_ENTRY => self.pvh = Some(pvh_entry(descriptor)),
-            b"Xen" => self.xen = true,
+            b"Xen" => {
+                self.xen = true;
+                let name = descriptor.filter(|_| kind == GUEST_OS).unwrap_or_default();
+                self.is_linux |=
+                    name.strip_suffix(b"\0").is_some_and(|name| name.eq_ignore_ascii_case(b"linux"));
+            }
+            b"Linux" => self.is_linux = true,
             b"GNU" if kind == GNU_ABI_TAG => {
                 self.linux |= descriptor.is_some_and(|bytes| bytes.starts_with(&[0; 4]));
             }
@@ -139,7 +151,7 @@ pub(in crate::boot) mod tests {
         notes.extend(sized(b"Xen\0", 6, b"Linux\0", 6));
         notes.extend(pvh_note(&[4, 3, 2, 1], 4));
         let all = Notes::from_iter([(&notes[..], 4)]);
-        assert_eq!((all.linux, all.xen, all.pvh), (true, true, Some(Ok(0x0102_0304))));
+        assert_eq!((all.linux, all.xen, all.is_linux, all.pvh), (true, true, true, Some(Ok(0x0102_0304))));
         notes[0] = 0xff;
         assert_eq!(Notes::from_iter([(&notes[..], 4)]), Notes::default());
         for cut in 0..notes.len() {
@@ -148,5 +160,15 @@ pub(in crate::boot) mod tests {
         // Another operating system.
         let hurd = sized(b"GNU\0", GNU_ABI_TAG, &[1, 0, 0, 0], 4);
         assert_eq!(Notes::from_iter([(&hurd[..], 4)]), Notes::default());
+    }
+
+    #[test]
+    fn linux_is_known_by_its_own_note_and_by_its_name_for_xen() {
+        let is_linux = |name: &[u8], kind, descriptor: &[u8]| {
+            let note = sized(name, kind, descriptor, descriptor.len() as u32);
+            Notes::from_iter([(&note[..], 4)]).is_linux
+        };
+        assert!(is_linux(b"Xen\0", GUEST_OS, b"linux\0") && is_linux(b"Linux\0", 0x100, b"\0"));
+        assert!(!is_linux(b"Xen\0", GUEST_OS, b"NetBSD\0") && !is_linux(b"Xen\0", 5, b"linux\0"));
     }
 }

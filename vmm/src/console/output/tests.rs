@@ -101,6 +101,16 @@ fn a_captured_output_is_bounded() {
 }
 
 #[test]
+fn a_copy_has_the_text_as_the_guest_printed_it() {
+    let (output, captured) = Output::captured();
+    let mut output = output.with_visible_controls();
+    let copy = output.copied(5);
+    assert!(output.print(b"a\x1bb").is_continue() && output.print(b"cdef").is_continue());
+    assert_eq!((copy.bytes(), copy.total()), (b"a\x1bbcd".to_vec(), 7));
+    assert_eq!((captured.bytes(), captured.total()), (b"a\\x1bbcdef".to_vec(), 10));
+}
+
+#[test]
 fn a_character_that_never_ends_becomes_visible_at_the_end_of_the_run() {
     let (output, captured) = Output::captured();
     let mut output = output.with_visible_controls();

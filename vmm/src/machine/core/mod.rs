@@ -7,6 +7,8 @@
 mod notes;
 
 use super::Machine;
+use super::debug::DebugGuest;
+use crate::controller::VcpuState;
 use crate::error::Error;
 use crate::host;
 use crate::memory::{Gpa, GuestMemory, PAGE};
@@ -29,6 +31,17 @@ pub trait SparseWrite: Write {
     /// # Errors
     /// The host fails.
     fn skip(&mut self, len: u64) -> io::Result<()>;
+}
+
+/// The cause of a core, and the parts that not every core has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CoreCause<'a> {
+    /// The index of the vCPU that debuggers show first, and whose page tables give the linear addresses.
+    pub first: usize,
+    /// The number of the signal that debuggers name as the cause, or 0.
+    pub signal: u8,
+    /// The text of the note VMCOREINFO, in which a Linux kernel describes itself.
+    pub vmcoreinfo: Option<&'a [u8]>,
 }
 
 /// The result of writing a core.
@@ -77,43 +90,76 @@ impl Class {
 }
 
 impl Machine {
-    /// Writes an ELF core of the guest as it is now. `first` is the index of the vCPU that debuggers show first; `signal` is the
-    /// number of the signal that they name as the cause, or 0.
+    /// Writes an ELF core of the guest as it is now.
     ///
     /// # Errors
     /// The registers of a vCPU cannot be read, the file cannot be written, or a signal ended the program.
     pub fn write_core(
         &mut self,
-        first: usize,
-        signal: u8,
-        to: &mut impl SparseWrite,
+        cause: CoreCause<'_>,
+        to: &mut dyn SparseWrite,
     ) -> Result<CoreSummary, Error> {
         let mut vcpus = Vec::new();
         for index in 0..self.vcpu_count() {
             let Some(vcpu) = self.vcpu(index) else { break };
-            vcpus.push(CoreVcpu {
-                id: vcpu.id(),
-                regs: vcpu.regs()?,
-                sregs: vcpu.sregs()?,
-                kernel_gs_base: vcpu.msr(KERNEL_GS_BASE).unwrap_or(0),
-            });
+            vcpus.push(CoreVcpu::of(vcpu)?);
         }
-        if first < vcpus.len() {
-            vcpus.swap(0, first);
+        write(&vcpus, self.memory(), cause, to, &host::interrupted).map_err(Error::host("writing the core"))
+    }
+}
+
+impl dyn DebugGuest + '_ {
+    /// Writes an ELF core of a guest that has stopped. It is given up when `must_end` returns true.
+    ///
+    /// # Errors
+    /// As for [`Machine::write_core`], or it was given up.
+    pub fn write_core(
+        &self,
+        cause: CoreCause<'_>,
+        to: &mut dyn SparseWrite,
+        must_end: &dyn Fn() -> bool,
+    ) -> Result<CoreSummary, Error> {
+        let mut vcpus = Vec::new();
+        for index in 0..self.vcpus() {
+            let mut read = None;
+            self.with_vcpu(index, &mut |vcpu| read = Some(CoreVcpu::of(vcpu)));
+            vcpus.extend(read.transpose()?);
         }
-        write(&vcpus, self.memory(), signal, to).map_err(Error::host("writing the core"))
+        write(&vcpus, self.memory(), cause, to, must_end).map_err(Error::host("writing the core"))
+    }
+}
+
+impl CoreVcpu {
+    fn of(vcpu: &mut dyn VcpuState) -> Result<Self, Error> {
+        Ok(Self {
+            id: vcpu.id(),
+            regs: vcpu.regs()?,
+            sregs: vcpu.sregs()?,
+            kernel_gs_base: vcpu.msr(KERNEL_GS_BASE).unwrap_or(0),
+        })
     }
 }
 
 /// The model-specific register IA32_KERNEL_GS_BASE.
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// Writes a core.
+/// The order of the vCPUs in a core: `first` is the first one, but a Linux kernel's are in the order of their numbers. Its
+/// debuggers find the vCPU of a thread by that order, and the one that died by the kernel's own data.
+fn ordered<'v>(vcpus: &'v [CoreVcpu], cause: &CoreCause<'_>) -> Vec<&'v CoreVcpu> {
+    let mut order: Vec<_> = vcpus.iter().collect();
+    if cause.vmcoreinfo.is_none() && cause.first < order.len() {
+        order.swap(0, cause.first);
+    }
+    order
+}
+
+/// Writes a core. It is given up when `must_end` returns true.
 fn write(
     vcpus: &[CoreVcpu],
     memory: &GuestMemory,
-    signal: u8,
-    to: &mut impl SparseWrite,
+    cause: CoreCause<'_>,
+    to: &mut dyn SparseWrite,
+    must_end: &dyn Fn() -> bool,
 ) -> io::Result<CoreSummary> {
     let is_long = vcpus.iter().any(|vcpu| vcpu.sregs.efer & modes::EFER_LMA != 0);
     let class = if is_long { Class::X86_64 } else { Class::I386 };
@@ -121,9 +167,9 @@ fn write(
         .ranges()
         .map(|(first, last)| (first.0, last.0.wrapping_sub(first.0).wrapping_add(1)))
         .collect();
-    let sregs = vcpus.first().map(|vcpu| vcpu.sregs).unwrap_or_default();
+    let sregs = vcpus.get(cause.first).or(vcpus.first()).map(|vcpu| vcpu.sregs).unwrap_or_default();
     let (mapped, has_all_mappings) = mappings(memory, &sregs, MAX_MAPPINGS);
-    let notes = notes::of(vcpus, class, signal);
+    let notes = notes::of(&ordered(vcpus, &cause), class, &cause);
     let pieces = pieces(&mapped, &slots);
     let headers = (pieces.len() as u64).saturating_add(slots.len() as u64).saturating_add(1);
     let (size, each) = class.sizes();
@@ -150,7 +196,7 @@ fn write(
     to.write_all(&head)?;
     let mut written = 0u64;
     for (start, len) in &slots {
-        written = written.saturating_add(copy(memory, *start, *len, to)?);
+        written = written.saturating_add(copy(memory, *start, *len, to, must_end)?);
     }
     let memory = slots.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
     Ok(CoreSummary { memory, written, has_all_mappings })
@@ -196,11 +242,17 @@ fn segments(
 }
 
 /// Copies memory. Returns the number of bytes that are not in holes.
-fn copy(memory: &GuestMemory, start: u64, len: u64, to: &mut impl SparseWrite) -> io::Result<u64> {
+fn copy(
+    memory: &GuestMemory,
+    start: u64,
+    len: u64,
+    to: &mut dyn SparseWrite,
+    must_end: &dyn Fn() -> bool,
+) -> io::Result<u64> {
     let mut chunk = vec![0; CHUNK as usize];
     let (mut at, mut hole, mut written) = (0, 0u64, 0u64);
     while at < len {
-        if host::interrupted() {
+        if must_end() {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let size = CHUNK.min(len.saturating_sub(at));
@@ -262,7 +314,8 @@ fn program_header(class: Class, kind: u32, segment: &Segment) -> Vec<u8> {
     if class == Class::I386 {
         bytes.extend(flags.to_le_bytes());
     }
-    put(&mut bytes, class, if kind == 1 { PAGE } else { 4 });
+    // No alignment, as in the cores of QEMU: by this, crash knows that the physical addresses count.
+    put(&mut bytes, class, if kind == 1 { 0 } else { 4 });
     bytes
 }
 

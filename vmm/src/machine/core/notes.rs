@@ -1,16 +1,16 @@
 //! The notes of a core: the registers of the vCPUs.
 
-use super::{Class, CoreVcpu};
+use super::{Class, CoreCause, CoreVcpu};
 use crate::x86::registers::{DescriptorTable, Regs, Segment, Sregs};
 
 /// The general registers, as `ptrace` and debuggers know them.
 const NT_PRSTATUS: u32 = 1;
 
-/// The notes of all vCPUs: NT_PRSTATUS for each, then the control registers of each.
-pub(super) fn of(vcpus: &[CoreVcpu], class: Class, signal: u8) -> Vec<u8> {
+/// The notes of all vCPUs: NT_PRSTATUS for each, then the control registers of each. That of a Linux kernel is the last one.
+pub(super) fn of(vcpus: &[&CoreVcpu], class: Class, cause: &CoreCause<'_>) -> Vec<u8> {
     let mut notes = Vec::new();
     for (number, vcpu) in vcpus.iter().enumerate() {
-        let signal = if number == 0 { signal } else { 0 };
+        let signal = if number == 0 { cause.signal } else { 0 };
         let registers = match class {
             Class::X86_64 => status_64(vcpu, signal),
             Class::I386 => status_32(vcpu, signal),
@@ -25,6 +25,9 @@ pub(super) fn of(vcpus: &[CoreVcpu], class: Class, signal: u8) -> Vec<u8> {
         let mut state = [1, vcpu.id].map(u32::to_le_bytes).concat();
         state.extend([efer, cr8, apic_base].map(u64::to_le_bytes).concat());
         add(&mut notes, "VMM", 1, &state);
+    }
+    if let Some(text) = cause.vmcoreinfo {
+        add(&mut notes, "VMCOREINFO", 0, text);
     }
     notes
 }

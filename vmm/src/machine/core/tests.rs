@@ -4,6 +4,8 @@ use crate::x86::modes::{Mode, VcpuIndex};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
+const KILLED: CoreCause<'_> = CoreCause { first: 0, signal: 11, vmcoreinfo: None };
+
 /// A file in memory.
 #[derive(Default)]
 struct InMemory(Vec<u8>, u64);
@@ -48,6 +50,8 @@ fn headers<H: FileHeader<Endian = Endianness>>(file: &[u8]) -> Vec<Header> {
     let all = header.program_headers(endian, file).unwrap().iter();
     all.map(|one| {
         let data = one.data(endian, file).unwrap().to_vec();
+        let align: u64 = one.p_align(endian).into();
+        assert_eq!(align == 0, one.p_type(endian) == elf::PT_LOAD, "crash needs it");
         (one.p_type(endian).0, one.p_vaddr(endian).into(), one.p_paddr(endian).into(), data)
     })
     .collect()
@@ -56,7 +60,7 @@ fn headers<H: FileHeader<Endian = Endianness>>(file: &[u8]) -> Vec<Header> {
 #[test]
 fn a_guest_without_paging_has_its_physical_addresses() {
     let mut file = InMemory::default();
-    let summary = write(&[vcpu(0, Mode::Protected)], &memory(), 11, &mut file).unwrap();
+    let summary = write(&[vcpu(0, Mode::Protected)], &memory(), KILLED, &mut file, &|| false).unwrap();
     assert_eq!((summary.memory, summary.written), (0x10_0000 + TABLES_SIZE, 0x1000));
     assert_eq!(file.1, summary.memory - 0x1000, "zero pages are holes");
     let headers = headers::<elf::FileHeader32<Endianness>>(&file.0);
@@ -70,7 +74,7 @@ fn a_guest_without_paging_has_its_physical_addresses() {
 #[test]
 fn the_notes_have_the_registers_of_each_vcpu() {
     let mut file = InMemory::default();
-    write(&[vcpu(3, Mode::Real), vcpu(0, Mode::Real)], &memory(), 11, &mut file).unwrap();
+    write(&[vcpu(3, Mode::Real), vcpu(0, Mode::Real)], &memory(), KILLED, &mut file, &|| false).unwrap();
     let headers = headers::<elf::FileHeader32<Endianness>>(&file.0);
     let notes = &headers[0].3;
     let owners = [&b"CORE\0"[..], b"QEMU\0", b"VMM\0"];
@@ -80,6 +84,28 @@ fn the_notes_have_the_registers_of_each_vcpu() {
     assert_eq!((status[12], status[24]), (11, 4), "the signal, and the number of the process");
     let word = |at: usize| u32::from_le_bytes(status[at..at + 4].try_into().unwrap());
     assert_eq!((word(72 + 6 * 4), word(72 + 12 * 4)), (0x5566_7788, 0x1234), "EAX and EIP");
+}
+
+#[test]
+fn a_linux_kernel_has_its_note_and_its_vcpus_in_order() {
+    let order = |vmcoreinfo| {
+        let cause = CoreCause { first: 1, signal: 6, vmcoreinfo };
+        let mut file = InMemory::default();
+        write(&[vcpu(0, Mode::Real), vcpu(1, Mode::Real)], &memory(), cause, &mut file, &|| false).unwrap();
+        let notes = headers::<elf::FileHeader32<Endianness>>(&file.0).remove(0).3;
+        let has_note = notes.ends_with(b"VMCOREINFO\0\0OSRELEASE=6.1.0\n");
+        // The number of the process of the first vCPU.
+        (notes[20 + 24], has_note)
+    };
+    assert_eq!(order(None), (2, false));
+    assert_eq!(order(Some(b"OSRELEASE=6.1.0\n")), (1, true));
+}
+
+#[test]
+fn a_core_can_be_given_up() {
+    let mut file = InMemory::default();
+    let given_up = write(&[vcpu(0, Mode::Real)], &memory(), CoreCause::default(), &mut file, &|| true);
+    assert_eq!(given_up.unwrap_err().kind(), io::ErrorKind::Interrupted);
 }
 
 #[test]
@@ -100,7 +126,7 @@ fn the_page_tables_give_the_linear_addresses() {
     let mut long = vcpu(0, Mode::Long);
     long.sregs.cr3 = 0x2000;
     let mut file = InMemory::default();
-    assert!(write(&[long], &memory, 0, &mut file).unwrap().has_all_mappings);
+    assert!(write(&[long], &memory, CoreCause::default(), &mut file, &|| false).unwrap().has_all_mappings);
     let headers = headers::<elf::FileHeader64<Endianness>>(&file.0);
     let loads: Vec<_> =
         headers[1..].iter().map(|(_, linear, gpa, content)| (*linear, *gpa, content.len())).collect();
@@ -126,7 +152,7 @@ fn page_tables_that_lead_to_each_other_end() {
     let mut long = vcpu(0, Mode::Long);
     long.sregs.cr3 = 0x2000;
     let mut file = InMemory::default();
-    let summary = write(&[long], &memory, 0, &mut file).unwrap();
+    let summary = write(&[long], &memory, CoreCause::default(), &mut file, &|| false).unwrap();
     assert!(!summary.has_all_mappings);
     assert!(headers::<elf::FileHeader64<Endianness>>(&file.0).len() <= MAX_MAPPINGS + 3);
 }

@@ -2,6 +2,7 @@
 
 use crate::controller::{DebugControl, DebugPoint};
 use crate::exit::PointKind;
+use crate::host::sort_by_key;
 
 /// The most breakpoints of a plan.
 pub const MAX_BREAKPOINTS: usize = 16_384;
@@ -101,7 +102,7 @@ impl Plan {
     /// The plan within its limits, and in order.
     pub(super) fn limited(mut self) -> Self {
         self.breakpoints.truncate(MAX_BREAKPOINTS);
-        self.breakpoints.sort_unstable();
+        sort_by_key(&mut self.breakpoints, |address| *address);
         self.breakpoints.dedup();
         self.watchpoints.truncate(MAX_WATCHPOINTS);
         self

@@ -1,5 +1,6 @@
 //! The code of a flat binary, followed from its first byte: which addresses it uses as pointers, and if it prints.
 
+use crate::host::sort_by_key;
 use crate::x86::modes::Mode;
 use iced_x86::{
     Code as Encoding, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
@@ -113,8 +114,8 @@ impl Code {
         self.pointers.extend(named);
     }
 
-    /// The addresses that the code uses as pointers to data that it reads.
-    pub(super) fn addresses(&self) -> BTreeSet<u64> {
+    /// The addresses that the code uses as pointers to data that it reads, in ascending order.
+    pub(super) fn addresses(&self) -> Vec<u64> {
         let mut pointers = self.pointers.clone();
         loop {
             let sources = self.copies.iter().filter(|(to, _)| pointers.contains(to)).map(|(_, from)| *from);
@@ -125,7 +126,10 @@ impl Code {
             pointers.extend(new);
         }
         let loaded = self.loaded.iter().filter(|(register, _)| pointers.contains(register));
-        loaded.map(|(_, number)| *number).chain(self.bases.iter().copied()).collect()
+        let mut addresses: Vec<u64> =
+            loaded.map(|(_, number)| *number).chain(self.bases.iter().copied()).collect();
+        sort_by_key(&mut addresses, |address| *address);
+        addresses
     }
 
     /// The texts outside the code, each with its offset.

@@ -2,6 +2,7 @@
 //! KVM, both can only be guessed.
 
 use super::idt::Idt;
+use crate::host::sort_by_key;
 use crate::memory::PagedMemory;
 use softcpu::{Cpu, Death, Fault};
 
@@ -86,7 +87,7 @@ fn describe(fault: &Fault, rip: Option<u64>) -> String {
 pub(super) fn looped(cpu: &Cpu<PagedMemory>) -> Option<String> {
     let recent: Vec<u64> = cpu.recent().collect();
     let mut blocks: Vec<u64> = recent.clone();
-    blocks.sort_unstable();
+    sort_by_key(&mut blocks, |block| *block);
     blocks.dedup();
     // A block that was entered once is not a loop.
     let times = |rip: u64| cpu.block(rip).map(|(_, entered)| entered).filter(|times| *times > 1);
