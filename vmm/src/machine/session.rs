@@ -87,9 +87,15 @@ fn watched<V: Debuggable + Sampled>(
     run: impl FnOnce(&mut [WatchedVcpu<'_, '_, V>]) -> Result<RunResult, Error>,
 ) -> Result<RunResult, Error> {
     match watch {
-        Watch::Debugger(debugger) => debugged(vcpus, parts, debugger, run)?,
+        Watch::Debugger(debugger) => debugged(vcpus, parts, debugger, |vcpus| {
+            let watched = vcpus.into_iter().map(|by| WatchedVcpu::debugged(by, parts.memory));
+            run(&mut watched.collect::<Option<Vec<_>>>().unwrap_or_default())
+        })?,
         Watch::Sampling(sampling) => {
-            let (ran, samples) = sampled(vcpus, parts, sampling, run)?;
+            let (ran, samples) = sampled(vcpus, parts, sampling, |vcpus| {
+                let watched = vcpus.into_iter().map(|by| WatchedVcpu::sampled(by, parts.memory));
+                run(&mut watched.collect::<Vec<_>>())
+            })?;
             Ok(RunResult { samples: Some(samples), ..ran? })
         }
         Watch::Nothing => Err(Error::Config("nothing watches the vCPUs".into())),

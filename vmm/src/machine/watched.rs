@@ -23,24 +23,22 @@ pub(crate) struct WatchedVcpu<'h, 'a, V> {
 
 enum Watcher<'h, 'a, V> {
     Debugger(DebuggedVcpu<'h, 'a, V>),
-    Sampler(Sampler<'h>),
+    Sampler(Sampler<'h, 'a, V>),
 }
 
-impl<'h, 'a, V> WatchedVcpu<'h, 'a, V> {
-    /// A vCPU under a debugger.
-    pub(super) fn debugged(
-        vcpu: &'h Mutex<&'a mut V>,
-        memory: &'h GuestMemory,
-        by: DebuggedVcpu<'h, 'a, V>,
-    ) -> Self {
-        Self { vcpu, memory, watcher: Watcher::Debugger(by) }
+impl<'h, 'a, V: Debuggable + Sampled> WatchedVcpu<'h, 'a, V> {
+    /// A vCPU under a debugger. `None` if there is no such vCPU.
+    pub(super) fn debugged(by: DebuggedVcpu<'h, 'a, V>, memory: &'h GuestMemory) -> Option<Self> {
+        Some(Self { vcpu: by.vcpu()?, memory, watcher: Watcher::Debugger(by) })
     }
 
     /// A vCPU that is sampled.
-    pub(super) fn sampled(vcpu: &'h Mutex<&'a mut V>, memory: &'h GuestMemory, by: Sampler<'h>) -> Self {
-        Self { vcpu, memory, watcher: Watcher::Sampler(by) }
+    pub(super) fn sampled(by: Sampler<'h, 'a, V>, memory: &'h GuestMemory) -> Self {
+        Self { vcpu: by.vcpu(), memory, watcher: Watcher::Sampler(by) }
     }
+}
 
+impl<'h, 'a, V> WatchedVcpu<'h, 'a, V> {
     /// The vCPU itself. A panic of another thread does not matter: it ends the run.
     fn own(&self) -> MutexGuard<'h, &'a mut V> {
         self.vcpu.lock().unwrap_or_else(PoisonError::into_inner)
@@ -51,7 +49,7 @@ impl<V: Debuggable + Sampled> Vcpu for WatchedVcpu<'_, '_, V> {
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
         match &mut self.watcher {
             Watcher::Debugger(vcpu) => vcpu.enter(entry),
-            Watcher::Sampler(sampler) => sampler.enter(self.vcpu, entry),
+            Watcher::Sampler(sampler) => sampler.enter(entry),
         }
     }
 

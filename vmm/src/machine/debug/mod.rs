@@ -26,7 +26,6 @@ mod vcpu;
 
 pub use plan::{Action, Facilities, MAX_BREAKPOINTS, MAX_WATCHED, MAX_WATCHPOINTS, Method, Plan};
 
-use super::watched::WatchedVcpu;
 use crate::controller::{Devices, VcpuState};
 use crate::error::Error;
 use crate::exit::{Exit, PointKind};
@@ -140,7 +139,7 @@ pub(super) fn debugged<V: Debuggable, R>(
     vcpus: &mut [V],
     parts: &Parts<'_>,
     debugger: &mut dyn Debugger,
-    run: impl FnOnce(&mut [WatchedVcpu<'_, '_, V>]) -> R,
+    run: impl FnOnce(Vec<DebuggedVcpu<'_, '_, V>>) -> R,
 ) -> Result<R, Error> {
     let hub = Hub::new(vcpus, *parts, debugger);
     thread::scope(|scope| {
@@ -151,11 +150,6 @@ pub(super) fn debugged<V: Debuggable, R>(
             .map_err(Error::host("starting the debugger's thread"))?;
         // The debugger's thread ends when the run does, also when it panics.
         let _end = hub.ends_with_run();
-        let watched = (0..hub.vcpus()).filter_map(|index| {
-            let by = DebuggedVcpu::new(&hub, index);
-            Some(WatchedVcpu::debugged(hub.vcpu(index)?, parts.memory, by))
-        });
-        let mut wrapped: Vec<_> = watched.collect();
-        Ok(run(&mut wrapped))
+        Ok(run((0..hub.vcpus()).map(|index| DebuggedVcpu::new(&hub, index)).collect()))
     })
 }

@@ -204,7 +204,7 @@ fn kills(exit: &Exit) -> bool {
     matches!(exit, Exit::Shutdown | Exit::EmulationFailure(_) | Exit::FailedEntry { .. } | Exit::Other(_))
 }
 
-impl<V: Debuggable> DebuggedVcpu<'_, '_, V> {
+impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
     /// Enters the guest, as far as the debugger lets it. Returns the next exit for the controllers.
     ///
     /// # Errors
@@ -236,6 +236,11 @@ impl<V: Debuggable> DebuggedVcpu<'_, '_, V> {
                 return Ok(exit);
             }
         }
+    }
+
+    /// The vCPU itself.
+    pub(crate) fn vcpu(&self) -> Option<&'h Mutex<&'a mut V>> {
+        self.hub.vcpu(self.index)
     }
 
     /// Sets the kicker of the vCPU's thread.

@@ -1,7 +1,7 @@
 //! Sampling a guest: a timer interrupts its vCPUs, and the stacks that they have then are counted. Or each exit is a sample.
 //!
 //! ```text
-//! exit loop -> WatchedVcpu::enter -> Sampler -> the vCPU
+//! exit loop -> WatchedVcpu::enter -> Sampler::enter -> the vCPU
 //!                                       | at a sample: registers, stack
 //!                                    Collector
 //! ```
@@ -23,7 +23,6 @@ pub(super) use sampler::Sampler;
 
 use super::debug::Parts;
 use super::explain::Frame;
-use super::watched::WatchedVcpu;
 use crate::controller::vcpu::{Entry, Vcpu};
 use crate::error::Error;
 use crate::exit::{Arrival, Exit};
@@ -130,7 +129,7 @@ pub(super) fn sampled<V: Sampled, R>(
     vcpus: &mut [V],
     parts: &Parts<'_>,
     sampling: &mut Sampling,
-    run: impl FnOnce(&mut [WatchedVcpu<'_, '_, V>]) -> R,
+    run: impl FnOnce(Vec<Sampler<'_, '_, V>>) -> R,
 ) -> Result<(R, SampleReport), Error> {
     let by = sampling.by;
     let collected =
@@ -142,16 +141,14 @@ pub(super) fn sampled<V: Sampled, R>(
     let vcpus: Vec<_> = vcpus.iter_mut().map(Mutex::new).collect();
     let slot = |index: usize| slots.get(index).or(slots.first());
     let missing = || Error::Config("a machine without a vCPU cannot be sampled".into());
-    let watched = vcpus.iter().enumerate().map(|(index, vcpu)| {
-        let sampler = Sampler::new(&collector, slot(index)?, by, parts.leaves_on_halt, vcpu);
-        Some(WatchedVcpu::sampled(vcpu, parts.memory, sampler))
-    });
-    let mut watched: Vec<_> = watched.collect::<Option<_>>().ok_or_else(missing)?;
+    let sampler =
+        |(index, vcpu)| Some(Sampler::new(&collector, slot(index)?, by, parts.leaves_on_halt, vcpu));
+    let samplers: Option<Vec<_>> = vcpus.iter().enumerate().map(sampler).collect();
+    let samplers = samplers.ok_or_else(missing)?;
     let result = match (V::LEAVES, slots.first()) {
-        (false, Some(slot)) => sample_thread(slot, by, || run(&mut watched)),
-        _ => Ok(run(&mut watched)),
+        (false, Some(slot)) => sample_thread(slot, by, || run(samplers)),
+        _ => Ok(run(samplers)),
     };
-    drop(watched);
     let Collected { stacks, cost, unwinder } =
         collector.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     sampling.unwinder = unwinder;

@@ -11,7 +11,8 @@ use crate::profile::{SampleKind, StackSample};
 use std::sync::{Mutex, PoisonError};
 
 /// The sampler of one vCPU.
-pub(crate) struct Sampler<'s> {
+pub(crate) struct Sampler<'s, 'a, V> {
+    vcpu: &'s Mutex<&'a mut V>,
     collector: &'s Collector,
     slot: &'s SampleSlot,
     by: SampleBy,
@@ -28,17 +29,18 @@ pub(crate) struct Sampler<'s> {
     random: u64,
 }
 
-impl<'s> Sampler<'s> {
-    pub(super) fn new<V: Sampled>(
+impl<'s, 'a, V: Sampled> Sampler<'s, 'a, V> {
+    pub(super) fn new(
         collector: &'s Collector,
         slot: &'s SampleSlot,
         by: SampleBy,
         leaves_on_halt: bool,
-        vcpu: &Mutex<&mut V>,
+        vcpu: &'s Mutex<&'a mut V>,
     ) -> Self {
         let id = vcpu.lock().unwrap_or_else(PoisonError::into_inner).id();
         let random = 0x9e37_79b9_7f4a_7c15 ^ u64::from(id);
         Self {
+            vcpu,
             collector,
             slot,
             by,
@@ -51,6 +53,11 @@ impl<'s> Sampler<'s> {
         }
     }
 
+    /// The vCPU itself.
+    pub(crate) fn vcpu(&self) -> &'s Mutex<&'a mut V> {
+        self.vcpu
+    }
+
     /// The slot of the vCPU's thread, and the reason for samples.
     pub(crate) fn timer(&self) -> (&'s SampleSlot, SampleBy) {
         (self.slot, self.by)
@@ -60,12 +67,8 @@ impl<'s> Sampler<'s> {
     ///
     /// # Errors
     /// The host cannot run the vCPU.
-    pub(crate) fn enter<V: Sampled>(
-        &mut self,
-        vcpu: &Mutex<&mut V>,
-        mut entry: Entry,
-    ) -> Result<(Exit, Arrival), Error> {
-        let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn enter(&mut self, mut entry: Entry) -> Result<(Exit, Arrival), Error> {
+        let mut vcpu = self.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         let vcpu: &mut V = &mut vcpu;
         let in_vmm = self.slot.pause();
         if in_vmm > 0 {
@@ -105,7 +108,7 @@ impl<'s> Sampler<'s> {
     }
 
     /// Takes the sample that is due, or chooses the instruction at which it is taken.
-    fn due<V: Sampled>(&mut self, vcpu: &mut V) {
+    fn due(&mut self, vcpu: &mut V) {
         if !V::LEAVES {
             // Slices end at fixed numbers of instructions, so their ends would always meet the same code of a loop.
             let slice = vcpu.slice().max(1);
@@ -123,7 +126,7 @@ impl<'s> Sampler<'s> {
     /// The interrupt of the sample's timer makes a vCPU leave its guest, which KVM counts (`irq_exits`). If the thread was in
     /// KVM's own code, the interrupt finds no guest, and is not counted. Another interrupt of the host since the last entry
     /// can make a sample in KVM one in the guest.
-    fn kind(&self, vcpu: &mut impl Sampled) -> Option<SampleKind> {
+    fn kind(&self, vcpu: &mut V) -> Option<SampleKind> {
         if !self.leaves_on_halt {
             match vcpu.activity() {
                 Activity::Running => {}
