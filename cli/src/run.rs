@@ -98,13 +98,7 @@ pub fn run_and_report(
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         let sample_files = SampleFiles::open(&arguments.sample, &inputs)?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
-        for file in sample_files.files() {
-            files.check_other("--sample-file", file)?;
-            if screen.as_ref().is_some_and(|screen| screen.file().takes_the_place_of(file)) {
-                let what = "--sample-file and --screen write the same file: give two different files";
-                return Err(Error::Config(what.into()).into());
-            }
-        }
+        sample_files.check_others(&files, screen.as_ref().map(ScreenFile::file))?;
         if let Some(screen) = &screen {
             files.check_other("--screen", screen.file())?;
         }

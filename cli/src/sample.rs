@@ -1,6 +1,7 @@
 //! The option `--sample`: samples of the guest, their files, and the lines about them.
 
 use crate::file_name::{check_dash, check_inputs};
+use crate::measure::ResultFiles;
 use crate::names::Names;
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
@@ -151,9 +152,23 @@ impl<'a> SampleFiles<'a> {
         Ok(Self(files))
     }
 
-    /// The open files.
-    pub(super) fn files(&self) -> impl Iterator<Item = &OutputFile> {
-        self.0.iter().map(|(_, file)| file)
+    /// Checks that no other result is written to one of the files.
+    ///
+    /// # Errors
+    /// One is.
+    pub(super) fn check_others(
+        &self,
+        files: &ResultFiles<'_>,
+        screen: Option<&OutputFile>,
+    ) -> Result<(), Error> {
+        for (_, file) in &self.0 {
+            files.check_other("--sample-file", file)?;
+            if screen.is_some_and(|screen| screen.takes_the_place_of(file)) {
+                let what = "--sample-file and --screen write the same file: give two different files";
+                return Err(Error::Config(what.into()));
+            }
+        }
+        Ok(())
     }
 
     /// Writes the files. Prints each one on stderr, or why it could not be written. Returns the exit status.

@@ -11,6 +11,8 @@ use crate::x86::registers::{Regs, Sregs};
 
 /// The longest call instruction, in bytes.
 const MAX_CALL: usize = 7;
+/// The longest function without a frame that is recognised, in bytes.
+const MAX_LEAF: u64 = 4096;
 
 /// The linear address of the next instruction, and then those to which the functions on the stack return, the innermost first.
 /// `None` if the host does not give the registers.
@@ -41,6 +43,7 @@ pub(super) fn addresses(
 fn callers(mode: Mode, regs: &Regs, sregs: &Sregs, probe: &Probe<&dyn ReadMemory>) -> Vec<u64> {
     let (width, mask) = if mode == Mode::Protected { (4usize, 0xffff_ffff) } else { (8, u64::MAX) };
     let mut found = Vec::new();
+    found.extend(leaf(regs, sregs, probe, width, mask));
     let mut lowest = regs.rsp & mask;
     let mut at = regs.rbp & mask;
     while found.len() < MAX_DEPTH && at >= lowest {
@@ -59,6 +62,25 @@ fn callers(mode: Mode, regs: &Regs, sregs: &Sregs, probe: &Probe<&dyn ReadMemory
         (lowest, at) = (above, word(saved));
     }
     found
+}
+
+/// The caller of a function without a frame of its own: the word on top of the stack returns behind a call of an address just
+/// before this one.
+fn leaf(regs: &Regs, sregs: &Sregs, probe: &Probe<&dyn ReadMemory>, width: usize, mask: u64) -> Option<u64> {
+    let mut top = [0; 8];
+    let top = top.get_mut(..width)?;
+    if !probe.read_range(probe.linear(sregs.ss.base, regs.rsp & mask), top) {
+        return None;
+    }
+    let returns_to = word(top);
+    let mut call = [0; 5];
+    if !probe.read_range(probe.linear(sregs.cs.base, returns_to.wrapping_sub(5)), &mut call) {
+        return None;
+    }
+    let [0xe8, distance @ ..] = call else { return None };
+    let target = returns_to.wrapping_add_signed(i32::from_le_bytes(distance).into()) & mask;
+    let offset = regs.rip.checked_sub(target)?;
+    (offset < MAX_LEAF).then(|| probe.linear(sregs.cs.base, returns_to))
 }
 
 /// The number in at most 8 bytes.
@@ -106,6 +128,17 @@ mod tests {
     fn frame_pointers_lead_to_the_callers() {
         let mut vcpu = vcpu(0x8000, 0x7ff0, &[0x8008, 0x2010, 0x8010, 0x2020, 0, 0]);
         assert_eq!(found(&mut vcpu), [0x1234, 0x2010, 0x2020]);
+    }
+
+    #[test]
+    fn a_function_without_a_frame_has_its_caller() {
+        // `call 0x1230` before 0x3005, and RIP is 0x1234.
+        let mut vcpu = vcpu(0x8008, 0x8000, &[0x3005, 0, 0x8010, 0x2010]);
+        let distance = 0x1230u32.wrapping_sub(0x3005);
+        vcpu.memory.write(Gpa(0x3000), &[&[0xe8], &distance.to_le_bytes()[..]].concat()).unwrap();
+        assert_eq!(found(&mut vcpu), [0x1234, 0x3005, 0x2010]);
+        vcpu.regs.rip = 0x122f;
+        assert_eq!(found(&mut vcpu), [0x122f, 0x2010]);
     }
 
     #[test]
