@@ -1,10 +1,10 @@
-//! Sets `cfg(has_kvm)` in the packages `vmm` and `cli` if they are built for x86-64 Linux. On other hosts they have no KVM,
+//! Sets `cfg(has_kvm)` in the packages `vmm` and `commands` if they are built for x86-64 Linux. On other hosts they have no KVM,
 //! and no Linux guests, which need it (`docs/design.md`, "Hosts").
 
 use std::env;
 
 /// Prints the instructions for cargo.
-pub fn main() {
+fn main() {
     println!("cargo::rerun-if-changed=../hosts.rs");
     println!("cargo::rustc-check-cfg=cfg(has_kvm)");
     let target = |part: &str| env::var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default();

@@ -1,11 +1,8 @@
-//! Sets `cfg(has_kvm)`, and makes the program smaller with options of the linker that work on this host.
+//! Makes the program smaller with options of the linker that work on this host.
 
 use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-#[path = "../hosts.rs"]
-mod hosts;
 
 /// Options of the linker that make the program smaller, and change nothing else.
 const OPTIONS: [&str; 2] = [
@@ -16,7 +13,6 @@ const OPTIONS: [&str; 2] = [
 ];
 
 fn main() {
-    hosts::main();
     println!("cargo::rerun-if-changed=build.rs");
     // On another host, the program of the test could not run.
     if env::var("HOST") != env::var("TARGET") || env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {

@@ -8,11 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The packages, from the top down. Each may depend only on those below it.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "bench",
     "campaign",
     "differ",
     "cli",
+    "commands",
     "debug",
     "exercise",
     "gdb",

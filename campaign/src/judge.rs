@@ -19,7 +19,7 @@ pub const USAGE: i32 = 110;
 pub const BAD_IMAGE: i32 = 116;
 /// The status of a host that failed.
 pub const HOST_ERROR: i32 = 115;
-/// The statuses of the program itself, as `cli/src/status.rs` defines them. 1 to 99 are those of a guest.
+/// The statuses of the program itself, as `commands/src/status.rs` defines them. 1 to 99 are those of a guest.
 const OWN: std::ops::RangeInclusive<i32> = 110..=119;
 /// The longest sentence that is taken for a clear one, in characters.
 const LONGEST: usize = 400;

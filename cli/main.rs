@@ -1,38 +1,5 @@
-//! The `vmm` program: the command line over the library.
+//! The program `vmm`: the entry point. The command line is in the package `commands`.
 #![cfg_attr(all(target_env = "gnu", not(test)), no_main)]
-
-mod args;
-#[cfg_attr(not(has_kvm), path = "bench/absent.rs")]
-mod bench;
-mod boot;
-mod boot_files;
-mod cli;
-mod compare;
-mod core_file;
-mod debugger;
-mod doctor;
-mod expect;
-mod file_name;
-mod grade;
-mod guests;
-mod measure;
-mod modules;
-mod names;
-#[cfg_attr(not(has_kvm), path = "observe/absent.rs")]
-mod observe;
-mod places;
-mod processor;
-mod report;
-mod run;
-mod sample;
-mod screen;
-mod stacks;
-mod status;
-mod step;
-mod streams;
-mod summary;
-mod target;
-mod terminal;
 
 // Takes the functions that unwind a panic from GCC's archive, which every gcc installs, and not from libgcc_s.so.1. To load
 // that library takes a fourteenth of a small guest's run. A static program uses the archive anyway.
@@ -53,10 +20,10 @@ unsafe extern "C" {}
 extern "C" fn main() -> i32 {
     // The status that Rust's own entry point returns after a panic.
     const PANICKED: i32 = 101;
-    std::panic::catch_unwind(cli::main).map_or(PANICKED, i32::from)
+    std::panic::catch_unwind(commands::main).map_or(PANICKED, i32::from)
 }
 
 #[cfg(not(all(target_env = "gnu", not(test))))]
 fn main() -> std::process::ExitCode {
-    cli::main().into()
+    commands::main().into()
 }
