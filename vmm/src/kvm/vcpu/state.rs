@@ -5,11 +5,11 @@ use super::restore::Start;
 use crate::controller::vcpu::{Activity, KvmTranslation, Location};
 use crate::controller::{DebugControl, VcpuState, msr};
 use crate::error::Error;
-use crate::kvm::counters::{self, KvmCounters};
+use crate::kvm::counters::{self, KvmCounters, OneCounter};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::cpuid;
 use crate::x86::modes::{self, Mode, VcpuIndex};
-use crate::x86::registers::{CpuidEntry, Regs, Sregs};
+use crate::x86::registers::{CpuidEntry, FxImage, Regs, Sregs};
 use crate::x86::state_check::{self, Kind, Snapshot};
 use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
 use std::io;
@@ -133,6 +133,15 @@ impl KvmVcpu {
         counters::kvm_counters(&self.fd)
     }
 
+    /// The number of times that an interrupt of the host made the vCPU leave its guest (`irq_exits` of KVM's counters). `None`
+    /// if the kernel does not count it.
+    pub(crate) fn interrupt_exits(&mut self) -> Option<u64> {
+        let fd = &self.fd;
+        let counter =
+            self.interrupt_counter.get_or_insert_with(|| OneCounter::open(fd, "irq_exits").ok().flatten());
+        counter.as_ref()?.read().ok()
+    }
+
     /// The frequency of the guest's time-stamp counter in kHz, which by default is that of the host. `None` if KVM does
     /// not know it.
     pub(crate) fn tsc_khz(&self) -> Option<u32> {
@@ -171,6 +180,31 @@ impl VcpuState for KvmVcpu {
 
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
         self.fd.set_sregs(&(*sregs).into()).map_err(|error| self.explain_refusal(error.into(), sregs))
+    }
+
+    fn fpu(&mut self) -> Option<FxImage> {
+        let xsave = self.fd.get_xsave().ok()?;
+        let mut image: FxImage = [0; 512];
+        for (place, word) in image.chunks_exact_mut(4).zip(xsave.region) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        Some(image)
+    }
+
+    /// The other parts of the XSAVE area stay. KVM_SET_FPU has no effect on some hosts.
+    fn set_fpu(&mut self, image: &FxImage) -> bool {
+        /// The words of XSTATE_BV, and its bits for x87 and SSE (Intel SDM volume 1, section 13.4.2).
+        const PRESENT: usize = 512 / 4;
+        const X87_AND_SSE: u32 = 3;
+        let Ok(mut xsave) = self.fd.get_xsave() else { return false };
+        for (word, bytes) in xsave.region.iter_mut().zip(image.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        if let Some(present) = xsave.region.get_mut(PRESENT) {
+            *present |= X87_AND_SSE;
+        }
+        // SAFETY: the program never enables XSAVE features that need a larger area than `kvm_xsave`.
+        unsafe { self.fd.set_xsave(&xsave) }.is_ok()
     }
 
     fn is_in_shadow(&mut self) -> bool {

@@ -3,15 +3,12 @@
 use super::hub::{Hub, Pass, lock};
 use super::plan::MAX_WATCHED;
 use super::{Action, Method, Plan, Why};
-use crate::controller::vcpu::{Activity, Entry, KvmTranslation, Vcpu};
-use crate::controller::{DebugControl, VcpuState};
+use crate::controller::DebugControl;
+use crate::controller::vcpu::{Entry, Vcpu};
 use crate::error::Error;
 use crate::exit::{Arrival, DebugStop, Exit, PointKind};
 use crate::host::Kicker;
-use crate::memory::GuestMemory;
-use crate::run::vcpu_threads::WithKicks;
 use crate::x86::probe::linear_rip;
-use crate::x86::registers::{Regs, Sregs};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -57,13 +54,15 @@ pub(crate) struct DebuggedVcpu<'h, 'a, V> {
     round: Option<u64>,
     /// The vCPU is set to execute the first instruction of a round, which is at a breakpoint.
     steps_off: bool,
+    /// The address of the breakpoint that is not in memory meanwhile.
+    lifted: Option<u64>,
     /// The bytes of the watchpoints, if they are compared.
     watched: Vec<Vec<u8>>,
 }
 
 impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
     pub(super) fn new(hub: &'h Hub<'a, V>, index: usize) -> Self {
-        Self { hub, index, kept: None, round: None, steps_off: false, watched: Vec::new() }
+        Self { hub, index, kept: None, round: None, steps_off: false, lifted: None, watched: Vec::new() }
     }
 
     /// Calls `body` with the vCPU itself.
@@ -101,13 +100,29 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
     /// Prepares the vCPU for a new round.
     fn begin_round(&mut self, plan: &Plan) -> Result<(), Error> {
         let action = plan.action(self.index);
+        self.put_back();
         // A processor that stops before an instruction does not get past it by itself.
-        self.steps_off = !plan.breakpoints.is_empty() && plan.breaks_at(self.linear_rip()?);
+        self.steps_off = false;
+        if !plan.breakpoints.is_empty() {
+            let rip = self.linear_rip()?;
+            self.steps_off = plan.breaks_at(rip);
+            if self.steps_off && plan.method() == Method::Patches {
+                self.hub.lift(rip);
+                self.lifted = Some(rip);
+            }
+        }
         if plan.method() == Method::Compare {
             self.watched = self.watched(plan)?;
         }
         let control = if self.steps_off { DebugControl::step() } else { plan.control(action) };
         self.with(|vcpu| vcpu.set_debug(&control))?
+    }
+
+    /// Puts back the breakpoint that was not in memory.
+    fn put_back(&mut self) {
+        if let Some(address) = self.lifted.take() {
+            self.hub.put_back(address);
+        }
     }
 
     /// Switches steps off for a HLT that is an exit: KVM may report the step only, and the guest would run on behind it.
@@ -150,6 +165,15 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
             Exit::Debug(DebugStop::Step) => self.stepped(plan)?,
             Exit::Debug(DebugStop::Breakpoint(_)) => Some(Why::Breakpoint),
             Exit::Debug(DebugStop::Watchpoint(address, kind)) => Some(Why::Watchpoint(address, kind)),
+            Exit::Debug(DebugStop::Software) if plan.method() == Method::Patches => {
+                match plan.breaks_at(self.linear_rip()?) {
+                    true => Some(Why::Breakpoint),
+                    false => {
+                        self.hub.give_up_patches();
+                        None
+                    }
+                }
+            }
             Exit::Debug(DebugStop::Software) => Some(Why::Software),
             Exit::Interrupted => return Ok(Some((exit, arrival))),
             _ => {
@@ -181,6 +205,7 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
         let action = plan.action(self.index);
         if self.steps_off {
             self.steps_off = false;
+            self.put_back();
             let control = plan.control(action);
             self.with(|vcpu| vcpu.set_debug(&control))??;
         }
@@ -207,8 +232,12 @@ fn kills(exit: &Exit) -> bool {
     matches!(exit, Exit::Shutdown | Exit::EmulationFailure(_) | Exit::FailedEntry { .. } | Exit::Other(_))
 }
 
-impl<V: Debuggable> Vcpu for DebuggedVcpu<'_, '_, V> {
-    fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
+    /// Enters the guest, as far as the debugger lets it. Returns the next exit for the controllers.
+    ///
+    /// # Errors
+    /// The host cannot run the vCPU.
+    pub(crate) fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
         let mut entry = self.kept.take().unwrap_or(entry);
         loop {
             if self.hub.must_stop()
@@ -237,57 +266,13 @@ impl<V: Debuggable> Vcpu for DebuggedVcpu<'_, '_, V> {
         }
     }
 
-    fn rip(&mut self) -> Option<u64> {
-        self.with(|vcpu| vcpu.rip()).ok().flatten()
+    /// The vCPU itself.
+    pub(crate) fn vcpu(&self) -> Option<&'h Mutex<&'a mut V>> {
+        self.hub.vcpu(self.index)
     }
-}
 
-impl<V: Debuggable> VcpuState for DebuggedVcpu<'_, '_, V> {
-    fn id(&self) -> u32 {
-        self.with(|vcpu| vcpu.id()).unwrap_or_default()
-    }
-    fn regs(&mut self) -> Result<Regs, Error> {
-        self.with(|vcpu| vcpu.regs())?
-    }
-    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
-        self.with(|vcpu| vcpu.set_regs(regs))?
-    }
-    fn sregs(&mut self) -> Result<Sregs, Error> {
-        self.with(|vcpu| vcpu.sregs())?
-    }
-    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
-        self.with(|vcpu| vcpu.set_sregs(sregs))?
-    }
-    fn msr(&mut self, index: u32) -> Option<u64> {
-        self.with(|vcpu| vcpu.msr(index)).ok().flatten()
-    }
-    fn set_msr(&mut self, index: u32, data: u64) -> bool {
-        self.with(|vcpu| vcpu.set_msr(index, data)).unwrap_or(false)
-    }
-    fn activity(&mut self) -> Activity {
-        self.with(|vcpu| vcpu.activity()).unwrap_or(Activity::Running)
-    }
-    fn is_in_shadow(&mut self) -> bool {
-        self.with(|vcpu| vcpu.is_in_shadow()).unwrap_or(false)
-    }
-    fn nmi_is_pending(&mut self) -> bool {
-        self.with(|vcpu| vcpu.nmi_is_pending()).unwrap_or(false)
-    }
-    fn translate(&mut self, linear: u64) -> KvmTranslation {
-        self.with(|vcpu| vcpu.translate(linear)).unwrap_or(KvmTranslation::Unavailable)
-    }
-    fn memory(&self) -> &GuestMemory {
-        self.hub.parts().memory
-    }
-}
-
-impl<V: Debuggable + SharedKicks> WithKicks for DebuggedVcpu<'_, '_, V> {
-    fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
-        let (hub, index) = (self.hub, self.index);
-        let vcpu = hub.vcpu(index).ok_or_else(|| Error::Config("there is no such vCPU".into()))?;
-        V::with_shared_kicks(vcpu, |kicker| {
-            hub.set_kicker(index, kicker);
-            body(self, kicker)
-        })
+    /// Sets the kicker of the vCPU's thread.
+    pub(crate) fn set_kicker(&self, kicker: Kicker) {
+        self.hub.set_kicker(self.index, kicker);
     }
 }
