@@ -18,7 +18,7 @@ use vmm::Error;
 use vmm::controller::MsrRule;
 pub(super) use vmm::controller::parse_msr_rule;
 use vmm::host::format_size;
-pub(super) use vmm::host::parse_number;
+pub(super) use vmm::host::{parse_number, parse_size};
 use vmm::x86::{CpuidOverride, InitialValue};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
@@ -38,6 +38,8 @@ Examples:
   vmm run guest.bin --expect-output out.txt --expect ax=42
                                              fails if the run differs
   vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
+  vmm run guest.elf --sample --sample-file guest.svg
+                                             a flame graph of the guest
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 
@@ -356,20 +358,6 @@ pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
 pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
     let number = parse_number(text).ok().and_then(|number| number.try_into().ok());
     number.ok_or_else(|| "give a number from 1 to 32".into())
-}
-
-/// Parses a number of bytes. The suffixes K, M and G stand for powers of 1024.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    const EXPECTED: &str = "give a size in bytes, such as 0x100000, 64M or 2G";
-    let hex = text.starts_with("0x") || text.starts_with("0X");
-    let shift = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
-        Some('K') if !hex => 10,
-        Some('M') if !hex => 20,
-        Some('G') if !hex => 30,
-        _ => return parse_number(text).map_err(|_| EXPECTED.into()),
-    };
-    let number = text.get(..text.len() - 1).unwrap_or_default();
-    parse_number(number).ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(|| EXPECTED.into())
 }
 
 /// Checks that the value of an option is within its range.
