@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         linux_test("a_signal_during_a_write_keeps_synced_data", interrupted_write),
         linux_test("synced_files_survive_a_kill", || durability::kills(number("LINUX_KILLS").unwrap_or(2))),
         linux_test("an_idle_guest_runs_into_its_timeout", timeout),
+        linux_test("samples_tell_an_idle_kernel_from_a_busy_one", samples),
         linux_test("entropy_comes_from_the_host", entropy),
         linux_test("memory_continues_above_four_gibibytes", much_memory),
         linux_test("debug_a_panic_leaves_a_core_with_the_note_of_the_kernel", linux_debug::core_of_a_panic),
@@ -112,6 +113,26 @@ fn shell_and_power_off(kernel: &str) {
     assert_eq!(linux.ask(&format!("echo {long}")), long);
     assert_eq!(linux.ask("seq 2000 | md5sum"), "ea4d0a24dabcaa11f9aa979b872d162b  -");
     linux.power_off();
+}
+
+fn samples() {
+    let files = Files::new();
+    let folded = files.0.path().join("linux.folded").to_str().unwrap().to_string();
+    let mut linux = shell(&["--cpus", "2", "--sample=200", "--sample-file", &folded]);
+    linux.ask("sleep 2");
+    linux.ask("dd if=/dev/zero of=/dev/null bs=1M count=200 2>&1 | tail -1");
+    linux.power_off();
+    let stacks = fs::read_to_string(folded).unwrap();
+    let count = |condition: &dyn Fn(&str) -> bool| -> u64 {
+        let lines = stacks.lines().filter(|line| condition(line));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    };
+    // In two seconds of sleep, each vCPU is halted.
+    for vcpu in ["vCPU 0;", "vCPU 1;"] {
+        let halted = count(&|line| line.starts_with(vcpu) && line.contains(";[halted] "));
+        assert!(halted > 50, "{stacks}");
+    }
+    assert!(count(&|line| line.contains(";0xffffffff") && !line.contains('[')) > 20, "{stacks}");
 }
 
 fn without_input() {

@@ -38,6 +38,8 @@ Examples:
   vmm run guest.bin --expect-output out.txt --expect ax=42
                                              fails if the run differs
   vmm run guest.elf --gdb                    waits for gdb at 127.0.0.1:1234
+  vmm run guest.elf --sample --sample-file guest.svg
+                                             a flame graph of the guest
   vmm run simvirtio --profile json=run.json --trace run.trace
                                              files for `vmm report`
 

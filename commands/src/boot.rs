@@ -72,6 +72,7 @@ fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     text.after.check(&machine)?;
     // The symbols of a Linux kernel for 64 bits are in its vmlinux.
     let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
+    arguments.measure.sample.begin(&mut machine, &[], || Names::of(&arguments.measure.results, None))?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     begin(trace.as_ref(), arguments, &mut machine, &[])?;
     let report = terminal::run(&mut machine, debugger)?;
@@ -178,6 +179,8 @@ fn run_kernel(
     let symbols = arguments.measure.results.symbol_file();
     let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
+    let own_names = || Names::of(&arguments.measure.results, Some(arguments.kernel.clone()));
+    arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     begin(trace.as_ref(), arguments, &mut machine, &bases)?;
     let report = terminal::run(&mut machine, debugger)?;

@@ -79,7 +79,7 @@ pub fn check_extension(option: &str, path: &Path, written: ResultFormat) -> Resu
 }
 
 /// Refuses the name `-`, which means standard output in other programs. Here, standard output has the guest's output.
-fn check_dash(option: &str, path: &Path) -> Result<(), Error> {
+pub fn check_dash(option: &str, path: &Path) -> Result<(), Error> {
     match path.as_os_str() == "-" {
         false => Ok(()),
         true => Err(Error::Config(format!(

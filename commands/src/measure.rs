@@ -2,6 +2,7 @@
 
 use crate::expect::ExpectArgs;
 use crate::file_name::{ResultFormat, check_extension, check_inputs};
+use crate::sample::SampleArgs;
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use clap::{Args, ValueEnum};
@@ -30,6 +31,9 @@ pub(super) struct MeasureArgs {
     /// text [default: text on standard output, unless that is a terminal]
     #[arg(long, value_name = "FILE")]
     pub(super) screen: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) sample: SampleArgs,
 
     #[command(flatten)]
     pub(super) expect: ExpectArgs,

@@ -1,9 +1,9 @@
 //! The symbols of a guest, and the names of the addresses that its exits come from.
 
 use crate::measure::{ByArg, ResultArgs};
-use crate::places;
 use crate::run::Ran;
 use crate::status::Failure;
+use crate::{places, stacks};
 use debug::{Attribution, Fit, Guest, SymbolError, Symbols, attribute};
 use report::profile::SavedProcessor;
 use report::view::By;
@@ -80,27 +80,27 @@ impl Names {
     pub fn ran(self, name: String, report: Report, memory: &GuestMemory) -> Ran {
         let frame = report.explanation.as_ref().and_then(|explanation| explanation.frame());
         let exits = exits(report.profile.as_ref(), report.trace.as_ref());
-        let symbols = match frame.is_some() || !exits.is_empty() {
+        let symbols = match frame.is_some() || !exits.is_empty() || report.samples.is_some() {
             true => {
                 let bases: Vec<_> = report.image.iter().map(|range| range.start).collect();
                 self.symbols(&bases, report.ram, memory)
             }
             false => None,
         };
-        let Some(symbols) = symbols else {
-            return Ran {
-                name,
-                report,
-                places: String::new(),
-                names: Vec::new(),
-                core: None,
-                checked: Default::default(),
-                debugger: None,
-            };
-        };
-        let places = frame.map(|frame| places::lines(frame, &symbols)).unwrap_or_default();
-        let names = saved(&symbols, report.processor, &exits);
-        Ran { name, report, places, names, core: None, checked: Default::default(), debugger: None }
+        let symbols = symbols.as_ref();
+        let places = frame.zip(symbols).map(|(frame, symbols)| places::lines(frame, symbols));
+        let names = symbols.map(|symbols| saved(symbols, report.processor, &exits));
+        let samples = report.samples.as_ref().map(|taken| stacks::named(taken, symbols, &report));
+        Ran {
+            name,
+            places: places.unwrap_or_default(),
+            names: names.unwrap_or_default(),
+            samples,
+            core: None,
+            checked: Default::default(),
+            debugger: None,
+            report,
+        }
     }
 
     /// The symbols. `None` without a file that has some, or if they are not those of the guest, which the log says. `bases` are

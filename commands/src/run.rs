@@ -8,16 +8,17 @@ use crate::core_file::{CoreFile, LiveCores};
 use crate::expect::{AfterRun, Checked};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::names::Names;
+use crate::sample::SampleFiles;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
 use crate::step::Trace;
 use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{boot_files, debugger, modules, processor, screen, status, summary, terminal};
+use crate::{boot_files, debugger, modules, processor, sample, screen, status, summary, terminal};
 use gdb::Server;
 use guest::Map;
 use report::view::By;
-use report::{Measured, SavedName};
+use report::{Measured, Samples, SavedName};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -62,6 +63,8 @@ pub struct Ran {
     pub checked: Checked,
     /// The names of the addresses that exits come from.
     pub names: Vec<SavedName>,
+    /// The samples of the guest, if some were to be taken.
+    pub samples: Option<Samples>,
     /// The server of the debugger, which waits for the exit status.
     pub debugger: Option<Server>,
 }
@@ -93,19 +96,26 @@ pub fn run_and_report(
         let inputs = inputs();
         let after = arguments.expect.prepare(|| inputs.clone())?;
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
+        let sample_files = SampleFiles::open(&arguments.sample, &inputs)?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
+        sample_files.check_others(&files, screen.as_ref().map(ScreenFile::file))?;
         if let Some(screen) = &screen {
             files.check_other("--screen", screen.file())?;
         }
         after.check_files(&files, screen.as_ref().map(ScreenFile::file))?;
         let is_terminal = output.is_terminal;
-        Ok::<_, Failure>((files, screen, is_terminal, run(GuestText { after, ..output })?))
+        Ok::<_, Failure>((files, sample_files, screen, is_terminal, run(GuestText { after, ..output })?))
     };
-    let (files, screen_file, is_terminal, Ran { name, report, places, names, core, checked, debugger }) =
-        match open_and_run() {
-            Ok(results) => results,
-            Err(error) => return report_error(&error),
-        };
+    let (
+        files,
+        sample_files,
+        screen_file,
+        is_terminal,
+        Ran { name, report, places, names, samples, core, checked, debugger },
+    ) = match open_and_run() {
+        Ok(results) => results,
+        Err(error) => return report_error(&error),
+    };
     let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
     let mut status = status::of_report(&report);
     let shown = match (screen_file, &report.screen) {
@@ -126,6 +136,7 @@ pub fn run_and_report(
     let mut text = summary::first_line(&name, &report);
     if !arguments.results.quiet {
         text += &summary::details(&report, &places, &names, arguments.results.by.map(By::from));
+        text += &sample::lines(&report, samples.as_ref());
     }
     print_stderr(&text);
     let ended = summary::ending(&report);
@@ -137,8 +148,13 @@ pub fn run_and_report(
     }
     let status = if failed && status == status::OK { status::HOST_ERROR } else { status };
     let status = checked.report(&report, status, arguments.results.quiet);
-    let measured =
-        Measured::of(&name, &ended, &report).map(|measured| Measured { names: &names, ..measured });
+    let measured = Measured::of(&name, &ended, &report).map(|measured| Measured {
+        names: &names,
+        samples: samples.as_ref(),
+        ..measured
+    });
+    let written = sample_files.write(samples.as_ref(), &name, arguments.results.quiet);
+    let status = if status == status::OK { written } else { status };
     let status = files.write(measured.as_ref(), status);
     if let Some(mut server) = debugger {
         server.finish(status);
@@ -239,6 +255,8 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     screen::check_input(machine.kind(), arguments.console.is_some())?;
     text.after.check(&machine)?;
     processor::announce(&machine);
+    let own_names = || Names::of(&arguments.measure.results, guest.clone());
+    arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     if let Some(trace) = &trace {
         trace.begin(&mut machine, Names::of(&arguments.measure.results, guest)?, &bases)?;
     }

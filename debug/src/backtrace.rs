@@ -62,7 +62,7 @@ pub fn backtrace(registers: &Registers, stack: Stack<'_>, symbols: &Symbols) -> 
 /// The caller by the frame pointer; in the first instructions of a function, before it is set, by the stack pointer.
 fn by_frame_pointer(at: &Caller, stack: Stack<'_>, symbols: &Symbols) -> Option<Caller> {
     let Caller { rsp, rbp, width, .. } = *at;
-    if let Some(pushed) = at_entry(at, symbols) {
+    if let Some(pushed) = at_entry(at, symbols).or_else(|| in_leaf(at, stack, symbols)) {
         let returns_at = rsp.checked_add(pushed.checked_mul(width)?)?;
         let own = if pushed == 0 { rbp } else { stack.word(rsp, width)? };
         let rip = stack.word(returns_at, width)?;
@@ -94,6 +94,20 @@ fn at_entry(at: &Caller, symbols: &Symbols) -> Option<u64> {
         offset if first.first() == Some(&PUSH_RBP) && offset == skipped.saturating_add(1) => Some(1),
         _ => None,
     }
+}
+
+/// 0 if a function without a frame of its own has pushed nothing: the word on top of the stack returns behind a call of this
+/// very function.
+fn in_leaf(at: &Caller, stack: Stack<'_>, symbols: &Symbols) -> Option<u64> {
+    if at.returns {
+        return None;
+    }
+    let returns_to = stack.word(at.rsp, at.width)?;
+    let call = symbols.code_at(returns_to.checked_sub(5)?)?;
+    let Some([0xe8, distance @ ..]) = call.first_chunk::<5>() else { return None };
+    let target = returns_to.wrapping_add_signed(i32::from_le_bytes(*distance).into());
+    let start = at.rip.checked_sub(symbols.offset(at.rip)?)?;
+    (target == start).then_some(0)
 }
 
 /// True if a call instruction ends at `address` (Intel SDM volume 2A, "CALL": E8 with an offset, or FF /2 with a register or

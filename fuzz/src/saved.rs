@@ -4,7 +4,7 @@ use crate::Script;
 use report::profile::{SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu};
 use report::setup::{SavedCall, SavedSetup, SavedSlot};
 use report::trace::{Record, SavedDevice};
-use report::{SavedAddress, SavedName, SavedProfile, SavedTrace};
+use report::{SavedAddress, SavedName, SavedProfile, SavedSamples, SavedTrace};
 use vmm::exit::Reason;
 
 const NAMES: [&str; 8] =
@@ -46,7 +46,22 @@ pub fn profile(script: &mut Script) -> SavedProfile {
         setup: script.one_in(3).then(|| setup(script)),
         addresses: (0..script.below(4)).map(|_| address(script)).collect(),
         names: names(script),
+        samples: script.one_in(3).then(|| samples(script)),
         ..Default::default()
+    }
+}
+
+fn samples(script: &mut Script) -> SavedSamples {
+    let stack = |script: &mut Script| {
+        let frames: Vec<_> = (0..=script.below(4)).map(|_| text(script)).collect();
+        format!("{} {}", frames.join(";"), number(script))
+    };
+    SavedSamples {
+        rate: script.one_in(2).then(|| script.any()),
+        lost: number(script),
+        cost_ns: number(script),
+        may_be_kvm: script.one_in(2),
+        stacks: (0..script.below(4)).map(|_| stack(script)).collect(),
     }
 }
 

@@ -208,6 +208,7 @@ impl Observation {
             devices: Devices::Named(device),
             setup: None,
             names: &[],
+            samples: None,
         }
     }
 

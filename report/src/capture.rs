@@ -4,6 +4,7 @@ use crate::code::{MOST_ADDRESSES, SavedAddress, SavedName};
 use crate::profile::{
     ClockSource, SavedClock, SavedLimits, SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu,
 };
+use crate::stacks::Samples;
 use crate::trace::{Record, SavedDevice};
 use crate::{SavedProfile, SavedSetup, SavedTrace};
 use std::cmp::Reverse;
@@ -50,6 +51,8 @@ pub struct Measured<'a> {
     pub setup: Option<&'a SavedSetup>,
     /// The names of the addresses in the guest's code.
     pub names: &'a [SavedName],
+    /// The samples of the vCPUs.
+    pub samples: Option<&'a Samples>,
 }
 
 /// The measurements of one vCPU.
@@ -111,6 +114,7 @@ impl<'a> Measured<'a> {
             devices: Devices::Of(report),
             setup: None,
             names: &[],
+            samples: None,
         })
     }
 
@@ -153,6 +157,7 @@ impl<'a> Measured<'a> {
             setup: self.setup.cloned(),
             addresses: self.addresses(),
             names: self.names.to_vec(),
+            samples: self.samples.map(Into::into),
         }
     }
 

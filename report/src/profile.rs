@@ -8,6 +8,7 @@ mod counters;
 use crate::SavedError;
 use crate::code::{SavedAddress, SavedName, check_addresses, check_names};
 use crate::setup::SavedSetup;
+use crate::stacks::SavedSamples;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -66,6 +67,9 @@ pub struct SavedProfile {
     /// The names of these addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<SavedName>,
+    /// The samples of the vCPUs, if some were taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<SavedSamples>,
 }
 
 /// A kind of processor.
@@ -274,6 +278,7 @@ impl SavedProfile {
         check_limit(self.vcpus.len(), "vCPUs", MOST_VCPUS as usize)?;
         check_addresses(&self.addresses)?;
         check_names(&self.names)?;
+        self.samples.as_ref().map_or(Ok(()), SavedSamples::check)?;
         self.setup.as_ref().map_or(Ok(()), SavedSetup::check)
     }
 }

@@ -147,6 +147,7 @@ impl SavedTrace {
             setup: None,
             addresses: self.addresses(),
             names: self.names.clone(),
+            samples: None,
         }
     }
 }

@@ -31,7 +31,8 @@ impl LiveCores {
         is_stopped_otherwise: bool,
         inputs: impl FnOnce() -> Vec<PathBuf>,
     ) -> Option<Self> {
-        let path = arguments.core.clone().filter(|_| !is_stopped_otherwise && terminal::is_keyboard())?;
+        let is_watched = is_stopped_otherwise || arguments.sample.is_given();
+        let path = arguments.core.clone().filter(|_| !is_watched && terminal::is_keyboard())?;
         Some(Self { key: CoreKey::default(), path, inputs: inputs(), number: 0 })
     }
 

@@ -38,7 +38,7 @@ const WAIT: Duration = Duration::from_secs(5);
 pub struct StepArgs {
     /// Write each instruction of the guest to stderr, with the registers and the memory that it changes, at most LIMIT of all
     /// vCPUs; it is slow with KVM [default LIMIT: 10000]
-    #[arg(long, value_name = "LIMIT", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_LIMIT, conflicts_with = "gdb", value_parser = parse_step)]
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_LIMIT, conflicts_with_all = ["gdb", "sample"], value_parser = parse_step)]
     step: Option<u64>,
 
     /// Write the instructions of --step to FILE

@@ -7,6 +7,8 @@ use gimli::{
     UnwindContext, UnwindSection, UnwindTableRow,
 };
 use object::{Object, ObjectSection};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 type Reader = EndianArcSlice<RunTimeEndian>;
@@ -30,6 +32,33 @@ pub(crate) struct CallFrames {
     eh_frame: Option<EhFrame<Reader>>,
     debug_frame: Option<DebugFrame<Reader>>,
     bases: BaseAddresses,
+    /// The rules that were looked up, by address and width. A search reads the section from its start.
+    known: RefCell<HashMap<(u64, u64), Option<Rule>>>,
+}
+
+/// The most rules that are kept.
+const MAX_KNOWN: usize = 1 << 16;
+
+/// The rule for the frame of an address.
+#[derive(Clone, Copy)]
+struct Rule {
+    /// The register from which the frame is found, in the order of [`numbers`], and the distance.
+    base: usize,
+    distance: i64,
+    /// The distances of the saved registers from the frame.
+    rip: i64,
+    rbp: Saved,
+    rbx: Saved,
+}
+
+/// The place of a register of the caller.
+#[derive(Clone, Copy)]
+enum Saved {
+    /// At this distance from the frame.
+    At(i64),
+    /// In the register itself.
+    Same,
+    Lost,
 }
 
 impl CallFrames {
@@ -60,13 +89,33 @@ impl CallFrames {
             section.set_address_size(address_size);
             section
         });
-        (eh_frame.is_some() || debug_frame.is_some()).then_some(Self { eh_frame, debug_frame, bases })
+        (eh_frame.is_some() || debug_frame.is_some()).then(|| Self {
+            eh_frame,
+            debug_frame,
+            bases,
+            known: RefCell::default(),
+        })
     }
 
     /// The caller of the function at `at`. `read` gives the word at an address of the stack.
     pub(super) fn caller(&self, at: &Caller, read: impl Fn(u64) -> Option<u64>) -> Option<Caller> {
-        let by_eh = self.eh_frame.as_ref().and_then(|section| step(section, &self.bases, at, &read));
-        by_eh.or_else(|| self.debug_frame.as_ref().and_then(|section| step(section, &self.bases, at, &read)))
+        let address = if at.returns { at.rip.checked_sub(1)? } else { at.rip };
+        let known = self.known.borrow().get(&(address, at.width)).copied();
+        let rule = known.unwrap_or_else(|| self.find(address, at.width))?;
+        rule.caller(at, read)
+    }
+
+    /// Finds the rule for an address, and keeps it.
+    fn find(&self, address: u64, width: u64) -> Option<Rule> {
+        let by_eh = self.eh_frame.as_ref().and_then(|section| rule(section, &self.bases, address, width));
+        let rule = by_eh.or_else(|| {
+            self.debug_frame.as_ref().and_then(|section| rule(section, &self.bases, address, width))
+        });
+        let mut known = self.known.borrow_mut();
+        if known.len() < MAX_KNOWN {
+            known.insert((address, width), rule);
+        }
+        rule
     }
 }
 
@@ -78,40 +127,49 @@ fn numbers(width: u64) -> [Register; 3] {
     }
 }
 
-fn step<S: UnwindSection<Reader>>(
+fn rule<S: UnwindSection<Reader>>(
     section: &S,
     bases: &BaseAddresses,
-    at: &Caller,
-    read: &impl Fn(u64) -> Option<u64>,
-) -> Option<Caller> {
+    address: u64,
+    width: u64,
+) -> Option<Rule> {
     let mut context = UnwindContext::new();
-    let address = if at.returns { at.rip.checked_sub(1)? } else { at.rip };
     let row: &UnwindTableRow<_> =
         section.unwind_info_for_address(bases, &mut context, address, S::cie_from_offset).ok()?;
-    let [rbx, rbp, rsp] = numbers(at.width);
-    let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return None };
-    let base = match register {
-        register if register == rsp => at.rsp,
-        register if register == rbp => at.rbp,
-        register if register == rbx => at.rbx,
-        _ => return None,
+    let registers = numbers(width);
+    let [rbx, rbp, _] = registers;
+    let CfaRule::RegisterAndOffset { register, offset: distance } = *row.cfa() else { return None };
+    let base = registers.iter().position(|known| *known == register)?;
+    let saved = |register| match row.register(register) {
+        RegisterRule::Offset(offset) => Saved::At(offset),
+        RegisterRule::Undefined | RegisterRule::SameValue => Saved::Same,
+        _ => Saved::Lost,
     };
-    let frame = base.checked_add_signed(offset)?;
-    let saved = |register, now| match row.register(register) {
-        RegisterRule::Offset(offset) => read(frame.checked_add_signed(offset)?),
-        RegisterRule::Undefined | RegisterRule::SameValue => Some(now),
-        _ => None,
+    let RegisterRule::Offset(rip) = row.register(if width == 8 { gimli::X86_64::RA } else { gimli::X86::RA })
+    else {
+        return None;
     };
-    let rip = match row.register(if at.width == 8 { gimli::X86_64::RA } else { gimli::X86::RA }) {
-        RegisterRule::Offset(offset) => read(frame.checked_add_signed(offset)?)?,
-        _ => return None,
-    };
-    Some(Caller {
-        rip,
-        rsp: frame,
-        rbp: saved(rbp, at.rbp).unwrap_or(0),
-        rbx: saved(rbx, at.rbx).unwrap_or(0),
-        width: at.width,
-        returns: true,
-    })
+    Some(Rule { base, distance, rip, rbp: saved(rbp), rbx: saved(rbx) })
+}
+
+impl Rule {
+    /// The caller of the function at `at`.
+    fn caller(&self, at: &Caller, read: impl Fn(u64) -> Option<u64>) -> Option<Caller> {
+        let base = *[at.rbx, at.rbp, at.rsp].get(self.base)?;
+        let frame = base.checked_add_signed(self.distance)?;
+        let word = |distance| read(frame.checked_add_signed(distance)?);
+        let saved = |saved, now| match saved {
+            Saved::At(distance) => word(distance),
+            Saved::Same => Some(now),
+            Saved::Lost => None,
+        };
+        Some(Caller {
+            rip: word(self.rip)?,
+            rsp: frame,
+            rbp: saved(self.rbp, at.rbp).unwrap_or(0),
+            rbx: saved(self.rbx, at.rbx).unwrap_or(0),
+            width: at.width,
+            returns: true,
+        })
+    }
 }

@@ -309,9 +309,16 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
                 setup: (khz % 2 == 0).then(|| setup(digits)),
                 addresses: code(digits).0,
                 names: code(digits).1,
+                samples: (khz % 3 == 0).then(|| samples(digits)),
             }
         },
     )
+}
+
+/// Up to three stacks, by a seed.
+fn samples(seed: u64) -> SavedSamples {
+    let stacks = (0..seed % 4).map(|number| format!("main;f{number} {seed}")).collect();
+    SavedSamples { rate: None, lost: seed, cost_ns: seed, may_be_kvm: seed.is_multiple_of(2), stacks }
 }
 
 /// Up to three addresses with names, by a seed.

@@ -1,12 +1,12 @@
 //! A report as one page for a browser. The page needs no network, and shows everything without scripts. Scripts add
 //! sorting, filters, the button for the colours and the zoom of the timeline.
 
-use crate::Saved;
 use crate::view::labels;
 use crate::view::markup::{escape, legend, write_bars};
 use crate::view::profile;
 use crate::view::table::{Cell, Column, Table, View, plural};
 use crate::view::{Source, plot, timeline};
+use crate::{Saved, SavedSamples};
 use std::collections::HashSet;
 use std::io::{self, Write};
 use vmm::host::{printable_text, sort_by};
@@ -21,13 +21,33 @@ const FILTERED: usize = 9;
 /// The maximum number of devices with a bar.
 const BARS: usize = 12;
 
+/// The text about the flame graph.
+const FLAME: &str = "Each box is a function, above the one that calls it. Its width is its share of the samples. A box at the end \
+                     tells if KVM or the VMM worked for the function.";
+
+/// The samples that the page shows. A comparison shows none.
+fn samples<'a>(a: &'a Source, b: Option<&Source>) -> Option<&'a SavedSamples> {
+    match (&a.saved, b) {
+        (Saved::Profile(profile), None) => profile.samples.as_ref(),
+        _ => None,
+    }
+}
+
 /// Writes the page.
 pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<&Source>) -> io::Result<()> {
     write_head(to, view)?;
     write_header(to, view)?;
-    write_nav(to, view, b.is_none())?;
+    write_nav(to, view, b.is_none(), samples(a, b).is_some())?;
     writeln!(to, "<main id=\"main\" tabindex=\"-1\">")?;
     write_time(to, a, b)?;
+    if let Some(samples) = samples(a, b) {
+        writeln!(
+            to,
+            "<section id=\"flame\"><h2>Flame graph</h2>\n<p class=\"how\">{FLAME}</p>\n<div style=\"overflow-x:auto\">"
+        )?;
+        samples.write_svg(to)?;
+        writeln!(to, "</div></section>")?;
+    }
     match (&a.saved, b) {
         (_, Some(_)) => {}
         (Saved::Trace(trace, _), None) => timeline::of_trace(to, trace)?,
@@ -95,9 +115,14 @@ fn write_header(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
 }
 
 /// Writes the links to the sections.
-fn write_nav(to: &mut impl Write, view: &View<'_>, timeline: bool) -> io::Result<()> {
-    let pictures = [("time", "Where the time goes"), ("timeline", "Timeline"), ("latencies", "Latencies")];
-    let pictures = pictures.into_iter().filter(|(key, _)| *key != "timeline" || timeline);
+fn write_nav(to: &mut impl Write, view: &View<'_>, timeline: bool, flame: bool) -> io::Result<()> {
+    let pictures = [
+        ("time", "Where the time goes", true),
+        ("flame", "Flame graph", flame),
+        ("timeline", "Timeline", timeline),
+        ("latencies", "Latencies", true),
+    ];
+    let pictures = pictures.into_iter().filter(|(.., shown)| *shown).map(|(key, title, _)| (key, title));
     writeln!(to, "<nav aria-label=\"Sections\">")?;
     for (key, title) in pictures.chain(view.tables.iter().map(|table| (table.key, table.title))) {
         writeln!(to, "<a href=\"#{key}\">{}</a>", escape(title))?;

@@ -5,7 +5,7 @@ use crate::view::table::duration;
 use std::io::{self, Write};
 
 /// Escapes a text for use between tags, or in quotes as the value of an attribute.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -29,6 +29,7 @@ mod labels;
 mod markup;
 mod plot;
 mod profile;
+mod samples;
 mod setup;
 mod table;
 mod text;
@@ -37,6 +38,7 @@ mod trace;
 
 pub use exits::exit_table;
 pub use functions::{By, function_table};
+pub(crate) use markup::escape;
 pub use table::{duration, plural};
 
 use crate::{Saved, SavedProfile};
@@ -110,6 +112,7 @@ pub fn write(mut to: &mut dyn Write, format: Format, a: &Source, b: Option<&Sour
     };
     if b.is_none() {
         functions::add(&mut view, &a.summary, a.by);
+        samples::add(&mut view, &a.summary);
     }
     match format {
         Format::Text => text::write(to, &view),

@@ -23,12 +23,15 @@ thread_local! {
 
 /// The handler of the kick signal: sets `immediate_exit` of the thread's vCPU.
 extern "C" fn on_kick(_: libc::c_int) {
+    set_immediate_exit(1);
+}
+
+/// Sets `immediate_exit` of the vCPU that the calling thread runs, if it runs one. Returns the value before. Allowed in a
+/// signal handler.
+pub(super) fn set_immediate_exit(value: u8) -> Option<u8> {
     let immediate_exit = IMMEDIATE_EXIT.with(|pointer| pointer.load(Ordering::Acquire));
-    if !immediate_exit.is_null() {
-        // SAFETY: `with_kicks` sets the pointer of a thread only while the byte is mapped, and the handler runs on this
-        // thread.
-        unsafe { (*immediate_exit).store(1, Ordering::Relaxed) }
-    }
+    // SAFETY: `with_kicks` sets the pointer of a thread only while the byte is mapped, and this runs on that thread.
+    (!immediate_exit.is_null()).then(|| unsafe { (*immediate_exit).swap(value, Ordering::Relaxed) })
 }
 
 /// True if the calling thread runs a vCPU that has been kicked and has not left the guest since.
@@ -73,7 +76,7 @@ pub(crate) unsafe fn with_kicks<R>(
         }
     }
     handle_kicks()?;
-    let _unblocked = Unblocked::new()?;
+    let _unblocked = Unblocked::new(KICK)?;
     let kicker = Kicker::of_this_thread();
     let _reset =
         Reset(IMMEDIATE_EXIT.with(|pointer| pointer.swap(immediate_exit.cast_mut(), Ordering::AcqRel)));
@@ -118,16 +121,16 @@ impl Drop for Interruptible {
     }
 }
 
-/// While it lives, the kick signal is not blocked in the thread that created it. Dropping it restores the earlier mask.
-struct Unblocked(libc::sigset_t);
+/// While it lives, a signal is not blocked in the thread that created it. Dropping it restores the earlier mask.
+pub(super) struct Unblocked(libc::sigset_t);
 
 impl Unblocked {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new(signal: libc::c_int) -> io::Result<Self> {
         // SAFETY: all-zero sets are valid, and both outlive the calls.
         unsafe {
             let (mut kick, mut before): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
             libc::sigemptyset(&mut kick);
-            libc::sigaddset(&mut kick, KICK);
+            libc::sigaddset(&mut kick, signal);
             match libc::pthread_sigmask(libc::SIG_UNBLOCK, &kick, &mut before) {
                 0 => Ok(Self(before)),
                 error => Err(io::Error::from_raw_os_error(error)),
@@ -143,7 +146,7 @@ impl Drop for Unblocked {
     }
 }
 
-/// A timer that kicks the calling thread after a time, and then every [`REPEAT`] until it is stopped or dropped.
+/// A timer that kicks the calling thread after a time, and then again and again until it is stopped or dropped.
 #[derive(Debug)]
 pub(crate) struct KickTimer {
     thread: ThreadId,
@@ -167,9 +170,17 @@ impl KickTimer {
     /// # Errors
     /// The host has neither a timer nor a thread left.
     pub(crate) fn start(after: Duration) -> io::Result<Self> {
-        Self::timer(after).or_else(|error| {
+        Self::start_with(KICK, after, REPEAT)
+    }
+
+    /// Starts a timer that sends any signal, and repeats it after a time of its own.
+    ///
+    /// # Errors
+    /// The host has neither a timer nor a thread left.
+    pub(super) fn start_with(signal: libc::c_int, after: Duration, repeat: Duration) -> io::Result<Self> {
+        Self::timer(signal, after, repeat).or_else(|error| {
             log::info!("cannot create a timer ({error}): a thread watches the time instead");
-            Self::thread(after)
+            Self::thread(signal, after, repeat)
         })
     }
 
@@ -202,20 +213,20 @@ impl KickTimer {
         }
     }
 
-    fn timer(after: Duration) -> io::Result<Self> {
-        let timer = Timer::of_this_thread()?;
-        timer.set(after.max(Duration::from_nanos(1)), REPEAT)?;
+    fn timer(signal: libc::c_int, after: Duration, repeat: Duration) -> io::Result<Self> {
+        let timer = Timer::of_this_thread(signal)?;
+        timer.set(after.max(Duration::from_nanos(1)), repeat)?;
         Ok(Self { thread: thread_id(), unique: thread::current().id(), source: TimerSource::Timer(timer) })
     }
 
-    fn thread(after: Duration) -> io::Result<Self> {
+    fn thread(signal: libc::c_int, after: Duration, repeat: Duration) -> io::Result<Self> {
         let kicker = Kicker::of_this_thread();
         let (sender, ended) = mpsc::channel();
         let body = move || {
             let mut pause = after;
             while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                kicker.kick();
-                pause = REPEAT;
+                kicker.send(signal);
+                pause = repeat;
             }
         };
         thread::Builder::new().name("watchdog".into()).spawn(body)?;
@@ -277,7 +288,7 @@ mod tests {
             // SAFETY: `byte` outlives the call.
             let kicked = unsafe {
                 with_kicks(&byte, |_| {
-                    let _timer = start(Duration::ZERO).unwrap();
+                    let _timer = start(KICK, Duration::ZERO, REPEAT).unwrap();
                     let again = || soon(|| byte.swap(0, Ordering::Relaxed) == 1);
                     again() && again()
                 })
@@ -314,7 +325,7 @@ mod tests {
                 let took = unsafe {
                     with_kicks(&byte, |_| {
                         let begun = Instant::now();
-                        let _timer = start(TIME).unwrap();
+                        let _timer = start(KICK, TIME, REPEAT).unwrap();
                         assert!(soon(|| byte.load(Ordering::Relaxed) == 1));
                         begun.elapsed()
                     })

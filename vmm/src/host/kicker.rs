@@ -1,7 +1,7 @@
 //! The signal that kicks a thread, and the handle that sends it.
 
 use super::kick::is_kicked;
-use super::os::{ThreadId, send_kick, thread_id};
+use super::os::{ThreadId, send_signal, thread_id};
 use std::time::Duration;
 
 /// The interval at which kicks are repeated. A kick has no effect if it comes just before the thread blocks.
@@ -31,6 +31,11 @@ impl Kicker {
     /// Sends one kick. The thread's KVM_RUN returns, now or at the next entry. For other blocking calls the caller must
     /// repeat the kick, because the thread may enter the call just after it.
     pub(crate) fn kick(&self) {
-        send_kick(self.process, self.thread);
+        self.send(KICK);
+    }
+
+    /// Sends a signal to the thread.
+    pub(super) fn send(&self, signal: libc::c_int) {
+        send_signal(self.process, self.thread, signal);
     }
 }

@@ -1,6 +1,5 @@
 //! The system calls of Linux that other systems do not have. `posix.rs` has their counterparts for those.
 
-use super::kicker::KICK;
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -30,13 +29,13 @@ pub(super) fn thread_id() -> ThreadId {
     unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }
 
-/// Sends the kick signal to a thread of `process`, which is this one. Allowed in a signal handler.
-pub(super) fn send_kick(process: libc::pid_t, thread: ThreadId) {
+/// Sends a signal to a thread of `process`, which is this one. Allowed in a signal handler.
+pub(super) fn send_signal(process: libc::pid_t, thread: ThreadId, signal: libc::c_int) {
     // SAFETY: the call takes only numbers. It fails if the thread has ended, which does not matter.
-    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, KICK) };
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
 }
 
-/// A timer of the kernel that kicks the thread that created it.
+/// A timer of the kernel that sends a signal to the thread that created it.
 #[derive(Debug)]
 pub(super) struct Timer(libc::timer_t);
 
@@ -48,13 +47,13 @@ impl Timer {
     ///
     /// # Errors
     /// The host has no timer left.
-    pub(super) fn of_this_thread() -> io::Result<Self> {
+    pub(super) fn of_this_thread(signal: libc::c_int) -> io::Result<Self> {
         let mut timer: libc::timer_t = ptr::null_mut();
         // SAFETY: an all-zero sigevent is valid. The signal goes to a thread of this process.
         let answer = unsafe {
             let mut event: libc::sigevent = mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
-            event.sigev_signo = KICK;
+            event.sigev_signo = signal;
             event.sigev_notify_thread_id = thread_id();
             libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
         };

@@ -25,6 +25,7 @@ mod os;
 mod posix;
 mod printable;
 mod process;
+mod samples;
 mod sort;
 mod stream;
 pub(crate) mod terminal;
@@ -46,6 +47,7 @@ pub(crate) use os::{EventFd, LARGE_PAGES, MERGE_PAGES, clear_pages, event, metad
 pub use printable::{printable, printable_text};
 pub(crate) use process::started;
 pub use process::{prepare, stdout_was_closed, unprepare};
+pub(crate) use samples::{SampleSlot, with_samples};
 pub use sort::{sort_by, sort_by_key};
 pub use stream::TimeoutWriter;
 pub use terminal::{RawTerminal, terminal_width};
@@ -60,11 +62,21 @@ use std::ptr;
 /// Installs a signal handler for the process. The handler does not restart interrupted system calls (no SA_RESTART). An
 /// error is an errno.
 fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Result<(), i32> {
+    handle_with(signal, handler, 0)
+}
+
+/// Installs a signal handler for the process, with flags of sigaction(2). An error is an errno.
+fn handle_with(
+    signal: libc::c_int,
+    handler: extern "C" fn(libc::c_int),
+    flags: libc::c_int,
+) -> Result<(), i32> {
     // SAFETY: an all-zero sigaction is valid. The handlers of this folder use only atomics, a thread-local without a
     // destructor, and system calls that are allowed in handlers.
     let answer = unsafe {
         let mut action: libc::sigaction = mem::zeroed();
         action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = flags;
         libc::sigemptyset(&mut action.sa_mask);
         libc::sigaction(signal, &action, ptr::null_mut())
     };

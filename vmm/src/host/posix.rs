@@ -1,7 +1,6 @@
 //! The counterparts of `linux.rs` for other Unix systems, such as macOS, with the calls of POSIX. The tests of this module
 //! run on Linux too.
 
-use super::kicker::KICK;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -79,13 +78,13 @@ pub(super) fn thread_id() -> ThreadId {
     unsafe { libc::pthread_self() as ThreadId }
 }
 
-/// Sends the kick signal to a thread of this process. Allowed in a signal handler.
-pub(super) fn send_kick(_process: libc::pid_t, thread: ThreadId) {
+/// Sends a signal to a thread of this process. Allowed in a signal handler.
+pub(super) fn send_signal(_process: libc::pid_t, thread: ThreadId, signal: libc::c_int) {
     // SAFETY: `thread_id` returned the thread. Its owner joins it only after the last kick; macOS also checks it.
-    unsafe { libc::pthread_kill(thread as libc::pthread_t, KICK) };
+    unsafe { libc::pthread_kill(thread as libc::pthread_t, signal) };
 }
 
-/// A timer of the kernel that kicks one thread. POSIX has none: its timers send their signal to the process. A thread
+/// A timer of the kernel that sends a signal to one thread. POSIX has none: its timers send their signal to the process. A thread
 /// watches the time instead.
 #[derive(Debug)]
 pub(super) enum Timer {}
@@ -93,7 +92,7 @@ pub(super) enum Timer {}
 impl Timer {
     /// # Errors
     /// Always.
-    pub(super) fn of_this_thread() -> io::Result<Self> {
+    pub(super) fn of_this_thread(_signal: libc::c_int) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -190,7 +189,7 @@ mod tests {
         let thread = thread_id();
         let kicks = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
-            send_kick(0, thread);
+            send_signal(0, thread, super::super::kicker::KICK);
         });
         let start = Instant::now();
         assert_eq!(poll(&mut [], Some(Duration::from_secs(30))), -1);

@@ -37,11 +37,7 @@ pub struct KvmCounters {
 impl KvmCounters {
     /// The counter of this name, if this kernel has it.
     pub fn get(&self, name: &str) -> Option<u64> {
-        let is_named = |field: &[u8]| {
-            let rest = field.strip_prefix(name.as_bytes());
-            rest.is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
-        };
-        let (_, offset) = self.fields().find(|(field, _)| is_named(field))?;
+        let offset = self.offset_of(name)?;
         self.value(offset)
     }
 
@@ -99,6 +95,15 @@ impl KvmCounters {
         Ok(counters)
     }
 
+    /// The offset of the counter of this name in the block of values.
+    fn offset_of(&self, name: &str) -> Option<usize> {
+        let is_named = |field: &[u8]| {
+            let rest = field.strip_prefix(name.as_bytes());
+            rest.is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
+        };
+        self.fields().find(|(field, _)| is_named(field)).map(|(_, offset)| offset)
+    }
+
     /// The name, filled up with zeroes, and the offset of each counter that has a single value.
     fn fields(&self) -> impl Iterator<Item = (&[u8], usize)> {
         self.descriptors.chunks_exact(self.descriptor_size.max(1)).filter_map(|descriptor| {
@@ -111,6 +116,38 @@ impl KvmCounters {
     /// The value at an offset of the block; `None` past its end.
     fn value(&self, offset: usize) -> Option<u64> {
         self.values.get(offset..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+    }
+}
+
+/// One of KVM's own counters of a vCPU, which is read again and again.
+#[derive(Debug)]
+pub(crate) struct OneCounter {
+    stats: File,
+    /// Its offset in the file.
+    at: u64,
+}
+
+impl OneCounter {
+    /// Opens a counter of a vCPU. `None` if the kernel does not have it.
+    ///
+    /// # Errors
+    /// The kernel has no counters, or does not show them.
+    pub(crate) fn open(fd: &impl AsRawFd, name: &str) -> io::Result<Option<Self>> {
+        let stats = kvm_stats(fd)?;
+        let Some(offset) = KvmCounters::read(&stats)?.offset_of(name) else { return Ok(None) };
+        let mut header = [0; HEADER];
+        stats.read_exact_at(&mut header, 0)?;
+        Ok(Some(Self { stats, at: u64::from(word(&header, 20)).saturating_add(offset as u64) }))
+    }
+
+    /// The value of the counter.
+    ///
+    /// # Errors
+    /// The host failed.
+    pub(crate) fn read(&self) -> io::Result<u64> {
+        let mut value = [0; size_of::<u64>()];
+        self.stats.read_exact_at(&mut value, self.at)?;
+        Ok(u64::from_ne_bytes(value))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::exit::{Arrival, Exit};
 use crate::host::{self, Kicker};
 use crate::kvm::coalesced;
+use crate::kvm::counters::OneCounter;
 use crate::kvm::decode::{Decoded, Transfer, decode};
 use crate::kvm::retry::retry_on_eintr;
 use crate::kvm::run_page::RunPage;
@@ -81,6 +82,8 @@ pub struct KvmVcpu {
     retries: u32,
     /// The reasons to stop for a debugger.
     debug: Option<Box<Debugging>>,
+    /// KVM's counter of interrupts, once it is asked for. The inner `None` if the kernel has none.
+    interrupt_counter: Option<Option<OneCounter>>,
 }
 
 impl KvmVcpu {
@@ -117,6 +120,7 @@ impl KvmVcpu {
             has_xsave: false,
             retries: 0,
             debug: None,
+            interrupt_counter: None,
         })
     }
 

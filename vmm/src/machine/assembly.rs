@@ -74,6 +74,7 @@ impl Builder {
             timer: None,
             trace: self.trace,
             by_address: self.by_address,
+            sampling: None,
             verify: self.verify,
             loses_stores: self.loses_stores,
             kernel_counters: self.kernel_counters,

@@ -24,7 +24,7 @@ use std::time::Duration;
 impl Machine {
     /// The report of a run.
     pub(super) fn report(&mut self, result: RunResult, screen: Option<Screen>, elapsed: Duration) -> Report {
-        let RunResult { mut stop, mut vcpus, stopped_by, side } = result;
+        let RunResult { mut stop, mut vcpus, stopped_by, side, samples } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
         let trap = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
             stop = error.into();
@@ -88,6 +88,7 @@ impl Machine {
             kernel: totals.kernel(),
             profile: totals.profile,
             trace: totals.trace,
+            samples,
             open_bus: totals.open_bus,
             vcpus: reports,
             screen,

@@ -12,7 +12,7 @@ mod endless;
 mod exact;
 mod features;
 mod foreign;
-mod frame;
+pub(super) mod frame;
 mod idt;
 mod instruction;
 mod next;

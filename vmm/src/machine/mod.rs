@@ -10,6 +10,8 @@
 // | `session.rs`, `vcpu_run.rs` | one run of the machine, and of each vCPU with its controllers |
 // | `turns.rs` | one run with software processors, which take turns |
 // | `debug/` | one run under a debugger |
+// | `sample/` | one run whose vCPUs are sampled |
+// | `watched.rs` | a vCPU that a debugger or a sampler watches |
 // | `background.rs`, `linux.rs` | the work that runs while the vCPUs run |
 // | `ending.rs` | the decision between several reasons for the end of a run |
 // | `doubt.rs` | reasons to doubt that a guest that ended in good order did its work |
@@ -48,6 +50,7 @@ mod pc;
 mod processors;
 mod report;
 mod restore;
+mod sample;
 mod screen;
 mod session;
 #[cfg(has_kvm)]
@@ -58,6 +61,7 @@ mod totals;
 mod trap_vectors;
 mod turns;
 mod vcpu_run;
+mod watched;
 
 pub use builder::Builder;
 pub use core::{CoreCause, CoreSummary, SparseWrite};
@@ -67,6 +71,7 @@ pub use kind::{InputDevice, MachineKind};
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;
 pub use report::{Report, Timing, VcpuReport, Verdict};
+pub use sample::{MAX_SAMPLE_RATE, SampleBy, SampleReport, Sampling, Unwinder};
 
 pub use crate::console::core_key::CoreKey;
 pub use crate::console::screen::Screen;
@@ -86,7 +91,7 @@ use background::Background;
 use processors::{MachineVcpu, Processors};
 use restore::Restore;
 use screen::{GuestScreen, RunningScreen};
-use session::run_machine;
+use session::{Watch, run_machine};
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -163,6 +168,8 @@ pub struct Machine {
     trace: Option<usize>,
     /// Exits are also counted per address of the guest's code.
     by_address: bool,
+    /// The request to sample runs.
+    sampling: Option<Sampling>,
     verify: bool,
     /// The guest stores where nothing is, or makes hypercalls that fail, on purpose.
     loses_stores: bool,
@@ -193,6 +200,12 @@ impl Machine {
         self.run_with(None)
     }
 
+    /// Samples the runs of this machine from now on, except those under a debugger. `None` stops it. The samples are in
+    /// the report of a run ([`Report::samples`]).
+    pub fn sample(&mut self, sampling: Option<Sampling>) {
+        self.sampling = sampling;
+    }
+
     /// Runs the guest like [`run`](Self::run), under a debugger.
     ///
     /// # Errors
@@ -204,7 +217,14 @@ impl Machine {
     fn run_with(&mut self, debugger: Option<&mut dyn debug::Debugger>) -> Result<Report, Error> {
         let started = Instant::now();
         let screen = self.screen.as_ref().map(|screen| screen.start(&self.output)).transpose()?;
-        let result = run_machine(self, debugger);
+        let mut sampling = self.sampling.take();
+        let watch = match (debugger, &mut sampling) {
+            (Some(debugger), _) => Watch::Debugger(debugger),
+            (None, Some(sampling)) => Watch::Sampling(sampling),
+            (None, None) => Watch::Nothing,
+        };
+        let result = run_machine(self, watch);
+        self.sampling = sampling;
         let screen = screen.and_then(RunningScreen::finish);
         let elapsed = started.elapsed();
         Ok(self.report(result?, screen, elapsed))

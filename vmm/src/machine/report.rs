@@ -16,6 +16,7 @@ use crate::machine::doubt::Doubt;
 use crate::machine::explain::Explanation;
 use crate::machine::linux::BootReport;
 use crate::machine::processors::Processor;
+use crate::machine::sample::SampleReport;
 use crate::profile::Profile;
 use crate::profile::clock::Clock;
 use crate::profile::recorder::TracedExit;
@@ -136,6 +137,8 @@ pub struct Report {
     pub last_exits: Vec<TracedExit>,
     /// The last exits of all vCPUs, up to the requested number. `None` if no trace was requested.
     pub trace: Option<Trace>,
+    /// The samples of the vCPUs. `None` if none were requested ([`Machine::sample`](crate::machine::Machine::sample)).
+    pub samples: Option<SampleReport>,
     /// The accesses to addresses, ports and model-specific registers that no controller or device claimed.
     pub open_bus: OpenBus,
     /// The reports of the vCPUs, in their order. Empty if the machine has one vCPU.

@@ -6,11 +6,13 @@ use crate::error::Error;
 use crate::exit::Stop;
 use crate::host::{self, KickTimer};
 use crate::machine::background::{Background, SideResult};
-use crate::machine::debug::{Debugger, Parts, debugged};
+use crate::machine::debug::{Debuggable, Debugger, Parts, debugged};
 use crate::machine::ending::{Reasons, ending};
 use crate::machine::processors::Processors;
+use crate::machine::sample::{SampleReport, Sampled, Sampling, sampled};
 use crate::machine::turns;
 use crate::machine::vcpu_run::{RunContext, VcpuResult, VcpuRun};
+use crate::machine::watched::WatchedVcpu;
 use crate::machine::{Machine, VcpuControllers};
 use crate::run::vcpu_threads::{VcpuResults, VcpuThreads, WithKicks};
 use crate::shutdown::Deadline;
@@ -23,6 +25,14 @@ pub(super) struct RunResult {
     /// The index of the vCPU that stopped the machine; 0 if each stopped by itself.
     pub(super) stopped_by: usize,
     pub(super) side: SideResult,
+    pub(super) samples: Option<SampleReport>,
+}
+
+/// Something that watches the vCPUs of a run.
+pub(super) enum Watch<'a> {
+    Nothing,
+    Debugger(&'a mut dyn Debugger),
+    Sampling(&'a mut Sampling),
 }
 
 /// Runs the vCPUs and the background work of a machine until it stops. The first vCPU runs on the calling thread.
@@ -30,10 +40,7 @@ pub(super) struct RunResult {
 /// # Errors
 /// The host failed before the guest ran. A later failure is the end of the run ([`Stop::HostFailed`]), so that the text
 /// that the guest has printed and the exits that were recorded are not lost.
-pub(super) fn run_machine(
-    machine: &mut Machine,
-    debugger: Option<&mut dyn Debugger>,
-) -> Result<RunResult, Error> {
+pub(super) fn run_machine(machine: &mut Machine, watch: Watch<'_>) -> Result<RunResult, Error> {
     let kicks = machine.needs_kicks();
     let Machine { processors, controllers, devices, msrs, background, output, timer, memory, .. } = machine;
     let deadline = Deadline::after(machine.timeout).with_wall_limit(machine.wall_timeout);
@@ -54,18 +61,45 @@ pub(super) fn run_machine(
     };
     let leaves_on_halt = !matches!(background, Background::Pc(_) | Background::Classic(_));
     let parts = Parts { memory, devices, deadline: &context.deadline, leaves_on_halt };
-    let ran = match (processors, debugger) {
-        (Processors::Kvm { vcpus, .. }, None) => run_threads(vcpus, controllers, &context, background, timer),
-        (Processors::Soft(vcpus), None) => turns::run(vcpus, controllers, &context, background, timer),
-        (Processors::Kvm { vcpus, .. }, Some(debugger)) => debugged(vcpus, &parts, debugger, |vcpus| {
+    let ran = match (processors, watch) {
+        (Processors::Kvm { vcpus, .. }, Watch::Nothing) => {
             run_threads(vcpus, controllers, &context, background, timer)
-        })?,
-        (Processors::Soft(vcpus), Some(debugger)) => debugged(vcpus, &parts, debugger, |vcpus| {
+        }
+        (Processors::Soft(vcpus), Watch::Nothing) => {
             turns::run(vcpus, controllers, &context, background, timer)
-        })?,
+        }
+        (Processors::Kvm { vcpus, .. }, watch) => watched(vcpus, &parts, watch, |vcpus| {
+            run_threads(vcpus, controllers, &context, background, timer)
+        }),
+        (Processors::Soft(vcpus), watch) => {
+            watched(vcpus, &parts, watch, |vcpus| turns::run(vcpus, controllers, &context, background, timer))
+        }
     };
     timer.iter_mut().for_each(KickTimer::stop);
     ran
+}
+
+/// Runs vCPUs that are watched.
+fn watched<V: Debuggable + Sampled>(
+    vcpus: &mut [V],
+    parts: &Parts<'_>,
+    watch: Watch<'_>,
+    run: impl FnOnce(&mut [WatchedVcpu<'_, '_, V>]) -> Result<RunResult, Error>,
+) -> Result<RunResult, Error> {
+    match watch {
+        Watch::Debugger(debugger) => debugged(vcpus, parts, debugger, |vcpus| {
+            let watched = vcpus.into_iter().map(|by| WatchedVcpu::debugged(by, parts.memory));
+            run(&mut watched.collect::<Option<Vec<_>>>().unwrap_or_default())
+        })?,
+        Watch::Sampling(sampling) => {
+            let (ran, samples) = sampled(vcpus, parts, sampling, |vcpus| {
+                let watched = vcpus.into_iter().map(|by| WatchedVcpu::sampled(by, parts.memory));
+                run(&mut watched.collect::<Vec<_>>())
+            })?;
+            Ok(RunResult { samples: Some(samples), ..ran? })
+        }
+        Watch::Nothing => Err(Error::Config("nothing watches the vCPUs".into())),
+    }
 }
 
 /// Runs vCPUs of KVM, each on its own thread.
@@ -113,5 +147,5 @@ pub(super) fn end(results: VcpuResults<VcpuResult>, side: SideResult, output: &O
         output: output.clone().end_run(),
         interrupted: host::interrupted(),
     });
-    RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), side }
+    RunResult { stop, vcpus, stopped_by: stopped_by.unwrap_or(0), side, samples: None }
 }

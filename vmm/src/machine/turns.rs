@@ -9,7 +9,6 @@ use crate::exit::{Exit, Stop};
 use crate::host::{self, KickTimer, Kicker, REPEAT};
 use crate::machine::VcpuControllers;
 use crate::machine::background::Background;
-use crate::machine::debug::DebuggedVcpu;
 use crate::machine::session::{RunResult, end};
 use crate::machine::vcpu_run::{RunContext, VcpuRun};
 use crate::run::vcpu_threads::VcpuResults;
@@ -36,12 +35,6 @@ pub(super) trait TurnVcpu: Vcpu {
 impl TurnVcpu for SoftVcpu {
     fn take_rings(&mut self) -> u64 {
         Self::take_rings(self)
-    }
-}
-
-impl TurnVcpu for DebuggedVcpu<'_, '_, SoftVcpu> {
-    fn take_rings(&mut self) -> u64 {
-        self.with(SoftVcpu::take_rings).unwrap_or(0)
     }
 }
 

@@ -143,6 +143,43 @@ impl SoftVcpu {
         exit
     }
 
+    /// The number of instructions in a slice.
+    pub(crate) fn slice(&self) -> u64 {
+        self.slice
+    }
+
+    /// Enters the guest like [`Vcpu::enter`]. Returns `None` if the processor has executed `instructions`, and made no exit:
+    /// its slice then goes on. Reduces `instructions` by those that it has executed.
+    pub(crate) fn enter_for(&mut self, entry: Entry, instructions: &mut u64) -> Option<(Exit, Arrival)> {
+        self.give_answer(entry);
+        let exit = if self.left == 0 {
+            self.run_debugged()
+        } else {
+            let before = self.cpu.instructions();
+            let exit = self.cpu.run(self.left.min(*instructions));
+            let used = self.cpu.instructions().wrapping_sub(before);
+            *instructions = instructions.saturating_sub(used);
+            if exit == softcpu::Exit::SliceEnd && used < self.left {
+                self.left = self.left.saturating_sub(used);
+                return None;
+            }
+            self.left = self.left.saturating_sub(used.saturating_add(EXIT_COST));
+            self.translate_exit(exit)
+        };
+        self.awaits_value = exit.is_access();
+        Some((exit, Arrival::FromGuest))
+    }
+
+    /// Gives the answer to the last exit to the processor, which keeps it until the next entry.
+    fn give_answer(&mut self, entry: Entry) {
+        match entry {
+            Entry::Value(value) if self.awaits_value => self.cpu.answer(value),
+            Entry::Fault if self.awaits_value => self.cpu.refuse(),
+            Entry::Value(_) | Entry::Fault | Entry::Resume => {}
+        }
+        self.awaits_value = false;
+    }
+
     /// Begins a slice.
     pub(super) fn begin_slice(&mut self) {
         self.left = self.slice;
@@ -221,13 +258,7 @@ fn reason(missing: Missing, bytes: &[u8]) -> &'static str {
 
 impl Vcpu for SoftVcpu {
     fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
-        match entry {
-            Entry::Value(value) if self.awaits_value => self.cpu.answer(value),
-            Entry::Fault if self.awaits_value => self.cpu.refuse(),
-            Entry::Value(_) | Entry::Fault | Entry::Resume => {}
-        }
-        self.awaits_value = false;
-        // The answer is kept until the next entry.
+        self.give_answer(entry);
         let exit = if self.left == 0 {
             self.run_debugged()
         } else {

@@ -80,6 +80,10 @@ impl KvmVcpu {
         match *self {}
     }
 
+    pub(crate) fn interrupt_exits(&mut self) -> Option<u64> {
+        match *self {}
+    }
+
     pub(crate) fn tsc_khz(&self) -> Option<u32> {
         match *self {}
     }

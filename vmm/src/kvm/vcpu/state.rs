@@ -5,7 +5,7 @@ use super::restore::Start;
 use crate::controller::vcpu::{Activity, KvmTranslation, Location};
 use crate::controller::{DebugControl, VcpuState, msr};
 use crate::error::Error;
-use crate::kvm::counters::{self, KvmCounters};
+use crate::kvm::counters::{self, KvmCounters, OneCounter};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::cpuid;
 use crate::x86::modes::{self, Mode, VcpuIndex};
@@ -131,6 +131,15 @@ impl KvmVcpu {
     /// The kernel does not show its counters.
     pub fn counters(&self) -> io::Result<KvmCounters> {
         counters::kvm_counters(&self.fd)
+    }
+
+    /// The number of times that an interrupt of the host made the vCPU leave its guest (`irq_exits` of KVM's counters). `None`
+    /// if the kernel does not count it.
+    pub(crate) fn interrupt_exits(&mut self) -> Option<u64> {
+        let fd = &self.fd;
+        let counter =
+            self.interrupt_counter.get_or_insert_with(|| OneCounter::open(fd, "irq_exits").ok().flatten());
+        counter.as_ref()?.read().ok()
     }
 
     /// The frequency of the guest's time-stamp counter in kHz, which by default is that of the host. `None` if KVM does

@@ -4,12 +4,12 @@
 //! guest through a [`DebugGuest`].
 //!
 //! ```text
-//! exit loop -> DebuggedVcpu::enter -> the vCPU
+//! exit loop -> WatchedVcpu::enter -> the vCPU
 //!                     | waits while the guest is stopped
 //!                    Hub <- DebugGuest <- the debugger's thread
 //! ```
 //!
-//! The exit loop, the controllers and the devices are those of every run. Only the vCPU is another one: `DebuggedVcpu`
+//! The exit loop, the controllers and the devices are those of every run. Only the vCPU is another one: `WatchedVcpu`
 //! wraps it. A run without a debugger has none of this code on its path.
 //!
 //! | file | contents |
@@ -35,8 +35,7 @@ use crate::memory::GuestMemory;
 use crate::shutdown::Deadline;
 use hub::Hub;
 use std::thread;
-use vcpu::Debuggable;
-pub(super) use vcpu::DebuggedVcpu;
+pub(super) use vcpu::{Debuggable, DebuggedVcpu, SharedKicks};
 
 /// A function that tells the debugger's thread that the guest has stopped or ended. It must not block.
 pub type Waker = Box<dyn Fn() + Send + Sync>;
@@ -142,7 +141,7 @@ pub(super) fn debugged<V: Debuggable, R>(
     vcpus: &mut [V],
     parts: &Parts<'_>,
     debugger: &mut dyn Debugger,
-    run: impl FnOnce(&mut [DebuggedVcpu<'_, '_, V>]) -> R,
+    run: impl FnOnce(Vec<DebuggedVcpu<'_, '_, V>>) -> R,
 ) -> Result<R, Error> {
     let hub = Hub::new(vcpus, *parts, debugger);
     thread::scope(|scope| {
@@ -153,8 +152,7 @@ pub(super) fn debugged<V: Debuggable, R>(
             .map_err(Error::host("starting the debugger's thread"))?;
         // The debugger's thread ends when the run does, also when it panics.
         let _end = hub.ends_with_run();
-        let mut wrapped: Vec<_> = (0..hub.vcpus()).map(|index| DebuggedVcpu::new(&hub, index)).collect();
-        Ok(run(&mut wrapped))
+        Ok(run((0..hub.vcpus()).map(|index| DebuggedVcpu::new(&hub, index)).collect()))
     })
 }
 

@@ -3,15 +3,12 @@
 use super::hub::{Hub, Pass, lock};
 use super::plan::MAX_WATCHED;
 use super::{Action, Method, Plan, Why};
-use crate::controller::vcpu::{Activity, Entry, KvmTranslation, Vcpu};
-use crate::controller::{DebugControl, VcpuState};
+use crate::controller::DebugControl;
+use crate::controller::vcpu::{Entry, Vcpu};
 use crate::error::Error;
 use crate::exit::{Arrival, DebugStop, Exit, PointKind};
 use crate::host::Kicker;
-use crate::memory::GuestMemory;
-use crate::run::vcpu_threads::WithKicks;
 use crate::x86::probe::linear_rip;
-use crate::x86::registers::{FxImage, Regs, Sregs};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -235,8 +232,12 @@ fn kills(exit: &Exit) -> bool {
     matches!(exit, Exit::Shutdown | Exit::EmulationFailure(_) | Exit::FailedEntry { .. } | Exit::Other(_))
 }
 
-impl<V: Debuggable> Vcpu for DebuggedVcpu<'_, '_, V> {
-    fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
+impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
+    /// Enters the guest, as far as the debugger lets it. Returns the next exit for the controllers.
+    ///
+    /// # Errors
+    /// The host cannot run the vCPU.
+    pub(crate) fn enter(&mut self, entry: Entry) -> Result<(Exit, Arrival), Error> {
         let mut entry = self.kept.take().unwrap_or(entry);
         loop {
             if self.hub.must_stop()
@@ -265,63 +266,13 @@ impl<V: Debuggable> Vcpu for DebuggedVcpu<'_, '_, V> {
         }
     }
 
-    fn rip(&mut self) -> Option<u64> {
-        self.with(|vcpu| vcpu.rip()).ok().flatten()
+    /// The vCPU itself.
+    pub(crate) fn vcpu(&self) -> Option<&'h Mutex<&'a mut V>> {
+        self.hub.vcpu(self.index)
     }
-}
 
-impl<V: Debuggable> VcpuState for DebuggedVcpu<'_, '_, V> {
-    fn id(&self) -> u32 {
-        self.with(|vcpu| vcpu.id()).unwrap_or_default()
-    }
-    fn regs(&mut self) -> Result<Regs, Error> {
-        self.with(|vcpu| vcpu.regs())?
-    }
-    fn set_regs(&mut self, regs: &Regs) -> Result<(), Error> {
-        self.with(|vcpu| vcpu.set_regs(regs))?
-    }
-    fn sregs(&mut self) -> Result<Sregs, Error> {
-        self.with(|vcpu| vcpu.sregs())?
-    }
-    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
-        self.with(|vcpu| vcpu.set_sregs(sregs))?
-    }
-    fn msr(&mut self, index: u32) -> Option<u64> {
-        self.with(|vcpu| vcpu.msr(index)).ok().flatten()
-    }
-    fn set_msr(&mut self, index: u32, data: u64) -> bool {
-        self.with(|vcpu| vcpu.set_msr(index, data)).unwrap_or(false)
-    }
-    fn fpu(&mut self) -> Option<FxImage> {
-        self.with(|vcpu| vcpu.fpu()).ok().flatten()
-    }
-    fn set_fpu(&mut self, image: &FxImage) -> bool {
-        self.with(|vcpu| vcpu.set_fpu(image)).unwrap_or(false)
-    }
-    fn activity(&mut self) -> Activity {
-        self.with(|vcpu| vcpu.activity()).unwrap_or(Activity::Running)
-    }
-    fn is_in_shadow(&mut self) -> bool {
-        self.with(|vcpu| vcpu.is_in_shadow()).unwrap_or(false)
-    }
-    fn nmi_is_pending(&mut self) -> bool {
-        self.with(|vcpu| vcpu.nmi_is_pending()).unwrap_or(false)
-    }
-    fn translate(&mut self, linear: u64) -> KvmTranslation {
-        self.with(|vcpu| vcpu.translate(linear)).unwrap_or(KvmTranslation::Unavailable)
-    }
-    fn memory(&self) -> &GuestMemory {
-        self.hub.parts().memory
-    }
-}
-
-impl<V: Debuggable + SharedKicks> WithKicks for DebuggedVcpu<'_, '_, V> {
-    fn with_kicks<R>(&mut self, body: impl FnOnce(&mut Self, Kicker) -> R) -> Result<R, Error> {
-        let (hub, index) = (self.hub, self.index);
-        let vcpu = hub.vcpu(index).ok_or_else(|| Error::Config("there is no such vCPU".into()))?;
-        V::with_shared_kicks(vcpu, |kicker| {
-            hub.set_kicker(index, kicker);
-            body(self, kicker)
-        })
+    /// Sets the kicker of the vCPU's thread.
+    pub(crate) fn set_kicker(&self, kicker: Kicker) {
+        self.hub.set_kicker(self.index, kicker);
     }
 }

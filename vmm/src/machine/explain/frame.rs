@@ -28,7 +28,7 @@ pub struct Frame {
 }
 
 /// The frame of a vCPU in this state.
-pub(super) fn of(mode: Mode, regs: &Regs, sregs: &Sregs, probe: &View<'_>) -> Frame {
+pub(in crate::machine) fn of(mode: Mode, regs: &Regs, sregs: &Sregs, probe: &View<'_>) -> Frame {
     let (width, mask) = match mode {
         Mode::Real => (2, 0xffff),
         Mode::Protected => (4, 0xffff_ffff),
