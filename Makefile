@@ -108,7 +108,7 @@ check: setup ## Check formatting, lints, layers and documentation
 
 # Nothing is linked or run. The other packages need KVM. `make check` does the same with a compiler that only claims to be for
 # ARM Linux, so it compiles the code for hosts without KVM, but none that is only for ARM.
-ALL_HOSTS = -p cli -p commands -p report -p vmm -p softcpu -p guest -p simvirtio --lib --bins
+ALL_HOSTS = -p cli -p commands -p exercise -p report -p vmm -p softcpu -p guest -p simvirtio --lib --bins
 HOSTS_CHECK = $(CARGO) clippy $(LOCKED) $(ALL_HOSTS)
 HOSTS = aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-apple-darwin
 

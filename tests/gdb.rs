@@ -23,9 +23,10 @@ fn main() -> ExitCode {
 }
 
 fn with_gdb() -> impl Iterator<Item = Trial> {
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 15] = [
         ("steps_breakpoints_registers_and_memory", steps),
         ("a_session_walks_through_all_modes", modes),
+        ("floating_point_and_sse_registers_are_shown_and_set", floating_point),
         ("gdbinit_follows_the_mode", gdbinit),
         ("watchpoints_stop_after_the_access", watchpoints),
         ("functions_lines_and_variables_of_an_elf_file", symbols),
@@ -109,6 +110,51 @@ fn modes() {
         "exited normally",
     ];
     assert_order(&seen, &parts);
+    assert_eq!(guest.end().status, 0);
+}
+
+/// The guest copies XMM1, which it has got from memory, and XMM2, which gdb sets.
+fn floating_point() {
+    let files = Files::new();
+    // mov rax, cr4; or eax, 0x200; mov cr4, rax; movups xmm1, [0x1000]; movups [0x2000], xmm2; hlt
+    let mut code = vec![0x0f, 0x20, 0xe0, 0x0d, 0x00, 0x02, 0x00, 0x00, 0x0f, 0x22, 0xe0];
+    code.extend([0x0f, 0x10, 0x0c, 0x25, 0x00, 0x10, 0, 0, 0x0f, 0x11, 0x14, 0x25, 0x00, 0x20, 0, 0, 0xf4]);
+    let path = files.write("sse", &code) + "@0x1000:64";
+    let guest = Debugged::start_at(files, "", &[&path]);
+    let seen = guest.gdb(&[
+        "p $mxcsr",
+        "p/x $fctrl",
+        "p/x $ftag",
+        "stepi 4",
+        "p/x $xmm1.v2_int64[0]",
+        "set $xmm2.v4_int32 = {1, 2, 3, 4}",
+        "set $mxcsr = 0x1f81",
+        "set $st0 = 2.5",
+        "set $ftag = 0xfffc",
+        "p $st0",
+        "p/x $ftag",
+        "stepi",
+        "x/4xw 0x2000",
+        "p $mxcsr",
+        "continue",
+    ]);
+    let parts = [
+        "$1 = [ IM DM ZM OM UM PM ]",
+        "$2 = 0x37f",
+        "$3 = 0xffff",
+        "$4 = 0x2000de0200f",
+        "$5 = 2.5",
+        "$6 = 0xfffc",
+        "0x2000:\t0x00000001\t0x00000002\t0x00000003\t0x00000004",
+        "$7 = [ IE IM DM ZM OM UM PM ]",
+        "exited normally",
+    ];
+    assert_order(&seen, &parts);
+    assert_eq!(guest.end().status, 0);
+    // A processor of 32 bits has eight XMM registers.
+    let guest = Debugged::start(&["real16-42"]);
+    let seen = guest.gdb(&["p/x $xmm7.v4_int32[0]", "p $xmm8", "p $st7", "continue"]);
+    assert_order(&seen, &["$1 = 0x0", "$2 = void", "$3 = 0", "exited normally"]);
     assert_eq!(guest.end().status, 0);
 }
 
@@ -319,6 +365,32 @@ fn devices() {
     let ended = guest.end();
     assert_eq!((ended.status, ended.text()), (0, "Ana are mere".into()), "{}", ended.stderr);
     assert!(ended.stderr.contains("40 exits"), "{}", ended.stderr);
+    // The magic number and the status of the device, which the user asks for. The bytes are not a single access.
+    let guest = Debugged::start(&["simvirtio"]);
+    let seen = guest.gdb(&[
+        "monitor mmio",
+        "monitor mmio on",
+        "x/wx 0x100000",
+        "x/3bx 0x100001",
+        "set {char}0x100005 = 0",
+        "x/bx 0x7fff00000000",
+        "monitor mmio off",
+        "x/wx 0x100000",
+        "continue",
+    ]);
+    let parts = [
+        "off: gdb cannot",
+        "on: gdb reads and writes",
+        "0x100000:\t0x",
+        "0x100001:\t0x",
+        "Cannot access memory at address 0x7fff00000000",
+        "off: gdb cannot",
+        "Cannot access memory at address 0x100000",
+        "exited normally",
+    ];
+    assert_order(&seen, &parts);
+    let ended = guest.end();
+    assert_eq!((ended.status, ended.text()), (0, "Ana are mere".into()), "{}", ended.stderr);
 }
 
 fn monitor() {

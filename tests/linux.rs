@@ -8,6 +8,8 @@
 mod durability;
 #[path = "support/linux_clocks.rs"]
 mod linux_clocks;
+#[path = "support/linux_debug.rs"]
+mod linux_debug;
 #[path = "support/linux_guest.rs"]
 mod linux_guest;
 mod support;
@@ -60,6 +62,9 @@ fn main() -> ExitCode {
         linux_test("samples_tell_an_idle_kernel_from_a_busy_one", samples),
         linux_test("entropy_comes_from_the_host", entropy),
         linux_test("memory_continues_above_four_gibibytes", much_memory),
+        linux_test("debug_a_panic_leaves_a_core_with_the_note_of_the_kernel", linux_debug::core_of_a_panic),
+        linux_test("debug_ctrl_a_c_writes_a_core_and_linux_goes_on", linux_debug::live_core),
+        linux_test("debug_a_kernel_that_has_moved_itself_has_names", linux_debug::moved_kernel),
         linux_test("a_truncated_kernel_is_refused", truncated_kernel),
         linux_test("an_initrd_larger_than_memory_is_refused", large_initrd),
     ];

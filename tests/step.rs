@@ -7,7 +7,7 @@ use libtest_mimic::{Arguments, Trial};
 use std::fs;
 use std::process::ExitCode;
 use support::assembler::*;
-use support::{Files, Ran, assert_error, kvm_test, on_both, plain_test, ran, soft_test};
+use support::{Files, Ran, assert_error, kvm_test, machine_test, on_both, plain_test, ran, soft_test};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -18,6 +18,8 @@ fn main() -> ExitCode {
     tests.extend(on_both("a_string_instruction_is_one_line_with_its_iterations", strings));
     tests.extend(on_both("a_guest_is_traced_from_real_mode_to_long_mode", all_modes));
     tests.extend(on_both("accesses_are_shown_after_their_instruction", accesses));
+    tests.extend(on_both("stores_are_shown_with_their_addresses_and_values", stores));
+    tests.push(machine_test("vmm_boot_traces_a_kernel", boot));
     tests.extend(on_both("the_limit_ends_the_trace_and_not_the_guest", limit));
     tests.push(soft_test("the_instructions_after_sti_and_a_load_of_ss_have_their_lines", shadows));
     tests.push(soft_test("popf_and_iret_go_on_to_the_next_instruction", flags));
@@ -61,7 +63,7 @@ fn real_mode() {
         "0x1003 40 inc ax ax=0x0 flags=PF,AF,ZF",
         "0x1004 8e c0 mov es,ax",
         "0x1006 66 41 inc ecx cx=0x1 flags=none",
-        "0x1008 50 push ax sp=0xffe",
+        "0x1008 50 push ax sp=0xffe [0xffe]=0x0",
         "0x1009 f4 hlt",
         "exit: hlt",
     ];
@@ -73,7 +75,7 @@ fn real_mode() {
 fn protected_mode() {
     let expected = [
         "0x1000 b8 05 00 00 00 mov eax,5 eax=0x5",
-        "0x1005 e8 01 00 00 00 call 0000100Bh esp=0xffffc",
+        "0x1005 e8 01 00 00 00 call 0000100Bh esp=0xffffc [0xffffc]=0x100a",
         "0x100b 3d 05 00 00 00 cmp eax,5 flags=PF,ZF",
         "0x1010 c3 ret esp=0x100000",
         "0x100a f4 hlt",
@@ -114,7 +116,7 @@ fn strings() {
     let expected = [
         "0x1000 bf 00 20 mov di,2000h di=0x2000",
         "0x1003 b9 05 00 mov cx,5 cx=0x5",
-        "0x1006 f3 aa rep stosb 5 times cx=0x0 di=0x2005",
+        "0x1006 f3 aa rep stosb 5 times cx=0x0 di=0x2005 [0x2000]: 5 bytes",
         "0x1008 b1 02 mov cl,2 cx=0x2",
         "0x100a be 00 20 mov si,2000h si=0x2000",
         "0x100d ba e9 00 mov dx,0E9h dx=0xe9",
@@ -173,6 +175,59 @@ fn accesses() {
     assert!(ran.stderr.contains("\n4 instructions\n"), "{}", ran.stderr);
 }
 
+fn stores() {
+    let expected = [
+        "0x1000 b8 34 12 mov ax,1234h ax=0x1234",
+        "0x1003 bb 00 20 mov bx,2000h bx=0x2000",
+        "0x1006 89 07 mov [bx],ax [0x2000]=0x1234",
+        "0x1008 fe 07 inc byte [bx] flags=none [0x2000]=0x35",
+        "0x100a 39 07 cmp [bx],ax flags=ZZ",
+        "0x100c 8b 07 mov ax,[bx] ax=0x1235",
+        "0x100e 8e db mov ds,bx ds=0x2000",
+        "0x1010 a3 00 00 mov [0],ax [0x20000]=0x1235",
+        "0x1013 fd std flags=ZZ",
+        "0x1014 bf 04 30 mov di,3004h di=0x3004",
+        "0x1017 b9 03 00 mov cx,3 cx=0x3",
+        "0x101a f3 ab rep stosw 3 times cx=0x0 di=0x2ffe [0x3000]: 6 bytes",
+        "0x101c f4 hlt",
+        "exit: hlt",
+    ];
+    let code = [
+        0xb8, 0x34, 0x12, 0xbb, 0x00, 0x20, 0x89, 0x07, 0xfe, 0x07, 0x39, 0x07, 0x8b, 0x07, 0x8e, 0xdb, 0xa3,
+        0, 0, 0xfd, 0xbf, 0x04, 0x30, 0xb9, 3, 0, 0xf3, 0xab, 0xf4,
+    ];
+    let ran = trace("16", &code, &[]);
+    let without_flags = |line: &str| {
+        let words = line.split(' ').filter(|word| !word.starts_with("flags="));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let seen: Vec<_> = lines(&ran).iter().map(|line| without_flags(line)).collect();
+    assert_eq!((ran.status, seen), (0, expected.map(without_flags).to_vec()), "{}", ran.stderr);
+}
+
+/// A multiboot kernel: mov eax, 7; mov [0x200000], eax; out 0xf4, al
+fn boot() {
+    let files = Files::new();
+    let mut kernel = vec![0xb8, 7, 0, 0, 0, 0xa3, 0, 0, 0x20, 0, 0xe6, 0xf4, 0, 0, 0, 0];
+    let magic = 0x1bad_b002u32;
+    kernel.extend([magic, 0, magic.wrapping_neg()].map(u32::to_le_bytes).concat());
+    let path = files.write("kernel.elf", &support::elf(0x10_0000, &kernel));
+    let boot = |options: &[&str]| {
+        let arguments = [&["boot", &path, "--vcpu", "soft", "--quiet", "--timeout", "20"], options].concat();
+        ran(&arguments)
+    };
+    let traced = boot(&["--step=2"]);
+    let expected = [
+        "0x100000 b8 07 00 00 00 mov eax,7 eax=0x7",
+        "0x100005 a3 00 00 20 00 mov [200000h],eax [0x200000]=0x7",
+    ];
+    let seen = lines(&traced);
+    assert_eq!(seen[..2], expected, "{}", traced.stderr);
+    assert!(seen[2].starts_with("the limit of 2 instructions is reached"), "{}", traced.stderr);
+    assert_eq!(traced.status, 7, "{}", traced.stderr);
+    assert_error_of(&["boot", &path, "--step", "--gdb"], "--gdb");
+}
+
 fn limit() {
     let ran = ran(&["real16-hello", "--step=3", "--quiet"]);
     assert_eq!((ran.status, ran.text().as_str()), (0, "Hello, world!\n"), "{}", ran.stderr);
@@ -197,11 +252,11 @@ fn shadows() {
 
 fn flags() {
     let expected = [
-        "0x1000 6a 03 push 3 sp=0xffe",
+        "0x1000 6a 03 push 3 sp=0xffe [0xffe]=0x3",
         "0x1002 9d popf sp=0x1000 flags=CF",
-        "0x1003 9c pushf sp=0xffe",
-        "0x1004 0e push cs sp=0xffc",
-        "0x1005 68 09 10 push 1009h sp=0xffa",
+        "0x1003 9c pushf sp=0xffe [0xffe]=0x3",
+        "0x1004 0e push cs sp=0xffc [0xffc]=0x0",
+        "0x1005 68 09 10 push 1009h sp=0xffa [0xffa]=0x1009",
         "0x1008 cf iret sp=0x1000",
         "0x1009 f4 hlt",
         "exit: hlt",
@@ -214,7 +269,7 @@ fn flags() {
 /// The vector of #UD leads to the HLT after the wrong instruction.
 fn fault() {
     let expected = [
-        "0x1000 c7 06 18 00 0a 10 mov word [18h],100Ah",
+        "0x1000 c7 06 18 00 0a 10 mov word [18h],100Ah [0x18]=0x100a",
         "0x1006 31 db xor bx,bx flags=PF,ZF",
         "0x1008 0f 0b ud2 sp=0xffa flags=PF,ZF",
         "0x100a f4 hlt",

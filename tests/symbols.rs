@@ -337,7 +337,23 @@ fn compressed() {
     let files = Files::new();
     let program = guest(&files, "crash", CRASH, &["-O1", "-g", "-gz=zlib", "-fno-optimize-sibling-calls"]);
     let places = places(&died(&[&program]));
-    assert!(places[0].ends_with(&format!("crash.c:{})", line_of(CRASH, "*nowhere ="))), "{places:#?}");
+    let line = line_of(CRASH, "*nowhere =");
+    assert!(places[0].ends_with(&format!("crash.c:{line})")), "{places:#?}");
+    // zstd is not read. The message has the command that unpacks the sections.
+    let objcopy = |option: &str| {
+        let ended = run(Command::new("objcopy").args([option, &program]).stdout(Stdio::piped()));
+        ended.status == 0
+    };
+    // Old versions of objcopy do not know zstd.
+    if objcopy("--decompress-debug-sections") && objcopy("--compress-debug-sections=zstd") {
+        let packed = died(&[&program]);
+        let told = "is compressed with zstd, which is not read, so there are functions, but no lines: unpack it with `objcopy --decompress-debug-sections FILE`";
+        assert_eq!(packed.stderr.matches(told).count(), 1, "{}", packed.stderr);
+        assert!(packed.stderr.contains("function     crash+0x"), "{}", packed.stderr);
+        assert!(!packed.stderr.contains("crash.c:"), "{}", packed.stderr);
+        assert!(objcopy("--decompress-debug-sections"));
+        assert!(died(&[&program]).stderr.contains(&format!("crash.c:{line})")));
+    }
 }
 
 fn without_addresses() {

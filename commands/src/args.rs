@@ -5,6 +5,7 @@ mod choices;
 use crate::debugger::GdbArgs;
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
+use crate::step::StepArgs;
 pub(super) use choices::{
     ClockArg, ConsoleArg, DebugExitArg, EngineArg, InputDeviceArg, LayoutArg, MachineArg, ModeArg, OnHaltArg,
     TransportArg,
@@ -17,7 +18,7 @@ use vmm::Error;
 use vmm::controller::MsrRule;
 pub(super) use vmm::controller::parse_msr_rule;
 use vmm::host::format_size;
-pub(super) use vmm::host::parse_number;
+pub(super) use vmm::host::{parse_number, parse_size};
 use vmm::x86::{CpuidOverride, InitialValue};
 
 // `Default` gives the defaults of the options: the test `a_run_without_options_skips_the_parser` compares them.
@@ -164,14 +165,8 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) kev: bool,
 
-    /// Write each instruction of the guest to stderr, with the registers that it changes, at most LIMIT of all vCPUs; it is
-    /// slow with KVM [default LIMIT: 10000]
-    #[arg(long, value_name = "LIMIT", num_args = 0..=1, require_equals = true, default_missing_value = crate::step::DEFAULT_LIMIT, conflicts_with_all = ["gdb", "sample"], value_parser = parse_step)]
-    pub(super) step: Option<u64>,
-
-    /// Write the instructions of --step to FILE
-    #[arg(long, value_name = "FILE", requires = "step")]
-    pub(super) step_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) step: StepArgs,
 
     /// Limit of the guest's output in bytes, such as 64K; 0 means no limit [default: 256K if stdout is a terminal,
     /// otherwise no limit]
@@ -196,6 +191,7 @@ Examples:
   vmm boot bzImage --initrd initrd           Linux with an initial RAM disk
   vmm boot vmlinux --initrd initrd --cpus 2 --mem 1G
   vmm boot vmlinux --disk root.img --cmdline \"console=ttyS0 root=/dev/vda\"
+  vmm boot kernel.elf --step=1000            each of the first instructions
   vmm boot vmlinux --gdb --cmdline \"console=ttyS0 nokaslr\"
                                              waits for gdb at 127.0.0.1:1234
   vmm boot bzImage --initrd initrd --profile json=boot.json
@@ -297,6 +293,9 @@ pub(super) struct BootArgs {
     pub(super) output_limit: Option<u64>,
 
     #[command(flatten)]
+    pub(super) step: StepArgs,
+
+    #[command(flatten)]
     pub(super) gdb: GdbArgs,
 
     #[command(flatten)]
@@ -355,30 +354,10 @@ pub(super) fn parse_timeout(text: &str) -> Result<Timeout, String> {
     }
 }
 
-/// Parses a number of instructions.
-fn parse_step(text: &str) -> Result<u64, String> {
-    let limit = parse_number(text).ok().filter(|limit| *limit > 0);
-    limit.ok_or_else(|| "give a number of instructions, such as --step=100".into())
-}
-
 /// Parses a number of vCPUs. The library checks the range of what fits into 32 bits.
 pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
     let number = parse_number(text).ok().and_then(|number| number.try_into().ok());
     number.ok_or_else(|| "give a number from 1 to 32".into())
-}
-
-/// Parses a number of bytes. The suffixes K, M and G stand for powers of 1024.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    const EXPECTED: &str = "give a size in bytes, such as 0x100000, 64M or 2G";
-    let hex = text.starts_with("0x") || text.starts_with("0X");
-    let shift = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
-        Some('K') if !hex => 10,
-        Some('M') if !hex => 20,
-        Some('G') if !hex => 30,
-        _ => return parse_number(text).map_err(|_| EXPECTED.into()),
-    };
-    let number = text.get(..text.len() - 1).unwrap_or_default();
-    parse_number(number).ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(|| EXPECTED.into())
 }
 
 /// Checks that the value of an option is within its range.

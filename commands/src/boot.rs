@@ -7,6 +7,7 @@ use crate::core_file::{CoreFile, LiveCores};
 use crate::names::Names;
 use crate::run::{GuestText, Ran};
 use crate::status::Failure;
+use crate::step::Trace;
 use crate::target::{RunTarget, name_error};
 use crate::{debugger, modules, processor, run, screen, terminal};
 use gdb::Width;
@@ -65,6 +66,7 @@ fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let mut live = live_cores(arguments);
     let builder = with_options(Machine::linux(linux), arguments).screen_on_terminal(text.is_terminal);
     let builder = builder.core_key(LiveCores::key(live.as_ref()));
+    let (builder, trace) = traced(builder, arguments)?;
     let builder = text.after.watch(builder, &text.output);
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
     text.after.check(&machine)?;
@@ -72,7 +74,9 @@ fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
     arguments.measure.sample.begin(&mut machine, &[], || Names::of(&arguments.measure.results, None))?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    begin(trace.as_ref(), arguments, &mut machine, &[])?;
     let report = terminal::run(&mut machine, debugger)?;
+    trace.map_or(Ok(()), Trace::finish)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
             "the console did not show the text of --marker, \"{}\": the boot timeline has no entry for userland",
@@ -86,9 +90,30 @@ fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     Ok(Ran { core, checked, debugger: server, ..ran })
 }
 
+/// Adds the trace that the user asked for.
+fn traced(builder: Builder, arguments: &BootArgs) -> Result<(Builder, Option<Trace>), Failure> {
+    let trace = Trace::open(&arguments.step, || inputs(arguments))?;
+    Ok((trace.iter().fold(builder, |builder, trace| trace.apply(builder)), trace))
+}
+
+/// Prepares the trace of a machine, before it runs. `bases` are the addresses of the parts of the image.
+fn begin(
+    trace: Option<&Trace>,
+    arguments: &BootArgs,
+    machine: &mut Machine,
+    bases: &[u64],
+) -> Result<(), Failure> {
+    if let Some(trace) = trace {
+        let names = Names::of(&arguments.measure.results, Some(arguments.kernel.clone()))?;
+        trace.begin(machine, names, bases)?;
+    }
+    Ok(())
+}
+
 /// The cores of the running guest, which the user asks for at the keyboard.
 fn live_cores(arguments: &BootArgs) -> Option<LiveCores> {
-    LiveCores::of(&arguments.measure, arguments.gdb.is_given(), || inputs(arguments))
+    let is_stopped = arguments.gdb.is_given() || arguments.step.is_given();
+    LiveCores::of(&arguments.measure, is_stopped, || inputs(arguments))
 }
 
 /// The builder of a machine with the options that all kernels have in common.
@@ -145,6 +170,7 @@ fn run_kernel(
     let builder = builder.machine(arguments.machine.map(Into::into)).keyboard(terminal::is_keyboard);
     let mut live = live_cores(arguments);
     let builder = builder.input_device(input_device).core_key(LiveCores::key(live.as_ref()));
+    let (builder, trace) = traced(builder, arguments)?;
     let mut machine = builder.input(run::input(None)?).build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), input_device.is_some())?;
@@ -156,7 +182,9 @@ fn run_kernel(
     let own_names = || Names::of(&arguments.measure.results, Some(arguments.kernel.clone()));
     arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
+    begin(trace.as_ref(), arguments, &mut machine, &bases)?;
     let report = terminal::run(&mut machine, debugger)?;
+    trace.map_or(Ok(()), Trace::finish)?;
     let core = core.map(|core| core.write(&mut machine, &report));
     let checked = text.after.finish(&mut machine, &report)?;
     Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })

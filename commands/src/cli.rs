@@ -2,7 +2,7 @@
 
 use crate::args::{BootArgs, RunArgs};
 use crate::streams::{LOG_TIMEOUT, Log, print_stderr, print_stdout, report_error};
-use crate::{bench, boot, compare, doctor, grade, guests, observe, report, run, status};
+use crate::{bench, boot, compare, doctor, exercise, grade, guests, observe, report, run, status};
 use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
@@ -22,7 +22,7 @@ const VERSION: &str = match cfg!(feature = "polling") {
     name = "vmm",
     version = VERSION,
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev] [PROGRAM] [OPTIONS]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev|FILE.toml] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
@@ -72,8 +72,10 @@ enum Command {
     Boot(BootArgs),
     /// List the built-in guests
     Guests(guests::GuestsArgs),
-    /// Grade the assignment of the SO2 course, or project 2 of the KeV course (`grade kev`)
+    /// Grade the assignment of the SO2 course, project 2 of the KeV course (`grade kev`), or an exercise in a file
     Grade(grade::GradeArgs),
+    /// Check an exercise for `vmm grade`, or write an example
+    Exercise(exercise::ExerciseArgs),
     /// Show a profile or a trace of a run, or the difference between two of them
     Report(report::ReportArgs),
     /// Compare the SIMVIRTIO transports with one workload, in ring 0 and ring 3
@@ -87,8 +89,8 @@ enum Command {
 }
 
 /// The names of the subcommands. Any other first word names a guest.
-const SUBCOMMANDS: [&str; 10] =
-    ["run", "boot", "guests", "grade", "report", "compare", "doctor", "bench", "observe", "help"];
+const SUBCOMMANDS: [&str; 11] =
+    ["run", "boot", "guests", "grade", "exercise", "report", "compare", "doctor", "bench", "observe", "help"];
 
 /// Inserts the subcommand `run` if the command line has none, or `boot` if it names a Linux kernel: `vmm FILE` means
 /// `vmm run FILE`.
@@ -163,6 +165,7 @@ pub fn main() -> u8 {
         Command::Boot(arguments) => boot::main(&arguments),
         Command::Guests(arguments) => guests::main(&arguments),
         Command::Grade(arguments) => grade::main(&arguments),
+        Command::Exercise(arguments) => exercise::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
         Command::Compare(arguments) => compare::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),

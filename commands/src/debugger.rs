@@ -89,6 +89,7 @@ fn facilities(processor: Processor) -> Result<(Facilities, String), Error> {
         steps: found.step_long || found.step_real,
         breakpoints: found.breakpoints,
         watchpoints: found.watchpoints,
+        software: found.software,
     };
     let mut text = format!("processor: {processor}\nsteps in:");
     for (name, works) in [

@@ -13,6 +13,7 @@ mod compare;
 mod core_file;
 mod debugger;
 mod doctor;
+mod exercise;
 mod expect;
 mod file_name;
 mod grade;

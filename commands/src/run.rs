@@ -203,7 +203,7 @@ fn open_input(path: &Path) -> io::Result<File> {
 fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
     let names = Names::of(&arguments.measure.results, guest.clone())?;
-    let trace = Trace::open(arguments, || inputs(arguments))?;
+    let trace = Trace::open(&arguments.step, || inputs(arguments))?;
     let core = CoreFile::open(&arguments.measure, || inputs(arguments))?;
     let limit = arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM);
     let target = find(arguments, limit)?;
@@ -223,7 +223,7 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let disks = boot_files::open_disks(file.as_deref(), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
     let builder = trace.iter().fold(builder, |builder, trace| trace.apply(builder));
-    let is_stopped = arguments.gdb.is_given() || arguments.step.is_some();
+    let is_stopped = arguments.gdb.is_given() || arguments.step.is_given();
     let mut live = LiveCores::of(&arguments.measure, is_stopped, || inputs(arguments));
     let builder = text.after.watch(builder, &text.output);
     let mut machine = arguments

@@ -116,6 +116,21 @@ impl RunTarget {
         Self::file(ImageSpec::parse(text), Some(default_mode), PLAIN_RAM, Some(false))
     }
 
+    /// Reads a file, whatever its name contains. `limit` and `bios` are those of [`find`](Self::find).
+    ///
+    /// # Errors
+    /// The file cannot be read or run.
+    pub fn path(
+        path: &Path,
+        mode: Option<Mode>,
+        load_at: Option<u64>,
+        limit: u64,
+        bios: Option<bool>,
+    ) -> Result<Self, Error> {
+        let spec = ImageSpec { file: path.into(), load_at, segment: None, mode };
+        Self::file(spec, None, limit, bios)
+    }
+
     /// Checks that the file that `text` names can be read. It may still be a bad guest.
     ///
     /// # Errors

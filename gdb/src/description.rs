@@ -11,8 +11,8 @@ struct Flags {
     bits: &'static [(u8, &'static str)],
 }
 
-/// SDM volume 1, section 3.4.3, and volume 3, sections 2.2.1 and 2.5.
-static TYPES: [Flags; 4] = [
+/// SDM volume 1, sections 3.4.3 and 10.2.3, and volume 3, sections 2.2.1 and 2.5.
+static TYPES: [Flags; 5] = [
     Flags { name: "flags", bytes: 4, bits: &vmm::x86::FLAGS },
     Flags {
         name: "cr0",
@@ -57,6 +57,36 @@ static TYPES: [Flags; 4] = [
         ],
     },
     Flags { name: "efer", bytes: 8, bits: &[(0, "SCE"), (8, "LME"), (10, "LMA"), (11, "NXE")] },
+    Flags {
+        name: "i386_mxcsr",
+        bytes: 4,
+        bits: &[
+            (0, "IE"),
+            (1, "DE"),
+            (2, "ZE"),
+            (3, "OE"),
+            (4, "UE"),
+            (5, "PE"),
+            (6, "DAZ"),
+            (7, "IM"),
+            (8, "DM"),
+            (9, "ZM"),
+            (10, "OM"),
+            (11, "UM"),
+            (12, "PM"),
+            (15, "FZ"),
+        ],
+    },
+];
+
+/// The parts of an XMM register, as gdb knows them: name of the field, type of an element, and number of elements.
+static VECTORS: [(&str, &str, u8); 6] = [
+    ("v4_float", "ieee_single", 4),
+    ("v2_double", "ieee_double", 2),
+    ("v16_int8", "int8", 16),
+    ("v8_int16", "int16", 8),
+    ("v4_int32", "int32", 4),
+    ("v2_int64", "int64", 2),
 ];
 
 /// The description of a processor.
@@ -72,6 +102,9 @@ pub(crate) fn xml(width: Width) -> String {
         let registers = || group.tables.into_iter().flatten();
         for flags in TYPES.iter().filter(|flags| registers().any(|register| register.kind == flags.name)) {
             add_flags(&mut xml, flags);
+        }
+        if registers().any(|register| register.kind == "vec128") {
+            add_vector(&mut xml);
         }
         for register in registers() {
             xml += &format!(
@@ -90,6 +123,18 @@ fn add_flags(xml: &mut String, flags: &Flags) {
         *xml += &format!("<field name=\"{name}\" start=\"{bit}\" end=\"{bit}\"/>\n");
     }
     *xml += "</flags>\n";
+}
+
+/// The type of an XMM register.
+fn add_vector(xml: &mut String) {
+    for (name, kind, count) in VECTORS {
+        *xml += &format!("<vector id=\"{name}\" type=\"{kind}\" count=\"{count}\"/>\n");
+    }
+    *xml += "<union id=\"vec128\">\n";
+    for (name, ..) in VECTORS {
+        *xml += &format!("<field name=\"{name}\" type=\"{name}\"/>\n");
+    }
+    *xml += "<field name=\"uint128\" type=\"uint128\"/>\n</union>\n";
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ monitor exits            the last exits of the guest
 monitor arch [16|32|64|auto]
                          the processor that gdb sees; then give
                          `unset tdesc filename`, so that gdb reads it again
+monitor mmio [on|off]    accesses to the addresses of devices
 monitor help             this text
 ";
 
@@ -37,6 +38,7 @@ pub(crate) fn run(target: &mut Target<'_>, command: &str) -> String {
         "map" => map(target),
         "devices" => devices(target),
         "exits" => exits(target),
+        "mmio" => mmio(target, argument),
         "arch" => architecture(target, argument),
         _ => "there is no such command; monitor help shows the commands\n".into(),
     }
@@ -67,10 +69,12 @@ fn info(target: &mut Target<'_>) -> String {
         false => "",
     };
     if !facilities.unlimited {
-        text += match (facilities.breakpoints, facilities.steps) {
-            (true, _) => "breakpoints: 4 in debug registers; with more, the guest is stepped\n",
-            (false, true) => "breakpoints: the guest is stepped, and addresses are compared\n",
-            (false, false) => "breakpoints: none; --vcpu soft has them\n",
+        text += match (facilities.breakpoints, facilities.software, facilities.steps) {
+            (true, true, true) => "breakpoints: 4 in debug registers, and any number of int3 in memory\n",
+            (true, ..) => "breakpoints: 4 in debug registers; with more, the guest is stepped\n",
+            (false, true, true) => "breakpoints: int3 in memory\n",
+            (false, false, true) => "breakpoints: the guest is stepped, and addresses are compared\n",
+            (false, _, false) => "breakpoints: none; --vcpu soft has them\n",
         };
         text += match (facilities.watchpoints, facilities.steps) {
             (true, _) => "watchpoints: in debug registers; with more than 4 points, the guest is stepped\n",
@@ -305,6 +309,19 @@ fn exits(target: &mut Target<'_>) -> String {
         let _ = writeln!(text, "  vCPU {} at {:#x}: {}", seen.vcpu, seen.rip, seen.exit);
     }
     text
+}
+
+fn mmio(target: &mut Target<'_>, argument: Option<&str>) -> String {
+    match argument {
+        Some("on") => target.mmio = true,
+        Some("off") => target.mmio = false,
+        _ => {}
+    }
+    match target.mmio {
+        true => "on: gdb reads and writes the registers of devices, which has the same effect as if the guest did it\n",
+        false => "off: gdb cannot access the registers of devices; monitor mmio on allows it\n",
+    }
+    .into()
 }
 
 fn architecture(target: &mut Target<'_>, argument: Option<&str>) -> String {

@@ -6,8 +6,13 @@
 //! The instruction pointer that gdb sees is the linear address of the next instruction. In flat segments and in 64-bit code
 //! that is RIP itself. In real mode it is CS times 16 plus IP, which is where gdb looks for code and breakpoints.
 
+mod fpu;
+mod tables;
+
+pub(crate) use tables::{all, groups};
+
 use vmm::controller::VcpuState;
-use vmm::x86::{Regs, Segment, Sregs, linear_rip};
+use vmm::x86::{FxImage, Regs, Segment, Sregs, linear_rip};
 
 /// IA32_KERNEL_GS_BASE.
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
@@ -68,13 +73,16 @@ pub(crate) struct View {
     pub(crate) regs: Regs,
     pub(crate) sregs: Sregs,
     kernel_gs_base: u64,
+    /// The x87 and SSE registers. `None` if the vCPU does not show them.
+    fpu: Option<FxImage>,
 }
 
 impl View {
     /// Reads the registers of a vCPU. `None` if the host refuses.
     pub(crate) fn of(vcpu: &mut dyn VcpuState) -> Option<Self> {
         let kernel_gs_base = vcpu.msr(KERNEL_GS_BASE).unwrap_or_default();
-        Some(Self { regs: vcpu.regs().ok()?, sregs: vcpu.sregs().ok()?, kernel_gs_base })
+        let fpu = vcpu.fpu();
+        Some(Self { regs: vcpu.regs().ok()?, sregs: vcpu.sregs().ok()?, kernel_gs_base, fpu })
     }
 
     /// Writes what has changed since `before`. Returns false if the host or the rules of the processor refuse.
@@ -82,7 +90,8 @@ impl View {
         let msr =
             self.kernel_gs_base == before.kernel_gs_base || vcpu.set_msr(KERNEL_GS_BASE, self.kernel_gs_base);
         let sregs = self.sregs == before.sregs || vcpu.set_sregs(&self.sregs).is_ok();
-        msr && sregs && (self.regs == before.regs || vcpu.set_regs(&self.regs).is_ok())
+        let fpu = self.fpu.filter(|_| self.fpu != before.fpu).is_none_or(|fpu| vcpu.set_fpu(&fpu));
+        msr && fpu && sregs && (self.regs == before.regs || vcpu.set_regs(&self.regs).is_ok())
     }
 }
 
@@ -97,8 +106,10 @@ pub(crate) struct Register {
 /// The place of a value.
 #[derive(Clone, Copy)]
 enum Place {
-    /// Nowhere: gdb shows that it is not available.
-    Absent,
+    /// Bytes of the x87 and SSE registers: the offset in the image of FXSAVE, and the number.
+    Fpu(usize, usize),
+    /// The tag word of x87, with two bits for each register.
+    Tags,
     General(fn(&mut Regs) -> &mut u64),
     Special(fn(&mut Sregs) -> &mut u64),
     /// The instruction pointer, as a linear address.
@@ -119,10 +130,19 @@ impl Register {
     }
 
     /// The value; `None` if it is not available.
-    pub(crate) fn get(&self, view: &View) -> Option<u64> {
+    pub(crate) fn get(&self, view: &View) -> Option<u128> {
+        match self.place {
+            Place::Fpu(at, len) => view.fpu.as_ref()?.get(at..)?.get(..len).map(number),
+            Place::Tags => view.fpu.as_ref().map(fpu::tags).map(u128::from),
+            _ => self.word(view).map(u128::from),
+        }
+    }
+
+    /// The value of a register that is not one of x87 and SSE.
+    fn word(&self, view: &View) -> Option<u64> {
         let mut view = *view;
         Some(match self.place {
-            Place::Absent => return None,
+            Place::Fpu(..) | Place::Tags => return None,
             Place::General(at) => *at(&mut view.regs),
             Place::Special(at) => *at(&mut view.sregs),
             Place::Instruction => linear_rip(&view.regs, &view.sregs),
@@ -136,11 +156,18 @@ impl Register {
     }
 
     /// Changes the value. A register that is not available stays so.
-    pub(crate) fn set(&self, view: &mut View, value: u64) {
+    pub(crate) fn set(&self, view: &mut View, wide: u128) {
+        let value = wide as u64;
         // The upper half of a register that gdb sees as 32 bits stays.
         let merged = |old: u64| if self.bits >= 64 { value } else { old >> 32 << 32 | value & 0xffff_ffff };
         match self.place {
-            Place::Absent | Place::CodeBits => {}
+            Place::CodeBits => {}
+            Place::Fpu(at, len) => {
+                let place = view.fpu.as_mut().and_then(|image| image.get_mut(at..)?.get_mut(..len));
+                let bytes = wide.to_le_bytes();
+                place.into_iter().flatten().zip(bytes).for_each(|(place, byte)| *place = byte);
+            }
+            Place::Tags => view.fpu.iter_mut().for_each(|image| fpu::set_tags(image, value)),
             Place::General(at) => *at(&mut view.regs) = merged(*at(&mut view.regs)),
             Place::Special(at) => *at(&mut view.sregs) = merged(*at(&mut view.sregs)),
             Place::Instruction => {
@@ -166,147 +193,9 @@ impl Register {
     }
 }
 
-macro_rules! general {
-    ($name:literal, $field:ident, $bits:literal, $kind:literal) => {
-        Register { name: $name, kind: $kind, bits: $bits, place: Place::General(|regs| &mut regs.$field) }
-    };
-}
-
-macro_rules! selector {
-    ($name:literal, $field:ident) => {
-        Register { name: $name, kind: "int32", bits: 32, place: Place::Selector(|sregs| &mut sregs.$field) }
-    };
-}
-
-macro_rules! base {
-    ($name:literal, $field:ident) => {
-        Register { name: $name, kind: "int64", bits: 64, place: Place::Base(|sregs| &mut sregs.$field) }
-    };
-}
-
-macro_rules! special {
-    ($name:literal, $($field:ident).+, $kind:literal) => {
-        Register { name: $name, kind: $kind, bits: 64, place: Place::Special(|sregs| &mut sregs.$($field).+) }
-    };
-}
-
-const fn absent(name: &'static str, kind: &'static str, bits: u8) -> Register {
-    Register { name, kind, bits, place: Place::Absent }
-}
-
-/// The general registers of a processor of 64 bits, in gdb's order.
-static GENERAL_64: [Register; 18] = [
-    general!("rax", rax, 64, "int64"),
-    general!("rbx", rbx, 64, "int64"),
-    general!("rcx", rcx, 64, "int64"),
-    general!("rdx", rdx, 64, "int64"),
-    general!("rsi", rsi, 64, "int64"),
-    general!("rdi", rdi, 64, "int64"),
-    general!("rbp", rbp, 64, "data_ptr"),
-    general!("rsp", rsp, 64, "data_ptr"),
-    general!("r8", r8, 64, "int64"),
-    general!("r9", r9, 64, "int64"),
-    general!("r10", r10, 64, "int64"),
-    general!("r11", r11, 64, "int64"),
-    general!("r12", r12, 64, "int64"),
-    general!("r13", r13, 64, "int64"),
-    general!("r14", r14, 64, "int64"),
-    general!("r15", r15, 64, "int64"),
-    Register { name: "rip", kind: "code_ptr", bits: 64, place: Place::Instruction },
-    general!("eflags", rflags, 32, "flags"),
-];
-
-/// The general registers of a processor of 32 bits, in gdb's order.
-static GENERAL_32: [Register; 10] = [
-    general!("eax", rax, 32, "int32"),
-    general!("ecx", rcx, 32, "int32"),
-    general!("edx", rdx, 32, "int32"),
-    general!("ebx", rbx, 32, "int32"),
-    general!("esp", rsp, 32, "data_ptr"),
-    general!("ebp", rbp, 32, "data_ptr"),
-    general!("esi", rsi, 32, "int32"),
-    general!("edi", rdi, 32, "int32"),
-    Register { name: "eip", kind: "code_ptr", bits: 32, place: Place::Instruction },
-    general!("eflags", rflags, 32, "flags"),
-];
-
-/// The rest of the registers that gdb requires of every x86 processor. The floating-point registers are not available.
-static CORE: [Register; 22] = [
-    selector!("cs", cs),
-    selector!("ss", ss),
-    selector!("ds", ds),
-    selector!("es", es),
-    selector!("fs", fs),
-    selector!("gs", gs),
-    absent("st0", "i387_ext", 80),
-    absent("st1", "i387_ext", 80),
-    absent("st2", "i387_ext", 80),
-    absent("st3", "i387_ext", 80),
-    absent("st4", "i387_ext", 80),
-    absent("st5", "i387_ext", 80),
-    absent("st6", "i387_ext", 80),
-    absent("st7", "i387_ext", 80),
-    absent("fctrl", "int", 32),
-    absent("fstat", "int", 32),
-    absent("ftag", "int", 32),
-    absent("fiseg", "int", 32),
-    absent("fioff", "int", 32),
-    absent("foseg", "int", 32),
-    absent("fooff", "int", 32),
-    absent("fop", "int", 32),
-];
-
-/// The bases of FS and GS, which gdb knows for programs of 64 bits.
-static SEGMENTS: [Register; 2] = [base!("fs_base", fs), base!("gs_base", gs)];
-
-/// The registers of the system.
-static SYSTEM: [Register; 19] = [
-    Register { name: "code_bits", kind: "int32", bits: 32, place: Place::CodeBits },
-    Register { name: "k_gs_base", kind: "int64", bits: 64, place: Place::KernelGsBase },
-    base!("cs_base", cs),
-    base!("ss_base", ss),
-    base!("ds_base", ds),
-    base!("es_base", es),
-    special!("gdt_base", gdt.base, "int64"),
-    Register { name: "gdt_limit", kind: "int32", bits: 32, place: Place::GdtLimit },
-    special!("idt_base", idt.base, "int64"),
-    Register { name: "idt_limit", kind: "int32", bits: 32, place: Place::IdtLimit },
-    selector!("ldt", ldt),
-    base!("ldt_base", ldt),
-    selector!("tr", tr),
-    base!("tr_base", tr),
-    special!("cr0", cr0, "cr0"),
-    special!("cr2", cr2, "int64"),
-    special!("cr3", cr3, "int64"),
-    special!("cr4", cr4, "cr4"),
-    special!("efer", efer, "efer"),
-];
-
-/// A group of registers, which is a feature of the description: the name that gdb knows, or our own, and the tables.
-pub(crate) struct Group {
-    pub(crate) feature: &'static str,
-    pub(crate) tables: [&'static [Register]; 2],
-}
-
-/// The groups of a processor.
-pub(crate) fn groups(width: Width) -> [Group; 3] {
-    let general: &[Register] = if width.is_64() { &GENERAL_64 } else { &GENERAL_32 };
-    let segments = if width.is_64() { "org.gnu.gdb.i386.segments" } else { "vmm.segments" };
-    [
-        Group { feature: "org.gnu.gdb.i386.core", tables: [general, &CORE] },
-        Group { feature: segments, tables: [&SEGMENTS, &[]] },
-        Group { feature: "vmm.system", tables: [&SYSTEM, &[]] },
-    ]
-}
-
-/// The registers, in the order of their numbers.
-pub(crate) fn all(width: Width) -> impl Iterator<Item = &'static Register> {
-    groups(width).into_iter().flat_map(|group| group.tables).flatten()
-}
-
 /// The registers in a packet of all registers. Those that are not available are `None`.
 pub(crate) fn packed(view: &View, width: Width) -> Vec<Option<u8>> {
-    let mut bytes = Vec::with_capacity(700);
+    let mut bytes = Vec::with_capacity(1000);
     for register in all(width) {
         match register.get(view) {
             None => bytes.resize(bytes.len().saturating_add(register.len()), None),
@@ -331,13 +220,13 @@ pub(crate) fn unpack(view: &mut View, width: Width, mut bytes: &[u8]) -> bool {
 }
 
 /// The bits of a register.
-fn mask(bits: u8) -> u64 {
-    if bits >= 64 { u64::MAX } else { (1u64 << bits).wrapping_sub(1) }
+fn mask(bits: u8) -> u128 {
+    if bits >= 128 { u128::MAX } else { (1u128 << bits).wrapping_sub(1) }
 }
 
-/// The number in at most eight bytes.
-pub(crate) fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+/// The number in at most 16 bytes.
+pub(crate) fn number(bytes: &[u8]) -> u128 {
+    bytes.iter().take(16).rev().fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The requests of gdb: registers, memory, breakpoints and run control.
 //!
 //! Addresses are linear addresses. Memory is that of the guest's RAM: an address of a device is an error, because an access
-//! could have an effect.
+//! could have an effect, until `monitor mmio on` allows it (`mmio.rs`).
 
+mod mmio;
 mod points;
 
 use crate::registers::{self, View, Width};
@@ -31,7 +32,7 @@ use vmm::exit::PointKind;
 use vmm::machine::debug::{
     Action, DebugGuest, GuestStatus, MAX_BREAKPOINTS, MAX_WATCHED, MAX_WATCHPOINTS, Plan, Why,
 };
-use vmm::x86::linear_rip;
+use vmm::x86::{Probe, linear_rip};
 
 /// The processor, as the library for the protocol knows it.
 #[derive(Debug)]
@@ -98,6 +99,8 @@ pub(crate) struct Target<'g> {
     locked: bool,
     /// The last stop.
     stopped: (usize, Why),
+    /// Accesses to the addresses of devices are allowed.
+    pub(crate) mmio: bool,
 }
 
 type Answer<T> = TargetResult<T, Target<'static>>;
@@ -117,6 +120,7 @@ impl<'g> Target<'g> {
             actions: Vec::new(),
             locked: false,
             stopped,
+            mmio: false,
         };
         target.width.set(target.wanted_width());
         target
@@ -277,7 +281,9 @@ impl MultiThreadBase for Target<'_> {
 
     fn read_addrs(&mut self, start: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
         let probe = self.with(Self::vcpu(tid), |vcpu| vcpu.probe().ok()).flatten();
-        match probe.ok_or(TargetError::NonFatal)?.read_prefix(start, data) {
+        let probe = probe.ok_or(TargetError::NonFatal)?;
+        match probe.read_prefix(start, data) {
+            0 if self.read_device(&probe, start, data) => Ok(data.len()),
             0 if !data.is_empty() => Err(TargetError::NonFatal),
             len => Ok(len),
         }
@@ -285,7 +291,8 @@ impl MultiThreadBase for Target<'_> {
 
     fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
         let probe = self.with(Self::vcpu(tid), |vcpu| vcpu.probe().ok()).flatten();
-        match probe.is_some_and(|probe| probe.write_range(start, data)) {
+        let write = |probe: Probe| probe.write_range(start, data) || self.write_device(&probe, start, data);
+        match probe.is_some_and(write) {
             true => Ok(()),
             false => Err(TargetError::NonFatal),
         }

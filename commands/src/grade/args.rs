@@ -5,6 +5,7 @@ use crate::grade::student_args;
 use crate::processor::VcpuArg;
 use clap::Args;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::device::Layout;
 use vmm::machine::Processor;
@@ -16,6 +17,7 @@ Examples:
   vmm grade so2 ./my-vmm --seed 7              the same texts each time
   vmm grade --make ./project                   make, then its kvm-hello-world
   vmm grade --run real='./vmm16 -x'            a command for one task
+  vmm grade sum.toml ./submission              an exercise of yours
   vmm grade kev ./my-vmm                       a student's VMM for KeV
   vmm grade --guest16 my.bin                   a real-mode guest for SO2
   vmm grade --simvirtio my.bin@0x1000:64       a SIMVIRTIO driver
@@ -32,15 +34,18 @@ has 20 checks of 5 points each; `vmm guests` describes their guests. Seven of th
 In the result, + marks a check that passed, and - a check that failed, with the reason. A failed check costs all points \
 of its task, unless it says how many. The last line has the points of all tasks that were graded.
 
+An exercise in a file has its own tasks: docs/exercises.md. PROGRAM is then the submission, a directory or a file, and --seed draws \
+the same random numbers again.
+
 An IMAGE is an ELF executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
 Exit status: 0 for all points, 111 for fewer, 110 for a usage error, such as an image that cannot be read, 115 if the host \
 failed, 116 if a VMM cannot be observed, 117 if interrupted. Only 0 and 111 have a result.")]
 pub struct GradeArgs {
     /// Course whose work is graded: so2, the assignment of the operating systems course, or kev, project 2 of the KeV
-    /// course about VM exits
-    #[arg(value_parser = parse_course, default_value = "so2")]
-    pub(super) course: Course,
+    /// course about VM exits; or an exercise, a file FILE.toml (docs/exercises.md)
+    #[arg(value_name = "COURSE|EXERCISE", value_parser = parse_subject, default_value = "so2")]
+    pub(super) subject: Subject,
 
     /// Grade IMAGE in the check of kev with the built-in guest NAME: it must end, print and exit like NAME; can be repeated
     /// for other guests [default mode: the mode of NAME]
@@ -72,9 +77,9 @@ pub struct GradeArgs {
     #[arg(long, value_enum)]
     pub(super) vcpu: Option<VcpuArg>,
 
-    /// Time limit of each run in seconds, such as 10 or 0.5; 0 means no limit
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
-    pub(super) timeout: Timeout,
+    /// Time limit of each run in seconds, such as 10 or 0.5; 0 means no limit [default: 10, or that of the exercise]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
+    pub(super) timeout: Option<Timeout>,
 
     /// Wall-clock limit of each run in seconds; time spent waiting for input counts; 0 means no limit [default: six
     /// times --timeout; 60 with --timeout 0]
@@ -102,7 +107,7 @@ pub(super) struct Settings {
 
 impl GradeArgs {
     pub(super) fn settings(&self) -> Settings {
-        let Timeout(timeout) = self.timeout;
+        let Timeout(timeout) = self.timeout.unwrap_or_default();
         let default = timeout.map_or(WALL_ALONE, |timeout| timeout.saturating_mul(WALL_TIMES));
         let processor = self.vcpu.map(Into::into);
         Settings {
@@ -113,9 +118,49 @@ impl GradeArgs {
         }
     }
 
+    /// The course, if the work of one is graded.
+    pub(super) fn course(&self) -> Course {
+        match self.subject {
+            Subject::Course(course) => course,
+            Subject::Exercise(_) => Course::So2,
+        }
+    }
+
+    /// An option that was given, and that has no meaning for an exercise in a file.
+    pub(super) fn foreign_to_exercises(&self) -> Option<&'static str> {
+        let options = [
+            ("--guest", !self.guest.is_empty()),
+            ("--guest16", self.guest16.is_some()),
+            ("--guest64", self.guest64.is_some()),
+            ("--simvirtio", self.simvirtio.is_some()),
+            ("--layout", self.layout.is_some()),
+            ("--reference", self.reference),
+            ("--timeout", self.timeout.is_some()),
+            ("--wall-timeout", self.wall_timeout.is_some()),
+        ];
+        let given = options.into_iter().find(|(_, given)| *given).map(|(option, _)| option);
+        given.or_else(|| self.vmm.foreign_to_exercises())
+    }
+
     /// Returns true if the task of an image is graded.
     pub(super) fn grades(&self, image: Option<&OsString>) -> bool {
         self.reference || image.is_some()
+    }
+}
+
+/// What is graded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// The work of a course.
+    Course(Course),
+    /// A submission for an exercise in this file.
+    Exercise(PathBuf),
+}
+
+fn parse_subject(text: &str) -> Result<Subject, String> {
+    match Path::new(text).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
+        true => Ok(Subject::Exercise(text.into())),
+        false => parse_course(text).map(Subject::Course),
     }
 }
 
@@ -131,7 +176,7 @@ fn parse_course(text: &str) -> Result<Course, String> {
     match text.to_ascii_lowercase().as_str() {
         "so2" => Ok(Course::So2),
         "kev" => Ok(Course::Kev),
-        _ => Err("the courses are so2 and kev; a VMM is graded with `vmm grade so2 PROGRAM`".into()),
+        _ => Err("the courses are so2 and kev, and an exercise is a file FILE.toml; a VMM is graded with `vmm grade so2 PROGRAM`".into()),
     }
 }
 

@@ -118,10 +118,10 @@ pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec
             Err(error) if is_bad_guest(&error) => wrong(error.to_string()),
             evidence => evidence?,
         };
-        tasks.push(Task { title: "", points: POINTS, evidence: vec![evidence] });
+        tasks.push(Task { title: "".into(), points: POINTS, evidence: vec![evidence] });
     }
     if arguments.reference {
-        tasks.push(Task { title: "", points: POINTS, evidence: vec![per_vcpu(arguments)?] });
+        tasks.push(Task { title: "".into(), points: POINTS, evidence: vec![per_vcpu(arguments)?] });
     }
     Ok(tasks)
 }

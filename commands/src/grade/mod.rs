@@ -2,6 +2,7 @@
 
 mod args;
 mod driver;
+mod exercise;
 mod kev;
 mod points;
 mod run;
@@ -17,7 +18,7 @@ use crate::streams::{print_stderr, print_stdout, report_error};
 use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable};
 pub use args::GradeArgs;
-use args::{Course, Settings};
+use args::{Course, Settings, Subject};
 use guest::{End, GUESTS};
 use points::{Evidence, Task, as_text, wrong};
 use run::Run;
@@ -28,6 +29,9 @@ use vmm::machine::Processor;
 /// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
     vmm::host::catch_interrupts();
+    if let Subject::Exercise(file) = &arguments.subject {
+        return exercise::main(file, arguments);
+    }
     let images = match images(arguments) {
         Ok(images) => images,
         Err(error) => return report_error(&error),
@@ -54,7 +58,8 @@ pub fn main(arguments: &GradeArgs) -> u8 {
 fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::Grade, Failure> {
     let settings = arguments.settings();
     if arguments.vmm.grades() {
-        let prepared = student::prepare(arguments.course, &arguments.vmm, arguments.layout.map(Into::into))?;
+        let prepared =
+            student::prepare(arguments.course(), &arguments.vmm, arguments.layout.map(Into::into))?;
         if matches!(arguments.vcpu, Some(VcpuArg::Soft)) {
             return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()).into());
         }
@@ -63,7 +68,7 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
     }
     check_host(settings)?;
     let missing = |missing| format!("vmm: not graded, because there is no image: {missing}\n");
-    Ok(match arguments.course {
+    Ok(match arguments.course() {
         Course::So2 => student::Grade {
             tasks: so2::tasks(arguments).map_err(unreadable)?,
             remark: so2::missing(arguments).map(missing).unwrap_or_default(),
@@ -121,7 +126,7 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
             "--layout is for a driver or a VMM: give --simvirtio IMAGE or --vmm PROGRAM".into(),
         ));
     }
-    match arguments.course {
+    match arguments.course() {
         Course::So2 if !arguments.guest.is_empty() => {
             return Err(Error::Config("--guest is for `vmm grade kev`: leave it out, or grade kev".into()));
         }

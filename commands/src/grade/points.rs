@@ -1,10 +1,11 @@
 //! Tasks, their points, and the evidence for them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// A task: its title, its points and the evidence. An empty title puts the evidence on the line of the points.
 pub(super) struct Task {
-    pub(super) title: &'static str,
+    pub(super) title: Cow<'static, str>,
     pub(super) points: u32,
     pub(super) evidence: Vec<Evidence>,
 }
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_task_without_evidence_earns_nothing() {
-        let task = |evidence| Task { title: "", points: 10, evidence };
+        let task = |evidence| Task { title: "".into(), points: 10, evidence };
         assert_eq!(task(vec![]).earned(), 0);
         let right = || Evidence::new(true, "");
         assert_eq!(task(vec![right()]).earned(), 10);

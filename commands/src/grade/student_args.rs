@@ -10,7 +10,7 @@ use vmm::Error;
 #[command(next_help_heading = "Grading a VMM")]
 pub(super) struct VmmArgs {
     /// Student's VMM, which is graded by observing it: it is run as `PROGRAM real`, `PROGRAM long`, `PROGRAM simvirtio` and
-    /// `PROGRAM polling`
+    /// `PROGRAM polling`; with an exercise, the submission
     #[arg(value_name = "PROGRAM", conflicts_with = "vmm")]
     program: Option<OsString>,
 
@@ -30,7 +30,7 @@ pub(super) struct VmmArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) make: Option<OsString>,
 
-    /// Seed of the hidden guests' texts; the report has it, so that a grade can be repeated [default: random]
+    /// Seed of the hidden guests' texts, or of an exercise's random numbers; the report has it, so that a grade can be repeated [default: random]
     #[arg(long, value_name = "N", value_parser = parse_seed)]
     pub(super) seed: Option<u64>,
 
@@ -65,6 +65,20 @@ impl VmmArgs {
     /// The program of all tasks.
     pub(super) fn program(&self) -> Option<&OsString> {
         self.vmm.as_ref().or(self.program.as_ref())
+    }
+
+    /// An option that was given, and that has no meaning for an exercise in a file.
+    pub(super) fn foreign_to_exercises(&self) -> Option<&'static str> {
+        let options = [
+            ("--vmm", self.vmm.is_some()),
+            ("--vmm-polling", self.vmm_polling.is_some()),
+            ("--run", !self.run.is_empty()),
+            ("--make", self.make.is_some()),
+            ("--own-guests", self.own_guests),
+            ("--count-pattern", self.count_pattern.is_some()),
+            ("--engine", self.engine.is_some()),
+        ];
+        options.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
 
     /// Checks that no option is there without a VMM.

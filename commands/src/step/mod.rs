@@ -1,16 +1,17 @@
-//! `vmm run --step`: a trace of the guest's instructions. All vCPUs are traced, and share the limit.
+//! `--step` of `vmm run` and `vmm boot`: a trace of the guest's instructions. All vCPUs are traced, and share the limit.
 //!
 //! A line is written when its instruction is complete, with the registers that it has changed. The exits that it makes come
 //! after it. The machine's own controllers answer them as always: this one only looks.
 
 mod changes;
+mod stores;
 
-use crate::args::RunArgs;
 use crate::file_name::check_inputs;
 use crate::names::Names;
 use crate::status::Failure;
 use crate::streams::print_stderr;
 use changes::changes;
+use clap::Args;
 use debug::Symbols;
 use report::OutputFile;
 use std::io::{self, Write as _};
@@ -18,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use stores::stores;
 use vmm::controller::{DebugControl, ExitController, VcpuState};
 use vmm::exit::{DebugStop, Exit, Outcome, Stop};
 use vmm::lab::{DebugFacilities, probe_debugging};
@@ -26,11 +28,36 @@ use vmm::x86::{Mode, Regs, Sregs};
 use vmm::{Builder, Error, Machine};
 
 /// The number of instructions without a limit of the user's.
-pub const DEFAULT_LIMIT: &str = "10000";
+const DEFAULT_LIMIT: &str = "10000";
 /// The most exits of one instruction that are shown.
 const MAX_EXITS: usize = 8;
 /// The longest wait for the reader of a file that is a pipe.
 const WAIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default, Args)]
+pub struct StepArgs {
+    /// Write each instruction of the guest to stderr, with the registers and the memory that it changes, at most LIMIT of all
+    /// vCPUs; it is slow with KVM [default LIMIT: 10000]
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_LIMIT, conflicts_with_all = ["gdb", "sample"], value_parser = parse_step)]
+    step: Option<u64>,
+
+    /// Write the instructions of --step to FILE
+    #[arg(long, value_name = "FILE", requires = "step")]
+    step_file: Option<PathBuf>,
+}
+
+impl StepArgs {
+    /// True if the user wants a trace.
+    pub fn is_given(&self) -> bool {
+        self.step.is_some()
+    }
+}
+
+/// Parses a number of instructions.
+fn parse_step(text: &str) -> Result<u64, String> {
+    let limit = crate::args::parse_number(text).ok().filter(|limit| *limit > 0);
+    limit.ok_or_else(|| "give a number of instructions, such as --step=100".into())
+}
 
 /// A trace of a run.
 pub struct Trace(Arc<Mutex<Shared>>);
@@ -77,7 +104,10 @@ impl Trace {
     ///
     /// # Errors
     /// The file cannot be written, or is an input.
-    pub fn open(arguments: &RunArgs, inputs: impl FnOnce() -> Vec<PathBuf>) -> Result<Option<Self>, Failure> {
+    pub fn open(
+        arguments: &StepArgs,
+        inputs: impl FnOnce() -> Vec<PathBuf>,
+    ) -> Result<Option<Self>, Failure> {
         let Some(limit) = arguments.step else { return Ok(None) };
         let file = match &arguments.step_file {
             Some(path) => {
@@ -218,8 +248,12 @@ impl Shared {
             let mask = if mode_of(&now.sregs) == Mode::Real { 0xffff } else { u64::MAX };
             before.iterations = before.regs.rcx.wrapping_sub(now.regs.rcx) & mask;
         }
-        let changed = changes((&before.regs, &before.sregs), (&now.regs, &now.sregs));
-        self.instruction(id, &before, &changed);
+        let mut changed = changes((&before.regs, &before.sregs), (&now.regs, &now.sregs));
+        // After an exception, the instruction has stored nothing.
+        if !before.next.goes_on || now.next.linear == before.next.following {
+            changed += &stores(&before, &vcpu.probe()?);
+        }
+        self.instruction(id, &before, changed.trim_start());
         self.exits(&before);
         if before.next.goes_on && now.next.linear != before.next.following {
             let what = match before.next.shadows {

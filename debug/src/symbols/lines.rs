@@ -5,6 +5,7 @@ use gimli::{Dwarf, EndianArcSlice, RunTimeEndian, SectionId};
 use object::{CompressionFormat, Object, ObjectSection};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 type Reader = EndianArcSlice<RunTimeEndian>;
 
@@ -51,6 +52,22 @@ impl Lines {
     }
 }
 
+/// Warns of a section that cannot be unpacked. The others of its file are the same, so there is one warning.
+fn warn_of(format: CompressionFormat, name: &str) {
+    static IS_WARNED: AtomicBool = AtomicBool::new(false);
+    let how = if format == CompressionFormat::Zstandard {
+        "with zstd, which is not read"
+    } else {
+        "and cannot be unpacked"
+    };
+    if !IS_WARNED.swap(true, Ordering::Relaxed) {
+        log::warn!(
+            "the section {name} is compressed {how}, so there are functions, but no lines: unpack it with `objcopy \
+             --decompress-debug-sections FILE`, or link with -gz=none"
+        );
+    }
+}
+
 /// The bytes of a section, unpacked if it is compressed. Empty if the file lacks it, or if it cannot be unpacked, which the log
 /// says.
 pub(super) fn contents<'data>(file: &impl Object<'data>, name: &str) -> Cow<'data, [u8]> {
@@ -67,10 +84,7 @@ pub(super) fn contents<'data>(file: &impl Object<'data>, name: &str) -> Cow<'dat
     match unpacked {
         Some(bytes) => bytes.into(),
         None => {
-            log::warn!(
-                "the section {name} is compressed, and cannot be unpacked, so lines are not shown: link with -gz=none, or unpack \
-                 it with objcopy --decompress-debug-sections"
-            );
+            warn_of(data.format, name);
             nothing
         }
     }

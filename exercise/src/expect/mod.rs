@@ -13,6 +13,7 @@ pub use end::End;
 pub use exits::ExitLimit;
 pub use memory::MemoryCheck;
 pub use mode::Modes;
+pub(crate) use mode::named as mode_named;
 pub use output::{MAX_OUTPUT, Output};
 pub use register::RegisterValue;
 pub use state::DeviceState;

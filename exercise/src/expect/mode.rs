@@ -15,6 +15,11 @@ const NAMES: [(&str, Mode); 7] = [
     ("user64", Mode::User),
 ];
 
+/// The mode with this name.
+pub(crate) fn named(name: &str) -> Option<Mode> {
+    NAMES.iter().find(|(known, _)| *known == name.trim()).map(|(_, mode)| *mode)
+}
+
 /// The modes in which vCPUs may be at their exits. Code that makes no exit is not seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Modes(Vec<Mode>);
@@ -25,8 +30,7 @@ impl Modes {
     /// # Errors
     /// One of them is not a mode.
     pub fn parse<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, String> {
-        let mode = |name: &str| NAMES.iter().find(|(known, _)| *known == name.trim()).map(|(_, mode)| *mode);
-        let modes: Option<Vec<_>> = names.map(mode).collect();
+        let modes: Option<Vec<_>> = names.map(named).collect();
         let modes = modes.filter(|modes| !modes.is_empty());
         modes.map(Self).ok_or_else(|| "give modes: real (16), protected (32), long (64) or user64".into())
     }

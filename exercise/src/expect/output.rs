@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::facts::Facts;
+use regex_lite::Regex;
 use vmm::host::printable_text;
 
 /// The longest output that is expected, in bytes.
@@ -11,12 +12,22 @@ const EXCERPT: usize = 60;
 /// The most characters of a line before the place that differs.
 const BEFORE: usize = 20;
 
+/// The most bytes of an output in which a text or a pattern is looked for.
+const SEARCHED: usize = 1 << 20;
+
 /// The output that is expected.
 #[derive(Clone, Debug)]
 pub struct Output {
-    text: Vec<u8>,
+    kind: Kind,
     /// The name of the text, such as its file.
     name: String,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Exactly(Vec<u8>),
+    Contains(String),
+    Matches(Regex),
 }
 
 impl Output {
@@ -26,27 +37,73 @@ impl Output {
     /// It is too long.
     pub fn exactly(text: Vec<u8>, name: String) -> Result<Self, String> {
         match text.len() <= MAX_OUTPUT {
-            true => Ok(Self { text, name }),
+            true => Ok(Self { kind: Kind::Exactly(text), name }),
             false => {
                 Err(format!("{name} is too long: an expected output has at most {} MiB", MAX_OUTPUT >> 20))
             }
         }
     }
 
+    /// The output must contain `text`.
+    ///
+    /// # Errors
+    /// The text is empty.
+    pub fn containing(text: String) -> Result<Self, String> {
+        let name = Self::shown(&text);
+        match text.is_empty() {
+            false => Ok(Self { kind: Kind::Contains(text), name }),
+            true => Err("an empty text is in every output: give another one".into()),
+        }
+    }
+
+    /// The output must have a match of a regular expression. Bytes that are no UTF-8 are read as U+FFFD.
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn matching(pattern: &str) -> Result<Self, String> {
+        let regex =
+            Regex::new(pattern).map_err(|error| format!("this is not a regular expression: {error}"))?;
+        Ok(Self { kind: Kind::Matches(regex), name: Self::shown(pattern) })
+    }
+
+    /// A text in quotes, safe to print and not too long.
+    pub fn shown(text: &str) -> String {
+        excerpt(text.as_bytes(), 0, 0, false)
+    }
+
     pub(super) fn needed(&self) -> usize {
-        // The line that differs is shown to its end.
-        self.text.len().saturating_add(4 * EXCERPT)
+        match &self.kind {
+            // The line that differs is shown to its end.
+            Kind::Exactly(text) => text.len().saturating_add(4 * EXCERPT),
+            Kind::Contains(_) | Kind::Matches(_) => SEARCHED,
+        }
     }
 
     pub(super) fn check(&self, facts: &Facts) -> Check {
         let subject = "the output".into();
-        let expected = format!("must be {}", self.name);
-        let passed = facts.output == self.text && facts.output_len == self.text.len() as u64;
-        let seen = match passed {
-            true => format!("is {} ({} bytes)", self.name, self.text.len()),
-            false => difference(&self.text, facts.output),
-        };
-        Check { passed, subject, expected, seen }
+        let name = &self.name;
+        match &self.kind {
+            Kind::Exactly(text) => {
+                // A longer expected text than the output is compared with what another check keeps of it.
+                let output = facts.output.get(..self.needed()).unwrap_or(facts.output);
+                let passed = output == text && facts.output_len == text.len() as u64;
+                let seen = match passed {
+                    true => format!("is {name} ({} bytes)", text.len()),
+                    false => difference(text, output),
+                };
+                Check { passed, subject, expected: format!("must be {name}"), seen }
+            }
+            Kind::Contains(text) => {
+                let passed = facts.output.windows(text.len().max(1)).any(|part| part == text.as_bytes());
+                let seen = if passed { format!("contains {name}") } else { whole(facts) };
+                Check { passed, subject, expected: format!("must contain {name}"), seen }
+            }
+            Kind::Matches(regex) => {
+                let passed = regex.is_match(&String::from_utf8_lossy(facts.output));
+                let seen = if passed { format!("matches {name}") } else { whole(facts) };
+                Check { passed, subject, expected: format!("must match {name}"), seen }
+            }
+        }
     }
 }
 
@@ -60,19 +117,30 @@ fn difference(expected: &[u8], seen: &[u8]) -> String {
     format!(
         "differs at line {line}, column {}: {} is expected there, and {} was printed",
         column.saturating_add(1),
-        excerpt(expected, start, same),
-        excerpt(seen, start, same)
+        excerpt(expected, start, same, true),
+        excerpt(seen, start, same, true)
     )
 }
 
-/// The line of `text` from `start` around `place`, safe to print.
-fn excerpt(text: &[u8], start: usize, place: usize) -> String {
-    if place >= text.len() {
+/// The output, or its beginning.
+fn whole(facts: &Facts) -> String {
+    match facts.output_len {
+        0 => "is empty".into(),
+        len => format!("is {} ({len} bytes)", excerpt(facts.output, 0, 0, false)),
+    }
+}
+
+/// The text from `start` around `place`, or only its line, safe to print.
+fn excerpt(text: &[u8], start: usize, place: usize, is_line: bool) -> String {
+    if is_line && place >= text.len() {
         return "the end".into();
     }
     let from = start.max(place.saturating_sub(BEFORE));
     let rest = text.get(from..).unwrap_or_default();
-    let line = rest.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = match is_line {
+        true => rest.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default(),
+        false => rest,
+    };
     // A character has at most 4 bytes.
     let bounded = line.get(..4 * EXCERPT).unwrap_or(line);
     let shown: String = String::from_utf8_lossy(bounded).chars().take(EXCERPT).collect();

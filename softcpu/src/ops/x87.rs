@@ -8,7 +8,7 @@ use crate::float::mxcsr;
 use crate::memory::{Memory, PAGE};
 use crate::op::{Handler, Op};
 use crate::paging::Access;
-use crate::state::{Fpu, cr0, cr4, flag};
+use crate::state::{Fpu, State, cr0, cr4, flag};
 use crate::trap::{MF, NM, Trap};
 use iced_x86::{Instruction, Mnemonic};
 
@@ -286,23 +286,72 @@ fn emms<M: Memory>(cpu: &mut Cpu<M>, _: &Op<M>) -> Result<(), Trap> {
     Ok(())
 }
 
+impl State {
+    /// The x87 and SSE registers as FXSAVE64 stores them (SDM volume 1, section 10.5.1).
+    pub fn fx_image(&self) -> [u8; 512] {
+        let mut fpu = self.fpu;
+        let mut image = [0; 512];
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        let words = [fpu.control, fpu.status, fpu.tag.into(), fpu.opcode & 0x7ff];
+        put(0, &words.map(u16::to_le_bytes).concat());
+        put(8, &[fpu.instruction, fpu.operand].map(u64::to_le_bytes).concat());
+        put(24, &[self.mxcsr, mxcsr::VALID].map(u32::to_le_bytes).concat());
+        for number in 0..8 {
+            put(32 + 16 * number, fpu.register(number));
+        }
+        for (at, register) in (160..).step_by(16).zip(&self.xmm) {
+            put(at, &register.to_le_bytes());
+        }
+        image
+    }
+
+    /// Sets the x87 registers from an image of FXSAVE64. Returns false, and changes nothing, if it has a bit in MXCSR that does
+    /// not exist.
+    pub fn set_fx_image(&mut self, image: &[u8; 512]) -> bool {
+        let new_mxcsr = number_at(image, 24, 4) as u32;
+        if new_mxcsr & !mxcsr::VALID != 0 {
+            return false;
+        }
+        self.set_x87(image, 8);
+        self.mxcsr = new_mxcsr;
+        self.set_xmm(&image[160..IMAGE_64]);
+        true
+    }
+
+    /// Sets the x87 registers from an image, whose pointers have this many bytes.
+    fn set_x87(&mut self, image: &[u8], width: usize) {
+        let field = |start, len| number_at(image, start, len);
+        let fpu = &mut self.fpu;
+        fpu.set_words(field(0, 2) as u16, field(2, 2) as u16);
+        (fpu.tag, fpu.opcode) = (field(4, 1) as u8, field(6, 2) as u16 & 0x7ff);
+        // The pointer to the instruction has 57 bits.
+        fpu.instruction = ((field(8, width) as i64) << 7 >> 7) as u64;
+        fpu.operand = field(16, width);
+        for number in 0..8 {
+            let at = 32 + 16 * number;
+            fpu.register(number).copy_from_slice(&image[at..at + 10]);
+        }
+    }
+
+    /// Sets the first XMM registers.
+    fn set_xmm(&mut self, bytes: &[u8]) {
+        for (register, bytes) in self.xmm.iter_mut().zip(bytes.chunks_exact(16)) {
+            *register = bytes.iter().rev().fold(0, |value, byte| value << 8 | u128::from(*byte));
+        }
+    }
+}
+
 /// Stores the state of x87 and SSE (SDM volume 1, table 10-2). The XMM registers and MXCSR are left out if the operating
 /// system has not enabled them.
 fn fxsave<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     cpu.check_x87()?;
     let linear = cpu.image(op, 512, Access::Write, 4)?;
-    let mut fpu = cpu.state.fpu;
-    let pointer = if op.insn.mnemonic() == Mnemonic::Fxsave64 { u64::MAX } else { 0xffff_ffff };
-    let mut image = Vec::with_capacity(IMAGE_64);
-    image
-        .extend([fpu.control, fpu.status, fpu.tag.into(), fpu.opcode & 0x7ff].map(u16::to_le_bytes).concat());
-    image.extend([fpu.instruction & pointer, fpu.operand & pointer].map(u64::to_le_bytes).concat());
-    image.extend([cpu.state.mxcsr, mxcsr::VALID].map(u32::to_le_bytes).concat());
-    for number in 0..8 {
-        image.extend(*fpu.register(number));
-        image.extend([0; 6]);
+    let mut image = cpu.state.fx_image();
+    if op.insn.mnemonic() == Mnemonic::Fxsave {
+        // The pointers have 32 bits.
+        image[12..16].fill(0);
+        image[20..24].fill(0);
     }
-    image.extend(cpu.state.xmm.iter().flat_map(|register| register.to_le_bytes()));
     if cpu.state.cr4 & cr4::OSFXSR == 0 {
         cpu.write_image(linear, &image[..24])?;
         return cpu.write_image(linear.wrapping_add(32), &image[32..160]);
@@ -317,29 +366,15 @@ fn fxrstor<M: Memory>(cpu: &mut Cpu<M>, op: &Op<M>) -> Result<(), Trap> {
     let mut image = [0; IMAGE_64];
     let len = if cpu.state.is_64() { IMAGE_64 } else { IMAGE };
     cpu.read_image(linear, &mut image[..len])?;
-    let field = |start, len| number_at(&image, start, len);
     let has_sse = cpu.state.cr4 & cr4::OSFXSR != 0;
-    let new_mxcsr = field(24, 4) as u32;
+    let new_mxcsr = number_at(&image, 24, 4) as u32;
     if has_sse && new_mxcsr & !mxcsr::VALID != 0 {
         return Err(Trap::gp());
     }
-    let fpu = &mut cpu.state.fpu;
-    fpu.set_words(field(0, 2) as u16, field(2, 2) as u16);
-    (fpu.tag, fpu.opcode) = (field(4, 1) as u8, field(6, 2) as u16 & 0x7ff);
-    let width = if op.insn.mnemonic() == Mnemonic::Fxrstor64 { 8 } else { 4 };
-    // The pointer to the instruction has 57 bits.
-    fpu.instruction = ((field(8, width) as i64) << 7 >> 7) as u64;
-    fpu.operand = field(16, width);
-    for number in 0..8 {
-        fpu.register(number).copy_from_slice(&image[32 + 16 * number..42 + 16 * number]);
-    }
-    if !has_sse {
-        return Ok(());
-    }
-    cpu.state.mxcsr = new_mxcsr;
-    let registers = image[160..len].chunks_exact(16);
-    for (register, bytes) in cpu.state.xmm.iter_mut().zip(registers) {
-        *register = bytes.iter().rev().fold(0, |value, byte| value << 8 | u128::from(*byte));
+    cpu.state.set_x87(&image, if op.insn.mnemonic() == Mnemonic::Fxrstor64 { 8 } else { 4 });
+    if has_sse {
+        cpu.state.mxcsr = new_mxcsr;
+        cpu.state.set_xmm(&image[160..len]);
     }
     Ok(())
 }

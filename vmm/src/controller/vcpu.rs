@@ -6,7 +6,7 @@ use crate::exit::{Arrival, Exit};
 use crate::memory::{Gpa, GuestMemory};
 use crate::x86::modes::{self, Mode};
 use crate::x86::probe::Probe;
-use crate::x86::registers::{Regs, Sregs};
+use crate::x86::registers::{FxImage, Regs, Sregs};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -47,6 +47,16 @@ pub trait VcpuState {
 
     /// Sets KVM's value of a model-specific register. Returns true if KVM accepts it.
     fn set_msr(&mut self, index: u32, data: u64) -> bool;
+
+    /// The x87 and SSE registers. `None` if the vCPU does not show them.
+    fn fpu(&mut self) -> Option<FxImage> {
+        None
+    }
+
+    /// Sets the x87 and SSE registers. Returns true if the vCPU accepts them.
+    fn set_fpu(&mut self, _image: &FxImage) -> bool {
+        false
+    }
 
     /// The activity of the vCPU. Without KVM it is always running.
     fn activity(&mut self) -> Activity {

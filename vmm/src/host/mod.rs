@@ -42,7 +42,7 @@ pub(crate) use identity::User;
 pub use interrupts::{catch_interrupts, interrupted};
 pub(crate) use kick::{KickTimer, handle_kicks, with_kick_byte, with_kicks};
 pub(crate) use kicker::{Kicker, REPEAT};
-pub use number::{format_size, parse_number};
+pub use number::{format_size, parse_number, parse_size};
 pub(crate) use os::{EventFd, LARGE_PAGES, MERGE_PAGES, clear_pages, event, metadata};
 pub use printable::{printable, printable_text};
 pub(crate) use process::started;

@@ -19,6 +19,23 @@ pub fn parse_number(text: &str) -> Result<u64, String> {
     .map_err(|_| "give a number of at most 64 bits, such as 4096 or 0x1000".into())
 }
 
+/// Parses a number of bytes. The suffixes K, M and G stand for powers of 1024.
+///
+/// # Errors
+/// The text is not a size.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    const EXPECTED: &str = "give a size in bytes, such as 0x100000, 64M or 2G";
+    let hex = text.starts_with("0x") || text.starts_with("0X");
+    let shift = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
+        Some('K') if !hex => 10,
+        Some('M') if !hex => 20,
+        Some('G') if !hex => 30,
+        _ => return parse_number(text).map_err(|_| EXPECTED.into()),
+    };
+    let number = text.get(..text.len() - 1).unwrap_or_default();
+    parse_number(number).ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(|| EXPECTED.into())
+}
+
 /// Formats a number of bytes in the largest unit that divides it: G, M or K, which stand for powers of 1024.
 ///
 /// ```

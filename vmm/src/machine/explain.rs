@@ -42,7 +42,7 @@ pub use frame::Frame;
 use idt::Idt;
 pub(super) use instruction::code_bits;
 use instruction::{SHOWN_INVALID_BYTES, decode, format, instruction_bytes, shown_len};
-pub use next::{NextInstruction, mode_of};
+pub use next::{NextInstruction, Store, mode_of};
 use softcpu::Cpu;
 use std::borrow::Cow;
 use std::fmt;

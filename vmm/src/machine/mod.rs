@@ -66,7 +66,7 @@ mod watched;
 pub use builder::Builder;
 pub use core::{CoreCause, CoreSummary, SparseWrite};
 pub use doubt::{Doubt, HaltedVcpu};
-pub use explain::{DeadVcpu, DeathKind, Explanation, Frame, NextInstruction, mode_of};
+pub use explain::{DeadVcpu, DeathKind, Explanation, Frame, NextInstruction, Store, mode_of};
 pub use kind::{InputDevice, MachineKind};
 pub use linux::{BootReport, ClockKind, ConsoleKind, Linux, MAX_DISKS, OnHalt};
 pub use processors::Processor;

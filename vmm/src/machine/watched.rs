@@ -11,7 +11,7 @@ use crate::host::Kicker;
 use crate::memory::GuestMemory;
 use crate::run::vcpu_threads::WithKicks;
 use crate::soft::vcpu::SoftVcpu;
-use crate::x86::registers::{Regs, Sregs};
+use crate::x86::registers::{FxImage, Regs, Sregs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A vCPU that is watched.
@@ -79,6 +79,12 @@ impl<V: Vcpu> VcpuState for WatchedVcpu<'_, '_, V> {
     }
     fn set_msr(&mut self, index: u32, data: u64) -> bool {
         self.own().set_msr(index, data)
+    }
+    fn fpu(&mut self) -> Option<FxImage> {
+        self.own().fpu()
+    }
+    fn set_fpu(&mut self, image: &FxImage) -> bool {
+        self.own().set_fpu(image)
     }
     fn activity(&mut self) -> Activity {
         self.own().activity()

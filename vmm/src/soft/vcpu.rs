@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::exit::{Arrival, Exit, HYPERCALL_PORT, Instruction};
 use crate::memory::{Gpa, GuestMemory, PagedMemory};
 use crate::x86::modes::{Start, VcpuIndex};
-use crate::x86::registers::{CpuidEntry, Regs, Sregs};
+use crate::x86::registers::{CpuidEntry, FxImage, Regs, Sregs};
 use simvirtio::abi;
 use softcpu::{Cpu, Missing, State};
 use std::fmt;
@@ -308,6 +308,14 @@ impl VcpuState for SoftVcpu {
 
     fn set_msr(&mut self, index: u32, data: u64) -> bool {
         self.cpu.set_msr(index, data)
+    }
+
+    fn fpu(&mut self) -> Option<FxImage> {
+        Some(self.cpu.state.fx_image())
+    }
+
+    fn set_fpu(&mut self, image: &FxImage) -> bool {
+        self.cpu.state.set_fx_image(image)
     }
 
     fn is_in_shadow(&mut self) -> bool {

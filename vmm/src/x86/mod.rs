@@ -19,5 +19,5 @@ pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use general::{GeneralRegister, InitialValue};
 pub use modes::{Mode, Start, VcpuIndex};
 pub use probe::{Probe, ProbeError, Translation, linear_rip, translate_rip};
-pub use registers::{CpuidEntry, DescriptorTable, FLAGS, Regs, Segment, Sregs};
+pub use registers::{CpuidEntry, DescriptorTable, FLAGS, FxImage, Regs, Segment, Sregs};
 pub use summary::summary;

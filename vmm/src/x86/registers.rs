@@ -48,6 +48,9 @@ pub struct Regs {
     pub rflags: u64,
 }
 
+/// The x87 and SSE registers, as FXSAVE64 stores them (Intel SDM volume 1, section 10.5.1).
+pub type FxImage = [u8; 512];
+
 /// The segment and control registers (`Sregs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]

@@ -72,7 +72,7 @@ pub(super) fn tasks(runs: &[Option<Seen>]) -> Vec<Task> {
             Some(seen) => check(job.name(), seen).unwrap_or_else(|evidence| evidence),
             None => wrong(format!("{}: not handed in (--vmm PROGRAM, or --run {0}=COMMAND)", job.name())),
         };
-        Task { title: "", points: POINTS, evidence: vec![evidence] }
+        Task { title: "".into(), points: POINTS, evidence: vec![evidence] }
     };
     JOBS.into_iter().zip(runs).map(check).collect()
 }

@@ -32,18 +32,22 @@ pub(super) fn tasks(runs: &[Option<Seen>]) -> Vec<Task> {
     };
     vec![
         Task {
-            title: "a 16-bit guest in real mode",
+            title: "a 16-bit guest in real mode".into(),
             points: 30,
             evidence: graded(real, Job::Real, &real_mode),
         },
-        Task { title: "a 32-bit or 64-bit guest", points: 20, evidence: graded(wide, Job::Long, &wide_mode) },
-        Task { title: "SIMVIRTIO", points: 30, evidence: graded(exits, Job::Simvirtio, &simvirtio) },
         Task {
-            title: "polling instead of exits",
+            title: "a 32-bit or 64-bit guest".into(),
+            points: 20,
+            evidence: graded(wide, Job::Long, &wide_mode),
+        },
+        Task { title: "SIMVIRTIO".into(), points: 30, evidence: graded(exits, Job::Simvirtio, &simvirtio) },
+        Task {
+            title: "polling instead of exits".into(),
             points: 10,
             evidence: graded(poll, Job::Polling, &|seen| polling(seen, exits)),
         },
-        Task { title: "counting of exits", points: 10, evidence: counting(runs) },
+        Task { title: "counting of exits".into(), points: 10, evidence: counting(runs) },
     ]
 }
 

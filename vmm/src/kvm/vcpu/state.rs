@@ -9,7 +9,7 @@ use crate::kvm::counters::{self, KvmCounters, OneCounter};
 use crate::memory::{Gpa, GuestMemory, pc};
 use crate::x86::cpuid;
 use crate::x86::modes::{self, Mode, VcpuIndex};
-use crate::x86::registers::{CpuidEntry, Regs, Sregs};
+use crate::x86::registers::{CpuidEntry, FxImage, Regs, Sregs};
 use crate::x86::state_check::{self, Kind, Snapshot};
 use kvm_bindings::{CpuId, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
 use std::io;
@@ -180,6 +180,31 @@ impl VcpuState for KvmVcpu {
 
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), Error> {
         self.fd.set_sregs(&(*sregs).into()).map_err(|error| self.explain_refusal(error.into(), sregs))
+    }
+
+    fn fpu(&mut self) -> Option<FxImage> {
+        let xsave = self.fd.get_xsave().ok()?;
+        let mut image: FxImage = [0; 512];
+        for (place, word) in image.chunks_exact_mut(4).zip(xsave.region) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        Some(image)
+    }
+
+    /// The other parts of the XSAVE area stay. KVM_SET_FPU has no effect on some hosts.
+    fn set_fpu(&mut self, image: &FxImage) -> bool {
+        /// The words of XSTATE_BV, and its bits for x87 and SSE (Intel SDM volume 1, section 13.4.2).
+        const PRESENT: usize = 512 / 4;
+        const X87_AND_SSE: u32 = 3;
+        let Ok(mut xsave) = self.fd.get_xsave() else { return false };
+        for (word, bytes) in xsave.region.iter_mut().zip(image.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        if let Some(present) = xsave.region.get_mut(PRESENT) {
+            *present |= X87_AND_SSE;
+        }
+        // SAFETY: the program never enables XSAVE features that need a larger area than `kvm_xsave`.
+        unsafe { self.fd.set_xsave(&xsave) }.is_ok()
     }
 
     fn is_in_shadow(&mut self) -> bool {

@@ -3,8 +3,9 @@
 //! The guest is stopped if it is to stop and no vCPU is inside the guest. A vCPU comes back from the guest, sees that, and
 //! waits before it enters again. A vCPU whose exit is handled by a slow device is not inside, either: it waits later.
 
+use super::patches::Patches;
 use super::vcpu::Debuggable;
-use super::{Action, DebugGuest, Debugger, GuestStatus, Parts, Plan, SeenExit, Waker, Why};
+use super::{Action, DebugGuest, Debugger, GuestStatus, Method, Parts, Plan, SeenExit, Waker, Why};
 use crate::controller::{Devices, VcpuState};
 use crate::exit::Exit;
 use crate::host::{Kicker, REPEAT};
@@ -31,6 +32,8 @@ struct State {
     /// Set while the guest is to stop: since when, the vCPU that has the reason, and the reason.
     stop: Option<(Instant, usize, Why)>,
     plan: Arc<Plan>,
+    /// The breakpoints in memory, while the guest runs.
+    patches: Option<Patches>,
     /// The number of times that the guest went on.
     round: u64,
     /// For each vCPU: it is inside the guest.
@@ -70,7 +73,10 @@ impl Drop for EndGuard<'_> {
 
 impl<V> Ends for Hub<'_, V> {
     fn has_ended(&self) {
-        lock(&self.state).ended = true;
+        let mut state = lock(&self.state);
+        state.ended = true;
+        state.remove_patches(self.parts.memory);
+        drop(state);
         (self.waker)();
     }
 }
@@ -88,6 +94,7 @@ impl<'a, V: Debuggable> Hub<'a, V> {
             state: Mutex::new(State {
                 stop,
                 plan: Arc::new(plan),
+                patches: None,
                 round: 0,
                 inside: vec![false; len],
                 ended: false,
@@ -151,6 +158,7 @@ impl<'a, V: Debuggable> Hub<'a, V> {
         let mut state = lock(&self.state);
         state.inside.get_mut(index).into_iter().for_each(|inside| *inside = false);
         if state.has_stopped() {
+            state.remove_patches(self.parts.memory);
             drop(state);
             (self.waker)();
         }
@@ -167,6 +175,9 @@ impl<'a, V: Debuggable> Hub<'a, V> {
             None => state.stop = Some((Instant::now(), index, why)),
         }
         let has_stopped = state.has_stopped();
+        if has_stopped {
+            state.remove_patches(self.parts.memory);
+        }
         drop(state);
         self.kick_inside();
         if has_stopped {
@@ -184,6 +195,46 @@ impl<'a, V: Debuggable> Hub<'a, V> {
         state.exit_count = state.exit_count.saturating_add(1);
     }
 
+    /// Takes the breakpoint at an address out of memory, so that a vCPU can execute the instruction there.
+    pub(super) fn lift(&self, address: u64) {
+        if let Some(patches) = &lock(&self.state).patches {
+            patches.lift(self.parts.memory, address);
+        }
+    }
+
+    /// Puts it back, if the guest still runs.
+    pub(super) fn put_back(&self, address: u64) {
+        if let Some(patches) = &lock(&self.state).patches {
+            patches.put_back(self.parts.memory, address);
+        }
+    }
+
+    /// Goes on without breakpoints in memory: the guest is stepped. It has an `int3` of its own, which only then reaches it.
+    pub(super) fn give_up_patches(&self) {
+        let mut state = lock(&self.state);
+        state.remove_patches(self.parts.memory);
+        let mut plan = Plan::clone(&state.plan);
+        plan.facilities.software = false;
+        state.plan = Arc::new(plan);
+        state.round = state.round.wrapping_add(1);
+        drop(state);
+        self.kick_inside();
+    }
+
+    /// Puts the breakpoints of a plan into memory, if it is one for that. Otherwise, or if that is not possible, the result is
+    /// `None`, and the plan does without.
+    fn patches(&self, plan: &mut Plan) -> Option<Patches> {
+        if plan.method() != Method::Patches {
+            return None;
+        }
+        // All vCPUs are free, unless a debugger goes away while the guest runs.
+        let probe = |vcpu: &Mutex<&'a mut V>| vcpu.try_lock().ok().and_then(|mut vcpu| vcpu.probe().ok());
+        let probes: Vec<_> = self.vcpus.iter().filter_map(probe).collect();
+        let patches = Patches::put(self.parts.memory, &probes, &plan.breakpoints);
+        plan.facilities.software = patches.is_some();
+        patches
+    }
+
     /// Makes the vCPUs leave the guest.
     fn kick_inside(&self) {
         let inside = lock(&self.state).inside.clone();
@@ -195,6 +246,13 @@ impl<'a, V: Debuggable> Hub<'a, V> {
 impl State {
     fn has_stopped(&self) -> bool {
         self.stop.is_some() && !self.inside.contains(&true)
+    }
+
+    /// Takes the breakpoints out of memory.
+    fn remove_patches(&mut self, memory: &GuestMemory) {
+        if let Some(patches) = self.patches.take() {
+            patches.remove(memory);
+        }
     }
 
     /// Moves the deadline by the time in which the guest was stopped.
@@ -231,13 +289,17 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
     }
 
     fn resume(&self, plan: Plan) {
-        let plan = plan.limited();
+        let mut plan = plan.limited();
         // A debugger that goes away lets a guest go on that may be running: its vCPUs are not free then.
         for mut vcpu in self.vcpus.iter().filter_map(|vcpu| vcpu.try_lock().ok()) {
             vcpu.after_stop();
         }
+        // Those of a guest that still runs are not those of the new plan.
+        lock(&self.state).remove_patches(self.parts.memory);
+        let patches = self.patches(&mut plan);
         let mut state = lock(&self.state);
         state.move_deadline(self.parts.deadline);
+        state.patches = patches;
         state.plan = Arc::new(plan);
         state.round = state.round.wrapping_add(1);
         state.stop = None;

@@ -17,10 +17,12 @@
 //! | `hub.rs` | the state that the vCPUs and the debugger share: stopped or running, and the plan |
 //! | `vcpu.rs` | the vCPU that stops for a debugger |
 //! | `plan.rs` | what each vCPU does until the next stop |
+//! | `patches.rs` | breakpoints that are an `int3` in memory |
 //! | `kinds.rs` | the two kinds of vCPUs |
 
 mod hub;
 mod kinds;
+mod patches;
 mod plan;
 mod vcpu;
 
@@ -153,3 +155,6 @@ pub(super) fn debugged<V: Debuggable, R>(
         Ok(run((0..hub.vcpus()).map(|index| DebuggedVcpu::new(&hub, index)).collect()))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,8 @@ pub struct Facilities {
     pub breakpoints: bool,
     /// It stops at watchpoints in debug registers.
     pub watchpoints: bool,
+    /// It stops at `int3`.
+    pub software: bool,
 }
 
 /// The way in which a plan finds its breakpoints and watchpoints.
@@ -46,6 +48,8 @@ pub struct Facilities {
 pub enum Method {
     /// The processor stops there by itself.
     Points,
+    /// Each breakpoint is an `int3` in memory. The processor stops at watchpoints by itself.
+    Patches,
     /// The guest is stepped, and its addresses and its memory are compared after each instruction.
     Compare,
 }
@@ -68,12 +72,18 @@ pub struct Plan {
 impl Plan {
     /// The way in which the breakpoints and watchpoints are found.
     pub fn method(&self) -> Method {
-        let Facilities { unlimited, breakpoints, watchpoints, .. } = self.facilities;
-        let fits = self.breakpoints.len().saturating_add(self.watchpoints.len()) <= DEBUG_REGISTERS
-            && (breakpoints || self.breakpoints.is_empty())
+        let Facilities { unlimited, steps, breakpoints, watchpoints, software } = self.facilities;
+        let watches = self.watchpoints.len() <= DEBUG_REGISTERS
             && (watchpoints || self.watchpoints.is_empty())
             && self.watchpoints.iter().all(fits_register);
-        if unlimited || fits { Method::Points } else { Method::Compare }
+        let breaks = self.breakpoints.len().saturating_add(self.watchpoints.len()) <= DEBUG_REGISTERS
+            && (breakpoints || self.breakpoints.is_empty());
+        match unlimited || watches && breaks {
+            true => Method::Points,
+            // A step passes the instruction at a breakpoint.
+            false if watches && software && steps => Method::Patches,
+            false => Method::Compare,
+        }
     }
 
     /// The action of a vCPU.
@@ -89,9 +99,10 @@ impl Plan {
             Method::Points => {
                 self.breakpoints.iter().map(execute).chain(self.watchpoints.iter().copied()).collect()
             }
+            Method::Patches => self.watchpoints.clone(),
             Method::Compare => Vec::new(),
         };
-        DebugControl { step, software: false, points }
+        DebugControl { step, software: self.method() == Method::Patches, points }
     }
 
     /// True if there is a breakpoint at this address.
@@ -128,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_plan_uses_debug_registers_only_where_they_stop_and_are_enough() {
-        let all = Facilities { unlimited: false, steps: true, breakpoints: true, watchpoints: true };
+        let all = Facilities { steps: true, breakpoints: true, watchpoints: true, ..Facilities::default() };
         let write = [(0x1000, 8, PointKind::Write)];
         let method = |breakpoints, watched: &[_], facilities| plan(breakpoints, watched, facilities).method();
         assert_eq!(method(3, &write, all), Method::Points);
@@ -138,6 +149,12 @@ mod tests {
         assert_eq!(method(1, &[], Facilities { breakpoints: false, ..all }), Method::Compare);
         assert_eq!(method(1, &write, Facilities { watchpoints: false, ..all }), Method::Compare);
         assert_eq!(method(0, &[], Facilities::default()), Method::Points);
+        let int3 = Facilities { software: true, ..all };
+        assert_eq!(method(3, &write, int3), Method::Points);
+        assert_eq!(method(4, &write, int3), Method::Patches);
+        assert_eq!(method(1, &[], Facilities { breakpoints: false, ..int3 }), Method::Patches);
+        assert_eq!(method(4, &write, Facilities { watchpoints: false, ..int3 }), Method::Compare);
+        assert_eq!(method(9, &[], Facilities { steps: false, ..int3 }), Method::Compare);
         let soft = Facilities { unlimited: true, ..Facilities::default() };
         assert_eq!(method(9999, &[(1, 100, PointKind::Read)], soft), Method::Points);
     }

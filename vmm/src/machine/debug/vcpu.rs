@@ -54,13 +54,15 @@ pub(crate) struct DebuggedVcpu<'h, 'a, V> {
     round: Option<u64>,
     /// The vCPU is set to execute the first instruction of a round, which is at a breakpoint.
     steps_off: bool,
+    /// The address of the breakpoint that is not in memory meanwhile.
+    lifted: Option<u64>,
     /// The bytes of the watchpoints, if they are compared.
     watched: Vec<Vec<u8>>,
 }
 
 impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
     pub(super) fn new(hub: &'h Hub<'a, V>, index: usize) -> Self {
-        Self { hub, index, kept: None, round: None, steps_off: false, watched: Vec::new() }
+        Self { hub, index, kept: None, round: None, steps_off: false, lifted: None, watched: Vec::new() }
     }
 
     /// Calls `body` with the vCPU itself.
@@ -98,13 +100,29 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
     /// Prepares the vCPU for a new round.
     fn begin_round(&mut self, plan: &Plan) -> Result<(), Error> {
         let action = plan.action(self.index);
+        self.put_back();
         // A processor that stops before an instruction does not get past it by itself.
-        self.steps_off = !plan.breakpoints.is_empty() && plan.breaks_at(self.linear_rip()?);
+        self.steps_off = false;
+        if !plan.breakpoints.is_empty() {
+            let rip = self.linear_rip()?;
+            self.steps_off = plan.breaks_at(rip);
+            if self.steps_off && plan.method() == Method::Patches {
+                self.hub.lift(rip);
+                self.lifted = Some(rip);
+            }
+        }
         if plan.method() == Method::Compare {
             self.watched = self.watched(plan)?;
         }
         let control = if self.steps_off { DebugControl::step() } else { plan.control(action) };
         self.with(|vcpu| vcpu.set_debug(&control))?
+    }
+
+    /// Puts back the breakpoint that was not in memory.
+    fn put_back(&mut self) {
+        if let Some(address) = self.lifted.take() {
+            self.hub.put_back(address);
+        }
     }
 
     /// Switches steps off for a HLT that is an exit: KVM may report the step only, and the guest would run on behind it.
@@ -147,6 +165,15 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
             Exit::Debug(DebugStop::Step) => self.stepped(plan)?,
             Exit::Debug(DebugStop::Breakpoint(_)) => Some(Why::Breakpoint),
             Exit::Debug(DebugStop::Watchpoint(address, kind)) => Some(Why::Watchpoint(address, kind)),
+            Exit::Debug(DebugStop::Software) if plan.method() == Method::Patches => {
+                match plan.breaks_at(self.linear_rip()?) {
+                    true => Some(Why::Breakpoint),
+                    false => {
+                        self.hub.give_up_patches();
+                        None
+                    }
+                }
+            }
             Exit::Debug(DebugStop::Software) => Some(Why::Software),
             Exit::Interrupted => return Ok(Some((exit, arrival))),
             _ => {
@@ -178,6 +205,7 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
         let action = plan.action(self.index);
         if self.steps_off {
             self.steps_off = false;
+            self.put_back();
             let control = plan.control(action);
             self.with(|vcpu| vcpu.set_debug(&control))??;
         }

@@ -1,0 +1,99 @@
+//! `vmm exercise`: checks an exercise file, or writes an example of one.
+
+use crate::status;
+use crate::streams::{print_stderr, print_stdout, report_error};
+use ::exercise::Exercise;
+use ::exercise::file::EXAMPLE;
+use clap::{Args, Subcommand};
+use report::view::plural;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use vmm::Error;
+use vmm::host::{printable, printable_text};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmm exercise new sum.toml                  an example with comments
+  vmm exercise check sum.toml                finds mistakes, with their places
+
+docs/exercises.md describes the format, and docs/exercise.schema.json is its schema for editors.
+
+Exit status: 0 for a right file, 116 for a wrong one, 110 for a usage error.")]
+pub(super) struct ExerciseArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find mistakes in an exercise
+    Check {
+        /// The exercise, a TOML file
+        file: PathBuf,
+    },
+    /// Write an example with comments
+    New {
+        /// File to write, which must not exist [default: standard output]
+        file: Option<PathBuf>,
+    },
+}
+
+/// Returns the exit status.
+pub(super) fn main(arguments: &ExerciseArgs) -> u8 {
+    match &arguments.command {
+        Command::Check { file } => check(file),
+        Command::New { file: None } => print_stdout(EXAMPLE),
+        Command::New { file: Some(file) } => write(file),
+    }
+}
+
+/// Reads an exercise. Prints its mistakes.
+///
+/// # Errors
+/// It has mistakes, or cannot be read. The value is the exit status.
+pub(super) fn open(file: &Path) -> Result<Exercise, u8> {
+    if !file.exists() {
+        let name = printable(file);
+        let missing =
+            Error::Config(format!("there is no exercise {name}: `vmm exercise new` writes an example"));
+        return Err(report_error(&missing));
+    }
+    Exercise::open(file).map_err(|problems| {
+        problems.iter().for_each(|problem| print_stderr(&format!("vmm: error: {problem}\n")));
+        status::BAD_IMAGE
+    })
+}
+
+fn check(file: &Path) -> u8 {
+    let exercise = match open(file) {
+        Ok(exercise) => exercise,
+        Err(status) => return status,
+    };
+    let checks: usize = exercise.tasks.iter().map(|task| task.checks.len()).sum();
+    print_stdout(&format!(
+        "{}: right: {:?} has {}, {} and {}\n",
+        printable(file),
+        printable_text(&exercise.name),
+        plural(exercise.tasks.len() as u64, "task"),
+        plural(checks as u64, "check"),
+        plural(exercise.points().into(), "point")
+    ))
+}
+
+/// Writes the example to a new file.
+fn write(file: &Path) -> u8 {
+    let name = printable(file);
+    let written = File::create_new(file).and_then(|mut to| to.write_all(EXAMPLE.as_bytes()));
+    match written {
+        Ok(()) => {
+            print_stderr(&format!("vmm: wrote {name}: `vmm exercise check {name}` finds mistakes\n"));
+            status::OK
+        }
+        Err(error) => {
+            let what = format!("cannot write {name}: {error}: give the name of a new file");
+            report_error(&Error::Config(what))
+        }
+    }
+}

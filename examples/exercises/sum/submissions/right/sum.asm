@@ -1,0 +1,6 @@
+; Prints the sum.
+%include "sum.inc"
+    READ_SUM
+    PRINT_NUMBER
+    PRINT_LINE_END
+    hlt

@@ -1,0 +1,72 @@
+//! `vmm exercise`: an example that is right, and mistakes with their places.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use libtest_mimic::Arguments;
+use std::fs;
+use std::process::ExitCode;
+use support::{Files, assert_error, plain_test, ran};
+
+fn main() -> ExitCode {
+    support::watchdog();
+    let tests = vec![
+        plain_test("the_example_passes_its_check", example),
+        plain_test("each_mistake_has_its_place", mistakes),
+        plain_test("the_document_shows_right_exercises", documented),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+fn example() {
+    let files = Files::new();
+    let path = files.0.path().join("sum.toml").display().to_string();
+    let written = ran(&["exercise", "new", &path]);
+    assert_eq!((written.status, written.text().as_str()), (0, ""), "{}", written.stderr);
+    let checked = ran(&["exercise", "check", &path]);
+    assert_eq!(checked.status, 0, "{}", checked.stderr);
+    assert!(
+        checked.text().ends_with("right: \"Sum of two numbers\" has 1 task, 3 checks and 60 points\n"),
+        "{}",
+        checked.text()
+    );
+    assert_eq!(ran(&["exercise", "new"]).text(), fs::read_to_string(&path).unwrap());
+    assert_error(&ran(&["exercise", "new", &path]), 110, "give the name of a new file");
+}
+
+fn mistakes() {
+    let files = Files::new();
+    let right = ran(&["exercise", "new"]).text();
+    let wrong = right.replace("timeout = 5", "tiemout = 5").replace("points = 20", "points = 61");
+    let path = files.write("sum.toml", wrong.as_bytes());
+    let checked = ran(&["exercise", "check", &path]);
+    assert_eq!((checked.status, checked.text().as_str()), (116, ""), "{}", checked.stderr);
+    let line = |text: &str| 1 + wrong.lines().position(|line| line.starts_with(text)).unwrap();
+    let lines: Vec<_> = checked.stderr.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            format!(
+                "vmm: error: {path}:{}:1: there is no key tiemout here: did you mean timeout?",
+                line("tiemout")
+            ),
+            format!("vmm: error: {path}:{}:10: points must be a number from 0 to 60", line("points = 61")),
+        ]
+    );
+    assert_error(&ran(&["exercise", "check", "/nowhere"]), 110, "there is no exercise /nowhere");
+    assert_error(&ran(&["exercise", "check", "/"]), 116, "cannot read /: it is not a regular file");
+}
+
+/// Each block of TOML in the document that has a version is an exercise.
+fn documented() {
+    let files = Files::new();
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/exercises.md");
+    let text = fs::read_to_string(document).unwrap();
+    let blocks = text.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let exercises: Vec<_> = blocks.filter(|block| block.contains("version = 1")).collect();
+    assert!(!exercises.is_empty());
+    for exercise in exercises {
+        let checked = ran(&["exercise", "check", &files.write("a.toml", exercise.as_bytes())]);
+        assert_eq!(checked.status, 0, "{exercise}\n{}", checked.stderr);
+    }
+}
