@@ -82,7 +82,7 @@ browser:
 	@tests/need "chromium chromium-browser google-chrome" "chromium fonts-dejavu-core" "the tests of the HTML page need"
 
 gdb: setup debugger drgn ## Test the debugger's interface with gdb, and cores with gdb and drgn
-	REQUIRE_GDB=1 REQUIRE_DRGN=1 $(CARGO) test $(WORKSPACE) --test gdb --test gdb_protocol --test core
+	REQUIRE_GDB=1 REQUIRE_DRGN=1 $(CARGO) test $(WORKSPACE) --test gdb --test gdb_machine --test gdb_protocol --test core
 
 debugger:
 	@tests/need gdb gdb "the tests of --gdb and --core need"

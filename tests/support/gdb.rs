@@ -162,3 +162,13 @@ impl Raw {
 pub fn counter(files: &Files) -> String {
     files.write("counter", &[0x48, 0xff, 0xc0, 0xeb, 0xfb]) + "@0x1000:64"
 }
+
+/// Asserts that a text has these parts, in this order.
+#[track_caller]
+pub fn assert_order(text: &str, parts: &[&str]) {
+    let mut rest = text;
+    for part in parts {
+        let at = rest.find(part).unwrap_or_else(|| panic!("{part:?} is not in its place in\n{text}"));
+        rest = &rest[at + part.len()..];
+    }
+}
