@@ -109,6 +109,9 @@ fn evidence() {
     let empty = files.write("empty", b"");
     let graded = grade(Path::new(&empty), "1").text();
     assert!(graded.contains("the image is empty") && graded.ends_with("  0/100\n"), "{graded}");
+    fs::File::create(files.0.path().join("sparse")).unwrap().set_len(20 << 30).unwrap();
+    let graded = grade(&files.0.path().join("sparse"), "1").text();
+    assert!(graded.contains("fit into the guest's memory\n") && graded.ends_with("  0/100\n"), "{graded}");
 }
 
 fn seeds() {

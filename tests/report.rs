@@ -237,7 +237,10 @@ fn hostile_html() {
         let page = report(&[arguments, &["--format", "html"]].concat());
         assert_eq!(page.matches("<script").count(), scripts);
         assert_eq!(page.matches("</script").count(), scripts);
-        assert_eq!((page.matches("<style").count(), page.matches("</title").count()), (1, 1));
+        // The flame graph has a style, a title, and a title for each function.
+        let graphs = page.matches("<svg class=\"flame\"").count();
+        let titles = 1 + graphs + page.matches("<g><title>").count();
+        assert_eq!((page.matches("<style").count(), page.matches("</title").count()), (1 + graphs, titles));
         assert!(!page.contains("<img") && !page.contains("<!--"), "{arguments:?}");
         assert!(page.contains("default-src 'none'"));
     }

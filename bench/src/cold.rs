@@ -15,7 +15,7 @@ const GUEST: &str = "real16-42";
 /// The name of the program that `make static` builds, in the folder of the other one.
 const STATIC: &str = "vmm-static";
 
-/// Runs the bare program, `vmm`, and the static `vmm` if it exists, in turn and `rounds` times each.
+/// Runs copies of the bare program, `vmm`, and the static `vmm` if it exists, in turn and `rounds` times each.
 ///
 /// # Errors
 /// gcc is missing, or a program could not run or ended with a failure.
@@ -26,7 +26,8 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
     let mut programs = vec![(bare, vec![]), with_guest(vmm.to_path_buf())];
     programs.extend(Some(vmm.with_file_name(STATIC)).filter(|path| path.is_file()).map(with_guest));
     // Run each once, so that the files are in the page cache.
-    for program in &programs {
+    for program in &mut programs {
+        program.0 = scratch.copy(&program.0)?;
         run_silently(&program.0, &program.1)?;
     }
     let costs = interleave(rounds, &programs, |program| run_silently(&program.0, &program.1))?;

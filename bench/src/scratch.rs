@@ -33,6 +33,19 @@ impl Scratch {
         fs::write(&path, data).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         Ok(path)
     }
+
+    /// Copies a program into the folder. A file that a linker has written may be in the page cache in single pages, and its
+    /// page faults then cost more than those of a copy: a tenth of a cold start.
+    ///
+    /// # Errors
+    /// The host cannot copy it.
+    pub fn copy(&self, program: &Path) -> Result<PathBuf, String> {
+        let name = program.file_name().unwrap_or_default();
+        let folder = self.0.join("copies");
+        let copied = fs::create_dir_all(&folder).and_then(|()| fs::copy(program, folder.join(name)));
+        copied.map_err(|error| format!("cannot copy {}: {error}", program.display()))?;
+        Ok(folder.join(name))
+    }
 }
 
 impl Drop for Scratch {
@@ -72,6 +85,9 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"b");
         let refused = compile(&scratch, "wrong", "int main(void) { return x; }", &["-static"]).unwrap_err();
         assert!(refused.contains("the bare program wrong does not compile"), "{refused}");
+        let copy = scratch.copy(&file).unwrap();
+        assert_eq!((fs::read(&copy).unwrap().as_slice(), copy == file), (&b"b"[..], false));
+        assert!(scratch.copy(Path::new("/missing")).unwrap_err().starts_with("cannot copy /missing"));
         drop(scratch);
         assert!(!file.exists());
     }

@@ -6,6 +6,7 @@ use report::stacks::{Part, StackFrame};
 use std::collections::HashMap;
 use vmm::Report;
 use vmm::exit::{Reason, Site};
+use vmm::host::sort_by;
 use vmm::machine::{SampleBy, SampleReport};
 use vmm::profile::{SampleKind, StackSample};
 
@@ -73,7 +74,7 @@ impl Named<'_> {
         let Some(symbols) = self.symbols else { return };
         let exit = |sample: &StackSample| Some((reason(sample.kind)?, *sample.addresses.first()?));
         let mut exits: Vec<_> = samples.filter_map(exit).collect();
-        exits.sort_unstable();
+        sort_by(&mut exits, Ord::cmp);
         exits.dedup();
         let found = attribute(symbols, report.processor, &exits);
         let known = exits.into_iter().zip(found);

@@ -6,7 +6,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`expect`] | the expectations, and a file for each kind |
-//! | [`file`] | exercises in files |
+//! | [`mod@file`] | exercises in files |
 //! | [`toml`], [`template`] | TOML documents, and texts with numbers from a seed |
 //! | [`facts`] | the facts of a run |
 //! | [`read`] | reads files |

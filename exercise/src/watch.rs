@@ -9,7 +9,7 @@ use vmm::x86::Mode;
 
 const MODES: [Mode; 4] = [Mode::Real, Mode::Protected, Mode::Long, Mode::User];
 
-/// The modes that were seen, a bit for each of [`MODES`]. Clones share them.
+/// The modes that were seen, a bit for each of `MODES`. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct ModeWatch(Arc<AtomicU8>);
 

@@ -288,6 +288,9 @@ pub fn hostile() -> SavedProfile {
         .for_each(|site| site.device = Some(name()));
     profile.vcpus[0].ended = HOSTILE[2].into();
     profile.marks = HOSTILE.map(|event| SavedMark { event: event.into(), at_ns: 5, exits: 1 }).to_vec();
+    if let Some(samples) = &mut profile.samples {
+        samples.stacks = HOSTILE.map(|name| format!("main;{name} 3")).to_vec();
+    }
     profile.machine.kernel = Some(HOSTILE.iter().map(|name| ((*name).to_owned(), 7)).collect());
     profile
 }

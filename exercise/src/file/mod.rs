@@ -13,7 +13,7 @@ use crate::read::read_file;
 use crate::toml::{self, Problem};
 use fields::Fields;
 use std::path::Path;
-use vmm::host::{printable, printable_text};
+use vmm::host::{printable, printable_text, sort_by_key};
 
 /// The version of the format.
 pub const VERSION: u64 = 1;
@@ -98,7 +98,7 @@ impl Exercise {
             }
             tasks.push(task);
         }
-        problems.sort_by_key(|problem| problem.at);
+        sort_by_key(&mut problems, |problem| problem.at);
         problems.truncate(MAX_PROBLEMS);
         match problems.is_empty() {
             true => Ok(Self { name: name.into(), description: description.into(), tasks }),

@@ -120,6 +120,44 @@ fn a_file_that_is_no_exercise_is_refused() {
     assert!(Exercise::open(Path::new("/")).unwrap_err()[0].contains("cannot read /"));
 }
 
+/// For any text the parser returns, and each mistake has a place in it.
+#[test]
+fn a_damaged_exercise_never_panics() {
+    const MARKS: [&str; 17] = [
+        "",
+        "\"",
+        "'''",
+        "[",
+        "]",
+        "[[",
+        "{",
+        "}",
+        "{{",
+        "=",
+        ".",
+        "\n",
+        "\0",
+        "é",
+        "9999999999999999999",
+        "-",
+        "nan",
+    ];
+    for (at, _) in EXAMPLE.char_indices().step_by(11) {
+        for mark in MARKS {
+            let (before, after) = EXAMPLE.split_at(at);
+            let rest = after.get(1..).unwrap_or_default();
+            for text in
+                [format!("{before}{mark}{after}"), format!("{before}{mark}{rest}"), format!("{before}{mark}")]
+            {
+                let problems = parse(&text).err().unwrap_or_default();
+                assert!(
+                    problems.iter().all(|problem| place(&text, problem.at).0 <= text.lines().count() + 1)
+                );
+            }
+        }
+    }
+}
+
 /// A small part of JSON Schema: type, enum, required, properties, additionalProperties, items, $ref.
 fn validate(value: &Value, schema: &serde_json::Value, root: &serde_json::Value, place: &str) {
     let text = |key: &str| schema.get(key).and_then(serde_json::Value::as_str);

@@ -22,7 +22,7 @@ pub use table::hottest;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::{self, Write};
-use vmm::host::printable_text;
+use vmm::host::{printable_text, sort_by};
 
 /// The maximum number of stacks of a file.
 pub const MOST_STACKS: usize = vmm::profile::MAX_STACKS;
@@ -177,8 +177,10 @@ impl Samples {
     /// The stacks with their counts, in the order of their names.
     fn sorted(&self) -> Vec<(&[u32], u64)> {
         let mut stacks: Vec<_> = self.stacks.iter().map(|(stack, count)| (&**stack, *count)).collect();
-        stacks.sort_by_cached_key(|(stack, _)| -> Vec<_> {
-            self.resolve(stack).map(|frame| (frame.name.clone(), frame.line)).collect()
+        sort_by(&mut stacks, |(one, _), (other, _)| {
+            let [one, other] =
+                [one, other].map(|stack| self.resolve(stack).map(|frame| (&frame.name, frame.line)));
+            one.cmp(other)
         });
         stacks
     }

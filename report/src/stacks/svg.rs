@@ -6,6 +6,7 @@ use super::{Part, Samples};
 use crate::view::escape;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use vmm::host::sort_by;
 
 /// The width of the picture.
 const WIDTH: f64 = 1200.0;
@@ -104,7 +105,7 @@ fn layout(nodes: &[Node], total: u64) -> Vec<Drawn<'_>> {
             drawn.push(Drawn { node, left, width });
         }
     }
-    drawn.sort_by(|one, other| other.width.total_cmp(&one.width));
+    sort_by(&mut drawn, |one, other| other.width.total_cmp(&one.width));
     drawn.truncate(MOST_DRAWN);
     drawn
 }

@@ -4,6 +4,7 @@ use super::{Part, Samples};
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use vmm::host::sort_by_key;
 
 /// The number of functions that are listed.
 const ROWS: usize = 12;
@@ -72,6 +73,6 @@ pub(crate) fn functions(samples: &Samples) -> Vec<Function<'_>> {
     }
     let functions = functions.into_iter().map(|(name, (own, all))| Function { name, own, all });
     let mut functions: Vec<_> = functions.collect();
-    functions.sort_unstable_by_key(|function| (Reverse(function.own), Reverse(function.all), function.name));
+    sort_by_key(&mut functions, |function| (Reverse(function.own), Reverse(function.all), function.name));
     functions
 }

@@ -15,7 +15,7 @@ use crate::machine::session::RunResult;
 use crate::machine::totals::Totals;
 use crate::machine::vcpu_run::VcpuResult;
 use crate::memory::Gpa;
-use crate::profile::recorder::LAST;
+use crate::profile::recorder::{LAST, TracedExit};
 use crate::profile::trace::Trace;
 use crate::x86::probe::Probe;
 use simvirtio::abi;
@@ -26,18 +26,9 @@ impl Machine {
     pub(super) fn report(&mut self, result: RunResult, screen: Option<Screen>, elapsed: Duration) -> Report {
         let RunResult { mut stop, mut vcpus, stopped_by, side, samples } = result;
         let stopped_by = self.blame_a_started_vcpu(&mut vcpus, stopped_by);
-        let trap = self.trapped(&mut stop, &mut vcpus).unwrap_or_else(|error| {
-            stop = error.into();
-            None
-        });
-        let verdict = match self.verdict_after(&stop) {
-            Ok(verdict) => verdict,
-            // A result that cannot be read is not a success.
-            Err(error) => {
-                stop = error.into();
-                None
-            }
-        };
+        let trap = self.trapped(&mut stop, &mut vcpus);
+        let trap = examined(trap, &mut stop);
+        let verdict = examined(self.verdict_after(&stop), &mut stop);
         let waits_for_interrupt = self.waits_for_interrupt(&stop, stopped_by);
         let is_mapped_to_image = self.is_mapped_to_image(stopped_by);
         let (location, explanation) = self.explain(&stop, stopped_by);
@@ -45,9 +36,7 @@ impl Machine {
         let explanation = explanation.filter(|_| !waits_for_interrupt);
         shorten(&mut stop, explanation.as_ref(), vcpus.get_mut(stopped_by));
         let several = vcpus.len() > 1;
-        let last = vcpus.get(stopped_by).and_then(|(_, result)| result.recording.as_ref());
-        let last: Vec<_> =
-            last.iter().flat_map(|recording| recording.last.iter().rev().take(LAST).rev().copied()).collect();
+        let last = last_exits(vcpus.get(stopped_by));
         let is_lost = location == Some(Location::Reset);
         let image = self.restore.as_ref().map(Restore::image).filter(|_| is_lost);
         let lost_suspicion = image.and_then(|image| suspicion_without_state(image, &last));
@@ -59,15 +48,10 @@ impl Machine {
             simvirtio: side.simvirtio.as_ref().is_some_and(|device| device.history != Default::default()),
             screen: screen.is_some(),
         };
-        let examined = self.doubts(&stop, &stops, &totals, used, trap);
-        // Without an examination, a doubt is not ruled out.
-        let doubts = examined.unwrap_or_else(|error| {
-            stop = error.into();
-            Vec::new()
-        });
-        let missed_simvirtio = self.missed_simvirtio(&stop, explanation.as_ref());
-        let other_mode = self.other_mode(verdict.as_ref(), &doubts);
+        let doubts = examined(self.doubts(&stop, &stops, &totals, used, trap), &mut stop);
         Report {
+            missed_simvirtio: self.missed_simvirtio(&stop, explanation.as_ref()),
+            other_mode: self.other_mode(verdict.as_ref(), &doubts),
             stop,
             processor: self.processor(),
             stopped_by,
@@ -83,8 +67,6 @@ impl Machine {
             timing: self.clock.map(|clock| totals.timing(clock)),
             last_exits: last,
             lost_suspicion,
-            missed_simvirtio,
-            other_mode,
             kernel: totals.kernel(),
             profile: totals.profile,
             trace: totals.trace,
@@ -241,6 +223,22 @@ impl Machine {
         };
         Ok(Verdict::new(self.mode, rax, u64::from_le_bytes(memory)))
     }
+}
+
+/// What an examination has found. If it failed, the machine stops with its error: a result that cannot be read is not a
+/// success, and a doubt is then not ruled out.
+fn examined<T: Default>(found: Result<T, Error>, stop: &mut Stop) -> T {
+    found.unwrap_or_else(|error| {
+        *stop = error.into();
+        T::default()
+    })
+}
+
+/// The last exits of a vCPU.
+fn last_exits(vcpu: Option<&(Stop, VcpuResult)>) -> Vec<TracedExit> {
+    let recording = vcpu.and_then(|(_, result)| result.recording.as_ref());
+    let last = recording.into_iter().flat_map(|recording| recording.last.iter().rev().take(LAST).rev());
+    last.copied().collect()
 }
 
 /// Shortens the bytes in an emulation failure to the instruction: KVM reports as many bytes as it has fetched.

@@ -11,6 +11,7 @@ use crate::device::bus::DeviceName;
 use crate::device::simvirtio::SimvirtioReport;
 use crate::error::Error;
 use crate::exit::{Reason, Site, Stop};
+use crate::host::sort_by;
 use crate::kvm::counters::KvmCounters;
 use crate::machine::doubt::Doubt;
 use crate::machine::explain::Explanation;
@@ -225,7 +226,7 @@ impl Report {
         // In shared memory its window is on no bus.
         let simvirtio = self.simvirtio.is_some().then_some("simvirtio");
         let mut names: Vec<_> = on_buses.chain(simvirtio).collect();
-        names.sort_unstable();
+        sort_by(&mut names, Ord::cmp);
         names.dedup();
         names
     }

@@ -4,6 +4,7 @@
 //! further stacks are counted together. The number of samples of each kind stays exact.
 
 use crate::exit::Site;
+use crate::host::sort_by;
 use std::collections::HashMap;
 
 /// The number of different stacks that are kept.
@@ -85,7 +86,7 @@ impl Stacks {
     /// The stacks with their numbers of samples, in the order of the stacks.
     pub fn entries(&self) -> Vec<(&StackSample, u64)> {
         let mut entries: Vec<_> = self.counts.iter().map(|(sample, count)| (sample, *count)).collect();
-        entries.sort_unstable();
+        sort_by(&mut entries, Ord::cmp);
         entries
     }
 }

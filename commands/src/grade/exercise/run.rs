@@ -9,7 +9,7 @@ use ::exercise::{Check, Expectation, Facts, ModeWatch};
 use std::path::Path;
 use vmm::machine::{MachineKind, Processor};
 use vmm::memory::{Gpa, PLAIN_RAM};
-use vmm::{Captured, Error, Input, Machine, Output, Report};
+use vmm::{Captured, Error, ImageError, Input, Machine, Output, Report};
 
 /// The wall-clock limit, as a multiple of the time limit.
 const WALL_TIMES: u32 = 6;
@@ -83,6 +83,9 @@ fn build(
     modes: Option<&ModeWatch>,
 ) -> Result<(Machine, Captured), Failed> {
     let of_guest = |error: Error| match error {
+        Error::Image(ImageError::TooLarge { path, size, limit }) => Failed::Submission(format!(
+            "{path} is too large: it has {size} bytes, and at most {limit} fit into the guest's memory"
+        )),
         Error::Image(error) if is_unreadable(&error) => Failed::Submission(error.to_string()),
         error if is_bad_guest(&error) => Failed::Submission(error.to_string()),
         error => Failed::Grade(error),
