@@ -56,7 +56,7 @@ struct Dump {
     file: OutputFile,
 }
 
-/// What is checked and written after a run.
+/// The checks and files of the end of a run.
 #[derive(Default)]
 pub(super) struct AfterRun {
     expectations: Vec<Expectation>,

@@ -75,7 +75,7 @@ pub struct GuestText {
     pub output: Output,
     /// True if it is a terminal.
     pub is_terminal: bool,
-    /// What is checked and written after the run.
+    /// The checks and files of the end of the run.
     pub after: AfterRun,
 }
 

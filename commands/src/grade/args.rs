@@ -148,7 +148,7 @@ impl GradeArgs {
     }
 }
 
-/// What is graded.
+/// The submission or guests to grade.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
     /// The work of a course.

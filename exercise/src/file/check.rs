@@ -27,7 +27,7 @@ pub const MEMORY_KEYS: [&str; 3] = ["at", "hex", "text"];
 /// The details of a check that a student sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
-    /// What was expected and what was seen.
+    /// The expected value and the value that was seen.
     Shown,
     /// Pass or fail only.
     Hidden,
@@ -48,7 +48,7 @@ pub struct CheckSpec {
     pub name: String,
     /// The points that a failed check costs; all of the task if this is `None`.
     pub points: Option<u32>,
-    /// What a student sees.
+    /// The part that a student sees.
     pub visibility: Visibility,
     conditions: Vec<Condition>,
 }

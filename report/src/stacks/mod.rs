@@ -197,7 +197,7 @@ impl Samples {
         parts
     }
 
-    /// What a sample is: the plural of its unit.
+    /// The unit of a sample, in the plural.
     fn unit(&self) -> &'static str {
         if self.rate.is_some() { "samples" } else { "exits" }
     }

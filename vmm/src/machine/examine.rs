@@ -225,7 +225,7 @@ impl Machine {
     }
 }
 
-/// What an examination has found. If it failed, the machine stops with its error: a result that cannot be read is not a
+/// The findings of an examination. If it failed, the machine stops with its error: a result that cannot be read is not a
 /// success, and a doubt is then not ruled out.
 fn examined<T: Default>(found: Result<T, Error>, stop: &mut Stop) -> T {
     found.unwrap_or_else(|error| {

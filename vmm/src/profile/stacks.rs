@@ -12,7 +12,7 @@ pub const MAX_STACKS: usize = 1 << 14;
 /// The number of addresses of a stack that are kept, the innermost ones.
 pub const MAX_DEPTH: usize = 64;
 
-/// What a vCPU did when it was sampled.
+/// The activity of a vCPU at a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SampleKind {
     /// It executed code of the guest.
@@ -34,7 +34,7 @@ pub enum SampleKind {
 pub struct StackSample {
     /// The number of the vCPU.
     pub vcpu: u32,
-    /// What it did.
+    /// Its activity.
     pub kind: SampleKind,
     /// The linear address of the instruction, and then those to which the functions on the stack return, the innermost
     /// first.

@@ -121,7 +121,7 @@ impl<'s, 'a, V: Sampled> Sampler<'s, 'a, V> {
         }
     }
 
-    /// What the vCPU did when the sample made it leave KVM_RUN. `None` if it has not been started.
+    /// The activity of the vCPU when the sample made it leave KVM_RUN. `None` if it has not been started.
     ///
     /// The interrupt of the sample's timer makes a vCPU leave its guest, which KVM counts (`irq_exits`). If the thread was in
     /// KVM's own code, the interrupt finds no guest, and is not counted. Another interrupt of the host since the last entry
