@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let tests = vec![
         plain_test("the_example_passes_its_check", example),
         plain_test("each_mistake_has_its_place", mistakes),
+        plain_test("what_no_submission_can_meet_is_a_mistake", impossible),
         plain_test("the_document_shows_right_exercises", documented),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -55,6 +56,44 @@ fn mistakes() {
     );
     assert_error(&ran(&["exercise", "check", "/nowhere"]), 110, "there is no exercise /nowhere");
     assert_error(&ran(&["exercise", "check", "/"]), 116, "cannot read /: it is not a regular file");
+}
+
+/// These would cost every submission its points.
+fn impossible() {
+    const RIGHT: &str = "version = 1\nname = \"x\"\n[run]\nmode = \"real\"\naddress = 0x1000\n[[task]]\nname = \"t\"\n\
+                         points = 10\nfile = \"t.bin\"\ninput = \"abc\"\n[[task.check]]\nexits = \"<=9\"\n";
+    let files = Files::new();
+    let checked = |from: &str, to: &str| {
+        let text = RIGHT.replace(from, to);
+        assert!(from == to || text != RIGHT, "{from}");
+        ran(&["exercise", "check", &files.write("one.toml", text.as_bytes())])
+    };
+    let right = checked("", "");
+    assert_eq!(right.status, 0, "{}", right.stderr);
+    for (from, to, message) in [
+        ("address = 0x1000", "address = 0x200000", "the task \"t\": "),
+        ("mode = \"real\"", "mode = \"real\"\nmachine = \"bios\"", "the task \"t\": "),
+        ("mode = \"real\"", "mode = \"real\"\nmemory = \"64K\"", "memory must be a size from 1M to 3G"),
+        ("<=9", "simvirtioo<=9", "check 1 cannot be met: exits at simvirtioo the machine has no such device"),
+        (
+            "<=9",
+            "PIO ouut 0xe9<=9",
+            "check 1 cannot be met: exits at PIO ouut 0xe9 the machine has no such device",
+        ),
+        (
+            "exits = \"<=9\"",
+            "expect = \"u16@0x4000000=8\"",
+            "check 1 cannot be met: u16@0x4000000 there is no memory",
+        ),
+        ("exits = \"<=9\"", "memory = { at = 0x4000000, text = \"a\" }", "there is no memory"),
+        (
+            "input = \"abc\"",
+            "input = \"abc\"\ninput_at = 0xffffe",
+            "input_at = 0xffffe: the guest has no memory",
+        ),
+    ] {
+        assert_error(&checked(from, to), 116, message);
+    }
 }
 
 /// Each block of TOML in the document that has a version is an exercise.

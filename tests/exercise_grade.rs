@@ -171,9 +171,9 @@ fn unsuitable() {
     let files = Files::new();
     let checks = "input = \"x\"\ninput_at = 0xf0000000\n[[task.check]]\nexits = \"=3\"\n";
     let graded = answered(&files, checks);
-    assert_eq!((graded.status, graded.text().as_str()), (110, ""), "{}", graded.stderr);
+    assert_eq!((graded.status, graded.text().as_str()), (116, ""), "{}", graded.stderr);
     assert!(
-        graded.stderr.contains("the task \"t\" of the exercise: input_at 0xf0000000"),
+        graded.stderr.contains("the task \"t\": input_at = 0xf0000000: the guest has no memory"),
         "{}",
         graded.stderr
     );

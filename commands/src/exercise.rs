@@ -1,16 +1,18 @@
 //! `vmm exercise`: checks an exercise file, or writes an example of one.
 
+mod trial;
+
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
 use ::exercise::Exercise;
-use ::exercise::file::EXAMPLE;
+use ::exercise::file::{EXAMPLE, Settings};
 use clap::{Args, Subcommand};
 use report::view::plural;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use vmm::Error;
 use vmm::host::{printable, printable_text};
+use vmm::{Builder, Error};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -60,10 +62,36 @@ pub(super) fn open(file: &Path) -> Result<Exercise, u8> {
             Error::Config(format!("there is no exercise {name}: `vmm exercise new` writes an example"));
         return Err(report_error(&missing));
     }
-    Exercise::open(file).map_err(|problems| {
+    let wrong = |problems: Vec<String>| {
         problems.iter().for_each(|problem| print_stderr(&format!("vmm: error: {problem}\n")));
         status::BAD_IMAGE
-    })
+    };
+    let exercise =
+        Exercise::open(file).map_err(|problems| wrong(problems.iter().map(ToString::to_string).collect()))?;
+    let mistakes = trial::mistakes(&exercise);
+    match mistakes.is_empty() {
+        true => Ok(exercise),
+        false => {
+            let name = printable(file);
+            Err(wrong(mistakes.iter().map(|mistake| format!("{name}: {mistake}")).collect()))
+        }
+    }
+}
+
+/// The wall-clock limit, as a multiple of the time limit.
+const WALL_TIMES: u32 = 6;
+
+/// Sets the machine and the limits of a task.
+pub(super) fn with_settings(builder: Builder, settings: &Settings) -> Builder {
+    builder
+        .cpuid(true)
+        .machine(settings.machine)
+        .memory(settings.memory)
+        .cpus(settings.cpus)
+        .transport(settings.transport)
+        .timeout(Some(settings.timeout))
+        .wall_timeout(Some(settings.timeout.saturating_mul(WALL_TIMES)))
+        .output_limit(Some(settings.output_limit))
 }
 
 fn check(file: &Path) -> u8 {

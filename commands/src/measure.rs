@@ -118,6 +118,11 @@ impl ResultArgs {
         self.trace.as_ref().map(|_| self.trace_exits)
     }
 
+    /// True if the profile is neither printed nor written.
+    pub fn hides_profile(&self) -> bool {
+        self.quiet && self.profile.is_none()
+    }
+
     /// The file with the symbols.
     pub fn symbol_file(&self) -> Option<PathBuf> {
         self.symbols.as_deref().map(|argument| crate::names::symbol_file(argument).0)

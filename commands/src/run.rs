@@ -96,6 +96,7 @@ pub fn run_and_report(
         let inputs = inputs();
         let after = arguments.expect.prepare(|| inputs.clone())?;
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
+        arguments.sample.check_shown(&arguments.results)?;
         let sample_files = SampleFiles::open(&arguments.sample, &inputs)?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
         sample_files.check_others(&files, screen.as_ref().map(ScreenFile::file))?;

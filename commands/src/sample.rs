@@ -1,7 +1,7 @@
 //! The option `--sample`: samples of the guest, their files, and the lines about them.
 
 use crate::file_name::{check_dash, check_inputs};
-use crate::measure::ResultFiles;
+use crate::measure::{ResultArgs, ResultFiles};
 use crate::names::Names;
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
@@ -91,6 +91,18 @@ impl SampleArgs {
     /// True if the user wants samples.
     pub(super) fn is_given(&self) -> bool {
         self.sample.is_some()
+    }
+
+    /// Checks that the samples are seen: `--quiet` without a file hides them.
+    ///
+    /// # Errors
+    /// They are not.
+    pub(super) fn check_shown(&self, results: &ResultArgs) -> Result<(), Error> {
+        if self.is_given() && results.hides_profile() && self.sample_file.is_empty() {
+            let what = "--quiet hides the samples of --sample: give --sample-file or --profile, or leave out --quiet";
+            return Err(Error::Config(what.into()));
+        }
+        Ok(())
     }
 
     /// Lets a machine take samples, if the user wants some. Callers are found with the symbols of the guest whose image is at
@@ -213,7 +225,7 @@ pub(super) fn lines(report: &Report, samples: Option<&Samples>) -> String {
     // Writing to a String cannot fail.
     let _ = match (taken.by, count) {
         (SampleBy::Rate(_), 0) => write!(text, "no samples: the run was too short"),
-        (SampleBy::Rate(rate), _) => write!(text, "{}, {rate} a second", plural(count, "sample")),
+        (SampleBy::Rate(rate), _) => write!(text, "{}, at most {rate} a second", plural(count, "sample")),
         (SampleBy::Exits, _) => write!(text, "{} with their stacks", plural(count, "exit")),
     };
     if count > 0 {
@@ -221,7 +233,7 @@ pub(super) fn lines(report: &Report, samples: Option<&Samples>) -> String {
         let whole = report.elapsed.as_nanos() as f64 * threads as f64;
         let _ = write!(
             text,
-            "; taking them took {}, {} each, {:.1}% of the run",
+            "; taking them took {}, {} each, {:.1}% of the run, without the exits for them",
             duration(taken.cost),
             duration(taken.cost.checked_div(count).unwrap_or(0)),
             100.0 * taken.cost as f64 / whole.max(1.0)

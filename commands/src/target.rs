@@ -154,9 +154,29 @@ impl RunTarget {
         bios: Option<bool>,
     ) -> Result<Self, Error> {
         let path = Path::new(&spec.file);
+        let bytes = boot::read_file(path, limit).map_err(|error| error.in_file(&printable(path)))?;
+        Self::content(spec, bytes, default_mode, bios)
+    }
+
+    /// A guest that halts at once, with the mode, the address and the machine of [`path`](Self::path).
+    ///
+    /// # Errors
+    /// They do not suit each other.
+    pub fn stand_in(mode: Option<Mode>, load_at: Option<u64>, bios: Option<bool>) -> Result<Self, Error> {
+        let spec = ImageSpec { file: "a guest that halts".into(), load_at, segment: None, mode };
+        Self::content(spec, vec![0xf4], None, bios)
+    }
+
+    /// The guest in the content of a file.
+    fn content(
+        spec: ImageSpec,
+        bytes: Vec<u8>,
+        default_mode: Option<Mode>,
+        bios: Option<bool>,
+    ) -> Result<Self, Error> {
+        let path = Path::new(&spec.file);
         let name = printable(path);
         let in_file = |error: ImageError| error.in_file(&name);
-        let bytes = boot::read_file(path, limit).map_err(in_file)?;
         if boot::is_elf(&bytes) {
             return Ok(Self { image: elf(&name, &spec, bytes)?, name, embedded: None });
         }

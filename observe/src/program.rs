@@ -57,6 +57,9 @@ impl Program {
             return Ok(Self { name: name.into(), path: path.clone() });
         }
         Err(wrong(match tried.first() {
+            None if name.as_bytes().starts_with(b"-") => {
+                "vmm observe has no such option (`vmm observe --help` lists them), and no folder of PATH has such a program".into()
+            }
             None => "no folder of PATH has it: give its path, such as ./PROGRAM".into(),
             Some(path) => match fs::metadata(path) {
                 Err(error) => format!("{error}: give a program that can be run"),
@@ -213,6 +216,7 @@ mod tests {
         assert!(sh.path.is_absolute() && sh.short_name() == "sh" && sh.check_preload().is_ok());
         for (name, text) in [
             ("no-such-program-here", "no folder of PATH has it"),
+            ("--no-such-option", "vmm observe has no such option"),
             ("./no/such/program", "No such file or directory"),
             ("/etc/passwd", "it is not executable"),
             ("/etc/", "it is a directory"),

@@ -215,7 +215,9 @@ struct Document<'a> {
 /// The members that every version of the format has.
 #[derive(Deserialize)]
 struct Head {
+    #[serde(default)]
     format: String,
+    #[serde(default)]
     version: u64,
 }
 

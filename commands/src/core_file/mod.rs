@@ -50,10 +50,7 @@ impl CoreFile {
     pub fn write(self, machine: &mut Machine, report: &Report) -> (String, bool) {
         let Some(signal) = signal(&report.stop) else {
             let shown = printable(&self.path);
-            return (
-                format!("wrote no core, because the guest ended by itself: {shown} is unchanged"),
-                false,
-            );
+            return (format!("wrote no core to {shown}, because the guest ended by itself"), false);
         };
         let first = report.stopped_by.and_then(|id| usize::try_from(id).ok()).unwrap_or(0);
         let note = note(machine.memory());

@@ -80,6 +80,7 @@ impl End {
             subject: "the end of the run".into(),
             expected,
             seen: format!("is: {stop}"),
+            possible: true,
         }
     }
 }

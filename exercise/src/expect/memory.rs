@@ -63,7 +63,7 @@ impl MemoryCheck {
             None => self.range(&seen),
         };
         let seen = if is_memory { fact } else { "there is no memory".into() };
-        Check { passed, subject, expected, seen }
+        Check { passed, subject, expected, seen, possible: is_memory }
     }
 
     /// The subject, the condition and the fact of a range that holds `seen`: from the first byte that differs.

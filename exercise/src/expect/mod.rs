@@ -54,6 +54,8 @@ pub struct Check {
     pub expected: String,
     /// The fact, such as "is 41 (0x29)".
     pub seen: String,
+    /// False if no guest of this machine can meet the condition: it names memory or a device that the machine does not have.
+    pub possible: bool,
 }
 
 impl fmt::Display for Check {

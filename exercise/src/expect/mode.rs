@@ -47,6 +47,7 @@ impl Modes {
                 (_, []) => "is not known, because there was no exit".into(),
                 (_, seen) => format!("is {}", list(seen, " and ")),
             },
+            possible: true,
         }
     }
 }

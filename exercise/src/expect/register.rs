@@ -82,6 +82,7 @@ impl RegisterValue {
                 Some(seen) => format!("is {}", shown(seen)),
                 None => "is not known, because the host has reset the vCPU".into(),
             },
+            possible: true,
         }
     }
 }

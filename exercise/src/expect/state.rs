@@ -37,6 +37,7 @@ impl DeviceState {
                 Some(state) => format!("is {state}"),
                 None => "the machine has no such device".into(),
             },
+            possible: facts.simvirtio.is_some(),
         }
     }
 }

@@ -74,15 +74,14 @@ impl CheckSpec {
     pub fn read(
         table: &Table,
         at: usize,
-        points: u32,
+        points: u64,
         folder: &Path,
         numbers: &Numbers,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
         let fields = Fields::new(table, at, &KEYS, problems);
         let name = fields.text("name", problems).map_or("", |(name, _)| name);
-        let cost =
-            fields.number("points", 0, points.into(), problems).and_then(|cost| u32::try_from(cost).ok());
+        let cost = fields.number("points", 0, points, problems).and_then(|cost| u32::try_from(cost).ok());
         let visibility = fields.choice("visibility", &VISIBILITIES, problems).unwrap_or(Visibility::Shown);
         let before = problems.len();
         let mut conditions = texts(&fields, folder, problems);

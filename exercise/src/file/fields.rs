@@ -80,18 +80,21 @@ impl<'a> Fields<'a> {
     }
 
     /// A size in bytes: a number, or a text such as "64K".
-    pub fn size(&self, key: &str, max: u64, problems: &mut Vec<Problem>) -> Option<u64> {
+    pub fn size(&self, key: &str, min: u64, max: u64, problems: &mut Vec<Problem>) -> Option<u64> {
         let entry = self.get(key)?;
         let size = match &entry.node.value {
             Value::Integer(number) => u64::try_from(*number).ok(),
             Value::Text(text) => parse_size(text).ok(),
             _ => None,
         };
-        match size.filter(|size| (1..=max).contains(size)) {
+        match size.filter(|size| (min..=max).contains(size)) {
             Some(size) => Some(size),
             None => {
-                let message =
-                    format!("{key} must be a size of at most {}, such as \"64K\"", format_size(max));
+                let message = format!(
+                    "{key} must be a size from {} to {}, such as \"1M\"",
+                    format_size(min),
+                    format_size(max)
+                );
                 wrong(&entry.node, message, problems)
             }
         }

@@ -25,6 +25,8 @@ const TRANSPORTS: [(&str, Transport); 4] = [
 
 /// The longest time limit, in seconds.
 const MAX_SECONDS: f64 = 3600.0;
+/// The smallest memory.
+const MIN_MEMORY: u64 = 1 << 20;
 /// The largest memory.
 const MAX_MEMORY: u64 = 3 << 30;
 /// The largest output.
@@ -72,7 +74,7 @@ impl Settings {
     /// Replaces the settings that a table has.
     pub fn with(self, fields: &Fields, problems: &mut Vec<Problem>) -> Self {
         refuse_kinds(fields, problems);
-        let memory = fields.size("memory", MAX_MEMORY, problems);
+        let memory = fields.size("memory", MIN_MEMORY, MAX_MEMORY, problems);
         let cpus = fields.number("cpus", 1, MAX_CPUS, problems).and_then(|cpus| u32::try_from(cpus).ok());
         let address = address(fields, "address", problems);
         Self {
@@ -83,7 +85,7 @@ impl Settings {
             cpus: cpus.unwrap_or(self.cpus),
             transport: fields.choice("transport", &TRANSPORTS, problems).or(self.transport),
             timeout: fields.seconds("timeout", MAX_SECONDS, problems).unwrap_or(self.timeout),
-            output_limit: fields.size("output_limit", MAX_OUTPUT, problems).unwrap_or(self.output_limit),
+            output_limit: fields.size("output_limit", 1, MAX_OUTPUT, problems).unwrap_or(self.output_limit),
         }
     }
 }

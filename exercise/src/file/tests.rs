@@ -61,7 +61,7 @@ fn each_mistake_has_its_line_and_column() {
         ("timeout = 1", "timeout = -1", (4, 11), "timeout must be a number of seconds"),
         ("timeout = 1", "timeout = nan", (4, 11), "timeout must be a number of seconds"),
         ("timeout = 1", "mode = \"fast\"", (4, 8), "mode must be real (16)"),
-        ("timeout = 1", "memory = \"5G\"", (4, 10), "memory must be a size of at most 3G"),
+        ("timeout = 1", "memory = \"5G\"", (4, 10), "memory must be a size from 1M to 3G"),
         ("timeout = 1", "transport = \"exits\"", (4, 13), "did you mean exit?"),
         ("timeout = 1", "kind = \"vmm\"", (4, 8), "cannot observe a VMM yet"),
         ("timeout = 1", "kind = \"linux\"", (4, 8), "cannot boot Linux yet"),

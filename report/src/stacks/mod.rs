@@ -178,8 +178,7 @@ impl Samples {
     fn sorted(&self) -> Vec<(&[u32], u64)> {
         let mut stacks: Vec<_> = self.stacks.iter().map(|(stack, count)| (&**stack, *count)).collect();
         sort_by(&mut stacks, |(one, _), (other, _)| {
-            let [one, other] =
-                [one, other].map(|stack| self.resolve(stack).map(|frame| (&frame.name, frame.line)));
+            let [one, other] = [one, other].map(|stack| self.resolve(stack).map(|frame| frame.name()));
             one.cmp(other)
         });
         stacks

@@ -21,9 +21,12 @@ const FILTERED: usize = 9;
 /// The maximum number of devices with a bar.
 const BARS: usize = 12;
 
-/// The text about the flame graph.
+/// The text about the flame graph of samples by time.
 const FLAME: &str = "Each box is a function, above the one that calls it. Its width is its share of the samples. A box at the end \
                      tells if KVM or the VMM worked for the function.";
+/// The text about the flame graph of exits.
+const FLAME_OF_EXITS: &str = "Each box is a function, above the one that calls it. Its width is its share of the exits. The box at \
+                              the end is the site of the exits.";
 
 /// The samples that the page shows. A comparison shows none.
 fn samples<'a>(a: &'a Source, b: Option<&Source>) -> Option<&'a SavedSamples> {
@@ -41,9 +44,10 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
     writeln!(to, "<main id=\"main\" tabindex=\"-1\">")?;
     write_time(to, a, b)?;
     if let Some(samples) = samples(a, b) {
+        let how = if samples.rate.is_some() { FLAME } else { FLAME_OF_EXITS };
         writeln!(
             to,
-            "<section id=\"flame\"><h2>Flame graph</h2>\n<p class=\"how\">{FLAME}</p>\n<div style=\"overflow-x:auto\">"
+            "<section id=\"flame\"><h2>Flame graph</h2>\n<p class=\"how\">{how}</p>\n<div style=\"overflow-x:auto\">"
         )?;
         samples.write_svg(to)?;
         writeln!(to, "</div></section>")?;

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::machine::Processor;
 
+/// The cost of a failed check without points of its own.
+const ALL: &str = "; costs all points of the task";
+
 /// Grades a submission, and prints the result. Returns the exit status.
 pub(super) fn main(file: &Path, arguments: &GradeArgs) -> u8 {
     let exercise = match crate::exercise::open(file) {
@@ -114,7 +117,8 @@ fn evidence(
 
 /// The evidence of the end of a run.
 fn of_end(end: &Check) -> Evidence {
-    Evidence::new(end.passed, end.to_string())
+    let cost = if end.passed { "" } else { ALL };
+    Evidence::new(end.passed, format!("{end}{cost}"))
 }
 
 /// The evidence of a check: the conditions that are not met, or all of them.
@@ -129,8 +133,10 @@ fn of_check(spec: &CheckSpec, number: usize, checks: &[Check]) -> Evidence {
         (_, true) => format!("check {number} (hidden)"),
         (_, false) => format!("{name} (hidden)"),
     };
-    if let Some(points) = spec.points.filter(|_| !passed) {
-        text += &format!("; costs {}", report::view::plural(points.into(), "point"));
+    match spec.points {
+        _ if passed => {}
+        None => text += ALL,
+        Some(points) => text += &format!("; costs {}", report::view::plural(points.into(), "point")),
     }
     Evidence { right: passed, text, cost: spec.points, is_step: true }
 }
