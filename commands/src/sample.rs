@@ -233,10 +233,11 @@ pub(super) fn lines(report: &Report, samples: Option<&Samples>) -> String {
         let whole = report.elapsed.as_nanos() as f64 * threads as f64;
         let _ = write!(
             text,
-            "; taking them took {}, {} each, {:.1}% of the run, without the exits for them",
+            "; taking them took {}, {} each, {:.1}% of the run{}",
             duration(taken.cost),
             duration(taken.cost.checked_div(count).unwrap_or(0)),
-            100.0 * taken.cost as f64 / whole.max(1.0)
+            100.0 * taken.cost as f64 / whole.max(1.0),
+            if taken.by == SampleBy::Exits { "" } else { ", without the exits for them" }
         );
     }
     text.push('\n');
