@@ -5,7 +5,7 @@ use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, OnHaltArg, outpu
 use crate::boot_files::{self, DiskFile};
 use crate::core_file::{CoreFile, LiveCores};
 use crate::names::Names;
-use crate::run::{GuestText, Ran};
+use crate::outcome::{GuestText, Ran, run_and_report};
 use crate::status::Failure;
 use crate::step::Trace;
 use crate::target::{RunTarget, name_error};
@@ -19,7 +19,7 @@ use vmm::{Builder, Error, Machine, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
-    run::run_and_report(&arguments.measure, || inputs(arguments), |text| boot(arguments, text))
+    run_and_report(&arguments.measure, || inputs(arguments), |text| boot(arguments, text))
 }
 
 /// The files that the run reads.

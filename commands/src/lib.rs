@@ -23,6 +23,7 @@ mod modules;
 mod names;
 #[cfg_attr(not(has_kvm), path = "observe/absent.rs")]
 mod observe;
+mod outcome;
 mod places;
 mod processor;
 mod report;

@@ -1,7 +1,7 @@
 //! The symbols of a guest, and the names of the addresses that its exits come from.
 
 use crate::measure::{ByArg, ResultArgs};
-use crate::run::Ran;
+use crate::outcome::Ran;
 use crate::status::Failure;
 use crate::{places, stacks};
 use debug::{Attribution, Fit, Guest, SymbolError, Symbols, attribute};

@@ -5,33 +5,24 @@ use crate::args::{
 };
 use crate::boot_files::DiskFile;
 use crate::core_file::{CoreFile, LiveCores};
-use crate::expect::{AfterRun, Checked};
-use crate::measure::{MeasureArgs, ResultFiles};
 use crate::names::Names;
-use crate::sample::SampleFiles;
-use crate::screen::ScreenFile;
+use crate::outcome::{GuestText, Ran, run_and_report};
 use crate::status::Failure;
 use crate::step::Trace;
-use crate::streams::{print_stderr, report_error};
 use crate::target::{RunTarget, name_error};
-use crate::{boot_files, debugger, modules, processor, sample, screen, status, summary, terminal};
-use gdb::Server;
+use crate::{boot_files, debugger, modules, processor, screen, terminal};
 use guest::Map;
-use report::view::By;
-use report::{Measured, Samples, SavedName};
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use vmm::boot::Image;
 use vmm::device::Transport;
 use vmm::host::{is_shortage, printable};
 use vmm::machine::MachineKind;
 use vmm::x86::CpuidOverride;
-use vmm::{Builder, Error, Input, Output, Report};
+use vmm::{Builder, Error, Input, Machine, Report};
 
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
@@ -47,130 +38,6 @@ fn inputs(arguments: &RunArgs) -> Vec<PathBuf> {
     let expected = arguments.measure.expect.input();
     let files = image.into_iter().chain(expected).chain(arguments.input.clone()).chain(modules).chain(disks);
     files.chain(arguments.measure.results.symbol_file()).collect()
-}
-
-/// A run that has ended.
-pub struct Ran {
-    /// The guest's name, to print.
-    pub name: String,
-    /// The report of the run.
-    pub report: Report,
-    /// Lines with the names of the places in the guest's code where it died. Empty if it did not, or without symbols.
-    pub places: String,
-    /// The message about the core, and true if it is an error.
-    pub core: Option<(String, bool)>,
-    /// The results of the checks of `--expect`.
-    pub checked: Checked,
-    /// The names of the addresses that exits come from.
-    pub names: Vec<SavedName>,
-    /// The samples of the guest, if some were to be taken.
-    pub samples: Option<Samples>,
-    /// The server of the debugger, which waits for the exit status.
-    pub debugger: Option<Server>,
-}
-
-/// Standard output for the guest's text.
-pub struct GuestText {
-    /// The output of the machine.
-    pub output: Output,
-    /// True if it is a terminal.
-    pub is_terminal: bool,
-    /// The checks and files of the end of the run.
-    pub after: AfterRun,
-}
-
-/// The value in the place of the last byte while the guest has printed nothing.
-const NOTHING_PRINTED: u16 = u16::MAX;
-
-/// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. `inputs` returns
-/// the files that the run reads. Returns the exit status.
-pub fn run_and_report(
-    arguments: &MeasureArgs,
-    inputs: impl FnOnce() -> Vec<PathBuf>,
-    run: impl FnOnce(GuestText) -> Result<Ran, Failure>,
-) -> u8 {
-    let last_byte = Arc::new(AtomicU16::new(NOTHING_PRINTED));
-    vmm::host::catch_interrupts();
-    let open_and_run = || {
-        let output = output(last_byte.clone())?;
-        let inputs = inputs();
-        let after = arguments.expect.prepare(|| inputs.clone())?;
-        let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
-        arguments.sample.check_shown(&arguments.results)?;
-        let sample_files = SampleFiles::open(&arguments.sample, &inputs)?;
-        let files = ResultFiles::open(&arguments.results, || inputs)?;
-        sample_files.check_others(&files, screen.as_ref().map(ScreenFile::file))?;
-        if let Some(screen) = &screen {
-            files.check_other("--screen", screen.file())?;
-        }
-        after.check_files(&files, screen.as_ref().map(ScreenFile::file))?;
-        let is_terminal = output.is_terminal;
-        Ok::<_, Failure>((files, sample_files, screen, is_terminal, run(GuestText { after, ..output })?))
-    };
-    let (
-        files,
-        sample_files,
-        screen_file,
-        is_terminal,
-        Ran { name, report, places, names, samples, core, checked, debugger },
-    ) = match open_and_run() {
-        Ok(results) => results,
-        Err(error) => return report_error(&error),
-    };
-    let last_byte = u8::try_from(last_byte.load(Ordering::Relaxed)).ok();
-    let mut status = status::of_report(&report);
-    let shown = match (screen_file, &report.screen) {
-        (Some(file), screen) => file.write(screen.as_ref()),
-        // A terminal has shown the screen.
-        (None, Some(screen)) if !is_terminal && !report.screen_is_printed => screen::print(screen, last_byte),
-        _ => status::OK,
-    };
-    if status == status::OK {
-        status = shown;
-    }
-    // The guest's last line may lack its newline. The summary starts on a new line.
-    let has_screen = report.screen.is_some() && !report.screen_is_printed;
-    let prints_screen = has_screen && !is_terminal && arguments.screen.is_none();
-    if !prints_screen && last_byte.is_some_and(|byte| byte != b'\n') && stdout_is_stderr() {
-        print_stderr("\n");
-    }
-    let mut text = summary::first_line(&name, &report);
-    if !arguments.results.quiet {
-        text += &summary::details(&report, &places, &names, arguments.results.by.map(By::from));
-        text += &sample::lines(&report, samples.as_ref());
-    }
-    print_stderr(&text);
-    let ended = summary::ending(&report);
-    let failed = core.as_ref().is_some_and(|core| core.1);
-    match core {
-        Some((text, true)) => print_stderr(&format!("vmm: error: {text}\n")),
-        Some((text, false)) if !arguments.results.quiet => print_stderr(&format!("vmm: {text}\n")),
-        _ => {}
-    }
-    let status = if failed && status == status::OK { status::HOST_ERROR } else { status };
-    let status = checked.report(&report, status, arguments.results.quiet);
-    let measured = Measured::of(&name, &ended, &report).map(|measured| Measured {
-        names: &names,
-        samples: samples.as_ref(),
-        ..measured
-    });
-    let written = sample_files.write(samples.as_ref(), &name, arguments.results.quiet);
-    let status = if status == status::OK { written } else { status };
-    let status = files.write(measured.as_ref(), status);
-    if let Some(mut server) = debugger {
-        server.finish(status);
-    }
-    status
-}
-
-/// Opens standard output for the guest's text. A terminal gets each byte at once, anything else whole lines.
-fn output(last_byte: Arc<AtomicU16>) -> Result<GuestText, Error> {
-    let stdout = io::stdout();
-    let file = stdout.as_fd().try_clone_to_owned();
-    let file = file.map_err(|source| Error::Host { operation: "opening standard output", source })?;
-    let is_terminal = stdout.is_terminal();
-    let output = Output::new(Stdout { file: file.into(), last_byte }, !is_terminal);
-    Ok(GuestText { output, is_terminal, after: AfterRun::default() })
 }
 
 /// Opens the file of `--input`, or standard input.
@@ -227,21 +94,12 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let is_stopped = arguments.gdb.is_given() || arguments.step.is_given();
     let mut live = LiveCores::of(&arguments.measure, is_stopped, || inputs(arguments));
     let builder = text.after.watch(builder, &text.output);
-    let mut machine = arguments
-        .measure
-        .apply(builder)
+    let builder = with_machine(arguments.measure.apply(builder), arguments)
         .core_key(LiveCores::key(live.as_ref()))
-        .machine(arguments.machine.map(Into::into))
-        .keyboard(terminal::is_keyboard)
-        .input_device(arguments.console.map(Into::into))
         .screen_on_terminal(text.is_terminal)
-        .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
-        .processor(arguments.vcpu.map(Into::into))
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needed_transport))
         .queue_len(queue_len.or(target.queue_len()))
-        .timeout(arguments.timeout.0)
-        .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
         .cpuid(cpuid)
         .verify(arguments.verify || target.promises_result())
         .output(match text.is_terminal && !arguments.raw_output {
@@ -249,9 +107,8 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
             false => text.output,
         })
         .output_limit(output_limit(arguments.output_limit, text.is_terminal.then_some(TERMINAL_OUTPUT_LIMIT)))
-        .input(input(arguments.input.as_deref())?)
-        .build()
-        .map_err(name_error(&target.name))?;
+        .input(input(arguments.input.as_deref())?);
+    let mut machine = builder.build().map_err(name_error(&target.name))?;
     screen::check(machine.kind(), arguments.measure.screen.as_deref())?;
     screen::check_input(machine.kind(), arguments.console.is_some())?;
     text.after.check(&machine)?;
@@ -266,6 +123,14 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
+    warn_of_unread_input(arguments, &machine, &report);
+    let core = core.map(|core| core.write(&mut machine, &report));
+    let checked = text.after.finish(&mut machine, &report)?;
+    Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })
+}
+
+/// Warns of input for a machine that has none.
+fn warn_of_unread_input(arguments: &RunArgs, machine: &Machine, report: &Report) {
     let has_no_input = report.simvirtio.is_none() && machine.kind() == Some(MachineKind::Bare);
     if let Some(path) = arguments.input.as_ref().filter(|_| has_no_input) {
         log::warn!(
@@ -273,9 +138,18 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
             printable(path)
         );
     }
-    let core = core.map(|core| core.write(&mut machine, &report));
-    let checked = text.after.finish(&mut machine, &report)?;
-    Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })
+}
+
+/// Sets the options of the machine that do not depend on the guest.
+fn with_machine(builder: Builder, arguments: &RunArgs) -> Builder {
+    builder
+        .machine(arguments.machine.map(Into::into))
+        .keyboard(terminal::is_keyboard)
+        .input_device(arguments.console.map(Into::into))
+        .qemu_exit(matches!(arguments.debug_exit, DebugExitArg::Qemu))
+        .processor(arguments.vcpu.map(Into::into))
+        .timeout(arguments.timeout.0)
+        .wall_timeout(arguments.wall_timeout.and_then(|limit| limit.0))
 }
 
 /// Finds the guest, or the ROM.
@@ -348,36 +222,5 @@ fn shows_cpuid(arguments: &RunArgs, target: &RunTarget) -> Result<bool, Error> {
         (Some(base), _) => Ok(*base == CpuidArg::Host),
         (None, Some(guest)) => Ok(guest.cpuid),
         (None, None) => Ok(true),
-    }
-}
-
-/// Returns true if stdout and stderr are the same terminal, file or pipe.
-fn stdout_is_stderr() -> bool {
-    let identity = |stream: BorrowedFd<'_>| {
-        let metadata = File::from(stream.try_clone_to_owned().ok()?).metadata().ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    let stdout = identity(stdout.as_fd());
-    stdout.is_some() && stdout == identity(stderr.as_fd())
-}
-
-/// Standard output as a file, so that a write returns when a signal interrupts it. Remembers the last byte that was
-/// written.
-struct Stdout {
-    file: File,
-    last_byte: Arc<AtomicU16>,
-}
-
-impl Write for Stdout {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(data)?;
-        if let Some(last) = written.checked_sub(1).and_then(|at| data.get(at)) {
-            self.last_byte.store((*last).into(), Ordering::Relaxed);
-        }
-        Ok(written)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
