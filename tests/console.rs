@@ -207,7 +207,7 @@ fn live_cores_without_kvm() {
     }
     let (status, seen) = on_a_terminal(
         &format!("{line} --step"),
-        &[("R", b"\x01c"), ("without --gdb and --step", b"\x01x")],
+        &[("R", b"\x01c"), ("without --gdb, --step and --sample", b"\x01x")],
         &[&sector, core.to_str().unwrap()],
     );
     assert_eq!(status, 117, "{seen}");

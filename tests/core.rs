@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, Ran, on_both, plain_test, ran, run};
+use support::{Files, Ran, assert_error, on_both, plain_test, ran, run, vmm};
 
 /// A guest that dies in a function that another one calls.
 const CRASH: &str = r#"
@@ -37,6 +37,8 @@ fn main() -> ExitCode {
     tests.extend(on_both("a_real_mode_guest_has_linear_addresses", real_mode));
     tests.extend(on_both("a_core_has_the_registers_of_all_vcpus", several_vcpus));
     tests.extend(on_both("a_guest_that_ends_by_itself_leaves_no_core", no_core));
+    tests.extend(on_both("a_core_is_written_at_a_signal", at_a_signal));
+    tests.push(plain_test("no_two_results_go_to_one_file", clashes));
     tests.extend(on_both("drgn_finds_the_note_of_a_kernel", note));
     tests.push(plain_test("a_core_that_cannot_be_written_is_an_error", unwritable));
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -194,6 +196,44 @@ fn note() {
     }
 }
 
+fn at_a_signal() {
+    let files = Files::new();
+    let guest = format!("{}@0x1000:64", files.write("guest.bin", &[0xeb, 0xfe]));
+    let core = files.0.path().join("core");
+    let mut child = vmm(&["run", &guest, "--timeout", "60", "--core", core.to_str().unwrap()]);
+    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    support::wait_for_handlers(&child);
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(117), "{said}");
+    assert!(said.contains("wrote the core, "), "{said}");
+    assert!(fs::read(&core).unwrap().starts_with(b"\x7fELF"));
+}
+
+fn clashes() {
+    let files = Files::new();
+    let guest = format!("{}@0x1000:64", files.write("guest.bin", &[0xf4]));
+    let path = |name: &str| files.0.path().join(name).to_str().unwrap().to_string();
+    let (core, dump) = (path("q"), format!("0+7={}", path("q")));
+    let svg = format!("svg={core}");
+    let (live, step) = (path("q.3"), ["--step", "--step-file", &core]);
+    let core = ["--core", &core];
+    for (one, other, message) in [
+        (&core[..], &["--dump-memory", &dump][..], "--dump-memory and --core write the same file"),
+        (&core, &["--trace", core[1]], "--core and --trace write the same file"),
+        (&core, &["--sample", "--sample-file", &svg], "--core and --sample-file write the same file"),
+        (&core, &step, "--core and --step-file write the same file"),
+        (&step, &["--trace", core[1]], "--step-file and --trace write the same file"),
+        (&step, &["--dump-memory", &dump], "--dump-memory and --step-file write the same file"),
+        (&core, &["--trace", &live], "at Ctrl-A c: give two different names"),
+    ] {
+        let refused = ran(&[&[&guest, "--vcpu", "soft"], one, other].concat());
+        assert_error(&refused, 110, message);
+    }
+}
+
 fn no_core() {
     let files = Files::new();
     let path = files.write("core", b"an earlier one");
@@ -211,6 +251,10 @@ fn unwritable() {
     assert_eq!(full.status, 112, "{}", full.stderr);
     let text = "cannot write /dev/full: No space left on device (os error 28): free some space, or give another file; the core is not saved, and an existing file is unchanged";
     assert!(full.stderr.contains(text), "{}", full.stderr);
+    // An expected end of the run does not hide a core that is missing.
+    let expected =
+        ran(&[&guest, "--vcpu", "soft", "--core", "/dev/full", "--expect", "end=crash", "--quiet"]);
+    assert_eq!(expected.status, 115, "{}", expected.stderr);
     let input = guest.split('@').next().unwrap();
     let own = ran(&[&guest, "--vcpu", "soft", "--core", input]);
     assert_eq!(own.status, 110, "{}", own.stderr);

@@ -190,6 +190,7 @@ fn usage() {
         &["--guest16", "x"][..],
         &["--timeout", "3"],
         &["--own-guests"],
+        &["--finished", "x"],
         &["--run", "real=x"],
         &["--vmm", "x"],
     ] {

@@ -19,7 +19,8 @@ use vmm::{Builder, Error, Machine, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
-    run_and_report(&arguments.measure, || inputs(arguments), |text| boot(arguments, text))
+    let step = arguments.step.file();
+    run_and_report(&arguments.measure, step, || inputs(arguments), |text| boot(arguments, text))
 }
 
 /// The files that the run reads.

@@ -2,6 +2,7 @@
 
 mod trial;
 
+use crate::file_name::check_dash;
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
 use ::exercise::Exercise;
@@ -112,6 +113,9 @@ fn check(file: &Path) -> u8 {
 
 /// Writes the example to a new file.
 fn write(file: &Path) -> u8 {
+    if let Err(error) = check_dash("exercise new", file) {
+        return report_error(&error);
+    }
     let name = printable(file);
     let written = File::create_new(file).and_then(|mut to| to.write_all(EXAMPLE.as_bytes()));
     match written {

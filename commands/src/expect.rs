@@ -1,7 +1,6 @@
 //! `--expect` and its like: conditions that a run must meet. `--dump-memory`: the guest's memory in files.
 
-use crate::file_name::check_inputs;
-use crate::measure::ResultFiles;
+use crate::file_name::{check_dash, check_inputs};
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use clap::Args;
@@ -98,6 +97,17 @@ impl ExpectArgs {
         Ok(AfterRun { expectations, dumps, modes, output: None })
     }
 
+    /// The files of `--dump-memory`, with the name of the option.
+    ///
+    /// # Errors
+    /// A value has another form.
+    pub fn dump_files(&self) -> Result<Vec<(&'static str, &Path)>, Error> {
+        self.dump_memory
+            .iter()
+            .map(|text| parse_dump(text).map(|(.., path)| ("--dump-memory", path)))
+            .collect()
+    }
+
     /// The file that the run is compared with.
     pub fn input(&self) -> Option<PathBuf> {
         self.expect_output.clone()
@@ -108,15 +118,8 @@ impl ExpectArgs {
         for text in &self.dump_memory {
             let (start, len, path) = parse_dump(text)?;
             check_inputs("--dump-memory", path, inputs.iter().map(PathBuf::as_path))?;
-            let file = OutputFile::open_within(path, WAIT)?;
-            if dumps.iter().any(|other| other.file.takes_the_place_of(&file)) {
-                return Err(Error::Config(format!(
-                    "two ranges of --dump-memory are written to the same file, {}: give two different files",
-                    file.shown()
-                ))
-                .into());
-            }
-            dumps.push(Dump { start, len, file });
+            check_dash("--dump-memory", path)?;
+            dumps.push(Dump { start, len, file: OutputFile::open_within(path, WAIT)? });
         }
         Ok(dumps)
     }
@@ -158,23 +161,6 @@ fn parse_dump(text: &OsStr) -> Result<(u64, u64, &Path), Error> {
 }
 
 impl AfterRun {
-    /// Checks that no other result of the run goes to a file for memory.
-    ///
-    /// # Errors
-    /// One of them does.
-    pub fn check_files(&self, files: &ResultFiles, screen: Option<&OutputFile>) -> Result<(), Error> {
-        for dump in &self.dumps {
-            files.check_other("--dump-memory", &dump.file)?;
-            if screen.is_some_and(|screen| screen.takes_the_place_of(&dump.file)) {
-                return Err(Error::Config(format!(
-                    "--dump-memory and --screen write the same file, {}: give two different files",
-                    dump.file.shown()
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Keeps what the checks need of the output, and of the exits.
     pub fn watch(&mut self, builder: Builder, output: &Output) -> Builder {
         let needed = self.expectations.iter().map(Expectation::needed_output).max();

@@ -24,6 +24,7 @@ mod names;
 #[cfg_attr(not(has_kvm), path = "observe/absent.rs")]
 mod observe;
 mod outcome;
+mod outputs;
 mod places;
 mod processor;
 mod report;

@@ -7,7 +7,7 @@ use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use clap::{Args, ValueEnum};
 use report::{FileError, Measured, OutputFile, SavedProfile, SavedTrace};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::host::printable;
 use vmm::{Builder, Error};
@@ -118,6 +118,12 @@ impl ResultArgs {
         self.trace.as_ref().map(|_| self.trace_exits)
     }
 
+    /// The files, with the names of their options.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let profile = self.profile.as_ref().map(|file| ("--profile", file.0.as_path()));
+        profile.into_iter().chain(self.trace.as_deref().map(|path| ("--trace", path)))
+    }
+
     /// True if the profile is neither printed nor written.
     pub fn hides_profile(&self) -> bool {
         self.quiet && self.profile.is_none()
@@ -180,22 +186,6 @@ impl<'a> ResultFiles<'a> {
             return Err(Error::Config(what).into());
         }
         Ok(Self { arguments, profile, trace })
-    }
-
-    /// Checks that another result, which `option` names, is not written to one of the files.
-    ///
-    /// # Errors
-    /// It is.
-    pub fn check_other(&self, option: &str, other: &OutputFile) -> Result<(), Error> {
-        let ours = [(&self.profile, "--profile"), (&self.trace, "--trace")];
-        let same =
-            ours.iter().find(|(file, _)| file.as_ref().is_some_and(|file| file.takes_the_place_of(other)));
-        same.map_or(Ok(()), |(_, ours)| {
-            Err(Error::Config(format!(
-                "{option} and {ours} write the same file, {}: give two different files",
-                other.shown()
-            )))
-        })
     }
 
     /// Writes the files for a run, of which `measured` is `None` if its exits were not counted. Prints each file on stderr,

@@ -2,6 +2,7 @@
 
 use crate::expect::{AfterRun, Checked};
 use crate::measure::{MeasureArgs, ResultFiles};
+use crate::outputs::check_different;
 use crate::sample::SampleFiles;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use vmm::{Error, Output, Report};
@@ -53,19 +54,21 @@ pub struct GuestText {
 const NOTHING_PRINTED: u16 = u16::MAX;
 
 /// Calls `run` with standard output for the guest's text, prints the summary and writes the result files. `inputs` returns
-/// the files that the run reads. Returns the exit status.
+/// the files that the run reads; `step` is the file of `--step-file`. Returns the exit status.
 pub fn run_and_report(
     arguments: &MeasureArgs,
+    step: Option<&Path>,
     inputs: impl FnOnce() -> Vec<PathBuf>,
     run: impl FnOnce(GuestText) -> Result<Ran, Failure>,
 ) -> u8 {
     let last_byte = Arc::new(AtomicU16::new(NOTHING_PRINTED));
     vmm::host::catch_interrupts();
     let open_and_run = || {
+        check_different(arguments, step)?;
         let text = output(last_byte.clone())?;
         let inputs = inputs();
         let after = arguments.expect.prepare(|| inputs.clone())?;
-        let results = Results::open(arguments, inputs, &after)?;
+        let results = Results::open(arguments, inputs)?;
         let is_terminal = text.is_terminal;
         Ok::<_, Failure>((results, is_terminal, run(GuestText { after, ..text })?))
     };
@@ -84,8 +87,9 @@ pub fn run_and_report(
         text += &sample::lines(&report, samples.as_ref());
     }
     print_stderr(&text);
-    let status = first_failure(status, core.map_or(status::OK, |core| tell_core(core, quiet)));
-    let status = checked.report(&report, status, quiet);
+    let core = core.map_or(status::OK, |core| tell_core(core, quiet));
+    // An expected end of the run is no failure, and a core that is missing is one.
+    let status = first_failure(checked.report(&report, status, quiet), core);
     let ended = summary::ending(&report);
     let measured = Measured::of(&name, &ended, &report).map(|measured| Measured {
         names: &names,
@@ -108,20 +112,15 @@ struct Results<'a> {
 }
 
 impl<'a> Results<'a> {
-    /// Opens the files, of which none may be another one, or an input.
+    /// Opens the files, of which none may be an input.
     ///
     /// # Errors
     /// One is, or cannot be written.
-    fn open(arguments: &'a MeasureArgs, inputs: Vec<PathBuf>, after: &AfterRun) -> Result<Self, Failure> {
+    fn open(arguments: &'a MeasureArgs, inputs: Vec<PathBuf>) -> Result<Self, Failure> {
         let screen = arguments.screen.as_ref().map(|path| ScreenFile::open(path, &inputs)).transpose()?;
         arguments.sample.check_shown(&arguments.results)?;
         let samples = SampleFiles::open(&arguments.sample, &inputs)?;
         let files = ResultFiles::open(&arguments.results, || inputs)?;
-        samples.check_others(&files, screen.as_ref().map(ScreenFile::file))?;
-        if let Some(screen) = &screen {
-            files.check_other("--screen", screen.file())?;
-        }
-        after.check_files(&files, screen.as_ref().map(ScreenFile::file))?;
         Ok(Self { files, samples, screen })
     }
 }

@@ -26,7 +26,8 @@ use vmm::{Builder, Error, Input, Machine, Report};
 
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
-    run_and_report(&arguments.measure, || inputs(arguments), |output| run(arguments, output))
+    let step = arguments.step.file();
+    run_and_report(&arguments.measure, step, || inputs(arguments), |output| run(arguments, output))
 }
 
 /// The files that the run reads.

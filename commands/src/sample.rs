@@ -1,7 +1,7 @@
 //! The option `--sample`: samples of the guest, their files, and the lines about them.
 
 use crate::file_name::{check_dash, check_inputs};
-use crate::measure::{ResultArgs, ResultFiles};
+use crate::measure::ResultArgs;
 use crate::names::Names;
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
@@ -93,6 +93,11 @@ impl SampleArgs {
         self.sample.is_some()
     }
 
+    /// The files of the samples.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sample_file.iter().map(|target| target.path.as_path())
+    }
+
     /// Checks that the samples are seen: `--quiet` without a file hides them.
     ///
     /// # Errors
@@ -145,42 +150,15 @@ impl<'a> SampleFiles<'a> {
     /// Opens the files. `inputs` are the files that the run reads.
     ///
     /// # Errors
-    /// One of them cannot be written, is an input, or is given twice.
+    /// One of them cannot be written, or is an input.
     pub(super) fn open(arguments: &'a SampleArgs, inputs: &[PathBuf]) -> Result<Self, Failure> {
         let mut files: Vec<(&Target, OutputFile)> = Vec::new();
         for target in &arguments.sample_file {
             check_dash("--sample-file", &target.path)?;
             check_inputs("--sample-file", &target.path, inputs.iter().map(PathBuf::as_path))?;
-            let file = OutputFile::open_within(&target.path, WAIT)?;
-            if files.iter().any(|(_, other)| other.takes_the_place_of(&file)) {
-                return Err(Error::Config(format!(
-                    "--sample-file writes the same file twice, {}: give different files",
-                    file.shown()
-                ))
-                .into());
-            }
-            files.push((target, file));
+            files.push((target, OutputFile::open_within(&target.path, WAIT)?));
         }
         Ok(Self(files))
-    }
-
-    /// Checks that no other result is written to one of the files.
-    ///
-    /// # Errors
-    /// One is.
-    pub(super) fn check_others(
-        &self,
-        files: &ResultFiles<'_>,
-        screen: Option<&OutputFile>,
-    ) -> Result<(), Error> {
-        for (_, file) in &self.0 {
-            files.check_other("--sample-file", file)?;
-            if screen.is_some_and(|screen| screen.takes_the_place_of(file)) {
-                let what = "--sample-file and --screen write the same file: give two different files";
-                return Err(Error::Config(what.into()));
-            }
-        }
-        Ok(())
     }
 
     /// Writes the files. Prints each one on stderr, or why it could not be written. Returns the exit status.

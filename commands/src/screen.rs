@@ -33,11 +33,6 @@ impl<'a> ScreenFile<'a> {
         Ok(Self { path, file: OutputFile::open_within(path, WAIT)? })
     }
 
-    /// The open file.
-    pub fn file(&self) -> &OutputFile {
-        &self.file
-    }
-
     /// Writes the screen: an image if the name ends in .png, otherwise text. Without a screen the file stays as it was.
     /// Returns the exit status.
     pub fn write(self, screen: Option<&Screen>) -> u8 {

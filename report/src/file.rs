@@ -196,6 +196,12 @@ fn resolve(path: &Path) -> io::Result<(PathBuf, bool)> {
     Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
+/// The file that a result with this path creates or replaces. `None` for a pipe, a device or a stream, which several results can
+/// share, and for a path that cannot be written.
+pub fn replaced_place(path: &Path) -> Option<PathBuf> {
+    resolve(path).ok().and_then(|(place, direct)| (!direct).then_some(place))
+}
+
 fn open(place: &Path, direct: bool, limit: Option<Duration>) -> io::Result<To> {
     if direct {
         return Ok(To::Direct(TimeoutWriter::new(open_directly(place, limit)?, limit)));

@@ -67,7 +67,7 @@ pub mod view;
 pub use capture::{Devices, Measured, MeasuredVcpu, addresses};
 pub use code::{MOST_NAME_TEXT, MOST_NAMES, SavedAddress, SavedName};
 pub use error::{FileError, SavedError};
-pub use file::{OutputFile, read};
+pub use file::{OutputFile, read, replaced_place};
 pub use profile::SavedProfile;
 pub use saved::Saved;
 pub use setup::SavedSetup;

@@ -58,6 +58,8 @@ mod tests {
             assert_eq!(read(other), SavedError::Neither, "{other:?}");
         }
         assert_eq!(read(b"vmm"), SavedError::CutHeader { there: 3 });
-        assert!(matches!(read(b"  {}"), SavedError::Damaged { what: "profile", .. }));
+        assert!(matches!(read(b"  {"), SavedError::Damaged { what: "profile", .. }));
+        // JSON of another program, such as a profile for Firefox.
+        assert_eq!(read(b"  {\"meta\": {}}"), SavedError::Neither);
     }
 }

@@ -50,10 +50,26 @@ need_kernel() {
     package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*cloud-amd64\)$/\1/p' | head -n 1)
     [ -n "$package" ] || lack "apt does not know the package linux-image-cloud-amd64: the testbed needs Debian"
     kernel=$bed/$package
-    [ ! -e "$kernel/done" ] || return 0
-    reach_packages || lack "$package is missing and cannot be fetched: apt does not reach its packages"
-    say "fetching $package"
-    rm -rf "$kernel"; mkdir -p "$kernel"
-    (cd "$kernel" && apt-get -o APT::Sandbox::User=root download "$package" >/dev/null && dpkg -x ./*.deb . && rm ./*.deb)
-    touch "$kernel/done"
+    unpack "$package"
+}
+
+# Unpacks a package into a folder of $bed with its name, without installing it.
+unpack() { # PACKAGE
+    local folder=$bed/$1
+    [ ! -e "$folder/done" ] || return 0
+    reach_packages || lack "$1 is missing and cannot be fetched: apt does not reach its packages"
+    say "fetching $1"
+    rm -rf "$folder"; mkdir -p "$folder"
+    (cd "$folder" && apt-get -o APT::Sandbox::User=root download "$1" >/dev/null && dpkg -x ./*.deb . && rm ./*.deb)
+    touch "$folder/done"
+}
+
+# Sets $gdb to a gdb that needs no Python, because the emulated host has none.
+need_gdb() {
+    need gdb gdb-minimal
+    gdb=$(command -v gdb)
+    if ldd "$gdb" | grep -q libpython; then
+        unpack gdb-minimal
+        gdb=$bed/gdb-minimal/usr/bin/gdb
+    fi
 }

@@ -42,9 +42,9 @@ pub(super) struct VmmArgs {
     #[arg(long, value_enum)]
     pub(super) engine: Option<EngineArg>,
 
-    /// Text that the VMM prints at its end
-    #[arg(long, value_name = "TEXT", default_value = "Finished vmm")]
-    pub(super) finished: String,
+    /// Text that the VMM prints at its end [default: Finished vmm]
+    #[arg(long, value_name = "TEXT")]
+    pub(super) finished: Option<String>,
 
     /// Pattern whose last match in the VMM's output has the number of exits: its first group, or its first number
     /// [default: the last line that contains "exit"]
@@ -75,6 +75,7 @@ impl VmmArgs {
             ("--run", !self.run.is_empty()),
             ("--make", self.make.is_some()),
             ("--own-guests", self.own_guests),
+            ("--finished", self.finished.is_some()),
             ("--count-pattern", self.count_pattern.is_some()),
             ("--engine", self.engine.is_some()),
         ];

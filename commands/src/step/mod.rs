@@ -16,7 +16,7 @@ use debug::Symbols;
 use report::OutputFile;
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use stores::stores;
@@ -50,6 +50,11 @@ impl StepArgs {
     /// True if the user wants a trace.
     pub fn is_given(&self) -> bool {
         self.step.is_some()
+    }
+
+    /// The file of the trace.
+    pub fn file(&self) -> Option<&Path> {
+        self.step_file.as_deref()
     }
 }
 

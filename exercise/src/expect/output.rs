@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::facts::Facts;
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 use vmm::host::printable_text;
 
 /// The longest output that is expected, in bytes.
@@ -14,6 +14,9 @@ const BEFORE: usize = 20;
 
 /// The most bytes of an output in which a text or a pattern is looked for.
 const SEARCHED: usize = 1 << 20;
+
+/// The size of a pattern in memory, in bytes. The time of a search grows with it: a larger one takes many seconds.
+const MAX_PATTERN: usize = 16 << 10;
 
 /// The output that is expected.
 #[derive(Clone, Debug)]
@@ -61,8 +64,9 @@ impl Output {
     /// # Errors
     /// It is not one.
     pub fn matching(pattern: &str) -> Result<Self, String> {
-        let regex =
-            Regex::new(pattern).map_err(|error| format!("this is not a regular expression: {error}"))?;
+        let regex = RegexBuilder::new(pattern).size_limit(MAX_PATTERN).build();
+        let regex = regex
+            .map_err(|error| format!("this is not a regular expression, or it is too large: {error}"))?;
         Ok(Self { kind: Kind::Matches(regex), name: Self::shown(pattern) })
     }
 
@@ -94,7 +98,7 @@ impl Output {
                 Check { passed, subject, expected: format!("must be {name}"), seen, possible: true }
             }
             Kind::Contains(text) => {
-                let passed = facts.output.windows(text.len().max(1)).any(|part| part == text.as_bytes());
+                let passed = memchr::memmem::find(facts.output, text.as_bytes()).is_some();
                 let seen = if passed { format!("contains {name}") } else { whole(facts) };
                 Check { passed, subject, expected: format!("must contain {name}"), seen, possible: true }
             }

@@ -4,6 +4,9 @@ use crate::toml::{Entry, Node, Problem, Table, Value};
 use std::time::Duration;
 use vmm::host::{format_size, parse_size, printable_text};
 
+/// The most texts of an array.
+const MAX_TEXTS: usize = 64;
+
 /// A table with known keys, and the mistakes that were found in it.
 pub struct Fields<'a> {
     table: &'a Table,
@@ -53,8 +56,11 @@ impl<'a> Fields<'a> {
             Value::Array(nodes) => nodes.as_slice(),
             _ => std::slice::from_ref(&entry.node),
         };
+        if nodes.len() > MAX_TEXTS {
+            problems.push(Problem::new(entry.at, format!("give at most {MAX_TEXTS} texts in {key}")));
+        }
         let mut texts = Vec::new();
-        for node in nodes {
+        for node in nodes.iter().take(MAX_TEXTS) {
             match &node.value {
                 Value::Text(text) => texts.push((text.as_str(), node.at)),
                 other => problems.push(Problem::new(

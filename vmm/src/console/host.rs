@@ -29,7 +29,7 @@ const ESCAPE: u8 = 0x01;
 const HELP: &str = "\nvmm: Ctrl-A x  ends the machine; Ctrl-A c  writes a core; Ctrl-A h  shows this\n\
                     vmm: Ctrl-A Ctrl-A  sends Ctrl-A to the guest\n";
 /// The text that Ctrl-A c prints if the run has no core.
-const NO_CORE: &str = "\nvmm: Ctrl-A c needs --core FILE at the start, without --gdb and --step\n";
+const NO_CORE: &str = "\nvmm: Ctrl-A c needs --core FILE at the start, without --gdb, --step and --sample\n";
 /// The time that a prompt waits for the end of its line.
 const PROMPT_DELAY: Duration = REPEAT;
 /// The most input that one read takes, in bytes.

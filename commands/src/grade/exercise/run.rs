@@ -68,7 +68,14 @@ pub fn results(task: &Task, file: &Path, seed: u64, processor: Option<Processor>
     let output = captured.bytes();
     let mut facts = Facts::of(&mut machine, &report, &output, captured.total())?;
     facts.modes = modes.as_ref().map(ModeWatch::modes);
-    let checks = specs.iter().map(|spec| spec.iter().map(|one| one.check(&facts)).collect()).collect();
+    let mut checks = Vec::new();
+    for spec in &specs {
+        // A search in a long output takes a while.
+        if vmm::host::interrupted() {
+            return Err(Error::Interrupted.into());
+        }
+        checks.push(spec.iter().map(|one| one.check(&facts)).collect());
+    }
     Ok(Results { end: (!has_end).then(|| end(&report)), checks })
 }
 

@@ -26,6 +26,8 @@ use std::time::Duration;
 use vmm::device::Layout;
 use vmm::host::printable;
 
+/// The text that a VMM prints at its end, as the assignment has it.
+const FINISHED: &str = "Finished vmm";
 /// The time limit of `make`.
 const MAKE_LIMIT: Duration = Duration::from_secs(120);
 /// After a run that did not end, the others have this part of the limit: an endless submission costs little more than one limit.
@@ -110,7 +112,9 @@ impl Prepared {
                 runs.push(None);
                 continue;
             };
-            let run = |engine| target.run(engine, limit, &arguments.finished, &self.pattern);
+            let run = |engine| {
+                target.run(engine, limit, arguments.finished.as_deref().unwrap_or(FINISHED), &self.pattern)
+            };
             let mut ran = run(engine);
             if let Err(Failure::Observe(observe::Error::Unfit { what, .. })) = &ran
                 && arguments.engine.is_none()

@@ -99,6 +99,35 @@ impl Bios {
         Ok(Outcome::Unclaimed)
     }
 
+    /// Interrupts the guest of a machine without interrupt controllers at the end of a call, if its caller takes interrupts: `flags`
+    /// are those of the caller. A guest that makes one call after the other is in a stub, with interrupts off, nearly whenever
+    /// its time slice ends. The BIOS of a PC has interrupts on during a call.
+    pub(super) fn interrupt_after_call(
+        &mut self,
+        vcpu: &mut dyn VcpuState,
+        vector: u8,
+        flags: u16,
+    ) -> Result<(), Error> {
+        let is_call = !matches!(vector, stubs::TIMER | stubs::KEYBOARD | stubs::BOOTSTRAP);
+        if self.has_controllers || !is_call || flags & INTERRUPTS == 0 {
+            return Ok(());
+        }
+        let now = self.now();
+        let source = if self.chips.until_tick(now) == Some(Duration::ZERO) {
+            self.chips.take_tick(now);
+            stubs::TIMER
+        } else if self.take_key() {
+            stubs::KEYBOARD
+        } else {
+            return Ok(());
+        };
+        // The handler returns to the instruction after the `out`, which is done.
+        let mut regs = vcpu.regs()?;
+        regs.rip = stubs::after_out(regs.rip);
+        vcpu.set_regs(&regs)?;
+        chips::interrupt(vcpu, source)
+    }
+
     /// True if a key interrupts the guest now. A byte of the keyboard interrupts once.
     fn take_key(&mut self) -> bool {
         self.key_waits |= self.keyboard.as_ref().is_some_and(|line| line.read().is_ok());

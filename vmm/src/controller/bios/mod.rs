@@ -197,10 +197,12 @@ impl Bios {
             vcpu.set_sregs(&call.sregs)?;
         }
         vcpu.set_regs(&call.regs)?;
-        Ok(match answered {
-            ControlFlow::Break(stop) => Outcome::Stop(stop),
-            ControlFlow::Continue(_) => Outcome::Resume,
-        })
+        match answered {
+            ControlFlow::Break(stop) => return Ok(Outcome::Stop(stop)),
+            ControlFlow::Continue(Answer::Wait) => {}
+            ControlFlow::Continue(_) => self.interrupt_after_call(vcpu, entry.vector, call.flags())?,
+        }
+        Ok(Outcome::Resume)
     }
 
     /// Answers a call, and names a function that is missing.

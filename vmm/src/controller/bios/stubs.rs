@@ -74,6 +74,11 @@ pub(super) fn at(linear: u64) -> Option<Place> {
     [0, OUT.len() as u64].contains(&of_out).then_some(Place::Vector(Entry { vector, pushed }))
 }
 
+/// The instruction pointer after the `out` at the start of a stub, from one at the `out` or after it.
+pub(super) fn after_out(rip: u64) -> u64 {
+    rip & !(STUB - 1) | OUT.len() as u64
+}
+
 /// True if a linear address is in the stubs.
 pub(super) fn contains(linear: u64) -> bool {
     linear.checked_sub(STUBS).is_some_and(|offset| offset < 256 * STUB)
@@ -91,7 +96,7 @@ const FIRST_CONTROLLER: std::ops::RangeInclusive<u8> = 0x0a..=0x0b;
 const DISKETTE_INTERRUPT: u8 = 0x0e;
 const SECOND_CONTROLLER: std::ops::RangeInclusive<u8> = 0x70..=0x77;
 /// Vectors of a service that jumps to the boot sector.
-const BOOTSTRAP: u8 = 0x19;
+pub(super) const BOOTSTRAP: u8 = 0x19;
 
 /// The code of a stub.
 fn code(vector: u8) -> Vec<u8> {

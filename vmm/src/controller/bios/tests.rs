@@ -258,6 +258,25 @@ fn a_key_is_awaited_and_taken() {
     assert_eq!(regs.rflags & u64::from(CARRY), 1, "the stub waits");
 }
 
+/// A guest that polls the keyboard is in a stub, with interrupts off, nearly whenever its time slice ends.
+#[test]
+fn a_key_interrupts_a_guest_at_the_end_of_a_call() {
+    let mut caller = Caller::new(512);
+    let press = |caller: &Caller| caller.bios.keyboard.as_ref().unwrap().write(1).unwrap();
+    press(&caller);
+    let (regs, _) = caller.call(0x16, ax(0x0100));
+    assert_eq!((regs.rip, regs.rsp), (u64::from(offset(9)), STACK - 6), "it is in the handler of int 9");
+    let [low, high] = (offset(0x16) + 2).to_le_bytes();
+    assert_eq!(caller.bytes(STACK - 6), [low, high, 0, 0, 2, 0], "which returns to the end of the call");
+    let (regs, _) = caller.call(0x16, ax(0x0100));
+    assert_eq!(regs.rip, u64::from(offset(0x16)), "the key interrupts once");
+    // The caller has interrupts off, or the machine has interrupt controllers.
+    press(&caller);
+    caller.bios.has_controllers = true;
+    let (regs, _) = caller.call(0x16, ax(0x0100));
+    assert_eq!(regs.rip, u64::from(offset(0x16)));
+}
+
 #[test]
 fn an_exception_ends_the_run_and_a_call_of_its_vector_does_not() {
     let mut caller = Caller::new(512);

@@ -104,7 +104,10 @@ impl Machine {
             let Some(vcpu) = self.vcpu(index) else { break };
             vcpus.push(CoreVcpu::of(vcpu)?);
         }
-        write(&vcpus, self.memory(), cause, to, &host::interrupted).map_err(Error::host("writing the core"))
+        // The signal that ended the run has come already. A second one ends the program at once.
+        let ended_by_signal = host::interrupted();
+        let must_end = || host::interrupted() && !ended_by_signal;
+        write(&vcpus, self.memory(), cause, to, &must_end).map_err(Error::host("writing the core"))
     }
 }
 
