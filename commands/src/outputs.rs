@@ -29,7 +29,7 @@ fn different(results: &[(&str, &Path)]) -> Result<(), Error> {
         for (other, other_path, other_place) in &places {
             let file = printable(path);
             let what = if *other_place == place && other == option {
-                format!("{option} writes the same file twice, {file}: give different files")
+                format!("{option} writes the same file twice, {file}: give two different files")
             } else if *other_place == place {
                 format!("{other} and {option} write the same file, {file}: give two different files")
             } else if is_live_core(other, other_place, &place) || is_live_core(option, &place, other_place) {
