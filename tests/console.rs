@@ -100,7 +100,8 @@ fn on_a_terminal(line: &str, keys: &[(&str, &[u8])], arguments: &[&str]) -> (i32
     for (text, keys) in keys {
         while !String::from_utf8_lossy(&seen).contains(text) {
             let mut byte = [0];
-            stdout.read_exact(&mut byte).unwrap();
+            let read = stdout.read_exact(&mut byte);
+            assert!(read.is_ok(), "{text:?} did not appear: {}", String::from_utf8_lossy(&seen));
             seen.push(byte[0]);
         }
         stdin.write_all(keys).unwrap();

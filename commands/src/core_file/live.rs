@@ -81,7 +81,8 @@ impl Debugger for LiveCores {
             let is_pressed = self.key.wait(is_asked.then_some(AGAIN));
             match guest.status() {
                 GuestStatus::Ended => return,
-                GuestStatus::Running if is_pressed => {
+                // Again and again: a vCPU may have been about to wait when it was asked.
+                GuestStatus::Running if is_pressed || is_asked => {
                     is_asked = true;
                     guest.stop();
                 }
