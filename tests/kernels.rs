@@ -7,7 +7,7 @@ use libtest_mimic::{Arguments, Trial};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Ran, assert_error, elf, kvm_test, on_both, plain_test, ran, run};
+use support::{Ran, assert_error, elf, is_soft, kvm_test, on_both, plain_test, ran, run};
 use tempfile::TempDir;
 
 fn main() -> ExitCode {
@@ -71,9 +71,16 @@ impl Kernels {
         self.0.path().join(name).to_str().unwrap().into()
     }
 
+    /// The path of a file that a test makes. The same test runs with KVM and without it at the same time.
+    fn own_path(&self, name: &str) -> String {
+        let folder = if is_soft() { "soft" } else { "kvm" };
+        fs::create_dir_all(self.0.path().join(folder)).unwrap();
+        self.path(&format!("{folder}/{name}"))
+    }
+
     /// Writes a file. Returns its path.
     fn write(&self, name: &str, bytes: &[u8]) -> String {
-        let path = self.path(name);
+        let path = self.own_path(name);
         fs::write(&path, bytes).unwrap();
         path
     }
@@ -81,7 +88,7 @@ impl Kernels {
     /// Builds a program from a source text. Returns its path.
     fn gcc(&self, name: &str, source: &str, flags: &[&str]) -> String {
         let source = self.write(&format!("{name}.c"), source.as_bytes());
-        let path = self.path(name);
+        let path = self.own_path(name);
         let mut gcc = Command::new("gcc");
         let common = [
             "-ffreestanding",
@@ -143,7 +150,7 @@ fn kernel_tells(kernels: &Kernels, name: &str) {
     assert_42(&ran);
     let text = ran.text();
     // A PC has firmware at the end of its low memory.
-    let low_end = if support::is_soft() { "0xa0000" } else { "0x9fc00" };
+    let low_end = if is_soft() { "0xa0000" } else { "0x9fc00" };
     let mut expected = vec![
         "command line: root=none quiet".into(),
         "map: 0x0 to 0x8ffff usable".into(),
@@ -178,7 +185,7 @@ fn kernel_tells(kernels: &Kernels, name: &str) {
 fn subcommands(kernels: &Kernels) {
     let kernel = kernels.path("multiboot2.elf");
     let options = ["--cmdline", "x", "--module", &kernels.path("first")];
-    let vcpu = if support::is_soft() { "soft" } else { "kvm" };
+    let vcpu = if is_soft() { "soft" } else { "kvm" };
     let results: Vec<Ran> =
         [&["run", &kernel][..], &[&kernel], &["boot", &kernel, "--vcpu", vcpu, "--mem", "250M"]]
             .iter()
@@ -275,7 +282,7 @@ fn waits_on_a_pc(kernels: &Kernels) {
 fn disk(kernels: &Kernels) {
     let mut image = vec![0; 1 << 20];
     image[..11].copy_from_slice(b"hello disk\n");
-    let path = kernels.write(if support::is_soft() { "soft.img" } else { "kvm.img" }, &image);
+    let path = kernels.write(if is_soft() { "soft.img" } else { "kvm.img" }, &image);
     let kernel = kernels.path("ata.elf");
     let told =
         "one drive\nmodel: VMM DISK                                \nsectors: 0x800\nsector 0: hello disk\n";
