@@ -71,8 +71,16 @@ fn impossible() {
     let right = checked("", "");
     assert_eq!(right.status, 0, "{}", right.stderr);
     for (from, to, message) in [
-        ("address = 0x1000", "address = 0x200000", "the task \"t\": "),
-        ("mode = \"real\"", "mode = \"real\"\nmachine = \"bios\"", "the task \"t\": "),
+        (
+            "address = 0x1000",
+            "address = 0x200000",
+            "the task \"t\": a real-mode guest cannot begin at 0x200000",
+        ),
+        (
+            "mode = \"real\"",
+            "mode = \"real\"\nmachine = \"bios\"",
+            "the task \"t\": a machine with a BIOS starts from a boot disk",
+        ),
         ("mode = \"real\"", "mode = \"real\"\nmemory = \"64K\"", "memory must be a size from 1M to 3G"),
         ("<=9", "simvirtioo<=9", "check 1 cannot be met: exits at simvirtioo the machine has no such device"),
         (

@@ -33,7 +33,7 @@ fn of_task(task: &Task) -> Result<Vec<String>, Error> {
     let numbers = task.numbers(SEED);
     let registers = task.registers(&numbers).map_err(Error::Config)?;
     let image = target.image.with_registers(&registers)?;
-    // The software processor needs no host, and has the transport of every machine.
+    // The software processor needs no KVM. The transport is left out, because not every processor has each of them.
     let builder = with_settings(Machine::builder(image), settings).transport(None);
     let builder = builder.processor(Some(Processor::Soft)).output(Output::captured().0);
     let mut machine = builder.build()?;
