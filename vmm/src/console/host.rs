@@ -102,8 +102,8 @@ impl ConsoleThreads {
         let prompts = Prompts { output, prompt, look, stop_handle: stop_handle.clone(), watch };
         running.threads.push(Worker::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
         let pending = typed.into();
-        let (escaped, resized) = (false, escapes);
-        let keys = Keys { input, escapes, core_key, port, stop_handle, pending, escaped, resized };
+        let (escaped, resized, message) = (false, escapes, None);
+        let keys = Keys { input, escapes, core_key, port, stop_handle, pending, escaped, resized, message };
         running.threads.push(Worker::spawn("console", failed, move || keys.run(&stop_keys))?);
         Ok(running)
     }
@@ -180,15 +180,18 @@ struct Keys {
     escaped: bool,
     /// Set if the guest does not know the size of the terminal yet.
     resized: bool,
+    /// The answer to a key for the VMM that the terminal has not taken yet.
+    message: Option<&'static str>,
 }
 
 impl Keys {
     fn run(mut self, stop: &EventFd) {
         loop {
             self.deliver();
+            self.message = self.message.filter(|message| !has_said(message));
             let (waits, may_read) = (!self.pending.is_empty(), self.look_at_terminal());
             // A kick may be lost, and a port whose lock is taken signals no room event, so repeat both at intervals.
-            let timeout = (self.stop_handle.has_ended() || waits)
+            let timeout = (self.stop_handle.has_ended() || waits || self.message.is_some())
                 .then_some(REPEAT)
                 .or((self.resized || !may_read).then_some(LOOK));
             let ready = host::wait_any(
@@ -285,10 +288,11 @@ impl Keys {
             _ if !self.escapes => self.pending.push_back(key),
             ESCAPE if !was_escaped => self.escaped = true,
             b'x' | b'X' if was_escaped => self.stop_handle.end(Stop::Quit),
-            b'h' | b'H' | b'?' if was_escaped => say(HELP),
-            b'c' | b'C' if was_escaped => {
-                self.core_key.as_ref().map_or_else(|| say(NO_CORE), CoreKey::press);
-            }
+            b'h' | b'H' | b'?' if was_escaped => self.message = Some(HELP),
+            b'c' | b'C' if was_escaped => match &self.core_key {
+                Some(key) => key.press(),
+                None => self.message = Some(NO_CORE),
+            },
             _ if self.pending.len() >= MAX_KEYS => {}
             _ if was_escaped && key != ESCAPE => self.pending.extend([ESCAPE, key]),
             _ => self.pending.push_back(key),
@@ -296,12 +300,15 @@ impl Keys {
     }
 }
 
-/// Prints a text on stderr, unless that would block.
-fn say(text: &str) {
+/// Prints a text on stderr. Returns false if that would block: the caller repeats it later.
+fn has_said(text: &str) -> bool {
     let stderr = io::stderr();
-    if let Ok(true) = host::wait_writable(stderr.as_fd(), Some(Duration::ZERO)) {
-        let _ = host::write(stderr.as_fd(), text.as_bytes());
+    match host::wait_writable(stderr.as_fd(), Some(Duration::ZERO)) {
+        Ok(true) => drop(host::write(stderr.as_fd(), text.as_bytes())),
+        Ok(false) => return false,
+        Err(_) => {}
     }
+    true
 }
 
 #[cfg(test)]
