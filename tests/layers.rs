@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The packages, from the top down. Each may depend only on those below it.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "bench",
     "campaign",
     "differ",
@@ -16,6 +16,7 @@ const PACKAGES: [&str; 14] = [
     "commands",
     "debug",
     "exercise",
+    "grades",
     "gdb",
     "observe",
     "report",

@@ -6,6 +6,7 @@ use super::task::read;
 use crate::expect::{ExitLimit, Expectation, MAX_OUTPUT, MemoryCheck, Output};
 use crate::template::{Numbers, fill};
 use crate::toml::{Problem, Table};
+use grades::Visibility;
 use std::path::Path;
 
 /// The keys of a check.
@@ -23,17 +24,6 @@ pub const KEYS: [&str; 10] = [
 ];
 /// The keys of a range of memory.
 pub const MEMORY_KEYS: [&str; 3] = ["at", "hex", "text"];
-
-/// The details of a check that a student sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visibility {
-    /// The expected value and the value that was seen.
-    Shown,
-    /// Pass or fail only.
-    Hidden,
-    /// Pass or fail only, before the deadline.
-    AfterDeadline,
-}
 
 const VISIBILITIES: [(&str, Visibility); 3] = [
     ("shown", Visibility::Shown),

@@ -5,7 +5,7 @@ mod fields;
 mod settings;
 mod task;
 
-pub use check::{CheckSpec, Visibility};
+pub use check::CheckSpec;
 pub use settings::Settings;
 pub use task::{Input, Task};
 
