@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         browser_test("the_timeline_zooms_by_keyboard_and_stays_small", timeline),
         browser_test("a_tooltip_appears_on_focus_and_escape_hides_it", tooltip),
         browser_test("a_page_is_complete_without_scripts", without_scripts),
+        browser_test("a_page_says_where_it_is_from_and_what_to_change", origin),
         browser_test("a_page_fits_a_phone_without_horizontal_scrolling", phone),
         browser_test("pictures", pictures),
     ];
@@ -346,6 +347,37 @@ fn without_scripts(browser: &mut Browser, pages: &Pages) {
     }
 }
 
+fn origin(browser: &mut Browser, pages: &Pages) {
+    let text = |browser: &mut Browser, of: &str| {
+        browser.text(&format!("document.querySelector('{of}').textContent"))
+    };
+    browser.open(&pages.profile());
+    let facts = text(browser, ".facts");
+    for known in
+        ["2026-11-29T07:16:40Z", "laboratory", "Test CPU", "6.1.0", "vmm run simvirtio", "transportexit"]
+    {
+        assert!(facts.contains(known), "{known}: {facts}");
+    }
+    let first = text(browser, ".headline");
+    assert!(first.starts_with("15 of 40 exits read TX tail: "), "{first}");
+    let whole = browser.text("document.querySelector('main').textContent");
+    assert!(whole.contains("n = 15") && whole.contains(" \u{b5}s") && !whole.contains(" us"), "{whole}");
+
+    browser.open(&pages.difference());
+    let names = text(browser, "h1");
+    assert!(
+        names.contains("difference-1 (B) compared with ") && names.contains("difference-0 (A)"),
+        "{names}"
+    );
+    assert!(text(browser, "#time .how").contains("difference-1"));
+
+    // The whole time of a trace has bars for its longest exits, and times below it.
+    browser.open(&pages.trace(4000));
+    let bars = "[...document.querySelectorAll('.long')].map(one => one.getAttribute('d')).join('').split('M').length";
+    assert!(browser.text(bars).parse::<u32>().unwrap() > 2);
+    assert_eq!(browser.text("document.querySelectorAll('#times div span').length"), "5");
+}
+
 fn phone(browser: &mut Browser, pages: &Pages) {
     browser.resize(360, 740);
     for page in pages.all() {
@@ -355,6 +387,11 @@ fn phone(browser: &mut Browser, pages: &Pages) {
                      .length";
         assert_eq!(browser.text(small), "0");
     }
+    // The names of the sites leave room for the first numbers.
+    browser.open(&pages.profile());
+    let right =
+        "document.querySelector('#sites-table tbody td:nth-child(6)').getBoundingClientRect().right <= 360";
+    assert_eq!(browser.text(right), "true");
 }
 
 /// Takes screenshots of each page, wide and narrow, light and dark.

@@ -6,7 +6,7 @@ use crate::sample::SampleArgs;
 use crate::status::{self, Failure};
 use crate::streams::print_stderr;
 use clap::{Args, ValueEnum};
-use report::{FileError, Measured, OutputFile, SavedProfile, SavedTrace};
+use report::{FileError, Measured, OutputFile, SavedOrigin, SavedProfile, SavedTrace};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::host::printable;
@@ -150,6 +150,8 @@ pub struct ResultFiles<'a> {
     arguments: &'a ResultArgs,
     profile: Option<OutputFile>,
     trace: Option<OutputFile>,
+    /// The origin of the run, if there is a file.
+    origin: Option<SavedOrigin>,
 }
 
 impl<'a> ResultFiles<'a> {
@@ -159,7 +161,7 @@ impl<'a> ResultFiles<'a> {
     /// One of them cannot be written, has the extension of another format or is an input, or both are the same file.
     pub fn open(arguments: &'a ResultArgs, inputs: impl FnOnce() -> Vec<PathBuf>) -> Result<Self, Failure> {
         if arguments.profile.is_none() && arguments.trace.is_none() {
-            return Ok(Self { arguments, profile: None, trace: None });
+            return Ok(Self { arguments, profile: None, trace: None, origin: None });
         }
         let inputs = inputs();
         let inputs = || inputs.iter().map(PathBuf::as_path);
@@ -185,13 +187,15 @@ impl<'a> ResultFiles<'a> {
             let what = format!("--profile and --trace write the same file, {path}: give two different files");
             return Err(Error::Config(what).into());
         }
-        Ok(Self { arguments, profile, trace })
+        Ok(Self { arguments, profile, trace, origin: Some(SavedOrigin::here()) })
     }
 
     /// Writes the files for a run, of which `measured` is `None` if its exits were not counted. Prints each file on stderr,
     /// or why it could not be written. Returns `status`; if that is 0 and a file is missing, returns the status of a host
     /// error.
     pub fn write(self, measured: Option<&Measured>, status: u8) -> u8 {
+        let measured = measured.map(|measured| Measured { origin: self.origin.as_ref(), ..measured.clone() });
+        let measured = measured.as_ref();
         let mut failures = Vec::new();
         let mut done = Vec::new();
         if let (Some(to), Some(file)) = (self.profile, &self.arguments.profile) {

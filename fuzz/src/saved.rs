@@ -4,7 +4,7 @@ use crate::Script;
 use report::profile::{SavedMark, SavedProcessor, SavedSite, SavedTimes, SavedVcpu};
 use report::setup::{SavedCall, SavedSetup, SavedSlot};
 use report::trace::{Record, SavedDevice};
-use report::{SavedAddress, SavedName, SavedProfile, SavedSamples, SavedTrace};
+use report::{SavedAddress, SavedName, SavedOrigin, SavedProfile, SavedSamples, SavedTrace};
 use vmm::exit::Reason;
 
 const NAMES: [&str; 8] =
@@ -38,6 +38,7 @@ pub fn profile(script: &mut Script) -> SavedProfile {
         program: text(script),
         guest: text(script),
         ended: text(script),
+        origin: origin(script),
         elapsed_ns: number(script),
         marks: (0..script.below(5)).map(|_| mark(script)).collect(),
         machine: vcpu(script, None),
@@ -49,6 +50,19 @@ pub fn profile(script: &mut Script) -> SavedProfile {
         samples: script.one_in(3).then(|| samples(script)),
         ..Default::default()
     }
+}
+
+fn origin(script: &mut Script) -> Option<Box<SavedOrigin>> {
+    let mut text = || text(script);
+    let origin = SavedOrigin {
+        date: text(),
+        host: text(),
+        cpu: text(),
+        kernel: text(),
+        command: text(),
+        transport: text(),
+    };
+    script.one_in(3).then(|| Box::new(origin))
 }
 
 fn samples(script: &mut Script) -> SavedSamples {
@@ -183,6 +197,7 @@ pub fn trace(script: &mut Script) -> SavedTrace {
         program: text(script),
         guest: text(script),
         ended: text(script),
+        origin: origin(script),
         processor: script.pick(&[SavedProcessor::Kvm, SavedProcessor::Soft]),
         devices,
         names: names(script),

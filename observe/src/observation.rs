@@ -209,6 +209,7 @@ impl Observation {
             setup: None,
             names: &[],
             samples: None,
+            origin: None,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::profile::{
 };
 use crate::stacks::Samples;
 use crate::trace::{Record, SavedDevice};
-use crate::{SavedProfile, SavedSetup, SavedTrace};
+use crate::{SavedOrigin, SavedProfile, SavedSetup, SavedTrace};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub struct Measured<'a> {
     pub names: &'a [SavedName],
     /// The samples of the vCPUs.
     pub samples: Option<&'a Samples>,
+    /// The date, the host and the command, for files.
+    pub origin: Option<&'a SavedOrigin>,
 }
 
 /// The measurements of one vCPU.
@@ -115,6 +117,7 @@ impl<'a> Measured<'a> {
             setup: None,
             names: &[],
             samples: None,
+            origin: None,
         })
     }
 
@@ -140,6 +143,7 @@ impl<'a> Measured<'a> {
             processor: self.processor,
             guest: self.guest.into(),
             ended: self.ended.into(),
+            origin: self.origin(),
             elapsed_ns: nanos(self.elapsed),
             clock: match self.timing.clock.tsc_khz() {
                 Some(khz) => SavedClock { source: ClockSource::Tsc, khz: khz.into(), steps },
@@ -189,7 +193,18 @@ impl<'a> Measured<'a> {
             ended: self.ended.into(),
             devices: devices.take(MAX_SITES).collect(),
             names: self.names.to_vec(),
+            origin: self.origin(),
         })
+    }
+
+    /// The origin with the transport of the guest.
+    fn origin(&self) -> Option<Box<SavedOrigin>> {
+        let transport = match self.devices {
+            Devices::Of(report) => report.simvirtio.as_ref().filter(|device| device.history.resets > 0),
+            Devices::Named(_) => None,
+        };
+        let transport = transport.map(|device| device.transport.to_string()).unwrap_or_default();
+        self.origin.map(|origin| Box::new(SavedOrigin { transport, ..origin.clone() }))
     }
 
     fn vcpu(

@@ -5,10 +5,10 @@
 
 mod counters;
 
-use crate::SavedError;
 use crate::code::{SavedAddress, SavedName, check_addresses, check_names};
 use crate::setup::SavedSetup;
 use crate::stacks::SavedSamples;
+use crate::{SavedError, SavedOrigin};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -43,6 +43,9 @@ pub struct SavedProfile {
     pub guest: String,
     /// The end of the run, in one line.
     pub ended: String,
+    /// The date, the host and the command. Older files have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Box<SavedOrigin>>,
     /// The time from the first entry to the last exit.
     pub elapsed_ns: u64,
     /// The clock of all times.
@@ -278,6 +281,7 @@ impl SavedProfile {
             return Err("no vCPU".into());
         }
         check_limit(self.vcpus.len(), "vCPUs", MOST_VCPUS as usize)?;
+        self.origin.as_deref().map_or(Ok(()), SavedOrigin::check)?;
         check_addresses(&self.addresses)?;
         check_names(&self.names)?;
         self.samples.as_ref().map_or(Ok(()), SavedSamples::check)?;

@@ -148,6 +148,7 @@ impl SavedTrace {
             addresses: self.addresses(),
             names: self.names.clone(),
             samples: None,
+            origin: self.origin.clone(),
         }
     }
 }

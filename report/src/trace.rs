@@ -4,9 +4,9 @@
 
 mod record;
 
-use crate::SavedError;
 use crate::code::{SavedName, check_names};
 use crate::profile::{MOST_TEXT, MOST_VCPUS, SavedProcessor};
+use crate::{SavedError, SavedOrigin};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Write};
@@ -50,6 +50,8 @@ pub struct SavedTrace {
     pub guest: String,
     /// The end of the run, in one line.
     pub ended: String,
+    /// The date, the host and the command. Older files have none.
+    pub origin: Option<Box<SavedOrigin>>,
     /// The devices at the sites of the records.
     pub devices: Vec<SavedDevice>,
     /// The names of the addresses in the guest's code, if they are known.
@@ -104,6 +106,8 @@ struct TrailerOut<'a> {
     processor: SavedProcessor,
     guest: &'a str,
     ended: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'a SavedOrigin>,
     devices: &'a [SavedDevice],
     #[serde(skip_serializing_if = "no_names")]
     names: &'a [SavedName],
@@ -121,6 +125,8 @@ struct Trailer {
     processor: SavedProcessor,
     guest: String,
     ended: String,
+    #[serde(default)]
+    origin: Option<Box<SavedOrigin>>,
     devices: Vec<SavedDevice>,
     #[serde(default)]
     names: Vec<SavedName>,
@@ -200,7 +206,9 @@ impl SavedTrace {
         const AT_ONCE: usize = 1024;
         let (program, guest, ended) = (&self.program, &self.guest, &self.ended);
         let (processor, devices, names) = (self.processor, self.devices.as_slice(), self.names.as_slice());
-        let trailer = serde_json::to_vec(&TrailerOut { program, processor, guest, ended, devices, names })?;
+        let origin = self.origin.as_deref();
+        let trailer = TrailerOut { program, processor, guest, ended, origin, devices, names };
+        let trailer = serde_json::to_vec(&trailer)?;
         let mut bytes = Vec::with_capacity(AT_ONCE * RECORD);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
@@ -251,9 +259,21 @@ impl SavedTrace {
         }
         let cut = there < of || (rest.len() as u64) < trailer;
         let trailer = if cut { Trailer::default() } else { Trailer::read(rest)? };
-        let Trailer { program, processor, guest, ended, devices, names } = trailer;
-        let trace =
-            Self { vcpus, seen, elapsed_ns, khz, records, program, processor, guest, ended, devices, names };
+        let Trailer { program, processor, guest, ended, origin, devices, names } = trailer;
+        let trace = Self {
+            vcpus,
+            seen,
+            elapsed_ns,
+            khz,
+            records,
+            program,
+            processor,
+            guest,
+            ended,
+            origin,
+            devices,
+            names,
+        };
         Ok((trace, cut.then_some(Cut { records: there, of })))
     }
 }
@@ -324,7 +344,9 @@ impl Trailer {
             let why = format!("it has {longest} bytes of text in its trailer (the limit is {MOST_TEXT})");
             return Err(SavedError::damaged("trace", &why));
         }
-        check_names(&trailer.names)
+        let parts = trailer.origin.as_deref().map_or(Ok(()), SavedOrigin::check);
+        parts
+            .and_then(|()| check_names(&trailer.names))
             .map_err(|why| SavedError::damaged("trace", &format!("its trailer has {why}")))?;
         Ok(trailer)
     }

@@ -2,7 +2,7 @@
 
 use report::profile::{SavedClock, SavedLimits, SavedMark, SavedSite, SavedTimes, SavedVcpu};
 use report::trace::{Record, SavedDevice};
-use report::{SavedName, SavedProfile, SavedSamples, SavedTrace};
+use report::{SavedName, SavedOrigin, SavedProfile, SavedSamples, SavedTrace};
 use std::collections::BTreeMap;
 use vmm::exit::Reason;
 
@@ -101,6 +101,7 @@ pub fn boot_trace(exits: usize) -> SavedTrace {
         program: "vmm 0.1.0".into(),
         guest: "vmlinux".into(),
         ended: "powered off".into(),
+        origin: Some(origin("vmm boot vmlinux")),
         devices: devices.collect(),
         names: Vec::new(),
     }
@@ -188,6 +189,7 @@ pub fn simvirtio(slower: f64) -> SavedProfile {
         program: "vmm 0.1.0".into(),
         guest: "simvirtio".into(),
         ended: "halted; verified: RAX = 42, [0x400] = 42".into(),
+        origin: Some(origin("vmm run simvirtio")),
         elapsed_ns: (machine.in_kvm.sum + machine.in_vmm.sum) * 11 / 10,
         clock: SavedClock { khz: 2_250_000, ..SavedClock::default() },
         limits: SavedLimits { sites: 1024, timed_sites: 64, digits: 2 },
@@ -272,6 +274,25 @@ pub const HOSTILE: [&str; 8] = [
     "&lt;b&gt; é ${1} {{2}} ]]>",
 ];
 
+/// Returns an origin.
+fn origin(command: &str) -> Box<SavedOrigin> {
+    Box::new(SavedOrigin {
+        date: "2026-11-29T07:16:40Z".into(),
+        host: "laboratory".into(),
+        cpu: "Test CPU".into(),
+        kernel: "6.1.0".into(),
+        command: command.into(),
+        transport: "exit".into(),
+    })
+}
+
+/// Returns an origin in which every text is hostile.
+fn hostile_origin() -> Box<SavedOrigin> {
+    let [date, host, cpu, kernel, command, transport] =
+        std::array::from_fn(|index| HOSTILE[index % HOSTILE.len()].to_owned());
+    Box::new(SavedOrigin { date, host, cpu, kernel, command, transport })
+}
+
 /// Returns a profile in which every text is hostile.
 pub fn hostile() -> SavedProfile {
     let mut profile = simvirtio(1.0);
@@ -280,6 +301,7 @@ pub fn hostile() -> SavedProfile {
     profile.guest = name();
     profile.ended = HOSTILE[3].into();
     profile.program = HOSTILE[4].into();
+    profile.origin = Some(hostile_origin());
     profile
         .machine
         .sites
@@ -301,6 +323,7 @@ pub fn hostile_trace() -> SavedTrace {
     trace.guest = HOSTILE[0].into();
     trace.ended = HOSTILE[3].into();
     trace.program = HOSTILE[2].into();
+    trace.origin = Some(hostile_origin());
     trace
         .devices
         .iter_mut()

@@ -294,6 +294,8 @@ fn profile() -> impl Strategy<Value = SavedProfile> {
             SavedProfile {
                 program,
                 processor,
+                origin: (khz % 5 == 0)
+                    .then(|| Box::new(SavedOrigin { host: guest.clone(), ..SavedOrigin::default() })),
                 guest,
                 ended,
                 elapsed_ns,

@@ -38,6 +38,7 @@ fn small() -> SavedTrace {
         program: "vmm 0.1.0".into(),
         guest: "real16-hello".into(),
         ended: "halted".into(),
+        origin: Some(Box::new(SavedOrigin { date: "2026-11-29T07:16:40Z".into(), ..SavedOrigin::default() })),
         devices: vec![SavedDevice {
             reason: Reason::PioOut,
             place: 0xe9,
@@ -73,9 +74,9 @@ fn the_bytes_match_the_specification() {
     let trailer = std::str::from_utf8(&bytes[64 + 3 * 48..]).unwrap();
     assert_eq!(
         trailer,
-        r#"{"program":"vmm 0.1.0","processor":"soft","guest":"real16-hello","ended":"halted","devices":[{"reason":"PIO out","place":233,"width":1,"device":"debugcon"}]}"#
+        r#"{"program":"vmm 0.1.0","processor":"soft","guest":"real16-hello","ended":"halted","origin":{"date":"2026-11-29T07:16:40Z","host":"","cpu":"","kernel":"","command":"","transport":""},"devices":[{"reason":"PIO out","place":233,"width":1,"device":"debugcon"}]}"#
     );
-    assert_eq!(u64::from(bytes[32]), trailer.len() as u64);
+    assert_eq!(bytes[32..34], (trailer.len() as u16).to_le_bytes());
     assert_eq!(SavedTrace::read(&bytes), Ok((small(), None)));
 }
 

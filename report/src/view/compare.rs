@@ -62,6 +62,7 @@ pub(super) fn view<'a>(
         ]
     };
     let [name_a, name_b] = names;
+    let title = format!("{name_b} (B) compared with {name_a} (A)");
     let mut facts =
         vec![("a", "A", Cell::text(&name_a)), ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns))];
     facts.extend(side("a_exits", "a_in_kvm_ns", "a_in_vmm_ns", a));
@@ -84,7 +85,7 @@ pub(super) fn view<'a>(
     notes.extend(caveats);
     View {
         kind: "difference",
-        title: "B compared with A".into(),
+        title,
         subtitle: format!("A: {}. B: {}", ending(a), ending(b)),
         facts,
         headline: headline(a, b),
@@ -95,9 +96,11 @@ pub(super) fn view<'a>(
 }
 
 fn ending(profile: &SavedProfile) -> String {
+    let transport = profile.origin.as_ref().map_or("", |origin| origin.transport.as_str());
+    let transport = if transport.is_empty() { String::new() } else { format!(" with transport {transport}") };
     match profile.ended.as_str() {
-        "" => profile.guest.clone(),
-        ended => format!("{}, {ended}", profile.guest),
+        "" => format!("{}{transport}", profile.guest),
+        ended => format!("{}{transport}, {ended}", profile.guest),
     }
 }
 

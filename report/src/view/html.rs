@@ -2,7 +2,7 @@
 //! sorting, filters, the button for the colours and the zoom of the timeline.
 
 use crate::view::labels;
-use crate::view::markup::{escape, legend, write_bars};
+use crate::view::markup::{escape, legend, micro, shown, write_bars};
 use crate::view::profile;
 use crate::view::table::{Cell, Column, Table, View, plural};
 use crate::view::{Source, plot, timeline};
@@ -108,12 +108,12 @@ fn write_header(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
         writeln!(
             to,
             "<p class=\"headline\">{}</p>",
-            escape(&printable_text(&view.headline)).replace(" %", "&nbsp;%")
+            escape(&micro(&printable_text(&view.headline))).replace(" %", "&nbsp;%")
         )?;
     }
     writeln!(to, "<dl class=\"facts {}\">", view.kind)?;
     for (_, name, value) in view.facts.iter().filter(|(_, _, value)| *value != Cell::Nothing) {
-        writeln!(to, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value.shown()))?;
+        writeln!(to, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), shown(value))?;
     }
     writeln!(to, "</dl>\n</header>")
 }
@@ -153,7 +153,11 @@ fn write_time(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::Result
 
 /// Writes two bars for each device, one for A and one for B.
 fn write_times(to: &mut impl Write, a: &Source, b: &Source) -> io::Result<()> {
-    writeln!(to, "<p class=\"how\">Percentages are of the whole time of A or B, whichever is longer.</p>")?;
+    let [of_a, of_b] = [a, b].map(|source| escape(&source.name));
+    writeln!(
+        to,
+        "<p class=\"how\">A is {of_a}, B is {of_b}. Percentages are of the whole time of A or B, whichever is longer.</p>"
+    )?;
     let [of_a, of_b] = [a, b].map(|source| profile::devices(&source.summary.machine.sites));
     let mut names: Vec<_> =
         of_a.iter().chain(&of_b).map(|device| (device.time(), device.name.as_str())).collect();
@@ -248,7 +252,7 @@ fn write_heads(to: &mut impl Write, columns: &[&Column]) -> io::Result<()> {
     }
     write!(to, "<tr>")?;
     for column in columns {
-        let class = if column.number { " class=\"number\"" } else { "" };
+        let class = class_of(if column.number { "number" } else { "" }, column);
         // Two columns can have the same head in different groups.
         let label = match column.key {
             "exits_share" => "share of exits".into(),
@@ -261,20 +265,33 @@ fn write_heads(to: &mut impl Write, columns: &[&Column]) -> io::Result<()> {
     writeln!(to, "</tr>\n</thead>")
 }
 
+/// The attribute for the classes of a cell. A narrow screen leaves out the columns with details.
+fn class_of(class: &str, column: &Column) -> String {
+    let is_detail =
+        ["p50_ns", "p99_ns", "max_ns", "width", "elements"].iter().any(|end| column.key.ends_with(end));
+    match (class, is_detail) {
+        ("", false) => String::new(),
+        (class, false) => format!(" class=\"{class}\""),
+        ("", true) => " class=\"detail\"".into(),
+        (class, true) => format!(" class=\"{class} detail\""),
+    }
+}
+
 fn write_cell(to: &mut impl Write, cell: &Cell, column: &Column) -> io::Result<()> {
     let class = match (cell, column.number) {
-        (Cell::Ratio(ratio), _) if *ratio >= 1.05 => " class=\"number worse\"",
-        (Cell::Ratio(ratio), _) if *ratio <= 0.95 => " class=\"number better\"",
-        (Cell::Hex(_), _) => " class=\"hex\"",
-        (_, true) => " class=\"number\"",
+        (Cell::Ratio(ratio), _) if *ratio >= 1.05 => "number worse",
+        (Cell::Ratio(ratio), _) if *ratio <= 0.95 => "number better",
+        (Cell::Hex(_), _) => "hex",
+        (_, true) => "number",
         _ => "",
     };
+    let class = class_of(class, column);
     let sorted_by = cell.sorted_by().map(|by| format!(" data-v=\"{}\"", escape(&by))).unwrap_or_default();
     let share = match cell {
         Cell::Share(share) => format!(" style=\"--share-of:{:.2}%\"", share * 100.0),
         _ => String::new(),
     };
-    write!(to, "<td{class}{sorted_by}{share}>{}</td>", escape(&cell.shown()))
+    write!(to, "<td{class}{sorted_by}{share}>{}</td>", shown(cell))
 }
 
 #[cfg(test)]

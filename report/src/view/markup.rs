@@ -1,7 +1,7 @@
 //! HTML for several parts of the page: escaped text, the legend, and bars.
 
 use crate::view::labels::Labels;
-use crate::view::table::duration;
+use crate::view::table::{Cell, duration};
 use std::io::{self, Write};
 
 /// Escapes a text for use between tags, or in quotes as the value of an attribute.
@@ -18,6 +18,32 @@ pub(crate) fn escape(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// A duration in a page, where the unit of microseconds has its own letter.
+pub(super) fn time(nanoseconds: u64) -> String {
+    micro(&duration(nanoseconds))
+}
+
+/// A cell in a page, escaped.
+pub(super) fn shown(cell: &Cell) -> String {
+    match cell {
+        Cell::Nanoseconds(nanoseconds) => time(*nanoseconds),
+        cell => escape(&cell.shown()),
+    }
+}
+
+/// Replaces `us` behind a number by the sign for microseconds.
+pub(super) fn micro(text: &str) -> String {
+    let mut parts = text.split(" us");
+    let mut replaced = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_unit = replaced.ends_with(|c: char| c.is_ascii_digit())
+            && !part.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        replaced += if is_unit { " \u{b5}s" } else { " us" };
+        replaced += part;
+    }
+    replaced
 }
 
 /// The legend of the two colours.
@@ -44,9 +70,21 @@ pub(super) fn write_bars(to: &mut impl Write, name: &str, bars: &[Bar], whole: u
              <span class=\"sum\">{} <span class=\"of\">{:.1} %</span></span></div>",
             percent(*kvm).min(100.0),
             percent(*vmm).min(100.0),
-            duration(all),
+            time(all),
             percent(all),
         )?;
     }
     writeln!(to, "</div></div>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_unit_of_a_number_is_replaced() {
+        assert_eq!(micro("2.00 us in 4 exits, 1 us"), "2.00 \u{b5}s in 4 exits, 1 \u{b5}s");
+        assert_eq!(micro("a us, 3 user, 4 us_x,us"), "a us, 3 user, 4 us_x,us");
+        assert_eq!(time(1500), "1.50 \u{b5}s");
+    }
 }

@@ -17,6 +17,7 @@
     clippy::expect_used
 )]
 
+mod advice;
 mod compare;
 mod csv;
 mod exits;

@@ -101,6 +101,12 @@
     const widest = Math.max(...trace.counts.map((bins) => bins.reduce((most, bin) => Math.max(most, bin), 0)), 1);
     const lane = trace.counts.map(() => []);
     trace.vcpu.forEach((vcpu, index) => lane[vcpu].push(index));
+    // The longest exits, as in timeline.rs: at most 100, and only those that take 10 times the median.
+    const length = (index) => trace.kvm[index] + trace.vmm[index];
+    const exits = trace.when.map((_, index) => index).filter((index) => !(trace.flags[index] & 1));
+    exits.sort((one, next) => length(next) - length(one));
+    const median = exits.length ? length(exits[exits.length >> 1]) : 0;
+    const long = exits.slice(0, 100).filter((index) => length(index) > 10 * median);
     const view = { from: 0, span: trace.span };
     let chosen = -1;
 
@@ -112,12 +118,12 @@
         return made;
       };
       svg.replaceChildren();
-      return { svg, count: path("count"), at: path("at"), kvm: path("kvm"), vmm: path("vmm"), chosen: path("chosen") };
+      return { svg, count: path("count"), long: path("long"), at: path("at"), kvm: path("kvm"), vmm: path("vmm"), chosen: path("chosen") };
     });
 
     // The same format as that of `duration` in table.rs.
     const duration = (time) => {
-      const units = [[1e9, "s"], [1e6, "ms"], [1e3, "us"]];
+      const units = [[1e9, "s"], [1e6, "ms"], [1e3, "\u00b5s"]];
       const [size, name] = units.find(([size]) => time >= size * 0.9995) || [1, "ns"];
       const value = time / size;
       const digits = size === 1 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
@@ -150,7 +156,7 @@
       const low = find(indexes, view.from);
       const high = find(indexes, end);
       const before = trace.skipped > 0 && view.from < first;
-      let path = { count: "", at: "", kvm: "", vmm: "", chosen: "" };
+      let path = { count: "", long: "", at: "", kvm: "", vmm: "", chosen: "" };
       if (high - low <= SINGLE && !before) {
         for (let place = Math.max(low - 1, 0); place < Math.min(high + 1, indexes.length); place++) {
           const index = indexes[place];
@@ -177,6 +183,13 @@
           if (exits) path.count += box((bin * WIDTH) / BINS, ((bin + 1) * WIDTH) / BINS, 48 - (44 * exits) / most, 48);
         });
       }
+      if (path.count) {
+        for (const index of long.filter((index) => trace.vcpu[index] === vcpu)) {
+          const when = trace.when[index];
+          const left = x(when - trace.kvm[index]), right = x(when + trace.vmm[index]);
+          if (right > 0 && left < WIDTH) path.long += box(left, right, 0, 5);
+        }
+      }
       if (chosen >= 0 && trace.vcpu[chosen] === vcpu && trace.when[chosen] >= view.from && trace.when[chosen] <= end) {
         path.chosen = "M" + x(trace.when[chosen]).toFixed(2) + " 0V48";
       }
@@ -190,9 +203,8 @@
       const end = view.from + view.span;
       const more = trace.skipped > 0 && view.from < first ? ", and earlier ones" : "";
       range.textContent = point(view.from) + " to " + point(end) + " (" + duration(view.span) + "): " + visible + " records" + more;
-      const [left, right] = times.children;
-      left.textContent = point(view.from);
-      right.textContent = point(end);
+      const labels = [...times.children];
+      labels.forEach((label, index) => { label.textContent = point(view.from + (view.span * index) / (labels.length - 1)); });
     }
 
     function show(start, span) {

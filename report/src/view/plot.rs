@@ -2,9 +2,9 @@
 
 use crate::profile::{SavedSite, SavedTimes};
 use crate::view::labels::{self, Labels};
-use crate::view::markup::{escape, legend};
+use crate::view::markup::{escape, legend, time};
 use crate::view::profile::{UNCLAIMED, UNNAMED, total};
-use crate::view::table::{Cell, duration, plural};
+use crate::view::table::{Cell, plural};
 use crate::view::{Source, compare};
 use std::cmp::Reverse;
 use std::io::{self, Write};
@@ -49,7 +49,10 @@ pub(super) fn write(to: &mut impl Write, a: &Source, b: Option<&Source>) -> io::
     writeln!(to, "{}", legend(labels))?;
     let how = match b {
         None => format!("Above the line: time {}. Below it: time in the VMM.", labels.time),
-        Some(_) => "Above the line: A. Below it: B.".into(),
+        Some(b) => {
+            let [of_a, of_b] = [a, b].map(|source| escape(&source.name));
+            format!("Above the line: A, {of_a}. Below it: B, {of_b}.")
+        }
     };
     writeln!(
         to,
@@ -80,16 +83,29 @@ fn write_site(
         (None, Some(_)) => UNCLAIMED.into(),
         (None, None) => String::new(),
     };
+    let samples = samples(strips);
     match device.as_str() {
-        "" => writeln!(to, "<div class=\"site\"><span class=\"name\">{name}</span>")?,
-        device => {
-            writeln!(to, "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small></span>")?;
-        }
+        "" => writeln!(to, "<div class=\"site\"><span class=\"name\">{name}<small>{samples}</small></span>")?,
+        device => writeln!(
+            to,
+            "<div class=\"site\"><span class=\"name\">{device}<small>{name}</small> <small>{samples}</small></span>"
+        )?,
     }
     writeln!(to, "<div class=\"strips\" tabindex=\"0\" role=\"group\" aria-labelledby=\"tip-{index}\">")?;
     strips.iter().try_for_each(|strip| write_strip(to, strip, axis))?;
     write_tip(to, index, &format!("{device} {name}"), strips)?;
     writeln!(to, "</div></div>")
+}
+
+/// The number of samples: of both histograms if they have as many, and otherwise of each.
+fn samples(strips: &[Strip<'_>]) -> String {
+    let count = |side: Option<(&str, &SavedTimes)>| side.map_or(0, |(_, times)| times.count);
+    let first = strips.first().map_or((0, 0), |strip| (count(strip.above), count(strip.below)));
+    match (first, strips.len()) {
+        ((above, below), 1) if above == below => format!("n = {above}"),
+        ((above, below), 1) => format!("n = {above}, VMM {below}"),
+        ((above, below), _) => format!("n = {above} in A, {below} in B"),
+    }
 }
 
 fn of_site<'a>(site: &'a SavedSite, labels: &Labels) -> Strip<'a> {
@@ -170,9 +186,14 @@ fn upper(bound: u64) -> u64 {
 fn write_axis(to: &mut impl Write, axis: &Axis) -> io::Result<()> {
     write!(to, "<div class=\"axis\" aria-hidden=\"true\"><span></span><div>")?;
     for tick in axis.ticks() {
-        let (at, shown) = (axis.at(tick) * 100.0, duration(tick).replace(".00", "").replace(".0 ", " "));
+        let (at, shown) = (axis.at(tick) * 100.0, time(tick).replace(".00", "").replace(".0 ", " "));
         // A label at the right edge is placed left of its line: centred, it would widen the page.
-        let class = if at > 94.0 { " class=\"last\"" } else { "" };
+        let class = match at > 94.0 {
+            true => " class=\"last\"",
+            // A narrow screen has room for powers of ten only.
+            false if !tick.to_string().starts_with('1') => " class=\"between\"",
+            false => "",
+        };
         write!(to, "<span{class} style=\"left:{at:.2}%\">{shown}</span>")?;
     }
     writeln!(to, "</div></div>")
@@ -229,16 +250,16 @@ fn write_histogram(
 fn write_tip(to: &mut impl Write, index: usize, name: &str, strips: &[Strip<'_>]) -> io::Result<()> {
     write!(to, "<div class=\"tip\" role=\"tooltip\" id=\"tip-{index}\"><b>{}</b>", name.trim())?;
     for (side, times) in strips.iter().flat_map(|strip| [strip.above, strip.below]).flatten() {
-        let known = |time: Option<u64>| time.map_or("unknown".into(), duration);
+        let known = |known: Option<u64>| known.map_or("unknown".into(), time);
         write!(
             to,
             "<span>{side}: {}, min {}, median {}, mean {}, p99 {}, max {}</span>",
             plural(times.count, "sample"),
-            duration(times.min),
+            time(times.min),
             known(times.p50),
-            duration(times.mean()),
+            time(times.mean()),
             known(times.p99),
-            duration(times.max)
+            time(times.max)
         )?;
     }
     writeln!(to, "</div>")

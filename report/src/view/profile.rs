@@ -38,7 +38,7 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
         kind: "profile",
         title: profile.guest.clone(),
         subtitle: profile.ended.clone(),
-        facts: vec![
+        facts: [
             ("elapsed_ns", "ran for", Cell::Nanoseconds(profile.elapsed_ns)),
             ("exits", "exits", Cell::Count(machine.exits)),
             ("elements", "elements", Cell::Count(machine.elements)),
@@ -48,12 +48,24 @@ pub(super) fn view(profile: &SavedProfile) -> View<'_> {
             ("clock", "clock", Cell::text(&clock)),
             ("processor", "processor", Cell::text(profile.processor.name())),
             ("program", "written by", Cell::text(&profile.program)),
-        ],
+        ]
+        .into_iter()
+        .chain(origin(profile))
+        .collect(),
         headline: headline::headline(profile),
         notes: notes(profile),
         tables,
         main: "sites",
     }
+}
+
+/// The origin of a profile, as facts.
+pub(super) fn origin(profile: &SavedProfile) -> Vec<(&'static str, &'static str, Cell)> {
+    let texts = profile.origin.iter().flat_map(|origin| origin.texts());
+    texts
+        .filter(|(.., text)| !text.is_empty())
+        .map(|(key, name, text)| (key, name, Cell::text(text)))
+        .collect()
 }
 
 /// Returns the time in KVM and in the VMM together.

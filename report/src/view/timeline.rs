@@ -3,16 +3,22 @@
 use crate::profile::SavedProfile;
 use crate::trace::{Record, SavedTrace};
 use crate::view::labels;
-use crate::view::markup::{escape, legend, write_bars};
-use crate::view::table::{Cell, duration};
+use crate::view::markup::{escape, legend, time, write_bars};
+use crate::view::table::Cell;
 use crate::view::trace::{self, Names};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{self, Write};
+use vmm::host::sort_by_key;
 
 /// The maximum number of records in the data of a page: the last ones. For earlier records it only has counts.
 pub(super) const MOST_RECORDS: usize = 50_000;
 /// The number of equal parts of the time in which records are counted.
 const BINS: usize = 500;
+/// The most records of a trace with a bar of their own, because they are long.
+const MOST_LONG: usize = 100;
+/// A long record takes this many times the median.
+const LONG: u64 = 10;
 
 /// Writes the boot marks, and the time of each vCPU in KVM and in the VMM.
 pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Result<()> {
@@ -32,8 +38,8 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Res
                 escape(&Cell::text(&mark.event).shown()),
                 percent(before.min(mark.at_ns)),
                 percent(since),
-                duration(mark.at_ns),
-                duration(since),
+                time(mark.at_ns),
+                time(since),
                 mark.exits
             )?;
             before = mark.at_ns;
@@ -41,7 +47,7 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Res
         writeln!(to, "</ol>")?;
     }
     let elapsed = profile.elapsed_ns;
-    writeln!(to, "<h3>Time of each vCPU in the {} of the run</h3>", duration(elapsed))?;
+    writeln!(to, "<h3>Time of each vCPU in the {} of the run</h3>", time(elapsed))?;
     for (index, vcpu) in profile.vcpus.iter().enumerate() {
         let name = format!("vCPU {}", vcpu.id.map_or(index as u64, Into::into));
         write_bars(to, &name, &[("", vcpu.in_kvm.sum, vcpu.in_vmm.sum)], elapsed)?;
@@ -74,16 +80,33 @@ fn counts(trace: &SavedTrace, from: u64, to: u64) -> Vec<[u32; BINS]> {
     lanes
 }
 
+/// The longest records of each vCPU: at most [`MOST_LONG`], and only those that take [`LONG`] times the median.
+fn longest(trace: &SavedTrace) -> Vec<Vec<&Record>> {
+    let length = |record: &Record| u64::from(record.in_kvm).saturating_add(record.in_vmm.into());
+    let mut records: Vec<_> = trace.records.iter().filter(|record| !record.next_element).collect();
+    sort_by_key(&mut records, |record| Reverse(length(record)));
+    let median = records.get(records.len() / 2).map_or(0, |record| length(record));
+    let is_long = |record: &&&Record| length(record) > median.saturating_mul(LONG);
+    let mut lanes = vec![Vec::new(); trace.vcpus as usize];
+    for record in records.iter().take(MOST_LONG).take_while(is_long) {
+        if let Some(lane) = lanes.get_mut(usize::from(record.vcpu)) {
+            lane.push(*record);
+        }
+    }
+    lanes
+}
+
 /// Writes a lane for each vCPU with the number of records over time. The script makes it zoomable.
 pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()> {
     let labels = labels::of(trace.processor);
     let (from, until) = span(trace);
     let lanes = counts(trace, from, until);
+    let long = longest(trace);
     let highest = lanes.iter().flatten().copied().max().unwrap_or(0).max(1);
     writeln!(
         to,
         "<section id=\"timeline\"><h2 id=\"timeline-title\">Timeline</h2>\n<p class=\"how\" id=\"timeline-how\">Records of each vCPU over \
-         time. <span class=\"scripted\" hidden>Zoom in to see each record, with its time {} above and in the VMM below. Mouse: drag \
+         time. A bar at the top is one of the longest exits. <span class=\"scripted\" hidden>Zoom in to see each record, with its time {} above and in the VMM below. Mouse: drag \
          to move, Ctrl and wheel to zoom, click to select a record. Keys: <kbd>+</kbd> and <kbd>-</kbd> zoom, <kbd>&larr;</kbd> and \
          <kbd>&rarr;</kbd> move, <kbd>0</kbd> shows all, <kbd>.</kbd> selects the next record and <kbd>,</kbd> the previous one.</span></p>\n{}",
         labels.time,
@@ -100,26 +123,36 @@ pub(super) fn of_trace(to: &mut impl Write, trace: &SavedTrace) -> io::Result<()
         to,
         "<div class=\"lanes\" id=\"lanes\" role=\"group\" aria-labelledby=\"timeline-title\" aria-describedby=\"timeline-how\">"
     )?;
-    for (vcpu, bins) in lanes.iter().enumerate() {
+    let at = |when: u64| 1000.0 * when.saturating_sub(from) as f64 / until.saturating_sub(from).max(1) as f64;
+    for (vcpu, (bins, long)) in lanes.iter().zip(&long).enumerate() {
         let mut path = String::new();
         for (bin, count) in bins.iter().enumerate().filter(|(_, count)| **count > 0) {
             let (left, height) = (bin.saturating_mul(2), 44.0 * f64::from(*count) / f64::from(highest));
             path += &format!("M{left} 48v-{height:.1}h2V48Z");
         }
+        let bars = long.iter().map(|record| {
+            let start = at(record.when.saturating_sub(record.in_kvm.into()));
+            let width = at(record.when.saturating_add(record.in_vmm.into())) - start;
+            format!("M{start:.1} 0h{:.1}v5h-{0:.1}Z", width.max(1.0))
+        });
+        let bars: String = bars.collect();
         let records: u64 = bins.iter().map(|count| u64::from(*count)).sum();
         writeln!(
             to,
             "<div class=\"lane\"><span class=\"name\">vCPU {vcpu}<small>{records} records</small></span><svg viewBox=\"0 0 1000 48\" \
              preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{records} records of vCPU {vcpu}\"><path class=\"count\" \
-             d=\"{path}\"/></svg></div>"
+             d=\"{path}\"/><path class=\"long\" d=\"{bars}\"/></svg></div>"
         )?;
     }
-    writeln!(
-        to,
-        "<div class=\"times\" id=\"times\"><span></span><div><span style=\"left:0%\">{}</span>",
-        duration(from)
-    )?;
-    writeln!(to, "<span class=\"last\" style=\"left:100%\">{}</span></div></div></div>", duration(until))?;
+    write!(to, "<div class=\"times\" id=\"times\"><span></span><div>")?;
+    for (class, part) in
+        [("", 0), (" class=\"between\"", 1), ("", 2), (" class=\"between\"", 3), (" class=\"last\"", 4)]
+    {
+        let when = from.saturating_add((until.saturating_sub(from) / 4).saturating_mul(part));
+        let (left, when) = (part.saturating_mul(25), time(when));
+        write!(to, "<span{class} style=\"left:{left}%\">{when}</span>")?;
+    }
+    writeln!(to, "</div></div></div>")?;
     writeln!(to, "<p id=\"record\" class=\"record\" aria-live=\"polite\"></p></section>")
 }
 

@@ -38,7 +38,7 @@ pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a Sav
         kind: "trace",
         title: if trace.guest.is_empty() { "a trace".into() } else { trace.guest.clone() },
         subtitle: trace.ended.clone(),
-        facts: vec![
+        facts: [
             ("elapsed_ns", "ran for", Cell::Nanoseconds(trace.elapsed_ns)),
             ("record_count", "records", Cell::Count(records)),
             ("seen", "elements in the run", Cell::Count(trace.seen)),
@@ -48,7 +48,10 @@ pub(super) fn view<'a>(trace: &'a SavedTrace, cut: Option<Cut>, summary: &'a Sav
             ("clock", "clock", clock.unwrap_or(Cell::Nothing)),
             ("processor", "processor", Cell::text(trace.processor.name())),
             ("program", "written by", Cell::text(&trace.program)),
-        ],
+        ]
+        .into_iter()
+        .chain(profile::origin(summary))
+        .collect(),
         headline: summed_up.headline,
         notes,
         tables,
