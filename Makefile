@@ -25,13 +25,16 @@ TRIPLE := x86_64-unknown-linux-gnu
 # Succeeds if the static C library is installed. gcc prints only the name of a file that it does not find.
 HAS_STATIC_LIBC = case $$(gcc -print-file-name=libc.a) in */*) ;; *) false;; esac
 
+# `vmm --version` says from which commit an installed program is built. Only here, because each new value builds the program again.
+COMMIT = $(shell git describe --always --dirty 2>/dev/null)
+
 # Static linking is not the default: the tests simulate host errors with a preloaded library, which works only in a
 # dynamic program, and a static C library is not installed everywhere. Without --target, cargo would apply the flag to
 # procedural macros too, which must be dynamic.
 static: setup ## Build the statically linked target/release/vmm-static
 	@$(HAS_STATIC_LIBC) || { \
 		echo "make: the static C library (libc.a) is missing: install libc6-dev (Debian) or glibc-static (Fedora)" >&2; exit 1; }
-	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" \
+	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" $(if $(COMMIT),VMM_COMMIT='$(COMMIT)') \
 		$(CARGO) build $(LOCKED) --release --package cli --target $(TRIPLE)
 	@mkdir -p $(TARGET)/release && cp $(TARGET)/$(TRIPLE)/release/vmm $(TARGET)/release/vmm-static
 
@@ -43,7 +46,7 @@ install: setup ## Install the program (PREFIX=/usr/local, DESTDIR=)
 	@if $(HAS_STATIC_LIBC); then \
 		$(MAKE) --no-print-directory static && program=vmm-static kind="statically linked"; \
 	else \
-		$(CARGO) build $(LOCKED) --release && program=vmm kind="dynamically linked, because libc.a is missing"; \
+		$(if $(COMMIT),VMM_COMMIT='$(COMMIT)') $(CARGO) build $(LOCKED) --release && program=vmm kind="dynamically linked, because libc.a is missing"; \
 	fi && install -d "$(BIN)" && install -m 755 $(TARGET)/release/$$program "$(BIN)/vmm" && \
 		echo "make: installed $(BIN)/vmm ($$kind)" >&2
 

@@ -53,6 +53,12 @@ fn help() {
     assert_eq!(ran(&["help", "run"]).text(), ran(&["run", "--help"]).text());
     assert!(ran(&["run", "--help"]).text().contains("--transport"));
     assert!(ran(&["--version"]).text().starts_with("vmm "));
+    // The short form has one line, as scripts need it.
+    assert_eq!(ran(&["-V"]).text().lines().count(), 1);
+    let long = ran(&["--version"]);
+    for line in ["commit ", "build ", "processors ", "transport "] {
+        assert!(long.text().lines().any(|text| text.starts_with(line)), "{line}: {}", long.text());
+    }
     let nothing = ran(&[]);
     assert_eq!((nothing.status, nothing.text().as_str()), (110, ""));
 }

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::LazyLock;
 use vmm::boot::is_kernel;
 use vmm::host::TimeoutWriter;
 
@@ -16,11 +17,27 @@ const VERSION: &str = match cfg!(feature = "polling") {
     false => env!("CARGO_PKG_VERSION"),
 };
 
+/// The text of --version: the version, and what this build is made from and can do.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let link = if cfg!(target_feature = "crt-static") { "statically linked" } else { "dynamically linked" };
+    let processors = if cfg!(has_kvm) { "KVM, software processor" } else { "software processor" };
+    let transport = if cfg!(feature = "polling") { "polling (feature polling)" } else { "exit" };
+    let commit = option_env!("VMM_COMMIT").unwrap_or("unknown (`make install` sets it)");
+    let (arch, system) = (std::env::consts::ARCH, std::env::consts::OS);
+    format!(
+        "{}\ncommit      {commit}\nbuild       {profile}, {arch} {system}, {link}\nprocessors  {processors}\ntransport   \
+         {transport}",
+        env!("CARGO_PKG_VERSION")
+    )
+});
+
 /// Runs 16-, 32- and 64-bit guests on KVM, and counts and explains every VM exit.
 #[derive(Debug, Parser)]
 #[command(
     name = "vmm",
     version = VERSION,
+    long_version = LONG_VERSION.as_str(),
     arg_required_else_help = true,
     override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev|FILE.toml] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
