@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run polling static install test page browser gdb debugger drgn check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
+.PHONY: help run recording polling static install test page browser gdb debugger drgn check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -16,6 +16,10 @@ help: ## List the targets
 run: setup ## Run the SIMVIRTIO guest, and list its exits
 	@$(CARGO) build $(LOCKED) --release
 	@$(TARGET)/release/vmm simvirtio
+
+recording: setup ## Record docs/img/vmm.svg, the picture of the README
+	@$(CARGO) build $(LOCKED) --release
+	@docs/img/record.py $(TARGET)/release/vmm >$(TARGET)/vmm.svg && mv $(TARGET)/vmm.svg docs/img/vmm.svg
 
 polling: setup ## Run the SIMVIRTIO guest with polling instead of exits
 	@$(CARGO) run $(LOCKED) --release -- simvirtio --transport polling
