@@ -105,9 +105,22 @@ fn usage() {
     ] {
         let ran = ran(arguments);
         assert_eq!(ran.status, 110, "{arguments:?}: {}", ran.stderr);
-        assert!(ran.stderr.starts_with("error: ") && ran.text().is_empty(), "{arguments:?}: {}", ran.stderr);
+        assert!(
+            ran.stderr.starts_with("vmm: error: ") && ran.text().is_empty(),
+            "{arguments:?}: {}",
+            ran.stderr
+        );
     }
     assert_error(&ran(&["Cargo.toml@0x1000:lnog"]), 110, "\"@0x1000:lnog\" after the file Cargo.toml is not");
+    for (words, subcommand) in
+        [(&["rum", "x"][..], "run"), (&["reprt"], "report"), (&["gard", "so2", "./x"], "grade")]
+    {
+        let message = format!(
+            "there is no subcommand, guest or file {}: the most similar subcommand is {subcommand};",
+            words[0]
+        );
+        assert_error(&ran(words), 110, &message);
+    }
     assert_error(&ran(&["no-such-guest"]), 110, "no built-in guest and no file has the name no-such-guest");
     assert_error(&ran(&["simvirtio", "--mode", "long"]), 110, "leave out --mode and --load-at");
     assert_error(&ran(&["simvirtio", "--mem", "2M"]), 110, "leave --mem out");

@@ -30,6 +30,9 @@ fn main() -> ExitCode {
 }
 
 /// Runs the program with a pipe as stdout that has no reader, like that of `head -1` after its line.
+/// The status of a program that SIGPIPE ends, as a shell reports it.
+const CLOSED: i32 = 141;
+
 fn with_closed_pipe(arguments: &[&str]) -> Ran {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -64,23 +67,23 @@ fn closed_pipes() {
         &["report", &profile, "--format", "html"],
         &["report", &profile, "-o", "/dev/stdout"],
     ] {
-        assert_quiet(arguments, 0);
+        assert_quiet(arguments, CLOSED);
     }
 }
 
 fn closed_pipes_with_kvm() {
-    assert_quiet(&["doctor"], 0);
-    assert_quiet(&["doctor", "--json"], 0);
+    assert_quiet(&["doctor"], CLOSED);
+    assert_quiet(&["doctor", "--json"], CLOSED);
     let short = ["compare", "--bytes", "1", "--messages", "1", "--rounds", "1", "--transports", "batch"];
-    assert_quiet(&[&short[..], &["--ring", "3"]].concat(), 0);
+    assert_quiet(&[&short[..], &["--ring", "3"]].concat(), CLOSED);
     let scale = with_closed_pipe(&["bench", "scale", "--vms", "1", "--rounds", "1"]);
-    assert!(scale.status == 0 && !scale.stderr.contains("error"), "{}", scale.stderr);
+    assert!(scale.status == CLOSED && !scale.stderr.contains("error"), "{}", scale.stderr);
 }
 
-/// The status of a grade is its result, even if its text is not read.
+/// A grade that is not read to its end is not known.
 fn closed_pipe_of_a_grade() {
     let none = ["grade", "--guest16", "Cargo.toml", "--guest64", "Cargo.toml", "--simvirtio", "Cargo.toml"];
-    assert_quiet(&none, 111);
+    assert_quiet(&none, CLOSED);
 }
 
 /// The output of a guest is the result of the run, so a part that is lost is an error.

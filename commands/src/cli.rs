@@ -1,11 +1,11 @@
 //! The command line: finds the subcommand, parses its options and runs it.
 
 use crate::args::{BootArgs, RunArgs};
-use crate::streams::{LOG_TIMEOUT, Log, print_stderr, print_stdout, report_error};
+use crate::streams::{LOG_TIMEOUT, Log, has_colours, print_stderr, print_stdout, report_error};
 use crate::{bench, boot, compare, doctor, exercise, grade, guests, observe, report, run, status};
 use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::LazyLock;
 use vmm::boot::is_kernel;
@@ -68,7 +68,7 @@ Exit status:
   112      guest crash or panic    117  interrupted
   113      protocol error          118  output limit exceeded
   114      timeout                 119  guest rebooted
-  120      an expectation failed"
+  120      an expectation failed   141  the reader of a result closed the pipe"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -167,7 +167,10 @@ pub fn main() -> u8 {
     }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match run_without_options(&arguments) {
-        Some(guest) => Cli { command: Command::Run(guest), verbose: 0 },
+        Some(guest) => match misspelt(&arguments) {
+            Some(message) => return report_error(&vmm::Error::Config(message)),
+            None => Cli { command: Command::Run(guest), verbose: 0 },
+        },
         None => {
             let arguments = with_subcommand(arguments);
             match Cli::try_parse_from(&arguments) {
@@ -216,17 +219,40 @@ fn start_log(cli: &Cli) {
 fn print_clap_message(error: clap::Error, arguments: &[OsString]) -> u8 {
     if !error.use_stderr() {
         let text = error.render();
-        return print_stdout(&if io::stdout().is_terminal() {
-            text.ansi().to_string()
-        } else {
-            text.to_string()
-        });
+        let has_colours = has_colours(&io::stdout());
+        return print_stdout(&if has_colours { text.ansi().to_string() } else { text.to_string() });
+    }
+    if let Some(message) = misspelt(arguments) {
+        return report_error(&vmm::Error::Config(message));
     }
     // Parse again with escaped arguments: the error is the same, and quotes them.
     let escaped = arguments.iter().map(|argument| vmm::host::printable(Path::new(argument)));
     let text = Cli::try_parse_from(escaped).err().unwrap_or(error).render();
-    print_stderr(&if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() });
+    let text = if has_colours(&io::stderr()) { text.ansi().to_string() } else { text.to_string() };
+    print_stderr(&format!("vmm: {text}"));
     status::USAGE
+}
+
+/// The message about a first word that names no subcommand, guest or file, and is similar to the name of a subcommand.
+fn misspelt(arguments: &[OsString]) -> Option<String> {
+    /// A similarity of 1 is equality.
+    const SIMILAR: f64 = 0.8;
+    let given = |word: &&OsString| !word.as_encoded_bytes().starts_with(b"-");
+    // `with_subcommand` may have inserted a word.
+    let first =
+        std::env::args_os().skip(1).find(|word| given(&word)).filter(|first| arguments.contains(first))?;
+    let word = first.to_str()?;
+    if SUBCOMMANDS.contains(&word) || guest::find(word).is_some() || Path::new(word).exists() {
+        return None;
+    }
+    let similarities = SUBCOMMANDS.iter().map(|name| (strsim::jaro_winkler(name, word), name));
+    let (similarity, name) = similarities.max_by(|left, right| left.0.total_cmp(&right.0))?;
+    (similarity > SIMILAR).then(|| {
+        format!(
+            "there is no subcommand, guest or file {}: the most similar subcommand is {name}; `vmm --help` lists all",
+            vmm::host::printable_text(word)
+        )
+    })
 }
 
 #[cfg(test)]

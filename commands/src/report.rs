@@ -122,7 +122,7 @@ pub fn main(arguments: &ReportArgs) -> u8 {
     match report(arguments) {
         Ok(()) => status::OK,
         // The reader has closed the pipe, so it wants no more.
-        Err(error) if is_closed_pipe(&error) => status::OK,
+        Err(error) if is_closed_pipe(&error) => status::BROKEN_PIPE,
         Err(error) if vmm::host::interrupted() && error.status() != status::USAGE => {
             print_stderr("vmm: interrupted: the report is incomplete\n");
             status::INTERRUPTED

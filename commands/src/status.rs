@@ -1,7 +1,7 @@
 //! Exit statuses of the program.
 //!
-//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 120 are defined here. The program never uses 101 (a
-//! Rust panic), nor 124 and above (timeout(1), the shell, signals).
+//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 120 are defined here. Of those from 124 on, which timeout(1), the
+//! shell and signals use, there is one: [`BROKEN_PIPE`]. The program never uses 101 (a Rust panic).
 
 use report::FileError;
 use std::fmt;
@@ -36,6 +36,9 @@ pub const OUTPUT_LIMIT: u8 = 118;
 pub const REBOOTED: u8 = 119;
 /// The run did not do what an option such as `--expect` requires.
 pub const UNEXPECTED: u8 = 120;
+
+/// The reader of a result closed the pipe before its end: the status of a program that SIGPIPE ends, 128 + 13.
+pub const BROKEN_PIPE: u8 = 141;
 
 /// An error that ends the program with its own exit status.
 pub trait HasStatus: fmt::Display {

@@ -1,7 +1,7 @@
 //! Results on stdout, and messages and log lines on stderr.
 
 use crate::status::{self, HasStatus};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vmm::host::TimeoutWriter;
@@ -22,12 +22,18 @@ pub(crate) fn print_stderr(text: &str) {
     }
 }
 
+/// True if a stream is a terminal that shows colours, and the user wants them (<https://no-color.org>).
+pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    stream.is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
 /// Returns characters that begin a new line on stderr, if it is the terminal on which another program wrote, and which may have left
 /// its line open. They fill a line with blanks: at the start of a line the cursor stays in it, and otherwise it gets into the next
 /// one. In both cases it then returns to the start.
 #[cfg(has_kvm)]
 pub(crate) fn fresh_line() -> String {
-    use std::io::IsTerminal;
     use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::fs::MetadataExt;
     let device = |file: BorrowedFd<'_>| -> Option<u64> {
@@ -60,11 +66,11 @@ impl Write for Log {
 }
 
 /// Prints a result on stdout. Returns the exit status. A reader that closes the pipe early, such as `head -1`, has all that
-/// it wants, so this is not an error.
+/// it wants, so there is no message.
 pub(crate) fn print_stdout(text: &str) -> u8 {
     match TimeoutWriter::new(io::stdout(), None).write_all(text.as_bytes()) {
         Ok(()) => status::OK,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => status::OK,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => status::BROKEN_PIPE,
         Err(_) if vmm::host::interrupted() => status::INTERRUPTED,
         Err(source) => report_error(&vmm::Error::Host { operation: "writing standard output", source }),
     }
@@ -72,6 +78,7 @@ pub(crate) fn print_stdout(text: &str) -> u8 {
 
 /// Prints an error on stderr. Returns its exit status.
 pub(crate) fn report_error(error: &impl HasStatus) -> u8 {
-    print_stderr(&format!("vmm: error: {error}\n"));
+    let (red, plain) = if has_colours(&io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    print_stderr(&format!("vmm: {red}error:{plain} {error}\n"));
     error.status()
 }
