@@ -61,7 +61,7 @@ mod tests {
             "Sum: ana\n\n 40/60  two numbers\n        + the run ended: halted\n        - few exits (hidden); costs 20 points\n 40/60\n"
         );
         assert!(feedback(&grade, true).contains("- few exits: exits must be at most 12"));
-        assert_eq!(feedback(&failed("ana"), false), "Sum: ana\n\nnot graded: the host has no memory\n");
+        assert_eq!(feedback(&failed("ana"), false), "Sum: ana\n\nnot graded: the grading failed\n");
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl<R: BufRead> Records<R> {
                 return Err(wrong("it is cut: it does not end with a line feed".into(), true));
             }
             if !bytes.trim_ascii().is_empty() {
-                return parse(&bytes).map(Some).map_err(|what| wrong(what, false));
+                return Grade::from_json(&bytes).map(Some).map_err(|what| wrong(what, false));
             }
         }
     }
@@ -95,41 +95,51 @@ impl<R: BufRead> Iterator for Records<R> {
     }
 }
 
-/// A grade from the JSON of one line.
-fn parse(bytes: &[u8]) -> Result<Grade, String> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        // The number of the line is that of the file.
-        let text = error.to_string();
-        format!(
-            "it is no JSON: {} at column {}",
-            text.split(" at line").next().unwrap_or(&text),
-            error.column()
-        )
-    })?;
-    let object = Object::of(&value, "a grade")?;
-    let version = object.number("version")?;
-    if version != VERSION {
-        return Err(format!("it has version {version}, and this program reads version {VERSION}"));
+impl Grade {
+    /// Reads a grade from the text of a JSON object, as [`Grade::to_json`] writes it.
+    ///
+    /// # Errors
+    /// It is damaged. The message is a part of a sentence.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+            // The number of the line is that of the file.
+            let text = error.to_string();
+            let what = text.split(" at line").next().unwrap_or(&text);
+            format!("it is no JSON: {what} at column {}", error.column())
+        })?;
+        Self::from_value(&value)
     }
-    let error = match object.get("error")? {
-        Value::Null => None,
-        _ => Some(object.text("error")?),
-    };
-    let grade = Grade {
-        submission: object.text("submission")?,
-        exercise: object.text("exercise")?,
-        seed: object.number("seed")?,
-        error,
-        tasks: object.list("tasks", task)?,
-        milliseconds: object.number("milliseconds")?,
-    };
-    for (key, sum) in [("points", grade.points()), ("earned", grade.earned())] {
-        let told = object.points(key)?;
-        if told != sum {
-            return Err(format!("{key:?} is {told}, but that of the tasks adds up to {sum}"));
+
+    /// Reads a grade from a JSON object.
+    ///
+    /// # Errors
+    /// A key is missing or wrong. The message is a part of a sentence.
+    pub fn from_value(value: &Value) -> Result<Self, String> {
+        let object = Object::of(value, "a grade")?;
+        let version = object.number("version")?;
+        if version != VERSION {
+            return Err(format!("it has version {version}, and this program reads version {VERSION}"));
         }
+        let error = match object.get("error")? {
+            Value::Null => None,
+            _ => Some(object.text("error")?),
+        };
+        let grade = Self {
+            submission: object.text("submission")?,
+            exercise: object.text("exercise")?,
+            seed: object.number("seed")?,
+            error,
+            tasks: object.list("tasks", task)?,
+            milliseconds: object.number("milliseconds")?,
+        };
+        for (key, sum) in [("points", grade.points()), ("earned", grade.earned())] {
+            let told = object.points(key)?;
+            if told != sum {
+                return Err(format!("{key:?} is {told}, but that of the tasks adds up to {sum}"));
+            }
+        }
+        Ok(grade)
     }
-    Ok(grade)
 }
 
 fn task(value: &Value) -> Result<Task, String> {

@@ -51,6 +51,15 @@ impl Options {
         }
     }
 
+    /// The reason why a submission was not graded, as the reader sees it. A student sees nothing of the host.
+    pub(crate) fn error(self, grade: &Grade) -> Option<String> {
+        let error = grade.error.as_ref()?;
+        Some(match self.view {
+            View::Teacher => clean(error, TEXT).into_owned(),
+            View::Student => "the grading failed".into(),
+        })
+    }
+
     /// The same options for a student.
     pub(crate) fn for_student(self) -> Self {
         Self { view: View::Student, ..self }
@@ -73,9 +82,10 @@ pub(crate) fn tasks(grade: &Grade) -> impl Iterator<Item = (String, &Task)> {
     (1..).zip(&grade.tasks).map(|(number, task)| (named(&task.name, "task", number), task))
 }
 
-/// The checks of a task, with names. A check without a name is called by its number.
+/// The checks of a task, with names. A check without a name is called by its place: "check 2" would be the name of a hidden check
+/// without one.
 pub(crate) fn checks(task: &Task) -> impl Iterator<Item = (String, &Check)> {
-    (1..).zip(&task.checks).map(|(number, check)| (named(&check.name, "check", number), check))
+    (1..).zip(&task.checks).map(|(number, check)| (named(&check.name, "evidence", number), check))
 }
 
 fn named(name: &str, kind: &str, number: usize) -> String {

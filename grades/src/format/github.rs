@@ -17,8 +17,8 @@ pub fn result(grade: &Grade, options: Options) -> String {
         let status = if task.earned == task.points { "pass" } else { "fail" };
         tests.push(test(&name, status, score, &joined(lines, "; ")));
     }
-    if let Some(error) = &grade.error {
-        tests.push(test("grading", "error", 0, error));
+    if let Some(error) = options.error(grade) {
+        tests.push(test("grading", "error", 0, &error));
     }
     let status = match &grade.error {
         Some(_) => "error",
@@ -35,8 +35,7 @@ pub fn result(grade: &Grade, options: Options) -> String {
 
 fn test(name: &str, status: &str, score: u64, message: &str) -> String {
     format!(
-        "{{\"name\":{},\"status\":\"{status}\",\"score\":{score},\"message\":{},\"test_code\":\"\",\"filename\":\"\",\"line_no\":0,\
-         \"duration\":0}}",
+        "{{\"name\":{},\"status\":\"{status}\",\"score\":{score},\"message\":{},\"test_code\":\"\",\"filename\":\"\",\"line_no\":0}}",
         quoted(name, NAME),
         quoted(message, TEXT),
     )

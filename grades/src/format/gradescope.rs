@@ -26,7 +26,7 @@ pub fn results(grade: &Grade, options: Options) -> Result<String, Unwritable> {
         grade.earned(),
         grade.milliseconds / 1000,
         grade.milliseconds % 1000,
-        quoted(&format!("{}, with the seed {}", clean(&grade.exercise, NAME), grade.seed), TEXT),
+        quoted(&grade.exercise, NAME),
         joined(tests, ",\n")
     ))
 }

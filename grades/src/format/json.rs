@@ -33,13 +33,9 @@ pub fn document(grades: &[Grade], options: Options) -> String {
     )
 }
 
-/// A line with a grade.
-pub fn line(grade: &Grade, options: Options) -> String {
-    object(grade, options) + "\n"
-}
-
-fn object(grade: &Grade, options: Options) -> String {
-    let error = grade.error.as_ref().map_or("null".into(), |error| quoted(error, TEXT));
+/// A grade, in one line without its end.
+pub fn object(grade: &Grade, options: Options) -> String {
+    let error = options.error(grade).map_or("null".into(), |error| quoted(&error, TEXT));
     format!(
         "{{\"version\":{VERSION},\"submission\":{},\"exercise\":{},\"seed\":{},\"points\":{},\"earned\":{},\"error\":{error},\
          \"milliseconds\":{},\"tasks\":[{}]}}",

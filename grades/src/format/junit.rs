@@ -22,9 +22,9 @@ fn suite(grade: &Grade, options: Options) -> String {
             cases += &case(&class, &name, check, options);
         }
     }
-    if let Some(error) = &grade.error {
+    if let Some(error) = options.error(grade) {
         tests = tests.saturating_add(1);
-        let error = escaped(error, TEXT);
+        let error = escaped(&error, TEXT);
         // Writing to a String cannot fail.
         let _ = write!(
             cases,

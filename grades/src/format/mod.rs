@@ -127,6 +127,13 @@ impl Format {
     }
 }
 
+impl Grade {
+    /// The grade as in a line of [`Format::Jsonl`], without the line feed.
+    pub fn to_json(&self, options: Options) -> String {
+        json::object(self, options)
+    }
+}
+
 /// A format that can be written grade by grade, while a batch runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
@@ -151,7 +158,7 @@ impl Stream {
     pub fn add(&mut self, grade: &Grade) -> String {
         match self.format {
             Format::Tap => tap::tests(grade, self.options, &mut self.tests),
-            _ => json::line(grade, self.options),
+            _ => json::object(grade, self.options) + "\n",
         }
     }
 

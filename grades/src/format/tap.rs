@@ -31,8 +31,8 @@ pub fn tests(grade: &Grade, options: Options, count: &mut u64) -> String {
             test(check.passed, &name, &options.sentence(check));
         }
     }
-    if let Some(error) = &grade.error {
-        test(false, "grading", error);
+    if let Some(error) = options.error(grade) {
+        test(false, "grading", &error);
     }
     text
 }

@@ -1,6 +1,6 @@
 //! Text: the evidence of one submission, or a table of several.
 
-use crate::clean::{NAME, TEXT, clean};
+use crate::clean::{NAME, clean};
 use crate::{Grade, Options, Statistics, view};
 use std::fmt::Write as _;
 
@@ -11,8 +11,8 @@ const TASK_COLUMN: usize = 16;
 
 /// The points and the evidence of a submission.
 pub fn of_one(grade: &Grade, options: Options) -> String {
-    if let Some(error) = &grade.error {
-        return format!("not graded: {}\n", clean(error, TEXT));
+    if let Some(error) = options.error(grade) {
+        return format!("not graded: {error}\n");
     }
     let mut text = String::new();
     // Writing to a String cannot fail.
