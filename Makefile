@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run recording polling static install test page browser gdb debugger drgn check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
+.PHONY: help run recording polling static install test page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -101,6 +101,23 @@ $(TARGET)/drgn/done:
 	@tests/need python3 "python3 python3-venv" "the tests of cores with drgn need"
 	@echo "make: installing drgn into $(TARGET)/drgn" >&2
 	@python3 -m venv $(TARGET)/drgn && $(TARGET)/drgn/bin/pip install --quiet drgn && touch $@
+
+# The schema of JUnit files of Jenkins' xunit plugin (MIT license).
+JUNIT_XSD = https://raw.githubusercontent.com/jenkinsci/xunit-plugin/8c515de2804b3fd591a3b0f1ff8908a1b1a41887/src/main/resources/org/jenkinsci/plugins/xunit/types/model/xsd/junit-10.xsd
+JUNIT_SUM = a1a816f58d1bf95ebabf371994df0b9246dee66ea9572fbec4f9296f1b2c0ff6
+
+formats: setup $(TARGET)/junit/junit-10.xsd ## Test the formats of grades with their readers
+	@tests/need xmllint libxml2-utils "the tests of JUnit files need"
+	@tests/need prove perl "the tests of TAP need"
+	@tests/need python3 python3 "the tests of CSV and JSON need"
+	REQUIRE_FORMATS=1 $(CARGO) test $(WORKSPACE) --test grade_formats
+
+$(TARGET)/junit/junit-10.xsd:
+	@tests/need curl "curl ca-certificates" "the schema of JUnit files is fetched with"
+	@mkdir -p $(@D)
+	@curl -sSfL --max-time 60 -o $@.part $(JUNIT_XSD) || \
+		{ echo "make: cannot fetch $(JUNIT_XSD): put it to $@ by hand, then try again" >&2; exit 1; }
+	@echo "$(JUNIT_SUM)  $@.part" | sha256sum --check --quiet && mv $@.part $@
 
 # The test `layers` also finds unused dependencies.
 check: export GUEST_DENY_WARNINGS := 1

@@ -17,6 +17,8 @@ pub enum ResultFormat {
     Svg,
     /// The records of `--trace`. No extension is reserved for them.
     Trace,
+    /// Another format, of this name. No extension is reserved for it.
+    Other(&'static str),
 }
 
 impl fmt::Display for ResultFormat {
@@ -28,6 +30,7 @@ impl fmt::Display for ResultFormat {
             Self::Html => "HTML",
             Self::Svg => "SVG",
             Self::Trace => "a trace",
+            Self::Other(name) => name,
         })
     }
 }

@@ -22,7 +22,7 @@ pub fn check_different(arguments: &MeasureArgs, step: Option<&Path>) -> Result<(
 }
 
 /// Checks that results go to different files. Each has the name of its option, and its path.
-fn different(results: &[(&str, &Path)]) -> Result<(), Error> {
+pub fn different(results: &[(&str, &Path)]) -> Result<(), Error> {
     let mut places: Vec<(&str, &Path, PathBuf)> = Vec::new();
     for (option, path) in results {
         let Some(place) = replaced_place(path) else { continue };

@@ -1,6 +1,7 @@
 //! The options of `vmm grade`, and the settings of its runs.
 
 use crate::args::{LayoutArg, Timeout, parse_timeout};
+use crate::grade::output::OutputArgs;
 use crate::grade::student_args;
 use crate::processor::VcpuArg;
 use clap::Args;
@@ -8,6 +9,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::device::Layout;
+use vmm::host::printable_text;
 use vmm::machine::Processor;
 
 #[derive(Debug, Args)]
@@ -18,6 +20,7 @@ Examples:
   vmm grade --make ./project                   make, then its kvm-hello-world
   vmm grade --run real='./vmm16 -x'            a command for one task
   vmm grade sum.toml ./submission              an exercise of yours
+  vmm grade sum.toml ./submission --format junit=out.xml   also as JUnit XML
   vmm grade kev ./my-vmm                       a student's VMM for KeV
   vmm grade --guest16 my.bin                   a real-mode guest for SO2
   vmm grade --simvirtio my.bin@0x1000:64       a SIMVIRTIO driver
@@ -88,6 +91,9 @@ pub struct GradeArgs {
 
     #[command(flatten)]
     pub(super) vmm: student_args::VmmArgs,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 /// The wall-clock limit of a run by default, as a multiple of its time limit.
@@ -142,6 +148,27 @@ impl GradeArgs {
         given.or_else(|| self.vmm.foreign_to_exercises())
     }
 
+    /// The files and programs of a submission, as far as they are given.
+    fn parts(&self) -> impl Iterator<Item = &OsString> {
+        let images = [&self.guest16, &self.guest64, &self.simvirtio];
+        self.vmm.parts().chain(images.into_iter().flatten()).chain(&self.guest)
+    }
+
+    /// The name of the submission in results.
+    pub(super) fn submission(&self) -> String {
+        let first = self.parts().next().map(|part| printable_text(&part.to_string_lossy()));
+        first.unwrap_or_else(|| "the built-in guests".into())
+    }
+
+    /// The files that no result may replace.
+    pub(super) fn inputs(&self) -> Vec<&Path> {
+        let exercise = match &self.subject {
+            Subject::Exercise(file) => Some(file.as_path()),
+            Subject::Course(_) => None,
+        };
+        exercise.into_iter().chain(self.parts().map(Path::new)).collect()
+    }
+
     /// Returns true if the task of an image is graded.
     pub(super) fn grades(&self, image: Option<&OsString>) -> bool {
         self.reference || image.is_some()
@@ -161,6 +188,16 @@ fn parse_subject(text: &str) -> Result<Subject, String> {
     match Path::new(text).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
         true => Ok(Subject::Exercise(text.into())),
         false => parse_course(text).map(Subject::Course),
+    }
+}
+
+impl Course {
+    /// The name of the course.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::So2 => "so2",
+            Self::Kev => "kev",
+        }
     }
 }
 

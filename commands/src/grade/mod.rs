@@ -4,6 +4,7 @@ mod args;
 mod driver;
 mod exercise;
 mod kev;
+mod output;
 mod points;
 mod run;
 mod so2;
@@ -14,15 +15,18 @@ mod target;
 
 use crate::processor::VcpuArg;
 use crate::status::{self, Failure, HasStatus};
-use crate::streams::{print_stderr, print_stdout, report_error};
+use crate::streams::{print_stderr, report_error};
 use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable};
 pub use args::GradeArgs;
 use args::{Course, Settings, Subject};
+use grades::Grade;
 use guest::{End, GUESTS};
-use points::{Evidence, Task, as_text, wrong};
+use output::Outputs;
+use points::{Evidence, Task, wrong};
 use run::Run;
 use std::io;
+use std::time::Instant;
 use vmm::Error;
 use vmm::machine::Processor;
 
@@ -32,8 +36,12 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     if let Subject::Exercise(file) = &arguments.subject {
         return exercise::main(file, arguments);
     }
-    let images = match images(arguments) {
-        Ok(images) => images,
+    let started = Instant::now();
+    let opened = images(arguments)
+        .map_err(Failure::from)
+        .and_then(|images| Ok((images, Outputs::open(&arguments.output, 1, &arguments.inputs())?)));
+    let (images, outputs) = match opened {
+        Ok(opened) => opened,
         Err(error) => return report_error(&error),
     };
     let grade = match tasks(arguments, &images) {
@@ -42,16 +50,20 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Err(_) if vmm::host::interrupted() => return interrupted(),
         Err(error) => return failed(&error),
     };
-    let (tasks, remark) = (grade.tasks, grade.remark);
-    let earned: u32 = tasks.iter().map(Task::earned).sum();
-    let points: u32 = tasks.iter().map(|task| task.points).sum();
-    let printed = print_stdout(&as_text(&tasks, earned, points));
-    print_stderr(&remark);
-    match printed {
-        status::OK if earned == points => status::OK,
-        status::OK => status::WRONG_RESULT,
-        failed => failed,
-    }
+    let graded = Grade {
+        submission: arguments.submission(),
+        exercise: arguments.course().name().into(),
+        seed: grade.seed,
+        error: None,
+        tasks: grade.tasks.into_iter().map(Task::graded).collect(),
+        milliseconds: milliseconds_since(started),
+    };
+    outputs.write(&[graded], &grade.remark)
+}
+
+/// The time since then, in milliseconds.
+fn milliseconds_since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Runs what is to be graded. The remark goes to stderr.
@@ -71,10 +83,12 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
     Ok(match arguments.course() {
         Course::So2 => student::Grade {
             tasks: so2::tasks(arguments).map_err(unreadable)?,
+            seed: 0,
             remark: so2::missing(arguments).map(missing).unwrap_or_default(),
         },
         Course::Kev => student::Grade {
             tasks: kev::tasks(arguments, images).map_err(unreadable)?,
+            seed: 0,
             remark: String::new(),
         },
     })

@@ -1,7 +1,7 @@
 //! Tasks, their points, and the evidence for them.
 
+use grades::{Points, Visibility};
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 /// A task: its title, its points and the evidence. An empty title puts the evidence on the line of the points.
 pub(super) struct Task {
@@ -43,6 +43,19 @@ impl Evidence {
     }
 }
 
+impl Evidence {
+    /// The check of a grade.
+    fn graded(self) -> grades::Check {
+        grades::Check {
+            passed: self.right,
+            name: String::new(),
+            text: self.text,
+            cost: self.cost.map(Points::whole),
+            visibility: Visibility::Shown,
+        }
+    }
+}
+
 impl Task {
     /// The points of a task. Two guests that break the same rule lose its points once. Those of its steps add up.
     pub(super) fn earned(&self) -> u32 {
@@ -54,27 +67,21 @@ impl Task {
         let cost = costs(true).fold(costs(false).max().unwrap_or(0), u32::saturating_add);
         if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost) }
     }
+
+    /// The task of a grade.
+    pub(super) fn graded(self) -> grades::Task {
+        grades::Task {
+            points: Points::whole(self.points),
+            earned: Points::whole(self.earned()),
+            name: self.title.into_owned(),
+            checks: self.evidence.into_iter().map(Evidence::graded).collect(),
+        }
+    }
 }
 
 /// Evidence of a failed check.
 pub(super) fn wrong(text: impl Into<String>) -> Evidence {
     Evidence::new(false, text)
-}
-
-/// Formats the points and the evidence.
-pub(super) fn as_text(tasks: &[Task], earned: u32, points: u32) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    for task in tasks {
-        let _ = write!(text, "{:>3}/{:<3} {}", task.earned(), task.points, task.title);
-        let indent = if task.title.is_empty() { "" } else { "\n        " };
-        for evidence in &task.evidence {
-            let _ = write!(text, "{indent}{} {}", if evidence.right { "+" } else { "-" }, evidence.text);
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(text, "{earned:>3}/{points}");
-    text
 }
 
 #[cfg(test)]

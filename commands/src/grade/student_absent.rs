@@ -10,6 +10,7 @@ use vmm::device::Layout;
 /// The grade of a VMM.
 pub(super) struct Grade {
     pub(super) tasks: Vec<Task>,
+    pub(super) seed: u64,
     pub(super) remark: String,
 }
 

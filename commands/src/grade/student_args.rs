@@ -67,6 +67,11 @@ impl VmmArgs {
         self.vmm.as_ref().or(self.program.as_ref())
     }
 
+    /// The programs and the folder of a submission, as far as they are given.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &OsString> {
+        self.program().into_iter().chain(&self.make).chain(&self.vmm_polling).chain(&self.run)
+    }
+
     /// An option that was given, and that has no meaning for an exercise in a file.
     pub(super) fn foreign_to_exercises(&self) -> Option<&'static str> {
         let options = [

@@ -25,12 +25,6 @@ pub const KEYS: [&str; 10] = [
 /// The keys of a range of memory.
 pub const MEMORY_KEYS: [&str; 3] = ["at", "hex", "text"];
 
-const VISIBILITIES: [(&str, Visibility); 3] = [
-    ("shown", Visibility::Shown),
-    ("hidden", Visibility::Hidden),
-    ("after-deadline", Visibility::AfterDeadline),
-];
-
 /// A check: conditions that must all be met.
 #[derive(Clone, Debug)]
 pub struct CheckSpec {
@@ -72,7 +66,8 @@ impl CheckSpec {
         let fields = Fields::new(table, at, &KEYS, problems);
         let name = fields.text("name", problems).map_or("", |(name, _)| name);
         let cost = fields.number("points", 0, points, problems).and_then(|cost| u32::try_from(cost).ok());
-        let visibility = fields.choice("visibility", &VISIBILITIES, problems).unwrap_or(Visibility::Shown);
+        let visibility =
+            fields.choice("visibility", &Visibility::NAMES, problems).unwrap_or(Visibility::Shown);
         let before = problems.len();
         let mut conditions = texts(&fields, folder, problems);
         conditions.extend(memory(&fields, problems));

@@ -38,6 +38,7 @@ const LITTLE: u32 = 20;
 /// The grade of a VMM: its tasks, and a line about the seed.
 pub(super) struct Grade {
     pub(super) tasks: Vec<Task>,
+    pub(super) seed: u64,
     pub(super) remark: String,
 }
 
@@ -47,6 +48,7 @@ pub(super) struct Prepared {
     /// The programs, in the order of the tasks.
     targets: Vec<Option<Target>>,
     pattern: Pattern,
+    seed: u64,
     remark: String,
 }
 
@@ -89,7 +91,7 @@ pub(super) fn prepare(
     } else {
         format!("vmm: graded with hidden guests; --seed {seed} repeats this grade\n")
     };
-    Ok(Prepared { course, targets: targets?, pattern, remark })
+    Ok(Prepared { course, targets: targets?, pattern, seed, remark })
 }
 
 /// The engine to begin with. Under `preload` a program can write into what it shares with the observer.
@@ -145,6 +147,6 @@ impl Prepared {
             Course::So2 => score::tasks(&runs),
             Course::Kev => kev::tasks(&runs),
         };
-        Ok(Grade { tasks, remark })
+        Ok(Grade { tasks, seed: self.seed, remark })
     }
 }
