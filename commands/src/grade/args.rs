@@ -1,6 +1,7 @@
 //! The options of `vmm grade`, and the settings of its runs.
 
 use crate::args::{LayoutArg, Timeout, parse_timeout};
+use crate::grade::batch::BatchArgs;
 use crate::grade::student_args;
 use crate::processor::VcpuArg;
 use clap::Args;
@@ -88,6 +89,9 @@ pub struct GradeArgs {
 
     #[command(flatten)]
     pub(super) vmm: student_args::VmmArgs,
+
+    #[command(flatten)]
+    pub(super) batch: BatchArgs,
 }
 
 /// The wall-clock limit of a run by default, as a multiple of its time limit.
@@ -122,7 +126,7 @@ impl GradeArgs {
     pub(super) fn course(&self) -> Course {
         match self.subject {
             Subject::Course(course) => course,
-            Subject::Exercise(_) => Course::So2,
+            Subject::Exercise(_) | Subject::Merge => Course::So2,
         }
     }
 
@@ -155,11 +159,14 @@ pub(super) enum Subject {
     Course(Course),
     /// A submission for an exercise in this file.
     Exercise(PathBuf),
+    /// The results files of shards.
+    Merge,
 }
 
 fn parse_subject(text: &str) -> Result<Subject, String> {
     match Path::new(text).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
         true => Ok(Subject::Exercise(text.into())),
+        false if text == "merge" => Ok(Subject::Merge),
         false => parse_course(text).map(Subject::Course),
     }
 }
