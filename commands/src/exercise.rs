@@ -12,6 +12,7 @@ use report::view::plural;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use vmm::host::{printable, printable_text};
 use vmm::{Builder, Error};
 
@@ -82,6 +83,11 @@ pub(super) fn open(file: &Path) -> Result<Exercise, u8> {
 /// The wall-clock limit, as a multiple of the time limit.
 const WALL_TIMES: u32 = 6;
 
+/// The wall-clock limit of a run.
+pub(super) fn wall_limit(settings: &Settings) -> Duration {
+    settings.timeout.saturating_mul(WALL_TIMES)
+}
+
 /// Sets the machine and the limits of a task.
 pub(super) fn with_settings(builder: Builder, settings: &Settings) -> Builder {
     builder
@@ -91,7 +97,7 @@ pub(super) fn with_settings(builder: Builder, settings: &Settings) -> Builder {
         .cpus(settings.cpus)
         .transport(settings.transport)
         .timeout(Some(settings.timeout))
-        .wall_timeout(Some(settings.timeout.saturating_mul(WALL_TIMES)))
+        .wall_timeout(Some(wall_limit(settings)))
         .output_limit(Some(settings.output_limit))
 }
 

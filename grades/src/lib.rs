@@ -11,7 +11,7 @@ mod read;
 mod statistics;
 mod view;
 
-pub use feedback::{feedback, feedback_file};
+pub use feedback::feedback;
 pub use format::{Format, Stream, Unwritable};
 pub use points::Points;
 pub use read::{ReadError, Records};

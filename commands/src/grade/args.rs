@@ -1,6 +1,7 @@
 //! The options of `vmm grade`, and the settings of its runs.
 
 use crate::args::{LayoutArg, Timeout, parse_timeout};
+use crate::grade::batch::BatchArgs;
 use crate::grade::output::OutputArgs;
 use crate::grade::student_args;
 use crate::processor::VcpuArg;
@@ -94,6 +95,9 @@ pub struct GradeArgs {
 
     #[command(flatten)]
     pub(super) output: OutputArgs,
+
+    #[command(flatten)]
+    pub(super) batch: BatchArgs,
 }
 
 /// The wall-clock limit of a run by default, as a multiple of its time limit.
@@ -128,7 +132,7 @@ impl GradeArgs {
     pub(super) fn course(&self) -> Course {
         match self.subject {
             Subject::Course(course) => course,
-            Subject::Exercise(_) => Course::So2,
+            Subject::Exercise(_) | Subject::Merge => Course::So2,
         }
     }
 
@@ -164,9 +168,10 @@ impl GradeArgs {
     pub(super) fn inputs(&self) -> Vec<&Path> {
         let exercise = match &self.subject {
             Subject::Exercise(file) => Some(file.as_path()),
-            Subject::Course(_) => None,
+            Subject::Course(_) | Subject::Merge => None,
         };
-        exercise.into_iter().chain(self.parts().map(Path::new)).collect()
+        let more = self.batch.more.iter().map(PathBuf::as_path);
+        exercise.into_iter().chain(self.parts().map(Path::new)).chain(more).collect()
     }
 
     /// Returns true if the task of an image is graded.
@@ -182,11 +187,14 @@ pub(super) enum Subject {
     Course(Course),
     /// A submission for an exercise in this file.
     Exercise(PathBuf),
+    /// The results files of shards.
+    Merge,
 }
 
 fn parse_subject(text: &str) -> Result<Subject, String> {
     match Path::new(text).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
         true => Ok(Subject::Exercise(text.into())),
+        false if text == "merge" => Ok(Subject::Merge),
         false => parse_course(text).map(Subject::Course),
     }
 }

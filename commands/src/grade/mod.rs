@@ -1,6 +1,7 @@
 //! `vmm grade`: grades a course's work. Runs its guests, and prints the points with the evidence for them.
 
 mod args;
+mod batch;
 mod driver;
 mod exercise;
 mod kev;
@@ -33,8 +34,10 @@ use vmm::machine::Processor;
 /// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
     vmm::host::catch_interrupts();
-    if let Subject::Exercise(file) = &arguments.subject {
-        return exercise::main(file, arguments);
+    match &arguments.subject {
+        Subject::Exercise(file) => return batch::main(file, arguments),
+        Subject::Merge => return batch::merge(arguments),
+        Subject::Course(_) => {}
     }
     let started = Instant::now();
     let opened = images(arguments)
@@ -135,6 +138,10 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
     let of_so2 = [&arguments.guest16, &arguments.guest64, &arguments.simvirtio];
     let of_vmm = arguments.vmm.grades();
     arguments.vmm.check()?;
+    if let Some(option) = arguments.batch.given() {
+        let what = format!("{option} is for an exercise in a file: leave it out, or give FILE.toml");
+        return Err(Error::Config(what));
+    }
     if arguments.layout.is_some() && arguments.simvirtio.is_none() && !of_vmm {
         return Err(Error::Config(
             "--layout is for a driver or a VMM: give --simvirtio IMAGE or --vmm PROGRAM".into(),

@@ -126,20 +126,45 @@ impl Outputs {
         })
     }
 
+    /// The format of stdout.
+    pub(super) fn stdout(&self) -> Format {
+        self.stdout
+    }
+
+    /// True if the deadline of the exercise has passed.
+    pub(super) fn deadline_passed(&self) -> bool {
+        self.after_deadline
+    }
+
+    /// The evidence of one submission, as text.
+    pub(super) fn text(&self, grade: &Grade) -> String {
+        let one = std::slice::from_ref(grade);
+        Format::Text.write(one, self.options(Format::Text)).unwrap_or_default()
+    }
+
     /// The options of a format.
-    fn options(&self, format: Format) -> Options {
+    pub(super) fn options(&self, format: Format) -> Options {
         let default = if format == Format::Text { View::Student } else { View::Teacher };
         Options { view: self.view.unwrap_or(default), deadline_passed: self.after_deadline }
     }
 
     /// Writes the results, and then a remark on stderr. Returns the exit status: 0 if all submissions have all points.
-    pub(super) fn write(mut self, grades: &[Grade], remark: &str) -> u8 {
-        let is_full = !grades.is_empty() && grades.iter().all(Grade::is_full);
-        let printed = match self.stdout.write(grades, self.options(self.stdout)) {
+    pub(super) fn write(self, grades: &[Grade], remark: &str) -> u8 {
+        let printed = self.print(grades);
+        print_stderr(remark);
+        self.write_files(grades, printed)
+    }
+
+    /// Writes the results to stdout. Returns the exit status.
+    pub(super) fn print(&self, grades: &[Grade]) -> u8 {
+        match self.stdout.write(grades, self.options(self.stdout)) {
             Ok(text) => print_stdout(&text),
             Err(error) => unwritable(&error),
-        };
-        print_stderr(remark);
+        }
+    }
+
+    /// Writes the files. `printed` is the status of stdout. Returns the exit status: 0 if all submissions have all points.
+    pub(super) fn write_files(mut self, grades: &[Grade], printed: u8) -> u8 {
         let mut result = printed;
         for (format, file) in std::mem::take(&mut self.files) {
             let written = match format.write(grades, self.options(format)) {
@@ -149,7 +174,8 @@ impl Outputs {
             result = if result == status::OK { written } else { result };
         }
         match result {
-            status::OK if is_full => status::OK,
+            status::OK if grades.iter().any(|grade| grade.error.is_some()) => status::HOST_ERROR,
+            status::OK if !grades.is_empty() && grades.iter().all(Grade::is_full) => status::OK,
             status::OK => status::WRONG_RESULT,
             failed => failed,
         }

@@ -1,0 +1,304 @@
+//! Batches: grades submissions for an exercise in a file, each in a process of its own.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`args`], [`list`], [`shard`] | the options, and the submissions |
+//! | [`engine`] | several processes at the same time |
+//! | [`process`], [`child`], [`sys`] | the process of a submission, from both sides |
+//! | [`results`], [`merge`], [`digest`] | results files |
+//! | [`output`], [`progress`] | what is printed, and feedback files |
+
+mod args;
+mod child;
+mod digest;
+mod engine;
+mod list;
+mod merge;
+mod output;
+mod process;
+mod progress;
+mod results;
+mod shard;
+mod sys;
+
+use super::{GradeArgs, check_host, failed, interrupted};
+use crate::status::{self, Failure};
+use crate::streams::{print_stderr, report_error};
+use ::exercise::Exercise;
+pub use args::BatchArgs;
+use child::Order;
+use clap::ValueEnum;
+use engine::Event;
+use grades::Grade;
+use list::{Submission, Submissions};
+use output::Outputs;
+use process::Launcher;
+use progress::Progress;
+use results::{Content, Header, Results};
+use shard::Shard;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vmm::Error;
+use vmm::host::{printable, printable_text};
+
+/// The time that a process may take besides its runs.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// Joins the results files of shards. Returns the exit status.
+pub fn merge(arguments: &GradeArgs) -> u8 {
+    let batch = &arguments.batch;
+    let foreign = arguments.foreign_to_exercises().or_else(|| batch.foreign_to_merge());
+    let foreign = foreign.or_else(|| arguments.vmm.seed.map(|_| "--seed"));
+    match foreign.or_else(|| arguments.vcpu.map(|_| "--vcpu")) {
+        Some(option) => {
+            let what = format!("{option} is not for `vmm grade merge`, which runs nothing: leave it out");
+            report_error(&Error::Config(what))
+        }
+        None => merge::main(&paths(arguments), arguments),
+    }
+}
+
+/// Grades submissions for an exercise. Returns the exit status.
+pub fn main(file: &Path, arguments: &GradeArgs) -> u8 {
+    if arguments.batch.child {
+        return child::main(file, &paths(arguments), arguments.settings());
+    }
+    if let Some(option) = arguments.foreign_to_exercises() {
+        let what =
+            format!("{option} is not for an exercise in a file, which has its own settings: leave it out");
+        return report_error(&Error::Config(what));
+    }
+    let exercise = match crate::exercise::open(file) {
+        Ok(exercise) => exercise,
+        Err(status) => return status,
+    };
+    match Batch::prepare(&exercise, arguments).and_then(|batch| batch.run(file, &exercise, arguments)) {
+        Ok(status) => status,
+        Err(Refused::Results(what)) => {
+            print_stderr(&format!("vmm: error: {what}\n"));
+            status::BAD_IMAGE
+        }
+        Err(Refused::Failed(_)) if vmm::host::interrupted() => interrupted(),
+        Err(Refused::Failed(error)) => failed(&error),
+    }
+}
+
+/// The paths on the command line.
+fn paths(arguments: &GradeArgs) -> Vec<PathBuf> {
+    let first = arguments.vmm.program().map(PathBuf::from);
+    first.into_iter().chain(arguments.batch.more.iter().cloned()).collect()
+}
+
+/// The reason why a batch is not graded.
+enum Refused {
+    /// The results file cannot be gone on with.
+    Results(String),
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// A results file that cannot be written, as an error of the host.
+fn host(what: String) -> Error {
+    Error::Host { operation: "writing the results", source: io::Error::other(what) }
+}
+
+/// A batch that can begin.
+struct Batch {
+    submissions: Submissions,
+    header: Header,
+    results: Option<Results>,
+    /// The grades that a results file has already, by their places.
+    graded: BTreeMap<usize, Grade>,
+    outputs: Outputs,
+}
+
+impl Batch {
+    /// Finds the submissions, and opens all files.
+    ///
+    /// # Errors
+    /// There is nothing to grade, a file cannot be used, or the results file belongs to another batch.
+    fn prepare(exercise: &Exercise, arguments: &GradeArgs) -> Result<Self, Refused> {
+        let batch = &arguments.batch;
+        let shard = batch.shard.unwrap_or(Shard::ALL);
+        let submissions = Submissions::find(paths(arguments), batch.from.as_deref(), shard)?;
+        let opened = batch.results.as_deref().map(|path| (path, Results::open(path, batch.resume)));
+        let (mut results, content) = match opened {
+            None => (None, None),
+            Some((_, Ok((results, content)))) => (Some(results), content),
+            Some((_, Err(what))) => return Err(Refused::Results(what)),
+        };
+        let before = content.as_ref().map(|Content { header, .. }| header.seed);
+        let random = || RandomState::new().hash_one(0) & u64::from(u32::MAX);
+        let header = Header {
+            exercise: printable_text(&exercise.name),
+            digest: digest::digest(exercise),
+            seed: arguments.vmm.seed.or(before).unwrap_or_else(random),
+            submissions: submissions.names.len(),
+            names: submissions.digest(),
+            shard,
+            program: env!("CARGO_PKG_VERSION").into(),
+        };
+        let mut graded = BTreeMap::new();
+        match (content, &mut results) {
+            (Some(content), _) => {
+                let path = batch.results.as_deref().map(printable).unwrap_or_default();
+                check_same(&content.header, &header, &path)?;
+                graded = content.grades;
+                graded.retain(|_, grade| grade.error.is_none());
+            }
+            (None, Some(results)) => results.begin(&header).map_err(host)?,
+            (None, None) => {}
+        }
+        let outputs = Outputs::open(arguments, &submissions.names)?;
+        Ok(Self { submissions, header, results, graded, outputs })
+    }
+
+    /// Grades the submissions that have no grade. Returns the exit status.
+    ///
+    /// # Errors
+    /// The host failed.
+    fn run(self, file: &Path, exercise: &Exercise, arguments: &GradeArgs) -> Result<u8, Refused> {
+        let Self { submissions, header, results, graded, outputs } = self;
+        let (list, kept) = (submissions.list, graded.len());
+        let todo: Vec<Submission> =
+            list.iter().filter(|submission| !graded.contains_key(&submission.index)).cloned().collect();
+        let mut desk = Desk {
+            order: list.iter().map(|submission| submission.index).collect(),
+            printed: 0,
+            grades: graded,
+            results,
+            outputs,
+            progress: Progress::new(todo.len()),
+        };
+        desk.print()?;
+        if !todo.is_empty() {
+            check_host(arguments.settings())?;
+            let order = Order { seed: header.seed, digest: header.digest, parent: std::process::id() };
+            let launcher = launcher(file, exercise, arguments, order)?;
+            let empty = Grade {
+                submission: String::new(),
+                exercise: header.exercise.clone(),
+                seed: header.seed,
+                error: None,
+                tasks: Vec::new(),
+                milliseconds: 0,
+            };
+            engine::run(&launcher, &todo, arguments.batch.jobs(), &empty, &mut |event| desk.see(event))?;
+        }
+        let Desk { mut progress, results, outputs, grades, .. } = desk;
+        progress.clear();
+        if let Some(mut results) = results {
+            results.sync().map_err(host)?;
+        }
+        if grades.len() < list.len() {
+            return Ok(cut_short(grades.len(), list.len(), arguments.batch.results.as_deref()));
+        }
+        let grades: Vec<Grade> = grades.into_values().collect();
+        let status = outputs.finish(&grades);
+        if kept > 0 {
+            print_stderr(&format!("vmm: {kept} of {} grades were in the results file\n", list.len()));
+        }
+        if grades.iter().any(|grade| grade.error.is_some()) {
+            print_stderr("vmm: the host failed, so not every submission has a grade\n");
+        }
+        let what = if list.len() == 1 { "this grade" } else { "these grades" };
+        print_stderr(&format!("vmm: --seed {} repeats {what}\n", header.seed));
+        Ok(status)
+    }
+}
+
+/// Checks that a results file belongs to this batch.
+///
+/// # Errors
+/// It does not.
+fn check_same(found: &Header, header: &Header, path: &str) -> Result<(), Refused> {
+    let shard =
+        (found.shard != header.shard).then(|| format!("is for shard {}, not {}", found.shard, header.shard));
+    match found.difference(header).or(shard) {
+        None => Ok(()),
+        Some(difference) => Err(Refused::Results(format!(
+            "the results file {path} {difference}: give the same exercise, submissions, seed and shard, or another file"
+        ))),
+    }
+}
+
+/// Prints that a batch was interrupted. Returns the exit status.
+fn cut_short(done: usize, all: usize, results: Option<&Path>) -> u8 {
+    let Some(path) = results else { return interrupted() };
+    let path = printable(path);
+    print_stderr(&format!(
+        "vmm: grading was interrupted; {path} has {done} of {all} grades, and --resume goes on with it\n"
+    ));
+    status::INTERRUPTED
+}
+
+/// The command for the processes of a batch.
+fn launcher(
+    file: &Path,
+    exercise: &Exercise,
+    arguments: &GradeArgs,
+    order: Order,
+) -> Result<Launcher, Error> {
+    let mut options: Vec<OsString> = Vec::new();
+    if let Some(vcpu) = arguments.vcpu.and_then(|vcpu| vcpu.to_possible_value()) {
+        options.extend(["--vcpu".into(), vcpu.get_name().into()]);
+    }
+    let runs = exercise.tasks.iter().map(|task| crate::exercise::wall_limit(&task.settings));
+    let limit = runs.fold(SLACK, Duration::saturating_add);
+    Launcher::new(file, options, order, limit)
+        .map_err(|source| Error::Host { operation: "finding this program", source })
+}
+
+/// The grades that are there, and the outputs that take them in the order of the batch.
+struct Desk {
+    /// The places of the submissions.
+    order: Vec<usize>,
+    /// The number of grades that were printed.
+    printed: usize,
+    grades: BTreeMap<usize, Grade>,
+    results: Option<Results>,
+    outputs: Outputs,
+    progress: Progress,
+}
+
+impl Desk {
+    /// Prints the grades whose turn it is.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    fn print(&mut self) -> Result<(), Failure> {
+        while let Some(index) = self.order.get(self.printed)
+            && let Some(grade) = self.grades.get(index)
+        {
+            self.outputs.add(*index, grade, &mut self.progress)?;
+            self.printed = self.printed.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Takes a grade.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    fn see(&mut self, event: Event) -> Result<(), Failure> {
+        if let Event::Done(submission, grade) = event {
+            if let Some(results) = &mut self.results {
+                results.add(submission.index, &grade).map_err(host)?;
+            }
+            self.progress.count();
+            self.grades.insert(submission.index, grade);
+            self.print()?;
+        }
+        self.progress.draw();
+        Ok(())
+    }
+}
