@@ -1,6 +1,6 @@
 //! Exit statuses of the program.
 //!
-//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 120 are defined here. The program never uses 101 (a
+//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 121 are defined here. The program never uses 101 (a
 //! Rust panic), nor 124 and above (timeout(1), the shell, signals).
 
 use report::FileError;
@@ -36,6 +36,9 @@ pub const OUTPUT_LIMIT: u8 = 118;
 pub const REBOOTED: u8 = 119;
 /// The run did not do what an option such as `--expect` requires.
 pub const UNEXPECTED: u8 = 120;
+/// The jail stopped a system call of the program itself (`--jail`).
+#[cfg(has_kvm)]
+pub const JAIL_BROKEN: u8 = 121;
 
 /// An error that ends the program with its own exit status.
 pub trait HasStatus: fmt::Display {
@@ -98,7 +101,7 @@ impl HasStatus for Failure {
             #[cfg(has_kvm)]
             Self::Observe(observe::Error::Unfit { .. }) => BAD_IMAGE,
             #[cfg(has_kvm)]
-            Self::Observe(observe::Error::Host { .. }) => HOST_ERROR,
+            Self::Observe(observe::Error::Host { .. } | observe::Error::Jail(_)) => HOST_ERROR,
         }
     }
 }

@@ -5,6 +5,7 @@ mod run;
 
 use crate::grade::points::{Evidence, Task, as_text, wrong};
 use crate::grade::{GradeArgs, Settings, check_host, failed, interrupted};
+use crate::jail::Rights;
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout};
 use ::exercise::file::{CheckSpec, Task as TaskSpec};
@@ -20,6 +21,7 @@ const ALL: &str = "; costs all points of the task";
 
 /// Grades a submission, and prints the result. Returns the exit status.
 pub(super) fn main(file: &Path, arguments: &GradeArgs) -> u8 {
+    let jail = arguments.jail.prepare(true);
     let exercise = match crate::exercise::open(file) {
         Ok(exercise) => exercise,
         Err(status) => return status,
@@ -29,6 +31,10 @@ pub(super) fn main(file: &Path, arguments: &GradeArgs) -> u8 {
     let graded = submission(arguments).and_then(|submission| {
         let settings = arguments.settings();
         check_host(settings)?;
+        if let Some(jail) = jail {
+            let read = vec![submission.clone()];
+            jail.enter(&Rights { read, builds: true, ..Rights::default() }, None)?;
+        }
         grade(&exercise, &submission, seed, settings)
     });
     let tasks = match graded {
