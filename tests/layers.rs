@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The packages, from the top down. Each may depend only on those below it.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "bench",
     "campaign",
     "differ",
@@ -19,6 +19,7 @@ const PACKAGES: [&str; 15] = [
     "grades",
     "gdb",
     "observe",
+    "jail",
     "report",
     "vmm",
     "softcpu",

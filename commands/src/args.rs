@@ -3,6 +3,7 @@
 mod choices;
 
 use crate::debugger::GdbArgs;
+use crate::jail::JailArgs;
 use crate::measure::MeasureArgs;
 use crate::processor::VcpuArg;
 use crate::step::StepArgs;
@@ -182,6 +183,9 @@ pub(super) struct RunArgs {
     pub(super) gdb: GdbArgs,
 
     #[command(flatten)]
+    pub(super) jail: JailArgs,
+
+    #[command(flatten)]
     pub(super) measure: MeasureArgs,
 }
 
@@ -297,6 +301,9 @@ pub(super) struct BootArgs {
 
     #[command(flatten)]
     pub(super) gdb: GdbArgs,
+
+    #[command(flatten)]
+    pub(super) jail: JailArgs,
 
     #[command(flatten)]
     pub(super) measure: MeasureArgs,

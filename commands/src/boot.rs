@@ -4,6 +4,7 @@
 use crate::args::{BootArgs, ClockArg, ConsoleArg, DebugExitArg, OnHaltArg, output_limit};
 use crate::boot_files::{self, DiskFile};
 use crate::core_file::{CoreFile, LiveCores};
+use crate::jail::{Jail, Rights};
 use crate::names::Names;
 use crate::outcome::{GuestText, Ran, run_and_report};
 use crate::status::Failure;
@@ -19,8 +20,9 @@ use vmm::{Builder, Error, Machine, Report};
 
 /// Boots the kernel. Returns the exit status.
 pub fn main(arguments: &BootArgs) -> u8 {
+    let jail = arguments.jail.prepare(false);
     let step = arguments.step.file();
-    run_and_report(&arguments.measure, step, || inputs(arguments), |text| boot(arguments, text))
+    run_and_report(&arguments.measure, step, || inputs(arguments), |text| boot(arguments, jail, text))
 }
 
 /// The files that the run reads.
@@ -33,11 +35,11 @@ fn inputs(arguments: &BootArgs) -> Vec<PathBuf> {
     files.chain(arguments.measure.results.symbol_file()).collect()
 }
 
-fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
+fn boot(arguments: &BootArgs, jail: Option<Jail>, mut text: GuestText) -> Result<Ran, Failure> {
     let names = Names::of(&arguments.measure.results, Some(arguments.kernel.clone()))?;
     let core = CoreFile::open(&arguments.measure, || inputs(arguments))?;
     if let Some(target) = RunTarget::find_kernel(&arguments.kernel, arguments.mem)? {
-        return run_kernel(arguments, target, text, (names, core));
+        return run_kernel(arguments, jail, target, text, (names, core));
     }
     if !arguments.module.is_empty() {
         return Err(Error::Config(
@@ -76,6 +78,7 @@ fn boot(arguments: &BootArgs, mut text: GuestText) -> Result<Ran, Failure> {
     arguments.measure.sample.begin(&mut machine, &[], || Names::of(&arguments.measure.results, None))?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     begin(trace.as_ref(), arguments, &mut machine, &[])?;
+    enter(jail, arguments, &machine)?;
     let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
@@ -111,6 +114,19 @@ fn begin(
     Ok(())
 }
 
+/// Enters the jail, if there is to be one.
+///
+/// # Errors
+/// It is required, and a part is missing.
+fn enter(jail: Option<Jail>, arguments: &BootArgs, machine: &Machine) -> Result<(), Error> {
+    let Some(jail) = jail else { return Ok(()) };
+    let read =
+        [arguments.kernel.clone()].into_iter().chain(arguments.measure.results.symbol_file()).collect();
+    let any_size = !arguments.disk.is_empty();
+    let rights = Rights::of(&arguments.measure, arguments.step.file(), &arguments.gdb, read, any_size)?;
+    jail.enter(&rights, Some(machine))
+}
+
 /// The cores of the running guest, which the user asks for at the keyboard.
 fn live_cores(arguments: &BootArgs) -> Option<LiveCores> {
     let is_stopped = arguments.gdb.is_given() || arguments.step.is_given();
@@ -139,6 +155,7 @@ fn with_options(builder: Builder, arguments: &BootArgs) -> Builder {
 /// An option is for Linux only, a module cannot be read, or the host failed.
 fn run_kernel(
     arguments: &BootArgs,
+    jail: Option<Jail>,
     target: RunTarget,
     mut text: GuestText,
     (names, core): (Names, Option<CoreFile>),
@@ -184,6 +201,7 @@ fn run_kernel(
     arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     begin(trace.as_ref(), arguments, &mut machine, &bases)?;
+    enter(jail, arguments, &machine)?;
     let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
     let core = core.map(|core| core.write(&mut machine, &report));

@@ -4,7 +4,7 @@ use clap::Args;
 use gdb::{Address, Server, Width};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vmm::lab::probe_debugging;
 use vmm::machine::Processor;
 use vmm::machine::debug::{Debugger, Facilities};
@@ -56,6 +56,15 @@ impl GdbArgs {
     /// True if gdb debugs the guest.
     pub fn is_given(&self) -> bool {
         self.gdb.is_some()
+    }
+
+    /// The socket that the server removes at its end.
+    #[cfg(has_kvm)]
+    pub fn socket(&self) -> Option<PathBuf> {
+        match &self.gdb.as_ref()?.address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp(_) => None,
+        }
     }
 
     /// Waits for a debugger, if the user wants one.

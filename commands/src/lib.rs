@@ -18,6 +18,8 @@ mod expect;
 mod file_name;
 mod grade;
 mod guests;
+#[cfg_attr(not(has_kvm), path = "jail/absent.rs")]
+mod jail;
 mod measure;
 mod modules;
 mod names;

@@ -4,11 +4,13 @@ mod deaths;
 mod names;
 
 use crate::args::{EngineArg, Timeout, parse_timeout};
+use crate::jail::JailArgs;
 use crate::measure::{ResultArgs, ResultFiles};
 use crate::status::{self, Failure};
 use crate::streams::{fresh_line, print_stderr, report_error};
 use crate::summary::{busiest, exits};
 use clap::Args;
+use jail::{Place, Use};
 use names::ObservedNames;
 use observe::{
     Choice, Deaths, Doubts, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stops,
@@ -70,6 +72,9 @@ pub struct ObserveArgs {
     timeout: Timeout,
 
     #[command(flatten)]
+    jail: JailArgs,
+
+    #[command(flatten)]
     results: ResultArgs,
 }
 
@@ -101,6 +106,7 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
         trace: arguments.results.traced(),
         by_address: by.is_some(),
         stops: Stops { first_entry: arguments.setup, halts: true, rip: by.is_some() },
+        jail: arguments.jail.confinement(false, &program, rest, Some(Place::new(".", Use::Execute))),
     };
     let mut engine = choice(arguments.engine, by)?.engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();
@@ -206,7 +212,8 @@ fn details(name: &str, observation: &Observation, names: &[SavedName], by: Optio
 
 /// Lines about missing counts and unusual ends.
 fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool) -> String {
-    let mut remarks = Vec::new();
+    let mut remarks: Vec<_> =
+        observation.missing.iter().map(|part| format!("jail: {}", part.text())).collect();
     if observation.machines == 0 && observation.vcpus.is_empty() {
         remarks.push(match engine {
             _ if has_failed => format!("{name} made no VM, and calls to KVM failed (--setup)"),

@@ -12,13 +12,24 @@ use vmm::host::printable;
 /// # Errors
 /// Two of them go to the same file.
 pub fn check_different(arguments: &MeasureArgs, step: Option<&Path>) -> Result<(), Error> {
+    different(&results(arguments, step)?)
+}
+
+/// The results of a run: the names of their options, and their paths. `step` is the file of `--step-file`.
+///
+/// # Errors
+/// An option is wrong.
+pub fn results<'a>(
+    arguments: &'a MeasureArgs,
+    step: Option<&'a Path>,
+) -> Result<Vec<(&'static str, &'a Path)>, Error> {
     let mut results = arguments.expect.dump_files()?;
     results.extend(arguments.core.iter().map(|path| ("--core", path.as_path())));
     results.extend(step.map(|path| ("--step-file", path)));
     results.extend(arguments.screen.iter().map(|path| ("--screen", path.as_path())));
     results.extend(arguments.sample.files().map(|path| ("--sample-file", path)));
     results.extend(arguments.results.files());
-    different(&results)
+    Ok(results)
 }
 
 /// Checks that results go to different files. Each has the name of its option, and its path.

@@ -5,6 +5,7 @@ use crate::args::{
 };
 use crate::boot_files::DiskFile;
 use crate::core_file::{CoreFile, LiveCores};
+use crate::jail::{Jail, Rights};
 use crate::names::Names;
 use crate::outcome::{GuestText, Ran, run_and_report};
 use crate::status::Failure;
@@ -26,8 +27,9 @@ use vmm::{Builder, Error, Input, Machine, Report};
 
 /// Runs the guest. Returns the exit status.
 pub fn main(arguments: &RunArgs) -> u8 {
+    let jail = arguments.jail.prepare(false);
     let step = arguments.step.file();
-    run_and_report(&arguments.measure, step, || inputs(arguments), |output| run(arguments, output))
+    run_and_report(&arguments.measure, step, || inputs(arguments), |output| run(arguments, jail, output))
 }
 
 /// The files that the run reads.
@@ -69,7 +71,7 @@ fn open_input(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
 }
 
-fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
+fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<Ran, Failure> {
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
     let names = Names::of(&arguments.measure.results, guest.clone())?;
     let trace = Trace::open(&arguments.step, || inputs(arguments))?;
@@ -121,6 +123,9 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     }
     let symbols = arguments.measure.results.symbol_file().or(file);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
+    if let Some(jail) = jail {
+        jail.enter(&rights(arguments)?, Some(&machine))?;
+    }
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
@@ -128,6 +133,17 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     let core = core.map(|core| core.write(&mut machine, &report));
     let checked = text.after.finish(&mut machine, &report)?;
     Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })
+}
+
+/// The rights that the run needs after its files are open.
+///
+/// # Errors
+/// An option is wrong.
+fn rights(arguments: &RunArgs) -> Result<Rights, Error> {
+    let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
+    let read = guest.into_iter().chain(arguments.measure.results.symbol_file()).collect();
+    let any_size = !arguments.disk.is_empty();
+    Rights::of(&arguments.measure, arguments.step.file(), &arguments.gdb, read, any_size)
 }
 
 /// Warns of input for a machine that has none.

@@ -1,6 +1,6 @@
 //! Exit statuses of the program.
 //!
-//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 120 are defined here. Of those from 124 on, which timeout(1), the
+//! 0 means success. 1 to 99 are the guest's own codes, and 110 to 121 are defined here. Of those from 124 on, which timeout(1), the
 //! shell and signals use, there is one: [`BROKEN_PIPE`]. The program never uses 101 (a Rust panic).
 
 use report::FileError;
@@ -36,6 +36,9 @@ pub const OUTPUT_LIMIT: u8 = 118;
 pub const REBOOTED: u8 = 119;
 /// The run did not do what an option such as `--expect` requires.
 pub const UNEXPECTED: u8 = 120;
+/// The jail stopped a system call of the program itself (`--jail`).
+#[cfg(has_kvm)]
+pub const JAIL_BROKEN: u8 = 121;
 
 /// The reader of a result closed the pipe before its end: the status of a program that SIGPIPE ends, 128 + 13.
 pub const BROKEN_PIPE: u8 = 141;
@@ -101,7 +104,7 @@ impl HasStatus for Failure {
             #[cfg(has_kvm)]
             Self::Observe(observe::Error::Unfit { .. }) => BAD_IMAGE,
             #[cfg(has_kvm)]
-            Self::Observe(observe::Error::Host { .. }) => HOST_ERROR,
+            Self::Observe(observe::Error::Host { .. } | observe::Error::Jail(_)) => HOST_ERROR,
         }
     }
 }

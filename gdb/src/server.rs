@@ -9,6 +9,7 @@ use crate::registers::Width;
 use crate::session::{Session, Settings};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -80,6 +81,15 @@ enum Listener {
 }
 
 impl Listener {
+    /// A socket whose shutdown ends the wait of [`accept`](Self::accept).
+    fn end(&self) -> io::Result<TcpStream> {
+        let file: OwnedFd = match self {
+            Self::Tcp(listener) => listener.try_clone()?.into(),
+            Self::Unix(listener) => listener.try_clone()?.into(),
+        };
+        Ok(file.into())
+    }
+
     fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
@@ -104,6 +114,10 @@ enum Event {
 #[derive(Debug)]
 pub struct Server {
     address: Address,
+    /// The socket, until a thread waits at it.
+    listener: Option<Listener>,
+    /// The same socket, whose shutdown ends the thread.
+    waiting: Option<TcpStream>,
     on_death: bool,
     settings: Settings,
     events: Arc<Mailbox<Event>>,
@@ -138,21 +152,28 @@ impl Server {
                 (Listener::Unix(UnixListener::bind(path)?), Address::Unix(path.clone()))
             }
         };
-        let events = Arc::new(Mailbox::new());
-        let (attached, closing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (for_thread, shared) = (events.clone(), (attached.clone(), closing.clone()));
-        let wait = move || wait_for_debuggers(&listener, &for_thread, &shared.0, &shared.1);
-        thread::Builder::new().name("gdb".into()).spawn(wait)?;
         Ok(Self {
             address,
+            listener: Some(listener),
+            waiting: None,
             on_death,
             settings: Settings::default(),
-            events,
-            attached,
-            closing,
+            events: Arc::new(Mailbox::new()),
+            attached: Arc::default(),
+            closing: Arc::default(),
             connections: 0,
             last: None,
         })
+    }
+
+    /// Starts the thread that waits for debuggers. A debugger can connect before: it then waits for its answer. The thread starts
+    /// with the run, because the process may give up rights before.
+    fn wait(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        self.waiting = Some(listener.end()?);
+        let (events, attached, closing) = (self.events.clone(), self.attached.clone(), self.closing.clone());
+        let wait = move || wait_for_debuggers(&listener, &events, &attached, &closing);
+        thread::Builder::new().name("gdb".into()).spawn(wait).map(drop)
     }
 
     /// The facilities of the guest's processor, and a text about them for `monitor info`.
@@ -243,13 +264,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
         self.events.close();
-        // Wakes the thread that waits for debuggers.
-        match &self.address {
-            Address::Tcp(address) => drop(TcpStream::connect_timeout(address, WRITE_LIMIT)),
-            Address::Unix(path) => {
-                drop(UnixStream::connect(path));
-                let _ = fs::remove_file(path);
+        // Wakes the thread that waits for debuggers. A process in a jail cannot connect to itself, and other systems than Linux do
+        // not wake it at a shutdown.
+        if let Some(waiting) = &self.waiting
+            && waiting.shutdown(Shutdown::Both).is_err()
+        {
+            match &self.address {
+                Address::Tcp(address) => drop(TcpStream::connect_timeout(address, WRITE_LIMIT)),
+                Address::Unix(path) => drop(UnixStream::connect(path)),
             }
+        }
+        if let Address::Unix(path) = &self.address {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -266,6 +292,9 @@ impl Debugger for Server {
     }
 
     fn serve(&mut self, guest: &dyn DebugGuest) {
+        if let Err(error) = self.wait() {
+            log::warn!("gdb: no debugger can connect: {error}");
+        }
         let mut session: Option<Session<'_>> = None;
         let mut told = None;
         loop {

@@ -1,6 +1,7 @@
 //! The interface of the engines: ways to see the calls that a program makes to KVM.
 
 use crate::error::Error;
+use jail::Place;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::time::Duration;
@@ -163,6 +164,11 @@ pub trait Engine {
 
     /// Takes a state of a child or of a traced thread, and hands over what was seen.
     fn changed(&mut self, _tid: i32, _status: i32, _to: &mut dyn FnMut(Event)) {}
+
+    /// The files that the program needs to be observed.
+    fn places(&self) -> Vec<Place> {
+        Vec::new()
+    }
 
     /// A file that becomes readable when [`collect`](Self::collect) should be called at once. Otherwise it is called 50
     /// to 200 times a second.

@@ -22,6 +22,9 @@ pub enum Error {
         /// The reason.
         what: &'static str,
     },
+    /// The jail is required, and a part is missing.
+    #[error("the program was not started, because its jail is required (--jail=require): {0}")]
+    Jail(&'static str),
     /// An option is wrong.
     #[error("{0}")]
     Option(String),

@@ -10,11 +10,13 @@
 mod fence;
 
 use crate::ptrace::install_filter;
+use jail::Child;
 use std::ffi::CStr;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The message of the first child: its number, and those of the init process and of the program. Without a namespace, they are 0,
 /// and the first one is [`FENCED`] if there is a filter.
@@ -22,6 +24,14 @@ const MESSAGE: usize = 12;
 const FENCED: i32 = -1;
 /// The largest descriptor that is closed one by one, before Linux 5.9.
 const MOST_FILES: RawFd = 4096;
+
+/// The namespaces that the child of a command has left for new ones. Only the child sets it.
+static NAMESPACES: AtomicI32 = AtomicI32::new(0);
+
+/// The new namespaces of this process, in the child of a command.
+pub(crate) fn namespaces() -> libc::c_int {
+    NAMESPACES.load(Ordering::Relaxed)
+}
 
 /// The way in which other processes are protected from a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,18 +63,23 @@ pub(crate) struct Pids {
 
 impl Isolation {
     /// Lets a command run in a session of its own, without the right to trace processes of others, and in a PID namespace if
-    /// the system permits that, and otherwise with a filter. Call this before another function is registered that runs before the program.
+    /// the system permits that, and otherwise with a filter. Call this before another function is registered that runs before the
+    /// program. Without `is_alone` it stays in the session. A program in a jail gets more namespaces.
     ///
     /// # Errors
     /// The host has no pipe.
-    pub(crate) fn prepare(command: &mut Command) -> io::Result<Self> {
+    pub(crate) fn prepare(command: &mut Command, is_alone: bool, is_jailed: bool) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let (ending, life) = io::pipe()?;
         // The observer reads `/proc` with its own numbers.
         let has_proc = outer_pid() == Some(std::process::id().cast_signed());
         let to = writer.as_raw_fd();
         let fence = fence::filter();
-        let isolate = move || enter(has_proc, &fence, to, ending.as_raw_fd());
+        let more = if is_jailed { Child::NAMESPACES } else { 0 };
+        let isolate = move || {
+            enter(has_proc, more, &fence, to, ending.as_raw_fd())?;
+            if is_alone { alone() } else { Ok(()) }
+        };
         // SAFETY: the function only makes system calls, which are allowed between fork and exec.
         unsafe { command.pre_exec(isolate) };
         Ok(Self { reader, writer: Some(writer), life: Some(life) })
@@ -123,14 +138,20 @@ pub(crate) fn outer_pid() -> Option<i32> {
 }
 
 /// Runs in the child before the program. Returns in the program's process. Only makes system calls.
-fn enter(has_proc: bool, fence: &[libc::sock_filter], to: RawFd, ending: RawFd) -> io::Result<()> {
+fn enter(
+    has_proc: bool,
+    more: libc::c_int,
+    fence: &[libc::sock_filter],
+    to: RawFd,
+    ending: RawFd,
+) -> io::Result<()> {
     // SAFETY: the calls take no memory. This process was not made dumpable, but its tracer must be able to trace it.
     unsafe {
         libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
         libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0);
     }
     let mut pids = [0; 3];
-    if has_proc && unshare() {
+    if has_proc && unshare(more) {
         let [first, init, program] = &mut pids;
         // SAFETY: the call takes no memory, and cannot fail.
         *first = unsafe { libc::getpid() };
@@ -140,7 +161,7 @@ fn enter(has_proc: bool, fence: &[libc::sock_filter], to: RawFd, ending: RawFd) 
         }
         *program = fork_sibling()?;
         if *program == 0 {
-            return alone();
+            return Ok(());
         }
     } else if install_filter(fence).is_ok() {
         pids = [FENCED, 0, 0];
@@ -157,7 +178,7 @@ fn enter(has_proc: bool, fence: &[libc::sock_filter], to: RawFd, ending: RawFd) 
         // SAFETY: the call does not return.
         unsafe { libc::_exit(if written == MESSAGE.cast_signed() { 0 } else { 1 }) };
     }
-    alone()
+    Ok(())
 }
 
 /// The capability to trace processes of others (capabilities(7)).
@@ -169,21 +190,25 @@ fn alone() -> io::Result<()> {
     if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets the next children of this process begin a PID namespace. Returns false if the system does not permit it.
-fn unshare() -> bool {
+/// Lets the next children of this process begin a PID namespace, and leaves `more` namespaces for new ones if the system permits
+/// all of them. Returns false if it does not permit a PID namespace.
+fn unshare(more: libc::c_int) -> bool {
     // SAFETY: the calls take no memory, and cannot fail.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
-    // SAFETY: the calls take no memory.
-    unsafe {
-        if libc::unshare(libc::CLONE_NEWPID) == 0 {
-            return true;
-        }
-        if libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID) != 0 {
-            return false;
-        }
-        // The new namespace has taken this, and with it the files below.
-        libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
+    let few = libc::CLONE_NEWPID;
+    let all = few | more;
+    let tries = [all, all | libc::CLONE_NEWUSER, few, few | libc::CLONE_NEWUSER];
+    // SAFETY: the call takes no memory. One that fails changes nothing.
+    let Some(flags) = tries.into_iter().find(|flags| unsafe { libc::unshare(*flags) } == 0) else {
+        return false;
+    };
+    NAMESPACES.store(flags, Ordering::Relaxed);
+    if flags & libc::CLONE_NEWUSER == 0 {
+        return true;
     }
+    // The new namespace has taken this, and with it the files below.
+    // SAFETY: the call takes no memory.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
     // If one of these fails, the program only sees other numbers.
     write_file(c"/proc/self/setgroups", b"deny");
     write_map(c"/proc/self/gid_map", group);
@@ -275,7 +300,7 @@ mod tests {
         // Signal 0 only asks whether a process could be signalled.
         command.args(["-c", "echo $$; kill -0 \"$0\" 2>/dev/null && echo seen; exit 7"]);
         command.arg(std::process::id().to_string());
-        let mut isolation = Isolation::prepare(&mut command).unwrap();
+        let mut isolation = Isolation::prepare(&mut command, true, false).unwrap();
         let (mut output, writer) = io::pipe().unwrap();
         command.stdout(writer);
         // The isolation reaps it.
@@ -299,7 +324,7 @@ mod tests {
     #[test]
     fn a_program_that_cannot_be_started_leaves_no_process() {
         let mut command = Command::new("/no/such/program");
-        let isolation = Isolation::prepare(&mut command).unwrap();
+        let isolation = Isolation::prepare(&mut command, true, false).unwrap();
         assert!(command.spawn().is_err());
         isolation.give_up();
         let own = std::process::id().cast_signed();

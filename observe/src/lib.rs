@@ -48,5 +48,5 @@ pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;
 pub use ptrace::Ptrace;
-pub use run::{Options, Streams, Watcher, observe, observe_captive};
+pub use run::{Confinement, Options, Streams, Watcher, observe, observe_captive};
 pub use setup::Setup;

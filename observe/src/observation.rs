@@ -117,6 +117,8 @@ pub struct Observation {
     pub has_left_children: bool,
     /// The protection of other processes, for a captive program.
     pub protection: Protection,
+    /// The parts of the jail that the system lacks.
+    pub missing: Vec<jail::Missing>,
 }
 
 impl Observation {
@@ -163,6 +165,7 @@ impl Observation {
             unanswered: tally.answers.unanswered(),
             has_left_children: left,
             protection: Protection::None,
+            missing: Vec::new(),
         }
     }
 

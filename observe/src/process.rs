@@ -4,7 +4,8 @@
 use crate::Error;
 use crate::descendants;
 use crate::engine::{Engine, Event};
-use crate::isolation::{Isolation, Pids, Protection};
+use crate::isolation::{self, Isolation, Pids, Protection};
+use jail::{Captive, Missing};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -97,6 +98,9 @@ pub(crate) struct Process {
     /// The init process of that namespace.
     init: Option<libc::pid_t>,
     protection: Protection,
+    /// The jail of the program, and the parts that it lacks.
+    jail: Option<Captive>,
+    missing: Vec<Missing>,
     /// The last signal that asked this process to end.
     asked_to_end: Option<libc::c_int>,
 }
@@ -111,12 +115,14 @@ impl Process {
         command: &mut Command,
         engine: &mut dyn Engine,
         isolation: Option<Isolation>,
+        jail: Option<Captive>,
     ) -> Result<Self, Error> {
         let is_captive = isolation.is_some();
         let signals = Signals::catch()?;
         // Orphans of the program become children of this process, so that a timeout can end them.
         // SAFETY: the call takes no memory.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+        let own = jail.as_ref().map(Captive::child).transpose().map_err(Error::host("preparing the jail"))?;
         let before = signals.before;
         let restore = move || {
             vmm::host::unprepare();
@@ -129,18 +135,27 @@ impl Process {
                     libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
                 };
             }
-            Ok(())
+            own.as_ref().map_or(Ok(()), |jail| jail.enter(isolation::namespaces()))
         };
         // SAFETY: the closure makes only calls that are allowed between fork and exec.
         let started = engine.start(unsafe { command.pre_exec(restore) });
         let (init, protection) = (None, Protection::None);
-        let mut process =
-            Self { pid: 0, signals, ended: None, isolation, init, protection, asked_to_end: None };
+        let mut process = Self {
+            pid: 0,
+            signals,
+            ended: None,
+            isolation,
+            init,
+            protection,
+            jail,
+            missing: Vec::new(),
+            asked_to_end: None,
+        };
         match started {
             Ok(pid) => process.pid = pid,
             Err(error) => {
                 process.isolation.take().into_iter().for_each(Isolation::give_up);
-                return Err(error);
+                return Err(process.jail_error().unwrap_or(error));
             }
         }
         if let Some(isolation) = &mut process.isolation {
@@ -150,7 +165,19 @@ impl Process {
                 (process.pid, process.init) = (program, Some(init));
             }
         }
+        process.missing = process.jail.as_mut().map(Captive::missing).unwrap_or_default();
         Ok(process)
+    }
+
+    /// The reason why a program was not started, if its jail is required and lacks a part.
+    fn jail_error(&mut self) -> Option<Error> {
+        let jail = self.jail.as_mut().filter(|jail| jail.is_required())?;
+        jail.missing().first().map(|part| Error::Jail(part.text()))
+    }
+
+    /// The parts of the jail that the system lacks.
+    pub(crate) fn missing(&self) -> &[Missing] {
+        &self.missing
     }
 
     /// The protection of other processes.

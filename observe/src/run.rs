@@ -8,6 +8,7 @@ use crate::observation::{Ending, Observation};
 use crate::process::{self, Process};
 use crate::program::Program;
 use crate::tally::Tally;
+use jail::{Captive, Place};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -29,7 +30,7 @@ const LONG: Duration = Duration::from_secs(1);
 const LEAVE: Duration = Duration::from_millis(300);
 
 /// The options of an observation.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The time limit; `None` for no limit.
     pub timeout: Option<Duration>,
@@ -39,6 +40,17 @@ pub struct Options {
     pub by_address: bool,
     /// The stops that the watcher needs.
     pub stops: Stops,
+    /// The jail of the program, if it is to have one.
+    pub jail: Option<Confinement>,
+}
+
+/// The jail of an observed program.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    /// If a part is missing, the program is not started.
+    pub required: bool,
+    /// The files and folders that it may use besides the programs and libraries of the system.
+    pub places: Vec<Place>,
 }
 
 /// Takes part in an observation: sees each event before it is counted. While it handles [`Event::Stopped`], the vCPU waits.
@@ -132,12 +144,14 @@ fn run(
         command.stdin(stdin).stdout(stdout).stderr(stderr);
     }
     // Before the engine's own function runs in the child.
-    let isolation = is_captive.then(|| Isolation::prepare(&mut command)).transpose();
-    let isolation = isolation.map_err(Error::host("creating a pipe"))?;
-    engine.prepare(&mut command, options.stops, is_captive)?;
+    let is_isolated = is_captive || options.jail.is_some();
+    let start = || Isolation::prepare(&mut command, is_captive, options.jail.is_some());
+    let isolation = is_isolated.then(start).transpose().map_err(Error::host("creating a pipe"))?;
+    engine.prepare(&mut command, options.stops, is_isolated)?;
+    let jail = options.jail.map(|jail| captive(jail, engine, options.timeout, &mut command)).transpose()?;
     let tally = Tally::new(capacity, options.by_address);
     let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
-    let mut process = Process::start(&mut command, engine, isolation)?;
+    let mut process = Process::start(&mut command, engine, isolation, jail)?;
     // The other ends of pipes must close with the program.
     drop(command);
     let (ending, mut cost) = watch(&mut process, engine, &mut receiver, options.timeout, is_captive);
@@ -155,13 +169,26 @@ fn run(
     }
     cost = cost.saturating_add(began.elapsed());
     let signal = process.asked_to_end().filter(|_| is_captive);
-    let protection = process.protection();
+    let (protection, missing) = (process.protection(), process.missing().to_vec());
     drop(process);
     if let Some(signal) = signal {
         process::raise(signal);
     }
     let observation = Observation::of(receiver.tally, ending, elapsed, cost, has_left_children);
-    Ok(Observation { protection, ..observation })
+    Ok(Observation { protection, missing, ..observation })
+}
+
+/// Prepares the jail of a program, which gets its scratch folder as the place for temporary files.
+fn captive(
+    Confinement { required, mut places }: Confinement,
+    engine: &dyn Engine,
+    timeout: Option<Duration>,
+    command: &mut Command,
+) -> Result<Captive, Error> {
+    places.extend(engine.places());
+    let captive = Captive::prepare(&places, timeout, required).map_err(Error::host("preparing the jail"))?;
+    command.env("TMPDIR", captive.scratch()).env("HOME", captive.scratch());
+    Ok(captive)
 }
 
 /// Hands over what the engine sees until the program ends, or its time does. Returns its ending, and the time for that.

@@ -4,6 +4,7 @@ use crate::args::{LayoutArg, Timeout, parse_timeout};
 use crate::grade::batch::BatchArgs;
 use crate::grade::output::OutputArgs;
 use crate::grade::student_args;
+use crate::jail::JailArgs;
 use crate::processor::VcpuArg;
 use clap::Args;
 use std::ffi::OsString;
@@ -89,6 +90,9 @@ pub struct GradeArgs {
     /// times --timeout; 60 with --timeout 0]
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
     pub(super) wall_timeout: Option<Timeout>,
+
+    #[command(flatten)]
+    pub(super) jail: JailArgs,
 
     #[command(flatten)]
     pub(super) vmm: student_args::VmmArgs,

@@ -73,8 +73,12 @@ fn milliseconds_since(started: Instant) -> u64 {
 fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::Grade, Failure> {
     let settings = arguments.settings();
     if arguments.vmm.grades() {
-        let prepared =
-            student::prepare(arguments.course(), &arguments.vmm, arguments.layout.map(Into::into))?;
+        let prepared = student::prepare(
+            arguments.course(),
+            &arguments.vmm,
+            arguments.layout.map(Into::into),
+            arguments.jail,
+        )?;
         if matches!(arguments.vcpu, Some(VcpuArg::Soft)) {
             return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()).into());
         }

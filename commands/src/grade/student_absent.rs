@@ -2,6 +2,7 @@
 
 use crate::grade::student_args::VmmArgs;
 use crate::grade::{Course, Task};
+use crate::jail::JailArgs;
 use crate::status::Failure;
 use std::time::Duration;
 use vmm::Error;
@@ -21,7 +22,12 @@ pub(super) enum Prepared {}
 ///
 /// # Errors
 /// Always.
-pub(super) fn prepare(_: Course, arguments: &VmmArgs, layout: Option<Layout>) -> Result<Prepared, Failure> {
+pub(super) fn prepare(
+    _: Course,
+    arguments: &VmmArgs,
+    layout: Option<Layout>,
+    _: JailArgs,
+) -> Result<Prepared, Failure> {
     let _ = (arguments, layout);
     Err(Error::NoKvm.into())
 }

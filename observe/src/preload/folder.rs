@@ -2,6 +2,7 @@
 
 use super::channel::Channel;
 use crate::Error;
+use jail::{Place, Use};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -76,6 +77,15 @@ impl Folder {
     /// The path of the socket.
     pub(super) fn link(&self) -> PathBuf {
         self.path.join("link")
+    }
+
+    /// The files for a program in a jail.
+    pub(super) fn places(&self) -> Vec<Place> {
+        vec![
+            Place::new(self.library(), Use::Execute),
+            Place::new(self.path.join(CHANNEL), Use::Replace),
+            Place::new(self.link(), Use::All),
+        ]
     }
 
     /// Creates the file of the channel.

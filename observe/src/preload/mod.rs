@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::ptrace::inspect;
 use channel::{Channel, Head, RECORDS, RINGS, State};
 use folder::Folder;
+use jail::Place;
 use link::{Counters, Link};
 use log::Log;
 use std::ffi::OsString;
@@ -188,6 +189,10 @@ impl Engine for Preload {
         }
         command.env(LD_PRELOAD, libraries);
         Ok(())
+    }
+
+    fn places(&self) -> Vec<Place> {
+        self.folder.places()
     }
 
     fn wakes(&self) -> Option<BorrowedFd<'_>> {

@@ -12,6 +12,7 @@ use crate::console::core_key::CoreKey;
 use crate::console::output::Output;
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::host::ThreadKind;
 use crate::host::{self, EventFd, REPEAT, event, terminal};
 use crate::shutdown::{Deadline, StopHandle, Worker};
 use std::collections::VecDeque;
@@ -100,11 +101,15 @@ impl ConsoleThreads {
         let [stop_keys, stop_prompts] = running.stop.clone();
         let failed = "starting a thread of the console";
         let prompts = Prompts { output, prompt, look, stop_handle: stop_handle.clone(), watch };
-        running.threads.push(Worker::spawn("prompts", failed, move || prompts.run(&stop_prompts))?);
+        running
+            .threads
+            .push(Worker::spawn("prompts", ThreadKind::Console, failed, move || prompts.run(&stop_prompts))?);
         let pending = typed.into();
         let (escaped, resized, message) = (false, escapes, None);
         let keys = Keys { input, escapes, core_key, port, stop_handle, pending, escaped, resized, message };
-        running.threads.push(Worker::spawn("console", failed, move || keys.run(&stop_keys))?);
+        running
+            .threads
+            .push(Worker::spawn("console", ThreadKind::Console, failed, move || keys.run(&stop_keys))?);
         Ok(running)
     }
 

@@ -29,6 +29,7 @@ mod samples;
 mod sort;
 mod stream;
 pub(crate) mod terminal;
+mod threads;
 mod wait;
 #[cfg(has_kvm)]
 mod write_back;
@@ -50,7 +51,9 @@ pub use process::{prepare, stdout_was_closed, unprepare};
 pub(crate) use samples::{SampleSlot, with_samples};
 pub use sort::{sort_by, sort_by_key};
 pub use stream::TimeoutWriter;
-pub use terminal::{RawTerminal, terminal_width};
+pub use terminal::{RawTerminal, restore as restore_terminal, terminal_width};
+pub(crate) use threads::thread_started;
+pub use threads::{ThreadKind, on_thread_start};
 pub(crate) use wait::{ATOMIC, wait_any, wait_readable, wait_writable, write};
 #[cfg(has_kvm)]
 pub(crate) use write_back::{WriteBack, write_back};

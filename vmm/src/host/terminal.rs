@@ -235,7 +235,7 @@ impl Drop for RawTerminal {
 }
 
 /// Restores the earlier mode of the terminal for good. Allowed in a signal handler.
-pub(crate) fn restore() {
+pub fn restore() {
     WANTED.store(false, Ordering::SeqCst);
     leave();
 }

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::exit::Stop;
-use crate::host::{Kicker, REPEAT};
+use crate::host::{Kicker, REPEAT, ThreadKind, thread_started};
 use crate::kvm::vcpu::KvmVcpu;
 use crate::shutdown::{Deadline, Kick};
 use std::io;
@@ -79,6 +79,7 @@ impl VcpuThreads {
             for (place, (vcpu, own)) in (1..).zip(others) {
                 let body = &body;
                 let run = move || {
+                    thread_started(ThreadKind::Vcpu);
                     let run = || {
                         vcpu.with_kicks(|vcpu, kicker| {
                             self.enter(place, kicker);

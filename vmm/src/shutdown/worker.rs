@@ -2,7 +2,7 @@
 
 use super::Deadline;
 use crate::error::Error;
-use crate::host::{Kicker, REPEAT, handle_kicks};
+use crate::host::{Kicker, REPEAT, ThreadKind, handle_kicks, thread_started};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
@@ -24,6 +24,7 @@ impl<T: Send + 'static> Worker<T> {
     /// The host has no thread left, or the handler of the kick signal cannot be installed.
     pub(crate) fn spawn(
         name: &str,
+        kind: ThreadKind,
         operation: &'static str,
         body: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Self, Error> {
@@ -32,6 +33,7 @@ impl<T: Send + 'static> Worker<T> {
         let own_kicker = kicker.clone();
         let (sender, ended) = mpsc::channel();
         let body = move || {
+            thread_started(kind);
             own_kicker.get_or_init(Kicker::of_this_thread);
             let _open = sender;
             body()
@@ -73,10 +75,13 @@ mod tests {
 
     #[test]
     fn join_returns_the_result_or_none_after_a_panic() {
-        let thread = Worker::spawn("test", "a test", || 42).unwrap();
+        let thread = Worker::spawn("test", ThreadKind::Device, "a test", || 42).unwrap();
         assert_eq!(thread.join(&Deadline::default()), Some(42));
         let panics = || -> u32 { panic!("for a test") };
-        assert_eq!(Worker::spawn("test", "a test", panics).unwrap().join(&Deadline::default()), None);
+        assert_eq!(
+            Worker::spawn("test", ThreadKind::Device, "a test", panics).unwrap().join(&Deadline::default()),
+            None
+        );
     }
 
     #[test]
@@ -87,7 +92,7 @@ mod tests {
                 return error.kind();
             }
         };
-        let thread = Worker::spawn("test", "a test", body).unwrap();
+        let thread = Worker::spawn("test", ThreadKind::Device, "a test", body).unwrap();
         let deadline = Deadline::after(Some(Duration::from_millis(100)));
         assert_eq!(thread.join(&deadline), Some(std::io::ErrorKind::Interrupted));
         assert!(reader.read(&mut [0]).is_ok());

@@ -7,6 +7,7 @@
 use crate::grade::batch::digest::digest;
 use crate::grade::batch::sys::die_with;
 use crate::grade::{Settings, exercise};
+use crate::jail::{Jail, JailArgs, Rights};
 use crate::status::{self, HasStatus};
 use crate::streams::{print_stdout, report_error};
 use ::exercise::Exercise;
@@ -50,13 +51,14 @@ impl Order {
 }
 
 /// Grades the submission of the parent. Returns the exit status.
-pub fn main(file: &Path, submissions: &[PathBuf], settings: Settings) -> u8 {
+pub fn main(file: &Path, submissions: &[PathBuf], settings: Settings, jail: JailArgs) -> u8 {
+    let jail = jail.prepare(true);
     let started = Instant::now();
     let prepared = match prepare(file, submissions) {
         Ok(prepared) => prepared,
         Err(error) => return report_error(&error),
     };
-    let graded = grade(&prepared, settings);
+    let graded = grade(&prepared, settings, jail);
     let failed = graded.as_ref().err().map_or(status::OK, HasStatus::status);
     let (tasks, error) = match graded {
         Ok(tasks) => (tasks, None),
@@ -104,9 +106,12 @@ fn prepare<'a>(file: &Path, submissions: &'a [PathBuf]) -> Result<Prepared<'a>, 
 ///
 /// # Errors
 /// The host failed.
-fn grade(prepared: &Prepared, settings: Settings) -> Result<Vec<Task>, Error> {
-    // Up to here the process has read files of the teacher only, and from here on those of the student: this is the place to give
-    // up rights.
+fn grade(prepared: &Prepared, settings: Settings, jail: Option<Jail>) -> Result<Vec<Task>, Error> {
+    // Up to here the process has read files of the teacher only, and from here on those of the student.
+    if let Some(jail) = jail {
+        let read = vec![prepared.submission.to_owned()];
+        jail.enter(&Rights { read, builds: true, ..Rights::default() }, None)?;
+    }
     exercise::grade(&prepared.exercise, prepared.submission, prepared.order.seed, settings)
 }
 

@@ -65,7 +65,7 @@ pub fn merge(arguments: &GradeArgs) -> u8 {
 /// Grades submissions for an exercise. Returns the exit status.
 pub fn main(file: &Path, arguments: &GradeArgs) -> u8 {
     if arguments.batch.child {
-        return child::main(file, &paths(arguments), arguments.settings());
+        return child::main(file, &paths(arguments), arguments.settings(), arguments.jail);
     }
     if let Some(option) = arguments.foreign_to_exercises() {
         let what =
@@ -252,6 +252,7 @@ fn launcher(
     if let Some(vcpu) = arguments.vcpu.and_then(|vcpu| vcpu.to_possible_value()) {
         options.extend(["--vcpu".into(), vcpu.get_name().into()]);
     }
+    options.extend(arguments.jail.argument());
     let runs = exercise.tasks.iter().map(|task| crate::exercise::wall_limit(&task.settings));
     let limit = runs.fold(SLACK, Duration::saturating_add);
     Launcher::new(file, options, order, limit)

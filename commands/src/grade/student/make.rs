@@ -1,8 +1,10 @@
 //! Builds a student's project.
 
 use crate::grade::student::capture::Capture;
+use crate::jail::JailArgs;
 use crate::status::Failure;
 use crate::streams::print_stderr;
+use jail::{Place, Use};
 use observe::{Ending, Engine, Options, Program, Stops, Streams};
 use std::ffi::OsStr;
 use std::io;
@@ -18,13 +20,15 @@ const MOST_OUTPUT: usize = 2048;
 ///
 /// # Errors
 /// It failed; its output is on stderr.
-pub(super) fn make(folder: &OsStr, limit: Duration) -> Result<(), Failure> {
+pub(super) fn make(folder: &OsStr, limit: Duration, jail: JailArgs) -> Result<(), Failure> {
     let program = Program::find("make".as_ref())?;
     let failed = |source: io::Error| vmm::Error::Host { operation: "running make", source };
     let (errors, writer) = Capture::start(MOST_OUTPUT).map_err(failed)?;
     let streams = Streams { stdin: Stdio::null(), stdout: Stdio::null(), stderr: writer };
-    let options = Options { timeout: Some(limit), ..Options::default() };
     let arguments = ["-C".into(), folder.to_owned()];
+    // A Makefile is a stranger's program, too.
+    let jail = jail.confinement(true, &program, &[], Some(Place::new(folder, Use::All)));
+    let options = Options { timeout: Some(limit), jail, ..Options::default() };
     let ran =
         observe::observe_captive(&program, &arguments, options, streams, &mut Unobserved, &mut |_, _| {})?;
     if vmm::host::interrupted() {

@@ -16,6 +16,7 @@ mod watch;
 
 use crate::grade::student_args::VmmArgs;
 use crate::grade::{Course, Task};
+use crate::jail::JailArgs;
 use crate::status::Failure;
 use count::Pattern;
 use job::{Command, Job, Plan};
@@ -50,6 +51,8 @@ pub(super) struct Prepared {
     pattern: Pattern,
     seed: u64,
     remark: String,
+    /// The jail of the programs.
+    jail: JailArgs,
 }
 
 /// Builds the project, if there is one, and checks that all programs can be run. This needs no KVM.
@@ -60,6 +63,7 @@ pub(super) fn prepare(
     course: Course,
     arguments: &VmmArgs,
     layout: Option<Layout>,
+    jail: JailArgs,
 ) -> Result<Prepared, Failure> {
     let jobs = match course {
         Course::So2 => &Job::SO2[..],
@@ -71,7 +75,7 @@ pub(super) fn prepare(
     let commands: Result<Vec<_>, _> = jobs.iter().map(|job| job::command(*job, jobs, arguments)).collect();
     let commands = commands?;
     if let Some(folder) = &arguments.make {
-        make::make(folder, MAKE_LIMIT)?;
+        make::make(folder, MAKE_LIMIT, jail)?;
         if let Some(program) = job::built(arguments).filter(|program| !program.exists()) {
             return Err(vmm::Error::Config(format!(
                 "make built no {}: name the program that it builds with --vmm",
@@ -91,7 +95,7 @@ pub(super) fn prepare(
     } else {
         format!("vmm: graded with hidden guests; --seed {seed} repeats this grade\n")
     };
-    Ok(Prepared { course, targets: targets?, pattern, seed, remark })
+    Ok(Prepared { course, targets: targets?, pattern, seed, remark, jail })
 }
 
 /// The engine to begin with. Under `preload` a program can write into what it shares with the observer.
@@ -114,9 +118,8 @@ impl Prepared {
                 runs.push(None);
                 continue;
             };
-            let run = |engine| {
-                target.run(engine, limit, arguments.finished.as_deref().unwrap_or(FINISHED), &self.pattern)
-            };
+            let finished = arguments.finished.as_deref().unwrap_or(FINISHED);
+            let run = |engine| target.run(engine, limit, self.jail, finished, &self.pattern);
             let mut ran = run(engine);
             if let Err(Failure::Observe(observe::Error::Unfit { what, .. })) = &ran
                 && arguments.engine.is_none()
@@ -142,6 +145,9 @@ impl Prepared {
                        the grade\n";
         } else if protections().any(|one| one == Protection::Filter) {
             remark += "vmm: this system permits no PID namespace, so the program could have signalled other processes than vmm\n";
+        }
+        if let Some(missing) = runs.iter().flatten().map(|ran| &ran.missing).find(|parts| !parts.is_empty()) {
+            remark += &missing.iter().map(|part| format!("vmm: jail: {}\n", part.text())).collect::<String>();
         }
         let tasks = match self.course {
             Course::So2 => score::tasks(&runs),

@@ -5,7 +5,9 @@ use crate::grade::student::count::Pattern;
 use crate::grade::student::entry::Entry;
 use crate::grade::student::job::{Command, Plan};
 use crate::grade::student::watch::{Answers, Halt, Watch};
+use crate::jail::JailArgs;
 use crate::status::Failure;
+use jail::Missing;
 use observe::{Choice, Ending, Engine, Observation, Options, Program, Protection, Stops, Streams};
 use simvirtio::abi;
 use std::os::unix::process::ExitStatusExt;
@@ -62,6 +64,8 @@ pub(super) struct Seen {
     pub(super) said_finished: bool,
     /// The protection of other processes.
     pub(super) protection: Protection,
+    /// The parts of the jail that the system lacks.
+    pub(super) missing: Vec<Missing>,
 }
 
 /// A program for a task, which can be observed.
@@ -96,6 +100,7 @@ impl Target {
         &self,
         engine: Choice,
         limit: Option<Duration>,
+        jail: JailArgs,
         finished: &str,
         pattern: &Pattern,
     ) -> Result<Seen, Failure> {
@@ -108,6 +113,7 @@ impl Target {
         let options = Options {
             timeout: limit,
             stops: Stops { first_entry: true, halts: true, rip: false },
+            jail: jail.confinement(true, &self.program, &self.arguments, None),
             ..Options::default()
         };
         // An earlier run may have changed the file.
@@ -160,6 +166,7 @@ impl Target {
             finished: finished.to_owned(),
             said_finished: false,
             protection: Protection::Namespace,
+            missing: Vec::new(),
         }
     }
 
@@ -210,6 +217,7 @@ impl Target {
             .1,
             lost: observation.lost,
             protection: observation.protection,
+            missing: observation.missing.clone(),
             sites,
             entry: watch.entry,
             halt: watch.halt,

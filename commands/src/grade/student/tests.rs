@@ -81,6 +81,7 @@ fn right(job: Job) -> Seen {
         finished: "Finished vmm".into(),
         said_finished: true,
         protection: observe::Protection::Namespace,
+        missing: Vec::new(),
         plan,
     }
 }

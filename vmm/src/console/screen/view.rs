@@ -5,6 +5,7 @@ use super::{Screen, panel};
 use crate::console::output::Output;
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::host::ThreadKind;
 use crate::host::{self, EventFd, event};
 use crate::shutdown::Worker;
 use std::ops::ControlFlow;
@@ -106,7 +107,7 @@ impl RunningView {
         let stop = Arc::new(event().map_err(Error::host("eventfd"))?);
         let ended = stop.clone();
         let body = move || watch(view, &ended);
-        let thread = Worker::spawn("screen", "starting the thread of the screen", body)?;
+        let thread = Worker::spawn("screen", ThreadKind::Console, "starting the thread of the screen", body)?;
         Ok(Self { view: None, thread: Some((thread, stop)), output })
     }
 

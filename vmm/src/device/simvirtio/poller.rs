@@ -5,6 +5,7 @@ use crate::device::simvirtio::Simvirtio;
 use crate::device::simvirtio::doorbell::Doorbell;
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::host::ThreadKind;
 use crate::host::{self, REPEAT};
 use crate::memory::SharedMemory;
 use crate::shutdown::{Deadline, Kick, Worker};
@@ -78,7 +79,7 @@ impl Poller {
             }
             PollerResult { simvirtio, stop, thread_time, rings }
         };
-        let thread = Worker::spawn("simvirtio", "starting SIMVIRTIO's thread", body)?;
+        let thread = Worker::spawn("simvirtio", ThreadKind::Device, "starting SIMVIRTIO's thread", body)?;
         Ok(Self { run_ended, doorbell, thread: Some(thread) })
     }
 

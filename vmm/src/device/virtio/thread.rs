@@ -11,6 +11,7 @@ use crate::device::virtio::interrupt::Interrupt;
 use crate::device::virtio::queue::{QueueError, Queues};
 use crate::error::Error;
 use crate::exit::Stop;
+use crate::host::ThreadKind;
 use crate::host::{EventFd, event, signal};
 use crate::shutdown::{Deadline, Worker};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -167,7 +168,7 @@ impl DeviceThread {
                 end("its thread panicked; this is a bug in the VMM".into());
             }
         };
-        let thread = Worker::spawn(name, "starting the thread of a virtio device", body)?;
+        let thread = Worker::spawn(name, ThreadKind::Device, "starting the thread of a virtio device", body)?;
         Ok(Running { thread, end })
     }
 

@@ -31,6 +31,7 @@ pub use plan::{Action, Facilities, MAX_BREAKPOINTS, MAX_WATCHED, MAX_WATCHPOINTS
 use crate::controller::{Devices, VcpuState};
 use crate::error::Error;
 use crate::exit::{Exit, PointKind};
+use crate::host::{ThreadKind, thread_started};
 use crate::memory::GuestMemory;
 use crate::shutdown::Deadline;
 use hub::Hub;
@@ -145,7 +146,10 @@ pub(super) fn debugged<V: Debuggable, R>(
 ) -> Result<R, Error> {
     let hub = Hub::new(vcpus, *parts, debugger);
     thread::scope(|scope| {
-        let serve = || debugger.serve(&hub);
+        let serve = || {
+            thread_started(ThreadKind::Debugger);
+            debugger.serve(&hub);
+        };
         thread::Builder::new()
             .name("debugger".into())
             .spawn_scoped(scope, serve)

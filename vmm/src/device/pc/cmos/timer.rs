@@ -3,6 +3,7 @@
 
 use super::{Cmos, now};
 use crate::error::Error;
+use crate::host::ThreadKind;
 use crate::host::{self, EventFd, event};
 use crate::shutdown::{Deadline, Worker};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,9 @@ impl CmosTimer {
         let stop = Arc::new(event().map_err(Error::host("eventfd"))?);
         let ended = stop.clone();
         let thread =
-            Worker::spawn("rtc", "starting the thread of the clock", move || run(&cmos, &wake, &ended))?;
+            Worker::spawn("rtc", ThreadKind::Device, "starting the thread of the clock", move || {
+                run(&cmos, &wake, &ended);
+            })?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

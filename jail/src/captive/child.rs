@@ -1,0 +1,161 @@
+//! The jail of a program, as the child enters it between fork and exec. All functions only make system calls.
+#![allow(unsafe_code)]
+
+use super::{MEMORY, Missing, PROCESSES};
+use crate::captive::DISK;
+use crate::files::Use;
+use crate::limits;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr;
+
+/// The first version of Landlock whose kernel counts the processes of a user for each user namespace (Linux 5.14).
+const COUNTS_PROCESSES: i32 = 2;
+/// The first version whose kernel has a limit of the numbers of processes for each PID namespace (Linux 6.15).
+const LIMITS_NUMBERS: i32 = 7;
+/// The limit: the kernel gives out 301 again and again, and at most so many are in use.
+const NUMBERS: &[u8] = b"512";
+/// The rights that root keeps: those to read the files of others.
+const KEPT: [i32; 2] = [1, 2];
+const LAST_CAPABILITY: i32 = 63;
+const RULE_PATH_BENEATH: libc::c_long = 1;
+
+/// The part of a jail that runs in the child.
+#[derive(Debug)]
+pub struct Child {
+    pub(super) scratch: CString,
+    /// The options of the file system in memory.
+    pub(super) tmpfs: CString,
+    pub(super) ruleset: Option<RawFd>,
+    pub(super) version: i32,
+    pub(super) report: Option<RawFd>,
+    pub(super) required: bool,
+    /// The limit of the processor time.
+    pub(super) seconds: Option<u64>,
+}
+
+/// A rule of Landlock (`struct landlock_path_beneath_attr`).
+#[repr(C, packed)]
+struct PathBeneath {
+    rights: u64,
+    parent: RawFd,
+}
+
+impl Child {
+    /// The namespaces that a program should have besides that of its processes.
+    pub const NAMESPACES: libc::c_int =
+        libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+
+    /// Enters the jail with the process that becomes the program. It is in these new namespaces.
+    ///
+    /// # Errors
+    /// The jail is required, and a part is missing.
+    pub fn enter(&self, namespaces: libc::c_int) -> io::Result<()> {
+        let mut missing = 0;
+        let mut lacks = |part: Missing, is_missing: bool| {
+            if is_missing {
+                missing |= part as u32;
+            }
+        };
+        let has = |namespace| namespaces & namespace != 0;
+        lacks(Missing::Processes, !has(libc::CLONE_NEWPID));
+        lacks(Missing::Network, !has(libc::CLONE_NEWNET));
+        let has_mounts = has(libc::CLONE_NEWNS) && self.mount_scratch();
+        lacks(Missing::Scratch, !has_mounts);
+        let has_proc = has_mounts && has(libc::CLONE_NEWPID) && mount(c"proc", c"/proc", c"proc", c"");
+        if has(libc::CLONE_NEWPID) {
+            self.limit_numbers();
+        }
+        lacks(Missing::Limits, !self.limit(has(libc::CLONE_NEWUSER)));
+        drop_capabilities();
+        // SAFETY: the call takes no memory.
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        lacks(Missing::Files, !self.restrict_files(has_proc));
+        let bytes = missing.to_ne_bytes();
+        if let Some(report) = self.report {
+            // SAFETY: the bytes have this size.
+            unsafe { libc::write(report, bytes.as_ptr().cast(), bytes.len()) };
+        }
+        if self.required && missing != 0 { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
+    }
+
+    /// Puts a file system in memory into the place of the scratch folder, for this namespace only.
+    fn mount_scratch(&self) -> bool {
+        let none = ptr::null();
+        // SAFETY: the texts end with a zero, and the other pointers are null.
+        let private =
+            unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, ptr::null()) };
+        private == 0 && mount(c"tmpfs", &self.scratch, c"tmpfs", &self.tmpfs)
+    }
+
+    /// Sets the limits of resources.
+    fn limit(&self, counts_own: bool) -> bool {
+        let processes = (counts_own && self.version >= COUNTS_PROCESSES).then_some(PROCESSES);
+        [
+            (libc::RLIMIT_AS, Some(MEMORY)),
+            (libc::RLIMIT_FSIZE, Some(DISK)),
+            (libc::RLIMIT_CORE, Some(0)),
+            (libc::RLIMIT_NPROC, processes),
+            (libc::RLIMIT_CPU, self.seconds),
+        ]
+        .into_iter()
+        .all(|(resource, limit)| limit.is_none_or(|limit| limits::lower(resource, limit)))
+    }
+
+    /// Limits the numbers of processes in the PID namespace, and so their count, also for root. Linux before 6.14 has only one
+    /// limit for all namespaces.
+    fn limit_numbers(&self) {
+        if self.version < LIMITS_NUMBERS {
+            return;
+        }
+        // SAFETY: the path ends with a zero, and the text has this size.
+        unsafe {
+            let file = libc::open(c"/proc/sys/kernel/pid_max".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if file >= 0 {
+                libc::write(file, NUMBERS.as_ptr().cast(), NUMBERS.len());
+                libc::close(file);
+            }
+        }
+    }
+
+    /// Takes the files away, except those of the ruleset, the scratch folder, and the files of the own processes.
+    fn restrict_files(&self, has_proc: bool) -> bool {
+        let Some(ruleset) = self.ruleset else { return false };
+        let own = if has_proc { c"/proc" } else { c"/proc/self" };
+        let read = if has_proc { Use::Read } else { Use::Execute };
+        self.add_rule(ruleset, &self.scratch, Use::All);
+        self.add_rule(ruleset, own, read);
+        // SAFETY: the call takes no memory.
+        unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) == 0 }
+    }
+
+    fn add_rule(&self, ruleset: RawFd, path: &CStr, to: Use) {
+        // SAFETY: the path ends with a zero, and the rule outlives the call.
+        unsafe {
+            let parent = libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+            if parent >= 0 {
+                let rule = PathBeneath { rights: to.bits(self.version), parent };
+                libc::syscall(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &raw const rule, 0);
+                libc::close(parent);
+            }
+        }
+    }
+}
+
+fn mount(source: &CStr, target: &CStr, kind: &CStr, options: &CStr) -> bool {
+    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    // SAFETY: the texts end with a zero.
+    unsafe {
+        let options = options.as_ptr().cast();
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options) == 0
+    }
+}
+
+/// Gives up the capabilities that a program of root would have.
+fn drop_capabilities() {
+    for capability in (0..=LAST_CAPABILITY).filter(|capability| !KEPT.contains(capability)) {
+        // SAFETY: the call takes no memory. It fails for users who are not root, whose programs get no capabilities.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+}
