@@ -106,7 +106,7 @@ fn output() {
     assert_eq!(quiet(&["prot32-hello", "--expect-output", &right]), (0, String::new()));
     let wrong = files.write("wrong", b"Hello, \x1b[1mworld!\n");
     let (status, lines) = quiet(&["prot32-hello", "--expect-output", &wrong]);
-    let sentence = "differs at line 1, column 8: \"Hello, \\u{1b}[1mworld!\\n\" is expected there, and \"Hello, world!\\n\" was printed\n";
+    let sentence = "differs at line 1, column 8 (offset 7): \"Hello, \\u{1b}[1mworld!\\n\" is expected there, and \"Hello, world!\\n\" was printed\n";
     assert_eq!(status, UNEXPECTED);
     assert!(lines.ends_with(sentence) && lines.lines().count() == 1, "{lines}");
     let short = files.write("short", b"Hello, world!");

@@ -6,6 +6,7 @@
 use crate::grade::{Evidence, Run, Settings, Task, is_bad_guest, wrong};
 use crate::summary::{ending, excerpt};
 use crate::target::RunTarget;
+use grades::Points;
 use report::view::plural;
 use simvirtio::abi;
 use simvirtio::device::State;
@@ -44,8 +45,8 @@ pub(super) fn tasks(targets: Vec<Result<RunTarget, Error>>, settings: Settings) 
         }
     }
     Ok([
-        Task { title: "SIMVIRTIO".into(), points: 30, evidence: exits },
-        Task { title: "polling instead of exits".into(), points: 10, evidence: polling },
+        Task { title: "SIMVIRTIO".into(), points: Points::whole(30), evidence: exits },
+        Task { title: "polling instead of exits".into(), points: Points::whole(10), evidence: polling },
     ])
 }
 

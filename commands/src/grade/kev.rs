@@ -7,6 +7,7 @@
 use crate::grade::target::{built_in, student, wrong_mode};
 use crate::grade::{Evidence, GradeArgs, Run, Task, is_bad_guest, wrong};
 use crate::summary::{busiest, ending, excerpt};
+use grades::Points;
 use guest::{End, Guest};
 use report::view::plural;
 use std::ffi::{OsStr, OsString};
@@ -118,10 +119,14 @@ pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec
             Err(error) if is_bad_guest(&error) => wrong(error.to_string()),
             evidence => evidence?,
         };
-        tasks.push(Task { title: "".into(), points: POINTS, evidence: vec![evidence] });
+        tasks.push(Task { title: "".into(), points: Points::whole(POINTS), evidence: vec![evidence] });
     }
     if arguments.reference {
-        tasks.push(Task { title: "".into(), points: POINTS, evidence: vec![per_vcpu(arguments)?] });
+        tasks.push(Task {
+            title: "".into(),
+            points: Points::whole(POINTS),
+            evidence: vec![per_vcpu(arguments)?],
+        });
     }
     Ok(tasks)
 }

@@ -43,8 +43,8 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Err(error) => return failed(&error),
     };
     let (tasks, remark) = (grade.tasks, grade.remark);
-    let earned: u32 = tasks.iter().map(Task::earned).sum();
-    let points: u32 = tasks.iter().map(|task| task.points).sum();
+    let earned = tasks.iter().map(Task::earned).sum();
+    let points = tasks.iter().map(|task| task.points).sum();
     let printed = print_stdout(&as_text(&tasks, earned, points));
     print_stderr(&remark);
     match printed {

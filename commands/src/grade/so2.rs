@@ -6,6 +6,7 @@
 use crate::grade::target::{built_in, student, wrong_mode};
 use crate::grade::{Evidence, GradeArgs, Run, Task, driver, is_bad_guest, wrong};
 use crate::target::RunTarget;
+use grades::Points;
 use guest::{End, Exits, GUESTS};
 use report::view::plural;
 use simvirtio::abi;
@@ -30,16 +31,28 @@ const GREETING: &str = "Hello, world!";
 pub(super) fn tasks(arguments: &GradeArgs) -> Result<Vec<Task>, Error> {
     let mut tasks = Vec::new();
     if arguments.grades(arguments.guest16.as_ref()) {
-        tasks.push(Task { title: REAL_MODE.into(), points: 30, evidence: real_mode(arguments)? });
+        tasks.push(Task {
+            title: REAL_MODE.into(),
+            points: Points::whole(30),
+            evidence: real_mode(arguments)?,
+        });
     }
     if arguments.grades(arguments.guest64.as_ref()) {
-        tasks.push(Task { title: WIDE_MODES.into(), points: 20, evidence: wide_modes(arguments)? });
+        tasks.push(Task {
+            title: WIDE_MODES.into(),
+            points: Points::whole(20),
+            evidence: wide_modes(arguments)?,
+        });
     }
     if arguments.grades(arguments.simvirtio.as_ref()) {
         tasks.extend(driver::tasks(simvirtio_targets(arguments), arguments.settings())?);
     }
     if arguments.reference {
-        tasks.push(Task { title: COUNTING.into(), points: 10, evidence: counting(arguments)? });
+        tasks.push(Task {
+            title: COUNTING.into(),
+            points: Points::whole(10),
+            evidence: counting(arguments)?,
+        });
     }
     Ok(tasks)
 }

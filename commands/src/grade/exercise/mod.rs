@@ -1,7 +1,11 @@
 //! The grade of a submission for an exercise in a file.
 
 mod find;
+mod guest;
+#[cfg_attr(not(has_kvm), path = "observed_absent.rs")]
+mod observed;
 mod run;
+mod time;
 
 use crate::grade::points::{Evidence, Task, as_text, wrong};
 use crate::grade::{GradeArgs, Settings, check_host, failed, interrupted};
@@ -9,9 +13,10 @@ use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout};
 use ::exercise::file::{CheckSpec, Task as TaskSpec};
 use ::exercise::{Check, Exercise};
-use grades::Visibility;
+use grades::{Points, Visibility};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use vmm::Error;
 use vmm::machine::Processor;
 
@@ -36,7 +41,7 @@ pub(super) fn main(file: &Path, arguments: &GradeArgs) -> u8 {
         Ok(tasks) => tasks,
         Err(error) => return failed(&Failure::from(error)),
     };
-    let earned = tasks.iter().fold(0, |sum: u32, task| sum.saturating_add(task.earned()));
+    let earned = tasks.iter().map(Task::earned).sum();
     let points = exercise.points();
     let printed = print_stdout(&as_text(&tasks, earned, points));
     print_stderr(&format!("vmm: --seed {seed} repeats this grade\n"));
@@ -74,6 +79,7 @@ fn submission(arguments: &GradeArgs) -> Result<PathBuf, Error> {
 /// # Errors
 /// The host failed, or the exercise does not suit its own machine.
 fn grade(exercise: &Exercise, submission: &Path, seed: u64, settings: Settings) -> Result<Vec<Task>, Error> {
+    let exercise = exercise.clone().at(SystemTime::now());
     let is_only =
         exercise.tasks.windows(2).all(|pair| matches!(pair, [one, other] if one.file == other.file));
     let mut tasks = Vec::new();
@@ -84,7 +90,7 @@ fn grade(exercise: &Exercise, submission: &Path, seed: u64, settings: Settings) 
         };
         tasks.push(Task {
             title: vmm::host::printable_text(&task.name).into(),
-            points: task.points,
+            points: task.worth(task.points),
             evidence,
         });
         if vmm::host::interrupted() {
@@ -111,7 +117,7 @@ fn evidence(
     };
     let mut evidence: Vec<Evidence> = results.end.iter().map(of_end).collect();
     for (number, (spec, checks)) in (1..).zip(task.checks.iter().zip(&results.checks)) {
-        evidence.push(of_check(spec, number, checks));
+        evidence.push(of_check(spec, number, checks, spec.points.map(|points| task.worth(points))));
     }
     Ok(evidence)
 }
@@ -123,7 +129,7 @@ fn of_end(end: &Check) -> Evidence {
 }
 
 /// The evidence of a check: the conditions that are not met, or all of them.
-fn of_check(spec: &CheckSpec, number: usize, checks: &[Check]) -> Evidence {
+fn of_check(spec: &CheckSpec, number: usize, checks: &[Check], cost: Option<Points>) -> Evidence {
     let passed = checks.iter().all(|check| check.passed);
     let told = checks.iter().filter(|check| check.passed == passed);
     let sentences: Vec<_> = told.map(ToString::to_string).collect();
@@ -134,10 +140,11 @@ fn of_check(spec: &CheckSpec, number: usize, checks: &[Check]) -> Evidence {
         (_, true) => format!("check {number} (hidden)"),
         (_, false) => format!("{name} (hidden)"),
     };
-    match spec.points {
+    match cost {
         _ if passed => {}
         None => text += ALL,
-        Some(points) => text += &format!("; costs {}", report::view::plural(points.into(), "point")),
+        Some(cost) if cost == Points::whole(1) => text += "; costs 1 point",
+        Some(cost) => text += &format!("; costs {cost} points"),
     }
-    Evidence { right: passed, text, cost: spec.points, is_step: true }
+    Evidence { right: passed, text, cost, is_step: true }
 }

@@ -6,6 +6,7 @@ use crate::grade::student::job::Job;
 use crate::grade::student::run::Seen;
 use crate::grade::student::score::entered;
 use crate::grade::{Evidence, Task, wrong};
+use grades::Points;
 use guest::hidden;
 use report::view::plural;
 use vmm::exit::Site;
@@ -72,7 +73,7 @@ pub(super) fn tasks(runs: &[Option<Seen>]) -> Vec<Task> {
             Some(seen) => check(job.name(), seen).unwrap_or_else(|evidence| evidence),
             None => wrong(format!("{}: not handed in (--vmm PROGRAM, or --run {0}=COMMAND)", job.name())),
         };
-        Task { title: "".into(), points: POINTS, evidence: vec![evidence] }
+        Task { title: "".into(), points: Points::whole(POINTS), evidence: vec![evidence] }
     };
     JOBS.into_iter().zip(runs).map(check).collect()
 }

@@ -1,6 +1,6 @@
 //! `vmm grade --vmm`: grades a student's VMM by observing it ([the contract](../../../../docs/grading.md)).
 
-mod capture;
+pub(super) mod capture;
 mod count;
 mod describe;
 mod driver;

@@ -5,6 +5,7 @@ use crate::grade::student::driver::{polling, simvirtio};
 use crate::grade::student::job::{GREETING, Job};
 use crate::grade::student::run::Seen;
 use crate::grade::{Evidence, Task, wrong};
+use grades::Points;
 use observe::Ending;
 use report::view::plural;
 use vmm::x86::Mode;
@@ -33,21 +34,25 @@ pub(super) fn tasks(runs: &[Option<Seen>]) -> Vec<Task> {
     vec![
         Task {
             title: "a 16-bit guest in real mode".into(),
-            points: 30,
+            points: Points::whole(30),
             evidence: graded(real, Job::Real, &real_mode),
         },
         Task {
             title: "a 32-bit or 64-bit guest".into(),
-            points: 20,
+            points: Points::whole(20),
             evidence: graded(wide, Job::Long, &wide_mode),
         },
-        Task { title: "SIMVIRTIO".into(), points: 30, evidence: graded(exits, Job::Simvirtio, &simvirtio) },
+        Task {
+            title: "SIMVIRTIO".into(),
+            points: Points::whole(30),
+            evidence: graded(exits, Job::Simvirtio, &simvirtio),
+        },
         Task {
             title: "polling instead of exits".into(),
-            points: 10,
+            points: Points::whole(10),
             evidence: graded(poll, Job::Polling, &|seen| polling(seen, exits)),
         },
-        Task { title: "counting of exits".into(), points: 10, evidence: counting(runs) },
+        Task { title: "counting of exits".into(), points: Points::whole(10), evidence: counting(runs) },
     ]
 }
 
