@@ -1,6 +1,7 @@
 //! `vmm grade`: grades a course's work. Runs its guests, and prints the points with the evidence for them.
 
 mod args;
+mod courses;
 mod driver;
 mod exercise;
 mod kev;
@@ -71,7 +72,7 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
     Ok(match arguments.course() {
         Course::So2 => student::Grade {
             tasks: so2::tasks(arguments).map_err(unreadable)?,
-            remark: so2::missing(arguments).map(missing).unwrap_or_default(),
+            remark: so2::missing(arguments)?.map(missing).unwrap_or_default(),
         },
         Course::Kev => student::Grade {
             tasks: kev::tasks(arguments, images).map_err(unreadable)?,

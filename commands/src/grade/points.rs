@@ -28,19 +28,19 @@ impl Evidence {
     }
 
     /// Limits the cost of a failed check, and adds it to the text, with the rule that was broken.
-    pub(super) fn costs(self, points: u32, rule: &str) -> Self {
+    pub(super) fn costs(self, points: Points, rule: &str) -> Self {
         if self.right {
             return self;
         }
         let text = format!("{}: {rule}; costs {points} points", self.text);
-        Self { text, cost: Some(Points::whole(points)), ..self }
+        Self { text, cost: Some(points), ..self }
     }
 
     /// Makes the check a step of its task, which has these points of its own.
     #[cfg(has_kvm)]
-    pub(super) fn step(self, points: u32) -> Self {
+    pub(super) fn step(self, points: Points) -> Self {
         let text = if self.right { self.text } else { format!("{}; costs {points} points", self.text) };
-        Self { text, cost: Some(Points::whole(points)), is_step: true, ..self }
+        Self { text, cost: Some(points), is_step: true, ..self }
     }
 }
 
@@ -89,9 +89,9 @@ mod tests {
         let right = || Evidence::new(true, "");
         assert_eq!(task(vec![right()]).earned(), Points::whole(10));
         assert_eq!(task(vec![right(), wrong("")]).earned(), Points::whole(0));
-        let costs = |points| wrong("").costs(points, "");
+        let costs = |points| wrong("").costs(Points::whole(points), "");
         assert_eq!(task(vec![right(), costs(4), costs(3)]).earned(), Points::whole(6));
         assert_eq!(task(vec![costs(4), wrong("")]).earned(), Points::whole(0));
-        assert_eq!(task(vec![right().costs(4, "")]).earned(), Points::whole(10));
+        assert_eq!(task(vec![right().costs(Points::whole(4), "")]).earned(), Points::whole(10));
     }
 }

@@ -62,6 +62,17 @@ impl ExitLimit {
         Ok(Self { sites: sites(site.trim()), relation, number })
     }
 
+    /// The site whose exits are counted, if it is one with a place and a width in bytes.
+    pub fn site(&self) -> Option<(Reason, u64, u8)> {
+        match &self.sites {
+            Sites::Reasons { reasons, place: Some((place, Some(width))), .. } => match reasons.as_slice() {
+                [reason] => Some((*reason, *place, *width)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     pub(super) fn check(&self, facts: &Facts) -> Check {
         let Some(exits) = &facts.exits else { return self.result(None, "were not counted".into()) };
         let here = exits.iter().filter(|site| self.sites.contains(site));

@@ -8,6 +8,7 @@ use crate::template::{Values, fill};
 use crate::toml::{Problem, Table};
 use grades::Visibility;
 use std::path::Path;
+use vmm::exit::Reason;
 
 /// The keys of a check.
 pub const KEYS: [&str; 13] = [
@@ -32,7 +33,7 @@ pub const TIME_KEYS: [&str; 2] = ["reference", "at_most"];
 /// The largest image of a reference.
 const MAX_REFERENCE: usize = 64 << 20;
 /// The largest multiple of the reference's time, in hundredths.
-const MAX_TIMES: u64 = 1000_00;
+const MAX_TIMES: u64 = 100_000;
 
 const VISIBILITIES: [(&str, Visibility); 3] = [
     ("shown", Visibility::Shown),
@@ -135,6 +136,23 @@ impl CheckSpec {
     /// The offset of a condition in the file.
     pub fn place(&self, condition: usize) -> usize {
         self.conditions.get(condition).map_or(self.at, |(_, at)| *at)
+    }
+
+    /// The first text that the output must contain.
+    pub fn contained(&self) -> Option<&str> {
+        self.conditions.iter().find_map(|(condition, _)| match condition {
+            Condition::Contains(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The sites of exits that conditions are about, as far as they have a place and a width.
+    pub fn sites(&self) -> Vec<(Reason, u64, u8)> {
+        let site = |(condition, _): &(Condition, usize)| match condition {
+            Condition::Exits(text) => ExitLimit::parse(text).ok()?.site(),
+            _ => None,
+        };
+        self.conditions.iter().filter_map(site).collect()
     }
 
     /// The conditions, with these values.

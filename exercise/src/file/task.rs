@@ -33,7 +33,7 @@ const MAX_CHECKS: usize = 64;
 /// The longest input.
 const MAX_INPUT: usize = 1 << 20;
 /// The factors by which the points of a task can be multiplied, in hundredths.
-const WEIGHTS: (u64, u64) = (1, 100_00);
+const WEIGHTS: (u64, u64) = (1, 10_000);
 /// The factor 1.
 const ONE: u64 = 100;
 /// A seed with which a file is checked.
@@ -152,6 +152,11 @@ impl Task {
             let at = self.settings.place(&["args"]).unwrap_or(self.at);
             problems.push(Problem::new(at, format!("args: {error}")));
         }
+    }
+
+    /// The check that a step of the helper decides.
+    pub fn step(&self, name: &str) -> Option<&CheckSpec> {
+        self.checks.iter().find(|check| check.step.as_deref() == Some(name))
     }
 
     /// Points of the task, multiplied by its weight.

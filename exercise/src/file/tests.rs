@@ -28,7 +28,7 @@ fn the_example_is_right() {
     assert_eq!(sum, drawn.sum::<i64>());
     assert_eq!(task.settings.timeout.as_secs(), 5);
     assert_eq!(task.checks.iter().map(|check| check.points).collect::<Vec<_>>(), [None, Some(20), Some(10)]);
-    assert_eq!(task.checks[2].visibility, grades::Visibility::Hidden);
+    assert_eq!(task.checks[2].visibility, Visibility::Hidden);
     assert!(task.checks.iter().all(|check| check.expectations(&values).unwrap().len() == 1));
 }
 
