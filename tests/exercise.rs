@@ -71,33 +71,53 @@ fn impossible() {
     let right = checked("", "");
     assert_eq!(right.status, 0, "{}", right.stderr);
     for (from, to, message) in [
-        (
-            "address = 0x1000",
-            "address = 0x200000",
-            "the task \"t\": a real-mode guest cannot begin at 0x200000",
-        ),
+        ("address = 0x1000", "address = 0x200000", "one.toml:5:1: "),
         (
             "mode = \"real\"",
             "mode = \"real\"\nmachine = \"bios\"",
-            "the task \"t\": a machine with a BIOS starts from a boot disk",
+            "one.toml:4:1: the machine \"bios\" starts from a boot disk",
+        ),
+        (
+            "mode = \"real\"",
+            "mode = \"real\"\nmachine = \"pc\"\ntransport = \"exit\"",
+            "one.toml:6:1: SIMVIRTIO, whose transport this is, is a device of the machine \"bare\"",
+        ),
+        (
+            "mode = \"real\"",
+            "mode = \"real\"\nmemory = \"2M\"\ntransport = \"exit\"",
+            "one.toml:5:1: a guest with SIMVIRTIO has 1 MiB of memory",
+        ),
+        (
+            "mode = \"real\"",
+            "mode = \"real\"\ncpus = 2\ntransport = \"coalesced\"",
+            "one.toml:5:1: the transport \"coalesced\" needs one vCPU",
         ),
         ("mode = \"real\"", "mode = \"real\"\nmemory = \"64K\"", "memory must be a size from 1M to 3G"),
-        ("<=9", "simvirtioo<=9", "check 1 cannot be met: exits at simvirtioo the machine has no such device"),
+        (
+            "<=9",
+            "simvirtioo<=9",
+            "one.toml:12:9: no submission can meet this: exits at simvirtioo the machine has no such device",
+        ),
         (
             "<=9",
             "PIO ouut 0xe9<=9",
-            "check 1 cannot be met: exits at PIO ouut 0xe9 the machine has no such device",
+            "one.toml:12:9: no submission can meet this: exits at PIO ouut 0xe9 the machine has no such device",
         ),
         (
             "exits = \"<=9\"",
             "expect = \"u16@0x4000000=8\"",
-            "check 1 cannot be met: u16@0x4000000 there is no memory",
+            "one.toml:12:10: no submission can meet this: u16@0x4000000 there is no memory",
         ),
         ("exits = \"<=9\"", "memory = { at = 0x4000000, text = \"a\" }", "there is no memory"),
         (
             "input = \"abc\"",
             "input = \"abc\"\ninput_at = 0xffffe",
-            "input_at = 0xffffe: the guest has no memory",
+            "one.toml:11:1: input_at = 0xffffe: the guest has no memory",
+        ),
+        (
+            "input = \"abc\"",
+            "input = \"abc\"\ninput_at = 0xffd",
+            "one.toml:11:1: input_at = 0xffd: the input of 4 bytes would overwrite the code, which begins at 0x1000",
         ),
     ] {
         assert_error(&checked(from, to), 116, message);

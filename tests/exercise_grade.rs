@@ -91,7 +91,7 @@ fn evidence() {
             "protected-mode",
             "- no 32-bit code: the mode at each exit must be real or long, and is protected; costs 10 points\n",
         ),
-        ("signed", "differs at line 1, column 1: \""),
+        ("signed", "differs at line 1, column 1 (offset 0): \""),
         ("no-line-end", "the end was printed"),
         (
             "endless",
@@ -173,7 +173,7 @@ fn unsuitable() {
     let graded = answered(&files, checks);
     assert_eq!((graded.status, graded.text().as_str()), (116, ""), "{}", graded.stderr);
     assert!(
-        graded.stderr.contains("the task \"t\": input_at = 0xf0000000: the guest has no memory"),
+        graded.stderr.contains("a.toml:12:1: input_at = 0xf0000000: the guest has no memory"),
         "{}",
         graded.stderr
     );

@@ -106,12 +106,15 @@ fn output() {
     assert_eq!(quiet(&["prot32-hello", "--expect-output", &right]), (0, String::new()));
     let wrong = files.write("wrong", b"Hello, \x1b[1mworld!\n");
     let (status, lines) = quiet(&["prot32-hello", "--expect-output", &wrong]);
-    let sentence = "differs at line 1, column 8: \"Hello, \\u{1b}[1mworld!\\n\" is expected there, and \"Hello, world!\\n\" was printed\n";
+    let sentence = "differs at line 1, column 8 (offset 7): \"Hello, \\u{1b}[1mworld!\\n\" is expected there, and \"Hello, world!\\n\" was printed\n";
     assert_eq!(status, UNEXPECTED);
     assert!(lines.ends_with(sentence) && lines.lines().count() == 1, "{lines}");
     let short = files.write("short", b"Hello, world!");
     let (status, lines) = quiet(&["prot32-hello", "--expect-output", &short]);
-    assert!(status == UNEXPECTED && lines.contains("column 14: the end is expected there"), "{lines}");
+    assert!(
+        status == UNEXPECTED && lines.contains("column 14 (offset 13): the end is expected there"),
+        "{lines}"
+    );
     let empty = files.write("empty", b"");
     assert_eq!(quiet(&["real16-42", "--expect-output", &empty]).0, 0);
     assert_eq!(quiet(&["prot32-hello", "--expect-output", &empty]).0, UNEXPECTED);

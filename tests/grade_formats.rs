@@ -287,7 +287,7 @@ fn all_formats() {
     assert!(grade.submission.ends_with("/a.bin"), "{}", grade.submission);
     assert_eq!(
         grade.tasks[0].checks[1].text,
-        "the output must be \"42\", and differs at line 1, column 2: \"42\" is expected there, and \"43\" was printed; costs 3 \
+        "the output must be \"42\", and differs at line 1, column 2 (offset 1): \"42\" is expected there, and \"43\" was printed; costs 3 \
          points"
     );
     // Each file is what the model gives.

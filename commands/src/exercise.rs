@@ -8,12 +8,16 @@ use crate::streams::{print_stderr, print_stdout, report_error};
 use ::exercise::Exercise;
 use ::exercise::file::{EXAMPLE, Settings};
 use clap::{Args, Subcommand};
+use grades::Points;
 use report::view::plural;
+use simvirtio::abi;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vmm::boot::Image;
 use vmm::host::{printable, printable_text};
+use vmm::machine::MachineKind;
 use vmm::{Builder, Error};
 
 #[derive(Debug, Args)]
@@ -68,15 +72,11 @@ pub(super) fn open(file: &Path) -> Result<Exercise, u8> {
         problems.iter().for_each(|problem| print_stderr(&format!("vmm: error: {problem}\n")));
         status::BAD_IMAGE
     };
-    let exercise =
-        Exercise::open(file).map_err(|problems| wrong(problems.iter().map(ToString::to_string).collect()))?;
+    let exercise = Exercise::open(file).map_err(wrong)?;
     let mistakes = trial::mistakes(&exercise);
     match mistakes.is_empty() {
         true => Ok(exercise),
-        false => {
-            let name = printable(file);
-            Err(wrong(mistakes.iter().map(|mistake| format!("{name}: {mistake}")).collect()))
-        }
+        false => Err(wrong(mistakes.iter().map(|mistake| exercise.line(mistake)).collect())),
     }
 }
 
@@ -93,12 +93,20 @@ pub(super) fn with_settings(builder: Builder, settings: &Settings) -> Builder {
     builder
         .cpuid(true)
         .machine(settings.machine)
-        .memory(settings.memory)
         .cpus(settings.cpus)
         .transport(settings.transport)
         .timeout(Some(settings.timeout))
         .wall_timeout(Some(wall_limit(settings)))
         .output_limit(Some(settings.output_limit))
+}
+
+/// The size of memory for an image: the setting, or else 1 MiB for a guest that is entered below it. Its size does not matter, so
+/// that a large submission gets the memory and the devices of a small one. `None` for the default of the machine.
+pub(super) fn memory(settings: &Settings, image: &Image) -> Option<u64> {
+    let is_bare = matches!(settings.machine, None | Some(MachineKind::Bare));
+    let is_small =
+        image.protocol().is_none() && !image.ranges().is_empty() && image.entry().0 < abi::RAM_SIZE;
+    settings.memory.or((is_bare && is_small).then_some(abi::RAM_SIZE))
 }
 
 fn check(file: &Path) -> u8 {
@@ -113,7 +121,10 @@ fn check(file: &Path) -> u8 {
         printable_text(&exercise.name),
         plural(exercise.tasks.len() as u64, "task"),
         plural(checks as u64, "check"),
-        plural(exercise.points().into(), "point")
+        match exercise.points() {
+            points if points == Points::whole(1) => "1 point".into(),
+            points => format!("{points} points"),
+        }
     ))
 }
 

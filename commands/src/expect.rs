@@ -92,7 +92,7 @@ impl ExpectArgs {
             expectations.push(Expectation::Exits(limit));
         }
         let dumps = if self.dump_memory.is_empty() { Vec::new() } else { self.open_dumps(&inputs())? };
-        let watches_modes = expectations.iter().any(|one| matches!(one, Expectation::Modes(_)));
+        let watches_modes = expectations.iter().any(Expectation::needs_modes);
         let modes = watches_modes.then(ModeWatch::default);
         Ok(AfterRun { expectations, dumps, modes, output: None })
     }

@@ -158,13 +158,18 @@ impl RunTarget {
         Self::content(spec, bytes, default_mode, bios)
     }
 
-    /// A guest that halts at once, with the mode, the address and the machine of [`path`](Self::path).
+    /// The guest in the content of a file with this name. The other arguments are those of [`path`](Self::path).
     ///
     /// # Errors
-    /// They do not suit each other.
-    pub fn stand_in(mode: Option<Mode>, load_at: Option<u64>, bios: Option<bool>) -> Result<Self, Error> {
-        let spec = ImageSpec { file: "a guest that halts".into(), load_at, segment: None, mode };
-        Self::content(spec, vec![0xf4], None, bios)
+    /// It cannot be run.
+    pub fn bytes(
+        name: &str,
+        bytes: Vec<u8>,
+        mode: Option<Mode>,
+        load_at: Option<u64>,
+        bios: Option<bool>,
+    ) -> Result<Self, Error> {
+        Self::content(ImageSpec { file: name.into(), load_at, segment: None, mode }, bytes, None, bios)
     }
 
     /// The guest in the content of a file.

@@ -2,24 +2,25 @@
 
 use simvirtio::device::State;
 use vmm::controller::Location;
-use vmm::exit::{Reason, Stop};
-use vmm::memory::GuestMemory;
+use vmm::exit::{Site, Stop};
+use vmm::memory::{Gpa, GuestMemory};
+use vmm::profile::Trace;
 use vmm::x86::{Mode, Regs, Sregs};
 use vmm::{Error, Machine, Report};
 
 /// The facts of a run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Facts<'a> {
-    /// The reason why the run ended.
-    pub stop: &'a Stop,
+    /// The end of the run.
+    pub end: RunEnd<'a>,
     /// The beginning of the output.
     pub output: &'a [u8],
     /// The length of the whole output, in bytes.
     pub output_len: u64,
-    /// The registers of the first vCPU. `None` if the host has lost them.
+    /// The registers of the first vCPU. `None` if the host has lost them, or if they were not read.
     pub registers: Option<(Regs, Sregs)>,
     /// The guest's memory.
-    pub memory: GuestMemory,
+    pub memory: Memory,
     /// The exits of all vCPUs by site. `None` if they were not counted.
     pub exits: Option<Vec<SiteExits>>,
     /// The names of the machine's devices.
@@ -28,6 +29,48 @@ pub struct Facts<'a> {
     pub simvirtio: Option<State>,
     /// The modes in which the vCPUs were at their exits. `None` if they were not recorded.
     pub modes: Option<Vec<Mode>>,
+    /// The last exits, which may be all exits. `None` if they were not recorded.
+    pub trace: Option<&'a Trace>,
+    /// The features of KVM that an observed VMM used. `None` for a machine of this program.
+    pub features: Option<Vec<&'static str>>,
+}
+
+/// The end of a run.
+#[derive(Clone, Debug)]
+pub enum RunEnd<'a> {
+    /// A guest stopped.
+    Guest(&'a Stop),
+    /// An observed VMM ended with this status.
+    Status(i32),
+    /// An observed VMM was ended by a signal, or did not end in its time.
+    Failed {
+        /// True if it did not end in its time.
+        timed_out: bool,
+        /// A description.
+        text: String,
+    },
+}
+
+/// Memory of a guest.
+#[derive(Clone, Debug)]
+pub enum Memory {
+    /// All of it.
+    Whole(GuestMemory),
+    /// Copies of ranges: address and content.
+    Copies(Vec<(u64, Vec<u8>)>),
+}
+
+impl Memory {
+    /// Fills a buffer from an address on. Returns false if there is no memory.
+    pub fn read(&self, address: u64, to: &mut [u8]) -> bool {
+        match self {
+            Self::Whole(memory) => memory.read(Gpa(address), to),
+            Self::Copies(copies) => {
+                let copy = copies.iter().find(|(at, bytes)| *at == address && bytes.len() == to.len());
+                copy.map(|(_, bytes)| to.copy_from_slice(bytes)).is_some()
+            }
+        }
+    }
 }
 
 impl<'a> Facts<'a> {
@@ -48,24 +91,25 @@ impl<'a> Facts<'a> {
         };
         let exits = report.profile.as_ref().map(|profile| {
             let sites = profile.sites().into_iter();
-            let one = |(site, count): (vmm::exit::Site, vmm::profile::Count)| SiteExits {
-                reason: site.reason,
-                place: site.place.map(|(place, _)| place),
+            let one = |(site, count): (Site, vmm::profile::Count)| SiteExits {
+                site,
                 device: report.device_at(&site).map(Into::into),
                 exits: count.exits,
             };
             sites.map(one).collect()
         });
         Ok(Self {
-            stop: &report.stop,
+            end: RunEnd::Guest(&report.stop),
             output,
             output_len,
             registers,
-            memory: machine.memory().clone(),
+            memory: Memory::Whole(machine.memory().clone()),
             exits,
             devices: report.device_names(),
             simvirtio: report.simvirtio.as_ref().map(|device| device.state),
             modes: None,
+            trace: report.trace.as_ref(),
+            features: None,
         })
     }
 }
@@ -78,10 +122,8 @@ fn is_reset(report: &Report) -> bool {
 /// The number of exits at one site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteExits {
-    /// The reason.
-    pub reason: Reason,
-    /// The port, address, MSR or hypercall number. `None` for a reason without one.
-    pub place: Option<u64>,
+    /// The site.
+    pub site: Site,
     /// The device and its register, such as "simvirtio TX head". `None` if no device is there.
     pub device: Option<String>,
     /// The number of exits.

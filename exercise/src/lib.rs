@@ -21,6 +21,6 @@ pub mod toml;
 pub mod watch;
 
 pub use expect::{Check, Expectation};
-pub use facts::{Facts, SiteExits};
+pub use facts::{Facts, Memory, RunEnd, SiteExits};
 pub use file::Exercise;
 pub use watch::ModeWatch;

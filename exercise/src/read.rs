@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// Reads a regular file or a device such as /dev/null.
 ///
@@ -25,6 +25,29 @@ pub fn read_file(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     }
 }
 
+/// True if a name leads to a place inside a folder, as far as links do not lead elsewhere.
+pub fn is_inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let is_name = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    !name.is_empty() && parts.all(is_name) && !name.contains('\0')
+}
+
+/// The path of a file of a folder, without links.
+///
+/// # Errors
+/// The name or a link leads out of the folder, or there is no such file.
+pub fn find_inside(folder: &Path, name: &str) -> io::Result<PathBuf> {
+    const OUTSIDE: &str = "it must be in the folder of the exercise, or in a folder there: copy it there";
+    if !is_inside(name) {
+        return Err(io::Error::other(OUTSIDE));
+    }
+    let path = folder.join(name).canonicalize()?;
+    match path.starts_with(folder.canonicalize()?) {
+        true => Ok(path),
+        false => Err(io::Error::other(format!("a link leads to another folder; {OUTSIDE}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +59,28 @@ mod tests {
         assert_eq!(refused("/dev/zero", 2048), "it has more than 2K");
         assert_eq!(refused("/", 1), "it is not a regular file");
         assert!(refused("/nowhere/at-all", 1).contains("No such file"));
+    }
+
+    #[test]
+    fn only_files_inside_the_folder_are_found() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("exercise");
+        std::fs::create_dir_all(folder.join("data")).unwrap();
+        std::fs::write(folder.join("data/a.txt"), "a").unwrap();
+        std::fs::write(outer.path().join("secret"), "s").unwrap();
+        std::os::unix::fs::symlink("data/a.txt", folder.join("inside")).unwrap();
+        std::os::unix::fs::symlink("../secret", folder.join("out")).unwrap();
+        std::os::unix::fs::symlink("..", folder.join("up")).unwrap();
+        let found = |name| find_inside(&folder, name).map_err(|error| error.to_string());
+        for name in ["data/a.txt", "./data/a.txt", "inside"] {
+            assert_eq!(found(name), Ok(folder.join("data/a.txt").canonicalize().unwrap()), "{name}");
+        }
+        for name in ["../secret", "/etc/passwd", "data/../../secret", "", "a\0b"] {
+            assert!(found(name).unwrap_err().starts_with("it must be in the folder"), "{name}");
+        }
+        for name in ["out", "up/secret"] {
+            assert!(found(name).unwrap_err().starts_with("a link leads to another folder"), "{name}");
+        }
+        assert!(found("missing").unwrap_err().contains("No such file"));
     }
 }

@@ -3,9 +3,11 @@
 //! Both look at the same runs. After a run that did not end, the others of that driver are left out: an endless driver
 //! costs one time limit.
 
-use crate::grade::{Evidence, Run, Settings, Task, is_bad_guest, wrong};
+use crate::grade::{Evidence, Run, Settings, courses, is_bad_guest, wrong};
 use crate::summary::{ending, excerpt};
 use crate::target::RunTarget;
+use ::exercise::file::Task as TaskSpec;
+use grades::Points;
 use report::view::plural;
 use simvirtio::abi;
 use simvirtio::device::State;
@@ -13,44 +15,54 @@ use vmm::Error;
 use vmm::device::Transport;
 use vmm::exit::{Exit, Reason, Stop};
 
-/// The text that the driver of the assignment must send.
-const MESSAGE: &str = "Ana are mere";
 /// The length of a queue that is shorter than the message, in bytes. The driver must wrap its index, and wait for space.
 const SHORT_QUEUE: u16 = 8;
 /// So many zeroes in a row are no part of a message.
 const ZEROES: usize = 4;
 /// The number of exits that are recorded of a driver.
 pub(super) const RECORDED: usize = 4096;
-/// The points that a driver loses in each task if it does not read the length of the queues.
-const QUEUE_POINTS: u32 = 5;
 
-/// Runs each driver and checks the results. A driver that cannot be run fails.
+/// The runs of each driver. A driver that cannot be run has evidence that it failed.
+pub(super) type Runs = Vec<Result<DriverRuns, String>>;
+
+/// Runs each driver.
 ///
 /// # Errors
 /// The host failed, or a file can no longer be read.
-pub(super) fn tasks(targets: Vec<Result<RunTarget, Error>>, settings: Settings) -> Result<[Task; 2], Error> {
-    let (mut exits, mut polling) = (Vec::new(), Vec::new());
-    for target in targets {
-        match target.and_then(|target| DriverRuns::new(&target, settings)) {
-            Ok(runs) => {
-                exits.extend(runs.by_exits());
-                polling.extend(runs.by_polling());
-            }
-            Err(error) if is_bad_guest(&error) => {
-                exits.push(wrong(error.to_string()));
-                polling.push(wrong(error.to_string()));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok([
-        Task { title: "SIMVIRTIO".into(), points: 30, evidence: exits },
-        Task { title: "polling instead of exits".into(), points: 10, evidence: polling },
-    ])
+pub(super) fn runs(targets: Vec<Result<RunTarget, Error>>, settings: Settings) -> Result<Runs, Error> {
+    let course = courses::so2()?;
+    let message = courses::text(courses::task(course, "so2-simvirtio")?, "message");
+    let run = |target: Result<RunTarget, Error>| match target
+        .and_then(|target| DriverRuns::new(&target, message, settings))
+    {
+        Err(error) if is_bad_guest(&error) => Ok(Err(error.to_string())),
+        ran => ran.map(Ok),
+    };
+    targets.into_iter().map(run).collect()
+}
+
+/// The evidence of a task: SIMVIRTIO by exits, or by polling.
+///
+/// # Errors
+/// The program has no helper for the task.
+pub(super) fn evidence(runs: &Runs, task: &TaskSpec) -> Result<Vec<Evidence>, Error> {
+    let of = match task.helper.as_deref() {
+        Some("so2-simvirtio") => DriverRuns::by_exits,
+        Some("so2-polling") => DriverRuns::by_polling,
+        _ => return Err(courses::no_helper(task)),
+    };
+    let queues = courses::cost(task, "queues");
+    let of_one = |ran: &Result<DriverRuns, String>| match ran {
+        Ok(runs) => of(runs, queues),
+        Err(error) => vec![wrong(error.clone())],
+    };
+    Ok(runs.iter().flat_map(of_one).collect())
 }
 
 /// The runs of a driver. A run that is missing did not take place, because another one did not end.
-struct DriverRuns {
+pub(super) struct DriverRuns {
+    /// The text that the driver must send.
+    message: &'static str,
     exits: Run,
     short_exits: Option<Run>,
     polling: Option<Run>,
@@ -58,22 +70,22 @@ struct DriverRuns {
 }
 
 impl DriverRuns {
-    fn new(target: &RunTarget, settings: Settings) -> Result<Self, Error> {
+    fn new(target: &RunTarget, message: &'static str, settings: Settings) -> Result<Self, Error> {
         let run = |transport, queue_len| Run::new(target, Some(transport), queue_len, settings);
         let short = Some(SHORT_QUEUE);
         let exits = run(Transport::Exit, None)?;
         if exits.timed_out() {
-            return Ok(Self { exits, short_exits: None, polling: None, short_polling: None });
+            return Ok(Self { message, exits, short_exits: None, polling: None, short_polling: None });
         }
         let short_exits = run(Transport::Exit, short)?;
         let polling = run(Transport::Polling, None)?;
         // A driver that waits for ever in a short queue needs the time limit once, not twice.
         let is_endless = short_exits.timed_out() || polling.timed_out();
         let short_polling = if is_endless { None } else { Some(run(Transport::Polling, short)?) };
-        Ok(Self { exits, short_exits: Some(short_exits), polling: Some(polling), short_polling })
+        Ok(Self { message, exits, short_exits: Some(short_exits), polling: Some(polling), short_polling })
     }
 
-    fn by_exits(&self) -> Vec<Evidence> {
+    fn by_exits(&self, queues: Points) -> Vec<Evidence> {
         let run = &self.exits;
         let Some(device) = &run.report.simvirtio else {
             return vec![wrong(format!("{}: the machine has no SIMVIRTIO device", run.name))];
@@ -91,15 +103,15 @@ impl DriverRuns {
             "",
             &[
                 (run.passed(), run.required().into()),
-                (run.sent_the_message(), run.message_rule(run.early_wrap())),
+                (run.sent(self.message), run.message_rule(self.message, run.early_wrap())),
             ],
         );
-        self.with_queues(sent, self.short_exits.as_ref())
+        self.with_queues(sent, self.short_exits.as_ref(), queues)
     }
 
     /// Compares both transports. Message and verdict must be the same, and polling must avoid exactly the exits in the
     /// device's window.
-    fn by_polling(&self) -> Vec<Evidence> {
+    fn by_polling(&self, queues: Points) -> Vec<Evidence> {
         let by_exits = &self.exits;
         let Some(run) = &self.polling else {
             return vec![wrong(format!(
@@ -123,8 +135,8 @@ impl DriverRuns {
             &[
                 (run.passed(), format!("with polling, it {}", run.required())),
                 (
-                    run.sent_the_message(),
-                    format!("with polling, it {}", run.message_rule(by_exits.early_wrap())),
+                    run.sent(self.message),
+                    format!("with polling, it {}", run.message_rule(self.message, by_exits.early_wrap())),
                 ),
                 (
                     by_exits.received() == run.received(),
@@ -138,11 +150,11 @@ impl DriverRuns {
                 (run.exits() == left, format!("must make {} with polling", plural(left, "exit"))),
             ],
         );
-        self.with_queues(polled, self.short_polling.as_ref())
+        self.with_queues(polled, self.short_polling.as_ref(), queues)
     }
 
     /// Adds the evidence of a run with short queues to that of a run, if that one passed.
-    fn with_queues(&self, first: Evidence, short: Option<&Run>) -> Vec<Evidence> {
+    fn with_queues(&self, first: Evidence, short: Option<&Run>, cost: Points) -> Vec<Evidence> {
         if !first.right {
             return vec![first];
         }
@@ -159,7 +171,7 @@ impl DriverRuns {
                 self.exits.name
             )),
         };
-        vec![first, queues.costs(QUEUE_POINTS, "the driver must read max_queue_len")]
+        vec![first, queues.costs(cost, "the driver must read max_queue_len")]
     }
 }
 
@@ -176,19 +188,19 @@ impl Run {
         matches!(self.report.stop, Stop::Timeout(_) | Stop::WallTimeout(_))
     }
 
-    /// Returns true if the device is in state Ready after a handshake, and received the assignment's message.
-    fn sent_the_message(&self) -> bool {
+    /// Returns true if the device is in state Ready after a handshake, and received this message.
+    fn sent(&self, message: &str) -> bool {
         let is_ready = self.report.simvirtio.as_ref().is_some_and(|device| {
             let history = device.history;
             device.state == State::Ready && history.resets > 0 && history.configs > 0 && history.readies > 0
         });
-        is_ready && self.message().contains(MESSAGE)
+        is_ready && self.message().contains(message)
     }
 
     /// The rule about the message, and the cause if the driver seems to break it because its queue has another length: its
     /// [early wrap](Self::early_wrap), which only a run by exits shows.
-    fn message_rule(&self, early_wrap: Option<(u64, u64, u64)>) -> String {
-        let rule = format!("must end in state Ready, with a message that contains {MESSAGE:?}");
+    fn message_rule(&self, message: &str, early_wrap: Option<(u64, u64, u64)>) -> String {
+        let rule = format!("must end in state Ready, with a message that contains {message:?}");
         match early_wrap {
             Some((from, to, length)) => format!(
                 "{rule}; TX head went from {from} back to {to}, but the queue has {length} bytes, so it seems that the driver \

@@ -5,96 +5,36 @@
 //! the built-in guests.
 
 use crate::grade::target::{built_in, student, wrong_mode};
-use crate::grade::{Evidence, GradeArgs, Run, Task, is_bad_guest, wrong};
+use crate::grade::{Evidence, GradeArgs, Run, Task, courses, is_bad_guest, wrong};
 use crate::summary::{busiest, ending, excerpt};
+use ::exercise::file::{CheckSpec, Task as TaskSpec};
 use guest::{End, Guest};
 use report::view::plural;
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use vmm::controller::{
-    HYPERCALL_HALT_CPU, HYPERCALL_PRINT, KEV_CONSTANT_PORT, KEV_FIFO_MSR, KEV_FIFO_PORT, KEV_PRINTER,
-};
 use vmm::device::{Device, DeviceName};
 use vmm::exit::{Reason, Stop};
 use vmm::memory::PLAIN_RAM;
 use vmm::profile::Profile;
 use vmm::{Error, Output};
 
-/// The points for each line.
-const POINTS: u32 = 5;
 /// The port to which some guests write their results.
 const RESULT_PORT: u16 = 0x42;
-/// The debug console's port.
-const CONSOLE: u64 = vmm::device::DEBUGCON_PORT as u64;
 
-/// A trap: its guest, and the exits that the guest must make, by reason, place and width in bytes.
-struct Trap {
-    guest: &'static str,
-    exits: &'static [(Reason, u64, u8)],
-}
-
-const fn trap(guest: &'static str, exits: &'static [(Reason, u64, u8)]) -> Trap {
-    Trap { guest, exits }
-}
-
-const EXIT: u64 = vmm::device::EXIT_PORT as u64;
-const PRINT: (Reason, u64, u8) = (Reason::Hypercall, HYPERCALL_PRINT as u64, 4);
-const FIFO: u64 = KEV_FIFO_PORT as u64;
-const CONSTANT: u64 = KEV_CONSTANT_PORT as u64;
-const MSR: u64 = KEV_FIFO_MSR as u64;
-const EVERY_WIDTH: &[(Reason, u64, u8)] = &[
-    (Reason::PioOut, FIFO, 1),
-    (Reason::PioOut, FIFO, 2),
-    (Reason::PioOut, FIFO, 4),
-    (Reason::PioIn, FIFO, 1),
-    (Reason::PioIn, FIFO, 2),
-    (Reason::PioIn, FIFO, 4),
-];
-
-static TRAPS: [Trap; 19] = [
-    trap("kev-hypercall", &[PRINT]),
-    trap("kev-hypercall32", &[PRINT]),
-    trap("kev-hypercall16", &[PRINT]),
-    trap("kev-port", &[(Reason::PioOut, CONSOLE, 1)]),
-    trap("kev-mmio", &[(Reason::MmioWrite, KEV_PRINTER, 8), (Reason::MmioWrite, KEV_PRINTER + 8, 8)]),
-    trap("kev-halt", &[(Reason::Hypercall, HYPERCALL_HALT_CPU as u64, 4)]),
-    trap(
-        "kev-ports",
-        &[
-            (Reason::PioOut, FIFO, 1),
-            (Reason::PioOut, FIFO, 2),
-            (Reason::PioOut, FIFO, 4),
-            (Reason::PioIn, CONSTANT, 1),
-            (Reason::PioIn, CONSTANT, 2),
-            (Reason::PioIn, CONSTANT, 4),
-        ],
-    ),
-    trap("kev-strings", EVERY_WIDTH),
-    trap("kev-cpuid", &[(Reason::PioOut, RESULT_PORT as u64, 1)]),
-    trap("kev-msr", &[(Reason::WrMsr, MSR, 8), (Reason::RdMsr, MSR, 8)]),
-    trap("kev-msr-fault", &[(Reason::RdMsr, 0xabd, 8), (Reason::WrMsr, 0xabd, 8)]),
-    trap("kev-msr-rules", &[(Reason::WrMsr, 0x174, 8), (Reason::RdMsr, 0x175, 8), (Reason::RdMsr, 0x176, 8)]),
-    trap("kev-vmcall", &[(Reason::PioOut, RESULT_PORT as u64, 1)]),
-    trap("hostile-hypercall", &[PRINT, (Reason::Hypercall, 0xffff_ffff, 4)]),
-    trap("hostile-mmio", &[(Reason::MmioWrite, KEV_PRINTER + 0x10, 4)]),
-    trap("hostile-ins", &[(Reason::PioIn, FIFO, 1), (Reason::PioOut, FIFO, 1)]),
-    trap("smp-counter", &[(Reason::PioOut, RESULT_PORT as u64, 1), (Reason::PioOut, RESULT_PORT as u64, 4)]),
-    trap("smp-print", &[PRINT]),
-    trap("smp-stop", &[(Reason::PioOut, EXIT, 1)]),
-];
-
-/// The traps, in their order. `black_box` hides the table from the optimizer: LLVM takes minutes to evaluate a search
-/// through it at compile time.
-fn traps() -> &'static [Trap] {
-    std::hint::black_box(&TRAPS)
+/// The traps: the tasks about a guest. The task has the name of the built-in guest, and the exits that a guest must make.
+///
+/// # Errors
+/// The course of this program is damaged.
+fn traps() -> Result<impl Iterator<Item = &'static TaskSpec>, Error> {
+    let is_trap = |task: &&TaskSpec| matches!(task.helper.as_deref(), Some("kev-guest" | "kev-vmm"));
+    Ok(courses::kev()?.tasks.iter().filter(is_trap))
 }
 
 /// The exits that the guest of a trap must make: reason, place and width in bytes.
-#[cfg(has_kvm)]
-pub(super) fn exits_of(name: &str) -> &'static [(Reason, u64, u8)] {
-    traps().iter().find(|trap| trap.guest == name).map_or(&[], |trap| trap.exits)
+pub(super) fn exits_of(trap: &TaskSpec) -> Vec<(Reason, u64, u8)> {
+    trap.checks.iter().flat_map(CheckSpec::sites).collect()
 }
 
 /// The name of a guest, and the image that replaces it.
@@ -106,9 +46,9 @@ pub(super) type Replacement = (&'static str, OsString);
 /// The host failed, or a file can no longer be read.
 pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec<Task>, Error> {
     let mut tasks = Vec::new();
-    for trap in traps() {
-        let Some(guest) = guest::find(trap.guest) else {
-            return Err(Error::Config(format!("this build lacks the guest {}", trap.guest)));
+    for trap in traps()? {
+        let Some(guest) = guest::find(&trap.name) else {
+            return Err(Error::Config(format!("this build lacks the guest {}", trap.name)));
         };
         let image = images.iter().find(|(name, _)| *name == guest.name).map(|(_, image)| image);
         if !arguments.grades(image) {
@@ -118,10 +58,11 @@ pub(super) fn tasks(arguments: &GradeArgs, images: &[Replacement]) -> Result<Vec
             Err(error) if is_bad_guest(&error) => wrong(error.to_string()),
             evidence => evidence?,
         };
-        tasks.push(Task { title: "".into(), points: POINTS, evidence: vec![evidence] });
+        tasks.push(courses::graded_line(trap, evidence));
     }
     if arguments.reference {
-        tasks.push(Task { title: "".into(), points: POINTS, evidence: vec![per_vcpu(arguments)?] });
+        let task = courses::task(courses::kev()?, "kev-vcpus")?;
+        tasks.push(courses::graded_line(task, per_vcpu(arguments)?));
     }
     Ok(tasks)
 }
@@ -147,17 +88,17 @@ pub(super) fn replacements(texts: &[OsString]) -> Result<Vec<Replacement>, Error
 /// # Errors
 /// No trap has a guest of this name.
 fn image(text: &OsStr) -> Result<Replacement, Error> {
+    let traps: Vec<&'static str> = traps()?.map(|trap| trap.name.as_str()).collect();
     let parts = text.as_bytes().iter().position(|byte| *byte == b'=').and_then(|at| {
         let (name, image) = text.as_bytes().split_at_checked(at)?;
-        let name = traps().iter().find(|trap| trap.guest.as_bytes() == name)?.guest;
+        let name = traps.iter().copied().find(|trap| trap.as_bytes() == name)?;
         Some((name, OsStr::from_bytes(image.get(1..)?).to_owned()))
     });
     parts.ok_or_else(|| {
-        let names: Vec<_> = traps().iter().map(|trap| trap.guest).collect();
         Error::Config(format!(
             "--guest must be NAME=IMAGE, not {}; NAME is one of {}",
             vmm::host::printable_text(&text.to_string_lossy()),
-            names.join(", ")
+            traps.join(", ")
         ))
     })
 }
@@ -184,7 +125,7 @@ impl Device for WriteRecorder {
 /// # Errors
 /// The image cannot be run, or the host failed.
 fn check(
-    trap: &Trap,
+    trap: &TaskSpec,
     guest: &'static Guest,
     image: Option<&OsString>,
     arguments: &GradeArgs,
@@ -199,7 +140,7 @@ fn check(
     let recorder = Arc::new(Mutex::new(WriteRecorder::default()));
     let (output, captured) = Output::captured();
     let mut builder = target.builder().output(output).port_device(RESULT_PORT, 1, recorder.clone())?;
-    if trap.guest == "kev-cpuid" {
+    if trap.name == "kev-cpuid" {
         builder = builder.first_vcpu(CPUID_VCPU.into());
     }
     let run = Run::of(target.name, builder, captured, arguments.settings())?;
@@ -209,7 +150,7 @@ fn check(
 
 /// Checks a run: its end, its output, its exits, and the values that the guest wrote to [`RESULT_PORT`]. The evidence has
 /// the first failure.
-fn evidence(trap: &Trap, guest: &Guest, run: &Run, results: &[u64]) -> Evidence {
+fn evidence(trap: &TaskSpec, guest: &Guest, run: &Run, results: &[u64]) -> Evidence {
     let mut text = run.ending();
     let mut failures = Vec::new();
     if !ends_as_expected(run, guest) {
@@ -221,15 +162,15 @@ fn evidence(trap: &Trap, guest: &Guest, run: &Run, results: &[u64]) -> Evidence 
             text => format!("must print {}", excerpt(text)),
         });
     }
-    for (reason, place, width) in trap.exits {
-        if !has_exit(run.report.profile.as_ref(), *reason, *place, *width) {
+    for (reason, place, width) in exits_of(trap) {
+        if !has_exit(run.report.profile.as_ref(), reason, place, width) {
             failures.push(format!(
                 "must make an exit {reason} {place:#x} with a width of {}",
-                plural((*width).into(), "byte")
+                plural(width.into(), "byte")
             ));
         }
     }
-    match check_results(trap.guest, results, run) {
+    match check_results(&trap.name, results, run) {
         Some(Ok(words)) => text += &format!("; {words}"),
         Some(Err(failure)) => failures.push(failure.into()),
         None => {}
@@ -345,13 +286,6 @@ fn per_vcpu(arguments: &GradeArgs) -> Result<Evidence, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_trap_has_a_guest() {
-        for trap in traps() {
-            assert!(guest::find(trap.guest).is_some(), "{}", trap.guest);
-        }
-    }
 
     #[test]
     fn a_replacement_names_a_guest_of_the_list() {

@@ -2,6 +2,7 @@
 
 mod args;
 mod batch;
+mod courses;
 mod driver;
 mod exercise;
 mod kev;
@@ -91,7 +92,7 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
         Course::So2 => student::Grade {
             tasks: so2::tasks(arguments).map_err(unreadable)?,
             seed: 0,
-            remark: so2::missing(arguments).map(missing).unwrap_or_default(),
+            remark: so2::missing(arguments)?.map(missing).unwrap_or_default(),
         },
         Course::Kev => student::Grade {
             tasks: kev::tasks(arguments, images).map_err(unreadable)?,

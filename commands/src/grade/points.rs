@@ -6,7 +6,7 @@ use std::borrow::Cow;
 /// A task: its title, its points and the evidence. An empty title puts the evidence on the line of the points.
 pub(super) struct Task {
     pub(super) title: Cow<'static, str>,
-    pub(super) points: u32,
+    pub(super) points: Points,
     pub(super) evidence: Vec<Evidence>,
 }
 
@@ -16,7 +16,7 @@ pub(super) struct Evidence {
     pub(super) right: bool,
     pub(super) text: String,
     /// The points that the check costs if it failed; all of the task if it is missing.
-    pub(super) cost: Option<u32>,
+    pub(super) cost: Option<Points>,
     /// True if the cost is that of a step, which comes on top of that of other steps.
     pub(super) is_step: bool,
 }
@@ -27,7 +27,7 @@ impl Evidence {
     }
 
     /// Limits the cost of a failed check, and adds it to the text, with the rule that was broken.
-    pub(super) fn costs(self, points: u32, rule: &str) -> Self {
+    pub(super) fn costs(self, points: Points, rule: &str) -> Self {
         if self.right {
             return self;
         }
@@ -37,7 +37,7 @@ impl Evidence {
 
     /// Makes the check a step of its task, which has these points of its own.
     #[cfg(has_kvm)]
-    pub(super) fn step(self, points: u32) -> Self {
+    pub(super) fn step(self, points: Points) -> Self {
         let text = if self.right { self.text } else { format!("{}; costs {points} points", self.text) };
         Self { text, cost: Some(points), is_step: true, ..self }
     }
@@ -50,7 +50,7 @@ impl Evidence {
             passed: self.right,
             name: String::new(),
             text: self.text,
-            cost: self.cost.map(Points::whole),
+            cost: self.cost,
             visibility: Visibility::Shown,
         }
     }
@@ -58,21 +58,21 @@ impl Evidence {
 
 impl Task {
     /// The points of a task. Two guests that break the same rule lose its points once. Those of its steps add up.
-    pub(super) fn earned(&self) -> u32 {
+    pub(super) fn earned(&self) -> Points {
         let costs = |is_step| {
             let failed =
                 self.evidence.iter().filter(move |evidence| !evidence.right && evidence.is_step == is_step);
             failed.map(|evidence| evidence.cost.unwrap_or(self.points))
         };
-        let cost = costs(true).fold(costs(false).max().unwrap_or(0), u32::saturating_add);
-        if self.evidence.is_empty() { 0 } else { self.points.saturating_sub(cost) }
+        let cost = costs(true).fold(costs(false).max().unwrap_or(Points::ZERO), Points::saturating_add);
+        if self.evidence.is_empty() { Points::ZERO } else { self.points.saturating_sub(cost) }
     }
 
     /// The task of a grade.
     pub(super) fn graded(self) -> grades::Task {
         grades::Task {
-            points: Points::whole(self.points),
-            earned: Points::whole(self.earned()),
+            points: self.points,
+            earned: self.earned(),
             name: self.title.into_owned(),
             checks: self.evidence.into_iter().map(Evidence::graded).collect(),
         }
@@ -90,14 +90,14 @@ mod tests {
 
     #[test]
     fn a_task_without_evidence_earns_nothing() {
-        let task = |evidence| Task { title: "".into(), points: 10, evidence };
-        assert_eq!(task(vec![]).earned(), 0);
+        let task = |evidence| Task { title: "".into(), points: Points::whole(10), evidence };
+        assert_eq!(task(vec![]).earned(), Points::whole(0));
         let right = || Evidence::new(true, "");
-        assert_eq!(task(vec![right()]).earned(), 10);
-        assert_eq!(task(vec![right(), wrong("")]).earned(), 0);
-        let costs = |points| wrong("").costs(points, "");
-        assert_eq!(task(vec![right(), costs(4), costs(3)]).earned(), 6);
-        assert_eq!(task(vec![costs(4), wrong("")]).earned(), 0);
-        assert_eq!(task(vec![right().costs(4, "")]).earned(), 10);
+        assert_eq!(task(vec![right()]).earned(), Points::whole(10));
+        assert_eq!(task(vec![right(), wrong("")]).earned(), Points::whole(0));
+        let costs = |points| wrong("").costs(Points::whole(points), "");
+        assert_eq!(task(vec![right(), costs(4), costs(3)]).earned(), Points::whole(6));
+        assert_eq!(task(vec![costs(4), wrong("")]).earned(), Points::whole(0));
+        assert_eq!(task(vec![right().costs(Points::whole(4), "")]).earned(), Points::whole(10));
     }
 }

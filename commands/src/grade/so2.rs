@@ -3,6 +3,7 @@
 //! A submission is one to three images: only their tasks are graded. The reference grade runs the built-in guests in all
 //! tasks. Its last task checks how this program counts exits.
 
+use crate::grade::courses;
 use crate::grade::target::{built_in, student, wrong_mode};
 use crate::grade::{Evidence, GradeArgs, Run, Task, driver, is_bad_guest, wrong};
 use crate::target::RunTarget;
@@ -17,38 +18,54 @@ use vmm::profile::Count;
 use vmm::x86::Mode;
 use vmm::{Error, KvmCounters};
 
-const REAL_MODE: &str = "a 16-bit guest in real mode";
-const WIDE_MODES: &str = "a 32-bit or 64-bit guest";
-const COUNTING: &str = "counting of exits";
-/// The text that the 32-bit or 64-bit guest must print.
-const GREETING: &str = "Hello, world!";
-
 /// Runs the guests of the tasks that were handed in, or the built-in ones of all tasks, and checks the results.
 ///
 /// # Errors
 /// The host failed.
 pub(super) fn tasks(arguments: &GradeArgs) -> Result<Vec<Task>, Error> {
     let mut tasks = Vec::new();
-    if arguments.grades(arguments.guest16.as_ref()) {
-        tasks.push(Task { title: REAL_MODE.into(), points: 30, evidence: real_mode(arguments)? });
-    }
-    if arguments.grades(arguments.guest64.as_ref()) {
-        tasks.push(Task { title: WIDE_MODES.into(), points: 20, evidence: wide_modes(arguments)? });
-    }
-    if arguments.grades(arguments.simvirtio.as_ref()) {
-        tasks.extend(driver::tasks(simvirtio_targets(arguments), arguments.settings())?);
-    }
-    if arguments.reference {
-        tasks.push(Task { title: COUNTING.into(), points: 10, evidence: counting(arguments)? });
+    let mut drivers = None;
+    for spec in &courses::so2()?.tasks {
+        let helper = spec.helper.as_deref().unwrap_or_default();
+        let (image, is_reference) = match helper {
+            "so2-real" => (arguments.guest16.as_ref(), false),
+            "so2-wide" => (arguments.guest64.as_ref(), false),
+            "so2-simvirtio" | "so2-polling" => (arguments.simvirtio.as_ref(), false),
+            "so2-counting" => (None, true),
+            _ => return Err(courses::no_helper(spec)),
+        };
+        if !arguments.grades(image) || (is_reference && !arguments.reference) {
+            continue;
+        }
+        let evidence = match helper {
+            "so2-real" => real_mode(arguments)?,
+            "so2-wide" => wide_modes(arguments, courses::text(spec, "text"))?,
+            "so2-counting" => counting(arguments)?,
+            _ => {
+                // Both tasks look at the same runs.
+                let ran = match drivers.take() {
+                    Some(ran) => ran,
+                    None => driver::runs(simvirtio_targets(arguments), arguments.settings())?,
+                };
+                let evidence = driver::evidence(&ran, spec)?;
+                drivers = Some(ran);
+                evidence
+            }
+        };
+        tasks.push(courses::graded(spec, evidence));
     }
     Ok(tasks)
 }
 
 /// Names the tasks that a submission lacks, each with its option; `None` if it has all images.
-pub(super) fn missing(arguments: &GradeArgs) -> Option<String> {
+///
+/// # Errors
+/// The course of this program is damaged.
+pub(super) fn missing(arguments: &GradeArgs) -> Result<Option<String>, Error> {
+    let title = |helper| courses::task(courses::so2()?, helper).map(|task| task.name.as_str());
     let images = [
-        (REAL_MODE, "--guest16", &arguments.guest16),
-        (WIDE_MODES, "--guest64", &arguments.guest64),
+        (title("so2-real")?, "--guest16", &arguments.guest16),
+        (title("so2-wide")?, "--guest64", &arguments.guest64),
         ("SIMVIRTIO and polling", "--simvirtio", &arguments.simvirtio),
     ];
     let missing: Vec<_> = images
@@ -56,7 +73,7 @@ pub(super) fn missing(arguments: &GradeArgs) -> Option<String> {
         .filter(|(_, _, image)| !arguments.grades(image.as_ref()))
         .map(|(title, option, _)| format!("{title} ({option})"))
         .collect();
-    (!missing.is_empty()).then(|| missing.join(", "))
+    Ok((!missing.is_empty()).then(|| missing.join(", ")))
 }
 
 /// Returns true if `bytes` contains `text`.
@@ -111,7 +128,7 @@ fn real_mode(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
     })
 }
 
-fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
+fn wide_modes(arguments: &GradeArgs, greeting: &str) -> Result<Vec<Evidence>, Error> {
     let targets =
         targets(arguments.guest64.as_ref(), Mode::Long, PLAIN_RAM, &["prot32-hello", "long64-hello"]);
     check_each(targets, |target| {
@@ -121,10 +138,10 @@ fn wide_modes(arguments: &GradeArgs) -> Result<Vec<Evidence>, Error> {
         let run = Run::new(target, None, None, arguments.settings())?;
         Ok(run.require(
             "",
-            &format!("prints {GREETING:?}"),
+            &format!("prints {greeting:?}"),
             &[
                 (run.passed(), run.required().into()),
-                (contains(&run.output, GREETING), format!("must print {GREETING:?}")),
+                (contains(&run.output, greeting), format!("must print {greeting:?}")),
             ],
         ))
     })

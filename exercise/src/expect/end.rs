@@ -1,6 +1,7 @@
 //! The end of a run.
 
 use super::Check;
+use crate::facts::RunEnd;
 use vmm::exit::Stop;
 use vmm::host::parse_number;
 
@@ -56,30 +57,53 @@ impl End {
         })
     }
 
-    /// True if a run that stopped like this ended as expected.
-    pub fn is_met(self, stop: &Stop) -> bool {
-        match self {
-            Self::Halt => matches!(stop, Stop::Halted),
-            Self::Code(code) => match stop {
+    /// True if a run ended as expected.
+    fn is_met(self, end: &RunEnd) -> bool {
+        match (self, end) {
+            (Self::Halt, RunEnd::Guest(stop)) => matches!(stop, Stop::Halted),
+            (Self::Code(code), RunEnd::Guest(stop)) => match stop {
                 Stop::Exited(seen) => *seen == code,
                 Stop::CpuExited(seen) => *seen == code && code != 0,
                 _ => false,
             },
-            Self::Other(place) => OTHERS.get(place).is_some_and(|(_, is_met)| is_met(stop)),
+            (Self::Other(place), RunEnd::Guest(stop)) => {
+                OTHERS.get(place).is_some_and(|(_, is_met)| is_met(stop))
+            }
+            (Self::Code(code), RunEnd::Status(status)) => u64::try_from(*status) == Ok(code),
+            (Self::Other(place), RunEnd::Failed { timed_out, .. }) => {
+                let expected = if *timed_out { "timeout" } else { "crash" };
+                OTHERS.get(place).is_some_and(|(name, _)| *name == expected)
+            }
+            _ => false,
         }
     }
 
-    pub(super) fn check(self, stop: &Stop) -> Check {
+    /// True if an observed VMM can end like this.
+    pub fn is_of_vmm(self) -> bool {
+        match self {
+            Self::Halt => false,
+            Self::Code(code) => code <= 255,
+            Self::Other(place) => {
+                OTHERS.get(place).is_some_and(|(name, _)| ["timeout", "crash"].contains(name))
+            }
+        }
+    }
+
+    pub(super) fn check(self, end: &RunEnd) -> Check {
         let expected = match self {
             Self::Halt => "must be a halt".into(),
             Self::Code(code) => format!("must be the exit code {code}"),
             Self::Other(place) => format!("must be {}", OTHERS.get(place).map_or("", |(name, _)| name)),
         };
         Check {
-            passed: self.is_met(stop),
+            passed: self.is_met(end),
             subject: "the end of the run".into(),
             expected,
-            seen: format!("is: {stop}"),
+            seen: match end {
+                RunEnd::Guest(stop) => format!("is: {stop}"),
+                RunEnd::Status(status) => format!("is: exited with status {status}"),
+                RunEnd::Failed { text, .. } => format!("is: {text}"),
+            },
             possible: true,
         }
     }

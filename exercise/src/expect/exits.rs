@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::facts::{Facts, SiteExits};
-use vmm::exit::Reason;
+use vmm::exit::{Arrival, Reason, Site};
 use vmm::host::{parse_number, printable_text};
 
 /// A limit of the number of exits.
@@ -24,11 +24,11 @@ enum Relation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Sites {
     All,
-    /// Exits with one of these reasons: all of them, or those with this place.
+    /// Exits with one of these reasons: all of them, or those with this place, and this width in bytes.
     Reasons {
         name: String,
         reasons: Vec<Reason>,
-        place: Option<u64>,
+        place: Option<(u64, Option<u8>)>,
     },
     /// Exits at a device, or at one of its registers.
     Device(String),
@@ -44,7 +44,8 @@ const PAIRS: [(&str, [Reason; 2]); 4] = [
 
 impl ExitLimit {
     /// Parses `[SITE]RELATION NUMBER`, such as `<=40`, `HLT=1`, `PIO out 0xe9<=14`, `port 0xe9>=1` or `simvirtio=0`. The
-    /// relation is `<=`, `>=` or `=`. A site is a reason, with or without a place, or a device: as in the table of exits.
+    /// relation is `<=`, `>=` or `=`. A site is a reason, with or without a place, or a device: as in the table of exits. A
+    /// place may have the width of the access in bytes: `PIO out 0xbb/4>=1`.
     ///
     /// # Errors
     /// The relation or the number is wrong.
@@ -59,6 +60,17 @@ impl ExitLimit {
         let (relation, number) = found.next().ok_or(FORM)?;
         let number = parse_number(number.trim()).map_err(|_| FORM)?;
         Ok(Self { sites: sites(site.trim()), relation, number })
+    }
+
+    /// The site whose exits are counted, if it is one with a place and a width in bytes.
+    pub fn site(&self) -> Option<(Reason, u64, u8)> {
+        match &self.sites {
+            Sites::Reasons { reasons, place: Some((place, Some(width))), .. } => match reasons.as_slice() {
+                [reason] => Some((*reason, *place, *width)),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     pub(super) fn check(&self, facts: &Facts) -> Check {
@@ -80,7 +92,22 @@ impl ExitLimit {
             return Check { possible: false, ..self.result(None, seen) };
         }
         let seen = if total == 1 { "there was 1".into() } else { format!("there were {total}") };
+        let seen = seen + &self.surplus(facts).unwrap_or_default();
         self.result(Some(total), seen)
+    }
+
+    /// Describes the first exit that is one too many, if all exits were recorded.
+    fn surplus(&self, facts: &Facts) -> Option<String> {
+        let trace = facts.trace.filter(|trace| trace.seen() == trace.exits().len() as u64)?;
+        let exits = facts.exits.as_ref().filter(|_| self.relation != Relation::AtLeast)?;
+        let here: Vec<Site> =
+            exits.iter().filter(|site| self.sites.contains(site)).map(|site| site.site).collect();
+        let all = trace.exits().iter().filter(|(_, traced)| traced.arrival == Arrival::FromGuest);
+        let sites = all.filter_map(|(_, traced)| Site::of(&traced.exit));
+        let mut matching = (1u64..).zip(sites).filter(|(_, site)| here.contains(site));
+        let (number, site) = matching.nth(usize::try_from(self.number).ok()?)?;
+        let place = site.place.map(|(place, _)| format!(" {place:#x}")).unwrap_or_default();
+        Some(format!("; the first one too many is exit {number} of the run: {}{place}", site.reason))
     }
 
     fn result(&self, total: Option<u64>, seen: String) -> Check {
@@ -92,7 +119,10 @@ impl ExitLimit {
         let place = match &self.sites {
             Sites::All => String::new(),
             Sites::Reasons { name, place: None, .. } => format!(" ({name})"),
-            Sites::Reasons { name, place: Some(place), .. } => format!(" ({name} {place:#x})"),
+            Sites::Reasons { name, place: Some((place, None)), .. } => format!(" ({name} {place:#x})"),
+            Sites::Reasons { name, place: Some((place, Some(width))), .. } => {
+                format!(" ({name} {place:#x}/{width})")
+            }
             Sites::Device(name) => format!(" at {}", printable_text(name)),
         };
         let relation = match self.relation {
@@ -122,8 +152,11 @@ fn sites(text: &str) -> Sites {
         Some(Sites::Reasons { name: name.into(), reasons, place })
     };
     let with_place = text.rsplit_once(' ').and_then(|(name, place)| {
-        let place = parse_number(place).ok()?;
-        of(name.trim_end(), Some(place))
+        let (place, width) = match place.split_once('/') {
+            Some((place, width)) => (place, Some(width.parse().ok()?)),
+            None => (place, None),
+        };
+        of(name.trim_end(), Some((parse_number(place).ok()?, width)))
     });
     of(text, None).or(with_place).unwrap_or_else(|| Sites::Device(text.into()))
 }
@@ -142,7 +175,12 @@ impl Sites {
         match self {
             Self::All => true,
             Self::Reasons { reasons, place, .. } => {
-                reasons.contains(&site.reason) && place.is_none_or(|place| site.place == Some(place))
+                let is_there = |(at, width): (u64, Option<u8>)| {
+                    site.site
+                        .place
+                        .is_some_and(|(place, size)| place == at && width.is_none_or(|width| width == size))
+                };
+                reasons.contains(&site.site.reason) && place.is_none_or(is_there)
             }
             Self::Device(name) => site.device.as_deref().is_some_and(|device| begins_with(device, name)),
         }

@@ -5,7 +5,6 @@ use super::number::{parse, shown};
 use crate::facts::Facts;
 use std::fmt::Write;
 use vmm::host::parse_number;
-use vmm::memory::Gpa;
 
 /// The most bytes that a check of memory compares.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -50,9 +49,14 @@ impl MemoryCheck {
         }
     }
 
+    /// The address and the size of the memory.
+    pub fn range_of(&self) -> (u64, usize) {
+        (self.address, self.bytes.len())
+    }
+
     pub(super) fn check(&self, facts: &Facts) -> Check {
         let mut seen = vec![0; self.bytes.len()];
-        let is_memory = facts.memory.read(Gpa(self.address), &mut seen);
+        let is_memory = facts.memory.read(self.address, &mut seen);
         let passed = is_memory && seen == self.bytes;
         let (subject, expected, fact) = match self.word {
             Some(bits) => (

@@ -2,6 +2,7 @@
 
 mod end;
 mod exits;
+mod feature;
 mod memory;
 mod mode;
 mod number;
@@ -11,6 +12,7 @@ mod state;
 
 pub use end::End;
 pub use exits::ExitLimit;
+pub use feature::{Forbidden, kvm_feature};
 pub use memory::MemoryCheck;
 pub use mode::Modes;
 pub(crate) use mode::named as mode_named;
@@ -39,6 +41,8 @@ pub enum Expectation {
     Simvirtio(DeviceState),
     /// The modes of the vCPUs at their exits.
     Modes(Modes),
+    /// A feature that may not be used.
+    Forbidden(Forbidden),
 }
 
 /// The result of one check.
@@ -74,10 +78,28 @@ impl Expectation {
             Self::Output(output) => output.check(facts),
             Self::Register(register) => register.check(facts),
             Self::Memory(memory) => memory.check(facts),
-            Self::End(end) => end.check(facts.stop),
+            Self::End(end) => end.check(&facts.end),
             Self::Exits(limit) => limit.check(facts),
             Self::Simvirtio(state) => state.check(facts),
             Self::Modes(modes) => modes.check(facts),
+            Self::Forbidden(feature) => feature.check(facts),
+        }
+    }
+
+    /// The address and the size of the memory that the check needs.
+    pub fn memory(&self) -> Option<(u64, usize)> {
+        match self {
+            Self::Memory(memory) => Some(memory.range_of()),
+            _ => None,
+        }
+    }
+
+    /// True if the modes of the exits must be recorded for the check.
+    pub fn needs_modes(&self) -> bool {
+        match self {
+            Self::Modes(_) => true,
+            Self::Forbidden(feature) => feature.needs_modes(),
+            _ => false,
         }
     }
 

@@ -119,7 +119,7 @@ fn difference(expected: &[u8], seen: &[u8]) -> String {
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
     let column = String::from_utf8_lossy(before.get(start..).unwrap_or_default()).chars().count();
     format!(
-        "differs at line {line}, column {}: {} is expected there, and {} was printed",
+        "differs at line {line}, column {} (offset {same}): {} is expected there, and {} was printed",
         column.saturating_add(1),
         excerpt(expected, start, same, true),
         excerpt(seen, start, same, true)

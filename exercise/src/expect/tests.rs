@@ -1,9 +1,9 @@
 //! Checks of made-up facts.
 
 use super::*;
-use crate::facts::SiteExits;
+use crate::facts::{Memory, RunEnd, SiteExits};
 use simvirtio::device::State;
-use vmm::exit::{Reason, Stop};
+use vmm::exit::{Reason, Site, Stop};
 use vmm::memory::{Gpa, GuestMemory};
 use vmm::x86::{Mode, Regs, Sregs};
 
@@ -12,26 +12,27 @@ fn with_facts<T>(output: &[u8], read: impl FnOnce(&mut Facts) -> T) -> T {
     let memory = GuestMemory::new(&[(Gpa(0), 0x1000)]).unwrap();
     memory.write(Gpa(0x400), &[42, 0, 0xff, 0xff, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
     let site = |reason, place, device: Option<&str>, exits| SiteExits {
-        reason,
-        place,
+        site: Site { reason, place },
         device: device.map(Into::into),
         exits,
     };
     let mut facts = Facts {
-        stop: &Stop::Halted,
+        end: RunEnd::Guest(&Stop::Halted),
         output,
         output_len: output.len() as u64,
         registers: Some((Regs { rax: 41, rbx: u64::MAX, ..Regs::default() }, Sregs::default())),
-        memory,
+        memory: Memory::Whole(memory),
         exits: Some(vec![
-            site(Reason::PioOut, Some(0xe9), Some("debug console"), 14),
-            site(Reason::MmioRead, Some(0x10_0014), Some("simvirtio TX tail"), 3),
-            site(Reason::MmioWrite, Some(0x10_0010), Some("simvirtio TX head"), 2),
+            site(Reason::PioOut, Some((0xe9, 1)), Some("debug console"), 14),
+            site(Reason::MmioRead, Some((0x10_0014, 4)), Some("simvirtio TX tail"), 3),
+            site(Reason::MmioWrite, Some((0x10_0010, 4)), Some("simvirtio TX head"), 2),
             site(Reason::Hlt, None, None, 1),
         ]),
         devices: vec!["debug console", "exit port", "simvirtio"],
         simvirtio: Some(State::Config),
         modes: Some(vec![Mode::Real, Mode::Protected]),
+        trace: None,
+        features: None,
     };
     read(&mut facts)
 }
@@ -186,15 +187,16 @@ fn the_first_difference_of_the_output_is_shown() {
     };
     assert_eq!(
         sentence(b"one\ntwo\n", b"one\nt\x1bo\n"),
-        "the output must be that of a.txt, and differs at line 2, column 2: \"two\\n\" is expected there, and \"t\\u{1b}o\\n\" \
+        "the output must be that of a.txt, and differs at line 2, column 2 (offset 5): \"two\\n\" is expected there, and \"t\\u{1b}o\\n\" \
          was printed"
     );
     assert!(
-        sentence(b"one", b"on").ends_with("column 3: \"one\" is expected there, and the end was printed")
+        sentence(b"one", b"on")
+            .ends_with("column 3 (offset 2): \"one\" is expected there, and the end was printed")
     );
     assert!(
         sentence(b"one", b"one\n")
-            .ends_with("column 4: the end is expected there, and \"one\\n\" was printed")
+            .ends_with("column 4 (offset 3): the end is expected there, and \"one\\n\" was printed")
     );
     let long = [b"x".repeat(100), b"y".repeat(1000)].concat();
     let text = sentence(&b"x".repeat(1100), &long);
@@ -218,4 +220,88 @@ fn a_range_shows_the_first_byte_that_differs() {
         "memory at 0x406 must hold 09 04 05 06 07 08 09 0a ..., and holds 03 04 05 06 07 08 00 00 ..."
     );
     assert!(MemoryCheck::bytes(0, Vec::new()).is_err());
+}
+
+#[test]
+fn the_first_exit_that_is_too_many_is_named() {
+    use vmm::exit::{Arrival, Exit};
+    use vmm::profile::{Times, Trace, TracedExit};
+    let traced = |exit, arrival| {
+        let times = Times::default();
+        (0, TracedExit { exit, arrival, at: 0, times, rip: None, value: None, fault: false })
+    };
+    let out = |port| Exit::PioOut { port, size: 1, data: 0 };
+    let exits = [
+        traced(out(0xe9), Arrival::FromGuest),
+        traced(out(0xe9), Arrival::NextElement),
+        traced(Exit::MmioRead { address: 0x10_0014, size: 4 }, Arrival::FromGuest),
+        traced(out(0xe9), Arrival::FromGuest),
+        traced(Exit::MmioRead { address: 0x10_0014, size: 4 }, Arrival::FromGuest),
+        traced(Exit::Hlt, Arrival::FromGuest),
+    ];
+    let seen = |text: &str, trace: &Trace| {
+        let limit = ExitLimit::parse(text).unwrap();
+        let check = with_facts(b"", |facts| {
+            Expectation::Exits(limit).check(&Facts { trace: Some(trace), ..facts.clone() })
+        });
+        assert!(!check.passed, "{text}");
+        check.seen
+    };
+    let whole = Trace::of(6, exits.to_vec());
+    for (text, end) in [
+        ("<=3", "; the first one too many is exit 4 of the run: MMIO read 0x100014"),
+        ("<=4", "; the first one too many is exit 5 of the run: HLT"),
+        ("PIO out 0xe9<=1", "; the first one too many is exit 3 of the run: PIO out 0xe9"),
+        ("simvirtio=1", "; the first one too many is exit 4 of the run: MMIO read 0x100014"),
+        ("simvirtio=9", "there were 5"),
+    ] {
+        assert!(seen(text, &whole).ends_with(end), "{text}: {}", seen(text, &whole));
+    }
+    // The trace has only the last exits.
+    assert_eq!(seen("<=3", &Trace::of(7, exits.to_vec())), "there were 20");
+}
+
+#[test]
+fn a_feature_that_was_used_is_noticed() {
+    let check = |name, is_of_vmm, features: Option<Vec<&'static str>>| {
+        let feature = Forbidden::parse(name, is_of_vmm).unwrap();
+        with_facts(b"", |facts| Expectation::Forbidden(feature).check(&Facts { features, ..facts.clone() }))
+    };
+    for (name, passed) in [
+        ("mmio", false),
+        ("port-io", false),
+        ("hypercall", true),
+        ("msr", true),
+        ("real-mode", false),
+        ("protected-mode", false),
+        ("long-mode", true),
+    ] {
+        assert_eq!(check(name, false, None).passed, passed, "{name}");
+    }
+    assert_eq!(check("mmio", false, None).to_string(), "mmio may not be used, and was used");
+    let used = || Some(vec!["irqchip"]);
+    assert!(!check("irqchip", true, used()).passed && check("ioeventfd", true, used()).passed);
+    assert!(!check("irqchip", true, None).passed);
+    // KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP, and of another capability.
+    assert_eq!(kvm_feature(0x4068_aea3, &[121, 0, 0, 0, 1]), Some("split-irqchip"));
+    assert_eq!(kvm_feature(0x4068_aea3, &[1, 0, 0, 0]), None);
+    assert_eq!(kvm_feature(0xae60, &[]), Some("irqchip"));
+    assert_eq!(kvm_feature(0xae80, &[]), None);
+}
+
+#[test]
+fn the_end_of_a_vmm_is_its_exit_status() {
+    let check = |text: &str, end: RunEnd<'static>| {
+        let expectation: Expectation = text.parse().unwrap();
+        with_facts(b"", |facts| expectation.check(&Facts { end, ..facts.clone() }))
+    };
+    let failed = |timed_out| RunEnd::Failed { timed_out, text: "it is over".into() };
+    assert!(check("end=3", RunEnd::Status(3)).passed);
+    assert!(check("end=timeout", failed(true)).passed && check("end=crash", failed(false)).passed);
+    assert!(!check("end=timeout", failed(false)).passed && !check("end=halt", RunEnd::Status(0)).passed);
+    assert_eq!(
+        check("end=3", RunEnd::Status(4)).to_string(),
+        "the end of the run must be the exit code 3, and is: exited with status 4"
+    );
+    assert!(check("end=3", failed(true)).to_string().ends_with("is: it is over"));
 }

@@ -85,6 +85,25 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A number with at most two decimals, in hundredths.
+    pub fn hundredths(&self, key: &str, min: u64, max: u64, problems: &mut Vec<Problem>) -> Option<u64> {
+        let entry = self.get(key)?;
+        let number = match &entry.node.value {
+            Value::Integer(number) => u64::try_from(*number).ok().and_then(|number| number.checked_mul(100)),
+            Value::Float(number) => whole(number * 100.0),
+            _ => None,
+        };
+        match number.filter(|number| (min..=max).contains(number)) {
+            Some(number) => Some(number),
+            None => {
+                let [min, max] = [min, max].map(grades::Points::from_hundredths);
+                let message =
+                    format!("{key} must be a number from {min} to {max}, with at most two decimals");
+                wrong(&entry.node, message, problems)
+            }
+        }
+    }
+
     /// A size in bytes: a number, or a text such as "64K".
     pub fn size(&self, key: &str, min: u64, max: u64, problems: &mut Vec<Problem>) -> Option<u64> {
         let entry = self.get(key)?;
@@ -169,6 +188,16 @@ impl<'a> Fields<'a> {
         }
         tables
     }
+}
+
+/// The whole number that a number with a fraction almost is.
+fn whole(number: f64) -> Option<u64> {
+    /// The inexactness of a fraction in binary, with a margin.
+    const INEXACT: f64 = 1e-6;
+    let rounded = number.round();
+    let is_whole = (0.0..1e12).contains(&rounded) && (number - rounded).abs() < INEXACT;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+    is_whole.then_some(rounded as u64)
 }
 
 fn wrong<T>(node: &Node, message: String, problems: &mut Vec<Problem>) -> Option<T> {

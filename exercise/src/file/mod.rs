@@ -1,18 +1,23 @@
 //! Exercises in files. docs/exercises.md describes the format.
 
 mod check;
+mod deadline;
 mod fields;
+mod random;
 mod settings;
 mod task;
 
-pub use check::CheckSpec;
-pub use settings::Settings;
+pub use check::{CheckSpec, TimeLimit};
+pub use settings::{Kind, Settings};
 pub use task::{Input, Task};
 
 use crate::read::read_file;
 use crate::toml::{self, Problem};
 use fields::Fields;
+use grades::{Points, Visibility};
+use std::fmt;
 use std::path::Path;
+use std::time::SystemTime;
 use vmm::host::{printable, printable_text, sort_by_key};
 
 /// The version of the format.
@@ -28,7 +33,7 @@ const MAX_PROBLEMS: usize = 20;
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// The keys of an exercise.
-pub const KEYS: [&str; 5] = ["version", "name", "description", "run", "task"];
+pub const KEYS: [&str; 6] = ["version", "name", "description", "deadline", "run", "task"];
 pub use check::KEYS as CHECK_KEYS;
 pub use settings::KEYS as RUN_KEYS;
 pub use task::OWN_KEYS as TASK_KEYS;
@@ -40,8 +45,24 @@ pub struct Exercise {
     pub name: String,
     /// A description for readers of the file. It may be empty.
     pub description: String,
+    /// The end of the time for submissions.
+    pub deadline: Option<SystemTime>,
     /// Its tasks.
     pub tasks: Vec<Task>,
+    source: Source,
+}
+
+/// The file of an exercise, for messages with places in it. It is no part of what the exercise says, and so not of its debug text.
+#[derive(Clone, Default)]
+struct Source {
+    name: String,
+    text: String,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
 }
 
 impl Exercise {
@@ -55,13 +76,26 @@ impl Exercise {
             read_file(path, MAX_FILE).map_err(|error| vec![format!("cannot read {name}: {error}")])?;
         let text = String::from_utf8(bytes).map_err(|_| vec![format!("{name} is not UTF-8 text")])?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self::parse(&text, folder).map_err(|problems| {
-            let line = |problem: &Problem| {
-                let (line, column) = place(&text, problem.at);
-                format!("{name}:{line}:{column}: {}", printable_text(&problem.message))
-            };
-            problems.iter().map(line).collect()
-        })
+        match Self::parse(&text, folder) {
+            Ok(exercise) => Ok(Self { source: Source { name, text }, ..exercise }),
+            Err(problems) => Err(problems.iter().map(|problem| line(&name, &text, problem)).collect()),
+        }
+    }
+
+    /// A mistake as a line, with its place in the file.
+    pub fn line(&self, problem: &Problem) -> String {
+        line(&self.source.name, &self.source.text, problem)
+    }
+
+    /// The exercise as it is at this time: after the deadline, checks show details that they did not show before.
+    #[must_use]
+    pub fn at(mut self, now: SystemTime) -> Self {
+        if self.deadline.is_some_and(|deadline| deadline < now) {
+            let checks = self.tasks.iter_mut().flat_map(|task| &mut task.checks);
+            let late = checks.filter(|check| check.visibility == Visibility::AfterDeadline);
+            late.for_each(|check| check.visibility = Visibility::Shown);
+        }
+        self
     }
 
     /// Parses an exercise. The files that it names are in `folder`.
@@ -78,10 +112,13 @@ impl Exercise {
         fields.number("version", VERSION, VERSION, &mut problems);
         let name = fields.needed_text("name", &mut problems).map_or("", |(name, _)| name);
         let description = fields.text("description", &mut problems).map_or("", |(text, _)| text);
+        let deadline = fields.text("deadline", &mut problems).and_then(|(text, at)| {
+            deadline::parse(text).map_err(|error| problems.push(Problem::new(at, error))).ok()
+        });
         let defaults = match fields.table("run", &mut problems) {
             Some((table, at)) => {
                 let fields = Fields::new(table, at, &RUN_KEYS, &mut problems);
-                Settings::default().with(&fields, &mut problems)
+                Settings::default().with(&fields, folder, &mut problems)
             }
             None => Settings::default(),
         };
@@ -101,15 +138,27 @@ impl Exercise {
         sort_by_key(&mut problems, |problem| problem.at);
         problems.truncate(MAX_PROBLEMS);
         match problems.is_empty() {
-            true => Ok(Self { name: name.into(), description: description.into(), tasks }),
+            true => Ok(Self {
+                name: name.into(),
+                description: description.into(),
+                deadline,
+                tasks,
+                source: Source::default(),
+            }),
             false => Err(problems),
         }
     }
 
     /// The points of all tasks.
-    pub fn points(&self) -> u32 {
-        self.tasks.iter().fold(0, |sum, task| sum.saturating_add(task.points))
+    pub fn points(&self) -> Points {
+        self.tasks.iter().map(|task| task.worth(task.points)).sum()
     }
+}
+
+/// A mistake in a file as a line: name, line, column, and description.
+fn line(name: &str, text: &str, problem: &Problem) -> String {
+    let (line, column) = place(text, problem.at);
+    format!("{name}:{line}:{column}: {}", printable_text(&problem.message))
 }
 
 /// The line and the column of an offset, both from 1. Columns count characters.

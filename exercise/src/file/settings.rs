@@ -2,16 +2,53 @@
 
 use super::fields::Fields;
 use crate::expect::mode_named;
+use crate::read::find_inside;
 use crate::toml::{Problem, Value};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::device::Transport;
-use vmm::host::parse_number;
+use vmm::host::{parse_number, printable_text};
 use vmm::machine::MachineKind;
 use vmm::x86::Mode;
 
 /// The keys of the settings.
-pub const KEYS: [&str; 9] =
-    ["kind", "mode", "address", "machine", "memory", "cpus", "transport", "timeout", "output_limit"];
+pub const KEYS: [&str; 12] = [
+    "kind",
+    "mode",
+    "address",
+    "machine",
+    "memory",
+    "cpus",
+    "transport",
+    "cmdline",
+    "initrd",
+    "args",
+    "timeout",
+    "output_limit",
+];
+
+const KINDS: [(&str, Kind); 3] = [("image", Kind::Image), ("linux", Kind::Linux), ("vmm", Kind::Vmm)];
+
+/// The keys that do not suit a kind.
+const UNSUITED: [(Kind, &[&str]); 3] = [
+    (Kind::Image, &["cmdline", "initrd", "args"]),
+    (Kind::Linux, &["mode", "address", "machine", "transport", "args", "input_at", "registers"]),
+    (
+        Kind::Vmm,
+        &[
+            "mode",
+            "address",
+            "machine",
+            "memory",
+            "cpus",
+            "transport",
+            "cmdline",
+            "initrd",
+            "input_at",
+            "registers",
+        ],
+    ),
+];
 
 const MACHINES: [(&str, MachineKind); 3] =
     [("bare", MachineKind::Bare), ("pc", MachineKind::Pc), ("bios", MachineKind::Bios)];
@@ -34,9 +71,25 @@ const MAX_OUTPUT: u64 = 1 << 20;
 /// The most vCPUs.
 const MAX_CPUS: u64 = 32;
 
+/// The longest command line of a kernel, in bytes. Linux has at most 2048 on x86.
+const MAX_CMDLINE: usize = 2047;
+
+/// The kind of a submission's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A flat binary, an ELF executable, or a multiboot or PVH kernel.
+    Image,
+    /// A Linux kernel.
+    Linux,
+    /// A VMM, which is run as a program and observed.
+    Vmm,
+}
+
 /// The machine of a task, and the limits of its run. A field that is `None` has the default of `vmm run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The kind of the submission's file.
+    pub kind: Kind,
     /// The mode in which a flat binary starts.
     pub mode: Option<Mode>,
     /// The address of a flat binary.
@@ -49,61 +102,104 @@ pub struct Settings {
     pub cpus: u32,
     /// The transport of SIMVIRTIO.
     pub transport: Option<Transport>,
+    /// The command line of a Linux kernel.
+    pub cmdline: Option<String>,
+    /// The initial RAM disk of a Linux kernel.
+    pub initrd: Option<PathBuf>,
+    /// The arguments of a VMM, with expressions.
+    pub args: Vec<String>,
     /// The time limit of a run.
     pub timeout: Duration,
     /// The limit of the output, in bytes.
     pub output_limit: u64,
+    /// The keys that were given, and their offsets in the file.
+    given: Vec<(String, usize)>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            kind: Kind::Image,
             mode: None,
             address: None,
             machine: None,
             memory: None,
             cpus: 1,
             transport: None,
+            cmdline: None,
+            initrd: None,
+            args: Vec::new(),
             timeout: Duration::from_secs(10),
             output_limit: MAX_OUTPUT,
+            given: Vec::new(),
         }
     }
 }
 
 impl Settings {
-    /// Replaces the settings that a table has.
-    pub fn with(self, fields: &Fields, problems: &mut Vec<Problem>) -> Self {
-        refuse_kinds(fields, problems);
+    /// Replaces the settings that a table has. The files that it names are in `folder`.
+    pub fn with(self, fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Self {
+        let kind = fields.choice("kind", &KINDS, problems).unwrap_or(self.kind);
+        refuse_unsuited(fields, kind, problems);
         let memory = fields.size("memory", MIN_MEMORY, MAX_MEMORY, problems);
         let cpus = fields.number("cpus", 1, MAX_CPUS, problems).and_then(|cpus| u32::try_from(cpus).ok());
         let address = address(fields, "address", problems);
+        let args = fields.texts("args", problems).into_iter().map(|(text, _)| text.to_string());
+        let args: Vec<_> = args.collect();
+        let mut given = self.given;
+        for key in KEYS {
+            if let Some(entry) = fields.get(key) {
+                given.retain(|(other, _)| other != key);
+                given.push((key.into(), entry.at));
+            }
+        }
         Self {
+            kind,
             mode: mode(fields, problems).or(self.mode),
             address: address.or(self.address),
             machine: fields.choice("machine", &MACHINES, problems).or(self.machine),
             memory: memory.or(self.memory),
             cpus: cpus.unwrap_or(self.cpus),
             transport: fields.choice("transport", &TRANSPORTS, problems).or(self.transport),
+            cmdline: cmdline(fields, problems).or(self.cmdline),
+            initrd: initrd(fields, folder, problems).or(self.initrd),
+            args: if fields.get("args").is_some() { args } else { self.args },
             timeout: fields.seconds("timeout", MAX_SECONDS, problems).unwrap_or(self.timeout),
             output_limit: fields.size("output_limit", 1, MAX_OUTPUT, problems).unwrap_or(self.output_limit),
+            given,
         }
+    }
+
+    /// The offset of the first of these keys that was given.
+    pub fn place(&self, keys: &[&str]) -> Option<usize> {
+        let place = |key: &&str| self.given.iter().find(|(given, _)| given == key).map(|(_, at)| *at);
+        keys.iter().find_map(place)
     }
 }
 
-/// Refuses what this version does not run.
-fn refuse_kinds(fields: &Fields, problems: &mut Vec<Problem>) {
-    let Some((kind, at)) = fields.text("kind", problems) else { return };
-    let message = match kind {
-        "image" => return,
-        "vmm" => "an exercise cannot observe a VMM yet: use `vmm grade so2 PROGRAM`, or kind = \"image\"",
-        "linux" => {
-            "an exercise cannot boot Linux yet: give an image, an ELF file, or a multiboot or PVH kernel"
-        }
-        _ => {
-            "kind must be image, which is the default: a flat binary, an ELF file, or a multiboot or PVH kernel"
-        }
-    };
-    problems.push(Problem::new(at, message));
+/// Refuses the keys that do not suit a kind.
+fn refuse_unsuited(fields: &Fields, kind: Kind, problems: &mut Vec<Problem>) {
+    let unsuited = UNSUITED.iter().find(|(of, _)| *of == kind).map_or(&[][..], |(_, keys)| keys);
+    let name = KINDS.iter().find(|(_, of)| *of == kind).map_or("", |(name, _)| name);
+    for entry in unsuited.iter().filter_map(|key| fields.get(key)) {
+        let message = format!("{} has no meaning for kind = \"{name}\": leave it out", entry.key);
+        problems.push(Problem::new(entry.at, message));
+    }
+}
+
+fn cmdline(fields: &Fields, problems: &mut Vec<Problem>) -> Option<String> {
+    let (text, at) = fields.text("cmdline", problems)?;
+    if text.len() > MAX_CMDLINE || text.contains('\0') {
+        let message = format!("cmdline must have at most {MAX_CMDLINE} bytes, and no zero byte");
+        problems.push(Problem::new(at, message));
+    }
+    Some(text.into())
+}
+
+fn initrd(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+    let (name, at) = fields.text("initrd", problems)?;
+    let failed = |error| Problem::new(at, format!("cannot use {} for initrd: {error}", printable_text(name)));
+    find_inside(folder, name).map_err(|error| problems.push(failed(error))).ok()
 }
 
 /// The mode of a flat binary: a name, or the number of its bits.

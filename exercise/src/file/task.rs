@@ -1,26 +1,41 @@
 //! A task of an exercise.
 
-use super::check::CheckSpec;
+use super::check::{CheckSpec, Context};
 use super::fields::Fields;
+use super::random;
 use super::settings::{Settings, address};
-use crate::read::read_file;
-use crate::template::{Numbers, draw, fill};
+use crate::read::{find_inside, is_inside, read_file};
+use crate::template::{Range, Values, draw, fill};
 use crate::toml::{Problem, Table, Value};
-use std::path::{Component, Path};
+use grades::Points;
+use std::path::Path;
 use vmm::host::printable_text;
 use vmm::x86::InitialValue;
 
 /// The keys of a task besides those of the settings.
-pub const OWN_KEYS: [&str; 9] =
-    ["name", "points", "file", "input", "input_file", "input_at", "registers", "random", "check"];
+pub const OWN_KEYS: [&str; 11] = [
+    "name",
+    "points",
+    "weight",
+    "file",
+    "input",
+    "input_file",
+    "input_at",
+    "registers",
+    "random",
+    "helper",
+    "check",
+];
 /// The most points of a task.
 const MAX_POINTS: u64 = 10_000;
 /// The most checks of a task.
 const MAX_CHECKS: usize = 64;
 /// The longest input.
 const MAX_INPUT: usize = 1 << 20;
-/// The most random numbers of a task.
-const MAX_RANDOM: usize = 64;
+/// The factors by which the points of a task can be multiplied, in hundredths.
+const WEIGHTS: (u64, u64) = (1, 10_000);
+/// The factor 1.
+const ONE: u64 = 100;
 /// A seed with which a file is checked.
 const ANY_SEED: u64 = 1;
 
@@ -29,8 +44,10 @@ const ANY_SEED: u64 = 1;
 pub struct Task {
     /// Its name.
     pub name: String,
-    /// Its points.
+    /// Its points, before they are multiplied by its weight: see [`worth`](Self::worth).
     pub points: u32,
+    /// The factor of its points, in hundredths.
+    weight: u64,
     /// The pattern of the file in the directory of a submission.
     pub file: String,
     /// Its machine and limits.
@@ -41,10 +58,16 @@ pub struct Task {
     pub input_at: Option<u64>,
     /// Values of registers at the start: name, and text of the value.
     registers: Vec<(String, String)>,
-    /// The random numbers: name, and least and largest number.
-    random: Vec<(String, i64, i64)>,
+    /// The random values: name and range.
+    random: Vec<(String, Range)>,
+    /// The part of the program that runs the task and decides its steps, in a built-in course.
+    pub helper: Option<String>,
     /// Its checks.
     pub checks: Vec<CheckSpec>,
+    /// The offset of the task in the file.
+    pub at: usize,
+    /// The offset of `input_at`.
+    pub input_at_place: usize,
 }
 
 /// The input of a guest.
@@ -78,75 +101,106 @@ impl Task {
         }
         let points =
             fields.number("points", 0, MAX_POINTS, problems).and_then(|points| u32::try_from(points).ok());
-        let random = random(&fields, problems);
+        let helper = fields.text("helper", problems).map(|(helper, _)| helper.into());
         let mut task = Self {
             name: name.unwrap_or_default().into(),
             points: points.unwrap_or(0),
+            weight: fields.hundredths("weight", WEIGHTS.0, WEIGHTS.1, problems).unwrap_or(ONE),
             file: file.map_or("", |(file, _)| file).into(),
-            settings: defaults.clone().with(&fields, problems),
+            settings: defaults.clone().with(&fields, folder, problems),
             input: input(&fields, folder, problems),
             input_at: address(&fields, "input_at", problems),
             registers: Vec::new(),
-            random,
+            random: random::read(&fields, problems),
+            helper,
             checks: Vec::new(),
+            at,
+            input_at_place: fields.get("input_at").map_or(at, |entry| entry.at),
         };
-        let numbers = task.numbers(ANY_SEED);
-        task.registers = registers(&fields, &numbers, problems);
-        task.check_input(&fields, &numbers, problems);
+        let values = task.values(ANY_SEED);
+        task.registers = registers(&fields, &values, problems);
+        task.check_texts(&fields, &values, problems);
         let checks = fields.tables("check", problems);
         if !(1..=MAX_CHECKS).contains(&checks.len()) {
             problems.push(Problem::new(at, format!("give 1 to {MAX_CHECKS} checks: write [[task.check]]")));
         }
-        for (table, at) in checks.into_iter().take(MAX_CHECKS) {
+        let context = Context {
+            kind: task.settings.kind,
             // If the points of the task are wrong, those of its checks are not compared with them.
-            let most = points.map_or(MAX_POINTS, u64::from);
-            task.checks.extend(CheckSpec::read(table, at, most, folder, &numbers, problems));
+            points: points.map_or(MAX_POINTS, u64::from),
+            has_helper: task.helper.is_some(),
+            folder,
+            values: &values,
+        };
+        for (table, at) in checks.into_iter().take(MAX_CHECKS) {
+            task.checks.push(CheckSpec::read(table, at, context, problems));
         }
         name.map(|_| task)
     }
 
-    fn check_input(&self, fields: &Fields, numbers: &Numbers, problems: &mut Vec<Problem>) {
+    /// Finds mistakes in texts with expressions.
+    fn check_texts(&self, fields: &Fields, values: &Values, problems: &mut Vec<Problem>) {
         if let (Some(Input::Text(text)), Some(entry)) = (&self.input, fields.get("input"))
-            && let Err(error) = fill(text, numbers)
+            && let Err(error) = fill(text, values)
         {
             problems.push(Problem::new(entry.node.at, error));
         }
         if let (None, Some(entry)) = (&self.input, fields.get("input_at")) {
             problems.push(Problem::new(entry.at, "input_at needs an input or an input_file"));
         }
+        if let Err(error) = self.args(values) {
+            let at = self.settings.place(&["args"]).unwrap_or(self.at);
+            problems.push(Problem::new(at, format!("args: {error}")));
+        }
     }
 
-    /// The random numbers of a seed.
-    pub fn numbers(&self, seed: u64) -> Numbers {
+    /// The check that a step of the helper decides.
+    pub fn step(&self, name: &str) -> Option<&CheckSpec> {
+        self.checks.iter().find(|check| check.step.as_deref() == Some(name))
+    }
+
+    /// Points of the task, multiplied by its weight.
+    pub fn worth(&self, points: u32) -> Points {
+        Points::from_hundredths(u64::from(points).saturating_mul(self.weight))
+    }
+
+    /// The arguments of a VMM, with these values.
+    ///
+    /// # Errors
+    /// An expression is wrong.
+    pub fn args(&self, values: &Values) -> Result<Vec<String>, String> {
+        let fill = |text: &String| match fill(text, values) {
+            Ok(text) if text.contains('\0') => Err("an argument has a zero byte".into()),
+            filled => filled,
+        };
+        self.settings.args.iter().map(fill).collect()
+    }
+
+    /// The random values of a seed.
+    pub fn values(&self, seed: u64) -> Values {
         draw(seed, &self.name, &self.random)
     }
 
-    /// The input, with these numbers.
+    /// The input, with these values.
     ///
     /// # Errors
     /// An expression is too large with them.
-    pub fn input(&self, numbers: &Numbers) -> Result<Vec<u8>, String> {
+    pub fn input(&self, values: &Values) -> Result<Vec<u8>, String> {
         match &self.input {
-            Some(Input::Text(text)) => fill(text, numbers).map(String::into_bytes),
+            Some(Input::Text(text)) => fill(text, values).map(String::into_bytes),
             Some(Input::Bytes(bytes)) => Ok(bytes.clone()),
             None => Ok(Vec::new()),
         }
     }
 
-    /// The registers at the start, with these numbers.
+    /// The registers at the start, with these values.
     ///
     /// # Errors
     /// A value does not fit.
-    pub fn registers(&self, numbers: &Numbers) -> Result<Vec<InitialValue>, String> {
-        let set = |(name, value): &(String, String)| format!("{name}={}", fill(value, numbers)?).parse();
+    pub fn registers(&self, values: &Values) -> Result<Vec<InitialValue>, String> {
+        let set = |(name, value): &(String, String)| format!("{name}={}", fill(value, values)?).parse();
         self.registers.iter().map(set).collect()
     }
-}
-
-/// True if a pattern leads to a file inside a directory.
-fn is_inside(pattern: &str) -> bool {
-    let mut parts = Path::new(pattern).components();
-    parts.all(|part| matches!(part, Component::Normal(_))) && !pattern.contains('\0')
 }
 
 fn input(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Option<Input> {
@@ -168,45 +222,13 @@ pub(super) fn read(
     folder: &Path,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<u8>> {
-    let read = read_file(&folder.join(file), limit);
+    let read = find_inside(folder, file).and_then(|path| read_file(&path, limit));
     let failed = |error| Problem::new(at, format!("cannot read {} for {key}: {error}", printable_text(file)));
     read.map_err(|error| problems.push(failed(error))).ok()
 }
 
-/// Reads the ranges of random numbers: `random = { a = [1, 9] }`.
-fn random(fields: &Fields, problems: &mut Vec<Problem>) -> Vec<(String, i64, i64)> {
-    let mut ranges = Vec::new();
-    let Some((table, at)) = fields.table("random", problems) else { return ranges };
-    if table.entries.len() > MAX_RANDOM {
-        problems.push(Problem::new(at, format!("give at most {MAX_RANDOM} random numbers")));
-    }
-    for entry in table.entries.iter().take(MAX_RANDOM) {
-        let range = match &entry.node.value {
-            Value::Array(nodes) => match nodes.as_slice() {
-                [min, max] => match (&min.value, &max.value) {
-                    (Value::Integer(min), Value::Integer(max)) if min <= max => Some((*min, *max)),
-                    _ => None,
-                },
-                _ => None,
-            },
-            _ => None,
-        };
-        let is_name = entry.key.starts_with(|c: char| c.is_ascii_alphabetic())
-            && entry.key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !is_name {
-            problems.push(Problem::new(entry.at, "the name of a random number has letters, digits and _"));
-        }
-        match range {
-            Some((min, max)) => ranges.push((entry.key.clone(), min, max)),
-            None => problems
-                .push(Problem::new(entry.node.at, "give the least and the largest number, such as [1, 999]")),
-        }
-    }
-    ranges
-}
-
 /// Reads the values of registers at the start: `registers = { ax = 3, bx = "{a}" }`.
-fn registers(fields: &Fields, numbers: &Numbers, problems: &mut Vec<Problem>) -> Vec<(String, String)> {
+fn registers(fields: &Fields, values: &Values, problems: &mut Vec<Problem>) -> Vec<(String, String)> {
     let mut registers = Vec::new();
     let Some((table, _)) = fields.table("registers", problems) else { return registers };
     for entry in &table.entries {
@@ -216,7 +238,7 @@ fn registers(fields: &Fields, numbers: &Numbers, problems: &mut Vec<Problem>) ->
             _ => String::new(),
         };
         let set =
-            fill(&value, numbers).and_then(|value| format!("{}={value}", entry.key).parse::<InitialValue>());
+            fill(&value, values).and_then(|value| format!("{}={value}", entry.key).parse::<InitialValue>());
         match set {
             Ok(_) => registers.push((entry.key.clone(), value)),
             Err(error) => problems.push(Problem::new(entry.at, error)),

@@ -35,8 +35,8 @@ mod wait;
 mod write_back;
 
 pub use advice::{host_advice, is_shortage};
-pub use clock::thread_cpu_time;
 pub(crate) use clock::tsc;
+pub use clock::{process_cpu_time, thread_cpu_time};
 pub(crate) use escaper::ControlEscaper;
 pub(crate) use event::{borrow, signal};
 pub(crate) use identity::User;

@@ -11,6 +11,7 @@ use crate::jail::{Jail, JailArgs, Rights};
 use crate::status::{self, HasStatus};
 use crate::streams::{print_stdout, report_error};
 use ::exercise::Exercise;
+use ::exercise::file::Kind;
 use grades::{Grade, Options, Task};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -52,13 +53,13 @@ impl Order {
 
 /// Grades the submission of the parent. Returns the exit status.
 pub fn main(file: &Path, submissions: &[PathBuf], settings: Settings, jail: JailArgs) -> u8 {
-    let jail = jail.prepare(true);
+    let own = jail.prepare(true);
     let started = Instant::now();
     let prepared = match prepare(file, submissions) {
         Ok(prepared) => prepared,
         Err(error) => return report_error(&error),
     };
-    let graded = grade(&prepared, settings, jail);
+    let graded = grade(&prepared, settings, own, jail);
     let failed = graded.as_ref().err().map_or(status::OK, HasStatus::status);
     let (tasks, error) = match graded {
         Ok(tasks) => (tasks, None),
@@ -106,13 +107,21 @@ fn prepare<'a>(file: &Path, submissions: &'a [PathBuf]) -> Result<Prepared<'a>, 
 ///
 /// # Errors
 /// The host failed.
-fn grade(prepared: &Prepared, settings: Settings, jail: Option<Jail>) -> Result<Vec<Task>, Error> {
+fn grade(
+    prepared: &Prepared,
+    settings: Settings,
+    own: Option<Jail>,
+    jail: JailArgs,
+) -> Result<Vec<Task>, Error> {
     // Up to here the process has read files of the teacher only, and from here on those of the student.
-    if let Some(jail) = jail {
-        let read = vec![prepared.submission.to_owned()];
+    // A VMM that is observed has a jail of its own.
+    let observes = prepared.exercise.tasks.iter().any(|task| task.settings.kind == Kind::Vmm);
+    if let Some(jail) = own.filter(|_| !observes) {
+        let initrds = prepared.exercise.tasks.iter().filter_map(|task| task.settings.initrd.clone());
+        let read = initrds.chain([prepared.submission.to_owned()]).collect();
         jail.enter(&Rights { read, builds: true, ..Rights::default() }, None)?;
     }
-    exercise::grade(&prepared.exercise, prepared.submission, prepared.order.seed, settings)
+    exercise::grade(&prepared.exercise, prepared.submission, prepared.order.seed, settings, jail)
 }
 
 #[cfg(test)]

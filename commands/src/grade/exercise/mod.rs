@@ -1,14 +1,19 @@
 //! The grade of a submission for an exercise in a file, in this process.
 
 mod find;
+mod guest;
+#[cfg_attr(not(has_kvm), path = "observed_absent.rs")]
+mod observed;
 mod run;
+mod time;
 
 use crate::grade::Settings;
+use crate::jail::JailArgs;
 use ::exercise::file::{CheckSpec, Task as TaskSpec};
 use ::exercise::{Check, Exercise};
 use grades::{Points, Task, Visibility};
-use report::view::plural;
 use std::path::Path;
+use std::time::SystemTime;
 use vmm::Error;
 use vmm::host::printable_text;
 use vmm::machine::Processor;
@@ -25,16 +30,18 @@ pub(super) fn grade(
     submission: &Path,
     seed: u64,
     settings: Settings,
+    jail: JailArgs,
 ) -> Result<Vec<Task>, Error> {
+    let exercise = exercise.clone().at(SystemTime::now());
     let is_only =
         exercise.tasks.windows(2).all(|pair| matches!(pair, [one, other] if one.file == other.file));
     let mut tasks = Vec::new();
     for task in &exercise.tasks {
         let checks = match find::file(submission, &task.file, is_only) {
-            Ok(file) => checks(task, &file, seed, settings.processor)?,
+            Ok(file) => checks(task, &file, seed, (settings.processor, jail))?,
             Err(reason) => vec![failed(reason)],
         };
-        let points = Points::whole(task.points);
+        let points = task.worth(task.points);
         let costs = checks.iter().filter(|check| !check.passed);
         let cost: Points = costs.map(|check| check.cost.unwrap_or(points)).sum();
         let name = printable_text(&task.name);
@@ -59,9 +66,9 @@ fn checks(
     task: &TaskSpec,
     file: &Path,
     seed: u64,
-    processor: Option<Processor>,
+    (processor, jail): (Option<Processor>, JailArgs),
 ) -> Result<Vec<grades::Check>, Error> {
-    let results = match run::results(task, file, seed, processor) {
+    let results = match run::results(task, file, seed, processor, jail) {
         Ok(results) => results,
         Err(run::Failed::Submission(reason)) => return Ok(vec![failed(reason)]),
         Err(run::Failed::Grade(error)) => return Err(error),
@@ -70,25 +77,27 @@ fn checks(
     let of_end = |end: &Check| grades::Check { passed: end.passed, ..failed(format!("{end}{}", cost(end))) };
     let mut checks: Vec<grades::Check> = results.end.iter().map(of_end).collect();
     for (number, (spec, conditions)) in (1..).zip(task.checks.iter().zip(&results.checks)) {
-        checks.push(of_check(spec, number, conditions));
+        let cost = spec.points.map(|points| task.worth(points));
+        checks.push(of_check(spec, number, conditions, cost));
     }
     Ok(checks)
 }
 
 /// The result of a check: the conditions that are not met, or all of them. A check whose details are hidden needs a name.
-fn of_check(spec: &CheckSpec, number: usize, conditions: &[Check]) -> grades::Check {
+fn of_check(spec: &CheckSpec, number: usize, conditions: &[Check], cost: Option<Points>) -> grades::Check {
     let passed = conditions.iter().all(|condition| condition.passed);
     let told = conditions.iter().filter(|condition| condition.passed == passed);
     let sentences: Vec<_> = told.map(ToString::to_string).collect();
     let mut text = sentences.join("; ");
-    match spec.points {
+    match cost {
         _ if passed => {}
         None => text += ALL,
-        Some(points) => text += &format!("; costs {}", plural(points.into(), "point")),
+        Some(cost) if cost == Points::whole(1) => text += "; costs 1 point",
+        Some(cost) => text += &format!("; costs {cost} points"),
     }
     let name = match (spec.visibility, spec.name.is_empty()) {
         (Visibility::Hidden | Visibility::AfterDeadline, true) => format!("check {number}"),
         _ => printable_text(&spec.name),
     };
-    grades::Check { passed, name, text, cost: spec.points.map(Points::whole), visibility: spec.visibility }
+    grades::Check { passed, name, text, cost, visibility: spec.visibility }
 }

@@ -1,16 +1,15 @@
-//! One run of a submission's file for a task.
+//! One run of a submission's file for a task, and the checks of the run.
 
-use crate::exercise::with_settings;
-use crate::grade::is_bad_guest;
-use crate::summary::ending;
-use crate::target::{RunTarget, is_unreadable, name_error};
-use crate::{processor, status};
-use ::exercise::file::Task;
-use ::exercise::{Check, Expectation, Facts, ModeWatch};
+use super::guest::{self, GuestRun};
+use super::{observed, time};
+use crate::jail::JailArgs;
+use crate::status;
+use ::exercise::expect::Expectation;
+use ::exercise::file::{Kind, Task};
+use ::exercise::{Check, Facts};
 use std::path::Path;
-use vmm::machine::{MachineKind, Processor};
-use vmm::memory::{Gpa, PLAIN_RAM};
-use vmm::{Captured, Error, ImageError, Input, Machine, Output, Report};
+use vmm::Error;
+use vmm::machine::Processor;
 
 /// The results of a run.
 pub struct Results {
@@ -34,8 +33,17 @@ impl From<Error> for Failed {
     }
 }
 
+/// The parts of a run that are recorded because checks need them.
+#[derive(Clone, Copy, Debug)]
+pub struct Recorded {
+    /// The modes at exits.
+    pub modes: bool,
+    /// The first exits.
+    pub trace: bool,
+}
+
 /// A mistake of the exercise.
-fn mistake(task: &Task, what: &str) -> Failed {
+pub fn mistake(task: &Task, what: &str) -> Failed {
     let name = vmm::host::printable_text(&task.name);
     Failed::Grade(Error::Config(format!("the task {name:?} of the exercise: {what}")))
 }
@@ -44,88 +52,65 @@ fn mistake(task: &Task, what: &str) -> Failed {
 ///
 /// # Errors
 /// The file cannot be run, the host failed, or the exercise does not suit its machine.
-pub fn results(task: &Task, file: &Path, seed: u64, processor: Option<Processor>) -> Result<Results, Failed> {
-    let numbers = task.numbers(seed);
-    let of_task = |error: String| mistake(task, &error);
-    let specs = task.checks.iter().map(|check| check.expectations(&numbers)).collect::<Result<Vec<_>, _>>();
-    let specs = specs.map_err(of_task)?;
-    let all = || specs.iter().flatten();
-    let modes = all().any(|one| matches!(one, Expectation::Modes(_))).then(ModeWatch::default);
-    let has_end = all().any(|one| matches!(one, Expectation::End(_)));
-
-    let input = task.input(&numbers).map_err(of_task)?;
-    let (mut machine, captured) = build(task, file, seed, processor, modes.as_ref())?;
-    if let Some(address) = task.input_at {
-        let ended = [&input[..], &[0]].concat();
-        let written = machine.memory().write(Gpa(address), &ended);
-        written.map_err(|error| mistake(task, &format!("input_at {address:#x}: {error}")))?;
-    }
-    processor::announce(&machine);
-    let report = machine.run()?;
-    if let Some(error) = report.host_failure() {
-        return Err(Failed::Grade(error));
-    }
-    let output = captured.bytes();
-    let mut facts = Facts::of(&mut machine, &report, &output, captured.total())?;
-    facts.modes = modes.as_ref().map(ModeWatch::modes);
-    let mut checks = Vec::new();
-    for spec in &specs {
-        // A search in a long output takes a while.
-        if vmm::host::interrupted() {
-            return Err(Error::Interrupted.into());
-        }
-        checks.push(spec.iter().map(|one| one.check(&facts)).collect());
-    }
-    Ok(Results { end: (!has_end).then(|| end(&report)), checks })
-}
-
-/// Builds the machine of a task for a file.
-fn build(
+pub fn results(
     task: &Task,
     file: &Path,
     seed: u64,
     processor: Option<Processor>,
-    modes: Option<&ModeWatch>,
-) -> Result<(Machine, Captured), Failed> {
-    let of_guest = |error: Error| match error {
-        Error::Image(ImageError::TooLarge { path, size, limit }) => Failed::Submission(format!(
-            "{path} is too large: it has {size} bytes, and at most {limit} fit into the guest's memory"
-        )),
-        Error::Image(error) if is_unreadable(&error) => Failed::Submission(error.to_string()),
-        error if is_bad_guest(&error) => Failed::Submission(error.to_string()),
-        error => Failed::Grade(error),
+    jail: JailArgs,
+) -> Result<Results, Failed> {
+    let values = task.values(seed);
+    let specs = task.checks.iter().map(|check| check.expectations(&values)).collect::<Result<Vec<_>, _>>();
+    let specs = specs.map_err(|error| mistake(task, &error))?;
+    let all = || specs.iter().flatten();
+    let recorded = Recorded {
+        modes: all().any(Expectation::needs_modes),
+        trace: all().any(|one| matches!(one, Expectation::Exits(_))),
     };
-    let numbers = task.numbers(seed);
-    let registers = task.registers(&numbers).map_err(|error| mistake(task, &error))?;
-    let settings = &task.settings;
-    let bios = settings.machine.map(|kind| kind == MachineKind::Bios);
-    let limit = settings.memory.unwrap_or(PLAIN_RAM);
-    let target = RunTarget::path(file, settings.mode, settings.address, limit, bios).map_err(of_guest)?;
-    let image = target.image.with_registers(&registers).map_err(of_guest)?;
-    let (output, captured) = Output::captured();
-    let input = match task.input_at {
-        None => task.input(&numbers).map_err(|error| mistake(task, &error))?,
-        Some(_) => Vec::new(),
+    let has_end = all().any(|one| matches!(one, Expectation::End(_)));
+    let (end, mut checks) = if task.settings.kind == Kind::Vmm {
+        let memory: Vec<_> = all().filter_map(Expectation::memory).collect();
+        let run = observed::run(task, file, &values, (processor, jail), recorded, &memory)?;
+        (run.end(), check_all(&specs, &run.facts())?)
+    } else {
+        let mut run = guest::run(task, &guest::Code::File(file), &values, processor, recorded)?;
+        let end = end(&run);
+        (end, check_all(&specs, &run.facts()?)?)
     };
-    let builder = with_settings(Machine::builder(image), settings)
-        .processor(processor)
-        .input(Input::bytes(&input))
-        .output(output);
-    let builder = match modes {
-        Some(modes) => modes.apply(builder),
-        None => builder,
-    };
-    let machine = builder.build().map_err(name_error(&target.name)).map_err(of_guest)?;
-    Ok((machine, captured))
+    for (check, spec) in checks.iter_mut().zip(&task.checks) {
+        if let Some(limit) = &spec.time {
+            check.push(match end.passed {
+                true => time::check(task, limit, file, &values, processor)?,
+                false => time::not_measured(limit),
+            });
+        }
+    }
+    Ok(Results { end: (!has_end).then_some(end), checks })
 }
 
-/// The check that a run has ended by itself.
-fn end(report: &Report) -> Check {
+/// Checks the conditions of all checks.
+///
+/// # Errors
+/// A signal asked the program to end.
+fn check_all(specs: &[Vec<Expectation>], facts: &Facts) -> Result<Vec<Vec<Check>>, Failed> {
+    let mut checks = Vec::new();
+    for spec in specs {
+        // A search in a long output takes a while.
+        if vmm::host::interrupted() {
+            return Err(Error::Interrupted.into());
+        }
+        checks.push(spec.iter().map(|one| one.check(facts)).collect());
+    }
+    Ok(checks)
+}
+
+/// The check that a guest has ended by itself.
+fn end(run: &GuestRun) -> Check {
     Check {
-        passed: status::of_report(report) == status::OK,
+        passed: status::of_report(&run.report) == status::OK,
         subject: "the run".into(),
         expected: "must end by itself (a halt, exit code 0, or a power-off)".into(),
-        seen: format!("ended: {}", ending(report)),
+        seen: format!("ended: {}", crate::summary::ending(&run.report)),
         possible: true,
     }
 }

@@ -12,13 +12,13 @@ const REST: Duration = Duration::from_secs(2);
 
 /// The part of an output that was kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Captured {
+pub(in crate::grade) struct Captured {
     /// The first bytes.
-    pub(super) head: Vec<u8>,
+    pub(in crate::grade) head: Vec<u8>,
     /// The last bytes, if there were more.
-    pub(super) tail: Vec<u8>,
+    pub(in crate::grade) tail: Vec<u8>,
     /// The number of bytes between the two, which were dropped.
-    pub(super) dropped: u64,
+    pub(in crate::grade) dropped: u64,
 }
 
 impl Captured {
@@ -36,13 +36,13 @@ impl Captured {
     }
 
     /// The output as text, without what was dropped.
-    pub(super) fn text(&self) -> String {
+    pub(in crate::grade) fn text(&self) -> String {
         String::from_utf8_lossy(&[&self.head[..], &self.tail[..]].concat()).into_owned()
     }
 }
 
 /// A capture that is under way.
-pub(super) struct Capture {
+pub(in crate::grade) struct Capture {
     kept: Arc<Mutex<Captured>>,
     ended: Receiver<()>,
 }
@@ -52,7 +52,7 @@ impl Capture {
     ///
     /// # Errors
     /// The host has no pipe or no thread.
-    pub(super) fn start(most: usize) -> io::Result<(Self, Stdio)> {
+    pub(in crate::grade) fn start(most: usize) -> io::Result<(Self, Stdio)> {
         let (reader, writer) = io::pipe()?;
         let (sender, ended) = channel();
         let kept = Arc::new(Mutex::new(Captured::default()));
@@ -66,7 +66,7 @@ impl Capture {
     }
 
     /// Returns what was captured, when the stream is closed, or after a while.
-    pub(super) fn finish(self) -> Captured {
+    pub(in crate::grade) fn finish(self) -> Captured {
         let _ = self.ended.recv_timeout(REST);
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -3,18 +3,13 @@
 use crate::grade::student::describe;
 use crate::grade::student::run::Seen;
 use crate::grade::student::score::entered;
-use crate::grade::{Evidence, wrong};
+use crate::grade::{Evidence, courses, wrong};
+use ::exercise::file::Task as TaskSpec;
 use guest::hidden::Log;
 use report::view::plural;
 use simvirtio::abi::{self, device_status};
 use vmm::device::Layout;
 use vmm::x86::Mode;
-
-/// The points of the steps of SIMVIRTIO: the magic, RESET, CONFIG, READY, and the message. Together they are 30.
-const STEP: u32 = 5;
-const MESSAGE: u32 = 10;
-/// The points that polling loses if the handshake is done, and the message is wrong.
-const POLLED_MESSAGE: u32 = 5;
 
 /// The steps of a driver, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +131,7 @@ impl View {
 const MODES: [Mode; 2] = [Mode::Protected, Mode::Long];
 const MODE_NAMES: &str = "protected or long";
 
-pub(super) fn simvirtio(seen: &Seen) -> Vec<Evidence> {
+pub(super) fn simvirtio(seen: &Seen, task: &TaskSpec) -> Vec<Evidence> {
     let entry = match entered(seen, MODE_NAMES, &MODES) {
         Ok(entry) => entry,
         Err(evidence) => return vec![evidence],
@@ -171,11 +166,11 @@ pub(super) fn simvirtio(seen: &Seen) -> Vec<Evidence> {
     let hint = if has_message { String::new() } else { describe::ending(seen) };
     vec![
         entry,
-        magic.step(STEP),
-        status(&view, Step::Reset).step(STEP),
-        status(&view, Step::Config).step(STEP),
-        status(&view, Step::Ready).step(STEP),
-        Evidence::new(has_message, message + &hint).step(MESSAGE),
+        magic.step(courses::cost(task, "magic")),
+        status(&view, Step::Reset).step(courses::cost(task, "reset")),
+        status(&view, Step::Config).step(courses::cost(task, "config")),
+        status(&view, Step::Ready).step(courses::cost(task, "ready")),
+        Evidence::new(has_message, message + &hint).step(courses::cost(task, "message")),
     ]
 }
 
@@ -242,7 +237,7 @@ fn message(seen: &Seen, view: &View) -> (bool, String) {
 
 /// Polling must do the same as the exits did, without an exit at the window. A device that is wrong over both loses its points
 /// for SIMVIRTIO only.
-pub(super) fn polling(seen: &Seen, by_exits: Option<&Seen>) -> Vec<Evidence> {
+pub(super) fn polling(seen: &Seen, by_exits: Option<&Seen>, task: &TaskSpec) -> Vec<Evidence> {
     let entry = match entered(seen, MODE_NAMES, &MODES) {
         Ok(entry) => entry,
         Err(evidence) => return vec![evidence],
@@ -284,7 +279,7 @@ pub(super) fn polling(seen: &Seen, by_exits: Option<&Seen>) -> Vec<Evidence> {
             true,
             format!("as far as by exits: {}; the rest costs points there", other.step.name()),
         ),
-        (false, None) => wrong(sentence).step(POLLED_MESSAGE),
+        (false, None) => wrong(sentence).step(courses::cost(task, "message")),
     };
     vec![entry, no_exits, last]
 }

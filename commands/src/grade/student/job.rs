@@ -1,7 +1,9 @@
 //! The runs of a grade: what each task runs, and what it hides in its guest.
 
+use crate::grade::courses;
 use crate::grade::student::kev;
 use crate::grade::student_args::VmmArgs;
+use ::exercise::file::Task as TaskSpec;
 use guest::hidden::{Params, Template, Width};
 use simvirtio::abi;
 use std::ffi::{OsStr, OsString};
@@ -38,6 +40,31 @@ impl Job {
         }
     }
 
+    /// The task in the file of its course.
+    ///
+    /// # Errors
+    /// The course of this program is damaged.
+    pub(super) fn task(self) -> Result<&'static TaskSpec, Error> {
+        let helper = match self {
+            Self::Real => "so2-real",
+            Self::Long => "so2-wide",
+            Self::Simvirtio => "so2-simvirtio",
+            Self::Polling => "so2-polling",
+            Self::Kev(name) => {
+                let task = courses::kev()?.tasks.iter().find(|task| task.name == name);
+                return task.ok_or_else(|| Error::Config(format!("there is no check {name}")));
+            }
+        };
+        courses::task(courses::so2()?, helper)
+    }
+
+    /// The text of the assignment's own guest.
+    pub(super) fn own_text(self) -> &'static str {
+        // Polling sends the message of SIMVIRTIO.
+        let (job, step) = if self.is_driver() { (Self::Simvirtio, "message") } else { (self, "text") };
+        job.task().map_or("", |task| courses::text(task, step))
+    }
+
     /// True if the guest is a SIMVIRTIO driver.
     pub(super) fn is_driver(self) -> bool {
         matches!(self, Self::Simvirtio | Self::Polling)
@@ -65,9 +92,6 @@ pub(super) fn width(mode: Mode) -> Width {
 /// The letters of a hidden text, and those of a hidden message beyond the length of the queue.
 pub(super) const LETTERS: u32 = 24;
 pub(super) const MORE_THAN_A_QUEUE: u32 = 37;
-/// The texts of the assignment's own guests.
-pub(super) const GREETING: &str = "Hello, world!";
-pub(super) const MESSAGE: &str = "Ana are mere";
 
 /// The hidden guest of a run, and the expected results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,10 +150,9 @@ impl Plan {
             true => queue.min(abi::MAX_QUEUE_LEN.into()).saturating_add(MORE_THAN_A_QUEUE),
             false => LETTERS,
         };
-        match (self.hidden, self.job.is_driver()) {
-            (true, _) => guest::hidden::text(self.seed, letters as usize),
-            (false, true) => MESSAGE.into(),
-            (false, false) => GREETING.into(),
+        match self.hidden {
+            true => guest::hidden::text(self.seed, letters as usize),
+            false => self.job.own_text().into(),
         }
     }
 }
@@ -160,7 +183,8 @@ pub(super) fn command(job: Job, jobs: &[Job], arguments: &VmmArgs) -> Result<Opt
     let polling = arguments.vmm_polling.clone().filter(|_| job == Job::Polling);
     let built = || built(arguments).map(PathBuf::into_os_string);
     let program = polling.or_else(|| arguments.program().cloned()).or_else(built);
-    Ok(found.or_else(|| program.map(|program| (program, vec![job.name().into()]))))
+    let args = job.task()?.args(&Vec::new()).map_err(Error::Config)?;
+    Ok(found.or_else(|| program.map(|program| (program, args.into_iter().map(Into::into).collect()))))
 }
 
 /// The program of the assignment's Makefile, if `--make` is there, and nothing names another one.

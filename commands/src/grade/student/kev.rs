@@ -5,24 +5,23 @@ use crate::grade::student::describe;
 use crate::grade::student::job::Job;
 use crate::grade::student::run::Seen;
 use crate::grade::student::score::entered;
-use crate::grade::{Evidence, Task, wrong};
+use crate::grade::{Evidence, Task, courses, wrong};
+use ::exercise::file::Task as TaskSpec;
 use guest::hidden;
 use report::view::plural;
+use vmm::Error;
 use vmm::exit::Site;
 use vmm::x86::Mode;
 
-/// The points for each check.
-const POINTS: u32 = 5;
-/// The checks. The others are about hypercalls, which do not reach a VMM on KVM, or about options of this program.
-pub(super) const JOBS: [Job; 7] = [
-    Job::Kev("kev-port"),
-    Job::Kev("kev-mmio"),
-    Job::Kev("kev-ports"),
-    Job::Kev("kev-strings"),
-    Job::Kev("kev-cpuid"),
-    Job::Kev("kev-msr"),
-    Job::Kev("kev-msr-fault"),
-];
+/// The checks that have a meaning for a VMM. The others are about hypercalls, which do not reach a VMM on KVM, or about options of
+/// this program.
+///
+/// # Errors
+/// The course of this program is damaged.
+pub(super) fn jobs() -> Result<Vec<Job>, Error> {
+    let tasks = courses::kev()?.tasks.iter().filter(|task| task.helper.as_deref() == Some("kev-vmm"));
+    Ok(tasks.map(|task| Job::Kev(&task.name)).collect())
+}
 
 /// The texts of the built-in guests, which hidden ones replace.
 const TEXTS: [&str; 2] = ["Hello guest os!", "Hello mmio!"];
@@ -66,35 +65,39 @@ pub(super) fn pieces(name: &str, seed: u32, mode: Mode, address: u32) -> Result<
 }
 
 /// A task for each check. A check that was not handed in has no points.
-pub(super) fn tasks(runs: &[Option<Seen>]) -> Vec<Task> {
-    let check = |(job, run): (Job, &Option<Seen>)| {
+///
+/// # Errors
+/// The course of this program is damaged.
+pub(super) fn tasks(runs: &[Option<Seen>]) -> Result<Vec<Task>, Error> {
+    let graded = |(job, run): (Job, &Option<Seen>)| {
+        let task = job.task()?;
         let evidence = match run {
-            Some(seen) => check(job.name(), seen).unwrap_or_else(|evidence| evidence),
+            Some(seen) => check(task, seen).unwrap_or_else(|evidence| evidence),
             None => wrong(format!("{}: not handed in (--vmm PROGRAM, or --run {0}=COMMAND)", job.name())),
         };
-        Task { title: "".into(), points: POINTS, evidence: vec![evidence] }
+        Ok(courses::graded_line(task, evidence))
     };
-    JOBS.into_iter().zip(runs).map(check).collect()
+    jobs()?.into_iter().zip(runs).map(graded).collect()
 }
 
 /// The evidence of a check.
 ///
 /// # Errors
 /// The evidence that it failed.
-fn check(name: &str, seen: &Seen) -> Result<Evidence, Evidence> {
+fn check(task: &TaskSpec, seen: &Seen) -> Result<Evidence, Evidence> {
     let entry = entered(seen, "long", &[Mode::Long])?;
     let fail = |what: String| Err(wrong(format!("{}: {what}{}", seen.command, describe::ending(seen))));
-    for (reason, place, width) in exits_of(name) {
-        let found = |site: &Site| site.reason == *reason && site.place == Some((*place, *width));
+    for (reason, place, width) in exits_of(task) {
+        let found = |site: &Site| site.reason == reason && site.place == Some((place, width));
         if !seen.sites.iter().any(|(site, _)| found(site)) {
-            let width = plural((*width).into(), "byte");
+            let width = plural(width.into(), "byte");
             let last = describe::last_exit(seen);
             return fail(format!("the guest must make an exit for {reason} of {width} at {place:#x}{last}"));
         }
     }
     let output = seen.stdout.text();
     if seen.plan.hidden {
-        let guest = guest::find(name).map(|guest| guest.output).unwrap_or_default();
+        let guest = guest::find(&task.name).map(|guest| guest.output).unwrap_or_default();
         for (index, old) in TEXTS.iter().enumerate().filter(|(_, old)| guest.contains(**old)) {
             let expected = text(seen.plan.seed, index, old.len());
             if !output.contains(&expected) {

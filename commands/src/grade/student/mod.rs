@@ -1,6 +1,6 @@
 //! `vmm grade --vmm`: grades a student's VMM by observing it ([the contract](../../../../docs/grading.md)).
 
-mod capture;
+pub(super) mod capture;
 mod count;
 mod describe;
 mod driver;
@@ -15,7 +15,7 @@ mod tests;
 mod watch;
 
 use crate::grade::student_args::VmmArgs;
-use crate::grade::{Course, Task};
+use crate::grade::{Course, Task, courses};
 use crate::jail::JailArgs;
 use crate::status::Failure;
 use count::Pattern;
@@ -27,8 +27,6 @@ use std::time::Duration;
 use vmm::device::Layout;
 use vmm::host::printable;
 
-/// The text that a VMM prints at its end, as the assignment has it.
-const FINISHED: &str = "Finished vmm";
 /// The time limit of `make`.
 const MAKE_LIMIT: Duration = Duration::from_secs(120);
 /// After a run that did not end, the others have this part of the limit: an endless submission costs little more than one limit.
@@ -66,13 +64,13 @@ pub(super) fn prepare(
     jail: JailArgs,
 ) -> Result<Prepared, Failure> {
     let jobs = match course {
-        Course::So2 => &Job::SO2[..],
-        Course::Kev => &kev::JOBS,
+        Course::So2 => Job::SO2.to_vec(),
+        Course::Kev => kev::jobs()?,
     };
     let pattern = Pattern::new(arguments.count_pattern.as_deref())?;
     // 32 bits are enough, and are easy to type.
     let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one(0) & u64::from(u32::MAX));
-    let commands: Result<Vec<_>, _> = jobs.iter().map(|job| job::command(*job, jobs, arguments)).collect();
+    let commands: Result<Vec<_>, _> = jobs.iter().map(|job| job::command(*job, &jobs, arguments)).collect();
     let commands = commands?;
     if let Some(folder) = &arguments.make {
         make::make(folder, MAKE_LIMIT, jail)?;
@@ -111,6 +109,8 @@ impl Prepared {
     pub(super) fn grade(self, arguments: &VmmArgs, timeout: Option<Duration>) -> Result<Grade, Failure> {
         // A submission has the rights of this process, but cannot read the seed from its memory, or change it.
         observe::hide_this_process();
+        let finished = courses::text(Job::Real.task()?, "end");
+        let finished = arguments.finished.as_deref().unwrap_or(finished);
         let (mut limit, mut engine, mut remark) = (timeout, engine(arguments), self.remark);
         let mut runs: Vec<Option<Seen>> = Vec::new();
         for target in &self.targets {
@@ -118,7 +118,6 @@ impl Prepared {
                 runs.push(None);
                 continue;
             };
-            let finished = arguments.finished.as_deref().unwrap_or(FINISHED);
             let run = |engine| target.run(engine, limit, self.jail, finished, &self.pattern);
             let mut ran = run(engine);
             if let Err(Failure::Observe(observe::Error::Unfit { what, .. })) = &ran
@@ -150,8 +149,8 @@ impl Prepared {
             remark += &missing.iter().map(|part| format!("vmm: jail: {}\n", part.text())).collect::<String>();
         }
         let tasks = match self.course {
-            Course::So2 => score::tasks(&runs),
-            Course::Kev => kev::tasks(&runs),
+            Course::So2 => score::tasks(&runs)?,
+            Course::Kev => kev::tasks(&runs)?,
         };
         Ok(Grade { tasks, seed: self.seed, remark })
     }

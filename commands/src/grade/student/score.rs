@@ -2,53 +2,43 @@
 
 use crate::grade::student::describe;
 use crate::grade::student::driver::{polling, simvirtio};
-use crate::grade::student::job::{GREETING, Job};
+use crate::grade::student::job::Job;
 use crate::grade::student::run::Seen;
-use crate::grade::{Evidence, Task, wrong};
+use crate::grade::{Evidence, Task, courses, wrong};
+use ::exercise::file::Task as TaskSpec;
 use observe::Ending;
 use report::view::plural;
+use vmm::Error;
 use vmm::x86::Mode;
 
-/// The points of the real-mode task: for the entry, the text, the result, and the end. Together they are 30.
-const REAL_ENTRY: u32 = 10;
-const REAL_TEXT: u32 = 10;
-const REAL_RESULT: u32 = 5;
-const REAL_END: u32 = 5;
-/// The points of the text in the wide task. The entry has the other 10 of 20.
-const WIDE_TEXT: u32 = 10;
 /// The result of a guest.
 const RESULT: u64 = 42;
 
-/// The five tasks with their evidence, from the runs in the order of [`Job::SO2`]; `None` for a task that was not handed in.
-pub(super) fn tasks(runs: &[Option<Seen>]) -> Vec<Task> {
-    let [real, wide, exits, poll] =
-        Job::SO2.map(|job| runs.iter().flatten().find(|seen| seen.plan.job == job));
-    let graded = |run: Option<&Seen>, job: Job, grade: &dyn Fn(&Seen) -> Vec<Evidence>| match run {
+/// The tasks of the course with their evidence, from the runs in the order of [`Job::SO2`]; `None` for a task that was not handed in.
+///
+/// # Errors
+/// The course of this program is damaged.
+pub(super) fn tasks(runs: &[Option<Seen>]) -> Result<Vec<Task>, Error> {
+    let ran = |job: Job| runs.iter().flatten().find(|seen| seen.plan.job == job);
+    let graded = |job: Job, grade: &dyn Fn(&Seen) -> Vec<Evidence>| match ran(job) {
         Some(seen) => grade(seen),
         None => vec![wrong(format!(
             "not handed in: no program for {} (--vmm PROGRAM, or --run {0}=COMMAND)",
             job.name()
         ))],
     };
-    vec![
-        Task {
-            title: "a 16-bit guest in real mode".into(),
-            points: 30,
-            evidence: graded(real, Job::Real, &real_mode),
-        },
-        Task {
-            title: "a 32-bit or 64-bit guest".into(),
-            points: 20,
-            evidence: graded(wide, Job::Long, &wide_mode),
-        },
-        Task { title: "SIMVIRTIO".into(), points: 30, evidence: graded(exits, Job::Simvirtio, &simvirtio) },
-        Task {
-            title: "polling instead of exits".into(),
-            points: 10,
-            evidence: graded(poll, Job::Polling, &|seen| polling(seen, exits)),
-        },
-        Task { title: "counting of exits".into(), points: 10, evidence: counting(runs) },
-    ]
+    let of_task = |task: &'static TaskSpec| {
+        let evidence = match task.helper.as_deref() {
+            Some("so2-real") => graded(Job::Real, &|seen| real_mode(seen, task)),
+            Some("so2-wide") => graded(Job::Long, &|seen| wide_mode(seen, task)),
+            Some("so2-simvirtio") => graded(Job::Simvirtio, &|seen| simvirtio(seen, task)),
+            Some("so2-polling") => graded(Job::Polling, &|seen| polling(seen, ran(Job::Simvirtio), task)),
+            Some("so2-counting") => counting(runs),
+            _ => return Err(courses::no_helper(task)),
+        };
+        Ok(courses::graded(task, evidence))
+    };
+    courses::so2()?.tasks.iter().map(of_task).collect()
 }
 
 /// Evidence that the program entered its guest, in one of these modes. Otherwise nothing of the task can be seen.
@@ -113,7 +103,7 @@ fn text(seen: &Seen, is_once: bool) -> (bool, String) {
     }
 }
 
-fn real_mode(seen: &Seen) -> Vec<Evidence> {
+fn real_mode(seen: &Seen, task: &TaskSpec) -> Vec<Evidence> {
     let entry = match entered(seen, "real", &[Mode::Real]) {
         Ok(entry) => entry,
         Err(evidence) => return vec![evidence],
@@ -165,27 +155,28 @@ fn real_mode(seen: &Seen) -> Vec<Evidence> {
         }
     };
     vec![
-        entry.step(REAL_ENTRY),
-        Evidence::new(has_text, sentence + &hint).step(REAL_TEXT),
-        Evidence::new(result.0, result.1).step(REAL_RESULT),
-        Evidence::new(end.0, end.1).step(REAL_END),
+        entry.step(courses::cost(task, "entry")),
+        Evidence::new(has_text, sentence + &hint).step(courses::cost(task, "text")),
+        Evidence::new(result.0, result.1).step(courses::cost(task, "result")),
+        Evidence::new(end.0, end.1).step(courses::cost(task, "end")),
     ]
 }
 
-fn wide_mode(seen: &Seen) -> Vec<Evidence> {
+fn wide_mode(seen: &Seen, task: &TaskSpec) -> Vec<Evidence> {
     let entry = match entered(seen, "protected or long", &[Mode::Protected, Mode::Long]) {
         Ok(entry) => entry,
         Err(evidence) => return vec![evidence],
     };
     let (has_text, sentence) = text(seen, true);
-    if !has_text && seen.plan.hidden && seen.stdout.text().contains(GREETING) {
+    let greeting = courses::text(task, "text");
+    if !has_text && seen.plan.hidden && seen.stdout.text().contains(greeting) {
         return vec![wrong(format!(
-            "{}: stdout has {GREETING:?}, which the guest did not print: the text is hard-coded; {sentence}",
+            "{}: stdout has {greeting:?}, which the guest did not print: the text is hard-coded; {sentence}",
             seen.command
         ))];
     }
     let hint = if has_text { String::new() } else { describe::early_end(seen) + &describe::ending(seen) };
-    vec![entry, Evidence::new(has_text, sentence + &hint).step(WIDE_TEXT)]
+    vec![entry, Evidence::new(has_text, sentence + &hint).step(courses::cost(task, "text"))]
 }
 
 /// Compares the printed numbers with the exits that were observed. Programs that did not end, or never entered a guest, are

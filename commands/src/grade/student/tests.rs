@@ -99,10 +99,11 @@ fn points(job: Job, change: impl FnOnce(&mut Seen)) -> ([u32; 5], String) {
 }
 
 fn points_of(runs: &[Option<Seen>]) -> ([u32; 5], String) {
-    let tasks = tasks(runs);
+    let tasks = tasks(runs).unwrap();
     let failed = tasks.iter().flat_map(|task| &task.evidence).filter(|evidence| !evidence.right);
     let text: Vec<_> = failed.map(|evidence| evidence.text.as_str()).collect();
-    let earned: Vec<_> = tasks.iter().map(|task| task.earned()).collect();
+    let earned: Vec<_> =
+        tasks.iter().map(|task| u32::try_from(task.earned().hundredths() / 100).unwrap()).collect();
     (earned.try_into().unwrap(), text.join("\n"))
 }
 
