@@ -67,7 +67,7 @@ pub struct Check {
 /// The details of a check that a student sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Visibility {
-    /// The sentence with what was expected and what was seen.
+    /// What was expected and what was seen.
     #[default]
     Shown,
     /// Only if the check passed, and its name.

@@ -40,7 +40,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     let opened = images(arguments)
         .map_err(Failure::from)
         .and_then(|images| Ok((images, Outputs::open(&arguments.output, 1, &arguments.inputs())?)));
-    let (images, mut outputs) = match opened {
+    let (images, outputs) = match opened {
         Ok(opened) => opened,
         Err(error) => return report_error(&error),
     };
@@ -58,9 +58,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         tasks: grade.tasks.into_iter().map(Task::graded).collect(),
         milliseconds: milliseconds_since(started),
     };
-    outputs.begin();
-    outputs.add(&graded);
-    outputs.finish(&[graded], &grade.remark)
+    outputs.write(&[graded], &grade.remark)
 }
 
 /// The time since then, in milliseconds.

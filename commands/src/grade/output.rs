@@ -6,7 +6,7 @@ use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use grades::{Format, Grade, Options, Stream, View};
+use grades::{Format, Grade, Options, View};
 use report::OutputFile;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -40,7 +40,7 @@ pub(super) struct OutputArgs {
 enum ViewArg {
     /// All details
     Teacher,
-    /// The part that the exercise shows students
+    /// What the exercise shows students
     Student,
 }
 
@@ -75,10 +75,6 @@ fn result_format(format: Format) -> ResultFormat {
 /// The places of the results. The files are open before the runs.
 pub(super) struct Outputs {
     stdout: Format,
-    /// The format on stdout, if grades are printed as they come.
-    stream: Option<Stream>,
-    /// The status of what was printed.
-    printed: u8,
     files: Vec<(Format, OutputFile)>,
     view: Option<View>,
     after_deadline: bool,
@@ -119,20 +115,15 @@ impl Outputs {
         let to_files =
             arguments.formats.iter().filter_map(|target| Some((target.format, target.file.as_ref()?)));
         let files = to_files.map(|(format, path)| Ok((format, OutputFile::open_within(path, WAIT)?)));
-        let mut outputs = Self {
+        Ok(Self {
             files: files.collect::<Result<_, Failure>>()?,
             stdout: stdout.unwrap_or(Format::Text),
-            stream: None,
-            printed: status::OK,
             view: arguments.view.map(|view| match view {
                 ViewArg::Teacher => View::Teacher,
                 ViewArg::Student => View::Student,
             }),
             after_deadline: arguments.after_deadline,
-        };
-        let (stdout, options) = (outputs.stdout, outputs.options(outputs.stdout));
-        outputs.stream = Stream::new(stdout, options, submissions != 1);
-        Ok(outputs)
+        })
     }
 
     /// The options of a format.
@@ -141,37 +132,15 @@ impl Outputs {
         Options { view: self.view.unwrap_or(default), deadline_passed: self.after_deadline }
     }
 
-    /// Prints a text, unless an earlier one could not be printed.
-    fn print(&mut self, text: &str) {
-        if self.printed == status::OK && !text.is_empty() {
-            self.printed = print_stdout(text);
-        }
-    }
-
-    /// Prints what stands before the first grade.
-    pub(super) fn begin(&mut self) {
-        let text = self.stream.as_ref().map(Stream::begin).unwrap_or_default();
-        self.print(&text);
-    }
-
-    /// Prints a grade, if the format of stdout has grades as they come.
-    pub(super) fn add(&mut self, grade: &Grade) {
-        let text = self.stream.as_mut().map(|stream| stream.add(grade)).unwrap_or_default();
-        self.print(&text);
-    }
-
-    /// Prints the rest, then a remark on stderr, and writes the files. Returns the exit status: 0 if all submissions have all points.
-    pub(super) fn finish(mut self, grades: &[Grade], remark: &str) -> u8 {
-        let rest = match self.stream.take() {
-            Some(stream) => Ok(stream.end(grades)),
-            None => self.stdout.write(grades, self.options(self.stdout)),
+    /// Writes the results, and then a remark on stderr. Returns the exit status: 0 if all submissions have all points.
+    pub(super) fn write(mut self, grades: &[Grade], remark: &str) -> u8 {
+        let is_full = !grades.is_empty() && grades.iter().all(Grade::is_full);
+        let printed = match self.stdout.write(grades, self.options(self.stdout)) {
+            Ok(text) => print_stdout(&text),
+            Err(error) => unwritable(&error),
         };
-        match rest {
-            Ok(text) => self.print(&text),
-            Err(error) => self.printed = unwritable(&error),
-        }
         print_stderr(remark);
-        let mut result = self.printed;
+        let mut result = printed;
         for (format, file) in std::mem::take(&mut self.files) {
             let written = match format.write(grades, self.options(format)) {
                 Ok(text) => put(file, &text),
@@ -180,8 +149,7 @@ impl Outputs {
             result = if result == status::OK { written } else { result };
         }
         match result {
-            status::OK if grades.iter().any(|grade| grade.error.is_some()) => status::HOST_ERROR,
-            status::OK if grades.iter().all(Grade::is_full) => status::OK,
+            status::OK if is_full => status::OK,
             status::OK => status::WRONG_RESULT,
             failed => failed,
         }

@@ -19,7 +19,7 @@ pub(crate) use json::VERSION;
 /// A format of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The evidence of each submission, and for several a table at the end.
+    /// The evidence of one submission, or a table of several.
     Text,
     /// One JSON document with all grades, and their statistics.
     Json,
@@ -103,6 +103,11 @@ impl Format {
     /// The format [is for one](Self::is_for_one) submission, and there are more or none; or it is `Gradescope`, and the submission was
     /// not graded.
     pub fn write(self, grades: &[Grade], options: Options) -> Result<String, Unwritable> {
+        if let Some(mut stream) = Stream::new(self, options) {
+            let mut text = stream.begin();
+            grades.iter().for_each(|grade| text += &stream.add(grade));
+            return Ok(text + &stream.end());
+        }
         let one = || match grades {
             [one] => Ok(one),
             several => Err(Unwritable::Number(self, several.len())),
@@ -114,12 +119,10 @@ impl Format {
             Self::Gradescope => gradescope::results(one()?, options),
             Self::Github => Ok(github::result(one()?, options)),
             Self::Vmchecker => Ok(vmchecker::output(one()?, options)),
-            Self::Text | Self::Jsonl | Self::Tap => {
-                let mut stream = Stream { format: self, options, is_batch: grades.len() != 1, tests: 0 };
-                let mut text = stream.begin();
-                grades.iter().for_each(|grade| text += &stream.add(grade));
-                Ok(text + &stream.end(grades))
-            }
+            Self::Text | Self::Jsonl | Self::Tap => Ok(match grades {
+                [one] => text::of_one(one, options),
+                several => text::table(several),
+            }),
         }
     }
 }
@@ -136,16 +139,14 @@ impl Grade {
 pub struct Stream {
     format: Format,
     options: Options,
-    is_batch: bool,
     /// The number of tests that were written.
     tests: u64,
 }
 
 impl Stream {
-    /// The stream of [`Format::Text`], `Jsonl` or `Tap`, for one submission or a batch. `None` for other formats.
-    pub fn new(format: Format, options: Options, is_batch: bool) -> Option<Self> {
-        let is_stream = matches!(format, Format::Text | Format::Jsonl | Format::Tap);
-        is_stream.then_some(Self { format, options, is_batch, tests: 0 })
+    /// The stream of [`Format::Jsonl`] or [`Format::Tap`]. `None` for other formats.
+    pub fn new(format: Format, options: Options) -> Option<Self> {
+        matches!(format, Format::Jsonl | Format::Tap).then_some(Self { format, options, tests: 0 })
     }
 
     /// The text before the first grade.
@@ -157,18 +158,12 @@ impl Stream {
     pub fn add(&mut self, grade: &Grade) -> String {
         match self.format {
             Format::Tap => tap::tests(grade, self.options, &mut self.tests),
-            Format::Text if self.is_batch => text::with_name(grade, self.options),
-            Format::Text => text::of_one(grade, self.options),
-            _ => grade.to_json(self.options) + "\n",
+            _ => json::object(grade, self.options) + "\n",
         }
     }
 
-    /// The text after the last grade: for a batch in text, the table of all grades.
-    pub fn end(self, grades: &[Grade]) -> String {
-        match self.format {
-            Format::Tap => tap::plan(self.tests),
-            Format::Text if self.is_batch => text::table(grades),
-            _ => String::new(),
-        }
+    /// The text after the last grade.
+    pub fn end(self) -> String {
+        if self.format == Format::Tap { tap::plan(self.tests) } else { String::new() }
     }
 }

@@ -1,4 +1,4 @@
-//! Text: the evidence of each submission, and for several a table at the end.
+//! Text: the evidence of one submission, or a table of several.
 
 use crate::clean::{NAME, clean};
 use crate::{Grade, Options, Statistics, view};
@@ -27,11 +27,6 @@ pub fn of_one(grade: &Grade, options: Options) -> String {
     }
     let _ = writeln!(text, "{:>3}/{}", grade.earned(), grade.points());
     text
-}
-
-/// The same under the name of the submission, for one of several.
-pub fn with_name(grade: &Grade, options: Options) -> String {
-    format!("{}:\n{}\n", clean(&grade.submission, NAME), of_one(grade, options))
 }
 
 /// A table: a submission in each row, and the points of each task. Then the statistics.

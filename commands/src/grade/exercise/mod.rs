@@ -33,7 +33,7 @@ pub(super) fn main(file: &Path, arguments: &GradeArgs) -> u8 {
     let opened = submission(arguments)
         .map_err(Failure::from)
         .and_then(|submission| Ok((submission, Outputs::open(&arguments.output, 1, &arguments.inputs())?)));
-    let (submission, mut outputs) = match opened {
+    let (submission, outputs) = match opened {
         Ok(opened) => opened,
         Err(error) => return report_error(&error),
     };
@@ -52,9 +52,7 @@ pub(super) fn main(file: &Path, arguments: &GradeArgs) -> u8 {
         tasks,
         milliseconds: milliseconds_since(started),
     };
-    outputs.begin();
-    outputs.add(&graded);
-    outputs.finish(&[graded], &format!("vmm: --seed {seed} repeats this grade\n"))
+    outputs.write(&[graded], &format!("vmm: --seed {seed} repeats this grade\n"))
 }
 
 /// The submission: a directory, or a file.
