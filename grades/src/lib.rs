@@ -14,7 +14,6 @@ mod view;
 pub use feedback::feedback;
 pub use format::{Format, Stream, Unwritable};
 pub use points::Points;
-pub use read::{ReadError, Records};
 pub use statistics::Statistics;
 pub use view::{Options, View};
 
@@ -67,7 +66,7 @@ pub struct Check {
 /// The details of a check that a student sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Visibility {
-    /// What was expected and what was seen.
+    /// The sentence with what was expected and what was seen.
     #[default]
     Shown,
     /// Only if the check passed, and its name.

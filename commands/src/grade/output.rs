@@ -40,7 +40,7 @@ pub(super) struct OutputArgs {
 enum ViewArg {
     /// All details
     Teacher,
-    /// What the exercise shows students
+    /// The part that the exercise shows students
     Student,
 }
 
