@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run recording polling static install test page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability setup clean
+.PHONY: help run recording polling static install test page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -165,12 +165,30 @@ testbed-linux: setup ## Run the part of make testbed that boots Linux
 durability: setup ## Kill Linux guests that write to a disk (ROUNDS=50)
 	@LINUX_KILLS=$(or $(ROUNDS),50) TESTBED_SECONDS=3600 tests/testbed/run linux synced_files_survive_a_kill
 
+# Starts munged, slurmctld and slurmd on this host, from Debian's packages, and removes all of it at the end. Skips where they cannot
+# be had.
+cluster: setup ## Grade on a Slurm cluster of one node
+	@$(CARGO) build $(LOCKED)
+	@tests/cluster $(TARGET)/debug/vmm
+
+# The schemas are part of the two Python packages.
+batch-files: $(TARGET)/schemas/done ## Check the YAML files of examples/batch
+	@$(TARGET)/schemas/bin/check-jsonschema --builtin-schema vendor.github-workflows examples/batch/github.yml
+	@$(TARGET)/schemas/bin/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci examples/batch/gitlab.yml
+	@$(TARGET)/schemas/bin/kubernetes-validate --strict examples/batch/kubernetes.yaml
+
+$(TARGET)/schemas/done:
+	@tests/need python3 "python3 python3-venv" "the check of YAML files needs"
+	@echo "make: installing check-jsonschema and kubernetes-validate into $(TARGET)/schemas" >&2
+	@python3 -m venv $(TARGET)/schemas && \
+		$(TARGET)/schemas/bin/pip install --quiet check-jsonschema kubernetes-validate && touch $@
+
 # The file of the plot. SAVE=1 replaces the plot in docs/img.
 PLOT = $(if $(SAVE),docs/img/bench.svg,$(TARGET)/bench/bench.svg)
 
 # What the chosen measurements need. The others need only the program `bench`.
-BENCH_PARTS = $(or $(ONLY),exits cold again echo scale soft observe size qemu)
-BENCH_NEEDS_VMM = $(filter cold scale soft observe size qemu,$(BENCH_PARTS))
+BENCH_PARTS = $(or $(ONLY),exits cold again echo scale soft observe batch size qemu)
+BENCH_NEEDS_VMM = $(filter cold scale soft observe batch size qemu,$(BENCH_PARTS))
 BENCH_NEEDS_STATIC = $(filter cold,$(BENCH_PARTS))
 BENCH_NEEDS_QEMU = $(filter size qemu,$(BENCH_PARTS))
 

@@ -1,15 +1,16 @@
 //! `vmm grade EXERCISE SUBMISSION`: the example exercise with its ten submissions, and wrong command lines.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/sum.rs"]
+mod sum;
 mod support;
 
 use libtest_mimic::Arguments;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+use sum::{SUM, assembled};
 use support::{Files, Ran, assert_error, each_on_both, plain_test, ran};
-
-const SUM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/exercises/sum");
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -28,24 +29,6 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
-/// Copies the submissions to a folder, and assembles them.
-fn assembled(files: &Files) {
-    for entry in fs::read_dir(Path::new(SUM).join("submissions")).unwrap() {
-        let from = entry.unwrap().path();
-        if !from.is_dir() {
-            continue;
-        }
-        let to = files.0.path().join(from.file_name().unwrap());
-        fs::create_dir(&to).unwrap();
-        if from.join("sum.asm").exists() {
-            let mut nasm = Command::new("nasm");
-            nasm.args(["-f", "bin", "-i"]).arg(format!("{SUM}/submissions/"));
-            nasm.arg("-o").arg(to.join("sum.bin")).arg(from.join("sum.asm"));
-            assert!(nasm.status().is_ok_and(|status| status.success()), "{}", from.display());
-        }
-    }
-}
-
 fn grade(submission: &Path, seed: &str) -> Ran {
     ran(&["grade", &format!("{SUM}/exercise.toml"), submission.to_str().unwrap(), "--seed", seed])
 }
@@ -60,16 +43,9 @@ fn short() {
 fn submissions() {
     let files = Files::new();
     assembled(&files);
-    let table = fs::read_to_string(format!("{SUM}/README.md")).unwrap();
-    let rows: Vec<(&str, u32)> = table
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
-        .map(|(name, rest)| (name, rest.split(' ').next().unwrap().parse().unwrap()))
-        .collect();
-    assert_eq!(rows.len(), 10);
     assert_eq!(fs::read_dir(files.0.path()).unwrap().count(), 10);
-    for (name, points) in rows {
-        let graded = grade(&files.0.path().join(name), "1");
+    for (name, points) in sum::expected() {
+        let graded = grade(&files.0.path().join(&name), "1");
         let text = graded.text();
         assert!(text.ends_with(&format!("{points:>3}/100\n")), "{name}: {text}{}", graded.stderr);
         assert_eq!(graded.status, if points == 100 { 0 } else { 111 }, "{name}: {text}");

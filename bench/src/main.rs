@@ -5,6 +5,7 @@
 
 mod again;
 mod bare;
+mod batch;
 mod cold;
 mod echo;
 mod exits;
@@ -156,6 +157,12 @@ const MEASUREMENTS: &[Measurement] = &[
         about: "an exit of a program that `vmm observe` observes, compared with the program alone",
         rounds: 60,
         run: |context, rounds| observe::run(rounds, context.vmm()?).map(Measured::from),
+    },
+    Measurement {
+        name: "batch",
+        about: "submissions of `vmm grade`, each in its own process, compared with a bare loop over new VMs",
+        rounds: 10,
+        run: |context, rounds| batch::run(rounds, context.vmm()?).map(Measured::from),
     },
     Measurement {
         name: "size",

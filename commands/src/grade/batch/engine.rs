@@ -5,7 +5,7 @@ use super::process::{Failed, Launcher};
 use crate::status::Failure;
 use grades::Grade;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use vmm::host::interrupted;
@@ -33,37 +33,69 @@ pub fn run(
     see: &mut dyn FnMut(Event) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let (to, from) = channel();
+    let jobs = jobs.min(submissions.len());
+    let inbox = Inbox { graded: Mutex::new((Vec::new(), jobs)), news: Condvar::new() };
     thread::scope(|scope| {
-        for _ in 0..jobs.min(submissions.len()) {
-            let (to, next, is_over) = (to.clone(), &next, &is_over);
-            scope.spawn(move || {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                let _leaving = Leaving(&inbox);
                 while !interrupted() && !is_over.load(Ordering::Relaxed) {
                     let Some(submission) = submissions.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         break;
                     };
                     let Some(grade) = grade(launcher, submission, empty) else { break };
-                    if to.send((submission, grade)).is_err() {
-                        break;
-                    }
+                    inbox.put(|graded, _| graded.push((submission, grade)));
                 }
             });
         }
-        drop(to);
         let mut failed = Ok(());
         loop {
-            match from.recv_timeout(WAIT) {
-                Ok((submission, grade)) if failed.is_ok() => {
-                    failed = see(Event::Done(submission, grade));
-                    is_over.store(failed.is_err(), Ordering::Relaxed);
-                }
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) if failed.is_ok() => failed = see(Event::Waited),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break failed,
+            let (graded, jobs) = inbox.take();
+            let events = graded.into_iter().map(|(submission, grade)| Event::Done(submission, grade));
+            for event in events.chain([Event::Waited]) {
+                failed = failed.and_then(|()| see(event));
+            }
+            is_over.store(failed.is_err(), Ordering::Relaxed);
+            if jobs == 0 {
+                break failed;
             }
         }
     })
+}
+
+/// The grades that are ready, and the number of threads that are at work.
+struct Inbox<'a> {
+    graded: Mutex<(Vec<(&'a Submission, Grade)>, usize)>,
+    news: Condvar,
+}
+
+impl<'a> Inbox<'a> {
+    /// Changes the content, and wakes the thread in `take`.
+    fn put(&self, change: impl FnOnce(&mut Vec<(&'a Submission, Grade)>, &mut usize)) {
+        let mut content = self.graded.lock().unwrap_or_else(PoisonError::into_inner);
+        let (graded, jobs) = &mut *content;
+        change(graded, jobs);
+        self.news.notify_one();
+    }
+
+    /// Takes the grades, after waiting a while for one.
+    fn take(&self) -> (Vec<(&'a Submission, Grade)>, usize) {
+        let content = self.graded.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_idle =
+            |content: &mut (Vec<(&Submission, Grade)>, usize)| content.0.is_empty() && content.1 > 0;
+        let waited = self.news.wait_timeout_while(content, WAIT, is_idle);
+        let mut content = waited.unwrap_or_else(PoisonError::into_inner).0;
+        (std::mem::take(&mut content.0), content.1)
+    }
+}
+
+/// Counts a thread out at its end, even if it panics.
+struct Leaving<'a, 'b>(&'a Inbox<'b>);
+
+impl Drop for Leaving<'_, '_> {
+    fn drop(&mut self) {
+        self.0.put(|_, jobs| *jobs = jobs.saturating_sub(1));
+    }
 }
 
 /// The grade of a submission. `None` if the batch was interrupted.

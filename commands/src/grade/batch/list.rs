@@ -2,16 +2,15 @@
 
 use super::digest;
 use super::shard::Shard;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use vmm::Error;
-use vmm::host::printable;
+use vmm::host::{printable, sort_by_key};
 
 /// The most submissions of a batch.
-const MAX_SUBMISSIONS: usize = 100_000;
+pub const MAX_SUBMISSIONS: usize = 100_000;
 /// The longest name of a feedback file, without its extension.
 const MAX_FILE_NAME: usize = 100;
 
@@ -53,7 +52,7 @@ impl Submissions {
             let what = format!("a batch has at most {MAX_SUBMISSIONS} submissions, not {}", paths.len());
             return Err(Error::Config(what));
         }
-        let names = distinct(paths.iter().map(|path| printable(path)));
+        let names = distinct(paths.iter().map(|path| printable(path)).collect());
         let all = paths.into_iter().zip(&names).enumerate();
         let list: Vec<Submission> = all
             .filter(|(index, _)| shard.has(*index))
@@ -92,21 +91,45 @@ fn listed(file: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// The same names, with a number after each that an earlier one has already.
-fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
-    let mut taken = BTreeSet::new();
-    // The number that is tried first, so that many equal names are no quadratic work.
-    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
-    let mut found = Vec::new();
-    for name in names {
-        let mut unique = name.clone();
-        while !taken.insert(unique.clone()) {
-            let number = numbers.entry(name.clone()).or_insert(1);
-            *number = number.saturating_add(1);
-            unique = format!("{name} ({number})");
+fn distinct(names: Vec<String>) -> Vec<String> {
+    let sorted = sorted(&names);
+    let is_taken = |name: &str| count(&sorted, name) > 0;
+    // The places in the order of the names. Equal names stand in their order in the list.
+    let mut order: Vec<(&String, usize)> = names.iter().zip(0..).collect();
+    sort_by_key(&mut order, |place| *place);
+    let mut found = names.clone();
+    let mut number: usize = 1;
+    for pair in order.windows(2) {
+        let [(before, _), (name, place)] = pair else { continue };
+        if before != name {
+            number = 1;
+            continue;
         }
-        found.push(unique);
+        let mut unique;
+        loop {
+            number = number.saturating_add(1);
+            unique = format!("{name} ({number})");
+            if !is_taken(&unique) {
+                break;
+            }
+        }
+        if let Some(found) = found.get_mut(*place) {
+            *found = unique;
+        }
     }
     found
+}
+
+fn sorted(names: &[String]) -> Vec<String> {
+    let mut sorted = names.to_vec();
+    vmm::host::sort_by(&mut sorted, Ord::cmp);
+    sorted
+}
+
+/// The number of names in a sorted list that are equal to a name.
+fn count(sorted: &[String], name: &str) -> usize {
+    let before = |limit: fn(&str, &str) -> bool| sorted.partition_point(|other| limit(other, name));
+    before(|other, name| other <= name).saturating_sub(before(|other, name| other < name))
 }
 
 /// The names of files for submissions with these names: the last part of each, or all parts if two submissions share it.
@@ -115,14 +138,11 @@ pub fn file_names(names: &[String]) -> Vec<String> {
         let name = Path::new(name).file_name().unwrap_or(OsStr::new(name));
         file_name(&name.to_string_lossy())
     };
-    let mut times: BTreeMap<String, usize> = BTreeMap::new();
-    for name in names {
-        let count = times.entry(last(name).to_lowercase()).or_default();
-        *count = count.saturating_add(1);
-    }
-    let is_shared = |name: &str| times.get(&last(name).to_lowercase()).is_some_and(|times| *times > 1);
+    let lower: Vec<String> = names.iter().map(|name| last(name).to_lowercase()).collect();
+    let lower = sorted(&lower);
+    let is_shared = |name: &str| count(&lower, &last(name).to_lowercase()) > 1;
     let chosen = names.iter().map(|name| if is_shared(name) { file_name(name) } else { last(name) });
-    distinct(chosen).iter().map(|name| name.replace(' ', "_")).collect()
+    distinct(chosen.collect()).iter().map(|name| name.replace(' ', "_")).collect()
 }
 
 /// A name that is safe as the name of a file on every host.
@@ -146,10 +166,10 @@ mod tests {
 
     #[test]
     fn equal_names_are_told_apart() {
-        let of = |names: &[&str]| distinct(texts(names).into_iter());
+        let of = |names: &[&str]| distinct(texts(names));
         assert_eq!(of(&["a", "b", "a", "a"]), ["a", "b", "a (2)", "a (3)"]);
         assert_eq!(of(&["a (2)", "a", "a"]), ["a (2)", "a", "a (3)"]);
-        assert_eq!(of(&["a", "a", "a (2)"]), ["a", "a (2)", "a (2) (2)"]);
+        assert_eq!(of(&["a", "a", "a (2)"]), ["a", "a (3)", "a (2)"]);
     }
 
     #[test]

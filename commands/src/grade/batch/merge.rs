@@ -49,7 +49,7 @@ fn join(contents: Vec<(String, Content)>) -> Result<(Header, Vec<Grade>), String
     let (first_name, first) = (first.0.clone(), first.1.header.clone());
     let count = first.shard.count;
     let mut found: Vec<(usize, String)> = Vec::new();
-    let mut grades: Vec<(usize, Grade)> = Vec::new();
+    let mut grades: Vec<Option<Grade>> = vec![None; first.submissions];
     for (name, Content { header, grades: of_file, .. }) in contents {
         if let Some(difference) = header.difference(&first) {
             return Err(format!("{name} {difference}, as {first_name} does: merge the shards of one batch"));
@@ -71,13 +71,14 @@ fn join(contents: Vec<(String, Content)>) -> Result<(Header, Vec<Grade>), String
         }
         found.push((header.shard.number, name.clone()));
         let expected = (0..header.submissions).filter(|index| header.shard.has(*index)).count();
-        if of_file.len() < expected {
-            let (has, shard) = (of_file.len(), header.shard);
+        let has = of_file.iter().flatten().count();
+        if has < expected {
+            let shard = header.shard;
             return Err(format!(
                 "{name} has {has} of the {expected} grades of shard {shard}: finish it with --resume"
             ));
         }
-        grades.extend(of_file);
+        grades.iter_mut().zip(of_file).for_each(|(all, grade)| *all = all.take().or(grade));
     }
     let missing = (1..=count).filter(|number| found.iter().all(|(has, _)| has != number));
     let missing: Vec<String> = missing.map(|number| format!("{number}/{count}")).collect();
@@ -88,8 +89,7 @@ fn join(contents: Vec<(String, Content)>) -> Result<(Header, Vec<Grade>), String
             "the results of shard {shown}{more} are missing: grade them, and give their files, too"
         ));
     }
-    vmm::host::sort_by_key(&mut grades, |(index, _)| *index);
-    Ok((Header { shard: Shard::ALL, ..first }, grades.into_iter().map(|(_, grade)| grade).collect()))
+    Ok((Header { shard: Shard::ALL, ..first }, grades.into_iter().flatten().collect()))
 }
 
 /// Writes all outputs but those at the end.

@@ -36,7 +36,6 @@ use process::Launcher;
 use progress::Progress;
 use results::{Content, Header, Results};
 use shard::Shard;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -117,7 +116,7 @@ struct Batch {
     header: Header,
     results: Option<Results>,
     /// The grades that a results file has already, by their places.
-    graded: BTreeMap<usize, Grade>,
+    graded: Vec<Option<Grade>>,
     outputs: Outputs,
 }
 
@@ -147,13 +146,14 @@ impl Batch {
             shard,
             program: env!("CARGO_PKG_VERSION").into(),
         };
-        let mut graded = BTreeMap::new();
+        let mut graded = vec![None; header.submissions];
         match (content, &mut results) {
             (Some(content), _) => {
                 let path = batch.results.as_deref().map(printable).unwrap_or_default();
                 check_same(&content.header, &header, &path)?;
                 graded = content.grades;
-                graded.retain(|_, grade| grade.error.is_none());
+                let is_error = |grade: &mut Grade| grade.error.is_some();
+                graded.iter_mut().for_each(|grade| drop(grade.take_if(is_error)));
             }
             (None, Some(results)) => results.begin(&header).map_err(host)?,
             (None, None) => {}
@@ -168,9 +168,12 @@ impl Batch {
     /// The host failed.
     fn run(self, file: &Path, exercise: &Exercise, arguments: &GradeArgs) -> Result<u8, Refused> {
         let Self { submissions, header, results, graded, outputs } = self;
-        let (list, kept) = (submissions.list, graded.len());
-        let todo: Vec<Submission> =
-            list.iter().filter(|submission| !graded.contains_key(&submission.index)).cloned().collect();
+        let (list, kept) = (submissions.list, graded.iter().flatten().count());
+        let todo: Vec<Submission> = list
+            .iter()
+            .filter(|submission| !matches!(graded.get(submission.index), Some(Some(_))))
+            .cloned()
+            .collect();
         let mut desk = Desk {
             order: list.iter().map(|submission| submission.index).collect(),
             printed: 0,
@@ -199,10 +202,10 @@ impl Batch {
         if let Some(mut results) = results {
             results.sync().map_err(host)?;
         }
+        let grades: Vec<Grade> = grades.into_iter().flatten().collect();
         if grades.len() < list.len() {
             return Ok(cut_short(grades.len(), list.len(), arguments.batch.results.as_deref()));
         }
-        let grades: Vec<Grade> = grades.into_values().collect();
         let status = outputs.finish(&grades);
         if kept > 0 {
             print_stderr(&format!("vmm: {kept} of {} grades were in the results file\n", list.len()));
@@ -265,7 +268,8 @@ struct Desk {
     order: Vec<usize>,
     /// The number of grades that were printed.
     printed: usize,
-    grades: BTreeMap<usize, Grade>,
+    /// By their places in the batch.
+    grades: Vec<Option<Grade>>,
     results: Option<Results>,
     outputs: Outputs,
     progress: Progress,
@@ -278,7 +282,7 @@ impl Desk {
     /// A file cannot be written.
     fn print(&mut self) -> Result<(), Failure> {
         while let Some(index) = self.order.get(self.printed)
-            && let Some(grade) = self.grades.get(index)
+            && let Some(Some(grade)) = self.grades.get(*index)
         {
             self.outputs.add(*index, grade, &mut self.progress)?;
             self.printed = self.printed.saturating_add(1);
@@ -296,7 +300,9 @@ impl Desk {
                 results.add(submission.index, &grade).map_err(host)?;
             }
             self.progress.count();
-            self.grades.insert(submission.index, grade);
+            if let Some(place) = self.grades.get_mut(submission.index) {
+                *place = Some(grade);
+            }
             self.print()?;
         }
         self.progress.draw();

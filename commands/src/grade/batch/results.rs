@@ -1,10 +1,10 @@
 //! The results file of a batch: a header, and a line of JSON for each grade. Lines are only added, so that an interrupted batch
 //! loses at most the line that it was writing.
 
+use super::list::MAX_SUBMISSIONS;
 use super::shard::Shard;
 use grades::{Grade, Options};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -64,7 +64,9 @@ impl Header {
             exercise: printable_text(text("exercise")?),
             digest: digest("digest")?,
             seed: value.get("seed")?.as_u64()?,
-            submissions: usize::try_from(value.get("submissions")?.as_u64()?).ok()?,
+            submissions: usize::try_from(value.get("submissions")?.as_u64()?)
+                .ok()
+                .filter(|submissions| *submissions <= MAX_SUBMISSIONS)?,
             names: digest("names")?,
             shard: text("shard")
                 .filter(|text| !text.starts_with("auto"))
@@ -94,7 +96,7 @@ impl Header {
 pub struct Content {
     pub header: Header,
     /// The grades, by their places in the batch. A later grade replaces one with an error.
-    pub grades: BTreeMap<usize, Grade>,
+    pub grades: Vec<Option<Grade>>,
     /// The length of the whole lines.
     length: u64,
 }
@@ -112,12 +114,12 @@ impl Content {
             return if is_cut { Ok(None) } else { Err("is not a results file of vmm grade".into()) };
         };
         let header = Header::parse(first).ok_or("is not a results file of this version of vmm grade")?;
-        let mut grades = BTreeMap::new();
+        let mut grades = vec![None; header.submissions];
         for (number, line) in (2..).zip(lines) {
-            let record = parse_record(line)
-                .filter(|(index, _)| *index < header.submissions && header.shard.has(*index));
-            let (index, grade) = record.ok_or_else(|| format!("has a wrong line {number}"))?;
-            if let Some(Grade { error: None, submission, .. }) = grades.insert(index, grade) {
+            let record = parse_record(line).filter(|(index, _)| header.shard.has(*index));
+            let place = record.and_then(|(index, grade)| Some((grades.get_mut(index)?, grade)));
+            let (place, grade) = place.ok_or_else(|| format!("has a wrong line {number}"))?;
+            if let Some(Grade { error: None, submission, .. }) = place.replace(grade) {
                 return Err(format!("has two grades of {}", printable_text(&submission)));
             }
         }
@@ -267,12 +269,15 @@ mod tests {
     fn a_torn_last_line_is_left_out_at_every_place() {
         let text = lines(&[(0, grade("a", None)), (2, grade("b", Some("x")))]);
         let whole = Content::parse(text.as_bytes()).unwrap().unwrap();
-        assert_eq!((whole.grades.len(), whole.length as usize, &whole.header), (2, text.len(), &header()));
+        assert_eq!(
+            (whole.grades.iter().flatten().count(), whole.length as usize, &whole.header),
+            (2, text.len(), &header())
+        );
         for end in 0..text.len() {
             let content =
                 Content::parse(&text.as_bytes()[..end]).unwrap_or_else(|error| panic!("{end}: {error}"));
             let ends = text[..end].matches('\n').count();
-            assert_eq!(content.map_or(0, |content| content.grades.len() + 1), ends);
+            assert_eq!(content.map_or(0, |content| content.grades.iter().flatten().count() + 1), ends);
         }
     }
 
@@ -293,7 +298,7 @@ mod tests {
     fn a_grade_replaces_an_error() {
         let text = lines(&[(1, grade("a", Some("x"))), (1, grade("a", None))]);
         let content = Content::parse(text.as_bytes()).unwrap().unwrap();
-        assert_eq!(content.grades[&1].error, None);
+        assert_eq!(content.grades[1].as_ref().unwrap().error, None);
     }
 
     #[test]
@@ -325,9 +330,9 @@ mod tests {
         assert!(exists.contains("--resume"), "{exists}");
         File::options().append(true).open(&path).unwrap().write_all(b"{\"index\":1,\"sub").unwrap();
         let (mut results, content) = Results::open(&path, true).unwrap();
-        assert_eq!(content.unwrap().grades.len(), 1);
+        assert_eq!(content.unwrap().grades.iter().flatten().count(), 1);
         results.add(0, &grade("b", None)).unwrap();
         results.sync().unwrap();
-        assert_eq!(Content::open(&path).unwrap().grades.len(), 2);
+        assert_eq!(Content::open(&path).unwrap().grades.iter().flatten().count(), 2);
     }
 }
