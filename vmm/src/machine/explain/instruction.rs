@@ -39,6 +39,13 @@ pub(super) fn shown_len(instruction: &Instruction) -> usize {
     if instruction.is_invalid() { SHOWN_INVALID_BYTES } else { instruction.len() }
 }
 
+/// The name of an instruction. (Its `Debug` text would need a table of 40 kB.)
+pub(super) fn mnemonic(instruction: &Instruction) -> String {
+    let mut text = String::new();
+    NasmFormatter::new().format_mnemonic(instruction, &mut text);
+    text
+}
+
 /// The bytes and the text of an instruction.
 pub(super) fn format(instruction: &Instruction, bytes: &[u8]) -> String {
     let mut text = String::new();

@@ -4,6 +4,7 @@
 //! SDM volume 3, table "Protected-Mode Exceptions and Interrupts").
 
 use super::idt::Idt;
+use super::instruction::mnemonic;
 use super::registers::register_value;
 use super::{Fault, State, control, features, selectors, stack, target};
 use crate::x86::modes;
@@ -66,7 +67,7 @@ fn of_operation(instruction: &Instruction, state: &State<'_>) -> Option<Suspicio
         Mnemonic::Int => return of_interrupt(instruction.immediate8(), state),
         Mnemonic::Int3 => return of_interrupt(3, state),
         Mnemonic::Vmcall | Mnemonic::Vmmcall => {
-            let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
+            let name = mnemonic(instruction);
             let why = match state.scene.is_soft {
                 true => "does not exist on the software processor",
                 false => "is not the hypercall instruction of this host",
@@ -136,7 +137,7 @@ fn of_operand(instruction: &Instruction, state: &State<'_>) -> Option<Suspicion>
         return Some(format!("#PF: a store to {address:#x}, whose page is read-only").into());
     }
     (needs_alignment(instruction) && !address.is_multiple_of(SSE_ALIGNMENT)).then(|| {
-        let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
+        let name = mnemonic(instruction);
         format!("#GP: the operand's address, {address:#x}, is not a multiple of 16, as {name} needs it")
             .into()
     })
