@@ -1,6 +1,7 @@
 //! The statistics of a class.
 
 use crate::{Grade, Points};
+use std::collections::BinaryHeap;
 
 /// The statistics of grades. The points are those of the submissions that were graded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +26,8 @@ impl Statistics {
     /// The statistics of these grades.
     pub fn of(grades: &[Grade]) -> Self {
         let graded = || grades.iter().filter(|grade| grade.error.is_none());
-        let mut points: Vec<Points> = graded().map(Grade::earned).collect();
-        points.sort_unstable();
+        // A heap needs less code than a sort.
+        let points = graded().map(Grade::earned).collect::<BinaryHeap<_>>().into_sorted_vec();
         let (low, high) = (points.len().saturating_sub(1) / 2, points.len() / 2);
         let middle: Vec<Points> = [low, high].iter().filter_map(|at| points.get(*at)).copied().collect();
         Self {

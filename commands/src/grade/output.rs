@@ -5,7 +5,6 @@ use crate::outputs::different;
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use grades::{Format, Grade, Options, View};
 use report::OutputFile;
 use std::ffi::{OsStr, OsString};
@@ -14,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::Error;
+use vmm::host::printable_text;
 
 /// The longest wait for the reader of a file that is a pipe.
 const WAIT: Duration = Duration::from_secs(5);
@@ -23,8 +23,8 @@ const WAIT: Duration = Duration::from_secs(5);
 pub(super) struct OutputArgs {
     /// Write the results in a format: text, json, jsonl, csv, junit, tap, gradescope, github or vmchecker; to stdout, or to FILE and
     /// then text to stdout; can be repeated (docs/grading.md) [default: text]
-    #[arg(long = "format", value_name = "FORMAT[=FILE]", value_parser = OsStringValueParser::new().try_map(parse_target))]
-    formats: Vec<Target>,
+    #[arg(long = "format", value_name = "FORMAT[=FILE]")]
+    formats: Vec<OsString>,
 
     /// Reader of the results: a student does not see what the exercise hides [default: student for text, teacher for json, jsonl,
     /// csv, junit and tap; the other formats are always for students]
@@ -45,20 +45,28 @@ enum ViewArg {
 }
 
 /// A format, and its file. Without one, stdout.
-#[derive(Clone, Debug)]
 struct Target {
     format: Format,
     file: Option<PathBuf>,
 }
 
-fn parse_target(text: OsString) -> Result<Target, String> {
-    let mut parts = text.as_bytes().splitn(2, |byte| *byte == b'=');
-    let name = parts.next().and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
-    let format =
-        Format::from_name(name).ok_or_else(|| format!("the formats are {}", Format::NAMES.join(", ")))?;
-    match parts.next().map(|file| PathBuf::from(OsStr::from_bytes(file))) {
-        Some(file) if file.as_os_str().is_empty() => Err("there is no file after =".into()),
-        file => Ok(Target { format, file }),
+impl Target {
+    /// Parses `FORMAT` or `FORMAT=FILE`.
+    ///
+    /// # Errors
+    /// There is no such format, or no file after `=`.
+    fn parse(text: &OsStr) -> Result<Self, Error> {
+        let mut parts = text.as_bytes().splitn(2, |byte| *byte == b'=');
+        let name = parts.next().and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
+        let file = parts.next().map(|file| PathBuf::from(OsStr::from_bytes(file)));
+        let reason = match Format::from_name(name) {
+            Some(_) if file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) => {
+                "there is no file after =".into()
+            }
+            Some(format) => return Ok(Self { format, file }),
+            None => format!("the formats are {}", Format::NAMES.join(", ")),
+        };
+        Err(Error::Config(format!("--format {}: {reason}", printable_text(&text.to_string_lossy()))))
     }
 }
 
@@ -92,7 +100,9 @@ impl Outputs {
     ) -> Result<Self, Failure> {
         let mut stdout = None;
         let mut places: Vec<(&str, &Path)> = Vec::new();
-        for Target { format, file } in &arguments.formats {
+        let targets: Vec<Target> =
+            arguments.formats.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
+        for Target { format, file } in &targets {
             if format.is_for_one() && submissions != 1 {
                 return Err(
                     Error::Config(grades::Unwritable::Number(*format, submissions).to_string()).into()
@@ -112,8 +122,7 @@ impl Outputs {
             }
         }
         different(&places)?;
-        let to_files =
-            arguments.formats.iter().filter_map(|target| Some((target.format, target.file.as_ref()?)));
+        let to_files = targets.iter().filter_map(|target| Some((target.format, target.file.as_ref()?)));
         let files = to_files.map(|(format, path)| Ok((format, OutputFile::open_within(path, WAIT)?)));
         Ok(Self {
             files: files.collect::<Result<_, Failure>>()?,
