@@ -21,4 +21,4 @@ parallel --will-cite --sshlogin "$hosts" --workdir "$PWD" --jobs 1 --joblog "$re
 
 set --
 for shard in $(seq "$shards"); do set -- "$@" "$results/$shard.jsonl"; done
-exec "$vmm" grade merge "$@" --feedback "$results/feedback" --format text --format "jsonl=$results/grades.jsonl"
+exec "$vmm" grade merge "$@" --feedback "$results/feedback" --format "csv=$results/grades.csv" --format "jsonl=$results/grades.jsonl"

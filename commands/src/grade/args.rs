@@ -23,6 +23,10 @@ Examples:
   vmm grade --run real='./vmm16 -x'            a command for one task
   vmm grade sum.toml ./submission              an exercise of yours
   vmm grade sum.toml ./submission --format junit=out.xml   also as JUnit XML
+  vmm grade sum.toml submissions/* --format csv=grades.csv    a class
+  vmm grade sum.toml submissions/* --seed 7 --results r.jsonl --resume
+  vmm grade sum.toml --from list --seed 7 --shard 2/4 --results 2.jsonl
+  vmm grade merge [1-4].jsonl --feedback feedback    the shards of a class
   vmm grade kev ./my-vmm                       a student's VMM for KeV
   vmm grade --guest16 my.bin                   a real-mode guest for SO2
   vmm grade --simvirtio my.bin@0x1000:64       a SIMVIRTIO driver
@@ -40,12 +44,12 @@ In the result, + marks a check that passed, and - a check that failed, with the 
 of its task, unless it says how many. The last line has the points of all tasks that were graded.
 
 An exercise in a file has its own tasks: docs/exercises.md. PROGRAM is then the submission, a directory or a file, and --seed draws \
-the same random numbers again.
+the same random numbers again. Several submissions are a batch, each with a process of its own: docs/grading.md.
 
 An IMAGE is an ELF executable, or a flat binary as FILE[@ADDR][:MODE] with the mode real, protected or long.
 
 Exit status: 0 for all points, 111 for fewer, 110 for a usage error, such as an image that cannot be read, 115 if the host \
-failed, 116 if a VMM cannot be observed, 117 if interrupted. Only 0 and 111 have a result.")]
+failed, 116 if a VMM cannot be observed or a results file is of another batch, 117 if interrupted. Only 0 and 111 have a result.")]
 pub struct GradeArgs {
     /// Course whose work is graded: so2, the assignment of the operating systems course, or kev, project 2 of the KeV
     /// course about VM exits; or an exercise, a file FILE.toml (docs/exercises.md)
