@@ -73,6 +73,12 @@ pub struct TimeLimit {
     pub at: usize,
 }
 
+impl TimeLimit {
+    /// The least and the largest number of runs of the submission, and as many of the reference. After the least, the runs go on only
+    /// while the limit is exceeded, and while the time is not over.
+    pub const ROUNDS: (u32, u32) = (3, 12);
+}
+
 /// The part of a task that its checks depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
