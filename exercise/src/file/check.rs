@@ -31,7 +31,7 @@ pub const MEMORY_KEYS: [&str; 3] = ["at", "hex", "text"];
 /// The keys of a limit of the time.
 pub const TIME_KEYS: [&str; 2] = ["reference", "at_most"];
 /// The largest image of a reference.
-const MAX_REFERENCE: usize = 64 << 20;
+const MAX_REFERENCE: usize = 4 << 20;
 /// The largest multiple of the reference's time, in hundredths.
 const MAX_TIMES: u64 = 100_000;
 

@@ -39,7 +39,7 @@ pub fn check(
         let time = measured(task, &code, values, processor)?;
         let fails = || mistake(task, &format!("the reference {} does not end by itself", limit.name));
         reference = reference.min(time.ok_or_else(fails)?);
-        // A run that does not end is no faster.
+        // A run that does not end exceeds every limit.
         own = own.min(measured(task, &Code::File(file), values, processor)?.unwrap_or(Duration::MAX));
         let is_enough = own <= allowed(reference, limit.at_most) || began.elapsed() > most;
         if round >= TimeLimit::ROUNDS.0 && is_enough {
