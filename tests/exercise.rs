@@ -71,7 +71,16 @@ fn impossible() {
     let right = checked("", "");
     assert_eq!(right.status, 0, "{}", right.stderr);
     for (from, to, message) in [
-        ("address = 0x1000", "address = 0x200000", "one.toml:5:1: "),
+        (
+            "address = 0x1000",
+            "address = 0x200000",
+            "one.toml:5:1: a guest in real mode begins below 0x10000: give another address",
+        ),
+        (
+            "mode = \"real\"",
+            "mode = \"real\"\nmemory = 3000001",
+            "one.toml:5:1: memory must be a multiple of 4K",
+        ),
         (
             "mode = \"real\"",
             "mode = \"real\"\nmachine = \"bios\"",

@@ -1,5 +1,8 @@
 //! Texts with values that are drawn from a seed: `{a+b}` in a text is the sum of the numbers `a` and `b`.
 
+/// The longest text with its values, in bytes.
+const MAX_FILLED: usize = 16 << 20;
+
 /// A value that was drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -63,13 +66,16 @@ fn hash(text: &str) -> u64 {
 /// Replaces each `{EXPRESSION}` of a text by its value. `{{` and `}}` stand for braces.
 ///
 /// # Errors
-/// An expression is wrong, or has a name without a number.
+/// An expression is wrong, or has a name without a value, or the text becomes too long.
 pub fn fill(text: &str, values: &Values) -> Result<String, String> {
     let mut filled = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
         let (before, from) = rest.split_at_checked(at).unwrap_or((rest, ""));
         filled += before;
+        if filled.len() > MAX_FILLED {
+            return Err(format!("the text has more than {} MiB with its values", MAX_FILLED >> 20));
+        }
         if let Some(after) = from.strip_prefix("{{") {
             filled.push('{');
             rest = after;
@@ -159,6 +165,7 @@ mod tests {
         ] {
             assert_eq!(fill(text, &values).as_deref(), Ok(filled), "{text}");
         }
+        let long = "{word}".repeat(MAX_FILLED / 3 + 2);
         for (text, why) in [
             ("{c}", "random values of the task are a, b, word"),
             ("{word+1}", "cannot be calculated with"),
@@ -166,11 +173,12 @@ mod tests {
             ("a}", "no partner"),
             ("{}", "is not a number"),
             ("{a+}", "is not a number"),
+            (long.as_str(), "more than 16 MiB"),
             ("{9223372036854775807+a}", "more than 63 bits"),
             ("{9223372036854775807*a}", "more than 63 bits"),
         ] {
             let error = fill(text, &values).unwrap_err();
-            assert!(error.contains(why), "{text}: {error}");
+            assert!(error.contains(why), "{why}: {error}");
         }
     }
 

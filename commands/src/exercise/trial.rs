@@ -10,6 +10,7 @@ use simvirtio::abi;
 use vmm::device::Transport;
 use vmm::machine::{MachineKind, Processor};
 use vmm::memory::Gpa;
+use vmm::x86::Mode;
 use vmm::{Error, Machine, Output};
 
 /// The seeds for the random values. Texts have other lengths with other seeds.
@@ -45,7 +46,19 @@ fn of_settings(task: &Task, found: &mut Vec<Problem>) {
     let is_pc = matches!(machine, Some(MachineKind::Pc | MachineKind::Bios));
     let has_more = memory.is_some_and(|memory| memory > abi::RAM_SIZE);
     let is_high = address.is_some_and(|address| address >= abi::RAM_SIZE);
-    let rules: [(bool, &[&str], &str); 5] = [
+    // Without a mode, a guest below 1 MiB starts in real mode.
+    let is_real = mode == Some(Mode::Real) || mode.is_none() && !is_high;
+    let rules: [(bool, &[&str], &str); 7] = [
+        (
+            is_real && address.is_some_and(|address| address > 0xffff),
+            &["address"],
+            "a guest in real mode begins below 0x10000: give another address, or another mode",
+        ),
+        (
+            memory.is_some_and(|memory| !memory.is_multiple_of(4096)),
+            &["memory"],
+            "memory must be a multiple of 4K, such as \"1M\"",
+        ),
         (
             transport.is_some() && is_pc,
             &["transport"],
@@ -93,11 +106,11 @@ fn of_machine(task: &Task, found: &mut Vec<Problem>) {
 /// A sentence about options of `vmm run`, with the keys of an exercise instead.
 fn in_keys(sentence: &str) -> String {
     const KEYS: [(&str, &str); 7] = [
-        ("--machine ", "machine = "),
-        ("--mem ", "memory = "),
-        ("--cpus ", "cpus = "),
-        ("--transport ", "transport = "),
+        ("--machine", "machine"),
+        ("--memory", "memory"),
         ("--mem", "memory"),
+        ("--cpus", "cpus"),
+        ("--transport", "transport"),
         ("--mode", "mode"),
         ("--set ", "registers: "),
     ];

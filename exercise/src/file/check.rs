@@ -31,7 +31,7 @@ pub const MEMORY_KEYS: [&str; 3] = ["at", "hex", "text"];
 /// The keys of a limit of the time.
 pub const TIME_KEYS: [&str; 2] = ["reference", "at_most"];
 /// The largest image of a reference.
-const MAX_REFERENCE: usize = 64 << 20;
+const MAX_REFERENCE: usize = 4 << 20;
 /// The largest multiple of the reference's time, in hundredths.
 const MAX_TIMES: u64 = 100_000;
 
@@ -65,6 +65,12 @@ pub struct TimeLimit {
     pub at_most: u64,
     /// The offset of the limit in the file.
     pub at: usize,
+}
+
+impl TimeLimit {
+    /// The least and the largest number of runs of the submission, and as many of the reference. After the least, the runs go on only
+    /// while the limit is exceeded, and while the time is not over.
+    pub const ROUNDS: (u32, u32) = (3, 12);
 }
 
 /// The part of a task that its checks depend on.

@@ -52,7 +52,8 @@ pub struct Exercise {
     source: Source,
 }
 
-/// The file of an exercise, for messages with places in it. It is no part of what the exercise says, and so not of its debug text.
+/// The file of an exercise, for messages with places in it. The debug text leaves it out: two
+/// files with the same tasks have the same exercise.
 #[derive(Clone, Default)]
 struct Source {
     name: String,

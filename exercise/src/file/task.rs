@@ -1,6 +1,6 @@
 //! A task of an exercise.
 
-use super::check::{CheckSpec, Context};
+use super::check::{CheckSpec, Context, TimeLimit};
 use super::fields::Fields;
 use super::random;
 use super::settings::{Settings, address};
@@ -152,6 +152,13 @@ impl Task {
             let at = self.settings.place(&["args"]).unwrap_or(self.at);
             problems.push(Problem::new(at, format!("args: {error}")));
         }
+    }
+
+    /// The most runs that can take as long as the limits permit. Others are shorter, because their time is limited together.
+    pub fn long_runs(&self) -> u32 {
+        let timed = self.checks.iter().filter(|check| check.time.is_some()).count();
+        let timed = u32::try_from(timed).unwrap_or(u32::MAX);
+        timed.saturating_mul(TimeLimit::ROUNDS.0).saturating_mul(2).saturating_add(1)
     }
 
     /// The check that a step of the helper decides.

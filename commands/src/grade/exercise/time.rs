@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 use vmm::Error;
 use vmm::machine::Processor;
 
-/// The least and the largest number of runs of each guest. After the least, the runs go on only while the limit is exceeded.
-const ROUNDS: (u32, u32) = (3, 12);
 /// The time of all runs together, as a multiple of the time limit of one. It ends the rounds after the least number.
 const MOST_TIMES: u32 = 4;
 /// The difference of the times that never counts.
@@ -36,15 +34,15 @@ pub fn check(
     let began = Instant::now();
     let most = task.settings.timeout.saturating_mul(MOST_TIMES);
     let (mut own, mut reference) = (Duration::MAX, Duration::MAX);
-    for round in 1..=ROUNDS.1 {
+    for round in 1..=TimeLimit::ROUNDS.1 {
         let code = Code::Reference(&limit.name, &limit.reference);
         let time = measured(task, &code, values, processor)?;
         let fails = || mistake(task, &format!("the reference {} does not end by itself", limit.name));
         reference = reference.min(time.ok_or_else(fails)?);
-        // A run that does not end is no faster.
+        // A run that does not end exceeds every limit.
         own = own.min(measured(task, &Code::File(file), values, processor)?.unwrap_or(Duration::MAX));
         let is_enough = own <= allowed(reference, limit.at_most) || began.elapsed() > most;
-        if round >= ROUNDS.0 && is_enough {
+        if round >= TimeLimit::ROUNDS.0 && is_enough {
             break;
         }
     }
