@@ -146,7 +146,9 @@ fn patterns() {
 fn make() {
     let files = Files::new();
     let folder = files.0.path().to_str().unwrap().to_owned();
-    let rule = format!("kvm-hello-world:\n\tgcc -O1 -pthread -o $@ {}\n", source());
+    // In the jail, make sees the project only.
+    fs::copy(source(), files.0.path().join("vmm.c")).unwrap();
+    let rule = "kvm-hello-world:\n\tgcc -O1 -pthread -o $@ vmm.c\n";
     files.write("Makefile", rule.as_bytes());
     let (points, text) = points(&["--make", &folder]);
     assert_eq!(points, ALL, "{text}");

@@ -51,7 +51,7 @@ Exit status:
   112      guest crash or panic    117  interrupted
   113      protocol error          118  output limit exceeded
   114      timeout                 119  guest rebooted
-  120      an expectation failed"
+  120      an expectation failed   121      stopped by the jail"
 )]
 struct Cli {
     #[command(subcommand)]

@@ -25,7 +25,8 @@ fn wrong(error: impl std::fmt::Display) -> io::Error {
 pub(crate) fn program(kind: Kind, debugs: bool) -> io::Result<BpfProgram> {
     let kinds = kind as u8 | if debugs && kind == Kind::Main { Kind::Debugger as u8 } else { 0 };
     let mut rules = BTreeMap::new();
-    for call in calls::CALLS.iter().filter(|call| call.kinds & kinds != 0) {
+    // The first row of a call is the one with most rights.
+    for call in calls::CALLS.iter().rev().filter(|call| call.kinds & kinds != 0) {
         rules.insert(call.number, conditions(call.limit).map_err(wrong)?);
     }
     let filter = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)
@@ -57,6 +58,7 @@ fn conditions(limit: Limit) -> Result<Vec<SeccompRule>, seccompiler::BackendErro
             let kvm = word(1, SeccompCmpOp::MaskedEq(TYPE_MASK), KVM_REQUESTS);
             [kvm].into_iter().chain(TERMINAL.map(|request| equal(1, request))).collect()
         }
+        Limit::Terminal => TERMINAL.map(|request| equal(1, request)).into_iter().collect(),
         Limit::NotExecutable => {
             let executable = libc::PROT_EXEC.cast_unsigned().into();
             Ok(vec![word(2, SeccompCmpOp::MaskedEq(executable), 0)?])

@@ -12,6 +12,7 @@ mod student;
 mod student_args;
 mod target;
 
+use crate::jail::{Jail, Rights};
 use crate::processor::VcpuArg;
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, print_stdout, report_error};
@@ -32,11 +33,12 @@ pub fn main(arguments: &GradeArgs) -> u8 {
     if let Subject::Exercise(file) = &arguments.subject {
         return exercise::main(file, arguments);
     }
+    let jail = arguments.jail.prepare(true).filter(|_| !arguments.vmm.grades());
     let images = match images(arguments) {
         Ok(images) => images,
         Err(error) => return report_error(&error),
     };
-    let grade = match tasks(arguments, &images) {
+    let grade = match tasks(arguments, &images, jail) {
         Ok(grade) if !vmm::host::interrupted() => grade,
         Ok(_) => return interrupted(),
         Err(_) if vmm::host::interrupted() => return interrupted(),
@@ -55,7 +57,11 @@ pub fn main(arguments: &GradeArgs) -> u8 {
 }
 
 /// Runs what is to be graded. The remark goes to stderr.
-fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::Grade, Failure> {
+fn tasks(
+    arguments: &GradeArgs,
+    images: &[kev::Replacement],
+    jail: Option<Jail>,
+) -> Result<student::Grade, Failure> {
     let settings = arguments.settings();
     if arguments.vmm.grades() {
         let prepared = student::prepare(
@@ -71,6 +77,12 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
         return prepared.grade(&arguments.vmm, settings.timeout);
     }
     check_host(settings)?;
+    if let Some(jail) = jail {
+        let of_so2 = [&arguments.guest16, &arguments.guest64, &arguments.simvirtio].into_iter().flatten();
+        let images = of_so2.chain(images.iter().map(|(_, image)| image));
+        let read = images.filter_map(|image| crate::target::file(image)).collect();
+        jail.enter(&Rights { read, builds: true, ..Rights::default() }, None)?;
+    }
     let missing = |missing| format!("vmm: not graded, because there is no image: {missing}\n");
     Ok(match arguments.course() {
         Course::So2 => student::Grade {
