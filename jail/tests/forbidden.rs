@@ -1,6 +1,11 @@
 //! Each forbidden action fails, or ends the process with a sentence. A child process of the test, which is this program again,
 //! enters the jail and tries one action.
-#![allow(clippy::unwrap_used, unsafe_code)]
+#![allow(clippy::unwrap_used)]
+#![allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    reason = "each system call is one that the jail stops, or that fails, and takes no memory of this process but constants"
+)]
 
 use jail::{Kind, Place, Policy, Use};
 use std::fs::{self, File};
@@ -70,6 +75,14 @@ fn act(action: &str, folder: &Path) -> io::Result<()> {
             unsafe { std::arch::asm!("int 0x80", inout("eax") 20 => _) };
             Ok(())
         }
+        other => act_as_a_run(other, folder),
+    }
+}
+
+/// Does what a run does, or what only some of its threads may do.
+fn act_as_a_run(action: &str, folder: &Path) -> io::Result<()> {
+    let null = std::ptr::null_mut::<libc::c_void>();
+    match action {
         "device-opens" => on_thread(Kind::Device, read_passwd, folder.into()),
         "vcpu-opens" => on_thread(Kind::Vcpu, read_passwd, folder.into()),
         "console-opens" => on_thread(Kind::Console, read_passwd, folder.into()),
@@ -184,10 +197,10 @@ fn forbidden_actions_fail_or_end_the_process_with_a_sentence() {
             format!("vmm: error: the jail stopped the system call {call} of a thread of the kind {kind}: ");
         assert!(text.starts_with(&sentence), "{action}: {text}");
     }
-    // Command makes a pipe first, and a call for i386 has no sentence.
-    let (status, text) = tried("execve", folder.path());
-    assert!(status == i32::from(STOPPED) && text.contains("the jail stopped the system call"), "{text}");
-    assert_eq!(tried("i386", folder.path()).0, -libc::SIGSYS);
+    // The C library blocks signals while it starts a program, and a call for i386 has no number here: no sentence.
+    for action in ["execve", "i386"] {
+        assert_eq!(tried(action, folder.path()).0, -libc::SIGSYS, "{action}");
+    }
 }
 
 #[test]
