@@ -26,7 +26,7 @@ impl CmosTimer {
         let ended = stop.clone();
         let thread =
             Worker::spawn("rtc", ThreadKind::Device, "starting the thread of the clock", move || {
-                run(&cmos, &wake, &ended)
+                run(&cmos, &wake, &ended);
             })?;
         Ok(Self { stop, thread: Some(thread) })
     }
