@@ -111,7 +111,10 @@ fn output() {
     assert!(lines.ends_with(sentence) && lines.lines().count() == 1, "{lines}");
     let short = files.write("short", b"Hello, world!");
     let (status, lines) = quiet(&["prot32-hello", "--expect-output", &short]);
-    assert!(status == UNEXPECTED && lines.contains("column 14 (offset 13): the end is expected there"), "{lines}");
+    assert!(
+        status == UNEXPECTED && lines.contains("column 14 (offset 13): the end is expected there"),
+        "{lines}"
+    );
     let empty = files.write("empty", b"");
     assert_eq!(quiet(&["real16-42", "--expect-output", &empty]).0, 0);
     assert_eq!(quiet(&["prot32-hello", "--expect-output", &empty]).0, UNEXPECTED);

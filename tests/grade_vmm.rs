@@ -146,7 +146,14 @@ fn patterns() {
 fn make() {
     let files = Files::new();
     let folder = files.0.path().to_str().unwrap().to_owned();
-    let rule = format!("kvm-hello-world:\n\tgcc -O1 -pthread -o $@ {}\n", source());
+    // In the jail, make sees the project only.
+    fs::create_dir(files.0.path().join("so2_vmm")).unwrap();
+    let headers = Path::new(&source()).with_file_name("so2_vmm");
+    for header in fs::read_dir(headers).unwrap().flatten() {
+        fs::copy(header.path(), files.0.path().join("so2_vmm").join(header.file_name())).unwrap();
+    }
+    fs::copy(source(), files.0.path().join("vmm.c")).unwrap();
+    let rule = "kvm-hello-world:\n\tgcc -O1 -pthread -o $@ vmm.c\n";
     files.write("Makefile", rule.as_bytes());
     let (points, text) = points(&["--make", &folder]);
     assert_eq!(points, ALL, "{text}");

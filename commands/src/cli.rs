@@ -68,7 +68,8 @@ Exit status:
   112      guest crash or panic    117  interrupted
   113      protocol error          118  output limit exceeded
   114      timeout                 119  guest rebooted
-  120      an expectation failed   141  the reader of a result closed the pipe"
+  120      an expectation failed   121  stopped by the jail
+  141      the reader of a result closed the pipe"
 )]
 struct Cli {
     #[command(subcommand)]

@@ -24,7 +24,8 @@ pub struct DoctorArgs {
 
 /// Checks the host and prints the result. Returns the exit status.
 pub fn main(arguments: &DoctorArgs) -> u8 {
-    let checks = examine();
+    let mut checks = examine();
+    checks.extend(crate::jail::checks());
     let good = checks.iter().all(|check| check.outcome != CheckOutcome::Bad);
     let text = if arguments.json { as_json(good, &checks) } else { as_text(good, &checks) };
     match print_stdout(&text) {

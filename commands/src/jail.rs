@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use vmm::host::{ThreadKind, on_thread_start};
+use vmm::lab::{Check, CheckOutcome};
 use vmm::{Error, Machine};
 
 /// The memory that a run may map besides that of its guest: threads, symbols, results.
@@ -86,6 +87,18 @@ impl JailArgs {
             Some(JailArg::Require) => Some(true),
         }
     }
+}
+
+/// The parts of a jail that this host has, for `vmm doctor`.
+pub fn checks() -> Vec<Check> {
+    let check = |part: jail::Facility| {
+        let (outcome, found) = match part.found {
+            Ok(found) => (CheckOutcome::Good, found),
+            Err(what) => (CheckOutcome::Missing, what),
+        };
+        Check { what: format!("jail: {}", part.name), outcome, found }
+    };
+    jail::facilities().into_iter().map(check).collect()
 }
 
 /// The rights that a run keeps.

@@ -90,8 +90,7 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
         _ => arguments.mem,
     };
     let builder = with_changes(arguments, target.builder());
-    let file = arguments.guest.as_deref().and_then(crate::target::file);
-    let disks = boot_files::open_disks(file.as_deref(), &[], &arguments.disk)?;
+    let disks = boot_files::open_disks(guest.as_deref(), &[], &arguments.disk)?;
     let builder = disks.into_iter().fold(builder, Builder::disk);
     let builder = trace.iter().fold(builder, |builder, trace| trace.apply(builder));
     let is_stopped = arguments.gdb.is_given() || arguments.step.is_given();
@@ -119,13 +118,11 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
     let own_names = || Names::of(&arguments.measure.results, guest.clone());
     arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     if let Some(trace) = &trace {
-        trace.begin(&mut machine, Names::of(&arguments.measure.results, guest)?, &bases)?;
+        trace.begin(&mut machine, Names::of(&arguments.measure.results, guest.clone())?, &bases)?;
     }
-    let symbols = arguments.measure.results.symbol_file().or(file);
+    let symbols = arguments.measure.results.symbol_file().or(guest);
     let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
-    if let Some(jail) = jail {
-        jail.enter(&rights(arguments)?, Some(&machine))?;
-    }
+    enter(jail, arguments, &machine)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
@@ -135,15 +132,17 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
     Ok(Ran { core, checked, debugger: server, ..names.ran(target.name, report, machine.memory()) })
 }
 
-/// The rights that the run needs after its files are open.
+/// Enters the jail, if there is to be one.
 ///
 /// # Errors
-/// An option is wrong.
-fn rights(arguments: &RunArgs) -> Result<Rights, Error> {
+/// It is required, and a part is missing.
+fn enter(jail: Option<Jail>, arguments: &RunArgs, machine: &Machine) -> Result<(), Error> {
+    let Some(jail) = jail else { return Ok(()) };
     let guest = arguments.guest.as_ref().and_then(|guest| crate::target::file(guest));
     let read = guest.into_iter().chain(arguments.measure.results.symbol_file()).collect();
     let any_size = !arguments.disk.is_empty();
-    Rights::of(&arguments.measure, arguments.step.file(), &arguments.gdb, read, any_size)
+    let rights = Rights::of(&arguments.measure, arguments.step.file(), &arguments.gdb, read, any_size)?;
+    jail.enter(&rights, Some(machine))
 }
 
 /// Warns of input for a machine that has none.

@@ -46,6 +46,8 @@ pub enum Limit {
     Any,
     /// `ioctl` with a request of KVM (type 0xAE), or one that asks or sets a terminal.
     Requests,
+    /// `ioctl` with a request that asks or sets a terminal.
+    Terminal,
     /// A mapping whose memory cannot be executed.
     NotExecutable,
     /// A new thread of this process, and no new process.
@@ -63,8 +65,9 @@ impl Limit {
     pub fn text(self) -> &'static str {
         match self {
             Self::Any => "",
-            Self::Requests => {
-                "requests of KVM (type 0xAE); for a terminal: its mode, its size, its process group"
+            Self::Requests => "requests of KVM (type 0xAE) and of a terminal",
+            Self::Terminal => {
+                "requests of a terminal: its mode, size, process group, and the bytes that wait"
             }
             Self::NotExecutable => "without PROT_EXEC",
             Self::Thread => "with CLONE_THREAD: a thread of this process",
@@ -106,6 +109,8 @@ const fn limited(number: c_long, kinds: u8, limit: Limit) -> Call {
 /// The calls, those of the inner loops first. All others end the program.
 pub const CALLS: &[Call] = &[
     limited(libc::SYS_ioctl, M | V | C | G, Limit::Requests),
+    // A signal that ends the program gives the terminal back, on any thread.
+    limited(libc::SYS_ioctl, D, Limit::Terminal),
     call(libc::SYS_read, ALL),
     call(libc::SYS_write, ALL),
     call(libc::SYS_futex, ALL),
@@ -115,7 +120,7 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_rt_sigreturn, ALL),
     call(libc::SYS_close, ALL),
     call(libc::SYS_dup, M | C | G),
-    limited(libc::SYS_fcntl, ALL, Limit::Any),
+    call(libc::SYS_fcntl, ALL),
     call(libc::SYS_readv, ALL),
     call(libc::SYS_writev, ALL),
     call(libc::SYS_preadv, M | V | D),
@@ -144,7 +149,7 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_timer_create, M | V),
     call(libc::SYS_timer_settime, M | V),
     call(libc::SYS_timer_delete, M | V),
-    call(libc::SYS_setitimer, M | V),
+    call(libc::SYS_setitimer, ALL),
     call(libc::SYS_nanosleep, ALL),
     call(libc::SYS_clock_nanosleep, ALL),
     call(libc::SYS_clock_gettime, ALL),
@@ -162,6 +167,10 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_sched_getaffinity, ALL),
     // Events and sockets that are open.
     call(libc::SYS_eventfd2, M | V | D | C),
+    call(libc::SYS_epoll_create1, M | V | D),
+    call(libc::SYS_epoll_ctl, M | V | D),
+    call(libc::SYS_epoll_wait, M | D),
+    call(libc::SYS_epoll_pwait, M | D),
     call(libc::SYS_accept4, G),
     call(libc::SYS_recvfrom, G),
     call(libc::SYS_sendto, M | G),
@@ -211,20 +220,23 @@ mod tests {
 
     #[test]
     fn each_call_is_in_the_table_once_and_has_a_name() {
-        let mut numbers: Vec<_> = CALLS.iter().map(|call| call.number).chain(REPLACED).collect();
-        let count = numbers.len();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), count);
-        for number in numbers {
-            assert!(crate::names::name(i32::try_from(number).unwrap()).is_some(), "{number}");
+        for kind in Kind::ALL {
+            let mut numbers: Vec<_> = of(kind).map(|call| call.number).chain(REPLACED).collect();
+            let count = numbers.len();
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), count, "{kind:?}");
+            for number in numbers {
+                assert!(crate::names::name(i32::try_from(number).unwrap()).is_some(), "{number}");
+            }
         }
     }
 
     /// A thread inherits the filter of the first one, so a call that is missing there is missing everywhere.
     #[test]
     fn the_first_thread_may_do_what_the_others_may() {
-        for call in CALLS.iter().filter(|call| call.kinds & M == 0) {
+        let first: Vec<_> = of(Kind::Main).map(|call| call.number).collect();
+        for call in CALLS.iter().filter(|call| !first.contains(&call.number)) {
             assert_eq!(call.kinds, G, "{}", call.number);
         }
     }

@@ -86,7 +86,8 @@ pub(crate) fn version() -> i32 {
 /// # Errors
 /// The kernel refuses it.
 pub(crate) fn ruleset<'a>(places: impl Iterator<Item = &'a Place>) -> io::Result<RulesetCreated> {
-    let wrong = |error: RulesetError| io::Error::other(error.to_string());
+    // The texts of the crate's errors would take more room than all else here.
+    let wrong = |_: RulesetError| io::Error::last_os_error();
     let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))
         .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(ABI::V4)))
@@ -110,5 +111,5 @@ pub(crate) fn ruleset<'a>(places: impl Iterator<Item = &'a Place>) -> io::Result
 /// # Errors
 /// The kernel refuses it.
 pub(crate) fn restrict(places: &[Place]) -> io::Result<()> {
-    ruleset(places.iter())?.restrict_self().map(drop).map_err(|error| io::Error::other(error.to_string()))
+    ruleset(places.iter())?.restrict_self().map(drop).map_err(|_| io::Error::last_os_error())
 }

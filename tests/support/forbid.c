@@ -15,6 +15,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#endif
 #ifndef SYS_pidfd_getfd
 #define SYS_pidfd_getfd 438
 #endif
@@ -23,7 +26,7 @@ static const struct {
 	const char *name;
 	int number;
 } calls[] = {{"ptrace", SYS_ptrace}, {"unshare", SYS_unshare}, {"seccomp", SYS_seccomp}, {"pidfd_getfd", SYS_pidfd_getfd},
-	     {"kcmp", SYS_kcmp}, {"process_vm_readv", SYS_process_vm_readv}, {"none", -1}};
+	     {"kcmp", SYS_kcmp}, {"process_vm_readv", SYS_process_vm_readv}, {"landlock", SYS_landlock_create_ruleset}, {"none", -1}};
 
 static struct sock_filter code[32] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
 

@@ -15,6 +15,7 @@ mod student;
 mod student_args;
 mod target;
 
+use crate::jail::{Jail, Rights};
 use crate::processor::VcpuArg;
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
@@ -40,6 +41,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Subject::Merge => return batch::merge(arguments),
         Subject::Course(_) => {}
     }
+    let jail = arguments.jail.prepare(true).filter(|_| !arguments.vmm.grades());
     let started = Instant::now();
     let opened = images(arguments)
         .map_err(Failure::from)
@@ -48,7 +50,7 @@ pub fn main(arguments: &GradeArgs) -> u8 {
         Ok(opened) => opened,
         Err(error) => return report_error(&error),
     };
-    let grade = match tasks(arguments, &images) {
+    let grade = match tasks(arguments, &images, jail) {
         Ok(grade) if !vmm::host::interrupted() => grade,
         Ok(_) => return interrupted(),
         Err(_) if vmm::host::interrupted() => return interrupted(),
@@ -71,7 +73,11 @@ fn milliseconds_since(started: Instant) -> u64 {
 }
 
 /// Runs what is to be graded. The remark goes to stderr.
-fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::Grade, Failure> {
+fn tasks(
+    arguments: &GradeArgs,
+    images: &[kev::Replacement],
+    jail: Option<Jail>,
+) -> Result<student::Grade, Failure> {
     let settings = arguments.settings();
     if arguments.vmm.grades() {
         let prepared = student::prepare(
@@ -87,6 +93,13 @@ fn tasks(arguments: &GradeArgs, images: &[kev::Replacement]) -> Result<student::
         return prepared.grade(&arguments.vmm, settings.timeout);
     }
     check_host(settings)?;
+    if let Some(jail) = jail {
+        let of_so2 = [&arguments.guest16, &arguments.guest64, &arguments.simvirtio].into_iter().flatten();
+        let images = of_so2.chain(images.iter().map(|(_, image)| image));
+        let read = images.filter_map(|image| crate::target::file(image)).collect();
+        let results = arguments.output.files();
+        jail.enter(&Rights { read, results, builds: true, ..Rights::default() }, None)?;
+    }
     let missing = |missing| format!("vmm: not graded, because there is no image: {missing}\n");
     Ok(match arguments.course() {
         Course::So2 => student::Grade {

@@ -70,6 +70,13 @@ impl Target {
     }
 }
 
+impl OutputArgs {
+    /// The files of the results.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.formats.iter().filter_map(|target| target.file.clone()).collect()
+    }
+}
+
 /// The format that the extension of a file must not contradict.
 fn result_format(format: Format) -> ResultFormat {
     match format {

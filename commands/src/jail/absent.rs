@@ -5,6 +5,7 @@ use crate::measure::MeasureArgs;
 use crate::streams::print_stderr;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
+use vmm::lab::Check;
 use vmm::{Error, Machine};
 
 /// A value of `--jail`.
@@ -30,6 +31,11 @@ pub struct JailArgs {
 #[derive(Debug)]
 pub struct Jail {
     required: bool,
+}
+
+/// There are no parts of a jail to check.
+pub fn checks() -> Vec<Check> {
+    Vec::new()
 }
 
 /// The rights that a run would keep.

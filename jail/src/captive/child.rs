@@ -63,7 +63,6 @@ impl Child {
         lacks(Missing::Network, !has(libc::CLONE_NEWNET));
         let has_mounts = has(libc::CLONE_NEWNS) && self.mount_scratch();
         lacks(Missing::Scratch, !has_mounts);
-        let has_proc = has_mounts && has(libc::CLONE_NEWPID) && mount(c"proc", c"/proc", c"proc", c"");
         if has(libc::CLONE_NEWPID) {
             self.limit_numbers();
         }
@@ -71,7 +70,7 @@ impl Child {
         drop_capabilities();
         // SAFETY: the call takes no memory.
         unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        lacks(Missing::Files, !self.restrict_files(has_proc));
+        lacks(Missing::Files, !self.restrict_files());
         let bytes = missing.to_ne_bytes();
         if let Some(report) = self.report {
             // SAFETY: the bytes have this size.
@@ -119,13 +118,12 @@ impl Child {
         }
     }
 
-    /// Takes the files away, except those of the ruleset, the scratch folder, and the files of the own processes.
-    fn restrict_files(&self, has_proc: bool) -> bool {
+    /// Takes the files away, except those of the ruleset, the scratch folder, and the facts about the own process. `/proc` stays
+    /// that of the system, because the observer's library finds the number of its process there.
+    fn restrict_files(&self) -> bool {
         let Some(ruleset) = self.ruleset else { return false };
-        let own = if has_proc { c"/proc" } else { c"/proc/self" };
-        let read = if has_proc { Use::Read } else { Use::Execute };
         self.add_rule(ruleset, &self.scratch, Use::All);
-        self.add_rule(ruleset, own, read);
+        self.add_rule(ruleset, c"/proc/self", Use::Read);
         // SAFETY: the call takes no memory.
         unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) == 0 }
     }
