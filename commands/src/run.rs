@@ -119,8 +119,9 @@ fn run(arguments: &RunArgs, mut text: GuestText) -> Result<Ran, Failure> {
     if let Some(trace) = &trace {
         trace.begin(&mut machine, Names::of(&arguments.measure.results, guest)?, &bases)?;
     }
-    let symbols = arguments.measure.results.symbol_file().or(file);
-    let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
+    let symbols = arguments.measure.results.symbol_file().or(file.clone());
+    let width = debugger::width_of(symbols.as_deref());
+    let mut server = arguments.gdb.server(&machine, width, file.as_deref())?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     let report = terminal::run(&mut machine, debugger)?;
     trace.map_or(Ok(()), Trace::finish)?;
